@@ -1,0 +1,186 @@
+//! The one error type: where something went wrong, and what to do about it.
+//!
+//! What is wrong with bytes is a [`Defect`](crate::format::Defect); this adds the file, the offset and the advice.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::format::Defect;
+
+/// The result of every fallible operation of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, and what to do.
+///
+/// The text of each variant is a lower-case sentence that ends in advice where there is any; the numbers are also
+/// fields, so that a program can act on them.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another handle, in this process or another one, has the store open for writing.
+    #[error("store {} is open for writing{}; close that handle, or read along with a read-only one",
+        path.display(), match pid { Some(pid) => format!(" in process {pid}"), None => String::new() })]
+    Locked {
+        /// The store's directory.
+        path: PathBuf,
+        /// The process that holds the lock, as far as it is known.
+        pid: Option<u32>,
+    },
+    /// The directory holds files that are not a store's. Nothing was touched.
+    #[error("{} is not a mapcask store: it holds {found:?}; choose an empty directory", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The first name that does not belong.
+        found: String,
+    },
+    /// There is no store at the path and none may be created.
+    #[error("there is no store at {}; open it without read-only once to create it", path.display())]
+    NotFound {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The store was written by a newer version of this crate. Nothing was touched.
+    #[error("{} has format version {found}, this build reads up to {supported}; use a newer mapcask", path.display())]
+    TooNew {
+        /// The file that says so.
+        path: PathBuf,
+        /// The version the file asks of its reader.
+        found: u32,
+        /// The newest version this build can read.
+        supported: u32,
+    },
+    /// A file carries the identity of another store. Nothing was touched.
+    #[error("{} belongs to another store; move it out of this directory", path.display())]
+    ForeignFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The store, the directory or the file system does not allow writing.
+    #[error("{} cannot be written; open the store read-only or change its permissions", path.display())]
+    ReadOnly {
+        /// The directory or file.
+        path: PathBuf,
+    },
+    /// The key is longer than [`MAX_KEY_LEN`](crate::MAX_KEY_LEN).
+    #[error("key of {len} bytes is longer than the limit of {max}; store a hash of it instead")]
+    KeyTooLarge {
+        /// The key's length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The value is longer than [`MAX_VALUE_LEN`](crate::MAX_VALUE_LEN).
+    #[error("value of {len} bytes is longer than the limit of {max}; split it over several keys")]
+    ValueTooLarge {
+        /// The value's length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The batch's records together are longer than one frame can be.
+    #[error("batch of {len} bytes is longer than the limit of {max}; split it")]
+    BatchTooLarge {
+        /// The batch's size in the log, in bytes.
+        len: u64,
+        /// The limit in bytes.
+        max: u64,
+    },
+    /// The disk, a quota or a file-size limit leaves no room. Nothing was written; writing works again once there is.
+    #[error("no space for {needed} bytes at {}; free some space and try again", path.display())]
+    NoSpace {
+        /// The file that could not be made.
+        path: PathBuf,
+        /// The bytes that were asked for.
+        needed: u64,
+        /// What the operating system said, if it was asked.
+        source: Option<Arc<io::Error>>,
+    },
+    /// Durable data is damaged. Nothing was changed.
+    #[error("{} is damaged at offset {offset}: {defect}; restore a backup, or salvage what is intact", path.display())]
+    Corrupt {
+        /// The damaged file.
+        path: PathBuf,
+        /// The offset of the damage from the file's start, in bytes.
+        offset: u64,
+        /// What is wrong with the bytes.
+        defect: Defect,
+    },
+    /// A segment that the manifest names is not there.
+    #[error("{} is missing; put it back, restore a backup, or salvage what is intact", path.display())]
+    MissingSegment {
+        /// The file that should be there.
+        path: PathBuf,
+    },
+    /// The operating system refused an operation.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// What was attempted, as a verb.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// An earlier failure made writing unsafe. Reads go on; what was acknowledged after the last successful sync may
+    /// not survive a power cut.
+    #[error("the store no longer accepts writes after a failure ({cause}); close it and open it again")]
+    Poisoned {
+        /// The first failure.
+        #[source]
+        cause: Arc<Error>,
+    },
+    /// The handle was closed.
+    #[error("the store is closed; open it again")]
+    Closed,
+    /// The handle was inherited through `fork`; the child must open the store itself once the parent has closed it.
+    #[error("this handle was inherited through fork; open the store again in the child")]
+    Forked,
+    /// An option has a value that cannot work.
+    #[error("option {option} is {value}: {reason}")]
+    InvalidOption {
+        /// The option's name.
+        option: &'static str,
+        /// The value given.
+        value: String,
+        /// What is allowed.
+        reason: &'static str,
+    },
+    /// The directory lies on a file system that cannot keep the promises of a memory-mapped store.
+    #[error("{} lies on {kind}, where mapped files are not reliable; use a local file system", path.display())]
+    UnsupportedFileSystem {
+        /// The directory.
+        path: PathBuf,
+        /// The kind of file system.
+        kind: &'static str,
+    },
+    /// A limit of the process or of the format is reached.
+    #[error("limit reached: {what}; {advice}")]
+    Limit {
+        /// Which limit.
+        what: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
+}
+
+impl Error {
+    /// Wraps what the operating system said, giving "no space" its own variant.
+    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let path = path.into();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::NoSpace { path, needed: 0, source: Some(Arc::new(source)) }
+            }
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path },
+            _ => Self::Io { operation, path, source: Arc::new(source) },
+        }
+    }
+
+    /// Returns whether the failure is damage in the store's files, for which salvage is the way out.
+    #[must_use]
+    pub fn is_corruption(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::MissingSegment { .. })
+    }
+}

@@ -1,0 +1,171 @@
+//! What the bytes in the files mean: pure functions on `&[u8]`, no input or output, no unsafe code.
+//!
+//! Nothing here panics, hangs, reads outside of its input or allocates by a length it has not checked, whatever the
+//! bytes are (I10). What is wrong with bytes is a [`Defect`]; where they lie is the caller's business.
+//!
+//! **Format.** All integers are little-endian. The tables are in DESIGN.md, "Format"; tests compare them with the
+//! constants here.
+
+pub mod control;
+pub mod hash;
+pub mod manifest;
+pub mod names;
+pub mod record;
+pub mod segment_header;
+pub mod walk;
+
+use std::fmt;
+
+/// The format that this build writes. A reader that knows less must not write; see [`READ_VERSION`].
+pub const WRITE_VERSION: u16 = 1;
+/// The least format a reader must know to read what this build writes.
+pub const READ_VERSION: u16 = 1;
+
+/// A segment's number; never reused in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentId(pub u64);
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:010}", self.0)
+    }
+}
+
+/// A keyspace's number; never reused in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyspaceId(pub u32);
+
+impl KeyspaceId {
+    /// The keyspace that every store has.
+    pub const DEFAULT: Self = Self(0);
+}
+
+/// A sequence number: the place of a record in the order of all writes to a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// Before every record.
+    pub const ZERO: Self = Self(0);
+    /// The greatest number that a record can carry: 56 bits.
+    pub const MAX: Self = Self((1 << 56) - 1);
+
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// A store's identity, drawn when it is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StoreId(pub [u8; 16]);
+
+/// What is wrong with some bytes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Defect {
+    /// The bytes end before the structure does.
+    Truncated,
+    /// The file does not begin as a file of its kind does.
+    BadMagic,
+    /// The header's checksum does not match its bytes and its place.
+    HeaderChecksum,
+    /// The checksum over key and value does not match.
+    PayloadChecksum,
+    /// The checksum over the whole structure does not match.
+    Checksum,
+    /// An unknown kind of record.
+    UnknownKind(u8),
+    /// A flag or reserved field that this format leaves at zero is set.
+    Reserved,
+    /// A length that leads out of the segment.
+    LengthOutOfRange,
+    /// A sequence number that does not follow from the ones before it.
+    BadSequence,
+    /// A batch frame whose records do not fill it exactly.
+    BatchIncomplete,
+    /// A count or a field has a value that no writer writes.
+    BadField(&'static str),
+    /// The file's name and its header disagree.
+    WrongSegment,
+    /// The file's size is not the one it was made with.
+    WrongSize {
+        /// The size it was made with, in bytes.
+        expected: u64,
+        /// Its size now, in bytes.
+        found: u64,
+    },
+    /// Records that are known to have been durable are missing here.
+    MissingRecords {
+        /// The last sequence number that is present.
+        last: u64,
+        /// The sequence number up to which records were durable.
+        durable: u64,
+    },
+    /// A segment's records do not go on where the ones before them ended.
+    BrokenChain,
+    /// An index entry does not lead to a record of its key.
+    IndexMismatch,
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated => f.write_str("the file ends too early"),
+            Self::BadMagic => f.write_str("the file does not begin as it should"),
+            Self::HeaderChecksum => f.write_str("a record header's checksum does not match"),
+            Self::PayloadChecksum => f.write_str("the checksum over a key and its value does not match"),
+            Self::Checksum => f.write_str("the checksum does not match"),
+            Self::UnknownKind(kind) => write!(f, "record kind {kind} is unknown"),
+            Self::Reserved => f.write_str("a reserved field is not zero"),
+            Self::LengthOutOfRange => f.write_str("a length leads out of the segment"),
+            Self::BadSequence => f.write_str("a sequence number is out of order"),
+            Self::BatchIncomplete => f.write_str("a batch does not hold the records it announces"),
+            Self::BadField(field) => write!(f, "the field {field} has an impossible value"),
+            Self::WrongSegment => f.write_str("the file's name and header disagree"),
+            Self::WrongSize { expected, found } => {
+                write!(f, "the file has {found} bytes and was made with {expected}")
+            }
+            Self::MissingRecords { last, durable } => {
+                write!(f, "records {} to {durable} were durable and are missing", last + 1)
+            }
+            Self::BrokenChain => f.write_str("the records do not continue those of the segment before"),
+            Self::IndexMismatch => f.write_str("the index leads to a record of another key"),
+        }
+    }
+}
+
+/// Reads little-endian fields from the front of a slice; every length is checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reader<'b>(pub(crate) &'b [u8]);
+
+impl<'b> Reader<'b> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Defect> {
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or(Defect::Truncated)?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'b [u8], Defect> {
+        let (head, rest) = self.0.split_at_checked(len).ok_or(Defect::Truncated)?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, Defect> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16, Defect> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, Defect> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, Defect> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+}

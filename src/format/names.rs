@@ -1,0 +1,121 @@
+//! File names: the only place that knows them.
+
+use super::SegmentId;
+
+/// The permanent lock file.
+pub const LOCK: &str = "LOCK";
+/// The two copies of the manifest.
+pub const MANIFESTS: [&str; 2] = ["MANIFEST.0", "MANIFEST.1"];
+/// The page that other processes map.
+pub const CONTROL: &str = "CONTROL";
+/// Ends the name of a file that is being made.
+const TEMPORARY: &str = ".tmp";
+
+/// What a name in a store's directory means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    /// The lock file.
+    Lock,
+    /// A copy of the manifest, 0 or 1.
+    Manifest(usize),
+    /// The control page.
+    Control,
+    /// A segment.
+    Segment(SegmentId),
+    /// A disposable list of a segment's keys.
+    Hint(SegmentId),
+    /// A segment, or the tail of one, that recovery set aside; never read, never removed.
+    Aside(SegmentId, u32),
+    /// An image of the index.
+    Image(u64),
+    /// A file that was being made when its process ended; holds nothing that counts.
+    Temporary,
+    /// A directory that some file systems make by themselves.
+    Neutral,
+    /// None of ours.
+    Foreign,
+}
+
+/// The name of a segment.
+#[must_use]
+pub fn segment(id: SegmentId) -> String {
+    format!("{id}.seg")
+}
+
+/// The name of the `n`-th thing set aside from a segment.
+#[must_use]
+pub fn aside(id: SegmentId, n: u32) -> String {
+    format!("{id}.{n}.aside")
+}
+
+/// The name a file has while it is being made.
+#[must_use]
+pub fn temporary(name: &str) -> String {
+    format!("{name}{TEMPORARY}")
+}
+
+/// What a name means.
+#[must_use]
+pub fn parse(name: &str) -> Name {
+    match name {
+        LOCK => return Name::Lock,
+        CONTROL => return Name::Control,
+        "lost+found" => return Name::Neutral,
+        _ => {}
+    }
+    if let Some(copy) = MANIFESTS.iter().position(|manifest| *manifest == name) {
+        return Name::Manifest(copy);
+    }
+    if let Some(stem) = name.strip_suffix(TEMPORARY) {
+        return if matches!(parse(stem), Name::Foreign | Name::Temporary) { Name::Foreign } else { Name::Temporary };
+    }
+    if let Some(number) = name.strip_prefix("INDEX-") {
+        return digits(number, 6).map_or(Name::Foreign, Name::Image);
+    }
+    let Some((stem, extension)) = name.rsplit_once('.') else { return Name::Foreign };
+    match extension {
+        "seg" => digits(stem, 10).map_or(Name::Foreign, |id| Name::Segment(SegmentId(id))),
+        "hint" => digits(stem, 10).map_or(Name::Foreign, |id| Name::Hint(SegmentId(id))),
+        "aside" => {
+            let parts = stem.split_once('.').and_then(|(id, n)| Some((digits(id, 10)?, digits(n, 1)?)));
+            let parts = parts.and_then(|(id, n)| Some((id, u32::try_from(n).ok()?)));
+            parts.map_or(Name::Foreign, |(id, n)| Name::Aside(SegmentId(id), n))
+        }
+        _ => Name::Foreign,
+    }
+}
+
+/// A number written with at least `width` digits and no more zeros in front than that.
+fn digits(text: &str, width: usize) -> Option<u64> {
+    let exact = text.len() == width || (text.len() > width && !text.starts_with('0'));
+    (exact && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_mean_what_they_were_made_from() {
+        for id in [1, 9_999_999_999, 10_000_000_000, u64::MAX] {
+            assert_eq!(parse(&segment(SegmentId(id))), Name::Segment(SegmentId(id)));
+            assert_eq!(parse(&aside(SegmentId(id), 12)), Name::Aside(SegmentId(id), 12));
+        }
+        assert_eq!(parse("LOCK"), Name::Lock);
+        assert_eq!(parse("MANIFEST.1"), Name::Manifest(1));
+        assert_eq!(parse("INDEX-000012"), Name::Image(12));
+        assert_eq!(parse("0000000003.seg.tmp"), Name::Temporary);
+    }
+
+    #[test]
+    fn other_names_are_foreign() {
+        let names = [
+            "1.seg", "00000000001.seg", "000000000a.seg", "0000000001.SEG", "0000000001.seg.tmp.tmp", "MANIFEST",
+            "MANIFEST.2", "notes.txt", ".tmp", "x.tmp", "0000000001.0", "0000000001..aside", "INDEX-1",
+            "+000000001.seg", "99999999999999999999999.seg",
+        ];
+        for name in names {
+            assert_eq!(parse(name), Name::Foreign, "{name}");
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! One record: a header of 32 bytes, the key, the value, and zeros up to a multiple of eight.
+//!
+//! **Format.** See DESIGN.md, "Record". Two checksums: one over the header and its place, masked with the segment's
+//! random nonce and the offset, so that copied, moved, restored or stale bytes never validate; one over key and value,
+//! which does not depend on the place, so that it is computed before the writer mutex is taken and compaction reuses
+//! it. Decoding has two steps: [`RawHeader`] (bytes) to [`Header`] (validated).
+//!
+//! **Invariants.** The first word of a published record is never zero; zeros are "nothing here", not damage. I10.
+
+use super::{Defect, KeyspaceId, Reader, Seq};
+
+const SUM_OFFSET: usize = 0;
+const KIND_OFFSET: usize = SUM_OFFSET + 4;
+const FLAGS_OFFSET: usize = KIND_OFFSET + 1;
+const KEY_LEN_OFFSET: usize = FLAGS_OFFSET + 1;
+const VALUE_LEN_OFFSET: usize = KEY_LEN_OFFSET + 2;
+const KEYSPACE_OFFSET: usize = VALUE_LEN_OFFSET + 4;
+const SEQ_OFFSET: usize = KEYSPACE_OFFSET + 4;
+const PAYLOAD_SUM_OFFSET: usize = SEQ_OFFSET + 8;
+const RESERVED_OFFSET: usize = PAYLOAD_SUM_OFFSET + 4;
+/// Size of a record's header in bytes.
+pub const HEADER_SIZE: usize = RESERVED_OFFSET + 4;
+const _: () = assert!(HEADER_SIZE == 32);
+
+/// The fields of the header: name, offset and size in bytes, as DESIGN.md prints them.
+pub const LAYOUT: [(&str, usize, usize); 9] = [
+    ("header_sum", SUM_OFFSET, 4),
+    ("kind", KIND_OFFSET, 1),
+    ("flags", FLAGS_OFFSET, 1),
+    ("key_len", KEY_LEN_OFFSET, 2),
+    ("value_len", VALUE_LEN_OFFSET, 4),
+    ("keyspace", KEYSPACE_OFFSET, 4),
+    ("seq", SEQ_OFFSET, 8),
+    ("payload_sum", PAYLOAD_SUM_OFFSET, 4),
+    ("reserved", RESERVED_OFFSET, 4),
+];
+
+/// Records begin and end at multiples of this. In bytes.
+pub const ALIGNMENT: u64 = 8;
+/// The longest key, in bytes.
+pub const MAX_KEY_LEN: usize = u16::MAX as usize;
+/// The longest value, in bytes.
+pub const MAX_VALUE_LEN: usize = u32::MAX as usize;
+/// The record stands inside a batch frame and counts only with it.
+pub const FLAG_INNER: u8 = 1;
+/// Bits of `flags` that this format knows. Bit 1 is kept for an expiry, bit 2 for compression, bit 3 for a value
+/// that lies elsewhere; a reader that meets a flag it does not know refuses the record.
+const FLAGS_KNOWN: u8 = FLAG_INNER;
+
+/// What a record is. The numbers are on the disk: never change them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A key and its value.
+    Put = 1,
+    /// A key that is gone.
+    Tombstone = 2,
+    /// A frame around the records of one batch.
+    Batch = 3,
+    /// How far the log is durable.
+    Watermark = 4,
+    /// The first record of a log segment: what it continues.
+    Start = 5,
+    /// A keyspace was created, renamed or dropped.
+    Keyspace = 6,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Result<Self, Defect> {
+        match byte {
+            1 => Ok(Self::Put),
+            2 => Ok(Self::Tombstone),
+            3 => Ok(Self::Batch),
+            4 => Ok(Self::Watermark),
+            5 => Ok(Self::Start),
+            6 => Ok(Self::Keyspace),
+            other => Err(Defect::UnknownKind(other)),
+        }
+    }
+}
+
+/// Where a record lies: what its header checksum is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The segment's random nonce.
+    pub nonce: u64,
+    /// The record's offset from the start of the file, in bytes.
+    pub offset: u64,
+}
+
+impl Place {
+    /// Folds nonce and offset to the mask that is laid over a header's CRC. Two different places of one store share a
+    /// mask with probability 2^-32.
+    fn mask(self) -> u32 {
+        let mixed = (self.nonce ^ self.offset.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let folded = mixed ^ (mixed >> 32);
+        u32::try_from(folded & u64::from(u32::MAX)).expect("masked to 32 bits")
+    }
+}
+
+/// A header as it lies in the file, not yet believed.
+#[derive(Debug, Clone, Copy)]
+pub struct RawHeader<'b>(&'b [u8; HEADER_SIZE]);
+
+impl<'b> RawHeader<'b> {
+    /// Takes the header's bytes.
+    #[must_use]
+    pub fn new(bytes: &'b [u8; HEADER_SIZE]) -> Self {
+        Self(bytes)
+    }
+
+    /// Whether nothing was ever published here: the first word is zero.
+    #[must_use]
+    pub fn is_blank(self) -> bool {
+        self.0[..8] == [0; 8]
+    }
+
+    /// Validates the header.
+    ///
+    /// `room` is the number of bytes from the header's first to the end of what a record may use.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn validate(self, place: Place, room: u64) -> Result<Header, Defect> {
+        let stored = u32::from_le_bytes(self.field(SUM_OFFSET));
+        if crc32fast::hash(&self.0[KIND_OFFSET..]) ^ place.mask() != stored {
+            return Err(Defect::HeaderChecksum);
+        }
+        let kind = Kind::from_byte(self.0[KIND_OFFSET])?;
+        let header = self.fields(kind);
+        let reserved = u32::from_le_bytes(self.field(RESERVED_OFFSET));
+        if header.flags & !FLAGS_KNOWN != 0 || reserved != 0 || header.seq > Seq::MAX {
+            return Err(Defect::Reserved);
+        }
+        if header.size() > room {
+            return Err(Defect::LengthOutOfRange);
+        }
+        if header.kind == Kind::Tombstone && header.value_len != 0 {
+            return Err(Defect::BadField("value_len"));
+        }
+        Ok(header)
+    }
+
+    /// The fields, without a check of any kind: for bytes that were validated before.
+    pub(crate) fn unverified(self) -> Header {
+        self.fields(Kind::from_byte(self.0[KIND_OFFSET]).unwrap_or(Kind::Put))
+    }
+
+    fn fields(self, kind: Kind) -> Header {
+        Header {
+            kind,
+            flags: self.0[FLAGS_OFFSET],
+            keyspace: KeyspaceId(u32::from_le_bytes(self.field(KEYSPACE_OFFSET))),
+            key_len: u16::from_le_bytes(self.field(KEY_LEN_OFFSET)),
+            value_len: u32::from_le_bytes(self.field(VALUE_LEN_OFFSET)),
+            seq: Seq(u64::from_le_bytes(self.field(SEQ_OFFSET))),
+            payload_sum: u32::from_le_bytes(self.field(PAYLOAD_SUM_OFFSET)),
+        }
+    }
+
+    fn field<const N: usize>(self, offset: usize) -> [u8; N] {
+        self.0[offset..].first_chunk().copied().expect("fields lie inside the header")
+    }
+}
+
+/// A record's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// What the record is.
+    pub kind: Kind,
+    /// `FLAG_` bits.
+    pub flags: u8,
+    /// The keyspace; of a batch frame, the number of records in it.
+    pub keyspace: KeyspaceId,
+    /// The key's length in bytes.
+    pub key_len: u16,
+    /// The value's length in bytes; of a batch frame, the size of the records in it.
+    pub value_len: u32,
+    /// The record's place in the order of all writes.
+    pub seq: Seq,
+    /// The CRC-32 (IEEE) of key and value; of a batch frame, of its records' payload sums.
+    pub payload_sum: u32,
+}
+
+impl Header {
+    /// Bytes of key and value.
+    #[must_use]
+    pub fn payload_len(&self) -> u64 {
+        u64::from(self.key_len) + u64::from(self.value_len)
+    }
+
+    /// Bytes that the whole record takes in the log.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        record_size(self.payload_len())
+    }
+
+    /// Whether the record stands inside a batch frame.
+    #[must_use]
+    pub fn is_inner(&self) -> bool {
+        self.flags & FLAG_INNER != 0
+    }
+
+    /// The header's bytes at a place.
+    #[must_use]
+    pub fn encode(&self, place: Place) -> [u8; HEADER_SIZE] {
+        let mut bytes = [0; HEADER_SIZE];
+        bytes[KIND_OFFSET] = self.kind as u8;
+        bytes[FLAGS_OFFSET] = self.flags;
+        bytes[KEY_LEN_OFFSET..][..2].copy_from_slice(&self.key_len.to_le_bytes());
+        bytes[VALUE_LEN_OFFSET..][..4].copy_from_slice(&self.value_len.to_le_bytes());
+        bytes[KEYSPACE_OFFSET..][..4].copy_from_slice(&self.keyspace.0.to_le_bytes());
+        bytes[SEQ_OFFSET..][..8].copy_from_slice(&self.seq.0.to_le_bytes());
+        bytes[PAYLOAD_SUM_OFFSET..][..4].copy_from_slice(&self.payload_sum.to_le_bytes());
+        let sum = crc32fast::hash(&bytes[KIND_OFFSET..]) ^ place.mask();
+        bytes[SUM_OFFSET..][..4].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+}
+
+/// Bytes that a record with such a payload takes in the log.
+#[must_use]
+pub fn record_size(payload_len: u64) -> u64 {
+    (HEADER_SIZE as u64 + payload_len).next_multiple_of(ALIGNMENT)
+}
+
+/// The checksum over key and value.
+#[must_use]
+pub fn payload_sum(key: &[u8], value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize()
+}
+
+/// Accumulates the payload sum of a batch frame: the CRC-32 of its records' payload sums in order.
+#[derive(Debug, Clone, Default)]
+pub struct BatchSum(crc32fast::Hasher);
+
+impl BatchSum {
+    /// Adds the next record's payload sum.
+    pub fn add(&mut self, payload_sum: u32) {
+        self.0.update(&payload_sum.to_le_bytes());
+    }
+
+    /// The frame's payload sum.
+    #[must_use]
+    pub fn finish(self) -> u32 {
+        self.0.finalize()
+    }
+}
+
+/// What a [`Kind::Start`] record says: how the segment continues the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// The number of the segment before, zero for the first of a store.
+    pub previous: u64,
+    /// Where the segment before ended, in bytes from its start.
+    pub previous_end: u64,
+    /// The epoch: how many times the store had been opened for writing.
+    pub epoch: u64,
+    /// Up to here the log was durable when this was written.
+    pub durable: Seq,
+}
+
+impl Start {
+    /// Size of the record's value in bytes.
+    pub const SIZE: usize = 32;
+
+    /// The record's value.
+    #[must_use]
+    pub fn encode(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[0..8].copy_from_slice(&self.previous.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.previous_end.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.durable.0.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the record's value.
+    ///
+    /// # Errors
+    ///
+    /// `Truncated` or `Reserved` where the length is another.
+    pub fn decode(value: &[u8]) -> Result<Self, Defect> {
+        let mut reader = Reader(value);
+        let start = Self {
+            previous: reader.u64()?,
+            previous_end: reader.u64()?,
+            epoch: reader.u64()?,
+            durable: Seq(reader.u64()?),
+        };
+        if reader.0.is_empty() { Ok(start) } else { Err(Defect::Reserved) }
+    }
+}
+
+/// What a [`Kind::Watermark`] record says: every record up to this number is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watermark(pub Seq);
+
+impl Watermark {
+    /// Size of the record's value in bytes.
+    pub const SIZE: usize = 8;
+
+    /// The record's value.
+    #[must_use]
+    pub fn encode(self) -> [u8; Self::SIZE] {
+        self.0.0.to_le_bytes()
+    }
+
+    /// Reads the record's value.
+    ///
+    /// # Errors
+    ///
+    /// `Truncated` or `Reserved` where the length is another.
+    pub fn decode(value: &[u8]) -> Result<Self, Defect> {
+        let mut reader = Reader(value);
+        let mark = Self(Seq(reader.u64()?));
+        if reader.0.is_empty() { Ok(mark) } else { Err(Defect::Reserved) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place = Place { nonce: 0x0123_4567_89ab_cdef, offset: 4096 };
+
+    fn sample() -> Header {
+        Header {
+            kind: Kind::Put,
+            flags: 0,
+            keyspace: KeyspaceId::DEFAULT,
+            key_len: 3,
+            value_len: 5,
+            seq: Seq(7),
+            payload_sum: payload_sum(b"key", b"value"),
+        }
+    }
+
+    #[test]
+    fn a_header_comes_back_from_its_bytes() {
+        for (kind, flags) in [(Kind::Put, FLAG_INNER), (Kind::Batch, 0), (Kind::Start, 0), (Kind::Keyspace, 0)] {
+            let header = Header { kind, flags, ..sample() };
+            let bytes = header.encode(PLACE);
+            assert_eq!(RawHeader::new(&bytes).validate(PLACE, 40), Ok(header));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_header_is_found() {
+        let bytes = sample().encode(PLACE);
+        for bit in 0..HEADER_SIZE * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(RawHeader::new(&damaged).validate(PLACE, 40).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_header_does_not_validate_at_another_place() {
+        let bytes = sample().encode(PLACE);
+        for offset in (0..1 << 16).step_by(8).filter(|offset| *offset != PLACE.offset) {
+            let place = Place { offset, ..PLACE };
+            assert_eq!(RawHeader::new(&bytes).validate(place, 40), Err(Defect::HeaderChecksum));
+        }
+        let place = Place { nonce: PLACE.nonce + 1, ..PLACE };
+        assert_eq!(RawHeader::new(&bytes).validate(place, 40), Err(Defect::HeaderChecksum));
+    }
+
+    #[test]
+    fn a_length_that_leads_out_of_the_segment_is_refused() {
+        let bytes = sample().encode(PLACE);
+        assert_eq!(RawHeader::new(&bytes).validate(PLACE, 39), Err(Defect::LengthOutOfRange));
+        let header = Header { value_len: u32::MAX, ..sample() };
+        let bytes = header.encode(PLACE);
+        assert_eq!(RawHeader::new(&bytes).validate(PLACE, 1 << 20), Err(Defect::LengthOutOfRange));
+    }
+
+    #[test]
+    fn zeros_are_blank_and_not_a_record() {
+        let bytes = [0; HEADER_SIZE];
+        assert!(RawHeader::new(&bytes).is_blank());
+        assert!(RawHeader::new(&bytes).validate(PLACE, 40).is_err());
+    }
+
+    #[test]
+    fn fields_lie_behind_one_another() {
+        let mut end = 0;
+        for (_, offset, size) in LAYOUT {
+            assert_eq!(offset, end);
+            end = offset + size;
+        }
+        assert_eq!(end, HEADER_SIZE);
+    }
+
+    #[test]
+    fn start_and_watermark_come_back_from_their_bytes() {
+        let start = Start { previous: 1, previous_end: 2, epoch: 3, durable: Seq(4) };
+        assert_eq!(Start::decode(&start.encode()), Ok(start));
+        assert_eq!(Start::decode(&start.encode()[1..]), Err(Defect::Truncated));
+        assert_eq!(Watermark::decode(&Watermark(Seq(9)).encode()), Ok(Watermark(Seq(9))));
+        assert_eq!(Watermark::decode(&[0; 9]), Err(Defect::Reserved));
+    }
+}

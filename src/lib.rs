@@ -1,0 +1,17 @@
+//! A persistent hash map you can kill.
+//!
+//! mapcask embeds an append-only, log-structured key-value store on memory-mapped files.
+
+mod commit;
+mod epoch;
+mod error;
+pub(crate) mod format;
+mod fs;
+mod index;
+mod location;
+mod mapping;
+mod sync;
+
+pub use error::{Error, Result};
+pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
+pub use format::{Defect, KeyspaceId, Seq};

@@ -1,1 +1,641 @@
-//! Group commit.
+//! Group commit: many writers wait for durability, one of them at a time makes the sync call for all.
+//!
+//! It knows nothing of files: the sync call is a closure, and what it made durable is a sequence number. There are no
+//! timers: a group is whoever came while the sync before was under way, so groups grow with the cost of a sync.
+//!
+//! **Concurrency.** One mutex guards the line of waiters; no sync runs and nobody is woken with it held. Whoever finds
+//! no leader becomes the leader. A leader that is done releases exactly the waiters whose goal is reached and makes
+//! the first of the others the next leader, without giving the lead up in between; so a sync wakes nobody in vain,
+//! however many wait, and the next sync starts before the released writers have run. The durable number and the first
+//! failure are written with the mutex held and read without it.
+//!
+//! **Invariants.** A line that is not empty has a leader, running or called (`Line::settle` is the only way out of the
+//! line and restores this; I9). The durable number only rises, and never after a failure: the kernel reports a lost
+//! write once, so a later sync that succeeds proves nothing about what the failed one was to write.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::Seq;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::sync::thread::{self, Thread};
+
+/// The durable end of a log, and those who wait for it to rise.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    /// The highest sequence number that is durable together with all before it.
+    durable: AtomicU64,
+    /// Whether `Line::cause` is set.
+    poisoned: AtomicBool,
+    groups: AtomicU64,
+    waits: AtomicU64,
+    line: Mutex<Line>,
+}
+
+#[derive(Debug)]
+struct Line {
+    /// Whether somebody runs a sync, or has been called to.
+    led: bool,
+    /// Rounds begun: the number of the round under way, if one is.
+    begun: u64,
+    /// The last round that ended well.
+    ended: u64,
+    /// Those who wait, in the order they came.
+    waiters: VecDeque<Arc<Waiter>>,
+    /// The first failure, kept for ever.
+    cause: Option<Arc<Error>>,
+}
+
+/// What a waiter waits for.
+#[derive(Debug, Clone, Copy)]
+enum Goal {
+    /// Everything up to the number is durable.
+    Durable(Seq),
+    /// The sync of this round has ended.
+    Round(u64),
+}
+
+/// What a waiter is to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Turn {
+    Wait,
+    Lead,
+    Done,
+    Failed,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    goal: Goal,
+    turn: AtomicU8,
+    thread: Thread,
+}
+
+impl Commit {
+    /// Starts with everything up to `durable` known to be durable.
+    pub(crate) fn new(durable: Seq) -> Self {
+        let line = Line { led: false, begun: 0, ended: 0, waiters: VecDeque::new(), cause: None };
+        Self {
+            durable: AtomicU64::new(durable.0),
+            poisoned: AtomicBool::new(false),
+            groups: AtomicU64::new(0),
+            waits: AtomicU64::new(0),
+            line: Mutex::new(line),
+        }
+    }
+
+    /// The highest sequence number that is durable together with all before it.
+    pub(crate) fn durable(&self) -> Seq {
+        // Pairs with the release in `lift`: who sees the number sees what the sync did.
+        Seq(self.durable.load(Ordering::Acquire))
+    }
+
+    /// The number of sync calls that were begun.
+    pub(crate) fn groups(&self) -> u64 {
+        // Relaxed: a statistic; it orders nothing.
+        self.groups.load(Ordering::Relaxed)
+    }
+
+    /// The number of calls that found their range not yet durable.
+    pub(crate) fn waits(&self) -> u64 {
+        // Relaxed: a statistic; it orders nothing.
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    /// Returns once everything up to `seq` is durable.
+    ///
+    /// `sync` is called by the one caller that leads, without a lock. It makes durable everything that was appended
+    /// when it was called and returns the highest number for which that holds. It must not wait for this `Commit`.
+    /// A leader whose own sync stops short of `seq` lines up again, so a `sync` that never gets there is called for
+    /// ever: `seq` must have been appended.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`] with the first failure, if there was one before `seq` became durable.
+    pub(crate) fn wait(&self, seq: Seq, mut sync: impl FnMut() -> Result<Seq>) -> Result<()> {
+        if self.durable() >= seq {
+            return Ok(());
+        }
+        self.reach(Some(seq), &mut sync)
+    }
+
+    /// Returns once a sync has ended that began after this call, whatever is durable already.
+    ///
+    /// This is for what has no sequence number. `sync` is as in [`Commit::wait`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`] with the first failure.
+    pub(crate) fn run(&self, mut sync: impl FnMut() -> Result<Seq>) -> Result<()> {
+        self.reach(None, &mut sync)
+    }
+
+    /// Records that everything up to `seq` became durable by other means, and releases those who waited for it.
+    ///
+    /// Without effect after a failure.
+    pub(crate) fn raise(&self, seq: Seq) {
+        let mut line = self.line.lock();
+        self.lift(&line, seq);
+        let called = line.settle(self.durable());
+        drop(line);
+        call(called);
+    }
+
+    /// Refuses all further waits with `error`, and releases everyone with it. The first error stays for ever.
+    pub(crate) fn poison(&self, error: Error) {
+        let mut line = self.line.lock();
+        self.fail(&mut line, error);
+        let called = line.settle(self.durable());
+        drop(line);
+        call(called);
+    }
+
+    /// Fails if there was a failure. It costs one load if there was none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`] with the first failure.
+    pub(crate) fn check(&self) -> Result<()> {
+        // Pairs with the release in `fail`. The cause itself is read under the mutex.
+        if !self.poisoned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match &self.line.lock().cause {
+            Some(cause) => Err(Error::Poisoned { cause: Arc::clone(cause) }),
+            None => Ok(()),
+        }
+    }
+
+    fn reach(&self, seq: Option<Seq>, sync: &mut dyn FnMut() -> Result<Seq>) -> Result<()> {
+        // Relaxed: a statistic; it orders nothing.
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        let goal = match seq {
+            Some(seq) => Goal::Durable(seq),
+            // The round under way began before this call, perhaps before what the caller wants synced.
+            None => Goal::Round(self.line.lock().begun + 1),
+        };
+        loop {
+            match self.line_up(goal) {
+                Turn::Lead => self.lead(goal, sync),
+                Turn::Done => return Ok(()),
+                Turn::Failed => return self.check(),
+                Turn::Wait => {}
+            }
+        }
+    }
+
+    /// Sleeps in the line until there is something to do, if there is nothing to do at once.
+    fn line_up(&self, goal: Goal) -> Turn {
+        let mut line = self.line.lock();
+        if line.reached(goal, self.durable()) {
+            return Turn::Done;
+        }
+        if line.cause.is_some() {
+            return Turn::Failed;
+        }
+        if !line.led {
+            line.led = true;
+            return Turn::Lead;
+        }
+        let waiter =
+            Arc::new(Waiter { goal, turn: AtomicU8::new(Turn::Wait as u8), thread: thread::current() });
+        line.waiters.push_back(Arc::clone(&waiter));
+        drop(line);
+        waiter.sleep()
+    }
+
+    /// Makes one sync call for all and ends the round, whichever way the call ends.
+    fn lead(&self, goal: Goal, sync: &mut dyn FnMut() -> Result<Seq>) {
+        let mut lead = Lead { commit: self, outcome: None };
+        let mut line = self.line.lock();
+        if line.cause.is_some() || line.reached(goal, self.durable()) {
+            // Overtaken by `poison` or `raise` between being called and running. Others may have come to need a
+            // leader since: dropping the lead passes it on.
+            drop(line);
+            return;
+        }
+        line.begun += 1;
+        drop(line);
+        // Relaxed: a statistic; it orders nothing.
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        lead.outcome = Some(Err(Error::Panicked { operation: "a sync" }));
+        lead.outcome = Some(sync());
+    }
+
+    /// Ends a round: records its outcome, releases those it served, and calls the next leader.
+    fn hand_over(&self, outcome: Option<Result<Seq>>) {
+        let mut line = self.line.lock();
+        match outcome {
+            Some(Ok(seq)) if line.cause.is_none() => {
+                line.ended = line.begun;
+                self.lift(&line, seq);
+            }
+            // A failure came from elsewhere during the sync, and may be the only report of what this one missed.
+            Some(Ok(_)) | None => {}
+            Some(Err(error)) => self.fail(&mut line, error),
+        }
+        line.led = false;
+        let called = line.settle(self.durable());
+        drop(line);
+        call(called);
+    }
+
+    /// Raises the durable number. Taking the line proves that the mutex is held: raising is load, compare and store.
+    fn lift(&self, line: &Line, seq: Seq) {
+        if line.cause.is_none() && self.durable() < seq {
+            // Pairs with the acquire in `durable`.
+            self.durable.store(seq.0, Ordering::Release);
+        }
+    }
+
+    fn fail(&self, line: &mut Line, error: Error) {
+        if line.cause.is_none() {
+            line.cause = Some(match error {
+                Error::Poisoned { cause } => cause,
+                error => Arc::new(error),
+            });
+            // Pairs with the acquire in `check`.
+            self.poisoned.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Line {
+    fn reached(&self, goal: Goal, durable: Seq) -> bool {
+        match goal {
+            Goal::Durable(seq) => durable >= seq,
+            Goal::Round(round) => self.ended >= round,
+        }
+    }
+
+    /// Takes everyone out of the line who has something to do, the next leader first.
+    fn settle(&mut self, durable: Seq) -> Vec<(Arc<Waiter>, Turn)> {
+        let mut called = Vec::new();
+        for waiter in mem::take(&mut self.waiters) {
+            if self.reached(waiter.goal, durable) {
+                called.push((waiter, Turn::Done));
+            } else if self.cause.is_some() {
+                called.push((waiter, Turn::Failed));
+            } else if !self.led {
+                self.led = true;
+                // First, so that the next sync does not wait for the others to be woken.
+                called.insert(0, (waiter, Turn::Lead));
+            } else {
+                self.waiters.push_back(waiter);
+            }
+        }
+        called
+    }
+}
+
+/// Wakes those who were taken out of the line. Not to be called with the mutex held.
+fn call(called: Vec<(Arc<Waiter>, Turn)>) {
+    for (waiter, turn) in called {
+        // Pairs with the acquire in `sleep`. A token that `unpark` leaves behind ends a later `park` of that thread
+        // early, which every use of `park` has to expect.
+        waiter.turn.store(turn as u8, Ordering::Release);
+        waiter.thread.unpark();
+    }
+}
+
+impl Waiter {
+    fn sleep(&self) -> Turn {
+        loop {
+            // Pairs with the release in `call`: what the leader did before is seen.
+            match self.turn.load(Ordering::Acquire) {
+                turn if turn == Turn::Lead as u8 => return Turn::Lead,
+                turn if turn == Turn::Done as u8 => return Turn::Done,
+                turn if turn == Turn::Failed as u8 => return Turn::Failed,
+                _ => thread::park(),
+            }
+        }
+    }
+}
+
+/// The lead of a round: ends it when dropped, so that a panic in the sync call leaves nobody waiting (I9).
+struct Lead<'c> {
+    commit: &'c Commit,
+    /// What the sync call returned; none if it was not made.
+    outcome: Option<Result<Seq>>,
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        self.commit.hand_over(self.outcome.take());
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::panic::{self, AssertUnwindSafe};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    impl Commit {
+        /// Returns once `count` callers stand in the line.
+        fn await_waiters(&self, count: usize) {
+            while self.line.lock().waiters.len() != count {
+                thread::yield_now();
+            }
+        }
+
+        /// Returns whether nobody leads and nobody waits.
+        fn is_idle(&self) -> bool {
+            let line = self.line.lock();
+            !line.led && line.waiters.is_empty()
+        }
+    }
+
+    fn refused() -> Error {
+        Error::Limit { what: "the test's disk", advice: "none" }
+    }
+
+    fn is_refused(result: &Result<()>) -> bool {
+        matches!(result, Err(Error::Poisoned { cause }) if matches!(**cause, Error::Limit { .. }))
+    }
+
+    /// Runs `body` while a leader, waiting for `seq`, is held inside of its sync call; the call then returns
+    /// `outcome`. Returns what the leader got.
+    fn with_held_leader(
+        commit: &Commit,
+        seq: Seq,
+        outcome: Result<Seq>,
+        body: impl FnOnce(&dyn Fn()),
+    ) -> Result<()> {
+        let (entered, has_entered) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        thread::scope(|scope| {
+            let leader = scope.spawn(move || {
+                let mut outcome = Some(outcome);
+                commit.wait(seq, || {
+                    entered.send(()).unwrap();
+                    released.recv().unwrap();
+                    outcome.take().unwrap()
+                })
+            });
+            has_entered.recv().unwrap();
+            body(&|| release.send(()).unwrap());
+            leader.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn what_is_durable_already_costs_no_sync() {
+        let commit = Commit::new(Seq(5));
+        commit.wait(Seq(5), || unreachable!()).unwrap();
+        assert_eq!((commit.groups(), commit.waits()), (0, 0));
+    }
+
+    #[test]
+    fn a_lone_writer_makes_one_sync_per_wait() {
+        let commit = Commit::new(Seq::ZERO);
+        for seq in 1..=10 {
+            commit.wait(Seq(seq), || Ok(Seq(seq))).unwrap();
+        }
+        assert_eq!((commit.durable(), commit.groups(), commit.waits()), (Seq(10), 10, 10));
+    }
+
+    #[test]
+    fn writers_that_come_during_a_sync_share_the_next_one() {
+        let commit = Commit::new(Seq::ZERO);
+        let result = with_held_leader(&commit, Seq(1), Ok(Seq(1)), |release| {
+            thread::scope(|scope| {
+                for seq in 2..=8 {
+                    let commit = &commit;
+                    scope.spawn(move || commit.wait(Seq(seq), || Ok(Seq(8))).unwrap());
+                }
+                commit.await_waiters(7);
+                release();
+            });
+        });
+        result.unwrap();
+        assert_eq!((commit.durable(), commit.groups(), commit.waits()), (Seq(8), 2, 8));
+        assert!(commit.is_idle());
+    }
+
+    #[test]
+    fn a_sync_releases_whom_its_range_covers_and_no_one_else() {
+        let commit = Commit::new(Seq::ZERO);
+        // The leader's sync turns out to have covered 2 and 3 as well, which came during it, but not 4 and 5.
+        let result = with_held_leader(&commit, Seq(1), Ok(Seq(3)), |release| {
+            thread::scope(|scope| {
+                let commit = &commit;
+                for seq in 2..=3 {
+                    scope.spawn(move || commit.wait(Seq(seq), || unreachable!()).unwrap());
+                }
+                commit.await_waiters(2);
+                for seq in 4..=5 {
+                    scope.spawn(move || commit.wait(Seq(seq), || Ok(Seq(5))).unwrap());
+                }
+                commit.await_waiters(4);
+                release();
+            });
+        });
+        result.unwrap();
+        assert_eq!((commit.durable(), commit.groups()), (Seq(5), 2));
+    }
+
+    #[test]
+    fn a_leader_whose_sync_stops_short_syncs_again() {
+        let commit = Commit::new(Seq::ZERO);
+        let mut reached = 0;
+        commit
+            .wait(Seq(3), || {
+                reached += 1;
+                Ok(Seq(reached))
+            })
+            .unwrap();
+        assert_eq!((commit.durable(), commit.groups(), commit.waits()), (Seq(3), 3, 1));
+    }
+
+    #[test]
+    fn a_failed_sync_reaches_every_waiter_and_nothing_is_retried() {
+        let commit = Commit::new(Seq::ZERO);
+        let result = with_held_leader(&commit, Seq(1), Err(refused()), |release| {
+            thread::scope(|scope| {
+                for seq in 2..=8 {
+                    let commit = &commit;
+                    scope.spawn(move || assert!(is_refused(&commit.wait(Seq(seq), || unreachable!()))));
+                }
+                commit.await_waiters(7);
+                release();
+            });
+        });
+        assert!(is_refused(&result));
+        assert_eq!((commit.durable(), commit.groups()), (Seq::ZERO, 1));
+        assert!(is_refused(&commit.wait(Seq(9), || unreachable!())));
+        assert!(is_refused(&commit.run(|| unreachable!())));
+        assert!(is_refused(&commit.check()));
+        assert!(commit.is_idle());
+    }
+
+    #[test]
+    fn the_first_failure_is_kept_and_not_wrapped_twice() {
+        let commit = Commit::new(Seq(4));
+        commit.check().unwrap();
+        commit.poison(refused());
+        commit.poison(Error::Closed);
+        let again = commit.check().unwrap_err();
+        let other = Commit::new(Seq::ZERO);
+        other.poison(again);
+        assert!(is_refused(&other.check()));
+        commit.wait(Seq(4), || unreachable!()).unwrap();
+    }
+
+    #[test]
+    fn nothing_becomes_durable_after_a_failure() {
+        let commit = Commit::new(Seq::ZERO);
+        let result = with_held_leader(&commit, Seq(1), Ok(Seq(1)), |release| {
+            commit.poison(refused());
+            release();
+        });
+        assert!(is_refused(&result));
+        commit.raise(Seq(7));
+        assert_eq!(commit.durable(), Seq::ZERO);
+    }
+
+    #[test]
+    fn a_panic_in_a_sync_poisons_and_wakes_everyone() {
+        let commit = Commit::new(Seq::ZERO);
+        let (entered, has_entered) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let commit = &commit;
+            let leader = scope.spawn(move || {
+                panic::catch_unwind(AssertUnwindSafe(|| {
+                    commit.wait(Seq(1), || {
+                        entered.send(()).unwrap();
+                        released.recv().unwrap();
+                        panic!("the test's panic");
+                    })
+                }))
+            });
+            has_entered.recv().unwrap();
+            let follower = scope.spawn(|| commit.wait(Seq(2), || unreachable!()));
+            commit.await_waiters(1);
+            release.send(()).unwrap();
+            assert!(leader.join().unwrap().is_err(), "the panic goes on in the leader");
+            let error = follower.join().unwrap().unwrap_err();
+            assert!(matches!(error, Error::Poisoned { cause } if matches!(*cause, Error::Panicked { .. })));
+        });
+        assert!(commit.is_idle());
+    }
+
+    #[test]
+    fn raising_releases_waiters_without_a_sync_of_their_own() {
+        let commit = Commit::new(Seq::ZERO);
+        let result = with_held_leader(&commit, Seq(9), Ok(Seq(9)), |release| {
+            thread::scope(|scope| {
+                let follower = scope.spawn(|| commit.wait(Seq(2), || unreachable!()));
+                commit.await_waiters(1);
+                commit.raise(Seq(2));
+                follower.join().unwrap().unwrap();
+                commit.raise(Seq(1));
+                assert_eq!(commit.durable(), Seq(2), "the durable number never falls");
+                release();
+            });
+        });
+        result.unwrap();
+        assert_eq!((commit.durable(), commit.groups()), (Seq(9), 1));
+    }
+
+    #[test]
+    fn a_run_is_not_served_by_the_sync_under_way() {
+        let commit = Commit::new(Seq(1));
+        let result = with_held_leader(&commit, Seq(2), Ok(Seq(2)), |release| {
+            thread::scope(|scope| {
+                let runs: Vec<_> = (0..3).map(|_| scope.spawn(|| commit.run(|| Ok(Seq(2))))).collect();
+                commit.await_waiters(3);
+                release();
+                for run in runs {
+                    run.join().unwrap().unwrap();
+                }
+            });
+        });
+        result.unwrap();
+        assert_eq!(commit.groups(), 2, "one for the leader, one for the three runs together");
+    }
+
+    #[test]
+    fn thirty_two_writers_all_become_durable_in_groups() {
+        const WRITERS: u64 = 32;
+        const WRITES: u64 = 200;
+        let commit = Commit::new(Seq::ZERO);
+        let appended = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..WRITERS {
+                scope.spawn(|| {
+                    for _ in 0..WRITES {
+                        let seq = Seq(appended.fetch_add(1, Ordering::SeqCst) + 1);
+                        commit.wait(seq, || Ok(Seq(appended.load(Ordering::SeqCst)))).unwrap();
+                        assert!(commit.durable() >= seq);
+                    }
+                });
+            }
+        });
+        assert_eq!(commit.durable(), Seq(WRITERS * WRITES));
+        assert!(commit.groups() <= commit.waits() && commit.waits() <= WRITERS * WRITES);
+        assert!(commit.is_idle());
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+
+    fn failing_sync_wakes_all() {
+        let commit = Arc::new(Commit::new(Seq::ZERO));
+        let other = Arc::clone(&commit);
+        let refuse = || Err(Error::Closed);
+        let follower = thread::spawn(move || other.wait(Seq(1), refuse));
+        let results = [commit.wait(Seq(2), refuse), follower.join().unwrap()];
+        for result in results {
+            let error = result.unwrap_err();
+            assert!(matches!(error, Error::Poisoned { cause } if matches!(*cause, Error::Closed)));
+        }
+        assert_eq!((commit.groups(), commit.durable()), (1, Seq::ZERO));
+        assert!(!commit.line.lock().led);
+    }
+
+    #[test]
+    fn loom_a_failing_sync_wakes_both_waiters_and_is_not_retried() {
+        loom::model(failing_sync_wakes_all);
+    }
+
+    #[test]
+    fn loom_both_waiters_become_durable_whoever_leads() {
+        loom::model(|| {
+            let commit = Arc::new(Commit::new(Seq::ZERO));
+            let other = Arc::clone(&commit);
+            let follower = thread::spawn(move || other.wait(Seq(2), || Ok(Seq(2))));
+            commit.wait(Seq(1), || Ok(Seq(1))).unwrap();
+            follower.join().unwrap().unwrap();
+            assert_eq!(commit.durable(), Seq(2));
+            assert!(!commit.line.lock().led);
+        });
+    }
+
+    #[test]
+    fn loom_a_raise_that_overtakes_a_called_leader_strands_nobody() {
+        loom::model(|| {
+            let commit = Arc::new(Commit::new(Seq::ZERO));
+            let raiser = {
+                let commit = Arc::clone(&commit);
+                thread::spawn(move || commit.raise(Seq(1)))
+            };
+            let follower = {
+                let commit = Arc::clone(&commit);
+                thread::spawn(move || commit.wait(Seq(2), || Ok(Seq(2))).unwrap())
+            };
+            commit.wait(Seq(1), || Ok(Seq(1))).unwrap();
+            raiser.join().unwrap();
+            follower.join().unwrap();
+            assert!(!commit.line.lock().led);
+        });
+    }
+}

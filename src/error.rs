@@ -163,6 +163,12 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// A panic interrupted a step that must run to its end. It is a bug: in this crate, or in what it called.
+    #[error("a panic interrupted {operation}; please report it together with its backtrace")]
+    Panicked {
+        /// What was interrupted.
+        operation: &'static str,
+    },
 }
 
 impl Error {

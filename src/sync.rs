@@ -1,1 +1,32 @@
 //! The synchronisation primitives of the modules that are model-checked: std's and parking_lot's, or loom's.
+//!
+//! A model runs with `--cfg loom`. Statics are not modelled, since loom's types cannot be made in a constant: what a
+//! model is about must be an instance.
+
+#[cfg(loom)]
+pub(crate) use self::modelled::Mutex;
+#[cfg(loom)]
+pub(crate) use loom::{sync::atomic, thread};
+#[cfg(not(loom))]
+pub(crate) use parking_lot::Mutex;
+#[cfg(not(loom))]
+pub(crate) use std::{sync::atomic, thread};
+
+#[cfg(loom)]
+mod modelled {
+    use loom::sync::MutexGuard;
+
+    /// loom's mutex with parking_lot's signature: it is never poisoned.
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().expect("a model ends with the first panic")
+        }
+    }
+}

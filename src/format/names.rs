@@ -67,7 +67,11 @@ pub fn parse(name: &str) -> Name {
         return Name::Manifest(copy);
     }
     if let Some(stem) = name.strip_suffix(TEMPORARY) {
-        return if matches!(parse(stem), Name::Foreign | Name::Temporary) { Name::Foreign } else { Name::Temporary };
+        return if matches!(parse(stem), Name::Foreign | Name::Temporary) {
+            Name::Foreign
+        } else {
+            Name::Temporary
+        };
     }
     if let Some(number) = name.strip_prefix("INDEX-") {
         return digits(number, 6).map_or(Name::Foreign, Name::Image);
@@ -110,9 +114,21 @@ mod tests {
     #[test]
     fn other_names_are_foreign() {
         let names = [
-            "1.seg", "00000000001.seg", "000000000a.seg", "0000000001.SEG", "0000000001.seg.tmp.tmp", "MANIFEST",
-            "MANIFEST.2", "notes.txt", ".tmp", "x.tmp", "0000000001.0", "0000000001..aside", "INDEX-1",
-            "+000000001.seg", "99999999999999999999999.seg",
+            "1.seg",
+            "00000000001.seg",
+            "000000000a.seg",
+            "0000000001.SEG",
+            "0000000001.seg.tmp.tmp",
+            "MANIFEST",
+            "MANIFEST.2",
+            "notes.txt",
+            ".tmp",
+            "x.tmp",
+            "0000000001.0",
+            "0000000001..aside",
+            "INDEX-1",
+            "+000000001.seg",
+            "99999999999999999999999.seg",
         ];
         for name in names {
             assert_eq!(parse(name), Name::Foreign, "{name}");

@@ -91,7 +91,8 @@ impl Place {
     /// Folds nonce and offset to the mask that is laid over a header's CRC. Two different places of one store share a
     /// mask with probability 2^-32.
     fn mask(self) -> u32 {
-        let mixed = (self.nonce ^ self.offset.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let mixed = (self.nonce ^ self.offset.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+            .wrapping_mul(0xd6e8_feb8_6659_fd93);
         let folded = mixed ^ (mixed >> 32);
         u32::try_from(folded & u64::from(u32::MAX)).expect("masked to 32 bits")
     }
@@ -341,7 +342,9 @@ mod tests {
 
     #[test]
     fn a_header_comes_back_from_its_bytes() {
-        for (kind, flags) in [(Kind::Put, FLAG_INNER), (Kind::Batch, 0), (Kind::Start, 0), (Kind::Keyspace, 0)] {
+        for (kind, flags) in
+            [(Kind::Put, FLAG_INNER), (Kind::Batch, 0), (Kind::Start, 0), (Kind::Keyspace, 0)]
+        {
             let header = Header { kind, flags, ..sample() };
             let bytes = header.encode(PLACE);
             assert_eq!(RawHeader::new(&bytes).validate(PLACE, 40), Ok(header));

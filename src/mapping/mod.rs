@@ -15,6 +15,7 @@
 //! [`Store::open`](crate::Store::open). DESIGN.md, "Soundness of the mapping", argues this at length.
 #![expect(unsafe_code, reason = "this is one of the modules that touch mapped memory")]
 
+pub(crate) mod lines;
 pub(crate) mod space;
 
 use std::fmt;
@@ -65,7 +66,10 @@ impl Mapping {
     }
 
     /// A mapping of simulated pages; several may share one memory, as several mappings of one file do.
-    #[cfg_attr(not(any(test, feature = "sim", mapcask_internal)), expect(dead_code, reason = "simulation only"))]
+    #[cfg_attr(
+        not(any(test, feature = "sim", mapcask_internal)),
+        expect(dead_code, reason = "simulation only")
+    )]
     pub(crate) fn simulated(memory: Arc<MmapRaw>, writable: bool, backing: Arc<dyn Backing>) -> Self {
         Self { memory, writable, backing: Some(backing) }
     }

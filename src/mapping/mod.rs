@@ -16,6 +16,7 @@
 #![expect(unsafe_code, reason = "this is one of the modules that touch mapped memory")]
 
 pub(crate) mod appender;
+pub(crate) mod lines;
 pub(crate) mod space;
 
 use std::fmt;

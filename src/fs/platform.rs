@@ -230,7 +230,6 @@ fn medium_of_magic(magic: u32) -> Medium {
         0x0bd0_0bd0 => Medium::Network("lustre"),
         0x0116_1970 => Medium::Network("gfs2"),
         0x7461_636f => Medium::Network("ocfs2"),
-        0x1980_0202 => Medium::Network("mqueue"),
         0x786f_4256 => Medium::Network("vboxsf"),
         // FUSE (0x6573_5546) is one number for everything behind it, and most of it is local: ntfs-3g, encrypted and
         // snapshotting layers, container file systems. A daemon that maps files at all keeps one page cache on this

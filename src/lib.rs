@@ -19,6 +19,8 @@ mod segment;
 mod sync;
 
 pub use error::{Error, Result};
+#[cfg(any(test, feature = "sim", mapcask_internal))]
+pub use fs::sim;
 pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 pub use format::{Defect, KeyspaceId, Seq};
 pub use options::{Durability, Options};

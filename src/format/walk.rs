@@ -251,7 +251,11 @@ pub fn beyond<S: Source>(
 }
 
 /// The offset of the next word that is not zero.
-fn next_published<S: Source>(source: &mut S, from: u64, limit: u64) -> Result<Option<u64>, S::Error> {
+///
+/// # Errors
+///
+/// What the source says.
+pub fn next_published<S: Source>(source: &mut S, from: u64, limit: u64) -> Result<Option<u64>, S::Error> {
     let mut at = from;
     while at + 8 <= limit {
         let len = usize::try_from((limit - at).min(4096)).expect("at most 4096") & !7;

@@ -15,7 +15,7 @@ use crate::mapping::PAGE_SIZE;
 
 /// A page whose content on the platter is not certain.
 #[derive(Debug)]
-struct Uncertain {
+pub(super) struct Uncertain {
     at: usize,
     /// Whole contents, the durable one first and the newest last, then torn ones.
     contents: Vec<Page>,
@@ -120,7 +120,7 @@ impl CrashPoint {
         if let Some(last) = pages.last_mut().filter(|_| within > 0) {
             *last = PageState::clean(page::cut(&last.cached, within), last.reserved);
         }
-        Node { size, durable_size: size, sizes: Vec::new(), pages }
+        Node { size, durable_size: size, pages, ..Node::default() }
     }
 }
 
@@ -138,7 +138,8 @@ impl Choices {
 }
 
 impl Uncertain {
-    fn of(at: usize, page: &PageState, tears: Tears) -> Option<Self> {
+    /// What the platter may hold of the page; `None` where it is certain.
+    pub(super) fn of(at: usize, page: &PageState, tears: Tears) -> Option<Self> {
         let mut contents = vec![Arc::clone(&page.durable)];
         for version in &page.versions {
             push_new(&mut contents, version);
@@ -154,7 +155,8 @@ impl Uncertain {
         (whole > 1).then_some(Self { at, contents, whole })
     }
 
-    fn choose(&self, tears: Tears, chooser: &mut dyn Chooser) -> Page {
+    /// One of the possibilities.
+    pub(super) fn choose(&self, tears: Tears, chooser: &mut dyn Chooser) -> Page {
         if tears != Tears::Any {
             return Arc::clone(&self.contents[chooser.choose(self.contents.len())]);
         }

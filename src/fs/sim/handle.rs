@@ -44,7 +44,7 @@ impl Dir for SimDir {
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut machine = self.shared.lock();
-        machine.enter(Operation::List)?;
+        machine.enter_unseen(Operation::List)?;
         if !machine.model.made {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -66,7 +66,7 @@ impl Dir for SimDir {
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
         let mut machine = self.shared.lock();
-        machine.enter(Operation::Open)?;
+        machine.enter_unseen(Operation::Open)?;
         let node = machine.lookup(name)?;
         Ok(self.file(node, access))
     }
@@ -189,7 +189,7 @@ impl File for SimFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut machine = self.shared.lock();
-        machine.enter(Operation::Read)?;
+        machine.enter_unseen(Operation::Read)?;
         Ok(machine.read(self.node, offset, buffer))
     }
 
@@ -245,7 +245,7 @@ impl File for SimFile {
     fn map(&self, len: usize) -> io::Result<Arc<Mapping>> {
         let writable = self.access == Access::Write;
         let mut machine = self.shared.lock();
-        machine.enter(Operation::Map)?;
+        machine.enter_unseen(Operation::Map)?;
         let memory = machine.map(self.node, len, writable)?;
         let backing = SimBacking { shared: Arc::clone(&self.shared), node: self.node, writable };
         Ok(Arc::new(Mapping::simulated(memory, writable, Arc::new(backing))))
@@ -259,7 +259,10 @@ fn sync_pages(
     node: NodeId,
     pages: std::ops::Range<usize>,
 ) -> io::Result<()> {
-    let entered = machine.enter(operation);
+    let mut entered = machine.enter(operation);
+    if machine.model.node(node).lost_unseen {
+        entered = entered.and(Err(Fault::Io.error()));
+    }
     machine.record(match entered {
         Ok(()) => Event::Sync(node, pages),
         Err(_) => Event::SyncFailed(node, pages),

@@ -17,10 +17,11 @@ use std::time::Duration;
 use memmap2::MmapRaw;
 use parking_lot::Mutex;
 
-use super::chooser::Seeded;
+use super::chooser::{Chooser, Seeded};
+use super::crash::Uncertain;
 use super::fault::{Operation, Plan};
 use super::model::{DirChange, Event, Model, NodeId, page_count, split};
-use super::page::{self, Page};
+use super::page::{self, Page, Tears};
 use crate::fs::Medium;
 use crate::mapping::{Backing, Mapping, PAGE_SIZE};
 
@@ -152,6 +153,7 @@ impl Machine {
         self.trace.iter().map(|event| match event {
             // The content would fill the screen.
             Event::Page(node, at, _) => format!("Page({node}, {at})"),
+            Event::Evict(node, at, _) => format!("Evict({node}, {at})"),
             other => format!("{other:?}"),
         })
     }
@@ -210,7 +212,24 @@ impl Machine {
     /// Looks at the mappings, counts the operation, and fails it where the plan says so.
     pub(super) fn enter(&mut self, operation: Operation) -> io::Result<()> {
         self.observe();
+        self.enter_unseen(operation)
+    }
+
+    /// As [`Machine::enter`], for operations that leave no event and need no look at the mappings.
+    pub(super) fn enter_unseen(&mut self, operation: Operation) -> io::Result<()> {
         self.plan.meet(operation).map_or(Ok(()), |fault| Err(fault.error()))
+    }
+
+    /// Lets clean pages leave the cache and come back with what the platter holds, which is thereby decided.
+    pub(super) fn evict(&mut self, node: NodeId, tears: Tears, chooser: &mut dyn Chooser) {
+        let pages = self.model.node(node).pages.iter().enumerate().filter(|(_, page)| !page.dirty);
+        let lost: Vec<_> =
+            pages.filter_map(|(at, page)| Some((at, Uncertain::of(at, page, tears)?))).collect();
+        for (at, uncertain) in lost {
+            let content = uncertain.choose(tears, chooser);
+            self.record(Event::Evict(node, at, content));
+            self.show_page(node, at);
+        }
     }
 
     /// The file that a name leads to.
@@ -231,11 +250,17 @@ impl Machine {
         let state = self.model.node(node);
         let left = usize::try_from(state.size.saturating_sub(offset)).expect("simulated files fit in memory");
         let len = left.min(buffer.len());
+        // Reading is frequent and leaves no trace, so it goes to the shared memory instead of looking for changes.
+        let memory = self.memories.get(&node);
         let (mut at, mut within) = split(offset);
         let mut done = 0;
         while done < len {
             let n = (PAGE_SIZE - within).min(len - done);
-            buffer[done..done + n].copy_from_slice(&state.pages[at].cached[within..within + n]);
+            let (target, start) = (&mut buffer[done..done + n], at * PAGE_SIZE + within);
+            match memory.filter(|memory| start + n <= memory.window.len()) {
+                Some(memory) => memory.window.copy_out(start, target),
+                None => target.copy_from_slice(&state.pages[at].cached[within..within + n]),
+            }
             (at, within, done) = (at + 1, 0, done + n);
         }
         len

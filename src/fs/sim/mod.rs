@@ -168,6 +168,26 @@ impl SimDisk {
         self.shared.lock().plan.add(operation, nth, fault, sticky);
     }
 
+    /// Lets the kernel write the file's dirty pages on its own, and fail: reads go on showing them, the next sync of
+    /// the file errs, in whichever process, and those after it succeed without writing them.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is no such file.
+    pub fn fail_writeback(&self, name: &str) -> io::Result<()> {
+        self.by_hand(name, |machine, node| machine.record(Event::WritebackFailed(node)))
+    }
+
+    /// Drops the file's clean pages from the cache: those that a failed sync lost show from now on what the platter
+    /// holds, which `chooser` decides.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is no such file.
+    pub fn evict(&self, name: &str, tears: Tears, chooser: &mut dyn Chooser) -> io::Result<()> {
+        self.by_hand(name, |machine, node| machine.evict(node, tears, chooser))
+    }
+
     /// Takes back all planned failures.
     pub fn clear_faults(&self) {
         self.shared.lock().plan.clear();

@@ -72,6 +72,8 @@ pub(super) struct Node {
     pub(super) sizes: Vec<u64>,
     /// At least as many as `size` needs.
     pub(super) pages: Vec<PageState>,
+    /// Whether the kernel lost a page on its own and has told nobody yet.
+    pub(super) lost_unseen: bool,
 }
 
 impl Node {
@@ -105,6 +107,12 @@ impl Node {
         // A sync of any range carries the metadata needed to read it back (fsync(2) on fdatasync).
         self.durable_size = self.size;
         self.sizes.clear();
+    }
+
+    /// Marks the pages of a range clean; what the platter holds of them stays open.
+    fn lose(&mut self, range: &Range<usize>) {
+        let end = range.end.min(self.pages.len());
+        self.pages[range.start.min(end)..end].iter_mut().for_each(|page| page.dirty = false);
     }
 
     /// Bytes that have blocks.
@@ -185,6 +193,10 @@ pub(super) enum Event {
     Sync(NodeId, Range<usize>),
     /// Dirty pages of a range were marked clean without becoming durable.
     SyncFailed(NodeId, Range<usize>),
+    /// The kernel wrote the file's dirty pages on its own, failed, and keeps it to itself until the next sync.
+    WritebackFailed(NodeId),
+    /// A clean page left the cache and came back with what the platter held.
+    Evict(NodeId, usize, Page),
     /// A test's hand made the file durable as it is.
     Settle(NodeId),
     /// A bit rotted, everywhere at once.
@@ -238,9 +250,18 @@ impl Model {
             Event::Sync(node, range) => self.node_mut(*node).sync(range),
             Event::SyncFailed(node, range) => {
                 // The size stays dirty: metadata is retried by the journal, or the file system goes read-only.
-                let pages = &mut self.node_mut(*node).pages;
-                let end = range.end.min(pages.len());
-                pages[range.start.min(end)..end].iter_mut().for_each(|page| page.dirty = false);
+                let node = self.node_mut(*node);
+                node.lose(range);
+                node.lost_unseen = false;
+            }
+            Event::WritebackFailed(node) => {
+                let node = self.node_mut(*node);
+                node.lose(&(0..node.pages.len()));
+                node.lost_unseen = true;
+            }
+            Event::Evict(node, at, content) => {
+                let page = &mut self.node_mut(*node).pages[*at];
+                *page = PageState::clean(Arc::clone(content), page.reserved);
             }
             Event::Settle(node) => {
                 let node = self.node_mut(*node);

@@ -406,3 +406,49 @@ fn a_forgotten_history_leaves_the_present_as_it_was() {
     let look = |after: &SimDisk| words_of_file(after, &[0])[0];
     assert_eq!(all_states(&disk, Tears::None, look).0, set(&[0, 1]));
 }
+
+#[test]
+fn a_failed_write_back_is_told_once_to_the_next_sync_even_of_another_process() {
+    let (disk, _file, mapping) = mapped(1);
+    store(&mapping, 0, 5);
+    disk.fail_writeback("file").unwrap();
+    let next = disk.kill();
+    let file = next.dir().open("file", Access::Write).unwrap();
+    file.sync().unwrap_err();
+    file.sync().unwrap();
+    let look = |after: &SimDisk| words_of_file(after, &[0])[0];
+    assert_eq!(look(&next), 5);
+    assert_eq!(all_states(&next, Tears::None, look).0, set(&[0, 5]));
+}
+
+#[test]
+fn eviction_shows_what_the_platter_holds_of_lost_pages_and_spares_dirty_ones() {
+    let (disk, _file, mapping) = mapped(2);
+    store(&mapping, 0, 5);
+    disk.fail_writeback("file").unwrap();
+    store(&mapping, PAGE_SIZE, 6);
+    disk.evict("file", Tears::None, &mut Script::new([0])).unwrap();
+    assert_eq!((mapping.load_word(0), mapping.load_word(PAGE_SIZE)), (0, 6));
+    let look = |after: &SimDisk| words_of_file(after, &[0, PAGE_SIZE]);
+    assert_eq!(all_states(&disk, Tears::None, look).0, set(&[vec![0, 0], vec![0, 6]]));
+}
+
+#[test]
+fn stores_of_another_thread_are_found_and_synced() {
+    let (disk, file, mapping) = mapped(2);
+    let stored = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            (1..2000).for_each(|i| store(&mapping, (i % 1024) * 8, i as u64));
+            1999
+        });
+        while !writer.is_finished() {
+            mapping.sync_range(0, PAGE_SIZE).unwrap();
+            file.write_at(&[], 0).unwrap();
+        }
+        writer.join().unwrap()
+    });
+    file.sync().unwrap();
+    let last = disk.crash_at(disk.position(), Tears::Any, &mut Seeded::new(1));
+    assert_eq!(words_of_file(&last, &[(1999 % 1024) * 8]), [stored]);
+    assert!(disk.crash_point(disk.position(), Tears::Any).is_certain());
+}

@@ -58,7 +58,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use self::bucket::{Bucket, SLOTS, TAG_BITS};
+use self::bucket::{Bucket, TAG_BITS, slots_where};
 use self::table::Row;
 pub(crate) use self::{scan::Cursor, writer::IndexWriter};
 use crate::format::hash::Hash;
@@ -300,7 +300,8 @@ fn search<E>(
     tag: u64,
     matches: &mut impl FnMut(Location) -> Result<bool, E>,
 ) -> Result<Option<Location>, E> {
-    for slot in 0..SLOTS {
+    for slot in slots_where(line, |entry| entry.tag() == tag) {
+        // Loaded anew, it may be another entry by now: this load is the one that counts.
         let entry = line.entry(slot);
         // The tag of an empty entry is zero, which is also a tag.
         if entry.tag() == tag

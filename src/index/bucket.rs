@@ -196,7 +196,7 @@ mod tests {
         let last = Link::to(LINKS - 1);
         assert_eq!(last.map(Link::line), Some(LINKS - 1));
         assert_eq!(Link::to(LINKS), None);
-        let control = Control(u64::MAX & !LINK_MASK).with_link(last);
+        let control = Control(!LINK_MASK).with_link(last);
         assert_eq!(control.bumped().link(), last);
         assert_eq!(control.bumped().with_link(None), Control(0));
     }

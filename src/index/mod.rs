@@ -118,7 +118,6 @@ impl Index {
     /// # Errors
     ///
     /// When memory or address space is short.
-    #[expect(clippy::new_ret_no_self, reason = "an index without its writer would stay empty for ever")]
     pub(crate) fn new() -> io::Result<(Arc<Self>, IndexWriter)> {
         Self::with_base_bits(BASE_BITS, OVERFLOW_BASE_BITS)
     }

@@ -62,7 +62,7 @@ impl Table for IndexWriter {
         found
     }
     fn insert(&mut self, hash: Hash, location: Location) {
-        self.reserve().unwrap();
+        self.reserve().expect("memory");
         Self::insert(self, hash, location);
     }
     fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
@@ -331,7 +331,7 @@ fn churn(writer: &mut IndexWriter, hash: impl Fn(u64) -> Hash, fixed: u64, seed:
     let mut random = fastrand::Rng::with_seed(seed);
     let mut keys: Vec<(u64, u64)> = (0..fixed).map(|key| (key, 0)).collect();
     let mut next = fixed;
-    let fixed = usize::try_from(fixed).unwrap();
+    let fixed = usize::try_from(fixed).expect("a small number");
     for version in 1..20_000u64 {
         match random.u8(0..8) {
             0..3 => {
@@ -346,7 +346,7 @@ fn churn(writer: &mut IndexWriter, hash: impl Fn(u64) -> Hash, fixed: u64, seed:
             _ => {
                 let (key, old) = keys[random.usize(..keys.len())];
                 assert!(Table::replace(writer, hash(key), place(key, old), place(key, version % 0xffff)));
-                let entry = keys.iter_mut().find(|entry| entry.0 == key).unwrap();
+                let entry = keys.iter_mut().find(|entry| entry.0 == key).expect("chosen from here");
                 entry.1 = version % 0xffff;
             }
         }

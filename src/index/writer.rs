@@ -4,7 +4,8 @@
 //! table in the head of `index`.
 //!
 //! **Invariants.** After [`IndexWriter::reserve_many`] of n, n inserts neither fail nor allocate lines: each takes one
-//! new overflow line at most.
+//! overflow line at most. Growing either completes or changes nothing. N does not fall when keys are removed: their
+//! slots wait for new ones.
 
 use std::io;
 use std::sync::Arc;
@@ -88,7 +89,8 @@ impl IndexWriter {
         self.reserve_many(1)
     }
 
-    /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five.
+    /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five. The next reservation
+    /// takes the place of this one, it does not add to it.
     ///
     /// # Errors
     ///
@@ -148,7 +150,7 @@ impl IndexWriter {
         }
     }
 
-    /// Removes the entry with this location; false if there is none.
+    /// Removes the entry with this location; false if there is none. Never needs memory.
     pub(crate) fn remove(&mut self, hash: Hash, old: Location) -> bool {
         let index = &*self.index;
         let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));

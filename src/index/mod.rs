@@ -58,7 +58,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use self::bucket::{Bucket, SLOTS, TAG_BITS};
+use self::bucket::{Bucket, TAG_BITS, slots_where};
 use self::table::Row;
 pub(crate) use self::{scan::Cursor, writer::IndexWriter};
 use crate::format::hash::Hash;
@@ -118,7 +118,6 @@ impl Index {
     /// # Errors
     ///
     /// When memory or address space is short.
-    #[expect(clippy::new_ret_no_self, reason = "an index without its writer would stay empty for ever")]
     pub(crate) fn new() -> io::Result<(Arc<Self>, IndexWriter)> {
         Self::with_base_bits(BASE_BITS, OVERFLOW_BASE_BITS)
     }
@@ -300,7 +299,8 @@ fn search<E>(
     tag: u64,
     matches: &mut impl FnMut(Location) -> Result<bool, E>,
 ) -> Result<Option<Location>, E> {
-    for slot in 0..SLOTS {
+    for slot in slots_where(line, |entry| entry.tag() == tag) {
+        // Loaded anew, it may be another entry by now: this load is the one that counts.
         let entry = line.entry(slot);
         // The tag of an empty entry is zero, which is also a tag.
         if entry.tag() == tag

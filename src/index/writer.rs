@@ -4,12 +4,13 @@
 //! table in the head of `index`.
 //!
 //! **Invariants.** After [`IndexWriter::reserve_many`] of n, n inserts neither fail nor allocate lines: each takes one
-//! new overflow line at most.
+//! overflow line at most. Growing either completes or changes nothing. N does not fall when keys are removed: their
+//! slots wait for new ones.
 
 use std::io;
 use std::sync::Arc;
 
-use super::bucket::{Bucket, Control, Entry, Link, SLOTS};
+use super::bucket::{Bucket, Control, Entry, Link, SLOTS, slots_where};
 use super::table::Row;
 use super::{Index, TAG_MASK, bucket_of, search, split_source};
 use crate::format::hash::Hash;
@@ -88,7 +89,8 @@ impl IndexWriter {
         self.reserve_many(1)
     }
 
-    /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five.
+    /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five. The next reservation
+    /// takes the place of this one, it does not add to it.
     ///
     /// # Errors
     ///
@@ -148,7 +150,7 @@ impl IndexWriter {
         }
     }
 
-    /// Removes the entry with this location; false if there is none.
+    /// Removes the entry with this location; false if there is none. Never needs memory.
     pub(crate) fn remove(&mut self, hash: Hash, old: Location) -> bool {
         let index = &*self.index;
         let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
@@ -207,7 +209,7 @@ impl IndexWriter {
         collect_links(index, source, links);
         // The sibling's chain is not longer than its source's.
         lines.ensure(links.len() as u64, &index.overflow)?;
-        // The bit that tells leavers from stayers; all below it they have in common. The base bits are below it.
+        // The bit that tells leavers from stayers; all below it they have in common. It is zero in an empty entry.
         let leaves = {
             let bit = buckets.ilog2() - index.base_bits;
             debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
@@ -248,13 +250,10 @@ impl<'w> Chain<'w> {
         let mut stayers = 0;
         for number in 0..=self.links.len() {
             let line = self.line(number);
-            for entry in (0..SLOTS).map(|slot| line.entry(slot)).filter(|entry| !entry.is_empty()) {
-                if leaves(entry) {
-                    append(self.index, lines, sibling, entry);
-                } else {
-                    stayers += 1;
-                }
+            for slot in slots_where(line, &leaves) {
+                append(self.index, lines, sibling, line.entry(slot));
             }
+            stayers += slots_where(line, |entry| !entry.is_empty() && !leaves(entry)).count();
         }
         stayers
     }
@@ -262,11 +261,8 @@ impl<'w> Chain<'w> {
     /// Takes the leavers out, and the lines that the stayers do not need. The sibling must be published.
     fn drop_leavers(&mut self, lines: &mut OverflowLines, stayers: usize, leaves: impl Fn(Entry) -> bool) {
         if self.links.is_empty() {
-            for slot in 0..SLOTS {
-                let entry = self.head.entry(slot);
-                if !entry.is_empty() && leaves(entry) {
-                    self.head.set_entry(slot, Entry::EMPTY);
-                }
+            for slot in slots_where(self.head, leaves) {
+                self.head.set_entry(slot, Entry::EMPTY);
             }
             return;
         }
@@ -320,11 +316,11 @@ impl<'w> Chain<'w> {
 fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entry: Entry) {
     let mut line = head;
     loop {
-        if let Some(slot) = (0..SLOTS).find(|&slot| line.entry(slot).is_empty()) {
+        if let Some(slot) = slots_where(line, Entry::is_empty).next() {
             line.set_entry(slot, entry);
             return;
         }
-        let control: Control = line.control_unordered();
+        let control = line.control_unordered();
         let Some(link) = control.link() else {
             let link = lines.take(index);
             // First the entry, then the way to it.
@@ -338,7 +334,7 @@ fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entry: Entry) {
 
 /// The slot of a location in a line.
 fn slot_of(line: &Line, location: Location) -> Option<usize> {
-    (0..SLOTS).find(|&slot| line.entry(slot).leads_to(location))
+    slots_where(line, |entry| entry.leads_to(location)).next()
 }
 
 /// The links of a chain, in order.
@@ -359,5 +355,17 @@ impl IndexWriter {
 
     pub(super) fn ensured_lines(&self) -> u64 {
         self.lines.ensured
+    }
+}
+
+#[cfg(all(test, loom))]
+impl IndexWriter {
+    /// Room for inserts into overflow lines, without the splits that `reserve` would make.
+    pub(super) fn reserve_lines(&mut self, count: u64) {
+        self.lines.ensure(count, &self.index.overflow).expect("memory");
+    }
+
+    pub(super) fn split_one(&mut self) {
+        self.split().expect("memory");
     }
 }

@@ -491,7 +491,12 @@ mod tests {
     fn nothing_becomes_durable_after_a_failure() {
         let commit = Commit::new(Seq::ZERO);
         let result = with_held_leader(&commit, Seq(1), Ok(Seq(1)), |release| {
-            commit.poison(refused());
+            thread::scope(|scope| {
+                let follower = scope.spawn(|| commit.wait(Seq(2), || unreachable!()));
+                commit.await_waiters(1);
+                commit.poison(refused());
+                assert!(is_refused(&follower.join().unwrap()), "it does not wait for the sync to end");
+            });
             release();
         });
         assert!(is_refused(&result));

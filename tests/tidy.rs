@@ -1,0 +1,561 @@
+//! The house rules that a compiler does not check: layers, sizes, where `unsafe` may stand, what no file may hold.
+//!
+//! It reads the source as text with comments and literals blanked out; it does not expand macros. Each rule is a
+//! function from text to complaints, and has a test below that it can complain.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+
+/// Which module stands where: a module imports from lower layers, and from its own without cycles.
+///
+/// A new top-level module of `src/` is added here, in the lowest layer that is above all it imports.
+const LAYERS: [&[&str]; 8] = [
+    &["format", "location", "sync"],
+    &["error"],
+    &["mapping", "epoch", "commit", "fs", "options", "batch", "undo"],
+    &["segment", "index"],
+    &["log", "manifest_store", "provision"],
+    &["recovery", "compaction", "checkpoint", "read", "helper", "verify", "stats"],
+    &["store", "keyspace", "snapshot", "follower", "salvage"],
+    &["lib", "cli", "bin"],
+];
+
+/// Where the keyword may stand in the library.
+const UNSAFE_FILES: [&str; 3] = ["src/mapping/", "src/mapping.rs", "src/epoch.rs"];
+/// Where it may stand outside of the library.
+const UNSAFE_TESTS: [&str; 2] = ["tests/", "benches/"];
+
+const MAX_FILE_LINES: usize = 800;
+const MAX_FILE_LINES_WITHOUT_TESTS: usize = 500;
+const MAX_FUNCTION_LINES: usize = 70;
+
+/// What is read: these folders, and the files beside them.
+const FOLDERS: [&str; 9] =
+    ["src", "tests", "benches", "examples", "fuzz", "docs", ".ci", ".github", "testutil"];
+/// Built or found, not written.
+const SKIPPED: [&str; 4] = ["target", "corpus", "artifacts", "fixtures"];
+
+#[test]
+fn every_file_keeps_the_house_rules() {
+    let mut complaints = Vec::new();
+    let mut imports = Imports::new();
+    let files = files();
+    assert!(files.iter().any(|(path, _)| path == "src/lib.rs"), "the walk finds the library");
+    for (path, text) in &files {
+        let found = if path.ends_with(".rs") { check_rust(path, text, &mut imports) } else { Vec::new() };
+        complaints.extend(found.into_iter().chain(machine_paths(text)).map(|found| format!("{path}{found}")));
+    }
+    complaints.extend(cycles(&imports));
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+/// All rules for one source file. Complaints begin with `:line: `.
+fn check_rust(path: &str, text: &str, imports: &mut Imports) -> Vec<String> {
+    let code = blank(text);
+    let mut complaints = missing_head(text);
+    complaints.extend(file_size(path, text, &code));
+    complaints.extend(function_sizes(&code));
+    complaints.extend(stray_notes(text));
+    complaints.extend(unsafe_places(path, text, &code));
+    if let Some(module) = module_of(path) {
+        complaints.extend(layering(&module, &code, imports));
+    }
+    complaints
+}
+
+// ---- The text -----------------------------------------------------------------------------------------------------
+
+/// Every file of the repository that somebody wrote, with its path from the root.
+fn files() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            if FOLDERS.contains(&name.as_str()) {
+                walk(&entry.path(), &name, &mut found);
+            }
+        } else if ![".git", "Cargo.lock"].contains(&name.as_str()) {
+            found.extend(fs::read_to_string(entry.path()).ok().map(|text| (name, text)));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn walk(folder: &Path, name: &str, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let file_name = entry.file_name().into_string().unwrap();
+        let path = format!("{name}/{file_name}");
+        if !entry.file_type().unwrap().is_dir() {
+            found.extend(fs::read_to_string(entry.path()).ok().map(|text| (path, text)));
+        } else if !SKIPPED.contains(&file_name.as_str()) {
+            walk(&entry.path(), &path, found);
+        }
+    }
+}
+
+/// Blanks out comments and the insides of literals; everything else keeps its place.
+fn blank(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut code = bytes.to_vec();
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = literal_or_comment(bytes, at);
+        for byte in &mut code[at..end.max(at)] {
+            if *byte != b'\n' {
+                *byte = b' ';
+            }
+        }
+        at = end.max(at + 1);
+    }
+    String::from_utf8(code).unwrap()
+}
+
+/// The end of the comment or literal that begins at `at`, or `at` if none does.
+fn literal_or_comment(bytes: &[u8], at: usize) -> usize {
+    let rest = &bytes[at..];
+    let after_word = at > 0 && is_word(bytes[at - 1]);
+    match rest {
+        [b'/', b'/', ..] => at + rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len()),
+        [b'/', b'*', ..] => at + block_comment(rest),
+        [b'"', ..] => at + escaped(rest, b'"'),
+        [b'r', b'"' | b'#', ..] if !after_word || matches!(bytes[at - 1], b'b' | b'c') => at + raw(rest),
+        // A lifetime is a quote with no quote after the first character.
+        [b'\'', b'\\', ..] => at + escaped(rest, b'\''),
+        [b'\'', ..] => at + character(rest),
+        _ => at,
+    }
+}
+
+fn block_comment(rest: &[u8]) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at < rest.len() {
+        match &rest[at..] {
+            [b'/', b'*', ..] => (depth, at) = (depth + 1, at + 2),
+            [b'*', b'/', ..] => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    at
+}
+
+fn escaped(rest: &[u8], quote: u8) -> usize {
+    let mut at = 1;
+    while at < rest.len() && rest[at] != quote {
+        at += if rest[at] == b'\\' { 2 } else { 1 };
+    }
+    (at + 1).min(rest.len())
+}
+
+fn raw(rest: &[u8]) -> usize {
+    let hashes = rest[1..].iter().take_while(|&&byte| byte == b'#').count();
+    if rest.get(1 + hashes) != Some(&b'"') {
+        return 0;
+    }
+    let end: Vec<u8> = [b'"'].into_iter().chain([b'#'].repeat(hashes)).collect();
+    let body = &rest[2 + hashes..];
+    let len = body.windows(end.len()).position(|window| window == end).unwrap_or(body.len());
+    (2 + hashes + len + end.len()).min(rest.len())
+}
+
+fn character(rest: &[u8]) -> usize {
+    let len = match rest.get(1) {
+        Some(byte) if *byte >= 0xf0 => 4,
+        Some(byte) if *byte >= 0xe0 => 3,
+        Some(byte) if *byte >= 0xc0 => 2,
+        _ => 1,
+    };
+    if rest.get(1 + len) == Some(&b'\'') { len + 2 } else { 0 }
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// The places at which `word` stands alone.
+fn words<'t>(code: &'t str, word: &'t str) -> impl Iterator<Item = usize> + 't {
+    let bytes = code.as_bytes();
+    code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
+        (at == 0 || !is_word(bytes[at - 1])) && bytes.get(at + word.len()).is_none_or(|&byte| !is_word(byte))
+    })
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text[..at].matches('\n').count() + 1
+}
+
+/// The end of what the bracket at `open` encloses, closing bracket included.
+fn closing(code: &str, open: usize) -> usize {
+    let mut depth = 0;
+    for (at, byte) in code.bytes().enumerate().skip(open) {
+        match byte {
+            b'{' | b'(' | b'[' => depth += 1,
+            b'}' | b')' | b']' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    code.len()
+}
+
+// ---- Layers -------------------------------------------------------------------------------------------------------
+
+/// Who imports whom, within one layer.
+type Imports = BTreeMap<String, BTreeSet<String>>;
+
+/// The top-level module that a file of the library belongs to.
+fn module_of(path: &str) -> Option<String> {
+    let rest = path.strip_prefix("src/")?;
+    Some(rest.split_once('/').map_or(rest.trim_end_matches(".rs"), |(folder, _)| folder).to_owned())
+}
+
+fn layer_of(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+fn layering(module: &str, code: &str, imports: &mut Imports) -> Vec<String> {
+    let Some(layer) = layer_of(module) else {
+        return vec![format!(":1: module {module} is in no layer; add it to LAYERS in tests/tidy.rs")];
+    };
+    let mut complaints = Vec::new();
+    for (at, name) in crate_paths(code) {
+        let line = line_of(code, at);
+        match layer_of(&name) {
+            _ if name == module => {}
+            None => complaints.push(format!(
+                ":{line}: {name} is no module of LAYERS in tests/tidy.rs; name the defining module, or add it there"
+            )),
+            Some(other) if other > layer => complaints
+                .push(format!(":{line}: {module} (layer {layer}) imports upward from {name} (layer {other})")),
+            Some(other) if other == layer => {
+                imports.entry(module.to_owned()).or_default().insert(name);
+            }
+            Some(_) => {}
+        }
+    }
+    complaints
+}
+
+/// The first segments of all paths from the crate's root, through groups, with their places.
+fn crate_paths(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for at in words(code, "crate") {
+        let Some(rest) = code[at..].strip_prefix("crate::") else { continue };
+        if !rest.starts_with('{') {
+            found.push((at, first_word(rest)));
+            continue;
+        }
+        let group = &rest[1..closing(rest, 0) - 1];
+        let mut depth = 0;
+        let parts = group.split(|character| {
+            match character {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            character == ',' && depth == 0
+        });
+        found.extend(parts.map(|part| (at, first_word(part.trim()))).filter(|(_, name)| !name.is_empty()));
+    }
+    found
+}
+
+fn first_word(text: &str) -> String {
+    text.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
+}
+
+/// The cycles among modules of one layer.
+fn cycles(imports: &Imports) -> Vec<String> {
+    let on_cycles: Vec<_> =
+        imports.keys().filter(|module| reach(imports, module).contains(*module)).collect();
+    if on_cycles.is_empty() {
+        return Vec::new();
+    }
+    vec![format!("src: these modules of one layer import each other in a cycle: {on_cycles:?}")]
+}
+
+/// Every module that `from` imports, directly or through others.
+fn reach<'i>(imports: &'i Imports, from: &'i String) -> BTreeSet<&'i String> {
+    let (mut seen, mut left) = (BTreeSet::new(), vec![from]);
+    while let Some(module) = left.pop() {
+        left.extend(imports.get(module).into_iter().flatten().filter(|next| seen.insert(*next)));
+    }
+    seen
+}
+
+// ---- Sizes --------------------------------------------------------------------------------------------------------
+
+fn missing_head(text: &str) -> Vec<String> {
+    let has_head = text.starts_with("//!") || text.starts_with("#!/");
+    if has_head { Vec::new() } else { vec![":1: the file does not open with `//!`".to_owned()] }
+}
+
+/// The text of the modules that are only compiled for tests.
+fn test_modules(code: &str) -> Vec<Range<usize>> {
+    let is_test =
+        |attribute: &str| words(attribute, "test").next().is_some() && !attribute.contains("feature");
+    let mut found: Vec<Range<usize>> = Vec::new();
+    for (at, _) in code.match_indices("#[cfg(") {
+        let end = closing(code, at + 1);
+        let Some(open) = code[end..].find(['{', ';']).map(|offset| end + offset) else { continue };
+        let is_module = words(&code[end..open], "mod").next().is_some() && code.as_bytes()[open] == b'{';
+        if is_test(&code[at..end]) && is_module && found.last().is_none_or(|last| last.end <= at) {
+            found.push(at..closing(code, open));
+        }
+    }
+    found
+}
+
+fn file_size(path: &str, text: &str, code: &str) -> Vec<String> {
+    let lines = text.lines().count();
+    let tests: usize = test_modules(code).into_iter().map(|range| text[range].lines().count()).sum();
+    let mut complaints = Vec::new();
+    if lines > MAX_FILE_LINES {
+        complaints.push(format!(":1: the file has {lines} lines; {MAX_FILE_LINES} are allowed"));
+    }
+    // What lies elsewhere is a test as a whole, or as good as one.
+    if path.starts_with("src/") && lines - tests > MAX_FILE_LINES_WITHOUT_TESTS {
+        complaints.push(format!(
+            ":1: the file has {} lines without its tests; {MAX_FILE_LINES_WITHOUT_TESTS} are allowed",
+            lines - tests
+        ));
+    }
+    complaints
+}
+
+fn function_sizes(code: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for at in words(code, "fn") {
+        let name = first_word(code[at + 2..].trim_start());
+        let Some(open) = body_of(code, at).filter(|_| !name.is_empty()) else { continue };
+        let lines = code[at..closing(code, open)].matches('\n').count() + 1;
+        if lines > MAX_FUNCTION_LINES {
+            let line = line_of(code, at);
+            complaints.push(format!(":{line}: {name} has {lines} lines; {MAX_FUNCTION_LINES} are allowed"));
+        }
+    }
+    complaints
+}
+
+/// Where the body of the function at `at` opens, if it has one.
+fn body_of(code: &str, at: usize) -> Option<usize> {
+    let mut depth = 0;
+    for (place, byte) in code.bytes().enumerate().skip(at) {
+        match byte {
+            b'(' | b'[' => depth += 1,
+            b')' | b']' => depth -= 1,
+            b'{' if depth == 0 => return Some(place),
+            b';' | b'}' if depth <= 0 => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+// ---- What no file may hold ----------------------------------------------------------------------------------------
+
+fn stray_notes(text: &str) -> Vec<String> {
+    // In two pieces, so that this file does not complain about itself.
+    let notes = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("to", "do!"), concat!("XX", "X:")];
+    let lines = text.lines().enumerate();
+    lines
+        .filter(|(_, line)| notes.iter().any(|note| line.contains(note)))
+        .map(|(number, _)| {
+            format!(":{}: finish it now, or describe it where the limits are listed", number + 1)
+        })
+        .collect()
+}
+
+fn machine_paths(text: &str) -> Vec<String> {
+    let roots = [concat!("/ho", "me/"), concat!("/ro", "ot/"), concat!("/wo", "rk/"), concat!("/Us", "ers/")];
+    let is_path = |line: &str, root: &str| {
+        line.match_indices(root).any(|(at, _)| {
+            // `https://example.org/work/` and `a/work/` are no paths of a machine.
+            at == 0 || !(is_word(line.as_bytes()[at - 1]) || matches!(line.as_bytes()[at - 1], b'.' | b'-'))
+        })
+    };
+    let lines = text.lines().enumerate();
+    lines
+        .filter(|(_, line)| roots.iter().any(|root| is_path(line, root)))
+        .map(|(number, _)| format!(":{}: a path of one machine", number + 1))
+        .collect()
+}
+
+fn unsafe_places(path: &str, text: &str, code: &str) -> Vec<String> {
+    let keyword = concat!("un", "safe");
+    let is_allowed = UNSAFE_FILES
+        .iter()
+        .chain(&UNSAFE_TESTS)
+        .any(|allowed| path == *allowed || path.starts_with(*allowed));
+    let lines: Vec<&str> = text.lines().collect();
+    let mut complaints = Vec::new();
+    for at in words(code, keyword) {
+        let line = line_of(code, at);
+        let next = code[at + keyword.len()..].trim_start();
+        // A function says in its documentation what its caller owes; clippy sees to that.
+        let is_function = next.starts_with("fn") || next.starts_with("extern") && body_of(code, at).is_none();
+        if !is_allowed {
+            complaints.push(format!(":{line}: {keyword} outside of {UNSAFE_FILES:?}"));
+        } else if !is_function && !has_safety_comment(&lines, line) {
+            complaints.push(format!(":{line}: {keyword} without a SAFETY comment before it"));
+        }
+    }
+    complaints
+}
+
+/// Returns whether a SAFETY comment stands before the statement that holds `line`, which counts from one.
+fn has_safety_comment(lines: &[&str], line: usize) -> bool {
+    for before in lines[..line - 1].iter().rev().map(|before| before.trim()) {
+        if before.starts_with("//") {
+            if before.contains("SAFETY:") {
+                return true;
+            }
+        } else if before.is_empty() || before.ends_with([';', '{', '}', ',']) {
+            return false;
+        }
+    }
+    false
+}
+
+// ---- Every rule can complain --------------------------------------------------------------------------------------
+
+fn complaints_about(path: &str, text: &str) -> Vec<String> {
+    check_rust(path, text, &mut Imports::new())
+}
+
+#[test]
+fn comments_and_literals_are_blanked_and_code_is_not() {
+    let text = concat!(
+        "a // b\n/* c /* d */ e */ f \"g \\\" h\" i r#\"j \" k\"# l 'm' n '\\'' o &'p q b\"r\" s br\"t\" u\n",
+        "v 'ä' w r#x '\"' y\n"
+    );
+    let letters: String = blank(text).chars().filter(|character| character.is_alphabetic()).collect();
+    assert_eq!(letters, "afilnopqbsbuvwrxy");
+    assert_eq!(blank(text).len(), text.len());
+}
+
+#[test]
+fn an_upward_import_is_found_in_every_form() {
+    for import in [
+        "use crate::store::Store;",
+        "use crate::{error::Error, store::{Store, A}};",
+        "fn f() { crate::store::g() }",
+        "pub(crate) use crate::store;",
+    ] {
+        let found = complaints_about("src/fs/real.rs", &format!("//! Head.\n{import}\n"));
+        assert_eq!(found, [":2: fs (layer 2) imports upward from store (layer 6)"], "{import}");
+    }
+    let fine =
+        "//! Head.\nuse crate::fs::{self, A};\nuse crate::{error, format::{Seq, b}};\n// use crate::store;\n";
+    assert_eq!(complaints_about("src/fs/real.rs", fine), [""; 0]);
+}
+
+#[test]
+fn an_import_of_the_crates_root_and_an_unknown_module_are_found() {
+    let found = complaints_about("src/store.rs", "//! Head.\nuse crate::Error;\n");
+    assert!(found.len() == 1 && found[0].contains("name the defining module"), "{found:?}");
+    let found = complaints_about("src/novelty.rs", "//! Head.\n");
+    assert!(found.len() == 1 && found[0].contains("add it to LAYERS"), "{found:?}");
+}
+
+#[test]
+fn a_cycle_within_a_layer_is_found_and_a_chain_is_not() {
+    let mut imports = Imports::new();
+    for (path, text) in [
+        ("src/fs/mod.rs", "//! Head.\nuse crate::mapping::A;\n"),
+        ("src/mapping/mod.rs", "//! Head.\nuse crate::epoch::A;\n"),
+    ] {
+        assert_eq!(check_rust(path, text, &mut imports), [""; 0]);
+    }
+    assert_eq!(cycles(&imports), [""; 0]);
+    check_rust("src/epoch.rs", "//! Head.\nuse crate::fs::A;\n", &mut imports);
+    assert_eq!(cycles(&imports).len(), 1);
+}
+
+#[test]
+fn the_layer_table_names_no_module_twice() {
+    let names: Vec<_> = LAYERS.iter().copied().flatten().collect();
+    assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len());
+}
+
+#[test]
+fn a_file_that_is_too_long_is_found_with_and_without_tests() {
+    let lines = |count: usize| "//! Head.\n".to_owned() + &"// line\n".repeat(count - 1);
+    let tests = |count: usize| format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "// line\n".repeat(count - 3));
+    let count = |text: String| complaints_about("src/store.rs", &text).len();
+    assert_eq!(count(lines(500)), 0);
+    assert_eq!(count(lines(501)), 1);
+    assert_eq!(complaints_about("tests/kill.rs", &lines(800)), [""; 0]);
+    assert_eq!(complaints_about("tests/kill.rs", &lines(801)).len(), 1);
+    assert_eq!(count(lines(500) + &tests(300)), 0);
+    assert_eq!(count(lines(500) + &tests(301)), 1);
+    assert_eq!(count(lines(501) + &tests(300)), 2);
+    assert_eq!(count(lines(480) + "#[cfg(all(test, not(loom)))]\n#[allow(x)]\n" + &tests(200)[13..]), 0);
+}
+
+#[test]
+fn a_function_that_is_too_long_is_found() {
+    let function = |head: &str, lines: usize| {
+        format!("//! Head.\n{head} {{\n{}}}\nfn g() {{}}\n", "    call();\n".repeat(lines - 2))
+    };
+    let head = "pub fn f(a: [u8; 4], b: fn(u8) -> u8) -> [u8; 4]";
+    assert_eq!(complaints_about("src/store.rs", &function(head, 70)), [""; 0]);
+    let found = complaints_about("src/store.rs", &function(head, 71));
+    assert_eq!(found, [":2: f has 71 lines; 70 are allowed"]);
+    let without_body = format!("//! Head.\ntrait T {{ fn f(&self);\n{} }}\n", "\n".repeat(80));
+    assert_eq!(complaints_about("src/store.rs", &without_body), [""; 0]);
+}
+
+#[test]
+fn stray_notes_are_found_in_code_and_comments() {
+    for note in [concat!("// TO", "DO: later"), concat!("/* FIX", "ME */"), concat!("fn f() { to", "do!() }")]
+    {
+        assert_eq!(complaints_about("src/store.rs", &format!("//! Head.\n{note}\n")).len(), 1, "{note}");
+    }
+}
+
+#[test]
+fn the_keyword_is_found_where_it_may_not_stand_and_only_as_code() {
+    let keyword = concat!("un", "safe");
+    let block = format!("//! Head.\nfn f() {{\n    // SAFETY: none.\n    {keyword} {{ g() }}\n}}\n");
+    assert_eq!(complaints_about("src/store.rs", &block).len(), 1);
+    assert_eq!(complaints_about("examples/store.rs", &block).len(), 1);
+    for path in ["src/mapping/space.rs", "src/epoch.rs", "tests/kill.rs"] {
+        assert_eq!(complaints_about(path, &block), [""; 0]);
+    }
+    let mention = format!("//! No {keyword}.\n#![deny({keyword}_code)]\nconst A: &str = \"{keyword}\";\n");
+    assert_eq!(complaints_about("src/store.rs", &mention), [""; 0]);
+}
+
+#[test]
+fn a_block_without_a_safety_comment_is_found() {
+    let keyword = concat!("un", "safe");
+    let count = |body: &str| {
+        let text = format!("//! Head.\n{}", body.replace("KEYWORD", keyword));
+        complaints_about("src/epoch.rs", &text).len()
+    };
+    assert_eq!(count("// SAFETY: a.\n// More.\nKEYWORD impl Send for A {}\n"), 0);
+    assert_eq!(count("// SAFETY: a.\nKEYWORD impl Send for A {}\nKEYWORD impl Sync for A {}\n"), 1);
+    assert_eq!(count("fn f() {\n    // SAFETY: a.\n    let a =\n        KEYWORD { b() };\n}\n"), 0);
+    assert_eq!(count("// SAFETY: a.\nfn f() {\n    KEYWORD { b() };\n}\n"), 1);
+    assert_eq!(count("fn f() {\n    // A reason.\n    KEYWORD { b() };\n}\n"), 1);
+    assert_eq!(count("/// # Safety\n///\n/// None.\npub(crate) KEYWORD fn f() {}\n"), 0);
+}
+
+#[test]
+fn a_missing_head_and_a_path_of_one_machine_are_found() {
+    assert_eq!(complaints_about("src/store.rs", "use std::fmt;\n").len(), 1);
+    let path = concat!("/ho", "me/somebody");
+    assert_eq!(machine_paths(&format!("a\nsee `{path}`\n")), [":2: a path of one machine"]);
+    assert_eq!(machine_paths(&format!("https://example.org{path}\n")), [""; 0]);
+}

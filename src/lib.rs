@@ -14,7 +14,10 @@ mod log;
 mod manifest_store;
 mod mapping;
 mod options;
+mod guarded;
 mod provision;
+mod recovery;
+mod undo;
 mod segment;
 mod sync;
 

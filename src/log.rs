@@ -138,6 +138,8 @@ pub(crate) struct Tail {
     pub(crate) epoch: u64,
     /// Every record up to this is durable.
     pub(crate) durable: Seq,
+    /// The last record that was found.
+    pub(crate) last: Seq,
 }
 
 /// The append state, under the store's writer mutex.
@@ -173,8 +175,8 @@ impl LogWriter {
             offset: tail.offset,
             synced: tail.offset,
             next_seq: tail.next_seq,
-            last_user: tail.durable,
-            marked: tail.durable,
+            last_user: tail.last,
+            marked: tail.last,
             durable: tail.durable,
             epoch: tail.epoch,
             full: Vec::new(),

@@ -225,6 +225,14 @@ impl Segment {
         self.ready.load(Ordering::Acquire)
     }
 
+    /// Takes note that records below `offset` are there already: the writer goes on behind them.
+    pub(crate) fn resume_at(&self, offset: u64) {
+        if self.regime == Regime::Plain {
+            // Release: as in `extend`.
+            self.ready.store(offset / PAGE_SIZE as u64 * PAGE_SIZE as u64, Ordering::Release);
+        }
+    }
+
     /// Makes the pages below `target` ready, at the least; idempotent, and safe beside a writer below [`ready`].
     ///
     /// [`ready`]: Segment::ready

@@ -10,7 +10,8 @@ pub(crate) struct DirectoryFacts {
     /// Any file that is not ours.
     pub(crate) foreign: bool,
     pub(crate) manifests: Manifests,
-    pub(crate) segments: SegmentFiles,
+    /// Any segment file.
+    pub(crate) segments: bool,
 }
 
 /// What the two copies of the manifest amount to.
@@ -26,15 +27,6 @@ pub(crate) enum Manifests {
     Whole,
     /// A copy asks for a newer reader.
     Newer,
-}
-
-/// What segment files there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SegmentFiles {
-    None,
-    /// Only files without a byte that is not zero behind the header.
-    Unwritten,
-    Written,
 }
 
 /// What to do with a directory.
@@ -57,26 +49,23 @@ fn fits<T: PartialEq>(row: Option<T>, fact: T) -> bool {
     row.is_none_or(|row| row == fact)
 }
 
-type DirectoryRow = (Option<bool>, Option<bool>, Option<Manifests>, Option<SegmentFiles>, DirectoryAction);
+type DirectoryRow = (Option<bool>, Option<bool>, Option<Manifests>, Option<bool>, DirectoryAction);
 
 /// exists, foreign, manifests, segments: action.
-const DIRECTORY: [DirectoryRow; 13] = {
+const DIRECTORY: [DirectoryRow; 10] = {
     use DirectoryAction::{Create, Open, RefuseForeign, RefuseLost, RefuseNewer};
     use Manifests::{Alien, Broken, Newer, Nothing, Whole};
-    use SegmentFiles::{None as NoFile, Unwritten, Written};
     const Y: Option<bool> = Some(true);
     const N: Option<bool> = Some(false);
     [
         (N, None, None, None, Create),
-        (Y, N, Some(Nothing), Some(NoFile), Create),
-        (Y, N, Some(Nothing), Some(Unwritten), Create),
-        (Y, Y, Some(Nothing), Some(NoFile), RefuseForeign),
-        (Y, Y, Some(Nothing), Some(Unwritten), RefuseForeign),
-        (Y, None, Some(Nothing), Some(Written), RefuseLost),
-        (Y, N, Some(Broken), Some(NoFile), Create),
-        (Y, Y, Some(Broken), Some(NoFile), RefuseForeign),
-        (Y, None, Some(Broken), Some(Unwritten), RefuseLost),
-        (Y, None, Some(Broken), Some(Written), RefuseLost),
+        // The manifest is durable before there is a first segment, so without segments nothing was ever stored.
+        (Y, N, Some(Nothing), N, Create),
+        (Y, Y, Some(Nothing), N, RefuseForeign),
+        (Y, N, Some(Broken), N, Create),
+        (Y, Y, Some(Broken), N, RefuseForeign),
+        (Y, None, Some(Nothing), Y, RefuseLost),
+        (Y, None, Some(Broken), Y, RefuseLost),
         (Y, None, Some(Alien), None, RefuseForeign),
         (Y, None, Some(Whole), None, Open),
         (Y, None, Some(Newer), None, RefuseNewer),
@@ -302,7 +291,7 @@ mod tests {
         for exists in BOOLS {
             for foreign in BOOLS {
                 for manifests in [Nothing, Broken, Alien, Whole, Newer] {
-                    for segments in [SegmentFiles::None, SegmentFiles::Unwritten, SegmentFiles::Written] {
+                    for segments in BOOLS {
                         let facts = DirectoryFacts { exists, foreign, manifests, segments };
                         let rows = DIRECTORY.iter().filter(|row| directory_fits(row, facts)).count();
                         assert_eq!(rows, 1, "{facts:?}");

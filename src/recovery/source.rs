@@ -34,7 +34,9 @@ impl FileSource {
     #[cold]
     fn fill(&mut self, offset: u64) -> Result<()> {
         let rest = self.size.saturating_sub(offset);
-        let len = usize::try_from(rest).unwrap_or(WINDOW).min(WINDOW);
+        // The first look is often the only one.
+        let most = if self.window.is_empty() { READ_MAX } else { WINDOW };
+        let len = usize::try_from(rest).unwrap_or(most).min(most);
         self.window.resize(len, 0);
         // The window must not claim bytes that a failed read left half there.
         self.start = u64::MAX;

@@ -3,14 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use super::decide::{
-    DirectoryFacts, Manifests, SegmentFiles, UnlistedAction, UnlistedFacts, UnlistedHeader, unlisted,
-};
+use super::decide::{DirectoryFacts, Manifests, UnlistedAction, UnlistedFacts, UnlistedHeader, unlisted};
 use super::source::FileSource;
 use crate::error::{Error, Result};
 use crate::format::manifest::{MANIFEST_LEN_MAX, Manifest, SegmentEntry, State};
 use crate::format::names::{self, Name};
-use crate::format::segment_header::SEGMENT_HEADER_SIZE;
 use crate::format::walk::next_published;
 use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::{Access, Dir, File};
@@ -76,11 +73,7 @@ impl Survey {
     }
 
     /// The facts for the table of directories.
-    ///
-    /// # Errors
-    ///
-    /// What the operating system says of a segment file.
-    pub(crate) fn facts(&self, dir: &dyn Dir) -> Result<DirectoryFacts> {
+    pub(crate) fn facts(&self) -> DirectoryFacts {
         let any = |wanted: fn(&Copy) -> bool| self.copies.iter().any(wanted);
         let manifests = if any(|copy| matches!(copy, Copy::Newer(_))) {
             Manifests::Newer
@@ -93,22 +86,8 @@ impl Survey {
         } else {
             Manifests::Nothing
         };
-        let mut segments = SegmentFiles::None;
-        // With a manifest, segments are looked at one by one.
-        if matches!(manifests, Manifests::Nothing | Manifests::Broken) {
-            for id in &self.segments {
-                let path = dir.path().join(names::segment(*id));
-                let file = dir.open(&names::segment(*id), Access::Read);
-                let file = file.map_err(|error| Error::io("open", &path, error))?;
-                let size = file.identity().map_err(|error| Error::io("look at", &path, error))?.size;
-                let written = is_written(dir, *id, file, SEGMENT_HEADER_SIZE as u64, size & !7)?;
-                segments = if written { SegmentFiles::Written } else { segments.max_unwritten() };
-                if written {
-                    break;
-                }
-            }
-        }
-        Ok(DirectoryFacts { exists: self.exists, foreign: self.foreign.is_some(), manifests, segments })
+        let segments = !self.segments.is_empty();
+        DirectoryFacts { exists: self.exists, foreign: self.foreign.is_some(), manifests, segments }
     }
 
     /// The version that a newer copy asks for.
@@ -132,12 +111,6 @@ impl Survey {
     /// Whether the two copies are of different stores.
     pub(crate) fn is_mixed(&self) -> bool {
         matches!(&self.copies, [Copy::Whole(one), Copy::Whole(other)] if one.store != other.store)
-    }
-}
-
-impl SegmentFiles {
-    fn max_unwritten(self) -> Self {
-        if self == Self::None { Self::Unwritten } else { self }
     }
 }
 

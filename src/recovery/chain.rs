@@ -1,0 +1,264 @@
+//! The segments of the log in their order: reading them, and deciding where the log ends.
+//!
+//! Nothing is changed here. What is to be changed is collected, and carried out once everything has been decided.
+
+use std::sync::Arc;
+
+use super::decide::{Behind, Known, Next, StopAction, StopFacts, stop};
+use super::replay::{Beyond, Replay, look_beyond, start_of};
+use super::source::FileSource;
+use super::survey::is_written;
+use crate::error::{Error, Result};
+use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::record::Start;
+use crate::format::{Defect, SegmentId, Seq};
+use crate::fs::Dir;
+use crate::segment::Segment;
+
+/// A segment of the log that has been written to.
+#[derive(Debug)]
+struct Link {
+    entry: SegmentEntry,
+    segment: Arc<Segment>,
+    start: Option<(Seq, Start)>,
+}
+
+/// The tail of a segment that is to be copied to a file of its own.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+/// Bytes that may exist in the page cache only, after an unclean end.
+#[derive(Debug, Clone)]
+pub(crate) struct Unproven {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+/// What reading the log found.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    /// What the manifest is to say of each segment from now on.
+    pub(crate) entries: Vec<SegmentEntry>,
+    /// Made and not yet written to.
+    pub(crate) ready: Vec<Arc<Segment>>,
+    /// Every segment that belongs to the store, ready ones included.
+    pub(crate) segments: Vec<Arc<Segment>>,
+    /// The segment to go on with after a clean close, and where.
+    pub(crate) resume: Option<(Arc<Segment>, u64)>,
+    /// The last segment of the log and where it ends.
+    pub(crate) previous: Option<(SegmentId, u64)>,
+    /// The last sequence number of the log.
+    pub(crate) last: Seq,
+    /// The greatest sequence number met anywhere, behind holes too.
+    pub(crate) seen: Seq,
+    pub(crate) asides: Vec<Aside>,
+    pub(crate) set_aside: Vec<SegmentId>,
+    pub(crate) unproven: Vec<Unproven>,
+}
+
+/// Reads the log.
+///
+/// # Errors
+///
+/// `Corrupt` where durable data is damaged; what the operating system says.
+pub(crate) fn read(
+    dir: &dyn Dir,
+    manifest: &Manifest,
+    entries: &[SegmentEntry],
+    replay: &mut Replay<'_>,
+) -> Result<Chain> {
+    let mut chain = Chain {
+        entries: Vec::new(),
+        ready: Vec::new(),
+        segments: Vec::new(),
+        resume: None,
+        previous: None,
+        last: Seq::ZERO,
+        seen: Seq::ZERO,
+        asides: Vec::new(),
+        set_aside: Vec::new(),
+        unproven: Vec::new(),
+    };
+    let links = chain.links(dir, manifest, entries, replay)?;
+    let sealed = entries.iter().filter(|entry| entry.state == State::Sealed).map(|entry| entry.last_seq).max();
+    replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
+    let mut ended = false;
+    for at in 0..links.len() {
+        if ended {
+            chain.drop_link(&links[at], replay)?;
+        } else {
+            ended = !chain.follow(manifest, &links, at, replay)?;
+        }
+    }
+    chain.entries.sort_unstable_by_key(|entry| entry.id);
+    Ok(chain)
+}
+
+fn source(segment: &Segment) -> FileSource {
+    let file = segment.file().expect("an opened segment has its file");
+    FileSource::new(file, segment.path().clone(), segment.size())
+}
+
+impl Chain {
+    /// Opens every segment and puts those that were written to in the order of the log.
+    fn links(
+        &mut self,
+        dir: &dyn Dir,
+        manifest: &Manifest,
+        entries: &[SegmentEntry],
+        replay: &Replay<'_>,
+    ) -> Result<Vec<Link>> {
+        let mut links = Vec::new();
+        for entry in entries {
+            let segment = Segment::open(dir, replay.space, manifest.store, entry)?;
+            let mut window = source(&segment);
+            let from = segment.data_offset();
+            if entry.end != 0 && entry.end < from {
+                return Err(damage(&segment, 0, Defect::BadField("end")));
+            }
+            let empty = match entry.state {
+                State::Sealed | State::Cut => entry.end == from,
+                State::Open if manifest.clean => entry.end == 0,
+                State::Open => !is_written(dir, entry.id, Arc::clone(window.file()), from, entry.size)?,
+            };
+            if empty {
+                if entry.state == State::Open {
+                    self.ready.push(Arc::clone(&segment));
+                }
+                self.keep(segment, *entry);
+                continue;
+            }
+            let start = start_of(&segment, &mut window)?;
+            links.push(Link { entry: *entry, segment, start });
+        }
+        links.sort_by_key(|link| match (&link.start, link.entry.state) {
+            (Some((seq, _)), _) => (*seq, link.entry.id),
+            (None, State::Open) => (Seq::MAX, link.entry.id),
+            (None, _) => (link.entry.last_seq, link.entry.id),
+        });
+        Ok(links)
+    }
+
+    fn keep(&mut self, segment: Arc<Segment>, entry: SegmentEntry) {
+        self.entries.push(entry);
+        self.segments.push(segment);
+    }
+
+    /// Reads one segment of the log; whether the log goes on behind it.
+    fn follow(&mut self, manifest: &Manifest, links: &[Link], at: usize, replay: &mut Replay<'_>) -> Result<bool> {
+        let Link { entry, segment, .. } = &links[at];
+        let clean = manifest.clean && entry.state == State::Open;
+        let known_end = entry.state != State::Open || clean;
+        let limit = if known_end { entry.end } else { entry.size };
+        let mut window = source(segment);
+        let walked = replay.read(segment, &mut window, limit)?;
+        self.last = self.last.max(walked.last.unwrap_or(Seq::ZERO));
+        let known = match (entry.state, clean, walked.stop == entry.end) {
+            (State::Sealed, _, true) => Known::SealedAt,
+            (State::Sealed, _, false) => Known::SealedBefore,
+            (State::Cut, _, true) => Known::CutAt,
+            (State::Cut, _, false) => Known::CutBefore,
+            (State::Open, true, true) => Known::CleanAt,
+            (State::Open, true, false) => Known::CleanBefore,
+            (State::Open, false, _) => Known::Open,
+        };
+        let next = next_of(manifest, links, at, walked.stop, known);
+        // After a clean close nothing was written behind the end, so an open does not read it.
+        let whole = next == Next::Continues || (known == Known::CleanAt && next == Next::None);
+        let beyond = if whole { None } else { Some(self.beyond(links, at, walked.stop, replay)?) };
+        let behind = match beyond {
+            Some(Beyond { records: 1.., .. }) => Behind::Frames,
+            Some(Beyond { written: true, .. }) => Behind::Torn,
+            _ => Behind::Nothing,
+        };
+        let durable_missing = replay.durable > self.last;
+        let action = stop(StopFacts { known, next, behind, durable_missing });
+        if action == StopAction::Damage {
+            let missing = Defect::MissingRecords { last: self.last.0, durable: replay.durable.0 };
+            let otherwise = if durable_missing { missing } else { Defect::BrokenChain };
+            return Err(damage(segment, walked.stop, walked.defect.unwrap_or(otherwise)));
+        }
+        let last_seq = walked.last.unwrap_or(Seq::ZERO);
+        self.previous = Some((entry.id, walked.stop));
+        let mut kept = *entry;
+        if clean {
+            self.resume = Some((Arc::clone(segment), walked.stop));
+        } else if entry.state != State::Sealed {
+            kept = SegmentEntry { state: State::Cut, end: walked.stop, last_seq, ..*entry };
+            let sample = walked.samples.iter().rev().find(|(seq, _)| *seq <= replay.durable);
+            let from = sample.map_or(segment.data_offset(), |(_, offset)| *offset);
+            self.unproven.push(Unproven { segment: Arc::clone(segment), from, to: walked.stop });
+        }
+        self.keep(Arc::clone(segment), kept);
+        if let (StopAction::Cut, Some(beyond)) = (action, beyond) {
+            self.note_cut(segment, walked.stop, &beyond, replay);
+        }
+        Ok(action == StopAction::Continue)
+    }
+
+    /// What lies behind a stop that the log does not plainly continue from. Gathers the proof of what was durable from
+    /// there and from every later segment, before anything is judged.
+    fn beyond(
+        &mut self,
+        links: &[Link],
+        at: usize,
+        stop: u64,
+        replay: &mut Replay<'_>,
+    ) -> Result<Beyond> {
+        let here = look_beyond(&links[at].segment, &mut source(&links[at].segment), stop)?;
+        let mut proof = here.durable;
+        self.seen = self.seen.max(here.last);
+        for link in &links[at + 1..] {
+            let there = look_beyond(&link.segment, &mut source(&link.segment), link.segment.data_offset())?;
+            proof = proof.max(there.durable);
+            self.seen = self.seen.max(there.last);
+        }
+        replay.durable = replay.durable.max(proof);
+        Ok(here)
+    }
+
+    fn note_cut(&mut self, segment: &Arc<Segment>, stop: u64, beyond: &Beyond, replay: &mut Replay<'_>) {
+        if beyond.records > 0 {
+            replay.report.set_aside_records += beyond.records;
+            self.asides.push(Aside { segment: Arc::clone(segment), from: stop, to: beyond.end });
+        } else {
+            replay.report.torn_bytes += beyond.end - stop;
+        }
+    }
+
+    /// Takes a segment behind a hole out of the log. What was torn in it and holds no record stays, empty.
+    fn drop_link(&mut self, link: &Link, replay: &mut Replay<'_>) -> Result<()> {
+        let from = link.segment.data_offset();
+        let found = look_beyond(&link.segment, &mut source(&link.segment), from)?;
+        if found.records > 0 {
+            replay.report.set_aside_records += found.records;
+            self.set_aside.push(link.entry.id);
+        } else {
+            replay.report.torn_bytes += found.end - from;
+            let entry = SegmentEntry { state: State::Cut, end: from, last_seq: Seq::ZERO, ..link.entry };
+            self.unproven.push(Unproven { segment: Arc::clone(&link.segment), from, to: from });
+            self.keep(Arc::clone(&link.segment), entry);
+        }
+        Ok(())
+    }
+}
+
+/// How the next segment goes on after a stop.
+fn next_of(manifest: &Manifest, links: &[Link], at: usize, stop: u64, known: Known) -> Next {
+    let Some(next) = links.get(at + 1) else { return Next::None };
+    let Some((_, start)) = next.start else { return Next::Elsewhere };
+    let here = links[at].entry.id;
+    let linked = start.previous == here.0 && start.previous_end == stop;
+    // The segment that was between them is no longer part of the store, so it was durable and so is this.
+    let bridged = known == Known::SealedAt && manifest.segment(SegmentId(start.previous)).is_none();
+    if linked || bridged { Next::Continues } else { Next::Elsewhere }
+}
+
+fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
+    Error::Corrupt { path: segment.path().clone(), offset, defect }
+}

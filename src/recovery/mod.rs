@@ -1,0 +1,370 @@
+//! Opening a store: finding out what is there, deciding by tables, reading it back, and only then changing anything.
+//!
+//! **Order.** Survey the directory and decide (`decide::directory`); take the lock and survey again; choose a copy of
+//! the manifest; decide about files it does not name (`decide::unlisted`); read the log and decide where it ends
+//! (`decide::stop`); copy aside what lies behind a cut; write the manifest; rename what was set aside. Up to the last
+//! three steps nothing has been touched, so a refusal leaves everything as it was.
+//!
+//! **Invariants.** I5 (sequence numbers start above everything that was ever given out), I8 (a cut segment is never
+//! appended to, and its end is in the manifest before anything else is written), I9. Recovery is idempotent: a crash
+//! in it leads to the same state, however often.
+//!
+//! **Crash points.** `recovery-aside`, `recovery-manifest`, `recovery-renamed`.
+
+mod chain;
+pub(crate) mod decide;
+pub(crate) mod heal;
+pub(crate) mod replay;
+pub(crate) mod report;
+pub(crate) mod source;
+mod survey;
+
+use std::sync::Arc;
+
+use self::chain::{Aside, Chain, Unproven};
+use self::decide::{DirectoryAction, directory};
+use self::replay::Replay;
+use self::report::RecoveryReport;
+use self::survey::{Survey, look_at_unlisted};
+use crate::commit::Commit;
+use crate::control_page::{self, ControlPage};
+use crate::error::{Error, Result};
+use crate::format::control::Control;
+use crate::format::hash::{HASH_ID, HashKey};
+use crate::format::manifest::Manifest;
+use crate::format::names::{self, LOCK, MANIFESTS};
+use crate::format::record::HEADER_SIZE;
+use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
+use crate::fs::{Dir, Lock, LockFailure, Medium};
+use crate::index::{Index, IndexWriter};
+use crate::log::Tail;
+use crate::manifest_store::ManifestStore;
+use crate::mapping::space::Space;
+use crate::options::{Durability, Options};
+use crate::provision::{Provision, Shared, make_segment};
+use crate::segment::{Regime, Segment};
+
+/// An opened store, before it has its face.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) shared: Shared,
+    pub(crate) lock: Box<dyn Lock>,
+    pub(crate) control: ControlPage,
+    pub(crate) hash_key: HashKey,
+    pub(crate) index: IndexWriter,
+    pub(crate) live_bytes: u64,
+    pub(crate) tail: Tail,
+    pub(crate) ready: Vec<Arc<Segment>>,
+    pub(crate) regime: Regime,
+    pub(crate) unproven: Vec<Unproven>,
+    pub(crate) report: RecoveryReport,
+}
+
+/// Opens or creates the store in a directory.
+///
+/// # Errors
+///
+/// See [`Options::open`](crate::Options::open).
+pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
+    options.check()?;
+    decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?;
+    dir.create_dir().map_err(|error| Error::io("create", dir.path(), error))?;
+    if let Medium::Network(kind) = dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
+        return Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind });
+    }
+    let lock = take_lock(dir.as_ref())?;
+    // What another process did before it let go of the lock.
+    let mut survey = Survey::of(dir.as_ref())?;
+    let created = decide_directory(dir.as_ref(), &survey, options)? == DirectoryAction::Create;
+    if created {
+        create(dir.as_ref())?;
+        survey = Survey::of(dir.as_ref())?;
+    }
+    let mut opened = open_store(dir, options, &survey, lock)?;
+    opened.report.created = created;
+    Ok(opened)
+}
+
+/// Applies the table of directories.
+fn decide_directory(dir: &dyn Dir, survey: &Survey, options: &Options) -> Result<DirectoryAction> {
+    let path = dir.path();
+    match directory(survey.facts()) {
+        DirectoryAction::Create if !options.create => Err(Error::NotFound { path: path.to_owned() }),
+        action @ (DirectoryAction::Create | DirectoryAction::Open) => Ok(action),
+        DirectoryAction::RefuseForeign => {
+            let found = survey.foreign.clone().unwrap_or_else(|| MANIFESTS[0].to_owned());
+            Err(Error::Foreign { path: path.to_owned(), found })
+        }
+        DirectoryAction::RefuseNewer => Err(Error::TooNew {
+            path: path.join(MANIFESTS[0]),
+            found: u32::from(survey.newer().unwrap_or(u16::MAX)),
+            supported: u32::from(READ_VERSION),
+        }),
+        DirectoryAction::RefuseLost => {
+            let (copy, defect) = survey.damage().unwrap_or((0, Defect::Truncated));
+            Err(Error::Corrupt { path: path.join(MANIFESTS[copy]), offset: 0, defect })
+        }
+    }
+}
+
+fn take_lock(dir: &dyn Dir) -> Result<Box<dyn Lock>> {
+    let note = format!("{}\n", std::process::id());
+    dir.lock(LOCK, note.as_bytes()).map_err(|failure| match failure {
+        LockFailure::Held(note) => {
+            let pid = std::str::from_utf8(&note).ok().and_then(|note| note.trim().parse().ok());
+            Error::Locked { path: dir.path().to_owned(), pid }
+        }
+        LockFailure::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Error::ReadOnly { path: dir.path().to_owned() }
+        }
+        LockFailure::Io(error) => Error::io("lock", dir.path().join(LOCK), error),
+    })
+}
+
+/// Makes the two copies of the manifest of an empty store, durably.
+fn create(dir: &dyn Dir) -> Result<()> {
+    let random = |bytes: &mut [u8]| {
+        dir.random(bytes).map_err(|error| Error::io("draw random bytes for", dir.path(), error))
+    };
+    let mut store = [0; 16];
+    let mut secret = [0; 32];
+    random(&mut store)?;
+    random(&mut secret)?;
+    let manifest = Manifest {
+        generation: 1,
+        store: StoreId(store),
+        hash_id: HASH_ID,
+        secret,
+        clean: true,
+        next_segment: SegmentId(1),
+        epoch: 0,
+        durable: Seq::ZERO,
+        next_seq: Seq(1),
+        segments: Vec::new(),
+        keyspaces: Vec::new(),
+    };
+    let bytes = manifest.encode();
+    for name in MANIFESTS {
+        let io = |operation, error| Error::io(operation, dir.path().join(name), error);
+        let file = match dir.create(name) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                dir.open(name, crate::fs::Access::Write)
+            }
+            other => other,
+        };
+        let file = file.map_err(|error| io("create", error))?;
+        file.write_at(&bytes, 0).map_err(|error| io("write", error))?;
+        file.sync().map_err(|error| io("sync", error))?;
+    }
+    dir.sync().map_err(|error| Error::io("sync", dir.path(), error))
+}
+
+fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<dyn Lock>) -> Result<Opened> {
+    if survey.is_mixed() {
+        return Err(Error::ForeignFile { path: dir.path().join(MANIFESTS[1]) });
+    }
+    let (manifest, suspect) = survey.manifest().expect("the table opens where a copy is whole");
+    if manifest.hash_id != HASH_ID {
+        let path = dir.path().join(MANIFESTS[0]);
+        return Err(Error::TooNew { path, found: manifest.hash_id, supported: HASH_ID });
+    }
+    let unlisted = look_at_unlisted(dir.as_ref(), survey, &manifest, suspect == [false; 2])?;
+    let mut entries = manifest.segments.clone();
+    entries.extend_from_slice(&unlisted.adopted);
+    entries.sort_unstable_by_key(|entry| entry.id);
+
+    let space = Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
+    let hash_key = HashKey::from_secret(manifest.secret);
+    let (_, index) = Index::new().map_err(|error| Error::io("make an index for", dir.path(), error))?;
+    let boot_id = dir.boot_id();
+    let proof = control_page::read(dir.as_ref(), |control| {
+        control.store == manifest.store && control.epoch == manifest.epoch && Some(control.boot_id) == boot_id
+    })?;
+    let durable = manifest.durable.max(proof.unwrap_or(Seq::ZERO));
+    let mut replay = Replay::new(&space, &hash_key, index, durable);
+    let mut chain = chain::read(dir.as_ref(), &manifest, &entries, &mut replay)?;
+    replay.finish();
+    let Replay { index, live_bytes, durable, report, .. } = replay;
+
+    chain.set_aside.extend_from_slice(&unlisted.set_aside);
+    let found = Found { manifest, suspect, chain, durable, boot_id };
+    settle(dir, options, survey, found, Built { space, hash_key, index, live_bytes, report, lock })
+}
+
+/// What was found on the disk.
+struct Found {
+    manifest: Manifest,
+    suspect: [bool; 2],
+    chain: Chain,
+    durable: Seq,
+    boot_id: Option<[u8; 16]>,
+}
+
+/// What was built in memory.
+struct Built {
+    space: Space,
+    hash_key: HashKey,
+    index: IndexWriter,
+    live_bytes: u64,
+    report: RecoveryReport,
+    lock: Box<dyn Lock>,
+}
+
+/// Carries out what was decided: from here on files are changed.
+fn settle(
+    dir: Arc<dyn Dir>,
+    options: &Options,
+    survey: &Survey,
+    found: Found,
+    mut built: Built,
+) -> Result<Opened> {
+    let Found { mut manifest, suspect, chain, durable, boot_id } = found;
+    let mut report = std::mem::take(&mut built.report);
+    for aside in &chain.asides {
+        report.set_aside.extend(copy_aside(dir.as_ref(), aside)?);
+    }
+    dir.crash_point("recovery-aside");
+
+    report.clean = manifest.clean;
+    let next_seq = next_seq(&manifest, &chain, durable);
+    let highest = survey.segments.last().copied().unwrap_or(SegmentId(0));
+    manifest.next_segment = manifest.next_segment.max(SegmentId(highest.0 + 1));
+    manifest.segments = chain.entries;
+    manifest.clean = false;
+    manifest.epoch += 1;
+    manifest.durable = durable;
+    manifest.next_seq = next_seq;
+    let epoch = manifest.epoch;
+    let store = manifest.store;
+    let commit = Arc::new(Commit::new(durable));
+    let manifest = ManifestStore::open(&dir, &commit, manifest, suspect)?;
+    manifest.update(|_| ())?;
+    dir.crash_point("recovery-manifest");
+    report.set_aside.extend(rename_aside(dir.as_ref(), survey, &chain.set_aside)?);
+    dir.crash_point("recovery-renamed");
+
+    let mut writer_nonce = [0; 8];
+    dir.random(&mut writer_nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
+    let writer_nonce = u64::from_le_bytes(writer_nonce);
+    let control = Control { store, boot_id: boot_id.unwrap_or([0; 16]), epoch, writer_nonce };
+    let control = ControlPage::create(dir.as_ref(), &control, durable)?;
+    let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
+    let Built { space, hash_key, index, live_bytes, lock, .. } = built;
+    let shared =
+        Shared { dir, store, space, manifest, commit, segments: parking_lot::RwLock::new(segments) };
+
+    let regime = if options.durability == Durability::Disk { Regime::Small } else { Regime::Large };
+    let mut ready = chain.ready;
+    let (segment, offset, previous) = match chain.resume {
+        Some((segment, offset)) => (segment, offset, None),
+        None => {
+            let segment = first_segment(&shared, options, regime, &mut ready)?;
+            let offset = segment.data_offset();
+            (segment, offset, Some(chain.previous.unwrap_or((SegmentId(0), 0))))
+        }
+    };
+    segment.resume_at(offset);
+    report.epoch = epoch;
+    report.durable_seq = durable.0;
+    report.segments = shared.segments.read().len();
+    report.rewritten_bytes = chain.unproven.iter().map(|range| range.to - range.from).sum();
+    let tail = Tail { segment, offset, previous, next_seq, epoch, durable, last: chain.last };
+    let unproven = chain.unproven;
+    Ok(Opened { shared, lock, control, hash_key, index, live_bytes, tail, ready, regime, unproven, report })
+}
+
+/// The first number of the new epoch: after an unclean end, above everything that can have been given out.
+fn next_seq(manifest: &Manifest, chain: &Chain, durable: Seq) -> Seq {
+    let seen = chain.last.max(chain.seen).max(durable);
+    if manifest.clean {
+        return manifest.next_seq.max(seen.next());
+    }
+    // Behind the end of the log every segment may have held a record for each of its smallest possible places.
+    let open: u64 = manifest.segments.iter().map(|entry| entry.size / HEADER_SIZE as u64).sum();
+    Seq(manifest.next_seq.max(seen.next()).0 + open + 1)
+}
+
+/// The segment that a new epoch begins with: one that is ready, or a new one.
+fn first_segment(
+    shared: &Shared,
+    options: &Options,
+    regime: Regime,
+    ready: &mut Vec<Arc<Segment>>,
+) -> Result<Arc<Segment>> {
+    if !ready.is_empty() {
+        return Ok(ready.remove(0));
+    }
+    let (segment, named) = make_segment(shared, regime, Provision::first_size(options.segment_bytes))?;
+    named?;
+    Ok(segment)
+}
+
+/// Copies complete records behind a cut to a file of their own, durably. `None` where an earlier attempt did.
+fn copy_aside(dir: &dyn Dir, aside: &Aside) -> Result<Option<std::path::PathBuf>> {
+    let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
+    let source = aside.segment.file().expect("an opened segment has its file");
+    let len = usize::try_from(aside.to - aside.from).expect("inside of a mapped file");
+    let mut bytes = vec![0; len];
+    crate::fs::read_exact_at(source.as_ref(), &mut bytes, aside.from)
+        .map_err(|error| aside.segment.io("read", error))?;
+    for n in 0.. {
+        let name = names::aside(aside.segment.id(), n);
+        match dir.open(&name, crate::fs::Access::Read) {
+            Ok(file) => {
+                let mut there = vec![0; len];
+                let size = file.identity().map_err(|error| io("look at", &name, error))?.size;
+                let read = file.read_at(&mut there, 0).map_err(|error| io("read", &name, error))?;
+                if size == len as u64 && read == len && there == bytes {
+                    return Ok(None);
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                write_aside(dir, &name, &bytes).map_err(|error| io("write", &name, error))?;
+                return Ok(Some(dir.path().join(name)));
+            }
+            Err(error) => return Err(io("open", &name, error)),
+        }
+    }
+    unreachable!("some number is free")
+}
+
+fn write_aside(dir: &dyn Dir, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = names::temporary(name);
+    let file = match dir.create(&temporary) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            dir.unlink(&temporary)?;
+            dir.create(&temporary)
+        }
+        other => other,
+    }?;
+    file.write_at(bytes, 0)?;
+    file.sync()?;
+    dir.rename(&temporary, name)?;
+    dir.sync()
+}
+
+/// Gives segments that are no longer part of the store another name, and removes what was only being made.
+fn rename_aside(dir: &dyn Dir, survey: &Survey, ids: &[SegmentId]) -> Result<Vec<std::path::PathBuf>> {
+    let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
+    let mut paths = Vec::new();
+    let mut taken = dir.list().map_err(|error| Error::io("list", dir.path(), error))?;
+    for id in ids {
+        let old = names::segment(*id);
+        let new = (0..).map(|n| names::aside(*id, n)).find(|name| !taken.contains(name));
+        let new = new.expect("some number is free");
+        dir.rename(&old, &new).map_err(|error| io("rename", &old, error))?;
+        paths.push(dir.path().join(&new));
+        taken.push(new);
+    }
+    for name in &survey.temporaries {
+        match dir.unlink(name) {
+            // Removed by the copy of an aside that was begun before.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(|error| io("remove", name, error))?,
+        }
+    }
+    if !ids.is_empty() || !survey.temporaries.is_empty() {
+        dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+    }
+    Ok(paths)
+}

@@ -1,0 +1,265 @@
+//! Reading the records of a segment back into the index.
+//!
+//! **Order.** The newest sequence number wins, whatever the order in which segments come; so a tombstone keeps an entry
+//! until everything has been read.
+
+use std::sync::Arc;
+
+use super::report::RecoveryReport;
+use super::source::FileSource;
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::format::hash::{Hash, HashKey};
+use crate::format::record::{HEADER_SIZE, Header, Kind, Start, Watermark};
+use crate::format::walk::{Order, Placed, READ_MAX, Source, Step, Walker, beyond, next_published};
+use crate::format::{Defect, KeyspaceId, Seq};
+use crate::index::IndexWriter;
+use crate::location::Location;
+use crate::mapping::space::Space;
+use crate::segment::Segment;
+
+/// How far apart the places are that are remembered for the rewrite after an unclean end, in bytes.
+const SAMPLE_SPACING: u64 = 64 << 10;
+
+/// What reading a segment found.
+#[derive(Debug)]
+pub(crate) struct Walked {
+    /// Where the walk stopped.
+    pub(crate) stop: u64,
+    /// What stopped it, where it was not zeros or the known end.
+    pub(crate) defect: Option<Defect>,
+    /// The last record's sequence number.
+    pub(crate) last: Option<Seq>,
+    /// Places in the segment: every record before the offset has at most this number.
+    pub(crate) samples: Vec<(Seq, u64)>,
+}
+
+/// Puts records into the index.
+#[derive(Debug)]
+pub(crate) struct Replay<'a> {
+    pub(crate) space: &'a Space,
+    pub(crate) hash_key: &'a HashKey,
+    pub(crate) index: IndexWriter,
+    /// Entries that lead to tombstones.
+    tombstones: Vec<(Hash, Location)>,
+    /// Bytes of records that are the newest of their key.
+    pub(crate) live_bytes: u64,
+    /// The greatest sequence number that is known to have been durable.
+    pub(crate) durable: Seq,
+    pub(crate) report: RecoveryReport,
+    key: Vec<u8>,
+}
+
+impl<'a> Replay<'a> {
+    /// Starts with an empty index.
+    pub(crate) fn new(space: &'a Space, hash_key: &'a HashKey, index: IndexWriter, durable: Seq) -> Self {
+        Self {
+            space,
+            hash_key,
+            index,
+            tombstones: Vec::new(),
+            live_bytes: 0,
+            durable,
+            report: RecoveryReport::default(),
+            key: Vec::new(),
+        }
+    }
+
+    /// Reads a segment up to `limit`, publishing what it holds.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says. Bytes that are no record end the walk; what that means is decided elsewhere.
+    pub(crate) fn read(&mut self, segment: &Arc<Segment>, source: &mut FileSource, limit: u64) -> Result<Walked> {
+        let mut walker = Walker::new(segment.nonce(), segment.data_offset(), limit, Order::Consecutive);
+        let mut samples = Vec::new();
+        let mut sampled = 0;
+        let defect = loop {
+            match walker.step(source)? {
+                Step::Record(placed) => {
+                    if placed.offset >= sampled + SAMPLE_SPACING && !placed.header.is_inner() {
+                        sampled = placed.offset;
+                        samples.push((Seq(placed.header.seq.0 - 1), placed.offset));
+                    }
+                    self.record(segment, source, &placed)?;
+                }
+                Step::Blank => break None,
+                Step::Invalid(defect) => break Some(defect),
+            }
+        };
+        self.report.bytes_read += walker.offset();
+        Ok(Walked { stop: walker.offset(), defect, last: walker.last_seq(), samples })
+    }
+
+    fn record(&mut self, segment: &Arc<Segment>, source: &mut FileSource, placed: &Placed) -> Result<()> {
+        let header = &placed.header;
+        self.report.records += 1;
+        self.report.note_last(header.seq);
+        // A frame's own header lies before its records; publishing it alone shows nothing of them.
+        let size = if header.kind == Kind::Batch { HEADER_SIZE as u64 } else { header.size() };
+        segment.mapping().publish_existing(placed.offset + size);
+        let location = segment.range().at(placed.offset);
+        match header.kind {
+            Kind::Put | Kind::Tombstone => {
+                if header.keyspace != KeyspaceId::DEFAULT {
+                    let path = segment.path().clone();
+                    return Err(Error::Corrupt { path, offset: placed.offset, defect: Defect::BadField("keyspace") });
+                }
+                let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(header.key_len))?;
+                self.key.clear();
+                self.key.extend_from_slice(key);
+                self.newest(location, header)?;
+            }
+            Kind::Batch | Kind::Watermark | Kind::Start | Kind::Keyspace => {
+                self.space.add_dead(location, size);
+                self.note_durable(source, placed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note_durable(&mut self, source: &mut FileSource, placed: &Placed) -> Result<()> {
+        if let Some(durable) = durable_in(source, placed)? {
+            self.durable = self.durable.max(durable);
+        }
+        Ok(())
+    }
+
+    /// Makes a record the newest of its key, if it is.
+    fn newest(&mut self, location: Location, header: &Header) -> Result<()> {
+        let pin = epoch::pin();
+        let hash = self.hash_key.hash(&self.key);
+        let found = self.index.find(hash, |other| {
+            let record = self.space.record(other, &pin);
+            Ok::<_, Error>(record.is_some_and(|record| record.key() == self.key))
+        })?;
+        let size = header.size();
+        let tombstone = header.kind == Kind::Tombstone;
+        if let Some(other) = found {
+            let record = self.space.record(other, &pin).expect("just found there");
+            let old = *record.header();
+            if old.seq >= header.seq {
+                self.space.add_dead(location, size);
+                return Ok(());
+            }
+            if old.kind == Kind::Put {
+                self.space.add_dead(other, old.size());
+                self.live_bytes -= old.size();
+            }
+            self.index.replace(hash, other, location);
+        } else {
+            self.index.reserve().map_err(|error| Error::io("grow the index of", ".", error))?;
+            self.index.insert(hash, location);
+        }
+        if tombstone {
+            self.space.add_dead(location, size);
+            self.tombstones.push((hash, location));
+        } else {
+            self.live_bytes += size;
+        }
+        Ok(())
+    }
+
+    /// Removes the entries of tombstones: everything has been read.
+    pub(crate) fn finish(&mut self) {
+        for (hash, location) in std::mem::take(&mut self.tombstones) {
+            self.index.remove(hash, location);
+        }
+        self.report.keys = self.index.index().len();
+    }
+}
+
+/// What lies behind a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Beyond {
+    /// Whether there is anything but zeros.
+    pub(crate) written: bool,
+    /// Complete valid records.
+    pub(crate) records: u64,
+    /// Where the last byte lies that is not zero, rounded up, and the last complete record ends.
+    pub(crate) end: u64,
+    /// The greatest sequence number among them.
+    pub(crate) last: Seq,
+    /// What they prove to have been durable.
+    pub(crate) durable: Seq,
+    /// Whether the file was made to be slow and not all of it was looked at.
+    pub(crate) given_up: bool,
+}
+
+/// Looks at what lies in a segment behind a stop.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub(crate) fn look_beyond(segment: &Segment, source: &mut FileSource, stop: u64) -> Result<Beyond> {
+    let size = segment.size();
+    let mut found = Beyond {
+        written: next_published(source, stop, size)?.is_some(),
+        records: 0,
+        end: stop,
+        last: Seq::ZERO,
+        durable: Seq::ZERO,
+        given_up: false,
+    };
+    if found.written {
+        found.end = last_written(source, stop, size)?;
+    }
+    let whole = beyond(source, segment.nonce(), stop, size, |source, placed| {
+        found.records += 1;
+        found.end = found.end.max(placed.offset + placed.header.size());
+        found.last = found.last.max(placed.header.seq);
+        found.durable = found.durable.max(durable_in(source, placed)?.unwrap_or(Seq::ZERO));
+        Ok(())
+    })?;
+    if !whole {
+        found.given_up = true;
+        found.end = size;
+        found.records = found.records.max(1);
+    }
+    Ok(found)
+}
+
+/// Where the last word that is not zero ends.
+fn last_written(source: &mut FileSource, from: u64, size: u64) -> Result<u64> {
+    let mut end = from;
+    let mut at = from;
+    while at < size {
+        let len = usize::try_from((size - at).min(READ_MAX as u64)).expect("at most READ_MAX");
+        let bytes = source.bytes(at, len)?;
+        if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
+            end = (at + last as u64 + 1).next_multiple_of(8);
+        }
+        at += len as u64;
+    }
+    Ok(end)
+}
+
+/// What a record proves to have been durable when it was written.
+fn durable_in(source: &mut FileSource, placed: &Placed) -> Result<Option<Seq>> {
+    let len = usize::try_from(placed.header.value_len).unwrap_or(usize::MAX);
+    let value = placed.offset + HEADER_SIZE as u64 + u64::from(placed.header.key_len);
+    // A record of another length was not written by us; its checksums hold, so it proves nothing either way.
+    Ok(match placed.header.kind {
+        Kind::Watermark if len == Watermark::SIZE => {
+            Watermark::decode(source.bytes(value, len)?).ok().map(|Watermark(seq)| seq)
+        }
+        Kind::Start if len == Start::SIZE => Start::decode(source.bytes(value, len)?).ok().map(|start| start.durable),
+        _ => None,
+    })
+}
+
+/// The start record of a segment, with its number, if it is there and whole.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub(crate) fn start_of(segment: &Segment, source: &mut FileSource) -> Result<Option<(Seq, Start)>> {
+    let mut walker = Walker::new(segment.nonce(), segment.data_offset(), segment.size(), Order::Consecutive);
+    let Step::Record(placed) = walker.step(source)? else { return Ok(None) };
+    let len = usize::try_from(placed.header.value_len).unwrap_or(usize::MAX);
+    if placed.header.kind != Kind::Start || len != Start::SIZE {
+        return Ok(None);
+    }
+    let value = source.bytes(placed.offset + HEADER_SIZE as u64, len)?;
+    Ok(Start::decode(value).ok().map(|start| (placed.header.seq, start)))
+}

@@ -1,0 +1,45 @@
+//! What an open found and did.
+
+use std::path::PathBuf;
+
+use crate::format::Seq;
+
+/// What opening the store found and did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Whether the store was created by this open.
+    pub created: bool,
+    /// Whether the store had been closed; else its process ended without, or the power was cut.
+    pub clean: bool,
+    /// How many times the store has been opened for writing, this time included.
+    pub epoch: u64,
+    /// Segment files that make up the store.
+    pub segments: usize,
+    /// Records read, of all kinds.
+    pub records: u64,
+    /// Bytes of segment files read.
+    pub bytes_read: u64,
+    /// Keys found.
+    pub keys: usize,
+    /// The last sequence number found.
+    pub last_seq: u64,
+    /// Every record up to this one was known to be durable.
+    pub durable_seq: u64,
+    /// Bytes behind the end of the log that were no complete record: a write that was under way.
+    pub torn_bytes: u64,
+    /// Complete records behind a hole in the log: written, never acknowledged as durable, and not part of a prefix of
+    /// the history. They lie in the files named by `set_aside`.
+    pub set_aside_records: u64,
+    /// Files that hold what was set aside. Nothing of it is read again; remove them when you do not want them.
+    pub set_aside: Vec<PathBuf>,
+    /// Bytes that are being written again, because an earlier write-back may have failed unseen.
+    pub rewritten_bytes: u64,
+}
+
+impl RecoveryReport {
+    pub(crate) fn note_last(&mut self, seq: Seq) {
+        self.last_seq = self.last_seq.max(seq.0);
+    }
+}

@@ -287,7 +287,7 @@ fn a_scan_sees_every_key_once_while_the_index_grows_under_it() {
 /// Fills the one bucket, searches for the last of `hashes`, which must have the hash of the first, and makes a change
 /// while the search looks at the record of the first.
 fn find_across(hashes: &[u64], change: impl FnOnce(&mut IndexWriter)) {
-    let (index, mut writer) = Index::with_base_bits(0, 0).unwrap();
+    let (index, mut writer) = Index::with_base_bits(0, 0).expect("memory");
     for (key, &hash) in (0..).zip(hashes) {
         writer.reserve_lines(1);
         writer.insert(Hash::from_bits(hash), place(key, 0));

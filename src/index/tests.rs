@@ -284,6 +284,68 @@ fn a_scan_sees_every_key_once_while_the_index_grows_under_it() {
     }
 }
 
+/// Fills the one bucket, searches for the last of `hashes`, which must have the hash of the first, and makes a change
+/// while the search looks at the record of the first.
+fn find_across(hashes: &[u64], change: impl FnOnce(&mut IndexWriter)) {
+    let (index, mut writer) = Index::with_base_bits(0, 0).expect("memory");
+    for (key, &hash) in (0..).zip(hashes) {
+        writer.reserve_lines(1);
+        writer.insert(Hash::from_bits(hash), place(key, 0));
+    }
+    let sought = hashes.len() as u64 - 1;
+    let mut change = Some(change);
+    let found = index.find(Hash::from_bits(hashes[0]), |location| {
+        if let Some(change) = change.take() {
+            assert_eq!(location, place(0, 0));
+            change(&mut writer);
+        }
+        Ok::<_, Infallible>(location == place(sought, 0))
+    });
+    assert_eq!(found, Ok(Some(place(sought, 0))));
+    check_shape(&writer);
+}
+
+#[test]
+fn a_key_that_a_split_takes_away_during_a_search_is_found() {
+    find_across(&[1, 0, 1], IndexWriter::split_one);
+}
+
+#[test]
+fn a_key_that_a_split_moves_to_the_front_during_a_search_is_found() {
+    // Six leavers, and nine stayers, the last of them alone in the third line: it comes to the end of the first line,
+    // which the search has left, and the head's link stays as it is.
+    find_across(&[0, 1, 1, 1, 1, 1, 1, 2, 4, 6, 8, 10, 12, 14, 0], IndexWriter::split_one);
+}
+
+#[test]
+fn a_key_that_a_removal_moves_to_the_front_during_a_search_is_found() {
+    let hashes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0];
+    find_across(&hashes, |writer| assert!(writer.remove(Hash::from_bits(1), place(1, 0))));
+    find_across(&hashes[..8].iter().copied().chain([0]).collect::<Vec<_>>(), |writer| {
+        for key in 1..3 {
+            assert!(writer.remove(Hash::from_bits(key), place(key, 0)));
+        }
+        // The freed line serves another bucket.
+        writer.split_one();
+    });
+}
+
+#[test]
+fn a_key_that_is_replaced_during_a_search_is_found() {
+    let (index, mut writer) = Index::with_base_bits(0, 0).unwrap();
+    for key in 0..2 {
+        writer.reserve_lines(1);
+        writer.insert(Hash::from_bits(0), place(key, 0));
+    }
+    let found = index.find(Hash::from_bits(0), |location| {
+        if location == place(0, 0) {
+            assert!(writer.replace(Hash::from_bits(0), place(1, 0), place(1, 1)));
+        }
+        Ok::<_, Infallible>(key_at(location) == 1)
+    });
+    assert_eq!(found, Ok(Some(place(1, 1))));
+}
+
 #[test]
 fn readers_and_scans_never_miss_a_key_that_stays() {
     const FIXED: u64 = 200;

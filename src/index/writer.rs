@@ -347,18 +347,7 @@ fn collect_links(index: &Index, head: &Line, links: &mut Vec<Link>) {
     }
 }
 
-#[cfg(all(test, not(loom)))]
-impl IndexWriter {
-    pub(super) fn free_lines(&self) -> u64 {
-        self.lines.free.len() as u64
-    }
-
-    pub(super) fn ensured_lines(&self) -> u64 {
-        self.lines.ensured
-    }
-}
-
-#[cfg(all(test, loom))]
+#[cfg(test)]
 impl IndexWriter {
     /// Room for inserts into overflow lines, without the splits that `reserve` would make.
     pub(super) fn reserve_lines(&mut self, count: u64) {
@@ -367,5 +356,15 @@ impl IndexWriter {
 
     pub(super) fn split_one(&mut self) {
         self.split().expect("memory");
+    }
+
+    #[cfg(not(loom))]
+    pub(super) fn free_lines(&self) -> u64 {
+        self.lines.free.len() as u64
+    }
+
+    #[cfg(not(loom))]
+    pub(super) fn ensured_lines(&self) -> u64 {
+        self.lines.ensured
     }
 }

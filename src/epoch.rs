@@ -334,7 +334,8 @@ impl Drop for Limbo {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::cell::RefCell;
     use std::sync::{Arc, Barrier, mpsc};

@@ -1,16 +1,26 @@
 //! The synchronisation primitives of the modules that are model-checked: std's and parking_lot's, or loom's.
 //!
-//! A model runs with `--cfg loom`. Statics are not modelled, since loom's types cannot be made in a constant: what a
-//! model is about must be an instance.
+//! Modules whose orderings carry a proof (`index`, `epoch`, `commit`) import from here and from nowhere else. A model
+//! runs with `--cfg loom`: `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_`. Under loom these types work only
+//! inside of `loom::model`. Statics are not modelled, since loom's types cannot be made in a constant: what a model is
+//! about must be an instance.
 
 #[cfg(loom)]
 pub(crate) use self::modelled::Mutex;
-#[cfg(loom)]
-pub(crate) use loom::{sync::atomic, thread};
 #[cfg(not(loom))]
 pub(crate) use parking_lot::Mutex;
+#[cfg(loom)]
+pub(crate) use loom::{
+    hint::spin_loop,
+    sync::atomic::{self, AtomicU64, AtomicUsize, Ordering, fence},
+    thread,
+};
 #[cfg(not(loom))]
-pub(crate) use std::{sync::atomic, thread};
+pub(crate) use std::{
+    hint::spin_loop,
+    sync::atomic::{self, AtomicU64, AtomicUsize, Ordering, fence},
+    thread,
+};
 
 #[cfg(loom)]
 mod modelled {

@@ -1,1 +1,139 @@
-//! control
+//! The control page: what other processes and the next open can learn without a system call.
+//!
+//! **Format.** One page; see DESIGN.md, "Control page". A fixed part with a checksum, written once per open, then words
+//! on cache lines of their own that the writer changes while it runs. The page is disposable: it counts only with the
+//! boot id and the writer nonce of the run that wrote it.
+
+use super::{Defect, READ_VERSION, Reader, Seq, StoreId, WRITE_VERSION};
+
+const MAGIC: [u8; 8] = *b"MAPCASKC";
+/// Size of the page in bytes.
+pub const CONTROL_SIZE: usize = 4096;
+const SUM_OFFSET: usize = 12;
+/// Size of the fixed part in bytes.
+pub const CONTROL_HEADER_SIZE: usize = 64;
+/// The word that holds the sequence number up to which the log is durable.
+pub const DURABLE_OFFSET: usize = 64;
+/// The word that holds the manifest's generation.
+pub const GENERATION_OFFSET: usize = 128;
+/// The word that says whether followers wait for a wake.
+pub const WAITERS_OFFSET: usize = 192;
+
+/// The fixed part: name, offset and size in bytes, as DESIGN.md prints it.
+pub const LAYOUT: [(&str, usize, usize); 10] = [
+    ("magic", 0, 8),
+    ("write_version", 8, 2),
+    ("read_version", 10, 2),
+    ("sum", SUM_OFFSET, 4),
+    ("store_id", 16, 16),
+    ("boot_id", 32, 16),
+    ("epoch", 48, 8),
+    ("writer_nonce", 56, 8),
+    ("durable", DURABLE_OFFSET, 8),
+    ("generation", GENERATION_OFFSET, 8),
+];
+
+/// The fixed part of the control page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Control {
+    /// The store it belongs to.
+    pub store: StoreId,
+    /// The run of the operating system; zeros where it could not be read.
+    pub boot_id: [u8; 16],
+    /// The writer's epoch, as in the manifest.
+    pub epoch: u64,
+    /// Drawn anew by every writer.
+    pub writer_nonce: u64,
+}
+
+impl Control {
+    /// The fixed part's bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; CONTROL_HEADER_SIZE] {
+        let mut bytes = [0; CONTROL_HEADER_SIZE];
+        bytes[0..8].copy_from_slice(&MAGIC);
+        bytes[8..10].copy_from_slice(&WRITE_VERSION.to_le_bytes());
+        bytes[10..12].copy_from_slice(&READ_VERSION.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.store.0);
+        bytes[32..48].copy_from_slice(&self.boot_id);
+        bytes[48..56].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.writer_nonce.to_le_bytes());
+        let sum = sum(&bytes).to_le_bytes();
+        bytes[SUM_OFFSET..][..4].copy_from_slice(&sum);
+        bytes
+    }
+
+    /// Reads the fixed part.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Defect> {
+        let bytes = bytes.get(..CONTROL_HEADER_SIZE).ok_or(Defect::Truncated)?;
+        let mut reader = Reader(bytes);
+        if reader.array::<8>()? != MAGIC {
+            return Err(Defect::BadMagic);
+        }
+        let _versions = reader.u32()?;
+        if reader.u32()? != sum(bytes) {
+            return Err(Defect::Checksum);
+        }
+        Ok(Self {
+            store: StoreId(reader.array()?),
+            boot_id: reader.array()?,
+            epoch: reader.u64()?,
+            writer_nonce: reader.u64()?,
+        })
+    }
+}
+
+/// The durable word for a sequence number: its 56 bits below a check byte, so that a damaged word is not believed.
+#[must_use]
+pub fn durable_word(durable: Seq, writer_nonce: u64) -> u64 {
+    durable.0 | u64::from(check(durable.0, writer_nonce)) << 56
+}
+
+/// The sequence number in a durable word; `None` where the word is damaged or of another writer.
+#[must_use]
+pub fn parse_durable_word(word: u64, writer_nonce: u64) -> Option<Seq> {
+    let seq = word & Seq::MAX.0;
+    (word == durable_word(Seq(seq), writer_nonce)).then_some(Seq(seq))
+}
+
+fn check(seq: u64, writer_nonce: u64) -> u8 {
+    let sum = crc32fast::hash(&(seq ^ writer_nonce).to_le_bytes());
+    u8::try_from(sum >> 24).expect("eight bits are left")
+}
+
+fn sum(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..SUM_OFFSET]);
+    hasher.update(&bytes[SUM_OFFSET + 4..]);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fixed_part_comes_back_and_every_flipped_bit_is_found() {
+        let control = Control { store: StoreId([1; 16]), boot_id: [2; 16], epoch: 3, writer_nonce: 4 };
+        let bytes = control.encode();
+        assert_eq!(Control::decode(&bytes), Ok(control));
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(Control::decode(&damaged), Ok(control), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_durable_word_is_not_believed() {
+        let word = durable_word(Seq(123_456), 99);
+        assert_eq!(parse_durable_word(word, 99), Some(Seq(123_456)));
+        for bit in 0..64 {
+            assert_eq!(parse_durable_word(word ^ 1 << bit, 99), None, "bit {bit}");
+        }
+    }
+}

@@ -1,1 +1,336 @@
-//! manifest
+//! The manifest: what makes up the store.
+//!
+//! **Format.** A fixed part of 128 bytes, then one entry per segment and one per keyspace. See DESIGN.md, "Manifest".
+//! Two copies are kept; each is whole or refused by its checksum. What lies behind its length is not part of it.
+
+use super::segment_header::Role;
+use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, WRITE_VERSION};
+
+const MAGIC: [u8; 8] = *b"MAPCASKM";
+const SUM_OFFSET: usize = 12;
+/// Size of the fixed part in bytes.
+pub const MANIFEST_HEADER_SIZE: usize = 128;
+/// Size of a segment's entry in bytes.
+pub const SEGMENT_ENTRY_SIZE: usize = 48;
+/// The longest manifest that is read, in bytes: a million segments and as many keyspaces fit.
+pub const MANIFEST_LEN_MAX: u64 = 1 << 29;
+/// The longest name of a keyspace in bytes.
+pub const KEYSPACE_NAME_LEN_MAX: usize = 255;
+
+/// The fields of the fixed part: name, offset and size in bytes, as DESIGN.md prints them.
+pub const LAYOUT: [(&str, usize, usize); 16] = [
+    ("magic", 0, 8),
+    ("write_version", 8, 2),
+    ("read_version", 10, 2),
+    ("sum", SUM_OFFSET, 4),
+    ("len", 16, 8),
+    ("generation", 24, 8),
+    ("store_id", 32, 16),
+    ("hash_id", 48, 4),
+    ("clean", 52, 1),
+    ("reserved", 53, 3),
+    ("secret", 56, 32),
+    ("next_segment", 88, 8),
+    ("epoch", 96, 8),
+    ("durable", 104, 8),
+    ("next_seq", 112, 8),
+    ("segment_count, keyspace_count", 120, 8),
+];
+
+/// How far the life of a segment has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// May be appended to: ready, active or full.
+    Open = 1,
+    /// Recovered: its end is known, but what lies before it may not be durable yet. Never appended to.
+    Cut = 2,
+    /// Every record up to its end is durable. Never appended to.
+    Sealed = 3,
+}
+
+/// A segment, as the manifest knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentEntry {
+    /// Its number.
+    pub id: SegmentId,
+    /// The file's size in bytes.
+    pub size: u64,
+    /// The nonce in its header.
+    pub nonce: u64,
+    /// Where its records end, in bytes; of an open segment, where they ended at the last clean close, else zero.
+    pub end: u64,
+    /// The greatest sequence number in it, likewise.
+    pub last_seq: Seq,
+    /// How far its life has come.
+    pub state: State,
+    /// What it is for.
+    pub role: Role,
+    /// How often its records have been moved.
+    pub generation: u8,
+}
+
+/// A keyspace, as the manifest caches it; the log is the truth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyspaceEntry {
+    /// Its number.
+    pub id: KeyspaceId,
+    /// Its name, at most 255 bytes of UTF-8.
+    pub name: String,
+}
+
+/// What makes up the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// Grows by one with every change.
+    pub generation: u64,
+    /// The store's identity.
+    pub store: StoreId,
+    /// Which hash the index uses.
+    pub hash_id: u32,
+    /// Keys that hash.
+    pub secret: [u8; 32],
+    /// Whether the store was closed, everything synced, and not opened for writing since.
+    pub clean: bool,
+    /// The number of the next segment.
+    pub next_segment: SegmentId,
+    /// How many times the store has been opened for writing.
+    pub epoch: u64,
+    /// Every record up to this number was durable when this was written.
+    pub durable: Seq,
+    /// No record written after this has a smaller number.
+    pub next_seq: Seq,
+    /// The segments, in ascending order of their numbers.
+    pub segments: Vec<SegmentEntry>,
+    /// The keyspaces besides the default one.
+    pub keyspaces: Vec<KeyspaceEntry>,
+}
+
+impl Manifest {
+    /// The manifest's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(MANIFEST_HEADER_SIZE + SEGMENT_ENTRY_SIZE * self.segments.len());
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&WRITE_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&READ_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[0; 12]);
+        bytes.extend_from_slice(&self.generation.to_le_bytes());
+        bytes.extend_from_slice(&self.store.0);
+        bytes.extend_from_slice(&self.hash_id.to_le_bytes());
+        bytes.extend_from_slice(&[u8::from(self.clean), 0, 0, 0]);
+        bytes.extend_from_slice(&self.secret);
+        bytes.extend_from_slice(&self.next_segment.0.to_le_bytes());
+        bytes.extend_from_slice(&self.epoch.to_le_bytes());
+        bytes.extend_from_slice(&self.durable.0.to_le_bytes());
+        bytes.extend_from_slice(&self.next_seq.0.to_le_bytes());
+        for count in [self.segments.len(), self.keyspaces.len()] {
+            let count = u32::try_from(count).expect("fewer than 2^32 segments and keyspaces");
+            bytes.extend_from_slice(&count.to_le_bytes());
+        }
+        debug_assert_eq!(bytes.len(), MANIFEST_HEADER_SIZE);
+        for segment in &self.segments {
+            bytes.extend_from_slice(&segment.id.0.to_le_bytes());
+            bytes.extend_from_slice(&segment.size.to_le_bytes());
+            bytes.extend_from_slice(&segment.nonce.to_le_bytes());
+            bytes.extend_from_slice(&segment.end.to_le_bytes());
+            bytes.extend_from_slice(&segment.last_seq.0.to_le_bytes());
+            bytes.extend_from_slice(&[segment.state as u8, segment.role as u8, segment.generation, 0, 0, 0, 0, 0]);
+        }
+        for keyspace in &self.keyspaces {
+            bytes.extend_from_slice(&keyspace.id.0.to_le_bytes());
+            bytes.push(u8::try_from(keyspace.name.len()).expect("names are at most 255 bytes long"));
+            bytes.extend_from_slice(keyspace.name.as_bytes());
+        }
+        let len = (bytes.len() as u64).to_le_bytes();
+        bytes[SUM_OFFSET + 4..][..8].copy_from_slice(&len);
+        let sum = sum(&bytes).to_le_bytes();
+        bytes[SUM_OFFSET..][..4].copy_from_slice(&sum);
+        bytes
+    }
+
+    /// Reads a manifest from the front of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it. A manifest that asks for a newer reader is `Ok(Err(version))`.
+    pub fn decode(bytes: &[u8]) -> Result<Result<Self, u16>, Defect> {
+        let mut reader = Reader(bytes);
+        if reader.array::<8>()? != MAGIC {
+            return Err(Defect::BadMagic);
+        }
+        let _write_version = reader.u16()?;
+        let read_version = reader.u16()?;
+        if read_version > READ_VERSION {
+            return Ok(Err(read_version));
+        }
+        let stored = reader.u32()?;
+        let len = usize::try_from(reader.u64()?).map_err(|_| Defect::LengthOutOfRange)?;
+        let bytes = bytes.get(..len).ok_or(Defect::Truncated)?;
+        if len < MANIFEST_HEADER_SIZE || stored != sum(bytes) {
+            return Err(Defect::Checksum);
+        }
+        let mut reader = Reader(&bytes[24..]);
+        let generation = reader.u64()?;
+        let store = StoreId(reader.array()?);
+        let hash_id = reader.u32()?;
+        let clean = reader.array::<4>()?;
+        if clean[0] > 1 || clean[1..] != [0; 3] {
+            return Err(Defect::BadField("clean"));
+        }
+        let secret = reader.array()?;
+        let next_segment = SegmentId(reader.u64()?);
+        let epoch = reader.u64()?;
+        let durable = Seq(reader.u64()?);
+        let next_seq = Seq(reader.u64()?);
+        let segment_count = reader.u32()?;
+        let keyspace_count = reader.u32()?;
+        // No capacity is reserved from a count: the entries must be there first.
+        let segments = (0..segment_count).map(|_| segment_entry(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let keyspaces = (0..keyspace_count).map(|_| keyspace_entry(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let clean = clean[0] == 1;
+        let manifest = Self {
+            generation, store, hash_id, secret, clean, next_segment, epoch, durable, next_seq, segments, keyspaces,
+        };
+        manifest.check(reader.0)?;
+        Ok(Ok(manifest))
+    }
+
+    fn check(&self, rest: &[u8]) -> Result<(), Defect> {
+        if !rest.is_empty() {
+            return Err(Defect::BadField("len"));
+        }
+        if !self.segments.windows(2).all(|pair| pair[0].id < pair[1].id)
+            || self.segments.last().is_some_and(|last| last.id >= self.next_segment)
+            || self.segments.first().is_some_and(|first| first.id.0 == 0)
+        {
+            return Err(Defect::BadField("segment numbers"));
+        }
+        if self.durable > Seq::MAX || self.next_seq > Seq::MAX {
+            return Err(Defect::BadField("sequence number"));
+        }
+        Ok(())
+    }
+
+    /// The entry of a segment.
+    #[must_use]
+    pub fn segment(&self, id: SegmentId) -> Option<&SegmentEntry> {
+        self.segments.binary_search_by_key(&id, |entry| entry.id).ok().map(|at| &self.segments[at])
+    }
+
+    /// The entry of a segment, to be changed.
+    pub fn segment_mut(&mut self, id: SegmentId) -> Option<&mut SegmentEntry> {
+        self.segments.binary_search_by_key(&id, |entry| entry.id).ok().map(|at| &mut self.segments[at])
+    }
+}
+
+fn segment_entry(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
+    let id = SegmentId(reader.u64()?);
+    let size = reader.u64()?;
+    let nonce = reader.u64()?;
+    let end = reader.u64()?;
+    let last_seq = Seq(reader.u64()?);
+    let [state, role, generation, reserved @ ..] = reader.array::<8>()?;
+    let state = match state {
+        1 => State::Open,
+        2 => State::Cut,
+        3 => State::Sealed,
+        _ => return Err(Defect::BadField("state")),
+    };
+    if reserved != [0; 5] || last_seq > Seq::MAX {
+        return Err(Defect::Reserved);
+    }
+    if end > size || !end.is_multiple_of(8) {
+        return Err(Defect::BadField("end"));
+    }
+    Ok(SegmentEntry { id, size, nonce, end, last_seq, state, role: Role::from_byte(role)?, generation })
+}
+
+fn keyspace_entry(reader: &mut Reader<'_>) -> Result<KeyspaceEntry, Defect> {
+    let id = KeyspaceId(reader.u32()?);
+    let len = usize::from(reader.u8()?);
+    let name = std::str::from_utf8(reader.bytes(len)?).map_err(|_| Defect::BadField("name"))?;
+    Ok(KeyspaceEntry { id, name: name.to_owned() })
+}
+
+/// The CRC-32 over the manifest with its own field left out.
+fn sum(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..SUM_OFFSET]);
+    hasher.update(&bytes[SUM_OFFSET + 4..]);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Manifest {
+        let segment = |id, state| SegmentEntry {
+            id: SegmentId(id),
+            size: 65_536,
+            nonce: id * 77,
+            end: 4096,
+            last_seq: Seq(50),
+            state,
+            role: Role::Log,
+            generation: 0,
+        };
+        Manifest {
+            generation: 12,
+            store: StoreId([3; 16]),
+            hash_id: 1,
+            secret: [9; 32],
+            clean: true,
+            next_segment: SegmentId(6),
+            epoch: 4,
+            durable: Seq(40),
+            next_seq: Seq(60),
+            segments: vec![segment(2, State::Sealed), segment(5, State::Open)],
+            keyspaces: vec![KeyspaceEntry { id: KeyspaceId(1), name: "käse".to_owned() }],
+        }
+    }
+
+    #[test]
+    fn a_manifest_comes_back_from_its_bytes_whatever_follows_them() {
+        let mut bytes = sample().encode();
+        assert_eq!(Manifest::decode(&bytes), Ok(Ok(sample())));
+        bytes.extend_from_slice(&[0xff; 100]);
+        assert_eq!(Manifest::decode(&bytes), Ok(Ok(sample())));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_found() {
+        let bytes = sample().encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(Manifest::decode(&damaged), Ok(Ok(sample())), "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(Manifest::decode(&bytes[..len]).is_err(), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn counts_without_entries_are_refused_before_anything_is_allocated() {
+        let mut bytes = sample().encode();
+        bytes[120..128].copy_from_slice(&[0xff; 8]);
+        let sum = sum(&bytes).to_le_bytes();
+        bytes[SUM_OFFSET..][..4].copy_from_slice(&sum);
+        assert_eq!(Manifest::decode(&bytes), Err(Defect::Truncated));
+    }
+
+    #[test]
+    fn a_newer_format_is_named_and_not_called_damage() {
+        let mut bytes = sample().encode();
+        bytes[10] = 2;
+        assert_eq!(Manifest::decode(&bytes), Ok(Err(2)));
+    }
+
+    #[test]
+    fn segments_out_of_order_are_refused() {
+        let mut manifest = sample();
+        manifest.segments.swap(0, 1);
+        assert_eq!(Manifest::decode(&manifest.encode()), Err(Defect::BadField("segment numbers")));
+    }
+}

@@ -1,1 +1,409 @@
-//! walk
+//! Walking over the records of a segment: the one scanner, for recovery, verification, salvage and the fuzzers.
+//!
+//! It reads through a [`Source`], so that a slice and a file go the same way; it never trusts a length that is not
+//! under a verified checksum, and it never allocates. A batch's records come out only after its whole frame has been
+//! found intact. It does not decide what a stop means (torn or corrupt): `recovery` does.
+
+use super::record::{BatchSum, HEADER_SIZE, Header, Kind, Place, RawHeader};
+use super::{Defect, Seq};
+
+/// The most bytes that are asked of a source at once.
+pub const READ_MAX: usize = 1 << 16;
+
+/// Bytes at offsets: a slice, or a file behind a buffer.
+pub trait Source {
+    /// Why bytes could not be had.
+    type Error;
+
+    /// `len` bytes at `offset`; `len` is at most [`READ_MAX`] and the range lies below the limit of the walk.
+    ///
+    /// # Errors
+    ///
+    /// What the source says.
+    fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8], Self::Error>;
+
+    /// The CRC-32 over a range of any length.
+    ///
+    /// # Errors
+    ///
+    /// What the source says.
+    fn sum(&mut self, offset: u64, len: u64) -> Result<u32, Self::Error> {
+        let mut hasher = crc32fast::Hasher::new();
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let step = usize::try_from((end - at).min(READ_MAX as u64)).expect("at most READ_MAX");
+            hasher.update(self.bytes(at, step)?);
+            at += step as u64;
+        }
+        Ok(hasher.finalize())
+    }
+}
+
+impl Source for &[u8] {
+    type Error = std::convert::Infallible;
+
+    fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8], Self::Error> {
+        let offset = usize::try_from(offset).expect("the walk stays below its limit, which a slice's length bounds");
+        Ok(&self[offset..offset + len])
+    }
+}
+
+/// A record and where it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// The offset of its header, in bytes from the file's start.
+    pub offset: u64,
+    /// Its header, validated; the payload's checksum has been verified too.
+    pub header: Header,
+}
+
+/// What a walk found next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A valid record; of a batch, first the frame and then each record in it.
+    Record(Placed),
+    /// Nothing was published here.
+    Blank,
+    /// What is here is no valid record.
+    Invalid(Defect),
+}
+
+/// Which sequence numbers a segment's records may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Each is one more than the one before: the log.
+    Consecutive,
+    /// Any: survivors of compaction.
+    Any,
+}
+
+/// A walk over the records of one segment.
+#[derive(Debug, Clone)]
+pub struct Walker {
+    nonce: u64,
+    at: u64,
+    limit: u64,
+    order: Order,
+    last: Option<Seq>,
+    /// Where the frame that the walk is in ends; zero outside of a frame.
+    frame_end: u64,
+}
+
+impl Walker {
+    /// A walk from `start` to `limit`, both in bytes from the file's start; `start` is a multiple of eight.
+    #[must_use]
+    pub fn new(nonce: u64, start: u64, limit: u64, order: Order) -> Self {
+        Self { nonce, at: start, limit, order, last: None, frame_end: 0 }
+    }
+
+    /// Where the next record would be, or the walk stopped, in bytes from the file's start.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.at
+    }
+
+    /// The greatest sequence number so far.
+    #[must_use]
+    pub fn last_seq(&self) -> Option<Seq> {
+        self.last
+    }
+
+    /// Takes the next step. After `Blank` or `Invalid` the walk stays where it is.
+    ///
+    /// # Errors
+    ///
+    /// What the source says.
+    pub fn step<S: Source>(&mut self, source: &mut S) -> Result<Step, S::Error> {
+        let header = match self.header(source, self.at, self.limit)? {
+            Step::Record(placed) => placed.header,
+            stop => return Ok(stop),
+        };
+        if let Some(defect) = self.misplaced(&header) {
+            return Ok(Step::Invalid(defect));
+        }
+        let step = if header.kind == Kind::Batch {
+            let defect = self.batch_defect(source, &header)?;
+            if let Some(defect) = defect {
+                return Ok(Step::Invalid(defect));
+            }
+            self.frame_end = self.at + header.size();
+            HEADER_SIZE as u64
+        } else {
+            if !self.in_frame() && !payload_holds(source, self.at, &header)? {
+                return Ok(Step::Invalid(Defect::PayloadChecksum));
+            }
+            header.size()
+        };
+        let placed = Placed { offset: self.at, header };
+        self.at += step;
+        self.last = Some(self.last.map_or(header.seq, |last| last.max(header.seq)));
+        if self.at >= self.frame_end {
+            self.frame_end = 0;
+        }
+        Ok(Step::Record(placed))
+    }
+
+    fn in_frame(&self) -> bool {
+        self.frame_end != 0
+    }
+
+    fn header<S: Source>(&self, source: &mut S, at: u64, limit: u64) -> Result<Step, S::Error> {
+        let room = limit.saturating_sub(at);
+        if room < HEADER_SIZE as u64 {
+            return Ok(Step::Blank);
+        }
+        let bytes = source.bytes(at, HEADER_SIZE)?;
+        let raw = RawHeader::new(bytes.first_chunk().expect("as many bytes as were asked for"));
+        if raw.is_blank() {
+            return Ok(Step::Blank);
+        }
+        Ok(match raw.validate(Place { nonce: self.nonce, offset: at }, room) {
+            Ok(header) => Step::Record(Placed { offset: at, header }),
+            Err(defect) => Step::Invalid(defect),
+        })
+    }
+
+    /// Whether a valid header may stand where it stands.
+    fn misplaced(&self, header: &Header) -> Option<Defect> {
+        if header.is_inner() != self.in_frame() {
+            return Some(Defect::BatchIncomplete);
+        }
+        let follows = match (self.order, self.last) {
+            (Order::Consecutive, Some(last)) => header.seq == last.next(),
+            _ => true,
+        };
+        (!follows).then_some(Defect::BadSequence)
+    }
+
+    /// Looks through a whole batch frame before any of its records counts.
+    fn batch_defect<S: Source>(&self, source: &mut S, frame: &Header) -> Result<Option<Defect>, S::Error> {
+        let end = self.at + HEADER_SIZE as u64 + u64::from(frame.value_len);
+        let mut at = self.at + HEADER_SIZE as u64;
+        let mut sum = BatchSum::default();
+        let mut expected = frame.seq;
+        let mut count = 0;
+        while at < end {
+            let Step::Record(Placed { header, .. }) = self.header(source, at, end)? else {
+                return Ok(Some(Defect::BatchIncomplete));
+            };
+            expected = expected.next();
+            let belongs = header.is_inner() && matches!(header.kind, Kind::Put | Kind::Tombstone);
+            if !belongs || header.seq != expected {
+                return Ok(Some(Defect::BatchIncomplete));
+            }
+            if !payload_holds(source, at, &header)? {
+                return Ok(Some(Defect::PayloadChecksum));
+            }
+            sum.add(header.payload_sum);
+            count += 1;
+            at += header.size();
+        }
+        let whole = at == end
+            && count == frame.keyspace.0
+            && count > 0
+            && frame.key_len == 0
+            && frame.payload_sum == sum.finish();
+        Ok((!whole).then_some(Defect::BatchIncomplete))
+    }
+}
+
+fn payload_holds<S: Source>(source: &mut S, at: u64, header: &Header) -> Result<bool, S::Error> {
+    Ok(source.sum(at + HEADER_SIZE as u64, header.payload_len())? == header.payload_sum)
+}
+
+/// How many times the length of the range [`beyond`] may spend on frames that turn out not to hold.
+const BEYOND_WORK: u64 = 16;
+
+/// Finds every complete valid frame behind a place where a walk stopped, and calls `found` for each record of it.
+///
+/// Nonce and offset in the header's checksum make this reliable: bytes of another place or another life of the disk
+/// block do not validate. A file made to be slow (many valid headers that announce long payloads and do not hold) is
+/// given up: the result is `false` then, and the range must be taken as holding more.
+///
+/// # Errors
+///
+/// What the source says.
+pub fn beyond<S: Source>(
+    source: &mut S,
+    nonce: u64,
+    from: u64,
+    limit: u64,
+    mut found: impl FnMut(&mut S, &Placed) -> Result<(), S::Error>,
+) -> Result<bool, S::Error> {
+    let mut work = BEYOND_WORK * limit.saturating_sub(from).max(1 << 16);
+    let mut at = from;
+    while let Some(next) = next_published(source, at, limit)? {
+        let mut walker = Walker::new(nonce, next, limit, Order::Any);
+        at = next + 8;
+        while let Step::Record(placed) = walker.step(source)? {
+            at = walker.offset();
+            found(source, &placed)?;
+        }
+        if let Step::Record(placed) = walker.header(source, walker.offset(), limit)? {
+            match work.checked_sub(placed.header.payload_len()) {
+                Some(rest) => work = rest,
+                None => return Ok(false),
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The offset of the next word that is not zero.
+///
+/// # Errors
+///
+/// What the source says.
+pub fn next_published<S: Source>(source: &mut S, from: u64, limit: u64) -> Result<Option<u64>, S::Error> {
+    let mut at = from;
+    while at + 8 <= limit {
+        let len = usize::try_from((limit - at).min(4096)).expect("at most 4096") & !7;
+        let bytes = source.bytes(at, len)?;
+        if let Some(word) = bytes.chunks_exact(8).position(|word| word != [0; 8]) {
+            return Ok(Some(at + 8 * word as u64));
+        }
+        at += len as u64;
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::KeyspaceId;
+    use super::super::record::{FLAG_INNER, payload_sum, record_size};
+    use super::*;
+
+    const NONCE: u64 = 42;
+
+    fn put(bytes: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, key: &[u8], value: &[u8]) {
+        let place = Place { nonce: NONCE, offset: bytes.len() as u64 };
+        let header = Header {
+            kind,
+            flags,
+            keyspace: KeyspaceId::DEFAULT,
+            key_len: u16::try_from(key.len()).expect("short"),
+            value_len: u32::try_from(value.len()).expect("short"),
+            seq: Seq(seq),
+            payload_sum: payload_sum(key, value),
+        };
+        let end = bytes.len() + usize::try_from(header.size()).expect("short");
+        bytes.extend_from_slice(&header.encode(place));
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(value);
+        bytes.resize(end, 0);
+    }
+
+    fn batch(bytes: &mut Vec<u8>, seq: u64, keys: &[&[u8]]) {
+        let at = bytes.len();
+        bytes.resize(at + HEADER_SIZE, 0);
+        let mut sum = BatchSum::default();
+        let mut size = 0;
+        for (n, key) in (1u64..).zip(keys) {
+            put(bytes, Kind::Put, FLAG_INNER, seq + n, key, b"v");
+            sum.add(payload_sum(key, b"v"));
+            size += record_size(key.len() as u64 + 1);
+        }
+        let header = Header {
+            kind: Kind::Batch,
+            flags: 0,
+            keyspace: KeyspaceId(u32::try_from(keys.len()).expect("few")),
+            key_len: 0,
+            value_len: u32::try_from(size).expect("short"),
+            seq: Seq(seq),
+            payload_sum: sum.finish(),
+        };
+        bytes[at..at + HEADER_SIZE].copy_from_slice(&header.encode(Place { nonce: NONCE, offset: at as u64 }));
+    }
+
+    fn sample() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put(&mut bytes, Kind::Put, 0, 1, b"a", b"one");
+        batch(&mut bytes, 2, &[b"b", b"cc"]);
+        put(&mut bytes, Kind::Tombstone, 0, 5, b"a", b"");
+        bytes.resize(bytes.len() + 64, 0);
+        bytes
+    }
+
+    fn seqs(bytes: &[u8]) -> (Vec<u64>, Step) {
+        let mut walker = Walker::new(NONCE, 0, bytes.len() as u64, Order::Consecutive);
+        let mut seqs = Vec::new();
+        let mut source = bytes;
+        loop {
+            let Ok(step) = walker.step(&mut source);
+            match step {
+                Step::Record(placed) => seqs.push(placed.header.seq.0),
+                stop => return (seqs, stop),
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_yields_every_record_in_order_and_stops_at_zeros() {
+        assert_eq!(seqs(&sample()), (vec![1, 2, 3, 4, 5], Step::Blank));
+    }
+
+    #[test]
+    fn a_flipped_bit_ends_the_walk_at_its_frame_and_never_splits_a_batch() {
+        let bytes = sample();
+        let whole = seqs(&bytes).0;
+        for bit in 0..(bytes.len() - 64) * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let (found, stop) = seqs(&damaged);
+            let in_padding = found == whole;
+            assert!(in_padding || matches!(stop, Step::Invalid(_)), "bit {bit}: {stop:?}");
+            assert!(whole.starts_with(&found), "bit {bit}");
+            assert!(![2, 3].contains(&found.len()), "bit {bit}: part of a batch");
+        }
+    }
+
+    #[test]
+    fn frames_behind_damage_are_found() {
+        let mut bytes = sample();
+        bytes[5] ^= 1;
+        let mut found = Vec::new();
+        let mut source = bytes.as_slice();
+        let whole = beyond(&mut source, NONCE, 0, bytes.len() as u64, |_, placed| {
+            found.push(placed.header.seq.0);
+            Ok(())
+        });
+        assert_eq!((whole, found), (Ok(true), vec![2, 3, 4, 5]));
+    }
+
+    #[test]
+    fn records_of_a_damaged_batch_are_not_found_behind_it() {
+        let mut bytes = sample();
+        let frame = usize::try_from(record_size(4)).expect("short");
+        bytes[frame + 5] ^= 1;
+        let mut found = Vec::new();
+        let mut source = bytes.as_slice();
+        let whole = beyond(&mut source, NONCE, frame as u64, bytes.len() as u64, |_, placed| {
+            found.push(placed.header.seq.0);
+            Ok(())
+        });
+        assert_eq!((whole, found), (Ok(true), vec![5]));
+    }
+
+    #[test]
+    fn a_file_made_to_be_slow_is_given_up() {
+        let mut bytes = vec![0; 1 << 20];
+        let len = bytes.len() as u64;
+        for offset in (0..bytes.len() - HEADER_SIZE).step_by(HEADER_SIZE) {
+            let room = len - offset as u64 - HEADER_SIZE as u64;
+            let header = Header {
+                kind: Kind::Put,
+                flags: 0,
+                keyspace: KeyspaceId::DEFAULT,
+                key_len: 0,
+                value_len: u32::try_from(room).expect("short"),
+                seq: Seq(1),
+                payload_sum: 0,
+            };
+            bytes[offset..offset + HEADER_SIZE]
+                .copy_from_slice(&header.encode(Place { nonce: NONCE, offset: offset as u64 }));
+        }
+        let mut source = bytes.as_slice();
+        assert_eq!(beyond(&mut source, NONCE, 0, len, |_, _| Ok(())), Ok(false));
+    }
+}

@@ -5,6 +5,7 @@
 //!
 //! **Determinism.** Time, randomness and the boot id come through here as well, so that a test decides them.
 
+mod platform;
 pub(crate) mod real;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub mod sim;

@@ -1,1 +1,362 @@
-//! The real file system.
+//! The real file system: one directory of it, reached through std and, where std ends, through `platform`.
+//!
+//! It adds no cache and no retry of its own, apart from calls that a signal interrupted: in particular a failed sync
+//! is reported and never tried again, because the kernel forgets a lost page once it has told of it.
+
+use std::fs::{self, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use super::{Access, Dir, File, Identity, Lock, LockFailure, Medium, platform};
+use crate::mapping::Mapping;
+
+/// The moment that [`Dir::now`] counts from, one for the process.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// How often a lock is taken again because its file was replaced meanwhile.
+const LOCK_ATTEMPTS: usize = 16;
+
+/// One directory of the real file system.
+#[derive(Debug)]
+pub(crate) struct RealDir {
+    path: PathBuf,
+}
+
+impl RealDir {
+    /// The directory at `path`, which need not exist yet.
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
+        LazyLock::force(&START);
+        Self { path: path.into() }
+    }
+
+    fn open_with(&self, options: &OpenOptions, name: &str) -> io::Result<fs::File> {
+        // std opens with O_CLOEXEC and retries interrupted calls.
+        platform::above_standard_streams(options.open(self.path.join(name))?)
+    }
+}
+
+impl Dir for RealDir {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn create_dir(&self) -> io::Result<()> {
+        create_dir_durably(&self.path)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            // A name that is not Unicode is no name of ours, but it must not be overlooked either.
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let file = self.open_with(OpenOptions::new().read(true).write(true).create_new(true), name)?;
+        Ok(Arc::new(RealFile { file, access: Access::Write }))
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        let file = self.open_with(OpenOptions::new().read(true).write(access == Access::Write), name)?;
+        Ok(Arc::new(RealFile { file, access }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        platform::sync_dir(&self.path)
+    }
+
+    fn lock(&self, name: &str, note: &[u8]) -> Result<Box<dyn Lock>, LockFailure> {
+        for _ in 0..LOCK_ATTEMPTS {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            let file = self.open_with(&options, name).map_err(LockFailure::Io)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(held(&self.path.join(name))),
+                Err(TryLockError::Error(error)) => return Err(LockFailure::Io(error)),
+            }
+            // Somebody may have replaced the file between our opening and our locking it, and then another one holds
+            // the lock on the file that everybody sees now.
+            if same_file(&file, &self.path.join(name)).map_err(LockFailure::Io)? {
+                let lock = RealFile { file, access: Access::Write };
+                lock.file.set_len(0).and_then(|()| lock.write_at(note, 0)).map_err(LockFailure::Io)?;
+                return Ok(Box::new(RealLock { _file: lock.file }));
+            }
+        }
+        Err(LockFailure::Io(io::Error::other("the lock file is replaced again and again")))
+    }
+
+    fn medium(&self) -> io::Result<Medium> {
+        platform::medium(&fs::File::open(&self.path)?)
+    }
+
+    fn boot_id(&self) -> Option<[u8; 16]> {
+        platform::boot_id()
+    }
+
+    fn now(&self) -> Duration {
+        START.elapsed()
+    }
+
+    fn random(&self, buffer: &mut [u8]) -> io::Result<()> {
+        platform::random(buffer)
+    }
+
+    fn crash_point(&self, _: &'static str) {}
+
+    fn observes(&self) -> bool {
+        false
+    }
+}
+
+/// What the holder of a lock wrote; empty where it cannot be read, for it is only for a message.
+fn held(path: &Path) -> LockFailure {
+    LockFailure::Held(fs::read(path).unwrap_or_default())
+}
+
+/// Whether the open file is the one that has the name.
+fn same_file(file: &fs::File, path: &Path) -> io::Result<bool> {
+    let ours = platform::identity(&file.metadata()?);
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(platform::identity(&metadata).inode == ours.inode),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a directory and its parents; each new one is synced into its parent, or a power cut could take the whole
+/// store with it.
+fn create_dir_durably(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => return Ok(()),
+    };
+    if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        // An earlier process may have died between making it and syncing it. A parent that we may not read was not
+        // made by us.
+        drop(platform::sync_dir(parent));
+        return Ok(());
+    }
+    if !parent.is_dir() {
+        create_dir_durably(parent)?;
+    }
+    match fs::create_dir(path) {
+        // Somebody else was faster; it may not have been synced yet.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        other => other?,
+    }
+    platform::sync_dir(parent)
+}
+
+/// The lock lives as long as the open file description does.
+#[derive(Debug)]
+struct RealLock {
+    _file: fs::File,
+}
+
+impl Lock for RealLock {}
+
+/// One open file.
+#[derive(Debug)]
+struct RealFile {
+    file: fs::File,
+    access: Access,
+}
+
+impl File for RealFile {
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(platform::identity(&self.file.metadata()?))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match platform::read_at(&self.file, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        platform::check_size_limit(offset.saturating_add(bytes.len() as u64))?;
+        let mut done = 0;
+        while done < bytes.len() {
+            match platform::write_at(&self.file, &bytes[done..], offset + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => done += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        let old = self.file.metadata()?.len();
+        if size < old {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file never shrinks"));
+        }
+        if size == 0 {
+            return Ok(());
+        }
+        platform::check_size_limit(size)?;
+        platform::reserve(&self.file, old, size)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        platform::punch_hole(&self.file, offset, len)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(platform::allocated(&self.file.metadata()?))
+    }
+
+    fn map(&self, len: usize) -> io::Result<Arc<Mapping>> {
+        // A touch behind the file's end is a fatal signal, not an error.
+        if self.file.metadata()?.len() < len as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Arc::new(Mapping::of_file(&self.file, len, self.access == Access::Write)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::read_exact_at;
+
+    fn scratch() -> (tempfile::TempDir, RealDir) {
+        let temporary = tempfile::tempdir_in("target").unwrap();
+        let dir = RealDir::new(temporary.path().join("a/b"));
+        dir.create_dir().unwrap();
+        (temporary, dir)
+    }
+
+    #[test]
+    fn a_directory_is_made_with_its_parents_and_making_it_again_changes_nothing() {
+        let (_temporary, dir) = scratch();
+        dir.create("one").unwrap();
+        dir.create_dir().unwrap();
+        dir.sync().unwrap();
+        assert_eq!(dir.list().unwrap(), ["one"]);
+        let missing = RealDir::new(dir.path().join("missing"));
+        assert_eq!(missing.list().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_created_file_must_be_new_and_an_opened_one_must_exist() {
+        let (_temporary, dir) = scratch();
+        dir.create("one").unwrap();
+        assert_eq!(dir.create("one").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(dir.open("two", Access::Read).unwrap_err().kind(), io::ErrorKind::NotFound);
+        dir.rename("one", "two").unwrap();
+        dir.open("two", Access::Read).unwrap();
+        dir.unlink("two").unwrap();
+        assert!(dir.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn allocated_files_read_as_zeros_keep_their_blocks_and_never_shrink() {
+        let (_temporary, dir) = scratch();
+        let file = dir.create("one").unwrap();
+        file.allocate(1 << 16).unwrap();
+        assert_eq!(file.identity().unwrap().size, 1 << 16);
+        assert!(file.allocated().unwrap() >= 1 << 16);
+        assert_eq!(file.allocate(1).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let mut bytes = vec![1; 1 << 16];
+        read_exact_at(&*file, &mut bytes, 0).unwrap();
+        assert!(bytes.iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn a_mapping_and_the_file_show_the_same_bytes() {
+        let (_temporary, dir) = scratch();
+        let file = dir.create("one").unwrap();
+        file.allocate(8192).unwrap();
+        let mapping = file.map(8192).unwrap();
+        mapping.populate_write(0, 8192).unwrap();
+        file.write_at(b"written", 4093).unwrap();
+        let mut bytes = [0; 7];
+        mapping.copy_out(4093, &mut bytes);
+        assert_eq!(&bytes, b"written");
+        mapping.sync_range(0, 8192).unwrap();
+        file.sync().unwrap();
+        assert_eq!(file.map(8193).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(!dir.open("one", Access::Read).unwrap().map(4096).unwrap().is_writable());
+    }
+
+    #[test]
+    fn a_punched_range_reads_as_zeros_and_its_neighbours_survive() {
+        let (_temporary, dir) = scratch();
+        let file = dir.create("one").unwrap();
+        file.write_at(&[7; 3 * 4096], 0).unwrap();
+        let before = file.allocated().unwrap();
+        file.punch_hole(4096, 4096).unwrap();
+        let mut bytes = [0; 3 * 4096];
+        assert_eq!(file.read_at(&mut bytes, 0).unwrap(), bytes.len());
+        if file.allocated().unwrap() < before {
+            assert_eq!(bytes[4096..8192], [0; 4096]);
+        }
+        assert_eq!((bytes[4095], bytes[8192]), (7, 7));
+        assert_eq!(file.read_at(&mut bytes, 2 * 4096 + 1).unwrap(), 4095);
+    }
+
+    #[test]
+    fn identity_tells_an_unlinked_and_a_replaced_file() {
+        let (_temporary, dir) = scratch();
+        let file = dir.create("one").unwrap();
+        let before = file.identity().unwrap();
+        assert_eq!(before.links, 1);
+        dir.unlink("one").unwrap();
+        assert_eq!(file.identity().unwrap().links, 0);
+        assert_ne!(dir.create("one").unwrap().identity().unwrap().inode, before.inode);
+    }
+
+    #[test]
+    fn a_lock_excludes_a_second_one_shows_its_note_and_ends_with_its_owner() {
+        let (_temporary, dir) = scratch();
+        let lock = dir.lock("LOCK", b"a long note").unwrap();
+        drop(lock);
+        let lock = dir.lock("LOCK", b"42").unwrap();
+        match RealDir::new(dir.path()).lock("LOCK", b"43") {
+            Err(LockFailure::Held(note)) => assert_eq!(note, b"42"),
+            other => panic!("expected a held lock, got {other:?}"),
+        }
+        drop(lock);
+        dir.lock("LOCK", b"44").unwrap();
+    }
+
+    #[test]
+    fn time_does_not_go_back_and_random_bytes_differ() {
+        let (_temporary, dir) = scratch();
+        let before = dir.now();
+        assert!(dir.now() >= before);
+        let (mut one, mut two) = ([0; 32], [0; 32]);
+        dir.random(&mut one).unwrap();
+        dir.random(&mut two).unwrap();
+        assert_ne!(one, two);
+        dir.medium().unwrap();
+        assert!(!dir.observes());
+    }
+}

@@ -5,22 +5,24 @@
 //!
 //! # Safety contract
 //!
-//! The log is append-only. Every byte of a mapping is, at any moment, either *unpublished* (only the one writer, under
-//! the store's writer mutex, may touch it, and only through raw pointers) or *published* (it never changes again until
-//! the mapping is gone: I1). A byte is published by the release store of its frame's first word
-//! ([`Mapping::publish_word`]), and everybody else learns of it through an acquire load that happens after that store:
-//! of the index entry (I2), or of the first word itself. `&[u8]` is made over published bytes only; no `&mut [u8]`
-//! over a mapping exists anywhere. Other *processes* that follow the rules of the store never write to its files
+//! The log is append-only. Every byte of a mapping is, at any moment, either *unpublished* (only the one
+//! [`Appender`](appender::Appender) of the mapping may touch it, and only through raw pointers) or *published* (it lies
+//! below [`Mapping::published`] and never changes again until the mapping is gone: I1). The appender raises that mark
+//! with release order after the bytes below it are written; every `&[u8]` is made below a value of the mark that was
+//! loaded with acquire order. No `&mut [u8]` over a mapping exists anywhere. So everything this module offers to the
+//! rest of the crate is safe to call. Other *processes* that follow the rules of the store never write to its files
 //! (the lock file keeps a second writer out); a program that does not follow them breaks the contract stated at
-//! [`Store::open`](crate::Store::open). DESIGN.md, "Soundness of the mapping", argues this at length.
+//! [`Options::open`](crate::Options::open). DESIGN.md, "Soundness of the mapping", argues this at length.
 #![expect(unsafe_code, reason = "this is one of the modules that touch mapped memory")]
 
+pub(crate) mod appender;
+pub(crate) mod lines;
 pub(crate) mod space;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
@@ -40,6 +42,10 @@ pub(crate) struct Mapping {
     memory: Arc<MmapRaw>,
     writable: bool,
     backing: Option<Arc<dyn Backing>>,
+    /// Bytes below this offset are published.
+    published: AtomicU64,
+    /// Whether the mapping has had its appender.
+    claimed: AtomicBool,
 }
 
 impl fmt::Debug for Mapping {
@@ -55,7 +61,11 @@ impl Mapping {
         let mut options = MmapOptions::new();
         options.len(len);
         let memory = if writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? };
-        Ok(Self { memory: Arc::new(memory), writable, backing: None })
+        Ok(Self::new(Arc::new(memory), writable, None))
+    }
+
+    fn new(memory: Arc<MmapRaw>, writable: bool, backing: Option<Arc<dyn Backing>>) -> Self {
+        Self { memory, writable, backing, published: AtomicU64::new(0), claimed: AtomicBool::new(false) }
     }
 
     /// Makes zeroed memory that belongs to no file, committed when first touched.
@@ -70,7 +80,7 @@ impl Mapping {
         expect(dead_code, reason = "simulation only")
     )]
     pub(crate) fn simulated(memory: Arc<MmapRaw>, writable: bool, backing: Arc<dyn Backing>) -> Self {
-        Self { memory, writable, backing: Some(backing) }
+        Self::new(memory, writable, Some(backing))
     }
 
     /// The mapping's length in bytes.
@@ -134,54 +144,36 @@ impl Mapping {
         }
     }
 
-    /// The published bytes of a range.
-    ///
-    /// # Safety
-    ///
-    /// Every byte of the range is published, and the caller learned so through an acquire load.
-    pub(crate) unsafe fn published(&self, offset: usize, len: usize) -> &[u8] {
-        assert!(offset <= self.len() && len <= self.len() - offset, "range outside of the mapping");
-        // SAFETY: the range lies inside the mapping (asserted above).
+    /// Bytes below this offset are published.
+    pub(crate) fn published(&self) -> u64 {
+        // Acquire: pairs with the release store in `Appender::publish`.
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Publishes what a file held when it was opened; for mappings that have no appender (yet).
+    pub(crate) fn publish_existing(&self, end: u64) {
+        // Relaxed: the mapping is still being set up by one thread; a claim by another would be a bug, not a race.
+        assert!(!self.claimed.load(Ordering::Relaxed), "the appender publishes");
+        assert!(end <= self.len() as u64, "range outside of the mapping");
+        // Release: pairs with the acquire load in `published`.
+        self.published.store(end, Ordering::Release);
+    }
+
+    /// The published bytes of a range; `None` where any of it is not published.
+    pub(crate) fn bytes(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        if offset.checked_add(len)? > self.published() {
+            return None;
+        }
+        let offset = usize::try_from(offset).ok()?;
+        let len = usize::try_from(len).ok()?;
+        // SAFETY: published bytes lie inside of the mapping, and the range is published (compared above).
         let start = unsafe { self.base().add(offset) };
         // SAFETY: the bytes are initialised (a mapped file is), live as long as `self`, and never change again because
-        // they are published (the caller's promise, I1).
-        unsafe { std::slice::from_raw_parts(start, len) }
+        // they are published (I1).
+        Some(unsafe { std::slice::from_raw_parts(start, len) })
     }
 
-    /// Copies bytes into an unpublished range.
-    ///
-    /// # Safety
-    ///
-    /// No byte of the range is published, and the caller is the one writer (holds the writer mutex).
-    pub(crate) unsafe fn copy_in(&self, offset: usize, bytes: &[u8]) {
-        assert!(self.writable, "store into a read-only mapping");
-        assert!(offset <= self.len() && bytes.len() <= self.len() - offset, "range outside of the mapping");
-        // SAFETY: the range lies inside the mapping (asserted above).
-        let target = unsafe { self.base().add(offset) };
-        // SAFETY: the target is valid for writing (asserted above), nobody reads or writes it meanwhile (the caller's
-        // promise), and `bytes` cannot overlap it, because nobody has a reference to unpublished bytes.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
-    }
-
-    /// Stores a frame's first word, which publishes the frame to whoever acquires it.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Mapping::copy_in`], and every other byte of the frame has been written.
-    pub(crate) unsafe fn publish_word(&self, offset: usize, word: u64) {
-        assert!(self.writable, "store into a read-only mapping");
-        // Release: pairs with the acquire load of a follower's `load_word`; readers in this process acquire the index
-        // entry instead.
-        self.word(offset).store(word.to_le(), Ordering::Release);
-    }
-
-    /// Loads a word that is only ever written by [`Mapping::publish_word`] or never again.
-    pub(crate) fn load_word(&self, offset: usize) -> u64 {
-        // Acquire: pairs with the release store in `publish_word`.
-        u64::from_le(self.word(offset).load(Ordering::Acquire))
-    }
-
-    /// One aligned word of the mapping as an atomic: the shared words of the control page.
+    /// One aligned word of the mapping as an atomic: the shared words of the control page, and simulated files.
     pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8), "unaligned word");
         assert!(offset <= self.len() && 8 <= self.len() - offset, "word outside of the mapping");
@@ -214,6 +206,7 @@ impl Mapping {
 
 #[cfg(test)]
 mod tests {
+    use super::appender::Appender;
     use super::*;
 
     #[derive(Debug)]
@@ -227,17 +220,16 @@ mod tests {
         }
     }
 
-    fn page() -> Mapping {
+    fn page() -> Arc<Mapping> {
         let memory = Mapping::anonymous_memory(PAGE_SIZE).expect("memory");
-        Mapping::simulated(memory, true, Arc::new(Nothing))
+        Arc::new(Mapping::simulated(memory, true, Arc::new(Nothing)))
     }
 
     #[test]
-    fn copied_out_bytes_equal_copied_in_bytes_at_every_alignment() {
+    fn copied_out_bytes_equal_written_bytes_at_every_alignment() {
         let mapping = page();
         let bytes: Vec<u8> = (0..64).collect();
-        // SAFETY: nothing in this mapping is published and this test is its only user.
-        unsafe { mapping.copy_in(8, &bytes) };
+        Appender::claim(&mapping).expect("first claim").write(8, &bytes);
         for start in 0..16 {
             for len in 0..32 {
                 let mut out = vec![0; len];
@@ -248,9 +240,35 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_readable_once_published_and_not_before() {
+        let mapping = page();
+        let mut appender = Appender::claim(&mapping).expect("first claim");
+        appender.write(8, b"abcdefgh");
+        assert_eq!(mapping.bytes(8, 8), None);
+        appender.publish(0, *b"12345678", 16);
+        assert_eq!(mapping.bytes(0, 16), Some(b"12345678abcdefgh".as_slice()));
+        assert_eq!(mapping.bytes(8, 9), None);
+        assert_eq!(mapping.bytes(u64::MAX, 2), None);
+    }
+
+    #[test]
+    fn a_mapping_has_one_appender() {
+        let mapping = page();
+        let first = Appender::claim(&mapping);
+        assert!(first.is_some() && Appender::claim(&mapping).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "published bytes")]
+    fn published_bytes_cannot_be_written_again() {
+        let mapping = page();
+        mapping.publish_existing(16);
+        Appender::claim(&mapping).expect("first claim").write(8, b"x");
+    }
+
+    #[test]
     #[should_panic(expected = "outside")]
     fn a_range_behind_the_end_is_refused() {
-        let mapping = page();
-        mapping.copy_out(PAGE_SIZE - 4, &mut [0; 8]);
+        page().copy_out(PAGE_SIZE - 4, &mut [0; 8]);
     }
 }

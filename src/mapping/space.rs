@@ -4,12 +4,14 @@
 //! slot per granule leads from a location to the mapped bytes with one load. The table is reserved address space that
 //! costs memory only where it is used.
 //!
-//! **Concurrency.** Slots are filled under the store's writer mutex, before any index entry leads to them; readers find
-//! a location through an acquire load of an index entry, so their loads of the slot may be relaxed.
+//! **Concurrency.** Slots are filled before any index entry leads to them; a reader that finds an empty slot, or a
+//! location behind what is published, gets `None`, so that every function here is safe whatever the location is.
 #![expect(unsafe_code, reason = "this leads from a location to mapped memory")]
 
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Deref;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -17,6 +19,7 @@ use memmap2::MmapRaw;
 use parking_lot::Mutex;
 
 use super::Mapping;
+use crate::epoch::Pin;
 use crate::format::record::{HEADER_SIZE, Header, RawHeader};
 use crate::location::{LOCATION_BITS, Location};
 
@@ -54,12 +57,12 @@ impl Range {
 struct Slot {
     /// The segment's first byte.
     base: AtomicPtr<u8>,
-    /// The mapping, as `Arc::into_raw` gave it; owned by `Placed`.
+    /// The mapping; owned by `Placed`. Stored last, so that it announces the rest.
     mapping: AtomicPtr<Mapping>,
     /// The flat offset of the segment's first byte.
     start: AtomicU64,
-    /// The segment's length in bytes.
-    len: AtomicU64,
+    /// Dead bytes of the segment; counted in the slot of its first granule.
+    dead: AtomicU64,
 }
 
 /// The table from granules to segments.
@@ -74,7 +77,7 @@ pub(crate) struct Space {
 #[derive(Debug)]
 struct Placed {
     next: u64,
-    mappings: Vec<(Range, Arc<Mapping>)>,
+    mappings: Vec<Arc<Mapping>>,
 }
 
 impl Space {
@@ -100,7 +103,7 @@ impl Space {
 
     /// Gives a mapping its range; `None` when the space is full.
     pub(crate) fn place(&self, mapping: &Arc<Mapping>) -> Option<Range> {
-        let count = (mapping.len() as u64).div_ceil(GRANULE_SIZE);
+        let count = (mapping.len() as u64).div_ceil(GRANULE_SIZE).max(1);
         let mut placed = self.placed.lock();
         let range = Range { first: placed.next, count };
         if range.first + count > self.granules as u64 {
@@ -108,66 +111,83 @@ impl Space {
         }
         placed.next += count;
         for granule in range.first..range.first + count {
-            let slot = self.slot(granule);
-            // Relaxed, all four: an index entry that leads here is stored later with release order (module docs).
+            let slot = self.slot(granule).expect("compared with the table's size above");
+            // Relaxed, both: the store of `mapping` below announces them.
             slot.base.store(mapping.base(), Ordering::Relaxed);
-            slot.mapping.store(Arc::as_ptr(mapping).cast_mut(), Ordering::Relaxed);
             slot.start.store(range.first * GRANULE_SIZE, Ordering::Relaxed);
-            slot.len.store(mapping.len() as u64, Ordering::Relaxed);
+            // Release: pairs with the acquire load in `record`.
+            slot.mapping.store(Arc::as_ptr(mapping).cast_mut(), Ordering::Release);
         }
-        placed.mappings.push((range, Arc::clone(mapping)));
+        placed.mappings.push(Arc::clone(mapping));
         Some(range)
     }
 
-    fn slot(&self, granule: u64) -> &Slot {
-        let granule = usize::try_from(granule).expect("a granule number fits: the table was reserved");
-        assert!(granule < self.granules, "granule outside of the table");
+    fn slot(&self, granule: u64) -> Option<&Slot> {
+        let granule = usize::try_from(granule).ok().filter(|granule| *granule < self.granules)?;
         // SAFETY: the table has `self.granules` slots, so the slot lies inside of it.
         let slot = unsafe { self.slots.as_mut_ptr().cast::<Slot>().add(granule) };
         // SAFETY: aligned (the memory starts at a page, a slot is 32 bytes), live as long as `self`, initialised (zero
         // is a valid value of every field), and only touched through atomics.
-        unsafe { &*slot }
+        Some(unsafe { &*slot })
+    }
+
+    fn slot_of(&self, location: Location) -> Option<&Slot> {
+        self.slot(location.to_bits() * 8 / GRANULE_SIZE)
     }
 
     /// Starts the load of a record's first line.
     pub(crate) fn prefetch(&self, location: Location) {
-        let slot = self.slot(location.to_bits() * 8 / GRANULE_SIZE);
-        // Relaxed, both: see the module docs.
+        let Some(slot) = self.slot_of(location) else { return };
+        // Relaxed, both: nothing is read through them here.
         let base = slot.base.load(Ordering::Relaxed);
         let start = slot.start.load(Ordering::Relaxed);
-        prefetch(base.wrapping_add(usize::try_from(location.to_bits() * 8 - start).unwrap_or(0)));
+        let offset = (location.to_bits() * 8).wrapping_sub(start);
+        prefetch(base.wrapping_add(usize::try_from(offset).unwrap_or(0)));
     }
 
-    /// The record at a location.
+    /// The published record at a location; `None` where there is none: nothing placed or published there, or lengths
+    /// that lead out of what is published, which only damage after opening can cause.
     ///
-    /// `None` where the record's lengths would lead out of its segment, which only damage after opening can cause.
-    ///
-    /// # Safety
-    ///
-    /// The location was read from the index (by acquire) while `'p`'s pin was held, so that it leads to a published
-    /// record (I2) whose segment stays mapped for `'p`.
-    pub(crate) unsafe fn record<'p>(&self, location: Location) -> Option<Record<'p>> {
-        let slot = self.slot(location.to_bits() * 8 / GRANULE_SIZE);
-        // Relaxed, all: see the module docs.
-        let start = slot.start.load(Ordering::Relaxed);
-        let len = slot.len.load(Ordering::Relaxed);
-        let base = slot.base.load(Ordering::Relaxed);
-        let mapping = slot.mapping.load(Ordering::Relaxed);
-        let offset = location.to_bits() * 8 - start;
-        let room = len.checked_sub(offset)?;
-        if room < HEADER_SIZE as u64 {
+    /// The pin keeps the segment mapped for `'p`.
+    pub(crate) fn record<'p>(&'p self, location: Location, _pin: &'p Pin) -> Option<Record<'p>> {
+        let slot = self.slot_of(location)?;
+        // Acquire: pairs with the release store in `place`.
+        let mapping = slot.mapping.load(Ordering::Acquire);
+        if mapping.is_null() {
             return None;
         }
+        // SAFETY: not null, so it came from an `Arc` that `placed` holds until the space is dropped (`'p` is shorter).
+        let mapping = unsafe { &*mapping };
+        // Relaxed, both: announced by the mapping above, and never changed.
+        let start = slot.start.load(Ordering::Relaxed);
+        let base = slot.base.load(Ordering::Relaxed);
+        let offset = (location.to_bits() * 8).checked_sub(start)?;
+        let room = mapping.published().checked_sub(offset)?.checked_sub(HEADER_SIZE as u64)?;
         let offset = usize::try_from(offset).ok()?;
-        // SAFETY: `offset + HEADER_SIZE <= len`, the segment's length.
+        // SAFETY: the header's bytes are published, so they lie inside of the mapping.
         let start = unsafe { base.add(offset) };
-        // SAFETY: the header is published (the caller's promise) and stays mapped for `'p`.
+        // SAFETY: the header's bytes are published: initialised, unchanging (I1), mapped for `'p`.
         let raw = unsafe { &*start.cast::<[u8; HEADER_SIZE]>() };
         let header = RawHeader::new(raw).unverified();
-        if header.payload_len() > room - HEADER_SIZE as u64 {
-            return None;
+        (header.payload_len() <= room).then_some(Record { start, mapping, header, bytes: PhantomData })
+    }
+
+    /// Counts bytes of a segment as dead. Called by the one writer only.
+    pub(crate) fn add_dead(&self, location: Location, bytes: u64) {
+        let Some(slot) = self.slot_of(location) else { return };
+        // Relaxed: announced by whatever led the writer to the location.
+        let first = slot.start.load(Ordering::Relaxed) / GRANULE_SIZE;
+        if let Some(slot) = self.slot(first) {
+            // Relaxed, and not one operation: a statistic with one writer.
+            let dead = slot.dead.load(Ordering::Relaxed);
+            slot.dead.store(dead + bytes, Ordering::Relaxed);
         }
-        Some(Record { start, mapping, header, pinned: PhantomData })
+    }
+
+    /// Dead bytes of a segment.
+    pub(crate) fn dead(&self, range: Range) -> u64 {
+        // Relaxed: a statistic.
+        self.slot(range.first).map_or(0, |slot| slot.dead.load(Ordering::Relaxed))
     }
 }
 
@@ -187,52 +207,78 @@ pub(crate) fn prefetch(address: *const u8) {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'p> {
     start: *const u8,
-    mapping: *const Mapping,
+    mapping: &'p Mapping,
     header: Header,
-    pinned: PhantomData<&'p [u8]>,
+    bytes: PhantomData<&'p [u8]>,
 }
 
 impl<'p> Record<'p> {
-    /// The header. Its lengths were compared with the segment's; its checksum was verified when the record was written
-    /// or replayed, not now.
+    /// The header. Its lengths were compared with what is published; its checksum was verified when the record was
+    /// written or replayed, not now.
     pub(crate) fn header(&self) -> &Header {
         &self.header
     }
 
     /// The key.
     pub(crate) fn key(&self) -> &'p [u8] {
-        self.bytes(0, usize::from(self.header.key_len))
+        self.payload(0, usize::from(self.header.key_len))
     }
 
     /// The value.
     pub(crate) fn value(&self) -> &'p [u8] {
-        self.bytes(usize::from(self.header.key_len), self.header.value_len as usize)
+        self.payload(usize::from(self.header.key_len), self.header.value_len as usize)
     }
 
-    fn bytes(&self, from: usize, len: usize) -> &'p [u8] {
+    fn payload(&self, from: usize, len: usize) -> &'p [u8] {
         debug_assert!((from + len) as u64 <= self.header.payload_len());
-        // SAFETY: `Space::record` compared the payload's length with the segment's.
+        // SAFETY: `Space::record` compared the payload's length with what is published.
         let start = unsafe { self.start.add(HEADER_SIZE + from) };
-        // SAFETY: a published record's payload is published with it and stays mapped for `'p` (`Space::record`).
+        // SAFETY: published bytes: initialised, unchanging (I1), mapped for `'p`.
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// The record's mapping, as a reference of its own that keeps it mapped.
-    pub(crate) fn keep(&self) -> Arc<Mapping> {
-        // SAFETY: the pointer came from an `Arc` that the space still holds, because the segment is pinned for `'p`;
-        // so the count is not zero.
-        unsafe { Arc::increment_strong_count(self.mapping) };
-        // SAFETY: the reference made in the line above is ours to own.
-        unsafe { Arc::from_raw(self.mapping) }
+    /// The value as an owned slice that keeps its segment mapped.
+    pub(crate) fn keep_value(&self) -> Slice {
+        let value = ptr::from_ref(self.value());
+        let mapping: *const Mapping = self.mapping;
+        // SAFETY: the mapping lies in an `Arc` that the space still holds (`Space::record`), so its count is not zero.
+        unsafe { Arc::increment_strong_count(mapping) };
+        // SAFETY: the reference that the line above added is ours to own.
+        let mapping = unsafe { Arc::from_raw(mapping) };
+        Slice { value, mapping }
     }
 
-    /// The mapping and the offset of the record in it, for copying reads.
+    /// The record's mapping and its offset there, for copying reads.
     pub(crate) fn place(&self) -> (&'p Mapping, usize) {
-        // SAFETY: pinned for `'p`, see `keep`.
-        let mapping = unsafe { &*self.mapping };
-        (mapping, self.start as usize - mapping.base() as usize)
+        (self.mapping, self.start as usize - self.mapping.base() as usize)
     }
 }
+
+/// Published bytes that keep their mapping.
+pub(crate) struct Slice {
+    value: *const [u8],
+    mapping: Arc<Mapping>,
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: made from a slice over published bytes (unchanging, I1) of `self.mapping`, which is still mapped.
+        unsafe { &*self.value }
+    }
+}
+
+impl Clone for Slice {
+    fn clone(&self) -> Self {
+        Self { value: self.value, mapping: Arc::clone(&self.mapping) }
+    }
+}
+
+// SAFETY: the bytes never change and the mapping is `Send + Sync`; the pointer is only read through.
+unsafe impl Send for Slice {}
+// SAFETY: as above.
+unsafe impl Sync for Slice {}
 
 #[cfg(test)]
 mod tests {
@@ -245,5 +291,14 @@ mod tests {
             assert_eq!(range.offset_of(range.at(offset)), Some(offset));
         }
         assert_eq!(range.offset_of(Location::from_bits(8)), None);
+    }
+
+    #[test]
+    fn a_location_where_nothing_is_placed_has_no_record() {
+        let space = Space::reserve().expect("address space");
+        let pin = crate::epoch::pin();
+        for bits in [1, 1 << 20, (1 << LOCATION_BITS) - 1] {
+            assert!(space.record(Location::from_bits(bits), &pin).is_none());
+        }
     }
 }

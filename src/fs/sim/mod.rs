@@ -1,1 +1,321 @@
-//! The simulated disk.
+//! The simulated disk: a file system in memory that understands mapped stores and power cuts.
+//!
+//! A [`SimDisk`] is one directory of a pretend machine. A program runs on it as on a real one; afterwards a test asks
+//! for the machine as a power cut at any moment of that run could have left it, starts the program again on each of
+//! those, and checks what it promised.
+//!
+//! # What a power cut does
+//!
+//! - A page that was stored to and not synced since holds what it held at the last sync, or any content that it was
+//!   seen to have since, or a torn mix of those ([`Tears`]), independently of every other page. A synced page
+//!   holds what was synced.
+//! - A file's size is as uncertain until the next sync of that file, whole or of a range.
+//! - Changes of the directory that were not synced are lost or kept, each by itself, except that a change which was
+//!   kept brings the earlier changes to its names along. The sync of a file does not make its name durable.
+//! - A *failed* sync leaves its pages uncertain for ever, unless they are written again: later syncs succeed and do
+//!   nothing for them, while reads show the new bytes. Linux does the same.
+//!
+//! # What it does not do
+//!
+//! It sees mapped stores only when it looks: at every operation and at every named point of mapcask's write path. A
+//! content that a page had in between is covered by [`Tears::Words`] and [`Tears::Any`] only. It does not reorder what
+//! one sync made durable, and it never loses what was synced: for damage there are [`SimDisk::rot_bit`] and
+//! [`SimDisk::truncate`].
+//!
+//! Everything follows from the seed and the program; clones of a handle are the same machine.
+
+mod chooser;
+mod crash;
+mod fault;
+mod handle;
+mod machine;
+mod model;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+pub use self::chooser::{Chooser, Exhaustive, Script, Seeded};
+pub use self::crash::CrashPoint;
+pub use self::fault::{Fault, Operation};
+use self::handle::SimDir;
+use self::machine::{Machine, Settings, Shared};
+use self::model::{DirChange, Event, Model, NodeId};
+pub use self::page::Tears;
+use crate::fs::{Dir, Medium};
+use crate::mapping::PAGE_SIZE;
+
+/// A moment of a machine's history: how many events lie before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(usize);
+
+/// One directory of a pretend machine; clones are the same one.
+#[derive(Clone)]
+pub struct SimDisk {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine = self.shared.lock();
+        f.debug_struct("SimDisk")
+            .field("position", &machine.position())
+            .field("files", &machine.model.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for SimDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SimDisk {
+    /// Makes a machine without the directory yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_seed(0)
+    }
+
+    /// Makes a machine whose random numbers and boot ids follow from the seed.
+    #[must_use]
+    pub fn with_seed(seed: u64) -> Self {
+        Self::with_model(Model::default(), Settings::new(seed))
+    }
+
+    fn with_model(model: Model, settings: Settings) -> Self {
+        Self { shared: Arc::new(Mutex::new(Machine::new(model, settings))) }
+    }
+
+    /// The directory, as the store takes it.
+    #[must_use]
+    pub(crate) fn dir(&self) -> Arc<dyn Dir> {
+        Arc::new(SimDir::new(Arc::clone(&self.shared)))
+    }
+
+    /// Looks at the mapped pages and returns the present moment.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        let mut machine = self.shared.lock();
+        machine.observe();
+        Position(machine.position())
+    }
+
+    /// Every moment from the start of the known history to now.
+    #[must_use]
+    pub fn positions(&self) -> Vec<Position> {
+        let now = self.position().0;
+        (self.shared.lock().start()..=now).map(Position).collect()
+    }
+
+    /// The named points that the program passed, each with the moment right behind it.
+    #[must_use]
+    pub fn points(&self) -> Vec<(Position, &'static str)> {
+        self.shared.lock().points().map(|(at, name)| (Position(at), name)).collect()
+    }
+
+    /// The events of the known history, one text each, for the message of a failed test.
+    #[must_use]
+    pub fn history(&self) -> Vec<String> {
+        self.shared.lock().history().collect()
+    }
+
+    /// Forgets the history up to now, which bounds the memory of a long run. Positions before now become unknown.
+    pub fn forget_history(&self) {
+        let mut machine = self.shared.lock();
+        machine.observe();
+        machine.forget();
+    }
+
+    /// Prepares the states that a crash at `position` leaves.
+    ///
+    /// # Panics
+    ///
+    /// Where the position is of another machine or of a forgotten history.
+    #[must_use]
+    pub fn crash_point(&self, position: Position, tears: Tears) -> CrashPoint {
+        let machine = self.shared.lock();
+        CrashPoint::new(position, machine.model_at(position.0), tears, machine.settings.clone())
+    }
+
+    /// The machine after a power cut at `position`. For many states of one position, prepare a [`CrashPoint`] once.
+    ///
+    /// # Panics
+    ///
+    /// As for [`SimDisk::crash_point`].
+    #[must_use]
+    pub fn crash_at(&self, position: Position, tears: Tears, chooser: &mut dyn Chooser) -> Self {
+        self.crash_point(position, tears).cut_power(chooser)
+    }
+
+    /// The machine after the death of the process now: see [`CrashPoint::kill`].
+    #[must_use]
+    pub fn kill(&self) -> Self {
+        self.crash_point(self.position(), Tears::None).kill()
+    }
+
+    /// Lets the `nth` operation of a kind (of any kind for `None`) from now on fail; the first is 1. A sticky failure
+    /// goes on with every later one.
+    pub fn fail_nth(&self, operation: Option<Operation>, nth: u64, fault: Fault, sticky: bool) {
+        self.shared.lock().plan.add(operation, nth, fault, sticky);
+    }
+
+    /// Lets the kernel write the file's dirty pages on its own, and fail: reads go on showing them, the next sync of
+    /// the file errs, in whichever process, and those after it succeed without writing them.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is no such file.
+    pub fn fail_writeback(&self, name: &str) -> io::Result<()> {
+        self.by_hand(name, |machine, node| machine.record(Event::WritebackFailed(node)))
+    }
+
+    /// Drops the file's clean pages from the cache: those that a failed sync lost show from now on what the platter
+    /// holds, which `chooser` decides.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is no such file.
+    pub fn evict(&self, name: &str, tears: Tears, chooser: &mut dyn Chooser) -> io::Result<()> {
+        self.by_hand(name, |machine, node| machine.evict(node, tears, chooser))
+    }
+
+    /// Takes back all planned failures.
+    pub fn clear_faults(&self) {
+        self.shared.lock().plan.clear();
+    }
+
+    /// How many operations failed as planned.
+    #[must_use]
+    pub fn faults_fired(&self) -> u64 {
+        self.shared.lock().plan.fired()
+    }
+
+    /// How many operations of each kind there were.
+    #[must_use]
+    pub fn operations(&self) -> BTreeMap<Operation, u64> {
+        self.shared.lock().plan.counts().clone()
+    }
+
+    /// The names in the directory.
+    #[must_use]
+    pub fn files(&self) -> Vec<String> {
+        self.shared.lock().model.names.keys().map(|name| name.to_string()).collect()
+    }
+
+    /// A file's content, as a program would read it.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is no such file.
+    pub fn read_file(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.by_hand(name, |machine, node| {
+            let mut bytes: Vec<u8> = machine.pages(node).flat_map(|page| page.iter().copied()).collect();
+            bytes.truncate(
+                usize::try_from(machine.model.node(node).size).expect("simulated files fit in memory"),
+            );
+            bytes
+        })
+    }
+
+    /// Puts a file there, or replaces its content, durably; the whole directory becomes durable with it.
+    pub fn put_file(&self, name: &str, bytes: &[u8]) {
+        let mut machine = self.shared.lock();
+        machine.observe();
+        if !machine.model.made {
+            machine.record(Event::MakeDir);
+        }
+        let node = machine.lookup(name).unwrap_or_else(|_| machine.create(name));
+        machine.record(Event::Size(node, bytes.len() as u64));
+        for (at, piece) in bytes.chunks(PAGE_SIZE).enumerate() {
+            let mut content = [0; PAGE_SIZE];
+            content[..piece.len()].copy_from_slice(piece);
+            machine.record(Event::Page(node, at, Arc::new(content)));
+        }
+        machine.record(Event::Settle(node));
+        machine.record(Event::SyncDir);
+        machine.show_all(node);
+    }
+
+    /// Cuts a file, or grows it with zeros, behind the program's back and durably.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is no such file.
+    pub fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
+        self.by_hand(name, |machine, node| {
+            machine.record(Event::Size(node, len));
+            machine.record(Event::Settle(node));
+            machine.show_all(node);
+        })
+    }
+
+    /// Removes a file behind the program's back and durably; the whole directory becomes durable with it.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is no such file.
+    pub fn remove_file(&self, name: &str) -> io::Result<()> {
+        self.by_hand(name, |machine, node| {
+            machine.record(Event::Change(DirChange::Unlink(name.into(), node)));
+            machine.record(Event::SyncDir);
+        })
+    }
+
+    /// Flips a bit (0 to 7) of a byte, in the cache and on the platter, whatever the platter holds.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is no such file, `UnexpectedEof` where it is shorter.
+    pub fn rot_bit(&self, name: &str, offset: u64, bit: u8) -> io::Result<()> {
+        self.by_hand(name, |machine, node| {
+            if offset >= machine.model.node(node).size {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            machine.record(Event::Rot(node, offset, bit));
+            machine.show_all(node);
+            Ok(())
+        })?
+    }
+
+    fn by_hand<T>(&self, name: &str, work: impl FnOnce(&mut Machine, NodeId) -> T) -> io::Result<T> {
+        let mut machine = self.shared.lock();
+        machine.observe();
+        let node = machine.lookup(name)?;
+        Ok(work(&mut machine, node))
+    }
+
+    /// Limits the blocks of all files together, in bytes. Unlinked files count no longer.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.shared.lock().settings.capacity = bytes;
+    }
+
+    /// Sets what identifies this run of the operating system; `None` where a machine does not tell. Power cuts change
+    /// it.
+    pub fn set_boot_id(&self, id: Option<[u8; 16]>) {
+        self.shared.lock().settings.boot_id = id;
+    }
+
+    /// Advances the clock, which stands still otherwise.
+    pub fn advance_clock(&self, by: Duration) {
+        self.shared.lock().settings.now += by;
+    }
+
+    /// Says that the directory lies in memory.
+    pub fn set_medium_memory(&self) {
+        self.shared.lock().settings.medium = Medium::Memory;
+    }
+
+    /// Says that the directory lies on a network file system of that name.
+    pub fn set_medium_network(&self, name: &'static str) {
+        self.shared.lock().settings.medium = Medium::Network(name);
+    }
+}

@@ -1,0 +1,332 @@
+//! What the real file system needs from the operating system beyond std: one function per need, one body per kind of
+//! system.
+//!
+//! Linux is the system that the store's promises are measured on. Elsewhere a function does the nearest thing that
+//! keeps the promise, or the nearest thing that keeps it slowly, and says so.
+
+use std::fs::{File, Metadata};
+use std::io;
+
+use super::{Identity, Medium};
+
+/// Zeros written at a time where blocks cannot be reserved. In bytes.
+#[cfg(unix)]
+const ZEROS_SIZE: usize = 1 << 20;
+
+/// Moves a descriptor that took the place of standard input, output or error: whoever prints to a closed standard
+/// stream would otherwise print into the store's file.
+#[cfg(unix)]
+pub(super) fn above_standard_streams(file: File) -> io::Result<File> {
+    use std::os::fd::AsRawFd;
+    if file.as_raw_fd() > 2 {
+        return Ok(file);
+    }
+    Ok(File::from(rustix::io::fcntl_dupfd_cloexec(&file, 3)?))
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
+pub(super) fn above_standard_streams(file: File) -> io::Result<File> {
+    Ok(file)
+}
+
+/// Who a file is.
+#[cfg(unix)]
+pub(super) fn identity(metadata: &Metadata) -> Identity {
+    use std::os::unix::fs::MetadataExt;
+    Identity { size: metadata.size(), links: metadata.nlink(), inode: (metadata.dev(), metadata.ino()) }
+}
+
+/// Without inodes a file cannot be told from its replacement; only its size is compared.
+#[cfg(not(unix))]
+pub(super) fn identity(metadata: &Metadata) -> Identity {
+    Identity { size: metadata.len(), links: 1, inode: (0, 0) }
+}
+
+/// Bytes allocated on the disk.
+#[cfg(unix)]
+pub(super) fn allocated(metadata: &Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    // The unit of `st_blocks` is 512 bytes whatever the file system's block is (stat(2)).
+    metadata.blocks() * 512
+}
+
+#[cfg(not(unix))]
+pub(super) fn allocated(metadata: &Metadata) -> u64 {
+    metadata.len()
+}
+
+/// Reads at an offset, once.
+#[cfg(unix)]
+pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+}
+
+/// Writes at an offset, once; may write fewer bytes than asked.
+#[cfg(unix)]
+pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::write_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_write(file, bytes, offset)
+}
+
+/// Makes a directory's entries durable.
+#[cfg(unix)]
+pub(super) fn sync_dir(path: &std::path::Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Elsewhere a directory cannot be opened as a file; the file system's journal keeps entries in order.
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
+pub(super) fn sync_dir(_: &std::path::Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Refuses a size above the process's limit: growing past it is a fatal signal (SIGXFSZ), not an error.
+#[cfg(unix)]
+pub(super) fn check_size_limit(size: u64) -> io::Result<()> {
+    match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
+        Some(limit) if size > limit => Err(io::ErrorKind::FileTooLarge.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
+pub(super) fn check_size_limit(_: u64) -> io::Result<()> {
+    Ok(())
+}
+
+/// Reserves the blocks of `old..new` and grows the file to `new`.
+#[cfg(target_os = "linux")]
+pub(super) fn reserve(file: &File, old: u64, new: u64) -> io::Result<()> {
+    use rustix::io::Errno;
+    if old == 0 {
+        overwrite_in_place(file);
+    }
+    loop {
+        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, new) {
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return write_zeros(file, old, new),
+            other => return Ok(other?),
+        }
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(super) fn reserve(file: &File, old: u64, new: u64) -> io::Result<()> {
+    write_zeros(file, old, new)
+}
+
+/// Windows reserves the clusters of a file that is not sparse when its end is set.
+#[cfg(not(unix))]
+pub(super) fn reserve(file: &File, _: u64, new: u64) -> io::Result<()> {
+    file.set_len(new)
+}
+
+/// Turns copy-on-write off for a file that has no blocks yet. A page that is synced and stored to again (the log's
+/// tail) needs new space under copy-on-write, and on a full disk that store is a fatal signal; without, never
+/// (measured on btrfs: 256 of 256 against 0 of 256).
+#[cfg(target_os = "linux")]
+fn overwrite_in_place(file: &File) {
+    /// `BTRFS_SUPER_MAGIC` of `linux/magic.h`.
+    const BTRFS: u32 = 0x9123_683e;
+    if magic(file).ok() != Some(BTRFS) {
+        return;
+    }
+    if let Ok(flags) = rustix::fs::ioctl_getflags(file) {
+        // Refused (a mount that forbids it): the store works as before, up to a full disk.
+        let _ = rustix::fs::ioctl_setflags(file, flags | rustix::fs::IFlags::NOCOW);
+    }
+}
+
+/// Reserves blocks by writing zeros into them; on failure the file has its old size again.
+#[cfg(unix)]
+fn write_zeros(file: &File, old: u64, new: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_SIZE];
+    let mut offset = old;
+    while offset < new {
+        let len = usize::try_from(new - offset).map_or(ZEROS_SIZE, |rest| rest.min(ZEROS_SIZE));
+        match write_at(file, &zeros[..len], offset) {
+            Ok(written) if written > 0 => offset += written as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            failed => {
+                // The first failure is the one to tell; a file that stays long reads as zeros.
+                drop(file.set_len(old));
+                return Err(failed.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives the blocks of a range back.
+#[cfg(target_os = "linux")]
+pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    use rustix::fs::FallocateFlags;
+    use rustix::io::Errno;
+    if len == 0 {
+        return Ok(());
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    loop {
+        match rustix::fs::fallocate(file, flags, offset, len) {
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            other => return Ok(other?),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
+pub(super) fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<()> {
+    Ok(())
+}
+
+/// The file system's magic number.
+#[cfg(target_os = "linux")]
+fn magic(file: &File) -> io::Result<u32> {
+    // The type is signed here, unsigned there, of 32 or 64 bits: only the low 32 carry the number.
+    let word = i128::from(rustix::fs::fstatfs(file)?.f_type);
+    Ok(u32::try_from(word.rem_euclid(1 << 32)).expect("the remainder has 32 bits"))
+}
+
+/// What lies under a directory.
+#[cfg(target_os = "linux")]
+pub(super) fn medium(directory: &File) -> io::Result<Medium> {
+    Ok(medium_of_magic(magic(directory)?))
+}
+
+/// Elsewhere kinds of file systems have no numbers that could be compared.
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
+pub(super) fn medium(_: &File) -> io::Result<Medium> {
+    Ok(Medium::Device)
+}
+
+/// The numbers are those of `linux/magic.h` and of the kernel's file systems.
+#[cfg(target_os = "linux")]
+fn medium_of_magic(magic: u32) -> Medium {
+    match magic {
+        // tmpfs, ramfs, hugetlbfs.
+        0x0102_1994 | 0x8584_58f6 | 0x9584_58f6 => Medium::Memory,
+        0x6969 => Medium::Network("nfs"),
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => Medium::Network("smb"),
+        0x0102_1997 => Medium::Network("9p"),
+        0x00c3_6400 => Medium::Network("ceph"),
+        0x5346_414f | 0x6b41_4653 => Medium::Network("afs"),
+        0x7375_7245 => Medium::Network("coda"),
+        0x564c => Medium::Network("ncp"),
+        0x0bd0_0bd0 => Medium::Network("lustre"),
+        0x0116_1970 => Medium::Network("gfs2"),
+        0x7461_636f => Medium::Network("ocfs2"),
+        0x786f_4256 => Medium::Network("vboxsf"),
+        // FUSE (0x6573_5546) is one number for everything behind it, and most of it is local: ntfs-3g, encrypted and
+        // snapshotting layers, container file systems. A daemon that maps files at all keeps one page cache on this
+        // machine; one that does not refuses the mapping, which is an error and no damage.
+        _ => Medium::Device,
+    }
+}
+
+/// Identifies this run of the operating system.
+#[cfg(target_os = "linux")]
+pub(super) fn boot_id() -> Option<[u8; 16]> {
+    parse_uuid(&std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn boot_id() -> Option<[u8; 16]> {
+    None
+}
+
+/// The 16 bytes that 32 hexadecimal digits mean, dashes and white space apart.
+#[cfg(target_os = "linux")]
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let digits =
+        text.trim().chars().filter(|&c| c != '-').map(|c| c.to_digit(16)).collect::<Option<Vec<_>>>()?;
+    if digits.len() != 32 {
+        return None;
+    }
+    let mut id = [0; 16];
+    for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::try_from(pair[0] * 16 + pair[1]).ok()?;
+    }
+    Some(id)
+}
+
+/// Fills `buffer` with random bytes.
+#[cfg(target_os = "linux")]
+pub(super) fn random(buffer: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match rustix::rand::getrandom(&mut buffer[done..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => done += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(super) fn random(buffer: &mut [u8]) -> io::Result<()> {
+    use std::io::Read;
+    File::open("/dev/urandom")?.read_exact(buffer)
+}
+
+/// The seeds of std's hash maps come from the system's generator; hashing a counter under fresh ones is all that std
+/// offers.
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
+pub(super) fn random(buffer: &mut [u8]) -> io::Result<()> {
+    use std::hash::{BuildHasher, RandomState};
+    for (i, piece) in buffer.chunks_mut(8).enumerate() {
+        let word = RandomState::new().hash_one(i).to_le_bytes();
+        piece.copy_from_slice(&word[..piece.len()]);
+    }
+    Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_id_is_read_with_or_without_its_dashes_and_nothing_else_is() {
+        let id = parse_uuid("00010203-0405-0607-0809-0a0b0c0d0eff\n").unwrap();
+        assert_eq!(id, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
+        assert_eq!(parse_uuid("000102030405060708090a0b0c0d0eff"), Some(id));
+        assert_eq!(parse_uuid("00010203-0405-0607-0809-0a0b0c0d0ef"), None);
+        assert_eq!(parse_uuid("00010203-0405-0607-0809-0a0b0c0d0efg"), None);
+        assert_eq!(boot_id(), boot_id());
+    }
+
+    #[test]
+    fn memory_network_and_device_are_told_apart() {
+        assert_eq!(medium_of_magic(0x0102_1994), Medium::Memory);
+        assert_eq!(medium_of_magic(0x6969), Medium::Network("nfs"));
+        assert_eq!(medium_of_magic(0xff53_4d42), Medium::Network("smb"));
+        assert_eq!(medium_of_magic(0xef53), Medium::Device);
+        assert_eq!(medium_of_magic(0x6573_5546), Medium::Device);
+    }
+
+    #[test]
+    fn zeros_are_written_where_blocks_cannot_be_reserved() {
+        let dir = tempfile::tempdir_in("target").unwrap();
+        let file = File::create_new(dir.path().join("zeros")).unwrap();
+        write_zeros(&file, 0, (3 << 20) + 5).unwrap();
+        let metadata = file.metadata().unwrap();
+        assert_eq!(metadata.len(), (3 << 20) + 5);
+        assert!(allocated(&metadata) >= 3 << 20);
+    }
+}

@@ -1,0 +1,311 @@
+//! The simulated disk as the engine sees it: directory, files, locks and mappings.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fault::{Fault, Operation};
+use super::machine::{Machine, Shared};
+use super::model::{DirChange, Event, NodeId, page_count, split};
+use crate::fs::{Access, Dir, File, Identity, Lock, LockFailure, Medium};
+use crate::mapping::{Backing, Mapping};
+
+/// The directory.
+#[derive(Debug)]
+pub(super) struct SimDir {
+    path: PathBuf,
+    shared: Arc<Shared>,
+}
+
+impl SimDir {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { path: PathBuf::from("/simulated"), shared }
+    }
+
+    fn file(&self, node: NodeId, access: Access) -> Arc<dyn File> {
+        Arc::new(SimFile { shared: Arc::clone(&self.shared), node, access })
+    }
+}
+
+impl Dir for SimDir {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn create_dir(&self) -> io::Result<()> {
+        let mut machine = self.shared.lock();
+        machine.enter(Operation::CreateDir)?;
+        if !machine.model.made {
+            machine.record(Event::MakeDir);
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut machine = self.shared.lock();
+        machine.enter_unseen(Operation::List)?;
+        if !machine.model.made {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(machine.model.names.keys().map(|name| name.to_string()).collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let mut machine = self.shared.lock();
+        machine.enter(Operation::Create)?;
+        if !machine.model.made {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if machine.model.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let node = machine.create(name);
+        Ok(self.file(node, Access::Write))
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        let mut machine = self.shared.lock();
+        machine.enter_unseen(Operation::Open)?;
+        let node = machine.lookup(name)?;
+        Ok(self.file(node, access))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut machine = self.shared.lock();
+        machine.enter(Operation::Rename)?;
+        let node = machine.lookup(from)?;
+        if from != to {
+            machine.record(Event::Change(DirChange::Rename(from.into(), to.into(), node)));
+        }
+        Ok(())
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        let mut machine = self.shared.lock();
+        machine.enter(Operation::Unlink)?;
+        let node = machine.lookup(name)?;
+        machine.record(Event::Change(DirChange::Unlink(name.into(), node)));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut machine = self.shared.lock();
+        // A failed sync leaves the changes as uncertain as they were; a journal loses none without stopping for good.
+        machine.enter(Operation::SyncDir)?;
+        machine.record(Event::SyncDir);
+        Ok(())
+    }
+
+    fn lock(&self, name: &str, note: &[u8]) -> Result<Box<dyn Lock>, LockFailure> {
+        let mut machine = self.shared.lock();
+        machine.enter(Operation::Lock).map_err(LockFailure::Io)?;
+        if !machine.model.made {
+            return Err(LockFailure::Io(io::ErrorKind::NotFound.into()));
+        }
+        let node = machine.lookup(name).unwrap_or_else(|_| machine.create(name));
+        if machine.locks.iter().any(|held| held == name) {
+            let size = usize::try_from(machine.model.node(node).size).expect("simulated files fit in memory");
+            let mut holder = vec![0; size];
+            machine.read(node, 0, &mut holder);
+            return Err(LockFailure::Held(holder));
+        }
+        machine.record(Event::Size(node, 0));
+        machine.write(node, 0, note).map_err(LockFailure::Io)?;
+        machine.locks.push(name.to_owned());
+        Ok(Box::new(SimLock { shared: Arc::clone(&self.shared), name: name.to_owned() }))
+    }
+
+    fn medium(&self) -> io::Result<Medium> {
+        Ok(self.shared.lock().settings.medium)
+    }
+
+    fn boot_id(&self) -> Option<[u8; 16]> {
+        self.shared.lock().settings.boot_id
+    }
+
+    fn now(&self) -> Duration {
+        self.shared.lock().settings.now
+    }
+
+    fn random(&self, buffer: &mut [u8]) -> io::Result<()> {
+        let mut machine = self.shared.lock();
+        for piece in buffer.chunks_mut(8) {
+            let word = machine.random.next().to_le_bytes();
+            piece.copy_from_slice(&word[..piece.len()]);
+        }
+        Ok(())
+    }
+
+    fn crash_point(&self, name: &'static str) {
+        let mut machine = self.shared.lock();
+        machine.observe();
+        machine.record(Event::Point(name));
+    }
+
+    fn observes(&self) -> bool {
+        true
+    }
+}
+
+/// A held lock.
+#[derive(Debug)]
+struct SimLock {
+    shared: Arc<Shared>,
+    name: String,
+}
+
+impl Lock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.shared.lock().locks.retain(|held| *held != self.name);
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+struct SimFile {
+    shared: Arc<Shared>,
+    node: NodeId,
+    access: Access,
+}
+
+impl SimFile {
+    fn check_writable(&self) -> io::Result<()> {
+        match self.access {
+            Access::Write => Ok(()),
+            Access::Read => Err(io::ErrorKind::PermissionDenied.into()),
+        }
+    }
+}
+
+impl File for SimFile {
+    fn identity(&self) -> io::Result<Identity> {
+        let machine = self.shared.lock();
+        let size = machine.model.node(self.node).size;
+        Ok(Identity { size, links: machine.model.links(self.node), inode: (1, self.node) })
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut machine = self.shared.lock();
+        machine.enter_unseen(Operation::Read)?;
+        Ok(machine.read(self.node, offset, buffer))
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.check_writable()?;
+        let mut machine = self.shared.lock();
+        machine.observe();
+        match machine.plan.meet(Operation::Write) {
+            None => machine.write(self.node, offset, bytes),
+            Some(fault) => {
+                if fault == Fault::Short {
+                    machine.write(self.node, offset, &bytes[..bytes.len() / 2])?;
+                }
+                Err(fault.error())
+            }
+        }
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        self.check_writable()?;
+        let mut machine = self.shared.lock();
+        machine.enter(Operation::Allocate)?;
+        let old = machine.model.node(self.node).size;
+        if size < old {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file never shrinks"));
+        }
+        let pages = 0..page_count(size);
+        machine.check_space(self.node, pages.clone())?;
+        if size > old {
+            machine.record(Event::Size(self.node, size));
+        }
+        machine.record(Event::Reserve(self.node, pages));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut machine = self.shared.lock();
+        let pages = 0..machine.model.node(self.node).pages.len();
+        sync_pages(&mut machine, Operation::Sync, self.node, pages)
+    }
+
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.check_writable()?;
+        let mut machine = self.shared.lock();
+        machine.enter(Operation::Punch)?;
+        machine.punch(self.node, offset, len)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(self.shared.lock().model.node(self.node).allocated())
+    }
+
+    fn map(&self, len: usize) -> io::Result<Arc<Mapping>> {
+        let writable = self.access == Access::Write;
+        let mut machine = self.shared.lock();
+        machine.enter_unseen(Operation::Map)?;
+        let memory = machine.map(self.node, len, writable)?;
+        let backing = SimBacking { shared: Arc::clone(&self.shared), node: self.node, writable };
+        Ok(Arc::new(Mapping::simulated(memory, writable, Arc::new(backing))))
+    }
+}
+
+/// Makes pages durable, or marks them clean and says that they are not.
+fn sync_pages(
+    machine: &mut Machine,
+    operation: Operation,
+    node: NodeId,
+    pages: std::ops::Range<usize>,
+) -> io::Result<()> {
+    let mut entered = machine.enter(operation);
+    if machine.model.node(node).lost_unseen {
+        entered = entered.and(Err(Fault::Io.error()));
+    }
+    machine.record(match entered {
+        Ok(()) => Event::Sync(node, pages),
+        Err(_) => Event::SyncFailed(node, pages),
+    });
+    entered
+}
+
+/// What stands behind one mapping.
+#[derive(Debug)]
+struct SimBacking {
+    shared: Arc<Shared>,
+    node: NodeId,
+    writable: bool,
+}
+
+impl SimBacking {
+    fn pages(offset: usize, len: usize) -> std::ops::Range<usize> {
+        split(offset as u64).0..page_count((offset + len) as u64)
+    }
+}
+
+impl Backing for SimBacking {
+    fn sync_range(&self, offset: usize, len: usize) -> io::Result<()> {
+        // A range behind the file's end is no error: msync does not notice a file that was cut (measured).
+        sync_pages(&mut self.shared.lock(), Operation::SyncRange, self.node, Self::pages(offset, len))
+    }
+
+    fn populate_write(&self, offset: usize, len: usize) -> io::Result<()> {
+        let mut machine = self.shared.lock();
+        machine.enter(Operation::Populate)?;
+        let pages = Self::pages(offset, len);
+        if pages.end > machine.model.node(self.node).pages.len() {
+            return Err(io::Error::other("simulated bad address"));
+        }
+        machine.check_space(self.node, pages.clone())?;
+        // The kernel dirties pages here; that a clean page stays clean is the worse case for the program.
+        machine.record(Event::Reserve(self.node, pages));
+        Ok(())
+    }
+}
+
+impl Drop for SimBacking {
+    fn drop(&mut self) {
+        self.shared.lock().unmap(self.node, self.writable);
+    }
+}

@@ -1,0 +1,406 @@
+//! The running machine: a model, the history that led to it, and the memory that mappings of its files share.
+//!
+//! Nobody tells when a mapped page is stored to. So the machine compares the memory of every writable mapping with
+//! what it last saw, at each operation and at each named point, and records what changed as events *before* the event
+//! of the operation itself.
+//!
+//! **Concurrency.** All of it stands behind one mutex. Engine threads store into mapped memory without it; the machine
+//! reads by relaxed word loads and writes by atomic word stores, never through references.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use memmap2::MmapRaw;
+use parking_lot::Mutex;
+
+use super::chooser::{Chooser, Seeded};
+use super::crash::Uncertain;
+use super::fault::{Operation, Plan};
+use super::model::{DirChange, Event, Model, NodeId, page_count, split};
+use super::page::{self, Page, Tears};
+use crate::fs::Medium;
+use crate::mapping::{Backing, Mapping, PAGE_SIZE};
+
+/// What a test decides about a machine, and what its crashed successors inherit.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) seed: u64,
+    pub(super) boot_id: Option<[u8; 16]>,
+    pub(super) now: Duration,
+    pub(super) medium: Medium,
+    pub(super) capacity: Option<u64>,
+}
+
+impl Settings {
+    pub(super) fn new(seed: u64) -> Self {
+        let boot_id = Some(boot_id_of(seed));
+        Self { seed, boot_id, now: Duration::from_secs(1), medium: Medium::Device, capacity: None }
+    }
+
+    /// Another run of the operating system. Its random numbers must not repeat those of the run before: nonces tell
+    /// runs apart.
+    pub(super) fn after_power_cut(&self, position: usize) -> Self {
+        let seed = successor(self.seed, position, 1);
+        Self { seed, boot_id: self.boot_id.map(|_| boot_id_of(seed)), ..self.clone() }
+    }
+
+    /// Another process in the same run of the operating system.
+    pub(super) fn after_kill(&self, position: usize) -> Self {
+        Self { seed: successor(self.seed, position, 2), ..self.clone() }
+    }
+}
+
+fn successor(seed: u64, position: usize, kind: u64) -> u64 {
+    let at = Seeded::new(position as u64 * 4 + kind).next();
+    Seeded::new(seed ^ at).next()
+}
+
+fn boot_id_of(seed: u64) -> [u8; 16] {
+    let mut random = Seeded::new(!seed);
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&random.next().to_le_bytes());
+    id[8..].copy_from_slice(&random.next().to_le_bytes());
+    id
+}
+
+/// The memory that all mappings of one file share, while there are any.
+#[derive(Debug)]
+pub(super) struct Memory {
+    raw: Arc<MmapRaw>,
+    /// The machine's own way to the memory.
+    window: Mapping,
+    mappings: usize,
+    writers: usize,
+}
+
+/// Stands behind the machine's own window, whose durability nobody asks for.
+#[derive(Debug)]
+struct Detached;
+
+impl Backing for Detached {
+    fn sync_range(&self, _: usize, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn populate_write(&self, _: usize, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A machine, shared by its handles.
+pub(super) type Shared = Mutex<Machine>;
+
+/// The running machine.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) model: Model,
+    /// The model before the first event of the trace; `None` while there is no event.
+    base: Option<Box<Model>>,
+    trace: Vec<Event>,
+    /// The place of the trace's first event: more than zero once history was forgotten.
+    first: usize,
+    memories: BTreeMap<NodeId, Memory>,
+    /// Names of the locks that are held.
+    pub(super) locks: Vec<String>,
+    pub(super) plan: Plan,
+    pub(super) settings: Settings,
+    pub(super) random: Seeded,
+    next_node: NodeId,
+}
+
+impl Machine {
+    pub(super) fn new(model: Model, settings: Settings) -> Self {
+        let next_node = model.nodes.keys().next_back().map_or(1, |last| last + 1);
+        let random = Seeded::new(settings.seed);
+        Self {
+            model,
+            base: None,
+            trace: Vec::new(),
+            first: 0,
+            memories: BTreeMap::new(),
+            locks: Vec::new(),
+            plan: Plan::default(),
+            settings,
+            random,
+            next_node,
+        }
+    }
+
+    /// The place of the first event that is known.
+    pub(super) fn start(&self) -> usize {
+        self.first
+    }
+
+    /// The place behind the last event.
+    pub(super) fn position(&self) -> usize {
+        self.first + self.trace.len()
+    }
+
+    /// Places and names of the points that the program passed.
+    pub(super) fn points(&self) -> impl Iterator<Item = (usize, &'static str)> {
+        self.trace.iter().enumerate().filter_map(|(i, event)| match event {
+            Event::Point(name) => Some((self.first + i + 1, *name)),
+            _ => None,
+        })
+    }
+
+    /// The events since history began, one text each.
+    pub(super) fn history(&self) -> impl Iterator<Item = String> {
+        self.trace.iter().map(|event| match event {
+            // The content would fill the screen.
+            Event::Page(node, at, _) => format!("Page({node}, {at})"),
+            Event::Evict(node, at, _) => format!("Evict({node}, {at})"),
+            other => format!("{other:?}"),
+        })
+    }
+
+    /// Carries out an event and remembers it.
+    pub(super) fn record(&mut self, event: Event) {
+        if self.base.is_none() {
+            self.base = Some(Box::new(self.model.clone()));
+        }
+        self.model.apply(&event);
+        self.trace.push(event);
+    }
+
+    /// The model as it was at a place in the history.
+    pub(super) fn model_at(&self, position: usize) -> Model {
+        assert!(
+            position >= self.first && position <= self.position(),
+            "position outside of the known history"
+        );
+        let Some(base) = self.base.as_deref().filter(|_| position < self.position()) else {
+            return self.model.clone();
+        };
+        let mut model = base.clone();
+        self.trace[..position - self.first].iter().for_each(|event| model.apply(event));
+        model
+    }
+
+    /// Forgets the history; positions before now are no longer known.
+    pub(super) fn forget(&mut self) {
+        self.first = self.position();
+        self.trace.clear();
+        self.base = None;
+    }
+
+    /// Finds what was stored through mappings since the last look.
+    pub(super) fn observe(&mut self) {
+        let mut found = Vec::new();
+        for (&node, memory) in self.memories.iter().filter(|(_, memory)| memory.writers > 0) {
+            let state = self.model.node(node);
+            let size =
+                usize::try_from(state.size).map_or(memory.window.len(), |n| n.min(memory.window.len()));
+            let mut seen = [0; PAGE_SIZE];
+            for (at, known) in state.pages.iter().enumerate().take(size.div_ceil(PAGE_SIZE)) {
+                let len = (size - at * PAGE_SIZE).min(PAGE_SIZE);
+                memory.window.copy_out(at * PAGE_SIZE, &mut seen[..len]);
+                if seen[..len] != known.cached[..len] {
+                    let mut content = *known.cached;
+                    content[..len].copy_from_slice(&seen[..len]);
+                    found.push(Event::Page(node, at, Arc::new(content)));
+                }
+            }
+        }
+        found.into_iter().for_each(|event| self.record(event));
+    }
+
+    /// Looks at the mappings, counts the operation, and fails it where the plan says so.
+    pub(super) fn enter(&mut self, operation: Operation) -> io::Result<()> {
+        self.observe();
+        self.enter_unseen(operation)
+    }
+
+    /// As [`Machine::enter`], for operations that leave no event and need no look at the mappings.
+    pub(super) fn enter_unseen(&mut self, operation: Operation) -> io::Result<()> {
+        self.plan.meet(operation).map_or(Ok(()), |fault| Err(fault.error()))
+    }
+
+    /// Lets clean pages leave the cache and come back with what the platter holds, which is thereby decided.
+    pub(super) fn evict(&mut self, node: NodeId, tears: Tears, chooser: &mut dyn Chooser) {
+        let pages = self.model.node(node).pages.iter().enumerate().filter(|(_, page)| !page.dirty);
+        let lost: Vec<_> =
+            pages.filter_map(|(at, page)| Some((at, Uncertain::of(at, page, tears)?))).collect();
+        for (at, uncertain) in lost {
+            let content = uncertain.choose(tears, chooser);
+            self.record(Event::Evict(node, at, content));
+            self.show_page(node, at);
+        }
+    }
+
+    /// The file that a name leads to.
+    pub(super) fn lookup(&self, name: &str) -> io::Result<NodeId> {
+        self.model.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Gives a new file a name.
+    pub(super) fn create(&mut self, name: &str) -> NodeId {
+        let node = self.next_node;
+        self.next_node += 1;
+        self.record(Event::Change(DirChange::Create(name.into(), node)));
+        node
+    }
+
+    /// Reads what the cache shows, up to the file's end.
+    pub(super) fn read(&self, node: NodeId, offset: u64, buffer: &mut [u8]) -> usize {
+        let state = self.model.node(node);
+        let left = usize::try_from(state.size.saturating_sub(offset)).expect("simulated files fit in memory");
+        let len = left.min(buffer.len());
+        // Reading is frequent and leaves no trace, so it goes to the shared memory instead of looking for changes.
+        let memory = self.memories.get(&node);
+        let (mut at, mut within) = split(offset);
+        let mut done = 0;
+        while done < len {
+            let n = (PAGE_SIZE - within).min(len - done);
+            let (target, start) = (&mut buffer[done..done + n], at * PAGE_SIZE + within);
+            match memory.filter(|memory| start + n <= memory.window.len()) {
+                Some(memory) => memory.window.copy_out(start, target),
+                None => target.copy_from_slice(&state.pages[at].cached[within..within + n]),
+            }
+            (at, within, done) = (at + 1, 0, done + n);
+        }
+        len
+    }
+
+    /// Writes through the cache, growing the file where needed; mappings show it too.
+    pub(super) fn write(&mut self, node: NodeId, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        let (mut at, mut within) = split(offset);
+        self.check_space(node, at..page_count(end))?;
+        if end > self.model.node(node).size {
+            self.record(Event::Size(node, end));
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            let n = (PAGE_SIZE - within).min(bytes.len() - done);
+            let piece = &bytes[done..done + n];
+            let mut content = *self.model.node(node).pages[at].cached;
+            content[within..within + n].copy_from_slice(piece);
+            self.show(node, at * PAGE_SIZE + within, piece);
+            self.record(Event::Page(node, at, Arc::new(content)));
+            (at, within, done) = (at + 1, 0, done + n);
+        }
+        Ok(())
+    }
+
+    /// Errs where the disk has no room for the blocks that the pages lack.
+    pub(super) fn check_space(&self, node: NodeId, pages: Range<usize>) -> io::Result<()> {
+        let Some(capacity) = self.settings.capacity else { return Ok(()) };
+        let state = self.model.node(node);
+        let missing = pages.filter(|&at| !state.pages.get(at).is_some_and(|page| page.reserved)).count();
+        if missing > 0 && self.model.allocated() + (missing * PAGE_SIZE) as u64 > capacity {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "simulated full disk"));
+        }
+        Ok(())
+    }
+
+    /// Zeros a range of a file and gives the blocks of its whole pages back.
+    pub(super) fn punch(&mut self, node: NodeId, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.saturating_add(len).min(self.model.node(node).size);
+        let (first, behind) = (offset.next_multiple_of(PAGE_SIZE as u64), end - end % PAGE_SIZE as u64);
+        let edges = if first < behind { [offset..first, behind..end] } else { [offset..end, end..end] };
+        for edge in edges.into_iter().filter(|edge| edge.start < edge.end) {
+            let len = usize::try_from(edge.end - edge.start).expect("simulated files fit in memory");
+            self.write(node, edge.start, &vec![0; len])?;
+        }
+        if first < behind {
+            let pages = split(first).0..split(behind).0;
+            self.record(Event::Punch(node, pages.clone()));
+            pages.for_each(|at| self.show_page(node, at));
+        }
+        Ok(())
+    }
+
+    /// Brings the mapped memory of a file to what the cache holds, after a test's hand changed that.
+    pub(super) fn show_all(&self, node: NodeId) {
+        (0..self.model.node(node).pages.len()).for_each(|at| self.show_page(node, at));
+    }
+
+    fn show_page(&self, node: NodeId, at: usize) {
+        self.show(node, at * PAGE_SIZE, &self.model.node(node).pages[at].cached[..]);
+    }
+
+    /// Stores bytes into the mapped memory of a file, as far as it reaches.
+    fn show(&self, node: NodeId, offset: usize, bytes: &[u8]) {
+        if let Some(memory) = self.memories.get(&node) {
+            let len = memory.window.len().saturating_sub(offset).min(bytes.len());
+            store(&memory.window, offset, &bytes[..len]);
+        }
+    }
+
+    /// One more mapping of a file's first `len` bytes.
+    pub(super) fn map(&mut self, node: NodeId, len: usize, writable: bool) -> io::Result<Arc<MmapRaw>> {
+        if self.model.node(node).size < len as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // Words are loaded whole, so the memory ends behind one.
+        let len = len.next_multiple_of(8);
+        if !self.memories.contains_key(&node) {
+            let raw = Mapping::anonymous_memory(len)?;
+            let window = Mapping::simulated(Arc::clone(&raw), true, Arc::new(Detached));
+            for (at, state) in self.model.node(node).pages.iter().enumerate().take(len.div_ceil(PAGE_SIZE)) {
+                // Fresh memory is zero already.
+                if !Arc::ptr_eq(&state.cached, &page::zero()) {
+                    let end = (len - at * PAGE_SIZE).min(PAGE_SIZE);
+                    store(&window, at * PAGE_SIZE, &state.cached[..end]);
+                }
+            }
+            self.memories.insert(node, Memory { raw, window, mappings: 0, writers: 0 });
+        }
+        let memory = self.memories.get_mut(&node).expect("inserted above");
+        if memory.window.len() != len {
+            let text = "a simulated file has one length in all of its mappings";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        memory.mappings += 1;
+        memory.writers += usize::from(writable);
+        Ok(Arc::clone(&memory.raw))
+    }
+
+    /// One mapping less; what was stored through it stays in the cache.
+    pub(super) fn unmap(&mut self, node: NodeId, writable: bool) {
+        self.observe();
+        if let Some(memory) = self.memories.get_mut(&node) {
+            memory.mappings -= 1;
+            memory.writers -= usize::from(writable);
+            if memory.mappings == 0 {
+                self.memories.remove(&node);
+            }
+        }
+    }
+
+    /// A file's pages as they are shared with the cache.
+    pub(super) fn pages(&self, node: NodeId) -> impl Iterator<Item = &Page> {
+        self.model.node(node).pages.iter().map(|page| &page.cached)
+    }
+}
+
+/// Stores bytes by whole words, so that it races with nobody's atomic access; the words at the edges are exchanged.
+fn store(window: &Mapping, offset: usize, bytes: &[u8]) {
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = offset + done;
+        let skip = at % 8;
+        let n = (8 - skip).min(bytes.len() - done);
+        let put = |word: u64| {
+            // Memory order on every machine, as in `Mapping::copy_out`.
+            let mut memory = u64::from_le(word).to_le_bytes();
+            memory[skip..skip + n].copy_from_slice(&bytes[done..done + n]);
+            u64::from_le_bytes(memory).to_le()
+        };
+        let word = window.word(at - skip);
+        if n == 8 {
+            // Release: whoever acquires a published word sees the bytes stored before it, as with `publish_word`.
+            word.store(put(0), Ordering::Release);
+        } else {
+            // Release as above; the failed load is Relaxed because the exchange tries again with what it saw.
+            let exchanged = word.fetch_update(Ordering::Release, Ordering::Relaxed, |old| Some(put(old)));
+            debug_assert!(exchanged.is_ok());
+        }
+        done += n;
+    }
+}

@@ -1,0 +1,421 @@
+//! The index against a model, against concurrent readers, and against its bound on memory.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+use super::bucket::SLOTS;
+use super::*;
+use crate::format::hash::HashKey;
+
+/// Bits of a key in a location: what stands for the key in the record.
+const KEY_BITS: u32 = 24;
+
+/// The location of a key's record of some version.
+fn place(key: u64, version: u64) -> Location {
+    Location::from_bits(version << KEY_BITS | (key + 1))
+}
+
+fn key_at(location: Location) -> u64 {
+    (location.to_bits() & ((1 << KEY_BITS) - 1)) - 1
+}
+
+fn is_key(key: u64) -> impl FnMut(Location) -> Result<bool, Infallible> {
+    move |location| Ok(key_at(location) == key)
+}
+
+fn get(index: &Index, hash: Hash, key: u64) -> Option<Location> {
+    index.find(hash, is_key(key)).unwrap()
+}
+
+fn random_hash(key: u64) -> Hash {
+    // One secret for all tests: they are to fail twice where they fail once.
+    static KEY: std::sync::OnceLock<HashKey> = std::sync::OnceLock::new();
+    KEY.get_or_init(|| HashKey::from_secret([7; 32])).hash(&key.to_le_bytes())
+}
+
+fn scan_all(index: &Index) -> Vec<Location> {
+    let mut out = Vec::new();
+    let mut cursor = Some(Cursor::START);
+    while let Some(at) = cursor {
+        cursor = index.scan(at, &mut out);
+    }
+    out
+}
+
+/// What the index and its oracle have in common.
+trait Table {
+    fn get(&self, hash: Hash, key: u64) -> Option<Location>;
+    fn insert(&mut self, hash: Hash, location: Location);
+    fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool;
+    fn remove(&mut self, hash: Hash, old: Location) -> bool;
+    fn all(&self) -> Vec<Location>;
+}
+
+impl Table for IndexWriter {
+    fn get(&self, hash: Hash, key: u64) -> Option<Location> {
+        let found = self.find(hash, is_key(key)).unwrap();
+        assert_eq!(get(self.index(), hash, key), found);
+        found
+    }
+    fn insert(&mut self, hash: Hash, location: Location) {
+        self.reserve().expect("memory");
+        Self::insert(self, hash, location);
+    }
+    fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
+        Self::replace(self, hash, old, new)
+    }
+    fn remove(&mut self, hash: Hash, old: Location) -> bool {
+        Self::remove(self, hash, old)
+    }
+    fn all(&self) -> Vec<Location> {
+        assert_eq!(scan_all(self.index()).len(), self.index().len());
+        scan_all(self.index())
+    }
+}
+
+impl Table for hashbrown::HashTable<(u64, Location)> {
+    fn get(&self, hash: Hash, key: u64) -> Option<Location> {
+        let hash = hash.to_bits();
+        self.find(hash, |entry| entry.0 == hash && key_at(entry.1) == key).map(|entry| entry.1)
+    }
+    fn insert(&mut self, hash: Hash, location: Location) {
+        self.insert_unique(hash.to_bits(), (hash.to_bits(), location), |entry| entry.0);
+    }
+    fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
+        let entry = self.find_mut(hash.to_bits(), |entry| entry.1 == old);
+        entry.map(|entry| entry.1 = new).is_some()
+    }
+    fn remove(&mut self, hash: Hash, old: Location) -> bool {
+        self.find_entry(hash.to_bits(), |entry| entry.1 == old).map(|entry| entry.remove()).is_ok()
+    }
+    fn all(&self) -> Vec<Location> {
+        self.iter().map(|entry| entry.1).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    /// Insert, or replace what is there.
+    Put(u64),
+    /// Replace or remove what was there once.
+    Stale(u64),
+    Remove(u64),
+    RemoveFrom(u64, u64),
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let change = prop_oneof![
+        8 => (0..300u64).prop_map(Change::Put),
+        1 => (0..300u64).prop_map(Change::Stale),
+        4 => (0..300u64).prop_map(Change::Remove),
+        1 => (0..300u64, 1..60u64).prop_map(|(from, count)| Change::RemoveFrom(from, count)),
+    ];
+    proptest::collection::vec(change, 1..800)
+}
+
+/// Hashes from good to as bad as can be.
+fn hash_of_kind(kind: u8, key: u64) -> Hash {
+    match kind {
+        0 => random_hash(key),
+        // Equal in all bits.
+        1 => Hash::from_bits(5),
+        // Few tags, spread over the buckets.
+        2 => Hash::from_bits(random_hash(key).to_bits() & 7),
+        // Equal in all bits that growth looks at for long.
+        3 => Hash::from_bits(key << 20),
+        // Consecutive.
+        _ => Hash::from_bits(key),
+    }
+}
+
+fn apply(table: &mut impl Table, kind: u8, changes: &[Change]) -> Vec<Location> {
+    for (version, &change) in (1..).zip(changes) {
+        match change {
+            Change::Put(key) => {
+                let hash = hash_of_kind(kind, key);
+                match table.get(hash, key) {
+                    Some(old) => assert!(table.replace(hash, old, place(key, version))),
+                    None => table.insert(hash, place(key, version)),
+                }
+                assert_eq!(table.get(hash, key), Some(place(key, version)));
+            }
+            Change::Stale(key) => {
+                let (hash, never) = (hash_of_kind(kind, key), place(key, 1 << 15));
+                assert!(!table.replace(hash, never, place(key, version)) && !table.remove(hash, never));
+            }
+            Change::Remove(key) => remove(table, kind, key),
+            Change::RemoveFrom(from, count) => (from..from + count).for_each(|key| remove(table, kind, key)),
+        }
+    }
+    let mut all = table.all();
+    all.sort_unstable();
+    all
+}
+
+fn remove(table: &mut impl Table, kind: u8, key: u64) {
+    let hash = hash_of_kind(kind, key);
+    if let Some(old) = table.get(hash, key) {
+        assert!(table.remove(hash, old));
+        assert_eq!(table.get(hash, key), None);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_leaves_what_the_oracle_holds(kind in 0..5u8, base_bits in 0..3u32, changes in changes()) {
+        let (_, mut writer) = Index::with_base_bits(base_bits, 0).unwrap();
+        let ours = apply(&mut writer, kind, &changes);
+        let theirs = apply(&mut hashbrown::HashTable::new(), kind, &changes);
+        prop_assert_eq!(ours, theirs);
+        check_shape(&writer);
+    }
+}
+
+/// X3, X4, and that no overflow line is lost.
+fn check_shape(writer: &IndexWriter) {
+    let index = writer.index();
+    let buckets = index.buckets();
+    let mut lines_in_chains = 0;
+    for number in 0..buckets {
+        let head = index.heads.line(number);
+        let mut places: Vec<_> = (0..SLOTS).map(|slot| head.entry(slot)).collect();
+        let mut link = head.control().link();
+        while let Some(next) = link {
+            let line = index.overflow.line(next.line());
+            places.extend((0..SLOTS).map(|slot| line.entry(slot)));
+            lines_in_chains += 1;
+            link = line.control().link();
+        }
+        let entries: Vec<_> = places.iter().filter(|entry| !entry.is_empty()).collect();
+        assert!(entries.iter().all(|&&entry| bucket_of(index.hash_of(entry, number), buckets) == number));
+        if places.len() > SLOTS {
+            assert!(entries.len() > places.len() - SLOTS, "the last line is empty");
+            assert!(places[..entries.len()].iter().all(|entry| !entry.is_empty()), "a gap in a chain");
+        }
+    }
+    assert_eq!(
+        lines_in_chains + writer.free_lines(),
+        index.counters.0.overflow_lines.load(Ordering::Relaxed)
+    );
+}
+
+#[test]
+fn buckets_take_all_hashes_between_them_and_none_twice() {
+    for buckets in 1..70u64 {
+        let source = split_source(buckets);
+        for hash in 0..256 {
+            let before = bucket_of(hash, buckets);
+            let after = bucket_of(hash, buckets + 1);
+            assert!(before < buckets && (after == before || (before == source && after == buckets)));
+            let mask = (1 << bits_of(before, buckets)) - 1;
+            assert_eq!(hash & mask, before & mask);
+        }
+        let share: f64 = (0..buckets).map(|bucket| 0.5f64.powi(bits_of(bucket, buckets).cast_signed())).sum();
+        assert!((share - 1.0).abs() < 1e-9, "{buckets} buckets have {share} of all hashes");
+    }
+}
+
+#[test]
+fn a_key_takes_at_most_24_bytes_at_every_size() {
+    let (index, mut writer) = Index::new().unwrap();
+    let (mut max, mut max_overflow) = (0.0f64, 0.0f64);
+    for key in 0..1_500_000u64 {
+        writer.reserve().unwrap();
+        writer.insert(random_hash(key), place(key, 0));
+        let count = index.len() as f64;
+        if index.len() >= 100_000 {
+            max = max.max(index.memory_bytes() as f64 / count);
+            max_overflow =
+                max_overflow.max((index.memory_bytes() / 64) as f64 / index.buckets() as f64 - 1.0);
+        }
+    }
+    println!("at most {max:.2} bytes per key; {:.1}% overflow lines", max_overflow * 100.0);
+    assert!(max <= 24.0, "{max} bytes per key");
+    check_shape(&writer);
+}
+
+#[test]
+fn a_reservation_pays_for_its_inserts_wherever_they_go() {
+    let (index, mut writer) = Index::with_base_bits(0, 0).unwrap();
+    for round in 0..20u64 {
+        writer.reserve_many(100).unwrap();
+        let lines = writer.ensured_lines();
+        for key in round * 100..(round + 1) * 100 {
+            writer.insert(hash_of_kind(if round % 2 == 0 { 0 } else { 1 }, key), place(key, 0));
+        }
+        assert_eq!(writer.ensured_lines(), lines);
+    }
+    assert_eq!(index.len(), 2000);
+    check_shape(&writer);
+}
+
+#[test]
+fn a_scan_sees_every_key_once_while_the_index_grows_under_it() {
+    for step in [1, 3, 17] {
+        let (index, mut writer) = Index::with_base_bits(1, 0).unwrap();
+        let mut next = 0u64;
+        let mut insert = |count| {
+            for _ in 0..count {
+                Table::insert(&mut writer, random_hash(next), place(next, 0));
+                next += 1;
+            }
+            next
+        };
+        let before = insert(500);
+        let (mut out, mut cursor) = (Vec::new(), Some(Cursor::START));
+        while let Some(at) = cursor {
+            cursor = index.scan(at, &mut out);
+            if index.len() < 20_000 {
+                insert(step);
+            }
+        }
+        let mut keys: Vec<u64> = out.into_iter().map(key_at).collect();
+        let count = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), count, "a key came twice");
+        assert!((0..before).all(|key| keys.binary_search(&key).is_ok()), "a key was lost");
+    }
+}
+
+#[test]
+fn readers_and_scans_never_miss_a_key_that_stays() {
+    const FIXED: u64 = 200;
+    for round in 0..6u64 {
+        let (index, mut writer) = Index::with_base_bits(0, 0).unwrap();
+        // Chains: half of the rounds have few tags.
+        let hash = |key: u64| if round % 2 == 0 { random_hash(key) } else { hash_of_kind(2, key) };
+        for key in 0..FIXED {
+            Table::insert(&mut writer, hash(key), place(key, 0));
+        }
+        let (stop, finds, scans) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    for key in 0..FIXED {
+                        assert!(
+                            get(&index, hash(key), key).is_some(),
+                            "key {key} was missed in round {round}"
+                        );
+                        assert!(get(&index, hash(key), 1 << 22).is_none());
+                    }
+                    finds.fetch_add(FIXED, Ordering::Relaxed);
+                }
+            });
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut keys: Vec<u64> = scan_all(&index).into_iter().map(key_at).collect();
+                    keys.retain(|&key| key < FIXED);
+                    keys.sort_unstable();
+                    assert!(keys.iter().copied().eq(0..FIXED), "round {round}: {keys:?}");
+                    scans.fetch_add(1, Ordering::Relaxed);
+                    index.populate_ahead().unwrap();
+                }
+            });
+            churn(&mut writer, hash, FIXED, round);
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(finds.into_inner() + scans.into_inner() > 0);
+        check_shape(&writer);
+    }
+}
+
+/// Inserts, removes and replaces keys among others that stay; the index grows all the time.
+fn churn(writer: &mut IndexWriter, hash: impl Fn(u64) -> Hash, fixed: u64, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut keys: Vec<(u64, u64)> = (0..fixed).map(|key| (key, 0)).collect();
+    let mut next = fixed;
+    let fixed = usize::try_from(fixed).expect("a small number");
+    for version in 1..20_000u64 {
+        match random.u8(0..8) {
+            0..3 => {
+                Table::insert(writer, hash(next), place(next, 0));
+                keys.push((next, 0));
+                next += 1;
+            }
+            3..5 if keys.len() > fixed => {
+                let (key, old) = keys.swap_remove(random.usize(fixed..keys.len()));
+                assert!(Table::remove(writer, hash(key), place(key, old)));
+            }
+            _ => {
+                let (key, old) = keys[random.usize(..keys.len())];
+                assert!(Table::replace(writer, hash(key), place(key, old), place(key, version % 0xffff)));
+                let entry = keys.iter_mut().find(|entry| entry.0 == key).expect("chosen from here");
+                entry.1 = version % 0xffff;
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_ahead_of_the_writer_is_made_in_steps() {
+    let (index, mut writer) = Index::new().unwrap();
+    assert!(index.is_short_of_room());
+    index.populate_ahead().unwrap();
+    assert!(!index.is_short_of_room());
+    for key in 0..200_000u64 {
+        Table::insert(&mut writer, random_hash(key), place(key, 0));
+        if index.is_short_of_room() {
+            index.populate_ahead().unwrap();
+            assert!(!index.is_short_of_room());
+        }
+    }
+    check_shape(&writer);
+}
+
+#[test]
+#[ignore = "prints times; run in release mode, alone"]
+fn bench_insert_hit_and_miss() {
+    for count in [1_000_000u64, 4_000_000] {
+        let (index, mut writer) = Index::new().unwrap();
+        let hashes: Vec<Hash> = (0..2 * count).map(random_hash).collect();
+        let (hashes, absent) = hashes.split_at(usize::try_from(count).unwrap());
+        let nanos = |start: Instant| start.elapsed().as_nanos() as f64 / count as f64;
+        let start = Instant::now();
+        let (mut worst, mut populating) = (0, 0);
+        for (key, &hash) in (0..).zip(hashes) {
+            writer.reserve().unwrap();
+            writer.insert(hash, place(key, 0));
+            if index.is_short_of_room() {
+                let start = Instant::now();
+                index.populate_ahead().unwrap();
+                let micros = start.elapsed().as_micros();
+                (worst, populating) = (worst.max(micros), populating + micros);
+            }
+        }
+        let insert = nanos(start) - populating as f64 * 1e3 / count as f64;
+        let start = Instant::now();
+        let hits =
+            hashes.iter().filter(|&&hash| index.find(hash, |_| Ok::<_, Infallible>(true)).unwrap().is_some());
+        let hits = (hits.count(), nanos(start));
+        let start = Instant::now();
+        let misses = absent
+            .iter()
+            .filter(|&&hash| index.find(hash, |_| Ok::<_, Infallible>(false)).unwrap().is_none());
+        let misses = (misses.count(), nanos(start));
+        println!(
+            "{count} keys: insert {insert:.1} ns (and {populating} us of populating, its longest step {worst} us), hit {:.1} ns, miss {:.1} ns, {:.2} bytes per key",
+            hits.1,
+            misses.1,
+            index.memory_bytes() as f64 / count as f64
+        );
+        assert_eq!((hits.0, misses.0), (hashes.len(), absent.len()));
+        let keys: Vec<[u8; 16]> =
+            (0..count).map(|key| std::array::from_fn(|i| (key >> (i % 8 * 8) & 255) as u8)).collect();
+        let hasher = HashKey::from_secret([3; 32]);
+        let start = Instant::now();
+        let sum = keys.iter().fold(0, |sum, key| sum ^ hasher.hash(std::hint::black_box(&key[..])).to_bits());
+        println!("hash of 16 bytes {:.1} ns ({sum:x})", nanos(start));
+        let start = Instant::now();
+        let sum = keys.iter().fold(0, |sum, key| {
+            hasher.hash(&(u128::from_le_bytes(*key) ^ sum).to_le_bytes()).to_bits().into()
+        });
+        println!("hash of 16 bytes, each waiting for the one before, {:.1} ns ({sum:x})", nanos(start));
+    }
+}

@@ -1,0 +1,371 @@
+//! Changing the index: the one writer.
+//!
+//! **Concurrency.** The store's writer mutex keeps the writer alone; the order of its stores against readers is the
+//! table in the head of `index`.
+//!
+//! **Invariants.** After [`IndexWriter::reserve_many`] of n, n inserts neither fail nor allocate lines: each takes one
+//! overflow line at most. Growing either completes or changes nothing. N does not fall when keys are removed: their
+//! slots wait for new ones.
+
+use std::io;
+use std::sync::Arc;
+
+use super::bucket::{Bucket, Control, Entry, Link, SLOTS, slots_where};
+use super::table::Row;
+use super::{Index, TAG_MASK, bucket_of, search, split_source};
+use crate::format::hash::Hash;
+use crate::location::Location;
+use crate::mapping::lines::Line;
+use crate::sync::Ordering;
+
+/// Entries per bucket, times ten, above which a bucket is split: 13.6 bytes of buckets per entry, which with the
+/// overflow lines makes about 15, the least of both together (simulated in the research for this crate).
+const LOAD_TIMES_TEN: u64 = 47;
+
+/// The handle that changes an index.
+#[derive(Debug)]
+pub(crate) struct IndexWriter {
+    index: Arc<Index>,
+    lines: OverflowLines,
+    /// The links of the chain at hand; kept for its memory.
+    links: Vec<Link>,
+}
+
+/// Which overflow lines are free: those that were given back, and those that were never used.
+#[derive(Debug)]
+struct OverflowLines {
+    free: Vec<Link>,
+    /// Lines ever used.
+    used: u64,
+    /// Lines whose memory is there.
+    ensured: u64,
+}
+
+impl OverflowLines {
+    fn take(&mut self, index: &Index) -> Link {
+        if let Some(link) = self.free.pop() {
+            return link;
+        }
+        assert!(self.used < self.ensured, "an overflow line was taken that was not reserved");
+        let link = Link::to(self.used).expect("reserved lines have links");
+        self.used += 1;
+        // Relaxed: a count for `memory_bytes` and `populate_ahead`, stored by the one writer.
+        index.counters.0.overflow_lines.store(self.used, Ordering::Relaxed);
+        link
+    }
+
+    fn ensure(&mut self, count: u64, row: &Row) -> io::Result<()> {
+        while self.free.len() as u64 + (self.ensured - self.used) < count {
+            if Link::to(self.ensured).is_none() {
+                return Err(io::Error::other(
+                    "the index has as many overflow lines as its links can tell apart",
+                ));
+            }
+            row.ensure(self.ensured)?;
+            self.ensured = row.chunk_end(self.ensured).min(super::bucket::LINKS);
+        }
+        Ok(())
+    }
+}
+
+impl IndexWriter {
+    pub(super) fn new(index: Arc<Index>) -> Self {
+        let lines = OverflowLines { free: Vec::new(), used: 0, ensured: 0 };
+        Self { index, lines, links: Vec::new() }
+    }
+
+    /// The index that this writer changes.
+    pub(crate) fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// Makes sure that one insert cannot fail. Splits one bucket at most, however large the index is.
+    ///
+    /// # Errors
+    ///
+    /// When memory or address space is short, or the index is as large as it can be. Nothing is lost.
+    #[inline]
+    pub(crate) fn reserve(&mut self) -> io::Result<()> {
+        self.reserve_many(1)
+    }
+
+    /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five. The next reservation
+    /// takes the place of this one, it does not add to it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`IndexWriter::reserve`].
+    pub(crate) fn reserve_many(&mut self, count: usize) -> io::Result<()> {
+        let count = count as u64;
+        // Relaxed: the writer stored it.
+        let entries = self.index.counters.0.entries.load(Ordering::Relaxed).saturating_add(count);
+        while entries.saturating_mul(10) > self.index.buckets().saturating_mul(LOAD_TIMES_TEN) {
+            self.split()?;
+        }
+        self.lines.ensure(count, &self.index.overflow)
+    }
+
+    /// Searches as [`Index::find`] does, without a second look: nothing moves while the writer is here.
+    #[inline]
+    pub(crate) fn find<E>(
+        &self,
+        hash: Hash,
+        mut matches: impl FnMut(Location) -> Result<bool, E>,
+    ) -> Result<Option<Location>, E> {
+        let tag = self.index.tag(hash);
+        let mut line = self.head(hash);
+        loop {
+            if let Some(found) = search(line, tag, &mut matches)? {
+                return Ok(Some(found));
+            }
+            match line.control_unordered().link() {
+                Some(link) => line = self.index.overflow.line(link.line()),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Inserts an entry. The key must be absent, and room for it reserved.
+    pub(crate) fn insert(&mut self, hash: Hash, location: Location) {
+        let Self { index, lines, .. } = self;
+        let entry = Entry::new(index.tag(hash), location);
+        let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
+        append(index, lines, head, entry);
+        self.count(1);
+    }
+
+    /// Replaces an entry's location by another of the same key, in place; false if there is no such entry.
+    pub(crate) fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
+        let tag = self.index.tag(hash);
+        let mut line = self.head(hash);
+        loop {
+            if let Some(slot) = slot_of(line, old) {
+                line.set_entry(slot, Entry::new(tag, new));
+                return true;
+            }
+            match line.control_unordered().link() {
+                Some(link) => line = self.index.overflow.line(link.line()),
+                None => return false,
+            }
+        }
+    }
+
+    /// Removes the entry with this location; false if there is none. Never needs memory.
+    pub(crate) fn remove(&mut self, hash: Hash, old: Location) -> bool {
+        let index = &*self.index;
+        let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
+        collect_links(index, head, &mut self.links);
+        let mut lines =
+            std::iter::once(head).chain(self.links.iter().map(|link| index.overflow.line(link.line())));
+        let Some((line, slot)) = lines.find_map(|line| Some((line, slot_of(line, old)?))) else {
+            return false;
+        };
+        let control = head.control_unordered().bumped();
+        if let Some((&last_link, before)) = self.links.split_last() {
+            // The chain's last entry takes the place, so that chains stay as short as they can be (X4).
+            let last = index.overflow.line(last_link.line());
+            let last_slot = (0..SLOTS).rev().find(|&slot| !last.entry(slot).is_empty());
+            let last_slot = last_slot.expect("the last line of a chain is not empty");
+            line.set_entry(slot, last.entry(last_slot));
+            if last_slot > 0 {
+                head.set_control(control);
+            } else if let Some(previous) = before.last() {
+                head.set_control(control);
+                let previous = index.overflow.line(previous.line());
+                previous.set_control(previous.control_unordered().with_link(None));
+            } else {
+                head.set_control(control.with_link(None));
+            }
+            // After the version, which tells of it (X1).
+            last.set_entry(last_slot, Entry::EMPTY);
+            if last_slot == 0 {
+                self.lines.free.push(last_link);
+            }
+        } else {
+            line.set_entry(slot, Entry::EMPTY);
+            head.set_control(control);
+        }
+        self.count(-1);
+        true
+    }
+
+    fn head(&self, hash: Hash) -> &Line {
+        self.index.heads.line(bucket_of(hash.to_bits(), self.index.buckets()))
+    }
+
+    fn count(&self, change: i64) {
+        let entries = &self.index.counters.0.entries;
+        // Relaxed, both: a count on its own, stored by the one writer.
+        entries.store(entries.load(Ordering::Relaxed).wrapping_add_signed(change), Ordering::Relaxed);
+    }
+
+    /// Splits the next bucket.
+    fn split(&mut self) -> io::Result<()> {
+        let Self { index, lines, links } = self;
+        let index = &**index;
+        let buckets = index.buckets();
+        index.heads.ensure(buckets)?;
+        let source = index.heads.line(split_source(buckets));
+        collect_links(index, source, links);
+        // The sibling's chain is not longer than its source's.
+        lines.ensure(links.len() as u64, &index.overflow)?;
+        // The bit that tells leavers from stayers; all below it they have in common. It is zero in an empty entry.
+        let leaves = {
+            let bit = buckets.ilog2() - index.base_bits;
+            debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
+            move |entry: Entry| entry.tag() >> bit & 1 == 1
+        };
+        let mut chain = Chain { index, head: source, links };
+        let stayers = chain.copy_leavers(lines, index.heads.line(buckets), leaves);
+        // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled; and, by the entries
+        // emptied below, with the fence of a reader that misses a leaver.
+        index.buckets.0.store(buckets + 1, Ordering::Release);
+        chain.drop_leavers(lines, stayers, leaves);
+        Ok(())
+    }
+}
+
+/// The bucket that is being split.
+struct Chain<'w> {
+    index: &'w Index,
+    head: &'w Line,
+    links: &'w mut Vec<Link>,
+}
+
+impl<'w> Chain<'w> {
+    fn line(&self, number: usize) -> &'w Line {
+        match number.checked_sub(1) {
+            None => self.head,
+            Some(link) => self.index.overflow.line(self.links[link].line()),
+        }
+    }
+
+    /// Copies the leavers to the sibling, which nobody can reach yet; counts the stayers.
+    fn copy_leavers(
+        &self,
+        lines: &mut OverflowLines,
+        sibling: &Line,
+        leaves: impl Fn(Entry) -> bool,
+    ) -> usize {
+        let mut stayers = 0;
+        for number in 0..=self.links.len() {
+            let line = self.line(number);
+            for slot in slots_where(line, &leaves) {
+                append(self.index, lines, sibling, line.entry(slot));
+            }
+            stayers += slots_where(line, |entry| !entry.is_empty() && !leaves(entry)).count();
+        }
+        stayers
+    }
+
+    /// Takes the leavers out, and the lines that the stayers do not need. The sibling must be published.
+    fn drop_leavers(&mut self, lines: &mut OverflowLines, stayers: usize, leaves: impl Fn(Entry) -> bool) {
+        if self.links.is_empty() {
+            for slot in slots_where(self.head, leaves) {
+                self.head.set_entry(slot, Entry::EMPTY);
+            }
+            return;
+        }
+        self.gather(stayers, leaves);
+        let kept = stayers.div_ceil(SLOTS).max(1);
+        let control = self.head.control_unordered().bumped();
+        self.head.set_control(if kept == 1 { control.with_link(None) } else { control });
+        if kept > 1 {
+            self.line(kept - 1).set_control(Control::default());
+        }
+        // After the version, which tells of it (X1).
+        for place in stayers..self.places() {
+            let (line, slot) = self.place(place);
+            line.set_entry(slot, Entry::EMPTY);
+        }
+        for link in self.links.drain(kept - 1..) {
+            self.index.overflow.line(link.line()).set_control(Control::default());
+            lines.free.push(link);
+        }
+    }
+
+    /// Copies stayers from the end of the chain into the places of leavers at its front, until the first places of
+    /// the chain hold all stayers (X4).
+    fn gather(&self, stayers: usize, leaves: impl Fn(Entry) -> bool) {
+        let stays = |place: usize| {
+            let (line, slot) = self.place(place);
+            let entry = line.entry(slot);
+            (!entry.is_empty() && !leaves(entry)).then_some(entry)
+        };
+        let mut front = 0;
+        for entry in (stayers..self.places()).filter_map(stays) {
+            while stays(front).is_some() {
+                front += 1;
+            }
+            let (line, slot) = self.place(front);
+            line.set_entry(slot, entry);
+        }
+    }
+
+    /// Places for entries in the chain.
+    fn places(&self) -> usize {
+        (self.links.len() + 1) * SLOTS
+    }
+
+    fn place(&self, place: usize) -> (&'w Line, usize) {
+        (self.line(place / SLOTS), place % SLOTS)
+    }
+}
+
+/// Puts an entry into the first free slot of a chain, or into a new line at its end.
+fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entry: Entry) {
+    let mut line = head;
+    loop {
+        if let Some(slot) = slots_where(line, Entry::is_empty).next() {
+            line.set_entry(slot, entry);
+            return;
+        }
+        let control = line.control_unordered();
+        let Some(link) = control.link() else {
+            let link = lines.take(index);
+            // First the entry, then the way to it.
+            index.overflow.line(link.line()).set_entry(0, entry);
+            line.set_control(control.with_link(Some(link)));
+            return;
+        };
+        line = index.overflow.line(link.line());
+    }
+}
+
+/// The slot of a location in a line.
+fn slot_of(line: &Line, location: Location) -> Option<usize> {
+    slots_where(line, |entry| entry.leads_to(location)).next()
+}
+
+/// The links of a chain, in order.
+fn collect_links(index: &Index, head: &Line, links: &mut Vec<Link>) {
+    links.clear();
+    let mut link = head.control_unordered().link();
+    while let Some(next) = link {
+        links.push(next);
+        link = index.overflow.line(next.line()).control_unordered().link();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+impl IndexWriter {
+    pub(super) fn free_lines(&self) -> u64 {
+        self.lines.free.len() as u64
+    }
+
+    pub(super) fn ensured_lines(&self) -> u64 {
+        self.lines.ensured
+    }
+}
+
+#[cfg(all(test, loom))]
+impl IndexWriter {
+    /// Room for inserts into overflow lines, without the splits that `reserve` would make.
+    pub(super) fn reserve_lines(&mut self, count: u64) {
+        self.lines.ensure(count, &self.index.overflow).expect("memory");
+    }
+
+    pub(super) fn split_one(&mut self) {
+        self.split().expect("memory");
+    }
+}

@@ -1,0 +1,113 @@
+//! The two copies of the manifest on the disk, and the one in memory.
+//!
+//! **Protocol.** A change is written over one copy, synced, then over the other, synced. Never are both copies dirty
+//! at once, so a power cut damages at most one; the other then holds the state before or after the change. A change is
+//! in force once [`ManifestStore::update`] returns `Ok` (I6).
+//!
+//! **Crash points.** `manifest-first` and `manifest-second`, each between the write of a copy and its sync.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::commit::Commit;
+use crate::error::{Error, Result};
+use crate::format::SegmentId;
+use crate::format::manifest::{Manifest, SegmentEntry};
+use crate::format::names::MANIFESTS;
+use crate::fs::{Access, Dir, File};
+
+/// Keeps the manifest.
+#[derive(Debug)]
+pub(crate) struct ManifestStore {
+    dir: Arc<dyn Dir>,
+    commit: Arc<Commit>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    manifest: Manifest,
+    files: [Arc<dyn File>; 2],
+    /// Copies that may be damaged, at most one of them; it is written first.
+    suspect: [bool; 2],
+}
+
+impl ManifestStore {
+    /// Takes over the copies that recovery chose `manifest` from; `suspect` says which of them is not whole.
+    pub(crate) fn open(
+        dir: &Arc<dyn Dir>,
+        commit: &Arc<Commit>,
+        manifest: Manifest,
+        suspect: [bool; 2],
+    ) -> Result<Self> {
+        let mut open = |name: &str| match dir.open(name, Access::Write) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => dir.create(name),
+            other => other,
+        };
+        let mut file = |name: &str| open(name).map_err(|error| Error::io("open", dir.path().join(name), error));
+        let files = [file(MANIFESTS[0])?, file(MANIFESTS[1])?];
+        let held = Mutex::new(Held { manifest, files, suspect });
+        Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), held })
+    }
+
+    /// Changes the manifest, durably in both copies.
+    ///
+    /// # Errors
+    ///
+    /// When a copy cannot be written the change may or may not be on the disk; in memory it is in force, and the next
+    /// update writes it again. A failed sync poisons the store.
+    pub(crate) fn update<R>(&self, change: impl FnOnce(&mut Manifest) -> R) -> Result<R> {
+        let mut held = self.held.lock();
+        let result = change(&mut held.manifest);
+        held.manifest.generation += 1;
+        let bytes = held.manifest.encode();
+        // Never over the one copy that is known to be whole.
+        let first = usize::from(held.suspect[1]);
+        for (copy, point) in [(first, "manifest-first"), (1 - first, "manifest-second")] {
+            let path = || self.path(copy);
+            held.suspect[copy] = true;
+            held.files[copy].write_at(&bytes, 0).map_err(|error| Error::io("write", path(), error))?;
+            self.dir.crash_point(point);
+            if let Err(error) = held.files[copy].sync() {
+                let error = Error::io("sync", path(), error);
+                self.commit.poison(error.clone());
+                return Err(error);
+            }
+            held.suspect[copy] = false;
+        }
+        Ok(result)
+    }
+
+    /// Looks at the manifest.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&Manifest) -> R) -> R {
+        look(&self.held.lock().manifest)
+    }
+
+    /// Whether the manifest names a segment.
+    pub(crate) fn names(&self, id: SegmentId) -> bool {
+        self.read(|manifest| manifest.segment(id).is_some())
+    }
+
+    /// Gives out the next segment number. Not written here: a number that is not in use is lost in a crash, and the
+    /// name of a file that was being made tells recovery not to use it again.
+    pub(crate) fn next_segment(&self) -> SegmentId {
+        let mut held = self.held.lock();
+        let id = held.manifest.next_segment;
+        held.manifest.next_segment = SegmentId(id.0 + 1);
+        id
+    }
+
+    /// Names a segment.
+    pub(crate) fn add(&self, entry: SegmentEntry) -> Result<()> {
+        self.update(|manifest| {
+            let at = manifest.segments.partition_point(|other| other.id < entry.id);
+            manifest.segments.insert(at, entry);
+        })
+    }
+
+    fn path(&self, copy: usize) -> PathBuf {
+        self.dir.path().join(MANIFESTS[copy])
+    }
+}

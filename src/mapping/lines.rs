@@ -1,0 +1,139 @@
+//! Memory as cache lines of atomic words: what the index lies in.
+//!
+//! The memory belongs to no file, is zero when made and is committed when first touched. This module does not know
+//! what the words mean; `index` does.
+//!
+//! **Concurrency.** A line is made of atomics and is never anything else, so any number of threads may use it at once;
+//! what may be read when is the index's affair.
+//!
+//! Under loom, whose atomics cannot live in mapped memory, lines are shorter and lie in a vector.
+
+use std::io;
+use std::ops::Range;
+
+use crate::sync::AtomicU64;
+
+/// Words in a line.
+#[cfg(not(loom))]
+pub(crate) const LINE_WORDS: usize = 8;
+/// Words in a line: as few as still make an overflowing bucket, to keep the models small.
+#[cfg(loom)]
+pub(crate) const LINE_WORDS: usize = 3;
+
+/// One cache line. All words are zero at first.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Line {
+    /// The line's words.
+    pub(crate) words: [AtomicU64; LINE_WORDS],
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
+
+/// Size of memory from which on the kernel is asked for huge pages, in bytes: below, the rounding would show.
+#[cfg(not(loom))]
+const HUGE_FROM_SIZE: usize = 8 << 20;
+
+/// A run of lines.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    #[cfg(not(loom))]
+    memory: memmap2::MmapRaw,
+    #[cfg(loom)]
+    lines: Vec<Line>,
+}
+
+#[cfg(not(loom))]
+impl Lines {
+    /// Reserves `count` lines of zeros.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says when it has no address space left.
+    pub(crate) fn new(count: usize) -> io::Result<Self> {
+        let size = count.checked_mul(size_of::<Line>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let memory = super::Mapping::anonymous_memory(size)?;
+        let memory = std::sync::Arc::into_inner(memory).expect("memory just made has one owner");
+        #[cfg(target_os = "linux")]
+        if size >= HUGE_FROM_SIZE {
+            // Advice: where it is refused, the lines are as correct on small pages.
+            drop(memory.advise(memmap2::Advice::HugePage));
+        }
+        Ok(Self { memory })
+    }
+
+    /// The lines.
+    #[inline]
+    #[expect(unsafe_code, reason = "the one place where the index's memory becomes lines")]
+    pub(crate) fn as_slice(&self) -> &[Line] {
+        let start = self.memory.as_ptr().cast::<Line>();
+        let count = self.memory.len() / size_of::<Line>();
+        // SAFETY: the memory is `count` lines long, starts at a page and so at a multiple of 64, is zeroed (zero is a
+        // valid value of every word), lives as long as `self`, and is touched through these atomics only: nobody else
+        // has its address, since `new` made it and kept it.
+        unsafe { std::slice::from_raw_parts(start, count) }
+    }
+
+    /// Makes the pages of the given lines present, so that the first store into each does not fault. The content
+    /// stays. Safe to run beside readers and the writer.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says when it has no memory left. Kernels that do not know the request leave the
+    /// pages to faults, which is no error.
+    pub(crate) fn populate(&self, lines: Range<usize>) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        {
+            let offset = lines.start * size_of::<Line>();
+            let size = lines.len() * size_of::<Line>();
+            match self.memory.advise_range(memmap2::Advice::PopulateWrite, offset, size) {
+                // Before Linux 5.14.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+                other => other,
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = lines;
+            Ok(())
+        }
+    }
+}
+
+#[cfg(loom)]
+impl Lines {
+    pub(crate) fn new(count: usize) -> io::Result<Self> {
+        let line = |_| Line { words: std::array::from_fn(|_| AtomicU64::new(0)) };
+        Ok(Self { lines: (0..count).map(line).collect() })
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Line] {
+        &self.lines
+    }
+
+    pub(crate) fn populate(&self, _lines: Range<usize>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::Ordering;
+
+    #[test]
+    fn lines_are_zero_apart_and_keep_their_content_when_populated() {
+        let lines = Lines::new(4096).unwrap();
+        assert_eq!(lines.as_slice().len(), 4096);
+        for (number, line) in lines.as_slice().iter().enumerate().step_by(97) {
+            assert!(line.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+            line.words[7].store(number as u64, Ordering::Relaxed);
+        }
+        lines.populate(100..4000).unwrap();
+        for (number, line) in lines.as_slice().iter().enumerate() {
+            let expected = if number.is_multiple_of(97) { number as u64 } else { 0 };
+            assert_eq!(line.words[7].load(Ordering::Relaxed), expected);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! How a store is opened: few options, each with a default that is right for nearly everyone.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::mapping::PAGE_SIZE;
+
+/// What an acknowledged write survives.
+///
+/// | level | survives | cost |
+/// |---|---|---|
+/// | `Os` | death of the process: panic, abort, `kill -9`, the out-of-memory killer | memory speed, no system call |
+/// | `Interval` | also power loss, except for the last interval | a sync in the background |
+/// | `Disk` | also power loss and a kernel crash, before the call returns | one device flush per group of writers |
+///
+/// After a power cut the store holds a prefix of what was acknowledged, in order, no shorter than what was durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The operating system has the bytes when the call returns.
+    #[default]
+    Os,
+    /// As `Os`, and at most [`Options::sync_interval`] later the bytes are on their way to the disk.
+    Interval,
+    /// The bytes are on the disk when the call returns.
+    Disk,
+}
+
+/// How a store is opened.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let path = directory.path().join("data");
+/// let store = mapcask::Options::new().durability(mapcask::Durability::Disk).open(&path)?;
+/// store.insert("key", "value")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) sync_interval: Duration,
+    pub(crate) segment_bytes: u64,
+    pub(crate) verify_reads: bool,
+    pub(crate) background: bool,
+    pub(crate) create: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Options {
+    /// The least size of a segment, in bytes.
+    pub const SEGMENT_BYTES_MIN: u64 = PAGE_SIZE as u64;
+    /// The greatest size of a segment, in bytes: 4 GiB. A value that needs more gets a segment of its own size.
+    pub const SEGMENT_BYTES_MAX: u64 = 1 << 32;
+
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            durability: Durability::Os,
+            sync_interval: Duration::from_millis(100),
+            segment_bytes: 64 << 20,
+            verify_reads: false,
+            background: true,
+            create: true,
+        }
+    }
+
+    /// What an acknowledged write survives. Default: [`Durability::Os`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How long a write may wait for its sync at [`Durability::Interval`]. Default: 100 ms.
+    ///
+    /// After a power cut at most the writes of this time, and of one sync that was under way, are missing.
+    #[must_use]
+    pub fn sync_interval(mut self, interval: Duration) -> Self {
+        self.sync_interval = interval;
+        self
+    }
+
+    /// The size that segment files grow to, in bytes; a multiple of 4,096. Default: 64 MiB.
+    ///
+    /// The first file after each open is small and each next one four times as large, up to this.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// Whether every read verifies the record's checksum. Default: no; every record is verified when it is written and
+    /// when the store is opened.
+    #[must_use]
+    pub fn verify_reads(mut self, verify: bool) -> Self {
+        self.verify_reads = verify;
+        self
+    }
+
+    /// Whether the store has its helper thread. Default: yes.
+    ///
+    /// Without it, writers make segments ready themselves, and [`Durability::Interval`] syncs when
+    /// [`Store::flush`](crate::Store::flush) is called. For tests that must be deterministic.
+    #[must_use]
+    pub fn background(mut self, background: bool) -> Self {
+        self.background = background;
+        self
+    }
+
+    /// Whether a store is created where there is none. Default: yes.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Refuses values that cannot work.
+    pub(crate) fn check(&self) -> Result<()> {
+        let bytes = self.segment_bytes;
+        let range = Self::SEGMENT_BYTES_MIN..=Self::SEGMENT_BYTES_MAX;
+        if !range.contains(&bytes) || !bytes.is_multiple_of(PAGE_SIZE as u64) {
+            return Err(Error::InvalidOption {
+                option: "segment_bytes",
+                value: bytes.to_string(),
+                reason: "it must be a multiple of 4096, from 4096 to 4 GiB",
+            });
+        }
+        if self.sync_interval.is_zero() {
+            return Err(Error::InvalidOption {
+                option: "sync_interval",
+                value: "0".to_owned(),
+                reason: "it must be longer than nothing; for a sync per write use Durability::Disk",
+            });
+        }
+        Ok(())
+    }
+}

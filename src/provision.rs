@@ -1,0 +1,235 @@
+//! Making segments ready ahead of the writer, so that it finds pages and never a full disk.
+//!
+//! **Concurrency.** Lock order: the store's writer mutex, then `making`, then the manifest's, then `ready`. The helper
+//! takes `making` without the writer mutex; a writer that finds nothing ready waits for it, or makes a segment itself.
+//!
+//! **Invariants.** I6: what [`Provision::take`] gives out is named by both copies of the manifest, durably.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::commit::Commit;
+use crate::error::{Error, Result};
+use crate::format::record::{HEADER_SIZE, Start, Watermark, record_size};
+use crate::format::segment_header::SEGMENT_HEADER_SIZE;
+use crate::format::{SegmentId, StoreId};
+use crate::fs::Dir;
+use crate::manifest_store::ManifestStore;
+use crate::mapping::PAGE_SIZE;
+use crate::mapping::space::Space;
+use crate::segment::{Plan, Regime, Segment};
+
+/// The size of the first segment after an open, in bytes; each next one is four times as large, up to the option.
+const FIRST_SIZE: u64 = 256 << 10;
+/// How far ahead of the writer pages are made ready, in bytes.
+const WINDOW: u64 = 8 << 20;
+/// How much is made ready in one step, in bytes.
+const STEP: u64 = 2 << 20;
+/// What a segment needs besides its frames: its header, its start record, and room for a watermark.
+pub(crate) const OVERHEAD: u64 =
+    SEGMENT_HEADER_SIZE as u64 + (HEADER_SIZE + Start::SIZE) as u64 + (HEADER_SIZE + Watermark::SIZE) as u64;
+
+/// Every segment of an open store.
+pub(crate) type Segments = RwLock<BTreeMap<SegmentId, Arc<Segment>>>;
+
+/// What everything below the store shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) dir: Arc<dyn Dir>,
+    pub(crate) store: StoreId,
+    pub(crate) space: Space,
+    pub(crate) manifest: ManifestStore,
+    pub(crate) commit: Arc<Commit>,
+    pub(crate) segments: Segments,
+}
+
+/// Makes segments ready.
+#[derive(Debug)]
+pub(crate) struct Provision {
+    regime: Regime,
+    segment_bytes: u64,
+    making: Mutex<Making>,
+    ready: Mutex<VecDeque<Arc<Segment>>>,
+    /// The segment that is written to, for the helper.
+    active: Mutex<Arc<Segment>>,
+    /// The writer's offset in it, for the helper.
+    offset: AtomicU64,
+    /// How often a writer had to make a segment or pages ready itself.
+    stalls: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Making {
+    next_size: u64,
+    /// A segment whose file exists but whose name in the manifest is not yet known to be durable.
+    unnamed: Option<Arc<Segment>>,
+}
+
+impl Provision {
+    /// Starts with segments that are ready already.
+    pub(crate) fn new(regime: Regime, segment_bytes: u64, ready: Vec<Arc<Segment>>, active: Arc<Segment>) -> Self {
+        let next_size = Self::after(active.size(), segment_bytes);
+        Self {
+            regime,
+            segment_bytes,
+            making: Mutex::new(Making { next_size, unnamed: None }),
+            ready: Mutex::new(ready.into()),
+            offset: AtomicU64::new(active.data_offset()),
+            active: Mutex::new(active),
+            stalls: AtomicU64::new(0),
+        }
+    }
+
+    /// The size of the first segment after an open, in bytes.
+    pub(crate) fn first_size(segment_bytes: u64) -> u64 {
+        FIRST_SIZE.min(segment_bytes)
+    }
+
+    fn after(size: u64, segment_bytes: u64) -> u64 {
+        size.saturating_mul(4).clamp(Self::first_size(segment_bytes), segment_bytes)
+    }
+
+    /// Gives out a segment that has room for frames of `need` bytes.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, or what the operating system says; nothing has been written.
+    pub(crate) fn take(&self, shared: &Shared, need: u64) -> Result<Arc<Segment>> {
+        let fits = |segment: &Arc<Segment>| segment.size() - OVERHEAD >= need;
+        {
+            let mut ready = self.ready.lock();
+            if ready.front().is_some_and(fits) {
+                return Ok(ready.pop_front().expect("there is a front"));
+            }
+        }
+        self.count_stall();
+        let mut making = self.making.lock();
+        // The helper may have been making the one that was missing.
+        if self.ready.lock().front().is_some_and(fits) {
+            return Ok(self.ready.lock().pop_front().expect("only the writer takes"));
+        }
+        if making.next_size - OVERHEAD >= need {
+            let segment = self.make(shared, &mut making, None)?;
+            return Ok(segment);
+        }
+        let size = (need + OVERHEAD).next_multiple_of(PAGE_SIZE as u64);
+        self.make(shared, &mut making, Some(size))
+    }
+
+    fn make(&self, shared: &Shared, making: &mut Making, size: Option<u64>) -> Result<Arc<Segment>> {
+        shared.commit.check()?;
+        if let Some(segment) = &making.unnamed {
+            // In memory the manifest names it already; what failed was writing that down.
+            shared.manifest.update(|_| ())?;
+            let segment = Arc::clone(segment);
+            making.unnamed = None;
+            if size.is_none_or(|size| segment.size() >= size) {
+                return Ok(segment);
+            }
+            self.ready.lock().push_back(segment);
+        }
+        let made = make_segment(shared, self.regime, size.unwrap_or(making.next_size));
+        let (segment, named) = made?;
+        if size.is_none() {
+            making.next_size = Self::after(segment.size(), self.segment_bytes);
+        }
+        if let Err(error) = named {
+            making.unnamed = Some(segment);
+            return Err(error);
+        }
+        Ok(segment)
+    }
+
+    /// Tells the helper where the writer is.
+    pub(crate) fn set_active(&self, segment: &Arc<Segment>, offset: u64) {
+        *self.active.lock() = Arc::clone(segment);
+        self.set_offset(offset);
+    }
+
+    /// Tells the helper how far the writer is in its segment.
+    pub(crate) fn set_offset(&self, offset: u64) {
+        // Relaxed: the helper only estimates with it.
+        self.offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// The writer's offset, for whoever asks whether it moves.
+    pub(crate) fn offset(&self) -> u64 {
+        // Relaxed: see `set_offset`.
+        self.offset.load(Ordering::Relaxed)
+    }
+
+    /// Counts a writer that had to do the helper's work.
+    pub(crate) fn count_stall(&self) {
+        // Relaxed: a statistic.
+        self.stalls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a writer had to do the helper's work.
+    pub(crate) fn stalls(&self) -> u64 {
+        // Relaxed: a statistic.
+        self.stalls.load(Ordering::Relaxed)
+    }
+
+    /// Segments that are made and not yet written to.
+    pub(crate) fn ready_count(&self) -> usize {
+        self.ready.lock().len()
+    }
+
+    /// One piece of the helper's work; whether there was any.
+    ///
+    /// # Errors
+    ///
+    /// As [`Provision::take`]; the writer will meet the same, and report it.
+    pub(crate) fn step(&self, shared: &Shared) -> Result<bool> {
+        let active = Arc::clone(&self.active.lock());
+        let offset = self.offset();
+        let target = (offset + WINDOW).min(active.size());
+        if active.ready() < target {
+            active.extend((active.ready() + STEP).min(target))?;
+            return Ok(true);
+        }
+        let first = self.ready.lock().front().map(Arc::clone);
+        let Some(next) = first else {
+            if offset < active.size() / 2 {
+                return Ok(false);
+            }
+            let mut making = self.making.lock();
+            if !self.ready.lock().is_empty() {
+                return Ok(true);
+            }
+            let segment = self.make(shared, &mut making, None)?;
+            self.ready.lock().push_back(segment);
+            return Ok(true);
+        };
+        let target = (offset + WINDOW).saturating_sub(active.size()).min(next.size());
+        if next.ready() < target {
+            next.extend((next.ready() + STEP).min(target))?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+/// Makes one segment, and has the manifest name it. The second result says whether that is durable.
+///
+/// # Errors
+///
+/// `NoSpace`, or what the operating system says; there is no segment then.
+pub(crate) fn make_segment(shared: &Shared, regime: Regime, size: u64) -> Result<(Arc<Segment>, Result<()>)> {
+    let mut nonce = [0; 8];
+    shared.dir.random(&mut nonce).map_err(|error| Error::io("draw random bytes for", shared.dir.path(), error))?;
+    let plan = Plan {
+        store: shared.store,
+        id: shared.manifest.next_segment(),
+        size,
+        nonce: u64::from_le_bytes(nonce),
+        regime,
+    };
+    let segment = Segment::create(shared.dir.as_ref(), &shared.space, &plan)?;
+    let named = shared.manifest.add(segment.entry());
+    shared.segments.write().insert(segment.id(), Arc::clone(&segment));
+    Ok((segment, named))
+}

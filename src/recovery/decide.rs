@@ -1,0 +1,366 @@
+//! The decision tables of opening: what is done about each combination of what can be found.
+//!
+//! Pure functions over small enums. Each table is a list of rows with wildcards; a test enumerates every combination
+//! and proves that exactly one row matches it. What an action does is `recovery`'s business.
+
+/// What a directory holds, before anything is touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DirectoryFacts {
+    pub(crate) exists: bool,
+    /// Any file that is not ours.
+    pub(crate) foreign: bool,
+    pub(crate) manifests: Manifests,
+    pub(crate) segments: SegmentFiles,
+}
+
+/// What the two copies of the manifest amount to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manifests {
+    /// No copy holds a byte that is not zero.
+    Nothing,
+    /// A copy that was never finished, or damage; none is whole.
+    Broken,
+    /// A copy begins like the file of another program, and none is whole.
+    Alien,
+    /// At least one copy is whole.
+    Whole,
+    /// A copy asks for a newer reader.
+    Newer,
+}
+
+/// What segment files there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SegmentFiles {
+    None,
+    /// Only files without a byte that is not zero behind the header.
+    Unwritten,
+    Written,
+}
+
+/// What to do with a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DirectoryAction {
+    /// Nothing was ever stored here: make a store.
+    Create,
+    /// Open the store.
+    Open,
+    /// Refuse: another program's files.
+    RefuseForeign,
+    /// Refuse: a newer format.
+    RefuseNewer,
+    /// Refuse: there are segments, and no manifest says what they are.
+    RefuseLost,
+}
+
+/// A wildcard or a value.
+fn fits<T: PartialEq>(row: Option<T>, fact: T) -> bool {
+    row.is_none_or(|row| row == fact)
+}
+
+type DirectoryRow = (Option<bool>, Option<bool>, Option<Manifests>, Option<SegmentFiles>, DirectoryAction);
+
+/// exists, foreign, manifests, segments: action.
+const DIRECTORY: [DirectoryRow; 13] = {
+    use DirectoryAction::{Create, Open, RefuseForeign, RefuseLost, RefuseNewer};
+    use Manifests::{Alien, Broken, Newer, Nothing, Whole};
+    use SegmentFiles::{None as NoFile, Unwritten, Written};
+    const Y: Option<bool> = Some(true);
+    const N: Option<bool> = Some(false);
+    [
+        (N, None, None, None, Create),
+        (Y, N, Some(Nothing), Some(NoFile), Create),
+        (Y, N, Some(Nothing), Some(Unwritten), Create),
+        (Y, Y, Some(Nothing), Some(NoFile), RefuseForeign),
+        (Y, Y, Some(Nothing), Some(Unwritten), RefuseForeign),
+        (Y, None, Some(Nothing), Some(Written), RefuseLost),
+        (Y, N, Some(Broken), Some(NoFile), Create),
+        (Y, Y, Some(Broken), Some(NoFile), RefuseForeign),
+        (Y, None, Some(Broken), Some(Unwritten), RefuseLost),
+        (Y, None, Some(Broken), Some(Written), RefuseLost),
+        (Y, None, Some(Alien), None, RefuseForeign),
+        (Y, None, Some(Whole), None, Open),
+        (Y, None, Some(Newer), None, RefuseNewer),
+    ]
+};
+
+/// Decides about a directory.
+pub(crate) fn directory(facts: DirectoryFacts) -> DirectoryAction {
+    DIRECTORY
+        .iter()
+        .find(|row| directory_fits(row, facts))
+        .map(|row| row.4)
+        .expect("the table covers every combination")
+}
+
+fn directory_fits(row: &DirectoryRow, facts: DirectoryFacts) -> bool {
+    fits(row.0, facts.exists)
+        && fits(row.1, facts.foreign)
+        && fits(row.2, facts.manifests)
+        && fits(row.3, facts.segments)
+}
+
+/// A segment file that the manifest does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnlistedFacts {
+    pub(crate) header: UnlistedHeader,
+    /// Whether anything but zeros lies behind the header.
+    pub(crate) written: bool,
+    /// Whether both copies of the manifest are whole.
+    pub(crate) both_copies: bool,
+    /// Whether its number is one that the manifest has not given out yet.
+    pub(crate) beyond: bool,
+}
+
+/// Whose header an unlisted segment has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnlistedHeader {
+    Ours,
+    Foreign,
+    Newer,
+    Damaged,
+}
+
+/// What to do with a segment file that the manifest does not name. None of them loses a byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnlistedAction {
+    /// It was made and not yet named: use it.
+    AdoptBlank,
+    /// The damaged copy of the manifest may have named it: it is part of the log.
+    AdoptWritten,
+    /// It was part of the store and is no longer: give it another name.
+    SetAside,
+    /// Refuse to open.
+    RefuseForeign,
+    /// Refuse to open.
+    RefuseNewer,
+    /// Refuse to open.
+    RefuseDamaged,
+}
+
+type UnlistedRow = (Option<UnlistedHeader>, Option<bool>, Option<bool>, Option<bool>, UnlistedAction);
+
+/// header, written, both copies whole, beyond the numbers given out: action.
+const UNLISTED: [UnlistedRow; 7] = {
+    use UnlistedAction::{AdoptBlank, AdoptWritten, RefuseDamaged, RefuseForeign, RefuseNewer, SetAside};
+    use UnlistedHeader::{Damaged, Foreign, Newer, Ours};
+    const Y: Option<bool> = Some(true);
+    const N: Option<bool> = Some(false);
+    [
+        (Some(Foreign), None, None, None, RefuseForeign),
+        (Some(Newer), None, None, None, RefuseNewer),
+        (Some(Damaged), None, None, None, RefuseDamaged),
+        (Some(Ours), N, None, None, AdoptBlank),
+        (Some(Ours), Y, None, N, SetAside),
+        (Some(Ours), Y, N, Y, AdoptWritten),
+        // Records are only ever written to a segment that both copies name.
+        (Some(Ours), Y, Y, Y, RefuseDamaged),
+    ]
+};
+
+/// Decides about a segment file that the manifest does not name.
+pub(crate) fn unlisted(facts: UnlistedFacts) -> UnlistedAction {
+    UNLISTED
+        .iter()
+        .find(|row| unlisted_fits(row, facts))
+        .map(|row| row.4)
+        .expect("the table covers every combination")
+}
+
+fn unlisted_fits(row: &UnlistedRow, facts: UnlistedFacts) -> bool {
+    fits(row.0, facts.header)
+        && fits(row.1, facts.written)
+        && fits(row.2, facts.both_copies)
+        && fits(row.3, facts.beyond)
+}
+
+/// Where and why a walk over a segment of the log stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StopFacts {
+    pub(crate) known: Known,
+    pub(crate) next: Next,
+    pub(crate) behind: Behind,
+    /// Whether a record beyond the stop is known to have been durable.
+    pub(crate) durable_missing: bool,
+}
+
+/// What the manifest knows of the segment's end, and how the stop compares with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    SealedBefore,
+    SealedAt,
+    CutBefore,
+    CutAt,
+    /// The last segment of a store that was closed, and nothing has been written since.
+    CleanBefore,
+    CleanAt,
+    /// Nothing.
+    Open,
+}
+
+/// How the next written segment of the log goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// There is none.
+    None,
+    /// It begins by saying that the log before it ends here.
+    Continues,
+    /// It says something else, or its first record is not there.
+    Elsewhere,
+}
+
+/// What lies in the segment behind the stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// Zeros.
+    Nothing,
+    /// Bytes that are no complete record: a torn write.
+    Torn,
+    /// Complete valid records.
+    Frames,
+}
+
+/// What a stop means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopAction {
+    /// Go on with the next segment.
+    Continue,
+    /// The log ends here as its writer left it.
+    End,
+    /// The log is cut here: what lies behind was never durable. Complete records behind it are set aside.
+    Cut,
+    /// Durable data is damaged: refuse.
+    Damage,
+}
+
+type StopRow = (Option<Known>, Option<Next>, Option<Behind>, Option<bool>, StopAction);
+
+/// known, next, behind, durable record missing: action.
+const STOP: [StopRow; 27] = {
+    use Behind::{Frames, Nothing, Torn};
+    use Known::{CleanAt, CleanBefore, CutAt, CutBefore, Open, SealedAt, SealedBefore};
+    use Next::{Continues, Elsewhere, None as Last};
+    use StopAction::{Continue, Cut, Damage, End};
+    const Y: Option<bool> = Some(true);
+    const N: Option<bool> = Some(false);
+    const ANY: Option<Behind> = None;
+    [
+        // A sealed segment is durable up to its end.
+        (Some(SealedBefore), None, ANY, None, Damage),
+        (Some(SealedAt), Some(Continues), ANY, None, Continue),
+        (Some(SealedAt), Some(Last), ANY, N, End),
+        (Some(SealedAt), Some(Last), ANY, Y, Damage),
+        (Some(SealedAt), Some(Elsewhere), ANY, N, Cut),
+        (Some(SealedAt), Some(Elsewhere), ANY, Y, Damage),
+        // After a clean close everything is durable, and there is nothing behind.
+        (Some(CleanBefore), None, ANY, None, Damage),
+        (Some(CleanAt), Some(Last), Some(Nothing), N, End),
+        (Some(CleanAt), Some(Last), Some(Torn), N, Damage),
+        (Some(CleanAt), Some(Last), Some(Frames), N, Damage),
+        (Some(CleanAt), Some(Last), ANY, Y, Damage),
+        (Some(CleanAt), Some(Continues), ANY, None, Damage),
+        (Some(CleanAt), Some(Elsewhere), ANY, None, Damage),
+        // A cut segment was read once; what was above the durable point then may be gone now.
+        (Some(CutBefore), None, ANY, N, Cut),
+        (Some(CutBefore), None, ANY, Y, Damage),
+        (Some(CutAt), Some(Continues), ANY, None, Continue),
+        (Some(CutAt), Some(Last), ANY, N, End),
+        (Some(CutAt), Some(Last), ANY, Y, Damage),
+        (Some(CutAt), Some(Elsewhere), ANY, N, Cut),
+        (Some(CutAt), Some(Elsewhere), ANY, Y, Damage),
+        // An open segment ends where its records do.
+        (Some(Open), Some(Continues), ANY, None, Continue),
+        (Some(Open), Some(Last), Some(Nothing), N, End),
+        (Some(Open), Some(Last), Some(Torn), N, Cut),
+        (Some(Open), Some(Last), Some(Frames), N, Cut),
+        (Some(Open), Some(Elsewhere), ANY, N, Cut),
+        (Some(Open), Some(Last), ANY, Y, Damage),
+        (Some(Open), Some(Elsewhere), ANY, Y, Damage),
+    ]
+};
+
+/// Decides what a stop means.
+pub(crate) fn stop(facts: StopFacts) -> StopAction {
+    STOP.iter().find(|row| stop_fits(row, facts)).map(|row| row.4).expect("the table covers every combination")
+}
+
+fn stop_fits(row: &StopRow, facts: StopFacts) -> bool {
+    fits(row.0, facts.known)
+        && fits(row.1, facts.next)
+        && fits(row.2, facts.behind)
+        && fits(row.3, facts.durable_missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOLS: [bool; 2] = [false, true];
+
+    #[test]
+    fn exactly_one_row_decides_about_any_directory() {
+        use Manifests::{Alien, Broken, Newer, Nothing, Whole};
+        for exists in BOOLS {
+            for foreign in BOOLS {
+                for manifests in [Nothing, Broken, Alien, Whole, Newer] {
+                    for segments in [SegmentFiles::None, SegmentFiles::Unwritten, SegmentFiles::Written] {
+                        let facts = DirectoryFacts { exists, foreign, manifests, segments };
+                        let rows = DIRECTORY.iter().filter(|row| directory_fits(row, facts)).count();
+                        assert_eq!(rows, 1, "{facts:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn exactly_one_row_decides_about_any_unlisted_segment() {
+        use UnlistedHeader::{Damaged, Foreign, Newer, Ours};
+        for header in [Ours, Foreign, Newer, Damaged] {
+            for written in BOOLS {
+                for both_copies in BOOLS {
+                    for beyond in BOOLS {
+                        let facts = UnlistedFacts { header, written, both_copies, beyond };
+                        let rows = UNLISTED.iter().filter(|row| unlisted_fits(row, facts)).count();
+                        assert_eq!(rows, 1, "{facts:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn every_stop() -> impl Iterator<Item = StopFacts> {
+        use Known::{CleanAt, CleanBefore, CutAt, CutBefore, Open, SealedAt, SealedBefore};
+        let known = [SealedBefore, SealedAt, CutBefore, CutAt, CleanBefore, CleanAt, Open];
+        known.into_iter().flat_map(|known| {
+            [Next::None, Next::Continues, Next::Elsewhere].into_iter().flat_map(move |next| {
+                [Behind::Nothing, Behind::Torn, Behind::Frames].into_iter().flat_map(move |behind| {
+                    BOOLS.into_iter().map(move |durable_missing| StopFacts { known, next, behind, durable_missing })
+                })
+            })
+        })
+    }
+
+    #[test]
+    fn exactly_one_row_decides_about_any_stop() {
+        for facts in every_stop() {
+            let rows = STOP.iter().filter(|row| stop_fits(row, facts)).count();
+            assert_eq!(rows, 1, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_durable_record_is_never_cut_off() {
+        for facts in every_stop().filter(|facts| facts.durable_missing) {
+            assert!(matches!(stop(facts), StopAction::Damage | StopAction::Continue), "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_stops_before_a_known_durable_end_is_damage() {
+        for facts in every_stop() {
+            if matches!(facts.known, Known::SealedBefore | Known::CleanBefore) {
+                assert_eq!(stop(facts), StopAction::Damage, "{facts:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! A file behind a window: what the walker reads through, so that a bad sector is an error and not a signal.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::walk::{READ_MAX, Source};
+use crate::fs::{self, File};
+
+/// Size of the window in bytes.
+const WINDOW: usize = 1 << 20;
+const _: () = assert!(WINDOW >= READ_MAX);
+
+/// Reads a file through a window that moves forward.
+#[derive(Debug)]
+pub(crate) struct FileSource {
+    file: Arc<dyn File>,
+    path: std::path::PathBuf,
+    size: u64,
+    start: u64,
+    window: Vec<u8>,
+}
+
+impl FileSource {
+    /// Reads the first `size` bytes of a file.
+    pub(crate) fn new(file: Arc<dyn File>, path: std::path::PathBuf, size: u64) -> Self {
+        Self { file, path, size, start: 0, window: Vec::new() }
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    #[cold]
+    fn fill(&mut self, offset: u64) -> Result<()> {
+        let rest = self.size.saturating_sub(offset);
+        let len = usize::try_from(rest).unwrap_or(WINDOW).min(WINDOW);
+        self.window.resize(len, 0);
+        // The window must not claim bytes that a failed read left half there.
+        self.start = u64::MAX;
+        fs::read_exact_at(self.file.as_ref(), &mut self.window, offset)
+            .map_err(|error| Error::io("read", &self.path, error))?;
+        self.start = offset;
+        Ok(())
+    }
+}
+
+impl Source for FileSource {
+    type Error = Error;
+
+    fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
+        let inside = |start: u64, held: usize| {
+            let skip = usize::try_from(offset.checked_sub(start)?).ok()?;
+            (skip <= held && len <= held - skip).then_some(skip)
+        };
+        if let Some(skip) = inside(self.start, self.window.len()) {
+            return Ok(&self.window[skip..skip + len]);
+        }
+        self.fill(offset)?;
+        debug_assert!(len <= self.window.len(), "walks stay below the file's size");
+        Ok(&self.window[..len])
+    }
+}

@@ -1,0 +1,232 @@
+//! What is in a store's directory, found out without changing anything.
+
+use std::io;
+use std::sync::Arc;
+
+use super::decide::{
+    DirectoryFacts, Manifests, SegmentFiles, UnlistedAction, UnlistedFacts, UnlistedHeader, unlisted,
+};
+use super::source::FileSource;
+use crate::error::{Error, Result};
+use crate::format::manifest::{MANIFEST_LEN_MAX, Manifest, SegmentEntry, State};
+use crate::format::names::{self, Name};
+use crate::format::segment_header::SEGMENT_HEADER_SIZE;
+use crate::format::walk::next_published;
+use crate::format::{Defect, SegmentId, Seq};
+use crate::fs::{Access, Dir, File};
+use crate::segment::open_file;
+
+/// One copy of the manifest as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Copy {
+    /// Missing, empty, or zeros.
+    Nothing,
+    Broken(Defect),
+    Alien,
+    Newer(u16),
+    Whole(Box<Manifest>),
+}
+
+/// What is in the directory.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    exists: bool,
+    /// The first name that is not ours.
+    pub(crate) foreign: Option<String>,
+    /// Files that were being made when their process ended.
+    pub(crate) temporaries: Vec<String>,
+    pub(crate) segments: Vec<SegmentId>,
+    copies: [Copy; 2],
+}
+
+impl Survey {
+    /// Looks through the directory.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says; a directory that is not there is an answer, not an error.
+    pub(crate) fn of(dir: &dyn Dir) -> Result<Self> {
+        let mut survey = Self {
+            exists: true,
+            foreign: None,
+            temporaries: Vec::new(),
+            segments: Vec::new(),
+            copies: [Copy::Nothing, Copy::Nothing],
+        };
+        let mut list = match dir.list() {
+            Ok(list) => list,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                survey.exists = false;
+                return Ok(survey);
+            }
+            Err(error) => return Err(Error::io("list", dir.path(), error)),
+        };
+        list.sort_unstable();
+        for name in list {
+            match names::parse(&name) {
+                Name::Manifest(copy) => survey.copies[copy] = read_copy(dir, &name)?,
+                Name::Segment(id) => survey.segments.push(id),
+                Name::Temporary => survey.temporaries.push(name),
+                Name::Foreign => survey.foreign = survey.foreign.or(Some(name)),
+                Name::Lock | Name::Control | Name::Hint(_) | Name::Aside(..) | Name::Image(_) | Name::Neutral => {}
+            }
+        }
+        survey.segments.sort_unstable();
+        Ok(survey)
+    }
+
+    /// The facts for the table of directories.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says of a segment file.
+    pub(crate) fn facts(&self, dir: &dyn Dir) -> Result<DirectoryFacts> {
+        let any = |wanted: fn(&Copy) -> bool| self.copies.iter().any(wanted);
+        let manifests = if any(|copy| matches!(copy, Copy::Newer(_))) {
+            Manifests::Newer
+        } else if any(|copy| matches!(copy, Copy::Whole(_))) {
+            Manifests::Whole
+        } else if any(|copy| matches!(copy, Copy::Alien)) {
+            Manifests::Alien
+        } else if any(|copy| matches!(copy, Copy::Broken(_))) {
+            Manifests::Broken
+        } else {
+            Manifests::Nothing
+        };
+        let mut segments = SegmentFiles::None;
+        // With a manifest, segments are looked at one by one.
+        if matches!(manifests, Manifests::Nothing | Manifests::Broken) {
+            for id in &self.segments {
+                let path = dir.path().join(names::segment(*id));
+                let file = dir.open(&names::segment(*id), Access::Read);
+                let file = file.map_err(|error| Error::io("open", &path, error))?;
+                let size = file.identity().map_err(|error| Error::io("look at", &path, error))?.size;
+                let written = is_written(dir, *id, file, SEGMENT_HEADER_SIZE as u64, size & !7)?;
+                segments = if written { SegmentFiles::Written } else { segments.max_unwritten() };
+                if written {
+                    break;
+                }
+            }
+        }
+        Ok(DirectoryFacts { exists: self.exists, foreign: self.foreign.is_some(), manifests, segments })
+    }
+
+    /// The version that a newer copy asks for.
+    pub(crate) fn newer(&self) -> Option<u16> {
+        self.copies.iter().find_map(|copy| if let Copy::Newer(version) = copy { Some(*version) } else { None })
+    }
+
+    /// The damage of a copy, for the message when no copy is whole.
+    pub(crate) fn damage(&self) -> Option<(usize, Defect)> {
+        let damage = |copy: &Copy| if let Copy::Broken(defect) = copy { Some(*defect) } else { None };
+        self.copies.iter().enumerate().find_map(|(n, copy)| Some((n, damage(copy)?)))
+    }
+
+    /// The newest whole copy, and which copies are not whole.
+    pub(crate) fn manifest(&self) -> Option<(Manifest, [bool; 2])> {
+        let whole = |copy: &Copy| if let Copy::Whole(manifest) = copy { Some(manifest.as_ref().clone()) } else { None };
+        let newest = self.copies.iter().filter_map(whole).max_by_key(|manifest| manifest.generation)?;
+        Some((newest, [0, 1].map(|copy| whole(&self.copies[copy]).is_none())))
+    }
+
+    /// Whether the two copies are of different stores.
+    pub(crate) fn is_mixed(&self) -> bool {
+        matches!(&self.copies, [Copy::Whole(one), Copy::Whole(other)] if one.store != other.store)
+    }
+}
+
+impl SegmentFiles {
+    fn max_unwritten(self) -> Self {
+        if self == Self::None { Self::Unwritten } else { self }
+    }
+}
+
+fn read_copy(dir: &dyn Dir, name: &str) -> Result<Copy> {
+    let path = dir.path().join(name);
+    let io = |error| Error::io("read", &path, error);
+    let file = dir.open(name, Access::Read).map_err(io)?;
+    let size = file.identity().map_err(io)?.size.min(MANIFEST_LEN_MAX);
+    // Bounded by what is there, not by what the file claims.
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+    let len = file.read_at(&mut bytes, 0).map_err(io)?;
+    bytes.truncate(len);
+    Ok(match Manifest::decode(&bytes) {
+        Ok(Ok(manifest)) => Copy::Whole(Box::new(manifest)),
+        Ok(Err(version)) => Copy::Newer(version),
+        Err(_) if bytes.iter().all(|byte| *byte == 0) => Copy::Nothing,
+        // A copy that was being made has its first bytes or zeros.
+        Err(Defect::BadMagic) if bytes.iter().take(8).any(|byte| *byte != 0) => Copy::Alien,
+        Err(defect) => Copy::Broken(defect),
+    })
+}
+
+/// What becomes of the segment files that the manifest does not name.
+#[derive(Debug, Default)]
+pub(crate) struct Unlisted {
+    /// To be named, and used.
+    pub(crate) adopted: Vec<SegmentEntry>,
+    /// To be given another name.
+    pub(crate) set_aside: Vec<SegmentId>,
+}
+
+/// Decides about the segment files that the manifest does not name; changes nothing.
+///
+/// # Errors
+///
+/// `ForeignFile`, `TooNew` or `Corrupt` where the table refuses.
+pub(crate) fn look_at_unlisted(
+    dir: &dyn Dir,
+    survey: &Survey,
+    manifest: &Manifest,
+    both_copies: bool,
+) -> Result<Unlisted> {
+    let mut found = Unlisted::default();
+    for id in survey.segments.iter().filter(|id| manifest.segment(**id).is_none()) {
+        let opened = open_file(dir, manifest.store, *id);
+        let header = match &opened {
+            Ok(_) => UnlistedHeader::Ours,
+            Err(Error::ForeignFile { .. }) => UnlistedHeader::Foreign,
+            Err(Error::TooNew { .. }) => UnlistedHeader::Newer,
+            Err(Error::Corrupt { .. }) => UnlistedHeader::Damaged,
+            Err(error) => return Err(error.clone()),
+        };
+        let written = match &opened {
+            Ok((file, header)) => is_written(dir, *id, Arc::clone(file), header.data_offset(), header.size)?,
+            Err(_) => false,
+        };
+        let beyond = *id >= manifest.next_segment;
+        let action = unlisted(UnlistedFacts { header, written, both_copies, beyond });
+        match (action, opened) {
+            (UnlistedAction::AdoptBlank | UnlistedAction::AdoptWritten, Ok((_, header))) => {
+                found.adopted.push(SegmentEntry {
+                    id: *id,
+                    size: header.size,
+                    nonce: header.nonce,
+                    end: 0,
+                    last_seq: Seq::ZERO,
+                    state: State::Open,
+                    role: header.role,
+                    generation: header.generation,
+                });
+            }
+            (UnlistedAction::SetAside, _) => found.set_aside.push(*id),
+            (_, Err(error)) => return Err(error),
+            (_, Ok(_)) => {
+                let path = dir.path().join(names::segment(*id));
+                return Err(Error::Corrupt { path, offset: 0, defect: Defect::BadField("not in the manifest") });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether anything but zeros lies behind a segment's header.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub(crate) fn is_written(dir: &dyn Dir, id: SegmentId, file: Arc<dyn File>, from: u64, size: u64) -> Result<bool> {
+    let path = dir.path().join(names::segment(id));
+    let mut source = FileSource::new(file, path, size);
+    Ok(next_published(&mut source, from, size)?.is_some())
+}

@@ -1,0 +1,388 @@
+//! One segment file: making it, opening it, making its pages ready for the writer, syncing it.
+//!
+//! It does not know what its records say, nor its neighbours; `log` does.
+//!
+//! **Making one.** Under a temporary name: reserve the blocks, write the header (and zeros, see [`Regime`]), sync;
+//! rename; sync the directory. Only then is it named by the manifest (I6). A full disk is an error here, before any
+//! record has been written, and never a fatal signal later.
+//!
+//! **Crash points.** `segment-made` before the rename, `segment-renamed` before the directory's sync.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::format::manifest::{SegmentEntry, State};
+use crate::format::segment_header::{Role, SegmentHeader};
+use crate::format::{Defect, SegmentId, Seq, StoreId, names};
+use crate::fs::{Access, Dir, File, Identity};
+use crate::mapping::space::{Range, Space};
+use crate::mapping::{Mapping, PAGE_SIZE};
+
+/// How the pages ahead of the writer are made ready. Chosen by the store's default durability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Regime {
+    /// Zeros by aligned writes of 2 MiB just ahead of the writer, so that the kernel holds them in folios of 2 MiB and
+    /// maps each by one fault. Right where nobody waits for a sync.
+    Large,
+    /// Zeros by writes of 4 KiB over the whole file, synced before use: a later sync then writes only the pages that
+    /// changed, and no block map. With folios of 2 MiB each sync would write 2 MiB.
+    Small,
+    /// Pages are made ready as they are: a segment that already holds records.
+    Plain,
+}
+
+/// Size of the pieces that [`Regime::Large`] writes, in bytes.
+const LARGE_PIECE: u64 = 2 << 20;
+
+/// What a new segment is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) store: StoreId,
+    pub(crate) id: SegmentId,
+    pub(crate) size: u64,
+    pub(crate) nonce: u64,
+    pub(crate) regime: Regime,
+}
+
+/// One segment of the store.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    id: SegmentId,
+    path: PathBuf,
+    size: u64,
+    nonce: u64,
+    data_offset: u64,
+    regime: Regime,
+    range: Range,
+    mapping: Arc<Mapping>,
+    /// The one handle for all syncs. Kept until the segment is durable, then given back.
+    file: Mutex<Option<(Arc<dyn File>, Identity)>>,
+    /// The writer may store below this offset without a fault.
+    ready: AtomicU64,
+    /// Held while pages are made ready.
+    extending: Mutex<()>,
+}
+
+impl Segment {
+    /// Makes a segment file and maps it.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, or what the operating system says; the unfinished file is removed.
+    pub(crate) fn create(dir: &dyn Dir, space: &Space, plan: &Plan) -> Result<Arc<Self>> {
+        let name = names::segment(plan.id);
+        let temporary = names::temporary(&name);
+        let made = Self::make(dir, plan, &name, &temporary);
+        let file = made.inspect_err(|_| {
+            // Best effort: the name tells recovery that nothing in it counts.
+            drop(dir.unlink(&temporary));
+        })?;
+        let header = SegmentHeader::decode(&header_of(plan).encode());
+        let data_offset = header.ok().and_then(Result::ok).expect("just encoded").data_offset();
+        let shape = Shape { id: plan.id, size: plan.size, nonce: plan.nonce, data_offset, regime: plan.regime };
+        Self::map(dir, space, file, shape)
+    }
+
+    fn make(dir: &dyn Dir, plan: &Plan, name: &str, temporary: &str) -> Result<Arc<dyn File>> {
+        let path = || dir.path().join(temporary);
+        let space = |error: std::io::Error| match Error::io("allocate", path(), error) {
+            Error::NoSpace { path, source, .. } => Error::NoSpace { path, needed: plan.size, source },
+            other => other,
+        };
+        let file = dir.create(temporary).map_err(|error| Error::io("create", path(), error))?;
+        file.allocate(plan.size).map_err(space)?;
+        let header = header_of(plan).encode();
+        match plan.regime {
+            Regime::Large => {
+                let mut piece = header;
+                piece.resize(to_usize(plan.size.min(LARGE_PIECE)), 0);
+                file.write_at(&piece, 0).map_err(space)?;
+            }
+            Regime::Small => {
+                let mut page = header;
+                page.resize(page.len().next_multiple_of(PAGE_SIZE), 0);
+                file.write_at(&page, 0).map_err(space)?;
+                let zeros = [0; PAGE_SIZE];
+                for offset in (page.len() as u64..plan.size).step_by(PAGE_SIZE) {
+                    file.write_at(&zeros, offset).map_err(space)?;
+                }
+            }
+            Regime::Plain => file.write_at(&header, 0).map_err(space)?,
+        }
+        dir.crash_point("segment-made");
+        file.sync().map_err(|error| Error::io("sync", path(), error))?;
+        dir.rename(temporary, name).map_err(|error| Error::io("rename", path(), error))?;
+        dir.crash_point("segment-renamed");
+        dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+        Ok(file)
+    }
+
+    /// Opens a segment that the manifest names, and compares it with what the manifest says.
+    ///
+    /// # Errors
+    ///
+    /// `MissingSegment`, `Corrupt`, `ForeignFile` or `TooNew`, or what the operating system says.
+    pub(crate) fn open(dir: &dyn Dir, space: &Space, store: StoreId, entry: &SegmentEntry) -> Result<Arc<Self>> {
+        let (file, header) = open_file(dir, store, entry.id)?;
+        let path = dir.path().join(names::segment(entry.id));
+        if header.size != entry.size || header.nonce != entry.nonce {
+            return Err(Error::Corrupt { path, offset: 0, defect: Defect::WrongSegment });
+        }
+        let shape = Shape {
+            id: entry.id,
+            size: entry.size,
+            nonce: entry.nonce,
+            data_offset: header.data_offset(),
+            regime: Regime::Plain,
+        };
+        Self::map(dir, space, file, shape)
+    }
+
+    fn map(dir: &dyn Dir, space: &Space, file: Arc<dyn File>, shape: Shape) -> Result<Arc<Self>> {
+        let path = dir.path().join(names::segment(shape.id));
+        let len = usize::try_from(shape.size).map_err(|_| Error::Limit {
+            what: "a segment is larger than this processor's address space",
+            advice: "open the store on a 64-bit machine",
+        })?;
+        let mapping = file.map(len).map_err(|error| Error::io("map", &path, error))?;
+        let identity = file.identity().map_err(|error| Error::io("look at", &path, error))?;
+        let range = space.place(&mapping).ok_or(Error::Limit {
+            what: "all segments together are larger than 8 TiB",
+            advice: "remove data and compact",
+        })?;
+        let ready = if shape.regime == Regime::Plain { 0 } else { shape.data_offset };
+        Ok(Arc::new(Self {
+            id: shape.id,
+            path,
+            size: shape.size,
+            nonce: shape.nonce,
+            data_offset: shape.data_offset,
+            regime: shape.regime,
+            range,
+            mapping,
+            file: Mutex::new(Some((file, identity))),
+            ready: AtomicU64::new(ready),
+            extending: Mutex::new(()),
+        }))
+    }
+
+    /// The entry under which the manifest names a new segment.
+    pub(crate) fn entry(&self) -> SegmentEntry {
+        SegmentEntry {
+            id: self.id,
+            size: self.size,
+            nonce: self.nonce,
+            end: 0,
+            last_seq: Seq::ZERO,
+            state: State::Open,
+            role: Role::Log,
+            generation: 0,
+        }
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> SegmentId {
+        self.id
+    }
+
+    /// Its file, for messages.
+    pub(crate) fn path(&self) -> &PathBuf {
+        &self.path
+    }
+
+    /// The file's size in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What seeds its checksums.
+    pub(crate) fn nonce(&self) -> u64 {
+        self.nonce
+    }
+
+    /// Where its first record lies, in bytes.
+    pub(crate) fn data_offset(&self) -> u64 {
+        self.data_offset
+    }
+
+    /// Its range of the flat space.
+    pub(crate) fn range(&self) -> Range {
+        self.range
+    }
+
+    /// Its mapping.
+    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    /// The writer may store below this offset without a fault.
+    pub(crate) fn ready(&self) -> u64 {
+        // Acquire: pairs with the release store in `extend`: zeros written before are not seen after.
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Makes the pages below `target` ready, at the least; idempotent, and safe beside a writer below [`ready`].
+    ///
+    /// [`ready`]: Segment::ready
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, or what the operating system says; nothing is lost.
+    pub(crate) fn extend(&self, target: u64) -> Result<()> {
+        let _one = self.extending.lock();
+        let mut from = self.ready();
+        while from < target.min(self.size) {
+            let end = match self.regime {
+                Regime::Large => (from / LARGE_PIECE + 1) * LARGE_PIECE,
+                Regime::Small | Regime::Plain => target.next_multiple_of(PAGE_SIZE as u64),
+            };
+            let end = end.min(self.size);
+            // The first piece was written when the file was made; behind it nobody has written, because the writer
+            // stays below `ready`.
+            if self.regime == Regime::Large && from >= LARGE_PIECE {
+                let file = self.file.lock().as_ref().map(|(file, _)| Arc::clone(file));
+                let file = file.expect("a segment that is still written to keeps its file");
+                file.write_at(&vec![0; to_usize(end - from)], from).map_err(|error| self.io("write", error))?;
+            }
+            let len = to_usize(end - from);
+            self.mapping.populate_write(to_usize(from), len).map_err(|error| match error.raw_os_error() {
+                // EFAULT: the kernel found no block behind a page.
+                Some(14) => Error::NoSpace { path: self.path.clone(), needed: end - from, source: Some(Arc::new(error)) },
+                _ => self.io("populate", error),
+            })?;
+            from = end;
+            // Release: pairs with the acquire load in `ready`.
+            self.ready.store(end, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Makes a range durable.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says, or that the file is not the one that was opened; `msync` notices neither a
+    /// truncated nor a replaced file. Either way the caller poisons the store.
+    pub(crate) fn sync(&self, from: u64, to: u64) -> Result<()> {
+        {
+            let file = self.file.lock();
+            let (file, opened) = file.as_ref().expect("a segment that is not yet durable keeps its file");
+            let now = file.identity().map_err(|error| self.io("look at", error))?;
+            if now.size != opened.size {
+                let defect = Defect::WrongSize { expected: opened.size, found: now.size };
+                return Err(Error::Corrupt { path: self.path.clone(), offset: now.size, defect });
+            }
+            if now.links == 0 || now.inode != opened.inode {
+                return Err(Error::MissingSegment { path: self.path.clone() });
+            }
+        }
+        let start = from / PAGE_SIZE as u64 * PAGE_SIZE as u64;
+        let len = to_usize(to - start);
+        self.mapping.sync_range(to_usize(start), len).map_err(|error| self.io("sync", error))
+    }
+
+    /// The file, while it is kept.
+    pub(crate) fn file(&self) -> Option<Arc<dyn File>> {
+        self.file.lock().as_ref().map(|(file, _)| Arc::clone(file))
+    }
+
+    /// Gives the descriptor back: the segment is durable and never written again.
+    pub(crate) fn release_file(&self) {
+        self.file.lock().take();
+    }
+
+    /// An error of the operating system about this file.
+    pub(crate) fn io(&self, operation: &'static str, error: std::io::Error) -> Error {
+        Error::io(operation, &self.path, error)
+    }
+}
+
+/// What [`Segment::map`] needs to know.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    id: SegmentId,
+    size: u64,
+    nonce: u64,
+    data_offset: u64,
+    regime: Regime,
+}
+
+fn header_of(plan: &Plan) -> SegmentHeader {
+    SegmentHeader {
+        store: plan.store,
+        id: plan.id,
+        size: plan.size,
+        nonce: plan.nonce,
+        first_seq: Seq::ZERO,
+        role: Role::Log,
+        generation: 0,
+        replaced: Vec::new(),
+    }
+}
+
+/// Opens a segment file and reads its header, comparing it with the name, the store and the file's size.
+///
+/// # Errors
+///
+/// As [`Segment::open`].
+pub(crate) fn open_file(
+    dir: &dyn Dir,
+    store: StoreId,
+    id: SegmentId,
+) -> Result<(Arc<dyn File>, SegmentHeader)> {
+    let name = names::segment(id);
+    let path = dir.path().join(&name);
+    let file = dir.open(&name, Access::Write).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::MissingSegment { path: path.clone() },
+        _ => Error::io("open", &path, error),
+    })?;
+    let header = read_header(file.as_ref(), &path)?;
+    let size = file.identity().map_err(|error| Error::io("look at", &path, error))?.size;
+    if header.store != store {
+        return Err(Error::ForeignFile { path });
+    }
+    if header.id != id {
+        return Err(Error::Corrupt { path, offset: 0, defect: Defect::WrongSegment });
+    }
+    if header.size != size {
+        let defect = Defect::WrongSize { expected: header.size, found: size };
+        return Err(Error::Corrupt { path, offset: size.min(header.size), defect });
+    }
+    Ok((file, header))
+}
+
+/// Reads a segment's header.
+///
+/// # Errors
+///
+/// `Corrupt` or `TooNew`, or what the operating system says.
+pub(crate) fn read_header(file: &dyn File, path: &std::path::Path) -> Result<SegmentHeader> {
+    let io = |error| Error::io("read", path, error);
+    let corrupt = |defect| Error::Corrupt { path: path.to_owned(), offset: 0, defect };
+    let mut bytes = vec![0; crate::format::segment_header::SEGMENT_HEADER_SIZE];
+    let read = file.read_at(&mut bytes, 0).map_err(io)?;
+    bytes.truncate(read);
+    let len = SegmentHeader::encoded_len(&bytes).map_err(corrupt)?;
+    if len > bytes.len() {
+        bytes.resize(len, 0);
+        let read = file.read_at(&mut bytes, 0).map_err(io)?;
+        bytes.truncate(read);
+    }
+    match SegmentHeader::decode(&bytes).map_err(corrupt)? {
+        Ok(header) => Ok(header),
+        Err(version) => Err(Error::TooNew {
+            path: path.to_owned(),
+            found: u32::from(version),
+            supported: u32::from(crate::format::READ_VERSION),
+        }),
+    }
+}
+
+/// An offset in a mapping: it fits, because the mapping was made.
+fn to_usize(offset: u64) -> usize {
+    usize::try_from(offset).expect("offsets in a mapping fit the address space")
+}

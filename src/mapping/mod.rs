@@ -184,6 +184,17 @@ impl Mapping {
         unsafe { AtomicU64::from_ptr(word.cast()) }
     }
 
+    /// Consecutive aligned words of the mapping as atomics, checked once.
+    pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        assert!(offset.is_multiple_of(8), "unaligned words");
+        assert!(offset <= self.len() && count <= (self.len() - offset) / 8, "words outside of the mapping");
+        // SAFETY: inside the mapping (asserted above).
+        let first = unsafe { self.base().add(offset) };
+        // SAFETY: aligned (a mapping starts at a page; asserted above) and valid for the life of `self`; all access to
+        // such words is atomic while they are shared (the module's contract).
+        unsafe { std::slice::from_raw_parts(first.cast::<AtomicU64>(), count) }
+    }
+
     /// Copies a range by relaxed word loads, without a reference to the bytes: for files that may change under us.
     /// The caller verifies the copy.
     pub(crate) fn copy_out(&self, offset: usize, out: &mut [u8]) {

@@ -329,7 +329,8 @@ impl Drop for Lead<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::panic::{self, AssertUnwindSafe};
     use std::sync::mpsc;

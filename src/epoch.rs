@@ -118,16 +118,43 @@ struct Epoch(AtomicU64);
 type Garbage = VecDeque<(u64, Box<dyn Send>)>;
 
 #[cfg(not(loom))]
-static PROCESS: Registry = Registry::new();
+fn process() -> &'static Registry {
+    static PROCESS: Registry = Registry::new();
+    &PROCESS
+}
+
+/// Every run of a model has its own. It is never freed, since the slots of threads that end late lie in it.
+#[cfg(loom)]
+fn process() -> &'static Registry {
+    loom::lazy_static! {
+        static ref PROCESS: &'static Registry = Box::leak(Box::new(Registry::new()));
+    }
+    *PROCESS
+}
+
+#[cfg(not(loom))]
+std::thread_local!(static LOCAL: Local = Local::new(process()));
+#[cfg(loom)]
+loom::thread_local!(static LOCAL: Local = Local::new(process()));
 
 impl Registry {
     #[cfg(not(loom))]
     const fn new() -> Self {
-        Self {
-            epoch: Epoch(AtomicU64::new(FIRST_EPOCH)),
-            chunks: [const { OnceLock::new() }; CHUNK_COUNT],
-            orphans: OnceLock::new(),
-        }
+        Self::starting_with(AtomicU64::new(FIRST_EPOCH))
+    }
+
+    /// Comes with its first chunk: loom knows nothing of `OnceLock`, so a chunk that a thread makes later would have
+    /// no order with those who scan it.
+    #[cfg(loom)]
+    fn new() -> Self {
+        let registry = Self::starting_with(AtomicU64::new(FIRST_EPOCH));
+        registry.chunks[0].get_or_init(|| (0..FIRST_CHUNK).map(|_| Slot::new()).collect());
+        registry
+    }
+
+    const fn starting_with(epoch: AtomicU64) -> Self {
+        let chunks = [const { OnceLock::new() }; CHUNK_COUNT];
+        Self { epoch: Epoch(epoch), chunks, orphans: OnceLock::new() }
     }
 
     /// Claims a slot for the calling thread, making one if all are taken.
@@ -249,19 +276,14 @@ impl Drop for Pin {
 }
 
 /// Pins the calling thread. Pins nest; the first of a thread costs a fence, the others a counter.
-#[cfg(not(loom))]
 pub(crate) fn pin() -> Pin {
-    std::thread_local! {
-        static LOCAL: Local = Local::new(&PROCESS);
-    }
     // While the thread's storage is being destroyed a pin gets a slot of its own, which goes with it.
-    LOCAL.try_with(Local::pin).unwrap_or_else(|_| PROCESS.pin_on(PROCESS.claim(false)))
+    LOCAL.try_with(Local::pin).unwrap_or_else(|_| process().pin_on(process().claim(false)))
 }
 
 /// The pins of the process.
-#[cfg(not(loom))]
 pub(crate) fn pins() -> Pins {
-    PROCESS.statistics()
+    process().statistics()
 }
 
 /// How many pins there are, and how far they lie back.
@@ -283,9 +305,8 @@ pub(crate) struct Limbo {
 
 impl Limbo {
     /// Starts empty, under the pins of the process.
-    #[cfg(not(loom))]
     pub(crate) fn new() -> Self {
-        Self::under(&PROCESS)
+        Self::under(process())
     }
 
     fn under(registry: &'static Registry) -> Self {
@@ -334,7 +355,8 @@ impl Drop for Limbo {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::cell::RefCell;
     use std::sync::{Arc, Barrier, mpsc};
@@ -586,14 +608,8 @@ mod loom_models {
     use super::*;
     use crate::sync::thread;
 
-    impl Registry {
-        fn new() -> &'static Self {
-            Box::leak(Box::new(Self {
-                epoch: Epoch(AtomicU64::new(FIRST_EPOCH)),
-                chunks: [const { OnceLock::new() }; CHUNK_COUNT],
-                orphans: OnceLock::new(),
-            }))
-        }
+    fn registry() -> &'static Registry {
+        Box::leak(Box::new(Registry::new()))
     }
 
     /// Two versions of an object, and which is linked. loom reports a read of a cell that its drop does not follow.
@@ -641,7 +657,7 @@ mod loom_models {
     #[test]
     fn loom_a_pinned_reader_never_sees_what_collect_drops() {
         loom::model(|| {
-            let registry = Registry::new();
+            let registry = registry();
             let (object, limbo) = (Object::new(), Limbo::under(registry));
             let local = Local::new(registry);
             let reader = {
@@ -666,7 +682,7 @@ mod loom_models {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(|| {
-            let registry = Registry::new();
+            let registry = registry();
             let (object, limbo) = (Object::new(), Limbo::under(registry));
             let local = Local::new(registry);
             let reader = {
@@ -690,11 +706,33 @@ mod loom_models {
     }
 
     #[test]
+    fn loom_the_processes_pins_and_limbos_are_safe_too() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(|| {
+            let (object, limbo) = (Object::new(), Limbo::new());
+            let reader = {
+                let object = Arc::clone(&object);
+                thread::spawn(move || {
+                    let pin = pin();
+                    object.read();
+                    drop(pin);
+                })
+            };
+            relink(&object, &limbo, 1);
+            limbo.collect();
+            reader.join().unwrap();
+            limbo.collect();
+            assert_eq!((limbo.len(), pins().active), (0, 0));
+        });
+    }
+
+    #[test]
     fn loom_garbage_retired_on_one_thread_is_collected_on_another() {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(|| {
-            let registry = Registry::new();
+            let registry = registry();
             let (object, limbo) = (Object::new(), Arc::new(Limbo::under(registry)));
             let local = Local::new(registry);
             let reader = {

@@ -3,6 +3,11 @@
 //! It reads the source as text with comments and literals blanked out; it does not expand macros. Each rule is a
 //! function from text to complaints, and has a test below that it can complain.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails fails its test, and clippy knows only the functions marked as tests"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
@@ -14,8 +19,8 @@ use std::path::Path;
 const LAYERS: [&[&str]; 8] = [
     &["format", "location", "sync"],
     &["error"],
-    &["mapping", "epoch", "commit", "fs", "options", "batch", "undo"],
-    &["segment", "index"],
+    &["mapping", "epoch", "commit", "fs", "options", "batch", "guarded", "undo"],
+    &["segment", "index", "control_page"],
     &["log", "manifest_store", "provision"],
     &["recovery", "compaction", "checkpoint", "read", "helper", "verify", "stats"],
     &["store", "keyspace", "snapshot", "follower", "salvage"],

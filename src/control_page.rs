@@ -8,9 +8,7 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::Seq;
-use crate::format::control::{
-    CONTROL_SIZE, Control, DURABLE_OFFSET, durable_word, parse_durable_word,
-};
+use crate::format::control::{CONTROL_SIZE, Control, DURABLE_OFFSET, durable_word, parse_durable_word};
 use crate::format::names;
 use crate::fs::{Access, Dir};
 use crate::mapping::Mapping;
@@ -65,7 +63,9 @@ pub(crate) fn read(dir: &dyn Dir, believed: impl Fn(&Control) -> bool) -> Result
     };
     let mut page = vec![0; CONTROL_SIZE];
     let len = file.read_at(&mut page, 0).map_err(|error| Error::io("read", &path, error))?;
-    let Some(word) = page[..len].get(DURABLE_OFFSET..).and_then(|rest| rest.first_chunk()) else { return Ok(None) };
+    let Some(word) = page[..len].get(DURABLE_OFFSET..).and_then(|rest| rest.first_chunk()) else {
+        return Ok(None);
+    };
     let control = Control::decode(&page[..len]).ok().filter(believed);
     Ok(control.and_then(|control| parse_durable_word(u64::from_le_bytes(*word), control.writer_nonce)))
 }

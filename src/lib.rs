@@ -8,22 +8,22 @@ mod epoch;
 mod error;
 pub(crate) mod format;
 mod fs;
+mod guarded;
 mod index;
 mod location;
 mod log;
 mod manifest_store;
 mod mapping;
 mod options;
-mod guarded;
 mod provision;
 mod recovery;
-mod undo;
 mod segment;
 mod sync;
+mod undo;
 
 pub use error::{Error, Result};
-#[cfg(any(test, feature = "sim", mapcask_internal))]
-pub use fs::sim;
 pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 pub use format::{Defect, KeyspaceId, Seq};
+#[cfg(any(test, feature = "sim", mapcask_internal))]
+pub use fs::sim;
 pub use options::{Durability, Options};

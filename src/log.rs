@@ -51,7 +51,8 @@ impl<'a> Draft<'a> {
         let max = crate::format::record::MAX_KEY_LEN;
         let key_len = u16::try_from(key.len()).map_err(|_| Error::KeyTooLarge { len: key.len(), max })?;
         let max = crate::format::record::MAX_VALUE_LEN;
-        let value_len = u32::try_from(value.len()).map_err(|_| Error::ValueTooLarge { len: value.len(), max })?;
+        let value_len =
+            u32::try_from(value.len()).map_err(|_| Error::ValueTooLarge { len: value.len(), max })?;
         Ok(Self { kind, keyspace, key, value, key_len, value_len, payload_sum: payload_sum(key, value) })
     }
 
@@ -340,7 +341,8 @@ impl LogWriter {
                 full.synced = *to;
             }
         }
-        let (durable, rest) = std::mem::take(&mut self.full).into_iter().partition(|full| full.synced == full.end);
+        let (durable, rest) =
+            std::mem::take(&mut self.full).into_iter().partition(|full| full.synced == full.end);
         self.full = rest;
         // An idle store does not sync, so a watermark follows records only, never another watermark.
         if self.marked < self.last_user.min(plan.upto) {

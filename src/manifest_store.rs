@@ -46,7 +46,8 @@ impl ManifestStore {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => dir.create(name),
             other => other,
         };
-        let mut file = |name: &str| open(name).map_err(|error| Error::io("open", dir.path().join(name), error));
+        let mut file =
+            |name: &str| open(name).map_err(|error| Error::io("open", dir.path().join(name), error));
         let files = [file(MANIFESTS[0])?, file(MANIFESTS[1])?];
         let held = Mutex::new(Held { manifest, files, suspect });
         Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), held })

@@ -70,7 +70,12 @@ struct Making {
 
 impl Provision {
     /// Starts with segments that are ready already.
-    pub(crate) fn new(regime: Regime, segment_bytes: u64, ready: Vec<Arc<Segment>>, active: Arc<Segment>) -> Self {
+    pub(crate) fn new(
+        regime: Regime,
+        segment_bytes: u64,
+        ready: Vec<Arc<Segment>>,
+        active: Arc<Segment>,
+    ) -> Self {
         let next_size = Self::after(active.size(), segment_bytes);
         Self {
             regime,
@@ -220,7 +225,10 @@ impl Provision {
 /// `NoSpace`, or what the operating system says; there is no segment then.
 pub(crate) fn make_segment(shared: &Shared, regime: Regime, size: u64) -> Result<(Arc<Segment>, Result<()>)> {
     let mut nonce = [0; 8];
-    shared.dir.random(&mut nonce).map_err(|error| Error::io("draw random bytes for", shared.dir.path(), error))?;
+    shared
+        .dir
+        .random(&mut nonce)
+        .map_err(|error| Error::io("draw random bytes for", shared.dir.path(), error))?;
     let plan = Plan {
         store: shared.store,
         id: shared.manifest.next_segment(),

@@ -83,7 +83,8 @@ impl Segment {
         })?;
         let header = SegmentHeader::decode(&header_of(plan).encode());
         let data_offset = header.ok().and_then(Result::ok).expect("just encoded").data_offset();
-        let shape = Shape { id: plan.id, size: plan.size, nonce: plan.nonce, data_offset, regime: plan.regime };
+        let shape =
+            Shape { id: plan.id, size: plan.size, nonce: plan.nonce, data_offset, regime: plan.regime };
         Self::map(dir, space, file, shape)
     }
 
@@ -126,7 +127,12 @@ impl Segment {
     /// # Errors
     ///
     /// `MissingSegment`, `Corrupt`, `ForeignFile` or `TooNew`, or what the operating system says.
-    pub(crate) fn open(dir: &dyn Dir, space: &Space, store: StoreId, entry: &SegmentEntry) -> Result<Arc<Self>> {
+    pub(crate) fn open(
+        dir: &dyn Dir,
+        space: &Space,
+        store: StoreId,
+        entry: &SegmentEntry,
+    ) -> Result<Arc<Self>> {
         let (file, header) = open_file(dir, store, entry.id)?;
         let path = dir.path().join(names::segment(entry.id));
         if header.size != entry.size || header.nonce != entry.nonce {
@@ -254,12 +260,17 @@ impl Segment {
             if self.regime == Regime::Large && from >= LARGE_PIECE {
                 let file = self.file.lock().as_ref().map(|(file, _)| Arc::clone(file));
                 let file = file.expect("a segment that is still written to keeps its file");
-                file.write_at(&vec![0; to_usize(end - from)], from).map_err(|error| self.io("write", error))?;
+                file.write_at(&vec![0; to_usize(end - from)], from)
+                    .map_err(|error| self.io("write", error))?;
             }
             let len = to_usize(end - from);
             self.mapping.populate_write(to_usize(from), len).map_err(|error| match error.raw_os_error() {
                 // EFAULT: the kernel found no block behind a page.
-                Some(14) => Error::NoSpace { path: self.path.clone(), needed: end - from, source: Some(Arc::new(error)) },
+                Some(14) => Error::NoSpace {
+                    path: self.path.clone(),
+                    needed: end - from,
+                    source: Some(Arc::new(error)),
+                },
                 _ => self.io("populate", error),
             })?;
             from = end;

@@ -7,14 +7,14 @@
 
 #[cfg(loom)]
 pub(crate) use self::modelled::Mutex;
-#[cfg(not(loom))]
-pub(crate) use parking_lot::Mutex;
 #[cfg(loom)]
 pub(crate) use loom::{
     hint::spin_loop,
     sync::atomic::{self, AtomicU64, AtomicUsize, Ordering, fence},
     thread,
 };
+#[cfg(not(loom))]
+pub(crate) use parking_lot::Mutex;
 #[cfg(not(loom))]
 pub(crate) use std::{
     hint::spin_loop,

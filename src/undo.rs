@@ -112,7 +112,9 @@ impl Table {
         // Acquire: pairs with the release in `note`.
         let len = self.len.load(Ordering::Acquire);
         // Relaxed: announced by `len`.
-        self.entries[..len].binary_search_by_key(&location.to_bits(), |entry| entry[0].load(Ordering::Relaxed)).ok()
+        self.entries[..len]
+            .binary_search_by_key(&location.to_bits(), |entry| entry[0].load(Ordering::Relaxed))
+            .ok()
     }
 }
 

@@ -134,7 +134,16 @@ impl Manifest {
             bytes.extend_from_slice(&segment.nonce.to_le_bytes());
             bytes.extend_from_slice(&segment.end.to_le_bytes());
             bytes.extend_from_slice(&segment.last_seq.0.to_le_bytes());
-            bytes.extend_from_slice(&[segment.state as u8, segment.role as u8, segment.generation, 0, 0, 0, 0, 0]);
+            bytes.extend_from_slice(&[
+                segment.state as u8,
+                segment.role as u8,
+                segment.generation,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ]);
         }
         for keyspace in &self.keyspaces {
             bytes.extend_from_slice(&keyspace.id.0.to_le_bytes());
@@ -185,11 +194,23 @@ impl Manifest {
         let segment_count = reader.u32()?;
         let keyspace_count = reader.u32()?;
         // No capacity is reserved from a count: the entries must be there first.
-        let segments = (0..segment_count).map(|_| segment_entry(&mut reader)).collect::<Result<Vec<_>, _>>()?;
-        let keyspaces = (0..keyspace_count).map(|_| keyspace_entry(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let segments =
+            (0..segment_count).map(|_| segment_entry(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let keyspaces =
+            (0..keyspace_count).map(|_| keyspace_entry(&mut reader)).collect::<Result<Vec<_>, _>>()?;
         let clean = clean[0] == 1;
         let manifest = Self {
-            generation, store, hash_id, secret, clean, next_segment, epoch, durable, next_seq, segments, keyspaces,
+            generation,
+            store,
+            hash_id,
+            secret,
+            clean,
+            next_segment,
+            epoch,
+            durable,
+            next_seq,
+            segments,
+            keyspaces,
         };
         manifest.check(reader.0)?;
         Ok(Ok(manifest))

@@ -44,7 +44,8 @@ impl Source for &[u8] {
     type Error = std::convert::Infallible;
 
     fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8], Self::Error> {
-        let offset = usize::try_from(offset).expect("the walk stays below its limit, which a slice's length bounds");
+        let offset =
+            usize::try_from(offset).expect("the walk stays below its limit, which a slice's length bounds");
         Ok(&self[offset..offset + len])
     }
 }
@@ -313,7 +314,8 @@ mod tests {
             seq: Seq(seq),
             payload_sum: sum.finish(),
         };
-        bytes[at..at + HEADER_SIZE].copy_from_slice(&header.encode(Place { nonce: NONCE, offset: at as u64 }));
+        bytes[at..at + HEADER_SIZE]
+            .copy_from_slice(&header.encode(Place { nonce: NONCE, offset: at as u64 }));
     }
 
     fn sample() -> Vec<u8> {

@@ -58,7 +58,10 @@ impl Appender {
     fn check(&self, offset: u64, len: usize) -> usize {
         assert!(offset >= self.published, "store into published bytes");
         let start = usize::try_from(offset).expect("offsets in a mapping fit");
-        assert!(start <= self.mapping.len() && len <= self.mapping.len() - start, "range outside of the mapping");
+        assert!(
+            start <= self.mapping.len() && len <= self.mapping.len() - start,
+            "range outside of the mapping"
+        );
         start
     }
 }

@@ -75,7 +75,10 @@ impl Mapping {
     }
 
     /// A mapping of simulated pages; several may share one memory, as several mappings of one file do.
-    #[cfg_attr(not(any(test, feature = "sim", mapcask_internal)), expect(dead_code, reason = "simulation only"))]
+    #[cfg_attr(
+        not(any(test, feature = "sim", mapcask_internal)),
+        expect(dead_code, reason = "simulation only")
+    )]
     pub(crate) fn simulated(memory: Arc<MmapRaw>, writable: bool, backing: Arc<dyn Backing>) -> Self {
         Self::new(memory, writable, Some(backing))
     }

@@ -85,7 +85,8 @@ pub(crate) fn read(
         unproven: Vec::new(),
     };
     let links = chain.links(dir, manifest, entries, replay)?;
-    let sealed = entries.iter().filter(|entry| entry.state == State::Sealed).map(|entry| entry.last_seq).max();
+    let sealed =
+        entries.iter().filter(|entry| entry.state == State::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
     let mut ended = false;
     for at in 0..links.len() {
@@ -150,7 +151,13 @@ impl Chain {
     }
 
     /// Reads one segment of the log; whether the log goes on behind it.
-    fn follow(&mut self, manifest: &Manifest, links: &[Link], at: usize, replay: &mut Replay<'_>) -> Result<bool> {
+    fn follow(
+        &mut self,
+        manifest: &Manifest,
+        links: &[Link],
+        at: usize,
+        replay: &mut Replay<'_>,
+    ) -> Result<bool> {
         let Link { entry, segment, .. } = &links[at];
         let clean = manifest.clean && entry.state == State::Open;
         let known_end = entry.state != State::Open || clean;
@@ -203,13 +210,7 @@ impl Chain {
 
     /// What lies behind a stop that the log does not plainly continue from. Gathers the proof of what was durable from
     /// there and from every later segment, before anything is judged.
-    fn beyond(
-        &mut self,
-        links: &[Link],
-        at: usize,
-        stop: u64,
-        replay: &mut Replay<'_>,
-    ) -> Result<Beyond> {
+    fn beyond(&mut self, links: &[Link], at: usize, stop: u64, replay: &mut Replay<'_>) -> Result<Beyond> {
         let here = look_beyond(&links[at].segment, &mut source(&links[at].segment), stop)?;
         let mut proof = here.durable;
         self.seen = self.seen.max(here.last);

@@ -269,7 +269,10 @@ const STOP: [StopRow; 27] = {
 
 /// Decides what a stop means.
 pub(crate) fn stop(facts: StopFacts) -> StopAction {
-    STOP.iter().find(|row| stop_fits(row, facts)).map(|row| row.4).expect("the table covers every combination")
+    STOP.iter()
+        .find(|row| stop_fits(row, facts))
+        .map(|row| row.4)
+        .expect("the table covers every combination")
 }
 
 fn stop_fits(row: &StopRow, facts: StopFacts) -> bool {
@@ -323,7 +326,12 @@ mod tests {
         known.into_iter().flat_map(|known| {
             [Next::None, Next::Continues, Next::Elsewhere].into_iter().flat_map(move |next| {
                 [Behind::Nothing, Behind::Torn, Behind::Frames].into_iter().flat_map(move |behind| {
-                    BOOLS.into_iter().map(move |durable_missing| StopFacts { known, next, behind, durable_missing })
+                    BOOLS.into_iter().map(move |durable_missing| StopFacts {
+                        known,
+                        next,
+                        behind,
+                        durable_missing,
+                    })
                 })
             })
         })

@@ -173,7 +173,8 @@ fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<d
     entries.extend_from_slice(&unlisted.adopted);
     entries.sort_unstable_by_key(|entry| entry.id);
 
-    let space = Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
+    let space =
+        Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
     let hash_key = HashKey::from_secret(manifest.secret);
     let (_, index) = Index::new().map_err(|error| Error::io("make an index for", dir.path(), error))?;
     let boot_id = dir.boot_id();
@@ -250,8 +251,7 @@ fn settle(
     let control = ControlPage::create(dir.as_ref(), &control, durable)?;
     let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
     let Built { space, hash_key, index, live_bytes, lock, .. } = built;
-    let shared =
-        Shared { dir, store, space, manifest, commit, segments: parking_lot::RwLock::new(segments) };
+    let shared = Shared { dir, store, space, manifest, commit, segments: parking_lot::RwLock::new(segments) };
 
     let regime = if options.durability == Durability::Disk { Regime::Small } else { Regime::Large };
     let mut ready = chain.ready;

@@ -70,7 +70,12 @@ impl<'a> Replay<'a> {
     /// # Errors
     ///
     /// What the operating system says. Bytes that are no record end the walk; what that means is decided elsewhere.
-    pub(crate) fn read(&mut self, segment: &Arc<Segment>, source: &mut FileSource, limit: u64) -> Result<Walked> {
+    pub(crate) fn read(
+        &mut self,
+        segment: &Arc<Segment>,
+        source: &mut FileSource,
+        limit: u64,
+    ) -> Result<Walked> {
         let mut walker = Walker::new(segment.nonce(), segment.data_offset(), limit, Order::Consecutive);
         let mut samples = Vec::new();
         let mut sampled = 0;
@@ -103,7 +108,11 @@ impl<'a> Replay<'a> {
             Kind::Put | Kind::Tombstone => {
                 if header.keyspace != KeyspaceId::DEFAULT {
                     let path = segment.path().clone();
-                    return Err(Error::Corrupt { path, offset: placed.offset, defect: Defect::BadField("keyspace") });
+                    return Err(Error::Corrupt {
+                        path,
+                        offset: placed.offset,
+                        defect: Defect::BadField("keyspace"),
+                    });
                 }
                 let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(header.key_len))?;
                 self.key.clear();
@@ -243,7 +252,9 @@ fn durable_in(source: &mut FileSource, placed: &Placed) -> Result<Option<Seq>> {
         Kind::Watermark if len == Watermark::SIZE => {
             Watermark::decode(source.bytes(value, len)?).ok().map(|Watermark(seq)| seq)
         }
-        Kind::Start if len == Start::SIZE => Start::decode(source.bytes(value, len)?).ok().map(|start| start.durable),
+        Kind::Start if len == Start::SIZE => {
+            Start::decode(source.bytes(value, len)?).ok().map(|start| start.durable)
+        }
         _ => None,
     })
 }

@@ -65,7 +65,12 @@ impl Survey {
                 Name::Segment(id) => survey.segments.push(id),
                 Name::Temporary => survey.temporaries.push(name),
                 Name::Foreign => survey.foreign = survey.foreign.or(Some(name)),
-                Name::Lock | Name::Control | Name::Hint(_) | Name::Aside(..) | Name::Image(_) | Name::Neutral => {}
+                Name::Lock
+                | Name::Control
+                | Name::Hint(_)
+                | Name::Aside(..)
+                | Name::Image(_)
+                | Name::Neutral => {}
             }
         }
         survey.segments.sort_unstable();
@@ -92,7 +97,9 @@ impl Survey {
 
     /// The version that a newer copy asks for.
     pub(crate) fn newer(&self) -> Option<u16> {
-        self.copies.iter().find_map(|copy| if let Copy::Newer(version) = copy { Some(*version) } else { None })
+        self.copies
+            .iter()
+            .find_map(|copy| if let Copy::Newer(version) = copy { Some(*version) } else { None })
     }
 
     /// The damage of a copy, for the message when no copy is whole.
@@ -103,7 +110,9 @@ impl Survey {
 
     /// The newest whole copy, and which copies are not whole.
     pub(crate) fn manifest(&self) -> Option<(Manifest, [bool; 2])> {
-        let whole = |copy: &Copy| if let Copy::Whole(manifest) = copy { Some(manifest.as_ref().clone()) } else { None };
+        let whole = |copy: &Copy| {
+            if let Copy::Whole(manifest) = copy { Some(manifest.as_ref().clone()) } else { None }
+        };
         let newest = self.copies.iter().filter_map(whole).max_by_key(|manifest| manifest.generation)?;
         Some((newest, [0, 1].map(|copy| whole(&self.copies[copy]).is_none())))
     }
@@ -186,7 +195,11 @@ pub(crate) fn look_at_unlisted(
             (_, Err(error)) => return Err(error),
             (_, Ok(_)) => {
                 let path = dir.path().join(names::segment(*id));
-                return Err(Error::Corrupt { path, offset: 0, defect: Defect::BadField("not in the manifest") });
+                return Err(Error::Corrupt {
+                    path,
+                    offset: 0,
+                    defect: Defect::BadField("not in the manifest"),
+                });
             }
         }
     }
@@ -198,7 +211,13 @@ pub(crate) fn look_at_unlisted(
 /// # Errors
 ///
 /// What the operating system says.
-pub(crate) fn is_written(dir: &dyn Dir, id: SegmentId, file: Arc<dyn File>, from: u64, size: u64) -> Result<bool> {
+pub(crate) fn is_written(
+    dir: &dyn Dir,
+    id: SegmentId,
+    file: Arc<dyn File>,
+    from: u64,
+    size: u64,
+) -> Result<bool> {
     let path = dir.path().join(names::segment(id));
     let mut source = FileSource::new(file, path, size);
     Ok(next_published(&mut source, from, size)?.is_some())

@@ -363,7 +363,7 @@ fn a_tests_hand_cuts_rots_replaces_and_removes_durably() {
     disk.rot_bit("file", 1, 3).unwrap();
     let look = |after: &SimDisk| words_of_file(after, &[0])[0];
     assert_eq!(all_states(&disk, Tears::None, look).0, set(&[0x800, 0x801]));
-    assert_eq!(mapping.load_word(0), 0x801);
+    assert_eq!(mapping.word(0).load(std::sync::atomic::Ordering::Acquire), 0x801);
     disk.truncate("file", 4).unwrap();
     assert_eq!(file.identity().unwrap().size, 4);
     // Linux does not notice either.
@@ -428,7 +428,13 @@ fn eviction_shows_what_the_platter_holds_of_lost_pages_and_spares_dirty_ones() {
     disk.fail_writeback("file").unwrap();
     store(&mapping, PAGE_SIZE, 6);
     disk.evict("file", Tears::None, &mut Script::new([0])).unwrap();
-    assert_eq!((mapping.load_word(0), mapping.load_word(PAGE_SIZE)), (0, 6));
+    assert_eq!(
+        (
+            mapping.word(0).load(std::sync::atomic::Ordering::Acquire),
+            mapping.word(PAGE_SIZE).load(std::sync::atomic::Ordering::Acquire)
+        ),
+        (0, 6)
+    );
     let look = |after: &SimDisk| words_of_file(after, &[0, PAGE_SIZE]);
     assert_eq!(all_states(&disk, Tears::None, look).0, set(&[vec![0, 0], vec![0, 6]]));
 }

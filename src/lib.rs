@@ -6,7 +6,10 @@ mod commit;
 mod control_page;
 mod epoch;
 mod error;
+#[cfg(not(mapcask_internal))]
 pub(crate) mod format;
+#[cfg(mapcask_internal)]
+pub mod format;
 mod fs;
 mod guarded;
 mod index;

@@ -199,6 +199,11 @@ impl LogWriter {
         self.last_user
     }
 
+    /// The segments that are full and not yet durable, and where they end.
+    pub(crate) fn full_ends(&self) -> Vec<(SegmentId, u64)> {
+        self.full.iter().map(|full| (full.segment.id(), full.end)).collect()
+    }
+
     /// The active segment and the offset in it.
     pub(crate) fn position(&self) -> (&Arc<Segment>, u64) {
         (&self.segment, self.offset)

@@ -5,6 +5,10 @@
 //!
 //! **Format.** All integers are little-endian. The tables are in DESIGN.md, "Format"; tests compare them with the
 //! constants here.
+#![cfg_attr(
+    not(mapcask_internal),
+    expect(unreachable_pub, reason = "public to the fuzz targets, under `--cfg mapcask_internal`")
+)]
 
 pub mod control;
 pub mod hash;

@@ -45,7 +45,7 @@
 //! - X5: a location is in the index once, except in the middle of a move inside one chain.
 
 mod bucket;
-mod scan;
+pub(crate) mod scan;
 mod table;
 mod writer;
 

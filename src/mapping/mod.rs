@@ -17,6 +17,7 @@
 
 pub(crate) mod appender;
 pub(crate) mod lines;
+pub(crate) mod liveness;
 pub(crate) mod space;
 
 use std::fmt;

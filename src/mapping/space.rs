@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::Mapping;
 use crate::epoch::Pin;
-use crate::format::record::{HEADER_SIZE, Header, RawHeader};
+use crate::format::record::{HEADER_SIZE, Header, Kind, RawHeader};
 use crate::location::{LOCATION_BITS, Location};
 
 /// Size of one granule in bytes.
@@ -219,6 +219,11 @@ impl<'p> Record<'p> {
         &self.header
     }
 
+    /// Whether it is a value, and not a tombstone.
+    pub(crate) fn is_put(&self) -> bool {
+        self.header.kind == Kind::Put
+    }
+
     /// The key.
     pub(crate) fn key(&self) -> &'p [u8] {
         self.payload(0, usize::from(self.header.key_len))
@@ -237,9 +242,18 @@ impl<'p> Record<'p> {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
+    /// The key as an owned slice that keeps its segment mapped.
+    pub(crate) fn keep_key(&self) -> Slice {
+        self.keep(self.key())
+    }
+
     /// The value as an owned slice that keeps its segment mapped.
     pub(crate) fn keep_value(&self) -> Slice {
-        let value = ptr::from_ref(self.value());
+        self.keep(self.value())
+    }
+
+    fn keep(&self, bytes: &'p [u8]) -> Slice {
+        let value = ptr::from_ref(bytes);
         let mapping: *const Mapping = self.mapping;
         // SAFETY: the mapping lies in an `Arc` that the space still holds (`Space::record`), so its count is not zero.
         unsafe { Arc::increment_strong_count(mapping) };

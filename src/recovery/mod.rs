@@ -21,7 +21,8 @@ mod survey;
 
 use std::sync::Arc;
 
-use self::chain::{Aside, Chain, Unproven};
+pub(crate) use self::chain::Unproven;
+use self::chain::{Aside, Chain};
 use self::decide::{DirectoryAction, directory};
 use self::replay::Replay;
 use self::report::RecoveryReport;

@@ -1,0 +1,364 @@
+//! The store without its face: what reads, writes, the helper and the reports share.
+//!
+//! **Concurrency.** One writer mutex decides everything about writes (`write`); reads take no lock (`read`). Lock
+//! order: writer mutex, then what `provision` names. The commit's leader takes the writer mutex twice, briefly, and
+//! syncs without it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::bell::Bell;
+use crate::control_page::ControlPage;
+use crate::epoch::Pin;
+use crate::error::{Error, Result};
+use crate::format::hash::{Hash, HashKey};
+use crate::format::manifest::{Manifest, State};
+use crate::format::record::payload_sum;
+use crate::format::{Defect, KeyspaceId, Seq};
+use crate::fs::Lock;
+use crate::index::{Index, IndexWriter};
+use crate::location::Location;
+use crate::log::{Full, LogWriter, execute};
+use crate::mapping::liveness::Liveness;
+use crate::mapping::space::Record;
+use crate::options::{Durability, Options};
+use crate::provision::{Provision, Shared};
+use crate::recovery::Opened;
+use crate::recovery::Unproven;
+use crate::recovery::heal::heal;
+use crate::recovery::report::RecoveryReport;
+use crate::undo::{Before, Visibility};
+
+/// What the writer mutex guards.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) log: LogWriter,
+    pub(crate) index: IndexWriter,
+}
+
+/// Counters that the writer keeps and everybody reads.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Bytes of records that are the newest of their key.
+    pub(crate) live_bytes: AtomicU64,
+    /// Keys; the index holds more entries while a batch with removals is being applied.
+    pub(crate) keys: AtomicU64,
+    /// The last record that somebody wrote.
+    pub(crate) last_user: AtomicU64,
+    /// How often a writer woke the helper.
+    pub(crate) wakes: AtomicU64,
+}
+
+/// An open store.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) shared: Shared,
+    pub(crate) options: Options,
+    pub(crate) liveness: Liveness,
+    pub(crate) hash_key: HashKey,
+    pub(crate) index: Arc<Index>,
+    pub(crate) visibility: Visibility,
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) provision: Provision,
+    pub(crate) counters: Counters,
+    pub(crate) report: RecoveryReport,
+    pub(crate) bell: Bell,
+    control: ControlPage,
+    /// What an unclean end left to be written again.
+    unproven: Mutex<Vec<Unproven>>,
+    /// Segments that are durable and not yet called so by the manifest.
+    sealing: Mutex<Vec<Full>>,
+    lock: Mutex<Option<Box<dyn Lock>>>,
+    /// When the oldest write that no sync covers was noticed, by the store's clock.
+    dirty_since: Mutex<Option<Duration>>,
+}
+
+impl Engine {
+    /// Starts on what recovery opened.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short, or the first pages of the log cannot be made ready.
+    pub(crate) fn start(opened: Opened, options: Options) -> Result<Self> {
+        let Opened { shared, lock, control, hash_key, index, live_bytes, tail, ready, .. } = opened;
+        let liveness =
+            Liveness::new().map_err(|error| Error::io("make a page for", shared.dir.path(), error))?;
+        let provision =
+            Provision::new(opened.regime, options.segment_bytes, ready, Arc::clone(&tail.segment));
+        let last = tail.last;
+        let log = LogWriter::open(&shared, tail)?;
+        let (segment, offset) = log.position();
+        provision.set_active(segment, offset);
+        let counters = Counters {
+            live_bytes: AtomicU64::new(live_bytes),
+            keys: AtomicU64::new(index.index().len() as u64),
+            last_user: AtomicU64::new(last.0),
+            wakes: AtomicU64::new(0),
+        };
+        Ok(Self {
+            shared,
+            options,
+            liveness,
+            hash_key,
+            index: Arc::clone(index.index()),
+            visibility: Visibility::new(),
+            writer: Mutex::new(Writer { log, index }),
+            provision,
+            counters,
+            report: opened.report,
+            bell: Bell::default(),
+            control,
+            unproven: Mutex::new(opened.unproven),
+            sealing: Mutex::new(Vec::new()),
+            lock: Mutex::new(Some(lock)),
+            dirty_since: Mutex::new(None),
+        })
+    }
+
+    /// The newest visible record of a key.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` where the index leads to bytes that are no longer what was written.
+    #[inline]
+    pub(crate) fn lookup<'p>(&'p self, hash: Hash, key: &[u8], pin: &'p Pin) -> Result<Option<Record<'p>>> {
+        loop {
+            let mut hit = None;
+            let found = self.index.find(hash, |location| {
+                let record = self.record(location, pin)?;
+                if record.key() == key && record.header().keyspace == KeyspaceId::DEFAULT {
+                    hit = Some(record);
+                    return Ok(true);
+                }
+                self.check_record(&record)?;
+                Ok::<bool, Error>(false)
+            })?;
+            let (Some(location), Some(record)) = (found, hit) else { return Ok(None) };
+            if self.visibility.is_visible(record.header().seq) {
+                return Ok(record.is_put().then_some(record));
+            }
+            match self.visibility.before(location, pin) {
+                Some(Before::Absent) => return Ok(None),
+                Some(Before::At(location)) => return Ok(Some(self.record(location, pin)?)),
+                // The batch ended meanwhile.
+                None => std::hint::spin_loop(),
+            }
+        }
+    }
+
+    /// The record at a location that the index gave.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` where its lengths lead out of what was written.
+    #[inline]
+    pub(crate) fn record<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
+        match self.shared.space.record(location, pin) {
+            Some(record) => Ok(record),
+            None => Err(self.damage(location, Defect::LengthOutOfRange)),
+        }
+    }
+
+    /// A record with the right tag and another key: hardly ever a coincidence, so look whether its key has rotted.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
+    #[cold]
+    pub(crate) fn check_record(&self, record: &Record<'_>) -> Result<()> {
+        if payload_sum(record.key(), record.value()) == record.header().payload_sum {
+            return Ok(());
+        }
+        Err(self.damage_of(record))
+    }
+
+    /// Names the file and the offset of a record that does not verify.
+    #[cold]
+    pub(crate) fn damage_of(&self, record: &Record<'_>) -> Error {
+        let (mapping, offset) = record.place();
+        let segments = self.shared.segments.read();
+        let found = segments.values().find(|segment| std::ptr::eq(Arc::as_ptr(segment.mapping()), mapping));
+        let path = found.map_or_else(|| self.shared.dir.path().to_owned(), |segment| segment.path().clone());
+        Error::Corrupt { path, offset: offset as u64, defect: Defect::PayloadChecksum }
+    }
+
+    /// Names the file and the offset of damage.
+    #[cold]
+    pub(crate) fn damage(&self, location: Location, defect: Defect) -> Error {
+        let segments = self.shared.segments.read();
+        let found =
+            segments.values().find_map(|segment| Some((segment, segment.range().offset_of(location)?)));
+        match found {
+            Some((segment, offset)) => Error::Corrupt { path: segment.path().clone(), offset, defect },
+            None => Error::Corrupt { path: self.shared.dir.path().to_owned(), offset: 0, defect },
+        }
+    }
+
+    /// Makes everything appended so far durable; run by the leader of a commit, one at a time.
+    ///
+    /// # Errors
+    ///
+    /// The first failure; the commit poisons the store with it.
+    pub(crate) fn sync_once(&self) -> Result<Seq> {
+        let unproven = std::mem::take(&mut *self.unproven.lock());
+        heal(&self.shared, &unproven)?;
+        let plan = self.writer.lock().log.plan();
+        execute(&plan)?;
+        let durable = self.writer.lock().log.synced(&self.shared, &plan);
+        self.control.set_durable(plan.upto());
+        self.sealing.lock().extend(durable);
+        *self.dirty_since.lock() = None;
+        Ok(plan.upto())
+    }
+
+    /// Waits until a write is as durable as it is to be.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned` where a sync failed, now or earlier.
+    pub(crate) fn settle(&self, seq: Seq, durability: Durability) -> Result<()> {
+        match durability {
+            Durability::Os | Durability::Interval => Ok(()),
+            Durability::Disk => self.shared.commit.wait(seq, || self.sync_once()),
+        }
+    }
+
+    /// Makes everything acknowledged so far durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::settle`].
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.shared.commit.check()?;
+        // Relaxed: stored before the write that the caller knows of was acknowledged.
+        let seq = Seq(self.counters.last_user.load(Ordering::Relaxed));
+        self.settle(seq, Durability::Disk)
+    }
+
+    /// Has the manifest call segments sealed that are durable; whether there were any.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says; they are named again later.
+    pub(crate) fn seal(&self) -> Result<bool> {
+        let full = std::mem::take(&mut *self.sealing.lock());
+        if full.is_empty() {
+            return Ok(false);
+        }
+        self.shared.manifest.update(|manifest| self.note_sealed(manifest, &full))?;
+        for full in full {
+            full.segment.release_file();
+        }
+        Ok(true)
+    }
+
+    fn note_sealed(&self, manifest: &mut Manifest, sealed: &[Full]) {
+        for full in sealed {
+            if let Some(entry) = manifest.segment_mut(full.segment.id()) {
+                entry.state = State::Sealed;
+                entry.end = full.end;
+                entry.last_seq = full.last_seq;
+            }
+        }
+        manifest.durable = manifest.durable.max(self.shared.commit.durable());
+    }
+
+    /// Keys.
+    pub(crate) fn stats_keys(&self) -> u64 {
+        // Relaxed: a count on its own.
+        self.counters.keys.load(Ordering::Relaxed)
+    }
+
+    /// One piece of the background's work; whether there was any.
+    ///
+    /// # Errors
+    ///
+    /// What a writer that did the work itself would get.
+    pub(crate) fn step(&self) -> Result<bool> {
+        self.shared.commit.check()?;
+        if !self.unproven.lock().is_empty() {
+            self.shared.commit.run(|| self.sync_once())?;
+            return Ok(true);
+        }
+        if self.provision.step(&self.shared)? {
+            return Ok(true);
+        }
+        if self.index.is_short_of_room() {
+            let grown = self.index.populate_ahead();
+            grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
+            return Ok(true);
+        }
+        if self.seal()? {
+            return Ok(true);
+        }
+        self.sync_in_time()
+    }
+
+    /// Whether a write waits for a sync that is due some time later.
+    pub(crate) fn is_dirty(&self) -> bool {
+        // Relaxed: the helper looks under the writer mutex before it sleeps.
+        let last = self.counters.last_user.load(Ordering::Relaxed);
+        self.options.durability == Durability::Interval && Seq(last) > self.shared.commit.durable()
+    }
+
+    /// How long it is until a sync is due, if a write waits for one.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        let since = self.is_dirty().then(|| *self.dirty_since.lock()).flatten()?;
+        Some((since + self.options.sync_interval).saturating_sub(self.shared.dir.now()))
+    }
+
+    fn sync_in_time(&self) -> Result<bool> {
+        if !self.is_dirty() {
+            return Ok(false);
+        }
+        let now = self.shared.dir.now();
+        let since = *self.dirty_since.lock().get_or_insert(now);
+        if now.saturating_sub(since) < self.options.sync_interval {
+            return Ok(false);
+        }
+        self.flush()?;
+        Ok(true)
+    }
+
+    /// Closes the store: everything durable, the manifest says so, the lock free.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong; the store is closed nevertheless, and the next open recovers.
+    pub(crate) fn close(&self) -> Result<()> {
+        if self.liveness.is_forked() {
+            return Err(Error::Forked);
+        }
+        if !self.liveness.close() {
+            return Err(Error::Closed);
+        }
+        let result = self.finish();
+        self.lock.lock().take();
+        result
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.shared.commit.check()?;
+        // A writer that got in before the handle was closed is done once the mutex is free.
+        drop(self.writer.lock());
+        self.flush()?;
+        // The flush was followed by a watermark; the second one makes the very end durable, and is followed by none.
+        self.shared.commit.run(|| self.sync_once())?;
+        self.seal()?;
+        let writer = self.writer.lock();
+        let (segment, offset) = writer.log.position();
+        let last_seq = writer.log.last_seq();
+        self.shared.manifest.update(|manifest| {
+            if let Some(entry) = manifest.segment_mut(segment.id()) {
+                entry.end = offset;
+                entry.last_seq = last_seq;
+            }
+            manifest.clean = true;
+            manifest.durable = last_seq;
+            manifest.next_seq = last_seq.next();
+        })
+    }
+}

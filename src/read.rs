@@ -1,0 +1,261 @@
+//! What reads give out: values that own a share of their segment, views that borrow, iterators.
+//!
+//! Nothing here takes a lock or writes memory that others read.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::epoch::{self, Pin};
+use crate::error::Result;
+use crate::format::hash::Hash;
+use crate::index::scan::Cursor;
+use crate::location::Location;
+use crate::mapping::space::{Record, Slice};
+use crate::undo::Before;
+
+/// A key or value of the store, without a copy: it lies in the mapped file.
+///
+/// It stays valid after the key was overwritten or removed, and after the store was closed and dropped; as long as it
+/// lives, its segment file stays mapped.
+#[derive(Clone)]
+pub struct Value(Slice);
+
+impl Deref for Value {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for Value {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Borrow<[u8]> for Value {
+    fn borrow(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b\"{}\"", self.escape_ascii())
+    }
+}
+
+impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Value {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
+}
+
+impl Eq for Value {}
+
+impl PartialOrd for Value {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Value {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl std::hash::Hash for Value {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl From<Value> for Vec<u8> {
+    fn from(value: Value) -> Self {
+        value.to_vec()
+    }
+}
+
+/// Many reads under one pin: values are borrowed, and no reference is counted.
+///
+/// A view is no snapshot: each read sees the newest write. It holds back the return of memory, never a writer; drop it
+/// when the reads are done. It stays on its thread.
+#[derive(Debug)]
+pub struct View<'s> {
+    engine: &'s Engine,
+    pin: Pin,
+    /// The pin belongs to the thread.
+    here: PhantomData<*const ()>,
+}
+
+impl<'s> View<'s> {
+    pub(crate) fn new(engine: &'s Engine) -> Self {
+        Self { engine, pin: epoch::pin(), here: PhantomData }
+    }
+
+    /// Returns the value of a key, borrowed from the view.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::get`](crate::Store::get).
+    #[inline]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
+        let record = self.engine.get(key.as_ref(), &self.pin)?;
+        Ok(record.map(|record| record.value()))
+    }
+
+    /// Returns whether the key is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::get`](crate::Store::get).
+    #[inline]
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.engine.get(key.as_ref(), &self.pin)?.is_some())
+    }
+}
+
+impl Engine {
+    /// The newest visible record of a key.
+    #[inline]
+    pub(crate) fn get<'p>(&'p self, key: &[u8], pin: &'p Pin) -> Result<Option<Record<'p>>> {
+        self.liveness.check()?;
+        let hash = self.hash_key.hash(key);
+        let record = self.lookup(hash, key, pin)?;
+        if let (true, Some(record)) = (self.options.verify_reads, &record) {
+            self.check_record(record)?;
+        }
+        Ok(record)
+    }
+
+    /// An owned value.
+    #[inline]
+    pub(crate) fn get_value(&self, key: &[u8]) -> Result<Option<Value>> {
+        let pin = epoch::pin();
+        Ok(self.get(key, &pin)?.map(|record| Value(record.keep_value())))
+    }
+
+    /// Copies a value, by loads that tolerate a file that changes under us, and verifies the copy.
+    pub(crate) fn get_into(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        let pin = epoch::pin();
+        out.clear();
+        let Some(record) = self.get(key, &pin)? else { return Ok(false) };
+        let header = *record.header();
+        let key_len = usize::from(header.key_len);
+        let len = key_len + header.value_len as usize;
+        out.resize(len, 0);
+        let (mapping, offset) = record.place();
+        mapping.copy_out(offset + crate::format::record::HEADER_SIZE, out);
+        if crc32fast::hash(out) != header.payload_sum || !out.starts_with(key) {
+            out.clear();
+            return Err(self.damage_of(&record));
+        }
+        out.drain(..key_len);
+        Ok(true)
+    }
+
+    /// The record that an entry of the index shows to readers now, if any.
+    fn visible<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Option<Record<'p>>> {
+        let record = self.record(location, pin)?;
+        if self.visibility.is_visible(record.header().seq) {
+            return Ok(record.is_put().then_some(record));
+        }
+        match self.visibility.before(location, pin) {
+            Some(Before::Absent) => Ok(None),
+            Some(Before::At(location)) => Ok(Some(self.record(location, pin)?)),
+            // The batch ended meanwhile: what the key has now.
+            None => self.lookup(self.hash_of(record.key()), record.key(), pin),
+        }
+    }
+
+    pub(crate) fn hash_of(&self, key: &[u8]) -> Hash {
+        self.hash_key.hash(key)
+    }
+}
+
+/// An iterator over all keys and values, in no order.
+///
+/// Every key that is there from beginning to end comes exactly once, with a value it had meanwhile; a key that is
+/// inserted or removed meanwhile comes once or not at all. It keeps the store open for reading, not for writing.
+#[derive(Debug)]
+pub struct Iter {
+    engine: Arc<Engine>,
+    cursor: Option<Cursor>,
+    found: Vec<Location>,
+}
+
+impl Iter {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, cursor: Some(Cursor::START), found: Vec::new() }
+    }
+
+    /// One item, or `None` where the entries found so far are used up.
+    fn from_found(&mut self) -> Option<Result<(Value, Value)>> {
+        let pin = epoch::pin();
+        while let Some(location) = self.found.pop() {
+            match self.engine.visible(location, &pin) {
+                Ok(Some(record)) => {
+                    if self.engine.options.verify_reads
+                        && let Err(error) = self.engine.check_record(&record)
+                    {
+                        return Some(Err(error));
+                    }
+                    return Some(Ok((Value(record.keep_key()), Value(record.keep_value()))));
+                }
+                Ok(None) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        None
+    }
+}
+
+impl Iterator for Iter {
+    type Item = Result<(Value, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(item) = self.from_found() {
+                return Some(item);
+            }
+            let cursor = self.cursor.take()?;
+            if let Err(error) = self.engine.liveness.check() {
+                return Some(Err(error));
+            }
+            self.found.clear();
+            self.cursor = self.engine.index.scan(cursor, &mut self.found);
+        }
+    }
+}
+
+impl std::iter::FusedIterator for Iter {}
+
+/// An iterator over all keys; see [`Iter`].
+#[derive(Debug)]
+pub struct Keys(pub(crate) Iter);
+
+impl Iterator for Keys {
+    type Item = Result<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|item| item.map(|(key, _)| key))
+    }
+}
+
+/// An iterator over all values; see [`Iter`].
+#[derive(Debug)]
+pub struct Values(pub(crate) Iter);
+
+impl Iterator for Values {
+    type Item = Result<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|item| item.map(|(_, value)| value))
+    }
+}

@@ -1,0 +1,133 @@
+//! Reading everything and comparing it with its checksums, beside readers and writers.
+//!
+//! Files are read by `pread`, so that a bad sector is an error and not a signal.
+
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::format::Defect;
+use crate::format::manifest::State;
+use crate::format::names;
+use crate::format::record::Kind;
+use crate::format::walk::{Order, Step, Walker};
+use crate::fs::Access;
+use crate::index::scan::Cursor;
+use crate::recovery::source::FileSource;
+use crate::segment::{Segment, read_header};
+
+/// What a verification looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Segment files read.
+    pub segments: usize,
+    /// Records whose checksums hold.
+    pub records: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Entries of the index that lead to a record of their key.
+    pub keys: u64,
+}
+
+impl Engine {
+    /// Verifies every record and every entry of the index.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` with the first damage.
+    pub(crate) fn verify(&self) -> Result<VerifyReport> {
+        self.liveness.check()?;
+        let mut report = VerifyReport::default();
+        for (segment, end) in self.ends() {
+            self.verify_segment(&segment, end, &mut report)?;
+        }
+        self.verify_index(&mut report)?;
+        Ok(report)
+    }
+
+    /// Every segment that has records, and where they end.
+    fn ends(&self) -> Vec<(Arc<Segment>, u64)> {
+        // Under the mutex no segment changes between being active and being full.
+        let writer = self.writer.lock();
+        let (active, offset) = writer.log.position();
+        let full = writer.log.full_ends();
+        let segments = self.shared.segments.read();
+        let end = |segment: &Arc<Segment>| {
+            if segment.id() == active.id() {
+                return offset;
+            }
+            if let Some((_, end)) = full.iter().find(|(id, _)| *id == segment.id()) {
+                return *end;
+            }
+            // Synced: published up to its end, and the manifest may not have caught up.
+            segment.mapping().published()
+        };
+        segments.values().map(|segment| (Arc::clone(segment), end(segment))).collect()
+    }
+
+    fn verify_segment(&self, segment: &Segment, end: u64, report: &mut VerifyReport) -> Result<()> {
+        let dir = self.shared.dir.as_ref();
+        let name = names::segment(segment.id());
+        let path = segment.path();
+        let damage = |offset, defect| Error::Corrupt { path: path.clone(), offset, defect };
+        let file = dir.open(&name, Access::Read).map_err(|error| segment.io("open", error))?;
+        let found = file.identity().map_err(|error| segment.io("look at", error))?.size;
+        if found != segment.size() {
+            return Err(damage(found, Defect::WrongSize { expected: segment.size(), found }));
+        }
+        let header = read_header(file.as_ref(), path)?;
+        if header.store != self.shared.store || header.id != segment.id() || header.nonce != segment.nonce() {
+            return Err(damage(0, Defect::WrongSegment));
+        }
+        let sealed = self.shared.manifest.read(|manifest| {
+            manifest.segment(segment.id()).filter(|entry| entry.state == State::Sealed).map(|entry| entry.end)
+        });
+        if sealed.is_some_and(|sealed| sealed != end.max(segment.data_offset())) {
+            return Err(damage(end, Defect::BadField("end")));
+        }
+        report.segments += 1;
+        let start = segment.data_offset();
+        let mut source = FileSource::new(file, path.clone(), segment.size());
+        let mut walker = Walker::new(segment.nonce(), start, end.max(start), Order::Consecutive);
+        loop {
+            match walker.step(&mut source)? {
+                Step::Record(_) => report.records += 1,
+                _ if walker.offset() >= end => break,
+                Step::Blank => return Err(damage(walker.offset(), Defect::Truncated)),
+                Step::Invalid(defect) => return Err(damage(walker.offset(), defect)),
+            }
+        }
+        report.bytes += walker.offset();
+        Ok(())
+    }
+
+    fn verify_index(&self, report: &mut VerifyReport) -> Result<()> {
+        let mut cursor = Some(Cursor::START);
+        let mut found = Vec::new();
+        while let Some(at) = cursor {
+            found.clear();
+            cursor = self.index.scan(at, &mut found);
+            let pin = epoch::pin();
+            for location in &found {
+                let record = self.record(*location, &pin)?;
+                if !matches!(record.header().kind, Kind::Put | Kind::Tombstone) {
+                    return Err(self.damage(*location, Defect::IndexMismatch));
+                }
+                self.check_record(&record)?;
+                // The key was there when the bucket was read; now it has this record, a newer one, or none.
+                let hash = self.hash_of(record.key());
+                let newest = self.lookup(hash, record.key(), &pin)?;
+                if newest.is_some_and(|newest| newest.header().seq < record.header().seq)
+                    && self.visibility.is_visible(record.header().seq)
+                {
+                    return Err(self.damage(*location, Defect::IndexMismatch));
+                }
+                report.keys += 1;
+            }
+        }
+        Ok(())
+    }
+}

@@ -7,6 +7,7 @@ compile_error!("the targets need the library's internals: set RUSTFLAGS=\"--cfg 
 
 pub mod naive;
 pub mod segment;
+pub mod store;
 
 /// Where the checksum of a segment header, a manifest and a control page lies, in bytes from the start.
 const FILE_SUM: std::ops::Range<usize> = 12..16;

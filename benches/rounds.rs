@@ -159,9 +159,12 @@ impl Table {
             })
             .collect();
         for row in [&self.headers, &rule].into_iter().chain(&self.rows) {
-            for (cell, width) in row.iter().zip(&widths) {
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
                 // Writing to a string does not fail.
-                let _ = write!(text, "| {cell:>width$} ");
+                let _ = match column {
+                    0 => write!(text, "| {cell:<width$} "),
+                    _ => write!(text, "| {cell:>width$} "),
+                };
             }
             text.push_str("|\n");
         }

@@ -25,6 +25,7 @@ mod options;
 mod provision;
 mod read;
 mod recovery;
+mod salvage;
 mod segment;
 mod stats;
 mod store;
@@ -42,6 +43,9 @@ pub use fs::sim;
 pub use options::{Durability, Options};
 pub use read::{Iter, Keys, Value, Values, View};
 pub use recovery::report::RecoveryReport;
+#[cfg(any(test, feature = "sim", mapcask_internal))]
+pub use salvage::salvage_on;
+pub use salvage::{Damage, SalvageReport, salvage};
 pub use stats::Stats;
 pub use store::Store;
 pub use verify::VerifyReport;

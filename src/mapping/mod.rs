@@ -178,6 +178,7 @@ impl Mapping {
     }
 
     /// Consecutive aligned words of the mapping as atomics, checked once.
+    #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
         assert!(offset.is_multiple_of(8), "unaligned words");
         assert!(offset <= self.len() && count <= (self.len() - offset) / 8, "words outside of the mapping");

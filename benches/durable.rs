@@ -24,7 +24,7 @@ const BLOCK: usize = 4096;
 const BLOCKS: u64 = 4096;
 
 /// On the file system of the directory, and on ext4 with a journal where one can be mounted.
-pub fn durable(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn durable(lab: &Lab) -> Result<Vec<Table>> {
     let mut tables = vec![race(lab, &lab.directory)?];
     match Journalled::mount(&lab.directory) {
         Ok(mounted) => tables.push(race(lab, &mounted.directory)?),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 
 /// One line each: what a reader needs to judge the figures.
-pub fn describe(directory: &Path, date: &str) -> Vec<String> {
+pub(crate) fn describe(directory: &Path, date: &str) -> Vec<String> {
     vec![
         format!("date: {date}"),
         format!("machine: {}, {} cores, {} memory", processor(), cores(), memory()),
@@ -38,11 +38,13 @@ fn memory() -> String {
 
 fn huge_pages() -> String {
     let text = read("/sys/kernel/mm/transparent_hugepage/enabled");
-    text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or(text.clone(), |(on, _)| on.to_owned())
+    text.split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map_or(text.clone(), |(on, _)| on.to_owned())
 }
 
 /// The file system's kind, and for ext4 whether it keeps a journal: a durable write costs more with one.
-pub fn file_system(directory: &Path) -> String {
+pub(crate) fn file_system(directory: &Path) -> String {
     let Ok(directory) = directory.canonicalize() else { return "unknown".to_owned() };
     let mounts = read("/proc/self/mountinfo");
     let mut found: Option<(usize, String)> = None;

@@ -15,7 +15,7 @@ use crate::{Lab, Result};
 const TOTAL: usize = 256 << 20;
 
 /// Values of 4 KiB, 64 KiB and 1 MiB.
-pub fn large(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn large(lab: &Lab) -> Result<Vec<Table>> {
     let mut tables = Vec::new();
     for (name, len) in [("4 KiB", 4 << 10), ("64 KiB", 64 << 10), ("1 MiB", 1 << 20)] {
         tables.push(put(lab, name, len)?);

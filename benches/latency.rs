@@ -63,7 +63,7 @@ fn least(bucket: usize) -> u64 {
 }
 
 /// Puts of new keys, paced.
-pub fn latency(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn latency(lab: &Lab) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "latency of a put of a new key at half the possible rate, Os, in microseconds",
         &["", "puts/s", "p50", "p99", "p99.9", "p99.99", "greatest"],
@@ -89,7 +89,8 @@ pub fn latency(lab: &Lab) -> Result<Vec<Table>> {
         let over_rounds = |pick: &dyn Fn(&(f64, Histogram)) -> f64| {
             median(&mut found.iter().map(pick).collect::<Vec<f64>>())
         };
-        let quantile = |share: f64| format!("{:.2}", over_rounds(&|(_, histogram)| histogram.quantile(share)));
+        let quantile =
+            |share: f64| format!("{:.2}", over_rounds(&|(_, histogram)| histogram.quantile(share)));
         table.row([
             label.to_owned(),
             format!("{:.0}", over_rounds(&|(rate, _)| *rate)),
@@ -100,7 +101,9 @@ pub fn latency(lab: &Lab) -> Result<Vec<Table>> {
             format!("{:.1}", over_rounds(&|(_, histogram)| histogram.greatest as f64 / 1e3)),
         ]);
     }
-    Ok(vec![table.note("From the time a put was due to its return; reading the clock is part of it. Medians over rounds.")])
+    Ok(vec![table.note(
+        "From the time a put was due to its return; reading the clock is part of it. Medians over rounds.",
+    )])
 }
 
 fn half_rate(rate: f64) -> Duration {

@@ -25,18 +25,18 @@ use crate::rounds::Table;
 use crate::workload::Workload;
 
 /// Anything may go wrong; the program says so and ends.
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// What rows are given.
-pub struct Lab {
+pub(crate) struct Lab {
     /// The number of keys.
-    pub keys: usize,
+    pub(crate) keys: usize,
     /// Rounds that count.
-    pub rounds: usize,
+    pub(crate) rounds: usize,
     /// Where stores are made.
-    pub directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// Keys, values and their order.
-    pub workload: Workload,
+    pub(crate) workload: Workload,
 }
 
 type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);

@@ -9,10 +9,17 @@ use crate::workload::key;
 use crate::{Lab, Result, scratch};
 
 /// By the number of keys.
-pub fn open(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "open, page cache warm, in milliseconds, by the number of keys",
-        &["keys", "clean: open", "clean: to first get", "killed: open", "killed: to first get", "killed: MiB/s of log"],
+        &[
+            "keys",
+            "clean: open",
+            "clean: to first get",
+            "killed: open",
+            "killed: to first get",
+            "killed: MiB/s of log",
+        ],
     );
     for keys in [lab.keys / 100, lab.keys / 10, lab.keys] {
         let clean = lab.directory()?;
@@ -45,7 +52,9 @@ pub fn open(lab: &Lab) -> Result<Vec<Table>> {
             number(read as f64 / 1_048_576.0 / (killed_open / 1e3)),
         ]);
     }
-    Ok(vec![table.note("Killed: SIGKILL right after the last put; each round opens a copy of what was left.")])
+    Ok(vec![
+        table.note("Killed: SIGKILL right after the last put; each round opens a copy of what was left."),
+    ])
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -12,9 +12,9 @@ use crate::workload::{Key, Workload, one_byte, whole};
 use crate::{Lab, Result};
 
 /// The map of the standard library, with its default hasher.
-pub type StdMap = HashMap<Vec<u8>, Vec<u8>>;
+pub(crate) type StdMap = HashMap<Vec<u8>, Vec<u8>>;
 /// The same table with a fast hash that does not resist crafted keys.
-pub type FastMap = hashbrown::HashMap<Vec<u8>, Vec<u8>, FixedState>;
+pub(crate) type FastMap = hashbrown::HashMap<Vec<u8>, Vec<u8>, FixedState>;
 
 /// What is done with a value that was read.
 type Touch = fn(&[u8]) -> u64;
@@ -23,13 +23,13 @@ const TOUCHES: [(&str, Touch); 2] = [("the whole value touched", whole), ("one b
 
 impl Workload {
     /// Every key and its first value, owned.
-    pub fn owned(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    pub(crate) fn owned(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
         self.keys.iter().enumerate().map(|(at, key)| (key.to_vec(), self.value(at, 0).to_vec()))
     }
 }
 
 /// Asks a map for keys.
-pub fn ask<S: BuildHasher>(
+pub(crate) fn ask<S: BuildHasher>(
     map: &hashbrown::HashMap<Vec<u8>, Vec<u8>, S>,
     keys: &[Key],
     touch: Touch,
@@ -38,12 +38,12 @@ pub fn ask<S: BuildHasher>(
 }
 
 /// Asks the standard map for keys.
-pub fn ask_std(map: &StdMap, keys: &[Key], touch: Touch) -> u64 {
+pub(crate) fn ask_std(map: &StdMap, keys: &[Key], touch: Touch) -> u64 {
     keys.iter().fold(0, |sum, key| sum.wrapping_add(map.get(key.as_slice()).map_or(0, |value| touch(value))))
 }
 
 /// Asks a store for keys, through one view.
-pub fn ask_view(store: &Store, keys: &[Key], touch: Touch) -> Result<u64> {
+pub(crate) fn ask_view(store: &Store, keys: &[Key], touch: Touch) -> Result<u64> {
     let view = store.view();
     let mut sum = 0_u64;
     for key in keys {
@@ -75,7 +75,7 @@ fn race_reads(lab: &Lab, title: &str, keys: &[Key], touch: Touch) -> Result<Tabl
 }
 
 /// Keys that are there.
-pub fn get(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn get(lab: &Lab) -> Result<Vec<Table>> {
     TOUCHES
         .iter()
         .map(|(name, touch)| race_reads(lab, &format!("get hit, {name}"), &lab.workload.probes, *touch))
@@ -83,12 +83,12 @@ pub fn get(lab: &Lab) -> Result<Vec<Table>> {
 }
 
 /// Keys that are not there.
-pub fn get_miss(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn get_miss(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![race_reads(lab, "get miss", &lab.workload.absent, whole)?])
 }
 
 /// One thread against two, each with its share of the keys.
-pub fn get_threads(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn get_threads(lab: &Lab) -> Result<Vec<Table>> {
     let probes = &lab.workload.probes;
     let std_map: StdMap = lab.workload.owned().collect();
     let (store, _directory) = lab.loaded(Options::new())?;
@@ -101,12 +101,16 @@ pub fn get_threads(lab: &Lab) -> Result<Vec<Table>> {
         });
         race.add("mapcask, view", |_| {
             Measured::time(probes.len(), || {
-                shared(threads, probes, |keys| ask_view(&store, keys, whole).map_err(|error| error.to_string()))
+                shared(threads, probes, |keys| {
+                    ask_view(&store, keys, whole).map_err(|error| error.to_string())
+                })
             })
         });
         race.add("mapcask, owned value", |_| {
             Measured::time(probes.len(), || {
-                shared(threads, probes, |keys| ask_owned(&store, keys, whole).map_err(|error| error.to_string()))
+                shared(threads, probes, |keys| {
+                    ask_owned(&store, keys, whole).map_err(|error| error.to_string())
+                })
             })
         });
         race.run(lab.rounds)
@@ -133,7 +137,7 @@ fn shared(
 }
 
 /// Every read verified against its checksum.
-pub fn get_verified(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn get_verified(lab: &Lab) -> Result<Vec<Table>> {
     let keys = &lab.workload.probes;
     let std_map: StdMap = lab.workload.owned().collect();
     let (store, _directory) = lab.loaded(Options::new())?;
@@ -158,7 +162,7 @@ pub fn get_verified(lab: &Lab) -> Result<Vec<Table>> {
 }
 
 /// Everything, in whatever order it comes.
-pub fn iterate(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn iterate(lab: &Lab) -> Result<Vec<Table>> {
     let count = lab.workload.keys.len();
     let std_map: StdMap = lab.workload.owned().collect();
     let fast_map: FastMap = lab.workload.owned().collect();

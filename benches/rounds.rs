@@ -9,18 +9,18 @@ use crate::Result;
 
 /// What one contender did in one round.
 #[derive(Debug, Clone, Copy)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// How many operations, or whatever the unit counts.
-    pub count: u64,
+    pub(crate) count: u64,
     /// How long they took.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
     /// The sum over what was read; `None` where nothing comparable is read.
-    pub sum: Option<u64>,
+    pub(crate) sum: Option<u64>,
 }
 
 impl Measured {
     /// Times some work that returns the sum over what it read.
-    pub fn time(count: usize, work: impl FnOnce() -> Result<u64>) -> Result<Self> {
+    pub(crate) fn time(count: usize, work: impl FnOnce() -> Result<u64>) -> Result<Self> {
         let began = Instant::now();
         let sum = work()?;
         Ok(Self { count: count as u64, elapsed: began.elapsed(), sum: Some(sum) })
@@ -35,7 +35,7 @@ impl Measured {
 type Work<'c> = Box<dyn FnMut(usize) -> Result<Measured> + 'c>;
 
 /// Contenders for one table.
-pub struct Race<'c> {
+pub(crate) struct Race<'c> {
     title: String,
     unit: &'static str,
     /// What a rate in units per second is divided by.
@@ -45,24 +45,24 @@ pub struct Race<'c> {
 
 impl<'c> Race<'c> {
     /// A race whose rates are shown in thousands of operations per second.
-    pub fn new(title: impl Into<String>) -> Self {
+    pub(crate) fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), unit: "thousand/s", scale: 1e3, contenders: Vec::new() }
     }
 
     /// Shows rates in another unit.
-    pub fn unit(mut self, unit: &'static str, scale: f64) -> Self {
+    pub(crate) fn unit(mut self, unit: &'static str, scale: f64) -> Self {
         self.unit = unit;
         self.scale = scale;
         self
     }
 
     /// Adds a contender. The first one is what the others are compared with.
-    pub fn add(&mut self, label: impl Into<String>, work: impl FnMut(usize) -> Result<Measured> + 'c) {
+    pub(crate) fn add(&mut self, label: impl Into<String>, work: impl FnMut(usize) -> Result<Measured> + 'c) {
         self.contenders.push((label.into(), Box::new(work)));
     }
 
     /// Runs all rounds.
-    pub fn run(mut self, rounds: usize) -> Result<Table> {
+    pub(crate) fn run(mut self, rounds: usize) -> Result<Table> {
         let count = self.contenders.len();
         let mut rates = vec![Vec::new(); count];
         for round in 0..=rounds {
@@ -75,7 +75,9 @@ impl<'c> Race<'c> {
                 if let Some(found) = measured.sum {
                     let expected = *sum.get_or_insert(found);
                     if expected != found {
-                        return Err(format!("{}: {label} read something else in round {round}", self.title).into());
+                        return Err(
+                            format!("{}: {label} read something else in round {round}", self.title).into()
+                        );
                     }
                 }
                 if round > 0 {
@@ -96,13 +98,13 @@ impl<'c> Race<'c> {
 }
 
 /// The value in the middle; sorts.
-pub fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
 /// A number with about three significant digits.
-pub fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value {
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),
@@ -112,37 +114,37 @@ pub fn number(value: f64) -> String {
 
 /// A table, printed as Markdown: legible as it is, and ready for RESULTS.md.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     /// Stands above it.
-    pub title: String,
+    pub(crate) title: String,
     /// The first line.
-    pub headers: Vec<String>,
+    pub(crate) headers: Vec<String>,
     /// The other lines.
-    pub rows: Vec<Vec<String>>,
+    pub(crate) rows: Vec<Vec<String>>,
     /// Sentences below it.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Table {
     /// An empty table.
-    pub fn new(title: impl Into<String>, headers: &[&str]) -> Self {
+    pub(crate) fn new(title: impl Into<String>, headers: &[&str]) -> Self {
         let headers = headers.iter().map(|header| (*header).to_owned()).collect();
         Self { title: title.into(), headers, rows: Vec::new(), notes: Vec::new() }
     }
 
     /// Adds a line.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.to_vec());
     }
 
     /// Adds a sentence below.
-    pub fn note(mut self, note: impl Into<String>) -> Self {
+    pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
         self.notes.push(note.into());
         self
     }
 
     /// The table as text.
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut text = format!("### {}\n\n", self.title);
         let widths: Vec<usize> = (0..self.headers.len())
             .map(|column| {

@@ -15,12 +15,12 @@ const IMAGE_BYTES: u64 = 2 << 30;
 
 impl Lab {
     /// A new directory below the one the caller named; removed when it goes out of scope.
-    pub fn directory(&self) -> Result<TempDir> {
+    pub(crate) fn directory(&self) -> Result<TempDir> {
         Ok(tempfile::tempdir_in(&self.directory)?)
     }
 
     /// A store that holds every key of the workload. The directory must outlive it.
-    pub fn loaded(&self, options: Options) -> Result<(Store, TempDir)> {
+    pub(crate) fn loaded(&self, options: Options) -> Result<(Store, TempDir)> {
         let directory = self.directory()?;
         let store = options.open(directory.path())?;
         for (at, key) in self.workload.keys.iter().enumerate() {
@@ -31,7 +31,7 @@ impl Lab {
 }
 
 /// Runs this program as a child and returns what it printed; a child that kills itself is no failure.
-pub fn run_child(arguments: &[&str], directory: &Path) -> Result<String> {
+pub(crate) fn run_child(arguments: &[&str], directory: &Path) -> Result<String> {
     let output = Command::new(std::env::current_exe()?)
         .arg("--child")
         .args(arguments)
@@ -45,7 +45,7 @@ pub fn run_child(arguments: &[&str], directory: &Path) -> Result<String> {
 }
 
 /// What a child does: `fill COUNT DIR` and die by SIGKILL, or `memory CONTENDER COUNT DIR`.
-pub fn child(arguments: &[String]) -> Result<()> {
+pub(crate) fn child(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["fill", count, directory] => {
@@ -60,7 +60,7 @@ pub fn child(arguments: &[String]) -> Result<()> {
 }
 
 /// Inserts the keys of some numbers.
-pub fn fill(store: &Store, from: usize, to: usize) -> Result<()> {
+pub(crate) fn fill(store: &Store, from: usize, to: usize) -> Result<()> {
     let pool = value_pool();
     for number in from..to {
         store.insert(key(number as u64), value(&pool, number, 0))?;
@@ -69,7 +69,7 @@ pub fn fill(store: &Store, from: usize, to: usize) -> Result<()> {
 }
 
 /// Copies a flat directory.
-pub fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         fs::copy(entry.path(), to.join(entry.file_name()))?;
@@ -78,19 +78,22 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// A mounted ext4 with a journal, in a file; unmounted and removed when it goes out of scope.
-pub struct Journalled {
+pub(crate) struct Journalled {
     /// Where it is mounted.
-    pub directory: PathBuf,
+    pub(crate) directory: PathBuf,
     image: PathBuf,
     is_mounted: bool,
 }
 
 impl Journalled {
     /// Makes and mounts one. It takes root and loop devices: the error says what failed.
-    pub fn mount(below: &Path) -> Result<Self> {
+    pub(crate) fn mount(below: &Path) -> Result<Self> {
         let below = below.canonicalize()?;
-        let mut mounted =
-            Self { directory: below.join("journalled"), image: below.join("journalled.img"), is_mounted: false };
+        let mut mounted = Self {
+            directory: below.join("journalled"),
+            image: below.join("journalled.img"),
+            is_mounted: false,
+        };
         fs::create_dir_all(&mounted.directory)?;
         let image = fs::File::create(&mounted.image)?;
         // Blocks of its own: the file system below must not allocate while the one above is measured.

@@ -16,7 +16,7 @@ use crate::{Lab, Result, scratch};
 const STEPS: usize = 16;
 
 /// Anonymous memory per key while growing, each contender in a process of its own.
-pub fn memory(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn memory(lab: &Lab) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "anonymous memory while growing, beyond that of the empty one, in bytes per key",
         &["", "at an eighth", "at a quarter", "at half", "at all", "greatest of 16 moments"],
@@ -36,7 +36,7 @@ pub fn memory(lab: &Lab) -> Result<Vec<Table>> {
 }
 
 /// Loads a contender and prints, step by step, its memory per key.
-pub fn memory_child(contender: &str, count: usize, directory: &str) -> Result<()> {
+pub(crate) fn memory_child(contender: &str, count: usize, directory: &str) -> Result<()> {
     let pool = value_pool();
     match contender {
         "mapcask" => {
@@ -87,7 +87,7 @@ fn anonymous() -> Result<u64> {
 }
 
 /// Bytes on the disk per live byte of key and value.
-pub fn disk(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn disk(lab: &Lab) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "bytes allocated on the disk per live byte of keys and values",
         &["", "empty, KiB", "loaded", "closed", "all overwritten once"],

@@ -6,31 +6,31 @@
 use std::hint::black_box;
 
 /// Bytes in a key.
-pub const KEY_LEN: usize = 16;
+pub(crate) const KEY_LEN: usize = 16;
 /// Bytes in a value, where a row does not say otherwise.
-pub const VALUE_LEN: usize = 100;
+pub(crate) const VALUE_LEN: usize = 100;
 /// Values are cut from a pool that stays in the second-level cache: making them must not cost what storing them does.
 const POOL_LEN: usize = 1 << 19;
 
 /// A key as every contender is given it.
-pub type Key = [u8; KEY_LEN];
+pub(crate) type Key = [u8; KEY_LEN];
 
 /// Keys in the order of insertion and in another one for asking, and values.
-pub struct Workload {
+pub(crate) struct Workload {
     /// In the order of insertion.
-    pub keys: Vec<Key>,
+    pub(crate) keys: Vec<Key>,
     /// Places in `keys`, shuffled.
-    pub order: Vec<usize>,
+    pub(crate) order: Vec<usize>,
     /// The keys in that order: asking reads them one after the other.
-    pub probes: Vec<Key>,
+    pub(crate) probes: Vec<Key>,
     /// Keys that nobody stored.
-    pub absent: Vec<Key>,
+    pub(crate) absent: Vec<Key>,
     pool: Vec<u8>,
 }
 
 impl Workload {
     /// Makes the workload for so many keys.
-    pub fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         let keys: Vec<Key> = (0..count as u64).map(key).collect();
         let mut order: Vec<usize> = (0..count).collect();
         fastrand::Rng::with_seed(7).shuffle(&mut order);
@@ -40,36 +40,31 @@ impl Workload {
     }
 
     /// The value of the `at`-th key after so many overwrites.
-    pub fn value(&self, at: usize, version: usize) -> &[u8] {
+    pub(crate) fn value(&self, at: usize, version: usize) -> &[u8] {
         value(&self.pool, at, version)
-    }
-
-    /// The sum that every contender must arrive at after so many overwrites of all keys.
-    pub fn sum(&self, version: usize) -> u64 {
-        (0..self.keys.len()).fold(0, |sum, at| sum.wrapping_add(whole(self.value(at, version))))
     }
 }
 
 /// Bytes that cannot be compressed.
-pub fn pool(len: usize) -> Vec<u8> {
+pub(crate) fn pool(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(11).fill(&mut bytes);
     bytes
 }
 
 /// A value, cut from a pool of [`value_pool`]'s length.
-pub fn value(pool: &[u8], at: usize, version: usize) -> &[u8] {
+pub(crate) fn value(pool: &[u8], at: usize, version: usize) -> &[u8] {
     let place = at.wrapping_add(version << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
     &pool[place % (POOL_LEN - VALUE_LEN)..][..VALUE_LEN]
 }
 
 /// The pool that [`value`] takes.
-pub fn value_pool() -> Vec<u8> {
+pub(crate) fn value_pool() -> Vec<u8> {
     pool(POOL_LEN)
 }
 
 /// The key of a number.
-pub fn key(number: u64) -> Key {
+pub(crate) fn key(number: u64) -> Key {
     let mut key = [0; KEY_LEN];
     key[..8].copy_from_slice(&mix(number).to_le_bytes());
     key[8..].copy_from_slice(&mix(!number).to_le_bytes());
@@ -85,13 +80,13 @@ fn mix(number: u64) -> u64 {
 }
 
 /// Touches every byte of a value.
-pub fn whole(value: &[u8]) -> u64 {
+pub(crate) fn whole(value: &[u8]) -> u64 {
     let (words, rest) = value.as_chunks::<8>();
     let sum = words.iter().fold(0, |sum, word| sum ^ u64::from_le_bytes(*word));
     black_box(rest.iter().fold(sum, |sum, byte| sum.rotate_left(8) ^ u64::from(*byte)))
 }
 
 /// Touches one byte of a value.
-pub fn one_byte(value: &[u8]) -> u64 {
+pub(crate) fn one_byte(value: &[u8]) -> u64 {
     black_box(value.first().copied().map_or(0, u64::from))
 }

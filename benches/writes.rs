@@ -91,7 +91,7 @@ fn insert_store<'e>(store: &Store, entries: impl Iterator<Item = (&'e [u8], &'e 
 }
 
 /// New keys, one by one, into a store that was just made.
-pub fn put(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn put(lab: &Lab) -> Result<Vec<Table>> {
     let mut stalls = Vec::new();
     let mut race = Race::new("put of new keys, Os");
     lab.maps(&mut race);
@@ -107,7 +107,7 @@ pub fn put(lab: &Lab) -> Result<Vec<Table>> {
 }
 
 /// New keys in batches.
-pub fn put_batch(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn put_batch(lab: &Lab) -> Result<Vec<Table>> {
     let mut race = Race::new(format!("put of new keys in batches of {BATCH}, Os"));
     lab.maps(&mut race);
     race.add("mapcask, single puts", |_| {
@@ -132,7 +132,7 @@ pub fn put_batch(lab: &Lab) -> Result<Vec<Table>> {
 }
 
 /// New values for keys that are there.
-pub fn overwrite(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn overwrite(lab: &Lab) -> Result<Vec<Table>> {
     let mut std_map: StdMap = lab.workload.owned().collect();
     let mut fast_map: FastMap = lab.workload.owned().collect();
     let (store, _directory) = lab.loaded(Options::new())?;
@@ -143,14 +143,12 @@ pub fn overwrite(lab: &Lab) -> Result<Vec<Table>> {
     race.add("hashbrown, foldhash", |round| {
         lab.write_fast(&mut fast_map, |map| insert_fast(map, lab.updates(round + 1)))
     });
-    race.add("mapcask", |round| {
-        lab.write_store(&store, |store| insert_store(store, lab.updates(round + 1)))
-    });
+    race.add("mapcask", |round| lab.write_store(&store, |store| insert_store(store, lab.updates(round + 1))));
     Ok(vec![race.run(lab.rounds)?])
 }
 
 /// Every key removed, in random order, and put back outside of the measured time.
-pub fn remove(lab: &Lab) -> Result<Vec<Table>> {
+pub(crate) fn remove(lab: &Lab) -> Result<Vec<Table>> {
     let probes = &lab.workload.probes;
     let mut std_map: StdMap = lab.workload.owned().collect();
     let mut fast_map: FastMap = lab.workload.owned().collect();

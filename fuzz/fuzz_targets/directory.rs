@@ -20,14 +20,38 @@ struct Input {
 /// What happens to the directory.
 #[derive(Debug, Arbitrary)]
 enum Edit {
-    FlipBit { file: u8, at: u16, bit: u8 },
-    Write { file: u8, at: u16, bytes: Vec<u8> },
-    CopyWithin { file: u8, from: u16, to: u16, len: u16 },
-    Truncate { file: u8, len: u16 },
-    Extend { file: u8, by: u8 },
-    Remove { file: u8 },
+    FlipBit {
+        file: u8,
+        at: u16,
+        bit: u8,
+    },
+    Write {
+        file: u8,
+        at: u16,
+        bytes: Vec<u8>,
+    },
+    CopyWithin {
+        file: u8,
+        from: u16,
+        to: u16,
+        len: u16,
+    },
+    Truncate {
+        file: u8,
+        len: u16,
+    },
+    Extend {
+        file: u8,
+        by: u8,
+    },
+    Remove {
+        file: u8,
+    },
     /// The content of one file under the name of another.
-    Replace { file: u8, with: u8 },
+    Replace {
+        file: u8,
+        with: u8,
+    },
     Foreign,
 }
 
@@ -55,7 +79,9 @@ fuzz_target!(|input: Input| {
             assert!(!error.to_string().is_empty());
         }
     }
-    if input.reopen && let Ok(store) = options().open_on(&disk) {
+    if input.reopen
+        && let Ok(store) = options().open_on(&disk)
+    {
         check(&store, image, is_whole);
     }
 });

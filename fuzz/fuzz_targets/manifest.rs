@@ -23,7 +23,8 @@ fuzz_target!(|input: &[u8]| {
 
 fn check(bytes: &[u8]) {
     let Ok(Ok(manifest)) = Manifest::decode(bytes) else { return };
-    let least = MANIFEST_HEADER_SIZE + SEGMENT_ENTRY_SIZE * manifest.segments.len() + 5 * manifest.keyspaces.len();
+    let least =
+        MANIFEST_HEADER_SIZE + SEGMENT_ENTRY_SIZE * manifest.segments.len() + 5 * manifest.keyspaces.len();
     assert!(least <= bytes.len(), "every entry was there");
     assert!(manifest.segments.capacity() <= 2 * manifest.segments.len() + 4, "no count is believed");
     assert!(manifest.keyspaces.capacity() <= 2 * manifest.keyspaces.len() + 4, "no count is believed");

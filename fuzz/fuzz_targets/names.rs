@@ -19,7 +19,21 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(parse(&temporary(&segment(id))), Name::Temporary);
     assert_eq!(parse(&temporary(&temporary(&segment(id)))), Name::Foreign);
     // Parts of real names, put together.
-    let parts = ["LOCK", "MANIFEST", ".0", ".1", "CONTROL", "0000000001", ".seg", ".hint", ".aside", "INDEX-", ".tmp", "9", "."];
+    let parts = [
+        "LOCK",
+        "MANIFEST",
+        ".0",
+        ".1",
+        "CONTROL",
+        "0000000001",
+        ".seg",
+        ".hint",
+        ".aside",
+        "INDEX-",
+        ".tmp",
+        "9",
+        ".",
+    ];
     let made: String = rest.iter().take(8).map(|byte| parts[usize::from(*byte) % parts.len()]).collect();
     check(&made);
 });

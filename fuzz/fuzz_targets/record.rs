@@ -8,7 +8,8 @@ use mapcask_fuzz::{naive, take};
 
 fuzz_target!(|input: &[u8]| {
     let mut input = input;
-    let place = Place { nonce: u64::from_le_bytes(take(&mut input)), offset: u64::from_le_bytes(take(&mut input)) };
+    let place =
+        Place { nonce: u64::from_le_bytes(take(&mut input)), offset: u64::from_le_bytes(take(&mut input)) };
     let room = u64::from_le_bytes(take(&mut input));
     let mut bytes: [u8; HEADER_SIZE] = take(&mut input);
     check(&bytes, place, room);

@@ -3,7 +3,9 @@
 //! Nothing here uses the library's encoders where its decoders are under test, except where it says so.
 
 #[cfg(not(mapcask_internal))]
-compile_error!("the targets need the library's internals: set RUSTFLAGS=\"--cfg mapcask_internal\" (just fuzz does)");
+compile_error!(
+    "the targets need the library's internals: set RUSTFLAGS=\"--cfg mapcask_internal\" (just fuzz does)"
+);
 
 pub mod naive;
 pub mod segment;

@@ -86,7 +86,8 @@ fn frame(bytes: &[u8], nonce: u64, offset: usize, outer: &Fields) -> Option<Vec<
     let mut at = offset + HEADER_SIZE;
     while at < end {
         let fields = fields(bytes, nonce, at, end)?;
-        let is_fit = fields.flags == 1 && fields.kind <= 2 && fields.seq == outer.seq + 1 + inner.len() as u64;
+        let is_fit =
+            fields.flags == 1 && fields.kind <= 2 && fields.seq == outer.seq + 1 + inner.len() as u64;
         if !is_fit || !fields.payload_holds(bytes, at) {
             return None;
         }

@@ -58,13 +58,29 @@ pub struct Inner {
 /// What happens to a segment afterwards.
 #[derive(Debug, Arbitrary)]
 pub enum Damage {
-    FlipBit { at: u16, bit: u8 },
-    Zero { at: u16, len: u8 },
-    Copy { from: u16, to: u16, len: u8 },
+    FlipBit {
+        at: u16,
+        bit: u8,
+    },
+    Zero {
+        at: u16,
+        len: u8,
+    },
+    Copy {
+        from: u16,
+        to: u16,
+        len: u8,
+    },
     /// Changes a header's field and mends its checksum.
-    Forge { record: u8, field: u8, value: u8 },
+    Forge {
+        record: u8,
+        field: u8,
+        value: u8,
+    },
     /// Gives any place a valid header checksum.
-    Bless { at: u16 },
+    Bless {
+        at: u16,
+    },
 }
 
 /// A segment's bytes, as a walk takes them.

@@ -81,8 +81,11 @@ impl Image {
     }
 
     fn take_files(&mut self, disk: &SimDisk) {
-        self.files =
-            disk.files().into_iter().map(|name| (name.clone(), disk.read_file(&name).expect("it is listed"))).collect();
+        self.files = disk
+            .files()
+            .into_iter()
+            .map(|name| (name.clone(), disk.read_file(&name).expect("it is listed")))
+            .collect();
     }
 }
 

@@ -14,7 +14,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((&mode, rest)) = input.split_first() else { return };
     if mode % 8 == 0 {
         // Bytes as they come: a segment that nobody built.
-        check(rest, 0, 0, Order::Any);
+        check(&rest[..rest.len().min(1024)], 0, 0, Order::Any);
         return;
     }
     let Ok(recipe) = Recipe::arbitrary(&mut Unstructured::new(rest)) else { return };

@@ -207,9 +207,18 @@ mod tests {
 
     /// Every variant once, with the text that a user sees.
     fn texts() -> Vec<(Error, &'static str)> {
-        let path = || PathBuf::from("data");
-        let file = || PathBuf::from("data/0000000001.seg");
-        let refused = || Arc::new(io::Error::from(io::ErrorKind::PermissionDenied));
+        [about_directories(), about_writes(), about_handles()].concat()
+    }
+
+    fn path() -> PathBuf {
+        PathBuf::from("data")
+    }
+
+    fn file() -> PathBuf {
+        PathBuf::from("data/0000000001.seg")
+    }
+
+    fn about_directories() -> Vec<(Error, &'static str)> {
         vec![
             (
                 Error::Locked { path: path(), pid: Some(12) },
@@ -239,6 +248,12 @@ mod tests {
                 Error::ReadOnly { path: path() },
                 "data cannot be written; change its permissions, or those of its file system",
             ),
+        ]
+    }
+
+    fn about_writes() -> Vec<(Error, &'static str)> {
+        let refused = || Arc::new(io::Error::from(io::ErrorKind::PermissionDenied));
+        vec![
             (
                 Error::KeyTooLarge { len: 70_000, max: 65_535 },
                 "key of 70000 bytes is longer than the limit of 65535; store a hash of it instead",
@@ -273,6 +288,11 @@ mod tests {
                 "the store no longer accepts writes after a failure (the store is closed; open it again); \
                  close it and open it again",
             ),
+        ]
+    }
+
+    fn about_handles() -> Vec<(Error, &'static str)> {
+        vec![
             (Error::Closed, "the store is closed; open it again"),
             (Error::Forked, "this handle was inherited through fork; open the store again in the child"),
             (

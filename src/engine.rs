@@ -329,9 +329,6 @@ impl Engine {
     ///
     /// What went wrong; the store is closed nevertheless, and the next open recovers.
     pub(crate) fn close(&self) -> Result<()> {
-        if self.liveness.is_forked() {
-            return Err(Error::Forked);
-        }
         if !self.liveness.close() {
             return Err(Error::Closed);
         }

@@ -1,7 +1,6 @@
 //! A handle that a child inherits through `fork` is refused there, and touches nothing.
 #![cfg(target_os = "linux")]
 #![expect(unsafe_code, reason = "fork has no safe form")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use mapcask::{Error, Options, Store};
 

@@ -42,12 +42,11 @@ impl ManifestStore {
         manifest: Manifest,
         suspect: [bool; 2],
     ) -> Result<Self> {
-        let mut open = |name: &str| match dir.open(name, Access::Write) {
+        let open = |name: &str| match dir.open(name, Access::Write) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => dir.create(name),
             other => other,
         };
-        let mut file =
-            |name: &str| open(name).map_err(|error| Error::io("open", dir.path().join(name), error));
+        let file = |name: &str| open(name).map_err(|error| Error::io("open", dir.path().join(name), error));
         let files = [file(MANIFESTS[0])?, file(MANIFESTS[1])?];
         let held = Mutex::new(Held { manifest, files, suspect });
         Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), held })
@@ -84,11 +83,6 @@ impl ManifestStore {
     /// Looks at the manifest.
     pub(crate) fn read<R>(&self, look: impl FnOnce(&Manifest) -> R) -> R {
         look(&self.held.lock().manifest)
-    }
-
-    /// Whether the manifest names a segment.
-    pub(crate) fn names(&self, id: SegmentId) -> bool {
-        self.read(|manifest| manifest.segment(id).is_some())
     }
 
     /// Gives out the next segment number. Not written here: a number that is not in use is lost in a crash, and the

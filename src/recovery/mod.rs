@@ -17,7 +17,7 @@ pub(crate) mod heal;
 pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod source;
-mod survey;
+pub(crate) mod survey;
 
 use std::sync::Arc;
 

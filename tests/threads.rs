@@ -85,7 +85,10 @@ impl Batches {
             None => (least..).find(|n| *n == 0 || removes(*n, key)).unwrap(),
         };
         assert!(seen >= least, "key {key}: batch {least} was seen, and then {seen}");
-        assert!(seen <= self.begun.load(SeqCst), "key {key} is absent, which no batch that was begun explains");
+        assert!(
+            seen <= self.begun.load(SeqCst),
+            "key {key} is absent, which no batch that was begun explains"
+        );
         self.seen.fetch_max(seen, SeqCst);
     }
 }
@@ -329,9 +332,8 @@ fn exactly_the_writes_acknowledged_before_a_close_are_there_after_it() {
         let total = AtomicU64::new(0);
         let acknowledged = thread::scope(|scope| {
             let (store, total) = (&store, &total);
-            let writers: Vec<_> = (0..3)
-                .map(|writer| scope.spawn(move || write_until_closed(store, writer, total)))
-                .collect();
+            let writers: Vec<_> =
+                (0..3).map(|writer| scope.spawn(move || write_until_closed(store, writer, total))).collect();
             while total.load(SeqCst) < round * 20 {
                 thread::yield_now();
             }

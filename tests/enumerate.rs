@@ -20,8 +20,8 @@ use std::time::Instant;
 use mapcask::Durability;
 use mapcask::sim::{Chooser, CrashPoint, Exhaustive, Position, Script, Seeded, SimDisk, Tears};
 
-use model_support::trace::{ALPHABET, BOOT, Step, Trace};
-use model_support::{History, State, Write, content, number_from_env, open};
+use model_support::trace::{ALPHABET, BOOT, KEYS, Step, Trace};
+use model_support::{History, State, Write, content_under, number_from_env, open};
 
 /// Sectors of a page that are torn, besides whole pages: one mix of each two contents.
 const TEARS: Tears = Tears::Sectors(1);
@@ -106,7 +106,7 @@ impl Case {
         let disk = self.crashed(point);
         let (allowed, pending) = trace.history_at(position);
         let store = open(&disk, self.durability).unwrap();
-        let found = content(&store);
+        let found = content_under(&store, &KEYS);
         store.verify().unwrap();
         let positions = disk.positions();
         let history = match self.crash {
@@ -127,7 +127,7 @@ impl Case {
     /// A second crash, of the recovery, must not take back what the first one left on the platter.
     fn check_again(&self, disk: &SimDisk, history: &History) {
         let store = open(disk, self.durability).unwrap();
-        let found = content(&store);
+        let found = content_under(&store, &KEYS);
         store.verify().unwrap();
         history.check_cut(&found).unwrap_or_else(|complaint| panic!("after a crash of the recovery: {complaint}"));
         write_on(disk, &store, self.durability, found);
@@ -142,7 +142,7 @@ fn write_on(disk: &SimDisk, store: &mapcask::Store, durability: Durability, mut 
     store.flush().unwrap();
     let after = disk.crash_at(disk.position(), Tears::None, &mut Script::new([]));
     let store = open(&after, durability).unwrap();
-    assert_eq!(content(&store), state, "what was written and flushed after a recovery is durable");
+    assert_eq!(content_under(&store, &KEYS), state, "what was written and flushed after a recovery is durable");
     store.verify().unwrap();
 }
 
@@ -212,10 +212,9 @@ impl Enumerator {
         let moments = case.check_at(trace, position, point);
         self.states += 1;
         let share = match (case.steps.len(), self.is_large()) {
-            (0..=2, true) => 4,
-            (0..=2, false) => 97,
+            (0..=2, true) => 5,
             (_, true) => 61,
-            (_, false) => 997,
+            (_, false) => 151,
         };
         if self.states % share != 0 {
             return;
@@ -236,7 +235,7 @@ impl Enumerator {
 
     /// The answers of every cut at a point; where there are too many, the worst one and a sample.
     fn cuts(&mut self, point: &CrashPoint) -> Vec<Vec<usize>> {
-        let limit = if self.is_large() { 2000 } else { 24 };
+        let limit = if self.is_large() { 400 } else { 6 };
         let mut all = Exhaustive::new();
         let mut cuts = Vec::new();
         while cuts.len() <= limit {

@@ -39,6 +39,15 @@ pub fn content(store: &Store) -> State {
     content
 }
 
+/// What a store holds under these keys, which must be all of its keys. An iteration goes through the whole index, which
+/// is thousands of times as large as a history of three steps.
+pub fn content_under(store: &Store, keys: &[&str]) -> State {
+    let found = keys.iter().filter_map(|key| Some((key.as_bytes().to_vec(), store.get(key).unwrap()?.to_vec())));
+    let content: State = found.collect();
+    assert_eq!(store.len(), content.len(), "there is no other key");
+    content
+}
+
 /// One acknowledged change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {

@@ -3,7 +3,7 @@
 use mapcask::sim::{Position, SimDisk};
 use mapcask::{Durability, Store};
 
-use super::{History, Write, content, open};
+use super::{History, Write, content_under, open};
 
 /// The boot id of every machine here, so that a test can pretend that the same system run goes on.
 pub const BOOT: [u8; 16] = [7; 16];
@@ -28,6 +28,9 @@ pub enum Step {
     /// Kills the process and opens the store again.
     Kill,
 }
+
+/// Every key that a history or its check uses.
+pub const KEYS: [&str; 4] = ["a", "b", "c", "on"];
 
 /// Every letter.
 pub const ALPHABET: [Step; 9] = [
@@ -158,6 +161,6 @@ impl Run {
                 }
             }
         }
-        assert_eq!(content(&self.store), *self.history.now());
+        assert_eq!(content_under(&self.store, &KEYS), *self.history.now());
     }
 }

@@ -196,7 +196,7 @@ impl Iter {
     }
 
     /// One item, or `None` where the entries found so far are used up.
-    fn from_found(&mut self) -> Option<Result<(Value, Value)>> {
+    fn take_found(&mut self) -> Option<Result<(Value, Value)>> {
         let pin = epoch::pin();
         while let Some(location) = self.found.pop() {
             match self.engine.visible(location, &pin) {
@@ -221,7 +221,7 @@ impl Iterator for Iter {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(item) = self.from_found() {
+            if let Some(item) = self.take_found() {
                 return Some(item);
             }
             let cursor = self.cursor.take()?;

@@ -83,7 +83,7 @@ impl Options {
     ///
     /// As [`Options::open`].
     #[cfg(any(test, feature = "sim", mapcask_internal))]
-    pub fn open_on(self, disk: &crate::sim::SimDisk) -> Result<Store> {
+    pub fn open_on(self, disk: &crate::fs::sim::SimDisk) -> Result<Store> {
         self.open_in(disk.dir())
     }
 

@@ -36,9 +36,10 @@ impl Engine {
     /// See [`Store::insert`](crate::Store::insert).
     pub(crate) fn insert(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<Seq> {
         self.liveness.check()?;
-        let draft = Draft::new(Kind::Put, KeyspaceId::DEFAULT, key, value)?;
         let hash = self.hash_key.hash(key);
         self.index.prefetch(hash);
+        let draft = Draft::new(Kind::Put, KeyspaceId::DEFAULT, key, value)?;
+        self.bring_near(hash);
         let pin = epoch::pin();
         let mut writer = self.writer.lock();
         self.check_writable()?;
@@ -62,9 +63,10 @@ impl Engine {
     /// See [`Store::remove`](crate::Store::remove).
     pub(crate) fn remove(&self, key: &[u8], durability: Durability) -> Result<bool> {
         self.liveness.check()?;
-        let draft = Draft::new(Kind::Tombstone, KeyspaceId::DEFAULT, key, &[])?;
         let hash = self.hash_key.hash(key);
         self.index.prefetch(hash);
+        let draft = Draft::new(Kind::Tombstone, KeyspaceId::DEFAULT, key, &[])?;
+        self.bring_near(hash);
         let pin = epoch::pin();
         let mut writer = self.writer.lock();
         self.check_writable()?;
@@ -101,13 +103,15 @@ impl Engine {
             let draft = Draft::new(kind, KeyspaceId::DEFAULT, key, value)?;
             len += draft.size();
             sum.add(draft.payload_sum);
-            drafts.push((self.hash_key.hash(key), draft));
+            let hash = self.hash_key.hash(key);
+            self.index.prefetch(hash);
+            drafts.push((hash, draft));
         }
         let count = u32::try_from(drafts.len())
             .map_err(|_| Error::BatchTooLarge { len, max: u64::from(u32::MAX) })?;
         let frame = Frame { count, len: frame_len(len)?, sum: sum.finish() };
         for (hash, _) in &drafts {
-            self.index.prefetch(*hash);
+            self.bring_near(*hash);
         }
         let pin = epoch::pin();
         let mut writer = self.writer.lock();
@@ -160,6 +164,15 @@ impl Engine {
             writer.index.remove(hash, location);
         }
         writer.log.last_user()
+    }
+
+    /// Starts the loads of the records that the key may have now, before the mutex is taken.
+    #[inline]
+    fn bring_near(&self, hash: Hash) {
+        let Ok(_) = self.index.find(hash, |location| {
+            self.shared.space.prefetch(location);
+            Ok::<bool, std::convert::Infallible>(false)
+        });
     }
 
     /// Refuses to write to a store that is poisoned or was closed while the caller waited.

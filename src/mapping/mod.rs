@@ -136,15 +136,6 @@ impl Mapping {
         }
     }
 
-    /// Tells the kernel that access is random, so that a cold read brings one page and not the read-ahead window.
-    pub(crate) fn advise_random(&self) {
-        #[cfg(unix)]
-        if self.backing.is_none() {
-            // Advice: where it is refused, reads are as correct as before.
-            drop(self.memory.advise(memmap2::Advice::Random));
-        }
-    }
-
     /// Bytes below this offset are published.
     pub(crate) fn published(&self) -> u64 {
         // Acquire: pairs with the release store in `Appender::publish`.
@@ -160,7 +151,8 @@ impl Mapping {
         self.published.store(end, Ordering::Release);
     }
 
-    /// The published bytes of a range; `None` where any of it is not published.
+    /// The published bytes of a range, by the book that `space` keeps by hand; `None` where any of it is not published.
+    #[cfg(test)]
     pub(crate) fn bytes(&self, offset: u64, len: u64) -> Option<&[u8]> {
         if offset.checked_add(len)? > self.published() {
             return None;
@@ -186,6 +178,7 @@ impl Mapping {
     }
 
     /// Consecutive aligned words of the mapping as atomics, checked once.
+    #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
         assert!(offset.is_multiple_of(8), "unaligned words");
         assert!(offset <= self.len() && count <= (self.len() - offset) / 8, "words outside of the mapping");

@@ -69,15 +69,12 @@ fn after_any_kill_each_thread_finds_exactly_what_it_was_told_and_no_more_than_wh
 const SEED: u64 = 7;
 const RUN: u32 = 1;
 
-/// A run in which each thread had `count` operations acknowledged, one after the other in turns.
+/// A run in which each thread had `count` operations acknowledged, all at the same pace.
 fn record(count: usize) -> RunRecord {
-    let begun = |thread: usize, at: usize| {
-        let seen = std::array::from_fn(|other| at + usize::from(other < thread));
-        Begun { seen, covers: false }
-    };
+    let begun = |at| Begun { seen: [at; THREADS], covers: false };
     RunRecord {
         run: RUN,
-        begun: std::array::from_fn(|thread| (0..count).map(|at| begun(thread, at)).collect()),
+        begun: std::array::from_fn(|_| (0..count).map(begun).collect()),
         acknowledged: [count; THREADS],
     }
 }

@@ -70,7 +70,7 @@ fn key(thread: usize, n: usize) -> Bytes {
 }
 
 fn value(rng: &mut fastrand::Rng, label: &str) -> Bytes {
-    let len = if rng.u16(0..1000) == 0 { rng.usize(0..VALUE_MAX) } else { rng.usize(0..300) };
+    let len = if rng.u8(0..200) == 0 { rng.usize(0..VALUE_MAX) } else { rng.usize(0..300) };
     let mut value = label.as_bytes().to_vec();
     value.resize(label.len() + len, rng.u8(..));
     value.extend_from_slice(&crc32fast::hash(&value).to_le_bytes());

@@ -16,12 +16,11 @@ use self::history::{Death, History, Observed};
 use self::shared::Phase;
 use self::writer::Writer;
 
-/// Small segments, so that the log rolls all the time.
-const SEGMENT_BYTES: u64 = 64 << 10;
-
-/// The options of every store here.
-pub(crate) fn options(durability: Durability) -> Options {
-    Options::new().durability(durability).segment_bytes(SEGMENT_BYTES).sync_interval(Duration::from_millis(5))
+/// The options of a process: small segments, so that the log rolls all the time; in one run of three larger ones, in
+/// which writing hardly ever waits for a file, so that death finds it in the middle of a record.
+pub(crate) fn options(run: u32, durability: Durability) -> Options {
+    let segment_bytes = if run.is_multiple_of(3) { 1 << 20 } else { 64 << 10 };
+    Options::new().durability(durability).segment_bytes(segment_bytes).sync_interval(Duration::from_millis(5))
 }
 
 /// The size of a suite: the variable, or what plain `cargo test` has time for.
@@ -159,7 +158,8 @@ impl Chain {
 
     /// Opens the store in this process, looks, and closes it.
     pub(crate) fn look_and_close(&mut self) {
-        let store = options(Durability::Os).open(&self.store).unwrap_or_else(|error| self.fail(&error));
+        let store =
+            options(self.run, Durability::Os).open(&self.store).unwrap_or_else(|error| self.fail(&error));
         let observed = Observed::of(&store).unwrap_or_else(|error| self.fail(&error));
         self.judge(&observed);
         store.close().unwrap_or_else(|error| self.fail(&error));

@@ -105,7 +105,7 @@ pub(crate) fn write_until_killed() {
     }));
     let shared = Shared::open(&shared_path(&folder));
     shared.set_phase(Phase::Opening);
-    let store = unless_cut(&shared, super::options(shared.durability()).open(store));
+    let store = unless_cut(&shared, super::options(shared.run(), shared.durability()).open(store));
     let observed = unless_cut(&shared, Observed::of(&store));
     fs::write(report_path(&folder), observed.encode()).expect("the folder is writable");
     shared.set_phase(Phase::Writing);

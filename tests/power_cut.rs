@@ -90,10 +90,13 @@ fn survive(kind: &'static Kind) {
 
 /// Leads one store through cuts, with kills among them, so that a cut also meets what recovery only found in memory.
 fn one_store(file_system: &mut FileSystem, rng: &mut fastrand::Rng, done: &mut u64, cuts: u64) -> Totals {
-    let store = file_system.mount.join("store");
-    if store.exists() {
-        fs::remove_dir_all(&store).unwrap();
+    // The earlier ones go. They may come back in a cut, so each store has a name of its own.
+    for entry in fs::read_dir(&file_system.mount).unwrap().map(Result::unwrap) {
+        if entry.file_name().as_encoded_bytes().starts_with(b"store") {
+            fs::remove_dir_all(entry.path()).unwrap();
+        }
     }
+    let store = file_system.mount.join(format!("store-{done}"));
     let mut chain = Chain::new(rng.u64(..), &file_system.folder, &store);
     for _ in 0..CUTS_PER_STORE.min(cuts - *done) {
         if rng.u8(0..3) == 0 {
@@ -102,7 +105,12 @@ fn one_store(file_system: &mut FileSystem, rng: &mut fastrand::Rng, done: &mut u
         }
         let fate = Fate::draw(rng, &DURABILITIES);
         let flag = FLAGS[rng.usize(0..FLAGS.len())];
-        chain.live_and_die(rng, fate, Some(&mut || file_system.cut(flag)));
+        let mut order = rng.fork();
+        let mut cut = || {
+            write_some_back(&store, &mut order);
+            file_system.cut(flag);
+        };
+        chain.live_and_die(rng, fate, Some(&mut cut));
         file_system.mount_again();
         *done += 1;
         if rng.u8(0..8) == 0 {
@@ -115,6 +123,31 @@ fn one_store(file_system: &mut FileSystem, rng: &mut fastrand::Rng, done: &mut u
     file_system.mount_again();
     chain.look_and_close();
     chain.totals
+}
+
+/// What the kernel may do at any time, and seldom does within milliseconds: writes some pages of the store, and not the
+/// ones before them. It makes holes in the log.
+fn write_some_back(store: &Path, rng: &mut fastrand::Rng) {
+    const PAGE: u64 = 4096;
+    // The process may not have made it yet, and renames files meanwhile.
+    let Ok(entries) = fs::read_dir(store) else { return };
+    for entry in entries.flatten() {
+        if rng.bool() {
+            continue;
+        }
+        let Ok(file) = File::options().read(true).write(true).open(entry.path()) else { continue };
+        let pages = file.metadata().unwrap().len() / PAGE;
+        if pages == 0 {
+            continue;
+        }
+        let map = memmap2::MmapOptions::new().map_raw(&file).unwrap();
+        for _ in 0..rng.usize(0..3) {
+            let from = rng.u64(0..pages);
+            let len = rng.u64(1..=pages - from);
+            map.flush_range(usize::try_from(from * PAGE).unwrap(), usize::try_from(len * PAGE).unwrap())
+                .unwrap();
+        }
+    }
 }
 
 // ---- The file systems -------------------------------------------------------------------------------------------

@@ -189,6 +189,10 @@ fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<d
     let Replay { index, live_bytes, durable, report, .. } = replay;
 
     chain.set_aside.extend_from_slice(&unlisted.set_aside);
+    if !unlisted.adopted.is_empty() {
+        // Its maker may have died between the rename and the sync of the directory (I6).
+        dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+    }
     let found = Found { manifest, suspect, chain, durable, boot_id };
     settle(dir, options, survey, found, Built { space, hash_key, index, live_bytes, report, lock })
 }

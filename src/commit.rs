@@ -134,17 +134,6 @@ impl Commit {
         self.reach(None, &mut sync)
     }
 
-    /// Records that everything up to `seq` became durable by other means, and releases those who waited for it.
-    ///
-    /// Without effect after a failure.
-    pub(crate) fn raise(&self, seq: Seq) {
-        let mut line = self.line.lock();
-        self.lift(&line, seq);
-        let called = line.settle(self.durable());
-        drop(line);
-        call(called);
-    }
-
     /// Refuses all further waits with `error`, and releases everyone with it. The first error stays for ever.
     pub(crate) fn poison(&self, error: Error) {
         let mut line = self.line.lock();
@@ -213,7 +202,7 @@ impl Commit {
         let mut lead = Lead { commit: self, outcome: None };
         let mut line = self.line.lock();
         if line.cause.is_some() || line.reached(goal, self.durable()) {
-            // Overtaken by `poison` or `raise` between being called and running. Others may have come to need a
+            // Overtaken by `poison` or another round between being called and running. Others may have come to need a
             // leader since: dropping the lead passes it on.
             drop(line);
             return;
@@ -501,7 +490,6 @@ mod tests {
             release();
         });
         assert!(is_refused(&result));
-        commit.raise(Seq(7));
         assert_eq!(commit.durable(), Seq::ZERO);
     }
 
@@ -530,24 +518,6 @@ mod tests {
             assert!(matches!(error, Error::Poisoned { cause } if matches!(*cause, Error::Panicked { .. })));
         });
         assert!(commit.is_idle());
-    }
-
-    #[test]
-    fn raising_releases_waiters_without_a_sync_of_their_own() {
-        let commit = Commit::new(Seq::ZERO);
-        let result = with_held_leader(&commit, Seq(9), Ok(Seq(9)), |release| {
-            thread::scope(|scope| {
-                let follower = scope.spawn(|| commit.wait(Seq(2), || unreachable!()));
-                commit.await_waiters(1);
-                commit.raise(Seq(2));
-                follower.join().unwrap().unwrap();
-                commit.raise(Seq(1));
-                assert_eq!(commit.durable(), Seq(2), "the durable number never falls");
-                release();
-            });
-        });
-        result.unwrap();
-        assert_eq!((commit.durable(), commit.groups()), (Seq(9), 1));
     }
 
     #[test]
@@ -622,25 +592,6 @@ mod loom_models {
             commit.wait(Seq(1), || Ok(Seq(1))).unwrap();
             follower.join().unwrap().unwrap();
             assert_eq!(commit.durable(), Seq(2));
-            assert!(!commit.line.lock().led);
-        });
-    }
-
-    #[test]
-    fn loom_a_raise_that_overtakes_a_called_leader_strands_nobody() {
-        loom::model(|| {
-            let commit = Arc::new(Commit::new(Seq::ZERO));
-            let raiser = {
-                let commit = Arc::clone(&commit);
-                thread::spawn(move || commit.raise(Seq(1)))
-            };
-            let follower = {
-                let commit = Arc::clone(&commit);
-                thread::spawn(move || commit.wait(Seq(2), || Ok(Seq(2))).unwrap())
-            };
-            commit.wait(Seq(1), || Ok(Seq(1))).unwrap();
-            raiser.join().unwrap();
-            follower.join().unwrap();
             assert!(!commit.line.lock().led);
         });
     }

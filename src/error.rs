@@ -36,7 +36,7 @@ pub enum Error {
         found: String,
     },
     /// There is no store at the path and none may be created.
-    #[error("there is no store at {}; open it without read-only once to create it", path.display())]
+    #[error("there is no store at {}; open it with Options::create on to make one", path.display())]
     NotFound {
         /// The directory.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The store, the directory or the file system does not allow writing.
-    #[error("{} cannot be written; open the store read-only or change its permissions", path.display())]
+    #[error("{} cannot be written; change its permissions, or those of its file system", path.display())]
     ReadOnly {
         /// The directory or file.
         path: PathBuf,
@@ -163,6 +163,16 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// A value of the caller's own type could not be turned into bytes, or bytes not into a value.
+    #[error(
+        "{codec} cannot convert this value: {reason}; check that it was written with the same type and codec"
+    )]
+    Codec {
+        /// Which codec.
+        codec: &'static str,
+        /// What it says.
+        reason: String,
+    },
     /// A panic interrupted a step that must run to its end. It is a bug: in this crate, or in what it called.
     #[error("a panic interrupted {operation}; please report it together with its backtrace")]
     Panicked {
@@ -188,5 +198,150 @@ impl Error {
     #[must_use]
     pub fn is_corruption(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::MissingSegment { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every variant once, with the text that a user sees.
+    fn texts() -> Vec<(Error, &'static str)> {
+        [about_directories(), about_writes(), about_handles()].concat()
+    }
+
+    fn path() -> PathBuf {
+        PathBuf::from("data")
+    }
+
+    fn file() -> PathBuf {
+        PathBuf::from("data/0000000001.seg")
+    }
+
+    fn about_directories() -> Vec<(Error, &'static str)> {
+        vec![
+            (
+                Error::Locked { path: path(), pid: Some(12) },
+                "store data is open for writing in process 12; close that handle, or read along with a read-only one",
+            ),
+            (
+                Error::Locked { path: path(), pid: None },
+                "store data is open for writing; close that handle, or read along with a read-only one",
+            ),
+            (
+                Error::Foreign { path: path(), found: "notes.txt".to_owned() },
+                "data is not a mapcask store: it holds \"notes.txt\"; choose an empty directory",
+            ),
+            (
+                Error::NotFound { path: path() },
+                "there is no store at data; open it with Options::create on to make one",
+            ),
+            (
+                Error::TooNew { path: file(), found: 2, supported: 1 },
+                "data/0000000001.seg has format version 2, this build reads up to 1; use a newer mapcask",
+            ),
+            (
+                Error::ForeignFile { path: file() },
+                "data/0000000001.seg belongs to another store; move it out of this directory",
+            ),
+            (
+                Error::ReadOnly { path: path() },
+                "data cannot be written; change its permissions, or those of its file system",
+            ),
+        ]
+    }
+
+    fn about_writes() -> Vec<(Error, &'static str)> {
+        let refused = || Arc::new(io::Error::from(io::ErrorKind::PermissionDenied));
+        vec![
+            (
+                Error::KeyTooLarge { len: 70_000, max: 65_535 },
+                "key of 70000 bytes is longer than the limit of 65535; store a hash of it instead",
+            ),
+            (
+                Error::ValueTooLarge { len: 5, max: 4 },
+                "value of 5 bytes is longer than the limit of 4; split it over several keys",
+            ),
+            (
+                Error::BatchTooLarge { len: 5, max: 4 },
+                "batch of 5 bytes is longer than the limit of 4; split it",
+            ),
+            (
+                Error::NoSpace { path: file(), needed: 4096, source: None },
+                "no space for 4096 bytes at data/0000000001.seg; free some space and try again",
+            ),
+            (
+                Error::Corrupt { path: file(), offset: 128, defect: Defect::PayloadChecksum },
+                "data/0000000001.seg is damaged at offset 128: the checksum over a key and its value does not match; \
+                 restore a backup, or salvage what is intact",
+            ),
+            (
+                Error::MissingSegment { path: file() },
+                "data/0000000001.seg is missing; put it back, restore a backup, or salvage what is intact",
+            ),
+            (
+                Error::Io { operation: "open", path: file(), source: refused() },
+                "cannot open data/0000000001.seg: permission denied",
+            ),
+            (
+                Error::Poisoned { cause: Arc::new(Error::Closed) },
+                "the store no longer accepts writes after a failure (the store is closed; open it again); \
+                 close it and open it again",
+            ),
+        ]
+    }
+
+    fn about_handles() -> Vec<(Error, &'static str)> {
+        vec![
+            (Error::Closed, "the store is closed; open it again"),
+            (Error::Forked, "this handle was inherited through fork; open the store again in the child"),
+            (
+                Error::InvalidOption {
+                    option: "segment_bytes",
+                    value: "1".to_owned(),
+                    reason: "it is too small",
+                },
+                "option segment_bytes is 1: it is too small",
+            ),
+            (
+                Error::UnsupportedFileSystem { path: path(), kind: "NFS" },
+                "data lies on NFS, where mapped files are not reliable; use a local file system",
+            ),
+            (Error::Limit { what: "all", advice: "remove some" }, "limit reached: all; remove some"),
+            (
+                Error::Codec { codec: "bincode", reason: "it is too short".to_owned() },
+                "bincode cannot convert this value: it is too short; \
+                 check that it was written with the same type and codec",
+            ),
+            (
+                Error::Panicked { operation: "a sync" },
+                "a panic interrupted a sync; please report it together with its backtrace",
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_text_says_what_to_do() {
+        for (error, text) in texts() {
+            assert_eq!(error.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn causes_can_be_followed() {
+        use std::error::Error as _;
+        let inner = Error::io("sync", "data", io::Error::from(io::ErrorKind::PermissionDenied));
+        let poisoned = Error::Poisoned { cause: Arc::new(inner) };
+        let cause = poisoned.source().expect("the first failure");
+        assert!(cause.source().expect("what the system said").to_string().contains("permission denied"));
+    }
+
+    #[test]
+    fn a_full_disk_has_a_variant_of_its_own() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge] {
+            assert!(matches!(Error::io("write", "data", kind.into()), Error::NoSpace { .. }));
+        }
+        let error = Error::io("open", "data", io::ErrorKind::ReadOnlyFilesystem.into());
+        assert!(matches!(error, Error::ReadOnly { .. }));
     }
 }

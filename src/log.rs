@@ -215,6 +215,13 @@ impl LogWriter {
     ///
     /// `NoSpace`, or what the operating system says; nothing has been written.
     pub(crate) fn reserve(&mut self, shared: &Shared, provision: &Provision, size: u64) -> Result<()> {
+        // A frame of so many bytes holds fewer records than that.
+        if self.next_seq.0 + size > Seq::MAX.0 {
+            return Err(Error::Limit {
+                what: "all 2^56 sequence numbers of the store are used",
+                advice: "copy its content to a new store",
+            });
+        }
         if self.offset + size + WATERMARK_SIZE > self.segment.size() {
             self.roll(shared, provision, size)?;
         }

@@ -42,13 +42,22 @@ impl ManifestStore {
         manifest: Manifest,
         suspect: [bool; 2],
     ) -> Result<Self> {
-        let mut open = |name: &str| match dir.open(name, Access::Write) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => dir.create(name),
-            other => other,
+        let mut created = false;
+        let mut file = |name: &str| {
+            let opened = match dir.open(name, Access::Write) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    created = true;
+                    dir.create(name)
+                }
+                other => other,
+            };
+            opened.map_err(|error| Error::io("open", dir.path().join(name), error))
         };
-        let mut file =
-            |name: &str| open(name).map_err(|error| Error::io("open", dir.path().join(name), error));
         let files = [file(MANIFESTS[0])?, file(MANIFESTS[1])?];
+        if created {
+            // Before the other copy is written over, this one must be sure to have its name.
+            dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+        }
         let held = Mutex::new(Held { manifest, files, suspect });
         Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), held })
     }
@@ -61,6 +70,8 @@ impl ManifestStore {
     /// update writes it again. A failed sync poisons the store.
     pub(crate) fn update<R>(&self, change: impl FnOnce(&mut Manifest) -> R) -> Result<R> {
         let mut held = self.held.lock();
+        // After a failed sync nothing is tried again.
+        self.commit.check()?;
         let result = change(&mut held.manifest);
         held.manifest.generation += 1;
         let bytes = held.manifest.encode();
@@ -84,11 +95,6 @@ impl ManifestStore {
     /// Looks at the manifest.
     pub(crate) fn read<R>(&self, look: impl FnOnce(&Manifest) -> R) -> R {
         look(&self.held.lock().manifest)
-    }
-
-    /// Whether the manifest names a segment.
-    pub(crate) fn names(&self, id: SegmentId) -> bool {
-        self.read(|manifest| manifest.segment(id).is_some())
     }
 
     /// Gives out the next segment number. Not written here: a number that is not in use is lost in a crash, and the

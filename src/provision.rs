@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::commit::Commit;
 use crate::error::{Error, Result};
-use crate::format::record::{HEADER_SIZE, Start, Watermark, record_size};
+use crate::format::record::{HEADER_SIZE, Start, Watermark};
 use crate::format::segment_header::SEGMENT_HEADER_SIZE;
 use crate::format::{SegmentId, StoreId};
 use crate::fs::Dir;

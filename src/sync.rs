@@ -10,7 +10,7 @@ pub(crate) use self::modelled::Mutex;
 #[cfg(loom)]
 pub(crate) use loom::{
     hint::spin_loop,
-    sync::atomic::{self, AtomicU64, AtomicUsize, Ordering, fence},
+    sync::atomic::{self, AtomicU64, Ordering, fence},
     thread,
 };
 #[cfg(not(loom))]
@@ -18,7 +18,7 @@ pub(crate) use parking_lot::Mutex;
 #[cfg(not(loom))]
 pub(crate) use std::{
     hint::spin_loop,
-    sync::atomic::{self, AtomicU64, AtomicUsize, Ordering, fence},
+    sync::atomic::{self, AtomicU64, Ordering, fence},
     thread,
 };
 

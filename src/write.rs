@@ -36,9 +36,10 @@ impl Engine {
     /// See [`Store::insert`](crate::Store::insert).
     pub(crate) fn insert(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<Seq> {
         self.liveness.check()?;
-        let draft = Draft::new(Kind::Put, KeyspaceId::DEFAULT, key, value)?;
         let hash = self.hash_key.hash(key);
         self.index.prefetch(hash);
+        let draft = Draft::new(Kind::Put, KeyspaceId::DEFAULT, key, value)?;
+        self.bring_near(hash);
         let pin = epoch::pin();
         let mut writer = self.writer.lock();
         self.check_writable()?;
@@ -62,9 +63,10 @@ impl Engine {
     /// See [`Store::remove`](crate::Store::remove).
     pub(crate) fn remove(&self, key: &[u8], durability: Durability) -> Result<bool> {
         self.liveness.check()?;
-        let draft = Draft::new(Kind::Tombstone, KeyspaceId::DEFAULT, key, &[])?;
         let hash = self.hash_key.hash(key);
         self.index.prefetch(hash);
+        let draft = Draft::new(Kind::Tombstone, KeyspaceId::DEFAULT, key, &[])?;
+        self.bring_near(hash);
         let pin = epoch::pin();
         let mut writer = self.writer.lock();
         self.check_writable()?;
@@ -101,13 +103,16 @@ impl Engine {
             let draft = Draft::new(kind, KeyspaceId::DEFAULT, key, value)?;
             len += draft.size();
             sum.add(draft.payload_sum);
-            drafts.push((self.hash_key.hash(key), draft));
+            let hash = self.hash_key.hash(key);
+            self.index.prefetch(hash);
+            drafts.push((hash, draft));
         }
         let count = u32::try_from(drafts.len())
             .map_err(|_| Error::BatchTooLarge { len, max: u64::from(u32::MAX) })?;
         let frame = Frame { count, len: frame_len(len)?, sum: sum.finish() };
+        let superseded = superseded(&drafts);
         for (hash, _) in &drafts {
-            self.index.prefetch(*hash);
+            self.bring_near(*hash);
         }
         let pin = epoch::pin();
         let mut writer = self.writer.lock();
@@ -117,7 +122,7 @@ impl Engine {
             self.current(&writer, *hash, draft.key, &pin)?;
         }
         self.reserve(&mut writer, HEADER_SIZE as u64 + len, drafts.len())?;
-        let seq = self.apply(&mut writer, frame, &drafts, &pin);
+        let seq = self.apply(&mut writer, frame, &drafts, &superseded, &pin);
         let work = self.note_position(&writer, seq);
         drop(writer);
         drop(pin);
@@ -126,7 +131,17 @@ impl Engine {
     }
 
     /// Appends a batch and changes the index; visible as a whole when this returns. The last sequence number.
-    fn apply(&self, writer: &mut Writer, frame: Frame, drafts: &[(Hash, Draft<'_>)], pin: &Pin) -> Seq {
+    ///
+    /// The index never leads to a superseded record, not even while the floor hides it: a reader that had loaded such
+    /// an entry and looked at the floor after the batch ended would take it for the newest.
+    fn apply(
+        &self,
+        writer: &mut Writer,
+        frame: Frame,
+        drafts: &[(Hash, Draft<'_>)],
+        superseded: &[bool],
+        pin: &Pin,
+    ) -> Seq {
         let range = writer.log.position().0.id();
         let drafts_alone = drafts.iter().map(|(_, draft)| *draft);
         let (frame_seq, first) = writer.log.append_batch(&self.shared, frame, drafts_alone);
@@ -136,9 +151,13 @@ impl Engine {
         let mut tombstones = Vec::new();
         self.visibility.begin(frame_seq.next(), drafts.len());
         let mut offset = first;
-        for (hash, draft) in drafts {
+        for ((hash, draft), superseded) in drafts.iter().zip(superseded) {
             let location = range.at(offset);
             offset += draft.size();
+            if *superseded {
+                self.shared.space.add_dead(location, draft.size());
+                continue;
+            }
             let current = self.current_lenient(writer, *hash, draft.key, pin);
             self.visibility.note(location, current.map(|current| current.location), pin);
             if draft.kind == Kind::Put {
@@ -156,10 +175,18 @@ impl Engine {
         }
         self.visibility.end();
         for (hash, location) in tombstones {
-            // A later record of the batch may have taken the entry over.
             writer.index.remove(hash, location);
         }
         writer.log.last_user()
+    }
+
+    /// Starts the loads of the records that the key may have now, before the mutex is taken.
+    #[inline]
+    fn bring_near(&self, hash: Hash) {
+        let Ok(_) = self.index.find(hash, |location| {
+            self.shared.space.prefetch(location);
+            Ok::<bool, std::convert::Infallible>(false)
+        });
     }
 
     /// Refuses to write to a store that is poisoned or was closed while the caller waited.
@@ -246,6 +273,18 @@ impl Engine {
             self.counters.wakes.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Which records of a batch are followed by another one of the same key.
+fn superseded(drafts: &[(Hash, Draft<'_>)]) -> Vec<bool> {
+    let key = |n: usize| (drafts[n].0.to_bits(), drafts[n].1.key);
+    let mut order: Vec<usize> = (0..drafts.len()).collect();
+    order.sort_unstable_by_key(|n| (key(*n), *n));
+    let mut superseded = vec![false; drafts.len()];
+    for pair in order.windows(2).filter(|pair| key(pair[0]) == key(pair[1])) {
+        superseded[pair[0]] = true;
+    }
+    superseded
 }
 
 /// Adds to a counter that only the holder of the writer mutex changes.

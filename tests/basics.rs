@@ -63,7 +63,7 @@ fn many_keys_in_tiny_segments_survive_reopening() {
             if (n + round) % 5 == 0 {
                 assert_eq!(store.remove(&key).unwrap(), model.remove(key.as_bytes()).is_some());
             } else {
-                let value = vec![n as u8; (n % 200) as usize];
+                let value = vec![7; (n % 200) as usize];
                 store.insert(&key, &value).unwrap();
                 model.insert(key.into_bytes(), value);
             }

@@ -20,7 +20,7 @@ pub const GENERATION_OFFSET: usize = 128;
 pub const WAITERS_OFFSET: usize = 192;
 
 /// The fixed part: name, offset and size in bytes, as DESIGN.md prints it.
-pub const LAYOUT: [(&str, usize, usize); 10] = [
+pub const LAYOUT: [(&str, usize, usize); 11] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),
     ("read_version", 10, 2),
@@ -31,6 +31,7 @@ pub const LAYOUT: [(&str, usize, usize); 10] = [
     ("writer_nonce", 56, 8),
     ("durable", DURABLE_OFFSET, 8),
     ("generation", GENERATION_OFFSET, 8),
+    ("waiters", WAITERS_OFFSET, 8),
 ];
 
 /// The fixed part of the control page.

@@ -14,8 +14,6 @@ pub const MANIFEST_HEADER_SIZE: usize = 128;
 pub const SEGMENT_ENTRY_SIZE: usize = 48;
 /// The longest manifest that is read, in bytes: a million segments and as many keyspaces fit.
 pub const MANIFEST_LEN_MAX: u64 = 1 << 29;
-/// The longest name of a keyspace in bytes.
-pub const KEYSPACE_NAME_LEN_MAX: usize = 255;
 
 /// The fields of the fixed part: name, offset and size in bytes, as DESIGN.md prints them.
 pub const LAYOUT: [(&str, usize, usize); 16] = [

@@ -9,6 +9,13 @@
     not(mapcask_internal),
     expect(unreachable_pub, reason = "public to the fuzz targets, under `--cfg mapcask_internal`")
 )]
+#![cfg_attr(
+    not(any(test, mapcask_internal)),
+    expect(
+        dead_code,
+        reason = "the layout tables serve the tests, and some fields are kept for later formats"
+    )
+)]
 
 pub mod control;
 pub mod hash;
@@ -171,5 +178,58 @@ impl<'b> Reader<'b> {
 
     pub(crate) fn u64(&mut self) -> Result<u64, Defect> {
         Ok(u64::from_le_bytes(self.array()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::record::{Header, Kind, Place, payload_sum};
+    use super::*;
+
+    const DESIGN: &str = include_str!("../../DESIGN.md");
+
+    /// The rows of the table behind a marker: name, offset, size.
+    fn table(name: &str) -> Vec<(String, usize, usize)> {
+        let marker = format!("<!-- layout: {name} -->");
+        let (_, rest) = DESIGN.split_once(&marker).expect("DESIGN.md has the table");
+        let rows = rest.trim_start().lines().skip(2).take_while(|line| line.starts_with('|'));
+        rows.map(|row| {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            (cells[0].to_owned(), cells[1].parse().expect("an offset"), cells[2].parse().expect("a size"))
+        })
+        .collect()
+    }
+
+    fn owned(layout: &[(&str, usize, usize)]) -> Vec<(String, usize, usize)> {
+        layout.iter().map(|(name, offset, size)| ((*name).to_owned(), *offset, *size)).collect()
+    }
+
+    #[test]
+    fn the_tables_in_the_design_are_those_of_the_code() {
+        assert_eq!(table("record"), owned(&record::LAYOUT));
+        assert_eq!(table("segment_header"), owned(&segment_header::LAYOUT));
+        assert_eq!(table("manifest"), owned(&manifest::LAYOUT));
+        assert_eq!(table("control"), owned(&control::LAYOUT));
+    }
+
+    #[test]
+    fn the_example_in_the_design_is_what_the_code_writes() {
+        let header = Header {
+            kind: Kind::Put,
+            flags: 0,
+            keyspace: KeyspaceId::DEFAULT,
+            key_len: 3,
+            value_len: 5,
+            seq: Seq(7),
+            payload_sum: payload_sum(b"key", b"value"),
+        };
+        let mut bytes = header.encode(Place { nonce: 0x0123_4567_89ab_cdef, offset: 4096 }).to_vec();
+        bytes.extend_from_slice(b"keyvalue");
+        let (_, rest) = DESIGN.split_once("<!-- example: record -->").expect("DESIGN.md has the example");
+        let block = rest.trim_start().trim_start_matches("```").split("```").next().expect("a block");
+        let hex =
+            block.lines().map(|line| line.split("  ").next().unwrap_or("")).collect::<Vec<_>>().join(" ");
+        let written: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex.split_whitespace().collect::<Vec<_>>(), written, "{}", written.join(" "));
     }
 }

@@ -60,7 +60,7 @@ use std::sync::Arc;
 
 use self::bucket::{Bucket, TAG_BITS, slots_where};
 use self::table::Row;
-pub(crate) use self::{scan::Cursor, writer::IndexWriter};
+pub(crate) use self::writer::IndexWriter;
 use crate::format::hash::Hash;
 use crate::location::Location;
 use crate::mapping::lines::Line;

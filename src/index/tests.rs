@@ -1,5 +1,6 @@
 //! The index against a model, against concurrent readers, and against its bound on memory.
 
+use super::scan::Cursor;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;

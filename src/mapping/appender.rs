@@ -27,11 +27,6 @@ impl Appender {
         (!claimed).then(|| Self { mapping: Arc::clone(mapping), published: mapping.published() })
     }
 
-    /// The mapping.
-    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
-        &self.mapping
-    }
-
     /// Writes unpublished bytes.
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
         let start = self.check(offset, bytes.len());

@@ -47,6 +47,8 @@ pub(crate) struct Mapping {
     published: AtomicU64,
     /// Whether the mapping has had its appender.
     claimed: AtomicBool,
+    /// What the checksums of the records here are bound to.
+    nonce: AtomicU64,
 }
 
 impl fmt::Debug for Mapping {
@@ -66,7 +68,8 @@ impl Mapping {
     }
 
     fn new(memory: Arc<MmapRaw>, writable: bool, backing: Option<Arc<dyn Backing>>) -> Self {
-        Self { memory, writable, backing, published: AtomicU64::new(0), claimed: AtomicBool::new(false) }
+        let (published, nonce) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { memory, writable, backing, published, claimed: AtomicBool::new(false), nonce }
     }
 
     /// Makes zeroed memory that belongs to no file, committed when first touched.
@@ -136,15 +139,6 @@ impl Mapping {
         }
     }
 
-    /// Tells the kernel that access is random, so that a cold read brings one page and not the read-ahead window.
-    pub(crate) fn advise_random(&self) {
-        #[cfg(unix)]
-        if self.backing.is_none() {
-            // Advice: where it is refused, reads are as correct as before.
-            drop(self.memory.advise(memmap2::Advice::Random));
-        }
-    }
-
     /// Bytes below this offset are published.
     pub(crate) fn published(&self) -> u64 {
         // Acquire: pairs with the release store in `Appender::publish`.
@@ -160,7 +154,8 @@ impl Mapping {
         self.published.store(end, Ordering::Release);
     }
 
-    /// The published bytes of a range; `None` where any of it is not published.
+    /// The published bytes of a range, by the book that `space` keeps by hand; `None` where any of it is not published.
+    #[cfg(test)]
     pub(crate) fn bytes(&self, offset: u64, len: u64) -> Option<&[u8]> {
         if offset.checked_add(len)? > self.published() {
             return None;
@@ -172,6 +167,18 @@ impl Mapping {
         // SAFETY: the bytes are initialised (a mapped file is), live as long as `self`, and never change again because
         // they are published (I1).
         Some(unsafe { std::slice::from_raw_parts(start, len) })
+    }
+
+    /// Notes what the checksums of the records here are bound to; called while the mapping is being set up.
+    pub(crate) fn set_nonce(&self, nonce: u64) {
+        // Relaxed: whatever leads others to the mapping announces it.
+        self.nonce.store(nonce, Ordering::Relaxed);
+    }
+
+    /// What the checksums of the records here are bound to.
+    pub(crate) fn nonce(&self) -> u64 {
+        // Relaxed: see `set_nonce`.
+        self.nonce.load(Ordering::Relaxed)
     }
 
     /// One aligned word of the mapping as an atomic: the shared words of the control page, and simulated files.
@@ -186,6 +193,7 @@ impl Mapping {
     }
 
     /// Consecutive aligned words of the mapping as atomics, checked once.
+    #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
         assert!(offset.is_multiple_of(8), "unaligned words");
         assert!(offset <= self.len() && count <= (self.len() - offset) / 8, "words outside of the mapping");

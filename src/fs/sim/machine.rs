@@ -202,7 +202,7 @@ impl Machine {
                 let unchanged = words.iter().zip(known.cached.as_chunks::<8>().0).all(|(word, known)| {
                     u64::from_le(word.load(Ordering::Relaxed)) == u64::from_le_bytes(*known)
                 });
-                if !unchanged || len % 8 > 0 {
+                if !unchanged || !len.is_multiple_of(8) {
                     let mut content = *known.cached;
                     memory.window.copy_out(at * PAGE_SIZE, &mut content[..len]);
                     if content != *known.cached {

@@ -56,7 +56,6 @@ fn what_is_durable_survives_power_cuts_on_xfs() {
 fn survive(kind: &'static Kind) -> String {
     let cuts = support::count_of("MAPCASK_CUTS", 3);
     let seed = support::count_of("MAPCASK_SEED", fastrand::u64(..));
-    let _alone = alone();
     let mut file_system = match FileSystem::make(kind) {
         Ok(file_system) => file_system,
         Err(reason) => return skip(kind, &reason),
@@ -74,7 +73,8 @@ fn survive(kind: &'static Kind) -> String {
         sum.set_aside += totals.set_aside;
         sum.taken += totals.taken;
     }
-    assert!(sum.acknowledged >= done, "hardly anything was written: {sum:?}");
+    // Few cuts may all come before the first write.
+    assert!(done < 20 || sum.acknowledged >= done, "hardly anything was written: {sum:?}");
     format!(
         "{}: cuts: {done}, kills among them: {}, {} deaths in recovery, {} operations acknowledged, {} not durable and \
          taken, {} torn writes met, {} times records set aside, {:.1} cuts/s, seed {seed}",
@@ -199,6 +199,7 @@ struct FileSystem {
     folder: PathBuf,
     device: String,
     mount: PathBuf,
+    _alone: File,
 }
 
 fn place() -> PathBuf {
@@ -236,6 +237,7 @@ impl FileSystem {
         if !rustix::process::geteuid().is_root() {
             return Err("not root".to_owned());
         }
+        let alone = alone();
         let folder = place();
         clean_up(&folder);
         let mount = folder.join("mount");
@@ -246,7 +248,7 @@ impl FileSystem {
         run(make, &[arguments, &[text(&image)]].concat())?;
         let device = run("losetup", &["--find", "--show", text(&image)])?;
         // From here on it is taken down again whatever happens.
-        let file_system = Self { kind, folder, device, mount };
+        let file_system = Self { kind, folder, device, mount, _alone: alone };
         file_system.mount()?;
         Ok(file_system)
     }

@@ -42,7 +42,8 @@ pub fn content(store: &Store) -> State {
 /// What a store holds under these keys, which must be all of its keys. An iteration goes through the whole index, which
 /// is thousands of times as large as a history of three steps.
 pub fn content_under(store: &Store, keys: &[&str]) -> State {
-    let found = keys.iter().filter_map(|key| Some((key.as_bytes().to_vec(), store.get(key).unwrap()?.to_vec())));
+    let found =
+        keys.iter().filter_map(|key| Some((key.as_bytes().to_vec(), store.get(key).unwrap()?.to_vec())));
     let content: State = found.collect();
     assert_eq!(store.len(), content.len(), "there is no other key");
     content
@@ -148,7 +149,9 @@ impl History {
         }
         let lost = self.states[..self.durable].iter().rposition(|state| state == found);
         let what = match lost {
-            Some(at) => format!("durable writes are missing: state {at} is back, {} was durable", self.durable),
+            Some(at) => {
+                format!("durable writes are missing: state {at} is back, {} was durable", self.durable)
+            }
             None => "the state is no prefix of the history".to_owned(),
         };
         let expected: Vec<_> = self.states[self.durable..].iter().map(brief).collect();
@@ -180,8 +183,7 @@ pub fn brief(state: &State) -> String {
         0..=24 => String::from_utf8_lossy(bytes).into_owned(),
         len => format!("{} bytes of {:?}", len, bytes[0]),
     };
-    let items: Vec<_> =
-        state.iter().map(|(key, value)| format!("{}: {}", show(key), show(value))).collect();
+    let items: Vec<_> = state.iter().map(|(key, value)| format!("{}: {}", show(key), show(value))).collect();
     format!("{{{}}}", items.join(", "))
 }
 

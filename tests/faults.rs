@@ -91,7 +91,8 @@ impl Machine {
     /// Carries out a piece; after a failure goes on as a sensible program would.
     fn piece(&mut self, piece: &Piece) {
         let Err(error) = self.attempt(piece) else { return };
-        let place = format!("{} at {piece:?}", self.place);
+        // Values of thousands of bytes would hide what is wrong.
+        let place = format!("{} at {:.60}", self.place, format!("{piece:?}"));
         assert!(is_clear(&error), "{place}: {error:?}");
         self.disk.clear_faults();
         match (piece, &error) {
@@ -123,8 +124,10 @@ impl Machine {
             }
             Piece::Write(write) => {
                 write.run(self.store())?;
+                let before = self.history.now().clone();
                 self.history.write(write);
-                if self.durability == Durability::Disk {
+                // A removal of what is not there writes nothing, so it makes nothing durable either.
+                if self.durability == Durability::Disk && *self.history.now() != before {
                     self.history.make_durable();
                 }
             }

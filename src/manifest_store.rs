@@ -67,7 +67,7 @@ impl ManifestStore {
     /// # Errors
     ///
     /// When a copy cannot be written the change may or may not be on the disk; in memory it is in force, and the next
-    /// update writes it again. A failed sync poisons the store.
+    /// update writes it again. `Poisoned` after a failed sync, which poisons the store.
     pub(crate) fn update<R>(&self, change: impl FnOnce(&mut Manifest) -> R) -> Result<R> {
         let mut held = self.held.lock();
         // After a failed sync nothing is tried again.
@@ -85,7 +85,8 @@ impl ManifestStore {
             if let Err(error) = held.files[copy].sync() {
                 let error = Error::io("sync", path(), error);
                 self.commit.poison(error.clone());
-                return Err(error);
+                // Whoever gets a plain "no space" would try again for ever.
+                return Err(self.commit.check().err().unwrap_or(error));
             }
             held.suspect[copy] = false;
         }

@@ -244,7 +244,7 @@ fn settle(
     let store = manifest.store;
     let commit = Arc::new(Commit::new(durable));
     let manifest = ManifestStore::open(&dir, &commit, manifest, suspect)?;
-    manifest.update(|_| ())?;
+    manifest.update(|_| ()).map_err(Error::into_cause)?;
     dir.crash_point("recovery-manifest");
     report.set_aside.extend(rename_aside(dir.as_ref(), survey, &chain.set_aside)?);
     dir.crash_point("recovery-renamed");
@@ -301,7 +301,7 @@ fn first_segment(
         return Ok(ready.remove(0));
     }
     let (segment, named) = make_segment(shared, regime, Provision::first_size(options.segment_bytes))?;
-    named?;
+    named.map_err(Error::into_cause)?;
     Ok(segment)
 }
 

@@ -3,6 +3,7 @@
 //! Lines have two entries here, so that three keys of one bucket already make a chain. The first table has one bucket
 //! or two, and hashes are chosen so that what splits and what overflows is known.
 
+use super::scan::Cursor;
 use std::convert::Infallible;
 
 use loom::thread;

@@ -49,7 +49,7 @@ impl Summary {
         let mut rows = self.input(tree);
         rows.extend(self.outcome(tree));
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_BORDERS_ONLY);
+        table.load_style(presets::UTF8_BORDERS_ONLY);
         for (name, value) in rows {
             table.add_row([name, &value]);
         }

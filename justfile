@@ -25,12 +25,13 @@ loom:
 crash kills="2000" cuts="500":
     MAPCASK_KILLS={{kills}} MAPCASK_CUTS={{cuts}} cargo test --release --features sim --test kill --test power_cut -- --nocapture
 
-# One fuzz target, until it finds something.
-fuzz target:
-    cargo fuzz run -s none {{target}}
+# One fuzz target, until it finds something; see fuzz/README.md.
+fuzz target *args:
+    RUSTFLAGS="--cfg mapcask_internal" cargo fuzz run -s none {{target}} -- -max_len=4096 {{args}}
 
+# All rows, or those named: `just bench get put --keys 100000`.
 bench *args:
-    cargo bench {{args}}
+    cargo bench -- --date "$(date +%F)" {{args}}
 
 # Licences, advisories and sources of all dependencies.
 deny:

@@ -16,7 +16,7 @@ use crate::epoch::Pin;
 use crate::error::{Error, Result};
 use crate::format::hash::{Hash, HashKey};
 use crate::format::manifest::{Manifest, State};
-use crate::format::record::payload_sum;
+use crate::format::record::{Place, payload_sum};
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Lock;
 use crate::index::{Index, IndexWriter};
@@ -138,6 +138,10 @@ impl Engine {
             })?;
             let (Some(location), Some(record)) = (found, hit) else { return Ok(None) };
             if self.visibility.is_visible(record.header().seq) {
+                // A removal whose batch has just ended, or a value whose header has rotted.
+                if !record.is_put() {
+                    self.check_record(&record)?;
+                }
                 return Ok(record.is_put().then_some(record));
             }
             match self.visibility.before(location, pin) {
@@ -162,27 +166,38 @@ impl Engine {
         }
     }
 
-    /// A record with the right tag and another key: hardly ever a coincidence, so look whether its key has rotted.
+    /// Verifies a record against both of its checksums: where every read is verified, and where a record has the right
+    /// tag and is not what was looked for, which is hardly ever a coincidence.
+    ///
+    /// The header too: with another kind or keyspace a value would be taken for absent.
     ///
     /// # Errors
     ///
     /// `Corrupt`.
     #[cold]
     pub(crate) fn check_record(&self, record: &Record<'_>) -> Result<()> {
-        if payload_sum(record.key(), record.value()) == record.header().payload_sum {
-            return Ok(());
+        let (mapping, offset) = record.place();
+        let place = Place { nonce: mapping.nonce(), offset: offset as u64 };
+        let sum = record.header().payload_sum;
+        // The lengths were compared with what is published when the record was found.
+        let room = record.header().size();
+        if record.raw_header().validate(place, room).is_err() {
+            return Err(self.damage_of(record, Defect::HeaderChecksum));
         }
-        Err(self.damage_of(record))
+        if payload_sum(record.key(), record.value()) != sum {
+            return Err(self.damage_of(record, Defect::PayloadChecksum));
+        }
+        Ok(())
     }
 
     /// Names the file and the offset of a record that does not verify.
     #[cold]
-    pub(crate) fn damage_of(&self, record: &Record<'_>) -> Error {
+    pub(crate) fn damage_of(&self, record: &Record<'_>, defect: Defect) -> Error {
         let (mapping, offset) = record.place();
         let segments = self.shared.segments.read();
         let found = segments.values().find(|segment| std::ptr::eq(Arc::as_ptr(segment.mapping()), mapping));
         let path = found.map_or_else(|| self.shared.dir.path().to_owned(), |segment| segment.path().clone());
-        Error::Corrupt { path, offset: offset as u64, defect: Defect::PayloadChecksum }
+        Error::Corrupt { path, offset: offset as u64, defect }
     }
 
     /// Names the file and the offset of damage.
@@ -283,12 +298,13 @@ impl Engine {
             self.shared.commit.run(|| self.sync_once())?;
             return Ok(true);
         }
-        if self.provision.step(&self.shared)? {
-            return Ok(true);
-        }
+        // Before the log: a fast writer keeps that short of pages for as long as it writes.
         if self.index.is_short_of_room() {
             let grown = self.index.populate_ahead();
             grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
+            return Ok(true);
+        }
+        if self.provision.step(&self.shared)? {
             return Ok(true);
         }
         if self.seal()? {
@@ -329,9 +345,6 @@ impl Engine {
     ///
     /// What went wrong; the store is closed nevertheless, and the next open recovers.
     pub(crate) fn close(&self) -> Result<()> {
-        if self.liveness.is_forked() {
-            return Err(Error::Forked);
-        }
         if !self.liveness.close() {
             return Err(Error::Closed);
         }

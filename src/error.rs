@@ -194,6 +194,14 @@ impl Error {
         }
     }
 
+    /// What poisoned the store: for an open, after which there is no store to close.
+    pub(crate) fn into_cause(self) -> Self {
+        match self {
+            Self::Poisoned { cause } => Self::clone(&cause),
+            other => other,
+        }
+    }
+
     /// Returns whether the failure is damage in the store's files, for which salvage is the way out.
     #[must_use]
     pub fn is_corruption(&self) -> bool {

@@ -26,6 +26,8 @@ use crate::segment::Segment;
 
 /// Bytes that a watermark takes in the log.
 const WATERMARK_SIZE: u64 = (HEADER_SIZE + Watermark::SIZE) as u64;
+/// Bytes that a start record takes in the log.
+const START_SIZE: u64 = (HEADER_SIZE + Start::SIZE) as u64;
 
 /// What is appended: a record before it has a place and a number.
 #[derive(Debug, Clone, Copy)]
@@ -215,6 +217,13 @@ impl LogWriter {
     ///
     /// `NoSpace`, or what the operating system says; nothing has been written.
     pub(crate) fn reserve(&mut self, shared: &Shared, provision: &Provision, size: u64) -> Result<()> {
+        // A frame of so many bytes holds fewer records than that.
+        if self.next_seq.0 + size > Seq::MAX.0 {
+            return Err(Error::Limit {
+                what: "all 2^56 sequence numbers of the store are used",
+                advice: "copy its content to a new store",
+            });
+        }
         if self.offset + size + WATERMARK_SIZE > self.segment.size() {
             self.roll(shared, provision, size)?;
         }
@@ -229,6 +238,11 @@ impl LogWriter {
     #[cold]
     fn roll(&mut self, shared: &Shared, provision: &Provision, size: u64) -> Result<()> {
         let next = provision.take(shared, size)?;
+        // Before anything is switched: a segment without its start record is cut off by the next recovery.
+        if let Err(error) = next.extend(next.data_offset() + START_SIZE + WATERMARK_SIZE) {
+            provision.give_back(next);
+            return Err(error);
+        }
         let appender = Appender::claim(next.mapping()).expect("a segment is made active once");
         let last_seq = self.last_seq();
         let end = self.offset;
@@ -250,6 +264,7 @@ impl LogWriter {
         let start = Start { previous, previous_end, epoch: self.epoch, durable: self.durable };
         let value = start.encode();
         let draft = Draft::new(Kind::Start, KeyspaceId::DEFAULT, &[], &value)?;
+        debug_assert_eq!(draft.size(), START_SIZE);
         self.segment.extend(self.offset + draft.size() + WATERMARK_SIZE)?;
         self.put(shared, &draft);
         Ok(())

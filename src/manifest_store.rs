@@ -42,12 +42,22 @@ impl ManifestStore {
         manifest: Manifest,
         suspect: [bool; 2],
     ) -> Result<Self> {
-        let open = |name: &str| match dir.open(name, Access::Write) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => dir.create(name),
-            other => other,
+        let mut created = false;
+        let mut file = |name: &str| {
+            let opened = match dir.open(name, Access::Write) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    created = true;
+                    dir.create(name)
+                }
+                other => other,
+            };
+            opened.map_err(|error| Error::io("open", dir.path().join(name), error))
         };
-        let file = |name: &str| open(name).map_err(|error| Error::io("open", dir.path().join(name), error));
         let files = [file(MANIFESTS[0])?, file(MANIFESTS[1])?];
+        if created {
+            // Before the other copy is written over, this one must be sure to have its name.
+            dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+        }
         let held = Mutex::new(Held { manifest, files, suspect });
         Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), held })
     }
@@ -57,9 +67,11 @@ impl ManifestStore {
     /// # Errors
     ///
     /// When a copy cannot be written the change may or may not be on the disk; in memory it is in force, and the next
-    /// update writes it again. A failed sync poisons the store.
+    /// update writes it again. `Poisoned` after a failed sync, which poisons the store.
     pub(crate) fn update<R>(&self, change: impl FnOnce(&mut Manifest) -> R) -> Result<R> {
         let mut held = self.held.lock();
+        // After a failed sync nothing is tried again.
+        self.commit.check()?;
         let result = change(&mut held.manifest);
         held.manifest.generation += 1;
         let bytes = held.manifest.encode();
@@ -73,7 +85,8 @@ impl ManifestStore {
             if let Err(error) = held.files[copy].sync() {
                 let error = Error::io("sync", path(), error);
                 self.commit.poison(error.clone());
-                return Err(error);
+                // Whoever gets a plain "no space" would try again for ever.
+                return Err(self.commit.check().err().unwrap_or(error));
             }
             held.suspect[copy] = false;
         }

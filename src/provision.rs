@@ -124,6 +124,11 @@ impl Provision {
         self.make(shared, &mut making, Some(size))
     }
 
+    /// Takes a segment back that could not be used; it is the next to be given out.
+    pub(crate) fn give_back(&self, segment: Arc<Segment>) {
+        self.ready.lock().push_front(segment);
+    }
+
     fn make(&self, shared: &Shared, making: &mut Making, size: Option<u64>) -> Result<Arc<Segment>> {
         shared.commit.check()?;
         if let Some(segment) = &making.unnamed {

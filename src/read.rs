@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::epoch::{self, Pin};
 use crate::error::Result;
+use crate::format::Defect;
 use crate::format::hash::Hash;
 use crate::index::scan::Cursor;
 use crate::location::Location;
@@ -154,7 +155,7 @@ impl Engine {
         mapping.copy_out(offset + crate::format::record::HEADER_SIZE, out);
         if crc32fast::hash(out) != header.payload_sum || !out.starts_with(key) {
             out.clear();
-            return Err(self.damage_of(&record));
+            return Err(self.damage_of(&record, Defect::PayloadChecksum));
         }
         out.drain(..key_len);
         Ok(true)
@@ -164,6 +165,9 @@ impl Engine {
     fn visible<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Option<Record<'p>>> {
         let record = self.record(location, pin)?;
         if self.visibility.is_visible(record.header().seq) {
+            if !record.is_put() {
+                self.check_record(&record)?;
+            }
             return Ok(record.is_put().then_some(record));
         }
         match self.visibility.before(location, pin) {

@@ -155,6 +155,7 @@ impl Segment {
             advice: "open the store on a 64-bit machine",
         })?;
         let mapping = file.map(len).map_err(|error| Error::io("map", &path, error))?;
+        mapping.set_nonce(shape.nonce);
         let identity = file.identity().map_err(|error| Error::io("look at", &path, error))?;
         let range = space.place(&mapping).ok_or(Error::Limit {
             what: "all segments together are larger than 8 TiB",

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::batch::WriteBatch;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::Dir;
 use crate::fs::real::RealDir;
 use crate::helper::Helper;
@@ -302,6 +302,10 @@ impl AsRef<WriteBatch> for WriteBatch {
 
 impl Handle {
     fn close(&self) -> Result<()> {
+        if self.engine.liveness.is_forked() {
+            // The helper thread does not exist in a child; waiting for it would never end.
+            return Err(Error::Forked);
+        }
         if let Some(helper) = self.helper.lock().take() {
             helper.stop(&self.engine.bell);
         }

@@ -110,6 +110,7 @@ impl Engine {
         let count = u32::try_from(drafts.len())
             .map_err(|_| Error::BatchTooLarge { len, max: u64::from(u32::MAX) })?;
         let frame = Frame { count, len: frame_len(len)?, sum: sum.finish() };
+        let superseded = superseded(&drafts);
         for (hash, _) in &drafts {
             self.bring_near(*hash);
         }
@@ -121,7 +122,7 @@ impl Engine {
             self.current(&writer, *hash, draft.key, &pin)?;
         }
         self.reserve(&mut writer, HEADER_SIZE as u64 + len, drafts.len())?;
-        let seq = self.apply(&mut writer, frame, &drafts, &pin);
+        let seq = self.apply(&mut writer, frame, &drafts, &superseded, &pin);
         let work = self.note_position(&writer, seq);
         drop(writer);
         drop(pin);
@@ -130,7 +131,17 @@ impl Engine {
     }
 
     /// Appends a batch and changes the index; visible as a whole when this returns. The last sequence number.
-    fn apply(&self, writer: &mut Writer, frame: Frame, drafts: &[(Hash, Draft<'_>)], pin: &Pin) -> Seq {
+    ///
+    /// The index never leads to a superseded record, not even while the floor hides it: a reader that had loaded such
+    /// an entry and looked at the floor after the batch ended would take it for the newest.
+    fn apply(
+        &self,
+        writer: &mut Writer,
+        frame: Frame,
+        drafts: &[(Hash, Draft<'_>)],
+        superseded: &[bool],
+        pin: &Pin,
+    ) -> Seq {
         let range = writer.log.position().0.id();
         let drafts_alone = drafts.iter().map(|(_, draft)| *draft);
         let (frame_seq, first) = writer.log.append_batch(&self.shared, frame, drafts_alone);
@@ -140,9 +151,13 @@ impl Engine {
         let mut tombstones = Vec::new();
         self.visibility.begin(frame_seq.next(), drafts.len());
         let mut offset = first;
-        for (hash, draft) in drafts {
+        for ((hash, draft), superseded) in drafts.iter().zip(superseded) {
             let location = range.at(offset);
             offset += draft.size();
+            if *superseded {
+                self.shared.space.add_dead(location, draft.size());
+                continue;
+            }
             let current = self.current_lenient(writer, *hash, draft.key, pin);
             self.visibility.note(location, current.map(|current| current.location), pin);
             if draft.kind == Kind::Put {
@@ -160,7 +175,6 @@ impl Engine {
         }
         self.visibility.end();
         for (hash, location) in tombstones {
-            // A later record of the batch may have taken the entry over.
             writer.index.remove(hash, location);
         }
         writer.log.last_user()
@@ -259,6 +273,18 @@ impl Engine {
             self.counters.wakes.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Which records of a batch are followed by another one of the same key.
+fn superseded(drafts: &[(Hash, Draft<'_>)]) -> Vec<bool> {
+    let key = |n: usize| (drafts[n].0.to_bits(), drafts[n].1.key);
+    let mut order: Vec<usize> = (0..drafts.len()).collect();
+    order.sort_unstable_by_key(|n| (key(*n), *n));
+    let mut superseded = vec![false; drafts.len()];
+    for pair in order.windows(2).filter(|pair| key(pair[0]) == key(pair[1])) {
+        superseded[pair[0]] = true;
+    }
+    superseded
 }
 
 /// Adds to a counter that only the holder of the writer mutex changes.

@@ -47,6 +47,8 @@ pub(crate) struct Mapping {
     published: AtomicU64,
     /// Whether the mapping has had its appender.
     claimed: AtomicBool,
+    /// What the checksums of the records here are bound to.
+    nonce: AtomicU64,
 }
 
 impl fmt::Debug for Mapping {
@@ -66,7 +68,8 @@ impl Mapping {
     }
 
     fn new(memory: Arc<MmapRaw>, writable: bool, backing: Option<Arc<dyn Backing>>) -> Self {
-        Self { memory, writable, backing, published: AtomicU64::new(0), claimed: AtomicBool::new(false) }
+        let (published, nonce) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { memory, writable, backing, published, claimed: AtomicBool::new(false), nonce }
     }
 
     /// Makes zeroed memory that belongs to no file, committed when first touched.
@@ -164,6 +167,18 @@ impl Mapping {
         // SAFETY: the bytes are initialised (a mapped file is), live as long as `self`, and never change again because
         // they are published (I1).
         Some(unsafe { std::slice::from_raw_parts(start, len) })
+    }
+
+    /// Notes what the checksums of the records here are bound to; called while the mapping is being set up.
+    pub(crate) fn set_nonce(&self, nonce: u64) {
+        // Relaxed: whatever leads others to the mapping announces it.
+        self.nonce.store(nonce, Ordering::Relaxed);
+    }
+
+    /// What the checksums of the records here are bound to.
+    pub(crate) fn nonce(&self) -> u64 {
+        // Relaxed: see `set_nonce`.
+        self.nonce.load(Ordering::Relaxed)
     }
 
     /// One aligned word of the mapping as an atomic: the shared words of the control page, and simulated files.

@@ -219,6 +219,13 @@ impl<'p> Record<'p> {
         &self.header
     }
 
+    /// The header's bytes, for those who verify its checksum.
+    pub(crate) fn raw_header(&self) -> RawHeader<'p> {
+        // SAFETY: `Space::record` made sure that the header's bytes are published: initialised, unchanging (I1), mapped
+        // for `'p`.
+        RawHeader::new(unsafe { &*self.start.cast::<[u8; HEADER_SIZE]>() })
+    }
+
     /// Whether it is a value, and not a tombstone.
     pub(crate) fn is_put(&self) -> bool {
         self.header.kind == Kind::Put

@@ -88,7 +88,10 @@ pub(crate) fn read(
     let sealed =
         entries.iter().filter(|entry| entry.state == State::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
-    let mut ended = false;
+    let mut ended = match links.first() {
+        Some(first) => !chain.begins(entries, first, &links, replay)?,
+        None => true,
+    };
     for at in 0..links.len() {
         if ended {
             chain.drop_link(&links[at], replay)?;
@@ -148,6 +151,35 @@ impl Chain {
     fn keep(&mut self, segment: Arc<Segment>, entry: SegmentEntry) {
         self.entries.push(entry);
         self.segments.push(segment);
+    }
+
+    /// Whether the log begins with this segment, or what it continues from is gone. A segment that was lost as a whole
+    /// looks as if it had never been written to, so the hole shows only in what the next one says.
+    fn begins(
+        &mut self,
+        entries: &[SegmentEntry],
+        first: &Link,
+        links: &[Link],
+        replay: &mut Replay<'_>,
+    ) -> Result<bool> {
+        let Some((_, start)) = first.start else { return Ok(true) };
+        let previous = entries.iter().find(|entry| entry.id == SegmentId(start.previous));
+        // Nothing is before the first segment; what is no longer named was durable; a cut can leave nothing.
+        let fits = previous
+            .is_none_or(|previous| previous.state != State::Open && previous.end == start.previous_end);
+        if fits {
+            return Ok(true);
+        }
+        for link in links {
+            let there = look_beyond(&link.segment, &mut source(&link.segment), link.segment.data_offset())?;
+            replay.durable = replay.durable.max(there.durable);
+            self.seen = self.seen.max(there.last);
+        }
+        if replay.durable > Seq::ZERO {
+            let defect = Defect::MissingRecords { last: 0, durable: replay.durable.0 };
+            return Err(damage(&first.segment, first.segment.data_offset(), defect));
+        }
+        Ok(false)
     }
 
     /// Reads one segment of the log; whether the log goes on behind it.

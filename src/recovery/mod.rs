@@ -32,7 +32,7 @@ use crate::control_page::{self, ControlPage};
 use crate::error::{Error, Result};
 use crate::format::control::Control;
 use crate::format::hash::{HASH_ID, HashKey};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, State};
 use crate::format::names::{self, LOCK, MANIFESTS};
 use crate::format::record::HEADER_SIZE;
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
@@ -189,6 +189,10 @@ fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<d
     let Replay { index, live_bytes, durable, report, .. } = replay;
 
     chain.set_aside.extend_from_slice(&unlisted.set_aside);
+    if !unlisted.adopted.is_empty() {
+        // Its maker may have died between the rename and the sync of the directory (I6).
+        dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+    }
     let found = Found { manifest, suspect, chain, durable, boot_id };
     settle(dir, options, survey, found, Built { space, hash_key, index, live_bytes, report, lock })
 }
@@ -240,7 +244,7 @@ fn settle(
     let store = manifest.store;
     let commit = Arc::new(Commit::new(durable));
     let manifest = ManifestStore::open(&dir, &commit, manifest, suspect)?;
-    manifest.update(|_| ())?;
+    manifest.update(|_| ()).map_err(Error::into_cause)?;
     dir.crash_point("recovery-manifest");
     report.set_aside.extend(rename_aside(dir.as_ref(), survey, &chain.set_aside)?);
     dir.crash_point("recovery-renamed");
@@ -281,7 +285,8 @@ fn next_seq(manifest: &Manifest, chain: &Chain, durable: Seq) -> Seq {
         return manifest.next_seq.max(seen.next());
     }
     // Behind the end of the log every segment may have held a record for each of its smallest possible places.
-    let open: u64 = manifest.segments.iter().map(|entry| entry.size / HEADER_SIZE as u64).sum();
+    let written = manifest.segments.iter().filter(|entry| entry.state != State::Sealed);
+    let open: u64 = written.map(|entry| entry.size / HEADER_SIZE as u64).sum();
     Seq(manifest.next_seq.max(seen.next()).0 + open + 1)
 }
 
@@ -296,7 +301,7 @@ fn first_segment(
         return Ok(ready.remove(0));
     }
     let (segment, named) = make_segment(shared, regime, Provision::first_size(options.segment_bytes))?;
-    named?;
+    named.map_err(Error::into_cause)?;
     Ok(segment)
 }
 

@@ -1,0 +1,141 @@
+//! mapcask measured against the hash maps of memory and against what the kernel and the device can do.
+//!
+//! `cargo bench -- [--keys N] [--rounds N] [--date DATE] [--dir DIR] [ROW]...` prints one Markdown table per row; without
+//! names, all rows. All contenders of a table run in one process, round by round in turn, over the same keys in the
+//! same order, and must read the same bytes; figures are medians. Other engines are not measured here.
+
+#![expect(clippy::print_stdout, reason = "printing tables is what this program is for")]
+
+mod durable;
+mod environment;
+mod large;
+mod latency;
+mod opening;
+mod reads;
+mod rounds;
+mod scratch;
+mod space;
+mod workload;
+mod writes;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::rounds::Table;
+use crate::workload::Workload;
+
+/// Anything may go wrong; the program says so and ends.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// What rows are given.
+pub(crate) struct Lab {
+    /// The number of keys.
+    pub(crate) keys: usize,
+    /// Rounds that count.
+    pub(crate) rounds: usize,
+    /// Where stores are made.
+    pub(crate) directory: PathBuf,
+    /// Keys, values and their order.
+    pub(crate) workload: Workload,
+}
+
+type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);
+
+const ROWS: [Row; 15] = [
+    ("get", reads::get),
+    ("get_miss", reads::get_miss),
+    ("get_threads", reads::get_threads),
+    ("get_verified", reads::get_verified),
+    ("iterate", reads::iterate),
+    ("put", writes::put),
+    ("put_batch", writes::put_batch),
+    ("overwrite", writes::overwrite),
+    ("remove", writes::remove),
+    ("large", large::large),
+    ("latency", latency::latency),
+    ("durable", durable::durable),
+    ("open", opening::open),
+    ("memory", space::memory),
+    ("disk", space::disk),
+];
+
+/// What the caller asked for.
+struct Arguments {
+    keys: usize,
+    rounds: usize,
+    date: String,
+    directory: PathBuf,
+    rows: Vec<Row>,
+}
+
+fn main() -> Result<()> {
+    let all: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("--child", rest)) = all.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return scratch::child(rest);
+    }
+    let arguments = parse(&all)?;
+    std::fs::create_dir_all(&arguments.directory)?;
+    for line in environment::describe(&arguments.directory, &arguments.date) {
+        println!("- {line}");
+    }
+    println!(
+        "- regime: {} keys of {} bytes, values of {} bytes, medians of {} rounds, page cache warm\n",
+        arguments.keys,
+        workload::KEY_LEN,
+        workload::VALUE_LEN,
+        arguments.rounds
+    );
+    let lab = Lab {
+        keys: arguments.keys,
+        rounds: arguments.rounds,
+        directory: arguments.directory,
+        workload: Workload::new(arguments.keys),
+    };
+    for (name, row) in arguments.rows {
+        let began = Instant::now();
+        let load = environment::load();
+        for table in row(&lab)? {
+            println!("{}", table.render());
+        }
+        println!("_Load average before and after: {load} and {}._\n", environment::load());
+        eprintln!("{name}: {:.1} s", began.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+fn parse(all: &[String]) -> Result<Arguments> {
+    let mut arguments = Arguments {
+        keys: 1_000_000,
+        rounds: 5,
+        date: "not given".to_owned(),
+        directory: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench"),
+        rows: Vec::new(),
+    };
+    let mut rest = all.iter();
+    while let Some(argument) = rest.next() {
+        let mut value = || rest.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            // cargo adds it.
+            "--bench" => {}
+            "--keys" => arguments.keys = value()?.parse()?,
+            "--rounds" => arguments.rounds = value()?.parse()?,
+            "--date" => arguments.date = value()?.clone(),
+            "--dir" => arguments.directory = value()?.into(),
+            name => {
+                let row = ROWS.iter().find(|(known, _)| *known == name);
+                arguments.rows.push(*row.ok_or_else(|| format!("no row is called {name}: {:?}", names()))?);
+            }
+        }
+    }
+    if arguments.rows.is_empty() {
+        arguments.rows = ROWS.to_vec();
+    }
+    if arguments.keys < 1000 || arguments.rounds == 0 {
+        return Err("at least 1000 keys and one round".into());
+    }
+    Ok(arguments)
+}
+
+fn names() -> [&'static str; ROWS.len()] {
+    ROWS.map(|(name, _)| name)
+}

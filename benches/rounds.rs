@@ -1,0 +1,181 @@
+//! Rounds: every contender once per round, in turn, so that a machine that changes its mind hits all alike.
+//!
+//! The first round warms up and does not count. A ratio is the median of the rounds' own ratios. All contenders of a table must arrive at the same sum.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+
+/// What one contender did in one round.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    /// How many operations, or whatever the unit counts.
+    pub(crate) count: u64,
+    /// How long they took.
+    pub(crate) elapsed: Duration,
+    /// The sum over what was read; `None` where nothing comparable is read.
+    pub(crate) sum: Option<u64>,
+}
+
+impl Measured {
+    /// Times some work that returns the sum over what it read.
+    pub(crate) fn time(count: usize, work: impl FnOnce() -> Result<u64>) -> Result<Self> {
+        let began = Instant::now();
+        let sum = work()?;
+        Ok(Self { count: count as u64, elapsed: began.elapsed(), sum: Some(sum) })
+    }
+
+    fn rate(&self) -> f64 {
+        self.count as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// The work of one round; takes the round's number.
+type Work<'c> = Box<dyn FnMut(usize) -> Result<Measured> + 'c>;
+
+/// Contenders for one table.
+pub(crate) struct Race<'c> {
+    title: String,
+    unit: &'static str,
+    /// What a rate in units per second is divided by.
+    scale: f64,
+    contenders: Vec<(String, Work<'c>)>,
+}
+
+impl<'c> Race<'c> {
+    /// A race whose rates are shown in thousands of operations per second.
+    pub(crate) fn new(title: impl Into<String>) -> Self {
+        Self { title: title.into(), unit: "thousand/s", scale: 1e3, contenders: Vec::new() }
+    }
+
+    /// Shows rates in another unit.
+    pub(crate) fn unit(mut self, unit: &'static str, scale: f64) -> Self {
+        self.unit = unit;
+        self.scale = scale;
+        self
+    }
+
+    /// Adds a contender. The first one is what the others are compared with.
+    pub(crate) fn add(&mut self, label: impl Into<String>, work: impl FnMut(usize) -> Result<Measured> + 'c) {
+        self.contenders.push((label.into(), Box::new(work)));
+    }
+
+    /// Runs all rounds.
+    pub(crate) fn run(mut self, rounds: usize) -> Result<Table> {
+        let count = self.contenders.len();
+        let mut rates = vec![Vec::new(); count];
+        for round in 0..=rounds {
+            let mut sum = None;
+            // Each round begins with another contender: being first after a pause must not be an advantage.
+            for turn in 0..count {
+                let at = (turn + round) % count;
+                let (label, work) = &mut self.contenders[at];
+                let measured = work(round)?;
+                if let Some(found) = measured.sum {
+                    let expected = *sum.get_or_insert(found);
+                    if expected != found {
+                        return Err(
+                            format!("{}: {label} read something else in round {round}", self.title).into()
+                        );
+                    }
+                }
+                if round > 0 {
+                    rates[at].push(measured.rate() / self.scale);
+                }
+            }
+        }
+        let headers = ["", self.unit, "least to greatest", "ratio"].map(str::to_owned).to_vec();
+        let mut table = Table { title: self.title, headers, rows: Vec::new(), notes: Vec::new() };
+        let reference = rates[0].clone();
+        for ((label, _), mut rates) in self.contenders.into_iter().zip(rates) {
+            // Within a round the machine is the same for all, more than from round to round.
+            let mut ratios: Vec<f64> =
+                rates.iter().zip(&reference).map(|(rate, reference)| rate / reference).collect();
+            let middle = number(median(&mut rates));
+            let spread = format!("{} to {}", number(rates[0]), number(rates[rates.len() - 1]));
+            table.row([label, middle, spread, format!("{:.2}", median(&mut ratios))]);
+        }
+        Ok(table)
+    }
+}
+
+/// The value in the middle; sorts.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A number with about three significant digits.
+pub(crate) fn number(value: f64) -> String {
+    match value {
+        value if value >= 100.0 => format!("{value:.0}"),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value => format!("{value:.2}"),
+    }
+}
+
+/// A table, printed as Markdown: legible as it is, and ready for RESULTS.md.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// Stands above it.
+    pub(crate) title: String,
+    /// The first line.
+    pub(crate) headers: Vec<String>,
+    /// The other lines.
+    pub(crate) rows: Vec<Vec<String>>,
+    /// Sentences below it.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Table {
+    /// An empty table.
+    pub(crate) fn new(title: impl Into<String>, headers: &[&str]) -> Self {
+        let headers = headers.iter().map(|header| (*header).to_owned()).collect();
+        Self { title: title.into(), headers, rows: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Adds a line.
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    /// Adds a sentence below.
+    pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
+    }
+
+    /// The table as text.
+    pub(crate) fn render(&self) -> String {
+        let mut text = format!("### {}\n\n", self.title);
+        let widths: Vec<usize> = (0..self.headers.len())
+            .map(|column| {
+                let cells = self.rows.iter().map(|row| row[column].len());
+                cells.chain([self.headers[column].len()]).max().unwrap_or(0)
+            })
+            .collect();
+        let rule: Vec<String> = widths
+            .iter()
+            .enumerate()
+            .map(|(column, width)| {
+                let dashes = "-".repeat(width.saturating_sub(1).max(2));
+                if column == 0 { format!("{dashes}-") } else { format!("{dashes}:") }
+            })
+            .collect();
+        for row in [&self.headers, &rule].into_iter().chain(&self.rows) {
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                // Writing to a string does not fail.
+                let _ = match column {
+                    0 => write!(text, "| {cell:<width$} "),
+                    _ => write!(text, "| {cell:>width$} "),
+                };
+            }
+            text.push_str("|\n");
+        }
+        for note in &self.notes {
+            let _ = write!(text, "\n{note}\n");
+        }
+        text
+    }
+}

@@ -1,0 +1,126 @@
+//! Directories to work in, child processes that die on purpose, and a file system with a journal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use mapcask::{Options, Store};
+use tempfile::TempDir;
+
+use crate::workload::{key, value, value_pool};
+use crate::{Lab, Result, space};
+
+/// Size of the file that holds the file system with a journal, in bytes.
+const IMAGE_BYTES: u64 = 2 << 30;
+
+impl Lab {
+    /// A new directory below the one the caller named; removed when it goes out of scope.
+    pub(crate) fn directory(&self) -> Result<TempDir> {
+        Ok(tempfile::tempdir_in(&self.directory)?)
+    }
+
+    /// A store that holds every key of the workload. The directory must outlive it.
+    pub(crate) fn loaded(&self, options: Options) -> Result<(Store, TempDir)> {
+        let directory = self.directory()?;
+        let store = options.open(directory.path())?;
+        for (at, key) in self.workload.keys.iter().enumerate() {
+            store.insert(key, self.workload.value(at, 0))?;
+        }
+        Ok((store, directory))
+    }
+}
+
+/// Runs this program as a child and returns what it printed; a child that kills itself is no failure.
+pub(crate) fn run_child(arguments: &[&str], directory: &Path) -> Result<String> {
+    let output = Command::new(std::env::current_exe()?)
+        .arg("--child")
+        .args(arguments)
+        .arg(directory)
+        .stderr(Stdio::inherit())
+        .output()?;
+    if output.status.code().is_some_and(|code| code != 0) {
+        return Err(format!("the child {arguments:?} failed").into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// What a child does: `fill COUNT DIR` and die by SIGKILL, or `memory CONTENDER COUNT DIR`.
+pub(crate) fn child(arguments: &[String]) -> Result<()> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["fill", count, directory] => {
+            let store = Store::open(directory)?;
+            fill(&store, 0, count.parse()?)?;
+            let me = rustix::process::getpid();
+            Ok(rustix::process::kill_process(me, rustix::process::Signal::KILL)?)
+        }
+        ["memory", contender, count, directory] => space::memory_child(contender, count.parse()?, directory),
+        _ => Err("not a child's arguments".into()),
+    }
+}
+
+/// Inserts the keys of some numbers.
+pub(crate) fn fill(store: &Store, from: usize, to: usize) -> Result<()> {
+    let pool = value_pool();
+    for number in from..to {
+        store.insert(key(number as u64), value(&pool, number, 0))?;
+    }
+    Ok(())
+}
+
+/// Copies a flat directory.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// A mounted ext4 with a journal, in a file; unmounted and removed when it goes out of scope.
+pub(crate) struct Journalled {
+    /// Where it is mounted.
+    pub(crate) directory: PathBuf,
+    image: PathBuf,
+    is_mounted: bool,
+}
+
+impl Journalled {
+    /// Makes and mounts one. It takes root and loop devices: the error says what failed.
+    pub(crate) fn mount(below: &Path) -> Result<Self> {
+        let below = below.canonicalize()?;
+        let mut mounted = Self {
+            directory: below.join("journalled"),
+            image: below.join("journalled.img"),
+            is_mounted: false,
+        };
+        fs::create_dir_all(&mounted.directory)?;
+        let image = fs::File::create(&mounted.image)?;
+        // Blocks of its own: the file system below must not allocate while the one above is measured.
+        rustix::fs::fallocate(&image, rustix::fs::FallocateFlags::empty(), 0, IMAGE_BYTES)?;
+        drop(image);
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&mounted.image))?;
+        run(Command::new("mount").args(["-o", "loop"]).args([&mounted.image, &mounted.directory]))?;
+        mounted.is_mounted = true;
+        Ok(mounted)
+    }
+}
+
+impl Drop for Journalled {
+    fn drop(&mut self) {
+        if self.is_mounted && run(Command::new("umount").arg(&self.directory)).is_err() {
+            // The image must stay as long as it is mounted.
+            return;
+        }
+        let _ = fs::remove_file(&self.image);
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()).into())
+}

@@ -1,0 +1,57 @@
+//! File names: every name means one thing, and what means something was made by the functions that make names.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mapcask::format::SegmentId;
+use mapcask::format::names::{CONTROL, LOCK, MANIFESTS, Name, aside, parse, segment, temporary};
+use mapcask_fuzz::take;
+
+fuzz_target!(|input: &[u8]| {
+    if let Ok(name) = std::str::from_utf8(input) {
+        check(name);
+    }
+    let mut rest = input;
+    let id = SegmentId(u64::from_le_bytes(take(&mut rest)) >> (take::<1>(&mut rest)[0] % 64));
+    let n = u32::from_le_bytes(take(&mut rest));
+    assert_eq!(parse(&segment(id)), Name::Segment(id));
+    assert_eq!(parse(&aside(id, n)), Name::Aside(id, n));
+    assert_eq!(parse(&temporary(&segment(id))), Name::Temporary);
+    assert_eq!(parse(&temporary(&temporary(&segment(id)))), Name::Foreign);
+    // Parts of real names, put together.
+    let parts = [
+        "LOCK",
+        "MANIFEST",
+        ".0",
+        ".1",
+        "CONTROL",
+        "0000000001",
+        ".seg",
+        ".hint",
+        ".aside",
+        "INDEX-",
+        ".tmp",
+        "9",
+        ".",
+    ];
+    let made: String = rest.iter().take(8).map(|byte| parts[usize::from(*byte) % parts.len()]).collect();
+    check(&made);
+});
+
+fn check(name: &str) {
+    match parse(name) {
+        Name::Lock => assert_eq!(name, LOCK),
+        Name::Manifest(copy) => assert_eq!(name, MANIFESTS[copy]),
+        Name::Control => assert_eq!(name, CONTROL),
+        Name::Segment(id) => assert_eq!(name, segment(id)),
+        Name::Hint(id) => assert_eq!(name, format!("{id}.hint")),
+        Name::Aside(id, n) => assert_eq!(name, aside(id, n)),
+        Name::Image(n) => assert_eq!(name, format!("INDEX-{n:06}")),
+        Name::Temporary => {
+            let stem = name.strip_suffix(".tmp").expect("a temporary name says so");
+            assert!(!matches!(parse(stem), Name::Foreign | Name::Temporary));
+        }
+        Name::Neutral => assert_eq!(name, "lost+found"),
+        Name::Foreign => {}
+    }
+}

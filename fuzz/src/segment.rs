@@ -1,0 +1,239 @@
+//! Segments that are nearly valid: records built as a writer builds them, then damaged, with the checksums over the
+//! damage mended where the input says so.
+
+use arbitrary::Arbitrary;
+use mapcask::format::record::{BatchSum, FLAG_INNER, HEADER_SIZE, Header, Kind, Place, payload_sum};
+use mapcask::format::{KeyspaceId, Seq};
+
+use crate::naive::header_sum;
+
+/// Longer segments only cost speed: every word behind a stop is tried as a header. In bytes, before the last piece.
+const LEN_MAX: usize = 768;
+
+/// A segment to be, and what happens to it.
+#[derive(Debug, Arbitrary)]
+pub struct Recipe {
+    pub nonce: u64,
+    /// Where the records begin, in words.
+    pub start: u8,
+    pub first_seq: u16,
+    pub is_log: bool,
+    pub pieces: Vec<Piece>,
+    pub damages: Vec<Damage>,
+    /// Words left off the end.
+    pub cut: u8,
+    /// Words of zeros behind the records.
+    pub tail: u8,
+}
+
+/// One thing that a segment consists of.
+#[derive(Debug, Arbitrary)]
+pub enum Piece {
+    Record { kind: Plain, key_len: u8, value_len: u8, keyspace: u8 },
+    LongRecord { value_len: u16 },
+    Batch(Vec<Inner>),
+    Blank(u8),
+    Raw(Vec<u8>),
+    SkipSeq(i8),
+}
+
+/// The kinds of record that stand alone.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+pub enum Plain {
+    Put,
+    Tombstone,
+    Watermark,
+    Start,
+    Keyspace,
+}
+
+/// A record in a batch.
+#[derive(Debug, Arbitrary)]
+pub struct Inner {
+    is_tombstone: bool,
+    key_len: u8,
+    value_len: u8,
+}
+
+/// What happens to a segment afterwards.
+#[derive(Debug, Arbitrary)]
+pub enum Damage {
+    FlipBit {
+        at: u16,
+        bit: u8,
+    },
+    Zero {
+        at: u16,
+        len: u8,
+    },
+    Copy {
+        from: u16,
+        to: u16,
+        len: u8,
+    },
+    /// Changes a header's field and mends its checksum.
+    Forge {
+        record: u8,
+        field: u8,
+        value: u8,
+    },
+    /// Gives any place a valid header checksum.
+    Bless {
+        at: u16,
+    },
+}
+
+/// A segment's bytes, as a walk takes them.
+#[derive(Debug)]
+pub struct Segment {
+    pub bytes: Vec<u8>,
+    pub nonce: u64,
+    pub start: usize,
+    seq: u64,
+    headers: Vec<usize>,
+}
+
+impl Recipe {
+    /// Builds the segment and damages it.
+    pub fn build(&self) -> Segment {
+        let start = usize::from(self.start) * 8;
+        let mut segment = Segment {
+            bytes: vec![0; start],
+            nonce: self.nonce,
+            start,
+            seq: u64::from(self.first_seq),
+            headers: Vec::new(),
+        };
+        for piece in &self.pieces {
+            if segment.bytes.len() > LEN_MAX {
+                break;
+            }
+            segment.push(piece);
+        }
+        let len = segment.bytes.len() + usize::from(self.tail % 8) * 8;
+        segment.bytes.resize(len, 0);
+        for damage in &self.damages {
+            segment.damage(damage);
+        }
+        let len = segment.bytes.len().saturating_sub(usize::from(self.cut) * 8).max(start);
+        segment.bytes.truncate(len);
+        segment
+    }
+}
+
+impl Segment {
+    fn push(&mut self, piece: &Piece) {
+        match piece {
+            Piece::Record { kind, key_len, value_len, keyspace } => {
+                let kind = match kind {
+                    Plain::Put => Kind::Put,
+                    Plain::Tombstone => Kind::Tombstone,
+                    Plain::Watermark => Kind::Watermark,
+                    Plain::Start => Kind::Start,
+                    Plain::Keyspace => Kind::Keyspace,
+                };
+                self.record(kind, 0, u32::from(*keyspace), usize::from(*key_len), usize::from(*value_len));
+            }
+            Piece::LongRecord { value_len } => {
+                self.record(Kind::Put, 0, 0, 3, usize::from(*value_len % 1024));
+            }
+            Piece::Batch(inner) => self.batch(inner),
+            // Long stretches of zeros only cost speed.
+            Piece::Blank(words) => self.bytes.resize(self.bytes.len() + usize::from(*words % 16) * 8, 0),
+            Piece::Raw(raw) => {
+                self.bytes.extend_from_slice(raw);
+                self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+            }
+            Piece::SkipSeq(by) => self.seq = self.seq.saturating_add_signed(i64::from(*by)),
+        }
+    }
+
+    /// Appends one record and returns its payload's checksum.
+    fn record(&mut self, kind: Kind, flags: u8, keyspace: u32, key_len: usize, value_len: usize) -> u32 {
+        let value_len = if kind == Kind::Tombstone { 0 } else { value_len };
+        let byte = self.seq as u8;
+        let (key, value) = (vec![byte; key_len], vec![!byte; value_len]);
+        let payload_sum = payload_sum(&key, &value);
+        let (value_len, key_len) = (value_len as u32, key_len as u16);
+        self.header(Header {
+            kind,
+            flags,
+            keyspace: KeyspaceId(keyspace),
+            key_len,
+            value_len,
+            seq: Seq(self.seq),
+            payload_sum,
+        });
+        self.bytes.extend_from_slice(&key);
+        self.bytes.extend_from_slice(&value);
+        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+        self.seq += 1;
+        payload_sum
+    }
+
+    fn header(&mut self, header: Header) {
+        let offset = self.bytes.len();
+        self.headers.push(offset);
+        let place = Place { nonce: self.nonce, offset: offset as u64 };
+        self.bytes.extend_from_slice(&header.encode(place));
+    }
+
+    fn batch(&mut self, inner: &[Inner]) {
+        let frame = self.bytes.len();
+        let seq = self.seq;
+        self.headers.push(frame);
+        self.bytes.resize(frame + HEADER_SIZE, 0);
+        self.seq += 1;
+        let mut sum = BatchSum::default();
+        for record in inner {
+            let kind = if record.is_tombstone { Kind::Tombstone } else { Kind::Put };
+            let (key_len, value_len) = (usize::from(record.key_len), usize::from(record.value_len));
+            sum.add(self.record(kind, FLAG_INNER, 0, key_len, value_len));
+        }
+        let header = Header {
+            kind: Kind::Batch,
+            flags: 0,
+            keyspace: KeyspaceId(inner.len() as u32),
+            key_len: 0,
+            value_len: (self.bytes.len() - frame - HEADER_SIZE) as u32,
+            seq: Seq(seq),
+            payload_sum: sum.finish(),
+        };
+        let place = Place { nonce: self.nonce, offset: frame as u64 };
+        self.bytes[frame..][..HEADER_SIZE].copy_from_slice(&header.encode(place));
+    }
+
+    fn damage(&mut self, damage: &Damage) {
+        let len = self.bytes.len();
+        if len == 0 {
+            return;
+        }
+        match damage {
+            Damage::FlipBit { at, bit } => self.bytes[usize::from(*at) % len] ^= 1 << (bit % 8),
+            Damage::Zero { at, len: count } => {
+                let at = usize::from(*at) % len;
+                let end = (at + usize::from(*count)).min(len);
+                self.bytes[at..end].fill(0);
+            }
+            Damage::Copy { from, to, len: count } => {
+                let (from, to) = (usize::from(*from) % len, usize::from(*to) % len);
+                let count = usize::from(*count).min(len - from.max(to));
+                self.bytes.copy_within(from..from + count, to);
+            }
+            Damage::Forge { record, field, value } => {
+                if let Some(&at) = self.headers.get(usize::from(*record) % self.headers.len().max(1)) {
+                    // The fields behind the checksum.
+                    self.bytes[at + 4 + usize::from(*field) % 28] = *value;
+                    self.bless(at);
+                }
+            }
+            Damage::Bless { at } => self.bless((usize::from(*at) % len) & !7),
+        }
+    }
+
+    fn bless(&mut self, at: usize) {
+        let Some(header) = self.bytes.get_mut(at..at + HEADER_SIZE) else { return };
+        let sum = header_sum(header, Place { nonce: self.nonce, offset: at as u64 });
+        header[..4].copy_from_slice(&sum.to_le_bytes());
+    }
+}

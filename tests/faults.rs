@@ -1,0 +1,316 @@
+//! Every operation of the operating system fails once, or from some moment on: for every kind, way and number.
+//!
+//! One workload goes through all that a store does; it is repeated with the first, the second, the third ... operation
+//! of a kind failing, until none fails. No call may panic or claim what is not so, a full disk hinders nobody once it
+//! has room again, a failed sync ends writing until the store is opened again, and nothing that was acknowledged is
+//! missing afterwards.
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+#[allow(dead_code, reason = "each test file uses its part of what they share")]
+mod model_support;
+
+use mapcask::sim::{Fault, Operation, Script, Seeded, SimDisk, Tears};
+use mapcask::{Durability, Error, Result, Store};
+
+use model_support::{History, Write, brief, content, open};
+
+/// One piece of the workload.
+#[derive(Debug, Clone)]
+enum Piece {
+    Open,
+    Write(Write),
+    Flush,
+    /// The helper's work, until there is none.
+    Background,
+    Close,
+    Kill,
+}
+
+fn insert(key: &str, len: usize) -> Piece {
+    Piece::Write(Write::Insert(key.into(), vec![b'v'; len]))
+}
+
+/// All that a store does: creation, rolling, segments of their own size, batches, both ways to end and to begin.
+fn workload() -> Vec<Piece> {
+    let batch = |mark: &str| {
+        let value = Some(mark.as_bytes().to_vec());
+        Piece::Write(Write::Batch(vec![
+            (b"a".to_vec(), value.clone()),
+            (b"b".to_vec(), None),
+            (b"e".to_vec(), value),
+        ]))
+    };
+    vec![
+        Piece::Open,
+        insert("a", 5),
+        insert("b", 1500),
+        insert("c", 1500),
+        insert("d", 1500),
+        batch("first"),
+        Piece::Flush,
+        Piece::Background,
+        insert("large", 9000),
+        Piece::Write(Write::Remove(b"a".to_vec())),
+        Piece::Close,
+        Piece::Open,
+        insert("f", 2000),
+        insert("g", 2000),
+        Piece::Kill,
+        Piece::Open,
+        batch("second"),
+        Piece::Background,
+        insert("h", 3000),
+        Piece::Flush,
+        Piece::Close,
+    ]
+}
+
+/// The workload under way.
+struct Machine {
+    disk: SimDisk,
+    durability: Durability,
+    store: Option<Store>,
+    history: History,
+    /// A write whose sync failed: it may be there or not.
+    pending: Option<Write>,
+    /// What must not be met, as text.
+    place: String,
+}
+
+impl Machine {
+    fn new(durability: Durability, place: String) -> Self {
+        let disk = SimDisk::new();
+        Self { disk, durability, store: None, history: History::new(), pending: None, place }
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().expect("the workload opens it first")
+    }
+
+    /// Carries out a piece; after a failure goes on as a sensible program would.
+    fn piece(&mut self, piece: &Piece) {
+        let Err(error) = self.attempt(piece) else { return };
+        // Values of thousands of bytes would hide what is wrong.
+        let place = format!("{} at {:.60}", self.place, format!("{piece:?}"));
+        assert!(is_clear(&error), "{place}: {error:?}");
+        self.disk.clear_faults();
+        match (piece, &error) {
+            // Closed in spite of the failure; what follows opens it again.
+            (Piece::Close, _) => {}
+            (_, Error::Poisoned { .. }) => {
+                if let (Piece::Write(write), Durability::Disk) = (piece, self.durability) {
+                    self.pending = Some(write.clone());
+                }
+                self.check_reads(&place);
+                self.check_poisoned(&error, &place);
+                drop(self.store.take());
+                self.reopen(&place);
+                self.again(piece, &place);
+            }
+            _ => {
+                if self.store.is_some() {
+                    self.check_reads(&place);
+                }
+                self.again(piece, &place);
+            }
+        }
+    }
+
+    fn attempt(&mut self, piece: &Piece) -> Result<()> {
+        match piece {
+            Piece::Open => {
+                self.store = Some(open(&self.disk, self.durability)?);
+            }
+            Piece::Write(write) => {
+                write.run(self.store())?;
+                let before = self.history.now().clone();
+                self.history.write(write);
+                // A removal of what is not there writes nothing, so it makes nothing durable either.
+                if self.durability == Durability::Disk && *self.history.now() != before {
+                    self.history.make_durable();
+                }
+            }
+            Piece::Flush => {
+                self.store().flush()?;
+                self.history.make_durable();
+            }
+            Piece::Background => while self.store().step()? {},
+            Piece::Close => {
+                self.store.take().expect("the workload opened it").close()?;
+                self.history.make_durable();
+            }
+            Piece::Kill => {
+                self.disk = self.disk.kill();
+                self.store = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Without faults the same piece works: on the same handle where there is one.
+    fn again(&mut self, piece: &Piece, place: &str) {
+        self.attempt(piece).unwrap_or_else(|error| panic!("{place}: not again either: {error:?}"));
+    }
+
+    /// Reads go on after any failure, and show what was acknowledged.
+    fn check_reads(&self, place: &str) {
+        let found = content(self.store());
+        let pending = self.history.with_pending(self.pending.as_ref());
+        let expected = [self.history.now(), pending.now()];
+        assert!(expected.contains(&&found), "{place}: found {}, expected {}", brief(&found), brief(expected[0]));
+    }
+
+    /// A poisoned store stays so, whatever the disk does now, and says why.
+    fn check_poisoned(&self, error: &Error, place: &str) {
+        let syncs = self.syncs();
+        for _ in 0..2 {
+            let write = Write::Insert(b"never".to_vec(), b"written".to_vec());
+            for result in [write.run(self.store()), self.store().flush(), self.store().step().map(drop)] {
+                let later = result.expect_err("a failed sync is never forgotten");
+                assert_eq!(later.to_string(), error.to_string(), "{place}: the first cause is kept");
+            }
+        }
+        assert_eq!(self.syncs(), syncs, "{place}: a failed sync is not tried again");
+    }
+
+    fn count(&self, operation: Operation) -> u64 {
+        self.disk.operations().get(&operation).copied().unwrap_or(0)
+    }
+
+    fn syncs(&self) -> u64 {
+        self.count(Operation::Sync) + self.count(Operation::SyncRange)
+    }
+
+    /// Opens the store after it ended badly: nothing that was acknowledged is missing, and a flush means it.
+    fn reopen(&mut self, place: &str) {
+        let store = open(&self.disk, self.durability)
+            .unwrap_or_else(|error| panic!("{place}: cannot be opened again: {error:?}"));
+        let found = content(&store);
+        store.verify().unwrap();
+        let pending = self.pending.take();
+        let history = self.history.with_pending(pending.as_ref());
+        self.history = history
+            .check_kill(&found, usize::from(pending.is_some()))
+            .unwrap_or_else(|complaint| panic!("{place}: {complaint}"));
+        self.store = Some(store);
+    }
+
+    /// The power fails in the worst way and in a few others; the store holds a prefix, and goes on.
+    fn check_cuts(&self) {
+        for seed in 0..4 {
+            let at = self.disk.position();
+            let disk = match seed {
+                0 => self.disk.crash_at(at, Tears::None, &mut Script::new([])),
+                _ => self.disk.crash_at(at, Tears::Any, &mut Seeded::new(seed)),
+            };
+            let store = open(&disk, self.durability).unwrap_or_else(|error| panic!("{}: {error:?}", self.place));
+            let found = content(&store);
+            self.history
+                .with_pending(self.pending.as_ref())
+                .check_cut(&found)
+                .unwrap_or_else(|complaint| panic!("{}, power cut {seed}: {complaint}", self.place));
+        }
+    }
+}
+
+/// What a failed operation may be reported as; above all not as damage.
+fn is_clear(error: &Error) -> bool {
+    match error {
+        Error::Io { .. } | Error::NoSpace { .. } => true,
+        Error::Poisoned { cause } => is_clear(cause),
+        _ => false,
+    }
+}
+
+const OPERATIONS: [Operation; 16] = [
+    Operation::CreateDir,
+    Operation::List,
+    Operation::Create,
+    Operation::Open,
+    Operation::Rename,
+    Operation::Unlink,
+    Operation::SyncDir,
+    Operation::Lock,
+    Operation::Read,
+    Operation::Write,
+    Operation::Allocate,
+    Operation::Sync,
+    Operation::Punch,
+    Operation::Map,
+    Operation::SyncRange,
+    Operation::Populate,
+];
+
+/// Runs the workload with one fault; whether it was met.
+fn run(durability: Durability, operation: Operation, nth: u64, fault: Fault, sticky: bool) -> bool {
+    let place = format!("{durability:?}, {operation:?} number {nth}, {fault:?}, sticky: {sticky}");
+    let mut machine = Machine::new(durability, place);
+    let mut met = false;
+    // Operations that are left until the one that fails. A kill leaves a new machine, without a plan.
+    let mut left = nth;
+    machine.disk.fail_nth(Some(operation), left, fault, sticky);
+    for piece in workload() {
+        let before = machine.count(operation);
+        machine.piece(&piece);
+        met |= machine.disk.faults_fired() > 0;
+        if !matches!(piece, Piece::Kill) {
+            left = left.saturating_sub(machine.count(operation) - before);
+        } else if !met {
+            machine.disk.fail_nth(Some(operation), left, fault, sticky);
+        }
+        machine.check_cuts();
+    }
+    machine.disk.clear_faults();
+    let place = machine.place.clone();
+    machine.reopen(&place);
+    machine.flush_and_cut();
+    met
+}
+
+impl Machine {
+    /// After a flush that succeeds everything is there, whatever failed before.
+    fn flush_and_cut(&mut self) {
+        self.store().flush().unwrap_or_else(|error| panic!("{}: {error:?}", self.place));
+        self.history.make_durable();
+        self.history.forget();
+        self.check_cuts();
+    }
+}
+
+fn every_number(durability: Durability, fault: Fault, sticky: bool) {
+    for operation in OPERATIONS {
+        let mut nth = 1;
+        while run(durability, operation, nth, fault, sticky) {
+            nth += 1;
+        }
+    }
+}
+
+#[test]
+fn any_operation_may_err_once() {
+    for durability in [Durability::Os, Durability::Disk] {
+        every_number(durability, Fault::Io, false);
+    }
+}
+
+#[test]
+fn any_operation_may_err_from_some_moment_on() {
+    every_number(Durability::Os, Fault::Io, true);
+    every_number(Durability::Disk, Fault::Io, true);
+}
+
+#[test]
+fn any_operation_may_find_the_disk_full() {
+    for durability in [Durability::Os, Durability::Disk] {
+        every_number(durability, Fault::NoSpace, false);
+        every_number(durability, Fault::NoSpace, true);
+    }
+}
+
+#[test]
+fn any_write_may_be_cut_short() {
+    for durability in [Durability::Os, Durability::Disk] {
+        every_number(durability, Fault::Short, false);
+    }
+}

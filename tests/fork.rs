@@ -1,0 +1,51 @@
+//! A handle that a child inherits through `fork` is refused there, and touches nothing.
+#![cfg(target_os = "linux")]
+#![expect(unsafe_code, reason = "fork has no safe form")]
+
+use mapcask::{Error, Options, Store};
+
+/// Runs `check` in a forked child; whether it returned true.
+fn in_child(check: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child calls only `check` and `_exit`; `check` takes no lock that another thread may hold, because
+    // the handle refuses before it takes any.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork failed");
+    if pid == 0 {
+        // A panic must not unwind into the parent's test, whose guards would remove the parent's directory.
+        let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
+        let code = i32::from(!passed.unwrap_or(false));
+        // SAFETY: ends the child without running the parent's exit handlers.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the result.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    waited == pid && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
+}
+
+#[test]
+fn an_inherited_handle_is_refused_and_its_drop_touches_nothing() {
+    for background in [true, false] {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = directory.path().join("data");
+        let store = Options::new().background(background).open(&path).unwrap();
+        store.insert("a", "1").unwrap();
+        let mut inherited = Some(store.clone());
+        assert!(in_child(|| {
+            let store = inherited.take().unwrap();
+            let refused = matches!(store.insert("a", "2"), Err(Error::Forked))
+                && matches!(store.get("a"), Err(Error::Forked))
+                && matches!(store.flush(), Err(Error::Forked))
+                && matches!(store.verify(), Err(Error::Forked));
+            refused && matches!(store.close(), Err(Error::Forked))
+        }));
+        drop(inherited);
+        store.insert("b", "2").unwrap();
+        let second = Store::open(&path);
+        assert!(matches!(second, Err(Error::Locked { .. })), "the parent still has the lock: {second:?}");
+        store.close().unwrap();
+        let store = Store::open(&path).unwrap();
+        assert!(store.recovery_report().clean);
+        assert_eq!((store.len(), store.get("a").unwrap().unwrap().to_vec()), (2, b"1".to_vec()));
+    }
+}

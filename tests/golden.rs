@@ -1,0 +1,107 @@
+//! Stores that earlier versions wrote: each must open for ever.
+//!
+//! `tests/fixtures/vN` is a store as version N of the format left it, closed; `vN-killed` one whose process was killed.
+//! `MAPCASK_MAKE_GOLDEN=DIR cargo test --test golden` writes what the present version would leave to `DIR`, for the day the
+//! format changes. The fixtures themselves are never written again.
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mapcask::{Options, Store, WriteBatch};
+
+fn options() -> Options {
+    Options::new().segment_bytes(4096).background(false)
+}
+
+/// The one content of all golden stores.
+fn fill(store: &Store) {
+    for n in 0..40_u32 {
+        store.insert(format!("key {n}"), format!("value {n} ").repeat(5)).unwrap();
+    }
+    let mut batch = WriteBatch::new();
+    for n in 0..10_u32 {
+        batch.insert(format!("batch {n}"), [7; 33]);
+    }
+    batch.remove("key 3");
+    store.write(&batch).unwrap();
+    store.insert("large", vec![1; 6000]).unwrap();
+    store.insert("", "").unwrap();
+    store.remove("key 5").unwrap();
+    store.insert("key 7", "overwritten").unwrap();
+    store.flush().unwrap();
+    store.insert("last", "not synced").unwrap();
+}
+
+fn expected() -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut expected = BTreeMap::new();
+    for n in (0..40_u32).filter(|n| ![3, 5].contains(n)) {
+        expected.insert(format!("key {n}").into_bytes(), format!("value {n} ").repeat(5).into_bytes());
+    }
+    for n in 0..10_u32 {
+        expected.insert(format!("batch {n}").into_bytes(), vec![7; 33]);
+    }
+    expected.insert(b"large".to_vec(), vec![1; 6000]);
+    expected.insert(Vec::new(), Vec::new());
+    expected.insert(b"key 7".to_vec(), b"overwritten".to_vec());
+    expected.insert(b"last".to_vec(), b"not synced".to_vec());
+    expected
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn fixtures() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut fixtures: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    fixtures.sort();
+    fixtures
+}
+
+#[test]
+fn every_golden_store_opens_with_its_content_and_takes_writes() {
+    let fixtures = fixtures();
+    assert!(fixtures.len() >= 2, "the fixtures are there");
+    for fixture in fixtures {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = directory.path().join("data");
+        copy(&fixture, &path);
+        for round in 0..2 {
+            let store = options().create(false).open(&path).unwrap();
+            let killed = fixture.to_string_lossy().ends_with("killed");
+            assert_eq!(store.recovery_report().clean, !killed || round > 0, "{}", fixture.display());
+            let content: BTreeMap<_, _> =
+                store.iter().map(|item| item.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).collect();
+            assert_eq!(content, expected(), "{}", fixture.display());
+            assert_eq!(store.len(), content.len());
+            store.verify().unwrap();
+            store.insert("new", "1").unwrap();
+            assert!(store.remove("new").unwrap());
+            store.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_present_version_writes_what_it_reads() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let asked = std::env::var_os("MAPCASK_MAKE_GOLDEN").map(PathBuf::from);
+    let made = asked.clone().unwrap_or_else(|| directory.path().to_owned());
+    let closed = made.join("closed");
+    let store = options().open(&closed).unwrap();
+    fill(&store);
+    // What a killed process leaves: the files as they are now.
+    copy(&closed, &made.join("killed"));
+    store.close().unwrap();
+    // Golden stores are left as they were made; opening changes them.
+    for name in ["closed", "killed"].iter().filter(|_| asked.is_none()) {
+        let store = options().open(made.join(name)).unwrap();
+        assert_eq!(store.len(), expected().len(), "{name}");
+    }
+}

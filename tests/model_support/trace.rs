@@ -1,0 +1,166 @@
+//! Short histories of a store on a simulated disk, and what a crash at each moment of one may leave.
+
+use mapcask::sim::{Position, SimDisk};
+use mapcask::{Durability, Store};
+
+use super::{History, Write, content_under, open};
+
+/// The boot id of every machine here, so that a test can pretend that the same system run goes on.
+pub const BOOT: [u8; 16] = [7; 16];
+
+/// One letter of the alphabet that histories are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Gives key `a` a value that no step before gave it.
+    PutA,
+    /// The same for key `b`.
+    PutB,
+    /// Gives key `c` a value that fits in no segment but one of its own.
+    PutLarge,
+    RemoveA,
+    /// Puts `a` twice, removes and puts `b`, all as one.
+    Batch,
+    Flush,
+    /// The helper's work, until there is none.
+    Background,
+    /// Closes the store and opens it again.
+    Reopen,
+    /// Kills the process and opens the store again.
+    Kill,
+}
+
+/// Every key that a history or its check uses.
+pub const KEYS: [&str; 4] = ["a", "b", "c", "on"];
+
+/// Every letter.
+pub const ALPHABET: [Step; 9] = [
+    Step::PutA,
+    Step::PutB,
+    Step::PutLarge,
+    Step::RemoveA,
+    Step::Batch,
+    Step::Flush,
+    Step::Background,
+    Step::Reopen,
+    Step::Kill,
+];
+
+impl Step {
+    /// What it writes as the `depth`-th step.
+    fn write(self, depth: usize) -> Option<Write> {
+        let value = |name: &str| format!("{name}{depth}").into_bytes();
+        let key = |name: &str| name.as_bytes().to_vec();
+        Some(match self {
+            Self::PutA => Write::Insert(key("a"), value("a")),
+            Self::PutB => Write::Insert(key("b"), value("b")),
+            Self::PutLarge => Write::Insert(key("c"), vec![b'0' + depth as u8; 5000]),
+            Self::RemoveA => Write::Remove(key("a")),
+            Self::Batch => Write::Batch(vec![
+                (key("a"), Some(value("first "))),
+                (key("b"), None),
+                (key("a"), Some(value("second "))),
+                (key("b"), Some(value("batch "))),
+            ]),
+            _ => return None,
+        })
+    }
+}
+
+/// From this moment on a crash may leave this.
+#[derive(Debug, Clone)]
+struct Mark {
+    from: Position,
+    history: History,
+    /// What is written from here to the next mark.
+    pending: Option<Write>,
+}
+
+/// A history that was carried out, seen from its last step: all moments of that step.
+#[derive(Debug)]
+pub struct Trace {
+    pub disk: SimDisk,
+    /// Moments, in order, each later than the end of the step before.
+    pub positions: Vec<Position>,
+    marks: Vec<Mark>,
+}
+
+/// A store while its history is carried out.
+struct Run {
+    disk: SimDisk,
+    store: Store,
+    durability: Durability,
+    history: History,
+    marks: Vec<Mark>,
+}
+
+impl Trace {
+    /// Carries out the steps. Without any, the step is the creation of the store.
+    pub fn of(steps: &[Step], durability: Durability) -> Self {
+        let disk = SimDisk::with_seed(1);
+        disk.set_boot_id(Some(BOOT));
+        let first = Mark { from: disk.position(), history: History::new(), pending: None };
+        let store = open(&disk, durability).unwrap();
+        let mut run = Run { disk, store, durability, history: History::new(), marks: vec![first] };
+        let mut start = None;
+        for (depth, step) in steps.iter().enumerate() {
+            start = Some(run.disk.position());
+            run.marks.clear();
+            run.mark(step.write(depth));
+            let killed = *step == Step::Kill;
+            run.step(*step, depth);
+            if killed {
+                start = None;
+            }
+        }
+        run.mark(None);
+        let positions = run.disk.positions();
+        let positions = positions.into_iter().filter(|at| start.is_none_or(|start| *at > start)).collect();
+        // The store is dropped behind the last position, so that its close leaves no trace in it.
+        Self { disk: run.disk.clone(), positions, marks: run.marks }
+    }
+
+    /// What a crash at a moment may leave, and whether its last state was not acknowledged.
+    pub fn history_at(&self, position: Position) -> (History, usize) {
+        let mark = self.marks.iter().rfind(|mark| mark.from <= position).expect("marks precede positions");
+        (mark.history.with_pending(mark.pending.as_ref()), usize::from(mark.pending.is_some()))
+    }
+}
+
+impl Run {
+    fn mark(&mut self, pending: Option<Write>) {
+        let history = self.history.clone();
+        self.marks.push(Mark { from: self.disk.position(), history, pending });
+    }
+
+    fn step(&mut self, step: Step, depth: usize) {
+        match step {
+            Step::Flush => {
+                self.store.flush().unwrap();
+                self.history.make_durable();
+            }
+            Step::Background => while self.store.step().unwrap() {},
+            Step::Reopen => {
+                self.store.clone().close().unwrap();
+                self.history.make_durable();
+                self.mark(None);
+                self.store = open(&self.disk, self.durability).unwrap();
+                assert!(self.store.recovery_report().clean, "a store that was closed is clean");
+            }
+            Step::Kill => {
+                self.disk = self.disk.kill();
+                self.marks.clear();
+                self.mark(None);
+                self.store = open(&self.disk, self.durability).unwrap();
+            }
+            _ => {
+                let write = step.write(depth).expect("the other steps write");
+                write.run(&self.store).unwrap();
+                self.history.write(&write);
+                if self.durability == Durability::Disk {
+                    self.history.make_durable();
+                }
+            }
+        }
+        assert_eq!(content_under(&self.store, &KEYS), *self.history.now());
+    }
+}

@@ -1,0 +1,118 @@
+//! Salvage gives back exactly what is intact.
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use std::collections::BTreeMap;
+
+use mapcask::sim::SimDisk;
+use mapcask::{Error, Options, Store, WriteBatch, salvage_on};
+
+type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn options() -> Options {
+    Options::new().segment_bytes(4096).background(false)
+}
+
+fn content(store: &Store) -> Content {
+    store.iter().map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
+}
+
+/// A closed store of single records, one batch, an overwritten and a removed key.
+fn sample() -> (SimDisk, Content) {
+    let disk = SimDisk::with_seed(1);
+    let store = options().open_on(&disk).unwrap();
+    for n in 0..60_u32 {
+        store.insert(format!("key {n}"), format!("value {n}").repeat(8)).unwrap();
+    }
+    store.insert("key 1", "overwritten").unwrap();
+    store.remove("key 2").unwrap();
+    let mut batch = WriteBatch::new();
+    batch.insert("one", "both");
+    batch.insert("other", "both");
+    store.write(&batch).unwrap();
+    let content = content(&store);
+    store.close().unwrap();
+    (disk, content)
+}
+
+fn rescue(damaged: &SimDisk) -> (mapcask::SalvageReport, Content) {
+    let disk = SimDisk::with_seed(2);
+    let rescued = Options::new().background(false).open_on(&disk).unwrap();
+    let report = salvage_on(damaged, &rescued).unwrap();
+    let content = content(&rescued);
+    assert_eq!(report.keys, content.len() as u64);
+    (report, content)
+}
+
+#[test]
+fn an_intact_store_comes_back_whole_and_nothing_is_called_damaged() {
+    let (disk, expected) = sample();
+    let (report, found) = rescue(&disk);
+    assert_eq!(found, expected);
+    assert_eq!(report.damage, []);
+}
+
+#[test]
+fn every_record_but_the_damaged_one_comes_back() {
+    let (disk, expected) = sample();
+    let files: BTreeMap<_, _> =
+        disk.files().into_iter().map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect();
+    for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".seg")) {
+        for offset in (128..bytes.len()).step_by(101) {
+            let damaged = SimDisk::with_seed(3);
+            for (other, bytes) in &files {
+                damaged.put_file(other, bytes);
+            }
+            damaged.rot_bit(name, offset as u64, 3).unwrap();
+            let (report, found) = rescue(&damaged);
+            let missing: Vec<_> =
+                expected.iter().filter(|(key, value)| found.get(*key) != Some(value)).collect();
+            let batch = missing.iter().all(|(key, _)| [b"one".to_vec(), b"other".to_vec()].contains(key));
+            assert!(missing.len() <= 1 || (batch && missing.len() == 2), "{name} {offset}: {missing:?}");
+            for (key, value) in &found {
+                // An older value, or a removed key, may come back in place of a damaged record, never anything else.
+                let text = String::from_utf8_lossy(key);
+                let old = text.strip_prefix("key ").map(|n| format!("value {n}").repeat(8).into_bytes());
+                assert!(
+                    expected.get(key) == Some(value) || old.as_ref() == Some(value),
+                    "{name} {offset}: {text}"
+                );
+            }
+            let padding = found == expected && report.damage.is_empty();
+            assert!(
+                padding || report.damage.iter().any(|damage| damage.path.ends_with(name)),
+                "{name} {offset}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_store_without_its_manifest_comes_back_by_its_headers() {
+    let (disk, expected) = sample();
+    disk.remove_file("MANIFEST.0").unwrap();
+    disk.remove_file("MANIFEST.1").unwrap();
+    assert!(matches!(options().open_on(&disk), Err(Error::Corrupt { .. })));
+    assert_eq!(rescue(&disk).1, expected);
+}
+
+#[test]
+fn a_missing_segment_is_refused_by_open_and_listed_by_salvage() {
+    let (disk, expected) = sample();
+    disk.remove_file("0000000002.seg").unwrap();
+    assert!(matches!(options().open_on(&disk), Err(Error::MissingSegment { .. })));
+    let (report, found) = rescue(&disk);
+    assert!(
+        report.damage.iter().any(|damage| damage.path.ends_with("0000000002.seg") && damage.defect.is_none())
+    );
+    assert!(!found.is_empty() && found.len() < expected.len());
+}
+
+#[test]
+fn an_open_store_is_not_salvaged() {
+    let (disk, _) = sample();
+    let _store = options().open_on(&disk).unwrap();
+    let other = SimDisk::with_seed(2);
+    let rescued = options().open_on(&other).unwrap();
+    assert!(matches!(salvage_on(&disk, &rescued), Err(Error::Locked { .. })));
+}

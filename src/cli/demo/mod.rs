@@ -22,8 +22,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount};
-use mapcask::{Options, Store};
+use mapcask::Options;
 
+use check::Findings;
 use ledger::Ledger;
 use report::Summary;
 use round::Task;
@@ -117,7 +118,7 @@ fn play(args: &DemoArgs, root: &Path, store: &Path) -> Result<bool> {
     screen.line(&format!("go into    {}", store.display()))?;
     screen.begin("listing", None);
     let tree = Tree::list(root, store, args.limit_bytes, &|len| screen.advance(len))?;
-    let mut dice = Dice(args.seed.unwrap_or_else(|| RandomState::new().hash_one("seed") >> 32));
+    let dice = Dice(args.seed.unwrap_or_else(|| RandomState::new().hash_one("seed") >> 32));
     screen.line(&format!(
         "{} files, {}; the writer is killed {} times, --seed {}",
         HumanCount(tree.files.len() as u64),
@@ -125,95 +126,100 @@ fn play(args: &DemoArgs, root: &Path, store: &Path) -> Result<bool> {
         args.kills,
         dice.0,
     ))?;
-    let mut ledger = Ledger::new(&tree, args.pretend);
-    let mut summary = Summary::default();
+    let ledger = Ledger::new(&tree, args.pretend);
+    let mut play = Play { args, store, tree: &tree, dice, ledger, summary: Summary::default(), screen };
     for kills_left in (0..=args.kills).rev() {
-        play_round(args, store, &tree, kills_left, &mut dice, &mut ledger, &mut summary, &mut screen)?;
+        play.round(kills_left)?;
     }
-    summary.acknowledged = ledger.acknowledged_count(&tree);
-    summary.left_out = ledger.left_out_count();
-    screen.line(&summary.table(&tree))?;
-    for told in &summary.found.told {
-        screen.line(told)?;
-    }
-    let is_good = summary.found.is_good();
-    screen.line(if is_good {
-        "Every acknowledged file is there, byte for byte, and nothing else is."
-    } else {
-        "The store did not keep its promise."
-    })?;
-    Ok(is_good)
+    play.close()
 }
 
-/// One writer, and the check after its end.
-fn play_round(
-    args: &DemoArgs,
-    store: &Path,
-    tree: &Tree,
-    kills_left: usize,
-    dice: &mut Dice,
-    ledger: &mut Ledger,
-    summary: &mut Summary,
-    screen: &mut Screen,
-) -> Result<()> {
-    let mut units = ledger.open_units(tree);
-    if units.is_empty() && kills_left > 0 {
-        // Everything is in already, for a small tree and many kills; then it is written once more.
-        units = ledger.all_units();
-    }
-    let kill_after = (kills_left > 0).then(|| dice.share(ledger::work(tree, &units), kills_left));
-    let name = if kills_left > 0 {
-        format!("writer {}, to be killed", args.kills - kills_left + 1)
-    } else {
-        "last writer".to_owned()
-    };
-    let bytes =
-        units.iter().flat_map(|&unit| &tree.units[unit].files).map(|&file| tree.files[file].len).sum();
-    screen.begin(&name, Some(bytes));
-    let task = Task { tree, store, writers: usize::from(args.writers), units, kill_after };
-    let round = round::run(&task, ledger, screen)?;
-    summary.add_round(&round);
-    summary.kills += usize::from(kill_after.is_some());
-    screen.begin("reopened, checking", Some(tree.bytes));
-    let (found, opened) = look(store, tree, ledger, summary, kill_after.is_none(), screen)?;
-    let end = if kill_after.is_some() { "killed" } else { "closed" };
-    screen.line(&format!(
-        "{end} after {:>6} files, {:>10}; reopened in {:>8}: {} lost, {} wrong, {} batches in part",
-        HumanCount(round.files as u64),
-        HumanBytes(round.bytes),
-        report::millis(opened),
-        found[0],
-        found[1],
-        found[2],
-    ))
+/// The demo under way.
+#[derive(Debug)]
+struct Play<'p> {
+    args: &'p DemoArgs,
+    store: &'p Path,
+    tree: &'p Tree,
+    dice: Dice,
+    ledger: Ledger,
+    summary: Summary,
+    screen: Screen,
 }
 
-/// Opens the store, checks it, and closes it; at the end also by its own verification.
-fn look(
-    path: &Path,
-    tree: &Tree,
-    ledger: &Ledger,
-    summary: &mut Summary,
-    is_last: bool,
-    screen: &Screen,
-) -> Result<([u64; 3], Duration)> {
-    let start = Instant::now();
-    let store = Options::new().create(false).open(path);
-    let opened = start.elapsed();
-    let store: Store = store.context("the store does not open again")?;
-    let findings = check::check(&store, tree, ledger, screen)?;
-    let found = [findings.lost, findings.wrong, findings.broken_batches];
-    summary.add_findings(findings);
-    if is_last {
-        summary.clean_open = opened;
-        summary.records = store.verify().context("the store does not verify")?.records;
-        summary.keys = store.len();
-        summary.size_on_disk = store.size_on_disk()?;
-    } else {
-        summary.reopens.push(opened);
+impl Play<'_> {
+    /// One writer, and the check after its end.
+    fn round(&mut self, kills_left: usize) -> Result<()> {
+        let tree = self.tree;
+        let is_last = kills_left == 0;
+        let mut units = self.ledger.open_units(tree);
+        if units.is_empty() && !is_last {
+            // Everything is in already, for a small tree and many kills; then it is written once more.
+            units = self.ledger.all_units();
+        }
+        let kill_after = (!is_last).then(|| self.dice.share(ledger::work(tree, &units), kills_left));
+        let name = if is_last {
+            "last writer".to_owned()
+        } else {
+            format!("writer {}, to be killed", self.args.kills - kills_left + 1)
+        };
+        let files = units.iter().flat_map(|&unit| &tree.units[unit].files);
+        self.screen.begin(&name, Some(files.map(|&file| tree.files[file].len).sum()));
+        let writers = usize::from(self.args.writers);
+        let task = Task { tree, store: self.store, writers, units, kill_after };
+        let round = round::run(&task, &mut self.ledger, &self.screen)?;
+        self.summary.add_round(&round);
+        self.summary.kills += usize::from(!is_last);
+        self.screen.begin("reopened, checking", Some(tree.bytes));
+        let (findings, opened) = self.look(is_last)?;
+        self.screen.line(&format!(
+            "{} after {:>6} files, {:>10}; reopened in {:>8}: {} lost, {} wrong, {} batches in part",
+            if is_last { "closed" } else { "killed" },
+            HumanCount(round.files as u64).to_string(),
+            HumanBytes(round.bytes).to_string(),
+            report::millis(opened),
+            findings.lost,
+            findings.wrong,
+            findings.broken_batches,
+        ))?;
+        self.summary.add_findings(findings);
+        Ok(())
     }
-    store.close().context("the store does not close")?;
-    Ok((found, opened))
+
+    /// Opens the store, checks it, and closes it; at the end also by its own verification.
+    fn look(&mut self, is_last: bool) -> Result<(Findings, Duration)> {
+        let start = Instant::now();
+        let store = Options::new().create(false).open(self.store);
+        let opened = start.elapsed();
+        let store = store.context("the store does not open again")?;
+        let findings = check::check(&store, self.tree, &self.ledger, &self.screen)?;
+        if is_last {
+            self.summary.clean_open = opened;
+            self.summary.records = store.verify().context("the store does not verify")?.records;
+            self.summary.keys = store.len();
+            self.summary.size_on_disk = store.size_on_disk()?;
+        } else {
+            self.summary.reopens.push(opened);
+        }
+        store.close().context("the store does not close")?;
+        Ok((findings, opened))
+    }
+
+    /// The table, the first findings in words, and the verdict.
+    fn close(mut self) -> Result<bool> {
+        self.summary.acknowledged = self.ledger.acknowledged_count(self.tree);
+        self.summary.left_out = self.ledger.left_out_count();
+        self.screen.line(&self.summary.table(self.tree))?;
+        let found = &self.summary.found;
+        for told in &found.told {
+            self.screen.line(told)?;
+        }
+        self.screen.line(if found.is_good() {
+            "Every acknowledged file is there, byte for byte, and nothing else is."
+        } else {
+            "The store did not keep its promise."
+        })?;
+        Ok(found.is_good())
+    }
 }
 
 /// Random numbers that a seed repeats (splitmix64).

@@ -142,7 +142,9 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut tree = Tree::list(&root.join("src"), Path::new(""), u64::MAX, &|_| ()).unwrap();
         let mut ledger = Ledger::new(&tree, false);
-        let directory = tempfile::tempdir_in(root.join("target")).unwrap();
+        // Beside the test itself: on a disk, wherever the build directory is.
+        let program = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
         let store = Store::open(directory.path().join("data")).unwrap();
         for (number, unit) in tree.units.iter().enumerate() {
             for file in unit.files.iter().map(|&file| &tree.files[file]) {

@@ -1,0 +1,125 @@
+//! The commands that do one thing with one store and end.
+//!
+//! Only `put` creates a store: a mistyped directory must not become one by being asked for a key.
+
+use std::ffi::OsStr;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use indicatif::HumanBytes;
+use mapcask::{Options, Store};
+
+use super::{At, Place, Scan, bytes};
+
+fn open(at: &At) -> Result<Store> {
+    let store = Options::new().create(false).open(&at.store);
+    store.with_context(|| context(&at.store))
+}
+
+fn context(path: &Path) -> String {
+    format!("cannot open the store at {} (--store DIR names another)", path.display())
+}
+
+pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>) -> Result<bool> {
+    let key = bytes::parse(key, place.hex)?;
+    let value = match value.filter(|value| *value != "-") {
+        Some(value) => bytes::parse(value, place.hex)?,
+        None => {
+            let mut value = Vec::new();
+            io::stdin()
+                .lock()
+                .read_to_end(&mut value)
+                .context("cannot read the value from standard input")?;
+            value
+        }
+    };
+    let store = Store::open(&place.at.store).with_context(|| context(&place.at.store))?;
+    store.insert(key, value)?;
+    store.close()?;
+    Ok(true)
+}
+
+pub(super) fn get(place: &Place, key: &OsStr) -> Result<bool> {
+    let key = bytes::parse(key, place.hex)?;
+    let store = open(&place.at)?;
+    let value = store.get(key)?;
+    if let Some(value) = &value {
+        let mut out = io::stdout().lock();
+        out.write_all(value)?;
+        out.flush()?;
+    }
+    store.close()?;
+    Ok(value.is_some())
+}
+
+pub(super) fn del(place: &Place, key: &OsStr) -> Result<bool> {
+    let key = bytes::parse(key, place.hex)?;
+    let store = open(&place.at)?;
+    let was_there = store.remove(key)?;
+    store.close()?;
+    Ok(was_there)
+}
+
+pub(super) fn scan(scan: &Scan) -> Result<bool> {
+    let hex = scan.place.hex;
+    let prefix = scan.prefix.as_deref().map_or(Ok(Vec::new()), |prefix| bytes::parse(prefix, hex))?;
+    let store = open(&scan.place.at)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut left = scan.limit.unwrap_or(usize::MAX);
+    for item in store.iter() {
+        if left == 0 {
+            break;
+        }
+        let (key, value) = item?;
+        if !key.starts_with(&prefix) {
+            continue;
+        }
+        left -= 1;
+        if scan.values {
+            writeln!(out, "{}\t{}", bytes::show(&key, hex), bytes::show(&value, hex))?;
+        } else {
+            writeln!(out, "{}", bytes::show(&key, hex))?;
+        }
+    }
+    out.flush()?;
+    store.close()?;
+    Ok(true)
+}
+
+pub(super) fn stats(at: &At) -> Result<bool> {
+    let store = open(at)?;
+    let stats = store.stats();
+    let size = store.size_on_disk()?;
+    let mut out = io::stdout().lock();
+    for (name, count) in [
+        ("keys", stats.keys),
+        ("live_bytes", stats.live_bytes),
+        ("dead_bytes", stats.dead_bytes),
+        ("segments", stats.segments as u64),
+        ("segment_bytes", stats.segment_bytes),
+        ("index_bytes", stats.index_bytes as u64),
+        ("last_seq", stats.last_seq),
+        ("durable_seq", stats.durable_seq),
+        ("size_on_disk", size),
+    ] {
+        writeln!(out, "{name:<14} {count}")?;
+    }
+    store.close()?;
+    Ok(true)
+}
+
+pub(super) fn verify(at: &At) -> Result<bool> {
+    let store = open(at)?;
+    let report = store.verify()?;
+    writeln!(
+        io::stdout().lock(),
+        "intact: {} keys; {} records in {} segments, {} read",
+        report.keys,
+        report.records,
+        report.segments,
+        HumanBytes(report.bytes),
+    )?;
+    store.close()?;
+    Ok(true)
+}

@@ -1,0 +1,260 @@
+//! The demo: real files go into a store from a process that is killed in mid-write, again and again; after each kill
+//! everything that was acknowledged must be there, byte for byte, and nothing else.
+//!
+//! The writer is this program again. It says through a pipe what the store acknowledged, after the store did: what must
+//! be there is known outside of the store. A kill ends a process, not the machine: what a power cut leaves is not shown
+//! here but in the tests on the simulated disk.
+
+mod check;
+mod ledger;
+mod report;
+mod round;
+mod screen;
+mod tree;
+mod wire;
+mod writer;
+
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::{HumanBytes, HumanCount};
+use mapcask::Options;
+
+use check::Findings;
+use ledger::Ledger;
+use report::Summary;
+use round::Task;
+use screen::Screen;
+use tree::Tree;
+pub(super) use writer::{WriterArgs, run as run_writer};
+
+/// The hidden command that a writer is started by.
+pub(super) const WRITER: &str = "demo-writer";
+
+/// The demo's arguments.
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// The directory whose files are stored; default: the sources that Cargo keeps of the registry's packages
+    path: Option<PathBuf>,
+    /// How often the writer is killed
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    kills: usize,
+    /// The threads that write
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    writers: u16,
+    /// Takes files up to so many bytes in total
+    #[arg(long, value_name = "BYTES", default_value_t = 512 << 20)]
+    limit_bytes: u64,
+    /// Keeps the store in this directory, which must be empty or not be there
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Keeps the store where the demo made it
+    #[arg(long)]
+    keep: bool,
+    /// Chooses the moments of the kills, as far as the machine lets them be chosen
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Believes that one more write was acknowledged: the demo must then fail, which its test sees to
+    #[arg(long, hide = true)]
+    pretend: bool,
+}
+
+/// Runs the demo, and returns whether the store kept its promises.
+pub(super) fn run(args: &DemoArgs) -> Result<bool> {
+    let root = match &args.path {
+        Some(path) => path.clone(),
+        None => registry_sources()?,
+    };
+    let store = make_directory(args.store.as_deref())?;
+    let outcome = play(args, &root, &store);
+    let is_kept = args.keep || args.store.is_some() || !matches!(outcome, Ok(true));
+    if is_kept {
+        eprintln!("the store is kept at {}", store.display());
+    } else {
+        fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))?;
+    }
+    outcome
+}
+
+fn registry_sources() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    match cargo.map(|cargo| cargo.join("registry").join("src")) {
+        Some(sources) if sources.is_dir() => Ok(sources),
+        Some(sources) => bail!(
+            "there are no package sources at {}; name any directory with files: mapcask demo PATH",
+            sources.display()
+        ),
+        None => bail!("there is no home directory; name any directory with files: mapcask demo PATH"),
+    }
+}
+
+/// Makes the directory for the store: the given one, or one in the build directory, which is on a disk where the
+/// temporary directory may be memory.
+fn make_directory(given: Option<&Path>) -> Result<PathBuf> {
+    let path = match given {
+        Some(path) => path.to_owned(),
+        None => {
+            let build = PathBuf::from("target");
+            let parent = if build.is_dir() { build } else { std::env::temp_dir() };
+            parent.join(format!("mapcask-demo-{}", std::process::id()))
+        }
+    };
+    fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    if fs::read_dir(&path).with_context(|| format!("cannot list {}", path.display()))?.next().is_some() {
+        bail!("{} is not empty; the demo needs a store of its own, choose another directory", path.display());
+    }
+    fs::canonicalize(&path).with_context(|| format!("cannot find {}", path.display()))
+}
+
+fn play(args: &DemoArgs, root: &Path, store: &Path) -> Result<bool> {
+    let mut screen = Screen::new();
+    screen.line(&format!("files of   {}", root.display()))?;
+    screen.line(&format!("go into    {}", store.display()))?;
+    screen.begin("listing", None);
+    let tree = Tree::list(root, store, args.limit_bytes, &|len| screen.advance(len))?;
+    let dice = Dice(args.seed.unwrap_or_else(|| RandomState::new().hash_one("seed") >> 32));
+    screen.line(&format!(
+        "{} files, {}; the writer is killed {} times, --seed {}",
+        HumanCount(tree.files.len() as u64),
+        HumanBytes(tree.bytes),
+        args.kills,
+        dice.0,
+    ))?;
+    let ledger = Ledger::new(&tree, args.pretend);
+    let mut play = Play { args, store, tree: &tree, dice, ledger, summary: Summary::default(), screen };
+    for kills_left in (0..=args.kills).rev() {
+        play.round(kills_left)?;
+    }
+    play.close()
+}
+
+/// The demo under way.
+#[derive(Debug)]
+struct Play<'p> {
+    args: &'p DemoArgs,
+    store: &'p Path,
+    tree: &'p Tree,
+    dice: Dice,
+    ledger: Ledger,
+    summary: Summary,
+    screen: Screen,
+}
+
+impl Play<'_> {
+    /// One writer, and the check after its end.
+    fn round(&mut self, kills_left: usize) -> Result<()> {
+        let tree = self.tree;
+        let is_last = kills_left == 0;
+        let mut units = self.ledger.open_units(tree);
+        if units.is_empty() && !is_last {
+            // Everything is in already, for a small tree and many kills; then it is written once more.
+            units = self.ledger.all_units();
+        }
+        let kill_after = (!is_last).then(|| self.dice.share(ledger::work(tree, &units), kills_left));
+        let name = if is_last {
+            "last writer".to_owned()
+        } else {
+            format!("writer {}, to be killed", self.args.kills - kills_left + 1)
+        };
+        let files = units.iter().flat_map(|&unit| &tree.units[unit].files);
+        self.screen.begin(&name, Some(files.map(|&file| tree.files[file].len).sum()));
+        let writers = usize::from(self.args.writers);
+        let task = Task { tree, store: self.store, writers, units, kill_after };
+        let round = round::run(&task, &mut self.ledger, &self.screen)?;
+        self.summary.add_round(&round);
+        self.summary.kills += usize::from(!is_last);
+        self.screen.begin("reopened, checking", Some(tree.bytes));
+        let (findings, opened) = self.look(is_last)?;
+        self.screen.line(&format!(
+            "{} after {:>6} files, {:>10}; reopened in {:>8}: {} lost, {} wrong, {} batches in part",
+            if is_last { "closed" } else { "killed" },
+            HumanCount(round.files as u64).to_string(),
+            HumanBytes(round.bytes).to_string(),
+            report::millis(opened),
+            findings.lost,
+            findings.wrong,
+            findings.broken_batches,
+        ))?;
+        self.summary.add_findings(findings);
+        Ok(())
+    }
+
+    /// Opens the store, checks it, and closes it; at the end also by its own verification.
+    fn look(&mut self, is_last: bool) -> Result<(Findings, Duration)> {
+        let start = Instant::now();
+        let store = Options::new().create(false).open(self.store);
+        let opened = start.elapsed();
+        let store = store.context("the store does not open again")?;
+        let findings = check::check(&store, self.tree, &self.ledger, &self.screen)?;
+        if is_last {
+            self.summary.clean_open = opened;
+            self.summary.records = store.verify().context("the store does not verify")?.records;
+            self.summary.keys = store.len();
+            self.summary.size_on_disk = store.size_on_disk()?;
+        } else {
+            self.summary.reopens.push(opened);
+        }
+        store.close().context("the store does not close")?;
+        Ok((findings, opened))
+    }
+
+    /// The table, the first findings in words, and the verdict.
+    fn close(mut self) -> Result<bool> {
+        self.summary.acknowledged = self.ledger.acknowledged_count(self.tree);
+        self.summary.left_out = self.ledger.left_out_count();
+        self.screen.line(&self.summary.table(self.tree))?;
+        let found = &self.summary.found;
+        for told in &found.told {
+            self.screen.line(told)?;
+        }
+        self.screen.line(if found.is_good() {
+            "Every acknowledged file is there, byte for byte, and nothing else is."
+        } else {
+            "The store did not keep its promise."
+        })?;
+        Ok(found.is_good())
+    }
+}
+
+/// Random numbers that a seed repeats (splitmix64).
+#[derive(Debug)]
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// About one of `kills_left + 1` equal parts of the work: from a half of it to one and a half.
+    fn share(&mut self, work: u64, kills_left: usize) -> u64 {
+        let part = work / (kills_left as u64 + 1);
+        part / 2 + self.roll() % part.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kills_spread_over_the_work_and_leave_some_for_the_last_writer() {
+        for seed in 0..1000 {
+            let mut dice = Dice(seed);
+            let mut left = 1 << 40;
+            for kills_left in (1..=5).rev() {
+                let share = dice.share(left, kills_left);
+                assert!(share > 0 && share <= left / 4 * 3, "{seed}: {share} of {left}");
+                left -= share;
+            }
+        }
+    }
+}

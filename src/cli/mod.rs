@@ -1,0 +1,142 @@
+//! The command line: what can be said, and what the exit code means.
+//!
+//! Exit codes are those of `grep`: 0 for yes, 1 for no (the key is absent, the demo found something missing or wrong),
+//! 2 for an error, with its causes on standard error.
+
+mod bytes;
+mod commands;
+mod demo;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// A persistent hash map you can kill.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Stores real files from a process that is killed in mid-write, and checks every acknowledged byte
+    Demo(demo::DemoArgs),
+    /// Inserts a key, or gives it a new value; creates the store if need be
+    Put {
+        #[command(flatten)]
+        place: Place,
+        /// The key
+        key: OsString,
+        /// The value; "-" or nothing reads it from standard input, as it is
+        value: Option<OsString>,
+    },
+    /// Writes a key's value to standard output as it is; exits with 1 if the key is absent
+    Get {
+        #[command(flatten)]
+        place: Place,
+        /// The key
+        key: OsString,
+    },
+    /// Removes a key; exits with 1 if it was absent
+    Del {
+        #[command(flatten)]
+        place: Place,
+        /// The key
+        key: OsString,
+    },
+    /// Lists keys, one per line and in no order, escaped as in a byte string
+    Scan(Scan),
+    /// Prints what the store says of itself
+    Stats {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Reads everything and compares it with its checksums
+    Verify {
+        #[command(flatten)]
+        at: At,
+    },
+    #[command(name = demo::WRITER, hide = true)]
+    DemoWriter(demo::WriterArgs),
+}
+
+/// Which store.
+#[derive(Debug, Args)]
+struct At {
+    /// The store's directory
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    store: PathBuf,
+}
+
+/// Which store, and how keys and values are written on the command line.
+#[derive(Debug, Args)]
+struct Place {
+    #[command(flatten)]
+    at: At,
+    /// Keys and values on the command line, and listed ones, are hexadecimal
+    #[arg(long)]
+    hex: bool,
+}
+
+#[derive(Debug, Args)]
+struct Scan {
+    #[command(flatten)]
+    place: Place,
+    /// Only keys that begin with this
+    #[arg(long)]
+    prefix: Option<OsString>,
+    /// At most so many keys
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Values too, behind a tab
+    #[arg(long)]
+    values: bool,
+}
+
+/// Reads the command line, does what it says, and reports.
+pub(crate) fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        // The reader of a pipe has seen enough: `mapcask scan | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mapcask: {}", with_causes(&error));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let is_yes = match command {
+        Command::Demo(args) => demo::run(&args)?,
+        Command::DemoWriter(args) => demo::run_writer(&args).map(|()| true)?,
+        Command::Put { place, key, value } => commands::put(&place, &key, value.as_deref())?,
+        Command::Get { place, key } => commands::get(&place, &key)?,
+        Command::Del { place, key } => commands::del(&place, &key)?,
+        Command::Scan(scan) => commands::scan(&scan)?,
+        Command::Stats { at } => commands::stats(&at)?,
+        Command::Verify { at } => commands::verify(&at)?,
+    };
+    Ok(if is_yes { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The error and its causes, without those that the text before them quotes already.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}\n  because {cause}");
+        }
+    }
+    text
+}

@@ -1,0 +1,200 @@
+//! The command-line tool as a user runs it: exit codes, raw bytes, refusals, and the demo, which must be able to fail.
+#![cfg(feature = "cli")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails fails its test, and clippy knows only the functions marked as tests"
+)]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Runs the tool in a directory, with something on its standard input.
+fn run_with(directory: &Path, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mapcask"))
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A tool that does not want it may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// Runs the tool, and returns its exit code and standard output.
+fn run(directory: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = run_with(directory, arguments, b"");
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+fn succeed(directory: &Path, arguments: &[&str]) -> String {
+    let (code, text) = run(directory, arguments);
+    assert_eq!(code, 0, "{arguments:?}: {text}");
+    text
+}
+
+#[test]
+fn what_was_put_is_got_scanned_counted_verified_and_deleted() {
+    let directory = directory();
+    let path = directory.path();
+    assert_eq!(succeed(path, &["put", "b", "2"]), "");
+    succeed(path, &["put", "a", "1"]);
+    succeed(path, &["put", "a\n", "one\tmore"]);
+    assert_eq!(succeed(path, &["get", "a"]), "1");
+    let scan = |arguments: &[&str]| {
+        let text = succeed(path, &[&["scan"], arguments].concat());
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(scan(&["--values"]), ["a\t1", "a\\n\tone\\tmore", "b\t2"]);
+    assert_eq!(scan(&["--prefix", "a"]), ["a", "a\\n"]);
+    assert_eq!(scan(&["--hex", "--prefix", "62", "--values"]), ["62\t32"]);
+    assert_eq!(scan(&["--limit", "2"]).len(), 2);
+    assert!(succeed(path, &["verify"]).starts_with("intact: 3 keys"));
+    succeed(path, &["del", "a"]);
+    assert!(succeed(path, &["stats"]).lines().any(|line| line.split_whitespace().eq(["keys", "2"])));
+    assert_eq!(scan(&["--limit", "0"]), [""; 0]);
+}
+
+#[test]
+fn raw_bytes_go_in_through_standard_input_and_come_out_as_they_were() {
+    let directory = directory();
+    let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    assert!(run_with(directory.path(), &["put", "--hex", "00ff", "-"], &bytes).status.success());
+    let got = run_with(directory.path(), &["get", "--hex", "00FF"], b"");
+    assert!(got.status.success() && got.stdout == bytes);
+    assert!(run_with(directory.path(), &["put", "empty"], b"").status.success());
+    assert_eq!(succeed(directory.path(), &["get", "empty"]), "");
+}
+
+#[test]
+fn an_absent_key_is_exit_code_1_and_prints_nothing() {
+    let directory = directory();
+    succeed(directory.path(), &["put", "--store", "other", "a", "1"]);
+    assert_eq!(run(directory.path(), &["get", "--store", "other", "b"]), (1, String::new()));
+    assert_eq!(run(directory.path(), &["del", "--store", "other", "b"]), (1, String::new()));
+}
+
+#[test]
+fn only_put_creates_a_store() {
+    let directory = directory();
+    for arguments in [&["get", "a"][..], &["del", "a"], &["scan"], &["stats"], &["verify"]] {
+        let output = run_with(directory.path(), arguments, b"");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(message.contains("no store at") && message.contains("--store DIR"), "{message}");
+        assert!(!directory.path().join("data").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_foreign_directory_is_refused_and_untouched() {
+    let directory = directory();
+    let foreign = directory.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("letter.txt"), "dear reader").unwrap();
+    for arguments in [&["get", "a"][..], &["put", "a", "1"], &["del", "a"], &["verify"]] {
+        let output = run_with(directory.path(), &[arguments, &["--store", "foreign"]].concat(), b"");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("is not a mapcask store"), "{message}");
+    }
+    let output = run_with(directory.path(), &["demo", ".", "--store", "foreign"], b"");
+    assert_eq!(output.status.code(), Some(2));
+    let names: Vec<_> = fs::read_dir(&foreign).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["letter.txt"]);
+    assert_eq!(fs::read(foreign.join("letter.txt")).unwrap(), b"dear reader");
+}
+
+#[test]
+fn what_is_no_hexadecimal_is_an_error_with_advice() {
+    let directory = directory();
+    let output = run_with(directory.path(), &["put", "--hex", "xy", "00"], b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("leave --hex out"));
+}
+
+/// A tree with empty, small and large files, in directories of one file and of many.
+fn make_tree(root: &Path) -> PathBuf {
+    let tree = root.join("tree");
+    for folder in 0..12_usize {
+        let path = tree.join(format!("folder {folder}")).join("deep");
+        fs::create_dir_all(&path).unwrap();
+        for file in 0..=folder * 2 {
+            let len = if file == 3 { 200_000 + folder } else { file * 997 };
+            let content: Vec<u8> =
+                (0..len).map(|at| (at * 31 + folder * 7 + file).to_le_bytes()[0]).collect();
+            fs::write(path.join(format!("file {file}")), content).unwrap();
+        }
+    }
+    tree
+}
+
+#[test]
+fn the_demo_survives_kills_and_loses_nothing() {
+    let directory = directory();
+    make_tree(directory.path());
+    let (code, text) =
+        run(directory.path(), &["demo", "tree", "--kills", "3", "--store", "kept", "--seed", "1"]);
+    assert_eq!(code, 0, "{text}");
+    let row = |name: &str| {
+        let line =
+            text.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+        line.split(name).nth(1).unwrap().trim_matches(['│', ' ', '|']).to_owned()
+    };
+    assert_eq!(row("kills survived"), "3");
+    assert_eq!(row("acknowledged "), "144 of 144");
+    for name in ["│ lost", "wrong or invented", "batches in part"] {
+        let table =
+            text.lines().filter(|line| line.starts_with('│')).find(|line| line.contains(name)).unwrap();
+        assert!(table.trim_end_matches(['│', ' ']).ends_with(" 0"), "{table}");
+    }
+    assert_eq!(text.matches("killed after").count(), 3, "{text}");
+    // The store is an ordinary one.
+    let content = run_with(directory.path(), &["get", "--store", "kept", "folder 7/deep/file 3"], b"").stdout;
+    assert_eq!(content, fs::read(directory.path().join("tree/folder 7/deep/file 3")).unwrap());
+}
+
+#[test]
+fn the_demo_removes_its_store_and_works_with_more_kills_than_files() {
+    let directory = directory();
+    let tree = directory.path().join("tree");
+    fs::create_dir_all(&tree).unwrap();
+    fs::create_dir(directory.path().join("target")).unwrap();
+    fs::write(tree.join("only"), "content").unwrap();
+    succeed(directory.path(), &["demo", "tree", "--kills", "4", "--writers", "3"]);
+    assert_eq!(fs::read_dir(directory.path().join("target")).unwrap().count(), 0);
+}
+
+#[test]
+fn the_demo_fails_when_something_acknowledged_is_missing() {
+    let directory = directory();
+    make_tree(directory.path());
+    let (code, text) =
+        run(directory.path(), &["demo", "tree", "--kills", "1", "--pretend", "--store", "kept"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("did not keep its promise") && text.contains("acknowledged and lost"), "{text}");
+}
+
+#[test]
+fn the_demo_says_what_to_do_without_sources() {
+    let directory = directory();
+    let output = Command::new(env!("CARGO_BIN_EXE_mapcask"))
+        .arg("demo")
+        .env("CARGO_HOME", directory.path())
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("name any directory with files: mapcask demo PATH"), "{message}");
+}

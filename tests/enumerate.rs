@@ -10,7 +10,11 @@
 //! smaller sample of the same whole. A failure prints a [`Case`] that can be pasted as a test.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a failing history is shown as a test to paste")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a failing history is shown as a test to paste"
+)]
 
 #[allow(dead_code, reason = "each test file uses its part of what they share")]
 mod model_support;
@@ -129,7 +133,9 @@ impl Case {
         let store = open(disk, self.durability).unwrap();
         let found = content_under(&store, &KEYS);
         store.verify().unwrap();
-        history.check_cut(&found).unwrap_or_else(|complaint| panic!("after a crash of the recovery: {complaint}"));
+        history
+            .check_cut(&found)
+            .unwrap_or_else(|complaint| panic!("after a crash of the recovery: {complaint}"));
         write_on(disk, &store, self.durability, found);
     }
 }
@@ -142,7 +148,11 @@ fn write_on(disk: &SimDisk, store: &mapcask::Store, durability: Durability, mut 
     store.flush().unwrap();
     let after = disk.crash_at(disk.position(), Tears::None, &mut Script::new([]));
     let store = open(&after, durability).unwrap();
-    assert_eq!(content_under(&store, &KEYS), state, "what was written and flushed after a recovery is durable");
+    assert_eq!(
+        content_under(&store, &KEYS),
+        state,
+        "what was written and flushed after a recovery is durable"
+    );
     store.verify().unwrap();
 }
 
@@ -216,7 +226,7 @@ impl Enumerator {
             (_, true) => 61,
             (_, false) => 151,
         };
-        if self.states % share != 0 {
+        if !self.states.is_multiple_of(share) {
             return;
         }
         for moment in 0..moments {

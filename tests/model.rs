@@ -41,11 +41,23 @@ enum Transition {
     Drop,
     Kill,
     /// The power fails, and comes back in another run of the system, or in this one as far as the store can see.
-    Cut { seed: u64, same_boot: bool },
+    Cut {
+        seed: u64,
+        same_boot: bool,
+    },
     /// The power fails somewhere within a write and a flush.
-    CutWithin { write: Write, flush: bool, at: prop::sample::Index, seed: u64, same_boot: bool },
+    CutWithin {
+        write: Write,
+        flush: bool,
+        at: prop::sample::Index,
+        seed: u64,
+        same_boot: bool,
+    },
     /// The process dies somewhere within a write: at any of its moments, by a power cut's measure the worst.
-    KillThenCut { write: Write, seed: u64 },
+    KillThenCut {
+        write: Write,
+        seed: u64,
+    },
 }
 
 fn key(number: u8) -> Vec<u8> {
@@ -187,7 +199,11 @@ impl Machine {
 
     fn close(&mut self, by_drop: bool) {
         let store = self.store.take().expect("it is open between transitions");
-        if by_drop { drop(store) } else { store.close().unwrap() }
+        if by_drop {
+            drop(store)
+        } else {
+            store.close().unwrap()
+        }
         self.make_durable();
         self.start(self.disk.clone());
         assert!(self.store().recovery_report().clean);
@@ -210,7 +226,14 @@ impl Machine {
         self.history = allowed.check_cut(&found).unwrap_or_else(|complaint| panic!("{complaint}"));
     }
 
-    fn cut_within(&mut self, write: &Write, flush: bool, at: prop::sample::Index, seed: u64, same_boot: bool) {
+    fn cut_within(
+        &mut self,
+        write: &Write,
+        flush: bool,
+        at: prop::sample::Index,
+        seed: u64,
+        same_boot: bool,
+    ) {
         self.disk.forget_history();
         let allowed = self.history.with_pending(Some(write));
         write.run(self.store()).unwrap();

@@ -165,9 +165,8 @@ impl Chain {
         let Some((_, start)) = first.start else { return Ok(true) };
         let previous = entries.iter().find(|entry| entry.id == SegmentId(start.previous));
         // Nothing is before the first segment; what is no longer named was durable; a cut can leave nothing.
-        let fits = previous.is_none_or(|previous| {
-            previous.state != State::Open && previous.end == start.previous_end
-        });
+        let fits = previous
+            .is_none_or(|previous| previous.state != State::Open && previous.end == start.previous_end);
         if fits {
             return Ok(true);
         }

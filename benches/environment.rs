@@ -14,6 +14,11 @@ pub(crate) fn describe(directory: &Path, date: &str) -> Vec<String> {
     ]
 }
 
+/// How many threads wanted a core during the last minute: above the number of cores, figures are worth little.
+pub(crate) fn load() -> String {
+    read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned()
+}
+
 fn read(path: &str) -> String {
     fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }

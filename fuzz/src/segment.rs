@@ -227,7 +227,7 @@ impl Segment {
                     self.bless(at);
                 }
             }
-            Damage::Bless { at } => self.bless(usize::from(*at) % len & !7),
+            Damage::Bless { at } => self.bless((usize::from(*at) % len) & !7),
         }
     }
 

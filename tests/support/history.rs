@@ -253,8 +253,8 @@ impl History {
             state.insert(key.clone(), value.clone());
         }
         let mut explained = [Explained { least: 0, most: 0 }; THREADS];
-        for thread in 0..THREADS {
-            explained[thread] = self.explain(thread, &found[thread], death)?;
+        for (thread, (explained, found)) in explained.iter_mut().zip(&found).enumerate() {
+            *explained = self.explain(thread, found, death)?;
         }
         for (thread, Explained { least, .. }) in explained.iter().enumerate() {
             // Later entries follow more than earlier ones.
@@ -268,8 +268,7 @@ impl History {
             }
         }
         let mut taken = 0;
-        for thread in 0..THREADS {
-            let most = explained[thread].most;
+        for (thread, Explained { most, .. }) in explained.into_iter().enumerate() {
             taken += self.acknowledged[thread].saturating_sub(most);
             self.past[thread].truncate(most);
             self.acknowledged[thread] = most;

@@ -8,67 +8,21 @@
 //! By default a sample of all damage is tried; with `MAPCASK_DAMAGE=full` in the environment, all of it.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
-#![expect(unsafe_code, reason = "an allocator that remembers the largest allocation is an unsafe trait")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+mod allocator;
+mod sample;
+
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mapcask::sim::SimDisk;
-use mapcask::{Error, Options, Store, WriteBatch};
+use mapcask::{Error, Store};
 
-type Files = BTreeMap<String, Vec<u8>>;
-type State = BTreeMap<Vec<u8>, Vec<u8>>;
+use self::allocator::largest_allocation;
+use self::sample::{Files, PAGE, Sample, State, closed, disk_of, files_of, options, samples};
 
-const PAGE: usize = 4096;
-const BOOT: [u8; 16] = [7; 16];
 /// What an open may allocate at once besides the size of what is there, in bytes.
 const ALLOCATION_MAX: usize = 4 << 20;
-
-// ---- The largest allocation ---------------------------------------------------------------------------------------
-
-struct Watching;
-
-thread_local! {
-    static LARGEST: Cell<usize> = const { Cell::new(0) };
-}
-
-fn watch(size: usize) {
-    // A thread that is ending has no cell any more, and opens no store.
-    let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
-}
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Watching {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        watch(layout.size());
-        // SAFETY: the caller's promises are the callee's demands.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        watch(layout.size());
-        // SAFETY: as in `alloc`.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        watch(size);
-        // SAFETY: as in `alloc`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as in `alloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Watching = Watching;
-
-// ---- Stores to damage ---------------------------------------------------------------------------------------------
 
 fn full() -> bool {
     std::env::var_os("MAPCASK_DAMAGE").is_some_and(|value| value == "full")
@@ -77,175 +31,6 @@ fn full() -> bool {
 /// The step from one damage to the next: one when everything is tried.
 fn stride(default: usize) -> usize {
     if full() { 1 } else { default }
-}
-
-fn options() -> Options {
-    Options::new().background(false).segment_bytes(PAGE as u64)
-}
-
-/// A store that remembers every state it acknowledged.
-struct Writer {
-    disk: SimDisk,
-    store: Store,
-    states: Vec<State>,
-    durable: usize,
-}
-
-impl Writer {
-    fn new(seed: u64) -> Self {
-        let disk = SimDisk::with_seed(seed);
-        disk.set_boot_id(Some(BOOT));
-        let store = options().open_on(&disk).unwrap();
-        Self { disk, store, states: vec![State::new()], durable: 0 }
-    }
-
-    fn note(&mut self, change: impl FnOnce(&mut State)) {
-        let mut state = self.states.last().unwrap().clone();
-        change(&mut state);
-        self.states.push(state);
-    }
-
-    /// Inserts, overwrites and removes single keys, then writes a batch that does all three.
-    fn part(&mut self, part: u32) {
-        for n in 0..30_u32 {
-            let key = format!("key {}", n * 5 % 14).into_bytes();
-            if n % 6 == 5 {
-                assert_eq!(self.store.remove(&key).unwrap(), self.states.last().unwrap().contains_key(&key));
-                self.note(|state| drop(state.remove(&key)));
-            } else {
-                let value = format!("part {part} value {n} ").repeat(1 + n as usize % 7).into_bytes();
-                self.store.insert(&key, &value).unwrap();
-                self.note(|state| drop(state.insert(key, value)));
-            }
-        }
-        let mut batch = WriteBatch::new();
-        let mut state = self.states.last().unwrap().clone();
-        for n in 0..4 + part % 3 {
-            let (key, value) = (format!("batch {n}").into_bytes(), format!("part {part}").into_bytes());
-            batch.insert(&key, &value);
-            state.insert(key, value);
-        }
-        batch.remove("key 1");
-        state.remove(b"key 1".as_slice());
-        self.store.write(&batch).unwrap();
-        self.states.push(state);
-    }
-
-    /// A value with a segment of its own, of several pages.
-    fn large(&mut self) {
-        let value: Vec<u8> = (0..9000_u32).flat_map(|n| n.to_le_bytes()).take(9000).collect();
-        self.store.insert("large", &value).unwrap();
-        self.note(|state| drop(state.insert(b"large".to_vec(), value)));
-    }
-
-    fn flush(&mut self) {
-        self.store.flush().unwrap();
-        self.durable = self.states.len() - 1;
-    }
-
-    /// The process dies and another one opens the store.
-    fn kill_and_open(self) -> Self {
-        let disk = self.disk.kill();
-        disk.set_boot_id(Some(BOOT));
-        let store = options().open_on(&disk).unwrap();
-        Self { disk, store, ..self }
-    }
-
-    fn files(&self) -> Files {
-        files_of(&self.disk)
-    }
-
-    fn sample(self, name: &'static str, older: Files) -> Sample {
-        let (states, durable) = (self.states.clone(), self.durable);
-        Sample { name, files: files_of(&self.disk.kill()), older, states, durable, clean: false }
-    }
-}
-
-fn files_of(disk: &SimDisk) -> Files {
-    disk.files().into_iter().map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect()
-}
-
-fn disk_of(files: &Files) -> SimDisk {
-    let disk = SimDisk::new();
-    disk.set_boot_id(Some(BOOT));
-    for (name, bytes) in files {
-        disk.put_file(name, bytes);
-    }
-    disk
-}
-
-/// The files of a store, and what its writer was told.
-struct Sample {
-    name: &'static str,
-    files: Files,
-    /// The same files earlier in its life.
-    older: Files,
-    /// Every acknowledged state, in order.
-    states: Vec<State>,
-    /// The state at the last flush.
-    durable: usize,
-    /// Whether it was closed.
-    clean: bool,
-}
-
-fn closed(seed: u64) -> Sample {
-    let mut writer = Writer::new(seed);
-    writer.part(0);
-    writer.flush();
-    writer.part(1);
-    let older = writer.files();
-    writer.large();
-    writer.part(2);
-    let (states, disk) = (writer.states, writer.disk);
-    writer.store.close().unwrap();
-    let durable = states.len() - 1;
-    Sample { name: "closed", files: files_of(&disk), older, states, durable, clean: true }
-}
-
-fn killed() -> Sample {
-    let mut writer = Writer::new(2);
-    writer.part(0);
-    let older = writer.files();
-    writer.part(1);
-    writer.large();
-    writer.flush();
-    writer.part(2);
-    writer.part(3);
-    writer.sample("killed", older)
-}
-
-fn killed_after_recovery() -> Sample {
-    let mut writer = Writer::new(3);
-    writer.part(0);
-    writer.flush();
-    writer.part(1);
-    let mut writer = writer.kill_and_open();
-    let older = writer.files();
-    writer.part(2);
-    writer.flush();
-    writer.part(3);
-    writer.sample("killed after a recovery", older)
-}
-
-/// What was recovered has not been made durable when the process dies again.
-fn killed_in_recovery() -> Sample {
-    let mut writer = Writer::new(4);
-    writer.part(0);
-    writer.flush();
-    writer.part(1);
-    let older = writer.files();
-    writer.kill_and_open().sample("killed in recovery", older)
-}
-
-fn samples() -> [Sample; 4] {
-    let samples = [closed(1), killed(), killed_after_recovery(), killed_in_recovery()];
-    for sample in &samples {
-        let bytes: usize = sample.files.values().map(Vec::len).sum();
-        assert!(bytes <= 64 << 10, "{}: {bytes} bytes", sample.name);
-        assert!(sample.files.keys().filter(|name| name.ends_with(".seg")).count() >= 3, "{}", sample.name);
-        assert_eq!(sample.check(&sample.files, 0), Ok(Some(sample.states.len() - 1)), "{}", sample.name);
-    }
-    samples
 }
 
 // ---- What is promised ---------------------------------------------------------------------------------------------
@@ -278,9 +63,7 @@ impl Sample {
 
     fn open(&self, files: &Files, least: usize) -> Result<Option<usize>, String> {
         let disk = disk_of(files);
-        LARGEST.set(0);
-        let opened = options().open_on(&disk);
-        let largest = LARGEST.get();
+        let (opened, largest) = largest_allocation(|| options().open_on(&disk));
         let bytes: usize = files.values().map(Vec::len).sum();
         if largest > ALLOCATION_MAX + bytes {
             return Err(format!("an allocation of {largest} bytes"));
@@ -522,7 +305,7 @@ fn a_bit_that_flips_while_the_store_is_open_is_never_read_as_data_and_verify_fin
     for (name, bit) in segments
         .flat_map(|(name, bytes)| (0..bytes.len() * 8).step_by(stride(499)).map(move |bit| (name, bit)))
     {
-        let (byte, place) = (bit / 8, (bit % 8) as u8);
+        let (byte, place) = (bit / 8, u8::try_from(bit % 8).unwrap());
         disk.rot_bit(name, byte as u64, place).unwrap();
         let mut copy = Vec::new();
         for (key, value) in state {

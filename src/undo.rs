@@ -10,7 +10,6 @@
 //! sees a new entry sees the floor at or below it, or a later state of the world. The acquire of the floor also keeps a
 //! reader that saw one key of the batch new from seeing another one old: it reads its next entry after the floor.
 
-
 use crate::epoch::Pin;
 use crate::format::Seq;
 use crate::guarded::Guarded;

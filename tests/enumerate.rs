@@ -226,7 +226,7 @@ impl Enumerator {
             (_, true) => 61,
             (_, false) => 151,
         };
-        if self.states % share != 0 {
+        if !self.states.is_multiple_of(share) {
             return;
         }
         for moment in 0..moments {

@@ -265,7 +265,10 @@ fn run(durability: Durability, operation: Operation, nth: u64, fault: Fault, sti
         } else if !met {
             machine.disk.fail_nth(Some(operation), left, fault, sticky);
         }
-        machine.check_cuts();
+        // Before the fault every run is the same.
+        if met {
+            machine.check_cuts();
+        }
     }
     machine.disk.clear_faults();
     let place = machine.place.clone();

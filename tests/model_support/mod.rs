@@ -3,7 +3,7 @@
 //! It knows the public API only. What a crash may leave is decided in one place: [`History::check_cut`] and
 //! [`History::check_kill`].
 
-pub mod trace;
+pub(crate) mod trace;
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,20 @@ use mapcask::sim::SimDisk;
 use mapcask::{Durability, Options, Result, Store, WriteBatch};
 
 /// What a store holds.
-pub type State = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(crate) type State = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The options of all these tests: the smallest segments, so that a handful of writes rolls, and no helper thread.
-pub fn options(durability: Durability) -> Options {
+pub(crate) fn options(durability: Durability) -> Options {
     Options::new().durability(durability).background(false).segment_bytes(4096)
 }
 
 /// Opens the store of a disk.
-pub fn open(disk: &SimDisk, durability: Durability) -> Result<Store> {
+pub(crate) fn open(disk: &SimDisk, durability: Durability) -> Result<Store> {
     options(durability).open_on(disk)
 }
 
 /// Everything that a store holds, by iteration, compared with what it says of its size.
-pub fn content(store: &Store) -> State {
+pub(crate) fn content(store: &Store) -> State {
     let mut content = State::new();
     for item in store.iter() {
         let (key, value) = item.unwrap();
@@ -41,7 +41,7 @@ pub fn content(store: &Store) -> State {
 
 /// What a store holds under these keys, which must be all of its keys. An iteration goes through the whole index, which
 /// is thousands of times as large as a history of three steps.
-pub fn content_under(store: &Store, keys: &[&str]) -> State {
+pub(crate) fn content_under(store: &Store, keys: &[&str]) -> State {
     let found =
         keys.iter().filter_map(|key| Some((key.as_bytes().to_vec(), store.get(key).unwrap()?.to_vec())));
     let content: State = found.collect();
@@ -51,7 +51,7 @@ pub fn content_under(store: &Store, keys: &[&str]) -> State {
 
 /// One acknowledged change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
+pub(crate) enum Write {
     Insert(Vec<u8>, Vec<u8>),
     Remove(Vec<u8>),
     /// Values for insertions, `None` for removals.
@@ -60,7 +60,7 @@ pub enum Write {
 
 impl Write {
     /// Carries it out on the model.
-    pub fn apply(&self, state: &mut State) {
+    pub(crate) fn apply(&self, state: &mut State) {
         match self {
             Self::Insert(key, value) => drop(state.insert(key.clone(), value.clone())),
             Self::Remove(key) => drop(state.remove(key)),
@@ -76,7 +76,7 @@ impl Write {
     }
 
     /// Carries it out on a store.
-    pub fn run(&self, store: &Store) -> Result<()> {
+    pub(crate) fn run(&self, store: &Store) -> Result<()> {
         match self {
             Self::Insert(key, value) => store.insert(key, value),
             Self::Remove(key) => store.remove(key).map(drop),
@@ -96,7 +96,7 @@ impl Write {
 
 /// The states that were acknowledged, and how far they are durable.
 #[derive(Debug, Clone)]
-pub struct History {
+pub(crate) struct History {
     /// In order; the first is the oldest that may come back.
     states: Vec<State>,
     /// The newest state that is known to be durable.
@@ -105,35 +105,35 @@ pub struct History {
 
 impl History {
     /// The history of an empty store.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { states: vec![State::new()], durable: 0 }
     }
 
     /// The newest state.
-    pub fn now(&self) -> &State {
+    pub(crate) fn now(&self) -> &State {
         self.states.last().expect("there is always one")
     }
 
     /// Adds the state after a write.
-    pub fn write(&mut self, write: &Write) {
+    pub(crate) fn write(&mut self, write: &Write) {
         let mut state = self.now().clone();
         write.apply(&mut state);
         self.states.push(state);
     }
 
     /// Everything up to now was promised to be durable.
-    pub fn make_durable(&mut self) {
+    pub(crate) fn make_durable(&mut self) {
         self.durable = self.states.len() - 1;
     }
 
     /// Forgets the states that can no longer come back.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.states.drain(..self.durable);
         self.durable = 0;
     }
 
     /// This history with a write that was under way: it may be there or not.
-    pub fn with_pending(&self, write: Option<&Write>) -> Self {
+    pub(crate) fn with_pending(&self, write: Option<&Write>) -> Self {
         let mut pending = self.clone();
         if let Some(write) = write {
             pending.write(write);
@@ -143,7 +143,7 @@ impl History {
 
     /// After a power cut the state must be one of those since the durable one; the history goes on from it, and it is
     /// durable now, because nothing but the platter was left to read it from.
-    pub fn check_cut(&self, found: &State) -> Result<Self, String> {
+    pub(crate) fn check_cut(&self, found: &State) -> Result<Self, String> {
         if self.states[self.durable..].contains(found) {
             return Ok(Self { states: vec![found.clone()], durable: 0 });
         }
@@ -160,7 +160,7 @@ impl History {
 
     /// After the death of the process nothing that was acknowledged may be missing. `pending` is how many of the last
     /// states were not acknowledged. What was durable is, and what was not is as little durable as before.
-    pub fn check_kill(&self, found: &State, pending: usize) -> Result<Self, String> {
+    pub(crate) fn check_kill(&self, found: &State, pending: usize) -> Result<Self, String> {
         let oldest = self.states.len() - 1 - pending;
         match self.states[oldest..].iter().position(|state| state == found) {
             Some(at) => {
@@ -178,7 +178,7 @@ impl History {
 }
 
 /// A state in a form that fits on a line: long values by their lengths.
-pub fn brief(state: &State) -> String {
+pub(crate) fn brief(state: &State) -> String {
     let show = |bytes: &[u8]| match bytes.len() {
         0..=24 => String::from_utf8_lossy(bytes).into_owned(),
         len => format!("{} bytes of {:?}", len, bytes[0]),
@@ -188,7 +188,7 @@ pub fn brief(state: &State) -> String {
 }
 
 /// A number from the environment, for runs that are larger than a plain `cargo test`.
-pub fn number_from_env(name: &str, default: u64) -> u64 {
+pub(crate) fn number_from_env(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")),
         Err(_) => default,

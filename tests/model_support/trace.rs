@@ -6,11 +6,11 @@ use mapcask::{Durability, Store};
 use super::{History, Write, content_under, open};
 
 /// The boot id of every machine here, so that a test can pretend that the same system run goes on.
-pub const BOOT: [u8; 16] = [7; 16];
+pub(crate) const BOOT: [u8; 16] = [7; 16];
 
 /// One letter of the alphabet that histories are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Gives key `a` a value that no step before gave it.
     PutA,
     /// The same for key `b`.
@@ -30,10 +30,10 @@ pub enum Step {
 }
 
 /// Every key that a history or its check uses.
-pub const KEYS: [&str; 4] = ["a", "b", "c", "on"];
+pub(crate) const KEYS: [&str; 4] = ["a", "b", "c", "on"];
 
 /// Every letter.
-pub const ALPHABET: [Step; 9] = [
+pub(crate) const ALPHABET: [Step; 9] = [
     Step::PutA,
     Step::PutB,
     Step::PutLarge,
@@ -53,7 +53,7 @@ impl Step {
         Some(match self {
             Self::PutA => Write::Insert(key("a"), value("a")),
             Self::PutB => Write::Insert(key("b"), value("b")),
-            Self::PutLarge => Write::Insert(key("c"), vec![b'0' + depth as u8; 5000]),
+            Self::PutLarge => Write::Insert(key("c"), value("large ").repeat(700)),
             Self::RemoveA => Write::Remove(key("a")),
             Self::Batch => Write::Batch(vec![
                 (key("a"), Some(value("first "))),
@@ -77,10 +77,10 @@ struct Mark {
 
 /// A history that was carried out, seen from its last step: all moments of that step.
 #[derive(Debug)]
-pub struct Trace {
-    pub disk: SimDisk,
+pub(crate) struct Trace {
+    pub(crate) disk: SimDisk,
     /// Moments, in order, each later than the end of the step before.
-    pub positions: Vec<Position>,
+    pub(crate) positions: Vec<Position>,
     marks: Vec<Mark>,
 }
 
@@ -95,7 +95,7 @@ struct Run {
 
 impl Trace {
     /// Carries out the steps. Without any, the step is the creation of the store.
-    pub fn of(steps: &[Step], durability: Durability) -> Self {
+    pub(crate) fn of(steps: &[Step], durability: Durability) -> Self {
         let disk = SimDisk::with_seed(1);
         disk.set_boot_id(Some(BOOT));
         let first = Mark { from: disk.position(), history: History::new(), pending: None };
@@ -120,7 +120,7 @@ impl Trace {
     }
 
     /// What a crash at a moment may leave, and whether its last state was not acknowledged.
-    pub fn history_at(&self, position: Position) -> (History, usize) {
+    pub(crate) fn history_at(&self, position: Position) -> (History, usize) {
         let mark = self.marks.iter().rfind(|mark| mark.from <= position).expect("marks precede positions");
         (mark.history.with_pending(mark.pending.as_ref()), usize::from(mark.pending.is_some()))
     }

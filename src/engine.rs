@@ -28,7 +28,7 @@ use crate::options::{Durability, Options};
 use crate::provision::{Provision, Shared};
 use crate::recovery::Opened;
 use crate::recovery::Unproven;
-use crate::recovery::heal::heal;
+use crate::recovery::heal::{free_behind, heal, note_healed};
 use crate::recovery::report::RecoveryReport;
 use crate::undo::{Before, Visibility};
 
@@ -52,6 +52,19 @@ pub(crate) struct Counters {
     pub(crate) wakes: AtomicU64,
 }
 
+/// Segments that are durable to their end and not yet called so by the manifest.
+#[derive(Debug, Default)]
+struct Sealing {
+    full: Vec<Full>,
+    healed: Vec<Unproven>,
+}
+
+impl Sealing {
+    fn is_empty(&self) -> bool {
+        self.full.is_empty() && self.healed.is_empty()
+    }
+}
+
 /// An open store.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -70,7 +83,7 @@ pub(crate) struct Engine {
     /// What an unclean end left to be written again.
     unproven: Mutex<Vec<Unproven>>,
     /// Segments that are durable and not yet called so by the manifest.
-    sealing: Mutex<Vec<Full>>,
+    sealing: Mutex<Sealing>,
     lock: Mutex<Option<Box<dyn Lock>>>,
     /// When the oldest write that no sync covers was noticed, by the store's clock.
     dirty_since: Mutex<Option<Duration>>,
@@ -112,7 +125,7 @@ impl Engine {
             bell: Bell::default(),
             control,
             unproven: Mutex::new(opened.unproven),
-            sealing: Mutex::new(Vec::new()),
+            sealing: Mutex::new(Sealing::default()),
             lock: Mutex::new(Some(lock)),
             dirty_since: Mutex::new(None),
         })
@@ -219,12 +232,13 @@ impl Engine {
     /// The first failure; the commit poisons the store with it.
     pub(crate) fn sync_once(&self) -> Result<Seq> {
         let unproven = std::mem::take(&mut *self.unproven.lock());
-        heal(&self.shared, &unproven)?;
+        heal(&unproven)?;
+        self.sealing.lock().healed.extend(unproven);
         let plan = self.writer.lock().log.plan();
         execute(&plan)?;
         let durable = self.writer.lock().log.synced(&self.shared, &plan);
         self.control.set_durable(plan.upto());
-        self.sealing.lock().extend(durable);
+        self.sealing.lock().full.extend(durable);
         *self.dirty_since.lock() = None;
         Ok(plan.upto())
     }
@@ -259,12 +273,25 @@ impl Engine {
     ///
     /// What the operating system says; they are named again later.
     pub(crate) fn seal(&self) -> Result<bool> {
-        let full = std::mem::take(&mut *self.sealing.lock());
-        if full.is_empty() {
+        let sealing = std::mem::take(&mut *self.sealing.lock());
+        if sealing.is_empty() {
             return Ok(false);
         }
-        self.shared.manifest.update(|manifest| self.note_sealed(manifest, &full))?;
-        for full in full {
+        let named = self.shared.manifest.update(|manifest| {
+            self.note_sealed(manifest, &sealing.full);
+            note_healed(manifest, &sealing.healed);
+        });
+        if let Err(error) = named {
+            let mut waiting = self.sealing.lock();
+            waiting.full.extend(sealing.full);
+            waiting.healed.extend(sealing.healed);
+            return Err(error);
+        }
+        for range in sealing.healed {
+            free_behind(&range.segment, range.to)?;
+            range.segment.release_file();
+        }
+        for full in sealing.full {
             full.segment.release_file();
         }
         Ok(true)

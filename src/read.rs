@@ -201,6 +201,10 @@ impl Iter {
 
     /// One item, or `None` where the entries found so far are used up.
     fn take_found(&mut self) -> Option<Result<(Value, Value)>> {
+        // Most buckets of a small store are empty, and a pin costs more than looking at one.
+        if self.found.is_empty() {
+            return None;
+        }
         let pin = epoch::pin();
         while let Some(location) = self.found.pop() {
             match self.engine.visible(location, &pin) {

@@ -71,6 +71,10 @@ impl Engine {
         let mut writer = self.writer.lock();
         self.check_writable()?;
         let Some(current) = self.current(&writer, hash, key, &pin)? else {
+            // The key may be absent by a removal that is not durable yet; the answer must not be taken back.
+            let seq = writer.log.last_user();
+            drop(writer);
+            self.settle(seq, durability)?;
             return Ok(false);
         };
         self.reserve(&mut writer, draft.size(), 0)?;

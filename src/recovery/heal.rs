@@ -13,22 +13,18 @@ use super::chain::Unproven;
 use super::source::FileSource;
 use crate::error::{Error, Result};
 use crate::format::Defect;
-use crate::format::manifest::State;
+use crate::format::manifest::{Manifest, State};
 use crate::format::record::HEADER_SIZE;
 use crate::format::walk::{Order, READ_MAX, Source, Step, Walker};
-use crate::provision::Shared;
 use crate::segment::Segment;
 
-/// Rewrites and syncs what an open found above the durable point, and seals those segments.
+/// Rewrites and syncs what an open found above the durable point.
 ///
 /// # Errors
 ///
 /// `Corrupt` where what was read while opening does not verify now; what the operating system says. The caller poisons
 /// the store.
-pub(crate) fn heal(shared: &Shared, unproven: &[Unproven]) -> Result<()> {
-    if unproven.is_empty() {
-        return Ok(());
-    }
+pub(crate) fn heal(unproven: &[Unproven]) -> Result<()> {
     for range in unproven {
         let file = range.segment.file().expect("kept until the segment is durable");
         // Takes up the report of an earlier failure; the pages it speaks of are written again below.
@@ -44,7 +40,7 @@ pub(crate) fn heal(shared: &Shared, unproven: &[Unproven]) -> Result<()> {
         }
         file.sync().map_err(|error| range.segment.io("sync", error))?;
     }
-    seal(shared, unproven)
+    Ok(())
 }
 
 /// Verifies every record of a range as it can be read now.
@@ -67,26 +63,22 @@ fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
     Error::Corrupt { path: segment.path().clone(), offset, defect }
 }
 
-fn seal(shared: &Shared, unproven: &[Unproven]) -> Result<()> {
-    shared.manifest.update(|manifest| {
-        for range in unproven {
-            if let Some(entry) = manifest.segment_mut(range.segment.id()) {
-                entry.state = State::Sealed;
-                let last = entry.last_seq;
-                manifest.durable = manifest.durable.max(last);
-            }
+/// Has the manifest's entries call healed segments sealed.
+pub(crate) fn note_healed(manifest: &mut Manifest, healed: &[Unproven]) {
+    for range in healed {
+        if let Some(entry) = manifest.segment_mut(range.segment.id()) {
+            entry.state = State::Sealed;
         }
-    })?;
-    for range in unproven {
-        free_behind(&range.segment, range.to)?;
-        range.segment.release_file();
     }
-    Ok(())
 }
 
 /// Gives back the blocks behind a cut: nothing is appended there any more, and complete records were copied aside
 /// before the manifest was written.
-fn free_behind(segment: &Segment, end: u64) -> Result<()> {
+///
+/// # Errors
+///
+/// What the operating system says; nothing but space is lost.
+pub(crate) fn free_behind(segment: &Segment, end: u64) -> Result<()> {
     let from = end.next_multiple_of(crate::mapping::PAGE_SIZE as u64);
     if from + (HEADER_SIZE as u64) < segment.size() {
         let file = segment.file().expect("kept until the segment is durable");

@@ -142,7 +142,7 @@ impl Engine {
             let mut hit = None;
             let found = self.index.find(hash, |location| {
                 let record = self.record(location, pin)?;
-                if record.key() == key && record.header().keyspace == KeyspaceId::DEFAULT {
+                if record.is_of(KeyspaceId::DEFAULT, key) {
                     hit = Some(record);
                     return Ok(true);
                 }
@@ -150,7 +150,7 @@ impl Engine {
                 Ok::<bool, Error>(false)
             })?;
             let (Some(location), Some(record)) = (found, hit) else { return Ok(None) };
-            if self.visibility.is_visible(record.header().seq) {
+            if self.visibility.is_visible(record.seq()) {
                 // A removal whose batch has just ended, or a value whose header has rotted.
                 if !record.is_put() {
                     self.check_record(&record)?;

@@ -147,7 +147,7 @@ impl Engine {
         let pin = epoch::pin();
         out.clear();
         let Some(record) = self.get(key, &pin)? else { return Ok(false) };
-        let header = *record.header();
+        let header = record.header();
         let key_len = usize::from(header.key_len);
         let len = key_len + header.value_len as usize;
         out.resize(len, 0);
@@ -164,7 +164,7 @@ impl Engine {
     /// The record that an entry of the index shows to readers now, if any.
     fn visible<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Option<Record<'p>>> {
         let record = self.record(location, pin)?;
-        if self.visibility.is_visible(record.header().seq) {
+        if self.visibility.is_visible(record.seq()) {
             if !record.is_put() {
                 self.check_record(&record)?;
             }

@@ -142,6 +142,37 @@ impl<'b> RawHeader<'b> {
         Ok(header)
     }
 
+    /// The key's length in bytes, unverified as all that follow here.
+    #[inline]
+    pub(crate) fn key_len(self) -> usize {
+        usize::from(u16::from_le_bytes(self.field(KEY_LEN_OFFSET)))
+    }
+
+    #[inline]
+    pub(crate) fn value_len(self) -> usize {
+        u32::from_le_bytes(self.field(VALUE_LEN_OFFSET)) as usize
+    }
+
+    #[inline]
+    pub(crate) fn payload_len(self) -> u64 {
+        self.key_len() as u64 + self.value_len() as u64
+    }
+
+    #[inline]
+    pub(crate) fn keyspace(self) -> KeyspaceId {
+        KeyspaceId(u32::from_le_bytes(self.field(KEYSPACE_OFFSET)))
+    }
+
+    #[inline]
+    pub(crate) fn seq(self) -> Seq {
+        Seq(u64::from_le_bytes(self.field(SEQ_OFFSET)))
+    }
+
+    #[inline]
+    pub(crate) fn is_put(self) -> bool {
+        self.0[KIND_OFFSET] == Kind::Put as u8
+    }
+
     /// The fields, without a check of any kind: for bytes that were validated before.
     pub(crate) fn unverified(self) -> Header {
         self.fields(Kind::from_byte(self.0[KIND_OFFSET]).unwrap_or(Kind::Put))
@@ -159,6 +190,7 @@ impl<'b> RawHeader<'b> {
         }
     }
 
+    #[inline]
     fn field<const N: usize>(self, offset: usize) -> [u8; N] {
         self.0[offset..].first_chunk().copied().expect("fields lie inside the header")
     }

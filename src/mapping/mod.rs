@@ -140,6 +140,7 @@ impl Mapping {
     }
 
     /// Bytes below this offset are published.
+    #[inline]
     pub(crate) fn published(&self) -> u64 {
         // Acquire: pairs with the release store in `Appender::publish`.
         self.published.load(Ordering::Acquire)

@@ -9,7 +9,6 @@
 #![expect(unsafe_code, reason = "this leads from a location to mapped memory")]
 
 use std::io;
-use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
@@ -20,7 +19,8 @@ use parking_lot::Mutex;
 
 use super::Mapping;
 use crate::epoch::Pin;
-use crate::format::record::{HEADER_SIZE, Header, Kind, RawHeader};
+use crate::format::record::{HEADER_SIZE, Header, RawHeader};
+use crate::format::{KeyspaceId, Seq};
 use crate::location::{LOCATION_BITS, Location};
 
 /// Size of one granule in bytes.
@@ -122,6 +122,7 @@ impl Space {
         Some(range)
     }
 
+    #[inline]
     fn slot(&self, granule: u64) -> Option<&Slot> {
         let granule = usize::try_from(granule).ok().filter(|granule| *granule < self.granules)?;
         // SAFETY: the table has `self.granules` slots, so the slot lies inside of it.
@@ -131,11 +132,13 @@ impl Space {
         Some(unsafe { &*slot })
     }
 
+    #[inline]
     fn slot_of(&self, location: Location) -> Option<&Slot> {
         self.slot(location.to_bits() * 8 / GRANULE_SIZE)
     }
 
     /// Starts the load of a record's first line.
+    #[inline]
     pub(crate) fn prefetch(&self, location: Location) {
         let Some(slot) = self.slot_of(location) else { return };
         // Relaxed, both: nothing is read through them here.
@@ -149,6 +152,7 @@ impl Space {
     /// that lead out of what is published, which only damage after opening can cause.
     ///
     /// The pin keeps the segment mapped for `'p`.
+    #[inline]
     pub(crate) fn record<'p>(&'p self, location: Location, _pin: &'p Pin) -> Option<Record<'p>> {
         let slot = self.slot_of(location)?;
         // Acquire: pairs with the release store in `place`.
@@ -166,10 +170,8 @@ impl Space {
         let offset = usize::try_from(offset).ok()?;
         // SAFETY: the header's bytes are published, so they lie inside of the mapping.
         let start = unsafe { base.add(offset) };
-        // SAFETY: the header's bytes are published: initialised, unchanging (I1), mapped for `'p`.
-        let raw = unsafe { &*start.cast::<[u8; HEADER_SIZE]>() };
-        let header = RawHeader::new(raw).unverified();
-        (header.payload_len() <= room).then_some(Record { start, mapping, header, bytes: PhantomData })
+        let record = Record { start, mapping };
+        (record.raw_header().payload_len() <= room).then_some(record)
     }
 
     /// Counts bytes of a segment as dead. Called by the one writer only.
@@ -192,6 +194,7 @@ impl Space {
 }
 
 /// Starts the load of a cache line for reading.
+#[inline]
 pub(crate) fn prefetch(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
@@ -203,46 +206,64 @@ pub(crate) fn prefetch(address: *const u8) {
     let _ = address;
 }
 
-/// A published record, for as long as its segment is pinned.
+/// A published record, for as long as its segment is pinned. Two words: a get hands it through several layers.
+///
+/// Its lengths were compared with what is published; its checksums were verified when the record was written or
+/// replayed, not now. Fields are read where they are needed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'p> {
+    /// The header's first byte, which is published as the whole header is; the payload follows it.
     start: *const u8,
     mapping: &'p Mapping,
-    header: Header,
-    bytes: PhantomData<&'p [u8]>,
 }
 
 impl<'p> Record<'p> {
-    /// The header. Its lengths were compared with what is published; its checksum was verified when the record was
-    /// written or replayed, not now.
-    pub(crate) fn header(&self) -> &Header {
-        &self.header
+    /// The header.
+    pub(crate) fn header(&self) -> Header {
+        self.raw_header().unverified()
     }
 
-    /// The header's bytes, for those who verify its checksum.
+    /// The header's bytes.
+    #[inline]
     pub(crate) fn raw_header(&self) -> RawHeader<'p> {
-        // SAFETY: `Space::record` made sure that the header's bytes are published: initialised, unchanging (I1), mapped
-        // for `'p`.
+        // SAFETY: the header's bytes are published (`Space::record`): initialised, unchanging (I1), mapped for `'p`.
         RawHeader::new(unsafe { &*self.start.cast::<[u8; HEADER_SIZE]>() })
     }
 
+    /// Its sequence number.
+    #[inline]
+    pub(crate) fn seq(&self) -> Seq {
+        self.raw_header().seq()
+    }
+
     /// Whether it is a value, and not a tombstone.
+    #[inline]
     pub(crate) fn is_put(&self) -> bool {
-        self.header.kind == Kind::Put
+        self.raw_header().is_put()
+    }
+
+    /// Whether it is a record of this key.
+    #[inline]
+    pub(crate) fn is_of(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
+        self.key() == key && self.raw_header().keyspace() == keyspace
     }
 
     /// The key.
+    #[inline]
     pub(crate) fn key(&self) -> &'p [u8] {
-        self.payload(0, usize::from(self.header.key_len))
+        self.payload(0, self.raw_header().key_len())
     }
 
     /// The value.
+    #[inline]
     pub(crate) fn value(&self) -> &'p [u8] {
-        self.payload(usize::from(self.header.key_len), self.header.value_len as usize)
+        let raw = self.raw_header();
+        self.payload(raw.key_len(), raw.value_len())
     }
 
+    #[inline]
     fn payload(&self, from: usize, len: usize) -> &'p [u8] {
-        debug_assert!((from + len) as u64 <= self.header.payload_len());
+        debug_assert!((from + len) as u64 <= self.raw_header().payload_len());
         // SAFETY: `Space::record` compared the payload's length with what is published.
         let start = unsafe { self.start.add(HEADER_SIZE + from) };
         // SAFETY: published bytes: initialised, unchanging (I1), mapped for `'p`.

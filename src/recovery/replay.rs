@@ -146,7 +146,7 @@ impl<'a> Replay<'a> {
         let tombstone = header.kind == Kind::Tombstone;
         if let Some(other) = found {
             let record = self.space.record(other, &pin).expect("just found there");
-            let old = *record.header();
+            let old = record.header();
             if old.seq >= header.seq {
                 self.space.add_dead(location, size);
                 return Ok(());

@@ -183,6 +183,9 @@ impl Engine {
     }
 }
 
+/// How many records an iterator asks for ahead of giving them out.
+const AHEAD: usize = 64;
+
 /// An iterator over all keys and values, in no order.
 ///
 /// Every key that is there from beginning to end comes exactly once, with a value it had meanwhile; a key that is
@@ -232,12 +235,18 @@ impl Iterator for Iter {
             if let Some(item) = self.take_found() {
                 return Some(item);
             }
-            let cursor = self.cursor.take()?;
+            let mut cursor = Some(self.cursor.take()?);
             if let Err(error) = self.engine.liveness.check() {
                 return Some(Err(error));
             }
-            self.found.clear();
-            self.cursor = self.engine.index.scan(cursor, &mut self.found);
+            // Several buckets at once, so that the loads of their records overlap.
+            while let Some(at) = cursor.filter(|_| self.found.len() < AHEAD) {
+                cursor = self.engine.index.scan(at, &mut self.found);
+            }
+            self.cursor = cursor;
+            for location in &self.found {
+                self.engine.shared.space.prefetch(*location);
+            }
         }
     }
 }

@@ -33,6 +33,8 @@ impl ControlPage {
             other => other,
         };
         let file = file.map_err(|error| Error::io("open", path(), error))?;
+        // With its block reserved: a store into the mapping must not be where a full disk is met.
+        file.allocate(CONTROL_SIZE as u64).map_err(|error| Error::io("allocate", path(), error))?;
         let mut page = control.encode().to_vec();
         page.resize(CONTROL_SIZE, 0);
         let word = durable_word(durable, control.writer_nonce).to_le_bytes();

@@ -4,6 +4,7 @@
 //! order: writer mutex, then what `provision` names. The commit's leader takes the writer mutex twice, briefly, and
 //! syncs without it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,6 +33,9 @@ use crate::recovery::heal::{free_behind, heal, note_healed};
 use crate::recovery::report::RecoveryReport;
 use crate::undo::{Before, Visibility};
 
+/// How many segments may be full and not durable before the helper syncs them.
+const FULL_MAX: u64 = 16;
+
 /// What the writer mutex guards.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -50,6 +54,8 @@ pub(crate) struct Counters {
     pub(crate) last_user: AtomicU64,
     /// How often a writer woke the helper.
     pub(crate) wakes: AtomicU64,
+    /// Segments that are full and not durable.
+    pub(crate) full: AtomicU64,
 }
 
 /// Segments that are durable to their end and not yet called so by the manifest.
@@ -66,7 +72,6 @@ impl Sealing {
 }
 
 /// An open store.
-#[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) shared: Shared,
     pub(crate) options: Options,
@@ -87,6 +92,16 @@ pub(crate) struct Engine {
     lock: Mutex<Option<Box<dyn Lock>>>,
     /// When the oldest write that no sync covers was noticed, by the store's clock.
     dirty_since: Mutex<Option<Duration>>,
+}
+
+/// Short: this is what a handle, a view and an iterator print.
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("path", &self.shared.dir.path())
+            .field("keys", &self.stats_keys())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Engine {
@@ -110,6 +125,7 @@ impl Engine {
             keys: AtomicU64::new(index.index().len() as u64),
             last_user: AtomicU64::new(last.0),
             wakes: AtomicU64::new(0),
+            full: AtomicU64::new(0),
         };
         Ok(Self {
             shared,
@@ -160,6 +176,10 @@ impl Engine {
             match self.visibility.before(location, pin) {
                 Some(Before::Absent) => return Ok(None),
                 Some(Before::At(location)) => return Ok(Some(self.record(location, pin)?)),
+                // No batch has such a number: the header has rotted.
+                None if record.seq() > Seq::MAX => {
+                    return Err(self.damage_of(&record, Defect::HeaderChecksum));
+                }
                 // The batch ended meanwhile.
                 None => std::hint::spin_loop(),
             }
@@ -287,14 +307,15 @@ impl Engine {
             waiting.healed.extend(sealing.healed);
             return Err(error);
         }
+        let mut freed = Ok(());
         for range in sealing.healed {
-            free_behind(&range.segment, range.to)?;
+            freed = freed.and(free_behind(&range.segment, range.to));
             range.segment.release_file();
         }
         for full in sealing.full {
             full.segment.release_file();
         }
-        Ok(true)
+        freed.map(|()| true)
     }
 
     fn note_sealed(&self, manifest: &mut Manifest, sealed: &[Full]) {
@@ -325,19 +346,29 @@ impl Engine {
             self.shared.commit.run(|| self.sync_once())?;
             return Ok(true);
         }
-        // Before the log: a fast writer keeps that short of pages for as long as it writes.
+        // What keeps promises comes before what saves time; and a fast writer keeps `provision` at work for as long as
+        // it writes, so that comes last.
+        if self.sync_in_time()? || self.sync_full()? || self.seal()? {
+            return Ok(true);
+        }
         if self.index.is_short_of_room() {
             let grown = self.index.populate_ahead();
             grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
             return Ok(true);
         }
-        if self.provision.step(&self.shared)? {
-            return Ok(true);
+        self.provision.step(&self.shared)
+    }
+
+    /// Syncs where nobody asked for it, once many segments wait: each keeps its descriptor until it is durable.
+    fn sync_full(&self) -> Result<bool> {
+        // Relaxed: the next step sees what this one misses.
+        if self.counters.full.load(Ordering::Relaxed) < FULL_MAX {
+            return Ok(false);
         }
-        if self.seal()? {
-            return Ok(true);
-        }
-        self.sync_in_time()
+        self.shared.commit.run(|| self.sync_once())?;
+        // Relaxed: as above; a writer that fills another one meanwhile counts again.
+        self.counters.full.store(0, Ordering::Relaxed);
+        Ok(true)
     }
 
     /// Whether a write waits for a sync that is due some time later.
@@ -350,7 +381,7 @@ impl Engine {
     /// How long it is until a sync is due, if a write waits for one.
     pub(crate) fn due(&self) -> Option<Duration> {
         let since = self.is_dirty().then(|| *self.dirty_since.lock()).flatten()?;
-        Some((since + self.options.sync_interval).saturating_sub(self.shared.dir.now()))
+        Some(since.saturating_add(self.options.sync_interval).saturating_sub(self.shared.dir.now()))
     }
 
     fn sync_in_time(&self) -> Result<bool> {
@@ -387,7 +418,7 @@ impl Engine {
         self.flush()?;
         // The flush was followed by a watermark; the second one makes the very end durable, and is followed by none.
         self.shared.commit.run(|| self.sync_once())?;
-        self.seal()?;
+        let sealed = self.seal();
         let writer = self.writer.lock();
         let (segment, offset) = writer.log.position();
         let last_seq = writer.log.last_seq();
@@ -399,6 +430,8 @@ impl Engine {
             manifest.clean = true;
             manifest.durable = last_seq;
             manifest.next_seq = last_seq.next();
-        })
+        })?;
+        // The store is closed cleanly all the same; the caller hears that some space was not given back.
+        sealed.map(drop)
     }
 }

@@ -19,7 +19,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// Another handle, in this process or another one, has the store open for writing.
-    #[error("store {} is open for writing{}; close that handle, or read along with a read-only one",
+    #[error("store {} is open for writing{}; close that handle first",
         path.display(), match pid { Some(pid) => format!(" in process {pid}"), None => String::new() })]
     Locked {
         /// The store's directory.
@@ -36,7 +36,7 @@ pub enum Error {
         found: String,
     },
     /// There is no store at the path and none may be created.
-    #[error("there is no store at {}; open it with Options::create on to make one", path.display())]
+    #[error("there is no store at {}; check the path, or create one there first", path.display())]
     NotFound {
         /// The directory.
         path: PathBuf,
@@ -88,11 +88,12 @@ pub enum Error {
         max: u64,
     },
     /// The disk, a quota or a file-size limit leaves no room. Nothing was written; writing works again once there is.
-    #[error("no space for {needed} bytes at {}; free some space and try again", path.display())]
+    #[error("no space{} at {}; free some space, or raise the limit on file sizes, and try again",
+        match needed { 0 => String::new(), needed => format!(" for {needed} bytes") }, path.display())]
     NoSpace {
         /// The file that could not be made.
         path: PathBuf,
-        /// The bytes that were asked for.
+        /// The bytes that were asked for; zero where that is not known.
         needed: u64,
         /// What the operating system said, if it was asked.
         source: Option<Arc<io::Error>>,
@@ -114,7 +115,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The operating system refused an operation.
-    #[error("cannot {operation} {}: {source}", path.display())]
+    #[error("cannot {operation} {:?}: {source}", path.display().to_string())]
     Io {
         /// What was attempted, as a verb.
         operation: &'static str,
@@ -230,11 +231,11 @@ mod tests {
         vec![
             (
                 Error::Locked { path: path(), pid: Some(12) },
-                "store data is open for writing in process 12; close that handle, or read along with a read-only one",
+                "store data is open for writing in process 12; close that handle first",
             ),
             (
                 Error::Locked { path: path(), pid: None },
-                "store data is open for writing; close that handle, or read along with a read-only one",
+                "store data is open for writing; close that handle first",
             ),
             (
                 Error::Foreign { path: path(), found: "notes.txt".to_owned() },
@@ -242,7 +243,7 @@ mod tests {
             ),
             (
                 Error::NotFound { path: path() },
-                "there is no store at data; open it with Options::create on to make one",
+                "there is no store at data; check the path, or create one there first",
             ),
             (
                 Error::TooNew { path: file(), found: 2, supported: 1 },
@@ -276,7 +277,12 @@ mod tests {
             ),
             (
                 Error::NoSpace { path: file(), needed: 4096, source: None },
-                "no space for 4096 bytes at data/0000000001.seg; free some space and try again",
+                "no space for 4096 bytes at data/0000000001.seg; free some space, or raise the limit on file sizes, \
+                 and try again",
+            ),
+            (
+                Error::NoSpace { path: file(), needed: 0, source: None },
+                "no space at data/0000000001.seg; free some space, or raise the limit on file sizes, and try again",
             ),
             (
                 Error::Corrupt { path: file(), offset: 128, defect: Defect::PayloadChecksum },
@@ -289,7 +295,7 @@ mod tests {
             ),
             (
                 Error::Io { operation: "open", path: file(), source: refused() },
-                "cannot open data/0000000001.seg: permission denied",
+                "cannot open \"data/0000000001.seg\": permission denied",
             ),
             (
                 Error::Poisoned { cause: Arc::new(Error::Closed) },

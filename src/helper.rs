@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 
 /// How long the helper rests between two looks while writes go on.
 const REST: Duration = Duration::from_millis(1);
+/// How long it rests after a failure, so that a full disk is not asked again and again.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How many looks without any movement make it idle.
 const QUIET: u32 = 50;
 
@@ -38,7 +40,9 @@ impl Helper {
         let path = engine.shared.dir.path().to_owned();
         let run = move || {
             engine.bell.hang();
-            run(&engine);
+            if catch_unwind(AssertUnwindSafe(|| run(&engine))).is_err() {
+                engine.shared.commit.poison(Error::Panicked { operation: "the background" });
+            }
         };
         let handle = thread::Builder::new().name("mapcask".to_owned()).spawn(run);
         let handle = handle.map_err(|error| Error::io("start the helper thread of", path, error))?;
@@ -49,7 +53,7 @@ impl Helper {
     pub(crate) fn stop(self, bell: &Bell) {
         bell.stop();
         self.handle.thread().unpark();
-        // A panic was caught in `run`, and has poisoned the store.
+        // A panic was caught, and has poisoned the store.
         drop(self.handle.join());
     }
 }
@@ -58,14 +62,17 @@ fn run(engine: &Engine) {
     let mut quiet = 0;
     let mut offset = engine.provision.offset();
     while !engine.bell.is_stopped() {
-        match step(engine) {
+        match engine.step() {
             Ok(true) => {
                 quiet = 0;
                 continue;
             }
             Ok(false) => {}
             // The writer that needs what failed will meet the same error and report it.
-            Err(_) => quiet = QUIET,
+            Err(_) => {
+                thread::park_timeout(PAUSE);
+                quiet = QUIET;
+            }
         }
         let now = engine.provision.offset();
         quiet = if now == offset { quiet + 1 } else { 0 };
@@ -93,12 +100,4 @@ fn sleep(engine: &Engine, offset: u64) -> bool {
     }
     engine.bell.listen();
     true
-}
-
-fn step(engine: &Engine) -> Result<bool> {
-    catch_unwind(AssertUnwindSafe(|| engine.step())).unwrap_or_else(|_| {
-        let error = Error::Panicked { operation: "a background step" };
-        engine.shared.commit.poison(error.clone());
-        Err(error)
-    })
 }

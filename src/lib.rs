@@ -66,8 +66,8 @@ pub use batch::WriteBatch;
 #[cfg(feature = "bincode")]
 pub use codec::{Bincode, Codec};
 pub use error::{Error, Result};
+pub use format::Defect;
 pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
-pub use format::{Defect, KeyspaceId, Seq};
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use fs::sim;
 pub use options::{Durability, Options};

@@ -7,7 +7,8 @@
 //! order. A sync has three parts, so that no store waits for the device: [`LogWriter::plan`] under the mutex,
 //! [`execute`] without it, [`LogWriter::synced`] under it again. One leader at a time runs the three (`commit`).
 //!
-//! **Invariants.** Room for a watermark is always kept, in the segment and in its ready pages. I1, I2, I5.
+//! **Invariants.** Behind every record there is room for a watermark, in the segment and in its ready pages; where two
+//! syncs share one record the second goes without. I1, I2, I5.
 //!
 //! **Crash points.** `append-payload` (a record is written, its first word is not), `append-published`,
 //! `batch-record`, `batch-payload`, `rolled`.
@@ -201,6 +202,11 @@ impl LogWriter {
         self.last_user
     }
 
+    /// How many segments are full and not yet durable.
+    pub(crate) fn full_count(&self) -> u64 {
+        self.full.len() as u64
+    }
+
     /// The segments that are full and not yet durable, and where they end.
     pub(crate) fn full_ends(&self) -> Vec<(SegmentId, u64)> {
         self.full.iter().map(|full| (full.segment.id(), full.end)).collect()
@@ -299,7 +305,7 @@ impl LogWriter {
     }
 
     /// Appends a batch for which room was reserved: every record, then the frame's first word, which publishes all.
-    /// Calls `each` with the location of every record, in order, after they are published.
+    /// The frame's number, and the offset of its first record.
     pub(crate) fn append_batch<'a>(
         &mut self,
         shared: &Shared,

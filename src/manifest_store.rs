@@ -58,6 +58,19 @@ impl ManifestStore {
             // Before the other copy is written over, this one must be sure to have its name.
             dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
         }
+        // A copy that a killed process wrote may exist in the page cache only. Until both are on the disk, writing over
+        // one of them could leave none.
+        let mut suspect = suspect;
+        let mut refused = None;
+        for copy in 0..2 {
+            if let Err(error) = files[copy].sync() {
+                suspect[copy] = true;
+                refused = Some(Error::io("sync", dir.path().join(MANIFESTS[copy]), error));
+            }
+        }
+        if let (true, Some(error)) = (suspect == [true; 2], refused) {
+            return Err(error);
+        }
         let held = Mutex::new(Held { manifest, files, suspect });
         Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), held })
     }

@@ -116,12 +116,9 @@ impl Provision {
         if self.ready.lock().front().is_some_and(fits) {
             return Ok(self.ready.lock().pop_front().expect("only the writer takes"));
         }
-        if making.next_size - OVERHEAD >= need {
-            let segment = self.make(shared, &mut making, None)?;
-            return Ok(segment);
-        }
-        let size = (need + OVERHEAD).next_multiple_of(PAGE_SIZE as u64);
-        self.make(shared, &mut making, Some(size))
+        let size = (making.next_size - OVERHEAD < need)
+            .then(|| (need + OVERHEAD).next_multiple_of(PAGE_SIZE as u64));
+        self.make(shared, &mut making, size, need)
     }
 
     /// Takes a segment back that could not be used; it is the next to be given out.
@@ -129,14 +126,20 @@ impl Provision {
         self.ready.lock().push_front(segment);
     }
 
-    fn make(&self, shared: &Shared, making: &mut Making, size: Option<u64>) -> Result<Arc<Segment>> {
+    fn make(
+        &self,
+        shared: &Shared,
+        making: &mut Making,
+        size: Option<u64>,
+        need: u64,
+    ) -> Result<Arc<Segment>> {
         shared.commit.check()?;
         if let Some(segment) = &making.unnamed {
             // In memory the manifest names it already; what failed was writing that down.
             shared.manifest.update(|_| ())?;
             let segment = Arc::clone(segment);
             making.unnamed = None;
-            if size.is_none_or(|size| segment.size() >= size) {
+            if segment.size() - OVERHEAD >= need {
                 return Ok(segment);
             }
             self.ready.lock().push_back(segment);
@@ -210,7 +213,7 @@ impl Provision {
             if !self.ready.lock().is_empty() {
                 return Ok(true);
             }
-            let segment = self.make(shared, &mut making, None)?;
+            let segment = self.make(shared, &mut making, None, 0)?;
             self.ready.lock().push_back(segment);
             return Ok(true);
         };

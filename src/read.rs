@@ -189,7 +189,9 @@ const AHEAD: usize = 64;
 /// An iterator over all keys and values, in no order.
 ///
 /// Every key that is there from beginning to end comes exactly once, with a value it had meanwhile; a key that is
-/// inserted or removed meanwhile comes once or not at all. It keeps the store open for reading, not for writing.
+/// inserted or removed meanwhile comes once or not at all. It ends with
+/// [`Error::Closed`](crate::Error::Closed) once the store is closed, by [`Store::close`](crate::Store::close) or by the
+/// drop of its last handle.
 #[derive(Debug)]
 pub struct Iter {
     engine: Arc<Engine>,

@@ -25,6 +25,7 @@ use crate::store::Store;
 
 /// A place in a file where something is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Damage {
     /// The file.
@@ -37,6 +38,7 @@ pub struct Damage {
 
 /// What a salvage gave back, and what it met.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SalvageReport {
     /// Segment files read.

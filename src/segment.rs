@@ -85,7 +85,10 @@ impl Segment {
         let data_offset = header.ok().and_then(Result::ok).expect("just encoded").data_offset();
         let shape =
             Shape { id: plan.id, size: plan.size, nonce: plan.nonce, data_offset, regime: plan.regime };
-        Self::map(dir, space, file, shape)
+        Self::map(dir, space, file, shape).inspect_err(|_| {
+            // Best effort: the manifest does not name it, and the next open uses it or leaves it.
+            drop(dir.unlink(&name));
+        })
     }
 
     fn make(dir: &dyn Dir, plan: &Plan, name: &str, temporary: &str) -> Result<Arc<dyn File>> {
@@ -159,7 +162,7 @@ impl Segment {
         let identity = file.identity().map_err(|error| Error::io("look at", &path, error))?;
         let range = space.place(&mapping).ok_or(Error::Limit {
             what: "all segments together are larger than 8 TiB",
-            advice: "remove data and compact",
+            advice: "open a second store for what comes next",
         })?;
         let ready = if shape.regime == Regime::Plain { 0 } else { shape.data_offset };
         Ok(Arc::new(Self {

@@ -1,5 +1,6 @@
 //! The face of a store.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,9 +45,17 @@ use crate::verify::VerifyReport;
 /// assert!(store.remove("key")?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     handle: Arc<Handle>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let engine = self.engine();
+        let mut text = f.debug_struct("Store");
+        text.field("path", &engine.shared.dir.path()).field("keys", &self.len()).finish_non_exhaustive()
+    }
 }
 
 /// What all clones share; dropping it closes the store.
@@ -69,7 +78,7 @@ impl Options {
     /// # Errors
     ///
     /// `Locked` when another handle has it open; `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or
-    /// `NotFound` when there is no store that can be opened here, all without touching anything; `Corrupt` or
+    /// `NotFound` when there is no store that can be opened here, all without touching anything but the lock file; `Corrupt` or
     /// `MissingSegment` when durable data is damaged, likewise (see [`salvage`](crate::salvage)); `NoSpace`,
     /// `ReadOnly`, `Io` or `Limit` when the operating system refuses; `InvalidOption`.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
@@ -294,6 +303,15 @@ impl Store {
     }
 }
 
+impl IntoIterator for &Store {
+    type Item = Result<(Value, Value)>;
+    type IntoIter = Iter;
+
+    fn into_iter(self) -> Iter {
+        self.iter()
+    }
+}
+
 impl AsRef<WriteBatch> for WriteBatch {
     fn as_ref(&self) -> &WriteBatch {
         self
@@ -306,7 +324,9 @@ impl Handle {
             // The helper thread does not exist in a child; waiting for it would never end.
             return Err(Error::Forked);
         }
-        if let Some(helper) = self.helper.lock().take() {
+        // Not with the lock held: a child that is forked meanwhile would find it locked for ever.
+        let helper = self.helper.lock().take();
+        if let Some(helper) = helper {
             helper.stop(&self.engine.bell);
         }
         self.engine.close()
@@ -317,7 +337,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         if self.engine.liveness.is_forked() {
             // The threads and the lock are the parent's.
-            std::mem::forget(self.helper.lock().take());
+            std::mem::forget(self.helper.get_mut().take());
             return;
         }
         // A failure cannot be reported here; `Store::close` reports it, and the next open recovers.

@@ -55,6 +55,12 @@ impl Engine {
         let (active, offset) = writer.log.position();
         let full = writer.log.full_ends();
         let segments = self.shared.segments.read();
+        let sealed = |segment: &Arc<Segment>| {
+            self.shared.manifest.read(|manifest| {
+                let entry = manifest.segment(segment.id()).filter(|entry| entry.state == State::Sealed);
+                entry.map(|entry| entry.end)
+            })
+        };
         let end = |segment: &Arc<Segment>| {
             if segment.id() == active.id() {
                 return offset;
@@ -62,8 +68,8 @@ impl Engine {
             if let Some((_, end)) = full.iter().find(|(id, _)| *id == segment.id()) {
                 return *end;
             }
-            // Synced: published up to its end, and the manifest may not have caught up.
-            segment.mapping().published()
+            // Synced: published up to its end; the manifest says the same, or has not caught up.
+            sealed(segment).unwrap_or_else(|| segment.mapping().published())
         };
         segments.values().map(|segment| (Arc::clone(segment), end(segment))).collect()
     }
@@ -81,12 +87,6 @@ impl Engine {
         let header = read_header(file.as_ref(), path)?;
         if header.store != self.shared.store || header.id != segment.id() || header.nonce != segment.nonce() {
             return Err(damage(0, Defect::WrongSegment));
-        }
-        let sealed = self.shared.manifest.read(|manifest| {
-            manifest.segment(segment.id()).filter(|entry| entry.state == State::Sealed).map(|entry| entry.end)
-        });
-        if sealed.is_some_and(|sealed| sealed != end.max(segment.data_offset())) {
-            return Err(damage(end, Defect::BadField("end")));
         }
         report.segments += 1;
         let start = segment.data_offset();
@@ -119,10 +119,10 @@ impl Engine {
                 self.check_record(&record)?;
                 // The key was there when the bucket was read; now it has this record, a newer one, or none.
                 let hash = self.hash_of(record.key());
+                // Asked before the second look: a batch may end in between.
+                let visible = self.visibility.is_visible(record.seq());
                 let newest = self.lookup(hash, record.key(), &pin)?;
-                if newest.is_some_and(|newest| newest.header().seq < record.header().seq)
-                    && self.visibility.is_visible(record.header().seq)
-                {
+                if visible && newest.is_some_and(|newest| newest.seq() < record.seq()) {
                     return Err(self.damage(*location, Defect::IndexMismatch));
                 }
                 report.keys += 1;

@@ -74,6 +74,7 @@ impl Engine {
             // The key may be absent by a removal that is not durable yet; the answer must not be taken back.
             let seq = writer.log.last_user();
             drop(writer);
+            drop(pin);
             self.settle(seq, durability)?;
             return Ok(false);
         };
@@ -264,8 +265,9 @@ impl Engine {
         let offset = writer.log.position().1;
         let before = self.provision.offset();
         self.provision.set_offset(offset);
-        // Relaxed: the acknowledgement, not this store, tells of the write; the helper looks under the mutex.
+        // Relaxed, both: the acknowledgement, not these stores, tells of the write; the helper looks under the mutex.
         self.counters.last_user.store(seq.0, Ordering::Relaxed);
+        self.counters.full.store(writer.log.full_count(), Ordering::Relaxed);
         before / CALL_SPACING != offset / CALL_SPACING || self.options.durability == Durability::Interval
     }
 

@@ -3,6 +3,8 @@
 //! **Format.** A fixed part of 128 bytes, then one entry per segment and one per keyspace. See DESIGN.md, "Manifest".
 //! Two copies are kept; each is whole or refused by its checksum. What lies behind its length is not part of it.
 
+use std::fmt;
+
 use super::segment_header::Role;
 use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, WRITE_VERSION};
 
@@ -77,7 +79,7 @@ pub struct KeyspaceEntry {
 }
 
 /// What makes up the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// Grows by one with every change.
     pub generation: u64,
@@ -101,6 +103,21 @@ pub struct Manifest {
     pub segments: Vec<SegmentEntry>,
     /// The keyspaces besides the default one.
     pub keyspaces: Vec<KeyspaceEntry>,
+}
+
+/// Without the secret: whoever reads it in a log could craft keys that collide.
+impl fmt::Debug for Manifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manifest")
+            .field("store", &self.store)
+            .field("generation", &self.generation)
+            .field("clean", &self.clean)
+            .field("epoch", &self.epoch)
+            .field("durable", &self.durable)
+            .field("segments", &self.segments)
+            .field("keyspaces", &self.keyspaces)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Manifest {
@@ -223,6 +240,11 @@ impl Manifest {
             || self.segments.first().is_some_and(|first| first.id.0 == 0)
         {
             return Err(Defect::BadField("segment numbers"));
+        }
+        // They are counted up, and no store lives long enough to get there.
+        let counters = [self.generation, self.epoch, self.next_segment.0];
+        if counters.iter().any(|counter| *counter > u64::MAX / 2) {
+            return Err(Defect::BadField("generation, epoch or segment number"));
         }
         if self.durable > Seq::MAX || self.next_seq > Seq::MAX {
             return Err(Defect::BadField("sequence number"));

@@ -74,6 +74,7 @@ pub struct StoreId(pub [u8; 16]);
 
 /// What is wrong with some bytes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum Defect {
     /// The bytes end before the structure does.

@@ -133,6 +133,9 @@ impl<'b> RawHeader<'b> {
         if header.flags & !FLAGS_KNOWN != 0 || reserved != 0 || header.seq > Seq::MAX {
             return Err(Defect::Reserved);
         }
+        if header.seq == Seq::ZERO {
+            return Err(Defect::BadSequence);
+        }
         if header.size() > room {
             return Err(Defect::LengthOutOfRange);
         }

@@ -11,6 +11,8 @@ pub const SEGMENT_HEADER_SIZE: usize = 128;
 const SUM_OFFSET: usize = 12;
 const USED: usize = 72;
 const _: () = assert!(USED < SEGMENT_HEADER_SIZE && SEGMENT_HEADER_SIZE.is_multiple_of(8));
+/// The least that a segment has room for behind its header, in bytes: a start record and a watermark, with some to spare.
+const SIZE_MIN: u64 = 1024;
 /// The most segments that one may replace: bounds the header, not compaction.
 pub const REPLACED_MAX: usize = 65_536;
 
@@ -155,7 +157,11 @@ impl SegmentHeader {
         }
         let replaced = (0..count).map(|_| Ok(SegmentId(reader.u64()?))).collect::<Result<_, Defect>>()?;
         let header = Self { store, id, size, nonce, first_seq, role, generation, replaced };
-        if first_seq > Seq::MAX || size < header.data_offset() || !size.is_multiple_of(8) || id.0 == 0 {
+        if first_seq > Seq::MAX
+            || size < header.data_offset() + SIZE_MIN
+            || !size.is_multiple_of(8)
+            || id.0 == 0
+        {
             return Err(Defect::BadField("size, number or sequence"));
         }
         Ok(Ok(header))

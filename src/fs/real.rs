@@ -99,7 +99,17 @@ impl Dir for RealDir {
     }
 
     fn medium(&self) -> io::Result<Medium> {
-        platform::medium(&fs::File::open(&self.path)?)
+        // Asked before the directory is made, too: then the nearest ancestor that is there will hold it.
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for ancestor in self.path.ancestors() {
+            let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+            match fs::File::open(ancestor) {
+                Ok(directory) => return platform::medium(&directory),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
     }
 
     fn boot_id(&self) -> Option<[u8; 16]> {
@@ -247,7 +257,10 @@ mod tests {
     use crate::fs::read_exact_at;
 
     fn scratch() -> (tempfile::TempDir, RealDir) {
-        let temporary = tempfile::tempdir_in("target").unwrap();
+        let temporary = tempfile::tempdir_in(
+            std::env::current_exe().expect("the test itself").parent().expect("it lies in a folder"),
+        )
+        .unwrap();
         let dir = RealDir::new(temporary.path().join("a/b"));
         dir.create_dir().unwrap();
         (temporary, dir)

@@ -134,6 +134,9 @@ impl Chain {
                 if entry.state == State::Open {
                     self.ready.push(Arc::clone(&segment));
                 }
+                if entry.state == State::Sealed {
+                    segment.release_file();
+                }
                 self.keep(segment, *entry);
                 continue;
             }
@@ -232,6 +235,10 @@ impl Chain {
             let sample = walked.samples.iter().rev().find(|(seq, _)| *seq <= replay.durable);
             let from = sample.map_or(segment.data_offset(), |(_, offset)| *offset);
             self.unproven.push(Unproven { segment: Arc::clone(segment), from, to: walked.stop });
+        }
+        if kept.state == State::Sealed {
+            // Durable, and never written again: a store of many segments must not need as many descriptors.
+            segment.release_file();
         }
         self.keep(Arc::clone(segment), kept);
         if let (StopAction::Cut, Some(beyond)) = (action, beyond) {

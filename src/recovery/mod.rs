@@ -69,10 +69,10 @@ pub(crate) struct Opened {
 pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
     options.check()?;
     decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?;
-    dir.create_dir().map_err(|error| Error::io("create", dir.path(), error))?;
     if let Medium::Network(kind) = dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
         return Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind });
     }
+    dir.create_dir().map_err(|error| Error::io("create", dir.path(), error))?;
     let lock = take_lock(dir.as_ref())?;
     // What another process did before it let go of the lock.
     let mut survey = Survey::of(dir.as_ref())?;
@@ -234,7 +234,7 @@ fn settle(
     report.clean = manifest.clean;
     let next_seq = next_seq(&manifest, &chain, durable);
     let highest = survey.segments.last().copied().unwrap_or(SegmentId(0));
-    manifest.next_segment = manifest.next_segment.max(SegmentId(highest.0 + 1));
+    manifest.next_segment = manifest.next_segment.max(SegmentId(highest.0.saturating_add(1)));
     manifest.segments = chain.entries;
     manifest.clean = false;
     manifest.epoch += 1;

@@ -117,7 +117,7 @@ impl<'a> Replay<'a> {
                 let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(header.key_len))?;
                 self.key.clear();
                 self.key.extend_from_slice(key);
-                self.newest(location, header)?;
+                self.newest(segment, location, header)?;
             }
             Kind::Batch | Kind::Watermark | Kind::Start | Kind::Keyspace => {
                 self.space.add_dead(location, size);
@@ -135,7 +135,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Makes a record the newest of its key, if it is.
-    fn newest(&mut self, location: Location, header: &Header) -> Result<()> {
+    fn newest(&mut self, segment: &Segment, location: Location, header: &Header) -> Result<()> {
         let pin = epoch::pin();
         let hash = self.hash_key.hash(&self.key);
         let found = self.index.find(hash, |other| {
@@ -157,7 +157,7 @@ impl<'a> Replay<'a> {
             }
             self.index.replace(hash, other, location);
         } else {
-            self.index.reserve().map_err(|error| Error::io("grow the index of", ".", error))?;
+            self.index.reserve().map_err(|error| Error::io("grow the index for", segment.path(), error))?;
             self.index.insert(hash, location);
         }
         if tombstone {

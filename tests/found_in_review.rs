@@ -1,0 +1,135 @@
+//! Failures that reviews found: each with its cause, so that it stays away.
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use std::time::Duration;
+
+use mapcask::sim::{Fault, Operation, Seeded, SimDisk, Tears};
+use mapcask::{Durability, Error, Options, Store};
+
+fn options() -> Options {
+    Options::new().segment_bytes(4096).background(false)
+}
+
+fn fill(store: &Store, keys: std::ops::Range<u32>) {
+    for n in keys {
+        store.insert(format!("key {n}"), [7; 1000]).unwrap();
+    }
+}
+
+/// A killed process leaves a manifest copy in the page cache only. The next open took both copies for whole, wrote over
+/// the one that was on the disk, and a power cut then left neither. It shows once a manifest is longer than a sector.
+#[test]
+fn a_power_cut_after_a_kill_leaves_one_copy_of_the_manifest() {
+    let disk = SimDisk::with_seed(5);
+    let store = options().durability(Durability::Disk).open_on(&disk).unwrap();
+    fill(&store, 0..60);
+    let points = disk.points();
+    let kills =
+        points.iter().filter(|(_, name)| name.starts_with("manifest-")).map(|(position, _)| *position);
+    for kill in kills.collect::<Vec<_>>().into_iter().rev().take(4) {
+        let killed = disk.crash_point(kill, Tears::None).kill();
+        drop(options().open_on(&killed).unwrap());
+        let during = killed.points();
+        for (cut, name) in during.iter().filter(|(_, name)| name.starts_with("manifest-")).take(4) {
+            let point = killed.crash_point(*cut, Tears::Any);
+            for seed in 0..50 {
+                let after = point.cut_power(&mut Seeded::new(seed));
+                let store =
+                    options().open_on(&after).unwrap_or_else(|error| panic!("{name}, {seed}: {error}"));
+                assert!(store.len() >= 50, "{name}, {seed}: {} keys", store.len());
+                store.verify().unwrap();
+            }
+        }
+    }
+}
+
+/// A full disk made every step of the background end before it came to the sync that was due.
+#[test]
+fn writes_are_synced_in_time_while_there_is_no_room_for_more_segments() {
+    let disk = SimDisk::with_seed(1);
+    let store = options().segment_bytes(64 << 10).durability(Durability::Interval).open_on(&disk).unwrap();
+    fill(&store, 0..40);
+    disk.set_capacity(Some(0));
+    let mut synced = 0;
+    for _ in 0..10 {
+        disk.advance_clock(Duration::from_secs(1));
+        // What it says of the full disk is the next writer's business.
+        drop(store.step());
+        synced = store.stats().durable_seq;
+    }
+    assert!(synced >= store.stats().last_seq, "{synced} of {}", store.stats().last_seq);
+}
+
+/// A segment whose name could not be written down was handed out later to a record that did not fit into it.
+#[test]
+fn a_segment_that_could_not_be_named_is_not_given_to_a_record_that_needs_more() {
+    for nth in 1..40 {
+        let disk = SimDisk::with_seed(2);
+        let store = Options::new().segment_bytes(1 << 20).background(false).open_on(&disk).unwrap();
+        fill(&store, 0..200);
+        disk.fail_nth(Some(Operation::Write), nth, Fault::Io, false);
+        while matches!(store.step(), Ok(true)) {}
+        disk.clear_faults();
+        store.insert("large", vec![1; 900 << 10]).unwrap();
+        fill(&store, 200..300);
+        store.insert("larger", vec![2; 2 << 20]).unwrap();
+        assert_eq!(store.len(), 302);
+        store.verify().unwrap();
+    }
+}
+
+/// Mapping a new segment failed after the file had its final name, and every attempt left a file behind.
+#[test]
+fn a_segment_that_cannot_be_mapped_leaves_no_file() {
+    let disk = SimDisk::with_seed(3);
+    let store = options().open_on(&disk).unwrap();
+    fill(&store, 0..3);
+    let files = disk.files().len();
+    disk.fail_nth(Some(Operation::Map), 1, Fault::NoSpace, true);
+    for n in 0..5_u32 {
+        assert!(store.insert(format!("more {n}"), [7; 3000]).is_err());
+    }
+    assert_eq!(disk.files().len(), files);
+    disk.clear_faults();
+    store.insert("more", [7; 3000]).unwrap();
+}
+
+/// The hash secret was printed with every handle.
+#[test]
+fn a_handle_prints_shortly_and_keeps_the_secret() {
+    let disk = SimDisk::with_seed(4);
+    let store = options().open_on(&disk).unwrap();
+    fill(&store, 0..20);
+    for text in [format!("{store:?}"), format!("{:?}", store.iter()), format!("{:?}", store.view())] {
+        assert!(text.len() < 300 && !text.contains("secret"), "{text}");
+    }
+}
+
+/// An interval without end made the helper overflow when it computed when to wake.
+#[test]
+fn an_endless_interval_is_no_panic() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let options = Options::new().durability(Durability::Interval).sync_interval(Duration::MAX);
+    let store = options.open(directory.path().join("data")).unwrap();
+    store.insert("a", "1").unwrap();
+    store.close().unwrap();
+}
+
+/// Every segment of a reopened store kept its descriptor.
+#[test]
+#[cfg(target_os = "linux")]
+fn many_segments_need_few_descriptors_after_a_reopening() {
+    let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("data");
+    let store = options().open(&path).unwrap();
+    fill(&store, 0..300);
+    store.close().unwrap();
+    let before = open_files();
+    let store = options().open(&path).unwrap();
+    assert!(store.stats().segments >= 100);
+    // Other tests of this process come and go; they have a few files each.
+    assert!(open_files() < before + 60, "{} files", open_files() - before);
+    assert!(matches!(options().open(&path), Err(Error::Locked { .. })));
+}

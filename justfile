@@ -8,7 +8,7 @@ ci:
 
 # The tests, as the README gives them.
 test *args:
-    cargo test --features sim,cli {{args}}
+    cargo test --all-features {{args}}
 
 lint:
     cargo fmt --all --check
@@ -23,7 +23,11 @@ loom:
 
 # Kills and power cuts; the cuts need root.
 crash kills="2000" cuts="500":
-    MAPCASK_KILLS={{kills}} MAPCASK_CUTS={{cuts}} cargo test --release --features sim --test kill --test power_cut -- --nocapture
+    MAPCASK_KILLS={{kills}} MAPCASK_CUTS={{cuts}} cargo test --release --all-features --test kill --test power_cut -- --nocapture
+
+# What `.ci/run` only samples: every bit and every cut of a damaged store, a million crash states, random histories. Hours.
+exhaustive states="1000000" cases="4000":
+    MAPCASK_DAMAGE=full MAPCASK_STATES={{states}} MAPCASK_CASES={{cases}} cargo test --release --all-features --test damage --test enumerate --test model -- --nocapture
 
 # One fuzz target, until it finds something; see fuzz/README.md.
 fuzz target *args:

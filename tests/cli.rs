@@ -198,3 +198,116 @@ fn the_demo_says_what_to_do_without_sources() {
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(message.contains("name any directory with files: mapcask demo PATH"), "{message}");
 }
+
+#[test]
+fn the_demo_refuses_a_bad_path_before_it_makes_a_store() {
+    let directory = directory();
+    let path = directory.path();
+    fs::create_dir(path.join("empty")).unwrap();
+    fs::write(path.join("file"), "content").unwrap();
+    for (tree, reason) in
+        [("missing", "cannot find"), ("file", "is no directory"), ("empty", "holds no file")]
+    {
+        for store in [&[][..], &["--store", "kept"], &["--keep"]] {
+            let output = run_with(path, &[&["demo", tree], store].concat(), b"");
+            let message = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{message}");
+            assert!(message.contains(reason) && !message.contains("kept at"), "{message}");
+            assert_eq!(fs::read_dir(path).unwrap().count(), 2, "nothing was made for {tree}");
+        }
+    }
+}
+
+#[test]
+fn the_demo_removes_what_interrupted_ones_left_and_nothing_else() {
+    let directory = directory();
+    let path = directory.path();
+    fs::create_dir(path.join("tree")).unwrap();
+    fs::write(path.join("tree/only"), "content").unwrap();
+    let mut ended = Command::new(env!("CARGO_BIN_EXE_mapcask")).arg("--version").spawn().unwrap();
+    let gone = ended.id();
+    ended.wait().unwrap();
+    let leftover = format!("mapcask-demo-{gone}");
+    let others = [
+        format!("mapcask-demo-{}", std::process::id()),
+        format!("mapcask-kept-{gone}"),
+        "mapcask-demo-x".into(),
+    ];
+    for name in others.iter().chain([&leftover]) {
+        fs::create_dir(path.join(name)).unwrap();
+        fs::write(path.join(name).join("file"), "content").unwrap();
+    }
+    let text = succeed(path, &["demo", "tree", "--kills", "1"]);
+    assert!(text.contains("removed at the end; an interrupted demo leaves it"), "{text}");
+    assert!(text.contains(&leftover) && !path.join(&leftover).exists(), "{text}");
+    for name in &others {
+        assert!(path.join(name).join("file").exists(), "{name}");
+    }
+    assert_eq!(fs::read_dir(path).unwrap().count(), 1 + others.len());
+    // What is kept outlives the next demo.
+    succeed(path, &["demo", "tree", "--kills", "0", "--keep"]);
+    succeed(path, &["demo", "tree", "--kills", "0"]);
+    assert_eq!(fs::read_dir(path).unwrap().count(), 2 + others.len());
+}
+
+#[test]
+fn a_key_that_is_too_large_creates_no_store() {
+    let directory = directory();
+    let key = "k".repeat(mapcask::MAX_KEY_LEN + 1);
+    let output = run_with(directory.path(), &["put", &key, "value"], b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("a store takes keys of up to"));
+    assert!(!directory.path().join("data").exists());
+}
+
+/// Flips a bit in the middle of `text`, in whichever segment of the store holds it.
+fn damage(store: &Path, text: &[u8]) {
+    for entry in fs::read_dir(store).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        let found = bytes.windows(text.len()).position(|window| window == text);
+        if let Some(at) = found {
+            bytes[at + text.len() / 2] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            return;
+        }
+    }
+    panic!("no file of the store holds the text");
+}
+
+#[test]
+fn a_damaged_store_is_refused_and_salvage_gives_the_other_keys_back() {
+    let directory = directory();
+    let path = directory.path();
+    for (key, value) in [("a", "the first value"), ("b", "the second value"), ("c", "the third value")] {
+        succeed(path, &["put", key, value]);
+    }
+    damage(&path.join("data"), b"the second value");
+    let output = run_with(path, &["get", "a"], b"");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("mapcask salvage data NEW"), "{message}");
+    let (code, text) = run(path, &["salvage", "data", "new"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.lines().any(|line| line.contains(".seg, offset ")), "{text}");
+    assert_eq!(succeed(path, &["get", "--store", "new", "a"]), "the first value");
+    assert_eq!(run(path, &["get", "--store", "new", "b"]), (1, String::new()));
+    assert_eq!(succeed(path, &["get", "--store", "new", "c"]), "the third value");
+    // Nothing is wrong with what came back.
+    assert_eq!(run(path, &["salvage", "new", "newer"]).0, 0);
+}
+
+#[test]
+fn a_salvage_that_is_refused_makes_no_store() {
+    let directory = directory();
+    let path = directory.path();
+    succeed(path, &["put", "a", "1"]);
+    fs::create_dir(path.join("foreign")).unwrap();
+    for arguments in
+        [["salvage", "missing", "new"], ["salvage", "foreign", "new"], ["salvage", "data", "data"]]
+    {
+        assert_eq!(run(path, &arguments).0, 2, "{arguments:?}");
+        assert!(!path.join("new").exists(), "{arguments:?}");
+    }
+    assert_eq!(succeed(path, &["get", "a"]), "1");
+}

@@ -1,28 +1,41 @@
 //! The commands that do one thing with one store and end.
 //!
-//! Only `put` creates a store: a mistyped directory must not become one by being asked for a key.
+//! Only `put` and `salvage` create a store: a mistyped directory must not become one by being asked for a key.
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::HumanBytes;
-use mapcask::{Options, Store};
+use mapcask::{MAX_KEY_LEN, MAX_VALUE_LEN, Options, Store};
 
 use super::{At, Place, Scan, bytes};
 
 fn open(at: &At) -> Result<Store> {
     let store = Options::new().create(false).open(&at.store);
-    store.with_context(|| context(&at.store))
+    explained(store, &at.store)
 }
 
-fn context(path: &Path) -> String {
-    format!("cannot open the store at {} (--store DIR names another)", path.display())
+/// Says which store does not open, and what the command line has for it.
+fn explained(opened: mapcask::Result<Store>, path: &Path) -> Result<Store> {
+    opened.map_err(|error| {
+        let path = path.display();
+        let advice = if error.is_corruption() {
+            format!("cannot open the store at {path} (mapcask salvage {path} NEW gets out what is intact)")
+        } else {
+            format!("cannot open the store at {path} (--store DIR names another)")
+        };
+        anyhow::Error::new(error).context(advice)
+    })
 }
 
 pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>) -> Result<bool> {
     let key = bytes::parse(key, place.hex)?;
+    // What the store would refuse must not make one first.
+    if key.len() > MAX_KEY_LEN {
+        bail!("the key has {} bytes; a store takes keys of up to {MAX_KEY_LEN}", key.len());
+    }
     let value = match value.filter(|value| *value != "-") {
         Some(value) => bytes::parse(value, place.hex)?,
         None => {
@@ -34,7 +47,10 @@ pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>) -> Result<b
             value
         }
     };
-    let store = Store::open(&place.at.store).with_context(|| context(&place.at.store))?;
+    if value.len() > MAX_VALUE_LEN {
+        bail!("the value has {} bytes; a store takes values of up to {MAX_VALUE_LEN}", value.len());
+    }
+    let store = explained(Store::open(&place.at.store), &place.at.store)?;
     store.insert(key, value)?;
     store.close()?;
     Ok(true)

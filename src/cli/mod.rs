@@ -1,11 +1,12 @@
 //! The command line: what can be said, and what the exit code means.
 //!
-//! Exit codes are those of `grep`: 0 for yes, 1 for no (the key is absent, the demo found something missing or wrong),
-//! 2 for an error, with its causes on standard error.
+//! Exit codes are those of `grep`: 0 for yes, 1 for no (the key is absent, the demo found something missing or wrong,
+//! a salvage met damage), 2 for an error, with its causes on standard error.
 
 mod bytes;
 mod commands;
 mod demo;
+mod salvage;
 
 use std::ffi::OsString;
 use std::io;
@@ -61,6 +62,13 @@ enum Command {
     Verify {
         #[command(flatten)]
         at: At,
+    },
+    /// Gets every intact record out of a damaged store, which stays as it is; exits with 1 if there is damage
+    Salvage {
+        /// The damaged store's directory
+        from: PathBuf,
+        /// The directory of the new store, which must be empty or not be there
+        into: PathBuf,
     },
     #[command(name = demo::WRITER, hide = true)]
     DemoWriter(demo::WriterArgs),
@@ -122,6 +130,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Scan(scan) => commands::scan(&scan)?,
         Command::Stats { at } => commands::stats(&at)?,
         Command::Verify { at } => commands::verify(&at)?,
+        Command::Salvage { from, into } => salvage::run(&from, &into)?,
     };
     Ok(if is_yes { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

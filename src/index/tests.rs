@@ -223,7 +223,7 @@ fn buckets_take_all_hashes_between_them_and_none_twice() {
 }
 
 #[test]
-fn a_key_takes_at_most_24_bytes_at_every_size() {
+fn a_key_takes_at_most_16_bytes_at_every_size() {
     let (index, mut writer) = Index::new().unwrap();
     let (mut max, mut max_overflow) = (0.0f64, 0.0f64);
     for key in 0..1_500_000u64 {
@@ -237,7 +237,7 @@ fn a_key_takes_at_most_24_bytes_at_every_size() {
         }
     }
     println!("at most {max:.2} bytes per key; {:.1}% overflow lines", max_overflow * 100.0);
-    assert!(max <= 24.0, "{max} bytes per key");
+    assert!(max <= 16.0, "{max} bytes per key");
     check_shape(&writer);
 }
 

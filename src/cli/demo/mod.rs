@@ -7,6 +7,7 @@
 
 mod check;
 mod ledger;
+mod place;
 mod report;
 mod round;
 mod screen;
@@ -14,7 +15,6 @@ mod tree;
 mod wire;
 mod writer;
 
-use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ use mapcask::Options;
 
 use check::Findings;
 use ledger::Ledger;
+use place::Place;
 use report::Summary;
 use round::Task;
 use screen::Screen;
@@ -69,15 +70,22 @@ pub(super) fn run(args: &DemoArgs) -> Result<bool> {
         Some(path) => path.clone(),
         None => registry_sources()?,
     };
-    let store = make_directory(args.store.as_deref())?;
-    let outcome = play(args, &root, &store);
-    let is_kept = args.keep || args.store.is_some() || !matches!(outcome, Ok(true));
-    if is_kept {
-        eprintln!("the store is kept at {}", store.display());
-    } else {
-        fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))?;
+    let mut screen = Screen::new();
+    let place = Place::choose(args.store.as_deref(), args.keep)?;
+    for path in &place.removed {
+        screen.line(&format!("removed    {}, which an interrupted demo left", path.display()))?;
     }
-    outcome
+    screen.line(&format!("files of   {}", root.display()))?;
+    screen.begin("listing", None);
+    // A path that cannot be stored is refused before anything is made for it.
+    let tree = Tree::list(&root, &place.path, args.limit_bytes, &|len| screen.advance(len))?;
+    place.make()?;
+    screen.line(&format!("go into    {} ({})", place.path.display(), place.fate()))?;
+    let outcome = play(args, &tree, &place.path, screen);
+    let left = place.leave(matches!(outcome, Ok(true)));
+    // What the demo found comes before trouble with its directory.
+    let is_good = outcome?;
+    left.map(|()| is_good)
 }
 
 fn registry_sources() -> Result<PathBuf> {
@@ -94,30 +102,7 @@ fn registry_sources() -> Result<PathBuf> {
     }
 }
 
-/// Makes the directory for the store: the given one, or one in the build directory, which is on a disk where the
-/// temporary directory may be memory.
-fn make_directory(given: Option<&Path>) -> Result<PathBuf> {
-    let path = match given {
-        Some(path) => path.to_owned(),
-        None => {
-            let build = PathBuf::from("target");
-            let parent = if build.is_dir() { build } else { std::env::temp_dir() };
-            parent.join(format!("mapcask-demo-{}", std::process::id()))
-        }
-    };
-    fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    if fs::read_dir(&path).with_context(|| format!("cannot list {}", path.display()))?.next().is_some() {
-        bail!("{} is not empty; the demo needs a store of its own, choose another directory", path.display());
-    }
-    fs::canonicalize(&path).with_context(|| format!("cannot find {}", path.display()))
-}
-
-fn play(args: &DemoArgs, root: &Path, store: &Path) -> Result<bool> {
-    let mut screen = Screen::new();
-    screen.line(&format!("files of   {}", root.display()))?;
-    screen.line(&format!("go into    {}", store.display()))?;
-    screen.begin("listing", None);
-    let tree = Tree::list(root, store, args.limit_bytes, &|len| screen.advance(len))?;
+fn play(args: &DemoArgs, tree: &Tree, store: &Path, screen: Screen) -> Result<bool> {
     let dice = Dice(args.seed.unwrap_or_else(|| RandomState::new().hash_one("seed") >> 32));
     screen.line(&format!(
         "{} files, {}; the writer is killed {} times, --seed {}",
@@ -126,8 +111,8 @@ fn play(args: &DemoArgs, root: &Path, store: &Path) -> Result<bool> {
         args.kills,
         dice.0,
     ))?;
-    let ledger = Ledger::new(&tree, args.pretend);
-    let mut play = Play { args, store, tree: &tree, dice, ledger, summary: Summary::default(), screen };
+    let ledger = Ledger::new(tree, args.pretend);
+    let mut play = Play { args, store, tree, dice, ledger, summary: Summary::default(), screen };
     for kills_left in (0..=args.kills).rev() {
         play.round(kills_left)?;
     }

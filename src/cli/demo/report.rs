@@ -89,7 +89,7 @@ impl Summary {
             ("wrong or invented", HumanCount(self.found.wrong).to_string()),
             ("batches in part", HumanCount(self.found.broken_batches).to_string()),
             ("writers, files read and stored", rate(self.written.bytes, self.written.time)),
-            ("one thread, in the store alone", rate(self.written.bytes, self.written.in_store)),
+            ("per writer thread, inside the store's calls", rate(self.written.bytes, self.written.in_store)),
             ("reopen after a kill, median", self.reopen(|sorted| sorted[sorted.len() / 2])),
             ("reopen after a kill, longest", self.reopen(|sorted| sorted[sorted.len() - 1])),
             ("reopen after a close", millis(self.clean_open)),

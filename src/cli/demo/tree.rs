@@ -57,6 +57,9 @@ impl Tree {
     /// `progress` is told each file's length.
     pub(super) fn list(root: &Path, avoid: &Path, limit: u64, progress: &dyn Fn(u64)) -> Result<Self> {
         let root = fs::canonicalize(root).with_context(|| format!("cannot find {}", root.display()))?;
+        if !root.is_dir() {
+            bail!("{} is no directory; name one with files", root.display());
+        }
         let mut tree = Self { root, ..Self::default() };
         let mut directories = vec![tree.root.clone()];
         let mut batch_turn = 0;

@@ -1,0 +1,63 @@
+//! The command that gets what is intact out of a damaged store, into a new one.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use comfy_table::{CellAlignment, Table, presets};
+use mapcask::{SalvageReport, Store};
+
+/// Returns whether there was no damage.
+pub(super) fn run(from: &Path, into: &Path) -> Result<bool> {
+    if !from.is_dir() {
+        bail!("{} is no directory; name the damaged store's", from.display());
+    }
+    let is_there = into.try_exists().with_context(|| format!("cannot look at {}", into.display()))?;
+    if is_there {
+        let mut entries = fs::read_dir(into).with_context(|| format!("cannot list {}", into.display()))?;
+        // Older values would replace what a store in use holds.
+        if entries.next().is_some() {
+            bail!("{} is not empty; name a new directory for what comes back", into.display());
+        }
+    }
+    let store = Store::open(into).with_context(|| format!("cannot make a store at {}", into.display()))?;
+    let salvaged = mapcask::salvage(from, &store);
+    let is_bare = store.is_empty();
+    let closed = store.close();
+    if salvaged.is_err() && is_bare && !is_there {
+        // A store in which nothing was saved looks like one from which nothing could be. The first error is told.
+        let _ = fs::remove_dir_all(into);
+    }
+    let report = salvaged.with_context(|| format!("cannot salvage {}", from.display()))?;
+    closed.with_context(|| format!("cannot close the store at {}", into.display()))?;
+    print(&report)?;
+    Ok(report.damage.is_empty())
+}
+
+fn print(report: &SalvageReport) -> Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY);
+    for (name, count) in [
+        ("keys that came back", report.keys),
+        ("intact records", report.records),
+        ("segments read", report.segments as u64),
+        ("last sequence number", report.last_seq),
+        ("damaged places", report.damage.len() as u64),
+    ] {
+        table.add_row([name, &count.to_string()]);
+    }
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "{table}")?;
+    for damage in &report.damage {
+        let path = damage.path.display();
+        match &damage.defect {
+            Some(defect) => writeln!(out, "{path}, offset {}: {defect}", damage.offset)?,
+            None => writeln!(out, "{path}, offset {}: the file is missing", damage.offset)?,
+        }
+    }
+    Ok(())
+}

@@ -33,8 +33,11 @@ impl ControlPage {
             other => other,
         };
         let file = file.map_err(|error| Error::io("open", path(), error))?;
-        // With its block reserved: a store into the mapping must not be where a full disk is met.
-        file.allocate(CONTROL_SIZE as u64).map_err(|error| Error::io("allocate", path(), error))?;
+        let size = file.identity().map_err(|error| Error::io("look at", path(), error))?.size;
+        if size < CONTROL_SIZE as u64 {
+            // With its block reserved: a store into the mapping must not be where a full disk is met.
+            file.allocate(CONTROL_SIZE as u64).map_err(|error| Error::io("allocate", path(), error))?;
+        }
         let mut page = control.encode().to_vec();
         page.resize(CONTROL_SIZE, 0);
         let word = durable_word(durable, control.writer_nonce).to_le_bytes();

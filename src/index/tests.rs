@@ -4,7 +4,6 @@ use super::scan::Cursor;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
 
 use proptest::prelude::*;
 
@@ -432,55 +431,4 @@ fn memory_ahead_of_the_writer_is_made_in_steps() {
         }
     }
     check_shape(&writer);
-}
-
-#[test]
-#[ignore = "prints times; run in release mode, alone"]
-fn bench_insert_hit_and_miss() {
-    for count in [1_000_000u64, 4_000_000] {
-        let (index, mut writer) = Index::new().unwrap();
-        let hashes: Vec<Hash> = (0..2 * count).map(random_hash).collect();
-        let (hashes, absent) = hashes.split_at(usize::try_from(count).unwrap());
-        let nanos = |start: Instant| start.elapsed().as_nanos() as f64 / count as f64;
-        let start = Instant::now();
-        let (mut worst, mut populating) = (0, 0);
-        for (key, &hash) in (0..).zip(hashes) {
-            writer.reserve().unwrap();
-            writer.insert(hash, place(key, 0));
-            if index.is_short_of_room() {
-                let start = Instant::now();
-                index.populate_ahead().unwrap();
-                let micros = start.elapsed().as_micros();
-                (worst, populating) = (worst.max(micros), populating + micros);
-            }
-        }
-        let insert = nanos(start) - populating as f64 * 1e3 / count as f64;
-        let start = Instant::now();
-        let hits =
-            hashes.iter().filter(|&&hash| index.find(hash, |_| Ok::<_, Infallible>(true)).unwrap().is_some());
-        let hits = (hits.count(), nanos(start));
-        let start = Instant::now();
-        let misses = absent
-            .iter()
-            .filter(|&&hash| index.find(hash, |_| Ok::<_, Infallible>(false)).unwrap().is_none());
-        let misses = (misses.count(), nanos(start));
-        println!(
-            "{count} keys: insert {insert:.1} ns (and {populating} us of populating, its longest step {worst} us), hit {:.1} ns, miss {:.1} ns, {:.2} bytes per key",
-            hits.1,
-            misses.1,
-            index.memory_bytes() as f64 / count as f64
-        );
-        assert_eq!((hits.0, misses.0), (hashes.len(), absent.len()));
-        let keys: Vec<[u8; 16]> =
-            (0..count).map(|key| std::array::from_fn(|i| (key >> (i % 8 * 8) & 255) as u8)).collect();
-        let hasher = HashKey::from_secret([3; 32]);
-        let start = Instant::now();
-        let sum = keys.iter().fold(0, |sum, key| sum ^ hasher.hash(std::hint::black_box(&key[..])).to_bits());
-        println!("hash of 16 bytes {:.1} ns ({sum:x})", nanos(start));
-        let start = Instant::now();
-        let sum = keys.iter().fold(0, |sum, key| {
-            hasher.hash(&(u128::from_le_bytes(*key) ^ sum).to_le_bytes()).to_bits().into()
-        });
-        println!("hash of 16 bytes, each waiting for the one before, {:.1} ns ({sum:x})", nanos(start));
-    }
 }

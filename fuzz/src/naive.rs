@@ -47,7 +47,7 @@ pub fn fields(bytes: &[u8], nonce: u64, offset: usize, limit: usize) -> Option<F
     let holds = number(&header[..4]) == u64::from(sum)
         && (1..=6).contains(&fields.kind)
         && fields.flags <= 1
-        && fields.seq < 1 << 56
+        && (1..1 << 56).contains(&fields.seq)
         && header[28..] == [0; 4]
         && (fields.kind != Kind::Tombstone as u8 || fields.value_len == 0)
         && offset as u64 + fields.size() <= limit as u64;

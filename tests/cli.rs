@@ -85,7 +85,7 @@ fn an_absent_key_is_exit_code_1_and_prints_nothing() {
 }
 
 #[test]
-fn only_put_creates_a_store() {
+fn a_command_that_reads_creates_no_store() {
     let directory = directory();
     for arguments in [&["get", "a"][..], &["del", "a"], &["scan"], &["stats"], &["verify"]] {
         let output = run_with(directory.path(), arguments, b"");
@@ -224,7 +224,8 @@ fn the_demo_removes_what_interrupted_ones_left_and_nothing_else() {
     let path = directory.path();
     fs::create_dir(path.join("tree")).unwrap();
     fs::write(path.join("tree/only"), "content").unwrap();
-    let mut ended = Command::new(env!("CARGO_BIN_EXE_mapcask")).arg("--version").spawn().unwrap();
+    let mut ended =
+        Command::new(env!("CARGO_BIN_EXE_mapcask")).arg("--version").stdout(Stdio::null()).spawn().unwrap();
     let gone = ended.id();
     ended.wait().unwrap();
     let leftover = format!("mapcask-demo-{gone}");

@@ -71,7 +71,7 @@ pub(crate) fn latency(lab: &Lab) -> Result<Vec<Table>> {
     let store = |pace: Option<Duration>| -> Result<(f64, Histogram)> {
         let directory = lab.directory()?;
         let store = Store::open(directory.path())?;
-        pace_puts(lab, pace, |key, value| Ok(store.insert(key, value)?))
+        pace_puts(lab, pace, |key, value| Ok(store.insert(key, value).map(drop)?))
     };
     let map = |pace: Option<Duration>| -> Result<(f64, Histogram)> {
         let mut map = StdMap::new();

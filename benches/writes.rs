@@ -125,7 +125,7 @@ pub(crate) fn put_batch(lab: &Lab) -> Result<Vec<Table>> {
                     batch.clear();
                 }
             }
-            Ok(store.write(&batch)?)
+            Ok(store.write(&batch).map(drop)?)
         })
     });
     Ok(vec![race.run(lab.rounds)?])

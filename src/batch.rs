@@ -1,34 +1,72 @@
-//! A batch: writes that take effect together or not at all.
+//! A batch: writes that take effect together or not at all, and what must hold for that.
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::catalog::Keyspace;
 use crate::error::{Error, Result};
-use crate::format::record::Kind;
 
 /// Writes that take effect together: after any crash all of them are there or none, and no reader sees a part.
 ///
-/// Of several writes to one key the last one counts.
+/// Of several writes to one key the last one counts. What is added by the methods of the batch itself goes to the
+/// keyspace that the batch is written to; [`WriteBatch::on`] adds writes to any other. Conditions are looked at before
+/// anything is written, and look at what was there before the batch; unless all of them hold, nothing is written.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
 /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// let users = store.keyspace("users")?;
 /// let mut batch = mapcask::WriteBatch::new();
 /// batch.insert("a", "1");
 /// batch.remove("b");
+/// batch.on(&users).insert("anna", "admin");
 /// store.write(batch)?;
+/// assert_eq!(users.get("anna")?.as_deref(), Some(b"admin".as_slice()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct WriteBatch {
-    operations: Vec<Operation>,
+    entries: Vec<Entry>,
     /// Keys and values behind one another.
     bytes: Vec<u8>,
+    /// The keyspaces that were named; the one that the batch is written to comes before them.
+    places: Vec<Arc<Keyspace>>,
+    /// How many of the entries are writes.
+    writes: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Operation {
+#[derive(Debug, Clone)]
+struct Entry {
+    /// Zero for the keyspace that the batch is written to, else one more than the place in `places`.
+    place: usize,
     kind: Kind,
-    key_start: usize,
-    value_start: usize,
-    value_end: usize,
+    key: Range<usize>,
+    value: Range<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Insert,
+    Remove,
+    RequireValue,
+    RequirePresent,
+    RequireAbsent,
+}
+
+/// One entry of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step<'a> {
+    Insert(&'a [u8]),
+    Remove,
+    Require(Expected<'a>),
+}
+
+/// What a condition expects of a key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Expected<'a> {
+    Absent,
+    Present,
+    Value(&'a [u8]),
 }
 
 impl WriteBatch {
@@ -38,52 +76,156 @@ impl WriteBatch {
         Self::default()
     }
 
-    /// Adds an insertion. Lengths are checked by [`Store::write`](crate::Store::write).
+    /// Adds an insertion. Lengths are checked when the batch is written.
     #[doc(alias = "put")]
     #[doc(alias = "set")]
     pub fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        self.push(Kind::Put, key.as_ref(), value.as_ref());
+        self.push(0, Kind::Insert, key.as_ref(), value.as_ref());
     }
 
     /// Adds a removal. Removing a key that is not there is no error.
     #[doc(alias = "delete")]
     pub fn remove(&mut self, key: impl AsRef<[u8]>) {
-        self.push(Kind::Tombstone, key.as_ref(), &[]);
+        self.push(0, Kind::Remove, key.as_ref(), &[]);
     }
 
-    fn push(&mut self, kind: Kind, key: &[u8], value: &[u8]) {
+    /// Adds a condition: the key has this value before the batch.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("balance", "10")?;
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.require("balance", "10");
+    /// batch.require_absent("receipt 7");
+    /// batch.insert("balance", "8");
+    /// batch.insert("receipt 7", "2");
+    /// store.write(&batch)?;
+    /// // Once more, and nothing is written.
+    /// assert!(matches!(store.write(&batch), Err(mapcask::Error::ConditionFailed { .. })));
+    /// assert_eq!(store.get("balance")?.as_deref(), Some(b"8".as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn require(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.push(0, Kind::RequireValue, key.as_ref(), value.as_ref());
+    }
+
+    /// Adds a condition: the key is there before the batch, whatever its value. See [`WriteBatch::require`].
+    pub fn require_present(&mut self, key: impl AsRef<[u8]>) {
+        self.push(0, Kind::RequirePresent, key.as_ref(), &[]);
+    }
+
+    /// Adds a condition: the key is not there before the batch. See [`WriteBatch::require`].
+    pub fn require_absent(&mut self, key: impl AsRef<[u8]>) {
+        self.push(0, Kind::RequireAbsent, key.as_ref(), &[]);
+    }
+
+    /// The number of writes in it; conditions are not counted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.writes
+    }
+
+    /// Whether it holds no writes; it may hold conditions.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.writes == 0
+    }
+
+    /// Removes all writes and conditions, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes.clear();
+        self.places.clear();
+        self.writes = 0;
+    }
+
+    /// Says that what is added next goes to a keyspace of the store.
+    pub(crate) fn at(&mut self, keyspace: &Arc<Keyspace>) -> BatchOn<'_> {
+        let known = self.places.iter().position(|place| Arc::ptr_eq(place, keyspace));
+        let place = known.unwrap_or_else(|| {
+            self.places.push(Arc::clone(keyspace));
+            self.places.len() - 1
+        });
+        BatchOn { batch: self, place: place + 1 }
+    }
+
+    fn push(&mut self, place: usize, kind: Kind, key: &[u8], value: &[u8]) {
         let key_start = self.bytes.len();
         self.bytes.extend_from_slice(key);
         let value_start = self.bytes.len();
         self.bytes.extend_from_slice(value);
-        self.operations.push(Operation { kind, key_start, value_start, value_end: self.bytes.len() });
+        let (key, value) = (key_start..value_start, value_start..self.bytes.len());
+        self.entries.push(Entry { place, kind, key, value });
+        self.writes += usize::from(matches!(kind, Kind::Insert | Kind::Remove));
     }
 
-    /// The number of writes in it.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.operations.len()
+    /// The keyspaces that were named; the numbers of [`WriteBatch::iter`] count from one for them.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &Arc<Keyspace>> {
+        self.places.iter()
     }
 
-    /// Whether it holds no writes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.operations.is_empty()
-    }
-
-    /// Removes all writes, and keeps the memory.
-    pub fn clear(&mut self) {
-        self.operations.clear();
-        self.bytes.clear();
-    }
-
-    /// The writes in order: kind, key and value.
-    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (Kind, &[u8], &[u8])> {
-        self.operations.iter().map(|operation| {
-            let key = &self.bytes[operation.key_start..operation.value_start];
-            let value = &self.bytes[operation.value_start..operation.value_end];
-            (operation.kind, key, value)
+    /// The entries in order: number of the keyspace, key, and what is to be done.
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (usize, &[u8], Step<'_>)> {
+        self.entries.iter().map(|entry| {
+            let value = &self.bytes[entry.value.clone()];
+            let step = match entry.kind {
+                Kind::Insert => Step::Insert(value),
+                Kind::Remove => Step::Remove,
+                Kind::RequireValue => Step::Require(Expected::Value(value)),
+                Kind::RequirePresent => Step::Require(Expected::Present),
+                Kind::RequireAbsent => Step::Require(Expected::Absent),
+            };
+            (entry.place, &self.bytes[entry.key.clone()], step)
         })
+    }
+}
+
+impl AsRef<WriteBatch> for WriteBatch {
+    fn as_ref(&self) -> &WriteBatch {
+        self
+    }
+}
+
+/// Adds writes and conditions on one keyspace to a batch; see [`WriteBatch::on`].
+#[derive(Debug)]
+pub struct BatchOn<'b> {
+    batch: &'b mut WriteBatch,
+    place: usize,
+}
+
+impl BatchOn<'_> {
+    /// Adds an insertion; see [`WriteBatch::insert`].
+    #[doc(alias = "put")]
+    #[doc(alias = "set")]
+    pub fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.push(Kind::Insert, key.as_ref(), value.as_ref())
+    }
+
+    /// Adds a removal; see [`WriteBatch::remove`].
+    #[doc(alias = "delete")]
+    pub fn remove(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.push(Kind::Remove, key.as_ref(), &[])
+    }
+
+    /// Adds a condition; see [`WriteBatch::require`].
+    pub fn require(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.push(Kind::RequireValue, key.as_ref(), value.as_ref())
+    }
+
+    /// Adds a condition; see [`WriteBatch::require_present`].
+    pub fn require_present(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.push(Kind::RequirePresent, key.as_ref(), &[])
+    }
+
+    /// Adds a condition; see [`WriteBatch::require_absent`].
+    pub fn require_absent(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.push(Kind::RequireAbsent, key.as_ref(), &[])
+    }
+
+    fn push(&mut self, kind: Kind, key: &[u8], value: &[u8]) -> &mut Self {
+        self.batch.push(self.place, kind, key, value);
+        self
     }
 }
 

@@ -12,15 +12,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
+use crate::catalog::{Catalog, Contents, Indexes, Keyspace};
 use crate::control_page::ControlPage;
 use crate::epoch::Pin;
 use crate::error::{Error, Result};
 use crate::format::hash::{Hash, HashKey};
+use crate::format::keyspace::Keyspaces;
 use crate::format::manifest::{Manifest, State};
 use crate::format::record::{Place, payload_sum};
-use crate::format::{Defect, KeyspaceId, Seq};
+use crate::format::{Defect, Seq};
 use crate::fs::Lock;
-use crate::index::{Index, IndexWriter};
 use crate::location::Location;
 use crate::log::{Full, LogWriter, execute};
 use crate::mapping::liveness::Liveness;
@@ -40,18 +41,19 @@ const FULL_MAX: u64 = 16;
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) log: LogWriter,
-    pub(crate) index: IndexWriter,
+    pub(crate) indexes: Indexes,
+    /// The keyspaces, as the log has them.
+    pub(crate) names: Keyspaces,
 }
 
 /// Counters that the writer keeps and everybody reads.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    /// Bytes of records that are the newest of their key.
-    pub(crate) live_bytes: AtomicU64,
-    /// Keys; the index holds more entries while a batch with removals is being applied.
-    pub(crate) keys: AtomicU64,
-    /// The last record that somebody wrote.
+    /// The last record that somebody wrote. Stored after the record is in the log and before the index leads to it, so
+    /// that whoever meets the record by the index finds the number raised (`lookahead`).
     pub(crate) last_user: AtomicU64,
+    /// The last record that somebody wrote and that has taken effect.
+    pub(crate) applied: AtomicU64,
     /// How often a writer woke the helper.
     pub(crate) wakes: AtomicU64,
     /// Segments that are full and not durable.
@@ -77,7 +79,9 @@ pub(crate) struct Engine {
     pub(crate) options: Options,
     pub(crate) liveness: Liveness,
     pub(crate) hash_key: HashKey,
-    pub(crate) index: Arc<Index>,
+    pub(crate) catalog: Catalog,
+    /// The keyspace without a name.
+    pub(crate) default: Arc<Keyspace>,
     pub(crate) visibility: Visibility,
     pub(crate) writer: Mutex<Writer>,
     pub(crate) provision: Provision,
@@ -99,7 +103,7 @@ impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
             .field("path", &self.shared.dir.path())
-            .field("keys", &self.stats_keys())
+            .field("keyspaces", &self.catalog.all().len())
             .finish_non_exhaustive()
     }
 }
@@ -111,7 +115,7 @@ impl Engine {
     ///
     /// When memory is short, or the first pages of the log cannot be made ready.
     pub(crate) fn start(opened: Opened, options: Options) -> Result<Self> {
-        let Opened { shared, lock, control, hash_key, index, live_bytes, tail, ready, .. } = opened;
+        let Opened { shared, lock, control, hash_key, keyspaces, names, pending, tail, ready, .. } = opened;
         let liveness =
             Liveness::new().map_err(|error| Error::io("make a page for", shared.dir.path(), error))?;
         let provision =
@@ -121,20 +125,21 @@ impl Engine {
         let (segment, offset) = log.position();
         provision.set_active(segment, offset);
         let counters = Counters {
-            live_bytes: AtomicU64::new(live_bytes),
-            keys: AtomicU64::new(index.index().len() as u64),
             last_user: AtomicU64::new(last.0),
+            applied: AtomicU64::new(last.0),
             wakes: AtomicU64::new(0),
             full: AtomicU64::new(0),
         };
+        let (catalog, indexes) = Catalog::new(keyspaces, pending);
         Ok(Self {
             shared,
             options,
             liveness,
             hash_key,
-            index: Arc::clone(index.index()),
+            default: catalog.get("").expect("every store has the keyspace without a name"),
+            catalog,
             visibility: Visibility::new(),
-            writer: Mutex::new(Writer { log, index }),
+            writer: Mutex::new(Writer { log, indexes, names }),
             provision,
             counters,
             report: opened.report,
@@ -147,18 +152,37 @@ impl Engine {
         })
     }
 
+    /// What a keyspace holds now.
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceDropped`.
+    #[inline]
+    pub(crate) fn contents<'p>(&self, keyspace: &'p Keyspace, pin: &'p Pin) -> Result<&'p Contents> {
+        match keyspace.contents(pin) {
+            Some(contents) => Ok(contents),
+            None => Err(dropped(keyspace)),
+        }
+    }
+
     /// The newest visible record of a key.
     ///
     /// # Errors
     ///
     /// `Corrupt` where the index leads to bytes that are no longer what was written.
     #[inline]
-    pub(crate) fn lookup<'p>(&'p self, hash: Hash, key: &[u8], pin: &'p Pin) -> Result<Option<Record<'p>>> {
+    pub(crate) fn lookup<'p>(
+        &'p self,
+        contents: &Contents,
+        hash: Hash,
+        key: &[u8],
+        pin: &'p Pin,
+    ) -> Result<Option<Record<'p>>> {
         loop {
             let mut hit = None;
-            let found = self.index.find(hash, |location| {
+            let found = contents.index.find(hash, |location| {
                 let record = self.record(location, pin)?;
-                if record.is_of(KeyspaceId::DEFAULT, key) {
+                if record.is_of(contents.id, key) {
                     hit = Some(record);
                     return Ok(true);
                 }
@@ -282,8 +306,26 @@ impl Engine {
     /// As [`Engine::settle`].
     pub(crate) fn flush(&self) -> Result<()> {
         self.shared.commit.check()?;
+        self.settle(self.last_seq(), Durability::Disk)
+    }
+
+    /// The last record that somebody wrote.
+    pub(crate) fn last_seq(&self) -> Seq {
         // Relaxed: stored before the write that the caller knows of was acknowledged.
-        let seq = Seq(self.counters.last_user.load(Ordering::Relaxed));
+        Seq(self.counters.last_user.load(Ordering::Relaxed))
+    }
+
+    /// Waits until everything up to a number is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::settle`]; `UnknownSeq`.
+    pub(crate) fn wait_durable(&self, seq: Seq) -> Result<()> {
+        self.liveness.check()?;
+        let last = self.last_seq();
+        if seq > last.max(self.shared.commit.durable()) {
+            return Err(Error::UnknownSeq { seq: seq.0, last: last.0 });
+        }
         self.settle(seq, Durability::Disk)
     }
 
@@ -326,13 +368,7 @@ impl Engine {
                 entry.last_seq = full.last_seq;
             }
         }
-        manifest.durable = manifest.durable.max(self.shared.commit.durable());
-    }
-
-    /// Keys.
-    pub(crate) fn stats_keys(&self) -> u64 {
-        // Relaxed: a count on its own.
-        self.counters.keys.load(Ordering::Relaxed)
+        self.catalog.note_durable(manifest, self.shared.commit.durable());
     }
 
     /// One piece of the background's work; whether there was any.
@@ -351,12 +387,28 @@ impl Engine {
         if self.sync_in_time()? || self.sync_full()? || self.seal()? {
             return Ok(true);
         }
-        if self.index.is_short_of_room() {
-            let grown = self.index.populate_ahead();
-            grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
+        if self.grow_ahead()? {
             return Ok(true);
         }
+        if self.catalog.has_retired() {
+            // What is left waits for a reader: it may take as long as it likes.
+            self.catalog.collect();
+        }
         self.provision.step(&self.shared)
+    }
+
+    /// Makes memory of the first index that is short of it present ahead of the writer; whether there was one.
+    fn grow_ahead(&self) -> Result<bool> {
+        let pin = crate::epoch::pin();
+        for keyspace in self.catalog.all() {
+            let Some(contents) = keyspace.contents(&pin) else { continue };
+            if contents.index.is_short_of_room() {
+                let grown = contents.index.populate_ahead();
+                grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Syncs where nobody asked for it, once many segments wait: each keeps its descriptor until it is durable.
@@ -428,10 +480,16 @@ impl Engine {
                 entry.last_seq = last_seq;
             }
             manifest.clean = true;
-            manifest.durable = last_seq;
+            self.catalog.note_durable(manifest, last_seq);
             manifest.next_seq = last_seq.next();
         })?;
         // The store is closed cleanly all the same; the caller hears that some space was not given back.
         sealed.map(drop)
     }
+}
+
+/// The error of whoever uses a keyspace that is gone.
+#[cold]
+pub(crate) fn dropped(keyspace: &Keyspace) -> Error {
+    Error::KeyspaceDropped { name: keyspace.name().to_string() }
 }

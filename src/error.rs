@@ -87,6 +87,68 @@ pub enum Error {
         /// The limit in bytes.
         max: u64,
     },
+    /// A condition of a batch did not hold. Nothing was written.
+    #[error("the batch's condition on key \"{}\" does not hold and nothing was written; read it again and decide anew",
+        key.escape_ascii())]
+    ConditionFailed {
+        /// The key of the first condition that did not hold.
+        key: Vec<u8>,
+    },
+    /// The keyspace was dropped. Handles to it stay invalid, also when another one gets its name.
+    #[error("keyspace {name:?} was dropped; get it by its name again to create it anew")]
+    KeyspaceDropped {
+        /// Its name.
+        name: String,
+    },
+    /// There is no keyspace of this name.
+    #[error("there is no keyspace {name:?}; the store's `keyspace_names` lists those that are there")]
+    KeyspaceNotFound {
+        /// The name.
+        name: String,
+    },
+    /// Another keyspace has the name.
+    #[error("there is a keyspace {name:?} already; choose another name, or drop that one first")]
+    KeyspaceExists {
+        /// The name.
+        name: String,
+    },
+    /// No keyspace can have this name, or what was asked cannot be done with the one that has it.
+    #[error("keyspace name {name:?}: {reason}")]
+    InvalidKeyspaceName {
+        /// The name.
+        name: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A keyspace of another store, or of an earlier handle to this one, was used in a batch. Nothing was written.
+    #[error(
+        "keyspace {name:?} belongs to another open store; use the handle of the store that is written to"
+    )]
+    ForeignKeyspace {
+        /// Its name.
+        name: String,
+    },
+    /// The keyspace's keys and values are encoded in another way.
+    #[error("keyspace {name:?} is encoded by {stored:?}, and not by {asked:?}; open it with the codec it was created with",
+        stored = if stored.is_empty() { "no codec" } else { stored.as_str() })]
+    CodecMismatch {
+        /// Its name.
+        name: String,
+        /// The id of the codec it was created with; empty where it holds plain bytes.
+        stored: String,
+        /// The id of the codec it was opened with.
+        asked: String,
+    },
+    /// A sequence number that no write has had yet.
+    #[error(
+        "sequence number {seq} was not given out yet, the last one is {last}; pass what a write returned"
+    )]
+    UnknownSeq {
+        /// The number.
+        seq: u64,
+        /// The last one that was given out.
+        last: u64,
+    },
     /// The disk, a quota or a file-size limit leaves no room. Nothing was written; writing works again once there is.
     #[error("no space{} at {}; free some space, or raise the limit on file sizes, and try again",
         match needed { 0 => String::new(), needed => format!(" for {needed} bytes") }, path.display())]

@@ -42,6 +42,12 @@ impl<T: Send + Sync + 'static> Guarded<T> {
         }
         self.limbo.collect();
     }
+
+    /// Drops earlier values that no pin can see any more; whether none is left.
+    pub(crate) fn collect(&self) -> bool {
+        self.limbo.collect();
+        self.limbo.len() == 0
+    }
 }
 
 impl<T: Send + Sync + 'static> Drop for Guarded<T> {

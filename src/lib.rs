@@ -30,9 +30,11 @@ struct Readme;
 
 mod batch;
 mod bell;
+mod catalog;
 #[cfg(feature = "bincode")]
 mod codec;
 mod commit;
+mod conditional;
 mod control_page;
 mod engine;
 mod epoch;
@@ -43,10 +45,14 @@ pub mod format;
 mod format;
 mod fs;
 mod guarded;
+mod handle;
 mod helper;
 mod index;
+mod keyspace;
+mod keyspaces;
 mod location;
 mod log;
+mod lookahead;
 mod manifest_store;
 mod mapping;
 mod options;
@@ -58,24 +64,29 @@ mod segment;
 mod stats;
 mod store;
 mod sync;
+mod trace;
 mod undo;
 mod verify;
 mod write;
 
-pub use batch::WriteBatch;
+pub use batch::{BatchOn, WriteBatch};
 #[cfg(feature = "bincode")]
 pub use codec::{Bincode, Codec};
+pub use conditional::CompareAndSwapError;
 pub use error::{Error, Result};
-pub use format::Defect;
+pub use format::keyspace::MAX_NAME_LEN as MAX_KEYSPACE_NAME_LEN;
 pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
+pub use format::{Defect, Seq};
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use fs::sim;
+pub use keyspace::Keyspace;
+pub use lookahead::TryGet;
 pub use options::{Durability, Options};
 pub use read::{Iter, Keys, Value, Values, View};
 pub use recovery::report::RecoveryReport;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use salvage::salvage_on;
 pub use salvage::{Damage, SalvageReport, salvage};
-pub use stats::Stats;
+pub use stats::{KeyspaceStats, Stats};
 pub use store::Store;
 pub use verify::VerifyReport;

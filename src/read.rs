@@ -8,11 +8,12 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::engine::Engine;
+use crate::catalog::{Contents, Keyspace};
+use crate::engine::{Engine, dropped};
 use crate::epoch::{self, Pin};
 use crate::error::Result;
-use crate::format::Defect;
 use crate::format::hash::Hash;
+use crate::format::{Defect, KeyspaceId, Seq};
 use crate::index::scan::Cursor;
 use crate::location::Location;
 use crate::mapping::space::{Record, Slice};
@@ -24,6 +25,18 @@ use crate::undo::Before;
 /// lives, its segment file stays mapped.
 #[derive(Clone)]
 pub struct Value(Slice);
+
+impl Value {
+    /// The value of a record.
+    pub(crate) fn of(record: &Record<'_>) -> Self {
+        Self(record.keep_value())
+    }
+
+    /// The key of a record.
+    pub(crate) fn key_of(record: &Record<'_>) -> Self {
+        Self(record.keep_key())
+    }
+}
 
 impl Deref for Value {
     type Target = [u8];
@@ -83,31 +96,32 @@ impl From<Value> for Vec<u8> {
     }
 }
 
-/// Many reads under one pin: values are borrowed, and no reference is counted.
+/// Many reads of one keyspace under one pin: values are borrowed, and no reference is counted.
 ///
 /// A view is no snapshot: each read sees the newest write. It holds back the return of memory, never a writer; drop it
 /// when the reads are done. It stays on its thread.
 #[derive(Debug)]
 pub struct View<'s> {
     engine: &'s Engine,
+    keyspace: &'s Keyspace,
     pin: Pin,
     /// The pin belongs to the thread.
     here: PhantomData<*const ()>,
 }
 
 impl<'s> View<'s> {
-    pub(crate) fn new(engine: &'s Engine) -> Self {
-        Self { engine, pin: epoch::pin(), here: PhantomData }
+    pub(crate) fn new(engine: &'s Engine, keyspace: &'s Keyspace) -> Self {
+        Self { engine, keyspace, pin: epoch::pin(), here: PhantomData }
     }
 
     /// Returns the value of a key, borrowed from the view.
     ///
     /// # Errors
     ///
-    /// As [`Store::get`](crate::Store::get).
+    /// As [`Keyspace::get`](crate::Keyspace::get).
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
-        let record = self.engine.get(key.as_ref(), &self.pin)?;
+        let record = self.engine.get(self.keyspace, key.as_ref(), &self.pin)?;
         Ok(record.map(|record| record.value()))
     }
 
@@ -115,20 +129,51 @@ impl<'s> View<'s> {
     ///
     /// # Errors
     ///
-    /// As [`Store::get`](crate::Store::get).
+    /// As [`Keyspace::get`](crate::Keyspace::get).
     #[inline]
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.engine.get(key.as_ref(), &self.pin)?.is_some())
+        Ok(self.engine.get(self.keyspace, key.as_ref(), &self.pin)?.is_some())
+    }
+
+    /// Appends the values of many keys to `values`, in the order of the keys, all as of one moment; see
+    /// [`Keyspace::multi_get`](crate::Keyspace::multi_get).
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let view = store.view();
+    /// let mut values = Vec::new();
+    /// view.get_many_into(&["a", "b"], &mut values)?;
+    /// assert_eq!(values, [Some(b"1".as_slice()), None]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::get`](crate::Keyspace::get); `values` is as it was then.
+    pub fn get_many_into<'v>(
+        &'v self,
+        keys: &[impl AsRef<[u8]>],
+        values: &mut Vec<Option<&'v [u8]>>,
+    ) -> Result<()> {
+        self.engine.get_many(self.keyspace, keys, &self.pin, values, |record| record.value())
     }
 }
 
 impl Engine {
     /// The newest visible record of a key.
     #[inline]
-    pub(crate) fn get<'p>(&'p self, key: &[u8], pin: &'p Pin) -> Result<Option<Record<'p>>> {
+    pub(crate) fn get<'p>(
+        &'p self,
+        keyspace: &'p Keyspace,
+        key: &[u8],
+        pin: &'p Pin,
+    ) -> Result<Option<Record<'p>>> {
         self.liveness.check()?;
+        let contents = self.contents(keyspace, pin)?;
         let hash = self.hash_key.hash(key);
-        let record = self.lookup(hash, key, pin)?;
+        let record = self.lookup(contents, hash, key, pin)?;
         if let (true, Some(record)) = (self.options.verify_reads, &record) {
             self.check_record(record)?;
         }
@@ -137,16 +182,22 @@ impl Engine {
 
     /// An owned value.
     #[inline]
-    pub(crate) fn get_value(&self, key: &[u8]) -> Result<Option<Value>> {
+    pub(crate) fn get_value(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
         let pin = epoch::pin();
-        Ok(self.get(key, &pin)?.map(|record| Value(record.keep_value())))
+        Ok(self.get(keyspace, key, &pin)?.map(|record| Value::of(&record)))
+    }
+
+    /// An owned value, and the number of the write that it is from.
+    pub(crate) fn get_with_seq(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(Seq, Value)>> {
+        let pin = epoch::pin();
+        Ok(self.get(keyspace, key, &pin)?.map(|record| (record.seq(), Value::of(&record))))
     }
 
     /// Copies a value, by loads that tolerate a file that changes under us, and verifies the copy.
-    pub(crate) fn get_into(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+    pub(crate) fn get_into(&self, keyspace: &Keyspace, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
         let pin = epoch::pin();
         out.clear();
-        let Some(record) = self.get(key, &pin)? else { return Ok(false) };
+        let Some(record) = self.get(keyspace, key, &pin)? else { return Ok(false) };
         let header = record.header();
         let key_len = usize::from(header.key_len);
         let len = key_len + header.value_len as usize;
@@ -162,7 +213,12 @@ impl Engine {
     }
 
     /// The record that an entry of the index shows to readers now, if any.
-    fn visible<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Option<Record<'p>>> {
+    fn visible<'p>(
+        &'p self,
+        contents: &Contents,
+        location: Location,
+        pin: &'p Pin,
+    ) -> Result<Option<Record<'p>>> {
         let record = self.record(location, pin)?;
         if self.visibility.is_visible(record.seq()) {
             if !record.is_put() {
@@ -174,7 +230,7 @@ impl Engine {
             Some(Before::Absent) => Ok(None),
             Some(Before::At(location)) => Ok(Some(self.record(location, pin)?)),
             // The batch ended meanwhile: what the key has now.
-            None => self.lookup(self.hash_of(record.key()), record.key(), pin),
+            None => self.lookup(contents, self.hash_of(record.key()), record.key(), pin),
         }
     }
 
@@ -189,19 +245,26 @@ const AHEAD: usize = 64;
 /// An iterator over all keys and values, in no order.
 ///
 /// Every key that is there from beginning to end comes exactly once, with a value it had meanwhile; a key that is
-/// inserted or removed meanwhile comes once or not at all. It ends with
+/// inserted or removed meanwhile comes once or not at all. It ends once the keyspace is cleared; with
+/// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped) once it is dropped; and with
 /// [`Error::Closed`](crate::Error::Closed) once the store is closed, by [`Store::close`](crate::Store::close) or by the
 /// drop of its last handle.
 #[derive(Debug)]
 pub struct Iter {
     engine: Arc<Engine>,
+    keyspace: Arc<Keyspace>,
+    /// The number of what is gone through; none before the first step.
+    id: Option<KeyspaceId>,
     cursor: Option<Cursor>,
     found: Vec<Location>,
 }
 
 impl Iter {
-    pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, cursor: Some(Cursor::START), found: Vec::new() }
+    pub(crate) fn new(engine: Arc<Engine>, keyspace: Arc<Keyspace>) -> Self {
+        let pin = epoch::pin();
+        let id = keyspace.contents(&pin).map(|contents| contents.id);
+        drop(pin);
+        Self { engine, keyspace, id, cursor: Some(Cursor::START), found: Vec::new() }
     }
 
     /// One item, or `None` where the entries found so far are used up.
@@ -211,21 +274,41 @@ impl Iter {
             return None;
         }
         let pin = epoch::pin();
+        let contents = match still(&self.keyspace, self.id, &pin) {
+            Ok(Some(contents)) => contents,
+            end => {
+                self.found.clear();
+                self.cursor = None;
+                return end.err().map(Err);
+            }
+        };
         while let Some(location) = self.found.pop() {
-            match self.engine.visible(location, &pin) {
+            match self.engine.visible(contents, location, &pin) {
                 Ok(Some(record)) => {
                     if self.engine.options.verify_reads
                         && let Err(error) = self.engine.check_record(&record)
                     {
                         return Some(Err(error));
                     }
-                    return Some(Ok((Value(record.keep_key()), Value(record.keep_value()))));
+                    return Some(Ok((Value::key_of(&record), Value::of(&record))));
                 }
                 Ok(None) => {}
                 Err(error) => return Some(Err(error)),
             }
         }
         None
+    }
+}
+
+/// What an iterator goes through, if it is still what the keyspace holds.
+///
+/// # Errors
+///
+/// `KeyspaceDropped`.
+fn still<'p>(keyspace: &'p Keyspace, id: Option<KeyspaceId>, pin: &'p Pin) -> Result<Option<&'p Contents>> {
+    match keyspace.contents(pin) {
+        Some(contents) => Ok(Some(contents).filter(|contents| Some(contents.id) == id)),
+        None => Err(dropped(keyspace)),
     }
 }
 
@@ -241,9 +324,14 @@ impl Iterator for Iter {
             if let Err(error) = self.engine.liveness.check() {
                 return Some(Err(error));
             }
+            let pin = epoch::pin();
+            let contents = match still(&self.keyspace, self.id, &pin) {
+                Ok(contents) => contents?,
+                Err(error) => return Some(Err(error)),
+            };
             // Several buckets at once, so that the loads of their records overlap.
             while let Some(at) = cursor.filter(|_| self.found.len() < AHEAD) {
-                cursor = self.engine.index.scan(at, &mut self.found);
+                cursor = contents.index.scan(at, &mut self.found);
             }
             self.cursor = cursor;
             for location in &self.found {

@@ -4,20 +4,23 @@
 //! a header is lost, by the manifest. Of each key the newest record that is intact counts; a batch comes back as a
 //! whole or not at all. What is missing is listed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
+use crate::format::keyspace::{Change, Keyspaces};
 use crate::format::manifest::{Manifest, SegmentEntry, State};
 use crate::format::names::{self, LOCK, Name};
 use crate::format::record::{HEADER_SIZE, Kind};
 use crate::format::segment_header::SEGMENT_HEADER_SIZE;
 use crate::format::walk::{Order, Placed, Source, Step, Walker, beyond};
-use crate::format::{Defect, SegmentId, Seq};
+use crate::format::{Defect, KeyspaceId, SegmentId, Seq};
 use crate::fs::real::RealDir;
 use crate::fs::{Access, Dir, Lock, LockFailure};
+use crate::keyspace::Keyspace;
+use crate::recovery::replay::change_in;
 use crate::recovery::source::FileSource;
 use crate::recovery::survey::Survey;
 use crate::segment::read_header;
@@ -47,6 +50,9 @@ pub struct SalvageReport {
     pub records: u64,
     /// Keys that were written to the other store.
     pub keys: u64,
+    /// The keyspaces that they were written to; the default one has no name. One whose name is lost has the name
+    /// `salvaged-` and its number.
+    pub keyspaces: Vec<String>,
     /// The greatest sequence number met.
     pub last_seq: u64,
     /// Where something is wrong. The records there are missing; a key may have come back with an older value.
@@ -55,7 +61,8 @@ pub struct SalvageReport {
 
 /// Reads every intact record of a damaged store, and writes the newest of each key into another store.
 ///
-/// Nothing in the damaged store is changed. `into` may hold other keys; equal ones are overwritten.
+/// Nothing in the damaged store is changed. `into` may hold other keys; equal ones are overwritten. Keys go to keyspaces
+/// of the same names.
 ///
 /// # Errors
 ///
@@ -114,7 +121,7 @@ fn salvage_from(dir: &dyn Dir, into: &Store) -> Result<SalvageReport> {
             rescue.read_segment(dir, *id, manifest.as_ref(), entry)?;
         }
     }
-    rescue.write(into)?;
+    rescue.write(manifest.as_ref(), into)?;
     Ok(rescue.report)
 }
 
@@ -153,7 +160,16 @@ struct Newest {
 struct Rescue {
     report: SalvageReport,
     files: Vec<FileSource>,
-    newest: HashMap<Vec<u8>, Newest>,
+    newest: BTreeMap<KeyspaceId, HashMap<Vec<u8>, Newest>>,
+    changes: Vec<(Seq, Change)>,
+}
+
+/// What is known of a keyspace.
+#[derive(Debug)]
+struct Fate {
+    name: String,
+    codec: String,
+    dropped: bool,
 }
 
 impl Rescue {
@@ -232,12 +248,22 @@ impl Rescue {
         let header = &placed.header;
         self.report.records += 1;
         self.report.last_seq = self.report.last_seq.max(header.seq.0);
+        if header.kind == Kind::Keyspace {
+            match change_in(source, placed)? {
+                Ok(change) => self.changes.push((header.seq, change)),
+                Err(defect) => {
+                    let path = source.path().to_owned();
+                    self.damage(&path, placed.offset, defect);
+                }
+            }
+        }
         if !matches!(header.kind, Kind::Put | Kind::Tombstone) {
             return Ok(());
         }
         let key_at = placed.offset + HEADER_SIZE as u64;
         let key = source.bytes(key_at, usize::from(header.key_len))?;
-        if self.newest.get(key).is_some_and(|newest| newest.seq >= header.seq) {
+        let keys = self.newest.entry(header.keyspace).or_default();
+        if keys.get(key).is_some_and(|newest| newest.seq >= header.seq) {
             return Ok(());
         }
         let newest = Newest {
@@ -246,14 +272,67 @@ impl Rescue {
             offset: key_at + u64::from(header.key_len),
             len: (header.kind == Kind::Put).then_some(header.value_len),
         };
-        self.newest.insert(key.to_vec(), newest);
+        keys.insert(key.to_vec(), newest);
         Ok(())
     }
 
-    fn write(&mut self, into: &Store) -> Result<()> {
+    fn write(&mut self, manifest: Option<&Manifest>, into: &Store) -> Result<()> {
+        let fates = self.fates(manifest);
+        let mut taken = HashSet::new();
+        // A name that a lost record left to two keyspaces goes to the newer one.
+        for (id, keys) in std::mem::take(&mut self.newest).into_iter().rev() {
+            let dropped = fates.get(&id).is_some_and(|fate| fate.dropped)
+                || (manifest.is_some_and(|manifest| manifest.keyspaces.is_dropped(id)));
+            if dropped || keys.values().all(|newest| newest.len.is_none()) {
+                continue;
+            }
+            let lost = || (format!("salvaged-{}", id.0), String::new());
+            let (name, codec) = match fates.get(&id) {
+                Some(fate) if taken.insert(fate.name.clone()) => (fate.name.clone(), fate.codec.clone()),
+                _ => lost(),
+            };
+            let keyspace = into.keyspace_of(&name, &codec)?;
+            self.write_keys(&keys, &keyspace)?;
+            self.report.keyspaces.push(name);
+        }
+        self.report.keyspaces.sort_unstable();
+        Ok(())
+    }
+
+    /// What the manifest and the intact records say of each keyspace.
+    fn fates(&mut self, manifest: Option<&Manifest>) -> BTreeMap<KeyspaceId, Fate> {
+        let listed = manifest.map_or_else(Keyspaces::new, |manifest| manifest.keyspaces.clone());
+        let upto = manifest.map_or(Seq::ZERO, |manifest| manifest.durable);
+        let fate =
+            |name: &str, codec: &str| Fate { name: name.to_owned(), codec: codec.to_owned(), dropped: false };
+        let mut fates: BTreeMap<_, _> =
+            listed.iter().map(|(name, named)| (named.id, fate(name, &named.codec))).collect();
+        self.changes.sort_by_key(|(seq, _)| *seq);
+        for (_, change) in self.changes.iter().filter(|(seq, _)| *seq > upto) {
+            match change {
+                Change::Create { id, name, codec } => drop(fates.insert(*id, fate(name, codec))),
+                Change::Rename { id, name } => {
+                    let known = fates.entry(*id).or_insert_with(|| fate(name, ""));
+                    known.name.clone_from(name);
+                }
+                Change::Clear { id, old, name } => {
+                    let before = fates.entry(*old).or_insert_with(|| fate(name, ""));
+                    before.dropped = true;
+                    let codec = before.codec.clone();
+                    fates.insert(*id, fate(name, &codec));
+                }
+                Change::Drop { id, name } => {
+                    fates.entry(*id).or_insert_with(|| fate(name, "")).dropped = true;
+                }
+            }
+        }
+        fates
+    }
+
+    fn write_keys(&mut self, keys: &HashMap<Vec<u8>, Newest>, keyspace: &Keyspace) -> Result<()> {
         let mut batch = WriteBatch::new();
         let mut bytes = 0;
-        for (key, newest) in &self.newest {
+        for (key, newest) in keys {
             let Some(len) = newest.len else { continue };
             let source = &mut self.files[newest.file];
             let mut value = vec![
@@ -269,12 +348,12 @@ impl Rescue {
             batch.insert(key, &value);
             self.report.keys += 1;
             if bytes >= BATCH_BYTES {
-                into.write(&batch)?;
+                keyspace.write(&batch)?;
                 batch.clear();
                 bytes = 0;
             }
         }
-        into.write(&batch)
+        keyspace.write(&batch).map(drop)
     }
 
     fn damage(&mut self, path: &Path, offset: u64, defect: Defect) {

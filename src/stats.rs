@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::catalog::{Contents, Keyspace};
 use crate::engine::Engine;
 use crate::epoch;
 use crate::error::{Error, Result};
@@ -11,7 +12,9 @@ use crate::error::{Error, Result};
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Keys.
+    /// Keyspaces, the default one included.
+    pub keyspaces: usize,
+    /// Keys, in all keyspaces.
     pub keys: u64,
     /// Bytes of the log that records take which are the newest of their key, headers included.
     pub live_bytes: u64,
@@ -23,7 +26,7 @@ pub struct Stats {
     pub ready_segments: usize,
     /// Bytes of all segment files, as they were made.
     pub segment_bytes: u64,
-    /// Bytes of memory that the index takes.
+    /// Bytes of memory that the indexes of all keyspaces take.
     pub index_bytes: usize,
     /// The sequence number of the last write.
     pub last_seq: u64,
@@ -43,20 +46,62 @@ pub struct Stats {
     pub oldest_pin_age: u64,
 }
 
+/// What a keyspace says of itself at one moment; each number on its own, without stopping writers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct KeyspaceStats {
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of the log that records take which are the newest of their key, headers included.
+    pub live_bytes: u64,
+    /// Bytes of memory that the index takes.
+    pub index_bytes: usize,
+}
+
+impl KeyspaceStats {
+    fn of(contents: &Contents) -> Self {
+        Self {
+            keys: contents.keys(),
+            live_bytes: contents.live_bytes(),
+            index_bytes: contents.index.memory_bytes(),
+        }
+    }
+}
+
 impl Engine {
+    /// The numbers of a keyspace.
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceDropped`.
+    pub(crate) fn keyspace_stats(&self, keyspace: &Keyspace) -> Result<KeyspaceStats> {
+        Ok(KeyspaceStats::of(self.contents(keyspace, &epoch::pin())?))
+    }
+
     /// Gathers the numbers.
     pub(crate) fn stats(&self) -> Stats {
-        let segments = self.shared.segments.read();
         let pins = epoch::pins();
+        let keyspaces = self.catalog.all();
+        let mut sum = KeyspaceStats::default();
+        for keyspace in &keyspaces {
+            // Gone meanwhile: it counts for nothing.
+            let Ok(one) = self.keyspace_stats(keyspace) else { continue };
+            sum.keys += one.keys;
+            sum.live_bytes += one.live_bytes;
+            sum.index_bytes += one.index_bytes;
+        }
+        let segments = self.shared.segments.read();
         // Relaxed, all: statistics.
         Stats {
-            keys: self.counters.keys.load(Ordering::Relaxed),
-            live_bytes: self.counters.live_bytes.load(Ordering::Relaxed),
+            keyspaces: keyspaces.len(),
+            keys: sum.keys,
+            live_bytes: sum.live_bytes,
             dead_bytes: segments.values().map(|segment| self.shared.space.dead(segment.range())).sum(),
             segments: segments.len(),
             ready_segments: self.provision.ready_count(),
             segment_bytes: segments.values().map(|segment| segment.size()).sum(),
-            index_bytes: self.index.memory_bytes(),
+            index_bytes: sum.index_bytes,
             last_seq: self.counters.last_user.load(Ordering::Relaxed),
             durable_seq: self.shared.commit.durable().0,
             syncs: self.shared.commit.groups(),

@@ -1,25 +1,28 @@
 //! The face of a store.
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
-use crate::batch::WriteBatch;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::format::Seq;
 use crate::fs::Dir;
 use crate::fs::real::RealDir;
-use crate::helper::Helper;
-use crate::options::Options;
-use crate::read::{Iter, Keys, Value, Values, View};
+use crate::handle::Handle;
+use crate::keyspace::Keyspace;
+use crate::options::{Durability, Options};
+use crate::read::{Iter, Value};
 use crate::recovery;
 use crate::recovery::report::RecoveryReport;
 use crate::stats::Stats;
 use crate::verify::VerifyReport;
 
-/// A persistent hash map.
+/// A persistent hash map, or several of them by name.
+///
+/// It dereferences to its default [`Keyspace`], the one without a name: whatever is said of a keyspace can be said of the
+/// store, as in `store.insert(..)`. [`Store::keyspace`] gives others.
 ///
 /// Cloning it is cheap and gives another handle to the same store; handles may be used from any thread. When the last
 /// one is dropped the store is closed as by [`Store::close`], except that nobody hears of a failure.
@@ -47,7 +50,7 @@ use crate::verify::VerifyReport;
 /// ```
 #[derive(Clone)]
 pub struct Store {
-    handle: Arc<Handle>,
+    default: Keyspace,
 }
 
 impl fmt::Debug for Store {
@@ -58,11 +61,20 @@ impl fmt::Debug for Store {
     }
 }
 
-/// What all clones share; dropping it closes the store.
-#[derive(Debug)]
-struct Handle {
-    engine: Arc<Engine>,
-    helper: Mutex<Option<Helper>>,
+/// The default keyspace.
+impl Deref for Store {
+    type Target = Keyspace;
+
+    fn deref(&self) -> &Keyspace {
+        &self.default
+    }
+}
+
+/// The default keyspace.
+impl AsRef<Keyspace> for Store {
+    fn as_ref(&self) -> &Keyspace {
+        &self.default
+    }
 }
 
 impl Options {
@@ -97,11 +109,11 @@ impl Options {
     }
 
     fn open_in(self, dir: Arc<dyn Dir>) -> Result<Store> {
-        let background = self.background;
         let opened = recovery::open(dir, &self)?;
-        let engine = Arc::new(Engine::start(opened, self)?);
-        let helper = if background { Some(Helper::start(Arc::clone(&engine))?) } else { None };
-        Ok(Store { handle: Arc::new(Handle { engine, helper: Mutex::new(helper) }) })
+        let durability = self.durability;
+        let handle = Arc::new(Handle::start(Engine::start(opened, self)?)?);
+        let default = Arc::clone(&handle.engine.default);
+        Ok(Store { default: Keyspace::new(handle, default, durability) })
     }
 }
 
@@ -115,123 +127,91 @@ impl Store {
         Options::new().open(path)
     }
 
-    fn engine(&self) -> &Engine {
-        &self.handle.engine
-    }
-
-    /// Returns the value of a key, without copying it.
+    /// Returns the keyspace of a name, and creates it if need be.
     ///
-    /// # Errors
-    ///
-    /// `Corrupt` where what was written is no longer there; `Closed`; `Forked`.
-    #[inline]
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        self.engine().get_value(key.as_ref())
-    }
-
-    /// Copies the value of a key into `value`, verifies the copy against its checksum, and returns whether the key was
-    /// there. `value` is cleared first.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::get`].
-    pub fn get_into(&self, key: impl AsRef<[u8]>, value: &mut Vec<u8>) -> Result<bool> {
-        self.engine().get_into(key.as_ref(), value)
-    }
-
-    /// Returns a view: many reads under one pin, with borrowed values.
+    /// Names are any text of up to 255 bytes; the empty one is that of the default keyspace, which is always there.
+    /// Creating one is a write, durable as the writes of this handle are.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
     /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("a", "1")?;
-    /// let view = store.view();
-    /// assert_eq!(view.get("a")?, Some(b"1".as_slice()));
+    /// let users = store.keyspace("users")?;
+    /// users.insert("anna", "admin")?;
+    /// assert_eq!(store.keyspace_names(), ["users"]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[must_use]
-    pub fn view(&self) -> View<'_> {
-        View::new(self.engine())
-    }
-
-    /// Returns whether the key is there.
     ///
     /// # Errors
     ///
-    /// As [`Store::get`].
-    #[inline]
-    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        self.view().contains_key(key)
+    /// As [`Keyspace::insert`]; `InvalidKeyspaceName`; `Limit` after 2^32 - 1 keyspaces and clears.
+    #[doc(alias = "open_tree")]
+    #[doc(alias = "open_table")]
+    #[doc(alias = "open_partition")]
+    #[doc(alias = "create_column_family")]
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        self.keyspace_of(name, "")
     }
 
-    /// Inserts a key, or gives it a new value.
+    /// The keyspace of a name, created with a codec if need be.
+    pub(crate) fn keyspace_of(&self, name: &str, codec: &str) -> Result<Keyspace> {
+        let inner = self.engine().keyspace(name, codec, self.durability())?;
+        Ok(Keyspace::new(Arc::clone(self.handle()), inner, self.durability()))
+    }
+
+    /// Returns the names of all keyspaces but the default one, in ascending order.
+    #[doc(alias = "tree_names")]
+    #[doc(alias = "list_tables")]
+    #[must_use]
+    pub fn keyspace_names(&self) -> Vec<String> {
+        self.engine().keyspace_names()
+    }
+
+    /// Gives a keyspace another name. Handles to it go on.
     ///
-    /// The old value is not returned: that would cost a read.
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let users = store.keyspace("users")?;
+    /// store.rename_keyspace("users", "people")?;
+    /// assert_eq!(users.name(), "people");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// `KeyTooLarge` or `ValueTooLarge` ([`MAX_KEY_LEN`](crate::MAX_KEY_LEN), [`MAX_VALUE_LEN`](crate::MAX_VALUE_LEN));
-    /// `NoSpace`, after which writing works again once there is space; `Poisoned` after a failed sync; `Corrupt`,
-    /// `Closed`, `Forked`, `Io`. On any of them nothing was written; except `Poisoned` at [`Durability::Disk`] by the
-    /// sync of this very write, which may or may not be there after the next open.
-    ///
-    /// [`Durability::Disk`]: crate::Durability::Disk
-    #[doc(alias = "put")]
-    #[doc(alias = "set")]
-    pub fn insert(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        let engine = self.engine();
-        engine.insert(key.as_ref(), value.as_ref(), engine.options.durability).map(drop)
+    /// `KeyspaceNotFound`; `KeyspaceExists` where the new name is another one's; `InvalidKeyspaceName` also where one of
+    /// them is the default keyspace's; else as [`Keyspace::insert`].
+    pub fn rename_keyspace(&self, from: &str, to: &str) -> Result<()> {
+        self.engine().rename_keyspace(from, to, self.durability())
     }
 
-    /// Removes a key, and returns whether it was there.
+    /// Drops a keyspace with everything in it, in constant time, and returns whether it was there.
     ///
-    /// # Errors
+    /// Handles to it get [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped) from then on; values that were read stay valid. The memory of the
+    /// index is given back as soon as no reader looks at it, the bytes on the disk by compaction.
     ///
-    /// As [`Store::insert`].
-    #[doc(alias = "delete")]
-    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let engine = self.engine();
-        engine.remove(key.as_ref(), engine.options.durability)
-    }
-
-    /// Carries out a batch: all of it, or nothing.
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let cache = store.keyspace("cache")?;
+    /// assert!(store.drop_keyspace("cache")?);
+    /// assert!(matches!(cache.get("a"), Err(mapcask::Error::KeyspaceDropped { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`Store::insert`]; `BatchTooLarge` where its records take more than 4 GiB.
-    pub fn write(&self, batch: impl AsRef<WriteBatch>) -> Result<()> {
-        let engine = self.engine();
-        engine.write(batch.as_ref(), engine.options.durability)
+    /// As [`Keyspace::insert`]; `InvalidKeyspaceName` for the default keyspace, which can only be cleared.
+    #[doc(alias = "drop_tree")]
+    #[doc(alias = "delete_table")]
+    pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
+        self.engine().drop_keyspace(name, self.durability())
     }
 
-    /// Returns the number of keys, in constant time.
+    /// Returns a handle whose writes are at least this durable; see [`Keyspace::with_durability`].
     #[must_use]
-    pub fn len(&self) -> usize {
-        usize::try_from(self.engine().stats_keys()).unwrap_or(usize::MAX)
-    }
-
-    /// Returns whether there are no keys.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Returns an iterator over all keys and values, in no order.
-    #[must_use]
-    pub fn iter(&self) -> Iter {
-        Iter::new(Arc::clone(&self.handle.engine))
-    }
-
-    /// Returns an iterator over all keys, in no order.
-    #[must_use]
-    pub fn keys(&self) -> Keys {
-        Keys(self.iter())
-    }
-
-    /// Returns an iterator over all values, in no order.
-    #[must_use]
-    pub fn values(&self) -> Values {
-        Values(self.iter())
+    pub fn with_durability(&self, durability: Durability) -> Self {
+        Self { default: self.default.with_durability(durability) }
     }
 
     /// Makes every acknowledged write durable: it survives power loss when this returns.
@@ -245,6 +225,39 @@ impl Store {
     pub fn flush(&self) -> Result<()> {
         self.engine().liveness.check()?;
         self.engine().flush()
+    }
+
+    /// Returns the sequence number of the last write: every write that was acknowledged before this call has at most
+    /// this number.
+    #[must_use]
+    pub fn last_seq(&self) -> Seq {
+        self.engine().last_seq()
+    }
+
+    /// Returns how far the log is known to be durable: every write up to this number survives power loss.
+    #[must_use]
+    pub fn durable_seq(&self) -> Seq {
+        self.engine().shared.commit.durable()
+    }
+
+    /// Waits until every write up to this number is durable, and has it made so.
+    ///
+    /// Where another thread syncs already, both share one sync.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let seq = store.insert("a", "1")?;
+    /// store.wait_durable(seq)?;
+    /// assert!(store.durable_seq() >= seq);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::flush`]; `UnknownSeq` where no write has this number yet.
+    pub fn wait_durable(&self, seq: Seq) -> Result<()> {
+        self.engine().wait_durable(seq)
     }
 
     /// Returns what the store says of itself.
@@ -287,7 +300,7 @@ impl Store {
     /// `Poisoned`, `NoSpace` or `Io` when that did not succeed: the store is closed, and the next open recovers it.
     /// `Closed` when it was closed before.
     pub fn close(self) -> Result<()> {
-        self.handle.close()
+        self.default.handle().close()
     }
 
     /// Runs one piece of the background's work, and returns whether there was any; for stores that were opened with
@@ -309,38 +322,5 @@ impl IntoIterator for &Store {
 
     fn into_iter(self) -> Iter {
         self.iter()
-    }
-}
-
-impl AsRef<WriteBatch> for WriteBatch {
-    fn as_ref(&self) -> &WriteBatch {
-        self
-    }
-}
-
-impl Handle {
-    fn close(&self) -> Result<()> {
-        if self.engine.liveness.is_forked() {
-            // The helper thread does not exist in a child; waiting for it would never end.
-            return Err(Error::Forked);
-        }
-        // Not with the lock held: a child that is forked meanwhile would find it locked for ever.
-        let helper = self.helper.lock().take();
-        if let Some(helper) = helper {
-            helper.stop(&self.engine.bell);
-        }
-        self.engine.close()
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if self.engine.liveness.is_forked() {
-            // The threads and the lock are the parent's.
-            std::mem::forget(self.helper.get_mut().take());
-            return;
-        }
-        // A failure cannot be reported here; `Store::close` reports it, and the next open recovers.
-        drop(self.close());
     }
 }

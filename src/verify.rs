@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
+use crate::catalog::Contents;
 use crate::engine::Engine;
-use crate::epoch;
+use crate::epoch::{self, Pin};
 use crate::error::{Error, Result};
 use crate::format::Defect;
 use crate::format::manifest::State;
@@ -14,6 +15,7 @@ use crate::format::record::Kind;
 use crate::format::walk::{Order, Step, Walker};
 use crate::fs::Access;
 use crate::index::scan::Cursor;
+use crate::location::Location;
 use crate::recovery::source::FileSource;
 use crate::segment::{Segment, read_header};
 
@@ -44,7 +46,7 @@ impl Engine {
         for (segment, end) in self.ends() {
             self.verify_segment(&segment, end, &mut report)?;
         }
-        self.verify_index(&mut report)?;
+        self.verify_indexes(&mut report)?;
         Ok(report)
     }
 
@@ -104,29 +106,43 @@ impl Engine {
         Ok(())
     }
 
-    fn verify_index(&self, report: &mut VerifyReport) -> Result<()> {
-        let mut cursor = Some(Cursor::START);
-        let mut found = Vec::new();
-        while let Some(at) = cursor {
-            found.clear();
-            cursor = self.index.scan(at, &mut found);
-            let pin = epoch::pin();
-            for location in &found {
-                let record = self.record(*location, &pin)?;
-                if !matches!(record.header().kind, Kind::Put | Kind::Tombstone) {
-                    return Err(self.damage(*location, Defect::IndexMismatch));
+    fn verify_indexes(&self, report: &mut VerifyReport) -> Result<()> {
+        for keyspace in self.catalog.all() {
+            let mut cursor = Some(Cursor::START);
+            let mut found = Vec::new();
+            let mut id = None;
+            while let Some(at) = cursor {
+                let pin = epoch::pin();
+                // Gone or cleared meanwhile: nothing that was to be verified is left.
+                let Some(contents) = keyspace.contents(&pin) else { break };
+                if *id.get_or_insert(contents.id) != contents.id {
+                    break;
                 }
-                self.check_record(&record)?;
-                // The key was there when the bucket was read; now it has this record, a newer one, or none.
-                let hash = self.hash_of(record.key());
-                // Asked before the second look: a batch may end in between.
-                let visible = self.visibility.is_visible(record.seq());
-                let newest = self.lookup(hash, record.key(), &pin)?;
-                if visible && newest.is_some_and(|newest| newest.seq() < record.seq()) {
-                    return Err(self.damage(*location, Defect::IndexMismatch));
+                found.clear();
+                cursor = contents.index.scan(at, &mut found);
+                for location in &found {
+                    self.verify_entry(contents, *location, &pin)?;
+                    report.keys += 1;
                 }
-                report.keys += 1;
             }
+        }
+        Ok(())
+    }
+
+    fn verify_entry(&self, contents: &Contents, location: Location, pin: &Pin) -> Result<()> {
+        let record = self.record(location, pin)?;
+        let header = record.header();
+        if !matches!(header.kind, Kind::Put | Kind::Tombstone) || header.keyspace != contents.id {
+            return Err(self.damage(location, Defect::IndexMismatch));
+        }
+        self.check_record(&record)?;
+        // The key was there when the bucket was read; now it has this record, a newer one, or none.
+        let hash = self.hash_of(record.key());
+        // Asked before the second look: a batch may end in between.
+        let visible = self.visibility.is_visible(record.seq());
+        let newest = self.lookup(contents, hash, record.key(), pin)?;
+        if visible && newest.is_some_and(|newest| newest.seq() < record.seq()) {
+            return Err(self.damage(location, Defect::IndexMismatch));
         }
         Ok(())
     }

@@ -30,8 +30,33 @@ fn fill(store: &Store) {
     store.insert("", "").unwrap();
     store.remove("key 5").unwrap();
     store.insert("key 7", "overwritten").unwrap();
+    let named = ["renamed", "cleared", "dropped"].map(|name| store.keyspace(name).unwrap());
+    for keyspace in &named {
+        keyspace.insert("key", keyspace.name()).unwrap();
+        keyspace.insert("removed", [9; 300]).unwrap();
+        keyspace.remove("removed").unwrap();
+    }
+    store.rename_keyspace("renamed", "käse").unwrap();
     store.flush().unwrap();
-    store.insert("last", "not synced").unwrap();
+    let mut batch = WriteBatch::new();
+    batch.insert("last", "not synced");
+    batch.on(&named[0]).insert("last", "not synced");
+    named[1].clear().unwrap();
+    batch.on(&named[1]).insert("after", "the clear");
+    store.drop_keyspace("dropped").unwrap();
+    store.write(&batch).unwrap();
+}
+
+/// What the keyspaces beside the default one hold.
+fn check_keyspaces(store: &Store) {
+    assert_eq!(store.keyspace_names(), ["cleared", "käse"]);
+    let of = |name: &str| -> BTreeMap<_, _> {
+        let keyspace = store.keyspace(name).unwrap();
+        keyspace.iter().map(|item| item.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).collect()
+    };
+    assert_eq!(of("cleared"), BTreeMap::from([(b"after".to_vec(), b"the clear".to_vec())]));
+    let renamed = [(b"key".to_vec(), b"renamed".to_vec()), (b"last".to_vec(), b"not synced".to_vec())];
+    assert_eq!(of("käse"), BTreeMap::from(renamed));
 }
 
 fn expected() -> BTreeMap<Vec<u8>, Vec<u8>> {
@@ -80,6 +105,7 @@ fn every_golden_store_opens_with_its_content_and_takes_writes() {
                 store.iter().map(|item| item.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).collect();
             assert_eq!(content, expected(), "{}", fixture.display());
             assert_eq!(store.len(), content.len());
+            check_keyspaces(&store);
             store.verify().unwrap();
             store.insert("new", "1").unwrap();
             assert!(store.remove("new").unwrap());
@@ -103,5 +129,6 @@ fn the_present_version_writes_what_it_reads() {
     for name in ["closed", "killed"].iter().filter(|_| asked.is_none()) {
         let store = options().open(made.join(name)).unwrap();
         assert_eq!(store.len(), expected().len(), "{name}");
+        check_keyspaces(&store);
     }
 }

@@ -221,7 +221,7 @@ fn a_failed_sync_is_not_tried_again_and_not_forgotten() {
         disk.fail_nth(Some(operation), 1, mapcask::sim::Fault::Io, false);
         // The second needs a segment of its own, which is synced when it is made and named.
         let written = store.insert("b", vec![2; 5000]);
-        let flushed = written.and_then(|()| store.flush());
+        let flushed = written.and_then(|_| store.flush());
         let again = store.flush();
         if operation == Operation::SyncRange {
             let first = flushed.unwrap_err();

@@ -134,7 +134,11 @@ fn no_reader_sees_part_of_a_batch_or_an_older_one_after_a_newer_one() {
             batches.seen.fetch_max(n, SeqCst);
         }
     };
-    let grow = || (0..20_000_u64).for_each(|n| store.insert(format!("other {n}"), value(n)).unwrap());
+    let grow = || {
+        (0..20_000_u64).for_each(|n| {
+            store.insert(format!("other {n}"), value(n)).unwrap();
+        })
+    };
     thread::scope(|scope| {
         for seed in 0..3 {
             let (store, batches) = (&store, &batches);
@@ -284,7 +288,9 @@ fn concurrent_durable_writers_share_syncs_and_concurrent_flushes_cover_what_was_
 fn values_outlive_the_store_in_other_threads() {
     let directory = directory();
     let store = open(&directory, Options::new().segment_bytes(4096));
-    (0..1000_u64).for_each(|n| store.insert(n.to_le_bytes(), value(n)).unwrap());
+    (0..1000_u64).for_each(|n| {
+        store.insert(n.to_le_bytes(), value(n)).unwrap();
+    });
     let barrier = Barrier::new(4);
     thread::scope(|scope| {
         for _ in 0..3 {
@@ -308,7 +314,7 @@ fn values_outlive_the_store_in_other_threads() {
 fn write_until_closed(store: &Store, writer: u64, total: &AtomicU64) -> u64 {
     for n in 0.. {
         match store.insert(format!("{writer} {n}"), value(n)) {
-            Ok(()) => total.fetch_add(1, SeqCst),
+            Ok(_) => total.fetch_add(1, SeqCst),
             Err(Error::Closed) => return n,
             Err(error) => panic!("{error}"),
         };

@@ -3,6 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use mapcask::format::KeyspaceId;
+use mapcask::format::keyspace::Change;
 use mapcask::format::record::{HEADER_SIZE, Place, RawHeader, Start, Watermark};
 use mapcask_fuzz::{naive, take};
 
@@ -20,6 +22,11 @@ fuzz_target!(|input: &[u8]| {
     let _ = RawHeader::new(&bytes).validate(Place { nonce: place.nonce, offset: place.offset ^ 8 }, room);
     if let Ok(start) = Start::decode(input) {
         assert_eq!(start.encode(), input);
+    }
+    let name = &input[..input.len().min(usize::from(bytes[0]))];
+    let value = &input[name.len()..];
+    if let Ok(change) = Change::decode(KeyspaceId(7), name, value) {
+        assert_eq!((change.name().as_bytes(), change.encode()), (name, value.to_vec()));
     }
     if let Ok(watermark) = Watermark::decode(input) {
         assert_eq!(watermark.encode(), input);

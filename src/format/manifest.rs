@@ -1,24 +1,27 @@
 //! The manifest: what makes up the store.
 //!
-//! **Format.** A fixed part of 128 bytes, then one entry per segment and one per keyspace. See DESIGN.md, "Manifest".
+//! **Format.** A fixed part of 160 bytes, then one entry per segment and one per keyspace. See DESIGN.md, "Manifest".
 //! Two copies are kept; each is whole or refused by its checksum. What lies behind its length is not part of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use super::keyspace::{self, Keyspaces, MAX_CODEC_LEN, MAX_NAME_LEN, Named};
 use super::segment_header::Role;
 use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, WRITE_VERSION};
 
 const MAGIC: [u8; 8] = *b"MAPCASKM";
 const SUM_OFFSET: usize = 12;
+const RESERVED_SIZE: usize = 28;
 /// Size of the fixed part in bytes.
-pub const MANIFEST_HEADER_SIZE: usize = 128;
+pub const MANIFEST_HEADER_SIZE: usize = 160;
 /// Size of a segment's entry in bytes.
 pub const SEGMENT_ENTRY_SIZE: usize = 48;
 /// The longest manifest that is read, in bytes: a million segments and as many keyspaces fit.
 pub const MANIFEST_LEN_MAX: u64 = 1 << 29;
 
 /// The fields of the fixed part: name, offset and size in bytes, as DESIGN.md prints them.
-pub const LAYOUT: [(&str, usize, usize); 16] = [
+pub const LAYOUT: [(&str, usize, usize); 18] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),
     ("read_version", 10, 2),
@@ -35,6 +38,8 @@ pub const LAYOUT: [(&str, usize, usize); 16] = [
     ("durable", 104, 8),
     ("next_seq", 112, 8),
     ("segment_count, keyspace_count", 120, 8),
+    ("next_keyspace", 128, 4),
+    ("reserved", 132, 28),
 ];
 
 /// How far the life of a segment has come.
@@ -69,15 +74,6 @@ pub struct SegmentEntry {
     pub generation: u8,
 }
 
-/// A keyspace, as the manifest caches it; the log is the truth.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyspaceEntry {
-    /// Its number.
-    pub id: KeyspaceId,
-    /// Its name, at most 255 bytes of UTF-8.
-    pub name: String,
-}
-
 /// What makes up the store.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Manifest {
@@ -101,8 +97,8 @@ pub struct Manifest {
     pub next_seq: Seq,
     /// The segments, in ascending order of their numbers.
     pub segments: Vec<SegmentEntry>,
-    /// The keyspaces besides the default one.
-    pub keyspaces: Vec<KeyspaceEntry>,
+    /// The keyspaces, as the log has them up to `durable`.
+    pub keyspaces: Keyspaces,
 }
 
 /// Without the secret: whoever reads it in a log could craft keys that collide.
@@ -138,10 +134,12 @@ impl Manifest {
         bytes.extend_from_slice(&self.epoch.to_le_bytes());
         bytes.extend_from_slice(&self.durable.0.to_le_bytes());
         bytes.extend_from_slice(&self.next_seq.0.to_le_bytes());
-        for count in [self.segments.len(), self.keyspaces.len()] {
+        for count in [self.segments.len(), self.keyspaces.iter().len()] {
             let count = u32::try_from(count).expect("fewer than 2^32 segments and keyspaces");
             bytes.extend_from_slice(&count.to_le_bytes());
         }
+        bytes.extend_from_slice(&self.keyspaces.next().0.to_le_bytes());
+        bytes.extend_from_slice(&[0; RESERVED_SIZE]);
         debug_assert_eq!(bytes.len(), MANIFEST_HEADER_SIZE);
         for segment in &self.segments {
             bytes.extend_from_slice(&segment.id.0.to_le_bytes());
@@ -160,10 +158,12 @@ impl Manifest {
                 0,
             ]);
         }
-        for keyspace in &self.keyspaces {
-            bytes.extend_from_slice(&keyspace.id.0.to_le_bytes());
-            bytes.push(u8::try_from(keyspace.name.len()).expect("names are at most 255 bytes long"));
-            bytes.extend_from_slice(keyspace.name.as_bytes());
+        for (name, named) in self.keyspaces.iter() {
+            bytes.extend_from_slice(&named.id.0.to_le_bytes());
+            for text in [name, &named.codec] {
+                bytes.push(u8::try_from(text.len()).expect("names are at most 255 bytes long"));
+                bytes.extend_from_slice(text.as_bytes());
+            }
         }
         let len = (bytes.len() as u64).to_le_bytes();
         bytes[SUM_OFFSET + 4..][..8].copy_from_slice(&len);
@@ -208,11 +208,14 @@ impl Manifest {
         let next_seq = Seq(reader.u64()?);
         let segment_count = reader.u32()?;
         let keyspace_count = reader.u32()?;
+        let next_keyspace = KeyspaceId(reader.u32()?);
+        if reader.array::<RESERVED_SIZE>()? != [0; RESERVED_SIZE] {
+            return Err(Defect::Reserved);
+        }
         // No capacity is reserved from a count: the entries must be there first.
         let segments =
             (0..segment_count).map(|_| segment_entry(&mut reader)).collect::<Result<Vec<_>, _>>()?;
-        let keyspaces =
-            (0..keyspace_count).map(|_| keyspace_entry(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let keyspaces = keyspaces(&mut reader, keyspace_count, next_keyspace)?;
         let clean = clean[0] == 1;
         let manifest = Self {
             generation,
@@ -286,12 +289,25 @@ fn segment_entry(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
     Ok(SegmentEntry { id, size, nonce, end, last_seq, state, role: Role::from_byte(role)?, generation })
 }
 
-fn keyspace_entry(reader: &mut Reader<'_>) -> Result<KeyspaceEntry, Defect> {
-    let id = KeyspaceId(reader.u32()?);
-    let len = usize::from(reader.u8()?);
-    let name = std::str::from_utf8(reader.bytes(len)?).map_err(|_| Defect::BadField("name"))?;
-    Ok(KeyspaceEntry { id, name: name.to_owned() })
+fn keyspaces(reader: &mut Reader<'_>, count: u32, next: KeyspaceId) -> Result<Keyspaces, Defect> {
+    let mut names = BTreeMap::new();
+    let mut last = None;
+    for _ in 0..count {
+        let id = KeyspaceId(reader.u32()?);
+        let len = usize::from(reader.u8()?);
+        let name = keyspace::text(reader.bytes(len)?, MAX_NAME_LEN)?;
+        let len = usize::from(reader.u8()?);
+        let codec = keyspace::codec(reader.bytes(len)?)?;
+        if last.is_some_and(|last| last >= name) {
+            return Err(Defect::BadField("keyspaces"));
+        }
+        last = Some(name);
+        names.insert(name.to_owned(), Named { id, codec: codec.to_owned() });
+    }
+    Keyspaces::from_parts(names, next)
 }
+
+const _: () = assert!(MAX_NAME_LEN <= 255 && MAX_CODEC_LEN <= 255);
 
 /// The CRC-32 over the manifest with its own field left out.
 fn sum(bytes: &[u8]) -> u32 {
@@ -303,7 +319,17 @@ fn sum(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keyspace::Change;
     use super::*;
+
+    fn keyspaces_of(names: &[&str]) -> Keyspaces {
+        let mut keyspaces = Keyspaces::new();
+        for name in names {
+            let (name, codec) = ((*name).to_owned(), "codec".to_owned());
+            keyspaces.apply(&Change::Create { id: keyspaces.next(), name, codec }).expect("a new name");
+        }
+        keyspaces
+    }
 
     fn sample() -> Manifest {
         let segment = |id, state| SegmentEntry {
@@ -327,7 +353,7 @@ mod tests {
             durable: Seq(40),
             next_seq: Seq(60),
             segments: vec![segment(2, State::Sealed), segment(5, State::Open)],
-            keyspaces: vec![KeyspaceEntry { id: KeyspaceId(1), name: "käse".to_owned() }],
+            keyspaces: keyspaces_of(&["käse", "a"]),
         }
     }
 

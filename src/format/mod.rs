@@ -19,6 +19,7 @@
 
 pub mod control;
 pub mod hash;
+pub mod keyspace;
 pub mod manifest;
 pub mod names;
 pub mod record;

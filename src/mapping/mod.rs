@@ -18,12 +18,14 @@
 pub(crate) mod appender;
 pub(crate) mod lines;
 pub(crate) mod liveness;
+#[cfg(target_os = "linux")]
+mod resident;
 pub(crate) mod space;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
@@ -49,6 +51,8 @@ pub(crate) struct Mapping {
     claimed: AtomicBool,
     /// What the checksums of the records here are bound to.
     nonce: AtomicU64,
+    /// The number of mappings that were placed in the same space before.
+    ordinal: AtomicUsize,
 }
 
 impl fmt::Debug for Mapping {
@@ -68,8 +72,15 @@ impl Mapping {
     }
 
     fn new(memory: Arc<MmapRaw>, writable: bool, backing: Option<Arc<dyn Backing>>) -> Self {
-        let (published, nonce) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { memory, writable, backing, published, claimed: AtomicBool::new(false), nonce }
+        Self {
+            memory,
+            writable,
+            backing,
+            published: AtomicU64::new(0),
+            claimed: AtomicBool::new(false),
+            nonce: AtomicU64::new(0),
+            ordinal: AtomicUsize::new(0),
+        }
     }
 
     /// Makes zeroed memory that belongs to no file, committed when first touched.
@@ -139,6 +150,32 @@ impl Mapping {
         }
     }
 
+    /// Whether a range is in memory, as far as the kernel tells; where it is not, the kernel is asked to read it. A range
+    /// that leads out of the mapping is cut at its end.
+    ///
+    /// Elsewhere than on Linux nothing is asked, and everything counts as being in memory.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub(crate) fn bring_in(&self, offset: usize, len: usize) -> io::Result<bool> {
+        #[cfg(target_os = "linux")]
+        {
+            let end = offset.saturating_add(len).min(self.len());
+            let first = offset - offset % PAGE_SIZE;
+            if first >= end || resident::is_resident(&self.memory, first..end)? {
+                return Ok(true);
+            }
+            self.memory.advise_range(memmap2::Advice::WillNeed, first, end - first)?;
+            Ok(false)
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (offset, len);
+            Ok(true)
+        }
+    }
+
     /// Bytes below this offset are published.
     #[inline]
     pub(crate) fn published(&self) -> u64 {
@@ -180,6 +217,13 @@ impl Mapping {
     pub(crate) fn nonce(&self) -> u64 {
         // Relaxed: see `set_nonce`.
         self.nonce.load(Ordering::Relaxed)
+    }
+
+    /// The number of mappings that were placed in the same space before.
+    #[inline]
+    pub(crate) fn ordinal(&self) -> usize {
+        // Relaxed: whatever leads to the mapping announces it.
+        self.ordinal.load(Ordering::Relaxed)
     }
 
     /// One aligned word of the mapping as an atomic: the shared words of the control page, and simulated files.

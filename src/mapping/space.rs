@@ -77,7 +77,7 @@ pub(crate) struct Space {
 #[derive(Debug)]
 struct Placed {
     next: u64,
-    mappings: Vec<Arc<Mapping>>,
+    mappings: Vec<(Arc<Mapping>, Range)>,
 }
 
 impl Space {
@@ -110,6 +110,8 @@ impl Space {
             return None;
         }
         placed.next += count;
+        // Relaxed: the stores of the slots' `mapping` below announce it.
+        mapping.ordinal.store(placed.mappings.len(), Ordering::Relaxed);
         for granule in range.first..range.first + count {
             let slot = self.slot(granule).expect("compared with the table's size above");
             // Relaxed, both: the store of `mapping` below announces them.
@@ -118,7 +120,7 @@ impl Space {
             // Release: pairs with the acquire load in `record`.
             slot.mapping.store(Arc::as_ptr(mapping).cast_mut(), Ordering::Release);
         }
-        placed.mappings.push(Arc::clone(mapping));
+        placed.mappings.push((Arc::clone(mapping), range));
         Some(range)
     }
 
@@ -174,6 +176,33 @@ impl Space {
         (record.raw_header().payload_len() <= room).then_some(record)
     }
 
+    /// Whether the record at a location is in memory, as far as the kernel tells; asks the kernel to read what is not.
+    /// What is not published, or lies nowhere, has nothing to wait for.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub(crate) fn bring_in(&self, location: Location, pin: &Pin) -> io::Result<bool> {
+        let Some(slot) = self.slot_of(location) else { return Ok(true) };
+        // Acquire: pairs with the release store in `place`.
+        let mapping = slot.mapping.load(Ordering::Acquire);
+        if mapping.is_null() {
+            return Ok(true);
+        }
+        // SAFETY: not null, so it came from an `Arc` that `placed` holds until the space is dropped.
+        let mapping = unsafe { &*mapping };
+        // Relaxed: announced by the mapping above, and never changed.
+        let start = slot.start.load(Ordering::Relaxed);
+        let offset = usize::try_from((location.to_bits() * 8).saturating_sub(start)).unwrap_or(0);
+        // The header says how long the record is, so it comes first.
+        if !mapping.bring_in(offset, HEADER_SIZE)? {
+            return Ok(false);
+        }
+        let Some(record) = self.record(location, pin) else { return Ok(true) };
+        let len = usize::try_from(record.raw_header().payload_len()).unwrap_or(usize::MAX);
+        mapping.bring_in(offset, HEADER_SIZE.saturating_add(len))
+    }
+
     /// Counts bytes of a segment as dead. Called by the one writer only.
     pub(crate) fn add_dead(&self, location: Location, bytes: u64) {
         let Some(slot) = self.slot_of(location) else { return };
@@ -183,6 +212,14 @@ impl Space {
             // Relaxed, and not one operation: a statistic with one writer.
             let dead = slot.dead.load(Ordering::Relaxed);
             slot.dead.store(dead + bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts bytes of the segment with this ordinal as dead. Called by the one writer only.
+    pub(crate) fn add_dead_in(&self, ordinal: usize, bytes: u64) {
+        let range = self.placed.lock().mappings.get(ordinal).map(|(_, range)| *range);
+        if let Some(range) = range {
+            self.add_dead(range.at(0), bytes);
         }
     }
 
@@ -228,6 +265,12 @@ impl<'p> Record<'p> {
     pub(crate) fn raw_header(&self) -> RawHeader<'p> {
         // SAFETY: the header's bytes are published (`Space::record`): initialised, unchanging (I1), mapped for `'p`.
         RawHeader::new(unsafe { &*self.start.cast::<[u8; HEADER_SIZE]>() })
+    }
+
+    /// The ordinal of its segment's mapping.
+    #[inline]
+    pub(crate) fn ordinal(&self) -> usize {
+        self.mapping.ordinal()
     }
 
     /// Its sequence number.

@@ -24,20 +24,21 @@ use std::sync::Arc;
 pub(crate) use self::chain::Unproven;
 use self::chain::{Aside, Chain};
 use self::decide::{DirectoryAction, directory};
-use self::replay::Replay;
+use self::replay::{Replay, Replayed};
 use self::report::RecoveryReport;
 use self::survey::{Survey, look_at_unlisted};
+use crate::catalog::Loaded;
 use crate::commit::Commit;
 use crate::control_page::{self, ControlPage};
 use crate::error::{Error, Result};
 use crate::format::control::Control;
 use crate::format::hash::{HASH_ID, HashKey};
+use crate::format::keyspace::{Change, Keyspaces};
 use crate::format::manifest::{Manifest, State};
 use crate::format::names::{self, LOCK, MANIFESTS};
 use crate::format::record::HEADER_SIZE;
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
 use crate::fs::{Dir, Lock, LockFailure, Medium};
-use crate::index::{Index, IndexWriter};
 use crate::log::Tail;
 use crate::manifest_store::ManifestStore;
 use crate::mapping::space::Space;
@@ -52,8 +53,11 @@ pub(crate) struct Opened {
     pub(crate) lock: Box<dyn Lock>,
     pub(crate) control: ControlPage,
     pub(crate) hash_key: HashKey,
-    pub(crate) index: IndexWriter,
-    pub(crate) live_bytes: u64,
+    pub(crate) keyspaces: Vec<Loaded>,
+    /// The names of the keyspaces, as the log has them.
+    pub(crate) names: Keyspaces,
+    /// Changes to the keyspaces that the manifest does not have yet.
+    pub(crate) pending: Vec<(Seq, Change)>,
     pub(crate) tail: Tail,
     pub(crate) ready: Vec<Arc<Segment>>,
     pub(crate) regime: Regime,
@@ -142,7 +146,7 @@ fn create(dir: &dyn Dir) -> Result<()> {
         durable: Seq::ZERO,
         next_seq: Seq(1),
         segments: Vec::new(),
-        keyspaces: Vec::new(),
+        keyspaces: Keyspaces::new(),
     };
     let bytes = manifest.encode();
     for name in MANIFESTS {
@@ -177,24 +181,22 @@ fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<d
     let space =
         Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
     let hash_key = HashKey::from_secret(manifest.secret);
-    let (_, index) = Index::new().map_err(|error| Error::io("make an index for", dir.path(), error))?;
     let boot_id = dir.boot_id();
     let proof = control_page::read(dir.as_ref(), |control| {
         control.store == manifest.store && control.epoch == manifest.epoch && Some(control.boot_id) == boot_id
     })?;
     let durable = manifest.durable.max(proof.unwrap_or(Seq::ZERO));
-    let mut replay = Replay::new(&space, &hash_key, index, durable);
+    let mut replay = Replay::new(&space, &hash_key, &manifest, durable);
     let mut chain = chain::read(dir.as_ref(), &manifest, &entries, &mut replay)?;
-    replay.finish();
-    let Replay { index, live_bytes, durable, report, .. } = replay;
+    let replayed = replay.finish()?;
 
     chain.set_aside.extend_from_slice(&unlisted.set_aside);
     if !unlisted.adopted.is_empty() {
         // Its maker may have died between the rename and the sync of the directory (I6).
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
-    let found = Found { manifest, suspect, chain, durable, boot_id };
-    settle(dir, options, survey, found, Built { space, hash_key, index, live_bytes, report, lock })
+    let found = Found { manifest, suspect, chain, boot_id };
+    settle(dir, options, survey, found, Built { space, hash_key, replayed, lock })
 }
 
 /// What was found on the disk.
@@ -202,7 +204,6 @@ struct Found {
     manifest: Manifest,
     suspect: [bool; 2],
     chain: Chain,
-    durable: Seq,
     boot_id: Option<[u8; 16]>,
 }
 
@@ -210,9 +211,7 @@ struct Found {
 struct Built {
     space: Space,
     hash_key: HashKey,
-    index: IndexWriter,
-    live_bytes: u64,
-    report: RecoveryReport,
+    replayed: Replayed,
     lock: Box<dyn Lock>,
 }
 
@@ -222,10 +221,11 @@ fn settle(
     options: &Options,
     survey: &Survey,
     found: Found,
-    mut built: Built,
+    built: Built,
 ) -> Result<Opened> {
-    let Found { mut manifest, suspect, chain, durable, boot_id } = found;
-    let mut report = std::mem::take(&mut built.report);
+    let Found { mut manifest, suspect, chain, boot_id } = found;
+    let Built { space, hash_key, replayed, lock } = built;
+    let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
     for aside in &chain.asides {
         report.set_aside.extend(copy_aside(dir.as_ref(), aside)?);
     }
@@ -239,6 +239,7 @@ fn settle(
     manifest.clean = false;
     manifest.epoch += 1;
     manifest.durable = durable;
+    manifest.keyspaces = durable_names;
     manifest.next_seq = next_seq;
     let epoch = manifest.epoch;
     let store = manifest.store;
@@ -255,27 +256,31 @@ fn settle(
     let control = Control { store, boot_id: boot_id.unwrap_or([0; 16]), epoch, writer_nonce };
     let control = ControlPage::create(dir.as_ref(), &control, durable)?;
     let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
-    let Built { space, hash_key, index, live_bytes, lock, .. } = built;
     let shared = Shared { dir, store, space, manifest, commit, segments: parking_lot::RwLock::new(segments) };
 
     let regime = if options.durability == Durability::Disk { Regime::Small } else { Regime::Large };
     let mut ready = chain.ready;
-    let (segment, offset, previous) = match chain.resume {
-        Some((segment, offset)) => (segment, offset, None),
-        None => {
-            let segment = first_segment(&shared, options, regime, &mut ready)?;
-            let offset = segment.data_offset();
-            (segment, offset, Some(chain.previous.unwrap_or((SegmentId(0), 0))))
-        }
-    };
-    segment.resume_at(offset);
+    let start = Start { previous: chain.previous, next_seq, epoch, durable, last: chain.last };
+    let tail = tail(&shared, options, regime, &mut ready, chain.resume, start)?;
+    let unproven = chain.unproven;
     report.epoch = epoch;
     report.durable_seq = durable.0;
     report.segments = shared.segments.read().len();
-    report.rewritten_bytes = chain.unproven.iter().map(|range| range.to - range.from).sum();
-    let tail = Tail { segment, offset, previous, next_seq, epoch, durable, last: chain.last };
-    let unproven = chain.unproven;
-    Ok(Opened { shared, lock, control, hash_key, index, live_bytes, tail, ready, regime, unproven, report })
+    report.rewritten_bytes = unproven.iter().map(|range| range.to - range.from).sum();
+    Ok(Opened {
+        shared,
+        lock,
+        control,
+        hash_key,
+        keyspaces,
+        names,
+        pending,
+        tail,
+        ready,
+        regime,
+        unproven,
+        report,
+    })
 }
 
 /// The first number of the new epoch: after an unclean end, above everything that can have been given out.
@@ -288,6 +293,37 @@ fn next_seq(manifest: &Manifest, chain: &Chain, durable: Seq) -> Seq {
     let written = manifest.segments.iter().filter(|entry| entry.state != State::Sealed);
     let open: u64 = written.map(|entry| entry.size / HEADER_SIZE as u64).sum();
     Seq(manifest.next_seq.max(seen.next()).0 + open + 1)
+}
+
+/// What the log goes on from, whichever segment it goes on in.
+struct Start {
+    previous: Option<(SegmentId, u64)>,
+    next_seq: Seq,
+    epoch: u64,
+    durable: Seq,
+    last: Seq,
+}
+
+/// Where the log goes on: in the segment that a clean close left, or a new one.
+fn tail(
+    shared: &Shared,
+    options: &Options,
+    regime: Regime,
+    ready: &mut Vec<Arc<Segment>>,
+    resume: Option<(Arc<Segment>, u64)>,
+    start: Start,
+) -> Result<Tail> {
+    let Start { previous, next_seq, epoch, durable, last } = start;
+    let (segment, offset, previous) = match resume {
+        Some((segment, offset)) => (segment, offset, None),
+        None => {
+            let segment = first_segment(shared, options, regime, ready)?;
+            let offset = segment.data_offset();
+            (segment, offset, Some(previous.unwrap_or((SegmentId(0), 0))))
+        }
+    };
+    segment.resume_at(offset);
+    Ok(Tail { segment, offset, previous, next_seq, epoch, durable, last })
 }
 
 /// The segment that a new epoch begins with: one that is ready, or a new one.

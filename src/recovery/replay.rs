@@ -7,13 +7,16 @@ use std::sync::Arc;
 
 use super::report::RecoveryReport;
 use super::source::FileSource;
+use crate::catalog::{Loaded, Slot};
 use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::hash::{Hash, HashKey};
+use crate::format::keyspace::{Change, Keyspaces, MAX_CODEC_LEN, MAX_NAME_LEN};
+use crate::format::manifest::Manifest;
 use crate::format::record::{HEADER_SIZE, Header, Kind, Start, Watermark};
 use crate::format::walk::{Order, Placed, READ_MAX, Source, Step, Walker, beyond, next_published};
 use crate::format::{Defect, KeyspaceId, Seq};
-use crate::index::IndexWriter;
+use crate::index::Index;
 use crate::location::Location;
 use crate::mapping::space::Space;
 use crate::segment::Segment;
@@ -34,31 +37,62 @@ pub(crate) struct Walked {
     pub(crate) samples: Vec<(Seq, u64)>,
 }
 
-/// Puts records into the index.
+/// Puts records into the indexes of their keyspaces.
 #[derive(Debug)]
 pub(crate) struct Replay<'a> {
     pub(crate) space: &'a Space,
     pub(crate) hash_key: &'a HashKey,
-    pub(crate) index: IndexWriter,
-    /// Entries that lead to tombstones.
-    tombstones: Vec<(Hash, Location)>,
-    /// Bytes of records that are the newest of their key.
-    pub(crate) live_bytes: u64,
+    /// The keyspaces that the manifest lists: those of the log up to the number it says was durable.
+    listed: &'a Manifest,
+    /// What was read, by keyspace; the one that the last record belonged to is tried first.
+    loading: Vec<Loading>,
+    at: usize,
+    /// Changes to the keyspaces behind the manifest's durable number, in the order in which they were met.
+    changes: Vec<(Seq, Change, Arc<Segment>, u64)>,
     /// The greatest sequence number that is known to have been durable.
     pub(crate) durable: Seq,
     pub(crate) report: RecoveryReport,
     key: Vec<u8>,
 }
 
+/// The records of one keyspace.
+#[derive(Debug)]
+struct Loading {
+    id: KeyspaceId,
+    /// The segment and the offset of the first one.
+    first: (Arc<Segment>, u64),
+    slot: Slot,
+    /// Entries that lead to tombstones.
+    tombstones: Vec<(Hash, Location)>,
+    /// Bytes of records that are the newest of their key.
+    live_bytes: u64,
+}
+
+/// What a replay ends with.
+#[derive(Debug)]
+pub(crate) struct Replayed {
+    /// Every keyspace that is there.
+    pub(crate) keyspaces: Vec<Loaded>,
+    /// Their names, as the log has them.
+    pub(crate) names: Keyspaces,
+    /// Their names, as the log has them up to the number that is known to have been durable.
+    pub(crate) durable_names: Keyspaces,
+    /// The changes that lead from there to here.
+    pub(crate) pending: Vec<(Seq, Change)>,
+    pub(crate) durable: Seq,
+    pub(crate) report: RecoveryReport,
+}
+
 impl<'a> Replay<'a> {
-    /// Starts with an empty index.
-    pub(crate) fn new(space: &'a Space, hash_key: &'a HashKey, index: IndexWriter, durable: Seq) -> Self {
+    /// Starts with nothing but what the manifest knows.
+    pub(crate) fn new(space: &'a Space, hash_key: &'a HashKey, listed: &'a Manifest, durable: Seq) -> Self {
         Self {
             space,
             hash_key,
-            index,
-            tombstones: Vec::new(),
-            live_bytes: 0,
+            listed,
+            loading: Vec::new(),
+            at: 0,
+            changes: Vec::new(),
             durable,
             report: RecoveryReport::default(),
             key: Vec::new(),
@@ -106,23 +140,38 @@ impl<'a> Replay<'a> {
         let location = segment.range().at(placed.offset);
         match header.kind {
             Kind::Put | Kind::Tombstone => {
-                if header.keyspace != KeyspaceId::DEFAULT {
-                    let path = segment.path().clone();
-                    return Err(Error::Corrupt {
-                        path,
-                        offset: placed.offset,
-                        defect: Defect::BadField("keyspace"),
-                    });
+                if self.listed.keyspaces.is_dropped(header.keyspace) {
+                    self.space.add_dead(location, size);
+                    return Ok(());
                 }
                 let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(header.key_len))?;
                 self.key.clear();
                 self.key.extend_from_slice(key);
-                self.newest(segment, location, header)?;
+                self.newest(segment, placed.offset, header)?;
             }
-            Kind::Batch | Kind::Watermark | Kind::Start | Kind::Keyspace => {
+            Kind::Keyspace => {
+                self.space.add_dead(location, size);
+                self.note_change(segment, source, placed)?;
+            }
+            Kind::Batch | Kind::Watermark | Kind::Start => {
                 self.space.add_dead(location, size);
                 self.note_durable(source, placed)?;
             }
+        }
+        Ok(())
+    }
+
+    fn note_change(
+        &mut self,
+        segment: &Arc<Segment>,
+        source: &mut FileSource,
+        placed: &Placed,
+    ) -> Result<()> {
+        let damage = |defect| Error::Corrupt { path: segment.path().clone(), offset: placed.offset, defect };
+        let change = change_in(source, placed)?.map_err(damage)?;
+        // What the manifest says of the keyspaces is what the log says up to there.
+        if placed.header.seq > self.listed.durable {
+            self.changes.push((placed.header.seq, change, Arc::clone(segment), placed.offset));
         }
         Ok(())
     }
@@ -135,15 +184,17 @@ impl<'a> Replay<'a> {
     }
 
     /// Makes a record the newest of its key, if it is.
-    fn newest(&mut self, segment: &Segment, location: Location, header: &Header) -> Result<()> {
+    fn newest(&mut self, segment: &Arc<Segment>, offset: u64, header: &Header) -> Result<()> {
         let pin = epoch::pin();
         let hash = self.hash_key.hash(&self.key);
-        let found = self.index.find(hash, |other| {
+        let at = self.loading_of(header.keyspace, segment, offset)?;
+        let loading = &mut self.loading[at];
+        let location = segment.range().at(offset);
+        let found = loading.slot.index.find(hash, |other| {
             let record = self.space.record(other, &pin);
             Ok::<_, Error>(record.is_some_and(|record| record.key() == self.key))
         })?;
         let size = header.size();
-        let tombstone = header.kind == Kind::Tombstone;
         if let Some(other) = found {
             let record = self.space.record(other, &pin).expect("just found there");
             let old = record.header();
@@ -153,29 +204,123 @@ impl<'a> Replay<'a> {
             }
             if old.kind == Kind::Put {
                 self.space.add_dead(other, old.size());
-                self.live_bytes -= old.size();
+                loading.slot.sub_live(record.ordinal(), old.size());
+                loading.live_bytes -= old.size();
             }
-            self.index.replace(hash, other, location);
+            loading.slot.index.replace(hash, other, location);
         } else {
-            self.index.reserve().map_err(|error| Error::io("grow the index for", segment.path(), error))?;
-            self.index.insert(hash, location);
+            let grown = loading.slot.index.reserve();
+            grown.map_err(|error| Error::io("grow the index for", segment.path(), error))?;
+            loading.slot.index.insert(hash, location);
         }
-        if tombstone {
+        if header.kind == Kind::Tombstone {
             self.space.add_dead(location, size);
-            self.tombstones.push((hash, location));
+            loading.tombstones.push((hash, location));
         } else {
-            self.live_bytes += size;
+            loading.slot.add_live(segment.mapping().ordinal(), size);
+            loading.live_bytes += size;
         }
         Ok(())
     }
 
-    /// Removes the entries of tombstones: everything has been read.
-    pub(crate) fn finish(&mut self) {
-        for (hash, location) in std::mem::take(&mut self.tombstones) {
-            self.index.remove(hash, location);
+    /// The place of a keyspace among those that are being read.
+    fn loading_of(&mut self, id: KeyspaceId, segment: &Arc<Segment>, offset: u64) -> Result<usize> {
+        if self.loading.get(self.at).is_some_and(|loading| loading.id == id) {
+            return Ok(self.at);
         }
-        self.report.keys = self.index.index().len();
+        self.at = match self.loading.binary_search_by_key(&id, |loading| loading.id) {
+            Ok(at) => at,
+            Err(at) => {
+                let first = (Arc::clone(segment), offset);
+                let slot = new_slot(segment.path())?;
+                let loading = Loading { id, first, slot, tombstones: Vec::new(), live_bytes: 0 };
+                self.loading.insert(at, loading);
+                at
+            }
+        };
+        Ok(self.at)
     }
+
+    /// Removes the entries of tombstones and the keyspaces that were dropped: everything has been read.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` where a change to the keyspaces cannot follow those before it, or a record belongs to a keyspace that
+    /// nobody created: dropped is only what a record says was dropped.
+    pub(crate) fn finish(mut self) -> Result<Replayed> {
+        let mut names = self.listed.keyspaces.clone();
+        let mut durable_names = names.clone();
+        let mut pending = Vec::new();
+        // Segments need not have come in the order of the log.
+        self.changes.sort_by_key(|(seq, ..)| *seq);
+        for (seq, change, segment, offset) in std::mem::take(&mut self.changes) {
+            names.apply(&change).map_err(|defect| damage(&segment, offset, defect))?;
+            if seq <= self.durable {
+                durable_names = names.clone();
+            } else {
+                pending.push((seq, change));
+            }
+        }
+        let mut keyspaces = Vec::new();
+        for (name, named) in names.iter() {
+            let (name, codec) = (name.to_owned(), named.codec.clone());
+            let found = self.loading.binary_search_by_key(&named.id, |loading| loading.id);
+            let mut loaded = match found {
+                Ok(at) => {
+                    let Loading { id, slot, tombstones, live_bytes, .. } = self.loading.remove(at);
+                    let mut loaded = Loaded { id, name, codec, slot, keys: 0, live_bytes };
+                    for (hash, location) in tombstones {
+                        loaded.slot.index.remove(hash, location);
+                    }
+                    loaded
+                }
+                Err(_) => {
+                    let slot = new_slot(std::path::Path::new(&name))?;
+                    Loaded { id: named.id, name, codec, slot, keys: 0, live_bytes: 0 }
+                }
+            };
+            loaded.keys = loaded.slot.index.index().len() as u64;
+            self.report.keys += loaded.slot.index.index().len();
+            keyspaces.push(loaded);
+        }
+        self.report.keyspaces = keyspaces.len();
+        for left in &self.loading {
+            if !names.is_dropped(left.id) {
+                return Err(damage(&left.first.0, left.first.1, Defect::BadField("keyspace")));
+            }
+            for (ordinal, bytes) in left.slot.live() {
+                self.space.add_dead_in(ordinal, bytes);
+            }
+        }
+        let Self { durable, report, .. } = self;
+        Ok(Replayed { keyspaces, names, durable_names, pending, durable, report })
+    }
+}
+
+fn new_slot(path: &std::path::Path) -> Result<Slot> {
+    let (_, writer) = Index::new().map_err(|error| Error::io("make an index for", path, error))?;
+    Ok(Slot::new(writer))
+}
+
+fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
+    Error::Corrupt { path: segment.path().clone(), offset, defect }
+}
+
+/// The change that a keyspace record says.
+///
+/// # Errors
+///
+/// What the operating system says; what is wrong with the record.
+pub(crate) fn change_in(source: &mut FileSource, placed: &Placed) -> Result<Result<Change, Defect>> {
+    let header = &placed.header;
+    let key_len = usize::from(header.key_len);
+    let max = MAX_NAME_LEN + 1 + MAX_CODEC_LEN;
+    let len = usize::try_from(header.payload_len()).unwrap_or(usize::MAX);
+    if len > max {
+        return Ok(Err(Defect::BadField("keyspace change")));
+    }
+    let payload = source.bytes(placed.offset + HEADER_SIZE as u64, len)?;
+    Ok(Change::decode(header.keyspace, &payload[..key_len], &payload[key_len..]))
 }
 
 /// What lies behind a stop.

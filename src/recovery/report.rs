@@ -21,7 +21,9 @@ pub struct RecoveryReport {
     pub records: u64,
     /// Bytes of segment files read.
     pub bytes_read: u64,
-    /// Keys found.
+    /// Keyspaces found, the default one included.
+    pub keyspaces: usize,
+    /// Keys found, in all keyspaces.
     pub keys: usize,
     /// The last sequence number found.
     pub last_seq: u64,

@@ -78,7 +78,7 @@ impl Write {
     /// Carries it out on a store.
     pub(crate) fn run(&self, store: &Store) -> Result<()> {
         match self {
-            Self::Insert(key, value) => store.insert(key, value),
+            Self::Insert(key, value) => store.insert(key, value).map(drop),
             Self::Remove(key) => store.remove(key).map(drop),
             Self::Batch(writes) => {
                 let mut batch = WriteBatch::new();
@@ -88,7 +88,7 @@ impl Write {
                         None => batch.remove(key),
                     }
                 }
-                store.write(batch)
+                store.write(batch).map(drop)
             }
         }
     }

@@ -152,7 +152,7 @@ fn write(store: &Store, shared: &Shared, thread: usize) {
 fn carry_out(store: &Store, operation: &Operation) -> Result<bool> {
     match (operation.action, operation.writes.as_slice()) {
         (Action::Flush, _) => store.flush().map(|()| false),
-        (Action::Single, [(key, Some(value))]) => store.insert(key, value).map(|()| true),
+        (Action::Single, [(key, Some(value))]) => store.insert(key, value).map(|_| true),
         (Action::Single, [(key, None)]) => {
             let was_there = store.contains_key(key)?;
             let removed = store.remove(key)?;
@@ -167,7 +167,7 @@ fn carry_out(store: &Store, operation: &Operation) -> Result<bool> {
                     None => batch.remove(key),
                 }
             }
-            store.write(&batch).map(|()| true)
+            store.write(&batch).map(|_| true)
         }
     }
 }

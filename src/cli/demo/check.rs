@@ -194,7 +194,9 @@ mod tests {
         });
         // Once by iteration, once by `get`.
         assert_eq!((findings.lost, findings.wrong), (0, 2), "{findings:?}");
-        let findings = found_after(|store, _, _| store.insert("foreign", "").unwrap());
+        let findings = found_after(|store, _, _| {
+            store.insert("foreign", "").unwrap();
+        });
         // The key, and the number of keys.
         assert_eq!((findings.lost, findings.wrong), (0, 2), "{findings:?}");
     }

@@ -72,7 +72,7 @@ fn write_unit(root: &Path, job: &Job, store: &Store) -> Result<()> {
         Some((key, content)) => store.insert(key, content)?,
         None if batch.is_empty() => return Ok(()),
         None => store.write(&batch)?,
-    }
+    };
     let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     say(Note::Written { unit: job.unit, nanos })
 }

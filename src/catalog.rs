@@ -1,0 +1,301 @@
+//! The keyspaces of an open store: their names, and the index of each.
+//!
+//! It does not write records: `keyspaces` does, and changes this under the writer mutex.
+//!
+//! **Concurrency.** A handle holds a [`Keyspace`], whose [`Contents`] change as a whole (a clear, a drop) while readers
+//! go on under a pin: whoever loaded the old contents reads what was there before the change. Contents change only under
+//! the writer mutex, so a writer that loads them there has the newest. Lock order: writer mutex, then `names`, then
+//! `pending`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::epoch::Pin;
+use crate::format::keyspace::Change;
+use crate::format::manifest::Manifest;
+use crate::format::{KeyspaceId, Seq};
+use crate::guarded::Guarded;
+use crate::index::{Index, IndexWriter};
+
+/// What a keyspace holds, from its creation or a clear to the next clear or its drop.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) id: KeyspaceId,
+    pub(crate) index: Arc<Index>,
+    /// The place of the index's writer in [`Indexes`].
+    slot: usize,
+    /// Keys; the index holds more entries while a batch with removals is being applied.
+    pub(crate) keys: AtomicU64,
+    /// Bytes of records that are the newest of their key.
+    pub(crate) live_bytes: AtomicU64,
+}
+
+impl Contents {
+    /// Keys.
+    pub(crate) fn keys(&self) -> u64 {
+        // Relaxed: a count on its own.
+        self.keys.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of records that are the newest of their key.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        // Relaxed: as for `keys`.
+        self.live_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// A keyspace, as its handles know it.
+#[derive(Debug)]
+pub(crate) struct Keyspace {
+    /// Which open store it belongs to.
+    owner: u64,
+    /// None once it was dropped.
+    contents: Guarded<Contents>,
+    name: RwLock<Arc<str>>,
+    codec: Box<str>,
+}
+
+impl Keyspace {
+    /// What it holds now; `None` once it was dropped.
+    #[inline]
+    pub(crate) fn contents<'p>(&'p self, pin: &'p Pin) -> Option<&'p Contents> {
+        self.contents.load(pin)
+    }
+
+    /// Its name; the last one, once it was dropped.
+    pub(crate) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name.read())
+    }
+
+    /// What its keys and values are encoded by; empty where they are bytes.
+    pub(crate) fn codec(&self) -> &str {
+        &self.codec
+    }
+
+    /// Whether it belongs to this open store.
+    pub(crate) fn is_of(&self, catalog: &Catalog) -> bool {
+        self.owner == catalog.owner
+    }
+}
+
+/// The index of a keyspace, as the writer sees it.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) index: IndexWriter,
+    /// Live bytes by segment, so that a drop knows what becomes dead where without reading anything. By the ordinal of
+    /// the segment's mapping.
+    live: Vec<u64>,
+}
+
+impl Slot {
+    /// Makes one for an index whose records are counted from now on.
+    pub(crate) fn new(index: IndexWriter) -> Self {
+        Self { index, live: Vec::new() }
+    }
+
+    /// Counts a record in the segment with this ordinal as live.
+    #[inline]
+    pub(crate) fn add_live(&mut self, ordinal: usize, bytes: u64) {
+        if ordinal >= self.live.len() {
+            self.live.resize(ordinal + 1, 0);
+        }
+        self.live[ordinal] += bytes;
+    }
+
+    /// Counts it as live no longer.
+    #[inline]
+    pub(crate) fn sub_live(&mut self, ordinal: usize, bytes: u64) {
+        debug_assert!(self.live.get(ordinal).is_some_and(|live| *live >= bytes), "it was counted as live");
+        if let Some(live) = self.live.get_mut(ordinal) {
+            *live = live.saturating_sub(bytes);
+        }
+    }
+
+    /// Segments with live bytes, by ordinal.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.live.iter().copied().enumerate().filter(|(_, live)| *live > 0)
+    }
+}
+
+/// The indexes of all keyspaces, under the writer mutex.
+#[derive(Debug, Default)]
+pub(crate) struct Indexes {
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+}
+
+impl Indexes {
+    /// The index of contents, which must be a keyspace's present ones.
+    #[inline]
+    pub(crate) fn of(&mut self, contents: &Contents) -> &mut Slot {
+        let slot = self.slots.get_mut(contents.slot).and_then(Option::as_mut);
+        slot.expect("contents have their slot until they are replaced, under this mutex")
+    }
+
+    fn add(&mut self, slot: Slot) -> usize {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[at] = Some(slot);
+        at
+    }
+
+    /// Takes the index of a keyspace whose contents are about to be replaced.
+    fn take(&mut self, keyspace: &Keyspace) -> Option<Slot> {
+        let pin = crate::epoch::pin();
+        let slot = keyspace.contents(&pin)?.slot;
+        self.free.push(slot);
+        self.slots[slot].take()
+    }
+}
+
+/// A keyspace as recovery found it.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) id: KeyspaceId,
+    pub(crate) name: String,
+    pub(crate) codec: String,
+    pub(crate) slot: Slot,
+    pub(crate) keys: u64,
+    pub(crate) live_bytes: u64,
+}
+
+/// The keyspaces of an open store.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    owner: u64,
+    names: RwLock<BTreeMap<Arc<str>, Arc<Keyspace>>>,
+    /// Changes that the manifest does not have yet, in the order of the log.
+    pending: Mutex<VecDeque<(Seq, Change)>>,
+    /// Keyspaces with old contents that a reader may still look at.
+    retired: Mutex<Vec<Arc<Keyspace>>>,
+}
+
+impl Catalog {
+    /// Starts with what recovery found.
+    pub(crate) fn new(loaded: Vec<Loaded>, pending: Vec<(Seq, Change)>) -> (Self, Indexes) {
+        static OWNERS: AtomicU64 = AtomicU64::new(0);
+        let catalog = Self {
+            // Relaxed: a number of its own is all it is.
+            owner: OWNERS.fetch_add(1, Ordering::Relaxed),
+            names: RwLock::default(),
+            pending: Mutex::new(pending.into()),
+            retired: Mutex::default(),
+        };
+        let mut indexes = Indexes::default();
+        for Loaded { id, name, codec, slot, keys, live_bytes } in loaded {
+            let keyspace = catalog.add(&mut indexes, &name, &codec, id, slot);
+            let pin = crate::epoch::pin();
+            let contents = keyspace.contents(&pin).expect("just made");
+            // Relaxed, both: nobody else has it yet.
+            contents.keys.store(keys, Ordering::Relaxed);
+            contents.live_bytes.store(live_bytes, Ordering::Relaxed);
+        }
+        (catalog, indexes)
+    }
+
+    /// Adds a keyspace; called under the writer mutex.
+    pub(crate) fn add(
+        &self,
+        indexes: &mut Indexes,
+        name: &str,
+        codec: &str,
+        id: KeyspaceId,
+        slot: Slot,
+    ) -> Arc<Keyspace> {
+        let keyspace = Arc::new(Keyspace {
+            owner: self.owner,
+            contents: Guarded::new(),
+            name: RwLock::new(name.into()),
+            codec: codec.into(),
+        });
+        keyspace.contents.replace(Some(contents(indexes, id, slot)));
+        self.names.write().insert(name.into(), Arc::clone(&keyspace));
+        keyspace
+    }
+
+    /// Gives a keyspace new, empty contents, and returns the index of the old ones; called under the writer mutex.
+    pub(crate) fn clear(
+        &self,
+        indexes: &mut Indexes,
+        keyspace: &Arc<Keyspace>,
+        id: KeyspaceId,
+        slot: Slot,
+    ) -> Option<Slot> {
+        let old = indexes.take(keyspace);
+        keyspace.contents.replace(Some(contents(indexes, id, slot)));
+        self.retired.lock().push(Arc::clone(keyspace));
+        old
+    }
+
+    /// Takes a keyspace away, and returns its index; called under the writer mutex.
+    pub(crate) fn drop_keyspace(&self, indexes: &mut Indexes, keyspace: &Arc<Keyspace>) -> Option<Slot> {
+        let old = indexes.take(keyspace);
+        keyspace.contents.replace(None);
+        self.names.write().remove(&*keyspace.name());
+        self.retired.lock().push(Arc::clone(keyspace));
+        old
+    }
+
+    /// Gives a keyspace another name; called under the writer mutex.
+    pub(crate) fn rename(&self, keyspace: &Arc<Keyspace>, name: &str) {
+        let name: Arc<str> = name.into();
+        let mut names = self.names.write();
+        let old = std::mem::replace(&mut *keyspace.name.write(), Arc::clone(&name));
+        names.remove(&old);
+        names.insert(name, Arc::clone(keyspace));
+    }
+
+    /// The keyspace of a name.
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Keyspace>> {
+        self.names.read().get(name).map(Arc::clone)
+    }
+
+    /// All keyspaces, in the order of their names.
+    pub(crate) fn all(&self) -> Vec<Arc<Keyspace>> {
+        self.names.read().values().map(Arc::clone).collect()
+    }
+
+    /// Takes note of a change that the log has and the manifest has not; called under the writer mutex, before any
+    /// later sync can be planned.
+    pub(crate) fn note(&self, seq: Seq, change: Change) {
+        self.pending.lock().push_back((seq, change));
+    }
+
+    /// Raises what a manifest says is durable, and has it list the keyspaces as of that point: what it lists must
+    /// never be ahead of what a power cut leaves of the log.
+    pub(crate) fn note_durable(&self, manifest: &mut Manifest, durable: Seq) {
+        manifest.durable = manifest.durable.max(durable);
+        let mut pending = self.pending.lock();
+        while let Some((_, change)) = pending
+            .front()
+            .is_some_and(|(seq, _)| *seq <= manifest.durable)
+            .then(|| pending.pop_front())
+            .flatten()
+        {
+            manifest.keyspaces.apply(&change).expect("changes are checked before they are logged");
+        }
+    }
+
+    /// Drops old contents that no reader can look at any more; whether some are left.
+    pub(crate) fn collect(&self) -> bool {
+        let mut retired = self.retired.lock();
+        retired.retain(|keyspace| !keyspace.contents.collect());
+        !retired.is_empty()
+    }
+
+    /// Whether [`Catalog::collect`] may have something to do.
+    pub(crate) fn has_retired(&self) -> bool {
+        !self.retired.lock().is_empty()
+    }
+}
+
+fn contents(indexes: &mut Indexes, id: KeyspaceId, slot: Slot) -> Box<Contents> {
+    let index = Arc::clone(slot.index.index());
+    let slot = indexes.add(slot);
+    Box::new(Contents { id, index, slot, keys: AtomicU64::new(0), live_bytes: AtomicU64::new(0) })
+}

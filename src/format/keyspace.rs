@@ -1,0 +1,346 @@
+//! Which keyspaces a store has, and the records that change it.
+//!
+//! The log is the truth about keyspaces; the manifest holds what the log said up to its durable number. Both go through
+//! [`Keyspaces::apply`], so there is one place that knows which change may follow which state.
+//!
+//! **Format** of a record of kind `Keyspace`. The header's `keyspace` is the number that the change is about (of a clear, the new one), the record's
+//! key is a name, and its value one byte for the change, followed by what the change needs. See DESIGN.md, "Keyspace
+//! changes".
+
+use std::collections::BTreeMap;
+
+use super::{Defect, KeyspaceId, Reader};
+
+/// The longest name of a keyspace, in bytes of UTF-8.
+pub const MAX_NAME_LEN: usize = 255;
+/// The longest name of a codec, in bytes of ASCII.
+pub const MAX_CODEC_LEN: usize = 64;
+
+const CREATE: u8 = 1;
+const RENAME: u8 = 2;
+const CLEAR: u8 = 3;
+const DROP: u8 = 4;
+
+/// A change to the keyspaces of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The name, which was free, names a new, empty keyspace.
+    Create {
+        /// Its number.
+        id: KeyspaceId,
+        /// Its name.
+        name: String,
+        /// What its keys and values are encoded by; empty where they are bytes.
+        codec: String,
+    },
+    /// The keyspace has another name, which was free.
+    Rename {
+        /// Its number.
+        id: KeyspaceId,
+        /// Its name from now on.
+        name: String,
+    },
+    /// The name names a new, empty keyspace; the one before is gone.
+    Clear {
+        /// The number from now on.
+        id: KeyspaceId,
+        /// The number before.
+        old: KeyspaceId,
+        /// The name of both.
+        name: String,
+    },
+    /// The keyspace is gone, and its name is free.
+    Drop {
+        /// Its number.
+        id: KeyspaceId,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Change {
+    /// The number in the record's header.
+    #[must_use]
+    pub fn id(&self) -> KeyspaceId {
+        match self {
+            Self::Create { id, .. }
+            | Self::Rename { id, .. }
+            | Self::Clear { id, .. }
+            | Self::Drop { id, .. } => *id,
+        }
+    }
+
+    /// The name, which is the record's key.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Create { name, .. }
+            | Self::Rename { name, .. }
+            | Self::Clear { name, .. }
+            | Self::Drop { name, .. } => name,
+        }
+    }
+
+    /// The record's value.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Create { codec, .. } => {
+                let mut bytes = vec![CREATE];
+                bytes.extend_from_slice(codec.as_bytes());
+                bytes
+            }
+            Self::Rename { .. } => vec![RENAME],
+            Self::Clear { old, .. } => {
+                let mut bytes = vec![CLEAR];
+                bytes.extend_from_slice(&old.0.to_le_bytes());
+                bytes
+            }
+            Self::Drop { .. } => vec![DROP],
+        }
+    }
+
+    /// Reads what a record says.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn decode(id: KeyspaceId, name: &[u8], value: &[u8]) -> Result<Self, Defect> {
+        let name = text(name, MAX_NAME_LEN)?.to_owned();
+        let mut reader = Reader(value);
+        let change = match reader.u8()? {
+            CREATE => {
+                let codec = codec(std::mem::take(&mut reader.0))?.to_owned();
+                Self::Create { id, name, codec }
+            }
+            RENAME => Self::Rename { id, name },
+            CLEAR => Self::Clear { id, old: KeyspaceId(reader.u32()?), name },
+            DROP => Self::Drop { id, name },
+            _ => return Err(Defect::BadField("keyspace change")),
+        };
+        if reader.0.is_empty() { Ok(change) } else { Err(Defect::BadField("keyspace change")) }
+    }
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The keyspace's number.
+    pub id: KeyspaceId,
+    /// What its keys and values are encoded by; empty where they are bytes.
+    pub codec: String,
+}
+
+/// The keyspaces of a store by name. The default one, whose name is empty, is always among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keyspaces {
+    names: BTreeMap<String, Named>,
+    /// Every number below was given out; one of them that no name stands for is that of a dropped keyspace.
+    next: KeyspaceId,
+}
+
+impl Default for Keyspaces {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Keyspaces {
+    /// Those of an empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        let named = Named { id: KeyspaceId::DEFAULT, codec: String::new() };
+        Self { names: BTreeMap::from([(String::new(), named)]), next: KeyspaceId(KeyspaceId::DEFAULT.0 + 1) }
+    }
+
+    /// Takes what a manifest lists.
+    ///
+    /// # Errors
+    ///
+    /// `BadField` where no sequence of changes leads there.
+    pub fn from_parts(names: BTreeMap<String, Named>, next: KeyspaceId) -> Result<Self, Defect> {
+        let mut ids: Vec<_> = names.values().map(|named| named.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.len() != names.len() || ids.last().is_some_and(|last| *last >= next) || !names.contains_key("")
+        {
+            return Err(Defect::BadField("keyspaces"));
+        }
+        Ok(Self { names, next })
+    }
+
+    /// Names and what they stand for, in ascending order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Named)> {
+        self.names.iter().map(|(name, named)| (name.as_str(), named))
+    }
+
+    /// What a name stands for.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Named> {
+        self.names.get(name)
+    }
+
+    /// The number that the next new keyspace gets.
+    #[must_use]
+    pub fn next(&self) -> KeyspaceId {
+        self.next
+    }
+
+    /// Whether the number was given out, and no name stands for it any more.
+    #[must_use]
+    pub fn is_dropped(&self, id: KeyspaceId) -> bool {
+        id < self.next && self.names.values().all(|named| named.id != id)
+    }
+
+    /// Carries out a change.
+    ///
+    /// # Errors
+    ///
+    /// `BadField` where the change cannot follow this state; nothing was changed then.
+    pub fn apply(&mut self, change: &Change) -> Result<(), Defect> {
+        const IMPOSSIBLE: Defect = Defect::BadField("keyspace change");
+        let name = change.name();
+        let here = self.names.get(name).map(|named| named.id);
+        match change {
+            Change::Create { id, codec, .. } if here.is_none() && *id == self.next => {
+                self.next = following(*id)?;
+                self.names.insert(name.to_owned(), Named { id: *id, codec: codec.clone() });
+            }
+            Change::Clear { id, old, .. } if here == Some(*old) && *id == self.next => {
+                self.next = following(*id)?;
+                self.names.get_mut(name).ok_or(IMPOSSIBLE)?.id = *id;
+            }
+            Change::Drop { id, .. } if here == Some(*id) && !name.is_empty() => {
+                self.names.remove(name);
+            }
+            Change::Rename { id, .. } if here.is_none() => {
+                let old = self.names.iter().find(|(old, named)| named.id == *id && !old.is_empty());
+                let old = old.map(|(old, _)| old.clone()).ok_or(IMPOSSIBLE)?;
+                let named = self.names.remove(&old).ok_or(IMPOSSIBLE)?;
+                self.names.insert(name.to_owned(), named);
+            }
+            _ => return Err(IMPOSSIBLE),
+        }
+        Ok(())
+    }
+}
+
+fn following(id: KeyspaceId) -> Result<KeyspaceId, Defect> {
+    id.0.checked_add(1).map(KeyspaceId).ok_or(Defect::BadField("keyspace change"))
+}
+
+/// A name as text.
+///
+/// # Errors
+///
+/// `BadField` where it is longer than `max`, or no UTF-8.
+pub fn text(bytes: &[u8], max: usize) -> Result<&str, Defect> {
+    if bytes.len() > max {
+        return Err(Defect::BadField("name"));
+    }
+    std::str::from_utf8(bytes).map_err(|_| Defect::BadField("name"))
+}
+
+/// A codec's name as text.
+///
+/// # Errors
+///
+/// `BadField` where it is longer than [`MAX_CODEC_LEN`], or no ASCII.
+pub fn codec(bytes: &[u8]) -> Result<&str, Defect> {
+    match text(bytes, MAX_CODEC_LEN) {
+        Ok(text) if text.is_ascii() => Ok(text),
+        _ => Err(Defect::BadField("codec")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: KeyspaceId = KeyspaceId(7);
+
+    fn samples() -> Vec<Change> {
+        let name = "käse".to_owned();
+        vec![
+            Change::Create { id: ID, name: name.clone(), codec: String::new() },
+            Change::Create { id: ID, name: String::new(), codec: "bincode-1".to_owned() },
+            Change::Rename { id: ID, name: name.clone() },
+            Change::Clear { id: ID, old: KeyspaceId(3), name: name.clone() },
+            Change::Drop { id: ID, name },
+        ]
+    }
+
+    #[test]
+    fn a_change_comes_back_from_its_bytes() {
+        for change in samples() {
+            let value = change.encode();
+            assert_eq!(Change::decode(change.id(), change.name().as_bytes(), &value), Ok(change));
+        }
+    }
+
+    #[test]
+    fn values_that_nobody_writes_are_refused() {
+        for value in
+            [&[][..], &[0], &[5], &[RENAME, 0], &[DROP, 0], &[CLEAR, 1, 2, 3], &[CLEAR, 1, 2, 3, 4, 5]]
+        {
+            assert!(Change::decode(ID, b"name", value).is_err(), "{value:?}");
+        }
+        assert_eq!(Change::decode(ID, &[0xff], &[DROP]), Err(Defect::BadField("name")));
+        assert_eq!(Change::decode(ID, &[b'x'; 256], &[DROP]), Err(Defect::BadField("name")));
+        assert_eq!(Change::decode(ID, b"x", "\u{1}ä".as_bytes()), Err(Defect::BadField("codec")));
+        let long = [vec![CREATE], vec![b'x'; MAX_CODEC_LEN + 1]].concat();
+        assert_eq!(Change::decode(ID, b"x", &long), Err(Defect::BadField("codec")));
+    }
+
+    #[test]
+    fn changes_are_carried_out_and_impossible_ones_change_nothing() {
+        let mut keyspaces = Keyspaces::new();
+        let named = |name: &str| name.to_owned();
+        let create = |id, name| Change::Create { id: KeyspaceId(id), name: named(name), codec: named("c") };
+        let rename = |id, name| Change::Rename { id: KeyspaceId(id), name: named(name) };
+        let clear =
+            |id, old, name| Change::Clear { id: KeyspaceId(id), old: KeyspaceId(old), name: named(name) };
+        let drop = |id, name| Change::Drop { id: KeyspaceId(id), name: named(name) };
+        for change in [create(1, "a"), create(2, "b"), rename(1, "c"), clear(3, 2, "b"), drop(1, "c")] {
+            keyspaces.apply(&change).expect("it is possible");
+        }
+        keyspaces.apply(&clear(4, 0, "")).expect("the default keyspace can be cleared");
+        assert_eq!(keyspaces.get("b"), Some(&Named { id: KeyspaceId(3), codec: named("c") }));
+        assert_eq!(keyspaces.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["", "b"]);
+        let dropped = (0..6).filter(|id| keyspaces.is_dropped(KeyspaceId(*id)));
+        assert_eq!(dropped.collect::<Vec<_>>(), [0, 1, 2]);
+        let before = keyspaces.clone();
+        let impossible = [
+            create(5, "b"),
+            create(6, "d"),
+            create(4, "d"),
+            rename(3, ""),
+            rename(2, "d"),
+            rename(4, "d"),
+            clear(5, 2, "b"),
+            clear(6, 3, "b"),
+            clear(5, 3, "d"),
+            drop(4, ""),
+            drop(3, "d"),
+            drop(2, "b"),
+        ];
+        for change in impossible {
+            assert!(keyspaces.apply(&change).is_err(), "{change:?}");
+            assert_eq!(keyspaces, before);
+        }
+    }
+
+    #[test]
+    fn what_no_changes_lead_to_is_refused() {
+        let named = |id| Named { id: KeyspaceId(id), codec: String::new() };
+        let of = |names: &[(&str, u32)], next| {
+            let names = names.iter().map(|(name, id)| ((*name).to_owned(), named(*id))).collect();
+            Keyspaces::from_parts(names, KeyspaceId(next))
+        };
+        assert_eq!(of(&[("", 0)], 1), Ok(Keyspaces::new()));
+        assert!(of(&[("", 2), ("a", 1)], 3).is_ok());
+        for (names, next) in [(&[("a", 1)][..], 2), (&[("", 0), ("a", 0)], 2), (&[("", 0), ("a", 2)], 2)] {
+            assert!(of(names, next).is_err(), "{names:?}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Creating, renaming, clearing and dropping keyspaces.
+//!
+//! Each change is a record in the log, so it has its place in the order of all writes: after a crash the keyspaces are
+//! those of the surviving prefix, as the keys are. The manifest follows when the record is durable (`catalog`).
+//!
+//! **Order**, under the writer mutex: the names decide, room is made, the record is appended, and only then do the
+//! contents that readers load change. A reader that loaded them before reads what was there before.
+
+use std::sync::Arc;
+
+use crate::catalog::{Keyspace, Slot};
+use crate::engine::{Engine, Writer, dropped};
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::format::keyspace::{Change, MAX_CODEC_LEN, MAX_NAME_LEN};
+use crate::format::record::Kind;
+use crate::format::{KeyspaceId, Seq};
+use crate::index::Index;
+use crate::log::Draft;
+use crate::options::Durability;
+
+impl Engine {
+    /// The keyspace of a name, created with a codec if need be.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::keyspace`](crate::Store::keyspace).
+    pub(crate) fn keyspace(&self, name: &str, codec: &str, durability: Durability) -> Result<Arc<Keyspace>> {
+        self.liveness.check()?;
+        check_name(name)?;
+        check_codec(codec)?;
+        if let Some(keyspace) = self.catalog.get(name) {
+            return Ok(keyspace);
+        }
+        let slot = self.new_slot()?;
+        let mut guard = self.writer.lock();
+        let writer = &mut *guard;
+        self.check_writable()?;
+        if let Some(keyspace) = self.catalog.get(name) {
+            return Ok(keyspace);
+        }
+        let id = writer.names.next();
+        let change = Change::Create { id, name: name.to_owned(), codec: codec.to_owned() };
+        let seq = self.append_change(writer, &change)?;
+        let keyspace = self.catalog.add(&mut writer.indexes, name, codec, id, slot);
+        let work = self.note_position(writer);
+        drop(guard);
+        self.call_helper(work);
+        crate::trace::keyspace_created(name, id.0);
+        self.settle(seq, durability)?;
+        Ok(keyspace)
+    }
+
+    /// The names of all keyspaces but the default one.
+    pub(crate) fn keyspace_names(&self) -> Vec<String> {
+        let names = self.catalog.all().into_iter().map(|keyspace| keyspace.name().to_string());
+        names.filter(|name| !name.is_empty()).collect()
+    }
+
+    /// Gives a keyspace another name.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::rename_keyspace`](crate::Store::rename_keyspace).
+    pub(crate) fn rename_keyspace(&self, from: &str, to: &str, durability: Durability) -> Result<()> {
+        self.liveness.check()?;
+        check_movable(from, "the default keyspace cannot be renamed")?;
+        check_name(to)?;
+        check_movable(to, "it is the default keyspace's; choose another")?;
+        let mut guard = self.writer.lock();
+        let writer = &mut *guard;
+        self.check_writable()?;
+        let keyspace = self.existing(from)?;
+        if from == to {
+            let seq = writer.log.last_user();
+            drop(guard);
+            return self.settle(seq, durability);
+        }
+        if self.catalog.get(to).is_some() {
+            return Err(Error::KeyspaceExists { name: to.to_owned() });
+        }
+        let id = self.id_of(&keyspace)?;
+        let seq = self.append_change(writer, &Change::Rename { id, name: to.to_owned() })?;
+        self.catalog.rename(&keyspace, to);
+        let work = self.note_position(writer);
+        drop(guard);
+        self.call_helper(work);
+        crate::trace::keyspace_renamed(from, to, id.0);
+        self.settle(seq, durability)
+    }
+
+    /// Takes a keyspace and everything in it away; whether it was there.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::drop_keyspace`](crate::Store::drop_keyspace).
+    pub(crate) fn drop_keyspace(&self, name: &str, durability: Durability) -> Result<bool> {
+        self.liveness.check()?;
+        check_movable(name, "the default keyspace cannot be dropped; clear it")?;
+        let mut guard = self.writer.lock();
+        let writer = &mut *guard;
+        self.check_writable()?;
+        let Some(keyspace) = self.catalog.get(name) else {
+            // As for a key that is not there: the answer must not be taken back.
+            let seq = writer.log.last_user();
+            drop(guard);
+            self.settle(seq, durability)?;
+            return Ok(false);
+        };
+        let id = self.id_of(&keyspace)?;
+        let seq = self.append_change(writer, &Change::Drop { id, name: name.to_owned() })?;
+        let old = self.catalog.drop_keyspace(&mut writer.indexes, &keyspace);
+        self.bury(old.as_ref());
+        let work = self.note_position(writer);
+        drop(guard);
+        self.free(old);
+        self.call_helper(work);
+        crate::trace::keyspace_dropped(name, id.0);
+        self.settle(seq, durability)?;
+        Ok(true)
+    }
+
+    /// Takes everything out of a keyspace, whatever it holds in the same time.
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::clear`](crate::Keyspace::clear).
+    pub(crate) fn clear_keyspace(&self, keyspace: &Arc<Keyspace>, durability: Durability) -> Result<Seq> {
+        self.liveness.check()?;
+        let slot = self.new_slot()?;
+        let mut guard = self.writer.lock();
+        let writer = &mut *guard;
+        self.check_writable()?;
+        let old = self.id_of(keyspace)?;
+        let id = writer.names.next();
+        let name = keyspace.name();
+        let seq = self.append_change(writer, &Change::Clear { id, old, name: name.to_string() })?;
+        let before = self.catalog.clear(&mut writer.indexes, keyspace, id, slot);
+        self.bury(before.as_ref());
+        let work = self.note_position(writer);
+        drop(guard);
+        self.free(before);
+        self.call_helper(work);
+        crate::trace::keyspace_cleared(&name, id.0);
+        self.settle(seq, durability)?;
+        Ok(seq)
+    }
+
+    fn new_slot(&self) -> Result<Slot> {
+        let index = Index::new();
+        let (_, writer) =
+            index.map_err(|error| Error::io("make an index for", self.shared.dir.path(), error))?;
+        Ok(Slot::new(writer))
+    }
+
+    fn existing(&self, name: &str) -> Result<Arc<Keyspace>> {
+        self.catalog.get(name).ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })
+    }
+
+    /// The number of a keyspace now; stable under the writer mutex.
+    fn id_of(&self, keyspace: &Keyspace) -> Result<KeyspaceId> {
+        let pin = epoch::pin();
+        keyspace.contents(&pin).map(|contents| contents.id).ok_or_else(|| dropped(keyspace))
+    }
+
+    /// Checks a change against the names and logs it. On an error nothing has changed.
+    fn append_change(&self, writer: &mut Writer, change: &Change) -> Result<Seq> {
+        let value = change.encode();
+        let draft = Draft::new(Kind::Keyspace, change.id(), change.name().as_bytes(), &value)?;
+        writer.log.reserve(&self.shared, &self.provision, draft.size())?;
+        // The names were looked at before; what is left is the last number.
+        writer.names.apply(change).map_err(|_| Error::Limit {
+            what: "all 2^32 - 1 keyspace numbers of the store are used",
+            advice: "copy its content to a new store",
+        })?;
+        let (location, seq) = writer.log.append(&self.shared, &draft);
+        self.note_seq(seq);
+        self.shared.space.add_dead(location, draft.size());
+        self.catalog.note(seq, change.clone());
+        Ok(seq)
+    }
+
+    /// Counts everything that an index leads to as dead.
+    fn bury(&self, slot: Option<&Slot>) {
+        for (ordinal, bytes) in slot.into_iter().flat_map(Slot::live) {
+            self.shared.space.add_dead_in(ordinal, bytes);
+        }
+    }
+
+    /// Gives the memory of an index back, as soon as no reader looks at it.
+    fn free(&self, slot: Option<Slot>) {
+        drop(slot);
+        self.catalog.collect();
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if name.len() <= MAX_NAME_LEN {
+        return Ok(());
+    }
+    Err(Error::InvalidKeyspaceName { name: name.to_owned(), reason: "names are at most 255 bytes long" })
+}
+
+/// The keyspace without a name is always there.
+fn check_movable(name: &str, reason: &'static str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::InvalidKeyspaceName { name: String::new(), reason });
+    }
+    Ok(())
+}
+
+fn check_codec(codec: &str) -> Result<()> {
+    if codec.is_ascii() && codec.len() <= MAX_CODEC_LEN {
+        return Ok(());
+    }
+    let value = codec.to_owned();
+    Err(Error::InvalidOption { option: "codec", value, reason: "its id must be at most 64 bytes of ASCII" })
+}

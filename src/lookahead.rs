@@ -1,0 +1,169 @@
+//! Reads that look ahead: many keys at once with their loads overlapping, hints, and reads that refuse to wait for the disk.
+//!
+//! **One moment.** Two numbers say how far writes have come: `last_user` is raised before a write takes effect, `applied`
+//! after it. A reader that loads `applied`, reads, and then finds `last_user` at the same number has read while no write
+//! was taking effect: everything up to the number had, and nothing after it. A write seen in part is a write whose effect
+//! was met, so its `last_user` is seen too (release before the effect, acquire with it).
+
+use std::sync::atomic::{Ordering, fence};
+
+use crate::catalog::{Contents, Keyspace};
+use crate::engine::Engine;
+use crate::epoch::{self, Pin};
+use crate::error::{Error, Result};
+use crate::format::hash::Hash;
+use crate::mapping::space::Record;
+use crate::read::Value;
+
+/// How many keys are on their way at once: about as many loads as a core keeps in flight.
+const WINDOW: usize = 16;
+/// How often a reader of many keys tries for a moment without writers before it makes one.
+const ATTEMPTS: usize = 3;
+
+/// What a read that does not wait for the disk found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TryGet {
+    /// The value; `None` where the key is absent.
+    Ready(Option<Value>),
+    /// Reading it would wait for the disk. The kernel has been asked to bring it near.
+    NotResident,
+}
+
+impl Engine {
+    /// Appends what `give` makes of the records of many keys, as of one moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::multi_get`](crate::Keyspace::multi_get); `out` is as it was then.
+    pub(crate) fn get_many<'p, T>(
+        &'p self,
+        keyspace: &'p Keyspace,
+        keys: &[impl AsRef<[u8]>],
+        pin: &'p Pin,
+        out: &mut Vec<Option<T>>,
+        give: impl Fn(Record<'p>) -> T,
+    ) -> Result<()> {
+        self.liveness.check()?;
+        let start = out.len();
+        out.reserve(keys.len());
+        for _ in 0..ATTEMPTS {
+            // Acquire: pairs with the release in `note_position`: what was applied is seen.
+            let before = self.counters.applied.load(Ordering::Acquire);
+            self.read_all(keyspace, keys, pin, out, &give)?;
+            // Acquire: pairs with the release in `note_seq`, by way of whatever was read (module docs).
+            fence(Ordering::Acquire);
+            // Relaxed: ordered by the fence.
+            if self.counters.last_user.load(Ordering::Relaxed) == before {
+                return Ok(());
+            }
+            out.truncate(start);
+        }
+        // Writers leave no gap.
+        let _quiet = self.writer.lock();
+        self.read_all(keyspace, keys, pin, out, &give)
+    }
+
+    /// Reads many keys, one after the other; on an error `out` is as it was.
+    fn read_all<'p, T>(
+        &'p self,
+        keyspace: &'p Keyspace,
+        keys: &[impl AsRef<[u8]>],
+        pin: &'p Pin,
+        out: &mut Vec<Option<T>>,
+        give: &impl Fn(Record<'p>) -> T,
+    ) -> Result<()> {
+        let start = out.len();
+        let contents = self.contents(keyspace, pin)?;
+        for window in keys.chunks(WINDOW) {
+            if let Err(error) = self.read_window(contents, window, pin, out, give) {
+                out.truncate(start);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_window<'p, T>(
+        &'p self,
+        contents: &Contents,
+        keys: &[impl AsRef<[u8]>],
+        pin: &'p Pin,
+        out: &mut Vec<Option<T>>,
+        give: &impl Fn(Record<'p>) -> T,
+    ) -> Result<()> {
+        let hashes: [Option<Hash>; WINDOW] = std::array::from_fn(|n| {
+            let hash = self.hash_of(keys.get(n)?.as_ref());
+            contents.index.prefetch(hash);
+            Some(hash)
+        });
+        for hash in hashes.iter().flatten() {
+            self.bring_near(contents, *hash);
+        }
+        for (key, hash) in keys.iter().zip(hashes.iter().flatten()) {
+            let record = self.lookup(contents, *hash, key.as_ref(), pin)?;
+            if let (true, Some(record)) = (self.options.verify_reads, &record) {
+                self.check_record(record)?;
+            }
+            out.push(record.map(give));
+        }
+        Ok(())
+    }
+
+    /// Owned values of many keys, as of one moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::multi_get`](crate::Keyspace::multi_get).
+    pub(crate) fn get_many_values(
+        &self,
+        keyspace: &Keyspace,
+        keys: &[impl AsRef<[u8]>],
+        out: &mut Vec<Option<Value>>,
+    ) -> Result<()> {
+        let pin = epoch::pin();
+        let mut records = Vec::new();
+        self.get_many(keyspace, keys, &pin, &mut records, |record| record)?;
+        // References are counted once, not at every attempt.
+        out.extend(records.into_iter().map(|record| record.map(|record| Value::of(&record))));
+        Ok(())
+    }
+
+    /// Starts loading what gets of these keys will look at; waits for nothing.
+    pub(crate) fn prefetch(&self, keyspace: &Keyspace, keys: &[impl AsRef<[u8]>]) {
+        let pin = epoch::pin();
+        let Some(contents) = keyspace.contents(&pin) else { return };
+        for window in keys.chunks(WINDOW) {
+            let hashes: [Option<Hash>; WINDOW] = std::array::from_fn(|n| {
+                let hash = self.hash_of(window.get(n)?.as_ref());
+                contents.index.prefetch(hash);
+                Some(hash)
+            });
+            for hash in hashes.iter().flatten() {
+                self.bring_near(contents, *hash);
+            }
+        }
+    }
+
+    /// Reads a key if that takes no wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::try_get`](crate::Keyspace::try_get).
+    pub(crate) fn try_get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<TryGet> {
+        self.liveness.check()?;
+        let pin = epoch::pin();
+        let contents = self.contents(keyspace, &pin)?;
+        let mut absent = false;
+        contents.index.find(self.hash_of(key), |location| {
+            // Every record that a get may have to compare.
+            let resident = self.shared.space.bring_in(location, &pin);
+            absent |= !resident.map_err(|error| Error::io("ask about", self.shared.dir.path(), error))?;
+            Ok::<bool, Error>(false)
+        })?;
+        if absent {
+            return Ok(TryGet::NotResident);
+        }
+        drop(pin);
+        self.get_value(keyspace, key).map(TryGet::Ready)
+    }
+}

@@ -30,7 +30,7 @@ struct Readme;
 
 mod batch;
 mod bell;
-#[cfg(feature = "bincode")]
+#[cfg(feature = "serde")]
 mod codec;
 mod commit;
 mod control_page;
@@ -64,7 +64,11 @@ mod write;
 
 pub use batch::WriteBatch;
 #[cfg(feature = "bincode")]
-pub use codec::{Bincode, Codec};
+pub use codec::Bincode;
+#[cfg(feature = "serde")]
+pub use codec::Codec;
+#[cfg(feature = "postcard")]
+pub use codec::Postcard;
 pub use error::{Error, Result};
 pub use format::Defect;
 pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};

@@ -260,6 +260,7 @@ impl Engine {
         self.control.set_durable(plan.upto());
         self.sealing.lock().full.extend(durable);
         *self.dirty_since.lock() = None;
+        crate::trace::synced(plan.upto().0, plan.bytes());
         Ok(plan.upto())
     }
 
@@ -407,6 +408,7 @@ impl Engine {
             return Err(Error::Closed);
         }
         let result = self.finish();
+        crate::trace::closed(self.shared.dir.path(), result.is_ok());
         self.lock.lock().take();
         result
     }

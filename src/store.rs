@@ -100,6 +100,7 @@ impl Options {
         let background = self.background;
         let opened = recovery::open(dir, &self)?;
         let engine = Arc::new(Engine::start(opened, self)?);
+        engine.report.announce(engine.shared.dir.path());
         let helper = if background { Some(Helper::start(Arc::clone(&engine))?) } else { None };
         Ok(Store { handle: Arc::new(Handle { engine, helper: Mutex::new(helper) }) })
     }

@@ -17,12 +17,23 @@ use std::path::Path;
 ///
 /// A new top-level module of `src/` is added here, in the lowest layer that is above all it imports.
 const LAYERS: [&[&str]; 8] = [
-    &["format", "location", "sync"],
+    &["format", "location", "sync", "trace"],
     &["error"],
     &["codec", "mapping", "epoch", "commit", "fs", "options", "batch", "bell", "guarded", "undo"],
     &["segment", "index", "control_page"],
     &["log", "manifest_store", "provision"],
-    &["recovery", "compaction", "checkpoint", "engine", "write", "read", "helper", "verify", "stats"],
+    &[
+        "recovery",
+        "compaction",
+        "checkpoint",
+        "engine",
+        "write",
+        "read",
+        "helper",
+        "verify",
+        "stats",
+        "bytes",
+    ],
     &["store", "keyspace", "snapshot", "follower", "salvage"],
     &["lib", "cli", "bin"],
 ];

@@ -234,12 +234,27 @@ fn what_could_not_be_read_is_not_written() {
         let mut into = b"before".to_vec();
         // The bytes of the length account for a few elements.
         refused(codec.encode(&vec![Blank::default(); 4096 + 10], &mut into));
+        refused(codec.encode(&BareMap, &mut into));
         refused(codec.encode(&wrapped(200), &mut into));
         // The length of this one is not known beforehand, which neither format can express.
         refused(codec.encode(&Unsized, &mut into));
         assert_eq!(into, b"before");
     }
     for_each_codec!(all);
+}
+
+/// A map with equal keys that take no bytes; no map of std's is one.
+struct BareMap;
+
+impl Serialize for BareMap {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(4096 + 10))?;
+        for _ in 0..4096 + 10 {
+            map.serialize_entry(&(), &())?;
+        }
+        map.end()
+    }
 }
 
 /// A sequence that does not say how long it is.

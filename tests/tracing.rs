@@ -154,15 +154,15 @@ fn a_sync_is_heard_with_what_it_made_durable() {
 }
 
 /// A disk whose power was cut in the middle of many writes, and what opening its store reports.
-fn cut(seed: u64) -> SimDisk {
+fn cut(seed: usize) -> SimDisk {
     let disk = SimDisk::new();
     let store = options().open_on(&disk).unwrap();
     for key in 0..6_u8 {
         store.insert([key], vec![key; 1500]).unwrap();
     }
     let positions = disk.positions();
-    let position = positions[positions.len() - 1 - (seed as usize % 8)];
-    disk.crash_at(position, Tears::Any, &mut Seeded::new(seed))
+    let position = positions[positions.len() - 1 - seed % 8];
+    disk.crash_at(position, Tears::Any, &mut Seeded::new(seed as u64))
 }
 
 #[test]

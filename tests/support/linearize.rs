@@ -115,7 +115,7 @@ struct Search<'h, M: Model> {
     done: Set,
     /// Sets of operations and the state they led to: from there the search goes on in the same way, whatever the order
     /// was.
-    tried: HashSet<((usize, Vec<u64>), M::State)>,
+    tried: HashSet<(Key, M::State)>,
     furthest: Option<DeadEnd<M>>,
 }
 
@@ -278,6 +278,9 @@ impl Events {
     }
 }
 
+/// A set of operations, to be compared with others: its first word that counts, and those from there on.
+type Key = (usize, Vec<u64>);
+
 /// A set of operations. All that it is asked for lies near one place, since what was called long ago is done and what
 /// is called much later is not; so its key is as short as the threads are few.
 struct Set {
@@ -312,7 +315,7 @@ impl Set {
     }
 
     /// Equal for equal sets, and only for them.
-    fn key(&self) -> (usize, Vec<u64>) {
+    fn key(&self) -> Key {
         (self.low, self.words[self.low..self.high].to_vec())
     }
 }

@@ -408,8 +408,8 @@ impl Engine {
             return Err(Error::Closed);
         }
         let result = self.finish();
-        crate::trace::closed(self.shared.dir.path(), result.is_ok());
         self.lock.lock().take();
+        crate::trace::closed(self.shared.dir.path(), result.is_ok());
         result
     }
 

@@ -390,6 +390,15 @@ mod tests {
     }
 
     #[test]
+    fn only_the_first_failure_is_to_be_reported() {
+        let commit = Commit::new(Seq::ZERO);
+        let mut line = commit.line.lock();
+        let first = commit.fail(&mut line, Error::Closed).expect("the first");
+        assert!(matches!(*first, Error::Closed));
+        assert!(commit.fail(&mut line, Error::Forked).is_none());
+    }
+
+    #[test]
     fn what_is_durable_already_costs_no_sync() {
         let commit = Commit::new(Seq(5));
         commit.wait(Seq(5), || unreachable!()).unwrap();

@@ -22,6 +22,7 @@ use crate::format::Seq;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::thread::{self, Thread};
+use crate::trace;
 
 /// The durable end of a log, and those who wait for it to rise.
 #[derive(Debug)]
@@ -137,10 +138,11 @@ impl Commit {
     /// Refuses all further waits with `error`, and releases everyone with it. The first error stays for ever.
     pub(crate) fn poison(&self, error: Error) {
         let mut line = self.line.lock();
-        self.fail(&mut line, error);
+        let cause = self.fail(&mut line, error);
         let called = line.settle(self.durable());
         drop(line);
         call(called);
+        report(cause);
     }
 
     /// Fails if there was a failure. It costs one load if there was none.
@@ -218,6 +220,7 @@ impl Commit {
     /// Ends a round: records its outcome, releases those it served, and calls the next leader.
     fn hand_over(&self, outcome: Option<Result<Seq>>) {
         let mut line = self.line.lock();
+        let mut cause = None;
         match outcome {
             Some(Ok(seq)) if line.cause.is_none() => {
                 line.ended = line.begun;
@@ -225,12 +228,13 @@ impl Commit {
             }
             // A failure came from elsewhere during the sync, and may be the only report of what this one missed.
             Some(Ok(_)) | None => {}
-            Some(Err(error)) => self.fail(&mut line, error),
+            Some(Err(error)) => cause = self.fail(&mut line, error),
         }
         line.led = false;
         let called = line.settle(self.durable());
         drop(line);
         call(called);
+        report(cause);
     }
 
     /// Raises the durable number. Taking the line proves that the mutex is held: raising is load, compare and store.
@@ -241,15 +245,18 @@ impl Commit {
         }
     }
 
-    fn fail(&self, line: &mut Line, error: Error) {
-        if line.cause.is_none() {
-            line.cause = Some(match error {
-                Error::Poisoned { cause } => cause,
-                error => Arc::new(error),
-            });
-            // Pairs with the acquire in `check`.
-            self.poisoned.store(true, Ordering::Release);
+    /// Keeps the first failure, and returns it if this is the first.
+    fn fail(&self, line: &mut Line, error: Error) -> Option<Arc<Error>> {
+        if line.cause.is_some() {
+            return None;
         }
+        line.cause = Some(match error {
+            Error::Poisoned { cause } => cause,
+            error => Arc::new(error),
+        });
+        // Pairs with the acquire in `check`.
+        self.poisoned.store(true, Ordering::Release);
+        line.cause.clone()
     }
 }
 
@@ -278,6 +285,14 @@ impl Line {
             }
         }
         called
+    }
+}
+
+/// Tells subscribers of the first failure. Not to be called with the mutex held, nor before others were called: what a
+/// subscriber does takes as long as it likes.
+fn report(cause: Option<Arc<Error>>) {
+    if let Some(cause) = cause {
+        trace::poisoned(&cause);
     }
 }
 
@@ -372,6 +387,15 @@ mod tests {
             body(&|| release.send(()).unwrap());
             leader.join().unwrap()
         })
+    }
+
+    #[test]
+    fn only_the_first_failure_is_to_be_reported() {
+        let commit = Commit::new(Seq::ZERO);
+        let mut line = commit.line.lock();
+        let first = commit.fail(&mut line, Error::Closed).expect("the first");
+        assert!(matches!(*first, Error::Closed));
+        assert!(commit.fail(&mut line, Error::Forked).is_none());
     }
 
     #[test]

@@ -284,6 +284,7 @@ impl Engine {
         self.control.set_durable(plan.upto());
         self.sealing.lock().full.extend(durable);
         *self.dirty_since.lock() = None;
+        crate::trace::synced(plan.upto().0, plan.bytes());
         Ok(plan.upto())
     }
 
@@ -460,6 +461,7 @@ impl Engine {
         }
         let result = self.finish();
         self.lock.lock().take();
+        crate::trace::closed(self.shared.dir.path(), result.is_ok());
         result
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::bell::Bell;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::trace;
 
 /// How long the helper rests between two looks while writes go on.
 const REST: Duration = Duration::from_millis(1);
@@ -41,6 +42,7 @@ impl Helper {
         let run = move || {
             engine.bell.hang();
             if catch_unwind(AssertUnwindSafe(|| run(&engine))).is_err() {
+                trace::helper_panicked();
                 engine.shared.commit.poison(Error::Panicked { operation: "the background" });
             }
         };
@@ -69,7 +71,8 @@ fn run(engine: &Engine) {
             }
             Ok(false) => {}
             // The writer that needs what failed will meet the same error and report it.
-            Err(_) => {
+            Err(error) => {
+                trace::helper_failed(&error);
                 thread::park_timeout(PAUSE);
                 quiet = QUIET;
             }

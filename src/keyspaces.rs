@@ -85,7 +85,7 @@ impl Engine {
         let work = self.note_position(writer);
         drop(guard);
         self.call_helper(work);
-        crate::trace::keyspace_renamed(from, to, id.0);
+        crate::trace::keyspace_renamed(to, id.0);
         self.settle(seq, durability)
     }
 

@@ -23,6 +23,13 @@
 //! A write that returned survives the death of the process. After a power cut the store holds a prefix of what was
 //! acknowledged, in order, no shorter than what was durable; a batch is there as a whole or not at all. Damage to
 //! durable data is an error that names file and offset, never a wrong value. Nothing is deleted because it looks wrong.
+//!
+//! # Events
+//!
+//! With the feature `tracing` the store tells a subscriber, under the target `mapcask`: `info` opened and closed; `warn`
+//! what an unclean end cost, and failures in the background that are tried again; `error` what ended writing; `debug`
+//! segments; `trace` syncs. Nothing is said per read or write. A subscriber must not call the store: some events are
+//! made with its locks held.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -30,8 +37,10 @@ struct Readme;
 
 mod batch;
 mod bell;
+#[cfg(feature = "bytes")]
+mod bytes;
 mod catalog;
-#[cfg(feature = "bincode")]
+#[cfg(feature = "serde")]
 mod codec;
 mod commit;
 mod conditional;
@@ -71,7 +80,11 @@ mod write;
 
 pub use batch::{BatchOn, WriteBatch};
 #[cfg(feature = "bincode")]
-pub use codec::{Bincode, Codec};
+pub use codec::Bincode;
+#[cfg(feature = "serde")]
+pub use codec::Codec;
+#[cfg(feature = "postcard")]
+pub use codec::Postcard;
 pub use conditional::CompareAndSwapError;
 pub use error::{Error, Result};
 pub use format::keyspace::MAX_NAME_LEN as MAX_KEYSPACE_NAME_LEN;

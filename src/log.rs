@@ -24,6 +24,7 @@ use crate::location::Location;
 use crate::mapping::appender::Appender;
 use crate::provision::{Provision, Shared};
 use crate::segment::Segment;
+use crate::trace;
 
 /// Bytes that a watermark takes in the log.
 const WATERMARK_SIZE: u64 = (HEADER_SIZE + Watermark::SIZE) as u64;
@@ -112,6 +113,11 @@ impl SyncPlan {
     /// Every record up to this is durable once the plan has been executed.
     pub(crate) fn upto(&self) -> Seq {
         self.upto
+    }
+
+    /// How many bytes it makes durable.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|(_, from, to)| to - from).sum()
     }
 }
 
@@ -261,6 +267,7 @@ impl LogWriter {
         self.synced = offset;
         self.start(shared, previous, end)?;
         provision.set_active(&self.segment, self.offset);
+        trace::segment_full(previous, end);
         self.observe(shared, "rolled");
         Ok(())
     }

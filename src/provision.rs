@@ -21,6 +21,7 @@ use crate::manifest_store::ManifestStore;
 use crate::mapping::PAGE_SIZE;
 use crate::mapping::space::Space;
 use crate::segment::{Plan, Regime, Segment};
+use crate::trace;
 
 /// The size of the first segment after an open, in bytes; each next one is four times as large, up to the option.
 const FIRST_SIZE: u64 = 256 << 10;
@@ -245,6 +246,7 @@ pub(crate) fn make_segment(shared: &Shared, regime: Regime, size: u64) -> Result
         regime,
     };
     let segment = Segment::create(shared.dir.as_ref(), &shared.space, &plan)?;
+    trace::segment_made(segment.id().0, segment.size());
     let named = shared.manifest.add(segment.entry());
     shared.segments.write().insert(segment.id(), Arc::clone(&segment));
     Ok((segment, named))

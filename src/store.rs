@@ -112,6 +112,7 @@ impl Options {
         let opened = recovery::open(dir, &self)?;
         let durability = self.durability;
         let handle = Arc::new(Handle::start(Engine::start(opened, self)?)?);
+        handle.engine.report.announce(handle.engine.shared.dir.path());
         let default = Arc::clone(&handle.engine.default);
         Ok(Store { default: Keyspace::new(handle, default, durability) })
     }

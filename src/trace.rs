@@ -1,6 +1,113 @@
-//! What the store tells of itself to `tracing`, where the feature is on. (Placeholder until the module lands.)
+//! Events for a `tracing` subscriber, under the target `mapcask`; nothing without the feature `tracing`.
+//!
+//! Nothing is said per read or write. An event is made on the thread that does the work, in part with locks of the store
+//! held: a subscriber that calls the store can wait for itself.
 
-pub(crate) fn keyspace_created(_name: &str, _id: u32) {}
-pub(crate) fn keyspace_renamed(_from: &str, _to: &str, _id: u32) {}
-pub(crate) fn keyspace_dropped(_name: &str, _id: u32) {}
-pub(crate) fn keyspace_cleared(_name: &str, _id: u32) {}
+use std::fmt::Display;
+use std::path::Path;
+
+/// An event of a level, with its text and its fields: `name = value`, or `name => what is shown as text`.
+#[cfg(feature = "tracing")]
+macro_rules! event {
+    ($level:ident, $text:literal $(, $field:ident $(= $value:expr)? $(=> $shown:expr)?)*) => {
+        ::tracing::$level!(
+            target: "mapcask",
+            $($field = $($value)? $(::tracing::field::display(&$shown))?,)*
+            $text
+        )
+    };
+}
+
+/// What callers compute for an event is theirs to keep cheap.
+#[cfg(not(feature = "tracing"))]
+macro_rules! event {
+    ($level:ident, $text:literal $(, $field:ident $(= $value:expr)? $(=> $shown:expr)?)*) => {{
+        $(let _ = $(&$value)? $(&$shown)?;)*
+    }};
+}
+
+/// What an open found.
+#[derive(Debug)]
+pub(crate) struct Opened<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) clean: bool,
+    pub(crate) keys: usize,
+    pub(crate) segments: usize,
+    pub(crate) epoch: u64,
+    pub(crate) records: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) torn_bytes: u64,
+    pub(crate) set_aside_records: u64,
+    pub(crate) set_aside_files: usize,
+}
+
+/// A store is open; and what an unclean end cost, if it cost anything.
+pub(crate) fn opened(found: &Opened<'_>) {
+    let Opened { path, clean, keys, segments, epoch, records, bytes_read, torn_bytes, .. } = *found;
+    let Opened { set_aside_records, set_aside_files, .. } = *found;
+    event!(
+        info, "opened", path => path.display(), clean = clean, keys = keys, segments = segments, epoch = epoch,
+        records = records, bytes_read = bytes_read, torn_bytes = torn_bytes
+    );
+    if torn_bytes > 0 || set_aside_files > 0 {
+        event!(
+            warn, "the end of the log was cut off", path => path.display(), torn_bytes = torn_bytes,
+            set_aside_records = set_aside_records, set_aside_files = set_aside_files
+        );
+    }
+}
+
+/// A store is closed, for whatever reason; `clean` says whether everything is durable and marked so.
+pub(crate) fn closed(path: &Path, clean: bool) {
+    event!(info, "closed", path => path.display(), clean = clean);
+}
+
+/// The file of a new segment is there.
+pub(crate) fn segment_made(id: u64, bytes: u64) {
+    event!(debug, "segment made", id = id, bytes = bytes);
+}
+
+/// A segment is full, with its records ending at `bytes`, and the next one is active.
+pub(crate) fn segment_full(id: u64, bytes: u64) {
+    event!(debug, "segment full", id = id, bytes = bytes);
+}
+
+/// The leader of a commit has made everything up to a sequence number durable.
+pub(crate) fn synced(upto: u64, bytes: u64) {
+    event!(trace, "synced", upto = upto, bytes = bytes);
+}
+
+/// The store takes no more writes.
+pub(crate) fn poisoned(cause: &dyn Display) {
+    event!(error, "poisoned", cause => cause);
+}
+
+/// The helper could not do a piece of its work, and tries again later.
+pub(crate) fn helper_failed(error: &dyn Display) {
+    event!(warn, "the helper failed", error => error);
+}
+
+/// A panic ended the helper.
+pub(crate) fn helper_panicked() {
+    event!(error, "the helper panicked");
+}
+
+/// A keyspace was created.
+pub(crate) fn keyspace_created(name: &str, id: u32) {
+    event!(info, "keyspace created", name = name, id = id);
+}
+
+/// A keyspace has a new name.
+pub(crate) fn keyspace_renamed(name: &str, id: u32) {
+    event!(info, "keyspace renamed", name = name, id = id);
+}
+
+/// A keyspace is gone.
+pub(crate) fn keyspace_dropped(name: &str, id: u32) {
+    event!(info, "keyspace dropped", name = name, id = id);
+}
+
+/// All keys of a keyspace are gone.
+pub(crate) fn keyspace_cleared(name: &str, id: u32) {
+    event!(info, "keyspace cleared", name = name, id = id);
+}

@@ -35,6 +35,7 @@ const LAYERS: [&[&str]; 8] = [
         "helper",
         "verify",
         "stats",
+        "bytes",
     ],
     &["store", "handle", "keyspace", "conditional", "snapshot", "follower", "salvage"],
     &["lib", "cli", "bin"],

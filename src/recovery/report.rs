@@ -1,8 +1,9 @@
 //! What an open found and did.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::format::Seq;
+use crate::trace;
 
 /// What opening the store found and did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,5 +44,21 @@ pub struct RecoveryReport {
 impl RecoveryReport {
     pub(crate) fn note_last(&mut self, seq: Seq) {
         self.last_seq = self.last_seq.max(seq.0);
+    }
+
+    /// Tells subscribers.
+    pub(crate) fn announce(&self, path: &Path) {
+        trace::opened(&trace::Opened {
+            path,
+            clean: self.clean,
+            keys: self.keys,
+            segments: self.segments,
+            epoch: self.epoch,
+            records: self.records,
+            bytes_read: self.bytes_read,
+            torn_bytes: self.torn_bytes,
+            set_aside_records: self.set_aside_records,
+            set_aside_files: self.set_aside.len(),
+        });
     }
 }

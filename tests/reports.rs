@@ -1,0 +1,114 @@
+//! The names under which statistics and reports are serialised: programs read them, so they are part of the interface.
+#![cfg(feature = "serde")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mapcask::{Defect, Store};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// The fields of a report, in their order.
+fn fields(report: &impl Serialize) -> Vec<String> {
+    let Value::Object(fields) = serde_json::to_value(report).unwrap() else { panic!("no object") };
+    fields.keys().cloned().collect()
+}
+
+/// The same, as written here: sorted, since that is how they come.
+fn sorted(names: &str) -> Vec<String> {
+    let mut names: Vec<_> = names.split_whitespace().map(str::to_owned).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn statistics_and_the_recovery_report_have_these_fields() {
+    let directory = directory();
+    let store = Store::open(directory.path().join("data")).unwrap();
+    store.insert("key", "value").unwrap();
+    let expected = sorted(
+        "keys live_bytes dead_bytes segments ready_segments segment_bytes index_bytes last_seq durable_seq syncs waits \
+         stalls helper_wakes pins oldest_pin_age",
+    );
+    assert_eq!(fields(&store.stats()), expected);
+    assert_eq!(serde_json::to_value(store.stats()).unwrap()["keys"], 1);
+    let expected = sorted(
+        "created clean epoch segments records bytes_read keys last_seq durable_seq torn_bytes set_aside_records \
+         set_aside rewritten_bytes",
+    );
+    assert_eq!(fields(store.recovery_report()), expected);
+    let report = serde_json::to_value(store.recovery_report()).unwrap();
+    assert_eq!(
+        (&report["created"], &report["epoch"], &report["set_aside"]),
+        (&json!(true), &json!(1), &json!([]))
+    );
+}
+
+#[test]
+fn the_report_of_a_verification_has_these_fields() {
+    let directory = directory();
+    let store = Store::open(directory.path().join("data")).unwrap();
+    store.insert("key", "value").unwrap();
+    let report = store.verify().unwrap();
+    assert_eq!(fields(&report), sorted("segments records bytes keys"));
+    assert_eq!(serde_json::to_value(report).unwrap()["keys"], 1);
+}
+
+fn segment(store: &Path) -> PathBuf {
+    let names = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
+    names.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "seg")).unwrap()
+}
+
+#[test]
+fn the_report_of_a_salvage_has_these_fields_and_damage_names_its_defect() {
+    let directory = directory();
+    let damaged = directory.path().join("damaged");
+    let store = Store::open(&damaged).unwrap();
+    store.insert("key", "the value of the key").unwrap();
+    store.close().unwrap();
+    let segment = segment(&damaged);
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes.windows(9).position(|window| window == b"the value").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+
+    let rescued = Store::open(directory.path().join("rescued")).unwrap();
+    let report = mapcask::salvage(&damaged, &rescued).unwrap();
+    assert_eq!(fields(&report), sorted("segments records keys last_seq damage"));
+    let damage = serde_json::to_value(&report.damage).unwrap();
+    let offset = report.damage[0].offset;
+    assert_eq!(damage, json!([{ "path": segment, "offset": offset, "defect": "PayloadChecksum" }]));
+}
+
+#[test]
+fn every_kind_of_defect_is_serialised_by_its_name() {
+    let pinned = [
+        (Defect::Truncated, json!("Truncated")),
+        (Defect::BadMagic, json!("BadMagic")),
+        (Defect::HeaderChecksum, json!("HeaderChecksum")),
+        (Defect::PayloadChecksum, json!("PayloadChecksum")),
+        (Defect::Checksum, json!("Checksum")),
+        (Defect::UnknownKind(9), json!({ "UnknownKind": 9 })),
+        (Defect::Reserved, json!("Reserved")),
+        (Defect::LengthOutOfRange, json!("LengthOutOfRange")),
+        (Defect::BadSequence, json!("BadSequence")),
+        (Defect::BatchIncomplete, json!("BatchIncomplete")),
+        (Defect::BadField("epoch"), json!({ "BadField": "epoch" })),
+        (Defect::WrongSegment, json!("WrongSegment")),
+        (Defect::WrongSize { expected: 2, found: 1 }, json!({ "WrongSize": { "expected": 2, "found": 1 } })),
+        (
+            Defect::MissingRecords { last: 1, durable: 2 },
+            json!({ "MissingRecords": { "last": 1, "durable": 2 } }),
+        ),
+        (Defect::BrokenChain, json!("BrokenChain")),
+        (Defect::IndexMismatch, json!("IndexMismatch")),
+    ];
+    for (defect, expected) in pinned {
+        assert_eq!(serde_json::to_value(defect).unwrap(), expected);
+    }
+}

@@ -71,6 +71,7 @@ impl Keyspace {
     }
 
     /// What its keys and values are encoded by; empty where they are bytes.
+    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "typed keyspaces ask"))]
     pub(crate) fn codec(&self) -> &str {
         &self.codec
     }

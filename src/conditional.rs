@@ -139,9 +139,9 @@ impl Keyspace {
     pub fn fetch_and_update<V: AsRef<[u8]>>(
         &self,
         key: impl AsRef<[u8]>,
-        update: impl FnMut(Option<&[u8]>) -> Option<V>,
+        mut update: impl FnMut(Option<&[u8]>) -> Option<V>,
     ) -> Result<Option<Value>> {
-        self.update(key.as_ref(), Keep::Old, update)
+        self.update(key.as_ref(), Keep::Old, |old| Ok(update(old)))
     }
 
     /// As [`Keyspace::fetch_and_update`], and returns the new value.
@@ -161,20 +161,21 @@ impl Keyspace {
     pub fn update_and_fetch<V: AsRef<[u8]>>(
         &self,
         key: impl AsRef<[u8]>,
-        update: impl FnMut(Option<&[u8]>) -> Option<V>,
+        mut update: impl FnMut(Option<&[u8]>) -> Option<V>,
     ) -> Result<Option<Value>> {
-        self.update(key.as_ref(), Keep::New, update)
+        self.update(key.as_ref(), Keep::New, |old| Ok(update(old)))
     }
 
-    fn update<V: AsRef<[u8]>>(
+    /// An update that can fail, and then writes nothing.
+    pub(crate) fn update<V: AsRef<[u8]>>(
         &self,
         key: &[u8],
         keep: Keep,
-        mut update: impl FnMut(Option<&[u8]>) -> Option<V>,
+        mut update: impl FnMut(Option<&[u8]>) -> Result<Option<V>>,
     ) -> Result<Option<Value>> {
         loop {
             let (seq, old) = self.engine().get_with_seq(self.inner(), key)?.unzip();
-            let new = update(old.as_deref());
+            let new = update(old.as_deref())?;
             let value = new.as_ref().map(AsRef::as_ref);
             // By number and not by value: a value that went and came back is another one.
             let change = Change { key, value, condition: Condition::Seq(seq), keep };

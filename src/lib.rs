@@ -74,6 +74,8 @@ mod stats;
 mod store;
 mod sync;
 mod trace;
+#[cfg(feature = "serde")]
+mod typed;
 mod undo;
 mod verify;
 mod write;
@@ -102,4 +104,6 @@ pub use salvage::salvage_on;
 pub use salvage::{Damage, SalvageReport, salvage};
 pub use stats::{KeyspaceStats, Stats};
 pub use store::Store;
+#[cfg(feature = "serde")]
+pub use typed::{TypedIter, TypedKeyspace};
 pub use verify::VerifyReport;

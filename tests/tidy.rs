@@ -37,7 +37,7 @@ const LAYERS: [&[&str]; 8] = [
         "stats",
         "bytes",
     ],
-    &["store", "handle", "keyspace", "conditional", "snapshot", "follower", "salvage"],
+    &["store", "handle", "keyspace", "conditional", "typed", "snapshot", "follower", "salvage"],
     &["lib", "cli", "bin"],
 ];
 

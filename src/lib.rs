@@ -28,6 +28,7 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod background;
 mod batch;
 mod bell;
 #[cfg(feature = "bincode")]
@@ -62,6 +63,7 @@ mod undo;
 mod verify;
 mod write;
 
+pub use background::Background;
 pub use batch::WriteBatch;
 #[cfg(feature = "bincode")]
 pub use codec::{Bincode, Codec};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::background::Background;
 use crate::error::{Error, Result};
 use crate::mapping::PAGE_SIZE;
 
@@ -41,7 +42,7 @@ pub struct Options {
     pub(crate) sync_interval: Duration,
     pub(crate) segment_bytes: u64,
     pub(crate) verify_reads: bool,
-    pub(crate) background: bool,
+    pub(crate) background: Background,
     pub(crate) create: bool,
 }
 
@@ -65,7 +66,7 @@ impl Options {
             sync_interval: Duration::from_millis(100),
             segment_bytes: 64 << 20,
             verify_reads: false,
-            background: true,
+            background: Background::from(true),
             create: true,
         }
     }
@@ -103,13 +104,14 @@ impl Options {
         self
     }
 
-    /// Whether the store has its helper thread. Default: yes.
+    /// Who does the store's work in the background: `true`, a thread of its own; `&`[`Background`], a thread shared with
+    /// other stores; `false`, nobody. Default: `true`.
     ///
-    /// Without it, writers make segments ready themselves, and [`Durability::Interval`] syncs when
+    /// With nobody, writers make segments ready themselves, and [`Durability::Interval`] syncs when
     /// [`Store::flush`](crate::Store::flush) is called. For tests that must be deterministic.
     #[must_use]
-    pub fn background(mut self, background: bool) -> Self {
-        self.background = background;
+    pub fn background(mut self, background: impl Into<Background>) -> Self {
+        self.background = background.into();
         self
     }
 

@@ -4,14 +4,12 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::batch::WriteBatch;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fs::Dir;
 use crate::fs::real::RealDir;
-use crate::helper::Helper;
+use crate::helper;
 use crate::options::Options;
 use crate::read::{Iter, Keys, Value, Values, View};
 use crate::recovery;
@@ -62,7 +60,6 @@ impl fmt::Debug for Store {
 #[derive(Debug)]
 struct Handle {
     engine: Arc<Engine>,
-    helper: Mutex<Option<Helper>>,
 }
 
 impl Options {
@@ -97,11 +94,11 @@ impl Options {
     }
 
     fn open_in(self, dir: Arc<dyn Dir>) -> Result<Store> {
-        let background = self.background;
+        let background = self.background.clone();
         let opened = recovery::open(dir, &self)?;
         let engine = Arc::new(Engine::start(opened, self)?);
-        let helper = if background { Some(Helper::start(Arc::clone(&engine))?) } else { None };
-        Ok(Store { handle: Arc::new(Handle { engine, helper: Mutex::new(helper) }) })
+        helper::start(&engine, &background)?;
+        Ok(Store { handle: Arc::new(Handle { engine }) })
     }
 }
 
@@ -321,14 +318,10 @@ impl AsRef<WriteBatch> for WriteBatch {
 impl Handle {
     fn close(&self) -> Result<()> {
         if self.engine.liveness.is_forked() {
-            // The helper thread does not exist in a child; waiting for it would never end.
+            // The background's thread does not exist in a child; waiting for it would never end.
             return Err(Error::Forked);
         }
-        // Not with the lock held: a child that is forked meanwhile would find it locked for ever.
-        let helper = self.helper.lock().take();
-        if let Some(helper) = helper {
-            helper.stop(&self.engine.bell);
-        }
+        self.engine.bell.take_down();
         self.engine.close()
     }
 }
@@ -337,7 +330,6 @@ impl Drop for Handle {
     fn drop(&mut self) {
         if self.engine.liveness.is_forked() {
             // The threads and the lock are the parent's.
-            std::mem::forget(self.helper.get_mut().take());
             return;
         }
         // A failure cannot be reported here; `Store::close` reports it, and the next open recovers.

@@ -19,7 +19,7 @@ use std::path::Path;
 const LAYERS: [&[&str]; 8] = [
     &["format", "location", "sync"],
     &["error"],
-    &["codec", "mapping", "epoch", "commit", "fs", "options", "batch", "bell", "guarded", "undo"],
+    &["codec", "mapping", "epoch", "commit", "fs", "options", "batch", "background", "bell", "guarded", "undo"],
     &["segment", "index", "control_page"],
     &["log", "manifest_store", "provision"],
     &["recovery", "compaction", "checkpoint", "engine", "write", "read", "helper", "verify", "stats"],

@@ -28,6 +28,7 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod allowance;
 mod background;
 mod batch;
 mod bell;

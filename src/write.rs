@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::allowance::Want;
 use crate::batch::{WriteBatch, frame_len};
 use crate::engine::{Engine, Writer};
 use crate::epoch::{self, Pin};
@@ -44,7 +45,7 @@ impl Engine {
         let mut writer = self.writer.lock();
         self.check_writable()?;
         let current = self.current(&writer, hash, key, &pin)?;
-        self.reserve(&mut writer, draft.size(), 1)?;
+        self.reserve(&mut writer, Want::Insertion, draft.size(), 1)?;
         let (location, seq) = writer.log.append(&self.shared, &draft);
         self.point(&mut writer, hash, current, location);
         self.count(current, draft.size());
@@ -78,7 +79,7 @@ impl Engine {
             self.settle(seq, durability)?;
             return Ok(false);
         };
-        self.reserve(&mut writer, draft.size(), 0)?;
+        self.reserve(&mut writer, Want::Removal, draft.size(), 0)?;
         let (location, seq) = writer.log.append(&self.shared, &draft);
         writer.index.remove(hash, current.location);
         self.shared.space.add_dead(location, draft.size());
@@ -126,7 +127,9 @@ impl Engine {
         for (hash, draft) in &drafts {
             self.current(&writer, *hash, draft.key, &pin)?;
         }
-        self.reserve(&mut writer, HEADER_SIZE as u64 + len, drafts.len())?;
+        let grows = drafts.iter().any(|(_, draft)| draft.kind == Kind::Put);
+        let want = if grows { Want::Insertion } else { Want::Removal };
+        self.reserve(&mut writer, want, HEADER_SIZE as u64 + len, drafts.len())?;
         let seq = self.apply(&mut writer, frame, &drafts, &superseded, &pin);
         let work = self.note_position(&writer, seq);
         drop(writer);
@@ -201,12 +204,12 @@ impl Engine {
     }
 
     /// Makes room, so that nothing can fail half done.
-    fn reserve(&self, writer: &mut Writer, size: u64, entries: usize) -> Result<()> {
+    fn reserve(&self, writer: &mut Writer, want: Want, size: u64, entries: usize) -> Result<()> {
         if entries > 0 {
             let grown = writer.index.reserve_many(entries);
             grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
         }
-        writer.log.reserve(&self.shared, &self.provision, size)
+        writer.log.reserve(&self.shared, &self.provision, want, size)
     }
 
     /// The entry of a key.

@@ -28,6 +28,7 @@ const LAYERS: [&[&str]; 8] = [
         "options",
         "batch",
         "background",
+        "allowance",
         "bell",
         "guarded",
         "undo",

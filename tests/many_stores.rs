@@ -1,6 +1,7 @@
 //! Many small stores in one process: what each of them costs, with one background for all, and that nothing stays behind.
 //!
-//! 200 stores, or as many as `MAPCASK_STORES` says. The figures that README and the documentation of `Background` give
+//! 200 stores, or as many as `MAPCASK_STORES` says: nearly all of the time goes into syncs, of which making a store takes
+//! eleven, closing it four, and opening it again five. The figures that README and the documentation of `Background` give
 //! are printed (`--nocapture`). Alone in its file, because it counts what the whole process has.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
@@ -16,12 +17,13 @@ use mapcask::{Background, Options, Store};
 
 /// Descriptors of one store: its lock, two copies of its manifest, its segment.
 const DESCRIPTORS: usize = 4;
-/// Mappings of one store: its segment, the control page, the page that tells of a fork, the table of places, the index.
-const MAPS: usize = 8;
+/// Mappings of one store: its segment, the control page, the table of places, the index; the page that tells of a fork
+/// shares one with its neighbours.
+const MAPS: usize = 6;
 /// Bytes of one store on the disk: the segment of 256 KiB, and small files.
 const DISK: u64 = 320 << 10;
 /// Bytes of anonymous memory of one store, about twice of what is measured.
-const MEMORY: u64 = 256 << 10;
+const MEMORY: u64 = 64 << 10;
 const KEYS: u32 = 5;
 
 /// What the process has.
@@ -87,7 +89,7 @@ fn check(stores: &[Store]) {
 }
 
 #[test]
-fn a_thousand_small_stores_share_a_thread_and_take_what_is_stated() {
+fn many_small_stores_share_a_thread_and_take_what_is_stated() {
     let count = std::env::var("MAPCASK_STORES").map_or(200, |count| count.parse().unwrap());
     let room = raise_descriptors();
     let needed = count * DESCRIPTORS + 100;

@@ -348,6 +348,9 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
+    /// How long a test waits before it fails.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
     /// A store whose steps do what the test says, one after the other.
     struct Fake {
         name: u32,
@@ -376,7 +379,7 @@ mod tests {
     impl Tend for Fake {
         fn tend(&mut self) -> Next {
             self.begun.send(self.name).unwrap();
-            match self.script.recv().unwrap() {
+            match self.script.recv_timeout(PATIENCE).unwrap() {
                 Step::Say(next) => next,
                 Step::Panic => panic!("as the test wants it"),
             }
@@ -408,7 +411,7 @@ mod tests {
 
     /// The store whose step begins next.
     fn turn(steps: &Receiver<u32>) -> u32 {
-        steps.recv_timeout(Duration::from_secs(60)).expect("a step begins")
+        steps.recv_timeout(PATIENCE).expect("a step begins")
     }
 
     fn say(strings: &Strings, next: Next) {

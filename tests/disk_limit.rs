@@ -54,10 +54,12 @@ fn used(directory: &Path) -> u64 {
     segments.map(|file| file.metadata().unwrap().len()).sum()
 }
 
+type Items = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Everything a refused write must leave as it was.
-fn state(store: &Store) -> (Vec<(Vec<u8>, Vec<u8>)>, usize, u64, u64) {
+fn state(store: &Store) -> (Items, usize, u64, u64) {
     let items = store.iter().map(Result::unwrap);
-    let mut items: Vec<_> = items.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+    let mut items: Items = items.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
     items.sort();
     (items, store.len(), store.stats().last_seq, store.stats().segment_bytes)
 }

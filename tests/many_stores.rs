@@ -6,7 +6,6 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 #![expect(unsafe_code, reason = "the limit on descriptors is a system call that only libc has")]
-#![expect(clippy::print_stderr, reason = "the figures are for the documentation")]
 
 use std::fs;
 use std::path::Path;

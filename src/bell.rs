@@ -1,37 +1,44 @@
-//! How a writer calls the helper thread, at the price of one load while it is awake.
+//! How a writer calls whoever does its store's work in the background, at the price of one load while that is awake.
 //!
 //! **Concurrency.** `helper` says why relaxed loads suffice: the writer mutex lies between the two sides.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, Thread};
 
-use parking_lot::Mutex;
+use crate::background::Post;
 
-/// Wakes one thread when it is idle.
+/// Has one store looked at when it is idle.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     idle: AtomicBool,
-    stopped: AtomicBool,
-    listener: Mutex<Option<Thread>>,
+    post: OnceLock<Post>,
 }
 
 impl Bell {
-    /// Wakes the helper if it is idle; whether it was. Called after the writer mutex was held, and without it.
+    /// Calls the helper if it is idle; whether it was. Called after the writer mutex was held, and without it.
     #[inline]
     pub(crate) fn ring(&self) -> bool {
-        // Relaxed, both: ordered by the writer mutex.
+        // Relaxed, both: ordered by the writer mutex, and for the helper that is just lying down by the queue's.
         if !self.idle.load(Ordering::Relaxed) || !self.idle.swap(false, Ordering::Relaxed) {
             return false;
         }
-        if let Some(thread) = &*self.listener.lock() {
-            thread.unpark();
+        if let Some(post) = self.post.get() {
+            post.call();
         }
         true
     }
 
-    /// Makes the calling thread the one that is woken.
-    pub(crate) fn hang(&self) {
-        *self.listener.lock() = Some(thread::current());
+    /// Says who is called. Before the store has a writer, and once.
+    pub(crate) fn hang(&self, post: Post) {
+        // A store is attached once, when it is opened.
+        drop(self.post.set(post));
+    }
+
+    /// Ends the background's work for this store; nothing of it runs when this returns.
+    pub(crate) fn take_down(&self) {
+        if let Some(post) = self.post.get() {
+            post.leave();
+        }
     }
 
     /// Says that the helper is idle from now on.
@@ -46,23 +53,9 @@ impl Bell {
         self.idle.store(false, Ordering::Relaxed);
     }
 
-    /// Parks until somebody rings, or the helper is to stop.
-    pub(crate) fn listen(&self) {
-        // Relaxed: `unpark` synchronises with the return of `park`.
-        while self.idle.load(Ordering::Relaxed) && !self.is_stopped() {
-            thread::park();
-        }
-    }
-
-    /// Says that the helper is to stop; the caller unparks it.
-    pub(crate) fn stop(&self) {
-        // Relaxed: nothing is read because of it.
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the helper is to stop.
-    pub(crate) fn is_stopped(&self) -> bool {
-        // Relaxed: nothing is read because of it.
-        self.stopped.load(Ordering::Relaxed)
+    /// Whether the helper is idle: nobody has rung since it lay down.
+    pub(crate) fn is_idle(&self) -> bool {
+        // Relaxed: asked with the queue locked, which whoever rings locks afterwards.
+        self.idle.load(Ordering::Relaxed)
     }
 }

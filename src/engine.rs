@@ -119,7 +119,7 @@ impl Engine {
         let liveness =
             Liveness::new().map_err(|error| Error::io("make a page for", shared.dir.path(), error))?;
         let provision =
-            Provision::new(opened.regime, options.segment_bytes, ready, Arc::clone(&tail.segment));
+            Provision::new(opened.regime, &options, &shared.segments, ready, Arc::clone(&tail.segment));
         let last = tail.last;
         let log = LogWriter::open(&shared, tail)?;
         let (segment, offset) = log.position();

@@ -160,6 +160,19 @@ pub enum Error {
         /// What the operating system said, if it was asked.
         source: Option<Arc<io::Error>>,
     },
+    /// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) leaves no room. Nothing was written; removals still work.
+    #[error(
+        "the store's limit of {limit} bytes on the disk leaves no room: {used} are used, and {needed} more are needed; \
+         remove keys and compact, or open the store with a higher limit"
+    )]
+    DiskLimit {
+        /// The limit in bytes.
+        limit: u64,
+        /// Bytes of all segment files.
+        used: u64,
+        /// Bytes that a segment file for the write would take at the least.
+        needed: u64,
+    },
     /// Durable data is damaged. Nothing was changed.
     #[error("{} is damaged at offset {offset}: {defect}; restore a backup, or salvage what is intact", path.display())]
     Corrupt {
@@ -345,6 +358,11 @@ mod tests {
             (
                 Error::NoSpace { path: file(), needed: 0, source: None },
                 "no space at data/0000000001.seg; free some space, or raise the limit on file sizes, and try again",
+            ),
+            (
+                Error::DiskLimit { limit: 8192, used: 8190, needed: 4096 },
+                "the store's limit of 8192 bytes on the disk leaves no room: 8190 are used, and 4096 more are needed; \
+                 remove keys and compact, or open the store with a higher limit",
             ),
             (
                 Error::Corrupt { path: file(), offset: 128, defect: Defect::PayloadChecksum },

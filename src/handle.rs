@@ -2,29 +2,26 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::helper::Helper;
+use crate::helper;
 
-/// The engine and its helper thread.
+/// The engine, which the background looks after until this is gone.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) engine: Arc<Engine>,
-    helper: Mutex<Option<Helper>>,
 }
 
 impl Handle {
-    /// Starts the helper, if there is to be one.
+    /// Has the background look after the store, if it has one.
     ///
     /// # Errors
     ///
-    /// When the process may have no more threads.
+    /// When the process may have no more threads, or the background was inherited through `fork`.
     pub(crate) fn start(engine: Engine) -> Result<Self> {
         let engine = Arc::new(engine);
-        let helper = if engine.options.background { Some(Helper::start(Arc::clone(&engine))?) } else { None };
-        Ok(Self { engine, helper: Mutex::new(helper) })
+        helper::start(&engine, &engine.options.background)?;
+        Ok(Self { engine })
     }
 
     /// Closes the store for everybody.
@@ -34,14 +31,10 @@ impl Handle {
     /// See [`Store::close`](crate::Store::close).
     pub(crate) fn close(&self) -> Result<()> {
         if self.engine.liveness.is_forked() {
-            // The helper thread does not exist in a child; waiting for it would never end.
+            // The background's thread does not exist in a child; waiting for it would never end.
             return Err(Error::Forked);
         }
-        // Not with the lock held: a child that is forked meanwhile would find it locked for ever.
-        let helper = self.helper.lock().take();
-        if let Some(helper) = helper {
-            helper.stop(&self.engine.bell);
-        }
+        self.engine.bell.take_down();
         self.engine.close()
     }
 }
@@ -50,7 +43,6 @@ impl Drop for Handle {
     fn drop(&mut self) {
         if self.engine.liveness.is_forked() {
             // The threads and the lock are the parent's.
-            std::mem::forget(self.helper.get_mut().take());
             return;
         }
         // A failure cannot be reported here; `Store::close` reports it, and the next open recovers.

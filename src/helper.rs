@@ -1,19 +1,20 @@
-//! The store's one helper thread: it runs the engine's steps, and sleeps when there is nothing to do.
+//! What the background does for one store: it runs the engine's steps, and rests when there is nothing to do.
 //!
 //! **Concurrency.** While writes go on it looks around every millisecond by itself, so that writers need not call it;
-//! when nothing has moved for a while it says so (`idle`) and parks. A writer that leaves work for it looks at `idle`
+//! when nothing has moved for a while it says so (`idle`) and sleeps. A writer that leaves work for it looks at `idle`
 //! after its own time under the writer mutex. The helper takes that mutex once between saying so and looking for work
 //! a last time: either the writer was there before, and its work is found, or it comes after, and finds `idle` set.
+//! The mutex is each store's own, so this holds store by store, whoever else the thread looks after. It is tried only:
+//! where a writer has it, the store is not idle, and the other stores need not wait for that writer.
 //! An idle store makes no wake-ups.
 //!
 //! A panic in a step poisons the store; it does not take the process down, and it is not lost.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::mem;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::bell::Bell;
+use crate::background::{Background, Next, Tend};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::trace;
@@ -25,82 +26,85 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How many looks without any movement make it idle.
 const QUIET: u32 = 50;
 
-/// The running helper.
+/// Has the background look after a store, until its bell is taken down.
+///
+/// # Errors
+///
+/// When the process may have no more threads, or the background was inherited through `fork`.
+pub(crate) fn start(engine: &Arc<Engine>, background: &Background) -> Result<()> {
+    let offset = engine.provision.offset();
+    let helper = Helper { engine: Arc::clone(engine), offset, quiet: 0, failed: false };
+    if let Some(post) = background.attach(Box::new(helper), engine.shared.dir.path())? {
+        engine.bell.hang(post);
+    }
+    Ok(())
+}
+
+/// One store, as the background sees it.
 #[derive(Debug)]
-pub(crate) struct Helper {
-    handle: JoinHandle<()>,
+struct Helper {
+    engine: Arc<Engine>,
+    /// Where the writer was at the last look.
+    offset: u64,
+    /// Looks since something has moved.
+    quiet: u32,
+    /// The last step failed.
+    failed: bool,
+}
+
+impl Tend for Helper {
+    fn tend(&mut self) -> Next {
+        if !mem::take(&mut self.failed) {
+            match self.engine.step() {
+                Ok(true) => {
+                    self.quiet = 0;
+                    return Next::Again;
+                }
+                Ok(false) => {}
+                // The writer that needs what failed will meet the same error and report it.
+                Err(error) => {
+                    trace::helper_failed(&error);
+                    self.failed = true;
+                    self.quiet = QUIET;
+                    return Next::After(PAUSE);
+                }
+            }
+        }
+        let now = self.engine.provision.offset();
+        self.quiet = if now == self.offset { self.quiet.saturating_add(1) } else { 0 };
+        self.offset = now;
+        if self.quiet < QUIET { Next::After(REST) } else { self.lie_down() }
+    }
+
+    fn is_called(&self) -> bool {
+        !self.engine.bell.is_idle()
+    }
+
+    fn panicked(&mut self) {
+        trace::helper_panicked();
+        self.engine.shared.commit.poison(Error::Panicked { operation: "the background" });
+    }
 }
 
 impl Helper {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    ///
-    /// When the process may have no more threads.
-    pub(crate) fn start(engine: Arc<Engine>) -> Result<Self> {
-        let path = engine.shared.dir.path().to_owned();
-        let run = move || {
-            engine.bell.hang();
-            if catch_unwind(AssertUnwindSafe(|| run(&engine))).is_err() {
-                trace::helper_panicked();
-                engine.shared.commit.poison(Error::Panicked { operation: "the background" });
-            }
-        };
-        let handle = thread::Builder::new().name("mapcask".to_owned()).spawn(run);
-        let handle = handle.map_err(|error| Error::io("start the helper thread of", path, error))?;
-        Ok(Self { handle })
-    }
-
-    /// Stops the thread and waits for it.
-    pub(crate) fn stop(self, bell: &Bell) {
-        bell.stop();
-        self.handle.thread().unpark();
-        // A panic was caught, and has poisoned the store.
-        drop(self.handle.join());
-    }
-}
-
-fn run(engine: &Engine) {
-    let mut quiet = 0;
-    let mut offset = engine.provision.offset();
-    while !engine.bell.is_stopped() {
-        match engine.step() {
-            Ok(true) => {
-                quiet = 0;
-                continue;
-            }
-            Ok(false) => {}
-            // The writer that needs what failed will meet the same error and report it.
-            Err(error) => {
-                trace::helper_failed(&error);
-                thread::park_timeout(PAUSE);
-                quiet = QUIET;
-            }
+    /// Sleeps until the bell rings, or the next sync is due.
+    fn lie_down(&mut self) -> Next {
+        let engine = &*self.engine;
+        let sound = engine.shared.commit.check().is_ok();
+        if let Some(due) = engine.due().filter(|_| sound) {
+            return Next::After(due);
         }
-        let now = engine.provision.offset();
-        quiet = if now == offset { quiet + 1 } else { 0 };
-        offset = now;
-        if quiet < QUIET {
-            thread::park_timeout(REST);
-        } else if sleep(engine, offset) {
-            quiet = 0;
+        engine.bell.lie_down();
+        let tried = engine.writer.try_lock().map(drop);
+        if tried.is_none() {
+            engine.bell.get_up();
+            return Next::After(REST);
         }
+        self.quiet = 0;
+        if (engine.is_dirty() || engine.provision.offset() != self.offset) && sound {
+            engine.bell.get_up();
+            return Next::Again;
+        }
+        Next::Asleep
     }
-}
-
-/// Parks until the bell rings, or the next sync is due; whether there may be work.
-fn sleep(engine: &Engine, offset: u64) -> bool {
-    let sound = engine.shared.commit.check().is_ok();
-    if let Some(due) = engine.due().filter(|_| sound) {
-        thread::park_timeout(due);
-        return false;
-    }
-    engine.bell.lie_down();
-    drop(engine.writer.lock());
-    if (engine.is_dirty() || engine.provision.offset() != offset) && sound {
-        engine.bell.get_up();
-        return true;
-    }
-    engine.bell.listen();
-    true
 }

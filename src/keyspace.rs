@@ -233,7 +233,7 @@ impl Keyspace {
     /// # Errors
     ///
     /// `KeyTooLarge` or `ValueTooLarge` ([`MAX_KEY_LEN`](crate::MAX_KEY_LEN), [`MAX_VALUE_LEN`](crate::MAX_VALUE_LEN));
-    /// `NoSpace`, after which writing works again once there is space; `Poisoned` after a failed sync;
+    /// `NoSpace` or `DiskLimit`, after which writing works again once there is space; `Poisoned` after a failed sync;
     /// `KeyspaceDropped`, `Corrupt`, `Closed`, `Forked`, `Io`. On any of them nothing was written; except `Poisoned` at
     /// [`Durability::Disk`] by the sync of this very write, which may or may not be there after the next open.
     #[doc(alias = "put")]

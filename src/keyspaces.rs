@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use crate::allowance::Want;
 use crate::catalog::{Keyspace, Slot};
 use crate::engine::{Engine, Writer, dropped};
 use crate::epoch;
@@ -167,7 +168,8 @@ impl Engine {
     fn append_change(&self, writer: &mut Writer, change: &Change) -> Result<Seq> {
         let value = change.encode();
         let draft = Draft::new(Kind::Keyspace, change.id(), change.name().as_bytes(), &value)?;
-        writer.log.reserve(&self.shared, &self.provision, draft.size())?;
+        let want = if matches!(change, Change::Create { .. }) { Want::Insertion } else { Want::Removal };
+        writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
         // The names were looked at before; what is left is the last number.
         writer.names.apply(change).map_err(|_| Error::Limit {
             what: "all 2^32 - 1 keyspace numbers of the store are used",

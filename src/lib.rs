@@ -35,6 +35,8 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod allowance;
+mod background;
 mod batch;
 mod bell;
 #[cfg(feature = "bytes")]
@@ -80,6 +82,7 @@ mod undo;
 mod verify;
 mod write;
 
+pub use background::Background;
 pub use batch::{BatchOn, WriteBatch};
 #[cfg(feature = "bincode")]
 pub use codec::Bincode;

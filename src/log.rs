@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 
+use crate::allowance::Want;
 use crate::error::{Error, Result};
 use crate::format::record::{
     FLAG_INNER, HEADER_SIZE, Header, Kind, Place, Start, Watermark, payload_sum, record_size,
@@ -227,8 +228,15 @@ impl LogWriter {
     ///
     /// # Errors
     ///
-    /// `NoSpace`, or what the operating system says; nothing has been written.
-    pub(crate) fn reserve(&mut self, shared: &Shared, provision: &Provision, size: u64) -> Result<()> {
+    /// `DiskLimit`, `NoSpace`, or what the operating system says; nothing has been written.
+    pub(crate) fn reserve(
+        &mut self,
+        shared: &Shared,
+        provision: &Provision,
+        want: Want,
+        size: u64,
+    ) -> Result<()> {
+        provision.check(want, size)?;
         // A frame of so many bytes holds fewer records than that.
         if self.next_seq.0 + size > Seq::MAX.0 {
             return Err(Error::Limit {
@@ -237,7 +245,7 @@ impl LogWriter {
             });
         }
         if self.offset + size + WATERMARK_SIZE > self.segment.size() {
-            self.roll(shared, provision, size)?;
+            self.roll(shared, provision, want, size)?;
         }
         let need = self.offset + size + WATERMARK_SIZE;
         if need > self.segment.ready() {
@@ -248,8 +256,8 @@ impl LogWriter {
     }
 
     #[cold]
-    fn roll(&mut self, shared: &Shared, provision: &Provision, size: u64) -> Result<()> {
-        let next = provision.take(shared, size)?;
+    fn roll(&mut self, shared: &Shared, provision: &Provision, want: Want, size: u64) -> Result<()> {
+        let next = provision.take(shared, want, size)?;
         // Before anything is switched: a segment without its start record is cut off by the next recovery.
         if let Err(error) = next.extend(next.data_offset() + START_SIZE + WATERMARK_SIZE) {
             provision.give_back(next);

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use crate::background::Background;
 use crate::error::{Error, Result};
 use crate::mapping::PAGE_SIZE;
+
+/// The size of the first segment after an open, in bytes; each next one is four times as large, up to the option.
+const SMALLEST_SEGMENT: u64 = 256 << 10;
 
 /// What an acknowledged write survives.
 ///
@@ -40,8 +44,9 @@ pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) sync_interval: Duration,
     pub(crate) segment_bytes: u64,
+    pub(crate) max_disk_bytes: Option<u64>,
     pub(crate) verify_reads: bool,
-    pub(crate) background: bool,
+    pub(crate) background: Background,
     pub(crate) create: bool,
 }
 
@@ -64,8 +69,9 @@ impl Options {
             durability: Durability::Os,
             sync_interval: Duration::from_millis(100),
             segment_bytes: 64 << 20,
+            max_disk_bytes: None,
             verify_reads: false,
-            background: true,
+            background: Background::from(true),
             create: true,
         }
     }
@@ -95,6 +101,25 @@ impl Options {
         self
     }
 
+    /// The most bytes that insertions may make the store's segment files take together. Default: no limit. At least two
+    /// of the smallest segments: 512 KiB, or twice [`Options::segment_bytes`] where that is less.
+    ///
+    /// What counts is the size of the files as they were made, those made ahead included:
+    /// [`Stats::segment_bytes`](crate::Stats::segment_bytes). An insertion, or a batch that holds one, that would need a file
+    /// beyond the limit is refused with [`Error::DiskLimit`](crate::Error::DiskLimit), and nothing was written; it works
+    /// again when there is room, or after opening with a higher limit. Before that the last files are made smaller, so
+    /// that the limit is used up.
+    ///
+    /// A removal, or a batch of removals, is never refused because of the limit: it may go beyond it by files of 256 KiB
+    /// (or `segment_bytes` where that is less). While more is used than allowed, insertions are refused even where the
+    /// last file has room. A store that is larger already opens normally; an open that needs a file and finds no
+    /// room makes one of 4 KiB.
+    #[must_use]
+    pub fn max_disk_bytes(mut self, bytes: u64) -> Self {
+        self.max_disk_bytes = Some(bytes);
+        self
+    }
+
     /// Whether every read verifies the record's checksum. Default: no; every record is verified when it is written and
     /// when the store is opened.
     #[must_use]
@@ -103,13 +128,14 @@ impl Options {
         self
     }
 
-    /// Whether the store has its helper thread. Default: yes.
+    /// Who does the store's work in the background: `true`, a thread of its own; `&`[`Background`], a thread shared with
+    /// other stores; `false`, nobody. Default: `true`.
     ///
-    /// Without it, writers make segments ready themselves, and [`Durability::Interval`] syncs when
+    /// With nobody, writers make segments ready themselves, and [`Durability::Interval`] syncs when
     /// [`Store::flush`](crate::Store::flush) is called. For tests that must be deterministic.
     #[must_use]
-    pub fn background(mut self, background: bool) -> Self {
-        self.background = background;
+    pub fn background(mut self, background: impl Into<Background>) -> Self {
+        self.background = background.into();
         self
     }
 
@@ -118,6 +144,11 @@ impl Options {
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
         self
+    }
+
+    /// The size of the smallest segment that is made without need, in bytes.
+    pub(crate) fn smallest_segment(&self) -> u64 {
+        SMALLEST_SEGMENT.min(self.segment_bytes)
     }
 
     /// Refuses values that cannot work.
@@ -129,6 +160,13 @@ impl Options {
                 option: "segment_bytes",
                 value: bytes.to_string(),
                 reason: "it must be a multiple of 4096, from 4096 to 4 GiB",
+            });
+        }
+        if let Some(limit) = self.max_disk_bytes.filter(|limit| *limit < 2 * self.smallest_segment()) {
+            return Err(Error::InvalidOption {
+                option: "max_disk_bytes",
+                value: limit.to_string(),
+                reason: "it must be at least 512 KiB, or twice segment_bytes where that is less",
             });
         }
         if self.sync_interval.is_zero() {

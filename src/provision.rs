@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::allowance::{Allowance, Want};
 use crate::commit::Commit;
 use crate::error::{Error, Result};
 use crate::format::record::{HEADER_SIZE, Start, Watermark};
@@ -20,11 +21,10 @@ use crate::fs::Dir;
 use crate::manifest_store::ManifestStore;
 use crate::mapping::PAGE_SIZE;
 use crate::mapping::space::Space;
+use crate::options::Options;
 use crate::segment::{Plan, Regime, Segment};
 use crate::trace;
 
-/// The size of the first segment after an open, in bytes; each next one is four times as large, up to the option.
-const FIRST_SIZE: u64 = 256 << 10;
 /// How far ahead of the writer pages are made ready, in bytes.
 const WINDOW: u64 = 8 << 20;
 /// How much is made ready in one step, in bytes.
@@ -51,7 +51,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Provision {
     regime: Regime,
-    segment_bytes: u64,
+    allowance: Allowance,
     making: Mutex<Making>,
     ready: Mutex<VecDeque<Arc<Segment>>>,
     /// The segment that is written to, for the helper.
@@ -73,14 +73,16 @@ impl Provision {
     /// Starts with segments that are ready already.
     pub(crate) fn new(
         regime: Regime,
-        segment_bytes: u64,
+        options: &Options,
+        segments: &Segments,
         ready: Vec<Arc<Segment>>,
         active: Arc<Segment>,
     ) -> Self {
-        let next_size = Self::after(active.size(), segment_bytes);
+        let allowance = Allowance::new(options, total_size(segments));
+        let next_size = allowance.after(active.size());
         Self {
             regime,
-            segment_bytes,
+            allowance,
             making: Mutex::new(Making { next_size, unnamed: None }),
             ready: Mutex::new(ready.into()),
             offset: AtomicU64::new(active.data_offset()),
@@ -90,20 +92,31 @@ impl Provision {
     }
 
     /// The size of the first segment after an open, in bytes.
-    pub(crate) fn first_size(segment_bytes: u64) -> u64 {
-        FIRST_SIZE.min(segment_bytes)
+    pub(crate) fn first_size(options: &Options, segments: &Segments) -> u64 {
+        Allowance::new(options, total_size(segments)).first()
     }
 
-    fn after(size: u64, segment_bytes: u64) -> u64 {
-        size.saturating_mul(4).clamp(Self::first_size(segment_bytes), segment_bytes)
+    /// Refuses a frame of `need` bytes that the limit does not allow, whatever room there is.
+    ///
+    /// # Errors
+    ///
+    /// `DiskLimit`.
+    #[inline]
+    pub(crate) fn check(&self, want: Want, need: u64) -> Result<()> {
+        self.allowance.check(want, || least_size(need))
+    }
+
+    /// Takes note that segments have come or gone.
+    pub(crate) fn recount(&self, segments: &Segments) {
+        self.allowance.set_used(total_size(segments));
     }
 
     /// Gives out a segment that has room for frames of `need` bytes.
     ///
     /// # Errors
     ///
-    /// `NoSpace`, or what the operating system says; nothing has been written.
-    pub(crate) fn take(&self, shared: &Shared, need: u64) -> Result<Arc<Segment>> {
+    /// `DiskLimit`, `NoSpace`, or what the operating system says; nothing has been written.
+    pub(crate) fn take(&self, shared: &Shared, want: Want, need: u64) -> Result<Arc<Segment>> {
         let fits = |segment: &Arc<Segment>| segment.size() - OVERHEAD >= need;
         {
             let mut ready = self.ready.lock();
@@ -111,15 +124,15 @@ impl Provision {
                 return Ok(ready.pop_front().expect("there is a front"));
             }
         }
-        self.count_stall();
         let mut making = self.making.lock();
         // The helper may have been making the one that was missing.
         if self.ready.lock().front().is_some_and(fits) {
+            self.count_stall();
             return Ok(self.ready.lock().pop_front().expect("only the writer takes"));
         }
-        let size = (making.next_size - OVERHEAD < need)
-            .then(|| (need + OVERHEAD).next_multiple_of(PAGE_SIZE as u64));
-        self.make(shared, &mut making, size, need)
+        let made = self.make(shared, &mut making, want, need)?;
+        self.count_stall();
+        Ok(made.expect("only what is made ahead can be done without"))
     }
 
     /// Takes a segment back that could not be used; it is the next to be given out.
@@ -131,9 +144,9 @@ impl Provision {
         &self,
         shared: &Shared,
         making: &mut Making,
-        size: Option<u64>,
+        want: Want,
         need: u64,
-    ) -> Result<Arc<Segment>> {
+    ) -> Result<Option<Arc<Segment>>> {
         shared.commit.check()?;
         if let Some(segment) = &making.unnamed {
             // In memory the manifest names it already; what failed was writing that down.
@@ -141,20 +154,23 @@ impl Provision {
             let segment = Arc::clone(segment);
             making.unnamed = None;
             if segment.size() - OVERHEAD >= need {
-                return Ok(segment);
+                return Ok(Some(segment));
             }
             self.ready.lock().push_back(segment);
         }
-        let made = make_segment(shared, self.regime, size.unwrap_or(making.next_size));
-        let (segment, named) = made?;
-        if size.is_none() {
-            making.next_size = Self::after(segment.size(), self.segment_bytes);
+        let Some(size) = self.allowance.size(want, making.next_size, least_size(need))? else {
+            return Ok(None);
+        };
+        let (segment, named) = make_segment(shared, self.regime, size)?;
+        self.recount(&shared.segments);
+        if size == making.next_size {
+            making.next_size = self.allowance.after(size);
         }
         if let Err(error) = named {
             making.unnamed = Some(segment);
             return Err(error);
         }
-        Ok(segment)
+        Ok(Some(segment))
     }
 
     /// Tells the helper where the writer is.
@@ -214,7 +230,7 @@ impl Provision {
             if !self.ready.lock().is_empty() {
                 return Ok(true);
             }
-            let segment = self.make(shared, &mut making, None, 0)?;
+            let Some(segment) = self.make(shared, &mut making, Want::Ahead, 0)? else { return Ok(false) };
             self.ready.lock().push_back(segment);
             return Ok(true);
         };
@@ -225,6 +241,16 @@ impl Provision {
         }
         Ok(false)
     }
+}
+
+/// Bytes that all segments take.
+pub(crate) fn total_size(segments: &Segments) -> u64 {
+    segments.read().values().map(|segment| segment.size()).sum()
+}
+
+/// The size of the smallest segment that has room for a frame of `need` bytes.
+fn least_size(need: u64) -> u64 {
+    (need + OVERHEAD).next_multiple_of(PAGE_SIZE as u64)
 }
 
 /// Makes one segment, and has the manifest name it. The second result says whether that is durable.

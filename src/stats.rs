@@ -26,6 +26,8 @@ pub struct Stats {
     pub ready_segments: usize,
     /// Bytes of all segment files, as they were made.
     pub segment_bytes: u64,
+    /// The limit of [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) on `segment_bytes`, if there is one.
+    pub max_disk_bytes: Option<u64>,
     /// Bytes of memory that the indexes of all keyspaces take.
     pub index_bytes: usize,
     /// The sequence number of the last write.
@@ -101,6 +103,7 @@ impl Engine {
             segments: segments.len(),
             ready_segments: self.provision.ready_count(),
             segment_bytes: segments.values().map(|segment| segment.size()).sum(),
+            max_disk_bytes: self.options.max_disk_bytes,
             index_bytes: sum.index_bytes,
             last_seq: self.counters.last_user.load(Ordering::Relaxed),
             durable_seq: self.shared.commit.durable().0,

@@ -2,7 +2,15 @@
 #![cfg(target_os = "linux")]
 #![expect(unsafe_code, reason = "fork has no safe form")]
 
-use mapcask::{Error, Options, Store};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mapcask::{Background, Error, Options, Store};
+
+/// One test after the other: a child of one would keep the locks of another one's stores.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs `check` in a forked child; whether it returned true.
 fn in_child(check: impl FnOnce() -> bool) -> bool {
@@ -25,10 +33,11 @@ fn in_child(check: impl FnOnce() -> bool) -> bool {
 
 #[test]
 fn an_inherited_handle_is_refused_and_its_drop_touches_nothing() {
-    for background in [true, false] {
+    let _alone = alone();
+    for background in [Background::from(true), Background::from(false), Background::shared()] {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let path = directory.path().join("data");
-        let store = Options::new().background(background).open(&path).unwrap();
+        let store = Options::new().background(&background).open(&path).unwrap();
         store.insert("a", "1").unwrap();
         let mut inherited = Some(store.clone());
         assert!(in_child(|| {
@@ -48,4 +57,23 @@ fn an_inherited_handle_is_refused_and_its_drop_touches_nothing() {
         assert!(store.recovery_report().clean);
         assert_eq!((store.len(), store.get("a").unwrap().unwrap().to_vec()), (2, b"1".to_vec()));
     }
+}
+
+#[test]
+fn an_inherited_background_is_refused_and_a_new_one_works() {
+    let _alone = alone();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let background = Background::shared();
+    let open = |name: &str, background: &Background| {
+        Options::new().background(background).open(directory.path().join(name))
+    };
+    let store = open("parent", &background).unwrap();
+    assert!(in_child(|| {
+        let refused = matches!(open("child", &background), Err(Error::Forked));
+        let store = open("child", &Background::shared()).unwrap();
+        store.insert("a", "1").unwrap();
+        refused && store.close().is_ok()
+    }));
+    open("parent too", &background).unwrap().close().unwrap();
+    store.close().unwrap();
 }

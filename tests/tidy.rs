@@ -19,7 +19,19 @@ use std::path::Path;
 const LAYERS: [&[&str]; 8] = [
     &["format", "location", "sync", "trace"],
     &["error"],
-    &["codec", "mapping", "epoch", "commit", "fs", "options", "bell", "guarded", "undo"],
+    &[
+        "codec",
+        "mapping",
+        "epoch",
+        "commit",
+        "fs",
+        "options",
+        "bell",
+        "background",
+        "allowance",
+        "guarded",
+        "undo",
+    ],
     &["segment", "index", "control_page"],
     &["log", "manifest_store", "provision", "catalog"],
     &[

@@ -219,7 +219,8 @@ impl Index {
     ///
     /// A step for the helper thread; it may run beside the writer and the readers, and does nothing where enough is
     /// there. How far it goes grows with the index, up to 4 MiB of buckets and as much of overflow lines. The
-    /// first 4,096 buckets are left to faults: a small index stays small.
+    /// first 4,096 buckets are left to faults, and nothing is done below two entries per bucket: a small index stays
+    /// small.
     ///
     /// # Errors
     ///
@@ -244,7 +245,9 @@ impl Index {
     fn shortage(&self) -> [Option<std::ops::Range<u64>>; 2] {
         // Relaxed, all: advice, see `populate_ahead`.
         let buckets = self.buckets();
-        let ahead = (buckets / 4).min(AHEAD);
+        // Splits begin at about five entries per bucket, and hardly any bucket overflows below two: an index of a few
+        // keys would take four times the memory it touches.
+        let ahead = if self.len() as u64 / 2 < buckets { 0 } else { (buckets / 4).min(AHEAD) };
         let used = [buckets, self.counters.0.overflow_lines.load(Ordering::Relaxed)];
         let marks =
             [&self.populated.heads, &self.populated.overflow].map(|mark| mark.load(Ordering::Relaxed));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Condition, point};
+use crate::allowance::Want;
 use crate::batch::{Expected, Step, WriteBatch, frame_len};
 use crate::catalog::{Contents, Keyspace};
 use crate::engine::{Engine, Writer};
@@ -161,7 +162,9 @@ impl Engine {
             self.reserve(writer.indexes.of(contents), count)?;
         }
         let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
-        writer.log.reserve(&self.shared, &self.provision, size)?;
+        let grows = prepared.writes.iter().any(|planned| planned.draft.kind == Kind::Put);
+        let want = if grows { Want::Insertion } else { Want::Removal };
+        writer.log.reserve(&self.shared, &self.provision, want, size)?;
         Ok(self.apply(writer, prepared, pin))
     }
 

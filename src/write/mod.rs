@@ -8,6 +8,7 @@ mod batch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::allowance::Want;
 use crate::catalog::{Contents, Keyspace, Slot};
 use crate::engine::{Engine, Writer};
 use crate::epoch::{self, Pin};
@@ -125,7 +126,8 @@ impl Engine {
         }
         let entries = usize::from(change.value.is_some());
         self.reserve(slot, entries)?;
-        writer.log.reserve(&self.shared, &self.provision, draft.size())?;
+        let want = if change.value.is_some() { Want::Insertion } else { Want::Removal };
+        writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
         let (location, seq) = writer.log.append(&self.shared, &draft);
         self.note_seq(seq);
         let ordinal = writer.log.position().0.mapping().ordinal();
@@ -279,7 +281,10 @@ impl Engine {
         self.counters.applied.store(writer.log.last_user().0, Ordering::Release);
         // Relaxed: the helper looks under the mutex.
         self.counters.full.store(writer.log.full_count(), Ordering::Relaxed);
-        before / CALL_SPACING != offset / CALL_SPACING || self.options.durability == Durability::Interval
+        // A new segment may be smaller than that.
+        before / CALL_SPACING != offset / CALL_SPACING
+            || offset < before
+            || self.options.durability == Durability::Interval
     }
 
     /// Wakes the helper, if it sleeps and there is work.

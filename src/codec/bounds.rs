@@ -33,6 +33,8 @@ pub(super) struct Bounds<'s> {
     /// Elements so far, of all collections.
     elements: &'s Cell<u64>,
     most: u64,
+    /// The length of the bytes.
+    len: usize,
     depth: u32,
     /// Whether the elements of what is being visited count: those of a collection do, the fields of a type do not.
     counts: bool,
@@ -40,12 +42,12 @@ pub(super) struct Bounds<'s> {
 
 impl<'s> Bounds<'s> {
     pub(super) fn of_reading(elements: &'s Cell<u64>, len: usize) -> Self {
-        Self { elements, most: (len as u64).saturating_add(BARE_MAX), depth: 0, counts: false }
+        Self { elements, most: (len as u64).saturating_add(BARE_MAX), len, depth: 0, counts: false }
     }
 
     /// How many bytes there will be is not known yet.
     pub(super) fn of_writing(elements: &'s Cell<u64>) -> Self {
-        Self { elements, most: u64::MAX, depth: 0, counts: false }
+        Self { elements, most: u64::MAX, len: usize::MAX, depth: 0, counts: false }
     }
 
     /// Refuses what was written where reading would.
@@ -75,6 +77,11 @@ impl<'s> Bounds<'s> {
     pub(super) fn expect_more(self, count: u64) -> Result<(), &'static str> {
         let fits = self.elements.get().checked_add(count).is_some_and(|elements| elements <= self.most);
         if fits { Ok(()) } else { Err(TOO_MANY) }
+    }
+
+    /// How many elements to make room for ahead: no more than there are bytes, whatever is announced.
+    pub(super) fn room(self, announced: Option<usize>) -> Option<usize> {
+        announced.map(|count| count.min(self.len))
     }
 
     /// Counts an element, if elements count here.

@@ -26,6 +26,7 @@ use crate::location::Location;
 use crate::log::{Full, LogWriter, execute};
 use crate::mapping::liveness::Liveness;
 use crate::mapping::space::Record;
+use crate::moment::Progress;
 use crate::options::{Durability, Options};
 use crate::provision::{Provision, Shared};
 use crate::recovery::Opened;
@@ -49,11 +50,6 @@ pub(crate) struct Writer {
 /// Counters that the writer keeps and everybody reads.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    /// The last record that somebody wrote. Stored after the record is in the log and before the index leads to it, so
-    /// that whoever meets the record by the index finds the number raised (`lookahead`).
-    pub(crate) last_user: AtomicU64,
-    /// The last record that somebody wrote and that has taken effect.
-    pub(crate) applied: AtomicU64,
     /// How often a writer woke the helper.
     pub(crate) wakes: AtomicU64,
     /// Segments that are full and not durable.
@@ -86,6 +82,7 @@ pub(crate) struct Engine {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) provision: Provision,
     pub(crate) counters: Counters,
+    pub(crate) progress: Progress,
     pub(crate) report: RecoveryReport,
     pub(crate) bell: Bell,
     control: ControlPage,
@@ -124,12 +121,7 @@ impl Engine {
         let log = LogWriter::open(&shared, tail)?;
         let (segment, offset) = log.position();
         provision.set_active(segment, offset);
-        let counters = Counters {
-            last_user: AtomicU64::new(last.0),
-            applied: AtomicU64::new(last.0),
-            wakes: AtomicU64::new(0),
-            full: AtomicU64::new(0),
-        };
+        let counters = Counters { wakes: AtomicU64::new(0), full: AtomicU64::new(0) };
         let (catalog, indexes) = Catalog::new(keyspaces, pending);
         Ok(Self {
             shared,
@@ -142,6 +134,7 @@ impl Engine {
             writer: Mutex::new(Writer { log, indexes, names }),
             provision,
             counters,
+            progress: Progress::new(last),
             report: opened.report,
             bell: Bell::default(),
             control,
@@ -312,8 +305,7 @@ impl Engine {
 
     /// The last record that somebody wrote.
     pub(crate) fn last_seq(&self) -> Seq {
-        // Relaxed: stored before the write that the caller knows of was acknowledged.
-        Seq(self.counters.last_user.load(Ordering::Relaxed))
+        self.progress.last()
     }
 
     /// Waits until everything up to a number is durable.
@@ -426,9 +418,8 @@ impl Engine {
 
     /// Whether a write waits for a sync that is due some time later.
     pub(crate) fn is_dirty(&self) -> bool {
-        // Relaxed: the helper looks under the writer mutex before it sleeps.
-        let last = self.counters.last_user.load(Ordering::Relaxed);
-        self.options.durability == Durability::Interval && Seq(last) > self.shared.commit.durable()
+        // The helper looks under the writer mutex before it sleeps.
+        self.options.durability == Durability::Interval && self.progress.last() > self.shared.commit.durable()
     }
 
     /// How long it is until a sync is due, if a write waits for one.

@@ -20,6 +20,9 @@ use crate::index::Index;
 use crate::log::Draft;
 use crate::options::Durability;
 
+/// The most keyspaces with a name: each has one mapping of memory at least, of which a process has 65,530.
+const KEYSPACES_MAX: usize = 16_384;
+
 impl Engine {
     /// The keyspace of a name, created with a codec if need be.
     ///
@@ -39,6 +42,12 @@ impl Engine {
         self.check_writable()?;
         if let Some(keyspace) = self.catalog.get(name) {
             return Ok(keyspace);
+        }
+        if writer.names.iter().len() > KEYSPACES_MAX {
+            return Err(Error::Limit {
+                what: "a store has at most 16,384 named keyspaces, each with an index of its own",
+                advice: "put a prefix before the keys of one keyspace instead",
+            });
         }
         let id = writer.names.next();
         let change = Change::Create { id, name: name.to_owned(), codec: codec.to_owned() };
@@ -176,7 +185,7 @@ impl Engine {
             advice: "copy its content to a new store",
         })?;
         let (location, seq) = writer.log.append(&self.shared, &draft);
-        self.note_seq(seq);
+        self.progress.begin(seq);
         self.shared.space.add_dead(location, draft.size());
         self.catalog.note(seq, change.clone());
         Ok(seq)

@@ -66,6 +66,7 @@ mod log;
 mod lookahead;
 mod manifest_store;
 mod mapping;
+mod moment;
 mod options;
 mod provision;
 mod read;

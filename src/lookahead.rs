@@ -1,11 +1,6 @@
 //! Reads that look ahead: many keys at once with their loads overlapping, hints, and reads that refuse to wait for the disk.
 //!
-//! **One moment.** Two numbers say how far writes have come: `last_user` is raised before a write takes effect, `applied`
-//! after it. A reader that loads `applied`, reads, and then finds `last_user` at the same number has read while no write
-//! was taking effect: everything up to the number had, and nothing after it. A write seen in part is a write whose effect
-//! was met, so its `last_user` is seen too (release before the effect, acquire with it).
-
-use std::sync::atomic::{Ordering, fence};
+//! What makes the many one moment is in `moment`.
 
 use crate::catalog::{Contents, Keyspace};
 use crate::engine::Engine;
@@ -44,19 +39,15 @@ impl Engine {
         give: impl Fn(Record<'p>) -> T,
     ) -> Result<()> {
         self.liveness.check()?;
-        let start = out.len();
+        let len = out.len();
         out.reserve(keys.len());
         for _ in 0..ATTEMPTS {
-            // Acquire: pairs with the release in `note_position`: what was applied is seen.
-            let before = self.counters.applied.load(Ordering::Acquire);
+            let start = self.progress.now();
             self.read_all(keyspace, keys, pin, out, &give)?;
-            // Acquire: pairs with the release in `note_seq`, by way of whatever was read (module docs).
-            fence(Ordering::Acquire);
-            // Relaxed: ordered by the fence.
-            if self.counters.last_user.load(Ordering::Relaxed) == before {
+            if self.progress.is_still(start) {
                 return Ok(());
             }
-            out.truncate(start);
+            out.truncate(len);
         }
         // Writers leave no gap.
         let _quiet = self.writer.lock();

@@ -105,7 +105,7 @@ impl Engine {
             segment_bytes: segments.values().map(|segment| segment.size()).sum(),
             max_disk_bytes: self.options.max_disk_bytes,
             index_bytes: sum.index_bytes,
-            last_seq: self.counters.last_user.load(Ordering::Relaxed),
+            last_seq: self.progress.last().0,
             durable_seq: self.shared.commit.durable().0,
             syncs: self.shared.commit.groups(),
             waits: self.shared.commit.waits(),

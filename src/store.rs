@@ -144,7 +144,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`]; `InvalidKeyspaceName`; `Limit` after 2^32 - 1 keyspaces and clears.
+    /// As [`Keyspace::insert`]; `InvalidKeyspaceName`; `Limit` where there are 16,384 of them, or after 2^32 - 1 keyspaces
+    /// and clears.
     #[doc(alias = "open_tree")]
     #[doc(alias = "open_table")]
     #[doc(alias = "open_partition")]

@@ -32,13 +32,15 @@ fn statistics_and_the_recovery_report_have_these_fields() {
     let store = Store::open(directory.path().join("data")).unwrap();
     store.insert("key", "value").unwrap();
     let expected = sorted(
-        "keys live_bytes dead_bytes segments ready_segments segment_bytes index_bytes last_seq durable_seq syncs waits \
+        "keyspaces keys live_bytes dead_bytes segments ready_segments segment_bytes max_disk_bytes index_bytes last_seq durable_seq syncs waits \
          stalls helper_wakes pins oldest_pin_age",
     );
     assert_eq!(fields(&store.stats()), expected);
     assert_eq!(serde_json::to_value(store.stats()).unwrap()["keys"], 1);
+    assert_eq!(fields(&store.keyspace_stats().unwrap()), sorted("keys live_bytes index_bytes"));
+    assert_eq!(serde_json::to_value(store.last_seq()).unwrap(), store.last_seq().0);
     let expected = sorted(
-        "created clean epoch segments records bytes_read keys last_seq durable_seq torn_bytes set_aside_records \
+        "created clean epoch segments records bytes_read keyspaces keys last_seq durable_seq torn_bytes set_aside_records \
          set_aside rewritten_bytes",
     );
     assert_eq!(fields(store.recovery_report()), expected);
@@ -79,7 +81,7 @@ fn the_report_of_a_salvage_has_these_fields_and_damage_names_its_defect() {
 
     let rescued = Store::open(directory.path().join("rescued")).unwrap();
     let report = mapcask::salvage(&damaged, &rescued).unwrap();
-    assert_eq!(fields(&report), sorted("segments records keys last_seq damage"));
+    assert_eq!(fields(&report), sorted("segments records keys keyspaces last_seq damage"));
     let damage = serde_json::to_value(&report.damage).unwrap();
     let offset = report.damage[0].offset;
     assert_eq!(damage, json!([{ "path": segment, "offset": offset, "defect": "PayloadChecksum" }]));

@@ -30,6 +30,7 @@ const LAYERS: [&[&str]; 8] = [
         "background",
         "allowance",
         "guarded",
+        "moment",
         "undo",
     ],
     &["segment", "index", "control_page"],

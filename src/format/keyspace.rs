@@ -186,7 +186,7 @@ impl Keyspaces {
         self.next
     }
 
-    /// Whether the number was given out, and no name stands for it any more.
+    /// Whether the number was given out, and no name stands for it any more. Looks at all names.
     #[must_use]
     pub fn is_dropped(&self, id: KeyspaceId) -> bool {
         id < self.next && self.names.values().all(|named| named.id != id)

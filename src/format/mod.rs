@@ -52,9 +52,19 @@ impl KeyspaceId {
     pub const DEFAULT: Self = Self(0);
 }
 
-/// A sequence number: the place of a record in the order of all writes to a store.
+/// A sequence number: the place of a write in the order of all writes to a store.
+///
+/// Numbers rise, and never repeat in a store, whatever happens to it; some are never given out. A batch has one for each
+/// of its writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Seq(pub u64);
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl Seq {
     /// Before every record.

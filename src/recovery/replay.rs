@@ -44,6 +44,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) hash_key: &'a HashKey,
     /// The keyspaces that the manifest lists: those of the log up to the number it says was durable.
     listed: &'a Manifest,
+    /// Their numbers, in ascending order.
+    listed_ids: Vec<KeyspaceId>,
     /// What was read, by keyspace; the one that the last record belonged to is tried first.
     loading: Vec<Loading>,
     at: usize,
@@ -86,10 +88,13 @@ pub(crate) struct Replayed {
 impl<'a> Replay<'a> {
     /// Starts with nothing but what the manifest knows.
     pub(crate) fn new(space: &'a Space, hash_key: &'a HashKey, listed: &'a Manifest, durable: Seq) -> Self {
+        let mut listed_ids: Vec<_> = listed.keyspaces.iter().map(|(_, named)| named.id).collect();
+        listed_ids.sort_unstable();
         Self {
             space,
             hash_key,
             listed,
+            listed_ids,
             loading: Vec::new(),
             at: 0,
             changes: Vec::new(),
@@ -140,7 +145,9 @@ impl<'a> Replay<'a> {
         let location = segment.range().at(placed.offset);
         match header.kind {
             Kind::Put | Kind::Tombstone => {
-                if self.listed.keyspaces.is_dropped(header.keyspace) {
+                let id = header.keyspace;
+                if id < self.listed.keyspaces.next() && self.listed_ids.binary_search(&id).is_err() {
+                    // It was dropped, and that is durable.
                     self.space.add_dead(location, size);
                     return Ok(());
                 }
@@ -254,9 +261,10 @@ impl<'a> Replay<'a> {
         // Segments need not have come in the order of the log.
         self.changes.sort_by_key(|(seq, ..)| *seq);
         for (seq, change, segment, offset) in std::mem::take(&mut self.changes) {
-            names.apply(&change).map_err(|defect| damage(&segment, offset, defect))?;
+            let impossible = |defect| damage(&segment, offset, defect);
+            names.apply(&change).map_err(impossible)?;
             if seq <= self.durable {
-                durable_names = names.clone();
+                durable_names.apply(&change).map_err(impossible)?;
             } else {
                 pending.push((seq, change));
             }

@@ -183,7 +183,7 @@ impl Engine {
         let (range, ordinal) = (segment.range(), segment.mapping().ordinal());
         self.shared.space.add_dead(range.at(first - HEADER_SIZE as u64), HEADER_SIZE as u64);
         let mut tombstones = Vec::new();
-        self.note_seq(log.last_user());
+        self.progress.begin(log.last_user());
         self.visibility.begin(frame_seq.next(), writes.len());
         let mut offset = first;
         for Planned { contents, hash, draft, superseded } in writes {

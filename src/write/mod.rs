@@ -129,7 +129,7 @@ impl Engine {
         let want = if change.value.is_some() { Want::Insertion } else { Want::Removal };
         writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
         let (location, seq) = writer.log.append(&self.shared, &draft);
-        self.note_seq(seq);
+        self.progress.begin(seq);
         let ordinal = writer.log.position().0.mapping().ordinal();
         if change.value.is_some() {
             point(slot, hash, current, location);
@@ -265,20 +265,12 @@ impl Engine {
         add(&contents.keys, u64::from(size > 0).wrapping_sub(u64::from(was.is_some())));
     }
 
-    /// Tells that there is a record of this number, before the index leads to it.
-    #[inline]
-    pub(crate) fn note_seq(&self, seq: Seq) {
-        // Release: pairs with the acquire in `lookahead`, by way of the effect of the write.
-        self.counters.last_user.store(seq.0, Ordering::Release);
-    }
-
     /// Tells everybody else where the log is; whether the helper should look.
     pub(crate) fn note_position(&self, writer: &Writer) -> bool {
         let offset = writer.log.position().1;
         let before = self.provision.offset();
         self.provision.set_offset(offset);
-        // Release: pairs with the acquire in `lookahead`: who sees the number sees the write.
-        self.counters.applied.store(writer.log.last_user().0, Ordering::Release);
+        self.progress.end(writer.log.last_user());
         // Relaxed: the helper looks under the mutex.
         self.counters.full.store(writer.log.full_count(), Ordering::Relaxed);
         // A new segment may be smaller than that.

@@ -41,9 +41,10 @@ pub(crate) struct Lab {
 
 type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);
 
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 16] = [
     ("get", reads::get),
     ("get_miss", reads::get_miss),
+    ("multi_get", reads::multi_get),
     ("get_threads", reads::get_threads),
     ("get_verified", reads::get_verified),
     ("iterate", reads::iterate),

@@ -87,6 +87,52 @@ pub(crate) fn get_miss(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![race_reads(lab, "get miss", &lab.workload.absent, whole)?])
 }
 
+/// Keys that are asked for at once.
+const AT_ONCE: usize = 16;
+
+/// Asks a store for keys, several at once, through one view.
+fn ask_many(store: &Store, keys: &[Key], touch: Touch) -> Result<u64> {
+    let view = store.view();
+    let mut sum = 0_u64;
+    let mut values = Vec::with_capacity(AT_ONCE);
+    for keys in keys.chunks(AT_ONCE) {
+        values.clear();
+        view.get_many_into(keys, &mut values)?;
+        sum = values.iter().flatten().fold(sum, |sum, value| sum.wrapping_add(touch(value)));
+    }
+    Ok(sum)
+}
+
+/// Asks a store for keys, several at once, each answer a value of its own.
+fn ask_many_owned(store: &Store, keys: &[Key], touch: Touch) -> Result<u64> {
+    let mut sum = 0_u64;
+    let mut values = Vec::with_capacity(AT_ONCE);
+    for keys in keys.chunks(AT_ONCE) {
+        values.clear();
+        store.get_many_into(keys, &mut values)?;
+        sum = values.iter().flatten().fold(sum, |sum, value| sum.wrapping_add(touch(value)));
+    }
+    Ok(sum)
+}
+
+/// Sixteen keys that are there at once.
+pub(crate) fn multi_get(lab: &Lab) -> Result<Vec<Table>> {
+    let keys = &lab.workload.probes;
+    let std_map: StdMap = lab.workload.owned().collect();
+    let (store, _directory) = lab.loaded(Options::new())?;
+    let tables = TOUCHES.iter().map(|(name, touch)| {
+        let mut race = Race::new(format!("multi_get of {AT_ONCE}, per key, {name}"));
+        race.add("std HashMap", |_| Measured::time(keys.len(), || Ok(ask_std(&std_map, keys, *touch))));
+        race.add("mapcask, one by one", |_| Measured::time(keys.len(), || ask_view(&store, keys, *touch)));
+        race.add("mapcask, view", |_| Measured::time(keys.len(), || ask_many(&store, keys, *touch)));
+        race.add("mapcask, owned values", |_| {
+            Measured::time(keys.len(), || ask_many_owned(&store, keys, *touch))
+        });
+        race.run(lab.rounds)
+    });
+    tables.collect()
+}
+
 /// One thread against two, each with its share of the keys.
 pub(crate) fn get_threads(lab: &Lab) -> Result<Vec<Table>> {
     let probes = &lab.workload.probes;

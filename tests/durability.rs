@@ -1,0 +1,152 @@
+//! When writes are durable: by level, by handle, by number, and the bound of `Interval`; counted in syncs.
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+
+use mapcask::sim::{Seeded, SimDisk, Tears};
+use mapcask::{Durability, Error, Options, Seq, Store, WriteBatch};
+
+fn options(durability: Durability) -> Options {
+    Options::new().durability(durability).segment_bytes(4096).background(false)
+}
+
+/// The store after a power cut now that loses everything it may.
+fn after_a_cut(disk: &SimDisk) -> Store {
+    let disk = disk.crash_at(disk.position(), Tears::Any, &mut Seeded::new(7));
+    options(Durability::Os).open_on(&disk).unwrap()
+}
+
+#[test]
+fn a_handle_raises_the_durability_of_its_own_writes_and_never_lowers_it() {
+    let disk = SimDisk::new();
+    let store = options(Durability::Os).open_on(&disk).unwrap();
+    let durable = store.with_durability(Durability::Disk);
+    let first = store.insert("a", "1").unwrap();
+    assert!(store.durable_seq() < first);
+    let syncs = store.stats().syncs;
+    let second = durable.insert("b", "2").unwrap();
+    assert!(store.durable_seq() >= second && second > first);
+    assert_eq!(store.stats().syncs, syncs + 1);
+    assert!(durable.with_durability(Durability::Os).remove("a").unwrap());
+    assert_eq!(store.durable_seq(), store.last_seq());
+    let found = after_a_cut(&disk);
+    assert_eq!((found.len(), found.get("b").unwrap().as_deref()), (1, Some(b"2".as_slice())));
+}
+
+#[test]
+fn every_kind_of_write_through_a_durable_handle_survives_a_power_cut() {
+    type Write = fn(&Store) -> mapcask::Result<()>;
+    let kinds: [(&str, Write); 10] = [
+        ("insert", |store| store.insert("key", "1").map(drop_seq)),
+        ("remove", |store| store.remove("old").map(drop)),
+        ("take", |store| store.take("old").map(drop)),
+        ("replace", |store| store.replace("old", "2").map(drop)),
+        ("insert_if_absent", |store| store.insert_if_absent("key", "1").map(drop)),
+        ("compare_and_swap", |store| store.compare_and_swap("old", Some("0"), Some("1")).map(drop)),
+        ("fetch_and_update", |store| store.fetch_and_update("old", |_| Some("2")).map(drop)),
+        ("clear", |store| store.clear().map(drop_seq)),
+        ("keyspace", |store| store.keyspace("a").map(drop)),
+        ("batch", |store| {
+            let mut batch = WriteBatch::new();
+            batch.insert("key", "1");
+            store.write(batch).map(drop_seq)
+        }),
+    ];
+    for (name, write) in kinds {
+        let disk = SimDisk::new();
+        let store = options(Durability::Os).open_on(&disk).unwrap();
+        store.insert("old", "0").unwrap();
+        write(&store.with_durability(Durability::Disk)).unwrap();
+        let content = |store: &Store| {
+            let mut items: Vec<_> =
+                store.iter().map(|item| item.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).collect();
+            items.sort();
+            (items, store.keyspace_names())
+        };
+        assert_eq!(content(&after_a_cut(&disk)), content(&store), "{name}");
+    }
+}
+
+fn drop_seq(_: Seq) {}
+
+#[test]
+fn waiting_for_a_number_makes_it_durable_with_one_sync_or_none() {
+    let disk = SimDisk::new();
+    let store = options(Durability::Os).open_on(&disk).unwrap();
+    let numbers: Vec<Seq> = (0..5_u8).map(|n| store.insert([n], [n]).unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
+    assert_eq!(store.last_seq(), numbers[4]);
+    let syncs = store.stats().syncs;
+    store.wait_durable(numbers[2]).unwrap();
+    assert!(store.durable_seq() >= numbers[2]);
+    // A sync takes along everything that is there.
+    for number in numbers {
+        store.wait_durable(number).unwrap();
+    }
+    assert_eq!(store.stats().syncs, syncs + 1);
+    let next = Seq(store.last_seq().0 + 9);
+    let unknown = store.wait_durable(next);
+    assert!(matches!(unknown, Err(Error::UnknownSeq { .. })), "{unknown:?}");
+    assert_eq!(store.stats().syncs, syncs + 1, "and nothing waits for it");
+    let mut batch = WriteBatch::new();
+    batch.insert("a", "1");
+    batch.insert("b", "2");
+    let last = store.write(&batch).unwrap();
+    assert_eq!(last, store.last_seq());
+    store.wait_durable(last).unwrap();
+    assert_eq!(after_a_cut(&disk).len(), 7);
+}
+
+#[test]
+fn a_write_is_synced_when_the_interval_after_it_was_noticed_is_over() {
+    let disk = SimDisk::new();
+    let interval = Duration::from_millis(250);
+    let store = options(Durability::Interval).sync_interval(interval).open_on(&disk).unwrap();
+    while store.step().unwrap() {}
+    let syncs = store.stats().syncs;
+    let first = store.insert("a", "1").unwrap();
+    // Noticed here: the interval begins.
+    while store.step().unwrap() {}
+    disk.advance_clock(interval - Duration::from_nanos(1));
+    let second = store.insert("b", "2").unwrap();
+    while store.step().unwrap() {}
+    assert_eq!(store.stats().syncs, syncs);
+    disk.advance_clock(Duration::from_nanos(1));
+    while store.step().unwrap() {}
+    assert_eq!(store.stats().syncs, syncs + 1);
+    assert!(store.durable_seq() >= second && second > first);
+    assert_eq!(after_a_cut(&disk).len(), 2);
+    // Nothing to sync, however long it is.
+    disk.advance_clock(interval * 100);
+    while store.step().unwrap() {}
+    assert_eq!(store.stats().syncs, syncs + 1);
+}
+
+#[test]
+fn flushes_from_several_threads_share_syncs() {
+    const THREADS: usize = 8;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = Options::new().background(false).open(directory.path()).unwrap();
+    let syncs = store.stats().syncs;
+    let barrier = Barrier::new(THREADS);
+    thread::scope(|scope| {
+        for n in 0..THREADS {
+            let (store, barrier) = (&store, &barrier);
+            scope.spawn(move || {
+                for round in 0..20_u32 {
+                    let seq = store.insert(n.to_le_bytes(), round.to_le_bytes()).unwrap();
+                    barrier.wait();
+                    store.flush().unwrap();
+                    assert!(store.durable_seq() >= seq);
+                    barrier.wait();
+                }
+            });
+        }
+    });
+    let syncs = store.stats().syncs - syncs;
+    // All eight had written before the first of them flushed: one sync serves a round.
+    assert_eq!(syncs, 20);
+}

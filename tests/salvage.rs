@@ -116,3 +116,76 @@ fn an_open_store_is_not_salvaged() {
     let rescued = options().open_on(&other).unwrap();
     assert!(matches!(salvage_on(&disk, &rescued), Err(Error::Locked { .. })));
 }
+
+/// A closed store with keyspaces that were created, renamed, cleared and dropped, and what each holds.
+fn sample_of_keyspaces() -> (SimDisk, BTreeMap<String, Content>) {
+    let disk = SimDisk::with_seed(4);
+    let store = options().open_on(&disk).unwrap();
+    let named = ["kept", "renamed", "cleared", "dropped"].map(|name| store.keyspace(name).unwrap());
+    for n in 0..40_u32 {
+        for keyspace in &named {
+            keyspace.insert(format!("key {n}"), keyspace.name().repeat(4)).unwrap();
+        }
+        store.insert(format!("key {n}"), "default").unwrap();
+    }
+    store.rename_keyspace("renamed", "käse").unwrap();
+    named[2].clear().unwrap();
+    named[2].insert("after", "the clear").unwrap();
+    store.drop_keyspace("dropped").unwrap();
+    store.keyspace("dropped").unwrap().insert("anew", "under an old name").unwrap();
+    store.keyspace("empty").unwrap();
+    let contents = contents(&store);
+    store.close().unwrap();
+    (disk, contents)
+}
+
+/// What each keyspace holds that holds anything.
+fn contents(store: &Store) -> BTreeMap<String, Content> {
+    let names = store.keyspace_names().into_iter().chain([String::new()]);
+    let all = names.map(|name| {
+        let keyspace = store.keyspace(&name).unwrap();
+        let items =
+            keyspace.iter().map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap());
+        (name, items.collect::<Content>())
+    });
+    all.filter(|(_, content)| !content.is_empty()).collect()
+}
+
+fn rescue_keyspaces(damaged: &SimDisk) -> (mapcask::SalvageReport, BTreeMap<String, Content>) {
+    let disk = SimDisk::with_seed(5);
+    let rescued = Options::new().background(false).open_on(&disk).unwrap();
+    let report = salvage_on(damaged, &rescued).unwrap();
+    let found = contents(&rescued);
+    assert_eq!(report.keyspaces, found.keys().cloned().collect::<Vec<_>>());
+    (report, found)
+}
+
+#[test]
+fn keyspaces_come_back_under_their_names_with_the_manifest_and_without() {
+    let (disk, expected) = sample_of_keyspaces();
+    let (report, found) = rescue_keyspaces(&disk);
+    assert_eq!((found, report.damage.as_slice()), (expected.clone(), [].as_slice()));
+    for name in ["MANIFEST.0", "MANIFEST.1"] {
+        disk.remove_file(name).unwrap();
+        assert_eq!(rescue_keyspaces(&disk).1, expected, "without {name}");
+    }
+}
+
+#[test]
+fn a_keyspace_whose_name_is_lost_comes_back_under_its_number() {
+    let (disk, expected) = sample_of_keyspaces();
+    for name in ["MANIFEST.0", "MANIFEST.1", "0000000001.seg"] {
+        disk.remove_file(name).unwrap();
+    }
+    let (report, found) = rescue_keyspaces(&disk);
+    // The first segment held the creations; of the rename the name is left.
+    assert!(report.keyspaces.contains(&"salvaged-1".to_owned()), "{:?}", report.keyspaces);
+    let kept = &found["salvaged-1"];
+    assert!(!kept.is_empty() && kept.iter().all(|(key, value)| expected["kept"].get(key) == Some(value)));
+    let renamed = &found["käse"];
+    assert!(
+        !renamed.is_empty() && renamed.iter().all(|(key, value)| expected["käse"].get(key) == Some(value))
+    );
+    assert_eq!(found["cleared"], expected["cleared"]);
+    assert_eq!(found["dropped"], expected["dropped"]);
+}

@@ -45,6 +45,10 @@ fn an_inherited_handle_is_refused_and_its_drop_touches_nothing() {
             let refused = matches!(store.insert("a", "2"), Err(Error::Forked))
                 && matches!(store.get("a"), Err(Error::Forked))
                 && matches!(store.flush(), Err(Error::Forked))
+                && matches!(store.multi_get(&["a"]), Err(Error::Forked))
+                && matches!(store.keyspace("child"), Err(Error::Forked))
+                && matches!(store.clear(), Err(Error::Forked))
+                && matches!(store.wait_durable(store.last_seq()), Err(Error::Forked))
                 && matches!(store.verify(), Err(Error::Forked));
             refused && matches!(store.close(), Err(Error::Forked))
         }));

@@ -1,0 +1,140 @@
+//! What the documentation promises beside reading and writing: limits, and how handles, closing and failures go together.
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use mapcask::sim::{Fault, Operation, SimDisk};
+use mapcask::{
+    Durability, Error, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Store, WriteBatch,
+};
+
+fn options() -> Options {
+    Options::new().segment_bytes(4096).background(false)
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+#[test]
+fn every_way_to_write_takes_the_longest_key_and_refuses_a_longer_one() {
+    let store = options().open_on(&SimDisk::new()).unwrap();
+    let longest = vec![1; MAX_KEY_LEN];
+    assert!(store.insert_if_absent(&longest, "1").unwrap());
+    assert!(store.compare_and_swap(&longest, Some("1"), Some("2")).unwrap().is_ok());
+    assert_eq!(store.replace(&longest, "3").unwrap().as_deref(), Some(b"2".as_slice()));
+    assert_eq!(store.multi_get(std::slice::from_ref(&longest)).unwrap()[0].as_deref(), Some(b"3".as_slice()));
+    assert_eq!(store.take(&longest).unwrap().as_deref(), Some(b"3".as_slice()));
+    let longer = vec![1; MAX_KEY_LEN + 1];
+    let seq = store.last_seq();
+    let too_large =
+        |result: mapcask::Result<()>| matches!(result, Err(Error::KeyTooLarge { len: 65_536, .. }));
+    assert!(too_large(store.insert(&longer, "1").map(|_| ())));
+    assert!(too_large(store.remove(&longer).map(drop)));
+    assert!(too_large(store.insert_if_absent(&longer, "1").map(drop)));
+    assert!(too_large(store.replace(&longer, "1").map(drop)) && too_large(store.take(&longer).map(drop)));
+    assert!(too_large(store.compare_and_swap(&longer, None::<&str>, Some("1")).map(drop)));
+    assert!(too_large(store.fetch_and_update(&longer, |_| Some("1")).map(drop)));
+    let mut batch = WriteBatch::new();
+    batch.insert("fine", "1");
+    batch.insert(&longer, "1");
+    assert!(too_large(store.write(&batch).map(|_| ())));
+    // To ask for what cannot be there is no error.
+    assert_eq!(store.get(&longer).unwrap(), None);
+    assert!(!store.contains_key(&longer).unwrap());
+    assert_eq!((store.last_seq(), store.len()), (seq, 0));
+}
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn a_value_beyond_the_limit_is_refused_by_its_length() {
+    let store = options().open_on(&SimDisk::new()).unwrap();
+    // Zeros that nobody touches take no memory.
+    let value = vec![0_u8; MAX_VALUE_LEN + 1];
+    let refused = store.insert("key", &value);
+    assert!(matches!(refused, Err(Error::ValueTooLarge { len: 4_294_967_296, .. })), "{refused:?}");
+    let refused = store.compare_and_swap("key", None::<&str>, Some(&value));
+    assert!(matches!(refused, Err(Error::ValueTooLarge { .. })), "{refused:?}");
+    assert!(store.is_empty());
+}
+
+#[test]
+fn options_that_cannot_work_are_refused_before_anything_is_made() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let refused = [
+        options().segment_bytes(4095),
+        options().segment_bytes((4 << 30) + 4096),
+        options().max_disk_bytes(4096),
+        options().sync_interval(std::time::Duration::ZERO),
+    ];
+    for options in refused {
+        let error = options.clone().open(&path).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{options:?}: {error:?}");
+    }
+    assert!(!path.exists());
+    let store = options().open(&path).unwrap();
+    store.keyspace(&"n".repeat(MAX_KEYSPACE_NAME_LEN)).unwrap();
+}
+
+#[test]
+fn the_store_is_open_as_long_as_any_handle_and_closed_with_the_last() {
+    let directory = directory();
+    let store = options().open(directory.path()).unwrap();
+    let (keyspace, raised) = (store.keyspace("a").unwrap(), store.with_durability(Durability::Disk));
+    let iter = keyspace.iter();
+    drop(store);
+    keyspace.insert("key", "1").unwrap();
+    assert!(matches!(options().open(directory.path()), Err(Error::Locked { .. })));
+    drop(raised);
+    assert!(matches!(options().open(directory.path()), Err(Error::Locked { .. })));
+    let value = keyspace.get("key").unwrap().unwrap();
+    drop(keyspace);
+    // An iterator is no handle, and neither is a value.
+    let again = options().open(directory.path()).unwrap();
+    assert!(again.recovery_report().clean);
+    assert_eq!(again.keyspace("a").unwrap().get("key").unwrap().unwrap(), value);
+    drop(iter);
+}
+
+#[test]
+fn closing_closes_every_handle_and_leaves_what_was_read() {
+    let disk = SimDisk::new();
+    let store = options().open_on(&disk).unwrap();
+    let keyspace = store.keyspace("a").unwrap();
+    keyspace.insert("key", "1").unwrap();
+    let value = keyspace.get("key").unwrap().unwrap();
+    let (mut iter, other) = (keyspace.iter(), store.clone());
+    store.close().unwrap();
+    let closed = |result: mapcask::Result<()>| matches!(result, Err(Error::Closed));
+    assert!(closed(keyspace.get("key").map(drop)) && closed(keyspace.insert("key", "2").map(|_| ())));
+    assert!(closed(keyspace.multi_get(&["key"]).map(drop)) && closed(keyspace.try_get("key").map(drop)));
+    assert!(closed(keyspace.clear().map(|_| ())) && closed(keyspace.take("key").map(drop)));
+    assert!(closed(other.keyspace("b").map(drop)) && closed(other.drop_keyspace("a").map(drop)));
+    assert!(closed(other.rename_keyspace("a", "b")) && closed(other.flush()));
+    assert!(closed(other.wait_durable(other.last_seq())) && closed(other.verify().map(drop)));
+    assert!(closed(iter.next().unwrap().map(drop)));
+    assert!(closed(other.close()));
+    assert_eq!(&*value, b"1");
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_written_and_everything_is_read() {
+    let disk = SimDisk::new();
+    let store = options().open_on(&disk).unwrap();
+    let keyspace = store.keyspace("a").unwrap();
+    keyspace.insert("key", "1").unwrap();
+    disk.fail_nth(Some(Operation::SyncRange), 1, Fault::Io, false);
+    let poisoned = |result: mapcask::Result<()>| matches!(result, Err(Error::Poisoned { .. }));
+    assert!(poisoned(store.flush()));
+    let seq = store.last_seq();
+    assert!(poisoned(keyspace.insert("key", "2").map(|_| ())) && poisoned(keyspace.remove("key").map(drop)));
+    assert!(poisoned(keyspace.compare_and_swap("key", Some("1"), Some("2")).map(drop)));
+    assert!(poisoned(keyspace.clear().map(|_| ())) && poisoned(store.keyspace("b").map(drop)));
+    assert!(poisoned(store.drop_keyspace("a").map(drop)) && poisoned(store.rename_keyspace("a", "b")));
+    assert!(poisoned(store.wait_durable(seq)));
+    assert_eq!(keyspace.get("key").unwrap().as_deref(), Some(b"1".as_slice()));
+    assert_eq!(keyspace.multi_get(&["key"]).unwrap()[0].as_deref(), Some(b"1".as_slice()));
+    assert_eq!((store.last_seq(), keyspace.iter().count(), store.keyspace_names().len()), (seq, 1, 1));
+    let failed = Store::close(store);
+    assert!(poisoned(failed));
+}

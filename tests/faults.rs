@@ -14,7 +14,10 @@ use mapcask::sim::{Fault, Operation, Script, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Result, Store};
 
 use model_support::write::{Change, Expected, Step};
-use model_support::{Bytes, History, Write, content, open};
+use model_support::{Bytes, History, Write, content, content_under, open};
+
+/// Every key of the workload.
+const KEYS: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "large", "never"];
 
 /// One piece of the workload.
 #[derive(Debug, Clone)]
@@ -188,7 +191,7 @@ impl Machine {
 
     /// Reads go on after any failure, and show what was acknowledged.
     fn check_reads(&self, place: &str) {
-        let found = content(self.store());
+        let found = content_under(self.store(), &KEYS);
         let pending = self.history.with_pending(self.pending.as_slice());
         let expected = [self.history.now(), pending.now()];
         assert!(expected.contains(&&found), "{place}: found {found:?}, expected {:?}", expected[0]);
@@ -246,7 +249,7 @@ impl Machine {
             };
             let store =
                 open(&disk, self.durability).unwrap_or_else(|error| panic!("{}: {error:?}", self.place));
-            let found = content(&store);
+            let found = content_under(&store, &KEYS);
             self.history
                 .with_pending(self.pending.as_slice())
                 .check_cut(&found)

@@ -205,7 +205,7 @@ impl StateMachineTest for Test {
     type Reference = Reference;
 
     fn init_test(durability: &Durability) -> Machine {
-        Machine::new(*durability)
+        Machine::new(*durability, (0..KEYS).map(key).collect())
     }
 
     fn apply(mut machine: Machine, _: &Durability, transition: Transition) -> Machine {

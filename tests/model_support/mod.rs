@@ -143,9 +143,9 @@ pub(crate) fn check_stats(store: &Store, state: &State) {
 
 /// What a store holds under these keys, which must be all of its keys. An iteration goes through the whole index, which
 /// is thousands of times as large as a history of three steps.
-pub(crate) fn content_under(store: &Store, keys: &[&str]) -> State {
+pub(crate) fn content_under(store: &Store, keys: &[impl AsRef<[u8]>]) -> State {
     let under = |(name, keyspace): (String, Keyspace)| {
-        let found = keys.iter().filter_map(|key| Some((Bytes::from(*key), keyspace.get(key).unwrap()?)));
+        let found = keys.iter().filter_map(|key| Some((Bytes::from(key), keyspace.get(key).unwrap()?)));
         let map: Map = found.map(|(key, value)| (key, Bytes::from(&value))).collect();
         assert_eq!(keyspace.len(), map.len(), "there is no other key");
         (name, Arc::new(map))

@@ -287,7 +287,8 @@ impl LogWriter {
         let draft = Draft::new(Kind::Start, KeyspaceId::DEFAULT, &[], &value)?;
         debug_assert_eq!(draft.size(), START_SIZE);
         self.segment.extend(self.offset + draft.size() + WATERMARK_SIZE)?;
-        self.put(shared, &draft);
+        let (location, _) = self.put(shared, &draft);
+        shared.space.add_dead(location, draft.size());
         Ok(())
     }
 
@@ -401,7 +402,8 @@ impl LogWriter {
         }
         let value = Watermark(upto).encode();
         let draft = Draft::new(Kind::Watermark, KeyspaceId::DEFAULT, &[], &value).expect("a short value");
-        self.put(shared, &draft);
+        let (location, _) = self.put(shared, &draft);
+        shared.space.add_dead(location, draft.size());
     }
 
     fn observe(&self, shared: &Shared, point: &'static str) {

@@ -13,7 +13,11 @@ mod model_support;
 use mapcask::sim::{Fault, Operation, Script, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Result, Store};
 
-use model_support::{History, Write, brief, content, open};
+use model_support::write::{Change, Expected, Step};
+use model_support::{Bytes, History, Write, content, content_under, open};
+
+/// Every key of the workload.
+const KEYS: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "large", "never"];
 
 /// One piece of the workload.
 #[derive(Debug, Clone)]
@@ -28,18 +32,41 @@ enum Piece {
 }
 
 fn insert(key: &str, len: usize) -> Piece {
-    Piece::Write(Write::Insert(key.into(), vec![b'v'; len]))
+    Piece::Write(Write::insert("", key, vec![b'v'; len]))
 }
 
-/// All that a store does: creation, rolling, segments of their own size, batches, both ways to end and to begin.
+fn name(name: &str) -> String {
+    name.to_owned()
+}
+
+/// A batch over two keyspaces with a condition; `mark` is what it writes.
+fn across(keyspace: &str, mark: &str) -> Piece {
+    let item = |keyspace: &str, key: &str, step| (name(keyspace), Bytes::from(key), step);
+    let value = Bytes::from(mark);
+    Piece::Write(Write::Batch(
+        String::new(),
+        vec![
+            item(keyspace, "never", Step::Require(Expected::Absent)),
+            item(keyspace, "b", Step::Insert(value.clone())),
+            item("", "b", Step::Remove),
+            item(keyspace, "b", Step::Insert(value.clone())),
+            item("", "e", Step::Insert(value)),
+        ],
+    ))
+}
+
+fn swap(keyspace: &str, key: &str, old: &str, new: &str) -> Piece {
+    let change = Change::CompareAndSwap(Expected::Value(Bytes::from(old)), Some(Bytes::from(new)));
+    Piece::Write(Write::Key(name(keyspace), Bytes::from(key), change))
+}
+
+/// All that a store does: creation, rolling, segments of their own size, batches, keyspaces, both ways to end and to
+/// begin.
 fn workload() -> Vec<Piece> {
     let batch = |mark: &str| {
-        let value = Some(mark.as_bytes().to_vec());
-        Piece::Write(Write::Batch(vec![
-            (b"a".to_vec(), value.clone()),
-            (b"b".to_vec(), None),
-            (b"e".to_vec(), value),
-        ]))
+        let item = |key: &str, step| (String::new(), Bytes::from(key), step);
+        let put = |key: &str| item(key, Step::Insert(Bytes::from(mark)));
+        Piece::Write(Write::Batch(String::new(), vec![put("a"), item("b", Step::Remove), put("e")]))
     };
     vec![
         Piece::Open,
@@ -48,17 +75,26 @@ fn workload() -> Vec<Piece> {
         insert("c", 1500),
         insert("d", 1500),
         batch("first"),
+        Piece::Write(Write::Create(name("k"))),
+        across("k", "across"),
+        swap("k", "b", "across", "swapped"),
         Piece::Flush,
         Piece::Background,
+        Piece::Write(Write::Clear(name("k"))),
         insert("large", 9000),
-        Piece::Write(Write::Remove(b"a".to_vec())),
+        Piece::Write(Write::remove("", "a")),
         Piece::Close,
         Piece::Open,
         insert("f", 2000),
         insert("g", 2000),
+        across("k", "again"),
+        Piece::Write(Write::Rename(name("k"), name("renamed"))),
+        Piece::Write(Write::Create(name("k"))),
         Piece::Kill,
         Piece::Open,
         batch("second"),
+        Piece::Write(Write::Drop(name("renamed"))),
+        across("k", "last"),
         Piece::Background,
         insert("h", 3000),
         Piece::Flush,
@@ -123,9 +159,9 @@ impl Machine {
                 self.store = Some(open(&self.disk, self.durability)?);
             }
             Piece::Write(write) => {
-                write.run(self.store())?;
+                let said = write.run(self.store())?;
                 let before = self.history.now().clone();
-                self.history.write(write);
+                assert_eq!(said, self.history.write(write), "{}: what {write:?} says", self.place);
                 // A removal of what is not there writes nothing, so it makes nothing durable either.
                 if self.durability == Durability::Disk && *self.history.now() != before {
                     self.history.make_durable();
@@ -155,23 +191,25 @@ impl Machine {
 
     /// Reads go on after any failure, and show what was acknowledged.
     fn check_reads(&self, place: &str) {
-        let found = content(self.store());
-        let pending = self.history.with_pending(self.pending.as_ref());
+        let found = content_under(self.store(), &KEYS);
+        let pending = self.history.with_pending(self.pending.as_slice());
         let expected = [self.history.now(), pending.now()];
-        assert!(
-            expected.contains(&&found),
-            "{place}: found {}, expected {}",
-            brief(&found),
-            brief(expected[0])
-        );
+        assert!(expected.contains(&&found), "{place}: found {found:?}, expected {:?}", expected[0]);
     }
 
     /// A poisoned store stays so, whatever the disk does now, and says why.
     fn check_poisoned(&self, error: &Error, place: &str) {
         let syncs = self.syncs();
         for _ in 0..2 {
-            let write = Write::Insert(b"never".to_vec(), b"written".to_vec());
-            for result in [write.run(self.store()), self.store().flush(), self.store().step().map(drop)] {
+            let write = |write: Write| write.run(self.store()).map(drop);
+            let results = [
+                write(Write::insert("", "never", "written")),
+                write(Write::Create(name("never"))),
+                write(Write::Clear(String::new())),
+                self.store().flush(),
+                self.store().step().map(drop),
+            ];
+            for result in results {
                 let later = result.expect_err("a failed sync is never forgotten");
                 assert_eq!(later.to_string(), error.to_string(), "{place}: the first cause is kept");
             }
@@ -194,7 +232,7 @@ impl Machine {
         let found = content(&store);
         store.verify().unwrap();
         let pending = self.pending.take();
-        let history = self.history.with_pending(pending.as_ref());
+        let history = self.history.with_pending(pending.as_slice());
         self.history = history
             .check_kill(&found, usize::from(pending.is_some()))
             .unwrap_or_else(|complaint| panic!("{place}: {complaint}"));
@@ -211,9 +249,9 @@ impl Machine {
             };
             let store =
                 open(&disk, self.durability).unwrap_or_else(|error| panic!("{}: {error:?}", self.place));
-            let found = content(&store);
+            let found = content_under(&store, &KEYS);
             self.history
-                .with_pending(self.pending.as_ref())
+                .with_pending(self.pending.as_slice())
                 .check_cut(&found)
                 .unwrap_or_else(|complaint| panic!("{}, power cut {seed}: {complaint}", self.place));
         }

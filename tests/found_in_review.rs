@@ -133,3 +133,19 @@ fn many_segments_need_few_descriptors_after_a_reopening() {
     assert!(open_files() < before + 60, "{} files", open_files() - before);
     assert!(matches!(options().open(&path), Err(Error::Locked { .. })));
 }
+
+/// A store that ran did not count its own records, watermarks and the starts of segments, as dead bytes, and the next
+/// open did: the number jumped by what syncs and rolls had written. Now the log counts them as it appends them.
+#[test]
+fn dead_bytes_are_the_same_before_a_clean_end_and_after_it() {
+    let disk = SimDisk::with_seed(5);
+    let store = options().open_on(&disk).unwrap();
+    for round in 0..20 {
+        fill(&store, round % 3..8);
+        store.flush().unwrap();
+    }
+    let before = store.stats();
+    store.close().unwrap();
+    let after = options().open_on(&disk).unwrap().stats();
+    assert_eq!((after.live_bytes, after.dead_bytes), (before.live_bytes, before.dead_bytes));
+}

@@ -249,9 +249,9 @@ fn a_full_disk_hinders_nobody_once_it_has_room_again() {
         for capacity in [40_000, 80_000, 160_000] {
             disk.set_capacity(Some(capacity));
             for n in 0.. {
-                let write = Write::Insert(format!("{capacity} {n}").into_bytes(), vec![b'v'; 700]);
+                let write = Write::insert("", &format!("{capacity} {n}"), [b'v'; 700]);
                 match write.run(&store) {
-                    Ok(()) => history.write(&write),
+                    Ok(said) => assert_eq!(said, history.write(&write)),
                     Err(Error::NoSpace { .. }) => break,
                     Err(error) => panic!("{error}"),
                 }
@@ -267,7 +267,7 @@ fn a_full_disk_hinders_nobody_once_it_has_room_again() {
         disk.set_capacity(None);
         store.insert("room", vec![0; 9000]).unwrap();
         store.close().unwrap();
-        assert_eq!(options(durability).open_on(&disk).unwrap().len(), history.now().len() + 1);
+        assert_eq!(options(durability).open_on(&disk).unwrap().len(), history.now().0[""].len() + 1);
     }
 }
 
@@ -288,7 +288,7 @@ fn what_was_read_after_a_kill_is_durable_after_a_flush_though_its_write_back_had
     }
     let store = opened(&killed);
     let state = content(&store);
-    assert_eq!(state.len(), 3, "the cache shows everything");
+    assert_eq!(state.0[""].len(), 3, "the cache shows everything");
     store.flush().unwrap();
     let after = killed.crash_at(killed.position(), Tears::None, &mut Script::new([]));
     assert_eq!(content(&opened(&after)), state);
@@ -301,7 +301,7 @@ fn what_left_the_cache_after_a_failed_write_back_is_missing_as_after_a_power_cut
         let store = opened(&disk);
         let mut history = History::new();
         let write = |store: &Store, history: &mut History, key: &str| {
-            let write = Write::Insert(key.into(), vec![b'v'; 1200]);
+            let write = Write::insert("", key, [b'v'; 1200]);
             write.run(store).unwrap();
             history.write(&write);
         };
@@ -343,7 +343,7 @@ fn a_first_segment_that_was_lost_takes_the_later_ones_along() {
     let disk = SimDisk::new();
     let store = opened(&disk);
     let mut history = History::new();
-    for write in [Write::Insert(b"a".to_vec(), b"1".to_vec()), Write::Insert(b"b".to_vec(), vec![2; 5000])] {
+    for write in [Write::insert("", "a", "1"), Write::insert("", "b", [2; 5000])] {
         write.run(&store).unwrap();
         history.write(&write);
     }
@@ -385,7 +385,7 @@ fn a_roll_that_found_no_pages_leaves_a_log_that_is_read_to_its_end() {
         disk.fail_nth(Some(Operation::Populate), nth, mapcask::sim::Fault::NoSpace, false);
         let mut history = History::new();
         for n in 0..12 {
-            let write = Write::Insert(format!("key {n}").into_bytes(), vec![n; 1200]);
+            let write = Write::insert("", &format!("key {n}"), [n; 1200]);
             // Once it fails; then there is space again.
             write.run(&store).or_else(|_| write.run(&store)).unwrap();
             history.write(&write);

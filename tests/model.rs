@@ -1,4 +1,4 @@
-//! Long random histories of a store against a `BTreeMap`: every operation, every way to end, every durability.
+//! Long random histories of a store against maps by name: every operation, every way to end, every durability.
 //!
 //! What is in the store after a power cut is decided by the crash, so the model that says what may be there lives
 //! beside the store; the reference machine that proptest asks for only draws the transitions. That leaves every
@@ -13,24 +13,36 @@ mod model_support;
 
 use std::time::Duration;
 
-use mapcask::sim::{Seeded, SimDisk, Tears};
-use mapcask::{Durability, Store};
+use mapcask::Durability;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
-use model_support::{History, Write, content, number_from_env, open};
+use model_support::machine::Machine;
+use model_support::write::{Change, Expected, Step, Write};
+use model_support::{Bytes, number_from_env};
 
 /// Keys that a history uses: few enough that overwriting and removing happen all the time.
 const KEYS: u8 = 50;
+/// The same in the keyspaces that have names.
+const FEW_KEYS: u8 = 6;
+/// So few names that creations, renames and drops collide all the time.
+const NAMES: [&str; 4] = ["", "a", "b", "käse"];
 
 #[derive(Debug, Clone)]
 enum Transition {
     Write(Write),
+    /// A write that the store promises more for than for the others.
+    WriteDurably(Write),
     /// All ways to read one key.
-    Read(u8),
+    Read(String, Bytes),
+    ReadMany(String, Vec<Bytes>),
     Iterate,
+    /// Keeps a handle to a keyspace.
+    Hold(String),
     Flush,
+    /// Waits for an earlier write.
+    WaitDurable(prop::sample::Index),
     /// So many pieces of the helper's work.
     Step(u8),
     /// Time passes: at `Interval` the next piece of work is a sync.
@@ -60,19 +72,19 @@ enum Transition {
     },
 }
 
-fn key(number: u8) -> Vec<u8> {
+fn key(number: u8) -> Bytes {
     // One key is empty, one is long.
-    match number {
+    Bytes(match number {
         0 => Vec::new(),
         1 => vec![b'k'; 700],
         _ => format!("key {number}").into_bytes(),
-    }
+    })
 }
 
-fn value() -> impl Strategy<Value = Vec<u8>> {
-    let sized = |length| (any::<u8>(), length).prop_map(|(byte, length)| vec![byte; length]);
+fn value() -> impl Strategy<Value = Bytes> {
+    let sized = |length| (any::<u8>(), length).prop_map(|(byte, length)| Bytes(vec![byte; length]));
     prop_oneof![
-        1 => Just(Vec::new()),
+        1 => Just(Bytes(Vec::new())),
         8 => sized(1..60_usize),
         3 => sized(500..1500_usize),
         // Larger than a segment.
@@ -80,15 +92,66 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn write() -> impl Strategy<Value = Write> {
-    let item = (0..KEYS, prop::option::weighted(0.7, value()));
+fn name() -> impl Strategy<Value = String> {
+    prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned)
+}
+
+/// Also one that is too long, and the longest that is not.
+fn any_name() -> impl Strategy<Value = String> {
+    prop_oneof![20 => name(), 1 => (255..257_usize).prop_map(|len| "n".repeat(len))]
+}
+
+/// A keyspace and a key: half of the time of the default keyspace, where they are many.
+fn place() -> impl Strategy<Value = (String, Bytes)> {
     prop_oneof![
-        6 => (0..KEYS, value()).prop_map(|(number, value)| Write::Insert(key(number), value)),
-        2 => (0..KEYS).prop_map(|number| Write::Remove(key(number))),
-        // Few keys, so that a batch has some of them twice.
-        2 => prop::collection::vec(item, 0..9).prop_map(|items| {
-            Write::Batch(items.into_iter().map(|(number, value)| (key(number % 6), value)).collect())
-        }),
+        (0..KEYS).prop_map(|number| (String::new(), key(number))),
+        (name(), 0..FEW_KEYS).prop_map(|(name, number)| (name, key(number))),
+    ]
+}
+
+/// Mostly right.
+fn expected() -> impl Strategy<Value = Expected> {
+    prop_oneof![
+        4 => Just(Expected::Right),
+        1 => Just(Expected::Absent),
+        1 => value().prop_map(Expected::Value),
+    ]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let more = || (any::<u8>(), 1..20_usize).prop_map(|(byte, len)| Bytes(vec![byte; len]));
+    prop_oneof![
+        12 => value().prop_map(Change::Insert),
+        4 => Just(Change::Remove),
+        3 => (expected(), prop::option::weighted(0.7, value()))
+            .prop_map(|(old, new)| Change::CompareAndSwap(old, new)),
+        1 => value().prop_map(Change::InsertIfAbsent),
+        1 => value().prop_map(Change::Replace),
+        1 => Just(Change::Take),
+        1 => more().prop_map(Change::FetchAndUpdate),
+        1 => more().prop_map(Change::UpdateAndFetch),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => value().prop_map(Step::Insert),
+        4 => Just(Step::Remove),
+        2 => expected().prop_map(Step::Require),
+        1 => Just(Step::RequirePresent),
+    ]
+}
+
+fn write() -> impl Strategy<Value = Write> {
+    // Few keys, so that a batch has some of them twice.
+    let item = (name(), 0..FEW_KEYS, step()).prop_map(|(name, number, step)| (name, key(number), step));
+    prop_oneof![
+        24 => (place(), change()).prop_map(|((name, key), change)| Write::Key(name, key, change)),
+        6 => (name(), prop::collection::vec(item, 0..9)).prop_map(|(to, items)| Write::Batch(to, items)),
+        1 => any_name().prop_map(Write::Create),
+        2 => (any_name(), any_name()).prop_map(|(from, to)| Write::Rename(from, to)),
+        1 => name().prop_map(Write::Clear),
+        1 => any_name().prop_map(Write::Drop),
     ]
 }
 
@@ -104,11 +167,16 @@ impl ReferenceStateMachine for Reference {
 
     fn transitions(_: &Durability) -> BoxedStrategy<Transition> {
         let within = (write(), any::<bool>(), any::<prop::sample::Index>(), any::<u64>(), any::<bool>());
+        let keys = prop::collection::vec((0..FEW_KEYS + 2).prop_map(key), 0..40);
         prop_oneof![
             60 => write().prop_map(Transition::Write),
-            6 => (0..KEYS).prop_map(Transition::Read),
+            2 => write().prop_map(Transition::WriteDurably),
+            4 => place().prop_map(|(name, key)| Transition::Read(name, key)),
+            3 => (name(), keys).prop_map(|(name, keys)| Transition::ReadMany(name, keys)),
             1 => Just(Transition::Iterate),
-            3 => Just(Transition::Flush),
+            3 => name().prop_map(Transition::Hold),
+            2 => Just(Transition::Flush),
+            2 => any::<prop::sample::Index>().prop_map(Transition::WaitDurable),
             4 => (1..6_u8).prop_map(Transition::Step),
             1 => Just(Transition::Wait),
             1 => Just(Transition::Verify),
@@ -130,129 +198,6 @@ impl ReferenceStateMachine for Reference {
     }
 }
 
-fn boot_id(run: u64) -> Option<[u8; 16]> {
-    let mut id = [1; 16];
-    id[..8].copy_from_slice(&run.to_le_bytes());
-    Some(id)
-}
-
-/// A store on its disk, and what it may hold.
-struct Machine {
-    disk: SimDisk,
-    /// None only while it is being reopened.
-    store: Option<Store>,
-    durability: Durability,
-    history: History,
-    /// The run of the system.
-    boot: u64,
-}
-
-impl Machine {
-    fn store(&self) -> &Store {
-        self.store.as_ref().expect("it is open between transitions")
-    }
-
-    fn write(&mut self, write: &Write) {
-        write.run(self.store()).unwrap();
-        self.history.write(write);
-        if self.durability == Durability::Disk {
-            self.make_durable();
-        }
-        let keys = match write {
-            Write::Insert(key, _) | Write::Remove(key) => vec![key],
-            Write::Batch(items) => items.iter().map(|(key, _)| key).collect(),
-        };
-        for key in keys {
-            self.read(key);
-        }
-        assert_eq!(self.store().len(), self.history.now().len());
-    }
-
-    fn make_durable(&mut self) {
-        self.history.make_durable();
-        self.history.forget();
-    }
-
-    fn flush(&mut self) {
-        self.store().flush().unwrap();
-        self.make_durable();
-    }
-
-    fn read(&self, key: &[u8]) {
-        let expected = self.history.now().get(key).map(Vec::as_slice);
-        let store = self.store();
-        assert_eq!(store.get(key).unwrap().as_deref(), expected);
-        assert_eq!(store.view().get(key).unwrap(), expected);
-        assert_eq!(store.contains_key(key).unwrap(), expected.is_some());
-        let mut copy = b"is cleared".to_vec();
-        assert_eq!(store.get_into(key, &mut copy).unwrap(), expected.is_some());
-        assert_eq!(copy, expected.unwrap_or_default());
-    }
-
-    /// Starts another process on a disk; the one before has ended, in whatever way.
-    fn start(&mut self, disk: SimDisk) {
-        self.disk = disk;
-        let store = open(&self.disk, self.durability).unwrap();
-        store.verify().unwrap();
-        self.store = Some(store);
-    }
-
-    fn close(&mut self, by_drop: bool) {
-        let store = self.store.take().expect("it is open between transitions");
-        if by_drop {
-            drop(store)
-        } else {
-            store.close().unwrap()
-        }
-        self.make_durable();
-        self.start(self.disk.clone());
-        assert!(self.store().recovery_report().clean);
-        assert_eq!(content(self.store()), *self.history.now());
-    }
-
-    fn kill(&mut self) {
-        self.start(self.disk.kill());
-        let found = content(self.store());
-        self.history = self.history.check_kill(&found, 0).unwrap_or_else(|complaint| panic!("{complaint}"));
-    }
-
-    /// The power fails at a moment; `allowed` is what may be there then.
-    fn cut(&mut self, at: mapcask::sim::Position, allowed: &History, seed: u64, same_boot: bool) {
-        let disk = self.disk.crash_at(at, Tears::Any, &mut Seeded::new(seed));
-        self.boot += u64::from(!same_boot);
-        disk.set_boot_id(boot_id(self.boot));
-        self.start(disk);
-        let found = content(self.store());
-        self.history = allowed.check_cut(&found).unwrap_or_else(|complaint| panic!("{complaint}"));
-    }
-
-    fn cut_within(
-        &mut self,
-        write: &Write,
-        flush: bool,
-        at: prop::sample::Index,
-        seed: u64,
-        same_boot: bool,
-    ) {
-        self.disk.forget_history();
-        let allowed = self.history.with_pending(Some(write));
-        write.run(self.store()).unwrap();
-        if flush {
-            self.store().flush().unwrap();
-        }
-        let positions = self.disk.positions();
-        // The last one is behind the acknowledgement; `Transition::Cut` is for that.
-        let positions = &positions[..(positions.len() - 1).max(1)];
-        self.cut(*at.get(positions), &allowed, seed, same_boot);
-    }
-
-    fn kill_then_cut(&mut self, write: &Write, seed: u64) {
-        self.write(write);
-        self.kill();
-        self.cut(self.disk.position(), &self.history.clone(), seed, false);
-    }
-}
-
 struct Test;
 
 impl StateMachineTest for Test {
@@ -260,18 +205,19 @@ impl StateMachineTest for Test {
     type Reference = Reference;
 
     fn init_test(durability: &Durability) -> Machine {
-        let disk = SimDisk::new();
-        disk.set_boot_id(boot_id(0));
-        let store = Some(open(&disk, *durability).unwrap());
-        Machine { disk, store, durability: *durability, history: History::new(), boot: 0 }
+        Machine::new(*durability, (0..KEYS).map(key).collect())
     }
 
     fn apply(mut machine: Machine, _: &Durability, transition: Transition) -> Machine {
         match transition {
-            Transition::Write(write) => machine.write(&write),
-            Transition::Read(number) => machine.read(&key(number)),
-            Transition::Iterate => assert_eq!(content(machine.store()), *machine.history.now()),
+            Transition::Write(write) => machine.write(&write, Durability::Os),
+            Transition::WriteDurably(write) => machine.write(&write, Durability::Disk),
+            Transition::Read(name, key) => machine.read(&name, &key),
+            Transition::ReadMany(name, keys) => machine.read_many(&name, &keys),
+            Transition::Iterate => machine.check_all(),
+            Transition::Hold(name) => machine.hold(&name),
             Transition::Flush => machine.flush(),
+            Transition::WaitDurable(which) => machine.wait_durable(|seqs| *which.get(seqs)),
             Transition::Step(count) => {
                 for _ in 0..count {
                     machine.store().step().unwrap();
@@ -282,21 +228,24 @@ impl StateMachineTest for Test {
             Transition::Close => machine.close(false),
             Transition::Drop => machine.close(true),
             Transition::Kill => machine.kill(),
-            Transition::Cut { seed, same_boot } => {
-                machine.cut(machine.disk.position(), &machine.history.clone(), seed, same_boot);
-            }
+            Transition::Cut { seed, same_boot } => machine.cut_now(seed, same_boot),
             Transition::CutWithin { write, flush, at, seed, same_boot } => {
-                machine.cut_within(&write, flush, at, seed, same_boot);
+                machine.cut_within(&write, flush, |positions| *at.get(positions), seed, same_boot);
             }
-            Transition::KillThenCut { write, seed } => machine.kill_then_cut(&write, seed),
+            Transition::KillThenCut { write, seed } => {
+                machine.write(&write, Durability::Os);
+                machine.kill();
+                machine.cut_now(seed, false);
+            }
         }
+        machine.check_seqs();
         // A history of thousands of events would be replayed for every crash.
         machine.disk.forget_history();
         machine
     }
 
     fn teardown(machine: Machine, _: Durability) {
-        assert_eq!(content(machine.store()), *machine.history.now());
+        machine.check_all();
         machine.store().verify().unwrap();
     }
 }

@@ -3,10 +3,14 @@
 use mapcask::sim::{Position, SimDisk};
 use mapcask::{Durability, Store};
 
-use super::{History, Write, content_under, open};
+use super::write::{Expected, Step as BatchStep};
+use super::{Bytes, History, State, Write, content_under, open};
 
 /// The boot id of every machine here, so that a test can pretend that the same system run goes on.
 pub(crate) const BOOT: [u8; 16] = [7; 16];
+
+/// The keyspace that histories create.
+const NAMED: &str = "k";
 
 /// One letter of the alphabet that histories are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +24,14 @@ pub(crate) enum Step {
     RemoveA,
     /// Puts `a` twice, removes and puts `b`, all as one.
     Batch,
+    /// Creates the keyspace `k`, if it is not there.
+    Create,
+    /// Clears it, or the default one where it is not there.
+    Clear,
+    /// Drops it.
+    Drop,
+    /// Puts a key into each of two keyspaces, on a condition that holds; before that creates `k`, if it is not there.
+    BatchAcross,
     Flush,
     /// The helper's work, until there is none.
     Background,
@@ -33,12 +45,16 @@ pub(crate) enum Step {
 pub(crate) const KEYS: [&str; 4] = ["a", "b", "c", "on"];
 
 /// Every letter.
-pub(crate) const ALPHABET: [Step; 9] = [
+pub(crate) const ALPHABET: [Step; 13] = [
     Step::PutA,
     Step::PutB,
     Step::PutLarge,
     Step::RemoveA,
     Step::Batch,
+    Step::Create,
+    Step::Clear,
+    Step::Drop,
+    Step::BatchAcross,
     Step::Flush,
     Step::Background,
     Step::Reopen,
@@ -47,22 +63,35 @@ pub(crate) const ALPHABET: [Step; 9] = [
 
 impl Step {
     /// What it writes as the `depth`-th step.
-    fn write(self, depth: usize) -> Option<Write> {
+    fn writes(self, depth: usize, state: &State) -> Vec<Write> {
         let value = |name: &str| format!("{name}{depth}").into_bytes();
-        let key = |name: &str| name.as_bytes().to_vec();
-        Some(match self {
-            Self::PutA => Write::Insert(key("a"), value("a")),
-            Self::PutB => Write::Insert(key("b"), value("b")),
-            Self::PutLarge => Write::Insert(key("c"), value("large ").repeat(700)),
-            Self::RemoveA => Write::Remove(key("a")),
-            Self::Batch => Write::Batch(vec![
-                (key("a"), Some(value("first "))),
-                (key("b"), None),
-                (key("a"), Some(value("second "))),
-                (key("b"), Some(value("batch "))),
-            ]),
-            _ => return None,
-        })
+        let item = |name: &str, step| (String::new(), Bytes::from(name), step);
+        let put = |name: &str, text: &str| item(name, BatchStep::Insert(Bytes(value(text))));
+        let named = || NAMED.to_owned();
+        let write = match self {
+            Self::PutA => Write::insert("", "a", value("a")),
+            Self::PutB => Write::insert("", "b", value("b")),
+            Self::PutLarge => Write::insert("", "c", value("large ").repeat(700)),
+            Self::RemoveA => Write::remove("", "a"),
+            Self::Batch => {
+                let remove = item("b", BatchStep::Remove);
+                Write::Batch(
+                    String::new(),
+                    vec![put("a", "first "), remove, put("a", "second "), put("b", "batch ")],
+                )
+            }
+            Self::Create => Write::Create(named()),
+            Self::Clear if state.0.contains_key(NAMED) => Write::Clear(named()),
+            Self::Clear => Write::Clear(String::new()),
+            Self::Drop => Write::Drop(named()),
+            Self::BatchAcross => {
+                let across = (named(), Bytes::from("a"), BatchStep::Insert(Bytes(value("across "))));
+                let holds = item("a", BatchStep::Require(Expected::Right));
+                Write::Batch(String::new(), vec![holds, across, put("a", "across ")])
+            }
+            Self::Flush | Self::Background | Self::Reopen | Self::Kill => return Vec::new(),
+        };
+        write.resolved(state).with_creations(state)
     }
 }
 
@@ -72,7 +101,7 @@ struct Mark {
     from: Position,
     history: History,
     /// What is written from here to the next mark.
-    pending: Option<Write>,
+    pending: Vec<Write>,
 }
 
 /// A history that was carried out, seen from its last step: all moments of that step.
@@ -98,36 +127,36 @@ impl Trace {
     pub(crate) fn of(steps: &[Step], durability: Durability) -> Self {
         let disk = SimDisk::with_seed(1);
         disk.set_boot_id(Some(BOOT));
-        let first = Mark { from: disk.position(), history: History::new(), pending: None };
+        let first = Mark { from: disk.position(), history: History::new(), pending: Vec::new() };
         let store = open(&disk, durability).unwrap();
         let mut run = Run { disk, store, durability, history: History::new(), marks: vec![first] };
         let mut start = None;
         for (depth, step) in steps.iter().enumerate() {
             start = Some(run.disk.position());
             run.marks.clear();
-            run.mark(step.write(depth));
+            run.mark(step.writes(depth, run.history.now()));
             let killed = *step == Step::Kill;
             run.step(*step, depth);
             if killed {
                 start = None;
             }
         }
-        run.mark(None);
+        run.mark(Vec::new());
         let positions = run.disk.positions();
         let positions = positions.into_iter().filter(|at| start.is_none_or(|start| *at > start)).collect();
         // The store is dropped behind the last position, so that its close leaves no trace in it.
         Self { disk: run.disk.clone(), positions, marks: run.marks }
     }
 
-    /// What a crash at a moment may leave, and whether its last state was not acknowledged.
+    /// What a crash at a moment may leave, and how many of its last states were not acknowledged.
     pub(crate) fn history_at(&self, position: Position) -> (History, usize) {
         let mark = self.marks.iter().rfind(|mark| mark.from <= position).expect("marks precede positions");
-        (mark.history.with_pending(mark.pending.as_ref()), usize::from(mark.pending.is_some()))
+        (mark.history.with_pending(&mark.pending), mark.pending.len())
     }
 }
 
 impl Run {
-    fn mark(&mut self, pending: Option<Write>) {
+    fn mark(&mut self, pending: Vec<Write>) {
         let history = self.history.clone();
         self.marks.push(Mark { from: self.disk.position(), history, pending });
     }
@@ -142,20 +171,21 @@ impl Run {
             Step::Reopen => {
                 self.store.clone().close().unwrap();
                 self.history.make_durable();
-                self.mark(None);
+                self.mark(Vec::new());
                 self.store = open(&self.disk, self.durability).unwrap();
                 assert!(self.store.recovery_report().clean, "a store that was closed is clean");
             }
             Step::Kill => {
                 self.disk = self.disk.kill();
                 self.marks.clear();
-                self.mark(None);
+                self.mark(Vec::new());
                 self.store = open(&self.disk, self.durability).unwrap();
             }
             _ => {
-                let write = step.write(depth).expect("the other steps write");
-                write.run(&self.store).unwrap();
-                self.history.write(&write);
+                for write in step.writes(depth, self.history.now()) {
+                    let said = write.run(&self.store).unwrap();
+                    assert_eq!(said, self.history.write(&write), "what {write:?} says");
+                }
                 if self.durability == Durability::Disk {
                     self.history.make_durable();
                 }

@@ -1,0 +1,377 @@
+//! A store on its simulated disk beside the history of what it may hold: each step is taken on both and compared.
+
+use mapcask::sim::{Position, Seeded, SimDisk, Tears};
+use mapcask::{Durability, Error, Keyspace, Seq, Stats, Store, TryGet, WriteBatch};
+
+use super::{Bytes, History, Outcome, State, Write, check_stats, content, content_under, open};
+
+/// Handles that are kept.
+const HELD_MAX: usize = 8;
+
+/// A handle that is kept while its keyspace is cleared, renamed, dropped and made anew under its name.
+#[derive(Debug)]
+struct Held {
+    keyspace: Keyspace,
+    /// The keyspace's name, or the last one.
+    name: String,
+    dropped: bool,
+}
+
+/// A store on its disk, and what it may hold.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) disk: SimDisk,
+    /// None only while it is being reopened.
+    store: Option<Store>,
+    durability: Durability,
+    /// Every key that is ever used.
+    keys: Vec<Bytes>,
+    history: History,
+    held: Vec<Held>,
+    /// Which way to a keyspace is taken next: a handle that is kept, or a new one.
+    turn: usize,
+    /// The run of the system.
+    boot: u64,
+    /// What the store said last, and the greatest number that any store here ever gave out.
+    last: Seq,
+    durable: Seq,
+    given_out: Seq,
+}
+
+fn boot_id(run: u64) -> Option<[u8; 16]> {
+    let mut id = [1; 16];
+    id[..8].copy_from_slice(&run.to_le_bytes());
+    Some(id)
+}
+
+impl Machine {
+    pub(crate) fn new(durability: Durability, keys: Vec<Bytes>) -> Self {
+        let disk = SimDisk::new();
+        disk.set_boot_id(boot_id(0));
+        let store = Some(open(&disk, durability).unwrap());
+        Self {
+            disk,
+            store,
+            durability,
+            keys,
+            history: History::new(),
+            held: Vec::new(),
+            turn: 0,
+            boot: 0,
+            last: Seq::ZERO,
+            durable: Seq::ZERO,
+            given_out: Seq::ZERO,
+        }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        self.store.as_ref().expect("it is open between transitions")
+    }
+
+    // ---- Writing ------------------------------------------------------------------------------------------------
+
+    /// Carries out a write, and creates before it what it writes to; `level` is added to what the store promises.
+    pub(crate) fn write(&mut self, write: &Write, level: Durability) {
+        for write in self.resolved(write) {
+            self.write_one(&write, level);
+        }
+    }
+
+    /// The write as it is carried out now, and what comes before it.
+    fn resolved(&self, write: &Write) -> Vec<Write> {
+        let now = self.history.now();
+        write.clone().resolved(now).with_creations(now)
+    }
+
+    fn write_one(&mut self, write: &Write, level: Durability) {
+        let (said, told) = self.run(write, level);
+        let predicted = self.history.write(write);
+        assert_eq!(said, predicted, "what {write:?} says");
+        let last = self.store().last_seq();
+        self.history.tell_seq(last);
+        if let Some(told) = told {
+            assert_eq!(told, last, "the number of {write:?} is that of the last write");
+        }
+        if last > self.last {
+            assert!(last > self.given_out, "{last:?} was given out before");
+        }
+        // A keyspace that was there already is no write.
+        let is_found = matches!(write, Write::Create(_)) && last == self.last;
+        self.given_out = self.given_out.max(last);
+        self.last = last;
+        if self.durability.max(level) == Durability::Disk && said.settles() && !is_found {
+            self.make_durable();
+        }
+        self.follow(write, &said);
+        for (keyspace, key) in write.keys() {
+            self.read(keyspace, key);
+        }
+        self.check_shape();
+    }
+
+    fn run(&mut self, write: &Write, level: Durability) -> (Outcome, Option<Seq>) {
+        self.turn += 1;
+        let store = self.store().with_durability(level);
+        let of = |name: &str| {
+            let held = self.held.iter().find(|held| !held.dropped && held.name == name);
+            match held.filter(|_| self.turn.is_multiple_of(2)) {
+                Some(held) => Ok(held.keyspace.with_durability(level)),
+                None => store.keyspace(name),
+            }
+        };
+        write.run_by(&store, &of).unwrap_or_else(|error| panic!("{write:?}: {error} ({error:?})"))
+    }
+
+    /// What a write does to the handles that are kept.
+    fn follow(&mut self, write: &Write, said: &Outcome) {
+        match (write, said) {
+            (Write::Rename(from, to), Outcome::Done) => {
+                let mut held = self.held.iter_mut().filter(|held| !held.dropped);
+                held.by_ref().filter(|held| held.name == *from).for_each(|held| held.name.clone_from(to));
+            }
+            (Write::Drop(name), Outcome::Said(true)) => {
+                let held = self.held.iter_mut().filter(|held| !held.dropped && held.name == *name);
+                held.for_each(|held| held.dropped = true);
+            }
+            _ => {}
+        }
+    }
+
+    fn make_durable(&mut self) {
+        self.history.make_durable();
+        self.history.forget();
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.store().flush().unwrap();
+        assert!(self.store().durable_seq() >= self.store().last_seq(), "a flush covers the last write");
+        self.make_durable();
+    }
+
+    /// Waits for an earlier write, whose number is chosen among those that are known.
+    pub(crate) fn wait_durable(&mut self, choose: impl Fn(&[Seq]) -> Seq) {
+        let unknown = Seq(self.store().last_seq().max(self.store().durable_seq()).0 + 1);
+        assert!(matches!(self.store().wait_durable(unknown), Err(Error::UnknownSeq { .. })));
+        let seqs = self.history.seqs();
+        if seqs.is_empty() {
+            return;
+        }
+        let seq = choose(&seqs);
+        self.store().wait_durable(seq).unwrap();
+        assert!(self.store().durable_seq() >= seq);
+        self.history.make_durable_up_to(seq);
+    }
+
+    /// Keeps a handle, if the keyspace is there.
+    pub(crate) fn hold(&mut self, name: &str) {
+        if self.history.now().0.contains_key(name) {
+            let keyspace = self.store().keyspace(name).unwrap();
+            self.held.truncate(HELD_MAX - 1);
+            self.held.insert(0, Held { keyspace, name: name.to_owned(), dropped: false });
+        }
+    }
+
+    // ---- Reading ------------------------------------------------------------------------------------------------
+
+    /// All ways to read one key of a keyspace; of the default one where there is none of this name.
+    pub(crate) fn read(&self, name: &str, key: &[u8]) {
+        let name = if self.history.now().0.contains_key(name) { name } else { "" };
+        let expected = self.history.now().get(name, key).map(|value| &**value);
+        let keyspace = self.store().keyspace(name).unwrap();
+        assert_eq!(keyspace.get(key).unwrap().as_deref(), expected);
+        assert_eq!(keyspace.view().get(key).unwrap(), expected);
+        assert_eq!(keyspace.contains_key(key).unwrap(), expected.is_some());
+        let mut copy = b"is cleared".to_vec();
+        assert_eq!(keyspace.get_into(key, &mut copy).unwrap(), expected.is_some());
+        assert_eq!(copy, expected.unwrap_or_default());
+        match keyspace.try_get(key).unwrap() {
+            TryGet::Ready(value) => assert_eq!(value.as_deref(), expected),
+            // Whether a page is in memory is the simulated disk's affair.
+            TryGet::NotResident => {}
+        }
+    }
+
+    /// Reads many keys of a keyspace at once, those before it in the vector included.
+    pub(crate) fn read_many(&self, name: &str, keys: &[Bytes]) {
+        let name = if self.history.now().0.contains_key(name) { name } else { "" };
+        let keyspace = self.store().keyspace(name).unwrap();
+        let mut values = keyspace.multi_get(keys).unwrap();
+        keyspace.get_many_into(&keys[..keys.len() / 2], &mut values).unwrap();
+        let expected = keys.iter().chain(&keys[..keys.len() / 2]);
+        let expected: Vec<_> = expected.map(|key| self.history.now().get(name, key).cloned()).collect();
+        let found: Vec<_> = values.iter().map(|value| value.as_ref().map(Bytes::from)).collect();
+        assert_eq!(found, expected, "{keys:?} of {name:?}");
+    }
+
+    /// Names, lengths and the handles that are kept.
+    fn check_shape(&self) {
+        let now = self.history.now();
+        assert_eq!(self.store().keyspace_names(), now.names());
+        for (name, map) in &now.0 {
+            assert_eq!(self.store().keyspace(name).unwrap().len(), map.len(), "the length of {name:?}");
+        }
+        for held in &self.held {
+            assert_eq!(held.keyspace.name(), held.name);
+            if held.dropped {
+                check_dropped(self.store(), &held.keyspace);
+            } else {
+                assert_eq!(held.keyspace.len(), now.0[&held.name].len(), "a handle to {:?}", held.name);
+            }
+        }
+    }
+
+    /// Everything, by every means.
+    pub(crate) fn check_all(&self) {
+        self.check_found(&content(self.store()));
+    }
+
+    fn check_found(&self, found: &State) {
+        assert!(found == self.history.now(), "found    {found:?}\nexpected {:?}", self.history.now());
+        self.check_shape();
+    }
+
+    /// What is promised of the numbers, after every transition.
+    pub(crate) fn check_seqs(&mut self) {
+        let (last, durable) = (self.store().last_seq(), self.store().durable_seq());
+        assert!(last >= self.last && durable >= self.durable, "numbers only grow: {last:?}, {durable:?}");
+        (self.last, self.durable) = (last, durable);
+        self.history.make_durable_up_to(durable);
+    }
+
+    // ---- Ends ---------------------------------------------------------------------------------------------------
+
+    /// Starts another process on a disk; the one before has ended, in whatever way.
+    fn start(&mut self, disk: SimDisk) {
+        self.held.clear();
+        self.disk = disk;
+        let store = open(&self.disk, self.durability).unwrap();
+        (self.last, self.durable) = (Seq::ZERO, Seq::ZERO);
+        self.store = Some(store);
+    }
+
+    /// What a store that was just opened holds. One time in three by iteration and with verification: they go through
+    /// all of every index, however empty.
+    fn look(&mut self) -> State {
+        self.turn += 1;
+        if self.turn.is_multiple_of(3) {
+            self.store().verify().unwrap();
+            return content(self.store());
+        }
+        let found = content_under(self.store(), &self.keys);
+        check_stats(self.store(), &found);
+        found
+    }
+
+    pub(crate) fn close(&mut self, by_drop: bool) {
+        let stale = self.held.pop().filter(|_| !by_drop).map(|held| held.keyspace);
+        self.held.clear();
+        self.flush();
+        let before = self.store().stats();
+        let store = self.store.take().expect("it is open between transitions");
+        if by_drop {
+            drop(store)
+        } else {
+            store.close().unwrap()
+        }
+        self.start(self.disk.clone());
+        assert!(self.store().recovery_report().clean);
+        let found = self.look();
+        self.check_found(&found);
+        check_reopened(&before, &self.store().stats());
+        if let Some(stale) = stale {
+            check_stale(self.store(), &stale);
+        }
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.start(self.disk.kill());
+        let found = self.look();
+        self.history = self.history.check_kill(&found, 0).unwrap_or_else(|complaint| panic!("{complaint}"));
+    }
+
+    /// The power fails now.
+    pub(crate) fn cut_now(&mut self, seed: u64, same_boot: bool) {
+        self.cut(self.disk.position(), &self.history.clone(), seed, same_boot);
+    }
+
+    /// The power fails at a moment; `allowed` is what may be there then.
+    fn cut(&mut self, at: Position, allowed: &History, seed: u64, same_boot: bool) {
+        let disk = self.disk.crash_at(at, Tears::Any, &mut Seeded::new(seed));
+        self.boot += u64::from(!same_boot);
+        disk.set_boot_id(boot_id(self.boot));
+        self.start(disk);
+        let found = self.look();
+        self.history = allowed.check_cut(&found).unwrap_or_else(|complaint| panic!("{complaint}"));
+        self.history.tell_seq(self.store().last_seq());
+    }
+
+    /// The power fails somewhere within a write, what must come before it, and perhaps a flush.
+    pub(crate) fn cut_within(
+        &mut self,
+        write: &Write,
+        flush: bool,
+        choose: impl Fn(&[Position]) -> Position,
+        seed: u64,
+        same_boot: bool,
+    ) {
+        self.disk.forget_history();
+        let writes = self.resolved(write);
+        let allowed = self.history.with_pending(&writes);
+        for write in &writes {
+            self.run(write, Durability::Os);
+        }
+        self.given_out = self.given_out.max(self.store().last_seq());
+        if flush {
+            self.store().flush().unwrap();
+        }
+        let positions = self.disk.positions();
+        // The last one is behind the acknowledgement; `cut_now` is for that.
+        let positions = &positions[..(positions.len() - 1).max(1)];
+        self.cut(choose(positions), &allowed, seed, same_boot);
+    }
+}
+
+/// A handle to a keyspace that was dropped says so, whatever it is asked for, and changes nothing.
+fn check_dropped(store: &Store, keyspace: &Keyspace) {
+    let before = store.last_seq();
+    let mut batch = WriteBatch::new();
+    batch.insert("never", "written");
+    batch.on(keyspace).insert("never", "written");
+    let answers = [
+        keyspace.get("never").map(drop),
+        keyspace.try_get("never").map(drop),
+        keyspace.multi_get(&["never"]).map(drop),
+        keyspace.insert("never", "written").map(drop),
+        keyspace.remove("never").map(drop),
+        keyspace.update_and_fetch("never", |_| Some("written")).map(drop),
+        keyspace.clear().map(drop),
+        keyspace.keyspace_stats().map(drop),
+        store.write(batch).map(drop),
+    ];
+    for answer in answers {
+        assert!(matches!(answer, Err(Error::KeyspaceDropped { .. })), "{answer:?}");
+    }
+    assert_eq!((keyspace.len(), store.last_seq()), (0, before));
+}
+
+/// A handle from before the store was closed is closed, and of no use in a batch to the store that is open now.
+fn check_stale(store: &Store, stale: &Keyspace) {
+    assert!(matches!(stale.get("key"), Err(Error::Closed)));
+    let mut batch = WriteBatch::new();
+    batch.insert("never", "written");
+    batch.on(stale).insert("never", "written");
+    assert!(matches!(store.write(batch), Err(Error::ForeignKeyspace { .. })));
+}
+
+/// What a clean end and the next beginning leave as it was.
+fn check_reopened(before: &Stats, after: &Stats) {
+    let kept = |stats: &Stats| (stats.keyspaces, stats.keys, stats.live_bytes, stats.dead_bytes);
+    assert_eq!(kept(after), kept(before), "keyspaces, keys, live and dead bytes");
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // A handle that is kept would hold the store.
+        self.held.clear();
+    }
+}

@@ -32,7 +32,7 @@ impl Config {
 
     fn revision(&self) -> Result<u64, Box<dyn Error>> {
         let Some(revision) = self.store.get("revision")? else { return Ok(0) };
-        Ok(u64::from_be_bytes(revision[..].try_into()?))
+        Ok(u64::from_le_bytes(revision[..].try_into()?))
     }
 
     /// Changes settings together, on the condition that nobody else has changed any since `revision`. Returns the new
@@ -42,9 +42,9 @@ impl Config {
         let mut batch = WriteBatch::new();
         match revision {
             0 => batch.require_absent("revision"),
-            revision => batch.require("revision", revision.to_be_bytes()),
+            revision => batch.require("revision", revision.to_le_bytes()),
         }
-        batch.insert("revision", next.to_be_bytes());
+        batch.insert("revision", next.to_le_bytes());
         for (name, value) in settings {
             if let Some(old) = self.settings.get(name)? {
                 batch.on(&self.history).insert(format!("{name}@{revision}"), old);
@@ -97,7 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // On the disk already, without a flush.
     assert!(config.store.durable_seq() >= config.store.last_seq());
     // Somebody who has not seen that change is refused, and nothing of theirs is written.
-    let late = config.change(0, &[("theme", "red"), ("font", "mono")]).unwrap_err();
+    let late = config.change(0, &[("theme", "red"), ("font", "mono")]).expect_err("it is late");
     assert!(matches!(late.downcast_ref(), Some(mapcask::Error::ConditionFailed { .. })), "{late}");
     assert_eq!(config.get("theme")?.as_deref(), Some("blue"));
     assert_eq!(config.get("font")?, None);

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use mapcask::{Durability, Options, Seq, Store, Value};
 
-const THREADS: u64 = 4;
+const THREADS: usize = 4;
 const EVENTS: u64 = 2000;
 /// Every so many events of a thread one is important.
 const IMPORTANT: u64 = 100;
@@ -33,7 +33,7 @@ impl EventLog {
         let store = options.open(path)?;
         let mut next = 0;
         for key in store.keys() {
-            next = next.max(u64::from_be_bytes(key?[..].try_into()?) + 1);
+            next = next.max(u64::from_le_bytes(key?[..].try_into()?) + 1);
         }
         Ok(Self { store, next: AtomicU64::new(next) })
     }
@@ -41,7 +41,7 @@ impl EventLog {
     /// Notes an event; it survives the process, and soon a power cut.
     fn note(&self, text: &str) -> mapcask::Result<Seq> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.store.insert(number.to_be_bytes(), text)
+        self.store.insert(number.to_le_bytes(), text)
     }
 
     /// Notes an event that survives a power cut when this returns, together with all that were noted before.
@@ -55,14 +55,14 @@ impl EventLog {
     fn since(&self, first: u64) -> impl Iterator<Item = mapcask::Result<(u64, Value)>> {
         let numbers = first..self.next.load(Ordering::Relaxed);
         numbers.filter_map(|number| {
-            let event = self.store.get(number.to_be_bytes()).transpose()?;
+            let event = self.store.get(number.to_le_bytes()).transpose()?;
             Some(event.map(|event| (number, event)))
         })
     }
 }
 
 /// What one thread notes. Returns the sequence number of its last event.
-fn run(log: &EventLog, thread: u64) -> mapcask::Result<Seq> {
+fn run(log: &EventLog, thread: usize) -> mapcask::Result<Seq> {
     let mut last = Seq::ZERO;
     for event in 0..EVENTS {
         let seq = if event % IMPORTANT == 0 {
@@ -80,7 +80,7 @@ fn run(log: &EventLog, thread: u64) -> mapcask::Result<Seq> {
 
 /// Every event is there, and those of each thread are in the order in which it noted them.
 fn check(log: &EventLog) -> Result<(), Box<dyn Error>> {
-    let mut next = [0; THREADS as usize];
+    let mut next = [0; THREADS];
     for event in log.since(0) {
         let (number, text) = event?;
         let text = std::str::from_utf8(&text)?;
@@ -90,7 +90,7 @@ fn check(log: &EventLog) -> Result<(), Box<dyn Error>> {
         assert_eq!(event.parse::<u64>()?, *next, "event {number}");
         *next += 1;
     }
-    assert_eq!(next, [EVENTS; THREADS as usize]);
+    assert_eq!(next, [EVENTS; THREADS]);
     Ok(())
 }
 
@@ -113,7 +113,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(log.store.last_seq(), last);
     let stats = log.store.stats();
     // Threads that wait at the same time share a sync, so there may be fewer of them than important events.
-    let important = THREADS * EVENTS / IMPORTANT;
+    let important = THREADS as u64 * EVENTS / IMPORTANT;
     writeln!(
         std::io::stdout(),
         "{} events, {important} of them waited for, {} syncs; durable up to {} of {}",
@@ -131,7 +131,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let log = EventLog::open(directory.path())?;
     check(&log)?;
     log.note("0: the next number goes on")?;
-    assert_eq!(log.since(THREADS * EVENTS).count(), 1);
+    assert_eq!(log.since(THREADS as u64 * EVENTS).count(), 1);
     log.store.close()?;
     Ok(())
 }

@@ -41,6 +41,10 @@ bench *args:
 deny:
     cargo deny check
 
+# One example; those in a folder of their own are run by `--manifest-path`.
+example name:
+    cargo run --release --all-features --example {{name}}
+
 # The main job of the README.
 demo:
     cargo run --release --features cli -- demo

@@ -83,6 +83,16 @@ enum Kind {
 
 impl Background {
     /// Makes one thread's worth of background for many stores.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// use mapcask::{Background, Options};
+    ///
+    /// let background = Background::shared();
+    /// let store = Options::new().background(&background).open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn shared() -> Self {
         Self { kind: Kind::Shared(Arc::default()) }

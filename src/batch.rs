@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 /// assert_eq!(users.get("anna")?.as_deref(), Some(b"admin".as_slice()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[doc(alias = "Transaction")]
 #[derive(Debug, Clone, Default)]
 pub struct WriteBatch {
     entries: Vec<Entry>,
@@ -111,16 +112,48 @@ impl WriteBatch {
     }
 
     /// Adds a condition: the key is there before the batch, whatever its value. See [`WriteBatch::require`].
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.require_present("anna");
+    /// batch.insert("mail of anna", "anna@example.org");
+    /// assert!(store.write(&batch).is_err());
+    /// store.insert("anna", "admin")?;
+    /// store.write(&batch)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn require_present(&mut self, key: impl AsRef<[u8]>) {
         self.push(0, Kind::RequirePresent, key.as_ref(), &[]);
     }
 
     /// Adds a condition: the key is not there before the batch. See [`WriteBatch::require`].
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.require_absent("anna");
+    /// batch.insert("anna", "admin");
+    /// store.write(&batch)?;
+    /// assert!(store.write(&batch).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn require_absent(&mut self, key: impl AsRef<[u8]>) {
         self.push(0, Kind::RequireAbsent, key.as_ref(), &[]);
     }
 
     /// The number of writes in it; conditions are not counted.
+    ///
+    /// ```
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.require_absent("a");
+    /// batch.insert("a", "1");
+    /// assert_eq!(batch.len(), 1);
+    /// batch.clear();
+    /// assert!(batch.is_empty());
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.writes
@@ -188,6 +221,17 @@ impl AsRef<WriteBatch> for WriteBatch {
 }
 
 /// Adds writes and conditions on one keyspace to a batch; see [`WriteBatch::on`].
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// let (users, mails) = (store.keyspace("users")?, store.keyspace("mails")?);
+/// let mut batch = mapcask::WriteBatch::new();
+/// batch.on(&users).require_absent("anna").insert("anna", "admin");
+/// batch.on(&mails).insert("anna", "anna@example.org").remove("berta");
+/// store.write(&batch)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct BatchOn<'b> {
     batch: &'b mut WriteBatch,

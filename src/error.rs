@@ -15,6 +15,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// The text of each variant is a lower-case sentence that ends in advice where there is any; the numbers are also
 /// fields, so that a program can act on them.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// match store.insert(vec![0; mapcask::MAX_KEY_LEN + 1], "value") {
+///     Err(mapcask::Error::KeyTooLarge { len, max }) => assert_eq!(len, max + 1),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -279,6 +289,11 @@ impl Error {
     }
 
     /// Returns whether the failure is damage in the store's files, for which salvage is the way out.
+    ///
+    /// ```
+    /// let error = mapcask::Error::MissingSegment { path: "data/0000000001.seg".into() };
+    /// assert!(error.is_corruption());
+    /// ```
     #[must_use]
     pub fn is_corruption(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::MissingSegment { .. })

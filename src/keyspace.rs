@@ -32,6 +32,10 @@ use crate::write::{Change, Condition, Keep, Outcome};
 /// assert_eq!(store.get("anna")?, None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[doc(alias = "Tree")]
+#[doc(alias = "Table")]
+#[doc(alias = "Partition")]
+#[doc(alias = "ColumnFamily")]
 #[derive(Clone)]
 pub struct Keyspace {
     handle: Arc<Handle>,
@@ -102,6 +106,16 @@ impl Keyspace {
 
     /// Returns the value of a key, without copying it.
     ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let value = store.get("a")?.expect("just inserted");
+    /// assert_eq!(value, b"1");
+    /// assert_eq!(store.get("b")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `Corrupt` where what was written is no longer there; `KeyspaceDropped`; `Closed`; `Forked`.
@@ -112,6 +126,16 @@ impl Keyspace {
 
     /// Copies the value of a key into `value`, verifies the copy against its checksum, and returns whether the key was
     /// there. `value` is cleared first.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let mut value = Vec::new();
+    /// assert!(store.get_into("a", &mut value)?);
+    /// assert_eq!(value, b"1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -140,6 +164,7 @@ impl Keyspace {
     /// # Errors
     ///
     /// As [`Keyspace::get`].
+    #[doc(alias = "exists")]
     #[inline]
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.view().contains_key(key)
@@ -172,6 +197,16 @@ impl Keyspace {
 
     /// Appends the values of many keys to `values`, as [`Keyspace::multi_get`] returns them, so that its memory can be
     /// used again.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let mut values = Vec::new();
+    /// store.get_many_into(&["a", "b"], &mut values)?;
+    /// assert_eq!(values.iter().flatten().count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -230,12 +265,23 @@ impl Keyspace {
     ///
     /// The old value is not returned: that would cost a read; see [`Keyspace::replace`].
     ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let first = store.insert("a", "1")?;
+    /// let second = store.insert("a", "2")?;
+    /// assert!(second > first);
+    /// assert_eq!(store.get("a")?.as_deref(), Some(b"2".as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `KeyTooLarge` or `ValueTooLarge` ([`MAX_KEY_LEN`](crate::MAX_KEY_LEN), [`MAX_VALUE_LEN`](crate::MAX_VALUE_LEN));
     /// `NoSpace` or `DiskLimit`, after which writing works again once there is space; `Poisoned` after a failed sync;
     /// `KeyspaceDropped`, `Corrupt`, `Closed`, `Forked`, `Io`. On any of them nothing was written; except `Poisoned` at
     /// [`Durability::Disk`] by the sync of this very write, which may or may not be there after the next open.
+    #[doc(alias = "upsert")]
     #[doc(alias = "put")]
     #[doc(alias = "set")]
     #[inline]
@@ -250,9 +296,19 @@ impl Keyspace {
 
     /// Removes a key, and returns whether it was there.
     ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// assert!(store.remove("a")?);
+    /// assert!(!store.remove("a")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`Keyspace::insert`].
+    #[doc(alias = "del")]
     #[doc(alias = "delete")]
     #[inline]
     pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
@@ -267,10 +323,24 @@ impl Keyspace {
     ///
     /// What the batch does not say a keyspace for goes to this one.
     ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let users = store.keyspace("users")?;
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.insert("anna", "admin");
+    /// batch.on(&store).insert("users", "1");
+    /// let seq = users.write(&batch)?;
+    /// assert_eq!(users.get("anna")?.as_deref(), Some(b"admin".as_slice()));
+    /// assert_eq!(store.last_seq(), seq);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`Keyspace::insert`]; `BatchTooLarge` where its records take more than 4 GiB; `ConditionFailed`;
     /// `ForeignKeyspace`.
+    #[doc(alias = "transaction")]
     #[doc(alias = "apply_batch")]
     #[doc(alias = "commit")]
     pub fn write(&self, batch: impl AsRef<WriteBatch>) -> Result<Seq> {
@@ -302,6 +372,8 @@ impl Keyspace {
     }
 
     /// Returns the number of keys, in constant time; zero where the keyspace was dropped.
+    #[doc(alias = "count")]
+    #[doc(alias = "approximate_len")]
     #[must_use]
     pub fn len(&self) -> usize {
         let pin = crate::epoch::pin();
@@ -316,6 +388,30 @@ impl Keyspace {
     }
 
     /// Returns an iterator over all keys and values, in no order.
+    ///
+    /// There are no ranges and prefixes yet: what is looked for by a prefix has a keyspace of its own, or is filtered.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("user/anna", "admin")?;
+    /// store.insert("user/berta", "guest")?;
+    /// store.insert("version", "7")?;
+    /// let mut users = Vec::new();
+    /// for item in store.iter() {
+    ///     let (key, value) = item?;
+    ///     if key.starts_with(b"user/") {
+    ///         users.push((key, value));
+    ///     }
+    /// }
+    /// users.sort();
+    /// assert_eq!(users[1].0, "user/berta");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "scan_prefix")]
+    #[doc(alias = "prefix")]
+    #[doc(alias = "range")]
+    #[doc(alias = "scan")]
     #[must_use]
     pub fn iter(&self) -> Iter {
         Iter::new(Arc::clone(&self.handle.engine), Arc::clone(&self.inner))
@@ -334,6 +430,17 @@ impl Keyspace {
     }
 
     /// Returns what the keyspace says of itself.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let users = store.keyspace("users")?;
+    /// users.insert("anna", "admin")?;
+    /// let stats = users.keyspace_stats()?;
+    /// assert_eq!(stats.keys, 1);
+    /// assert!(stats.live_bytes > 0 && stats.live_bytes <= store.stats().live_bytes);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -3,33 +3,295 @@
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
 //! # let path = directory.path().join("data");
-//! let store = mapcask::Store::open(&path)?;
-//! store.insert("key", "value")?;
+//! let store = mapcask::Store::open(&path)?; // created where there is none
+//! store.insert("key", "value")?; // survives `kill -9` from here on
 //! assert_eq!(store.get("key")?.as_deref(), Some(b"value".as_slice()));
+//! for item in &store {
+//!     let (key, value) = item?;
+//!     assert_eq!((&*key, &*value), (b"key".as_slice(), b"value".as_slice()));
+//! }
+//! assert!(store.remove("key")?);
+//! store.flush()?; // survives a power cut from here on
+//! store.close()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Where to look
+//! Point reads and writes at the speed of memory, by any number of threads of one process. Not ordered (no ranges or
+//! prefixes yet), not a server, not a cache that evicts. It does not compact yet: old values and removals keep their
+//! space. Nor are there snapshots, transactions that read and write, or readers in other processes yet.
 //!
-//! - [`Store`]: reading and writing; what each operation sees.
-//! - [`Durability`]: what an acknowledged write survives.
-//! - [`Options`]: how a store is opened; [`RecoveryReport`]: what opening found.
-//! - [`WriteBatch`]: writes that take effect together.
-//! - [`Value`] and [`View`]: reads without copies, owned and borrowed.
-//! - [`Error`]: what can go wrong, and what to do; [`salvage`]: what is left of a damaged store.
+//! This page is a short book: [keyspaces](#keyspaces), [batches and conditions](#batches-and-conditions),
+//! [durability](#durability), [isolation](#isolation), [values and views](#values-and-views),
+//! [typed values](#typed-values), [async](#async), [many stores](#many-stores), [crash tests](#crash-tests),
+//! [limits](#limits), [overload](#overload), [how it ends](#how-it-ends), [damage](#damage), [events](#events),
+//! [coming from another store](#coming-from-another-store). The programs in `examples/` are longer ones, each of which
+//! checks its own result.
 //!
-//! # What is promised
+//! # Keyspaces
 //!
-//! A write that returned survives the death of the process. After a power cut the store holds a prefix of what was
-//! acknowledged, in order, no shorter than what was durable; a batch is there as a whole or not at all. Damage to
-//! durable data is an error that names file and offset, never a wrong value. Nothing is deleted because it looks wrong.
+//! A store holds maps by name; the [`Store`] itself is the one without a name, and each [`Keyspace`] has the same methods.
+//! They share one log: a batch spans them, and after a crash all of them are as of the same moment.
+//!
+//! ```
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let store = mapcask::Store::open(directory.path().join("data"))?;
+//! let users = store.keyspace("users")?;
+//! users.insert("anna", "admin")?;
+//! assert_eq!(store.get("anna")?, None);
+//! store.rename_keyspace("users", "people")?;
+//! users.clear()?; // in constant time, as dropping it is
+//! assert!(store.drop_keyspace("people")?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Batches and conditions
+//!
+//! A [`WriteBatch`] is carried out as a whole or not at all, after any crash and for every reader. It may hold conditions,
+//! which are looked at in the same step: that is how one changes several keys on account of what was read.
+//!
+//! ```
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let store = mapcask::Store::open(directory.path().join("data"))?;
+//! let jobs = store.keyspace("jobs")?;
+//! jobs.insert("7", "send the letter")?;
+//! let mut batch = mapcask::WriteBatch::new();
+//! batch.on(&jobs).require("7", "send the letter").remove("7");
+//! batch.insert("sent", "7");
+//! store.write(&batch)?;
+//! // Somebody else did it already.
+//! assert!(matches!(store.write(&batch), Err(mapcask::Error::ConditionFailed { .. })));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! For one key there are [`compare_and_swap`](Keyspace::compare_and_swap),
+//! [`insert_if_absent`](Keyspace::insert_if_absent), [`replace`](Keyspace::replace), [`take`](Keyspace::take) and
+//! [`update_and_fetch`](Keyspace::update_and_fetch).
+//!
+//! # Durability
+//!
+//! | [`Durability`] | an acknowledged write survives | cost |
+//! |---|---|---|
+//! | `Os` (default) | death of the process: panic, abort, `kill -9`, the out-of-memory killer | memory speed, no system call |
+//! | `Interval` | also power loss, except for the last interval (100 ms by default) and a sync under way | a sync in the background |
+//! | `Disk` | also power loss and a kernel crash, before the call returns | one device flush per group of writers |
+//!
+//! The level is an option of the store, and can be raised for some writes. [`Store::flush`] makes all of them durable at
+//! any level, and [`Store::wait_durable`] those up to a sequence number. After a power cut the store holds a prefix of
+//! what was acknowledged, in the order of the writes, no shorter than what was durable: never a hole, never a part of a
+//! batch, never an older value.
+//!
+//! ```
+//! use mapcask::Durability;
+//!
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let store = mapcask::Store::open(directory.path().join("data"))?;
+//! store.insert("seen", "yes")?;
+//! store.with_durability(Durability::Disk).insert("paid", "yes")?; // both survive a power cut from here on
+//! assert!(store.durable_seq() >= store.last_seq());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Isolation
+//!
+//! | operation | sees |
+//! |---|---|
+//! | `get`, `try_get`, `view().get`, `contains_key` | the newest write of that key, linearizable; once one key of a batch was seen new, no key of it is seen old |
+//! | `multi_get`, `get_many_into` | all keys as of one moment |
+//! | conditions of a batch, `compare_and_swap` and the like | what was there right before the write: nothing comes between |
+//! | `iter`, `keys`, `values` | every key that is there throughout, exactly once, each with a value it had meanwhile |
+//!
+//! So to move something from key to key, and see it in one place only, write a batch and read with
+//! [`multi_get`](Keyspace::multi_get). An iteration as of one moment comes with snapshots.
+//!
+//! # Values and views
+//!
+//! A [`Value`] is a piece of the mapped file: nothing is copied, and it stays valid after its key, its keyspace and its
+//! store are gone. A [`View`] gives borrowed values, for many reads in a row. [`get_into`](Keyspace::get_into) copies, and
+//! verifies the copy. A value that is kept for long keeps its whole segment file mapped; copy small ones.
+//!
+//! ```
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let store = mapcask::Store::open(directory.path().join("data"))?;
+//! store.insert("a", "1")?;
+//! let value = store.get("a")?.expect("just inserted");
+//! {
+//!     let view = store.view();
+//!     assert_eq!(view.get("a")?, Some(b"1".as_slice()));
+//! }
+//! store.close()?;
+//! assert_eq!(value, b"1");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Typed values
+//!
+//! With the feature `postcard` or `bincode` a keyspace holds your own types; with `serde` alone you bring a codec.
+//!
+//! ```
+//! # #[cfg(feature = "postcard")] {
+//! use mapcask::{Postcard, Store, TypedKeyspace};
+//!
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let store = Store::open(directory.path().join("data"))?;
+//! let visits: TypedKeyspace<str, u32, _> = store.typed_keyspace("visits", Postcard)?;
+//! visits.update_and_fetch("anna", |old| Some(old.unwrap_or(0) + 1))?;
+//! assert_eq!(visits.get("anna")?, Some(1));
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Async
+//!
+//! The store has no runtime. A read of what is in memory does not wait, and neither does a write at `Os` or `Interval`,
+//! unless it outruns the background ([overload](#overload)). [`try_get`](Keyspace::try_get) answers at once or says that
+//! it would wait for the disk; hand that read, and every `flush`, to a thread that may block.
+//! `examples/tokio_reads.rs` does so with tokio.
+//!
+//! ```
+//! use mapcask::TryGet;
+//!
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let store = mapcask::Store::open(directory.path().join("data"))?;
+//! store.insert("a", "1")?;
+//! let value = match store.try_get("a")? {
+//!     TryGet::Ready(value) => value,
+//!     TryGet::NotResident => store.get("a")?, // in a task: `spawn_blocking(move || store.get("a")).await`
+//! };
+//! assert!(value.is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Many stores
+//!
+//! Each store has a thread for what can be done ahead of its writers; [`Background::shared`] is one thread for any number
+//! of stores. What a small store takes is stated there.
+//!
+//! # Crash tests
+//!
+//! With the feature `sim` your own program runs on [`sim::SimDisk`], a disk in memory, and a test asks for the machine as a
+//! power cut at any moment of that run could have left it. `examples/crash_test.rs` finds a bug that way.
+//!
+//! ```
+//! # #[cfg(feature = "sim")] {
+//! use mapcask::Options;
+//! use mapcask::sim::{Seeded, SimDisk, Tears};
+//!
+//! let disk = SimDisk::new();
+//! let store = Options::new().background(false).open_on(&disk)?;
+//! store.insert("paid", "yes")?;
+//! store.flush()?;
+//! let promised = disk.position();
+//! store.insert("seen", "yes")?;
+//! for moment in disk.positions().into_iter().filter(|moment| *moment >= promised) {
+//!     for seed in 0..10 {
+//!         let after = disk.crash_at(moment, Tears::Any, &mut Seeded::new(seed));
+//!         let store = Options::new().background(false).open_on(&after)?;
+//!         assert!(store.contains_key("paid")?);
+//!     }
+//! }
+//! # }
+//! # Ok::<(), mapcask::Error>(())
+//! ```
+//!
+//! # Limits
+//!
+//! | what | limit |
+//! |---|---|
+//! | key | 65,535 bytes ([`MAX_KEY_LEN`]); it may be empty |
+//! | value | 4 GiB - 1 ([`MAX_VALUE_LEN`]); it may be empty |
+//! | batch | 4 GiB - 1 of records: 32 bytes, key and value each, rounded up to eight |
+//! | keyspace's name | 255 bytes of UTF-8 ([`MAX_KEYSPACE_NAME_LEN`]) |
+//! | keyspaces and clears in a store's life | 2^32 - 1 |
+//! | writes in a store's life | 2^56 |
+//! | segment files together | 8 TiB; each 4 KiB to 4 GiB, 64 MiB by default |
+//! | memory per key | at most 16 bytes from 100,000 keys in a keyspace on; below that up to 256 KiB for the keyspace |
+//! | processes | one; a second one gets [`Error::Locked`] |
+//! | opening | reads the whole log, for now |
+//! | small store | 4 descriptors, 4 mappings, 272 KiB on the disk, 33 KiB of memory ([`Background`]) |
+//! | typed value | 256 levels of nesting, 4,096 elements without bytes |
+//! | file systems | NFS, SMB, 9p and their like are refused on Linux |
+//!
+//! # Overload
+//!
+//! At `Os` and `Interval` writers do not wait for their bytes to reach the disk: those lie in the page cache, and how many
+//! may do so is the kernel's affair. A writer that outruns the background makes its next pages and segment ready itself, and
+//! a segment takes syncs; [`Stats::stalls`] counts that. At `Disk` a writer waits for its sync, and all who wait share one.
+//! So a disk that is slower than the writers slows them down; there is no queue in memory that grows.
+//!
+//! A full disk is [`Error::NoSpace`]: nothing was written, reads go on, and writing works again once there is room.
+//! [`Options::max_disk_bytes`] draws the line earlier: insertions get [`Error::DiskLimit`], removals never do. Until
+//! compaction comes removals give no room back, so a store at its limit takes insertions again with a higher limit only.
+//!
+//! ```
+//! use mapcask::{Error, Options};
+//!
+//! # let directory = tempfile::tempdir_in(".")?;
+//! let store = Options::new().max_disk_bytes(512 << 10).open(directory.path().join("data"))?;
+//! let refused = (0..1000_u32).find_map(|n| store.insert(n.to_le_bytes(), [7; 1000]).err());
+//! assert!(matches!(refused, Some(Error::DiskLimit { .. })));
+//! assert!(store.remove(0_u32.to_le_bytes())?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # How it ends
+//!
+//! | what happens | what it does |
+//! |---|---|
+//! | [`Store::close`] | makes every write durable, marks the files clean, frees the lock, and reports; other handles get [`Error::Closed`] |
+//! | the last handle is dropped | the same, and nobody hears of a failure; keyspaces are handles, iterators and values are not |
+//! | the process dies | nothing acknowledged is lost; the next open recovers and says so ([`Store::recovery_report`]) |
+//! | `fork` | the child gets [`Error::Forked`] from inherited handles, and dropping them touches nothing; while it lives it keeps the lock |
+//! | a sync fails | writing ends with [`Error::Poisoned`], because the kernel never writes the lost pages again; reads go on; open the store again |
+//! | a panic in the background | likewise, with [`Error::Panicked`] as the cause; the process and other stores go on |
+//!
+//! ```
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let path = directory.path().join("data");
+//! let store = mapcask::Store::open(&path)?;
+//! let handle = store.clone();
+//! store.close()?;
+//! assert!(matches!(handle.get("a"), Err(mapcask::Error::Closed)));
+//! assert!(mapcask::Store::open(&path)?.recovery_report().clean);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Damage
+//!
+//! Damage to durable data is an [`Error`] that names file and offset, never a wrong value, and nothing is deleted because
+//! it looks wrong. [`Store::verify`] reads everything and compares it with its checksums; [`salvage()`] gets out of a store
+//! that does not open what is intact; the `mapcask` tool (feature `cli`) has both.
 //!
 //! # Events
 //!
 //! With the feature `tracing` the store tells a subscriber, under the target `mapcask`: `info` opened and closed; `warn`
 //! what an unclean end cost, and failures in the background that are tried again; `error` what ended writing; `debug`
-//! segments; `trace` syncs. Nothing is said per read or write. A subscriber must not call the store: some events are
-//! made with its locks held.
+//! segments and keyspaces; `trace` syncs. Nothing is said per read or write. A subscriber must not call the store: some
+//! events are made with its locks held.
+//!
+//! # Coming from another store
+//!
+//! | concept | sled 0.34 | redb | fjall 3 | RocksDB | LMDB, heed | here |
+//! |---|---|---|---|---|---|---|
+//! | database, environment | `Db` | `Database` | `Database` | `DB` | `Env` | [`Store`] |
+//! | tree, table, column family | `Tree` | table | `Keyspace` (2: partition) | column family | `Database` | [`Keyspace`], by [`Store::keyspace`]; the store itself is one |
+//! | get, put | `get`, `insert` | `get`, `insert` | `get`, `insert` | `get`, `put` | `get`, `put` | [`get`](Keyspace::get), [`insert`](Keyspace::insert), outside of any transaction |
+//! | the value before | from `insert` | from `insert` | | | | [`replace`](Keyspace::replace), [`take`](Keyspace::take) |
+//! | delete | `remove` | `remove` | `remove` | `delete` | `delete` | [`remove`](Keyspace::remove) |
+//! | batch | `Batch` | a transaction | batch | `WriteBatch` | a transaction | [`WriteBatch`] |
+//! | transaction | `transaction` | `begin_write` | a transactional database | `TransactionDB` | `RwTxn` | reads, then a [`WriteBatch`] with conditions; again on `ConditionFailed` |
+//! | compare and swap | `compare_and_swap` | in a transaction | in a transaction | in a transaction | in a transaction | [`compare_and_swap`](Keyspace::compare_and_swap) |
+//! | merge, update | `merge`, `update_and_fetch` | | in a transaction | `merge` | | [`update_and_fetch`](Keyspace::update_and_fetch), [`fetch_and_update`](Keyspace::fetch_and_update) |
+//! | flush, persist, sync | `flush` | `Durability` of a transaction | `persist` | `flush_wal`, `set_sync` | `force_sync` | [`flush`](Store::flush), [`Durability`], [`wait_durable`](Store::wait_durable) |
+//! | iteration | in order | in order | in order | in order | in order | [`iter`](Keyspace::iter), in no order |
+//! | range, prefix | `range`, `scan_prefix` | `range` | `range`, `prefix` | `iterator` | `range`, `prefix_iter` | not yet |
+//! | snapshot | | `begin_read` | `snapshot` | `snapshot` | `RoTxn` | not yet; [`multi_get`](Keyspace::multi_get) is as of one moment |
+//! | types | bytes | `Key`, `Value` | bytes | bytes | codecs | bytes, or [`TypedKeyspace`] |
+//! | size | `size_on_disk` | `stats` | `disk_space` | properties | `real_disk_size` | [`size_on_disk`](Store::size_on_disk), [`stats`](Store::stats), [`len`](Keyspace::len) in constant time |
+//! | cache size, map size | `cache_capacity` | `set_cache_size` | `cache_size` | block cache | `map_size` | none to choose: the page cache |
+//! | compaction | by itself | `compact` | by itself | by itself | | not yet |
+//! | repair | | `check_integrity` | | `repair` | `copy_to_path` | [`verify`](Store::verify), [`salvage()`] |
+//!
+//! `examples/from_sled` moves a sled database and compares everything.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

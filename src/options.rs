@@ -18,6 +18,15 @@ const SMALLEST_SEGMENT: u64 = 256 << 10;
 /// | `Disk` | also power loss and a kernel crash, before the call returns | one device flush per group of writers |
 ///
 /// After a power cut the store holds a prefix of what was acknowledged, in order, no shorter than what was durable.
+///
+/// ```
+/// use mapcask::Durability;
+///
+/// assert!(Durability::Os < Durability::Interval && Durability::Interval < Durability::Disk);
+/// assert_eq!(Durability::default(), Durability::Os);
+/// ```
+#[doc(alias = "PersistMode")]
+#[doc(alias = "WriteOptions")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[non_exhaustive]
 pub enum Durability {
@@ -77,6 +86,13 @@ impl Options {
     }
 
     /// What an acknowledged write survives. Default: [`Durability::Os`].
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Options::new().durability(mapcask::Durability::Interval).open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
@@ -86,6 +102,18 @@ impl Options {
     /// How long a write may wait for its sync at [`Durability::Interval`]. Default: 100 ms.
     ///
     /// After a power cut at most the writes of this time, and of one sync that was under way, are missing.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// use std::time::Duration;
+    ///
+    /// use mapcask::{Durability, Options};
+    ///
+    /// let options = Options::new().durability(Durability::Interval).sync_interval(Duration::from_millis(20));
+    /// let store = options.open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn sync_interval(mut self, interval: Duration) -> Self {
         self.sync_interval = interval;
@@ -95,6 +123,13 @@ impl Options {
     /// The size that segment files grow to, in bytes; a multiple of 4,096. Default: 64 MiB.
     ///
     /// The first file after each open is small and each next one four times as large, up to this.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Options::new().segment_bytes(1 << 20).open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
@@ -114,6 +149,14 @@ impl Options {
     /// (or `segment_bytes` where that is less). While more is used than allowed, insertions are refused even where the
     /// last file has room. A store that is larger already opens normally; an open that needs a file and finds no
     /// room makes one of 4 KiB.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Options::new().max_disk_bytes(10 << 20).open(&path)?;
+    /// assert_eq!(store.stats().max_disk_bytes, Some(10 << 20));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn max_disk_bytes(mut self, bytes: u64) -> Self {
         self.max_disk_bytes = Some(bytes);
@@ -122,6 +165,13 @@ impl Options {
 
     /// Whether every read verifies the record's checksum. Default: no; every record is verified when it is written and
     /// when the store is opened.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Options::new().verify_reads(true).open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn verify_reads(mut self, verify: bool) -> Self {
         self.verify_reads = verify;
@@ -133,6 +183,13 @@ impl Options {
     ///
     /// With nobody, writers make segments ready themselves, and [`Durability::Interval`] syncs when
     /// [`Store::flush`](crate::Store::flush) is called. For tests that must be deterministic.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Options::new().background(false).open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn background(mut self, background: impl Into<Background>) -> Self {
         self.background = background.into();
@@ -140,6 +197,14 @@ impl Options {
     }
 
     /// Whether a store is created where there is none. Default: yes.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let missing = mapcask::Options::new().create(false).open(&path);
+    /// assert!(matches!(missing, Err(mapcask::Error::NotFound { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;

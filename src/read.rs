@@ -23,6 +23,23 @@ use crate::undo::Before;
 ///
 /// It stays valid after the key was overwritten or removed, and after the store was closed and dropped; as long as it
 /// lives, its segment file stays mapped.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// store.insert("a", "1")?;
+/// let value = store.get("a")?.expect("just inserted");
+/// store.remove("a")?;
+/// drop(store);
+/// assert_eq!(value, "1");
+/// assert_eq!(value.len(), 1);
+/// let copy: Vec<u8> = value.into();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias = "IVec")]
+#[doc(alias = "Slice")]
+#[doc(alias = "PinnableSlice")]
+#[doc(alias = "AccessGuard")]
 #[derive(Clone)]
 pub struct Value(Slice);
 
@@ -100,6 +117,16 @@ impl From<Value> for Vec<u8> {
 ///
 /// A view is no snapshot: each read sees the newest write. It holds back the return of memory, never a writer; drop it
 /// when the reads are done. It stays on its thread.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// store.insert("a", "1")?;
+/// let view = store.view();
+/// store.insert("a", "2")?;
+/// assert_eq!(view.get("a")?, Some(b"2".as_slice()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct View<'s> {
     engine: &'s Engine,
@@ -116,6 +143,16 @@ impl<'s> View<'s> {
 
     /// Returns the value of a key, borrowed from the view.
     ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let view = store.view();
+    /// let (a, b) = (view.get("a")?, view.get("b")?);
+    /// assert_eq!((a, b), (Some(b"1".as_slice()), None));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`Keyspace::get`](crate::Keyspace::get).
@@ -126,6 +163,14 @@ impl<'s> View<'s> {
     }
 
     /// Returns whether the key is there.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// assert!(store.view().contains_key("a")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -249,6 +294,23 @@ const AHEAD: usize = 64;
 /// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped) once it is dropped; and with
 /// [`Error::Closed`](crate::Error::Closed) once the store is closed, by [`Store::close`](crate::Store::close) or by the
 /// drop of its last handle.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// for n in 0..100_u32 {
+///     store.insert(n.to_le_bytes(), "")?;
+/// }
+/// assert_eq!(store.iter().count(), 100);
+/// for item in &store {
+///     let (key, _) = item?;
+///     store.remove(key)?;
+/// }
+/// assert!(store.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias = "Cursor")]
+#[doc(alias = "Iterator")]
 #[derive(Debug)]
 pub struct Iter {
     engine: Arc<Engine>,

@@ -81,6 +81,7 @@ pub struct SalvageReport {
 /// # assert_eq!(rescued.get("key")?.as_deref(), Some(b"value".as_slice()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[doc(alias = "repair")]
 pub fn salvage(from: impl AsRef<Path>, into: &Store) -> Result<SalvageReport> {
     salvage_from(&RealDir::new(from.as_ref()), into)
 }

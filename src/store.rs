@@ -48,6 +48,8 @@ use crate::verify::VerifyReport;
 /// assert!(store.remove("key")?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[doc(alias = "Database")]
+#[doc(alias = "Environment")]
 #[derive(Clone)]
 pub struct Store {
     default: Keyspace,
@@ -87,6 +89,20 @@ impl Options {
     /// them while they are mapped breaks what this crate promises, up to the death of the process by a signal. A lock
     /// keeps a second mapcask out.
     ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// use mapcask::{Error, Options};
+    ///
+    /// let missing = Options::new().create(false).open(&path);
+    /// assert!(matches!(missing, Err(Error::NotFound { .. })));
+    /// let store = Options::new().open(&path)?;
+    /// assert!(store.recovery_report().created);
+    /// let second = Options::new().open(&path);
+    /// assert!(matches!(second, Err(Error::Locked { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `Locked` when another handle has it open; `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or
@@ -99,6 +115,19 @@ impl Options {
     }
 
     /// Opens the store on a simulated disk.
+    ///
+    /// ```
+    /// use mapcask::Options;
+    /// use mapcask::sim::SimDisk;
+    ///
+    /// let disk = SimDisk::new();
+    /// let store = Options::new().background(false).open_on(&disk)?;
+    /// store.insert("a", "1")?;
+    /// // The process dies here; the machine does not.
+    /// let store = Options::new().background(false).open_on(&disk.kill())?;
+    /// assert!(store.contains_key("a")?);
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -120,6 +149,16 @@ impl Options {
 
 impl Store {
     /// Opens the store in a directory with the default [`Options`], or creates it there.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Store::open(&path)?;
+    /// store.insert("key", "value")?;
+    /// store.close()?;
+    /// assert_eq!(mapcask::Store::open(&path)?.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -161,6 +200,15 @@ impl Store {
     }
 
     /// Returns the names of all keyspaces but the default one, in ascending order.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.keyspace("b")?;
+    /// store.keyspace("a")?;
+    /// assert_eq!(store.keyspace_names(), ["a", "b"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "tree_names")]
     #[doc(alias = "list_tables")]
     #[must_use]
@@ -211,6 +259,15 @@ impl Store {
     }
 
     /// Returns a handle whose writes are at least this durable; see [`Keyspace::with_durability`].
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let durable = store.with_durability(mapcask::Durability::Disk);
+    /// let seq = durable.keyspace("orders")?.insert("7", "a bicycle")?;
+    /// assert!(store.durable_seq() >= seq);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn with_durability(&self, durability: Durability) -> Self {
         Self { default: self.default.with_durability(durability) }
@@ -218,10 +275,20 @@ impl Store {
 
     /// Makes every acknowledged write durable: it survives power loss when this returns.
     ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let seq = store.insert("a", "1")?;
+    /// store.flush()?;
+    /// assert!(store.durable_seq() >= seq);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `Poisoned` where a sync failed, now or earlier. What was acknowledged and not durable by then may or may not be
     /// there after the next open, in order, batches whole.
+    #[doc(alias = "sync_all")]
     #[doc(alias = "persist")]
     #[doc(alias = "sync")]
     pub fn flush(&self) -> Result<()> {
@@ -231,12 +298,29 @@ impl Store {
 
     /// Returns the sequence number of the last write: every write that was acknowledged before this call has at most
     /// this number.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let seq = store.insert("a", "1")?;
+    /// assert_eq!(store.last_seq(), seq);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn last_seq(&self) -> Seq {
         self.engine().last_seq()
     }
 
     /// Returns how far the log is known to be durable: every write up to this number survives power loss.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// store.flush()?;
+    /// assert!(store.durable_seq() >= store.last_seq());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn durable_seq(&self) -> Seq {
         self.engine().shared.commit.durable()
@@ -263,6 +347,17 @@ impl Store {
     }
 
     /// Returns what the store says of itself.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// store.insert("a", "2")?;
+    /// let stats = store.stats();
+    /// assert_eq!(stats.keys, 1);
+    /// assert!(stats.dead_bytes > 0, "the first value");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.engine().stats()
@@ -270,9 +365,17 @@ impl Store {
 
     /// Returns the bytes that the store's files take on the disk.
     ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// assert!(store.size_on_disk()? < 512 << 10, "an empty store is small");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `Io`.
+    #[doc(alias = "real_disk_size")]
     #[doc(alias = "disk_space")]
     pub fn size_on_disk(&self) -> Result<u64> {
         self.engine().size_on_disk()
@@ -280,14 +383,36 @@ impl Store {
 
     /// Reads everything and compares it with its checksums, beside readers and writers.
     ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let report = store.verify()?;
+    /// assert_eq!(report.keys, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `Corrupt` with the first damage; `Io`, `Closed`, `Forked`.
+    #[doc(alias = "check_integrity")]
+    #[doc(alias = "verify_checksum")]
     pub fn verify(&self) -> Result<VerifyReport> {
         self.engine().verify()
     }
 
     /// Returns what opening the store found and did.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Store::open(&path)?;
+    /// assert!(store.recovery_report().created);
+    /// store.close()?;
+    /// let store = mapcask::Store::open(&path)?;
+    /// assert!(store.recovery_report().clean);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn recovery_report(&self) -> &RecoveryReport {
         &self.engine().report
@@ -296,6 +421,15 @@ impl Store {
     /// Closes the store for all handles: every write durable, the files marked clean, the lock free.
     ///
     /// Values that were read stay valid. Other handles get [`Error::Closed`](crate::Error::Closed).
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let handle = store.clone();
+    /// store.close()?;
+    /// assert!(matches!(handle.insert("a", "1"), Err(mapcask::Error::Closed)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -307,6 +441,16 @@ impl Store {
 
     /// Runs one piece of the background's work, and returns whether there was any; for stores that were opened with
     /// [`Options::background`] off.
+    ///
+    /// ```
+    /// use mapcask::Options;
+    /// use mapcask::sim::SimDisk;
+    ///
+    /// let store = Options::new().background(false).open_on(&SimDisk::new())?;
+    /// store.insert("a", "1")?;
+    /// while store.step()? {}
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

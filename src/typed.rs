@@ -67,10 +67,26 @@ impl Store {
     /// The codec's id is kept with the keyspace, and compared when it is opened again. [`Store::keyspace`] gives the same
     /// keyspace as bytes.
     ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// use mapcask::{Error, Postcard, TypedKeyspace};
+    ///
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", Postcard)?;
+    /// ages.insert("anna", &42)?;
+    /// store.keyspace("plain")?;
+    /// let plain: Result<TypedKeyspace<str, u32, _>, _> = store.typed_keyspace("plain", Postcard);
+    /// assert!(matches!(plain, Err(Error::CodecMismatch { .. })));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`Store::keyspace`]; `CodecMismatch` where it was created with another codec, or with none; `InvalidOption`
     /// where the codec's id is not one to 64 bytes of ASCII.
+    #[doc(alias = "open_typed")]
     pub fn typed_keyspace<K, V, C>(&self, name: &str, codec: C) -> Result<TypedKeyspace<K, V, C>>
     where
         K: ?Sized + Serialize,
@@ -99,6 +115,18 @@ where
     C: Codec,
 {
     /// Returns the same keyspace as bytes: for its name, its length, clearing it, and for what works on bytes.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// ages.insert("anna", &42)?;
+    /// ages.raw().clear()?;
+    /// assert!(ages.is_empty());
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn raw(&self) -> &Keyspace {
         &self.keyspace
@@ -140,9 +168,21 @@ where
 
     /// Returns the values of many keys, all as of one moment; see [`Keyspace::multi_get`].
     ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// ages.insert("anna", &42)?;
+    /// assert_eq!(ages.multi_get(["anna", "berta"])?, [Some(42), None]);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`TypedKeyspace::get`].
+    #[doc(alias = "get_many")]
     pub fn multi_get<'k>(&self, keys: impl IntoIterator<Item = &'k K>) -> Result<Vec<Option<V>>>
     where
         K: 'k,
@@ -182,6 +222,18 @@ where
     }
 
     /// Inserts a key, or gives it a new value, and returns the value before.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// assert_eq!(ages.replace("anna", &42)?, None);
+    /// assert_eq!(ages.replace("anna", &43)?, Some(42));
+    /// assert_eq!(ages.take("anna")?, Some(43));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -224,6 +276,19 @@ where
 
     /// As [`TypedKeyspace::fetch_and_update`], and returns the new value.
     ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// let birthday = |age: Option<u32>| Some(age.unwrap_or(0) + 1);
+    /// assert_eq!(ages.update_and_fetch("anna", birthday)?, Some(1));
+    /// assert_eq!(ages.fetch_and_update("anna", birthday)?, Some(1));
+    /// assert_eq!(ages.get("anna")?, Some(2));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`TypedKeyspace::fetch_and_update`].
@@ -246,6 +311,21 @@ where
     }
 
     /// Adds an insertion to a batch.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// ages.insert_in(&mut batch, "anna", &42)?;
+    /// ages.remove_in(&mut batch, "berta")?;
+    /// batch.insert("count", "1");
+    /// store.write(&batch)?;
+    /// assert_eq!(ages.get("anna")?, Some(42));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -271,9 +351,21 @@ where
     /// What is compared is the encoding: for values whose encoding is not always the same (a `HashMap` in them) use
     /// [`TypedKeyspace::fetch_and_update`].
     ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// assert!(ages.compare_and_swap("anna", None, Some(&42))?.is_ok());
+    /// assert!(ages.compare_and_swap("anna", Some(&41), Some(&43))?.is_err());
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`TypedKeyspace::insert`]; in the inner result what the key has, as far as it can be read.
+    #[doc(alias = "cas")]
     pub fn compare_and_swap(
         &self,
         key: &K,
@@ -285,6 +377,17 @@ where
     }
 
     /// Returns an iterator over all keys and values, in no order; see [`Iter`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// ages.insert("anna", &42)?;
+    /// assert_eq!(ages.iter().collect::<Result<Vec<_>, _>>()?, [("anna".to_owned(), 42)]);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn iter(&self) -> TypedIter<K, V, C>
     where
         K: ToOwned<Owned: DeserializeOwned>,

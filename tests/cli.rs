@@ -66,6 +66,56 @@ fn what_was_put_is_got_scanned_counted_verified_and_deleted() {
 }
 
 #[test]
+fn a_keyspace_holds_its_own_keys_and_is_listed() {
+    let directory = directory();
+    let path = directory.path();
+    succeed(path, &["put", "a", "1"]);
+    succeed(path, &["put", "--keyspace", "users", "a", "anna"]);
+    succeed(path, &["put", "--keyspace", "users", "b", "berta"]);
+    succeed(path, &["put", "--keyspace", "a\ttab", "c", ""]);
+    assert_eq!(succeed(path, &["get", "a"]), "1");
+    assert_eq!(succeed(path, &["get", "--keyspace", "users", "a"]), "anna");
+    assert_eq!(run(path, &["get", "b"]), (1, String::new()));
+    assert_eq!(succeed(path, &["scan", "--keyspace", "users", "--prefix", "b", "--values"]), "b\tberta\n");
+    assert_eq!(succeed(path, &["scan"]), "a\n");
+    succeed(path, &["del", "--keyspace", "users", "a"]);
+    assert_eq!(run(path, &["del", "--keyspace", "users", "a"]), (1, String::new()));
+    assert_eq!(succeed(path, &["get", "a"]), "1");
+    let text = succeed(path, &["keyspaces"]);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+    let names_and_keys: Vec<_> = lines.iter().map(|line| (line[0], line[1])).collect();
+    assert_eq!(names_and_keys, [("\"\"", "1"), ("\"a\\ttab\"", "1"), ("\"users\"", "1")]);
+    let live = |line: &Vec<&str>| line[2].parse::<u64>().unwrap();
+    assert!(lines.iter().all(|line| line.len() == 3 && live(line) > 0), "{text}");
+    let stats = succeed(path, &["stats"]);
+    assert!(stats.lines().any(|line| line.split_whitespace().eq(["keyspaces", "3"])), "{stats}");
+    assert_eq!(stats.lines().filter(|line| line.starts_with("keyspace ")).count(), 3, "{stats}");
+    assert!(stats.contains("\"users\" keys 1 live_bytes "), "{stats}");
+}
+
+#[test]
+fn only_put_creates_a_keyspace() {
+    let directory = directory();
+    let path = directory.path();
+    succeed(path, &["put", "a", "1"]);
+    for arguments in [&["get", "a"][..], &["del", "a"], &["scan"]] {
+        let output = run_with(path, &[arguments, &["--keyspace", "usres"]].concat(), b"");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(
+            message.contains("no keyspace \"usres\"") && message.contains("mapcask keyspaces"),
+            "{message}"
+        );
+    }
+    assert_eq!(succeed(path, &["keyspaces"]).lines().count(), 1);
+    let name = "n".repeat(mapcask::MAX_KEYSPACE_NAME_LEN + 1);
+    let output = run_with(path, &["put", "--store", "new", "--keyspace", &name, "a", "1"], b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("a store takes names of up to"));
+    assert!(!path.join("new").exists());
+}
+
+#[test]
 fn raw_bytes_go_in_through_standard_input_and_come_out_as_they_were() {
     let directory = directory();
     let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
@@ -87,7 +137,7 @@ fn an_absent_key_is_exit_code_1_and_prints_nothing() {
 #[test]
 fn a_command_that_reads_creates_no_store() {
     let directory = directory();
-    for arguments in [&["get", "a"][..], &["del", "a"], &["scan"], &["stats"], &["verify"]] {
+    for arguments in [&["get", "a"][..], &["del", "a"], &["scan"], &["keyspaces"], &["stats"], &["verify"]] {
         let output = run_with(directory.path(), arguments, b"");
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -283,6 +333,7 @@ fn a_damaged_store_is_refused_and_salvage_gives_the_other_keys_back() {
     for (key, value) in [("a", "the first value"), ("b", "the second value"), ("c", "the third value")] {
         succeed(path, &["put", key, value]);
     }
+    succeed(path, &["put", "--keyspace", "users", "anna", "a value in a keyspace"]);
     damage(&path.join("data"), b"the second value");
     let output = run_with(path, &["get", "a"], b"");
     let message = String::from_utf8(output.stderr).unwrap();
@@ -291,6 +342,12 @@ fn a_damaged_store_is_refused_and_salvage_gives_the_other_keys_back() {
     let (code, text) = run(path, &["salvage", "data", "new"]);
     assert_eq!(code, 1, "{text}");
     assert!(text.lines().any(|line| line.contains(".seg, offset ")), "{text}");
+    let keyspaces: Vec<_> = text.lines().filter(|line| line.starts_with("keyspace ")).collect();
+    assert_eq!(keyspaces, ["keyspace \"\", the one without a name", "keyspace \"users\""]);
+    assert_eq!(
+        succeed(path, &["get", "--store", "new", "--keyspace", "users", "anna"]),
+        "a value in a keyspace"
+    );
     assert_eq!(succeed(path, &["get", "--store", "new", "a"]), "the first value");
     assert_eq!(run(path, &["get", "--store", "new", "b"]), (1, String::new()));
     assert_eq!(succeed(path, &["get", "--store", "new", "c"]), "the third value");

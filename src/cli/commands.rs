@@ -1,6 +1,6 @@
 //! The commands that do one thing with one store and end.
 //!
-//! Only `put` and `salvage` create a store: a mistyped directory must not become one by being asked for a key.
+//! Only `put` and `salvage` create a store or a keyspace: a mistyped name must not become one by being asked for a key.
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Read, Write};
@@ -8,13 +8,21 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use indicatif::HumanBytes;
-use mapcask::{MAX_KEY_LEN, MAX_VALUE_LEN, Options, Store};
+use mapcask::{Keyspace, KeyspaceStats, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Store};
 
 use super::{At, Place, Scan, bytes};
 
 fn open(at: &At) -> Result<Store> {
     let store = Options::new().create(false).open(&at.store);
     explained(store, &at.store)
+}
+
+/// The keyspace that a command is about, if it is there.
+fn existing(store: &Store, name: &str) -> Result<Keyspace> {
+    if name.is_empty() || store.keyspace_names().iter().any(|there| there == name) {
+        return Ok(store.keyspace(name)?);
+    }
+    bail!("there is no keyspace {name:?} in the store; mapcask keyspaces lists those that are there")
 }
 
 /// Says which store does not open, and what the command line has for it.
@@ -50,8 +58,12 @@ pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>) -> Result<b
     if value.len() > MAX_VALUE_LEN {
         bail!("the value has {} bytes; a store takes values of up to {MAX_VALUE_LEN}", value.len());
     }
+    if place.keyspace.len() > MAX_KEYSPACE_NAME_LEN {
+        let len = place.keyspace.len();
+        bail!("the keyspace's name has {len} bytes; a store takes names of up to {MAX_KEYSPACE_NAME_LEN}");
+    }
     let store = explained(Store::open(&place.at.store), &place.at.store)?;
-    store.insert(key, value)?;
+    store.keyspace(&place.keyspace)?.insert(key, value)?;
     store.close()?;
     Ok(true)
 }
@@ -59,7 +71,7 @@ pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>) -> Result<b
 pub(super) fn get(place: &Place, key: &OsStr) -> Result<bool> {
     let key = bytes::parse(key, place.hex)?;
     let store = open(&place.at)?;
-    let value = store.get(key)?;
+    let value = existing(&store, &place.keyspace)?.get(key)?;
     if let Some(value) = &value {
         let mut out = io::stdout().lock();
         out.write_all(value)?;
@@ -72,7 +84,7 @@ pub(super) fn get(place: &Place, key: &OsStr) -> Result<bool> {
 pub(super) fn del(place: &Place, key: &OsStr) -> Result<bool> {
     let key = bytes::parse(key, place.hex)?;
     let store = open(&place.at)?;
-    let was_there = store.remove(key)?;
+    let was_there = existing(&store, &place.keyspace)?.remove(key)?;
     store.close()?;
     Ok(was_there)
 }
@@ -83,7 +95,7 @@ pub(super) fn scan(scan: &Scan) -> Result<bool> {
     let store = open(&scan.place.at)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut left = scan.limit.unwrap_or(usize::MAX);
-    for item in store.iter() {
+    for item in &existing(&store, &scan.place.keyspace)? {
         if left == 0 {
             break;
         }
@@ -103,12 +115,35 @@ pub(super) fn scan(scan: &Scan) -> Result<bool> {
     Ok(true)
 }
 
+/// Every keyspace with its numbers; the default one, whose name is empty, comes first.
+fn all_keyspaces(store: &Store) -> Result<Vec<(String, KeyspaceStats)>> {
+    let names = std::iter::once(String::new()).chain(store.keyspace_names());
+    let with_stats = |name: String| {
+        let stats = store.keyspace(&name)?.keyspace_stats()?;
+        Ok((name, stats))
+    };
+    names.map(with_stats).collect()
+}
+
+pub(super) fn keyspaces(at: &At) -> Result<bool> {
+    let store = open(at)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    for (name, stats) in all_keyspaces(&store)? {
+        // In quotes and escaped: a name may be empty, and may hold tabs and line breaks.
+        writeln!(out, "{name:?}\t{}\t{}", stats.keys, stats.live_bytes)?;
+    }
+    out.flush()?;
+    store.close()?;
+    Ok(true)
+}
+
 pub(super) fn stats(at: &At) -> Result<bool> {
     let store = open(at)?;
     let stats = store.stats();
     let size = store.size_on_disk()?;
     let mut out = io::stdout().lock();
     for (name, count) in [
+        ("keyspaces", stats.keyspaces as u64),
         ("keys", stats.keys),
         ("live_bytes", stats.live_bytes),
         ("dead_bytes", stats.dead_bytes),
@@ -120,6 +155,11 @@ pub(super) fn stats(at: &At) -> Result<bool> {
         ("size_on_disk", size),
     ] {
         writeln!(out, "{name:<14} {count}")?;
+    }
+    for (name, stats) in all_keyspaces(&store)? {
+        let (keys, live_bytes, index_bytes) = (stats.keys, stats.live_bytes, stats.index_bytes);
+        let head = "keyspace";
+        writeln!(out, "{head:<14} {name:?} keys {keys} live_bytes {live_bytes} index_bytes {index_bytes}")?;
     }
     store.close()?;
     Ok(true)

@@ -28,7 +28,7 @@ struct Cli {
 enum Command {
     /// Stores real files from a process that is killed in mid-write, and checks every acknowledged byte
     Demo(demo::DemoArgs),
-    /// Inserts a key, or gives it a new value; creates the store if need be
+    /// Inserts a key, or gives it a new value; creates the store and the keyspace if need be
     Put {
         #[command(flatten)]
         place: Place,
@@ -53,7 +53,13 @@ enum Command {
     },
     /// Lists keys, one per line and in no order, escaped as in a byte string
     Scan(Scan),
-    /// Prints what the store says of itself
+    /// Lists the keyspaces, one per line: name in quotes, number of keys, live bytes, with tabs between; the one without
+    /// a name comes first
+    Keyspaces {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Prints what the store and each of its keyspaces say of themselves
     Stats {
         #[command(flatten)]
         at: At,
@@ -82,11 +88,14 @@ struct At {
     store: PathBuf,
 }
 
-/// Which store, and how keys and values are written on the command line.
+/// Which keyspace of which store, and how keys and values are written on the command line.
 #[derive(Debug, Args)]
 struct Place {
     #[command(flatten)]
     at: At,
+    /// The keyspace; left out, it is the one without a name
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    keyspace: String,
     /// Keys and values on the command line, and listed ones, are hexadecimal
     #[arg(long)]
     hex: bool,
@@ -128,6 +137,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Get { place, key } => commands::get(&place, &key)?,
         Command::Del { place, key } => commands::del(&place, &key)?,
         Command::Scan(scan) => commands::scan(&scan)?,
+        Command::Keyspaces { at } => commands::keyspaces(&at)?,
         Command::Stats { at } => commands::stats(&at)?,
         Command::Verify { at } => commands::verify(&at)?,
         Command::Salvage { from, into } => salvage::run(&from, &into)?,

@@ -40,6 +40,7 @@ fn print(report: &SalvageReport) -> Result<()> {
     table.load_style(presets::UTF8_BORDERS_ONLY);
     for (name, count) in [
         ("keys that came back", report.keys),
+        ("keyspaces that came back", report.keyspaces.len() as u64),
         ("intact records", report.records),
         ("segments read", report.segments as u64),
         ("last sequence number", report.last_seq),
@@ -52,6 +53,12 @@ fn print(report: &SalvageReport) -> Result<()> {
     }
     let mut out = io::stdout().lock();
     writeln!(out, "{table}")?;
+    for name in &report.keyspaces {
+        match name.as_str() {
+            "" => writeln!(out, "keyspace \"\", the one without a name")?,
+            name => writeln!(out, "keyspace {name:?}")?,
+        }
+    }
     for damage in &report.damage {
         let path = damage.path.display();
         match &damage.defect {

@@ -12,15 +12,24 @@ pub trait Chooser {
 
 /// Goes through every combination of answers, as an odometer does.
 ///
-/// ```ignore
+/// ```
+/// use mapcask::sim::{Exhaustive, SimDisk, Tears};
+///
+/// let disk = SimDisk::new();
+/// let options = mapcask::Options::new().background(false).segment_bytes(4096);
+/// let store = options.clone().open_on(&disk)?;
+/// store.insert("a", "1")?;
+/// let point = disk.crash_point(disk.position(), Tears::None);
 /// let mut all = Exhaustive::new();
 /// loop {
-///     let after = point.cut_power(&mut all);
-///     // ... open the store on `after`, check what it holds ...
+///     let store = options.clone().open_on(&point.cut_power(&mut all))?;
+///     assert!(store.len() <= 1);
 ///     if !all.advance() {
 ///         break;
 ///     }
 /// }
+/// assert!(all.finished() > 1);
+/// # Ok::<(), mapcask::Error>(())
 /// ```
 ///
 /// The questions of a later step may depend on the answers to earlier ones, so one chooser can drive a whole chain of

@@ -23,6 +23,45 @@
 //! [`SimDisk::truncate`].
 //!
 //! Everything follows from the seed and the program; clones of a handle are the same machine.
+//!
+//! # A test
+//!
+//! ```
+//! use mapcask::sim::{Exhaustive, Seeded, SimDisk, Tears};
+//! use mapcask::{Options, Store};
+//!
+//! // Without a thread in the background every run is the same.
+//! let open = |disk: &SimDisk| Options::new().background(false).segment_bytes(4096).open_on(disk);
+//! let disk = SimDisk::new();
+//! let store = open(&disk)?;
+//! store.insert("a", "1")?;
+//! store.flush()?;
+//! let promised = disk.position();
+//! store.insert("b", "2")?;
+//!
+//! // At every moment, a few of the states that a power cut may leave: what was flushed is there.
+//! for moment in disk.positions() {
+//!     let point = disk.crash_point(moment, Tears::Any);
+//!     for seed in 0..3 {
+//!         let store = open(&point.cut_power(&mut Seeded::new(seed)))?;
+//!         assert!(moment < promised || store.contains_key("a")?);
+//!     }
+//! }
+//!
+//! // At the end, all of them: `b` is there or not, and it is never there without `a`.
+//! let point = disk.crash_point(disk.position(), Tears::None);
+//! let (mut all, mut seen) = (Exhaustive::new(), [false; 2]);
+//! loop {
+//!     let store = open(&point.cut_power(&mut all))?;
+//!     assert!(store.contains_key("a")?);
+//!     seen[usize::from(store.contains_key("b")?)] = true;
+//!     if !all.advance() {
+//!         break;
+//!     }
+//! }
+//! assert_eq!(seen, [true; 2]);
+//! # Ok::<(), mapcask::Error>(())
+//! ```
 
 mod chooser;
 mod crash;
@@ -157,6 +196,19 @@ impl SimDisk {
     }
 
     /// The machine after the death of the process now: see [`CrashPoint::kill`].
+    ///
+    /// ```
+    /// use mapcask::Options;
+    /// use mapcask::sim::SimDisk;
+    ///
+    /// let disk = SimDisk::new();
+    /// let store = Options::new().background(false).open_on(&disk)?;
+    /// store.insert("a", "1")?;
+    /// let store = Options::new().background(false).open_on(&disk.kill())?;
+    /// assert!(!store.recovery_report().clean);
+    /// assert!(store.contains_key("a")?);
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
     #[must_use]
     pub fn kill(&self) -> Self {
         self.crash_point(self.position(), Tears::None).kill()
@@ -164,6 +216,22 @@ impl SimDisk {
 
     /// Lets the `nth` operation of a kind (of any kind for `None`) from now on fail; the first is 1. A sticky failure
     /// goes on with every later one.
+    ///
+    /// ```
+    /// use mapcask::sim::{Fault, Operation, SimDisk};
+    /// use mapcask::{Error, Options};
+    ///
+    /// let disk = SimDisk::new();
+    /// let store = Options::new().background(false).open_on(&disk)?;
+    /// store.insert("a", "1")?;
+    /// disk.fail_nth(Some(Operation::SyncRange), 1, Fault::Io, false);
+    /// assert!(matches!(store.flush(), Err(Error::Poisoned { .. })));
+    /// assert_eq!(disk.faults_fired(), 1);
+    /// // Reads go on; writing needs a new open.
+    /// assert!(store.contains_key("a")?);
+    /// assert!(matches!(store.insert("b", "2"), Err(Error::Poisoned { .. })));
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
     pub fn fail_nth(&self, operation: Option<Operation>, nth: u64, fault: Fault, sticky: bool) {
         self.shared.lock().plan.add(operation, nth, fault, sticky);
     }
@@ -272,6 +340,26 @@ impl SimDisk {
 
     /// Flips a bit (0 to 7) of a byte, in the cache and on the platter, whatever the platter holds.
     ///
+    /// ```
+    /// use mapcask::Options;
+    /// use mapcask::sim::SimDisk;
+    ///
+    /// let disk = SimDisk::new();
+    /// let options = Options::new().background(false).segment_bytes(4096);
+    /// let store = options.clone().open_on(&disk)?;
+    /// store.insert("key", "a value to be found")?;
+    /// store.close()?;
+    /// for name in disk.files() {
+    ///     let bytes = disk.read_file(&name)?;
+    ///     if let Some(at) = bytes.windows(7).position(|window| window == b"a value") {
+    ///         disk.rot_bit(&name, at as u64, 0)?;
+    ///     }
+    /// }
+    /// let error = options.open_on(&disk).unwrap_err();
+    /// assert!(error.is_corruption(), "{error}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `NotFound` where there is no such file, `UnexpectedEof` where it is shorter.
@@ -294,6 +382,20 @@ impl SimDisk {
     }
 
     /// Limits the blocks of all files together, in bytes. Unlinked files count no longer.
+    ///
+    /// ```
+    /// use mapcask::sim::SimDisk;
+    /// use mapcask::{Error, Options};
+    ///
+    /// let disk = SimDisk::new();
+    /// let store = Options::new().background(false).segment_bytes(4096).open_on(&disk)?;
+    /// disk.set_capacity(Some(64 << 10));
+    /// let refused = (0..100_u8).find_map(|n| store.insert([n], [7; 1000]).err());
+    /// assert!(matches!(refused, Some(Error::NoSpace { .. })));
+    /// disk.set_capacity(None);
+    /// store.insert("a", "1")?;
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.shared.lock().settings.capacity = bytes;
     }

@@ -1,0 +1,166 @@
+//! The words by which users of other stores search, and examples in the documentation: both are there, and stay.
+//!
+//! It reads the source as text. What is looked for is the block of attributes and documentation above a `pub` item.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails fails its test, and clippy knows only the functions marked as tests"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// The file of the item, the item, and the words that must find it.
+const ALIASES: [(&str, &str, &[&str]); 22] = [
+    ("store.rs", "struct Store", &["Database", "Environment"]),
+    ("store.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
+    ("store.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
+    ("store.rs", "fn drop_keyspace", &["drop_tree", "delete_table"]),
+    ("store.rs", "fn flush", &["persist", "sync"]),
+    ("store.rs", "fn size_on_disk", &["disk_space"]),
+    ("store.rs", "fn verify", &["check_integrity"]),
+    ("keyspace.rs", "struct Keyspace", &["Tree", "Table", "Partition", "ColumnFamily"]),
+    ("keyspace.rs", "fn insert", &["put", "set"]),
+    ("keyspace.rs", "fn remove", &["delete"]),
+    ("keyspace.rs", "fn write", &["apply_batch", "commit", "transaction"]),
+    ("keyspace.rs", "fn iter", &["scan_prefix", "range"]),
+    ("keyspace.rs", "fn clear", &["truncate"]),
+    ("conditional.rs", "fn compare_and_swap", &["cas"]),
+    ("conditional.rs", "fn fetch_and_update", &["merge"]),
+    ("conditional.rs", "fn update_and_fetch", &["merge"]),
+    ("batch.rs", "struct WriteBatch", &["Transaction"]),
+    ("batch.rs", "fn insert", &["put", "set"]),
+    ("batch.rs", "fn remove", &["delete"]),
+    ("typed.rs", "fn insert", &["put", "set"]),
+    ("typed.rs", "fn remove", &["delete"]),
+    ("salvage.rs", "fn salvage", &["repair"]),
+];
+
+/// The files whose public functions have an example, and the functions that are plain enough without one.
+const EXAMPLES: [(&str, &[&str]); 9] = [
+    ("store.rs", &[]),
+    ("keyspace.rs", &["name", "contains_key", "len", "is_empty", "keys", "values"]),
+    ("conditional.rs", &[]),
+    // Those of a part of a batch are as those of a batch, which has one.
+    (
+        "batch.rs",
+        &["new", "insert", "remove", "is_empty", "clear", "require", "require_present", "require_absent"],
+    ),
+    // As those of a keyspace of bytes, or in the example of another one.
+    (
+        "typed.rs",
+        &[
+            "with_durability",
+            "len",
+            "is_empty",
+            "get",
+            "contains_key",
+            "insert",
+            "insert_if_absent",
+            "remove",
+            "take",
+            "fetch_and_update",
+            "remove_in",
+        ],
+    ),
+    ("options.rs", &["new"]),
+    ("read.rs", &[]),
+    ("error.rs", &[]),
+    ("salvage.rs", &["salvage_on"]),
+];
+
+/// A public item: `fn name` or the like, and the lines of documentation and attributes above it.
+#[derive(Debug)]
+struct Item {
+    name: String,
+    head: Vec<String>,
+}
+
+impl Item {
+    fn has_alias(&self, alias: &str) -> bool {
+        self.head.iter().any(|line| *line == format!("#[doc(alias = \"{alias}\")]"))
+    }
+
+    fn has_example(&self) -> bool {
+        self.head.iter().any(|line| line == "/// ```")
+    }
+}
+
+fn items(text: &str) -> Vec<Item> {
+    let (mut items, mut head) = (Vec::new(), Vec::new());
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("///") || line.starts_with("#[") {
+            head.push(line.to_owned());
+            continue;
+        }
+        let head = std::mem::take(&mut head);
+        let words = line.strip_prefix("pub ").map(|rest| rest.trim_start_matches("const "));
+        if let Some((kind, rest)) = words.and_then(|words| words.split_once(' ')) {
+            let end = rest.find(|character: char| !character.is_alphanumeric() && character != '_');
+            items.push(Item { name: format!("{kind} {}", &rest[..end.unwrap_or(rest.len())]), head });
+        }
+    }
+    items
+}
+
+fn items_of(file: &str) -> Vec<Item> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
+    items(&fs::read_to_string(path).unwrap())
+}
+
+fn missing_aliases(file: &str, items: &[Item], name: &str, aliases: &[&str]) -> Vec<String> {
+    let named = || items.iter().filter(|item| item.name == name);
+    if named().next().is_none() {
+        return vec![format!("{file} has no public `{name}`; say in tests/public_api.rs where it is")];
+    }
+    let missing = aliases.iter().filter(|alias| !named().any(|item| item.has_alias(alias)));
+    missing.map(|alias| format!("`{name}` in {file} is not found by {alias:?}")).collect()
+}
+
+fn without_example<'i>(items: &'i [Item], plain: &[&str]) -> Vec<&'i str> {
+    let functions = items.iter().filter_map(|item| Some((item.name.strip_prefix("fn ")?, item)));
+    let bare = functions.filter(|(name, item)| !item.has_example() && !plain.contains(name));
+    bare.map(|(name, _)| name).collect()
+}
+
+#[test]
+fn the_words_of_other_stores_find_ours() {
+    let complaints: Vec<String> = ALIASES
+        .iter()
+        .flat_map(|(file, name, aliases)| missing_aliases(file, &items_of(file), name, aliases))
+        .collect();
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn every_public_function_has_an_example_or_is_plain() {
+    for (file, plain) in EXAMPLES {
+        let items = items_of(file);
+        assert_eq!(without_example(&items, plain), [""; 0], "{file}");
+        let names: BTreeSet<&str> = items.iter().filter_map(|item| item.name.strip_prefix("fn ")).collect();
+        assert!(plain.iter().all(|name| names.contains(name)), "{file} lists what is not there");
+    }
+}
+
+#[test]
+fn every_kind_of_codec_and_disk_has_an_example() {
+    for file in ["codec/mod.rs", "codec/postcard.rs", "codec/bincode.rs", "background.rs", "bytes.rs"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
+        assert!(fs::read_to_string(path).unwrap().contains("/// ```\n"), "{file}");
+    }
+}
+
+#[test]
+fn a_missing_alias_and_a_missing_example_are_found() {
+    let text = "/// Puts.\n///\n/// ```\n/// put();\n/// ```\n#[doc(alias = \"put\")]\npub fn insert<K>(key: K) {}\n\
+                /// Takes.\npub const fn take() {}\n/// Not public.\npub(crate) fn inner() {}\n";
+    let items = items(text);
+    assert_eq!(items.iter().map(|item| item.name.as_str()).collect::<Vec<_>>(), ["fn insert", "fn take"]);
+    assert_eq!(missing_aliases("a.rs", &items, "fn insert", &["put"]), [""; 0]);
+    assert_eq!(missing_aliases("a.rs", &items, "fn insert", &["put", "set"]).len(), 1);
+    assert_eq!(missing_aliases("a.rs", &items, "fn take", &["put"]).len(), 1);
+    assert_eq!(missing_aliases("a.rs", &items, "fn gone", &["put"]).len(), 1);
+    assert_eq!(without_example(&items, &[]), ["take"]);
+    assert_eq!(without_example(&items, &["take"]), [""; 0]);
+}

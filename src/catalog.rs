@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -71,7 +71,6 @@ impl Keyspace {
     }
 
     /// What its keys and values are encoded by; empty where they are bytes.
-    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "typed keyspaces ask"))]
     pub(crate) fn codec(&self) -> &str {
         &self.codec
     }
@@ -165,11 +164,20 @@ pub(crate) struct Loaded {
     pub(crate) live_bytes: u64,
 }
 
+/// The keyspaces by name, and in an order of their own.
+#[derive(Debug, Default)]
+struct Names {
+    by_name: BTreeMap<Arc<str>, Arc<Keyspace>>,
+    list: Vec<Arc<Keyspace>>,
+}
+
 /// The keyspaces of an open store.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     owner: u64,
-    names: RwLock<BTreeMap<Arc<str>, Arc<Keyspace>>>,
+    names: RwLock<Names>,
+    /// Whose turn it is in [`Catalog::next_few`].
+    turn: AtomicUsize,
     /// Changes that the manifest does not have yet, in the order of the log.
     pending: Mutex<VecDeque<(Seq, Change)>>,
     /// Keyspaces with old contents that a reader may still look at.
@@ -184,6 +192,7 @@ impl Catalog {
             // Relaxed: a number of its own is all it is.
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
             names: RwLock::default(),
+            turn: AtomicUsize::new(0),
             pending: Mutex::new(pending.into()),
             retired: Mutex::default(),
         };
@@ -215,7 +224,10 @@ impl Catalog {
             codec: codec.into(),
         });
         keyspace.contents.replace(Some(contents(indexes, id, slot)));
-        self.names.write().insert(name.into(), Arc::clone(&keyspace));
+        let mut names = self.names.write();
+        names.by_name.insert(name.into(), Arc::clone(&keyspace));
+        names.list.push(Arc::clone(&keyspace));
+        drop(names);
         keyspace
     }
 
@@ -237,7 +249,10 @@ impl Catalog {
     pub(crate) fn drop_keyspace(&self, indexes: &mut Indexes, keyspace: &Arc<Keyspace>) -> Option<Slot> {
         let old = indexes.take(keyspace);
         keyspace.contents.replace(None);
-        self.names.write().remove(&*keyspace.name());
+        let mut names = self.names.write();
+        names.by_name.remove(&*keyspace.name());
+        names.list.retain(|other| !Arc::ptr_eq(other, keyspace));
+        drop(names);
         self.retired.lock().push(Arc::clone(keyspace));
         old
     }
@@ -247,18 +262,27 @@ impl Catalog {
         let name: Arc<str> = name.into();
         let mut names = self.names.write();
         let old = std::mem::replace(&mut *keyspace.name.write(), Arc::clone(&name));
-        names.remove(&old);
-        names.insert(name, Arc::clone(keyspace));
+        names.by_name.remove(&old);
+        names.by_name.insert(name, Arc::clone(keyspace));
     }
 
     /// The keyspace of a name.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Keyspace>> {
-        self.names.read().get(name).map(Arc::clone)
+        self.names.read().by_name.get(name).map(Arc::clone)
     }
 
     /// All keyspaces, in the order of their names.
     pub(crate) fn all(&self) -> Vec<Arc<Keyspace>> {
-        self.names.read().values().map(Arc::clone).collect()
+        self.names.read().by_name.values().map(Arc::clone).collect()
+    }
+
+    /// Some keyspaces, others at every call, so that a look at all of them takes many short calls.
+    pub(crate) fn next_few(&self, count: usize) -> Vec<Arc<Keyspace>> {
+        let names = self.names.read();
+        let count = count.min(names.list.len());
+        // Relaxed: whoever is left out has a turn later.
+        let turn = self.turn.fetch_add(count, Ordering::Relaxed) % names.list.len().max(1);
+        names.list.iter().cycle().skip(turn).take(count).map(Arc::clone).collect()
     }
 
     /// Takes note of a change that the log has and the manifest has not; called under the writer mutex, before any
@@ -284,8 +308,11 @@ impl Catalog {
 
     /// Drops old contents that no reader can look at any more; whether some are left.
     pub(crate) fn collect(&self) -> bool {
+        // Not with the lock held: giving memory back takes time, and a writer may want to add to the list.
+        let mut left = std::mem::take(&mut *self.retired.lock());
+        left.retain(|keyspace| !keyspace.contents.collect());
         let mut retired = self.retired.lock();
-        retired.retain(|keyspace| !keyspace.contents.collect());
+        retired.append(&mut left);
         !retired.is_empty()
     }
 
@@ -299,4 +326,47 @@ fn contents(indexes: &mut Indexes, id: KeyspaceId, slot: Slot) -> Box<Contents> 
     let index = Arc::clone(slot.index.index());
     let slot = indexes.add(slot);
     Box::new(Contents { id, index, slot, keys: AtomicU64::new(0), live_bytes: AtomicU64::new(0) })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn slot() -> Slot {
+        Slot::new(Index::new().expect("memory").1)
+    }
+
+    #[test]
+    fn old_contents_wait_for_the_last_reader_and_go_then() {
+        let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new());
+        let keyspace = catalog.add(&mut indexes, "a", "", KeyspaceId(1), slot());
+        let pin = crate::epoch::pin();
+        let seen = Arc::clone(&keyspace.contents(&pin).expect("it is there").index);
+        drop(catalog.clear(&mut indexes, &keyspace, KeyspaceId(2), slot()));
+        assert!(catalog.collect() && catalog.has_retired(), "a reader may look at it");
+        assert_eq!(Arc::strong_count(&seen), 2);
+        drop(pin);
+        // Other tests of this process pin now and then.
+        while catalog.collect() {
+            std::thread::yield_now();
+        }
+        assert!(!catalog.has_retired());
+        assert_eq!(Arc::strong_count(&seen), 1);
+    }
+
+    #[test]
+    fn every_keyspace_has_a_turn() {
+        let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new());
+        assert!(catalog.next_few(3).is_empty());
+        for n in 0..10 {
+            catalog.add(&mut indexes, &n.to_string(), "", KeyspaceId(n), slot());
+        }
+        let mut seen: Vec<_> =
+            (0..4).flat_map(|_| catalog.next_few(3)).map(|keyspace| keyspace.name()).collect();
+        assert_eq!(seen.len(), 12);
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 10);
+        assert_eq!(catalog.next_few(64).len(), 10);
+    }
 }

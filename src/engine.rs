@@ -38,6 +38,9 @@ use crate::undo::{Before, Visibility};
 /// How many segments may be full and not durable before the helper syncs them.
 const FULL_MAX: u64 = 16;
 
+/// How many indexes one step looks at, whether they want memory.
+const GROW_LOOKS: usize = 64;
+
 /// What the writer mutex guards.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -390,10 +393,11 @@ impl Engine {
         self.provision.step(&self.shared)
     }
 
-    /// Makes memory of the first index that is short of it present ahead of the writer; whether there was one.
+    /// Makes memory of an index that is short of it present ahead of the writer; whether there was one among those
+    /// whose turn it was.
     fn grow_ahead(&self) -> Result<bool> {
         let pin = crate::epoch::pin();
-        for keyspace in self.catalog.all() {
+        for keyspace in self.catalog.next_few(GROW_LOOKS) {
             let Some(contents) = keyspace.contents(&pin) else { continue };
             if contents.index.is_short_of_room() {
                 let grown = contents.index.populate_ahead();

@@ -98,9 +98,11 @@ pub enum Error {
         max: u64,
     },
     /// A condition of a batch did not hold. Nothing was written.
-    #[error("the batch's condition on key \"{}\" does not hold and nothing was written; read it again and decide anew",
-        key.escape_ascii())]
+    #[error("the batch's condition on key \"{}\" of {} does not hold and nothing was written; read it again and decide anew",
+        key.escape_ascii(), named(keyspace))]
     ConditionFailed {
+        /// The name of the keyspace that the condition is on; empty for the default one.
+        keyspace: String,
         /// The key of the first condition that did not hold.
         key: Vec<u8>,
     },
@@ -173,7 +175,7 @@ pub enum Error {
     /// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) leaves no room. Nothing was written; removals still work.
     #[error(
         "the store's limit of {limit} bytes on the disk leaves no room: {used} are used, and {needed} more are needed; \
-         remove keys and compact, or open the store with a higher limit"
+         open the store with a higher limit, or copy what is needed to a new store"
     )]
     DiskLimit {
         /// The limit in bytes.
@@ -267,6 +269,10 @@ pub enum Error {
     },
 }
 
+fn named(keyspace: &str) -> String {
+    if keyspace.is_empty() { "the default keyspace".to_owned() } else { format!("keyspace {keyspace:?}") }
+}
+
 impl Error {
     /// Wraps what the operating system said, giving "no space" its own variant.
     pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
@@ -306,7 +312,7 @@ mod tests {
 
     /// Every variant once, with the text that a user sees.
     fn texts() -> Vec<(Error, &'static str)> {
-        [about_directories(), about_writes(), about_handles()].concat()
+        [about_directories(), about_writes(), about_keyspaces(), about_handles()].concat()
     }
 
     fn path() -> PathBuf {
@@ -377,7 +383,7 @@ mod tests {
             (
                 Error::DiskLimit { limit: 8192, used: 8190, needed: 4096 },
                 "the store's limit of 8192 bytes on the disk leaves no room: 8190 are used, and 4096 more are needed; \
-                 remove keys and compact, or open the store with a higher limit",
+                 open the store with a higher limit, or copy what is needed to a new store",
             ),
             (
                 Error::Corrupt { path: file(), offset: 128, defect: Defect::PayloadChecksum },
@@ -396,6 +402,61 @@ mod tests {
                 Error::Poisoned { cause: Arc::new(Error::Closed) },
                 "the store no longer accepts writes after a failure (the store is closed; open it again); \
                  close it and open it again",
+            ),
+        ]
+    }
+
+    fn about_keyspaces() -> Vec<(Error, &'static str)> {
+        let name = || "users".to_owned();
+        let mismatch = |stored: &str| Error::CodecMismatch {
+            name: name(),
+            stored: stored.to_owned(),
+            asked: "bincode-1".to_owned(),
+        };
+        vec![
+            (
+                Error::ConditionFailed { keyspace: name(), key: b"a\n".to_vec() },
+                "the batch's condition on key \"a\\n\" of keyspace \"users\" does not hold and nothing was written; \
+                 read it again and decide anew",
+            ),
+            (
+                Error::ConditionFailed { keyspace: String::new(), key: b"a".to_vec() },
+                "the batch's condition on key \"a\" of the default keyspace does not hold and nothing was written; \
+                 read it again and decide anew",
+            ),
+            (
+                Error::KeyspaceDropped { name: name() },
+                "keyspace \"users\" was dropped; get it by its name again to create it anew",
+            ),
+            (
+                Error::KeyspaceNotFound { name: name() },
+                "there is no keyspace \"users\"; the store's `keyspace_names` lists those that are there",
+            ),
+            (
+                Error::KeyspaceExists { name: name() },
+                "there is a keyspace \"users\" already; choose another name, or drop that one first",
+            ),
+            (
+                Error::InvalidKeyspaceName { name: name(), reason: "it is too long" },
+                "keyspace name \"users\": it is too long",
+            ),
+            (
+                Error::ForeignKeyspace { name: name() },
+                "keyspace \"users\" belongs to another open store; use the handle of the store that is written to",
+            ),
+            (
+                mismatch("postcard-1"),
+                "keyspace \"users\" is encoded by \"postcard-1\", and not by \"bincode-1\"; \
+                 open it with the codec it was created with",
+            ),
+            (
+                mismatch(""),
+                "keyspace \"users\" is encoded by \"no codec\", and not by \"bincode-1\"; \
+                 open it with the codec it was created with",
+            ),
+            (
+                Error::UnknownSeq { seq: 9, last: 7 },
+                "sequence number 9 was not given out yet, the last one is 7; pass what a write returned",
             ),
         ]
     }

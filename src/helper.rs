@@ -23,6 +23,8 @@ use crate::trace;
 const REST: Duration = Duration::from_millis(1);
 /// How long it rests after a failure, so that a full disk is not asked again and again.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long it rests where something is left to do that nobody will call it for.
+const LOOK: Duration = Duration::from_millis(100);
 /// How many looks without any movement make it idle.
 const QUIET: u32 = 50;
 
@@ -92,7 +94,12 @@ impl Helper {
         let engine = &*self.engine;
         let sound = engine.shared.commit.check().is_ok();
         if let Some(due) = engine.due().filter(|_| sound) {
-            return Next::After(due);
+            // No bell rings meanwhile, and a writer may need pages before the sync is due.
+            return Next::After(due.min(LOOK));
+        }
+        if engine.catalog.has_retired() {
+            // Readers say nothing when they go.
+            return Next::After(LOOK);
         }
         engine.bell.lie_down();
         let tried = engine.writer.try_lock().map(drop);

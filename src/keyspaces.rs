@@ -34,6 +34,8 @@ impl Engine {
         check_name(name)?;
         check_codec(codec)?;
         if let Some(keyspace) = self.catalog.get(name) {
+            // Somebody's creation of it may not be durable yet; the answer must not be taken back.
+            self.settle(self.last_seq(), durability)?;
             return Ok(keyspace);
         }
         let slot = self.new_slot()?;
@@ -41,6 +43,8 @@ impl Engine {
         let writer = &mut *guard;
         self.check_writable()?;
         if let Some(keyspace) = self.catalog.get(name) {
+            drop(guard);
+            self.settle(self.last_seq(), durability)?;
             return Ok(keyspace);
         }
         if writer.names.iter().len() > KEYSPACES_MAX {
@@ -59,6 +63,18 @@ impl Engine {
         crate::trace::keyspace_created(name, id.0);
         self.settle(seq, durability)?;
         Ok(keyspace)
+    }
+
+    /// The keyspace of a name, which must be there.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::open_keyspace`](crate::Store::open_keyspace).
+    pub(crate) fn open_keyspace(&self, name: &str, durability: Durability) -> Result<Arc<Keyspace>> {
+        self.liveness.check()?;
+        let found = self.catalog.get(name);
+        self.settle(self.last_seq(), durability)?;
+        found.ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })
     }
 
     /// The names of all keyspaces but the default one.
@@ -80,15 +96,13 @@ impl Engine {
         let mut guard = self.writer.lock();
         let writer = &mut *guard;
         self.check_writable()?;
-        let keyspace = self.existing(from)?;
-        if from == to {
-            let seq = writer.log.last_user();
+        let (keyspace, taken) = (self.catalog.get(from), self.catalog.get(to).is_some());
+        let Some(keyspace) = keyspace.filter(|_| !taken) else {
+            let there = keyspace_answer(from, to, self.catalog.get(from).is_some());
             drop(guard);
-            return self.settle(seq, durability);
-        }
-        if self.catalog.get(to).is_some() {
-            return Err(Error::KeyspaceExists { name: to.to_owned() });
-        }
+            self.settle(self.last_seq(), durability)?;
+            return there;
+        };
         let id = self.id_of(&keyspace)?;
         let seq = self.append_change(writer, &Change::Rename { id, name: to.to_owned() })?;
         self.catalog.rename(&keyspace, to);
@@ -123,8 +137,8 @@ impl Engine {
         self.bury(old.as_ref());
         let work = self.note_position(writer);
         drop(guard);
-        self.free(old);
-        self.call_helper(work);
+        let waits = self.free(old);
+        self.call_helper(work || waits);
         crate::trace::keyspace_dropped(name, id.0);
         self.settle(seq, durability)?;
         Ok(true)
@@ -142,6 +156,13 @@ impl Engine {
         let writer = &mut *guard;
         self.check_writable()?;
         let old = self.id_of(keyspace)?;
+        if self.is_empty(keyspace) {
+            // As for a key that is not there: nothing to write, and the answer must not be taken back.
+            let seq = writer.log.last_user();
+            drop(guard);
+            self.settle(seq, durability)?;
+            return Ok(seq);
+        }
         let id = writer.names.next();
         let name = keyspace.name();
         let seq = self.append_change(writer, &Change::Clear { id, old, name: name.to_string() })?;
@@ -149,8 +170,8 @@ impl Engine {
         self.bury(before.as_ref());
         let work = self.note_position(writer);
         drop(guard);
-        self.free(before);
-        self.call_helper(work);
+        let waits = self.free(before);
+        self.call_helper(work || waits);
         crate::trace::keyspace_cleared(&name, id.0);
         self.settle(seq, durability)?;
         Ok(seq)
@@ -163,21 +184,23 @@ impl Engine {
         Ok(Slot::new(writer))
     }
 
-    fn existing(&self, name: &str) -> Result<Arc<Keyspace>> {
-        self.catalog.get(name).ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })
-    }
-
     /// The number of a keyspace now; stable under the writer mutex.
     fn id_of(&self, keyspace: &Keyspace) -> Result<KeyspaceId> {
         let pin = epoch::pin();
         keyspace.contents(&pin).map(|contents| contents.id).ok_or_else(|| dropped(keyspace))
     }
 
+    fn is_empty(&self, keyspace: &Keyspace) -> bool {
+        let pin = epoch::pin();
+        keyspace.contents(&pin).is_none_or(|contents| contents.keys() == 0)
+    }
+
     /// Checks a change against the names and logs it. On an error nothing has changed.
     fn append_change(&self, writer: &mut Writer, change: &Change) -> Result<Seq> {
         let value = change.encode();
         let draft = Draft::new(Kind::Keyspace, change.id(), change.name().as_bytes(), &value)?;
-        let want = if matches!(change, Change::Create { .. }) { Want::Insertion } else { Want::Removal };
+        let frees = matches!(change, Change::Clear { .. } | Change::Drop { .. });
+        let want = if frees { Want::Removal } else { Want::Insertion };
         writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
         // The names were looked at before; what is left is the last number.
         writer.names.apply(change).map_err(|_| Error::Limit {
@@ -198,10 +221,19 @@ impl Engine {
         }
     }
 
-    /// Gives the memory of an index back, as soon as no reader looks at it.
-    fn free(&self, slot: Option<Slot>) {
+    /// Gives the memory of an index back, if no reader looks at it; whether the helper has to do it later.
+    fn free(&self, slot: Option<Slot>) -> bool {
         drop(slot);
-        self.catalog.collect();
+        self.catalog.collect()
+    }
+}
+
+/// Why a keyspace cannot be renamed, or that it has the name already.
+fn keyspace_answer(from: &str, to: &str, is_there: bool) -> Result<()> {
+    match is_there {
+        false => Err(Error::KeyspaceNotFound { name: from.to_owned() }),
+        true if from == to => Ok(()),
+        true => Err(Error::KeyspaceExists { name: to.to_owned() }),
     }
 }
 

@@ -43,18 +43,20 @@ impl Engine {
         out.reserve(keys.len());
         for _ in 0..ATTEMPTS {
             let start = self.progress.now();
-            self.read_all(keyspace, keys, pin, out, &give)?;
-            if self.progress.is_still(start) {
+            let one_moment = || self.progress.is_still(start);
+            if self.read_all(keyspace, keys, pin, out, &give, one_moment)? {
                 return Ok(());
             }
             out.truncate(len);
         }
-        // Writers leave no gap.
+        // Writers leave no gap. The caller's code does not run under their lock.
+        let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
         let _quiet = self.writer.lock();
-        self.read_all(keyspace, keys, pin, out, &give)
+        self.read_all(keyspace, &keys, pin, out, &give, || true).map(drop)
     }
 
-    /// Reads many keys, one after the other; on an error `out` is as it was.
+    /// Reads many keys, as long as what was read was there at one moment; whether that held. On an error `out` is as
+    /// it was.
     fn read_all<'p, T>(
         &'p self,
         keyspace: &'p Keyspace,
@@ -62,7 +64,8 @@ impl Engine {
         pin: &'p Pin,
         out: &mut Vec<Option<T>>,
         give: &impl Fn(Record<'p>) -> T,
-    ) -> Result<()> {
+        one_moment: impl Fn() -> bool,
+    ) -> Result<bool> {
         let start = out.len();
         let contents = self.contents(keyspace, pin)?;
         for window in keys.chunks(WINDOW) {
@@ -70,8 +73,11 @@ impl Engine {
                 out.truncate(start);
                 return Err(error);
             }
+            if !one_moment() {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn read_window<'p, T>(

@@ -62,7 +62,7 @@ pub struct SalvageReport {
 /// Reads every intact record of a damaged store, and writes the newest of each key into another store.
 ///
 /// Nothing in the damaged store is changed. `into` may hold other keys; equal ones are overwritten. Keys go to keyspaces
-/// of the same names.
+/// of the same names, or of `salvaged-` and a number where the name is lost, or stands for one of another codec in `into`.
 ///
 /// # Errors
 ///
@@ -287,12 +287,20 @@ impl Rescue {
             if dropped || keys.values().all(|newest| newest.len.is_none()) {
                 continue;
             }
-            let lost = || (format!("salvaged-{}", id.0), String::new());
-            let (name, codec) = match fates.get(&id) {
-                Some(fate) if taken.insert(fate.name.clone()) => (fate.name.clone(), fate.codec.clone()),
-                _ => lost(),
-            };
-            let keyspace = into.keyspace_of(&name, &codec)?;
+            let numbered = format!("salvaged-{}", id.0);
+            let codec = fates.get(&id).map_or("", |fate| fate.codec.as_str());
+            let name = fates.get(&id).map(|fate| fate.name.clone()).filter(|name| taken.insert(name.clone()));
+            let mut name = name.unwrap_or_else(|| numbered.clone());
+            let mut keyspace = into.keyspace_of(&name, codec)?;
+            if keyspace.inner().codec() != codec {
+                // What is there under the name is encoded otherwise; both together could be read by nobody.
+                name = numbered;
+                keyspace = into.keyspace_of(&name, codec)?;
+            }
+            if keyspace.inner().codec() != codec {
+                let (stored, asked) = (keyspace.inner().codec().to_owned(), codec.to_owned());
+                return Err(Error::CodecMismatch { name, stored, asked });
+            }
             self.write_keys(&keys, &keyspace)?;
             self.report.keyspaces.push(name);
         }

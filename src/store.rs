@@ -32,6 +32,10 @@ use crate::verify::VerifyReport;
 /// | operation | sees |
 /// |---|---|
 /// | `get`, `view().get`, `contains_key` | the newest write of that key, linearizable; once one key of a batch was seen new, no key of it is seen old |
+/// | `multi_get`, `get_many_into` | all keys as of one moment |
+/// | a write to one key, with its condition | one step, linearizable |
+/// | a batch over any keyspaces, with its conditions | one step, or nothing |
+/// | `clear`, and changes to the set of keyspaces | one step, in the order of all writes; a read that began before may see what was there before |
 /// | `iter`, `keys`, `values` | every key that is there throughout, exactly once, each with a value it had meanwhile |
 ///
 /// # Fork
@@ -191,6 +195,27 @@ impl Store {
     #[doc(alias = "create_column_family")]
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         self.keyspace_of(name, "")
+    }
+
+    /// Returns the keyspace of a name, if there is one: nothing is created.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// assert!(matches!(store.open_keyspace("users"), Err(mapcask::Error::KeyspaceNotFound { .. })));
+    /// store.keyspace("users")?;
+    /// assert_eq!(store.open_keyspace("users")?.name(), "users");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceNotFound`; `Closed`; `Forked`; `Poisoned` at [`Durability::Disk`], where the answer waits for what it
+    /// rests on to be durable.
+    #[doc(alias = "contains_keyspace")]
+    pub fn open_keyspace(&self, name: &str) -> Result<Keyspace> {
+        let inner = self.engine().open_keyspace(name, self.durability())?;
+        Ok(Keyspace::new(Arc::clone(self.handle()), inner, self.durability()))
     }
 
     /// The keyspace of a name, created with a codec if need be.

@@ -291,7 +291,7 @@ where
     ///
     /// # Errors
     ///
-    /// As [`TypedKeyspace::fetch_and_update`].
+    /// As [`TypedKeyspace::fetch_and_update`]; where the new value cannot be read back, it is there nevertheless.
     #[doc(alias = "merge")]
     pub fn update_and_fetch(&self, key: &K, update: impl FnMut(Option<V>) -> Option<V>) -> Result<Option<V>> {
         self.update(key, Keep::New, update)

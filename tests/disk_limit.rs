@@ -309,3 +309,38 @@ fn a_limit_that_holds_less_than_two_segments_is_refused() {
     assert!(check(Options::new().segment_bytes(PAGE).max_disk_bytes(2 * PAGE)));
     assert!(check(Options::new().max_disk_bytes(512 << 10)));
 }
+
+#[test]
+fn what_frees_nothing_gets_no_room_beyond_the_limit() {
+    let disk = SimDisk::new();
+    let limit = 8 * PAGE;
+    let store =
+        Options::new().segment_bytes(PAGE).background(false).max_disk_bytes(limit).open_on(&disk).unwrap();
+    let empty = store.keyspace("empty").unwrap();
+    while store.insert(store.last_seq().0.to_le_bytes(), [7; 300]).is_ok() {}
+    let full = store.stats();
+    let limited = |result: mapcask::Result<()>| matches!(result, Err(Error::DiskLimit { .. }));
+    for n in 0..500_u32 {
+        // There is nothing to clear, so nothing is written.
+        empty.clear().unwrap();
+        let mut batch = WriteBatch::new();
+        batch.remove(format!("absent {n}"));
+        batch.remove("absent");
+        let result = store.write(&batch);
+        assert!(result.is_ok() || limited(result.map(|_| ())), "{n}");
+        let (from, to) = if n % 2 == 0 { ("empty", "other") } else { ("other", "empty") };
+        let renamed = store.rename_keyspace(from, to);
+        if limited(renamed.clone()) {
+            break;
+        }
+        renamed.unwrap();
+    }
+    assert_eq!(store.stats().segment_bytes, full.segment_bytes);
+    assert!(
+        limited(store.keyspace("new").map(drop)) && limited(store.rename_keyspace(&empty.name(), "third"))
+    );
+    // What frees is let through.
+    let dead = store.stats().dead_bytes;
+    store.clear().unwrap();
+    assert!(store.is_empty() && store.stats().dead_bytes > dead);
+}

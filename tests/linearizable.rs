@@ -315,7 +315,11 @@ impl Model for Whole {
                         writes.iter().for_each(|((keyspace, key), new)| after[*keyspace][*key] = *new);
                         wrote = !writes.is_empty();
                     }
-                    Deed::Clear(keyspace) => after[*keyspace] = [None; KEYS],
+                    Deed::Clear(keyspace) => {
+                        // What is empty is not cleared once more.
+                        wrote = after[*keyspace] != [None; KEYS];
+                        after[*keyspace] = [None; KEYS];
+                    }
                     _ => unreachable!("it returns no number"),
                 }
                 // What wrote nothing has the number of the last write, which may be a removal's, which nobody told.

@@ -19,10 +19,12 @@ fn open(at: &At) -> Result<Store> {
 
 /// The keyspace that a command is about, if it is there.
 fn existing(store: &Store, name: &str) -> Result<Keyspace> {
-    if name.is_empty() || store.keyspace_names().iter().any(|there| there == name) {
-        return Ok(store.keyspace(name)?);
+    match store.open_keyspace(name) {
+        Err(mapcask::Error::KeyspaceNotFound { .. }) => {
+            bail!("there is no keyspace {name:?} in the store; mapcask keyspaces lists those that are there")
+        }
+        found => Ok(found?),
     }
-    bail!("there is no keyspace {name:?} in the store; mapcask keyspaces lists those that are there")
 }
 
 /// Says which store does not open, and what the command line has for it.

@@ -3,6 +3,7 @@
 //! **Order.** The newest sequence number wins, whatever the order in which segments come; so a tombstone keeps an entry
 //! until everything has been read.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::report::RecoveryReport;
@@ -46,6 +47,8 @@ pub(crate) struct Replay<'a> {
     listed: &'a Manifest,
     /// Their numbers, in ascending order.
     listed_ids: Vec<KeyspaceId>,
+    /// Those that were dropped by what was read.
+    dropped: BTreeSet<KeyspaceId>,
     /// What was read, by keyspace; the one that the last record belonged to is tried first.
     loading: Vec<Loading>,
     at: usize,
@@ -95,6 +98,7 @@ impl<'a> Replay<'a> {
             hash_key,
             listed,
             listed_ids,
+            dropped: BTreeSet::new(),
             loading: Vec::new(),
             at: 0,
             changes: Vec::new(),
@@ -145,9 +149,7 @@ impl<'a> Replay<'a> {
         let location = segment.range().at(placed.offset);
         match header.kind {
             Kind::Put | Kind::Tombstone => {
-                let id = header.keyspace;
-                if id < self.listed.keyspaces.next() && self.listed_ids.binary_search(&id).is_err() {
-                    // It was dropped, and that is durable.
+                if self.is_dropped(header.keyspace) {
                     self.space.add_dead(location, size);
                     return Ok(());
                 }
@@ -178,9 +180,33 @@ impl<'a> Replay<'a> {
         let change = change_in(source, placed)?.map_err(damage)?;
         // What the manifest says of the keyspaces is what the log says up to there.
         if placed.header.seq > self.listed.durable {
+            match &change {
+                Change::Clear { old: gone, .. } | Change::Drop { id: gone, .. } => self.bury(*gone),
+                Change::Create { .. } | Change::Rename { .. } => {}
+            }
             self.changes.push((placed.header.seq, change, Arc::clone(segment), placed.offset));
         }
         Ok(())
+    }
+
+    /// Gives back the index of a keyspace that is dropped by what was read: a store that clears a keyspace all the time
+    /// must not need the memory of all that it ever held.
+    fn bury(&mut self, id: KeyspaceId) {
+        self.dropped.insert(id);
+        if let Ok(at) = self.loading.binary_search_by_key(&id, |loading| loading.id) {
+            for (ordinal, bytes) in self.loading.remove(at).slot.live() {
+                self.space.add_dead_in(ordinal, bytes);
+            }
+        }
+    }
+
+    /// Whether everything in a keyspace is dead, by the manifest or by what was read.
+    fn is_dropped(&self, id: KeyspaceId) -> bool {
+        if self.loading.get(self.at).is_some_and(|loading| loading.id == id) {
+            return false;
+        }
+        let by_manifest = id < self.listed.keyspaces.next() && self.listed_ids.binary_search(&id).is_err();
+        by_manifest || self.dropped.contains(&id)
     }
 
     fn note_durable(&mut self, source: &mut FileSource, placed: &Placed) -> Result<()> {

@@ -33,6 +33,7 @@ struct Planned<'a> {
 
 /// A condition of a batch.
 struct Check<'a> {
+    keyspace: &'a Keyspace,
     contents: &'a Contents,
     hash: Hash,
     key: &'a [u8],
@@ -60,7 +61,7 @@ impl Engine {
         let pin = epoch::pin();
         loop {
             let contents = self.all_contents(&keyspaces, &pin)?;
-            let prepared = self.prepare(batch, &contents)?;
+            let prepared = self.prepare(batch, &keyspaces, &contents)?;
             let mut guard = self.writer.lock();
             self.check_writable()?;
             let now = self.all_contents(&keyspaces, &pin)?;
@@ -95,7 +96,12 @@ impl Engine {
     }
 
     /// What of a batch needs no mutex.
-    fn prepare<'a>(&self, batch: &'a WriteBatch, contents: &[&'a Contents]) -> Result<Prepared<'a>> {
+    fn prepare<'a>(
+        &self,
+        batch: &'a WriteBatch,
+        keyspaces: &[&'a Keyspace],
+        contents: &[&'a Contents],
+    ) -> Result<Prepared<'a>> {
         let mut writes = Vec::with_capacity(batch.len());
         let mut checks = Vec::new();
         let mut len = 0;
@@ -108,7 +114,7 @@ impl Engine {
                 Step::Insert(value) => (Kind::Put, value),
                 Step::Remove => (Kind::Tombstone, [].as_slice()),
                 Step::Require(expected) => {
-                    checks.push(Check { contents, hash, key, expected });
+                    checks.push(Check { keyspace: keyspaces[place], contents, hash, key, expected });
                     continue;
                 }
             };
@@ -139,16 +145,19 @@ impl Engine {
                 Expected::Value(value) => Condition::Value(Some(value)),
             };
             if !self.holds(condition, there)? {
-                return Err(Error::ConditionFailed { key: check.key.to_vec() });
+                let keyspace = check.keyspace.name().to_string();
+                return Err(Error::ConditionFailed { keyspace, key: check.key.to_vec() });
             }
         }
         if prepared.writes.is_empty() {
             return Ok(writer.log.last_user());
         }
         // Damage is met before anything is written; it also brings the buckets and records near.
+        let mut frees = false;
         for planned in &prepared.writes {
             let slot = writer.indexes.of(planned.contents);
-            self.current(planned.contents, slot, planned.hash, planned.draft.key, pin)?;
+            let current = self.current(planned.contents, slot, planned.hash, planned.draft.key, pin)?;
+            frees |= planned.draft.kind == Kind::Tombstone && current.is_some();
         }
         // In the order of the keyspaces: each index is asked once for all it is to take.
         let mut counts: Vec<(&Contents, usize)> = Vec::new();
@@ -162,8 +171,9 @@ impl Engine {
             self.reserve(writer.indexes.of(contents), count)?;
         }
         let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
-        let grows = prepared.writes.iter().any(|planned| planned.draft.kind == Kind::Put);
-        let want = if grows { Want::Insertion } else { Want::Removal };
+        let inserts = prepared.writes.iter().any(|planned| planned.draft.kind == Kind::Put);
+        // Removals of what is not there take room and free none.
+        let want = if inserts || !frees { Want::Insertion } else { Want::Removal };
         writer.log.reserve(&self.shared, &self.provision, want, size)?;
         Ok(self.apply(writer, prepared, pin))
     }

@@ -249,7 +249,7 @@ impl Write {
             Self::Drop(name) => store.drop_keyspace(name).map(|was_there| (Outcome::Said(was_there), None)),
         };
         let refused = match written {
-            Err(Error::ConditionFailed { key }) => Outcome::ConditionFailed(Bytes(key)),
+            Err(Error::ConditionFailed { key, .. }) => Outcome::ConditionFailed(Bytes(key)),
             Err(Error::KeyspaceExists { .. }) => Outcome::KeyspaceExists,
             Err(Error::KeyspaceNotFound { .. }) => Outcome::KeyspaceNotFound,
             Err(Error::InvalidKeyspaceName { .. }) => Outcome::InvalidKeyspaceName,

@@ -34,8 +34,7 @@ impl Engine {
         check_name(name)?;
         check_codec(codec)?;
         if let Some(keyspace) = self.catalog.get(name) {
-            // Somebody's creation of it may not be durable yet; the answer must not be taken back.
-            self.settle(self.last_seq(), durability)?;
+            // A read, which goes on after a failed sync too, and waits for nothing.
             return Ok(keyspace);
         }
         let slot = self.new_slot()?;
@@ -43,8 +42,6 @@ impl Engine {
         let writer = &mut *guard;
         self.check_writable()?;
         if let Some(keyspace) = self.catalog.get(name) {
-            drop(guard);
-            self.settle(self.last_seq(), durability)?;
             return Ok(keyspace);
         }
         if writer.names.iter().len() > KEYSPACES_MAX {
@@ -70,11 +67,9 @@ impl Engine {
     /// # Errors
     ///
     /// See [`Store::open_keyspace`](crate::Store::open_keyspace).
-    pub(crate) fn open_keyspace(&self, name: &str, durability: Durability) -> Result<Arc<Keyspace>> {
+    pub(crate) fn open_keyspace(&self, name: &str) -> Result<Arc<Keyspace>> {
         self.liveness.check()?;
-        let found = self.catalog.get(name);
-        self.settle(self.last_seq(), durability)?;
-        found.ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })
+        self.catalog.get(name).ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })
     }
 
     /// The names of all keyspaces but the default one.

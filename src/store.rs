@@ -174,7 +174,8 @@ impl Store {
     /// Returns the keyspace of a name, and creates it if need be.
     ///
     /// Names are any text of up to 255 bytes; the empty one is that of the default keyspace, which is always there.
-    /// Creating one is a write, durable as the writes of this handle are.
+    /// Creating one is a write, durable as the writes of this handle are. Getting one that is there is a read: as a get it
+    /// may see what is not durable yet, and goes on after a failed sync.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -210,11 +211,10 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `KeyspaceNotFound`; `Closed`; `Forked`; `Poisoned` at [`Durability::Disk`], where the answer waits for what it
-    /// rests on to be durable.
+    /// `KeyspaceNotFound`; `Closed`; `Forked`.
     #[doc(alias = "contains_keyspace")]
     pub fn open_keyspace(&self, name: &str) -> Result<Keyspace> {
-        let inner = self.engine().open_keyspace(name, self.durability())?;
+        let inner = self.engine().open_keyspace(name)?;
         Ok(Keyspace::new(Arc::clone(self.handle()), inner, self.durability()))
     }
 

@@ -347,7 +347,8 @@ impl Keyspace {
         self.engine().write(&self.inner, batch.as_ref(), self.durability)
     }
 
-    /// Takes every key out, in constant time whatever their number. Returns the write's sequence number.
+    /// Takes every key out, in constant time whatever their number. Returns the write's sequence number; where
+    /// there is no key, nothing is written and it is that of the last write before.
     ///
     /// Its place is in the order of all writes, as that of any other: no reader sees a part of it, and after a crash it has
     /// happened or not. Values that were read stay valid. The memory of the index is given back as soon as no reader looks

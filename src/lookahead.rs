@@ -88,14 +88,7 @@ impl Engine {
         out: &mut Vec<Option<T>>,
         give: &impl Fn(Record<'p>) -> T,
     ) -> Result<()> {
-        let hashes: [Option<Hash>; WINDOW] = std::array::from_fn(|n| {
-            let hash = self.hash_of(keys.get(n)?.as_ref());
-            contents.index.prefetch(hash);
-            Some(hash)
-        });
-        for hash in hashes.iter().flatten() {
-            self.bring_near(contents, *hash);
-        }
+        let hashes = self.bring_window_near(contents, keys);
         for (key, hash) in keys.iter().zip(hashes.iter().flatten()) {
             let record = self.lookup(contents, *hash, key.as_ref(), pin)?;
             if let (true, Some(record)) = (self.options.verify_reads, &record) {
@@ -104,6 +97,20 @@ impl Engine {
             out.push(record.map(give));
         }
         Ok(())
+    }
+
+    /// Starts the loads of up to [`WINDOW`] keys: first those of their buckets, then those of their records.
+    #[inline]
+    fn bring_window_near(&self, contents: &Contents, keys: &[impl AsRef<[u8]>]) -> [Option<Hash>; WINDOW] {
+        let hashes: [Option<Hash>; WINDOW] = std::array::from_fn(|n| {
+            let hash = self.hash_of(keys.get(n)?.as_ref());
+            contents.index.prefetch(hash);
+            Some(hash)
+        });
+        for hash in hashes.iter().flatten() {
+            self.bring_near(contents, *hash);
+        }
+        hashes
     }
 
     /// Owned values of many keys, as of one moment.
@@ -130,14 +137,7 @@ impl Engine {
         let pin = epoch::pin();
         let Some(contents) = keyspace.contents(&pin) else { return };
         for window in keys.chunks(WINDOW) {
-            let hashes: [Option<Hash>; WINDOW] = std::array::from_fn(|n| {
-                let hash = self.hash_of(window.get(n)?.as_ref());
-                contents.index.prefetch(hash);
-                Some(hash)
-            });
-            for hash in hashes.iter().flatten() {
-                self.bring_near(contents, *hash);
-            }
+            self.bring_window_near(contents, window);
         }
     }
 

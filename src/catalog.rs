@@ -114,6 +114,11 @@ impl Slot {
         }
     }
 
+    /// Bytes that are live in the segment with this ordinal.
+    fn live_in(&self, ordinal: usize) -> u64 {
+        self.live.get(ordinal).copied().unwrap_or(0)
+    }
+
     /// Segments with live bytes, by ordinal.
     pub(crate) fn live(&self) -> impl Iterator<Item = (usize, u64)> {
         self.live.iter().copied().enumerate().filter(|(_, live)| *live > 0)
@@ -133,6 +138,11 @@ impl Indexes {
     pub(crate) fn of(&mut self, contents: &Contents) -> &mut Slot {
         let slot = self.slots.get_mut(contents.slot).and_then(Option::as_mut);
         slot.expect("contents have their slot until they are replaced, under this mutex")
+    }
+
+    /// Bytes that are live in the segment with this ordinal, in all keyspaces.
+    pub(crate) fn live_in(&self, ordinal: usize) -> u64 {
+        self.slots.iter().flatten().map(|slot| slot.live_in(ordinal)).sum()
     }
 
     fn add(&mut self, slot: Slot) -> usize {
@@ -168,6 +178,8 @@ pub(crate) struct Loaded {
 #[derive(Debug, Default)]
 struct Names {
     by_name: BTreeMap<Arc<str>, Arc<Keyspace>>,
+    /// By the number of their present contents.
+    by_id: BTreeMap<KeyspaceId, Arc<Keyspace>>,
     list: Vec<Arc<Keyspace>>,
 }
 
@@ -226,6 +238,7 @@ impl Catalog {
         keyspace.contents.replace(Some(contents(indexes, id, slot)));
         let mut names = self.names.write();
         names.by_name.insert(name.into(), Arc::clone(&keyspace));
+        names.by_id.insert(id, Arc::clone(&keyspace));
         names.list.push(Arc::clone(&keyspace));
         drop(names);
         keyspace
@@ -239,17 +252,24 @@ impl Catalog {
         id: KeyspaceId,
         slot: Slot,
     ) -> Option<Slot> {
+        let before = id_of(keyspace);
         let old = indexes.take(keyspace);
         keyspace.contents.replace(Some(contents(indexes, id, slot)));
+        let mut names = self.names.write();
+        names.by_id.insert(id, Arc::clone(keyspace));
+        before.and_then(|before| names.by_id.remove(&before));
+        drop(names);
         self.retired.lock().push(Arc::clone(keyspace));
         old
     }
 
     /// Takes a keyspace away, and returns its index; called under the writer mutex.
     pub(crate) fn drop_keyspace(&self, indexes: &mut Indexes, keyspace: &Arc<Keyspace>) -> Option<Slot> {
+        let before = id_of(keyspace);
         let old = indexes.take(keyspace);
         keyspace.contents.replace(None);
         let mut names = self.names.write();
+        before.and_then(|before| names.by_id.remove(&before));
         names.by_name.remove(&*keyspace.name());
         names.list.retain(|other| !Arc::ptr_eq(other, keyspace));
         drop(names);
@@ -269,6 +289,18 @@ impl Catalog {
     /// The keyspace of a name.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Keyspace>> {
         self.names.read().by_name.get(name).map(Arc::clone)
+    }
+
+    /// The keyspace whose present contents have this number.
+    pub(crate) fn by_id(&self, id: KeyspaceId) -> Option<Arc<Keyspace>> {
+        self.names.read().by_id.get(&id).map(Arc::clone)
+    }
+
+    /// Live bytes, in all keyspaces.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        let pin = crate::epoch::pin();
+        let names = self.names.read();
+        names.list.iter().filter_map(|keyspace| Some(keyspace.contents(&pin)?.live_bytes())).sum()
     }
 
     /// All keyspaces, in the order of their names.
@@ -320,6 +352,11 @@ impl Catalog {
     pub(crate) fn has_retired(&self) -> bool {
         !self.retired.lock().is_empty()
     }
+}
+
+/// The number of what a keyspace holds.
+fn id_of(keyspace: &Keyspace) -> Option<KeyspaceId> {
+    keyspace.contents(&crate::epoch::pin()).map(|contents| contents.id)
 }
 
 fn contents(indexes: &mut Indexes, id: KeyspaceId, slot: Slot) -> Box<Contents> {

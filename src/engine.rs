@@ -6,13 +6,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
 use crate::catalog::{Catalog, Contents, Indexes, Keyspace};
+use crate::compaction::Compaction;
 use crate::control_page::ControlPage;
 use crate::epoch::Pin;
 use crate::error::{Error, Result};
@@ -34,12 +35,6 @@ use crate::recovery::Unproven;
 use crate::recovery::heal::{free_behind, heal, note_healed};
 use crate::recovery::report::RecoveryReport;
 use crate::undo::{Before, Visibility};
-
-/// How many segments may be full and not durable before the helper syncs them.
-const FULL_MAX: u64 = 16;
-
-/// How many indexes one step looks at, whether they want memory.
-const GROW_LOOKS: usize = 64;
 
 /// What the writer mutex guards.
 #[derive(Debug)]
@@ -88,14 +83,15 @@ pub(crate) struct Engine {
     pub(crate) progress: Progress,
     pub(crate) report: RecoveryReport,
     pub(crate) bell: Bell,
+    pub(crate) compaction: Compaction,
     control: ControlPage,
     /// What an unclean end left to be written again.
-    unproven: Mutex<Vec<Unproven>>,
+    pub(crate) unproven: Mutex<Vec<Unproven>>,
     /// Segments that are durable and not yet called so by the manifest.
     sealing: Mutex<Sealing>,
     lock: Mutex<Option<Box<dyn Lock>>>,
     /// When the oldest write that no sync covers was noticed, by the store's clock.
-    dirty_since: Mutex<Option<Duration>>,
+    pub(crate) dirty_since: Mutex<Option<Duration>>,
 }
 
 /// Short: this is what a handle, a view and an iterator print.
@@ -140,6 +136,7 @@ impl Engine {
             progress: Progress::new(last),
             report: opened.report,
             bell: Bell::default(),
+            compaction: Compaction::default(),
             control,
             unproven: Mutex::new(opened.unproven),
             sealing: Mutex::new(Sealing::default()),
@@ -351,6 +348,8 @@ impl Engine {
             range.segment.release_file();
         }
         for full in sealing.full {
+            // A segment that ended early because the next frame did not fit.
+            freed = freed.and(free_behind(&full.segment, full.end));
             full.segment.release_file();
         }
         freed.map(|()| true)
@@ -362,87 +361,11 @@ impl Engine {
                 entry.state = State::Sealed;
                 entry.end = full.end;
                 entry.last_seq = full.last_seq;
+                entry.first_seq = full.segment.first_seq();
+                entry.filtered = full.segment.filtered();
             }
         }
         self.catalog.note_durable(manifest, self.shared.commit.durable());
-    }
-
-    /// One piece of the background's work; whether there was any.
-    ///
-    /// # Errors
-    ///
-    /// What a writer that did the work itself would get.
-    pub(crate) fn step(&self) -> Result<bool> {
-        self.shared.commit.check()?;
-        if !self.unproven.lock().is_empty() {
-            self.shared.commit.run(|| self.sync_once())?;
-            return Ok(true);
-        }
-        // What keeps promises comes before what saves time; and a fast writer keeps `provision` at work for as long as
-        // it writes, so that comes last.
-        if self.sync_in_time()? || self.sync_full()? || self.seal()? {
-            return Ok(true);
-        }
-        if self.grow_ahead()? {
-            return Ok(true);
-        }
-        if self.catalog.has_retired() {
-            // What is left waits for a reader: it may take as long as it likes.
-            self.catalog.collect();
-        }
-        self.provision.step(&self.shared)
-    }
-
-    /// Makes memory of an index that is short of it present ahead of the writer; whether there was one among those
-    /// whose turn it was.
-    fn grow_ahead(&self) -> Result<bool> {
-        let pin = crate::epoch::pin();
-        for keyspace in self.catalog.next_few(GROW_LOOKS) {
-            let Some(contents) = keyspace.contents(&pin) else { continue };
-            if contents.index.is_short_of_room() {
-                let grown = contents.index.populate_ahead();
-                grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Syncs where nobody asked for it, once many segments wait: each keeps its descriptor until it is durable.
-    fn sync_full(&self) -> Result<bool> {
-        // Relaxed: the next step sees what this one misses.
-        if self.counters.full.load(Ordering::Relaxed) < FULL_MAX {
-            return Ok(false);
-        }
-        self.shared.commit.run(|| self.sync_once())?;
-        // Relaxed: as above; a writer that fills another one meanwhile counts again.
-        self.counters.full.store(0, Ordering::Relaxed);
-        Ok(true)
-    }
-
-    /// Whether a write waits for a sync that is due some time later.
-    pub(crate) fn is_dirty(&self) -> bool {
-        // The helper looks under the writer mutex before it sleeps.
-        self.options.durability == Durability::Interval && self.progress.last() > self.shared.commit.durable()
-    }
-
-    /// How long it is until a sync is due, if a write waits for one.
-    pub(crate) fn due(&self) -> Option<Duration> {
-        let since = self.is_dirty().then(|| *self.dirty_since.lock()).flatten()?;
-        Some(since.saturating_add(self.options.sync_interval).saturating_sub(self.shared.dir.now()))
-    }
-
-    fn sync_in_time(&self) -> Result<bool> {
-        if !self.is_dirty() {
-            return Ok(false);
-        }
-        let now = self.shared.dir.now();
-        let since = *self.dirty_since.lock().get_or_insert(now);
-        if now.saturating_sub(since) < self.options.sync_interval {
-            return Ok(false);
-        }
-        self.flush()?;
-        Ok(true)
     }
 
     /// Closes the store: everything durable, the manifest says so, the lock free.
@@ -461,6 +384,7 @@ impl Engine {
     }
 
     fn finish(&self) -> Result<()> {
+        self.end_compaction();
         self.shared.commit.check()?;
         // A writer that got in before the handle was closed is done once the mutex is free.
         drop(self.writer.lock());

@@ -97,7 +97,10 @@ impl Helper {
             // No bell rings meanwhile, and a writer may need pages before the sync is due.
             return Next::After(due.min(LOOK));
         }
-        if engine.catalog.has_retired() {
+        if let Some(due) = engine.compaction_due().filter(|_| sound) {
+            return Next::After(due.min(LOOK));
+        }
+        if engine.catalog.has_retired() || engine.shared.space.collect() > 0 {
             // Readers say nothing when they go.
             return Next::After(LOOK);
         }

@@ -18,6 +18,7 @@ use crate::format::record::Kind;
 use crate::format::{KeyspaceId, Seq};
 use crate::index::Index;
 use crate::log::Draft;
+use crate::mapping::tally::Dead;
 use crate::options::Durability;
 
 /// The most keyspaces with a name: each has one mapping of memory at least, of which a process has 65,530.
@@ -204,7 +205,7 @@ impl Engine {
         })?;
         let (location, seq) = writer.log.append(&self.shared, &draft);
         self.progress.begin(seq);
-        self.shared.space.add_dead(location, draft.size());
+        self.shared.space.add_dead(location, Dead::Note, draft.size());
         self.catalog.note(seq, change.clone());
         Ok(seq)
     }
@@ -212,7 +213,7 @@ impl Engine {
     /// Counts everything that an index leads to as dead.
     fn bury(&self, slot: Option<&Slot>) {
         for (ordinal, bytes) in slot.into_iter().flat_map(Slot::live) {
-            self.shared.space.add_dead_in(ordinal, bytes);
+            self.shared.space.add_hidden_in(ordinal, bytes);
         }
     }
 

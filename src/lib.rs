@@ -307,6 +307,8 @@ mod catalog;
 #[cfg(feature = "serde")]
 mod codec;
 mod commit;
+mod compacting;
+mod compaction;
 mod conditional;
 mod control_page;
 mod engine;
@@ -342,6 +344,7 @@ mod trace;
 #[cfg(feature = "serde")]
 mod typed;
 mod undo;
+mod upkeep;
 mod verify;
 mod write;
 
@@ -353,6 +356,7 @@ pub use codec::Bincode;
 pub use codec::Codec;
 #[cfg(feature = "postcard")]
 pub use codec::Postcard;
+pub use compaction::report::{CompactionProgress, CompactionReason, CompactionReport, CompactionStats};
 pub use conditional::CompareAndSwapError;
 pub use error::{Error, Result};
 pub use format::keyspace::MAX_NAME_LEN as MAX_KEYSPACE_NAME_LEN;

@@ -23,6 +23,7 @@ use crate::format::record::{
 use crate::format::{KeyspaceId, SegmentId, Seq};
 use crate::location::Location;
 use crate::mapping::appender::Appender;
+use crate::mapping::tally::Dead;
 use crate::provision::{Provision, Shared};
 use crate::segment::Segment;
 use crate::trace;
@@ -255,6 +256,15 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Goes on in the next segment, whatever room there is in this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogWriter::reserve`].
+    pub(crate) fn roll_now(&mut self, shared: &Shared, provision: &Provision) -> Result<()> {
+        self.roll(shared, provision, Want::Removal, 0)
+    }
+
     #[cold]
     fn roll(&mut self, shared: &Shared, provision: &Provision, want: Want, size: u64) -> Result<()> {
         let next = provision.take(shared, want, size)?;
@@ -287,8 +297,9 @@ impl LogWriter {
         let draft = Draft::new(Kind::Start, KeyspaceId::DEFAULT, &[], &value)?;
         debug_assert_eq!(draft.size(), START_SIZE);
         self.segment.extend(self.offset + draft.size() + WATERMARK_SIZE)?;
-        let (location, _) = self.put(shared, &draft);
-        shared.space.add_dead(location, draft.size());
+        let (location, seq) = self.put(shared, &draft);
+        self.segment.begins_at(seq);
+        shared.space.add_dead(location, Dead::Note, draft.size());
         Ok(())
     }
 
@@ -403,7 +414,7 @@ impl LogWriter {
         let value = Watermark(upto).encode();
         let draft = Draft::new(Kind::Watermark, KeyspaceId::DEFAULT, &[], &value).expect("a short value");
         let (location, _) = self.put(shared, &draft);
-        shared.space.add_dead(location, draft.size());
+        shared.space.add_dead(location, Dead::Note, draft.size());
     }
 
     fn observe(&self, shared: &Shared, point: &'static str) {

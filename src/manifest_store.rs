@@ -120,6 +120,12 @@ impl ManifestStore {
         id
     }
 
+    /// Takes note of segments whose files are gone, durably. On the disk with the next change: until then an open finds
+    /// names without files, which is what it expects of retired segments.
+    pub(crate) fn forget(&self, ids: &[SegmentId]) {
+        self.held.lock().manifest.forget(ids);
+    }
+
     /// Names a segment.
     pub(crate) fn add(&self, entry: SegmentEntry) -> Result<()> {
         self.update(|manifest| {

@@ -56,6 +56,8 @@ pub struct Options {
     pub(crate) max_disk_bytes: Option<u64>,
     pub(crate) verify_reads: bool,
     pub(crate) background: Background,
+    pub(crate) compaction: bool,
+    pub(crate) compaction_bytes_per_second: Option<u64>,
     pub(crate) create: bool,
 }
 
@@ -81,6 +83,8 @@ impl Options {
             max_disk_bytes: None,
             verify_reads: false,
             background: Background::from(true),
+            compaction: true,
+            compaction_bytes_per_second: None,
             create: true,
         }
     }
@@ -196,6 +200,41 @@ impl Options {
         self
     }
 
+    /// Whether the background compacts the store by itself, so that what was overwritten and removed does not take room
+    /// for ever. Default: yes. Without it, or without a background, [`Store::compact`](crate::Store::compact) does it.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Options::new().compaction(false).open(&path)?;
+    /// store.insert("key", "value")?;
+    /// store.remove("key")?;
+    /// store.compact()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn compaction(mut self, compaction: bool) -> Self {
+        self.compaction = compaction;
+        self
+    }
+
+    /// Limits what the background's compaction reads and writes, in bytes per second. Default: no limit.
+    ///
+    /// The bound on the size of the store holds only as far as the limit leaves room for it: when more is overwritten than
+    /// may be compacted, the store grows.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Options::new().compaction_bytes_per_second(50 << 20).open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn compaction_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.compaction_bytes_per_second = Some(bytes);
+        self
+    }
+
     /// Whether a store is created where there is none. Default: yes.
     ///
     /// ```
@@ -232,6 +271,13 @@ impl Options {
                 option: "max_disk_bytes",
                 value: limit.to_string(),
                 reason: "it must be at least 512 KiB, or twice segment_bytes where that is less",
+            });
+        }
+        if self.compaction_bytes_per_second == Some(0) {
+            return Err(Error::InvalidOption {
+                option: "compaction_bytes_per_second",
+                value: "0".to_owned(),
+                reason: "it must be at least 1; to switch compaction off use Options::compaction",
             });
         }
         if self.sync_interval.is_zero() {

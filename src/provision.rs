@@ -191,6 +191,11 @@ impl Provision {
         self.offset.load(Ordering::Relaxed)
     }
 
+    /// The segment that is written to.
+    pub(crate) fn active_id(&self) -> SegmentId {
+        self.active.lock().id()
+    }
+
     /// Counts a writer that had to do the helper's work.
     pub(crate) fn count_stall(&self) {
         // Relaxed: a statistic.

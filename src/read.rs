@@ -16,7 +16,7 @@ use crate::format::hash::Hash;
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::index::scan::Cursor;
 use crate::location::Location;
-use crate::mapping::space::{Record, Slice};
+use crate::mapping::space::{KeptRecord, Record, Slice};
 use crate::undo::Before;
 
 /// A key or value of the store, without a copy: it lies in the mapped file.
@@ -47,11 +47,6 @@ impl Value {
     /// The value of a record.
     pub(crate) fn of(record: &Record<'_>) -> Self {
         Self(record.keep_value())
-    }
-
-    /// The key of a record.
-    pub(crate) fn key_of(record: &Record<'_>) -> Self {
-        Self(record.keep_key())
     }
 }
 
@@ -318,7 +313,10 @@ pub struct Iter {
     /// The number of what is gone through; none before the first step.
     id: Option<KeyspaceId>,
     cursor: Option<Cursor>,
-    found: Vec<Location>,
+    /// What comes next, the last one first.
+    found: Vec<Result<KeptRecord>>,
+    /// Where it lies; kept for its memory.
+    places: Vec<Location>,
 }
 
 impl Iter {
@@ -326,7 +324,7 @@ impl Iter {
         let pin = epoch::pin();
         let id = keyspace.contents(&pin).map(|contents| contents.id);
         drop(pin);
-        Self { engine, keyspace, id, cursor: Some(Cursor::START), found: Vec::new() }
+        Self { engine, keyspace, id, cursor: Some(Cursor::START), found: Vec::new(), places: Vec::new() }
     }
 
     /// One item, or `None` where the entries found so far are used up.
@@ -336,29 +334,30 @@ impl Iter {
             return None;
         }
         let pin = epoch::pin();
-        let contents = match still(&self.keyspace, self.id, &pin) {
-            Ok(Some(contents)) => contents,
-            end => {
+        let end = match still(&self.keyspace, self.id, &pin) {
+            Ok(Some(_)) => None,
+            end => Some(end),
+        };
+        match end {
+            Some(end) => {
                 self.found.clear();
                 self.cursor = None;
-                return end.err().map(Err);
+                end.err().map(Err)
             }
-        };
-        while let Some(location) = self.found.pop() {
-            match self.engine.visible(contents, location, &pin) {
-                Ok(Some(record)) => {
-                    if self.engine.options.verify_reads
-                        && let Err(error) = self.engine.check_record(&record)
-                    {
-                        return Some(Err(error));
-                    }
-                    return Some(Ok((Value::key_of(&record), Value::of(&record))));
-                }
-                Ok(None) => {}
-                Err(error) => return Some(Err(error)),
-            }
+            None => self.found.pop().map(|found| {
+                let (key, value) = found?.into_parts();
+                Ok((Value(key), Value(value)))
+            }),
         }
-        None
+    }
+
+    /// The record that an entry shows, kept: between two items no pin holds, and compaction may move it.
+    fn kept(&self, contents: &Contents, location: Location, pin: &Pin) -> Result<Option<KeptRecord>> {
+        let Some(record) = self.engine.visible(contents, location, pin)? else { return Ok(None) };
+        if self.engine.options.verify_reads {
+            self.engine.check_record(&record)?;
+        }
+        Ok(Some(record.keep_record()))
     }
 }
 
@@ -392,13 +391,18 @@ impl Iterator for Iter {
                 Err(error) => return Some(Err(error)),
             };
             // Several buckets at once, so that the loads of their records overlap.
-            while let Some(at) = cursor.filter(|_| self.found.len() < AHEAD) {
-                cursor = contents.index.scan(at, &mut self.found);
+            let mut places = std::mem::take(&mut self.places);
+            while let Some(at) = cursor.filter(|_| places.len() < AHEAD) {
+                cursor = contents.index.scan(at, &mut places);
             }
             self.cursor = cursor;
-            for location in &self.found {
+            for location in &places {
                 self.engine.shared.space.prefetch(*location);
             }
+            for location in places.drain(..) {
+                self.found.extend(self.kept(contents, location, &pin).transpose());
+            }
+            self.places = places;
         }
     }
 }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, Result};
 use crate::format::manifest::{SegmentEntry, State};
 use crate::format::segment_header::{Role, SegmentHeader};
+use crate::format::walk::Order;
 use crate::format::{Defect, SegmentId, Seq, StoreId, names};
 use crate::fs::{Access, Dir, File, Identity};
 use crate::mapping::space::{Range, Space};
@@ -56,6 +57,12 @@ pub(crate) struct Segment {
     size: u64,
     nonce: u64,
     data_offset: u64,
+    role: Role,
+    generation: u8,
+    /// The least sequence number in it; zero while that is not known.
+    first_seq: AtomicU64,
+    /// It holds no record that is hidden by a record numbered at or below this (I7).
+    filtered: AtomicU64,
     regime: Regime,
     range: Range,
     mapping: Arc<Mapping>,
@@ -83,8 +90,15 @@ impl Segment {
         })?;
         let header = SegmentHeader::decode(&header_of(plan).encode());
         let data_offset = header.ok().and_then(Result::ok).expect("just encoded").data_offset();
-        let shape =
-            Shape { id: plan.id, size: plan.size, nonce: plan.nonce, data_offset, regime: plan.regime };
+        let shape = Shape {
+            id: plan.id,
+            size: plan.size,
+            nonce: plan.nonce,
+            data_offset,
+            regime: plan.regime,
+            role: Role::Log,
+            generation: 0,
+        };
         Self::map(dir, space, file, shape).inspect_err(|_| {
             // Best effort: the manifest does not name it, and the next open uses it or leaves it.
             drop(dir.unlink(&name));
@@ -147,8 +161,12 @@ impl Segment {
             nonce: entry.nonce,
             data_offset: header.data_offset(),
             regime: Regime::Plain,
+            role: header.role,
+            generation: header.generation,
         };
-        Self::map(dir, space, file, shape)
+        let segment = Self::map(dir, space, file, shape)?;
+        segment.set_bounds(entry.first_seq, entry.filtered);
+        Ok(segment)
     }
 
     fn map(dir: &dyn Dir, space: &Space, file: Arc<dyn File>, shape: Shape) -> Result<Arc<Self>> {
@@ -171,6 +189,10 @@ impl Segment {
             size: shape.size,
             nonce: shape.nonce,
             data_offset: shape.data_offset,
+            role: shape.role,
+            generation: shape.generation,
+            first_seq: AtomicU64::new(0),
+            filtered: AtomicU64::new(0),
             regime: shape.regime,
             range,
             mapping,
@@ -188,10 +210,54 @@ impl Segment {
             nonce: self.nonce,
             end: 0,
             last_seq: Seq::ZERO,
+            first_seq: Seq::ZERO,
+            filtered: Seq::ZERO,
             state: State::Open,
             role: Role::Log,
             generation: 0,
         }
+    }
+
+    /// Takes note of the least number in it, and of what its records are known not to be hidden by.
+    pub(crate) fn set_bounds(&self, first_seq: Seq, filtered: Seq) {
+        // Relaxed, both: read under the writer mutex, or after the manifest called the segment sealed.
+        self.first_seq.store(first_seq.0, Ordering::Relaxed);
+        self.filtered.store(filtered.0, Ordering::Relaxed);
+    }
+
+    /// Takes note of the first number in a segment of the log: no record in it can be hidden by an earlier one.
+    pub(crate) fn begins_at(&self, first_seq: Seq) {
+        self.set_bounds(first_seq, Seq(first_seq.0 - 1));
+    }
+
+    /// The least sequence number in it; zero while that is not known.
+    pub(crate) fn first_seq(&self) -> Seq {
+        // Relaxed: see `set_bounds`.
+        Seq(self.first_seq.load(Ordering::Relaxed))
+    }
+
+    /// It holds no record that is hidden by a record numbered at or below this (I7).
+    pub(crate) fn filtered(&self) -> Seq {
+        // Relaxed: see `set_bounds`.
+        Seq(self.filtered.load(Ordering::Relaxed))
+    }
+
+    /// What it is for.
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    /// In what order its records may come.
+    pub(crate) fn order(&self) -> Order {
+        match self.role {
+            Role::Log => Order::Consecutive,
+            Role::Survivors => Order::Any,
+        }
+    }
+
+    /// How often its records have been moved.
+    pub(crate) fn generation(&self) -> u8 {
+        self.generation
     }
 
     /// Its number.
@@ -332,6 +398,8 @@ struct Shape {
     nonce: u64,
     data_offset: u64,
     regime: Regime,
+    role: Role,
+    generation: u8,
 }
 
 fn header_of(plan: &Plan) -> SegmentHeader {
@@ -376,6 +444,21 @@ pub(crate) fn open_file(
         return Err(Error::Corrupt { path, offset: size.min(header.size), defect });
     }
     Ok((file, header))
+}
+
+/// Removes a segment's file; gone already is as good. Durable after the directory's sync.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub(crate) fn unlink_segment(dir: &dyn Dir, id: SegmentId) -> Result<()> {
+    let name = names::segment(id);
+    match dir.unlink(&name) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", dir.path().join(name), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads a segment's header.

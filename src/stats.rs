@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::catalog::{Contents, Keyspace};
+use crate::compaction::report::CompactionStats;
 use crate::engine::Engine;
 use crate::epoch;
 use crate::error::{Error, Result};
@@ -42,6 +43,8 @@ pub struct Stats {
     pub stalls: u64,
     /// How often a writer woke the helper thread.
     pub helper_wakes: u64,
+    /// What compaction has done, and would do next.
+    pub compaction: CompactionStats,
     /// Threads of the process that hold a view, or read, right now.
     pub pins: usize,
     /// Pieces of memory that were given up since the oldest of those pins was taken.
@@ -93,13 +96,14 @@ impl Engine {
             sum.live_bytes += one.live_bytes;
             sum.index_bytes += one.index_bytes;
         }
+        let compaction = self.compaction_stats();
         let segments = self.shared.segments.read();
         // Relaxed, all: statistics.
         Stats {
             keyspaces: keyspaces.len(),
             keys: sum.keys,
             live_bytes: sum.live_bytes,
-            dead_bytes: segments.values().map(|segment| self.shared.space.dead(segment.range())).sum(),
+            dead_bytes: segments.values().map(|segment| segment.mapping().tally().counted().dead()).sum(),
             segments: segments.len(),
             ready_segments: self.provision.ready_count(),
             segment_bytes: segments.values().map(|segment| segment.size()).sum(),
@@ -111,6 +115,7 @@ impl Engine {
             waits: self.shared.commit.waits(),
             stalls: self.provision.stalls(),
             helper_wakes: self.counters.wakes.load(Ordering::Relaxed),
+            compaction,
             pins: pins.active,
             oldest_pin_age: pins.oldest_age,
         }

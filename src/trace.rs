@@ -72,6 +72,23 @@ pub(crate) fn segment_full(id: u64, bytes: u64) {
     event!(debug, "segment full", id = id, bytes = bytes);
 }
 
+/// A pass of compaction begins; its victims take so many bytes.
+pub(crate) fn compaction_begun(segments: usize, bytes: u64) {
+    event!(debug, "compaction begun", segments = segments, bytes = bytes);
+}
+
+/// A pass of compaction has ended.
+pub(crate) fn compaction_ended(removed: u64, bytes_read: u64, bytes_moved: u64, bytes_freed: u64) {
+    event!(
+        debug,
+        "compaction ended",
+        removed = removed,
+        bytes_read = bytes_read,
+        bytes_moved = bytes_moved,
+        bytes_freed = bytes_freed
+    );
+}
+
 /// The leader of a commit has made everything up to a sequence number durable.
 pub(crate) fn synced(upto: u64, bytes: u64) {
     event!(trace, "synced", upto = upto, bytes = bytes);

@@ -12,14 +12,15 @@ use std::fs;
 use std::path::Path;
 
 /// The file of the item, the item, and the words that must find it.
-const ALIASES: [(&str, &str, &[&str]); 22] = [
-    ("store.rs", "struct Store", &["Database", "Environment"]),
-    ("store.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
-    ("store.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
-    ("store.rs", "fn drop_keyspace", &["drop_tree", "delete_table"]),
-    ("store.rs", "fn flush", &["persist", "sync"]),
-    ("store.rs", "fn size_on_disk", &["disk_space"]),
-    ("store.rs", "fn verify", &["check_integrity"]),
+const ALIASES: [(&str, &str, &[&str]); 23] = [
+    ("store/mod.rs", "struct Store", &["Database", "Environment"]),
+    ("store/mod.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
+    ("store/mod.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
+    ("store/mod.rs", "fn drop_keyspace", &["drop_tree", "delete_table"]),
+    ("store/mod.rs", "fn flush", &["persist", "sync"]),
+    ("store/care.rs", "fn size_on_disk", &["disk_space"]),
+    ("store/care.rs", "fn verify", &["check_integrity"]),
+    ("store/care.rs", "fn compact", &["compact_range", "vacuum", "merge"]),
     ("keyspace.rs", "struct Keyspace", &["Tree", "Table", "Partition", "ColumnFamily"]),
     ("keyspace.rs", "fn insert", &["put", "set"]),
     ("keyspace.rs", "fn remove", &["delete"]),
@@ -38,8 +39,9 @@ const ALIASES: [(&str, &str, &[&str]); 22] = [
 ];
 
 /// The files whose public functions have an example, and the functions that are plain enough without one.
-const EXAMPLES: [(&str, &[&str]); 9] = [
-    ("store.rs", &[]),
+const EXAMPLES: [(&str, &[&str]); 10] = [
+    ("store/mod.rs", &[]),
+    ("store/care.rs", &[]),
     ("keyspace.rs", &["name", "contains_key", "len", "is_empty", "keys", "values"]),
     ("conditional.rs", &[]),
     // Those of a part of a batch are as those of a batch, which has one.

@@ -38,8 +38,10 @@ const LAYERS: [&[&str]; 8] = [
     &[
         "recovery",
         "compaction",
+        "compacting",
         "checkpoint",
         "engine",
+        "upkeep",
         "batch",
         "write",
         "keyspaces",

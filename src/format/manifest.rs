@@ -12,16 +12,16 @@ use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, W
 
 const MAGIC: [u8; 8] = *b"MAPCASKM";
 const SUM_OFFSET: usize = 12;
-const RESERVED_SIZE: usize = 28;
+const RESERVED_SIZE: usize = 20;
 /// Size of the fixed part in bytes.
 pub const MANIFEST_HEADER_SIZE: usize = 160;
 /// Size of a segment's entry in bytes.
-pub const SEGMENT_ENTRY_SIZE: usize = 48;
+pub const SEGMENT_ENTRY_SIZE: usize = 64;
 /// The longest manifest that is read, in bytes: a million segments and as many keyspaces fit.
 pub const MANIFEST_LEN_MAX: u64 = 1 << 29;
 
 /// The fields of the fixed part: name, offset and size in bytes, as DESIGN.md prints them.
-pub const LAYOUT: [(&str, usize, usize); 18] = [
+pub const LAYOUT: [(&str, usize, usize); 20] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),
     ("read_version", 10, 2),
@@ -39,7 +39,9 @@ pub const LAYOUT: [(&str, usize, usize); 18] = [
     ("next_seq", 112, 8),
     ("segment_count, keyspace_count", 120, 8),
     ("next_keyspace", 128, 4),
-    ("reserved", 132, 28),
+    ("reserved", 132, 4),
+    ("retired_seq", 136, 8),
+    ("reserved", 144, 16),
 ];
 
 /// How far the life of a segment has come.
@@ -51,6 +53,8 @@ pub enum State {
     Cut = 2,
     /// Every record up to its end is durable. Never appended to.
     Sealed = 3,
+    /// Compaction has done with it: what was alive in it is durable elsewhere. Its file is to be removed.
+    Retired = 4,
 }
 
 /// A segment, as the manifest knows it.
@@ -66,6 +70,10 @@ pub struct SegmentEntry {
     pub end: u64,
     /// The greatest sequence number in it, likewise.
     pub last_seq: Seq,
+    /// The least sequence number in it, once it is sealed or cut; else zero.
+    pub first_seq: Seq,
+    /// It holds no record that is hidden by a record numbered at or below this (I7).
+    pub filtered: Seq,
     /// How far its life has come.
     pub state: State,
     /// What it is for.
@@ -97,6 +105,8 @@ pub struct Manifest {
     pub next_seq: Seq,
     /// The segments, in ascending order of their numbers.
     pub segments: Vec<SegmentEntry>,
+    /// The greatest sequence number that was in a segment of the log that compaction has done with.
+    pub retired_seq: Seq,
     /// The keyspaces, as the log has them up to `durable`.
     pub keyspaces: Keyspaces,
 }
@@ -139,14 +149,18 @@ impl Manifest {
             bytes.extend_from_slice(&count.to_le_bytes());
         }
         bytes.extend_from_slice(&self.keyspaces.next().0.to_le_bytes());
-        bytes.extend_from_slice(&[0; RESERVED_SIZE]);
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&self.retired_seq.0.to_le_bytes());
+        bytes.extend_from_slice(&[0; RESERVED_SIZE - 4]);
         debug_assert_eq!(bytes.len(), MANIFEST_HEADER_SIZE);
         for segment in &self.segments {
             bytes.extend_from_slice(&segment.id.0.to_le_bytes());
             bytes.extend_from_slice(&segment.size.to_le_bytes());
             bytes.extend_from_slice(&segment.nonce.to_le_bytes());
             bytes.extend_from_slice(&segment.end.to_le_bytes());
-            bytes.extend_from_slice(&segment.last_seq.0.to_le_bytes());
+            for seq in [segment.last_seq, segment.first_seq, segment.filtered] {
+                bytes.extend_from_slice(&seq.0.to_le_bytes());
+            }
             bytes.extend_from_slice(&[
                 segment.state as u8,
                 segment.role as u8,
@@ -209,7 +223,9 @@ impl Manifest {
         let segment_count = reader.u32()?;
         let keyspace_count = reader.u32()?;
         let next_keyspace = KeyspaceId(reader.u32()?);
-        if reader.array::<RESERVED_SIZE>()? != [0; RESERVED_SIZE] {
+        let before = reader.array::<4>()?;
+        let retired_seq = Seq(reader.u64()?);
+        if before != [0; 4] || reader.array::<{ RESERVED_SIZE - 4 }>()? != [0; RESERVED_SIZE - 4] {
             return Err(Defect::Reserved);
         }
         // No capacity is reserved from a count: the entries must be there first.
@@ -228,6 +244,7 @@ impl Manifest {
             durable,
             next_seq,
             segments,
+            retired_seq,
             keyspaces,
         };
         manifest.check(reader.0)?;
@@ -249,10 +266,21 @@ impl Manifest {
         if counters.iter().any(|counter| *counter > u64::MAX / 2) {
             return Err(Defect::BadField("generation, epoch or segment number"));
         }
-        if self.durable > Seq::MAX || self.next_seq > Seq::MAX {
+        if [self.durable, self.next_seq, self.retired_seq].iter().any(|seq| *seq > Seq::MAX) {
             return Err(Defect::BadField("sequence number"));
         }
         Ok(())
+    }
+
+    /// Whether a segment is part of the store: named, and not only because its file is to be removed.
+    #[must_use]
+    pub fn has(&self, id: SegmentId) -> bool {
+        self.segment(id).is_some_and(|entry| entry.state != State::Retired)
+    }
+
+    /// Takes note of segments that are gone.
+    pub fn forget(&mut self, ids: &[SegmentId]) {
+        self.segments.retain(|entry| !ids.contains(&entry.id));
     }
 
     /// The entry of a segment.
@@ -273,20 +301,24 @@ fn segment_entry(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
     let nonce = reader.u64()?;
     let end = reader.u64()?;
     let last_seq = Seq(reader.u64()?);
+    let first_seq = Seq(reader.u64()?);
+    let filtered = Seq(reader.u64()?);
     let [state, role, generation, reserved @ ..] = reader.array::<8>()?;
     let state = match state {
         1 => State::Open,
         2 => State::Cut,
         3 => State::Sealed,
+        4 => State::Retired,
         _ => return Err(Defect::BadField("state")),
     };
-    if reserved != [0; 5] || last_seq > Seq::MAX {
+    if reserved != [0; 5] || [last_seq, first_seq, filtered].iter().any(|seq| *seq > Seq::MAX) {
         return Err(Defect::Reserved);
     }
     if end > size || !end.is_multiple_of(8) {
         return Err(Defect::BadField("end"));
     }
-    Ok(SegmentEntry { id, size, nonce, end, last_seq, state, role: Role::from_byte(role)?, generation })
+    let role = Role::from_byte(role)?;
+    Ok(SegmentEntry { id, size, nonce, end, last_seq, first_seq, filtered, state, role, generation })
 }
 
 fn keyspaces(reader: &mut Reader<'_>, count: u32, next: KeyspaceId) -> Result<Keyspaces, Defect> {
@@ -338,6 +370,8 @@ mod tests {
             nonce: id * 77,
             end: 4096,
             last_seq: Seq(50),
+            first_seq: Seq(20),
+            filtered: Seq(19),
             state,
             role: Role::Log,
             generation: 0,
@@ -352,7 +386,8 @@ mod tests {
             epoch: 4,
             durable: Seq(40),
             next_seq: Seq(60),
-            segments: vec![segment(2, State::Sealed), segment(5, State::Open)],
+            segments: vec![segment(2, State::Sealed), segment(4, State::Retired), segment(5, State::Open)],
+            retired_seq: Seq(19),
             keyspaces: keyspaces_of(&["käse", "a"]),
         }
     }

@@ -21,6 +21,7 @@ pub(crate) mod liveness;
 #[cfg(target_os = "linux")]
 mod resident;
 pub(crate) mod space;
+pub(crate) mod tally;
 
 use std::fmt;
 use std::io;
@@ -28,6 +29,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
+
+use self::tally::Tally;
 
 /// Size of the pages that this crate reasons in, whatever the processor's are. In bytes.
 pub(crate) const PAGE_SIZE: usize = 4096;
@@ -51,8 +54,10 @@ pub(crate) struct Mapping {
     claimed: AtomicBool,
     /// What the checksums of the records here are bound to.
     nonce: AtomicU64,
-    /// The number of mappings that were placed in the same space before.
+    /// Which of the mappings in the same space it is; free for another one once this is gone from it.
     ordinal: AtomicUsize,
+    /// How much of what is published is dead.
+    tally: Tally,
 }
 
 impl fmt::Debug for Mapping {
@@ -80,6 +85,7 @@ impl Mapping {
             claimed: AtomicBool::new(false),
             nonce: AtomicU64::new(0),
             ordinal: AtomicUsize::new(0),
+            tally: Tally::default(),
         }
     }
 
@@ -219,7 +225,12 @@ impl Mapping {
         self.nonce.load(Ordering::Relaxed)
     }
 
-    /// The number of mappings that were placed in the same space before.
+    /// How much of what is published is dead.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Which of the mappings in the same space it is.
     #[inline]
     pub(crate) fn ordinal(&self) -> usize {
         // Relaxed: whatever leads to the mapping announces it.

@@ -18,7 +18,8 @@ use memmap2::MmapRaw;
 use parking_lot::Mutex;
 
 use super::Mapping;
-use crate::epoch::Pin;
+use super::tally::Dead;
+use crate::epoch::{Limbo, Pin};
 use crate::format::record::{HEADER_SIZE, Header, RawHeader};
 use crate::format::{KeyspaceId, Seq};
 use crate::location::{LOCATION_BITS, Location};
@@ -61,13 +62,21 @@ struct Slot {
     mapping: AtomicPtr<Mapping>,
     /// The flat offset of the segment's first byte.
     start: AtomicU64,
-    /// Dead bytes of the segment; counted in the slot of its first granule.
-    dead: AtomicU64,
+    /// Two slots to a cache line.
+    _reserved: AtomicU64,
+}
+
+/// The flat space of a store.
+#[derive(Debug)]
+pub(crate) struct Space {
+    table: Arc<Table>,
+    /// What was taken out, until no pin can lead there.
+    limbo: Limbo,
 }
 
 /// The table from granules to segments.
 #[derive(Debug)]
-pub(crate) struct Space {
+struct Table {
     slots: Arc<MmapRaw>,
     granules: usize,
     placed: Mutex<Placed>,
@@ -77,7 +86,61 @@ pub(crate) struct Space {
 #[derive(Debug)]
 struct Placed {
     next: u64,
-    mappings: Vec<(Arc<Mapping>, Range)>,
+    /// By ordinal.
+    mappings: Vec<Option<(Arc<Mapping>, Range)>>,
+    /// Ranges that were given back, and ordinals.
+    free: Vec<Range>,
+    ordinals: Vec<usize>,
+}
+
+/// The place of a mapping that was taken out; its drop gives the place back.
+#[derive(Debug)]
+struct Placement {
+    table: Arc<Table>,
+    ordinal: usize,
+    range: Range,
+}
+
+impl Placed {
+    /// A range of so many granules: one that was given back, if one is long enough, and else a new one.
+    fn range(&mut self, count: u64, granules: u64) -> Option<Range> {
+        let fits = |range: &(usize, &Range)| range.1.count >= count;
+        let best = self.free.iter().enumerate().filter(fits).min_by_key(|(_, range)| range.count);
+        if let Some((at, range)) = best.map(|(at, range)| (at, *range)) {
+            self.free.swap_remove(at);
+            if range.count > count {
+                self.give_back(Range { first: range.first + count, count: range.count - count });
+            }
+            return Some(Range { first: range.first, count });
+        }
+        let range = Range { first: self.next, count };
+        if range.first + count > granules {
+            return None;
+        }
+        self.next += count;
+        Some(range)
+    }
+
+    /// Takes a range back, as one with its neighbours.
+    fn give_back(&mut self, mut range: Range) {
+        let touches = |one: &Range, other: &Range| one.first + one.count == other.first;
+        self.free.retain(|other| {
+            let before = touches(other, &range);
+            let after = touches(&range, other);
+            if before {
+                range.first = other.first;
+            }
+            if before || after {
+                range.count += other.count;
+            }
+            !before && !after
+        });
+        if range.first + range.count == self.next {
+            self.next = range.first;
+        } else {
+            self.free.push(range);
+        }
+    }
 }
 
 impl Space {
@@ -92,8 +155,10 @@ impl Space {
             match Mapping::anonymous_memory(granules * size_of::<Slot>()) {
                 Ok(slots) => {
                     // Location zero is the index's "empty", so the first granule is left out.
-                    let placed = Mutex::new(Placed { next: 1, mappings: Vec::new() });
-                    return Ok(Self { slots, granules, placed });
+                    let placed =
+                        Placed { next: 1, mappings: Vec::new(), free: Vec::new(), ordinals: Vec::new() };
+                    let table = Arc::new(Table { slots, granules, placed: Mutex::new(placed) });
+                    return Ok(Self { table, limbo: Limbo::new() });
                 }
                 Err(_) if granules > GRANULES_MIN => granules /= 4,
                 Err(error) => return Err(error),
@@ -104,26 +169,28 @@ impl Space {
     /// Gives a mapping its range; `None` when the space is full.
     pub(crate) fn place(&self, mapping: &Arc<Mapping>) -> Option<Range> {
         let count = (mapping.len() as u64).div_ceil(GRANULE_SIZE).max(1);
-        let mut placed = self.placed.lock();
-        let range = Range { first: placed.next, count };
-        if range.first + count > self.granules as u64 {
-            return None;
-        }
-        placed.next += count;
+        let mut placed = self.table.placed.lock();
+        let range = placed.range(count, self.table.granules as u64)?;
+        let ordinal = placed.ordinals.pop().unwrap_or_else(|| {
+            placed.mappings.push(None);
+            placed.mappings.len() - 1
+        });
         // Relaxed: the stores of the slots' `mapping` below announce it.
-        mapping.ordinal.store(placed.mappings.len(), Ordering::Relaxed);
+        mapping.ordinal.store(ordinal, Ordering::Relaxed);
         for granule in range.first..range.first + count {
-            let slot = self.slot(granule).expect("compared with the table's size above");
+            let slot = self.table.slot(granule).expect("compared with the table's size above");
             // Relaxed, both: the store of `mapping` below announces them.
             slot.base.store(mapping.base(), Ordering::Relaxed);
             slot.start.store(range.first * GRANULE_SIZE, Ordering::Relaxed);
             // Release: pairs with the acquire load in `record`.
             slot.mapping.store(Arc::as_ptr(mapping).cast_mut(), Ordering::Release);
         }
-        placed.mappings.push((Arc::clone(mapping), range));
+        placed.mappings[ordinal] = Some((Arc::clone(mapping), range));
         Some(range)
     }
+}
 
+impl Table {
     #[inline]
     fn slot(&self, granule: u64) -> Option<&Slot> {
         let granule = usize::try_from(granule).ok().filter(|granule| *granule < self.granules)?;
@@ -138,11 +205,13 @@ impl Space {
     fn slot_of(&self, location: Location) -> Option<&Slot> {
         self.slot(location.to_bits() * 8 / GRANULE_SIZE)
     }
+}
 
+impl Space {
     /// Starts the load of a record's first line.
     #[inline]
     pub(crate) fn prefetch(&self, location: Location) {
-        let Some(slot) = self.slot_of(location) else { return };
+        let Some(slot) = self.table.slot_of(location) else { return };
         // Relaxed, both: nothing is read through them here.
         let base = slot.base.load(Ordering::Relaxed);
         let start = slot.start.load(Ordering::Relaxed);
@@ -156,13 +225,14 @@ impl Space {
     /// The pin keeps the segment mapped for `'p`.
     #[inline]
     pub(crate) fn record<'p>(&'p self, location: Location, _pin: &'p Pin) -> Option<Record<'p>> {
-        let slot = self.slot_of(location)?;
+        let slot = self.table.slot_of(location)?;
         // Acquire: pairs with the release store in `place`.
         let mapping = slot.mapping.load(Ordering::Acquire);
         if mapping.is_null() {
             return None;
         }
-        // SAFETY: not null, so it came from an `Arc` that `placed` holds until the space is dropped (`'p` is shorter).
+        // SAFETY: not null, so it came from an `Arc` that `placed` holds until the space is dropped (`'p` is shorter), or
+        // until after this pin (`retire`).
         let mapping = unsafe { &*mapping };
         // Relaxed, both: announced by the mapping above, and never changed.
         let start = slot.start.load(Ordering::Relaxed);
@@ -183,13 +253,13 @@ impl Space {
     ///
     /// What the operating system says.
     pub(crate) fn bring_in(&self, location: Location, pin: &Pin) -> io::Result<bool> {
-        let Some(slot) = self.slot_of(location) else { return Ok(true) };
+        let Some(slot) = self.table.slot_of(location) else { return Ok(true) };
         // Acquire: pairs with the release store in `place`.
         let mapping = slot.mapping.load(Ordering::Acquire);
         if mapping.is_null() {
             return Ok(true);
         }
-        // SAFETY: not null, so it came from an `Arc` that `placed` holds until the space is dropped.
+        // SAFETY: not null, so it came from an `Arc` that `placed` holds as long as the pin (see `record`).
         let mapping = unsafe { &*mapping };
         // Relaxed: announced by the mapping above, and never changed.
         let start = slot.start.load(Ordering::Relaxed);
@@ -203,30 +273,56 @@ impl Space {
         mapping.bring_in(offset, HEADER_SIZE.saturating_add(len))
     }
 
-    /// Counts bytes of a segment as dead. Called by the one writer only.
-    pub(crate) fn add_dead(&self, location: Location, bytes: u64) {
-        let Some(slot) = self.slot_of(location) else { return };
-        // Relaxed: announced by whatever led the writer to the location.
-        let first = slot.start.load(Ordering::Relaxed) / GRANULE_SIZE;
-        if let Some(slot) = self.slot(first) {
-            // Relaxed, and not one operation: a statistic with one writer.
-            let dead = slot.dead.load(Ordering::Relaxed);
-            slot.dead.store(dead + bytes, Ordering::Relaxed);
+    /// Counts bytes of a segment as dead. Called by the one writer only, about a segment that is still placed.
+    #[inline]
+    pub(crate) fn add_dead(&self, location: Location, why: Dead, bytes: u64) {
+        let Some(slot) = self.table.slot_of(location) else { return };
+        // Acquire: pairs with the release store in `place`.
+        let mapping = slot.mapping.load(Ordering::Acquire);
+        if mapping.is_null() {
+            return;
+        }
+        // SAFETY: not null, so it came from an `Arc` that `placed` holds: it is taken out only after the slots are empty
+        // and no pin is left that can have seen them, and the writer is pinned or the segment is its own.
+        let mapping = unsafe { &*mapping };
+        mapping.tally().add(why, bytes);
+    }
+
+    /// Counts values of the segment with this ordinal as hidden. Called by the one writer only.
+    pub(crate) fn add_hidden_in(&self, ordinal: usize, bytes: u64) {
+        let placed = self.table.placed.lock();
+        if let Some(Some((mapping, _))) = placed.mappings.get(ordinal) {
+            mapping.tally().add(Dead::Hidden, bytes);
         }
     }
 
-    /// Counts bytes of the segment with this ordinal as dead. Called by the one writer only.
-    pub(crate) fn add_dead_in(&self, ordinal: usize, bytes: u64) {
-        let range = self.placed.lock().mappings.get(ordinal).map(|(_, range)| *range);
-        if let Some(range) = range {
-            self.add_dead(range.at(0), bytes);
-        }
+    /// Takes a mapping out of the space, once no pin that was taken before can lead into it; its range and its ordinal
+    /// are then given out again. The index must not lead to it any more, and nothing may be counted as live in it.
+    pub(crate) fn retire(&self, mapping: &Mapping, range: Range) {
+        self.limbo.retire(Placement { table: Arc::clone(&self.table), ordinal: mapping.ordinal(), range });
     }
 
-    /// Dead bytes of a segment.
-    pub(crate) fn dead(&self, range: Range) -> u64 {
-        // Relaxed: a statistic.
-        self.slot(range.first).map_or(0, |slot| slot.dead.load(Ordering::Relaxed))
+    /// Gives back what was retired and what no reader can see any more; how many are left.
+    pub(crate) fn collect(&self) -> usize {
+        self.limbo.collect();
+        self.limbo.len()
+    }
+}
+
+impl Drop for Placement {
+    fn drop(&mut self) {
+        for granule in self.range.first..self.range.first + self.range.count {
+            let slot = self.table.slot(granule).expect("it was placed there");
+            // Relaxed: no reader has a location in this range (`Space::retire`).
+            slot.mapping.store(ptr::null_mut(), Ordering::Relaxed);
+        }
+        let mut placed = self.table.placed.lock();
+        let mapping = placed.mappings[self.ordinal].take();
+        placed.give_back(self.range);
+        placed.ordinals.push(self.ordinal);
+        drop(placed);
+        // Unmapping takes time.
+        drop(mapping);
     }
 }
 
@@ -313,9 +409,9 @@ impl<'p> Record<'p> {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// The key as an owned slice that keeps its segment mapped.
-    pub(crate) fn keep_key(&self) -> Slice {
-        self.keep(self.key())
+    /// Key and value as owned slices that keep their segment mapped, for later.
+    pub(crate) fn keep_record(&self) -> KeptRecord {
+        KeptRecord { key: self.key(), value: self.keep_value() }
     }
 
     /// The value as an owned slice that keeps its segment mapped.
@@ -326,7 +422,8 @@ impl<'p> Record<'p> {
     fn keep(&self, bytes: &'p [u8]) -> Slice {
         let value = ptr::from_ref(bytes);
         let mapping: *const Mapping = self.mapping;
-        // SAFETY: the mapping lies in an `Arc` that the space still holds (`Space::record`), so its count is not zero.
+        // SAFETY: the mapping lies in an `Arc` that the space still holds (`Space::record`), so its count is not zero
+        // for as long as the pin.
         unsafe { Arc::increment_strong_count(mapping) };
         // SAFETY: the reference that the line above added is ours to own.
         let mapping = unsafe { Arc::from_raw(mapping) };
@@ -340,6 +437,7 @@ impl<'p> Record<'p> {
 }
 
 /// Published bytes that keep their mapping.
+#[derive(Debug)]
 pub(crate) struct Slice {
     value: *const [u8],
     mapping: Arc<Mapping>,
@@ -353,6 +451,26 @@ impl Deref for Slice {
         unsafe { &*self.value }
     }
 }
+
+/// A record that keeps its mapping.
+#[derive(Debug)]
+pub(crate) struct KeptRecord {
+    /// In the same mapping as the value.
+    key: *const [u8],
+    value: Slice,
+}
+
+impl KeptRecord {
+    /// Its key and its value.
+    pub(crate) fn into_parts(self) -> (Slice, Slice) {
+        (Slice { value: self.key, mapping: Arc::clone(&self.value.mapping) }, self.value)
+    }
+}
+
+// SAFETY: as for `Slice`.
+unsafe impl Send for KeptRecord {}
+// SAFETY: as for `Slice`.
+unsafe impl Sync for KeptRecord {}
 
 impl Clone for Slice {
     fn clone(&self) -> Self {

@@ -11,6 +11,7 @@ use super::survey::is_written;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentEntry, State};
 use crate::format::record::Start;
+use crate::format::segment_header::Role;
 use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::Dir;
 use crate::segment::Segment;
@@ -58,6 +59,8 @@ pub(crate) struct Chain {
     pub(crate) seen: Seq,
     pub(crate) asides: Vec<Aside>,
     pub(crate) set_aside: Vec<SegmentId>,
+    /// Segments whose files are to be removed: compaction has done with them, or they never held anything.
+    pub(crate) retired: Vec<(SegmentId, u64)>,
     pub(crate) unproven: Vec<Unproven>,
 }
 
@@ -78,10 +81,12 @@ pub(crate) fn read(
         segments: Vec::new(),
         resume: None,
         previous: None,
-        last: Seq::ZERO,
+        // What compaction has done with was durable, and is no longer there to be found.
+        last: manifest.retired_seq,
         seen: Seq::ZERO,
         asides: Vec::new(),
         set_aside: Vec::new(),
+        retired: Vec::new(),
         unproven: Vec::new(),
     };
     let links = chain.links(dir, manifest, entries, replay)?;
@@ -89,7 +94,7 @@ pub(crate) fn read(
         entries.iter().filter(|entry| entry.state == State::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
     let mut ended = match links.first() {
-        Some(first) => !chain.begins(entries, first, &links, replay)?,
+        Some(_) => !chain.begins(manifest, entries, &links, replay)?,
         None => true,
     };
     for at in 0..links.len() {
@@ -115,20 +120,29 @@ impl Chain {
         dir: &dyn Dir,
         manifest: &Manifest,
         entries: &[SegmentEntry],
-        replay: &Replay<'_>,
+        replay: &mut Replay<'_>,
     ) -> Result<Vec<Link>> {
         let mut links = Vec::new();
         for entry in entries {
+            if entry.state == State::Retired {
+                self.retire(*entry);
+                continue;
+            }
             let segment = Segment::open(dir, replay.space, manifest.store, entry)?;
             let mut window = source(&segment);
             let from = segment.data_offset();
             if entry.end != 0 && entry.end < from {
                 return Err(damage(&segment, 0, Defect::BadField("end")));
             }
+            if segment.role() == Role::Survivors {
+                self.survivors(segment, &mut window, *entry, replay)?;
+                continue;
+            }
             let empty = match entry.state {
                 State::Sealed | State::Cut => entry.end == from,
                 State::Open if manifest.clean => entry.end == 0,
                 State::Open => !is_written(dir, entry.id, Arc::clone(window.file()), from, entry.size)?,
+                State::Retired => unreachable!("left out above"),
             };
             if empty {
                 if entry.state == State::Open {
@@ -141,6 +155,9 @@ impl Chain {
                 continue;
             }
             let start = start_of(&segment, &mut window)?;
+            if let Some((first, _)) = start {
+                segment.begins_at(first);
+            }
             links.push(Link { entry: *entry, segment, start });
         }
         links.sort_by_key(|link| match (&link.start, link.entry.state) {
@@ -149,6 +166,33 @@ impl Chain {
             (None, _) => (link.entry.last_seq, link.entry.id),
         });
         Ok(links)
+    }
+
+    /// Reads what compaction moved: all of it was durable before the manifest named it.
+    fn survivors(
+        &mut self,
+        segment: Arc<Segment>,
+        window: &mut FileSource,
+        entry: SegmentEntry,
+        replay: &mut Replay<'_>,
+    ) -> Result<()> {
+        if entry.state != State::Sealed || entry.role != Role::Survivors {
+            return Err(damage(&segment, 0, Defect::BadField("state or role")));
+        }
+        let walked = replay.read(&segment, window, entry.end)?;
+        if walked.stop != entry.end {
+            return Err(damage(&segment, walked.stop, walked.defect.unwrap_or(Defect::Truncated)));
+        }
+        self.seen = self.seen.max(walked.last.unwrap_or(Seq::ZERO));
+        segment.release_file();
+        self.keep(segment, entry);
+        Ok(())
+    }
+
+    /// Has the manifest name a segment only until its file is removed.
+    fn retire(&mut self, entry: SegmentEntry) {
+        self.retired.push((entry.id, entry.nonce));
+        self.entries.push(SegmentEntry { state: State::Retired, ..entry });
     }
 
     fn keep(&mut self, segment: Arc<Segment>, entry: SegmentEntry) {
@@ -160,13 +204,15 @@ impl Chain {
     /// looks as if it had never been written to, so the hole shows only in what the next one says.
     fn begins(
         &mut self,
+        manifest: &Manifest,
         entries: &[SegmentEntry],
-        first: &Link,
         links: &[Link],
         replay: &mut Replay<'_>,
     ) -> Result<bool> {
+        let first = &links[0];
         let Some((_, start)) = first.start else { return Ok(true) };
-        let previous = entries.iter().find(|entry| entry.id == SegmentId(start.previous));
+        let named = |entry: &&SegmentEntry| entry.id.0 == start.previous && entry.state != State::Retired;
+        let previous = entries.iter().find(named);
         // Nothing is before the first segment; what is no longer named was durable; a cut can leave nothing.
         let fits = previous
             .is_none_or(|previous| previous.state != State::Open && previous.end == start.previous_end);
@@ -178,8 +224,10 @@ impl Chain {
             replay.durable = replay.durable.max(there.durable);
             self.seen = self.seen.max(there.last);
         }
-        if replay.durable > Seq::ZERO {
-            let defect = Defect::MissingRecords { last: 0, durable: replay.durable.0 };
+        // What was durable may all have been in segments that compaction has done with.
+        if replay.durable > manifest.retired_seq {
+            let last = manifest.retired_seq.0;
+            let defect = Defect::MissingRecords { last, durable: replay.durable.0 };
             return Err(damage(&first.segment, first.segment.data_offset(), defect));
         }
         Ok(false)
@@ -208,6 +256,7 @@ impl Chain {
             (State::Open, true, true) => Known::CleanAt,
             (State::Open, true, false) => Known::CleanBefore,
             (State::Open, false, _) => Known::Open,
+            (State::Retired, ..) => unreachable!("left out of the links"),
         };
         let next = next_of(manifest, links, at, walked.stop, known);
         // After a clean close nothing was written behind the end, so an open does not read it.
@@ -226,12 +275,19 @@ impl Chain {
             return Err(damage(segment, walked.stop, walked.defect.unwrap_or(otherwise)));
         }
         let last_seq = walked.last.unwrap_or(Seq::ZERO);
+        let unused = walked.written == 0 && entry.state != State::Sealed && !clean;
+        if unused && action != StopAction::Continue && behind != Behind::Frames {
+            self.drop_unused(&links[at], replay);
+            return Ok(false);
+        }
         self.previous = Some((entry.id, walked.stop));
         let mut kept = *entry;
         if clean {
             self.resume = Some((Arc::clone(segment), walked.stop));
         } else if entry.state != State::Sealed {
-            kept = SegmentEntry { state: State::Cut, end: walked.stop, last_seq, ..*entry };
+            let (first_seq, filtered) = (segment.first_seq(), segment.filtered());
+            kept =
+                SegmentEntry { state: State::Cut, end: walked.stop, last_seq, first_seq, filtered, ..*entry };
             let sample = walked.samples.iter().rev().find(|(seq, _)| *seq <= replay.durable);
             let from = sample.map_or(segment.data_offset(), |(_, offset)| *offset);
             self.unproven.push(Unproven { segment: Arc::clone(segment), from, to: walked.stop });
@@ -260,6 +316,16 @@ impl Chain {
         }
         replay.durable = replay.durable.max(proof);
         Ok(here)
+    }
+
+    /// Takes the last segment of the log out of it, which holds nothing but the log's own records: a store that is opened
+    /// and killed again and again must not grow by one each time.
+    fn drop_unused(&mut self, link: &Link, replay: &mut Replay<'_>) {
+        replay.space.retire(link.segment.mapping(), link.segment.range());
+        if let (None, Some((_, start))) = (self.previous, link.start) {
+            self.previous = Some((SegmentId(start.previous), start.previous_end));
+        }
+        self.retire(link.entry);
     }
 
     fn note_cut(&mut self, segment: &Arc<Segment>, stop: u64, beyond: &Beyond, replay: &mut Replay<'_>) {
@@ -295,7 +361,7 @@ fn next_of(manifest: &Manifest, links: &[Link], at: usize, stop: u64, known: Kno
     let here = links[at].entry.id;
     let linked = start.previous == here.0 && start.previous_end == stop;
     // The segment that was between them is no longer part of the store, so it was durable and so is this.
-    let bridged = known == Known::SealedAt && manifest.segment(SegmentId(start.previous)).is_none();
+    let bridged = known == Known::SealedAt && !manifest.has(SegmentId(start.previous));
     if linked || bridged { Next::Continues } else { Next::Elsewhere }
 }
 

@@ -104,12 +104,16 @@ pub(crate) struct UnlistedFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnlistedHeader {
     Ours,
+    /// Compaction's, and the manifest names every segment that it was made from.
+    Copies,
+    /// Compaction's, and of what it was made from not everything is there.
+    Survivors,
     Foreign,
     Newer,
     Damaged,
 }
 
-/// What to do with a segment file that the manifest does not name. None of them loses a byte.
+/// What to do with a segment file that the manifest does not name. None of them loses a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnlistedAction {
     /// It was made and not yet named: use it.
@@ -118,6 +122,8 @@ pub(crate) enum UnlistedAction {
     AdoptWritten,
     /// It was part of the store and is no longer: give it another name.
     SetAside,
+    /// It repeats what is in named segments: compaction was interrupted before the manifest named it.
+    Remove,
     /// Refuse to open.
     RefuseForeign,
     /// Refuse to open.
@@ -129,15 +135,21 @@ pub(crate) enum UnlistedAction {
 type UnlistedRow = (Option<UnlistedHeader>, Option<bool>, Option<bool>, Option<bool>, UnlistedAction);
 
 /// header, written, both copies whole, beyond the numbers given out: action.
-const UNLISTED: [UnlistedRow; 7] = {
-    use UnlistedAction::{AdoptBlank, AdoptWritten, RefuseDamaged, RefuseForeign, RefuseNewer, SetAside};
-    use UnlistedHeader::{Damaged, Foreign, Newer, Ours};
+const UNLISTED: [UnlistedRow; 10] = {
+    use UnlistedAction::{
+        AdoptBlank, AdoptWritten, RefuseDamaged, RefuseForeign, RefuseNewer, Remove, SetAside,
+    };
+    use UnlistedHeader::{Copies, Damaged, Foreign, Newer, Ours, Survivors};
     const Y: Option<bool> = Some(true);
     const N: Option<bool> = Some(false);
     [
         (Some(Foreign), None, None, None, RefuseForeign),
         (Some(Newer), None, None, None, RefuseNewer),
         (Some(Damaged), None, None, None, RefuseDamaged),
+        // What it was made from is given up only after both copies of the manifest name it.
+        (Some(Copies), None, None, None, Remove),
+        (Some(Survivors), None, None, N, SetAside),
+        (Some(Survivors), None, None, Y, RefuseDamaged),
         (Some(Ours), N, None, None, AdoptBlank),
         (Some(Ours), Y, None, N, SetAside),
         (Some(Ours), Y, N, Y, AdoptWritten),
@@ -306,8 +318,8 @@ mod tests {
 
     #[test]
     fn exactly_one_row_decides_about_any_unlisted_segment() {
-        use UnlistedHeader::{Damaged, Foreign, Newer, Ours};
-        for header in [Ours, Foreign, Newer, Damaged] {
+        use UnlistedHeader::{Copies, Damaged, Foreign, Newer, Ours, Survivors};
+        for header in [Ours, Copies, Survivors, Foreign, Newer, Damaged] {
             for written in BOOLS {
                 for both_copies in BOOLS {
                     for beyond in BOOLS {

@@ -44,7 +44,7 @@ use crate::manifest_store::ManifestStore;
 use crate::mapping::space::Space;
 use crate::options::{Durability, Options};
 use crate::provision::{Provision, Shared, make_segment};
-use crate::segment::{Regime, Segment};
+use crate::segment::{Regime, Segment, open_file, unlink_segment};
 
 /// An opened store, before it has its face.
 #[derive(Debug)]
@@ -146,6 +146,7 @@ fn create(dir: &dyn Dir) -> Result<()> {
         durable: Seq::ZERO,
         next_seq: Seq(1),
         segments: Vec::new(),
+        retired_seq: Seq::ZERO,
         keyspaces: Keyspaces::new(),
     };
     let bytes = manifest.encode();
@@ -191,11 +192,12 @@ fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<d
     let replayed = replay.finish()?;
 
     chain.set_aside.extend_from_slice(&unlisted.set_aside);
+    let repeated = unlisted.repeated;
     if !unlisted.adopted.is_empty() {
         // Its maker may have died between the rename and the sync of the directory (I6).
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
-    let found = Found { manifest, suspect, chain, boot_id };
+    let found = Found { manifest, suspect, chain, repeated, boot_id };
     settle(dir, options, survey, found, Built { space, hash_key, replayed, lock })
 }
 
@@ -204,6 +206,8 @@ struct Found {
     manifest: Manifest,
     suspect: [bool; 2],
     chain: Chain,
+    /// Segments that repeat what is in others.
+    repeated: Vec<SegmentId>,
     boot_id: Option<[u8; 16]>,
 }
 
@@ -223,7 +227,7 @@ fn settle(
     found: Found,
     built: Built,
 ) -> Result<Opened> {
-    let Found { mut manifest, suspect, chain, boot_id } = found;
+    let Found { mut manifest, suspect, chain, repeated, boot_id } = found;
     let Built { space, hash_key, replayed, lock } = built;
     let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
     for aside in &chain.asides {
@@ -249,6 +253,7 @@ fn settle(
     dir.crash_point("recovery-manifest");
     report.set_aside.extend(rename_aside(dir.as_ref(), survey, &chain.set_aside)?);
     dir.crash_point("recovery-renamed");
+    remove(dir.as_ref(), &manifest, &chain.retired, &repeated)?;
 
     let mut writer_nonce = [0; 8];
     dir.random(&mut writer_nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
@@ -293,6 +298,34 @@ fn next_seq(manifest: &Manifest, chain: &Chain, durable: Seq) -> Seq {
     let written = manifest.segments.iter().filter(|entry| entry.state != State::Sealed);
     let open: u64 = written.map(|entry| entry.size / HEADER_SIZE as u64).sum();
     Seq(manifest.next_seq.max(seen.next()).0 + open + 1)
+}
+
+/// Removes the files of segments that compaction has done with, and those that repeat what is in others.
+fn remove(
+    dir: &dyn Dir,
+    manifest: &ManifestStore,
+    retired: &[(SegmentId, u64)],
+    repeated: &[SegmentId],
+) -> Result<()> {
+    if retired.is_empty() && repeated.is_empty() {
+        return Ok(());
+    }
+    let store = manifest.read(|manifest| manifest.store);
+    for (id, nonce) in retired {
+        match open_file(dir, store, *id) {
+            // Only what the manifest speaks of.
+            Ok((_, header)) if header.nonce == *nonce => unlink_segment(dir, *id)?,
+            Err(error @ Error::Io { .. }) => return Err(error),
+            _ => {}
+        }
+    }
+    for id in repeated {
+        unlink_segment(dir, *id)?;
+    }
+    dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+    // On the disk with the next change.
+    manifest.forget(&retired.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    Ok(())
 }
 
 /// What the log goes on from, whichever segment it goes on in.

@@ -20,6 +20,7 @@ use crate::format::{Defect, KeyspaceId, Seq};
 use crate::index::Index;
 use crate::location::Location;
 use crate::mapping::space::Space;
+use crate::mapping::tally::Dead;
 use crate::segment::Segment;
 
 /// How far apart the places are that are remembered for the rewrite after an unclean end, in bytes.
@@ -32,8 +33,10 @@ pub(crate) struct Walked {
     pub(crate) stop: u64,
     /// What stopped it, where it was not zeros or the known end.
     pub(crate) defect: Option<Defect>,
-    /// The last record's sequence number.
+    /// The greatest sequence number.
     pub(crate) last: Option<Seq>,
+    /// Records that somebody wrote, as opposed to the log's own.
+    pub(crate) written: u64,
     /// Places in the segment: every record before the offset has at most this number.
     pub(crate) samples: Vec<(Seq, u64)>,
 }
@@ -119,9 +122,11 @@ impl<'a> Replay<'a> {
         source: &mut FileSource,
         limit: u64,
     ) -> Result<Walked> {
-        let mut walker = Walker::new(segment.nonce(), segment.data_offset(), limit, Order::Consecutive);
+        let order = segment.order();
+        let mut walker = Walker::new(segment.nonce(), segment.data_offset(), limit, order);
         let mut samples = Vec::new();
         let mut sampled = 0;
+        let mut written = 0;
         let defect = loop {
             match walker.step(source)? {
                 Step::Record(placed) => {
@@ -129,6 +134,7 @@ impl<'a> Replay<'a> {
                         sampled = placed.offset;
                         samples.push((Seq(placed.header.seq.0 - 1), placed.offset));
                     }
+                    written += u64::from(!matches!(placed.header.kind, Kind::Start | Kind::Watermark));
                     self.record(segment, source, &placed)?;
                 }
                 Step::Blank => break None,
@@ -136,7 +142,7 @@ impl<'a> Replay<'a> {
             }
         };
         self.report.bytes_read += walker.offset();
-        Ok(Walked { stop: walker.offset(), defect, last: walker.last_seq(), samples })
+        Ok(Walked { stop: walker.offset(), defect, last: walker.last_seq(), written, samples })
     }
 
     fn record(&mut self, segment: &Arc<Segment>, source: &mut FileSource, placed: &Placed) -> Result<()> {
@@ -150,7 +156,7 @@ impl<'a> Replay<'a> {
         match header.kind {
             Kind::Put | Kind::Tombstone => {
                 if self.is_dropped(header.keyspace) {
-                    self.space.add_dead(location, size);
+                    self.space.add_dead(location, why_dead(header.kind), size);
                     return Ok(());
                 }
                 let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(header.key_len))?;
@@ -159,11 +165,11 @@ impl<'a> Replay<'a> {
                 self.newest(segment, placed.offset, header)?;
             }
             Kind::Keyspace => {
-                self.space.add_dead(location, size);
+                self.space.add_dead(location, Dead::Note, size);
                 self.note_change(segment, source, placed)?;
             }
             Kind::Batch | Kind::Watermark | Kind::Start => {
-                self.space.add_dead(location, size);
+                self.space.add_dead(location, Dead::Note, size);
                 self.note_durable(source, placed)?;
             }
         }
@@ -195,7 +201,7 @@ impl<'a> Replay<'a> {
         self.dropped.insert(id);
         if let Ok(at) = self.loading.binary_search_by_key(&id, |loading| loading.id) {
             for (ordinal, bytes) in self.loading.remove(at).slot.live() {
-                self.space.add_dead_in(ordinal, bytes);
+                self.space.add_hidden_in(ordinal, bytes);
             }
         }
     }
@@ -232,11 +238,11 @@ impl<'a> Replay<'a> {
             let record = self.space.record(other, &pin).expect("just found there");
             let old = record.header();
             if old.seq >= header.seq {
-                self.space.add_dead(location, size);
+                self.space.add_dead(location, why_dead(header.kind), size);
                 return Ok(());
             }
             if old.kind == Kind::Put {
-                self.space.add_dead(other, old.size());
+                self.space.add_dead(other, Dead::Hidden, old.size());
                 loading.slot.sub_live(record.ordinal(), old.size());
                 loading.live_bytes -= old.size();
             }
@@ -247,7 +253,7 @@ impl<'a> Replay<'a> {
             loading.slot.index.insert(hash, location);
         }
         if header.kind == Kind::Tombstone {
-            self.space.add_dead(location, size);
+            self.space.add_dead(location, Dead::Tombstone, size);
             loading.tombstones.push((hash, location));
         } else {
             loading.slot.add_live(segment.mapping().ordinal(), size);
@@ -323,12 +329,17 @@ impl<'a> Replay<'a> {
                 return Err(damage(&left.first.0, left.first.1, Defect::BadField("keyspace")));
             }
             for (ordinal, bytes) in left.slot.live() {
-                self.space.add_dead_in(ordinal, bytes);
+                self.space.add_hidden_in(ordinal, bytes);
             }
         }
         let Self { durable, report, .. } = self;
         Ok(Replayed { keyspaces, names, durable_names, pending, durable, report })
     }
+}
+
+/// Why a record of a key is dead, where it is.
+fn why_dead(kind: Kind) -> Dead {
+    if kind == Kind::Put { Dead::Hidden } else { Dead::Tombstone }
 }
 
 fn new_slot(path: &std::path::Path) -> Result<Slot> {

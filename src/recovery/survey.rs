@@ -8,6 +8,7 @@ use super::source::FileSource;
 use crate::error::{Error, Result};
 use crate::format::manifest::{MANIFEST_LEN_MAX, Manifest, SegmentEntry, State};
 use crate::format::names::{self, Name};
+use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::walk::next_published;
 use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::{Access, Dir, File};
@@ -149,6 +150,8 @@ pub(crate) struct Unlisted {
     pub(crate) adopted: Vec<SegmentEntry>,
     /// To be given another name.
     pub(crate) set_aside: Vec<SegmentId>,
+    /// To be removed: they repeat what is in segments that the manifest names.
+    pub(crate) repeated: Vec<SegmentId>,
 }
 
 /// Decides about the segment files that the manifest does not name; changes nothing.
@@ -166,7 +169,7 @@ pub(crate) fn look_at_unlisted(
     for id in survey.segments.iter().filter(|id| manifest.segment(**id).is_none()) {
         let opened = open_file(dir, manifest.store, *id);
         let header = match &opened {
-            Ok(_) => UnlistedHeader::Ours,
+            Ok((_, header)) => whose(header, manifest),
             Err(Error::ForeignFile { .. }) => UnlistedHeader::Foreign,
             Err(Error::TooNew { .. }) => UnlistedHeader::Newer,
             Err(Error::Corrupt { .. }) => UnlistedHeader::Damaged,
@@ -186,12 +189,15 @@ pub(crate) fn look_at_unlisted(
                     nonce: header.nonce,
                     end: 0,
                     last_seq: Seq::ZERO,
+                    first_seq: Seq::ZERO,
+                    filtered: Seq::ZERO,
                     state: State::Open,
                     role: header.role,
                     generation: header.generation,
                 });
             }
             (UnlistedAction::SetAside, _) => found.set_aside.push(*id),
+            (UnlistedAction::Remove, _) => found.repeated.push(*id),
             (_, Err(error)) => return Err(error),
             (_, Ok(_)) => {
                 let path = dir.path().join(names::segment(*id));
@@ -204,6 +210,15 @@ pub(crate) fn look_at_unlisted(
         }
     }
     Ok(found)
+}
+
+/// Who made a segment that the manifest does not name.
+fn whose(header: &SegmentHeader, manifest: &Manifest) -> UnlistedHeader {
+    match header.role {
+        Role::Log => UnlistedHeader::Ours,
+        Role::Survivors if header.replaced.iter().all(|id| manifest.has(*id)) => UnlistedHeader::Copies,
+        Role::Survivors => UnlistedHeader::Survivors,
+    }
 }
 
 /// Whether anything but zeros lies behind a segment's header.

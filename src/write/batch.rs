@@ -13,6 +13,7 @@ use crate::format::Seq;
 use crate::format::hash::Hash;
 use crate::format::record::{BatchSum, HEADER_SIZE, Kind};
 use crate::log::{Draft, Frame};
+use crate::mapping::tally::Dead;
 use crate::options::Durability;
 
 /// A batch before the mutex.
@@ -191,7 +192,7 @@ impl Engine {
         let segment = log.position().0;
         debug_assert_eq!(before, segment.id(), "a batch lies in one segment");
         let (range, ordinal) = (segment.range(), segment.mapping().ordinal());
-        self.shared.space.add_dead(range.at(first - HEADER_SIZE as u64), HEADER_SIZE as u64);
+        self.shared.space.add_dead(range.at(first - HEADER_SIZE as u64), Dead::Note, HEADER_SIZE as u64);
         let mut tombstones = Vec::new();
         self.progress.begin(log.last_user());
         self.visibility.begin(frame_seq.next(), writes.len());
@@ -200,7 +201,8 @@ impl Engine {
             let location = range.at(offset);
             offset += draft.size();
             if *superseded {
-                self.shared.space.add_dead(location, draft.size());
+                let why = if draft.kind == Kind::Put { Dead::Hidden } else { Dead::Tombstone };
+                self.shared.space.add_dead(location, why, draft.size());
                 continue;
             }
             let slot = indexes.of(contents);
@@ -212,7 +214,7 @@ impl Engine {
                 self.count(contents, slot, there, ordinal, draft.size());
                 continue;
             }
-            self.shared.space.add_dead(location, draft.size());
+            self.shared.space.add_dead(location, Dead::Tombstone, draft.size());
             if let Some(current) = current {
                 // The entry stays until the batch is visible: a miss has no number to compare.
                 slot.index.replace(*hash, current.location, location);

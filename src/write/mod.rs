@@ -19,6 +19,7 @@ use crate::format::record::Kind;
 use crate::location::Location;
 use crate::log::Draft;
 use crate::mapping::space::Record;
+use crate::mapping::tally::Dead;
 use crate::options::Durability;
 use crate::read::Value;
 
@@ -138,7 +139,7 @@ impl Engine {
             if let Some(current) = current {
                 slot.index.remove(hash, current.location);
             }
-            self.shared.space.add_dead(location, draft.size());
+            self.shared.space.add_dead(location, Dead::Tombstone, draft.size());
             self.count(contents, slot, there, ordinal, 0);
         }
         let work = self.note_position(writer);
@@ -255,7 +256,7 @@ impl Engine {
         let mut old = 0;
         if let Some(was) = was {
             old = was.record.header().size();
-            self.shared.space.add_dead(was.location, old);
+            self.shared.space.add_dead(was.location, Dead::Hidden, old);
             slot.sub_live(was.record.ordinal(), old);
         }
         if size > 0 {

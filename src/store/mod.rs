@@ -1,5 +1,7 @@
 //! The face of a store.
 
+mod care;
+
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
@@ -15,9 +17,6 @@ use crate::keyspace::Keyspace;
 use crate::options::{Durability, Options};
 use crate::read::{Iter, Value};
 use crate::recovery;
-use crate::recovery::report::RecoveryReport;
-use crate::stats::Stats;
-use crate::verify::VerifyReport;
 
 /// A persistent hash map, or several of them by name.
 ///
@@ -369,78 +368,6 @@ impl Store {
     /// As [`Store::flush`]; `UnknownSeq` where no write has this number yet.
     pub fn wait_durable(&self, seq: Seq) -> Result<()> {
         self.engine().wait_durable(seq)
-    }
-
-    /// Returns what the store says of itself.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("a", "1")?;
-    /// store.insert("a", "2")?;
-    /// let stats = store.stats();
-    /// assert_eq!(stats.keys, 1);
-    /// assert!(stats.dead_bytes > 0, "the first value");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.engine().stats()
-    }
-
-    /// Returns the bytes that the store's files take on the disk.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// assert!(store.size_on_disk()? < 512 << 10, "an empty store is small");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// `Io`.
-    #[doc(alias = "real_disk_size")]
-    #[doc(alias = "disk_space")]
-    pub fn size_on_disk(&self) -> Result<u64> {
-        self.engine().size_on_disk()
-    }
-
-    /// Reads everything and compares it with its checksums, beside readers and writers.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("a", "1")?;
-    /// let report = store.verify()?;
-    /// assert_eq!(report.keys, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// `Corrupt` with the first damage; `Io`, `Closed`, `Forked`.
-    #[doc(alias = "check_integrity")]
-    #[doc(alias = "verify_checksum")]
-    pub fn verify(&self) -> Result<VerifyReport> {
-        self.engine().verify()
-    }
-
-    /// Returns what opening the store found and did.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let path = directory.path().join("data");
-    /// let store = mapcask::Store::open(&path)?;
-    /// assert!(store.recovery_report().created);
-    /// store.close()?;
-    /// let store = mapcask::Store::open(&path)?;
-    /// assert!(store.recovery_report().clean);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn recovery_report(&self) -> &RecoveryReport {
-        &self.engine().report
     }
 
     /// Closes the store for all handles: every write durable, the files marked clean, the lock free.

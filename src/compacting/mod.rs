@@ -1,0 +1,329 @@
+//! Compacting a store: who drives it, and what it is to do next.
+//!
+//! The background drives it a step at a time; a caller of `compact` does all there is.
+//!
+//! **Concurrency.** One pass at a time, under a lock of its own, which comes before the writer mutex and every other
+//! lock. Who finds it taken goes on with something else; only `compact` and `close` wait.
+//!
+//! **Invariants.** I7, I11.
+
+mod pass;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use crate::catalog::Keyspace;
+use crate::compaction::Running;
+use crate::compaction::job::{Job, Victim};
+use crate::compaction::policy::{Decision, Facts, Limits, Stage, Survey};
+use crate::compaction::report::{CompactionProgress, CompactionReason, CompactionReport, CompactionStats};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::format::manifest::State;
+use crate::format::record::record_size;
+use crate::format::segment_header::Role;
+use crate::format::{SegmentId, Seq};
+use crate::mapping::PAGE_SIZE;
+use crate::mapping::tally::Counted;
+use crate::segment::Segment;
+
+/// How long a look at what is to be done serves, while writes go on.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What a step did.
+#[derive(Debug, Default)]
+struct Driven {
+    /// Bytes read and written.
+    bytes: u64,
+    /// The pass, if it was the last step of one.
+    finished: Option<CompactionReport>,
+}
+
+impl Engine {
+    /// One piece of compaction, where there is something to do; whether there was.
+    ///
+    /// # Errors
+    ///
+    /// What stopped it. It is tried again when there have been more writes.
+    pub(crate) fn compact_step(&self) -> Result<bool> {
+        if !self.options.compaction {
+            return Ok(false);
+        }
+        let Some(mut running) = self.compaction.running.try_lock() else { return Ok(false) };
+        self.shared.space.collect();
+        let now = self.shared.dir.now();
+        if now < running.not_before {
+            return Ok(false);
+        }
+        if running.job.is_none() && !self.look(&mut running, now)? {
+            return Ok(false);
+        }
+        let done = self.drive(&mut running)?.bytes;
+        if let Some(limit) = self.options.compaction_bytes_per_second {
+            let nanos = u128::from(done) * 1_000_000_000 / u128::from(limit);
+            let wait = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+            running.not_before = now.max(running.not_before).saturating_add(wait);
+        }
+        Ok(true)
+    }
+
+    /// How long the limit on bandwidth has the next step wait, if one is to come.
+    pub(crate) fn compaction_due(&self) -> Option<Duration> {
+        let running = self.compaction.running.try_lock()?;
+        let wait = running.not_before.saturating_sub(self.shared.dir.now());
+        (running.job.is_some() && !wait.is_zero()).then_some(wait)
+    }
+
+    /// Begins a pass if one is due; whether something was done.
+    fn look(&self, running: &mut Running, now: Duration) -> Result<bool> {
+        let last = self.progress.last();
+        if running.looked.is_some_and(|(when, seq)| seq == last || now < when.saturating_add(LOOK)) {
+            return Ok(false);
+        }
+        running.looked = Some((now, last));
+        let survey = self.survey(&running.damaged);
+        let begun = self.begin(running, &survey, survey.decide())?;
+        if begun {
+            running.looked = None;
+        }
+        Ok(begun)
+    }
+
+    /// Does what was decided, as far as it is one step.
+    fn begin(&self, running: &mut Running, survey: &Survey, decision: Decision) -> Result<bool> {
+        match decision {
+            Decision::Nothing => return Ok(false),
+            Decision::Sync { .. } => {
+                self.shared.commit.run(|| self.sync_once())?;
+                self.seal()?;
+            }
+            Decision::Compact { victims, reason } => running.job = Some(self.job(survey, &victims, reason)),
+        }
+        Ok(true)
+    }
+
+    fn job(&self, survey: &Survey, victims: &[SegmentId], reason: CompactionReason) -> Job {
+        let horizon = survey.horizon(victims);
+        let victims = survey.costs(victims).filter_map(|(facts, cost)| {
+            let segment = self.shared.segments.read().get(&facts.id).map(Arc::clone)?;
+            let end = segment.data_offset() + facts.used;
+            Some(Victim { segment, end, last: facts.last, footprint: facts.footprint, cost })
+        });
+        let victims: Vec<_> = victims.collect();
+        let named = |keyspace: &Arc<Keyspace>| {
+            record_size((keyspace.name().len() + keyspace.codec().len() + 1) as u64)
+        };
+        let names = self.catalog.all().iter().map(named).sum();
+        // Under the mutex every number up to this one is in the index.
+        let filtered = self.writer.lock().log.last_user();
+        crate::trace::compaction_begun(victims.len(), victims.iter().map(|victim| victim.footprint).sum());
+        Job::new(victims, reason, filtered, horizon, names)
+    }
+
+    /// Takes a step of the pass under way.
+    fn drive(&self, running: &mut Running) -> Result<Driven> {
+        let Some(job) = &mut running.job else { return Ok(Driven::default()) };
+        let before = job.report.bytes_read + job.report.bytes_moved;
+        if let Err(error) = self.step_job(job) {
+            if let (Error::Corrupt { .. }, Some(id)) = (&error, job.reading()) {
+                running.damaged.insert(id);
+            }
+            if job.can_give_up() {
+                running.job = None;
+            }
+            return Err(error);
+        }
+        let report = job.report;
+        let bytes = report.bytes_read + report.bytes_moved - before;
+        if job.is_done() {
+            // Relaxed, all: statistics.
+            self.compaction.passes.fetch_add(1, Ordering::Relaxed);
+            self.compaction.removed.fetch_add(report.segments_removed, Ordering::Relaxed);
+            self.compaction.moved.fetch_add(report.bytes_moved, Ordering::Relaxed);
+            self.compaction.freed.fetch_add(report.bytes_freed, Ordering::Relaxed);
+            crate::trace::compaction_ended(
+                report.segments_removed,
+                report.bytes_read,
+                report.bytes_moved,
+                report.bytes_freed,
+            );
+            running.job = None;
+            running.looked = None;
+            return Ok(Driven { bytes, finished: Some(report) });
+        }
+        Ok(Driven { bytes, finished: None })
+    }
+
+    /// Compacts everything that holds something dead.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::compact`](crate::Store::compact).
+    pub(crate) fn compact(
+        &self,
+        mut progress: impl FnMut(CompactionProgress) -> bool,
+    ) -> Result<CompactionReport> {
+        let begun = self.shared.dir.now();
+        let mut total = CompactionReport::default();
+        let mut running = self.compaction.running.lock();
+        self.check_writable()?;
+        // What the background had begun is not this call's work, and its victims are.
+        while running.job.is_some() {
+            self.drive(&mut running)?;
+        }
+        self.roll_if_dirty()?;
+        let limit = self.shared.manifest.next_segment();
+        for second in [false, true] {
+            // What is made here may keep tombstones that nothing holds once the rest has been compacted.
+            let wanted = |facts: &Facts, held: u64| {
+                if second {
+                    facts.counted.tombstones > 0 && held == 0 && facts.id > limit
+                } else {
+                    facts.id < limit
+                }
+            };
+            loop {
+                let survey = self.survey(&running.damaged);
+                let decision = survey.decide_all(wanted);
+                if !self.begin(&mut running, &survey, decision)? {
+                    break;
+                }
+                while running.job.is_some() {
+                    self.check_writable()?;
+                    if !self.drive_asked(&mut running, &mut total, &mut progress)? {
+                        total.elapsed = self.shared.dir.now().saturating_sub(begun);
+                        return Ok(total);
+                    }
+                }
+            }
+        }
+        running.looked = None;
+        total.elapsed = self.shared.dir.now().saturating_sub(begun);
+        Ok(total)
+    }
+
+    /// One step, and its report; whether to go on.
+    fn drive_asked(
+        &self,
+        running: &mut MutexGuard<'_, Running>,
+        total: &mut CompactionReport,
+        progress: &mut impl FnMut(CompactionProgress) -> bool,
+    ) -> Result<bool> {
+        let job = running.job.as_mut().expect("the caller has looked");
+        let (mut so_far, can_give_up) = (*total, job.can_give_up());
+        so_far.add(&job.report);
+        let go_on = progress(CompactionProgress {
+            passes: total.passes,
+            bytes_read: so_far.bytes_read,
+            bytes_moved: so_far.bytes_moved,
+            bytes_left: job.bytes_left(),
+        });
+        if !go_on && can_give_up {
+            running.job = None;
+            return Ok(false);
+        }
+        if let Some(report) = self.drive(running)?.finished {
+            total.add(&report);
+        }
+        Ok(true)
+    }
+
+    /// Ends the active segment if it holds something dead.
+    fn roll_if_dirty(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        self.check_writable()?;
+        let counted = writer.log.position().0.mapping().tally().counted();
+        if counted.hidden > 0 || counted.tombstones > 0 {
+            writer.log.roll_now(&self.shared, &self.provision)?;
+            self.note_position(&writer);
+        }
+        Ok(())
+    }
+
+    /// Gives up the pass under way, and begins no other: the store is being closed.
+    pub(crate) fn end_compaction(&self) {
+        self.compaction.running.lock().job = None;
+    }
+
+    /// What is known of every segment.
+    fn survey(&self, damaged: &BTreeSet<SegmentId>) -> Survey {
+        let active = self.provision.active_id();
+        let segments: Vec<_> = self.shared.segments.read().values().map(Arc::clone).collect();
+        let live = self.catalog.live_bytes();
+        let facts = self.shared.manifest.read(|manifest| {
+            let of = |segment: &Arc<Segment>| {
+                let sealed = manifest.segment(segment.id()).filter(|entry| entry.state == State::Sealed);
+                let published = segment.mapping().published();
+                let end = sealed.map_or(published, |entry| entry.end);
+                let stage = match sealed {
+                    _ if segment.id() == active => Stage::Active,
+                    Some(_) => Stage::Sealed,
+                    None => Stage::Full,
+                };
+                let used = end.checked_sub(segment.data_offset())?;
+                // Behind its end a sealed segment has no blocks.
+                let footprint = match stage {
+                    Stage::Sealed => end.next_multiple_of(PAGE_SIZE as u64).min(segment.size()),
+                    Stage::Full | Stage::Active => segment.size(),
+                };
+                Some(Facts {
+                    id: segment.id(),
+                    stage,
+                    footprint,
+                    used,
+                    counted: counted_of(segment),
+                    first: segment.first_seq(),
+                    last: sealed.map_or(Seq::MAX, |entry| entry.last_seq),
+                    filtered: segment.filtered(),
+                    generation: segment.generation(),
+                    spared: damaged.contains(&segment.id()),
+                })
+            };
+            // What was never written to has nothing published.
+            segments.iter().filter_map(of).collect()
+        });
+        let limits =
+            Limits { slack: 4 * self.options.smallest_segment(), output: self.options.segment_bytes };
+        Survey::of(facts, live, limits)
+    }
+
+    /// What compaction has done, and would do.
+    pub(crate) fn compaction_stats(&self) -> CompactionStats {
+        let (running, damaged) = match self.compaction.running.try_lock() {
+            Some(running) => (running.job.is_some(), running.damaged.clone()),
+            None => (true, BTreeSet::new()),
+        };
+        let survey = self.survey(&damaged);
+        let (next_segment, next_reason) = match survey.decide() {
+            Decision::Nothing => (None, None),
+            Decision::Compact { victims, reason } => (victims.first().copied(), Some(reason)),
+            Decision::Sync { victim, reason } => (Some(victim), Some(reason)),
+        };
+        // Relaxed, all: statistics.
+        CompactionStats {
+            passes: self.compaction.passes.load(Ordering::Relaxed),
+            segments_removed: self.compaction.removed.load(Ordering::Relaxed),
+            bytes_moved: self.compaction.moved.load(Ordering::Relaxed),
+            bytes_freed: self.compaction.freed.load(Ordering::Relaxed),
+            running,
+            freeable_bytes: survey.freeable(),
+            kept_removal_bytes: survey.kept(),
+            next_segment: next_segment.map(|id| id.0),
+            next_reason,
+            damaged_segments: damaged.len(),
+        }
+    }
+}
+
+/// What is dead in a segment. The names of keyspaces in what compaction made would be written again, so they are alive.
+fn counted_of(segment: &Segment) -> Counted {
+    let counted = segment.mapping().tally().counted();
+    match segment.role() {
+        Role::Log => counted,
+        Role::Survivors => Counted { notes: 0, ..counted },
+    }
+}

@@ -1,0 +1,366 @@
+//! One pass: what is alive in some segments is written again elsewhere, and they go.
+//!
+//! **Order.** (1) Note F, the last number given out, under the writer mutex, before the first lookup. (2) Read the victims
+//! record by record, and copy what the index leads to, and what the tombstone rule keeps. (3) Make the copies durable,
+//! then the log up to what was the last record after the last lookup: what hides the records that were not copied must
+//! not be less durable than they are (I11). (4) One change of the manifest names the copies and calls the victims
+//! retired. (5) Under the writer mutex, a few records at a time, the index is led to the copies, each only from the
+//! very place it was copied from. (6) Nothing live is counted in the victims now; their files are removed, and their
+//! memory goes when the last reader has gone.
+//!
+//! It goes in short steps, and may be given up before (4) at any time. It holds no lock between steps but the one that
+//! keeps a second pass out.
+//!
+//! **Crash points.** Those of `output`; `compaction-named` after (4), `compaction-switched` after (5), and
+//! `compaction-removed` before the directory's sync of (6).
+
+use std::sync::Arc;
+
+use crate::compaction::job::{Job, Phase, Victim};
+use crate::compaction::output::{Finished, Output, Plan};
+use crate::engine::Engine;
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::format::keyspace::Change;
+use crate::format::manifest::{SegmentEntry, State};
+use crate::format::names;
+use crate::format::record::{HEADER_SIZE, Header, Kind};
+use crate::format::segment_header::Role;
+use crate::format::walk::{Placed, READ_MAX, Source, Step, Walker};
+use crate::format::{Defect, KeyspaceId, Seq};
+use crate::fs::Access;
+use crate::location::Location;
+use crate::mapping::tally::Dead;
+use crate::recovery::source::FileSource;
+use crate::segment::{Segment, unlink_segment};
+
+/// How much of a victim one step reads, in bytes.
+const STEP: u64 = 256 << 10;
+/// How many records are switched at a time with the writer mutex held: one takes some 30 ns.
+const SWITCH: usize = 32;
+/// How many records one step switches.
+const SWITCH_STEP: usize = 2048;
+impl Engine {
+    /// Does one piece of it.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`; `Corrupt` where a record of a victim does not verify; what the operating system says. Until the
+    /// manifest was changed the pass can be given up, and nothing has happened; after that the step is to be taken again.
+    pub(crate) fn step_job(&self, job: &mut Job) -> Result<()> {
+        match job.phase {
+            Phase::Copy => self.copy_some(job),
+            Phase::Sync => {
+                // After the last lookup: every record that hides one which was not copied has at most this number.
+                let upto = self.writer.lock().log.last_user();
+                self.shared.commit.wait(upto, || self.sync_once())?;
+                job.phase = Phase::Name;
+                Ok(())
+            }
+            Phase::Name => self.name_copies(job),
+            Phase::NameAgain => {
+                self.shared.manifest.update(|_| ())?;
+                self.map_copies(job)
+            }
+            Phase::Switch { output, offset, moved } => self.switch_some(job, output, offset, moved),
+            Phase::Retire => self.retire_victims(job),
+            Phase::Done => Ok(()),
+        }
+    }
+
+    fn copy_some(&self, job: &mut Job) -> Result<()> {
+        let Some(victim) = job.victims.get(job.at) else {
+            if let Some(output) = job.output.take() {
+                job.finished.push(output.finish()?);
+            }
+            job.phase = Phase::Sync;
+            return Ok(());
+        };
+        if victim.cost == 0 {
+            // Nothing in it is alive, and nothing can become so.
+            job.at += 1;
+            return Ok(());
+        }
+        let (segment, end) = (Arc::clone(&victim.segment), victim.end);
+        let (mut source, mut walker) = match job.walk.take() {
+            Some(walk) => walk,
+            None => open_walk(self, &segment, end)?,
+        };
+        let from = walker.offset();
+        while walker.offset() < from + STEP {
+            match walker.step(&mut source)? {
+                Step::Record(placed) => self.consider(job, &segment, &mut source, &placed)?,
+                _ if walker.offset() == end => {
+                    job.report.bytes_read += walker.offset() - from;
+                    job.at += 1;
+                    return Ok(());
+                }
+                Step::Blank => return Err(damage(&segment, walker.offset(), Defect::Truncated)),
+                Step::Invalid(defect) => return Err(damage(&segment, walker.offset(), defect)),
+            }
+        }
+        job.report.bytes_read += walker.offset() - from;
+        job.walk = Some((source, walker));
+        Ok(())
+    }
+
+    fn consider(
+        &self,
+        job: &mut Job,
+        segment: &Segment,
+        source: &mut FileSource,
+        placed: &Placed,
+    ) -> Result<()> {
+        let header = &placed.header;
+        let location = segment.range().at(placed.offset);
+        let kept = match header.kind {
+            Kind::Put => self.leads_to(job, source, placed, Some(location))?,
+            Kind::Tombstone => {
+                header.seq > job.horizon
+                    && self.catalog.by_id(header.keyspace).is_some()
+                    && !self.leads_to(job, source, placed, None)?
+            }
+            Kind::Keyspace | Kind::Batch | Kind::Watermark | Kind::Start => false,
+        };
+        if kept {
+            self.keep_record(job, source, placed)?;
+            if header.kind == Kind::Put {
+                job.output.as_mut().expect("just written to").moved.push(location);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the index has an entry for a record's key: one that leads to this place, or any.
+    fn leads_to(
+        &self,
+        job: &mut Job,
+        source: &mut FileSource,
+        placed: &Placed,
+        wanted: Option<Location>,
+    ) -> Result<bool> {
+        let Some(keyspace) = self.catalog.by_id(placed.header.keyspace) else { return Ok(false) };
+        let pin = epoch::pin();
+        let Some(contents) = keyspace.contents(&pin) else { return Ok(false) };
+        if contents.id != placed.header.keyspace {
+            return Ok(false);
+        }
+        let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(placed.header.key_len))?;
+        job.key.clear();
+        job.key.extend_from_slice(key);
+        let found = contents.index.find(self.hash_of(&job.key), |location| match wanted {
+            Some(wanted) => Ok(location == wanted),
+            None => Ok::<_, Error>(self.record(location, &pin)?.is_of(contents.id, &job.key)),
+        })?;
+        Ok(found.is_some())
+    }
+
+    /// Copies a record to the output.
+    fn keep_record(&self, job: &mut Job, source: &mut FileSource, placed: &Placed) -> Result<()> {
+        let header = &placed.header;
+        let size = header.size();
+        // Whoever reads the file without any manifest wants to know what the keyspace is called.
+        let name = self.catalog.by_id(header.keyspace).filter(|_| header.keyspace != KeyspaceId::DEFAULT);
+        let name = name.map(|keyspace| Change::Create {
+            id: header.keyspace,
+            name: keyspace.name().to_string(),
+            codec: keyspace.codec().to_owned(),
+        });
+        let size = size + name.as_ref().map_or(0, Output::name_size);
+        if let Some(full) = job.output.take_if(|output| !output.fits(size)) {
+            job.finished.push(full.finish()?);
+        }
+        let generation = job.generation();
+        let output = match &mut job.output {
+            Some(output) => output,
+            none => {
+                let room = (job.left + job.names).min(self.options.segment_bytes).max(size);
+                let plan = Plan { room, generation, filtered: job.filtered, replaced: &job.ids };
+                none.insert(Output::create(&self.shared, &plan)?)
+            }
+        };
+        if let Some(name) = name {
+            output.introduce(header.keyspace, &name);
+        }
+        output.begin_record(header);
+        let (mut at, end) =
+            (placed.offset + HEADER_SIZE as u64, placed.offset + HEADER_SIZE as u64 + header.payload_len());
+        while at < end {
+            let len = usize::try_from((end - at).min(READ_MAX as u64)).expect("at most READ_MAX");
+            output.write(source.bytes(at, len)?)?;
+            at += len as u64;
+        }
+        output.end_record();
+        job.left = job.left.saturating_sub(header.size());
+        job.report.bytes_moved += header.size();
+        Ok(())
+    }
+
+    /// Has the manifest name the copies instead of the victims.
+    fn name_copies(&self, job: &mut Job) -> Result<()> {
+        let gone = job.victims.iter().filter(|victim| victim.segment.role() == Role::Log);
+        let last = gone.map(|victim| victim.last).max().unwrap_or(Seq::ZERO);
+        let named = self.shared.manifest.update(|manifest| {
+            for id in &job.ids {
+                if let Some(entry) = manifest.segment_mut(*id) {
+                    entry.state = State::Retired;
+                }
+            }
+            manifest.segments.extend(job.finished.iter().map(|finished| finished.entry));
+            manifest.segments.sort_unstable_by_key(|entry| entry.id);
+            manifest.retired_seq = manifest.retired_seq.max(last);
+            self.catalog.note_durable(manifest, self.shared.commit.durable());
+        });
+        job.phase = Phase::NameAgain;
+        named?;
+        self.map_copies(job)
+    }
+
+    /// Maps the copies.
+    fn map_copies(&self, job: &mut Job) -> Result<()> {
+        self.shared.dir.crash_point("compaction-named");
+        for finished in &job.finished[job.made.len()..] {
+            let SegmentEntry { end, .. } = finished.entry;
+            let shared = &self.shared;
+            let segment = Segment::open(shared.dir.as_ref(), &shared.space, shared.store, &finished.entry)?;
+            segment.mapping().publish_existing(end);
+            segment.release_file();
+            shared.segments.write().insert(segment.id(), Arc::clone(&segment));
+            job.made.push(segment);
+        }
+        self.provision.recount(&self.shared.segments);
+        job.phase = Phase::Switch { output: 0, offset: 0, moved: 0 };
+        Ok(())
+    }
+
+    /// Leads the index to some of the copies.
+    fn switch_some(&self, job: &mut Job, output: usize, offset: u64, moved: usize) -> Result<()> {
+        let Some(segment) = job.made.get(output).map(Arc::clone) else {
+            self.shared.dir.crash_point("compaction-switched");
+            job.phase = Phase::Retire;
+            return Ok(());
+        };
+        let Finished { entry, moved: places, .. } = &job.finished[output];
+        let (mut offset, mut moved) = (offset.max(segment.data_offset()), moved);
+        let mut group = Vec::with_capacity(SWITCH);
+        for _ in 0..SWITCH_STEP / SWITCH {
+            group.clear();
+            while group.len() < SWITCH && offset < entry.end {
+                let pin = epoch::pin();
+                let record = self.record(segment.range().at(offset), &pin)?;
+                let header = record.header();
+                let place = match header.kind {
+                    Kind::Put => Some(
+                        *places.get(moved).ok_or_else(|| damage(&segment, offset, Defect::IndexMismatch))?,
+                    ),
+                    _ => None,
+                };
+                moved += usize::from(place.is_some());
+                let hash = self.hash_of(record.key());
+                if let (Some(keyspace), Some(_)) = (self.catalog.by_id(header.keyspace), place) {
+                    keyspace.contents(&pin).inspect(|contents| contents.index.prefetch(hash));
+                }
+                group.push(Copied { header, hash, offset, place });
+                offset += header.size();
+            }
+            switch_group(self, &segment, &group);
+        }
+        job.phase = match offset < entry.end {
+            true => Phase::Switch { output, offset, moved },
+            false => Phase::Switch { output: output + 1, offset: 0, moved: 0 },
+        };
+        Ok(())
+    }
+
+    /// Takes the victims out of the store.
+    fn retire_victims(&self, job: &mut Job) -> Result<()> {
+        let shared = &self.shared;
+        let stray = {
+            let writer = self.writer.lock();
+            let live = |victim: &&Victim| writer.indexes.live_in(victim.segment.mapping().ordinal()) > 0;
+            job.victims.iter().find(live).map(|victim| Arc::clone(&victim.segment))
+        };
+        if let Some(segment) = stray {
+            // The index leads to a place where no record was found: nothing may be removed.
+            shared.manifest.update(|manifest| {
+                for id in &job.ids {
+                    if let Some(entry) = manifest.segment_mut(*id) {
+                        entry.state = State::Sealed;
+                    }
+                }
+            })?;
+            job.phase = Phase::Done;
+            return Err(damage(&segment, 0, Defect::IndexMismatch));
+        }
+        job.phase = Phase::Done;
+        for victim in &job.victims {
+            let segment = &victim.segment;
+            shared.segments.write().remove(&segment.id());
+            shared.space.retire(segment.mapping(), segment.range());
+            job.report.segments_removed += 1;
+            job.report.bytes_freed += victim.footprint;
+        }
+        let made: u64 = job.made.iter().map(|segment| segment.size()).sum();
+        job.report.bytes_freed = job.report.bytes_freed.saturating_sub(made);
+        job.report.segments_made = job.made.len() as u64;
+        self.provision.recount(&shared.segments);
+        for id in &job.ids {
+            unlink_segment(shared.dir.as_ref(), *id)?;
+        }
+        shared.dir.crash_point("compaction-removed");
+        shared.dir.sync().map_err(|error| Error::io("sync", shared.dir.path(), error))?;
+        shared.manifest.forget(&job.ids);
+        shared.space.collect();
+        Ok(())
+    }
+}
+
+/// A record of an output.
+struct Copied {
+    header: Header,
+    hash: crate::format::hash::Hash,
+    offset: u64,
+    /// Where it was copied from; a value has such a place.
+    place: Option<Location>,
+}
+
+/// Leads the index to a few copies, where it still leads to the originals.
+fn switch_group(engine: &Engine, segment: &Segment, group: &[Copied]) {
+    let space = &engine.shared.space;
+    let pin = epoch::pin();
+    let mut writer = engine.writer.lock();
+    let ordinal = segment.mapping().ordinal();
+    for Copied { header, hash, offset, place } in group {
+        let (new, size) = (segment.range().at(*offset), header.size());
+        let Some(old) = place else {
+            let why = if header.kind == Kind::Tombstone { Dead::Tombstone } else { Dead::Note };
+            space.add_dead(new, why, size);
+            continue;
+        };
+        let keyspace = engine.catalog.by_id(header.keyspace);
+        let contents = keyspace.as_ref().and_then(|keyspace| keyspace.contents(&pin));
+        let contents = contents.filter(|contents| contents.id == header.keyspace);
+        let slot = contents.map(|contents| writer.indexes.of(contents));
+        let switched = slot.and_then(|slot| slot.index.replace(*hash, *old, new).then_some(slot));
+        let Some(slot) = switched else {
+            space.add_dead(new, Dead::Hidden, size);
+            continue;
+        };
+        slot.add_live(ordinal, size);
+        if let Some(record) = space.record(*old, &pin) {
+            slot.sub_live(record.ordinal(), size);
+        }
+        space.add_dead(*old, Dead::Hidden, size);
+    }
+}
+
+fn open_walk(engine: &Engine, segment: &Segment, end: u64) -> Result<(FileSource, Walker)> {
+    let file = engine.shared.dir.open(&names::segment(segment.id()), Access::Read);
+    let file = file.map_err(|error| segment.io("open", error))?;
+    let walker = Walker::new(segment.nonce(), segment.data_offset(), end, segment.order());
+    Ok((FileSource::new(file, segment.path().clone(), segment.size()), walker))
+}
+
+fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
+    Error::Corrupt { path: segment.path().clone(), offset, defect }
+}

@@ -1,0 +1,42 @@
+//! Compaction: what is dead goes, and the room it took comes back.
+//!
+//! Here is what needs no store to be thought about: `rule` says which tombstones may be forgotten, `policy` which segments
+//! are to be compacted, `job` what a pass has in hand, `output` writes the file. `compacting` does it to a store.
+
+pub(crate) mod job;
+pub(crate) mod output;
+pub(crate) mod policy;
+pub(crate) mod report;
+mod rule;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use self::job::Job;
+use crate::format::{SegmentId, Seq};
+
+/// Compaction of one store.
+#[derive(Debug, Default)]
+pub(crate) struct Compaction {
+    pub(crate) running: Mutex<Running>,
+    /// Passes that were finished.
+    pub(crate) passes: AtomicU64,
+    pub(crate) removed: AtomicU64,
+    pub(crate) moved: AtomicU64,
+    pub(crate) freed: AtomicU64,
+}
+
+/// What the one who drives it has in hand.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    pub(crate) job: Option<Job>,
+    /// Segments with a record that does not verify.
+    pub(crate) damaged: BTreeSet<SegmentId>,
+    /// When it was last looked at what is to be done, and the last write there was then.
+    pub(crate) looked: Option<(Duration, Seq)>,
+    /// The limit on bandwidth allows no step before this.
+    pub(crate) not_before: Duration,
+}

@@ -1,0 +1,276 @@
+//! Which segments to compact next, and why: numbers in, a decision out.
+//!
+//! **The bound.** At rest what compaction could free is at most [`Limits::freeable`]: a share of what is alive, and a
+//! constant. What it cannot free is alive, or a tombstone that the rule of `rule` keeps, and of those too more than a
+//! share is not left: the segment that keeps most of them is rewritten.
+//!
+//! **The order.** Segments in which nothing is alive go first; they cost no copying. Then come those that give back
+//! most for what is to be copied, of one generation at a time, so that values that are overwritten often and those
+//! that are not come to lie in different segments. No more are taken than the bound asks for: what is left alone gets
+//! emptier by itself.
+
+use super::report::CompactionReason as Reason;
+use super::rule::{Sieve, horizon};
+use crate::format::{SegmentId, Seq};
+use crate::mapping::PAGE_SIZE;
+use crate::mapping::tally::Counted;
+
+/// Of a hundred live bytes, how many may be freeable.
+const FREEABLE_PERCENT: u64 = 35;
+/// Of a hundred live bytes, how many kept tombstones may take.
+const KEPT_PERCENT: u64 = 12;
+/// The least share of a segment that must be freeable for it to be rewritten, one in so many.
+const GAIN_SHARE: u64 = 8;
+/// How many segments may be small.
+const SMALL_MAX: usize = 8;
+/// The most segments that one pass takes: bounds the header of its output, and how long it holds on to things.
+const VICTIMS_MAX: usize = 256;
+
+/// How far the life of a segment has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Durable, and named so by the manifest.
+    Sealed,
+    /// Never appended to again, and not yet known to be durable.
+    Full,
+    Active,
+}
+
+/// What is known of a segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) id: SegmentId,
+    pub(crate) stage: Stage,
+    /// Bytes that its file takes.
+    pub(crate) footprint: u64,
+    /// Bytes of its records.
+    pub(crate) used: u64,
+    pub(crate) counted: Counted,
+    pub(crate) first: Seq,
+    pub(crate) last: Seq,
+    pub(crate) filtered: Seq,
+    pub(crate) generation: u8,
+    /// It is left alone.
+    pub(crate) spared: bool,
+}
+
+impl Facts {
+    /// Bytes of what is alive in it.
+    pub(crate) fn live(&self) -> u64 {
+        self.used.saturating_sub(self.counted.dead())
+    }
+
+    /// What it keeps of tombstones elsewhere.
+    pub(crate) fn sieve(&self) -> Sieve {
+        Sieve { first: self.first, filtered: self.filtered, hidden: self.counted.hidden > 0 }
+    }
+
+    fn is_candidate(&self) -> bool {
+        self.stage != Stage::Active && !self.spared
+    }
+}
+
+/// What the decision depends on beside the segments.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes that may be freeable whatever is alive.
+    pub(crate) slack: u64,
+    /// The most bytes that one pass writes.
+    pub(crate) output: u64,
+}
+
+impl Limits {
+    /// The most that may be freeable.
+    pub(crate) fn freeable(&self, live: u64) -> u64 {
+        self.slack + live / 100 * FREEABLE_PERCENT
+    }
+
+    fn kept(&self, live: u64) -> u64 {
+        self.slack + live / 100 * KEPT_PERCENT
+    }
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Nothing,
+    /// Rewrite or remove these.
+    Compact {
+        victims: Vec<SegmentId>,
+        reason: Reason,
+    },
+    /// First make the log durable: what is to be compacted is not yet.
+    Sync {
+        victim: SegmentId,
+        reason: Reason,
+    },
+}
+
+/// What is to be decided about, worked out once.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    facts: Vec<Facts>,
+    /// Of each of them: bytes of tombstones that must be kept.
+    held: Vec<u64>,
+    live: u64,
+    limits: Limits,
+}
+
+impl Survey {
+    /// Takes stock.
+    pub(crate) fn of(facts: Vec<Facts>, live: u64, limits: Limits) -> Self {
+        // The two that keep most: a segment does not keep its own tombstones.
+        let mut bounds: Vec<(Seq, SegmentId)> =
+            facts.iter().filter_map(|facts| Some((facts.sieve().bound()?, facts.id))).collect();
+        bounds.sort_unstable();
+        let held = facts.iter().map(|facts| {
+            let other = bounds.iter().take(2).find(|(_, id)| *id != facts.id);
+            let kept = other.is_some_and(|(bound, _)| *bound < facts.last);
+            if kept { facts.counted.tombstones } else { 0 }
+        });
+        Self { held: held.collect(), facts, live, limits }
+    }
+
+    /// Every segment, with the bytes that would have to be copied and those that would come back.
+    fn weighed(&self) -> impl Iterator<Item = Weighed<'_>> {
+        self.facts.iter().zip(&self.held).filter(|(facts, _)| facts.is_candidate()).map(|(facts, held)| {
+            let cost = facts.live() + held;
+            Weighed {
+                facts,
+                held: *held,
+                cost,
+                gain: facts.footprint.saturating_sub(cost + PAGE_SIZE as u64),
+            }
+        })
+    }
+
+    /// Bytes that compaction could free.
+    pub(crate) fn freeable(&self) -> u64 {
+        self.weighed().map(|weighed| weighed.gain).sum()
+    }
+
+    /// Bytes of tombstones that must be kept.
+    pub(crate) fn kept(&self) -> u64 {
+        self.held.iter().sum()
+    }
+
+    /// What the bound asks for.
+    pub(crate) fn decide(&self) -> Decision {
+        let dead = || self.weighed().filter(|weighed| weighed.cost == 0);
+        // Whatever page a segment takes, it is all there is of it.
+        if dead().map(|weighed| weighed.facts.footprint).sum::<u64>() > self.limits.slack {
+            let mut victims: Vec<_> = dead().collect();
+            victims.truncate(VICTIMS_MAX);
+            return self.compact(&victims, Reason::Dead);
+        }
+        let victims = self.for_space();
+        if !victims.is_empty() {
+            return self.compact(&victims, Reason::Space);
+        }
+        if self.kept() > self.limits.kept(self.live) {
+            let keeps = |weighed: &Weighed<'_>| Some((weighed.facts.sieve().bound()?, weighed.facts.id));
+            let worst = self
+                .weighed()
+                .filter_map(|weighed| Some((keeps(&weighed)?, weighed)))
+                .min_by_key(|(key, _)| *key);
+            if let Some((_, worst)) = worst {
+                return self.compact(&[worst], Reason::Removals);
+            }
+        }
+        let victims = self.small();
+        if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Small) }
+    }
+
+    fn for_space(&self) -> Vec<Weighed<'_>> {
+        let freeable = self.freeable();
+        let most = self.limits.freeable(self.live);
+        if freeable <= most {
+            return Vec::new();
+        }
+        let worth = |weighed: &Weighed<'_>| weighed.gain > weighed.facts.footprint / GAIN_SHARE;
+        let mut order: Vec<_> = self.weighed().filter(worth).collect();
+        order.sort_by(|one, other| other.is_better(one).cmp(&one.is_better(other)));
+        let Some(generation) = order.first().map(|best| best.facts.generation) else { return Vec::new() };
+        order.retain(|weighed| weighed.facts.generation == generation);
+        // A tenth below the bound, so that the next write does not ask for the next pass.
+        self.take(order, Some(freeable - most / 10 * 9))
+    }
+
+    /// As many of `order`, one at least, as fit into one pass and give back what is wanted.
+    fn take<'a>(&self, order: Vec<Weighed<'a>>, wanted: Option<u64>) -> Vec<Weighed<'a>> {
+        let mut taken: Vec<Weighed<'a>> = Vec::new();
+        let (mut cost, mut gain) = (0, 0);
+        for weighed in order.into_iter().take(VICTIMS_MAX) {
+            let enough = wanted.is_some_and(|wanted| gain >= wanted);
+            if !taken.is_empty() && (enough || cost + weighed.cost > self.limits.output) {
+                break;
+            }
+            cost += weighed.cost;
+            gain += weighed.gain;
+            taken.push(weighed);
+        }
+        taken
+    }
+
+    fn small(&self) -> Vec<Weighed<'_>> {
+        let small = |weighed: &Weighed<'_>| weighed.facts.footprint.saturating_mul(8) <= self.limits.output;
+        let all: Vec<_> = self.weighed().filter(small).collect();
+        if all.len() <= SMALL_MAX { Vec::new() } else { self.take(all, None) }
+    }
+
+    /// What rewrites everything that holds a hidden value or a tombstone: one pass of it, among the segments that
+    /// `wanted` accepts. Those that keep most tombstones elsewhere come first, so that the later ones can let theirs go.
+    pub(crate) fn decide_all(&self, wanted: impl Fn(&Facts, u64) -> bool) -> Decision {
+        let dirty = |weighed: &Weighed<'_>| {
+            let counted = weighed.facts.counted;
+            wanted(weighed.facts, weighed.held)
+                && (counted.hidden > 0 || counted.tombstones > 0 || weighed.cost == 0)
+        };
+        let mut order: Vec<_> = self.weighed().filter(dirty).collect();
+        order.sort_by_key(|weighed| (weighed.facts.filtered, weighed.facts.id));
+        let victims = self.take(order, None);
+        if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Asked) }
+    }
+
+    fn compact(&self, victims: &[Weighed<'_>], reason: Reason) -> Decision {
+        match victims.iter().find(|weighed| weighed.facts.stage == Stage::Full) {
+            Some(weighed) => Decision::Sync { victim: weighed.facts.id, reason },
+            None => Decision::Compact {
+                victims: victims.iter().map(|weighed| weighed.facts.id).collect(),
+                reason,
+            },
+        }
+    }
+
+    /// Those of some segments that are there, with the bytes that would be copied, at most.
+    pub(crate) fn costs(&self, ids: &[SegmentId]) -> impl Iterator<Item = (&Facts, u64)> {
+        self.weighed()
+            .filter(|weighed| ids.contains(&weighed.facts.id))
+            .map(|weighed| (weighed.facts, weighed.cost))
+    }
+
+    /// Up to which number the tombstones in these segments hide nothing elsewhere.
+    pub(crate) fn horizon(&self, victims: &[SegmentId]) -> Seq {
+        horizon(self.facts.iter().filter(|facts| !victims.contains(&facts.id)).map(Facts::sieve))
+    }
+}
+
+/// A segment, with what rewriting it costs and gives back.
+#[derive(Debug, Clone, Copy)]
+struct Weighed<'a> {
+    facts: &'a Facts,
+    /// Bytes of tombstones that must be kept.
+    held: u64,
+    /// Bytes to be copied.
+    cost: u64,
+    /// Bytes that come back.
+    gain: u64,
+}
+
+impl Weighed<'_> {
+    /// Whether it gives back more for each byte that is copied.
+    fn is_better(&self, other: &Weighed<'_>) -> bool {
+        let product = |gain: u64, cost: u64| u128::from(gain) * u128::from(cost + 1);
+        product(self.gain, other.cost) > product(other.gain, self.cost)
+    }
+}

@@ -1,0 +1,65 @@
+//! How much of a segment is dead, and why.
+//!
+//! **Concurrency.** Counted by the one writer of the store, under its mutex, so no count is a read-modify-write; read by
+//! anybody, each number on its own.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why bytes of a segment are dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dead {
+    /// A value that is not the newest record of its key, or whose keyspace is gone.
+    Hidden,
+    /// A tombstone.
+    Tombstone,
+    /// A record of the log's own: start, watermark, the header of a batch, a change of the keyspaces.
+    Note,
+}
+
+/// The counters of one segment; apart from what readers load for every record.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Tally {
+    hidden: AtomicU64,
+    tombstones: AtomicU64,
+    notes: AtomicU64,
+}
+
+/// What the counters say at one moment, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counted {
+    pub(crate) hidden: u64,
+    pub(crate) tombstones: u64,
+    pub(crate) notes: u64,
+}
+
+impl Counted {
+    /// All of them together.
+    pub(crate) fn dead(self) -> u64 {
+        self.hidden + self.tombstones + self.notes
+    }
+}
+
+impl Tally {
+    /// Counts bytes; by the one writer only.
+    #[inline]
+    pub(crate) fn add(&self, why: Dead, bytes: u64) {
+        let counter = match why {
+            Dead::Hidden => &self.hidden,
+            Dead::Tombstone => &self.tombstones,
+            Dead::Note => &self.notes,
+        };
+        // Relaxed, and not one operation: one writer.
+        counter.store(counter.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+    }
+
+    /// What was counted so far.
+    pub(crate) fn counted(&self) -> Counted {
+        // Relaxed, all: see the module's documentation.
+        Counted {
+            hidden: self.hidden.load(Ordering::Relaxed),
+            tombstones: self.tombstones.load(Ordering::Relaxed),
+            notes: self.notes.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Looking after a store: what it says of itself, its room, its health.
+
+use super::Store;
+use crate::compaction::report::{CompactionProgress, CompactionReport};
+use crate::error::Result;
+use crate::recovery::report::RecoveryReport;
+use crate::stats::Stats;
+use crate::verify::VerifyReport;
+
+impl Store {
+    /// Returns what the store says of itself.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// store.insert("a", "2")?;
+    /// let stats = store.stats();
+    /// assert_eq!(stats.keys, 1);
+    /// assert!(stats.dead_bytes > 0, "the first value");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.engine().stats()
+    }
+
+    /// Returns the bytes that the store's files take on the disk.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// assert!(store.size_on_disk()? < 512 << 10, "an empty store is small");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    #[doc(alias = "real_disk_size")]
+    #[doc(alias = "disk_space")]
+    pub fn size_on_disk(&self) -> Result<u64> {
+        self.engine().size_on_disk()
+    }
+
+    /// Rewrites what is alive, and gives back the room of what was overwritten and removed. The background does so by
+    /// itself when there is enough of it; this does all there is, and returns what it did.
+    ///
+    /// Reads and writes go on meanwhile. Everything written before is made durable first. Removed and overwritten bytes
+    /// are in no file of the store when it returns, except for what was overwritten while it ran, and what damage
+    /// stopped it from reading; files that held them are removed, not overwritten. While a pass runs its output takes
+    /// at most [`Options::segment_bytes`](crate::Options::segment_bytes), or one larger record, more.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// store.remove("a")?;
+    /// let report = store.compact()?;
+    /// assert_eq!(report.segments_removed, 1);
+    /// assert_eq!(store.compact()?.passes, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` where a record that is to be moved does not verify: its segment is left as it is; `NoSpace` where there is
+    /// no room for the output; `Io`, `Poisoned`, `Closed`, `Forked`. What was done before an error stays done.
+    #[doc(alias = "compact_range")]
+    #[doc(alias = "major_compact")]
+    #[doc(alias = "merge")]
+    #[doc(alias = "vacuum")]
+    pub fn compact(&self) -> Result<CompactionReport> {
+        self.engine().compact(|_| true)
+    }
+
+    /// As [`compact`](Store::compact), telling `progress` how far it is, a few times per megabyte. It ends early, at the
+    /// next moment at which that leaves nothing half done, once `progress` returns false.
+    ///
+    /// `progress` must not call [`compact`](Store::compact) or [`close`](Store::close), which would wait for each other.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// store.insert("a", "2")?;
+    /// store.compact_with(|progress| {
+    ///     println!("{} bytes to go in this pass", progress.bytes_left);
+    ///     true
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`compact`](Store::compact).
+    pub fn compact_with(&self, progress: impl FnMut(CompactionProgress) -> bool) -> Result<CompactionReport> {
+        self.engine().compact(progress)
+    }
+
+    /// Reads everything and compares it with its checksums, beside readers and writers.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let report = store.verify()?;
+    /// assert_eq!(report.keys, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` with the first damage; `Io`, `Closed`, `Forked`.
+    #[doc(alias = "check_integrity")]
+    #[doc(alias = "verify_checksum")]
+    pub fn verify(&self) -> Result<VerifyReport> {
+        self.engine().verify()
+    }
+
+    /// Returns what opening the store found and did.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Store::open(&path)?;
+    /// assert!(store.recovery_report().created);
+    /// store.close()?;
+    /// let store = mapcask::Store::open(&path)?;
+    /// assert!(store.recovery_report().clean);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn recovery_report(&self) -> &RecoveryReport {
+        &self.engine().report
+    }
+}

@@ -1,0 +1,97 @@
+//! What the background does for a store: one piece of work at a time, the most urgent one first.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::options::Durability;
+
+/// How many segments may be full and not durable before the helper syncs them.
+const FULL_MAX: u64 = 16;
+
+/// How many indexes one step looks at, whether they want memory.
+const GROW_LOOKS: usize = 64;
+
+impl Engine {
+    /// One piece of the background's work; whether there was any.
+    ///
+    /// # Errors
+    ///
+    /// What a writer that did the work itself would get.
+    pub(crate) fn step(&self) -> Result<bool> {
+        self.shared.commit.check()?;
+        if !self.unproven.lock().is_empty() {
+            self.shared.commit.run(|| self.sync_once())?;
+            return Ok(true);
+        }
+        // What keeps promises comes before what saves time; and a fast writer keeps `provision` at work for as long as
+        // it writes, so that comes last.
+        if self.sync_in_time()? || self.sync_full()? || self.seal()? {
+            return Ok(true);
+        }
+        if self.grow_ahead()? {
+            return Ok(true);
+        }
+        if self.catalog.has_retired() {
+            // What is left waits for a reader: it may take as long as it likes.
+            self.catalog.collect();
+        }
+        if self.provision.step(&self.shared)? {
+            return Ok(true);
+        }
+        self.compact_step()
+    }
+
+    /// Makes memory of an index that is short of it present ahead of the writer; whether there was one among those
+    /// whose turn it was.
+    fn grow_ahead(&self) -> Result<bool> {
+        let pin = crate::epoch::pin();
+        for keyspace in self.catalog.next_few(GROW_LOOKS) {
+            let Some(contents) = keyspace.contents(&pin) else { continue };
+            if contents.index.is_short_of_room() {
+                let grown = contents.index.populate_ahead();
+                grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Syncs where nobody asked for it, once many segments wait: each keeps its descriptor until it is durable.
+    fn sync_full(&self) -> Result<bool> {
+        // Relaxed: the next step sees what this one misses.
+        if self.counters.full.load(Ordering::Relaxed) < FULL_MAX {
+            return Ok(false);
+        }
+        self.shared.commit.run(|| self.sync_once())?;
+        // Relaxed: as above; a writer that fills another one meanwhile counts again.
+        self.counters.full.store(0, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Whether a write waits for a sync that is due some time later.
+    pub(crate) fn is_dirty(&self) -> bool {
+        // The helper looks under the writer mutex before it sleeps.
+        self.options.durability == Durability::Interval && self.progress.last() > self.shared.commit.durable()
+    }
+
+    /// How long it is until a sync is due, if a write waits for one.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        let since = self.is_dirty().then(|| *self.dirty_since.lock()).flatten()?;
+        Some(since.saturating_add(self.options.sync_interval).saturating_sub(self.shared.dir.now()))
+    }
+
+    fn sync_in_time(&self) -> Result<bool> {
+        if !self.is_dirty() {
+            return Ok(false);
+        }
+        let now = self.shared.dir.now();
+        let since = *self.dirty_since.lock().get_or_insert(now);
+        if now.saturating_sub(since) < self.options.sync_interval {
+            return Ok(false);
+        }
+        self.flush()?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,97 @@
+//! Compaction: nothing is lost, nothing comes back, and the room comes back.
+
+use std::collections::BTreeMap;
+
+use mapcask::{Durability, Options, Stats, Store};
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn options() -> Options {
+    Options::new().segment_bytes(4096).background(false)
+}
+
+fn contents(store: &Store) -> Map {
+    let items = store.iter().map(|item| item.map(|(key, value)| (Vec::from(key), Vec::from(value))));
+    items.collect::<Result<_, _>>().expect("every record is intact")
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+}
+
+/// What the store says of itself once its background has nothing to do.
+fn rested(store: &Store) -> Stats {
+    loop {
+        let stats = store.stats();
+        if !stats.compaction.running && stats.compaction.next_reason.is_none() {
+            return stats;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_comes_back() {
+    let directory = directory();
+    let path = directory.path().join("store");
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut expected = Map::new();
+    for round in 0..30 {
+        let store = options().open(&path).expect("opens");
+        assert_eq!(contents(&store), expected, "round {round}");
+        for _ in 0..random.usize(0..400) {
+            let key = vec![random.u8(0..50)];
+            if random.u8(0..3) == 0 {
+                store.remove(&key).expect("room");
+                expected.remove(&key);
+            } else {
+                let value = vec![random.u8(..); random.usize(0..300)];
+                store.insert(&key, &value).expect("room");
+                expected.insert(key, value);
+            }
+            if random.u8(0..100) == 0 {
+                store.compact().expect("compacts");
+                assert_eq!(contents(&store), expected, "round {round}");
+                store.verify().expect("intact");
+            }
+        }
+        let report = store.compact().expect("compacts");
+        let again = store.compact().expect("compacts");
+        assert_eq!(again.passes, 0, "round {round}: {report:?}, then {again:?}");
+        let stats = store.stats();
+        assert_eq!(stats.compaction.kept_removal_bytes, 0);
+        assert_eq!(contents(&store), expected, "round {round}");
+        store.verify().expect("intact");
+        if random.bool() {
+            store.close().expect("closes");
+        }
+    }
+    let store = options().open(&path).expect("opens");
+    for key in expected.keys() {
+        store.remove(key).expect("room");
+    }
+    store.compact().expect("compacts");
+    let stats = store.stats();
+    assert_eq!((stats.keys, stats.live_bytes), (0, 0));
+    assert_eq!(stats.segments, 1, "{stats:?}");
+}
+
+#[test]
+fn a_store_that_is_overwritten_for_ever_stays_within_its_bound() {
+    let directory = directory();
+    let options = Options::new().segment_bytes(64 << 10).durability(Durability::Os);
+    let store = options.open(directory.path().join("store")).expect("opens");
+    for round in 0..100_u32 {
+        for key in 0..2_000_u32 {
+            store.insert(key.to_le_bytes(), [round.to_le_bytes(); 25].concat()).expect("room");
+        }
+    }
+    let stats = rested(&store);
+    assert_eq!(stats.keys, 2_000);
+    assert!(stats.compaction.passes > 0, "{stats:?}");
+    assert!(stats.segment_bytes < stats.live_bytes * 3 / 2 + (8 << 16), "{stats:?}");
+    for (key, value) in contents(&store) {
+        assert_eq!(value, [99_u32.to_le_bytes(); 25].concat(), "{key:?}");
+    }
+    store.verify().expect("intact");
+}

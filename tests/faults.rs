@@ -27,6 +27,7 @@ enum Piece {
     Flush,
     /// The helper's work, until there is none.
     Background,
+    Compact,
     Close,
     Kill,
 }
@@ -83,6 +84,8 @@ fn workload() -> Vec<Piece> {
         Piece::Write(Write::Clear(name("k"))),
         insert("large", 9000),
         Piece::Write(Write::remove("", "a")),
+        Piece::Compact,
+        insert("c", 700),
         Piece::Close,
         Piece::Open,
         insert("f", 2000),
@@ -97,6 +100,7 @@ fn workload() -> Vec<Piece> {
         across("k", "last"),
         Piece::Background,
         insert("h", 3000),
+        Piece::Compact,
         Piece::Flush,
         Piece::Close,
     ]
@@ -172,6 +176,10 @@ impl Machine {
                 self.history.make_durable();
             }
             Piece::Background => while self.store().step()? {},
+            Piece::Compact => {
+                self.store().compact()?;
+                self.history.make_durable();
+            }
             Piece::Close => {
                 self.store.take().expect("the workload opened it").close()?;
                 self.history.make_durable();
@@ -208,6 +216,7 @@ impl Machine {
                 write(Write::Clear(String::new())),
                 self.store().flush(),
                 self.store().step().map(drop),
+                self.store().compact().map(drop),
             ];
             for result in results {
                 let later = result.expect_err("a failed sync is never forgotten");

@@ -33,11 +33,19 @@ fn statistics_and_the_recovery_report_have_these_fields() {
     store.insert("key", "value").unwrap();
     let expected = sorted(
         "keyspaces keys live_bytes dead_bytes segments ready_segments segment_bytes max_disk_bytes index_bytes last_seq durable_seq syncs waits \
-         stalls helper_wakes pins oldest_pin_age",
+         stalls helper_wakes compaction pins oldest_pin_age",
     );
     assert_eq!(fields(&store.stats()), expected);
     assert_eq!(serde_json::to_value(store.stats()).unwrap()["keys"], 1);
     assert_eq!(fields(&store.keyspace_stats().unwrap()), sorted("keys live_bytes index_bytes"));
+    let expected = sorted(
+        "passes segments_removed bytes_moved bytes_freed running freeable_bytes kept_removal_bytes next_segment next_reason \
+         damaged_segments",
+    );
+    assert_eq!(fields(&store.stats().compaction), expected);
+    let expected = sorted("passes segments_removed segments_made bytes_read bytes_moved bytes_freed elapsed");
+    assert_eq!(fields(&store.compact().unwrap()), expected);
+    assert_eq!(serde_json::to_value(mapcask::CompactionReason::Asked).unwrap(), json!("Asked"));
     assert_eq!(serde_json::to_value(store.last_seq()).unwrap(), store.last_seq().0);
     let expected = sorted(
         "created clean epoch segments records bytes_read keyspaces keys last_seq durable_seq torn_bytes set_aside_records \

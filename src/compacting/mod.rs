@@ -176,6 +176,7 @@ impl Engine {
             self.drive(&mut running)?;
         }
         self.roll_if_dirty()?;
+        self.flush()?;
         let limit = self.shared.manifest.next_segment();
         for second in [false, true] {
             // What is made here may keep tombstones that nothing holds once the rest has been compacted.

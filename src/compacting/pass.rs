@@ -64,6 +64,7 @@ impl Engine {
             }
             Phase::Switch { output, offset, moved } => self.switch_some(job, output, offset, moved),
             Phase::Retire => self.retire_victims(job),
+            Phase::Remove => self.remove_victims(job),
             Phase::Done => Ok(()),
         }
     }
@@ -292,7 +293,6 @@ impl Engine {
             job.phase = Phase::Done;
             return Err(damage(&segment, 0, Defect::IndexMismatch));
         }
-        job.phase = Phase::Done;
         for victim in &job.victims {
             let segment = &victim.segment;
             shared.segments.write().remove(&segment.id());
@@ -304,6 +304,13 @@ impl Engine {
         job.report.bytes_freed = job.report.bytes_freed.saturating_sub(made);
         job.report.segments_made = job.made.len() as u64;
         self.provision.recount(&shared.segments);
+        job.phase = Phase::Remove;
+        self.remove_victims(job)
+    }
+
+    /// Removes the victims' files.
+    fn remove_victims(&self, job: &mut Job) -> Result<()> {
+        let shared = &self.shared;
         for id in &job.ids {
             unlink_segment(shared.dir.as_ref(), *id)?;
         }
@@ -311,6 +318,7 @@ impl Engine {
         shared.dir.sync().map_err(|error| Error::io("sync", shared.dir.path(), error))?;
         shared.manifest.forget(&job.ids);
         shared.space.collect();
+        job.phase = Phase::Done;
         Ok(())
     }
 }

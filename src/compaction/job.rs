@@ -39,6 +39,8 @@ pub(crate) enum Phase {
         moved: usize,
     },
     Retire,
+    /// Nothing leads to the victims any more; their files are to be removed.
+    Remove,
     Done,
 }
 

@@ -61,6 +61,8 @@ pub(crate) struct Chain {
     pub(crate) set_aside: Vec<SegmentId>,
     /// Segments whose files are to be removed: compaction has done with them, or they never held anything.
     pub(crate) retired: Vec<(SegmentId, u64)>,
+    /// The greatest sequence number that was durable in one of them.
+    pub(crate) retired_seq: Seq,
     pub(crate) unproven: Vec<Unproven>,
 }
 
@@ -87,6 +89,7 @@ pub(crate) fn read(
         asides: Vec::new(),
         set_aside: Vec::new(),
         retired: Vec::new(),
+        retired_seq: manifest.retired_seq,
         unproven: Vec::new(),
     };
     let links = chain.links(dir, manifest, entries, replay)?;
@@ -277,8 +280,14 @@ impl Chain {
         let last_seq = walked.last.unwrap_or(Seq::ZERO);
         let unused = walked.written == 0 && entry.state != State::Sealed && !clean;
         if unused && action != StopAction::Continue && behind != Behind::Frames {
-            self.drop_unused(&links[at], replay);
-            return Ok(false);
+            // What of it is known to have been durable must not be looked for any more; that is only said where it cannot
+            // hide that something before it is missing.
+            let proven = last_seq.min(replay.durable);
+            if proven < segment.first_seq() || self.unproven.is_empty() {
+                self.drop_unused(&links[at], replay);
+                self.retired_seq = self.retired_seq.max(proven);
+                return Ok(false);
+            }
         }
         self.previous = Some((entry.id, walked.stop));
         let mut kept = *entry;

@@ -240,6 +240,7 @@ fn settle(
     let highest = survey.segments.last().copied().unwrap_or(SegmentId(0));
     manifest.next_segment = manifest.next_segment.max(SegmentId(highest.0.saturating_add(1)));
     manifest.segments = chain.entries;
+    manifest.retired_seq = chain.retired_seq;
     manifest.clean = false;
     manifest.epoch += 1;
     manifest.durable = durable;

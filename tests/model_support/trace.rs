@@ -35,6 +35,8 @@ pub(crate) enum Step {
     Flush,
     /// The helper's work, until there is none.
     Background,
+    /// Compacts all there is.
+    Compact,
     /// Closes the store and opens it again.
     Reopen,
     /// Kills the process and opens the store again.
@@ -45,7 +47,7 @@ pub(crate) enum Step {
 pub(crate) const KEYS: [&str; 4] = ["a", "b", "c", "on"];
 
 /// Every letter.
-pub(crate) const ALPHABET: [Step; 13] = [
+pub(crate) const ALPHABET: [Step; 14] = [
     Step::PutA,
     Step::PutB,
     Step::PutLarge,
@@ -57,6 +59,7 @@ pub(crate) const ALPHABET: [Step; 13] = [
     Step::BatchAcross,
     Step::Flush,
     Step::Background,
+    Step::Compact,
     Step::Reopen,
     Step::Kill,
 ];
@@ -89,7 +92,7 @@ impl Step {
                 let holds = item("a", BatchStep::Require(Expected::Right));
                 Write::Batch(String::new(), vec![holds, across, put("a", "across ")])
             }
-            Self::Flush | Self::Background | Self::Reopen | Self::Kill => return Vec::new(),
+            Self::Flush | Self::Background | Self::Compact | Self::Reopen | Self::Kill => return Vec::new(),
         };
         write.resolved(state).with_creations(state)
     }
@@ -168,6 +171,10 @@ impl Run {
                 self.history.make_durable();
             }
             Step::Background => while self.store.step().unwrap() {},
+            Step::Compact => {
+                self.store.compact().unwrap();
+                self.history.make_durable();
+            }
             Step::Reopen => {
                 self.store.clone().close().unwrap();
                 self.history.make_durable();

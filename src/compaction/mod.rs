@@ -4,6 +4,8 @@
 //! are to be compacted, `job` what a pass has in hand, `output` writes the file. `compacting` does it to a store.
 
 pub(crate) mod job;
+#[cfg(all(test, not(loom)))]
+mod model;
 pub(crate) mod output;
 pub(crate) mod policy;
 pub(crate) mod report;

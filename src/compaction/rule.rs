@@ -42,10 +42,15 @@
 //!   one that was filtered. What opens the store begins above every `first - 1` and `filtered` in the manifest.
 //! - R4: `hidden` is never false where a put is hidden that was so when the victims were chosen.
 //!
-//! **Progress.** In a store at rest each job's output holds no hidden puts, and no other segment then holds any with
-//! `filtered` below its own. So compacting, one by one, the segments with the lowest `filtered` takes out all hidden
-//! puts after one job for each segment, and all tombstones after two. `filtered` must be F for that, not merely a bound
-//! that R1 allows: else two segments that hold nothing hidden any more are looked at again and again.
+//! **Slack.** Of the three facts `first` is needed least: wherever a put is hidden by a tombstone outside, `filtered` <
+//! t alone says so, and `first` only spares a tombstone a second job where victims were sealed after F was noted. And
+//! `filtered` may be lower than F, at the price of tombstones that stay longer, but never higher than F and than every
+//! number in the segment.
+//!
+//! **Progress.** In a store at rest the output of a job hides nothing, and so blocks nothing. A segment that hides
+//! something and blocks t has `filtered` below t, and stands before the output that t was copied to, whose `filtered` is
+//! t at least. So compacting the segments one by one, each time the one with the lowest `filtered` of those that hide
+//! something or hold tombstones, takes out all hidden puts and all tombstones after two jobs for each segment at most.
 //!
 //! `model` tries every run of a small store against this text, and each step of it left out or done in another order.
 

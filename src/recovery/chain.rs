@@ -278,16 +278,14 @@ impl Chain {
             return Err(damage(segment, walked.stop, walked.defect.unwrap_or(otherwise)));
         }
         let last_seq = walked.last.unwrap_or(Seq::ZERO);
-        let unused = walked.written == 0 && entry.state != State::Sealed && !clean;
-        if unused && action != StopAction::Continue && behind != Behind::Frames {
-            // What of it is known to have been durable must not be looked for any more; that is only said where it cannot
-            // hide that something before it is missing.
-            let proven = last_seq.min(replay.durable);
-            if proven < segment.first_seq() || self.unproven.is_empty() {
-                self.drop_unused(&links[at], replay);
-                self.retired_seq = self.retired_seq.max(proven);
-                return Ok(false);
-            }
+        if walked.written == 0
+            && known != Known::SealedAt
+            && !clean
+            && action != StopAction::Continue
+            && behind != Behind::Frames
+            && self.drop_unused(&links[at], last_seq, replay)
+        {
+            return Ok(false);
         }
         self.previous = Some((entry.id, walked.stop));
         let mut kept = *entry;
@@ -328,13 +326,21 @@ impl Chain {
     }
 
     /// Takes the last segment of the log out of it, which holds nothing but the log's own records: a store that is opened
-    /// and killed again and again must not grow by one each time.
-    fn drop_unused(&mut self, link: &Link, replay: &mut Replay<'_>) {
+    /// and killed again and again must not grow by one each time. Whether that may be.
+    fn drop_unused(&mut self, link: &Link, last: Seq, replay: &mut Replay<'_>) -> bool {
+        // What of it is known to have been durable must not be looked for any more; that is only said where it cannot hide
+        // that something before it is missing.
+        let proven = last.min(replay.durable);
+        if proven >= link.segment.first_seq() && !self.unproven.is_empty() {
+            return false;
+        }
+        self.retired_seq = self.retired_seq.max(proven);
         replay.space.retire(link.segment.mapping(), link.segment.range());
         if let (None, Some((_, start))) = (self.previous, link.start) {
             self.previous = Some((SegmentId(start.previous), start.previous_end));
         }
         self.retire(link.entry);
+        true
     }
 
     fn note_cut(&mut self, segment: &Arc<Segment>, stop: u64, beyond: &Beyond, replay: &mut Replay<'_>) {

@@ -291,7 +291,9 @@ fn settle(
 
 /// The first number of the new epoch: after an unclean end, above everything that can have been given out.
 fn next_seq(manifest: &Manifest, chain: &Chain, durable: Seq) -> Seq {
-    let seen = chain.last.max(chain.seen).max(durable);
+    // A number that compaction filtered by is never given out again, whether its record is there or not.
+    let filtered = chain.entries.iter().map(|entry| entry.filtered.max(entry.last_seq)).max();
+    let seen = chain.last.max(chain.seen).max(durable).max(filtered.unwrap_or(Seq::ZERO));
     if manifest.clean {
         return manifest.next_seq.max(seen.next());
     }

@@ -5,7 +5,6 @@
 //! the foot show that it can convict.
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 mod support;
 

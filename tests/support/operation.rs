@@ -7,8 +7,8 @@
 //! **Values.** Each says where it is from and ends in a checksum; no two are alike, so a value that comes back from the
 //! past, or turns up in another keyspace, is noticed.
 //!
-//! An operation that leaves everything as it is stands beside [`Action::Flush`]: a share in [`Operation::draw`], and
-//! nothing to do in [`Operation::apply`].
+//! **What changes nothing**, such as a flush, is an operation too: a share in [`Operation::draw`], and no effect in
+//! [`Operation::apply`]. What the store does by itself has no place here; the options of a process decide it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -144,7 +144,8 @@ pub(crate) struct Effect {
     pub(crate) answer: Answer,
     /// The places that may have changed.
     pub(crate) touched: Vec<Place>,
-    /// Whether it has written a record for certain.
+    /// Whether it is a write, so that at [`Durability::Disk`](mapcask::Durability::Disk) all before it is durable with
+    /// it. A refusal makes durable what it saw, which need not be all.
     pub(crate) wrote: bool,
 }
 

@@ -5,15 +5,16 @@
 //! the foot show that it can convict.
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use mapcask::Durability;
 
-use support::history::{Action, Begun, Death, History, Observed, Operation, RunRecord, THREADS};
+use support::history::{Begun, Death, History, Observed, RunRecord, THREADS};
+use support::operation::{Action, Change, Effect, Operation, Place, State};
 use support::{Chain, Fate, Totals};
 
 /// Deaths of one store: without compaction its files only grow.
@@ -80,24 +81,22 @@ fn record(count: usize) -> RunRecord {
     }
 }
 
-/// What is left of the first operations of each thread.
-fn left(lengths: [usize; THREADS]) -> Observed {
-    let mut observed = Observed::default();
-    for (thread, length) in lengths.into_iter().enumerate() {
-        for number in 1..=length {
-            apply(&mut observed, &Operation::nth(SEED, RUN, thread, number));
-        }
+/// What a thread has left after its first operations.
+fn part(thread: usize, length: usize) -> State {
+    let mut state = State::default();
+    for number in 1..=length {
+        Operation::draw(SEED, RUN, thread, number, &state).apply(&mut state);
     }
-    observed
+    state
 }
 
-fn apply(observed: &mut Observed, operation: &Operation) {
-    for (key, value) in operation.effect() {
-        match value {
-            Some(value) => observed.state.insert(key.to_vec(), value.to_vec()),
-            None => observed.state.remove(key),
-        };
+/// What is left of the first operations of each thread.
+fn left(lengths: [usize; THREADS]) -> Observed {
+    let mut state = State::default();
+    for (thread, length) in lengths.into_iter().enumerate() {
+        state.0.extend(part(thread, length).0);
     }
+    Observed { state, ..Observed::default() }
 }
 
 fn judge(record: &RunRecord, observed: &Observed, death: Death) -> Result<u64, String> {
@@ -106,69 +105,162 @@ fn judge(record: &RunRecord, observed: &Observed, death: Death) -> Result<u64, S
     history.check(observed, death)
 }
 
-/// The number of the first operation of thread 0 after `from` that is of a kind.
-fn next_of(from: usize, wanted: impl Fn(&Operation) -> bool) -> usize {
-    (from..).find(|number| wanted(&Operation::nth(SEED, RUN, 0, *number))).unwrap()
+/// The first operation of thread 0 from `from` on that `wanted` picks by what was there before and is after it.
+fn next_of(from: usize, wanted: impl Fn(&Operation, &State, &State) -> bool) -> (usize, Operation) {
+    let mut before = part(0, from - 1);
+    for number in from.. {
+        let operation = Operation::draw(SEED, RUN, 0, number, &before);
+        let mut after = before.clone();
+        operation.apply(&mut after);
+        if wanted(&operation, &before, &after) {
+            return (number, operation);
+        }
+        before = after;
+    }
+    unreachable!("the history has no end");
+}
+
+fn changes(_: &Operation, before: &State, after: &State) -> bool {
+    before != after
+}
+
+/// The number of the operation that `wanted` picks, the record of a run that died in it, and what is left without it.
+fn died_in(wanted: impl Fn(&Operation, &State, &State) -> bool) -> (usize, RunRecord, Observed) {
+    let (count, _) = next_of(100, wanted);
+    let mut record = record(count);
+    record.acknowledged[0] -= 1;
+    (count, record, left([count - 1, count, count, count]))
+}
+
+fn is_convicted(record: &RunRecord, observed: &Observed) -> bool {
+    [Death::Killed, Death::PowerCut].into_iter().all(|death| judge(record, observed, death).is_err())
 }
 
 #[test]
 fn a_lost_acknowledged_write_is_convicted_after_a_kill_and_not_after_a_power_cut() {
-    let count = next_of(100, |operation| operation.writes.iter().any(|(_, value)| value.is_some()));
-    let all = [count; THREADS];
-    let lost = [count - 1, count, count, count];
-    assert_eq!(judge(&record(count), &left(all), Death::Killed), Ok(0));
-    assert!(judge(&record(count), &left(lost), Death::Killed).is_err());
-    let without_the_end = [count - 1; THREADS];
-    assert_eq!(
-        judge(&record(count), &left(without_the_end), Death::PowerCut).map(|taken| taken > 0),
-        Ok(true)
-    );
+    type Wanted = fn(&Operation) -> bool;
+    // Each way to write, that none is forgotten by the judge.
+    let kinds: [Wanted; 7] = [
+        |operation| matches!(operation.action, Action::Key(_, Change::Insert(_) | Change::Remove)),
+        |operation| matches!(operation.action, Action::Key(_, Change::Swap(..))),
+        |operation| matches!(operation.action, Action::Batch(..)),
+        |operation| matches!(operation.action, Action::Create(_)),
+        |operation| matches!(operation.action, Action::Clear(_)),
+        |operation| matches!(operation.action, Action::Drop(_)),
+        |operation| matches!(operation.action, Action::Rename(..)),
+    ];
+    for kind in kinds {
+        let wanted = |operation: &Operation, before: &State, after: &State| {
+            kind(operation) && changes(operation, before, after)
+        };
+        let (count, _) = next_of(100, wanted);
+        assert_eq!(judge(&record(count), &left([count; THREADS]), Death::Killed), Ok(0));
+        let lost = left([count - 1, count, count, count]);
+        assert!(judge(&record(count), &lost, Death::Killed).is_err());
+        let without_the_end = left([count - 1; THREADS]);
+        let judged = judge(&record(count), &without_the_end, Death::PowerCut);
+        assert_eq!(judged.map(|taken| taken > 0), Ok(true));
+    }
 }
 
 #[test]
 fn a_write_under_way_may_be_there_or_not() {
-    let count = next_of(100, |operation| operation.writes.iter().any(|(_, value)| value.is_some()));
-    let mut record = record(count);
-    record.acknowledged[0] -= 1;
-    for lengths in [[count; THREADS], [count - 1, count, count, count]] {
-        assert_eq!(judge(&record, &left(lengths), Death::Killed), Ok(0));
+    let (count, record, without) = died_in(changes);
+    for observed in [left([count; THREADS]), without] {
+        assert_eq!(judge(&record, &observed, Death::Killed), Ok(0));
     }
-    assert!(judge(&record, &left([count - 2, count, count, count]), Death::Killed).is_err());
+    let (earlier, _) = next_of(50, changes);
+    assert!(judge(&record, &left([earlier - 1, count, count, count]), Death::Killed).is_err());
 }
 
 #[test]
-fn half_a_batch_is_convicted() {
-    let puts = |operation: &Operation| operation.effect().values().filter(|value| value.is_some()).count();
-    let count = next_of(100, |operation| operation.action == Action::Batch && puts(operation) >= 2);
-    let mut record = record(count);
-    record.acknowledged[0] -= 1;
-    let mut observed = left([count - 1, count, count, count]);
-    let mut operation = Operation::nth(SEED, RUN, 0, count);
-    let at = operation.writes.iter().position(|(_, value)| value.is_some()).unwrap();
-    operation.writes.truncate(at + 1);
-    apply(&mut observed, &operation);
-    for death in [Death::Killed, Death::PowerCut] {
-        assert!(judge(&record, &observed, death).is_err());
+fn half_a_batch_is_convicted_within_a_keyspace_and_across_keyspaces() {
+    for across in [false, true] {
+        // Both halves of it change something: it puts into two places.
+        let puts = |operation: &Operation| -> Vec<(Place, Vec<u8>)> {
+            let Action::Batch(_, writes) = &operation.action else { return Vec::new() };
+            writes.iter().filter_map(|(place, value)| Some((place.clone(), value.clone()?))).collect()
+        };
+        let is_wanted = |operation: &Operation, before: &State, after: &State| {
+            let puts = puts(operation);
+            let (Some((first, value)), Some((last, _))) = (puts.first(), puts.last()) else { return false };
+            let is_done = after.get(first) == Some(value) && changes(operation, before, after);
+            is_done && first != last && (first.keyspace != last.keyspace) == across
+        };
+        let (count, record, mut observed) = died_in(is_wanted);
+        let (_, operation) = next_of(count, is_wanted);
+        let (place, value) = puts(&operation).swap_remove(0);
+        observed.state.set(&place, Some(value));
+        assert!(is_convicted(&record, &observed), "across keyspaces: {across}");
     }
 }
 
 #[test]
-fn an_invented_key_an_older_value_and_a_damaged_one_are_convicted() {
-    let count = 200;
-    let all = left([count; THREADS]);
-    let mut invented = all.clone();
-    invented.state.insert(b"stranger".to_vec(), b"value".to_vec());
-    let mut older = all.clone();
-    let early = left([50; THREADS]);
-    let (key, value) = early.state.iter().find(|(key, value)| all.state.get(*key) != Some(*value)).unwrap();
-    older.state.insert(key.clone(), value.clone());
-    let mut damaged = all.clone();
-    damaged.state.values_mut().next().unwrap()[0] ^= 1;
-    for observed in [invented, older, damaged] {
-        for death in [Death::Killed, Death::PowerCut] {
-            assert!(judge(&record(count), &observed, death).is_err());
+fn half_a_change_of_a_keyspace_is_convicted() {
+    type Wanted = fn(&Operation) -> bool;
+    let kinds: [Wanted; 3] = [
+        |operation| matches!(operation.action, Action::Clear(_)),
+        |operation| matches!(operation.action, Action::Drop(_)),
+        |operation| matches!(operation.action, Action::Rename(..)),
+    ];
+    for kind in kinds {
+        let (count, record, before) = died_in(|operation, before, after| {
+            kind(operation) && before.0.keys().filter(|place| after.get(place).is_none()).count() > 2
+        });
+        let after = left([count; THREADS]);
+        let gone = |place: &&Place| after.state.get(place).is_none() && place.key.is_some();
+        let key = before.state.0.keys().find(gone).unwrap();
+        // One key came back, with its keyspace if that is gone too; or one key is gone too early.
+        let mut partly = after.clone();
+        partly.state.set(&Place::keyspace(&key.keyspace), Some(Vec::new()));
+        partly.state.set(key, before.state.get(key).cloned());
+        let mut early = before.clone();
+        early.state.set(key, None);
+        for observed in [partly, early] {
+            assert!(is_convicted(&record, &observed));
         }
     }
+}
+
+#[test]
+fn what_was_never_written_an_older_value_and_a_damaged_one_are_convicted() {
+    let count = 200;
+    let all = left([count; THREADS]);
+    let named = all.state.names().find(|name| all.state.keys(name).next().is_some()).unwrap();
+    let early = left([50; THREADS]);
+    let is_old =
+        |(place, value): &(&Place, &Vec<u8>)| place.key.is_some() && all.state.get(place) != Some(*value);
+    let (old_place, old_value) = early.state.0.iter().find(is_old).unwrap();
+    let in_named = all.state.keys(named).next().unwrap();
+    let damaged = |place: &Place| {
+        let mut value = all.state.get(place).unwrap().clone();
+        value[0] ^= 1;
+        value
+    };
+    let in_default = all.state.keys("").next().unwrap();
+    let place = |keyspace: &str, key: &[u8]| Place { keyspace: keyspace.to_owned(), key: Some(key.to_vec()) };
+    let value = b"value".to_vec();
+    for (place, value) in [
+        (place("", b"stranger"), Some(value.clone())),
+        (place("", b"0/stranger"), Some(value.clone())),
+        (place(named, b"stranger"), Some(value)),
+        (Place::keyspace("stranger"), Some(Vec::new())),
+        (Place::keyspace("0 stranger"), Some(Vec::new())),
+        (old_place.clone(), Some(old_value.clone())),
+        (in_default.clone(), Some(damaged(in_default))),
+        (in_named.clone(), Some(damaged(in_named))),
+        // Of the right age, and in the wrong place.
+        (place(named, b"0/00"), all.state.get(in_default).cloned()),
+        (in_named.clone(), None),
+    ] {
+        let mut observed = all.clone();
+        observed.state.set(&place, value);
+        assert!(is_convicted(&record(count), &observed), "{place}");
+    }
+    // A keyspace that is gone, with what it held.
+    let mut observed = all.clone();
+    observed.state.0.retain(|place, _| place.keyspace != named);
+    assert!(is_convicted(&record(count), &observed));
 }
 
 #[test]
@@ -184,4 +276,69 @@ fn a_hole_between_threads_and_a_lost_durable_write_are_convicted_after_a_power_c
     flushed.begun[3][149].covers = true;
     assert!(judge(&flushed, &left([100; THREADS]), Death::PowerCut).is_err());
     assert!(judge(&flushed, &left([150; THREADS]), Death::PowerCut).is_ok());
+}
+
+#[test]
+fn what_a_process_finds_reaches_its_parent_unchanged() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join("found");
+    let observed = Observed { torn_bytes: 3, set_aside_records: 4, ..left([200; THREADS]) };
+    std::fs::write(&path, observed.encode()).unwrap();
+    assert_eq!(Observed::read(&path), observed);
+}
+
+/// What a run shows rests on what is in its history.
+const IN_HISTORY: [&str; 30] = [
+    "Batch over 1: ConditionFailed, wrote nothing",
+    "Batch over 1: Done, wrote",
+    "Batch over 2: ConditionFailed, wrote nothing",
+    "Batch over 2: Done, wrote",
+    "Batch over 3: ConditionFailed, wrote nothing",
+    "Batch over 3: Done, wrote",
+    "Clear: Done, wrote",
+    "Clear: Done, wrote nothing",
+    "Create: Done, wrote",
+    "Create: Done, wrote nothing",
+    "Drop: Said, wrote",
+    "Drop: Said, wrote nothing",
+    "FetchAndUpdate: Value, wrote",
+    "Flush: Done, wrote nothing",
+    "Insert: Done, wrote",
+    "InsertIfAbsent: Said, wrote",
+    "InsertIfAbsent: Said, wrote nothing",
+    "Remove: Said, wrote",
+    "Remove: Said, wrote nothing",
+    "Rename: Done, wrote",
+    "Rename: Done, wrote nothing",
+    "Rename: KeyspaceExists, wrote nothing",
+    "Rename: KeyspaceNotFound, wrote nothing",
+    "Replace: Value, wrote",
+    "Swap: Done, wrote",
+    "Swap: Done, wrote nothing",
+    "Swap: Missed, wrote nothing",
+    "Take: Value, wrote",
+    "Take: Value, wrote nothing",
+    "UpdateAndFetch: Value, wrote",
+];
+
+#[test]
+fn the_history_holds_every_operation_with_every_answer() {
+    let first_word = |text: String| text.split(['(', ' ']).next().unwrap().to_owned();
+    let mut state = State::default();
+    let mut met = BTreeSet::new();
+    for number in 1..=6000 {
+        let operation = Operation::draw(SEED, RUN, 0, number, &state);
+        let Effect { answer, wrote, .. } = operation.apply(&mut state);
+        let what = match &operation.action {
+            Action::Key(_, change) => first_word(format!("{change:?}")),
+            Action::Batch(_, writes) => {
+                let keyspaces: BTreeSet<_> = writes.iter().map(|(place, _)| &place.keyspace).collect();
+                format!("Batch over {}", keyspaces.len())
+            }
+            action => first_word(format!("{action:?}")),
+        };
+        let answer = first_word(format!("{answer:?}"));
+        met.insert(format!("{what}: {answer}, wrote{}", if wrote { "" } else { " nothing" }));
+    }
+    assert_eq!(met.iter().map(String::as_str).collect::<Vec<_>>(), IN_HISTORY);
 }

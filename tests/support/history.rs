@@ -1,94 +1,23 @@
 //! What each thread did, and whether what a store holds can be what is left of it.
 //!
-//! **Model.** Each thread owns a range of keys, so what it left there depends on its own operations alone: it must
-//! equal the replay of the first `n` of them, for some `n`. After a kill `n` is the number of acknowledged operations,
-//! or one more where one was under way; after a power cut it is at least what was made durable. Across threads: an
-//! operation that began when others had been acknowledged cannot be there without them, because the log has one order.
-//!
-//! **Operations** follow from seed, run, thread and number, so nobody needs to write them down. Each value says where
-//! it is from and ends in a checksum; no two are alike, so a value that comes back from the past is noticed.
+//! **Model.** Each thread owns a range of keys and keyspaces, so what it left there depends on its own operations alone:
+//! it must equal the replay of the first `n` of them, for some `n`. After a kill `n` is the number of acknowledged
+//! operations, or one more where one was under way; after a power cut it is at least what was made durable. Across
+//! threads: an operation that began when others had been acknowledged cannot be there without them, because the log has
+//! one order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use mapcask::{Result, Store};
+use mapcask::{Keyspace, Result, Store};
+
+use super::operation::{Bytes, Effect, Operation, Place, State, describe};
 
 /// Writing threads.
 pub(crate) const THREADS: usize = 4;
-/// Keys of each thread: few, so that they are overwritten and removed often.
-const KEYS: usize = 40;
-/// The longest value: more than a segment.
-const VALUE_MAX: usize = 100 << 10;
-
-type Bytes = Vec<u8>;
-type State = BTreeMap<Bytes, Bytes>;
-
-/// How an operation is carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
-    Single,
-    Batch,
-    Flush,
-}
-
-/// One operation of one thread.
-#[derive(Debug, Clone)]
-pub(crate) struct Operation {
-    pub(crate) action: Action,
-    /// Keys and their new values; none is a removal.
-    pub(crate) writes: Vec<(Bytes, Option<Bytes>)>,
-}
-
-impl Operation {
-    /// The operation of a place in history.
-    pub(crate) fn nth(seed: u64, run: u32, thread: usize, number: usize) -> Self {
-        let place = (u64::from(run) << 40) ^ ((thread as u64) << 32) ^ number as u64;
-        let mut rng = fastrand::Rng::with_seed(seed ^ place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let (action, count) = match rng.u8(..) {
-            0 => (Action::Flush, 0),
-            1..=180 => (Action::Single, 1),
-            _ => (Action::Batch, rng.usize(2..=7)),
-        };
-        let writes = (0..count).map(|slot| {
-            let label = format!("thread {thread} run {run} operation {number}.{slot} ");
-            let value = (rng.u8(0..3) > 0).then(|| value(&mut rng, &label));
-            (key(thread, rng.usize(0..KEYS)), value)
-        });
-        Self { action, writes: writes.collect() }
-    }
-
-    /// What it leaves: of several writes to a key the last.
-    pub(crate) fn effect(&self) -> BTreeMap<&[u8], Option<&[u8]>> {
-        self.writes.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect()
-    }
-}
-
-fn key(thread: usize, n: usize) -> Bytes {
-    let mut key = format!("{thread}/{n:02}").into_bytes();
-    key.resize(key.len() + n % 7 * 5, b'.');
-    key
-}
-
-fn value(rng: &mut fastrand::Rng, label: &str) -> Bytes {
-    let len = if rng.u8(0..200) == 0 { rng.usize(0..VALUE_MAX) } else { rng.usize(0..300) };
-    let mut value = label.as_bytes().to_vec();
-    value.resize(label.len() + len, rng.u8(..));
-    value.extend_from_slice(&crc32fast::hash(&value).to_le_bytes());
-    value
-}
-
-/// Says where a value is from.
-fn describe(value: Option<&Bytes>) -> String {
-    let Some(value) = value else { return "nothing".to_owned() };
-    let intact =
-        value.split_last_chunk::<4>().is_some_and(|(rest, sum)| crc32fast::hash(rest).to_le_bytes() == *sum);
-    let label: Bytes = value.iter().copied().take(48).filter(u8::is_ascii_graphic).collect();
-    let condition = if intact { "intact" } else { "DAMAGED" };
-    format!("{} ({} bytes, {condition})", String::from_utf8_lossy(&label), value.len())
-}
 
 /// What somebody found in a store.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Observed {
     pub(crate) state: State,
     pub(crate) torn_bytes: u64,
@@ -98,15 +27,18 @@ pub(crate) struct Observed {
 impl Observed {
     /// Looks into a store that nobody writes to, and at whether it agrees with itself.
     pub(crate) fn of(store: &Store) -> Result<Self> {
-        let mut state = State::new();
-        for item in store.iter() {
-            let (key, value) = item?;
-            assert_eq!(store.get(&key)?.as_deref(), Some(&value[..]), "iteration and get agree");
-            let twice = state.insert(key.to_vec(), value.to_vec());
-            assert!(twice.is_none(), "each key comes once");
+        let mut state = State::default();
+        look_into(store, &mut state)?;
+        let names = store.keyspace_names();
+        for name in &names {
+            state.set(&Place::keyspace(name), Some(Bytes::new()));
+            look_into(&store.open_keyspace(name)?, &mut state)?;
         }
-        assert_eq!(store.len(), state.len(), "the length is the number of keys");
-        store.verify()?;
+        assert!(state.names().eq(&names), "the names are in order, and each comes once");
+        let keys = state.0.len() - names.len();
+        let stats = store.stats();
+        assert_eq!((stats.keyspaces, stats.keys), (names.len() + 1, keys as u64), "the numbers are right");
+        assert_eq!(store.verify()?.keys, keys as u64, "each key is verified");
         let report = store.recovery_report();
         Ok(Self { state, torn_bytes: report.torn_bytes, set_aside_records: report.set_aside_records })
     }
@@ -116,9 +48,12 @@ impl Observed {
         let mut bytes = Bytes::new();
         bytes.extend_from_slice(&self.torn_bytes.to_le_bytes());
         bytes.extend_from_slice(&self.set_aside_records.to_le_bytes());
-        for part in self.state.iter().flat_map(|(key, value)| [key, value]) {
-            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-            bytes.extend_from_slice(part);
+        for (Place { keyspace, key }, value) in &self.state.0 {
+            bytes.push(u8::from(key.is_some()));
+            for part in [keyspace.as_bytes(), key.as_deref().unwrap_or_default(), value] {
+                bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+                bytes.extend_from_slice(part);
+            }
         }
         bytes
     }
@@ -139,13 +74,44 @@ impl Observed {
             *rest = after;
             part.to_vec()
         };
-        let mut state = State::new();
-        while !rest.is_empty() {
-            let key = part(&mut rest);
-            state.insert(key, part(&mut rest));
+        let mut state = State::default();
+        while let Some((is_key, after)) = rest.split_first() {
+            rest = after;
+            let keyspace = String::from_utf8(part(&mut rest)).expect("a name");
+            let key = Some(part(&mut rest)).filter(|_| *is_key == 1);
+            state.set(&Place { keyspace, key }, Some(part(&mut rest)));
         }
         Self { state, torn_bytes, set_aside_records }
     }
+
+    /// The part of each thread.
+    ///
+    /// # Errors
+    ///
+    /// Says what is nobody's.
+    pub(crate) fn parts(&self) -> Result<[State; THREADS], String> {
+        let mut parts: [State; THREADS] = Default::default();
+        for (place, value) in &self.state.0 {
+            let part = place.owner().and_then(|owner| parts.get_mut(owner));
+            let part = part.ok_or_else(|| format!("{place}: it was never written"))?;
+            part.set(place, Some(value.clone()));
+        }
+        Ok(parts)
+    }
+}
+
+/// Adds what a keyspace holds.
+fn look_into(keyspace: &Keyspace, state: &mut State) -> Result<()> {
+    let name = keyspace.name();
+    for item in keyspace.iter() {
+        let (key, value) = item?;
+        assert_eq!(keyspace.get(&key)?.as_deref(), Some(&value[..]), "iteration and get agree");
+        let place = Place { keyspace: name.clone(), key: Some(key.to_vec()) };
+        assert_eq!(state.get(&place), None, "each key comes once");
+        state.set(&place, Some(value.to_vec()));
+    }
+    assert_eq!(keyspace.len(), state.keys(&name).count(), "the length is the number of keys");
+    Ok(())
 }
 
 /// How a process ended.
@@ -246,12 +212,7 @@ impl History {
         if death == Death::Killed && observed.set_aside_records > 0 {
             return Err(format!("{} records set aside without a power cut", observed.set_aside_records));
         }
-        let mut found: [State; THREADS] = Default::default();
-        for (key, value) in &observed.state {
-            let owner = key.first().map_or(THREADS, |digit| usize::from(digit.wrapping_sub(b'0')));
-            let state = found.get_mut(owner).ok_or_else(|| format!("key {key:?} was never written"))?;
-            state.insert(key.clone(), value.clone());
-        }
+        let found = observed.parts()?;
         let mut explained = [Explained { least: 0, most: 0 }; THREADS];
         for (thread, (explained, found)) in explained.iter_mut().zip(&found).enumerate() {
             *explained = self.explain(thread, found, death)?;
@@ -295,16 +256,8 @@ impl History {
         *self = Self { base, ..Self::new(self.seed) };
     }
 
-    /// Applies an operation; the keys that it wrote.
-    fn apply(&self, thread: usize, past: Past, state: &mut State) -> Vec<Bytes> {
-        let operation = Operation::nth(self.seed, past.run, thread, past.number);
-        for (key, value) in operation.effect() {
-            match value {
-                Some(value) => state.insert(key.to_vec(), value.to_vec()),
-                None => state.remove(key),
-            };
-        }
-        operation.writes.into_iter().map(|(key, _)| key).collect()
+    fn apply(&self, thread: usize, past: Past, state: &mut State) -> Effect {
+        Operation::draw(self.seed, past.run, thread, past.number, state).apply(state)
     }
 
     /// Which lengths of a thread's history lead to what was found.
@@ -314,18 +267,18 @@ impl History {
             Death::PowerCut => self.durable[thread],
         };
         let mut model = self.base[thread].clone();
-        let all = model.keys().chain(found.keys());
-        let mut wrong: BTreeSet<Bytes> =
-            all.filter(|key| model.get(*key) != found.get(*key)).cloned().collect();
+        let all = model.0.keys().chain(found.0.keys());
+        let mut wrong: BTreeSet<Place> =
+            all.filter(|place| model.get(place) != found.get(place)).cloned().collect();
         let mut explained: Option<Explained> = None;
         let mut nearest = (usize::MAX, 0, String::new());
         for length in 0..=self.past[thread].len() {
             if let Some(last) = length.checked_sub(1) {
-                for key in self.apply(thread, self.past[thread][last], &mut model) {
-                    if model.get(&key) == found.get(&key) {
-                        wrong.remove(&key);
+                for place in self.apply(thread, self.past[thread][last], &mut model).touched {
+                    if model.get(&place) == found.get(&place) {
+                        wrong.remove(&place);
                     } else {
-                        wrong.insert(key);
+                        wrong.insert(place);
                     }
                 }
             }
@@ -345,16 +298,15 @@ impl History {
             let (count, length, differences) = nearest;
             format!(
                 "thread {thread}: no {least} to {len} operations lead here ({acknowledged} acknowledged, {durable} \
-                 durable); nearest are the first {length}, with {count} keys wrong:{differences}"
+                 durable); nearest are the first {length}, with {count} places wrong:{differences}"
             )
         })
     }
 }
 
-fn differences(wrong: &BTreeSet<Bytes>, model: &State, found: &State) -> String {
-    let line = |key: &Bytes| {
-        let name = String::from_utf8_lossy(key);
-        format!("\n  {name}: expected {}, found {}", describe(model.get(key)), describe(found.get(key)))
+fn differences(wrong: &BTreeSet<Place>, model: &State, found: &State) -> String {
+    let line = |place: &Place| {
+        format!("\n  {place}: expected {}, found {}", describe(model.get(place)), describe(found.get(place)))
     };
     wrong.iter().take(8).map(line).collect()
 }

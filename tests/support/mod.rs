@@ -1,9 +1,10 @@
 //! What the kill suite and the power-cut suite share: a process that writes until it dies, and what must be left of it.
 //!
-//! [`writer`] is that process and its parent's side of it, [`shared`] the memory in which it acknowledges what it has
-//! done, [`history`] the judge. [`Chain`] leads one store through many deaths.
+//! [`writer`] is that process and its parent's side of it, [`operation`] what it does, [`shared`] the memory in which it
+//! acknowledges what it has done, [`history`] the judge. [`Chain`] leads one store through many deaths.
 
 pub(crate) mod history;
+pub(crate) mod operation;
 pub(crate) mod shared;
 pub(crate) mod writer;
 

@@ -2,6 +2,7 @@
 //!
 //! It is the test's own executable, started again for one test that does nothing unless a variable is set.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -9,9 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mapcask::{Durability, Result, Store, WriteBatch};
+use mapcask::{Durability, Error, Keyspace, Result, Store, Value, WriteBatch};
 
-use super::history::{Action, Observed, Operation, THREADS};
+use super::history::Observed;
+use super::operation::{Action, Answer, Bytes, Change, Operation, Place, Required, State, updated};
 use super::shared::{OPERATIONS_MAX, Phase, Shared};
 
 /// The name of the test that is the process; each suite has it.
@@ -108,11 +110,13 @@ pub(crate) fn write_until_killed() {
     let store = unless_cut(&shared, super::options(shared.run(), shared.durability()).open(store));
     let observed = unless_cut(&shared, Observed::of(&store));
     fs::write(report_path(&folder), observed.encode()).expect("the folder is writable");
+    // What nobody wrote is for the parent to find.
+    let parts = observed.parts().unwrap_or_default();
     shared.set_phase(Phase::Writing);
     thread::scope(|scope| {
-        for thread in 0..THREADS {
+        for (thread, model) in parts.into_iter().enumerate() {
             let (store, shared) = (&store, &shared);
-            scope.spawn(move || write(store, shared, thread));
+            scope.spawn(move || write(store, shared, thread, model));
         }
     });
 }
@@ -132,42 +136,112 @@ fn wait_for_death() -> ! {
     }
 }
 
-fn write(store: &Store, shared: &Shared, thread: usize) {
+/// `model` is what the thread has left so far.
+fn write(store: &Store, shared: &Shared, thread: usize, mut model: State) {
     let is_disk = shared.durability() == Durability::Disk;
     for number in 1..=OPERATIONS_MAX {
-        let operation = Operation::nth(shared.seed(), shared.run(), thread, number);
+        let operation = Operation::draw(shared.seed(), shared.run(), thread, number, &model);
+        let effect = operation.apply(&mut model);
         shared.begin(thread, number);
-        let wrote = unless_cut(shared, carry_out(store, &operation));
-        shared.acknowledge(thread, number, operation.action == Action::Flush || is_disk && wrote);
-        for (key, value) in operation.effect() {
-            let found = unless_cut(shared, store.get(key));
-            // Nobody else writes this thread's keys.
-            assert_eq!(found.as_deref(), value, "thread {thread} reads what it wrote, operation {number}");
-        }
+        let answer = unless_cut(shared, carry_out(store, &operation));
+        let is_durable = (is_disk || operation.raised) && effect.wrote;
+        shared.acknowledge(thread, number, operation.action == Action::Flush || is_durable);
+        assert_eq!(answer, effect.answer, "thread {thread}, operation {number}: {:?}", operation.action);
+        unless_cut(shared, look_at(store, &effect.touched, &model));
     }
     wait_for_death();
 }
 
-/// Carries out an operation; whether it wrote anything.
-fn carry_out(store: &Store, operation: &Operation) -> Result<bool> {
-    match (operation.action, operation.writes.as_slice()) {
-        (Action::Flush, _) => store.flush().map(|()| false),
-        (Action::Single, [(key, Some(value))]) => store.insert(key, value).map(|_| true),
-        (Action::Single, [(key, None)]) => {
-            let was_there = store.contains_key(key)?;
-            let removed = store.remove(key)?;
-            assert_eq!(removed, was_there, "remove says whether the key was there");
-            Ok(removed)
+fn open(store: &Store, name: &str) -> Result<Keyspace> {
+    if name.is_empty() { Ok(Keyspace::clone(store)) } else { store.open_keyspace(name) }
+}
+
+/// Whether the thread finds what it left. Nobody else writes there.
+fn look_at(store: &Store, touched: &[Place], model: &State) -> Result<()> {
+    let names: BTreeSet<_> = touched.iter().map(|place| place.keyspace.as_str()).collect();
+    for name in names {
+        let keyspace = match open(store, name) {
+            Err(Error::KeyspaceNotFound { .. }) => None,
+            other => Some(other?),
+        };
+        let is_expected = name.is_empty() || model.get(&Place::keyspace(name)).is_some();
+        assert_eq!(keyspace.is_some(), is_expected, "keyspace {name:?} is there or not");
+        let Some(keyspace) = keyspace else { continue };
+        assert!(name.is_empty() || keyspace.len() == model.keys(name).count(), "the length of {name:?}");
+        for place in touched.iter().filter(|place| place.keyspace == name && place.key.is_some()) {
+            let found = keyspace.get(place.key())?;
+            assert_eq!(found.as_deref(), model.get(place).map(Vec::as_slice), "{place}");
         }
-        (_, writes) => {
-            let mut batch = WriteBatch::new();
-            for (key, value) in writes {
-                match value {
-                    Some(value) => batch.insert(key, value),
-                    None => batch.remove(key),
-                }
-            }
-            store.write(&batch).map(|_| true)
+    }
+    Ok(())
+}
+
+/// Carries out an operation.
+fn carry_out(store: &Store, operation: &Operation) -> Result<Answer> {
+    let level = if operation.raised { Durability::Disk } else { Durability::Os };
+    let store = &store.with_durability(level);
+    match &operation.action {
+        Action::Flush => store.flush()?,
+        Action::Key(place, change) => {
+            return carry_out_change(&open(store, &place.keyspace)?, place.key(), change);
         }
+        Action::Batch(condition, writes) => return write_batch(store, condition.as_ref(), writes),
+        Action::Create(name) => assert_eq!(store.keyspace(name)?.name(), *name),
+        Action::Clear(name) => drop(open(store, name)?.clear()?),
+        Action::Drop(name) => return store.drop_keyspace(name).map(Answer::Said),
+        Action::Rename(from, to) => match store.rename_keyspace(from, to) {
+            Err(Error::KeyspaceNotFound { .. }) => return Ok(Answer::KeyspaceNotFound),
+            Err(Error::KeyspaceExists { .. }) => return Ok(Answer::KeyspaceExists),
+            other => other?,
+        },
+    }
+    Ok(Answer::Done)
+}
+
+fn carry_out_change(keyspace: &Keyspace, key: &[u8], change: &Change) -> Result<Answer> {
+    let owned = |value: Option<Value>| value.map(|value| value.to_vec());
+    let value = match change {
+        Change::Insert(value) => return keyspace.insert(key, value).map(|_| Answer::Done),
+        Change::Remove => return keyspace.remove(key).map(Answer::Said),
+        Change::InsertIfAbsent(value) => return keyspace.insert_if_absent(key, value).map(Answer::Said),
+        Change::Swap(expected, new) => {
+            let swapped = keyspace.compare_and_swap(key, expected.as_ref(), new.as_ref())?;
+            return Ok(swapped.map_or_else(|error| Answer::Missed(owned(error.current)), |_| Answer::Done));
+        }
+        Change::Replace(value) => keyspace.replace(key, value)?,
+        Change::Take => keyspace.take(key)?,
+        Change::FetchAndUpdate(more) => keyspace.fetch_and_update(key, |old| updated(old, more))?,
+        Change::UpdateAndFetch(more) => keyspace.update_and_fetch(key, |old| updated(old, more))?,
+    };
+    Ok(Answer::Value(owned(value)))
+}
+
+/// Writes a batch to the keyspace of its first write.
+fn write_batch(
+    store: &Store,
+    condition: Option<&(Place, Required)>,
+    writes: &[(Place, Option<Bytes>)],
+) -> Result<Answer> {
+    let target = &writes.first().expect("no batch is empty").0.keyspace;
+    let mut batch = WriteBatch::new();
+    if let Some((place, required)) = condition {
+        let keyspace = open(store, &place.keyspace)?;
+        match required {
+            Required::Absent => batch.on(&keyspace).require_absent(place.key()),
+            Required::Present => batch.on(&keyspace).require_present(place.key()),
+            Required::Value(value) => batch.on(&keyspace).require(place.key(), value),
+        };
+    }
+    for (place, value) in writes {
+        match value {
+            Some(value) if place.keyspace == *target => batch.insert(place.key(), value),
+            None if place.keyspace == *target => batch.remove(place.key()),
+            Some(value) => drop(batch.on(&open(store, &place.keyspace)?).insert(place.key(), value)),
+            None => drop(batch.on(&open(store, &place.keyspace)?).remove(place.key())),
+        }
+    }
+    match open(store, target)?.write(&batch) {
+        Err(Error::ConditionFailed { .. }) => Ok(Answer::ConditionFailed),
+        other => other.map(|_| Answer::Done),
     }
 }

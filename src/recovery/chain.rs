@@ -278,13 +278,8 @@ impl Chain {
             return Err(damage(segment, walked.stop, walked.defect.unwrap_or(otherwise)));
         }
         let last_seq = walked.last.unwrap_or(Seq::ZERO);
-        if walked.written == 0
-            && known != Known::SealedAt
-            && !clean
-            && action != StopAction::Continue
-            && behind != Behind::Frames
-            && self.drop_unused(&links[at], last_seq, replay)
-        {
+        let unused = walked.written == 0 && known != Known::SealedAt && !clean && behind != Behind::Frames;
+        if unused && action != StopAction::Continue && self.drop_unused(&links[at], last_seq, replay) {
             return Ok(false);
         }
         self.previous = Some((entry.id, walked.stop));

@@ -51,7 +51,8 @@ impl Allowance {
         self.used.store(bytes, Ordering::Relaxed);
     }
 
-    fn used(&self) -> u64 {
+    /// How much all segments take.
+    pub(crate) fn used(&self) -> u64 {
         // Relaxed: see the module's documentation.
         self.used.load(Ordering::Relaxed)
     }
@@ -79,6 +80,11 @@ impl Allowance {
     /// The size of the segment after one of `size` bytes.
     pub(crate) fn after(&self, size: u64) -> u64 {
         size.saturating_mul(4).clamp(self.smallest, self.segment_bytes)
+    }
+
+    /// The size that the schedule begins with.
+    pub(crate) fn least(&self) -> u64 {
+        self.smallest
     }
 
     /// The size of the first segment after an open, in bytes. Where there is no room a store opens all the same, on one

@@ -34,6 +34,11 @@ impl Bell {
         drop(self.post.set(post));
     }
 
+    /// Whether nobody does the store's work but its writers.
+    pub(crate) fn is_unattended(&self) -> bool {
+        self.post.get().is_none()
+    }
+
     /// Ends the background's work for this store; nothing of it runs when this returns.
     pub(crate) fn take_down(&self) {
         if let Some(post) = self.post.get() {

@@ -75,7 +75,17 @@ impl Tend for Helper {
         let now = self.engine.provision.offset();
         self.quiet = if now == self.offset { self.quiet.saturating_add(1) } else { 0 };
         self.offset = now;
-        if self.quiet < QUIET { Next::After(REST) } else { self.lie_down() }
+        if self.quiet < QUIET {
+            return Next::After(REST);
+        }
+        match self.engine.rest_step() {
+            Ok(true) => Next::Again,
+            Ok(false) => self.lie_down(),
+            Err(error) => {
+                trace::helper_failed(&error);
+                self.lie_down()
+            }
+        }
     }
 
     fn is_called(&self) -> bool {

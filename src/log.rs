@@ -30,6 +30,8 @@ use crate::trace;
 
 /// Bytes that a watermark takes in the log.
 const WATERMARK_SIZE: u64 = (HEADER_SIZE + Watermark::SIZE) as u64;
+/// How much of a segment is for removals where the next one cannot be made, in bytes, at most.
+const KEPT_BACK: u64 = 64 << 10;
 /// Bytes that a start record takes in the log.
 const START_SIZE: u64 = (HEADER_SIZE + Start::SIZE) as u64;
 
@@ -247,6 +249,9 @@ impl LogWriter {
         }
         if self.offset + size + WATERMARK_SIZE > self.segment.size() {
             self.roll(shared, provision, want, size)?;
+        } else if want == Want::Insertion && self.offset + size + self.kept_back() > self.segment.size() {
+            // The rest is for removals, unless there is more behind it: on a full disk they make the room.
+            provision.have_next(shared)?;
         }
         let need = self.offset + size + WATERMARK_SIZE;
         if need > self.segment.ready() {
@@ -254,6 +259,11 @@ impl LogWriter {
             self.segment.extend(need)?;
         }
         Ok(())
+    }
+
+    /// Bytes at the end of a segment that insertions leave to removals where there is no next segment.
+    fn kept_back(&self) -> u64 {
+        (self.segment.size() / 16).min(KEPT_BACK)
     }
 
     /// Goes on in the next segment, whatever room there is in this one.

@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 
 use crate::commit::Commit;
 use crate::error::{Error, Result};
-use crate::format::SegmentId;
-use crate::format::manifest::{Manifest, SegmentEntry};
+use crate::format::manifest::{Manifest, SegmentEntry, State};
 use crate::format::names::MANIFESTS;
+use crate::format::{SegmentId, Seq};
 use crate::fs::{Access, Dir, File};
 
 /// Keeps the manifest.
@@ -118,6 +118,22 @@ impl ManifestStore {
         let id = held.manifest.next_segment;
         held.manifest.next_segment = SegmentId(id.0 + 1);
         id
+    }
+
+    /// Calls segments retired, the last number in them being `last`: their files may be removed after this.
+    ///
+    /// # Errors
+    ///
+    /// As [`ManifestStore::update`].
+    pub(crate) fn retire(&self, ids: &[SegmentId], last: Seq) -> Result<()> {
+        self.update(|manifest| {
+            for id in ids {
+                if let Some(entry) = manifest.segment_mut(*id) {
+                    entry.state = State::Retired;
+                }
+            }
+            manifest.retired_seq = manifest.retired_seq.max(last);
+        })
     }
 
     /// Takes note of segments whose files are gone, durably. On the disk with the next change: until then an open finds

@@ -16,13 +16,13 @@ use crate::commit::Commit;
 use crate::error::{Error, Result};
 use crate::format::record::{HEADER_SIZE, Start, Watermark};
 use crate::format::segment_header::SEGMENT_HEADER_SIZE;
-use crate::format::{SegmentId, StoreId};
+use crate::format::{SegmentId, Seq, StoreId};
 use crate::fs::Dir;
 use crate::manifest_store::ManifestStore;
 use crate::mapping::PAGE_SIZE;
 use crate::mapping::space::Space;
 use crate::options::Options;
-use crate::segment::{Plan, Regime, Segment};
+use crate::segment::{Plan, Regime, Segment, unlink_segment};
 use crate::trace;
 
 /// How far ahead of the writer pages are made ready, in bytes.
@@ -96,6 +96,11 @@ impl Provision {
         Allowance::new(options, total_size(segments)).first()
     }
 
+    /// Bytes that all segments take.
+    pub(crate) fn used(&self) -> u64 {
+        self.allowance.used()
+    }
+
     /// Refuses a frame of `need` bytes that the limit does not allow, whatever room there is.
     ///
     /// # Errors
@@ -138,6 +143,50 @@ impl Provision {
     /// Takes a segment back that could not be used; it is the next to be given out.
     pub(crate) fn give_back(&self, segment: Arc<Segment>) {
         self.ready.lock().push_front(segment);
+    }
+
+    /// Gives up the segments that are made and not written to, and begins the schedule of sizes again; how many bytes
+    /// came back.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says; the next open removes what is left.
+    pub(crate) fn give_up_ready(&self, shared: &Shared) -> Result<u64> {
+        let mut making = self.making.lock();
+        let given_up: Vec<_> = self.ready.lock().drain(..).collect();
+        making.next_size = self.allowance.least();
+        let ids: Vec<_> = given_up.iter().map(|segment| segment.id()).collect();
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        for segment in &given_up {
+            shared.segments.write().remove(&segment.id());
+            shared.space.retire(segment.mapping(), segment.range());
+        }
+        self.recount(&shared.segments);
+        shared.manifest.retire(&ids, Seq::ZERO)?;
+        for id in &ids {
+            unlink_segment(shared.dir.as_ref(), *id)?;
+        }
+        shared.dir.sync().map_err(|error| Error::io("sync", shared.dir.path(), error))?;
+        shared.manifest.forget(&ids);
+        Ok(given_up.iter().map(|segment| segment.size()).sum())
+    }
+
+    /// Has a segment ready for when the active one is full, so that what is left of that can be kept for removals.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, or what the operating system says.
+    pub(crate) fn have_next(&self, shared: &Shared) -> Result<()> {
+        let mut making = self.making.lock();
+        if !self.ready.lock().is_empty() {
+            return Ok(());
+        }
+        if let Some(segment) = self.make(shared, &mut making, Want::Ahead, 0)? {
+            self.ready.lock().push_back(segment);
+        }
+        Ok(())
     }
 
     fn make(
@@ -189,6 +238,12 @@ impl Provision {
     pub(crate) fn offset(&self) -> u64 {
         // Relaxed: see `set_offset`.
         self.offset.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the segment that is written to, and of those that are ready.
+    pub(crate) fn open_bytes(&self) -> u64 {
+        let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
+        self.active.lock().size() + ready
     }
 
     /// The segment that is written to.

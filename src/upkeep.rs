@@ -43,6 +43,26 @@ impl Engine {
         self.compact_step()
     }
 
+    /// One piece of what is worth doing once nothing has been written for a while; whether there was any.
+    ///
+    /// A store from which nearly everything was removed ends up with small files, as if it were new.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::step`].
+    pub(crate) fn rest_step(&self) -> Result<bool> {
+        self.shared.commit.check()?;
+        if !self.options.compaction {
+            return Ok(false);
+        }
+        if self.is_outgrown() {
+            self.provision.give_up_ready(&self.shared)?;
+            self.roll()?;
+            return Ok(true);
+        }
+        self.compact_at_rest()
+    }
+
     /// Makes memory of an index that is short of it present ahead of the writer; whether there was one among those
     /// whose turn it was.
     fn grow_ahead(&self) -> Result<bool> {

@@ -15,7 +15,7 @@ fn directory() -> tempfile::TempDir {
 }
 
 fn options(limit: u64) -> Options {
-    Options::new().background(false).segment_bytes(PAGE).max_disk_bytes(limit)
+    Options::new().background(false).compaction(false).segment_bytes(PAGE).max_disk_bytes(limit)
 }
 
 /// What the store lies on: either way the same things can be asked.

@@ -175,7 +175,7 @@ impl Machine {
                 self.store().flush()?;
                 self.history.make_durable();
             }
-            Piece::Background => while self.store().step()? {},
+            Piece::Background => while self.store().step()? || self.store().rest_step()? {},
             Piece::Compact => {
                 self.store().compact()?;
                 self.history.make_durable();

@@ -45,6 +45,16 @@ enum Transition {
     WaitDurable(prop::sample::Index),
     /// So many pieces of the helper's work.
     Step(u8),
+    /// What the helper does at rest, until there is nothing to do.
+    Rest,
+    /// Compacts all there is, or gives up after so many steps.
+    Compact(Option<u8>),
+    /// The power fails somewhere within a compaction.
+    CutWithinCompaction {
+        at: prop::sample::Index,
+        seed: u64,
+        same_boot: bool,
+    },
     /// Time passes: at `Interval` the next piece of work is a sync.
     Wait,
     Verify,
@@ -177,7 +187,11 @@ impl ReferenceStateMachine for Reference {
             3 => name().prop_map(Transition::Hold),
             2 => Just(Transition::Flush),
             2 => any::<prop::sample::Index>().prop_map(Transition::WaitDurable),
-            4 => (1..6_u8).prop_map(Transition::Step),
+            6 => (1..16_u8).prop_map(Transition::Step),
+            1 => Just(Transition::Rest),
+            2 => prop::option::weighted(0.3, 0..6_u8).prop_map(Transition::Compact),
+            2 => (any::<prop::sample::Index>(), any::<u64>(), any::<bool>())
+                .prop_map(|(at, seed, same_boot)| Transition::CutWithinCompaction { at, seed, same_boot }),
             1 => Just(Transition::Wait),
             1 => Just(Transition::Verify),
             2 => Just(Transition::Close),
@@ -222,6 +236,13 @@ impl StateMachineTest for Test {
                 for _ in 0..count {
                     machine.store().step().unwrap();
                 }
+            }
+            Transition::Rest => {
+                while machine.store().step().unwrap() || machine.store().rest_step().unwrap() {}
+            }
+            Transition::Compact(steps) => machine.compact(steps),
+            Transition::CutWithinCompaction { at, seed, same_boot } => {
+                machine.cut_within_compaction(|positions| *at.get(positions), seed, same_boot);
             }
             Transition::Wait => machine.disk.advance_clock(Duration::from_millis(101)),
             Transition::Verify => drop(machine.store().verify().unwrap()),

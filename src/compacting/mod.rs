@@ -8,6 +8,7 @@
 //! **Invariants.** I7, I11.
 
 mod pass;
+mod room;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -153,6 +154,7 @@ impl Engine {
             );
             running.job = None;
             running.looked = None;
+            self.note_growth();
             return Ok(Driven { bytes, finished: Some(report) });
         }
         Ok(Driven { bytes, finished: None })
@@ -175,7 +177,9 @@ impl Engine {
         while running.job.is_some() {
             self.drive(&mut running)?;
         }
-        self.roll_if_dirty()?;
+        if self.is_active_dirty() {
+            self.roll()?;
+        }
         self.flush()?;
         let limit = self.shared.manifest.next_segment();
         for second in [false, true] {
@@ -233,21 +237,16 @@ impl Engine {
         Ok(true)
     }
 
-    /// Ends the active segment if it holds something dead.
-    fn roll_if_dirty(&self) -> Result<()> {
-        let mut writer = self.writer.lock();
-        self.check_writable()?;
-        let counted = writer.log.position().0.mapping().tally().counted();
-        if counted.hidden > 0 || counted.tombstones > 0 {
-            writer.log.roll_now(&self.shared, &self.provision)?;
-            self.note_position(&writer);
-        }
-        Ok(())
-    }
-
-    /// Gives up the pass under way, and begins no other: the store is being closed.
+    /// Gives up the pass under way, or ends it where the manifest knows of it already: the store is being closed.
     pub(crate) fn end_compaction(&self) {
-        self.compaction.running.lock().job = None;
+        let mut running = self.compaction.running.lock();
+        while running.job.as_ref().is_some_and(|job| !job.can_give_up()) {
+            if self.drive(&mut running).is_err() {
+                // The next open removes what is to be removed.
+                break;
+            }
+        }
+        running.job = None;
     }
 
     /// What is known of every segment.
@@ -255,6 +254,8 @@ impl Engine {
         let active = self.provision.active_id();
         let segments: Vec<_> = self.shared.segments.read().values().map(Arc::clone).collect();
         let live = self.catalog.live_bytes();
+        // With the manifest held nothing becomes sealed meanwhile: what is hidden by a record in a sealed segment is counted
+        // when the counters are read below.
         let facts = self.shared.manifest.read(|manifest| {
             let of = |segment: &Arc<Segment>| {
                 let sealed = manifest.segment(segment.id()).filter(|entry| entry.state == State::Sealed);
@@ -287,9 +288,11 @@ impl Engine {
             // What was never written to has nothing published.
             segments.iter().filter_map(of).collect()
         });
-        let limits =
-            Limits { slack: 4 * self.options.smallest_segment(), output: self.options.segment_bytes };
-        Survey::of(facts, live, limits)
+        Survey::of(facts, live, self.limits())
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { slack: 4 * self.options.smallest_segment(), output: self.options.segment_bytes }
     }
 
     /// What compaction has done, and would do.

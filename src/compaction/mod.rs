@@ -12,7 +12,7 @@ pub(crate) mod report;
 mod rule;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -29,6 +29,8 @@ pub(crate) struct Compaction {
     pub(crate) removed: AtomicU64,
     pub(crate) moved: AtomicU64,
     pub(crate) freed: AtomicU64,
+    /// The log has grown beyond what it may be under load; writers help.
+    pub(crate) behind: AtomicBool,
 }
 
 /// What the one who drives it has in hand.

@@ -12,7 +12,6 @@
 use super::report::CompactionReason as Reason;
 use super::rule::{Sieve, horizon};
 use crate::format::{SegmentId, Seq};
-use crate::mapping::PAGE_SIZE;
 use crate::mapping::tally::Counted;
 
 /// Of a hundred live bytes, how many may be freeable.
@@ -85,6 +84,11 @@ impl Limits {
         self.slack + live / 100 * FREEABLE_PERCENT
     }
 
+    /// The most that the log may take under load; beyond that writers help, and are slowed by it.
+    pub(crate) fn under_load(&self, live: u64) -> u64 {
+        2 * live + self.slack + 8 * self.output
+    }
+
     fn kept(&self, live: u64) -> u64 {
         self.slack + live / 100 * KEPT_PERCENT
     }
@@ -135,12 +139,7 @@ impl Survey {
     fn weighed(&self) -> impl Iterator<Item = Weighed<'_>> {
         self.facts.iter().zip(&self.held).filter(|(facts, _)| facts.is_candidate()).map(|(facts, held)| {
             let cost = facts.live() + held;
-            Weighed {
-                facts,
-                held: *held,
-                cost,
-                gain: facts.footprint.saturating_sub(cost + PAGE_SIZE as u64),
-            }
+            Weighed { facts, held: *held, cost, gain: facts.used.saturating_sub(cost) }
         })
     }
 
@@ -177,8 +176,19 @@ impl Survey {
                 return self.compact(&[worst], Reason::Removals);
             }
         }
-        let victims = self.small();
-        if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Small) }
+        self.decide_small()
+    }
+
+    /// What gives back room at once, although the bound does not ask for it: some of what is worth its copying.
+    pub(crate) fn decide_room(&self) -> Decision {
+        let victims = self.worth(Some(1));
+        if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Space) }
+    }
+
+    /// Everything in which nothing is alive, however little it is.
+    pub(crate) fn decide_dead(&self) -> Decision {
+        let victims: Vec<_> = self.weighed().filter(|weighed| weighed.cost == 0).take(VICTIMS_MAX).collect();
+        if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Dead) }
     }
 
     fn for_space(&self) -> Vec<Weighed<'_>> {
@@ -187,13 +197,18 @@ impl Survey {
         if freeable <= most {
             return Vec::new();
         }
-        let worth = |weighed: &Weighed<'_>| weighed.gain > weighed.facts.footprint / GAIN_SHARE;
+        // A tenth below the bound, so that the next write does not ask for the next pass.
+        self.worth(Some(freeable - most / 10 * 9))
+    }
+
+    /// Those that give back most for what is to be copied, of one generation, until they give back what is wanted.
+    fn worth(&self, wanted: Option<u64>) -> Vec<Weighed<'_>> {
+        let worth = |weighed: &Weighed<'_>| weighed.gain > weighed.facts.used / GAIN_SHARE;
         let mut order: Vec<_> = self.weighed().filter(worth).collect();
         order.sort_by(|one, other| other.is_better(one).cmp(&one.is_better(other)));
         let Some(generation) = order.first().map(|best| best.facts.generation) else { return Vec::new() };
         order.retain(|weighed| weighed.facts.generation == generation);
-        // A tenth below the bound, so that the next write does not ask for the next pass.
-        self.take(order, Some(freeable - most / 10 * 9))
+        self.take(order, wanted)
     }
 
     /// As many of `order`, one at least, as fit into one pass and give back what is wanted.
@@ -210,6 +225,12 @@ impl Survey {
             taken.push(weighed);
         }
         taken
+    }
+
+    /// Merges small segments, where there are many.
+    pub(crate) fn decide_small(&self) -> Decision {
+        let victims = self.small();
+        if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Small) }
     }
 
     fn small(&self) -> Vec<Weighed<'_>> {
@@ -263,7 +284,8 @@ struct Weighed<'a> {
     held: u64,
     /// Bytes to be copied.
     cost: u64,
-    /// Bytes that come back.
+    /// Bytes that are not copied. Every pass makes the sum of them smaller, so that at rest passes come to an end; what is lost
+    /// at the ends of files would come to no end.
     gain: u64,
 }
 

@@ -143,7 +143,9 @@ impl Options {
     fn open_in(self, dir: Arc<dyn Dir>) -> Result<Store> {
         let opened = recovery::open(dir, &self)?;
         let durability = self.durability;
-        let handle = Arc::new(Handle::start(Engine::start(opened, self)?)?);
+        let engine = Engine::start(opened, self)?;
+        engine.tidy_up()?;
+        let handle = Arc::new(Handle::start(engine)?);
         handle.engine.report.announce(handle.engine.shared.dir.path());
         let default = Arc::clone(&handle.engine.default);
         Ok(Store { default: Keyspace::new(handle, default, durability) })
@@ -411,6 +413,30 @@ impl Store {
     pub fn step(&self) -> Result<bool> {
         self.engine().liveness.check()?;
         self.engine().step()
+    }
+
+    /// As [`step`](Store::step), for what the background does once nothing has been written for a while: a store that has
+    /// become small gets small files.
+    ///
+    /// ```
+    /// use mapcask::Options;
+    /// use mapcask::sim::SimDisk;
+    ///
+    /// let store = Options::new().background(false).open_on(&SimDisk::new())?;
+    /// store.insert("a", "1")?;
+    /// store.remove("a")?;
+    /// while store.step()? || store.rest_step()? {}
+    /// assert_eq!(store.stats().segments, 1, "the active one");
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`step`](Store::step).
+    #[cfg(any(test, feature = "sim", mapcask_internal))]
+    pub fn rest_step(&self) -> Result<bool> {
+        self.engine().liveness.check()?;
+        self.engine().rest_step()
     }
 }
 

@@ -53,6 +53,20 @@ impl Engine {
         batch: &WriteBatch,
         durability: Durability,
     ) -> Result<Seq> {
+        loop {
+            match self.attempt_batch(keyspace, batch, durability) {
+                Err(error) if self.makes_room(&error)? => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn attempt_batch(
+        &self,
+        keyspace: &Arc<Keyspace>,
+        batch: &WriteBatch,
+        durability: Durability,
+    ) -> Result<Seq> {
         self.liveness.check()?;
         let keyspaces: Vec<&Keyspace> =
             std::iter::once(keyspace).chain(batch.places()).map(|k| &**k).collect();
@@ -83,6 +97,7 @@ impl Engine {
                 other => other?,
             };
             self.call_helper(work);
+            self.keep_pace(work);
             self.settle(seq, durability)?;
             return Ok(seq);
         }

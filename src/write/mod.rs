@@ -94,6 +94,16 @@ impl Engine {
         change: &Change<'_>,
         durability: Durability,
     ) -> Result<Outcome> {
+        loop {
+            match self.attempt(keyspace, change, durability) {
+                Err(error) if self.makes_room(&error)? => {}
+                other => return other,
+            }
+        }
+    }
+
+    #[inline]
+    fn attempt(&self, keyspace: &Keyspace, change: &Change<'_>, durability: Durability) -> Result<Outcome> {
         self.liveness.check()?;
         let pin = epoch::pin();
         let hash = self.hash_key.hash(change.key);
@@ -153,6 +163,7 @@ impl Engine {
         let was_there = there.is_some();
         drop(pin);
         self.call_helper(work);
+        self.keep_pace(work);
         self.settle(seq, durability)?;
         Ok(Outcome::Done { seq, was_there, kept })
     }
@@ -270,6 +281,9 @@ impl Engine {
     pub(crate) fn note_position(&self, writer: &Writer) -> bool {
         let offset = writer.log.position().1;
         let before = self.provision.offset();
+        if offset < before {
+            self.note_growth();
+        }
         self.provision.set_offset(offset);
         self.progress.end(writer.log.last_user());
         // Relaxed: the helper looks under the mutex.

@@ -170,7 +170,7 @@ impl Run {
                 self.store.flush().unwrap();
                 self.history.make_durable();
             }
-            Step::Background => while self.store.step().unwrap() {},
+            Step::Background => while self.store.step().unwrap() || self.store.rest_step().unwrap() {},
             Step::Compact => {
                 self.store.compact().unwrap();
                 self.history.make_durable();

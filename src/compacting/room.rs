@@ -1,0 +1,174 @@
+//! Room: for writers who find none, on a disk that is full, and in a store that has become small.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::compaction::Running;
+use crate::compaction::policy::{Decision, Survey};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+/// How long a writer waits, for each 64 KiB that it writes, where the log has grown beyond its bound.
+const PACE: Duration = Duration::from_millis(1);
+/// How many segments may be left unproven by processes that died, before an open takes care of them itself.
+const UNPROVEN_MAX: usize = 8;
+/// How many times more than is alive the segments that are written to next may take in a store at rest.
+const OUTGROWN: u64 = 8;
+
+impl Engine {
+    /// Whether a write that found no room may be tried again, because compaction has made some.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`. What else stops a pass is not this write's affair: it gets its own error.
+    #[cold]
+    pub(crate) fn makes_room(&self, error: &Error) -> Result<bool> {
+        if !self.options.compaction || !matches!(error, Error::DiskLimit { .. } | Error::NoSpace { .. }) {
+            return Ok(false);
+        }
+        let full = matches!(error, Error::NoSpace { .. });
+        let mut running = self.compaction.running.lock();
+        let before = self.provision.used();
+        // Twice: what is under way may have begun before there was something better to do.
+        for _ in 0..2 {
+            if let Err(error) = self.pass_for_room(&mut running, full) {
+                self.shared.commit.check()?;
+                crate::trace::helper_failed(&error);
+            }
+            if self.provision.used() < before {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Ends the pass under way, or begins and ends one that gives back room.
+    fn pass_for_room(&self, running: &mut Running, full: bool) -> Result<()> {
+        while running.job.is_none() {
+            let survey = self.survey(&running.damaged);
+            if !self.begin(running, &survey, survey.decide_room())? {
+                return Ok(());
+            }
+        }
+        while running.job.is_some() {
+            match self.drive(running) {
+                Err(Error::NoSpace { .. }) if full && self.provision.give_up_ready(&self.shared)? > 0 => {
+                    // What was made for later is room for now.
+                    return self.pass_for_room(running, false);
+                }
+                other => other?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Takes note whether the log has grown beyond what it may be while writes go on.
+    pub(crate) fn note_growth(&self) {
+        let behind = self.provision.used() > self.limits().under_load(self.catalog.live_bytes());
+        // Relaxed: advice.
+        self.compaction.behind.store(behind, Ordering::Relaxed);
+    }
+
+    /// Has a writer help, where the log has grown beyond that; `work` is what it knows of how much it has written.
+    #[inline]
+    pub(crate) fn keep_pace(&self, work: bool) {
+        // Relaxed: advice.
+        if work && self.compaction.behind.load(Ordering::Relaxed) {
+            self.help();
+        }
+    }
+
+    #[cold]
+    fn help(&self) {
+        if !self.options.compaction || self.bell.is_unattended() {
+            return;
+        }
+        // Where the background is at it, this waits for it: that is what slows the writer.
+        let Some(mut running) = self.compaction.running.try_lock_for(PACE) else { return };
+        if running.job.is_some()
+            && let Err(error) = self.drive(&mut running)
+        {
+            // The write has succeeded; whoever drives the pass next will meet the same.
+            crate::trace::helper_failed(&error);
+        }
+    }
+
+    /// Whether what is written to next is out of proportion to what is alive.
+    pub(crate) fn is_outgrown(&self) -> bool {
+        let live = self.catalog.live_bytes();
+        let most = OUTGROWN * (live + self.limits().slack);
+        self.provision.open_bytes() > most
+    }
+
+    /// Goes on in another segment, and makes the one before durable.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, `Poisoned`, or what the operating system says.
+    pub(crate) fn roll(&self) -> Result<()> {
+        {
+            let mut writer = self.writer.lock();
+            self.check_writable()?;
+            writer.log.roll_now(&self.shared, &self.provision)?;
+            self.note_position(&writer);
+        }
+        self.shared.commit.run(|| self.sync_once())?;
+        self.seal().map(drop)
+    }
+
+    /// Whether the active segment holds something that compaction could take out.
+    pub(crate) fn is_active_dirty(&self) -> bool {
+        let writer = self.writer.lock();
+        let counted = writer.log.position().0.mapping().tally().counted();
+        counted.hidden > 0 || counted.tombstones > 0
+    }
+
+    /// Removes what is dead altogether, however little it is; and where nothing is alive, ends the active segment too.
+    ///
+    /// # Errors
+    ///
+    /// What stopped it.
+    pub(crate) fn compact_at_rest(&self) -> Result<bool> {
+        let Some(mut running) = self.compaction.running.try_lock() else { return Ok(false) };
+        if running.job.is_some() {
+            // Its turn comes with the next step; the limit on bandwidth may keep it waiting.
+            return Ok(false);
+        }
+        if self.catalog.live_bytes() == 0 && self.is_active_dirty() {
+            self.roll()?;
+            return Ok(true);
+        }
+        let survey = self.survey(&running.damaged);
+        let decision = survey.decide_dead();
+        self.begin(&mut running, &survey, decision)
+    }
+
+    /// Takes care at once of what many processes that died have left: each may die again before its background gets to it.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`, where what was read cannot be made durable.
+    pub(crate) fn tidy_up(&self) -> Result<()> {
+        if !self.options.compaction || self.unproven.lock().len() < UNPROVEN_MAX {
+            return Ok(());
+        }
+        self.shared.commit.run(|| self.sync_once())?;
+        self.seal()?;
+        let mut running = self.compaction.running.lock();
+        loop {
+            let survey: Survey = self.survey(&running.damaged);
+            let decision = survey.decide_small();
+            if decision == Decision::Nothing || !self.begin(&mut running, &survey, decision)? {
+                return Ok(());
+            }
+            while running.job.is_some() {
+                if let Err(error) = self.drive(&mut running) {
+                    // The store is as good as before; the background tries again.
+                    self.shared.commit.check()?;
+                    crate::trace::helper_failed(&error);
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

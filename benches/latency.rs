@@ -6,11 +6,11 @@
 use std::hint::spin_loop;
 use std::time::{Duration, Instant};
 
-use mapcask::Store;
+use mapcask::{Options, Store};
 
 use crate::reads::StdMap;
 use crate::rounds::{Table, median};
-use crate::{Lab, Result};
+use crate::{Lab, Result, scratch};
 
 /// Buckets per power of two: a bucket is at most 1/32 wide.
 const STEPS: u64 = 32;
@@ -32,6 +32,12 @@ impl Histogram {
         self.counts[bucket(nanos)] += 1;
         self.total += 1;
         self.greatest = self.greatest.max(nanos);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self.total += other.total;
+        self.greatest = self.greatest.max(other.greatest);
     }
 
     /// The duration that a share of all did not exceed, in microseconds.
@@ -104,6 +110,53 @@ pub(crate) fn latency(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![table.note(
         "From the time a put was due to its return; reading the clock is part of it. Medians over rounds.",
     )])
+}
+
+/// Overwrites in random order, paced, with compaction on and off: the same store, so often overwritten that passes run
+/// all the time.
+pub(crate) fn compact_latency(lab: &Lab) -> Result<Vec<Table>> {
+    let mut table = Table::new(
+        "latency of an overwrite at half the possible rate, Os, in microseconds",
+        &["compaction", "puts/s", "p50", "p99", "p99.9", "p99.99", "greatest", "passes"],
+    );
+    type Rounds = Vec<(f64, Histogram, u64)>;
+    let mut rounds = [(Rounds::new(), true), (Rounds::new(), false)];
+    for _ in 0..lab.rounds {
+        for (found, compaction) in &mut rounds {
+            let directory = lab.directory()?;
+            let store = Options::new().compaction(*compaction).open(directory.path())?;
+            scratch::fill(&store, 0, lab.keys)?;
+            let mut random = fastrand::Rng::with_seed(5);
+            let mut put = |_: &[u8], value: &[u8]| -> Result<()> {
+                store.insert(lab.workload.keys[random.usize(..lab.keys)], value)?;
+                Ok(())
+            };
+            let rate = pace_puts(lab, None, &mut put)?.0;
+            let mut all = Histogram::new();
+            for _ in 0..3 {
+                all.merge(&pace_puts(lab, Some(half_rate(rate)), &mut put)?.1);
+            }
+            found.push((rate / 2.0, all, store.stats().compaction.passes));
+        }
+    }
+    for (found, compaction) in rounds {
+        let over_rounds = |pick: &dyn Fn(&(f64, Histogram, u64)) -> f64| {
+            median(&mut found.iter().map(pick).collect::<Vec<f64>>())
+        };
+        let quantile =
+            |share: f64| format!("{:.2}", over_rounds(&|(_, histogram, _)| histogram.quantile(share)));
+        table.row([
+            if compaction { "on" } else { "off" }.to_owned(),
+            crate::rounds::number(over_rounds(&|(rate, ..)| *rate)),
+            quantile(0.5),
+            quantile(0.99),
+            quantile(0.999),
+            quantile(0.9999),
+            format!("{:.1}", over_rounds(&|(_, histogram, _)| histogram.greatest as f64 / 1e3)),
+            format!("{:.0}", over_rounds(&|(_, _, passes)| *passes as f64)),
+        ]);
+    }
+    Ok(vec![table])
 }
 
 fn half_rate(rate: f64) -> Duration {

@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "printing tables is what this program is for")]
 
+mod compaction;
 mod durable;
 mod environment;
 mod large;
@@ -41,7 +42,7 @@ pub(crate) struct Lab {
 
 type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);
 
-const ROWS: [Row; 16] = [
+const ROWS: [Row; 18] = [
     ("get", reads::get),
     ("get_miss", reads::get_miss),
     ("multi_get", reads::multi_get),
@@ -58,6 +59,8 @@ const ROWS: [Row; 16] = [
     ("open", opening::open),
     ("memory", space::memory),
     ("disk", space::disk),
+    ("compact", compaction::compact),
+    ("compact_latency", latency::compact_latency),
 ];
 
 /// What the caller asked for.

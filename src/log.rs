@@ -119,6 +119,17 @@ impl SyncPlan {
         self.upto
     }
 
+    /// What it makes durable in pieces of at most so many bytes, from the end.
+    pub(crate) fn pieces(&self, len: u64) -> Vec<(Arc<Segment>, u64, u64)> {
+        let mut pieces = Vec::new();
+        for (segment, from, to) in &self.ranges {
+            let starts = (*from..*to).step_by(usize::try_from(len).unwrap_or(usize::MAX));
+            pieces.extend(starts.map(|at| (Arc::clone(segment), at, (at + len).min(*to))));
+        }
+        pieces.reverse();
+        pieces
+    }
+
     /// How many bytes it makes durable.
     pub(crate) fn bytes(&self) -> u64 {
         self.ranges.iter().map(|(_, from, to)| to - from).sum()

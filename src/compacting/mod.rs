@@ -9,6 +9,7 @@
 
 mod pass;
 mod room;
+mod switch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

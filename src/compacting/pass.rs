@@ -17,29 +17,26 @@
 use std::sync::Arc;
 
 use crate::compaction::job::{Job, Phase, Victim};
-use crate::compaction::output::{Finished, Output, Plan};
+use crate::compaction::output::{Output, Plan};
 use crate::engine::Engine;
 use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::keyspace::Change;
 use crate::format::manifest::{SegmentEntry, State};
 use crate::format::names;
-use crate::format::record::{HEADER_SIZE, Header, Kind};
+use crate::format::record::{HEADER_SIZE, Kind};
 use crate::format::segment_header::Role;
 use crate::format::walk::{Placed, READ_MAX, Source, Step, Walker};
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Access;
 use crate::location::Location;
-use crate::mapping::tally::Dead;
 use crate::recovery::source::FileSource;
 use crate::segment::{Segment, unlink_segment};
 
 /// How much of a victim one step reads, in bytes.
 const STEP: u64 = 256 << 10;
-/// How many records are switched at a time with the writer mutex held: one takes some 30 ns.
-const SWITCH: usize = 32;
-/// How many records one step switches.
-const SWITCH_STEP: usize = 2048;
+/// How much of the log is written back in one step, in bytes.
+const SYNC_PIECE: u64 = 4 << 20;
 impl Engine {
     /// Does one piece of it.
     ///
@@ -50,6 +47,7 @@ impl Engine {
     pub(crate) fn step_job(&self, job: &mut Job) -> Result<()> {
         match job.phase {
             Phase::Copy => self.copy_some(job),
+            Phase::SyncAhead => self.sync_ahead(job),
             Phase::Sync => {
                 // After the last lookup: every record that hides one which was not copied has at most this number.
                 let upto = self.writer.lock().log.last_user();
@@ -74,7 +72,8 @@ impl Engine {
             if let Some(output) = job.output.take() {
                 job.finished.push(output.finish()?);
             }
-            job.phase = Phase::Sync;
+            job.pieces = self.writer.lock().log.plan().pieces(SYNC_PIECE);
+            job.phase = Phase::SyncAhead;
             return Ok(());
         };
         if victim.cost == 0 {
@@ -103,6 +102,24 @@ impl Engine {
         job.report.bytes_read += walker.offset() - from;
         job.walk = Some((source, walker));
         Ok(())
+    }
+
+    /// Has a piece of the log written back, so that the sync that counts finds little to do: it is one step, and while it
+    /// takes nobody makes pages ready for the writer.
+    fn sync_ahead(&self, job: &mut Job) -> Result<()> {
+        let Some((segment, from, to)) = job.pieces.pop() else {
+            job.phase = Phase::Sync;
+            return Ok(());
+        };
+        // Durable meanwhile as a whole, where it has no file any more.
+        if segment.file().is_none() {
+            return Ok(());
+        }
+        self.shared.commit.check()?;
+        segment.sync(from, to).inspect_err(|error| {
+            // The kernel tells of a lost write once, so this was the sync that counts.
+            self.shared.commit.poison(error.clone());
+        })
     }
 
     fn consider(
@@ -234,45 +251,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Leads the index to some of the copies.
-    fn switch_some(&self, job: &mut Job, output: usize, offset: u64, moved: usize) -> Result<()> {
-        let Some(segment) = job.made.get(output).map(Arc::clone) else {
-            self.shared.dir.crash_point("compaction-switched");
-            job.phase = Phase::Retire;
-            return Ok(());
-        };
-        let Finished { entry, moved: places, .. } = &job.finished[output];
-        let (mut offset, mut moved) = (offset.max(segment.data_offset()), moved);
-        let mut group = Vec::with_capacity(SWITCH);
-        for _ in 0..SWITCH_STEP / SWITCH {
-            group.clear();
-            while group.len() < SWITCH && offset < entry.end {
-                let pin = epoch::pin();
-                let record = self.record(segment.range().at(offset), &pin)?;
-                let header = record.header();
-                let place = match header.kind {
-                    Kind::Put => Some(
-                        *places.get(moved).ok_or_else(|| damage(&segment, offset, Defect::IndexMismatch))?,
-                    ),
-                    _ => None,
-                };
-                moved += usize::from(place.is_some());
-                let hash = self.hash_of(record.key());
-                if let (Some(keyspace), Some(_)) = (self.catalog.by_id(header.keyspace), place) {
-                    keyspace.contents(&pin).inspect(|contents| contents.index.prefetch(hash));
-                }
-                group.push(Copied { header, hash, offset, place });
-                offset += header.size();
-            }
-            switch_group(self, &segment, &group);
-        }
-        job.phase = match offset < entry.end {
-            true => Phase::Switch { output, offset, moved },
-            false => Phase::Switch { output: output + 1, offset: 0, moved: 0 },
-        };
-        Ok(())
-    }
-
     /// Takes the victims out of the store.
     fn retire_victims(&self, job: &mut Job) -> Result<()> {
         let shared = &self.shared;
@@ -323,45 +301,6 @@ impl Engine {
     }
 }
 
-/// A record of an output.
-struct Copied {
-    header: Header,
-    hash: crate::format::hash::Hash,
-    offset: u64,
-    /// Where it was copied from; a value has such a place.
-    place: Option<Location>,
-}
-
-/// Leads the index to a few copies, where it still leads to the originals.
-fn switch_group(engine: &Engine, segment: &Segment, group: &[Copied]) {
-    let space = &engine.shared.space;
-    let pin = epoch::pin();
-    let mut writer = engine.writer.lock();
-    let ordinal = segment.mapping().ordinal();
-    for Copied { header, hash, offset, place } in group {
-        let (new, size) = (segment.range().at(*offset), header.size());
-        let Some(old) = place else {
-            let why = if header.kind == Kind::Tombstone { Dead::Tombstone } else { Dead::Note };
-            space.add_dead(new, why, size);
-            continue;
-        };
-        let keyspace = engine.catalog.by_id(header.keyspace);
-        let contents = keyspace.as_ref().and_then(|keyspace| keyspace.contents(&pin));
-        let contents = contents.filter(|contents| contents.id == header.keyspace);
-        let slot = contents.map(|contents| writer.indexes.of(contents));
-        let switched = slot.and_then(|slot| slot.index.replace(*hash, *old, new).then_some(slot));
-        let Some(slot) = switched else {
-            space.add_dead(new, Dead::Hidden, size);
-            continue;
-        };
-        slot.add_live(ordinal, size);
-        if let Some(record) = space.record(*old, &pin) {
-            slot.sub_live(record.ordinal(), size);
-        }
-        space.add_dead(*old, Dead::Hidden, size);
-    }
-}
-
 fn open_walk(engine: &Engine, segment: &Segment, end: u64) -> Result<(FileSource, Walker)> {
     let file = engine.shared.dir.open(&names::segment(segment.id()), Access::Read);
     let file = file.map_err(|error| segment.io("open", error))?;
@@ -369,6 +308,6 @@ fn open_walk(engine: &Engine, segment: &Segment, end: u64) -> Result<(FileSource
     Ok((FileSource::new(file, segment.path().clone(), segment.size()), walker))
 }
 
-fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
+pub(super) fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
     Error::Corrupt { path: segment.path().clone(), offset, defect }
 }

@@ -8,7 +8,7 @@ use crate::compaction::policy::{Decision, Survey};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
-/// How long a writer waits, for each 64 KiB that it writes, where the log has grown beyond its bound.
+/// How long a writer waits, for each 64 KiB that it writes and for each segment that the log is beyond its bound.
 const PACE: Duration = Duration::from_millis(1);
 /// How many segments may be left unproven by processes that died, before an open takes care of them itself.
 const UNPROVEN_MAX: usize = 8;
@@ -64,7 +64,7 @@ impl Engine {
 
     /// Takes note whether the log has grown beyond what it may be while writes go on.
     pub(crate) fn note_growth(&self) {
-        let behind = self.provision.used() > self.limits().under_load(self.catalog.live_bytes());
+        let behind = self.provision.used() > self.growth_bound();
         // Relaxed: advice.
         self.compaction.behind.store(behind, Ordering::Relaxed);
     }
@@ -83,14 +83,24 @@ impl Engine {
         if !self.options.compaction || self.bell.is_unattended() {
             return;
         }
-        // Where the background is at it, this waits for it: that is what slows the writer.
-        let Some(mut running) = self.compaction.running.try_lock_for(PACE) else { return };
+        // Where the background is at it, this waits for it, the longer the further the log is beyond its bound: that is
+        // what slows the writer.
+        let excess = self.provision.used().saturating_sub(self.growth_bound());
+        let patience = u32::try_from(1 + excess / self.options.segment_bytes).unwrap_or(u32::MAX);
+        let Some(mut running) = self.compaction.running.try_lock_for(PACE.saturating_mul(patience)) else {
+            return;
+        };
         if running.job.is_some()
             && let Err(error) = self.drive(&mut running)
         {
             // The write has succeeded; whoever drives the pass next will meet the same.
             crate::trace::helper_failed(&error);
         }
+    }
+
+    /// What the log may take while writes go on.
+    fn growth_bound(&self) -> u64 {
+        self.limits().under_load(self.catalog.live_bytes())
     }
 
     /// Whether what is written to next is out of proportion to what is alive.

@@ -29,6 +29,7 @@ pub(crate) struct Victim {
 #[derive(Debug)]
 pub(crate) enum Phase {
     Copy,
+    SyncAhead,
     Sync,
     Name,
     /// The manifest is changed in memory, and not known to be on the disk.
@@ -65,6 +66,8 @@ pub(crate) struct Job {
     pub(crate) left: u64,
     /// What the names of all keyspaces take.
     pub(crate) names: u64,
+    /// Pieces of the log that are to be written back before its sync.
+    pub(crate) pieces: Vec<(Arc<Segment>, u64, u64)>,
     pub(crate) key: Vec<u8>,
     pub(crate) report: CompactionReport,
 }
@@ -95,6 +98,7 @@ impl Job {
             made: Vec::new(),
             left,
             names,
+            pieces: Vec::new(),
             key: Vec::new(),
             report,
         }
@@ -118,7 +122,7 @@ impl Job {
 
     /// Whether the pass can be given up without a trace.
     pub(crate) fn can_give_up(&self) -> bool {
-        matches!(self.phase, Phase::Copy | Phase::Sync | Phase::Done)
+        matches!(self.phase, Phase::Copy | Phase::SyncAhead | Phase::Sync | Phase::Done)
     }
 
     /// How often the records will have been moved once this pass has moved them.

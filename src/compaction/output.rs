@@ -22,7 +22,7 @@ use crate::provision::Shared;
 /// How much is gathered before it is written, in bytes.
 const BUFFER: usize = 1 << 20;
 /// How much is written before it is synced, in bytes: one sync of everything would hold the helper up.
-const SYNC_SPACING: u64 = 8 << 20;
+const SYNC_SPACING: u64 = 4 << 20;
 
 /// A file of survivors that is being written.
 #[derive(Debug)]

@@ -246,6 +246,14 @@ impl Space {
         (record.raw_header().payload_len() <= room).then_some(record)
     }
 
+    /// The mapping that a location lies in; it stays for as long as the pin.
+    pub(crate) fn mapping<'p>(&'p self, location: Location, _pin: &'p Pin) -> Option<&'p Mapping> {
+        // Acquire: pairs with the release store in `place`.
+        let mapping = self.table.slot_of(location)?.mapping.load(Ordering::Acquire);
+        // SAFETY: null, or from an `Arc` that `placed` holds as long as the pin (see `record`).
+        unsafe { mapping.as_ref() }
+    }
+
     /// Whether the record at a location is in memory, as far as the kernel tells; asks the kernel to read what is not.
     /// What is not published, or lies nowhere, has nothing to wait for.
     ///

@@ -19,6 +19,8 @@ use crate::format::manifest::Manifest;
 use crate::format::{KeyspaceId, Seq};
 use crate::guarded::Guarded;
 use crate::index::{Index, IndexWriter};
+use crate::mapping::space::{Space, Stay};
+use crate::versions::{Forget, Snapshots, Versions};
 
 /// What a keyspace holds, from its creation or a clear to the next clear or its drop.
 #[derive(Debug)]
@@ -31,9 +33,39 @@ pub(crate) struct Contents {
     pub(crate) keys: AtomicU64,
     /// Bytes of records that are the newest of their key.
     pub(crate) live_bytes: AtomicU64,
+    /// The number of the change that began them; zero for those that were there when the store was opened.
+    pub(crate) begin: Seq,
+    /// What live snapshots see of them and the index no longer shows.
+    pub(crate) versions: Arc<Versions>,
+}
+
+/// Contents as a snapshot sees them: present ones, or former.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) id: KeyspaceId,
+    pub(crate) index: Arc<Index>,
+    pub(crate) versions: Arc<Versions>,
+    begin: Seq,
+    /// The number of the change that ended them.
+    end: Seq,
+    /// Former ones lead to segments that compaction may remove.
+    stays: Vec<Stay>,
+}
+
+impl Clone for Seen {
+    /// Without what keeps the segments: that stays with the keyspace for as long as a snapshot sees this.
+    fn clone(&self) -> Self {
+        let (index, versions) = (Arc::clone(&self.index), Arc::clone(&self.versions));
+        Self { id: self.id, index, versions, begin: self.begin, end: self.end, stays: Vec::new() }
+    }
 }
 
 impl Contents {
+    fn seen(&self, end: Seq) -> Seen {
+        let (index, versions) = (Arc::clone(&self.index), Arc::clone(&self.versions));
+        Seen { id: self.id, index, versions, begin: self.begin, end, stays: Vec::new() }
+    }
+
     /// Keys.
     pub(crate) fn keys(&self) -> u64 {
         // Relaxed: a count on its own.
@@ -56,6 +88,16 @@ pub(crate) struct Keyspace {
     contents: Guarded<Contents>,
     name: RwLock<Arc<str>>,
     codec: Box<str>,
+    /// Contents that were replaced, and that a live snapshot sees.
+    former: Mutex<Vec<Seen>>,
+}
+
+impl Forget for Keyspace {
+    fn forget(&self, end: Seq) {
+        let gone: Vec<_> = self.former.lock().extract_if(.., |former| former.end == end).collect();
+        // Not with the lock held: giving the memory of an index back takes time.
+        drop(gone);
+    }
 }
 
 impl Keyspace {
@@ -63,6 +105,35 @@ impl Keyspace {
     #[inline]
     pub(crate) fn contents<'p>(&'p self, pin: &'p Pin) -> Option<&'p Contents> {
         self.contents.load(pin)
+    }
+
+    /// What it held as of a number, for a snapshot that is alive; `None` where there was no such keyspace then.
+    pub(crate) fn as_of(&self, at: Seq) -> Option<Seen> {
+        let pin = crate::epoch::pin();
+        // The present ones first: they become former ones before they are replaced.
+        let present = self.contents.load(&pin).filter(|contents| contents.begin <= at);
+        if let Some(contents) = present {
+            return Some(contents.seen(Seq(u64::MAX)));
+        }
+        let former = self.former.lock();
+        former.iter().find(|former| former.begin <= at && at < former.end).cloned()
+    }
+
+    /// Keeps the present contents for the snapshots that see them; called before they are replaced by the change of a
+    /// number, under the writer mutex.
+    fn keep_for(self: &Arc<Self>, snapshots: &Snapshots, space: &Space, slot: &Slot, end: Seq) {
+        let pin = crate::epoch::pin();
+        let Some(contents) = self.contents.load(&pin).filter(|contents| snapshots.see(contents.begin)) else {
+            return;
+        };
+        // Before the snapshots know of it: they may go at once.
+        let mut former = contents.seen(end);
+        former.stays = slot.live().filter_map(|(ordinal, _)| space.stay(ordinal)).collect();
+        self.former.lock().push(former);
+        let target: Arc<dyn Forget> = Arc::<Self>::clone(self);
+        if !snapshots.keep_other(target, contents.begin, end) {
+            self.forget(end);
+        }
     }
 
     /// Its name; the last one, once it was dropped.
@@ -174,10 +245,14 @@ pub(crate) struct Loaded {
     pub(crate) live_bytes: u64,
 }
 
+/// The keyspaces by name.
+pub(crate) type ByName = BTreeMap<Arc<str>, Arc<Keyspace>>;
+
 /// The keyspaces by name, and in an order of their own.
 #[derive(Debug, Default)]
 struct Names {
-    by_name: BTreeMap<Arc<str>, Arc<Keyspace>>,
+    /// Copied before it is changed while a snapshot has it.
+    by_name: Arc<ByName>,
     /// By the number of their present contents.
     by_id: BTreeMap<KeyspaceId, Arc<Keyspace>>,
     list: Vec<Arc<Keyspace>>,
@@ -188,6 +263,7 @@ struct Names {
 pub(crate) struct Catalog {
     owner: u64,
     names: RwLock<Names>,
+    pub(crate) snapshots: Snapshots,
     /// Whose turn it is in [`Catalog::next_few`].
     turn: AtomicUsize,
     /// Changes that the manifest does not have yet, in the order of the log.
@@ -204,13 +280,14 @@ impl Catalog {
             // Relaxed: a number of its own is all it is.
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
             names: RwLock::default(),
+            snapshots: Snapshots::default(),
             turn: AtomicUsize::new(0),
             pending: Mutex::new(pending.into()),
             retired: Mutex::default(),
         };
         let mut indexes = Indexes::default();
         for Loaded { id, name, codec, slot, keys, live_bytes } in loaded {
-            let keyspace = catalog.add(&mut indexes, &name, &codec, id, slot);
+            let keyspace = catalog.add(&mut indexes, &name, &codec, (id, Seq::ZERO), slot);
             let pin = crate::epoch::pin();
             let contents = keyspace.contents(&pin).expect("just made");
             // Relaxed, both: nobody else has it yet.
@@ -226,7 +303,7 @@ impl Catalog {
         indexes: &mut Indexes,
         name: &str,
         codec: &str,
-        id: KeyspaceId,
+        (id, begin): (KeyspaceId, Seq),
         slot: Slot,
     ) -> Arc<Keyspace> {
         let keyspace = Arc::new(Keyspace {
@@ -234,10 +311,11 @@ impl Catalog {
             contents: Guarded::new(),
             name: RwLock::new(name.into()),
             codec: codec.into(),
+            former: Mutex::default(),
         });
-        keyspace.contents.replace(Some(contents(indexes, id, slot)));
+        keyspace.contents.replace(Some(contents(indexes, id, begin, slot)));
         let mut names = self.names.write();
-        names.by_name.insert(name.into(), Arc::clone(&keyspace));
+        Arc::make_mut(&mut names.by_name).insert(name.into(), Arc::clone(&keyspace));
         names.by_id.insert(id, Arc::clone(&keyspace));
         names.list.push(Arc::clone(&keyspace));
         drop(names);
@@ -247,14 +325,16 @@ impl Catalog {
     /// Gives a keyspace new, empty contents, and returns the index of the old ones; called under the writer mutex.
     pub(crate) fn clear(
         &self,
+        space: &Space,
         indexes: &mut Indexes,
         keyspace: &Arc<Keyspace>,
-        id: KeyspaceId,
+        (id, begin): (KeyspaceId, Seq),
         slot: Slot,
     ) -> Option<Slot> {
         let before = id_of(keyspace);
         let old = indexes.take(keyspace);
-        keyspace.contents.replace(Some(contents(indexes, id, slot)));
+        old.iter().for_each(|slot| keyspace.keep_for(&self.snapshots, space, slot, begin));
+        keyspace.contents.replace(Some(contents(indexes, id, begin, slot)));
         let mut names = self.names.write();
         names.by_id.insert(id, Arc::clone(keyspace));
         before.and_then(|before| names.by_id.remove(&before));
@@ -264,13 +344,20 @@ impl Catalog {
     }
 
     /// Takes a keyspace away, and returns its index; called under the writer mutex.
-    pub(crate) fn drop_keyspace(&self, indexes: &mut Indexes, keyspace: &Arc<Keyspace>) -> Option<Slot> {
+    pub(crate) fn drop_keyspace(
+        &self,
+        space: &Space,
+        indexes: &mut Indexes,
+        keyspace: &Arc<Keyspace>,
+        end: Seq,
+    ) -> Option<Slot> {
         let before = id_of(keyspace);
         let old = indexes.take(keyspace);
+        old.iter().for_each(|slot| keyspace.keep_for(&self.snapshots, space, slot, end));
         keyspace.contents.replace(None);
         let mut names = self.names.write();
         before.and_then(|before| names.by_id.remove(&before));
-        names.by_name.remove(&*keyspace.name());
+        Arc::make_mut(&mut names.by_name).remove(&*keyspace.name());
         names.list.retain(|other| !Arc::ptr_eq(other, keyspace));
         drop(names);
         self.retired.lock().push(Arc::clone(keyspace));
@@ -282,8 +369,14 @@ impl Catalog {
         let name: Arc<str> = name.into();
         let mut names = self.names.write();
         let old = std::mem::replace(&mut *keyspace.name.write(), Arc::clone(&name));
-        names.by_name.remove(&old);
-        names.by_name.insert(name, Arc::clone(keyspace));
+        let by_name = Arc::make_mut(&mut names.by_name);
+        by_name.remove(&old);
+        by_name.insert(name, Arc::clone(keyspace));
+    }
+
+    /// The names as they are now, for a snapshot; called under the writer mutex.
+    pub(crate) fn names(&self) -> Arc<ByName> {
+        Arc::clone(&self.names.read().by_name)
     }
 
     /// The keyspace of a name.
@@ -359,10 +452,18 @@ fn id_of(keyspace: &Keyspace) -> Option<KeyspaceId> {
     keyspace.contents(&crate::epoch::pin()).map(|contents| contents.id)
 }
 
-fn contents(indexes: &mut Indexes, id: KeyspaceId, slot: Slot) -> Box<Contents> {
+fn contents(indexes: &mut Indexes, id: KeyspaceId, begin: Seq, slot: Slot) -> Box<Contents> {
     let index = Arc::clone(slot.index.index());
     let slot = indexes.add(slot);
-    Box::new(Contents { id, index, slot, keys: AtomicU64::new(0), live_bytes: AtomicU64::new(0) })
+    Box::new(Contents {
+        id,
+        index,
+        slot,
+        keys: AtomicU64::new(0),
+        live_bytes: AtomicU64::new(0),
+        begin,
+        versions: Arc::default(),
+    })
 }
 
 #[cfg(all(test, not(loom)))]
@@ -376,10 +477,16 @@ mod tests {
     #[test]
     fn old_contents_wait_for_the_last_reader_and_go_then() {
         let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new());
-        let keyspace = catalog.add(&mut indexes, "a", "", KeyspaceId(1), slot());
+        let keyspace = catalog.add(&mut indexes, "a", "", (KeyspaceId(1), Seq(1)), slot());
         let pin = crate::epoch::pin();
         let seen = Arc::clone(&keyspace.contents(&pin).expect("it is there").index);
-        drop(catalog.clear(&mut indexes, &keyspace, KeyspaceId(2), slot()));
+        drop(catalog.clear(
+            &Space::reserve().expect("address space"),
+            &mut indexes,
+            &keyspace,
+            (KeyspaceId(2), Seq(2)),
+            slot(),
+        ));
         assert!(catalog.collect() && catalog.has_retired(), "a reader may look at it");
         assert_eq!(Arc::strong_count(&seen), 2);
         drop(pin);
@@ -396,7 +503,7 @@ mod tests {
         let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new());
         assert!(catalog.next_few(3).is_empty());
         for n in 0..10 {
-            catalog.add(&mut indexes, &n.to_string(), "", KeyspaceId(n), slot());
+            catalog.add(&mut indexes, &n.to_string(), "", (KeyspaceId(n), Seq(1)), slot());
         }
         let mut seen: Vec<_> =
             (0..4).flat_map(|_| catalog.next_few(3)).map(|keyspace| keyspace.name()).collect();

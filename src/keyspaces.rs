@@ -54,7 +54,7 @@ impl Engine {
         let id = writer.names.next();
         let change = Change::Create { id, name: name.to_owned(), codec: codec.to_owned() };
         let seq = self.append_change(writer, &change)?;
-        let keyspace = self.catalog.add(&mut writer.indexes, name, codec, id, slot);
+        let keyspace = self.catalog.add(&mut writer.indexes, name, codec, (id, seq), slot);
         let work = self.note_position(writer);
         drop(guard);
         self.call_helper(work);
@@ -129,7 +129,7 @@ impl Engine {
         };
         let id = self.id_of(&keyspace)?;
         let seq = self.append_change(writer, &Change::Drop { id, name: name.to_owned() })?;
-        let old = self.catalog.drop_keyspace(&mut writer.indexes, &keyspace);
+        let old = self.catalog.drop_keyspace(&self.shared.space, &mut writer.indexes, &keyspace, seq);
         self.bury(old.as_ref());
         let work = self.note_position(writer);
         drop(guard);
@@ -162,7 +162,7 @@ impl Engine {
         let id = writer.names.next();
         let name = keyspace.name();
         let seq = self.append_change(writer, &Change::Clear { id, old, name: name.to_string() })?;
-        let before = self.catalog.clear(&mut writer.indexes, keyspace, id, slot);
+        let before = self.catalog.clear(&self.shared.space, &mut writer.indexes, keyspace, (id, seq), slot);
         self.bury(before.as_ref());
         let work = self.note_position(writer);
         drop(guard);

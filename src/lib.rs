@@ -337,6 +337,7 @@ mod read;
 mod recovery;
 mod salvage;
 mod segment;
+mod snapshot;
 mod stats;
 mod store;
 mod sync;
@@ -346,6 +347,7 @@ mod typed;
 mod undo;
 mod upkeep;
 mod verify;
+mod versions;
 mod write;
 
 pub use background::Background;
@@ -372,6 +374,7 @@ pub use recovery::report::RecoveryReport;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use salvage::salvage_on;
 pub use salvage::{Damage, SalvageReport, salvage};
+pub use snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
 pub use stats::{KeyspaceStats, Stats};
 pub use store::Store;
 #[cfg(feature = "serde")]

@@ -161,7 +161,7 @@ impl Provision {
         }
         for segment in &given_up {
             shared.segments.write().remove(&segment.id());
-            shared.space.retire(segment.mapping(), segment.range());
+            shared.space.retire(segment.mapping());
         }
         self.recount(&shared.segments);
         shared.manifest.retire(&ids, Seq::ZERO)?;

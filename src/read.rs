@@ -44,6 +44,11 @@ use crate::undo::Before;
 pub struct Value(Slice);
 
 impl Value {
+    /// Bytes that keep their segment mapped.
+    pub(crate) fn from_slice(slice: Slice) -> Self {
+        Self(slice)
+    }
+
     /// The value of a record.
     pub(crate) fn of(record: &Record<'_>) -> Self {
         Self(record.keep_value())

@@ -1,6 +1,7 @@
 //! What a store says of itself.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::catalog::{Contents, Keyspace};
 use crate::compaction::report::CompactionStats;
@@ -45,6 +46,17 @@ pub struct Stats {
     pub helper_wakes: u64,
     /// What compaction has done, and would do next.
     pub compaction: CompactionStats,
+    /// Snapshots that are alive.
+    pub snapshots: usize,
+    /// How long ago the oldest of them was taken.
+    pub oldest_snapshot_age: Option<Duration>,
+    /// Values that are kept for them, which were overwritten or removed since.
+    pub snapshot_versions: u64,
+    /// Bytes of those, keys included.
+    pub snapshot_bytes: u64,
+    /// Bytes of segment files that compaction has removed, and that stay mapped because a value, an iterator, a view or a
+    /// snapshot has something in them.
+    pub removed_bytes_in_use: u64,
     /// Threads of the process that hold a view, or read, right now.
     pub pins: usize,
     /// Pieces of memory that were given up since the oldest of those pins was taken.
@@ -97,6 +109,7 @@ impl Engine {
             sum.index_bytes += one.index_bytes;
         }
         let compaction = self.compaction_stats();
+        let holding = self.catalog.snapshots.holding();
         let segments = self.shared.segments.read();
         // Relaxed, all: statistics.
         Stats {
@@ -116,6 +129,11 @@ impl Engine {
             stalls: self.provision.stalls(),
             helper_wakes: self.counters.wakes.load(Ordering::Relaxed),
             compaction,
+            snapshots: holding.snapshots,
+            oldest_snapshot_age: holding.oldest.map(|taken| self.shared.dir.now().saturating_sub(taken)),
+            snapshot_versions: holding.versions,
+            snapshot_bytes: holding.bytes,
+            removed_bytes_in_use: self.shared.space.bytes_in_use_of_removed(),
             pins: pins.active,
             oldest_pin_age: pins.oldest_age,
         }

@@ -45,6 +45,10 @@ enum Transition {
     WaitDurable(prop::sample::Index),
     /// So many pieces of the helper's work.
     Step(u8),
+    /// Takes a snapshot, and keeps it.
+    Snapshot,
+    /// Drops one of those that are kept.
+    DropSnapshot(prop::sample::Index),
     /// What the helper does at rest, until there is nothing to do.
     Rest,
     /// Compacts all there is, or gives up after so many steps.
@@ -189,6 +193,8 @@ impl ReferenceStateMachine for Reference {
             2 => any::<prop::sample::Index>().prop_map(Transition::WaitDurable),
             6 => (1..16_u8).prop_map(Transition::Step),
             1 => Just(Transition::Rest),
+            3 => Just(Transition::Snapshot),
+            2 => any::<prop::sample::Index>().prop_map(Transition::DropSnapshot),
             2 => prop::option::weighted(0.3, 0..6_u8).prop_map(Transition::Compact),
             2 => (any::<prop::sample::Index>(), any::<u64>(), any::<bool>())
                 .prop_map(|(at, seed, same_boot)| Transition::CutWithinCompaction { at, seed, same_boot }),
@@ -237,6 +243,8 @@ impl StateMachineTest for Test {
                     machine.store().step().unwrap();
                 }
             }
+            Transition::Snapshot => machine.take_snapshot(),
+            Transition::DropSnapshot(which) => machine.drop_snapshot(|count| which.index(count)),
             Transition::Rest => {
                 while machine.store().step().unwrap() || machine.store().rest_step().unwrap() {}
             }

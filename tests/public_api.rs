@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// The file of the item, the item, and the words that must find it.
-const ALIASES: [(&str, &str, &[&str]); 23] = [
+const ALIASES: [(&str, &str, &[&str]); 24] = [
     ("store/mod.rs", "struct Store", &["Database", "Environment"]),
     ("store/mod.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
     ("store/mod.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
@@ -20,6 +20,7 @@ const ALIASES: [(&str, &str, &[&str]); 23] = [
     ("store/mod.rs", "fn flush", &["persist", "sync"]),
     ("store/care.rs", "fn size_on_disk", &["disk_space"]),
     ("store/care.rs", "fn verify", &["check_integrity"]),
+    ("store/mod.rs", "fn snapshot", &["begin_read"]),
     ("store/care.rs", "fn compact", &["compact_range", "vacuum", "merge"]),
     ("keyspace.rs", "struct Keyspace", &["Tree", "Table", "Partition", "ColumnFamily"]),
     ("keyspace.rs", "fn insert", &["put", "set"]),
@@ -39,9 +40,10 @@ const ALIASES: [(&str, &str, &[&str]); 23] = [
 ];
 
 /// The files whose public functions have an example, and the functions that are plain enough without one.
-const EXAMPLES: [(&str, &[&str]); 10] = [
+const EXAMPLES: [(&str, &[&str]); 11] = [
     ("store/mod.rs", &[]),
     ("store/care.rs", &[]),
+    ("snapshot.rs", &[]),
     ("keyspace.rs", &["name", "contains_key", "len", "is_empty", "keys", "values"]),
     ("conditional.rs", &[]),
     // Those of a part of a batch are as those of a batch, which has one.

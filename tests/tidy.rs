@@ -33,7 +33,7 @@ const LAYERS: [&[&str]; 8] = [
         "moment",
         "undo",
     ],
-    &["segment", "index", "control_page"],
+    &["segment", "index", "control_page", "versions"],
     &["log", "manifest_store", "provision", "catalog"],
     &[
         "recovery",

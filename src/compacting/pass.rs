@@ -274,7 +274,7 @@ impl Engine {
         for victim in &job.victims {
             let segment = &victim.segment;
             shared.segments.write().remove(&segment.id());
-            shared.space.retire(segment.mapping(), segment.range());
+            shared.space.retire(segment.mapping());
             job.report.segments_removed += 1;
             job.report.bytes_freed += victim.footprint;
         }

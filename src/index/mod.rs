@@ -189,6 +189,12 @@ impl Index {
         crate::mapping::space::prefetch(std::ptr::from_ref(head).cast());
     }
 
+    /// The place of a hash in the order of a scan.
+    pub(crate) fn order_of(&self, hash: Hash) -> u64 {
+        let known = self.known_bits();
+        (hash.to_bits() & ((1 << known) - 1)).reverse_bits() >> (u64::BITS - known)
+    }
+
     /// Entries in the index.
     pub(crate) fn len(&self) -> usize {
         // Relaxed: a count on its own; nothing is read because of it.

@@ -22,6 +22,11 @@ pub(crate) struct Cursor(u64);
 impl Cursor {
     /// Before everything.
     pub(crate) const START: Self = Self(0);
+
+    /// The place in the order of a scan, see [`Index::order_of`].
+    pub(crate) fn order(self) -> u64 {
+        self.0
+    }
 }
 
 impl Index {

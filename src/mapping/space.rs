@@ -11,8 +11,8 @@
 use std::io;
 use std::ops::Deref;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use memmap2::MmapRaw;
 use parking_lot::Mutex;
@@ -72,6 +72,8 @@ pub(crate) struct Space {
     table: Arc<Table>,
     /// What was taken out, until no pin can lead there.
     limbo: Limbo,
+    /// The same, and what somebody still holds of it.
+    removed: Mutex<Vec<Weak<Mapping>>>,
 }
 
 /// The table from granules to segments.
@@ -87,10 +89,28 @@ struct Table {
 struct Placed {
     next: u64,
     /// By ordinal.
-    mappings: Vec<Option<(Arc<Mapping>, Range)>>,
+    mappings: Vec<Option<Occupied>>,
     /// Ranges that were given back, and ordinals.
     free: Vec<Range>,
     ordinals: Vec<usize>,
+}
+
+/// A mapping in its place.
+#[derive(Debug)]
+struct Occupied {
+    mapping: Arc<Mapping>,
+    range: Range,
+    /// How many [`Stay`]s there are.
+    stays: usize,
+    /// It was taken out, and no reader of before is left.
+    leaves: bool,
+}
+
+/// Keeps a mapping in its place, so that locations go on to lead into it, also after it was taken out.
+#[derive(Debug)]
+pub(crate) struct Stay {
+    table: Arc<Table>,
+    ordinal: usize,
 }
 
 /// The place of a mapping that was taken out; its drop gives the place back.
@@ -98,7 +118,6 @@ struct Placed {
 struct Placement {
     table: Arc<Table>,
     ordinal: usize,
-    range: Range,
 }
 
 impl Placed {
@@ -158,7 +177,7 @@ impl Space {
                     let placed =
                         Placed { next: 1, mappings: Vec::new(), free: Vec::new(), ordinals: Vec::new() };
                     let table = Arc::new(Table { slots, granules, placed: Mutex::new(placed) });
-                    return Ok(Self { table, limbo: Limbo::new() });
+                    return Ok(Self { table, limbo: Limbo::new(), removed: Mutex::default() });
                 }
                 Err(_) if granules > GRANULES_MIN => granules /= 4,
                 Err(error) => return Err(error),
@@ -185,12 +204,18 @@ impl Space {
             // Release: pairs with the acquire load in `record`.
             slot.mapping.store(Arc::as_ptr(mapping).cast_mut(), Ordering::Release);
         }
-        placed.mappings[ordinal] = Some((Arc::clone(mapping), range));
+        let mapping = Arc::clone(mapping);
+        placed.mappings[ordinal] = Some(Occupied { mapping, range, stays: 0, leaves: false });
         Some(range)
     }
 }
 
 impl Table {
+    fn weak(&self, ordinal: usize) -> Option<Weak<Mapping>> {
+        let placed = self.placed.lock();
+        placed.mappings.get(ordinal)?.as_ref().map(|occupied| Arc::downgrade(&occupied.mapping))
+    }
+
     #[inline]
     fn slot(&self, granule: u64) -> Option<&Slot> {
         let granule = usize::try_from(granule).ok().filter(|granule| *granule < self.granules)?;
@@ -299,15 +324,34 @@ impl Space {
     /// Counts values of the segment with this ordinal as hidden. Called by the one writer only.
     pub(crate) fn add_hidden_in(&self, ordinal: usize, bytes: u64) {
         let placed = self.table.placed.lock();
-        if let Some(Some((mapping, _))) = placed.mappings.get(ordinal) {
-            mapping.tally().add(Dead::Hidden, bytes);
+        if let Some(Some(occupied)) = placed.mappings.get(ordinal) {
+            occupied.mapping.tally().add(Dead::Hidden, bytes);
         }
     }
 
     /// Takes a mapping out of the space, once no pin that was taken before can lead into it; its range and its ordinal
     /// are then given out again. The index must not lead to it any more, and nothing may be counted as live in it.
-    pub(crate) fn retire(&self, mapping: &Mapping, range: Range) {
-        self.limbo.retire(Placement { table: Arc::clone(&self.table), ordinal: mapping.ordinal(), range });
+    pub(crate) fn retire(&self, mapping: &Mapping) {
+        let mut removed = self.removed.lock();
+        removed.retain(|mapping| mapping.strong_count() > 0);
+        removed.extend(self.table.weak(mapping.ordinal()));
+        drop(removed);
+        self.limbo.retire(Placement { table: Arc::clone(&self.table), ordinal: mapping.ordinal() });
+    }
+
+    /// Bytes of mappings that were taken out, and that somebody still holds.
+    pub(crate) fn bytes_in_use_of_removed(&self) -> u64 {
+        let mut removed = self.removed.lock();
+        removed.retain(|mapping| mapping.strong_count() > 0);
+        removed.iter().filter_map(Weak::upgrade).map(|mapping| mapping.len() as u64).sum()
+    }
+
+    /// Keeps the mapping of an ordinal in its place. Under the writer mutex, while something in it is alive.
+    pub(crate) fn stay(&self, ordinal: usize) -> Option<Stay> {
+        let mut placed = self.table.placed.lock();
+        placed.mappings.get_mut(ordinal)?.as_mut()?.stays += 1;
+        drop(placed);
+        Some(Stay { table: Arc::clone(&self.table), ordinal })
     }
 
     /// Gives back what was retired and what no reader can see any more; how many are left.
@@ -317,20 +361,44 @@ impl Space {
     }
 }
 
-impl Drop for Placement {
-    fn drop(&mut self) {
-        for granule in self.range.first..self.range.first + self.range.count {
-            let slot = self.table.slot(granule).expect("it was placed there");
+impl Table {
+    /// Gives back the place of a mapping that was taken out, unless something stays; what is to be dropped without a lock,
+    /// because unmapping takes time.
+    fn vacate(&self, placed: &mut Placed, ordinal: usize) -> Option<Occupied> {
+        let free = |occupied: &mut Occupied| occupied.leaves && occupied.stays == 0;
+        let occupied = placed.mappings[ordinal].take_if(free)?;
+        for granule in occupied.range.first..occupied.range.first + occupied.range.count {
+            let slot = self.slot(granule).expect("it was placed there");
             // Relaxed: no reader has a location in this range (`Space::retire`).
             slot.mapping.store(ptr::null_mut(), Ordering::Relaxed);
         }
+        placed.give_back(occupied.range);
+        placed.ordinals.push(ordinal);
+        Some(occupied)
+    }
+}
+
+impl Drop for Placement {
+    fn drop(&mut self) {
         let mut placed = self.table.placed.lock();
-        let mapping = placed.mappings[self.ordinal].take();
-        placed.give_back(self.range);
-        placed.ordinals.push(self.ordinal);
+        if let Some(occupied) = &mut placed.mappings[self.ordinal] {
+            occupied.leaves = true;
+        }
+        let gone = self.table.vacate(&mut placed, self.ordinal);
         drop(placed);
-        // Unmapping takes time.
-        drop(mapping);
+        drop(gone);
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        let mut placed = self.table.placed.lock();
+        if let Some(occupied) = &mut placed.mappings[self.ordinal] {
+            occupied.stays -= 1;
+        }
+        let gone = self.table.vacate(&mut placed, self.ordinal);
+        drop(placed);
+        drop(gone);
     }
 }
 
@@ -419,7 +487,7 @@ impl<'p> Record<'p> {
 
     /// Key and value as owned slices that keep their segment mapped, for later.
     pub(crate) fn keep_record(&self) -> KeptRecord {
-        KeptRecord { key: self.key(), value: self.keep_value() }
+        KeptRecord { seq: self.seq(), key: self.key(), value: self.keep_value() }
     }
 
     /// The value as an owned slice that keeps its segment mapped.
@@ -461,14 +529,36 @@ impl Deref for Slice {
 }
 
 /// A record that keeps its mapping.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct KeptRecord {
+    seq: Seq,
     /// In the same mapping as the value.
     key: *const [u8],
     value: Slice,
 }
 
 impl KeptRecord {
+    /// Its sequence number.
+    pub(crate) fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// Its key.
+    pub(crate) fn key(&self) -> &[u8] {
+        // SAFETY: made from a slice over published bytes (unchanging, I1) of the value's mapping, which is still mapped.
+        unsafe { &*self.key }
+    }
+
+    /// Bytes of key and value.
+    pub(crate) fn len(&self) -> u64 {
+        (self.key.len() + self.value.len()) as u64
+    }
+
+    /// Its value.
+    pub(crate) fn into_value(self) -> Slice {
+        self.value
+    }
+
     /// Its key and its value.
     pub(crate) fn into_parts(self) -> (Slice, Slice) {
         (Slice { value: self.key, mapping: Arc::clone(&self.value.mapping) }, self.value)

@@ -17,6 +17,7 @@ use crate::keyspace::Keyspace;
 use crate::options::{Durability, Options};
 use crate::read::{Iter, Value};
 use crate::recovery;
+use crate::snapshot::Snapshot;
 
 /// A persistent hash map, or several of them by name.
 ///
@@ -370,6 +371,27 @@ impl Store {
     /// As [`Store::flush`]; `UnknownSeq` where no write has this number yet.
     pub fn wait_durable(&self, seq: Seq) -> Result<()> {
         self.engine().wait_durable(seq)
+    }
+
+    /// Takes a snapshot: all keyspaces as of now, readable while writes and compaction go on.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let snapshot = store.snapshot();
+    /// store.insert("a", "2")?;
+    /// for item in &snapshot {
+    ///     let (key, value) = item?;
+    ///     assert_eq!((&*key, &*value), (b"a".as_slice(), b"1".as_slice()));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "begin_read")]
+    #[doc(alias = "read_txn")]
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(&self.default.handle().engine)
     }
 
     /// Closes the store for all handles: every write durable, the files marked clean, the lock free.

@@ -212,7 +212,9 @@ impl Engine {
         self.progress.begin(log.last_user());
         self.visibility.begin(frame_seq.next(), writes.len());
         let mut offset = first;
+        let mut seq = frame_seq;
         for Planned { contents, hash, draft, superseded } in writes {
+            seq = seq.next();
             let location = range.at(offset);
             offset += draft.size();
             if *superseded {
@@ -224,6 +226,7 @@ impl Engine {
             let current = self.current_lenient(contents, slot, *hash, draft.key, pin);
             let there = current.filter(|current| current.record.is_put());
             self.visibility.note(location, current.map(|current| current.location), pin);
+            self.keep_version(contents, *hash, there, seq);
             if draft.kind == Kind::Put {
                 point(slot, *hash, current, location);
                 self.count(contents, slot, there, ordinal, draft.size());

@@ -141,6 +141,7 @@ impl Engine {
         writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
         let (location, seq) = writer.log.append(&self.shared, &draft);
         self.progress.begin(seq);
+        self.keep_version(contents, hash, there, seq);
         let ordinal = writer.log.position().0.mapping().ordinal();
         if change.value.is_some() {
             point(slot, hash, current, location);
@@ -252,6 +253,18 @@ impl Engine {
             Ok::<bool, std::convert::Infallible>(true)
         });
         current
+    }
+
+    /// Keeps what a key has for the snapshots that see it, before the record of number `end` takes its place.
+    #[inline]
+    fn keep_version(&self, contents: &Contents, hash: Hash, there: Option<Current<'_>>, end: Seq) {
+        let Some(there) = there else { return };
+        let begin = there.record.seq();
+        if self.catalog.snapshots.see(begin) {
+            let order = contents.index.order_of(hash);
+            let record = there.record.keep_record();
+            self.catalog.snapshots.keep(&contents.versions, order, record, begin, end);
+        }
     }
 
     /// Counts a record of `size` bytes, in the segment with this ordinal, that takes the place of what was there; zero

@@ -1,12 +1,16 @@
 //! A store on its simulated disk beside the history of what it may hold: each step is taken on both and compared.
 
-use mapcask::sim::{Position, Seeded, SimDisk, Tears};
-use mapcask::{Durability, Error, Keyspace, Seq, Stats, Store, TryGet, WriteBatch};
+use std::time::Duration;
 
-use super::{Bytes, History, Outcome, State, Write, check_stats, content, content_under, open};
+use mapcask::sim::{Position, Seeded, SimDisk, Tears};
+use mapcask::{Durability, Error, Keyspace, Seq, Snapshot, Stats, Store, TryGet, WriteBatch};
+
+use super::{Bytes, History, Map, Outcome, State, Write, check_stats, content, content_under, open};
 
 /// Handles that are kept.
 const HELD_MAX: usize = 8;
+/// Snapshots that are kept.
+const SNAPSHOTS_MAX: usize = 4;
 
 /// A handle that is kept while its keyspace is cleared, renamed, dropped and made anew under its name.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(crate) struct Machine {
     keys: Vec<Bytes>,
     history: History,
     held: Vec<Held>,
+    /// Snapshots that are kept, and what each must show.
+    snapshots: Vec<(Snapshot, State)>,
     /// Which way to a keyspace is taken next: a handle that is kept, or a new one.
     turn: usize,
     /// The run of the system.
@@ -56,6 +62,7 @@ impl Machine {
             keys,
             history: History::new(),
             held: Vec::new(),
+            snapshots: Vec::new(),
             turn: 0,
             boot: 0,
             last: Seq::ZERO,
@@ -146,6 +153,42 @@ impl Machine {
         self.store().flush().unwrap();
         assert!(self.store().durable_seq() >= self.store().last_seq(), "a flush covers the last write");
         self.make_durable();
+    }
+
+    /// Takes a snapshot of what there is now.
+    pub(crate) fn take_snapshot(&mut self) {
+        self.snapshots.truncate(SNAPSHOTS_MAX - 1);
+        let snapshot = self.store().snapshot();
+        assert_eq!(snapshot.age(), Duration::ZERO);
+        self.snapshots.insert(0, (snapshot, self.history.now().clone()));
+    }
+
+    pub(crate) fn drop_snapshot(&mut self, choose: impl Fn(usize) -> usize) {
+        if !self.snapshots.is_empty() {
+            self.snapshots.remove(choose(self.snapshots.len()));
+        }
+        assert_eq!(self.store().stats().snapshots, self.snapshots.len());
+    }
+
+    /// Every snapshot shows its moment still.
+    fn check_snapshots(&self) {
+        for (snapshot, expected) in &self.snapshots {
+            assert_eq!(snapshot.keyspace_names(), expected.names());
+            for (name, map) in &expected.0 {
+                let keyspace = snapshot.keyspace(name).unwrap();
+                let mut found = Map::new();
+                for item in keyspace.iter() {
+                    let (key, value) = item.unwrap();
+                    let twice = found.insert(Bytes::from(&key), Bytes::from(&value));
+                    assert!(twice.is_none(), "{key:?} came twice");
+                }
+                assert!(found == **map, "in the snapshot of {:?}: {name:?}", snapshot.seq());
+                for key in &self.keys {
+                    let value = keyspace.get(key).unwrap();
+                    assert_eq!(value.as_deref(), map.get(key).map(|value| &**value), "{key:?}");
+                }
+            }
+        }
     }
 
     /// Compacts everything, or gives up after some steps.
@@ -261,6 +304,7 @@ impl Machine {
     fn check_found(&self, found: &State) {
         assert!(found == self.history.now(), "found    {found:?}\nexpected {:?}", self.history.now());
         self.check_shape();
+        self.check_snapshots();
     }
 
     /// What is promised of the numbers, after every transition.
@@ -276,6 +320,7 @@ impl Machine {
     /// Starts another process on a disk; the one before has ended, in whatever way.
     fn start(&mut self, disk: SimDisk) {
         self.held.clear();
+        self.snapshots.clear();
         self.disk = disk;
         let store = open(&self.disk, self.durability).unwrap();
         (self.last, self.durable) = (Seq::ZERO, Seq::ZERO);
@@ -306,6 +351,7 @@ impl Machine {
         } else {
             store.close().unwrap()
         }
+        self.check_snapshots();
         self.start(self.disk.clone());
         assert!(self.store().recovery_report().clean);
         let found = self.look();
@@ -412,5 +458,6 @@ impl Drop for Machine {
     fn drop(&mut self) {
         // A handle that is kept would hold the store.
         self.held.clear();
+        self.snapshots.clear();
     }
 }

@@ -108,7 +108,6 @@ fn a_snapshot_sees_its_moment_through_every_change() {
     }
     assert_eq!(gathered(between.keyspace("users").unwrap().iter()).len(), 500);
     assert_eq!(between.get(4_u32.to_le_bytes()).unwrap().as_deref(), Some(b"other".as_slice()));
-    assert_eq!(gathered(store.snapshot().keyspace("people").unwrap().iter()).len(), 1);
     let stats = store.stats();
     assert_eq!(stats.snapshots, 3);
     assert!(stats.snapshot_versions > 500 && stats.snapshot_bytes > 0, "{stats:?}");

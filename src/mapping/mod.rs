@@ -18,6 +18,8 @@
 pub(crate) mod appender;
 pub(crate) mod lines;
 pub(crate) mod liveness;
+mod range;
+mod record;
 #[cfg(target_os = "linux")]
 mod resident;
 pub(crate) mod space;

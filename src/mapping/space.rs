@@ -9,7 +9,6 @@
 #![expect(unsafe_code, reason = "this leads from a location to mapped memory")]
 
 use std::io;
-use std::ops::Deref;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -18,40 +17,16 @@ use memmap2::MmapRaw;
 use parking_lot::Mutex;
 
 use super::Mapping;
+pub(crate) use super::range::Range;
+use super::range::{GRANULE_SIZE, GRANULES, Ranges};
+pub(crate) use super::record::{KeptRecord, Record, Slice};
 use super::tally::Dead;
 use crate::epoch::{Limbo, Pin};
-use crate::format::record::{HEADER_SIZE, Header, RawHeader};
-use crate::format::{KeyspaceId, Seq};
-use crate::location::{LOCATION_BITS, Location};
+use crate::format::record::HEADER_SIZE;
+use crate::location::Location;
 
-/// Size of one granule in bytes.
-const GRANULE_SIZE: u64 = 1 << 20;
-/// Granules in the whole space.
-const GRANULES: usize = 1 << (LOCATION_BITS + 3 - 20);
 /// The least number of granules to go on with where address space is scarce: 64 GiB of segments.
 const GRANULES_MIN: usize = 1 << 16;
-
-/// The range of the flat space that one segment has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Range {
-    first: u64,
-    count: u64,
-}
-
-impl Range {
-    /// The location of the byte at `offset` of the segment.
-    pub(crate) fn at(self, offset: u64) -> Location {
-        debug_assert!(offset.is_multiple_of(8) && offset < self.count * GRANULE_SIZE);
-        Location::from_bits((self.first * GRANULE_SIZE + offset) / 8)
-    }
-
-    /// The offset in the segment that a location means, if it lies in this range.
-    pub(crate) fn offset_of(self, location: Location) -> Option<u64> {
-        let flat = location.to_bits() * 8;
-        let start = self.first * GRANULE_SIZE;
-        (flat >= start && flat < start + self.count * GRANULE_SIZE).then(|| flat - start)
-    }
-}
 
 /// One slot of the table. All zero: nothing there.
 #[repr(C)]
@@ -87,11 +62,10 @@ struct Table {
 /// Which ranges are taken, and the owning reference of each.
 #[derive(Debug)]
 struct Placed {
-    next: u64,
+    ranges: Ranges,
     /// By ordinal.
     mappings: Vec<Option<Occupied>>,
-    /// Ranges that were given back, and ordinals.
-    free: Vec<Range>,
+    /// Ordinals that were given back.
     ordinals: Vec<usize>,
 }
 
@@ -120,48 +94,6 @@ struct Placement {
     ordinal: usize,
 }
 
-impl Placed {
-    /// A range of so many granules: one that was given back, if one is long enough, and else a new one.
-    fn range(&mut self, count: u64, granules: u64) -> Option<Range> {
-        let fits = |range: &(usize, &Range)| range.1.count >= count;
-        let best = self.free.iter().enumerate().filter(fits).min_by_key(|(_, range)| range.count);
-        if let Some((at, range)) = best.map(|(at, range)| (at, *range)) {
-            self.free.swap_remove(at);
-            if range.count > count {
-                self.give_back(Range { first: range.first + count, count: range.count - count });
-            }
-            return Some(Range { first: range.first, count });
-        }
-        let range = Range { first: self.next, count };
-        if range.first + count > granules {
-            return None;
-        }
-        self.next += count;
-        Some(range)
-    }
-
-    /// Takes a range back, as one with its neighbours.
-    fn give_back(&mut self, mut range: Range) {
-        let touches = |one: &Range, other: &Range| one.first + one.count == other.first;
-        self.free.retain(|other| {
-            let before = touches(other, &range);
-            let after = touches(&range, other);
-            if before {
-                range.first = other.first;
-            }
-            if before || after {
-                range.count += other.count;
-            }
-            !before && !after
-        });
-        if range.first + range.count == self.next {
-            self.next = range.first;
-        } else {
-            self.free.push(range);
-        }
-    }
-}
-
 impl Space {
     /// Reserves the table.
     ///
@@ -173,9 +105,8 @@ impl Space {
         loop {
             match Mapping::anonymous_memory(granules * size_of::<Slot>()) {
                 Ok(slots) => {
-                    // Location zero is the index's "empty", so the first granule is left out.
-                    let placed =
-                        Placed { next: 1, mappings: Vec::new(), free: Vec::new(), ordinals: Vec::new() };
+                    let ranges = Ranges::of(granules as u64);
+                    let placed = Placed { ranges, mappings: Vec::new(), ordinals: Vec::new() };
                     let table = Arc::new(Table { slots, granules, placed: Mutex::new(placed) });
                     return Ok(Self { table, limbo: Limbo::new(), removed: Mutex::default() });
                 }
@@ -189,14 +120,20 @@ impl Space {
     pub(crate) fn place(&self, mapping: &Arc<Mapping>) -> Option<Range> {
         let count = (mapping.len() as u64).div_ceil(GRANULE_SIZE).max(1);
         let mut placed = self.table.placed.lock();
-        let range = placed.range(count, self.table.granules as u64)?;
+        let range = placed.ranges.any(count)?;
+        self.fill(&mut placed, mapping, range);
+        Some(range)
+    }
+
+    /// Makes the granules of a range, which was taken for it, lead to a mapping.
+    fn fill(&self, placed: &mut Placed, mapping: &Arc<Mapping>, range: Range) {
         let ordinal = placed.ordinals.pop().unwrap_or_else(|| {
             placed.mappings.push(None);
             placed.mappings.len() - 1
         });
         // Relaxed: the stores of the slots' `mapping` below announce it.
         mapping.ordinal.store(ordinal, Ordering::Relaxed);
-        for granule in range.first..range.first + count {
+        for granule in range.first..range.first + range.count {
             let slot = self.table.slot(granule).expect("compared with the table's size above");
             // Relaxed, both: the store of `mapping` below announces them.
             slot.base.store(mapping.base(), Ordering::Relaxed);
@@ -206,7 +143,6 @@ impl Space {
         }
         let mapping = Arc::clone(mapping);
         placed.mappings[ordinal] = Some(Occupied { mapping, range, stays: 0, leaves: false });
-        Some(range)
     }
 }
 
@@ -267,7 +203,8 @@ impl Space {
         let offset = usize::try_from(offset).ok()?;
         // SAFETY: the header's bytes are published, so they lie inside of the mapping.
         let start = unsafe { base.add(offset) };
-        let record = Record { start, mapping };
+        // SAFETY: the header's bytes are published (above), and `'p` is no longer than the pin.
+        let record = unsafe { Record::at(start, mapping) };
         (record.raw_header().payload_len() <= room).then_some(record)
     }
 
@@ -372,7 +309,7 @@ impl Table {
             // Relaxed: no reader has a location in this range (`Space::retire`).
             slot.mapping.store(ptr::null_mut(), Ordering::Relaxed);
         }
-        placed.give_back(occupied.range);
+        placed.ranges.give_back(occupied.range);
         placed.ordinals.push(ordinal);
         Some(occupied)
     }
@@ -415,183 +352,60 @@ pub(crate) fn prefetch(address: *const u8) {
     let _ = address;
 }
 
-/// A published record, for as long as its segment is pinned. Two words: a get hands it through several layers.
-///
-/// Its lengths were compared with what is published; its checksums were verified when the record was written or
-/// replayed, not now. Fields are read where they are needed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Record<'p> {
-    /// The header's first byte, which is published as the whole header is; the payload follows it.
-    start: *const u8,
-    mapping: &'p Mapping,
-}
-
-impl<'p> Record<'p> {
-    /// The header.
-    pub(crate) fn header(&self) -> Header {
-        self.raw_header().unverified()
-    }
-
-    /// The header's bytes.
-    #[inline]
-    pub(crate) fn raw_header(&self) -> RawHeader<'p> {
-        // SAFETY: the header's bytes are published (`Space::record`): initialised, unchanging (I1), mapped for `'p`.
-        RawHeader::new(unsafe { &*self.start.cast::<[u8; HEADER_SIZE]>() })
-    }
-
-    /// The ordinal of its segment's mapping.
-    #[inline]
-    pub(crate) fn ordinal(&self) -> usize {
-        self.mapping.ordinal()
-    }
-
-    /// Its sequence number.
-    #[inline]
-    pub(crate) fn seq(&self) -> Seq {
-        self.raw_header().seq()
-    }
-
-    /// Whether it is a value, and not a tombstone.
-    #[inline]
-    pub(crate) fn is_put(&self) -> bool {
-        self.raw_header().is_put()
-    }
-
-    /// Whether it is a record of this key.
-    #[inline]
-    pub(crate) fn is_of(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
-        self.key() == key && self.raw_header().keyspace() == keyspace
-    }
-
-    /// The key.
-    #[inline]
-    pub(crate) fn key(&self) -> &'p [u8] {
-        self.payload(0, self.raw_header().key_len())
-    }
-
-    /// The value.
-    #[inline]
-    pub(crate) fn value(&self) -> &'p [u8] {
-        let raw = self.raw_header();
-        self.payload(raw.key_len(), raw.value_len())
-    }
-
-    #[inline]
-    fn payload(&self, from: usize, len: usize) -> &'p [u8] {
-        debug_assert!((from + len) as u64 <= self.raw_header().payload_len());
-        // SAFETY: `Space::record` compared the payload's length with what is published.
-        let start = unsafe { self.start.add(HEADER_SIZE + from) };
-        // SAFETY: published bytes: initialised, unchanging (I1), mapped for `'p`.
-        unsafe { std::slice::from_raw_parts(start, len) }
-    }
-
-    /// Key and value as owned slices that keep their segment mapped, for later.
-    pub(crate) fn keep_record(&self) -> KeptRecord {
-        KeptRecord { seq: self.seq(), key: self.key(), value: self.keep_value() }
-    }
-
-    /// The value as an owned slice that keeps its segment mapped.
-    pub(crate) fn keep_value(&self) -> Slice {
-        self.keep(self.value())
-    }
-
-    fn keep(&self, bytes: &'p [u8]) -> Slice {
-        let value = ptr::from_ref(bytes);
-        let mapping: *const Mapping = self.mapping;
-        // SAFETY: the mapping lies in an `Arc` that the space still holds (`Space::record`), so its count is not zero
-        // for as long as the pin.
-        unsafe { Arc::increment_strong_count(mapping) };
-        // SAFETY: the reference that the line above added is ours to own.
-        let mapping = unsafe { Arc::from_raw(mapping) };
-        Slice { value, mapping }
-    }
-
-    /// The record's mapping and its offset there, for copying reads.
-    pub(crate) fn place(&self) -> (&'p Mapping, usize) {
-        (self.mapping, self.start as usize - self.mapping.base() as usize)
-    }
-}
-
-/// Published bytes that keep their mapping.
-#[derive(Debug)]
-pub(crate) struct Slice {
-    value: *const [u8],
-    mapping: Arc<Mapping>,
-}
-
-impl Deref for Slice {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: made from a slice over published bytes (unchanging, I1) of `self.mapping`, which is still mapped.
-        unsafe { &*self.value }
-    }
-}
-
-/// A record that keeps its mapping.
-#[derive(Debug, Clone)]
-pub(crate) struct KeptRecord {
-    seq: Seq,
-    /// In the same mapping as the value.
-    key: *const [u8],
-    value: Slice,
-}
-
-impl KeptRecord {
-    /// Its sequence number.
-    pub(crate) fn seq(&self) -> Seq {
-        self.seq
-    }
-
-    /// Its key.
-    pub(crate) fn key(&self) -> &[u8] {
-        // SAFETY: made from a slice over published bytes (unchanging, I1) of the value's mapping, which is still mapped.
-        unsafe { &*self.key }
-    }
-
-    /// Bytes of key and value.
-    pub(crate) fn len(&self) -> u64 {
-        (self.key.len() + self.value.len()) as u64
-    }
-
-    /// Its value.
-    pub(crate) fn into_value(self) -> Slice {
-        self.value
-    }
-
-    /// Its key and its value.
-    pub(crate) fn into_parts(self) -> (Slice, Slice) {
-        (Slice { value: self.key, mapping: Arc::clone(&self.value.mapping) }, self.value)
-    }
-}
-
-// SAFETY: as for `Slice`.
-unsafe impl Send for KeptRecord {}
-// SAFETY: as for `Slice`.
-unsafe impl Sync for KeptRecord {}
-
-impl Clone for Slice {
-    fn clone(&self) -> Self {
-        Self { value: self.value, mapping: Arc::clone(&self.mapping) }
-    }
-}
-
-// SAFETY: the bytes never change and the mapping is `Send + Sync`; the pointer is only read through.
-unsafe impl Send for Slice {}
-// SAFETY: as above.
-unsafe impl Sync for Slice {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::location::LOCATION_BITS;
 
-    #[test]
-    fn locations_lead_back_to_offsets() {
-        let range = Range { first: 3, count: 2 };
-        for offset in [0, 8, 4096, GRANULE_SIZE - 8, GRANULE_SIZE, 2 * GRANULE_SIZE - 8] {
-            assert_eq!(range.offset_of(range.at(offset)), Some(offset));
+    #[derive(Debug)]
+    struct Nothing;
+    impl crate::mapping::Backing for Nothing {
+        fn sync_range(&self, _: usize, _: usize) -> io::Result<()> {
+            Ok(())
         }
-        assert_eq!(range.offset_of(Location::from_bits(8)), None);
+        fn populate_write(&self, _: usize, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Places, retires and stays at random: no two mappings are ever in one place, and a place is free once its mapping
+    /// was taken out and nothing stays.
+    #[test]
+    fn a_place_is_given_to_one_at_a_time_and_again_when_it_is_left() {
+        let space = Space::reserve().expect("address space");
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut placed: Vec<(Arc<Mapping>, Range, Option<Stay>)> = Vec::new();
+        for _ in 0..2_000 {
+            if random.bool() && placed.len() < 20 {
+                let memory =
+                    Mapping::anonymous_memory((1 << 20) * random.usize(1..4)).expect("address space");
+                let mapping = Arc::new(Mapping::simulated(memory, false, Arc::new(Nothing)));
+                let range = space.place(&mapping).expect("there is room");
+                let apart = |(_, other, _): &(_, Range, _)| {
+                    range.first + range.count <= other.first || other.first + other.count <= range.first
+                };
+                assert!(placed.iter().all(apart));
+                let stay = random.bool().then(|| space.stay(mapping.ordinal()).expect("it is there"));
+                placed.push((mapping, range, stay));
+            } else if !placed.is_empty() {
+                let (mapping, range, stay) = placed.swap_remove(random.usize(..placed.len()));
+                space.retire(&mapping);
+                while space.collect() > 0 {
+                    // Other tests of this process pin now and then.
+                    std::thread::yield_now();
+                }
+                let slot = space.table.slot_of(range.at(8)).expect("inside");
+                let there = || slot.mapping.load(Ordering::Relaxed).cast_const();
+                assert_eq!(stay.is_some(), there() == Arc::as_ptr(&mapping));
+                drop(stay);
+                assert!(there().is_null());
+            }
+        }
+        // Sixty granules at most were ever taken at a time.
+        assert!(space.table.placed.lock().mappings.len() <= 20);
+        while let Some((mapping, ..)) = placed.pop() {
+            space.retire(&mapping);
+        }
     }
 
     #[test]

@@ -175,7 +175,7 @@ pub enum Error {
     /// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) leaves no room. Nothing was written; removals still work.
     #[error(
         "the store's limit of {limit} bytes on the disk leaves no room: {used} are used, and {needed} more are needed; \
-         open the store with a higher limit, or copy what is needed to a new store"
+         remove what is no longer needed, or open the store with a higher limit"
     )]
     DiskLimit {
         /// The limit in bytes.
@@ -383,7 +383,7 @@ mod tests {
             (
                 Error::DiskLimit { limit: 8192, used: 8190, needed: 4096 },
                 "the store's limit of 8192 bytes on the disk leaves no room: 8190 are used, and 4096 more are needed; \
-                 open the store with a higher limit, or copy what is needed to a new store",
+                 remove what is no longer needed, or open the store with a higher limit",
             ),
             (
                 Error::Corrupt { path: file(), offset: 128, defect: Defect::PayloadChecksum },

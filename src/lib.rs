@@ -17,8 +17,8 @@
 //! ```
 //!
 //! Point reads and writes at the speed of memory, by any number of threads of one process. Not ordered (no ranges or
-//! prefixes yet), not a server, not a cache that evicts. It does not compact yet: old values and removals keep their
-//! space. Nor are there snapshots, transactions that read and write, or readers in other processes yet.
+//! prefixes yet), not a server, not a cache that evicts. Nor are there
+//! transactions that read and write, or readers in other processes yet.
 //!
 //! This page is a short book: [keyspaces](#keyspaces), [batches and conditions](#batches-and-conditions),
 //! [durability](#durability), [isolation](#isolation), [values and views](#values-and-views),
@@ -99,9 +99,46 @@
 //! | `multi_get`, `get_many_into` | all keys as of one moment |
 //! | conditions of a batch, `compare_and_swap` and the like | what was there right before the write: nothing comes between |
 //! | `iter`, `keys`, `values` | every key that is there throughout, exactly once, each with a value it had meanwhile |
+//! | a [`Snapshot`], all that is read from it, iteration included | all keyspaces as of the moment it was taken |
 //!
 //! So to move something from key to key, and see it in one place only, write a batch and read with
-//! [`multi_get`](Keyspace::multi_get). An iteration as of one moment comes with snapshots.
+//! [`multi_get`](Keyspace::multi_get), or from a snapshot.
+//!
+//! ```
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let store = mapcask::Store::open(directory.path().join("data"))?;
+//! store.insert("a", "1")?;
+//! let snapshot = store.snapshot();
+//! store.clear()?;
+//! assert_eq!(snapshot.iter().count(), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Space
+//!
+//! What was overwritten or removed takes room until compaction gives it back. The background does so by itself, a step at
+//! a time: it copies what is alive out of the segments that are emptiest, and removes them. At rest compaction could free
+//! at most 35 % of what is alive and 1 MiB more; while writes go on as fast as they can, the files take at most about twice
+//! what is alive, eight segments and 1 MiB, and beyond that writers are slowed by helping. While a pass runs its output
+//! takes at most [`Options::segment_bytes`] more. Compaction makes the log durable up to what it has looked at, at any
+//! level: nothing durable is given up for something that is not.
+//!
+//! [`Store::compact`] does all there is, so that removed bytes are in no file any more; [`Stats::compaction`] says what is
+//! next and why; [`Options::compaction_bytes_per_second`] limits it, and [`Options::compaction`] switches it off. A value, an
+//! iterator, a view or a snapshot that is held keeps what it has mapped, and never holds up a writer or compaction: the
+//! files go, and their blocks when it is dropped ([`Stats::removed_bytes_in_use`]).
+//!
+//! ```
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let store = mapcask::Store::open(directory.path().join("data"))?;
+//! for n in 0..1000_u32 {
+//!     store.insert("counter", n.to_le_bytes())?;
+//! }
+//! let report = store.compact()?;
+//! assert!(report.bytes_freed > 0);
+//! assert_eq!(store.get("counter")?.as_deref(), Some(999_u32.to_le_bytes().as_slice()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Values and views
 //!
@@ -206,7 +243,7 @@
 //! | segment files together | 8 TiB; each 4 KiB to 4 GiB, 64 MiB by default |
 //! | memory per key | at most 16 bytes from 100,000 keys in a keyspace on; below that up to 256 KiB for the keyspace |
 //! | processes | one; a second one gets [`Error::Locked`] |
-//! | opening | reads the whole log, for now |
+//! | opening | reads all segments, for now |
 //! | small store | 4 descriptors, 4 mappings, 272 KiB on the disk, 33 KiB of memory ([`Background`]) |
 //! | typed value | 256 levels of nesting, 4,096 elements without bytes |
 //! | file systems | NFS, SMB, 9p and their like are refused on Linux |
@@ -219,8 +256,9 @@
 //! So a disk that is slower than the writers slows them down; there is no queue in memory that grows.
 //!
 //! A full disk is [`Error::NoSpace`]: nothing was written, reads go on, and writing works again once there is room.
-//! [`Options::max_disk_bytes`] draws the line earlier: insertions get [`Error::DiskLimit`], removals never do. Until
-//! compaction comes removals give no room back, so a store at its limit takes insertions again with a higher limit only.
+//! [`Options::max_disk_bytes`] draws the line earlier: insertions get [`Error::DiskLimit`], removals never do. Before an
+//! insertion is refused for either reason, compaction makes what room there is to be made; the last part of a segment is kept for
+//! removals where no next one can be made. When compaction lags behind the writers they help with it, and are slowed by it.
 //!
 //! ```
 //! use mapcask::{Error, Options};
@@ -284,11 +322,11 @@
 //! | flush, persist, sync | `flush` | `Durability` of a transaction | `persist` | `flush_wal`, `set_sync` | `force_sync` | [`flush`](Store::flush), [`Durability`], [`wait_durable`](Store::wait_durable) |
 //! | iteration | in order | in order | in order | in order | in order | [`iter`](Keyspace::iter), in no order |
 //! | range, prefix | `range`, `scan_prefix` | `range` | `range`, `prefix` | `iterator` | `range`, `prefix_iter` | not yet |
-//! | snapshot | | `begin_read` | `snapshot` | `snapshot` | `RoTxn` | not yet; [`multi_get`](Keyspace::multi_get) is as of one moment |
+//! | snapshot | | `begin_read` | `snapshot` | `snapshot` | `RoTxn` | [`Store::snapshot`]; [`multi_get`](Keyspace::multi_get) is as of one moment too |
 //! | types | bytes | `Key`, `Value` | bytes | bytes | codecs | bytes, or [`TypedKeyspace`] |
 //! | size | `size_on_disk` | `stats` | `disk_space` | properties | `real_disk_size` | [`size_on_disk`](Store::size_on_disk), [`stats`](Store::stats), [`len`](Keyspace::len) in constant time |
 //! | cache size, map size | `cache_capacity` | `set_cache_size` | `cache_size` | block cache | `map_size` | none to choose: the page cache |
-//! | compaction | by itself | `compact` | by itself | by itself | | not yet |
+//! | compaction | by itself | `compact` | by itself | by itself | | by itself, and [`compact`](Store::compact) |
 //! | repair | | `check_integrity` | | `repair` | `copy_to_path` | [`verify`](Store::verify), [`salvage()`] |
 //!
 //! `examples/from_sled` moves a sled database and compares everything.

@@ -149,6 +149,10 @@ impl Options {
     /// again when there is room, or after opening with a higher limit. Before that the last files are made smaller, so
     /// that the limit is used up.
     ///
+    /// Before an insertion is refused, compaction (unless [`Options::compaction`] is off) makes what room there is to be made: a
+    /// segment of which an eighth is dead is worth a pass. While a pass runs its output may take up to
+    /// [`Options::segment_bytes`] beyond the limit.
+    ///
     /// A removal, or a batch of removals, is never refused because of the limit: it may go beyond it by files of 256 KiB
     /// (or `segment_bytes` where that is less). While more is used than allowed, insertions are refused even where the
     /// last file has room. A store that is larger already opens normally; an open that needs a file and finds no

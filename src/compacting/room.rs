@@ -28,7 +28,14 @@ impl Engine {
         }
         let full = matches!(error, Error::NoSpace { .. });
         let mut running = self.compaction.running.lock();
-        let before = self.provision.used();
+        // Somebody may have made room since.
+        let before = match error {
+            Error::DiskLimit { used, .. } => *used,
+            _ => self.provision.used(),
+        };
+        if self.provision.used() < before {
+            return Ok(true);
+        }
         // Twice: what is under way may have begun before there was something better to do.
         for _ in 0..2 {
             if let Err(error) = self.pass_for_room(&mut running, full) {

@@ -306,14 +306,21 @@ impl KeyspaceEntry {
         let base_bits = reader.u32()?;
         let keys = reader.u64()?;
         let live_bytes = reader.u64()?;
-        let table =
-            Table { base_bits, entries: reader.u64()?, buckets: reader.u64()?, overflow_lines: reader.u64()? };
+        let table = Table {
+            base_bits,
+            entries: reader.u64()?,
+            buckets: reader.u64()?,
+            overflow_lines: reader.u64()?,
+        };
         let live_count = reader.u32()?;
         if reader.array::<12>()? != [0; 12] {
             return Err(Defect::Reserved);
         }
         // An index never has fewer buckets than its base says, nor so many lines that their numbers wrap.
-        if base_bits > 32 || table.buckets < 1 << base_bits || table.buckets.max(table.overflow_lines) > 1 << 48 {
+        if base_bits > 32
+            || table.buckets < 1 << base_bits
+            || table.buckets.max(table.overflow_lines) > 1 << 48
+        {
             return Err(Defect::BadField("buckets"));
         }
         let pair = |reader: &mut Reader<'_>| Ok((SegmentId(reader.u64()?), reader.u64()?));

@@ -18,6 +18,7 @@
 pub(crate) mod appender;
 pub(crate) mod lines;
 pub(crate) mod liveness;
+mod range;
 #[cfg(target_os = "linux")]
 mod resident;
 pub(crate) mod space;

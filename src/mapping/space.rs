@@ -18,40 +18,16 @@ use memmap2::MmapRaw;
 use parking_lot::Mutex;
 
 use super::Mapping;
+pub(crate) use super::range::Range;
+use super::range::{GRANULE_SIZE, GRANULES, Ranges};
 use super::tally::Dead;
 use crate::epoch::{Limbo, Pin};
 use crate::format::record::{HEADER_SIZE, Header, RawHeader};
 use crate::format::{KeyspaceId, Seq};
 use crate::location::{LOCATION_BITS, Location};
 
-/// Size of one granule in bytes.
-const GRANULE_SIZE: u64 = 1 << 20;
-/// Granules in the whole space.
-const GRANULES: usize = 1 << (LOCATION_BITS + 3 - 20);
 /// The least number of granules to go on with where address space is scarce: 64 GiB of segments.
 const GRANULES_MIN: usize = 1 << 16;
-
-/// The range of the flat space that one segment has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Range {
-    first: u64,
-    count: u64,
-}
-
-impl Range {
-    /// The location of the byte at `offset` of the segment.
-    pub(crate) fn at(self, offset: u64) -> Location {
-        debug_assert!(offset.is_multiple_of(8) && offset < self.count * GRANULE_SIZE);
-        Location::from_bits((self.first * GRANULE_SIZE + offset) / 8)
-    }
-
-    /// The offset in the segment that a location means, if it lies in this range.
-    pub(crate) fn offset_of(self, location: Location) -> Option<u64> {
-        let flat = location.to_bits() * 8;
-        let start = self.first * GRANULE_SIZE;
-        (flat >= start && flat < start + self.count * GRANULE_SIZE).then(|| flat - start)
-    }
-}
 
 /// One slot of the table. All zero: nothing there.
 #[repr(C)]
@@ -85,11 +61,10 @@ struct Table {
 /// Which ranges are taken, and the owning reference of each.
 #[derive(Debug)]
 struct Placed {
-    next: u64,
+    ranges: Ranges,
     /// By ordinal.
     mappings: Vec<Option<(Arc<Mapping>, Range)>>,
-    /// Ranges that were given back, and ordinals.
-    free: Vec<Range>,
+    /// Ordinals that were given back.
     ordinals: Vec<usize>,
 }
 
@@ -99,48 +74,6 @@ struct Placement {
     table: Arc<Table>,
     ordinal: usize,
     range: Range,
-}
-
-impl Placed {
-    /// A range of so many granules: one that was given back, if one is long enough, and else a new one.
-    fn range(&mut self, count: u64, granules: u64) -> Option<Range> {
-        let fits = |range: &(usize, &Range)| range.1.count >= count;
-        let best = self.free.iter().enumerate().filter(fits).min_by_key(|(_, range)| range.count);
-        if let Some((at, range)) = best.map(|(at, range)| (at, *range)) {
-            self.free.swap_remove(at);
-            if range.count > count {
-                self.give_back(Range { first: range.first + count, count: range.count - count });
-            }
-            return Some(Range { first: range.first, count });
-        }
-        let range = Range { first: self.next, count };
-        if range.first + count > granules {
-            return None;
-        }
-        self.next += count;
-        Some(range)
-    }
-
-    /// Takes a range back, as one with its neighbours.
-    fn give_back(&mut self, mut range: Range) {
-        let touches = |one: &Range, other: &Range| one.first + one.count == other.first;
-        self.free.retain(|other| {
-            let before = touches(other, &range);
-            let after = touches(&range, other);
-            if before {
-                range.first = other.first;
-            }
-            if before || after {
-                range.count += other.count;
-            }
-            !before && !after
-        });
-        if range.first + range.count == self.next {
-            self.next = range.first;
-        } else {
-            self.free.push(range);
-        }
-    }
 }
 
 impl Space {
@@ -154,9 +87,8 @@ impl Space {
         loop {
             match Mapping::anonymous_memory(granules * size_of::<Slot>()) {
                 Ok(slots) => {
-                    // Location zero is the index's "empty", so the first granule is left out.
-                    let placed =
-                        Placed { next: 1, mappings: Vec::new(), free: Vec::new(), ordinals: Vec::new() };
+                    let ranges = Ranges::of(granules as u64);
+                    let placed = Placed { ranges, mappings: Vec::new(), ordinals: Vec::new() };
                     let table = Arc::new(Table { slots, granules, placed: Mutex::new(placed) });
                     return Ok(Self { table, limbo: Limbo::new() });
                 }
@@ -170,14 +102,36 @@ impl Space {
     pub(crate) fn place(&self, mapping: &Arc<Mapping>) -> Option<Range> {
         let count = (mapping.len() as u64).div_ceil(GRANULE_SIZE).max(1);
         let mut placed = self.table.placed.lock();
-        let range = placed.range(count, self.table.granules as u64)?;
+        let range = placed.ranges.any(count)?;
+        self.fill(&mut placed, mapping, range);
+        Some(range)
+    }
+
+    /// Gives a mapping the range that its segment had when an image of the index was made; false where the mapping is
+    /// longer than the range, or any of it is taken or lies outside of the space, and then nothing was changed.
+    ///
+    /// Called before any [`Space::place`], so that no range is given away that an image knows.
+    pub(crate) fn place_at(&self, mapping: &Arc<Mapping>, range: Range) -> bool {
+        if mapping.len() as u64 > range.count * GRANULE_SIZE {
+            return false;
+        }
+        let mut placed = self.table.placed.lock();
+        let taken = placed.ranges.take(range);
+        if taken {
+            self.fill(&mut placed, mapping, range);
+        }
+        taken
+    }
+
+    /// Makes the granules of a range, which was taken for it, lead to a mapping.
+    fn fill(&self, placed: &mut Placed, mapping: &Arc<Mapping>, range: Range) {
         let ordinal = placed.ordinals.pop().unwrap_or_else(|| {
             placed.mappings.push(None);
             placed.mappings.len() - 1
         });
         // Relaxed: the stores of the slots' `mapping` below announce it.
         mapping.ordinal.store(ordinal, Ordering::Relaxed);
-        for granule in range.first..range.first + count {
+        for granule in range.first..range.first + range.count {
             let slot = self.table.slot(granule).expect("compared with the table's size above");
             // Relaxed, both: the store of `mapping` below announces them.
             slot.base.store(mapping.base(), Ordering::Relaxed);
@@ -186,7 +140,6 @@ impl Space {
             slot.mapping.store(Arc::as_ptr(mapping).cast_mut(), Ordering::Release);
         }
         placed.mappings[ordinal] = Some((Arc::clone(mapping), range));
-        Some(range)
     }
 }
 
@@ -318,7 +271,7 @@ impl Drop for Placement {
         }
         let mut placed = self.table.placed.lock();
         let mapping = placed.mappings[self.ordinal].take();
-        placed.give_back(self.range);
+        placed.ranges.give_back(self.range);
         placed.ordinals.push(self.ordinal);
         drop(placed);
         // Unmapping takes time.
@@ -487,13 +440,47 @@ unsafe impl Sync for Slice {}
 mod tests {
     use super::*;
 
-    #[test]
-    fn locations_lead_back_to_offsets() {
-        let range = Range { first: 3, count: 2 };
-        for offset in [0, 8, 4096, GRANULE_SIZE - 8, GRANULE_SIZE, 2 * GRANULE_SIZE - 8] {
-            assert_eq!(range.offset_of(range.at(offset)), Some(offset));
+    #[derive(Debug)]
+    struct Nothing;
+    impl crate::mapping::Backing for Nothing {
+        fn sync_range(&self, _: usize, _: usize) -> io::Result<()> {
+            Ok(())
         }
-        assert_eq!(range.offset_of(Location::from_bits(8)), None);
+        fn populate_write(&self, _: usize, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_range_is_given_to_one_whichever_way_it_is_asked_for() {
+        let space = Space::reserve().expect("address space");
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut taken = std::collections::BTreeMap::<u64, u64>::new();
+        let overlaps = |taken: &std::collections::BTreeMap<u64, u64>, range: Range| {
+            let before = taken.range(..range.first + range.count).next_back();
+            before.is_some_and(|(first, count)| first + count > range.first)
+        };
+        for _ in 0..300 {
+            let memory = Mapping::anonymous_memory((1 << 20) * random.usize(1..4)).expect("address space");
+            let mapping = Arc::new(Mapping::simulated(memory, false, Arc::new(Nothing)));
+            let granules = mapping.len() as u64 / GRANULE_SIZE;
+            let range = if random.bool() {
+                let range = Range::from_granules(random.u32(1..600), random.u32(1..5)).expect("inside");
+                assert_eq!(Range::from_granules(range.granules().0, range.granules().1), Some(range));
+                let fits = range.count >= granules && !overlaps(&taken, range);
+                assert_eq!(space.place_at(&mapping, range), fits, "{range:?} {taken:?}");
+                if !fits {
+                    continue;
+                }
+                range
+            } else {
+                space.place(&mapping).expect("there is room")
+            };
+            assert!(!overlaps(&taken, range), "{range:?} {taken:?}");
+            taken.insert(range.first, range.count);
+            let slot = space.table.slot_of(range.at(8)).expect("inside");
+            assert_eq!(slot.mapping.load(Ordering::Relaxed).cast_const(), Arc::as_ptr(&mapping));
+        }
     }
 
     #[test]

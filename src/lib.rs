@@ -304,6 +304,8 @@ mod bell;
 #[cfg(feature = "bytes")]
 mod bytes;
 mod catalog;
+#[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
+mod checkpoint;
 #[cfg(feature = "serde")]
 mod codec;
 mod commit;

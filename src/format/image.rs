@@ -185,7 +185,7 @@ impl Image {
             keyspace.encode(&mut bytes);
         }
         let len = bytes.len() as u64;
-        let size = len + self.frames().expect("a table in memory is countable") * FRAME_SIZE as u64;
+        let size = len + self.frames_size();
         bytes[16..24].copy_from_slice(&len.to_le_bytes());
         bytes[24..32].copy_from_slice(&size.to_le_bytes());
         let sum = sum(&bytes).to_le_bytes();
@@ -276,6 +276,19 @@ impl Image {
             return Err(Defect::BadField("live segment"));
         }
         Ok(())
+    }
+
+    /// The size of the whole file in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let live: usize = self.keyspaces.iter().map(|keyspace| keyspace.live.len() * LIVE_SIZE).sum();
+        let entries =
+            self.segments.len() * SEGMENT_ENTRY_SIZE + self.keyspaces.len() * KEYSPACE_ENTRY_SIZE + live;
+        (IMAGE_HEADER_SIZE + entries) as u64 + self.frames_size()
+    }
+
+    fn frames_size(&self) -> u64 {
+        self.frames().expect("the lines of an index in memory can be counted") * FRAME_SIZE as u64
     }
 
     /// Frames behind the front; `None` for more than can be counted.
@@ -439,6 +452,7 @@ mod tests {
         let front = sample().encode();
         let size = IMAGE_HEADER_SIZE + 2 * SEGMENT_ENTRY_SIZE + 2 * KEYSPACE_ENTRY_SIZE + 2 * LIVE_SIZE;
         assert_eq!(front.len(), size);
+        assert_eq!(sample().size(), file_size(&front));
         assert_eq!(Image::front_len(&front[..24], file_size(&front)), Ok(size));
         assert_eq!(Image::decode(&front, file_size(&front)), Ok(sample()));
     }

@@ -24,7 +24,7 @@ use super::tally::Dead;
 use crate::epoch::{Limbo, Pin};
 use crate::format::record::{HEADER_SIZE, Header, RawHeader};
 use crate::format::{KeyspaceId, Seq};
-use crate::location::{LOCATION_BITS, Location};
+use crate::location::Location;
 
 /// The least number of granules to go on with where address space is scarce: 64 GiB of segments.
 const GRANULES_MIN: usize = 1 << 16;
@@ -111,6 +111,7 @@ impl Space {
     /// longer than the range, or any of it is taken or lies outside of the space, and then nothing was changed.
     ///
     /// Called before any [`Space::place`], so that no range is given away that an image knows.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
     pub(crate) fn place_at(&self, mapping: &Arc<Mapping>, range: Range) -> bool {
         if mapping.len() as u64 > range.count * GRANULE_SIZE {
             return false;
@@ -439,6 +440,7 @@ unsafe impl Sync for Slice {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::location::LOCATION_BITS;
 
     #[derive(Debug)]
     struct Nothing;

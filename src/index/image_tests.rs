@@ -1,13 +1,11 @@
 //! Images of indexes: exact, whole or refused, and as good as a fresh index afterwards.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 use std::thread;
 
-use super::capture::{Abandoned, Capture};
-use super::image_file::Bytes;
-use super::load::{Source, Unread};
+use super::capture::Abandoned;
+use super::image_file::{FRONT_LEN, NONCE, file_of, frames, open, seal};
+use super::load::Unread;
 use super::tests::{
     apply, change_all, changes, check_shape, get, hash_of_kind, is_key, key_at, place, scan_all,
 };
@@ -15,40 +13,6 @@ use super::*;
 use crate::error::Error;
 use crate::format::Defect;
 use crate::format::image::{BLOCK_LEN, FRAME_SIZE, Table, frame_sum};
-use crate::fs::File;
-
-const NONCE: u64 = 99;
-/// What lies in front of the frames in these tests.
-const FRONT_LEN: usize = 40;
-const FRONT: u64 = FRONT_LEN as u64;
-
-/// The frames of an image, `first_frame` others before them.
-fn frames(mut capture: Capture, first_frame: u64) -> Result<Vec<u8>, Abandoned> {
-    let mut bytes =
-        vec![7; usize::try_from(FRONT + first_frame * FRAME_SIZE as u64).expect("a number that fits")];
-    let mut block = [0; BLOCK_LEN];
-    let mut number = first_frame;
-    while capture.next_block(&mut block)? {
-        seal(&mut bytes, number, &block);
-        number += 1;
-    }
-    Ok(bytes)
-}
-
-fn seal(bytes: &mut Vec<u8>, number: u64, block: &[u8]) {
-    bytes.extend_from_slice(block);
-    bytes.extend_from_slice(&frame_sum(NONCE, number, block).to_le_bytes());
-}
-
-fn file_of(bytes: Vec<u8>) -> Arc<Bytes> {
-    Arc::new(Bytes { bytes, ..Bytes::default() })
-}
-
-fn open(file: &Arc<Bytes>, table: Table, first_frame: u64) -> io::Result<(Arc<Index>, IndexWriter)> {
-    let file: Arc<dyn File> = Arc::<Bytes>::clone(file);
-    let path: Arc<Path> = Arc::from(Path::new("INDEX-000001"));
-    Index::from_image_with(table, Source { file, path, nonce: NONCE, first_frame, frames_at: FRONT }, 0)
-}
 
 fn sorted(mut locations: Vec<Location>) -> Vec<Location> {
     locations.sort_unstable();
@@ -248,6 +212,37 @@ fn an_image_of_any_size_comes_back() {
 }
 
 #[test]
+fn a_partial_index_grows_over_what_is_not_loaded_yet() {
+    for limit in [100, 20_000, 60_000] {
+        let mut writer = filled(0, 0, 20_000);
+        for key in (0..20_000).step_by(5) {
+            assert!(writer.remove(hash_of_kind(0, key), place(key, 0)));
+        }
+        let capture = writer.begin_image(0).unwrap();
+        let table = capture.table();
+        let (index, mut loaded) = open(&file_of(frames(capture, 0).unwrap()), table, 0).unwrap();
+        // Splits come to buckets that nobody has looked at.
+        loaded.reserve_many(usize::try_from(limit).unwrap()).unwrap();
+        for key in 20_000..20_000 + limit {
+            loaded.reserve().unwrap();
+            assert_eq!(loaded.find(hash_of_kind(0, key), is_key(key)), Ok(None));
+            loaded.insert(hash_of_kind(0, key), place(key, 0));
+        }
+        if limit == 100 {
+            assert!(loaded.begin_image(9).is_none(), "of a whole index only");
+            index.bring_all().unwrap();
+        }
+        for key in 0..20_000 + limit {
+            let there = (key >= 20_000 || key % 5 != 0).then(|| place(key, 0));
+            assert_eq!(get(&index, hash_of_kind(0, key), key), there);
+        }
+        index.bring_all().unwrap();
+        assert!(loaded.begin_image(9).is_some());
+        check_shape(&loaded);
+    }
+}
+
+#[test]
 fn opening_and_a_first_get_read_a_few_blocks_at_every_size() {
     for count in [1000, 10_000, 300_000] {
         let mut writer = filled(BASE_BITS, 0, count);
@@ -419,6 +414,23 @@ fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
     let (index, _writer) = open(&file_of(bytes), Table { entries: 5, ..table }, 0).unwrap();
     assert!(index.bring_all().is_err() && index.is_partial());
     assert!(index.find(hash_of_kind(0, 1), |_| Ok::<_, Unread>(false)).is_err());
+}
+
+#[test]
+fn a_chain_that_is_a_circle_is_an_error_and_no_endless_search() {
+    // One chain of full lines, in order, over three blocks; a line of the second leads back to the first.
+    let mut writer = filled(0, 1, 1000);
+    let capture = writer.begin_image(0).unwrap();
+    let table = capture.table();
+    let mut bytes = frames(capture, 0).unwrap();
+    let frame = table.blocks()[0] + 1;
+    let block = &mut bytes[FRONT_LEN + usize::try_from(frame).unwrap() * FRAME_SIZE..][..FRAME_SIZE];
+    block[30 * 64 + 56..][..8].copy_from_slice(&1u64.to_le_bytes());
+    let sum = frame_sum(NONCE, frame, &block[..BLOCK_LEN]).to_le_bytes();
+    block[BLOCK_LEN..].copy_from_slice(&sum);
+    let (index, _writer) = open(&file_of(bytes), table, 0).unwrap();
+    let found = index.find(hash_of_kind(1, 5000), |_| Ok::<_, Unread>(false));
+    assert_eq!(offset_of(found.unwrap_err()).1, Some(Defect::BadField("line of an index")));
 }
 
 #[test]

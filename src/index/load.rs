@@ -297,7 +297,10 @@ impl Index {
     /// # Errors
     ///
     /// As for [`Index::bring_more`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
+    #[cfg_attr(
+        any(not(test), loom),
+        expect(dead_code, reason = "the parts are here before the engine uses them")
+    )]
     pub(crate) fn bring_all(&self) -> Result<(), Unread> {
         while self.bring_more()? {}
         Ok(())

@@ -223,3 +223,52 @@ fn loom_a_scan_step_does_not_take_a_key_in_two_places() {
         },
     );
 }
+
+#[test]
+fn loom_an_image_holds_each_page_as_it_was() {
+    // Two buckets, in pages of their own; both change, one of them twice, while the image takes them.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = None;
+    model.check(|| {
+        let (_, mut writer) = Index::with_base_bits(1, 0).expect("memory");
+        put(&mut writer, 0, 0);
+        put(&mut writer, 1, 1);
+        let mut capture = writer.begin_image(2).expect("none is being taken");
+        let image = thread::spawn(move || {
+            [0, 1].map(|key| {
+                let mut page = Default::default();
+                capture.take(&mut page).expect("there is room for both");
+                let [[entry, _, control]] = page;
+                assert_eq!((entry & ((1 << 40) - 1), control), (place(key, 0).to_bits(), 0));
+            })
+        });
+        assert!(writer.replace(hash(1), place(1, 0), place(1, 1)));
+        assert!(writer.replace(hash(0), place(0, 0), place(0, 1)));
+        assert!(writer.remove(hash(0), place(0, 1)));
+        image.join().expect("the image does not panic");
+    });
+}
+
+#[test]
+fn loom_an_abandoned_image_says_so() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = None;
+    model.check(|| {
+        let (_, mut writer) = Index::with_base_bits(1, 0).expect("memory");
+        put(&mut writer, 0, 0);
+        put(&mut writer, 1, 1);
+        let mut capture = writer.begin_image(0).expect("none is being taken");
+        let image = thread::spawn(move || {
+            for key in 0..2 {
+                let mut page = Default::default();
+                if capture.take(&mut page).is_err() {
+                    break;
+                }
+                let [[entry, _, _]] = page;
+                assert_eq!(entry & ((1 << 40) - 1), place(key, 0).to_bits());
+            }
+        });
+        assert!(writer.replace(hash(1), place(1, 0), place(1, 1)));
+        image.join().expect("the image does not panic");
+    });
+}

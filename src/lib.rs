@@ -342,6 +342,11 @@ mod bell;
 #[cfg(feature = "bytes")]
 mod bytes;
 mod catalog;
+#[cfg_attr(
+    any(not(test), loom),
+    expect(dead_code, reason = "the parts are here before the engine uses them")
+)]
+mod checkpoint;
 #[cfg(feature = "serde")]
 mod codec;
 mod commit;

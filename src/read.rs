@@ -398,7 +398,11 @@ impl Iterator for Iter {
             // Several buckets at once, so that the loads of their records overlap.
             let mut places = std::mem::take(&mut self.places);
             while let Some(at) = cursor.filter(|_| places.len() < AHEAD) {
-                cursor = contents.index.scan(at, &mut places);
+                match contents.index.scan(at, &mut places) {
+                    Ok(next) => cursor = next,
+                    // The iterator ends here: `self.cursor` was taken.
+                    Err(unread) => return Some(Err(unread.into())),
+                }
             }
             self.cursor = cursor;
             for location in &places {

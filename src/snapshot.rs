@@ -332,7 +332,7 @@ impl SnapshotIter {
         let mut cursor = Some(from);
         self.places.clear();
         while let Some(at) = cursor.filter(|_| self.places.len() < AHEAD) {
-            cursor = seen.index.scan(at, &mut self.places);
+            cursor = seen.index.scan(at, &mut self.places)?;
         }
         for location in &self.places {
             engine.shared.space.prefetch(*location);

@@ -128,7 +128,7 @@ impl Engine {
                     break;
                 }
                 found.clear();
-                cursor = contents.index.scan(at, &mut found);
+                cursor = contents.index.scan(at, &mut found)?;
                 for location in &found {
                     self.verify_entry(contents, *location, &pin)?;
                     report.keys += 1;

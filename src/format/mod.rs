@@ -19,6 +19,7 @@
 
 pub mod control;
 pub mod hash;
+pub mod image;
 pub mod keyspace;
 pub mod manifest;
 pub mod names;
@@ -222,6 +223,9 @@ mod tests {
         assert_eq!(table("segment_header"), owned(&segment_header::LAYOUT));
         assert_eq!(table("manifest"), owned(&manifest::LAYOUT));
         assert_eq!(table("control"), owned(&control::LAYOUT));
+        assert_eq!(table("image"), owned(&image::LAYOUT));
+        assert_eq!(table("image segment"), owned(&image::SEGMENT_LAYOUT));
+        assert_eq!(table("image keyspace"), owned(&image::KEYSPACE_LAYOUT));
     }
 
     #[test]

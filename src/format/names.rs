@@ -48,6 +48,12 @@ pub fn aside(id: SegmentId, n: u32) -> String {
     format!("{id}.{n}.aside")
 }
 
+/// The name of an image of the indexes.
+#[must_use]
+pub fn image(number: u64) -> String {
+    format!("INDEX-{number:06}")
+}
+
 /// The name a file has while it is being made.
 #[must_use]
 pub fn temporary(name: &str) -> String {
@@ -108,6 +114,7 @@ mod tests {
         assert_eq!(parse("LOCK"), Name::Lock);
         assert_eq!(parse("MANIFEST.1"), Name::Manifest(1));
         assert_eq!(parse("INDEX-000012"), Name::Image(12));
+        assert_eq!([1, 1_234_567].map(|number| parse(&image(number))), [1, 1_234_567].map(Name::Image));
         assert_eq!(parse("0000000003.seg.tmp"), Name::Temporary);
     }
 

@@ -1,6 +1,6 @@
 //! What the words of a line mean: entries, and the control word of a bucket.
 //!
-//! **Format** (in memory; images of the index will hold entries in the same form). A line is a run of entries and one
+//! **Format** (in memory; images of the index hold lines in the same form, without versions and verified bits). A line is a run of entries and one
 //! control word. The first line of a bucket is its *head*; lines that hold what the head has no room for are *overflow
 //! lines*, linked from the head's control word and from each other's.
 //!
@@ -157,6 +157,38 @@ impl Bucket for Line {
     fn set_control(&self, control: Control) {
         // Release: pairs with the acquire in `control`.
         self.words[SLOTS].store(control.0, Ordering::Release);
+    }
+}
+
+/// A line's words as an image holds them: what no other process may believe or need is left out.
+pub(super) fn imaged(mut words: [u64; LINE_WORDS]) -> [u64; LINE_WORDS] {
+    let (control, entries) = words.split_last_mut().expect("a line has words");
+    entries.iter_mut().for_each(|entry| *entry &= !VERIFIED);
+    *control &= LINK_MASK;
+    words
+}
+
+/// What a line in an image says about itself.
+#[derive(Debug)]
+pub(super) struct Imaged {
+    pub(super) entries: u64,
+    pub(super) link: Option<Link>,
+}
+
+impl Imaged {
+    /// Looks at a line that was read from an image of an index with this many overflow lines; `None` for one that no
+    /// writer writes, and that could lead a search astray (X4 holds in all others, as far as one line shows).
+    pub(super) fn of(words: &[u64; LINE_WORDS], is_head: bool, overflow_lines: u64) -> Option<Self> {
+        let (control, entries) = words.split_last().expect("a line has words");
+        let link = Control(*control).link();
+        let is_entry = |entry: &u64| *entry == 0 || (*entry & VERIFIED == 0 && *entry & LOCATION_MASK != 0);
+        let count = entries.iter().filter(|entry| **entry != 0).count();
+        let without_gap = entries[..count].iter().all(|entry| *entry != 0);
+        let fits = *control & !LINK_MASK == 0
+            && entries.iter().all(is_entry)
+            && link.is_none_or(|link| link.line() < overflow_lines && count == SLOTS)
+            && (is_head || without_gap);
+        fits.then_some(Self { entries: count as u64, link })
     }
 }
 

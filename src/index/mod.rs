@@ -45,10 +45,16 @@
 //! - X5: a location is in the index once, except in the middle of a move inside one chain.
 
 mod bucket;
+pub(crate) mod capture;
+pub(crate) mod load;
 pub(crate) mod scan;
 mod table;
 mod writer;
 
+#[cfg(all(test, not(loom)))]
+mod image_file;
+#[cfg(all(test, not(loom)))]
+mod image_tests;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(all(test, not(loom)))]
@@ -59,9 +65,11 @@ use std::io;
 use std::sync::Arc;
 
 use self::bucket::{Bucket, TAG_BITS, slots_where};
+use self::load::{Loader, PARTIAL, Source, Unread};
 use self::table::Row;
 pub(crate) use self::writer::IndexWriter;
 use crate::format::hash::Hash;
+use crate::format::image;
 use crate::location::Location;
 use crate::mapping::lines::Line;
 use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
@@ -74,6 +82,15 @@ const OVERFLOW_BASE_BITS: u32 = 10;
 /// The most lines that are made present ahead of the writer: 4 MiB.
 const AHEAD: u64 = (4 << 20) / 64;
 
+/// Lines in a block: what an image is read and written by.
+#[cfg(not(loom))]
+const LINES: usize = image::BLOCK_LINES;
+/// Lines in a block: one, so that a few keys already lie in several.
+#[cfg(loom)]
+const LINES: usize = 1;
+/// The same for line numbers.
+const BLOCK_LINES: u64 = LINES as u64;
+
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 
 /// A word on a cache line of its own: two, because processors fetch lines in pairs.
@@ -82,8 +99,8 @@ struct Apart<T>(T);
 
 /// The table that readers search.
 pub(crate) struct Index {
-    /// N. Stored by the writer at each split, and so apart from what never changes.
-    buckets: Apart<AtomicU64>,
+    /// What every search looks at first.
+    front: Apart<Front>,
     /// What the writer stores at every insert.
     counters: Apart<Counters>,
     base_bits: u32,
@@ -91,11 +108,22 @@ pub(crate) struct Index {
     overflow: Row,
     /// Up to where pages were made present by `populate_ahead`.
     populated: Populated,
+    /// Of an index from an image.
+    loader: Option<Box<Loader>>,
+}
+
+struct Front {
+    /// N. Stored by the writer at each split, and so apart from what never changes.
+    buckets: AtomicU64,
+    /// Whether lines are missing that an image holds; see `load`.
+    partial: AtomicU64,
 }
 
 struct Counters {
     entries: AtomicU64,
     overflow_lines: AtomicU64,
+    /// Bytes that an image in the making takes beside the lines; see `capture`.
+    captured: AtomicU64,
 }
 
 struct Populated {
@@ -124,25 +152,70 @@ impl Index {
 
     /// As [`Index::new`], with a smaller first table: tests start with one bucket, so that it splits often.
     fn with_base_bits(base_bits: u32, overflow_base_bits: u32) -> io::Result<(Arc<Self>, IndexWriter)> {
+        let table = image::Table { base_bits, entries: 0, buckets: 1 << base_bits, overflow_lines: 0 };
+        let index = Arc::new(Self::of_table(table, overflow_base_bits, None)?);
+        Ok((Arc::clone(&index), IndexWriter::new(index)))
+    }
+
+    /// Makes an index whose lines are in an image, and are read from there when they are needed: `load` has the
+    /// protocol. Everything else is as for [`Index::new`]; memory and growth, too. What is read here is two blocks, however
+    /// large the index is.
+    ///
+    /// The table and the file's size must agree, as the front's decoding checks.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short, the image has no such shape as an index, or one of the two blocks cannot be read.
+    pub(crate) fn from_image(table: image::Table, source: Source) -> io::Result<(Arc<Self>, IndexWriter)> {
+        Self::from_image_with(table, source, OVERFLOW_BASE_BITS)
+    }
+
+    fn from_image_with(
+        table: image::Table,
+        source: Source,
+        overflow_base_bits: u32,
+    ) -> io::Result<(Arc<Self>, IndexWriter)> {
+        let loader = Box::new(Loader::new(table, source));
+        let index = Arc::new(Self::of_table(table, overflow_base_bits, Some(loader))?);
+        index.bring_last()?;
+        let writer = IndexWriter::from_image(Arc::clone(&index), table.overflow_lines)?;
+        Ok((index, writer))
+    }
+
+    fn of_table(
+        table: image::Table,
+        overflow_base_bits: u32,
+        loader: Option<Box<Loader>>,
+    ) -> io::Result<Self> {
+        let image::Table { base_bits, entries, buckets, overflow_lines } = table;
+        if base_bits > BASE_BITS || overflow_lines > bucket::LINKS {
+            return Err(io::Error::other("an index has no such shape"));
+        }
+        let partial = if loader.is_some() { PARTIAL } else { 0 };
         let index = Self {
-            buckets: Apart(AtomicU64::new(1 << base_bits)),
-            counters: Apart(Counters { entries: AtomicU64::new(0), overflow_lines: AtomicU64::new(0) }),
+            front: Apart(Front { buckets: AtomicU64::new(buckets), partial: AtomicU64::new(partial) }),
+            counters: Apart(Counters {
+                entries: AtomicU64::new(entries),
+                overflow_lines: AtomicU64::new(overflow_lines),
+                captured: AtomicU64::new(0),
+            }),
             base_bits,
             heads: Row::new(base_bits),
             overflow: Row::new(overflow_base_bits),
-            populated: Populated { heads: AtomicU64::new(1 << base_bits), overflow: AtomicU64::new(0) },
+            populated: Populated { heads: AtomicU64::new(buckets), overflow: AtomicU64::new(overflow_lines) },
+            loader,
         };
-        index.heads.ensure(0)?;
-        let index = Arc::new(index);
-        Ok((Arc::clone(&index), IndexWriter::new(index)))
+        index.heads.ensure_all(buckets)?;
+        index.overflow.ensure_all(overflow_lines)?;
+        Ok(index)
     }
 
     /// Searches for the entry of a hash whose record `matches` accepts.
     ///
     /// `matches` is asked about every entry with the hash's tag in its bucket (hardly ever a wrong one), perhaps twice
-    /// about the same, and its error ends the search.
+    /// about the same, and its error ends the search. A block of an image that cannot be read is an error, too.
     #[inline]
-    pub(crate) fn find<E>(
+    pub(crate) fn find<E: From<Unread>>(
         &self,
         hash: Hash,
         mut matches: impl FnMut(Location) -> Result<bool, E>,
@@ -150,8 +223,11 @@ impl Index {
         let tag = self.tag(hash);
         loop {
             // Acquire: pairs with the release store of N in a split; bucket N and its memory are there.
-            let buckets = self.buckets.0.load(Ordering::Acquire);
+            let buckets = self.front.0.buckets.load(Ordering::Acquire);
             let number = bucket_of(hash.to_bits(), buckets);
+            if self.is_partial() {
+                self.bring(number)?;
+            }
             let head = self.heads.line(number);
             let control = head.control();
             if let Some(found) = search(head, tag, &mut matches)? {
@@ -172,7 +248,7 @@ impl Index {
             // Acquire: pairs with the release of every entry that was loaded above (X1).
             fence(Ordering::Acquire);
             // Relaxed, both: ordered by the fence.
-            let now = self.buckets.0.load(Ordering::Relaxed);
+            let now = self.front.0.buckets.load(Ordering::Relaxed);
             if !moved && head.control_unordered() == control && bucket_of(hash.to_bits(), now) == number {
                 return Ok(None);
             }
@@ -184,7 +260,7 @@ impl Index {
     #[inline]
     pub(crate) fn prefetch(&self, hash: Hash) {
         // Acquire: pairs with the release store of N in a split, for the chunk that the line lies in.
-        let buckets = self.buckets.0.load(Ordering::Acquire);
+        let buckets = self.front.0.buckets.load(Ordering::Acquire);
         let head = self.heads.line(bucket_of(hash.to_bits(), buckets));
         crate::mapping::space::prefetch(std::ptr::from_ref(head).cast());
     }
@@ -204,15 +280,25 @@ impl Index {
     /// Buckets in the index.
     pub(crate) fn buckets(&self) -> u64 {
         // Relaxed: as for `len`.
-        self.buckets.0.load(Ordering::Relaxed)
+        self.front.0.buckets.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the lines that are or were in use: buckets and overflow lines. Pages made present ahead of them are at
-    /// most 8 MiB more.
+    /// Bytes of the lines that are or were in use, buckets and overflow lines, and of what an image in the making takes
+    /// beside them. Pages made present ahead of the lines are at most 8 MiB more.
     pub(crate) fn memory_bytes(&self) -> usize {
-        // Relaxed: as for `len`.
+        // Relaxed, all: as for `len`.
         let lines = self.buckets() + self.counters.0.overflow_lines.load(Ordering::Relaxed);
-        usize::try_from(lines).map_or(usize::MAX, |lines| lines.saturating_mul(size_of::<Line>()))
+        let lines = lines.saturating_mul(size_of::<Line>() as u64);
+        let captured = self.counters.0.captured.load(Ordering::Relaxed);
+        usize::try_from(lines.saturating_add(captured)).unwrap_or(usize::MAX)
+    }
+
+    /// Its shape; exact where the writer stands still.
+    fn table(&self) -> image::Table {
+        // Relaxed, all: the writer asks, who stored them.
+        let overflow_lines = self.counters.0.overflow_lines.load(Ordering::Relaxed);
+        let entries = self.counters.0.entries.load(Ordering::Relaxed);
+        image::Table { base_bits: self.base_bits, entries, buckets: self.buckets(), overflow_lines }
     }
 
     /// Whether [`Index::populate_ahead`] has something to do.
@@ -323,4 +409,16 @@ fn search<E>(
         }
     }
     Ok(None)
+}
+
+/// The error of searches in tests: there is none.
+#[cfg(test)]
+#[derive(Debug, PartialEq, Eq)]
+enum Never {}
+
+#[cfg(test)]
+impl From<Unread> for Never {
+    fn from(unread: Unread) -> Self {
+        panic!("{unread:?}")
+    }
 }

@@ -10,6 +10,7 @@
 //! that it had. A key that is inserted or removed meanwhile comes once or not at all.
 
 use super::bucket::{Bucket, SLOTS};
+use super::load::Unread;
 use super::{Index, bits_of, bucket_of};
 use crate::location::Location;
 use crate::mapping::lines::Line;
@@ -31,21 +32,28 @@ impl Cursor {
 
 impl Index {
     /// Appends the locations in the bucket at a cursor; gives the cursor of the next bucket, or `None` after the last.
-    pub(crate) fn scan(&self, cursor: Cursor, out: &mut Vec<Location>) -> Option<Cursor> {
+    ///
+    /// # Errors
+    ///
+    /// When the bucket is in a block of an image that cannot be read; nothing was appended then.
+    pub(crate) fn scan(&self, cursor: Cursor, out: &mut Vec<Location>) -> Result<Option<Cursor>, Unread> {
         let kept = out.len();
         let known = self.known_bits();
         let hash = cursor.0.reverse_bits() >> (u64::BITS - known);
         loop {
             // Acquire: pairs with the release store of N in a split; bucket N and its memory are there.
-            let buckets = self.buckets.0.load(Ordering::Acquire);
+            let buckets = self.front.0.buckets.load(Ordering::Acquire);
             let number = bucket_of(hash, buckets);
             let bits = bits_of(number, buckets);
+            if self.is_partial() {
+                self.bring(number)?;
+            }
             if self.take_bucket(number, buckets, out) {
                 // Relaxed: ordered by the fence in `take_bucket`.
-                let now = self.buckets.0.load(Ordering::Relaxed);
+                let now = self.front.0.buckets.load(Ordering::Relaxed);
                 if bits_of(number, now) == bits {
                     let end = (cursor.0 | ((1 << (known - bits)) - 1)) + 1;
-                    return (end < 1 << known).then_some(Cursor(end));
+                    return Ok((end < 1 << known).then_some(Cursor(end)));
                 }
             }
             out.truncate(kept);

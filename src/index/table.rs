@@ -57,6 +57,20 @@ impl Row {
         Ok(())
     }
 
+    /// Makes the chunks of the first `count` numbers.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Row::ensure`].
+    pub(super) fn ensure_all(&self, count: u64) -> io::Result<()> {
+        let mut number = 0;
+        while number < count {
+            self.ensure(number)?;
+            number = self.chunk_end(number);
+        }
+        Ok(())
+    }
+
     /// The first number behind the chunk that holds `number`.
     pub(super) fn chunk_end(&self, number: u64) -> u64 {
         1 << (self.base_bits as usize + self.place(number).0)

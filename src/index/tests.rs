@@ -1,7 +1,6 @@
 //! The index against a model, against concurrent readers, and against its bound on memory.
 
 use super::scan::Cursor;
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -15,19 +14,19 @@ use crate::format::hash::HashKey;
 const KEY_BITS: u32 = 24;
 
 /// The location of a key's record of some version.
-fn place(key: u64, version: u64) -> Location {
+pub(super) fn place(key: u64, version: u64) -> Location {
     Location::from_bits(version << KEY_BITS | (key + 1))
 }
 
-fn key_at(location: Location) -> u64 {
+pub(super) fn key_at(location: Location) -> u64 {
     (location.to_bits() & ((1 << KEY_BITS) - 1)) - 1
 }
 
-fn is_key(key: u64) -> impl FnMut(Location) -> Result<bool, Infallible> {
+pub(super) fn is_key(key: u64) -> impl FnMut(Location) -> Result<bool, Never> {
     move |location| Ok(key_at(location) == key)
 }
 
-fn get(index: &Index, hash: Hash, key: u64) -> Option<Location> {
+pub(super) fn get(index: &Index, hash: Hash, key: u64) -> Option<Location> {
     index.find(hash, is_key(key)).unwrap()
 }
 
@@ -37,17 +36,17 @@ fn random_hash(key: u64) -> Hash {
     KEY.get_or_init(|| HashKey::from_secret([7; 32])).hash(&key.to_le_bytes())
 }
 
-fn scan_all(index: &Index) -> Vec<Location> {
+pub(super) fn scan_all(index: &Index) -> Vec<Location> {
     let mut out = Vec::new();
     let mut cursor = Some(Cursor::START);
     while let Some(at) = cursor {
-        cursor = index.scan(at, &mut out);
+        cursor = index.scan(at, &mut out).expect("it is whole");
     }
     out
 }
 
 /// What the index and its oracle have in common.
-trait Table {
+pub(super) trait Table {
     fn get(&self, hash: Hash, key: u64) -> Option<Location>;
     fn insert(&mut self, hash: Hash, location: Location);
     fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool;
@@ -98,7 +97,7 @@ impl Table for hashbrown::HashTable<(u64, Location)> {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Change {
+pub(super) enum Change {
     /// Insert, or replace what is there.
     Put(u64),
     /// Replace or remove what was there once.
@@ -107,7 +106,7 @@ enum Change {
     RemoveFrom(u64, u64),
 }
 
-fn changes() -> impl Strategy<Value = Vec<Change>> {
+pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
     let change = prop_oneof![
         8 => (0..300u64).prop_map(Change::Put),
         1 => (0..300u64).prop_map(Change::Stale),
@@ -118,7 +117,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 }
 
 /// Hashes from good to as bad as can be.
-fn hash_of_kind(kind: u8, key: u64) -> Hash {
+pub(super) fn hash_of_kind(kind: u8, key: u64) -> Hash {
     match kind {
         0 => random_hash(key),
         // Equal in all bits.
@@ -132,7 +131,14 @@ fn hash_of_kind(kind: u8, key: u64) -> Hash {
     }
 }
 
-fn apply(table: &mut impl Table, kind: u8, changes: &[Change]) -> Vec<Location> {
+pub(super) fn apply(table: &mut impl Table, kind: u8, changes: &[Change]) -> Vec<Location> {
+    change_all(table, kind, changes);
+    let mut all = table.all();
+    all.sort_unstable();
+    all
+}
+
+pub(super) fn change_all(table: &mut impl Table, kind: u8, changes: &[Change]) {
     for (version, &change) in (1..).zip(changes) {
         match change {
             Change::Put(key) => {
@@ -151,9 +157,6 @@ fn apply(table: &mut impl Table, kind: u8, changes: &[Change]) -> Vec<Location> 
             Change::RemoveFrom(from, count) => (from..from + count).for_each(|key| remove(table, kind, key)),
         }
     }
-    let mut all = table.all();
-    all.sort_unstable();
-    all
 }
 
 fn remove(table: &mut impl Table, kind: u8, key: u64) {
@@ -178,7 +181,7 @@ proptest! {
 }
 
 /// X3, X4, and that no overflow line is lost.
-fn check_shape(writer: &IndexWriter) {
+pub(super) fn check_shape(writer: &IndexWriter) {
     let index = writer.index();
     let buckets = index.buckets();
     let mut lines_in_chains = 0;
@@ -270,7 +273,7 @@ fn a_scan_sees_every_key_once_while_the_index_grows_under_it() {
         let before = insert(500);
         let (mut out, mut cursor) = (Vec::new(), Some(Cursor::START));
         while let Some(at) = cursor {
-            cursor = index.scan(at, &mut out);
+            cursor = index.scan(at, &mut out).expect("it is whole");
             if index.len() < 20_000 {
                 insert(step);
             }
@@ -299,7 +302,7 @@ fn find_across(hashes: &[u64], change: impl FnOnce(&mut IndexWriter)) {
             assert_eq!(location, place(0, 0));
             change(&mut writer);
         }
-        Ok::<_, Infallible>(location == place(sought, 0))
+        Ok::<_, Never>(location == place(sought, 0))
     });
     assert_eq!(found, Ok(Some(place(sought, 0))));
     check_shape(&writer);
@@ -341,7 +344,7 @@ fn a_key_that_is_replaced_during_a_search_is_found() {
         if location == place(0, 0) {
             assert!(writer.replace(Hash::from_bits(0), place(1, 0), place(1, 1)));
         }
-        Ok::<_, Infallible>(key_at(location) == 1)
+        Ok::<_, Never>(key_at(location) == 1)
     });
     assert_eq!(found, Ok(Some(place(1, 1))));
 }

@@ -6,11 +6,18 @@
 //! **Invariants.** After [`IndexWriter::reserve_many`] of n, n inserts neither fail nor allocate lines: each takes one
 //! overflow line at most. Growing either completes or changes nothing. N does not fall when keys are removed: their
 //! slots wait for new ones.
+//!
+//! **Watching.** While an image is being taken, or the index comes from one and is not whole, a change must be announced
+//! before it is made: its chain is brought, and kept for the image. One flag says so, and is false nearly always: a
+//! change costs one branch more. A change of a partial index must follow a search for its hash that did not
+//! fail, as every writer makes one anyway; then it cannot fail either.
 
 use std::io;
 use std::sync::Arc;
 
 use super::bucket::{Bucket, Control, Entry, Link, SLOTS, slots_where};
+use super::capture::{Aside, Capture};
+use super::load::Unread;
 use super::table::Row;
 use super::{Index, TAG_MASK, bucket_of, search, split_source};
 use crate::format::hash::Hash;
@@ -29,6 +36,10 @@ pub(crate) struct IndexWriter {
     lines: OverflowLines,
     /// The links of the chain at hand; kept for its memory.
     links: Vec<Link>,
+    /// Whether a change must be announced: there is an image to be taken, or the index is partial.
+    watched: bool,
+    /// The image that is being taken.
+    aside: Option<Arc<Aside>>,
 }
 
 /// Which overflow lines are free: those that were given back, and those that were never used.
@@ -71,7 +82,95 @@ impl OverflowLines {
 impl IndexWriter {
     pub(super) fn new(index: Arc<Index>) -> Self {
         let lines = OverflowLines { free: Vec::new(), used: 0, ensured: 0 };
-        Self { index, lines, links: Vec::new() }
+        Self { index, lines, links: Vec::new(), watched: false, aside: None }
+    }
+
+    /// The writer of a partial index with so many overflow lines in use.
+    pub(super) fn from_image(index: Arc<Index>, overflow_lines: u64) -> io::Result<Self> {
+        let mut writer = Self { watched: true, ..Self::new(index) };
+        let ensured = overflow_lines.checked_sub(1).map_or(0, |last| writer.index.overflow.chunk_end(last));
+        writer.lines.used = overflow_lines;
+        writer.lines.ensured = ensured.min(super::bucket::LINKS);
+        writer.index.overflow.ensure_all(overflow_lines)?;
+        Ok(writer)
+    }
+
+    /// Begins an image of the index as it is now; the store's writer mutex makes this one moment for several indexes.
+    /// At most `limit` pages of 4 KiB are kept for it at once; see `capture`.
+    ///
+    /// `None` while another image is being taken, or as long as the index is partial.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
+    pub(crate) fn begin_image(&mut self, limit: usize) -> Option<Capture> {
+        self.look_around();
+        if self.watched {
+            return None;
+        }
+        let aside = Arc::new(Aside::new(&self.index, limit));
+        self.aside = Some(Arc::clone(&aside));
+        self.watched = true;
+        Some(Capture::new(Arc::clone(&self.index), aside))
+    }
+
+    /// Whether there is still something to watch for.
+    fn look_around(&mut self) {
+        if !self.watched {
+            return;
+        }
+        self.aside.take_if(|aside| !aside.is_running());
+        let is_partial = self.index.is_partial();
+        if !is_partial && let Some(loader) = &self.index.loader {
+            self.lines.free.append(&mut loader.take_free());
+        }
+        self.watched = is_partial || self.aside.is_some();
+    }
+
+    /// Announces a change of a bucket's chain that may take so many overflow lines.
+    ///
+    /// # Errors
+    ///
+    /// When the chain is in a block of an image that cannot be read: the change must not be made.
+    #[inline]
+    fn announce(&mut self, bucket: u64, takes: usize) -> Result<(), Unread> {
+        if self.watched { self.announce_watched(bucket, takes) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn announce_watched(&mut self, bucket: u64, takes: usize) -> Result<(), Unread> {
+        self.look_around();
+        let Self { index, lines, aside, .. } = self;
+        let index = &**index;
+        if index.is_partial() {
+            index.bring(bucket)?;
+        }
+        if let Some(aside) = aside {
+            aside.keep_head(index, bucket);
+            let mut link = index.heads.line(bucket).control_unordered().link();
+            while let Some(next) = link {
+                aside.keep_overflow(index, next.line());
+                link = index.overflow.line(next.line()).control_unordered().link();
+            }
+            for free in lines.free.iter().rev().take(takes) {
+                aside.keep_overflow(index, free.line());
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`IndexWriter::announce`], for a change that cannot fail: where it cannot be made, the index ends. A search
+    /// that went before has told already.
+    #[inline]
+    fn is_announced(&mut self, bucket: u64, takes: usize) -> bool {
+        match self.announce(bucket, takes) {
+            Ok(()) => true,
+            Err(unread) => {
+                self.index.end(unread);
+                false
+            }
+        }
+    }
+
+    fn bucket_of(&self, hash: Hash) -> u64 {
+        bucket_of(hash.to_bits(), self.index.buckets())
     }
 
     /// The index that this writer changes.
@@ -107,12 +206,15 @@ impl IndexWriter {
 
     /// Searches as [`Index::find`] does, without a second look: nothing moves while the writer is here.
     #[inline]
-    pub(crate) fn find<E>(
+    pub(crate) fn find<E: From<Unread>>(
         &self,
         hash: Hash,
         mut matches: impl FnMut(Location) -> Result<bool, E>,
     ) -> Result<Option<Location>, E> {
         let tag = self.index.tag(hash);
+        if self.watched && self.index.is_partial() {
+            self.index.bring(self.bucket_of(hash))?;
+        }
         let mut line = self.head(hash);
         loop {
             if let Some(found) = search(line, tag, &mut matches)? {
@@ -127,6 +229,9 @@ impl IndexWriter {
 
     /// Inserts an entry. The key must be absent, and room for it reserved.
     pub(crate) fn insert(&mut self, hash: Hash, location: Location) {
+        if !self.is_announced(self.bucket_of(hash), 1) {
+            return;
+        }
         let Self { index, lines, .. } = self;
         let entry = Entry::new(index.tag(hash), location);
         let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
@@ -136,6 +241,9 @@ impl IndexWriter {
 
     /// Replaces an entry's location by another of the same key, in place; false if there is no such entry.
     pub(crate) fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
+        if !self.is_announced(self.bucket_of(hash), 0) {
+            return false;
+        }
         let tag = self.index.tag(hash);
         let mut line = self.head(hash);
         loop {
@@ -152,6 +260,9 @@ impl IndexWriter {
 
     /// Removes the entry with this location; false if there is none. Never needs memory.
     pub(crate) fn remove(&mut self, hash: Hash, old: Location) -> bool {
+        if !self.is_announced(self.bucket_of(hash), 0) {
+            return false;
+        }
         let index = &*self.index;
         let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
         collect_links(index, head, &mut self.links);
@@ -190,7 +301,7 @@ impl IndexWriter {
     }
 
     fn head(&self, hash: Hash) -> &Line {
-        self.index.heads.line(bucket_of(hash.to_bits(), self.index.buckets()))
+        self.index.heads.line(self.bucket_of(hash))
     }
 
     fn count(&self, change: i64) {
@@ -201,12 +312,16 @@ impl IndexWriter {
 
     /// Splits the next bucket.
     fn split(&mut self) -> io::Result<()> {
-        let Self { index, lines, links } = self;
+        let buckets = self.index.buckets();
+        self.index.heads.ensure(buckets)?;
+        let number = split_source(buckets);
+        // Links are known once the chain was brought; how many lines the split takes, once they are known.
+        self.announce(number, 0)?;
+        collect_links(&self.index, self.index.heads.line(number), &mut self.links);
+        self.announce(number, self.links.len())?;
+        let Self { index, lines, links, .. } = self;
         let index = &**index;
-        let buckets = index.buckets();
-        index.heads.ensure(buckets)?;
-        let source = index.heads.line(split_source(buckets));
-        collect_links(index, source, links);
+        let source = index.heads.line(number);
         // The sibling's chain is not longer than its source's.
         lines.ensure(links.len() as u64, &index.overflow)?;
         // The bit that tells leavers from stayers; all below it they have in common. It is zero in an empty entry.
@@ -219,7 +334,7 @@ impl IndexWriter {
         let stayers = chain.copy_leavers(lines, index.heads.line(buckets), leaves);
         // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled; and, by the entries
         // emptied below, with the fence of a reader that misses a leaver.
-        index.buckets.0.store(buckets + 1, Ordering::Release);
+        index.front.0.buckets.store(buckets + 1, Ordering::Release);
         chain.drop_leavers(lines, stayers, leaves);
         Ok(())
     }

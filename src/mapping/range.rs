@@ -17,6 +17,21 @@ pub(crate) struct Range {
 }
 
 impl Range {
+    /// The range of these granules, as an image of the index notes it; `None` where there is no such range.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
+    pub(crate) fn from_granules(first: u32, count: u32) -> Option<Self> {
+        // Location zero is no location.
+        let (first, count) = (u64::from(first), u64::from(count));
+        (first > 0 && count > 0 && first + count <= GRANULES as u64).then_some(Self { first, count })
+    }
+
+    /// Its first granule and how many there are.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
+    pub(crate) fn granules(self) -> (u32, u32) {
+        let narrow = |granules| u32::try_from(granules).expect("the space has fewer granules than 2^32");
+        (narrow(self.first), narrow(self.count))
+    }
+
     /// The location of the byte at `offset` of the segment.
     pub(crate) fn at(self, offset: u64) -> Location {
         debug_assert!(offset.is_multiple_of(8) && offset < self.count * GRANULE_SIZE);
@@ -62,6 +77,29 @@ impl Ranges {
         }
         self.next += count;
         Some(range)
+    }
+
+    /// Takes this very range, if none of it is taken.
+    pub(super) fn take(&mut self, range: Range) -> bool {
+        let end = range.first + range.count;
+        if range.first >= self.next {
+            if end > self.granules {
+                return false;
+            }
+            let before = Range { first: self.next, count: range.first - self.next };
+            self.next = end;
+            if before.count > 0 {
+                self.give_back(before);
+            }
+            return true;
+        }
+        let holds = |free: &Range| free.first <= range.first && end <= free.first + free.count;
+        let Some(at) = self.free.iter().position(holds) else { return false };
+        let free = self.free.swap_remove(at);
+        let before = Range { first: free.first, count: range.first - free.first };
+        let behind = Range { first: end, count: free.first + free.count - end };
+        self.free.extend([before, behind].into_iter().filter(|rest| rest.count > 0));
+        true
     }
 
     /// Takes a range back, as one with its neighbours.
@@ -112,5 +150,14 @@ mod tests {
         assert_eq!(ranges.any(8), None, "20 granules, the first of which is never given out");
         ranges.give_back(taken[3]);
         assert_eq!(ranges.any(10), Some(Range { first: 10, count: 10 }));
+    }
+
+    #[test]
+    fn a_range_that_leads_out_of_the_space_is_none() {
+        let last = u32::try_from(GRANULES).expect("fewer than 2^32");
+        assert!(Range::from_granules(last - 1, 1).is_some());
+        for (first, count) in [(0, 1), (1, 0), (last, 1), (last - 1, 2), (u32::MAX, u32::MAX)] {
+            assert_eq!(Range::from_granules(first, count), None);
+        }
     }
 }

@@ -125,6 +125,23 @@ impl Space {
         Some(range)
     }
 
+    /// Gives a mapping the range that its segment had when an image of the index was made; false where the mapping is
+    /// longer than the range, or any of it is taken or lies outside of the space, and then nothing was changed.
+    ///
+    /// Called before any [`Space::place`], so that no range is given away that an image knows.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
+    pub(crate) fn place_at(&self, mapping: &Arc<Mapping>, range: Range) -> bool {
+        if mapping.len() as u64 > range.count * GRANULE_SIZE {
+            return false;
+        }
+        let mut placed = self.table.placed.lock();
+        let taken = placed.ranges.take(range);
+        if taken {
+            self.fill(&mut placed, mapping, range);
+        }
+        taken
+    }
+
     /// Makes the granules of a range, which was taken for it, lead to a mapping.
     fn fill(&self, placed: &mut Placed, mapping: &Arc<Mapping>, range: Range) {
         let ordinal = placed.ordinals.pop().unwrap_or_else(|| {
@@ -405,6 +422,38 @@ mod tests {
         assert!(space.table.placed.lock().mappings.len() <= 20);
         while let Some((mapping, ..)) = placed.pop() {
             space.retire(&mapping);
+        }
+    }
+
+    #[test]
+    fn a_range_is_given_to_one_whichever_way_it_is_asked_for() {
+        let space = Space::reserve().expect("address space");
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut taken = std::collections::BTreeMap::<u64, u64>::new();
+        let overlaps = |taken: &std::collections::BTreeMap<u64, u64>, range: Range| {
+            let before = taken.range(..range.first + range.count).next_back();
+            before.is_some_and(|(first, count)| first + count > range.first)
+        };
+        for _ in 0..300 {
+            let memory = Mapping::anonymous_memory((1 << 20) * random.usize(1..4)).expect("address space");
+            let mapping = Arc::new(Mapping::simulated(memory, false, Arc::new(Nothing)));
+            let granules = mapping.len() as u64 / GRANULE_SIZE;
+            let range = if random.bool() {
+                let range = Range::from_granules(random.u32(1..600), random.u32(1..5)).expect("inside");
+                assert_eq!(Range::from_granules(range.granules().0, range.granules().1), Some(range));
+                let fits = range.count >= granules && !overlaps(&taken, range);
+                assert_eq!(space.place_at(&mapping, range), fits, "{range:?} {taken:?}");
+                if !fits {
+                    continue;
+                }
+                range
+            } else {
+                space.place(&mapping).expect("there is room")
+            };
+            assert!(!overlaps(&taken, range), "{range:?} {taken:?}");
+            taken.insert(range.first, range.count);
+            let slot = space.table.slot_of(range.at(8)).expect("inside");
+            assert_eq!(slot.mapping.load(Ordering::Relaxed).cast_const(), Arc::as_ptr(&mapping));
         }
     }
 

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::hash::Hash;
 use crate::format::record::Kind;
+use crate::index::load::Unread;
 use crate::location::Location;
 use crate::log::Draft;
 use crate::mapping::space::Record;
@@ -191,10 +192,11 @@ impl Engine {
     /// Starts the loads of the records that the key may have now.
     #[inline]
     pub(crate) fn bring_near(&self, contents: &Contents, hash: Hash) {
-        let Ok(_) = contents.index.find(hash, |location| {
+        // What cannot be read is an error of the search that follows.
+        drop(contents.index.find(hash, |location| {
             self.shared.space.prefetch(location);
-            Ok::<bool, std::convert::Infallible>(false)
-        });
+            Ok::<bool, Unread>(false)
+        }));
     }
 
     /// Refuses to write to a store that is poisoned or was closed while the caller waited.
@@ -244,14 +246,15 @@ impl Engine {
         pin: &'p Pin,
     ) -> Option<Current<'p>> {
         let mut current = None;
-        let Ok(_) = slot.index.find(hash, |location| {
+        // The first look brought what there is to be read.
+        drop(slot.index.find(hash, |location| {
             let record = self.shared.space.record(location, pin);
             let Some(record) = record.filter(|record| record.is_of(contents.id, key)) else {
                 return Ok(false);
             };
             current = Some(Current { location, record });
-            Ok::<bool, std::convert::Infallible>(true)
-        });
+            Ok::<bool, Unread>(true)
+        }));
         current
     }
 

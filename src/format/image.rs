@@ -1,0 +1,524 @@
+//! An image of the indexes: what they were at one moment, so that an open need not read the log.
+//!
+//! It does not know what the words of a line mean; `index` does. An image is disposable: the log holds all that it
+//! says, and a file that is refused here costs a replay and nothing else.
+//!
+//! **Format.** A *front* (a fixed part of 128 bytes, then one entry per segment and one per keyspace), then *frames*
+//! up to the end of the file: for each keyspace in the order of the front the blocks of its buckets and then those of
+//! its overflow lines, each block of 4,096 bytes with its own checksum behind it. See DESIGN.md, "Index image".
+//! Nothing lies between front and frames, so there is no byte that no checksum covers. An open reads the front alone, whose length depends on the numbers of
+//! segments and keyspaces and not on that of keys; a frame is checked when it is read.
+//!
+//! A frame's checksum is bound to its number and to a nonce drawn for the file, so a block of another image, or one in
+//! another's place, does not validate.
+
+use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, WRITE_VERSION};
+
+const MAGIC: [u8; 8] = *b"MAPCASKI";
+const SUM_OFFSET: usize = 12;
+/// Size of the fixed part in bytes.
+pub const IMAGE_HEADER_SIZE: usize = 128;
+/// Size of a segment's entry in bytes.
+pub const SEGMENT_ENTRY_SIZE: usize = 64;
+/// Size of the fixed part of a keyspace's entry in bytes.
+pub const KEYSPACE_ENTRY_SIZE: usize = 64;
+/// Size of a pair of a segment and the bytes that are live there.
+const LIVE_SIZE: usize = 16;
+/// The longest front that is read, in bytes.
+pub const FRONT_LEN_MAX: u64 = 1 << 29;
+
+/// Size of one line in bytes.
+pub const LINE_SIZE: usize = 64;
+/// Lines in a block.
+pub const BLOCK_LINES: usize = 64;
+/// Payload of a frame in bytes.
+pub const BLOCK_LEN: usize = BLOCK_LINES * LINE_SIZE;
+/// Size of a frame in bytes: the block and its checksum.
+pub const FRAME_SIZE: usize = BLOCK_LEN + 4;
+
+/// The fields of the fixed part: name, offset and size in bytes, as DESIGN.md prints them.
+pub const LAYOUT: [(&str, usize, usize); 13] = [
+    ("magic", 0, 8),
+    ("write_version", 8, 2),
+    ("read_version", 10, 2),
+    ("sum", SUM_OFFSET, 4),
+    ("len", 16, 8),
+    ("size", 24, 8),
+    ("store_id", 32, 16),
+    ("number", 48, 8),
+    ("nonce", 56, 8),
+    ("last_seq", 64, 8),
+    ("hash_id", 72, 4),
+    ("segment_count, keyspace_count", 76, 8),
+    ("reserved", 84, 44),
+];
+
+/// The fields of a segment's entry, likewise.
+pub const SEGMENT_LAYOUT: [(&str, usize, usize); 9] = [
+    ("segment_id", 0, 8),
+    ("nonce", 8, 8),
+    ("end", 16, 8),
+    ("first_granule", 24, 4),
+    ("granule_count", 28, 4),
+    ("hidden", 32, 8),
+    ("tombstones", 40, 8),
+    ("notes", 48, 8),
+    ("reserved", 56, 8),
+];
+
+/// The fields of a keyspace's entry, likewise.
+pub const KEYSPACE_LAYOUT: [(&str, usize, usize); 9] = [
+    ("keyspace", 0, 4),
+    ("base_bits", 4, 4),
+    ("keys", 8, 8),
+    ("live_bytes", 16, 8),
+    ("entries", 24, 8),
+    ("buckets", 32, 8),
+    ("overflow_lines", 40, 8),
+    ("live_count", 48, 4),
+    ("reserved", 52, 12),
+];
+
+/// A segment, as the image knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentEntry {
+    /// Its number.
+    pub id: SegmentId,
+    /// The nonce in its header.
+    pub nonce: u64,
+    /// Where its published records ended, in bytes.
+    pub end: u64,
+    /// The first granule of its range of the flat space.
+    pub first_granule: u32,
+    /// Granules in its range.
+    pub granules: u32,
+    /// Bytes of values that are hidden, of tombstones and of notes.
+    pub dead: [u64; 3],
+}
+
+/// The shape of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// Hash bits that only a bucket's number holds.
+    pub base_bits: u32,
+    /// Entries in it.
+    pub entries: u64,
+    /// Its buckets.
+    pub buckets: u64,
+    /// Overflow lines that were ever used.
+    pub overflow_lines: u64,
+}
+
+impl Table {
+    /// Blocks that hold its buckets, and those that hold its overflow lines.
+    #[must_use]
+    pub fn blocks(&self) -> [u64; 2] {
+        [self.buckets, self.overflow_lines].map(|lines| lines.div_ceil(BLOCK_LINES as u64))
+    }
+}
+
+/// A keyspace, as the image knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyspaceEntry {
+    /// Its number.
+    pub id: KeyspaceId,
+    /// Keys in it.
+    pub keys: u64,
+    /// Bytes of records that are the newest of their key.
+    pub live_bytes: u64,
+    /// Its index.
+    pub table: Table,
+    /// Live bytes by segment, in ascending order of their numbers.
+    pub live: Vec<(SegmentId, u64)>,
+}
+
+/// The front of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The store it belongs to.
+    pub store: StoreId,
+    /// The image's number, as in the file's name.
+    pub number: u64,
+    /// Drawn for this file.
+    pub nonce: u64,
+    /// Every record up to this number is in it, and none above.
+    pub last: Seq,
+    /// Which hash the indexes use.
+    pub hash_id: u32,
+    /// The segments that entries may lead to, in ascending order of their numbers.
+    pub segments: Vec<SegmentEntry>,
+    /// The keyspaces, in ascending order of their numbers.
+    pub keyspaces: Vec<KeyspaceEntry>,
+}
+
+impl Image {
+    /// The front's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(IMAGE_HEADER_SIZE + SEGMENT_ENTRY_SIZE * self.segments.len());
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&WRITE_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&READ_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4 + 8 + 8]);
+        bytes.extend_from_slice(&self.store.0);
+        for word in [self.number, self.nonce, self.last.0] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.hash_id.to_le_bytes());
+        for count in [self.segments.len(), self.keyspaces.len()] {
+            bytes.extend_from_slice(&count_of(count).to_le_bytes());
+        }
+        bytes.extend_from_slice(&[0; 44]);
+        debug_assert_eq!(bytes.len(), IMAGE_HEADER_SIZE);
+        for segment in &self.segments {
+            for word in [segment.id.0, segment.nonce, segment.end] {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            bytes.extend_from_slice(&segment.first_granule.to_le_bytes());
+            bytes.extend_from_slice(&segment.granules.to_le_bytes());
+            for word in segment.dead {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            bytes.extend_from_slice(&[0; 8]);
+        }
+        for keyspace in &self.keyspaces {
+            keyspace.encode(&mut bytes);
+        }
+        let len = bytes.len() as u64;
+        let size = len + self.frames_size();
+        bytes[16..24].copy_from_slice(&len.to_le_bytes());
+        bytes[24..32].copy_from_slice(&size.to_le_bytes());
+        let sum = sum(&bytes).to_le_bytes();
+        bytes[SUM_OFFSET..][..4].copy_from_slice(&sum);
+        bytes
+    }
+
+    /// The front's length, from the first bytes of a file of `file_size` bytes; the caller reads that many.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them. The length that is returned fits into the file.
+    pub fn front_len(bytes: &[u8], file_size: u64) -> Result<usize, Defect> {
+        let mut reader = Reader(bytes);
+        if reader.array::<8>()? != MAGIC {
+            return Err(Defect::BadMagic);
+        }
+        let _write_version = reader.u16()?;
+        if reader.u16()? > READ_VERSION {
+            return Err(Defect::BadField("read_version"));
+        }
+        let _sum = reader.u32()?;
+        let len = reader.u64()?;
+        if len < IMAGE_HEADER_SIZE as u64 || len > FRONT_LEN_MAX {
+            return Err(Defect::LengthOutOfRange);
+        }
+        if len > file_size {
+            return Err(Defect::Truncated);
+        }
+        usize::try_from(len).map_err(|_| Defect::LengthOutOfRange)
+    }
+
+    /// Reads the front of a file of `file_size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it; a file that is too short or too long for what the front lists, too.
+    pub fn decode(bytes: &[u8], file_size: u64) -> Result<Self, Defect> {
+        let len = Self::front_len(bytes, file_size)?;
+        let bytes = bytes.get(..len).ok_or(Defect::Truncated)?;
+        let mut reader = Reader(&bytes[SUM_OFFSET..]);
+        if reader.u32()? != sum(bytes) {
+            return Err(Defect::Checksum);
+        }
+        let mut reader = Reader(&bytes[24..]);
+        let size = reader.u64()?;
+        let store = StoreId(reader.array()?);
+        let number = reader.u64()?;
+        let nonce = reader.u64()?;
+        let last = Seq(reader.u64()?);
+        let hash_id = reader.u32()?;
+        let segment_count = reader.u32()?;
+        let keyspace_count = reader.u32()?;
+        if reader.array::<44>()? != [0; 44] {
+            return Err(Defect::Reserved);
+        }
+        // No capacity is reserved from a count: the entries must be there first.
+        let segments = (0..segment_count).map(|_| segment(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let keyspaces =
+            (0..keyspace_count).map(|_| KeyspaceEntry::decode(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let image = Self { store, number, nonce, last, hash_id, segments, keyspaces };
+        image.check(reader.0)?;
+        let frames = image.frames().ok_or(Defect::LengthOutOfRange)?;
+        let needed = frames.checked_mul(FRAME_SIZE as u64).and_then(|frames| frames.checked_add(len as u64));
+        if needed != Some(size) {
+            return Err(Defect::BadField("size"));
+        }
+        if size != file_size {
+            return Err(Defect::WrongSize { expected: size, found: file_size });
+        }
+        Ok(image)
+    }
+
+    fn check(&self, rest: &[u8]) -> Result<(), Defect> {
+        if !rest.is_empty() {
+            return Err(Defect::BadField("len"));
+        }
+        if !self.segments.is_sorted_by(|one, next| one.id < next.id)
+            || !self.keyspaces.is_sorted_by(|one, next| one.id < next.id)
+        {
+            return Err(Defect::BadField("order"));
+        }
+        if self.last > Seq::MAX {
+            return Err(Defect::BadField("last_seq"));
+        }
+        let is_listed = |id: SegmentId| self.segments.binary_search_by_key(&id, |entry| entry.id).is_ok();
+        if self.keyspaces.iter().flat_map(|keyspace| &keyspace.live).any(|(id, _)| !is_listed(*id)) {
+            return Err(Defect::BadField("live segment"));
+        }
+        Ok(())
+    }
+
+    /// The size of the whole file in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let live: usize = self.keyspaces.iter().map(|keyspace| keyspace.live.len() * LIVE_SIZE).sum();
+        let entries =
+            self.segments.len() * SEGMENT_ENTRY_SIZE + self.keyspaces.len() * KEYSPACE_ENTRY_SIZE + live;
+        (IMAGE_HEADER_SIZE + entries) as u64 + self.frames_size()
+    }
+
+    fn frames_size(&self) -> u64 {
+        self.frames().expect("the lines of an index in memory can be counted") * FRAME_SIZE as u64
+    }
+
+    /// Frames behind the front; `None` for more than can be counted.
+    fn frames(&self) -> Option<u64> {
+        let mut blocks = self.keyspaces.iter().flat_map(|keyspace| keyspace.table.blocks());
+        blocks.try_fold(0u64, u64::checked_add)
+    }
+}
+
+impl KeyspaceEntry {
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&self.id.0.to_le_bytes());
+        bytes.extend_from_slice(&self.table.base_bits.to_le_bytes());
+        let Table { entries, buckets, overflow_lines, .. } = self.table;
+        for word in [self.keys, self.live_bytes, entries, buckets, overflow_lines] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        bytes.extend_from_slice(&count_of(self.live.len()).to_le_bytes());
+        bytes.extend_from_slice(&[0; 12]);
+        for (segment, live) in &self.live {
+            bytes.extend_from_slice(&segment.0.to_le_bytes());
+            bytes.extend_from_slice(&live.to_le_bytes());
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
+        let id = KeyspaceId(reader.u32()?);
+        let base_bits = reader.u32()?;
+        let keys = reader.u64()?;
+        let live_bytes = reader.u64()?;
+        let table = Table {
+            base_bits,
+            entries: reader.u64()?,
+            buckets: reader.u64()?,
+            overflow_lines: reader.u64()?,
+        };
+        let live_count = reader.u32()?;
+        if reader.array::<12>()? != [0; 12] {
+            return Err(Defect::Reserved);
+        }
+        // An index never has fewer buckets than its base says, nor so many lines that their numbers wrap.
+        if base_bits > 32
+            || table.buckets < 1 << base_bits
+            || table.buckets.max(table.overflow_lines) > 1 << 48
+        {
+            return Err(Defect::BadField("buckets"));
+        }
+        let pair = |reader: &mut Reader<'_>| Ok((SegmentId(reader.u64()?), reader.u64()?));
+        let live = (0..live_count).map(|_| pair(reader)).collect::<Result<Vec<_>, _>>()?;
+        if !live.is_sorted_by(|one, next| one.0 < next.0) {
+            return Err(Defect::BadField("order"));
+        }
+        Ok(Self { id, keys, live_bytes, table, live })
+    }
+}
+
+fn segment(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
+    let entry = SegmentEntry {
+        id: SegmentId(reader.u64()?),
+        nonce: reader.u64()?,
+        end: reader.u64()?,
+        first_granule: reader.u32()?,
+        granules: reader.u32()?,
+        dead: [reader.u64()?, reader.u64()?, reader.u64()?],
+    };
+    if reader.array::<8>()? != [0; 8] {
+        return Err(Defect::Reserved);
+    }
+    // Location zero is no location.
+    if entry.first_granule == 0 || entry.granules == 0 {
+        return Err(Defect::BadField("granules"));
+    }
+    Ok(entry)
+}
+
+fn count_of(count: usize) -> u32 {
+    u32::try_from(count).expect("fewer than 2^32 segments and keyspaces")
+}
+
+const _: () = assert!(BLOCK_LEN == 4096 && LIVE_SIZE == 16);
+
+/// The checksum of a block.
+#[must_use]
+pub fn frame_sum(nonce: u64, number: u64, block: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&nonce.to_le_bytes());
+    hasher.update(&number.to_le_bytes());
+    hasher.update(block);
+    hasher.finalize()
+}
+
+/// The block in a frame.
+///
+/// # Errors
+///
+/// `Truncated`, and `Checksum` where it is not what was written under this number.
+pub fn block_of(nonce: u64, number: u64, frame: &[u8]) -> Result<&[u8; BLOCK_LEN], Defect> {
+    let (block, rest) = frame.split_first_chunk::<BLOCK_LEN>().ok_or(Defect::Truncated)?;
+    if Reader(rest).u32()? != frame_sum(nonce, number, block) {
+        return Err(Defect::Checksum);
+    }
+    Ok(block)
+}
+
+/// The CRC-32 over the front with its own field left out.
+fn sum(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..SUM_OFFSET]);
+    hasher.update(&bytes[SUM_OFFSET + 4..]);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Image {
+        let segment = |id: u64, first_granule| SegmentEntry {
+            id: SegmentId(id),
+            nonce: id * 77,
+            end: 4096,
+            first_granule,
+            granules: 3,
+            dead: [8, 16, 24],
+        };
+        let table = Table { base_bits: 3, entries: 5, buckets: 9, overflow_lines: 65 };
+        let keyspace = |id, live| KeyspaceEntry { id: KeyspaceId(id), keys: 5, live_bytes: 90, table, live };
+        Image {
+            store: StoreId([3; 16]),
+            number: 7,
+            nonce: 0x0123_4567_89ab_cdef,
+            last: Seq(41),
+            hash_id: 1,
+            segments: vec![segment(2, 4), segment(5, 1)],
+            keyspaces: vec![
+                keyspace(0, vec![(SegmentId(2), 60), (SegmentId(5), 30)]),
+                keyspace(4, Vec::new()),
+            ],
+        }
+    }
+
+    const FRAMES: u64 = 2 * 3;
+
+    fn file_size(front: &[u8]) -> u64 {
+        front.len() as u64 + FRAMES * FRAME_SIZE as u64
+    }
+
+    /// The front with its checksum made right again: what only an enemy writes.
+    fn sealed(mut front: Vec<u8>) -> Vec<u8> {
+        let sum = sum(&front).to_le_bytes();
+        front[SUM_OFFSET..][..4].copy_from_slice(&sum);
+        front
+    }
+
+    #[test]
+    fn a_front_comes_back_from_its_bytes() {
+        let mut empty = sample();
+        empty.segments.clear();
+        empty.keyspaces.clear();
+        assert_eq!(Image::decode(&empty.encode(), IMAGE_HEADER_SIZE as u64), Ok(empty));
+        let front = sample().encode();
+        let size = IMAGE_HEADER_SIZE + 2 * SEGMENT_ENTRY_SIZE + 2 * KEYSPACE_ENTRY_SIZE + 2 * LIVE_SIZE;
+        assert_eq!(front.len(), size);
+        assert_eq!(sample().size(), file_size(&front));
+        assert_eq!(Image::front_len(&front[..24], file_size(&front)), Ok(size));
+        assert_eq!(Image::decode(&front, file_size(&front)), Ok(sample()));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_front_is_found() {
+        let front = sample().encode();
+        for bit in 0..front.len() * 8 {
+            let mut bytes = front.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Image::decode(&bytes, file_size(&front)).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_cut_is_found_and_so_is_every_other_size() {
+        let front = sample().encode();
+        for len in 0..front.len() {
+            assert!(Image::decode(&front[..len], file_size(&front)).is_err(), "{len}");
+            assert!(Image::decode(&front[..len], len as u64).is_err(), "{len}");
+        }
+        for size in [0, front.len() as u64, file_size(&front) - 1, file_size(&front) + 1, u64::MAX] {
+            assert!(Image::decode(&front, size).is_err(), "{size}");
+        }
+    }
+
+    #[test]
+    fn hostile_fields_are_refused_and_reserve_nothing() {
+        let front = sample().encode();
+        // Every word of the fixed part and of the entries, at its greatest and at others that overflow sums.
+        for at in (16..front.len()).step_by(4) {
+            for value in [u32::MAX, 1 << 31, 0x0100_0000, 0] {
+                let mut bytes = front.clone();
+                bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+                for file_size in [file_size(&front), u64::MAX] {
+                    if let Ok(image) = Image::decode(&sealed(bytes.clone()), file_size) {
+                        assert_eq!(image.encode(), sealed(bytes.clone()), "field at {at}");
+                    }
+                }
+            }
+        }
+        for (at, defect) in [(76, Defect::Truncated), (80, Defect::Truncated)] {
+            let mut bytes = front.clone();
+            bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+            assert!(matches!(Image::decode(&sealed(bytes), file_size(&front)), Err(found) if found == defect
+                || found == Defect::BadField("granules")));
+        }
+    }
+
+    #[test]
+    fn a_block_counts_only_in_its_file_and_place_and_whole() {
+        let block: Vec<u8> = (0..BLOCK_LEN).map(|n| n.to_le_bytes()[0]).collect();
+        let mut frame = block.clone();
+        frame.extend_from_slice(&frame_sum(5, 6, &block).to_le_bytes());
+        assert_eq!(frame.len(), FRAME_SIZE);
+        assert_eq!(block_of(5, 6, &frame).map(|block| block.to_vec()), Ok(block));
+        for (nonce, number) in [(5, 7), (4, 6), (6, 5)] {
+            assert_eq!(block_of(nonce, number, &frame), Err(Defect::Checksum));
+        }
+        for bit in 0..FRAME_SIZE * 8 {
+            frame[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(block_of(5, 6, &frame), Err(Defect::Checksum), "bit {bit}");
+            frame[bit / 8] ^= 1 << (bit % 8);
+        }
+        for len in 0..FRAME_SIZE {
+            assert_eq!(block_of(5, 6, &frame[..len]), Err(Defect::Truncated));
+        }
+    }
+}

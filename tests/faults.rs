@@ -116,12 +116,14 @@ struct Machine {
     pending: Option<Write>,
     /// What must not be met, as text.
     place: String,
+    /// How often the power has failed: the seed of the next time.
+    cuts: u64,
 }
 
 impl Machine {
     fn new(durability: Durability, place: String) -> Self {
         let disk = SimDisk::new();
-        Self { disk, durability, store: None, history: History::new(), pending: None, place }
+        Self { disk, durability, store: None, history: History::new(), pending: None, place, cuts: 0 }
     }
 
     fn store(&self) -> &Store {
@@ -248,9 +250,10 @@ impl Machine {
         self.store = Some(store);
     }
 
-    /// The power fails in the worst way and in a few others; the store holds a prefix, and goes on.
-    fn check_cuts(&self) {
-        for seed in 0..4 {
+    /// The power fails in the worst way, and in another one each time; the store holds a prefix, and goes on.
+    fn check_cuts(&mut self) {
+        self.cuts += 1;
+        for seed in [0, self.cuts] {
             let at = self.disk.position();
             let disk = match seed {
                 0 => self.disk.crash_at(at, Tears::None, &mut Script::new([])),

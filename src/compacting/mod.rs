@@ -19,10 +19,10 @@ use std::time::Duration;
 use parking_lot::MutexGuard;
 
 use crate::catalog::Keyspace;
-use crate::compaction::Running;
 use crate::compaction::job::{Job, Victim};
 use crate::compaction::policy::{Decision, Facts, Limits, Stage, Survey};
 use crate::compaction::report::{CompactionProgress, CompactionReason, CompactionReport, CompactionStats};
+use crate::compaction::{Looked, Running};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::manifest::State;
@@ -32,9 +32,6 @@ use crate::format::{SegmentId, Seq};
 use crate::mapping::PAGE_SIZE;
 use crate::mapping::tally::Counted;
 use crate::segment::Segment;
-
-/// How long a look at what is to be done serves, while writes go on.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// What a step did.
 #[derive(Debug, Default)]
@@ -82,11 +79,11 @@ impl Engine {
 
     /// Begins a pass if one is due; whether something was done.
     fn look(&self, running: &mut Running, now: Duration) -> Result<bool> {
-        let last = self.progress.last();
-        if running.looked.is_some_and(|(when, seq)| seq == last || now < when.saturating_add(LOOK)) {
+        let looked = Looked { when: now, last: self.progress.last(), active: self.provision.active_id() };
+        if running.looked.is_some_and(|before| !looked.is_worth_it(before)) {
             return Ok(false);
         }
-        running.looked = Some((now, last));
+        running.looked = Some(looked);
         let survey = self.survey(&running.damaged);
         let begun = self.begin(running, &survey, survey.decide())?;
         if begun {

@@ -33,14 +33,35 @@ pub(crate) struct Compaction {
     pub(crate) behind: AtomicBool,
 }
 
+/// How long a look at what is to be done serves, while writes go on in one segment.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A moment at which it was looked at what is to be done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Looked {
+    pub(crate) when: Duration,
+    /// The last write.
+    pub(crate) last: Seq,
+    /// The segment that was written to.
+    pub(crate) active: SegmentId,
+}
+
+impl Looked {
+    /// Whether a look now may find more than the one before.
+    pub(crate) fn is_worth_it(self, before: Self) -> bool {
+        let later = self.when >= before.when.saturating_add(LOOK);
+        self.last != before.last && (later || self.active != before.active)
+    }
+}
+
 /// What the one who drives it has in hand.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     pub(crate) job: Option<Job>,
     /// Segments with a record that does not verify.
     pub(crate) damaged: BTreeSet<SegmentId>,
-    /// When it was last looked at what is to be done, and the last write there was then.
-    pub(crate) looked: Option<(Duration, Seq)>,
+    /// When it was last looked at what is to be done.
+    pub(crate) looked: Option<Looked>,
     /// The limit on bandwidth allows no step before this.
     pub(crate) not_before: Duration,
 }

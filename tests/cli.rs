@@ -42,6 +42,21 @@ fn succeed(directory: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
+fn what_is_overwritten_is_compacted_away() {
+    let directory = directory();
+    let path = directory.path();
+    succeed(path, &["put", "a", "the old value"]);
+    succeed(path, &["put", "a", "new"]);
+    let text = succeed(path, &["compact"]);
+    assert!(text.starts_with("1 segments removed, 1 made; "), "{text}");
+    assert!(succeed(path, &["compact"]).starts_with("nothing to do"));
+    assert_eq!(succeed(path, &["get", "a"]), "new");
+    let files =
+        fs::read_dir(path.join("data")).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
+    assert!(files.into_iter().all(|bytes| !bytes.windows(7).any(|window| window == b"the old")));
+}
+
+#[test]
 fn what_was_put_is_got_scanned_counted_verified_and_deleted() {
     let directory = directory();
     let path = directory.path();

@@ -181,3 +181,24 @@ pub(super) fn verify(at: &At) -> Result<bool> {
     store.close()?;
     Ok(true)
 }
+
+pub(super) fn compact(at: &At) -> Result<bool> {
+    let store = open(at)?;
+    let report = store.compact()?;
+    let mut out = io::stdout().lock();
+    if report.passes == 0 {
+        writeln!(out, "nothing to do: no segment holds a value that was overwritten or removed")?;
+    } else {
+        writeln!(
+            out,
+            "{} segments removed, {} made; {} read, {} moved, {} given back",
+            report.segments_removed,
+            report.segments_made,
+            HumanBytes(report.bytes_read),
+            HumanBytes(report.bytes_moved),
+            HumanBytes(report.bytes_freed),
+        )?;
+    }
+    store.close()?;
+    Ok(true)
+}

@@ -69,6 +69,11 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Rewrites what is alive, and gives back the room of what was overwritten and removed
+    Compact {
+        #[command(flatten)]
+        at: At,
+    },
     /// Gets every intact record out of a damaged store, which stays as it is; exits with 1 if there is damage
     Salvage {
         /// The damaged store's directory
@@ -140,6 +145,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Keyspaces { at } => commands::keyspaces(&at)?,
         Command::Stats { at } => commands::stats(&at)?,
         Command::Verify { at } => commands::verify(&at)?,
+        Command::Compact { at } => commands::compact(&at)?,
         Command::Salvage { from, into } => salvage::run(&from, &into)?,
     };
     Ok(if is_yes { ExitCode::SUCCESS } else { ExitCode::from(1) })

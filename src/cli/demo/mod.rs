@@ -176,6 +176,10 @@ impl Play<'_> {
         let store = Options::new().create(false).open(self.store);
         let opened = start.elapsed();
         let store = store.context("the store does not open again")?;
+        if is_last {
+            // Before the bytes are compared: what was moved must be what was written.
+            self.summary.compaction = store.compact().context("the store does not compact")?;
+        }
         let findings = check::check(&store, self.tree, &self.ledger, &self.screen)?;
         if is_last {
             self.summary.clean_open = opened;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, HumanCount};
+use mapcask::CompactionReport;
 
 use super::check::Findings;
 use super::round::Round;
@@ -26,6 +27,7 @@ pub(super) struct Summary {
     pub(super) keys: usize,
     pub(super) size_on_disk: u64,
     pub(super) records: u64,
+    pub(super) compaction: CompactionReport,
 }
 
 impl Summary {
@@ -95,6 +97,8 @@ impl Summary {
             ("reopen after a close", millis(self.clean_open)),
             ("keys", count(self.keys)),
             ("records intact", HumanCount(self.records).to_string()),
+            ("compaction, moved", HumanBytes(self.compaction.bytes_moved).to_string()),
+            ("compaction, given back", HumanBytes(self.compaction.bytes_freed).to_string()),
             ("store on the disk", HumanBytes(self.size_on_disk).to_string()),
         ]
     }

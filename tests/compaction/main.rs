@@ -1,5 +1,8 @@
 //! Compaction: nothing is lost, nothing comes back, and the room comes back.
 
+#[cfg(feature = "sim")]
+mod contract;
+
 use std::collections::BTreeMap;
 
 use mapcask::{Durability, Options, Stats, Store};

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use mapcask::{Durability, Options, Stats, Store};
 
-use super::directory;
 
 /// The size of a segment, in bytes.
 const SEGMENT: u64 = 64 << 10;
@@ -25,6 +24,11 @@ const SLACK: u64 = 4 * SEGMENT;
 
 fn options() -> Options {
     Options::new().segment_bytes(SEGMENT).background(false).durability(Durability::Os)
+}
+
+/// In memory, where there is such a place: the numbers do not depend on the medium, and these are ten thousand syncs.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| super::directory())
 }
 
 fn value(n: u64) -> [u8; 88] {
@@ -212,6 +216,8 @@ fn overwritten(name: &str, rig: &mut Rig, mut write: impl FnMut(&mut Rig)) -> Ou
     println!("{line}");
     let live = stats.live_bytes;
     assert!(stats.segment_bytes * 2 <= live * 3 + 6 * SEGMENT, "{line}");
+    // What the policy allows under load, and what one pass writes before its victims go.
+    assert!(rig.excess <= live + SLACK + 8 * SEGMENT + SEGMENT, "{line}");
     assert!(stats.compaction.freeable_bytes <= SLACK + live / 100 * FREEABLE_PERCENT, "{stats:?}");
     assert!(stats.compaction.kept_removal_bytes <= SLACK + live / 100 * KEPT_PERCENT, "{stats:?}");
     Outcome { stats, amplification, space }
@@ -314,7 +320,8 @@ fn a_queue_beside_cold_keys_of_which_one_was_overwritten_stays_bounded() {
     for Outcome { stats, .. } in [&first, &second] {
         assert_eq!((stats.keys, stats.live_bytes), (KEYS + lag, (KEYS + lag) * RECORD));
     }
-    assert_eq!(first.stats.index_bytes, second.stats.index_bytes);
+    // Which keys share a line of it is drawn anew for each store.
+    assert!(second.stats.index_bytes <= first.stats.index_bytes * 51 / 50, "{first:?}, {second:?}");
     assert!(first.amplification <= 1.25 && second.amplification <= 1.25, "{first:?}, {second:?}");
     check_everything(rig, (KEYS + lag) * RECORD);
 }

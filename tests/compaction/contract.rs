@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use mapcask::{Durability, Options, Stats, Store};
 
-
 /// The size of a segment, in bytes.
 const SEGMENT: u64 = 64 << 10;
 /// Keys that stay; each takes a record of 128 bytes, all of them together 40 segments.

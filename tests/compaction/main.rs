@@ -2,6 +2,12 @@
 
 #[cfg(feature = "sim")]
 mod contract;
+#[cfg(feature = "sim")]
+#[path = "../model_support/mod.rs"]
+#[allow(dead_code, reason = "each test file uses its part of what they share")]
+mod model_support;
+#[cfg(feature = "sim")]
+mod partial;
 
 use std::collections::BTreeMap;
 

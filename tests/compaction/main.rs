@@ -3,11 +3,20 @@
 #[cfg(feature = "sim")]
 mod contract;
 #[cfg(feature = "sim")]
+mod damage;
+#[cfg(feature = "sim")]
+mod full;
+mod held;
+#[cfg(feature = "sim")]
+mod lives;
+#[cfg(feature = "sim")]
 #[path = "../model_support/mod.rs"]
 #[allow(dead_code, reason = "each test file uses its part of what they share")]
 mod model_support;
 #[cfg(feature = "sim")]
 mod partial;
+#[cfg(feature = "sim")]
+mod together;
 
 use std::collections::BTreeMap;
 

@@ -23,7 +23,7 @@ fn used(disk: &SimDisk) -> u64 {
     segments.map(|name| disk.read_file(&name).unwrap().len() as u64).sum()
 }
 
-/// Overwrites keys twenty times; the numbers of the writes that they had last.
+/// Overwrites keys ten times; the numbers of the writes that they had last.
 fn overwrite(
     disk: &SimDisk,
     store: &Store,
@@ -32,7 +32,7 @@ fn overwrite(
     order: &mut dyn FnMut() -> u32,
 ) -> Vec<u32> {
     let mut last = vec![0; usize::try_from(keys).unwrap()];
-    for n in 0..20 * keys {
+    for n in 0..10 * keys {
         let key = if n < keys { n } else { order() };
         let written = store.insert(key.to_le_bytes(), value(key, n));
         written.unwrap_or_else(|error| panic!("write {n} of {keys} keys: {error}, {:?}", store.stats()));

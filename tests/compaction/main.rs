@@ -7,6 +7,8 @@ mod damage;
 #[cfg(feature = "sim")]
 mod full;
 mod held;
+#[cfg(target_os = "linux")]
+mod killed;
 #[cfg(feature = "sim")]
 mod lives;
 #[cfg(feature = "sim")]

@@ -35,8 +35,8 @@ fn key_of(n: u64, zipf: bool) -> u64 {
         return n;
     }
     let mut random = fastrand::Rng::with_seed(n);
-    // With an exponent of nearly one the logarithm of the rank is nearly even.
-    if zipf { (KEYS as f64).powf(random.f64()) as u64 % KEYS } else { random.u64(0..KEYS) }
+    // With an exponent of nearly one the logarithm of the rank is nearly even: the number of its digits is drawn.
+    if zipf { random.u64(0..KEYS) >> random.u32(0..12) } else { random.u64(0..KEYS) }
 }
 
 fn words(folder: &Path) -> File {
@@ -108,8 +108,10 @@ fn overwritten_ten_times_and_killed_in_the_middle_nothing_is_missing_and_the_bou
             let store = options().open(directory.path().join("store")).unwrap();
             check(&store, count, zipf, &place);
             let stats = rested(&store);
-            let most = stats.live_bytes * 3 / 2 + 8 * SEGMENT;
-            assert!(stats.segment_bytes <= most, "{place}: {most}, {stats:?}");
+            // With what is lost at the ends of files: segments are of four pages, and a kill leaves one that is hardly used.
+            let most = stats.live_bytes * 3 / 2 + 8 * SEGMENT + stats.segments as u64 * 4096;
+            let size = store.size_on_disk().unwrap();
+            assert!(size <= most, "{place}: {size} of {most}, {stats:?}");
             assert!(stats.live_bytes <= KEYS * RECORD);
             check(&store, count, zipf, &place);
             // The write under way may be there, and comes again.

@@ -209,6 +209,35 @@ impl Engine {
         Ok(total)
     }
 
+    /// One pass over exactly these segments, as far as they are sealed: what a policy would never choose.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::compact`].
+    #[cfg(any(test, feature = "sim", mapcask_internal))]
+    pub(crate) fn compact_segments(
+        &self,
+        ids: &[u64],
+        mut progress: impl FnMut(CompactionProgress) -> bool,
+    ) -> Result<CompactionReport> {
+        let mut running = self.compaction.running.lock();
+        self.check_writable()?;
+        while running.job.is_some() {
+            self.drive(&mut running)?;
+        }
+        let wanted: Vec<_> = ids.iter().copied().map(SegmentId).collect();
+        let survey = self.survey(&running.damaged);
+        let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == Stage::Sealed);
+        let victims: Vec<_> = sealed.map(|(facts, _)| facts.id).collect();
+        let mut total = CompactionReport::default();
+        if victims.is_empty() {
+            return Ok(total);
+        }
+        running.job = Some(self.job(&survey, &victims, CompactionReason::Asked));
+        while running.job.is_some() && self.drive_asked(&mut running, &mut total, &mut progress)? {}
+        Ok(total)
+    }
+
     /// One step, and its report; whether to go on.
     fn drive_asked(
         &self,

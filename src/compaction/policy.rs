@@ -12,6 +12,7 @@
 use super::report::CompactionReason as Reason;
 use super::rule::{Sieve, horizon};
 use crate::format::{SegmentId, Seq};
+use crate::mapping::PAGE_SIZE;
 use crate::mapping::tally::Counted;
 
 /// Of a hundred live bytes, how many may be freeable.
@@ -20,6 +21,9 @@ const FREEABLE_PERCENT: u64 = 35;
 const KEPT_PERCENT: u64 = 12;
 /// The least share of a segment that must be freeable for it to be rewritten, one in so many.
 const GAIN_SHARE: u64 = 8;
+/// How much a pass must give back for there to be room afterwards, in bytes: one page more than what the last page of its
+/// output may waste. Names of keyspaces, which the output has in addition, are left out of account.
+const ROOM: u64 = 2 * PAGE_SIZE as u64;
 /// How many segments may be small.
 const SMALL_MAX: usize = 8;
 /// The most segments that one pass takes: bounds the header of its output, and how long it holds on to things.
@@ -181,7 +185,7 @@ impl Survey {
 
     /// What gives back room at once, although the bound does not ask for it: some of what is worth its copying.
     pub(crate) fn decide_room(&self) -> Decision {
-        let victims = self.worth(Some(1));
+        let victims = self.worth(Some(ROOM));
         if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Space) }
     }
 
@@ -234,7 +238,8 @@ impl Survey {
     }
 
     fn small(&self) -> Vec<Weighed<'_>> {
-        let small = |weighed: &Weighed<'_>| weighed.facts.footprint.saturating_mul(8) <= self.limits.output;
+        // By what is in it: where segments are of few pages, a file is never much smaller than the others.
+        let small = |weighed: &Weighed<'_>| weighed.facts.used.saturating_mul(8) <= self.limits.output;
         let all: Vec<_> = self.weighed().filter(small).collect();
         if all.len() <= SMALL_MAX { Vec::new() } else { self.take(all, None) }
     }

@@ -98,6 +98,31 @@ impl Store {
         self.engine().compact(progress)
     }
 
+    /// Compacts exactly these segments in one pass, as far as they are sealed; for tests of what no policy chooses.
+    ///
+    /// ```
+    /// use mapcask::Options;
+    /// use mapcask::sim::SimDisk;
+    ///
+    /// let store = Options::new().background(false).open_on(&SimDisk::new())?;
+    /// store.insert("a", "1")?;
+    /// let report = store.compact_segments(&[1, 2, 3], |_| true)?;
+    /// assert_eq!(report.passes, 0, "none of them is sealed");
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`compact`](Store::compact).
+    #[cfg(any(test, feature = "sim", mapcask_internal))]
+    pub fn compact_segments(
+        &self,
+        segments: &[u64],
+        progress: impl FnMut(CompactionProgress) -> bool,
+    ) -> Result<CompactionReport> {
+        self.engine().compact_segments(segments, progress)
+    }
+
     /// Reads everything and compares it with its checksums, beside readers and writers.
     ///
     /// ```

@@ -145,7 +145,11 @@ fn write(store: &Store, shared: &Shared, thread: usize, mut model: State) {
         shared.begin(thread, number);
         let answer = unless_cut(shared, carry_out(store, &operation));
         let is_durable = (is_disk || operation.raised) && effect.wrote;
-        shared.acknowledge(thread, number, operation.action == Action::Flush || is_durable);
+        shared.acknowledge(
+            thread,
+            number,
+            matches!(operation.action, Action::Flush | Action::Compact) || is_durable,
+        );
         assert_eq!(answer, effect.answer, "thread {thread}, operation {number}: {:?}", operation.action);
         unless_cut(shared, look_at(store, &effect.touched, &model));
     }
@@ -182,6 +186,7 @@ fn carry_out(store: &Store, operation: &Operation) -> Result<Answer> {
     let store = &store.with_durability(level);
     match &operation.action {
         Action::Flush => store.flush()?,
+        Action::Compact => store.compact().map(|_| ())?,
         Action::Key(place, change) => {
             return carry_out_change(&open(store, &place.keyspace)?, place.key(), change);
         }

@@ -1,5 +1,27 @@
 //! Compaction: nothing is lost, nothing comes back, and the room comes back.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+#[cfg(feature = "sim")]
+mod contract;
+#[cfg(feature = "sim")]
+mod damage;
+#[cfg(feature = "sim")]
+mod full;
+mod held;
+#[cfg(target_os = "linux")]
+mod killed;
+#[cfg(feature = "sim")]
+mod lives;
+#[cfg(feature = "sim")]
+#[path = "../model_support/mod.rs"]
+#[allow(dead_code, reason = "each test file uses its part of what they share")]
+mod model_support;
+#[cfg(feature = "sim")]
+mod partial;
+#[cfg(feature = "sim")]
+mod together;
+
 use std::collections::BTreeMap;
 
 use mapcask::{Durability, Options, Stats, Store};

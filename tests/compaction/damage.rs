@@ -1,0 +1,141 @@
+//! A flipped bit in what is to be compacted: it is reported where it is, that segment stays, and everything else goes on.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use mapcask::sim::SimDisk;
+use mapcask::{Error, Options, Store};
+
+const PAGE: usize = 4096;
+/// Keys, and how often each was written.
+const KEYS: u32 = 64;
+/// And where the background is to have something to do.
+const MANY: u32 = 400;
+const ROUNDS: u32 = 6;
+
+fn options() -> Options {
+    Options::new().segment_bytes(PAGE as u64).background(false)
+}
+
+fn value(key: u32, round: u32) -> Vec<u8> {
+    [key, round].map(u32::to_le_bytes).concat().repeat(12)
+}
+
+/// The round in which a key was written last: the first segments keep something alive for ever.
+fn last_round(key: u32) -> u32 {
+    if key.is_multiple_of(5) { 0 } else { ROUNDS - 1 }
+}
+
+fn filled(disk: &SimDisk, keys: u32) -> Store {
+    let store = options().open_on(disk).unwrap();
+    for round in 0..ROUNDS {
+        for key in (0..keys).filter(|key| round <= last_round(*key)) {
+            store.insert(key.to_le_bytes(), value(key, round)).unwrap();
+        }
+    }
+    store.flush().unwrap();
+    store
+}
+
+/// Those keys that do not have their values, with what is found instead: a read does not look at the checksum.
+fn changed(store: &Store, keys: u32) -> Vec<(u32, Option<Vec<u8>>)> {
+    let found =
+        (0..keys).map(|key| (key, store.get(key.to_le_bytes()).ok().flatten().map(|found| found.to_vec())));
+    found.filter(|(key, found)| found.as_ref() != Some(&value(*key, last_round(*key)))).collect()
+}
+
+/// The file and the offset of an error that says so.
+fn place_of(error: &Error) -> (String, u64) {
+    match error {
+        Error::Corrupt { path, offset, .. } => {
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), *offset)
+        }
+        other => panic!("expected damage, got {other:?}"),
+    }
+}
+
+/// The records of a segment: where each begins, and where it ends but for zeros.
+fn records(bytes: &[u8]) -> Vec<(usize, usize)> {
+    let mut records = Vec::new();
+    let mut at = 128;
+    while at + 32 <= bytes.len() && bytes[at..at + 8] != [0; 8] {
+        let key_len = usize::from(u16::from_le_bytes([bytes[at + 6], bytes[at + 7]]));
+        let value_len = u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap());
+        let end = at + 32 + key_len + usize::try_from(value_len).unwrap();
+        records.push((at, end));
+        at = end.next_multiple_of(8);
+    }
+    records
+}
+
+#[test]
+fn any_flipped_bit_in_a_victim_is_reported_where_it_is_and_everything_else_is_compacted() {
+    let disk = SimDisk::new();
+    filled(&disk, KEYS);
+    let name = disk.files().into_iter().find(|name| name.ends_with(".seg")).unwrap();
+    let records = records(&disk.read_file(&name).unwrap());
+    assert!(records.len() > 20);
+    for (begin, end) in records {
+        for at in (begin..end).step_by(11) {
+            let place = format!("byte {at} of the record from {begin} to {end}");
+            let disk = SimDisk::new();
+            let store = filled(&disk, KEYS);
+            disk.rot_bit(&name, at as u64, 3).unwrap();
+            let before = changed(&store, KEYS);
+            assert!(before.len() <= 1, "{place}");
+            let found = place_of(&store.compact().unwrap_err());
+            assert_eq!(found, (name.clone(), begin as u64), "{place}");
+            assert_eq!(place_of(&store.verify().unwrap_err()), found, "{place}");
+            assert!(disk.files().contains(&name), "{place}");
+            let report = store.compact().unwrap();
+            let stats = store.stats();
+            assert!(
+                report.segments_removed > 1 && stats.compaction.damaged_segments == 1,
+                "{place}: {stats:?}"
+            );
+            assert_eq!(store.compact().unwrap().passes, 0, "{place}");
+            // Four live values were in it; it is left, and what is written to.
+            assert!(disk.files().contains(&name), "{place}");
+            assert_eq!(changed(&store, KEYS), before, "{place}");
+            assert_eq!(place_of(&store.verify().unwrap_err()), found, "{place}");
+        }
+    }
+}
+
+#[test]
+fn the_background_reports_damage_once_and_goes_on_with_the_rest() {
+    let disk = SimDisk::new();
+    let store = filled(&disk, MANY);
+    let names = || disk.files().into_iter().filter(|name| name.ends_with(".seg"));
+    // In all segments that still hold something that is old and alive, so in the next ones to be compacted.
+    let damaged: Vec<_> = names().take(10).collect();
+    for name in &damaged {
+        let (begin, _) = records(&disk.read_file(name).unwrap())[5];
+        disk.rot_bit(name, begin as u64 + 40, 0).unwrap();
+    }
+    let mut reported = Vec::new();
+    let mut steps = 0;
+    let mut idle = 0;
+    while idle < 2 {
+        steps += 1;
+        assert!(steps < 1000, "it does not come to an end: {:?}", store.stats());
+        disk.advance_clock(Duration::from_secs(1));
+        match store.step() {
+            Ok(true) => idle = 0,
+            Ok(false) => {
+                idle += 1;
+                // A look is taken only after a write.
+                store.insert("more", "m").unwrap();
+            }
+            Err(error) => reported.push(place_of(&error).0),
+        }
+    }
+    let stats = store.stats();
+    let once: BTreeSet<_> = reported.iter().collect();
+    assert!(!once.is_empty() && once.len() == reported.len(), "{reported:?}, {stats:?}");
+    assert!(once.iter().all(|name| damaged.contains(name)), "{reported:?}");
+    assert_eq!(stats.compaction.damaged_segments, reported.len());
+    assert!(stats.compaction.segments_removed > 4 && stats.compaction.next_reason.is_none(), "{stats:?}");
+    damaged.iter().for_each(|name| assert!(names().any(|other| other == *name)));
+    assert!(changed(&store, MANY).len() <= damaged.len());
+}

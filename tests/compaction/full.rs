@@ -1,0 +1,140 @@
+//! A disk that is full, and a store that may take only so much: what fits is overwritten for ever, and removals always
+//! lead out.
+
+use std::collections::BTreeMap;
+
+use mapcask::sim::SimDisk;
+use mapcask::{Durability, Error, Options, Store};
+
+const PAGE: u64 = 4096;
+/// What a key takes.
+const RECORD: u64 = 128;
+
+fn options() -> Options {
+    Options::new().segment_bytes(PAGE).background(false)
+}
+
+fn value(key: u32, round: u32) -> Vec<u8> {
+    [key, round].map(u32::to_le_bytes).concat().repeat(11)
+}
+
+fn used(disk: &SimDisk) -> u64 {
+    let segments = disk.files().into_iter().filter(|name| name.contains(".seg"));
+    segments.map(|name| disk.read_file(&name).unwrap().len() as u64).sum()
+}
+
+/// Overwrites keys ten times; the numbers of the writes that they had last.
+fn overwrite(
+    disk: &SimDisk,
+    store: &Store,
+    keys: u32,
+    limit: u64,
+    order: &mut dyn FnMut() -> u32,
+) -> Vec<u32> {
+    let mut last = vec![0; usize::try_from(keys).unwrap()];
+    for n in 0..10 * keys {
+        let key = if n < keys { n } else { order() };
+        let written = store.insert(key.to_le_bytes(), value(key, n));
+        written.unwrap_or_else(|error| panic!("write {n} of {keys} keys: {error}, {:?}", store.stats()));
+        last[usize::try_from(key).unwrap()] = n;
+        assert!(store.stats().segment_bytes <= limit);
+        if n.is_multiple_of(500) {
+            assert!(used(disk) <= limit);
+            disk.forget_history();
+        }
+    }
+    assert!(store.stats().compaction.passes > 0);
+    last
+}
+
+fn check(store: &Store, last: &[u32]) {
+    for (key, n) in (0_u32..).zip(last) {
+        assert_eq!(store.get(key.to_le_bytes()).unwrap().as_deref(), Some(&*value(key, *n)), "{key}");
+    }
+}
+
+#[test]
+fn a_working_set_that_fits_is_overwritten_for_ever_under_a_limit() {
+    for (keys, pages) in [(300_u32, 4), (1200, 4), (300, 1)] {
+        for random in [false, true] {
+            let segment = pages * PAGE;
+            // Half as much again as is alive, and some segments: nobody but the writer is there to compact anything.
+            let limit = u64::from(keys) * RECORD * 3 / 2 + 6 * segment.max(2 * PAGE);
+            let disk = SimDisk::new();
+            let options = options().segment_bytes(segment).max_disk_bytes(limit);
+            let store = options.clone().open_on(&disk).unwrap();
+            let mut order = order(keys, random);
+            let last = overwrite(&disk, &store, keys, limit, &mut order);
+            check(&store, &last);
+            let killed = disk.kill();
+            check(&options.clone().open_on(&killed).unwrap(), &last);
+            store.close().unwrap();
+            check(&options.open_on(&disk).unwrap(), &last);
+        }
+    }
+}
+
+/// The keys one after the other, or any.
+fn order(keys: u32, random: bool) -> impl FnMut() -> u32 {
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut next = 0;
+    move || {
+        next += 1;
+        if random { rng.u32(0..keys) } else { next % keys }
+    }
+}
+
+#[test]
+fn removals_lead_out_of_a_full_disk_and_insertions_go_on() {
+    for durability in [Durability::Os, Durability::Disk] {
+        // One byte in sixteen of a segment is kept for removals: enough of them for a segment of such values.
+        for capacity in [10 * 16 * PAGE, 16 * 16 * PAGE] {
+            let disk = SimDisk::new();
+            let options = options().segment_bytes(16 * PAGE).durability(durability);
+            let store = options.clone().open_on(&disk).unwrap();
+            disk.set_capacity(Some(capacity));
+            let mut expected = BTreeMap::new();
+            for round in 0..6 {
+                // Until nothing fits any more, and then once more for each smaller size.
+                let mut key = round * 10_000;
+                for len in [900_usize, 800] {
+                    loop {
+                        key += 1;
+                        match store.insert(u32::to_le_bytes(key), vec![7; len]) {
+                            Ok(_) => drop(expected.insert(key, len)),
+                            Err(Error::NoSpace { .. }) => break,
+                            Err(other) => panic!("{other:?}"),
+                        }
+                        assert!(key < round * 10_000 + 5000, "the disk is never full");
+                    }
+                }
+                assert!(expected.len() > 20, "round {round}: {}", expected.len());
+                // The oldest ones, so that segments come to hold nothing alive: those need no room to be removed.
+                let count = expected.len() * 3 / 4;
+                let removed: Vec<_> = expected.keys().copied().take(count).collect();
+                for key in removed {
+                    let removed = store.remove(key.to_le_bytes());
+                    assert!(removed.unwrap_or_else(|error| panic!("round {round}, {key}: {error}")));
+                    expected.remove(&key);
+                }
+                check_lengths(&store, &expected);
+            }
+            disk.forget_history();
+            // An open makes a segment to write to.
+            disk.set_capacity(None);
+            check_lengths(&options.clone().open_on(&disk.kill()).unwrap(), &expected);
+            store.close().unwrap();
+            let store = options.open_on(&disk).unwrap();
+            check_lengths(&store, &expected);
+            store.verify().unwrap();
+        }
+    }
+}
+
+fn check_lengths(store: &Store, expected: &BTreeMap<u32, usize>) {
+    assert_eq!(store.len(), expected.len());
+    for (key, len) in expected {
+        let found = store.get(key.to_le_bytes()).unwrap();
+        assert_eq!(found.as_deref(), Some(&*vec![7; *len]), "{key}");
+    }
+}

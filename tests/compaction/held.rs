@@ -1,0 +1,141 @@
+//! What readers hold while everything under it is compacted, cleared, dropped and closed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+
+use mapcask::{Durability, Options, Store};
+
+use super::directory;
+
+const CHILD: &str = "MAPCASK_HELD_STORE";
+const KEYS: u32 = 600;
+
+fn options() -> Options {
+    Options::new().segment_bytes(16 << 10).background(false).durability(Durability::Os)
+}
+
+fn value(key: u32, round: u32) -> Vec<u8> {
+    [key, round].map(u32::to_le_bytes).concat().repeat(16)
+}
+
+fn fill(store: &mapcask::Keyspace, round: u32) {
+    for key in 0..KEYS {
+        store.insert(key.to_le_bytes(), value(key, round)).unwrap();
+    }
+}
+
+/// Mappings of a store's segments in this process, those of removed files included.
+#[cfg(target_os = "linux")]
+fn mappings(path: &Path) -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let path = path.to_str().unwrap();
+    maps.lines().filter(|line| line.contains(path) && line.contains(".seg")).count()
+}
+
+#[cfg(target_os = "linux")]
+fn hold(path: &Path) {
+    let store = options().open(path).unwrap();
+    let other = store.keyspace("other").unwrap();
+    fill(&store, 0);
+    fill(&other, 1);
+    let values: Vec<_> = (0..KEYS).map(|key| store.get(key.to_le_bytes()).unwrap().unwrap()).collect();
+    let others: Vec<_> = (0..KEYS).map(|key| other.get(key.to_le_bytes()).unwrap().unwrap()).collect();
+    let check = || {
+        for (key, (one, other)) in (0..).zip(values.iter().zip(&others)) {
+            assert!(**one == *value(key, 0) && **other == *value(key, 1), "{key}");
+        }
+    };
+    fill(&store, 2);
+    let full = mappings(path);
+    assert!(full > 15, "{full}");
+    assert!(store.compact().unwrap().segments_removed > 3);
+    check();
+    {
+        // A view holds the memory, and nobody up.
+        let view = store.view();
+        let seen = view.get(7_u32.to_le_bytes()).unwrap().unwrap();
+        let mut iter = store.iter();
+        let first = iter.next().unwrap().unwrap();
+        store.clear().unwrap();
+        assert!(store.drop_keyspace("other").unwrap());
+        fill(&store, 3);
+        assert!(store.compact().unwrap().segments_removed > 3);
+        assert_eq!(seen, value(7, 2));
+        let key = u32::from_le_bytes(first.0[..].try_into().unwrap());
+        assert_eq!(*first.1, *value(key, 2));
+        assert!(iter.all(|item| item.is_ok()));
+        check();
+    }
+    // Nothing but the values is in the way now.
+    let held = mappings(path);
+    store.clear().unwrap();
+    store.compact().unwrap();
+    check();
+    assert!(mappings(path) > store.stats().segments, "{held}");
+    drop((store, other));
+    check();
+    let rest = mappings(path);
+    drop(others);
+    let less = mappings(path);
+    assert!(less < rest && less > 0, "{rest}, then {less}");
+    drop(values);
+    assert_eq!(mappings(path), 0, "nothing is left of {full}");
+}
+
+/// In a process of its own: how soon memory goes depends on every reader in a process.
+#[cfg(target_os = "linux")]
+#[test]
+fn values_views_and_iterators_stay_valid_and_memory_goes_with_the_last_of_them() {
+    if let Some(path) = std::env::var_os(CHILD) {
+        return hold(Path::new(&path));
+    }
+    let directory = directory();
+    let name = "held::values_views_and_iterators_stay_valid_and_memory_goes_with_the_last_of_them";
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, directory.path().join("store"))
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn an_iteration_yields_each_key_once_while_values_are_overwritten_and_compacted() {
+    let directory = directory();
+    let store: Store = options().open(directory.path().join("store")).unwrap();
+    fill(&store, 0);
+    let done = AtomicBool::new(false);
+    let passes = thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in (1..).take_while(|_| !done.load(SeqCst)) {
+                fill(&store, round);
+            }
+        });
+        let compaction = scope.spawn(|| {
+            let mut passes = 0;
+            while !done.load(SeqCst) {
+                passes += store.compact().unwrap().passes;
+            }
+            passes
+        });
+        for _ in 0..200 {
+            let mut keys = BTreeSet::new();
+            for item in &store {
+                let (key, found) = item.unwrap();
+                let key = u32::from_le_bytes(key[..].try_into().unwrap());
+                let round = u32::from_le_bytes(found[4..8].try_into().unwrap());
+                assert_eq!(*found, *value(key, round));
+                assert!(keys.insert(key), "{key} came twice");
+            }
+            assert!(keys.into_iter().eq(0..KEYS));
+        }
+        done.store(true, SeqCst);
+        compaction.join().unwrap()
+    });
+    assert!(passes > 0);
+    store.verify().unwrap();
+}

@@ -1,0 +1,96 @@
+//! Stores that live shortly, and stores that become empty: neither grows.
+
+use std::time::Duration;
+
+use mapcask::sim::SimDisk;
+use mapcask::{Options, Store};
+
+const SEGMENT: u64 = 4096;
+const MOST_FILES: usize = 24;
+const MOST_BYTES: u64 = 100_000;
+
+fn options() -> Options {
+    Options::new().segment_bytes(SEGMENT).background(false)
+}
+
+/// How many files there are, and how many bytes they take as they were made.
+fn holdings(disk: &SimDisk) -> (usize, u64) {
+    let files = disk.files();
+    let bytes = files.iter().map(|name| disk.read_file(name).unwrap().len() as u64).sum();
+    (files.len(), bytes)
+}
+
+fn rest(disk: &SimDisk, store: &Store) {
+    loop {
+        disk.advance_clock(Duration::from_millis(10));
+        if !store.step().unwrap() && !store.rest_step().unwrap() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_store_that_is_opened_and_killed_a_thousand_times_does_not_grow() {
+    for writes in [false, true] {
+        let mut disk = SimDisk::new();
+        let mut most = (0, 0);
+        for n in 0..1000_u32 {
+            let store = options().open_on(&disk).unwrap();
+            if let Some(before) = n.checked_sub(1).filter(|_| writes) {
+                let found = store.get("key").unwrap();
+                assert_eq!(found.as_deref(), Some(&before.to_le_bytes()[..]));
+            }
+            if writes {
+                store.insert("key", n.to_le_bytes()).unwrap();
+            }
+            disk = disk.kill();
+            let (files, bytes) = holdings(&disk);
+            most = (most.0.max(files), most.1.max(bytes));
+        }
+        println!("with writes: {writes}, at most {most:?}");
+        // The lock, the control page, two manifests; of segments: those that wait to be looked after, those that an open has
+        // just merged or taken out, the active one and one that is ready.
+        assert!(most.0 <= MOST_FILES && most.1 <= MOST_BYTES, "{most:?}");
+    }
+}
+
+#[test]
+fn a_store_from_which_everything_is_removed_becomes_as_small_as_an_empty_one() {
+    let empty = SimDisk::new();
+    let store = options().open_on(&empty).unwrap();
+    rest(&empty, &store);
+    let (empty_files, empty_bytes) = holdings(&empty);
+    for way in 0..3 {
+        let disk = SimDisk::new();
+        let store = options().segment_bytes(16 * SEGMENT).open_on(&disk).unwrap();
+        let keyspace = store.keyspace("keyspace").unwrap();
+        for n in 0..4000_u32 {
+            store.insert(n.to_le_bytes(), [7; 100]).unwrap();
+            keyspace.insert(n.to_le_bytes(), [7; 10]).unwrap();
+        }
+        rest(&disk, &store);
+        assert!(holdings(&disk).1 > 20 * 16 * SEGMENT / 2);
+        match way {
+            0 => (0..4000_u32).for_each(|n| {
+                assert!(store.remove(n.to_le_bytes()).unwrap());
+                assert!(keyspace.remove(n.to_le_bytes()).unwrap());
+            }),
+            1 => {
+                store.clear().unwrap();
+                keyspace.clear().unwrap();
+            }
+            _ => {
+                store.clear().unwrap();
+                assert!(store.drop_keyspace("keyspace").unwrap());
+            }
+        }
+        rest(&disk, &store);
+        let (files, bytes) = holdings(&disk);
+        println!("way {way}: {files} files, {bytes} bytes; an empty store {empty_files}, {empty_bytes}");
+        assert_eq!(files, empty_files, "way {way}: {:?}", disk.files());
+        // The segment that is written to is of the smallest size of these options; a manifest keeps its length.
+        let least = empty_bytes + 15 * SEGMENT;
+        assert!((least..least + SEGMENT).contains(&bytes), "way {way}: {bytes}, empty {empty_bytes}");
+        assert_eq!(store.stats().keys, 0);
+    }
+}

@@ -1,0 +1,231 @@
+//! Passes over some of the segments, in every order: no removed key is back, whatever the order and wherever it is cut
+//! short.
+//!
+//! What a pass leaves out must be hidden for good by what it keeps, and nothing durable may rest on what is not. So at
+//! every step of every pass the process dies, the power fails, and what is found is compared with the history of writes.
+
+use std::collections::BTreeSet;
+
+use mapcask::sim::{Script, Seeded, SimDisk, Tears};
+use mapcask::{Durability, Store};
+
+use super::model_support::{History, State, Write, content, number_from_env, open};
+
+/// Keys of the histories: few, so that most records are overwritten or removed.
+const KEYS: u8 = 50;
+
+/// A store with a history.
+struct Rig {
+    disk: SimDisk,
+    store: Store,
+    history: History,
+}
+
+fn write(store: &Store, history: &mut History, random: &mut fastrand::Rng) {
+    let key = format!("{:02}", random.u8(0..KEYS));
+    let write = if random.u8(0..5) < 2 {
+        Write::remove("", &key)
+    } else {
+        Write::insert("", &key, vec![random.u8(..); random.usize(0..200)])
+    };
+    let said = write.run(store).unwrap();
+    assert_eq!(said, history.write(&write));
+}
+
+/// The numbers of the segments that there are.
+fn segments(disk: &SimDisk) -> Vec<u64> {
+    let numbers = disk
+        .files()
+        .into_iter()
+        .filter_map(|name| name.strip_suffix(".seg").map(|number| number.parse().unwrap()));
+    numbers.collect()
+}
+
+impl Rig {
+    /// Writes until so many segments are sealed, and a few more times what is not durable.
+    fn new(seed: u64, sealed: usize) -> (Self, Vec<u64>) {
+        let disk = SimDisk::with_seed(seed);
+        let store = open(&disk, Durability::Os).unwrap();
+        let mut history = History::new();
+        let mut random = fastrand::Rng::with_seed(seed);
+        // One more than is sealed is written to.
+        while store.stats().segments - store.stats().ready_segments <= sealed {
+            write(&store, &mut history, &mut random);
+        }
+        store.flush().unwrap();
+        while store.step().unwrap() {}
+        history.make_durable();
+        history.forget();
+        for _ in 0..8 {
+            write(&store, &mut history, &mut random);
+        }
+        disk.forget_history();
+        let mut victims = segments(&disk);
+        victims.truncate(sealed);
+        (Self { disk, store, history }, victims)
+    }
+
+    fn check(&self) {
+        assert!(content(&self.store) == *self.history.now());
+    }
+
+    /// Goes on with what an end left.
+    fn go_on(&mut self, disk: &SimDisk, judge: impl Fn(&State) -> Result<History, String>, place: &str) {
+        self.disk = disk.clone();
+        self.store = open(disk, Durability::Os).unwrap_or_else(|error| panic!("{place}: {error:?}"));
+        self.history =
+            judge(&content(&self.store)).unwrap_or_else(|complaint| panic!("{place}: {complaint}"));
+    }
+
+    /// One pass; those segments that it made.
+    fn pass(&mut self, victims: &[u64]) -> Vec<u64> {
+        let before: BTreeSet<_> = segments(&self.disk).into_iter().collect();
+        let report = self.store.compact_segments(victims, |_| true).unwrap();
+        assert_eq!((report.passes, report.segments_removed), (1, victims.len() as u64), "{victims:?}");
+        self.history.make_durable();
+        self.check();
+        let after = segments(&self.disk).into_iter().filter(|id| !before.contains(id));
+        after.collect()
+    }
+
+    /// One pass; whatever it is cut short by, the store is as it was.
+    fn pass_with_ends(&mut self, victims: &[u64], seed: u64) -> Vec<u64> {
+        self.disk.forget_history();
+        let before = self.history.clone();
+        let made = self.pass(victims);
+        for (number, at) in self.disk.positions().into_iter().enumerate() {
+            let point = self.disk.crash_point(at, Tears::Any);
+            let is_third = |end: usize| (number + end).is_multiple_of(3);
+            let place = format!("{victims:?}, {at:?}");
+            check_end(&point.kill(), is_third(0), |found| before.check_kill(found, 0), &place);
+            let cut = point.cut_power(&mut Seeded::new(seed));
+            check_end(&cut, is_third(1), |found| before.check_cut(found), &place);
+        }
+        // Nothing that was durable before may rest on what was not.
+        let cut = self.disk.crash_at(self.disk.position(), Tears::None, &mut Script::new([]));
+        check_end(&cut, true, |found| self.history.check_cut(found), "the power fails right behind the pass");
+        made
+    }
+}
+
+/// Opens what an end left, compares; and where asked for compacts all of it and compares again.
+fn check_end(disk: &SimDisk, go_on: bool, judge: impl Fn(&State) -> Result<History, String>, place: &str) {
+    let store = open(disk, Durability::Os).unwrap_or_else(|error| panic!("{place}: {error:?}"));
+    let found = content(&store);
+    judge(&found).unwrap_or_else(|complaint| panic!("{place}: {complaint}"));
+    if go_on {
+        store.compact().unwrap();
+        assert!(content(&store) == found, "{place}: compacted");
+        store.close().unwrap();
+        let store = open(disk, Durability::Os).unwrap();
+        assert!(content(&store) == found, "{place}: closed and opened");
+    }
+}
+
+/// Every order of the places 0..count.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    if count == 0 {
+        return vec![Vec::new()];
+    }
+    let shorter = orders(count - 1);
+    let longer = shorter.iter().flat_map(|order| {
+        (0..=order.len()).map(|at| {
+            let mut order = order.clone();
+            order.insert(at, count - 1);
+            order
+        })
+    });
+    longer.collect()
+}
+
+#[test]
+fn passes_over_single_segments_in_every_order_bring_nothing_back_wherever_they_end() {
+    let mut passes = BTreeSet::new();
+    for order in orders(4) {
+        let (mut rig, victims) = Rig::new(1, 4);
+        assert_eq!(victims.len(), 4);
+        let mut made = Vec::new();
+        for (at, victim) in order.iter().enumerate() {
+            // Orders that begin alike are alike so far.
+            made.extend(if passes.insert(order[..=at].to_vec()) {
+                rig.pass_with_ends(&[victims[*victim]], at as u64)
+            } else {
+                rig.pass(&[victims[*victim]])
+            });
+        }
+        // What was made is compacted like anything else.
+        rig.store.flush().unwrap();
+        assert!(!made.is_empty());
+        let (last, others) = made.split_last().unwrap();
+        rig.pass(&[*last]);
+        if !others.is_empty() {
+            rig.pass(others);
+        }
+    }
+    assert_eq!(passes.len(), 4 + 12 + 24 + 24);
+}
+
+#[test]
+fn passes_over_any_segments_among_writes_and_ends_bring_nothing_back() {
+    for seed in 0..number_from_env("MAPCASK_WALKS", 60) {
+        let (mut rig, _) = Rig::new(seed, 4 + usize::try_from(seed % 4).unwrap());
+        let mut random = fastrand::Rng::with_seed(seed);
+        for step in 0..40 {
+            let place = format!("seed {seed}, step {step}");
+            match random.u8(0..10) {
+                0..=4 => {
+                    // Outputs of earlier passes among them.
+                    let mut victims = segments(&rig.disk);
+                    victims.retain(|_| random.u8(0..3) == 0);
+                    rig.disk.forget_history();
+                    let before = rig.history.clone();
+                    let report = rig.store.compact_segments(&victims, |_| true).unwrap();
+                    let positions = rig.disk.positions();
+                    let at = positions[random.usize(0..positions.len())];
+                    if report.passes > 0 {
+                        rig.history.make_durable();
+                        rig.check();
+                    }
+                    let point = rig.disk.crash_point(at, Tears::Any);
+                    match random.u8(0..4) {
+                        0 => rig.go_on(&point.kill(), |found| before.check_kill(found, 0), &place),
+                        1 => {
+                            let cut = point.cut_power(&mut Seeded::new(random.u64(..)));
+                            rig.go_on(&cut, |found| before.check_cut(found), &place);
+                        }
+                        _ => {}
+                    }
+                }
+                5 => {
+                    rig.store.flush().unwrap();
+                    rig.history.make_durable();
+                    while rig.store.step().unwrap() {}
+                }
+                _ => (0..random.usize(0..30)).for_each(|_| write(&rig.store, &mut rig.history, &mut random)),
+            }
+        }
+        rig.store.compact().unwrap();
+        rig.check();
+        assert_eq!(rig.store.stats().compaction.kept_removal_bytes, 0);
+        rig.store.verify().unwrap();
+    }
+}
+
+#[test]
+fn a_durable_value_whose_removal_is_not_durable_survives_a_pass_and_a_power_cut_or_is_gone_for_good() {
+    for removed in [false, true] {
+        let (mut rig, victims) = Rig::new(7, 2);
+        rig.store.flush().unwrap();
+        rig.history.make_durable();
+        let keys: Vec<_> = rig.store.iter().map(|item| item.unwrap().0.to_vec()).collect();
+        for key in keys {
+            let key = std::str::from_utf8(&key).unwrap();
+            let write = if removed { Write::remove("", key) } else { Write::insert("", key, "new") };
+            write.run(&rig.store).unwrap();
+            rig.history.write(&write);
+        }
+        for victim in victims {
+            rig.pass_with_ends(&[victim], 3);
+        }
+    }
+}

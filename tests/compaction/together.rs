@@ -1,0 +1,142 @@
+//! Compaction beside whoever is there: writers, other compactions, a store that is closed or poisoned, and callers who
+//! change their mind.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+
+use mapcask::sim::{Fault, Operation, SimDisk};
+use mapcask::{Error, Options, Store};
+
+use super::{contents, directory};
+
+const WRITERS: u32 = 4;
+const KEYS: u32 = 100;
+
+fn options() -> Options {
+    Options::new().segment_bytes(16 << 10)
+}
+
+fn key(writer: u32, n: u32) -> Vec<u8> {
+    [writer, n].map(u32::to_le_bytes).concat()
+}
+
+fn value(round: u32) -> Vec<u8> {
+    round.to_le_bytes().repeat(20)
+}
+
+/// Writes every key of a writer in each round, and removes some.
+fn write(store: &Store, writer: u32, rounds: u32) {
+    for round in 0..rounds {
+        for n in 0..KEYS {
+            store.insert(key(writer, n), value(round)).unwrap();
+        }
+        for n in (0..KEYS).filter(|n| n % 7 == round % 7) {
+            assert!(store.remove(key(writer, n)).unwrap());
+        }
+    }
+}
+
+fn expected(rounds: u32) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let round = rounds - 1;
+    let of =
+        |writer| (0..KEYS).filter(move |n| n % 7 != round % 7).map(move |n| (key(writer, n), value(round)));
+    (0..WRITERS).flat_map(of).collect()
+}
+
+#[test]
+fn compactions_at_once_beside_writers_lose_nothing() {
+    for background in [false, true] {
+        let directory = directory();
+        let store = options().background(background).open(directory.path().join("store")).unwrap();
+        let done = AtomicBool::new(false);
+        let passes = thread::scope(|scope| {
+            let compactions: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut passes = 0;
+                        while !done.load(SeqCst) {
+                            passes += store.compact().unwrap().passes;
+                        }
+                        passes
+                    })
+                })
+                .collect();
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|writer| {
+                    scope.spawn({
+                        let store = store.clone();
+                        move || write(&store, writer, 40)
+                    })
+                })
+                .collect();
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
+            done.store(true, SeqCst);
+            compactions.into_iter().map(|compaction| compaction.join().unwrap()).sum::<u64>()
+        });
+        assert!(passes > 0);
+        assert_eq!(contents(&store), expected(40));
+        store.compact().unwrap();
+        assert_eq!(store.compact().unwrap().passes, 0);
+        assert_eq!(contents(&store), expected(40));
+        store.verify().unwrap();
+        store.clone().close().unwrap();
+        assert!(matches!(store.compact(), Err(Error::Closed)));
+        let store = options().open(directory.path().join("store")).unwrap();
+        assert_eq!(contents(&store), expected(40));
+    }
+}
+
+#[test]
+fn a_poisoned_store_refuses_to_compact_and_keeps_what_it_has() {
+    let disk = SimDisk::new();
+    let store = options().background(false).open_on(&disk).unwrap();
+    (0..WRITERS).for_each(|writer| write(&store, writer, 5));
+    disk.fail_nth(Some(Operation::SyncRange), 1, Fault::Io, false);
+    let first = store.compact().unwrap_err();
+    assert!(matches!(first, Error::Poisoned { .. }), "{first:?}");
+    disk.clear_faults();
+    let again = store.compact().unwrap_err();
+    assert_eq!(again.to_string(), first.to_string());
+    assert_eq!(contents(&store), expected(5));
+    drop(store);
+    let store = options().background(false).open_on(&disk).unwrap();
+    assert_eq!(contents(&store), expected(5));
+    store.compact().unwrap();
+    assert_eq!(contents(&store), expected(5));
+}
+
+#[test]
+fn a_compaction_that_is_called_off_at_any_moment_leaves_nothing_half_done() {
+    for limit in 1.. {
+        let disk = SimDisk::new();
+        let store = options().background(false).open_on(&disk).unwrap();
+        (0..WRITERS).for_each(|writer| write(&store, writer, 5));
+        let mut calls = 0;
+        let report = store.compact_with(|_| {
+            calls += 1;
+            calls != limit
+        });
+        let report = report.unwrap();
+        assert!(!store.stats().compaction.running);
+        let named = store.stats().segments;
+        let files = disk.files();
+        assert_eq!(
+            files.iter().filter(|name| name.ends_with(".seg")).count(),
+            named,
+            "call {limit}: {files:?}"
+        );
+        assert!(!files.iter().any(|name| name.ends_with(".tmp")), "call {limit}: {files:?}");
+        assert_eq!(contents(&store), expected(5), "call {limit}");
+        let killed = options().background(false).open_on(&disk.kill()).unwrap();
+        assert_eq!(contents(&killed), expected(5), "call {limit}");
+        let rest = store.compact().unwrap();
+        assert_eq!(contents(&store), expected(5), "call {limit}");
+        assert_eq!(store.compact().unwrap().passes, 0);
+        assert!(report.passes + rest.passes > 0);
+        if calls < limit {
+            assert!(limit > 5, "it was asked {calls} times");
+            break;
+        }
+    }
+}

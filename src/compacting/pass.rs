@@ -116,9 +116,10 @@ impl Engine {
             return Ok(());
         }
         self.shared.commit.check()?;
-        segment.sync(from, to).inspect_err(|error| {
+        segment.sync(from, to).or_else(|error| {
             // The kernel tells of a lost write once, so this was the sync that counts.
-            self.shared.commit.poison(error.clone());
+            self.shared.commit.poison(error);
+            self.shared.commit.check()
         })
     }
 

@@ -100,7 +100,6 @@ fn workload() -> Vec<Piece> {
         across("k", "last"),
         Piece::Background,
         insert("h", 3000),
-        Piece::Compact,
         Piece::Flush,
         Piece::Close,
     ]

@@ -116,10 +116,10 @@ impl Engine {
             return Ok(());
         }
         self.shared.commit.check()?;
-        segment.sync(from, to).map_err(|error| {
+        segment.sync(from, to).or_else(|error| {
             // The kernel tells of a lost write once, so this was the sync that counts.
-            self.shared.commit.poison(error.clone());
-            self.shared.commit.check().err().unwrap_or(error)
+            self.shared.commit.poison(error);
+            self.shared.commit.check()
         })
     }
 

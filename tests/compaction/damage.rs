@@ -76,7 +76,7 @@ fn any_flipped_bit_in_a_victim_is_reported_where_it_is_and_everything_else_is_co
     let records = records(&disk.read_file(&name).unwrap());
     assert!(records.len() > 20);
     for (begin, end) in records {
-        for at in (begin..end).step_by(11) {
+        for at in (begin..end).step_by(19) {
             let place = format!("byte {at} of the record from {begin} to {end}");
             let disk = SimDisk::new();
             let store = filled(&disk, KEYS);

@@ -295,47 +295,4 @@ mod tests {
         assert_eq!(writing.step(&dir).unwrap(), Step::Abandoned);
         assert!(dir.list().unwrap().is_empty());
     }
-
-    /// What an open and a first get cost, and what a writer pays for an image. Run by hand, in a release build.
-    #[test]
-    #[ignore = "a measurement"]
-    fn costs() {
-        use std::time::Instant;
-        let (_temporary, dir) = scratch();
-        for count in [100_000, 1_000_000, 10_000_000u64] {
-            let mut writers = [filled(count)];
-            write(&dir, &mut writers);
-            for _ in 0..3 {
-                let begun = Instant::now();
-                let opened = Opened::open(&dir, 1).unwrap();
-                let indexes = opened.indexes().unwrap();
-                let open = begun.elapsed();
-                assert!(get(&indexes[0].0, count / 3).is_some());
-                let first = begun.elapsed();
-                let numbers = (0..10_000).map(|n| n * 7919 % count);
-                assert!(numbers.clone().all(|number| get(&indexes[0].0, number).is_some()));
-                let gets = begun.elapsed() - first;
-                let begun = Instant::now();
-                indexes[0].0.bring_all().unwrap();
-                let rest = begun.elapsed();
-                eprintln!(
-                    "{count}: open {open:?}, first get at {first:?}, 10^4 gets {gets:?}, rest {rest:?}"
-                );
-            }
-            let key = hash_key();
-            let replace = |writer: &mut IndexWriter, number: u64| {
-                let location = Location::from_bits(number + 1);
-                assert!(writer.replace(key.hash(&number.to_le_bytes()), location, location));
-            };
-            for image in [false, true, false] {
-                let taken = image.then(|| begin(&mut writers, usize::MAX));
-                let begun = Instant::now();
-                (0..1_000_000).for_each(|n| replace(&mut writers[0], n * 7919 % count));
-                let bytes = writers[0].index().memory_bytes();
-                eprintln!("{count}: image {image}: 10^6 replaces {:?}, {bytes} bytes", begun.elapsed());
-                drop(taken);
-            }
-            dir.unlink("INDEX-000001").unwrap();
-        }
-    }
 }

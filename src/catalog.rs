@@ -343,6 +343,27 @@ impl Catalog {
         old
     }
 
+    /// Gives a keyspace another index that holds the same; called under the writer mutex. Searches of the one before fail
+    /// from then on.
+    pub(crate) fn reindex(&self, indexes: &mut Indexes, keyspace: &Arc<Keyspace>, index: IndexWriter) {
+        let pin = crate::epoch::pin();
+        let Some(was) = keyspace.contents(&pin) else { return };
+        let contents = Contents {
+            id: was.id,
+            index: Arc::clone(index.index()),
+            slot: was.slot,
+            // Relaxed, both: only the holder of the writer mutex changes them.
+            keys: AtomicU64::new(was.keys.load(Ordering::Relaxed)),
+            live_bytes: AtomicU64::new(was.live_bytes.load(Ordering::Relaxed)),
+            begin: was.begin,
+            versions: Arc::clone(&was.versions),
+        };
+        let before = std::mem::replace(&mut indexes.of(was).index, index);
+        keyspace.contents.replace(Some(Box::new(contents)));
+        before.index().supersede();
+        self.retired.lock().push(Arc::clone(keyspace));
+    }
+
     /// Takes a keyspace away, and returns its index; called under the writer mutex.
     pub(crate) fn drop_keyspace(
         &self,

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::bell::Bell;
 use crate::catalog::{Catalog, Contents, Indexes, Keyspace};
+use crate::checkpoint::state::Imaging;
 use crate::compaction::Compaction;
 use crate::control_page::ControlPage;
 use crate::epoch::Pin;
@@ -23,8 +24,9 @@ use crate::format::manifest::{Manifest, State};
 use crate::format::record::{Place, payload_sum};
 use crate::format::{Defect, Seq};
 use crate::fs::Lock;
+use crate::index::Index;
 use crate::location::Location;
-use crate::log::{Full, LogWriter, execute};
+use crate::log::{Full, LogWriter, Piece, execute};
 use crate::mapping::liveness::Liveness;
 use crate::mapping::space::Record;
 use crate::moment::Progress;
@@ -84,6 +86,7 @@ pub(crate) struct Engine {
     pub(crate) report: RecoveryReport,
     pub(crate) bell: Bell,
     pub(crate) compaction: Compaction,
+    pub(crate) imaging: Imaging,
     control: ControlPage,
     /// What an unclean end left to be written again.
     pub(crate) unproven: Mutex<Vec<Unproven>>,
@@ -121,6 +124,8 @@ impl Engine {
         let (segment, offset) = log.position();
         provision.set_active(segment, offset);
         let counters = Counters { wakes: AtomicU64::new(0), full: AtomicU64::new(0) };
+        let loaded = keyspaces.iter().map(|loaded| loaded.slot.index.index());
+        let imaging = Imaging::new(opened.image.as_ref(), loaded);
         let (catalog, indexes) = Catalog::new(keyspaces, pending);
         Ok(Self {
             shared,
@@ -137,6 +142,7 @@ impl Engine {
             report: opened.report,
             bell: Bell::default(),
             compaction: Compaction::default(),
+            imaging,
             control,
             unproven: Mutex::new(opened.unproven),
             sealing: Mutex::new(Sealing::default()),
@@ -188,11 +194,16 @@ impl Engine {
                 if !record.is_put() {
                     self.check_record(&record)?;
                 }
+                self.check_first(&contents.index, hash, location, &record)?;
                 return Ok(record.is_put().then_some(record));
             }
             match self.visibility.before(location, pin) {
                 Some(Before::Absent) => return Ok(None),
-                Some(Before::At(location)) => return Ok(Some(self.record(location, pin)?)),
+                Some(Before::At(location)) => {
+                    let record = self.record(location, pin)?;
+                    self.check_former(&contents.index, &record)?;
+                    return Ok(Some(record));
+                }
                 // No batch has such a number: the header has rotted.
                 None if record.seq() > Seq::MAX => {
                     return Err(self.damage_of(&record, Defect::HeaderChecksum));
@@ -226,18 +237,66 @@ impl Engine {
     /// `Corrupt`.
     #[cold]
     pub(crate) fn check_record(&self, record: &Record<'_>) -> Result<()> {
-        let (mapping, offset) = record.place();
-        let place = Place { nonce: mapping.nonce(), offset: offset as u64 };
-        let sum = record.header().payload_sum;
-        // The lengths were compared with what is published when the record was found.
-        let room = record.header().size();
-        if record.raw_header().validate(place, room).is_err() {
-            return Err(self.damage_of(record, Defect::HeaderChecksum));
-        }
-        if payload_sum(record.key(), record.value()) != sum {
+        self.check_header(record)?;
+        if payload_sum(record.key(), record.value()) != record.header().payload_sum {
             return Err(self.damage_of(record, Defect::PayloadChecksum));
         }
         Ok(())
+    }
+
+    /// Verifies a record that the index leads to, unless that was done since this open: where the index came from an image,
+    /// nothing has read the record yet.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
+    #[inline]
+    pub(crate) fn check_first(
+        &self,
+        index: &Index,
+        hash: Hash,
+        location: Location,
+        record: &Record<'_>,
+    ) -> Result<()> {
+        if index.is_from_image() { self.check_unless_verified(index, hash, location, record) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn check_unless_verified(
+        &self,
+        index: &Index,
+        hash: Hash,
+        location: Location,
+        record: &Record<'_>,
+    ) -> Result<()> {
+        if index.is_verified(hash, location) {
+            return Ok(());
+        }
+        self.check_record(record)?;
+        index.set_verified(hash, location);
+        Ok(())
+    }
+
+    /// As [`Engine::check_first`], for what the index no longer leads to.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
+    pub(crate) fn check_former(&self, index: &Index, record: &Record<'_>) -> Result<()> {
+        if index.is_from_image() { self.check_record(record) } else { Ok(()) }
+    }
+
+    /// Verifies the header of a record: what its lengths count for.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
+    pub(crate) fn check_header(&self, record: &Record<'_>) -> Result<()> {
+        let (mapping, offset) = record.place();
+        let place = Place { nonce: mapping.nonce(), offset: offset as u64 };
+        // The lengths were compared with what is published when the record was found.
+        let valid = record.raw_header().validate(place, record.header().size());
+        valid.map(drop).map_err(|_| self.damage_of(record, Defect::HeaderChecksum))
     }
 
     /// Names the file and the offset of a record that does not verify.
@@ -279,6 +338,24 @@ impl Engine {
         *self.dirty_since.lock() = None;
         crate::trace::synced(plan.upto().0, plan.bytes());
         Ok(plan.upto())
+    }
+
+    /// Has a piece of the log written back ahead of the sync that counts, so that this finds little to do.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`.
+    pub(crate) fn write_back(&self, (segment, from, to): Piece) -> Result<()> {
+        // Durable meanwhile as a whole, where it has no file any more.
+        if segment.file().is_none() {
+            return Ok(());
+        }
+        self.shared.commit.check()?;
+        segment.sync(from, to).or_else(|error| {
+            // The kernel tells of a lost write once, so this was the sync that counts.
+            self.shared.commit.poison(error);
+            self.shared.commit.check()
+        })
     }
 
     /// Waits until a write is as durable as it is to be.
@@ -392,6 +469,11 @@ impl Engine {
         // The flush was followed by a watermark; the second one makes the very end durable, and is followed by none.
         self.shared.commit.run(|| self.sync_once())?;
         let sealed = self.seal();
+        if let Err(error) = self.image_at_close() {
+            // The next open reads more.
+            self.shared.commit.check()?;
+            crate::trace::image_failed(&error);
+        }
         let writer = self.writer.lock();
         let (segment, offset) = writer.log.position();
         let last_seq = writer.log.last_seq();

@@ -343,10 +343,6 @@ mod bell;
 #[cfg(feature = "bytes")]
 mod bytes;
 mod catalog;
-#[cfg_attr(
-    any(not(test), loom),
-    expect(dead_code, reason = "the parts are here before the engine uses them")
-)]
 mod checkpoint;
 #[cfg(feature = "serde")]
 mod codec;
@@ -366,6 +362,7 @@ mod fs;
 mod guarded;
 mod handle;
 mod helper;
+mod imaging;
 mod index;
 mod keyspace;
 mod keyspaces;
@@ -381,6 +378,7 @@ mod read;
 mod recovery;
 mod salvage;
 mod segment;
+mod segment_file;
 mod snapshot;
 mod stats;
 mod store;

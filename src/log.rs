@@ -104,11 +104,14 @@ pub(crate) struct Full {
     pub(crate) last_seq: Seq,
 }
 
+/// A piece of the log: the segment, the first and the last byte.
+pub(crate) type Piece = (Arc<Segment>, u64, u64);
+
 /// What one sync is to make durable.
 #[derive(Debug)]
 pub(crate) struct SyncPlan {
     /// Segment, first and last byte, in log order; the active segment is the last.
-    ranges: Vec<(Arc<Segment>, u64, u64)>,
+    ranges: Vec<Piece>,
     /// The sequence number of the last record in them.
     upto: Seq,
 }
@@ -120,7 +123,7 @@ impl SyncPlan {
     }
 
     /// What it makes durable in pieces of at most so many bytes, from the end.
-    pub(crate) fn pieces(&self, len: u64) -> Vec<(Arc<Segment>, u64, u64)> {
+    pub(crate) fn pieces(&self, len: u64) -> Vec<Piece> {
         let mut pieces = Vec::new();
         for (segment, from, to) in &self.ranges {
             let starts = (*from..*to).step_by(usize::try_from(len).unwrap_or(usize::MAX));

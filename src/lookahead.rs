@@ -41,10 +41,27 @@ impl Engine {
         self.liveness.check()?;
         let len = out.len();
         out.reserve(keys.len());
+        loop {
+            match self.try_many(keyspace, keys, pin, out, &give) {
+                Err(error) if self.mends(&error)? => out.truncate(len),
+                other => return other,
+            }
+        }
+    }
+
+    fn try_many<'p, T>(
+        &'p self,
+        keyspace: &'p Keyspace,
+        keys: &[impl AsRef<[u8]>],
+        pin: &'p Pin,
+        out: &mut Vec<Option<T>>,
+        give: &impl Fn(Record<'p>) -> T,
+    ) -> Result<()> {
+        let len = out.len();
         for _ in 0..ATTEMPTS {
             let start = self.progress.now();
             let one_moment = || self.progress.is_still(start);
-            if self.read_all(keyspace, keys, pin, out, &give, one_moment)? {
+            if self.read_all(keyspace, keys, pin, out, give, one_moment)? {
                 return Ok(());
             }
             out.truncate(len);
@@ -52,7 +69,7 @@ impl Engine {
         // Writers leave no gap. The caller's code does not run under their lock.
         let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
         let _quiet = self.writer.lock();
-        self.read_all(keyspace, &keys, pin, out, &give, || true).map(drop)
+        self.read_all(keyspace, &keys, pin, out, give, || true).map(drop)
     }
 
     /// Reads many keys, as long as what was read was there at one moment; whether that held. On an error `out` is as
@@ -148,19 +165,26 @@ impl Engine {
     /// As [`Keyspace::try_get`](crate::Keyspace::try_get).
     pub(crate) fn try_get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<TryGet> {
         self.liveness.check()?;
+        loop {
+            match self.is_near(keyspace, key) {
+                Ok(true) => return self.get_value(keyspace, key).map(TryGet::Ready),
+                Ok(false) => return Ok(TryGet::NotResident),
+                Err(error) if self.mends(&error)? => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether every record that a get may have to compare is in memory.
+    fn is_near(&self, keyspace: &Keyspace, key: &[u8]) -> Result<bool> {
         let pin = epoch::pin();
         let contents = self.contents(keyspace, &pin)?;
         let mut absent = false;
         contents.index.find(self.hash_of(key), |location| {
-            // Every record that a get may have to compare.
             let resident = self.shared.space.bring_in(location, &pin);
             absent |= !resident.map_err(|error| Error::io("ask about", self.shared.dir.path(), error))?;
             Ok::<bool, Error>(false)
         })?;
-        if absent {
-            return Ok(TryGet::NotResident);
-        }
-        drop(pin);
-        self.get_value(keyspace, key).map(TryGet::Ready)
+        Ok(!absent)
     }
 }

@@ -58,6 +58,7 @@ pub struct Options {
     pub(crate) background: Background,
     pub(crate) compaction: bool,
     pub(crate) compaction_bytes_per_second: Option<u64>,
+    pub(crate) image_bytes: u64,
     pub(crate) create: bool,
 }
 
@@ -85,6 +86,7 @@ impl Options {
             background: Background::from(true),
             compaction: true,
             compaction_bytes_per_second: None,
+            image_bytes: 256 << 20,
             create: true,
         }
     }
@@ -236,6 +238,26 @@ impl Options {
     #[must_use]
     pub fn compaction_bytes_per_second(mut self, bytes: u64) -> Self {
         self.compaction_bytes_per_second = Some(bytes);
+        self
+    }
+
+    /// How much an open after a kill may have to read before the background makes an image of the index, in bytes.
+    /// Default: 256 MiB, which takes about a quarter of a second to read.
+    ///
+    /// What counts is what was written to the log and moved by compaction since the last image; and an image is
+    /// made only once that is four times as much as the image takes (about 16 bytes per key). Making one reads no log,
+    /// and makes durable what it shows. A close makes one for itself.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Options::new().image_bytes(64 << 20).open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "checkpoint")]
+    #[must_use]
+    pub fn image_bytes(mut self, bytes: u64) -> Self {
+        self.image_bytes = bytes;
         self
     }
 

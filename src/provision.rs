@@ -22,7 +22,8 @@ use crate::manifest_store::ManifestStore;
 use crate::mapping::PAGE_SIZE;
 use crate::mapping::space::Space;
 use crate::options::Options;
-use crate::segment::{Plan, Regime, Segment, unlink_segment};
+use crate::segment::{Plan, Regime, Segment};
+use crate::segment_file::unlink_segment;
 use crate::trace;
 
 /// How far ahead of the writer pages are made ready, in bytes.

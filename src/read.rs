@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::catalog::{Contents, Keyspace};
 use crate::engine::{Engine, dropped};
 use crate::epoch::{self, Pin};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::hash::Hash;
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::index::scan::Cursor;
@@ -218,11 +218,33 @@ impl Engine {
         self.liveness.check()?;
         let contents = self.contents(keyspace, pin)?;
         let hash = self.hash_key.hash(key);
-        let record = self.lookup(contents, hash, key, pin)?;
+        let record = match self.lookup(contents, hash, key, pin) {
+            Ok(record) => record,
+            Err(error) => self.get_mended(keyspace, hash, key, pin, error)?,
+        };
         if let (true, Some(record)) = (self.options.verify_reads, &record) {
             self.check_record(record)?;
         }
         Ok(record)
+    }
+
+    /// The newest visible record, for a lookup that failed: a damaged image is no reason not to find it.
+    #[cold]
+    fn get_mended<'p>(
+        &'p self,
+        keyspace: &'p Keyspace,
+        hash: Hash,
+        key: &[u8],
+        pin: &'p Pin,
+        mut error: Error,
+    ) -> Result<Option<Record<'p>>> {
+        while self.mends(&error)? {
+            match self.lookup(self.contents(keyspace, pin)?, hash, key, pin) {
+                Err(next) => error = next,
+                found => return found,
+            }
+        }
+        Err(error)
     }
 
     /// An owned value.
@@ -269,11 +291,18 @@ impl Engine {
             if !record.is_put() {
                 self.check_record(&record)?;
             }
+            if contents.index.is_from_image() {
+                self.check_first(&contents.index, self.hash_of(record.key()), location, &record)?;
+            }
             return Ok(record.is_put().then_some(record));
         }
         match self.visibility.before(location, pin) {
             Some(Before::Absent) => Ok(None),
-            Some(Before::At(location)) => Ok(Some(self.record(location, pin)?)),
+            Some(Before::At(location)) => {
+                let record = self.record(location, pin)?;
+                self.check_former(&contents.index, &record)?;
+                Ok(Some(record))
+            }
             // The batch ended meanwhile: what the key has now.
             None => self.lookup(contents, self.hash_of(record.key()), record.key(), pin),
         }
@@ -391,19 +420,23 @@ impl Iterator for Iter {
                 return Some(Err(error));
             }
             let pin = epoch::pin();
-            let contents = match still(&self.keyspace, self.id, &pin) {
-                Ok(contents) => contents?,
-                Err(error) => return Some(Err(error)),
-            };
             // Several buckets at once, so that the loads of their records overlap.
             let mut places = std::mem::take(&mut self.places);
-            while let Some(at) = cursor.filter(|_| places.len() < AHEAD) {
+            let contents = loop {
+                let contents = match still(&self.keyspace, self.id, &pin) {
+                    Ok(contents) => contents?,
+                    Err(error) => return Some(Err(error)),
+                };
+                let Some(at) = cursor.filter(|_| places.len() < AHEAD) else { break contents };
                 match contents.index.scan(at, &mut places) {
                     Ok(next) => cursor = next,
-                    // The iterator ends here: `self.cursor` was taken.
-                    Err(unread) => return Some(Err(unread.into())),
+                    // A cursor is a place in every index of these keys. On an error the iterator ends: `self.cursor` was taken.
+                    Err(unread) => match self.engine.mend(unread) {
+                        Ok(()) => {}
+                        Err(error) => return Some(Err(error)),
+                    },
                 }
-            }
+            };
             self.cursor = cursor;
             for location in &places {
                 self.engine.shared.space.prefetch(*location);

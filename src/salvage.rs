@@ -23,7 +23,7 @@ use crate::keyspace::Keyspace;
 use crate::recovery::replay::change_in;
 use crate::recovery::source::FileSource;
 use crate::recovery::survey::Survey;
-use crate::segment::read_header;
+use crate::segment_file::read_header;
 use crate::store::Store;
 
 /// A place in a file where something is wrong.

@@ -19,9 +19,10 @@ use crate::format::manifest::{SegmentEntry, State};
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::walk::Order;
 use crate::format::{Defect, SegmentId, Seq, StoreId, names};
-use crate::fs::{Access, Dir, File, Identity};
+use crate::fs::{Dir, File, Identity};
 use crate::mapping::space::{Range, Space};
 use crate::mapping::{Mapping, PAGE_SIZE};
+use crate::segment_file::open_file;
 
 /// How the pages ahead of the writer are made ready. Chosen by the store's default durability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,12 @@ pub(crate) enum Regime {
     /// Pages are made ready as they are: a segment that already holds records.
     Plain,
 }
+
+/// Why a mapping gets no range of the flat space.
+const NO_PLACE: Error = Error::Limit {
+    what: "all segments together are larger than 8 TiB",
+    advice: "open a second store for what comes next",
+};
 
 /// Size of the pieces that [`Regime::Large`] writes, in bytes.
 const LARGE_PIECE: u64 = 2 << 20;
@@ -99,7 +106,7 @@ impl Segment {
             role: Role::Log,
             generation: 0,
         };
-        Self::map(dir, space, file, shape).inspect_err(|_| {
+        Self::map(dir, file, shape, |mapping| space.place(mapping).ok_or(NO_PLACE)).inspect_err(|_| {
             // Best effort: the manifest does not name it, and the next open uses it or leaves it.
             drop(dir.unlink(&name));
         })
@@ -150,6 +157,30 @@ impl Segment {
         store: StoreId,
         entry: &SegmentEntry,
     ) -> Result<Arc<Self>> {
+        Self::open_with(dir, store, entry, |mapping| space.place(mapping).ok_or(NO_PLACE))
+    }
+
+    /// As [`Segment::open`], in the range that the segment had when an image of the index was made; `image` is the error
+    /// where it cannot have it.
+    pub(crate) fn open_at(
+        dir: &dyn Dir,
+        space: &Space,
+        store: StoreId,
+        entry: &SegmentEntry,
+        range: Range,
+        image: impl FnOnce() -> Error,
+    ) -> Result<Arc<Self>> {
+        Self::open_with(dir, store, entry, |mapping| {
+            if space.place_at(mapping, range) { Ok(range) } else { Err(image()) }
+        })
+    }
+
+    fn open_with(
+        dir: &dyn Dir,
+        store: StoreId,
+        entry: &SegmentEntry,
+        place: impl FnOnce(&Arc<Mapping>) -> Result<Range>,
+    ) -> Result<Arc<Self>> {
         let (file, header) = open_file(dir, store, entry.id)?;
         let path = dir.path().join(names::segment(entry.id));
         if header.size != entry.size || header.nonce != entry.nonce {
@@ -164,12 +195,17 @@ impl Segment {
             role: header.role,
             generation: header.generation,
         };
-        let segment = Self::map(dir, space, file, shape)?;
+        let segment = Self::map(dir, file, shape, place)?;
         segment.set_bounds(entry.first_seq, entry.filtered);
         Ok(segment)
     }
 
-    fn map(dir: &dyn Dir, space: &Space, file: Arc<dyn File>, shape: Shape) -> Result<Arc<Self>> {
+    fn map(
+        dir: &dyn Dir,
+        file: Arc<dyn File>,
+        shape: Shape,
+        place: impl FnOnce(&Arc<Mapping>) -> Result<Range>,
+    ) -> Result<Arc<Self>> {
         let path = dir.path().join(names::segment(shape.id));
         let len = usize::try_from(shape.size).map_err(|_| Error::Limit {
             what: "a segment is larger than this processor's address space",
@@ -178,10 +214,7 @@ impl Segment {
         let mapping = file.map(len).map_err(|error| Error::io("map", &path, error))?;
         mapping.set_nonce(shape.nonce);
         let identity = file.identity().map_err(|error| Error::io("look at", &path, error))?;
-        let range = space.place(&mapping).ok_or(Error::Limit {
-            what: "all segments together are larger than 8 TiB",
-            advice: "open a second store for what comes next",
-        })?;
+        let range = place(&mapping)?;
         let ready = if shape.regime == Regime::Plain { 0 } else { shape.data_offset };
         Ok(Arc::new(Self {
             id: shape.id,
@@ -412,79 +445,6 @@ fn header_of(plan: &Plan) -> SegmentHeader {
         role: Role::Log,
         generation: 0,
         replaced: Vec::new(),
-    }
-}
-
-/// Opens a segment file and reads its header, comparing it with the name, the store and the file's size.
-///
-/// # Errors
-///
-/// As [`Segment::open`].
-pub(crate) fn open_file(
-    dir: &dyn Dir,
-    store: StoreId,
-    id: SegmentId,
-) -> Result<(Arc<dyn File>, SegmentHeader)> {
-    let name = names::segment(id);
-    let path = dir.path().join(&name);
-    let file = dir.open(&name, Access::Write).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::MissingSegment { path: path.clone() },
-        _ => Error::io("open", &path, error),
-    })?;
-    let header = read_header(file.as_ref(), &path)?;
-    let size = file.identity().map_err(|error| Error::io("look at", &path, error))?.size;
-    if header.store != store {
-        return Err(Error::ForeignFile { path });
-    }
-    if header.id != id {
-        return Err(Error::Corrupt { path, offset: 0, defect: Defect::WrongSegment });
-    }
-    if header.size != size {
-        let defect = Defect::WrongSize { expected: header.size, found: size };
-        return Err(Error::Corrupt { path, offset: size.min(header.size), defect });
-    }
-    Ok((file, header))
-}
-
-/// Removes a segment's file; gone already is as good. Durable after the directory's sync.
-///
-/// # Errors
-///
-/// What the operating system says.
-pub(crate) fn unlink_segment(dir: &dyn Dir, id: SegmentId) -> Result<()> {
-    let name = names::segment(id);
-    match dir.unlink(&name) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", dir.path().join(name), error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Reads a segment's header.
-///
-/// # Errors
-///
-/// `Corrupt` or `TooNew`, or what the operating system says.
-pub(crate) fn read_header(file: &dyn File, path: &std::path::Path) -> Result<SegmentHeader> {
-    let io = |error| Error::io("read", path, error);
-    let corrupt = |defect| Error::Corrupt { path: path.to_owned(), offset: 0, defect };
-    let mut bytes = vec![0; crate::format::segment_header::SEGMENT_HEADER_SIZE];
-    let read = file.read_at(&mut bytes, 0).map_err(io)?;
-    bytes.truncate(read);
-    let len = SegmentHeader::encoded_len(&bytes).map_err(corrupt)?;
-    if len > bytes.len() {
-        bytes.resize(len, 0);
-        let read = file.read_at(&mut bytes, 0).map_err(io)?;
-        bytes.truncate(read);
-    }
-    match SegmentHeader::decode(&bytes).map_err(corrupt)? {
-        Ok(header) => Ok(header),
-        Err(version) => Err(Error::TooNew {
-            path: path.to_owned(),
-            found: u32::from(version),
-            supported: u32::from(crate::format::READ_VERSION),
-        }),
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalog::{self, ByName, Seen};
+use crate::catalog::{ByName, Keyspace, Seen};
 use crate::engine::Engine;
 use crate::epoch;
 use crate::error::{Error, Result};
@@ -69,6 +69,7 @@ impl Deref for Snapshot {
 #[derive(Clone)]
 pub struct KeyspaceSnapshot {
     held: Arc<Held>,
+    keyspace: Arc<Keyspace>,
     seen: Seen,
 }
 
@@ -106,7 +107,8 @@ impl Snapshot {
         drop(writer);
         let held = Arc::new(Held { engine: Arc::clone(engine), at, taken, names });
         let seen = engine.default.as_of(at).expect("the default keyspace is never dropped");
-        Self { default: KeyspaceSnapshot { held, seen } }
+        let keyspace = Arc::clone(&engine.default);
+        Self { default: KeyspaceSnapshot { held, keyspace, seen } }
     }
 
     /// Returns a keyspace as it was.
@@ -126,10 +128,9 @@ impl Snapshot {
     /// `KeyspaceNotFound` where there was none of this name.
     pub fn keyspace(&self, name: &str) -> Result<KeyspaceSnapshot> {
         let held = &self.default.held;
-        let there =
-            held.names.get(name).and_then(|keyspace: &Arc<catalog::Keyspace>| keyspace.as_of(held.at));
-        let seen = there.ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })?;
-        Ok(KeyspaceSnapshot { held: Arc::clone(held), seen })
+        let there = held.names.get(name).and_then(|keyspace| Some((keyspace, keyspace.as_of(held.at)?)));
+        let (keyspace, seen) = there.ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })?;
+        Ok(KeyspaceSnapshot { held: Arc::clone(held), keyspace: Arc::clone(keyspace), seen })
     }
 
     /// Returns the names of all keyspaces that there were but the default one, in order.
@@ -276,7 +277,27 @@ impl KeyspaceSnapshot {
     }
 
     fn find(&self, key: &[u8]) -> Result<Option<KeptRecord>> {
-        let Self { held, seen } = self;
+        self.mended(|seen| self.find_in(seen, key))
+    }
+
+    /// Reads; again, where an index was damaged that came from an image, and was built anew.
+    fn mended<T>(&self, mut read: impl FnMut(&Seen) -> Result<T>) -> Result<T> {
+        let mut found = read(&self.seen);
+        while let Err(error) = &found
+            && self.held.engine.mends(error)?
+        {
+            match self.keyspace.as_of(self.held.at).filter(|seen| !Arc::ptr_eq(&seen.index, &self.seen.index))
+            {
+                Some(seen) => found = read(&seen),
+                // It was dropped or cleared since, and what it was is built by nobody.
+                None => break,
+            }
+        }
+        found
+    }
+
+    fn find_in(&self, seen: &Seen, key: &[u8]) -> Result<Option<KeptRecord>> {
+        let held = &self.held;
         let engine = &*held.engine;
         let pin = epoch::pin();
         let hash = engine.hash_of(key);
@@ -284,20 +305,62 @@ impl KeyspaceSnapshot {
         seen.index.find(hash, |location| {
             let record = engine.record(location, &pin)?;
             if record.is_of(seen.id, key) {
-                hit = Some(record);
+                hit = Some((location, record));
                 return Ok(true);
             }
             engine.check_record(&record)?;
             Ok::<bool, Error>(false)
         })?;
-        if let Some(record) = hit.filter(|record| record.seq() <= held.at) {
+        if let Some((location, record)) = hit.filter(|(_, record)| record.seq() <= held.at) {
             // What is not newer than a snapshot is part of no batch in progress.
             if !record.is_put() || engine.options.verify_reads {
                 engine.check_record(&record)?;
             }
+            engine.check_first(&seen.index, hash, location, &record)?;
             return Ok(record.is_put().then(|| record.keep_record()));
         }
         Ok(seen.versions.find(seen.index.order_of(hash), key, held.at))
+    }
+}
+
+impl KeyspaceSnapshot {
+    /// Gathers what there was in the buckets from a cursor on; the next cursor.
+    fn gather_from(
+        &self,
+        seen: &Seen,
+        from: Cursor,
+        places: &mut Vec<Location>,
+        found: &mut Vec<KeptRecord>,
+    ) -> Result<Option<Cursor>> {
+        let held = &self.held;
+        let engine = &*held.engine;
+        let pin = epoch::pin();
+        let mut cursor = Some(from);
+        places.clear();
+        while let Some(at) = cursor.filter(|_| places.len() < AHEAD) {
+            cursor = seen.index.scan(at, places)?;
+        }
+        for location in &*places {
+            engine.shared.space.prefetch(*location);
+        }
+        for location in &*places {
+            let record = engine.record(*location, &pin)?;
+            if record.seq() <= held.at {
+                if !record.is_put() || engine.options.verify_reads {
+                    engine.check_record(&record)?;
+                }
+                if seen.index.is_from_image() {
+                    engine.check_first(&seen.index, engine.hash_of(record.key()), *location, &record)?;
+                }
+                found.extend(record.is_put().then(|| record.keep_record()));
+            }
+        }
+        // After the index: what was replaced or removed before it was looked at there is here by now. What was replaced
+        // in between is in both, as the same record.
+        seen.versions.between(from.order(), cursor.map(Cursor::order), held.at, found);
+        found.sort_unstable_by_key(KeptRecord::seq);
+        found.dedup_by_key(|record| record.seq());
+        Ok(cursor)
     }
 }
 
@@ -326,31 +389,11 @@ pub struct SnapshotIter {
 impl SnapshotIter {
     /// Gathers what there was in the next buckets.
     fn gather(&mut self, from: Cursor) -> Result<()> {
-        let KeyspaceSnapshot { held, seen } = &self.snapshot;
-        let engine = &*held.engine;
-        let pin = epoch::pin();
-        let mut cursor = Some(from);
-        self.places.clear();
-        while let Some(at) = cursor.filter(|_| self.places.len() < AHEAD) {
-            cursor = seen.index.scan(at, &mut self.places)?;
-        }
-        for location in &self.places {
-            engine.shared.space.prefetch(*location);
-        }
-        for location in &self.places {
-            let record = engine.record(*location, &pin)?;
-            if record.seq() <= held.at {
-                if !record.is_put() || engine.options.verify_reads {
-                    engine.check_record(&record)?;
-                }
-                self.found.extend(record.is_put().then(|| record.keep_record()));
-            }
-        }
-        // After the index: what was replaced or removed before it was looked at there is here by now. What was replaced
-        // in between is in both, as the same record.
-        seen.versions.between(from.order(), cursor.map(Cursor::order), held.at, &mut self.found);
-        self.found.sort_unstable_by_key(KeptRecord::seq);
-        self.found.dedup_by_key(|record| record.seq());
+        let Self { snapshot, places, found, .. } = self;
+        let cursor = snapshot.mended(|seen| {
+            found.clear();
+            snapshot.gather_from(seen, from, places, found)
+        })?;
         self.cursor = cursor;
         Ok(())
     }

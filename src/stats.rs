@@ -32,6 +32,12 @@ pub struct Stats {
     pub max_disk_bytes: Option<u64>,
     /// Bytes of memory that the indexes of all keyspaces take.
     pub index_bytes: usize,
+    /// Bytes of the image of the indexes that an open would begin with; zero where there is none.
+    pub image_bytes: u64,
+    /// Images made since the store was opened.
+    pub images_made: u64,
+    /// How often the indexes were built anew from the log, because a part of the image turned out to be damaged.
+    pub index_rebuilds: u64,
     /// The sequence number of the last write.
     pub last_seq: u64,
     /// Every write up to this number is durable.
@@ -96,9 +102,8 @@ impl Engine {
         Ok(KeyspaceStats::of(self.contents(keyspace, &epoch::pin())?))
     }
 
-    /// Gathers the numbers.
-    pub(crate) fn stats(&self) -> Stats {
-        let pins = epoch::pins();
+    /// How many keyspaces there are, and their numbers together.
+    pub(crate) fn all_keyspaces(&self) -> (usize, KeyspaceStats) {
         let keyspaces = self.catalog.all();
         let mut sum = KeyspaceStats::default();
         for keyspace in &keyspaces {
@@ -108,12 +113,20 @@ impl Engine {
             sum.live_bytes += one.live_bytes;
             sum.index_bytes += one.index_bytes;
         }
+        (keyspaces.len(), sum)
+    }
+
+    /// Gathers the numbers.
+    pub(crate) fn stats(&self) -> Stats {
+        let pins = epoch::pins();
+        let (keyspaces, sum) = self.all_keyspaces();
+        let images = self.imaging.stats();
         let compaction = self.compaction_stats();
         let holding = self.catalog.snapshots.holding();
         let segments = self.shared.segments.read();
         // Relaxed, all: statistics.
         Stats {
-            keyspaces: keyspaces.len(),
+            keyspaces,
             keys: sum.keys,
             live_bytes: sum.live_bytes,
             dead_bytes: segments.values().map(|segment| segment.mapping().tally().counted().dead()).sum(),
@@ -122,6 +135,9 @@ impl Engine {
             segment_bytes: segments.values().map(|segment| segment.size()).sum(),
             max_disk_bytes: self.options.max_disk_bytes,
             index_bytes: sum.index_bytes,
+            image_bytes: images.size,
+            images_made: images.made,
+            index_rebuilds: images.rebuilds,
             last_seq: self.progress.last().0,
             durable_seq: self.shared.commit.durable().0,
             syncs: self.shared.commit.groups(),

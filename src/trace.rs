@@ -89,6 +89,21 @@ pub(crate) fn compaction_ended(removed: u64, bytes_read: u64, bytes_moved: u64, 
     );
 }
 
+/// An image of the index that holds everything up to a sequence number is there.
+pub(crate) fn image_made(number: u64, seq: u64, bytes: u64) {
+    event!(debug, "image made", number = number, seq = seq, bytes = bytes);
+}
+
+/// An image of the index could not be made; the one before goes on to count.
+pub(crate) fn image_failed(error: &dyn Display) {
+    event!(warn, "an image was not made", error => error);
+}
+
+/// The image that the store names is damaged or missing: the log is read instead.
+pub(crate) fn image_unusable(error: &dyn Display) {
+    event!(warn, "the image cannot be used", error => error);
+}
+
 /// The leader of a commit has made everything up to a sequence number durable.
 pub(crate) fn synced(upto: u64, bytes: u64) {
     event!(trace, "synced", upto = upto, bytes = bytes);

@@ -40,6 +40,9 @@ impl Engine {
         if self.provision.step(&self.shared)? {
             return Ok(true);
         }
+        if self.load_some()? || self.image_step()? {
+            return Ok(true);
+        }
         self.compact_step()
     }
 

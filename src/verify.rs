@@ -18,7 +18,8 @@ use crate::fs::Access;
 use crate::index::scan::Cursor;
 use crate::location::Location;
 use crate::recovery::source::FileSource;
-use crate::segment::{Segment, read_header};
+use crate::segment::Segment;
+use crate::segment_file::read_header;
 
 /// What a verification looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -128,7 +129,13 @@ impl Engine {
                     break;
                 }
                 found.clear();
-                cursor = contents.index.scan(at, &mut found)?;
+                cursor = match contents.index.scan(at, &mut found) {
+                    Ok(next) => next,
+                    Err(unread) => {
+                        self.mend(unread)?;
+                        continue;
+                    }
+                };
                 for location in &found {
                     self.verify_entry(contents, *location, &pin)?;
                     report.keys += 1;

@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
-use model_support::machine::Machine;
+use model_support::machine::{Machine, Spoil};
 use model_support::write::{Change, Expected, Step, Write};
 use model_support::{Bytes, number_from_env};
 
@@ -58,6 +58,19 @@ enum Transition {
         at: prop::sample::Index,
         seed: u64,
         same_boot: bool,
+    },
+    /// Makes an image of the indexes.
+    TakeImage,
+    /// The power fails somewhere within that.
+    CutWithinImage {
+        at: prop::sample::Index,
+        seed: u64,
+        same_boot: bool,
+    },
+    /// The store is closed or its process killed, something happens to the image, and it is opened again.
+    Spoil {
+        how: Spoil,
+        killed: bool,
     },
     /// Time passes: at `Interval` the next piece of work is a sync.
     Wait,
@@ -147,6 +160,17 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn spoil() -> impl Strategy<Value = Spoil> {
+    prop_oneof![
+        1 => Just(Spoil::Remove),
+        1 => Just(Spoil::Old),
+        1 => any::<prop::sample::Index>().prop_map(|at| Spoil::Cut(at.index(1 << 20))),
+        3 => any::<prop::sample::Index>().prop_map(|at| Spoil::Flip(at.index(1 << 20))),
+        // The front.
+        1 => (0..400_usize).prop_map(Spoil::Flip),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => value().prop_map(Step::Insert),
@@ -198,6 +222,10 @@ impl ReferenceStateMachine for Reference {
             2 => prop::option::weighted(0.3, 0..6_u8).prop_map(Transition::Compact),
             2 => (any::<prop::sample::Index>(), any::<u64>(), any::<bool>())
                 .prop_map(|(at, seed, same_boot)| Transition::CutWithinCompaction { at, seed, same_boot }),
+            4 => Just(Transition::TakeImage),
+            1 => (any::<prop::sample::Index>(), any::<u64>(), any::<bool>())
+                .prop_map(|(at, seed, same_boot)| Transition::CutWithinImage { at, seed, same_boot }),
+            3 => (spoil(), any::<bool>()).prop_map(|(how, killed)| Transition::Spoil { how, killed }),
             1 => Just(Transition::Wait),
             1 => Just(Transition::Verify),
             2 => Just(Transition::Close),
@@ -252,6 +280,11 @@ impl StateMachineTest for Test {
             Transition::CutWithinCompaction { at, seed, same_boot } => {
                 machine.cut_within_compaction(|positions| *at.get(positions), seed, same_boot);
             }
+            Transition::TakeImage => machine.take_image(),
+            Transition::CutWithinImage { at, seed, same_boot } => {
+                machine.cut_within_image(|positions| *at.get(positions), seed, same_boot);
+            }
+            Transition::Spoil { how, killed } => machine.spoil(how, killed),
             Transition::Wait => machine.disk.advance_clock(Duration::from_millis(101)),
             Transition::Verify => drop(machine.store().verify().unwrap()),
             Transition::Close => machine.close(false),

@@ -32,7 +32,7 @@ fn statistics_and_the_recovery_report_have_these_fields() {
     let store = Store::open(directory.path().join("data")).unwrap();
     store.insert("key", "value").unwrap();
     let expected = sorted(
-        "keyspaces keys live_bytes dead_bytes segments ready_segments segment_bytes max_disk_bytes index_bytes last_seq durable_seq syncs waits \
+        "keyspaces keys live_bytes dead_bytes segments ready_segments segment_bytes max_disk_bytes index_bytes image_bytes images_made index_rebuilds last_seq durable_seq syncs waits \
          stalls helper_wakes compaction snapshots oldest_snapshot_age snapshot_versions snapshot_bytes removed_bytes_in_use pins oldest_pin_age",
     );
     assert_eq!(fields(&store.stats()), expected);
@@ -48,7 +48,7 @@ fn statistics_and_the_recovery_report_have_these_fields() {
     assert_eq!(serde_json::to_value(mapcask::CompactionReason::Asked).unwrap(), json!("Asked"));
     assert_eq!(serde_json::to_value(store.last_seq()).unwrap(), store.last_seq().0);
     let expected = sorted(
-        "created clean epoch segments records bytes_read keyspaces keys last_seq durable_seq torn_bytes set_aside_records \
+        "created clean epoch segments records bytes_read image_seq image_bytes_read image_damage keyspaces keys last_seq durable_seq torn_bytes set_aside_records \
          set_aside rewritten_bytes",
     );
     assert_eq!(fields(store.recovery_report()), expected);

@@ -49,7 +49,8 @@ impl Engine {
     ///
     /// What stopped it. It is tried again when there have been more writes.
     pub(crate) fn compact_step(&self) -> Result<bool> {
-        if !self.options.compaction {
+        // No pass begins before the indexes are whole: see `imaging::rebuild`.
+        if !self.options.compaction || self.imaging.is_loading() {
             return Ok(false);
         }
         let Some(mut running) = self.compaction.running.try_lock() else { return Ok(false) };
@@ -169,6 +170,7 @@ impl Engine {
     ) -> Result<CompactionReport> {
         let begun = self.shared.dir.now();
         let mut total = CompactionReport::default();
+        self.load_all()?;
         let mut running = self.compaction.running.lock();
         self.check_writable()?;
         // What the background had begun is not this call's work, and its victims are.
@@ -220,6 +222,7 @@ impl Engine {
         ids: &[u64],
         mut progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
+        self.load_all()?;
         let mut running = self.compaction.running.lock();
         self.check_writable()?;
         while running.job.is_some() {

@@ -31,7 +31,8 @@ use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Access;
 use crate::location::Location;
 use crate::recovery::source::FileSource;
-use crate::segment::{Segment, unlink_segment};
+use crate::segment::Segment;
+use crate::segment_file::unlink_segment;
 
 /// How much of a victim one step reads, in bytes.
 const STEP: u64 = 256 << 10;
@@ -107,20 +108,11 @@ impl Engine {
     /// Has a piece of the log written back, so that the sync that counts finds little to do: it is one step, and while it
     /// takes nobody makes pages ready for the writer.
     fn sync_ahead(&self, job: &mut Job) -> Result<()> {
-        let Some((segment, from, to)) = job.pieces.pop() else {
+        let Some(piece) = job.pieces.pop() else {
             job.phase = Phase::Sync;
             return Ok(());
         };
-        // Durable meanwhile as a whole, where it has no file any more.
-        if segment.file().is_none() {
-            return Ok(());
-        }
-        self.shared.commit.check()?;
-        segment.sync(from, to).or_else(|error| {
-            // The kernel tells of a lost write once, so this was the sync that counts.
-            self.shared.commit.poison(error);
-            self.shared.commit.check()
-        })
+        self.write_back(piece)
     }
 
     fn consider(

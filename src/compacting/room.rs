@@ -26,6 +26,7 @@ impl Engine {
         if !self.options.compaction || !matches!(error, Error::DiskLimit { .. } | Error::NoSpace { .. }) {
             return Ok(false);
         }
+        self.load_all()?;
         let full = matches!(error, Error::NoSpace { .. });
         let mut running = self.compaction.running.lock();
         // Somebody may have made room since.
@@ -146,7 +147,10 @@ impl Engine {
     ///
     /// What stopped it.
     pub(crate) fn compact_at_rest(&self) -> Result<bool> {
-        let Some(mut running) = self.compaction.running.try_lock() else { return Ok(false) };
+        let Some(mut running) = self.compaction.running.try_lock().filter(|_| !self.imaging.is_loading())
+        else {
+            return Ok(false);
+        };
         if running.job.is_some() {
             // Its turn comes with the next step; the limit on bandwidth may keep it waiting.
             return Ok(false);
@@ -171,6 +175,7 @@ impl Engine {
         }
         self.shared.commit.run(|| self.sync_once())?;
         self.seal()?;
+        self.load_all()?;
         let mut running = self.compaction.running.lock();
         loop {
             let survey: Survey = self.survey(&running.damaged);

@@ -12,7 +12,7 @@ use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, W
 
 const MAGIC: [u8; 8] = *b"MAPCASKM";
 const SUM_OFFSET: usize = 12;
-const RESERVED_SIZE: usize = 20;
+const RESERVED_SIZE: usize = 8;
 /// Size of the fixed part in bytes.
 pub const MANIFEST_HEADER_SIZE: usize = 160;
 /// Size of a segment's entry in bytes.
@@ -21,7 +21,7 @@ pub const SEGMENT_ENTRY_SIZE: usize = 64;
 pub const MANIFEST_LEN_MAX: u64 = 1 << 29;
 
 /// The fields of the fixed part: name, offset and size in bytes, as DESIGN.md prints them.
-pub const LAYOUT: [(&str, usize, usize); 20] = [
+pub const LAYOUT: [(&str, usize, usize); 21] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),
     ("read_version", 10, 2),
@@ -41,7 +41,8 @@ pub const LAYOUT: [(&str, usize, usize); 20] = [
     ("next_keyspace", 128, 4),
     ("reserved", 132, 4),
     ("retired_seq", 136, 8),
-    ("reserved", 144, 16),
+    ("image", 144, 8),
+    ("reserved", 152, 8),
 ];
 
 /// How far the life of a segment has come.
@@ -107,6 +108,8 @@ pub struct Manifest {
     pub segments: Vec<SegmentEntry>,
     /// The greatest sequence number that was in a segment of the log that compaction has done with.
     pub retired_seq: Seq,
+    /// The number of the image of the index that an open may begin with; zero where there is none.
+    pub image: u64,
     /// The keyspaces, as the log has them up to `durable`.
     pub keyspaces: Keyspaces,
 }
@@ -151,7 +154,8 @@ impl Manifest {
         bytes.extend_from_slice(&self.keyspaces.next().0.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&self.retired_seq.0.to_le_bytes());
-        bytes.extend_from_slice(&[0; RESERVED_SIZE - 4]);
+        bytes.extend_from_slice(&self.image.to_le_bytes());
+        bytes.extend_from_slice(&[0; RESERVED_SIZE]);
         debug_assert_eq!(bytes.len(), MANIFEST_HEADER_SIZE);
         for segment in &self.segments {
             bytes.extend_from_slice(&segment.id.0.to_le_bytes());
@@ -225,7 +229,8 @@ impl Manifest {
         let next_keyspace = KeyspaceId(reader.u32()?);
         let before = reader.array::<4>()?;
         let retired_seq = Seq(reader.u64()?);
-        if before != [0; 4] || reader.array::<{ RESERVED_SIZE - 4 }>()? != [0; RESERVED_SIZE - 4] {
+        let image = reader.u64()?;
+        if before != [0; 4] || reader.array()? != [0; RESERVED_SIZE] {
             return Err(Defect::Reserved);
         }
         // No capacity is reserved from a count: the entries must be there first.
@@ -245,6 +250,7 @@ impl Manifest {
             next_seq,
             segments,
             retired_seq,
+            image,
             keyspaces,
         };
         manifest.check(reader.0)?;
@@ -262,9 +268,9 @@ impl Manifest {
             return Err(Defect::BadField("segment numbers"));
         }
         // They are counted up, and no store lives long enough to get there.
-        let counters = [self.generation, self.epoch, self.next_segment.0];
+        let counters = [self.generation, self.epoch, self.next_segment.0, self.image];
         if counters.iter().any(|counter| *counter > u64::MAX / 2) {
-            return Err(Defect::BadField("generation, epoch or segment number"));
+            return Err(Defect::BadField("generation, epoch, segment or image number"));
         }
         if [self.durable, self.next_seq, self.retired_seq].iter().any(|seq| *seq > Seq::MAX) {
             return Err(Defect::BadField("sequence number"));
@@ -388,6 +394,7 @@ mod tests {
             next_seq: Seq(60),
             segments: vec![segment(2, State::Sealed), segment(4, State::Retired), segment(5, State::Open)],
             retired_seq: Seq(19),
+            image: 3,
             keyspaces: keyspaces_of(&["käse", "a"]),
         }
     }

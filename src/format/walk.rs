@@ -98,6 +98,13 @@ impl Walker {
         Self { nonce, at: start, limit, order, last: None, frame_end: 0 }
     }
 
+    /// A walk that goes on behind a record of this number.
+    #[must_use]
+    pub fn behind(mut self, last: Seq) -> Self {
+        self.last = Some(last);
+        self
+    }
+
     /// Where the next record would be, or the walk stopped, in bytes from the file's start.
     #[must_use]
     pub fn offset(&self) -> u64 {

@@ -16,7 +16,9 @@
 //! | 28-63 | version: counts the moves and removals in the bucket; heads only |
 //!
 //! **Concurrency.** Every store here is a release and is made by the one writer; readers load entries relaxed and
-//! then fence. The protocol is in the head of `index`.
+//! then fence. The protocol is in the head of `index`. One bit is set by readers: *verified*, by an exchange that fails
+//! where the writer has changed the entry. The writer may undo it by a move that began before; the record is then
+//! verified once more.
 
 use std::num::NonZeroU32;
 
@@ -65,6 +67,11 @@ impl Entry {
     /// The entry's location, if it is not empty.
     pub(super) fn location(self) -> Option<Location> {
         (!self.is_empty()).then(|| Location::from_bits(self.0 & LOCATION_MASK))
+    }
+
+    /// Whether the record's checksum was seen to match since this open.
+    pub(super) fn is_verified(self) -> bool {
+        self.0 & VERIFIED != 0
     }
 
     /// Whether the entry leads to this location, verified or not.
@@ -123,6 +130,8 @@ pub(super) trait Bucket {
     fn set_entry(&self, slot: usize, entry: Entry);
     /// Stores the control word. Writer only.
     fn set_control(&self, control: Control);
+    /// Notes that the record of an entry was verified, if the entry is still there. Anybody may.
+    fn set_verified(&self, slot: usize, entry: Entry);
 }
 
 impl Bucket for Line {
@@ -157,6 +166,13 @@ impl Bucket for Line {
     fn set_control(&self, control: Control) {
         // Release: pairs with the acquire in `control`.
         self.words[SLOTS].store(control.0, Ordering::Release);
+    }
+
+    fn set_verified(&self, slot: usize, entry: Entry) {
+        let verified = entry.0 | VERIFIED;
+        // Relaxed, both: the bit says something of bytes that never change, and an exchange leaves the release of the
+        // store before it in force. Whether it succeeds does not matter.
+        let _ = self.words[slot].compare_exchange(entry.0, verified, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 

@@ -119,6 +119,8 @@ pub(super) struct Loader {
     table: Table,
     /// A bit for each block that is there, of buckets and of overflow lines.
     there: [Bits; 2],
+    /// The image's path, for messages.
+    path: Arc<std::path::Path>,
     state: Mutex<State>,
 }
 
@@ -144,6 +146,7 @@ struct State {
 impl Loader {
     pub(super) fn new(table: Table, source: Source) -> Self {
         let blocks = table.blocks();
+        let path = Arc::clone(&source.path);
         let words = usize::try_from(table.overflow_lines.div_ceil(64)).unwrap_or(usize::MAX);
         let state = State {
             source: Some(source),
@@ -155,7 +158,7 @@ impl Loader {
             free: Vec::new(),
             dead: None,
         };
-        Self { table, there: blocks.map(Bits::new), state: Mutex::new(state) }
+        Self { table, there: blocks.map(Bits::new), path, state: Mutex::new(state) }
     }
 
     fn is_there(&self, which: Which, block: u64) -> bool {
@@ -297,10 +300,6 @@ impl Index {
     /// # Errors
     ///
     /// As for [`Index::bring_more`].
-    #[cfg_attr(
-        any(not(test), loom),
-        expect(dead_code, reason = "the parts are here before the engine uses them")
-    )]
     pub(crate) fn bring_all(&self) -> Result<(), Unread> {
         while self.bring_more()? {}
         Ok(())
@@ -379,6 +378,16 @@ impl Index {
                 self.front.0.partial.store(DEAD, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Ends an index from an image, whole or not: another one has taken its place, and this one is not changed any more.
+    pub(crate) fn supersede(&self) {
+        let Some(loader) = &self.loader else { return };
+        let why = Why::Damaged(Defect::BadField("superseded"));
+        let mut state = loader.state.lock();
+        state.dead.get_or_insert(Unread { path: Arc::clone(&loader.path), offset: 0, why });
+        // Relaxed: searches that begin later see it by what ordered them later; `finish` holds the lock.
+        self.front.0.partial.store(DEAD, Ordering::Relaxed);
     }
 
     /// Whether something was not loaded yet, or never will be because it is damaged.

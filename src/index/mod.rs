@@ -47,6 +47,7 @@
 mod bucket;
 pub(crate) mod capture;
 pub(crate) mod load;
+mod purge;
 pub(crate) mod scan;
 mod table;
 mod writer;
@@ -253,6 +254,50 @@ impl Index {
                 return Ok(None);
             }
             spin_loop();
+        }
+    }
+
+    /// Whether an entry may lead to a record that nobody has verified since this open: one that came from an image.
+    #[inline]
+    pub(crate) fn is_from_image(&self) -> bool {
+        self.loader.is_some()
+    }
+
+    /// Whether the record that an entry of this hash leads to was verified since this open; no if there is no such entry
+    /// any more.
+    pub(crate) fn is_verified(&self, hash: Hash, location: Location) -> bool {
+        self.entry_of(hash, location).is_some_and(|(line, slot)| line.entry(slot).is_verified())
+    }
+
+    /// Notes that the record at a location was verified.
+    pub(crate) fn set_verified(&self, hash: Hash, location: Location) {
+        if let Some((line, slot)) = self.entry_of(hash, location) {
+            let entry = line.entry(slot);
+            // Another one by now, it is another record's.
+            if entry.leads_to(location) {
+                line.set_verified(slot, entry);
+            }
+        }
+    }
+
+    /// Where the entry of this hash with this location is, unless it is gone or just being moved.
+    fn entry_of(&self, hash: Hash, location: Location) -> Option<(&Line, usize)> {
+        // Acquire: as in `find`, which has brought the chain.
+        let number = bucket_of(hash.to_bits(), self.front.0.buckets.load(Ordering::Acquire));
+        let head = self.heads.line(number);
+        let control = head.control();
+        let mut line = head;
+        loop {
+            if let Some(slot) = slots_where(line, |entry| entry.leads_to(location)).next() {
+                return Some((line, slot));
+            }
+            let link = line.control().link()?;
+            // Acquire: as in `find`, so that lines that change hands cannot lead in a circle.
+            fence(Ordering::Acquire);
+            if head.control_unordered() != control {
+                return None;
+            }
+            line = self.overflow.line(link.line());
         }
     }
 

@@ -32,10 +32,10 @@ const LOAD_TIMES_TEN: u64 = 47;
 /// The handle that changes an index.
 #[derive(Debug)]
 pub(crate) struct IndexWriter {
-    index: Arc<Index>,
+    pub(super) index: Arc<Index>,
     lines: OverflowLines,
     /// The links of the chain at hand; kept for its memory.
-    links: Vec<Link>,
+    pub(super) links: Vec<Link>,
     /// Whether a change must be announced: there is an image to be taken, or the index is partial.
     watched: bool,
     /// The image that is being taken.
@@ -99,7 +99,6 @@ impl IndexWriter {
     /// At most `limit` pages of 4 KiB are kept for it at once; see `capture`.
     ///
     /// `None` while another image is being taken, or as long as the index is partial.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
     pub(crate) fn begin_image(&mut self, limit: usize) -> Option<Capture> {
         self.look_around();
         if self.watched {
@@ -112,7 +111,7 @@ impl IndexWriter {
     }
 
     /// Whether there is still something to watch for.
-    fn look_around(&mut self) {
+    pub(super) fn look_around(&mut self) {
         if !self.watched {
             return;
         }
@@ -130,7 +129,7 @@ impl IndexWriter {
     ///
     /// When the chain is in a block of an image that cannot be read: the change must not be made.
     #[inline]
-    fn announce(&mut self, bucket: u64, takes: usize) -> Result<(), Unread> {
+    pub(super) fn announce(&mut self, bucket: u64, takes: usize) -> Result<(), Unread> {
         if self.watched { self.announce_watched(bucket, takes) } else { Ok(()) }
     }
 
@@ -260,11 +259,14 @@ impl IndexWriter {
 
     /// Removes the entry with this location; false if there is none. Never needs memory.
     pub(crate) fn remove(&mut self, hash: Hash, old: Location) -> bool {
-        if !self.is_announced(self.bucket_of(hash), 0) {
-            return false;
-        }
+        let bucket = self.bucket_of(hash);
+        self.is_announced(bucket, 0) && self.remove_from(bucket, old)
+    }
+
+    /// Removes the entry with this location from a bucket whose change was announced.
+    pub(super) fn remove_from(&mut self, bucket: u64, old: Location) -> bool {
         let index = &*self.index;
-        let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
+        let head = index.heads.line(bucket);
         collect_links(index, head, &mut self.links);
         let mut lines =
             std::iter::once(head).chain(self.links.iter().map(|link| index.overflow.line(link.line())));
@@ -453,7 +455,7 @@ fn slot_of(line: &Line, location: Location) -> Option<usize> {
 }
 
 /// The links of a chain, in order.
-fn collect_links(index: &Index, head: &Line, links: &mut Vec<Link>) {
+pub(super) fn collect_links(index: &Index, head: &Line, links: &mut Vec<Link>) {
     links.clear();
     let mut link = head.control_unordered().link();
     while let Some(next) = link {

@@ -18,7 +18,6 @@ pub(crate) struct Range {
 
 impl Range {
     /// The range of these granules, as an image of the index notes it; `None` where there is no such range.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
     pub(crate) fn from_granules(first: u32, count: u32) -> Option<Self> {
         // Location zero is no location.
         let (first, count) = (u64::from(first), u64::from(count));
@@ -26,7 +25,6 @@ impl Range {
     }
 
     /// Its first granule and how many there are.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
     pub(crate) fn granules(self) -> (u32, u32) {
         let narrow = |granules| u32::try_from(granules).expect("the space has fewer granules than 2^32");
         (narrow(self.first), narrow(self.count))

@@ -129,7 +129,6 @@ impl Space {
     /// longer than the range, or any of it is taken or lies outside of the space, and then nothing was changed.
     ///
     /// Called before any [`Space::place`], so that no range is given away that an image knows.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the parts are here before the engine uses them"))]
     pub(crate) fn place_at(&self, mapping: &Arc<Mapping>, range: Range) -> bool {
         if mapping.len() as u64 > range.count * GRANULE_SIZE {
             return false;

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::decide::{Behind, Known, Next, StopAction, StopFacts, stop};
-use super::replay::{Beyond, Replay, look_beyond, start_of};
+use super::replay::{Begin, Beyond, Replay, look_beyond, start_of};
+use super::restore::{Covered, Restore};
 use super::source::FileSource;
 use super::survey::is_written;
 use crate::error::{Error, Result};
@@ -22,6 +23,8 @@ struct Link {
     entry: SegmentEntry,
     segment: Arc<Segment>,
     start: Option<(Seq, Start)>,
+    /// Where what is to be read begins.
+    begin: Begin,
 }
 
 /// The tail of a segment that is to be copied to a file of its own.
@@ -53,6 +56,8 @@ pub(crate) struct Chain {
     pub(crate) resume: Option<(Arc<Segment>, u64)>,
     /// The last segment of the log and where it ends.
     pub(crate) previous: Option<(SegmentId, u64)>,
+    /// The last sequence number in a segment of the log that an image holds as a whole.
+    known_last: Seq,
     /// The last sequence number of the log.
     pub(crate) last: Seq,
     /// The greatest sequence number met anywhere, behind holes too.
@@ -75,6 +80,7 @@ pub(crate) fn read(
     dir: &dyn Dir,
     manifest: &Manifest,
     entries: &[SegmentEntry],
+    image: Option<&Restore>,
     replay: &mut Replay<'_>,
 ) -> Result<Chain> {
     let mut chain = Chain {
@@ -83,6 +89,7 @@ pub(crate) fn read(
         segments: Vec::new(),
         resume: None,
         previous: None,
+        known_last: Seq::ZERO,
         // What compaction has done with was durable, and is no longer there to be found.
         last: manifest.retired_seq,
         seen: Seq::ZERO,
@@ -92,7 +99,10 @@ pub(crate) fn read(
         retired_seq: manifest.retired_seq,
         unproven: Vec::new(),
     };
-    let links = chain.links(dir, manifest, entries, replay)?;
+    if let Some(image) = image {
+        image.fill(replay)?;
+    }
+    let links = chain.links(dir, manifest, entries, image, replay)?;
     let sealed =
         entries.iter().filter(|entry| entry.state == State::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
@@ -123,6 +133,7 @@ impl Chain {
         dir: &dyn Dir,
         manifest: &Manifest,
         entries: &[SegmentEntry],
+        image: Option<&Restore>,
         replay: &mut Replay<'_>,
     ) -> Result<Vec<Link>> {
         let mut links = Vec::new();
@@ -131,7 +142,18 @@ impl Chain {
                 self.retire(*entry);
                 continue;
             }
-            let segment = Segment::open(dir, replay.space, manifest.store, entry)?;
+            let (segment, begin) = match image.and_then(|image| image.known(entry.id)) {
+                Some(Covered { segment, begin: None }) => {
+                    self.known(segment, *entry);
+                    continue;
+                }
+                Some(Covered { segment, begin: Some(begin) }) => (Arc::clone(segment), *begin),
+                None => {
+                    let segment = Segment::open(dir, replay.space, manifest.store, entry)?;
+                    let begin = Begin::of(&segment);
+                    (segment, begin)
+                }
+            };
             let mut window = source(&segment);
             let from = segment.data_offset();
             if entry.end != 0 && entry.end < from {
@@ -161,7 +183,7 @@ impl Chain {
             if let Some((first, _)) = start {
                 segment.begins_at(first);
             }
-            links.push(Link { entry: *entry, segment, start });
+            links.push(Link { entry: *entry, segment, start, begin });
         }
         links.sort_by_key(|link| match (&link.start, link.entry.state) {
             (Some((seq, _)), _) => (*seq, link.entry.id),
@@ -182,7 +204,7 @@ impl Chain {
         if entry.state != State::Sealed || entry.role != Role::Survivors {
             return Err(damage(&segment, 0, Defect::BadField("state or role")));
         }
-        let walked = replay.read(&segment, window, entry.end)?;
+        let walked = replay.read(&segment, window, Begin::of(&segment), entry.end)?;
         if walked.stop != entry.end {
             return Err(damage(&segment, walked.stop, walked.defect.unwrap_or(Defect::Truncated)));
         }
@@ -190,6 +212,18 @@ impl Chain {
         segment.release_file();
         self.keep(segment, entry);
         Ok(())
+    }
+
+    /// Keeps a sealed segment that the image holds as a whole.
+    fn known(&mut self, segment: &Arc<Segment>, entry: SegmentEntry) {
+        self.seen = self.seen.max(entry.last_seq);
+        if segment.role() == Role::Log && entry.last_seq >= self.known_last {
+            self.last = self.last.max(entry.last_seq);
+            self.known_last = entry.last_seq;
+            self.previous = Some((entry.id, entry.end));
+        }
+        segment.release_file();
+        self.keep(Arc::clone(segment), entry);
     }
 
     /// Has the manifest name a segment only until its file is removed.
@@ -244,12 +278,12 @@ impl Chain {
         at: usize,
         replay: &mut Replay<'_>,
     ) -> Result<bool> {
-        let Link { entry, segment, .. } = &links[at];
+        let Link { entry, segment, begin, .. } = &links[at];
         let clean = manifest.clean && entry.state == State::Open;
         let known_end = entry.state != State::Open || clean;
         let limit = if known_end { entry.end } else { entry.size };
         let mut window = source(segment);
-        let walked = replay.read(segment, &mut window, limit)?;
+        let walked = replay.read(segment, &mut window, *begin, limit)?;
         self.last = self.last.max(walked.last.unwrap_or(Seq::ZERO));
         let known = match (entry.state, clean, walked.stop == entry.end) {
             (State::Sealed, _, true) => Known::SealedAt,
@@ -291,7 +325,7 @@ impl Chain {
             kept =
                 SegmentEntry { state: State::Cut, end: walked.stop, last_seq, first_seq, filtered, ..*entry };
             let sample = walked.samples.iter().rev().find(|(seq, _)| *seq <= replay.durable);
-            let from = sample.map_or(segment.data_offset(), |(_, offset)| *offset);
+            let from = sample.map_or(begin.offset, |(_, offset)| *offset);
             self.unproven.push(Unproven { segment: Arc::clone(segment), from, to: walked.stop });
         }
         if kept.state == State::Sealed {

@@ -11,31 +11,37 @@
 //!
 //! **Crash points.** `recovery-aside`, `recovery-manifest`, `recovery-renamed`.
 
+mod aside;
 mod chain;
 pub(crate) mod decide;
 pub(crate) mod heal;
 pub(crate) mod replay;
 pub(crate) mod report;
+mod restore;
 pub(crate) mod source;
 pub(crate) mod survey;
 
 use std::sync::Arc;
 
+use self::aside::{copy_aside, remove, remove_images, rename_aside};
+use self::chain::Chain;
 pub(crate) use self::chain::Unproven;
-use self::chain::{Aside, Chain};
 use self::decide::{DirectoryAction, directory};
 use self::replay::{Replay, Replayed};
 use self::report::RecoveryReport;
+use self::restore::Restore;
 use self::survey::{Survey, look_at_unlisted};
 use crate::catalog::Loaded;
+use crate::checkpoint::is_of_image;
 use crate::commit::Commit;
 use crate::control_page::{self, ControlPage};
 use crate::error::{Error, Result};
 use crate::format::control::Control;
 use crate::format::hash::{HASH_ID, HashKey};
+use crate::format::image::Image;
 use crate::format::keyspace::{Change, Keyspaces};
-use crate::format::manifest::{Manifest, State};
-use crate::format::names::{self, LOCK, MANIFESTS};
+use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::names::{LOCK, MANIFESTS};
 use crate::format::record::HEADER_SIZE;
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
 use crate::fs::{Dir, Lock, LockFailure, Medium};
@@ -44,7 +50,8 @@ use crate::manifest_store::ManifestStore;
 use crate::mapping::space::Space;
 use crate::options::{Durability, Options};
 use crate::provision::{Provision, Shared, make_segment};
-use crate::segment::{Regime, Segment, open_file, unlink_segment};
+use crate::segment::{Regime, Segment};
+use crate::trace;
 
 /// An opened store, before it has its face.
 #[derive(Debug)]
@@ -62,6 +69,8 @@ pub(crate) struct Opened {
     pub(crate) ready: Vec<Arc<Segment>>,
     pub(crate) regime: Regime,
     pub(crate) unproven: Vec<Unproven>,
+    /// The image that the indexes came from.
+    pub(crate) image: Option<Image>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -147,6 +156,7 @@ fn create(dir: &dyn Dir) -> Result<()> {
         next_seq: Seq(1),
         segments: Vec::new(),
         retired_seq: Seq::ZERO,
+        image: 0,
         keyspaces: Keyspaces::new(),
     };
     let bytes = manifest.encode();
@@ -179,17 +189,14 @@ fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<d
     entries.extend_from_slice(&unlisted.adopted);
     entries.sort_unstable_by_key(|entry| entry.id);
 
-    let space =
-        Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
     let hash_key = HashKey::from_secret(manifest.secret);
     let boot_id = dir.boot_id();
     let proof = control_page::read(dir.as_ref(), |control| {
         control.store == manifest.store && control.epoch == manifest.epoch && Some(control.boot_id) == boot_id
     })?;
     let durable = manifest.durable.max(proof.unwrap_or(Seq::ZERO));
-    let mut replay = Replay::new(&space, &hash_key, &manifest, durable);
-    let mut chain = chain::read(dir.as_ref(), &manifest, &entries, &mut replay)?;
-    let replayed = replay.finish()?;
+    let known = Listed { manifest: &manifest, entries: &entries, hash_key: &hash_key, durable };
+    let Read { space, mut chain, replayed, image } = known.read(dir.as_ref())?;
 
     chain.set_aside.extend_from_slice(&unlisted.set_aside);
     let repeated = unlisted.repeated;
@@ -198,7 +205,54 @@ fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<d
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
     let found = Found { manifest, suspect, chain, repeated, boot_id };
-    settle(dir, options, survey, found, Built { space, hash_key, replayed, lock })
+    settle(dir, options, survey, found, Built { space, hash_key, replayed, image, lock })
+}
+
+/// What is known before the log is read.
+struct Listed<'a> {
+    manifest: &'a Manifest,
+    entries: &'a [SegmentEntry],
+    hash_key: &'a HashKey,
+    durable: Seq,
+}
+
+/// What reading the log gave.
+struct Read {
+    space: Space,
+    chain: Chain,
+    replayed: Replayed,
+    /// The image that it began with.
+    image: Option<Image>,
+}
+
+impl Listed<'_> {
+    /// Reads what the manifest's image does not hold; everything, where there is none, or it is not what it should be.
+    fn read(&self, dir: &dyn Dir) -> Result<Read> {
+        let mut damage = None;
+        if self.manifest.image > 0 {
+            match self.read_with(dir, true) {
+                Err(error) if is_of_image(&error) => {
+                    trace::image_unusable(&error);
+                    damage = Some(error.to_string());
+                }
+                other => return other,
+            }
+        }
+        let mut read = self.read_with(dir, false)?;
+        read.replayed.report.image_damage = damage;
+        Ok(read)
+    }
+
+    fn read_with(&self, dir: &dyn Dir, image: bool) -> Result<Read> {
+        let Self { manifest, entries, hash_key, durable } = *self;
+        let space =
+            Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
+        let image = image.then(|| Restore::open(dir, &space, manifest, entries)).transpose()?;
+        let mut replay = Replay::new(&space, hash_key, manifest, durable);
+        let chain = chain::read(dir, manifest, entries, image.as_ref(), &mut replay)?;
+        let replayed = replay.finish()?;
+        Ok(Read { chain, replayed, image: image.map(Restore::into_image), space })
+    }
 }
 
 /// What was found on the disk.
@@ -216,6 +270,7 @@ struct Built {
     space: Space,
     hash_key: HashKey,
     replayed: Replayed,
+    image: Option<Image>,
     lock: Box<dyn Lock>,
 }
 
@@ -228,7 +283,7 @@ fn settle(
     built: Built,
 ) -> Result<Opened> {
     let Found { mut manifest, suspect, chain, repeated, boot_id } = found;
-    let Built { space, hash_key, replayed, lock } = built;
+    let Built { space, hash_key, replayed, image, lock } = built;
     let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
     for aside in &chain.asides {
         report.set_aside.extend(copy_aside(dir.as_ref(), aside)?);
@@ -246,6 +301,7 @@ fn settle(
     manifest.durable = durable;
     manifest.keyspaces = durable_names;
     manifest.next_seq = next_seq;
+    manifest.image = image.as_ref().map_or(0, |image| image.number);
     let epoch = manifest.epoch;
     let store = manifest.store;
     let commit = Arc::new(Commit::new(durable));
@@ -253,14 +309,11 @@ fn settle(
     manifest.update(|_| ()).map_err(Error::into_cause)?;
     dir.crash_point("recovery-manifest");
     report.set_aside.extend(rename_aside(dir.as_ref(), survey, &chain.set_aside)?);
+    remove_images(dir.as_ref(), survey, image.as_ref())?;
     dir.crash_point("recovery-renamed");
     remove(dir.as_ref(), &manifest, &chain.retired, &repeated)?;
 
-    let mut writer_nonce = [0; 8];
-    dir.random(&mut writer_nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
-    let writer_nonce = u64::from_le_bytes(writer_nonce);
-    let control = Control { store, boot_id: boot_id.unwrap_or([0; 16]), epoch, writer_nonce };
-    let control = ControlPage::create(dir.as_ref(), &control, durable)?;
+    let control = control_page(dir.as_ref(), store, boot_id, epoch, durable)?;
     let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
     let shared = Shared { dir, store, space, manifest, commit, segments: parking_lot::RwLock::new(segments) };
 
@@ -285,8 +338,24 @@ fn settle(
         ready,
         regime,
         unproven,
+        image,
         report,
     })
+}
+
+/// Makes the page that other processes map.
+fn control_page(
+    dir: &dyn Dir,
+    store: StoreId,
+    boot_id: Option<[u8; 16]>,
+    epoch: u64,
+    durable: Seq,
+) -> Result<ControlPage> {
+    let mut writer_nonce = [0; 8];
+    dir.random(&mut writer_nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
+    let writer_nonce = u64::from_le_bytes(writer_nonce);
+    let control = Control { store, boot_id: boot_id.unwrap_or([0; 16]), epoch, writer_nonce };
+    ControlPage::create(dir, &control, durable)
 }
 
 /// The first number of the new epoch: after an unclean end, above everything that can have been given out.
@@ -301,34 +370,6 @@ fn next_seq(manifest: &Manifest, chain: &Chain, durable: Seq) -> Seq {
     let written = manifest.segments.iter().filter(|entry| entry.state != State::Sealed);
     let open: u64 = written.map(|entry| entry.size / HEADER_SIZE as u64).sum();
     Seq(manifest.next_seq.max(seen.next()).0 + open + 1)
-}
-
-/// Removes the files of segments that compaction has done with, and those that repeat what is in others.
-fn remove(
-    dir: &dyn Dir,
-    manifest: &ManifestStore,
-    retired: &[(SegmentId, u64)],
-    repeated: &[SegmentId],
-) -> Result<()> {
-    if retired.is_empty() && repeated.is_empty() {
-        return Ok(());
-    }
-    let store = manifest.read(|manifest| manifest.store);
-    for (id, nonce) in retired {
-        match open_file(dir, store, *id) {
-            // Only what the manifest speaks of.
-            Ok((_, header)) if header.nonce == *nonce => unlink_segment(dir, *id)?,
-            Err(error @ Error::Io { .. }) => return Err(error),
-            _ => {}
-        }
-    }
-    for id in repeated {
-        unlink_segment(dir, *id)?;
-    }
-    dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
-    // On the disk with the next change.
-    manifest.forget(&retired.iter().map(|(id, _)| *id).collect::<Vec<_>>());
-    Ok(())
 }
 
 /// What the log goes on from, whichever segment it goes on in.
@@ -375,74 +416,4 @@ fn first_segment(
     let (segment, named) = make_segment(shared, regime, Provision::first_size(options, &shared.segments))?;
     named.map_err(Error::into_cause)?;
     Ok(segment)
-}
-
-/// Copies complete records behind a cut to a file of their own, durably. `None` where an earlier attempt did.
-fn copy_aside(dir: &dyn Dir, aside: &Aside) -> Result<Option<std::path::PathBuf>> {
-    let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
-    let source = aside.segment.file().expect("an opened segment has its file");
-    let len = usize::try_from(aside.to - aside.from).expect("inside of a mapped file");
-    let mut bytes = vec![0; len];
-    crate::fs::read_exact_at(source.as_ref(), &mut bytes, aside.from)
-        .map_err(|error| aside.segment.io("read", error))?;
-    for n in 0.. {
-        let name = names::aside(aside.segment.id(), n);
-        match dir.open(&name, crate::fs::Access::Read) {
-            Ok(file) => {
-                let mut there = vec![0; len];
-                let size = file.identity().map_err(|error| io("look at", &name, error))?.size;
-                let read = file.read_at(&mut there, 0).map_err(|error| io("read", &name, error))?;
-                if size == len as u64 && read == len && there == bytes {
-                    return Ok(None);
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                write_aside(dir, &name, &bytes).map_err(|error| io("write", &name, error))?;
-                return Ok(Some(dir.path().join(name)));
-            }
-            Err(error) => return Err(io("open", &name, error)),
-        }
-    }
-    unreachable!("some number is free")
-}
-
-fn write_aside(dir: &dyn Dir, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let temporary = names::temporary(name);
-    let file = match dir.create(&temporary) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            dir.unlink(&temporary)?;
-            dir.create(&temporary)
-        }
-        other => other,
-    }?;
-    file.write_at(bytes, 0)?;
-    file.sync()?;
-    dir.rename(&temporary, name)?;
-    dir.sync()
-}
-
-/// Gives segments that are no longer part of the store another name, and removes what was only being made.
-fn rename_aside(dir: &dyn Dir, survey: &Survey, ids: &[SegmentId]) -> Result<Vec<std::path::PathBuf>> {
-    let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
-    let mut paths = Vec::new();
-    let mut taken = dir.list().map_err(|error| Error::io("list", dir.path(), error))?;
-    for id in ids {
-        let old = names::segment(*id);
-        let new = (0..).map(|n| names::aside(*id, n)).find(|name| !taken.contains(name));
-        let new = new.expect("some number is free");
-        dir.rename(&old, &new).map_err(|error| io("rename", &old, error))?;
-        paths.push(dir.path().join(&new));
-        taken.push(new);
-    }
-    for name in &survey.temporaries {
-        match dir.unlink(name) {
-            // Removed by the copy of an aside that was begun before.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            other => other.map_err(|error| io("remove", name, error))?,
-        }
-    }
-    if !ids.is_empty() || !survey.temporaries.is_empty() {
-        dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
-    }
-    Ok(paths)
 }

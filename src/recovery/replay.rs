@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::report::RecoveryReport;
+use super::restore::Restored;
 use super::source::FileSource;
 use crate::catalog::{Loaded, Slot};
 use crate::epoch;
@@ -41,6 +42,22 @@ pub(crate) struct Walked {
     pub(crate) samples: Vec<(Seq, u64)>,
 }
 
+/// Where reading a segment begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begin {
+    /// The offset, in bytes.
+    pub(crate) offset: u64,
+    /// The number of the record before it, where an image holds what is there.
+    pub(crate) last: Option<Seq>,
+}
+
+impl Begin {
+    /// The first record of a segment.
+    pub(crate) fn of(segment: &Segment) -> Self {
+        Self { offset: segment.data_offset(), last: None }
+    }
+}
+
 /// Puts records into the indexes of their keyspaces.
 #[derive(Debug)]
 pub(crate) struct Replay<'a> {
@@ -67,8 +84,8 @@ pub(crate) struct Replay<'a> {
 #[derive(Debug)]
 struct Loading {
     id: KeyspaceId,
-    /// The segment and the offset of the first one.
-    first: (Arc<Segment>, u64),
+    /// The segment and the offset of the first one that was read; none where an image has the keyspace.
+    first: Option<(Arc<Segment>, u64)>,
     slot: Slot,
     /// Entries that lead to tombstones.
     tombstones: Vec<(Hash, Location)>,
@@ -111,7 +128,17 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Reads a segment up to `limit`, publishing what it holds.
+    /// Goes on from what an image holds of a keyspace; before anything is read.
+    pub(crate) fn restore(&mut self, Restored { id, slot, live_bytes }: Restored) {
+        debug_assert!(self.loading.last().is_none_or(|last| last.id < id), "in the order of the image");
+        self.loading.push(Loading { id, first: None, slot, tombstones: Vec::new(), live_bytes });
+        if self.listed_ids.binary_search(&id).is_err() {
+            // Gone since, and the manifest has forgotten it already.
+            self.bury(id);
+        }
+    }
+
+    /// Reads a segment from `begin` up to `limit`, publishing what it holds.
     ///
     /// # Errors
     ///
@@ -120,13 +147,17 @@ impl<'a> Replay<'a> {
         &mut self,
         segment: &Arc<Segment>,
         source: &mut FileSource,
+        begin: Begin,
         limit: u64,
     ) -> Result<Walked> {
-        let order = segment.order();
-        let mut walker = Walker::new(segment.nonce(), segment.data_offset(), limit, order);
+        let mut walker = Walker::new(segment.nonce(), begin.offset, limit, segment.order());
+        if let Some(last) = begin.last {
+            walker = walker.behind(last);
+        }
         let mut samples = Vec::new();
-        let mut sampled = 0;
-        let mut written = 0;
+        let mut sampled = begin.offset;
+        // What an image holds is more than the log's own records, as a rule; and it is never in the way.
+        let mut written = u64::from(begin.last.is_some());
         let defect = loop {
             match walker.step(source)? {
                 Step::Record(placed) => {
@@ -141,7 +172,7 @@ impl<'a> Replay<'a> {
                 Step::Invalid(defect) => break Some(defect),
             }
         };
-        self.report.bytes_read += walker.offset();
+        self.report.bytes_read += walker.offset() - begin.offset;
         Ok(Walked { stop: walker.offset(), defect, last: walker.last_seq(), written, samples })
     }
 
@@ -270,7 +301,7 @@ impl<'a> Replay<'a> {
         self.at = match self.loading.binary_search_by_key(&id, |loading| loading.id) {
             Ok(at) => at,
             Err(at) => {
-                let first = (Arc::clone(segment), offset);
+                let first = Some((Arc::clone(segment), offset));
                 let slot = new_slot(segment.path())?;
                 let loading = Loading { id, first, slot, tombstones: Vec::new(), live_bytes: 0 };
                 self.loading.insert(at, loading);
@@ -325,8 +356,8 @@ impl<'a> Replay<'a> {
         }
         self.report.keyspaces = keyspaces.len();
         for left in &self.loading {
-            if !names.is_dropped(left.id) {
-                return Err(damage(&left.first.0, left.first.1, Defect::BadField("keyspace")));
+            if let Some((segment, offset)) = left.first.as_ref().filter(|_| !names.is_dropped(left.id)) {
+                return Err(damage(segment, *offset, Defect::BadField("keyspace")));
             }
             for (ordinal, bytes) in left.slot.live() {
                 self.space.add_hidden_in(ordinal, bytes);

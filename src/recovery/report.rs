@@ -22,6 +22,14 @@ pub struct RecoveryReport {
     pub records: u64,
     /// Bytes of segment files read.
     pub bytes_read: u64,
+    /// The index was taken from an image that held every record up to this number; only what follows was read. None where
+    /// everything was read.
+    pub image_seq: Option<u64>,
+    /// Bytes of the image read by the open itself; the rest of it is read when it is needed, and in the background.
+    pub image_bytes_read: u64,
+    /// What was wrong with the image that the store names, if something was: everything was read instead, nothing is
+    /// lost, and a new image is made in time.
+    pub image_damage: Option<String>,
     /// Keyspaces found, the default one included.
     pub keyspaces: usize,
     /// Keys found, in all keyspaces.

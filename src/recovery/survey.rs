@@ -12,7 +12,7 @@ use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::walk::next_published;
 use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::{Access, Dir, File};
-use crate::segment::open_file;
+use crate::segment_file::open_file;
 
 /// One copy of the manifest as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub(crate) struct Survey {
     /// Files that were being made when their process ended.
     pub(crate) temporaries: Vec<String>,
     pub(crate) segments: Vec<SegmentId>,
+    /// Images of the index, by number.
+    pub(crate) images: Vec<u64>,
     copies: [Copy; 2],
 }
 
@@ -49,6 +51,7 @@ impl Survey {
             foreign: None,
             temporaries: Vec::new(),
             segments: Vec::new(),
+            images: Vec::new(),
             copies: [Copy::Nothing, Copy::Nothing],
         };
         let mut list = match dir.list() {
@@ -66,12 +69,8 @@ impl Survey {
                 Name::Segment(id) => survey.segments.push(id),
                 Name::Temporary => survey.temporaries.push(name),
                 Name::Foreign => survey.foreign = survey.foreign.or(Some(name)),
-                Name::Lock
-                | Name::Control
-                | Name::Hint(_)
-                | Name::Aside(..)
-                | Name::Image(_)
-                | Name::Neutral => {}
+                Name::Image(number) => survey.images.push(number),
+                Name::Lock | Name::Control | Name::Hint(_) | Name::Aside(..) | Name::Neutral => {}
             }
         }
         survey.segments.sort_unstable();

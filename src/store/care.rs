@@ -123,6 +123,32 @@ impl Store {
         self.engine().compact_segments(segments, progress)
     }
 
+    /// Makes an image of the indexes now, whatever was written since the last one; false where that is not possible at this
+    /// moment, because a pass of compaction is under way.
+    ///
+    /// ```
+    /// use mapcask::Options;
+    /// use mapcask::sim::SimDisk;
+    ///
+    /// let disk = SimDisk::new();
+    /// let store = Options::new().background(false).open_on(&disk)?;
+    /// let seq = store.insert("a", "1")?;
+    /// assert!(store.take_image()?);
+    /// store.close()?;
+    /// let store = Options::new().background(false).open_on(&disk)?;
+    /// assert_eq!(store.recovery_report().image_seq, Some(seq.0));
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`, and what stopped it.
+    #[cfg(any(test, feature = "sim", mapcask_internal))]
+    pub fn take_image(&self) -> Result<bool> {
+        self.engine().liveness.check()?;
+        self.engine().take_image()
+    }
+
     /// Reads everything and compares it with its checksums, beside readers and writers.
     ///
     /// ```

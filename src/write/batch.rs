@@ -55,7 +55,7 @@ impl Engine {
     ) -> Result<Seq> {
         loop {
             match self.attempt_batch(keyspace, batch, durability) {
-                Err(error) if self.makes_room(&error)? => {}
+                Err(error) if self.is_worth_another(&error)? => {}
                 other => return other,
             }
         }
@@ -153,7 +153,8 @@ impl Engine {
     fn write_prepared(&self, writer: &mut Writer, prepared: &Prepared<'_>, pin: &Pin) -> Result<Seq> {
         for check in &prepared.checks {
             let slot = writer.indexes.of(check.contents);
-            let current = self.current(check.contents, slot, check.hash, check.key, pin)?;
+            let reads = matches!(check.expected, Expected::Value(_));
+            let current = self.current(check.contents, slot, check.hash, (check.key, reads), pin)?;
             let there = current.filter(|current| current.record.is_put());
             let condition = match check.expected {
                 Expected::Absent => Condition::Present(false),
@@ -172,7 +173,8 @@ impl Engine {
         let mut frees = false;
         for planned in &prepared.writes {
             let slot = writer.indexes.of(planned.contents);
-            let current = self.current(planned.contents, slot, planned.hash, planned.draft.key, pin)?;
+            let current =
+                self.current(planned.contents, slot, planned.hash, (planned.draft.key, false), pin)?;
             frees |= planned.draft.kind == Kind::Tombstone && current.is_some();
         }
         // In the order of the keyspaces: each index is asked once for all it is to take.

@@ -97,10 +97,20 @@ impl Engine {
     ) -> Result<Outcome> {
         loop {
             match self.attempt(keyspace, change, durability) {
-                Err(error) if self.makes_room(&error)? => {}
+                Err(error) if self.is_worth_another(&error)? => {}
                 other => return other,
             }
         }
+    }
+
+    /// Whether a write that failed may be tried again: there is room now, or what was damaged has been built anew.
+    ///
+    /// # Errors
+    ///
+    /// What stopped that.
+    #[cold]
+    fn is_worth_another(&self, error: &Error) -> Result<bool> {
+        Ok(self.makes_room(error)? || self.mends(error)?)
     }
 
     #[inline]
@@ -123,7 +133,8 @@ impl Engine {
         let contents = self.contents(keyspace, &pin)?;
         draft.keyspace = contents.id;
         let slot = writer.indexes.of(contents);
-        let current = self.current(contents, slot, hash, change.key, &pin)?;
+        let reads = change.keep == Keep::Old || matches!(change.condition, Condition::Value(_));
+        let current = self.current(contents, slot, hash, (change.key, reads), &pin)?;
         let there = current.filter(|current| current.record.is_put());
         let holds = self.holds(change.condition, there)?;
         if !holds || (there.is_none() && change.value.is_none()) {
@@ -214,13 +225,17 @@ impl Engine {
         grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))
     }
 
-    /// The entry of a key.
+    /// The entry of a key; and whether its value is read, or only what it takes counts.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
     fn current<'p>(
         &'p self,
         contents: &Contents,
         slot: &Slot,
         hash: Hash,
-        key: &[u8],
+        (key, reads): (&[u8], bool),
         pin: &'p Pin,
     ) -> Result<Option<Current<'p>>> {
         let mut current = None;
@@ -233,6 +248,14 @@ impl Engine {
             current = Some(Current { location, record });
             Ok::<bool, Error>(true)
         })?;
+        let index = slot.index.index();
+        if let Some(Current { location, record }) = current.filter(|_| index.is_from_image()) {
+            if reads || self.catalog.snapshots.see(record.seq()) {
+                self.check_first(index, hash, location, &record)?;
+            } else {
+                self.check_header(&record)?;
+            }
+        }
         Ok(current)
     }
 

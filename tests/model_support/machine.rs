@@ -21,6 +21,18 @@ struct Held {
     dropped: bool,
 }
 
+/// What happens to an image between two runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Spoil {
+    Remove,
+    /// An older one, of the same store, has its name.
+    Old,
+    /// It is as long as this says, modulo its size.
+    Cut(usize),
+    /// A bit of this byte, modulo its size, is another.
+    Flip(usize),
+}
+
 /// A store on its disk, and what it may hold.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -42,6 +54,8 @@ pub(crate) struct Machine {
     last: Seq,
     durable: Seq,
     given_out: Seq,
+    /// An image that was there once.
+    old_image: Option<Vec<u8>>,
 }
 
 fn boot_id(run: u64) -> Option<[u8; 16]> {
@@ -68,6 +82,7 @@ impl Machine {
             last: Seq::ZERO,
             durable: Seq::ZERO,
             given_out: Seq::ZERO,
+            old_image: None,
         }
     }
 
@@ -222,6 +237,79 @@ impl Machine {
         self.store().compact().unwrap();
         self.given_out = self.given_out.max(self.store().last_seq());
         self.cut(choose(&self.disk.positions()), &allowed, seed, same_boot);
+    }
+
+    /// Makes an image. That makes durable what it shows.
+    pub(crate) fn take_image(&mut self) {
+        let last = self.store().last_seq();
+        if self.store().take_image().unwrap() {
+            assert!(self.store().durable_seq() >= last);
+            self.make_durable();
+            let image = self.image().expect("it was just made");
+            self.old_image.get_or_insert_with(|| self.disk.read_file(&image).unwrap());
+        }
+        self.check_shape();
+    }
+
+    /// The name of the image that is there.
+    fn image(&self) -> Option<String> {
+        let is_image = |name: &String| name.starts_with("INDEX-") && !name.ends_with(".tmp");
+        let images: Vec<_> = self.disk.files().into_iter().filter(is_image).collect();
+        assert!(images.len() <= 1, "{images:?}");
+        images.into_iter().next()
+    }
+
+    /// The power fails somewhere within the making of an image.
+    pub(crate) fn cut_within_image(
+        &mut self,
+        choose: impl Fn(&[Position]) -> Position,
+        seed: u64,
+        same_boot: bool,
+    ) {
+        self.disk.forget_history();
+        let allowed = self.history.clone();
+        self.store().take_image().unwrap();
+        self.given_out = self.given_out.max(self.store().last_seq());
+        self.cut(choose(&self.disk.positions()), &allowed, seed, same_boot);
+    }
+
+    /// Ends the store, does something to its image, and opens it again.
+    pub(crate) fn spoil(&mut self, how: Spoil, killed: bool) {
+        self.held.clear();
+        if !killed {
+            self.flush();
+        }
+        let stats = self.store().stats();
+        if killed {
+            self.disk = self.disk.kill();
+        } else {
+            self.store.take().expect("it is open between transitions").close().unwrap();
+        }
+        if let Some(image) = self.image() {
+            let size = self.disk.read_file(&image).unwrap().len();
+            match how {
+                Spoil::Remove => self.disk.remove_file(&image).unwrap(),
+                Spoil::Old => {
+                    if let Some(old) = &self.old_image {
+                        self.disk.put_file(&image, old);
+                    }
+                }
+                Spoil::Cut(len) => self.disk.truncate(&image, (len % size) as u64).unwrap(),
+                Spoil::Flip(at) => {
+                    let bit = u8::try_from(at % 8).expect("less than 8");
+                    self.disk.rot_bit(&image, (at % size) as u64, bit).unwrap();
+                }
+            }
+        }
+        self.start(self.disk.clone());
+        let found = self.look();
+        if killed {
+            self.history =
+                self.history.check_kill(&found, 0).unwrap_or_else(|complaint| panic!("{complaint}"));
+        } else {
+            self.check_found(&found);
+            check_reopened(&stats, &self.store().stats());
+        }
     }
 
     /// Waits for an earlier write, whose number is chosen among those that are known.

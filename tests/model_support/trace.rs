@@ -37,6 +37,8 @@ pub(crate) enum Step {
     Background,
     /// Compacts all there is.
     Compact,
+    /// Makes an image of the indexes.
+    Image,
     /// Closes the store and opens it again.
     Reopen,
     /// Kills the process and opens the store again.
@@ -47,7 +49,7 @@ pub(crate) enum Step {
 pub(crate) const KEYS: [&str; 4] = ["a", "b", "c", "on"];
 
 /// Every letter.
-pub(crate) const ALPHABET: [Step; 14] = [
+pub(crate) const ALPHABET: [Step; 15] = [
     Step::PutA,
     Step::PutB,
     Step::PutLarge,
@@ -60,6 +62,7 @@ pub(crate) const ALPHABET: [Step; 14] = [
     Step::Flush,
     Step::Background,
     Step::Compact,
+    Step::Image,
     Step::Reopen,
     Step::Kill,
 ];
@@ -92,7 +95,9 @@ impl Step {
                 let holds = item("a", BatchStep::Require(Expected::Right));
                 Write::Batch(String::new(), vec![holds, across, put("a", "across ")])
             }
-            Self::Flush | Self::Background | Self::Compact | Self::Reopen | Self::Kill => return Vec::new(),
+            Self::Flush | Self::Background | Self::Compact | Self::Image | Self::Reopen | Self::Kill => {
+                return Vec::new();
+            }
         };
         write.resolved(state).with_creations(state)
     }
@@ -173,6 +178,10 @@ impl Run {
             Step::Background => while self.store.step().unwrap() || self.store.rest_step().unwrap() {},
             Step::Compact => {
                 self.store.compact().unwrap();
+                self.history.make_durable();
+            }
+            Step::Image => {
+                assert!(self.store.take_image().unwrap(), "nothing is in its way");
                 self.history.make_durable();
             }
             Step::Reopen => {

@@ -8,6 +8,8 @@
 //!
 //! **Crash points.** Up to the rename there is a temporary file, which an open removes. After it there is a whole image.
 
+pub(crate) mod state;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -115,6 +117,12 @@ impl Writing {
         Ok(Ok(if self.captures.is_empty() { Step::Written } else { Step::More }))
     }
 
+    /// Removes what was written: the image is not wanted any more.
+    pub(crate) fn discard(self, dir: &dyn Dir) {
+        // An open would remove it as well.
+        drop(dir.unlink(&names::temporary(&self.name)));
+    }
+
     /// Makes a written image durable under its name. The log must be durable up to the image's last number (I3).
     ///
     /// # Errors
@@ -124,12 +132,20 @@ impl Writing {
         debug_assert!(self.captures.is_empty(), "it is written");
         let temporary = names::temporary(&self.name);
         let failed = |error| Error::io("finish", dir.path().join(&self.name), error);
-        self.file.sync().map_err(failed)?;
-        dir.crash_point("image synced");
-        dir.rename(&temporary, &self.name).map_err(failed)?;
-        dir.crash_point("image renamed");
+        let synced = self.file.sync();
+        dir.crash_point("image-synced");
+        let named = synced.and_then(|()| dir.rename(&temporary, &self.name));
+        named.map_err(failed).inspect_err(|_| drop(dir.unlink(&temporary)))?;
+        dir.crash_point("image-renamed");
         dir.sync().map_err(failed)
     }
+}
+
+/// Whether an error is about an image, without which everything goes on: the log holds all that it says.
+pub(crate) fn is_of_image(error: &Error) -> bool {
+    let (Error::Corrupt { path, .. } | Error::Io { path, .. }) = error else { return false };
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| matches!(names::parse(name), names::Name::Image(_)))
 }
 
 /// An image that is open.
@@ -169,6 +185,16 @@ impl Opened {
             return Err(damaged(Defect::BadField("number")));
         }
         Ok(Self { image, file, path: Arc::from(path), front_len: front_len as u64 })
+    }
+
+    /// The error of whoever finds that the front does not fit the store.
+    pub(crate) fn unfit(&self, field: &'static str) -> Error {
+        Error::Corrupt { path: self.path.to_path_buf(), offset: 0, defect: Defect::BadField(field) }
+    }
+
+    /// Bytes of the front.
+    pub(crate) fn front_len(&self) -> u64 {
+        self.front_len
     }
 
     /// Makes the indexes of the front's keyspaces, in its order; they are partial, and keep the file open until they are whole.

@@ -1,0 +1,237 @@
+//! What can happen to an image, and that the store does not mind.
+
+use mapcask::sim::{Fault, Operation, SimDisk};
+use mapcask::{Error, Store};
+
+use super::{Map, contents, filled, image_of, insert, key, open, remove, value};
+
+/// A store that was closed after an image, and some writes behind that.
+fn closed() -> (SimDisk, Map, String) {
+    let disk = SimDisk::new();
+    let (store, mut map) = filled(&disk, 400);
+    store.keyspace("other").unwrap().insert("a", "b").unwrap();
+    assert!(store.take_image().unwrap());
+    for number in 390..420 {
+        insert(&store, &mut map, number, 1);
+    }
+    remove(&store, &mut map, 5);
+    store.close().unwrap();
+    let image = image_of(&disk).unwrap();
+    (disk, map, image)
+}
+
+/// The length of the front, which the file says itself.
+fn front_len(disk: &SimDisk, image: &str) -> u64 {
+    let bytes = disk.read_file(image).unwrap();
+    u64::from_le_bytes(bytes[16..24].try_into().unwrap())
+}
+
+#[test]
+fn every_byte_of_the_front_is_checked() {
+    let (disk, map, image) = closed();
+    for at in 0..front_len(&disk, &image) {
+        let disk = disk.kill();
+        disk.rot_bit(&image, at, (at % 8) as u8).unwrap();
+        let store = open(&disk);
+        let report = store.recovery_report();
+        assert!(report.image_damage.is_some() && report.image_seq.is_none(), "byte {at}: {report:?}");
+        assert_eq!(image_of(&disk), None, "it is of no use");
+        check_main(&store, &map);
+    }
+}
+
+#[test]
+fn an_image_that_is_cut_missing_or_anothers_is_done_without() {
+    let (disk, map, image) = closed();
+    let size = disk.read_file(&image).unwrap().len() as u64;
+    let strange = {
+        let disk = SimDisk::with_seed(77);
+        assert!(filled(&disk, 400).0.take_image().unwrap());
+        disk.read_file(&image_of(&disk).unwrap()).unwrap()
+    };
+    for n in 0..7 {
+        let disk = disk.kill();
+        match n {
+            0 => disk.remove_file(&image).unwrap(),
+            1 => disk.put_file(&image, &[]),
+            2 => disk.put_file(&image, &[0; 8192]),
+            3 => disk.put_file(&image, &strange),
+            4 => disk.truncate(&image, size - 1).unwrap(),
+            5 => disk.truncate(&image, size + 1).unwrap(),
+            _ => disk.truncate(&image, 100).unwrap(),
+        }
+        let store = open(&disk);
+        let report = store.recovery_report();
+        assert!(report.image_damage.is_some() && report.image_seq.is_none(), "{n}: {report:?}");
+        check_main(&store, &map);
+        store.close().unwrap();
+        let store = open(&disk);
+        assert!(store.recovery_report().image_damage.is_none(), "{n}: it is not named any more");
+        check_main(&store, &map);
+    }
+}
+
+#[test]
+fn an_image_that_cannot_be_read_is_done_without() {
+    let (disk, map, _) = closed();
+    let reads = {
+        let disk = disk.kill();
+        drop(open(&disk));
+        disk.operations()[&Operation::Read]
+    };
+    let mut refused = 0;
+    for nth in 1..=reads {
+        let disk = disk.kill();
+        disk.fail_nth(Some(Operation::Read), nth, Fault::Io, false);
+        // What else is read must be readable.
+        let Ok(store) = super::options().open_on(&disk) else { continue };
+        refused += u64::from(store.recovery_report().image_damage.is_some());
+        check_main(&store, &map);
+    }
+    assert!(refused > 0, "of {reads}");
+}
+
+fn check_main(store: &Store, map: &Map) {
+    for (key, value) in map {
+        assert_eq!(store.get(key).unwrap().as_deref(), Some(value.as_slice()), "{key:?}");
+    }
+    assert_eq!(contents(store), *map);
+    assert_eq!(store.keyspace("other").unwrap().get("a").unwrap().unwrap(), "b");
+    store.verify().unwrap();
+}
+
+type Way = (&'static str, fn(&Store, u32) -> mapcask::Result<()>);
+
+/// Every way to come to a key first.
+const WAYS: [Way; 14] = [
+    ("get", |store, number| store.get(key(number)).map(drop)),
+    ("view", |store, number| store.view().get(key(number)).map(drop)),
+    ("contains_key", |store, number| store.contains_key(key(number)).map(drop)),
+    ("get_into", |store, number| store.get_into(key(number), &mut Vec::new()).map(drop)),
+    ("try_get", |store, number| store.try_get(key(number)).map(drop)),
+    ("multi_get", |store, number| store.multi_get(&[key(number), key(number + 1)]).map(drop)),
+    ("insert", |store, number| store.insert(key(number), value(number, 0)).map(drop)),
+    ("compare_and_swap", |store, number| {
+        let value = value(number, 0);
+        store.compare_and_swap(key(number), Some(&value), Some(&value)).map(drop)
+    }),
+    ("a batch", |store, number| {
+        let mut batch = mapcask::WriteBatch::new();
+        batch.insert(key(number), value(number, 0));
+        store.write(batch).map(drop)
+    }),
+    ("iter", |store, _| store.iter().try_for_each(|item| item.map(drop))),
+    ("snapshot", |store, number| store.snapshot().get(key(number)).map(drop)),
+    ("snapshot iter", |store, _| store.snapshot().iter().try_for_each(|item| item.map(drop))),
+    ("compact", |store, _| store.compact().map(drop)),
+    ("the background", |store, _| {
+        while store.step()? {}
+        Ok(())
+    }),
+];
+
+/// A damaged block is found when somebody needs it: the index is built anew, and nobody hears of it but the statistics.
+#[test]
+fn a_damaged_block_is_no_error_of_whoever_needs_it() {
+    let (disk, map, image) = closed();
+    let front = front_len(&disk, &image);
+    let frames = (disk.read_file(&image).unwrap().len() as u64 - front) / 4100;
+    assert!(frames >= 128, "two keyspaces");
+    for (name, way) in WAYS {
+        // The first keyspace's block of a key that is not in the last one, which the open itself reads.
+        let mut mended = 0;
+        for frame in [0, 1, 17, 40, 63] {
+            let disk = disk.kill();
+            disk.rot_bit(&image, front + frame * 4100 + 99, 3).unwrap();
+            let store = open(&disk);
+            let place = format!("{name}, frame {frame}");
+            for number in (6..380).step_by(2) {
+                way(&store, number).unwrap_or_else(|error| panic!("{place}: {error}"));
+                if store.stats().index_rebuilds > 0 {
+                    break;
+                }
+            }
+            mended += store.stats().index_rebuilds;
+            assert!(store.stats().index_rebuilds <= 1, "{place}");
+            check_main(&store, &map);
+            store.remove(key(6)).unwrap();
+            store.insert(key(1000), "new").unwrap();
+            drop(store);
+            let store = open(&disk.kill());
+            assert_eq!(store.len(), map.len(), "{place}");
+            assert_eq!(store.get(key(1000)).unwrap().unwrap(), "new", "{place}");
+            store.verify().unwrap();
+        }
+        assert!(mended >= 3, "{name} found {mended} of five");
+    }
+}
+
+#[test]
+fn what_was_taken_from_a_damaged_index_goes_on() {
+    let (disk, map, image) = closed();
+    let front = front_len(&disk, &image);
+    disk.rot_bit(&image, front + 20 * 4100 + 99, 3).unwrap();
+    let store = open(&disk);
+    let snapshot = store.snapshot();
+    let mut iter = store.iter();
+    let mut found = Map::new();
+    for item in iter.by_ref().take(10) {
+        let (key, value) = item.unwrap();
+        found.insert(key.into(), value.into());
+    }
+    let view = store.view();
+    for number in 0..420 {
+        assert_eq!(view.get(key(number)).unwrap().is_some(), map.contains_key(key(number).as_slice()));
+    }
+    assert_eq!(store.stats().index_rebuilds, 1);
+    for number in 0..200 {
+        store.insert(key(number), value(number, 7)).unwrap();
+    }
+    for number in 200..250 {
+        store.remove(key(number)).unwrap();
+    }
+    drop(view);
+    // What the snapshot sees has to come from the index that took the place of its own.
+    store.compact().unwrap();
+    for item in iter {
+        let (key, value) = item.unwrap();
+        assert!(found.insert(key.into(), value.into()).is_none(), "each key comes once");
+    }
+    assert!(
+        (251..=500)
+            .all(|number| found.contains_key(key(number).as_slice())
+                == map.contains_key(key(number).as_slice()))
+    );
+    let seen = snapshot.iter().map(|item| item.map(|(key, value)| (Vec::from(key), Vec::from(value))));
+    assert_eq!(seen.collect::<Result<Map, Error>>().unwrap(), map);
+    for (key, value) in &map {
+        assert_eq!(snapshot.get(key).unwrap().as_deref(), Some(value.as_slice()));
+    }
+}
+
+/// Where the log is damaged as well, that is what is said.
+#[test]
+fn an_index_that_cannot_be_built_anew_is_an_error_that_names_the_log() {
+    let disk = SimDisk::new();
+    let (store, _) = filled(&disk, 400);
+    assert!(store.take_image().unwrap());
+    store.close().unwrap();
+    let image = image_of(&disk).unwrap();
+    let front = front_len(&disk, &image);
+    for frame in 0..63 {
+        disk.rot_bit(&image, front + frame * 4100 + 99, 3).unwrap();
+    }
+    let needle = value(200, 0);
+    let segment = disk.files().into_iter().find_map(|name| {
+        let bytes = disk.read_file(&name).unwrap();
+        let at = bytes.windows(needle.len()).position(|window| window == needle)?;
+        name.ends_with(".seg").then_some((name, at as u64))
+    });
+    let (name, at) = segment.unwrap();
+    disk.rot_bit(&name, at, 0).unwrap();
+    let store = open(&disk);
+    match store.get(key(6)) {
+        Err(Error::Corrupt { path, .. }) => assert!(path.to_str().unwrap().ends_with(&name), "{path:?}"),
+        other => panic!("{other:?}"),
+    }
+}

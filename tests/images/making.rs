@@ -1,0 +1,190 @@
+//! How an image is made: when, beside what, and what may go wrong.
+
+use std::path::Path;
+
+use mapcask::sim::{Fault, Operation, SimDisk};
+use mapcask::{Options, Store};
+
+use super::{
+    Map, check, copied, directory, filled, image_in, image_of, insert, key, open, remove, rest, value,
+};
+
+/// A store that makes an image as soon as that is worth anything.
+fn eager(path: &Path) -> Store {
+    Options::new().background(false).segment_bytes(256 << 10).image_bytes(0).open(path).unwrap()
+}
+
+/// A value whose record takes some 400 bytes.
+fn large(number: u32, round: u32) -> Vec<u8> {
+    [number, round].map(u32::to_le_bytes).concat().repeat(45)
+}
+
+#[test]
+fn the_background_makes_an_image_when_there_is_much_to_read_and_removes_the_one_before() {
+    let directory = directory();
+    let store = eager(directory.path());
+    let mut images = Vec::new();
+    for round in 0..8 {
+        for number in 0..8_000 {
+            store.insert(key(number), large(number, round)).unwrap();
+            if number % 256 == 0 {
+                while store.step().unwrap() {}
+                images.extend(image_in(directory.path()));
+            }
+        }
+    }
+    while store.step().unwrap() {}
+    images.dedup();
+    let stats = store.stats();
+    assert!(images.len() > 2 && stats.images_made == images.len() as u64, "{images:?}, {stats:?}");
+    let size = std::fs::metadata(image_in(directory.path()).unwrap()).unwrap().len();
+    assert_eq!(stats.image_bytes, size);
+    let copy = copied(directory.path());
+    let store = eager(copy.path());
+    let report = store.recovery_report();
+    assert!(report.image_seq.is_some());
+    // Four times the image, a segment and what was in a pass.
+    assert!(report.bytes_read < 4 * size + (1 << 20), "{report:?}, {size}");
+    for number in 0..8_000 {
+        assert_eq!(store.get(key(number)).unwrap().unwrap(), large(number, 7));
+    }
+}
+
+#[test]
+fn no_image_is_begun_within_a_pass() {
+    let disk = SimDisk::new();
+    let (store, mut map) = filled(&disk, 300);
+    for number in 0..300 {
+        insert(&store, &mut map, number, 1);
+    }
+    let mut asked = 0;
+    store
+        .compact_with(|_| {
+            assert!(!store.take_image().unwrap());
+            asked += 1;
+            true
+        })
+        .unwrap();
+    assert!(asked > 5);
+    assert!(store.take_image().unwrap());
+    check(&store, &map);
+}
+
+/// Compaction may begin while an image is being written, and writers write.
+#[test]
+fn an_image_shows_the_moment_at_which_it_was_begun() {
+    for seed in 0..12 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let directory = directory();
+        let store = eager(directory.path());
+        let mut map = Map::new();
+        let mut write = |store: &Store, count: usize| {
+            for _ in 0..count {
+                let number = random.u32(0..9_000);
+                if random.u8(0..8) == 0 {
+                    remove(store, &mut map, number);
+                } else {
+                    let value = large(number, random.u32(..));
+                    store.insert(key(number), &value).unwrap();
+                    map.insert(key(number).to_vec(), value);
+                }
+            }
+        };
+        write(&store, 10_000);
+        let before = store.stats().images_made;
+        while store.stats().images_made == before {
+            write(&store, 200);
+            store.step().unwrap();
+        }
+        write(&store, 300);
+        let copy = copied(directory.path());
+        let again = eager(copy.path());
+        assert!(again.recovery_report().image_seq.is_some());
+        check(&again, &map);
+        again.verify().unwrap();
+    }
+}
+
+#[test]
+fn a_writer_that_is_faster_than_an_image_ends_it_and_the_next_one_gets_what_it_needs() {
+    const KEYS: u32 = 150_000;
+    let directory = directory();
+    let store = eager(directory.path());
+    for number in 0..KEYS {
+        store.insert(key(number), value(number, 0)).unwrap();
+    }
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut steps = 0;
+    while store.stats().images_made == 0 {
+        store.step().unwrap();
+        for _ in 0..2_000 {
+            let number = random.u32(0..KEYS);
+            store.insert(key(number), value(number, 1)).unwrap();
+        }
+        steps += 1;
+        assert!(steps < 2_000);
+    }
+    let copy = copied(directory.path());
+    let store = eager(copy.path());
+    assert!(store.recovery_report().image_seq.is_some());
+    assert_eq!(store.len(), KEYS as usize);
+    store.verify().unwrap();
+}
+
+#[test]
+fn what_stops_an_image_stops_nothing_else() {
+    for operation in
+        [Operation::Create, Operation::Write, Operation::Sync, Operation::Rename, Operation::Unlink]
+    {
+        for fault in [Fault::Io, Fault::NoSpace] {
+            let disk = SimDisk::new();
+            let (store, mut map) = filled(&disk, 200);
+            store.flush().unwrap();
+            rest(&store);
+            // Twice, so that there is one to be removed.
+            assert!(store.take_image().unwrap());
+            insert(&store, &mut map, 7, 1);
+            store.flush().unwrap();
+            let already = disk.operations();
+            let count = already.get(&operation).copied().unwrap_or(0);
+            disk.fail_nth(Some(operation), 1, fault, false);
+            let made = store.take_image();
+            let case = format!("{operation:?} {fault:?} after {count}");
+            disk.clear_faults();
+            match made {
+                Ok(_) => {
+                    insert(&store, &mut map, 8, 1);
+                    assert!(store.take_image().unwrap(), "{case}");
+                }
+                // The first sync of all may be the log's.
+                Err(error) => assert!(operation == Operation::Sync, "{case}: {error}"),
+            }
+            let temporaries = disk.files().into_iter().filter(|name| name.ends_with(".tmp")).count();
+            assert_eq!(temporaries, 0, "{case}");
+            drop(store);
+            let disk = disk.kill();
+            let store = open(&disk);
+            check(&store, &map);
+            assert!(image_of(&disk).is_some(), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_is_closed_before_its_image_is_whole_leaves_nothing_of_it() {
+    let directory = directory();
+    let store = eager(directory.path());
+    for number in 0..4_000 {
+        store.insert(key(number), large(number, 0)).unwrap();
+    }
+    let is_begun = |path: &Path| image_in(path).is_some_and(|path| path.extension().is_some());
+    while !is_begun(directory.path()) {
+        assert!(store.step().unwrap());
+    }
+    let copy = copied(directory.path());
+    store.close().unwrap();
+    assert!(!is_begun(directory.path()));
+    let store = eager(copy.path());
+    assert!(!is_begun(copy.path()));
+    assert_eq!(store.len(), 4_000);
+}

@@ -1,0 +1,214 @@
+//! What an open from an image reads, and that it finds what there is.
+
+use mapcask::sim::{Script, SimDisk, Tears};
+use mapcask::{Error, Options};
+
+use super::{
+    check, contents, directory, filled, image_in, image_of, insert, key, open, options, remove, rest, value,
+};
+
+#[test]
+fn after_a_clean_close_nothing_of_the_log_is_read() {
+    let directory = directory();
+    let path = directory.path();
+    // More than a megabyte, so that the close makes an image.
+    let big = || Options::new().background(false).segment_bytes(256 << 10);
+    let store = big().open(path).unwrap();
+    for number in 0..12_000 {
+        store.insert(key(number), [value(number, 0), vec![7; 60]].concat()).unwrap();
+    }
+    let last = store.last_seq();
+    store.flush().unwrap();
+    let before = store.stats();
+    store.close().unwrap();
+    assert!(image_in(path).is_some());
+    let store = big().open(path).unwrap();
+    let report = store.recovery_report();
+    assert!(report.clean);
+    assert_eq!((report.records, report.bytes_read, report.keys), (0, 0, 12_000), "{report:?}");
+    assert!(report.image_seq >= Some(last.0) && report.image_damage.is_none(), "{report:?}");
+    // A front of 128 bytes, and 64 for each segment and keyspace, and 16 for each of both.
+    let most = 128 + 64 * (report.segments as u64 + 1) + 16 * report.segments as u64;
+    assert!(report.image_bytes_read <= most, "{report:?}");
+    let stats = store.stats();
+    assert_eq!(
+        (stats.keys, stats.live_bytes, stats.dead_bytes),
+        (before.keys, before.live_bytes, before.dead_bytes)
+    );
+    assert_eq!((stats.image_bytes > 0, stats.images_made, stats.index_rebuilds), (true, 0, 0));
+    for number in (0..12_000).rev() {
+        assert_eq!(store.get(key(number)).unwrap().unwrap(), [value(number, 0), vec![7; 60]].concat());
+    }
+    store.verify().unwrap();
+    // Little to read means no other image.
+    store.insert("one", "more").unwrap();
+    let image = image_in(path);
+    store.close().unwrap();
+    assert_eq!(image_in(path), image);
+    let store = big().open(path).unwrap();
+    let report = store.recovery_report();
+    assert!(report.records > 0 && report.records < 8, "{report:?}");
+    assert_eq!(store.get("one").unwrap().unwrap(), "more");
+    assert_eq!(store.len(), 12_001);
+}
+
+#[test]
+fn what_was_written_after_an_image_is_read_after_a_kill_and_nothing_else() {
+    for seed in 0..30 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let disk = SimDisk::new();
+        let (store, mut map) = filled(&disk, 400);
+        for _ in 0..random.usize(0..200) {
+            insert(&store, &mut map, random.u32(0..400), 1);
+        }
+        rest(&store);
+        assert!(store.take_image().unwrap());
+        let mut written = 0;
+        for _ in 0..random.usize(0..150) {
+            let number = random.u32(0..500);
+            match random.u8(0..10) {
+                0..3 => remove(&store, &mut map, number),
+                _ => insert(&store, &mut map, number, 2),
+            }
+            written += 1;
+            if random.u8(0..60) == 0 {
+                store.compact().unwrap();
+            }
+        }
+        let moved = store.stats().compaction.bytes_moved;
+        let before = store.stats();
+        let disk = if random.bool() {
+            disk.kill()
+        } else {
+            store.flush().unwrap();
+            disk.crash_at(disk.position(), Tears::None, &mut Script::new([]))
+        };
+        let again = open(&disk);
+        let report = again.recovery_report();
+        assert!(report.image_seq.is_some(), "{report:?}");
+        // Each segment has a few records of the log's own.
+        let least_size = 32 + 8;
+        let most = written + moved / least_size + 3 * report.segments as u64 + 3 * before.syncs;
+        assert!(report.records <= most, "{} > {most}: {report:?}", report.records);
+        check(&again, &map);
+        again.verify().unwrap();
+        assert_eq!(again.stats().live_bytes, before.live_bytes);
+        // As an open that reads everything finds it.
+        let other = disk.kill();
+        other.remove_file(&image_of(&other).unwrap()).unwrap();
+        let other = open(&other);
+        assert!(other.recovery_report().image_damage.is_some());
+        check(&other, &map);
+        // Both have begun an epoch: one start record each.
+        assert_eq!(again.stats().dead_bytes, other.stats().dead_bytes, "seed {seed}");
+        drop(store);
+    }
+}
+
+#[test]
+fn segments_that_are_gone_are_purged_and_their_places_given_to_others() {
+    let disk = SimDisk::new();
+    let (store, mut map) = filled(&disk, 600);
+    assert!(store.take_image().unwrap());
+    // Everything of the image moves, and much of it more than once.
+    for round in 1..4 {
+        for number in (0..600).step_by(3) {
+            insert(&store, &mut map, number, round);
+        }
+        store.compact().unwrap();
+    }
+    for number in 0..100 {
+        remove(&store, &mut map, number);
+    }
+    store.compact().unwrap();
+    let disk = disk.kill();
+    let again = open(&disk);
+    assert!(again.recovery_report().image_seq.is_some());
+    check(&again, &map);
+    again.verify().unwrap();
+    // And an image of that.
+    assert!(again.take_image().unwrap());
+    again.close().unwrap();
+    let again = open(&disk);
+    assert!(again.recovery_report().image_seq.is_some());
+    check(&again, &map);
+}
+
+#[test]
+fn keyspaces_that_come_and_go_after_an_image_are_what_they_are() {
+    let disk = SimDisk::new();
+    let (store, map) = filled(&disk, 50);
+    for name in ["stays", "cleared", "dropped", "renamed", "replaced"] {
+        let keyspace = store.keyspace(name).unwrap();
+        for number in 0..20 {
+            keyspace.insert(key(number), name).unwrap();
+        }
+    }
+    assert!(store.take_image().unwrap());
+    store.keyspace("cleared").unwrap().clear().unwrap();
+    store.keyspace("cleared").unwrap().insert("new", "1").unwrap();
+    store.drop_keyspace("dropped").unwrap();
+    store.drop_keyspace("replaced").unwrap();
+    store.rename_keyspace("renamed", "replaced").unwrap();
+    store.keyspace("made").unwrap().insert("made", "later").unwrap();
+    for durable in [false, true] {
+        if durable {
+            store.flush().unwrap();
+            rest(&store);
+        }
+        let again = open(&disk.kill());
+        assert!(again.recovery_report().image_seq.is_some());
+        assert_eq!(again.keyspace_names(), ["cleared", "made", "replaced", "stays"]);
+        let lens = ["cleared", "made", "replaced", "stays"].map(|name| again.keyspace(name).unwrap().len());
+        assert_eq!(lens, [1, 1, 20, 20]);
+        assert_eq!(again.keyspace("replaced").unwrap().get(key(3)).unwrap().unwrap(), "renamed");
+        assert_eq!(again.keyspace("cleared").unwrap().get(key(3)).unwrap(), None);
+        assert_eq!(contents(&again), map);
+        again.verify().unwrap();
+        assert_eq!(again.stats().live_bytes, store.stats().live_bytes);
+    }
+}
+
+/// A record that nobody has read since the open is verified by the first read of it.
+#[test]
+fn rot_in_a_record_is_an_error_of_the_first_read_and_no_hindrance_to_a_write() {
+    let disk = SimDisk::new();
+    let (store, mut map) = filled(&disk, 300);
+    assert!(store.take_image().unwrap());
+    store.close().unwrap();
+    let needle = value(77, 0);
+    let found = disk.files().into_iter().find_map(|name| {
+        let bytes = disk.read_file(&name).unwrap();
+        let at = bytes.windows(needle.len()).position(|window| window == needle)?;
+        name.ends_with(".seg").then_some((name, at as u64))
+    });
+    let (name, at) = found.unwrap();
+    // In the value, in the key, in the header's length, kind and number.
+    for offset in [at + 3, at - 2, at - 4 - 32 + 8, at - 4 - 32, at - 4 - 32 + 16] {
+        let disk = disk.kill();
+        disk.rot_bit(&name, offset, 1).unwrap();
+        let place = format!("{} bytes from the value", i128::from(offset) - i128::from(at));
+        let store = open(&disk);
+        assert!(store.recovery_report().image_seq.is_some());
+        let is_corrupt = |error: &Error| matches!(error, Error::Corrupt { .. });
+        assert!(store.get(key(77)).is_err_and(|error| is_corrupt(&error)), "{place}");
+        assert!(store.get(key(77)).is_err_and(|error| is_corrupt(&error)), "{place}: not only once");
+        assert!(store.iter().any(|item| item.is_err()), "{place}");
+        assert!(store.multi_get(&[key(1), key(77)]).is_err(), "{place}");
+        assert!(store.snapshot().get(key(77)).is_err(), "{place}");
+        assert!(store.verify().is_err(), "{place}");
+        for number in (0..300).filter(|number| *number != 77) {
+            assert_eq!(store.get(key(number)).unwrap().as_deref(), Some(value(number, 0).as_slice()));
+        }
+        assert!(store.compare_and_swap(key(77), Some(&value(77, 0)), Some("x")).is_err(), "{place}");
+    }
+    let disk = disk.kill();
+    disk.rot_bit(&name, at + 3, 1).unwrap();
+    let store = open(&disk);
+    insert(&store, &mut map, 77, 9);
+    check(&store, &map);
+    drop(store);
+    let disk = disk.kill();
+    disk.rot_bit(&name, at + 3, 0).unwrap();
+    drop(options().open_on(&disk).unwrap());
+}

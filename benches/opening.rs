@@ -1,5 +1,6 @@
 //! Opening: from nothing to the first value, after a clean close and after the death of the process.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mapcask::Store;
@@ -10,15 +11,28 @@ use crate::{Lab, Result, scratch};
 
 /// By the number of keys.
 pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
-    let mut table = Table::new(
-        "open, page cache warm, in milliseconds, by the number of keys",
+    let mut times = Table::new(
+        "open to first get, page cache warm, in milliseconds, by the number of keys",
         &[
             "keys",
             "clean: open",
             "clean: to first get",
-            "killed: open",
-            "killed: to first get",
+            "killed",
             "killed: MiB/s of log",
+            "no image",
+            "no image: MiB/s of log",
+        ],
+    );
+    let mut bytes = Table::new(
+        "bytes that an open reads, by the number of keys",
+        &[
+            "keys",
+            "clean: of the log",
+            "clean: of the image",
+            "image",
+            "killed: of the log",
+            "killed: of the image",
+            "no image: of the log",
         ],
     );
     for keys in [lab.keys / 100, lab.keys / 10, lab.keys] {
@@ -28,41 +42,73 @@ pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
         store.close()?;
         let killed = lab.directory()?;
         scratch::run_child(&["fill", &keys.to_string()], killed.path())?;
-        let mut times = [const { Vec::new() }; 4];
-        let mut read = 0;
+        let mut opened: [Vec<Opened>; 3] = Default::default();
         for _ in 0..lab.rounds {
-            let (open, first, _) = measure(clean.path(), keys)?;
-            times[0].push(millis(open));
-            times[1].push(millis(first));
+            opened[0].push(measure(clean.path(), keys)?);
             // Opening recovers, so each round needs a store of its own that nobody recovered.
             let copy = lab.directory()?;
             scratch::copy(killed.path(), copy.path())?;
-            let (open, first, bytes) = measure(copy.path(), keys)?;
-            times[2].push(millis(open));
-            times[3].push(millis(first));
-            read = bytes;
+            opened[1].push(measure(copy.path(), keys)?);
+            drop(copy);
+            let copy = lab.directory()?;
+            scratch::copy(clean.path(), copy.path())?;
+            remove_image(copy.path())?;
+            opened[2].push(measure(copy.path(), keys)?);
         }
-        let [open, first, killed_open, killed_first] = times.map(|mut times| median(&mut times));
-        table.row([
+        let first =
+            |which: usize| median(&mut opened[which].iter().map(|opened| opened.first).collect::<Vec<_>>());
+        let log = |which: usize| opened[which][0].log;
+        let rate = |which: usize| number(log(which) as f64 / 1_048_576.0 / (first(which) / 1e3));
+        let open = median(&mut opened[0].iter().map(|opened| opened.open).collect::<Vec<_>>());
+        times.row([
             keys.to_string(),
             number(open),
-            number(first),
-            number(killed_open),
-            number(killed_first),
-            number(read as f64 / 1_048_576.0 / (killed_open / 1e3)),
+            number(first(0)),
+            number(first(1)),
+            rate(1),
+            number(first(2)),
+            rate(2),
         ]);
+        let images = [0, 1].map(|which: usize| opened[which][0].image);
+        bytes.row(
+            [keys as u64, log(0), images[0], opened[0][0].size, log(1), images[1], log(2)]
+                .map(|count| count.to_string()),
+        );
     }
     Ok(vec![
-        table.note("Killed: SIGKILL right after the last put; each round opens a copy of what was left."),
+        times.note("Killed: SIGKILL right after the last put; each round opens a copy of what was left. No image: the clean one without it."),
+        bytes,
     ])
+}
+
+/// What opening a store took.
+struct Opened {
+    /// Milliseconds.
+    open: f64,
+    /// The same, to the first value.
+    first: f64,
+    /// Bytes read of the log, and of the image, and what the image has.
+    log: u64,
+    image: u64,
+    size: u64,
+}
+
+fn remove_image(path: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("INDEX-")) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// How long it takes to open, to have the first value too, and how many bytes were read for it.
-fn measure(path: &std::path::Path, keys: usize) -> Result<(Duration, Duration, u64)> {
+/// Opens a store and reads one key.
+fn measure(path: &Path, keys: usize) -> Result<Opened> {
     let began = Instant::now();
     let store = Store::open(path)?;
     let open = began.elapsed();
@@ -71,7 +117,14 @@ fn measure(path: &std::path::Path, keys: usize) -> Result<(Duration, Duration, u
     if found.is_none() || store.len() != keys {
         return Err(format!("{} keys of {keys} are there", store.len()).into());
     }
-    let read = store.recovery_report().bytes_read;
+    let report = store.recovery_report();
+    let opened = Opened {
+        open: millis(open),
+        first: millis(first),
+        log: report.bytes_read,
+        image: report.image_bytes_read,
+        size: store.stats().image_bytes,
+    };
     store.close()?;
-    Ok((open, first, read))
+    Ok(opened)
 }

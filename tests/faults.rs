@@ -28,6 +28,7 @@ enum Piece {
     /// The helper's work, until there is none.
     Background,
     Compact,
+    Image,
     Close,
     Kill,
 }
@@ -85,6 +86,7 @@ fn workload() -> Vec<Piece> {
         insert("large", 9000),
         Piece::Write(Write::remove("", "a")),
         Piece::Compact,
+        Piece::Image,
         insert("c", 700),
         Piece::Close,
         Piece::Open,
@@ -180,6 +182,12 @@ impl Machine {
             Piece::Compact => {
                 self.store().compact()?;
                 self.history.make_durable();
+            }
+            Piece::Image => {
+                // Where that fails nothing is lost and nothing promised; a failed sync of the log is an error.
+                if self.store().take_image()? {
+                    self.history.make_durable();
+                }
             }
             Piece::Close => {
                 self.store.take().expect("the workload opened it").close()?;

@@ -288,7 +288,7 @@ fn what_a_process_finds_reaches_its_parent_unchanged() {
 }
 
 /// What a run shows rests on what is in its history.
-const IN_HISTORY: [&str; 31] = [
+const IN_HISTORY: [&str; 32] = [
     "Batch over 1: ConditionFailed, wrote nothing",
     "Batch over 1: Done, wrote",
     "Batch over 2: ConditionFailed, wrote nothing",
@@ -304,6 +304,7 @@ const IN_HISTORY: [&str; 31] = [
     "Drop: Said, wrote nothing",
     "FetchAndUpdate: Value, wrote",
     "Flush: Done, wrote nothing",
+    "Image: Done, wrote nothing",
     "Insert: Done, wrote",
     "InsertIfAbsent: Said, wrote",
     "InsertIfAbsent: Said, wrote nothing",

@@ -117,6 +117,7 @@ pub(crate) enum Required {
 pub(crate) enum Action {
     Flush,
     Compact,
+    Image,
     Key(Place, Change),
     /// What must hold for it, and places and their new values; none is a removal.
     Batch(Option<(Place, Required)>, Vec<(Place, Option<Bytes>)>),
@@ -170,8 +171,9 @@ impl Operation {
         let action = match draw.rng.u8(..) {
             0 => Action::Flush,
             1 => Action::Compact,
+            2 => Action::Image,
             _ if is_short && draw.rng.u8(0..8) == 0 => draw.create(),
-            2..=160 => draw.key(),
+            3..=160 => draw.key(),
             161..=234 => draw.batch(),
             235..=237 => draw.create(),
             238..=243 => draw.clear(),
@@ -184,7 +186,7 @@ impl Operation {
     /// Does it to a model.
     pub(crate) fn apply(&self, state: &mut State) -> Effect {
         match &self.action {
-            Action::Flush | Action::Compact => Effect::none(Answer::Done),
+            Action::Flush | Action::Compact | Action::Image => Effect::none(Answer::Done),
             Action::Key(place, change) => {
                 let before = state.get(place);
                 let (after, answer) = change.outcome(before);

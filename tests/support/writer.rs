@@ -187,6 +187,11 @@ fn carry_out(store: &Store, operation: &Operation) -> Result<Answer> {
     match &operation.action {
         Action::Flush => store.flush()?,
         Action::Compact => store.compact().map(|_| ())?,
+        // Not while a pass is under way; and no part of the public face of a store.
+        #[cfg(feature = "sim")]
+        Action::Image => store.take_image().map(|_| ())?,
+        #[cfg(not(feature = "sim"))]
+        Action::Image => {}
         Action::Key(place, change) => {
             return carry_out_change(&open(store, &place.keyspace)?, place.key(), change);
         }

@@ -50,7 +50,8 @@ const LONG: Duration = Duration::from_secs(1 << 20);
 /// 4 mappings, 272 KiB on the disk, 33 KiB of memory, and no thread of its own. That is measured by
 /// `tests/many_stores.rs` with 1,000 stores. The limits of the process come first (`ulimit -n` is often 1,024
 /// descriptors, `vm.max_map_count` 65,530 mappings); less on the disk takes a smaller
-/// [`Options::segment_bytes`](crate::Options::segment_bytes). Making, opening and closing one takes 11, 5 and 4 syncs.
+/// [`Options::segment_bytes`](crate::Options::segment_bytes). Making one takes 11 syncs; opening one that was closed takes
+/// none, the first write after it 4, and closing one that was written to 4.
 ///
 /// # Fork
 ///

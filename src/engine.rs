@@ -21,10 +21,8 @@ use crate::error::{Error, Result};
 use crate::format::hash::{Hash, HashKey};
 use crate::format::keyspace::Keyspaces;
 use crate::format::manifest::{Manifest, State};
-use crate::format::record::{Place, payload_sum};
 use crate::format::{Defect, Seq};
 use crate::fs::Lock;
-use crate::index::Index;
 use crate::location::Location;
 use crate::log::{Full, LogWriter, Piece, execute};
 use crate::mapping::liveness::Liveness;
@@ -88,6 +86,8 @@ pub(crate) struct Engine {
     pub(crate) compaction: Compaction,
     pub(crate) imaging: Imaging,
     control: ControlPage,
+    /// What of a sync that nobody asked for is still to be written back before it.
+    pub(crate) ahead: Mutex<Option<Vec<Piece>>>,
     /// What an unclean end left to be written again.
     pub(crate) unproven: Mutex<Vec<Unproven>>,
     /// Segments that are durable and not yet called so by the manifest.
@@ -144,6 +144,7 @@ impl Engine {
             compaction: Compaction::default(),
             imaging,
             control,
+            ahead: Mutex::new(None),
             unproven: Mutex::new(opened.unproven),
             sealing: Mutex::new(Sealing::default()),
             lock: Mutex::new(Some(lock)),
@@ -224,100 +225,6 @@ impl Engine {
         match self.shared.space.record(location, pin) {
             Some(record) => Ok(record),
             None => Err(self.damage(location, Defect::LengthOutOfRange)),
-        }
-    }
-
-    /// Verifies a record against both of its checksums: where every read is verified, and where a record has the right
-    /// tag and is not what was looked for, which is hardly ever a coincidence.
-    ///
-    /// The header too: with another kind or keyspace a value would be taken for absent.
-    ///
-    /// # Errors
-    ///
-    /// `Corrupt`.
-    #[cold]
-    pub(crate) fn check_record(&self, record: &Record<'_>) -> Result<()> {
-        self.check_header(record)?;
-        if payload_sum(record.key(), record.value()) != record.header().payload_sum {
-            return Err(self.damage_of(record, Defect::PayloadChecksum));
-        }
-        Ok(())
-    }
-
-    /// Verifies a record that the index leads to, unless that was done since this open: where the index came from an image,
-    /// nothing has read the record yet.
-    ///
-    /// # Errors
-    ///
-    /// `Corrupt`.
-    #[inline]
-    pub(crate) fn check_first(
-        &self,
-        index: &Index,
-        hash: Hash,
-        location: Location,
-        record: &Record<'_>,
-    ) -> Result<()> {
-        if index.is_from_image() { self.check_unless_verified(index, hash, location, record) } else { Ok(()) }
-    }
-
-    #[inline(never)]
-    fn check_unless_verified(
-        &self,
-        index: &Index,
-        hash: Hash,
-        location: Location,
-        record: &Record<'_>,
-    ) -> Result<()> {
-        if index.is_verified(hash, location) {
-            return Ok(());
-        }
-        self.check_record(record)?;
-        index.set_verified(hash, location);
-        Ok(())
-    }
-
-    /// As [`Engine::check_first`], for what the index no longer leads to.
-    ///
-    /// # Errors
-    ///
-    /// `Corrupt`.
-    pub(crate) fn check_former(&self, index: &Index, record: &Record<'_>) -> Result<()> {
-        if index.is_from_image() { self.check_record(record) } else { Ok(()) }
-    }
-
-    /// Verifies the header of a record: what its lengths count for.
-    ///
-    /// # Errors
-    ///
-    /// `Corrupt`.
-    pub(crate) fn check_header(&self, record: &Record<'_>) -> Result<()> {
-        let (mapping, offset) = record.place();
-        let place = Place { nonce: mapping.nonce(), offset: offset as u64 };
-        // The lengths were compared with what is published when the record was found.
-        let valid = record.raw_header().validate(place, record.header().size());
-        valid.map(drop).map_err(|_| self.damage_of(record, Defect::HeaderChecksum))
-    }
-
-    /// Names the file and the offset of a record that does not verify.
-    #[cold]
-    pub(crate) fn damage_of(&self, record: &Record<'_>, defect: Defect) -> Error {
-        let (mapping, offset) = record.place();
-        let segments = self.shared.segments.read();
-        let found = segments.values().find(|segment| std::ptr::eq(Arc::as_ptr(segment.mapping()), mapping));
-        let path = found.map_or_else(|| self.shared.dir.path().to_owned(), |segment| segment.path().clone());
-        Error::Corrupt { path, offset: offset as u64, defect }
-    }
-
-    /// Names the file and the offset of damage.
-    #[cold]
-    pub(crate) fn damage(&self, location: Location, defect: Defect) -> Error {
-        let segments = self.shared.segments.read();
-        let found =
-            segments.values().find_map(|segment| Some((segment, segment.range().offset_of(location)?)));
-        match found {
-            Some((segment, offset)) => Error::Corrupt { path: segment.path().clone(), offset, defect },
-            None => Error::Corrupt { path: self.shared.dir.path().to_owned(), offset: 0, defect },
         }
     }
 
@@ -465,6 +372,10 @@ impl Engine {
         self.shared.commit.check()?;
         // A writer that got in before the handle was closed is done once the mutex is free.
         drop(self.writer.lock());
+        if self.shared.manifest.is_behind() {
+            // Nothing was written: the disk says of the store what is true.
+            return Ok(());
+        }
         self.flush()?;
         // The flush was followed by a watermark; the second one makes the very end durable, and is followed by none.
         self.shared.commit.run(|| self.sync_once())?;

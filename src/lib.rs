@@ -244,7 +244,7 @@
 //! | segment files together | 8 TiB; each 4 KiB to 4 GiB, 64 MiB by default |
 //! | memory per key | at most 16 bytes from 100,000 keys in a keyspace on; below that up to 256 KiB for the keyspace |
 //! | processes | one; a second one gets [`Error::Locked`] |
-//! | opening | reads all segments, for now |
+//! | opening | after a clean close nothing of the log; after a kill what was written since the last image ([`Options::image_bytes`]) |
 //! | small store | 4 descriptors, 4 mappings, 272 KiB on the disk, 33 KiB of memory ([`Background`]) |
 //! | typed value | 256 levels of nesting, 4,096 elements without bytes |
 //! | file systems | NFS, SMB, 9p and their like are refused on Linux |
@@ -344,6 +344,7 @@ mod bell;
 mod bytes;
 mod catalog;
 mod checkpoint;
+mod checks;
 #[cfg(feature = "serde")]
 mod codec;
 mod commit;
@@ -410,7 +411,7 @@ pub use format::{Defect, Seq};
 pub use fs::sim;
 pub use keyspace::Keyspace;
 pub use lookahead::TryGet;
-pub use options::{Durability, Options};
+pub use options::{Durability, Options, RecoveryProgress};
 pub use read::{Iter, Keys, Value, Values, View};
 pub use recovery::report::RecoveryReport;
 #[cfg(any(test, feature = "sim", mapcask_internal))]

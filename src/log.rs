@@ -269,6 +269,8 @@ impl LogWriter {
         }
         let need = self.offset + size + WATERMARK_SIZE;
         if need > self.segment.ready() {
+            // Nothing is ready before the store is known to be written to.
+            shared.manifest.begin()?;
             provision.count_stall();
             self.segment.extend(need)?;
         }
@@ -291,6 +293,7 @@ impl LogWriter {
 
     #[cold]
     fn roll(&mut self, shared: &Shared, provision: &Provision, want: Want, size: u64) -> Result<()> {
+        shared.manifest.begin()?;
         let next = provision.take(shared, want, size)?;
         // Before anything is switched: a segment without its start record is cut off by the next recovery.
         if let Err(error) = next.extend(next.data_offset() + START_SIZE + WATERMARK_SIZE) {

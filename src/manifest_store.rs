@@ -4,10 +4,15 @@
 //! at once, so a power cut damages at most one; the other then holds the state before or after the change. A change is
 //! in force once [`ManifestStore::update`] returns `Ok` (I6).
 //!
+//! **Behind.** An open of a store that was closed changes only the manifest in memory: what is on the disk says that the store
+//! was closed, and that is true until something is written. The first change, or [`ManifestStore::begin`] before the first
+//! record, writes it down; so an open that is followed by reads alone costs no sync, and leaves the files as they were.
+//!
 //! **Crash points.** `manifest-first` and `manifest-second`, each between the write of a copy and its sync.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -23,6 +28,8 @@ use crate::fs::{Access, Dir, File};
 pub(crate) struct ManifestStore {
     dir: Arc<dyn Dir>,
     commit: Arc<Commit>,
+    /// What is in memory is not on the disk yet.
+    is_behind: AtomicBool,
     held: Mutex<Held>,
 }
 
@@ -32,6 +39,8 @@ struct Held {
     files: [Arc<dyn File>; 2],
     /// Copies that may be damaged, at most one of them; it is written first.
     suspect: [bool; 2],
+    /// Both are known to be on the disk, as far as they are whole.
+    proven: bool,
 }
 
 impl ManifestStore {
@@ -58,21 +67,44 @@ impl ManifestStore {
             // Before the other copy is written over, this one must be sure to have its name.
             dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
         }
-        // A copy that a killed process wrote may exist in the page cache only. Until both are on the disk, writing over
-        // one of them could leave none.
-        let mut suspect = suspect;
+        let held = Mutex::new(Held { manifest, files, suspect, proven: false });
+        let is_behind = AtomicBool::new(true);
+        Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), is_behind, held })
+    }
+
+    /// Whether the manifest on the disk is still that of the clean close before this open.
+    pub(crate) fn is_behind(&self) -> bool {
+        // Relaxed: changed with the manifest locked; who must not miss it is the writer that changes it.
+        self.is_behind.load(Ordering::Relaxed)
+    }
+
+    /// Has the disk know that the store is being written to; before the first record is.
+    ///
+    /// # Errors
+    ///
+    /// As [`ManifestStore::update`].
+    pub(crate) fn begin(&self) -> Result<()> {
+        if self.is_behind() { self.update(|_| ()) } else { Ok(()) }
+    }
+
+    /// Makes sure that both copies are on the disk: one that a killed process wrote may exist in the page cache only, and
+    /// until it is on the disk, writing over the other could leave none.
+    fn prove(&self, held: &mut Held) -> Result<()> {
+        if held.proven {
+            return Ok(());
+        }
         let mut refused = None;
         for copy in 0..2 {
-            if let Err(error) = files[copy].sync() {
-                suspect[copy] = true;
-                refused = Some(Error::io("sync", dir.path().join(MANIFESTS[copy]), error));
+            if let Err(error) = held.files[copy].sync() {
+                held.suspect[copy] = true;
+                refused = Some(Error::io("sync", self.path(copy), error));
             }
         }
-        if let (true, Some(error)) = (suspect == [true; 2], refused) {
+        if let (true, Some(error)) = (held.suspect == [true; 2], refused) {
             return Err(error);
         }
-        let held = Mutex::new(Held { manifest, files, suspect });
-        Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), held })
+        held.proven = true;
+        Ok(())
     }
 
     /// Changes the manifest, durably in both copies.
@@ -85,6 +117,7 @@ impl ManifestStore {
         let mut held = self.held.lock();
         // After a failed sync nothing is tried again.
         self.commit.check()?;
+        self.prove(&mut held)?;
         let result = change(&mut held.manifest);
         held.manifest.generation += 1;
         let bytes = held.manifest.encode();
@@ -103,6 +136,8 @@ impl ManifestStore {
             }
             held.suspect[copy] = false;
         }
+        // Relaxed: see `is_behind`.
+        self.is_behind.store(false, Ordering::Relaxed);
         Ok(result)
     }
 

@@ -1,5 +1,7 @@
 //! How a store is opened: few options, each with a default that is right for nearly everyone.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::background::Background;
@@ -59,7 +61,46 @@ pub struct Options {
     pub(crate) compaction: bool,
     pub(crate) compaction_bytes_per_second: Option<u64>,
     pub(crate) image_bytes: u64,
+    pub(crate) recovery_progress: Tell,
     pub(crate) create: bool,
+}
+
+/// How far an open is with reading what no image holds.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let path = directory.path().join("data");
+/// let options = mapcask::Options::new().recovery_progress(|progress| {
+///     eprintln!("{} of at most {} bytes", progress.bytes_read, progress.bytes_total);
+/// });
+/// let store = options.open(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct RecoveryProgress {
+    /// Bytes of the log that were read.
+    pub bytes_read: u64,
+    /// Bytes that there are to be read at most: after a kill nobody knows where the last segments end.
+    pub bytes_total: u64,
+}
+
+/// Whom an open tells how far it is.
+#[derive(Clone, Default)]
+pub(crate) struct Tell(Option<Arc<dyn Fn(RecoveryProgress) + Send + Sync>>);
+
+impl fmt::Debug for Tell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Tell(_)" } else { "Tell(nobody)" })
+    }
+}
+
+impl Tell {
+    pub(crate) fn tell(&self, progress: RecoveryProgress) {
+        if let Some(tell) = &self.0 {
+            tell(progress);
+        }
+    }
 }
 
 impl Default for Options {
@@ -87,6 +128,7 @@ impl Options {
             compaction: true,
             compaction_bytes_per_second: None,
             image_bytes: 256 << 20,
+            recovery_progress: Tell::default(),
             create: true,
         }
     }
@@ -258,6 +300,24 @@ impl Options {
     #[must_use]
     pub fn image_bytes(mut self, bytes: u64) -> Self {
         self.image_bytes = bytes;
+        self
+    }
+
+    /// Has an open tell how far it is, about once per megabyte, on the thread that opens. Default: nobody is told.
+    ///
+    /// Where an image turns out to be damaged in the middle of it, reading begins again, and so do the numbers.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let options = mapcask::Options::new();
+    /// let options = options.recovery_progress(|progress| eprintln!("{} bytes read", progress.bytes_read));
+    /// let store = options.open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn recovery_progress(mut self, tell: impl Fn(RecoveryProgress) + Send + Sync + 'static) -> Self {
+        self.recovery_progress = Tell(Some(Arc::new(tell)));
         self
     }
 

@@ -20,7 +20,7 @@ use crate::format::{Defect, KeyspaceId, SegmentId, Seq};
 use crate::fs::real::RealDir;
 use crate::fs::{Access, Dir, Lock, LockFailure};
 use crate::keyspace::Keyspace;
-use crate::recovery::replay::change_in;
+use crate::recovery::look::change_in;
 use crate::recovery::source::FileSource;
 use crate::recovery::survey::Survey;
 use crate::segment_file::read_header;

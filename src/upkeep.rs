@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::log::Piece;
 use crate::options::Durability;
 
 /// How many segments may be full and not durable before the helper syncs them.
 const FULL_MAX: u64 = 16;
+
+/// How much of the log is written back in one step, in bytes.
+const SYNC_PIECE: u64 = 2 << 20;
 
 /// How many indexes one step looks at, whether they want memory.
 const GROW_LOOKS: usize = 64;
@@ -21,29 +25,27 @@ impl Engine {
     /// What a writer that did the work itself would get.
     pub(crate) fn step(&self) -> Result<bool> {
         self.shared.commit.check()?;
+        if self.shared.manifest.is_behind() {
+            // Nothing was written since a clean close, and nothing is to be before the first write.
+            return self.load_some();
+        }
         if !self.unproven.lock().is_empty() {
             self.shared.commit.run(|| self.sync_once())?;
             return Ok(true);
         }
-        // What keeps promises comes before what saves time; and a fast writer keeps `provision` at work for as long as
-        // it writes, so that comes last.
-        if self.sync_in_time()? || self.sync_full()? || self.seal()? {
-            return Ok(true);
-        }
-        if self.grow_ahead()? {
+        // What keeps promises comes before what saves time.
+        if self.sync_in_time()? || self.seal()? || self.grow_ahead()? {
             return Ok(true);
         }
         if self.catalog.has_retired() {
             // What is left waits for a reader: it may take as long as it likes.
             self.catalog.collect();
         }
-        if self.provision.step(&self.shared)? {
-            return Ok(true);
-        }
-        if self.load_some()? || self.image_step()? {
-            return Ok(true);
-        }
-        self.compact_step()
+        // A piece of each: a fast writer keeps `provision` at work for as long as it writes, and a pass takes long, too.
+        let provided = self.provision.step(&self.shared)?;
+        let synced = self.sync_full()?;
+        let done = self.load_some()? || self.image_step()? || self.compact_step()?;
+        Ok(provided || synced || done)
     }
 
     /// One piece of what is worth doing once nothing has been written for a while; whether there was any.
@@ -55,7 +57,7 @@ impl Engine {
     /// As [`Engine::step`].
     pub(crate) fn rest_step(&self) -> Result<bool> {
         self.shared.commit.check()?;
-        if !self.options.compaction {
+        if !self.options.compaction || self.shared.manifest.is_behind() {
             return Ok(false);
         }
         if self.is_outgrown() {
@@ -81,15 +83,41 @@ impl Engine {
         Ok(false)
     }
 
-    /// Syncs where nobody asked for it, once many segments wait: each keeps its descriptor until it is durable.
+    /// A piece of a sync where nobody asked for it, once many segments wait: each keeps its descriptor until it is durable.
     fn sync_full(&self) -> Result<bool> {
-        // Relaxed: the next step sees what this one misses.
-        if self.counters.full.load(Ordering::Relaxed) < FULL_MAX {
+        let mut ahead = self.ahead.lock();
+        if ahead.is_none() {
+            // Relaxed: the next step sees what this one misses.
+            if self.counters.full.load(Ordering::Relaxed) < FULL_MAX {
+                return Ok(false);
+            }
+            *ahead = Some(self.pieces());
+        }
+        if self.write_back_some(&mut ahead)? {
+            self.shared.commit.run(|| self.sync_once())?;
+            // Relaxed: as above; a writer that fills another one meanwhile counts again.
+            self.counters.full.store(0, Ordering::Relaxed);
+        }
+        Ok(true)
+    }
+
+    /// What is not durable yet, in pieces.
+    pub(crate) fn pieces(&self) -> Vec<Piece> {
+        self.writer.lock().log.plan().pieces(SYNC_PIECE)
+    }
+
+    /// Has the next piece written back; whether it was the last one, and the sync that counts will find little to do. That one
+    /// is one step, and while it takes nobody makes pages ready for the writer.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`.
+    pub(crate) fn write_back_some(&self, ahead: &mut Option<Vec<Piece>>) -> Result<bool> {
+        if let Some(piece) = ahead.as_mut().and_then(Vec::pop) {
+            self.write_back(piece)?;
             return Ok(false);
         }
-        self.shared.commit.run(|| self.sync_once())?;
-        // Relaxed: as above; a writer that fills another one meanwhile counts again.
-        self.counters.full.store(0, Ordering::Relaxed);
+        *ahead = None;
         Ok(true)
     }
 

@@ -41,6 +41,7 @@ const LAYERS: [&[&str]; 8] = [
         "compaction",
         "compacting",
         "checkpoint",
+        "checks",
         "imaging",
         "engine",
         "upkeep",

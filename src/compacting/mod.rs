@@ -59,8 +59,18 @@ impl Engine {
         if now < running.not_before {
             return Ok(false);
         }
+        if running.ahead.is_some() {
+            if self.write_back_some(&mut running.ahead)? {
+                self.shared.commit.run(|| self.sync_once())?;
+                self.seal()?;
+            }
+            return Ok(true);
+        }
         if running.job.is_none() && !self.look(&mut running, now)? {
             return Ok(false);
+        }
+        if running.job.is_none() {
+            return Ok(true);
         }
         let done = self.drive(&mut running)?.bytes;
         if let Some(limit) = self.options.compaction_bytes_per_second {
@@ -86,7 +96,13 @@ impl Engine {
         }
         running.looked = Some(looked);
         let survey = self.survey(&running.damaged);
-        let begun = self.begin(running, &survey, survey.decide())?;
+        let begun = match survey.decide() {
+            Decision::Sync { .. } => {
+                running.ahead = Some(self.pieces());
+                true
+            }
+            decision => self.begin(running, &survey, decision)?,
+        };
         if begun {
             running.looked = None;
         }
@@ -95,6 +111,7 @@ impl Engine {
 
     /// Does what was decided, as far as it is one step.
     fn begin(&self, running: &mut Running, survey: &Survey, decision: Decision) -> Result<bool> {
+        running.ahead = None;
         match decision {
             Decision::Nothing => return Ok(false),
             Decision::Sync { .. } => {
@@ -171,7 +188,10 @@ impl Engine {
         let begun = self.shared.dir.now();
         let mut total = CompactionReport::default();
         self.load_all()?;
+        self.shared.manifest.begin()?;
         let mut running = self.compaction.running.lock();
+        // It is synced here.
+        running.ahead = None;
         self.check_writable()?;
         // What the background had begun is not this call's work, and its victims are.
         while running.job.is_some() {
@@ -223,7 +243,10 @@ impl Engine {
         mut progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
         self.load_all()?;
+        self.shared.manifest.begin()?;
         let mut running = self.compaction.running.lock();
+        // It is synced here.
+        running.ahead = None;
         self.check_writable()?;
         while running.job.is_some() {
             self.drive(&mut running)?;

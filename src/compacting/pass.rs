@@ -36,8 +36,6 @@ use crate::segment_file::unlink_segment;
 
 /// How much of a victim one step reads, in bytes.
 const STEP: u64 = 256 << 10;
-/// How much of the log is written back in one step, in bytes.
-const SYNC_PIECE: u64 = 4 << 20;
 impl Engine {
     /// Does one piece of it.
     ///
@@ -48,7 +46,12 @@ impl Engine {
     pub(crate) fn step_job(&self, job: &mut Job) -> Result<()> {
         match job.phase {
             Phase::Copy => self.copy_some(job),
-            Phase::SyncAhead => self.sync_ahead(job),
+            Phase::SyncAhead => {
+                if self.write_back_some(&mut job.ahead)? {
+                    job.phase = Phase::Sync;
+                }
+                Ok(())
+            }
             Phase::Sync => {
                 // After the last lookup: every record that hides one which was not copied has at most this number.
                 let upto = self.writer.lock().log.last_user();
@@ -73,7 +76,7 @@ impl Engine {
             if let Some(output) = job.output.take() {
                 job.finished.push(output.finish()?);
             }
-            job.pieces = self.writer.lock().log.plan().pieces(SYNC_PIECE);
+            job.ahead = Some(self.pieces());
             job.phase = Phase::SyncAhead;
             return Ok(());
         };
@@ -103,16 +106,6 @@ impl Engine {
         job.report.bytes_read += walker.offset() - from;
         job.walk = Some((source, walker));
         Ok(())
-    }
-
-    /// Has a piece of the log written back, so that the sync that counts finds little to do: it is one step, and while it
-    /// takes nobody makes pages ready for the writer.
-    fn sync_ahead(&self, job: &mut Job) -> Result<()> {
-        let Some(piece) = job.pieces.pop() else {
-            job.phase = Phase::Sync;
-            return Ok(());
-        };
-        self.write_back(piece)
     }
 
     fn consider(

@@ -6,6 +6,7 @@ use super::output::{Finished, Output};
 use super::report::{CompactionReason, CompactionReport};
 use crate::format::walk::Walker;
 use crate::format::{SegmentId, Seq};
+use crate::log::Piece;
 use crate::recovery::source::FileSource;
 use crate::segment::Segment;
 
@@ -67,7 +68,7 @@ pub(crate) struct Job {
     /// What the names of all keyspaces take.
     pub(crate) names: u64,
     /// Pieces of the log that are to be written back before its sync.
-    pub(crate) pieces: Vec<(Arc<Segment>, u64, u64)>,
+    pub(crate) ahead: Option<Vec<Piece>>,
     pub(crate) key: Vec<u8>,
     pub(crate) report: CompactionReport,
 }
@@ -98,7 +99,7 @@ impl Job {
             made: Vec::new(),
             left,
             names,
-            pieces: Vec::new(),
+            ahead: None,
             key: Vec::new(),
             report,
         }

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use self::job::Job;
 use crate::format::{SegmentId, Seq};
+use crate::log::Piece;
 
 /// Compaction of one store.
 #[derive(Debug, Default)]
@@ -58,6 +59,8 @@ impl Looked {
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     pub(crate) job: Option<Job>,
+    /// What is to be written back before the sync that the next pass needs; none where it needs none.
+    pub(crate) ahead: Option<Vec<Piece>>,
     /// Segments with a record that does not verify.
     pub(crate) damaged: BTreeSet<SegmentId>,
     /// When it was last looked at what is to be done.

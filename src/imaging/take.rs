@@ -15,8 +15,6 @@ use crate::format::{SegmentId, names};
 use crate::index::capture::Capture;
 use crate::segment::Segment;
 
-/// How much of the log is written back in one step, in bytes.
-const SYNC_PIECE: u64 = 4 << 20;
 /// Pages that are kept for an image at least before it is abandoned.
 const PAGES_MIN: usize = 256;
 
@@ -31,6 +29,7 @@ impl Engine {
     /// Begins an image; false where that is not possible just now.
     pub(super) fn begin_image(&self, images: &mut Images) -> Result<bool> {
         self.shared.commit.check()?;
+        self.shared.manifest.begin()?;
         let Some(running) = self.compaction.running.try_lock() else { return Ok(false) };
         if running.job.is_some() || self.imaging.is_loading() {
             return Ok(false);
@@ -109,7 +108,7 @@ impl Engine {
             None => match taking.writing.step(dir) {
                 Ok(Step::More) => Ok(false),
                 Ok(Step::Written) => {
-                    taking.pieces = Some(self.writer.lock().log.plan().pieces(SYNC_PIECE));
+                    taking.pieces = Some(self.pieces());
                     Ok(false)
                 }
                 Ok(Step::Abandoned) => {

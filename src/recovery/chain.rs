@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::decide::{Behind, Known, Next, StopAction, StopFacts, stop};
-use super::replay::{Begin, Beyond, Replay, look_beyond, start_of};
+use super::look::{Beyond, look_beyond, start_of};
+use super::replay::{Begin, Replay};
 use super::restore::{Covered, Restore};
 use super::source::FileSource;
 use super::survey::is_written;
@@ -99,6 +100,10 @@ pub(crate) fn read(
         retired_seq: manifest.retired_seq,
         unproven: Vec::new(),
     };
+    let held = |entry: &SegmentEntry| image.and_then(|image| image.held(entry.id)).unwrap_or(0);
+    let written = |entry: &SegmentEntry| if entry.end > 0 { entry.end } else { entry.size };
+    let entries_read = entries.iter().filter(|entry| entry.state != State::Retired);
+    replay.expect(entries_read.map(|entry| written(entry).saturating_sub(held(entry))).sum());
     if let Some(image) = image {
         image.fill(replay)?;
     }

@@ -15,6 +15,8 @@ mod aside;
 mod chain;
 pub(crate) mod decide;
 pub(crate) mod heal;
+pub(crate) mod look;
+mod pieces;
 pub(crate) mod replay;
 pub(crate) mod report;
 mod restore;
@@ -48,7 +50,7 @@ use crate::fs::{Dir, Lock, LockFailure, Medium};
 use crate::log::Tail;
 use crate::manifest_store::ManifestStore;
 use crate::mapping::space::Space;
-use crate::options::{Durability, Options};
+use crate::options::{Durability, Options, Tell};
 use crate::provision::{Provision, Shared, make_segment};
 use crate::segment::{Regime, Segment};
 use crate::trace;
@@ -195,7 +197,8 @@ fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<d
         control.store == manifest.store && control.epoch == manifest.epoch && Some(control.boot_id) == boot_id
     })?;
     let durable = manifest.durable.max(proof.unwrap_or(Seq::ZERO));
-    let known = Listed { manifest: &manifest, entries: &entries, hash_key: &hash_key, durable };
+    let tell = &options.recovery_progress;
+    let known = Listed { manifest: &manifest, entries: &entries, hash_key: &hash_key, durable, tell };
     let Read { space, mut chain, replayed, image } = known.read(dir.as_ref())?;
 
     chain.set_aside.extend_from_slice(&unlisted.set_aside);
@@ -214,6 +217,7 @@ struct Listed<'a> {
     entries: &'a [SegmentEntry],
     hash_key: &'a HashKey,
     durable: Seq,
+    tell: &'a Tell,
 }
 
 /// What reading the log gave.
@@ -244,11 +248,11 @@ impl Listed<'_> {
     }
 
     fn read_with(&self, dir: &dyn Dir, image: bool) -> Result<Read> {
-        let Self { manifest, entries, hash_key, durable } = *self;
+        let Self { manifest, entries, hash_key, durable, tell } = *self;
         let space =
             Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
         let image = image.then(|| Restore::open(dir, &space, manifest, entries)).transpose()?;
-        let mut replay = Replay::new(&space, hash_key, manifest, durable);
+        let mut replay = Replay::new(&space, hash_key, manifest, durable, tell);
         let chain = chain::read(dir, manifest, entries, image.as_ref(), &mut replay)?;
         let replayed = replay.finish()?;
         Ok(Read { chain, replayed, image: image.map(Restore::into_image), space })
@@ -263,6 +267,25 @@ struct Found {
     /// Segments that repeat what is in others.
     repeated: Vec<SegmentId>,
     boot_id: Option<[u8; 16]>,
+}
+
+impl Found {
+    /// Whether everything is as a clean close left it, so that nothing on the disk need change before the first write.
+    fn is_as_closed(&self, survey: &Survey, image: Option<&Image>) -> bool {
+        let Self { manifest, suspect, chain, repeated, .. } = self;
+        let named = image.map_or(0, |image| image.number);
+        manifest.clean
+            && *suspect == [false; 2]
+            && chain.resume.is_some()
+            && chain.entries == manifest.segments
+            && chain.retired.is_empty()
+            && chain.set_aside.is_empty()
+            && chain.asides.is_empty()
+            && repeated.is_empty()
+            && survey.temporaries.is_empty()
+            && named == manifest.image
+            && survey.images.iter().all(|number| *number == named)
+    }
 }
 
 /// What was built in memory.
@@ -282,6 +305,7 @@ fn settle(
     found: Found,
     built: Built,
 ) -> Result<Opened> {
+    let as_closed = found.is_as_closed(survey, built.image.as_ref());
     let Found { mut manifest, suspect, chain, repeated, boot_id } = found;
     let Built { space, hash_key, replayed, image, lock } = built;
     let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
@@ -306,7 +330,9 @@ fn settle(
     let store = manifest.store;
     let commit = Arc::new(Commit::new(durable));
     let manifest = ManifestStore::open(&dir, &commit, manifest, suspect)?;
-    manifest.update(|_| ()).map_err(Error::into_cause)?;
+    if !as_closed {
+        manifest.begin().map_err(Error::into_cause)?;
+    }
     dir.crash_point("recovery-manifest");
     report.set_aside.extend(rename_aside(dir.as_ref(), survey, &chain.set_aside)?);
     remove_images(dir.as_ref(), survey, image.as_ref())?;

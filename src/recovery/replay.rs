@@ -6,26 +6,34 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::look::{change_of, durable_of};
+use super::pieces::{End, Found, Piece, Reader};
 use super::report::RecoveryReport;
 use super::restore::Restored;
 use super::source::FileSource;
 use crate::catalog::{Loaded, Slot};
-use crate::epoch;
+use crate::epoch::{self, Pin};
 use crate::error::{Error, Result};
 use crate::format::hash::{Hash, HashKey};
-use crate::format::keyspace::{Change, Keyspaces, MAX_CODEC_LEN, MAX_NAME_LEN};
+use crate::format::keyspace::{Change, Keyspaces};
 use crate::format::manifest::Manifest;
-use crate::format::record::{HEADER_SIZE, Header, Kind, Start, Watermark};
-use crate::format::walk::{Order, Placed, READ_MAX, Source, Step, Walker, beyond, next_published};
+use crate::format::record::{HEADER_SIZE, Header, Kind};
+use crate::format::walk::{Placed, Walker};
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::index::Index;
+use crate::index::load::Unread;
 use crate::location::Location;
 use crate::mapping::space::Space;
 use crate::mapping::tally::Dead;
+use crate::options::{RecoveryProgress, Tell};
 use crate::segment::Segment;
 
 /// How far apart the places are that are remembered for the rewrite after an unclean end, in bytes.
 const SAMPLE_SPACING: u64 = 64 << 10;
+/// How many bytes lie between two tellings of how far it is.
+const TOLD_SPACING: u64 = 1 << 20;
+/// How many records ahead the lines of the index are asked for.
+const AHEAD: usize = 24;
 
 /// What reading a segment found.
 #[derive(Debug)]
@@ -77,7 +85,10 @@ pub(crate) struct Replay<'a> {
     /// The greatest sequence number that is known to have been durable.
     pub(crate) durable: Seq,
     pub(crate) report: RecoveryReport,
-    key: Vec<u8>,
+    /// Whom to tell how far it is, how much there is to read, and what was told last.
+    tell: &'a Tell,
+    progress: RecoveryProgress,
+    told: u64,
 }
 
 /// The records of one keyspace.
@@ -110,7 +121,13 @@ pub(crate) struct Replayed {
 
 impl<'a> Replay<'a> {
     /// Starts with nothing but what the manifest knows.
-    pub(crate) fn new(space: &'a Space, hash_key: &'a HashKey, listed: &'a Manifest, durable: Seq) -> Self {
+    pub(crate) fn new(
+        space: &'a Space,
+        hash_key: &'a HashKey,
+        listed: &'a Manifest,
+        durable: Seq,
+        tell: &'a Tell,
+    ) -> Self {
         let mut listed_ids: Vec<_> = listed.keyspaces.iter().map(|(_, named)| named.id).collect();
         listed_ids.sort_unstable();
         Self {
@@ -124,7 +141,23 @@ impl<'a> Replay<'a> {
             changes: Vec::new(),
             durable,
             report: RecoveryReport::default(),
-            key: Vec::new(),
+            tell,
+            progress: RecoveryProgress::default(),
+            told: 0,
+        }
+    }
+
+    /// Takes note of what there is to read, at most.
+    pub(crate) fn expect(&mut self, bytes: u64) {
+        self.progress.bytes_total = bytes;
+    }
+
+    /// Tells how far it is.
+    fn advance(&mut self, bytes: u64) {
+        self.progress.bytes_read += bytes;
+        if self.progress.bytes_read >= self.told + TOLD_SPACING {
+            self.told = self.progress.bytes_read;
+            self.tell.tell(self.progress);
         }
     }
 
@@ -158,63 +191,86 @@ impl<'a> Replay<'a> {
         let mut sampled = begin.offset;
         // What an image holds is more than the log's own records, as a rule; and it is never in the way.
         let mut written = u64::from(begin.last.is_some());
-        let defect = loop {
-            match walker.step(source)? {
-                Step::Record(placed) => {
-                    if placed.offset >= sampled + SAMPLE_SPACING && !placed.header.is_inner() {
-                        sampled = placed.offset;
-                        samples.push((Seq(placed.header.seq.0 - 1), placed.offset));
-                    }
-                    written += u64::from(!matches!(placed.header.kind, Kind::Start | Kind::Watermark));
-                    self.record(segment, source, &placed)?;
+        let reader = Reader { walker, source, hash_key: self.hash_key };
+        let mut at = begin.offset;
+        let End { walker, defect } = reader.read(limit, |piece| {
+            for Found { placed, .. } in piece.records() {
+                if placed.offset >= sampled + SAMPLE_SPACING && !placed.header.is_inner() {
+                    sampled = placed.offset;
+                    samples.push((Seq(placed.header.seq.0 - 1), placed.offset));
                 }
-                Step::Blank => break None,
-                Step::Invalid(defect) => break Some(defect),
+                written += u64::from(!matches!(placed.header.kind, Kind::Start | Kind::Watermark));
             }
-        };
+            self.take(segment, piece)?;
+            let end = segment.mapping().published();
+            self.advance(end - at);
+            at = end;
+            Ok(())
+        })?;
         self.report.bytes_read += walker.offset() - begin.offset;
         Ok(Walked { stop: walker.offset(), defect, last: walker.last_seq(), written, samples })
     }
 
-    fn record(&mut self, segment: &Arc<Segment>, source: &mut FileSource, placed: &Placed) -> Result<()> {
+    /// Puts the records of a piece where they belong.
+    fn take(&mut self, segment: &Arc<Segment>, piece: &Piece) -> Result<()> {
+        let records = piece.records();
+        let Some(last) = records.last() else { return Ok(()) };
+        // A frame's own header lies before its records; publishing it alone shows nothing of them.
+        segment.mapping().publish_existing(last.placed.offset + size_of(&last.placed.header));
+        let space = self.space;
+        let pin = epoch::pin();
+        for (n, found) in records.iter().enumerate() {
+            // The lines of the index first, and then what their entries lead to: neither is anywhere near.
+            if let Some((index, hash)) = records.get(n + AHEAD).and_then(|next| self.index_of(next)) {
+                index.prefetch(hash);
+            }
+            if let Some((index, hash)) = records.get(n + AHEAD / 2).and_then(|next| self.index_of(next)) {
+                // What cannot be read is an error of the search that follows.
+                drop(index.find(hash, |location| {
+                    space.prefetch(location);
+                    Ok::<bool, Unread>(false)
+                }));
+            }
+            self.record(segment, found, piece.bytes(found), &pin)?;
+        }
+        Ok(())
+    }
+
+    /// The index that a record will be looked for in, where it is that of the record before.
+    fn index_of(&self, found: &Found) -> Option<(&Index, Hash)> {
+        let header = &found.placed.header;
+        let loading = self.loading.get(self.at).filter(|loading| loading.id == header.keyspace)?;
+        matches!(header.kind, Kind::Put | Kind::Tombstone)
+            .then(|| (&**loading.slot.index.index(), found.hash))
+    }
+
+    fn record(&mut self, segment: &Arc<Segment>, found: &Found, bytes: &[u8], pin: &Pin) -> Result<()> {
+        let Found { placed, hash, .. } = found;
         let header = &placed.header;
         self.report.records += 1;
         self.report.note_last(header.seq);
-        // A frame's own header lies before its records; publishing it alone shows nothing of them.
-        let size = if header.kind == Kind::Batch { HEADER_SIZE as u64 } else { header.size() };
-        segment.mapping().publish_existing(placed.offset + size);
+        let size = size_of(header);
         let location = segment.range().at(placed.offset);
         match header.kind {
-            Kind::Put | Kind::Tombstone => {
-                if self.is_dropped(header.keyspace) {
-                    self.space.add_dead(location, why_dead(header.kind), size);
-                    return Ok(());
-                }
-                let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(header.key_len))?;
-                self.key.clear();
-                self.key.extend_from_slice(key);
-                self.newest(segment, placed.offset, header)?;
+            Kind::Put | Kind::Tombstone if self.is_dropped(header.keyspace) => {
+                self.space.add_dead(location, why_dead(header.kind), size);
             }
+            Kind::Put | Kind::Tombstone => self.newest(segment, placed, (*hash, bytes), pin)?,
             Kind::Keyspace => {
                 self.space.add_dead(location, Dead::Note, size);
-                self.note_change(segment, source, placed)?;
+                self.note_change(segment, placed, bytes)?;
             }
             Kind::Batch | Kind::Watermark | Kind::Start => {
                 self.space.add_dead(location, Dead::Note, size);
-                self.note_durable(source, placed)?;
+                self.durable = self.durable.max(durable_of(header, bytes).unwrap_or(Seq::ZERO));
             }
         }
         Ok(())
     }
 
-    fn note_change(
-        &mut self,
-        segment: &Arc<Segment>,
-        source: &mut FileSource,
-        placed: &Placed,
-    ) -> Result<()> {
-        let damage = |defect| Error::Corrupt { path: segment.path().clone(), offset: placed.offset, defect };
-        let change = change_in(source, placed)?.map_err(damage)?;
+    fn note_change(&mut self, segment: &Arc<Segment>, placed: &Placed, payload: &[u8]) -> Result<()> {
+        let change = change_of(&placed.header, payload);
+        let change = change.map_err(|defect| damage(segment, placed.offset, defect))?;
         // What the manifest says of the keyspaces is what the log says up to there.
         if placed.header.seq > self.listed.durable {
             match &change {
@@ -246,27 +302,25 @@ impl<'a> Replay<'a> {
         by_manifest || self.dropped.contains(&id)
     }
 
-    fn note_durable(&mut self, source: &mut FileSource, placed: &Placed) -> Result<()> {
-        if let Some(durable) = durable_in(source, placed)? {
-            self.durable = self.durable.max(durable);
-        }
-        Ok(())
-    }
-
     /// Makes a record the newest of its key, if it is.
-    fn newest(&mut self, segment: &Arc<Segment>, offset: u64, header: &Header) -> Result<()> {
-        let pin = epoch::pin();
-        let hash = self.hash_key.hash(&self.key);
+    fn newest(
+        &mut self,
+        segment: &Arc<Segment>,
+        placed: &Placed,
+        (hash, key): (Hash, &[u8]),
+        pin: &Pin,
+    ) -> Result<()> {
+        let (offset, header) = (placed.offset, &placed.header);
         let at = self.loading_of(header.keyspace, segment, offset)?;
         let loading = &mut self.loading[at];
         let location = segment.range().at(offset);
         let found = loading.slot.index.find(hash, |other| {
-            let record = self.space.record(other, &pin);
-            Ok::<_, Error>(record.is_some_and(|record| record.key() == self.key))
+            let record = self.space.record(other, pin);
+            Ok::<_, Error>(record.is_some_and(|record| record.key() == key))
         })?;
         let size = header.size();
         if let Some(other) = found {
-            let record = self.space.record(other, &pin).expect("just found there");
+            let record = self.space.record(other, pin).expect("just found there");
             let old = record.header();
             if old.seq >= header.seq {
                 self.space.add_dead(location, why_dead(header.kind), size);
@@ -368,6 +422,11 @@ impl<'a> Replay<'a> {
     }
 }
 
+/// Bytes that a record takes by itself.
+fn size_of(header: &Header) -> u64 {
+    if header.kind == Kind::Batch { HEADER_SIZE as u64 } else { header.size() }
+}
+
 /// Why a record of a key is dead, where it is.
 fn why_dead(kind: Kind) -> Dead {
     if kind == Kind::Put { Dead::Hidden } else { Dead::Tombstone }
@@ -380,118 +439,4 @@ fn new_slot(path: &std::path::Path) -> Result<Slot> {
 
 fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
     Error::Corrupt { path: segment.path().clone(), offset, defect }
-}
-
-/// The change that a keyspace record says.
-///
-/// # Errors
-///
-/// What the operating system says; what is wrong with the record.
-pub(crate) fn change_in(source: &mut FileSource, placed: &Placed) -> Result<Result<Change, Defect>> {
-    let header = &placed.header;
-    let key_len = usize::from(header.key_len);
-    let max = MAX_NAME_LEN + 1 + MAX_CODEC_LEN;
-    let len = usize::try_from(header.payload_len()).unwrap_or(usize::MAX);
-    if len > max {
-        return Ok(Err(Defect::BadField("keyspace change")));
-    }
-    let payload = source.bytes(placed.offset + HEADER_SIZE as u64, len)?;
-    Ok(Change::decode(header.keyspace, &payload[..key_len], &payload[key_len..]))
-}
-
-/// What lies behind a stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Beyond {
-    /// Whether there is anything but zeros.
-    pub(crate) written: bool,
-    /// Complete valid records.
-    pub(crate) records: u64,
-    /// Where the last byte lies that is not zero, rounded up, and the last complete record ends.
-    pub(crate) end: u64,
-    /// The greatest sequence number among them.
-    pub(crate) last: Seq,
-    /// What they prove to have been durable.
-    pub(crate) durable: Seq,
-    /// Whether the file was made to be slow and not all of it was looked at.
-    pub(crate) given_up: bool,
-}
-
-/// Looks at what lies in a segment behind a stop.
-///
-/// # Errors
-///
-/// What the operating system says.
-pub(crate) fn look_beyond(segment: &Segment, source: &mut FileSource, stop: u64) -> Result<Beyond> {
-    let size = segment.size();
-    let mut found = Beyond {
-        written: next_published(source, stop, size)?.is_some(),
-        records: 0,
-        end: stop,
-        last: Seq::ZERO,
-        durable: Seq::ZERO,
-        given_up: false,
-    };
-    if found.written {
-        found.end = last_written(source, stop, size)?;
-    }
-    let whole = beyond(source, segment.nonce(), stop, size, |source, placed| {
-        found.records += 1;
-        found.end = found.end.max(placed.offset + placed.header.size());
-        found.last = found.last.max(placed.header.seq);
-        found.durable = found.durable.max(durable_in(source, placed)?.unwrap_or(Seq::ZERO));
-        Ok(())
-    })?;
-    if !whole {
-        found.given_up = true;
-        found.end = size;
-        found.records = found.records.max(1);
-    }
-    Ok(found)
-}
-
-/// Where the last word that is not zero ends.
-fn last_written(source: &mut FileSource, from: u64, size: u64) -> Result<u64> {
-    let mut end = from;
-    let mut at = from;
-    while at < size {
-        let len = usize::try_from((size - at).min(READ_MAX as u64)).expect("at most READ_MAX");
-        let bytes = source.bytes(at, len)?;
-        if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
-            end = (at + last as u64 + 1).next_multiple_of(8);
-        }
-        at += len as u64;
-    }
-    Ok(end)
-}
-
-/// What a record proves to have been durable when it was written.
-fn durable_in(source: &mut FileSource, placed: &Placed) -> Result<Option<Seq>> {
-    let len = usize::try_from(placed.header.value_len).unwrap_or(usize::MAX);
-    let value = placed.offset + HEADER_SIZE as u64 + u64::from(placed.header.key_len);
-    // A record of another length was not written by us; its checksums hold, so it proves nothing either way.
-    Ok(match placed.header.kind {
-        Kind::Watermark if len == Watermark::SIZE => {
-            Watermark::decode(source.bytes(value, len)?).ok().map(|Watermark(seq)| seq)
-        }
-        Kind::Start if len == Start::SIZE => {
-            Start::decode(source.bytes(value, len)?).ok().map(|start| start.durable)
-        }
-        _ => None,
-    })
-}
-
-/// The start record of a segment, with its number, if it is there and whole.
-///
-/// # Errors
-///
-/// What the operating system says.
-pub(crate) fn start_of(segment: &Segment, source: &mut FileSource) -> Result<Option<(Seq, Start)>> {
-    let mut walker = Walker::new(segment.nonce(), segment.data_offset(), segment.size(), Order::Consecutive);
-    let Step::Record(placed) = walker.step(source)? else { return Ok(None) };
-    let len = usize::try_from(placed.header.value_len).unwrap_or(usize::MAX);
-    if placed.header.kind != Kind::Start || len != Start::SIZE {
-        return Ok(None);
-    }
-    let value = source.bytes(placed.offset + HEADER_SIZE as u64, len)?;
-    Ok(Start::decode(value).ok().map(|start| (placed.header.seq, start)))
 }

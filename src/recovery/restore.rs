@@ -99,6 +99,12 @@ impl Restore {
         self.segments.get(&id)
     }
 
+    /// Bytes of a segment that it holds.
+    pub(crate) fn held(&self, id: SegmentId) -> Option<u64> {
+        let segments = &self.opened.image.segments;
+        segments.binary_search_by_key(&id, |segment| segment.id).ok().map(|at| segments[at].end)
+    }
+
     /// The image's front.
     pub(crate) fn into_image(self) -> image::Image {
         self.opened.image

@@ -1,6 +1,8 @@
 //! What an open from an image reads, and that it finds what there is.
 
-use mapcask::sim::{Script, SimDisk, Tears};
+use std::sync::{Arc, Mutex};
+
+use mapcask::sim::{Operation, Script, SimDisk, Tears};
 use mapcask::{Error, Options};
 
 use super::{
@@ -211,4 +213,64 @@ fn rot_in_a_record_is_an_error_of_the_first_read_and_no_hindrance_to_a_write() {
     let disk = disk.kill();
     disk.rot_bit(&name, at + 3, 0).unwrap();
     drop(options().open_on(&disk).unwrap());
+}
+
+#[test]
+fn an_open_that_is_followed_by_reads_alone_leaves_the_disk_as_it_was() {
+    let disk = SimDisk::new();
+    let (store, map) = filled(&disk, 100);
+    store.close().unwrap();
+    let files = |disk: &SimDisk| -> Vec<_> {
+        let names = disk.files().into_iter().filter(|name| name != "CONTROL");
+        names.map(|name| (disk.read_file(&name).unwrap(), name)).collect()
+    };
+    let before = files(&disk);
+    let counted = disk.operations();
+    let store = open(&disk);
+    assert!(store.recovery_report().clean);
+    check(&store, &map);
+    rest(&store);
+    drop(store.snapshot());
+    store.close().unwrap();
+    assert!(files(&disk) == before);
+    let count = |operation: Operation| disk.operations().get(&operation).copied().unwrap_or(0);
+    let more = |operation: Operation| count(operation) - counted.get(&operation).copied().unwrap_or(0);
+    assert_eq!([Operation::Sync, Operation::SyncDir, Operation::SyncRange].map(more), [0; 3]);
+    // The first write has the disk know: both copies of the manifest are synced, written and synced.
+    let store = open(&disk);
+    let counted = count(Operation::Sync);
+    store.insert("one", "more").unwrap();
+    assert_eq!(count(Operation::Sync) - counted, 4);
+    store.insert("and", "another").unwrap();
+    assert_eq!(count(Operation::Sync) - counted, 4);
+    let store = open(&disk.kill());
+    assert!(!store.recovery_report().clean);
+    assert_eq!(store.len(), 102);
+}
+
+#[test]
+fn an_open_tells_how_far_it_is_with_what_no_image_holds() {
+    let directory = directory();
+    let store = Options::new().background(false).open(directory.path()).unwrap();
+    for number in 0..30_000 {
+        store.insert(key(number), vec![7; 200]).unwrap();
+    }
+    store.close().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let options = || {
+        let told = Arc::clone(&told);
+        let options = Options::new().background(false);
+        options.recovery_progress(move |progress| told.lock().unwrap().push(progress))
+    };
+    options().open(directory.path()).unwrap().close().unwrap();
+    assert!(told.lock().unwrap().is_empty(), "the image holds everything");
+    std::fs::remove_file(image_in(directory.path()).unwrap()).unwrap();
+    let store = options().open(directory.path()).unwrap();
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    assert!(told.len() >= 5, "{told:?}");
+    assert!(told.is_sorted_by(|one, next| one.bytes_read + (1 << 20) <= next.bytes_read));
+    let last = told.last().unwrap();
+    let read = store.recovery_report().bytes_read;
+    assert!(last.bytes_read <= read && read <= last.bytes_total, "{last:?}, {read}");
+    assert!(read - last.bytes_read < 2 << 20 && last.bytes_total < read + (256 << 10), "{last:?}, {read}");
 }

@@ -235,8 +235,8 @@ impl Machine {
         self.disk.forget_history();
         let allowed = self.history.clone();
         self.store().compact().unwrap();
-        self.given_out = self.given_out.max(self.store().last_seq());
-        self.cut(choose(&self.disk.positions()), &allowed, seed, same_boot);
+        let last = self.store().last_seq();
+        self.cut(choose(&self.disk.positions()), (&allowed, last), seed, same_boot);
     }
 
     /// Makes an image. That makes durable what it shows.
@@ -269,8 +269,8 @@ impl Machine {
         self.disk.forget_history();
         let allowed = self.history.clone();
         self.store().take_image().unwrap();
-        self.given_out = self.given_out.max(self.store().last_seq());
-        self.cut(choose(&self.disk.positions()), &allowed, seed, same_boot);
+        let last = self.store().last_seq();
+        self.cut(choose(&self.disk.positions()), (&allowed, last), seed, same_boot);
     }
 
     /// Ends the store, does something to its image, and opens it again.
@@ -458,15 +458,20 @@ impl Machine {
 
     /// The power fails now.
     pub(crate) fn cut_now(&mut self, seed: u64, same_boot: bool) {
-        self.cut(self.disk.position(), &self.history.clone(), seed, same_boot);
+        let last = self.store().last_seq();
+        self.cut(self.disk.position(), (&self.history.clone(), last), seed, same_boot);
     }
 
-    /// The power fails at a moment; `allowed` is what may be there then.
-    fn cut(&mut self, at: Position, allowed: &History, seed: u64, same_boot: bool) {
+    /// The power fails at a moment; `allowed` is what may be there then, and no number up to `last` is given out again.
+    fn cut(&mut self, at: Position, (allowed, last): (&History, Seq), seed: u64, same_boot: bool) {
         let disk = self.disk.crash_at(at, Tears::Any, &mut Seeded::new(seed));
         self.boot += u64::from(!same_boot);
         disk.set_boot_id(boot_id(self.boot));
         self.start(disk);
+        // Before the first record of an open the disk says that the store was closed: then there is none.
+        if !self.store().recovery_report().clean {
+            self.given_out = self.given_out.max(last);
+        }
         let found = self.look();
         self.history = allowed.check_cut(&found).unwrap_or_else(|complaint| panic!("{complaint}"));
         self.history.tell_seq(self.store().last_seq());
@@ -487,14 +492,14 @@ impl Machine {
         for write in &writes {
             self.run(write, Durability::Os);
         }
-        self.given_out = self.given_out.max(self.store().last_seq());
+        let last = self.store().last_seq();
         if flush {
             self.store().flush().unwrap();
         }
         let positions = self.disk.positions();
         // The last one is behind the acknowledgement; `cut_now` is for that.
         let positions = &positions[..(positions.len() - 1).max(1)];
-        self.cut(choose(positions), &allowed, seed, same_boot);
+        self.cut(choose(positions), (&allowed, last), seed, same_boot);
     }
 }
 

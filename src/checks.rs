@@ -1,0 +1,108 @@
+//! Comparing records with their checksums, and saying where one lies that does not match.
+
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::format::Defect;
+use crate::format::hash::Hash;
+use crate::format::record::{Place, payload_sum};
+use crate::index::Index;
+use crate::location::Location;
+use crate::mapping::space::Record;
+
+impl Engine {
+    /// Verifies a record against both of its checksums: where every read is verified, and where a record has the right
+    /// tag and is not what was looked for, which is hardly ever a coincidence.
+    ///
+    /// The header too: with another kind or keyspace a value would be taken for absent.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
+    #[cold]
+    pub(crate) fn check_record(&self, record: &Record<'_>) -> Result<()> {
+        self.check_header(record)?;
+        if payload_sum(record.key(), record.value()) != record.header().payload_sum {
+            return Err(self.damage_of(record, Defect::PayloadChecksum));
+        }
+        Ok(())
+    }
+
+    /// Verifies a record that the index leads to, unless that was done since this open: where the index came from an image,
+    /// nothing has read the record yet.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
+    #[inline]
+    pub(crate) fn check_first(
+        &self,
+        index: &Index,
+        hash: Hash,
+        location: Location,
+        record: &Record<'_>,
+    ) -> Result<()> {
+        if index.is_from_image() { self.check_unless_verified(index, hash, location, record) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn check_unless_verified(
+        &self,
+        index: &Index,
+        hash: Hash,
+        location: Location,
+        record: &Record<'_>,
+    ) -> Result<()> {
+        if index.is_verified(hash, location) {
+            return Ok(());
+        }
+        self.check_record(record)?;
+        index.set_verified(hash, location);
+        Ok(())
+    }
+
+    /// As [`Engine::check_first`], for what the index no longer leads to.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
+    pub(crate) fn check_former(&self, index: &Index, record: &Record<'_>) -> Result<()> {
+        if index.is_from_image() { self.check_record(record) } else { Ok(()) }
+    }
+
+    /// Verifies the header of a record: what its lengths count for.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
+    pub(crate) fn check_header(&self, record: &Record<'_>) -> Result<()> {
+        let (mapping, offset) = record.place();
+        let place = Place { nonce: mapping.nonce(), offset: offset as u64 };
+        // The lengths were compared with what is published when the record was found.
+        let valid = record.raw_header().validate(place, record.header().size());
+        valid.map(drop).map_err(|_| self.damage_of(record, Defect::HeaderChecksum))
+    }
+
+    /// Names the file and the offset of a record that does not verify.
+    #[cold]
+    pub(crate) fn damage_of(&self, record: &Record<'_>, defect: Defect) -> Error {
+        let (mapping, offset) = record.place();
+        let segments = self.shared.segments.read();
+        let found = segments.values().find(|segment| std::ptr::eq(Arc::as_ptr(segment.mapping()), mapping));
+        let path = found.map_or_else(|| self.shared.dir.path().to_owned(), |segment| segment.path().clone());
+        Error::Corrupt { path, offset: offset as u64, defect }
+    }
+
+    /// Names the file and the offset of damage.
+    #[cold]
+    pub(crate) fn damage(&self, location: Location, defect: Defect) -> Error {
+        let segments = self.shared.segments.read();
+        let found =
+            segments.values().find_map(|segment| Some((segment, segment.range().offset_of(location)?)));
+        match found {
+            Some((segment, offset)) => Error::Corrupt { path: segment.path().clone(), offset, defect },
+            None => Error::Corrupt { path: self.shared.dir.path().to_owned(), offset: 0, defect },
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What the bytes of a segment say by themselves: changes of the keyspaces, proofs of durability, where a segment begins, what
+//! lies behind a stop.
+
+use super::source::FileSource;
+use crate::error::Result;
+use crate::format::keyspace::{Change, MAX_CODEC_LEN, MAX_NAME_LEN};
+use crate::format::record::{HEADER_SIZE, Header, Kind, Start, Watermark};
+use crate::format::walk::{Order, Placed, READ_MAX, Source, Step, Walker, beyond, next_published};
+use crate::format::{Defect, Seq};
+use crate::segment::Segment;
+
+/// The change that a keyspace record says.
+///
+/// # Errors
+///
+/// What the operating system says; what is wrong with the record.
+pub(crate) fn change_in(
+    source: &mut FileSource,
+    placed: &Placed,
+) -> Result<std::result::Result<Change, Defect>> {
+    let len = usize::try_from(placed.header.payload_len()).unwrap_or(usize::MAX).min(READ_MAX);
+    let payload = source.bytes(placed.offset + HEADER_SIZE as u64, len)?;
+    Ok(change_of(&placed.header, payload))
+}
+
+/// The change that the payload of a keyspace record says.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(super) fn change_of(header: &Header, payload: &[u8]) -> std::result::Result<Change, Defect> {
+    let max = MAX_NAME_LEN + 1 + MAX_CODEC_LEN;
+    if header.payload_len() > max as u64 {
+        return Err(Defect::BadField("keyspace change"));
+    }
+    let (name, change) = payload.split_at(usize::from(header.key_len));
+    Change::decode(header.keyspace, name, change)
+}
+
+/// What lies behind a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Beyond {
+    /// Whether there is anything but zeros.
+    pub(crate) written: bool,
+    /// Complete valid records.
+    pub(crate) records: u64,
+    /// Where the last byte lies that is not zero, rounded up, and the last complete record ends.
+    pub(crate) end: u64,
+    /// The greatest sequence number among them.
+    pub(crate) last: Seq,
+    /// What they prove to have been durable.
+    pub(crate) durable: Seq,
+    /// Whether the file was made to be slow and not all of it was looked at.
+    pub(crate) given_up: bool,
+}
+
+/// Looks at what lies in a segment behind a stop.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub(crate) fn look_beyond(segment: &Segment, source: &mut FileSource, stop: u64) -> Result<Beyond> {
+    let size = segment.size();
+    let mut found = Beyond {
+        written: next_published(source, stop, size)?.is_some(),
+        records: 0,
+        end: stop,
+        last: Seq::ZERO,
+        durable: Seq::ZERO,
+        given_up: false,
+    };
+    if found.written {
+        found.end = last_written(source, stop, size)?;
+    }
+    let whole = beyond(source, segment.nonce(), stop, size, |source, placed| {
+        found.records += 1;
+        found.end = found.end.max(placed.offset + placed.header.size());
+        found.last = found.last.max(placed.header.seq);
+        found.durable = found.durable.max(durable_in(source, placed)?.unwrap_or(Seq::ZERO));
+        Ok(())
+    })?;
+    if !whole {
+        found.given_up = true;
+        found.end = size;
+        found.records = found.records.max(1);
+    }
+    Ok(found)
+}
+
+/// Where the last word that is not zero ends.
+fn last_written(source: &mut FileSource, from: u64, size: u64) -> Result<u64> {
+    let mut end = from;
+    let mut at = from;
+    while at < size {
+        let len = usize::try_from((size - at).min(READ_MAX as u64)).expect("at most READ_MAX");
+        let bytes = source.bytes(at, len)?;
+        if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
+            end = (at + last as u64 + 1).next_multiple_of(8);
+        }
+        at += len as u64;
+    }
+    Ok(end)
+}
+
+/// What a record proves to have been durable when it was written.
+fn durable_in(source: &mut FileSource, placed: &Placed) -> Result<Option<Seq>> {
+    if !matches!(placed.header.kind, Kind::Watermark | Kind::Start) {
+        return Ok(None);
+    }
+    let len = usize::try_from(placed.header.payload_len()).unwrap_or(usize::MAX).min(READ_MAX);
+    Ok(durable_of(&placed.header, source.bytes(placed.offset + HEADER_SIZE as u64, len)?))
+}
+
+/// What a record with this payload proves to have been durable.
+pub(super) fn durable_of(header: &Header, payload: &[u8]) -> Option<Seq> {
+    let value = payload.get(usize::from(header.key_len)..)?;
+    let len = usize::try_from(header.value_len).unwrap_or(usize::MAX);
+    // A record of another length was not written by us; its checksums hold, so it proves nothing either way.
+    match header.kind {
+        Kind::Watermark if len == Watermark::SIZE => Watermark::decode(value).ok().map(|Watermark(seq)| seq),
+        Kind::Start if len == Start::SIZE => Start::decode(value).ok().map(|start| start.durable),
+        _ => None,
+    }
+}
+
+/// The start record of a segment, with its number, if it is there and whole.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub(crate) fn start_of(segment: &Segment, source: &mut FileSource) -> Result<Option<(Seq, Start)>> {
+    let mut walker = Walker::new(segment.nonce(), segment.data_offset(), segment.size(), Order::Consecutive);
+    let Step::Record(placed) = walker.step(source)? else { return Ok(None) };
+    let len = usize::try_from(placed.header.value_len).unwrap_or(usize::MAX);
+    if placed.header.kind != Kind::Start || len != Start::SIZE {
+        return Ok(None);
+    }
+    let value = source.bytes(placed.offset + HEADER_SIZE as u64, len)?;
+    Ok(Start::decode(value).ok().map(|start| (placed.header.seq, start)))
+}

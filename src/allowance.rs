@@ -21,6 +21,8 @@ pub(crate) enum Want {
     Insertion,
     /// A frame of removals only: it always gets room, or nothing could ever be removed from a full store.
     Removal,
+    /// As before, where no pass of compaction can make room: what is kept for passes too.
+    Last,
     /// Nothing yet: a segment made before it is needed.
     Ahead,
 }
@@ -82,6 +84,11 @@ impl Allowance {
         size.saturating_mul(4).clamp(self.smallest, self.segment_bytes)
     }
 
+    /// The size that the schedule ends with.
+    pub(crate) fn most(&self) -> u64 {
+        self.segment_bytes
+    }
+
     /// The size that the schedule begins with.
     pub(crate) fn least(&self) -> u64 {
         self.smallest
@@ -108,7 +115,7 @@ impl Allowance {
         match want {
             Want::Ahead => Ok(None),
             Want::Insertion => Err(self.refusal(least)),
-            Want::Removal => Ok(Some(least.max(self.smallest))),
+            Want::Removal | Want::Last => Ok(Some(least.max(self.smallest))),
         }
     }
 }
@@ -158,6 +165,7 @@ mod tests {
         assert_eq!(allowance.first(), 4 * K);
         assert_eq!(allowance.size(Want::Ahead, 64 * K, 4 * K).unwrap(), None);
         assert_eq!(allowance.size(Want::Removal, 1024 * K, 4 * K).unwrap(), Some(256 * K));
+        assert_eq!(allowance.size(Want::Last, 1024 * K, 4 * K).unwrap(), Some(256 * K));
         assert_eq!(allowance.size(Want::Removal, 1024 * K, 400 * K).unwrap(), Some(400 * K));
         allowance.size(Want::Insertion, 64 * K, 4 * K).unwrap_err();
         allowance.check(Want::Insertion, || 4 * K).unwrap_err();

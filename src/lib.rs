@@ -379,6 +379,7 @@ mod options;
 mod provision;
 mod read;
 mod recovery;
+mod reserve;
 mod salvage;
 mod segment;
 mod snapshot;

@@ -5,9 +5,11 @@
 //!
 //! **Invariants.** I6: what [`Provision::take`] gives out is named by both copies of the manifest, durably.
 
+mod scarce;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -60,6 +62,8 @@ pub(crate) struct Provision {
     offset: AtomicU64,
     /// How often a writer had to make a segment or pages ready itself.
     stalls: AtomicU64,
+    /// What is kept for removals may be in use; the next insertion looks.
+    short: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -88,6 +92,7 @@ impl Provision {
             offset: AtomicU64::new(active.data_offset()),
             active: Mutex::new(active),
             stalls: AtomicU64::new(0),
+            short: AtomicBool::new(true),
         }
     }
 
@@ -101,14 +106,20 @@ impl Provision {
         self.allowance.used()
     }
 
-    /// Refuses a frame of `need` bytes that the limit does not allow, whatever room there is.
+    /// Refuses a frame of `need` bytes that the limit or a full disk does not allow, whatever room there is.
     ///
     /// # Errors
     ///
-    /// `DiskLimit`.
+    /// `DiskLimit` or `NoSpace`.
     #[inline]
-    pub(crate) fn check(&self, want: Want, need: u64) -> Result<()> {
-        self.allowance.check(want, || least_size(need))
+    pub(crate) fn check(&self, shared: &Shared, want: Want, need: u64) -> Result<()> {
+        self.allowance.check(want, || least_size(need))?;
+        // Relaxed: set by what took room, under the writer mutex or long before anybody counts on it.
+        if want == Want::Insertion && self.short.load(Ordering::Relaxed) {
+            self.restore(shared)
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes note that segments have come or gone.
@@ -122,6 +133,9 @@ impl Provision {
     ///
     /// `DiskLimit`, `NoSpace`, or what the operating system says; nothing has been written.
     pub(crate) fn take(&self, shared: &Shared, want: Want, need: u64) -> Result<Arc<Segment>> {
+        if let Some(room) = self.scarce(shared) {
+            return self.take_scarce(shared, want, need, room);
+        }
         let fits = |segment: &Arc<Segment>| segment.size() - OVERHEAD >= need;
         {
             let mut ready = self.ready.lock();
@@ -152,21 +166,30 @@ impl Provision {
     ///
     /// What the operating system says; the next open removes what is left.
     pub(crate) fn give_up_ready(&self, shared: &Shared) -> Result<u64> {
-        let mut making = self.making.lock();
+        self.give_up(shared, &mut self.making.lock())
+    }
+
+    fn give_up(&self, shared: &Shared, making: &mut Making) -> Result<u64> {
         let given_up: Vec<_> = self.ready.lock().drain(..).collect();
         making.next_size = self.allowance.least();
         let ids: Vec<_> = given_up.iter().map(|segment| segment.id()).collect();
         if ids.is_empty() {
             return Ok(0);
         }
+        // Relaxed: see `check`.
+        self.short.store(true, Ordering::Relaxed);
         for segment in &given_up {
             shared.segments.write().remove(&segment.id());
             shared.space.retire(segment.mapping());
         }
         self.recount(&shared.segments);
         shared.manifest.retire(&ids, Seq::ZERO)?;
-        for id in &ids {
-            unlink_segment(shared.dir.as_ref(), *id)?;
+        for segment in &given_up {
+            // Whoever is pinned keeps the mapping, and that its blocks. The header stays: it tells an open whose file it is.
+            if let Some(file) = segment.file() {
+                drop(file.punch_hole(PAGE_SIZE as u64, segment.size() - PAGE_SIZE as u64));
+            }
+            unlink_segment(shared.dir.as_ref(), segment.id())?;
         }
         shared.dir.sync().map_err(|error| Error::io("sync", shared.dir.path(), error))?;
         shared.manifest.forget(&ids);
@@ -179,6 +202,12 @@ impl Provision {
     ///
     /// `NoSpace`, or what the operating system says.
     pub(crate) fn have_next(&self, shared: &Shared) -> Result<()> {
+        if self.ready_count() > 0 {
+            return Ok(());
+        }
+        if self.scarce(shared).is_some() {
+            return self.restore(shared);
+        }
         let mut making = self.making.lock();
         if !self.ready.lock().is_empty() {
             return Ok(());
@@ -196,12 +225,7 @@ impl Provision {
         want: Want,
         need: u64,
     ) -> Result<Option<Arc<Segment>>> {
-        shared.commit.check()?;
-        if let Some(segment) = &making.unnamed {
-            // In memory the manifest names it already; what failed was writing that down.
-            shared.manifest.update(|_| ())?;
-            let segment = Arc::clone(segment);
-            making.unnamed = None;
+        if let Some(segment) = Self::name_made(shared, making)? {
             if segment.size() - OVERHEAD >= need {
                 return Ok(Some(segment));
             }
@@ -210,6 +234,20 @@ impl Provision {
         let Some(size) = self.allowance.size(want, making.next_size, least_size(need))? else {
             return Ok(None);
         };
+        self.make_of(shared, making, size).map(Some)
+    }
+
+    /// The segment that was made and not named, named now.
+    fn name_made(shared: &Shared, making: &mut Making) -> Result<Option<Arc<Segment>>> {
+        shared.commit.check()?;
+        if making.unnamed.is_some() {
+            // In memory the manifest names it already; what failed was writing that down.
+            shared.manifest.update(|_| ())?;
+        }
+        Ok(making.unnamed.take())
+    }
+
+    fn make_of(&self, shared: &Shared, making: &mut Making, size: u64) -> Result<Arc<Segment>> {
         let (segment, named) = make_segment(shared, self.regime, size)?;
         self.recount(&shared.segments);
         if size == making.next_size {
@@ -219,7 +257,7 @@ impl Provision {
             making.unnamed = Some(segment);
             return Err(error);
         }
-        Ok(Some(segment))
+        Ok(segment)
     }
 
     /// Tells the helper where the writer is.
@@ -283,7 +321,7 @@ impl Provision {
         }
         let first = self.ready.lock().front().map(Arc::clone);
         let Some(next) = first else {
-            if offset < active.size() / 2 {
+            if offset < active.size() / 2 || self.scarce(shared).is_some() {
                 return Ok(false);
             }
             let mut making = self.making.lock();

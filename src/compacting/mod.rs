@@ -100,7 +100,11 @@ impl Engine {
                 self.shared.commit.run(|| self.sync_once())?;
                 self.seal()?;
             }
-            Decision::Compact { victims, reason } => running.job = Some(self.job(survey, &victims, reason)),
+            Decision::Compact { victims, reason } => {
+                let mut job = self.job(survey, &victims, reason);
+                job.file_max = self.options.segment_bytes;
+                running.job = Some(job);
+            }
         }
         Ok(true)
     }
@@ -113,14 +117,19 @@ impl Engine {
             Some(Victim { segment, end, last: facts.last, footprint: facts.footprint, cost })
         });
         let victims: Vec<_> = victims.collect();
-        let named = |keyspace: &Arc<Keyspace>| {
-            record_size((keyspace.name().len() + keyspace.codec().len() + 1) as u64)
-        };
-        let names = self.catalog.all().iter().map(named).sum();
+        let names = self.names_size();
         // Under the mutex every number up to this one is in the index.
         let filtered = self.writer.lock().log.last_user();
         crate::trace::compaction_begun(victims.len(), victims.iter().map(|victim| victim.footprint).sum());
         Job::new(victims, reason, filtered, horizon, names)
+    }
+
+    /// What the records take that say what the keyspaces are called, in bytes.
+    fn names_size(&self) -> u64 {
+        let named = |keyspace: &Arc<Keyspace>| {
+            record_size((keyspace.name().len() + keyspace.codec().len() + 1) as u64)
+        };
+        self.catalog.all().iter().map(named).sum()
     }
 
     /// Takes a step of the pass under way.

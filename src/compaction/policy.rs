@@ -9,6 +9,7 @@
 //! that are not come to lie in different segments. No more are taken than the bound asks for: what is left alone gets
 //! emptier by itself.
 
+use super::output::size_of;
 use super::report::CompactionReason as Reason;
 use super::rule::{Sieve, horizon};
 use crate::format::{SegmentId, Seq};
@@ -187,6 +188,41 @@ impl Survey {
     pub(crate) fn decide_room(&self) -> Decision {
         let victims = self.worth(Some(ROOM));
         if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Space) }
+    }
+
+    /// What gives back a page at least while its copies take at most `room` bytes, all in one file; the names of keyspaces
+    /// take `names` of them. Unless it is `urgent`, only of what is worth its copying.
+    ///
+    /// Those that lose most for what is to be copied come first, whatever they lose it to: the ends of files too are
+    /// worth winning where nothing else is left.
+    pub(crate) fn decide_fitting(&self, room: u64, names: u64, urgent: bool) -> Decision {
+        let dead = self.decide_dead();
+        if dead != Decision::Nothing {
+            return dead;
+        }
+        let lost = |weighed: &Weighed<'_>| u128::from(weighed.facts.footprint.saturating_sub(weighed.cost));
+        let worth = |weighed: &Weighed<'_>| urgent || weighed.gain > weighed.facts.used / GAIN_SHARE;
+        let mut order: Vec<_> = self.weighed().filter(worth).collect();
+        order.sort_by(|one, other| {
+            let (this, that) = (lost(one) * u128::from(other.cost), lost(other) * u128::from(one.cost));
+            that.cmp(&this).then(one.facts.id.cmp(&other.facts.id))
+        });
+        let (mut taken, mut best) = (Vec::new(), (0, 0));
+        let (mut cost, mut footprint) = (names, 0);
+        for weighed in order {
+            let output = size_of(taken.len() + 1, cost + weighed.cost);
+            if output > room || taken.len() == VICTIMS_MAX {
+                continue;
+            }
+            cost += weighed.cost;
+            footprint += weighed.facts.footprint;
+            taken.push(weighed);
+            if footprint > output + best.0 {
+                best = (footprint - output, taken.len());
+            }
+        }
+        taken.truncate(best.1);
+        if taken.is_empty() { Decision::Nothing } else { self.compact(&taken, Reason::Space) }
     }
 
     /// Everything in which nothing is alive, however little it is.

@@ -8,8 +8,8 @@ mod batch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::allowance::Want;
 use crate::catalog::{Contents, Keyspace, Slot};
+use crate::compaction::Wish;
 use crate::engine::{Engine, Writer};
 use crate::epoch::{self, Pin};
 use crate::error::{Error, Result};
@@ -95,16 +95,23 @@ impl Engine {
         change: &Change<'_>,
         durability: Durability,
     ) -> Result<Outcome> {
+        let mut wish = Wish::of(change.value.is_none());
         loop {
-            match self.attempt(keyspace, change, durability) {
-                Err(error) if self.makes_room(&error)? => {}
+            match self.attempt(keyspace, change, durability, wish) {
+                Err(error) if self.makes_room(&error, &mut wish)? => {}
                 other => return other,
             }
         }
     }
 
     #[inline]
-    fn attempt(&self, keyspace: &Keyspace, change: &Change<'_>, durability: Durability) -> Result<Outcome> {
+    fn attempt(
+        &self,
+        keyspace: &Keyspace,
+        change: &Change<'_>,
+        durability: Durability,
+        wish: Wish,
+    ) -> Result<Outcome> {
         self.liveness.check()?;
         let pin = epoch::pin();
         let hash = self.hash_key.hash(change.key);
@@ -138,8 +145,7 @@ impl Engine {
         }
         let entries = usize::from(change.value.is_some());
         self.reserve(slot, entries)?;
-        let want = if change.value.is_some() { Want::Insertion } else { Want::Removal };
-        writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
+        writer.log.reserve(&self.shared, &self.provision, wish.want(), draft.size())?;
         let (location, seq) = writer.log.append(&self.shared, &draft);
         self.progress.begin(seq);
         self.keep_version(contents, hash, there, seq);

@@ -14,6 +14,9 @@ use crate::options::Options;
 /// The smallest file there is, in bytes.
 const PAGE: u64 = PAGE_SIZE as u64;
 
+/// The least size of the second segment, in bytes: a store that fills fast waits for few small ones.
+const SECOND: u64 = 256 << 10;
+
 /// What room is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Want {
@@ -81,7 +84,7 @@ impl Allowance {
 
     /// The size of the segment after one of `size` bytes.
     pub(crate) fn after(&self, size: u64) -> u64 {
-        size.saturating_mul(4).clamp(self.smallest, self.segment_bytes)
+        size.saturating_mul(4).max(SECOND).min(self.segment_bytes)
     }
 
     /// The size that the schedule ends with.
@@ -133,7 +136,9 @@ mod tests {
     #[test]
     fn without_a_limit_sizes_follow_the_schedule_and_the_need() {
         let allowance = Allowance::new(&Options::new(), 0);
-        assert_eq!(allowance.first(), 256 * K);
+        assert_eq!(allowance.first(), 16 * K);
+        assert_eq!(allowance.after(4 * K), 256 * K);
+        assert_eq!(allowance.after(16 * K), 256 * K);
         assert_eq!(allowance.after(256 * K), 1024 * K);
         assert_eq!(allowance.after(64 * K * K), 64 * K * K);
         assert_eq!(allowance.size(Want::Ahead, 64 * K, 4 * K).unwrap(), Some(64 * K));
@@ -145,7 +150,7 @@ mod tests {
     fn near_the_limit_a_segment_takes_what_is_left() {
         // Half a page more than whole ones.
         let allowance = allowance(1000 * K + 2048, 900 * K);
-        assert_eq!(allowance.first(), 100 * K);
+        assert_eq!(allowance.first(), 16 * K);
         for want in [Want::Ahead, Want::Insertion, Want::Removal] {
             assert_eq!(allowance.size(want, 64 * K, 4 * K).unwrap(), Some(64 * K));
             assert_eq!(allowance.size(want, 256 * K, 4 * K).unwrap(), Some(100 * K));
@@ -153,10 +158,16 @@ mod tests {
             allowance.check(want, || 0).unwrap();
         }
         assert_eq!(allowance.size(Want::Ahead, 64 * K, 104 * K).unwrap(), None);
-        assert_eq!(allowance.size(Want::Removal, 64 * K, 104 * K).unwrap(), Some(256 * K));
+        assert_eq!(allowance.size(Want::Removal, 64 * K, 104 * K).unwrap(), Some(104 * K));
         let refused = allowance.size(Want::Insertion, 64 * K, 104 * K).unwrap_err();
         let (limit, used, needed) = (1000 * K + 2048, 900 * K, 104 * K);
         assert_eq!(refused.to_string(), Error::DiskLimit { limit, used, needed }.to_string());
+    }
+
+    #[test]
+    fn the_first_segment_takes_what_is_left_too() {
+        assert_eq!(allowance(1000 * K + 2048, 988 * K).first(), 12 * K);
+        assert_eq!(allowance(1000 * K, 999 * K).first(), 4 * K);
     }
 
     #[test]
@@ -164,8 +175,8 @@ mod tests {
         let allowance = allowance(1000 * K, 1004 * K);
         assert_eq!(allowance.first(), 4 * K);
         assert_eq!(allowance.size(Want::Ahead, 64 * K, 4 * K).unwrap(), None);
-        assert_eq!(allowance.size(Want::Removal, 1024 * K, 4 * K).unwrap(), Some(256 * K));
-        assert_eq!(allowance.size(Want::Last, 1024 * K, 4 * K).unwrap(), Some(256 * K));
+        assert_eq!(allowance.size(Want::Removal, 1024 * K, 4 * K).unwrap(), Some(16 * K));
+        assert_eq!(allowance.size(Want::Last, 1024 * K, 4 * K).unwrap(), Some(16 * K));
         assert_eq!(allowance.size(Want::Removal, 1024 * K, 400 * K).unwrap(), Some(400 * K));
         allowance.size(Want::Insertion, 64 * K, 4 * K).unwrap_err();
         allowance.check(Want::Insertion, || 4 * K).unwrap_err();

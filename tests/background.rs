@@ -163,8 +163,10 @@ fn a_full_disk_pauses_that_store_alone() {
     let background = Background::shared();
     let open = |disk| Options::new().segment_bytes(256 << 10).background(&background).open_on(disk).unwrap();
     let stores: Vec<Store> = disks.iter().map(open).collect();
-    disks[0].fail_nth(Some(Operation::Allocate), 1, Fault::NoSpace, true);
     let fill = |store: &Store, n: u32| store.insert(n.to_le_bytes(), vec![7; 20_000]).map(|_| ());
+    // More than the first segment takes: both are in their second one.
+    stores.iter().for_each(|store| fill(store, 20).unwrap());
+    disks[0].fail_nth(Some(Operation::Allocate), 1, Fault::NoSpace, true);
     // From the middle of a segment on the helper wants the next one.
     (0..8).for_each(|n| stores.iter().for_each(|store| fill(store, n).unwrap()));
     until("its helper has met the full disk", || disks[0].faults_fired() > 0);

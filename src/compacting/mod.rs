@@ -33,6 +33,9 @@ use crate::mapping::PAGE_SIZE;
 use crate::mapping::tally::Counted;
 use crate::segment::Segment;
 
+/// How much may be freeable in a small store, in bytes: less is not worth a pass.
+const SLACK: u64 = 1 << 20;
+
 /// What a step did.
 #[derive(Debug, Default)]
 struct Driven {
@@ -328,7 +331,8 @@ impl Engine {
     }
 
     fn limits(&self) -> Limits {
-        Limits { slack: 4 * self.options.smallest_segment(), output: self.options.segment_bytes }
+        let output = self.options.segment_bytes;
+        Limits { slack: SLACK.min(4 * output), output }
     }
 
     /// What compaction has done, and would do.

@@ -193,6 +193,8 @@ impl Engine {
             return Ok(false);
         }
         if self.catalog.live_bytes() == 0 && self.is_active_dirty() {
+            // As if it were new.
+            self.provision.give_up_ready(&self.shared)?;
             self.roll()?;
             return Ok(true);
         }

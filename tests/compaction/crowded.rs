@@ -117,7 +117,7 @@ fn check_orders(setting: Setting, seeds: u64) {
     }
 }
 
-const SIZES: [(u64, u64); 2] = [(1, 40), (4, 40)];
+const SIZES: [(u64, u64); 3] = [(1, 40), (4, 40), (16, 40)];
 
 #[test]
 fn removals_of_values_as_small_as_their_tombstones_lead_out_of_a_full_disk() {

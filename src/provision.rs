@@ -97,8 +97,12 @@ impl Provision {
     }
 
     /// The size of the first segment after an open, in bytes.
-    pub(crate) fn first_size(options: &Options, segments: &Segments) -> u64 {
-        Allowance::new(options, total_size(segments)).first()
+    /// On a full disk a page, so that something is left for the passes that lead out of it.
+    pub(crate) fn first_size(options: &Options, shared: &Shared) -> u64 {
+        let size = Allowance::new(options, total_size(&shared.segments)).first();
+        let page = PAGE_SIZE as u64;
+        let most = shared.dir.free_bytes().map_or(u64::MAX, |free| free / 4 / page * page);
+        size.min(most.max(page))
     }
 
     /// Bytes that all segments take.

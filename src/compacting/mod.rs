@@ -209,9 +209,14 @@ impl Engine {
                 }
                 while running.job.is_some() {
                     self.check_writable()?;
-                    if !self.drive_asked(&mut running, &mut total, &mut progress)? {
-                        total.elapsed = self.shared.dir.now().saturating_sub(begun);
-                        return Ok(total);
+                    match self.drive_asked(&mut running, &mut total, &mut progress) {
+                        Ok(true) => {}
+                        Ok(false) => {
+                            total.elapsed = self.shared.dir.now().saturating_sub(begun);
+                            return Ok(total);
+                        }
+                        Err(Error::NoSpace { .. }) if self.finds_room(&mut running, &mut total)? => {}
+                        Err(other) => return Err(other),
                     }
                 }
             }

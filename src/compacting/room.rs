@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Driven;
 use crate::compaction::policy::{Decision, Survey};
+use crate::compaction::report::CompactionReport;
 use crate::compaction::{Running, Wish};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -45,7 +46,7 @@ impl Engine {
             // Twice: what is under way may have begun before there was something better to do.
             for _ in 0..2 {
                 let passed = match full {
-                    true => self.pass_on_full_disk(&mut running, wish.removes()),
+                    true => self.pass_on_full_disk(&mut running, wish.removes()).map(|won| won.is_some()),
                     false => self.pass_for_room(&mut running).map(|()| self.provision.used() < before),
                 };
                 match passed {
@@ -75,10 +76,24 @@ impl Engine {
         Ok(())
     }
 
-    /// As before, where the pass finds room on the disk only for little; whether one was ended.
+    /// Makes room for a pass that found too little; whether there is more than before.
+    ///
+    /// # Errors
+    ///
+    /// What stopped it.
+    pub(super) fn finds_room(&self, running: &mut Running, total: &mut CompactionReport) -> Result<bool> {
+        if self.provision.give_up_ready(&self.shared)? > 0 {
+            return Ok(true);
+        }
+        let won = self.pass_on_full_disk(running, true)?;
+        won.iter().for_each(|report| total.add(report));
+        Ok(won.is_some())
+    }
+
+    /// As before, where the pass finds room on the disk only for little; what it did, if there was one.
     ///
     /// What is given up for it is not won by it, so that what the segments take says nothing here.
-    fn pass_on_full_disk(&self, running: &mut Running, urgent: bool) -> Result<bool> {
+    fn pass_on_full_disk(&self, running: &mut Running, urgent: bool) -> Result<Option<CompactionReport>> {
         let segment_bytes = self.options.segment_bytes;
         let room = self.provision.scarce(&self.shared);
         let mut room = room.map_or(segment_bytes, |room| room.for_pass(segment_bytes));
@@ -87,7 +102,7 @@ impl Engine {
             if running.job.is_none() {
                 let decision = survey.decide_fitting(room, self.names_size(), urgent);
                 if !self.begin(running, &survey, decision)? {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 if let Some(job) = &mut running.job {
                     job.file_max = u64::MAX;
@@ -103,7 +118,7 @@ impl Engine {
                         break;
                     }
                     Err(other) => return Err(other),
-                    Ok(Driven { finished: Some(_), .. }) => return Ok(true),
+                    Ok(Driven { finished: Some(report), .. }) => return Ok(Some(report)),
                     Ok(_) => {}
                 }
             }

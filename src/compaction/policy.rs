@@ -201,7 +201,9 @@ impl Survey {
             return dead;
         }
         let lost = |weighed: &Weighed<'_>| u128::from(weighed.facts.footprint.saturating_sub(weighed.cost));
-        let worth = |weighed: &Weighed<'_>| urgent || weighed.gain > weighed.facts.used / GAIN_SHARE;
+        let worth = |weighed: &Weighed<'_>| {
+            urgent || lost(weighed) * u128::from(GAIN_SHARE) > weighed.facts.footprint.into()
+        };
         let mut order: Vec<_> = self.weighed().filter(worth).collect();
         order.sort_by(|one, other| {
             let (this, that) = (lost(one) * u128::from(other.cost), lost(other) * u128::from(one.cost));

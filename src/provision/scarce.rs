@@ -17,6 +17,9 @@ const PLENTY: u64 = 4;
 /// Of what a store can have altogether, a segment is at most one part in so many.
 const SHARE: u64 = 8;
 
+/// In how many segments the reserve is held, at least.
+const PIECES: u64 = 4;
+
 /// The room there is on a disk that is nearly full, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
@@ -90,7 +93,8 @@ impl Provision {
         if let Some(segment) = found {
             return Ok(segment);
         }
-        let usual = making.next_size.min(room.largest).min(left);
+        // The last room is not spent at once: the next page may be won.
+        let usual = if want == Want::Last { least } else { making.next_size.min(room.largest).min(left) };
         // Beyond the limit on the store's size the disk still is what it is.
         let size = self.allowance.size(want, usual, least)?.map_or(least, |size| size.min(left));
         if size > room.free {
@@ -121,15 +125,19 @@ impl Provision {
         self.hold(shared, &mut self.making.lock(), room.reserve)
     }
 
-    /// Holds the reserve in segments, as far as it goes: nobody else can have what they take.
+    /// Holds the reserve in segments, as far as it goes: nobody else can have what they take. An open after a kill goes on
+    /// in one of them, so it is not all in one.
     fn hold(&self, shared: &Shared, making: &mut Making, reserve: Reserve) -> Result<()> {
         loop {
             let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
-            let missing = reserve.all.saturating_sub(ready).min(self.allowance.most());
+            let missing = reserve.all.saturating_sub(ready);
             if missing == 0 {
                 return Ok(());
             }
-            let Some(size) = self.allowance.size(Want::Ahead, missing, PAGE)? else { return Ok(()) };
+            let piece = (reserve.all / PIECES).next_multiple_of(PAGE).min(self.allowance.most());
+            let Some(size) = self.allowance.size(Want::Ahead, piece.min(missing), PAGE)? else {
+                return Ok(());
+            };
             match self.make_of(shared, making, size) {
                 Ok(segment) => self.ready.lock().push_back(segment),
                 // It is free all the same.

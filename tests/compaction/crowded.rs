@@ -2,7 +2,7 @@
 //! end there is room again.
 
 use mapcask::sim::SimDisk;
-use mapcask::{Durability, Error, Options, Store};
+use mapcask::{Durability, Error, Options, Store, WriteBatch};
 
 const PAGE: u64 = 4096;
 
@@ -140,5 +140,116 @@ fn removals_of_large_values_lead_out_of_a_full_disk_of_few_segments_and_of_many(
     for (segment, capacity) in SIZES.into_iter().chain([(1, 200), (4, 160), (16, 640)]) {
         let seeds = if capacity == 40 { 8 } else { 1 };
         check_orders(Setting { segment, capacity, value: 1500, durability: Durability::Os }, seeds);
+    }
+}
+
+/// A small disk, with values three times as large as their tombstones.
+const MIXED: Setting = Setting { segment: 1, capacity: 40, value: 80, durability: Durability::Os };
+/// What a key of it takes.
+const MIXED_RECORD: u64 = 120;
+
+#[test]
+fn insertions_that_are_tried_between_removals_do_not_use_up_what_removals_need() {
+    for (segment, seed) in [(1, 0), (1, 1), (4, 2), (16, 3)] {
+        let setting = Setting { segment, ..MIXED };
+        let (disk, store, count) = setting.full();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut keys: Vec<u32> = (0..count).collect();
+        let (mut next, mut inserted) = (count, 0);
+        while !keys.is_empty() {
+            let key = keys.swap_remove(random.usize(0..keys.len()));
+            let removed = store.remove(key.to_le_bytes());
+            assert!(removed.unwrap_or_else(|error| panic!("{setting:?}, {} left: {error}", keys.len())));
+            // While more than half is left, whoever inserts takes all there is.
+            if keys.len() > count as usize / 2 && inserted < count {
+                let end = setting.fill(&store, next);
+                keys.extend(next..end);
+                inserted += end - next;
+                next = end;
+            } else {
+                match store.insert(next.to_le_bytes(), setting.value(next)) {
+                    Ok(_) => drop(store.remove(next.to_le_bytes()).unwrap()),
+                    Err(Error::NoSpace { .. }) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(store.len(), keys.len());
+            disk.forget_history();
+        }
+        assert!(setting.fill(&store, next) - next >= count * 3 / 4);
+    }
+}
+
+#[test]
+fn batches_of_removals_and_a_clear_lead_out_of_a_full_disk_too() {
+    for segment in [1, 4, 16] {
+        let setting = Setting { segment, ..MIXED };
+        let (_, store, count) = setting.full();
+        let mut left = count as usize;
+        // In steps, so that each batch finds its keys in all segments.
+        for from in 0..30 {
+            let mut batch = WriteBatch::new();
+            let keys = (from..count).step_by(30);
+            left -= keys.clone().count();
+            keys.for_each(|key| batch.remove(key.to_le_bytes()));
+            store.write(&batch).unwrap_or_else(|error| panic!("{setting:?}, batch {from}: {error}"));
+            assert_eq!(store.len(), left);
+        }
+        assert_eq!(left, 0);
+        let count = setting.fill(&store, 0);
+        store.clear().unwrap();
+        assert!(store.is_empty());
+        assert!(setting.fill(&store, 0) >= count * 3 / 4);
+    }
+}
+
+#[test]
+fn compaction_that_is_asked_for_on_a_full_disk_gives_back_what_was_removed() {
+    for segment in [1, 4, 16] {
+        let setting = Setting { segment, ..MIXED };
+        let (disk, store, count) = setting.full();
+        let (gone, kept): (Vec<u32>, Vec<u32>) = (0..count).partition(|key| key % 3 == 0);
+        for key in &gone {
+            assert!(store.remove(key.to_le_bytes()).unwrap());
+        }
+        let report = store.compact().unwrap();
+        assert!(report.passes > 0, "{report:?}");
+        let stats = store.stats();
+        assert_eq!(stats.compaction.kept_removal_bytes, 0, "{stats:?}");
+        setting.check(&store, &kept);
+        // All of the room is there again, but for three pages at the ends of files.
+        let more = setting.fill(&store, count) - count;
+        let (removed, inserted) = (gone.len() as u64 * MIXED_RECORD, u64::from(more) * MIXED_RECORD);
+        assert!(inserted + 3 * PAGE >= removed, "{setting:?}: {inserted} bytes for {removed}");
+        assert_eq!(store.len(), kept.len() + more as usize);
+        let killed = disk.kill();
+        killed.set_capacity(None);
+        let store = setting.options().open_on(&killed).unwrap();
+        assert_eq!(store.len(), kept.len() + more as usize);
+        setting.check(&store, &kept);
+    }
+}
+
+#[test]
+fn a_full_store_that_is_opened_again_after_a_kill_takes_removals_to_the_end() {
+    for (segment, seed) in [(1, 5), (4, 6), (16, 7)] {
+        let setting = Setting { segment, ..MIXED };
+        let (mut disk, store, count) = setting.full();
+        let mut keys: Vec<u32> = (0..count).collect();
+        fastrand::Rng::with_seed(seed).shuffle(&mut keys);
+        disk = disk.kill();
+        drop(store);
+        for part in (1..=4).map(|part| count as usize * part / 4) {
+            let store = setting.options().open_on(&disk);
+            let store = store.unwrap_or_else(|error| panic!("{setting:?}, {} left: {error}", keys.len()));
+            while count as usize - keys.len() < part {
+                let key = keys.pop().unwrap();
+                let removed = store.remove(key.to_le_bytes());
+                assert!(removed.unwrap_or_else(|error| panic!("{setting:?}, {} left: {error}", keys.len())));
+            }
+            assert_eq!(store.len(), keys.len());
+            setting.check(&store, &keys);
+            disk = disk.kill();
+        }
     }
 }

@@ -258,8 +258,10 @@
 //!
 //! A full disk is [`Error::NoSpace`]: nothing was written, reads go on, and writing works again once there is room.
 //! [`Options::max_disk_bytes`] draws the line earlier: insertions get [`Error::DiskLimit`], removals never do. Before an
-//! insertion is refused for either reason, compaction makes what room there is to be made; the last part of a segment is kept for
-//! removals where no next one can be made. When compaction lags behind the writers they help with it, and are slowed by it.
+//! insertion is refused for either reason, compaction makes what room there is to be made. On a full disk insertions end
+//! early: what removals need, and the compaction that follows them, is kept for these: about a segment in a large store,
+//! and at most a third of what there is in a small one. So removals lead out of it in whatever order, unless another
+//! program takes the rest. When compaction lags behind the writers they help with it, and are slowed by it.
 //!
 //! ```
 //! use mapcask::{Error, Options};

@@ -339,3 +339,64 @@ impl Weighed<'_> {
         product(self.gain, other.cost) > product(other.gain, self.cost)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = PAGE_SIZE as u64;
+
+    /// A sealed segment of some pages, of which `live` bytes are alive and `hidden` are not.
+    fn facts(id: u64, pages: u64, live: u64, hidden: u64) -> Facts {
+        Facts {
+            id: SegmentId(id),
+            stage: Stage::Sealed,
+            footprint: pages * PAGE,
+            used: live + hidden,
+            counted: Counted { hidden, ..Counted::default() },
+            first: Seq(id * 1000),
+            last: Seq(id * 1000 + 999),
+            filtered: Seq(id * 1000 - 1),
+            generation: 0,
+            spared: false,
+        }
+    }
+
+    fn fitting(facts: &[Facts], room: u64, urgent: bool) -> Vec<u64> {
+        let limits = Limits { slack: 0, output: PAGE };
+        match Survey::of(facts.to_vec(), 0, limits).decide_fitting(room * PAGE, 0, urgent) {
+            Decision::Nothing => Vec::new(),
+            Decision::Compact { victims, .. } => victims.iter().map(|id| id.0).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pass_on_a_full_disk_fits_into_its_room_and_gives_back_a_page() {
+        // A quarter of each page is dead: four fit into three, and no fewer into fewer than they are.
+        let quarters: Vec<_> = (1..=6).map(|id| facts(id, 1, 2800, 1000)).collect();
+        assert_eq!(fitting(&quarters, 2, true), [0; 0]);
+        assert_eq!(fitting(&quarters, 3, true), [1, 2, 3, 4]);
+        assert_eq!(fitting(&quarters[..3], 3, true), [0; 0]);
+        // What has lost most comes first, and what does not fit is passed over.
+        let mixed = [facts(1, 2, 3000, 4000), facts(2, 8, 9000, 23_000), facts(3, 1, 2800, 1000)];
+        assert_eq!(fitting(&mixed, 1, true), [1]);
+        assert_eq!(fitting(&mixed, 3, true), [2, 1]);
+        assert_eq!(fitting(&mixed, 4, true), [2, 1]);
+    }
+
+    #[test]
+    fn what_is_dead_goes_first_and_needs_no_room() {
+        let some = [facts(1, 1, 1000, 2000), facts(2, 1, 0, 3000), facts(3, 1, 1000, 2000)];
+        assert_eq!(fitting(&some, 0, false), [2]);
+        assert_eq!(fitting(&some[..1], 0, true), [0; 0]);
+    }
+
+    #[test]
+    fn an_insertion_has_only_what_is_worth_it_rewritten() {
+        let few: Vec<_> = (1..=20).map(|id| facts(id, 1, 3700, 260)).collect();
+        assert_eq!(fitting(&few, 19, false), [0; 0]);
+        // So many that what each has lost makes up a page, and no more.
+        assert_eq!(fitting(&few, 19, true).len(), 11);
+    }
+}

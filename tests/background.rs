@@ -261,8 +261,8 @@ fn idle_stores_make_no_wake_ups_and_a_writer_wakes_the_thread_for_its_store() {
         assert_eq!(store.stats().helper_wakes, 0);
     }
     assert_eq!(until_at_rest(), at_rest);
-    // Enough for a segment ahead.
-    stores[7].insert("large", vec![7; 140 << 10]).unwrap();
+    // Enough for a segment ahead: more than half of the first one.
+    stores[7].insert("large", vec![7; 9 << 10]).unwrap();
     assert_eq!(stores[7].stats().helper_wakes, 1);
     until("a segment is ready", || stores[7].stats().ready_segments == 1);
     let at_rest = until_at_rest();

@@ -301,7 +301,8 @@ impl Engine {
 
     /// Tells everybody else where the log is; whether the helper should look.
     pub(crate) fn note_position(&self, writer: &Writer) -> bool {
-        let offset = writer.log.position().1;
+        let (segment, offset) = writer.log.position();
+        let half = segment.size() / 2;
         let before = self.provision.offset();
         if offset < before {
             self.note_growth();
@@ -310,9 +311,10 @@ impl Engine {
         self.progress.end(writer.log.last_user());
         // Relaxed: the helper looks under the mutex.
         self.counters.full.store(writer.log.full_count(), Ordering::Relaxed);
-        // A new segment may be smaller than that.
+        // A segment may be smaller than that, and the next one is made when it is half full.
         before / CALL_SPACING != offset / CALL_SPACING
             || offset < before
+            || (before < half && half <= offset)
             || self.options.durability == Durability::Interval
     }
 

@@ -14,6 +14,9 @@ use crate::options::Options;
 /// The smallest file there is, in bytes.
 const PAGE: u64 = PAGE_SIZE as u64;
 
+/// The least size of the second segment, in bytes: a store that fills fast waits for few small ones.
+const SECOND: u64 = 256 << 10;
+
 /// What room is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Want {
@@ -21,6 +24,8 @@ pub(crate) enum Want {
     Insertion,
     /// A frame of removals only: it always gets room, or nothing could ever be removed from a full store.
     Removal,
+    /// As before, where no pass of compaction can make room: what is kept for passes too.
+    Last,
     /// Nothing yet: a segment made before it is needed.
     Ahead,
 }
@@ -79,7 +84,12 @@ impl Allowance {
 
     /// The size of the segment after one of `size` bytes.
     pub(crate) fn after(&self, size: u64) -> u64 {
-        size.saturating_mul(4).clamp(self.smallest, self.segment_bytes)
+        size.saturating_mul(4).max(SECOND).min(self.segment_bytes)
+    }
+
+    /// The size that the schedule ends with.
+    pub(crate) fn most(&self) -> u64 {
+        self.segment_bytes
     }
 
     /// The size that the schedule begins with.
@@ -108,7 +118,7 @@ impl Allowance {
         match want {
             Want::Ahead => Ok(None),
             Want::Insertion => Err(self.refusal(least)),
-            Want::Removal => Ok(Some(least.max(self.smallest))),
+            Want::Removal | Want::Last => Ok(Some(least.max(self.smallest))),
         }
     }
 }
@@ -126,7 +136,9 @@ mod tests {
     #[test]
     fn without_a_limit_sizes_follow_the_schedule_and_the_need() {
         let allowance = Allowance::new(&Options::new(), 0);
-        assert_eq!(allowance.first(), 256 * K);
+        assert_eq!(allowance.first(), 16 * K);
+        assert_eq!(allowance.after(4 * K), 256 * K);
+        assert_eq!(allowance.after(16 * K), 256 * K);
         assert_eq!(allowance.after(256 * K), 1024 * K);
         assert_eq!(allowance.after(64 * K * K), 64 * K * K);
         assert_eq!(allowance.size(Want::Ahead, 64 * K, 4 * K).unwrap(), Some(64 * K));
@@ -138,7 +150,7 @@ mod tests {
     fn near_the_limit_a_segment_takes_what_is_left() {
         // Half a page more than whole ones.
         let allowance = allowance(1000 * K + 2048, 900 * K);
-        assert_eq!(allowance.first(), 100 * K);
+        assert_eq!(allowance.first(), 16 * K);
         for want in [Want::Ahead, Want::Insertion, Want::Removal] {
             assert_eq!(allowance.size(want, 64 * K, 4 * K).unwrap(), Some(64 * K));
             assert_eq!(allowance.size(want, 256 * K, 4 * K).unwrap(), Some(100 * K));
@@ -146,10 +158,16 @@ mod tests {
             allowance.check(want, || 0).unwrap();
         }
         assert_eq!(allowance.size(Want::Ahead, 64 * K, 104 * K).unwrap(), None);
-        assert_eq!(allowance.size(Want::Removal, 64 * K, 104 * K).unwrap(), Some(256 * K));
+        assert_eq!(allowance.size(Want::Removal, 64 * K, 104 * K).unwrap(), Some(104 * K));
         let refused = allowance.size(Want::Insertion, 64 * K, 104 * K).unwrap_err();
         let (limit, used, needed) = (1000 * K + 2048, 900 * K, 104 * K);
         assert_eq!(refused.to_string(), Error::DiskLimit { limit, used, needed }.to_string());
+    }
+
+    #[test]
+    fn the_first_segment_takes_what_is_left_too() {
+        assert_eq!(allowance(1000 * K + 2048, 988 * K).first(), 12 * K);
+        assert_eq!(allowance(1000 * K, 999 * K).first(), 4 * K);
     }
 
     #[test]
@@ -157,7 +175,8 @@ mod tests {
         let allowance = allowance(1000 * K, 1004 * K);
         assert_eq!(allowance.first(), 4 * K);
         assert_eq!(allowance.size(Want::Ahead, 64 * K, 4 * K).unwrap(), None);
-        assert_eq!(allowance.size(Want::Removal, 1024 * K, 4 * K).unwrap(), Some(256 * K));
+        assert_eq!(allowance.size(Want::Removal, 1024 * K, 4 * K).unwrap(), Some(16 * K));
+        assert_eq!(allowance.size(Want::Last, 1024 * K, 4 * K).unwrap(), Some(16 * K));
         assert_eq!(allowance.size(Want::Removal, 1024 * K, 400 * K).unwrap(), Some(400 * K));
         allowance.size(Want::Insertion, 64 * K, 4 * K).unwrap_err();
         allowance.check(Want::Insertion, || 4 * K).unwrap_err();

@@ -196,7 +196,8 @@ impl Engine {
         let value = change.encode();
         let draft = Draft::new(Kind::Keyspace, change.id(), change.name().as_bytes(), &value)?;
         let frees = matches!(change, Change::Clear { .. } | Change::Drop { .. });
-        let want = if frees { Want::Removal } else { Want::Insertion };
+        // What frees so much gets whatever there is.
+        let want = if frees { Want::Last } else { Want::Insertion };
         writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
         // The names were looked at before; what is left is the last number.
         writer.names.apply(change).map_err(|_| Error::Limit {

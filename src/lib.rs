@@ -245,7 +245,7 @@
 //! | memory per key | at most 16 bytes from 100,000 keys in a keyspace on; below that up to 256 KiB for the keyspace |
 //! | processes | one; a second one gets [`Error::Locked`] |
 //! | opening | after a clean close nothing of the log; after a kill what was written since the last image ([`Options::image_bytes`]) |
-//! | small store | 4 descriptors, 4 mappings, 272 KiB on the disk, 33 KiB of memory ([`Background`]) |
+//! | small store | 4 descriptors, 4 mappings, 32 KiB on the disk, 37 KiB of memory ([`Background`]) |
 //! | typed value | 256 levels of nesting, 4,096 elements without bytes |
 //! | file systems | NFS, SMB, 9p and their like are refused on Linux |
 //!
@@ -258,8 +258,10 @@
 //!
 //! A full disk is [`Error::NoSpace`]: nothing was written, reads go on, and writing works again once there is room.
 //! [`Options::max_disk_bytes`] draws the line earlier: insertions get [`Error::DiskLimit`], removals never do. Before an
-//! insertion is refused for either reason, compaction makes what room there is to be made; the last part of a segment is kept for
-//! removals where no next one can be made. When compaction lags behind the writers they help with it, and are slowed by it.
+//! insertion is refused for either reason, compaction makes what room there is to be made. On a full disk insertions end
+//! early: what removals need, and the compaction that follows them, is kept for these: about a segment in a large store,
+//! and at most a third of what there is in a small one. So removals lead out of it in whatever order, unless another
+//! program takes the rest. When compaction lags behind the writers they help with it, and are slowed by it.
 //!
 //! ```
 //! use mapcask::{Error, Options};
@@ -377,6 +379,7 @@ mod options;
 mod provision;
 mod read;
 mod recovery;
+mod reserve;
 mod salvage;
 mod segment;
 mod segment_file;

@@ -253,7 +253,7 @@ impl LogWriter {
         want: Want,
         size: u64,
     ) -> Result<()> {
-        provision.check(want, size)?;
+        provision.check(shared, want, size)?;
         // A frame of so many bytes holds fewer records than that.
         if self.next_seq.0 + size > Seq::MAX.0 {
             return Err(Error::Limit {
@@ -288,7 +288,7 @@ impl LogWriter {
     ///
     /// As [`LogWriter::reserve`].
     pub(crate) fn roll_now(&mut self, shared: &Shared, provision: &Provision) -> Result<()> {
-        self.roll(shared, provision, Want::Removal, 0)
+        self.roll(shared, provision, Want::Last, 0)
     }
 
     #[cold]

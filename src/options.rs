@@ -8,8 +8,8 @@ use crate::background::Background;
 use crate::error::{Error, Result};
 use crate::mapping::PAGE_SIZE;
 
-/// The size of the first segment after an open, in bytes; each next one is four times as large, up to the option.
-const SMALLEST_SEGMENT: u64 = 256 << 10;
+/// The size of the first segment after an open, in bytes: with the small files beside it a store takes 32 KiB.
+const SMALLEST_SEGMENT: u64 = 16 << 10;
 
 /// What an acknowledged write survives.
 ///
@@ -170,7 +170,7 @@ impl Options {
 
     /// The size that segment files grow to, in bytes; a multiple of 4,096. Default: 64 MiB.
     ///
-    /// The first file after each open is small and each next one four times as large, up to this.
+    /// The first file after each open has 16 KiB, the second one 256 KiB, and each next one is four times as large, up to this.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -185,7 +185,7 @@ impl Options {
     }
 
     /// The most bytes that insertions may make the store's segment files take together. Default: no limit. At least two
-    /// of the smallest segments: 512 KiB, or twice [`Options::segment_bytes`] where that is less.
+    /// of the smallest segments: 32 KiB, or twice [`Options::segment_bytes`] where that is less.
     ///
     /// What counts is the size of the files as they were made, those made ahead included:
     /// [`Stats::segment_bytes`](crate::Stats::segment_bytes). An insertion, or a batch that holds one, that would need a file
@@ -197,7 +197,7 @@ impl Options {
     /// segment of which an eighth is dead is worth a pass. While a pass runs its output may take up to
     /// [`Options::segment_bytes`] beyond the limit.
     ///
-    /// A removal, or a batch of removals, is never refused because of the limit: it may go beyond it by files of 256 KiB
+    /// A removal, or a batch of removals, is never refused because of the limit: it may go beyond it by files of 16 KiB
     /// (or `segment_bytes` where that is less). While more is used than allowed, insertions are refused even where the
     /// last file has room. A store that is larger already opens normally; an open that needs a file and finds no
     /// room makes one of 4 KiB.
@@ -356,7 +356,7 @@ impl Options {
             return Err(Error::InvalidOption {
                 option: "max_disk_bytes",
                 value: limit.to_string(),
-                reason: "it must be at least 512 KiB, or twice segment_bytes where that is less",
+                reason: "it must be at least 32 KiB, or twice segment_bytes where that is less",
             });
         }
         if self.compaction_bytes_per_second == Some(0) {

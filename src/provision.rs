@@ -5,9 +5,11 @@
 //!
 //! **Invariants.** I6: what [`Provision::take`] gives out is named by both copies of the manifest, durably.
 
+mod scarce;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -61,6 +63,8 @@ pub(crate) struct Provision {
     offset: AtomicU64,
     /// How often a writer had to make a segment or pages ready itself.
     stalls: AtomicU64,
+    /// What is kept for removals may be in use; the next insertion looks.
+    short: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -89,12 +93,17 @@ impl Provision {
             offset: AtomicU64::new(active.data_offset()),
             active: Mutex::new(active),
             stalls: AtomicU64::new(0),
+            short: AtomicBool::new(true),
         }
     }
 
     /// The size of the first segment after an open, in bytes.
-    pub(crate) fn first_size(options: &Options, segments: &Segments) -> u64 {
-        Allowance::new(options, total_size(segments)).first()
+    /// On a full disk a page, so that something is left for the passes that lead out of it.
+    pub(crate) fn first_size(options: &Options, shared: &Shared) -> u64 {
+        let size = Allowance::new(options, total_size(&shared.segments)).first();
+        let page = PAGE_SIZE as u64;
+        let most = shared.dir.free_bytes().map_or(u64::MAX, |free| free / 4 / page * page);
+        size.min(most.max(page))
     }
 
     /// Bytes that all segments take.
@@ -102,14 +111,20 @@ impl Provision {
         self.allowance.used()
     }
 
-    /// Refuses a frame of `need` bytes that the limit does not allow, whatever room there is.
+    /// Refuses a frame of `need` bytes that the limit or a full disk does not allow, whatever room there is.
     ///
     /// # Errors
     ///
-    /// `DiskLimit`.
+    /// `DiskLimit` or `NoSpace`.
     #[inline]
-    pub(crate) fn check(&self, want: Want, need: u64) -> Result<()> {
-        self.allowance.check(want, || least_size(need))
+    pub(crate) fn check(&self, shared: &Shared, want: Want, need: u64) -> Result<()> {
+        self.allowance.check(want, || least_size(need))?;
+        // Relaxed: set by what took room, under the writer mutex or long before anybody counts on it.
+        if want == Want::Insertion && self.short.load(Ordering::Relaxed) {
+            self.restore(shared)
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes note that segments have come or gone.
@@ -123,6 +138,9 @@ impl Provision {
     ///
     /// `DiskLimit`, `NoSpace`, or what the operating system says; nothing has been written.
     pub(crate) fn take(&self, shared: &Shared, want: Want, need: u64) -> Result<Arc<Segment>> {
+        if let Some(room) = self.scarce(shared) {
+            return self.take_scarce(shared, want, need, room);
+        }
         let fits = |segment: &Arc<Segment>| segment.size() - OVERHEAD >= need;
         {
             let mut ready = self.ready.lock();
@@ -153,21 +171,30 @@ impl Provision {
     ///
     /// What the operating system says; the next open removes what is left.
     pub(crate) fn give_up_ready(&self, shared: &Shared) -> Result<u64> {
-        let mut making = self.making.lock();
+        self.give_up(shared, &mut self.making.lock())
+    }
+
+    fn give_up(&self, shared: &Shared, making: &mut Making) -> Result<u64> {
         let given_up: Vec<_> = self.ready.lock().drain(..).collect();
         making.next_size = self.allowance.least();
         let ids: Vec<_> = given_up.iter().map(|segment| segment.id()).collect();
         if ids.is_empty() {
             return Ok(0);
         }
+        // Relaxed: see `check`.
+        self.short.store(true, Ordering::Relaxed);
         for segment in &given_up {
             shared.segments.write().remove(&segment.id());
             shared.space.retire(segment.mapping());
         }
         self.recount(&shared.segments);
         shared.manifest.retire(&ids, Seq::ZERO)?;
-        for id in &ids {
-            unlink_segment(shared.dir.as_ref(), *id)?;
+        for segment in &given_up {
+            // Whoever is pinned keeps the mapping, and that its blocks. The header stays: it tells an open whose file it is.
+            if let Some(file) = segment.file() {
+                drop(file.punch_hole(PAGE_SIZE as u64, segment.size() - PAGE_SIZE as u64));
+            }
+            unlink_segment(shared.dir.as_ref(), segment.id())?;
         }
         shared.dir.sync().map_err(|error| Error::io("sync", shared.dir.path(), error))?;
         shared.manifest.forget(&ids);
@@ -180,6 +207,12 @@ impl Provision {
     ///
     /// `NoSpace`, or what the operating system says.
     pub(crate) fn have_next(&self, shared: &Shared) -> Result<()> {
+        if self.ready_count() > 0 {
+            return Ok(());
+        }
+        if self.scarce(shared).is_some() {
+            return self.restore(shared);
+        }
         let mut making = self.making.lock();
         if !self.ready.lock().is_empty() {
             return Ok(());
@@ -197,12 +230,7 @@ impl Provision {
         want: Want,
         need: u64,
     ) -> Result<Option<Arc<Segment>>> {
-        shared.commit.check()?;
-        if let Some(segment) = &making.unnamed {
-            // In memory the manifest names it already; what failed was writing that down.
-            shared.manifest.update(|_| ())?;
-            let segment = Arc::clone(segment);
-            making.unnamed = None;
+        if let Some(segment) = Self::name_made(shared, making)? {
             if segment.size() - OVERHEAD >= need {
                 return Ok(Some(segment));
             }
@@ -211,6 +239,20 @@ impl Provision {
         let Some(size) = self.allowance.size(want, making.next_size, least_size(need))? else {
             return Ok(None);
         };
+        self.make_of(shared, making, size).map(Some)
+    }
+
+    /// The segment that was made and not named, named now.
+    fn name_made(shared: &Shared, making: &mut Making) -> Result<Option<Arc<Segment>>> {
+        shared.commit.check()?;
+        if making.unnamed.is_some() {
+            // In memory the manifest names it already; what failed was writing that down.
+            shared.manifest.update(|_| ())?;
+        }
+        Ok(making.unnamed.take())
+    }
+
+    fn make_of(&self, shared: &Shared, making: &mut Making, size: u64) -> Result<Arc<Segment>> {
         let (segment, named) = make_segment(shared, self.regime, size)?;
         self.recount(&shared.segments);
         if size == making.next_size {
@@ -220,7 +262,7 @@ impl Provision {
             making.unnamed = Some(segment);
             return Err(error);
         }
-        Ok(Some(segment))
+        Ok(segment)
     }
 
     /// Tells the helper where the writer is.
@@ -284,7 +326,7 @@ impl Provision {
         }
         let first = self.ready.lock().front().map(Arc::clone);
         let Some(next) = first else {
-            if offset < active.size() / 2 {
+            if offset < active.size() / 2 || self.scarce(shared).is_some() {
                 return Ok(false);
             }
             let mut making = self.making.lock();

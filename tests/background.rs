@@ -163,8 +163,10 @@ fn a_full_disk_pauses_that_store_alone() {
     let background = Background::shared();
     let open = |disk| Options::new().segment_bytes(256 << 10).background(&background).open_on(disk).unwrap();
     let stores: Vec<Store> = disks.iter().map(open).collect();
-    disks[0].fail_nth(Some(Operation::Allocate), 1, Fault::NoSpace, true);
     let fill = |store: &Store, n: u32| store.insert(n.to_le_bytes(), vec![7; 20_000]).map(|_| ());
+    // More than the first segment takes: both are in their second one.
+    stores.iter().for_each(|store| fill(store, 20).unwrap());
+    disks[0].fail_nth(Some(Operation::Allocate), 1, Fault::NoSpace, true);
     // From the middle of a segment on the helper wants the next one.
     (0..8).for_each(|n| stores.iter().for_each(|store| fill(store, n).unwrap()));
     until("its helper has met the full disk", || disks[0].faults_fired() > 0);
@@ -259,8 +261,8 @@ fn idle_stores_make_no_wake_ups_and_a_writer_wakes_the_thread_for_its_store() {
         assert_eq!(store.stats().helper_wakes, 0);
     }
     assert_eq!(until_at_rest(), at_rest);
-    // Enough for a segment ahead.
-    stores[7].insert("large", vec![7; 140 << 10]).unwrap();
+    // Enough for a segment ahead: more than half of the first one.
+    stores[7].insert("large", vec![7; 9 << 10]).unwrap();
     assert_eq!(stores[7].stats().helper_wakes, 1);
     until("a segment is ready", || stores[7].stats().ready_segments == 1);
     let at_rest = until_at_rest();

@@ -19,8 +19,8 @@ const DESCRIPTORS: usize = 4;
 /// Mappings of one store: its segment, the control page, the table of places, the index; the page that tells of a fork
 /// shares one with its neighbours.
 const MAPS: usize = 6;
-/// Bytes of one store on the disk: the segment of 256 KiB, and small files.
-const DISK: u64 = 320 << 10;
+/// Bytes of one store on the disk: the segment of 16 KiB, and four files of a page.
+const DISK: u64 = 32 << 10;
 /// Bytes of anonymous memory of one store, about twice of what is measured.
 const MEMORY: u64 = 64 << 10;
 const KEYS: u32 = 5;

@@ -29,6 +29,7 @@ const LAYERS: [&[&str]; 8] = [
         "bell",
         "background",
         "allowance",
+        "reserve",
         "guarded",
         "moment",
         "segment_file",

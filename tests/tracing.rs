@@ -292,7 +292,7 @@ fn failures_and_a_panic_of_the_helper_are_heard() {
     let store = Options::new().segment_bytes(64 << 10).open_on(&disk).unwrap();
     // The active segment was made by the open; only the helper makes files now, until the segment is full.
     disk.fail_nth(Some(Operation::Create), 1, Fault::NoSpace, false);
-    store.insert("a", vec![1; 40 << 10]).unwrap();
+    store.insert("a", vec![1; 10 << 10]).unwrap();
     let failed = heard.recv().unwrap();
     assert!(failed.starts_with("WARN the helper failed: error=no space"), "{failed}");
     assert!(store.insert("a", "it is tried again").is_ok());

@@ -33,6 +33,9 @@ use crate::mapping::PAGE_SIZE;
 use crate::mapping::tally::Counted;
 use crate::segment::Segment;
 
+/// How much may be freeable in a small store, in bytes: less is not worth a pass.
+const SLACK: u64 = 1 << 20;
+
 /// What a step did.
 #[derive(Debug, Default)]
 struct Driven {
@@ -118,7 +121,11 @@ impl Engine {
                 self.shared.commit.run(|| self.sync_once())?;
                 self.seal()?;
             }
-            Decision::Compact { victims, reason } => running.job = Some(self.job(survey, &victims, reason)),
+            Decision::Compact { victims, reason } => {
+                let mut job = self.job(survey, &victims, reason);
+                job.file_max = self.options.segment_bytes;
+                running.job = Some(job);
+            }
         }
         Ok(true)
     }
@@ -131,14 +138,19 @@ impl Engine {
             Some(Victim { segment, end, last: facts.last, footprint: facts.footprint, cost })
         });
         let victims: Vec<_> = victims.collect();
-        let named = |keyspace: &Arc<Keyspace>| {
-            record_size((keyspace.name().len() + keyspace.codec().len() + 1) as u64)
-        };
-        let names = self.catalog.all().iter().map(named).sum();
+        let names = self.names_size();
         // Under the mutex every number up to this one is in the index.
         let filtered = self.writer.lock().log.last_user();
         crate::trace::compaction_begun(victims.len(), victims.iter().map(|victim| victim.footprint).sum());
         Job::new(victims, reason, filtered, horizon, names)
+    }
+
+    /// What the records take that say what the keyspaces are called, in bytes.
+    fn names_size(&self) -> u64 {
+        let named = |keyspace: &Arc<Keyspace>| {
+            record_size((keyspace.name().len() + keyspace.codec().len() + 1) as u64)
+        };
+        self.catalog.all().iter().map(named).sum()
     }
 
     /// Takes a step of the pass under way.
@@ -219,9 +231,14 @@ impl Engine {
                 }
                 while running.job.is_some() {
                     self.check_writable()?;
-                    if !self.drive_asked(&mut running, &mut total, &mut progress)? {
-                        total.elapsed = self.shared.dir.now().saturating_sub(begun);
-                        return Ok(total);
+                    match self.drive_asked(&mut running, &mut total, &mut progress) {
+                        Ok(true) => {}
+                        Ok(false) => {
+                            total.elapsed = self.shared.dir.now().saturating_sub(begun);
+                            return Ok(total);
+                        }
+                        Err(Error::NoSpace { .. }) if self.finds_room(&mut running, &mut total)? => {}
+                        Err(other) => return Err(other),
                     }
                 }
             }
@@ -345,7 +362,8 @@ impl Engine {
     }
 
     fn limits(&self) -> Limits {
-        Limits { slack: 4 * self.options.smallest_segment(), output: self.options.segment_bytes }
+        let output = self.options.segment_bytes;
+        Limits { slack: SLACK.min(4 * output), output }
     }
 
     /// What compaction has done, and would do.

@@ -178,7 +178,7 @@ impl Engine {
         let output = match &mut job.output {
             Some(output) => output,
             none => {
-                let room = (job.left + job.names).min(self.options.segment_bytes).max(size);
+                let room = (job.left + job.names).min(job.file_max).max(size);
                 let plan = Plan { room, generation, filtered: job.filtered, replaced: &job.ids };
                 none.insert(Output::create(&self.shared, &plan)?)
             }

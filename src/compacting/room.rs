@@ -3,10 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::compaction::Running;
+use super::Driven;
 use crate::compaction::policy::{Decision, Survey};
+use crate::compaction::report::CompactionReport;
+use crate::compaction::{Running, Wish};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::mapping::PAGE_SIZE;
 
 /// How long a writer waits, for each 64 KiB that it writes and for each segment that the log is beyond its bound.
 const PACE: Duration = Duration::from_millis(1);
@@ -16,42 +19,52 @@ const UNPROVEN_MAX: usize = 8;
 const OUTGROWN: u64 = 8;
 
 impl Engine {
-    /// Whether a write that found no room may be tried again, because compaction has made some.
+    /// Whether a write that found no room may be tried again: compaction has made some, or a removal gets what is kept for
+    /// that.
     ///
     /// # Errors
     ///
     /// `Poisoned`. What else stops a pass is not this write's affair: it gets its own error.
     #[cold]
-    pub(crate) fn makes_room(&self, error: &Error) -> Result<bool> {
-        if !self.options.compaction || !matches!(error, Error::DiskLimit { .. } | Error::NoSpace { .. }) {
+    pub(crate) fn makes_room(&self, error: &Error, wish: &mut Wish) -> Result<bool> {
+        if !matches!(error, Error::DiskLimit { .. } | Error::NoSpace { .. }) {
             return Ok(false);
         }
         self.load_all()?;
         let full = matches!(error, Error::NoSpace { .. });
-        let mut running = self.compaction.running.lock();
-        // Somebody may have made room since.
-        let before = match error {
-            Error::DiskLimit { used, .. } => *used,
-            _ => self.provision.used(),
-        };
-        if self.provision.used() < before {
-            return Ok(true);
-        }
-        // Twice: what is under way may have begun before there was something better to do.
-        for _ in 0..2 {
-            if let Err(error) = self.pass_for_room(&mut running, full) {
-                self.shared.commit.check()?;
-                crate::trace::helper_failed(&error);
-            }
+        // What was removed before keeps its blocks until it is collected.
+        self.shared.space.collect();
+        if self.options.compaction {
+            let mut running = self.compaction.running.lock();
+            // Somebody may have made room since.
+            let before = match error {
+                Error::DiskLimit { used, .. } => *used,
+                _ => 0,
+            };
             if self.provision.used() < before {
                 return Ok(true);
             }
+            // Twice: what is under way may have begun before there was something better to do.
+            for _ in 0..2 {
+                let passed = match full {
+                    true => self.pass_on_full_disk(&mut running, wish.removes()).map(|won| won.is_some()),
+                    false => self.pass_for_room(&mut running).map(|()| self.provision.used() < before),
+                };
+                match passed {
+                    Ok(true) => return Ok(true),
+                    Ok(false) => {}
+                    Err(error) => {
+                        self.shared.commit.check()?;
+                        crate::trace::helper_failed(&error);
+                    }
+                }
+            }
         }
-        Ok(false)
+        Ok(full && wish.insist())
     }
 
     /// Ends the pass under way, or begins and ends one that gives back room.
-    fn pass_for_room(&self, running: &mut Running, full: bool) -> Result<()> {
+    fn pass_for_room(&self, running: &mut Running) -> Result<()> {
         while running.job.is_none() {
             let survey = self.survey(&running.damaged);
             if !self.begin(running, &survey, survey.decide_room())? {
@@ -59,15 +72,58 @@ impl Engine {
             }
         }
         while running.job.is_some() {
-            match self.drive(running) {
-                Err(Error::NoSpace { .. }) if full && self.provision.give_up_ready(&self.shared)? > 0 => {
-                    // What was made for later is room for now.
-                    return self.pass_for_room(running, false);
-                }
-                other => other?,
-            };
+            self.drive(running)?;
         }
         Ok(())
+    }
+
+    /// Makes room for a pass that found too little; whether there is more than before.
+    ///
+    /// # Errors
+    ///
+    /// What stopped it.
+    pub(super) fn finds_room(&self, running: &mut Running, total: &mut CompactionReport) -> Result<bool> {
+        if self.provision.give_up_ready(&self.shared)? > 0 {
+            return Ok(true);
+        }
+        let won = self.pass_on_full_disk(running, true)?;
+        won.iter().for_each(|report| total.add(report));
+        Ok(won.is_some())
+    }
+
+    /// As before, where the pass finds room on the disk only for little; what it did, if there was one.
+    ///
+    /// What is given up for it is not won by it, so that what the segments take says nothing here.
+    fn pass_on_full_disk(&self, running: &mut Running, urgent: bool) -> Result<Option<CompactionReport>> {
+        let segment_bytes = self.options.segment_bytes;
+        let room = self.provision.scarce(&self.shared);
+        let mut room = room.map_or(segment_bytes, |room| room.for_pass(segment_bytes));
+        loop {
+            let survey = self.survey(&running.damaged);
+            if running.job.is_none() {
+                let decision = survey.decide_fitting(room, self.names_size(), urgent);
+                if !self.begin(running, &survey, decision)? {
+                    return Ok(None);
+                }
+                if let Some(job) = &mut running.job {
+                    job.file_max = u64::MAX;
+                }
+            }
+            while running.job.is_some() {
+                match self.drive(running) {
+                    // What was made for later is room for now.
+                    Err(Error::NoSpace { .. }) if self.provision.give_up_ready(&self.shared)? > 0 => break,
+                    // There is less than was said.
+                    Err(Error::NoSpace { .. }) if room >= 2 * PAGE_SIZE as u64 => {
+                        room /= 2;
+                        break;
+                    }
+                    Err(other) => return Err(other),
+                    Ok(Driven { finished: Some(report), .. }) => return Ok(Some(report)),
+                    Ok(_) => {}
+                }
+            }
+        }
     }
 
     /// Takes note whether the log has grown beyond what it may be while writes go on.
@@ -156,6 +212,8 @@ impl Engine {
             return Ok(false);
         }
         if self.catalog.live_bytes() == 0 && self.is_active_dirty() {
+            // As if it were new.
+            self.provision.give_up_ready(&self.shared)?;
             self.roll()?;
             return Ok(true);
         }

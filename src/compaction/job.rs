@@ -63,6 +63,8 @@ pub(crate) struct Job {
     pub(crate) output: Option<Output>,
     pub(crate) finished: Vec<Finished>,
     pub(crate) made: Vec<Arc<Segment>>,
+    /// The most bytes that one of its files takes, where a record does not need more.
+    pub(crate) file_max: u64,
     /// At most so many bytes are still to be copied.
     pub(crate) left: u64,
     /// What the names of all keyspaces take.
@@ -97,6 +99,7 @@ impl Job {
             output: None,
             finished: Vec::new(),
             made: Vec::new(),
+            file_max: u64::MAX,
             left,
             names,
             ahead: None,

@@ -18,6 +18,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use self::job::Job;
+use crate::allowance::Want;
 use crate::format::{SegmentId, Seq};
 use crate::log::Piece;
 
@@ -32,6 +33,41 @@ pub(crate) struct Compaction {
     pub(crate) freed: AtomicU64,
     /// The log has grown beyond what it may be under load; writers help.
     pub(crate) behind: AtomicBool,
+}
+
+/// What a write that may find no room is for, and whether everything else was tried.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish {
+    removes: bool,
+    /// No pass could make room, so it gets what is kept for passes.
+    last: bool,
+}
+
+impl Wish {
+    /// Of a write that only removes, or not.
+    pub(crate) fn of(removes: bool) -> Self {
+        Self { removes, last: false }
+    }
+
+    /// Whether it is of a write that only removes.
+    pub(crate) fn removes(self) -> bool {
+        self.removes
+    }
+
+    /// What room is wanted for.
+    pub(crate) fn want(self) -> Want {
+        match (self.removes, self.last) {
+            (false, _) => Want::Insertion,
+            (true, false) => Want::Removal,
+            (true, true) => Want::Last,
+        }
+    }
+
+    /// Has a removal get the last room there is; whether there was more to hope for.
+    pub(crate) fn insist(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.last, self.removes);
+        self.removes && !before
+    }
 }
 
 /// How long a look at what is to be done serves, while writes go on in one segment.

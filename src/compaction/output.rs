@@ -75,6 +75,13 @@ pub(crate) struct Plan<'a> {
     pub(crate) replaced: &'a [SegmentId],
 }
 
+/// The size of a file that takes the place of so many, with room for so many bytes of records.
+pub(crate) fn size_of(replaced: usize, room: u64) -> u64 {
+    let header_len = (SEGMENT_HEADER_SIZE + 8 * replaced) as u64;
+    // Room for the least that a header accepts.
+    (header_len + room.max(PAGE_SIZE as u64 / 2)).next_multiple_of(PAGE_SIZE as u64)
+}
+
 impl Output {
     /// Makes an empty file, its blocks reserved.
     ///
@@ -86,9 +93,7 @@ impl Output {
         let mut nonce = [0; 8];
         dir.random(&mut nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
         let id = shared.manifest.next_segment();
-        let header_len = (SEGMENT_HEADER_SIZE + 8 * plan.replaced.len()) as u64;
-        // Room for the least that a header accepts.
-        let size = (header_len + plan.room.max(PAGE_SIZE as u64 / 2)).next_multiple_of(PAGE_SIZE as u64);
+        let size = size_of(plan.replaced.len(), plan.room);
         let header = SegmentHeader {
             store: shared.store,
             id,

@@ -9,6 +9,7 @@
 //! that are not come to lie in different segments. No more are taken than the bound asks for: what is left alone gets
 //! emptier by itself.
 
+use super::output::size_of;
 use super::report::CompactionReason as Reason;
 use super::rule::{Sieve, horizon};
 use crate::format::{SegmentId, Seq};
@@ -189,6 +190,43 @@ impl Survey {
         if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Space) }
     }
 
+    /// What gives back a page at least while its copies take at most `room` bytes, all in one file; the names of keyspaces
+    /// take `names` of them. Unless it is `urgent`, only of what is worth its copying.
+    ///
+    /// Those that lose most for what is to be copied come first, whatever they lose it to: the ends of files too are
+    /// worth winning where nothing else is left.
+    pub(crate) fn decide_fitting(&self, room: u64, names: u64, urgent: bool) -> Decision {
+        let dead = self.decide_dead();
+        if dead != Decision::Nothing {
+            return dead;
+        }
+        let lost = |weighed: &Weighed<'_>| u128::from(weighed.facts.footprint.saturating_sub(weighed.cost));
+        let worth = |weighed: &Weighed<'_>| {
+            urgent || lost(weighed) * u128::from(GAIN_SHARE) > weighed.facts.footprint.into()
+        };
+        let mut order: Vec<_> = self.weighed().filter(worth).collect();
+        order.sort_by(|one, other| {
+            let (this, that) = (lost(one) * u128::from(other.cost), lost(other) * u128::from(one.cost));
+            that.cmp(&this).then(one.facts.id.cmp(&other.facts.id))
+        });
+        let (mut taken, mut best) = (Vec::new(), (0, 0));
+        let (mut cost, mut footprint) = (names, 0);
+        for weighed in order {
+            let output = size_of(taken.len() + 1, cost + weighed.cost);
+            if output > room || taken.len() == VICTIMS_MAX {
+                continue;
+            }
+            cost += weighed.cost;
+            footprint += weighed.facts.footprint;
+            taken.push(weighed);
+            if footprint > output + best.0 {
+                best = (footprint - output, taken.len());
+            }
+        }
+        taken.truncate(best.1);
+        if taken.is_empty() { Decision::Nothing } else { self.compact(&taken, Reason::Space) }
+    }
+
     /// Everything in which nothing is alive, however little it is.
     pub(crate) fn decide_dead(&self) -> Decision {
         let victims: Vec<_> = self.weighed().filter(|weighed| weighed.cost == 0).take(VICTIMS_MAX).collect();
@@ -299,5 +337,66 @@ impl Weighed<'_> {
     fn is_better(&self, other: &Weighed<'_>) -> bool {
         let product = |gain: u64, cost: u64| u128::from(gain) * u128::from(cost + 1);
         product(self.gain, other.cost) > product(other.gain, self.cost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = PAGE_SIZE as u64;
+
+    /// A sealed segment of some pages, of which `live` bytes are alive and `hidden` are not.
+    fn facts(id: u64, pages: u64, live: u64, hidden: u64) -> Facts {
+        Facts {
+            id: SegmentId(id),
+            stage: Stage::Sealed,
+            footprint: pages * PAGE,
+            used: live + hidden,
+            counted: Counted { hidden, ..Counted::default() },
+            first: Seq(id * 1000),
+            last: Seq(id * 1000 + 999),
+            filtered: Seq(id * 1000 - 1),
+            generation: 0,
+            spared: false,
+        }
+    }
+
+    fn fitting(facts: &[Facts], room: u64, urgent: bool) -> Vec<u64> {
+        let limits = Limits { slack: 0, output: PAGE };
+        match Survey::of(facts.to_vec(), 0, limits).decide_fitting(room * PAGE, 0, urgent) {
+            Decision::Nothing => Vec::new(),
+            Decision::Compact { victims, .. } => victims.iter().map(|id| id.0).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pass_on_a_full_disk_fits_into_its_room_and_gives_back_a_page() {
+        // A quarter of each page is dead: four fit into three, and no fewer into fewer than they are.
+        let quarters: Vec<_> = (1..=6).map(|id| facts(id, 1, 2800, 1000)).collect();
+        assert_eq!(fitting(&quarters, 2, true), [0; 0]);
+        assert_eq!(fitting(&quarters, 3, true), [1, 2, 3, 4]);
+        assert_eq!(fitting(&quarters[..3], 3, true), [0; 0]);
+        // What has lost most comes first, and what does not fit is passed over.
+        let mixed = [facts(1, 2, 3000, 4000), facts(2, 8, 9000, 23_000), facts(3, 1, 2800, 1000)];
+        assert_eq!(fitting(&mixed, 1, true), [1]);
+        assert_eq!(fitting(&mixed, 3, true), [2, 1]);
+        assert_eq!(fitting(&mixed, 4, true), [2, 1]);
+    }
+
+    #[test]
+    fn what_is_dead_goes_first_and_needs_no_room() {
+        let some = [facts(1, 1, 1000, 2000), facts(2, 1, 0, 3000), facts(3, 1, 1000, 2000)];
+        assert_eq!(fitting(&some, 0, false), [2]);
+        assert_eq!(fitting(&some[..1], 0, true), [0; 0]);
+    }
+
+    #[test]
+    fn an_insertion_has_only_what_is_worth_it_rewritten() {
+        let few: Vec<_> = (1..=20).map(|id| facts(id, 1, 3700, 260)).collect();
+        assert_eq!(fitting(&few, 19, false), [0; 0]);
+        // So many that what each has lost makes up a page, and no more.
+        assert_eq!(fitting(&few, 19, true).len(), 11);
     }
 }

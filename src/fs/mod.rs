@@ -81,6 +81,8 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn sync(&self) -> io::Result<()>;
     /// Takes the exclusive lock on the permanent file `name` (created where missing) and writes `note` into it.
     fn lock(&self, name: &str, note: &[u8]) -> Result<Box<dyn Lock>, LockFailure>;
+    /// Bytes that are free on the file system; `None` where that cannot be known.
+    fn free_bytes(&self) -> Option<u64>;
     /// What lies below.
     fn medium(&self) -> io::Result<Medium>;
     /// Identifies this run of the operating system; `None` where that cannot be known.

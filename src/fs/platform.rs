@@ -193,6 +193,19 @@ pub(super) fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes that are free for this user on the file system of a directory.
+#[cfg(unix)]
+pub(super) fn free_bytes(path: &std::path::Path) -> Option<u64> {
+    let system = rustix::fs::statvfs(path).ok()?;
+    system.f_bavail.checked_mul(system.f_frsize)
+}
+
+/// Nobody to ask without a call of this system's own.
+#[cfg(not(unix))]
+pub(super) fn free_bytes(_: &std::path::Path) -> Option<u64> {
+    None
+}
+
 /// The file system's magic number.
 #[cfg(target_os = "linux")]
 fn magic(file: &File) -> io::Result<u32> {

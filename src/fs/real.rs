@@ -98,6 +98,10 @@ impl Dir for RealDir {
         Err(LockFailure::Io(io::Error::other("the lock file is replaced again and again")))
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        platform::free_bytes(&self.path)
+    }
+
     fn medium(&self) -> io::Result<Medium> {
         // Asked before the directory is made, too: then the nearest ancestor that is there will hold it.
         let mut last = io::Error::from(io::ErrorKind::NotFound);

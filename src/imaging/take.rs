@@ -31,7 +31,9 @@ impl Engine {
         self.shared.commit.check()?;
         self.shared.manifest.begin()?;
         let Some(running) = self.compaction.running.try_lock() else { return Ok(false) };
-        if running.job.is_some() || self.imaging.is_loading() {
+        // What is left of a disk that is nearly full is for removals and compaction.
+        let is_scarce = self.provision.scarce(&self.shared).is_some();
+        if running.job.is_some() || self.imaging.is_loading() || is_scarce {
             return Ok(false);
         }
         let dir = self.shared.dir.as_ref();

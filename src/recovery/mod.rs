@@ -439,7 +439,7 @@ fn first_segment(
     if !ready.is_empty() {
         return Ok(ready.remove(0));
     }
-    let (segment, named) = make_segment(shared, regime, Provision::first_size(options, &shared.segments))?;
+    let (segment, named) = make_segment(shared, regime, Provision::first_size(options, shared))?;
     named.map_err(Error::into_cause)?;
     Ok(segment)
 }

@@ -6,6 +6,7 @@ use super::{Condition, point};
 use crate::allowance::Want;
 use crate::batch::{Expected, Step, WriteBatch, frame_len};
 use crate::catalog::{Contents, Keyspace};
+use crate::compaction::Wish;
 use crate::engine::{Engine, Writer};
 use crate::epoch::{self, Pin};
 use crate::error::{Error, Result};
@@ -53,9 +54,10 @@ impl Engine {
         batch: &WriteBatch,
         durability: Durability,
     ) -> Result<Seq> {
+        let mut wish = Wish::of(!batch.iter().any(|(_, _, step)| matches!(step, Step::Insert(_))));
         loop {
-            match self.attempt_batch(keyspace, batch, durability) {
-                Err(error) if self.is_worth_another(&error)? => {}
+            match self.attempt_batch(keyspace, batch, durability, wish) {
+                Err(error) if self.is_worth_another(&error, &mut wish)? => {}
                 other => return other,
             }
         }
@@ -66,6 +68,7 @@ impl Engine {
         keyspace: &Arc<Keyspace>,
         batch: &WriteBatch,
         durability: Durability,
+        wish: Wish,
     ) -> Result<Seq> {
         self.liveness.check()?;
         let keyspaces: Vec<&Keyspace> =
@@ -84,7 +87,7 @@ impl Engine {
                 // A keyspace was cleared meanwhile.
                 continue;
             }
-            let written = self.write_prepared(&mut guard, &prepared, &pin);
+            let written = self.write_prepared(&mut guard, &prepared, wish, &pin);
             let written = written.map(|seq| (seq, self.note_position(&guard)));
             drop(guard);
             drop(pin);
@@ -150,7 +153,13 @@ impl Engine {
     }
 
     /// Checks the conditions and makes room; then nothing can fail.
-    fn write_prepared(&self, writer: &mut Writer, prepared: &Prepared<'_>, pin: &Pin) -> Result<Seq> {
+    fn write_prepared(
+        &self,
+        writer: &mut Writer,
+        prepared: &Prepared<'_>,
+        wish: Wish,
+        pin: &Pin,
+    ) -> Result<Seq> {
         for check in &prepared.checks {
             let slot = writer.indexes.of(check.contents);
             let reads = matches!(check.expected, Expected::Value(_));
@@ -189,9 +198,8 @@ impl Engine {
             self.reserve(writer.indexes.of(contents), count)?;
         }
         let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
-        let inserts = prepared.writes.iter().any(|planned| planned.draft.kind == Kind::Put);
         // Removals of what is not there take room and free none.
-        let want = if inserts || !frees { Want::Insertion } else { Want::Removal };
+        let want = if frees { wish.want() } else { Want::Insertion };
         writer.log.reserve(&self.shared, &self.provision, want, size)?;
         Ok(self.apply(writer, prepared, pin))
     }

@@ -8,8 +8,8 @@ mod batch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::allowance::Want;
 use crate::catalog::{Contents, Keyspace, Slot};
+use crate::compaction::Wish;
 use crate::engine::{Engine, Writer};
 use crate::epoch::{self, Pin};
 use crate::error::{Error, Result};
@@ -58,6 +58,13 @@ pub(crate) struct Change<'a> {
     pub(crate) keep: Keep,
 }
 
+impl Change<'_> {
+    /// Whether the value before is looked at.
+    fn reads(&self) -> bool {
+        self.keep == Keep::Old || matches!(self.condition, Condition::Value(_))
+    }
+}
+
 /// Which value a write gives back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
@@ -95,9 +102,10 @@ impl Engine {
         change: &Change<'_>,
         durability: Durability,
     ) -> Result<Outcome> {
+        let mut wish = Wish::of(change.value.is_none());
         loop {
-            match self.attempt(keyspace, change, durability) {
-                Err(error) if self.is_worth_another(&error)? => {}
+            match self.attempt(keyspace, change, durability, wish) {
+                Err(error) if self.is_worth_another(&error, &mut wish)? => {}
                 other => return other,
             }
         }
@@ -109,12 +117,18 @@ impl Engine {
     ///
     /// What stopped that.
     #[cold]
-    fn is_worth_another(&self, error: &Error) -> Result<bool> {
-        Ok(self.makes_room(error)? || self.mends(error)?)
+    fn is_worth_another(&self, error: &Error, wish: &mut Wish) -> Result<bool> {
+        Ok(self.makes_room(error, wish)? || self.mends(error)?)
     }
 
     #[inline]
-    fn attempt(&self, keyspace: &Keyspace, change: &Change<'_>, durability: Durability) -> Result<Outcome> {
+    fn attempt(
+        &self,
+        keyspace: &Keyspace,
+        change: &Change<'_>,
+        durability: Durability,
+        wish: Wish,
+    ) -> Result<Outcome> {
         self.liveness.check()?;
         let pin = epoch::pin();
         let hash = self.hash_key.hash(change.key);
@@ -133,8 +147,7 @@ impl Engine {
         let contents = self.contents(keyspace, &pin)?;
         draft.keyspace = contents.id;
         let slot = writer.indexes.of(contents);
-        let reads = change.keep == Keep::Old || matches!(change.condition, Condition::Value(_));
-        let current = self.current(contents, slot, hash, (change.key, reads), &pin)?;
+        let current = self.current(contents, slot, hash, (change.key, change.reads()), &pin)?;
         let there = current.filter(|current| current.record.is_put());
         let holds = self.holds(change.condition, there)?;
         if !holds || (there.is_none() && change.value.is_none()) {
@@ -149,8 +162,7 @@ impl Engine {
         }
         let entries = usize::from(change.value.is_some());
         self.reserve(slot, entries)?;
-        let want = if change.value.is_some() { Want::Insertion } else { Want::Removal };
-        writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
+        writer.log.reserve(&self.shared, &self.provision, wish.want(), draft.size())?;
         let (location, seq) = writer.log.append(&self.shared, &draft);
         self.progress.begin(seq);
         self.keep_version(contents, hash, there, seq);
@@ -318,7 +330,8 @@ impl Engine {
 
     /// Tells everybody else where the log is; whether the helper should look.
     pub(crate) fn note_position(&self, writer: &Writer) -> bool {
-        let offset = writer.log.position().1;
+        let (segment, offset) = writer.log.position();
+        let half = segment.size() / 2;
         let before = self.provision.offset();
         if offset < before {
             self.note_growth();
@@ -327,9 +340,10 @@ impl Engine {
         self.progress.end(writer.log.last_user());
         // Relaxed: the helper looks under the mutex.
         self.counters.full.store(writer.log.full_count(), Ordering::Relaxed);
-        // A new segment may be smaller than that.
+        // A segment may be smaller than that, and the next one is made when it is half full.
         before / CALL_SPACING != offset / CALL_SPACING
             || offset < before
+            || (before < half && half <= offset)
             || self.options.durability == Durability::Interval
     }
 

@@ -5,6 +5,8 @@
 #[cfg(feature = "sim")]
 mod contract;
 #[cfg(feature = "sim")]
+mod crowded;
+#[cfg(feature = "sim")]
 mod damage;
 #[cfg(feature = "sim")]
 mod full;

@@ -116,6 +116,11 @@ impl Dir for SimDir {
         Ok(Box::new(SimLock { shared: Arc::clone(&self.shared), name: name.to_owned() }))
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        let machine = self.shared.lock();
+        machine.settings.capacity.map(|capacity| capacity.saturating_sub(machine.model.allocated()))
+    }
+
     fn medium(&self) -> io::Result<Medium> {
         Ok(self.shared.lock().settings.medium)
     }

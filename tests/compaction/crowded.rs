@@ -1,0 +1,255 @@
+//! A disk that insertions have filled: whichever keys are removed, in whatever order, every removal succeeds, and in the
+//! end there is room again.
+
+use mapcask::sim::SimDisk;
+use mapcask::{Durability, Error, Options, Store, WriteBatch};
+
+const PAGE: u64 = 4096;
+
+/// A disk, and what is written to it until it is full.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    /// Pages of a segment.
+    segment: u64,
+    /// Pages of the disk.
+    capacity: u64,
+    /// Bytes of a value.
+    value: usize,
+    durability: Durability,
+}
+
+impl Setting {
+    fn options(self) -> Options {
+        let segment = self.segment * PAGE;
+        Options::new().segment_bytes(segment).background(false).durability(self.durability)
+    }
+
+    fn value(self, key: u32) -> Vec<u8> {
+        key.to_le_bytes().repeat(self.value / 4)
+    }
+
+    /// A store on a disk that takes no more insertions, and how many keys it has.
+    fn full(self) -> (SimDisk, Store, u32) {
+        let disk = SimDisk::new();
+        disk.set_capacity(Some(self.capacity * PAGE));
+        let store = self.options().open_on(&disk).unwrap();
+        let count = self.fill(&store, 0);
+        disk.forget_history();
+        (disk, store, count)
+    }
+
+    /// Inserts keys from a number on until the disk is full; the number at which it was.
+    fn fill(self, store: &Store, from: u32) -> u32 {
+        for key in from.. {
+            match store.insert(key.to_le_bytes(), self.value(key)) {
+                Ok(_) => {}
+                Err(Error::NoSpace { .. }) => return key,
+                Err(other) => panic!("{self:?}: {other:?}"),
+            }
+        }
+        unreachable!("numbers end after the disk does")
+    }
+
+    /// Removes keys in this order; every removal must succeed, and what is left is right all the time.
+    fn remove_all(self, store: &Store, order: &[u32], what: &str) {
+        for (n, key) in order.iter().enumerate() {
+            let removed = store.remove(key.to_le_bytes());
+            let removed = removed.unwrap_or_else(|error| {
+                panic!("{self:?}, {what}: removal {n} of {}: {error}\n{:?}", order.len(), store.stats())
+            });
+            assert!(removed, "{self:?}, {what}: {key} was not there");
+            assert_eq!(store.len(), order.len() - n - 1, "{self:?}, {what}");
+            if n.is_multiple_of(97) {
+                let left = &order[n + 1..];
+                self.check(store, &left[..left.len().min(20)]);
+                assert!(!store.contains_key(key.to_le_bytes()).unwrap());
+            }
+        }
+    }
+
+    fn check(self, store: &Store, keys: &[u32]) {
+        for key in keys {
+            let found = store.get(key.to_le_bytes()).unwrap();
+            assert_eq!(found.as_deref(), Some(&*self.value(*key)), "{self:?}: {key}");
+        }
+    }
+}
+
+/// Orders in which `count` keys are removed, with their names.
+fn orders(count: u32, seeds: u64) -> Vec<(String, Vec<u32>)> {
+    let mut orders = vec![
+        ("oldest first".to_owned(), (0..count).collect()),
+        ("newest first".to_owned(), (0..count).rev().collect()),
+    ];
+    for stride in [2, 7, 40] {
+        let order = (0..stride).flat_map(|from| (from..count).step_by(stride as usize));
+        orders.push((format!("every {stride}th"), order.collect()));
+    }
+    for seed in 0..seeds {
+        let mut order: Vec<u32> = (0..count).collect();
+        fastrand::Rng::with_seed(seed).shuffle(&mut order);
+        orders.push((format!("seed {seed}"), order));
+    }
+    orders
+}
+
+/// Fills the disk, removes everything, and fills it again, in each order.
+fn check_orders(setting: Setting, seeds: u64) {
+    let (_, _, count) = setting.full();
+    for (what, order) in orders(count, seeds) {
+        let (disk, store, again) = setting.full();
+        assert_eq!(again, count, "{setting:?}: a disk is full at the same key each time");
+        setting.remove_all(&store, &order, &what);
+        assert!(store.is_empty());
+        disk.forget_history();
+        // There is as much room again, but for what an interrupted schedule of sizes leaves unused.
+        let second = setting.fill(&store, count) - count;
+        assert!(second >= count * 3 / 4, "{setting:?}, {what}: {count} keys, then {second}");
+        assert_eq!(store.len(), second as usize);
+        disk.forget_history();
+        let keys: Vec<u32> = (count..count + second).collect();
+        setting.check(&store, &keys);
+        store.close().unwrap();
+        let store = setting.options().open_on(&disk).unwrap();
+        assert_eq!(store.len(), second as usize);
+        setting.check(&store, &keys);
+        store.verify().unwrap();
+    }
+}
+
+const SIZES: [(u64, u64); 3] = [(1, 40), (4, 40), (16, 40)];
+
+#[test]
+fn removals_of_values_as_small_as_their_tombstones_lead_out_of_a_full_disk() {
+    for (segment, capacity) in SIZES {
+        check_orders(Setting { segment, capacity, value: 4, durability: Durability::Os }, 2);
+    }
+}
+
+#[test]
+fn removals_of_small_values_lead_out_of_a_full_disk() {
+    for (segment, capacity) in SIZES {
+        for durability in [Durability::Os, Durability::Disk] {
+            check_orders(Setting { segment, capacity, value: 200, durability }, 3);
+        }
+    }
+}
+
+#[test]
+fn removals_of_large_values_lead_out_of_a_full_disk_of_few_segments_and_of_many() {
+    for (segment, capacity) in SIZES.into_iter().chain([(1, 200), (4, 160), (16, 640)]) {
+        let seeds = if capacity == 40 { 8 } else { 1 };
+        check_orders(Setting { segment, capacity, value: 1500, durability: Durability::Os }, seeds);
+    }
+}
+
+/// A small disk, with values three times as large as their tombstones.
+const MIXED: Setting = Setting { segment: 1, capacity: 40, value: 80, durability: Durability::Os };
+/// What a key of it takes.
+const MIXED_RECORD: u64 = 120;
+
+#[test]
+fn insertions_that_are_tried_between_removals_do_not_use_up_what_removals_need() {
+    for (segment, seed) in [(1, 0), (1, 1), (4, 2), (16, 3)] {
+        let setting = Setting { segment, ..MIXED };
+        let (disk, store, count) = setting.full();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut keys: Vec<u32> = (0..count).collect();
+        let (mut next, mut inserted) = (count, 0);
+        while !keys.is_empty() {
+            let key = keys.swap_remove(random.usize(0..keys.len()));
+            let removed = store.remove(key.to_le_bytes());
+            assert!(removed.unwrap_or_else(|error| panic!("{setting:?}, {} left: {error}", keys.len())));
+            // While more than half is left, whoever inserts takes all there is.
+            if keys.len() > count as usize / 2 && inserted < count {
+                let end = setting.fill(&store, next);
+                keys.extend(next..end);
+                inserted += end - next;
+                next = end;
+            } else {
+                match store.insert(next.to_le_bytes(), setting.value(next)) {
+                    Ok(_) => drop(store.remove(next.to_le_bytes()).unwrap()),
+                    Err(Error::NoSpace { .. }) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(store.len(), keys.len());
+            disk.forget_history();
+        }
+        assert!(setting.fill(&store, next) - next >= count * 3 / 4);
+    }
+}
+
+#[test]
+fn batches_of_removals_and_a_clear_lead_out_of_a_full_disk_too() {
+    for segment in [1, 4, 16] {
+        let setting = Setting { segment, ..MIXED };
+        let (_, store, count) = setting.full();
+        let mut left = count as usize;
+        // In steps, so that each batch finds its keys in all segments.
+        for from in 0..30 {
+            let mut batch = WriteBatch::new();
+            let keys = (from..count).step_by(30);
+            left -= keys.clone().count();
+            keys.for_each(|key| batch.remove(key.to_le_bytes()));
+            store.write(&batch).unwrap_or_else(|error| panic!("{setting:?}, batch {from}: {error}"));
+            assert_eq!(store.len(), left);
+        }
+        assert_eq!(left, 0);
+        let count = setting.fill(&store, 0);
+        store.clear().unwrap();
+        assert!(store.is_empty());
+        assert!(setting.fill(&store, 0) >= count * 3 / 4);
+    }
+}
+
+#[test]
+fn compaction_that_is_asked_for_on_a_full_disk_gives_back_what_was_removed() {
+    for segment in [1, 4, 16] {
+        let setting = Setting { segment, ..MIXED };
+        let (disk, store, count) = setting.full();
+        let (gone, kept): (Vec<u32>, Vec<u32>) = (0..count).partition(|key| key % 3 == 0);
+        for key in &gone {
+            assert!(store.remove(key.to_le_bytes()).unwrap());
+        }
+        let report = store.compact().unwrap();
+        assert!(report.passes > 0, "{report:?}");
+        let stats = store.stats();
+        assert_eq!(stats.compaction.kept_removal_bytes, 0, "{stats:?}");
+        setting.check(&store, &kept);
+        // All of the room is there again, but for three pages at the ends of files.
+        let more = setting.fill(&store, count) - count;
+        let (removed, inserted) = (gone.len() as u64 * MIXED_RECORD, u64::from(more) * MIXED_RECORD);
+        assert!(inserted + 3 * PAGE >= removed, "{setting:?}: {inserted} bytes for {removed}");
+        assert_eq!(store.len(), kept.len() + more as usize);
+        let killed = disk.kill();
+        killed.set_capacity(None);
+        let store = setting.options().open_on(&killed).unwrap();
+        assert_eq!(store.len(), kept.len() + more as usize);
+        setting.check(&store, &kept);
+    }
+}
+
+#[test]
+fn a_full_store_that_is_opened_again_after_a_kill_takes_removals_to_the_end() {
+    for (segment, seed) in [(1, 5), (4, 6), (16, 7)] {
+        let setting = Setting { segment, ..MIXED };
+        let (mut disk, store, count) = setting.full();
+        let mut keys: Vec<u32> = (0..count).collect();
+        fastrand::Rng::with_seed(seed).shuffle(&mut keys);
+        disk = disk.kill();
+        drop(store);
+        for part in (1..=4).map(|part| count as usize * part / 4) {
+            let store = setting.options().open_on(&disk);
+            let store = store.unwrap_or_else(|error| panic!("{setting:?}, {} left: {error}", keys.len()));
+            while count as usize - keys.len() < part {
+                let key = keys.pop().unwrap();
+                let removed = store.remove(key.to_le_bytes());
+                assert!(removed.unwrap_or_else(|error| panic!("{setting:?}, {} left: {error}", keys.len())));
+            }
+            assert_eq!(store.len(), keys.len());
+            setting.check(&store, &keys);
+            disk = disk.kill();
+        }
+    }
+}

@@ -32,6 +32,8 @@ use crate::trace;
 const WATERMARK_SIZE: u64 = (HEADER_SIZE + Watermark::SIZE) as u64;
 /// How much of a segment is for removals where the next one cannot be made, in bytes, at most.
 const KEPT_BACK: u64 = 64 << 10;
+/// How far behind the writer a write-back ahead of a sync stays, in bytes: the folio that it writes to, and the one before.
+const NEAR: u64 = 2 << 20;
 /// Bytes that a start record takes in the log.
 const START_SIZE: u64 = (HEADER_SIZE + Start::SIZE) as u64;
 
@@ -122,12 +124,15 @@ impl SyncPlan {
         self.upto
     }
 
-    /// What it makes durable in pieces of at most so many bytes, from the end.
+    /// What it makes durable in pieces of at most so many bytes, from the end; without what the writer is at, for a page that is
+    /// being written back keeps it waiting.
     pub(crate) fn pieces(&self, len: u64) -> Vec<Piece> {
         let mut pieces = Vec::new();
-        for (segment, from, to) in &self.ranges {
-            let starts = (*from..*to).step_by(usize::try_from(len).unwrap_or(usize::MAX));
-            pieces.extend(starts.map(|at| (Arc::clone(segment), at, (at + len).min(*to))));
+        for (at, (segment, from, to)) in self.ranges.iter().enumerate() {
+            let is_active = at + 1 == self.ranges.len();
+            let to = if is_active { to.saturating_sub(NEAR) / NEAR * NEAR } else { *to };
+            let starts = (*from..to).step_by(usize::try_from(len).unwrap_or(usize::MAX));
+            pieces.extend(starts.map(|at| (Arc::clone(segment), at, (at + len).min(to))));
         }
         pieces.reverse();
         pieces

@@ -15,6 +15,8 @@ use crate::mapping::PAGE_SIZE;
 const PACE: Duration = Duration::from_millis(1);
 /// How many segments may be left unproven by processes that died, before an open takes care of them itself.
 const UNPROVEN_MAX: usize = 8;
+/// And how much they may hold for that, in bytes: it is written again before the open returns.
+const UNPROVEN_BYTES: u64 = 8 << 20;
 /// How many times more than is alive the segments that are written to next may take in a store at rest.
 const OUTGROWN: u64 = 8;
 
@@ -228,7 +230,11 @@ impl Engine {
     ///
     /// `Poisoned`, where what was read cannot be made durable.
     pub(crate) fn tidy_up(&self) -> Result<()> {
-        if !self.options.compaction || self.unproven.lock().len() < UNPROVEN_MAX {
+        let (count, bytes) = {
+            let unproven = self.unproven.lock();
+            (unproven.len(), unproven.iter().map(|range| range.to - range.from).sum::<u64>())
+        };
+        if !self.options.compaction || count < UNPROVEN_MAX || bytes > UNPROVEN_BYTES {
             return Ok(());
         }
         self.shared.commit.run(|| self.sync_once())?;

@@ -18,6 +18,9 @@ use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::Dir;
 use crate::segment::Segment;
 
+/// Where so many bytes are to be read behind an image, it is loaded as a whole before: they need lines all over it.
+const LOAD_ALL: u64 = 8 << 20;
+
 /// A segment of the log that has been written to.
 #[derive(Debug)]
 struct Link {
@@ -101,11 +104,15 @@ pub(crate) fn read(
         unproven: Vec::new(),
     };
     let held = |entry: &SegmentEntry| image.and_then(|image| image.held(entry.id)).unwrap_or(0);
-    let written = |entry: &SegmentEntry| if entry.end > 0 { entry.end } else { entry.size };
+    let written = |entry: &SegmentEntry| match entry.state {
+        State::Open if !manifest.clean => entry.size,
+        _ => entry.end,
+    };
     let entries_read = entries.iter().filter(|entry| entry.state != State::Retired);
-    replay.expect(entries_read.map(|entry| written(entry).saturating_sub(held(entry))).sum());
+    let to_read = entries_read.map(|entry| written(entry).saturating_sub(held(entry))).sum();
+    replay.expect(to_read);
     if let Some(image) = image {
-        image.fill(replay)?;
+        image.fill(replay, to_read >= LOAD_ALL)?;
     }
     let links = chain.links(dir, manifest, entries, image, replay)?;
     let sealed =

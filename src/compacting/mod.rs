@@ -58,6 +58,15 @@ impl Engine {
         }
         let Some(mut running) = self.compaction.running.try_lock() else { return Ok(false) };
         self.shared.space.collect();
+        self.step_running(&mut running)
+    }
+
+    /// A piece of the pass under way, of what has to be durable before the next one, or the beginning of one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::compact_step`].
+    fn step_running(&self, running: &mut Running) -> Result<bool> {
         let now = self.shared.dir.now();
         if now < running.not_before {
             return Ok(false);
@@ -69,13 +78,13 @@ impl Engine {
             }
             return Ok(true);
         }
-        if running.job.is_none() && !self.look(&mut running, now)? {
+        if running.job.is_none() && !self.look(running, now)? {
             return Ok(false);
         }
         if running.job.is_none() {
             return Ok(true);
         }
-        let done = self.drive(&mut running)?.bytes;
+        let done = self.drive(running)?.bytes;
         if let Some(limit) = self.options.compaction_bytes_per_second {
             let nanos = u128::from(done) * 1_000_000_000 / u128::from(limit);
             let wait = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));

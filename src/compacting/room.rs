@@ -146,7 +146,7 @@ impl Engine {
 
     #[cold]
     fn help(&self) {
-        if !self.options.compaction || self.bell.is_unattended() {
+        if !self.options.compaction || self.bell.is_unattended() || self.imaging.is_loading() {
             return;
         }
         // Where the background is at it, this waits for it, the longer the further the log is beyond its bound: that is
@@ -156,9 +156,7 @@ impl Engine {
         let Some(mut running) = self.compaction.running.try_lock_for(PACE.saturating_mul(patience)) else {
             return;
         };
-        if running.job.is_some()
-            && let Err(error) = self.drive(&mut running)
-        {
+        if let Err(error) = self.step_running(&mut running) {
             // The write has succeeded; whoever drives the pass next will meet the same.
             crate::trace::helper_failed(&error);
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::Writing;
+use crate::error::Error;
 use crate::format::SegmentId;
 use crate::format::image::Image;
 use crate::index::Index;
@@ -26,6 +27,10 @@ pub(crate) struct Imaging {
     pub(crate) size: AtomicU64,
     /// How often indexes were built anew because an image was damaged.
     pub(crate) rebuilds: AtomicU64,
+    /// The image that the manifest names turned out to be damaged.
+    pub(crate) is_spoiled: AtomicBool,
+    /// Why the indexes could not be built anew: the log is damaged as well, and reading it again would say the same.
+    pub(crate) stuck: Mutex<Option<Error>>,
 }
 
 #[derive(Debug, Default)]

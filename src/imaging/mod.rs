@@ -40,7 +40,7 @@ impl Engine {
     ///
     /// What stopped building the indexes anew, where the image is damaged.
     pub(crate) fn load_some(&self) -> Result<bool> {
-        if !self.imaging.is_loading() {
+        if !self.imaging.is_loading() || self.imaging.stuck.lock().is_some() {
             return Ok(false);
         }
         let last = self.imaging.loading.lock().last().map(Arc::clone);
@@ -69,7 +69,8 @@ impl Engine {
     /// As [`Engine::load_some`].
     pub(crate) fn load_all(&self) -> Result<()> {
         while self.load_some()? {}
-        Ok(())
+        let stuck = self.imaging.stuck.lock();
+        stuck.as_ref().map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// Whether what failed may be tried again: it needed a damaged block of an image, and the indexes were built anew.
@@ -103,11 +104,24 @@ impl Engine {
     /// `Poisoned`.
     pub(crate) fn image_step(&self) -> Result<bool> {
         let Some(mut images) = self.imaging.images.try_lock() else { return Ok(false) };
+        self.forget_spoiled(&mut images)?;
         if images.taking.is_none() && !self.begin_due(&mut images)? {
             return Ok(false);
         }
         self.advance(&mut images)?;
         Ok(true)
+    }
+
+    /// Has the manifest name no image, where the one that it names is damaged.
+    fn forget_spoiled(&self, images: &mut Images) -> Result<()> {
+        // Relaxed: who misses it finds it the next time.
+        if self.imaging.is_spoiled.swap(false, Ordering::Relaxed) {
+            images.named = None;
+            // Relaxed: a statistic.
+            self.imaging.size.store(0, Ordering::Relaxed);
+            self.shared.manifest.update(|manifest| manifest.image = 0)?;
+        }
+        Ok(())
     }
 
     /// Begins an image if so much was written since the last one that an open after a kill would take long.
@@ -152,6 +166,7 @@ impl Engine {
     pub(crate) fn take_image(&self) -> Result<bool> {
         self.load_all()?;
         let mut images = self.imaging.images.lock();
+        self.forget_spoiled(&mut images)?;
         if images.taking.is_none() && !self.begin_image(&mut images)? {
             return Ok(false);
         }
@@ -167,6 +182,7 @@ impl Engine {
     pub(crate) fn image_at_close(&self) -> Result<()> {
         let mut images = self.imaging.images.lock();
         self.give_up(&mut images);
+        self.forget_spoiled(&mut images)?;
         let (to_read, size) = (self.bytes_to_read(&images), self.image_size());
         let share = if to_read > CLOSE_MAX { 64 } else { 8 };
         if to_read <= CLOSE_MIN || size > to_read.saturating_mul(share) {

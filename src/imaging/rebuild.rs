@@ -38,7 +38,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// `Corrupt` where the log does not verify; what the operating system says. The indexes are as they were.
+    /// `Corrupt` where the log does not verify; what the operating system says. The indexes are as they were, and this is
+    /// the error of whoever comes later.
     pub(super) fn rebuild(&self, damage: &Error) -> Result<()> {
         let mut writer = self.writer.lock();
         let pin = epoch::pin();
@@ -51,12 +52,15 @@ impl Engine {
         if building.is_empty() {
             return Ok(());
         }
-        crate::trace::image_unusable(damage);
-        let segments: Vec<_> = self.shared.segments.read().values().map(Arc::clone).collect();
-        let mut key = Vec::new();
-        for segment in segments {
-            self.read_back(&segment, &mut building, &mut key, &pin)?;
+        if let Some(stuck) = &*self.imaging.stuck.lock() {
+            return Err(stuck.clone());
         }
+        crate::trace::image_unusable(damage);
+        // Relaxed: see `forget_spoiled`.
+        self.imaging.is_spoiled.store(true, Ordering::Relaxed);
+        self.read_all_back(&mut building, &pin).inspect_err(|error| {
+            *self.imaging.stuck.lock() = Some(error.clone());
+        })?;
         for Building { keyspace, writer: mut index, tombstones } in building.into_values() {
             for (hash, location) in tombstones {
                 index.remove(hash, location);
@@ -68,6 +72,12 @@ impl Engine {
         // Relaxed: a statistic.
         self.imaging.rebuilds.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn read_all_back(&self, building: &mut BTreeMap<KeyspaceId, Building>, pin: &Pin) -> Result<()> {
+        let segments: Vec<_> = self.shared.segments.read().values().map(Arc::clone).collect();
+        let mut key = Vec::new();
+        segments.iter().try_for_each(|segment| self.read_back(segment, building, &mut key, pin))
     }
 
     fn new_index(&self) -> Result<IndexWriter> {

@@ -141,7 +141,11 @@ impl Engine {
 
     /// The image is written, and the log durable as far as it reaches: gives it its name.
     fn finish_image(&self, images: &mut Images, taking: Taking) -> Result<()> {
-        self.seal()?;
+        if let Err(error) = self.seal() {
+            // Tried again.
+            images.taking = Some(taking);
+            return Err(error);
+        }
         let Taking { image, active, writing, .. } = taking;
         let is_sealed = self.shared.manifest.read(|manifest| {
             let open = |segment: &&SegmentEntry| {

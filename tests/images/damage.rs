@@ -234,4 +234,32 @@ fn an_index_that_cannot_be_built_anew_is_an_error_that_names_the_log() {
         Err(Error::Corrupt { path, .. }) => assert!(path.to_str().unwrap().ends_with(&name), "{path:?}"),
         other => panic!("{other:?}"),
     }
+    // Nobody tries again, and what is not damaged goes on.
+    let reads = disk.operations()[&Operation::Read];
+    for _ in 0..3 {
+        assert!(store.get(key(6)).is_err());
+        assert!(store.compact().is_err());
+        assert!(!store.step().unwrap());
+    }
+    assert!(disk.operations()[&Operation::Read] < reads + 20, "{reads}");
+    assert_eq!(store.stats().index_rebuilds, 0);
+    store.keyspace("new").unwrap().insert("a", "b").unwrap();
+    store.close().unwrap();
+}
+
+/// The image that was found to be damaged is not what the next open begins with.
+#[test]
+fn a_damaged_image_is_not_named_any_more_once_something_is_written() {
+    let (disk, map, image) = closed();
+    disk.rot_bit(&image, front_len(&disk, &image) + 20 * 4100 + 99, 3).unwrap();
+    let store = open(&disk);
+    assert_eq!(contents(&store), map);
+    assert_eq!(store.stats().index_rebuilds, 1);
+    store.insert("one", "more").unwrap();
+    while store.step().unwrap() {}
+    assert_eq!(store.stats().image_bytes, 0);
+    let store = open(&disk.kill());
+    let report = store.recovery_report();
+    assert!(report.image_seq.is_none() && report.image_damage.is_none(), "{report:?}");
+    assert_eq!(store.len(), map.len() + 1);
 }

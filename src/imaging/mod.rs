@@ -21,9 +21,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::checkpoint::is_of_image;
-use crate::checkpoint::state::Images;
+use crate::checkpoint::state::{Images, Named};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::format::names;
 use crate::index::load::Unread;
 
 /// A clean close makes no image where the next open would have less to read than this, in bytes.
@@ -116,12 +117,21 @@ impl Engine {
     fn forget_spoiled(&self, images: &mut Images) -> Result<()> {
         // Relaxed: who misses it finds it the next time.
         if self.imaging.is_spoiled.swap(false, Ordering::Relaxed) {
-            images.named = None;
             // Relaxed: a statistic.
             self.imaging.size.store(0, Ordering::Relaxed);
             self.shared.manifest.update(|manifest| manifest.image = 0)?;
+            self.remove_image(images.named.take());
         }
         Ok(())
+    }
+
+    /// Removes the file of an image that the manifest names no longer.
+    fn remove_image(&self, image: Option<Named>) {
+        let Some(image) = image else { return };
+        if let Err(error) = self.shared.dir.unlink(&names::image(image.number)) {
+            // The next open removes it.
+            crate::trace::helper_failed(&error);
+        }
     }
 
     /// Begins an image if so much was written since the last one that an open after a kill would take long.

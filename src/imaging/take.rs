@@ -8,10 +8,10 @@ use crate::checkpoint::{Step, Writing};
 use crate::engine::{Engine, Writer};
 use crate::epoch;
 use crate::error::{Error, Result};
+use crate::format::SegmentId;
 use crate::format::hash::HASH_ID;
 use crate::format::image::{Image, KeyspaceEntry, SegmentEntry};
 use crate::format::manifest::State;
-use crate::format::{SegmentId, names};
 use crate::index::capture::Capture;
 use crate::segment::Segment;
 
@@ -175,12 +175,7 @@ impl Engine {
         self.imaging.size.store(image.size(), Ordering::Relaxed);
         crate::trace::image_made(image.number, image.last.0, image.size());
         dir.crash_point("image-named");
-        if let Some(before) = before
-            && let Err(error) = dir.unlink(&names::image(before.number))
-        {
-            // The next open removes it.
-            crate::trace::helper_failed(&error);
-        }
+        self.remove_image(before);
         Ok(())
     }
 

@@ -25,6 +25,10 @@ impl Engine {
     /// What a writer that did the work itself would get.
     pub(crate) fn step(&self) -> Result<bool> {
         self.shared.commit.check()?;
+        if self.catalog.has_retired() {
+            // What is left waits for a reader: it may take as long as it likes.
+            self.catalog.collect();
+        }
         if self.shared.manifest.is_behind() {
             // Nothing was written since a clean close, and nothing is to be before the first write.
             return self.load_some();
@@ -36,10 +40,6 @@ impl Engine {
         // What keeps promises comes before what saves time.
         if self.sync_in_time()? || self.seal()? || self.grow_ahead()? {
             return Ok(true);
-        }
-        if self.catalog.has_retired() {
-            // What is left waits for a reader: it may take as long as it likes.
-            self.catalog.collect();
         }
         // A piece of each: a fast writer keeps `provision` at work for as long as it writes, and a pass takes long, too.
         let provided = self.provision.step(&self.shared)?;

@@ -44,20 +44,17 @@ impl Engine {
         if !self.imaging.is_loading() || self.imaging.stuck.lock().is_some() {
             return Ok(false);
         }
-        let last = self.imaging.loading.lock().last().map(Arc::clone);
-        let more = match last {
-            // Only this list has it: its keyspace is gone.
-            Some(index) if Arc::strong_count(&index) <= 2 => Ok(false),
-            Some(index) => index.bring_more(),
-            None => Ok(false),
-        };
+        let Some(index) = self.imaging.loading.lock().last().map(Arc::clone) else { return Ok(false) };
+        // Where only this list has it, its keyspace is gone.
+        let more = if Arc::strong_count(&index) <= 2 { Ok(false) } else { index.bring_more() };
         match more {
             Ok(true) => return Ok(true),
             Ok(false) => {}
             Err(unread) => self.rebuild(&unread.into())?,
         }
         let mut loading = self.imaging.loading.lock();
-        loading.pop();
+        // Another thread may have loaded it, too.
+        loading.retain(|other| !Arc::ptr_eq(other, &index));
         // Release: pairs with the acquire in `is_loading`.
         self.imaging.is_loading.store(!loading.is_empty(), Ordering::Release);
         Ok(true)

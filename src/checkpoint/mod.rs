@@ -19,7 +19,7 @@ use crate::format::image::{BLOCK_LEN, FRAME_SIZE, Image, frame_sum};
 use crate::format::{Defect, names};
 use crate::fs::{Access, Dir, File, read_exact_at};
 use crate::index::capture::{Abandoned, Capture};
-use crate::index::load::Source;
+use crate::index::load::{Source, Unread};
 use crate::index::{Index, IndexWriter};
 
 /// Blocks that are written at once: 1 MiB.
@@ -143,6 +143,12 @@ impl Writing {
 
 /// Whether an error is about an image, without which everything goes on: the log holds all that it says.
 pub(crate) fn is_of_image(error: &Error) -> bool {
+    if let Error::Io { source, .. } = error
+        && source.get_ref().is_some_and(|cause| cause.is::<Unread>())
+    {
+        // Met where an index was to grow.
+        return true;
+    }
     let (Error::Corrupt { path, .. } | Error::Io { path, .. }) = error else { return false };
     let name = path.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| matches!(names::parse(name), names::Name::Image(_)))
@@ -227,7 +233,6 @@ mod tests {
     use crate::format::image::KeyspaceEntry;
     use crate::format::{KeyspaceId, Seq, StoreId};
     use crate::fs::real::RealDir;
-    use crate::index::load::Unread;
     use crate::location::Location;
 
     fn scratch() -> (tempfile::TempDir, RealDir) {

@@ -209,11 +209,12 @@ impl Engine {
         let begun = self.shared.dir.now();
         let mut total = CompactionReport::default();
         self.load_all()?;
-        self.shared.manifest.begin()?;
         let mut running = self.compaction.running.lock();
         // It is synced here.
         running.ahead = None;
         self.check_writable()?;
+        // Not before: the store may have been closed, and be another process's by now.
+        self.shared.manifest.begin()?;
         // What the background had begun is not this call's work, and its victims are.
         while running.job.is_some() {
             self.drive(&mut running)?;
@@ -269,11 +270,12 @@ impl Engine {
         mut progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
         self.load_all()?;
-        self.shared.manifest.begin()?;
         let mut running = self.compaction.running.lock();
         // It is synced here.
         running.ahead = None;
         self.check_writable()?;
+        // Not before: the store may have been closed, and be another process's by now.
+        self.shared.manifest.begin()?;
         while running.job.is_some() {
             self.drive(&mut running)?;
         }
@@ -325,7 +327,8 @@ impl Engine {
                 break;
             }
         }
-        running.job = None;
+        // One that the manifest knows of stays: no image may be begun within it.
+        running.job.take_if(|job| job.can_give_up());
     }
 
     /// What is known of every segment.

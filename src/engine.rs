@@ -253,12 +253,9 @@ impl Engine {
     ///
     /// `Poisoned`.
     pub(crate) fn write_back(&self, (segment, from, to): Piece) -> Result<()> {
-        // Durable meanwhile as a whole, where it has no file any more.
-        if segment.file().is_none() {
-            return Ok(());
-        }
         self.shared.commit.check()?;
-        segment.sync(from, to).or_else(|error| {
+        // Durable meanwhile as a whole, where it has no file any more.
+        segment.sync_if_kept(from, to).map(drop).or_else(|error| {
             // The kernel tells of a lost write once, so this was the sync that counts.
             self.shared.commit.poison(error);
             self.shared.commit.check()
@@ -369,6 +366,7 @@ impl Engine {
 
     fn finish(&self) -> Result<()> {
         self.end_compaction();
+        self.end_image();
         self.shared.commit.check()?;
         // A writer that got in before the handle was closed is done once the mutex is free.
         drop(self.writer.lock());

@@ -216,7 +216,7 @@ impl Options {
     }
 
     /// Whether every read verifies the record's checksum. Default: no; every record is verified when it is written and
-    /// when the store is opened.
+    /// when an open reads it, or by the first read of it where an image of the index saved the open that.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -249,7 +249,7 @@ impl Options {
     }
 
     /// Whether the background compacts the store by itself, so that what was overwritten and removed does not take room
-    /// for ever. Default: yes. Without it, or without a background, [`Store::compact`](crate::Store::compact) does it.
+    /// for ever. Default: yes; a store that was closed is left as it is until something is written. Without it, or without a background, [`Store::compact`](crate::Store::compact) does it.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

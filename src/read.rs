@@ -1,6 +1,7 @@
 //! What reads give out: values that own a share of their segment, views that borrow, iterators.
 //!
-//! Nothing here takes a lock or writes memory that others read.
+//! Nothing here takes a lock; what is written that others read is one bit per record, at the first read of a record that an
+//! image of the index led to. A damaged image is the one thing that makes a reader wait: for the indexes to be built anew.
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -390,9 +390,20 @@ impl Segment {
     /// What the operating system says, or that the file is not the one that was opened; `msync` notices neither a
     /// truncated nor a replaced file. Either way the caller poisons the store.
     pub(crate) fn sync(&self, from: u64, to: u64) -> Result<()> {
+        let was_kept = self.sync_if_kept(from, to)?;
+        assert!(was_kept, "a segment that is not yet durable keeps its file");
+        Ok(())
+    }
+
+    /// As [`Segment::sync`], for whoever need not sync what is durable already: that has no file any more, and false is said.
+    ///
+    /// # Errors
+    ///
+    /// As [`Segment::sync`].
+    pub(crate) fn sync_if_kept(&self, from: u64, to: u64) -> Result<bool> {
         {
             let file = self.file.lock();
-            let (file, opened) = file.as_ref().expect("a segment that is not yet durable keeps its file");
+            let Some((file, opened)) = file.as_ref() else { return Ok(false) };
             let now = file.identity().map_err(|error| self.io("look at", error))?;
             if now.size != opened.size {
                 let defect = Defect::WrongSize { expected: opened.size, found: now.size };
@@ -404,7 +415,8 @@ impl Segment {
         }
         let start = from / PAGE_SIZE as u64 * PAGE_SIZE as u64;
         let len = to_usize(to - start);
-        self.mapping.sync_range(to_usize(start), len).map_err(|error| self.io("sync", error))
+        self.mapping.sync_range(to_usize(start), len).map_err(|error| self.io("sync", error))?;
+        Ok(true)
     }
 
     /// The file, while it is kept.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::{ByName, Keyspace, Seen};
+use crate::checkpoint::is_of_image;
 use crate::engine::Engine;
 use crate::epoch;
 use crate::error::{Error, Result};
@@ -282,18 +283,22 @@ impl KeyspaceSnapshot {
 
     /// Reads; again, where an index was damaged that came from an image, and was built anew.
     fn mended<T>(&self, mut read: impl FnMut(&Seen) -> Result<T>) -> Result<T> {
-        let mut found = read(&self.seen);
-        while let Err(error) = &found
-            && self.held.engine.mends(error)?
-        {
-            match self.keyspace.as_of(self.held.at).filter(|seen| !Arc::ptr_eq(&seen.index, &self.seen.index))
-            {
-                Some(seen) => found = read(&seen),
-                // It was dropped or cleared since, and what it was is built by nobody.
-                None => break,
-            }
+        let error = match read(&self.seen) {
+            Err(error) if is_of_image(&error) => error,
+            found => return found,
+        };
+        let is_another = |seen: &Seen| !Arc::ptr_eq(&seen.index, &self.seen.index);
+        let built = || self.keyspace.as_of(self.held.at).filter(is_another);
+        // Before, or now.
+        let seen = match built() {
+            None if self.held.engine.mends(&error)? => built(),
+            built => built,
+        };
+        match seen {
+            Some(seen) => read(&seen),
+            // It was dropped or cleared since, and what it was is built by nobody.
+            None => Err(error),
         }
-        found
     }
 
     fn find_in(&self, seen: &Seen, key: &[u8]) -> Result<Option<KeptRecord>> {

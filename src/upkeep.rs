@@ -1,4 +1,4 @@
-//! What the background does for a store: one piece of work at a time, the most urgent one first.
+//! What the background does for a store: what keeps promises first, and then a piece of everything in turn.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -13,7 +13,7 @@ mod model_support;
 
 use std::time::Duration;
 
-use mapcask::Durability;
+use mapcask::{Durability, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
@@ -278,11 +278,17 @@ impl StateMachineTest for Test {
             }
             Transition::Compact(steps) => machine.compact(steps),
             Transition::CutWithinCompaction { at, seed, same_boot } => {
-                machine.cut_within_compaction(|positions| *at.get(positions), seed, same_boot);
+                let work = |store: &Store| {
+                    store.compact().unwrap();
+                };
+                machine.cut_within_work(work, |positions| *at.get(positions), seed, same_boot);
             }
             Transition::TakeImage => machine.take_image(),
             Transition::CutWithinImage { at, seed, same_boot } => {
-                machine.cut_within_image(|positions| *at.get(positions), seed, same_boot);
+                let work = |store: &Store| {
+                    store.take_image().unwrap();
+                };
+                machine.cut_within_work(work, |positions| *at.get(positions), seed, same_boot);
             }
             Transition::Spoil { how, killed } => machine.spoil(how, killed),
             Transition::Wait => machine.disk.advance_clock(Duration::from_millis(101)),

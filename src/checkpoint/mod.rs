@@ -127,7 +127,7 @@ impl Writing {
     ///
     /// # Errors
     ///
-    /// What the file system says. An image that has its name already is whole.
+    /// What the file system says; the file was removed then.
     pub(crate) fn finish(self, dir: &dyn Dir) -> Result<()> {
         debug_assert!(self.captures.is_empty(), "it is written");
         let temporary = names::temporary(&self.name);
@@ -137,7 +137,8 @@ impl Writing {
         let named = synced.and_then(|()| dir.rename(&temporary, &self.name));
         named.map_err(failed).inspect_err(|_| drop(dir.unlink(&temporary)))?;
         dir.crash_point("image-renamed");
-        dir.sync().map_err(failed)
+        // Nobody names it: an open would remove it as well.
+        dir.sync().map_err(failed).inspect_err(|_| drop(dir.unlink(&self.name)))
     }
 }
 

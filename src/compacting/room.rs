@@ -38,6 +38,7 @@ impl Engine {
         self.shared.space.collect();
         if self.options.compaction {
             let mut running = self.compaction.running.lock();
+            self.check_writable()?;
             // Somebody may have made room since.
             let before = match error {
                 Error::DiskLimit { used, .. } => *used,
@@ -156,7 +157,8 @@ impl Engine {
         let Some(mut running) = self.compaction.running.try_lock_for(PACE.saturating_mul(patience)) else {
             return;
         };
-        if let Err(error) = self.step_running(&mut running) {
+        // A store that was closed meanwhile is not to be written to.
+        if let Err(error) = self.check_writable().and_then(|()| self.step_running(&mut running)) {
             // The write has succeeded; whoever drives the pass next will meet the same.
             crate::trace::helper_failed(&error);
         }

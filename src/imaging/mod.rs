@@ -113,11 +113,13 @@ impl Engine {
     /// Has the manifest name no image, where the one that it names is damaged.
     fn forget_spoiled(&self, images: &mut Images) -> Result<()> {
         // Relaxed: who misses it finds it the next time.
-        if self.imaging.is_spoiled.swap(false, Ordering::Relaxed) {
+        if self.imaging.is_spoiled.load(Ordering::Relaxed) {
             // Relaxed: a statistic.
             self.imaging.size.store(0, Ordering::Relaxed);
             self.shared.manifest.update(|manifest| manifest.image = 0)?;
             self.remove_image(images.named.take());
+            // Relaxed: indexes are built anew once, and have been.
+            self.imaging.is_spoiled.store(false, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -173,6 +175,7 @@ impl Engine {
     pub(crate) fn take_image(&self) -> Result<bool> {
         self.load_all()?;
         let mut images = self.imaging.images.lock();
+        self.check_writable()?;
         self.forget_spoiled(&mut images)?;
         if images.taking.is_none() && !self.begin_image(&mut images)? {
             return Ok(false);
@@ -188,7 +191,6 @@ impl Engine {
     /// durable.
     pub(crate) fn image_at_close(&self) -> Result<()> {
         let mut images = self.imaging.images.lock();
-        self.give_up(&mut images);
         self.forget_spoiled(&mut images)?;
         let (to_read, size) = (self.bytes_to_read(&images), self.image_size());
         let share = if to_read > CLOSE_MAX { 64 } else { 8 };
@@ -200,8 +202,16 @@ impl Engine {
             return Ok(());
         }
         while images.taking.is_some() {
-            self.advance(&mut images)?;
+            if let Err(error) = self.advance(&mut images) {
+                self.give_up(&mut images);
+                return Err(error);
+            }
         }
         Ok(())
+    }
+
+    /// Gives up the image that is being made: the store is being closed.
+    pub(crate) fn end_image(&self) {
+        self.give_up(&mut self.imaging.images.lock());
     }
 }

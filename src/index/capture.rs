@@ -31,8 +31,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::bits::Bits;
 use super::bucket::imaged;
-use super::load::Bits;
 use super::table::Row;
 use super::{BLOCK_LINES, Index, LINES};
 use crate::format::image::{BLOCK_LEN, LINE_SIZE, Table};

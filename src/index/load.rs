@@ -36,6 +36,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use super::bits::{Bits, place};
 use super::bucket::{Bucket, Imaged, Link};
 use super::{BLOCK_LINES, Index, LINES};
 use crate::error::Error;
@@ -43,7 +44,7 @@ use crate::format::Defect;
 use crate::format::image::{BLOCK_LEN, FRAME_SIZE, LINE_SIZE, Table, block_of};
 use crate::fs::{File, read_exact_at};
 use crate::mapping::lines::{LINE_WORDS, Line};
-use crate::sync::{AtomicU64, Mutex, Ordering, fence};
+use crate::sync::{Mutex, Ordering, fence};
 
 /// Blocks that a step of [`Index::bring_more`] reads at once: 1 MiB.
 const STEP_BLOCKS: u64 = (1 << 20) / BLOCK_LEN as u64;
@@ -356,9 +357,7 @@ impl Index {
         if state.entries != entries {
             // Every checksum is right and the sum is wrong: whatever wrote this, it was no image of one moment.
             let source = state.source.take().expect("it goes when everything is there");
-            state.dead = Some(source.unread(0, Why::Damaged(Defect::BadField("entries"))));
-            // Relaxed: see `end`.
-            self.front.0.partial.store(DEAD, Ordering::Relaxed);
+            self.end_with(state, source.unread(0, Why::Damaged(Defect::BadField("entries"))));
             return Err("entries");
         }
         state.source = None;
@@ -367,27 +366,35 @@ impl Index {
         Ok(())
     }
 
+    /// Bytes that were read of the image.
+    pub(crate) fn loaded_bytes(&self) -> u64 {
+        let Some(loader) = &self.loader else { return 0 };
+        let blocks: u64 = loader.table.blocks().iter().sum();
+        (blocks - loader.state.lock().left) * FRAME_SIZE as u64
+    }
+
     /// Ends a partial index: a change to it could not be made.
     pub(super) fn end(&self, unread: Unread) {
         if let Some(loader) = &self.loader {
             let mut state = loader.state.lock();
             // One that is whole needs nothing from the file, so it cannot end.
             if self.is_partial() {
-                state.dead.get_or_insert(unread);
-                // Relaxed: searches that begin later see it by what ordered them later; `finish` holds the lock.
-                self.front.0.partial.store(DEAD, Ordering::Relaxed);
+                self.end_with(&mut state, unread);
             }
         }
+    }
+
+    fn end_with(&self, state: &mut State, unread: Unread) {
+        state.dead.get_or_insert(unread);
+        // Relaxed: searches that begin later see it by what ordered them later; `finish` holds the lock.
+        self.front.0.partial.store(DEAD, Ordering::Relaxed);
     }
 
     /// Ends an index from an image, whole or not: another one has taken its place, and this one is not changed any more.
     pub(crate) fn supersede(&self) {
         let Some(loader) = &self.loader else { return };
         let why = Why::Damaged(Defect::BadField("superseded"));
-        let mut state = loader.state.lock();
-        state.dead.get_or_insert(Unread { path: Arc::clone(&loader.path), offset: 0, why });
-        // Relaxed: searches that begin later see it by what ordered them later; `finish` holds the lock.
-        self.front.0.partial.store(DEAD, Ordering::Relaxed);
+        self.end_with(&mut loader.state.lock(), Unread { path: Arc::clone(&loader.path), offset: 0, why });
     }
 
     /// Whether something was not loaded yet, or never will be because it is damaged.
@@ -444,46 +451,6 @@ impl State {
         let (word, bit) = place(line);
         self.linked[word] & bit != 0
     }
-}
-
-/// One bit for each of many things.
-#[derive(Debug)]
-pub(super) struct Bits {
-    words: Box<[AtomicU64]>,
-    count: u64,
-}
-
-impl Bits {
-    pub(super) fn new(count: u64) -> Self {
-        let words = usize::try_from(count.div_ceil(64)).unwrap_or(usize::MAX);
-        Self { words: (0..words).map(|_| AtomicU64::new(0)).collect(), count }
-    }
-
-    /// Whether a bit is set; one behind the last is. Whoever sees a bit sees what was stored before it was set.
-    pub(super) fn get(&self, number: u64) -> bool {
-        let (word, bit) = place(number);
-        // Acquire: pairs with the release in `set`.
-        number >= self.count || self.words[word].load(Ordering::Acquire) & bit != 0
-    }
-
-    /// Sets a bit below the last; whether it was set before.
-    pub(super) fn set(&self, number: u64) -> bool {
-        debug_assert!(number < self.count);
-        let (word, bit) = place(number);
-        // Release: pairs with the acquire in `get`, for what was stored before. Acquire: who comes second sees what
-        // the first did.
-        self.words[word].fetch_or(bit, Ordering::AcqRel) & bit != 0
-    }
-
-    /// The bits' memory in bytes.
-    pub(super) fn memory_bytes(&self) -> usize {
-        self.words.len() * size_of::<u64>()
-    }
-}
-
-/// The word of a bit, and the bit in it.
-fn place(number: u64) -> (usize, u64) {
-    (usize::try_from(number / 64).unwrap_or(usize::MAX), 1 << (number % 64))
 }
 
 fn words_of(bytes: &[u8]) -> [u64; LINE_WORDS] {

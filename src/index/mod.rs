@@ -10,7 +10,7 @@
 //! `N - 2^L` and from no other.
 //!
 //! **Concurrency.** One writer ([`IndexWriter`], under the store's writer mutex); any number of readers, who store
-//! nothing, never wait, and try again only when something moved under them. The writer's stores are release stores.
+//! nothing (but the verified bit of an entry from an image: `bucket`), never wait, and try again only when something moved under them. The writer's stores are release stores.
 //! A reader loads N and the head's control word (acquire), then the entries (relaxed), and fences (acquire) before it
 //! acts on a tag that matched or on a miss. So whatever value it read, it also sees all that the writer stored before.
 //!
@@ -44,6 +44,7 @@
 //!   holds one at least.
 //! - X5: a location is in the index once, except in the middle of a move inside one chain.
 
+mod bits;
 mod bucket;
 pub(crate) mod capture;
 pub(crate) mod load;

@@ -3,7 +3,8 @@
 //! **Order.** Survey the directory and decide (`decide::directory`); take the lock and survey again; choose a copy of
 //! the manifest; decide about files it does not name (`decide::unlisted`); read the log and decide where it ends
 //! (`decide::stop`); copy aside what lies behind a cut; write the manifest; rename what was set aside. Up to the last
-//! three steps nothing has been touched, so a refusal leaves everything as it was.
+//! three steps nothing has been touched, so a refusal leaves everything as it was. Where everything is as a clean close left
+//! it, none of the three is taken: the manifest waits for the first write.
 //!
 //! **Invariants.** I5 (sequence numbers start above everything that was ever given out), I8 (a cut segment is never
 //! appended to, and its end is in the manifest before anything else is written), I9. Recovery is idempotent: a crash
@@ -254,7 +255,9 @@ impl Listed<'_> {
         let image = image.then(|| Restore::open(dir, &space, manifest, entries)).transpose()?;
         let mut replay = Replay::new(&space, hash_key, manifest, durable, tell);
         let chain = chain::read(dir, manifest, entries, image.as_ref(), &mut replay)?;
-        let replayed = replay.finish()?;
+        let mut replayed = replay.finish()?;
+        let loaded = replayed.keyspaces.iter().map(|loaded| loaded.slot.index.index().loaded_bytes());
+        replayed.report.image_bytes_read += loaded.sum::<u64>();
         Ok(Read { chain, replayed, image: image.map(Restore::into_image), space })
     }
 }

@@ -14,7 +14,8 @@ pub struct RecoveryReport {
     pub created: bool,
     /// Whether the store had been closed; else its process ended without, or the power was cut.
     pub clean: bool,
-    /// How many times the store has been opened for writing, this time included.
+    /// How many times the store has been opened and written to, this time included; or the number that it will be, once
+    /// something is written.
     pub epoch: u64,
     /// Segment files that make up the store.
     pub segments: usize,

@@ -1,9 +1,11 @@
 //! What can happen to an image, and that the store does not mind.
 
-use mapcask::sim::{Fault, Operation, SimDisk};
-use mapcask::{Error, Store};
+use std::path::Path;
 
-use super::{Map, contents, filled, image_of, insert, key, open, remove, value};
+use mapcask::sim::{Fault, Operation, SimDisk};
+use mapcask::{Error, Options, Store};
+
+use super::{Map, contents, copied, directory, filled, image_in, image_of, insert, key, open, remove, value};
 
 /// A store that was closed after an image, and some writes behind that.
 fn closed() -> (SimDisk, Map, String) {
@@ -262,4 +264,50 @@ fn a_damaged_image_is_not_named_any_more_once_something_is_written() {
     let report = store.recovery_report();
     assert!(report.image_seq.is_none() && report.image_damage.is_none(), "{report:?}");
     assert_eq!(store.len(), map.len() + 1);
+}
+
+/// An index of so many keys splits its first bucket at the next one.
+const SPLITS: u32 = 19_251;
+
+#[test]
+fn a_damaged_block_that_growth_needs_is_no_error_either() {
+    let directory = directory();
+    let options = || Options::new().background(false);
+    let store = options().open(directory.path()).unwrap();
+    for number in 0..SPLITS {
+        store.insert(key(number), "").unwrap();
+    }
+    assert!(store.take_image().unwrap());
+    let spoil = |path: &Path| {
+        let image = image_in(path).unwrap();
+        let mut bytes = std::fs::read(&image).unwrap();
+        let front = usize::try_from(u64::from_le_bytes(bytes[16..24].try_into().unwrap())).unwrap();
+        // The first block, with the first bucket.
+        bytes[front + 99] ^= 8;
+        std::fs::write(image, bytes).unwrap();
+    };
+    for number in SPLITS..SPLITS + 4 {
+        // In an open store.
+        let copy = copied(directory.path());
+        spoil(copy.path());
+        let again = options().open(copy.path()).unwrap();
+        assert!(again.recovery_report().image_seq.is_some());
+        again.insert(key(number), "new").unwrap();
+        assert_eq!((again.len(), again.stats().index_rebuilds), (SPLITS as usize + 1, 1));
+        drop(again);
+        let copy = copied(directory.path());
+        spoil(copy.path());
+        let again = options().open(copy.path()).unwrap();
+        let mut batch = mapcask::WriteBatch::new();
+        batch.insert(key(number), "new");
+        again.write(batch).unwrap();
+        assert_eq!((again.len(), again.stats().index_rebuilds), (SPLITS as usize + 1, 1));
+    }
+    // In an open.
+    store.insert(key(SPLITS), "new").unwrap();
+    let copy = copied(directory.path());
+    spoil(copy.path());
+    let again = options().open(copy.path()).unwrap();
+    assert!(again.recovery_report().image_damage.is_some());
+    assert_eq!(again.len(), SPLITS as usize + 1);
 }

@@ -188,3 +188,42 @@ fn a_store_that_is_closed_before_its_image_is_whole_leaves_nothing_of_it() {
     assert!(!is_begun(copy.path()));
     assert_eq!(store.len(), 4_000);
 }
+
+/// A pass that the manifest knows of, and that could not be ended: an image would show neither its copies nor what was
+/// removed since they were made.
+#[test]
+fn a_close_makes_no_image_within_a_pass_that_failed_half_way() {
+    let disk = SimDisk::new();
+    let store = Options::new().background(false).segment_bytes(256 << 10).open_on(&disk).unwrap();
+    let mut map = Map::new();
+    for number in 0..8_000 {
+        let value = large(number, 0)[..200].to_vec();
+        store.insert(key(number), &value).unwrap();
+        map.insert(key(number).to_vec(), value);
+    }
+    // Something in the first segments is dead.
+    for number in (0..3_000).step_by(2) {
+        remove(&store, &mut map, number);
+    }
+    store.flush().unwrap();
+    while store.step().unwrap() {}
+    let segments: Vec<u64> = (1..100).collect();
+    let mut has_removed = false;
+    let failed = store.compact_segments(&segments, |progress| {
+        if progress.bytes_moved > 100 << 10 && !has_removed {
+            // The copies of these are made, in the order of the log, and are not named yet.
+            for number in (1..200).step_by(2) {
+                remove(&store, &mut map, number);
+            }
+            disk.fail_nth(Some(Operation::Map), 1, Fault::Io, true);
+            has_removed = true;
+        }
+        true
+    });
+    assert!(has_removed && failed.is_err(), "{failed:?}");
+    store.close().unwrap();
+    disk.clear_faults();
+    let store = Options::new().background(false).segment_bytes(256 << 10).open_on(&disk).unwrap();
+    check(&store, &map);
+    store.verify().unwrap();
+}

@@ -225,16 +225,17 @@ impl Machine {
         }
     }
 
-    /// The power fails somewhere within a compaction.
-    pub(crate) fn cut_within_compaction(
+    /// The power fails somewhere within some work that changes nothing: a compaction, the making of an image.
+    pub(crate) fn cut_within_work(
         &mut self,
+        work: impl Fn(&Store),
         choose: impl Fn(&[Position]) -> Position,
         seed: u64,
         same_boot: bool,
     ) {
         self.disk.forget_history();
         let allowed = self.history.clone();
-        self.store().compact().unwrap();
+        work(self.store());
         let last = self.store().last_seq();
         self.cut(choose(&self.disk.positions()), (&allowed, last), seed, same_boot);
     }
@@ -257,20 +258,6 @@ impl Machine {
         let images: Vec<_> = self.disk.files().into_iter().filter(is_image).collect();
         assert!(images.len() <= 1, "{images:?}");
         images.into_iter().next()
-    }
-
-    /// The power fails somewhere within the making of an image.
-    pub(crate) fn cut_within_image(
-        &mut self,
-        choose: impl Fn(&[Position]) -> Position,
-        seed: u64,
-        same_boot: bool,
-    ) {
-        self.disk.forget_history();
-        let allowed = self.history.clone();
-        self.store().take_image().unwrap();
-        let last = self.store().last_seq();
-        self.cut(choose(&self.disk.positions()), (&allowed, last), seed, same_boot);
     }
 
     /// Ends the store, does something to its image, and opens it again.

@@ -1,0 +1,45 @@
+//! Bits that many threads set and look at.
+//!
+//! **Concurrency.** Whoever sees a bit sees what was stored before it was set; each is set once and stays.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// One bit for each of many things.
+#[derive(Debug)]
+pub(super) struct Bits {
+    words: Box<[AtomicU64]>,
+    count: u64,
+}
+
+impl Bits {
+    pub(super) fn new(count: u64) -> Self {
+        let words = usize::try_from(count.div_ceil(64)).unwrap_or(usize::MAX);
+        Self { words: (0..words).map(|_| AtomicU64::new(0)).collect(), count }
+    }
+
+    /// Whether a bit is set; one behind the last is. Whoever sees a bit sees what was stored before it was set.
+    pub(super) fn get(&self, number: u64) -> bool {
+        let (word, bit) = place(number);
+        // Acquire: pairs with the release in `set`.
+        number >= self.count || self.words[word].load(Ordering::Acquire) & bit != 0
+    }
+
+    /// Sets a bit below the last; whether it was set before.
+    pub(super) fn set(&self, number: u64) -> bool {
+        debug_assert!(number < self.count);
+        let (word, bit) = place(number);
+        // Release: pairs with the acquire in `get`, for what was stored before. Acquire: who comes second sees what
+        // the first did.
+        self.words[word].fetch_or(bit, Ordering::AcqRel) & bit != 0
+    }
+
+    /// The bits' memory in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.words.len() * size_of::<u64>()
+    }
+}
+
+/// The word of a bit, and the bit in it.
+pub(super) fn place(number: u64) -> (usize, u64) {
+    (usize::try_from(number / 64).unwrap_or(usize::MAX), 1 << (number % 64))
+}

@@ -39,17 +39,19 @@ struct Held {
     files: [Arc<dyn File>; 2],
     /// Copies that may be damaged, at most one of them; it is written first.
     suspect: [bool; 2],
-    /// Both are known to be on the disk, as far as they are whole.
+    /// Both are known to be on the disk, as far as they are whole, and so is the directory's own name.
     proven: bool,
 }
 
 impl ManifestStore {
-    /// Takes over the copies that recovery chose `manifest` from; `suspect` says which of them is not whole.
+    /// Takes over the copies that recovery chose `manifest` from; `suspect` says which of them is not whole, and `proven`
+    /// that they, and the directory's own name, are known to be on the disk.
     pub(crate) fn open(
         dir: &Arc<dyn Dir>,
         commit: &Arc<Commit>,
         manifest: Manifest,
         suspect: [bool; 2],
+        proven: bool,
     ) -> Result<Self> {
         let mut created = false;
         let mut file = |name: &str| {
@@ -67,7 +69,7 @@ impl ManifestStore {
             // Before the other copy is written over, this one must be sure to have its name.
             dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
         }
-        let held = Mutex::new(Held { manifest, files, suspect, proven: false });
+        let held = Mutex::new(Held { manifest, files, suspect, proven });
         let is_behind = AtomicBool::new(true);
         Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), is_behind, held })
     }
@@ -88,11 +90,13 @@ impl ManifestStore {
     }
 
     /// Makes sure that both copies are on the disk: one that a killed process wrote may exist in the page cache only, and
-    /// until it is on the disk, writing over the other could leave none.
+    /// until it is on the disk, writing over the other could leave none. And the directory's own name: whoever made it, or
+    /// copied the store there, may not have made that durable, and what is written into it is to be.
     fn prove(&self, held: &mut Held) -> Result<()> {
         if held.proven {
             return Ok(());
         }
+        self.dir.create_dir().map_err(|error| Error::io("sync", self.dir.path(), error))?;
         let mut refused = None;
         for copy in 0..2 {
             if let Err(error) = held.files[copy].sync() {

@@ -122,6 +122,7 @@ impl<'b> RawHeader<'b> {
     /// # Errors
     ///
     /// What is wrong with it.
+    #[inline]
     pub fn validate(self, place: Place, room: u64) -> Result<Header, Defect> {
         let stored = u32::from_le_bytes(self.field(SUM_OFFSET));
         if crc32fast::hash(&self.0[KIND_OFFSET..]) ^ place.mask() != stored {
@@ -181,6 +182,7 @@ impl<'b> RawHeader<'b> {
         self.fields(Kind::from_byte(self.0[KIND_OFFSET]).unwrap_or(Kind::Put))
     }
 
+    #[inline]
     fn fields(self, kind: Kind) -> Header {
         Header {
             kind,

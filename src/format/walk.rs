@@ -156,6 +156,7 @@ impl Walker {
         self.frame_end != 0
     }
 
+    #[inline]
     fn header<S: Source>(&self, source: &mut S, at: u64, limit: u64) -> Result<Step, S::Error> {
         let room = limit.saturating_sub(at);
         if room < HEADER_SIZE as u64 {
@@ -216,6 +217,7 @@ impl Walker {
     }
 }
 
+#[inline]
 fn payload_holds<S: Source>(source: &mut S, at: u64, header: &Header) -> Result<bool, S::Error> {
     Ok(source.sum(at + HEADER_SIZE as u64, header.payload_len())? == header.payload_sum)
 }

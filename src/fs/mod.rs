@@ -65,7 +65,7 @@ pub(crate) trait Lock: Send + Sync + fmt::Debug {}
 pub(crate) trait Dir: Send + Sync + fmt::Debug {
     /// The directory's path, for messages.
     fn path(&self) -> &Path;
-    /// Makes the directory and its parents, durably, where they are missing.
+    /// Makes the directory and its parents, durably, where they are missing; where it is there, its name is made durable.
     fn create_dir(&self) -> io::Result<()>;
     /// The names in the directory, in no order; `NotFound` where there is no directory.
     fn list(&self) -> io::Result<Vec<String>>;

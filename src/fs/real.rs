@@ -91,7 +91,7 @@ impl Dir for RealDir {
             // the lock on the file that everybody sees now.
             if same_file(&file, &self.path.join(name)).map_err(LockFailure::Io)? {
                 let lock = RealFile { file, access: Access::Write };
-                lock.file.set_len(0).and_then(|()| lock.write_at(note, 0)).map_err(LockFailure::Io)?;
+                write_note(&lock, note).map_err(LockFailure::Io)?;
                 return Ok(Box::new(RealLock { _file: lock.file }));
             }
         }
@@ -173,6 +173,17 @@ fn create_dir_durably(path: &Path) -> io::Result<()> {
         other => other?,
     }
     platform::sync_dir(parent)
+}
+
+/// Writes what is to be in the file of a lock, which may hold a longer note.
+fn write_note(lock: &RealFile, note: &[u8]) -> io::Result<()> {
+    lock.write_at(note, 0)?;
+    // Seldom: it costs the file system a transaction.
+    if lock.file.metadata()?.len() == note.len() as u64 {
+        Ok(())
+    } else {
+        lock.file.set_len(note.len() as u64)
+    }
 }
 
 /// The lock lives as long as the open file description does.

@@ -133,6 +133,8 @@ struct State {
     left: u64,
     /// Where `bring_more` goes on.
     next: u64,
+    /// `bring_more` has begun: lines are filled from now on.
+    filling: bool,
     /// Entries in the blocks that are there.
     entries: u64,
     overflow_lines: u64,
@@ -153,6 +155,7 @@ impl Loader {
             source: Some(source),
             left: blocks.iter().sum(),
             next: 0,
+            filling: false,
             entries: 0,
             overflow_lines: table.overflow_lines,
             linked: vec![0; words],
@@ -272,7 +275,14 @@ impl Index {
         let Some(loader) = self.loader.as_ref().filter(|_| self.is_partial()) else { return Ok(false) };
         let Some(source) = loader.source()? else { return Ok(false) };
         let frames: u64 = loader.table.blocks().iter().sum();
-        let start = loader.state.lock().next;
+        let (start, is_first) = {
+            let mut state = loader.state.lock();
+            (state.next, !std::mem::replace(&mut state.filling, true))
+        };
+        if is_first {
+            self.heads.fill_soon();
+            self.overflow.fill_soon();
+        }
         let is_missing = |frame: &u64| {
             let (which, block) = loader.block(*frame);
             !loader.is_there(which, block)

@@ -48,8 +48,10 @@ mod bits;
 mod bucket;
 pub(crate) mod capture;
 pub(crate) mod load;
+mod prefetch;
 mod purge;
 pub(crate) mod scan;
+mod split;
 mod table;
 mod writer;
 
@@ -180,7 +182,7 @@ impl Index {
         let loader = Box::new(Loader::new(table, source));
         let index = Arc::new(Self::of_table(table, overflow_base_bits, Some(loader))?);
         index.bring_last()?;
-        let writer = IndexWriter::from_image(Arc::clone(&index), table.overflow_lines)?;
+        let writer = IndexWriter::from_image(Arc::clone(&index), table.overflow_lines);
         Ok((index, writer))
     }
 
@@ -207,8 +209,8 @@ impl Index {
             populated: Populated { heads: AtomicU64::new(buckets), overflow: AtomicU64::new(overflow_lines) },
             loader,
         };
-        index.heads.ensure_all(buckets)?;
-        index.overflow.ensure_all(overflow_lines)?;
+        index.heads.ensure_sparse(buckets)?;
+        index.overflow.ensure_sparse(overflow_lines)?;
         Ok(index)
     }
 
@@ -302,13 +304,13 @@ impl Index {
         }
     }
 
-    /// Starts the load of the line that a search for this hash will look at first.
-    #[inline]
-    pub(crate) fn prefetch(&self, hash: Hash) {
-        // Acquire: pairs with the release store of N in a split, for the chunk that the line lies in.
-        let buckets = self.front.0.buckets.load(Ordering::Acquire);
-        let head = self.heads.line(bucket_of(hash.to_bits(), buckets));
-        crate::mapping::space::prefetch(std::ptr::from_ref(head).cast());
+    /// The part, of `1 << bits` many, of the buckets that a hash belongs to: those of one part lie next to each other, as
+    /// long as the index does not grow.
+    pub(crate) fn part_of(&self, hash: Hash, bits: u32) -> usize {
+        let buckets = self.buckets();
+        let number =
+            bucket_of(hash.to_bits(), buckets) >> (u64::BITS - buckets.leading_zeros()).saturating_sub(bits);
+        usize::try_from(number).unwrap_or(0)
     }
 
     /// The place of a hash in the order of a scan.

@@ -44,6 +44,10 @@ impl Row {
     ///
     /// When memory or address space is short, or the number is not below the limit.
     pub(super) fn ensure(&self, number: u64) -> io::Result<()> {
+        self.ensure_with(number, Lines::new)
+    }
+
+    fn ensure_with(&self, number: u64, make: impl FnOnce(usize) -> io::Result<Lines>) -> io::Result<()> {
         if number >= self.limit() {
             return Err(io::Error::other("the index has as many lines as its entries can tell apart"));
         }
@@ -52,23 +56,28 @@ impl Row {
             let count = 1u64 << (self.base_bits as usize + chunk.saturating_sub(1));
             let count = usize::try_from(count).map_err(|_| io::ErrorKind::OutOfMemory)?;
             // The writer and the helper may both come here; the loser's lines were never touched and cost nothing.
-            drop(self.chunks[chunk].set(Lines::new(count)?));
+            drop(self.chunks[chunk].set(make(count)?));
         }
         Ok(())
     }
 
-    /// Makes the chunks of the first `count` numbers.
+    /// Makes the chunks of the first `count` numbers, of whose lines few are used for now; see [`Row::fill_soon`].
     ///
     /// # Errors
     ///
     /// As for [`Row::ensure`].
-    pub(super) fn ensure_all(&self, count: u64) -> io::Result<()> {
+    pub(super) fn ensure_sparse(&self, count: u64) -> io::Result<()> {
         let mut number = 0;
         while number < count {
-            self.ensure(number)?;
+            self.ensure_with(number, Lines::sparse)?;
             number = self.chunk_end(number);
         }
         Ok(())
+    }
+
+    /// Tells the kernel that all lines will be used.
+    pub(super) fn fill_soon(&self) {
+        self.chunks.iter().filter_map(OnceLock::get).for_each(Lines::fill_soon);
     }
 
     /// The first number behind the chunk that holds `number`.

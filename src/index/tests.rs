@@ -62,7 +62,15 @@ impl Table for IndexWriter {
     }
     fn insert(&mut self, hash: Hash, location: Location) {
         self.reserve().expect("memory");
-        Self::insert(self, hash, location);
+        if key_at(location).is_multiple_of(2) {
+            Self::insert(self, hash, location);
+        } else {
+            assert_eq!(self.find_or_insert(hash, location, is_key(key_at(location))).unwrap(), None);
+        }
+        // Now it is there, and stays what it is.
+        self.reserve().expect("memory");
+        let again = place(key_at(location), 0);
+        assert_eq!(self.find_or_insert(hash, again, is_key(key_at(location))).unwrap(), Some(location));
     }
     fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
         Self::replace(self, hash, old, new)

@@ -15,11 +15,11 @@
 use std::io;
 use std::sync::Arc;
 
-use super::bucket::{Bucket, Control, Entry, Link, SLOTS, slots_where};
+use super::bucket::{Bucket, Entry, Link, SLOTS, slots_where};
 use super::capture::{Aside, Capture};
 use super::load::Unread;
 use super::table::Row;
-use super::{Index, TAG_MASK, bucket_of, search, split_source};
+use super::{Index, bucket_of, search};
 use crate::format::hash::Hash;
 use crate::location::Location;
 use crate::mapping::lines::Line;
@@ -33,9 +33,11 @@ const LOAD_TIMES_TEN: u64 = 47;
 #[derive(Debug)]
 pub(crate) struct IndexWriter {
     pub(super) index: Arc<Index>,
-    lines: OverflowLines,
+    pub(super) lines: OverflowLines,
     /// The links of the chain at hand; kept for its memory.
     pub(super) links: Vec<Link>,
+    /// The entries of the chain that is being split; kept for its memory.
+    pub(super) entries: Vec<Entry>,
     /// Whether a change must be announced: there is an image to be taken, or the index is partial.
     watched: bool,
     /// The image that is being taken.
@@ -44,8 +46,8 @@ pub(crate) struct IndexWriter {
 
 /// Which overflow lines are free: those that were given back, and those that were never used.
 #[derive(Debug)]
-struct OverflowLines {
-    free: Vec<Link>,
+pub(super) struct OverflowLines {
+    pub(super) free: Vec<Link>,
     /// Lines ever used.
     used: u64,
     /// Lines whose memory is there.
@@ -53,7 +55,7 @@ struct OverflowLines {
 }
 
 impl OverflowLines {
-    fn take(&mut self, index: &Index) -> Link {
+    pub(super) fn take(&mut self, index: &Index) -> Link {
         if let Some(link) = self.free.pop() {
             return link;
         }
@@ -65,7 +67,16 @@ impl OverflowLines {
         link
     }
 
-    fn ensure(&mut self, count: u64, row: &Row) -> io::Result<()> {
+    #[inline]
+    pub(super) fn ensure(&mut self, count: u64, row: &Row) -> io::Result<()> {
+        if self.free.len() as u64 + (self.ensured - self.used) < count {
+            self.ensure_more(count, row)?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn ensure_more(&mut self, count: u64, row: &Row) -> io::Result<()> {
         while self.free.len() as u64 + (self.ensured - self.used) < count {
             if Link::to(self.ensured).is_none() {
                 return Err(io::Error::other(
@@ -82,17 +93,16 @@ impl OverflowLines {
 impl IndexWriter {
     pub(super) fn new(index: Arc<Index>) -> Self {
         let lines = OverflowLines { free: Vec::new(), used: 0, ensured: 0 };
-        Self { index, lines, links: Vec::new(), watched: false, aside: None }
+        Self { index, lines, links: Vec::new(), entries: Vec::new(), watched: false, aside: None }
     }
 
     /// The writer of a partial index with so many overflow lines in use.
-    pub(super) fn from_image(index: Arc<Index>, overflow_lines: u64) -> io::Result<Self> {
+    pub(super) fn from_image(index: Arc<Index>, overflow_lines: u64) -> Self {
         let mut writer = Self { watched: true, ..Self::new(index) };
         let ensured = overflow_lines.checked_sub(1).map_or(0, |last| writer.index.overflow.chunk_end(last));
         writer.lines.used = overflow_lines;
         writer.lines.ensured = ensured.min(super::bucket::LINKS);
-        writer.index.overflow.ensure_all(overflow_lines)?;
-        Ok(writer)
+        writer
     }
 
     /// Begins an image of the index as it is now; the store's writer mutex makes this one moment for several indexes.
@@ -238,6 +248,38 @@ impl IndexWriter {
         self.count(1);
     }
 
+    /// Inserts an entry unless there is one whose record `matches` accepts, whose location is returned then; in one walk.
+    /// Room must be reserved.
+    ///
+    /// # Errors
+    ///
+    /// As for [`IndexWriter::find`].
+    pub(crate) fn find_or_insert<E: From<Unread>>(
+        &mut self,
+        hash: Hash,
+        location: Location,
+        mut matches: impl FnMut(Location) -> Result<bool, E>,
+    ) -> Result<Option<Location>, E> {
+        let bucket = self.bucket_of(hash);
+        self.announce(bucket, 1)?;
+        let Self { index, lines, .. } = self;
+        let tag = index.tag(hash);
+        let mut line = index.heads.line(bucket);
+        loop {
+            if let Some(found) = search(line, tag, &mut matches)? {
+                return Ok(Some(found));
+            }
+            match line.control_unordered().link() {
+                Some(link) => line = index.overflow.line(link.line()),
+                None => break,
+            }
+        }
+        // All lines before the last are full (X4), but for the head of a chain that has no other.
+        append(index, lines, line, Entry::new(tag, location));
+        self.count(1);
+        Ok(None)
+    }
+
     /// Replaces an entry's location by another of the same key, in place; false if there is no such entry.
     pub(crate) fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
         if !self.is_announced(self.bucket_of(hash), 0) {
@@ -311,126 +353,10 @@ impl IndexWriter {
         // Relaxed, both: a count on its own, stored by the one writer.
         entries.store(entries.load(Ordering::Relaxed).wrapping_add_signed(change), Ordering::Relaxed);
     }
-
-    /// Splits the next bucket.
-    fn split(&mut self) -> io::Result<()> {
-        let buckets = self.index.buckets();
-        self.index.heads.ensure(buckets)?;
-        let number = split_source(buckets);
-        // Links are known once the chain was brought; how many lines the split takes, once they are known.
-        self.announce(number, 0)?;
-        collect_links(&self.index, self.index.heads.line(number), &mut self.links);
-        self.announce(number, self.links.len())?;
-        let Self { index, lines, links, .. } = self;
-        let index = &**index;
-        let source = index.heads.line(number);
-        // The sibling's chain is not longer than its source's.
-        lines.ensure(links.len() as u64, &index.overflow)?;
-        // The bit that tells leavers from stayers; all below it they have in common. It is zero in an empty entry.
-        let leaves = {
-            let bit = buckets.ilog2() - index.base_bits;
-            debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
-            move |entry: Entry| entry.tag() >> bit & 1 == 1
-        };
-        let mut chain = Chain { index, head: source, links };
-        let stayers = chain.copy_leavers(lines, index.heads.line(buckets), leaves);
-        // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled; and, by the entries
-        // emptied below, with the fence of a reader that misses a leaver.
-        index.front.0.buckets.store(buckets + 1, Ordering::Release);
-        chain.drop_leavers(lines, stayers, leaves);
-        Ok(())
-    }
-}
-
-/// The bucket that is being split.
-struct Chain<'w> {
-    index: &'w Index,
-    head: &'w Line,
-    links: &'w mut Vec<Link>,
-}
-
-impl<'w> Chain<'w> {
-    fn line(&self, number: usize) -> &'w Line {
-        match number.checked_sub(1) {
-            None => self.head,
-            Some(link) => self.index.overflow.line(self.links[link].line()),
-        }
-    }
-
-    /// Copies the leavers to the sibling, which nobody can reach yet; counts the stayers.
-    fn copy_leavers(
-        &self,
-        lines: &mut OverflowLines,
-        sibling: &Line,
-        leaves: impl Fn(Entry) -> bool,
-    ) -> usize {
-        let mut stayers = 0;
-        for number in 0..=self.links.len() {
-            let line = self.line(number);
-            for slot in slots_where(line, &leaves) {
-                append(self.index, lines, sibling, line.entry(slot));
-            }
-            stayers += slots_where(line, |entry| !entry.is_empty() && !leaves(entry)).count();
-        }
-        stayers
-    }
-
-    /// Takes the leavers out, and the lines that the stayers do not need. The sibling must be published.
-    fn drop_leavers(&mut self, lines: &mut OverflowLines, stayers: usize, leaves: impl Fn(Entry) -> bool) {
-        if self.links.is_empty() {
-            for slot in slots_where(self.head, leaves) {
-                self.head.set_entry(slot, Entry::EMPTY);
-            }
-            return;
-        }
-        self.gather(stayers, leaves);
-        let kept = stayers.div_ceil(SLOTS).max(1);
-        let control = self.head.control_unordered().bumped();
-        self.head.set_control(if kept == 1 { control.with_link(None) } else { control });
-        if kept > 1 {
-            self.line(kept - 1).set_control(Control::default());
-        }
-        // After the version, which tells of it (X1).
-        for place in stayers..self.places() {
-            let (line, slot) = self.place(place);
-            line.set_entry(slot, Entry::EMPTY);
-        }
-        for link in self.links.drain(kept - 1..) {
-            self.index.overflow.line(link.line()).set_control(Control::default());
-            lines.free.push(link);
-        }
-    }
-
-    /// Copies stayers from the end of the chain into the places of leavers at its front, until the first places of
-    /// the chain hold all stayers (X4).
-    fn gather(&self, stayers: usize, leaves: impl Fn(Entry) -> bool) {
-        let stays = |place: usize| {
-            let (line, slot) = self.place(place);
-            let entry = line.entry(slot);
-            (!entry.is_empty() && !leaves(entry)).then_some(entry)
-        };
-        let mut front = 0;
-        for entry in (stayers..self.places()).filter_map(stays) {
-            while stays(front).is_some() {
-                front += 1;
-            }
-            let (line, slot) = self.place(front);
-            line.set_entry(slot, entry);
-        }
-    }
-
-    /// Places for entries in the chain.
-    fn places(&self) -> usize {
-        (self.links.len() + 1) * SLOTS
-    }
-
-    fn place(&self, place: usize) -> (&'w Line, usize) {
-        (self.line(place / SLOTS), place % SLOTS)
-    }
 }
 
 /// Puts an entry into the first free slot of a chain, or into a new line at its end.
-fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entry: Entry) {
+pub(super) fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entry: Entry) {
     let mut line = head;
     loop {
         if let Some(slot) = slots_where(line, Entry::is_empty).next() {

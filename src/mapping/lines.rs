@@ -52,15 +52,30 @@ impl Lines {
     ///
     /// What the operating system says when it has no address space left.
     pub(crate) fn new(count: usize) -> io::Result<Self> {
+        let lines = Self::sparse(count)?;
+        lines.fill_soon();
+        Ok(lines)
+    }
+
+    /// As [`Lines::new`], for lines that are few among many for now: the first store costs the kernel a small page.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Lines::new`].
+    pub(crate) fn sparse(count: usize) -> io::Result<Self> {
         let size = count.checked_mul(size_of::<Line>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let memory = super::Mapping::anonymous_memory(size)?;
         let memory = std::sync::Arc::into_inner(memory).expect("memory just made has one owner");
-        #[cfg(target_os = "linux")]
-        if size >= HUGE_FROM_SIZE {
-            // Advice: where it is refused, the lines are as correct on small pages.
-            drop(memory.advise(memmap2::Advice::HugePage));
-        }
         Ok(Self { memory })
+    }
+
+    /// Tells the kernel that all lines will be used.
+    pub(crate) fn fill_soon(&self) {
+        #[cfg(target_os = "linux")]
+        if self.memory.len() >= HUGE_FROM_SIZE {
+            // Advice: where it is refused, the lines are as correct on small pages.
+            drop(self.memory.advise(memmap2::Advice::HugePage));
+        }
     }
 
     /// The lines.
@@ -107,6 +122,12 @@ impl Lines {
         let line = |_| Line { words: std::array::from_fn(|_| AtomicU64::new(0)) };
         Ok(Self { lines: (0..count).map(line).collect() })
     }
+
+    pub(crate) fn sparse(count: usize) -> io::Result<Self> {
+        Self::new(count)
+    }
+
+    pub(crate) fn fill_soon(&self) {}
 
     pub(crate) fn as_slice(&self) -> &[Line] {
         &self.lines

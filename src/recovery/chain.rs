@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
+use super::ahead::{self, Ahead, Task};
 use super::decide::{Behind, Known, Next, StopAction, StopFacts, stop};
 use super::look::{Beyond, look_beyond, start_of};
-use super::replay::{Begin, Replay};
+use super::pieces::Begin;
+use super::replay::Replay;
 use super::restore::{Covered, Restore};
 use super::source::FileSource;
 use super::survey::is_written;
@@ -29,6 +31,15 @@ struct Link {
     start: Option<(Seq, Start)>,
     /// Where what is to be read begins.
     begin: Begin,
+}
+
+/// What is to be read.
+#[derive(Debug)]
+struct Links {
+    /// What compaction moved, in no order.
+    survivors: Vec<Link>,
+    /// The log, in its order.
+    links: Vec<Link>,
 }
 
 /// The tail of a segment that is to be copied to a file of its own.
@@ -112,9 +123,9 @@ pub(crate) fn read(
     let to_read = entries_read.map(|entry| written(entry).saturating_sub(held(entry))).sum();
     replay.expect(to_read);
     if let Some(image) = image {
-        image.fill(replay, to_read >= LOAD_ALL)?;
+        image.fill(replay)?;
     }
-    let links = chain.links(dir, manifest, entries, image, replay)?;
+    let Links { survivors, links } = chain.links(dir, manifest, entries, image, replay)?;
     let sealed =
         entries.iter().filter(|entry| entry.state == State::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
@@ -122,20 +133,41 @@ pub(crate) fn read(
         Some(_) => !chain.begins(manifest, entries, &links, replay)?,
         None => true,
     };
-    for at in 0..links.len() {
-        if ended {
-            chain.drop_link(&links[at], replay)?;
-        } else {
-            ended = !chain.follow(manifest, &links, at, replay)?;
-        }
+    let mut tasks: Vec<_> = survivors.iter().map(|survivor| survivor.task(manifest)).collect();
+    if !ended {
+        tasks.extend(links.iter().map(|link| link.task(manifest)));
     }
+    ahead::read(&tasks, replay.hash_key, |mut ahead| {
+        if to_read >= LOAD_ALL {
+            replay.bring_all()?;
+        }
+        for survivor in survivors {
+            chain.survivors(survivor, &mut ahead, replay)?;
+        }
+        for at in 0..links.len() {
+            if ended {
+                chain.drop_link(&links[at], replay)?;
+            } else {
+                ended = !chain.follow(manifest, &links, at, &mut ahead, replay)?;
+            }
+        }
+        Ok(())
+    })?;
     chain.entries.sort_unstable_by_key(|entry| entry.id);
     Ok(chain)
 }
 
-fn source(segment: &Segment) -> FileSource {
-    let file = segment.file().expect("an opened segment has its file");
-    FileSource::new(file, segment.path().clone(), segment.size())
+impl Link {
+    /// Whether its end is known: it is durable, or the store was closed cleanly, or it was cut.
+    fn has_known_end(&self, manifest: &Manifest) -> bool {
+        self.entry.state != State::Open || manifest.clean
+    }
+
+    fn task(&self, manifest: &Manifest) -> Task {
+        let Self { entry, segment, begin, .. } = self;
+        let limit = if self.has_known_end(manifest) { entry.end } else { entry.size };
+        Task { segment: Arc::clone(segment), begin: *begin, limit }
+    }
 }
 
 impl Chain {
@@ -147,8 +179,8 @@ impl Chain {
         entries: &[SegmentEntry],
         image: Option<&Restore>,
         replay: &mut Replay<'_>,
-    ) -> Result<Vec<Link>> {
-        let mut links = Vec::new();
+    ) -> Result<Links> {
+        let (mut survivors, mut links) = (Vec::new(), Vec::new());
         for entry in entries {
             if entry.state == State::Retired {
                 self.retire(*entry);
@@ -166,15 +198,15 @@ impl Chain {
                     (segment, begin)
                 }
             };
-            let mut window = source(&segment);
             let from = segment.data_offset();
             if entry.end != 0 && entry.end < from {
                 return Err(damage(&segment, 0, Defect::BadField("end")));
             }
             if segment.role() == Role::Survivors {
-                self.survivors(segment, &mut window, *entry, replay)?;
+                survivors.push(Link { entry: *entry, segment, start: None, begin });
                 continue;
             }
+            let mut window = FileSource::of(&segment);
             let empty = match entry.state {
                 State::Sealed | State::Cut => entry.end == from,
                 State::Open if manifest.clean => entry.end == 0,
@@ -202,21 +234,20 @@ impl Chain {
             (None, State::Open) => (Seq::MAX, link.entry.id),
             (None, _) => (link.entry.last_seq, link.entry.id),
         });
-        Ok(links)
+        Ok(Links { survivors, links })
     }
 
     /// Reads what compaction moved: all of it was durable before the manifest named it.
     fn survivors(
         &mut self,
-        segment: Arc<Segment>,
-        window: &mut FileSource,
-        entry: SegmentEntry,
+        Link { entry, segment, begin, .. }: Link,
+        ahead: &mut Ahead<'_>,
         replay: &mut Replay<'_>,
     ) -> Result<()> {
         if entry.state != State::Sealed || entry.role != Role::Survivors {
             return Err(damage(&segment, 0, Defect::BadField("state or role")));
         }
-        let walked = replay.read(&segment, window, Begin::of(&segment), entry.end)?;
+        let walked = replay.read(ahead, &segment, begin)?;
         if walked.stop != entry.end {
             return Err(damage(&segment, walked.stop, walked.defect.unwrap_or(Defect::Truncated)));
         }
@@ -269,7 +300,8 @@ impl Chain {
             return Ok(true);
         }
         for link in links {
-            let there = look_beyond(&link.segment, &mut source(&link.segment), link.segment.data_offset())?;
+            let there =
+                look_beyond(&link.segment, &mut FileSource::of(&link.segment), link.segment.data_offset())?;
             replay.durable = replay.durable.max(there.durable);
             self.seen = self.seen.max(there.last);
         }
@@ -288,14 +320,12 @@ impl Chain {
         manifest: &Manifest,
         links: &[Link],
         at: usize,
+        ahead: &mut Ahead<'_>,
         replay: &mut Replay<'_>,
     ) -> Result<bool> {
         let Link { entry, segment, begin, .. } = &links[at];
         let clean = manifest.clean && entry.state == State::Open;
-        let known_end = entry.state != State::Open || clean;
-        let limit = if known_end { entry.end } else { entry.size };
-        let mut window = source(segment);
-        let walked = replay.read(segment, &mut window, *begin, limit)?;
+        let walked = replay.read(ahead, segment, *begin)?;
         self.last = self.last.max(walked.last.unwrap_or(Seq::ZERO));
         let known = match (entry.state, clean, walked.stop == entry.end) {
             (State::Sealed, _, true) => Known::SealedAt,
@@ -354,11 +384,12 @@ impl Chain {
     /// What lies behind a stop that the log does not plainly continue from. Gathers the proof of what was durable from
     /// there and from every later segment, before anything is judged.
     fn beyond(&mut self, links: &[Link], at: usize, stop: u64, replay: &mut Replay<'_>) -> Result<Beyond> {
-        let here = look_beyond(&links[at].segment, &mut source(&links[at].segment), stop)?;
+        let here = look_beyond(&links[at].segment, &mut FileSource::of(&links[at].segment), stop)?;
         let mut proof = here.durable;
         self.seen = self.seen.max(here.last);
         for link in &links[at + 1..] {
-            let there = look_beyond(&link.segment, &mut source(&link.segment), link.segment.data_offset())?;
+            let there =
+                look_beyond(&link.segment, &mut FileSource::of(&link.segment), link.segment.data_offset())?;
             proof = proof.max(there.durable);
             self.seen = self.seen.max(there.last);
         }
@@ -396,7 +427,7 @@ impl Chain {
     /// Takes a segment behind a hole out of the log. What was torn in it and holds no record stays, empty.
     fn drop_link(&mut self, link: &Link, replay: &mut Replay<'_>) -> Result<()> {
         let from = link.segment.data_offset();
-        let found = look_beyond(&link.segment, &mut source(&link.segment), from)?;
+        let found = look_beyond(&link.segment, &mut FileSource::of(&link.segment), from)?;
         if found.records > 0 {
             replay.report.set_aside_records += found.records;
             self.set_aside.push(link.entry.id);

@@ -12,9 +12,11 @@
 //!
 //! **Crash points.** `recovery-aside`, `recovery-manifest`, `recovery-renamed`.
 
+mod ahead;
 mod aside;
 mod chain;
 pub(crate) mod decide;
+mod gather;
 pub(crate) mod heal;
 pub(crate) mod look;
 mod pieces;
@@ -84,22 +86,27 @@ pub(crate) struct Opened {
 /// See [`Options::open`](crate::Options::open).
 pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
     options.check()?;
-    decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?;
+    let first = decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?;
     if let Medium::Network(kind) = dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
         return Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind });
     }
-    dir.create_dir().map_err(|error| Error::io("create", dir.path(), error))?;
+    let create_dir = || dir.create_dir().map_err(|error| Error::io("create", dir.path(), error));
+    if first == DirectoryAction::Create {
+        create_dir()?;
+    }
     let lock = take_lock(dir.as_ref())?;
     // What another process did before it let go of the lock.
     let mut survey = Survey::of(dir.as_ref())?;
     let created = decide_directory(dir.as_ref(), &survey, options)? == DirectoryAction::Create;
     if created {
+        if first != DirectoryAction::Create {
+            // Somebody has emptied it meanwhile.
+            create_dir()?;
+        }
         create(dir.as_ref())?;
         survey = Survey::of(dir.as_ref())?;
     }
-    let mut opened = open_store(dir, options, &survey, lock)?;
-    opened.report.created = created;
-    Ok(opened)
+    open_store(dir, options, &survey, lock, created)
 }
 
 /// Applies the table of directories.
@@ -128,7 +135,8 @@ fn take_lock(dir: &dyn Dir) -> Result<Box<dyn Lock>> {
     let note = format!("{}\n", std::process::id());
     dir.lock(LOCK, note.as_bytes()).map_err(|failure| match failure {
         LockFailure::Held(note) => {
-            let pid = std::str::from_utf8(&note).ok().and_then(|note| note.trim().parse().ok());
+            let line = std::str::from_utf8(&note).ok().and_then(|note| note.lines().next());
+            let pid = line.and_then(|line| line.trim().parse().ok());
             Error::Locked { path: dir.path().to_owned(), pid }
         }
         LockFailure::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -178,7 +186,13 @@ fn create(dir: &dyn Dir) -> Result<()> {
     dir.sync().map_err(|error| Error::io("sync", dir.path(), error))
 }
 
-fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<dyn Lock>) -> Result<Opened> {
+fn open_store(
+    dir: Arc<dyn Dir>,
+    options: &Options,
+    survey: &Survey,
+    lock: Box<dyn Lock>,
+    created: bool,
+) -> Result<Opened> {
     if survey.is_mixed() {
         return Err(Error::ForeignFile { path: dir.path().join(MANIFESTS[1]) });
     }
@@ -208,7 +222,7 @@ fn open_store(dir: Arc<dyn Dir>, options: &Options, survey: &Survey, lock: Box<d
         // Its maker may have died between the rename and the sync of the directory (I6).
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
-    let found = Found { manifest, suspect, chain, repeated, boot_id };
+    let found = Found { manifest, suspect, chain, repeated, boot_id, created };
     settle(dir, options, survey, found, Built { space, hash_key, replayed, image, lock })
 }
 
@@ -253,7 +267,7 @@ impl Listed<'_> {
         let space =
             Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
         let image = image.then(|| Restore::open(dir, &space, manifest, entries)).transpose()?;
-        let mut replay = Replay::new(&space, hash_key, manifest, durable, tell);
+        let mut replay = Replay::new(dir.path(), &space, hash_key, manifest, durable, tell);
         let chain = chain::read(dir, manifest, entries, image.as_ref(), &mut replay)?;
         let mut replayed = replay.finish()?;
         let loaded = replayed.keyspaces.iter().map(|loaded| loaded.slot.index.index().loaded_bytes());
@@ -270,6 +284,8 @@ struct Found {
     /// Segments that repeat what is in others.
     repeated: Vec<SegmentId>,
     boot_id: Option<[u8; 16]>,
+    /// This open has made the store, durably.
+    created: bool,
 }
 
 impl Found {
@@ -309,7 +325,7 @@ fn settle(
     built: Built,
 ) -> Result<Opened> {
     let as_closed = found.is_as_closed(survey, built.image.as_ref());
-    let Found { mut manifest, suspect, chain, repeated, boot_id } = found;
+    let Found { mut manifest, suspect, chain, repeated, boot_id, created } = found;
     let Built { space, hash_key, replayed, image, lock } = built;
     let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
     for aside in &chain.asides {
@@ -329,10 +345,9 @@ fn settle(
     manifest.keyspaces = durable_names;
     manifest.next_seq = next_seq;
     manifest.image = image.as_ref().map_or(0, |image| image.number);
-    let epoch = manifest.epoch;
-    let store = manifest.store;
+    let (epoch, store) = (manifest.epoch, manifest.store);
     let commit = Arc::new(Commit::new(durable));
-    let manifest = ManifestStore::open(&dir, &commit, manifest, suspect)?;
+    let manifest = ManifestStore::open(&dir, &commit, manifest, suspect, created)?;
     if !as_closed {
         manifest.begin().map_err(Error::into_cause)?;
     }
@@ -351,6 +366,7 @@ fn settle(
     let start = Start { previous: chain.previous, next_seq, epoch, durable, last: chain.last };
     let tail = tail(&shared, options, regime, &mut ready, chain.resume, start)?;
     let unproven = chain.unproven;
+    report.created = created;
     report.epoch = epoch;
     report.durable_seq = durable.0;
     report.segments = shared.segments.read().len();

@@ -1,160 +1,231 @@
 //! Reading the records of a segment ahead of whoever puts them into an index.
 //!
-//! A [`Reader`] reads, verifies and hashes; what it found it gives away in [`Piece`]s, which need the file no more. So it
-//! may run on a thread of its own, and what is done with a piece can look ahead in it: that is where the time goes,
-//! for the lines of a large index are nowhere near.
+//! A [`Reader`] reads, verifies and hashes; what it found it gives away in [`Piece`]s, which hold no more of a record than
+//! an index needs, and lead to the rest. So it may run on a thread of its own, and far ahead.
 
-use std::sync::mpsc;
-use std::thread;
+use std::sync::Arc;
 
 use super::source::FileSource;
 use crate::error::Result;
-use crate::format::Defect;
 use crate::format::hash::{Hash, HashKey};
-use crate::format::record::{HEADER_SIZE, Kind};
+use crate::format::record::{HEADER_SIZE, Header, Kind};
 use crate::format::walk::{Placed, READ_MAX, Source, Step, Walker};
+use crate::format::{Defect, KeyspaceId, Seq};
+use crate::location::{LOCATION_BITS, Location};
+use crate::segment::Segment;
 
-/// Records in a piece, and bytes of keys, at most about.
-const RECORDS: usize = 1024;
-const BYTES: usize = 64 << 10;
-/// Pieces that may wait for whoever takes them.
-const WAITING: usize = 4;
-/// From so many bytes on a thread pays for itself.
-const LARGE: u64 = 4 << 20;
+/// Records in a piece, and bytes of the log, at most about.
+const RECORDS: u64 = 4096;
+const SPAN: u64 = 256 << 10;
+/// How far apart the places are that are remembered for the rewrite after an unclean end, in bytes.
+const SAMPLE_SPACING: u64 = 64 << 10;
 
-/// Some records, in order.
+/// Some records of one segment, in order; by what is to be done with them.
 #[derive(Debug, Default)]
 pub(super) struct Piece {
-    records: Vec<Found>,
-    bytes: Vec<u8>,
-}
-
-/// One of them.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
-    pub(super) placed: Placed,
-    /// Of the key of a value or a tombstone.
-    pub(super) hash: Hash,
+    /// Values and tombstones, by keyspace in ascending order.
+    pub(super) groups: Vec<Group>,
+    /// The log's own records that say something, with their payloads.
+    pub(super) notes: Vec<(Placed, Box<[u8]>)>,
+    /// Bytes of all of the log's own records.
+    pub(super) notes_size: u64,
+    /// Records in it.
+    pub(super) records: u64,
+    /// The greatest sequence number among them.
+    pub(super) last: Option<Seq>,
+    /// Where the last one ends, in bytes.
+    pub(super) end: u64,
+    /// Bytes of all its records.
+    span: u64,
+    /// The group that the last record went to.
     at: usize,
-    len: usize,
 }
 
-/// Where reading ended, and why.
+/// Records of one keyspace.
 #[derive(Debug)]
-pub(super) struct End {
-    pub(super) walker: Walker,
+pub(super) struct Group {
+    pub(super) id: KeyspaceId,
+    pub(super) entries: Vec<Entry>,
+    /// The offset of the first one.
+    pub(super) first: u64,
+    /// Bytes of the records of values, and of tombstones.
+    pub(super) values_size: u64,
+    pub(super) tombstones_size: u64,
+}
+
+/// A value or a tombstone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) hash: Hash,
+    /// Its location, and whether it is a tombstone.
+    bits: u64,
+}
+
+const TOMBSTONE: u64 = 1 << LOCATION_BITS;
+
+/// Where reading a segment begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begin {
+    /// The offset, in bytes.
+    pub(crate) offset: u64,
+    /// The number of the record before it, where an image holds what is there.
+    pub(crate) last: Option<Seq>,
+}
+
+/// What reading a segment found.
+#[derive(Debug)]
+pub(crate) struct Walked {
+    /// Where the walk stopped.
+    pub(crate) stop: u64,
     /// What stopped it, where it was not zeros or the known end.
-    pub(super) defect: Option<Defect>,
+    pub(crate) defect: Option<Defect>,
+    /// The greatest sequence number.
+    pub(crate) last: Option<Seq>,
+    /// Records that somebody wrote, as opposed to the log's own.
+    pub(crate) written: u64,
+    /// Places in the segment: every record before the offset has at most this number.
+    pub(crate) samples: Vec<(Seq, u64)>,
 }
 
 /// Reads the records of one segment.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
-    pub(super) walker: Walker,
-    pub(super) source: &'a mut FileSource,
-    pub(super) hash_key: &'a HashKey,
+    segment: &'a Segment,
+    walker: Walker,
+    source: FileSource,
+    hash_key: &'a HashKey,
+    piece: Piece,
+    sampled: u64,
+    samples: Vec<(Seq, u64)>,
+    written: u64,
+}
+
+impl Begin {
+    /// The first record of a segment.
+    pub(crate) fn of(segment: &Segment) -> Self {
+        Self { offset: segment.data_offset(), last: None }
+    }
+}
+
+impl Entry {
+    fn new(hash: Hash, location: Location, is_tombstone: bool) -> Self {
+        Self { hash, bits: location.to_bits() | if is_tombstone { TOMBSTONE } else { 0 } }
+    }
+
+    pub(super) fn location(self) -> Location {
+        Location::from_bits(self.bits & (TOMBSTONE - 1))
+    }
+
+    pub(super) fn is_tombstone(self) -> bool {
+        self.bits & TOMBSTONE != 0
+    }
 }
 
 impl Piece {
-    /// The records.
-    pub(super) fn records(&self) -> &[Found] {
-        &self.records
-    }
-
-    /// The key of a value or a tombstone; the payload of the log's own records.
-    pub(super) fn bytes(&self, found: &Found) -> &[u8] {
-        &self.bytes[found.at..found.at + found.len]
-    }
-
     fn is_full(&self) -> bool {
-        self.records.len() >= RECORDS || self.bytes.len() >= BYTES
+        self.records >= RECORDS || self.span >= SPAN
     }
 
-    fn push(&mut self, source: &mut FileSource, hash_key: &HashKey, placed: Placed) -> Result<()> {
-        let header = &placed.header;
-        let payload = usize::try_from(header.payload_len()).unwrap_or(usize::MAX);
-        let len = match header.kind {
-            Kind::Put | Kind::Tombstone => usize::from(header.key_len),
-            // Longer ones are none that the store writes.
-            Kind::Keyspace | Kind::Watermark | Kind::Start => payload.min(READ_MAX),
-            Kind::Batch => 0,
+    /// The group of a keyspace; a record at `offset` goes there next.
+    fn group(&mut self, id: KeyspaceId, offset: u64) -> &mut Group {
+        if self.groups.get(self.at).is_none_or(|group| group.id != id) {
+            self.at = self.groups.binary_search_by_key(&id, |group| group.id).unwrap_or_else(|at| {
+                let group =
+                    Group { id, entries: Vec::new(), first: offset, values_size: 0, tombstones_size: 0 };
+                self.groups.insert(at, group);
+                at
+            });
+        }
+        &mut self.groups[self.at]
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// Reads a segment from `begin` up to `limit`.
+    pub(super) fn new(segment: &'a Arc<Segment>, begin: Begin, limit: u64, hash_key: &'a HashKey) -> Self {
+        let walker = Walker::new(segment.nonce(), begin.offset, limit, segment.order());
+        Self {
+            segment,
+            walker: begin.last.into_iter().fold(walker, Walker::behind),
+            source: FileSource::of(segment),
+            hash_key,
+            piece: Piece::default(),
+            sampled: begin.offset,
+            samples: Vec::new(),
+            // What an image holds is more than the log's own records, as a rule; and it is never in the way.
+            written: u64::from(begin.last.is_some()),
+        }
+    }
+
+    /// Reads to the end; `give` is given each piece, in order, and says whether to go on. Where it does not, what is said of
+    /// the segment is what was read until then.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says. Bytes that are no record end the walk; what that means is decided elsewhere.
+    pub(super) fn read(mut self, mut give: impl FnMut(Piece) -> bool) -> Result<Walked> {
+        let defect = loop {
+            // By reference: what was just stored in parts is slow to copy as a whole.
+            match self.walker.step(&mut self.source) {
+                Ok(Step::Record(ref placed)) => self.push(placed)?,
+                Ok(Step::Blank) => break None,
+                Ok(Step::Invalid(defect)) => break Some(defect),
+                Err(error) => return Err(error),
+            }
+            if self.piece.is_full() && !give(std::mem::take(&mut self.piece)) {
+                break None;
+            }
         };
-        let bytes = source.bytes(placed.offset + HEADER_SIZE as u64, len)?;
-        let at = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        let hash = hash_key.hash(&self.bytes[at..]);
-        self.records.push(Found { placed, hash, at, len });
+        if self.piece.records > 0 {
+            give(self.piece);
+        }
+        Ok(Walked {
+            stop: self.walker.offset(),
+            defect,
+            last: self.walker.last_seq(),
+            written: self.written,
+            samples: self.samples,
+        })
+    }
+
+    fn push(&mut self, placed: &Placed) -> Result<()> {
+        let Placed { offset, header } = placed;
+        if *offset >= self.sampled + SAMPLE_SPACING && !header.is_inner() {
+            self.sampled = *offset;
+            self.samples.push((Seq(header.seq.0 - 1), *offset));
+        }
+        self.written += u64::from(!matches!(header.kind, Kind::Start | Kind::Watermark));
+        let size = size_of(header);
+        self.piece.records += 1;
+        self.piece.last = self.piece.last.max(Some(header.seq));
+        self.piece.end = offset + size;
+        self.piece.span += size;
+        let payload = offset + HEADER_SIZE as u64;
+        match header.kind {
+            Kind::Put | Kind::Tombstone => {
+                let key = self.source.bytes(payload, usize::from(header.key_len))?;
+                let is_tombstone = header.kind == Kind::Tombstone;
+                let location = self.segment.range().at(*offset);
+                let entry = Entry::new(self.hash_key.hash(key), location, is_tombstone);
+                let group = self.piece.group(header.keyspace, *offset);
+                let sizes = if is_tombstone { &mut group.tombstones_size } else { &mut group.values_size };
+                *sizes += size;
+                group.entries.push(entry);
+            }
+            Kind::Keyspace | Kind::Watermark | Kind::Start => {
+                // Longer ones are none that the store writes.
+                let len = usize::try_from(header.payload_len()).unwrap_or(READ_MAX).min(READ_MAX);
+                let bytes = self.source.bytes(payload, len)?;
+                self.piece.notes_size += size;
+                self.piece.notes.push((*placed, bytes.into()));
+            }
+            Kind::Batch => self.piece.notes_size += size,
+        }
         Ok(())
     }
 }
 
-impl Reader<'_> {
-    /// Reads to the end, and has `take` do something with each piece, in order; on another thread than this, where there is
-    /// much to read and a processor for it.
-    ///
-    /// # Errors
-    ///
-    /// What the operating system says; what `take` says.
-    pub(super) fn read(self, limit: u64, mut take: impl FnMut(&Piece) -> Result<()>) -> Result<End> {
-        let is_large = limit.saturating_sub(self.walker.offset()) >= LARGE;
-        if !is_large || thread::available_parallelism().map_or(1, usize::from) < 2 {
-            let mut piece = Piece::default();
-            return self.read_pieces(|full| {
-                take(&full)?;
-                piece = full;
-                piece.records.clear();
-                piece.bytes.clear();
-                Ok(Some(std::mem::take(&mut piece)))
-            });
-        }
-        thread::scope(|scope| {
-            let (full, pieces) = mpsc::sync_channel::<Piece>(WAITING);
-            let (back, empty) = mpsc::channel::<Piece>();
-            let reader =
-                thread::Builder::new().name("mapcask-read".to_owned()).spawn_scoped(scope, move || {
-                    self.read_pieces(|piece| match full.send(piece) {
-                        Ok(()) => Ok(Some(empty.try_recv().unwrap_or_default())),
-                        // Whoever takes them has failed.
-                        Err(_) => Ok(None),
-                    })
-                });
-            let reader =
-                reader.map_err(|error| crate::error::Error::io("start a thread for", "recovery", error))?;
-            let mut taken = Ok(());
-            for mut piece in pieces {
-                taken = take(&piece);
-                if taken.is_err() {
-                    break;
-                }
-                piece.records.clear();
-                piece.bytes.clear();
-                // It has ended, and needs no more.
-                drop(back.send(piece));
-            }
-            let end = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            taken.and(end)
-        })
-    }
-
-    /// Reads to the end; `give` takes a full piece for an empty one, or none to end it.
-    fn read_pieces(mut self, mut give: impl FnMut(Piece) -> Result<Option<Piece>>) -> Result<End> {
-        let mut piece = Piece::default();
-        let defect = loop {
-            match self.walker.step(self.source)? {
-                Step::Record(placed) => piece.push(self.source, self.hash_key, placed)?,
-                Step::Blank => break None,
-                Step::Invalid(defect) => break Some(defect),
-            }
-            if piece.is_full() {
-                match give(piece)? {
-                    Some(empty) => piece = empty,
-                    None => return Ok(End { walker: self.walker, defect: None }),
-                }
-            }
-        };
-        if !piece.records.is_empty() {
-            give(piece)?;
-        }
-        Ok(End { walker: self.walker, defect })
-    }
+/// Bytes that a record takes by itself: of a frame its header, for its records come after it.
+fn size_of(header: &Header) -> u64 {
+    if header.kind == Kind::Batch { HEADER_SIZE as u64 } else { header.size() }
 }

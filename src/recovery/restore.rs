@@ -10,7 +10,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::replay::{Begin, Replay};
+use super::pieces::Begin;
+use super::replay::Replay;
 use crate::catalog::Slot;
 use crate::checkpoint::Opened;
 use crate::epoch;
@@ -111,12 +112,12 @@ impl Restore {
     }
 
     /// Gives its indexes to a replay, which goes on from them; to be called before another segment gets a place. They are
-    /// loaded as a whole, or as they are needed.
+    /// loaded as they are needed.
     ///
     /// # Errors
     ///
     /// About the image, where it cannot be read.
-    pub(crate) fn fill(&self, replay: &mut Replay<'_>, whole: bool) -> Result<()> {
+    pub(crate) fn fill(&self, replay: &mut Replay<'_>) -> Result<()> {
         let image = &self.opened.image;
         let indexes = self.opened.indexes()?;
         for (entry, (index, mut writer)) in image.keyspaces.iter().zip(indexes) {
@@ -129,9 +130,6 @@ impl Restore {
                 let pin = epoch::pin();
                 // Nothing has a place yet but the segments that are left.
                 writer.purge(|location| replay.space.mapping(location, &pin).is_some())?;
-            }
-            if whole {
-                index.bring_all()?;
             }
             let mut slot = Slot::new(writer);
             let mut live_bytes = 0;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::walk::{READ_MAX, Source};
 use crate::fs::{self, File};
+use crate::segment::Segment;
 
 /// Size of the window in bytes.
-const WINDOW: usize = 1 << 20;
+const WINDOW: usize = 1 << 18;
 const _: () = assert!(WINDOW >= READ_MAX);
 
 /// Reads a file through a window that moves forward.
@@ -24,6 +25,12 @@ impl FileSource {
     /// Reads the first `size` bytes of a file.
     pub(crate) fn new(file: Arc<dyn File>, path: std::path::PathBuf, size: u64) -> Self {
         Self { file, path, size, start: 0, window: Vec::new() }
+    }
+
+    /// Reads the file of a segment that has not given it back.
+    pub(crate) fn of(segment: &Segment) -> Self {
+        let file = segment.file().expect("an opened segment has its file");
+        Self::new(file, segment.path().clone(), segment.size())
     }
 
     /// The file.

@@ -1,0 +1,204 @@
+//! Reading several segments at once, and giving what they hold in the order of the log.
+//!
+//! **Order.** Threads take segments in the order in which they will be asked for, so whoever is asked for next is being
+//! read, or free threads are there. The others wait once enough lies ready, which bounds the memory; the one that is asked
+//! for never does, so somebody always goes on. What a segment behind a hole holds is never asked for, and so
+//! never counts; nor does an error in reading it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::thread;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::pieces::{Begin, Piece, Reader, Walked};
+use crate::error::Result;
+use crate::format::hash::HashKey;
+use crate::segment::Segment;
+
+/// From so many bytes on threads pay for themselves.
+const LARGE: u64 = 4 << 20;
+/// Threads that read, at most.
+const THREADS: usize = 8;
+/// Records that lie ready, at most about: 32 MiB.
+const READY: u64 = 2 << 20;
+
+/// A segment to be read.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) segment: Arc<Segment>,
+    pub(super) begin: Begin,
+    /// Where to stop, in bytes.
+    pub(super) limit: u64,
+}
+
+/// Gives what the tasks hold, task by task.
+pub(super) struct Ahead<'a> {
+    tasks: &'a [Task],
+    hash_key: &'a HashKey,
+    /// The task that will be asked for next.
+    at: usize,
+    /// Where threads put what they read; none where there are no threads.
+    desk: Option<&'a Desk>,
+}
+
+/// What the threads and whoever takes from them share.
+#[derive(Debug, Default)]
+struct Desk {
+    state: Mutex<State>,
+    /// Something came or went.
+    moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The task that a thread takes next.
+    next: usize,
+    /// The task that is being asked for.
+    asked: usize,
+    /// What lies ready, by task, and how many records that are.
+    ready: BTreeMap<usize, VecDeque<Told>>,
+    records: u64,
+    /// Nobody asks for more.
+    ended: bool,
+    /// A thread has panicked.
+    lost: bool,
+}
+
+#[derive(Debug)]
+enum Told {
+    Piece(Piece),
+    End(Result<Walked>),
+}
+
+impl Ahead<'_> {
+    /// Reads the next task: `take` does something with each piece, in order.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says; what `take` says.
+    pub(super) fn next(&mut self, mut take: impl FnMut(Piece) -> Result<()>) -> Result<Walked> {
+        let at = self.at;
+        self.at += 1;
+        if let Some(desk) = self.desk {
+            loop {
+                match desk.ask(at) {
+                    Told::Piece(piece) => take(piece)?,
+                    Told::End(end) => return end,
+                }
+            }
+        }
+        let Task { segment, begin, limit } = &self.tasks[at];
+        let mut taken = Ok(());
+        let walked = Reader::new(segment, *begin, *limit, self.hash_key).read(|piece| {
+            taken = take(piece);
+            taken.is_ok()
+        });
+        taken.and(walked)
+    }
+}
+
+impl Desk {
+    /// Waits for what a task says next.
+    fn ask(&self, at: usize) -> Told {
+        let mut state = self.state.lock();
+        if state.asked != at {
+            state.asked = at;
+            self.moved.notify_all();
+        }
+        loop {
+            if let Some(told) = state.ready.get_mut(&at).and_then(VecDeque::pop_front) {
+                match &told {
+                    Told::Piece(piece) => state.records -= piece.records,
+                    Told::End(_) => drop(state.ready.remove(&at)),
+                }
+                self.moved.notify_all();
+                return told;
+            }
+            assert!(!state.lost, "a thread that reads a segment has panicked");
+            self.moved.wait(&mut state);
+        }
+    }
+
+    /// Lays down what a task says, once there is room; whether to go on.
+    fn tell(&self, at: usize, told: Told) -> bool {
+        let records = if let Told::Piece(piece) = &told { piece.records } else { 0 };
+        let mut state = self.state.lock();
+        while records > 0 && state.records >= READY && state.asked != at && !state.ended {
+            self.moved.wait(&mut state);
+        }
+        state.records += records;
+        state.ready.entry(at).or_default().push_back(told);
+        self.moved.notify_all();
+        !state.ended
+    }
+
+    /// The task that is to be read next.
+    fn take(&self, tasks: &[Task]) -> Option<usize> {
+        let mut state = self.state.lock();
+        let at = state.next;
+        state.next += 1;
+        (at < tasks.len() && !state.ended).then_some(at)
+    }
+
+    /// What one thread does.
+    fn work(&self, tasks: &[Task], hash_key: &HashKey) {
+        let noted = Noted(self);
+        while let Some(at) = self.take(tasks) {
+            let Task { segment, begin, limit } = &tasks[at];
+            let reader = Reader::new(segment, *begin, *limit, hash_key);
+            let end = reader.read(|piece| self.tell(at, Told::Piece(piece)));
+            self.tell(at, Told::End(end));
+        }
+        std::mem::forget(noted);
+    }
+}
+
+/// Tells whoever waits that a thread has panicked.
+struct Noted<'a>(&'a Desk);
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().lost = true;
+        self.0.moved.notify_all();
+    }
+}
+
+/// Ends what the threads do.
+struct Ended<'a>(&'a Desk);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().ended = true;
+        self.0.moved.notify_all();
+    }
+}
+
+/// Has `with` take what the tasks hold, in order; while threads read ahead of it, where there is much to read and a processor
+/// for them.
+///
+/// # Errors
+///
+/// What `with` says.
+pub(super) fn read<R>(
+    tasks: &[Task],
+    hash_key: &HashKey,
+    with: impl FnOnce(Ahead<'_>) -> Result<R>,
+) -> Result<R> {
+    let size: u64 = tasks.iter().map(|task| task.limit.saturating_sub(task.begin.offset)).sum();
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let threads = if size < LARGE || processors < 2 { 0 } else { processors.min(tasks.len()).min(THREADS) };
+    let desk = Desk::default();
+    thread::scope(|scope| {
+        let ended = Ended(&desk);
+        let started = (0..threads).map_while(|_| {
+            let thread = thread::Builder::new().name("mapcask-read".to_owned());
+            // Where there are no more threads to be had, those that are there do it, or this one.
+            thread.spawn_scoped(scope, || desk.work(tasks, hash_key)).ok()
+        });
+        let desk = (started.count() > 0).then_some(&desk);
+        let done = with(Ahead { tasks, hash_key, at: 0, desk });
+        drop(ended);
+        done
+    })
+}

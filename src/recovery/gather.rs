@@ -1,0 +1,187 @@
+//! What was read of one keyspace: an index that is being filled.
+//!
+//! Records are gathered, and put into the index many at a time, in the order of its buckets. The lines of a large index are
+//! nowhere near each other for records in the order of the log: one by one, each would wait for memory.
+//!
+//! **Order.** The newest sequence number wins, whatever the order in which records come; so a tombstone keeps an entry
+//! until everything has been read.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::pieces::{Entry, Group};
+use crate::catalog::Slot;
+use crate::epoch::{self, Pin};
+use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
+use crate::format::hash::Hash;
+use crate::format::record::Kind;
+use crate::index::Index;
+use crate::index::load::Unread;
+use crate::location::Location;
+use crate::mapping::space::Space;
+use crate::mapping::tally::Dead;
+use crate::segment::Segment;
+
+/// Parts that gathered records are sorted into, by where their buckets lie; a power of two. The buckets of one part fit into a
+/// processor's cache, up to some millions of keys.
+const PARTS_BITS: u32 = 8;
+/// How many records lie between what is asked of the memory for one record: its line, the next line, the records that it leads
+/// to, and then its turn.
+const AHEAD: usize = 10;
+
+/// For how many records after one whose key was there the records that others lead to are asked for, too.
+const LOOKED_FOR: u32 = 64;
+
+/// The records of one keyspace.
+#[derive(Debug)]
+pub(super) struct Loading {
+    pub(super) id: KeyspaceId,
+    /// The segment and the offset of the first one that was read; none where an image has the keyspace.
+    pub(super) first: Option<(Arc<Segment>, u64)>,
+    pub(super) slot: Slot,
+    /// Entries that lead to tombstones.
+    tombstones: Vec<(Hash, Location)>,
+    /// Bytes of records that are the newest of their key, as far as they are in the index; and of all that are not.
+    pub(super) live_bytes: u64,
+    /// What is not in the index yet. Its values count as live.
+    gathered: Vec<Entry>,
+}
+
+impl Loading {
+    /// A keyspace of which nothing is known.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    pub(super) fn new(id: KeyspaceId, segment: &Arc<Segment>, offset: u64) -> Result<Self> {
+        let slot = new_slot(segment.path())?;
+        let first = Some((Arc::clone(segment), offset));
+        Ok(Self { id, first, slot, tombstones: Vec::new(), live_bytes: 0, gathered: Vec::new() })
+    }
+
+    /// A keyspace that an image has.
+    pub(super) fn restored(id: KeyspaceId, slot: Slot, live_bytes: u64) -> Self {
+        Self { id, first: None, slot, tombstones: Vec::new(), live_bytes, gathered: Vec::new() }
+    }
+
+    /// Gathers records of a segment.
+    pub(super) fn gather(&mut self, segment: &Segment, group: &Group) {
+        self.slot.add_live(segment.mapping().ordinal(), group.values_size);
+        self.live_bytes += group.values_size;
+        self.gathered.extend_from_slice(&group.entries);
+    }
+
+    /// Puts what was gathered into the index.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short; about an image, where its index cannot be read.
+    pub(super) fn settle(&mut self, space: &Space, sorted: &mut Vec<Entry>, path: &Path) -> Result<()> {
+        let index = Arc::clone(self.slot.index.index());
+        sort(&self.gathered, sorted, &index);
+        self.gathered.clear();
+        let pin = epoch::pin();
+        let mut found = 0u32;
+        for (n, entry) in sorted.iter().enumerate() {
+            // Nothing of it is anywhere near, and each leads to the next.
+            if let Some(next) = sorted.get(n + 3 * AHEAD) {
+                index.prefetch(next.hash);
+            }
+            if let Some(next) = sorted.get(n + 2 * AHEAD) {
+                index.prefetch_next(next.hash);
+            }
+            if let Some(next) = sorted.get(n + AHEAD).filter(|_| found > 0) {
+                // What cannot be read is an error of the search that follows.
+                drop(index.find(next.hash, |location| {
+                    space.prefetch(location);
+                    space.prefetch(next.location());
+                    Ok::<bool, Unread>(false)
+                }));
+            }
+            // Where keys repeat, they do so all the time.
+            found =
+                if self.newest(space, *entry, &pin, path)? { LOOKED_FOR } else { found.saturating_sub(1) };
+        }
+        Ok(())
+    }
+
+    /// Makes a record the newest of its key, if it is; whether there was another.
+    fn newest(&mut self, space: &Space, entry: Entry, pin: &Pin, path: &Path) -> Result<bool> {
+        let (hash, location) = (entry.hash, entry.location());
+        // Looked at where a tag is the same only, which is hardly ever another key's.
+        let own = || space.record(location, pin).expect("it was read and published");
+        let grown = self.slot.index.reserve();
+        grown.map_err(|error| Error::io("grow the index for", path, error))?;
+        let found = self.slot.index.find_or_insert(hash, location, |other| {
+            let record = space.record(other, pin);
+            Ok::<_, Error>(record.is_some_and(|record| record.key() == own().key()))
+        })?;
+        let Some(other) = found else {
+            self.note(entry);
+            return Ok(false);
+        };
+        let [old, new] = [other, location].map(|location| {
+            let record = space.record(location, pin).expect("just found there");
+            (record.header(), record.ordinal(), location)
+        });
+        let is_newer = old.0.seq < new.0.seq;
+        let (hidden, ordinal, at) = if is_newer { old } else { new };
+        if hidden.kind == Kind::Put {
+            space.add_dead(at, Dead::Hidden, hidden.size());
+            self.slot.sub_live(ordinal, hidden.size());
+            self.live_bytes -= hidden.size();
+        }
+        if is_newer {
+            self.slot.index.replace(hash, other, location);
+            self.note(entry);
+        }
+        Ok(true)
+    }
+
+    fn note(&mut self, entry: Entry) {
+        if entry.is_tombstone() {
+            self.tombstones.push((entry.hash, entry.location()));
+        }
+    }
+
+    /// The index, without the entries of tombstones: everything has been read and is in it.
+    pub(super) fn finish(self) -> (Slot, u64) {
+        debug_assert!(self.gathered.is_empty(), "settled before");
+        let mut slot = self.slot;
+        for (hash, location) in self.tombstones {
+            slot.index.remove(hash, location);
+        }
+        (slot, self.live_bytes)
+    }
+}
+
+/// Sorts entries by where their buckets lie, roughly, and leaves those of one part in their order.
+fn sort(entries: &[Entry], sorted: &mut Vec<Entry>, index: &Index) {
+    sorted.clear();
+    let Some(first) = entries.first() else { return };
+    let mut ends = [0; 1 << PARTS_BITS];
+    for entry in entries {
+        ends[index.part_of(entry.hash, PARTS_BITS)] += 1;
+    }
+    let mut sum = 0;
+    for end in &mut ends {
+        sum += std::mem::replace(end, sum);
+    }
+    sorted.resize(entries.len(), *first);
+    for entry in entries {
+        let at = &mut ends[index.part_of(entry.hash, PARTS_BITS)];
+        sorted[*at] = *entry;
+        *at += 1;
+    }
+}
+
+/// An empty index.
+///
+/// # Errors
+///
+/// When memory is short.
+pub(super) fn new_slot(path: &Path) -> Result<Slot> {
+    let (_, writer) = Index::new().map_err(|error| Error::io("make an index for", path, error))?;
+    Ok(Slot::new(writer))
+}

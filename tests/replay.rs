@@ -1,0 +1,217 @@
+//! Reading much of a log: several threads read segments ahead of whoever fills the indexes, and nothing shows but the time.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use mapcask::{Error, Options, Store, WriteBatch};
+
+const NAMES: [&str; 3] = ["one", "two", "three"];
+/// From here on recovery uses threads, in bytes.
+const MUCH: u64 = 4 << 20;
+
+type Map = BTreeMap<(usize, Vec<u8>), Vec<u8>>;
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Insert(usize, Vec<u8>, Vec<u8>),
+    Remove(usize, Vec<u8>),
+    /// Several at once, under two names.
+    Batch(Vec<(usize, Vec<u8>, Vec<u8>)>),
+    Clear(usize),
+    Replace(usize),
+}
+
+impl Operation {
+    fn draw(random: &mut fastrand::Rng) -> Self {
+        let key = |random: &mut fastrand::Rng| random.u32(0..6000).to_le_bytes().to_vec();
+        let value = |random: &mut fastrand::Rng| vec![random.u8(..); random.usize(0..500)];
+        let name = random.usize(0..NAMES.len());
+        match random.u32(0..10_000) {
+            0 => Self::Clear(name),
+            1 => Self::Replace(name),
+            2..500 => {
+                let count = random.usize(1..20);
+                Self::Batch((0..count).map(|_| (random.usize(0..2), key(random), value(random))).collect())
+            }
+            500..2500 => Self::Remove(name, key(random)),
+            _ => Self::Insert(name, key(random), value(random)),
+        }
+    }
+
+    fn apply(&self, store: &Store, map: &mut Map) {
+        match self {
+            Self::Insert(name, key, value) => {
+                store.keyspace(NAMES[*name]).unwrap().insert(key, value).unwrap();
+            }
+            Self::Remove(name, key) => {
+                store.keyspace(NAMES[*name]).unwrap().remove(key).unwrap();
+            }
+            Self::Batch(writes) => {
+                let mut batch = WriteBatch::new();
+                for (name, key, value) in writes {
+                    batch.on(&store.keyspace(NAMES[*name]).unwrap()).insert(key, value);
+                }
+                store.write(&batch).unwrap();
+            }
+            Self::Clear(name) => drop(store.keyspace(NAMES[*name]).unwrap().clear().unwrap()),
+            Self::Replace(name) => {
+                store.drop_keyspace(NAMES[*name]).unwrap();
+                store.keyspace(NAMES[*name]).unwrap();
+            }
+        }
+        self.apply_to(map);
+    }
+
+    fn apply_to(&self, map: &mut Map) {
+        match self {
+            Self::Insert(name, key, value) => drop(map.insert((*name, key.clone()), value.clone())),
+            Self::Remove(name, key) => drop(map.remove(&(*name, key.clone()))),
+            Self::Batch(writes) => {
+                for (name, key, value) in writes {
+                    map.insert((*name, key.clone()), value.clone());
+                }
+            }
+            Self::Clear(cleared) | Self::Replace(cleared) => map.retain(|(name, _), _| name != cleared),
+        }
+    }
+}
+
+/// A store that was written to, and what was done to it: each operation with the last number when it was done.
+struct Written {
+    directory: tempfile::TempDir,
+    store: Store,
+    map: Map,
+    done: Vec<(u64, Operation)>,
+}
+
+fn options() -> Options {
+    Options::new().segment_bytes(1 << 20).background(false)
+}
+
+/// Nothing is durable but what `compacted` makes so on the way.
+fn written(seed: u64, compacted: bool) -> Written {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = options().open(directory.path().join("store")).unwrap();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut map, mut done) = (Map::new(), Vec::new());
+    for count in 0..40_000 {
+        let operation = Operation::draw(&mut random);
+        operation.apply(&store, &mut map);
+        done.push((store.last_seq().0, operation));
+        if compacted && count % 15_000 == 14_999 {
+            assert!(store.compact().unwrap().bytes_moved > 0);
+        }
+    }
+    Written { directory, store, map, done }
+}
+
+/// What a killed process would leave.
+fn killed(written: &Written, name: &str) -> PathBuf {
+    let to = written.directory.path().join(name);
+    std::fs::create_dir(&to).unwrap();
+    for entry in std::fs::read_dir(written.directory.path().join("store")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    to
+}
+
+fn content(store: &Store) -> Map {
+    let mut map = Map::new();
+    for (number, name) in NAMES.iter().enumerate() {
+        for item in &store.keyspace(name).unwrap() {
+            let (key, value) = item.unwrap();
+            map.insert((number, Vec::from(key)), Vec::from(value));
+        }
+    }
+    map
+}
+
+/// The segments in the order of their numbers, which is that of the log where nothing was compacted.
+fn segments(path: &Path) -> Vec<PathBuf> {
+    let mut segments: Vec<_> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    segments.sort();
+    segments
+}
+
+/// Damages the record that lies around the middle of a segment.
+fn damage(segment: &Path) {
+    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
+    // Longer than the longest record.
+    let middle = file.metadata().unwrap().len() / 2;
+    file.write_all_at(&[0xff; 4096], middle).unwrap();
+}
+
+#[test]
+fn what_threads_read_is_what_was_written_and_counted() {
+    for (seed, compacted) in [(1, false), (2, true)] {
+        let written = written(seed, compacted);
+        let before = written.store.stats();
+        let path = killed(&written, "killed");
+        for again in [false, true] {
+            let store = options().open(&path).unwrap();
+            let report = store.recovery_report();
+            assert!(again || report.bytes_read > MUCH, "{report:?}");
+            assert!(content(&store) == written.map, "seed {seed}");
+            assert_eq!(report.keys, written.map.len());
+            let stats = store.stats();
+            assert_eq!((stats.keys, stats.live_bytes), (before.keys, before.live_bytes));
+            let live: u64 = NAMES
+                .map(|name| store.keyspace(name).unwrap().keyspace_stats().unwrap().live_bytes)
+                .iter()
+                .sum();
+            assert_eq!(live, before.live_bytes);
+            assert_eq!(store.verify().unwrap().keys, report.keys as u64);
+            store.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_lies_behind_a_hole_never_counts_though_it_was_read_ahead() {
+    let written = written(3, false);
+    let count = segments(&killed(&written, "whole")).len();
+    assert!(count > 8);
+    for at in [0, count / 2, count - 3] {
+        let path = killed(&written, &at.to_string());
+        damage(&segments(&path)[at]);
+        let store = options().open(&path).unwrap();
+        let report = store.recovery_report();
+        assert!(report.set_aside_records > 0 && !report.set_aside.is_empty(), "{report:?}");
+        let mut map = Map::new();
+        let done = written.done.iter().take_while(|(seq, _)| *seq <= report.last_seq);
+        done.for_each(|(_, operation)| operation.apply_to(&mut map));
+        assert!(content(&store) == map, "segment {at}");
+        assert!(at == 0 || !map.is_empty());
+        assert_eq!((store.verify().unwrap().keys, report.keys), (map.len() as u64, map.len()));
+    }
+}
+
+#[test]
+fn damage_in_what_is_durable_is_an_error_that_names_the_place_whoever_met_it() {
+    let written = written(4, true);
+    written.store.flush().unwrap();
+    let names = segments(&killed(&written, "whole"));
+    for at in [0, names.len() / 2, names.len() - 2] {
+        let path = killed(&written, &at.to_string());
+        let damaged = &segments(&path)[at];
+        damage(damaged);
+        let error = options().open(&path).unwrap_err();
+        assert!(matches!(&error, Error::Corrupt { path, .. } if path == damaged), "{error:?}");
+    }
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_to_its_end_is_an_error() {
+    let written = written(5, false);
+    written.store.flush().unwrap();
+    let path = killed(&written, "cut");
+    let segment = &segments(&path)[5];
+    std::fs::OpenOptions::new().write(true).open(segment).unwrap().set_len(1 << 19).unwrap();
+    let error = options().open(&path).unwrap_err();
+    assert!(matches!(&error, Error::Corrupt { path, .. } if path == segment), "{error:?}");
+}

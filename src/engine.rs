@@ -52,6 +52,8 @@ pub(crate) struct Counters {
     pub(crate) wakes: AtomicU64,
     /// Segments that are full and not durable.
     pub(crate) full: AtomicU64,
+    /// The active segment, as the writer told everybody last.
+    pub(crate) segment: AtomicU64,
 }
 
 /// Segments that are durable to their end and not yet called so by the manifest.
@@ -123,7 +125,7 @@ impl Engine {
         let log = LogWriter::open(&shared, tail)?;
         let (segment, offset) = log.position();
         provision.set_active(segment, offset);
-        let counters = Counters { wakes: AtomicU64::new(0), full: AtomicU64::new(0) };
+        let counters = Counters::default();
         let loaded = keyspaces.iter().map(|loaded| loaded.slot.index.index());
         let imaging = Imaging::new(opened.image.as_ref(), loaded);
         let (catalog, indexes) = Catalog::new(keyspaces, pending);

@@ -13,6 +13,10 @@ use crate::mapping::PAGE_SIZE;
 
 /// How long a writer waits, for each 64 KiB that it writes and for each segment that the log is beyond its bound.
 const PACE: Duration = Duration::from_millis(1);
+/// So many segments beyond it a writer does what is to be done until the log is smaller.
+const BEYOND_MAX: u64 = 4;
+/// How long at most, for each 64 KiB. Not for ever: whoever keeps compaction from going on may be the one who calls this.
+const STOP: Duration = Duration::from_secs(1);
 /// How many segments may be left unproven by processes that died, before an open takes care of them itself.
 const UNPROVEN_MAX: usize = 8;
 /// And how much they may hold for that, in bytes: it is written again before the open returns.
@@ -152,15 +156,26 @@ impl Engine {
         }
         // Where the background is at it, this waits for it, the longer the further the log is beyond its bound: that is
         // what slows the writer.
-        let excess = self.provision.used().saturating_sub(self.growth_bound());
-        let patience = u32::try_from(1 + excess / self.options.segment_bytes).unwrap_or(u32::MAX);
-        let Some(mut running) = self.compaction.running.try_lock_for(PACE.saturating_mul(patience)) else {
-            return;
+        let beyond =
+            || self.provision.used().saturating_sub(self.growth_bound()) / self.options.segment_bytes;
+        let before = beyond();
+        let patience = match u32::try_from(before) {
+            Ok(few) if before < BEYOND_MAX => PACE.saturating_mul(1 + few),
+            _ => STOP,
         };
-        // A store that was closed meanwhile is not to be written to.
-        if let Err(error) = self.check_writable().and_then(|()| self.step_running(&mut running)) {
-            // The write has succeeded; whoever drives the pass next will meet the same.
-            crate::trace::helper_failed(&error);
+        let Some(mut running) = self.compaction.running.try_lock_for(patience) else { return };
+        let until = self.shared.dir.now().saturating_add(STOP);
+        loop {
+            // A store that was closed meanwhile is not to be written to.
+            match self.check_writable().and_then(|()| self.step_running(&mut running)) {
+                Ok(true) => {}
+                Ok(false) => return,
+                // The write has succeeded; whoever drives the pass next will meet the same.
+                Err(error) => return crate::trace::helper_failed(&error),
+            }
+            if beyond() < BEYOND_MAX || self.shared.dir.now() >= until {
+                return;
+            }
         }
     }
 

@@ -333,7 +333,10 @@ impl Engine {
         let (segment, offset) = writer.log.position();
         let half = segment.size() / 2;
         let before = self.provision.offset();
-        if offset < before {
+        // Relaxed, both: under the writer mutex.
+        let rolled = self.counters.segment.load(Ordering::Relaxed) != segment.id().0;
+        if rolled {
+            self.counters.segment.store(segment.id().0, Ordering::Relaxed);
             self.note_growth();
         }
         self.provision.set_offset(offset);
@@ -342,7 +345,7 @@ impl Engine {
         self.counters.full.store(writer.log.full_count(), Ordering::Relaxed);
         // A segment may be smaller than that, and the next one is made when it is half full.
         before / CALL_SPACING != offset / CALL_SPACING
-            || offset < before
+            || rolled
             || (before < half && half <= offset)
             || self.options.durability == Durability::Interval
     }

@@ -119,3 +119,40 @@ fn a_store_that_is_overwritten_for_ever_stays_within_its_bound() {
     }
     store.verify().expect("intact");
 }
+
+/// Writers that overwrite as fast as they can are slowed so far that the files stay within what is said of them (DESIGN, "Pace"):
+/// twice what is alive, a megabyte and eight segments; four more before writers stop; the copies of a pass, and what is ready.
+#[test]
+fn under_load_the_files_stay_within_their_bound() {
+    const SEGMENT: u64 = 1 << 20;
+    const KEYS: u32 = 20_000;
+    let directory = directory();
+    let store = Options::new().segment_bytes(SEGMENT).open(directory.path()).expect("opens");
+    let write = |store: &Store, number: u32, round: u32| {
+        store.insert(number.to_le_bytes(), [round.to_le_bytes(); 30].concat()).expect("room");
+    };
+    for number in 0..KEYS {
+        write(&store, number, 0);
+    }
+    let live = store.stats().live_bytes;
+    let bound = 2 * live + (1 << 20) + (8 + 4 + 2) * SEGMENT;
+    std::thread::scope(|scope| {
+        for writer in 0..2 {
+            let store = store.clone();
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(writer);
+                for count in 0..20 * KEYS {
+                    write(&store, random.u32(0..KEYS), count);
+                    if count % 128 == 0 {
+                        let used = store.stats().segment_bytes;
+                        assert!(used <= bound, "{used} of {bound} bytes after {count} writes");
+                    }
+                }
+            });
+        }
+    });
+    let stats = rested(&store);
+    assert_eq!(stats.live_bytes, live);
+    assert!(stats.segment_bytes <= live / 2 * 3 + 3 * SEGMENT, "{stats:?}");
+    assert!(stats.compaction.passes > 10, "{stats:?}");
+}

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use mapcask::Store;
 
+use crate::reads::StdMap;
 use crate::rounds::{Table, median, number};
-use crate::workload::key;
+use crate::workload::{key, value, value_pool};
 use crate::{Lab, Result, scratch};
 
 /// By the number of keys.
@@ -21,6 +22,7 @@ pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
             "killed: MiB/s of log",
             "no image",
             "no image: MiB/s of log",
+            "std HashMap, growing",
         ],
     );
     let mut bytes = Table::new(
@@ -68,6 +70,7 @@ pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
             rate(1),
             number(first(2)),
             rate(2),
+            number(build_map(keys)),
         ]);
         let images = [0, 1].map(|which: usize| opened[which][0].image);
         bytes.row(
@@ -76,9 +79,22 @@ pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
         );
     }
     Ok(vec![
-        times.note("Killed: SIGKILL right after the last put; each round opens a copy of what was left. No image: the clean one without it."),
+        times.note("Killed: SIGKILL right after the last put; each round opens a copy of what was left. No image: the clean one without it. \
+             HashMap: the same keys and values put into one by one thread, once, for what the machine can do."),
         bytes,
     ])
+}
+
+/// Puts the keys and their values into a map; how many milliseconds that takes.
+fn build_map(keys: usize) -> f64 {
+    let pool = value_pool();
+    let began = Instant::now();
+    let mut map = StdMap::new();
+    for number in 0..keys {
+        map.insert(key(number as u64).to_vec(), value(&pool, number, 0).to_vec());
+    }
+    std::hint::black_box(&map);
+    millis(began.elapsed())
 }
 
 /// What opening a store took.

@@ -119,9 +119,11 @@
 //! What was overwritten or removed takes room until compaction gives it back. The background does so by itself, a step at
 //! a time: it copies what is alive out of the segments that are emptiest, and removes them. At rest compaction could free
 //! at most 35 % of what is alive and 1 MiB more. While writes go on as fast as they can the files take more: from twice
-//! what is alive, eight segments and 1 MiB on writers help, and are slowed by it, the more the further. That is no hard bound:
-//! where the disk is far slower than the writers, files of ten times what is alive were seen for a while; a hard one is
-//! [`Options::max_disk_bytes`]. While a pass runs its output takes at most [`Options::segment_bytes`] more. Compaction makes the log durable up to what it has looked at, at any
+//! what is alive, eight segments and 1 MiB on writers help, and are slowed by it, the more the further; four segments on a writer
+//! does nothing else until there is less, for a second at most for each 64 KiB that it writes. While a pass runs its output takes at most
+//! [`Options::segment_bytes`] more, and a segment is kept ready. So the files stay within twice what is alive, fourteen segments and 1 MiB, unless
+//! somebody keeps compaction from going on (a callback of [`Store::compact_with`], a damaged segment, a limit on its bandwidth); a limit that nothing
+//! exceeds is [`Options::max_disk_bytes`]. Compaction makes the log durable up to what it has looked at, at any
 //! level: nothing durable is given up for something that is not.
 //!
 //! [`Store::compact`] does all there is, so that removed bytes are in no file any more; [`Stats::compaction`] says what is

@@ -1,5 +1,6 @@
 //! A store that is overwritten ten times and killed in the middle of it again and again: nothing acknowledged is missing,
-//! and the bound on its room holds once it rests. `MAPCASK_COMPACTION_KILLS` sets how often each way is killed.
+//! and the bound on its room holds once it rests. `MAPCASK_COMPACTION_KILLS` sets how often each way is killed, and
+//! `MAPCASK_COMPACTION_KEYS` how many keys there are.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -15,12 +16,21 @@ use super::{directory, rested};
 const TEST: &str = "killed::a_process_that_overwrites_until_it_dies";
 const FOLDER: &str = "MAPCASK_COMPACTION_FOLDER";
 const ZIPF: &str = "MAPCASK_COMPACTION_ZIPF";
-const KEYS: u64 = 4000;
 const RECORD: u64 = 128;
-const SEGMENT: u64 = 16 << 10;
+/// The exponent of Zipf's law.
+const EXPONENT: f64 = 0.99;
+
+fn keys() -> u64 {
+    std::env::var("MAPCASK_COMPACTION_KEYS").map_or(4000, |text| text.parse().unwrap())
+}
+
+/// A thirty-second of what is alive: with the default 16 KiB.
+fn segment_bytes() -> u64 {
+    (keys() * RECORD / 31).next_power_of_two().min(64 << 20)
+}
 
 fn options() -> Options {
-    Options::new().segment_bytes(SEGMENT).durability(Durability::Os)
+    Options::new().segment_bytes(segment_bytes()).durability(Durability::Os)
 }
 
 fn value(n: u64) -> [u8; 88] {
@@ -29,14 +39,21 @@ fn value(n: u64) -> [u8; 88] {
     value
 }
 
-/// The key of write `n`: the first ones write every key once.
-fn key_of(n: u64, zipf: bool) -> u64 {
-    if n < KEYS {
+/// The key of write `n` among so many: the first ones write every key once.
+fn key_of(n: u64, keys: u64, zipf: bool) -> u64 {
+    if n < keys {
         return n;
     }
     let mut random = fastrand::Rng::with_seed(n);
-    // With an exponent of nearly one the logarithm of the rank is nearly even: the number of its digits is drawn.
-    if zipf { random.u64(0..KEYS) >> random.u32(0..12) } else { random.u64(0..KEYS) }
+    if !zipf {
+        return random.u64(0..keys);
+    }
+    // The inverse of the distribution, its sum taken as an integral.
+    let most = (keys as f64 + 1.0).powf(1.0 - EXPONENT);
+    let rank = (1.0 + random.f64() * (most - 1.0)).powf(1.0 / (1.0 - EXPONENT));
+    #[expect(clippy::cast_possible_truncation, reason = "the rank is what is wanted")]
+    let key = rank as u64 - 1;
+    key.min(keys - 1)
 }
 
 fn words(folder: &Path) -> File {
@@ -53,40 +70,54 @@ fn acknowledged(words: &File) -> u64 {
 fn a_process_that_overwrites_until_it_dies() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let zipf = std::env::var_os(ZIPF).is_some();
-    let words = words(&folder);
+    let (words, keys) = (words(&folder), keys());
     let store = options().open(folder.join("store")).unwrap();
     for n in acknowledged(&words).. {
-        store.insert(key_of(n, zipf).to_le_bytes(), value(n)).unwrap();
+        store.insert(key_of(n, keys, zipf).to_le_bytes(), value(n)).unwrap();
         words.write_all_at(&(n + 1).to_le_bytes(), 0).unwrap();
     }
 }
 
-/// The last write of each key, of the first `count`.
-fn last_writes(count: u64, zipf: bool) -> Vec<Option<u64>> {
-    let mut last = vec![None; usize::try_from(KEYS).unwrap()];
-    (0..count).for_each(|n| last[usize::try_from(key_of(n, zipf)).unwrap()] = Some(n));
-    last
+/// The last write of each key, of those acknowledged.
+struct Last {
+    keys: u64,
+    zipf: bool,
+    count: u64,
+    of: Vec<Option<u64>>,
 }
 
-/// Everything acknowledged is there; the one write under way may be.
-fn check(store: &Store, count: u64, zipf: bool, place: &str) {
-    let under_way = key_of(count, zipf);
-    for (key, last) in (0..).zip(last_writes(count, zipf)) {
-        let found = store.get(u64::to_le_bytes(key)).unwrap();
-        let is_expected = |n: Option<u64>| found.as_deref() == n.map(value).as_ref().map(|value| &value[..]);
-        assert!(
-            is_expected(last) || (key == under_way && is_expected(Some(count))),
-            "{place}: key {key} is not that of write {last:?}"
-        );
+impl Last {
+    fn note(&mut self, count: u64) {
+        for n in self.count..count {
+            self.of[usize::try_from(key_of(n, self.keys, self.zipf)).unwrap()] = Some(n);
+        }
+        self.count = count;
+    }
+
+    /// Everything acknowledged is there; the one write under way may be.
+    fn check(&self, store: &Store, place: &str) {
+        let under_way = key_of(self.count, self.keys, self.zipf);
+        for (key, last) in (0..).zip(&self.of) {
+            let found = store.get(u64::to_le_bytes(key)).unwrap();
+            let is_expected =
+                |n: Option<u64>| found.as_deref() == n.map(value).as_ref().map(|value| &value[..]);
+            assert!(
+                is_expected(*last) || (key == under_way && is_expected(Some(self.count))),
+                "{place}: key {key} is not that of write {last:?}"
+            );
+        }
     }
 }
 
 #[test]
 fn overwritten_ten_times_and_killed_in_the_middle_nothing_is_missing_and_the_bound_holds() {
     let kills = std::env::var("MAPCASK_COMPACTION_KILLS").map_or(5, |text| text.parse().unwrap());
+    let (keys, segment) = (keys(), segment_bytes());
     for zipf in [false, true] {
         let directory = directory();
         let words = words(directory.path());
+        let mut last = Last { keys, zipf, count: 0, of: vec![None; usize::try_from(keys).unwrap()] };
+        let mut most_of_all = 0.0;
         for kill in 1..=kills {
             let mut command = Command::new(std::env::current_exe().unwrap());
             command.args(["--exact", TEST, "--nocapture", "--test-threads=1"]);
@@ -96,28 +127,30 @@ fn overwritten_ten_times_and_killed_in_the_middle_nothing_is_missing_and_the_bou
             }
             let mut process = command.stdout(std::process::Stdio::null()).spawn().unwrap();
             // All of them together overwrite everything ten times, or more.
-            let wanted = 11 * KEYS * kill / kills;
+            let wanted = 11 * keys * kill / kills;
             while acknowledged(&words) < wanted {
                 assert!(process.try_wait().unwrap().is_none(), "the process ended by itself");
                 std::thread::yield_now();
             }
             process.kill().unwrap();
             assert_eq!(process.wait().unwrap().signal(), Some(9));
-            let count = acknowledged(&words);
-            let place = format!("zipf: {zipf}, kill {kill}, after {count} writes");
+            last.note(acknowledged(&words));
+            let place = format!("zipf: {zipf}, kill {kill}, after {} writes", last.count);
             let store = options().open(directory.path().join("store")).unwrap();
-            check(&store, count, zipf, &place);
+            last.check(&store, &place);
             let stats = rested(&store);
-            // With what is lost at the ends of files: segments are of four pages, and a kill leaves one that is hardly used.
-            let most = stats.live_bytes * 3 / 2 + 8 * SEGMENT + stats.segments as u64 * 4096;
+            // With what is lost at the ends of files; and a kill leaves a segment that is hardly used, of which a few wait for each other.
+            let most = stats.live_bytes * 3 / 2 + 8 * segment + stats.segments as u64 * 4096;
             let size = store.size_on_disk().unwrap();
             assert!(size <= most, "{place}: {size} of {most}, {stats:?}");
-            assert!(stats.live_bytes <= KEYS * RECORD);
-            check(&store, count, zipf, &place);
+            most_of_all = f64::max(most_of_all, size as f64 / stats.live_bytes as f64);
+            assert!(stats.live_bytes <= keys * RECORD);
+            last.check(&store, &place);
             // The write under way may be there, and comes again.
             store.close().unwrap();
         }
         let store = options().open(directory.path().join("store")).unwrap();
         store.verify().unwrap();
+        eprintln!("zipf: {zipf}, {kills} kills: at most {most_of_all:.2} times what is alive, at rest");
     }
 }

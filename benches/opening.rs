@@ -12,31 +12,7 @@ use crate::{Lab, Result, scratch};
 
 /// By the number of keys.
 pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
-    let mut times = Table::new(
-        "open to first get, page cache warm, in milliseconds, by the number of keys",
-        &[
-            "keys",
-            "clean: open",
-            "clean: to first get",
-            "killed",
-            "killed: MiB/s of log",
-            "no image",
-            "no image: MiB/s of log",
-            "std HashMap, growing",
-        ],
-    );
-    let mut bytes = Table::new(
-        "bytes that an open reads, by the number of keys",
-        &[
-            "keys",
-            "clean: of the log",
-            "clean: of the image",
-            "image",
-            "killed: of the log",
-            "killed: of the image",
-            "no image: of the log",
-        ],
-    );
+    let [mut times, mut bytes] = tables();
     for keys in [lab.keys / 100, lab.keys / 10, lab.keys] {
         let clean = lab.directory()?;
         let store = Store::open(clean.path())?;
@@ -83,6 +59,35 @@ pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
              HashMap: the same keys and values put into one by one thread, once, for what the machine can do."),
         bytes,
     ])
+}
+
+fn tables() -> [Table; 2] {
+    let times = Table::new(
+        "open to first get, page cache warm, in milliseconds, by the number of keys",
+        &[
+            "keys",
+            "clean: open",
+            "clean: to first get",
+            "killed",
+            "killed: MiB/s of log",
+            "no image",
+            "no image: MiB/s of log",
+            "std HashMap, growing",
+        ],
+    );
+    let bytes = Table::new(
+        "bytes that an open reads, by the number of keys",
+        &[
+            "keys",
+            "clean: of the log",
+            "clean: of the image",
+            "image",
+            "killed: of the log",
+            "killed: of the image",
+            "no image: of the log",
+        ],
+    );
+    [times, bytes]
 }
 
 /// Puts the keys and their values into a map; how many milliseconds that takes.

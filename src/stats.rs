@@ -40,7 +40,7 @@ pub struct Stats {
     pub index_rebuilds: u64,
     /// The sequence number of the last write.
     pub last_seq: u64,
-    /// Every write up to this number is durable.
+    /// Every write up to this number is durable; it may be above `last_seq`, for the log's own records have numbers, too.
     pub durable_seq: u64,
     /// Syncs since the store was opened; each serves all writers that waited when it began.
     pub syncs: u64,

@@ -338,7 +338,8 @@ impl Store {
         self.engine().last_seq()
     }
 
-    /// Returns how far the log is known to be durable: every write up to this number survives power loss.
+    /// Returns how far the log is known to be durable: every write up to this number survives power loss. It may be above
+    /// [`Store::last_seq`], for the log's own records have numbers, too.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

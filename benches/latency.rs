@@ -4,7 +4,8 @@
 //! the wait counts (coordinated omission).
 //!
 //! A second count leaves out what the thread that puts spent ready to run without a processor, as the kernel says. On two cores
-//! that is most of what the slowest puts wait for: a slice of the scheduler is three milliseconds.
+//! that can be most of what the slowest puts wait for: a slice of the scheduler is three milliseconds. The kernel is asked when a
+//! put has lost time, and says what came together since it was asked last; of that, what this put has lost counts.
 
 use std::fs::File;
 use std::hint::spin_loop;

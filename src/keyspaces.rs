@@ -134,7 +134,7 @@ impl Engine {
         let work = self.note_position(writer);
         drop(guard);
         let waits = self.free(old);
-        self.call_helper(work || waits);
+        self.call_helper(work.or(waits));
         crate::trace::keyspace_dropped(name, id.0);
         self.settle(seq, durability)?;
         Ok(true)
@@ -167,7 +167,7 @@ impl Engine {
         let work = self.note_position(writer);
         drop(guard);
         let waits = self.free(before);
-        self.call_helper(work || waits);
+        self.call_helper(work.or(waits));
         crate::trace::keyspace_cleared(&name, id.0);
         self.settle(seq, durability)?;
         Ok(seq)

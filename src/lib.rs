@@ -263,7 +263,8 @@
 //! insertion is refused for either reason, compaction makes what room there is to be made. On a full disk insertions end
 //! early: what removals need, and the compaction that follows them, is kept for these: about a segment in a large store,
 //! and at most a third of what there is in a small one. So removals lead out of it in whatever order, unless another
-//! program takes the rest. When compaction lags behind the writers they help with it, and are slowed by it.
+//! program takes the rest. When compaction lags behind the writers they help with it, and are slowed by it: far beyond the bound ([space](#space)) a
+//! write may take a second and one step of compaction, which may be a sync of all that was written; once for each 64 KiB.
 //!
 //! ```
 //! use mapcask::{Error, Options};

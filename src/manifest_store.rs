@@ -96,7 +96,7 @@ impl ManifestStore {
         if held.proven {
             return Ok(());
         }
-        self.dir.create_dir().map_err(|error| Error::io("sync", self.dir.path(), error))?;
+        self.dir.sync_parent().map_err(|error| Error::io("sync", self.dir.path(), error))?;
         let mut refused = None;
         for copy in 0..2 {
             if let Err(error) = held.files[copy].sync() {

@@ -286,8 +286,9 @@ fn is_clear(error: &Error) -> bool {
     }
 }
 
-const OPERATIONS: [Operation; 16] = [
+const OPERATIONS: [Operation; 17] = [
     Operation::CreateDir,
+    Operation::SyncParent,
     Operation::List,
     Operation::Create,
     Operation::Open,

@@ -184,3 +184,20 @@ fn opening_after_many_clears_needs_no_memory_for_what_was_cleared() {
     let cache = store.keyspace("cache").unwrap();
     assert_eq!((cache.len(), store.stats().keys), (1, 1));
 }
+
+/// The first write after an open made the directory anew where it had been when the store was opened. So a store that was moved
+/// while it was open went on in two places, and what it acknowledged was in neither.
+#[test]
+fn a_store_that_is_moved_while_it_is_open_is_not_made_anew_where_it_was() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let [before, after] = ["before", "after"].map(|name| directory.path().join(name));
+    options().open(&before).unwrap().close().unwrap();
+    let store = options().open(&before).unwrap();
+    std::fs::rename(&before, &after).unwrap();
+    let acknowledged = (0..200_u32).take_while(|n| store.insert(n.to_le_bytes(), [1; 1000]).is_ok()).count();
+    assert!(acknowledged < 200, "there is no directory to make a segment in");
+    drop(store);
+    assert!(!before.exists());
+    let store = options().create(false).open(&after).unwrap();
+    assert_eq!(store.len(), acknowledged);
+}

@@ -215,3 +215,49 @@ fn a_segment_that_cannot_be_read_to_its_end_is_an_error() {
     let error = options().open(&path).unwrap_err();
     assert!(matches!(&error, Error::Corrupt { path, .. } if path == segment), "{error:?}");
 }
+
+/// The store that a process is to open that may have few files open.
+const STORE: &str = "MAPCASK_REPLAY_STORE";
+
+#[test]
+fn a_process_that_may_open_few_files() {
+    let Some(path) = std::env::var_os(STORE) else { return };
+    let store = Options::new().segment_bytes(4096).background(false).open(path).unwrap();
+    assert_eq!(store.len(), 1000);
+}
+
+/// Sealed segments are read through descriptors that go at once, those of the log as well as what compaction made.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_open_needs_few_descriptors_whatever_it_reads() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("store");
+    let store = Options::new().segment_bytes(4096).background(false).open(&path).unwrap();
+    let fill = |from: u32, step: usize| {
+        for number in (from..1000).step_by(step) {
+            store.insert(number.to_le_bytes(), [1; 700]).unwrap();
+        }
+        store.flush().unwrap();
+    };
+    fill(0, 2);
+    fill(1, 2);
+    fill(0, 4);
+    assert!(store.compact().unwrap().bytes_moved > 100 * 700);
+    assert!(store.stats().segments > 150);
+    let written = Written { directory, store, map: Map::new(), done: Vec::new() };
+    let killed = killed(&written, "killed");
+    written.store.close().unwrap();
+    let image = std::fs::read_dir(&path)
+        .unwrap()
+        .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("INDEX-"));
+    for path in [path, killed] {
+        let mut command = std::process::Command::new("sh");
+        command.args([
+            "-c",
+            "ulimit -n 32 && exec \"$0\" --exact a_process_that_may_open_few_files --test-threads=1",
+        ]);
+        let output = command.arg(std::env::current_exe().unwrap()).env(STORE, &path).output().unwrap();
+        assert!(output.status.success(), "image: {image}, {path:?}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+    }
+}

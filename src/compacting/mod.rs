@@ -3,7 +3,8 @@
 //! The background drives it a step at a time; a caller of `compact` does all there is.
 //!
 //! **Concurrency.** One pass at a time, under a lock of its own, which comes before the writer mutex and every other
-//! lock. Who finds it taken goes on with something else; only `compact` and `close` wait.
+//! lock. Who finds it taken goes on with something else; only `compact` and `close` wait, and writers for a while where the
+//! files have grown beyond their bound (`room`).
 //!
 //! **Invariants.** I7, I11.
 
@@ -22,7 +23,7 @@ use crate::catalog::Keyspace;
 use crate::compaction::job::{Job, Victim};
 use crate::compaction::policy::{Decision, Facts, Limits, Stage, Survey};
 use crate::compaction::report::{CompactionProgress, CompactionReason, CompactionReport, CompactionStats};
-use crate::compaction::{Looked, Running};
+use crate::compaction::{Compaction, Looked, Running};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::manifest::State;
@@ -43,6 +44,23 @@ struct Driven {
     bytes: u64,
     /// The pass, if it was the last step of one.
     finished: Option<CompactionReport>,
+}
+
+/// Says that somebody compacts all there is.
+struct Asked<'a>(&'a Compaction);
+
+impl<'a> Asked<'a> {
+    fn of(compaction: &'a Compaction) -> Self {
+        // Relaxed, here and below: advice.
+        compaction.asked.store(true, Ordering::Relaxed);
+        Self(compaction)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.asked.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Engine {
@@ -210,6 +228,7 @@ impl Engine {
         let mut total = CompactionReport::default();
         self.load_all()?;
         let mut running = self.compaction.running.lock();
+        let _asked = Asked::of(&self.compaction);
         // It is synced here.
         running.ahead = None;
         self.check_writable()?;
@@ -271,6 +290,7 @@ impl Engine {
     ) -> Result<CompactionReport> {
         self.load_all()?;
         let mut running = self.compaction.running.lock();
+        let _asked = Asked::of(&self.compaction);
         // It is synced here.
         running.ahead = None;
         self.check_writable()?;

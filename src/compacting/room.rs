@@ -10,12 +10,14 @@ use crate::compaction::{Running, Wish};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::mapping::PAGE_SIZE;
+use crate::write::Due;
 
 /// How long a writer waits, for each 64 KiB that it writes and for each segment that the log is beyond its bound.
 const PACE: Duration = Duration::from_millis(1);
 /// So many segments beyond it a writer does what is to be done until the log is smaller.
 const BEYOND_MAX: u64 = 4;
-/// How long at most, for each 64 KiB. Not for ever: whoever keeps compaction from going on may be the one who calls this.
+/// After how long it takes no other step, for each 64 KiB that it writes. Not for ever: what keeps compaction from going on
+/// may be an error, or the one who calls this.
 const STOP: Duration = Duration::from_secs(1);
 /// How many segments may be left unproven by processes that died, before an open takes care of them itself.
 const UNPROVEN_MAX: usize = 8;
@@ -140,11 +142,11 @@ impl Engine {
         self.compaction.behind.store(behind, Ordering::Relaxed);
     }
 
-    /// Has a writer help, where the log has grown beyond that; `work` is what it knows of how much it has written.
+    /// Has a writer help, where the log has grown beyond that.
     #[inline]
-    pub(crate) fn keep_pace(&self, work: bool) {
+    pub(crate) fn keep_pace(&self, due: Due) {
         // Relaxed: advice.
-        if work && self.compaction.behind.load(Ordering::Relaxed) {
+        if due.pace && self.compaction.behind.load(Ordering::Relaxed) {
             self.help();
         }
     }
@@ -158,13 +160,12 @@ impl Engine {
         // what slows the writer.
         let beyond =
             || self.provision.used().saturating_sub(self.growth_bound()) / self.options.segment_bytes;
-        let before = beyond();
-        let patience = match u32::try_from(before) {
-            Ok(few) if before < BEYOND_MAX => PACE.saturating_mul(1 + few),
-            _ => STOP,
-        };
-        let Some(mut running) = self.compaction.running.try_lock_for(patience) else { return };
         let until = self.shared.dir.now().saturating_add(STOP);
+        let few = u32::try_from(beyond().min(BEYOND_MAX)).unwrap_or(u32::MAX);
+        // Relaxed: advice. Whoever compacts all there is is as fast as can be, and may be the one who writes.
+        let stops = u64::from(few) == BEYOND_MAX && !self.compaction.asked.load(Ordering::Relaxed);
+        let patience = if stops { STOP } else { PACE.saturating_mul(1 + few) };
+        let Some(mut running) = self.compaction.running.try_lock_for(patience) else { return };
         loop {
             // A store that was closed meanwhile is not to be written to.
             match self.check_writable().and_then(|()| self.step_running(&mut running)) {

@@ -33,6 +33,8 @@ pub(crate) struct Compaction {
     pub(crate) freed: AtomicU64,
     /// The log has grown beyond what it may be under load; writers help.
     pub(crate) behind: AtomicBool,
+    /// Somebody compacts all there is, and holds `running` for as long as that takes.
+    pub(crate) asked: AtomicBool,
 }
 
 /// What a write that may find no room is for, and whether everything else was tried.

@@ -65,8 +65,10 @@ pub(crate) trait Lock: Send + Sync + fmt::Debug {}
 pub(crate) trait Dir: Send + Sync + fmt::Debug {
     /// The directory's path, for messages.
     fn path(&self) -> &Path;
-    /// Makes the directory and its parents, durably, where they are missing; where it is there, its name is made durable.
+    /// Makes the directory and its parents, durably, where they are missing.
     fn create_dir(&self) -> io::Result<()>;
+    /// Makes the directory's own name durable, in the directory that it lies in. Never makes anything.
+    fn sync_parent(&self) -> io::Result<()>;
     /// The names in the directory, in no order; `NotFound` where there is no directory.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Creates a file that must not exist yet, open for reading and writing, of size zero.

@@ -46,6 +46,10 @@ impl Dir for RealDir {
         create_dir_durably(&self.path)
     }
 
+    fn sync_parent(&self) -> io::Result<()> {
+        parent_of(&self.path).map_or(Ok(()), sync_foreign)
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
@@ -153,16 +157,10 @@ fn same_file(file: &fs::File, path: &Path) -> io::Result<bool> {
 /// Makes a directory and its parents; each new one is synced into its parent, or a power cut could take the whole
 /// store with it.
 fn create_dir_durably(path: &Path) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) => Path::new("."),
-        None => return Ok(()),
-    };
+    let Some(parent) = parent_of(path) else { return Ok(()) };
     if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-        // An earlier process may have died between making it and syncing it. A parent that we may not read was not
-        // made by us.
-        drop(platform::sync_dir(parent));
-        return Ok(());
+        // An earlier process may have died between making it and syncing it.
+        return sync_foreign(parent);
     }
     if !parent.is_dir() {
         create_dir_durably(parent)?;
@@ -173,6 +171,26 @@ fn create_dir_durably(path: &Path) -> io::Result<()> {
         other => other?,
     }
     platform::sync_dir(parent)
+}
+
+/// The directory that a path lies in; none for the root.
+fn parent_of(path: &Path) -> Option<&Path> {
+    let parent = path.parent()?;
+    Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+}
+
+/// Makes the names in a directory durable that may not be ours: one that we may not read was not made by us, nor one on a file
+/// system that cannot be written to or has no such sync.
+fn sync_foreign(path: &Path) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    match platform::sync_dir(path) {
+        Err(error)
+            if matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Writes what is to be in the file of a lock, which may hold a longer note.

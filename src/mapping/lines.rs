@@ -86,7 +86,7 @@ impl Lines {
         let count = self.memory.len() / size_of::<Line>();
         // SAFETY: the memory is `count` lines long, starts at a page and so at a multiple of 64, is zeroed (zero is a
         // valid value of every word), lives as long as `self`, and is touched through these atomics only: nobody else
-        // has its address, since `new` made it and kept it.
+        // has its address, since `sparse` made it and kept it.
         unsafe { std::slice::from_raw_parts(start, count) }
     }
 

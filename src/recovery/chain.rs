@@ -137,7 +137,7 @@ pub(crate) fn read(
     if !ended {
         tasks.extend(links.iter().map(|link| link.task(manifest)));
     }
-    ahead::read(&tasks, replay.hash_key, |mut ahead| {
+    ahead::read(dir, &tasks, replay.hash_key, |mut ahead| {
         if to_read >= LOAD_ALL {
             replay.bring_all()?;
         }
@@ -203,10 +203,11 @@ impl Chain {
                 return Err(damage(&segment, 0, Defect::BadField("end")));
             }
             if segment.role() == Role::Survivors {
+                segment.release_file();
                 survivors.push(Link { entry: *entry, segment, start: None, begin });
                 continue;
             }
-            let mut window = FileSource::of(&segment);
+            let mut window = FileSource::of(dir, &segment)?;
             let empty = match entry.state {
                 State::Sealed | State::Cut => entry.end == from,
                 State::Open if manifest.clean => entry.end == 0,
@@ -226,6 +227,10 @@ impl Chain {
             let start = start_of(&segment, &mut window)?;
             if let Some((first, _)) = start {
                 segment.begins_at(first);
+            }
+            if entry.state == State::Sealed {
+                // Durable, and never written again: a store of many segments must not need as many descriptors.
+                segment.release_file();
             }
             links.push(Link { entry: *entry, segment, start, begin });
         }
@@ -252,7 +257,6 @@ impl Chain {
             return Err(damage(&segment, walked.stop, walked.defect.unwrap_or(Defect::Truncated)));
         }
         self.seen = self.seen.max(walked.last.unwrap_or(Seq::ZERO));
-        segment.release_file();
         self.keep(segment, entry);
         Ok(())
     }
@@ -265,7 +269,6 @@ impl Chain {
             self.known_last = entry.last_seq;
             self.previous = Some((entry.id, entry.end));
         }
-        segment.release_file();
         self.keep(Arc::clone(segment), entry);
     }
 
@@ -300,8 +303,11 @@ impl Chain {
             return Ok(true);
         }
         for link in links {
-            let there =
-                look_beyond(&link.segment, &mut FileSource::of(&link.segment), link.segment.data_offset())?;
+            let there = look_beyond(
+                &link.segment,
+                &mut FileSource::of(replay.dir, &link.segment)?,
+                link.segment.data_offset(),
+            )?;
             replay.durable = replay.durable.max(there.durable);
             self.seen = self.seen.max(there.last);
         }
@@ -370,10 +376,6 @@ impl Chain {
             let from = sample.map_or(begin.offset, |(_, offset)| *offset);
             self.unproven.push(Unproven { segment: Arc::clone(segment), from, to: walked.stop });
         }
-        if kept.state == State::Sealed {
-            // Durable, and never written again: a store of many segments must not need as many descriptors.
-            segment.release_file();
-        }
         self.keep(Arc::clone(segment), kept);
         if let (StopAction::Cut, Some(beyond)) = (action, beyond) {
             self.note_cut(segment, walked.stop, &beyond, replay);
@@ -384,12 +386,16 @@ impl Chain {
     /// What lies behind a stop that the log does not plainly continue from. Gathers the proof of what was durable from
     /// there and from every later segment, before anything is judged.
     fn beyond(&mut self, links: &[Link], at: usize, stop: u64, replay: &mut Replay<'_>) -> Result<Beyond> {
-        let here = look_beyond(&links[at].segment, &mut FileSource::of(&links[at].segment), stop)?;
+        let here =
+            look_beyond(&links[at].segment, &mut FileSource::of(replay.dir, &links[at].segment)?, stop)?;
         let mut proof = here.durable;
         self.seen = self.seen.max(here.last);
         for link in &links[at + 1..] {
-            let there =
-                look_beyond(&link.segment, &mut FileSource::of(&link.segment), link.segment.data_offset())?;
+            let there = look_beyond(
+                &link.segment,
+                &mut FileSource::of(replay.dir, &link.segment)?,
+                link.segment.data_offset(),
+            )?;
             proof = proof.max(there.durable);
             self.seen = self.seen.max(there.last);
         }
@@ -427,7 +433,7 @@ impl Chain {
     /// Takes a segment behind a hole out of the log. What was torn in it and holds no record stays, empty.
     fn drop_link(&mut self, link: &Link, replay: &mut Replay<'_>) -> Result<()> {
         let from = link.segment.data_offset();
-        let found = look_beyond(&link.segment, &mut FileSource::of(&link.segment), from)?;
+        let found = look_beyond(&link.segment, &mut FileSource::of(replay.dir, &link.segment)?, from)?;
         if found.records > 0 {
             replay.report.set_aside_records += found.records;
             self.set_aside.push(link.entry.id);

@@ -79,8 +79,8 @@ impl Loading {
     /// When memory is short; about an image, where its index cannot be read.
     pub(super) fn settle(&mut self, space: &Space, sorted: &mut Vec<Entry>, path: &Path) -> Result<()> {
         let index = Arc::clone(self.slot.index.index());
-        sort(&self.gathered, sorted, &index);
-        self.gathered.clear();
+        // Its memory goes, too: there may be thousands of keyspaces.
+        sort(&std::mem::take(&mut self.gathered), sorted, &index);
         let pin = epoch::pin();
         let mut found = 0u32;
         for (n, entry) in sorted.iter().enumerate() {

@@ -267,7 +267,7 @@ impl Listed<'_> {
         let space =
             Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
         let image = image.then(|| Restore::open(dir, &space, manifest, entries)).transpose()?;
-        let mut replay = Replay::new(dir.path(), &space, hash_key, manifest, durable, tell);
+        let mut replay = Replay::new(dir, &space, hash_key, manifest, durable, tell);
         let chain = chain::read(dir, manifest, entries, image.as_ref(), &mut replay)?;
         let mut replayed = replay.finish()?;
         let loaded = replayed.keyspaces.iter().map(|loaded| loaded.slot.index.index().loaded_bytes());

@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
+use super::look::durable_of;
 use super::source::FileSource;
 use crate::error::Result;
 use crate::format::hash::{Hash, HashKey};
 use crate::format::record::{HEADER_SIZE, Header, Kind};
 use crate::format::walk::{Placed, READ_MAX, Source, Step, Walker};
 use crate::format::{Defect, KeyspaceId, Seq};
+use crate::fs::Dir;
 use crate::location::{LOCATION_BITS, Location};
 use crate::segment::Segment;
 
@@ -25,10 +27,12 @@ const SAMPLE_SPACING: u64 = 64 << 10;
 pub(super) struct Piece {
     /// Values and tombstones, by keyspace in ascending order.
     pub(super) groups: Vec<Group>,
-    /// The log's own records that say something, with their payloads.
+    /// Changes of the keyspaces, with their payloads.
     pub(super) notes: Vec<(Placed, Box<[u8]>)>,
     /// Bytes of all of the log's own records.
     pub(super) notes_size: u64,
+    /// The greatest number that the log's own records prove to have been durable.
+    pub(super) durable: Option<Seq>,
     /// Records in it.
     pub(super) records: u64,
     /// The greatest sequence number among them.
@@ -142,19 +146,29 @@ impl Piece {
 
 impl<'a> Reader<'a> {
     /// Reads a segment from `begin` up to `limit`.
-    pub(super) fn new(segment: &'a Arc<Segment>, begin: Begin, limit: u64, hash_key: &'a HashKey) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be opened.
+    pub(super) fn open(
+        dir: &dyn Dir,
+        segment: &'a Arc<Segment>,
+        begin: Begin,
+        limit: u64,
+        hash_key: &'a HashKey,
+    ) -> Result<Self> {
         let walker = Walker::new(segment.nonce(), begin.offset, limit, segment.order());
-        Self {
+        Ok(Self {
             segment,
             walker: begin.last.into_iter().fold(walker, Walker::behind),
-            source: FileSource::of(segment),
+            source: FileSource::of(dir, segment)?,
             hash_key,
             piece: Piece::default(),
             sampled: begin.offset,
             samples: Vec::new(),
             // What an image holds is more than the log's own records, as a rule; and it is never in the way.
             written: u64::from(begin.last.is_some()),
-        }
+        })
     }
 
     /// Reads to the end; `give` is given each piece, in order, and says whether to go on. Where it does not, what is said of
@@ -217,7 +231,11 @@ impl<'a> Reader<'a> {
                 let len = usize::try_from(header.payload_len()).unwrap_or(READ_MAX).min(READ_MAX);
                 let bytes = self.source.bytes(payload, len)?;
                 self.piece.notes_size += size;
-                self.piece.notes.push((*placed, bytes.into()));
+                if header.kind == Kind::Keyspace {
+                    self.piece.notes.push((*placed, bytes.into()));
+                } else {
+                    self.piece.durable = self.piece.durable.max(durable_of(header, bytes));
+                }
             }
             Kind::Batch => self.piece.notes_size += size,
         }

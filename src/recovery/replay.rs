@@ -1,12 +1,11 @@
 //! What was read of the log, taken in the order of the log: indexes, changes of the keyspaces, proofs of durability.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::ahead::Ahead;
 use super::gather::{Loading, new_slot};
-use super::look::{change_of, durable_of};
+use super::look::change_of;
 use super::pieces::{Begin, Entry, Group, Piece, Walked};
 use super::report::RecoveryReport;
 use super::restore::Restored;
@@ -15,9 +14,9 @@ use crate::error::{Error, Result};
 use crate::format::hash::HashKey;
 use crate::format::keyspace::{Change, Keyspaces};
 use crate::format::manifest::Manifest;
-use crate::format::record::Kind;
 use crate::format::walk::Placed;
 use crate::format::{Defect, KeyspaceId, Seq};
+use crate::fs::Dir;
 use crate::mapping::space::Space;
 use crate::mapping::tally::Dead;
 use crate::options::{RecoveryProgress, Tell};
@@ -25,8 +24,9 @@ use crate::segment::Segment;
 
 /// How many bytes lie between two tellings of how far it is.
 const TOLD_SPACING: u64 = 1 << 20;
-/// Records that are gathered before they are put into the indexes: 16 MiB, and as much while they are sorted.
-const GATHERED: usize = 1 << 20;
+/// Records that are gathered before they are put into the indexes: 16 MiB, and as much while they are sorted. Fewer where the crate is
+/// tested, so that tests of a few thousand records meet what happens between two times.
+const GATHERED: usize = if cfg!(debug_assertions) { 1 << 12 } else { 1 << 20 };
 
 /// Puts records into the indexes of their keyspaces.
 #[derive(Debug)]
@@ -45,8 +45,8 @@ pub(crate) struct Replay<'a> {
     /// How many records were gathered, and memory for sorting them.
     gathered: usize,
     sorted: Vec<Entry>,
-    /// The store's directory, for messages.
-    path: &'a Path,
+    /// The store's directory.
+    pub(super) dir: &'a dyn Dir,
     /// Changes to the keyspaces behind the manifest's durable number, in the order in which they were met.
     changes: Vec<(Seq, Change, Arc<Segment>, u64)>,
     /// The greatest sequence number that is known to have been durable.
@@ -76,7 +76,7 @@ pub(crate) struct Replayed {
 impl<'a> Replay<'a> {
     /// Starts with nothing but what the manifest knows.
     pub(crate) fn new(
-        path: &'a Path,
+        dir: &'a dyn Dir,
         space: &'a Space,
         hash_key: &'a HashKey,
         listed: &'a Manifest,
@@ -95,7 +95,7 @@ impl<'a> Replay<'a> {
             at: 0,
             gathered: 0,
             sorted: Vec::new(),
-            path,
+            dir,
             changes: Vec::new(),
             durable,
             report: RecoveryReport::default(),
@@ -170,12 +170,9 @@ impl<'a> Replay<'a> {
         self.report.records += piece.records;
         self.report.note_last(piece.last.unwrap_or(Seq::ZERO));
         segment.mapping().tally().add(Dead::Note, piece.notes_size);
+        self.durable = self.durable.max(piece.durable.unwrap_or(Seq::ZERO));
         for (placed, payload) in &piece.notes {
-            if placed.header.kind == Kind::Keyspace {
-                self.note_change(segment, placed, payload)?;
-            } else {
-                self.durable = self.durable.max(durable_of(&placed.header, payload).unwrap_or(Seq::ZERO));
-            }
+            self.note_change(segment, placed, payload)?;
         }
         for group in &piece.groups {
             self.gather(segment, group)?;
@@ -201,7 +198,7 @@ impl<'a> Replay<'a> {
     /// Puts what was gathered into the indexes.
     fn settle(&mut self) -> Result<()> {
         for loading in &mut self.loading {
-            loading.settle(self.space, &mut self.sorted, self.path)?;
+            loading.settle(self.space, &mut self.sorted, self.dir.path())?;
         }
         self.gathered = 0;
         Ok(())
@@ -288,7 +285,7 @@ impl<'a> Replay<'a> {
                     Loaded { id: named.id, name, codec, slot, keys: 0, live_bytes }
                 }
                 Err(_) => {
-                    let slot = new_slot(self.path)?;
+                    let slot = new_slot(self.dir.path())?;
                     Loaded { id: named.id, name, codec, slot, keys: 0, live_bytes: 0 }
                 }
             };

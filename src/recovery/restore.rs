@@ -89,6 +89,10 @@ impl Restore {
             for (why, bytes) in [Dead::Hidden, Dead::Tombstone, Dead::Note].into_iter().zip(listed.dead) {
                 segment.mapping().tally().add(why, bytes);
             }
+            if whole {
+                // Durable, and never written again: a store of many segments must not need as many descriptors.
+                segment.release_file();
+            }
             let begin = Begin { offset: listed.end, last: Some(opened.image.last) };
             segments.insert(listed.id, Covered { segment, begin: (!whole).then_some(begin) });
         }

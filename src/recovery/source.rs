@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::format::names;
 use crate::format::walk::{READ_MAX, Source};
-use crate::fs::{self, File};
+use crate::fs::{self, Access, Dir, File};
 use crate::segment::Segment;
 
 /// Size of the window in bytes.
@@ -27,10 +28,20 @@ impl FileSource {
         Self { file, path, size, start: 0, window: Vec::new() }
     }
 
-    /// Reads the file of a segment that has not given it back.
-    pub(crate) fn of(segment: &Segment) -> Self {
-        let file = segment.file().expect("an opened segment has its file");
-        Self::new(file, segment.path().clone(), segment.size())
+    /// Reads the file of a segment; one that has given it back is opened for that.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened.
+    pub(crate) fn of(dir: &dyn Dir, segment: &Segment) -> Result<Self> {
+        let file = match segment.file() {
+            Some(file) => file,
+            None => {
+                let opened = dir.open(&names::segment(segment.id()), Access::Read);
+                opened.map_err(|error| Error::io("open", segment.path(), error))?
+            }
+        };
+        Ok(Self::new(file, segment.path().clone(), segment.size()))
     }
 
     /// The file.

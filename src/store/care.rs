@@ -77,7 +77,8 @@ impl Store {
     /// As [`compact`](Store::compact), telling `progress` how far it is, a few times per megabyte. It ends early, at the
     /// next moment at which that leaves nothing half done, once `progress` returns false.
     ///
-    /// `progress` must not call [`compact`](Store::compact) or [`close`](Store::close), which would wait for each other.
+    /// `progress` must not call [`compact`](Store::compact) or [`close`](Store::close), which would wait for each other. It may
+    /// write; where the files have grown beyond their bound each 64 KiB then take some milliseconds.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

@@ -328,8 +328,8 @@ impl Engine {
         add(&contents.keys, u64::from(size > 0).wrapping_sub(u64::from(was.is_some())));
     }
 
-    /// Tells everybody else where the log is; whether the helper should look.
-    pub(crate) fn note_position(&self, writer: &Writer) -> bool {
+    /// Tells everybody else where the log is; what is to be done because of it.
+    pub(crate) fn note_position(&self, writer: &Writer) -> Due {
         let (segment, offset) = writer.log.position();
         let half = segment.size() / 2;
         let before = self.provision.offset();
@@ -344,19 +344,35 @@ impl Engine {
         // Relaxed: the helper looks under the mutex.
         self.counters.full.store(writer.log.full_count(), Ordering::Relaxed);
         // A segment may be smaller than that, and the next one is made when it is half full.
-        before / CALL_SPACING != offset / CALL_SPACING
-            || rolled
-            || (before < half && half <= offset)
-            || self.options.durability == Durability::Interval
+        let pace = rolled || before / CALL_SPACING != offset / CALL_SPACING;
+        let call =
+            pace || (before < half && half <= offset) || self.options.durability == Durability::Interval;
+        Due { call, pace }
     }
 
     /// Wakes the helper, if it sleeps and there is work.
     #[inline]
-    pub(crate) fn call_helper(&self, work: bool) {
-        if work && self.bell.ring() {
+    pub(crate) fn call_helper(&self, due: Due) {
+        if due.call && self.bell.ring() {
             // Relaxed: a statistic.
             self.counters.wakes.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// What a writer is to do besides, once it has let go of the mutex.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Due {
+    /// The helper should look whether it has work.
+    call: bool,
+    /// Another 64 KiB were written, so it is time to look whether compaction keeps pace.
+    pub(crate) pace: bool,
+}
+
+impl Due {
+    /// The same; and the helper should look in any case where `also` is true.
+    pub(crate) fn or(self, also: bool) -> Self {
+        Self { call: self.call || also, ..self }
     }
 }
 

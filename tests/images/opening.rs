@@ -236,14 +236,14 @@ fn an_open_that_is_followed_by_reads_alone_leaves_the_disk_as_it_was() {
     assert!(files(&disk) == before);
     let count = |operation: Operation| disk.operations().get(&operation).copied().unwrap_or(0);
     let more = |operation: Operation| count(operation) - counted.get(&operation).copied().unwrap_or(0);
-    let changes = [Operation::Sync, Operation::SyncDir, Operation::SyncRange, Operation::CreateDir];
+    let changes = [Operation::Sync, Operation::SyncDir, Operation::SyncRange, Operation::SyncParent];
     assert_eq!(changes.map(more), [0; 4]);
     // The first write has the disk know: the directory's own name, and both copies of the manifest are synced, written and
     // synced.
     let store = open(&disk);
-    let [counted, named] = [Operation::Sync, Operation::CreateDir].map(count);
+    let [counted, named] = [Operation::Sync, Operation::SyncParent].map(count);
     store.insert("one", "more").unwrap();
-    assert_eq!((count(Operation::Sync) - counted, count(Operation::CreateDir) - named), (4, 1));
+    assert_eq!((count(Operation::Sync) - counted, count(Operation::SyncParent) - named), (4, 1));
     store.insert("and", "another").unwrap();
     assert_eq!(count(Operation::Sync) - counted, 4);
     let store = open(&disk.kill());

@@ -9,6 +9,8 @@ use std::io;
 pub enum Operation {
     /// Making the directory.
     CreateDir,
+    /// Making the directory's own name durable.
+    SyncParent,
     /// Listing the directory.
     List,
     /// Creating a file.

@@ -24,9 +24,9 @@ use crate::segment::Segment;
 
 /// How many bytes lie between two tellings of how far it is.
 const TOLD_SPACING: u64 = 1 << 20;
-/// Records that are gathered before they are put into the indexes: 16 MiB, and as much while they are sorted. Fewer where the crate is
+/// Records that are gathered before they are put into the indexes: 4 MiB, and as much while they are sorted. Fewer where the crate is
 /// tested, so that tests of a few thousand records meet what happens between two times.
-const GATHERED: usize = if cfg!(debug_assertions) { 1 << 12 } else { 1 << 20 };
+const GATHERED: usize = if cfg!(debug_assertions) { 1 << 12 } else { 1 << 18 };
 
 /// Puts records into the indexes of their keyspaces.
 #[derive(Debug)]

@@ -125,7 +125,7 @@ impl Engine {
         let log = LogWriter::open(&shared, tail)?;
         let (segment, offset) = log.position();
         provision.set_active(segment, offset);
-        let counters = Counters::default();
+        let counters = Counters { segment: AtomicU64::new(segment.id().0), ..Counters::default() };
         let loaded = keyspaces.iter().map(|loaded| loaded.slot.index.index());
         let imaging = Imaging::new(opened.image.as_ref(), loaded);
         let (catalog, indexes) = Catalog::new(keyspaces, pending);

@@ -300,6 +300,15 @@ mod tests {
     }
 
     #[test]
+    fn the_note_of_a_lock_takes_the_place_of_a_longer_one() {
+        let (_temporary, dir) = scratch();
+        for note in ["1234567\n", "89\n", "10111\n"] {
+            drop(dir.lock("LOCK", note.as_bytes()).expect("nobody holds it"));
+            assert_eq!(fs::read_to_string(dir.path().join("LOCK")).unwrap(), note);
+        }
+    }
+
+    #[test]
     fn a_directory_is_made_with_its_parents_and_making_it_again_changes_nothing() {
         let (_temporary, dir) = scratch();
         dir.create("one").unwrap();

@@ -158,14 +158,10 @@ pub(crate) fn read(
 }
 
 impl Link {
-    /// Whether its end is known: it is durable, or the store was closed cleanly, or it was cut.
-    fn has_known_end(&self, manifest: &Manifest) -> bool {
-        self.entry.state != State::Open || manifest.clean
-    }
-
     fn task(&self, manifest: &Manifest) -> Task {
         let Self { entry, segment, begin, .. } = self;
-        let limit = if self.has_known_end(manifest) { entry.end } else { entry.size };
+        let has_known_end = entry.state != State::Open || manifest.clean;
+        let limit = if has_known_end { entry.end } else { entry.size };
         Task { segment: Arc::clone(segment), begin: *begin, limit }
     }
 }
@@ -202,12 +198,15 @@ impl Chain {
             if entry.end != 0 && entry.end < from {
                 return Err(damage(&segment, 0, Defect::BadField("end")));
             }
-            if segment.role() == Role::Survivors {
+            let mut window = FileSource::of(dir, &segment)?;
+            if entry.state == State::Sealed {
+                // Durable, and never written again: a store of many segments must not need as many descriptors.
                 segment.release_file();
+            }
+            if segment.role() == Role::Survivors {
                 survivors.push(Link { entry: *entry, segment, start: None, begin });
                 continue;
             }
-            let mut window = FileSource::of(dir, &segment)?;
             let empty = match entry.state {
                 State::Sealed | State::Cut => entry.end == from,
                 State::Open if manifest.clean => entry.end == 0,
@@ -218,19 +217,12 @@ impl Chain {
                 if entry.state == State::Open {
                     self.ready.push(Arc::clone(&segment));
                 }
-                if entry.state == State::Sealed {
-                    segment.release_file();
-                }
                 self.keep(segment, *entry);
                 continue;
             }
             let start = start_of(&segment, &mut window)?;
             if let Some((first, _)) = start {
                 segment.begins_at(first);
-            }
-            if entry.state == State::Sealed {
-                // Durable, and never written again: a store of many segments must not need as many descriptors.
-                segment.release_file();
             }
             links.push(Link { entry: *entry, segment, start, begin });
         }
@@ -303,11 +295,7 @@ impl Chain {
             return Ok(true);
         }
         for link in links {
-            let there = look_beyond(
-                &link.segment,
-                &mut FileSource::of(replay.dir, &link.segment)?,
-                link.segment.data_offset(),
-            )?;
+            let there = look_behind(&link.segment, link.segment.data_offset(), replay)?;
             replay.durable = replay.durable.max(there.durable);
             self.seen = self.seen.max(there.last);
         }
@@ -386,16 +374,11 @@ impl Chain {
     /// What lies behind a stop that the log does not plainly continue from. Gathers the proof of what was durable from
     /// there and from every later segment, before anything is judged.
     fn beyond(&mut self, links: &[Link], at: usize, stop: u64, replay: &mut Replay<'_>) -> Result<Beyond> {
-        let here =
-            look_beyond(&links[at].segment, &mut FileSource::of(replay.dir, &links[at].segment)?, stop)?;
+        let here = look_behind(&links[at].segment, stop, replay)?;
         let mut proof = here.durable;
         self.seen = self.seen.max(here.last);
         for link in &links[at + 1..] {
-            let there = look_beyond(
-                &link.segment,
-                &mut FileSource::of(replay.dir, &link.segment)?,
-                link.segment.data_offset(),
-            )?;
+            let there = look_behind(&link.segment, link.segment.data_offset(), replay)?;
             proof = proof.max(there.durable);
             self.seen = self.seen.max(there.last);
         }
@@ -433,7 +416,7 @@ impl Chain {
     /// Takes a segment behind a hole out of the log. What was torn in it and holds no record stays, empty.
     fn drop_link(&mut self, link: &Link, replay: &mut Replay<'_>) -> Result<()> {
         let from = link.segment.data_offset();
-        let found = look_beyond(&link.segment, &mut FileSource::of(replay.dir, &link.segment)?, from)?;
+        let found = look_behind(&link.segment, from, replay)?;
         if found.records > 0 {
             replay.report.set_aside_records += found.records;
             self.set_aside.push(link.entry.id);
@@ -445,6 +428,11 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+/// Looks at what lies in a segment behind a place.
+fn look_behind(segment: &Segment, from: u64, replay: &Replay<'_>) -> Result<Beyond> {
+    look_beyond(segment, &mut FileSource::of(replay.dir, segment)?, from)
 }
 
 /// How the next segment goes on after a stop.

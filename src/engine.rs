@@ -221,13 +221,21 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// `Corrupt` where its lengths lead out of what was written.
+    /// `Corrupt` where its lengths lead out of what was written; `MissingSegment`, `Corrupt` or what the operating system says
+    /// where its segment was not needed before, and is not what it was.
     #[inline]
     pub(crate) fn record<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
         match self.shared.space.record(location, pin) {
             Some(record) => Ok(record),
-            None => Err(self.damage(location, Defect::LengthOutOfRange)),
+            None => self.record_again(location, pin),
         }
+    }
+
+    /// The record at a location where a first look found none; as a rule why there is none.
+    #[cold]
+    fn record_again<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
+        let found = self.shared.space.find(location, pin)?;
+        found.ok_or_else(|| self.damage(location, Defect::LengthOutOfRange))
     }
 
     /// Makes everything appended so far durable; run by the leader of a commit, one at a time.

@@ -19,10 +19,10 @@ use crate::format::manifest::{SegmentEntry, State};
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::walk::Order;
 use crate::format::{Defect, SegmentId, Seq, StoreId, names};
-use crate::fs::{Dir, File, Identity};
+use crate::fs::{Access, Dir, File, Identity};
 use crate::mapping::space::{Range, Space};
 use crate::mapping::{Mapping, PAGE_SIZE};
-use crate::segment_file::open_file;
+use crate::segment_file::{Unopened, check_header, len_of, open_file};
 
 /// How the pages ahead of the writer are made ready. Chosen by the store's default durability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,11 +181,8 @@ impl Segment {
         entry: &SegmentEntry,
         place: impl FnOnce(&Arc<Mapping>) -> Result<Range>,
     ) -> Result<Arc<Self>> {
-        let (file, header) = open_file(dir, store, entry.id)?;
-        let path = dir.path().join(names::segment(entry.id));
-        if header.size != entry.size || header.nonce != entry.nonce {
-            return Err(Error::Corrupt { path, offset: 0, defect: Defect::WrongSegment });
-        }
+        let (file, header) = open_file(dir, store, entry.id, Access::Write)?;
+        check_header(&header, entry, &dir.path().join(names::segment(entry.id)))?;
         let shape = Shape {
             id: entry.id,
             size: entry.size,
@@ -200,6 +197,34 @@ impl Segment {
         Ok(segment)
     }
 
+    /// As [`Segment::open_at`], for a sealed segment of which nothing is needed yet: its file is opened, compared and
+    /// mapped when it is first needed.
+    pub(crate) fn open_later(
+        space: &Space,
+        unopened: Unopened,
+        range: Range,
+        image: impl FnOnce() -> Error,
+    ) -> Result<Arc<Self>> {
+        let Unopened { entry, data_offset, .. } = unopened;
+        let shape = Shape {
+            id: entry.id,
+            size: entry.size,
+            nonce: entry.nonce,
+            data_offset,
+            regime: Regime::Plain,
+            role: entry.role,
+            generation: entry.generation,
+        };
+        let path = unopened.path();
+        let mapping = Arc::new(Mapping::later(len_of(entry.size)?, Box::new(unopened)));
+        if !space.place_at(&mapping, range) {
+            return Err(image());
+        }
+        let segment = Self::of(path, shape, mapping, range, None);
+        segment.set_bounds(entry.first_seq, entry.filtered);
+        Ok(segment)
+    }
+
     fn map(
         dir: &dyn Dir,
         file: Arc<dyn File>,
@@ -207,16 +232,22 @@ impl Segment {
         place: impl FnOnce(&Arc<Mapping>) -> Result<Range>,
     ) -> Result<Arc<Self>> {
         let path = dir.path().join(names::segment(shape.id));
-        let len = usize::try_from(shape.size).map_err(|_| Error::Limit {
-            what: "a segment is larger than this processor's address space",
-            advice: "open the store on a 64-bit machine",
-        })?;
-        let mapping = file.map(len).map_err(|error| Error::io("map", &path, error))?;
-        mapping.set_nonce(shape.nonce);
+        let mapping = file.map(len_of(shape.size)?).map_err(|error| Error::io("map", &path, error))?;
         let identity = file.identity().map_err(|error| Error::io("look at", &path, error))?;
         let range = place(&mapping)?;
+        Ok(Self::of(path, shape, mapping, range, Some((file, identity))))
+    }
+
+    fn of(
+        path: PathBuf,
+        shape: Shape,
+        mapping: Arc<Mapping>,
+        range: Range,
+        file: Option<(Arc<dyn File>, Identity)>,
+    ) -> Arc<Self> {
+        mapping.set_nonce(shape.nonce);
         let ready = if shape.regime == Regime::Plain { 0 } else { shape.data_offset };
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             id: shape.id,
             path,
             size: shape.size,
@@ -229,10 +260,10 @@ impl Segment {
             regime: shape.regime,
             range,
             mapping,
-            file: Mutex::new(Some((file, identity))),
+            file: Mutex::new(file),
             ready: AtomicU64::new(ready),
             extending: Mutex::new(()),
-        }))
+        })
     }
 
     /// The entry under which the manifest names a new segment.

@@ -1,15 +1,17 @@
-//! The file of a segment: opening it and reading its header, and removing it.
+//! The file of a segment: opening it and reading its header, at once or when it is first needed, and removing it.
 //!
-//! It maps nothing and reads no records.
+//! It reads no records.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::format::manifest::SegmentEntry;
 use crate::format::segment_header::{SEGMENT_HEADER_SIZE, SegmentHeader};
 use crate::format::{Defect, READ_VERSION, SegmentId, StoreId, names};
 use crate::fs::{Access, Dir, File};
+use crate::mapping::{Later, Mapping};
 
 /// Opens a segment file and reads its header, comparing it with the name, the store and the file's size.
 ///
@@ -20,10 +22,11 @@ pub(crate) fn open_file(
     dir: &dyn Dir,
     store: StoreId,
     id: SegmentId,
+    access: Access,
 ) -> Result<(Arc<dyn File>, SegmentHeader)> {
     let name = names::segment(id);
     let path = dir.path().join(&name);
-    let file = dir.open(&name, Access::Write).map_err(|error| match error.kind() {
+    let file = dir.open(&name, access).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Error::MissingSegment { path: path.clone() },
         _ => Error::io("open", &path, error),
     })?;
@@ -40,6 +43,61 @@ pub(crate) fn open_file(
         return Err(Error::Corrupt { path, offset: size.min(header.size), defect });
     }
     Ok((file, header))
+}
+
+/// Compares a segment's header with what the manifest says of it.
+///
+/// # Errors
+///
+/// `Corrupt`.
+pub(crate) fn check_header(header: &SegmentHeader, entry: &SegmentEntry, path: &Path) -> Result<()> {
+    if header.size == entry.size && header.nonce == entry.nonce {
+        return Ok(());
+    }
+    Err(Error::Corrupt { path: path.to_owned(), offset: 0, defect: Defect::WrongSegment })
+}
+
+/// A segment that is mapped when it is first needed: sealed, and known well enough to do without its header until then.
+#[derive(Debug)]
+pub(crate) struct Unopened {
+    pub(crate) dir: Arc<dyn Dir>,
+    pub(crate) store: StoreId,
+    pub(crate) entry: SegmentEntry,
+    /// Where an image says that its first record lies.
+    pub(crate) data_offset: u64,
+}
+
+impl Unopened {
+    /// The file's path, for messages.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join(names::segment(self.entry.id))
+    }
+}
+
+impl Later for Unopened {
+    fn map(&self) -> Result<Arc<Mapping>> {
+        let Self { dir, store, entry, data_offset } = self;
+        let (file, header) = open_file(dir.as_ref(), *store, entry.id, Access::Read)?;
+        let path = self.path();
+        check_header(&header, entry, &path)?;
+        let told = (entry.role, entry.generation, *data_offset);
+        if told != (header.role, header.generation, header.data_offset()) {
+            return Err(Error::Corrupt { path, offset: 0, defect: Defect::WrongSegment });
+        }
+        file.map(len_of(entry.size)?).map_err(|error| Error::io("map", path, error))
+    }
+}
+
+/// The length of a segment's mapping.
+///
+/// # Errors
+///
+/// `Limit` where the processor's addresses are too short.
+pub(crate) fn len_of(size: u64) -> Result<usize> {
+    usize::try_from(size).map_err(|_| Error::Limit {
+        what: "a segment is larger than this processor's address space",
+        advice: "open the store on a 64-bit machine",
+    })
 }
 
 /// Removes a segment's file; gone already is as good. Durable after the directory's sync.

@@ -104,6 +104,11 @@ pub(crate) fn image_unusable(error: &dyn Display) {
     event!(warn, "the image cannot be used", error => error);
 }
 
+/// A segment was not needed when the store was opened, and cannot be mapped now.
+pub(crate) fn segment_unusable(error: &dyn Display) {
+    event!(error, "a segment cannot be used", error => error);
+}
+
 /// The leader of a commit has made everything up to a sequence number durable.
 pub(crate) fn synced(upto: u64, bytes: u64) {
     event!(trace, "synced", upto = upto, bytes = bytes);

@@ -31,7 +31,7 @@ impl Engine {
         }
         if self.shared.manifest.is_behind() {
             // Nothing was written since a clean close, and nothing is to be before the first write.
-            return self.load_some();
+            return Ok(self.load_some()? || self.attach_some());
         }
         if !self.unproven.lock().is_empty() {
             self.shared.commit.run(|| self.sync_once())?;
@@ -44,7 +44,7 @@ impl Engine {
         // A piece of each: a fast writer keeps `provision` at work for as long as it writes, and a pass takes long, too.
         let provided = self.provision.step(&self.shared)?;
         let synced = self.sync_full()?;
-        let done = self.load_some()? || self.image_step()? || self.compact_step()?;
+        let done = self.load_some()? || self.attach_some() || self.image_step()? || self.compact_step()?;
         Ok(provided || synced || done)
     }
 
@@ -66,6 +66,16 @@ impl Engine {
             return Ok(true);
         }
         self.compact_at_rest()
+    }
+
+    /// Maps a segment that nobody has needed since the store was opened; whether there was one.
+    fn attach_some(&self) -> bool {
+        let attached = self.shared.space.attach_next();
+        if let Some(Err(error)) = &attached {
+            // Every read that needs it tries again, and says so.
+            crate::trace::segment_unusable(error);
+        }
+        attached.is_some()
     }
 
     /// Makes memory of an index that is short of it present ahead of the writer; whether there was one among those

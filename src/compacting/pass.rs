@@ -80,6 +80,8 @@ impl Engine {
             job.phase = Phase::SyncAhead;
             return Ok(());
         };
+        // Its file will go, and a snapshot may have to read what nobody has needed before.
+        self.shared.space.attach(victim.segment.mapping())?;
         if victim.cost == 0 {
             // Nothing in it is alive, and nothing can become so.
             job.at += 1;

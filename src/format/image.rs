@@ -12,6 +12,7 @@
 //! A frame's checksum is bound to its number and to a nonce drawn for the file, so a block of another image, or one in
 //! another's place, does not validate.
 
+use super::segment_header::SEGMENT_HEADER_SIZE;
 use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, WRITE_VERSION};
 
 const MAGIC: [u8; 8] = *b"MAPCASKI";
@@ -63,7 +64,7 @@ pub const SEGMENT_LAYOUT: [(&str, usize, usize); 9] = [
     ("hidden", 32, 8),
     ("tombstones", 40, 8),
     ("notes", 48, 8),
-    ("reserved", 56, 8),
+    ("data_offset", 56, 8),
 ];
 
 /// The fields of a keyspace's entry, likewise.
@@ -94,6 +95,8 @@ pub struct SegmentEntry {
     pub granules: u32,
     /// Bytes of values that are hidden, of tombstones and of notes.
     pub dead: [u64; 3],
+    /// Where its first record lies, in bytes: the length of the file's header.
+    pub data_offset: u64,
 }
 
 /// The shape of an index.
@@ -179,7 +182,7 @@ impl Image {
             for word in segment.dead {
                 bytes.extend_from_slice(&word.to_le_bytes());
             }
-            bytes.extend_from_slice(&[0; 8]);
+            bytes.extend_from_slice(&segment.data_offset.to_le_bytes());
         }
         for keyspace in &self.keyspaces {
             keyspace.encode(&mut bytes);
@@ -353,9 +356,10 @@ fn segment(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
         first_granule: reader.u32()?,
         granules: reader.u32()?,
         dead: [reader.u64()?, reader.u64()?, reader.u64()?],
+        data_offset: reader.u64()?,
     };
-    if reader.array::<8>()? != [0; 8] {
-        return Err(Defect::Reserved);
+    if entry.data_offset < SEGMENT_HEADER_SIZE as u64 || entry.data_offset > entry.end {
+        return Err(Defect::BadField("data_offset"));
     }
     // Location zero is no location.
     if entry.first_granule == 0 || entry.granules == 0 {
@@ -413,6 +417,7 @@ mod tests {
             first_granule,
             granules: 3,
             dead: [8, 16, 24],
+            data_offset: 128 + 8 * id,
         };
         let table = Table { base_bits: 3, entries: 5, buckets: 9, overflow_lines: 65 };
         let keyspace = |id, live| KeyspaceEntry { id: KeyspaceId(id), keys: 5, live_bytes: 90, table, live };
@@ -498,7 +503,7 @@ mod tests {
             let mut bytes = front.clone();
             bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
             assert!(matches!(Image::decode(&sealed(bytes), file_size(&front)), Err(found) if found == defect
-                || found == Defect::BadField("granules")));
+                || matches!(found, Defect::BadField("granules" | "data_offset"))));
         }
     }
 

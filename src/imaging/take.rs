@@ -200,5 +200,6 @@ fn entry_of(segment: &Segment) -> Option<SegmentEntry> {
         first_granule,
         granules,
         dead: [counted.hidden, counted.tombstones, counted.notes],
+        data_offset: segment.data_offset(),
     })
 }

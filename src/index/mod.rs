@@ -196,7 +196,7 @@ impl Index {
             return Err(io::Error::other("an index has no such shape"));
         }
         let partial = if loader.is_some() { PARTIAL } else { 0 };
-        let index = Self {
+        let mut index = Self {
             front: Apart(Front { buckets: AtomicU64::new(buckets), partial: AtomicU64::new(partial) }),
             counters: Apart(Counters {
                 entries: AtomicU64::new(entries),
@@ -209,8 +209,8 @@ impl Index {
             populated: Populated { heads: AtomicU64::new(buckets), overflow: AtomicU64::new(overflow_lines) },
             loader,
         };
-        index.heads.ensure_sparse(buckets)?;
-        index.overflow.ensure_sparse(overflow_lines)?;
+        index.heads.make_sparse(buckets)?;
+        index.overflow.make_sparse(overflow_lines)?;
         Ok(index)
     }
 

@@ -44,33 +44,52 @@ impl Row {
     ///
     /// When memory or address space is short, or the number is not below the limit.
     pub(super) fn ensure(&self, number: u64) -> io::Result<()> {
-        self.ensure_with(number, Lines::new)
-    }
-
-    fn ensure_with(&self, number: u64, make: impl FnOnce(usize) -> io::Result<Lines>) -> io::Result<()> {
         if number >= self.limit() {
             return Err(io::Error::other("the index has as many lines as its entries can tell apart"));
         }
         let (chunk, _) = self.place(number);
         if self.chunks[chunk].get().is_none() {
-            let count = 1u64 << (self.base_bits as usize + chunk.saturating_sub(1));
-            let count = usize::try_from(count).map_err(|_| io::ErrorKind::OutOfMemory)?;
             // The writer and the helper may both come here; the loser's lines were never touched and cost nothing.
-            drop(self.chunks[chunk].set(make(count)?));
+            drop(self.chunks[chunk].set(Lines::new(self.count(chunk)?)?));
         }
         Ok(())
     }
 
-    /// Makes the chunks of the first `count` numbers, of whose lines few are used for now; see [`Row::fill_soon`].
+    /// Makes the chunks of the first `count` numbers.
     ///
     /// # Errors
     ///
     /// As for [`Row::ensure`].
-    pub(super) fn ensure_sparse(&self, count: u64) -> io::Result<()> {
+    pub(super) fn ensure_to(&self, count: u64) -> io::Result<()> {
         let mut number = 0;
         while number < count {
-            self.ensure_with(number, Lines::sparse)?;
+            self.ensure(number)?;
             number = self.chunk_end(number);
+        }
+        Ok(())
+    }
+
+    /// How many lines a chunk holds.
+    fn count(&self, chunk: usize) -> io::Result<usize> {
+        let count = 1u64 << (self.base_bits as usize + chunk.saturating_sub(1));
+        usize::try_from(count).map_err(|_| io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// Makes the chunks of the first `count` numbers of a new row, of whose lines few are used for now; see
+    /// [`Row::fill_soon`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Row::ensure`].
+    pub(super) fn make_sparse(&mut self, count: u64) -> io::Result<()> {
+        let Some(last) = count.checked_sub(1) else { return Ok(()) };
+        if last >= self.limit() {
+            return Err(io::Error::other("an index has no such shape"));
+        }
+        let counts =
+            (0..=self.place(last).0).map(|chunk| self.count(chunk)).collect::<io::Result<Vec<_>>>()?;
+        for (chunk, lines) in self.chunks.iter_mut().zip(Lines::sparse_together(&counts)?) {
+            *chunk = OnceLock::from(lines);
         }
         Ok(())
     }

@@ -10,6 +10,8 @@
 
 use std::io;
 use std::ops::Range;
+#[cfg(not(loom))]
+use std::sync::Arc;
 
 use crate::sync::AtomicU64;
 
@@ -39,7 +41,12 @@ const HUGE_FROM_SIZE: usize = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct Lines {
     #[cfg(not(loom))]
-    memory: memmap2::MmapRaw,
+    first: *const Line,
+    #[cfg(not(loom))]
+    count: usize,
+    /// Where they lie, perhaps with others.
+    #[cfg(not(loom))]
+    memory: Arc<memmap2::MmapRaw>,
     #[cfg(loom)]
     lines: Vec<Line>,
 }
@@ -63,31 +70,59 @@ impl Lines {
     ///
     /// As for [`Lines::new`].
     pub(crate) fn sparse(count: usize) -> io::Result<Self> {
-        let size = count.checked_mul(size_of::<Line>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut lines = Self::sparse_together(&[count])?;
+        Ok(lines.pop().expect("one was asked for"))
+    }
+
+    /// As [`Lines::sparse`], several runs in one piece of memory: the kernel is asked once, whatever their number.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Lines::new`].
+    #[expect(unsafe_code, reason = "the start of each run in the memory that holds all")]
+    pub(crate) fn sparse_together(counts: &[usize]) -> io::Result<Vec<Self>> {
+        let sum = counts.iter().try_fold(0usize, |sum, count| sum.checked_add(*count));
+        let size =
+            sum.and_then(|sum| sum.checked_mul(size_of::<Line>())).ok_or(io::ErrorKind::OutOfMemory)?;
         let memory = super::Mapping::anonymous_memory(size)?;
-        let memory = std::sync::Arc::into_inner(memory).expect("memory just made has one owner");
-        Ok(Self { memory })
+        let mut at = 0;
+        let runs = counts.iter().map(|count| {
+            // SAFETY: the runs lie one behind the other, and the memory is as long as all of them.
+            let first = unsafe { memory.as_ptr().cast::<Line>().add(at) };
+            at += count;
+            Self { first, count: *count, memory: Arc::clone(&memory) }
+        });
+        Ok(runs.collect())
     }
 
     /// Tells the kernel that all lines will be used.
     pub(crate) fn fill_soon(&self) {
         #[cfg(target_os = "linux")]
-        if self.memory.len() >= HUGE_FROM_SIZE {
+        if self.size() >= HUGE_FROM_SIZE {
             // Advice: where it is refused, the lines are as correct on small pages.
-            drop(self.memory.advise(memmap2::Advice::HugePage));
+            drop(self.memory.advise_range(memmap2::Advice::HugePage, self.offset(), self.size()));
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn size(&self) -> usize {
+        self.count * size_of::<Line>()
+    }
+
+    /// Where they begin in the memory, in bytes.
+    #[cfg(target_os = "linux")]
+    fn offset(&self) -> usize {
+        self.first as usize - self.memory.as_ptr() as usize
     }
 
     /// The lines.
     #[inline]
     #[expect(unsafe_code, reason = "the one place where the index's memory becomes lines")]
     pub(crate) fn as_slice(&self) -> &[Line] {
-        let start = self.memory.as_ptr().cast::<Line>();
-        let count = self.memory.len() / size_of::<Line>();
-        // SAFETY: the memory is `count` lines long, starts at a page and so at a multiple of 64, is zeroed (zero is a
-        // valid value of every word), lives as long as `self`, and is touched through these atomics only: nobody else
-        // has its address, since `sparse` made it and kept it.
-        unsafe { std::slice::from_raw_parts(start, count) }
+        // SAFETY: the memory is `count` lines long from `first` on, which is a multiple of 64 bytes behind the start of a
+        // page, is zeroed (zero is a valid value of every word), lives as long as `self`, and is touched through these
+        // atomics only: nobody else has the address of this part, since `sparse_together` made it and gave it out once.
+        unsafe { std::slice::from_raw_parts(self.first, self.count) }
     }
 
     /// Makes the pages of the given lines present, so that the first store into each does not fault. The content
@@ -100,7 +135,7 @@ impl Lines {
     pub(crate) fn populate(&self, lines: Range<usize>) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         {
-            let offset = lines.start * size_of::<Line>();
+            let offset = self.offset() + lines.start * size_of::<Line>();
             let size = lines.len() * size_of::<Line>();
             match self.memory.advise_range(memmap2::Advice::PopulateWrite, offset, size) {
                 // Before Linux 5.14.
@@ -116,6 +151,15 @@ impl Lines {
     }
 }
 
+// SAFETY: the pointer leads into `memory`, which is kept, to lines, which are `Send` and `Sync`.
+#[cfg(not(loom))]
+#[expect(unsafe_code, reason = "a pointer into memory that is kept")]
+unsafe impl Send for Lines {}
+// SAFETY: as above.
+#[cfg(not(loom))]
+#[expect(unsafe_code, reason = "a pointer into memory that is kept")]
+unsafe impl Sync for Lines {}
+
 #[cfg(loom)]
 impl Lines {
     pub(crate) fn new(count: usize) -> io::Result<Self> {
@@ -123,8 +167,8 @@ impl Lines {
         Ok(Self { lines: (0..count).map(line).collect() })
     }
 
-    pub(crate) fn sparse(count: usize) -> io::Result<Self> {
-        Self::new(count)
+    pub(crate) fn sparse_together(counts: &[usize]) -> io::Result<Vec<Self>> {
+        counts.iter().map(|count| Self::new(*count)).collect()
     }
 
     pub(crate) fn fill_soon(&self) {}

@@ -24,15 +24,17 @@ mod record;
 mod resident;
 pub(crate) mod space;
 pub(crate) mod tally;
+mod waiting;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use self::tally::Tally;
+use crate::error::Result;
 
 /// Size of the pages that this crate reasons in, whatever the processor's are. In bytes.
 pub(crate) const PAGE_SIZE: usize = 4096;
@@ -45,11 +47,29 @@ pub(crate) trait Backing: Send + Sync + fmt::Debug {
     fn populate_write(&self, offset: usize, len: usize) -> io::Result<()>;
 }
 
+/// How a file is mapped that nobody has needed yet.
+pub(crate) trait Later: Send + Sync + fmt::Debug {
+    /// Maps it, as long as was said.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says, or that the file is not what it was said to be.
+    fn map(&self) -> Result<Arc<Mapping>>;
+}
+
+/// Mapped pages, and what stands behind them.
+struct Memory {
+    pages: Arc<MmapRaw>,
+    backing: Option<Arc<dyn Backing>>,
+}
+
 /// One mapped file, unmapped when the last owner is gone.
 pub(crate) struct Mapping {
-    memory: Arc<MmapRaw>,
+    len: usize,
+    /// There from the beginning, unless `later` says how it comes.
+    memory: OnceLock<Memory>,
+    later: Option<Box<dyn Later>>,
     writable: bool,
-    backing: Option<Arc<dyn Backing>>,
     /// Bytes below this offset are published.
     published: AtomicU64,
     /// Whether the mapping has had its appender.
@@ -78,11 +98,23 @@ impl Mapping {
         Ok(Self::new(Arc::new(memory), writable, None))
     }
 
-    fn new(memory: Arc<MmapRaw>, writable: bool, backing: Option<Arc<dyn Backing>>) -> Self {
+    /// The mapping of a file of `len` bytes that is mapped when somebody first needs it, for reading only.
+    ///
+    /// Until [`Mapping::attach`] has succeeded, nothing may be done that needs its bytes or its address.
+    pub(crate) fn later(len: usize, later: Box<dyn Later>) -> Self {
+        Self::with(len, OnceLock::new(), Some(later), false)
+    }
+
+    fn new(pages: Arc<MmapRaw>, writable: bool, backing: Option<Arc<dyn Backing>>) -> Self {
+        Self::with(pages.len(), OnceLock::from(Memory { pages, backing }), None, writable)
+    }
+
+    fn with(len: usize, memory: OnceLock<Memory>, later: Option<Box<dyn Later>>, writable: bool) -> Self {
         Self {
+            len,
             memory,
+            later,
             writable,
-            backing,
             published: AtomicU64::new(0),
             claimed: AtomicBool::new(false),
             nonce: AtomicU64::new(0),
@@ -106,9 +138,34 @@ impl Mapping {
         Self::new(memory, writable, Some(backing))
     }
 
+    /// Whether the file is mapped.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.memory.get().is_some()
+    }
+
+    /// Maps the file, if it is not; may be tried again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Later::map`].
+    pub(crate) fn attach(&self) -> Result<()> {
+        let Some(later) = self.later.as_ref().filter(|_| !self.is_attached()) else { return Ok(()) };
+        let mapped = Arc::into_inner(later.map()?).expect("a mapping just made has one owner");
+        assert!(mapped.len == self.len, "mapped as long as was said");
+        if let Some(memory) = mapped.memory.into_inner() {
+            // Where another thread was quicker, this one is unmapped again.
+            drop(self.memory.set(memory));
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> &Memory {
+        self.memory.get().expect("attached before anybody gets to its bytes")
+    }
+
     /// The mapping's length in bytes.
     pub(crate) fn len(&self) -> usize {
-        self.memory.len()
+        self.len
     }
 
     /// Whether the mapping was made for writing.
@@ -118,7 +175,7 @@ impl Mapping {
 
     /// The first byte's address.
     pub(crate) fn base(&self) -> *mut u8 {
-        self.memory.as_mut_ptr()
+        self.memory().pages.as_mut_ptr()
     }
 
     /// Makes the pages of a range durable (`msync`).
@@ -128,9 +185,10 @@ impl Mapping {
     /// What the operating system says. The failure is final for the store: the kernel marks the lost pages clean and
     /// does not write them again (I9 and DESIGN.md, "Sync").
     pub(crate) fn sync_range(&self, offset: usize, len: usize) -> io::Result<()> {
-        match &self.backing {
+        let Memory { pages, backing } = self.memory();
+        match backing {
             Some(backing) => backing.sync_range(offset, len),
-            None => self.memory.flush_range(offset, len),
+            None => pages.flush_range(offset, len),
         }
     }
 
@@ -140,12 +198,13 @@ impl Mapping {
     ///
     /// A full disk is an error here, where a plain store would be a fatal signal.
     pub(crate) fn populate_write(&self, offset: usize, len: usize) -> io::Result<()> {
-        if let Some(backing) = &self.backing {
+        let Memory { pages, backing } = self.memory();
+        if let Some(backing) = backing {
             return backing.populate_write(offset, len);
         }
         #[cfg(target_os = "linux")]
         {
-            match self.memory.advise_range(memmap2::Advice::PopulateWrite, offset, len) {
+            match pages.advise_range(memmap2::Advice::PopulateWrite, offset, len) {
                 // Before Linux 5.14: blocks are reserved by `File::allocate`, pages come by fault.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
                 other => other,
@@ -153,7 +212,7 @@ impl Mapping {
         }
         #[cfg(not(target_os = "linux"))]
         {
-            let _ = (offset, len);
+            let _ = (pages, offset, len);
             Ok(())
         }
     }
@@ -171,10 +230,11 @@ impl Mapping {
         {
             let end = offset.saturating_add(len).min(self.len());
             let first = offset - offset % PAGE_SIZE;
-            if first >= end || resident::is_resident(&self.memory, first..end)? {
+            let pages = &self.memory().pages;
+            if first >= end || resident::is_resident(pages, first..end)? {
                 return Ok(true);
             }
-            self.memory.advise_range(memmap2::Advice::WillNeed, first, end - first)?;
+            pages.advise_range(memmap2::Advice::WillNeed, first, end - first)?;
             Ok(false)
         }
         #[cfg(not(target_os = "linux"))]

@@ -8,8 +8,9 @@
 //! location behind what is published, gets `None`, so that every function here is safe whatever the location is.
 #![expect(unsafe_code, reason = "this leads from a location to mapped memory")]
 
+use std::collections::BTreeMap;
 use std::io;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -22,6 +23,7 @@ use super::range::{GRANULE_SIZE, GRANULES, Ranges};
 pub(crate) use super::record::{KeptRecord, Record, Slice};
 use super::tally::Dead;
 use crate::epoch::{Limbo, Pin};
+use crate::error::Result;
 use crate::format::record::HEADER_SIZE;
 use crate::location::Location;
 
@@ -30,11 +32,11 @@ const GRANULES_MIN: usize = 1 << 16;
 
 /// One slot of the table. All zero: nothing there.
 #[repr(C)]
-struct Slot {
+pub(super) struct Slot {
     /// The segment's first byte.
     base: AtomicPtr<u8>,
     /// The mapping; owned by `Placed`. Stored last, so that it announces the rest.
-    mapping: AtomicPtr<Mapping>,
+    pub(super) mapping: AtomicPtr<Mapping>,
     /// The flat offset of the segment's first byte.
     start: AtomicU64,
     /// Two slots to a cache line.
@@ -44,7 +46,9 @@ struct Slot {
 /// The flat space of a store.
 #[derive(Debug)]
 pub(crate) struct Space {
-    table: Arc<Table>,
+    pub(super) table: Arc<Table>,
+    /// Where the background goes on attaching what waits.
+    pub(super) attached: AtomicU64,
     /// What was taken out, until no pin can lead there.
     limbo: Limbo,
     /// The same, and what somebody still holds of it.
@@ -53,27 +57,29 @@ pub(crate) struct Space {
 
 /// The table from granules to segments.
 #[derive(Debug)]
-struct Table {
+pub(super) struct Table {
     slots: Arc<MmapRaw>,
     granules: usize,
-    placed: Mutex<Placed>,
+    pub(super) placed: Mutex<Placed>,
 }
 
 /// Which ranges are taken, and the owning reference of each.
 #[derive(Debug)]
-struct Placed {
+pub(super) struct Placed {
     ranges: Ranges,
     /// By ordinal.
-    mappings: Vec<Option<Occupied>>,
+    pub(super) mappings: Vec<Option<Occupied>>,
     /// Ordinals that were given back.
     ordinals: Vec<usize>,
+    /// The ordinals of mappings that no slot leads to yet, because nobody has needed them, by their first granule.
+    pub(super) waiting: BTreeMap<u64, usize>,
 }
 
 /// A mapping in its place.
 #[derive(Debug)]
-struct Occupied {
-    mapping: Arc<Mapping>,
-    range: Range,
+pub(super) struct Occupied {
+    pub(super) mapping: Arc<Mapping>,
+    pub(super) range: Range,
     /// How many [`Stay`]s there are.
     stays: usize,
     /// It was taken out, and no reader of before is left.
@@ -106,9 +112,19 @@ impl Space {
             match Mapping::anonymous_memory(granules * size_of::<Slot>()) {
                 Ok(slots) => {
                     let ranges = Ranges::of(granules as u64);
-                    let placed = Placed { ranges, mappings: Vec::new(), ordinals: Vec::new() };
+                    let placed = Placed {
+                        ranges,
+                        mappings: Vec::new(),
+                        ordinals: Vec::new(),
+                        waiting: BTreeMap::new(),
+                    };
                     let table = Arc::new(Table { slots, granules, placed: Mutex::new(placed) });
-                    return Ok(Self { table, limbo: Limbo::new(), removed: Mutex::default() });
+                    return Ok(Self {
+                        table,
+                        attached: AtomicU64::new(0),
+                        limbo: Limbo::new(),
+                        removed: Mutex::default(),
+                    });
                 }
                 Err(_) if granules > GRANULES_MIN => granules /= 4,
                 Err(error) => return Err(error),
@@ -121,7 +137,8 @@ impl Space {
         let count = (mapping.len() as u64).div_ceil(GRANULE_SIZE).max(1);
         let mut placed = self.table.placed.lock();
         let range = placed.ranges.any(count)?;
-        self.fill(&mut placed, mapping, range);
+        placed.occupy(mapping, range);
+        self.table.lead(mapping, range);
         Some(range)
     }
 
@@ -136,33 +153,45 @@ impl Space {
         let mut placed = self.table.placed.lock();
         let taken = placed.ranges.take(range);
         if taken {
-            self.fill(&mut placed, mapping, range);
+            let ordinal = placed.occupy(mapping, range);
+            if mapping.is_attached() {
+                self.table.lead(mapping, range);
+            } else {
+                placed.waiting.insert(range.first, ordinal);
+            }
         }
         taken
     }
+}
 
-    /// Makes the granules of a range, which was taken for it, lead to a mapping.
-    fn fill(&self, placed: &mut Placed, mapping: &Arc<Mapping>, range: Range) {
-        let ordinal = placed.ordinals.pop().unwrap_or_else(|| {
-            placed.mappings.push(None);
-            placed.mappings.len() - 1
+impl Placed {
+    /// Gives a range, which was taken for it, to a mapping; its ordinal.
+    fn occupy(&mut self, mapping: &Arc<Mapping>, range: Range) -> usize {
+        let ordinal = self.ordinals.pop().unwrap_or_else(|| {
+            self.mappings.push(None);
+            self.mappings.len() - 1
         });
-        // Relaxed: the stores of the slots' `mapping` below announce it.
+        // Relaxed: whatever leads to the mapping announces it, the slots or this table's lock.
         mapping.ordinal.store(ordinal, Ordering::Relaxed);
+        let mapping = Arc::clone(mapping);
+        self.mappings[ordinal] = Some(Occupied { mapping, range, stays: 0, leaves: false });
+        ordinal
+    }
+}
+
+impl Table {
+    /// Makes the granules of a range lead to the mapping that has it.
+    pub(super) fn lead(&self, mapping: &Arc<Mapping>, range: Range) {
         for granule in range.first..range.first + range.count {
-            let slot = self.table.slot(granule).expect("compared with the table's size above");
+            let slot = self.slot(granule).expect("no range leads out of the table");
             // Relaxed, both: the store of `mapping` below announces them.
             slot.base.store(mapping.base(), Ordering::Relaxed);
             slot.start.store(range.first * GRANULE_SIZE, Ordering::Relaxed);
             // Release: pairs with the acquire load in `record`.
             slot.mapping.store(Arc::as_ptr(mapping).cast_mut(), Ordering::Release);
         }
-        let mapping = Arc::clone(mapping);
-        placed.mappings[ordinal] = Some(Occupied { mapping, range, stays: 0, leaves: false });
     }
-}
 
-impl Table {
     fn weak(&self, ordinal: usize) -> Option<Weak<Mapping>> {
         let placed = self.placed.lock();
         placed.mappings.get(ordinal)?.as_ref().map(|occupied| Arc::downgrade(&occupied.mapping))
@@ -197,16 +226,17 @@ impl Space {
     }
 
     /// The published record at a location; `None` where there is none: nothing placed or published there, or lengths
-    /// that lead out of what is published, which only damage after opening can cause.
+    /// that lead out of what is published, which only damage after opening can cause. Also where a mapping that waits
+    /// cannot be had: [`Space::find`] says why.
     ///
     /// The pin keeps the segment mapped for `'p`.
     #[inline]
     pub(crate) fn record<'p>(&'p self, location: Location, _pin: &'p Pin) -> Option<Record<'p>> {
         let slot = self.table.slot_of(location)?;
-        // Acquire: pairs with the release store in `place`.
-        let mapping = slot.mapping.load(Ordering::Acquire);
+        // Acquire: pairs with the release store in `lead`.
+        let mut mapping = slot.mapping.load(Ordering::Acquire);
         if mapping.is_null() {
-            return None;
+            mapping = self.attached(slot, location)?.as_ptr();
         }
         // SAFETY: not null, so it came from an `Arc` that `placed` holds until the space is dropped (`'p` is shorter), or
         // until after this pin (`retire`).
@@ -224,12 +254,35 @@ impl Space {
         (record.raw_header().payload_len() <= room).then_some(record)
     }
 
-    /// The mapping that a location lies in; it stays for as long as the pin.
+    /// As [`Space::record`], with the reason where a mapping that waits cannot be had.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Later::map`](super::Later::map).
+    pub(crate) fn find<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Option<Record<'p>>> {
+        if let Some(record) = self.record(location, pin) {
+            return Ok(Some(record));
+        }
+        self.attach_at(location)?;
+        Ok(self.record(location, pin))
+    }
+
+    /// The mapping that a location lies in, attached or not; it stays for as long as the pin.
     pub(crate) fn mapping<'p>(&'p self, location: Location, _pin: &'p Pin) -> Option<&'p Mapping> {
-        // Acquire: pairs with the release store in `place`.
+        let mapping = self.placed_at(location)?;
+        // SAFETY: from an `Arc` that `placed` holds as long as the pin (see `record`).
+        Some(unsafe { mapping.as_ref() })
+    }
+
+    /// The mapping that has the place of a location, attached or not.
+    #[inline]
+    fn placed_at(&self, location: Location) -> Option<NonNull<Mapping>> {
+        // Acquire: pairs with the release store in `lead`.
         let mapping = self.table.slot_of(location)?.mapping.load(Ordering::Acquire);
-        // SAFETY: null, or from an `Arc` that `placed` holds as long as the pin (see `record`).
-        unsafe { mapping.as_ref() }
+        NonNull::new(mapping).or_else(|| {
+            let mapping = self.table.waiting_at(location)?;
+            NonNull::new(Arc::as_ptr(&mapping).cast_mut())
+        })
     }
 
     /// Whether the record at a location is in memory, as far as the kernel tells; asks the kernel to read what is not.
@@ -240,10 +293,12 @@ impl Space {
     /// What the operating system says.
     pub(crate) fn bring_in(&self, location: Location, pin: &Pin) -> io::Result<bool> {
         let Some(slot) = self.table.slot_of(location) else { return Ok(true) };
-        // Acquire: pairs with the release store in `place`.
-        let mapping = slot.mapping.load(Ordering::Acquire);
+        // Acquire: pairs with the release store in `lead`.
+        let mut mapping = slot.mapping.load(Ordering::Acquire);
         if mapping.is_null() {
-            return Ok(true);
+            // What cannot be had is not waited for: a read says why.
+            let Some(attached) = self.attached(slot, location) else { return Ok(true) };
+            mapping = attached.as_ptr();
         }
         // SAFETY: not null, so it came from an `Arc` that `placed` holds as long as the pin (see `record`).
         let mapping = unsafe { &*mapping };
@@ -262,15 +317,10 @@ impl Space {
     /// Counts bytes of a segment as dead. Called by the one writer only, about a segment that is still placed.
     #[inline]
     pub(crate) fn add_dead(&self, location: Location, why: Dead, bytes: u64) {
-        let Some(slot) = self.table.slot_of(location) else { return };
-        // Acquire: pairs with the release store in `place`.
-        let mapping = slot.mapping.load(Ordering::Acquire);
-        if mapping.is_null() {
-            return;
-        }
-        // SAFETY: not null, so it came from an `Arc` that `placed` holds: it is taken out only after the slots are empty
-        // and no pin is left that can have seen them, and the writer is pinned or the segment is its own.
-        let mapping = unsafe { &*mapping };
+        let Some(mapping) = self.placed_at(location) else { return };
+        // SAFETY: it came from an `Arc` that `placed` holds: it is taken out only after the slots are empty and no pin is
+        // left that can have seen them, and the writer is pinned or the segment is its own.
+        let mapping = unsafe { mapping.as_ref() };
         mapping.tally().add(why, bytes);
     }
 
@@ -284,7 +334,10 @@ impl Space {
 
     /// Takes a mapping out of the space, once no pin that was taken before can lead into it; its range and its ordinal
     /// are then given out again. The index must not lead to it any more, and nothing may be counted as live in it.
+    ///
+    /// It was attached before: its file is removed now, and whoever saw the index before may still come to it.
     pub(crate) fn retire(&self, mapping: &Mapping) {
+        debug_assert!(mapping.is_attached(), "what is retired can be read for as long as somebody may");
         let mut removed = self.removed.lock();
         removed.retain(|mapping| mapping.strong_count() > 0);
         removed.extend(self.table.weak(mapping.ordinal()));
@@ -320,6 +373,7 @@ impl Table {
     fn vacate(&self, placed: &mut Placed, ordinal: usize) -> Option<Occupied> {
         let free = |occupied: &mut Occupied| occupied.leaves && occupied.stays == 0;
         let occupied = placed.mappings[ordinal].take_if(free)?;
+        placed.waiting.remove(&occupied.range.first);
         for granule in occupied.range.first..occupied.range.first + occupied.range.count {
             let slot = self.slot(granule).expect("it was placed there");
             // Relaxed: no reader has a location in this range (`Space::retire`).

@@ -196,8 +196,9 @@ pub(super) fn read<R>(
     with: impl FnOnce(Ahead<'_>) -> Result<R>,
 ) -> Result<R> {
     let size: u64 = tasks.iter().map(|task| task.limit.saturating_sub(task.begin.offset)).sum();
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let threads = if size < LARGE || processors < 2 { 0 } else { processors.min(tasks.len()).min(THREADS) };
+    // Not asked where it does not count: the answer lies in files.
+    let processors = if size < LARGE { 1 } else { thread::available_parallelism().map_or(1, usize::from) };
+    let threads = if processors < 2 { 0 } else { processors.min(tasks.len()).min(THREADS) };
     let desk = Desk::default();
     thread::scope(|scope| {
         let ended = Ended(&desk);

@@ -24,7 +24,7 @@ pub(super) fn remove(
     }
     let store = manifest.read(|manifest| manifest.store);
     for (id, nonce) in retired {
-        match open_file(dir, store, *id) {
+        match open_file(dir, store, *id, Access::Read) {
             // Only what the manifest speaks of.
             Ok((_, header)) if header.nonce == *nonce => unlink_segment(dir, *id)?,
             Err(error @ Error::Io { .. }) => return Err(error),
@@ -98,7 +98,10 @@ fn write_aside(dir: &dyn Dir, name: &str, bytes: &[u8]) -> std::io::Result<()> {
 pub(super) fn rename_aside(dir: &dyn Dir, survey: &Survey, ids: &[SegmentId]) -> Result<Vec<PathBuf>> {
     let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
     let mut paths = Vec::new();
-    let mut taken = dir.list().map_err(|error| Error::io("list", dir.path(), error))?;
+    let mut taken = Vec::new();
+    if !ids.is_empty() {
+        taken = dir.list().map_err(|error| Error::io("list", dir.path(), error))?;
+    }
     for id in ids {
         let old = names::segment(*id);
         let new = (0..).map(|n| names::aside(*id, n)).find(|name| !taken.contains(name));

@@ -114,7 +114,7 @@ impl Loading {
         let grown = self.slot.index.reserve();
         grown.map_err(|error| Error::io("grow the index for", path, error))?;
         let found = self.slot.index.find_or_insert(hash, location, |other| {
-            let record = space.record(other, pin);
+            let record = space.find(other, pin)?;
             Ok::<_, Error>(record.is_some_and(|record| record.key() == own().key()))
         })?;
         let Some(other) = found else {

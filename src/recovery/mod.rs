@@ -86,7 +86,11 @@ pub(crate) struct Opened {
 /// See [`Options::open`](crate::Options::open).
 pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
     options.check()?;
-    let first = decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?;
+    // Before the lock file is touched, which may be another program's.
+    let first = match Survey::is_plain(dir.as_ref()) {
+        true => DirectoryAction::Open,
+        false => decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?,
+    };
     if let Medium::Network(kind) = dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
         return Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind });
     }
@@ -213,8 +217,9 @@ fn open_store(
     })?;
     let durable = manifest.durable.max(proof.unwrap_or(Seq::ZERO));
     let tell = &options.recovery_progress;
-    let known = Listed { manifest: &manifest, entries: &entries, hash_key: &hash_key, durable, tell };
-    let Read { space, mut chain, replayed, image } = known.read(dir.as_ref())?;
+    let there = &survey.segments;
+    let known = Listed { manifest: &manifest, entries: &entries, there, hash_key: &hash_key, durable, tell };
+    let Read { space, mut chain, replayed, image } = known.read(&dir)?;
 
     chain.set_aside.extend_from_slice(&unlisted.set_aside);
     let repeated = unlisted.repeated;
@@ -230,6 +235,8 @@ fn open_store(
 struct Listed<'a> {
     manifest: &'a Manifest,
     entries: &'a [SegmentEntry],
+    /// The segments whose files are there.
+    there: &'a [SegmentId],
     hash_key: &'a HashKey,
     durable: Seq,
     tell: &'a Tell,
@@ -246,7 +253,7 @@ struct Read {
 
 impl Listed<'_> {
     /// Reads what the manifest's image does not hold; everything, where there is none, or it is not what it should be.
-    fn read(&self, dir: &dyn Dir) -> Result<Read> {
+    fn read(&self, dir: &Arc<dyn Dir>) -> Result<Read> {
         let mut damage = None;
         if self.manifest.image > 0 {
             match self.read_with(dir, true) {
@@ -262,11 +269,12 @@ impl Listed<'_> {
         Ok(read)
     }
 
-    fn read_with(&self, dir: &dyn Dir, image: bool) -> Result<Read> {
-        let Self { manifest, entries, hash_key, durable, tell } = *self;
+    fn read_with(&self, dir: &Arc<dyn Dir>, image: bool) -> Result<Read> {
+        let Self { manifest, entries, there, hash_key, durable, tell } = *self;
         let space =
             Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
-        let image = image.then(|| Restore::open(dir, &space, manifest, entries)).transpose()?;
+        let image = image.then(|| Restore::open(dir, &space, manifest, entries, there)).transpose()?;
+        let dir = dir.as_ref();
         let mut replay = Replay::new(dir, &space, hash_key, manifest, durable, tell);
         let chain = chain::read(dir, manifest, entries, image.as_ref(), &mut replay)?;
         let mut replayed = replay.finish()?;

@@ -14,17 +14,18 @@ use super::pieces::Begin;
 use super::replay::Replay;
 use crate::catalog::Slot;
 use crate::checkpoint::Opened;
-use crate::epoch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::hash::HASH_ID;
 use crate::format::image;
 use crate::format::manifest::{Manifest, SegmentEntry, State};
 use crate::format::segment_header::Role;
 use crate::format::{KeyspaceId, SegmentId};
 use crate::fs::Dir;
+use crate::location::Location;
 use crate::mapping::space::{Range, Space};
 use crate::mapping::tally::Dead;
 use crate::segment::Segment;
+use crate::segment_file::Unopened;
 
 /// The image that an open begins with.
 #[derive(Debug)]
@@ -51,18 +52,20 @@ pub(crate) struct Restored {
 }
 
 impl Restore {
-    /// Opens the image that the manifest names, and the segments that both name, each in the place that it had.
+    /// Opens the image that the manifest names, and takes the segments that both name, each in the place that it had. Those
+    /// that are wholly in the image are opened when they are needed.
     ///
     /// # Errors
     ///
     /// One about the image where it does not fit; as for [`Segment::open`].
     pub(crate) fn open(
-        dir: &dyn Dir,
+        dir: &Arc<dyn Dir>,
         space: &Space,
         manifest: &Manifest,
         entries: &[SegmentEntry],
+        there: &[SegmentId],
     ) -> Result<Self> {
-        let opened = Opened::open(dir, manifest.image)?;
+        let opened = Opened::open(dir.as_ref(), manifest.image)?;
         check(&opened, manifest)?;
         let mut segments = BTreeMap::new();
         let mut continued = 0;
@@ -81,17 +84,22 @@ impl Restore {
                 return Err(opened.unfit("end"));
             }
             let unfit = || opened.unfit("granules");
-            let segment = Segment::open_at(dir, space, manifest.store, entry, range, unfit)?;
-            if listed.end < segment.data_offset() {
-                return Err(opened.unfit("end"));
+            let segment = if whole {
+                let (dir, data_offset) = (Arc::clone(dir), listed.data_offset);
+                let unopened = Unopened { dir, store: manifest.store, entry: *entry, data_offset };
+                if there.binary_search(&entry.id).is_err() {
+                    return Err(Error::MissingSegment { path: unopened.path() });
+                }
+                Segment::open_later(space, unopened, range, unfit)?
+            } else {
+                Segment::open_at(dir.as_ref(), space, manifest.store, entry, range, unfit)?
+            };
+            if listed.data_offset != segment.data_offset() {
+                return Err(opened.unfit("data_offset"));
             }
             segment.mapping().publish_existing(listed.end);
             for (why, bytes) in [Dead::Hidden, Dead::Tombstone, Dead::Note].into_iter().zip(listed.dead) {
                 segment.mapping().tally().add(why, bytes);
-            }
-            if whole {
-                // Durable, and never written again: a store of many segments must not need as many descriptors.
-                segment.release_file();
             }
             let begin = Begin { offset: listed.end, last: Some(opened.image.last) };
             segments.insert(listed.id, Covered { segment, begin: (!whole).then_some(begin) });
@@ -115,6 +123,13 @@ impl Restore {
         self.opened.image
     }
 
+    /// The places of the segments that are left, in their order.
+    fn places(&self) -> Vec<Range> {
+        let mut places: Vec<_> = self.segments.values().map(|known| known.segment.range()).collect();
+        places.sort_unstable_by_key(|range| range.at(0).to_bits());
+        places
+    }
+
     /// Gives its indexes to a replay, which goes on from them; to be called before another segment gets a place. They are
     /// loaded as they are needed.
     ///
@@ -131,9 +146,8 @@ impl Restore {
             }
             let is_gone = |(id, _): &(SegmentId, u64)| !self.segments.contains_key(id);
             if entry.live.iter().any(is_gone) {
-                let pin = epoch::pin();
-                // Nothing has a place yet but the segments that are left.
-                writer.purge(|location| replay.space.mapping(location, &pin).is_some())?;
+                let places = self.places();
+                writer.purge(|location| is_in(&places, location))?;
             }
             let mut slot = Slot::new(writer);
             let mut live_bytes = 0;
@@ -150,6 +164,12 @@ impl Restore {
         replay.report.note_last(image.last);
         Ok(())
     }
+}
+
+/// Whether a location lies in one of these places.
+fn is_in(places: &[Range], location: Location) -> bool {
+    let behind = places.partition_point(|range| range.at(0).to_bits() <= location.to_bits());
+    places[..behind].last().is_some_and(|range| range.offset_of(location).is_some())
 }
 
 /// Whether an image is of this store, and speaks of nothing that the store does not know.

@@ -7,7 +7,7 @@ use super::decide::{DirectoryFacts, Manifests, UnlistedAction, UnlistedFacts, Un
 use super::source::FileSource;
 use crate::error::{Error, Result};
 use crate::format::manifest::{MANIFEST_LEN_MAX, Manifest, SegmentEntry, State};
-use crate::format::names::{self, Name};
+use crate::format::names::{self, MANIFESTS, Name};
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::walk::next_published;
 use crate::format::{Defect, SegmentId, Seq};
@@ -75,6 +75,16 @@ impl Survey {
         }
         survey.segments.sort_unstable();
         Ok(survey)
+    }
+
+    /// Whether the table of directories says "open", as far as the copies of the manifest tell without the rest of the
+    /// directory: whatever else is there, one whole copy is enough unless the other one is newer. Where it is not that easy,
+    /// a survey says what there is.
+    pub(crate) fn is_plain(dir: &dyn Dir) -> bool {
+        let copies = MANIFESTS.map(|name| read_copy(dir, name));
+        let whole = |copy: &Result<Copy>| matches!(copy, Ok(Copy::Whole(_)));
+        let newer = |copy: &Result<Copy>| matches!(copy, Ok(Copy::Newer(_)));
+        copies.iter().any(whole) && !copies.iter().any(newer)
     }
 
     /// The facts for the table of directories.
@@ -166,7 +176,7 @@ pub(crate) fn look_at_unlisted(
 ) -> Result<Unlisted> {
     let mut found = Unlisted::default();
     for id in survey.segments.iter().filter(|id| manifest.segment(**id).is_none()) {
-        let opened = open_file(dir, manifest.store, *id);
+        let opened = open_file(dir, manifest.store, *id, Access::Read);
         let header = match &opened {
             Ok((_, header)) => whose(header, manifest),
             Err(Error::ForeignFile { .. }) => UnlistedHeader::Foreign,

@@ -1,0 +1,113 @@
+//! Mappings that have their place and are not mapped yet, because nobody has needed them.
+//!
+//! An open that begins with an image needs the numbers of most segments and the bytes of none, and to open, check and map a
+//! file takes longer than all else that it does for a segment. So a place is taken, and the slots of the table stay
+//! empty: the slow path of every search that meets an empty slot comes here.
+//!
+//! **Concurrency.** Several threads may map one file at a time; the first to be ready wins, and the others' pages are
+//! unmapped again. Slots are filled under the lock of the table, as everywhere. What cannot be mapped goes on waiting, so the
+//! next search tries again and says what is wrong.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Mapping;
+use super::range::GRANULE_SIZE;
+use super::space::{Placed, Slot, Space, Table};
+use crate::error::Result;
+use crate::location::Location;
+
+impl Placed {
+    /// What waits in the place of a granule.
+    fn waiting(&self, granule: u64) -> Option<&Arc<Mapping>> {
+        let (_, ordinal) = self.waiting.range(..=granule).next_back()?;
+        let occupied = self.mappings.get(*ordinal)?.as_ref()?;
+        (granule < occupied.range.first + occupied.range.count).then_some(&occupied.mapping)
+    }
+
+    /// The first that waits at a granule or behind it, and its first granule.
+    fn waiting_from(&self, granule: u64) -> Option<(u64, Arc<Mapping>)> {
+        let (first, ordinal) = self.waiting.range(granule..).next()?;
+        let occupied = self.mappings.get(*ordinal)?.as_ref()?;
+        Some((*first, Arc::clone(&occupied.mapping)))
+    }
+}
+
+impl Table {
+    /// The mapping that waits at a location.
+    #[cold]
+    pub(super) fn waiting_at(&self, location: Location) -> Option<Arc<Mapping>> {
+        self.placed.lock().waiting(location.to_bits() * 8 / GRANULE_SIZE).map(Arc::clone)
+    }
+
+    /// Maps what waits, and makes its slots lead to it.
+    fn attach(&self, mapping: &Arc<Mapping>) -> Result<()> {
+        mapping.attach()?;
+        let mut placed = self.placed.lock();
+        let occupied = placed.mappings.get(mapping.ordinal()).and_then(Option::as_ref);
+        // Taken out meanwhile, and no reader of before is left.
+        let Some(occupied) = occupied.filter(|occupied| Arc::ptr_eq(&occupied.mapping, mapping)) else {
+            return Ok(());
+        };
+        let range = occupied.range;
+        if placed.waiting.remove(&range.first).is_some() {
+            self.lead(mapping, range);
+        }
+        Ok(())
+    }
+}
+
+impl Space {
+    /// The mapping that a slot leads to, once what waits there is attached; `None` where nothing waits or it cannot be had.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn attached(&self, slot: &Slot, location: Location) -> Option<NonNull<Mapping>> {
+        // Whoever needs the reason asks `attach_at`.
+        self.attach_at(location).ok()?;
+        // Acquire: pairs with the release store in `lead`.
+        NonNull::new(slot.mapping.load(Ordering::Acquire))
+    }
+
+    /// Attaches what waits at a location; nothing may wait there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Later::map`](super::Later::map).
+    #[cold]
+    pub(super) fn attach_at(&self, location: Location) -> Result<()> {
+        match self.table.waiting_at(location) {
+            Some(mapping) => self.table.attach(&mapping),
+            None => Ok(()),
+        }
+    }
+
+    /// Attaches a mapping, if it waits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Later::map`](super::Later::map).
+    pub(crate) fn attach(&self, mapping: &Arc<Mapping>) -> Result<()> {
+        if mapping.is_attached() { Ok(()) } else { self.table.attach(mapping) }
+    }
+
+    /// Attaches one of those that wait, each once; `None` after the last.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Later::map`](super::Later::map); the next call goes on behind it.
+    pub(crate) fn attach_next(&self) -> Option<Result<()>> {
+        // Relaxed, all: where two threads read the same, one of them has nothing left to do.
+        let granule = self.attached.load(Ordering::Relaxed);
+        if granule == u64::MAX {
+            return None;
+        }
+        let next = self.table.placed.lock().waiting_from(granule);
+        let Some((first, mapping)) = next else {
+            self.attached.store(u64::MAX, Ordering::Relaxed);
+            return None;
+        };
+        self.attached.store(first + 1, Ordering::Relaxed);
+        Some(self.table.attach(&mapping))
+    }
+}

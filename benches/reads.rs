@@ -133,35 +133,38 @@ pub(crate) fn multi_get(lab: &Lab) -> Result<Vec<Table>> {
     tables.collect()
 }
 
-/// One thread against two, each with its share of the keys.
+/// One thread, two, four and so on up to what the machine has, each with its share of the keys.
 pub(crate) fn get_threads(lab: &Lab) -> Result<Vec<Table>> {
     let probes = &lab.workload.probes;
     let std_map: StdMap = lab.workload.owned().collect();
     let (store, _directory) = lab.loaded(Options::new())?;
-    let tables = [1, 2].map(|threads| {
-        let mut race = Race::new(format!("get hit, threads: {threads}, the whole value touched"));
-        race.add("std HashMap", |_| {
-            Measured::time(probes.len(), || {
-                shared(threads, probes, |keys| Ok(ask_std(&std_map, keys, whole)))
-            })
-        });
-        race.add("mapcask, view", |_| {
-            Measured::time(probes.len(), || {
-                shared(threads, probes, |keys| {
-                    ask_view(&store, keys, whole).map_err(|error| error.to_string())
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    let tables = (0..).map(|doubled| 1 << doubled).take_while(|threads| *threads <= processors.max(2)).map(
+        |threads| {
+            let mut race = Race::new(format!("get hit, threads: {threads}, the whole value touched"));
+            race.add("std HashMap", |_| {
+                Measured::time(probes.len(), || {
+                    shared(threads, probes, |keys| Ok(ask_std(&std_map, keys, whole)))
                 })
-            })
-        });
-        race.add("mapcask, owned value", |_| {
-            Measured::time(probes.len(), || {
-                shared(threads, probes, |keys| {
-                    ask_owned(&store, keys, whole).map_err(|error| error.to_string())
+            });
+            race.add("mapcask, view", |_| {
+                Measured::time(probes.len(), || {
+                    shared(threads, probes, |keys| {
+                        ask_view(&store, keys, whole).map_err(|error| error.to_string())
+                    })
                 })
-            })
-        });
-        race.run(lab.rounds)
-    });
-    tables.into_iter().collect()
+            });
+            race.add("mapcask, owned value", |_| {
+                Measured::time(probes.len(), || {
+                    shared(threads, probes, |keys| {
+                        ask_owned(&store, keys, whole).map_err(|error| error.to_string())
+                    })
+                })
+            });
+            race.run(lab.rounds)
+        },
+    );
+    tables.collect()
 }
 
 /// Shares keys between threads and adds up what they found.

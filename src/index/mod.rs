@@ -47,6 +47,7 @@
 mod bits;
 mod bucket;
 pub(crate) mod capture;
+pub(crate) mod fill;
 pub(crate) mod load;
 mod prefetch;
 mod purge;
@@ -55,6 +56,8 @@ mod split;
 mod table;
 mod writer;
 
+#[cfg(all(test, not(loom)))]
+mod fill_tests;
 #[cfg(all(test, not(loom)))]
 mod image_file;
 #[cfg(all(test, not(loom)))]

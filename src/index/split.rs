@@ -23,23 +23,38 @@ impl IndexWriter {
         self.announce(number, self.links.len())?;
         let Self { index, lines, links, entries, .. } = self;
         let index = &**index;
-        let source = index.heads.line(number);
         // The sibling's chain is not longer than its source's.
         lines.ensure(links.len() as u64, &index.overflow)?;
-        // The bit that tells leavers from stayers; all below it they have in common. It is zero in an empty entry.
-        let leaves = {
-            let bit = buckets.ilog2() - index.base_bits;
-            debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
-            move |entry: Entry| entry.tag() >> bit & 1 == 1
-        };
-        let mut chain = Chain::of(index, source, links, entries);
-        let stayers = chain.copy_leavers(lines, index.heads.line(buckets), leaves);
-        // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled; and, by the entries
-        // emptied below, with the fence of a reader that misses a leaver.
-        index.front.0.buckets.store(buckets + 1, Ordering::Release);
-        chain.drop_leavers(lines, stayers, leaves);
+        split_off(index, lines, (links, entries), buckets, || {
+            // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled; and, by the entries
+            // emptied afterwards, with the fence of a reader that misses a leaver.
+            index.front.0.buckets.store(buckets + 1, Ordering::Release);
+        });
         Ok(())
     }
+}
+
+/// Moves those entries of a bucket to its sibling, which has this number and is empty, that belong there once it counts;
+/// which it does from `publish` on. There are lines enough.
+pub(super) fn split_off(
+    index: &Index,
+    lines: &mut OverflowLines,
+    (links, entries): (&mut Vec<Link>, &mut Vec<Entry>),
+    sibling: u64,
+    publish: impl FnOnce(),
+) {
+    let source = index.heads.line(split_source(sibling));
+    collect_links(index, source, links);
+    // The bit that tells leavers from stayers; all below it they have in common. It is zero in an empty entry.
+    let leaves = {
+        let bit = sibling.ilog2() - index.base_bits;
+        debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
+        move |entry: Entry| entry.tag() >> bit & 1 == 1
+    };
+    let mut chain = Chain::of(index, source, links, entries);
+    let stayers = chain.copy_leavers(lines, index.heads.line(sibling), leaves);
+    publish();
+    chain.drop_leavers(lines, stayers, leaves);
 }
 
 /// The bucket that is being split.

@@ -55,14 +55,14 @@ impl Row {
         Ok(())
     }
 
-    /// Makes the chunks of the first `count` numbers.
+    /// Makes the chunks of some numbers.
     ///
     /// # Errors
     ///
     /// As for [`Row::ensure`].
-    pub(super) fn ensure_to(&self, count: u64) -> io::Result<()> {
-        let mut number = 0;
-        while number < count {
+    pub(super) fn ensure_all(&self, numbers: Range<u64>) -> io::Result<()> {
+        let mut number = numbers.start;
+        while number < numbers.end {
             self.ensure(number)?;
             number = self.chunk_end(number);
         }

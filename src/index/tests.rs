@@ -54,6 +54,15 @@ pub(super) trait Table {
     fn all(&self) -> Vec<Location>;
 }
 
+fn fill_one(writer: &mut IndexWriter, hash: Hash, location: Location) -> Option<Location> {
+    let found = writer.fill(1, |shard| {
+        shard.reserve().expect("memory");
+        shard.find_or_insert(hash, location, is_key(key_at(location)))
+    });
+    writer.grow(1).expect("memory");
+    found.unwrap()[0]
+}
+
 impl Table for IndexWriter {
     fn get(&self, hash: Hash, key: u64) -> Option<Location> {
         let found = self.find(hash, is_key(key)).unwrap();
@@ -65,12 +74,10 @@ impl Table for IndexWriter {
         if key_at(location).is_multiple_of(2) {
             Self::insert(self, hash, location);
         } else {
-            assert_eq!(self.find_or_insert(hash, location, is_key(key_at(location))).unwrap(), None);
+            assert_eq!(fill_one(self, hash, location), None);
         }
         // Now it is there, and stays what it is.
-        self.reserve().expect("memory");
-        let again = place(key_at(location), 0);
-        assert_eq!(self.find_or_insert(hash, again, is_key(key_at(location))).unwrap(), Some(location));
+        assert_eq!(fill_one(self, hash, place(key_at(location), 0)), Some(location));
     }
     fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
         Self::replace(self, hash, old, new)

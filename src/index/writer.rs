@@ -27,7 +27,7 @@ use crate::sync::Ordering;
 
 /// Entries per bucket, times ten, above which a bucket is split: 13.6 bytes of buckets per entry, which with the
 /// overflow lines makes about 15, the least of both together (simulated in the research for this crate).
-const LOAD_TIMES_TEN: u64 = 47;
+pub(super) const LOAD_TIMES_TEN: u64 = 47;
 
 /// The handle that changes an index.
 #[derive(Debug)]
@@ -49,9 +49,9 @@ pub(crate) struct IndexWriter {
 pub(super) struct OverflowLines {
     pub(super) free: Vec<Link>,
     /// Lines ever used.
-    used: u64,
+    pub(super) used: u64,
     /// Lines whose memory is there.
-    ensured: u64,
+    pub(super) ensured: u64,
 }
 
 impl OverflowLines {
@@ -67,9 +67,15 @@ impl OverflowLines {
         link
     }
 
+    /// How many can be taken.
+    #[inline]
+    pub(super) fn left(&self) -> u64 {
+        self.free.len() as u64 + (self.ensured - self.used)
+    }
+
     #[inline]
     pub(super) fn ensure(&mut self, count: u64, row: &Row) -> io::Result<()> {
-        if self.free.len() as u64 + (self.ensured - self.used) < count {
+        if self.left() < count {
             self.ensure_more(count, row)?;
         }
         Ok(())
@@ -77,7 +83,7 @@ impl OverflowLines {
 
     #[cold]
     fn ensure_more(&mut self, count: u64, row: &Row) -> io::Result<()> {
-        while self.free.len() as u64 + (self.ensured - self.used) < count {
+        while self.left() < count {
             if Link::to(self.ensured).is_none() {
                 return Err(io::Error::other(
                     "the index has as many overflow lines as its links can tell apart",
@@ -248,55 +254,9 @@ impl IndexWriter {
         self.count(1);
     }
 
-    /// Inserts an entry unless there is one whose record `matches` accepts, whose location is returned then; in one walk.
-    /// Room must be reserved.
-    ///
-    /// # Errors
-    ///
-    /// As for [`IndexWriter::find`].
-    pub(crate) fn find_or_insert<E: From<Unread>>(
-        &mut self,
-        hash: Hash,
-        location: Location,
-        mut matches: impl FnMut(Location) -> Result<bool, E>,
-    ) -> Result<Option<Location>, E> {
-        let bucket = self.bucket_of(hash);
-        self.announce(bucket, 1)?;
-        let Self { index, lines, .. } = self;
-        let tag = index.tag(hash);
-        let mut line = index.heads.line(bucket);
-        loop {
-            if let Some(found) = search(line, tag, &mut matches)? {
-                return Ok(Some(found));
-            }
-            match line.control_unordered().link() {
-                Some(link) => line = index.overflow.line(link.line()),
-                None => break,
-            }
-        }
-        // All lines before the last are full (X4), but for the head of a chain that has no other.
-        append(index, lines, line, Entry::new(tag, location));
-        self.count(1);
-        Ok(None)
-    }
-
     /// Replaces an entry's location by another of the same key, in place; false if there is no such entry.
     pub(crate) fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
-        if !self.is_announced(self.bucket_of(hash), 0) {
-            return false;
-        }
-        let tag = self.index.tag(hash);
-        let mut line = self.head(hash);
-        loop {
-            if let Some(slot) = slot_of(line, old) {
-                line.set_entry(slot, Entry::new(tag, new));
-                return true;
-            }
-            match line.control_unordered().link() {
-                Some(link) => line = self.index.overflow.line(link.line()),
-                None => return false,
-            }
-        }
+        self.is_announced(self.bucket_of(hash), 0) && replace_in(&self.index, hash, old, new)
     }
 
     /// Removes the entry with this location; false if there is none. Never needs memory.
@@ -348,7 +308,7 @@ impl IndexWriter {
         self.index.heads.line(self.bucket_of(hash))
     }
 
-    fn count(&self, change: i64) {
+    pub(super) fn count(&self, change: i64) {
         let entries = &self.index.counters.0.entries;
         // Relaxed, both: a count on its own, stored by the one writer.
         entries.store(entries.load(Ordering::Relaxed).wrapping_add_signed(change), Ordering::Relaxed);
@@ -372,6 +332,21 @@ pub(super) fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entr
             return;
         };
         line = index.overflow.line(link.line());
+    }
+}
+
+/// Replaces an entry's location in place; false if there is no such entry.
+pub(super) fn replace_in(index: &Index, hash: Hash, old: Location, new: Location) -> bool {
+    let mut line = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
+    loop {
+        if let Some(slot) = slot_of(line, old) {
+            line.set_entry(slot, Entry::new(index.tag(hash), new));
+            return true;
+        }
+        match line.control_unordered().link() {
+            Some(link) => line = index.overflow.line(link.line()),
+            None => return false,
+        }
     }
 }
 

@@ -183,8 +183,18 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Has `with` take what the tasks hold, in order; while threads read ahead of it, where there is much to read and a processor
-/// for them.
+/// How many threads pay for reading so much; none where this one does it as well.
+pub(super) fn threads_for(tasks: &[Task]) -> usize {
+    let size: u64 = tasks.iter().map(|task| task.limit.saturating_sub(task.begin.offset)).sum();
+    if size < LARGE {
+        // Not asked where it does not count: the answer lies in files.
+        return 0;
+    }
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    if processors < 2 { 0 } else { processors.min(THREADS) }
+}
+
+/// Has `with` take what the tasks hold, in order; while so many threads at most read ahead of it.
 ///
 /// # Errors
 ///
@@ -192,17 +202,14 @@ impl Drop for Ended<'_> {
 pub(super) fn read<R>(
     dir: &dyn Dir,
     tasks: &[Task],
+    threads: usize,
     hash_key: &HashKey,
     with: impl FnOnce(Ahead<'_>) -> Result<R>,
 ) -> Result<R> {
-    let size: u64 = tasks.iter().map(|task| task.limit.saturating_sub(task.begin.offset)).sum();
-    // Not asked where it does not count: the answer lies in files.
-    let processors = if size < LARGE { 1 } else { thread::available_parallelism().map_or(1, usize::from) };
-    let threads = if processors < 2 { 0 } else { processors.min(tasks.len()).min(THREADS) };
     let desk = Desk::default();
     thread::scope(|scope| {
         let ended = Ended(&desk);
-        let started = (0..threads).map_while(|_| {
+        let started = (0..threads.min(tasks.len())).map_while(|_| {
             let thread = thread::Builder::new().name("mapcask-read".to_owned());
             // Where there are no more threads to be had, those that are there do it, or this one.
             thread.spawn_scoped(scope, || desk.work(dir, tasks, hash_key)).ok()

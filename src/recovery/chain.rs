@@ -137,7 +137,9 @@ pub(crate) fn read(
     if !ended {
         tasks.extend(links.iter().map(|link| link.task(manifest)));
     }
-    ahead::read(dir, &tasks, replay.hash_key, |mut ahead| {
+    let threads = ahead::threads_for(&tasks);
+    replay.use_threads(threads);
+    ahead::read(dir, &tasks, threads, replay.hash_key, |mut ahead| {
         if to_read >= LOAD_ALL {
             replay.bring_all()?;
         }

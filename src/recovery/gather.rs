@@ -1,13 +1,16 @@
 //! What was read of one keyspace: an index that is being filled.
 //!
 //! Records are gathered, and put into the index many at a time, in the order of its buckets. The lines of a large index are
-//! nowhere near each other for records in the order of the log: one by one, each would wait for memory.
+//! nowhere near each other for records in the order of the log: one by one, each would wait for memory. Several threads take
+//! parts of them, whose buckets are no other's; what they find is counted by one.
 //!
 //! **Order.** The newest sequence number wins, whatever the order in which records come; so a tombstone keeps an entry
 //! until everything has been read.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::pieces::{Entry, Group};
 use crate::catalog::Slot;
@@ -17,6 +20,7 @@ use crate::format::KeyspaceId;
 use crate::format::hash::Hash;
 use crate::format::record::Kind;
 use crate::index::Index;
+use crate::index::fill::Shard;
 use crate::index::load::Unread;
 use crate::location::Location;
 use crate::mapping::space::Space;
@@ -26,6 +30,9 @@ use crate::segment::Segment;
 /// Parts that gathered records are sorted into, by where their buckets lie; a power of two. The buckets of one part fit into a
 /// processor's cache, up to some millions of keys.
 const PARTS_BITS: u32 = 8;
+const PARTS: usize = 1 << PARTS_BITS;
+/// For fewer records than this another thread does not pay.
+const FEW: usize = if cfg!(debug_assertions) { 1 << 8 } else { 1 << 13 };
 /// How many records lie between what is asked of the memory for one record: its line, the next line, the records that it leads
 /// to, and then its turn.
 const AHEAD: usize = 10;
@@ -72,16 +79,97 @@ impl Loading {
         self.gathered.extend_from_slice(&group.entries);
     }
 
-    /// Puts what was gathered into the index.
+    /// Puts what was gathered into the index, by so many threads at most.
     ///
     /// # Errors
     ///
     /// When memory is short; about an image, where its index cannot be read.
-    pub(super) fn settle(&mut self, space: &Space, sorted: &mut Vec<Entry>, path: &Path) -> Result<()> {
+    pub(super) fn settle(&mut self, with: &Settling<'_>, sorted: &mut Vec<Entry>) -> Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
         let index = Arc::clone(self.slot.index.index());
         // Its memory goes, too: there may be thousands of keyspaces.
-        sort(&std::mem::take(&mut self.gathered), sorted, &index);
-        let pin = epoch::pin();
+        let starts = sort(&std::mem::take(&mut self.gathered), sorted, &index);
+        let threads = if sorted.len() < FEW { 1 } else { with.threads };
+        // A few turns for each thread, so that none waits for long at the end.
+        let parts = if threads == 1 { PARTS } else { PARTS.div_ceil(threads * 4) };
+        let next = AtomicUsize::new(0);
+        let found = self.slot.index.fill(threads, |shard| {
+            let mut filling = Filling { with, index: &index, found: Found::default(), pin: epoch::pin() };
+            loop {
+                // Relaxed: nothing but the number counts.
+                let first = next.fetch_add(parts, Ordering::Relaxed);
+                if first >= PARTS {
+                    return Ok::<_, Error>(filling.found);
+                }
+                filling.take(shard, &sorted[starts[first]..starts[PARTS.min(first + parts)]])?;
+            }
+        })?;
+        for found in found {
+            self.note(with.space, found);
+        }
+        self.slot.index.grow(threads).map_err(|error| with.failed(error))
+    }
+
+    /// Takes note of what a thread has found.
+    fn note(&mut self, space: &Space, found: Found) {
+        for (ordinal, (location, hidden)) in found.hidden {
+            space.add_dead(location, Dead::Hidden, hidden);
+            self.slot.sub_live(ordinal, hidden);
+            self.live_bytes -= hidden;
+        }
+        self.tombstones.extend(found.tombstones);
+    }
+
+    /// The index, without the entries of tombstones: everything has been read and is in it.
+    pub(super) fn finish(self) -> (Slot, u64) {
+        debug_assert!(self.gathered.is_empty(), "settled before");
+        let mut slot = self.slot;
+        for (hash, location) in self.tombstones {
+            slot.index.remove(hash, location);
+        }
+        (slot, self.live_bytes)
+    }
+}
+
+/// What all threads need that fill an index.
+#[derive(Debug)]
+pub(super) struct Settling<'a> {
+    pub(super) space: &'a Space,
+    /// The store's directory.
+    pub(super) path: &'a Path,
+    /// How many there may be.
+    pub(super) threads: usize,
+}
+
+impl Settling<'_> {
+    fn failed(&self, error: std::io::Error) -> Error {
+        Error::io("grow the index for", self.path, error)
+    }
+}
+
+/// What a thread has found that fills an index.
+#[derive(Debug, Default)]
+struct Found {
+    /// Entries that lead to tombstones.
+    tombstones: Vec<(Hash, Location)>,
+    /// Bytes of values that are hidden, by the ordinal of their segment, with a place in it.
+    hidden: BTreeMap<usize, (Location, u64)>,
+}
+
+/// One thread's filling of an index.
+struct Filling<'a> {
+    with: &'a Settling<'a>,
+    index: &'a Index,
+    found: Found,
+    pin: Pin,
+}
+
+impl Filling<'_> {
+    /// Takes records in the order of their buckets.
+    fn take(&mut self, shard: &mut Shard<'_>, sorted: &[Entry]) -> Result<()> {
+        let (space, index) = (self.with.space, self.index);
         let mut found = 0u32;
         for (n, entry) in sorted.iter().enumerate() {
             // Nothing of it is anywhere near, and each leads to the next.
@@ -100,20 +188,19 @@ impl Loading {
                 }));
             }
             // Where keys repeat, they do so all the time.
-            found =
-                if self.newest(space, *entry, &pin, path)? { LOOKED_FOR } else { found.saturating_sub(1) };
+            found = if self.newest(shard, *entry)? { LOOKED_FOR } else { found.saturating_sub(1) };
         }
         Ok(())
     }
 
     /// Makes a record the newest of its key, if it is; whether there was another.
-    fn newest(&mut self, space: &Space, entry: Entry, pin: &Pin, path: &Path) -> Result<bool> {
+    fn newest(&mut self, shard: &mut Shard<'_>, entry: Entry) -> Result<bool> {
         let (hash, location) = (entry.hash, entry.location());
+        let (space, pin) = (self.with.space, &self.pin);
         // Looked at where a tag is the same only, which is hardly ever another key's.
         let own = || space.record(location, pin).expect("it was read and published");
-        let grown = self.slot.index.reserve();
-        grown.map_err(|error| Error::io("grow the index for", path, error))?;
-        let found = self.slot.index.find_or_insert(hash, location, |other| {
+        shard.reserve().map_err(|error| self.with.failed(error))?;
+        let found = shard.find_or_insert(hash, location, |other| {
             let record = space.find(other, pin)?;
             Ok::<_, Error>(record.is_some_and(|record| record.key() == own().key()))
         })?;
@@ -128,12 +215,10 @@ impl Loading {
         let is_newer = old.0.seq < new.0.seq;
         let (hidden, ordinal, at) = if is_newer { old } else { new };
         if hidden.kind == Kind::Put {
-            space.add_dead(at, Dead::Hidden, hidden.size());
-            self.slot.sub_live(ordinal, hidden.size());
-            self.live_bytes -= hidden.size();
+            self.found.hidden.entry(ordinal).or_insert((at, 0)).1 += hidden.size();
         }
         if is_newer {
-            self.slot.index.replace(hash, other, location);
+            shard.replace(hash, other, location);
             self.note(entry);
         }
         Ok(true)
@@ -141,39 +226,31 @@ impl Loading {
 
     fn note(&mut self, entry: Entry) {
         if entry.is_tombstone() {
-            self.tombstones.push((entry.hash, entry.location()));
+            self.found.tombstones.push((entry.hash, entry.location()));
         }
-    }
-
-    /// The index, without the entries of tombstones: everything has been read and is in it.
-    pub(super) fn finish(self) -> (Slot, u64) {
-        debug_assert!(self.gathered.is_empty(), "settled before");
-        let mut slot = self.slot;
-        for (hash, location) in self.tombstones {
-            slot.index.remove(hash, location);
-        }
-        (slot, self.live_bytes)
     }
 }
 
-/// Sorts entries by where their buckets lie, roughly, and leaves those of one part in their order.
-fn sort(entries: &[Entry], sorted: &mut Vec<Entry>, index: &Index) {
+/// Sorts entries by where their buckets lie, roughly, and leaves those of one part in their order. Where the parts begin, and
+/// the last one ends.
+fn sort(entries: &[Entry], sorted: &mut Vec<Entry>, index: &Index) -> [usize; PARTS + 1] {
     sorted.clear();
-    let Some(first) = entries.first() else { return };
-    let mut ends = [0; 1 << PARTS_BITS];
+    let mut starts = [0; PARTS + 1];
+    let Some(first) = entries.first() else { return starts };
     for entry in entries {
-        ends[index.part_of(entry.hash, PARTS_BITS)] += 1;
+        starts[index.part_of(entry.hash, PARTS_BITS) + 1] += 1;
     }
-    let mut sum = 0;
-    for end in &mut ends {
-        sum += std::mem::replace(end, sum);
+    for part in 0..PARTS {
+        starts[part + 1] += starts[part];
     }
+    let mut ends = starts;
     sorted.resize(entries.len(), *first);
     for entry in entries {
         let at = &mut ends[index.part_of(entry.hash, PARTS_BITS)];
         sorted[*at] = *entry;
         *at += 1;
     }
+    starts
 }
 
 /// An empty index.

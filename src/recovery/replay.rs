@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::ahead::Ahead;
-use super::gather::{Loading, new_slot};
+use super::gather::{Loading, Settling, new_slot};
 use super::look::change_of;
 use super::pieces::{Begin, Entry, Group, Piece, Walked};
 use super::report::RecoveryReport;
@@ -27,6 +27,9 @@ const TOLD_SPACING: u64 = 1 << 20;
 /// Records that are gathered before they are put into the indexes: 4 MiB, and as much while they are sorted. Fewer where the crate is
 /// tested, so that tests of a few thousand records meet what happens between two times.
 const GATHERED: usize = if cfg!(debug_assertions) { 1 << 12 } else { 1 << 18 };
+/// How many at first, and never more than there are keys: an index grows behind them, for as many keys as they turned out to be,
+/// so its chains are twice as long as they should be at most.
+const GATHERED_MIN: usize = GATHERED >> 4;
 
 /// Puts records into the indexes of their keyspaces.
 #[derive(Debug)]
@@ -42,9 +45,12 @@ pub(crate) struct Replay<'a> {
     /// What was read, by keyspace; the one that the last record belonged to is tried first.
     loading: Vec<Loading>,
     at: usize,
-    /// How many records were gathered, and memory for sorting them.
+    /// How many records were gathered, how many are enough, and memory for sorting them.
     gathered: usize,
+    enough: usize,
     sorted: Vec<Entry>,
+    /// How many threads may put them into the indexes.
+    threads: usize,
     /// The store's directory.
     pub(super) dir: &'a dyn Dir,
     /// Changes to the keyspaces behind the manifest's durable number, in the order in which they were met.
@@ -94,7 +100,9 @@ impl<'a> Replay<'a> {
             loading: Vec::new(),
             at: 0,
             gathered: 0,
+            enough: GATHERED_MIN,
             sorted: Vec::new(),
+            threads: 1,
             dir,
             changes: Vec::new(),
             durable,
@@ -103,6 +111,11 @@ impl<'a> Replay<'a> {
             progress: RecoveryProgress::default(),
             told: 0,
         }
+    }
+
+    /// Has so many threads put records into the indexes.
+    pub(super) fn use_threads(&mut self, threads: usize) {
+        self.threads = threads.max(1);
     }
 
     /// Takes note of what there is to read, at most.
@@ -192,15 +205,19 @@ impl<'a> Replay<'a> {
         let at = self.loading_of(group.id, segment, group.first)?;
         self.loading[at].gather(segment, group);
         self.gathered += group.entries.len();
-        if self.gathered >= GATHERED { self.settle() } else { Ok(()) }
+        if self.gathered >= self.enough { self.settle() } else { Ok(()) }
     }
 
     /// Puts what was gathered into the indexes.
     fn settle(&mut self) -> Result<()> {
+        let with = Settling { space: self.space, path: self.dir.path(), threads: self.threads };
+        let mut keys = 0;
         for loading in &mut self.loading {
-            loading.settle(self.space, &mut self.sorted, self.dir.path())?;
+            loading.settle(&with, &mut self.sorted)?;
+            keys += loading.slot.index.index().len();
         }
         self.gathered = 0;
+        self.enough = keys.clamp(GATHERED_MIN, GATHERED);
         Ok(())
     }
 

@@ -113,6 +113,9 @@ impl Options {
     /// `NotFound` when there is no store that can be opened here, all without touching anything but the lock file; `Corrupt` or
     /// `MissingSegment` when durable data is damaged, likewise (see [`salvage`](crate::salvage)); `NoSpace`,
     /// `ReadOnly`, `Io` or `Limit` when the operating system refuses; `InvalidOption`.
+    ///
+    /// What an image of the index holds is not read here, so damage in it, or a segment file that was cut, is an error of
+    /// the reads that need it; [`Store::verify`] reads everything.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let dir: Arc<dyn Dir> = Arc::new(RealDir::new(path.as_ref()));
         self.open_in(dir)

@@ -237,6 +237,7 @@ fn an_index_that_cannot_be_built_anew_is_an_error_that_names_the_log() {
         other => panic!("{other:?}"),
     }
     // Nobody tries again, and what is not damaged goes on.
+    while store.step().unwrap() {}
     let reads = disk.operations()[&Operation::Read];
     for _ in 0..3 {
         assert!(store.get(key(6)).is_err());

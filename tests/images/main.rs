@@ -7,6 +7,7 @@
 mod damage;
 mod making;
 mod opening;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

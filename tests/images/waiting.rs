@@ -1,0 +1,191 @@
+//! Segments that an image holds wait until somebody needs them: what an open does not do, and what happens where one cannot
+//! be had then.
+
+use mapcask::sim::{Fault, Operation, SimDisk};
+use mapcask::{Error, Store};
+
+use super::{Map, check, filled, insert, key, open, rest, value};
+
+/// A store that was closed with an image of all it holds; how many segments that is.
+fn closed(keys: u32) -> (SimDisk, Map, usize) {
+    let disk = SimDisk::new();
+    let (store, map) = filled(&disk, keys);
+    store.flush().unwrap();
+    rest(&store);
+    assert!(store.take_image().unwrap());
+    let segments = store.stats().segments;
+    store.close().unwrap();
+    (disk, map, segments)
+}
+
+fn maps(disk: &SimDisk) -> u64 {
+    disk.operations().get(&Operation::Map).copied().unwrap_or(0)
+}
+
+/// Keys 0 to 39 lie in the first segment, and those from 60 on do not: each takes 80 bytes of the 4096.
+const FIRST: &str = "0000000001.seg";
+const IN_FIRST: std::ops::Range<u32> = 0..40;
+const ELSEWHERE: std::ops::Range<u32> = 60..400;
+
+#[test]
+fn an_open_does_as_much_whatever_the_number_of_segments_and_the_rest_when_it_is_needed() {
+    let counts = [200, 2000].map(|keys| {
+        let (disk, map, segments) = closed(keys);
+        let before = disk.operations();
+        let store = open(&disk);
+        assert!(store.recovery_report().image_seq.is_some());
+        let done: u64 = disk.operations().values().sum::<u64>() - before.values().sum::<u64>();
+        // The control page, and the last segment with what may lie ready behind it.
+        let opened = maps(&disk);
+        store.get(key(0)).unwrap().unwrap();
+        assert_eq!(maps(&disk), opened + 1, "mapped by the first read");
+        store.get(key(1)).unwrap().unwrap();
+        assert_eq!(maps(&disk), opened + 1, "and only by that");
+        rest(&store);
+        let all = maps(&disk);
+        assert!(all > opened + 1 && all - opened <= segments as u64, "{segments} segments: {opened}, {all}");
+        check(&store, &map);
+        assert_eq!(maps(&disk), all, "the background had mapped them all");
+        (done, segments)
+    });
+    let [(few, of_few), (many, of_many)] = counts;
+    assert!(of_many > 8 * of_few / 2, "{of_few} and {of_many}");
+    // A segment that lies ready is opened, read and mapped.
+    assert!(few.abs_diff(many) <= 3, "{few} operations for {of_few} segments, {many} for {of_many}");
+}
+
+#[test]
+fn every_way_to_a_record_maps_its_segment() {
+    let (disk, map, _) = closed(400);
+    let ways: [fn(&Store); 9] = [
+        |store| assert!(store.contains_key(key(0)).unwrap()),
+        |store| assert_eq!(store.get(key(0)).unwrap().unwrap(), value(0, 0)),
+        |store| assert_eq!(store.multi_get(&[key(0), key(399)]).unwrap()[0].as_deref(), Some(&*value(0, 0))),
+        |store| assert_eq!(store.iter().count(), 400),
+        |store| assert_eq!(store.snapshot().get(key(0)).unwrap().unwrap(), value(0, 0)),
+        |store| assert!(!store.insert_if_absent(key(0), "other").unwrap()),
+        |store| {
+            assert!(store.compare_and_swap(key(0), Some(&value(0, 0)), Some(&value(0, 0))).unwrap().is_ok())
+        },
+        |store| store.prefetch(&[key(0)]),
+        |store| drop(store.try_get(key(0)).unwrap()),
+    ];
+    for (number, way) in ways.iter().enumerate() {
+        let disk = disk.kill();
+        let store = open(&disk);
+        let opened = maps(&disk);
+        way(&store);
+        // A prefetch may do without.
+        assert!(maps(&disk) > opened || number == 7, "way {number}");
+        check(&store, &map);
+    }
+}
+
+#[test]
+fn a_segment_that_cannot_be_mapped_is_an_error_of_each_read_that_needs_it_and_of_no_other() {
+    let (disk, mut map, _) = closed(400);
+    for operation in [Operation::Open, Operation::Read, Operation::Map] {
+        let disk = disk.kill();
+        let store = open(&disk);
+        disk.fail_nth(Some(operation), 1, Fault::Io, true);
+        for _ in 0..2 {
+            let error = store.get(key(0)).unwrap_err();
+            assert!(matches!(error, Error::Io { .. }), "{operation:?}: {error}");
+        }
+        assert!(store.iter().any(|item| item.is_err()), "{operation:?}");
+        assert!(store.snapshot().get(key(0)).is_err(), "{operation:?}");
+        assert!(store.insert(key(0), "not known to be new").is_err(), "{operation:?}");
+        assert!(store.remove(key(0)).is_err(), "{operation:?}");
+        disk.clear_faults();
+        // The next read tries again.
+        check(&store, &map);
+    }
+    // The background goes on behind one that it cannot map, and does not try for ever.
+    let store = open(&disk);
+    disk.fail_nth(Some(Operation::Map), 1, Fault::Io, false);
+    rest(&store);
+    assert_eq!(disk.faults_fired(), 1);
+    insert(&store, &mut map, 0, 1);
+    check(&store, &map);
+}
+
+#[test]
+fn a_segment_that_is_gone_is_refused_and_one_that_is_not_itself_is_an_error_of_whoever_needs_it() {
+    let (disk, map, _) = closed(400);
+    let first = FIRST;
+    let gone = disk.kill();
+    gone.remove_file(first).unwrap();
+    let refused = super::options().open_on(&gone);
+    assert!(matches!(refused, Err(Error::MissingSegment { .. })), "{refused:?}");
+    // Cut; damaged in its header; another segment under its name; the same of another store.
+    let (other, ..) = closed(400);
+    let harms: [&dyn Fn(&SimDisk); 4] = [
+        &|disk| disk.truncate(first, 100).unwrap(),
+        &|disk| disk.rot_bit(first, 40, 3).unwrap(),
+        &|disk| disk.put_file(first, &disk.read_file("0000000002.seg").unwrap()),
+        &|disk| {
+            let mut bytes = other.read_file(first).unwrap();
+            bytes[20] ^= 1;
+            disk.put_file(first, &bytes);
+        },
+    ];
+    for (number, harm) in harms.iter().enumerate() {
+        let disk = disk.kill();
+        harm(&disk);
+        let store = open(&disk);
+        assert!(store.recovery_report().image_seq.is_some());
+        rest(&store);
+        for key_number in IN_FIRST {
+            let error = store.get(key(key_number)).unwrap_err().to_string();
+            assert!(error.contains(first), "harm {number}: {error}");
+        }
+        for key_number in ELSEWHERE {
+            let there = map.get(key(key_number).as_slice());
+            assert_eq!(store.get(key(key_number)).unwrap().as_deref(), there.map(Vec::as_slice));
+        }
+        assert!(store.verify().is_err(), "harm {number}");
+        assert!(store.insert(key(0), "x").is_err(), "harm {number}: what is there is not known");
+    }
+}
+
+#[test]
+fn what_a_snapshot_sees_can_be_read_though_its_segment_was_never_needed_and_is_gone() {
+    let (disk, map, segments) = closed(400);
+    let store = open(&disk);
+    let opened = maps(&disk);
+    let snapshot = store.snapshot();
+    // Reads nothing of what it makes dead.
+    store.clear().unwrap();
+    assert_eq!(maps(&disk), opened);
+    store.flush().unwrap();
+    let report = store.compact().unwrap();
+    assert!(report.segments_removed as usize > segments / 2, "{report:?}");
+    let files = disk.files();
+    assert!(!files.contains(&FIRST.to_owned()), "{files:?}");
+    for (key, value) in &map {
+        assert_eq!(snapshot.get(key).unwrap().as_deref(), Some(value.as_slice()));
+    }
+    assert_eq!(snapshot.iter().count(), map.len());
+    assert!(store.is_empty());
+    drop(snapshot);
+    drop(store);
+    assert!(open(&disk).is_empty());
+}
+
+#[test]
+fn a_pass_that_cannot_map_a_victim_is_given_up_and_loses_nothing() {
+    let (disk, map, _) = closed(400);
+    let store = open(&disk);
+    let snapshot = store.snapshot();
+    store.clear().unwrap();
+    store.flush().unwrap();
+    disk.fail_nth(Some(Operation::Map), 1, Fault::Io, true);
+    assert!(store.compact().is_err());
+    disk.clear_faults();
+    assert_eq!(snapshot.iter().count(), map.len());
+    store.compact().unwrap();
+    assert_eq!(snapshot.iter().count(), map.len());
+    drop(snapshot);
+    store.close().unwrap();
+    assert!(open(&disk).is_empty());
+}

@@ -213,7 +213,10 @@ impl Imaged {
 /// All slots first and then the branches: a branch per slot is mispredicted at nearly every hit, and with it ends the
 /// overlap of this search's cache misses with those of the next one (measured: DESIGN.md, "Costs").
 #[inline]
-pub(super) fn slots_where(line: &Line, condition: impl Fn(Entry) -> bool) -> impl Iterator<Item = usize> {
+pub(super) fn slots_where(
+    line: &Line,
+    condition: impl Fn(Entry) -> bool,
+) -> impl Iterator<Item = usize> + Clone {
     let mut set = (0..SLOTS).fold(0u32, |set, slot| set | u32::from(condition(line.entry(slot))) << slot);
     std::iter::from_fn(move || {
         let slot = (set != 0).then_some(set.trailing_zeros() as usize)?;

@@ -44,13 +44,22 @@ pub(super) fn split_off(
     publish: impl FnOnce(),
 ) {
     let source = index.heads.line(split_source(sibling));
-    collect_links(index, source, links);
     // The bit that tells leavers from stayers; all below it they have in common. It is zero in an empty entry.
     let leaves = {
         let bit = sibling.ilog2() - index.base_bits;
         debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
         move |entry: Entry| entry.tag() >> bit & 1 == 1
     };
+    if source.control_unordered().link().is_none() {
+        // Most have one line.
+        let target = index.heads.line(sibling);
+        let leavers = slots_where(source, leaves);
+        leavers.clone().enumerate().for_each(|(place, slot)| target.set_entry(place, source.entry(slot)));
+        publish();
+        leavers.for_each(|slot| source.set_entry(slot, Entry::EMPTY));
+        return;
+    }
+    collect_links(index, source, links);
     let mut chain = Chain::of(index, source, links, entries);
     let stayers = chain.copy_leavers(lines, index.heads.line(sibling), leaves);
     publish();
@@ -104,12 +113,6 @@ impl<'w> Chain<'w> {
 
     /// Takes the leavers out, and the lines that the stayers do not need. The sibling must be published.
     fn drop_leavers(&mut self, lines: &mut OverflowLines, stayers: usize, leaves: impl Fn(Entry) -> bool) {
-        if self.links.is_empty() {
-            for slot in slots_where(self.head, leaves) {
-                self.head.set_entry(slot, Entry::EMPTY);
-            }
-            return;
-        }
         self.gather(stayers, leaves);
         let kept = stayers.div_ceil(SLOTS).max(1);
         let control = self.head.control_unordered().bumped();

@@ -10,7 +10,8 @@ use super::keyspace::{self, Keyspaces, MAX_CODEC_LEN, MAX_NAME_LEN, Named};
 use super::segment_header::Role;
 use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, WRITE_VERSION};
 
-const MAGIC: [u8; 8] = *b"MAPCASKM";
+/// The first bytes.
+pub const MAGIC: [u8; 8] = *b"MAPCASKM";
 const SUM_OFFSET: usize = 12;
 const RESERVED_SIZE: usize = 8;
 /// Size of the fixed part in bytes.

@@ -139,7 +139,7 @@ struct State {
     entries: u64,
     overflow_lines: u64,
     /// Overflow lines that a line which is there links to.
-    linked: Vec<u64>,
+    linked: Linked,
     /// Overflow lines that hold nothing.
     free: Vec<Link>,
     /// Why the index is of no use any more.
@@ -150,7 +150,6 @@ impl Loader {
     pub(super) fn new(table: Table, source: Source) -> Self {
         let blocks = table.blocks();
         let path = Arc::clone(&source.path);
-        let words = usize::try_from(table.overflow_lines.div_ceil(64)).unwrap_or(usize::MAX);
         let state = State {
             source: Some(source),
             left: blocks.iter().sum(),
@@ -158,7 +157,7 @@ impl Loader {
             filling: false,
             entries: 0,
             overflow_lines: table.overflow_lines,
-            linked: vec![0; words],
+            linked: Linked::new(table.overflow_lines),
             free: Vec::new(),
             dead: None,
         };
@@ -363,7 +362,7 @@ impl Index {
 
     /// Everything is there.
     fn finish(&self, state: &mut State, entries: u64) -> Result<(), &'static str> {
-        state.linked = Vec::new();
+        state.linked = Linked::default();
         if state.entries != entries {
             // Every checksum is right and the sum is wrong: whatever wrote this, it was no image of one moment.
             let source = state.source.take().expect("it goes when everything is there");
@@ -435,7 +434,7 @@ impl State {
             entries += line.entries;
             links.extend(line.link);
             if !is_head && line.entries == 0 {
-                if self.is_linked(number) {
+                if self.linked.get(number) {
                     return Err(LINE);
                 }
                 free.push(Link::to(number).ok_or(LINE)?);
@@ -444,22 +443,45 @@ impl State {
         for (at, link) in links.iter().enumerate() {
             let is_own = !is_head && link.line().checked_sub(start).is_some_and(|at| at < lines.len() as u64);
             let is_free = if is_own { free.contains(link) } else { is_empty(link.line()) };
-            if self.is_linked(link.line()) || links[..at].contains(link) || is_free {
+            if self.linked.get(link.line()) || links[..at].contains(link) || is_free {
                 return Err(LINE);
             }
         }
         for link in links {
-            let (word, bit) = place(link.line());
-            self.linked[word] |= bit;
+            self.linked.set(link.line());
         }
         self.entries += entries;
         self.free.append(&mut free);
         Ok(())
     }
+}
 
-    fn is_linked(&self, line: u64) -> bool {
+/// Bits of lines, in pages that are made when they are first touched: to make them all at once would be a part of each open that
+/// grows with the index.
+#[derive(Debug, Default)]
+struct Linked {
+    pages: Vec<Option<Box<[u64; LINKED_WORDS]>>>,
+}
+
+/// Words in a page of [`Linked`], for 4,096 lines.
+const LINKED_WORDS: usize = 64;
+
+impl Linked {
+    fn new(count: u64) -> Self {
+        let pages = usize::try_from(count.div_ceil(64 * LINKED_WORDS as u64)).unwrap_or(usize::MAX);
+        Self { pages: vec![None; pages] }
+    }
+
+    fn get(&self, line: u64) -> bool {
         let (word, bit) = place(line);
-        self.linked[word] & bit != 0
+        let page = self.pages[word / LINKED_WORDS].as_ref();
+        page.is_some_and(|page| page[word % LINKED_WORDS] & bit != 0)
+    }
+
+    fn set(&mut self, line: u64) {
+        let (word, bit) = place(line);
+        let page = self.pages[word / LINKED_WORDS].get_or_insert_with(|| Box::new([0; LINKED_WORDS]));
+        page[word % LINKED_WORDS] |= bit;
     }
 }
 

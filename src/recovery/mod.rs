@@ -86,8 +86,8 @@ pub(crate) struct Opened {
 /// See [`Options::open`](crate::Options::open).
 pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
     options.check()?;
-    // Before the lock file is touched, which may be another program's.
-    let first = match Survey::is_plain(dir.as_ref()) {
+    // Looked through as a whole once the lock is there, and before only where there may be something else than a store.
+    let first = match Survey::is_store(dir.as_ref()) {
         true => DirectoryAction::Open,
         false => decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?,
     };

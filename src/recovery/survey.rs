@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::decide::{DirectoryFacts, Manifests, UnlistedAction, UnlistedFacts, UnlistedHeader, unlisted};
 use super::source::FileSource;
 use crate::error::{Error, Result};
-use crate::format::manifest::{MANIFEST_LEN_MAX, Manifest, SegmentEntry, State};
+use crate::format::manifest::{MAGIC, MANIFEST_LEN_MAX, Manifest, SegmentEntry, State};
 use crate::format::names::{self, MANIFESTS, Name};
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::walk::next_published;
@@ -77,14 +77,14 @@ impl Survey {
         Ok(survey)
     }
 
-    /// Whether the table of directories says "open", as far as the copies of the manifest tell without the rest of the
-    /// directory: whatever else is there, one whole copy is enough unless the other one is newer. Where it is not that easy,
-    /// a survey says what there is.
-    pub(crate) fn is_plain(dir: &dyn Dir) -> bool {
-        let copies = MANIFESTS.map(|name| read_copy(dir, name));
-        let whole = |copy: &Result<Copy>| matches!(copy, Ok(Copy::Whole(_)));
-        let newer = |copy: &Result<Copy>| matches!(copy, Ok(Copy::Newer(_)));
-        copies.iter().any(whole) && !copies.iter().any(newer)
+    /// Whether the directory is a store's as far as the first bytes of a copy of its manifest tell, so that its lock file may be
+    /// touched, which in another directory may be another program's. What cannot be read says nothing.
+    pub(crate) fn is_store(dir: &dyn Dir) -> bool {
+        MANIFESTS.iter().any(|name| {
+            let mut magic = [0; 8];
+            let read = dir.open(name, Access::Read).and_then(|file| file.read_at(&mut magic, 0));
+            read.is_ok() && magic == MAGIC
+        })
     }
 
     /// The facts for the table of directories.

@@ -29,7 +29,8 @@ use crate::segment_file::unlink_segment;
 use crate::trace;
 
 /// How far ahead of the writer pages are made ready, in bytes.
-const WINDOW: u64 = 8 << 20;
+/// What the helper does besides, it does in steps of up to some tens of milliseconds, and a fast writer writes megabytes meanwhile.
+const WINDOW: u64 = 16 << 20;
 /// How much is made ready in one step, in bytes.
 const STEP: u64 = 2 << 20;
 /// What a segment needs besides its frames: its header, its start record, and room for a watermark.
@@ -309,6 +310,15 @@ impl Provision {
     /// Segments that are made and not yet written to.
     pub(crate) fn ready_count(&self) -> usize {
         self.ready.lock().len()
+    }
+
+    /// Whether less than half of what should lie ready ahead of the writer does.
+    pub(crate) fn is_short(&self) -> bool {
+        let active = Arc::clone(&self.active.lock());
+        let (offset, ready) = (self.offset(), active.ready());
+        let next =
+            if ready < active.size() { 0 } else { self.ready.lock().front().map_or(0, |next| next.ready()) };
+        ready.saturating_sub(offset) + next < WINDOW / 2
     }
 
     /// One piece of the helper's work; whether there was any.

@@ -11,6 +11,9 @@ use crate::options::Durability;
 /// How many segments may be full and not durable before the helper syncs them.
 const FULL_MAX: u64 = 16;
 
+/// How many steps are taken for a writer who finds little ready, before the next one for anybody else.
+const PROVIDED: usize = 4;
+
 /// How much of the log is written back in one step, in bytes.
 const SYNC_PIECE: u64 = 2 << 20;
 
@@ -43,6 +46,11 @@ impl Engine {
         }
         // A piece of each: a fast writer keeps `provision` at work for as long as it writes, and a pass takes long, too.
         let provided = self.provision.step(&self.shared)?;
+        for _ in 1..PROVIDED {
+            if !self.provision.is_short() || !self.provision.step(&self.shared)? {
+                break;
+            }
+        }
         let synced = self.sync_full()?;
         let done = self.load_some()? || self.attach_some() || self.image_step()? || self.compact_step()?;
         Ok(provided || synced || done)

@@ -6,7 +6,8 @@
 //! not be less durable than they are (I11). (4) One change of the manifest names the copies and calls the victims
 //! retired. (5) Under the writer mutex, a few records at a time, the index is led to the copies, each only from the
 //! very place it was copied from. (6) Nothing live is counted in the victims now; their files are removed, and their
-//! memory goes when the last reader has gone.
+//! memory goes when the last reader has gone; of each in a step of its own, because a file system may take tens of milliseconds
+//! to free what a segment has, and somebody else has to be served meanwhile.
 //!
 //! It goes in short steps, and may be given up before (4) at any time. It holds no lock between steps but the one that
 //! keeps a second pass out.
@@ -66,7 +67,14 @@ impl Engine {
             }
             Phase::Switch { output, offset, moved } => self.switch_some(job, output, offset, moved),
             Phase::Retire => self.retire_victims(job),
-            Phase::Remove => self.remove_victims(job),
+            Phase::Remove { at } => self.remove_victim(job, at),
+            Phase::Release => {
+                job.victims.pop();
+                if job.victims.is_empty() {
+                    job.phase = Phase::Done;
+                }
+                Ok(())
+            }
             Phase::Done => Ok(()),
         }
     }
@@ -270,21 +278,24 @@ impl Engine {
         job.report.bytes_freed = job.report.bytes_freed.saturating_sub(made);
         job.report.segments_made = job.made.len() as u64;
         self.provision.recount(&shared.segments);
-        job.phase = Phase::Remove;
-        self.remove_victims(job)
+        job.phase = Phase::Remove { at: 0 };
+        Ok(())
     }
 
-    /// Removes the victims' files.
-    fn remove_victims(&self, job: &mut Job) -> Result<()> {
+    /// Removes a victim's file; after the last one, what is known of them.
+    fn remove_victim(&self, job: &mut Job, at: usize) -> Result<()> {
         let shared = &self.shared;
-        for id in &job.ids {
+        if let Some(id) = job.ids.get(at) {
             unlink_segment(shared.dir.as_ref(), *id)?;
+            job.phase = Phase::Remove { at: at + 1 };
+            return Ok(());
         }
         shared.dir.crash_point("compaction-removed");
         shared.dir.sync().map_err(|error| Error::io("sync", shared.dir.path(), error))?;
         shared.manifest.forget(&job.ids);
+        // Their places are free; their memory and their blocks, as far as only this pass still has them, go one by one.
         shared.space.collect();
-        job.phase = Phase::Done;
+        job.phase = Phase::Release;
         Ok(())
     }
 }

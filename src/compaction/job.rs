@@ -41,8 +41,12 @@ pub(crate) enum Phase {
         moved: usize,
     },
     Retire,
-    /// Nothing leads to the victims any more; their files are to be removed.
-    Remove,
+    /// Nothing leads to the victims any more; their files are to be removed, from this one on.
+    Remove {
+        at: usize,
+    },
+    /// And what is left of them, once nobody looks at it: file systems take their time for each.
+    Release,
     Done,
 }
 

@@ -25,10 +25,12 @@ pub(crate) struct RealDir {
 }
 
 impl RealDir {
-    /// The directory at `path`, which need not exist yet.
+    /// The directory at `path`, which need not exist yet; where it is now, wherever the process goes.
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         LazyLock::force(&START);
-        Self { path: path.into() }
+        let path = path.into();
+        // An empty path, or a working directory that is gone: whatever is tried with it says what is wrong.
+        Self { path: std::path::absolute(&path).unwrap_or(path) }
     }
 
     fn open_with(&self, options: &OpenOptions, name: &str) -> io::Result<fs::File> {

@@ -1,10 +1,11 @@
 //! Opening a store: finding out what is there, deciding by tables, reading it back, and only then changing anything.
 //!
-//! **Order.** Survey the directory and decide (`decide::directory`); take the lock and survey again; choose a copy of
-//! the manifest; decide about files it does not name (`decide::unlisted`); read the log and decide where it ends
-//! (`decide::stop`); copy aside what lies behind a cut; write the manifest; rename what was set aside. Up to the last
-//! three steps nothing has been touched, so a refusal leaves everything as it was. Where everything is as a clean close left
-//! it, none of the three is taken: the manifest waits for the first write.
+//! **Order.** Where the directory does not look like a store's, survey it and decide (`decide::directory`), before the lock
+//! file is touched; take the lock, survey and decide; choose a copy of the manifest; decide about files it does not name
+//! (`decide::unlisted`); read the log and decide where it ends (`decide::stop`); copy aside what lies behind a cut; write
+//! the manifest; rename what was set aside. Up to the last three steps nothing but the lock file has been touched, so a refusal
+//! leaves everything as it was. Where everything is as a clean close left it, none of the three is taken: the manifest
+//! waits for the first write.
 //!
 //! **Invariants.** I5 (sequence numbers start above everything that was ever given out), I8 (a cut segment is never
 //! appended to, and its end is in the manifest before anything else is written), I9. Recovery is idempotent: a crash

@@ -93,6 +93,10 @@ impl Options {
     /// them while they are mapped breaks what this crate promises, up to the death of the process by a signal. A lock
     /// keeps a second mapcask out.
     ///
+    /// A relative path is that of the working directory now; where the process goes later does not matter. What an image of
+    /// the index holds is not read here, so damage in it, or a segment file that was cut, is an error of the reads that need
+    /// it; [`Store::verify`] reads everything.
+    ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
     /// # let path = directory.path().join("data");
@@ -113,9 +117,6 @@ impl Options {
     /// `NotFound` when there is no store that can be opened here, all without touching anything but the lock file; `Corrupt` or
     /// `MissingSegment` when durable data is damaged, likewise (see [`salvage`](crate::salvage)); `NoSpace`,
     /// `ReadOnly`, `Io` or `Limit` when the operating system refuses; `InvalidOption`.
-    ///
-    /// What an image of the index holds is not read here, so damage in it, or a segment file that was cut, is an error of
-    /// the reads that need it; [`Store::verify`] reads everything.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let dir: Arc<dyn Dir> = Arc::new(RealDir::new(path.as_ref()));
         self.open_in(dir)

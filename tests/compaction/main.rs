@@ -22,6 +22,8 @@ mod model_support;
 #[cfg(feature = "sim")]
 mod partial;
 #[cfg(feature = "sim")]
+mod steps;
+#[cfg(feature = "sim")]
 mod together;
 
 use std::collections::BTreeMap;

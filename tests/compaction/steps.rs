@@ -1,0 +1,91 @@
+//! A pass goes in short steps: whoever has only the thread that takes them is served in between.
+
+use mapcask::Store;
+use mapcask::sim::{Fault, Operation, SimDisk};
+
+use super::{contents, options};
+
+/// A store with many segments of which hardly anything is alive.
+fn overwritten(disk: &SimDisk) -> Store {
+    let store = options().open_on(disk).unwrap();
+    for round in 0..40_u8 {
+        for number in 0..40_u8 {
+            store.insert([number], [round; 60]).unwrap();
+        }
+    }
+    store.flush().unwrap();
+    store
+}
+
+fn unlinked(disk: &SimDisk) -> u64 {
+    disk.operations().get(&Operation::Unlink).copied().unwrap_or(0)
+}
+
+#[test]
+fn the_files_of_the_victims_go_one_in_a_step() {
+    let disk = SimDisk::new();
+    let store = overwritten(&disk);
+    let (mut removed, mut in_one_pass, mut passes) = (0, 0, 0);
+    loop {
+        let before = unlinked(&disk);
+        let more = store.step().unwrap() || store.rest_step().unwrap();
+        let now = unlinked(&disk) - before;
+        assert!(now <= 1, "{now} files in one step");
+        removed += now;
+        let stats = store.stats().compaction;
+        if stats.passes > passes {
+            in_one_pass = in_one_pass.max(stats.segments_removed);
+            passes = stats.passes;
+        }
+        if !more {
+            break;
+        }
+    }
+    let stats = store.stats().compaction;
+    assert_eq!(stats.segments_removed, removed);
+    assert!(in_one_pass > 1 && removed > passes, "{stats:?}");
+    assert_eq!(contents(&store).len(), 40);
+}
+
+/// Whichever file cannot be removed at first: it is tried again, and the open after a kill in between does the rest.
+#[test]
+fn a_file_that_cannot_be_removed_at_first_goes_later() {
+    let disk = SimDisk::new();
+    let store = overwritten(&disk);
+    let expected = contents(&store);
+    drop(store);
+    for nth in 1.. {
+        let disk = disk.kill();
+        let store = options().open_on(&disk).unwrap();
+        // Before the first write nothing is changed.
+        store.insert([0], [39; 60]).unwrap();
+        store.flush().unwrap();
+        disk.fail_nth(Some(Operation::Unlink), nth, Fault::Io, false);
+        let mut failed = false;
+        loop {
+            match store.step().and_then(|more| if more { Ok(true) } else { store.rest_step() }) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => {
+                    failed = true;
+                    // A process that dies here leaves what an open can do.
+                    let left = options().open_on(&disk.kill()).unwrap();
+                    assert_eq!(contents(&left), expected, "file {nth}");
+                    left.verify().unwrap();
+                }
+            }
+        }
+        assert_eq!(contents(&store), expected, "file {nth}");
+        let named = store.stats().segments;
+        let files = disk.files().iter().filter(|name| name.ends_with(".seg")).count();
+        assert_eq!(files, named, "file {nth}: none is left over");
+        if !failed {
+            assert!(
+                nth > 5,
+                "as many as there were victims: {nth}, {named} segments, {:?}",
+                store.stats().compaction
+            );
+            break;
+        }
+    }
+}

@@ -89,8 +89,13 @@ impl Loading {
             return Ok(());
         }
         let index = Arc::clone(self.slot.index.index());
-        // Its memory goes, too: there may be thousands of keyspaces.
-        let starts = sort(&std::mem::take(&mut self.gathered), sorted, &index);
+        let starts = sort(&self.gathered, sorted, &index);
+        if with.alone {
+            self.gathered.clear();
+        } else {
+            // Its memory goes, too: there may be thousands of keyspaces.
+            self.gathered = Vec::new();
+        }
         let threads = if sorted.len() < FEW { 1 } else { with.threads };
         // A few turns for each thread, so that none waits for long at the end.
         let parts = if threads == 1 { PARTS } else { PARTS.div_ceil(threads * 4) };
@@ -141,6 +146,8 @@ pub(super) struct Settling<'a> {
     pub(super) path: &'a Path,
     /// How many there may be.
     pub(super) threads: usize,
+    /// There is one keyspace.
+    pub(super) alone: bool,
 }
 
 impl Settling<'_> {

@@ -43,6 +43,8 @@ pub(super) struct Piece {
     span: u64,
     /// The group that the last record went to.
     at: usize,
+    /// How many records the first group of the piece before had.
+    usual: usize,
 }
 
 /// Records of one keyspace.
@@ -130,12 +132,19 @@ impl Piece {
         self.records >= RECORDS || self.span >= SPAN
     }
 
+    /// Begins the next piece; this one.
+    fn begin_next(&mut self) -> Self {
+        let usual = self.groups.first().map_or(0, |group| group.entries.len());
+        std::mem::replace(self, Self { usual, ..Self::default() })
+    }
+
     /// The group of a keyspace; a record at `offset` goes there next.
     fn group(&mut self, id: KeyspaceId, offset: u64) -> &mut Group {
         if self.groups.get(self.at).is_none_or(|group| group.id != id) {
             self.at = self.groups.binary_search_by_key(&id, |group| group.id).unwrap_or_else(|at| {
-                let group =
-                    Group { id, entries: Vec::new(), first: offset, values_size: 0, tombstones_size: 0 };
+                // As a rule there is one, as large as the one before.
+                let entries = Vec::with_capacity(if self.groups.is_empty() { self.usual } else { 0 });
+                let group = Group { id, entries, first: offset, values_size: 0, tombstones_size: 0 };
                 self.groups.insert(at, group);
                 at
             });
@@ -186,7 +195,7 @@ impl<'a> Reader<'a> {
                 Ok(Step::Invalid(defect)) => break Some(defect),
                 Err(error) => return Err(error),
             }
-            if self.piece.is_full() && !give(std::mem::take(&mut self.piece)) {
+            if self.piece.is_full() && !give(self.piece.begin_next()) {
                 break None;
             }
         };

@@ -210,7 +210,8 @@ impl<'a> Replay<'a> {
 
     /// Puts what was gathered into the indexes.
     fn settle(&mut self) -> Result<()> {
-        let with = Settling { space: self.space, path: self.dir.path(), threads: self.threads };
+        let (threads, alone) = (self.threads, self.loading.len() == 1);
+        let with = Settling { space: self.space, path: self.dir.path(), threads, alone };
         let mut keys = 0;
         for loading in &mut self.loading {
             loading.settle(&with, &mut self.sorted)?;

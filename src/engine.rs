@@ -369,9 +369,24 @@ impl Engine {
             return Err(Error::Closed);
         }
         let result = self.finish();
+        self.attach_for_snapshots();
         self.lock.lock().take();
         crate::trace::closed(self.shared.dir.path(), result.is_ok());
         result
+    }
+
+    /// Maps what waits, where a snapshot is alive and may need it: it outlives the store, and whoever has that next may remove
+    /// the files.
+    fn attach_for_snapshots(&self) {
+        if self.catalog.snapshots.holding().snapshots == 0 {
+            return;
+        }
+        for segment in self.shared.segments.read().values() {
+            if let Err(error) = self.shared.space.attach(segment.mapping()) {
+                // The read that needs it tries again, and says so.
+                crate::trace::segment_unusable(&error);
+            }
+        }
     }
 
     fn finish(&self) -> Result<()> {

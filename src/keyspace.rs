@@ -237,7 +237,7 @@ impl Keyspace {
     /// read it, and a later call will find it.
     ///
     /// For callers that must not block, such as async tasks: they hand what is not resident to a thread that may. It
-    /// costs one or two system calls. The answer is a hint: what is in memory now may be evicted before it is touched. On
+    /// costs one or two system calls, and right after an open now and then the read of a block of the index's image. The answer is a hint: what is in memory now may be evicted before it is touched. On
     /// systems other than Linux the answer is always the value.
     ///
     /// ```

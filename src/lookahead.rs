@@ -181,7 +181,7 @@ impl Engine {
         let contents = self.contents(keyspace, &pin)?;
         let mut absent = false;
         contents.index.find(self.hash_of(key), |location| {
-            let resident = self.shared.space.bring_in(location, &pin);
+            let resident = self.shared.space.bring_in(location, &pin, !self.bell.is_unattended());
             absent |= !resident.map_err(|error| Error::io("ask about", self.shared.dir.path(), error))?;
             Ok::<bool, Error>(false)
         })?;

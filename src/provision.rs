@@ -62,6 +62,8 @@ pub(crate) struct Provision {
     active: Mutex<Arc<Segment>>,
     /// The writer's offset in it, for the helper.
     offset: AtomicU64,
+    /// Bytes of files that are to be removed, and belong to no segment any more.
+    leaving: AtomicU64,
     /// How often a writer had to make a segment or pages ready itself.
     stalls: AtomicU64,
     /// What is kept for removals may be in use; the next insertion looks.
@@ -93,6 +95,7 @@ impl Provision {
             ready: Mutex::new(ready.into()),
             offset: AtomicU64::new(active.data_offset()),
             active: Mutex::new(active),
+            leaving: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             short: AtomicBool::new(true),
         }
@@ -130,7 +133,22 @@ impl Provision {
 
     /// Takes note that segments have come or gone.
     pub(crate) fn recount(&self, segments: &Segments) {
-        self.allowance.set_used(total_size(segments));
+        // Relaxed: only passes change it, one at a time.
+        let leaving = self.leaving.load(Ordering::Relaxed);
+        self.allowance.set_used(total_size(segments) + leaving);
+    }
+
+    /// Takes note that a segment is none of the store's any more, whose file is still there and counts until it is removed.
+    pub(crate) fn leaves(&self, size: u64) {
+        // Relaxed: as in `recount`.
+        self.leaving.fetch_add(size, Ordering::Relaxed);
+    }
+
+    /// Takes note that such a file was removed.
+    pub(crate) fn has_left(&self, size: u64, segments: &Segments) {
+        // Relaxed: as in `recount`.
+        self.leaving.fetch_sub(size, Ordering::Relaxed);
+        self.recount(segments);
     }
 
     /// Gives out a segment that has room for frames of `need` bytes.

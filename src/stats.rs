@@ -26,7 +26,7 @@ pub struct Stats {
     pub segments: usize,
     /// Segment files that are made and not yet written to.
     pub ready_segments: usize,
-    /// Bytes of all segment files, as they were made.
+    /// Bytes of all segment files, as they were made; those included that compaction is about to remove.
     pub segment_bytes: u64,
     /// The limit of [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) on `segment_bytes`, if there is one.
     pub max_disk_bytes: Option<u64>,
@@ -132,7 +132,7 @@ impl Engine {
             dead_bytes: segments.values().map(|segment| segment.mapping().tally().counted().dead()).sum(),
             segments: segments.len(),
             ready_segments: self.provision.ready_count(),
-            segment_bytes: segments.values().map(|segment| segment.size()).sum(),
+            segment_bytes: self.provision.used(),
             max_disk_bytes: self.options.max_disk_bytes,
             index_bytes: sum.index_bytes,
             image_bytes: images.size,

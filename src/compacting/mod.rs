@@ -185,7 +185,15 @@ impl Engine {
         let Some(job) = &mut running.job else { return Ok(Driven::default()) };
         let before = job.report.bytes_read + job.report.bytes_moved;
         if let Err(error) = self.step_job(job) {
-            if let (Error::Corrupt { .. }, Some(id)) = (&error, job.reading()) {
+            // Not one of these goes away by itself, and other victims are to be had.
+            let lasts = matches!(
+                error,
+                Error::Corrupt { .. }
+                    | Error::MissingSegment { .. }
+                    | Error::ForeignFile { .. }
+                    | Error::TooNew { .. }
+            );
+            if let Some(id) = job.reading().filter(|_| lasts) {
                 running.damaged.insert(id);
             }
             if job.can_give_up() {

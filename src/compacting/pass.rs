@@ -89,7 +89,11 @@ impl Engine {
             return Ok(());
         };
         // Its file will go, and a snapshot may have to read what nobody has needed before.
-        self.shared.space.attach(victim.segment.mapping())?;
+        match self.shared.space.attach(victim.segment.mapping()) {
+            // Gone already, so nobody can read it, and nothing in it is alive.
+            Err(Error::MissingSegment { .. }) if victim.cost == 0 => {}
+            other => other?,
+        }
         if victim.cost == 0 {
             // Nothing in it is alive, and nothing can become so.
             job.at += 1;
@@ -269,6 +273,7 @@ impl Engine {
         }
         for victim in &job.victims {
             let segment = &victim.segment;
+            self.provision.leaves(segment.size());
             shared.segments.write().remove(&segment.id());
             shared.space.retire(segment.mapping());
             job.report.segments_removed += 1;
@@ -285,8 +290,10 @@ impl Engine {
     /// Removes a victim's file; after the last one, what is known of them.
     fn remove_victim(&self, job: &mut Job, at: usize) -> Result<()> {
         let shared = &self.shared;
-        if let Some(id) = job.ids.get(at) {
-            unlink_segment(shared.dir.as_ref(), *id)?;
+        if let Some(victim) = job.victims.get(at) {
+            let segment = &victim.segment;
+            unlink_segment(shared.dir.as_ref(), segment.id())?;
+            self.provision.has_left(segment.size(), &shared.segments);
             job.phase = Phase::Remove { at: at + 1 };
             return Ok(());
         }

@@ -277,25 +277,30 @@ impl Space {
     /// The mapping that has the place of a location, attached or not.
     #[inline]
     fn placed_at(&self, location: Location) -> Option<NonNull<Mapping>> {
+        let slot = self.table.slot_of(location)?;
         // Acquire: pairs with the release store in `lead`.
-        let mapping = self.table.slot_of(location)?.mapping.load(Ordering::Acquire);
-        NonNull::new(mapping).or_else(|| {
-            let mapping = self.table.waiting_at(location)?;
-            NonNull::new(Arc::as_ptr(&mapping).cast_mut())
+        NonNull::new(slot.mapping.load(Ordering::Acquire)).or_else(|| match self.table.waiting_at(location) {
+            Some(mapping) => NonNull::new(Arc::as_ptr(&mapping).cast_mut()),
+            // Attached meanwhile, if there was something. Acquire: as before.
+            None => NonNull::new(slot.mapping.load(Ordering::Acquire)),
         })
     }
 
     /// Whether the record at a location is in memory, as far as the kernel tells; asks the kernel to read what is not.
-    /// What is not published, or lies nowhere, has nothing to wait for.
+    /// What is not published, or lies nowhere, has nothing to wait for; what is not mapped yet is not in memory, as long as the
+    /// background is at it (`attended`) and has not been there.
     ///
     /// # Errors
     ///
     /// What the operating system says.
-    pub(crate) fn bring_in(&self, location: Location, pin: &Pin) -> io::Result<bool> {
+    pub(crate) fn bring_in(&self, location: Location, pin: &Pin, attended: bool) -> io::Result<bool> {
         let Some(slot) = self.table.slot_of(location) else { return Ok(true) };
         // Acquire: pairs with the release store in `lead`.
         let mut mapping = slot.mapping.load(Ordering::Acquire);
         if mapping.is_null() {
+            if attended && self.is_waiting_for_its_turn(location) {
+                return Ok(false);
+            }
             // What cannot be had is not waited for: a read says why.
             let Some(attached) = self.attached(slot, location) else { return Ok(true) };
             mapping = attached.as_ptr();
@@ -335,9 +340,9 @@ impl Space {
     /// Takes a mapping out of the space, once no pin that was taken before can lead into it; its range and its ordinal
     /// are then given out again. The index must not lead to it any more, and nothing may be counted as live in it.
     ///
-    /// It was attached before: its file is removed now, and whoever saw the index before may still come to it.
+    /// The caller has attached it, as far as that can be done: its file is removed now, and whoever saw the index before may
+    /// still come to it.
     pub(crate) fn retire(&self, mapping: &Mapping) {
-        debug_assert!(mapping.is_attached(), "what is retired can be read for as long as somebody may");
         let mut removed = self.removed.lock();
         removed.retain(|mapping| mapping.strong_count() > 0);
         removed.extend(self.table.weak(mapping.ordinal()));

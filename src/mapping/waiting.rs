@@ -82,13 +82,19 @@ impl Space {
         }
     }
 
+    /// Whether something waits at a location that the background will still attach.
+    pub(super) fn is_waiting_for_its_turn(&self, location: Location) -> bool {
+        // Relaxed: advice.
+        self.attached.load(Ordering::Relaxed) != u64::MAX && self.table.waiting_at(location).is_some()
+    }
+
     /// Attaches a mapping, if it waits.
     ///
     /// # Errors
     ///
     /// As for [`Later::map`](super::Later::map).
     pub(crate) fn attach(&self, mapping: &Arc<Mapping>) -> Result<()> {
-        if mapping.is_attached() { Ok(()) } else { self.table.attach(mapping) }
+        self.table.attach(mapping)
     }
 
     /// Attaches one of those that wait, each once; `None` after the last.
@@ -109,5 +115,85 @@ impl Space {
         };
         self.attached.store(first + 1, Ordering::Relaxed);
         Some(self.table.attach(&mapping))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::io;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::mapping::Later;
+    use crate::mapping::range::Range;
+
+    #[derive(Debug)]
+    struct Nothing;
+    impl crate::mapping::Backing for Nothing {
+        fn sync_range(&self, _: usize, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn populate_write(&self, _: usize, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[derive(Debug)]
+    struct Memory;
+    impl Later for Memory {
+        fn map(&self) -> Result<Arc<Mapping>> {
+            let memory = Mapping::anonymous_memory(1 << 20).expect("address space");
+            Ok(Arc::new(Mapping::simulated(memory, false, Arc::new(Nothing))))
+        }
+    }
+
+    #[test]
+    fn a_mapping_has_its_place_before_while_and_after_it_is_attached() {
+        let space = Space::reserve().expect("address space");
+        let (found, attached) = (AtomicBool::new(false), AtomicBool::new(false));
+        for granule in 1..1000 {
+            let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
+            let range = Range::from_granules(granule, 1).expect("inside");
+            assert!(space.place_at(&mapping, range) && !mapping.is_attached());
+            attached.store(false, Ordering::Relaxed);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // Not before somebody looks.
+                    while !found.swap(false, Ordering::Acquire) {
+                        std::hint::spin_loop();
+                    }
+                    space.attach(&mapping).expect("memory");
+                    attached.store(true, Ordering::Release);
+                });
+                let pin = crate::epoch::pin();
+                loop {
+                    let last = attached.load(Ordering::Acquire);
+                    let there = space.mapping(range.at(64), &pin).expect("it has its place");
+                    assert!(std::ptr::eq(there, Arc::as_ptr(&mapping)));
+                    found.store(true, Ordering::Release);
+                    if last {
+                        break;
+                    }
+                }
+            });
+            found.store(false, Ordering::Relaxed);
+            assert!(mapping.is_attached());
+        }
+        assert!(space.attach_next().is_none());
+    }
+
+    #[test]
+    fn each_that_waits_gets_its_turn_once() {
+        let space = Space::reserve().expect("address space");
+        let mappings: Vec<_> = (0..5).map(|_| Arc::new(Mapping::later(1 << 20, Box::new(Memory)))).collect();
+        for (granule, mapping) in (1..).step_by(3).zip(&mappings) {
+            assert!(space.place_at(mapping, Range::from_granules(granule, 2).expect("inside")));
+        }
+        space.attach(&mappings[1]).expect("memory");
+        for left in (0..4).rev() {
+            space.attach_next().expect("one is left").expect("memory");
+            assert_eq!(mappings.iter().filter(|mapping| !mapping.is_attached()).count(), left);
+        }
+        assert!(space.attach_next().is_none());
     }
 }

@@ -79,6 +79,11 @@ impl Loading {
         self.gathered.extend_from_slice(&group.entries);
     }
 
+    /// Whether as much was gathered as there are keys, and this many at least.
+    pub(super) fn has_enough(&self, least: usize) -> bool {
+        self.gathered.len() >= self.slot.index.index().len().max(least)
+    }
+
     /// Puts what was gathered into the index, by so many threads at most.
     ///
     /// # Errors

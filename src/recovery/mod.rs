@@ -99,7 +99,11 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
     if first == DirectoryAction::Create {
         create_dir()?;
     }
-    let lock = take_lock(dir.as_ref())?;
+    let lock = take_lock(dir.as_ref()).or_else(|error| {
+        // Where there is no store to be opened, that comes first.
+        decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?;
+        Err(error)
+    })?;
     // What another process did before it let go of the lock.
     let mut survey = Survey::of(dir.as_ref())?;
     let created = decide_directory(dir.as_ref(), &survey, options)? == DirectoryAction::Create;

@@ -27,8 +27,8 @@ const TOLD_SPACING: u64 = 1 << 20;
 /// Records that are gathered before they are put into the indexes: 4 MiB, and as much while they are sorted. Fewer where the crate is
 /// tested, so that tests of a few thousand records meet what happens between two times.
 const GATHERED: usize = if cfg!(debug_assertions) { 1 << 12 } else { 1 << 18 };
-/// How many at first, and never more than there are keys: an index grows behind them, for as many keys as they turned out to be,
-/// so its chains are twice as long as they should be at most.
+/// How many at first, and never more of a keyspace than it has keys: its index grows behind them, for as many keys as they turned
+/// out to be, so its chains are twice as long as they should be at most.
 const GATHERED_MIN: usize = GATHERED >> 4;
 
 /// Puts records into the indexes of their keyspaces.
@@ -45,9 +45,8 @@ pub(crate) struct Replay<'a> {
     /// What was read, by keyspace; the one that the last record belonged to is tried first.
     loading: Vec<Loading>,
     at: usize,
-    /// How many records were gathered, how many are enough, and memory for sorting them.
+    /// How many records were gathered, and memory for sorting them.
     gathered: usize,
-    enough: usize,
     sorted: Vec<Entry>,
     /// How many threads may put them into the indexes.
     threads: usize,
@@ -100,7 +99,6 @@ impl<'a> Replay<'a> {
             loading: Vec::new(),
             at: 0,
             gathered: 0,
-            enough: GATHERED_MIN,
             sorted: Vec::new(),
             threads: 1,
             dir,
@@ -205,20 +203,21 @@ impl<'a> Replay<'a> {
         let at = self.loading_of(group.id, segment, group.first)?;
         self.loading[at].gather(segment, group);
         self.gathered += group.entries.len();
-        if self.gathered >= self.enough { self.settle() } else { Ok(()) }
+        if self.gathered >= GATHERED || self.loading[at].has_enough(GATHERED_MIN) {
+            self.settle()
+        } else {
+            Ok(())
+        }
     }
 
     /// Puts what was gathered into the indexes.
     fn settle(&mut self) -> Result<()> {
         let (threads, alone) = (self.threads, self.loading.len() == 1);
         let with = Settling { space: self.space, path: self.dir.path(), threads, alone };
-        let mut keys = 0;
         for loading in &mut self.loading {
             loading.settle(&with, &mut self.sorted)?;
-            keys += loading.slot.index.index().len();
         }
         self.gathered = 0;
-        self.enough = keys.clamp(GATHERED_MIN, GATHERED);
         Ok(())
     }
 

@@ -47,6 +47,38 @@ fn the_files_of_the_victims_go_one_in_a_step() {
     assert_eq!(contents(&store).len(), 40);
 }
 
+/// The limit is one on the disk, also while files that nobody needs any more are still there.
+#[test]
+fn what_is_still_to_be_removed_counts_as_used() {
+    let limit = 200 * 4096;
+    let disk = SimDisk::new();
+    let on_disk = || {
+        let segments = disk.files().into_iter().filter(|name| name.ends_with(".seg"));
+        segments.map(|name| disk.read_file(&name).unwrap().len() as u64).sum::<u64>()
+    };
+    let store = options().max_disk_bytes(limit).open_on(&disk).unwrap();
+    let mut number = 0_u32;
+    let mut overwrite = || {
+        number += 1;
+        store.insert((number % 50).to_le_bytes(), [7; 60])
+    };
+    while store.stats().segment_bytes + 4 * 4096 < limit {
+        overwrite().unwrap();
+    }
+    store.flush().unwrap();
+    let before = store.stats().segment_bytes;
+    while store.stats().segment_bytes == before {
+        assert!(store.step().unwrap() || store.rest_step().unwrap());
+    }
+    // The pass is not at its end: what it removes goes file by file.
+    assert!(store.stats().compaction.running);
+    for _ in 0..4000 {
+        overwrite().unwrap();
+        assert!(on_disk() <= limit, "{} bytes", on_disk());
+        assert!(store.stats().segment_bytes >= on_disk().min(limit), "{:?}", store.stats());
+    }
+}
+
 /// Whichever file cannot be removed at first: it is tried again, and the open after a kill in between does the rest.
 #[test]
 fn a_file_that_cannot_be_removed_at_first_goes_later() {

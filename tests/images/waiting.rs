@@ -189,3 +189,50 @@ fn a_pass_that_cannot_map_a_victim_is_given_up_and_loses_nothing() {
     store.close().unwrap();
     assert!(open(&disk).is_empty());
 }
+
+/// The next owner of the store may remove what nobody has needed yet.
+#[test]
+fn a_snapshot_that_outlives_its_store_reads_on_though_another_one_compacts_it() {
+    let (disk, map, _) = closed(400);
+    let store = open(&disk);
+    let snapshot = store.snapshot();
+    store.close().unwrap();
+    let second = open(&disk);
+    second.clear().unwrap();
+    second.flush().unwrap();
+    assert!(second.compact().unwrap().segments_removed > 0);
+    assert!(!disk.files().contains(&FIRST.to_owned()));
+    for (key, value) in &map {
+        assert_eq!(snapshot.get(key).unwrap().as_deref(), Some(value.as_slice()));
+    }
+    assert_eq!(snapshot.iter().count(), map.len());
+}
+
+/// One that is another store's stays; one that is gone holds nobody up.
+#[test]
+fn a_victim_that_can_never_be_mapped_does_not_keep_compaction_from_the_others() {
+    let (clean, _, segments) = closed(400);
+    let other = SimDisk::with_seed(77);
+    let (store, _) = filled(&other, 400);
+    store.close().unwrap();
+    let foreign = clean.kill();
+    foreign.put_file(FIRST, &other.read_file(FIRST).unwrap());
+    let missing = clean.kill();
+    for (disk, is_foreign) in [(foreign, true), (missing, false)] {
+        let store = open(&disk);
+        if !is_foreign {
+            disk.remove_file(FIRST).unwrap();
+        }
+        store.clear().unwrap();
+        store.flush().unwrap();
+        // It is met once.
+        let failed = (0..3).filter(|_| store.compact().is_err()).count();
+        assert_eq!(failed, usize::from(is_foreign));
+        let stats = store.stats();
+        assert_eq!(stats.compaction.damaged_segments, usize::from(is_foreign), "{stats:?}");
+        assert!(stats.segments < segments / 2, "{stats:?}");
+        assert_eq!(disk.files().contains(&FIRST.to_owned()), is_foreign);
+        store.insert("a", "b").unwrap();
+        store.close().unwrap();
+    }
+}

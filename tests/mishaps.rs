@@ -395,3 +395,16 @@ fn a_roll_that_found_no_pages_leaves_a_log_that_is_read_to_its_end() {
         assert_eq!(content(&opened(&after)), *history.now());
     }
 }
+
+/// Damage comes before a lock that somebody else has: who is told to wait for the other would wait in vain.
+#[test]
+fn a_store_that_cannot_be_opened_says_so_though_another_one_has_its_lock() {
+    let (disk, store, _) = filled();
+    assert!(matches!(open(&disk, Durability::Os), Err(Error::Locked { .. })));
+    for name in MANIFESTS {
+        disk.rot_bit(name, 40, 0).unwrap();
+    }
+    let refused = open(&disk, Durability::Os);
+    assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
+    drop(store);
+}

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use super::bucket::{Bucket, Entry, LINKS, Link};
 use super::load::Unread;
 use super::split::split_off;
-use super::writer::{IndexWriter, LOAD_TIMES_TEN, OverflowLines, append, replace_in};
+use super::writer::{IndexWriter, LOAD_TIMES_TEN, OverflowLines, append, collect_links, replace_in};
 use super::{Index, bucket_of, search, split_source};
 use crate::format::hash::Hash;
 use crate::location::Location;
@@ -100,6 +100,7 @@ impl IndexWriter {
 
     /// Takes back the overflow lines that shards did not use.
     fn take_back(&mut self, next: u64, shards: &mut [OverflowLines]) {
+        let before = self.lines.used;
         let own = &mut self.lines;
         own.used = next;
         // What was given out last is as if it had never been.
@@ -115,8 +116,7 @@ impl IndexWriter {
         if let Some(last) = own.used.checked_sub(1).filter(|last| *last >= own.ensured) {
             own.ensured = self.index.overflow.chunk_end(last).min(LINKS);
         }
-        // Relaxed: as in `OverflowLines::take`.
-        self.index.counters.0.overflow_lines.store(own.used, Ordering::Relaxed);
+        self.count_lines(before);
     }
 
     /// Splits buckets until there are enough for what is in the index, by so many threads at most.
@@ -228,24 +228,12 @@ impl Shard<'_> {
                     index.bring(source)?;
                 }
                 index.prefetch_splits(sibling);
+                collect_links(index, index.heads.line(source), &mut self.links);
                 // The sibling's chain is not longer than its source's.
-                self.reserve_lines(index.chain_len(source))?;
+                self.reserve_lines(self.links.len() as u64)?;
                 let Self { lines, links, entries, .. } = self;
                 split_off(index, lines, (links, entries), sibling, || ());
             }
         }
-    }
-}
-
-impl Index {
-    /// Overflow lines of a bucket.
-    fn chain_len(&self, bucket: u64) -> u64 {
-        let mut link = self.heads.line(bucket).control_unordered().link();
-        let mut len = 0;
-        while let Some(next) = link {
-            len += 1;
-            link = self.overflow.line(next.line()).control_unordered().link();
-        }
-        len
     }
 }

@@ -25,17 +25,19 @@ impl IndexWriter {
         let index = &**index;
         // The sibling's chain is not longer than its source's.
         lines.ensure(links.len() as u64, &index.overflow)?;
+        let used = lines.used;
         split_off(index, lines, (links, entries), buckets, || {
             // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled; and, by the entries
             // emptied afterwards, with the fence of a reader that misses a leaver.
             index.front.0.buckets.store(buckets + 1, Ordering::Release);
         });
+        self.count_lines(used);
         Ok(())
     }
 }
 
 /// Moves those entries of a bucket to its sibling, which has this number and is empty, that belong there once it counts;
-/// which it does from `publish` on. There are lines enough.
+/// which it does from `publish` on. The links are those of the bucket's chain, and there are as many lines to be had.
 pub(super) fn split_off(
     index: &Index,
     lines: &mut OverflowLines,
@@ -50,7 +52,7 @@ pub(super) fn split_off(
         debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
         move |entry: Entry| entry.tag() >> bit & 1 == 1
     };
-    if source.control_unordered().link().is_none() {
+    if links.is_empty() {
         // Most have one line.
         let target = index.heads.line(sibling);
         let leavers = slots_where(source, leaves);
@@ -59,7 +61,6 @@ pub(super) fn split_off(
         leavers.for_each(|slot| source.set_entry(slot, Entry::EMPTY));
         return;
     }
-    collect_links(index, source, links);
     let mut chain = Chain::of(index, source, links, entries);
     let stayers = chain.copy_leavers(lines, index.heads.line(sibling), leaves);
     publish();

@@ -55,15 +55,13 @@ pub(super) struct OverflowLines {
 }
 
 impl OverflowLines {
-    pub(super) fn take(&mut self, index: &Index) -> Link {
+    pub(super) fn take(&mut self) -> Link {
         if let Some(link) = self.free.pop() {
             return link;
         }
         assert!(self.used < self.ensured, "an overflow line was taken that was not reserved");
         let link = Link::to(self.used).expect("reserved lines have links");
         self.used += 1;
-        // Relaxed: a count for `memory_bytes` and `populate_ahead`, stored by the one writer.
-        index.counters.0.overflow_lines.store(self.used, Ordering::Relaxed);
         link
     }
 
@@ -250,7 +248,9 @@ impl IndexWriter {
         let Self { index, lines, .. } = self;
         let entry = Entry::new(index.tag(hash), location);
         let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
+        let used = lines.used;
         append(index, lines, head, entry);
+        self.count_lines(used);
         self.count(1);
     }
 
@@ -308,6 +308,15 @@ impl IndexWriter {
         self.index.heads.line(self.bucket_of(hash))
     }
 
+    /// Takes note of how many overflow lines were ever used, where it was this many before.
+    #[inline]
+    pub(super) fn count_lines(&self, before: u64) {
+        if self.lines.used != before {
+            // Relaxed: a count for `memory_bytes` and `populate_ahead`, stored by the one writer.
+            self.index.counters.0.overflow_lines.store(self.lines.used, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn count(&self, change: i64) {
         let entries = &self.index.counters.0.entries;
         // Relaxed, both: a count on its own, stored by the one writer.
@@ -325,7 +334,7 @@ pub(super) fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entr
         }
         let control = line.control_unordered();
         let Some(link) = control.link() else {
-            let link = lines.take(index);
+            let link = lines.take();
             // First the entry, then the way to it.
             index.overflow.line(link.line()).set_entry(0, entry);
             line.set_control(control.with_link(Some(link)));

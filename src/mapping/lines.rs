@@ -59,22 +59,14 @@ impl Lines {
     ///
     /// What the operating system says when it has no address space left.
     pub(crate) fn new(count: usize) -> io::Result<Self> {
-        let lines = Self::sparse(count)?;
+        let mut lines = Self::sparse_together(&[count])?;
+        let lines = lines.pop().expect("one was asked for");
         lines.fill_soon();
         Ok(lines)
     }
 
-    /// As [`Lines::new`], for lines that are few among many for now: the first store costs the kernel a small page.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Lines::new`].
-    pub(crate) fn sparse(count: usize) -> io::Result<Self> {
-        let mut lines = Self::sparse_together(&[count])?;
-        Ok(lines.pop().expect("one was asked for"))
-    }
-
-    /// As [`Lines::sparse`], several runs in one piece of memory: the kernel is asked once, whatever their number.
+    /// As [`Lines::new`], for runs of lines that are few among many for now (the first store costs the kernel a small page), in
+    /// one piece of memory: the kernel is asked once, whatever their number.
     ///
     /// # Errors
     ///

@@ -342,21 +342,25 @@ impl Mapping {
     }
 }
 
+/// What stands behind memory that is no file, in tests.
+#[cfg(test)]
+#[derive(Debug)]
+struct Nothing;
+
+#[cfg(test)]
+impl Backing for Nothing {
+    fn sync_range(&self, _: usize, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn populate_write(&self, _: usize, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::appender::Appender;
     use super::*;
-
-    #[derive(Debug)]
-    struct Nothing;
-    impl Backing for Nothing {
-        fn sync_range(&self, _: usize, _: usize) -> io::Result<()> {
-            Ok(())
-        }
-        fn populate_write(&self, _: usize, _: usize) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     fn page() -> Arc<Mapping> {
         let memory = Mapping::anonymous_memory(PAGE_SIZE).expect("memory");

@@ -4,8 +4,9 @@
 //! slot per granule leads from a location to the mapped bytes with one load. The table is reserved address space that
 //! costs memory only where it is used.
 //!
-//! **Concurrency.** Slots are filled before any index entry leads to them; a reader that finds an empty slot, or a
-//! location behind what is published, gets `None`, so that every function here is safe whatever the location is.
+//! **Concurrency.** Slots are filled before any index entry leads to them, or by the first who finds them empty (`waiting`); a
+//! reader that finds a slot where nothing waits empty, or a location behind what is published, gets `None`, so that every
+//! function here is safe whatever the location is.
 #![expect(unsafe_code, reason = "this leads from a location to mapped memory")]
 
 use std::collections::BTreeMap;
@@ -431,17 +432,7 @@ pub(crate) fn prefetch(address: *const u8) {
 mod tests {
     use super::*;
     use crate::location::LOCATION_BITS;
-
-    #[derive(Debug)]
-    struct Nothing;
-    impl crate::mapping::Backing for Nothing {
-        fn sync_range(&self, _: usize, _: usize) -> io::Result<()> {
-            Ok(())
-        }
-        fn populate_write(&self, _: usize, _: usize) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::mapping::Nothing;
 
     /// Places, retires and stays at random: no two mappings are ever in one place, and a place is free once its mapping
     /// was taken out and nothing stays.

@@ -120,23 +120,11 @@ impl Space {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::io;
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::mapping::Later;
     use crate::mapping::range::Range;
-
-    #[derive(Debug)]
-    struct Nothing;
-    impl crate::mapping::Backing for Nothing {
-        fn sync_range(&self, _: usize, _: usize) -> io::Result<()> {
-            Ok(())
-        }
-        fn populate_write(&self, _: usize, _: usize) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::mapping::{Later, Nothing};
 
     #[derive(Debug)]
     struct Memory;
@@ -195,5 +183,30 @@ mod tests {
             assert_eq!(mappings.iter().filter(|mapping| !mapping.is_attached()).count(), left);
         }
         assert!(space.attach_next().is_none());
+    }
+
+    #[test]
+    fn whoever_must_not_wait_maps_nothing_while_the_background_is_at_it() {
+        let space = Space::reserve().expect("address space");
+        let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
+        let range = Range::from_granules(1, 1).expect("inside");
+        assert!(space.place_at(&mapping, range));
+        let pin = crate::epoch::pin();
+        let at = range.at(64);
+        assert!(!space.bring_in(at, &pin, true).expect("nothing is asked"));
+        assert!(!mapping.is_attached());
+        space.attach_next().expect("it waits").expect("memory");
+        assert!(mapping.is_attached());
+        // Where there is no background, and where it has been and could not: then it is this one's turn.
+        for (granule, attended) in [(2, false), (3, true)] {
+            let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
+            let range = Range::from_granules(granule, 1).expect("inside");
+            if attended {
+                assert!(space.attach_next().is_none());
+            }
+            assert!(space.place_at(&mapping, range));
+            space.bring_in(range.at(64), &pin, attended).expect("the kernel says");
+            assert!(mapping.is_attached());
+        }
     }
 }

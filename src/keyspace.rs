@@ -237,8 +237,9 @@ impl Keyspace {
     /// read it, and a later call will find it.
     ///
     /// For callers that must not block, such as async tasks: they hand what is not resident to a thread that may. It
-    /// costs one or two system calls, and right after an open now and then the read of a block of the index's image. The answer is a hint: what is in memory now may be evicted before it is touched. On
-    /// systems other than Linux the answer is always the value.
+    /// costs one or two system calls, and right after an open now and then the read of a block of the index's image. The
+    /// answer is a hint: what is in memory now may be evicted before it is touched. On systems other than Linux it is the
+    /// value, but for the first moments after an open.
     ///
     /// ```
     /// use mapcask::TryGet;

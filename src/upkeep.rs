@@ -45,9 +45,11 @@ impl Engine {
             return Ok(true);
         }
         // A piece of each: a fast writer keeps `provision` at work for as long as it writes, and a pass takes long, too.
-        let provided = self.provision.step(&self.shared)?;
-        for _ in 1..PROVIDED {
-            if !self.provision.is_short() || !self.provision.step(&self.shared)? {
+        let mut provided = false;
+        for _ in 0..PROVIDED {
+            let more = self.provision.step(&self.shared)?;
+            provided |= more;
+            if !more || !self.provision.is_short() {
                 break;
             }
         }

@@ -88,11 +88,13 @@ impl Engine {
             job.phase = Phase::SyncAhead;
             return Ok(());
         };
-        // Its file will go, and a snapshot may have to read what nobody has needed before.
-        match self.shared.space.attach(victim.segment.mapping()) {
-            // Gone already, so nobody can read it, and nothing in it is alive.
-            Err(Error::MissingSegment { .. }) if victim.cost == 0 => {}
-            other => other?,
+        if job.walk.is_none() {
+            // Its file will go, and a snapshot may have to read what nobody has needed before.
+            match self.shared.space.attach(victim.segment.mapping()) {
+                // Gone already, so nobody can read it, and nothing in it is alive.
+                Err(Error::MissingSegment { .. }) if victim.cost == 0 => {}
+                other => other?,
+            }
         }
         if victim.cost == 0 {
             // Nothing in it is alive, and nothing can become so.

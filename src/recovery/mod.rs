@@ -109,7 +109,7 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
     let created = decide_directory(dir.as_ref(), &survey, options)? == DirectoryAction::Create;
     if created {
         if first != DirectoryAction::Create {
-            // Somebody has emptied it meanwhile.
+            // Somebody has emptied it meanwhile, or nothing was ever finished there.
             create_dir()?;
         }
         create(dir.as_ref())?;

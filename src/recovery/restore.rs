@@ -139,6 +139,7 @@ impl Restore {
     pub(crate) fn fill(&self, replay: &mut Replay<'_>) -> Result<()> {
         let image = &self.opened.image;
         let indexes = self.opened.indexes()?;
+        let mut places = None;
         for (entry, (index, mut writer)) in image.keyspaces.iter().zip(indexes) {
             let live: u64 = entry.live.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
             if index.len() as u64 != entry.keys || live != entry.live_bytes {
@@ -146,8 +147,8 @@ impl Restore {
             }
             let is_gone = |(id, _): &(SegmentId, u64)| !self.segments.contains_key(id);
             if entry.live.iter().any(is_gone) {
-                let places = self.places();
-                writer.purge(|location| is_in(&places, location))?;
+                let places = places.get_or_insert_with(|| self.places());
+                writer.purge(|location| is_in(places, location))?;
             }
             let mut slot = Slot::new(writer);
             let mut live_bytes = 0;

@@ -5,7 +5,10 @@ use std::time::Duration;
 use mapcask::sim::{Position, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Keyspace, Seq, Snapshot, Stats, Store, TryGet, WriteBatch};
 
-use super::{Bytes, History, Map, Outcome, State, Write, check_stats, content, content_under, open};
+use super::{
+    Bytes, History, Outcome, State, Write, check_snapshot, check_stats, content, content_under, image_of,
+    open,
+};
 
 /// Handles that are kept.
 const HELD_MAX: usize = 8;
@@ -188,21 +191,7 @@ impl Machine {
     /// Every snapshot shows its moment still.
     fn check_snapshots(&self) {
         for (snapshot, expected) in &self.snapshots {
-            assert_eq!(snapshot.keyspace_names(), expected.names());
-            for (name, map) in &expected.0 {
-                let keyspace = snapshot.keyspace(name).unwrap();
-                let mut found = Map::new();
-                for item in keyspace.iter() {
-                    let (key, value) = item.unwrap();
-                    let twice = found.insert(Bytes::from(&key), Bytes::from(&value));
-                    assert!(twice.is_none(), "{key:?} came twice");
-                }
-                assert!(found == **map, "in the snapshot of {:?}: {name:?}", snapshot.seq());
-                for key in &self.keys {
-                    let value = keyspace.get(key).unwrap();
-                    assert_eq!(value.as_deref(), map.get(key).map(|value| &**value), "{key:?}");
-                }
-            }
+            check_snapshot(snapshot, expected, &self.keys);
         }
     }
 
@@ -246,18 +235,10 @@ impl Machine {
         if self.store().take_image().unwrap() {
             assert!(self.store().durable_seq() >= last);
             self.make_durable();
-            let image = self.image().expect("it was just made");
+            let image = image_of(&self.disk).expect("it was just made");
             self.old_image.get_or_insert_with(|| self.disk.read_file(&image).unwrap());
         }
         self.check_shape();
-    }
-
-    /// The name of the image that is there.
-    fn image(&self) -> Option<String> {
-        let is_image = |name: &String| name.starts_with("INDEX-") && !name.ends_with(".tmp");
-        let images: Vec<_> = self.disk.files().into_iter().filter(is_image).collect();
-        assert!(images.len() <= 1, "{images:?}");
-        images.into_iter().next()
     }
 
     /// Ends the store, does something to its image, and opens it again.
@@ -272,7 +253,7 @@ impl Machine {
         } else {
             self.store.take().expect("it is open between transitions").close().unwrap();
         }
-        if let Some(image) = self.image() {
+        if let Some(image) = image_of(&self.disk) {
             let size = self.disk.read_file(&image).unwrap().len();
             match how {
                 Spoil::Remove => self.disk.remove_file(&image).unwrap(),

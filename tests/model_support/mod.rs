@@ -14,7 +14,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use mapcask::sim::SimDisk;
-use mapcask::{Durability, Keyspace, Options, Result, Store};
+use mapcask::{Durability, Keyspace, Options, Result, Snapshot, Store};
 
 pub(crate) use history::History;
 pub(crate) use write::{Outcome, Write};
@@ -151,6 +151,38 @@ pub(crate) fn content_under(store: &Store, keys: &[impl AsRef<[u8]>]) -> State {
         (name, Arc::new(map))
     };
     State(keyspaces(store).map(under).collect())
+}
+
+/// A snapshot shows its moment, whichever way one looks.
+pub(crate) fn check_snapshot(snapshot: &Snapshot, expected: &State, keys: &[impl AsRef<[u8]>]) {
+    assert_eq!(snapshot.keyspace_names(), expected.names());
+    for (name, map) in &expected.0 {
+        let keyspace = snapshot.keyspace(name).unwrap();
+        let mut found = Map::new();
+        for item in keyspace.iter() {
+            let (key, value) = item.unwrap();
+            let twice = found.insert(Bytes::from(&key), Bytes::from(&value));
+            assert!(twice.is_none(), "{key:?} came twice");
+        }
+        assert!(found == **map, "in the snapshot of {:?}: {name:?}", snapshot.seq());
+        for key in keys {
+            let value = keyspace.get(key).unwrap();
+            assert_eq!(
+                value.as_deref(),
+                map.get(&Bytes::from(key)).map(|value| &**value),
+                "{:?}",
+                key.as_ref()
+            );
+        }
+    }
+}
+
+/// The image of the indexes that is there, by the name of its file.
+pub(crate) fn image_of(disk: &SimDisk) -> Option<String> {
+    let is_image = |name: &String| name.starts_with("INDEX-") && !name.ends_with(".tmp");
+    let images: Vec<_> = disk.files().into_iter().filter(is_image).collect();
+    assert!(images.len() <= 1, "{images:?}");
+    images.into_iter().next()
 }
 
 /// A number from the environment, for runs that are larger than a plain `cargo test`.

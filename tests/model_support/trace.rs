@@ -1,10 +1,10 @@
 //! Short histories of a store on a simulated disk, and what a crash at each moment of one may leave.
 
 use mapcask::sim::{Position, SimDisk};
-use mapcask::{Durability, Store};
+use mapcask::{Durability, Snapshot, Store};
 
 use super::write::{Expected, Step as BatchStep};
-use super::{Bytes, History, State, Write, content_under, open};
+use super::{Bytes, History, State, Write, check_snapshot, content_under, image_of, open};
 
 /// The boot id of every machine here, so that a test can pretend that the same system run goes on.
 pub(crate) const BOOT: [u8; 16] = [7; 16];
@@ -43,13 +43,19 @@ pub(crate) enum Step {
     Reopen,
     /// Kills the process and opens the store again.
     Kill,
+    /// Takes a snapshot, which is looked at after every step for as long as its process lives.
+    Snapshot,
+    /// Closes the store, removes its image if it has one, and opens it again.
+    LoseImage,
+    /// The same with a bit of the image's last block flipped.
+    RotImage,
 }
 
 /// Every key that a history or its check uses.
 pub(crate) const KEYS: [&str; 4] = ["a", "b", "c", "on"];
 
 /// Every letter.
-pub(crate) const ALPHABET: [Step; 15] = [
+pub(crate) const ALPHABET: [Step; 18] = [
     Step::PutA,
     Step::PutB,
     Step::PutLarge,
@@ -65,6 +71,9 @@ pub(crate) const ALPHABET: [Step; 15] = [
     Step::Image,
     Step::Reopen,
     Step::Kill,
+    Step::Snapshot,
+    Step::LoseImage,
+    Step::RotImage,
 ];
 
 impl Step {
@@ -95,9 +104,15 @@ impl Step {
                 let holds = item("a", BatchStep::Require(Expected::Right));
                 Write::Batch(String::new(), vec![holds, across, put("a", "across ")])
             }
-            Self::Flush | Self::Background | Self::Compact | Self::Image | Self::Reopen | Self::Kill => {
-                return Vec::new();
-            }
+            Self::Flush
+            | Self::Background
+            | Self::Compact
+            | Self::Image
+            | Self::Reopen
+            | Self::Kill
+            | Self::Snapshot
+            | Self::LoseImage
+            | Self::RotImage => return Vec::new(),
         };
         write.resolved(state).with_creations(state)
     }
@@ -128,6 +143,8 @@ struct Run {
     durability: Durability,
     history: History,
     marks: Vec<Mark>,
+    /// Snapshots that were taken, and what each must show.
+    snapshots: Vec<(Snapshot, State)>,
 }
 
 impl Trace {
@@ -137,7 +154,14 @@ impl Trace {
         disk.set_boot_id(Some(BOOT));
         let first = Mark { from: disk.position(), history: History::new(), pending: Vec::new() };
         let store = open(&disk, durability).unwrap();
-        let mut run = Run { disk, store, durability, history: History::new(), marks: vec![first] };
+        let mut run = Run {
+            disk,
+            store,
+            durability,
+            history: History::new(),
+            marks: vec![first],
+            snapshots: Vec::new(),
+        };
         let mut start = None;
         for (depth, step) in steps.iter().enumerate() {
             start = Some(run.disk.position());
@@ -184,14 +208,24 @@ impl Run {
                 assert!(self.store.take_image().unwrap(), "nothing is in its way");
                 self.history.make_durable();
             }
-            Step::Reopen => {
+            Step::Snapshot => self.snapshots.push((self.store.snapshot(), self.history.now().clone())),
+            Step::Reopen | Step::LoseImage | Step::RotImage => {
                 self.store.clone().close().unwrap();
                 self.history.make_durable();
                 self.mark(Vec::new());
+                match (step, image_of(&self.disk)) {
+                    (Step::LoseImage, Some(image)) => self.disk.remove_file(&image).unwrap(),
+                    (Step::RotImage, Some(image)) => {
+                        let size = self.disk.read_file(&image).unwrap().len() as u64;
+                        self.disk.rot_bit(&image, size - 100, 3).unwrap();
+                    }
+                    _ => {}
+                }
                 self.store = open(&self.disk, self.durability).unwrap();
                 assert!(self.store.recovery_report().clean, "a store that was closed is clean");
             }
             Step::Kill => {
+                self.snapshots.clear();
                 self.disk = self.disk.kill();
                 self.marks.clear();
                 self.mark(Vec::new());
@@ -208,5 +242,8 @@ impl Run {
             }
         }
         assert_eq!(content_under(&self.store, &KEYS), *self.history.now());
+        for (snapshot, expected) in &self.snapshots {
+            check_snapshot(snapshot, expected, &KEYS);
+        }
     }
 }

@@ -136,6 +136,30 @@ fn every_segment_is_heard_when_it_is_made_and_when_it_is_full() {
 }
 
 #[test]
+fn a_pass_of_compaction_is_heard_when_it_begins_and_with_what_it_did() {
+    listening(|ear| {
+        let store = options().open_on(&SimDisk::new()).unwrap();
+        for number in 0..4_u8 {
+            store.insert([number % 2], vec![number; 3000]).unwrap();
+        }
+        store.flush().unwrap();
+        ear.take();
+        let report = store.compact().unwrap();
+        assert!(report.segments_removed > 0, "{report:?}");
+        let heard = without_traces(ear.take());
+        let heard: Vec<_> = heard.iter().filter(|line| line.contains("compaction")).collect();
+        let [begun, ended] = heard[..] else { panic!("{heard:?}") };
+        assert!(begun.starts_with("DEBUG compaction begun: segments="), "{begun}");
+        let expected = format!(
+            "DEBUG compaction ended: removed={} bytes_read={} bytes_moved={} bytes_freed={}",
+            report.segments_removed, report.bytes_read, report.bytes_moved, report.bytes_freed
+        );
+        assert_eq!(*ended, expected);
+        assert_eq!(report.passes, 1);
+    });
+}
+
+#[test]
 fn a_sync_is_heard_with_what_it_made_durable() {
     listening(|ear| {
         let store = options().open_on(&SimDisk::new()).unwrap();

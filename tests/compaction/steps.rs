@@ -1,5 +1,7 @@
 //! A pass goes in short steps: whoever has only the thread that takes them is served in between.
 
+use std::time::Duration;
+
 use mapcask::Store;
 use mapcask::sim::{Fault, Operation, SimDisk};
 
@@ -120,4 +122,34 @@ fn a_file_that_cannot_be_removed_at_first_goes_later() {
             break;
         }
     }
+}
+
+/// By the store's clock, which a test moves: while it stands still, a pass comes to a stop.
+#[test]
+fn the_background_reads_and_writes_no_more_than_it_may_in_a_second() {
+    const LIMIT: u64 = 50_000;
+    let disk = SimDisk::new();
+    let store = options().compaction_bytes_per_second(LIMIT).open_on(&disk).unwrap();
+    // Something stays in every segment.
+    for number in 0..3000_u32 {
+        store.insert(number.to_le_bytes(), [1; 60]).unwrap();
+        store.insert("over", number.to_le_bytes().repeat(100)).unwrap();
+    }
+    store.flush().unwrap();
+    let expected = contents(&store);
+    let rest = || while store.step().unwrap() {};
+    rest();
+    assert!(store.stats().compaction.running, "begun, and waiting: {:?}", store.stats());
+    let mut seconds = 0;
+    while store.stats().compaction.passes == 0 {
+        rest();
+        disk.advance_clock(Duration::from_secs(1));
+        seconds += 1;
+        assert!(seconds < 1000, "it goes on when it may");
+    }
+    // What one step reads and writes is paid for afterwards: a victim of a page, and its copy.
+    let moved = store.stats().compaction.bytes_moved;
+    assert!(moved > 0 && seconds * LIMIT + 2 * 4096 >= moved, "{moved} bytes in {seconds} s");
+    assert!(seconds > 1);
+    assert_eq!(contents(&store), expected);
 }

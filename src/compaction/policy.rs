@@ -385,6 +385,27 @@ mod tests {
         assert_eq!(fitting(&mixed, 4, true), [2, 1]);
     }
 
+    /// Values that are overwritten often stay apart from those that are not; and a pass has as much in hand as one file holds.
+    #[test]
+    fn a_pass_has_victims_of_one_generation_and_copies_no_more_than_a_file_holds() {
+        let of = |id: u64, live: u64, generation: u8| Facts { generation, ..facts(id, 1, live, 4000 - live) };
+        // By turns, and each worth a little less than the one before.
+        let all: Vec<_> = (0..12).map(|n| of(n + 1, 1000 + 10 * n, u8::from(n % 2 == 1))).collect();
+        let live = 12 * 1055;
+        for (pages, count) in [(1, 3), (1000, 6)] {
+            for begin in 0..2 {
+                let limits = Limits { slack: 0, output: pages * PAGE };
+                let survey = Survey::of(all[begin..].to_vec(), live, limits);
+                let Decision::Compact { victims, reason: Reason::Space } = survey.decide() else {
+                    panic!("{:?}", survey.decide())
+                };
+                let expected: Vec<_> = (0..6).map(|n| SegmentId(2 * n + 1 + begin as u64)).collect();
+                assert!(victims.len() <= count && expected.starts_with(&victims), "{victims:?}");
+                assert!(victims.len() > 1, "{victims:?}");
+            }
+        }
+    }
+
     #[test]
     fn what_is_dead_goes_first_and_needs_no_room() {
         let some = [facts(1, 1, 1000, 2000), facts(2, 1, 0, 3000), facts(3, 1, 1000, 2000)];

@@ -8,6 +8,8 @@
 
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use crate::allowance::Want;
 use crate::catalog::{Keyspace, Slot};
 use crate::engine::{Engine, Writer, dropped};
@@ -117,7 +119,10 @@ impl Engine {
     pub(crate) fn drop_keyspace(&self, name: &str, durability: Durability) -> Result<bool> {
         self.liveness.check()?;
         check_movable(name, "the default keyspace cannot be dropped; clear it")?;
-        let mut guard = self.writer.lock();
+        let mut guard = match self.catalog.get(name) {
+            Some(keyspace) => self.lock_to_empty(&keyspace),
+            None => self.writer.lock(),
+        };
         let writer = &mut *guard;
         self.check_writable()?;
         let Some(keyspace) = self.catalog.get(name) else {
@@ -148,7 +153,7 @@ impl Engine {
     pub(crate) fn clear_keyspace(&self, keyspace: &Arc<Keyspace>, durability: Durability) -> Result<Seq> {
         self.liveness.check()?;
         let slot = self.new_slot()?;
-        let mut guard = self.writer.lock();
+        let mut guard = self.lock_to_empty(keyspace);
         let writer = &mut *guard;
         self.check_writable()?;
         let old = self.id_of(keyspace)?;
@@ -171,6 +176,26 @@ impl Engine {
         crate::trace::keyspace_cleared(&name, id.0);
         self.settle(seq, durability)?;
         Ok(seq)
+    }
+
+    /// The writer mutex; the index of a keyspace that is to be cleared or dropped is whole then, where a snapshot is alive that
+    /// may go on to need it: if it turned out later that its image is damaged, no other one could be built for what is gone.
+    fn lock_to_empty(&self, keyspace: &Keyspace) -> MutexGuard<'_, Writer> {
+        loop {
+            let guard = self.writer.lock();
+            if self.catalog.snapshots.holding().snapshots == 0 {
+                return guard;
+            }
+            let pin = epoch::pin();
+            let partial = keyspace.contents(&pin).filter(|contents| contents.index.is_partial());
+            let Some(index) = partial.map(|contents| Arc::clone(&contents.index)) else { return guard };
+            drop((guard, pin));
+            let whole = index.bring_all().or_else(|unread| self.mend(unread));
+            if whole.is_err() {
+                // The log is damaged as well, and so is what a snapshot would read; to take it away may be the way out.
+                return self.writer.lock();
+            }
+        }
     }
 
     fn new_slot(&self) -> Result<Slot> {

@@ -211,6 +211,44 @@ fn what_was_taken_from_a_damaged_index_goes_on() {
     }
 }
 
+/// What is gone from under a snapshot has no other index to go to, so it is whole before it goes.
+#[test]
+fn what_a_snapshot_sees_of_a_damaged_index_outlives_the_keyspace() {
+    let (clean, map, image) = closed();
+    let front = front_len(&clean, &image);
+    // In the default keyspace's index and in the other one's, each of 64 blocks of buckets and what overflowed.
+    let frames = (clean.read_file(&image).unwrap().len() as u64 - front) / 4100;
+    for frame in [20, frames - 30] {
+        for clears in [true, false] {
+            let disk = clean.kill();
+            disk.rot_bit(&image, front + frame * 4100 + 99, 3).unwrap();
+            let store = open(&disk);
+            let snapshot = store.snapshot();
+            if clears {
+                store.clear().unwrap();
+                store.keyspace("other").unwrap().clear().unwrap();
+            } else {
+                assert!(store.drop_keyspace("other").unwrap());
+                store.clear().unwrap();
+            }
+            assert_eq!(store.stats().index_rebuilds, 1, "frame {frame}");
+            store.compact().unwrap();
+            for (key, value) in &map {
+                assert_eq!(snapshot.get(key).unwrap().as_deref(), Some(value.as_slice()), "frame {frame}");
+            }
+            assert_eq!(snapshot.iter().count(), map.len());
+            assert_eq!(snapshot.keyspace("other").unwrap().get("a").unwrap().unwrap(), "b");
+            assert!(store.is_empty());
+        }
+    }
+    // Without a snapshot nobody needs it.
+    let disk = clean.kill();
+    disk.rot_bit(&image, front + 20 * 4100 + 99, 3).unwrap();
+    let store = open(&disk);
+    store.clear().unwrap();
+    assert_eq!(store.stats().index_rebuilds, 0);
+}
+
 /// Where the log is damaged as well, that is what is said.
 #[test]
 fn an_index_that_cannot_be_built_anew_is_an_error_that_names_the_log() {

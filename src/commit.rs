@@ -11,7 +11,9 @@
 //!
 //! **Invariants.** A line that is not empty has a leader, running or called (`Line::settle` is the only way out of the
 //! line and restores this; I9). The durable number only rises, and never after a failure: the kernel reports a lost
-//! write once, so a later sync that succeeds proves nothing about what the failed one was to write.
+//! write once, so a later sync that succeeds proves nothing about what the failed one was to write. For the same reason
+//! one thread at a time syncs an open file ([`SyncTurn`]): a success proves nothing while another thread may have been
+//! told of a failure that is not kept yet.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -34,6 +36,19 @@ pub(crate) struct Commit {
     groups: AtomicU64,
     waits: AtomicU64,
     line: Mutex<Line>,
+}
+
+/// The right to make a sync call on one open file.
+///
+/// The kernel reports a lost write once per open file, to whichever caller comes first. Whoever has the turn keeps it
+/// until the failure of its call is kept, so that the next one cannot take its own success for a proof.
+#[derive(Debug)]
+pub(crate) struct SyncTurn(Mutex<()>);
+
+impl SyncTurn {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(()))
+    }
 }
 
 #[derive(Debug)]
@@ -137,12 +152,37 @@ impl Commit {
 
     /// Refuses all further waits with `error`, and releases everyone with it. The first error stays for ever.
     pub(crate) fn poison(&self, error: Error) {
+        report(self.keep(error));
+    }
+
+    /// As [`Commit::poison`], without telling subscribers; the failure if it is the first.
+    fn keep(&self, error: Error) -> Option<Arc<Error>> {
         let mut line = self.line.lock();
         let cause = self.fail(&mut line, error);
         let called = line.settle(self.durable());
         drop(line);
         call(called);
+        cause
+    }
+
+    /// Makes one sync call on an open file, alone, and poisons with its failure before anyone else may make one.
+    ///
+    /// A success is one only if there was no failure before it: the kernel may have reported what this call was to write
+    /// to whoever had the turn before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`] with the first failure, which need not be this call's.
+    pub(crate) fn sync_alone<R>(&self, turn: &SyncTurn, sync: impl FnOnce() -> Result<R>) -> Result<R> {
+        let alone = turn.0.lock();
+        let (done, cause) = match sync() {
+            Ok(done) => (Some(done), None),
+            Err(error) => (None, self.keep(error)),
+        };
+        drop(alone);
         report(cause);
+        self.check()?;
+        Ok(done.expect("a failure is kept, and found by the check"))
     }
 
     /// Fails if there was a failure. It costs one load if there was none.
@@ -605,6 +645,35 @@ mod loom_models {
     #[test]
     fn loom_a_failing_sync_wakes_both_waiters_and_is_not_retried() {
         loom::model(failing_sync_wakes_all);
+    }
+
+    /// The kernel's report of one lost write, through one open file: whoever syncs first gets it.
+    struct OneReport {
+        turn: SyncTurn,
+        pending: AtomicBool,
+    }
+
+    impl OneReport {
+        fn sync(&self, commit: &Commit) -> Result<()> {
+            commit.sync_alone(&self.turn, || {
+                // Pairs with nothing: the kernel has its own locks.
+                if self.pending.swap(false, Ordering::AcqRel) { Err(Error::Closed) } else { Ok(()) }
+            })
+        }
+    }
+
+    #[test]
+    fn loom_a_write_back_that_gets_the_report_stops_the_leader() {
+        loom::model(|| {
+            let commit = Arc::new(Commit::new(Seq::ZERO));
+            let file = Arc::new(OneReport { turn: SyncTurn::new(), pending: AtomicBool::new(true) });
+            let (others_commit, others_file) = (Arc::clone(&commit), Arc::clone(&file));
+            let helper = thread::spawn(move || others_file.sync(&others_commit));
+            let led = commit.wait(Seq(1), || file.sync(&commit).map(|()| Seq(1)));
+            assert!(led.is_err(), "acknowledged although a write was lost");
+            assert!(helper.join().unwrap().is_err());
+            assert_eq!(commit.durable(), Seq::ZERO);
+        });
     }
 
     #[test]

@@ -248,7 +248,7 @@ impl Engine {
         heal(&unproven)?;
         self.sealing.lock().healed.extend(unproven);
         let plan = self.writer.lock().log.plan();
-        execute(&plan)?;
+        execute(&plan, &self.shared.commit)?;
         let durable = self.writer.lock().log.synced(&self.shared, &plan);
         self.control.set_durable(plan.upto());
         self.sealing.lock().full.extend(durable);
@@ -265,11 +265,7 @@ impl Engine {
     pub(crate) fn write_back(&self, (segment, from, to): Piece) -> Result<()> {
         self.shared.commit.check()?;
         // Durable meanwhile as a whole, where it has no file any more.
-        segment.sync_if_kept(from, to).map(drop).or_else(|error| {
-            // The kernel tells of a lost write once, so this was the sync that counts.
-            self.shared.commit.poison(error);
-            self.shared.commit.check()
-        })
+        segment.sync_if_kept(from, to, &self.shared.commit).map(drop)
     }
 
     /// Waits until a write is as durable as it is to be.
@@ -299,6 +295,14 @@ impl Engine {
         self.progress.last()
     }
 
+    /// The last record that somebody wrote and that is durable together with all before it.
+    ///
+    /// The store's own records have numbers, too, and are synced with the others: those are nobody's to ask for.
+    pub(crate) fn durable_seq(&self) -> Seq {
+        let durable = self.shared.commit.durable();
+        durable.min(self.last_seq())
+    }
+
     /// Waits until everything up to a number is durable.
     ///
     /// # Errors
@@ -307,6 +311,7 @@ impl Engine {
     pub(crate) fn wait_durable(&self, seq: Seq) -> Result<()> {
         self.liveness.check()?;
         let last = self.last_seq();
+        // What an open reports as durable may be the number of a record of the store's own.
         if seq > last.max(self.shared.commit.durable()) {
             return Err(Error::UnknownSeq { seq: seq.0, last: last.0 });
         }

@@ -16,6 +16,7 @@
 use std::sync::Arc;
 
 use crate::allowance::Want;
+use crate::commit::Commit;
 use crate::error::{Error, Result};
 use crate::format::record::{
     FLAG_INNER, HEADER_SIZE, Header, Kind, Place, Start, Watermark, payload_sum, record_size,
@@ -148,11 +149,11 @@ impl SyncPlan {
 ///
 /// # Errors
 ///
-/// The first failure; the caller poisons the store.
-pub(crate) fn execute(plan: &SyncPlan) -> Result<()> {
+/// `Poisoned` with the first failure, whoever was told of it.
+pub(crate) fn execute(plan: &SyncPlan, commit: &Commit) -> Result<()> {
     for (segment, from, to) in &plan.ranges {
         if from < to {
-            segment.sync(*from, *to)?;
+            segment.sync(*from, *to, commit)?;
         }
     }
     Ok(())

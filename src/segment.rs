@@ -14,15 +14,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::commit::{Commit, SyncTurn};
 use crate::error::{Error, Result};
 use crate::format::manifest::{SegmentEntry, State};
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::walk::Order;
-use crate::format::{Defect, SegmentId, Seq, StoreId, names};
+use crate::format::{SegmentId, Seq, StoreId, names};
 use crate::fs::{Access, Dir, File, Identity};
 use crate::mapping::space::{Range, Space};
 use crate::mapping::{Mapping, PAGE_SIZE};
-use crate::segment_file::{Unopened, check_header, len_of, open_file};
+use crate::segment_file::{Unopened, check_header, check_identity, len_of, open_file};
 
 /// How the pages ahead of the writer are made ready. Chosen by the store's default durability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub(crate) struct Segment {
     regime: Regime,
     range: Range,
     mapping: Arc<Mapping>,
+    /// Whose turn it is to sync through `file`, or through the mapping, which is the same open file.
+    sync_turn: SyncTurn,
     /// The one handle for all syncs. Kept until the segment is durable, then given back.
     file: Mutex<Option<(Arc<dyn File>, Identity)>>,
     /// The writer may store below this offset without a fault.
@@ -260,6 +263,7 @@ impl Segment {
             regime: shape.regime,
             range,
             mapping,
+            sync_turn: SyncTurn::new(),
             file: Mutex::new(file),
             ready: AtomicU64::new(ready),
             extending: Mutex::new(()),
@@ -418,10 +422,10 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// What the operating system says, or that the file is not the one that was opened; `msync` notices neither a
-    /// truncated nor a replaced file. Either way the caller poisons the store.
-    pub(crate) fn sync(&self, from: u64, to: u64) -> Result<()> {
-        let was_kept = self.sync_if_kept(from, to)?;
+    /// `Poisoned`, because of what the operating system says, or because the file is not the one that was opened (`msync`
+    /// notices neither a truncated nor a replaced file), now or before.
+    pub(crate) fn sync(&self, from: u64, to: u64, commit: &Commit) -> Result<()> {
+        let was_kept = self.sync_if_kept(from, to, commit)?;
         assert!(was_kept, "a segment that is not yet durable keeps its file");
         Ok(())
     }
@@ -431,18 +435,16 @@ impl Segment {
     /// # Errors
     ///
     /// As [`Segment::sync`].
-    pub(crate) fn sync_if_kept(&self, from: u64, to: u64) -> Result<bool> {
+    pub(crate) fn sync_if_kept(&self, from: u64, to: u64, commit: &Commit) -> Result<bool> {
+        commit.sync_alone(&self.sync_turn, || self.sync_range(from, to))
+    }
+
+    /// Makes a range durable, if the file is kept; whether it is.
+    fn sync_range(&self, from: u64, to: u64) -> Result<bool> {
         {
             let file = self.file.lock();
             let Some((file, opened)) = file.as_ref() else { return Ok(false) };
-            let now = file.identity().map_err(|error| self.io("look at", error))?;
-            if now.size != opened.size {
-                let defect = Defect::WrongSize { expected: opened.size, found: now.size };
-                return Err(Error::Corrupt { path: self.path.clone(), offset: now.size, defect });
-            }
-            if now.links == 0 || now.inode != opened.inode {
-                return Err(Error::MissingSegment { path: self.path.clone() });
-            }
+            check_identity(file.as_ref(), opened, &self.path)?;
         }
         let start = from / PAGE_SIZE as u64 * PAGE_SIZE as u64;
         let len = to_usize(to - start);

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::SegmentEntry;
 use crate::format::segment_header::{SEGMENT_HEADER_SIZE, SegmentHeader};
 use crate::format::{Defect, READ_VERSION, SegmentId, StoreId, names};
-use crate::fs::{Access, Dir, File};
+use crate::fs::{Access, Dir, File, Identity};
 use crate::mapping::{Later, Mapping};
 
 /// Opens a segment file and reads its header, comparing it with the name, the store and the file's size.
@@ -113,6 +113,23 @@ pub(crate) fn unlink_segment(dir: &dyn Dir, id: SegmentId) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Compares an open file with what it was when it was opened.
+///
+/// # Errors
+///
+/// `Corrupt` where it has another size, `MissingSegment` where it has no name any more.
+pub(crate) fn check_identity(file: &dyn File, opened: &Identity, path: &Path) -> Result<()> {
+    let now = file.identity().map_err(|error| Error::io("look at", path, error))?;
+    if now.size != opened.size {
+        let defect = Defect::WrongSize { expected: opened.size, found: now.size };
+        return Err(Error::Corrupt { path: path.to_owned(), offset: now.size, defect });
+    }
+    if now.links == 0 || now.inode != opened.inode {
+        return Err(Error::MissingSegment { path: path.to_owned() });
+    }
+    Ok(())
 }
 
 /// Reads a segment's header.

@@ -102,7 +102,7 @@ impl Snapshot {
     pub(crate) fn take(engine: &Arc<Engine>) -> Self {
         let taken = engine.shared.dir.now();
         let writer = engine.writer.lock();
-        let at = writer.log.last_seq();
+        let at = writer.log.last_user();
         engine.catalog.snapshots.take(at, taken);
         let names = engine.catalog.names();
         drop(writer);
@@ -151,7 +151,8 @@ impl Snapshot {
         names.map(ToString::to_string).collect()
     }
 
-    /// Returns the number of the last write that the snapshot sees.
+    /// Returns the number of the last write that the snapshot sees; [`Store::wait_durable`](crate::Store::wait_durable) takes
+    /// it.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

@@ -40,7 +40,7 @@ pub struct Stats {
     pub index_rebuilds: u64,
     /// The sequence number of the last write.
     pub last_seq: u64,
-    /// Every write up to this number is durable; it may be above `last_seq`, for the log's own records have numbers, too.
+    /// Every write up to this number is durable; never above `last_seq`.
     pub durable_seq: u64,
     /// Syncs since the store was opened; each serves all writers that waited when it began.
     pub syncs: u64,
@@ -124,6 +124,7 @@ impl Engine {
         let compaction = self.compaction_stats();
         let holding = self.catalog.snapshots.holding();
         let segments = self.shared.segments.read();
+        let durable = self.durable_seq();
         // Relaxed, all: statistics.
         Stats {
             keyspaces,
@@ -138,8 +139,9 @@ impl Engine {
             image_bytes: images.size,
             images_made: images.made,
             index_rebuilds: images.rebuilds,
-            last_seq: self.progress.last().0,
-            durable_seq: self.shared.commit.durable().0,
+            // In this order: what is durable was written before.
+            durable_seq: durable.0,
+            last_seq: self.last_seq().0,
             syncs: self.shared.commit.groups(),
             waits: self.shared.commit.waits(),
             stalls: self.provision.stalls(),

@@ -72,6 +72,61 @@ fn every_kind_of_write_through_a_durable_handle_survives_a_power_cut() {
 
 fn drop_seq(_: Seq) {}
 
+/// Cause: a snapshot took the number of the log's last record, which after a flush is one of the store's own. Symptom:
+/// `wait_durable(snapshot.seq())` was refused. Fix: every public number is that of a write.
+#[test]
+fn every_number_that_is_given_out_can_be_waited_for() {
+    type Write = fn(&Store) -> mapcask::Result<Option<Seq>>;
+    // Between them there are watermarks, and the first records of new segments.
+    let writes: [(&str, Write); 9] = [
+        ("nothing", |_| Ok(None)),
+        ("insert", |store| store.insert("key", "1").map(Some)),
+        ("a large value", |store| store.insert("large", [7; 6000]).map(Some)),
+        ("write", |store| {
+            let mut batch = WriteBatch::new();
+            batch.insert("a", "1");
+            batch.remove("key");
+            store.write(batch).map(Some)
+        }),
+        ("an empty batch", |store| store.write(WriteBatch::new()).map(Some)),
+        ("compare_and_swap", |store| Ok(store.compare_and_swap("a", Some("1"), Some("2"))?.ok())),
+        ("keyspace", |store| store.keyspace("other").map(|_| None)),
+        ("clear", |store| store.clear().map(Some)),
+        ("clear of nothing", |store| store.clear().map(Some)),
+    ];
+    for reopened in [false, true] {
+        let disk = SimDisk::new();
+        let mut store = options(Durability::Os).open_on(&disk).unwrap();
+        for (name, write) in writes {
+            let written = write(&store).unwrap();
+            for flushed in [false, true] {
+                let snapshot = store.snapshot().seq();
+                assert_eq!(snapshot, store.last_seq(), "{name}, flushed: {flushed}");
+                assert!(written.is_none_or(|seq| seq <= snapshot), "{name}");
+                let stats = store.stats();
+                assert_eq!((Seq(stats.last_seq), Seq(stats.durable_seq)), (snapshot, store.durable_seq()));
+                assert!(store.durable_seq() <= snapshot, "{name}, flushed: {flushed}");
+                assert!(!flushed || store.durable_seq() == snapshot, "{name}");
+                let unknown = store.wait_durable(Seq(snapshot.0 + 1));
+                let report = store.recovery_report().durable_seq;
+                assert!(
+                    matches!(unknown, Err(Error::UnknownSeq { .. })) || report > snapshot.0,
+                    "{name}, flushed: {flushed}: {unknown:?}"
+                );
+                for seq in written.into_iter().chain([snapshot, store.durable_seq(), Seq(report)]) {
+                    store.wait_durable(seq).unwrap_or_else(|error| panic!("{name}: {error}"));
+                }
+                store.flush().unwrap();
+            }
+            if reopened {
+                store.close().unwrap();
+                store = options(Durability::Os).open_on(&disk).unwrap();
+                store.wait_durable(store.last_seq()).unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn waiting_for_a_number_makes_it_durable_with_one_sync_or_none() {
     let disk = SimDisk::new();

@@ -56,7 +56,8 @@ impl KeyspaceId {
 /// A sequence number: the place of a write in the order of all writes to a store.
 ///
 /// Numbers rise, and never repeat in a store, whatever happens to it; some are never given out. A batch has one for each
-/// of its writes.
+/// of its writes. Every number that the library gives out is that of a write which somebody made, or of the last one there
+/// was at that moment; the log's own records have numbers too, which are never given out while the store is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Seq(pub u64);

@@ -342,25 +342,26 @@ impl Store {
         self.engine().last_seq()
     }
 
-    /// Returns how far the log is known to be durable: every write up to this number survives power loss. It may be above
-    /// [`Store::last_seq`], for the log's own records have numbers, too.
+    /// Returns the number of a write that survives power loss together with all before it: the last such one, if no sync is
+    /// under way. It is never above [`Store::last_seq`], and equal to it once everything is durable.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
     /// # let store = mapcask::Store::open(directory.path().join("data"))?;
     /// store.insert("a", "1")?;
     /// store.flush()?;
-    /// assert!(store.durable_seq() >= store.last_seq());
+    /// assert_eq!(store.durable_seq(), store.last_seq());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
     pub fn durable_seq(&self) -> Seq {
-        self.engine().shared.commit.durable()
+        self.engine().durable_seq()
     }
 
     /// Waits until every write up to this number is durable, and has it made so.
     ///
-    /// Where another thread syncs already, both share one sync.
+    /// The number is one that a write of this store returned, or [`Store::last_seq`], or
+    /// [`Snapshot::seq`](crate::Snapshot::seq). Where another thread syncs already, both share one sync.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
 
 /// A kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,10 +79,84 @@ struct Planned {
     sticky: bool,
 }
 
+/// Holds one sync back, from the moment at which the disk has carried it out; see
+/// [`SimDisk::hold_nth`](super::SimDisk::hold_nth).
+///
+/// Dropping it lets the sync return.
+#[derive(Debug)]
+pub struct Gate(pub(super) Arc<GateState>);
+
+impl Gate {
+    /// Returns once the sync is held.
+    pub fn wait(&self) {
+        self.0.wait(|stage| stage != Stage::Ahead);
+    }
+
+    /// Lets the sync return.
+    pub fn open(&self) {
+        self.0.enter(Stage::Open);
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Ahead,
+    Held,
+    Open,
+}
+
+/// What a gate and the held sync share.
+#[derive(Debug)]
+pub(super) struct GateState {
+    stage: Mutex<Stage>,
+    changed: Condvar,
+}
+
+impl GateState {
+    fn enter(&self, stage: Stage) {
+        *self.stage.lock() = stage;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, until: impl Fn(Stage) -> bool) {
+        let mut stage = self.stage.lock();
+        while !until(*stage) {
+            self.changed.wait(&mut stage);
+        }
+    }
+
+    /// Returns once the gate is open. Not to be called with the machine locked.
+    pub(super) fn hold(&self) {
+        {
+            let mut stage = self.stage.lock();
+            if *stage == Stage::Ahead {
+                *stage = Stage::Held;
+            }
+        }
+        self.changed.notify_all();
+        self.wait(|stage| stage == Stage::Open);
+    }
+}
+
+/// A sync that is to be held.
+#[derive(Debug)]
+struct Gated {
+    operation: Operation,
+    left: u64,
+    state: Arc<GateState>,
+}
+
 /// The plan and the counts.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     planned: Vec<Planned>,
+    gated: Vec<Gated>,
     counts: BTreeMap<Operation, u64>,
     fired: u64,
 }
@@ -88,6 +165,30 @@ impl Plan {
     /// Adds a failure of the `nth` matching operation from now on; the first is 1.
     pub(super) fn add(&mut self, operation: Option<Operation>, nth: u64, fault: Fault, sticky: bool) {
         self.planned.push(Planned { operation, left: nth.max(1), fault, sticky });
+    }
+
+    /// Has the `nth` matching sync from now on held; the first is 1.
+    pub(super) fn hold(&mut self, operation: Operation, nth: u64) -> Gate {
+        let state = GateState { stage: Mutex::new(Stage::Ahead), changed: Condvar::new() };
+        let state = Arc::new(state);
+        self.gated.push(Gated { operation, left: nth.max(1), state: Arc::clone(&state) });
+        Gate(state)
+    }
+
+    /// What holds the sync that begins now.
+    pub(super) fn gate(&mut self, operation: Operation) -> Option<Arc<GateState>> {
+        let mut met = None;
+        self.gated.retain_mut(|gated| {
+            if gated.operation != operation {
+                return true;
+            }
+            gated.left -= 1;
+            if gated.left == 0 {
+                met = Some(Arc::clone(&gated.state));
+            }
+            gated.left > 0
+        });
+        met
     }
 
     /// Drops everything that has not failed yet.

@@ -1,8 +1,10 @@
 //! The simulated disk as the engine sees it: directory, files, locks and mappings.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::fault::{Fault, Operation};
@@ -23,8 +25,9 @@ impl SimDir {
         Self { path: PathBuf::from("/simulated"), shared }
     }
 
-    fn file(&self, node: NodeId, access: Access) -> Arc<dyn File> {
-        Arc::new(SimFile { shared: Arc::clone(&self.shared), node, access })
+    fn file(&self, machine: &Machine, node: NodeId, access: Access) -> Arc<dyn File> {
+        let told = Arc::new(AtomicU64::new(machine.model.node(node).told_at_open()));
+        Arc::new(SimFile { shared: Arc::clone(&self.shared), node, access, told })
     }
 }
 
@@ -66,14 +69,14 @@ impl Dir for SimDir {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let node = machine.create(name);
-        Ok(self.file(node, Access::Write))
+        Ok(self.file(&machine, node, Access::Write))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
         let mut machine = self.shared.lock();
         machine.enter_unseen(Operation::Open)?;
         let node = machine.lookup(name)?;
-        Ok(self.file(node, access))
+        Ok(self.file(&machine, node, access))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -96,10 +99,17 @@ impl Dir for SimDir {
 
     fn sync(&self) -> io::Result<()> {
         let mut machine = self.shared.lock();
+        let gate = machine.plan.gate(Operation::SyncDir);
         // A failed sync leaves the changes as uncertain as they were; a journal loses none without stopping for good.
-        machine.enter(Operation::SyncDir)?;
-        machine.record(Event::SyncDir);
-        Ok(())
+        let synced = machine.enter(Operation::SyncDir);
+        if synced.is_ok() {
+            machine.record(Event::SyncDir);
+        }
+        drop(machine);
+        if let Some(gate) = gate {
+            gate.hold();
+        }
+        synced
     }
 
     fn lock(&self, name: &str, note: &[u8]) -> Result<Box<dyn Lock>, LockFailure> {
@@ -179,6 +189,9 @@ struct SimFile {
     shared: Arc<Shared>,
     node: NodeId,
     access: Access,
+    /// How many of the file's failures this open file has reported. Its mappings share it: each failure is reported once
+    /// to each open file, through whichever of them is synced first.
+    told: Arc<AtomicU64>,
 }
 
 impl SimFile {
@@ -236,9 +249,8 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut machine = self.shared.lock();
-        let pages = 0..machine.model.node(self.node).pages.len();
-        sync_pages(&mut machine, Operation::Sync, self.node, pages)
+        let pages = |machine: &Machine| 0..machine.model.node(self.node).pages.len();
+        sync_pages(&self.shared, Operation::Sync, (self.node, &self.told), pages)
     }
 
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -257,27 +269,40 @@ impl File for SimFile {
         let mut machine = self.shared.lock();
         machine.enter_unseen(Operation::Map)?;
         let memory = machine.map(self.node, len, writable)?;
-        let backing = SimBacking { shared: Arc::clone(&self.shared), node: self.node, writable };
+        let (shared, told) = (Arc::clone(&self.shared), Arc::clone(&self.told));
+        let backing = SimBacking { shared, node: self.node, writable, told };
         Ok(Arc::new(Mapping::simulated(memory, writable, Arc::new(backing))))
     }
 }
 
-/// Makes pages durable, or marks them clean and says that they are not.
+/// Makes pages durable, or marks them clean and says that they are not; reports an earlier failure that this open file has
+/// not reported yet.
 fn sync_pages(
-    machine: &mut Machine,
+    shared: &Shared,
     operation: Operation,
-    node: NodeId,
-    pages: std::ops::Range<usize>,
+    (node, told): (NodeId, &AtomicU64),
+    pages: impl FnOnce(&Machine) -> Range<usize>,
 ) -> io::Result<()> {
-    let mut entered = machine.enter(operation);
-    if machine.model.node(node).lost_unseen {
-        entered = entered.and(Err(Fault::Io.error()));
+    let mut machine = shared.lock();
+    let gate = machine.plan.gate(operation);
+    let mut synced = machine.enter(operation);
+    let pages = pages(&machine);
+    if synced.is_err() {
+        machine.record(Event::SyncFailed(node, pages));
+    } else {
+        machine.record(Event::Sync(node, pages));
+        // Relaxed, here and below: only looked at with the machine locked.
+        if told.load(Ordering::Relaxed) < machine.model.node(node).failures {
+            machine.record(Event::Told(node));
+            synced = Err(Fault::Io.error());
+        }
     }
-    machine.record(match entered {
-        Ok(()) => Event::Sync(node, pages),
-        Err(_) => Event::SyncFailed(node, pages),
-    });
-    entered
+    told.store(machine.model.node(node).failures, Ordering::Relaxed);
+    drop(machine);
+    if let Some(gate) = gate {
+        gate.hold();
+    }
+    synced
 }
 
 /// What stands behind one mapping.
@@ -286,10 +311,12 @@ struct SimBacking {
     shared: Arc<Shared>,
     node: NodeId,
     writable: bool,
+    /// That of the open file that the mapping was made from.
+    told: Arc<AtomicU64>,
 }
 
 impl SimBacking {
-    fn pages(offset: usize, len: usize) -> std::ops::Range<usize> {
+    fn pages(offset: usize, len: usize) -> Range<usize> {
         split(offset as u64).0..page_count((offset + len) as u64)
     }
 }
@@ -297,7 +324,8 @@ impl SimBacking {
 impl Backing for SimBacking {
     fn sync_range(&self, offset: usize, len: usize) -> io::Result<()> {
         // A range behind the file's end is no error: msync does not notice a file that was cut (measured).
-        sync_pages(&mut self.shared.lock(), Operation::SyncRange, self.node, Self::pages(offset, len))
+        let pages = |_: &Machine| Self::pages(offset, len);
+        sync_pages(&self.shared, Operation::SyncRange, (self.node, &self.told), pages)
     }
 
     fn populate_write(&self, offset: usize, len: usize) -> io::Result<()> {

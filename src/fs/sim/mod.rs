@@ -83,7 +83,7 @@ use parking_lot::Mutex;
 
 pub use self::chooser::{Chooser, Exhaustive, Script, Seeded};
 pub use self::crash::CrashPoint;
-pub use self::fault::{Fault, Operation};
+pub use self::fault::{Fault, Gate, Operation};
 use self::handle::SimDir;
 use self::machine::{Machine, Settings, Shared};
 use self::model::{DirChange, Event, Model, NodeId};
@@ -236,8 +236,40 @@ impl SimDisk {
         self.shared.lock().plan.add(operation, nth, fault, sticky);
     }
 
-    /// Lets the kernel write the file's dirty pages on its own, and fail: reads go on showing them, the next sync of
-    /// the file errs, in whichever process, and those after it succeed without writing them.
+    /// Has the `nth` sync of a kind from now on carried out and not return, until its gate is opened; the first is 1.
+    ///
+    /// So a test decides what happens between the moment at which the kernel tells one thread of a lost write and the one
+    /// at which that thread has told the others. The kinds are `Sync`, `SyncRange` and `SyncDir`; others are not held.
+    ///
+    /// ```
+    /// use mapcask::Options;
+    /// use mapcask::sim::{Operation, SimDisk};
+    ///
+    /// let disk = SimDisk::new();
+    /// let store = Options::new().background(false).open_on(&disk)?;
+    /// store.insert("a", "1")?;
+    /// let gate = disk.hold_nth(Operation::SyncRange, 1);
+    /// std::thread::scope(|scope| {
+    ///     let flush = scope.spawn(|| store.flush());
+    ///     gate.wait();
+    ///     // The device has the bytes, and nobody knows it yet.
+    ///     assert!(store.durable_seq() < store.last_seq());
+    ///     gate.open();
+    ///     flush.join().expect("no panic")
+    /// })?;
+    /// assert!(store.durable_seq() >= store.last_seq());
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
+    #[must_use]
+    pub fn hold_nth(&self, operation: Operation, nth: u64) -> Gate {
+        self.shared.lock().plan.hold(operation, nth)
+    }
+
+    /// Lets the kernel write the file's dirty pages on its own, and fail: reads go on showing them, and no later sync
+    /// writes them.
+    ///
+    /// Each open file reports the failure once: to whoever syncs first through it or through a mapping made from it. So
+    /// does one that is opened later, in whichever process, if nobody was told before. Linux does the same.
     ///
     /// # Errors
     ///

@@ -72,8 +72,10 @@ pub(super) struct Node {
     pub(super) sizes: Vec<u64>,
     /// At least as many as `size` needs.
     pub(super) pages: Vec<PageState>,
-    /// Whether the kernel lost a page on its own and has told nobody yet.
-    pub(super) lost_unseen: bool,
+    /// How many failures to write the file there were.
+    pub(super) failures: u64,
+    /// Whether somebody was told of the last one.
+    pub(super) is_told: bool,
 }
 
 impl Node {
@@ -107,6 +109,12 @@ impl Node {
         // A sync of any range carries the metadata needed to read it back (fsync(2) on fdatasync).
         self.durable_size = self.size;
         self.sizes.clear();
+    }
+
+    /// How many of the failures an open file counts as told when it is opened: one of which nobody was told yet is
+    /// reported to whoever opens the file next, too.
+    pub(super) fn told_at_open(&self) -> u64 {
+        self.failures - u64::from(self.failures > 0 && !self.is_told)
     }
 
     /// Marks the pages of a range clean; what the platter holds of them stays open.
@@ -195,6 +203,8 @@ pub(super) enum Event {
     SyncFailed(NodeId, Range<usize>),
     /// The kernel wrote the file's dirty pages on its own, failed, and keeps it to itself until the next sync.
     WritebackFailed(NodeId),
+    /// A sync through some open file reported an earlier failure.
+    Told(NodeId),
     /// A clean page left the cache and came back with what the platter held.
     Evict(NodeId, usize, Page),
     /// A test's hand made the file durable as it is.
@@ -252,13 +262,16 @@ impl Model {
                 // The size stays dirty: metadata is retried by the journal, or the file system goes read-only.
                 let node = self.node_mut(*node);
                 node.lose(range);
-                node.lost_unseen = false;
+                node.failures += 1;
+                node.is_told = true;
             }
             Event::WritebackFailed(node) => {
                 let node = self.node_mut(*node);
                 node.lose(&(0..node.pages.len()));
-                node.lost_unseen = true;
+                node.failures += 1;
+                node.is_told = false;
             }
+            Event::Told(node) => self.node_mut(*node).is_told = true,
             Event::Evict(node, at, content) => {
                 let page = &mut self.node_mut(*node).pages[*at];
                 *page = PageState::clean(Arc::clone(content), page.reserved);

@@ -422,6 +422,26 @@ fn a_failed_write_back_is_told_once_to_the_next_sync_even_of_another_process() {
 }
 
 #[test]
+fn a_failed_write_back_is_told_once_to_each_open_file() {
+    let (disk, file, mapping) = mapped(1);
+    let open = || disk.dir().open("file", Access::Write).unwrap();
+    let earlier = open();
+    store(&mapping, 0, 5);
+    disk.fail_writeback("file").unwrap();
+    let untold = open();
+    mapping.sync_range(0, PAGE_SIZE).unwrap_err();
+    file.sync().unwrap();
+    let told = open();
+    earlier.sync().unwrap_err();
+    untold.sync().unwrap_err();
+    for file in [&earlier, &untold, &told, &file] {
+        file.sync().unwrap();
+    }
+    let look = |after: &SimDisk| words_of_file(after, &[0])[0];
+    assert_eq!(all_states(&disk, Tears::None, look).0, set(&[0, 5]));
+}
+
+#[test]
 fn eviction_shows_what_the_platter_holds_of_lost_pages_and_spares_dirty_ones() {
     let (disk, _file, mapping) = mapped(2);
     store(&mapping, 0, 5);

@@ -1,0 +1,91 @@
+//! Who is told of a lost write need not be the one who acknowledges it.
+//!
+//! The kernel reports a lost write once per open file, to whichever thread syncs first. Here that thread is held at the
+//! moment at which it alone knows, and everything that acknowledges is tried meanwhile.
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use mapcask::sim::{Gate, Operation, Script, SimDisk, Tears};
+use mapcask::{Durability, Error, Options, Result, Store};
+
+/// How long a call may take that must not return before the gate is opened. One that is slower is not caught; one that
+/// waits as it should costs the test this time.
+const EARLY: Duration = Duration::from_millis(150);
+/// So many full segments have the helper write back ahead of a sync.
+const FULL: u64 = 16;
+
+fn options() -> Options {
+    Options::new().background(false).segment_bytes(4096).compaction(false)
+}
+
+/// A store with so many full segments that its next steps write them back, one after the other.
+fn written(disk: &SimDisk) -> Store {
+    let store = options().open_on(disk).unwrap();
+    store.insert("first", "1").unwrap();
+    store.flush().unwrap();
+    for n in 0..=FULL {
+        store.insert(n.to_le_bytes(), [7; 3000]).unwrap();
+    }
+    store
+}
+
+/// Whether no step is left, or what the first one that fails says.
+fn all_steps(store: &Store) -> Result<()> {
+    while store.step()? {}
+    Ok(())
+}
+
+/// Runs `acknowledge` while the thread that was told of a lost write is held at that moment.
+fn while_told(disk: &SimDisk, store: &Store, gate: &Gate, acknowledge: impl FnOnce() -> Result<()> + Send) {
+    let durable = store.durable_seq();
+    std::thread::scope(|scope| {
+        let helper = scope.spawn(|| all_steps(store));
+        gate.wait();
+        let (said, hears) = mpsc::channel();
+        scope.spawn(move || said.send(acknowledge()));
+        let early = hears.recv_timeout(EARLY);
+        gate.open();
+        let result = early.unwrap_or_else(|_| hears.recv().unwrap());
+        assert!(matches!(result, Err(Error::Poisoned { .. })), "acknowledged what is lost: {result:?}");
+        assert!(matches!(helper.join().unwrap(), Err(Error::Poisoned { .. })));
+    });
+    assert_eq!(store.durable_seq(), durable, "nothing became durable");
+    // No watermark speaks of what is lost: an open would have to call it damage.
+    let cut = disk.crash_at(disk.position(), Tears::None, &mut Script::new([]));
+    let store = options().open_on(&cut).unwrap();
+    assert_eq!(store.get("first").unwrap().as_deref(), Some(b"1".as_slice()));
+}
+
+/// A call that returns only when something is durable.
+type Acknowledges = fn(&Store) -> Result<()>;
+
+const ACKNOWLEDGES: [(&str, Acknowledges); 8] = [
+    ("flush", |store| store.flush()),
+    ("a write", |store| store.with_durability(Durability::Disk).insert("paid", "1").map(drop)),
+    ("a removal of nothing", |store| store.with_durability(Durability::Disk).remove("never").map(drop)),
+    ("wait_durable", |store| store.wait_durable(store.last_seq())),
+    ("a new keyspace", |store| store.with_durability(Durability::Disk).keyspace("paid").map(drop)),
+    ("take_image", |store| store.take_image().map(drop)),
+    ("compact", |store| store.compact().map(drop)),
+    ("close", |store| store.clone().close()),
+];
+
+#[test]
+fn no_acknowledgement_passes_a_write_back_that_was_told() {
+    for (name, acknowledge) in ACKNOWLEDGES {
+        // The first piece, and one in the middle of the log.
+        for piece in [1, 9] {
+            let disk = SimDisk::new();
+            let store = written(&disk);
+            // The pieces come in the order of the log, one for each segment.
+            let mut segments = disk.files().into_iter().filter(|name| name.ends_with(".seg"));
+            disk.fail_writeback(&segments.nth(piece - 1).unwrap()).unwrap();
+            let gate = disk.hold_nth(Operation::SyncRange, piece as u64);
+            println!("{name} while piece {piece} is written back");
+            while_told(&disk, &store, &gate, || acknowledge(&store));
+        }
+    }
+}

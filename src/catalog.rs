@@ -107,6 +107,11 @@ impl Keyspace {
         self.contents.load(pin)
     }
 
+    /// What it holds now, without a lock.
+    pub(crate) fn seen_now(&self) -> Option<Seen> {
+        Some(self.contents.load(&crate::epoch::pin())?.seen(Seq(u64::MAX)))
+    }
+
     /// What it held as of a number, for a snapshot that is alive; `None` where there was no such keyspace then.
     pub(crate) fn as_of(&self, at: Seq) -> Option<Seen> {
         let pin = crate::epoch::pin();

@@ -42,7 +42,9 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if self.engine.liveness.is_forked() {
-            // The threads and the lock are the parent's.
+            // The threads and the lock are the parent's. Nor is the engine ever taken apart here: that takes locks, which
+            // threads of the parent may have held.
+            std::mem::forget(Arc::clone(&self.engine));
             return;
         }
         // A failure cannot be reported here; `Store::close` reports it, and the next open recovers.

@@ -82,6 +82,9 @@ impl Keyspace {
     /// Returns the keyspace's name; empty for the default one. After a drop it is the last one it had.
     #[must_use]
     pub fn name(&self) -> String {
+        if self.engine().liveness.is_forked() {
+            return String::new();
+        }
         self.inner.name().to_string()
     }
 

@@ -77,6 +77,9 @@ impl Engine {
 
     /// The names of all keyspaces but the default one.
     pub(crate) fn keyspace_names(&self) -> Vec<String> {
+        if self.liveness.is_forked() {
+            return Vec::new();
+        }
         let names = self.catalog.all().into_iter().map(|keyspace| keyspace.name().to_string());
         names.filter(|name| !name.is_empty()).collect()
     }

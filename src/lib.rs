@@ -284,7 +284,7 @@
 //! | [`Store::close`] | makes every write durable, marks the files clean, frees the lock, and reports; other handles get [`Error::Closed`] |
 //! | the last handle is dropped | the same, and nobody hears of a failure; keyspaces are handles, iterators and values are not |
 //! | the process dies | nothing acknowledged is lost; the next open recovers and says so ([`Store::recovery_report`]) |
-//! | `fork` | the child gets [`Error::Forked`] from inherited handles, and dropping them touches nothing; while it lives it keeps the lock |
+//! | `fork` | the child gets [`Error::Forked`] from inherited handles, at once, and dropping them touches nothing; what cannot fail is empty there (statistics, names, a snapshot whose reads are refused); while it lives it keeps the lock |
 //! | a sync fails | writing ends with [`Error::Poisoned`], because the kernel never writes the lost pages again; reads go on; open the store again |
 //! | a panic in the background | likewise, with [`Error::Panicked`] as the cause; the process and other stores go on |
 //!

@@ -151,6 +151,9 @@ impl Engine {
 
     /// Starts loading what gets of these keys will look at; waits for nothing.
     pub(crate) fn prefetch(&self, keyspace: &Keyspace, keys: &[impl AsRef<[u8]>]) {
+        if self.liveness.check().is_err() {
+            return;
+        }
         let pin = epoch::pin();
         let Some(contents) = keyspace.contents(&pin) else { return };
         for window in keys.chunks(WINDOW) {

@@ -100,6 +100,7 @@ pub fn salvage_on(from: &crate::fs::sim::SimDisk, into: &Store) -> Result<Salvag
 const BATCH_BYTES: usize = 1 << 20;
 
 fn salvage_from(dir: &dyn Dir, into: &Store) -> Result<SalvageReport> {
+    into.engine().liveness.check()?;
     let survey = Survey::of(dir)?;
     let _lock = lock(dir)?;
     let manifest = survey.manifest().map(|(manifest, _)| manifest);

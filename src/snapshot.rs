@@ -91,7 +91,8 @@ struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if self.engine.liveness.is_forked() {
-            // The locks may be held by threads that this process does not have.
+            // The locks may be held by threads that this process does not have, and the engine is not taken apart either.
+            std::mem::forget(Arc::clone(&self.engine));
             return;
         }
         self.engine.catalog.snapshots.release(self.at);
@@ -100,6 +101,9 @@ impl Drop for Held {
 
 impl Snapshot {
     pub(crate) fn take(engine: &Arc<Engine>) -> Self {
+        if engine.liveness.is_forked() {
+            return Self::of_nothing(engine);
+        }
         let taken = engine.shared.dir.now();
         let writer = engine.writer.lock();
         let at = writer.log.last_user();
@@ -109,6 +113,15 @@ impl Snapshot {
         let held = Arc::new(Held { engine: Arc::clone(engine), at, taken, names });
         let seen = engine.default.as_of(at).expect("the default keyspace is never dropped");
         let keyspace = Arc::clone(&engine.default);
+        Self { default: KeyspaceSnapshot { held, keyspace, seen } }
+    }
+
+    /// What a forked child gets: every read from it is refused. No lock is taken for it.
+    fn of_nothing(engine: &Arc<Engine>) -> Self {
+        let (at, taken) = (engine.last_seq(), engine.shared.dir.now());
+        let held = Arc::new(Held { engine: Arc::clone(engine), at, taken, names: Arc::default() });
+        let keyspace = Arc::clone(&engine.default);
+        let seen = keyspace.seen_now().expect("the default keyspace is never dropped");
         Self { default: KeyspaceSnapshot { held, keyspace, seen } }
     }
 
@@ -126,8 +139,9 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// `KeyspaceNotFound` where there was none of this name.
+    /// `KeyspaceNotFound` where there was none of this name; `Forked`.
     pub fn keyspace(&self, name: &str) -> Result<KeyspaceSnapshot> {
+        self.default.check()?;
         let held = &self.default.held;
         let there = held.names.get(name).and_then(|keyspace| Some((keyspace, keyspace.as_of(held.at)?)));
         let (keyspace, seen) = there.ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })?;
@@ -275,7 +289,7 @@ impl KeyspaceSnapshot {
 
     /// A child made by `fork` has none of the threads that might hold a lock.
     fn check(&self) -> Result<()> {
-        if self.held.engine.liveness.is_forked() { Err(Error::Forked) } else { Ok(()) }
+        self.held.engine.liveness.check_inherited()
     }
 
     fn find(&self, key: &[u8]) -> Result<Option<KeptRecord>> {

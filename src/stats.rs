@@ -99,6 +99,7 @@ impl Engine {
     ///
     /// `KeyspaceDropped`.
     pub(crate) fn keyspace_stats(&self, keyspace: &Keyspace) -> Result<KeyspaceStats> {
+        self.liveness.check_inherited()?;
         Ok(KeyspaceStats::of(self.contents(keyspace, &epoch::pin())?))
     }
 
@@ -118,6 +119,9 @@ impl Engine {
 
     /// Gathers the numbers.
     pub(crate) fn stats(&self) -> Stats {
+        if self.liveness.is_forked() {
+            return Stats::default();
+        }
         let pins = epoch::pins();
         let (keyspaces, sum) = self.all_keyspaces();
         let images = self.imaging.stats();
@@ -159,6 +163,7 @@ impl Engine {
 
     /// Bytes that the store's files take on the disk.
     pub(crate) fn size_on_disk(&self) -> Result<u64> {
+        self.liveness.check_inherited()?;
         let dir = self.shared.dir.as_ref();
         let mut size = 0;
         for name in dir.list().map_err(|error| Error::io("list", dir.path(), error))? {

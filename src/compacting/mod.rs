@@ -234,6 +234,8 @@ impl Engine {
     ) -> Result<CompactionReport> {
         let begun = self.shared.dir.now();
         let mut total = CompactionReport::default();
+        // Before any lock, here and in every public call: threads of the parent of a forked child may hold them all.
+        self.liveness.check()?;
         self.load_all()?;
         let mut running = self.compaction.running.lock();
         let _asked = Asked::of(&self.compaction);
@@ -296,6 +298,7 @@ impl Engine {
         ids: &[u64],
         mut progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
+        self.liveness.check()?;
         self.load_all()?;
         let mut running = self.compaction.running.lock();
         let _asked = Asked::of(&self.compaction);

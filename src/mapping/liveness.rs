@@ -92,6 +92,15 @@ impl Liveness {
     pub(crate) fn is_forked(&self) -> bool {
         matches!(self.check(), Err(Error::Forked))
     }
+
+    /// Refuses a handle that was inherited; one that was closed will do.
+    ///
+    /// # Errors
+    ///
+    /// `Forked`.
+    pub(crate) fn check_inherited(&self) -> Result<()> {
+        if self.is_forked() { Err(Error::Forked) } else { Ok(()) }
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,309 @@
+//! Every public function in a forked child, while threads of the parent hold the store's locks: none waits for them.
+//!
+//! The child has none of the threads that could give the locks back. So each function looks at whose child it is before
+//! it takes any lock, and either says `Forked` or does something harmless, as its documentation has it. The rows are
+//! compared with the source: a new public function needs one.
+#![cfg(all(target_os = "linux", feature = "sim", feature = "serde", feature = "postcard"))]
+#![expect(unsafe_code, reason = "fork has no safe form")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::thread;
+
+use mapcask::sim::{Operation, SimDisk};
+use mapcask::{
+    Durability, Error, Iter, Keyspace, KeyspaceSnapshot, Options, Postcard, Result, Snapshot, SnapshotIter,
+    Store, TypedKeyspace, View, WriteBatch,
+};
+
+/// How long a child may take, in seconds, before the kernel ends it.
+const PATIENCE: u32 = 10;
+
+/// What a child inherits.
+struct Inherited<'s> {
+    store: Store,
+    other: Keyspace,
+    typed: TypedKeyspace<str, u32, Postcard>,
+    snapshot: Snapshot,
+    part: KeyspaceSnapshot,
+    view: View<'s>,
+    iter: Iter,
+    snapshot_iter: SnapshotIter,
+    batch: WriteBatch,
+}
+
+/// Whether a call was refused.
+fn refused<T>(result: Result<T>) -> bool {
+    matches!(result, Err(Error::Forked))
+}
+
+/// A function by its name in the source, and whether it does in the child as it should.
+type Row = (&'static str, fn(Inherited<'_>) -> bool);
+
+const STORE: &[Row] = &[
+    ("Store::keyspace", |i| refused(i.store.keyspace("new"))),
+    ("Store::open_keyspace", |i| refused(i.store.open_keyspace("other"))),
+    ("Store::keyspace_names", |i| i.store.keyspace_names().is_empty()),
+    ("Store::rename_keyspace", |i| refused(i.store.rename_keyspace("other", "new"))),
+    ("Store::drop_keyspace", |i| refused(i.store.drop_keyspace("other"))),
+    ("Store::with_durability", |i| refused(i.store.with_durability(Durability::Disk).insert("a", "1"))),
+    ("Store::flush", |i| refused(i.store.flush())),
+    ("Store::last_seq", |i| i.store.last_seq().0 > 0),
+    ("Store::durable_seq", |i| i.store.durable_seq() <= i.store.last_seq()),
+    ("Store::wait_durable", |i| refused(i.store.wait_durable(i.store.last_seq()))),
+    ("Store::snapshot", |i| {
+        let snapshot = i.store.snapshot();
+        refused(snapshot.get("a"))
+            && refused(snapshot.keyspace("other"))
+            && snapshot.keyspace_names().is_empty()
+    }),
+    ("Store::close", |i| refused(i.store.close())),
+    ("Store::step", |i| refused(i.store.step())),
+    ("Store::rest_step", |i| refused(i.store.rest_step())),
+    ("Store::typed_keyspace", |i| refused(i.store.typed_keyspace::<str, u32, _>("typed", Postcard))),
+    ("Store::stats", |i| i.store.stats() == mapcask::Stats::default()),
+    ("Store::size_on_disk", |i| refused(i.store.size_on_disk())),
+    ("Store::compact", |i| refused(i.store.compact())),
+    ("Store::compact_with", |i| refused(i.store.compact_with(|_| true))),
+    ("Store::compact_segments", |i| refused(i.store.compact_segments(&[1], |_| true))),
+    ("Store::take_image", |i| refused(i.store.take_image())),
+    ("Store::verify", |i| refused(i.store.verify())),
+    ("Store::recovery_report", |i| i.store.recovery_report().created),
+    ("Store as Debug", |i| !format!("{:?}", i.store).is_empty()),
+    ("Store as IntoIterator", |i| (&i.store).into_iter().all(refused)),
+    ("Store as Clone", |i| refused(i.store.clone().flush())),
+    ("salvage_on", |i| refused(mapcask::salvage_on(&SimDisk::new(), &i.store))),
+];
+
+const KEYSPACE: &[Row] = &[
+    ("Keyspace::name", |i| i.other.name().is_empty()),
+    ("Keyspace::with_durability", |i| refused(i.other.with_durability(Durability::Disk).remove("a"))),
+    ("Keyspace::get", |i| refused(i.other.get("a"))),
+    ("Keyspace::get_into", |i| refused(i.other.get_into("a", &mut Vec::new()))),
+    ("Keyspace::view", |i| refused(i.other.view().get("a"))),
+    ("Keyspace::contains_key", |i| refused(i.other.contains_key("a"))),
+    ("Keyspace::multi_get", |i| refused(i.other.multi_get(&["a"]))),
+    ("Keyspace::get_many_into", |i| refused(i.other.get_many_into(&["a"], &mut Vec::new()))),
+    ("Keyspace::prefetch", |i| {
+        i.other.prefetch(&["a"]);
+        true
+    }),
+    ("Keyspace::try_get", |i| refused(i.other.try_get("a"))),
+    ("Keyspace::insert", |i| refused(i.other.insert("a", "1"))),
+    ("Keyspace::remove", |i| refused(i.other.remove("a"))),
+    ("Keyspace::write", |i| refused(i.other.write(&i.batch))),
+    ("Keyspace::clear", |i| refused(i.other.clear())),
+    ("Keyspace::len", |i| i.other.len() == 1),
+    ("Keyspace::is_empty", |i| !i.other.is_empty()),
+    ("Keyspace::iter", |i| i.other.iter().all(refused)),
+    ("Keyspace::keys", |i| i.other.keys().all(refused)),
+    ("Keyspace::values", |i| i.other.values().all(refused)),
+    ("Keyspace::keyspace_stats", |i| refused(i.other.keyspace_stats())),
+    ("Keyspace::compare_and_swap", |i| refused(i.other.compare_and_swap("a", None::<&str>, Some("1")))),
+    ("Keyspace::insert_if_absent", |i| refused(i.other.insert_if_absent("a", "1"))),
+    ("Keyspace::replace", |i| refused(i.other.replace("a", "1"))),
+    ("Keyspace::take", |i| refused(i.other.take("a"))),
+    ("Keyspace::fetch_and_update", |i| refused(i.other.fetch_and_update("a", |_| Some("1")))),
+    ("Keyspace::update_and_fetch", |i| refused(i.other.update_and_fetch("a", |_| Some("1")))),
+    ("Keyspace as Debug", |i| !format!("{:?}", i.other).is_empty()),
+    ("WriteBatch::on", |mut i| {
+        i.batch.on(&i.other).insert("a", "1");
+        refused(i.store.write(&i.batch))
+    }),
+];
+
+const TYPED: &[Row] = &[
+    ("TypedKeyspace::raw", |i| refused(i.typed.raw().get("a"))),
+    ("TypedKeyspace::with_durability", |i| {
+        refused(i.typed.with_durability(Durability::Disk).insert("a", &1))
+    }),
+    ("TypedKeyspace::len", |i| i.typed.len() == 1),
+    ("TypedKeyspace::is_empty", |i| !i.typed.is_empty()),
+    ("TypedKeyspace::get", |i| refused(i.typed.get("a"))),
+    ("TypedKeyspace::multi_get", |i| refused(i.typed.multi_get(["a"]))),
+    ("TypedKeyspace::contains_key", |i| refused(i.typed.contains_key("a"))),
+    ("TypedKeyspace::insert", |i| refused(i.typed.insert("a", &1))),
+    ("TypedKeyspace::insert_if_absent", |i| refused(i.typed.insert_if_absent("a", &1))),
+    ("TypedKeyspace::replace", |i| refused(i.typed.replace("a", &1))),
+    ("TypedKeyspace::remove", |i| refused(i.typed.remove("a"))),
+    ("TypedKeyspace::take", |i| refused(i.typed.take("a"))),
+    ("TypedKeyspace::fetch_and_update", |i| refused(i.typed.fetch_and_update("a", |_| Some(1)))),
+    ("TypedKeyspace::update_and_fetch", |i| refused(i.typed.update_and_fetch("a", |_| Some(1)))),
+    ("TypedKeyspace::insert_in", |mut i| i.typed.insert_in(&mut i.batch, "a", &1).is_ok()),
+    ("TypedKeyspace::remove_in", |mut i| i.typed.remove_in(&mut i.batch, "a").is_ok()),
+    ("TypedKeyspace::compare_and_swap", |i| refused(i.typed.compare_and_swap("a", None, Some(&1)))),
+    ("TypedKeyspace::iter", |i| i.typed.iter().all(refused)),
+    ("TypedKeyspace as Debug", |i| !format!("{:?}", i.typed).is_empty()),
+];
+
+const READS: &[Row] = &[
+    ("Snapshot::keyspace", |i| refused(i.snapshot.keyspace("other"))),
+    ("Snapshot::keyspace_names", |i| i.snapshot.keyspace_names() == ["other", "typed"]),
+    ("Snapshot::seq", |i| i.snapshot.seq().0 > 0),
+    ("Snapshot::age", |i| i.snapshot.age().as_secs() == 0),
+    ("Snapshot as Debug", |i| !format!("{:?}", i.snapshot).is_empty()),
+    ("KeyspaceSnapshot::get", |i| refused(i.part.get("a"))),
+    ("KeyspaceSnapshot::contains_key", |i| refused(i.part.contains_key("a"))),
+    ("KeyspaceSnapshot::multi_get", |i| refused(i.part.multi_get(&["a"]))),
+    ("KeyspaceSnapshot::iter", |i| i.part.iter().all(refused)),
+    ("KeyspaceSnapshot as Debug", |i| !format!("{:?}", i.part).is_empty()),
+    ("View::get", |i| refused(i.view.get("a"))),
+    ("View::contains_key", |i| refused(i.view.contains_key("a"))),
+    ("View::get_many_into", |i| refused(i.view.get_many_into(&["a"], &mut Vec::new()))),
+    ("View as Debug", |i| !format!("{:?}", i.view).is_empty()),
+    ("Iter as Debug", |i| !format!("{:?}", i.iter).is_empty()),
+    ("Iter as Iterator", |i| {
+        i.iter.filter(|item| !refused(item.as_ref().map_err(Clone::clone))).count() <= 64
+    }),
+    ("SnapshotIter as Debug", |i| !format!("{:?}", i.snapshot_iter).is_empty()),
+    ("SnapshotIter as Iterator", |i| i.snapshot_iter.filter(|item| item.is_ok()).count() <= 64),
+    ("every handle dropped", |i| {
+        drop(i);
+        true
+    }),
+];
+
+/// Where the methods of what refers to an open store are written down.
+const SOURCES: [&str; 8] = [
+    "store/mod.rs",
+    "store/care.rs",
+    "keyspace.rs",
+    "conditional.rs",
+    "typed.rs",
+    "snapshot.rs",
+    "read.rs",
+    "salvage.rs",
+];
+/// Functions that have no handle yet.
+const WITHOUT_A_HANDLE: [&str; 4] = ["Options::open", "Options::open_on", "Store::open", "salvage"];
+
+/// The public functions in a source, each behind the type that it belongs to.
+fn public_functions(source: &str) -> Vec<String> {
+    let mut of_type = None;
+    let mut found = Vec::new();
+    for line in source.lines().take_while(|line| !line.starts_with("#[cfg(test)]")) {
+        if let Some(head) = line.strip_prefix("impl") {
+            // `impl<'s> View<'s> {`: a type of its own, and not `impl Trait for Type`.
+            let head =
+                head.strip_prefix('<').and_then(|rest| rest.split_once("> ")).map_or(head, |(_, head)| head);
+            let name = head.trim().split(['<', ' ']).next().unwrap_or_default();
+            of_type = (!head.contains(" for ")).then(|| name.to_owned());
+        } else if line == "}" {
+            of_type = None;
+        }
+        let Some(rest) = line.trim_start().strip_prefix("pub fn ") else { continue };
+        let name = rest.split(['(', '<']).next().unwrap_or_default();
+        match &of_type {
+            Some(of_type) => found.push(format!("{of_type}::{name}")),
+            None if !line.starts_with(' ') => found.push(name.to_owned()),
+            None => {}
+        }
+    }
+    found
+}
+
+fn rows() -> impl Iterator<Item = &'static Row> {
+    STORE.iter().chain(KEYSPACE).chain(TYPED).chain(READS)
+}
+
+#[test]
+fn every_public_function_has_a_row() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut missing = BTreeSet::new();
+    let mut count = 0;
+    for file in SOURCES {
+        for name in public_functions(&std::fs::read_to_string(source.join(file)).unwrap()) {
+            count += 1;
+            if !WITHOUT_A_HANDLE.contains(&&*name) && !rows().any(|(row, _)| *row == name) {
+                missing.insert(name);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no row for: {missing:?}");
+    assert!(count > 80, "only {count} functions were found: is the source read as it should be?");
+}
+
+/// Runs a row in a forked child; what is wrong, if something is.
+fn in_child(row: fn(Inherited<'_>) -> bool, inherited: Inherited<'_>) -> Result<(), &'static str> {
+    // SAFETY: the child calls only the row and `_exit`; that no row takes a lock which another thread may hold is what
+    // is tested, and the alarm ends a child that does.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork failed");
+    if pid == 0 {
+        // SAFETY: sets a timer of this process.
+        unsafe { libc::alarm(PATIENCE) };
+        let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| row(inherited)));
+        let code = i32::from(!passed.unwrap_or(false));
+        // SAFETY: ends the child without running the parent's exit handlers.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the result.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(waited, pid);
+    match () {
+        () if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGALRM => Err("waits for a lock"),
+        () if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 => Ok(()),
+        () => Err("neither refused nor harmless"),
+    }
+}
+
+#[test]
+fn no_public_function_waits_for_a_lock_of_the_parent() {
+    let disk = SimDisk::new();
+    let store = Options::new().background(false).segment_bytes(16 << 10).open_on(&disk).unwrap();
+    let other = store.keyspace("other").unwrap();
+    let typed: TypedKeyspace<str, u32, Postcard> = store.typed_keyspace("typed", Postcard).unwrap();
+    for n in 0..20_u8 {
+        store.insert([n], [n]).unwrap();
+    }
+    other.insert("a", "1").unwrap();
+    typed.insert("a", &1).unwrap();
+    let snapshot = store.snapshot();
+    let mut batch = WriteBatch::new();
+    batch.insert("a", "1");
+    // Ahead of the locks: what a child inherits needs some of them to be made.
+    let inherited = |store: &Store| {
+        let part = snapshot.keyspace("other").unwrap();
+        (
+            store.clone(),
+            other.clone(),
+            typed.clone(),
+            snapshot.clone(),
+            part,
+            store.iter(),
+            part_iter(&snapshot),
+        )
+    };
+    let made: Vec<_> = rows().map(|_| inherited(&store)).collect();
+    // One thread is in the middle of a pass, and one in the middle of making a segment under the writer mutex.
+    let pass = disk.hold_nth(Operation::SyncRange, 1);
+    let roll = disk.hold_nth(Operation::Sync, 1);
+    let mut wrong = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| store.compact().unwrap());
+        pass.wait();
+        scope.spawn(|| store.insert("large", vec![7; 64 << 10]).unwrap());
+        roll.wait();
+        for ((name, row), made) in rows().zip(made) {
+            let (own, other, typed, snapshot, part, iter, snapshot_iter) = made;
+            let (view, batch) = (store.view(), batch.clone());
+            let inherited =
+                Inherited { store: own, other, typed, snapshot, part, view, iter, snapshot_iter, batch };
+            if let Err(why) = in_child(*row, inherited) {
+                wrong.push(format!("{name}: {why}"));
+            }
+        }
+        roll.open();
+        pass.open();
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    store.verify().unwrap();
+    assert_eq!(store.get("large").unwrap().map(|value| value.len()), Some(64 << 10));
+}
+
+fn part_iter(snapshot: &Snapshot) -> SnapshotIter {
+    let mut iter = snapshot.iter();
+    iter.next();
+    iter
+}

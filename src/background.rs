@@ -223,8 +223,12 @@ impl Post {
     }
 
     /// Takes the store off; no step of it runs when this returns. A second call waits for the same and does no more.
+    ///
+    /// A subscriber of events may close or drop a store on the background's own thread, at the end of a step. That thread
+    /// cannot wait for itself: then the step that called this is the last one.
     pub(crate) fn leave(&self) {
         let mut queue = self.roster.queue.lock();
+        let is_own = queue.thread.as_ref().is_some_and(|own| own.id() == thread::current().id());
         let listed = queue.asleep.remove(&self.id).or_else(|| {
             let at = queue.awake.iter().position(|entry| entry.id == self.id)?;
             queue.awake.remove(at).map(|entry| entry.tended)
@@ -232,11 +236,18 @@ impl Post {
         let mut was_there = listed.is_some();
         while let Some(running) = queue.running.as_mut().filter(|running| running.id == self.id) {
             was_there |= !std::mem::replace(&mut running.leaving, true);
+            if is_own {
+                break;
+            }
             self.roster.left.wait(&mut queue);
         }
         drop(queue);
         drop(listed);
-        if was_there {
+        if was_there && is_own {
+            let roster = Arc::clone(&self.roster);
+            // Whoever ends the thread waits for its end. Without another thread to do that it stays, and sleeps.
+            drop(thread::Builder::new().name("mapcask-end".to_owned()).spawn(move || roster.release()));
+        } else if was_there {
             self.roster.release();
         }
     }

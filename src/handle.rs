@@ -30,6 +30,7 @@ impl Handle {
     ///
     /// See [`Store::close`](crate::Store::close).
     pub(crate) fn close(&self) -> Result<()> {
+        let _events = crate::trace::at_end();
         if self.engine.liveness.is_forked() {
             // The background's thread does not exist in a child; waiting for it would never end.
             return Err(Error::Forked);

@@ -56,6 +56,7 @@ struct Helper {
 
 impl Tend for Helper {
     fn tend(&mut self) -> Next {
+        let _events = crate::trace::at_end();
         if !mem::take(&mut self.failed) {
             match self.engine.step() {
                 Ok(true) => {
@@ -93,6 +94,7 @@ impl Tend for Helper {
     }
 
     fn panicked(&mut self) {
+        let _events = crate::trace::at_end();
         trace::helper_panicked();
         self.engine.shared.commit.poison(Error::Panicked { operation: "the background" });
     }

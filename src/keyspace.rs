@@ -76,6 +76,7 @@ impl Keyspace {
 
     #[inline]
     pub(crate) fn change(&self, change: &Change<'_>) -> Result<Outcome> {
+        let _events = crate::trace::at_end();
         self.engine().change(&self.inner, change, self.durability)
     }
 
@@ -348,6 +349,7 @@ impl Keyspace {
     #[doc(alias = "apply_batch")]
     #[doc(alias = "commit")]
     pub fn write(&self, batch: impl AsRef<WriteBatch>) -> Result<Seq> {
+        let _events = crate::trace::at_end();
         self.engine().write(&self.inner, batch.as_ref(), self.durability)
     }
 
@@ -373,6 +375,7 @@ impl Keyspace {
     /// As [`Keyspace::insert`]; `Limit` after 2^32 - 1 keyspaces and clears.
     #[doc(alias = "truncate")]
     pub fn clear(&self) -> Result<Seq> {
+        let _events = crate::trace::at_end();
         self.engine().clear_keyspace(&self.inner, self.durability)
     }
 

@@ -309,8 +309,8 @@
 //!
 //! With the feature `tracing` the store tells a subscriber, under the target `mapcask`: `info` opened and closed; `warn`
 //! what an unclean end cost, and failures in the background that are tried again; `error` what ended writing; `debug`
-//! segments and keyspaces; `trace` syncs. Nothing is said per read or write. A subscriber must not call the store: some
-//! events are made with its locks held.
+//! segments and keyspaces; `trace` syncs. Nothing is said per read or write. Events are told at the end
+//! of a call, or of a step in the background, with no lock held: a subscriber may call the store, and close it.
 //!
 //! # Coming from another store
 //!

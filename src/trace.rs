@@ -1,7 +1,8 @@
 //! Events for a `tracing` subscriber, under the target `mapcask`; nothing without the feature `tracing`.
 //!
-//! Nothing is said per read or write. An event is made on the thread that does the work, in part with locks of the store
-//! held: a subscriber that calls the store can wait for itself.
+//! Nothing is said per read or write. What there is to say waits on the thread that did the work, and is told when that
+//! thread is about to leave the library, or its step in the background, with no lock of the store held ([`at_end`]): a
+//! subscriber may call the store. What is said during that is told after it.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -26,6 +27,81 @@ macro_rules! event {
     }};
 }
 
+/// Has an event wait for the end of the call; what it needs is its own by then.
+macro_rules! later {
+    ([$($name:ident = $owned:expr),*] $event:expr) => {{
+        if cfg!(feature = "tracing") {
+            $(let $name = $owned;)*
+            outbox::later(move || $event);
+        }
+    }};
+}
+
+/// Tells subscribers what there is to say, when it is dropped.
+#[derive(Debug)]
+#[must_use = "events are told when this is dropped"]
+pub(crate) struct AtEnd(());
+
+/// Has subscribers told of what happens from here on to the end of the scope. Stands before the first lock that is taken
+/// there, where the caller holds none: in every public function that makes events.
+#[inline]
+pub(crate) fn at_end() -> AtEnd {
+    AtEnd(())
+}
+
+impl Drop for AtEnd {
+    #[inline]
+    fn drop(&mut self) {
+        outbox::tell();
+    }
+}
+
+/// What a thread has to say.
+#[cfg(feature = "tracing")]
+mod outbox {
+    use std::cell::{Cell, RefCell};
+    use std::collections::VecDeque;
+
+    thread_local! {
+        static WAITING: RefCell<VecDeque<Box<dyn FnOnce()>>> = const { RefCell::new(VecDeque::new()) };
+        static TELLING: Cell<bool> = const { Cell::new(false) };
+    }
+
+    pub(super) fn later(event: impl FnOnce() + 'static) {
+        // Without a place to wait the thread is ending, and nobody hears it.
+        WAITING.try_with(|waiting| waiting.borrow_mut().push_back(Box::new(event))).unwrap_or_default();
+    }
+
+    /// Says that nobody tells any more, also after a panic of a subscriber.
+    struct Telling;
+
+    impl Drop for Telling {
+        fn drop(&mut self) {
+            TELLING.set(false);
+        }
+    }
+
+    pub(super) fn tell() {
+        let is_empty = WAITING.try_with(|waiting| waiting.borrow().is_empty()).unwrap_or(true);
+        // A panic goes on to whoever catches it; the next call of this thread tells.
+        if is_empty || std::thread::panicking() || TELLING.replace(true) {
+            return;
+        }
+        let _telling = Telling;
+        while let Some(event) = WAITING.with(|waiting| waiting.borrow_mut().pop_front()) {
+            event();
+        }
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod outbox {
+    pub(super) fn later(_: impl FnOnce() + 'static) {}
+
+    #[inline]
+    pub(super) fn tell() {}
+}
+
 /// What an open found.
 #[derive(Debug)]
 pub(crate) struct Opened<'a> {
@@ -45,106 +121,106 @@ pub(crate) struct Opened<'a> {
 pub(crate) fn opened(found: &Opened<'_>) {
     let Opened { path, clean, keys, segments, epoch, records, bytes_read, torn_bytes, .. } = *found;
     let Opened { set_aside_records, set_aside_files, .. } = *found;
-    event!(
+    later!([path = path.to_owned()] event!(
         info, "opened", path => path.display(), clean = clean, keys = keys, segments = segments, epoch = epoch,
         records = records, bytes_read = bytes_read, torn_bytes = torn_bytes
-    );
+    ));
     if torn_bytes > 0 || set_aside_files > 0 {
-        event!(
+        later!([path = path.to_owned()] event!(
             warn, "the end of the log was cut off", path => path.display(), torn_bytes = torn_bytes,
             set_aside_records = set_aside_records, set_aside_files = set_aside_files
-        );
+        ));
     }
 }
 
 /// A store is closed, for whatever reason; `clean` says whether everything is durable and marked so.
 pub(crate) fn closed(path: &Path, clean: bool) {
-    event!(info, "closed", path => path.display(), clean = clean);
+    later!([path = path.to_owned()] event!(info, "closed", path => path.display(), clean = clean));
 }
 
 /// The file of a new segment is there.
 pub(crate) fn segment_made(id: u64, bytes: u64) {
-    event!(debug, "segment made", id = id, bytes = bytes);
+    later!([] event!(debug, "segment made", id = id, bytes = bytes));
 }
 
 /// A segment is full, with its records ending at `bytes`, and the next one is active.
 pub(crate) fn segment_full(id: u64, bytes: u64) {
-    event!(debug, "segment full", id = id, bytes = bytes);
+    later!([] event!(debug, "segment full", id = id, bytes = bytes));
 }
 
 /// A pass of compaction begins; its victims take so many bytes.
 pub(crate) fn compaction_begun(segments: usize, bytes: u64) {
-    event!(debug, "compaction begun", segments = segments, bytes = bytes);
+    later!([] event!(debug, "compaction begun", segments = segments, bytes = bytes));
 }
 
 /// A pass of compaction has ended.
 pub(crate) fn compaction_ended(removed: u64, bytes_read: u64, bytes_moved: u64, bytes_freed: u64) {
-    event!(
+    later!([] event!(
         debug,
         "compaction ended",
         removed = removed,
         bytes_read = bytes_read,
         bytes_moved = bytes_moved,
         bytes_freed = bytes_freed
-    );
+    ));
 }
 
 /// An image of the index that holds everything up to a sequence number is there.
 pub(crate) fn image_made(number: u64, seq: u64, bytes: u64) {
-    event!(debug, "image made", number = number, seq = seq, bytes = bytes);
+    later!([] event!(debug, "image made", number = number, seq = seq, bytes = bytes));
 }
 
 /// An image of the index could not be made; the one before goes on to count.
 pub(crate) fn image_failed(error: &dyn Display) {
-    event!(warn, "an image was not made", error => error);
+    later!([error = error.to_string()] event!(warn, "an image was not made", error => error));
 }
 
 /// The image that the store names is damaged or missing: the log is read instead.
 pub(crate) fn image_unusable(error: &dyn Display) {
-    event!(warn, "the image cannot be used", error => error);
+    later!([error = error.to_string()] event!(warn, "the image cannot be used", error => error));
 }
 
 /// A segment was not needed when the store was opened, and cannot be mapped now.
 pub(crate) fn segment_unusable(error: &dyn Display) {
-    event!(error, "a segment cannot be used", error => error);
+    later!([error = error.to_string()] event!(error, "a segment cannot be used", error => error));
 }
 
 /// The leader of a commit has made everything up to a sequence number durable.
 pub(crate) fn synced(upto: u64, bytes: u64) {
-    event!(trace, "synced", upto = upto, bytes = bytes);
+    later!([] event!(trace, "synced", upto = upto, bytes = bytes));
 }
 
 /// The store takes no more writes.
 pub(crate) fn poisoned(cause: &dyn Display) {
-    event!(error, "poisoned", cause => cause);
+    later!([cause = cause.to_string()] event!(error, "poisoned", cause => cause));
 }
 
 /// The helper could not do a piece of its work, and tries again later.
 pub(crate) fn helper_failed(error: &dyn Display) {
-    event!(warn, "the helper failed", error => error);
+    later!([error = error.to_string()] event!(warn, "the helper failed", error => error));
 }
 
 /// A panic ended the helper.
 pub(crate) fn helper_panicked() {
-    event!(error, "the helper panicked");
+    later!([] event!(error, "the helper panicked"));
 }
 
 /// A keyspace was created.
 pub(crate) fn keyspace_created(name: &str, id: u32) {
-    event!(info, "keyspace created", name = name, id = id);
+    later!([name = name.to_owned()] event!(info, "keyspace created", name = name.as_str(), id = id));
 }
 
 /// A keyspace has a new name.
 pub(crate) fn keyspace_renamed(name: &str, id: u32) {
-    event!(info, "keyspace renamed", name = name, id = id);
+    later!([name = name.to_owned()] event!(info, "keyspace renamed", name = name.as_str(), id = id));
 }
 
 /// A keyspace is gone.
 pub(crate) fn keyspace_dropped(name: &str, id: u32) {
-    event!(info, "keyspace dropped", name = name, id = id);
+    later!([name = name.to_owned()] event!(info, "keyspace dropped", name = name.as_str(), id = id));
 }
 
 /// All keys of a keyspace are gone.
 pub(crate) fn keyspace_cleared(name: &str, id: u32) {
-    event!(info, "keyspace cleared", name = name, id = id);
+    later!([name = name.to_owned()] event!(info, "keyspace cleared", name = name.as_str(), id = id));
 }

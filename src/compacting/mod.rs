@@ -3,7 +3,8 @@
 //! The background drives it a step at a time; a caller of `compact` does all there is.
 //!
 //! **Concurrency.** One pass at a time, under a lock of its own, which comes before the writer mutex and every other
-//! lock. Who finds it taken goes on with something else; only `compact` and `close` wait, and writers for a while where the
+//! lock. The code of a caller runs without it, in the middle of a pass: whoever comes meanwhile may go on with that, or end
+//! it. Who finds it taken goes on with something else; only `compact` and `close` wait, and writers for a while where the
 //! files have grown beyond their bound (`room`).
 //!
 //! **Invariants.** I7, I11.
@@ -51,15 +52,15 @@ struct Asked<'a>(&'a Compaction);
 
 impl<'a> Asked<'a> {
     fn of(compaction: &'a Compaction) -> Self {
-        // Relaxed, here and below: advice.
-        compaction.asked.store(true, Ordering::Relaxed);
+        // Relaxed, here and below: advice, but with `running` held.
+        compaction.asked.fetch_add(1, Ordering::Relaxed);
         Self(compaction)
     }
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        self.0.asked.store(false, Ordering::Relaxed);
+        self.0.asked.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -75,6 +76,10 @@ impl Engine {
             return Ok(false);
         }
         let Some(mut running) = self.compaction.running.try_lock() else { return Ok(false) };
+        // Relaxed: as in `Asked`. Whoever was asked is in the caller's code, and goes on afterwards.
+        if self.compaction.asked.load(Ordering::Relaxed) > 0 {
+            return Ok(false);
+        }
         self.shared.space.collect();
         self.step_running(&mut running)
     }
@@ -215,6 +220,9 @@ impl Engine {
                 report.bytes_moved,
                 report.bytes_freed,
             );
+            if running.lent > 0 && job.reason == CompactionReason::Asked {
+                running.ended.add(&report);
+            }
             running.job = None;
             running.looked = None;
             self.note_growth();
@@ -234,20 +242,7 @@ impl Engine {
     ) -> Result<CompactionReport> {
         let begun = self.shared.dir.now();
         let mut total = CompactionReport::default();
-        // Before any lock, here and in every public call: threads of the parent of a forked child may hold them all.
-        self.liveness.check()?;
-        self.load_all()?;
-        let mut running = self.compaction.running.lock();
-        let _asked = Asked::of(&self.compaction);
-        // It is synced here.
-        running.ahead = None;
-        self.check_writable()?;
-        // Not before: the store may have been closed, and be another process's by now.
-        self.shared.manifest.begin()?;
-        // What the background had begun is not this call's work, and its victims are.
-        while running.job.is_some() {
-            self.drive(&mut running)?;
-        }
+        let (mut running, _asked) = self.lock_asked()?;
         if self.is_active_dirty() {
             self.roll()?;
         }
@@ -263,13 +258,13 @@ impl Engine {
                 }
             };
             loop {
+                self.check_writable()?;
                 let survey = self.survey(&running.damaged);
                 let decision = survey.decide_all(wanted);
                 if !self.begin(&mut running, &survey, decision)? {
                     break;
                 }
                 while running.job.is_some() {
-                    self.check_writable()?;
                     match self.drive_asked(&mut running, &mut total, &mut progress) {
                         Ok(true) => {}
                         Ok(false) => {
@@ -298,18 +293,7 @@ impl Engine {
         ids: &[u64],
         mut progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
-        self.liveness.check()?;
-        self.load_all()?;
-        let mut running = self.compaction.running.lock();
-        let _asked = Asked::of(&self.compaction);
-        // It is synced here.
-        running.ahead = None;
-        self.check_writable()?;
-        // Not before: the store may have been closed, and be another process's by now.
-        self.shared.manifest.begin()?;
-        while running.job.is_some() {
-            self.drive(&mut running)?;
-        }
+        let (mut running, _asked) = self.lock_asked()?;
         let wanted: Vec<_> = ids.iter().copied().map(SegmentId).collect();
         let survey = self.survey(&running.damaged);
         let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == Stage::Sealed);
@@ -323,6 +307,31 @@ impl Engine {
         Ok(total)
     }
 
+    /// The lock, for a call that compacts all there is; what the background had begun is ended.
+    fn lock_asked(&self) -> Result<(MutexGuard<'_, Running>, Asked<'_>)> {
+        // Before any lock, here and in every public call: threads of the parent of a forked child may hold them all.
+        self.liveness.check()?;
+        self.load_all()?;
+        let mut running = self.compaction.running.lock();
+        // Relaxed: as in `Asked`.
+        if self.compaction.asked.load(Ordering::Relaxed) == 0 {
+            // Left by one that ended with an error, or a panic of the caller's code.
+            running.lent = 0;
+            running.ended = CompactionReport::default();
+        }
+        let asked = Asked::of(&self.compaction);
+        // It is synced here.
+        running.ahead = None;
+        self.check_writable()?;
+        // Not before: the store may have been closed, and be another process's by now.
+        self.shared.manifest.begin()?;
+        // What the background had begun is not this call's work, and its victims are.
+        while running.job.is_some() {
+            self.drive(&mut running)?;
+        }
+        Ok((running, asked))
+    }
+
     /// One step, and its report; whether to go on.
     fn drive_asked(
         &self,
@@ -330,20 +339,33 @@ impl Engine {
         total: &mut CompactionReport,
         progress: &mut impl FnMut(CompactionProgress) -> bool,
     ) -> Result<bool> {
-        let job = running.job.as_mut().expect("the caller has looked");
-        let (mut so_far, can_give_up) = (*total, job.can_give_up());
+        let job = running.job.as_ref().expect("the caller has looked");
+        let mut so_far = *total;
         so_far.add(&job.report);
-        let go_on = progress(CompactionProgress {
+        let now = CompactionProgress {
             passes: total.passes,
             bytes_read: so_far.bytes_read,
             bytes_moved: so_far.bytes_moved,
             bytes_left: job.bytes_left(),
-        });
-        if !go_on && can_give_up {
+        };
+        running.lent += 1;
+        // The caller's code gets to run without the lock: it may write, and a write may need a pass to make room.
+        let go_on = MutexGuard::unlocked(running, || progress(now));
+        running.lent = running.lent.saturating_sub(1);
+        total.add(&std::mem::take(&mut running.ended));
+        // It may have closed the store.
+        self.check_writable()?;
+        // Nor need it be the same pass any more, or any.
+        let is_asked = |job: &Job| job.reason == CompactionReason::Asked;
+        let Some(job) = running.job.as_ref().filter(|job| is_asked(job)) else { return Ok(go_on) };
+        if !go_on && job.can_give_up() {
             running.job = None;
             return Ok(false);
         }
-        if let Some(report) = self.drive(running)?.finished {
+        let lent = std::mem::take(&mut running.lent);
+        let driven = self.drive(running);
+        running.lent = lent;
+        if let Some(report) = driven?.finished {
             total.add(&report);
         }
         Ok(true)

@@ -163,7 +163,7 @@ impl Engine {
         let until = self.shared.dir.now().saturating_add(STOP);
         let few = u32::try_from(beyond().min(BEYOND_MAX)).unwrap_or(u32::MAX);
         // Relaxed: advice. Whoever compacts all there is is as fast as can be, and may be the one who writes.
-        let stops = u64::from(few) == BEYOND_MAX && !self.compaction.asked.load(Ordering::Relaxed);
+        let stops = u64::from(few) == BEYOND_MAX && self.compaction.asked.load(Ordering::Relaxed) == 0;
         let patience = if stops { STOP } else { PACE.saturating_mul(1 + few) };
         let Some(mut running) = self.compaction.running.try_lock_for(patience) else { return };
         loop {
@@ -225,7 +225,8 @@ impl Engine {
         else {
             return Ok(false);
         };
-        if running.job.is_some() {
+        // Relaxed: as in `Asked`.
+        if running.job.is_some() || self.compaction.asked.load(Ordering::Relaxed) > 0 {
             // Its turn comes with the next step; the limit on bandwidth may keep it waiting.
             return Ok(false);
         }

@@ -12,12 +12,13 @@ pub(crate) mod report;
 mod rule;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use self::job::Job;
+use self::report::CompactionReport;
 use crate::allowance::Want;
 use crate::format::{SegmentId, Seq};
 use crate::log::Piece;
@@ -33,8 +34,9 @@ pub(crate) struct Compaction {
     pub(crate) freed: AtomicU64,
     /// The log has grown beyond what it may be under load; writers help.
     pub(crate) behind: AtomicBool,
-    /// Somebody compacts all there is, and holds `running` for as long as that takes.
-    pub(crate) asked: AtomicBool,
+    /// How many compact all there is. They hold `running` for as long as that takes, but for the calls of their caller's
+    /// code, and nobody else begins anything.
+    pub(crate) asked: AtomicUsize,
 }
 
 /// What a write that may find no room is for, and whether everything else was tried.
@@ -105,4 +107,8 @@ pub(crate) struct Running {
     pub(crate) looked: Option<Looked>,
     /// The limit on bandwidth allows no step before this.
     pub(crate) not_before: Duration,
+    /// How many of those who compact all there is are in their caller's code, without the lock.
+    pub(crate) lent: usize,
+    /// What others did of that meanwhile.
+    pub(crate) ended: CompactionReport,
 }

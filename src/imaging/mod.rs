@@ -78,6 +78,7 @@ impl Engine {
     /// What stopped that.
     #[cold]
     pub(crate) fn mends(&self, error: &Error) -> Result<bool> {
+        let _events = crate::trace::at_end();
         if !is_of_image(error) {
             return Ok(false);
         }
@@ -92,6 +93,7 @@ impl Engine {
     /// What stopped that.
     #[cold]
     pub(crate) fn mend(&self, unread: Unread) -> Result<()> {
+        let _events = crate::trace::at_end();
         self.rebuild(&unread.into())
     }
 

@@ -71,14 +71,16 @@ impl Store {
     #[doc(alias = "merge")]
     #[doc(alias = "vacuum")]
     pub fn compact(&self) -> Result<CompactionReport> {
+        let _events = crate::trace::at_end();
         self.engine().compact(|_| true)
     }
 
     /// As [`compact`](Store::compact), telling `progress` how far it is, a few times per megabyte. It ends early, at the
     /// next moment at which that leaves nothing half done, once `progress` returns false.
     ///
-    /// `progress` must not call [`compact`](Store::compact) or [`close`](Store::close), which would wait for each other. It may
-    /// write; where the files have grown beyond their bound each 64 KiB then take some milliseconds.
+    /// `progress` may call whatever it likes, also [`compact`](Store::compact) and [`close`](Store::close): no lock is held
+    /// meanwhile, and what is under way may have been ended by such a call. Where the files have grown beyond their bound,
+    /// each 64 KiB that it writes take some milliseconds.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -96,6 +98,7 @@ impl Store {
     ///
     /// As [`compact`](Store::compact).
     pub fn compact_with(&self, progress: impl FnMut(CompactionProgress) -> bool) -> Result<CompactionReport> {
+        let _events = crate::trace::at_end();
         self.engine().compact(progress)
     }
 
@@ -121,6 +124,7 @@ impl Store {
         segments: &[u64],
         progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
+        let _events = crate::trace::at_end();
         self.engine().compact_segments(segments, progress)
     }
 
@@ -146,6 +150,7 @@ impl Store {
     /// `Poisoned`, and what stopped it.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub fn take_image(&self) -> Result<bool> {
+        let _events = crate::trace::at_end();
         self.engine().liveness.check()?;
         self.engine().take_image()
     }
@@ -167,6 +172,7 @@ impl Store {
     #[doc(alias = "check_integrity")]
     #[doc(alias = "verify_checksum")]
     pub fn verify(&self) -> Result<VerifyReport> {
+        let _events = crate::trace::at_end();
         self.engine().verify()
     }
 

@@ -146,6 +146,7 @@ impl Options {
     }
 
     fn open_in(self, dir: Arc<dyn Dir>) -> Result<Store> {
+        let _events = crate::trace::at_end();
         let opened = recovery::open(dir, &self)?;
         let durability = self.durability;
         let engine = Engine::start(opened, self)?;
@@ -226,6 +227,7 @@ impl Store {
 
     /// The keyspace of a name, created with a codec if need be.
     pub(crate) fn keyspace_of(&self, name: &str, codec: &str) -> Result<Keyspace> {
+        let _events = crate::trace::at_end();
         let inner = self.engine().keyspace(name, codec, self.durability())?;
         Ok(Keyspace::new(Arc::clone(self.handle()), inner, self.durability()))
     }
@@ -263,6 +265,7 @@ impl Store {
     /// `KeyspaceNotFound`; `KeyspaceExists` where the new name is another one's; `InvalidKeyspaceName` also where one of
     /// them is the default keyspace's; else as [`Keyspace::insert`].
     pub fn rename_keyspace(&self, from: &str, to: &str) -> Result<()> {
+        let _events = crate::trace::at_end();
         self.engine().rename_keyspace(from, to, self.durability())
     }
 
@@ -286,6 +289,7 @@ impl Store {
     #[doc(alias = "drop_tree")]
     #[doc(alias = "delete_table")]
     pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
+        let _events = crate::trace::at_end();
         self.engine().drop_keyspace(name, self.durability())
     }
 
@@ -323,6 +327,7 @@ impl Store {
     #[doc(alias = "persist")]
     #[doc(alias = "sync")]
     pub fn flush(&self) -> Result<()> {
+        let _events = crate::trace::at_end();
         self.engine().liveness.check()?;
         self.engine().flush()
     }
@@ -376,6 +381,7 @@ impl Store {
     ///
     /// As [`Store::flush`]; `UnknownSeq` where no write has this number yet.
     pub fn wait_durable(&self, seq: Seq) -> Result<()> {
+        let _events = crate::trace::at_end();
         self.engine().wait_durable(seq)
     }
 
@@ -439,6 +445,7 @@ impl Store {
     /// What a writer that did the work itself would get.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub fn step(&self) -> Result<bool> {
+        let _events = crate::trace::at_end();
         self.engine().liveness.check()?;
         self.engine().step()
     }
@@ -463,6 +470,7 @@ impl Store {
     /// As [`step`](Store::step).
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub fn rest_step(&self) -> Result<bool> {
+        let _events = crate::trace::at_end();
         self.engine().liveness.check()?;
         self.engine().rest_step()
     }

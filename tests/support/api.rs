@@ -1,0 +1,67 @@
+//! The public functions of the library, as the source has them.
+
+use std::path::Path;
+
+/// Where the methods of what refers to an open store are written down.
+const SOURCES: [&str; 9] = [
+    "store/mod.rs",
+    "store/care.rs",
+    "keyspace.rs",
+    "conditional.rs",
+    "typed.rs",
+    "snapshot.rs",
+    "read.rs",
+    "salvage.rs",
+    "options.rs",
+];
+
+/// A public function: its name behind that of its type, and its head up to the body.
+#[derive(Debug)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    #[allow(dead_code, reason = "each test file uses its part")]
+    pub(crate) head: String,
+}
+
+/// Every public function of the library's types that refer to a store, and of those that open one.
+pub(crate) fn public_functions() -> Vec<Function> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let read = |file: &str| std::fs::read_to_string(source.join(file)).expect("a source file");
+    let found: Vec<_> = SOURCES.iter().flat_map(|file| functions_in(&read(file))).collect();
+    assert!(
+        found.len() > 80,
+        "only {} functions were found: is the source read as it should be?",
+        found.len()
+    );
+    found
+}
+
+fn functions_in(source: &str) -> Vec<Function> {
+    let mut of_type = None;
+    let mut found = Vec::new();
+    let mut lines = source.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+    while let Some(line) = lines.next() {
+        if let Some(head) = line.strip_prefix("impl") {
+            // `impl<'s> View<'s> {`: a type of its own, and not `impl Trait for Type`.
+            let head =
+                head.strip_prefix('<').and_then(|rest| rest.split_once("> ")).map_or(head, |(_, head)| head);
+            let name = head.trim().split(['<', ' ']).next().unwrap_or_default();
+            of_type = (!head.contains(" for ")).then(|| name.to_owned());
+        } else if line == "}" {
+            of_type = None;
+        }
+        let Some(rest) = line.trim_start().strip_prefix("pub fn ") else { continue };
+        let name = rest.split(['(', '<']).next().unwrap_or_default().to_owned();
+        let name = match &of_type {
+            Some(of_type) => format!("{of_type}::{name}"),
+            None if !line.starts_with(' ') => name,
+            None => continue,
+        };
+        let mut head = line.to_owned();
+        while !head.ends_with('{') {
+            head += lines.next().expect("a function has a body");
+        }
+        found.push(Function { name, head });
+    }
+    found
+}

@@ -1,0 +1,525 @@
+//! The caller's code runs with no lock of the store held: whatever it calls from there returns.
+//!
+//! A row for every public function that runs code of its caller (closures, `AsRef`, iterators, codecs, subscribers of
+//! events), and for each of them every call that code may make, in a store with room and in one that has none left. A
+//! row is missing where the source has such a function and the table has not.
+#![cfg(all(feature = "sim", feature = "serde", feature = "postcard", feature = "tracing"))]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+#[path = "support/api.rs"]
+mod api;
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use mapcask::sim::{Fault, Operation, SimDisk};
+use mapcask::{Codec, Durability, Options, Postcard, Result, Store, TypedKeyspace, WriteBatch};
+use serde::{Deserialize, Serialize};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+/// After so long a call counts as one that never returns.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the caller's code does. What it is told is of no matter here: only that it is told something.
+type Call = (&'static str, fn(&Store));
+
+const CALLS: &[Call] = &[
+    ("get", |store| drop(store.get([1]))),
+    ("get_into", |store| drop(store.get_into([1], &mut Vec::new()))),
+    ("multi_get", |store| drop(store.multi_get(&[[1], [2]]))),
+    ("try_get", |store| drop(store.try_get([1]))),
+    ("view", |store| drop(store.view().get([1]).map(|_| ()))),
+    ("iter", |store| store.iter().for_each(drop)),
+    ("len", |store| assert!(store.len() < 1000)),
+    ("insert", |store| drop(store.insert("new", "1"))),
+    ("insert of much", |store| (0..20_u8).for_each(|n| drop(store.insert([9, n], [n; 3000])))),
+    ("remove", |store| drop(store.remove([2]))),
+    ("a durable write", |store| drop(store.with_durability(Durability::Disk).insert("new", "2"))),
+    ("write", |store| {
+        let mut batch = WriteBatch::new();
+        batch.insert("new", [7; 3000]);
+        batch.remove([3]);
+        drop(store.write(&batch));
+    }),
+    ("compare_and_swap", |store| drop(store.compare_and_swap("new", None::<&str>, Some("1")))),
+    ("fetch_and_update", |store| drop(store.fetch_and_update("new", |_| Some([7; 3000])))),
+    ("clear", |store| drop(store.clear())),
+    ("keyspace", |store| drop(store.keyspace("made"))),
+    ("rename_keyspace", |store| drop(store.rename_keyspace("other", "renamed"))),
+    ("drop_keyspace", |store| drop(store.drop_keyspace("other"))),
+    ("flush", |store| drop(store.flush())),
+    ("wait_durable", |store| drop(store.wait_durable(store.last_seq()))),
+    ("compact", |store| drop(store.compact())),
+    ("compact_with", |store| drop(store.compact_with(|_| true))),
+    ("take_image", |store| drop(store.take_image())),
+    ("step", |store| drop(store.step())),
+    ("snapshot", |store| drop(store.snapshot().get([1]))),
+    ("stats", |store| assert!(store.stats().keyspaces > 0)),
+    ("size_on_disk", |store| drop(store.size_on_disk())),
+    ("verify", |store| drop(store.verify())),
+    ("debug", |store| assert!(!format!("{store:?} {:?}", store.iter()).is_empty())),
+    ("close", |store| drop(store.clone().close())),
+    ("another store", |_| {
+        let store = Options::new().background(false).open_on(&SimDisk::new()).unwrap();
+        store.insert("a", "1").unwrap();
+    }),
+];
+
+/// The caller's code: runs once, at the `nth` time that it is asked to.
+struct Code {
+    store: Store,
+    call: fn(&Store),
+    left: Cell<u32>,
+}
+
+impl Code {
+    fn new(store: &Store, call: fn(&Store), nth: u32) -> Rc<Self> {
+        Rc::new(Self { store: store.clone(), call, left: Cell::new(nth) })
+    }
+
+    fn run(&self) {
+        // Zero for good once it has run, and while it does.
+        match self.left.get() {
+            0 => {}
+            1 => {
+                self.left.set(0);
+                (self.call)(&self.store);
+            }
+            left => self.left.set(left - 1),
+        }
+    }
+
+    fn has_run(&self) -> bool {
+        self.left.get() == 0
+    }
+}
+
+/// A key or a value that runs the caller's code when its bytes are asked for.
+struct Bytes(Rc<Code>, [u8; 1]);
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self.0.run();
+        &self.1
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        self.0.run();
+    }
+}
+
+/// A batch that does so.
+struct Batch(Rc<Code>, WriteBatch);
+
+impl AsRef<WriteBatch> for Batch {
+    fn as_ref(&self) -> &WriteBatch {
+        self.0.run();
+        &self.1
+    }
+}
+
+/// A codec that does so.
+#[derive(Clone)]
+struct Running(Rc<Code>);
+
+impl Codec for Running {
+    fn id(&self) -> &str {
+        self.0.run();
+        Postcard.id()
+    }
+
+    fn encode<T: Serialize + ?Sized>(&self, value: &T, into: &mut Vec<u8>) -> Result<()> {
+        self.0.run();
+        Postcard.encode(value, into)
+    }
+
+    fn decode<'b, T: Deserialize<'b>>(&self, bytes: &'b [u8]) -> Result<T> {
+        self.0.run();
+        Postcard.decode(bytes)
+    }
+}
+
+type Typed = TypedKeyspace<str, u32, Running>;
+
+/// A typed keyspace whose codec runs the code at every call but the first, which opens it.
+fn typed(store: &Store, code: &Rc<Code>) -> Result<Typed> {
+    code.left.set(code.left.get() + 1);
+    store.typed_keyspace("typed", Running(Rc::clone(code)))
+}
+
+fn bytes(code: &Rc<Code>) -> Bytes {
+    Bytes(Rc::clone(code), [1])
+}
+
+/// A public function that runs the caller's code, by its name in the source.
+type Place = (&'static str, fn(&Store, &Rc<Code>) -> Result<()>);
+
+/// Those that run a closure, or code between two calls: every call is made from them.
+const CLOSURES: &[Place] = &[
+    ("Store::compact_with", |s, c| {
+        s.compact_with(|_| {
+            c.run();
+            true
+        })
+        .map(drop)
+    }),
+    ("Store::compact_segments", |s, c| {
+        let all: Vec<u64> = (1..100).collect();
+        s.compact_segments(&all, |_| {
+            c.run();
+            true
+        })
+        .map(drop)
+    }),
+    ("Keyspace::fetch_and_update", |s, c| s.fetch_and_update([1], |_| Some(bytes(c))).map(drop)),
+    ("Keyspace::update_and_fetch", |s, c| {
+        s.update_and_fetch([1], |_| {
+            c.run();
+            Some("2")
+        })
+        .map(drop)
+    }),
+    ("Keyspace::iter", |s, c| {
+        s.iter().for_each(|_| c.run());
+        Ok(())
+    }),
+    ("Keyspace::keys", |s, c| {
+        s.keys().for_each(|_| c.run());
+        Ok(())
+    }),
+    ("Keyspace::values", |s, c| {
+        s.values().for_each(|_| c.run());
+        Ok(())
+    }),
+    ("Keyspace::view", |s, c| {
+        let view = s.view();
+        let value = view.get([1])?;
+        c.run();
+        assert!(value.is_some_and(|value| value.len() == 3000), "what a view lent stays as it was");
+        Ok(())
+    }),
+    ("Keyspace::get", |s, c| {
+        let value = s.get(bytes(c))?;
+        assert!(value.is_none_or(|value| value.len() == 3000 || value.len() == 1));
+        Ok(())
+    }),
+    ("KeyspaceSnapshot::iter", |s, c| {
+        s.snapshot().iter().for_each(|_| c.run());
+        Ok(())
+    }),
+    ("TypedKeyspace::fetch_and_update", |s, c| typed(s, c)?.fetch_and_update("a", |_| Some(2)).map(drop)),
+    ("TypedKeyspace::update_and_fetch", |s, c| typed(s, c)?.update_and_fetch("a", |_| Some(2)).map(drop)),
+    ("TypedKeyspace::iter", |s, c| {
+        typed(s, c)?.iter().for_each(drop);
+        Ok(())
+    }),
+];
+
+/// Those that ask an argument for its bytes, or a codec: a few calls are made from them.
+const ARGUMENTS: &[Place] = &[
+    ("Keyspace::get_into", |s, c| s.get_into(bytes(c), &mut Vec::new()).map(drop)),
+    ("Keyspace::contains_key", |s, c| s.contains_key(bytes(c)).map(drop)),
+    ("Keyspace::multi_get", |s, c| s.multi_get(&[bytes(c), bytes(c)]).map(drop)),
+    ("Keyspace::get_many_into", |s, c| s.get_many_into(&[bytes(c)], &mut Vec::new())),
+    ("Keyspace::prefetch", |s, c| {
+        s.prefetch(&[bytes(c)]);
+        Ok(())
+    }),
+    ("Keyspace::try_get", |s, c| s.try_get(bytes(c)).map(drop)),
+    ("Keyspace::insert", |s, c| s.insert(bytes(c), bytes(c)).map(drop)),
+    ("Keyspace::remove", |s, c| s.remove(bytes(c)).map(drop)),
+    ("Keyspace::write", |s, c| s.write(Batch(Rc::clone(c), WriteBatch::new())).map(drop)),
+    ("Keyspace::compare_and_swap", |s, c| s.compare_and_swap([1], Some(bytes(c)), Some(bytes(c))).map(drop)),
+    ("Keyspace::insert_if_absent", |s, c| s.insert_if_absent(bytes(c), bytes(c)).map(drop)),
+    ("Keyspace::replace", |s, c| s.replace(bytes(c), bytes(c)).map(drop)),
+    ("Keyspace::take", |s, c| s.take(bytes(c)).map(drop)),
+    ("KeyspaceSnapshot::get", |s, c| s.snapshot().get(bytes(c)).map(drop)),
+    ("KeyspaceSnapshot::contains_key", |s, c| s.snapshot().contains_key(bytes(c)).map(drop)),
+    ("KeyspaceSnapshot::multi_get", |s, c| s.snapshot().multi_get(&[bytes(c)]).map(drop)),
+    ("View::get", |s, c| s.view().get(bytes(c)).map(drop)),
+    ("View::contains_key", |s, c| s.view().contains_key(bytes(c)).map(drop)),
+    ("View::get_many_into", |s, c| s.view().get_many_into(&[bytes(c)], &mut Vec::new())),
+    ("Store::typed_keyspace", |s, c| {
+        s.typed_keyspace::<str, u32, _>("typed", Running(Rc::clone(c))).map(drop)
+    }),
+    ("TypedKeyspace::get", |s, c| typed(s, c)?.get("a").map(drop)),
+    ("TypedKeyspace::multi_get", |s, c| {
+        typed(s, c)?.multi_get(["a", "b"].into_iter().inspect(|_| c.run())).map(drop)
+    }),
+    ("TypedKeyspace::contains_key", |s, c| typed(s, c)?.contains_key("a").map(drop)),
+    ("TypedKeyspace::insert", |s, c| typed(s, c)?.insert("a", &1).map(drop)),
+    ("TypedKeyspace::insert_if_absent", |s, c| typed(s, c)?.insert_if_absent("a", &1).map(drop)),
+    ("TypedKeyspace::replace", |s, c| typed(s, c)?.replace("a", &1).map(drop)),
+    ("TypedKeyspace::remove", |s, c| typed(s, c)?.remove("a").map(drop)),
+    ("TypedKeyspace::take", |s, c| typed(s, c)?.take("a").map(drop)),
+    ("TypedKeyspace::compare_and_swap", |s, c| typed(s, c)?.compare_and_swap("a", None, Some(&1)).map(drop)),
+    ("TypedKeyspace::insert_in", |s, c| {
+        let mut batch = WriteBatch::new();
+        typed(s, c)?.insert_in(&mut batch, "a", &1)?;
+        s.write(batch).map(drop)
+    }),
+    ("TypedKeyspace::remove_in", |s, c| typed(s, c)?.remove_in(&mut WriteBatch::new(), "a")),
+];
+
+/// Functions that run the caller's code before there is a store, or only copy a codec.
+const HARMLESS: [&str; 9] = [
+    "Store::open",
+    "Options::open",
+    "Options::background",
+    "Options::recovery_progress",
+    "salvage",
+    "TypedKeyspace::raw",
+    "TypedKeyspace::with_durability",
+    "TypedKeyspace::len",
+    "TypedKeyspace::is_empty",
+];
+
+#[test]
+fn every_function_that_runs_code_of_its_caller_has_a_row() {
+    let rows: BTreeSet<&str> = CLOSURES.iter().chain(ARGUMENTS).map(|(name, _)| *name).collect();
+    let runs = |function: &api::Function| {
+        function.name.starts_with("TypedKeyspace::")
+            || ["impl ", "IntoIterator"].iter().any(|of| function.head.contains(of))
+    };
+    let missing: Vec<_> = api::public_functions()
+        .into_iter()
+        .filter(runs)
+        .filter(|function| !rows.contains(&*function.name) && !HARMLESS.contains(&&*function.name))
+        .map(|function| function.name)
+        .collect();
+    assert!(missing.is_empty(), "no row for: {missing:?}");
+}
+
+/// A store with something to compact; with or without room for more.
+fn prepared(disk: &SimDisk, is_full: bool) -> Store {
+    let options = Options::new().background(false).segment_bytes(8192);
+    let options = if is_full { options.max_disk_bytes(96 << 10) } else { options };
+    let store = options.open_on(disk).unwrap();
+    store.keyspace("other").unwrap().insert("a", "1").unwrap();
+    let typed: TypedKeyspace<str, u32, Postcard> = store.typed_keyspace("typed", Postcard).unwrap();
+    typed.insert("a", &1).unwrap();
+    let enough = if is_full { 200 } else { 8 };
+    let refused = (0..enough).find(|n| store.insert([*n], [*n; 3000]).is_err());
+    assert_eq!(refused.is_some(), is_full);
+    for n in [2, 4, 5] {
+        store.remove([n]).unwrap();
+    }
+    // So that there is a segment that is sealed, and holds something dead.
+    store.flush().unwrap();
+    store.step().unwrap();
+    store
+}
+
+/// Runs `work` on a thread of its own, which says what it begins; fails where something takes as long as forever.
+fn watched(work: impl FnOnce(&dyn Fn(String)) + Send + 'static) {
+    let (begins, begun) = mpsc::channel();
+    let worker = thread::spawn(move || work(&|what| begins.send(what).unwrap()));
+    let mut last = "nothing".to_owned();
+    loop {
+        match begun.recv_timeout(PATIENCE) {
+            Ok(what) => last = what,
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("it never returned: {last}"),
+        }
+    }
+    assert!(worker.join().is_ok(), "a panic: {last}");
+}
+
+/// Makes each call from each place.
+fn every_call(places: &'static [Place], calls: Vec<Call>) {
+    watched(move |begins| {
+        for is_full in [false, true] {
+            for (place, run) in places {
+                for (name, call) in &calls {
+                    begins(format!("{name} within {place}, in a store that is full: {is_full}"));
+                    let store = prepared(&SimDisk::new(), is_full);
+                    let code = Code::new(&store, *call, 1);
+                    // It may be refused: the call may have closed the store, or taken the room.
+                    drop(run(&store, &code));
+                    assert!(code.has_run(), "{place} ran no code of its caller");
+                    drop(store.close());
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn every_call_returns_from_within_a_closure() {
+    every_call(CLOSURES, CALLS.to_vec());
+}
+
+#[test]
+fn calls_return_from_within_an_argument_or_a_codec() {
+    let few = ["insert of much", "compact", "take_image", "flush", "close"];
+    every_call(ARGUMENTS, CALLS.iter().copied().filter(|(name, _)| few.contains(name)).collect());
+}
+
+/// The store works after a panic of the caller's code, wherever that was.
+#[test]
+fn a_panic_of_the_callers_code_leaves_no_lock_behind() {
+    watched(|begins| {
+        for is_full in [false, true] {
+            for (place, run) in CLOSURES.iter().chain(ARGUMENTS) {
+                begins(format!("a panic within {place}, in a store that is full: {is_full}"));
+                let disk = SimDisk::new();
+                let store = prepared(&disk, is_full);
+                let code = Code::new(&store, |_| std::panic::resume_unwind(Box::new("the caller's")), 1);
+                let panicked = catch_unwind(AssertUnwindSafe(|| drop(run(&store, &code)))).is_err();
+                assert!(panicked && code.has_run(), "{place}");
+                store.remove([1]).unwrap();
+                store.compact().unwrap();
+                store.insert("after", "it").unwrap();
+                store.verify().unwrap();
+                assert_eq!(store.snapshot().get("after").unwrap().as_deref(), Some(b"it".as_slice()));
+                drop(code);
+                store.close().unwrap();
+            }
+        }
+    });
+}
+
+/// Runs the code of its thread at every event.
+struct Caller;
+
+thread_local! {
+    static HEARS: std::cell::RefCell<Option<Rc<Code>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// What the background's thread runs, once.
+static OF_THE_HELPER: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
+
+impl Subscriber for Caller {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        let code = HEARS.with(|hears| hears.borrow().as_ref().map(Rc::clone));
+        if let Some(code) = code {
+            code.run();
+        }
+        if thread::current().name() == Some("mapcask") {
+            let once = OF_THE_HELPER.lock().unwrap().take();
+            if let Some(once) = once {
+                once();
+            }
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// All that makes events, with a sync that fails at the end.
+fn eventful(disk: &SimDisk, store: &Store) -> Result<()> {
+    store.keyspace("made")?;
+    store.rename_keyspace("made", "moved")?;
+    for n in 0..6_u8 {
+        store.insert([n], [n; 3000])?;
+    }
+    store.with_durability(Durability::Disk).insert("durable", "1")?;
+    store.remove([1])?;
+    while store.step()? {}
+    store.compact()?;
+    store.take_image()?;
+    store.drop_keyspace("moved")?;
+    store.clear()?;
+    while store.rest_step()? || store.step()? {}
+    disk.fail_nth(Some(Operation::SyncRange), 1, Fault::Io, false);
+    store.insert("lost", "1")?;
+    store.flush()
+}
+
+#[test]
+fn every_call_returns_from_within_a_subscriber_of_any_event() {
+    watched(|begins| {
+        // `insert of much` and its like again and again would take long.
+        let few = [
+            "insert",
+            "insert of much",
+            "compact",
+            "keyspace",
+            "flush",
+            "take_image",
+            "step",
+            "stats",
+            "close",
+        ];
+        for (name, call) in CALLS.iter().filter(|(name, _)| few.contains(name)) {
+            for nth in 1.. {
+                begins(format!("{name} at event {nth}"));
+                let disk = SimDisk::new();
+                let store = prepared(&disk, false);
+                let code = Code::new(&store, *call, nth);
+                HEARS.set(Some(Rc::clone(&code)));
+                tracing::subscriber::with_default(Caller, || {
+                    drop(eventful(&disk, &store));
+                    drop(store.close());
+                });
+                HEARS.set(None);
+                if !code.has_run() {
+                    assert!(nth > 12, "only {nth} events");
+                    break;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn calls_return_from_within_a_subscriber_on_the_helpers_thread() {
+    tracing::subscriber::set_global_default(Caller).unwrap();
+    watched(|begins| {
+        for (name, call) in CALLS {
+            begins(format!("{name} on the background's thread"));
+            let store =
+                Options::new().segment_bytes(8192).max_disk_bytes(96 << 10).open_on(&SimDisk::new()).unwrap();
+            let (done, is_done) = mpsc::channel();
+            let own = store.clone();
+            *OF_THE_HELPER.lock().unwrap() = Some(Box::new(move || {
+                call(&own);
+                drop(own);
+                done.send(()).unwrap();
+            }));
+            // The helper makes the next segment.
+            for n in 0..10_u8 {
+                drop(store.insert([n % 3], [n; 3000]));
+            }
+            is_done.recv_timeout(PATIENCE).unwrap();
+            drop(store.close());
+        }
+        begins("the last handle dropped on the background's thread".to_owned());
+        let disk = SimDisk::new();
+        let store = Options::new().segment_bytes(8192).open_on(&disk).unwrap();
+        let (done, is_done) = mpsc::channel();
+        let (give, given) = mpsc::channel::<Store>();
+        *OF_THE_HELPER.lock().unwrap() = Some(Box::new(move || {
+            drop(given.recv().unwrap());
+            done.send(()).unwrap();
+        }));
+        store.insert([1], [1; 6000]).unwrap();
+        give.send(store).unwrap();
+        is_done.recv_timeout(PATIENCE).unwrap();
+        let store = Options::new().background(false).open_on(&disk).unwrap();
+        assert!(store.recovery_report().clean);
+        assert_eq!(store.len(), 1);
+    });
+}

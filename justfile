@@ -37,6 +37,10 @@ fuzz target *args:
 bench *args:
     cargo bench -- --date "$(date +%F)" {{args}}
 
+# mapcask beside other stores, in one run: `just peers large`.
+peers *args:
+    cargo run --release --manifest-path benches/peers/Cargo.toml -- --date "$(date +%F)" {{args}}
+
 # Licences, advisories and sources of all dependencies.
 deny:
     cargo deny check

@@ -71,7 +71,7 @@
 //!
 //! | [`Durability`] | an acknowledged write survives | cost |
 //! |---|---|---|
-//! | `Os` (default) | death of the process: panic, abort, `kill -9`, the out-of-memory killer | memory speed, no system call |
+//! | `Os` (default) | death of the process: panic, abort, `kill -9`, the out-of-memory killer | memory speed, no system call for values below 64 KiB |
 //! | `Interval` | also power loss, except for the last interval (100 ms by default) and a sync under way | a sync in the background |
 //! | `Disk` | also power loss and a kernel crash, before the call returns | one device flush per group of writers |
 //!

@@ -31,6 +31,9 @@ use crate::trace;
 
 /// Bytes that a watermark takes in the log.
 const WATERMARK_SIZE: u64 = (HEADER_SIZE + Watermark::SIZE) as u64;
+/// From this length on a value is written by a call instead of stores into pages that were made ready, in bytes: the pages are
+/// written once and not twice.
+const WRITTEN_BY_CALL: usize = 64 << 10;
 /// How much of a segment is for removals where the next one cannot be made, in bytes, at most.
 const KEPT_BACK: u64 = 64 << 10;
 /// How far behind the writer a write-back ahead of a sync stays, in bytes: the folio that it writes to, and the one before.
@@ -192,6 +195,10 @@ pub(crate) struct LogWriter {
     durable: Seq,
     epoch: u64,
     full: Vec<Full>,
+    /// The value at this offset is written already; the record that it belongs to comes next.
+    written: Option<u64>,
+    /// Bytes that belong to no record may lie behind the end: the log goes on in another segment.
+    is_soiled: bool,
     observed: bool,
 }
 
@@ -214,6 +221,8 @@ impl LogWriter {
             durable: tail.durable,
             epoch: tail.epoch,
             full: Vec::new(),
+            written: None,
+            is_soiled: false,
             observed: shared.dir.observes(),
         };
         if let Some((previous, end)) = tail.previous {
@@ -259,6 +268,53 @@ impl LogWriter {
         want: Want,
         size: u64,
     ) -> Result<()> {
+        self.make_room(shared, provision, want, size)?;
+        self.make_ready(shared, provision, self.offset + size + WATERMARK_SIZE)
+    }
+
+    /// As [`LogWriter::reserve`], for one record. A large value is written to its place at once: nobody sees it before
+    /// the record's first word is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogWriter::reserve`].
+    pub(crate) fn reserve_record(
+        &mut self,
+        shared: &Shared,
+        provision: &Provision,
+        want: Want,
+        draft: &Draft<'_>,
+    ) -> Result<()> {
+        if draft.value.len() < WRITTEN_BY_CALL {
+            return self.reserve(shared, provision, want, draft.size());
+        }
+        self.reserve_large(shared, provision, want, draft)
+    }
+
+    #[cold]
+    fn reserve_large(
+        &mut self,
+        shared: &Shared,
+        provision: &Provision,
+        want: Want,
+        draft: &Draft<'_>,
+    ) -> Result<()> {
+        self.make_room(shared, provision, want, draft.size())?;
+        shared.manifest.begin()?;
+        provision.writer_makes_pages(true);
+        let value_at = self.offset + HEADER_SIZE as u64 + u64::from(draft.key_len);
+        self.segment.extend_by_pages(value_at)?;
+        // A write that fails may have written a part, which the next record must not come to lie in front of.
+        self.is_soiled = true;
+        let end = self.offset + draft.size() + WATERMARK_SIZE;
+        self.segment.write_behind_end(value_at, draft.value, end)?;
+        self.is_soiled = false;
+        self.written = Some(value_at);
+        Ok(())
+    }
+
+    /// Sees to it that a frame of `size` bytes fits into the active segment.
+    fn make_room(&mut self, shared: &Shared, provision: &Provision, want: Want, size: u64) -> Result<()> {
         provision.check(shared, want, size)?;
         // A frame of so many bytes holds fewer records than that.
         if self.next_seq.0 + size > Seq::MAX.0 {
@@ -267,20 +323,26 @@ impl LogWriter {
                 advice: "copy its content to a new store",
             });
         }
-        if self.offset + size + WATERMARK_SIZE > self.segment.size() {
-            self.roll(shared, provision, want, size)?;
+        if self.is_soiled || self.offset + size + WATERMARK_SIZE > self.segment.size() {
+            self.roll(shared, provision, want, size)
         } else if want == Want::Insertion && self.offset + size + self.kept_back() > self.segment.size() {
             // The rest is for removals, unless there is more behind it: on a full disk they make the room.
-            provision.have_next(shared)?;
+            provision.have_next(shared)
+        } else {
+            Ok(())
         }
-        let need = self.offset + size + WATERMARK_SIZE;
-        if need > self.segment.ready() {
-            // Nothing is ready before the store is known to be written to.
-            shared.manifest.begin()?;
-            provision.count_stall();
-            self.segment.extend(need)?;
+    }
+
+    /// Sees to it that the pages below an offset can be stored to.
+    fn make_ready(&self, shared: &Shared, provision: &Provision, need: u64) -> Result<()> {
+        if need <= self.segment.ready() {
+            return Ok(());
         }
-        Ok(())
+        // Nothing is ready before the store is known to be written to.
+        shared.manifest.begin()?;
+        provision.count_stall();
+        provision.writer_makes_pages(false);
+        self.segment.extend(need)
     }
 
     /// Bytes at the end of a segment that insertions leave to removals where there is no next segment.
@@ -316,6 +378,7 @@ impl LogWriter {
         self.appender = appender;
         self.offset = offset;
         self.synced = offset;
+        self.is_soiled = false;
         self.start(shared, previous, end)?;
         provision.set_active(&self.segment, self.offset);
         trace::segment_full(previous, end);
@@ -361,7 +424,10 @@ impl LogWriter {
     fn write_payload(&mut self, offset: u64, draft: &Draft<'_>) {
         let key_at = offset + HEADER_SIZE as u64;
         self.appender.write(key_at, draft.key);
-        self.appender.write(key_at + u64::from(draft.key_len), draft.value);
+        let value_at = key_at + u64::from(draft.key_len);
+        if self.written.take() != Some(value_at) {
+            self.appender.write(value_at, draft.value);
+        }
     }
 
     /// Appends a batch for which room was reserved: every record, then the frame's first word, which publishes all.

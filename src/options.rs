@@ -15,7 +15,7 @@ const SMALLEST_SEGMENT: u64 = 16 << 10;
 ///
 /// | level | survives | cost |
 /// |---|---|---|
-/// | `Os` | death of the process: panic, abort, `kill -9`, the out-of-memory killer | memory speed, no system call |
+/// | `Os` | death of the process: panic, abort, `kill -9`, the out-of-memory killer | memory speed, no system call for values below 64 KiB |
 /// | `Interval` | also power loss, except for the last interval | a sync in the background |
 /// | `Disk` | also power loss and a kernel crash, before the call returns | one device flush per group of writers |
 ///

@@ -68,6 +68,8 @@ pub(crate) struct Provision {
     stalls: AtomicU64,
     /// What is kept for removals may be in use; the next insertion looks.
     short: AtomicBool,
+    /// The writer makes its pages itself, with the large values that it writes.
+    writer_makes_pages: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -98,6 +100,7 @@ impl Provision {
             leaving: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             short: AtomicBool::new(true),
+            writer_makes_pages: AtomicBool::new(false),
         }
     }
 
@@ -296,6 +299,18 @@ impl Provision {
         self.offset.store(offset, Ordering::Relaxed);
     }
 
+    /// Tells the helper whether the writer makes its pages itself: those made ahead would be written twice.
+    pub(crate) fn writer_makes_pages(&self, itself: bool) {
+        // Relaxed: a hint to the helper.
+        self.writer_makes_pages.store(itself, Ordering::Relaxed);
+    }
+
+    /// How far ahead of the writer pages are made ready, in bytes.
+    fn window(&self) -> u64 {
+        // Relaxed: as above.
+        if self.writer_makes_pages.load(Ordering::Relaxed) { 0 } else { WINDOW }
+    }
+
     /// The writer's offset, for whoever asks whether it moves.
     pub(crate) fn offset(&self) -> u64 {
         // Relaxed: see `set_offset`.
@@ -336,7 +351,7 @@ impl Provision {
         let (offset, ready) = (self.offset(), active.ready());
         let next =
             if ready < active.size() { 0 } else { self.ready.lock().front().map_or(0, |next| next.ready()) };
-        ready.saturating_sub(offset) + next < WINDOW / 2
+        ready.saturating_sub(offset) + next < self.window() / 2
     }
 
     /// One piece of the helper's work; whether there was any.
@@ -347,7 +362,8 @@ impl Provision {
     pub(crate) fn step(&self, shared: &Shared) -> Result<bool> {
         let active = Arc::clone(&self.active.lock());
         let offset = self.offset();
-        let target = (offset + WINDOW).min(active.size());
+        let window = self.window();
+        let target = (offset + window).min(active.size());
         if active.ready() < target {
             active.extend((active.ready() + STEP).min(target))?;
             return Ok(true);
@@ -365,7 +381,7 @@ impl Provision {
             self.ready.lock().push_back(segment);
             return Ok(true);
         };
-        let target = (offset + WINDOW).saturating_sub(active.size()).min(next.size());
+        let target = (offset + window).saturating_sub(active.size()).min(next.size());
         if next.ready() < target {
             next.extend((next.ready() + STEP).min(target))?;
             return Ok(true);

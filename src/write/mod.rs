@@ -162,7 +162,7 @@ impl Engine {
         }
         let entries = usize::from(change.value.is_some());
         self.reserve(slot, entries)?;
-        writer.log.reserve(&self.shared, &self.provision, wish.want(), draft.size())?;
+        writer.log.reserve_record(&self.shared, &self.provision, wish.want(), &draft)?;
         let (location, seq) = writer.log.append(&self.shared, &draft);
         self.progress.begin(seq);
         self.keep_version(contents, hash, there, seq);

@@ -1,0 +1,123 @@
+//! A large value is written to its place by one call, before its record exists: a call that fails, and an end in the
+//! middle, leave nothing of it, and the store goes on.
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use mapcask::sim::{Fault, Operation, Seeded, SimDisk, Tears};
+use mapcask::{Durability, Error, Options, Result, Store};
+
+/// Written by a call of its own.
+const LARGE: usize = 70_000;
+
+fn open(disk: &SimDisk, durability: Durability) -> Result<Store> {
+    Options::new().durability(durability).background(false).segment_bytes(256 << 10).open_on(disk)
+}
+
+fn count(disk: &SimDisk, operation: Operation) -> u64 {
+    disk.operations().get(&operation).copied().unwrap_or(0)
+}
+
+/// What is stored: key, a byte and how often it stands in the value.
+type Content = [(&'static str, u8, usize)];
+
+fn check(store: &Store, content: &Content, place: &str) {
+    assert_eq!(store.len(), content.len(), "{place}: number of keys");
+    for (key, byte, len) in content {
+        let found = store.get(key).unwrap();
+        let found = found.as_deref().unwrap_or_else(|| panic!("{place}: {key} is missing"));
+        assert!(found.len() == *len && found.iter().all(|other| other == byte), "{place}: {key}");
+    }
+    store.verify().unwrap();
+}
+
+/// One failure of one operation while a large value is stored; whether it was met.
+fn fails_once(durability: Durability, operation: Operation, nth: u64, fault: Fault) -> bool {
+    let place = format!("{durability:?}, {operation:?} {nth}, {fault:?}");
+    let disk = SimDisk::new();
+    let store = open(&disk, durability).unwrap();
+    store.insert("small", [1; 100]).unwrap();
+    disk.fail_nth(Some(operation), nth, fault, false);
+    let result = store.insert("large", vec![2; LARGE]);
+    let met = disk.faults_fired() > 0;
+    disk.clear_faults();
+    if matches!(result, Err(Error::Poisoned { .. })) {
+        // A failed sync ends writing, as ever; what was acknowledged stays.
+        check(&open(&disk.kill(), durability).unwrap(), &[("small", 1, 100)], &place);
+        return met;
+    }
+    if result.is_err() {
+        check(&store, &[("small", 1, 100)], &place);
+    }
+    // Shorter, so that it ends before what the failed call may have left.
+    store.insert("large", vec![3; LARGE - 5000]).unwrap();
+    store.insert("after", [4; 10]).unwrap();
+    let content: &Content = &[("small", 1, 100), ("large", 3, LARGE - 5000), ("after", 4, 10)];
+    check(&store, content, &place);
+    let killed = open(&disk.kill(), durability).unwrap();
+    check(&killed, content, &place);
+    assert_eq!(killed.recovery_report().set_aside_records, 0, "{place}");
+    store.flush().unwrap();
+    let cut = disk.crash_at(disk.position(), Tears::Any, &mut Seeded::new(nth));
+    check(&open(&cut, durability).unwrap(), content, &place);
+    met
+}
+
+#[test]
+fn a_failed_write_of_a_large_value_leaves_nothing() {
+    let mut met = 0;
+    for durability in [Durability::Os, Durability::Disk] {
+        for operation in [Operation::Write, Operation::Allocate, Operation::Populate] {
+            for fault in [Fault::Io, Fault::NoSpace, Fault::Short] {
+                let mut nth = 1;
+                while fails_once(durability, operation, nth, fault) {
+                    nth += 1;
+                }
+                met += nth - 1;
+            }
+        }
+    }
+    assert!(met > 20, "only {met} failures were met");
+}
+
+#[test]
+fn a_large_value_is_there_as_a_whole_or_not_at_all() {
+    let disk = SimDisk::new();
+    let store = open(&disk, Durability::Os).unwrap();
+    store.insert("small", [1; 100]).unwrap();
+    store.flush().unwrap();
+    let before = disk.position();
+    store.insert("large", vec![2; LARGE]).unwrap();
+    store.flush().unwrap();
+    let (mut without, mut with) = (0, 0);
+    for position in disk.positions().into_iter().filter(|position| *position >= before) {
+        for seed in 0..2 {
+            let cut = disk.crash_at(position, Tears::Any, &mut Seeded::new(seed));
+            let store = open(&cut, Durability::Os).unwrap();
+            let place = format!("{position:?}, seed {seed}");
+            if store.contains_key("large").unwrap() {
+                with += 1;
+                check(&store, &[("small", 1, 100), ("large", 2, LARGE)], &place);
+            } else {
+                without += 1;
+                check(&store, &[("small", 1, 100)], &place);
+            }
+        }
+    }
+    assert!(without > 0 && with > 0, "{without} without the value, {with} with it");
+}
+
+#[test]
+fn the_pages_of_large_values_are_written_once() {
+    let disk = SimDisk::new();
+    let store = open(&disk, Durability::Os).unwrap();
+    let mut writes = 0;
+    for number in 0..40_u32 {
+        let (before, segments) = (count(&disk, Operation::Write), store.stats().segments);
+        store.insert(number.to_le_bytes(), vec![5; LARGE]).unwrap();
+        if store.stats().segments == segments {
+            assert_eq!(count(&disk, Operation::Write) - before, 1, "value {number}");
+            writes += 1;
+        }
+    }
+    assert!(writes >= 20, "most values need no new segment: {writes}");
+}

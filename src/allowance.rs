@@ -37,6 +37,8 @@ pub(crate) struct Allowance {
     segment_bytes: u64,
     smallest: u64,
     used: AtomicU64,
+    /// Bytes of removed files that somebody still holds.
+    held: AtomicU64,
 }
 
 impl Allowance {
@@ -47,6 +49,7 @@ impl Allowance {
             segment_bytes: options.segment_bytes,
             smallest: options.smallest_segment(),
             used: AtomicU64::new(used),
+            held: AtomicU64::new(0),
         }
     }
 
@@ -62,9 +65,27 @@ impl Allowance {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Whether there is a limit.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limit < u64::MAX
+    }
+
+    /// Takes note of how much of removed files somebody still holds.
+    pub(crate) fn set_held(&self, bytes: u64) {
+        // Relaxed: see the module's documentation.
+        self.held.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How much counts against the limit.
+    #[inline]
+    pub(crate) fn counted(&self) -> u64 {
+        // Relaxed: see the module's documentation.
+        self.used().saturating_add(self.held.load(Ordering::Relaxed))
+    }
+
     /// Bytes in whole pages that may still be taken.
     fn room(&self) -> u64 {
-        self.limit.saturating_sub(self.used()) / PAGE * PAGE
+        self.limit.saturating_sub(self.counted()) / PAGE * PAGE
     }
 
     /// Refuses insertions while more is used than allowed, also where the active segment has room.
@@ -74,12 +95,19 @@ impl Allowance {
     /// `DiskLimit`.
     #[inline]
     pub(crate) fn check(&self, want: Want, least: impl FnOnce() -> u64) -> Result<()> {
-        if want == Want::Insertion && self.used() > self.limit { Err(self.refusal(least())) } else { Ok(()) }
+        if want == Want::Insertion && self.counted() > self.limit {
+            Err(self.refusal(least()))
+        } else {
+            Ok(())
+        }
     }
 
+    /// The error of an insertion that needs so many bytes more than there is room for.
     #[cold]
-    fn refusal(&self, needed: u64) -> Error {
-        Error::DiskLimit { limit: self.limit, used: self.used(), needed }
+    pub(crate) fn refusal(&self, needed: u64) -> Error {
+        // Relaxed: see the module's documentation.
+        let held = self.held.load(Ordering::Relaxed);
+        Error::DiskLimit { limit: self.limit, used: self.used().saturating_add(held), held, needed }
     }
 
     /// The size of the segment after one of `size` bytes.
@@ -161,7 +189,7 @@ mod tests {
         assert_eq!(allowance.size(Want::Removal, 64 * K, 104 * K).unwrap(), Some(104 * K));
         let refused = allowance.size(Want::Insertion, 64 * K, 104 * K).unwrap_err();
         let (limit, used, needed) = (1000 * K + 2048, 900 * K, 104 * K);
-        assert_eq!(refused.to_string(), Error::DiskLimit { limit, used, needed }.to_string());
+        assert_eq!(refused.to_string(), Error::DiskLimit { limit, used, held: 0, needed }.to_string());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::epoch::Pin;
+use crate::epoch::{Domain, Pin};
 use crate::format::keyspace::Change;
 use crate::format::manifest::Manifest;
 use crate::format::{KeyspaceId, Seq};
@@ -101,6 +101,11 @@ impl Forget for Keyspace {
 }
 
 impl Keyspace {
+    /// Pins the store that it belongs to, for the time of a read.
+    pub(crate) fn pin(&self) -> Pin {
+        self.contents.pin()
+    }
+
     /// What it holds now; `None` once it was dropped.
     #[inline]
     pub(crate) fn contents<'p>(&'p self, pin: &'p Pin) -> Option<&'p Contents> {
@@ -109,12 +114,12 @@ impl Keyspace {
 
     /// What it holds now, without a lock.
     pub(crate) fn seen_now(&self) -> Option<Seen> {
-        Some(self.contents.load(&crate::epoch::pin())?.seen(Seq(u64::MAX)))
+        Some(self.contents.load(&self.pin())?.seen(Seq(u64::MAX)))
     }
 
     /// What it held as of a number, for a snapshot that is alive; `None` where there was no such keyspace then.
     pub(crate) fn as_of(&self, at: Seq) -> Option<Seen> {
-        let pin = crate::epoch::pin();
+        let pin = self.pin();
         // The present ones first: they become former ones before they are replaced.
         let present = self.contents.load(&pin).filter(|contents| contents.begin <= at);
         if let Some(contents) = present {
@@ -127,7 +132,7 @@ impl Keyspace {
     /// Keeps the present contents for the snapshots that see them; called before they are replaced by the change of a
     /// number, under the writer mutex.
     fn keep_for(self: &Arc<Self>, snapshots: &Snapshots, space: &Space, slot: &Slot, end: Seq) {
-        let pin = crate::epoch::pin();
+        let pin = self.pin();
         let Some(contents) = self.contents.load(&pin).filter(|contents| snapshots.see(contents.begin)) else {
             return;
         };
@@ -232,8 +237,7 @@ impl Indexes {
 
     /// Takes the index of a keyspace whose contents are about to be replaced.
     fn take(&mut self, keyspace: &Keyspace) -> Option<Slot> {
-        let pin = crate::epoch::pin();
-        let slot = keyspace.contents(&pin)?.slot;
+        let slot = keyspace.contents(&keyspace.pin())?.slot;
         self.free.push(slot);
         self.slots[slot].take()
     }
@@ -267,6 +271,7 @@ struct Names {
 #[derive(Debug)]
 pub(crate) struct Catalog {
     owner: u64,
+    pins: Domain,
     names: RwLock<Names>,
     pub(crate) snapshots: Snapshots,
     /// Whose turn it is in [`Catalog::next_few`].
@@ -279,11 +284,12 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     /// Starts with what recovery found.
-    pub(crate) fn new(loaded: Vec<Loaded>, pending: Vec<(Seq, Change)>) -> (Self, Indexes) {
+    pub(crate) fn new(loaded: Vec<Loaded>, pending: Vec<(Seq, Change)>, pins: Domain) -> (Self, Indexes) {
         static OWNERS: AtomicU64 = AtomicU64::new(0);
         let catalog = Self {
             // Relaxed: a number of its own is all it is.
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
+            pins,
             names: RwLock::default(),
             snapshots: Snapshots::default(),
             turn: AtomicUsize::new(0),
@@ -293,7 +299,7 @@ impl Catalog {
         let mut indexes = Indexes::default();
         for Loaded { id, name, codec, slot, keys, live_bytes } in loaded {
             let keyspace = catalog.add(&mut indexes, &name, &codec, (id, Seq::ZERO), slot);
-            let pin = crate::epoch::pin();
+            let pin = keyspace.pin();
             let contents = keyspace.contents(&pin).expect("just made");
             // Relaxed, both: nobody else has it yet.
             contents.keys.store(keys, Ordering::Relaxed);
@@ -313,7 +319,7 @@ impl Catalog {
     ) -> Arc<Keyspace> {
         let keyspace = Arc::new(Keyspace {
             owner: self.owner,
-            contents: Guarded::new(),
+            contents: Guarded::new(self.pins),
             name: RwLock::new(name.into()),
             codec: codec.into(),
             former: Mutex::default(),
@@ -351,7 +357,7 @@ impl Catalog {
     /// Gives a keyspace another index that holds the same; called under the writer mutex. Searches of the one before fail
     /// from then on.
     pub(crate) fn reindex(&self, indexes: &mut Indexes, keyspace: &Arc<Keyspace>, index: IndexWriter) {
-        let pin = crate::epoch::pin();
+        let pin = keyspace.pin();
         let Some(was) = keyspace.contents(&pin) else { return };
         let contents = Contents {
             id: was.id,
@@ -417,7 +423,7 @@ impl Catalog {
 
     /// Live bytes, in all keyspaces.
     pub(crate) fn live_bytes(&self) -> u64 {
-        let pin = crate::epoch::pin();
+        let pin = self.pins.pin();
         let names = self.names.read();
         names.list.iter().filter_map(|keyspace| Some(keyspace.contents(&pin)?.live_bytes())).sum()
     }
@@ -475,7 +481,7 @@ impl Catalog {
 
 /// The number of what a keyspace holds.
 fn id_of(keyspace: &Keyspace) -> Option<KeyspaceId> {
-    keyspace.contents(&crate::epoch::pin()).map(|contents| contents.id)
+    keyspace.contents(&keyspace.pin()).map(|contents| contents.id)
 }
 
 fn contents(indexes: &mut Indexes, id: KeyspaceId, begin: Seq, slot: Slot) -> Box<Contents> {
@@ -502,9 +508,9 @@ mod tests {
 
     #[test]
     fn old_contents_wait_for_the_last_reader_and_go_then() {
-        let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new());
+        let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new(), Domain::new());
         let keyspace = catalog.add(&mut indexes, "a", "", (KeyspaceId(1), Seq(1)), slot());
-        let pin = crate::epoch::pin();
+        let pin = keyspace.pin();
         let seen = Arc::clone(&keyspace.contents(&pin).expect("it is there").index);
         drop(catalog.clear(
             &Space::reserve().expect("address space"),
@@ -516,17 +522,13 @@ mod tests {
         assert!(catalog.collect() && catalog.has_retired(), "a reader may look at it");
         assert_eq!(Arc::strong_count(&seen), 2);
         drop(pin);
-        // Other tests of this process pin now and then.
-        while catalog.collect() {
-            std::thread::yield_now();
-        }
-        assert!(!catalog.has_retired());
+        assert!(!catalog.collect() && !catalog.has_retired());
         assert_eq!(Arc::strong_count(&seen), 1);
     }
 
     #[test]
     fn every_keyspace_has_a_turn() {
-        let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new());
+        let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new(), Domain::new());
         assert!(catalog.next_few(3).is_empty());
         for n in 0..10 {
             catalog.add(&mut indexes, &n.to_string(), "", (KeyspaceId(n), Seq(1)), slot());

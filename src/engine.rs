@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ use crate::catalog::{Catalog, Contents, Indexes, Keyspace};
 use crate::checkpoint::state::Imaging;
 use crate::compaction::Compaction;
 use crate::control_page::ControlPage;
-use crate::epoch::Pin;
+use crate::epoch::{Domain, Pin};
 use crate::error::{Error, Result};
 use crate::format::hash::{Hash, HashKey};
 use crate::format::keyspace::Keyspaces;
@@ -50,6 +50,8 @@ pub(crate) struct Writer {
 pub(crate) struct Counters {
     /// How often a writer woke the helper.
     pub(crate) wakes: AtomicU64,
+    /// Iterators that are alive.
+    pub(crate) iterators: AtomicUsize,
     /// Segments that are full and not durable.
     pub(crate) full: AtomicU64,
     /// The active segment, as the writer told everybody last.
@@ -71,6 +73,8 @@ impl Sealing {
 
 /// An open store.
 pub(crate) struct Engine {
+    /// What its readers pin.
+    pub(crate) pins: Domain,
     pub(crate) shared: Shared,
     pub(crate) options: Options,
     pub(crate) liveness: Liveness,
@@ -97,6 +101,8 @@ pub(crate) struct Engine {
     lock: Mutex<Option<Box<dyn Lock>>>,
     /// When the oldest write that no sync covers was noticed, by the store's clock.
     pub(crate) dirty_since: Mutex<Option<Duration>>,
+    /// The epoch of the oldest pin that removed files wait for, and since when, by the store's clock.
+    waiting: Mutex<Option<(u64, Duration)>>,
 }
 
 /// Short: this is what a handle, a view and an iterator print.
@@ -124,6 +130,7 @@ impl Engine {
             Liveness::new().map_err(|error| Error::io("make a page for", shared.dir.path(), error))?;
         let provision =
             Provision::new(opened.regime, &options, &shared.segments, ready, Arc::clone(&tail.segment));
+        let pins = shared.space.domain();
         let last = tail.last;
         let log = LogWriter::open(&shared, tail)?;
         let (segment, offset) = log.position();
@@ -131,15 +138,16 @@ impl Engine {
         let counters = Counters { segment: AtomicU64::new(segment.id().0), ..Counters::default() };
         let loaded = keyspaces.iter().map(|loaded| loaded.slot.index.index());
         let imaging = Imaging::new(opened.image.as_ref(), loaded);
-        let (catalog, indexes) = Catalog::new(keyspaces, pending);
+        let (catalog, indexes) = Catalog::new(keyspaces, pending, pins);
         Ok(Self {
+            pins,
             shared,
             options,
             liveness,
             hash_key,
             default: catalog.get("").expect("every store has the keyspace without a name"),
             catalog,
-            visibility: Visibility::new(),
+            visibility: Visibility::new(pins),
             writer: Mutex::new(Writer { log, indexes, names }),
             provision,
             counters,
@@ -154,7 +162,32 @@ impl Engine {
             sealing: Mutex::new(Sealing::default()),
             lock: Mutex::new(Some(lock)),
             dirty_since: Mutex::new(None),
+            waiting: Mutex::new(None),
         })
+    }
+
+    /// Pins the store for the time of a read.
+    #[inline]
+    pub(crate) fn pin(&self) -> Pin {
+        self.pins.pin()
+    }
+
+    /// Gives back what was removed and no reader can see any more, and takes note of what is held; how many pieces wait.
+    pub(crate) fn collect_removed(&self) -> usize {
+        let left = self.shared.space.collect();
+        self.provision.recount(&self.shared);
+        self.note_oldest_pin();
+        left
+    }
+
+    /// How long removed files have waited for the oldest pin, as far as somebody has looked. A pin's epoch tells it from all
+    /// that were taken since something began to wait.
+    pub(crate) fn note_oldest_pin(&self) -> Option<Duration> {
+        let now = self.shared.dir.now();
+        let oldest = self.pins.pins().oldest.filter(|_| self.shared.space.waits());
+        let mut waiting = self.waiting.lock();
+        *waiting = oldest.map(|epoch| waiting.filter(|(before, _)| *before == epoch).unwrap_or((epoch, now)));
+        waiting.map(|(_, since)| now.saturating_sub(since))
     }
 
     /// What a keyspace holds now.
@@ -377,16 +410,18 @@ impl Engine {
             return Err(Error::Closed);
         }
         let result = self.finish();
-        self.attach_for_snapshots();
+        self.attach_for_readers();
         self.lock.lock().take();
         crate::trace::closed(self.shared.dir.path(), result.is_ok());
         result
     }
 
-    /// Maps what waits, where a snapshot is alive and may need it: it outlives the store, and whoever has that next may remove
-    /// the files.
-    fn attach_for_snapshots(&self) {
-        if self.catalog.snapshots.holding().snapshots == 0 {
+    /// Maps what waits, where a snapshot or an iterator is alive and may need it: they outlive the store, and whoever has that
+    /// next may remove the files.
+    fn attach_for_readers(&self) {
+        // Relaxed: whoever makes an iterator meanwhile does so beside the close.
+        let iterators = self.counters.iterators.load(Ordering::Relaxed);
+        if self.catalog.snapshots.holding().snapshots == 0 && iterators == 0 {
             return;
         }
         for segment in self.shared.segments.read().values() {

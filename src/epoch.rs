@@ -1,21 +1,26 @@
 //! Pins and grace periods: what was unlinked is dropped once no reader can still be looking at it.
 //!
-//! Readers pin, one per thread and for the whole process, and write no shared memory but their own slot. A store
-//! gives what it has unlinked to its [`Limbo`], which drops it when every pin that was taken before is gone. Nobody
-//! waits: a pin that is never given up keeps memory, and blocks neither writers nor `collect`. There is no unsafe code
+//! Readers pin one store at a time, and write no shared memory but slots of their own thread. A store gives what it has
+//! unlinked to its [`Limbo`]s, which drop it when every pin of that store that was taken before is gone. Nobody waits: a pin
+//! that is never given up keeps memory of its store, and blocks neither writers nor `collect`. There is no unsafe code
 //! here outside of a model; the unsafe code that follows a pointer under a pin relies on the argument below.
 //!
-//! **Concurrency.** The epoch counts retirements. A pin stores the epoch it has seen into its thread's slot; garbage
-//! carries the epoch before its own retirement; `collect` drops garbage whose epoch is below that of every pinned
-//! slot. Two cases make up the argument that no reader can reach what is dropped:
+//! **Slots.** A thread has one slot for the pins of reads, which nest, and takes further ones where that slot is pinned for
+//! another store, and for each pin that is held ([`Domain::hold`]). So one word says all of a pin: in its low 48 bits the epoch,
+//! above them the number of the store. A held pin has its slot alone: two that overlap for ever, each taken before the other is
+//! dropped, hold nothing for longer than each of them lasts.
+//!
+//! **Concurrency.** The epoch counts retirements, those of all stores. A pin stores its store and the epoch it has seen
+//! into a slot; garbage carries the epoch before its own retirement; `collect` drops garbage whose epoch is below that of
+//! every slot that is pinned for its store. Two cases make up the argument that no reader can reach what is dropped:
 //!
 //! ```text
 //! reader                                    reclaimer
 //! R1  epoch.load            (relaxed)       W1  unlink (any store)
-//! R2  slot.store(epoch)     (release)       W2  tag = epoch.fetch_add(1)  (release)
+//! R2  slot.store(pin)       (release)       W2  tag = epoch.fetch_add(1)  (release)
 //! R3  fence                 (SeqCst)        W3  fence                     (SeqCst)
 //! R4  read pointers                         W4  slot.load                 (acquire)
-//! R5  slot.store(IDLE)      (release)       W5  drop, if no slot holds an epoch <= tag
+//! R5  slot.store(IDLE)      (release)       W5  drop, if no slot holds this store and an epoch <= tag
 //! ```
 //!
 //! - *W4 does not see R2.* Then W3 comes before R3 in the order of all SeqCst fences (were R3 first, W4 would have to
@@ -27,18 +32,30 @@
 //! release, and a slot changes hands only through a read-modify-write, so W5 comes after R4. That W1 and W2 may run on
 //! another thread than W3 to W5 does no harm: the limbo's mutex lies between them.
 //!
+//! That W4 passes over the slots of other stores does no harm either: R4 follows pointers of the pin's store only, which
+//! whoever follows one asserts ([`Limbo::covers`]), and R2 stores the pin's own number. A pin that is renewed is R5 and R2 in one
+//! store. Stores that were made 65,536 others apart share a number: each then keeps its garbage for the other's pins, too.
+//!
 //! An epoch that R1 read long before R2 is only older: more is kept. A nested pin keeps the epoch of the outer one.
 //! A fence by `membarrier` would take the cost of R3 off the readers; it is not used, since an outermost pin costs
-//! 7 ns with R3 (a nested one 1 ns; x86-64, 2026-11) and the call is refused in many sandboxes.
+//! 7 ns with R3 (a nested one 1 ns; x86-64, 2026-11) and the call is refused in many sandboxes. 48 bits of epoch last for nine
+//! years of a retirement every microsecond.
 //!
 //! **Invariants.** Slots are made in chunks that are never freed, and a slot is claimed for as long as its thread
 //! lives. A child made by `fork` inherits the slots of threads it does not have: what they had pinned is kept for ever.
 
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64 as Counter;
 
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
@@ -47,19 +64,22 @@ use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 const FREE: u64 = 0;
 /// A slot whose thread has no pin.
 const IDLE: u64 = 1;
-/// Every state from here on is the epoch of a pin.
+/// Every state from here on is a pin: a store's number, and an epoch, which is no smaller than this.
 const FIRST_EPOCH: u64 = 2;
+/// Bits of the epoch in the state of a pin.
+const EPOCH_BITS: u32 = 48;
+const EPOCH_MASK: u64 = (1 << EPOCH_BITS) - 1;
 
 /// The slots of the first chunk; each further chunk has twice as many.
 const FIRST_CHUNK: usize = if cfg!(loom) { 2 } else { 64 };
-/// With the doubling this is more slots than Linux allows threads (2^22).
-const CHUNK_COUNT: usize = 18;
+/// With the doubling this is more slots than fit into memory.
+const CHUNK_COUNT: usize = 28;
 
 /// What a thread shows to those who collect. Alone on its cache lines, two of which are fetched at a time.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Slot {
-    /// `FREE`, `IDLE`, or the epoch of the outermost pin.
+    /// `FREE`, `IDLE`, or the store and the epoch of the outermost pin.
     state: AtomicU64,
     /// How many pins there are. Only the thread that has the slot touches it.
     depth: AtomicU32,
@@ -107,14 +127,17 @@ impl Slot {
 struct Registry {
     epoch: Epoch,
     chunks: [OnceLock<Box<[Slot]>>; CHUNK_COUNT],
-    /// What dropped limbos had left.
-    orphans: OnceLock<Mutex<Garbage>>,
+    /// What dropped limbos had left, each piece with the number of its store.
+    orphans: OnceLock<Mutex<Vec<(u64, Garbage)>>>,
+    /// Stores that were given a number.
+    stores: Counter,
 }
 
 /// The number of retirements so far. Alone on its cache lines: every pin reads it.
 #[repr(align(128))]
 struct Epoch(AtomicU64);
 
+/// In the order of their tags.
 type Garbage = VecDeque<(u64, Box<dyn Send>)>;
 
 #[cfg(not(loom))]
@@ -154,7 +177,7 @@ impl Registry {
 
     const fn starting_with(epoch: AtomicU64) -> Self {
         let chunks = [const { OnceLock::new() }; CHUNK_COUNT];
-        Self { epoch: Epoch(epoch), chunks, orphans: OnceLock::new() }
+        Self { epoch: Epoch(epoch), chunks, orphans: OnceLock::new(), stores: Counter::new(0) }
     }
 
     /// Claims a slot for the calling thread, making one if all are taken.
@@ -166,7 +189,7 @@ impl Registry {
                 chunk.get_or_init(|| (0..FIRST_CHUNK << nth).map(|_| Slot::new()).collect())
             })
             .find(|slot| slot.claim(kept))
-            .expect("there are more slots than a system allows threads")
+            .expect("there are more slots than fit into memory")
     }
 
     fn slots(&self) -> impl Iterator<Item = &Slot> {
@@ -175,84 +198,135 @@ impl Registry {
         self.chunks.iter().map_while(|chunk| chunk.get()).flat_map(|chunk| chunk.iter())
     }
 
-    /// The epochs of all pins.
-    fn pinned(&self) -> impl Iterator<Item = u64> {
+    /// The epochs of all pins of the store with this number.
+    fn pinned(&self, store: u64) -> impl Iterator<Item = u64> {
         // Acquire: W4, pairs with the releases in `pin_on` and `leave`.
-        self.slots().map(|slot| slot.state.load(Ordering::Acquire)).filter(|&state| state >= FIRST_EPOCH)
+        let states = self.slots().map(|slot| slot.state.load(Ordering::Acquire));
+        states
+            .filter(move |state| *state >= FIRST_EPOCH && state & !EPOCH_MASK == store)
+            .map(|state| state & EPOCH_MASK)
     }
 
-    fn pin_on(&self, slot: &'static Slot) -> Pin {
-        // Relaxed, both: only this thread touches it.
-        let depth = slot.depth.load(Ordering::Relaxed);
-        slot.depth.store(depth + 1, Ordering::Relaxed);
-        if depth == 0 {
-            // R1. Relaxed: the fence below makes it acquire from the release in `retire`.
-            let epoch = self.epoch.0.load(Ordering::Relaxed);
-            // R2: pairs with the acquire in `pinned`.
-            slot.state.store(epoch, Ordering::Release);
-            // R3: pairs with the fence in `expired`, and with the release in `retire`.
-            fence(Ordering::SeqCst);
-        }
-        Pin { slot, not_send: PhantomData }
+    /// Pins a slot that is not pinned.
+    fn pin_on(&self, slot: &'static Slot, store: u64) -> Pin {
+        // Relaxed: only this thread touches it.
+        slot.depth.store(1, Ordering::Relaxed);
+        self.enter(slot, store);
+        Pin { slot, store, not_send: PhantomData }
     }
 
-    /// Takes out what no pin can see. `garbage` must be what a mutex guards (W1 and W2 before W3).
-    fn expired(&self, garbage: &mut Garbage) -> Vec<Box<dyn Send>> {
+    /// Says that a slot is pinned from now on.
+    fn enter(&self, slot: &Slot, store: u64) {
+        // R1. Relaxed: the fence below makes it acquire from the release in `retire`.
+        let epoch = self.epoch.0.load(Ordering::Relaxed);
+        // R2: pairs with the acquire in `pinned`.
+        slot.state.store(store | epoch, Ordering::Release);
+        // R3: pairs with the fence in `expired`, and with the release in `retire`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes out what no pin of its store can see. `garbage` must be what a mutex guards (W1 and W2 before W3).
+    fn expired(&self, garbage: &mut Garbage, store: u64) -> Vec<Box<dyn Send>> {
         if garbage.is_empty() {
             return Vec::new();
         }
-        // W3: pairs with the fence in `pin_on`.
+        // W3: pairs with the fence in `enter`.
         fence(Ordering::SeqCst);
-        let oldest = self.pinned().min().unwrap_or(u64::MAX);
-        // In the order of their tags, which were drawn with the mutex held or sorted.
+        let oldest = self.pinned(store).min().unwrap_or(u64::MAX);
         let count = garbage.partition_point(|&(tag, _)| tag < oldest);
         garbage.drain(..count).map(|(_, item)| item).collect()
     }
 
-    fn collect(&self, garbage: &Mutex<Garbage>) -> usize {
-        let expired = self.expired(&mut garbage.lock());
+    fn collect(&self, garbage: &Mutex<Garbage>, store: u64) -> usize {
+        let expired = self.expired(&mut garbage.lock(), store);
         // Dropped with no lock held: a destructor may retire and collect in turn.
         expired.len()
     }
 
-    fn statistics(&self) -> Pins {
+    /// As `collect`, for what dropped limbos had left.
+    fn collect_orphans(&self) -> usize {
+        let Some(orphans) = self.orphans.get() else { return 0 };
+        let mut expired = Vec::new();
+        let mut left = orphans.lock();
+        left.retain_mut(|(store, garbage)| {
+            expired.append(&mut self.expired(garbage, *store));
+            !garbage.is_empty()
+        });
+        drop(left);
+        // Dropped with no lock held, as above.
+        expired.len()
+    }
+
+    fn statistics(&self, store: u64) -> Pins {
         // Relaxed: a statistic; it orders nothing.
         let epoch = self.epoch.0.load(Ordering::Relaxed);
-        let (mut active, mut oldest) = (0, epoch);
-        for pinned in self.pinned() {
+        let (mut active, mut oldest) = (0, None);
+        for pinned in self.pinned(store) {
             active += 1;
-            oldest = oldest.min(pinned);
+            oldest = Some(oldest.map_or(pinned, |oldest: u64| oldest.min(pinned)));
         }
-        Pins { active, oldest_age: epoch - oldest }
+        // A pin may have come after the epoch was looked at.
+        Pins { active, oldest_age: oldest.map_or(0, |oldest| epoch.saturating_sub(oldest)), oldest }
     }
 }
 
-/// A thread's claim to a slot.
+/// A thread's claim to its slots.
 struct Local {
     registry: &'static Registry,
+    /// The slot for the pins of reads.
     slot: &'static Slot,
+    /// Further ones, as many as were ever pinned at once.
+    others: RefCell<Vec<&'static Slot>>,
 }
 
 impl Local {
     fn new(registry: &'static Registry) -> Self {
-        Self { registry, slot: registry.claim(true) }
+        Self { registry, slot: registry.claim(true), others: RefCell::new(Vec::new()) }
     }
 
-    fn pin(&self) -> Pin {
-        self.registry.pin_on(self.slot)
+    fn pin(&self, store: u64) -> Pin {
+        let slot = self.slot;
+        // Relaxed: only this thread touches it.
+        let depth = slot.depth.load(Ordering::Relaxed);
+        if depth == 0 {
+            return self.registry.pin_on(slot, store);
+        }
+        // Relaxed: this thread's last store.
+        if slot.state.load(Ordering::Relaxed) & !EPOCH_MASK != store {
+            return self.hold(store);
+        }
+        // Relaxed: as above.
+        slot.depth.store(depth + 1, Ordering::Relaxed);
+        Pin { slot, store, not_send: PhantomData }
+    }
+
+    #[cold]
+    fn hold(&self, store: u64) -> Pin {
+        let mut others = self.others.borrow_mut();
+        // Relaxed: only this thread touches it.
+        let idle = others.iter().find(|slot| slot.depth.load(Ordering::Relaxed) == 0).copied();
+        let slot = idle.unwrap_or_else(|| {
+            let slot = self.registry.claim(true);
+            others.push(slot);
+            slot
+        });
+        self.registry.pin_on(slot, store)
     }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
         self.slot.give_up();
+        self.others.get_mut().iter().for_each(|slot| slot.give_up());
     }
 }
 
-/// Keeps everything alive that was reachable when it was made, in every store of the process.
+/// Keeps everything of one store alive that was reachable when it was made.
 #[must_use = "a pin that is dropped at once protects nothing"]
 pub(crate) struct Pin {
     slot: &'static Slot,
+    /// The number of the store, where the state of a slot has it.
+    store: u64,
     /// The slot belongs to the thread, so the pin must stay there.
     not_send: PhantomData<*const ()>,
 }
@@ -260,7 +334,8 @@ pub(crate) struct Pin {
 impl fmt::Debug for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Relaxed: the thread's own last store.
-        f.debug_struct("Pin").field("epoch", &self.slot.state.load(Ordering::Relaxed)).finish()
+        let epoch = self.slot.state.load(Ordering::Relaxed) & EPOCH_MASK;
+        f.debug_struct("Pin").field("store", &(self.store >> EPOCH_BITS)).field("epoch", &epoch).finish()
     }
 }
 
@@ -275,42 +350,101 @@ impl Drop for Pin {
     }
 }
 
-/// Pins the calling thread. Pins nest; the first of a thread costs a fence, the others a counter.
-pub(crate) fn pin() -> Pin {
-    // While the thread's storage is being destroyed a pin gets a slot of its own, which goes with it.
-    LOCAL.try_with(Local::pin).unwrap_or_else(|_| process().pin_on(process().claim(false)))
+/// What a pin is for: a store, all of whose limbos and pins have this.
+#[derive(Clone, Copy)]
+pub(crate) struct Domain {
+    registry: &'static Registry,
+    /// The store's number, where the state of a slot has it.
+    store: u64,
 }
 
-/// The pins of the process.
-pub(crate) fn pins() -> Pins {
-    process().statistics()
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Domain").field(&(self.store >> EPOCH_BITS)).finish()
+    }
+}
+
+impl Domain {
+    /// The next store's.
+    pub(crate) fn new() -> Self {
+        Self::under(process())
+    }
+
+    fn under(registry: &'static Registry) -> Self {
+        // Relaxed: nothing but the number counts.
+        let number = registry.stores.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Self { registry, store: number << EPOCH_BITS }
+    }
+
+    /// Pins the store for the calling thread, for the time of a read. Such pins nest; the first of a thread costs a fence, the
+    /// others a counter.
+    pub(crate) fn pin(self) -> Pin {
+        // While the thread's storage is being destroyed a pin gets a slot of its own, which goes with it.
+        LOCAL.try_with(|local| local.pin(self.store)).unwrap_or_else(|_| self.pin_apart())
+    }
+
+    /// Pins the store for as long as the caller likes: apart from all other pins of the thread.
+    pub(crate) fn hold(self) -> Pin {
+        LOCAL.try_with(|local| local.hold(self.store)).unwrap_or_else(|_| self.pin_apart())
+    }
+
+    #[cold]
+    fn pin_apart(self) -> Pin {
+        process().pin_on(process().claim(false), self.store)
+    }
+
+    /// Lets go of what a pin that is held has kept, and pins anew.
+    pub(crate) fn renew(self, pin: &mut Pin) {
+        debug_assert_eq!(pin.store, self.store, "a pin stays with its store");
+        // Relaxed: only this thread touches it.
+        debug_assert_eq!(
+            pin.slot.depth.load(Ordering::Relaxed),
+            1,
+            "nothing is nested in a pin that is held"
+        );
+        self.registry.enter(pin.slot, self.store);
+    }
+
+    /// The pins of the store.
+    pub(crate) fn pins(self) -> Pins {
+        self.registry.statistics(self.store)
+    }
 }
 
 /// How many pins there are, and how far they lie back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pins {
-    /// Threads that are pinned.
+    /// Slots that are pinned: reads under way, and pins that are held.
     pub(crate) active: usize,
     /// Retirements in the process since the oldest pin was taken.
     pub(crate) oldest_age: u64,
+    /// The epoch of the oldest pin.
+    pub(crate) oldest: Option<u64>,
 }
 
 /// What a store has unlinked and some reader may still see.
 ///
 /// Dropping it drops what no pin can see and leaves the rest to whichever limbo of the process collects next.
 pub(crate) struct Limbo {
-    registry: &'static Registry,
+    domain: Domain,
     garbage: Mutex<Garbage>,
 }
 
 impl Limbo {
-    /// Starts empty, under the pins of the process.
-    pub(crate) fn new() -> Self {
-        Self::under(process())
+    /// Starts empty, under the pins of a store.
+    pub(crate) fn new(domain: Domain) -> Self {
+        Self { domain, garbage: Mutex::new(Garbage::new()) }
     }
 
-    fn under(registry: &'static Registry) -> Self {
-        Self { registry, garbage: Mutex::new(Garbage::new()) }
+    /// The store.
+    pub(crate) fn domain(&self) -> Domain {
+        self.domain
+    }
+
+    /// Asserts that a pin is one of this store's: it keeps what is retired here.
+    #[inline]
+    pub(crate) fn covers(&self, pin: &Pin) {
+        assert!(pin.store == self.domain.store, "a pin of one store does not protect another's memory");
     }
 
     /// Takes what the caller has made unreachable for readers that pin from now on.
@@ -319,15 +453,15 @@ impl Limbo {
     pub(crate) fn retire(&self, garbage: impl Send + 'static) {
         let garbage: Box<dyn Send> = Box::new(garbage);
         let mut held = self.garbage.lock();
-        // W2: pairs with the fence in `pin_on`, R3.
-        let tag = self.registry.epoch.0.fetch_add(1, Ordering::Release);
+        // W2: pairs with the fence in `enter`, R3.
+        let tag = self.domain.registry.epoch.0.fetch_add(1, Ordering::Release);
         held.push_back((tag, garbage));
     }
 
     /// Drops everything that no pin taken before its retirement can see, and returns how many pieces that were.
     pub(crate) fn collect(&self) -> usize {
-        let orphans = self.registry.orphans.get().map_or(0, |orphans| self.registry.collect(orphans));
-        orphans + self.registry.collect(&self.garbage)
+        let Domain { registry, store } = self.domain;
+        registry.collect_orphans() + registry.collect(&self.garbage, store)
     }
 
     /// The pieces that wait for pins.
@@ -345,412 +479,10 @@ impl fmt::Debug for Limbo {
 impl Drop for Limbo {
     fn drop(&mut self) {
         self.collect();
-        let mut left = mem::take(&mut *self.garbage.lock());
+        let left = mem::take(&mut *self.garbage.lock());
         if !left.is_empty() {
-            let orphans = self.registry.orphans.get_or_init(|| Mutex::new(Garbage::new()));
-            let mut orphans = orphans.lock();
-            orphans.append(&mut left);
-            orphans.make_contiguous().sort_unstable_by_key(|&(tag, _)| tag);
+            let Domain { registry, store } = self.domain;
+            registry.orphans.get_or_init(|| Mutex::new(Vec::new())).lock().push((store, left));
         }
-    }
-}
-
-#[cfg(test)]
-#[cfg(not(loom))]
-mod tests {
-    use std::cell::RefCell;
-    use std::sync::{Arc, Barrier, mpsc};
-    use std::thread;
-
-    use super::*;
-
-    /// Registries of the tests' own, since other tests pin the process's.
-    fn registry() -> &'static Registry {
-        Box::leak(Box::new(Registry::new()))
-    }
-
-    /// Garbage that can be asked whether it is still there.
-    fn garbage() -> (Arc<()>, impl Fn() -> bool) {
-        let garbage = Arc::new(());
-        let weak = Arc::downgrade(&garbage);
-        (garbage, move || weak.strong_count() > 0)
-    }
-
-    #[test]
-    fn a_pin_taken_before_keeps_garbage_and_its_end_lets_it_go_at_once() {
-        let registry = registry();
-        let (local, limbo) = (Local::new(registry), Limbo::under(registry));
-        let (item, is_alive) = garbage();
-        let pin = local.pin();
-        limbo.retire(item);
-        assert_eq!((limbo.collect(), limbo.len()), (0, 1));
-        assert!(is_alive());
-        drop(pin);
-        assert_eq!((limbo.collect(), limbo.len()), (1, 0));
-        assert!(!is_alive());
-    }
-
-    #[test]
-    fn without_pins_garbage_goes_at_once() {
-        let limbo = Limbo::under(registry());
-        let (item, is_alive) = garbage();
-        limbo.retire(item);
-        assert!(is_alive(), "only a collect drops");
-        assert_eq!(limbo.collect(), 1);
-        assert!(!is_alive());
-        assert_eq!(limbo.collect(), 0);
-    }
-
-    #[test]
-    fn a_pin_taken_after_the_retirement_keeps_nothing() {
-        let registry = registry();
-        let (local, limbo) = (Local::new(registry), Limbo::under(registry));
-        limbo.retire(());
-        let pin = local.pin();
-        limbo.retire(());
-        assert_eq!((limbo.collect(), limbo.len()), (1, 1));
-        drop(pin);
-        assert_eq!(limbo.collect(), 1);
-    }
-
-    #[test]
-    fn nested_pins_protect_from_the_first_to_the_last() {
-        let registry = registry();
-        let (local, limbo) = (Local::new(registry), Limbo::under(registry));
-        let outer = local.pin();
-        limbo.retire(());
-        let inner = local.pin();
-        assert_eq!(registry.statistics(), Pins { active: 1, oldest_age: 1 });
-        drop(outer);
-        assert_eq!(limbo.collect(), 0, "the last pin to go counts, not the first to come");
-        drop(inner);
-        assert_eq!(limbo.collect(), 1);
-    }
-
-    #[test]
-    fn statistics_tell_how_many_pins_there_are_and_how_old() {
-        let registry = registry();
-        let (first, second) = (Local::new(registry), Local::new(registry));
-        let limbo = Limbo::under(registry);
-        assert_eq!(registry.statistics(), Pins { active: 0, oldest_age: 0 });
-        let old = first.pin();
-        (0..3).for_each(limbo_retire(&limbo));
-        let young = second.pin();
-        assert_eq!(registry.statistics(), Pins { active: 2, oldest_age: 3 });
-        drop(old);
-        assert_eq!(registry.statistics(), Pins { active: 1, oldest_age: 0 });
-        drop(young);
-    }
-
-    fn limbo_retire(limbo: &Limbo) -> impl Fn(u32) {
-        |item| limbo.retire(item)
-    }
-
-    #[test]
-    fn a_thread_that_ends_gives_its_slot_back() {
-        let registry = registry();
-        for _ in 0..10 * FIRST_CHUNK {
-            thread::spawn(|| drop(Local::new(registry).pin())).join().unwrap();
-        }
-        assert_eq!(registry.slots().count(), FIRST_CHUNK, "slots are reused");
-        assert!(registry.slots().all(|slot| slot.state.load(Ordering::SeqCst) == FREE));
-    }
-
-    #[test]
-    fn more_threads_than_a_chunk_has_slots_are_all_seen() {
-        let registry = registry();
-        let locals: Vec<_> = (0..5 * FIRST_CHUNK).map(|_| Local::new(registry)).collect();
-        let mut pins: Vec<_> = locals.iter().map(Local::pin).collect();
-        let limbo = Limbo::under(registry);
-        limbo.retire(());
-        let last = pins.pop();
-        drop(pins);
-        assert_eq!(limbo.collect(), 0, "the pin in the last chunk counts");
-        drop(last);
-        assert_eq!(limbo.collect(), 1);
-    }
-
-    #[test]
-    fn a_pin_that_outlives_its_threads_claim_still_protects() {
-        let registry = registry();
-        let local = Local::new(registry);
-        let limbo = Limbo::under(registry);
-        let pin = local.pin();
-        drop(local);
-        limbo.retire(());
-        assert_eq!(limbo.collect(), 0);
-        drop(pin);
-        assert_eq!(limbo.collect(), 1);
-        assert!(registry.slots().all(|slot| slot.state.load(Ordering::SeqCst) == FREE));
-    }
-
-    #[test]
-    fn a_pin_can_be_taken_while_the_threads_storage_is_destroyed() {
-        struct PinsAtExit(mpsc::Sender<bool>);
-        impl Drop for PinsAtExit {
-            fn drop(&mut self) {
-                let pin = pin();
-                self.0.send(pin.slot.state.load(Ordering::SeqCst) >= FIRST_EPOCH).unwrap();
-            }
-        }
-        thread_local!(static AT_EXIT: RefCell<Vec<PinsAtExit>> = const { RefCell::new(Vec::new()) });
-        let (send, receive) = mpsc::channel();
-        // Storage is destroyed in an order that is not promised: one is set up before the slot is, one after.
-        for before in [true, false] {
-            let send = send.clone();
-            thread::spawn(move || {
-                let first = (!before).then(pin);
-                AT_EXIT.with_borrow_mut(|at_exit| at_exit.push(PinsAtExit(send)));
-                drop((first, pin()));
-            })
-            .join()
-            .unwrap();
-            assert!(receive.recv().unwrap());
-        }
-    }
-
-    #[test]
-    fn what_a_dropped_limbo_leaves_goes_to_the_next_that_collects() {
-        let registry = registry();
-        let (local, limbo) = (Local::new(registry), Limbo::under(registry));
-        let (item, is_alive) = garbage();
-        let pin = local.pin();
-        limbo.retire(item);
-        drop(limbo);
-        assert!(is_alive(), "the pin outlives the store");
-        let other = Limbo::under(registry);
-        assert_eq!(other.collect(), 0);
-        drop(pin);
-        assert_eq!(other.collect(), 1);
-        assert!(!is_alive());
-    }
-
-    #[test]
-    fn a_destructor_may_retire_and_collect() {
-        struct Chain(Arc<Limbo>, u32);
-        impl Drop for Chain {
-            fn drop(&mut self) {
-                if let Some(left) = self.1.checked_sub(1) {
-                    self.0.retire(Self(Arc::clone(&self.0), left));
-                    self.0.collect();
-                }
-            }
-        }
-        let limbo = Arc::new(Limbo::under(registry()));
-        limbo.retire(Chain(Arc::clone(&limbo), 10));
-        limbo.collect();
-        assert_eq!(limbo.len(), 0);
-    }
-
-    #[test]
-    fn readers_never_see_what_was_dropped() {
-        const READERS: usize = 4;
-        const ROUNDS: u64 = 20_000;
-        /// Marks its place in the table as gone.
-        struct Entry(Arc<Vec<AtomicBool>>, usize);
-        impl Drop for Entry {
-            fn drop(&mut self) {
-                self.0[self.1].store(true, Ordering::Relaxed);
-            }
-        }
-        let registry = registry();
-        let gone: Arc<Vec<_>> = Arc::new((0..=ROUNDS).map(|_| AtomicBool::new(false)).collect());
-        let current = AtomicU64::new(0);
-        let start = Barrier::new(READERS + 1);
-        let limbo = Limbo::under(registry);
-        thread::scope(|scope| {
-            for _ in 0..READERS {
-                scope.spawn(|| {
-                    let local = Local::new(registry);
-                    start.wait();
-                    let mut seen = 0;
-                    while seen < ROUNDS {
-                        let pin = local.pin();
-                        seen = current.load(Ordering::Acquire);
-                        assert!(!gone[usize::try_from(seen).unwrap()].load(Ordering::Relaxed));
-                        drop(pin);
-                    }
-                });
-            }
-            start.wait();
-            for round in 0..ROUNDS {
-                current.store(round + 1, Ordering::Release);
-                limbo.retire(Entry(Arc::clone(&gone), usize::try_from(round).unwrap()));
-                limbo.collect();
-            }
-        });
-        limbo.collect();
-        assert_eq!(limbo.len(), 0);
-        assert_eq!(gone.iter().filter(|gone| gone.load(Ordering::Relaxed)).count(), gone.len() - 1);
-    }
-
-    #[test]
-    fn the_process_counts_this_threads_pin() {
-        let pin = pin();
-        assert!(pins().active >= 1);
-        drop(pin);
-        let limbo = Limbo::new();
-        limbo.retire(());
-        // Other tests may pin at this moment; what is theirs to keep goes when the next limbo collects.
-        limbo.collect();
-        drop(limbo);
-    }
-}
-
-#[cfg(all(test, loom))]
-#[expect(unsafe_code, reason = "the model's cells are shared as the index shares its tables")]
-mod loom_models {
-    use std::sync::Arc;
-
-    use loom::cell::UnsafeCell;
-    use loom::sync::atomic::AtomicUsize;
-
-    use super::*;
-    use crate::sync::thread;
-
-    fn registry() -> &'static Registry {
-        Box::leak(Box::new(Registry::new()))
-    }
-
-    /// Two versions of an object, and which is linked. loom reports a read of a cell that its drop does not follow.
-    struct Object {
-        linked: AtomicUsize,
-        versions: [UnsafeCell<()>; 3],
-    }
-
-    // SAFETY: the cells hold nothing and are never dereferenced; loom checks that accesses are ordered.
-    unsafe impl Send for Object {}
-    // SAFETY: as above.
-    unsafe impl Sync for Object {}
-
-    impl Object {
-        fn new() -> Arc<Self> {
-            Arc::new(Self {
-                linked: AtomicUsize::new(0),
-                versions: [UnsafeCell::new(()), UnsafeCell::new(()), UnsafeCell::new(())],
-            })
-        }
-
-        /// Reads the linked version, as a reader under a pin does. Returns which it was.
-        fn read(&self) -> usize {
-            let linked = self.linked.load(Ordering::Acquire);
-            self.versions[linked].with(|_| ());
-            linked
-        }
-    }
-
-    struct Version(Arc<Object>, usize);
-
-    impl Drop for Version {
-        fn drop(&mut self) {
-            self.0.versions[self.1].with_mut(|_| ());
-            // Reading it from now on is a failure, also where loom sees an order: no pin may find it.
-            assert_ne!(self.0.linked.load(Ordering::Relaxed), self.1);
-        }
-    }
-
-    fn relink(object: &Arc<Object>, limbo: &Limbo, to: usize) {
-        object.linked.store(to, Ordering::Release);
-        limbo.retire(Version(Arc::clone(object), to - 1));
-    }
-
-    #[test]
-    fn loom_a_pinned_reader_never_sees_what_collect_drops() {
-        loom::model(|| {
-            let registry = registry();
-            let (object, limbo) = (Object::new(), Limbo::under(registry));
-            let local = Local::new(registry);
-            let reader = {
-                let object = Arc::clone(&object);
-                thread::spawn(move || {
-                    let pin = local.pin();
-                    let first = object.read();
-                    assert!(object.read() >= first);
-                    drop(pin);
-                })
-            };
-            relink(&object, &limbo, 1);
-            limbo.collect();
-            reader.join().unwrap();
-            limbo.collect();
-            assert_eq!(limbo.len(), 0);
-        });
-    }
-
-    #[test]
-    fn loom_a_reader_that_pins_again_and_nests_is_safe() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
-            let registry = registry();
-            let (object, limbo) = (Object::new(), Limbo::under(registry));
-            let local = Local::new(registry);
-            let reader = {
-                let object = Arc::clone(&object);
-                thread::spawn(move || {
-                    for _ in 0..2 {
-                        let outer = local.pin();
-                        let inner = local.pin();
-                        drop(outer);
-                        object.read();
-                        drop(inner);
-                    }
-                })
-            };
-            relink(&object, &limbo, 1);
-            limbo.collect();
-            relink(&object, &limbo, 2);
-            limbo.collect();
-            reader.join().unwrap();
-        });
-    }
-
-    #[test]
-    fn loom_the_processes_pins_and_limbos_are_safe_too() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(2);
-        model.check(|| {
-            let (object, limbo) = (Object::new(), Limbo::new());
-            let reader = {
-                let object = Arc::clone(&object);
-                thread::spawn(move || {
-                    let pin = pin();
-                    object.read();
-                    drop(pin);
-                })
-            };
-            relink(&object, &limbo, 1);
-            limbo.collect();
-            reader.join().unwrap();
-            limbo.collect();
-            assert_eq!((limbo.len(), pins().active), (0, 0));
-        });
-    }
-
-    #[test]
-    fn loom_garbage_retired_on_one_thread_is_collected_on_another() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
-            let registry = registry();
-            let (object, limbo) = (Object::new(), Arc::new(Limbo::under(registry)));
-            let local = Local::new(registry);
-            let reader = {
-                let object = Arc::clone(&object);
-                thread::spawn(move || {
-                    let pin = local.pin();
-                    object.read();
-                    drop(pin);
-                    // The slot changes hands here, which must not hide that the pin was left.
-                })
-            };
-            let writer = {
-                let (object, limbo) = (Arc::clone(&object), Arc::clone(&limbo));
-                thread::spawn(move || relink(&object, &limbo, 1))
-            };
-            limbo.collect();
-            reader.join().unwrap();
-            writer.join().unwrap();
-        });
     }
 }

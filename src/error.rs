@@ -174,14 +174,20 @@ pub enum Error {
     },
     /// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) leaves no room. Nothing was written; removals still work.
     #[error(
-        "the store's limit of {limit} bytes on the disk leaves no room: {used} are used, and {needed} more are needed; \
-         remove what is no longer needed, or open the store with a higher limit"
+        "the store's limit of {limit} bytes on the disk leaves no room: {used} are used{}, and {needed} more are needed; \
+         remove what is no longer needed, or open the store with a higher limit",
+        match held {
+            0 => String::new(),
+            held => format!(" ({held} of them by removed files that a view, value, iterator or snapshot holds: let go of it)"),
+        }
     )]
     DiskLimit {
         /// The limit in bytes.
         limit: u64,
-        /// Bytes of all segment files.
+        /// Bytes of all segment files, those of removed ones included that somebody still holds.
         used: u64,
+        /// Bytes of removed segment files that a view, a value, an iterator or a snapshot still holds.
+        held: u64,
         /// Bytes that a segment file for the write would take at the least.
         needed: u64,
     },
@@ -381,9 +387,15 @@ mod tests {
                 "no space at data/0000000001.seg; free some space, or raise the limit on file sizes, and try again",
             ),
             (
-                Error::DiskLimit { limit: 8192, used: 8190, needed: 4096 },
+                Error::DiskLimit { limit: 8192, used: 8190, held: 0, needed: 4096 },
                 "the store's limit of 8192 bytes on the disk leaves no room: 8190 are used, and 4096 more are needed; \
                  remove what is no longer needed, or open the store with a higher limit",
+            ),
+            (
+                Error::DiskLimit { limit: 8192, used: 8190, held: 4096, needed: 4096 },
+                "the store's limit of 8192 bytes on the disk leaves no room: 8190 are used (4096 of them by removed files \
+                 that a view, value, iterator or snapshot holds: let go of it), and 4096 more are needed; remove what is \
+                 no longer needed, or open the store with a higher limit",
             ),
             (
                 Error::Corrupt { path: file(), offset: 128, defect: Defect::PayloadChecksum },

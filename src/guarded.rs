@@ -7,7 +7,7 @@
 use std::fmt;
 use std::ptr;
 
-use crate::epoch::{Limbo, Pin};
+use crate::epoch::{Domain, Limbo, Pin};
 use crate::sync::atomic::{AtomicPtr, Ordering};
 
 /// An optional value that is replaced as a whole.
@@ -17,17 +17,23 @@ pub(crate) struct Guarded<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> Guarded<T> {
-    /// Starts empty.
-    pub(crate) fn new() -> Self {
-        Self { pointer: AtomicPtr::new(ptr::null_mut()), limbo: Limbo::new() }
+    /// Starts empty, under the pins of a store.
+    pub(crate) fn new(domain: Domain) -> Self {
+        Self { pointer: AtomicPtr::new(ptr::null_mut()), limbo: Limbo::new(domain) }
+    }
+
+    /// Pins the store for the time of a read.
+    pub(crate) fn pin(&self) -> Pin {
+        self.limbo.domain().pin()
     }
 
     /// The value.
-    pub(crate) fn load<'p>(&'p self, _pin: &'p Pin) -> Option<&'p T> {
+    pub(crate) fn load<'p>(&'p self, pin: &'p Pin) -> Option<&'p T> {
+        self.limbo.covers(pin);
         // Acquire: pairs with the release half of the swap in `replace`.
         let pointer = self.pointer.load(Ordering::Acquire);
         // SAFETY: null, or made from a `Box` in `replace`; a value that is replaced meanwhile is retired and not
-        // dropped before this pin is gone, and nobody has a `&mut` to it.
+        // dropped before this pin of the same store (above) is gone, and nobody has a `&mut` to it.
         unsafe { pointer.as_ref() }
     }
 
@@ -73,14 +79,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::epoch::pin;
 
     #[test]
     fn a_replaced_value_lives_until_the_pin_that_saw_it_is_gone() {
-        let cell = Guarded::new();
+        let cell = Guarded::new(Domain::new());
         let value = Arc::new(());
         cell.replace(Some(Box::new(Arc::clone(&value))));
-        let pinned = pin();
+        let pinned = cell.pin();
         let seen = cell.load(&pinned).expect("a value");
         cell.replace(None);
         assert_eq!(Arc::strong_count(seen), 2);

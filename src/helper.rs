@@ -112,7 +112,7 @@ impl Helper {
         if let Some(due) = engine.compaction_due().filter(|_| sound) {
             return Next::After(due.min(LOOK));
         }
-        if engine.catalog.has_retired() || engine.shared.space.collect() > 0 {
+        if engine.catalog.has_retired() || engine.collect_removed() > 0 {
             // Readers say nothing when they go.
             return Next::After(LOOK);
         }

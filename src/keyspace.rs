@@ -9,9 +9,10 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::format::Seq;
 use crate::handle::Handle;
+use crate::iterate::{Iter, Keys, Values};
 use crate::lookahead::TryGet;
 use crate::options::Durability;
-use crate::read::{Iter, Keys, Value, Values, View};
+use crate::read::{Value, View};
 use crate::stats::KeyspaceStats;
 use crate::write::{Change, Condition, Keep, Outcome};
 
@@ -384,7 +385,7 @@ impl Keyspace {
     #[doc(alias = "approximate_len")]
     #[must_use]
     pub fn len(&self) -> usize {
-        let pin = crate::epoch::pin();
+        let pin = self.inner.pin();
         let keys = self.inner.contents(&pin).map_or(0, catalog::Contents::keys);
         usize::try_from(keys).unwrap_or(usize::MAX)
     }

@@ -13,7 +13,6 @@ use parking_lot::MutexGuard;
 use crate::allowance::Want;
 use crate::catalog::{Keyspace, Slot};
 use crate::engine::{Engine, Writer, dropped};
-use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::keyspace::{Change, MAX_CODEC_LEN, MAX_NAME_LEN};
 use crate::format::record::Kind;
@@ -189,7 +188,7 @@ impl Engine {
             if self.catalog.snapshots.holding().snapshots == 0 {
                 return guard;
             }
-            let pin = epoch::pin();
+            let pin = self.pin();
             let partial = keyspace.contents(&pin).filter(|contents| contents.index.is_partial());
             let Some(index) = partial.map(|contents| Arc::clone(&contents.index)) else { return guard };
             drop((guard, pin));
@@ -210,12 +209,12 @@ impl Engine {
 
     /// The number of a keyspace now; stable under the writer mutex.
     fn id_of(&self, keyspace: &Keyspace) -> Result<KeyspaceId> {
-        let pin = epoch::pin();
+        let pin = self.pin();
         keyspace.contents(&pin).map(|contents| contents.id).ok_or_else(|| dropped(keyspace))
     }
 
     fn is_empty(&self, keyspace: &Keyspace) -> bool {
-        let pin = epoch::pin();
+        let pin = self.pin();
         keyspace.contents(&pin).is_none_or(|contents| contents.keys() == 0)
     }
 

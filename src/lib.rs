@@ -129,7 +129,9 @@
 //! [`Store::compact`] does all there is, so that removed bytes are in no file any more; [`Stats::compaction`] says what is
 //! next and why; [`Options::compaction_bytes_per_second`] limits it, and [`Options::compaction`] switches it off. A value, an
 //! iterator, a view or a snapshot that is held keeps what it has mapped, and never holds up a writer or compaction: the
-//! files go, and their blocks when it is dropped ([`Stats::removed_bytes_in_use`]).
+//! files go, and their blocks when it is dropped ([`Stats::removed_bytes_in_use`]; they count against
+//! [`Options::max_disk_bytes`] until then). A view holds every file of its store that is removed while it lives:
+//! [`View::refresh`] lets go.
 //!
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
@@ -281,7 +283,7 @@
 //!
 //! | what happens | what it does |
 //! |---|---|
-//! | [`Store::close`] | makes every write durable, marks the files clean, frees the lock, and reports; other handles get [`Error::Closed`] |
+//! | [`Store::close`] | makes every write durable, marks the files clean, frees the lock, and reports; other handles get [`Error::Closed`]; values, iterators and snapshots go on |
 //! | the last handle is dropped | the same, and nobody hears of a failure; keyspaces are handles, iterators and values are not |
 //! | the process dies | nothing acknowledged is lost; the next open recovers and says so ([`Store::recovery_report`]) |
 //! | `fork` | the child gets [`Error::Forked`] from inherited handles, at once, and dropping them touches nothing; what cannot fail is empty there (statistics, names, a snapshot whose reads are refused); while it lives it keeps the lock |
@@ -370,6 +372,7 @@ mod handle;
 mod helper;
 mod imaging;
 mod index;
+mod iterate;
 mod keyspace;
 mod keyspaces;
 mod location;
@@ -415,10 +418,11 @@ pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 pub use format::{Defect, Seq};
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use fs::sim;
+pub use iterate::{Iter, Keys, Values};
 pub use keyspace::Keyspace;
 pub use lookahead::TryGet;
 pub use options::{Durability, Options, RecoveryProgress};
-pub use read::{Iter, Keys, Value, Values, View};
+pub use read::{Value, View};
 pub use recovery::report::RecoveryReport;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use salvage::salvage_on;

@@ -4,7 +4,7 @@
 
 use crate::catalog::{Contents, Keyspace};
 use crate::engine::Engine;
-use crate::epoch::{self, Pin};
+use crate::epoch::Pin;
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
 use crate::mapping::space::Record;
@@ -141,7 +141,7 @@ impl Engine {
         keys: &[impl AsRef<[u8]>],
         out: &mut Vec<Option<Value>>,
     ) -> Result<()> {
-        let pin = epoch::pin();
+        let pin = self.pin();
         let mut records = Vec::new();
         self.get_many(keyspace, keys, &pin, &mut records, |record| record)?;
         // References are counted once, not at every attempt.
@@ -154,7 +154,7 @@ impl Engine {
         if self.liveness.check().is_err() {
             return;
         }
-        let pin = epoch::pin();
+        let pin = self.pin();
         let Some(contents) = keyspace.contents(&pin) else { return };
         for window in keys.chunks(WINDOW) {
             self.bring_window_near(contents, window);
@@ -180,7 +180,7 @@ impl Engine {
 
     /// Whether every record that a get may have to compare is in memory.
     fn is_near(&self, keyspace: &Keyspace, key: &[u8]) -> Result<bool> {
-        let pin = epoch::pin();
+        let pin = self.pin();
         let contents = self.contents(keyspace, &pin)?;
         let mut absent = false;
         contents.index.find(self.hash_of(key), |location| {

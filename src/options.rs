@@ -188,7 +188,8 @@ impl Options {
     /// of the smallest segments: 32 KiB, or twice [`Options::segment_bytes`] where that is less.
     ///
     /// What counts is the size of the files as they were made, those made ahead included:
-    /// [`Stats::segment_bytes`](crate::Stats::segment_bytes). An insertion, or a batch that holds one, that would need a file
+    /// [`Stats::segment_bytes`](crate::Stats::segment_bytes); and of removed files what a view, a value, an iterator or a snapshot
+    /// still holds: [`Stats::removed_bytes_in_use`](crate::Stats::removed_bytes_in_use). An insertion, or a batch that holds one, that would need a file
     /// beyond the limit is refused with [`Error::DiskLimit`](crate::Error::DiskLimit), and nothing was written; it works
     /// again when there is room, or after opening with a higher limit. Before that the last files are made smaller, so
     /// that the limit is used up.

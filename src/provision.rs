@@ -134,11 +134,25 @@ impl Provision {
         }
     }
 
-    /// Takes note that segments have come or gone.
-    pub(crate) fn recount(&self, segments: &Segments) {
+    /// Bytes that count against the limit: those, and of removed files what somebody still holds.
+    pub(crate) fn counted(&self) -> u64 {
+        self.allowance.counted()
+    }
+
+    /// The error of an insertion that needs so many bytes more than there is room for.
+    pub(crate) fn refusal(&self, needed: u64) -> Error {
+        self.allowance.refusal(needed)
+    }
+
+    /// Takes note that segments have come or gone, or that somebody holds more or less of removed ones.
+    pub(crate) fn recount(&self, shared: &Shared) {
         // Relaxed: only passes change it, one at a time.
         let leaving = self.leaving.load(Ordering::Relaxed);
-        self.allowance.set_used(total_size(segments) + leaving);
+        self.allowance.set_used(total_size(&shared.segments) + leaving);
+        if self.allowance.is_limited() {
+            // The pass that takes them away holds those that leave.
+            self.allowance.set_held(shared.space.bytes_in_use_of_removed().saturating_sub(leaving));
+        }
     }
 
     /// Takes note that a segment is none of the store's any more, whose file is still there and counts until it is removed.
@@ -148,10 +162,10 @@ impl Provision {
     }
 
     /// Takes note that such a file was removed.
-    pub(crate) fn has_left(&self, size: u64, segments: &Segments) {
+    pub(crate) fn has_left(&self, size: u64, shared: &Shared) {
         // Relaxed: as in `recount`.
         self.leaving.fetch_sub(size, Ordering::Relaxed);
-        self.recount(segments);
+        self.recount(shared);
     }
 
     /// Gives out a segment that has room for frames of `need` bytes.
@@ -207,9 +221,10 @@ impl Provision {
         self.short.store(true, Ordering::Relaxed);
         for segment in &given_up {
             shared.segments.write().remove(&segment.id());
-            shared.space.retire(segment.mapping());
+            // Its blocks go below, whoever holds the mapping.
+            shared.space.retire(segment.mapping(), PAGE_SIZE as u64);
         }
-        self.recount(&shared.segments);
+        self.recount(shared);
         shared.manifest.retire(&ids, Seq::ZERO)?;
         for segment in &given_up {
             // Whoever is pinned keeps the mapping, and that its blocks. The header stays: it tells an open whose file it is.
@@ -276,7 +291,7 @@ impl Provision {
 
     fn make_of(&self, shared: &Shared, making: &mut Making, size: u64) -> Result<Arc<Segment>> {
         let (segment, named) = make_segment(shared, self.regime, size)?;
-        self.recount(&shared.segments);
+        self.recount(shared);
         if size == making.next_size {
             making.next_size = self.allowance.after(size);
         }

@@ -1,4 +1,4 @@
-//! What reads give out: values that own a share of their segment, views that borrow, iterators.
+//! What reads give out: values that own a share of their segment, and views that borrow.
 //!
 //! Nothing here takes a lock; what is written that others read is one bit per record, at the first read of a record that an
 //! image of the index led to. A damaged image is the one thing that makes a reader wait: for the indexes to be built anew.
@@ -7,17 +7,15 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::Arc;
 
 use crate::catalog::{Contents, Keyspace};
-use crate::engine::{Engine, dropped};
-use crate::epoch::{self, Pin};
+use crate::engine::Engine;
+use crate::epoch::Pin;
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
-use crate::format::{Defect, KeyspaceId, Seq};
-use crate::index::scan::Cursor;
+use crate::format::{Defect, Seq};
 use crate::location::Location;
-use crate::mapping::space::{KeptRecord, Record, Slice};
+use crate::mapping::space::{Record, Slice};
 use crate::undo::Before;
 
 /// A key or value of the store, without a copy: it lies in the mapped file.
@@ -116,8 +114,14 @@ impl From<Value> for Vec<u8> {
 
 /// Many reads of one keyspace under one pin: values are borrowed, and no reference is counted.
 ///
-/// A view is no snapshot: each read sees the newest write. It holds back the return of memory, never a writer; drop it
-/// when the reads are done. It stays on its thread.
+/// A view is no snapshot: each read sees the newest write. It stays on its thread.
+///
+/// Holding one costs disk and memory, never a writer's time: as long as it lives, every segment file of its store that
+/// compaction removes stays on the disk and mapped, so that a store that is overwritten all the while grows by as much as is
+/// written. Other stores are not affected. Drop it when the reads are done, or let go with [`View::refresh`] now and then.
+/// [`Stats::removed_bytes_in_use`](crate::Stats::removed_bytes_in_use) says how much is held back, which counts against
+/// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes), and
+/// [`Stats::oldest_pin_wait`](crate::Stats::oldest_pin_wait) for how long.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -139,7 +143,24 @@ pub struct View<'s> {
 
 impl<'s> View<'s> {
     pub(crate) fn new(engine: &'s Engine, keyspace: &'s Keyspace) -> Self {
-        Self { engine, keyspace, pin: epoch::pin(), here: PhantomData }
+        Self { engine, keyspace, pin: engine.pins.hold(), here: PhantomData }
+    }
+
+    /// Lets go of what the view holds back, and goes on as a view taken now. What was borrowed from it is gone before.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let mut view = store.view();
+    /// for _ in 0..3 {
+    ///     assert_eq!(view.get("a")?, Some(b"1".as_slice()));
+    ///     view.refresh();
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn refresh(&mut self) {
+        self.engine.pins.renew(&mut self.pin);
     }
 
     /// Returns the value of a key, borrowed from the view.
@@ -251,19 +272,19 @@ impl Engine {
     /// An owned value.
     #[inline]
     pub(crate) fn get_value(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
-        let pin = epoch::pin();
+        let pin = self.pin();
         Ok(self.get(keyspace, key, &pin)?.map(|record| Value::of(&record)))
     }
 
     /// An owned value, and the number of the write that it is from.
     pub(crate) fn get_with_seq(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(Seq, Value)>> {
-        let pin = epoch::pin();
+        let pin = self.pin();
         Ok(self.get(keyspace, key, &pin)?.map(|record| (record.seq(), Value::of(&record))))
     }
 
     /// Copies a value, by loads that tolerate a file that changes under us, and verifies the copy.
     pub(crate) fn get_into(&self, keyspace: &Keyspace, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        let pin = epoch::pin();
+        let pin = self.pin();
         out.clear();
         let Some(record) = self.get(keyspace, key, &pin)? else { return Ok(false) };
         let header = record.header();
@@ -281,7 +302,7 @@ impl Engine {
     }
 
     /// The record that an entry of the index shows to readers now, if any.
-    fn visible<'p>(
+    pub(crate) fn visible<'p>(
         &'p self,
         contents: &Contents,
         location: Location,
@@ -311,167 +332,5 @@ impl Engine {
 
     pub(crate) fn hash_of(&self, key: &[u8]) -> Hash {
         self.hash_key.hash(key)
-    }
-}
-
-/// How many records an iterator asks for ahead of giving them out.
-const AHEAD: usize = 64;
-
-/// An iterator over all keys and values, in no order.
-///
-/// Every key that is there from beginning to end comes exactly once, with a value it had meanwhile; a key that is
-/// inserted or removed meanwhile comes once or not at all. It ends once the keyspace is cleared; with
-/// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped) once it is dropped; and with
-/// [`Error::Closed`](crate::Error::Closed) once the store is closed, by [`Store::close`](crate::Store::close) or by the
-/// drop of its last handle.
-///
-/// ```
-/// # let directory = tempfile::tempdir_in(".")?;
-/// # let store = mapcask::Store::open(directory.path().join("data"))?;
-/// for n in 0..100_u32 {
-///     store.insert(n.to_le_bytes(), "")?;
-/// }
-/// assert_eq!(store.iter().count(), 100);
-/// for item in &store {
-///     let (key, _) = item?;
-///     store.remove(key)?;
-/// }
-/// assert!(store.is_empty());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[doc(alias = "Cursor")]
-#[doc(alias = "Iterator")]
-#[derive(Debug)]
-pub struct Iter {
-    engine: Arc<Engine>,
-    keyspace: Arc<Keyspace>,
-    /// The number of what is gone through; none before the first step.
-    id: Option<KeyspaceId>,
-    cursor: Option<Cursor>,
-    /// What comes next, the last one first.
-    found: Vec<Result<KeptRecord>>,
-    /// Where it lies; kept for its memory.
-    places: Vec<Location>,
-}
-
-impl Iter {
-    pub(crate) fn new(engine: Arc<Engine>, keyspace: Arc<Keyspace>) -> Self {
-        let pin = epoch::pin();
-        let id = keyspace.contents(&pin).map(|contents| contents.id);
-        drop(pin);
-        Self { engine, keyspace, id, cursor: Some(Cursor::START), found: Vec::new(), places: Vec::new() }
-    }
-
-    /// One item, or `None` where the entries found so far are used up.
-    fn take_found(&mut self) -> Option<Result<(Value, Value)>> {
-        // Most buckets of a small store are empty, and a pin costs more than looking at one.
-        if self.found.is_empty() {
-            return None;
-        }
-        let pin = epoch::pin();
-        let end = match still(&self.keyspace, self.id, &pin) {
-            Ok(Some(_)) => None,
-            end => Some(end),
-        };
-        match end {
-            Some(end) => {
-                self.found.clear();
-                self.cursor = None;
-                end.err().map(Err)
-            }
-            None => self.found.pop().map(|found| {
-                let (key, value) = found?.into_parts();
-                Ok((Value(key), Value(value)))
-            }),
-        }
-    }
-
-    /// The record that an entry shows, kept: between two items no pin holds, and compaction may move it.
-    fn kept(&self, contents: &Contents, location: Location, pin: &Pin) -> Result<Option<KeptRecord>> {
-        let Some(record) = self.engine.visible(contents, location, pin)? else { return Ok(None) };
-        if self.engine.options.verify_reads {
-            self.engine.check_record(&record)?;
-        }
-        Ok(Some(record.keep_record()))
-    }
-}
-
-/// What an iterator goes through, if it is still what the keyspace holds.
-///
-/// # Errors
-///
-/// `KeyspaceDropped`.
-fn still<'p>(keyspace: &'p Keyspace, id: Option<KeyspaceId>, pin: &'p Pin) -> Result<Option<&'p Contents>> {
-    match keyspace.contents(pin) {
-        Some(contents) => Ok(Some(contents).filter(|contents| Some(contents.id) == id)),
-        None => Err(dropped(keyspace)),
-    }
-}
-
-impl Iterator for Iter {
-    type Item = Result<(Value, Value)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(item) = self.take_found() {
-                return Some(item);
-            }
-            let mut cursor = Some(self.cursor.take()?);
-            if let Err(error) = self.engine.liveness.check() {
-                return Some(Err(error));
-            }
-            let pin = epoch::pin();
-            // Several buckets at once, so that the loads of their records overlap.
-            let mut places = std::mem::take(&mut self.places);
-            let contents = loop {
-                let contents = match still(&self.keyspace, self.id, &pin) {
-                    Ok(contents) => contents?,
-                    Err(error) => return Some(Err(error)),
-                };
-                let Some(at) = cursor.filter(|_| places.len() < AHEAD) else { break contents };
-                match contents.index.scan(at, &mut places) {
-                    Ok(next) => cursor = next,
-                    // A cursor is a place in every index of these keys. On an error the iterator ends: `self.cursor` was taken.
-                    Err(unread) => match self.engine.mend(unread) {
-                        Ok(()) => {}
-                        Err(error) => return Some(Err(error)),
-                    },
-                }
-            };
-            self.cursor = cursor;
-            for location in &places {
-                self.engine.shared.space.prefetch(*location);
-            }
-            for location in places.drain(..) {
-                self.found.extend(self.kept(contents, location, &pin).transpose());
-            }
-            self.places = places;
-        }
-    }
-}
-
-impl std::iter::FusedIterator for Iter {}
-
-/// An iterator over all keys; see [`Iter`].
-#[derive(Debug)]
-pub struct Keys(pub(crate) Iter);
-
-impl Iterator for Keys {
-    type Item = Result<Value>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(|item| item.map(|(key, _)| key))
-    }
-}
-
-/// An iterator over all values; see [`Iter`].
-#[derive(Debug)]
-pub struct Values(pub(crate) Iter);
-
-impl Iterator for Values {
-    type Item = Result<Value>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(|item| item.map(|(_, value)| value))
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use crate::catalog::{ByName, Keyspace, Seen};
 use crate::checkpoint::is_of_image;
 use crate::engine::Engine;
-use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::index::scan::Cursor;
@@ -319,7 +318,7 @@ impl KeyspaceSnapshot {
     fn find_in(&self, seen: &Seen, key: &[u8]) -> Result<Option<KeptRecord>> {
         let held = &self.held;
         let engine = &*held.engine;
-        let pin = epoch::pin();
+        let pin = engine.pin();
         let hash = engine.hash_of(key);
         let mut hit = None;
         seen.index.find(hash, |location| {
@@ -354,7 +353,7 @@ impl KeyspaceSnapshot {
     ) -> Result<Option<Cursor>> {
         let held = &self.held;
         let engine = &*held.engine;
-        let pin = epoch::pin();
+        let pin = engine.pin();
         let mut cursor = Some(from);
         places.clear();
         while let Some(at) = cursor.filter(|_| places.len() < AHEAD) {

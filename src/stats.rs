@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::catalog::{Contents, Keyspace};
 use crate::compaction::report::CompactionStats;
 use crate::engine::Engine;
-use crate::epoch;
 use crate::error::{Error, Result};
 
 /// What a store says of itself at one moment; each number on its own, without stopping writers.
@@ -60,13 +59,16 @@ pub struct Stats {
     pub snapshot_versions: u64,
     /// Bytes of those, keys included.
     pub snapshot_bytes: u64,
-    /// Bytes of segment files that compaction has removed, and that stay mapped because a value, an iterator, a view or a
-    /// snapshot has something in them.
+    /// Bytes of segment files that compaction has removed, and that stay on the disk and mapped because a value, an iterator,
+    /// a view or a snapshot has something in them. They count against `max_disk_bytes`, beside `segment_bytes`.
     pub removed_bytes_in_use: u64,
-    /// Threads of the process that hold a view, or read, right now.
+    /// Views of the store that are held, and reads under way, right now.
     pub pins: usize,
-    /// Pieces of memory that were given up since the oldest of those pins was taken.
+    /// Pieces of memory that were given up, in all stores of the process, since the oldest of those pins was taken.
     pub oldest_pin_age: u64,
+    /// How long removed files have waited for the oldest of those pins, since the background or a call of this first saw them
+    /// wait for it; none where none waits.
+    pub oldest_pin_wait: Option<Duration>,
 }
 
 /// What a keyspace says of itself at one moment; each number on its own, without stopping writers.
@@ -100,7 +102,7 @@ impl Engine {
     /// `KeyspaceDropped`.
     pub(crate) fn keyspace_stats(&self, keyspace: &Keyspace) -> Result<KeyspaceStats> {
         self.liveness.check_inherited()?;
-        Ok(KeyspaceStats::of(self.contents(keyspace, &epoch::pin())?))
+        Ok(KeyspaceStats::of(self.contents(keyspace, &self.pin())?))
     }
 
     /// How many keyspaces there are, and their numbers together.
@@ -122,7 +124,7 @@ impl Engine {
         if self.liveness.is_forked() {
             return Stats::default();
         }
-        let pins = epoch::pins();
+        let pins = self.pins.pins();
         let (keyspaces, sum) = self.all_keyspaces();
         let images = self.imaging.stats();
         let compaction = self.compaction_stats();
@@ -158,6 +160,7 @@ impl Engine {
             removed_bytes_in_use: self.shared.space.bytes_in_use_of_removed(),
             pins: pins.active,
             oldest_pin_age: pins.oldest_age,
+            oldest_pin_wait: self.note_oldest_pin(),
         }
     }
 

@@ -11,9 +11,9 @@ use crate::codec::Codec;
 use crate::conditional::CompareAndSwapError;
 use crate::error::{Error, Result};
 use crate::format::Seq;
+use crate::iterate::Iter;
 use crate::keyspace::Keyspace;
 use crate::options::Durability;
-use crate::read::Iter;
 use crate::store::Store;
 use crate::write::Keep;
 

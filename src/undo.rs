@@ -10,7 +10,7 @@
 //! sees a new entry sees the floor at or below it, or a later state of the world. The acquire of the floor also keeps a
 //! reader that saw one key of the batch new from seeing another one old: it reads its next entry after the floor.
 
-use crate::epoch::Pin;
+use crate::epoch::{Domain, Pin};
 use crate::format::Seq;
 use crate::guarded::Guarded;
 use crate::location::Location;
@@ -46,8 +46,8 @@ struct Table {
 
 impl Visibility {
     /// Everything is visible.
-    pub(crate) fn new() -> Self {
-        Self { floor: AtomicU64::new(NO_FLOOR), table: Guarded::new() }
+    pub(crate) fn new(domain: Domain) -> Self {
+        Self { floor: AtomicU64::new(NO_FLOOR), table: Guarded::new(domain) }
     }
 
     /// Whether the record with this number is visible; asked after its index entry was loaded.
@@ -114,7 +114,6 @@ impl Table {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::epoch::pin;
 
     fn at(bits: u64) -> Location {
         Location::from_bits(bits)
@@ -122,8 +121,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_hidden_until_it_ends() {
-        let visibility = Visibility::new();
-        let pin = pin();
+        let visibility = Visibility::new(Domain::new());
+        let pin = visibility.table.pin();
         assert!(visibility.is_visible(Seq(10)));
         visibility.begin(Seq(10), 2);
         visibility.note(at(100), Some(at(7)), &pin);
@@ -146,7 +145,6 @@ mod models {
     use loom::thread;
 
     use super::*;
-    use crate::epoch::pin;
 
     /// Every schedule with up to three preemptions; all of them would take many minutes and found nothing more.
     fn model(check: impl Fn() + Send + Sync + 'static) {
@@ -163,12 +161,12 @@ mod models {
 
     impl Two {
         fn new(entries: [u64; 2]) -> Self {
-            Self { entries: entries.map(AtomicU64::new), visibility: Visibility::new() }
+            Self { entries: entries.map(AtomicU64::new), visibility: Visibility::new(Domain::new()) }
         }
 
         /// A reader's way to a key, as in `Engine::lookup`: the number of the record that it sees.
         fn get(&self, key: usize) -> u64 {
-            let pin = pin();
+            let pin = self.visibility.table.pin();
             loop {
                 // Acquire: as the index does on a hit.
                 let found = self.entries[key].load(Ordering::Acquire);
@@ -185,7 +183,7 @@ mod models {
 
         /// A writer's way, as in `Engine::apply`: both keys get the records `first` and `first + 1`.
         fn write(&self, first: u64) {
-            let pin = pin();
+            let pin = self.visibility.table.pin();
             self.visibility.begin(Seq(first), 2);
             for (key, entry) in (0..).zip(&self.entries) {
                 let current = entry.load(Ordering::Relaxed);

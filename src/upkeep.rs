@@ -91,7 +91,7 @@ impl Engine {
     /// Makes memory of an index that is short of it present ahead of the writer; whether there was one among those
     /// whose turn it was.
     fn grow_ahead(&self) -> Result<bool> {
-        let pin = crate::epoch::pin();
+        let pin = self.pin();
         for keyspace in self.catalog.next_few(GROW_LOOKS) {
             let Some(contents) = keyspace.contents(&pin) else { continue };
             if contents.index.is_short_of_room() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::catalog::Contents;
 use crate::engine::Engine;
-use crate::epoch::{self, Pin};
+use crate::epoch::Pin;
 use crate::error::{Error, Result};
 use crate::format::Defect;
 use crate::format::manifest::State;
@@ -122,7 +122,7 @@ impl Engine {
             let mut found = Vec::new();
             let mut id = None;
             while let Some(at) = cursor {
-                let pin = epoch::pin();
+                let pin = self.pin();
                 // Gone or cleared meanwhile: nothing that was to be verified is left.
                 let Some(contents) = keyspace.contents(&pin) else { break };
                 if *id.get_or_insert(contents.id) != contents.id {

@@ -112,7 +112,8 @@ fn closing_closes_every_handle_and_leaves_what_was_read() {
     assert!(closed(other.keyspace("b").map(drop)) && closed(other.drop_keyspace("a").map(drop)));
     assert!(closed(other.rename_keyspace("a", "b")) && closed(other.flush()));
     assert!(closed(other.wait_durable(other.last_seq())) && closed(other.verify().map(drop)));
-    assert!(closed(iter.next().unwrap().map(drop)));
+    let (key, found) = iter.next().unwrap().unwrap();
+    assert!(key == "key" && found == "1" && iter.next().is_none());
     assert!(closed(other.close()));
     assert_eq!(&*value, b"1");
 }
@@ -137,4 +138,37 @@ fn after_a_failed_sync_nothing_is_written_and_everything_is_read() {
     assert_eq!((store.last_seq(), keyspace.iter().count(), store.keyspace_names().len()), (seq, 1, 1));
     let failed = Store::close(store);
     assert!(poisoned(failed));
+}
+
+#[test]
+fn an_iterator_goes_on_to_its_end_after_the_store_is_closed() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("store");
+    let options = || Options::new().segment_bytes(16 << 10).background(false);
+    let keys = 1_000_u32;
+    let store = options().open(&path).unwrap();
+    for key in 0..keys {
+        store.insert(key.to_le_bytes(), key.to_le_bytes().repeat(30)).unwrap();
+    }
+    store.close().unwrap();
+    // Nothing is mapped yet, and whoever has the store next removes all of its files.
+    let store = options().open(&path).unwrap();
+    let mut iter = store.iter();
+    let first = iter.next().unwrap().unwrap();
+    let untouched = store.iter();
+    drop(store);
+    let next = options().open(&path).unwrap();
+    next.clear().unwrap();
+    next.compact().unwrap();
+    assert!(next.is_empty());
+    let rest: Vec<_> = std::iter::once(first).chain(iter.map(Result::unwrap)).collect();
+    for found in [rest, untouched.filter_map(Result::ok).collect()] {
+        let mut seen = std::collections::BTreeSet::new();
+        for (key, value) in found {
+            let key = u32::from_le_bytes(key[..].try_into().unwrap());
+            assert_eq!(*value, *key.to_le_bytes().repeat(30));
+            seen.insert(key);
+        }
+        assert!(seen.into_iter().eq(0..keys), "a silent end");
+    }
 }

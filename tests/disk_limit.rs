@@ -77,7 +77,7 @@ fn fill(store: &Store, len: usize) -> u32 {
 fn assert_refused<T: std::fmt::Debug>(result: mapcask::Result<T>, store: &Store) {
     let stats = store.stats();
     match result {
-        Err(Error::DiskLimit { limit, used, needed }) => {
+        Err(Error::DiskLimit { limit, used, needed, .. }) => {
             assert_eq!((Some(limit), used), (stats.max_disk_bytes, stats.segment_bytes));
             assert!(needed > 0 && needed.is_multiple_of(PAGE), "{needed}");
         }
@@ -204,7 +204,7 @@ fn a_large_value_gets_its_own_segment_where_there_is_room_for_that() {
         store.insert("two", vec![7; 20_000]).unwrap();
         let before = state(&store);
         match store.insert("three", vec![7; 20_000]) {
-            Err(Error::DiskLimit { limit, used, needed }) => {
+            Err(Error::DiskLimit { limit, used, needed, .. }) => {
                 assert_eq!((limit, used, needed), (15 * PAGE + 100, 11 * PAGE, 5 * PAGE));
             }
             other => panic!("expected a refusal, got {other:?}"),

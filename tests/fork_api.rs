@@ -148,6 +148,10 @@ const READS: &[Row] = &[
     ("KeyspaceSnapshot::multi_get", |i| refused(i.part.multi_get(&["a"]))),
     ("KeyspaceSnapshot::iter", |i| i.part.iter().all(refused)),
     ("KeyspaceSnapshot as Debug", |i| !format!("{:?}", i.part).is_empty()),
+    ("View::refresh", |mut i| {
+        i.view.refresh();
+        true
+    }),
     ("View::get", |i| refused(i.view.get("a"))),
     ("View::contains_key", |i| refused(i.view.contains_key("a"))),
     ("View::get_many_into", |i| refused(i.view.get_many_into(&["a"], &mut Vec::new()))),

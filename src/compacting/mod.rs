@@ -80,7 +80,7 @@ impl Engine {
         if self.compaction.asked.load(Ordering::Relaxed) > 0 {
             return Ok(false);
         }
-        self.shared.space.collect();
+        self.collect_removed();
         self.step_running(&mut running)
     }
 

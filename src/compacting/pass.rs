@@ -20,7 +20,6 @@ use std::sync::Arc;
 use crate::compaction::job::{Job, Phase, Victim};
 use crate::compaction::output::{Output, Plan};
 use crate::engine::Engine;
-use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::keyspace::Change;
 use crate::format::manifest::{SegmentEntry, State};
@@ -160,7 +159,7 @@ impl Engine {
         wanted: Option<Location>,
     ) -> Result<bool> {
         let Some(keyspace) = self.catalog.by_id(placed.header.keyspace) else { return Ok(false) };
-        let pin = epoch::pin();
+        let pin = self.pin();
         let Some(contents) = keyspace.contents(&pin) else { return Ok(false) };
         if contents.id != placed.header.keyspace {
             return Ok(false);
@@ -248,7 +247,7 @@ impl Engine {
             shared.segments.write().insert(segment.id(), Arc::clone(&segment));
             job.made.push(segment);
         }
-        self.provision.recount(&self.shared.segments);
+        self.provision.recount(&self.shared);
         job.phase = Phase::Switch { output: 0, offset: 0, moved: 0 };
         Ok(())
     }
@@ -277,14 +276,14 @@ impl Engine {
             let segment = &victim.segment;
             self.provision.leaves(segment.size());
             shared.segments.write().remove(&segment.id());
-            shared.space.retire(segment.mapping());
+            shared.space.retire(segment.mapping(), segment.size());
             job.report.segments_removed += 1;
             job.report.bytes_freed += victim.footprint;
         }
         let made: u64 = job.made.iter().map(|segment| segment.size()).sum();
         job.report.bytes_freed = job.report.bytes_freed.saturating_sub(made);
         job.report.segments_made = job.made.len() as u64;
-        self.provision.recount(&shared.segments);
+        self.provision.recount(shared);
         job.phase = Phase::Remove { at: 0 };
         Ok(())
     }
@@ -295,7 +294,7 @@ impl Engine {
         if let Some(victim) = job.victims.get(at) {
             let segment = &victim.segment;
             unlink_segment(shared.dir.as_ref(), segment.id())?;
-            self.provision.has_left(segment.size(), &shared.segments);
+            self.provision.has_left(segment.size(), shared);
             job.phase = Phase::Remove { at: at + 1 };
             return Ok(());
         }
@@ -303,7 +302,7 @@ impl Engine {
         shared.dir.sync().map_err(|error| Error::io("sync", shared.dir.path(), error))?;
         shared.manifest.forget(&job.ids);
         // Their places are free; their memory and their blocks, as far as only this pass still has them, go one by one.
-        shared.space.collect();
+        self.collect_removed();
         job.phase = Phase::Release;
         Ok(())
     }

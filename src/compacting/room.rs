@@ -32,7 +32,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// `Poisoned`. What else stops a pass is not this write's affair: it gets its own error.
+    /// `Poisoned`, or `DiskLimit` where it cannot. What else stops a pass is not this write's affair: it gets its own error.
     #[cold]
     pub(crate) fn makes_room(&self, error: &Error, wish: &mut Wish) -> Result<bool> {
         if !matches!(error, Error::DiskLimit { .. } | Error::NoSpace { .. }) {
@@ -40,24 +40,26 @@ impl Engine {
         }
         self.load_all()?;
         let full = matches!(error, Error::NoSpace { .. });
-        // What was removed before keeps its blocks until it is collected.
-        self.shared.space.collect();
+        let before = match error {
+            Error::DiskLimit { used, .. } => *used,
+            _ => 0,
+        };
+        // What was removed before keeps its blocks until it is collected; readers say nothing when they go.
+        if self.counted() < before {
+            return Ok(true);
+        }
         if self.options.compaction {
             let mut running = self.compaction.running.lock();
             self.check_writable()?;
             // Somebody may have made room since.
-            let before = match error {
-                Error::DiskLimit { used, .. } => *used,
-                _ => 0,
-            };
-            if self.provision.used() < before {
+            if self.counted() < before {
                 return Ok(true);
             }
             // Twice: what is under way may have begun before there was something better to do.
             for _ in 0..2 {
                 let passed = match full {
                     true => self.pass_on_full_disk(&mut running, wish.removes()).map(|won| won.is_some()),
-                    false => self.pass_for_room(&mut running).map(|()| self.provision.used() < before),
+                    false => self.pass_for_room(&mut running).map(|()| self.counted() < before),
                 };
                 match passed {
                     Ok(true) => return Ok(true),
@@ -69,7 +71,17 @@ impl Engine {
                 }
             }
         }
-        Ok(full && wish.insist())
+        if let Error::DiskLimit { needed, .. } = error {
+            // With what is used and held now.
+            return Err(self.provision.refusal(*needed));
+        }
+        Ok(wish.insist())
+    }
+
+    /// What counts against the limit now.
+    fn counted(&self) -> u64 {
+        self.collect_removed();
+        self.provision.counted()
     }
 
     /// Ends the pass under way, or begins and ends one that gives back room.

@@ -10,7 +10,6 @@ use super::pass::damage;
 use crate::catalog::Keyspace;
 use crate::compaction::job::{Job, Phase};
 use crate::engine::Engine;
-use crate::epoch;
 use crate::error::Result;
 use crate::format::hash::Hash;
 use crate::format::record::Kind;
@@ -51,7 +50,7 @@ impl Engine {
         let mut last: (KeyspaceId, Option<Arc<Keyspace>>) = (KeyspaceId::DEFAULT, None);
         for _ in 0..STEP / GROUP {
             group.clear();
-            let pin = epoch::pin();
+            let pin = self.pin();
             while group.len() < GROUP && offset < end {
                 let record = self.record(segment.range().at(offset), &pin)?;
                 let header = record.header();
@@ -89,7 +88,7 @@ impl Engine {
     fn switch_group(&self, segment: &Segment, group: &[Copied]) {
         let space = &self.shared.space;
         let (range, copies) = (segment.range(), segment.mapping());
-        let pin = epoch::pin();
+        let pin = self.pin();
         let mut writer = self.writer.lock();
         for Copied { kind, id, keyspace, size, hash, offset, place } in group {
             let Some(old) = place else {

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use crate::catalog::{Contents, Keyspace};
 use crate::engine::Engine;
-use crate::epoch::{self, Pin};
+use crate::epoch::Pin;
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
 use crate::format::record::{HEADER_SIZE, Kind};
@@ -42,7 +42,7 @@ impl Engine {
     /// the error of whoever comes later.
     pub(super) fn rebuild(&self, damage: &Error) -> Result<()> {
         let mut writer = self.writer.lock();
-        let pin = epoch::pin();
+        let pin = self.pin();
         let mut building = BTreeMap::new();
         for keyspace in self.catalog.all() {
             let partial = keyspace.contents(&pin).filter(|contents| contents.index.is_partial());

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use crate::checkpoint::state::{Images, Named, Taking};
 use crate::checkpoint::{Step, Writing};
 use crate::engine::{Engine, Writer};
-use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
 use crate::format::hash::HASH_ID;
@@ -57,7 +56,7 @@ impl Engine {
 
     /// Notes what the store is at this moment. `None` where an index is still being captured.
     fn capture(&self, writer: &mut Writer, number: u64, nonce: u64, whole: bool) -> Option<Begun> {
-        let pin = epoch::pin();
+        let pin = self.pin();
         let Writer { log, indexes, .. } = writer;
         let segments = self.shared.segments.read();
         let ids: BTreeMap<usize, SegmentId> =

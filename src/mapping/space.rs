@@ -23,7 +23,7 @@ pub(crate) use super::range::Range;
 use super::range::{GRANULE_SIZE, GRANULES, Ranges};
 pub(crate) use super::record::{KeptRecord, Record, Slice};
 use super::tally::Dead;
-use crate::epoch::{Limbo, Pin};
+use crate::epoch::{Domain, Limbo, Pin};
 use crate::error::Result;
 use crate::format::record::HEADER_SIZE;
 use crate::location::Location;
@@ -52,8 +52,8 @@ pub(crate) struct Space {
     pub(super) attached: AtomicU64,
     /// What was taken out, until no pin can lead there.
     limbo: Limbo,
-    /// The same, and what somebody still holds of it.
-    removed: Mutex<Vec<Weak<Mapping>>>,
+    /// The same, and what somebody still holds of it, with the bytes that it keeps on the disk.
+    removed: Mutex<Vec<(Weak<Mapping>, u64)>>,
 }
 
 /// The table from granules to segments.
@@ -102,7 +102,7 @@ struct Placement {
 }
 
 impl Space {
-    /// Reserves the table.
+    /// Reserves the table, of a store of its own: readers of the space pin its [`Space::domain`].
     ///
     /// # Errors
     ///
@@ -123,7 +123,7 @@ impl Space {
                     return Ok(Self {
                         table,
                         attached: AtomicU64::new(0),
-                        limbo: Limbo::new(),
+                        limbo: Limbo::new(Domain::new()),
                         removed: Mutex::default(),
                     });
                 }
@@ -131,6 +131,11 @@ impl Space {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// What readers pin.
+    pub(crate) fn domain(&self) -> Domain {
+        self.limbo.domain()
     }
 
     /// Gives a mapping its range; `None` when the space is full.
@@ -232,7 +237,8 @@ impl Space {
     ///
     /// The pin keeps the segment mapped for `'p`.
     #[inline]
-    pub(crate) fn record<'p>(&'p self, location: Location, _pin: &'p Pin) -> Option<Record<'p>> {
+    pub(crate) fn record<'p>(&'p self, location: Location, pin: &'p Pin) -> Option<Record<'p>> {
+        self.limbo.covers(pin);
         let slot = self.table.slot_of(location)?;
         // Acquire: pairs with the release store in `lead`.
         let mut mapping = slot.mapping.load(Ordering::Acquire);
@@ -269,7 +275,8 @@ impl Space {
     }
 
     /// The mapping that a location lies in, attached or not; it stays for as long as the pin.
-    pub(crate) fn mapping<'p>(&'p self, location: Location, _pin: &'p Pin) -> Option<&'p Mapping> {
+    pub(crate) fn mapping<'p>(&'p self, location: Location, pin: &'p Pin) -> Option<&'p Mapping> {
+        self.limbo.covers(pin);
         let mapping = self.placed_at(location)?;
         // SAFETY: from an `Arc` that `placed` holds as long as the pin (see `record`).
         Some(unsafe { mapping.as_ref() })
@@ -295,6 +302,7 @@ impl Space {
     ///
     /// What the operating system says.
     pub(crate) fn bring_in(&self, location: Location, pin: &Pin, attended: bool) -> io::Result<bool> {
+        self.limbo.covers(pin);
         let Some(slot) = self.table.slot_of(location) else { return Ok(true) };
         // Acquire: pairs with the release store in `lead`.
         let mut mapping = slot.mapping.load(Ordering::Acquire);
@@ -342,20 +350,25 @@ impl Space {
     /// are then given out again. The index must not lead to it any more, and nothing may be counted as live in it.
     ///
     /// The caller has attached it, as far as that can be done: its file is removed now, and whoever saw the index before may
-    /// still come to it.
-    pub(crate) fn retire(&self, mapping: &Mapping) {
+    /// still come to it. As long as somebody does, or holds something of it, `kept` bytes of the disk are not free.
+    pub(crate) fn retire(&self, mapping: &Mapping, kept: u64) {
         let mut removed = self.removed.lock();
-        removed.retain(|mapping| mapping.strong_count() > 0);
-        removed.extend(self.table.weak(mapping.ordinal()));
+        removed.retain(|(mapping, _)| mapping.strong_count() > 0);
+        removed.extend(self.table.weak(mapping.ordinal()).map(|mapping| (mapping, kept)));
         drop(removed);
         self.limbo.retire(Placement { table: Arc::clone(&self.table), ordinal: mapping.ordinal() });
     }
 
-    /// Bytes of mappings that were taken out, and that somebody still holds.
+    /// Bytes on the disk of mappings that were taken out, and that somebody still holds.
     pub(crate) fn bytes_in_use_of_removed(&self) -> u64 {
         let mut removed = self.removed.lock();
-        removed.retain(|mapping| mapping.strong_count() > 0);
-        removed.iter().filter_map(Weak::upgrade).map(|mapping| mapping.len() as u64).sum()
+        removed.retain(|(mapping, _)| mapping.strong_count() > 0);
+        removed.iter().map(|(_, kept)| kept).sum()
+    }
+
+    /// Whether something that was taken out waits for readers who may see it.
+    pub(crate) fn waits(&self) -> bool {
+        self.limbo.len() > 0
     }
 
     /// Keeps the mapping of an ordinal in its place. Under the writer mutex, while something in it is alive.
@@ -455,11 +468,8 @@ mod tests {
                 placed.push((mapping, range, stay));
             } else if !placed.is_empty() {
                 let (mapping, range, stay) = placed.swap_remove(random.usize(..placed.len()));
-                space.retire(&mapping);
-                while space.collect() > 0 {
-                    // Other tests of this process pin now and then.
-                    std::thread::yield_now();
-                }
+                space.retire(&mapping, 0);
+                assert_eq!(space.collect(), 0);
                 let slot = space.table.slot_of(range.at(8)).expect("inside");
                 let there = || slot.mapping.load(Ordering::Relaxed).cast_const();
                 assert_eq!(stay.is_some(), there() == Arc::as_ptr(&mapping));
@@ -470,7 +480,7 @@ mod tests {
         // Sixty granules at most were ever taken at a time.
         assert!(space.table.placed.lock().mappings.len() <= 20);
         while let Some((mapping, ..)) = placed.pop() {
-            space.retire(&mapping);
+            space.retire(&mapping, 0);
         }
     }
 
@@ -509,7 +519,7 @@ mod tests {
     #[test]
     fn a_location_where_nothing_is_placed_has_no_record() {
         let space = Space::reserve().expect("address space");
-        let pin = crate::epoch::pin();
+        let pin = space.domain().pin();
         for bits in [1, 1 << 20, (1 << LOCATION_BITS) - 1] {
             assert!(space.record(Location::from_bits(bits), &pin).is_none());
         }

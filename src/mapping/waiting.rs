@@ -153,7 +153,7 @@ mod tests {
                     space.attach(&mapping).expect("memory");
                     attached.store(true, Ordering::Release);
                 });
-                let pin = crate::epoch::pin();
+                let pin = space.domain().pin();
                 loop {
                     let last = attached.load(Ordering::Acquire);
                     let there = space.mapping(range.at(64), &pin).expect("it has its place");
@@ -191,7 +191,7 @@ mod tests {
         let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
         let range = Range::from_granules(1, 1).expect("inside");
         assert!(space.place_at(&mapping, range));
-        let pin = crate::epoch::pin();
+        let pin = space.domain().pin();
         let at = range.at(64);
         assert!(!space.bring_in(at, &pin, true).expect("nothing is asked"));
         assert!(!mapping.is_attached());

@@ -398,7 +398,7 @@ impl Chain {
             return false;
         }
         self.retired_seq = self.retired_seq.max(proven);
-        replay.space.retire(link.segment.mapping());
+        replay.space.retire(link.segment.mapping(), link.segment.size());
         if let (None, Some((_, start))) = (self.previous, link.start) {
             self.previous = Some((SegmentId(start.previous), start.previous_end));
         }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::pieces::{Entry, Group};
 use crate::catalog::Slot;
-use crate::epoch::{self, Pin};
+use crate::epoch::Pin;
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::format::hash::Hash;
@@ -106,7 +106,8 @@ impl Loading {
         let parts = if threads == 1 { PARTS } else { PARTS.div_ceil(threads * 4) };
         let next = AtomicUsize::new(0);
         let found = self.slot.index.fill(threads, |shard| {
-            let mut filling = Filling { with, index: &index, found: Found::default(), pin: epoch::pin() };
+            let mut filling =
+                Filling { with, index: &index, found: Found::default(), pin: with.space.domain().pin() };
             loop {
                 // Relaxed: nothing but the number counts.
                 let first = next.fetch_add(parts, Ordering::Relaxed);

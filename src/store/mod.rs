@@ -13,9 +13,10 @@ use crate::format::Seq;
 use crate::fs::Dir;
 use crate::fs::real::RealDir;
 use crate::handle::Handle;
+use crate::iterate::Iter;
 use crate::keyspace::Keyspace;
 use crate::options::{Durability, Options};
-use crate::read::{Iter, Value};
+use crate::read::Value;
 use crate::recovery;
 use crate::snapshot::Snapshot;
 
@@ -408,7 +409,7 @@ impl Store {
 
     /// Closes the store for all handles: every write durable, the files marked clean, the lock free.
     ///
-    /// Values that were read stay valid. Other handles get [`Error::Closed`](crate::Error::Closed).
+    /// Values that were read stay valid, and iterators and snapshots go on to their ends. Other handles get [`Error::Closed`](crate::Error::Closed).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

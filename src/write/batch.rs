@@ -8,7 +8,7 @@ use crate::batch::{Expected, Step, WriteBatch, frame_len};
 use crate::catalog::{Contents, Keyspace};
 use crate::compaction::Wish;
 use crate::engine::{Engine, Writer};
-use crate::epoch::{self, Pin};
+use crate::epoch::Pin;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::hash::Hash;
@@ -76,7 +76,7 @@ impl Engine {
         if let Some(foreign) = keyspaces.iter().find(|keyspace| !keyspace.is_of(&self.catalog)) {
             return Err(Error::ForeignKeyspace { name: foreign.name().to_string() });
         }
-        let pin = epoch::pin();
+        let pin = self.pin();
         loop {
             let contents = self.all_contents(&keyspaces, &pin)?;
             let prepared = self.prepare(batch, &keyspaces, &contents)?;

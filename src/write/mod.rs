@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::catalog::{Contents, Keyspace, Slot};
 use crate::compaction::Wish;
 use crate::engine::{Engine, Writer};
-use crate::epoch::{self, Pin};
+use crate::epoch::Pin;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::hash::Hash;
@@ -130,7 +130,7 @@ impl Engine {
         wish: Wish,
     ) -> Result<Outcome> {
         self.liveness.check()?;
-        let pin = epoch::pin();
+        let pin = self.pin();
         let hash = self.hash_key.hash(change.key);
         let contents = self.contents(keyspace, &pin)?;
         contents.index.prefetch(hash);

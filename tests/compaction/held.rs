@@ -139,3 +139,91 @@ fn an_iteration_yields_each_key_once_while_values_are_overwritten_and_compacted(
     assert!(passes > 0);
     store.verify().unwrap();
 }
+
+#[test]
+fn a_view_holds_back_its_own_stores_files_and_no_others() {
+    let directory = directory();
+    let [store, other] = ["store", "other"].map(|name| options().open(directory.path().join(name)).unwrap());
+    fill(&store, 0);
+    fill(&other, 0);
+    let mut view = store.view();
+    // In whichever order a thread comes to them, and while it reads the other one.
+    let second = other.view();
+    let third = store.view();
+    drop(second);
+    assert_eq!((store.stats().pins, other.stats().pins), (2, 0));
+    let seen = view.get(7_u32.to_le_bytes()).unwrap().unwrap();
+    for store in [&store, &other] {
+        fill(store, 1);
+        assert!(store.compact().unwrap().segments_removed > 3);
+        // The last pass has let go of its own by now.
+        assert_eq!(store.compact().unwrap().passes, 0);
+    }
+    assert_eq!(seen, value(7, 0));
+    let (held, free) = (store.stats(), other.stats());
+    assert!(held.removed_bytes_in_use > 3 * (16 << 10) && held.oldest_pin_wait.is_some(), "{held:?}");
+    assert_eq!((free.removed_bytes_in_use, free.oldest_pin_wait), (0, None));
+    // What was borrowed is gone, and so is what was held; the view goes on.
+    view.refresh();
+    assert!(
+        store.stats().oldest_pin_wait.is_some(),
+        "a view that was taken while the other one was there holds, too"
+    );
+    drop(third);
+    assert_eq!(view.get(7_u32.to_le_bytes()).unwrap(), Some(&*value(7, 1)));
+    fill(&store, 2);
+    let removed = store.compact().unwrap().segments_removed;
+    let now = store.stats();
+    assert!(now.removed_bytes_in_use <= removed * (16 << 10), "{now:?}");
+    drop(view);
+    fill(&store, 3);
+    store.compact().unwrap();
+    store.compact().unwrap();
+    assert_eq!((store.stats().removed_bytes_in_use, store.stats().pins), (0, 0));
+}
+
+#[test]
+fn what_a_view_or_a_value_holds_counts_against_the_limit() {
+    let directory = directory();
+    let limit = 512 << 10;
+    let store = options().max_disk_bytes(limit).open(directory.path().join("store")).unwrap();
+    fill(&store, 0);
+    let overwrite = |round: u32| {
+        (0..KEYS).try_for_each(|key| store.insert(key.to_le_bytes(), value(key, round)).map(drop))
+    };
+    let refused = || {
+        let error = (1..1_000).find_map(|round| overwrite(round).err()).expect("the limit is reached");
+        let stats = store.stats();
+        // What a pass under way has copied is beyond the limit for a while.
+        assert!(stats.segment_bytes + stats.removed_bytes_in_use <= limit + (64 << 10), "{stats:?}");
+        let mapcask::Error::DiskLimit { used, held, .. } = error else { panic!("{error}") };
+        assert!(used <= limit + (64 << 10) && held > 0, "{error}");
+        assert!(error.to_string().contains("a view, value, iterator or snapshot holds"), "{error}");
+    };
+    let mut view = store.view();
+    refused();
+    // Whoever lets go when it is refused goes on for ever; a view taken before the other is dropped is as good.
+    for round in 0..20 {
+        for key in 0..KEYS {
+            if store.insert(key.to_le_bytes(), value(key, round)).is_err() {
+                if round < 10 {
+                    view.refresh();
+                } else {
+                    view = store.view();
+                }
+                store.insert(key.to_le_bytes(), value(key, round)).unwrap();
+            }
+        }
+    }
+    drop(view);
+    overwrite(20).unwrap();
+    let values: Vec<_> = (0..KEYS).map(|key| store.get(key.to_le_bytes()).unwrap().unwrap()).collect();
+    let mut held = vec![values];
+    while overwrite(21).is_ok() {
+        held.push((0..KEYS).map(|key| store.get(key.to_le_bytes()).unwrap().unwrap()).collect());
+        assert!(held.len() < 100);
+    }
+    drop(held);
+    overwrite(22).unwrap();
+    store.verify().unwrap();
+}

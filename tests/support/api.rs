@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Where the methods of what refers to an open store are written down.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "store/mod.rs",
     "store/care.rs",
     "keyspace.rs",
@@ -11,6 +11,7 @@ const SOURCES: [&str; 9] = [
     "typed.rs",
     "snapshot.rs",
     "read.rs",
+    "iterate.rs",
     "salvage.rs",
     "options.rs",
 ];

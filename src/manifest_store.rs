@@ -105,7 +105,13 @@ impl ManifestStore {
             }
         }
         if let (true, Some(error)) = (held.suspect == [true; 2], refused) {
-            return Err(error);
+            // Of a copy that is written again whole nothing is lost; of both, nobody knows what is on the disk.
+            self.commit.poison(error);
+            return self.commit.check();
+        }
+        if held.suspect.contains(&true) {
+            // Whoever made it may have died before its name was durable, and it is to stand for the other.
+            self.dir.sync().map_err(|error| Error::io("sync", self.dir.path(), error))?;
         }
         held.proven = true;
         Ok(())

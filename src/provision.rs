@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::allowance::{Allowance, Want};
-use crate::commit::Commit;
+use crate::commit::{Commit, SyncTurn};
 use crate::error::{Error, Result};
 use crate::format::record::{HEADER_SIZE, Start, Watermark};
 use crate::format::segment_header::SEGMENT_HEADER_SIZE;
@@ -49,7 +49,43 @@ pub(crate) struct Shared {
     pub(crate) manifest: ManifestStore,
     pub(crate) commit: Arc<Commit>,
     pub(crate) segments: Segments,
+    /// Whose turn it is to sync the directory.
+    dir_turn: SyncTurn,
 }
+
+impl Shared {
+    pub(crate) fn new(
+        dir: Arc<dyn Dir>,
+        store: StoreId,
+        space: Space,
+        manifest: ManifestStore,
+        commit: Arc<Commit>,
+        segments: BTreeMap<SegmentId, Arc<Segment>>,
+    ) -> Self {
+        let (segments, dir_turn) = (RwLock::new(segments), SyncTurn::new());
+        Self { dir, store, space, manifest, commit, segments, dir_turn }
+    }
+
+    /// Makes creations, renames and removals so far durable, for what rests on them.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`: what a failed sync was to make durable may be anybody's, and is reported once. What the operating system
+    /// says where it had no descriptor to try with.
+    pub(crate) fn sync_dir(&self) -> Result<()> {
+        let io = |error| Error::io("sync", self.dir.path(), error);
+        let untried = self.commit.sync_alone(&self.dir_turn, || match self.dir.sync() {
+            Ok(()) => Ok(None),
+            Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => Ok(Some(error)),
+            Err(error) => Err(io(error)),
+        })?;
+        untried.map_or(Ok(()), |error| Err(io(error)))
+    }
+}
+
+/// The process, or the system, has no descriptor left.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
 
 /// Makes segments ready.
 #[derive(Debug)]
@@ -233,7 +269,7 @@ impl Provision {
             }
             unlink_segment(shared.dir.as_ref(), segment.id())?;
         }
-        shared.dir.sync().map_err(|error| Error::io("sync", shared.dir.path(), error))?;
+        shared.sync_dir()?;
         shared.manifest.forget(&ids);
         Ok(given_up.iter().map(|segment| segment.size()).sum())
     }
@@ -434,6 +470,12 @@ pub(crate) fn make_segment(shared: &Shared, regime: Regime, size: u64) -> Result
         regime,
     };
     let segment = Segment::create(shared.dir.as_ref(), &shared.space, &plan)?;
+    if let Err(error) = shared.sync_dir() {
+        // Nobody knows of it. Best effort: the next open leaves it, or uses it.
+        shared.space.retire(segment.mapping());
+        drop(unlink_segment(shared.dir.as_ref(), segment.id()));
+        return Err(error);
+    }
     trace::segment_made(segment.id().0, segment.size());
     let named = shared.manifest.add(segment.entry());
     shared.segments.write().insert(segment.id(), Arc::clone(&segment));

@@ -3,7 +3,7 @@
 //! It does not know what its records say, nor its neighbours; `log` does.
 //!
 //! **Making one.** Under a temporary name: reserve the blocks, write the header (and zeros, see [`Regime`]), sync;
-//! rename; sync the directory. Only then is it named by the manifest (I6). A full disk is an error here, before any
+//! rename; the caller syncs the directory. Only then is it named by the manifest (I6). A full disk is an error here, before any
 //! record has been written, and never a fatal signal later.
 //!
 //! **Crash points.** `segment-made` before the rename, `segment-renamed` before the directory's sync.
@@ -87,7 +87,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Makes a segment file and maps it.
+    /// Makes a segment file and maps it; its name is not durable yet.
     ///
     /// # Errors
     ///
@@ -147,7 +147,6 @@ impl Segment {
         file.sync().map_err(|error| Error::io("sync", path(), error))?;
         dir.rename(temporary, name).map_err(|error| Error::io("rename", path(), error))?;
         dir.crash_point("segment-renamed");
-        dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
         Ok(file)
     }
 

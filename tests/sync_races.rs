@@ -8,7 +8,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use mapcask::sim::{Gate, Operation, Script, SimDisk, Tears};
+use mapcask::sim::{Fault, Gate, Operation, Script, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Options, Result, Store};
 
 /// How long a call may take that must not return before the gate is opened. One that is slower is not caught; one that
@@ -57,6 +57,61 @@ fn while_told(disk: &SimDisk, store: &Store, gate: &Gate, acknowledge: impl FnOn
     let cut = disk.crash_at(disk.position(), Tears::None, &mut Script::new([]));
     let store = options().open_on(&cut).unwrap();
     assert_eq!(store.get("first").unwrap().as_deref(), Some(b"1".as_slice()));
+}
+
+/// Cause: threads that make and remove files sync the directory, each for itself. Symptom: one was told that a rename was
+/// lost, and another went on to have the manifest name its file. Fix: the directory has its turn, too.
+#[test]
+fn no_file_is_named_while_a_failed_sync_of_the_directory_is_told() {
+    let disk = SimDisk::new();
+    let store = options().open_on(&disk).unwrap();
+    for n in 0..8_u8 {
+        store.insert([n % 2], [n; 3000]).unwrap();
+    }
+    store.flush().unwrap();
+    while store.step().unwrap() {}
+    // Takes the segment that is ready, so that the next step makes one.
+    store.insert("next", [7; 3000]).unwrap();
+    disk.fail_nth(Some(Operation::SyncDir), 1, Fault::Io, false);
+    let gate = disk.hold_nth(Operation::SyncDir, 1);
+    let all: Vec<u64> = (1..20).collect();
+    std::thread::scope(|scope| {
+        let helper = scope.spawn(|| all_steps(&store));
+        gate.wait();
+        let (said, hears) = mpsc::channel();
+        let (store, all) = (&store, &all);
+        scope.spawn(move || said.send(store.compact_segments(all, |_| true)).unwrap());
+        let early = hears.recv_timeout(EARLY);
+        gate.open();
+        let result = early.unwrap_or_else(|_| hears.recv().unwrap());
+        assert!(matches!(result, Err(Error::Poisoned { .. })), "{result:?}");
+        assert!(matches!(helper.join().unwrap(), Err(Error::Poisoned { .. })));
+    });
+}
+
+/// A record that was appended while a sync was under way is not what that sync made durable.
+#[test]
+fn records_that_come_during_a_sync_are_not_called_durable() {
+    let disk = SimDisk::new();
+    let store = Options::new().background(false).segment_bytes(64 << 10).open_on(&disk).unwrap();
+    store.insert("first", "1").unwrap();
+    let gate = disk.hold_nth(Operation::SyncRange, 1);
+    let second = std::thread::scope(|scope| {
+        let flush = scope.spawn(|| store.flush());
+        gate.wait();
+        // Over several pages: each reaches the disk or not, and so does the one that the watermark is written to.
+        let second = store.insert("second", [7; 12_000]).unwrap();
+        gate.open();
+        flush.join().unwrap().unwrap();
+        second
+    });
+    assert!(store.durable_seq() < second, "nobody synced it");
+    // By its number and by what its neighbour says it may be lost; what the first sync covered may not.
+    for seed in 0..64 {
+        let cut = disk.crash_at(disk.position(), Tears::None, &mut Seeded::new(seed));
+        let store = options().open_on(&cut).unwrap_or_else(|error| panic!("power cut {seed}: {error}"));
+        assert!(store.contains_key("first").unwrap());
+    }
 }
 
 /// A call that returns only when something is durable.

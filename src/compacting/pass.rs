@@ -81,7 +81,7 @@ impl Engine {
     fn copy_some(&self, job: &mut Job) -> Result<()> {
         let Some(victim) = job.victims.get(job.at) else {
             if let Some(output) = job.output.take() {
-                job.finished.push(output.finish()?);
+                job.finished.push(output.finish(&self.shared)?);
             }
             job.ahead = Some(self.pieces());
             job.phase = Phase::SyncAhead;
@@ -187,7 +187,7 @@ impl Engine {
         });
         let size = size + name.as_ref().map_or(0, Output::name_size);
         if let Some(full) = job.output.take_if(|output| !output.fits(size)) {
-            job.finished.push(full.finish()?);
+            job.finished.push(full.finish(&self.shared)?);
         }
         let generation = job.generation();
         let output = match &mut job.output {
@@ -299,7 +299,7 @@ impl Engine {
             return Ok(());
         }
         shared.dir.crash_point("compaction-removed");
-        shared.dir.sync().map_err(|error| Error::io("sync", shared.dir.path(), error))?;
+        shared.sync_dir()?;
         shared.manifest.forget(&job.ids);
         // Their places are free; their memory and their blocks, as far as only this pass still has them, go one by one.
         self.collect_removed();

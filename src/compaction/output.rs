@@ -213,7 +213,7 @@ impl Output {
     /// # Errors
     ///
     /// What the operating system says.
-    pub(crate) fn finish(mut self) -> Result<Finished> {
+    pub(crate) fn finish(mut self, shared: &Shared) -> Result<Finished> {
         self.flush()?;
         // What was expected to be alive and is not needs no blocks.
         let end = self.written.next_multiple_of(PAGE_SIZE as u64);
@@ -227,7 +227,7 @@ impl Output {
             .map_err(|error| self.io("rename", error))?;
         self.named = true;
         self.dir.crash_point("compaction-renamed");
-        self.dir.sync().map_err(|error| Error::io("sync", self.dir.path(), error))?;
+        shared.sync_dir()?;
         let entry = SegmentEntry {
             id: self.id,
             size: self.size,

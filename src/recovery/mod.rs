@@ -372,7 +372,7 @@ fn settle(
 
     let control = control_page(dir.as_ref(), store, boot_id, epoch, durable)?;
     let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
-    let shared = Shared { dir, store, space, manifest, commit, segments: parking_lot::RwLock::new(segments) };
+    let shared = Shared::new(dir, store, space, manifest, commit, segments);
 
     let regime = if options.durability == Durability::Disk { Regime::Small } else { Regime::Large };
     let mut ready = chain.ready;
@@ -471,7 +471,8 @@ fn first_segment(
     if !ready.is_empty() {
         return Ok(ready.remove(0));
     }
-    let (segment, named) = make_segment(shared, regime, Provision::first_size(options, shared))?;
+    let made = make_segment(shared, regime, Provision::first_size(options, shared));
+    let (segment, named) = made.map_err(Error::into_cause)?;
     named.map_err(Error::into_cause)?;
     Ok(segment)
 }

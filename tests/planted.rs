@@ -29,7 +29,9 @@ fn text(defect: &Defect<'_>, wanted: &str) -> String {
 #[test]
 fn every_place_where_a_defect_is_planted_is_there_once() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let read = |name: &str| {
+        std::fs::read_to_string(root.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
     let list = read("tests/planted/list.txt");
     let defects = defects(&list);
     assert!(defects.len() > 20, "only {} defects were read", defects.len());

@@ -349,6 +349,24 @@ mod tests {
         }
     }
 
+    /// Each record of a batch is whole, and still it need not be the one that belongs there.
+    #[test]
+    fn a_batch_with_another_value_than_its_frame_sums_up_is_incomplete() {
+        let mut bytes = Vec::new();
+        batch(&mut bytes, 2, &[b"b", b"cc"]);
+        let whole = bytes.clone();
+        let at = HEADER_SIZE;
+        bytes.truncate(at);
+        put(&mut bytes, Kind::Put, FLAG_INNER, 3, b"b", b"w");
+        let end = bytes.len();
+        bytes.extend_from_slice(&whole[end..]);
+        assert_eq!(bytes.len(), whole.len());
+        assert!(!seqs(&whole).0.is_empty());
+        let (found, stop) = seqs(&bytes);
+        assert!(found.is_empty(), "{found:?}");
+        assert!(matches!(stop, Step::Invalid(Defect::BatchIncomplete)), "{stop:?}");
+    }
+
     #[test]
     fn a_walk_yields_every_record_in_order_and_stops_at_zeros() {
         assert_eq!(seqs(&sample()), (vec![1, 2, 3, 4, 5], Step::Blank));

@@ -46,8 +46,7 @@ impl Appender {
         // is kept: `word` is what must lie in memory.
         self.mapping.word(start).store(u64::from_le_bytes(word).to_le(), Ordering::Release);
         self.published = end;
-        // Release: pairs with the acquire load in `Mapping::published`.
-        self.mapping.published.store(end, Ordering::Release);
+        self.mapping.published.raise(end);
     }
 
     fn check(&self, offset: u64, len: usize) -> usize {

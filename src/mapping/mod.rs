@@ -18,6 +18,7 @@
 pub(crate) mod appender;
 pub(crate) mod lines;
 pub(crate) mod liveness;
+mod mark;
 mod range;
 mod record;
 #[cfg(target_os = "linux")]
@@ -33,6 +34,7 @@ use std::sync::{Arc, OnceLock};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
+use self::mark::Mark;
 use self::tally::Tally;
 use crate::error::Result;
 
@@ -71,7 +73,7 @@ pub(crate) struct Mapping {
     later: Option<Box<dyn Later>>,
     writable: bool,
     /// Bytes below this offset are published.
-    published: AtomicU64,
+    published: Mark,
     /// Whether the mapping has had its appender.
     claimed: AtomicBool,
     /// What the checksums of the records here are bound to.
@@ -115,7 +117,7 @@ impl Mapping {
             memory,
             later,
             writable,
-            published: AtomicU64::new(0),
+            published: Mark::new(),
             claimed: AtomicBool::new(false),
             nonce: AtomicU64::new(0),
             ordinal: AtomicUsize::new(0),
@@ -247,8 +249,7 @@ impl Mapping {
     /// Bytes below this offset are published.
     #[inline]
     pub(crate) fn published(&self) -> u64 {
-        // Acquire: pairs with the release store in `Appender::publish`.
-        self.published.load(Ordering::Acquire)
+        self.published.get()
     }
 
     /// Publishes what a file held when it was opened; for mappings that have no appender (yet).
@@ -256,8 +257,7 @@ impl Mapping {
         // Relaxed: the mapping is still being set up by one thread; a claim by another would be a bug, not a race.
         assert!(!self.claimed.load(Ordering::Relaxed), "the appender publishes");
         assert!(end <= self.len() as u64, "range outside of the mapping");
-        // Release: pairs with the acquire load in `published`.
-        self.published.store(end, Ordering::Release);
+        self.published.raise(end);
     }
 
     /// The published bytes of a range, by the book that `space` keeps by hand; `None` where any of it is not published.

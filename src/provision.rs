@@ -472,7 +472,7 @@ pub(crate) fn make_segment(shared: &Shared, regime: Regime, size: u64) -> Result
     let segment = Segment::create(shared.dir.as_ref(), &shared.space, &plan)?;
     if let Err(error) = shared.sync_dir() {
         // Nobody knows of it. Best effort: the next open leaves it, or uses it.
-        shared.space.retire(segment.mapping());
+        shared.space.retire(segment.mapping(), segment.size());
         drop(unlink_segment(shared.dir.as_ref(), segment.id()));
         return Err(error);
     }

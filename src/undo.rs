@@ -237,7 +237,7 @@ mod models {
                 let two = Arc::clone(&two);
                 thread::spawn(move || two.write(10))
             };
-            let view = pin();
+            let view = two.visibility.table.pin();
             let first = two.get(0);
             let second = two.get(1);
             drop(view);

@@ -132,6 +132,7 @@ impl Engine {
             Provision::new(opened.regime, &options, &shared.segments, ready, Arc::clone(&tail.segment));
         let pins = shared.space.domain();
         let last = tail.last;
+        tail.segment.times_are_told(last);
         let log = LogWriter::open(&shared, tail)?;
         let (segment, offset) = log.position();
         provision.set_active(segment, offset);
@@ -280,12 +281,17 @@ impl Engine {
     ///
     /// The first failure; the commit poisons the store with it.
     pub(crate) fn sync_once(&self) -> Result<Seq> {
+        // What nobody can find is not called durable.
+        self.shared.manifest.check_place()?;
         let unproven = std::mem::take(&mut *self.unproven.lock());
         heal(&unproven)?;
         self.sealing.lock().healed.extend(unproven);
         let plan = self.writer.lock().log.plan();
         execute(&plan, &self.shared.commit)?;
         let durable = self.writer.lock().log.synced(&self.shared, &plan);
+        for full in &durable {
+            full.segment.tell_time(full.last_seq);
+        }
         self.control.set_durable(plan.upto());
         self.sealing.lock().full.extend(durable);
         *self.dirty_since.lock() = None;
@@ -443,6 +449,7 @@ impl Engine {
             return Ok(());
         }
         self.flush()?;
+        self.provision.tell_time(self.last_seq());
         // The flush was followed by a watermark; the second one makes the very end durable, and is followed by none.
         self.shared.commit.run(|| self.sync_once())?;
         let sealed = self.seal();

@@ -73,6 +73,24 @@ pub enum Error {
         /// The directory or file.
         path: PathBuf,
     },
+    /// The directory that the store was opened in was removed, or its path leads to another directory now. Nothing was written
+    /// there.
+    #[error("{} {} since the store was opened, so what is written now would be lost; close the store, and open it where its \
+        files are", path.display(), if *replaced { "leads to another directory" } else { "was removed" })]
+    DirectoryGone {
+        /// The path that led to the directory.
+        path: PathBuf,
+        /// Whether there is another directory now: the old one was moved away, or something was mounted over it.
+        replaced: bool,
+    },
+    /// The lock file was removed or replaced while the store was open, on a file system that locks no directories: another
+    /// writer may have the store open, too.
+    #[error("{} was removed or replaced while the store was open, and another process may write to the same files; close the \
+        store everywhere, and verify it", path.display())]
+    LockLost {
+        /// The lock file.
+        path: PathBuf,
+    },
     /// The key is longer than [`MAX_KEY_LEN`](crate::MAX_KEY_LEN).
     #[error("key of {len} bytes is longer than the limit of {max}; store a hash of it instead")]
     KeyTooLarge {
@@ -354,6 +372,21 @@ mod tests {
             (
                 Error::ForeignFile { path: file() },
                 "data/0000000001.seg belongs to another store; move it out of this directory",
+            ),
+            (
+                Error::DirectoryGone { path: path(), replaced: false },
+                "data was removed since the store was opened, so what is written now would be lost; close the store, \
+                 and open it where its files are",
+            ),
+            (
+                Error::DirectoryGone { path: path(), replaced: true },
+                "data leads to another directory since the store was opened, so what is written now would be lost; \
+                 close the store, and open it where its files are",
+            ),
+            (
+                Error::LockLost { path: PathBuf::from("data/LOCK") },
+                "data/LOCK was removed or replaced while the store was open, and another process may write to the \
+                 same files; close the store everywhere, and verify it",
             ),
             (
                 Error::ReadOnly { path: path() },

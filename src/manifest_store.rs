@@ -19,9 +19,9 @@ use parking_lot::Mutex;
 use crate::commit::Commit;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentEntry, State};
-use crate::format::names::MANIFESTS;
+use crate::format::names::{LOCK, MANIFESTS};
 use crate::format::{SegmentId, Seq};
-use crate::fs::{Access, Dir, File};
+use crate::fs::{Access, Dir, File, Misplaced};
 
 /// Keeps the manifest.
 #[derive(Debug)]
@@ -89,6 +89,23 @@ impl ManifestStore {
         if self.is_behind() { self.update(|_| ()) } else { Ok(()) }
     }
 
+    /// Looks whether the store's files are still where whoever opens it next looks for them, and nobody else writes to them.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned` by `DirectoryGone` or `LockLost`.
+    pub(crate) fn check_place(&self) -> Result<()> {
+        let path = self.dir.path();
+        let error = match self.dir.check_place() {
+            Ok(()) => return Ok(()),
+            Err(Misplaced::Removed) => Error::DirectoryGone { path: path.to_owned(), replaced: false },
+            Err(Misplaced::Replaced) => Error::DirectoryGone { path: path.to_owned(), replaced: true },
+            Err(Misplaced::Unlocked) => Error::LockLost { path: path.join(LOCK) },
+        };
+        self.commit.poison(error);
+        self.commit.check()
+    }
+
     /// Makes sure that both copies are on the disk: one that a killed process wrote may exist in the page cache only, and
     /// until it is on the disk, writing over the other could leave none. And the directory's own name: whoever made it, or
     /// copied the store there, may not have made that durable, and what is written into it is to be.
@@ -127,6 +144,7 @@ impl ManifestStore {
         let mut held = self.held.lock();
         // After a failed sync nothing is tried again.
         self.commit.check()?;
+        self.check_place()?;
         self.prove(&mut held)?;
         let result = change(&mut held.manifest);
         held.manifest.generation += 1;

@@ -63,6 +63,7 @@ pub struct Options {
     pub(crate) image_bytes: u64,
     pub(crate) recovery_progress: Tell,
     pub(crate) create: bool,
+    pub(crate) wait_for_lock: Duration,
 }
 
 /// How far an open is with reading what no image holds.
@@ -130,6 +131,7 @@ impl Options {
             image_bytes: 256 << 20,
             recovery_progress: Tell::default(),
             create: true,
+            wait_for_lock: Duration::ZERO,
         }
     }
 
@@ -334,6 +336,29 @@ impl Options {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// How long an open waits for whoever has the store open, before it is refused with
+    /// [`Error::Locked`](crate::Error::Locked). Default: not at all.
+    ///
+    /// For a service whose old process is still closing when the new one starts. It looks at most every 50 ms; of several
+    /// that wait, any may be next.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// use std::time::Duration;
+    ///
+    /// let old = mapcask::Store::open(&path)?;
+    /// let closing = std::thread::spawn(move || old.close());
+    /// let new = mapcask::Options::new().wait_for_lock(Duration::from_secs(10)).open(&path)?;
+    /// # closing.join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn wait_for_lock(mut self, time: Duration) -> Self {
+        self.wait_for_lock = time;
         self
     }
 

@@ -379,6 +379,12 @@ impl Provision {
         self.active.lock().id()
     }
 
+    /// Has the times of the segment that is written to say so, the last number being `last`.
+    pub(crate) fn tell_time(&self, last: Seq) {
+        let active = Arc::clone(&self.active.lock());
+        active.tell_time(last);
+    }
+
     /// Counts a writer that had to do the helper's work.
     pub(crate) fn count_stall(&self) {
         // Relaxed: a statistic.
@@ -457,6 +463,7 @@ fn least_size(need: u64) -> u64 {
 ///
 /// `NoSpace`, or what the operating system says; there is no segment then.
 pub(crate) fn make_segment(shared: &Shared, regime: Regime, size: u64) -> Result<(Arc<Segment>, Result<()>)> {
+    shared.manifest.check_place()?;
     let mut nonce = [0; 8];
     shared
         .dir

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
@@ -83,7 +84,8 @@ pub struct SalvageReport {
 /// ```
 #[doc(alias = "repair")]
 pub fn salvage(from: impl AsRef<Path>, into: &Store) -> Result<SalvageReport> {
-    salvage_from(&RealDir::new(from.as_ref()), into)
+    let from = from.as_ref();
+    salvage_from(&RealDir::new(from).map_err(|error| Error::io("find", from, error))?, into)
 }
 
 /// As [`salvage`], from a simulated disk.
@@ -136,7 +138,7 @@ fn lock(dir: &dyn Dir) -> Result<Option<Box<dyn Lock>>> {
     if !names.iter().any(|name| names::parse(name) == Name::Lock) {
         return Ok(None);
     }
-    match dir.lock(LOCK, format!("{}\n", std::process::id()).as_bytes()) {
+    match dir.lock(LOCK, None, Duration::ZERO) {
         Ok(lock) => Ok(Some(lock)),
         Err(LockFailure::Held(note)) => {
             let pid = std::str::from_utf8(&note).ok().and_then(|note| note.trim().parse().ok());

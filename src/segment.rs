@@ -25,7 +25,7 @@ use crate::format::{SegmentId, Seq, StoreId, names};
 use crate::fs::{Access, Dir, File, Identity};
 use crate::mapping::space::{Range, Space};
 use crate::mapping::{Mapping, PAGE_SIZE};
-use crate::segment_file::{Unopened, check_header, check_identity, len_of, open_file};
+use crate::segment_file::{Times, Unopened, check_header, check_identity, header_of_log, len_of, open_file};
 
 /// How the pages ahead of the writer are made ready. Chosen by the store's default durability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,7 @@ pub(crate) struct Segment {
     file: Mutex<Option<(Arc<dyn File>, Identity)>>,
     /// The writer may store below this offset without a fault.
     ready: AtomicU64,
+    times: Times,
     /// Held while pages are made ready.
     extending: Mutex<()>,
 }
@@ -267,6 +268,7 @@ impl Segment {
             sync_turn: SyncTurn::new(),
             file: Mutex::new(file),
             ready: AtomicU64::new(ready),
+            times: Times::default(),
             extending: Mutex::new(()),
         })
     }
@@ -398,6 +400,16 @@ impl Segment {
         Ok(true)
     }
 
+    /// Has the file's times say that it was written to, the last number being `last`, where it was since they last did.
+    pub(crate) fn tell_time(&self, last: Seq) {
+        self.times.tell(last, || self.file());
+    }
+
+    /// Takes note that its times are right.
+    pub(crate) fn times_are_told(&self, last: Seq) {
+        self.times.are_told(last);
+    }
+
     /// The file, while it is kept.
     pub(crate) fn file(&self) -> Option<Arc<dyn File>> {
         self.file.lock().as_ref().map(|(file, _)| Arc::clone(file))
@@ -427,16 +439,7 @@ struct Shape {
 }
 
 fn header_of(plan: &Plan) -> SegmentHeader {
-    SegmentHeader {
-        store: plan.store,
-        id: plan.id,
-        size: plan.size,
-        nonce: plan.nonce,
-        first_seq: Seq::ZERO,
-        role: Role::Log,
-        generation: 0,
-        replaced: Vec::new(),
-    }
+    header_of_log(plan.store, plan.id, plan.size, plan.nonce)
 }
 
 /// An offset in a mapping: it fits, because the mapping was made.

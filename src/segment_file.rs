@@ -5,12 +5,13 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::format::manifest::SegmentEntry;
-use crate::format::segment_header::{SEGMENT_HEADER_SIZE, SegmentHeader};
-use crate::format::{Defect, READ_VERSION, SegmentId, StoreId, names};
-use crate::fs::{Access, Dir, File, Identity};
+use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
+use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId, names};
+use crate::fs::{Access, Dir, File, Identity, Misplaced};
 use crate::mapping::{Later, Mapping};
 
 /// Opens a segment file and reads its header, comparing it with the name, the store and the file's size.
@@ -45,6 +46,20 @@ pub(crate) fn open_file(
     Ok((file, header))
 }
 
+/// The header of a new segment of the log.
+pub(crate) fn header_of_log(store: StoreId, id: SegmentId, size: u64, nonce: u64) -> SegmentHeader {
+    SegmentHeader {
+        store,
+        id,
+        size,
+        nonce,
+        first_seq: Seq::ZERO,
+        role: Role::Log,
+        generation: 0,
+        replaced: Vec::new(),
+    }
+}
+
 /// Compares a segment's header with what the manifest says of it.
 ///
 /// # Errors
@@ -77,7 +92,13 @@ impl Unopened {
 impl Later for Unopened {
     fn map(&self) -> Result<Arc<Mapping>> {
         let Self { dir, store, entry, data_offset } = self;
-        let (file, header) = open_file(dir.as_ref(), *store, entry.id, Access::Read)?;
+        let opened = open_file(dir.as_ref(), *store, entry.id, Access::Read);
+        let (file, header) = opened.map_err(|error| match (error, dir.check_place()) {
+            (Error::MissingSegment { .. }, Err(Misplaced::Removed)) => {
+                Error::DirectoryGone { path: dir.path().to_owned(), replaced: false }
+            }
+            (error, _) => error,
+        })?;
         let path = self.path();
         check_header(&header, entry, &path)?;
         let told = (entry.role, entry.generation, *data_offset);
@@ -85,6 +106,31 @@ impl Later for Unopened {
             return Err(Error::Corrupt { path, offset: 0, defect: Defect::WrongSegment });
         }
         file.map(len_of(entry.size)?).map_err(|error| Error::io("map", path, error))
+    }
+}
+
+/// The last number when a segment file's times last said that it was written to.
+///
+/// A store into a mapped page that lies ready changes no time, and programs that make backups go by the times.
+#[derive(Debug, Default)]
+pub(crate) struct Times(AtomicU64);
+
+impl Times {
+    /// Takes note that the times are right for records up to here.
+    pub(crate) fn are_told(&self, last: Seq) {
+        // Relaxed: as in `tell`.
+        self.0.store(last.0, Ordering::Relaxed);
+    }
+
+    /// Has the times say so, where there is anything new. Durable when the kernel next writes them, and not with a sync.
+    pub(crate) fn tell(&self, last: Seq, file: impl FnOnce() -> Option<Arc<dyn File>>) {
+        // Relaxed: who misses what another thread has told says it twice.
+        if self.0.swap(last.0, Ordering::Relaxed) != last.0
+            && let Some(Err(error)) = file().map(|file| file.touch())
+        {
+            // No promise of the store depends on it.
+            crate::trace::helper_failed(&error);
+        }
     }
 }
 

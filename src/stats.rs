@@ -7,6 +7,7 @@ use crate::catalog::{Contents, Keyspace};
 use crate::compaction::report::CompactionStats;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::format::names::{self, Name};
 
 /// What a store says of itself at one moment; each number on its own, without stopping writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -170,7 +171,7 @@ impl Engine {
         let dir = self.shared.dir.as_ref();
         let mut size = 0;
         for name in dir.list().map_err(|error| Error::io("list", dir.path(), error))? {
-            if crate::format::names::parse(&name) == crate::format::names::Name::Foreign {
+            if matches!(names::parse(&name), Name::Foreign | Name::Neutral) {
                 continue;
             }
             match dir.open(&name, crate::fs::Access::Read).and_then(|file| file.allocated()) {

@@ -384,3 +384,28 @@ fn a_salvage_that_is_refused_makes_no_store() {
     }
     assert_eq!(succeed(path, &["get", "a"]), "1");
 }
+
+#[test]
+fn a_value_may_begin_with_a_hyphen() {
+    let directory = directory();
+    succeed(directory.path(), &["put", "a", "-5"]);
+    assert_eq!(succeed(directory.path(), &["get", "a"]), "-5");
+    succeed(directory.path(), &["put", "--hex", "61", "2d"]);
+    assert_eq!(succeed(directory.path(), &["get", "a"]), "-");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_standard_output_is_named() {
+    let directory = directory();
+    succeed(directory.path(), &["put", "a", "1"]);
+    let output = Command::new(env!("CARGO_BIN_EXE_mapcask"))
+        .args(["stats"])
+        .current_dir(directory.path())
+        .stdout(fs::File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("cannot write to standard output"), "{text}");
+    assert_eq!(output.status.code(), Some(2));
+}

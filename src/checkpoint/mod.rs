@@ -240,7 +240,7 @@ mod tests {
         let executable = std::env::current_exe().expect("the test itself");
         let temporary =
             tempfile::tempdir_in(executable.parent().expect("it lies in a folder")).expect("a folder");
-        let dir = RealDir::new(temporary.path());
+        let dir = RealDir::new(temporary.path()).expect("a directory by its full path");
         (temporary, dir)
     }
 

@@ -35,6 +35,7 @@ enum Command {
         /// The key
         key: OsString,
         /// The value; "-" or nothing reads it from standard input, as it is
+        #[arg(allow_hyphen_values = true)]
         value: Option<OsString>,
     },
     /// Writes a key's value to standard output as it is; exits with 1 if the key is absent
@@ -128,6 +129,9 @@ pub(crate) fn main() -> ExitCode {
         // The reader of a pipe has seen enough: `mapcask scan | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
+            // What reads or writes files says so; all else goes to standard output.
+            let is_bare = error.chain().count() == 1 && error.is::<io::Error>();
+            let error = if is_bare { error.context("cannot write to standard output") } else { error };
             eprintln!("mapcask: {}", with_causes(&error));
             ExitCode::from(2)
         }

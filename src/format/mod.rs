@@ -112,6 +112,8 @@ pub enum Defect {
     BatchIncomplete,
     /// A count or a field has a value that no writer writes.
     BadField(&'static str),
+    /// A segment with records that the manifest, which is whole, has never heard of: the manifest is older than the segment.
+    NotInManifest,
     /// The file's name and its header disagree.
     WrongSegment,
     /// The file's size is not the one it was made with.
@@ -148,6 +150,10 @@ impl fmt::Display for Defect {
             Self::BadSequence => f.write_str("a sequence number is out of order"),
             Self::BatchIncomplete => f.write_str("a batch does not hold the records it announces"),
             Self::BadField(field) => write!(f, "the field {field} has an impossible value"),
+            Self::NotInManifest => f.write_str(
+                "it is newer than the manifest, as where an older backup was copied over a newer store: a backup needs an \
+                 empty directory",
+            ),
             Self::WrongSegment => f.write_str("the file's name and header disagree"),
             Self::WrongSize { expected, found } => {
                 write!(f, "the file has {found} bytes and was made with {expected}")

@@ -30,7 +30,7 @@ pub enum Name {
     Image(u64),
     /// A file that was being made when its process ended; holds nothing that counts.
     Temporary,
-    /// A directory that some file systems make by themselves.
+    /// Nobody's data: what file systems, desktops and version control leave in a directory by themselves.
     Neutral,
     /// None of ours.
     Foreign,
@@ -66,7 +66,9 @@ pub fn parse(name: &str) -> Name {
     match name {
         LOCK => return Name::Lock,
         CONTROL => return Name::Control,
-        "lost+found" => return Name::Neutral,
+        "lost+found" | "Thumbs.db" | "desktop.ini" => return Name::Neutral,
+        // None of ours begins with a dot: `.gitkeep`, `.DS_Store`, `.directory`, `.nfs*`.
+        _ if name.starts_with('.') => return Name::Neutral,
         _ => {}
     }
     if let Some(copy) = MANIFESTS.iter().position(|manifest| *manifest == name) {
@@ -119,6 +121,15 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_in_directories_by_itself_is_neutral() {
+        for name in
+            [".gitkeep", ".DS_Store", ".nfs000000", ".0000000001.seg", ".tmp", "lost+found", "Thumbs.db"]
+        {
+            assert_eq!(parse(name), Name::Neutral, "{name}");
+        }
+    }
+
+    #[test]
     fn other_names_are_foreign() {
         let names = [
             "1.seg",
@@ -129,7 +140,6 @@ mod tests {
             "MANIFEST",
             "MANIFEST.2",
             "notes.txt",
-            ".tmp",
             "x.tmp",
             "0000000001.0",
             "0000000001..aside",

@@ -5,6 +5,9 @@
 //!
 //! **Determinism.** Time, randomness and the boot id come through here as well, so that a test decides them.
 
+mod lock;
+#[cfg_attr(not(unix), path = "place_portable.rs")]
+mod place;
 mod platform;
 pub(crate) mod real;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
@@ -49,6 +52,28 @@ pub(crate) struct Identity {
     pub(crate) inode: (u64, u64),
 }
 
+/// Where a directory that was opened is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Where it was, or somewhere else with nothing in its place.
+    Here,
+    /// Nowhere: what is written into it is gone once it is closed.
+    Removed,
+    /// Somewhere else, or mounted over: its path leads to another directory.
+    Replaced,
+}
+
+/// Why nothing may be written to a directory any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Misplaced {
+    /// [`Standing::Removed`].
+    Removed,
+    /// [`Standing::Replaced`].
+    Replaced,
+    /// The lock file was taken away, and another writer may be at work.
+    Unlocked,
+}
+
 /// Why a lock was not taken.
 #[derive(Debug)]
 pub(crate) enum LockFailure {
@@ -69,20 +94,24 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn create_dir(&self) -> io::Result<()>;
     /// Makes the directory's own name durable, in the directory that it lies in. Never makes anything.
     fn sync_parent(&self) -> io::Result<()>;
+    /// Looks whether what is written to the directory can still be found by its path, and nobody else can be writing to it.
+    /// A directory that was moved away, with nothing in its place, is one that can be found.
+    fn check_place(&self) -> Result<(), Misplaced>;
     /// The names in the directory, in no order; `NotFound` where there is no directory.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Creates a file that must not exist yet, open for reading and writing, of size zero.
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
-    /// Opens a file that exists.
+    /// Opens a file that exists: a regular one, no link is followed; for writing, one that has no other name.
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>>;
-    /// Renames within the directory, replacing what has the new name. Durable after [`Dir::sync`].
+    /// Renames within the directory; `AlreadyExists` where anything has the new name. Durable after [`Dir::sync`].
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a name. Durable after [`Dir::sync`].
     fn unlink(&self, name: &str) -> io::Result<()>;
     /// Makes creations, renames and removals so far durable.
     fn sync(&self) -> io::Result<()>;
-    /// Takes the exclusive lock on the permanent file `name` (created where missing) and writes `note` into it.
-    fn lock(&self, name: &str, note: &[u8]) -> Result<Box<dyn Lock>, LockFailure>;
+    /// Takes the exclusive lock on the directory and its permanent file `name` (created where missing), and writes `note`
+    /// into that; without a note it creates and writes nothing. Waits as long as is said for whoever holds it.
+    fn lock(&self, name: &str, note: Option<&[u8]>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure>;
     /// Bytes that are free on the file system; `None` where that cannot be known.
     fn free_bytes(&self) -> Option<u64>;
     /// What lies below.
@@ -113,6 +142,8 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     fn allocate(&self, size: u64) -> io::Result<()>;
     /// Makes written bytes, the size and the blocks durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
+    /// Has the file's times say that it was changed now: stores into mapped pages that lie ready do not. Durable some time.
+    fn touch(&self) -> io::Result<()>;
     /// Gives the blocks of a range back; it reads as zeros afterwards. Where that is not supported, does nothing.
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Bytes allocated on the disk.

@@ -78,16 +78,49 @@ pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usi
     std::os::windows::fs::FileExt::seek_write(file, bytes, offset)
 }
 
-/// Makes a directory's entries durable.
+/// Has a file's times say that it was changed now.
 #[cfg(unix)]
-pub(super) fn sync_dir(path: &std::path::Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+pub(super) fn touch(file: &File) -> io::Result<()> {
+    use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    // Both: to change one alone takes the file's owner, and whoever may write to it is enough for both (utimensat(2)).
+    Ok(rustix::fs::futimens(file, &Timestamps { last_access: now, last_modification: now })?)
+}
+
+#[cfg(not(unix))]
+pub(super) fn touch(file: &File) -> io::Result<()> {
+    file.set_modified(std::time::SystemTime::now())
+}
+
+/// Whether a sync was refused because the file system has none for directories, so that there is nothing to be done.
+pub(super) fn has_no_sync(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
+/// Makes the names in a directory durable that may not be ours: one on a file system that cannot be written to was not
+/// made by us.
+#[cfg(unix)]
+pub(super) fn sync_foreign(directory: &File) -> io::Result<()> {
+    match directory.sync_all() {
+        Err(error) if has_no_sync(&error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        other => other,
+    }
+}
+
+/// As [`sync_foreign`], by path: one that we may not read was not made by us.
+#[cfg(unix)]
+pub(super) fn sync_foreign_dir(path: &std::path::Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(directory) => sync_foreign(&directory),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Elsewhere a directory cannot be opened as a file; the file system's journal keeps entries in order.
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
-pub(super) fn sync_dir(_: &std::path::Path) -> io::Result<()> {
+pub(super) fn sync_foreign_dir(_: &std::path::Path) -> io::Result<()> {
     Ok(())
 }
 
@@ -95,9 +128,21 @@ pub(super) fn sync_dir(_: &std::path::Path) -> io::Result<()> {
 #[cfg(unix)]
 pub(super) fn check_size_limit(size: u64) -> io::Result<()> {
     match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
-        Some(limit) if size > limit => Err(io::ErrorKind::FileTooLarge.into()),
+        // The call tells nothing of having been denied, as in some sandboxes, and its number is none then.
+        Some(limit) if size > limit && confirmed_limit().is_none_or(|limit| size > limit) => {
+            Err(io::ErrorKind::FileTooLarge.into())
+        }
         _ => Ok(()),
     }
+}
+
+/// The limit on file sizes as the system shows it; `None` where it does not.
+#[cfg(unix)]
+fn confirmed_limit() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max file size"))?;
+    let soft = line.split_whitespace().next()?;
+    if soft == "unlimited" { Some(u64::MAX) } else { soft.parse().ok() }
 }
 
 #[cfg(not(unix))]
@@ -191,19 +236,6 @@ pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
 #[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
 pub(super) fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<()> {
     Ok(())
-}
-
-/// Bytes that are free for this user on the file system of a directory.
-#[cfg(unix)]
-pub(super) fn free_bytes(path: &std::path::Path) -> Option<u64> {
-    let system = rustix::fs::statvfs(path).ok()?;
-    system.f_bavail.checked_mul(system.f_frsize)
-}
-
-/// Nobody to ask without a call of this system's own.
-#[cfg(not(unix))]
-pub(super) fn free_bytes(_: &std::path::Path) -> Option<u64> {
-    None
 }
 
 /// The file system's magic number.

@@ -3,39 +3,49 @@
 //! It adds no cache and no retry of its own, apart from calls that a signal interrupted: in particular a failed sync
 //! is reported and never tried again, because the kernel forgets a lost page once it has told of it.
 
-use std::fs::{self, OpenOptions, TryLockError};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::{Access, Dir, File, Identity, Lock, LockFailure, Medium, platform};
+use super::lock::{self, Held, Holding};
+use super::place::Place;
+use super::{Access, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing, platform};
 use crate::mapping::Mapping;
 
 /// The moment that [`Dir::now`] counts from, one for the process.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// How often a lock is taken again because its file was replaced meanwhile.
-const LOCK_ATTEMPTS: usize = 16;
-
 /// One directory of the real file system.
 #[derive(Debug)]
 pub(crate) struct RealDir {
+    /// Where it was when it was named, for messages; nothing is reached by it once the directory is open.
     path: PathBuf,
+    /// The directory, from when it is first found or made.
+    place: OnceLock<Arc<Place>>,
+    holding: Holding,
 }
 
 impl RealDir {
     /// The directory at `path`, which need not exist yet; where it is now, wherever the process goes.
-    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// Where that cannot be told: the path is empty, or relative to a working directory that is gone.
+    pub(crate) fn new(path: impl AsRef<Path>) -> io::Result<Self> {
         LazyLock::force(&START);
-        let path = path.into();
-        // An empty path, or a working directory that is gone: whatever is tried with it says what is wrong.
-        Self { path: std::path::absolute(&path).unwrap_or(path) }
+        let path = std::path::absolute(path)?;
+        Ok(Self { path, place: OnceLock::new(), holding: Holding::default() })
     }
 
-    fn open_with(&self, options: &OpenOptions, name: &str) -> io::Result<fs::File> {
-        // std opens with O_CLOEXEC and retries interrupted calls.
-        platform::above_standard_streams(options.open(self.path.join(name))?)
+    /// The directory, held from now on.
+    fn place(&self) -> io::Result<&Arc<Place>> {
+        if let Some(place) = self.place.get() {
+            return Ok(place);
+        }
+        let found = Arc::new(Place::open(&self.path)?);
+        Ok(self.place.get_or_init(|| found))
     }
 }
 
@@ -45,76 +55,76 @@ impl Dir for RealDir {
     }
 
     fn create_dir(&self) -> io::Result<()> {
-        create_dir_durably(&self.path)
+        match self.place.get() {
+            Some(place) => place.sync_parent(&self.path),
+            None => {
+                create_dir_durably(&self.path)?;
+                self.place().map(drop)
+            }
+        }
     }
 
     fn sync_parent(&self) -> io::Result<()> {
-        parent_of(&self.path).map_or(Ok(()), sync_foreign)
+        self.place()?.sync_parent(&self.path)
+    }
+
+    fn check_place(&self) -> Result<(), Misplaced> {
+        let Some(place) = self.place.get() else { return Ok(()) };
+        // What cannot be found out says nothing: everything is reached through the descriptor all the same.
+        match place.standing(&self.path).unwrap_or(Standing::Here) {
+            Standing::Removed => return Err(Misplaced::Removed),
+            Standing::Replaced => return Err(Misplaced::Replaced),
+            Standing::Here => {}
+        }
+        let mut holding = self.holding.lock();
+        if holding.as_mut().is_none_or(Held::is_safe) { Ok(()) } else { Err(Misplaced::Unlocked) }
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            // A name that is not Unicode is no name of ours, but it must not be overlooked either.
-            names.push(entry?.file_name().to_string_lossy().into_owned());
-        }
-        Ok(names)
+        self.place()?.list()
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = self.open_with(OpenOptions::new().read(true).write(true).create_new(true), name)?;
+        let file = self.place()?.create_file(name)?;
         Ok(Arc::new(RealFile { file, access: Access::Write }))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        let file = self.open_with(OpenOptions::new().read(true).write(access == Access::Write), name)?;
+        let file = self.place()?.open_file(name, access)?;
         Ok(Arc::new(RealFile { file, access }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path.join(from), self.path.join(to))
+        self.place()?.rename(from, to)
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.path.join(name))
+        self.place()?.unlink(name)
     }
 
     fn sync(&self) -> io::Result<()> {
-        platform::sync_dir(&self.path)
+        self.place()?.sync()
     }
 
-    fn lock(&self, name: &str, note: &[u8]) -> Result<Box<dyn Lock>, LockFailure> {
-        for _ in 0..LOCK_ATTEMPTS {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false);
-            let file = self.open_with(&options, name).map_err(LockFailure::Io)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(held(&self.path.join(name))),
-                Err(TryLockError::Error(error)) => return Err(LockFailure::Io(error)),
-            }
-            // Somebody may have replaced the file between our opening and our locking it, and then another one holds
-            // the lock on the file that everybody sees now.
-            if same_file(&file, &self.path.join(name)).map_err(LockFailure::Io)? {
-                let lock = RealFile { file, access: Access::Write };
-                write_note(&lock, note).map_err(LockFailure::Io)?;
-                return Ok(Box::new(RealLock { _file: lock.file }));
-            }
-        }
-        Err(LockFailure::Io(io::Error::other("the lock file is replaced again and again")))
+    fn lock(&self, name: &str, note: Option<&[u8]>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure> {
+        let place = self.place().map_err(LockFailure::Io)?;
+        Ok(Box::new(lock::take(place, &self.holding, name, note, wait)?))
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        platform::free_bytes(&self.path)
+        self.place().ok()?.free_bytes()
     }
 
     fn medium(&self) -> io::Result<Medium> {
+        match self.place() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            place => return place?.medium(),
+        }
         // Asked before the directory is made, too: then the nearest ancestor that is there will hold it.
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for ancestor in self.path.ancestors() {
-            let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
-            match fs::File::open(ancestor) {
-                Ok(directory) => return platform::medium(&directory),
+        for ancestor in self.path.ancestors().skip(1) {
+            match Place::open(ancestor) {
+                Ok(directory) => return directory.medium(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => last = error,
                 Err(error) => return Err(error),
             }
@@ -141,28 +151,13 @@ impl Dir for RealDir {
     }
 }
 
-/// What the holder of a lock wrote; empty where it cannot be read, for it is only for a message.
-fn held(path: &Path) -> LockFailure {
-    LockFailure::Held(fs::read(path).unwrap_or_default())
-}
-
-/// Whether the open file is the one that has the name.
-fn same_file(file: &fs::File, path: &Path) -> io::Result<bool> {
-    let ours = platform::identity(&file.metadata()?);
-    match fs::metadata(path) {
-        Ok(metadata) => Ok(platform::identity(&metadata).inode == ours.inode),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Makes a directory and its parents; each new one is synced into its parent, or a power cut could take the whole
 /// store with it.
 fn create_dir_durably(path: &Path) -> io::Result<()> {
-    let Some(parent) = parent_of(path) else { return Ok(()) };
+    let Some(parent) = path.parent() else { return Ok(()) };
     if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         // An earlier process may have died between making it and syncing it.
-        return sync_foreign(parent);
+        return platform::sync_foreign_dir(parent);
     }
     if !parent.is_dir() {
         create_dir_durably(parent)?;
@@ -172,47 +167,8 @@ fn create_dir_durably(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         other => other?,
     }
-    platform::sync_dir(parent)
+    Place::open(parent)?.sync()
 }
-
-/// The directory that a path lies in; none for the root.
-fn parent_of(path: &Path) -> Option<&Path> {
-    let parent = path.parent()?;
-    Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
-}
-
-/// Makes the names in a directory durable that may not be ours: one that we may not read was not made by us, nor one on a file
-/// system that cannot be written to or has no such sync.
-fn sync_foreign(path: &Path) -> io::Result<()> {
-    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
-    match platform::sync_dir(path) {
-        Err(error)
-            if matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported) =>
-        {
-            Ok(())
-        }
-        other => other,
-    }
-}
-
-/// Writes what is to be in the file of a lock, which may hold a longer note.
-fn write_note(lock: &RealFile, note: &[u8]) -> io::Result<()> {
-    lock.write_at(note, 0)?;
-    // Seldom: it costs the file system a transaction.
-    if lock.file.metadata()?.len() == note.len() as u64 {
-        Ok(())
-    } else {
-        lock.file.set_len(note.len() as u64)
-    }
-}
-
-/// The lock lives as long as the open file description does.
-#[derive(Debug)]
-struct RealLock {
-    _file: fs::File,
-}
-
-impl Lock for RealLock {}
 
 /// One open file.
 #[derive(Debug)]
@@ -269,6 +225,10 @@ impl File for RealFile {
         self.file.sync_data()
     }
 
+    fn touch(&self) -> io::Result<()> {
+        platform::touch(&self.file)
+    }
+
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
         platform::punch_hole(&self.file, offset, len)
     }
@@ -296,7 +256,7 @@ mod tests {
             std::env::current_exe().expect("the test itself").parent().expect("it lies in a folder"),
         )
         .unwrap();
-        let dir = RealDir::new(temporary.path().join("a/b"));
+        let dir = RealDir::new(temporary.path().join("a/b")).unwrap();
         dir.create_dir().unwrap();
         (temporary, dir)
     }
@@ -305,7 +265,7 @@ mod tests {
     fn the_note_of_a_lock_takes_the_place_of_a_longer_one() {
         let (_temporary, dir) = scratch();
         for note in ["1234567\n", "89\n", "10111\n"] {
-            drop(dir.lock("LOCK", note.as_bytes()).expect("nobody holds it"));
+            drop(dir.lock("LOCK", Some(note.as_bytes()), Duration::ZERO).expect("nobody holds it"));
             assert_eq!(fs::read_to_string(dir.path().join("LOCK")).unwrap(), note);
         }
     }
@@ -317,7 +277,7 @@ mod tests {
         dir.create_dir().unwrap();
         dir.sync().unwrap();
         assert_eq!(dir.list().unwrap(), ["one"]);
-        let missing = RealDir::new(dir.path().join("missing"));
+        let missing = RealDir::new(dir.path().join("missing")).unwrap();
         assert_eq!(missing.list().unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
@@ -393,15 +353,15 @@ mod tests {
     #[test]
     fn a_lock_excludes_a_second_one_shows_its_note_and_ends_with_its_owner() {
         let (_temporary, dir) = scratch();
-        let lock = dir.lock("LOCK", b"a long note").unwrap();
+        let lock = dir.lock("LOCK", Some(b"a long note"), Duration::ZERO).unwrap();
         drop(lock);
-        let lock = dir.lock("LOCK", b"42").unwrap();
-        match RealDir::new(dir.path()).lock("LOCK", b"43") {
+        let lock = dir.lock("LOCK", Some(b"42"), Duration::ZERO).unwrap();
+        match RealDir::new(dir.path()).unwrap().lock("LOCK", Some(b"43"), Duration::ZERO) {
             Err(LockFailure::Held(note)) => assert_eq!(note, b"42"),
             other => panic!("expected a held lock, got {other:?}"),
         }
         drop(lock);
-        dir.lock("LOCK", b"44").unwrap();
+        dir.lock("LOCK", Some(b"44"), Duration::ZERO).unwrap();
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(crate) mod source;
 pub(crate) mod survey;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::aside::{copy_aside, remove, remove_images, rename_aside};
 use self::chain::Chain;
@@ -99,7 +100,7 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
     if first == DirectoryAction::Create {
         create_dir()?;
     }
-    let lock = take_lock(dir.as_ref()).or_else(|error| {
+    let lock = take_lock(dir.as_ref(), options.wait_for_lock).or_else(|error| {
         // Where there is no store to be opened, that comes first.
         decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?;
         Err(error)
@@ -112,7 +113,7 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
             // Somebody has emptied it meanwhile, or nothing was ever finished there.
             create_dir()?;
         }
-        create(dir.as_ref())?;
+        create(dir.as_ref(), &survey)?;
         survey = Survey::of(dir.as_ref())?;
     }
     open_store(dir, options, &survey, lock, created)
@@ -140,9 +141,9 @@ fn decide_directory(dir: &dyn Dir, survey: &Survey, options: &Options) -> Result
     }
 }
 
-fn take_lock(dir: &dyn Dir) -> Result<Box<dyn Lock>> {
+fn take_lock(dir: &dyn Dir, wait: Duration) -> Result<Box<dyn Lock>> {
     let note = format!("{}\n", std::process::id());
-    dir.lock(LOCK, note.as_bytes()).map_err(|failure| match failure {
+    dir.lock(LOCK, Some(note.as_bytes()), wait).map_err(|failure| match failure {
         LockFailure::Held(note) => {
             let line = std::str::from_utf8(&note).ok().and_then(|note| note.lines().next());
             let pid = line.and_then(|line| line.trim().parse().ok());
@@ -155,8 +156,8 @@ fn take_lock(dir: &dyn Dir) -> Result<Box<dyn Lock>> {
     })
 }
 
-/// Makes the two copies of the manifest of an empty store, durably.
-fn create(dir: &dyn Dir) -> Result<()> {
+/// Makes the two copies of the manifest of an empty store, durably; over nothing but what an unfinished attempt left.
+fn create(dir: &dyn Dir, survey: &Survey) -> Result<()> {
     let random = |bytes: &mut [u8]| {
         dir.random(bytes).map_err(|error| Error::io("draw random bytes for", dir.path(), error))
     };
@@ -180,14 +181,11 @@ fn create(dir: &dyn Dir) -> Result<()> {
         keyspaces: Keyspaces::new(),
     };
     let bytes = manifest.encode();
-    for name in MANIFESTS {
+    for (copy, name) in MANIFESTS.into_iter().enumerate() {
         let io = |operation, error| Error::io(operation, dir.path().join(name), error);
-        let file = match dir.create(name) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                dir.open(name, crate::fs::Access::Write)
-            }
-            other => other,
-        };
+        // One that was found holds nothing; one that was not must still not be there.
+        let file =
+            if survey.has_copy(copy) { dir.open(name, crate::fs::Access::Write) } else { dir.create(name) };
         let file = file.map_err(|error| io("create", error))?;
         file.write_at(&bytes, 0).map_err(|error| io("write", error))?;
         file.sync().map_err(|error| io("sync", error))?;

@@ -37,6 +37,8 @@ pub(crate) struct Survey {
     /// Images of the index, by number.
     pub(crate) images: Vec<u64>,
     copies: [Copy; 2],
+    /// Whether there is a file of that copy, whatever it holds.
+    has_copy: [bool; 2],
 }
 
 impl Survey {
@@ -53,6 +55,7 @@ impl Survey {
             segments: Vec::new(),
             images: Vec::new(),
             copies: [Copy::Nothing, Copy::Nothing],
+            has_copy: [false; 2],
         };
         let mut list = match dir.list() {
             Ok(list) => list,
@@ -65,7 +68,10 @@ impl Survey {
         list.sort_unstable();
         for name in list {
             match names::parse(&name) {
-                Name::Manifest(copy) => survey.copies[copy] = read_copy(dir, &name)?,
+                Name::Manifest(copy) => {
+                    survey.has_copy[copy] = true;
+                    survey.copies[copy] = read_copy(dir, &name)?;
+                }
                 Name::Segment(id) => survey.segments.push(id),
                 Name::Temporary => survey.temporaries.push(name),
                 Name::Foreign => survey.foreign = survey.foreign.or(Some(name)),
@@ -125,6 +131,11 @@ impl Survey {
         };
         let newest = self.copies.iter().filter_map(whole).max_by_key(|manifest| manifest.generation)?;
         Some((newest, [0, 1].map(|copy| whole(&self.copies[copy]).is_none())))
+    }
+
+    /// Whether there is a file of that copy, whatever it holds.
+    pub(crate) fn has_copy(&self, copy: usize) -> bool {
+        self.has_copy[copy]
     }
 
     /// Whether the two copies are of different stores.
@@ -210,11 +221,7 @@ pub(crate) fn look_at_unlisted(
             (_, Err(error)) => return Err(error),
             (_, Ok(_)) => {
                 let path = dir.path().join(names::segment(*id));
-                return Err(Error::Corrupt {
-                    path,
-                    offset: 0,
-                    defect: Defect::BadField("not in the manifest"),
-                });
+                return Err(Error::Corrupt { path, offset: 0, defect: Defect::NotInManifest });
             }
         }
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::fs::Dir;
 use crate::fs::real::RealDir;
@@ -42,7 +42,7 @@ use crate::snapshot::Snapshot;
 /// # Fork
 ///
 /// A child made by `fork` that uses an inherited handle gets [`Error::Forked`](crate::Error::Forked), and dropping the
-/// handle there touches nothing. As long as the child lives, it keeps the store's lock.
+/// handle there touches nothing. Where the parent dies without closing the store, the child keeps the lock as long as it lives.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -119,8 +119,9 @@ impl Options {
     /// `MissingSegment` when durable data is damaged, likewise (see [`salvage`](crate::salvage)); `NoSpace`,
     /// `ReadOnly`, `Io` or `Limit` when the operating system refuses; `InvalidOption`.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
-        let dir: Arc<dyn Dir> = Arc::new(RealDir::new(path.as_ref()));
-        self.open_in(dir)
+        let path = path.as_ref();
+        let dir = RealDir::new(path).map_err(|error| Error::io("find", path, error))?;
+        self.open_in(Arc::new(dir))
     }
 
     /// Opens the store on a simulated disk.
@@ -311,6 +312,8 @@ impl Store {
 
     /// Makes every acknowledged write durable: it survives power loss when this returns.
     ///
+    /// The modification times of the files that were written to say so from then on, for programs that copy what changed.
+    ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
     /// # let store = mapcask::Store::open(directory.path().join("data"))?;
@@ -330,6 +333,8 @@ impl Store {
     pub fn flush(&self) -> Result<()> {
         let _events = crate::trace::at_end();
         self.engine().liveness.check()?;
+        self.engine().shared.commit.check()?;
+        self.engine().provision.tell_time(self.engine().last_seq());
         self.engine().flush()
     }
 

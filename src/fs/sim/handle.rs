@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::fault::{Fault, Operation};
-use super::machine::{Machine, Shared};
+use super::machine::{HeldLock, Machine, Shared};
 use super::model::{DirChange, Event, NodeId, page_count, split};
-use crate::fs::{Access, Dir, File, Identity, Lock, LockFailure, Medium};
+use crate::fs::{Access, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing};
 use crate::mapping::{Backing, Mapping};
 
 /// The directory.
@@ -50,21 +50,38 @@ impl Dir for SimDir {
         self.shared.lock().enter(Operation::SyncParent).map(drop)
     }
 
+    fn check_place(&self) -> Result<(), Misplaced> {
+        let mut machine = self.shared.lock();
+        match machine.standing {
+            Standing::Removed => return Err(Misplaced::Removed),
+            Standing::Replaced => return Err(Misplaced::Replaced),
+            Standing::Here => {}
+        }
+        let lost = |held: &HeldLock| held.note.is_some() && machine.lookup(&held.name).ok() != held.node;
+        let Some(at) = machine.locks.iter().position(lost) else { return Ok(()) };
+        if !machine.locks_dirs {
+            return Err(Misplaced::Unlocked);
+        }
+        // Put back: the directory's lock is held.
+        let HeldLock { name, note, .. } = machine.locks[at].clone();
+        let node = machine.lookup(&name).unwrap_or_else(|_| machine.create(&name));
+        machine.locks[at].node = Some(node);
+        // On a full disk the note is not.
+        drop(machine.write_note(node, &note.unwrap_or_default()));
+        Ok(())
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         let mut machine = self.shared.lock();
         machine.enter_unseen(Operation::List)?;
-        if !machine.model.made {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+        machine.check_dir()?;
         Ok(machine.model.names.keys().map(|name| name.to_string()).collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut machine = self.shared.lock();
         machine.enter(Operation::Create)?;
-        if !machine.model.made {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+        machine.check_dir()?;
         if machine.model.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -84,6 +101,9 @@ impl Dir for SimDir {
         machine.enter(Operation::Rename)?;
         let node = machine.lookup(from)?;
         if from != to {
+            if machine.model.names.contains_key(to) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
             machine.record(Event::Change(DirChange::Rename(from.into(), to.into(), node)));
         }
         Ok(())
@@ -112,23 +132,25 @@ impl Dir for SimDir {
         synced
     }
 
-    fn lock(&self, name: &str, note: &[u8]) -> Result<Box<dyn Lock>, LockFailure> {
+    fn lock(&self, name: &str, note: Option<&[u8]>, _: Duration) -> Result<Box<dyn Lock>, LockFailure> {
         let mut machine = self.shared.lock();
         machine.enter(Operation::Lock).map_err(LockFailure::Io)?;
-        if !machine.model.made {
-            return Err(LockFailure::Io(io::ErrorKind::NotFound.into()));
+        machine.check_dir().map_err(LockFailure::Io)?;
+        let there = machine.lookup(name).ok();
+        let (by_dir, by_file) = (machine.locks_dirs, there.is_some());
+        let holds = |held: &HeldLock| held.name == name && (by_dir || by_file && held.node == there);
+        if machine.locks.iter().any(holds) {
+            return Err(LockFailure::Held(there.map_or_else(Vec::new, |node| machine.note_of(node))));
         }
-        let node = machine.lookup(name).unwrap_or_else(|_| machine.create(name));
-        if machine.locks.iter().any(|held| held == name) {
-            let size = usize::try_from(machine.model.node(node).size).expect("simulated files fit in memory");
-            let mut holder = vec![0; size];
-            machine.read(node, 0, &mut holder);
-            return Err(LockFailure::Held(holder));
+        let mut node = there;
+        if let Some(note) = note {
+            let file = there.unwrap_or_else(|| machine.create(name));
+            machine.write_note(file, note).map_err(LockFailure::Io)?;
+            node = Some(file);
         }
-        machine.record(Event::Size(node, 0));
-        machine.write(node, 0, note).map_err(LockFailure::Io)?;
-        machine.locks.push(name.to_owned());
-        Ok(Box::new(SimLock { shared: Arc::clone(&self.shared), name: name.to_owned() }))
+        let held = HeldLock { name: name.to_owned(), node, note: note.map(<[u8]>::to_vec) };
+        machine.locks.push(held);
+        Ok(Box::new(SimLock { shared: Arc::clone(&self.shared), name: name.to_owned(), node }))
     }
 
     fn free_bytes(&self) -> Option<u64> {
@@ -173,13 +195,17 @@ impl Dir for SimDir {
 struct SimLock {
     shared: Arc<Shared>,
     name: String,
+    /// The file that was locked; another one may have been put in its place.
+    node: Option<NodeId>,
 }
 
 impl Lock for SimLock {}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        self.shared.lock().locks.retain(|held| *held != self.name);
+        let mut machine = self.shared.lock();
+        let locks_dirs = machine.locks_dirs;
+        machine.locks.retain(|held| held.name != self.name || !locks_dirs && held.node != self.node);
     }
 }
 
@@ -251,6 +277,11 @@ impl File for SimFile {
     fn sync(&self) -> io::Result<()> {
         let pages = |machine: &Machine| 0..machine.model.node(self.node).pages.len();
         sync_pages(&self.shared, Operation::Sync, (self.node, &self.told), pages)
+    }
+
+    fn touch(&self) -> io::Result<()> {
+        // There are no times.
+        self.check_writable()
     }
 
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {

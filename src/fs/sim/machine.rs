@@ -22,7 +22,7 @@ use super::crash::Uncertain;
 use super::fault::{Operation, Plan};
 use super::model::{DirChange, Event, Model, NodeId, page_count, split};
 use super::page::{self, Page, Tears};
-use crate::fs::Medium;
+use crate::fs::{Medium, Standing};
 use crate::mapping::{Backing, Mapping, PAGE_SIZE};
 
 /// What a test decides about a machine, and what its crashed successors inherit.
@@ -91,6 +91,15 @@ impl Backing for Detached {
     }
 }
 
+/// A lock that is held: on a name, and on the file that had it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HeldLock {
+    pub(super) name: String,
+    pub(super) node: Option<NodeId>,
+    /// What is to be in the file.
+    pub(super) note: Option<Vec<u8>>,
+}
+
 /// A machine, shared by its handles.
 pub(super) type Shared = Mutex<Machine>;
 
@@ -104,8 +113,12 @@ pub(super) struct Machine {
     /// The place of the trace's first event: more than zero once history was forgotten.
     first: usize,
     memories: BTreeMap<NodeId, Memory>,
-    /// Names of the locks that are held.
-    pub(super) locks: Vec<String>,
+    /// The locks that are held.
+    pub(super) locks: Vec<HeldLock>,
+    /// Where the directory is, as its holders find out.
+    pub(super) standing: Standing,
+    /// Whether directories can be locked, and not files alone.
+    pub(super) locks_dirs: bool,
     pub(super) plan: Plan,
     pub(super) settings: Settings,
     pub(super) random: Seeded,
@@ -123,6 +136,8 @@ impl Machine {
             first: 0,
             memories: BTreeMap::new(),
             locks: Vec::new(),
+            standing: Standing::Here,
+            locks_dirs: true,
             plan: Plan::default(),
             settings,
             random,
@@ -240,6 +255,26 @@ impl Machine {
     /// The file that a name leads to.
     pub(super) fn lookup(&self, name: &str) -> io::Result<NodeId> {
         self.model.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Errs where there is no directory, or none any more.
+    pub(super) fn check_dir(&self) -> io::Result<()> {
+        let is_there = self.model.made && self.standing != Standing::Removed;
+        if is_there { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// What is in the file of a lock.
+    pub(super) fn note_of(&self, node: NodeId) -> Vec<u8> {
+        let size = usize::try_from(self.model.node(node).size).expect("simulated files fit in memory");
+        let mut note = vec![0; size];
+        self.read(node, 0, &mut note);
+        note
+    }
+
+    /// Puts a note in place of another one.
+    pub(super) fn write_note(&mut self, node: NodeId, note: &[u8]) -> io::Result<()> {
+        self.record(Event::Size(node, 0));
+        self.write(node, 0, note)
     }
 
     /// Gives a new file a name.

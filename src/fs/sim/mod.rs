@@ -88,7 +88,7 @@ use self::handle::SimDir;
 use self::machine::{Machine, Settings, Shared};
 use self::model::{DirChange, Event, Model, NodeId};
 pub use self::page::Tears;
-use crate::fs::{Dir, Medium};
+use crate::fs::{Dir, Medium, Standing};
 use crate::mapping::PAGE_SIZE;
 
 /// A moment of a machine's history: how many events lie before it.
@@ -368,6 +368,40 @@ impl SimDisk {
             machine.record(Event::Change(DirChange::Unlink(name.into(), node)));
             machine.record(Event::SyncDir);
         })
+    }
+
+    /// Removes the directory under the program's feet: it finds its files as long as it holds them, and makes none.
+    ///
+    /// ```
+    /// use mapcask::sim::SimDisk;
+    /// use mapcask::{Error, Options};
+    ///
+    /// let disk = SimDisk::new();
+    /// let store = Options::new().background(false).open_on(&disk)?;
+    /// store.insert("a", "1")?;
+    /// disk.remove_dir();
+    /// let Err(Error::Poisoned { cause }) = store.flush() else { panic!("nobody can find the files any more") };
+    /// assert!(matches!(*cause, Error::DirectoryGone { .. }));
+    /// assert!(store.contains_key("a")?, "reads go on");
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
+    pub fn remove_dir(&self) {
+        self.shared.lock().standing = Standing::Removed;
+    }
+
+    /// Moves the directory away; the new machine is the empty directory that takes its place.
+    #[must_use]
+    pub fn replace_dir(&self) -> Self {
+        let mut machine = self.shared.lock();
+        machine.observe();
+        machine.standing = Standing::Replaced;
+        let position = machine.position();
+        Self::with_model(Model { made: true, ..Model::default() }, machine.settings.after_kill(position))
+    }
+
+    /// Says whether directories can be locked, or files alone, as on some file systems. They can be at first.
+    pub fn set_directory_locks(&self, possible: bool) {
+        self.shared.lock().locks_dirs = possible;
     }
 
     /// Flips a bit (0 to 7) of a byte, in the cache and on the platter, whatever the platter holds.

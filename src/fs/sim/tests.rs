@@ -148,18 +148,27 @@ fn an_unsynced_creation_may_be_lost_though_the_file_was_synced() {
 #[test]
 fn an_unsynced_rename_may_revert_and_an_unsynced_unlink_may_come_back() {
     let disk = SimDisk::new();
-    disk.put_file("old", b"old");
     disk.put_file("new", b"new");
     let dir = disk.dir();
     dir.rename("new", "old").unwrap();
     let look = |after: &SimDisk| (after.files(), after.read_file("old").unwrap_or_default());
-    let before = (vec!["new".to_owned(), "old".to_owned()], b"old".to_vec());
+    let before = (vec!["new".to_owned()], vec![]);
     let after = (vec!["old".to_owned()], b"new".to_vec());
     assert_eq!(all_states(&disk, Tears::None, look), (set(&[before, after.clone()]), 2));
     dir.sync().unwrap();
     dir.unlink("old").unwrap();
     let gone = (vec![], vec![]);
     assert_eq!(all_states(&disk, Tears::None, look), (set(&[after, gone]), 2));
+}
+
+#[test]
+fn a_rename_replaces_nothing() {
+    let disk = SimDisk::new();
+    disk.put_file("one", b"1");
+    disk.put_file("two", b"2");
+    let error = disk.dir().rename("one", "two").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(disk.read_file("two").unwrap(), b"2");
 }
 
 #[test]
@@ -202,12 +211,12 @@ fn a_failed_sync_loses_its_pages_for_ever_unless_they_are_written_again() {
 #[test]
 fn a_killed_process_loses_nothing_and_a_power_cut_after_it_loses_what_was_not_synced() {
     let (disk, _file, mapping) = mapped(1);
-    let lock = disk.dir().lock("LOCK", b"1").unwrap();
+    let lock = disk.dir().lock("LOCK", Some(b"1"), Duration::ZERO).unwrap();
     store(&mapping, 16, 3);
     let next = disk.kill();
     assert_eq!(words_of_file(&next, &[16]), [3]);
     assert_eq!(next.dir().boot_id(), disk.dir().boot_id());
-    next.dir().lock("LOCK", b"2").unwrap();
+    next.dir().lock("LOCK", Some(b"2"), Duration::ZERO).unwrap();
     store(&mapping, 16, 4);
     assert_eq!(words_of_file(&next, &[16]), [3], "the dead process's memory is not the next one's");
     let look = |after: &SimDisk| words_of_file(after, &[16])[0];
@@ -249,13 +258,15 @@ fn a_power_cut_brings_a_new_boot_new_random_numbers_and_free_locks() {
         disk.dir().random(&mut bytes).unwrap();
         bytes
     };
-    let _lock = disk.dir().lock("LOCK", b"me").unwrap();
-    assert!(matches!(disk.dir().lock("LOCK", b"you"), Err(LockFailure::Held(note)) if note == b"me"));
+    let _lock = disk.dir().lock("LOCK", Some(b"me"), Duration::ZERO).unwrap();
+    assert!(
+        matches!(disk.dir().lock("LOCK", Some(b"you"), Duration::ZERO), Err(LockFailure::Held(note)) if note == b"me")
+    );
     let first = random(&disk);
     let states = [disk.crash_at(disk.position(), Tears::None, &mut Seeded::new(1)), disk.kill()];
     assert_ne!(states[0].dir().boot_id(), disk.dir().boot_id());
     for state in &states {
-        state.dir().lock("LOCK", b"").unwrap();
+        state.dir().lock("LOCK", Some(b""), Duration::ZERO).unwrap();
         assert_ne!(random(state), first);
     }
     assert_eq!(random(&SimDisk::with_seed(3)), first);
@@ -280,7 +291,7 @@ fn every_operation_can_be_made_to_fail_and_no_failure_is_left_over() {
         dir.open("b", Access::Read)?;
         dir.unlink("b")?;
         dir.sync()?;
-        dir.lock("LOCK", b"").map_err(|failure| match failure {
+        dir.lock("LOCK", Some(b""), Duration::ZERO).map_err(|failure| match failure {
             LockFailure::Io(error) => error,
             LockFailure::Held(_) => unreachable!(),
         })?;

@@ -1,0 +1,86 @@
+//! As `place`, on systems where a directory cannot be held by a descriptor: it is known by its path.
+//!
+//! Names are looked at before they are opened, so that a link is not followed; whoever swaps a file in between is not
+//! noticed. No product's promise is measured here.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Access, Medium, Standing};
+
+/// A directory.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+}
+
+#[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "one signature on every system")]
+impl Place {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        fs::read_dir(path).map(|_| Self { path: path.to_owned() })
+    }
+
+    pub(super) fn standing(&self, _: &Path) -> io::Result<Standing> {
+        Ok(if self.path.is_dir() { Standing::Here } else { Standing::Removed })
+    }
+
+    pub(super) fn list(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    pub(super) fn open_file(&self, name: &str, access: Access) -> io::Result<File> {
+        let path = self.path.join(name);
+        if !fs::symlink_metadata(&path)?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        OpenOptions::new().read(true).write(access == Access::Write).open(path)
+    }
+
+    pub(super) fn create_file(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))
+    }
+
+    /// There are no inodes to be compared; a name that is there is taken for the file that had it.
+    pub(super) fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
+        match fs::symlink_metadata(self.path.join(name)) {
+            Ok(_) => Ok(Some((0, 0))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (self.path.join(from), self.path.join(to));
+        // Exclusive where a rename is not.
+        fs::hard_link(&from, to)?;
+        fs::remove_file(from)
+    }
+
+    pub(super) fn unlink(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    /// The file system's journal keeps names in order.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn sync_parent(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    pub(super) fn medium(&self) -> io::Result<Medium> {
+        Ok(Medium::Device)
+    }
+
+    pub(super) fn try_lock(&self) -> io::Result<Option<bool>> {
+        Ok(None)
+    }
+
+    pub(super) fn unlock(&self) {}
+}

@@ -60,7 +60,7 @@ impl ControlPage {
 /// # Errors
 ///
 /// What the operating system says; a missing or damaged page is `Ok(None)`.
-pub(crate) fn read(dir: &dyn Dir, believed: impl Fn(&Control) -> bool) -> Result<Option<Seq>> {
+pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&Control) -> bool) -> Result<Option<Seq>> {
     let path = dir.path().join(names::CONTROL);
     let file = match dir.open(names::CONTROL, Access::Read) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

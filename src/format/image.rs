@@ -238,7 +238,7 @@ impl Image {
         let store = StoreId(reader.array()?);
         let number = reader.u64()?;
         let nonce = reader.u64()?;
-        let last = Seq(reader.u64()?);
+        let last = reader.seq()?;
         let hash_id = reader.u32()?;
         let segment_count = reader.u32()?;
         let keyspace_count = reader.u32()?;
@@ -270,9 +270,6 @@ impl Image {
             || !self.keyspaces.is_sorted_by(|one, next| one.id < next.id)
         {
             return Err(Defect::BadField("order"));
-        }
-        if self.last > Seq::MAX {
-            return Err(Defect::BadField("last_seq"));
         }
         let is_listed = |id: SegmentId| self.segments.binary_search_by_key(&id, |entry| entry.id).is_ok();
         if self.keyspaces.iter().flat_map(|keyspace| &keyspace.live).any(|(id, _)| !is_listed(*id)) {

@@ -18,6 +18,10 @@ const RESERVED_SIZE: usize = 8;
 pub const MANIFEST_HEADER_SIZE: usize = 160;
 /// Size of a segment's entry in bytes.
 pub const SEGMENT_ENTRY_SIZE: usize = 64;
+/// The greatest generation, epoch, segment or image number.
+const COUNTER_MAX: u64 = u64::MAX / 2;
+/// How far every number can still be counted up where a store is opened.
+const ROOM: u64 = 1 << 40;
 /// The longest manifest that is read, in bytes: a million segments and as many keyspaces fit.
 pub const MANIFEST_LEN_MAX: u64 = 1 << 29;
 
@@ -223,13 +227,13 @@ impl Manifest {
         let secret = reader.array()?;
         let next_segment = SegmentId(reader.u64()?);
         let epoch = reader.u64()?;
-        let durable = Seq(reader.u64()?);
-        let next_seq = Seq(reader.u64()?);
+        let durable = reader.seq()?;
+        let next_seq = reader.seq()?;
         let segment_count = reader.u32()?;
         let keyspace_count = reader.u32()?;
         let next_keyspace = KeyspaceId(reader.u32()?);
         let before = reader.array::<4>()?;
-        let retired_seq = Seq(reader.u64()?);
+        let retired_seq = reader.seq()?;
         let image = reader.u64()?;
         if before != [0; 4] || reader.array()? != [0; RESERVED_SIZE] {
             return Err(Defect::Reserved);
@@ -269,11 +273,27 @@ impl Manifest {
             return Err(Defect::BadField("segment numbers"));
         }
         // They are counted up, and no store lives long enough to get there.
-        let counters = [self.generation, self.epoch, self.next_segment.0, self.image];
-        if counters.iter().any(|counter| *counter > u64::MAX / 2) {
+        if self.counters().iter().any(|counter| *counter > COUNTER_MAX) {
             return Err(Defect::BadField("generation, epoch, segment or image number"));
         }
-        if [self.durable, self.next_seq, self.retired_seq].iter().any(|seq| *seq > Seq::MAX) {
+        Ok(())
+    }
+
+    fn counters(&self) -> [u64; 4] {
+        [self.generation, self.epoch, self.next_segment.0, self.image]
+    }
+
+    /// Checks that every number which is counted up can go on for as long as a store lives: one that cannot was written
+    /// by no store, and whoever counted on from it would leave a manifest that is refused for ever.
+    ///
+    /// # Errors
+    ///
+    /// `BadField`.
+    pub fn check_room(&self) -> Result<(), Defect> {
+        if self.counters().iter().any(|counter| *counter > COUNTER_MAX - ROOM) {
+            return Err(Defect::BadField("generation, epoch, segment or image number"));
+        }
+        if self.next_seq.0 > Seq::MAX.0 - ROOM {
             return Err(Defect::BadField("sequence number"));
         }
         Ok(())
@@ -307,9 +327,9 @@ fn segment_entry(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
     let size = reader.u64()?;
     let nonce = reader.u64()?;
     let end = reader.u64()?;
-    let last_seq = Seq(reader.u64()?);
-    let first_seq = Seq(reader.u64()?);
-    let filtered = Seq(reader.u64()?);
+    let last_seq = reader.seq()?;
+    let first_seq = reader.seq()?;
+    let filtered = reader.seq()?;
     let [state, role, generation, reserved @ ..] = reader.array::<8>()?;
     let state = match state {
         1 => State::Open,
@@ -318,7 +338,7 @@ fn segment_entry(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
         4 => State::Retired,
         _ => return Err(Defect::BadField("state")),
     };
-    if reserved != [0; 5] || [last_seq, first_seq, filtered].iter().any(|seq| *seq > Seq::MAX) {
+    if reserved != [0; 5] {
         return Err(Defect::Reserved);
     }
     if end > size || !end.is_multiple_of(8) {
@@ -418,6 +438,45 @@ mod tests {
         }
         for len in 0..bytes.len() {
             assert!(Manifest::decode(&bytes[..len]).is_err(), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_no_record_can_have_are_refused() {
+        let refused = |change: fn(&mut Manifest)| {
+            let mut manifest = sample();
+            change(&mut manifest);
+            Manifest::decode(&manifest.encode()) == Err(Defect::BadField("sequence number"))
+        };
+        let changes: [fn(&mut Manifest); 6] = [
+            |manifest| manifest.durable = Seq(u64::MAX),
+            |manifest| manifest.next_seq = Seq(Seq::MAX.0 + 1),
+            |manifest| manifest.retired_seq = Seq(Seq::MAX.0 + 1),
+            |manifest| manifest.segments[0].last_seq = Seq(Seq::MAX.0 + 1),
+            |manifest| manifest.segments[0].first_seq = Seq(Seq::MAX.0 + 1),
+            |manifest| manifest.segments[0].filtered = Seq(Seq::MAX.0 + 1),
+        ];
+        assert!(changes.into_iter().all(refused));
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_counted_on_from_has_no_room() {
+        assert_eq!(sample().check_room(), Ok(()));
+        let changes: [fn(&mut Manifest); 5] = [
+            |manifest| manifest.generation = COUNTER_MAX,
+            |manifest| manifest.epoch = COUNTER_MAX,
+            |manifest| manifest.next_segment = SegmentId(COUNTER_MAX),
+            |manifest| manifest.image = COUNTER_MAX,
+            |manifest| manifest.next_seq = Seq::MAX,
+        ];
+        for change in changes {
+            let mut manifest = sample();
+            change(&mut manifest);
+            assert!(
+                Manifest::decode(&manifest.encode()).is_ok(),
+                "it is only the next one that would not be"
+            );
+            assert!(manifest.check_room().is_err());
         }
     }
 

@@ -74,6 +74,15 @@ impl Seq {
     /// The greatest number that a record can carry: 56 bits.
     pub const MAX: Self = Self((1 << 56) - 1);
 
+    /// Takes a number out of a file: every one that comes from there comes through here.
+    ///
+    /// # Errors
+    ///
+    /// `BadField` above [`Seq::MAX`].
+    pub fn from_file(number: u64) -> Result<Self, Defect> {
+        if number > Self::MAX.0 { Err(Defect::BadField("sequence number")) } else { Ok(Self(number)) }
+    }
+
     /// The number after this one.
     #[must_use]
     pub fn next(self) -> Self {
@@ -198,6 +207,10 @@ impl<'b> Reader<'b> {
 
     pub(crate) fn u64(&mut self) -> Result<u64, Defect> {
         Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn seq(&mut self) -> Result<Seq, Defect> {
+        Seq::from_file(self.u64()?)
     }
 }
 

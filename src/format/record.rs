@@ -320,14 +320,14 @@ impl Start {
     ///
     /// # Errors
     ///
-    /// `Truncated` or `Reserved` where the length is another.
+    /// `Truncated` or `Reserved` where the length is another, `BadField` for an impossible number.
     pub fn decode(value: &[u8]) -> Result<Self, Defect> {
         let mut reader = Reader(value);
         let start = Self {
             previous: reader.u64()?,
             previous_end: reader.u64()?,
             epoch: reader.u64()?,
-            durable: Seq(reader.u64()?),
+            durable: reader.seq()?,
         };
         if reader.0.is_empty() { Ok(start) } else { Err(Defect::Reserved) }
     }
@@ -351,12 +351,29 @@ impl Watermark {
     ///
     /// # Errors
     ///
-    /// `Truncated` or `Reserved` where the length is another.
+    /// `Truncated` or `Reserved` where the length is another, `BadField` for an impossible number.
     pub fn decode(value: &[u8]) -> Result<Self, Defect> {
         let mut reader = Reader(value);
-        let mark = Self(Seq(reader.u64()?));
+        let mark = Self(reader.seq()?);
         if reader.0.is_empty() { Ok(mark) } else { Err(Defect::Reserved) }
     }
+}
+
+/// What a record with this payload proves to have been durable when it was written, if it proves anything.
+///
+/// # Errors
+///
+/// `BadField` where it names itself or a record behind it, whose numbers are greater: of these nobody can know.
+pub fn proven_by(header: &Header, payload: &[u8]) -> Result<Option<Seq>, Defect> {
+    let len = usize::try_from(header.value_len).unwrap_or(usize::MAX);
+    let Some(value) = payload.get(usize::from(header.key_len)..) else { return Ok(None) };
+    // A record of another length was not written by us; its checksums hold, so it proves nothing either way.
+    let durable = match header.kind {
+        Kind::Watermark if len == Watermark::SIZE => Watermark::decode(value)?.0,
+        Kind::Start if len == Start::SIZE => Start::decode(value)?.durable,
+        _ => return Ok(None),
+    };
+    if durable < header.seq { Ok(Some(durable)) } else { Err(Defect::BadField("durable")) }
 }
 
 #[cfg(test)]
@@ -442,5 +459,22 @@ mod tests {
         assert_eq!(Start::decode(&start.encode()[1..]), Err(Defect::Truncated));
         assert_eq!(Watermark::decode(&Watermark(Seq(9)).encode()), Ok(Watermark(Seq(9))));
         assert_eq!(Watermark::decode(&[0; 9]), Err(Defect::Reserved));
+    }
+
+    #[test]
+    fn a_proof_of_what_cannot_be_known_yet_is_refused() {
+        let header = |kind, value_len| Header { kind, key_len: 0, value_len, seq: Seq(9), ..sample() };
+        for durable in [0, 8, 9, 10, Seq::MAX.0, Seq::MAX.0 + 1, u64::MAX] {
+            let start = Start { previous: 0, previous_end: 0, epoch: 1, durable: Seq(durable) };
+            let proofs = [
+                proven_by(&header(Kind::Watermark, 8), &Watermark(Seq(durable)).encode()),
+                proven_by(&header(Kind::Start, 32), &start.encode()),
+            ];
+            for proof in proofs {
+                assert_eq!(proof.ok(), (durable < 9).then_some(Some(Seq(durable))), "{durable}");
+            }
+        }
+        assert_eq!(proven_by(&header(Kind::Watermark, 7), &[0xff; 7]), Ok(None));
+        assert_eq!(proven_by(&header(Kind::Put, 8), &[0xff; 8]), Ok(None));
     }
 }

@@ -145,7 +145,7 @@ impl SegmentHeader {
         let id = SegmentId(reader.u64()?);
         let size = reader.u64()?;
         let nonce = reader.u64()?;
-        let first_seq = Seq(reader.u64()?);
+        let first_seq = reader.seq()?;
         let role = Role::from_byte(reader.u8()?)?;
         let generation = reader.u8()?;
         if reader.u16()? != 0 {
@@ -157,11 +157,7 @@ impl SegmentHeader {
         }
         let replaced = (0..count).map(|_| Ok(SegmentId(reader.u64()?))).collect::<Result<_, Defect>>()?;
         let header = Self { store, id, size, nonce, first_seq, role, generation, replaced };
-        if first_seq > Seq::MAX
-            || size < header.data_offset() + SIZE_MIN
-            || !size.is_multiple_of(8)
-            || id.0 == 0
-        {
+        if size < header.data_offset() + SIZE_MIN || !size.is_multiple_of(8) || id.0 == 0 {
             return Err(Defect::BadField("size, number or sequence"));
         }
         Ok(Ok(header))

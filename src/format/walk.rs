@@ -4,7 +4,7 @@
 //! under a verified checksum, and it never allocates. A batch's records come out only after its whole frame has been
 //! found intact. It does not decide what a stop means (torn or corrupt): `recovery` does.
 
-use super::record::{BatchSum, HEADER_SIZE, Header, Kind, Place, RawHeader};
+use super::record::{BatchSum, HEADER_SIZE, Header, Kind, Place, RawHeader, proven_by};
 use super::{Defect, Seq};
 
 /// The most bytes that are asked of a source at once.
@@ -141,6 +141,9 @@ impl Walker {
             if !self.in_frame() && !payload_holds(source, self.at, &header)? {
                 return Ok(Step::Invalid(Defect::PayloadChecksum));
             }
+            if let Some(defect) = proof_defect(source, self.at, &header)? {
+                return Ok(Step::Invalid(defect));
+            }
             header.size()
         };
         let placed = Placed { offset: self.at, header };
@@ -222,6 +225,17 @@ fn payload_holds<S: Source>(source: &mut S, at: u64, header: &Header) -> Result<
     Ok(source.sum(at + HEADER_SIZE as u64, header.payload_len())? == header.payload_sum)
 }
 
+/// What is wrong with a record that proves how far the log was durable.
+#[inline]
+fn proof_defect<S: Source>(source: &mut S, at: u64, header: &Header) -> Result<Option<Defect>, S::Error> {
+    if !matches!(header.kind, Kind::Watermark | Kind::Start) {
+        return Ok(None);
+    }
+    // Longer ones are none that the store writes.
+    let len = usize::try_from(header.payload_len()).unwrap_or(READ_MAX).min(READ_MAX);
+    Ok(proven_by(header, source.bytes(at + HEADER_SIZE as u64, len)?).err())
+}
+
 /// How many times the length of the range [`beyond`] may spend on frames that turn out not to hold.
 const BEYOND_WORK: u64 = 16;
 
@@ -241,23 +255,68 @@ pub fn beyond<S: Source>(
     limit: u64,
     mut found: impl FnMut(&mut S, &Placed) -> Result<(), S::Error>,
 ) -> Result<bool, S::Error> {
-    let mut work = BEYOND_WORK * limit.saturating_sub(from).max(1 << 16);
+    let mut search = Search::new(from, limit);
     let mut at = from;
-    while let Some(next) = next_published(source, at, limit)? {
-        let mut walker = Walker::new(nonce, next, limit, Order::Any);
-        at = next + 8;
+    loop {
+        let mut walker = match search.next(source, nonce, at)? {
+            Next::Frame(offset) => Walker::new(nonce, offset, limit, Order::Any),
+            Next::None => return Ok(true),
+            Next::GivenUp => return Ok(false),
+        };
         while let Step::Record(placed) = walker.step(source)? {
-            at = walker.offset();
             found(source, &placed)?;
         }
-        if let Step::Record(placed) = walker.header(source, walker.offset(), limit)? {
-            match work.checked_sub(placed.header.payload_len()) {
-                Some(rest) => work = rest,
-                None => return Ok(false),
-            }
-        }
+        at = walker.offset();
     }
-    Ok(true)
+}
+
+/// What a [`Search`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A complete valid frame at this offset.
+    Frame(u64),
+    /// There is none up to the limit.
+    None,
+    /// The file was made to be slow.
+    GivenUp,
+}
+
+/// A search for complete valid frames in bytes where some do not hold, with a bound on its work.
+#[derive(Debug, Clone)]
+pub struct Search {
+    limit: u64,
+    work: u64,
+}
+
+impl Search {
+    /// A search in this range.
+    #[must_use]
+    pub fn new(from: u64, limit: u64) -> Self {
+        Self { limit, work: BEYOND_WORK * limit.saturating_sub(from).max(1 << 16) }
+    }
+
+    /// The first frame that lies at `from` or behind it.
+    ///
+    /// # Errors
+    ///
+    /// What the source says.
+    pub fn next<S: Source>(&mut self, source: &mut S, nonce: u64, from: u64) -> Result<Next, S::Error> {
+        let mut at = from;
+        while let Some(next) = next_published(source, at, self.limit)? {
+            let mut walker = Walker::new(nonce, next, self.limit, Order::Any);
+            if let Step::Record(_) = walker.step(source)? {
+                return Ok(Next::Frame(next));
+            }
+            if let Step::Record(placed) = walker.header(source, next, self.limit)? {
+                match self.work.checked_sub(placed.header.payload_len()) {
+                    Some(rest) => self.work = rest,
+                    None => return Ok(Next::GivenUp),
+                }
+            }
+            at = next + 8;
+        }
+        Ok(Next::None)
+    }
 }
 
 /// The offset of the next word that is not zero.

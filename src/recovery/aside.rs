@@ -1,6 +1,6 @@
 //! What recovery does to files: what is set aside gets another name, what nobody needs is removed.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use super::chain::Aside;
@@ -8,7 +8,7 @@ use super::survey::Survey;
 use crate::error::{Error, Result};
 use crate::format::image::Image;
 use crate::format::{SegmentId, names};
-use crate::fs::{Access, Dir};
+use crate::fs::{Access, Dir, File};
 use crate::manifest_store::ManifestStore;
 use crate::segment_file::{open_file, unlink_segment};
 
@@ -50,27 +50,24 @@ pub(super) fn remove_images(dir: &dyn Dir, survey: &Survey, named: Option<&Image
     Ok(())
 }
 
+/// How much of what is set aside is in memory at once, in bytes.
+const PIECE: usize = 1 << 20;
+
 /// Copies complete records behind a cut to a file of their own, durably. `None` where an earlier attempt did.
 pub(super) fn copy_aside(dir: &dyn Dir, aside: &Aside) -> Result<Option<PathBuf>> {
     let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
-    let source = aside.segment.file().expect("an opened segment has its file");
-    let len = usize::try_from(aside.to - aside.from).expect("inside of a mapped file");
-    let mut bytes = vec![0; len];
-    crate::fs::read_exact_at(source.as_ref(), &mut bytes, aside.from)
-        .map_err(|error| aside.segment.io("read", error))?;
     for n in 0.. {
         let name = names::aside(aside.segment.id(), n);
         match dir.open(&name, Access::Read) {
             Ok(file) => {
-                let mut there = vec![0; len];
                 let size = file.identity().map_err(|error| io("look at", &name, error))?.size;
-                let read = file.read_at(&mut there, 0).map_err(|error| io("read", &name, error))?;
-                if size == len as u64 && read == len && there == bytes {
+                let read = |error| io("read", &name, error);
+                if size == aside.to - aside.from && is_copy(aside, file.as_ref(), read)? {
                     return Ok(None);
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                write_aside(dir, &name, &bytes).map_err(|error| io("write", &name, error))?;
+                write_aside(dir, aside, &name, |error| io("write", &name, error))?;
                 return Ok(Some(dir.path().join(name)));
             }
             Err(error) => return Err(io("open", &name, error)),
@@ -79,19 +76,49 @@ pub(super) fn copy_aside(dir: &dyn Dir, aside: &Aside) -> Result<Option<PathBuf>
     unreachable!("some number is free")
 }
 
-fn write_aside(dir: &dyn Dir, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+/// Gives away what is to be set aside, piece by piece, each with its place in the copy, until `take` wants no more.
+fn pieces(aside: &Aside, mut take: impl FnMut(&[u8], u64) -> Result<bool>) -> Result<()> {
+    let source = aside.segment.file().expect("an opened segment has its file");
+    let mut buffer = Vec::new();
+    let mut at = aside.from;
+    while at < aside.to {
+        buffer.resize(usize::try_from(aside.to - at).unwrap_or(PIECE).min(PIECE), 0);
+        crate::fs::read_exact_at(source.as_ref(), &mut buffer, at)
+            .map_err(|error| aside.segment.io("read", error))?;
+        if !take(&buffer, at - aside.from)? {
+            return Ok(());
+        }
+        at += buffer.len() as u64;
+    }
+    Ok(())
+}
+
+/// Whether a file of the same size holds the same.
+fn is_copy(aside: &Aside, file: &dyn File, failed: impl Fn(io::Error) -> Error) -> Result<bool> {
+    let mut there = Vec::new();
+    let mut same = true;
+    pieces(aside, |bytes, at| {
+        there.resize(bytes.len(), 0);
+        crate::fs::read_exact_at(file, &mut there, at).map_err(&failed)?;
+        same = there == bytes;
+        Ok(same)
+    })?;
+    Ok(same)
+}
+
+/// Writes a copy: its name is there only when all of it is on the disk.
+fn write_aside(dir: &dyn Dir, aside: &Aside, name: &str, failed: impl Fn(io::Error) -> Error) -> Result<()> {
     let temporary = names::temporary(name);
-    let file = match dir.create(&temporary) {
+    let created = match dir.create(&temporary) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            dir.unlink(&temporary)?;
-            dir.create(&temporary)
+            dir.unlink(&temporary).and_then(|()| dir.create(&temporary))
         }
         other => other,
-    }?;
-    file.write_at(bytes, 0)?;
-    file.sync()?;
-    dir.rename(&temporary, name)?;
-    dir.sync()
+    };
+    let file = created.map_err(&failed)?;
+    pieces(aside, |bytes, at| file.write_at(bytes, at).map(|()| true).map_err(&failed))?;
+    let named = file.sync().and_then(|()| dir.rename(&temporary, name)).and_then(|()| dir.sync());
+    named.map_err(failed)
 }
 
 /// Gives segments that are no longer part of the store another name, and removes what was only being made.

@@ -250,6 +250,10 @@ impl Chain {
         if walked.stop != entry.end {
             return Err(damage(&segment, walked.stop, walked.defect.unwrap_or(Defect::Truncated)));
         }
+        // The records that name its keyspaces are numbered by `filtered`.
+        if walked.last > Some(entry.last_seq.max(entry.filtered)) {
+            return Err(damage(&segment, segment.data_offset(), Defect::BadSequence));
+        }
         self.seen = self.seen.max(walked.last.unwrap_or(Seq::ZERO));
         self.keep(segment, entry);
         Ok(())
@@ -323,6 +327,10 @@ impl Chain {
         let clean = manifest.clean && entry.state == State::Open;
         let walked = replay.read(ahead, segment, *begin)?;
         self.last = self.last.max(walked.last.unwrap_or(Seq::ZERO));
+        if let Some(defect @ Defect::BadField(_)) = walked.defect {
+            // Its checksums hold, so it is no torn write: it says what no writer says.
+            return Err(damage(segment, walked.stop, defect));
+        }
         let known = match (entry.state, clean, walked.stop == entry.end) {
             (State::Sealed, _, true) => Known::SealedAt,
             (State::Sealed, _, false) => Known::SealedBefore,

@@ -94,7 +94,7 @@ pub(crate) struct UnlistedFacts {
     pub(crate) header: UnlistedHeader,
     /// Whether anything but zeros lies behind the header.
     pub(crate) written: bool,
-    /// Whether both copies of the manifest are whole.
+    /// Whether both copies of the manifest are whole, or one is and says that nothing was written since.
     pub(crate) both_copies: bool,
     /// Whether its number is one that the manifest has not given out yet.
     pub(crate) beyond: bool,

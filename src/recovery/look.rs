@@ -4,31 +4,17 @@
 use super::source::FileSource;
 use crate::error::Result;
 use crate::format::keyspace::{Change, MAX_CODEC_LEN, MAX_NAME_LEN};
-use crate::format::record::{HEADER_SIZE, Header, Kind, Start, Watermark};
+use crate::format::record::{HEADER_SIZE, Header, Kind, Start, proven_by};
 use crate::format::walk::{Order, Placed, READ_MAX, Source, Step, Walker, beyond, next_published};
 use crate::format::{Defect, Seq};
 use crate::segment::Segment;
-
-/// The change that a keyspace record says.
-///
-/// # Errors
-///
-/// What the operating system says; what is wrong with the record.
-pub(crate) fn change_in(
-    source: &mut FileSource,
-    placed: &Placed,
-) -> Result<std::result::Result<Change, Defect>> {
-    let len = usize::try_from(placed.header.payload_len()).unwrap_or(usize::MAX).min(READ_MAX);
-    let payload = source.bytes(placed.offset + HEADER_SIZE as u64, len)?;
-    Ok(change_of(&placed.header, payload))
-}
 
 /// The change that the payload of a keyspace record says.
 ///
 /// # Errors
 ///
 /// What is wrong with it.
-pub(super) fn change_of(header: &Header, payload: &[u8]) -> std::result::Result<Change, Defect> {
+pub(crate) fn change_of(header: &Header, payload: &[u8]) -> std::result::Result<Change, Defect> {
     let max = MAX_NAME_LEN + 1 + MAX_CODEC_LEN;
     if header.payload_len() > max as u64 {
         return Err(Defect::BadField("keyspace change"));
@@ -111,16 +97,9 @@ fn durable_in(source: &mut FileSource, placed: &Placed) -> Result<Option<Seq>> {
     Ok(durable_of(&placed.header, source.bytes(placed.offset + HEADER_SIZE as u64, len)?))
 }
 
-/// What a record with this payload proves to have been durable.
-pub(super) fn durable_of(header: &Header, payload: &[u8]) -> Option<Seq> {
-    let value = payload.get(usize::from(header.key_len)..)?;
-    let len = usize::try_from(header.value_len).unwrap_or(usize::MAX);
-    // A record of another length was not written by us; its checksums hold, so it proves nothing either way.
-    match header.kind {
-        Kind::Watermark if len == Watermark::SIZE => Watermark::decode(value).ok().map(|Watermark(seq)| seq),
-        Kind::Start if len == Start::SIZE => Start::decode(value).ok().map(|start| start.durable),
-        _ => None,
-    }
+/// What a record with this payload proves to have been durable; the walk that gave it has refused the impossible.
+pub(crate) fn durable_of(header: &Header, payload: &[u8]) -> Option<Seq> {
+    proven_by(header, payload).unwrap_or(None)
 }
 
 /// The start record of a segment, with its number, if it is there and whole.

@@ -17,6 +17,7 @@ mod ahead;
 mod aside;
 mod chain;
 pub(crate) mod decide;
+pub(crate) mod front;
 mod gather;
 pub(crate) mod heal;
 pub(crate) mod look;
@@ -26,6 +27,8 @@ pub(crate) mod report;
 mod restore;
 pub(crate) mod source;
 pub(crate) mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,14 +37,13 @@ use self::aside::{copy_aside, remove, remove_images, rename_aside};
 use self::chain::Chain;
 pub(crate) use self::chain::Unproven;
 use self::decide::{DirectoryAction, directory};
-use self::replay::{Replay, Replayed};
+use self::front::{Front, Read};
+use self::replay::Replayed;
 use self::report::RecoveryReport;
-use self::restore::Restore;
-use self::survey::{Survey, look_at_unlisted};
+use self::survey::Survey;
 use crate::catalog::Loaded;
-use crate::checkpoint::is_of_image;
 use crate::commit::Commit;
-use crate::control_page::{self, ControlPage};
+use crate::control_page::ControlPage;
 use crate::error::{Error, Result};
 use crate::format::control::Control;
 use crate::format::hash::{HASH_ID, HashKey};
@@ -55,10 +57,9 @@ use crate::fs::{Dir, Lock, LockFailure, Medium};
 use crate::log::Tail;
 use crate::manifest_store::ManifestStore;
 use crate::mapping::space::Space;
-use crate::options::{Durability, Options, Tell};
+use crate::options::{Durability, Options};
 use crate::provision::{Provision, Shared, make_segment};
 use crate::segment::{Regime, Segment};
-use crate::trace;
 
 /// An opened store, before it has its face.
 #[derive(Debug)]
@@ -204,87 +205,19 @@ fn open_store(
         return Err(Error::ForeignFile { path: dir.path().join(MANIFESTS[1]) });
     }
     let (manifest, suspect) = survey.manifest().expect("the table opens where a copy is whole");
-    if manifest.hash_id != HASH_ID {
-        let path = dir.path().join(MANIFESTS[0]);
-        return Err(Error::TooNew { path, found: manifest.hash_id, supported: HASH_ID });
-    }
-    let unlisted = look_at_unlisted(dir.as_ref(), survey, &manifest, suspect == [false; 2])?;
-    let mut entries = manifest.segments.clone();
-    entries.extend_from_slice(&unlisted.adopted);
-    entries.sort_unstable_by_key(|entry| entry.id);
-
-    let hash_key = HashKey::from_secret(manifest.secret);
-    let boot_id = dir.boot_id();
-    let proof = control_page::read(dir.as_ref(), |control| {
-        control.store == manifest.store && control.epoch == manifest.epoch && Some(control.boot_id) == boot_id
-    })?;
-    let durable = manifest.durable.max(proof.unwrap_or(Seq::ZERO));
-    let tell = &options.recovery_progress;
-    let there = &survey.segments;
-    let known = Listed { manifest: &manifest, entries: &entries, there, hash_key: &hash_key, durable, tell };
-    let Read { space, mut chain, replayed, image } = known.read(&dir)?;
+    let Front { entries, unlisted, boot_id, read, hash_key } =
+        Front::read(&dir, survey, &manifest, suspect == [false; 2], &options.recovery_progress, true)?;
+    let Read { space, mut chain, replayed, image } = read;
 
     chain.set_aside.extend_from_slice(&unlisted.set_aside);
     let repeated = unlisted.repeated;
+    let unseen = numbers_behind(&entries);
     if !unlisted.adopted.is_empty() {
         // Its maker may have died between the rename and the sync of the directory (I6).
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
-    let found = Found { manifest, suspect, chain, repeated, boot_id, created };
+    let found = Found { manifest, suspect, chain, repeated, unseen, boot_id, created };
     settle(dir, options, survey, found, Built { space, hash_key, replayed, image, lock })
-}
-
-/// What is known before the log is read.
-struct Listed<'a> {
-    manifest: &'a Manifest,
-    entries: &'a [SegmentEntry],
-    /// The segments whose files are there.
-    there: &'a [SegmentId],
-    hash_key: &'a HashKey,
-    durable: Seq,
-    tell: &'a Tell,
-}
-
-/// What reading the log gave.
-struct Read {
-    space: Space,
-    chain: Chain,
-    replayed: Replayed,
-    /// The image that it began with.
-    image: Option<Image>,
-}
-
-impl Listed<'_> {
-    /// Reads what the manifest's image does not hold; everything, where there is none, or it is not what it should be.
-    fn read(&self, dir: &Arc<dyn Dir>) -> Result<Read> {
-        let mut damage = None;
-        if self.manifest.image > 0 {
-            match self.read_with(dir, true) {
-                Err(error) if is_of_image(&error) => {
-                    trace::image_unusable(&error);
-                    damage = Some(error.to_string());
-                }
-                other => return other,
-            }
-        }
-        let mut read = self.read_with(dir, false)?;
-        read.replayed.report.image_damage = damage;
-        Ok(read)
-    }
-
-    fn read_with(&self, dir: &Arc<dyn Dir>, image: bool) -> Result<Read> {
-        let Self { manifest, entries, there, hash_key, durable, tell } = *self;
-        let space =
-            Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
-        let image = image.then(|| Restore::open(dir, &space, manifest, entries, there)).transpose()?;
-        let dir = dir.as_ref();
-        let mut replay = Replay::new(dir, &space, hash_key, manifest, durable, tell);
-        let chain = chain::read(dir, manifest, entries, image.as_ref(), &mut replay)?;
-        let mut replayed = replay.finish()?;
-        let loaded = replayed.keyspaces.iter().map(|loaded| loaded.slot.index.index().loaded_bytes());
-        replayed.report.image_bytes_read += loaded.sum::<u64>();
-        Ok(Read { chain, replayed, image: image.map(Restore::into_image), space })
-    }
 }
 
 /// What was found on the disk.
@@ -294,6 +227,8 @@ struct Found {
     chain: Chain,
     /// Segments that repeat what is in others.
     repeated: Vec<SegmentId>,
+    /// Sequence numbers of records that may have been behind the end of the log.
+    unseen: u64,
     boot_id: Option<[u8; 16]>,
     /// This open has made the store, durably.
     created: bool,
@@ -336,25 +271,24 @@ fn settle(
     built: Built,
 ) -> Result<Opened> {
     let as_closed = found.is_as_closed(survey, built.image.as_ref());
-    let Found { mut manifest, suspect, chain, repeated, boot_id, created } = found;
+    let Found { mut manifest, suspect, chain, repeated, unseen, boot_id, created } = found;
     let Built { space, hash_key, replayed, image, lock } = built;
     let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
+    manifest.next_seq = next_seq(&manifest, &chain, durable, unseen);
+    let next_seq = manifest.next_seq;
+    count_on(dir.as_ref(), survey, &mut manifest)?;
     for aside in &chain.asides {
         report.set_aside.extend(copy_aside(dir.as_ref(), aside)?);
     }
     dir.crash_point("recovery-aside");
 
     report.clean = manifest.clean;
-    let next_seq = next_seq(&manifest, &chain, durable);
-    let highest = survey.segments.last().copied().unwrap_or(SegmentId(0));
-    manifest.next_segment = manifest.next_segment.max(SegmentId(highest.0.saturating_add(1)));
     manifest.segments = chain.entries;
     manifest.retired_seq = chain.retired_seq;
     manifest.clean = false;
     manifest.epoch += 1;
     manifest.durable = durable;
     manifest.keyspaces = durable_names;
-    manifest.next_seq = next_seq;
     manifest.image = image.as_ref().map_or(0, |image| image.number);
     let (epoch, store) = (manifest.epoch, manifest.store);
     let commit = Arc::new(Commit::new(durable));
@@ -399,6 +333,16 @@ fn settle(
     })
 }
 
+/// Gives out no segment number twice, and refuses numbers that cannot be counted on.
+fn count_on(dir: &dyn Dir, survey: &Survey, manifest: &mut Manifest) -> Result<()> {
+    let highest = survey.segments.last().copied().unwrap_or(SegmentId(0));
+    manifest.next_segment = manifest.next_segment.max(SegmentId(highest.0.saturating_add(1)));
+    manifest.check_room().map_err(|defect| {
+        let path = dir.path().join(MANIFESTS[0]);
+        Error::Corrupt { path, offset: 0, defect }
+    })
+}
+
 /// Makes the page that other processes map.
 fn control_page(
     dir: &dyn Dir,
@@ -415,17 +359,22 @@ fn control_page(
 }
 
 /// The first number of the new epoch: after an unclean end, above everything that can have been given out.
-fn next_seq(manifest: &Manifest, chain: &Chain, durable: Seq) -> Seq {
+fn next_seq(manifest: &Manifest, chain: &Chain, durable: Seq, unseen: u64) -> Seq {
     // A number that compaction filtered by is never given out again, whether its record is there or not.
     let filtered = chain.entries.iter().map(|entry| entry.filtered.max(entry.last_seq)).max();
     let seen = chain.last.max(chain.seen).max(durable).max(filtered.unwrap_or(Seq::ZERO));
     if manifest.clean {
         return manifest.next_seq.max(seen.next());
     }
-    // Behind the end of the log every segment may have held a record for each of its smallest possible places.
-    let written = manifest.segments.iter().filter(|entry| entry.state != State::Sealed);
-    let open: u64 = written.map(|entry| entry.size / HEADER_SIZE as u64).sum();
-    Seq(manifest.next_seq.max(seen.next()).0 + open + 1)
+    // Past what a number can be it is refused, and not given out.
+    Seq(manifest.next_seq.max(seen.next()).0.saturating_add(unseen).saturating_add(1))
+}
+
+/// How many records may have been behind the end of the log: in each segment that was written to, adopted ones included, one
+/// for each of its smallest possible places.
+fn numbers_behind(entries: &[SegmentEntry]) -> u64 {
+    let written = entries.iter().filter(|entry| entry.state != State::Sealed);
+    written.map(|entry| entry.size / HEADER_SIZE as u64).fold(0, u64::saturating_add)
 }
 
 /// What the log goes on from, whichever segment it goes on in.

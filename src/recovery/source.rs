@@ -49,11 +49,6 @@ impl FileSource {
         &self.file
     }
 
-    /// The file's path, for messages.
-    pub(crate) fn path(&self) -> &std::path::Path {
-        &self.path
-    }
-
     #[cold]
     fn fill(&mut self, offset: u64) -> Result<()> {
         let rest = self.size.saturating_sub(offset);

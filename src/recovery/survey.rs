@@ -16,7 +16,7 @@ use crate::segment_file::open_file;
 
 /// One copy of the manifest as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Copy {
+pub(crate) enum Copy {
     /// Missing, empty, or zeros.
     Nothing,
     Broken(Defect),
@@ -36,7 +36,7 @@ pub(crate) struct Survey {
     pub(crate) segments: Vec<SegmentId>,
     /// Images of the index, by number.
     pub(crate) images: Vec<u64>,
-    copies: [Copy; 2],
+    pub(crate) copies: [Copy; 2],
     /// Whether there is a file of that copy, whatever it holds.
     has_copy: [bool; 2],
 }
@@ -48,6 +48,15 @@ impl Survey {
     ///
     /// What the operating system says; a directory that is not there is an answer, not an error.
     pub(crate) fn of(dir: &dyn Dir) -> Result<Self> {
+        Self::with(dir, |_, error| Err(error))
+    }
+
+    /// As [`Survey::of`]; `unread` is told of a copy of the manifest that cannot be read, and says what it stands for.
+    ///
+    /// # Errors
+    ///
+    /// Likewise, and what `unread` says.
+    pub(crate) fn with(dir: &dyn Dir, mut unread: impl FnMut(usize, Error) -> Result<Copy>) -> Result<Self> {
         let mut survey = Self {
             exists: true,
             foreign: None,
@@ -70,7 +79,7 @@ impl Survey {
             match names::parse(&name) {
                 Name::Manifest(copy) => {
                     survey.has_copy[copy] = true;
-                    survey.copies[copy] = read_copy(dir, &name)?;
+                    survey.copies[copy] = read_copy(dir, &name).or_else(|error| unread(copy, error))?;
                 }
                 Name::Segment(id) => survey.segments.push(id),
                 Name::Temporary => survey.temporaries.push(name),
@@ -200,6 +209,8 @@ pub(crate) fn look_at_unlisted(
             Err(_) => false,
         };
         let beyond = *id >= manifest.next_segment;
+        // Both copies call the store open before a record is written: one that calls it closed knows every segment with records.
+        let both_copies = both_copies || manifest.clean;
         let action = unlisted(UnlistedFacts { header, written, both_copies, beyond });
         match (action, opened) {
             (UnlistedAction::AdoptBlank | UnlistedAction::AdoptWritten, Ok((_, header))) => {

@@ -426,7 +426,7 @@ pub use read::{Value, View};
 pub use recovery::report::RecoveryReport;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use salvage::salvage_on;
-pub use salvage::{Damage, SalvageReport, salvage};
+pub use salvage::{Damage, DamageCause, SALVAGE_UNFINISHED, SalvageReport, salvage};
 pub use snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
 pub use stats::{KeyspaceStats, Stats};
 pub use store::Store;

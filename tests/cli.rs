@@ -371,6 +371,26 @@ fn a_damaged_store_is_refused_and_salvage_gives_the_other_keys_back() {
 }
 
 #[test]
+fn an_interrupted_salvage_is_done_again_and_a_store_in_use_is_refused() {
+    let directory = directory();
+    let path = directory.path();
+    succeed(path, &["put", "a", "1"]);
+    // What a salvage leaves that was killed: its mark, and some of what came back.
+    let unfinished = mapcask::Store::open(path.join("new")).unwrap();
+    unfinished.keyspace(mapcask::SALVAGE_UNFINISHED).unwrap().insert("from", "data").unwrap();
+    unfinished.close().unwrap();
+    assert_eq!(run(path, &["salvage", "data", "new"]).0, 0);
+    assert_eq!(succeed(path, &["get", "--store", "new", "a"]), "1");
+    assert_eq!(succeed(path, &["keyspaces", "--store", "new"]).lines().count(), 1);
+    // It is finished now, so it is a store in use.
+    assert_eq!(run(path, &["salvage", "data", "new"]).0, 2);
+    // Killed before the mark was made.
+    mapcask::Store::open(path.join("empty")).unwrap().close().unwrap();
+    assert_eq!(run(path, &["salvage", "data", "empty"]).0, 0);
+    assert_eq!(succeed(path, &["get", "--store", "empty", "a"]), "1");
+}
+
+#[test]
 fn a_salvage_that_is_refused_makes_no_store() {
     let directory = directory();
     let path = directory.path();

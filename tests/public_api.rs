@@ -36,7 +36,7 @@ const ALIASES: [(&str, &str, &[&str]); 24] = [
     ("batch.rs", "fn remove", &["delete"]),
     ("typed.rs", "fn insert", &["put", "set"]),
     ("typed.rs", "fn remove", &["delete"]),
-    ("salvage.rs", "fn salvage", &["repair"]),
+    ("salvage/mod.rs", "fn salvage", &["repair"]),
 ];
 
 /// The files whose public functions have an example, and the functions that are plain enough without one.
@@ -71,7 +71,7 @@ const EXAMPLES: [(&str, &[&str]); 11] = [
     ("options.rs", &["new"]),
     ("read.rs", &[]),
     ("error.rs", &[]),
-    ("salvage.rs", &["salvage_on"]),
+    ("salvage/mod.rs", &["salvage_on"]),
 ];
 
 /// A public item: `fn name` or the like, and the lines of documentation and attributes above it.

@@ -89,10 +89,17 @@ fn the_report_of_a_salvage_has_these_fields_and_damage_names_its_defect() {
 
     let rescued = Store::open(directory.path().join("rescued")).unwrap();
     let report = mapcask::salvage(&damaged, &rescued).unwrap();
-    assert_eq!(fields(&report), sorted("segments records keys keyspaces last_seq damage"));
+    assert_eq!(
+        fields(&report),
+        sorted("intact segments records keys doubtful_keys keyspaces last_seq damage")
+    );
     let damage = serde_json::to_value(&report.damage).unwrap();
-    let offset = report.damage[0].offset;
-    assert_eq!(damage, json!([{ "path": segment, "offset": offset, "defect": "PayloadChecksum" }]));
+    let [lost] = report.damage.as_slice() else { panic!("{damage}") };
+    let cause = json!({ "Defect": "PayloadChecksum" });
+    // The log's start record, and the value.
+    let expected =
+        json!({ "path": segment, "offset": lost.offset, "len": lost.len, "cause": cause, "missing": [2, 2] });
+    assert_eq!(damage, json!([expected]));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use mapcask::sim::SimDisk;
-use mapcask::{Error, Options, Store, WriteBatch, salvage_on};
+use mapcask::{DamageCause, Error, Options, Store, WriteBatch, salvage_on};
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -103,7 +103,10 @@ fn a_missing_segment_is_refused_by_open_and_listed_by_salvage() {
     assert!(matches!(options().open_on(&disk), Err(Error::MissingSegment { .. })));
     let (report, found) = rescue(&disk);
     assert!(
-        report.damage.iter().any(|damage| damage.path.ends_with("0000000002.seg") && damage.defect.is_none())
+        report
+            .damage
+            .iter()
+            .any(|damage| damage.path.ends_with("0000000002.seg") && damage.cause == DamageCause::Missing)
     );
     assert!(!found.is_empty() && found.len() < expected.len());
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
-use mapcask::{SalvageReport, Store};
+use mapcask::{Damage, SALVAGE_UNFINISHED, SalvageReport, Store};
 
 /// Returns whether there was no damage.
 pub(super) fn run(from: &Path, into: &Path) -> Result<bool> {
@@ -14,14 +14,16 @@ pub(super) fn run(from: &Path, into: &Path) -> Result<bool> {
         bail!("{} is no directory; name the damaged store's", from.display());
     }
     let is_there = into.try_exists().with_context(|| format!("cannot look at {}", into.display()))?;
+    let mut holds_files = false;
     if is_there {
         let mut entries = fs::read_dir(into).with_context(|| format!("cannot list {}", into.display()))?;
-        // Older values would replace what a store in use holds.
-        if entries.next().is_some() {
-            bail!("{} is not empty; name a new directory for what comes back", into.display());
-        }
+        holds_files = entries.next().is_some();
     }
     let store = Store::open(into).with_context(|| format!("cannot make a store at {}", into.display()))?;
+    // Older values would replace what a store in use holds; one that a salvage has not finished is done again.
+    if holds_files && !is_unfinished(&store) {
+        bail!("{} is a store already; name a new directory for what comes back", into.display());
+    }
     let salvaged = mapcask::salvage(from, &store);
     let is_bare = store.is_empty();
     let closed = store.close();
@@ -33,6 +35,12 @@ pub(super) fn run(from: &Path, into: &Path) -> Result<bool> {
     closed.with_context(|| format!("cannot close the store at {}", into.display()))?;
     print(&report)?;
     Ok(report.damage.is_empty())
+}
+
+/// Whether a salvage into this store was interrupted, or had not begun.
+fn is_unfinished(store: &Store) -> bool {
+    let names = store.keyspace_names();
+    names.iter().any(|name| name == SALVAGE_UNFINISHED) || (names.is_empty() && store.is_empty())
 }
 
 fn print(report: &SalvageReport) -> Result<()> {
@@ -60,11 +68,20 @@ fn print(report: &SalvageReport) -> Result<()> {
         }
     }
     for damage in &report.damage {
-        let path = damage.path.display();
-        match &damage.defect {
-            Some(defect) => writeln!(out, "{path}, offset {}: {defect}", damage.offset)?,
-            None => writeln!(out, "{path}, offset {}: the file is missing", damage.offset)?,
+        let Damage { path, offset, len, cause, missing, .. } = damage;
+        write!(out, "{}, offset {offset}, {len} bytes: {cause}", path.display())?;
+        match missing {
+            Some((first, last)) if first == last => writeln!(out, "; record {first} is missing")?,
+            Some((first, last)) => writeln!(out, "; records {first} to {last} are missing")?,
+            None => writeln!(out)?,
         }
+    }
+    if report.doubtful_keys > 0 {
+        writeln!(
+            out,
+            "{} keys came back that a missing record may have overwritten or removed",
+            report.doubtful_keys
+        )?;
     }
     Ok(())
 }

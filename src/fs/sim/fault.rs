@@ -1,7 +1,10 @@
-//! Operations of the simulated disk, counted, and the plan of which ones fail.
+//! Operations of the simulated disk, counted, and the plan of which ones fail; bad sectors.
 
 use std::collections::BTreeMap;
 use std::io;
+
+use super::SimDisk;
+use crate::mapping::PAGE_SIZE;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
@@ -223,6 +226,36 @@ impl Plan {
     /// Failures so far.
     pub(super) fn fired(&self) -> u64 {
         self.fired
+    }
+}
+
+impl SimDisk {
+    /// Lets every read through a handle fail that meets the pages of this range, in bytes: a bad sector. Mapped memory shows
+    /// them still, and the machine after a crash can read them.
+    ///
+    /// ```
+    /// use mapcask::Options;
+    /// use mapcask::sim::SimDisk;
+    ///
+    /// let disk = SimDisk::new();
+    /// let options = Options::new().background(false).segment_bytes(4096).image_bytes(u64::MAX);
+    /// let store = options.clone().open_on(&disk)?;
+    /// store.insert("key", "value")?;
+    /// store.close()?;
+    /// disk.make_unreadable("0000000001.seg", 0, 1)?;
+    /// assert!(options.open_on(&disk).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` where there is no such file.
+    pub fn make_unreadable(&self, name: &str, offset: u64, len: u64) -> io::Result<()> {
+        self.by_hand(name, |machine, node| {
+            let size = PAGE_SIZE as u64;
+            let pages = offset / size * size..offset.saturating_add(len).next_multiple_of(size);
+            machine.unreadable.push((node, pages));
+        })
     }
 }
 

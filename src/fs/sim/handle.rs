@@ -239,7 +239,20 @@ impl File for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut machine = self.shared.lock();
         machine.enter_unseen(Operation::Read)?;
-        Ok(machine.read(self.node, offset, buffer))
+        let end = offset + buffer.len() as u64;
+        let here = machine
+            .unreadable
+            .iter()
+            .filter(|(node, bad)| *node == self.node && bad.start < end && offset < bad.end);
+        let Some(bad) = here.map(|(_, bad)| bad.start).min() else {
+            return Ok(machine.read(self.node, offset, buffer));
+        };
+        // As of a real file: what lies before is read, and a read that begins there fails.
+        let readable = usize::try_from(bad.saturating_sub(offset)).expect("less than the buffer's length");
+        if readable == 0 {
+            return Err(Fault::Io.error());
+        }
+        Ok(machine.read(self.node, offset, &mut buffer[..readable]))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

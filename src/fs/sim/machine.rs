@@ -113,6 +113,8 @@ pub(super) struct Machine {
     /// The place of the trace's first event: more than zero once history was forgotten.
     first: usize,
     memories: BTreeMap<NodeId, Memory>,
+    /// Ranges of files that cannot be read.
+    pub(super) unreadable: Vec<(NodeId, Range<u64>)>,
     /// The locks that are held.
     pub(super) locks: Vec<HeldLock>,
     /// Where the directory is, as its holders find out.
@@ -135,6 +137,7 @@ impl Machine {
             trace: Vec::new(),
             first: 0,
             memories: BTreeMap::new(),
+            unreadable: Vec::new(),
             locks: Vec::new(),
             standing: Standing::Here,
             locks_dirs: true,

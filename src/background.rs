@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
+use crate::mapping::watch::guard_this_thread;
 
 /// No process has attached a store yet.
 const NO_PROCESS: u32 = 0;
@@ -302,6 +303,7 @@ impl Roster {
 
     /// What the thread does.
     fn serve(&self) {
+        guard_this_thread();
         loop {
             let now = Instant::now();
             self.round(now);

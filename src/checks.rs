@@ -62,6 +62,17 @@ impl Engine {
         Ok(())
     }
 
+    /// Verifies a record, where a page of its mapping was replaced because it could not be read: asked after what was read of
+    /// the record, so that zeros are not taken for it.
+    ///
+    /// # Errors
+    ///
+    /// `Io`, or `Corrupt`.
+    #[inline]
+    pub(crate) fn check_replaced(&self, record: &Record<'_>) -> Result<()> {
+        if record.is_replaced() { self.check_record(record) } else { Ok(()) }
+    }
+
     /// As [`Engine::check_first`], for what the index no longer leads to.
     ///
     /// # Errors
@@ -88,6 +99,10 @@ impl Engine {
     #[cold]
     pub(crate) fn damage_of(&self, record: &Record<'_>, defect: Defect) -> Error {
         let (mapping, offset) = record.place();
+        if let Some(unreadable) = record.unreadable() {
+            crate::trace::page_unreadable(&unreadable);
+            return unreadable;
+        }
         let segments = self.shared.segments.read();
         let found = segments.values().find(|segment| std::ptr::eq(Arc::as_ptr(segment.mapping()), mapping));
         let path = found.map_or_else(|| self.shared.dir.path().to_owned(), |segment| segment.path().clone());

@@ -175,7 +175,10 @@ impl Keyspace {
     ) -> Result<Option<Value>> {
         loop {
             let (seq, old) = self.engine().get_with_seq(self.inner(), key)?.unzip();
-            let new = update(old.as_deref())?;
+            let new = update(old.as_deref());
+            // Nothing is to be made of zeros in the place of a page that cannot be read.
+            old.as_ref().map_or(Ok(()), Value::check)?;
+            let new = new?;
             let value = new.as_ref().map(AsRef::as_ref);
             // By number and not by value: a value that went and came back is another one.
             let change = Change { key, value, condition: Condition::Seq(seq), keep };

@@ -47,6 +47,11 @@ impl ControlPage {
         Ok(Self { mapping, writer_nonce: control.writer_nonce })
     }
 
+    /// Puts the page under the guard. What cannot be written to it is lost, and it is disposable.
+    pub(crate) fn guard(&self) {
+        self.mapping.guard();
+    }
+
     /// Says that every record up to `durable` is durable. Called by whoever leads a sync, one at a time.
     pub(crate) fn set_durable(&self, durable: Seq) {
         let word = durable_word(durable, self.writer_nonce).to_le();

@@ -140,6 +140,9 @@ impl Engine {
         let loaded = keyspaces.iter().map(|loaded| loaded.slot.index.index());
         let imaging = Imaging::new(opened.image.as_ref(), loaded);
         let (catalog, indexes) = Catalog::new(keyspaces, pending, pins);
+        if options.sigbus_guard {
+            control.guard();
+        }
         Ok(Self {
             pins,
             shared,
@@ -220,7 +223,7 @@ impl Engine {
         loop {
             let mut hit = None;
             let found = contents.index.find(hash, |location| {
-                let record = self.record(location, pin)?;
+                let record = self.record_as_it_is(location, pin)?;
                 if record.is_of(contents.id, key) {
                     hit = Some(record);
                     return Ok(true);
@@ -229,6 +232,7 @@ impl Engine {
                 Ok::<bool, Error>(false)
             })?;
             let (Some(location), Some(record)) = (found, hit) else { return Ok(None) };
+            self.check_replaced(&record)?;
             if self.visibility.is_visible(record.seq()) {
                 // A removal whose batch has just ended, or a value whose header has rotted.
                 if !record.is_put() {
@@ -258,10 +262,22 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// `Corrupt` where its lengths lead out of what was written; `MissingSegment`, `Corrupt` or what the operating system says
+    /// `Corrupt` where its lengths lead out of what was written; `Io` where a page of it cannot be had; `MissingSegment`, `Corrupt` or what the operating system says
     /// where its segment was not needed before, and is not what it was.
     #[inline]
     pub(crate) fn record<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
+        let record = self.record_as_it_is(location, pin)?;
+        self.check_replaced(&record)?;
+        Ok(record)
+    }
+
+    /// As [`Engine::record`], for whoever asks [`Engine::check_replaced`] after all that is read of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::record`], but for pages that cannot be had.
+    #[inline]
+    pub(crate) fn record_as_it_is<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
         match self.shared.space.record(location, pin) {
             Some(record) => Ok(record),
             None => self.record_again(location, pin),

@@ -225,13 +225,15 @@ impl Engine {
         let frees = matches!(change, Change::Clear { .. } | Change::Drop { .. });
         // What frees so much gets whatever there is.
         let want = if frees { Want::Last } else { Want::Insertion };
+        if change.id() == writer.names.next() && change.id().0 == u32::MAX {
+            return Err(Error::Limit {
+                what: "all 2^32 - 1 keyspace numbers of the store are used",
+                advice: "copy its content to a new store",
+            });
+        }
         writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
-        // The names were looked at before; what is left is the last number.
-        writer.names.apply(change).map_err(|_| Error::Limit {
-            what: "all 2^32 - 1 keyspace numbers of the store are used",
-            advice: "copy its content to a new store",
-        })?;
-        let (location, seq) = writer.log.append(&self.shared, &draft);
+        let (location, seq) = writer.log.append(&self.shared, &draft)?;
+        writer.names.apply(change).expect("the names were looked at, and the number is not the last one");
         self.progress.begin(seq);
         self.shared.space.add_dead(location, Dead::Note, draft.size());
         self.catalog.note(seq, change.clone());

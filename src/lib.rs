@@ -359,6 +359,7 @@ mod compacting;
 mod compaction;
 mod conditional;
 mod control_page;
+mod copying;
 mod engine;
 mod epoch;
 mod error;

@@ -252,13 +252,19 @@ impl LogWriter {
     }
 
     /// Appends a record for which room was reserved.
-    pub(crate) fn append(&mut self, shared: &Shared, draft: &Draft<'_>) -> (Location, Seq) {
-        let (location, seq) = self.put(shared, draft);
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, `Io` or `Corrupt` where a page that was made ready could not be written to all the same: its block is shared
+    /// with a copy of the file and the disk is full, or the disk failed, or the file was cut. Nothing was appended, and the
+    /// next write goes on in another segment.
+    pub(crate) fn append(&mut self, shared: &Shared, draft: &Draft<'_>) -> Result<(Location, Seq)> {
+        let (location, seq) = self.put(shared, draft)?;
         self.last_user = seq;
-        (location, seq)
+        Ok((location, seq))
     }
 
-    fn put(&mut self, shared: &Shared, draft: &Draft<'_>) -> (Location, Seq) {
+    fn put(&mut self, shared: &Shared, draft: &Draft<'_>) -> Result<(Location, Seq)> {
         let seq = self.next_seq;
         let offset = self.offset;
         let header = draft.header(seq, 0).encode(self.place(offset));
@@ -266,11 +272,24 @@ impl LogWriter {
         self.write_payload(offset, draft);
         self.observe(shared, "append-payload");
         let end = offset + draft.size();
-        self.appender.publish(offset, first_word(&header), end);
+        if !self.appender.publish(offset, first_word(&header), end) {
+            return Err(self.take_back(end));
+        }
         self.offset = end;
         self.next_seq = seq.next();
         self.observe(shared, "append-published");
-        (self.segment.range().at(offset), seq)
+        Ok((self.segment.range().at(offset), seq))
+    }
+
+    /// Erases what lies behind the last record, so that nothing ever takes it for one; the reason why it was not published.
+    #[cold]
+    fn take_back(&mut self, end: u64) -> Error {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        for at in (self.offset..end).step_by(ZEROS.len()) {
+            let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.appender.write(at, &ZEROS[..len]);
+        }
+        self.segment.unwritten(self.offset, end)
     }
 
     fn write_payload(&mut self, offset: u64, draft: &Draft<'_>) {
@@ -284,12 +303,16 @@ impl LogWriter {
 
     /// Appends a batch for which room was reserved: every record, then the frame's first word, which publishes all.
     /// The frame's number, and the offset of its first record.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogWriter::append`].
     pub(crate) fn append_batch<'a>(
         &mut self,
         shared: &Shared,
         frame: Frame,
         drafts: impl Iterator<Item = Draft<'a>>,
-    ) -> (Seq, u64) {
+    ) -> Result<(Seq, u64)> {
         let seq = self.next_seq;
         let start = self.offset;
         let mut at = start + HEADER_SIZE as u64;
@@ -315,12 +338,14 @@ impl LogWriter {
         let header = header.encode(self.place(start));
         self.appender.write(start + 8, &header[8..]);
         self.observe(shared, "batch-payload");
-        self.appender.publish(start, first_word(&header), at);
+        if !self.appender.publish(start, first_word(&header), at) {
+            return Err(self.take_back(at));
+        }
         self.offset = at;
         self.next_seq = last.next();
         self.last_user = last;
         self.observe(shared, "append-published");
-        (seq, start + HEADER_SIZE as u64)
+        Ok((seq, start + HEADER_SIZE as u64))
     }
 
     fn place(&self, offset: u64) -> Place {
@@ -364,7 +389,8 @@ impl LogWriter {
         }
         let value = Watermark(upto).encode();
         let draft = Draft::new(Kind::Watermark, KeyspaceId::DEFAULT, &[], &value).expect("a short value");
-        let (location, _) = self.put(shared, &draft);
+        // A watermark that cannot be written is as good as none.
+        let Ok((location, _)) = self.put(shared, &draft) else { return };
         shared.space.add_dead(location, Dead::Note, draft.size());
     }
 

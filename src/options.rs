@@ -64,6 +64,7 @@ pub struct Options {
     pub(crate) recovery_progress: Tell,
     pub(crate) create: bool,
     pub(crate) wait_for_lock: Duration,
+    pub(crate) sigbus_guard: bool,
 }
 
 /// How far an open is with reading what no image holds.
@@ -132,6 +133,7 @@ impl Options {
             recovery_progress: Tell::default(),
             create: true,
             wait_for_lock: Duration::ZERO,
+            sigbus_guard: true,
         }
     }
 
@@ -359,6 +361,34 @@ impl Options {
     #[must_use]
     pub fn wait_for_lock(mut self, time: Duration) -> Self {
         self.wait_for_lock = time;
+        self
+    }
+
+    /// Whether a page of the store's files that cannot be read or written is an error, and not the death of the process.
+    /// Default: yes.
+    ///
+    /// A failing disk, a file that another program cut, and a full disk under a file whose blocks a copy shares make the
+    /// kernel send SIGBUS. The first store that is opened with this installs a handler for the process, which stays.
+    /// Signals that are not about a store's files go to the handler that was there before, or have the default effect.
+    /// With `false` the pages of this store are left alone, and such a page ends the process; but
+    /// [`Keyspace::get_into`](crate::Keyspace::get_into), [`Store::verify`](crate::Store::verify) and opening have the kernel read
+    /// pages before they touch them (from Linux 5.14 on).
+    ///
+    /// There is no guard elsewhere than on Linux, on a thread that blocks SIGBUS, for the system calls of others that are given
+    /// a borrowed value (those return an error), and after another library has replaced the handler without calling it.
+    /// Bytes that were handed out before their page was lost read as zeros afterwards:
+    /// [`Value::check`](crate::Value::check) and [`View::check`](crate::View::check) tell.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Options::new().sigbus_guard(false).open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "signal")]
+    #[must_use]
+    pub fn sigbus_guard(mut self, guard: bool) -> Self {
+        self.sigbus_guard = guard;
         self
     }
 

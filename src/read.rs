@@ -12,8 +12,8 @@ use crate::catalog::{Contents, Keyspace};
 use crate::engine::Engine;
 use crate::epoch::Pin;
 use crate::error::{Error, Result};
+use crate::format::Seq;
 use crate::format::hash::Hash;
-use crate::format::{Defect, Seq};
 use crate::location::Location;
 use crate::mapping::space::{Record, Slice};
 use crate::undo::Before;
@@ -40,7 +40,7 @@ use crate::undo::Before;
 #[doc(alias = "PinnableSlice")]
 #[doc(alias = "AccessGuard")]
 #[derive(Clone)]
-pub struct Value(Slice);
+pub struct Value(pub(crate) Slice);
 
 impl Value {
     /// Bytes that keep their segment mapped.
@@ -134,7 +134,7 @@ impl From<Value> for Vec<u8> {
 /// ```
 #[derive(Debug)]
 pub struct View<'s> {
-    engine: &'s Engine,
+    pub(crate) engine: &'s Engine,
     keyspace: &'s Keyspace,
     pin: Pin,
     /// The pin belongs to the thread.
@@ -282,25 +282,6 @@ impl Engine {
         Ok(self.get(keyspace, key, &pin)?.map(|record| (record.seq(), Value::of(&record))))
     }
 
-    /// Copies a value, by loads that tolerate a file that changes under us, and verifies the copy.
-    pub(crate) fn get_into(&self, keyspace: &Keyspace, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        let pin = self.pin();
-        out.clear();
-        let Some(record) = self.get(keyspace, key, &pin)? else { return Ok(false) };
-        let header = record.header();
-        let key_len = usize::from(header.key_len);
-        let len = key_len + header.value_len as usize;
-        out.resize(len, 0);
-        let (mapping, offset) = record.place();
-        mapping.copy_out(offset + crate::format::record::HEADER_SIZE, out);
-        if crc32fast::hash(out) != header.payload_sum || !out.starts_with(key) {
-            out.clear();
-            return Err(self.damage_of(&record, Defect::PayloadChecksum));
-        }
-        out.drain(..key_len);
-        Ok(true)
-    }
-
     /// The record that an entry of the index shows to readers now, if any.
     pub(crate) fn visible<'p>(
         &'p self,
@@ -316,6 +297,7 @@ impl Engine {
             if contents.index.is_from_image() {
                 self.check_first(&contents.index, self.hash_of(record.key()), location, &record)?;
             }
+            self.check_replaced(&record)?;
             return Ok(record.is_put().then_some(record));
         }
         match self.visibility.before(location, pin) {

@@ -4,11 +4,12 @@
 //!
 //! **Making one.** Under a temporary name: reserve the blocks, write the header (and zeros, see [`Regime`]), sync;
 //! rename; the caller syncs the directory. Only then is it named by the manifest (I6). A full disk is an error here, before any
-//! record has been written, and never a fatal signal later.
+//! record has been written; where a page that is ready cannot be written to all the same, `unwritten` says why.
 //!
 //! **Crash points.** `segment-made` before the rename, `segment-renamed` before the directory's sync.
 
 mod ready;
+mod unwritten;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -251,6 +252,8 @@ impl Segment {
         file: Option<(Arc<dyn File>, Identity)>,
     ) -> Arc<Self> {
         mapping.set_nonce(shape.nonce);
+        mapping.set_path(&path);
+        mapping.set_file(file.as_ref().and_then(|(file, _)| file.descriptor()));
         let ready = if shape.regime == Regime::Plain { 0 } else { shape.data_offset };
         Arc::new(Self {
             id: shape.id,
@@ -396,7 +399,9 @@ impl Segment {
         }
         let start = from / PAGE_SIZE as u64 * PAGE_SIZE as u64;
         let len = to_usize(to - start);
+        self.check_readable(start, to)?;
         self.mapping.sync_range(to_usize(start), len).map_err(|error| self.io("sync", error))?;
+        self.sync_behind_copies()?;
         Ok(true)
     }
 
@@ -417,6 +422,7 @@ impl Segment {
 
     /// Gives the descriptor back: the segment is durable and never written again.
     pub(crate) fn release_file(&self) {
+        self.mapping.set_file(None);
         self.file.lock().take();
     }
 

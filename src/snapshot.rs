@@ -322,8 +322,9 @@ impl KeyspaceSnapshot {
         let hash = engine.hash_of(key);
         let mut hit = None;
         seen.index.find(hash, |location| {
-            let record = engine.record(location, &pin)?;
+            let record = engine.record_as_it_is(location, &pin)?;
             if record.is_of(seen.id, key) {
+                engine.check_replaced(&record)?;
                 hit = Some((location, record));
                 return Ok(true);
             }
@@ -371,6 +372,7 @@ impl KeyspaceSnapshot {
                 if seen.index.is_from_image() {
                     engine.check_first(&seen.index, engine.hash_of(record.key()), *location, &record)?;
                 }
+                engine.check_replaced(&record)?;
                 found.extend(record.is_put().then(|| record.keep_record()));
             }
         }

@@ -50,6 +50,9 @@ pub struct Stats {
     pub stalls: u64,
     /// How often a writer woke the helper thread.
     pub helper_wakes: u64,
+    /// How often a page of a segment that is still mapped could not be read or written, and the signal was caught; see
+    /// [`Options::sigbus_guard`](crate::Options::sigbus_guard).
+    pub signals_caught: u64,
     /// What compaction has done, and would do next.
     pub compaction: CompactionStats,
     /// Snapshots that are alive.
@@ -152,6 +155,7 @@ impl Engine {
             syncs: self.shared.commit.groups(),
             waits: self.shared.commit.waits(),
             stalls: self.provision.stalls(),
+            signals_caught: segments.values().map(|segment| segment.mapping().replaced()).sum(),
             helper_wakes: self.counters.wakes.load(Ordering::Relaxed),
             compaction,
             snapshots: holding.snapshots,

@@ -185,6 +185,11 @@ pub(crate) fn segment_unusable(error: &dyn Display) {
     later!([error = error.to_string()] event!(error, "a segment cannot be used", error => error));
 }
 
+/// A record was asked for of which a page cannot be read.
+pub(crate) fn page_unreadable(error: &dyn Display) {
+    event!(error, "a page cannot be read", error => error);
+}
+
 /// The leader of a commit has made everything up to a sequence number durable.
 pub(crate) fn synced(upto: u64, bytes: u64) {
     later!([] event!(trace, "synced", upto = upto, bytes = bytes));

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::iterate::Iter;
 use crate::keyspace::Keyspace;
+use crate::mapping::watch::check_slice;
 use crate::options::Durability;
 use crate::store::Store;
 use crate::write::Keep;
@@ -161,7 +162,7 @@ where
     pub fn get(&self, key: &K) -> Result<Option<V>> {
         let key = self.encode(key)?;
         match self.keyspace.view().get(&key)? {
-            Some(value) => self.codec.decode(value).map(Some),
+            Some(value) => self.decode(value).map(Some),
             None => Ok(None),
         }
     }
@@ -403,7 +404,14 @@ where
     }
 
     fn decoded(&self, value: Option<impl AsRef<[u8]>>) -> Result<Option<V>> {
-        value.map(|value| self.codec.decode(value.as_ref())).transpose()
+        value.map(|value| self.decode(value.as_ref())).transpose()
+    }
+
+    /// Decodes bytes of a mapping; not zeros that lie in the place of a page that cannot be read.
+    fn decode(&self, bytes: &[u8]) -> Result<V> {
+        let value = self.codec.decode(bytes);
+        check_slice(bytes, self.keyspace.engine().shared.dir.path())?;
+        value
     }
 }
 
@@ -430,7 +438,13 @@ where
 
     fn next(&mut self) -> Option<Self::Item> {
         let item = self.iter.next()?;
-        Some(item.and_then(|(key, value)| Ok((self.codec.decode(&key)?, self.codec.decode(&value)?))))
+        Some(item.and_then(|(key, value)| {
+            let (of_key, of_value) = (self.codec.decode(&key), self.codec.decode(&value));
+            // Not zeros that lie in the place of a page that cannot be read.
+            key.check()?;
+            value.check()?;
+            Ok((of_key?, of_value?))
+        }))
     }
 }
 

@@ -146,6 +146,7 @@ impl Engine {
     }
 
     fn verify_entry(&self, contents: &Contents, location: Location, pin: &Pin) -> Result<()> {
+        self.shared.space.reach(location, pin)?;
         let record = self.record(location, pin)?;
         let header = record.header();
         if !matches!(header.kind, Kind::Put | Kind::Tombstone) || header.keyspace != contents.id {
@@ -156,6 +157,9 @@ impl Engine {
         let hash = self.hash_of(record.key());
         // Asked before the second look: a batch may end in between.
         let visible = self.visibility.is_visible(record.seq());
+        if !self.options.sigbus_guard {
+            self.reach(contents, hash, pin)?;
+        }
         let newest = self.lookup(contents, hash, record.key(), pin)?;
         if visible && newest.is_some_and(|newest| newest.seq() < record.seq()) {
             return Err(self.damage(location, Defect::IndexMismatch));

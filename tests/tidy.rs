@@ -51,6 +51,7 @@ const LAYERS: [&[&str]; 8] = [
         "keyspaces",
         "read",
         "iterate",
+        "copying",
         "lookahead",
         "helper",
         "verify",

@@ -169,7 +169,12 @@ impl Engine {
         job.key.extend_from_slice(key);
         let found = contents.index.find(self.hash_of(&job.key), |location| match wanted {
             Some(wanted) => Ok(location == wanted),
-            None => Ok::<_, Error>(self.record(location, &pin)?.is_of(contents.id, &job.key)),
+            None => {
+                let record = self.record_as_it_is(location, &pin)?;
+                let same = record.is_of(contents.id, &job.key);
+                self.check_replaced(&record)?;
+                Ok::<_, Error>(same)
+            }
         })?;
         Ok(found.is_some())
     }

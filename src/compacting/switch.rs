@@ -63,6 +63,7 @@ impl Engine {
                     _ => None,
                 };
                 let hash = self.hash_of(record.key());
+                self.check_replaced(&record)?;
                 if last.0 != header.keyspace || last.1.is_none() {
                     last = (header.keyspace, self.catalog.by_id(header.keyspace));
                 }

@@ -150,6 +150,10 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     fn allocated(&self) -> io::Result<u64>;
     /// Maps the first `len` bytes, shared; writable as the file was opened.
     fn map(&self, len: usize) -> io::Result<Arc<Mapping>>;
+    /// The number under which the operating system knows the open file, where it is one of its own.
+    fn descriptor(&self) -> Option<i32> {
+        None
+    }
 }
 
 /// Reads exactly `buffer.len()` bytes.

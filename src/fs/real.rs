@@ -237,6 +237,11 @@ impl File for RealFile {
         Ok(platform::allocated(&self.file.metadata()?))
     }
 
+    #[cfg(unix)]
+    fn descriptor(&self) -> Option<i32> {
+        Some(std::os::fd::AsRawFd::as_raw_fd(&self.file))
+    }
+
     fn map(&self, len: usize) -> io::Result<Arc<Mapping>> {
         // A touch behind the file's end is a fatal signal, not an error.
         if self.file.metadata()?.len() < len as u64 {

@@ -134,8 +134,10 @@ impl Engine {
         let location = segment.range().at(placed.offset);
         let index = &mut building.writer;
         let found = index.find(hash, |other| {
-            let record = self.record(other, pin)?;
-            Ok::<_, Error>(record.key() == key)
+            let record = self.record_as_it_is(other, pin)?;
+            let same = record.key() == key;
+            self.check_replaced(&record)?;
+            Ok::<_, Error>(same)
         })?;
         match found {
             Some(other) if self.record(other, pin)?.seq() > placed.header.seq => return Ok(()),

@@ -19,7 +19,7 @@ const WRITTEN_BY_CALL: usize = 64 << 10;
 const KEPT_BACK: u64 = 64 << 10;
 
 impl LogWriter {
-    /// Makes room for a frame of `size` bytes; after this, appending it cannot fail.
+    /// Makes room for a frame of `size` bytes; after this, appending it fails only as [`LogWriter::append`] says.
     ///
     /// # Errors
     ///
@@ -86,7 +86,10 @@ impl LogWriter {
                 advice: "copy its content to a new store",
             });
         }
-        if self.is_soiled || self.offset + size + WATERMARK_SIZE > self.segment.size() {
+        if self.is_soiled
+            || self.appender.is_replaced()
+            || self.offset + size + WATERMARK_SIZE > self.segment.size()
+        {
             self.roll(shared, provision, want, size)
         } else if want == Want::Insertion && self.offset + size + self.kept_back() > self.segment.size() {
             // The rest is for removals, unless there is more behind it: on a full disk they make the room.
@@ -127,7 +130,13 @@ impl LogWriter {
         shared.manifest.begin()?;
         let next = provision.take(shared, want, size)?;
         // Before anything is switched: a segment without its start record is cut off by the next recovery.
-        if let Err(error) = next.extend(next.data_offset() + START_SIZE + WATERMARK_SIZE) {
+        let made_ready = next.extend(next.data_offset() + START_SIZE + WATERMARK_SIZE);
+        // Where pages that were ready could not be written to, those of the next segment may be no better.
+        let made_ready = made_ready.and_then(|()| match self.appender.is_replaced() || self.is_soiled {
+            true => next.make_ready_again(),
+            false => Ok(()),
+        });
+        if let Err(error) = made_ready {
             provision.give_back(next);
             return Err(error);
         }
@@ -136,13 +145,18 @@ impl LogWriter {
         let end = self.offset;
         let offset = next.data_offset();
         let segment = std::mem::replace(&mut self.segment, next);
+        let appender = std::mem::replace(&mut self.appender, appender);
         let previous = segment.id().0;
-        self.full.push(Full { segment, synced: self.synced, end, last_seq });
-        self.appender = appender;
         self.offset = offset;
+        if let Err(error) = self.start(shared, previous, end) {
+            // The segment stays empty, and goes at the next open. This one is not gone on with.
+            (self.segment, self.appender, self.offset) = (segment, appender, end);
+            self.is_soiled = true;
+            return Err(error);
+        }
+        self.full.push(Full { segment, synced: self.synced, end, last_seq });
         self.synced = offset;
         self.is_soiled = false;
-        self.start(shared, previous, end)?;
         provision.set_active(&self.segment, self.offset);
         trace::segment_full(previous, end);
         self.observe(shared, "rolled");
@@ -156,7 +170,7 @@ impl LogWriter {
         let draft = Draft::new(Kind::Start, KeyspaceId::DEFAULT, &[], &value)?;
         debug_assert_eq!(draft.size(), START_SIZE);
         self.segment.extend(self.offset + draft.size() + WATERMARK_SIZE)?;
-        let (location, seq) = self.put(shared, &draft);
+        let (location, seq) = self.put(shared, &draft)?;
         self.segment.begins_at(seq);
         shared.space.add_dead(location, Dead::Note, draft.size());
         Ok(())

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "this stores into mapped memory")]
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::Mapping;
 
@@ -38,15 +38,34 @@ impl Appender {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
     }
 
-    /// Stores the first word of a frame whose other bytes have been written, and publishes everything below `end`.
-    pub(crate) fn publish(&mut self, offset: u64, word: [u8; 8], end: u64) {
+    /// Stores the first word of a frame whose other bytes have been written, and publishes everything below `end`; unless a
+    /// page of the mapping was replaced (`guard`), for then the frame may not be in the file: false, and nothing is published.
+    #[must_use]
+    pub(crate) fn publish(&mut self, offset: u64, word: [u8; 8], end: u64) -> bool {
         let start = self.check(offset, 8);
         assert!(end <= self.mapping.len() as u64 && end >= offset + 8, "published behind the end");
+        if self.is_replaced() {
+            return false;
+        }
         // Release: pairs with the acquire load of the word by a follower in another process. Memory order of the bytes
         // is kept: `word` is what must lie in memory.
         self.mapping.word(start).store(u64::from_le_bytes(word).to_le(), Ordering::Release);
+        if self.is_replaced() {
+            return false;
+        }
         self.published = end;
-        self.mapping.published.raise(end);
+        self.mapping.marks.published.raise(end);
+        true
+    }
+
+    /// Whether a page was replaced, so that stores may not reach the file.
+    #[inline]
+    pub(crate) fn is_replaced(&self) -> bool {
+        // After the stores that it is asked about: the handler that they may have called is this thread's own, and one of
+        // another thread raises the flag before it replaces the page.
+        compiler_fence(Ordering::SeqCst);
+        // Relaxed: as above.
+        self.mapping.marks.replaced.load(Ordering::Relaxed) != 0
     }
 
     fn check(&self, offset: u64, len: usize) -> usize {

@@ -16,26 +16,33 @@
 #![expect(unsafe_code, reason = "this is one of the modules that touch mapped memory")]
 
 pub(crate) mod appender;
+#[cfg(all(target_os = "linux", not(miri)))]
+mod guard;
 pub(crate) mod lines;
 pub(crate) mod liveness;
 mod mark;
 mod range;
+#[cfg(all(target_os = "linux", not(miri)))]
+mod ranges;
 mod record;
 #[cfg(target_os = "linux")]
 mod resident;
 pub(crate) mod space;
 pub(crate) mod tally;
 mod waiting;
+pub(crate) mod watch;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use self::mark::Mark;
 use self::tally::Tally;
+use self::watch::Watch;
 use crate::error::Result;
 
 /// Size of the pages that this crate reasons in, whatever the processor's are. In bytes.
@@ -65,15 +72,28 @@ struct Memory {
     backing: Option<Arc<dyn Backing>>,
 }
 
+/// What every read of a mapping looks at, on one cache line.
+#[derive(Debug)]
+#[repr(C, align(16))]
+struct Marks {
+    /// Bytes below this offset are published.
+    published: Mark,
+    /// Not zero where pages were replaced that could not be read or written; see `guard`.
+    replaced: AtomicU32,
+}
+
 /// One mapped file, unmapped when the last owner is gone.
 pub(crate) struct Mapping {
+    /// The first field, so that it is dropped before the pages.
+    watch: Watch,
     len: usize,
+    marks: Marks,
+    /// The file, for messages.
+    path: OnceLock<PathBuf>,
     /// There from the beginning, unless `later` says how it comes.
     memory: OnceLock<Memory>,
     later: Option<Box<dyn Later>>,
     writable: bool,
-    /// Bytes below this offset are published.
-    published: Mark,
     /// Whether the mapping has had its appender.
     claimed: AtomicBool,
     /// What the checksums of the records here are bound to.
@@ -113,11 +133,13 @@ impl Mapping {
 
     fn with(len: usize, memory: OnceLock<Memory>, later: Option<Box<dyn Later>>, writable: bool) -> Self {
         Self {
+            watch: Watch::default(),
             len,
+            marks: Marks { published: Mark::new(), replaced: AtomicU32::new(0) },
+            path: OnceLock::new(),
             memory,
             later,
             writable,
-            published: Mark::new(),
             claimed: AtomicBool::new(false),
             nonce: AtomicU64::new(0),
             ordinal: AtomicUsize::new(0),
@@ -249,7 +271,7 @@ impl Mapping {
     /// Bytes below this offset are published.
     #[inline]
     pub(crate) fn published(&self) -> u64 {
-        self.published.get()
+        self.marks.published.get()
     }
 
     /// Publishes what a file held when it was opened; for mappings that have no appender (yet).
@@ -257,7 +279,7 @@ impl Mapping {
         // Relaxed: the mapping is still being set up by one thread; a claim by another would be a bug, not a race.
         assert!(!self.claimed.load(Ordering::Relaxed), "the appender publishes");
         assert!(end <= self.len() as u64, "range outside of the mapping");
-        self.published.raise(end);
+        self.marks.published.raise(end);
     }
 
     /// The published bytes of a range, by the book that `space` keeps by hand; `None` where any of it is not published.
@@ -387,7 +409,7 @@ mod tests {
         let mut appender = Appender::claim(&mapping).expect("first claim");
         appender.write(8, b"abcdefgh");
         assert_eq!(mapping.bytes(8, 8), None);
-        appender.publish(0, *b"12345678", 16);
+        assert!(appender.publish(0, *b"12345678", 16));
         assert_eq!(mapping.bytes(0, 16), Some(b"12345678abcdefgh".as_slice()));
         assert_eq!(mapping.bytes(8, 9), None);
         assert_eq!(mapping.bytes(u64::MAX, 2), None);

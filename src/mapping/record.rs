@@ -6,6 +6,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::Mapping;
+use crate::error::{Error, Result};
 use crate::format::record::{HEADER_SIZE, Header, RawHeader};
 use crate::format::{KeyspaceId, Seq};
 
@@ -48,6 +49,23 @@ impl<'p> Record<'p> {
     #[inline]
     pub(crate) fn ordinal(&self) -> usize {
         self.mapping.ordinal()
+    }
+
+    /// Whether a page of its mapping was replaced, this record's perhaps: what was read of it is to be verified.
+    #[inline]
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.mapping.is_replaced()
+    }
+
+    /// The error where a page of it could not be read.
+    pub(crate) fn unreadable(&self) -> Option<Error> {
+        if !self.is_replaced() {
+            return None;
+        }
+        let offset = self.place().1 as u64;
+        // Where the header cannot be read its lengths are zero, and the page of the header is one of those that were replaced.
+        let page = self.mapping.replaced_in(offset, offset + self.header().size())?;
+        Some(self.mapping.unreadable(page))
     }
 
     /// Its sequence number.
@@ -122,6 +140,21 @@ impl<'p> Record<'p> {
 pub(crate) struct Slice {
     value: *const [u8],
     mapping: Arc<Mapping>,
+}
+
+impl Slice {
+    /// Says whether the bytes are still those of the file.
+    ///
+    /// # Errors
+    ///
+    /// `Io` where a page of them could not be read, and was replaced.
+    pub(crate) fn check(&self) -> Result<()> {
+        let from = self.value.cast::<u8>() as usize - self.mapping.base() as usize;
+        match self.mapping.replaced_in(from as u64, (from + self.value.len()) as u64) {
+            Some(offset) => Err(self.mapping.unreadable(offset)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Deref for Slice {

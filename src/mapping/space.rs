@@ -62,6 +62,8 @@ pub(super) struct Table {
     slots: Arc<MmapRaw>,
     granules: usize,
     pub(super) placed: Mutex<Placed>,
+    /// Whether mappings are put under the guard.
+    guarded: bool,
 }
 
 /// Which ranges are taken, and the owning reference of each.
@@ -107,7 +109,17 @@ impl Space {
     /// # Errors
     ///
     /// What the operating system says when it has no address space left even for the smallest table.
+    #[cfg(test)]
     pub(crate) fn reserve() -> io::Result<Self> {
+        Self::reserve_guarded(true)
+    }
+
+    /// Reserves the table; and whether the mappings of files in it are put under the guard.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says when it has no address space left even for the smallest table.
+    pub(crate) fn reserve_guarded(guarded: bool) -> io::Result<Self> {
         let mut granules = GRANULES;
         loop {
             match Mapping::anonymous_memory(granules * size_of::<Slot>()) {
@@ -119,7 +131,7 @@ impl Space {
                         ordinals: Vec::new(),
                         waiting: BTreeMap::new(),
                     };
-                    let table = Arc::new(Table { slots, granules, placed: Mutex::new(placed) });
+                    let table = Arc::new(Table { slots, granules, placed: Mutex::new(placed), guarded });
                     return Ok(Self {
                         table,
                         attached: AtomicU64::new(0),
@@ -188,6 +200,9 @@ impl Placed {
 impl Table {
     /// Makes the granules of a range lead to the mapping that has it.
     pub(super) fn lead(&self, mapping: &Arc<Mapping>, range: Range) {
+        if self.guarded {
+            mapping.guard();
+        }
         for granule in range.first..range.first + range.count {
             let slot = self.slot(granule).expect("no range leads out of the table");
             // Relaxed, both: the store of `mapping` below announces them.
@@ -326,6 +341,30 @@ impl Space {
         let Some(record) = self.record(location, pin) else { return Ok(true) };
         let len = usize::try_from(record.raw_header().payload_len()).unwrap_or(usize::MAX);
         mapping.bring_in(offset, HEADER_SIZE.saturating_add(len))
+    }
+
+    /// Where there is no guard: has the kernel read the record at a location, so that what cannot be read is an error before it
+    /// is touched.
+    ///
+    /// # Errors
+    ///
+    /// `Io` where it cannot be read; as for [`Space::find`].
+    pub(crate) fn reach(&self, location: Location, pin: &Pin) -> Result<()> {
+        if self.table.guarded {
+            return Ok(());
+        }
+        self.attach_at(location)?;
+        let (Some(mapping), Some(slot)) = (self.mapping(location, pin), self.table.slot_of(location)) else {
+            return Ok(());
+        };
+        // Relaxed: announced by the mapping, and never changed.
+        let start = slot.start.load(Ordering::Relaxed);
+        let offset = usize::try_from((location.to_bits() * 8).saturating_sub(start)).unwrap_or(0);
+        // The header says how long the record is, so it comes first.
+        mapping.reach(offset, HEADER_SIZE)?;
+        let Some(record) = self.record(location, pin) else { return Ok(()) };
+        let len = usize::try_from(record.raw_header().payload_len()).unwrap_or(usize::MAX);
+        mapping.reach(offset, HEADER_SIZE.saturating_add(len))
     }
 
     /// Counts bytes of a segment as dead. Called by the one writer only, about a segment that is still placed.

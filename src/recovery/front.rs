@@ -20,7 +20,7 @@ use crate::format::names::MANIFESTS;
 use crate::format::{SegmentId, Seq};
 use crate::fs::Dir;
 use crate::mapping::space::Space;
-use crate::options::Tell;
+use crate::options::Options;
 use crate::trace;
 
 /// What an open finds out before it changes anything.
@@ -44,7 +44,7 @@ impl Front {
         survey: &Survey,
         manifest: &Manifest,
         both_copies: bool,
-        tell: &Tell,
+        options: &Options,
         image: bool,
     ) -> Result<Self> {
         if manifest.hash_id != HASH_ID {
@@ -65,7 +65,7 @@ impl Front {
         })?;
         let durable = manifest.durable.max(proof.unwrap_or(Seq::ZERO));
         let there = &survey.segments;
-        let known = Listed { manifest, entries: &entries, there, hash_key: &hash_key, durable, tell };
+        let known = Listed { manifest, entries: &entries, there, hash_key: &hash_key, durable, options };
         let read = if image { known.read(dir)? } else { known.read_with(dir, false)? };
         Ok(Self { entries, unlisted, boot_id, read, hash_key })
     }
@@ -90,7 +90,7 @@ pub(crate) fn examine(dir: &Arc<dyn Dir>, survey: &Survey) -> Result<Option<Exam
         return Ok(None);
     }
     let Some((manifest, suspect)) = survey.manifest() else { return Ok(None) };
-    let front = Front::read(dir, survey, &manifest, suspect == [false; 2], &Tell::default(), false)?;
+    let front = Front::read(dir, survey, &manifest, suspect == [false; 2], &Options::new(), false)?;
     let Read { chain, replayed, .. } = front.read;
     let is_read = |entry: &SegmentEntry| entry.state != State::Retired && entry.end > 0;
     let segments = chain.entries.into_iter().filter(is_read).collect();
@@ -105,7 +105,7 @@ pub(super) struct Listed<'a> {
     there: &'a [SegmentId],
     hash_key: &'a HashKey,
     durable: Seq,
-    tell: &'a Tell,
+    options: &'a Options,
 }
 
 /// What reading the log gave.
@@ -136,12 +136,12 @@ impl Listed<'_> {
     }
 
     fn read_with(&self, dir: &Arc<dyn Dir>, image: bool) -> Result<Read> {
-        let Self { manifest, entries, there, hash_key, durable, tell } = *self;
-        let space =
-            Space::reserve().map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
+        let Self { manifest, entries, there, hash_key, durable, options } = *self;
+        let space = Space::reserve_guarded(options.sigbus_guard)
+            .map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
         let image = image.then(|| Restore::open(dir, &space, manifest, entries, there)).transpose()?;
         let dir = dir.as_ref();
-        let mut replay = Replay::new(dir, &space, hash_key, manifest, durable, tell);
+        let mut replay = Replay::new(dir, &space, hash_key, manifest, durable, &options.recovery_progress);
         let chain = chain::read(dir, manifest, entries, image.as_ref(), &mut replay)?;
         let mut replayed = replay.finish()?;
         let loaded = replayed.keyspaces.iter().map(|loaded| loaded.slot.index.index().loaded_bytes());

@@ -23,7 +23,7 @@ use crate::index::Index;
 use crate::index::fill::Shard;
 use crate::index::load::Unread;
 use crate::location::Location;
-use crate::mapping::space::Space;
+use crate::mapping::space::{Record, Space};
 use crate::mapping::tally::Dead;
 use crate::segment::Segment;
 
@@ -160,6 +160,15 @@ impl Settling<'_> {
     fn failed(&self, error: std::io::Error) -> Error {
         Error::io("grow the index for", self.path, error)
     }
+
+    /// The error about a record that was read and published, and is not there any more.
+    #[cold]
+    fn unreadable(&self, location: Location, pin: &Pin) -> Error {
+        let record = self.space.record(location, pin);
+        let lost =
+            || Error::io("read", self.path, std::io::Error::other("a record changed while it was read"));
+        record.and_then(|record| record.unreadable()).unwrap_or_else(lost)
+    }
 }
 
 /// What a thread has found that fills an index.
@@ -211,20 +220,30 @@ impl Filling<'_> {
         let (hash, location) = (entry.hash, entry.location());
         let (space, pin) = (self.with.space, &self.pin);
         // Looked at where a tag is the same only, which is hardly ever another key's.
-        let own = || space.record(location, pin).expect("it was read and published");
+        let look = |location| -> Result<Record<'_>> {
+            space.reach(location, pin)?;
+            let record = space.find(location, pin)?;
+            let record = record.filter(|record| record.unreadable().is_none());
+            record.ok_or_else(|| self.with.unreadable(location, pin))
+        };
         shard.reserve().map_err(|error| self.with.failed(error))?;
         let found = shard.find_or_insert(hash, location, |other| {
-            let record = space.find(other, pin)?;
-            Ok::<_, Error>(record.is_some_and(|record| record.key() == own().key()))
+            space.reach(other, pin)?;
+            let (Some(other), own) = (space.find(other, pin)?, look(location)?) else { return Ok(false) };
+            let same = other.key() == own.key();
+            // The keys, too, may lie on pages that cannot be read.
+            other.unreadable().or_else(|| own.unreadable()).map_or(Ok(same), Err)
         })?;
         let Some(other) = found else {
             self.note(entry);
             return Ok(false);
         };
-        let [old, new] = [other, location].map(|location| {
-            let record = space.record(location, pin).expect("just found there");
-            (record.header(), record.ordinal(), location)
-        });
+        let facts = |location| {
+            let record = look(location)?;
+            let facts = (record.header(), record.ordinal(), location);
+            record.unreadable().map_or(Ok(facts), Err)
+        };
+        let (old, new) = (facts(other)?, facts(location)?);
         let is_newer = old.0.seq < new.0.seq;
         let (hidden, ordinal, at) = if is_newer { old } else { new };
         if hidden.kind == Kind::Put {

@@ -206,7 +206,7 @@ fn open_store(
     }
     let (manifest, suspect) = survey.manifest().expect("the table opens where a copy is whole");
     let Front { entries, unlisted, boot_id, read, hash_key } =
-        Front::read(&dir, survey, &manifest, suspect == [false; 2], &options.recovery_progress, true)?;
+        Front::read(&dir, survey, &manifest, suspect == [false; 2], options, true)?;
     let Read { space, mut chain, replayed, image } = read;
 
     chain.set_aside.extend_from_slice(&unlisted.set_aside);

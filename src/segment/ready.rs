@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{LARGE_PIECE, Regime, Segment, to_usize};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mapping::PAGE_SIZE;
 
 impl Segment {
@@ -57,13 +57,8 @@ impl Segment {
 
     fn populate(&self, from: u64, end: u64) -> Result<()> {
         let len = to_usize(end - from);
-        self.mapping.populate_write(to_usize(from), len).map_err(|error| match error.raw_os_error() {
-            // EFAULT: the kernel found no block behind a page.
-            Some(14) => {
-                Error::NoSpace { path: self.path.clone(), needed: end - from, source: Some(Arc::new(error)) }
-            }
-            _ => self.io("populate", error),
-        })?;
+        let populated = self.mapping.populate_write(to_usize(from), len);
+        populated.map_err(|error| self.not_populated(error, end - from))?;
         // Release: pairs with the acquire load in `ready`.
         self.ready.store(end, Ordering::Release);
         Ok(())

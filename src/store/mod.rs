@@ -91,8 +91,8 @@ impl Options {
     /// [`Store::recovery_report`].
     ///
     /// The files of an open store are mapped into memory. They belong to the store: a program that changes or truncates
-    /// them while they are mapped breaks what this crate promises, up to the death of the process by a signal. A lock
-    /// keeps a second mapcask out.
+    /// them while they are mapped breaks what this crate promises. A lock keeps a second mapcask out. A page that cannot be
+    /// read or written is an error of what needs it; on Linux a handler for SIGBUS sees to that ([`Options::sigbus_guard`]).
     ///
     /// A relative path is that of the working directory now; where the process goes later does not matter. What an image of
     /// the index holds is not read here, so damage in it, or a segment file that was cut, is an error of the reads that need

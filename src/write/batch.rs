@@ -152,7 +152,7 @@ impl Engine {
         Ok(Prepared { writes, checks, frame })
     }
 
-    /// Checks the conditions and makes room; then nothing can fail.
+    /// Checks the conditions and makes room; then nothing can fail but the store into the log.
     fn write_prepared(
         &self,
         writer: &mut Writer,
@@ -201,18 +201,22 @@ impl Engine {
         // Removals of what is not there take room and free none.
         let want = if frees { wish.want() } else { Want::Insertion };
         writer.log.reserve(&self.shared, &self.provision, want, size)?;
-        Ok(self.apply(writer, prepared, pin))
+        self.apply(writer, prepared, pin)
     }
 
     /// Appends a batch and changes the index; visible as a whole when this returns. The last sequence number.
     ///
     /// The index never leads to a superseded record, not even while the floor hides it: a reader that had loaded such
     /// an entry and looked at the floor after the batch ended would take it for the newest.
-    fn apply(&self, writer: &mut Writer, prepared: &Prepared<'_>, pin: &Pin) -> Seq {
+    ///
+    /// # Errors
+    ///
+    /// Where its pages cannot be written after all; nothing was changed.
+    fn apply(&self, writer: &mut Writer, prepared: &Prepared<'_>, pin: &Pin) -> Result<Seq> {
         let Prepared { writes, frame, .. } = prepared;
         let before = writer.log.position().0.id();
         let drafts = writes.iter().map(|planned| planned.draft);
-        let (frame_seq, first) = writer.log.append_batch(&self.shared, *frame, drafts);
+        let (frame_seq, first) = writer.log.append_batch(&self.shared, *frame, drafts)?;
         let Writer { log, indexes, .. } = writer;
         let segment = log.position().0;
         debug_assert_eq!(before, segment.id(), "a batch lies in one segment");
@@ -254,7 +258,7 @@ impl Engine {
         for (contents, hash, location) in tombstones {
             indexes.of(contents).index.remove(hash, location);
         }
-        log.last_user()
+        Ok(log.last_user())
     }
 }
 

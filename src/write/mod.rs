@@ -163,7 +163,7 @@ impl Engine {
         let entries = usize::from(change.value.is_some());
         self.reserve(slot, entries)?;
         writer.log.reserve_record(&self.shared, &self.provision, wish.want(), &draft)?;
-        let (location, seq) = writer.log.append(&self.shared, &draft);
+        let (location, seq) = writer.log.append(&self.shared, &draft)?;
         self.progress.begin(seq);
         self.keep_version(contents, hash, there, seq);
         let ordinal = writer.log.position().0.mapping().ordinal();
@@ -197,7 +197,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// `Corrupt` where every read is verified and this one does not hold.
+    /// `Corrupt` where every read is verified and this one does not hold; `Io` where a page of it cannot be read.
     fn holds(&self, condition: Condition<'_>, there: Option<Current<'_>>) -> Result<bool> {
         Ok(match condition {
             Condition::Always => true,
@@ -207,7 +207,10 @@ impl Engine {
                 if let (true, Some(there)) = (self.options.verify_reads, there) {
                     self.check_record(&there.record)?;
                 }
-                there.map(|there| there.record.value()) == expected
+                let holds = there.map(|there| there.record.value()) == expected;
+                // Zeros in the place of a page that cannot be read may be what is expected.
+                there.map_or(Ok(()), |there| self.check_replaced(&there.record))?;
+                holds
             }
         })
     }
@@ -252,11 +255,12 @@ impl Engine {
     ) -> Result<Option<Current<'p>>> {
         let mut current = None;
         slot.index.find(hash, |location| {
-            let record = self.record(location, pin)?;
+            let record = self.record_as_it_is(location, pin)?;
             if !record.is_of(contents.id, key) {
                 self.check_record(&record)?;
                 return Ok(false);
             }
+            self.check_replaced(&record)?;
             current = Some(Current { location, record });
             Ok::<bool, Error>(true)
         })?;

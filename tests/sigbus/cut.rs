@@ -1,0 +1,217 @@
+//! Files of an open store that another program cuts.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::thread;
+
+use mapcask::{Durability, Error, Store, WriteBatch};
+
+use super::{Count, directory, fill, key, options, read_all, segments, value};
+
+const KEYS: u32 = 3000;
+const LEN: usize = 1000;
+
+/// Cuts a file to a part of its length.
+fn cut(path: &Path, of: u64) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    let len = file.metadata().unwrap().len() / of / 4096 * 4096;
+    file.set_len(len).unwrap();
+}
+
+fn cut_all(path: &Path, of: u64) {
+    segments(path).iter().for_each(|path| cut(path, of));
+}
+
+fn filled(path: &Path) -> Store {
+    let store = options().background(false).open(path).unwrap();
+    fill(&store, 0..KEYS, LEN);
+    store
+}
+
+#[test]
+fn reads_of_a_file_that_was_cut_give_the_value_or_an_error() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = filled(&path);
+    assert_eq!(read_all(&store, KEYS, LEN), Count { right: KEYS, errors: 0 });
+    assert_eq!(store.stats().signals_caught, 0);
+    cut_all(&path, 2);
+    let count = read_all(&store, KEYS, LEN);
+    assert!(count.right > KEYS / 10 && count.errors > KEYS / 10, "{count:?}");
+    assert!(store.stats().signals_caught > 0);
+    // A page is lost once: the next time the same is said.
+    assert_eq!(read_all(&store, KEYS, LEN), count);
+    assert!(store.verify().is_err());
+}
+
+#[test]
+fn many_keys_at_once_a_snapshot_and_iterators_say_what_was_cut() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = filled(&path);
+    let snapshot = store.snapshot();
+    cut_all(&path, 2);
+    let (mut many, mut held, mut gone_through) = (Count::default(), Count::default(), Count::default());
+    for n in 0..KEYS {
+        let read = store.multi_get(&[key(n)]).and_then(|mut found| {
+            let found = found.pop().flatten();
+            let copy = found.as_deref().map(<[u8]>::to_vec);
+            found.map_or(Ok(()), |found| found.check())?;
+            Ok(copy)
+        });
+        many.note(n, LEN, read);
+        let read = snapshot.get(key(n)).and_then(|found| {
+            let copy = found.as_deref().map(<[u8]>::to_vec);
+            found.map_or(Ok(()), |found| found.check())?;
+            Ok(copy)
+        });
+        held.note(n, LEN, read);
+    }
+    assert!(many == held && many.errors > KEYS / 10, "{many:?} {held:?}");
+    for item in store.iter().chain(snapshot.iter()) {
+        let Ok((found, content)) = item else {
+            gone_through.errors += 1;
+            continue;
+        };
+        let (found, content) = (found.check().map(|()| found), content.check().map(|()| content));
+        match (found, content) {
+            (Ok(found), Ok(content)) => {
+                let n = std::str::from_utf8(&found[4..]).unwrap().parse().unwrap();
+                assert_eq!(content, value(n, LEN));
+                gone_through.right += 1;
+            }
+            _ => gone_through.errors += 1,
+        }
+    }
+    assert!(gone_through.right >= many.right && gone_through.errors > 0, "{gone_through:?}");
+}
+
+#[test]
+fn bytes_that_were_handed_out_before_the_cut_say_so() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = filled(&path);
+    let values: Vec<_> = (0..KEYS).map(|n| store.get(key(n)).unwrap().unwrap()).collect();
+    assert!(values.iter().all(|value| value.check().is_ok()));
+    cut_all(&path, 2);
+    let mut lost = 0;
+    for (n, found) in (0..).zip(&values) {
+        let same = *found == value(n, LEN);
+        match found.check() {
+            Ok(()) => assert!(same, "key {n}"),
+            Err(Error::Io { path, source, .. }) => {
+                assert!(path.starts_with(directory.path()) && source.to_string().contains("offset"));
+                lost += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(lost > KEYS / 10, "{lost}");
+}
+
+#[test]
+fn nothing_is_decided_by_the_zeros_of_a_page_that_is_gone() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = options().background(false).open(&path).unwrap();
+    // Longer than a page, so that key and header stay where they can be read.
+    fill(&store, 0..200, 20_000);
+    cut_all(&path, 2);
+    let (mut refused, mut updated) = (0, 0);
+    for n in 0..200 {
+        let mut expected = value(n, 20_000);
+        expected[15_000..].fill(0);
+        let swapped = store.compare_and_swap(key(n), Some(&expected), Some("zeros"));
+        assert!(!matches!(swapped, Ok(Ok(_))), "key {n}: zeros were taken for the value");
+        let mut batch = WriteBatch::new();
+        batch.require(key(n), &expected);
+        batch.insert(key(n), "zeros");
+        assert!(store.write(&batch).is_err());
+        let mut seen = None;
+        let update = store.update_and_fetch(key(n), |old| {
+            let old = old.unwrap();
+            seen = Some(old == value(n, 20_000));
+            Some(old.to_vec())
+        });
+        match (update, seen) {
+            (Err(_), _) => refused += 1,
+            (Ok(_), seen) => {
+                assert_eq!(seen, Some(true), "key {n}: something was made of zeros");
+                updated += 1;
+            }
+        }
+    }
+    assert!(refused > 20 && updated > 20, "{refused} {updated}");
+}
+
+#[test]
+fn writes_and_syncs_of_a_file_that_was_cut_are_refused() {
+    for durability in [Durability::Os, Durability::Disk] {
+        let directory = directory();
+        let path = directory.path().join("data");
+        let store = options().background(false).durability(durability).open(&path).unwrap();
+        fill(&store, 0..100, 100);
+        cut_all(&path, 4096);
+        let refused = (0..2000).find_map(|n| store.insert(key(n), value(n, 1000)).err());
+        assert!(refused.is_some() || store.flush().is_err(), "nobody noticed");
+        // What is durable needs no further sync; its loss is said by the next open.
+        let (flushed, removed, compacted) = (store.flush(), store.remove(key(1)), store.compact());
+        assert!(durability == Durability::Disk || flushed.is_err(), "{removed:?} {compacted:?}");
+        let closed = store.close();
+        assert!(durability == Durability::Disk || closed.is_err());
+        assert!(options().open(&path).is_err());
+    }
+}
+
+#[test]
+fn a_file_is_cut_while_threads_read_write_and_compact() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = options().open(&path).unwrap();
+    fill(&store, 0..KEYS, LEN);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    let _ = store.verify();
+                    for n in 0..KEYS {
+                        let mut out = Vec::new();
+                        if let Ok(found) = store.get_into(key(n), &mut out) {
+                            assert!(found && out == value(n, LEN), "key {n}");
+                        }
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            for n in 0..KEYS {
+                let _ = store.insert(key(n), value(n, LEN));
+                let _ = n.is_multiple_of(500).then(|| store.compact());
+            }
+        });
+        scope.spawn(|| {
+            for of in [2, 3, 5] {
+                cut_all(&path, of);
+                thread::yield_now();
+            }
+        });
+    });
+    let _ = store.close();
+}
+
+/// Segments that no open has needed are mapped, and put under the guard, when they are.
+#[test]
+fn a_file_is_cut_after_an_open_that_read_none_of_it() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    filled(&path).close().unwrap();
+    let store = options().background(false).open(&path).unwrap();
+    // Mapped now, and the image says that nothing of it was read yet.
+    assert_eq!(store.get(key(5)).unwrap().unwrap(), value(5, LEN));
+    for n in 0..KEYS {
+        assert!(store.contains_key(key(n)).unwrap());
+    }
+    cut_all(&path, 2);
+    let count = read_all(&store, KEYS, LEN);
+    assert!(count.right > KEYS / 10 && count.errors > KEYS / 10, "{count:?}");
+}

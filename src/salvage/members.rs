@@ -137,7 +137,9 @@ pub(super) fn store_of(found: &[Found], manifests: &[Manifest]) -> Option<StoreI
     for store in found.iter().filter_map(Found::store) {
         *votes.entry(store.0).or_default() += 1;
     }
-    votes.into_iter().max_by_key(|(_, count)| *count).map(|(store, _)| StoreId(store))
+    let most = votes.into_iter().max_by_key(|(_, count)| *count).map(|(store, _)| StoreId(store));
+    // Where no segment is left, the manifest alone says whose they were.
+    most.or(manifests.iter().max_by_key(|manifest| manifest.generation).map(|manifest| manifest.store))
 }
 
 /// What is to be read.
@@ -235,7 +237,9 @@ fn verdict<'a>(
             let nonce = entry.map(|entry| entry.nonce).or(raw.map(|(_, _, nonce)| nonce));
             let len = if nonce.is_some() { SEGMENT_HEADER_SIZE as u64 } else { file.size };
             account.note(path(), len, cause.clone());
-            let Some(nonce) = nonce else {
+            // The manifest knew its number, and does not name it: the store was done with it.
+            let is_old = manifest.is_some_and(|manifest| file.named < manifest.next_segment);
+            let Some(nonce) = nonce.filter(|_| entry.is_some() || !is_old) else {
                 account.doubt(None);
                 return Verdict::Leave;
             };

@@ -33,7 +33,7 @@ fn statistics_and_the_recovery_report_have_these_fields() {
     store.insert("key", "value").unwrap();
     let expected = sorted(
         "keyspaces keys live_bytes dead_bytes segments ready_segments segment_bytes max_disk_bytes index_bytes image_bytes images_made index_rebuilds last_seq durable_seq syncs waits \
-         stalls signals_caught helper_wakes compaction snapshots oldest_snapshot_age snapshot_versions snapshot_bytes removed_bytes_in_use pins oldest_pin_age",
+         stalls signals_caught helper_wakes compaction snapshots oldest_snapshot_age snapshot_versions snapshot_bytes removed_bytes_in_use pins oldest_pin_age oldest_pin_wait",
     );
     assert_eq!(fields(&store.stats()), expected);
     assert_eq!(serde_json::to_value(store.stats()).unwrap()["keys"], 1);

@@ -48,8 +48,9 @@ fn reads_of_a_device_that_fails_give_the_value_or_an_error() {
     let count = read_all(&store, KEYS, LEN);
     assert!(count.right > 0 && count.errors > 0, "{count:?}");
     assert!(store.stats().signals_caught > 0);
+    // Beyond the end of its file a loop device gives errors, and now and then zeros.
     let verified = store.verify();
-    assert!(matches!(verified, Err(Error::Io { .. })), "{verified:?}");
+    assert!(matches!(verified, Err(Error::Io { .. } | Error::Corrupt { .. })), "{verified:?}");
     let _ = store.compact();
     let _ = store.close();
 }
@@ -65,7 +66,8 @@ fn copying_reads_of_a_device_that_fails_need_no_guard() {
         count.note(n, LEN, read);
     }
     assert!(count.right > 0 && count.errors > 0, "{count:?}");
+    // Beyond the end of its file a loop device gives errors, and now and then zeros.
     let verified = store.verify();
-    assert!(matches!(verified, Err(Error::Io { .. })), "{verified:?}");
+    assert!(matches!(verified, Err(Error::Io { .. } | Error::Corrupt { .. })), "{verified:?}");
     assert_eq!(store.stats().signals_caught, 0);
 }

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use mapcask::sim::{Seeded, SimDisk, Tears};
+use mapcask::sim::{Script, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Options, Seq, Store, WriteBatch};
 
 fn options(durability: Durability) -> Options {
@@ -124,6 +124,21 @@ fn every_number_that_is_given_out_can_be_waited_for() {
                 store.wait_durable(store.last_seq()).unwrap();
             }
         }
+    }
+}
+
+#[test]
+fn a_flush_covers_the_page_that_it_begins_in() {
+    let disk = SimDisk::new();
+    let store = options(Durability::Os).segment_bytes(64 << 10).open_on(&disk).unwrap();
+    // Each begins where the last flush ended, in the middle of a page, and ends in another one.
+    for n in 0..12_u8 {
+        store.insert([n], [n; 3000]).unwrap();
+        store.flush().unwrap();
+        let cut = disk.crash_at(disk.position(), Tears::None, &mut Script::new([]));
+        let found = options(Durability::Os).segment_bytes(64 << 10).open_on(&cut).unwrap();
+        assert_eq!(found.len(), usize::from(n) + 1);
+        found.verify().unwrap();
     }
 }
 

@@ -17,6 +17,9 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// The least size of the second segment, in bytes: a store that fills fast waits for few small ones.
 const SECOND: u64 = 256 << 10;
 
+/// After an open the schedule goes on where a segment is one part in so many of the store.
+const STORE_SHARE: u64 = 16;
+
 /// What room is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Want {
@@ -115,6 +118,12 @@ impl Allowance {
         size.saturating_mul(4).max(SECOND).min(self.segment_bytes)
     }
 
+    /// The size that goes with what the store has: there are few segments of a size, whatever it was opened with last.
+    pub(crate) fn for_store(&self) -> u64 {
+        let share = self.used() / STORE_SHARE;
+        if share < SECOND { 0 } else { (1 << share.ilog2()).min(self.segment_bytes) }
+    }
+
     /// The size that the schedule ends with.
     pub(crate) fn most(&self) -> u64 {
         self.segment_bytes
@@ -172,6 +181,15 @@ mod tests {
         assert_eq!(allowance.size(Want::Ahead, 64 * K, 4 * K).unwrap(), Some(64 * K));
         assert_eq!(allowance.size(Want::Insertion, 64 * K, 68 * K).unwrap(), Some(68 * K));
         assert_eq!(allowance.size(Want::Removal, 64 * K, 4 * K).unwrap(), Some(64 * K));
+    }
+
+    #[test]
+    fn the_schedule_goes_on_where_the_size_of_the_store_has_it() {
+        for (used, size) in
+            [(0, 0), (4000 * K, 0), (4096 * K, 256 * K), (100 << 20, 4 << 20), (1 << 40, 64 << 20)]
+        {
+            assert_eq!(Allowance::new(&Options::new(), used).for_store(), size, "{used}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! What is wrong with bytes is a [`Defect`](crate::format::Defect); this adds the file, the offset and the advice.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -179,8 +180,8 @@ pub enum Error {
         /// The last one that was given out.
         last: u64,
     },
-    /// The disk, a quota or a file-size limit leaves no room. Nothing was written; writing works again once there is.
-    #[error("no space{} at {}; free some space, or raise the limit on file sizes, and try again",
+    /// The disk or a quota leaves no room. Nothing was written; writing works again once there is.
+    #[error("no space{} at {}; free some space, or raise the quota, and try again",
         match needed { 0 => String::new(), needed => format!(" for {needed} bytes") }, path.display())]
     NoSpace {
         /// The file that could not be made.
@@ -189,6 +190,18 @@ pub enum Error {
         needed: u64,
         /// What the operating system said, if it was asked.
         source: Option<Arc<io::Error>>,
+    },
+    /// Something other than space ran out. Nothing was written; what was tried works again once there is more of it.
+    #[error("cannot {operation} {}: {resource}", path.display())]
+    Exhausted {
+        /// What ran out.
+        resource: Resource,
+        /// What was attempted, as a verb.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: Arc<io::Error>,
     },
     /// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) leaves no room. Nothing was written; removals still work.
     #[error(
@@ -293,20 +306,95 @@ pub enum Error {
     },
 }
 
+/// What a process or a file system can run out of besides space.
+///
+/// The text of each says what to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Resource {
+    /// Open files, of the process or of the system.
+    Descriptors,
+    /// Files that the file system can have (inodes).
+    Files,
+    /// Mappings, or address space.
+    Mappings,
+    /// The size that a file of this process may have.
+    FileSize,
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Descriptors => "too many files are open; close some, or raise the limit (ulimit -n), and try again",
+            Self::Files => "the file system has no inode left; remove some files, however small, and try again",
+            Self::Mappings => {
+                "no memory can be mapped; raise vm.max_map_count or the limit on address space (ulimit -v), or close other \
+                 stores, and try again"
+            }
+            Self::FileSize => {
+                "the file would be larger than a file of this process may be; raise the limit (ulimit -f), or open the store \
+                 with smaller segments, and try again"
+            }
+        })
+    }
+}
+
+/// A failure of which it is known what ran out, inside of an [`io::Error`].
+#[derive(Debug)]
+pub(crate) struct RanOut(pub(crate) Resource);
+
+impl fmt::Display for RanOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for RanOut {}
+
+/// What ran out, where it is not space.
+fn ran_out(operation: &str, error: &io::Error) -> Option<Resource> {
+    if let Some(RanOut(resource)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        return Some(*resource);
+    }
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::FileTooLarge, _) => Some(Resource::FileSize),
+        // ENFILE and EMFILE have these numbers on every unix, and no kind.
+        (_, Some(23 | 24)) if cfg!(unix) => Some(Resource::Descriptors),
+        (io::ErrorKind::OutOfMemory, _) if matches!(operation, "map" | RESERVE_ADDRESSES) => {
+            Some(Resource::Mappings)
+        }
+        _ => None,
+    }
+}
+
+/// The operation of an open that needs address space.
+pub(crate) const RESERVE_ADDRESSES: &str = "reserve address space for";
+
 fn named(keyspace: &str) -> String {
     if keyspace.is_empty() { "the default keyspace".to_owned() } else { format!("keyspace {keyspace:?}") }
 }
 
 impl Error {
-    /// Wraps what the operating system said, giving "no space" its own variant.
+    /// Wraps what the operating system said, giving what ran out its own variants.
     pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         let path = path.into();
+        if let Some(resource) = ran_out(operation, &source) {
+            return Self::Exhausted { resource, operation, path, source: Arc::new(source) };
+        }
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::NoSpace { path, needed: 0, source: Some(Arc::new(source)) }
             }
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path },
             _ => Self::Io { operation, path, source: Arc::new(source) },
+        }
+    }
+
+    /// As [`Error::io`], of blocks that could not be reserved; `size` is the file's, in bytes.
+    pub(crate) fn allocating(size: u64, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        match Self::io("allocate", path, source) {
+            Self::NoSpace { path, source, .. } => Self::NoSpace { path, needed: size, source },
+            other => other,
         }
     }
 
@@ -336,7 +424,7 @@ mod tests {
 
     /// Every variant once, with the text that a user sees.
     fn texts() -> Vec<(Error, &'static str)> {
-        [about_directories(), about_writes(), about_keyspaces(), about_handles()].concat()
+        [about_directories(), about_writes(), about_resources(), about_keyspaces(), about_handles()].concat()
     }
 
     fn path() -> PathBuf {
@@ -345,6 +433,36 @@ mod tests {
 
     fn file() -> PathBuf {
         PathBuf::from("data/0000000001.seg")
+    }
+
+    fn exhausted(resource: Resource, operation: &'static str) -> Error {
+        let source = Arc::new(io::Error::other("simulated"));
+        Error::Exhausted { resource, operation, path: file(), source }
+    }
+
+    fn about_resources() -> Vec<(Error, &'static str)> {
+        vec![
+            (
+                exhausted(Resource::Descriptors, "create"),
+                "cannot create data/0000000001.seg: too many files are open; close some, or raise the limit (ulimit -n), \
+                 and try again",
+            ),
+            (
+                exhausted(Resource::Files, "create"),
+                "cannot create data/0000000001.seg: the file system has no inode left; remove some files, however small, \
+                 and try again",
+            ),
+            (
+                exhausted(Resource::Mappings, "map"),
+                "cannot map data/0000000001.seg: no memory can be mapped; raise vm.max_map_count or the limit on address \
+                 space (ulimit -v), or close other stores, and try again",
+            ),
+            (
+                exhausted(Resource::FileSize, "allocate"),
+                "cannot allocate data/0000000001.seg: the file would be larger than a file of this process may be; raise \
+                 the limit (ulimit -f), or open the store with smaller segments, and try again",
+            ),
+        ]
     }
 
     fn about_directories() -> Vec<(Error, &'static str)> {
@@ -412,12 +530,11 @@ mod tests {
             ),
             (
                 Error::NoSpace { path: file(), needed: 4096, source: None },
-                "no space for 4096 bytes at data/0000000001.seg; free some space, or raise the limit on file sizes, \
-                 and try again",
+                "no space for 4096 bytes at data/0000000001.seg; free some space, or raise the quota, and try again",
             ),
             (
                 Error::NoSpace { path: file(), needed: 0, source: None },
-                "no space at data/0000000001.seg; free some space, or raise the limit on file sizes, and try again",
+                "no space at data/0000000001.seg; free some space, or raise the quota, and try again",
             ),
             (
                 Error::DiskLimit { limit: 8192, used: 8190, held: 0, needed: 4096 },
@@ -553,9 +670,25 @@ mod tests {
 
     #[test]
     fn a_full_disk_has_a_variant_of_its_own() {
-        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge] {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
             assert!(matches!(Error::io("write", "data", kind.into()), Error::NoSpace { .. }));
         }
+        for (operation, error, resource) in [
+            ("open", io::Error::from_raw_os_error(24), Resource::Descriptors),
+            ("open", io::Error::from_raw_os_error(23), Resource::Descriptors),
+            ("create", io::Error::new(io::ErrorKind::StorageFull, RanOut(Resource::Files)), Resource::Files),
+            ("map", io::ErrorKind::OutOfMemory.into(), Resource::Mappings),
+            ("write", io::ErrorKind::FileTooLarge.into(), Resource::FileSize),
+        ] {
+            let found = Error::io(operation, "data", error);
+            assert!(
+                matches!(found, Error::Exhausted { resource: ran_out, .. } if ran_out == resource),
+                "{found:?}"
+            );
+        }
+        // Memory for something else.
+        let error = Error::io("read", "data", io::ErrorKind::OutOfMemory.into());
+        assert!(matches!(error, Error::Io { .. }));
         let error = Error::io("open", "data", io::ErrorKind::ReadOnlyFilesystem.into());
         assert!(matches!(error, Error::ReadOnly { .. }));
     }

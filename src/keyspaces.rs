@@ -14,7 +14,7 @@ use crate::allowance::Want;
 use crate::catalog::{Keyspace, Slot};
 use crate::engine::{Engine, Writer, dropped};
 use crate::error::{Error, Result};
-use crate::format::keyspace::{Change, MAX_CODEC_LEN, MAX_NAME_LEN};
+use crate::format::keyspace::{Change, ENTRY_LEN_MAX, MAX_CODEC_LEN, MAX_NAME_LEN};
 use crate::format::record::Kind;
 use crate::format::{KeyspaceId, Seq};
 use crate::index::Index;
@@ -230,6 +230,10 @@ impl Engine {
                 what: "all 2^32 - 1 keyspace numbers of the store are used",
                 advice: "copy its content to a new store",
             });
+        }
+        if !frees {
+            // The manifest will have to name it, on whatever disk.
+            self.shared.manifest.reserve_keyspaces(writer.names.encoded_len() + ENTRY_LEN_MAX)?;
         }
         writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
         let (location, seq) = writer.log.append(&self.shared, &draft)?;

@@ -413,7 +413,7 @@ pub use codec::Codec;
 pub use codec::Postcard;
 pub use compaction::report::{CompactionProgress, CompactionReason, CompactionReport, CompactionStats};
 pub use conditional::CompareAndSwapError;
-pub use error::{Error, Result};
+pub use error::{Error, Resource, Result};
 pub use format::keyspace::MAX_NAME_LEN as MAX_KEYSPACE_NAME_LEN;
 pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 pub use format::{Defect, Seq};

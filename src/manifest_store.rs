@@ -4,6 +4,10 @@
 //! at once, so a power cut damages at most one; the other then holds the state before or after the change. A change is
 //! in force once [`ManifestStore::update`] returns `Ok` (I6).
 //!
+//! **Room.** Both files keep blocks for more segments than there are, reserved before a segment is made: whoever leads out of
+//! a full disk can always write the manifest, where the file system writes reserved blocks in place. What lies behind the
+//! encoded manifest is zeros, or what an earlier, longer one left.
+//!
 //! **Behind.** An open of a store that was closed changes only the manifest in memory: what is on the disk says that the store
 //! was closed, and that is true until something is written. The first change, or [`ManifestStore::begin`] before the first
 //! record, writes it down; so an open that is followed by reads alone costs no sync, and leaves the files as they were.
@@ -18,10 +22,15 @@ use parking_lot::Mutex;
 
 use crate::commit::Commit;
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::manifest::{MAGIC, Manifest, SEGMENT_ENTRY_SIZE, SegmentEntry, State};
 use crate::format::names::{LOCK, MANIFESTS};
 use crate::format::{SegmentId, Seq};
 use crate::fs::{Access, Dir, File, Misplaced};
+use crate::mapping::PAGE_SIZE;
+
+/// For how many segments more than there are the copies keep room, where the disk is not full: the ready ones, the copies that
+/// a pass makes, and what lies about retired.
+pub(crate) const SPARE_ENTRIES: usize = 32;
 
 /// Keeps the manifest.
 #[derive(Debug)]
@@ -41,6 +50,20 @@ struct Held {
     suspect: [bool; 2],
     /// Both are known to be on the disk, as far as they are whole, and so is the directory's own name.
     proven: bool,
+    /// Bytes of each file that are known to have blocks.
+    reserved: u64,
+    /// Bytes that the keyspaces may take once all that was logged is in the manifest.
+    keyspaces: u64,
+}
+
+impl Held {
+    /// Takes a change back that is nowhere on the disk. What is known to be durable stays known.
+    fn restore(&mut self, before: Manifest) {
+        self.manifest.segments = before.segments;
+        self.manifest.retired_seq = before.retired_seq;
+        self.manifest.image = before.image;
+        self.manifest.clean = before.clean;
+    }
 }
 
 impl ManifestStore {
@@ -69,7 +92,7 @@ impl ManifestStore {
             // Before the other copy is written over, this one must be sure to have its name.
             dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
         }
-        let held = Mutex::new(Held { manifest, files, suspect, proven });
+        let held = Mutex::new(Held { manifest, files, suspect, proven, reserved: 0, keyspaces: 0 });
         let is_behind = AtomicBool::new(true);
         Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), is_behind, held })
     }
@@ -134,39 +157,97 @@ impl ManifestStore {
         Ok(())
     }
 
+    /// Has both files keep blocks for `more` segments than there are.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, or what the operating system says; the manifest is as it was.
+    pub(crate) fn reserve(&self, more: usize) -> Result<()> {
+        self.reserve_in(&mut self.held.lock(), more)
+    }
+
+    /// As [`ManifestStore::reserve`], and for keyspaces that take `bytes` altogether; before their names are logged.
+    ///
+    /// # Errors
+    ///
+    /// As [`ManifestStore::reserve`].
+    pub(crate) fn reserve_keyspaces(&self, bytes: u64) -> Result<()> {
+        let mut held = self.held.lock();
+        held.keyspaces = bytes;
+        self.reserve_in(&mut held, 1)
+    }
+
+    fn reserve_in(&self, held: &mut Held, more: usize) -> Result<()> {
+        let names = held.keyspaces.saturating_sub(held.manifest.keyspaces.encoded_len());
+        let wanted = held.manifest.encoded_len() + names + (more * SEGMENT_ENTRY_SIZE) as u64;
+        if wanted <= held.reserved {
+            return Ok(());
+        }
+        let wanted = wanted.next_multiple_of(PAGE_SIZE as u64);
+        for copy in 0..2 {
+            let file = &held.files[copy];
+            let size = file.identity().map_err(|error| Error::io("look at", self.path(copy), error))?.size;
+            // Also where it is large enough: a file that was copied may have holes.
+            file.allocate(wanted.max(size))
+                .map_err(|error| Error::allocating(wanted, self.path(copy), error))?;
+        }
+        held.reserved = wanted;
+        Ok(())
+    }
+
     /// Changes the manifest, durably in both copies.
     ///
     /// # Errors
     ///
-    /// When a copy cannot be written the change may or may not be on the disk; in memory it is in force, and the next
-    /// update writes it again. `Poisoned` after a failed sync, which poisons the store.
+    /// Where the first copy cannot be written, neither the disk nor the memory has the change. Where the second one cannot,
+    /// or the first one is left as it should not be, the change is in force in memory and may be on the disk: the caller
+    /// looks, and makes it again. `Poisoned` after a failed sync, which poisons the store.
     pub(crate) fn update<R>(&self, change: impl FnOnce(&mut Manifest) -> R) -> Result<R> {
         let mut held = self.held.lock();
         // After a failed sync nothing is tried again.
         self.commit.check()?;
         self.check_place()?;
         self.prove(&mut held)?;
+        let before = held.manifest.clone();
         let result = change(&mut held.manifest);
         held.manifest.generation += 1;
         let bytes = held.manifest.encode();
         // Never over the one copy that is known to be whole.
         let first = usize::from(held.suspect[1]);
         for (copy, point) in [(first, "manifest-first"), (1 - first, "manifest-second")] {
-            let path = || self.path(copy);
             held.suspect[copy] = true;
-            held.files[copy].write_at(&bytes, 0).map_err(|error| Error::io("write", path(), error))?;
-            self.dir.crash_point(point);
-            if let Err(error) = held.files[copy].sync() {
-                let error = Error::io("sync", path(), error);
-                self.commit.poison(error.clone());
-                // Whoever gets a plain "no space" would try again for ever.
-                return Err(self.commit.check().err().unwrap_or(error));
+            if let Err(error) = held.files[copy].write_at(&bytes, 0) {
+                if copy == first && self.spoil(&held, copy)? {
+                    held.restore(before);
+                }
+                return Err(Error::io("write", self.path(copy), error));
             }
+            self.dir.crash_point(point);
+            self.sync(&held, copy)?;
             held.suspect[copy] = false;
         }
         // Relaxed: see `is_behind`.
         self.is_behind.store(false, Ordering::Relaxed);
         Ok(result)
+    }
+
+    /// Sees to it that a copy of which a part was written is not taken for whole, which it is where all that changed is in
+    /// that part; whether it was possible.
+    fn spoil(&self, held: &Held, copy: usize) -> Result<bool> {
+        let spoiled = held.files[copy].write_at(&[0; MAGIC.len()], 0).is_ok();
+        if spoiled {
+            self.sync(held, copy)?;
+        }
+        Ok(spoiled)
+    }
+
+    fn sync(&self, held: &Held, copy: usize) -> Result<()> {
+        held.files[copy].sync().map_err(|error| {
+            let error = Error::io("sync", self.path(copy), error);
+            self.commit.poison(error.clone());
+            // Whoever gets a plain "no space" would try again for ever.
+            self.commit.check().err().unwrap_or(error)
+        })
     }
 
     /// Looks at the manifest.
@@ -205,12 +286,18 @@ impl ManifestStore {
         self.held.lock().manifest.forget(ids);
     }
 
-    /// Names a segment.
+    /// Names a segment, if it is not named already.
+    ///
+    /// # Errors
+    ///
+    /// As [`ManifestStore::update`].
     pub(crate) fn add(&self, entry: SegmentEntry) -> Result<()> {
-        self.update(|manifest| {
-            let at = manifest.segments.partition_point(|other| other.id < entry.id);
-            manifest.segments.insert(at, entry);
-        })
+        self.update(|manifest| manifest.add(entry))
+    }
+
+    /// Whether a segment is named, and not only because its file is to be removed; as far as the memory knows.
+    pub(crate) fn has(&self, id: SegmentId) -> bool {
+        self.read(|manifest| manifest.has(id))
     }
 
     fn path(&self, copy: usize) -> PathBuf {

@@ -6,23 +6,23 @@
 //! **Invariants.** I6: what [`Provision::take`] gives out is named by both copies of the manifest, durably.
 
 mod scarce;
+mod shared;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
+use self::shared::total_size;
+pub(crate) use self::shared::{Segments, Shared};
 use crate::allowance::{Allowance, Want};
-use crate::commit::{Commit, SyncTurn};
-use crate::error::{Error, Result};
+use crate::error::{Error, Resource, Result};
 use crate::format::record::{HEADER_SIZE, Start, Watermark};
 use crate::format::segment_header::SEGMENT_HEADER_SIZE;
-use crate::format::{SegmentId, Seq, StoreId};
-use crate::fs::Dir;
-use crate::manifest_store::ManifestStore;
+use crate::format::{SegmentId, Seq};
+use crate::manifest_store::SPARE_ENTRIES;
 use crate::mapping::PAGE_SIZE;
-use crate::mapping::space::Space;
 use crate::options::Options;
 use crate::segment::{Plan, Regime, Segment};
 use crate::segment_file::unlink_segment;
@@ -37,56 +37,6 @@ const STEP: u64 = 2 << 20;
 pub(crate) const OVERHEAD: u64 =
     SEGMENT_HEADER_SIZE as u64 + (HEADER_SIZE + Start::SIZE) as u64 + (HEADER_SIZE + Watermark::SIZE) as u64;
 
-/// Every segment of an open store.
-pub(crate) type Segments = RwLock<BTreeMap<SegmentId, Arc<Segment>>>;
-
-/// What everything below the store shares.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) dir: Arc<dyn Dir>,
-    pub(crate) store: StoreId,
-    pub(crate) space: Space,
-    pub(crate) manifest: ManifestStore,
-    pub(crate) commit: Arc<Commit>,
-    pub(crate) segments: Segments,
-    /// Whose turn it is to sync the directory.
-    dir_turn: SyncTurn,
-}
-
-impl Shared {
-    pub(crate) fn new(
-        dir: Arc<dyn Dir>,
-        store: StoreId,
-        space: Space,
-        manifest: ManifestStore,
-        commit: Arc<Commit>,
-        segments: BTreeMap<SegmentId, Arc<Segment>>,
-    ) -> Self {
-        let (segments, dir_turn) = (RwLock::new(segments), SyncTurn::new());
-        Self { dir, store, space, manifest, commit, segments, dir_turn }
-    }
-
-    /// Makes creations, renames and removals so far durable, for what rests on them.
-    ///
-    /// # Errors
-    ///
-    /// `Poisoned`: what a failed sync was to make durable may be anybody's, and is reported once. What the operating system
-    /// says where it had no descriptor to try with.
-    pub(crate) fn sync_dir(&self) -> Result<()> {
-        let io = |error| Error::io("sync", self.dir.path(), error);
-        let untried = self.commit.sync_alone(&self.dir_turn, || match self.dir.sync() {
-            Ok(()) => Ok(None),
-            Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => Ok(Some(error)),
-            Err(error) => Err(io(error)),
-        })?;
-        untried.map_or(Ok(()), |error| Err(io(error)))
-    }
-}
-
-/// The process, or the system, has no descriptor left.
-const EMFILE: i32 = 24;
-const ENFILE: i32 = 23;
-
 /// Makes segments ready.
 #[derive(Debug)]
 pub(crate) struct Provision {
@@ -100,6 +50,8 @@ pub(crate) struct Provision {
     offset: AtomicU64,
     /// Bytes of files that are to be removed, and belong to no segment any more.
     leaving: AtomicU64,
+    /// Bytes of the largest frame that needed a segment lately.
+    need: AtomicU64,
     /// How often a writer had to make a segment or pages ready itself.
     stalls: AtomicU64,
     /// What is kept for removals may be in use; the next insertion looks.
@@ -111,8 +63,12 @@ pub(crate) struct Provision {
 #[derive(Debug)]
 struct Making {
     next_size: u64,
+    /// The process's limit on file sizes allows no larger ones, as far as is known.
+    most: u64,
     /// A segment whose file exists but whose name in the manifest is not yet known to be durable.
     unnamed: Option<Arc<Segment>>,
+    /// Segments that were ready and are to be removed.
+    given_up: Vec<Arc<Segment>>,
 }
 
 impl Provision {
@@ -125,15 +81,16 @@ impl Provision {
         active: Arc<Segment>,
     ) -> Self {
         let allowance = Allowance::new(options, total_size(segments));
-        let next_size = allowance.after(active.size());
+        let next_size = allowance.after(active.size()).max(allowance.for_store());
         Self {
             regime,
             allowance,
-            making: Mutex::new(Making { next_size, unnamed: None }),
+            making: Mutex::new(Making { next_size, most: u64::MAX, unnamed: None, given_up: Vec::new() }),
             ready: Mutex::new(ready.into()),
             offset: AtomicU64::new(active.data_offset()),
             active: Mutex::new(active),
             leaving: AtomicU64::new(0),
+            need: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             short: AtomicBool::new(true),
             writer_makes_pages: AtomicBool::new(false),
@@ -184,7 +141,7 @@ impl Provision {
     pub(crate) fn recount(&self, shared: &Shared) {
         // Relaxed: only passes change it, one at a time.
         let leaving = self.leaving.load(Ordering::Relaxed);
-        self.allowance.set_used(total_size(&shared.segments) + leaving);
+        self.allowance.set_used(shared.files_size() + leaving);
         if self.allowance.is_limited() {
             // The pass that takes them away holds those that leave.
             self.allowance.set_held(shared.space.bytes_in_use_of_removed().saturating_sub(leaving));
@@ -213,22 +170,41 @@ impl Provision {
         if let Some(room) = self.scarce(shared) {
             return self.take_scarce(shared, want, need, room);
         }
-        let fits = |segment: &Arc<Segment>| segment.size() - OVERHEAD >= need;
-        {
-            let mut ready = self.ready.lock();
-            if ready.front().is_some_and(fits) {
-                return Ok(ready.pop_front().expect("there is a front"));
-            }
+        self.note_need(need);
+        if let Some(segment) = self.take_ready(need) {
+            return Ok(segment);
         }
         let mut making = self.making.lock();
         // The helper may have been making the one that was missing.
-        if self.ready.lock().front().is_some_and(fits) {
+        if let Some(segment) = self.take_ready(need) {
             self.count_stall();
-            return Ok(self.ready.lock().pop_front().expect("only the writer takes"));
+            return Ok(segment);
         }
         let made = self.make(shared, &mut making, want, need)?;
         self.count_stall();
         Ok(made.expect("only what is made ahead can be done without"))
+    }
+
+    /// The first ready segment that a frame fits into; those before it wait for smaller ones.
+    fn take_ready(&self, need: u64) -> Option<Arc<Segment>> {
+        let mut ready = self.ready.lock();
+        let at = ready.iter().position(|segment| fits(segment, need))?;
+        ready.remove(at)
+    }
+
+    /// Takes note of a frame that needed a segment. A larger one is remembered for a while, so that a segment for the next one
+    /// like it is made ahead.
+    fn note_need(&self, need: u64) {
+        // Relaxed, both: the helper only estimates with it.
+        let before = self.need.load(Ordering::Relaxed);
+        self.need.store(need.max(before - before / 4), Ordering::Relaxed);
+    }
+
+    /// The ready segment that the writer is likely to go on in.
+    fn next_ready(&self) -> Option<Arc<Segment>> {
+        // Relaxed: see `note_need`.
+        let need = self.need.load(Ordering::Relaxed);
+        self.ready.lock().iter().find(|segment| fits(segment, need)).map(Arc::clone)
     }
 
     /// Takes a segment back that could not be used; it is the next to be given out.
@@ -247,31 +223,38 @@ impl Provision {
     }
 
     fn give_up(&self, shared: &Shared, making: &mut Making) -> Result<u64> {
-        let given_up: Vec<_> = self.ready.lock().drain(..).collect();
         making.next_size = self.allowance.least();
-        let ids: Vec<_> = given_up.iter().map(|segment| segment.id()).collect();
+        making.given_up.extend(self.ready.lock().drain(..));
+        let ids: Vec<_> = making.given_up.iter().map(|segment| segment.id()).collect();
         if ids.is_empty() {
             return Ok(0);
         }
         // Relaxed: see `check`.
         self.short.store(true, Ordering::Relaxed);
-        for segment in &given_up {
-            shared.segments.write().remove(&segment.id());
-            // Its blocks go below, whoever holds the mapping.
-            shared.space.retire(segment.mapping(), PAGE_SIZE as u64);
+        if let Err(error) = shared.manifest.retire(&ids, Seq::ZERO) {
+            // What the manifest still names in memory is ready again; the rest waits for the next try.
+            let named = |segment: &Arc<Segment>| shared.manifest.has(segment.id());
+            self.ready.lock().extend(making.given_up.extract_if(.., |segment| named(segment)));
+            return Err(error);
         }
-        self.recount(shared);
-        shared.manifest.retire(&ids, Seq::ZERO)?;
-        for segment in &given_up {
+        let mut freed = 0;
+        while let Some(segment) = making.given_up.last() {
             // Whoever is pinned keeps the mapping, and that its blocks. The header stays: it tells an open whose file it is.
             if let Some(file) = segment.file() {
                 drop(file.punch_hole(PAGE_SIZE as u64, segment.size() - PAGE_SIZE as u64));
             }
             unlink_segment(shared.dir.as_ref(), segment.id())?;
+            freed += segment.size();
+            shared.segments.write().remove(&segment.id());
+            // Its blocks are gone, whoever holds the mapping.
+            shared.space.retire(segment.mapping(), PAGE_SIZE as u64);
+            // It never held a record, so that a power cut may bring its file back.
+            shared.manifest.forget(&[segment.id()]);
+            making.given_up.pop();
         }
+        self.recount(shared);
         shared.sync_dir()?;
-        shared.manifest.forget(&ids);
-        Ok(given_up.iter().map(|segment| segment.size()).sum())
+        Ok(freed)
     }
 
     /// Has a segment ready for when the active one is full, so that what is left of that can be kept for removals.
@@ -304,32 +287,44 @@ impl Provision {
         need: u64,
     ) -> Result<Option<Arc<Segment>>> {
         if let Some(segment) = Self::name_made(shared, making)? {
-            if segment.size() - OVERHEAD >= need {
+            if fits(&segment, need) {
                 return Ok(Some(segment));
             }
             self.ready.lock().push_back(segment);
         }
-        let Some(size) = self.allowance.size(want, making.next_size, least_size(need))? else {
+        let least = least_size(need);
+        let Some(mut size) = self.allowance.size(want, making.next_size, least)? else {
             return Ok(None);
         };
-        self.make_of(shared, making, size).map(Some)
+        loop {
+            match self.make_of(shared, making, want, size) {
+                // The process may have no file as large as that.
+                Err(Error::Exhausted { resource: Resource::FileSize, .. }) if size > least => {
+                    size = (size / 2).next_multiple_of(PAGE_SIZE as u64).max(least);
+                    (making.most, making.next_size) = (size, size);
+                }
+                made => return made.map(Some),
+            }
+        }
     }
 
     /// The segment that was made and not named, named now.
     fn name_made(shared: &Shared, making: &mut Making) -> Result<Option<Arc<Segment>>> {
         shared.commit.check()?;
-        if making.unnamed.is_some() {
-            // In memory the manifest names it already; what failed was writing that down.
-            shared.manifest.update(|_| ())?;
+        if let Some(segment) = &making.unnamed {
+            shared.manifest.add(segment.entry())?;
         }
         Ok(making.unnamed.take())
     }
 
-    fn make_of(&self, shared: &Shared, making: &mut Making, size: u64) -> Result<Arc<Segment>> {
-        let (segment, named) = make_segment(shared, self.regime, size)?;
+    fn make_of(&self, shared: &Shared, making: &mut Making, want: Want, size: u64) -> Result<Arc<Segment>> {
+        // What leads out of a full disk may use the room that the others leave.
+        let spare = if matches!(want, Want::Insertion | Want::Ahead) { SPARE_ENTRIES } else { 0 };
+        let made = make_segment(shared, self.regime, size, spare);
         self.recount(shared);
-        if size == making.next_size {
-            making.next_size = self.allowance.after(size);
+        let (segment, named) = made?;
+        if size >= making.next_size {
+            making.next_size = self.allowance.after(size).min(making.most);
         }
         if let Err(error) = named {
             making.unnamed = Some(segment);
@@ -406,8 +401,7 @@ impl Provision {
     pub(crate) fn is_short(&self) -> bool {
         let active = Arc::clone(&self.active.lock());
         let (offset, ready) = (self.offset(), active.ready());
-        let next =
-            if ready < active.size() { 0 } else { self.ready.lock().front().map_or(0, |next| next.ready()) };
+        let next = if ready < active.size() { 0 } else { self.next_ready().map_or(0, |next| next.ready()) };
         ready.saturating_sub(offset) + next < self.window() / 2
     }
 
@@ -425,16 +419,17 @@ impl Provision {
             active.extend((active.ready() + STEP).min(target))?;
             return Ok(true);
         }
-        let first = self.ready.lock().front().map(Arc::clone);
-        let Some(next) = first else {
+        let Some(next) = self.next_ready() else {
             if offset < active.size() / 2 || self.scarce(shared).is_some() {
                 return Ok(false);
             }
             let mut making = self.making.lock();
-            if !self.ready.lock().is_empty() {
+            if self.next_ready().is_some() {
                 return Ok(true);
             }
-            let Some(segment) = self.make(shared, &mut making, Want::Ahead, 0)? else { return Ok(false) };
+            // Relaxed: see `note_need`.
+            let need = self.need.load(Ordering::Relaxed);
+            let Some(segment) = self.make(shared, &mut making, Want::Ahead, need)? else { return Ok(false) };
             self.ready.lock().push_back(segment);
             return Ok(true);
         };
@@ -447,9 +442,9 @@ impl Provision {
     }
 }
 
-/// Bytes that all segments take.
-pub(crate) fn total_size(segments: &Segments) -> u64 {
-    segments.read().values().map(|segment| segment.size()).sum()
+/// Whether a frame of `need` bytes fits into a segment that is not written to yet.
+fn fits(segment: &Segment, need: u64) -> bool {
+    segment.size() - OVERHEAD >= need
 }
 
 /// The size of the smallest segment that has room for a frame of `need` bytes.
@@ -457,18 +452,26 @@ fn least_size(need: u64) -> u64 {
     (need + OVERHEAD).next_multiple_of(PAGE_SIZE as u64)
 }
 
-/// Makes one segment, and has the manifest name it. The second result says whether that is durable.
+/// Makes one segment, and has the manifest name it, which keeps room for `spare` more. The second result says whether that is
+/// durable.
 ///
 /// # Errors
 ///
 /// `NoSpace`, or what the operating system says; there is no segment then.
-pub(crate) fn make_segment(shared: &Shared, regime: Regime, size: u64) -> Result<(Arc<Segment>, Result<()>)> {
+pub(crate) fn make_segment(
+    shared: &Shared,
+    regime: Regime,
+    size: u64,
+    spare: usize,
+) -> Result<(Arc<Segment>, Result<()>)> {
     shared.manifest.check_place()?;
+    shared.manifest.reserve(1 + spare)?;
     let mut nonce = [0; 8];
     shared
         .dir
         .random(&mut nonce)
         .map_err(|error| Error::io("draw random bytes for", shared.dir.path(), error))?;
+    shared.remove_stray()?;
     let plan = Plan {
         store: shared.store,
         id: shared.manifest.next_segment(),
@@ -476,13 +479,19 @@ pub(crate) fn make_segment(shared: &Shared, regime: Regime, size: u64) -> Result
         nonce: u64::from_le_bytes(nonce),
         regime,
     };
-    let segment = Segment::create(shared.dir.as_ref(), &shared.space, &plan)?;
-    if let Err(error) = shared.sync_dir() {
-        // Nobody knows of it. Best effort: the next open leaves it, or uses it.
-        shared.space.retire(segment.mapping(), segment.size());
-        drop(unlink_segment(shared.dir.as_ref(), segment.id()));
-        return Err(error);
-    }
+    let created = Segment::create(shared.dir.as_ref(), &shared.space, &plan).and_then(|segment| {
+        let synced = shared.sync_dir();
+        if synced.is_err() {
+            // Nobody knows of it.
+            shared.space.retire(segment.mapping(), segment.size());
+        }
+        synced.map(|()| segment)
+    });
+    let segment = created.inspect_err(|_| {
+        *shared.stray.lock() = Some((plan.id, plan.size));
+        // Tried again before another one is made.
+        drop(shared.remove_stray());
+    })?;
     trace::segment_made(segment.id().0, segment.size());
     let named = shared.manifest.add(segment.entry());
     shared.segments.write().insert(segment.id(), Arc::clone(&segment));

@@ -26,7 +26,9 @@ use crate::format::{SegmentId, Seq, StoreId, names};
 use crate::fs::{Access, Dir, File, Identity};
 use crate::mapping::space::{Range, Space};
 use crate::mapping::{Mapping, PAGE_SIZE};
-use crate::segment_file::{Times, Unopened, check_header, check_identity, header_of_log, len_of, open_file};
+use crate::segment_file::{
+    Times, Unopened, check_header, check_identity, header_of_log, len_of, open_file, unlink_segment,
+};
 
 /// How the pages ahead of the writer are made ready. Chosen by the store's default durability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,15 +95,9 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// `NoSpace`, or what the operating system says; the unfinished file is removed.
+    /// `NoSpace`, or what the operating system says; the caller removes what was made, see [`remove_unnamed`].
     pub(crate) fn create(dir: &dyn Dir, space: &Space, plan: &Plan) -> Result<Arc<Self>> {
-        let name = names::segment(plan.id);
-        let temporary = names::temporary(&name);
-        let made = Self::make(dir, plan, &name, &temporary);
-        let file = made.inspect_err(|_| {
-            // Best effort: the name tells recovery that nothing in it counts.
-            drop(dir.unlink(&temporary));
-        })?;
+        let file = Self::make(dir, plan)?;
         let header = SegmentHeader::decode(&header_of(plan).encode());
         let data_offset = header.ok().and_then(Result::ok).expect("just encoded").data_offset();
         let shape = Shape {
@@ -113,18 +109,14 @@ impl Segment {
             role: Role::Log,
             generation: 0,
         };
-        Self::map(dir, file, shape, |mapping| space.place(mapping).ok_or(NO_PLACE)).inspect_err(|_| {
-            // Best effort: the manifest does not name it, and the next open uses it or leaves it.
-            drop(dir.unlink(&name));
-        })
+        Self::map(dir, file, shape, |mapping| space.place(mapping).ok_or(NO_PLACE))
     }
 
-    fn make(dir: &dyn Dir, plan: &Plan, name: &str, temporary: &str) -> Result<Arc<dyn File>> {
+    fn make(dir: &dyn Dir, plan: &Plan) -> Result<Arc<dyn File>> {
+        let name = &names::segment(plan.id);
+        let temporary = &names::temporary(name);
         let path = || dir.path().join(temporary);
-        let space = |error: std::io::Error| match Error::io("allocate", path(), error) {
-            Error::NoSpace { path, source, .. } => Error::NoSpace { path, needed: plan.size, source },
-            other => other,
-        };
+        let space = |error| Error::allocating(plan.size, path(), error);
         let file = dir.create(temporary).map_err(|error| Error::io("create", path(), error))?;
         file.allocate(plan.size).map_err(space)?;
         let header = header_of(plan).encode();
@@ -432,6 +424,21 @@ impl Segment {
     }
 }
 
+/// Removes the file of a segment that could not be made, whichever name it has; what is left of it holds no record.
+///
+/// # Errors
+///
+/// What the operating system says; there may be a file then.
+pub(crate) fn remove_unnamed(dir: &dyn Dir, id: SegmentId) -> Result<()> {
+    let name = names::temporary(&names::segment(id));
+    match dir.unlink(&name) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", dir.path().join(name), error))
+        }
+        _ => unlink_segment(dir, id),
+    }
+}
+
 /// What [`Segment::map`] needs to know.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
@@ -451,4 +458,57 @@ fn header_of(plan: &Plan) -> SegmentHeader {
 /// An offset in a mapping: it fits, because the mapping was made.
 fn to_usize(offset: u64) -> usize {
     usize::try_from(offset).expect("offsets in a mapping fit the address space")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::sim::{Fault, Operation, SimDisk};
+
+    const SIZE: u64 = 4 * PAGE_SIZE as u64;
+
+    fn plan(id: u64) -> Plan {
+        Plan { store: StoreId([7; 16]), id: SegmentId(id), size: SIZE, nonce: 9, regime: Regime::Large }
+    }
+
+    fn bad_address() -> std::io::Error {
+        std::io::Error::from_raw_os_error(14)
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_is_not_called_no_space() {
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        dir.create_dir().unwrap();
+        let space = Space::reserve().unwrap();
+        let segment = Segment::create(dir.as_ref(), &space, &plan(1)).unwrap();
+        let no_page = || segment.no_page(0, SIZE, bad_address());
+        assert!(matches!(no_page(), Error::NoSpace { needed: SIZE, .. }), "{:?}", no_page());
+        disk.fail_nth(Some(Operation::Read), 2, Fault::Io, false);
+        let error = no_page();
+        assert!(matches!(error, Error::Io { operation: "read", .. }), "{error:?}");
+        disk.truncate("0000000001.seg", SIZE / 2).unwrap();
+        assert!(matches!(no_page(), Error::Corrupt { offset: 8192, .. }), "{:?}", no_page());
+    }
+
+    #[test]
+    fn whatever_fails_while_a_segment_is_made_its_file_can_be_removed() {
+        for operation in [
+            Operation::Create,
+            Operation::Allocate,
+            Operation::Write,
+            Operation::Sync,
+            Operation::Rename,
+            Operation::Map,
+        ] {
+            let disk = SimDisk::new();
+            let dir = disk.dir();
+            dir.create_dir().unwrap();
+            disk.fail_nth(Some(operation), 1, Fault::Io, false);
+            let space = Space::reserve().unwrap();
+            Segment::create(dir.as_ref(), &space, &plan(1)).unwrap_err();
+            remove_unnamed(dir.as_ref(), SegmentId(1)).unwrap();
+            assert!(disk.files().is_empty(), "{operation:?}: {:?}", disk.files());
+        }
+    }
 }

@@ -11,7 +11,7 @@
 mod model_support;
 
 use mapcask::sim::{Fault, Operation, Script, Seeded, SimDisk, Tears};
-use mapcask::{Durability, Error, Result, Store};
+use mapcask::{Durability, Error, Resource, Result, Store};
 
 use model_support::write::{Change, Expected, Step};
 use model_support::{Bytes, History, Write, content, content_under, open};
@@ -119,12 +119,23 @@ struct Machine {
     place: String,
     /// How often the power has failed: the seed of the next time.
     cuts: u64,
+    /// How many pieces have failed.
+    failures: u64,
 }
 
 impl Machine {
     fn new(durability: Durability, place: String) -> Self {
         let disk = SimDisk::new();
-        Self { disk, durability, store: None, history: History::new(), pending: None, place, cuts: 0 }
+        Self {
+            disk,
+            durability,
+            store: None,
+            history: History::new(),
+            pending: None,
+            place,
+            cuts: 0,
+            failures: 0,
+        }
     }
 
     fn store(&self) -> &Store {
@@ -137,6 +148,7 @@ impl Machine {
         // Values of thousands of bytes would hide what is wrong.
         let place = format!("{} at {:.60}", self.place, format!("{piece:?}"));
         assert!(is_clear(&error), "{place}: {error:?}");
+        self.failures += 1;
         self.disk.clear_faults();
         match (piece, &error) {
             // Closed in spite of the failure; what follows opens it again.
@@ -280,7 +292,7 @@ impl Machine {
 /// What a failed operation may be reported as; above all not as damage.
 fn is_clear(error: &Error) -> bool {
     match error {
-        Error::Io { .. } | Error::NoSpace { .. } => true,
+        Error::Io { .. } | Error::NoSpace { .. } | Error::Exhausted { .. } => true,
         Error::Poisoned { cause } => is_clear(cause),
         _ => false,
     }
@@ -342,6 +354,45 @@ impl Machine {
         self.history.make_durable();
         self.history.forget();
         self.check_cuts();
+    }
+}
+
+/// Runs the workload with so much of a resource, each piece that fails once more with all there is; whether one failed.
+fn run_with(durability: Durability, resource: Resource, most: u64) -> bool {
+    let mut machine = Machine::new(durability, format!("{durability:?}, {resource:?}: {most}"));
+    for piece in workload() {
+        if !matches!(piece, Piece::Kill) {
+            machine.disk.set_limit(resource, Some(most));
+        }
+        machine.piece(&piece);
+        machine.disk.clear_faults();
+    }
+    let place = machine.place.clone();
+    machine.reopen(&place);
+    machine.check_accounted();
+    machine.flush_and_cut();
+    machine.failures > 0
+}
+
+impl Machine {
+    /// Every segment's file is the store's, and nothing else lies there.
+    fn check_accounted(&self) {
+        let files =
+            self.disk.files().into_iter().filter(|name| name.contains(".seg") || name.ends_with(".tmp"));
+        let size: u64 = files.map(|name| self.disk.read_file(&name).unwrap().len() as u64).sum();
+        assert_eq!(self.store().stats().segment_bytes, size, "{}: {:?}", self.place, self.disk.files());
+    }
+}
+
+#[test]
+fn what_a_process_may_have_may_run_out_anywhere() {
+    for durability in [Durability::Os, Durability::Disk] {
+        for resource in [Resource::Descriptors, Resource::Files, Resource::Mappings] {
+            let enough = (1..).find(|most| !run_with(durability, resource, *most)).unwrap();
+            assert!((4..60).contains(&enough), "{resource:?}: {enough}");
+        }
+        let enough = (1..).find(|pages| !run_with(durability, Resource::FileSize, pages * 4096)).unwrap();
+        assert!(enough > 2, "{enough}");
     }
 }
 

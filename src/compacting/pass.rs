@@ -62,8 +62,10 @@ impl Engine {
             Phase::Name => self.name_copies(job),
             Phase::NameAgain => {
                 self.shared.manifest.update(|_| ())?;
+                job.phase = Phase::Map;
                 self.map_copies(job)
             }
+            Phase::Map => self.map_copies(job),
             Phase::Switch { output, offset, moved } => self.switch_some(job, output, offset, moved),
             Phase::Retire => self.retire_victims(job),
             Phase::Remove { at } => self.remove_victim(job, at),
@@ -235,8 +237,13 @@ impl Engine {
             manifest.retired_seq = manifest.retired_seq.max(last);
             self.catalog.note_durable(manifest, self.shared.commit.durable());
         });
-        job.phase = Phase::NameAgain;
-        named?;
+        if let Err(error) = named {
+            if job.finished.iter().any(|finished| self.shared.manifest.has(finished.entry.id)) {
+                job.phase = Phase::NameAgain;
+            }
+            return Err(error);
+        }
+        job.phase = Phase::Map;
         self.map_copies(job)
     }
 

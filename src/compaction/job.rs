@@ -35,6 +35,8 @@ pub(crate) enum Phase {
     Name,
     /// The manifest is changed in memory, and not known to be on the disk.
     NameAgain,
+    /// The manifest names the copies, durably; they are to be mapped.
+    Map,
     Switch {
         output: usize,
         offset: u64,
@@ -130,7 +132,7 @@ impl Job {
 
     /// Whether the pass can be given up without a trace.
     pub(crate) fn can_give_up(&self) -> bool {
-        matches!(self.phase, Phase::Copy | Phase::SyncAhead | Phase::Sync | Phase::Done)
+        matches!(self.phase, Phase::Copy | Phase::SyncAhead | Phase::Sync | Phase::Name | Phase::Done)
     }
 
     /// How often the records will have been moved once this pass has moved them.

@@ -139,6 +139,14 @@ pub struct Keyspaces {
     next: KeyspaceId,
 }
 
+/// The most bytes that one keyspace takes in a manifest.
+pub const ENTRY_LEN_MAX: u64 = entry_len(MAX_NAME_LEN, MAX_CODEC_LEN);
+
+/// Bytes that one keyspace takes in a manifest: its number, and two texts behind their lengths.
+const fn entry_len(name: usize, codec: usize) -> u64 {
+    (4 + 1 + name + 1 + codec) as u64
+}
+
 impl Default for Keyspaces {
     fn default() -> Self {
         Self::new()
@@ -172,6 +180,12 @@ impl Keyspaces {
     /// Names and what they stand for, in ascending order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Named)> {
         self.names.iter().map(|(name, named)| (name.as_str(), named))
+    }
+
+    /// Bytes that they take in a manifest.
+    #[must_use]
+    pub fn encoded_len(&self) -> u64 {
+        self.names.iter().map(|(name, named)| entry_len(name.len(), named.codec.len())).sum()
     }
 
     /// What a name stands for.

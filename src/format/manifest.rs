@@ -188,6 +188,7 @@ impl Manifest {
                 bytes.extend_from_slice(text.as_bytes());
             }
         }
+        debug_assert_eq!(bytes.len() as u64, self.encoded_len());
         let len = (bytes.len() as u64).to_le_bytes();
         bytes[SUM_OFFSET + 4..][..8].copy_from_slice(&len);
         let sum = sum(&bytes).to_le_bytes();
@@ -297,6 +298,20 @@ impl Manifest {
             return Err(Defect::BadField("sequence number"));
         }
         Ok(())
+    }
+
+    /// The length of [`Manifest::encode`], in bytes.
+    #[must_use]
+    pub fn encoded_len(&self) -> u64 {
+        (MANIFEST_HEADER_SIZE + SEGMENT_ENTRY_SIZE * self.segments.len()) as u64
+            + self.keyspaces.encoded_len()
+    }
+
+    /// Names a segment, if it is not named already.
+    pub fn add(&mut self, entry: SegmentEntry) {
+        if let Err(at) = self.segments.binary_search_by_key(&entry.id, |other| other.id) {
+            self.segments.insert(at, entry);
+        }
     }
 
     /// Whether a segment is part of the store: named, and not only because its file is to be removed.

@@ -197,6 +197,11 @@ impl Place {
         system.f_bavail.checked_mul(system.f_frsize)
     }
 
+    /// Whether the file system can have no file more. One that counts none has as many as fit.
+    pub(super) fn has_no_inodes(&self) -> bool {
+        rustix::fs::fstatvfs(&self.dir).is_ok_and(|system| system.f_files > 0 && system.f_favail == 0)
+    }
+
     /// What lies below.
     pub(super) fn medium(&self) -> io::Result<Medium> {
         platform::medium(&self.dir)

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::lock::{self, Held, Holding};
 use super::place::Place;
 use super::{Access, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing, platform};
+use crate::error::{RanOut, Resource};
 use crate::mapping::Mapping;
 
 /// The moment that [`Dir::now`] counts from, one for the process.
@@ -85,7 +86,14 @@ impl Dir for RealDir {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = self.place()?.create_file(name)?;
+        let place = self.place()?;
+        let file = place.create_file(name).map_err(|error| match error.kind() {
+            // The same number for blocks and for inodes.
+            io::ErrorKind::StorageFull if place.has_no_inodes() => {
+                io::Error::new(error.kind(), RanOut(Resource::Files))
+            }
+            _ => error,
+        })?;
         Ok(Arc::new(RealFile { file, access: Access::Write }))
     }
 

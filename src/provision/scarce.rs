@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Making, OVERHEAD, PAGE_SIZE, Provision, Shared, least_size};
+use super::{Making, PAGE_SIZE, Provision, Shared, fits, least_size};
 use crate::allowance::Want;
 use crate::error::{Error, Result};
 use crate::reserve::Reserve;
@@ -84,7 +84,7 @@ impl Provision {
         if let Some(segment) = Self::name_made(shared, &mut making)? {
             self.ready.lock().push_front(segment);
         }
-        let fits = |segment: &Arc<Segment>| segment.size() - OVERHEAD >= need && segment.size() <= left;
+        let fits = |segment: &Arc<Segment>| fits(segment, need) && segment.size() <= left;
         let found = {
             let mut ready = self.ready.lock();
             let at = ready.iter().position(fits);
@@ -101,7 +101,7 @@ impl Provision {
             self.give_up(shared, &mut making)?;
         }
         self.count_stall();
-        let segment = self.make_of(shared, &mut making, size)?;
+        let segment = self.make_of(shared, &mut making, want, size)?;
         if want == Want::Insertion {
             self.hold(shared, &mut making, room.reserve)?;
         }
@@ -134,11 +134,12 @@ impl Provision {
             if missing == 0 {
                 return Ok(());
             }
-            let piece = (reserve.all / PIECES).next_multiple_of(PAGE).min(self.allowance.most());
+            let piece =
+                (reserve.all / PIECES).next_multiple_of(PAGE).min(self.allowance.most()).min(making.most);
             let Some(size) = self.allowance.size(Want::Ahead, piece.min(missing), PAGE)? else {
                 return Ok(());
             };
-            match self.make_of(shared, making, size) {
+            match self.make_of(shared, making, Want::Ahead, size) {
                 Ok(segment) => self.ready.lock().push_back(segment),
                 // It is free all the same.
                 Err(Error::NoSpace { .. }) => return Ok(()),

@@ -11,7 +11,7 @@ use super::restore::Restore;
 use super::survey::{Survey, Unlisted, look_at_unlisted};
 use crate::checkpoint::is_of_image;
 use crate::control_page;
-use crate::error::{Error, Result};
+use crate::error::{Error, RESERVE_ADDRESSES, Result};
 use crate::format::hash::{HASH_ID, HashKey};
 use crate::format::image::Image;
 use crate::format::keyspace::Keyspaces;
@@ -138,7 +138,7 @@ impl Listed<'_> {
     fn read_with(&self, dir: &Arc<dyn Dir>, image: bool) -> Result<Read> {
         let Self { manifest, entries, there, hash_key, durable, options } = *self;
         let space = Space::reserve_guarded(options.sigbus_guard)
-            .map_err(|error| Error::io("reserve address space for", dir.path(), error))?;
+            .map_err(|error| Error::io(RESERVE_ADDRESSES, dir.path(), error))?;
         let image = image.then(|| Restore::open(dir, &space, manifest, entries, there)).transpose()?;
         let dir = dir.as_ref();
         let mut replay = Replay::new(dir, &space, hash_key, manifest, durable, &options.recovery_progress);

@@ -56,6 +56,7 @@ use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
 use crate::fs::{Dir, Lock, LockFailure, Medium};
 use crate::log::Tail;
 use crate::manifest_store::ManifestStore;
+use crate::mapping::PAGE_SIZE;
 use crate::mapping::space::Space;
 use crate::options::{Durability, Options};
 use crate::provision::{Provision, Shared, make_segment};
@@ -188,6 +189,11 @@ fn create(dir: &dyn Dir, survey: &Survey) -> Result<()> {
         let file =
             if survey.has_copy(copy) { dir.open(name, crate::fs::Access::Write) } else { dir.create(name) };
         let file = file.map_err(|error| io("create", error))?;
+        if file.identity().map_err(|error| io("look at", error))?.size == 0 {
+            // With its block reserved, and on a file system that copies on write, to be written in place.
+            file.allocate(PAGE_SIZE as u64)
+                .map_err(|error| Error::allocating(PAGE_SIZE as u64, dir.path().join(name), error))?;
+        }
         file.write_at(&bytes, 0).map_err(|error| io("write", error))?;
         file.sync().map_err(|error| io("sync", error))?;
     }
@@ -418,7 +424,7 @@ fn first_segment(
     if !ready.is_empty() {
         return Ok(ready.remove(0));
     }
-    let made = make_segment(shared, regime, Provision::first_size(options, shared));
+    let made = make_segment(shared, regime, Provision::first_size(options, shared), 0);
     let (segment, named) = made.map_err(Error::into_cause)?;
     named.map_err(Error::into_cause)?;
     Ok(segment)

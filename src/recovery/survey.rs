@@ -179,7 +179,7 @@ pub(crate) struct Unlisted {
     pub(crate) adopted: Vec<SegmentEntry>,
     /// To be given another name.
     pub(crate) set_aside: Vec<SegmentId>,
-    /// To be removed: they repeat what is in segments that the manifest names.
+    /// To be removed: they repeat what is in segments that the manifest names, or never held a record.
     pub(crate) repeated: Vec<SegmentId>,
 }
 
@@ -195,6 +195,7 @@ pub(crate) fn look_at_unlisted(
     both_copies: bool,
 ) -> Result<Unlisted> {
     let mut found = Unlisted::default();
+    let mut has_blank = false;
     for id in survey.segments.iter().filter(|id| manifest.segment(**id).is_none()) {
         let opened = open_file(dir, manifest.store, *id, Access::Read);
         let header = match &opened {
@@ -213,7 +214,10 @@ pub(crate) fn look_at_unlisted(
         let both_copies = both_copies || manifest.clean;
         let action = unlisted(UnlistedFacts { header, written, both_copies, beyond });
         match (action, opened) {
+            // One is of use, and each that is kept takes a descriptor.
+            (UnlistedAction::AdoptBlank, Ok(_)) if has_blank => found.repeated.push(*id),
             (UnlistedAction::AdoptBlank | UnlistedAction::AdoptWritten, Ok((_, header))) => {
+                has_blank |= action == UnlistedAction::AdoptBlank;
                 found.adopted.push(SegmentEntry {
                     id: *id,
                     size: header.size,
@@ -263,4 +267,46 @@ pub(crate) fn is_written(
     let path = dir.path().join(names::segment(id));
     let mut source = FileSource::new(file, path, size);
     Ok(next_published(&mut source, from, size)?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::StoreId;
+    use crate::format::keyspace::Keyspaces;
+    use crate::fs::sim::SimDisk;
+    use crate::mapping::space::Space;
+    use crate::segment::{Plan, Regime, Segment};
+
+    #[test]
+    fn of_segments_without_a_name_or_a_record_one_is_kept() {
+        let store = StoreId([7; 16]);
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        dir.create_dir().unwrap();
+        let space = Space::reserve().unwrap();
+        for id in 1..=5 {
+            let plan = Plan { store, id: SegmentId(id), size: 8192, nonce: id, regime: Regime::Large };
+            Segment::create(dir.as_ref(), &space, &plan).unwrap();
+        }
+        let manifest = Manifest {
+            generation: 1,
+            store,
+            hash_id: 1,
+            secret: [0; 32],
+            clean: true,
+            next_segment: SegmentId(6),
+            epoch: 0,
+            durable: Seq::ZERO,
+            next_seq: Seq(1),
+            segments: Vec::new(),
+            retired_seq: Seq::ZERO,
+            image: 0,
+            keyspaces: Keyspaces::new(),
+        };
+        let survey = Survey::of(dir.as_ref()).unwrap();
+        let found = look_at_unlisted(dir.as_ref(), &survey, &manifest, true).unwrap();
+        assert_eq!(found.adopted.iter().map(|entry| entry.id.0).collect::<Vec<_>>(), [1]);
+        assert_eq!(found.repeated, [2, 3, 4, 5].map(SegmentId));
+    }
 }

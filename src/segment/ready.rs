@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{LARGE_PIECE, Regime, Segment, to_usize};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::format::Defect;
 use crate::mapping::PAGE_SIZE;
 
 impl Segment {
@@ -58,10 +59,34 @@ impl Segment {
     fn populate(&self, from: u64, end: u64) -> Result<()> {
         let len = to_usize(end - from);
         let populated = self.mapping.populate_write(to_usize(from), len);
-        populated.map_err(|error| self.not_populated(error, end - from))?;
+        populated.map_err(|error| self.no_page(from, end, error))?;
         // Release: pairs with the acquire load in `ready`.
         self.ready.store(end, Ordering::Release);
         Ok(())
+    }
+
+    /// The cause why pages cannot be made ready. The kernel says only that it has none: where there is no block for one, and where
+    /// its block cannot be read.
+    #[cold]
+    pub(super) fn no_page(&self, from: u64, to: u64, error: std::io::Error) -> Error {
+        const EFAULT: i32 = 14;
+        if error.raw_os_error() != Some(EFAULT) {
+            return self.io("populate", error);
+        }
+        let mut page = [0; PAGE_SIZE];
+        if let Some(file) = self.file() {
+            for offset in (from..to).step_by(PAGE_SIZE) {
+                match file.read_at(&mut page, offset) {
+                    Err(error) => return self.io("read", error),
+                    Ok(0) => {
+                        let defect = Defect::WrongSize { expected: self.size, found: offset };
+                        return Error::Corrupt { path: self.path.clone(), offset, defect };
+                    }
+                    Ok(_) => {}
+                }
+            }
+        }
+        Error::NoSpace { path: self.path.clone(), needed: to - from, source: Some(Arc::new(error)) }
     }
 
     /// As [`Segment::extend`], no further than the page that `target` lies in.

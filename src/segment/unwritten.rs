@@ -4,23 +4,11 @@
 //! made sure of: the next store into a page needs a new block. On a full disk there is none, and the guard of the mapping
 //! catches the signal (`mapping`). Here is said why, and what that means for a sync.
 
-use std::io;
-use std::sync::Arc;
-
 use super::{Segment, to_usize};
 use crate::error::{Error, Result};
 use crate::segment_file::check_identity;
 
 impl Segment {
-    /// Why pages could not be made writable.
-    pub(super) fn not_populated(&self, error: io::Error, needed: u64) -> Error {
-        match error.raw_os_error() {
-            // EFAULT: the kernel found no block behind a page.
-            Some(14) => Error::NoSpace { path: self.path.clone(), needed, source: Some(Arc::new(error)) },
-            _ => self.io("populate", error),
-        }
-    }
-
     /// Makes the pages that are ready writable once more, because they may not be any more.
     ///
     /// # Errors
@@ -28,7 +16,7 @@ impl Segment {
     /// As [`Segment::extend`].
     pub(crate) fn make_ready_again(&self) -> Result<()> {
         let len = to_usize(self.ready());
-        self.mapping.populate_write(0, len).map_err(|error| self.not_populated(error, len as u64))
+        self.mapping.populate_write(0, len).map_err(|error| self.no_page(0, len as u64, error))
     }
 
     /// Why bytes that were stored from `offset` to `end` did not reach the file; nothing is published there.

@@ -253,3 +253,49 @@ fn a_full_store_that_is_opened_again_after_a_kill_takes_removals_to_the_end() {
         }
     }
 }
+
+/// Writes and removes at random until insertions were refused a hundred times; the keys that are there.
+fn churn(setting: Setting, store: &Store, random: &mut fastrand::Rng) -> Vec<u32> {
+    // Together they need twice what there is.
+    let keys_max = u32::try_from(2 * setting.capacity * PAGE / MIXED_RECORD).unwrap();
+    let mut keys = std::collections::BTreeSet::new();
+    let mut refused = 0;
+    while refused < 100 {
+        let key = random.u32(0..keys_max);
+        let done = match random.u8(0..4) {
+            0 => store.remove(key.to_le_bytes()).map(|_| keys.remove(&key)),
+            _ => store.insert(key.to_le_bytes(), setting.value(key)).map(|_| keys.insert(key)),
+        };
+        match done {
+            Ok(_) => {}
+            Err(Error::NoSpace { .. }) => refused += 1,
+            Err(other) => panic!("{setting:?}: {other:?}"),
+        }
+    }
+    keys.into_iter().collect()
+}
+
+/// Cause: what was kept for removals was made into segments to the last block, and each lengthened the manifest.
+/// Symptom: at the segments where a copy of the manifest needs its next page no removal was possible any more, and the
+/// store neither closed nor opened. Fix: the blocks of both copies are reserved before a segment is made.
+#[test]
+fn removals_lead_out_of_a_full_disk_of_any_number_of_segments() {
+    // A manifest of a page names 61 segments, one of two pages 125; other files take four pages, and then six.
+    for capacity in (65..69).chain(131..133) {
+        let setting = Setting { segment: 1, capacity, value: 80, durability: Durability::Os };
+        let disk = SimDisk::new();
+        disk.set_capacity(Some(capacity * PAGE));
+        let store = setting.options().open_on(&disk).unwrap();
+        let mut random = fastrand::Rng::with_seed(capacity);
+        let mut keys = churn(setting, &store, &mut random);
+        disk.forget_history();
+        let killed = disk.kill();
+        let opened = setting.options().open_on(&killed);
+        let opened = opened.unwrap_or_else(|error| panic!("{setting:?}, killed: {error}"));
+        assert_eq!(opened.len(), keys.len(), "{setting:?}");
+        random.shuffle(&mut keys);
+        setting.remove_all(&store, &keys, "any number of segments");
+        store.close().unwrap();
+        assert!(setting.options().open_on(&disk).unwrap().is_empty(), "{setting:?}");
+    }
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::fault::{Fault, Operation};
 use super::machine::{HeldLock, Machine, Shared};
 use super::model::{DirChange, Event, NodeId, page_count, split};
+use crate::error::Resource;
 use crate::fs::{Access, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing};
 use crate::mapping::{Backing, Mapping};
 
@@ -25,7 +26,9 @@ impl SimDir {
         Self { path: PathBuf::from("/simulated"), shared }
     }
 
-    fn file(&self, machine: &Machine, node: NodeId, access: Access) -> Arc<dyn File> {
+    /// A handle; there is a descriptor for it.
+    fn file(&self, machine: &mut Machine, node: NodeId, access: Access) -> Arc<dyn File> {
+        machine.descriptors += 1;
         let told = Arc::new(AtomicU64::new(machine.model.node(node).told_at_open()));
         Arc::new(SimFile { shared: Arc::clone(&self.shared), node, access, told })
     }
@@ -74,6 +77,7 @@ impl Dir for SimDir {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut machine = self.shared.lock();
         machine.enter_unseen(Operation::List)?;
+        machine.check_descriptors()?;
         machine.check_dir()?;
         Ok(machine.model.names.keys().map(|name| name.to_string()).collect())
     }
@@ -85,15 +89,18 @@ impl Dir for SimDir {
         if machine.model.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        machine.check_descriptors()?;
+        machine.check_limit(Resource::Files, machine.model.names.len() as u64, 1)?;
         let node = machine.create(name);
-        Ok(self.file(&machine, node, Access::Write))
+        Ok(self.file(&mut machine, node, Access::Write))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
         let mut machine = self.shared.lock();
         machine.enter_unseen(Operation::Open)?;
         let node = machine.lookup(name)?;
-        Ok(self.file(&machine, node, access))
+        machine.check_descriptors()?;
+        Ok(self.file(&mut machine, node, access))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -121,7 +128,8 @@ impl Dir for SimDir {
         let mut machine = self.shared.lock();
         let gate = machine.plan.gate(Operation::SyncDir);
         // A failed sync leaves the changes as uncertain as they were; a journal loses none without stopping for good.
-        let synced = machine.enter(Operation::SyncDir);
+        // It is opened for that.
+        let synced = machine.enter(Operation::SyncDir).and_then(|()| machine.check_descriptors());
         if synced.is_ok() {
             machine.record(Event::SyncDir);
         }
@@ -142,14 +150,20 @@ impl Dir for SimDir {
         if machine.locks.iter().any(holds) {
             return Err(LockFailure::Held(there.map_or_else(Vec::new, |node| machine.note_of(node))));
         }
+        machine.check_descriptors().map_err(LockFailure::Io)?;
         let mut node = there;
         if let Some(note) = note {
+            if there.is_none() {
+                let files = machine.model.names.len() as u64;
+                machine.check_limit(Resource::Files, files, 1).map_err(LockFailure::Io)?;
+            }
             let file = there.unwrap_or_else(|| machine.create(name));
             machine.write_note(file, note).map_err(LockFailure::Io)?;
             node = Some(file);
         }
         let held = HeldLock { name: name.to_owned(), node, note: note.map(<[u8]>::to_vec) };
         machine.locks.push(held);
+        machine.descriptors += 1;
         Ok(Box::new(SimLock { shared: Arc::clone(&self.shared), name: name.to_owned(), node }))
     }
 
@@ -206,6 +220,7 @@ impl Drop for SimLock {
         let mut machine = self.shared.lock();
         let locks_dirs = machine.locks_dirs;
         machine.locks.retain(|held| held.name != self.name || !locks_dirs && held.node != self.node);
+        machine.descriptors -= 1;
     }
 }
 
@@ -226,6 +241,12 @@ impl SimFile {
             Access::Write => Ok(()),
             Access::Read => Err(io::ErrorKind::PermissionDenied.into()),
         }
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.shared.lock().descriptors -= 1;
     }
 }
 
@@ -278,6 +299,7 @@ impl File for SimFile {
         if size < old {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file never shrinks"));
         }
+        machine.check_limit(Resource::FileSize, size, 0)?;
         let pages = 0..page_count(size);
         machine.check_space(self.node, pages.clone())?;
         if size > old {

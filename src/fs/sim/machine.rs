@@ -22,6 +22,7 @@ use super::crash::Uncertain;
 use super::fault::{Operation, Plan};
 use super::model::{DirChange, Event, Model, NodeId, page_count, split};
 use super::page::{self, Page, Tears};
+use crate::error::{RanOut, Resource};
 use crate::fs::{Medium, Standing};
 use crate::mapping::{Backing, Mapping, PAGE_SIZE};
 
@@ -122,6 +123,10 @@ pub(super) struct Machine {
     /// Whether directories can be locked, and not files alone.
     pub(super) locks_dirs: bool,
     pub(super) plan: Plan,
+    /// How much of something there may be.
+    pub(super) limits: BTreeMap<Resource, u64>,
+    /// Open handles, and held locks.
+    pub(super) descriptors: u64,
     pub(super) settings: Settings,
     pub(super) random: Seeded,
     next_node: NodeId,
@@ -142,6 +147,8 @@ impl Machine {
             standing: Standing::Here,
             locks_dirs: true,
             plan: Plan::default(),
+            limits: BTreeMap::new(),
+            descriptors: 0,
             settings,
             random,
             next_node,
@@ -243,6 +250,19 @@ impl Machine {
         self.plan.meet(operation).map_or(Ok(()), |fault| Err(fault.error()))
     }
 
+    /// Errs where a resource, of which `used` is in use, has not `more` left.
+    pub(super) fn check_limit(&self, resource: Resource, used: u64, more: u64) -> io::Result<()> {
+        match self.limits.get(&resource) {
+            Some(limit) if used + more > *limit => Err(io::Error::other(RanOut(resource))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Errs where no file can be opened any more.
+    pub(super) fn check_descriptors(&self) -> io::Result<()> {
+        self.check_limit(Resource::Descriptors, self.descriptors, 1)
+    }
+
     /// Lets clean pages leave the cache and come back with what the platter holds, which is thereby decided.
     pub(super) fn evict(&mut self, node: NodeId, tears: Tears, chooser: &mut dyn Chooser) {
         let pages = self.model.node(node).pages.iter().enumerate().filter(|(_, page)| !page.dirty);
@@ -312,6 +332,7 @@ impl Machine {
     /// Writes through the cache, growing the file where needed; mappings show it too.
     pub(super) fn write(&mut self, node: NodeId, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let end = offset + bytes.len() as u64;
+        self.check_limit(Resource::FileSize, end, 0)?;
         let (mut at, mut within) = split(offset);
         self.check_space(node, at..page_count(end))?;
         if end > self.model.node(node).size {
@@ -380,6 +401,8 @@ impl Machine {
         if self.model.node(node).size < len as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let mappings: usize = self.memories.values().map(|memory| memory.mappings).sum();
+        self.check_limit(Resource::Mappings, mappings as u64, 1)?;
         // Words are loaded whole, so the memory ends behind one.
         let len = len.next_multiple_of(8);
         if !self.memories.contains_key(&node) {

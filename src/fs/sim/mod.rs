@@ -67,6 +67,7 @@ mod chooser;
 mod crash;
 mod fault;
 mod handle;
+mod limits;
 mod machine;
 mod model;
 mod page;
@@ -288,9 +289,11 @@ impl SimDisk {
         self.by_hand(name, |machine, node| machine.evict(node, tears, chooser))
     }
 
-    /// Takes back all planned failures.
+    /// Takes back all planned failures, and all limits.
     pub fn clear_faults(&self) {
-        self.shared.lock().plan.clear();
+        let mut machine = self.shared.lock();
+        machine.plan.clear();
+        machine.limits.clear();
     }
 
     /// How many operations failed as planned.

@@ -20,6 +20,9 @@ const SYNC_PIECE: u64 = 2 << 20;
 /// How many indexes one step looks at, whether they want memory.
 const GROW_LOOKS: usize = 64;
 
+/// How many buckets of an index one step merges: some ten microseconds under the writer mutex.
+const MERGES: usize = 128;
+
 impl Engine {
     /// One piece of the background's work; whether there was any.
     ///
@@ -54,7 +57,11 @@ impl Engine {
             }
         }
         let synced = self.sync_full()?;
-        let done = self.load_some()? || self.attach_some() || self.image_step()? || self.compact_step()?;
+        let done = self.load_some()?
+            || self.attach_some()
+            || self.image_step()?
+            || self.compact_step()?
+            || self.shrink_some();
         Ok(provided || synced || done)
     }
 
@@ -101,6 +108,21 @@ impl Engine {
             }
         }
         Ok(false)
+    }
+
+    /// Merges some buckets of an index that has too many, which its writes have not done: an image was taken meanwhile, or the index
+    /// came from one. Whether there was one among those whose turn it was.
+    fn shrink_some(&self) -> bool {
+        let pin = self.pin();
+        self.catalog.next_few(GROW_LOOKS).iter().any(|keyspace| {
+            let is_sparse = || keyspace.contents(&pin).filter(|contents| contents.index.is_sparse());
+            if is_sparse().is_none_or(|contents| contents.index.is_partial()) {
+                return false;
+            }
+            // It may have been cleared meanwhile.
+            let mut writer = self.writer.lock();
+            is_sparse().is_some_and(|contents| writer.indexes.of(contents).index.shrink(MERGES) > 0)
+        })
     }
 
     /// A piece of a sync where nobody asked for it, once many segments wait: each keeps its descriptor until it is durable.

@@ -208,3 +208,46 @@ fn a_flush_with_nothing_to_do_does_not_sync() {
     store.flush().unwrap();
     assert_eq!(store.stats().syncs, syncs);
 }
+
+#[test]
+fn an_emptied_store_gives_the_memory_of_its_index_back() {
+    let directory = directory();
+    let store = Options::new().background(false).open(path(&directory)).unwrap();
+    let first = store.stats().index_bytes;
+    let keys = 50_000_u32;
+    for round in 0..2 {
+        // One by one, and in batches; readers of before go on.
+        for from in (0..keys).step_by(100) {
+            let mut batch = WriteBatch::new();
+            (from..from + 100).for_each(|key| batch.insert(key.to_le_bytes(), ""));
+            store.write(&batch).unwrap();
+        }
+        assert!(store.stats().index_bytes > 10 * keys as usize);
+        let snapshot = store.snapshot();
+        let mut iter = store.iter();
+        let (seen, _) = iter.next().unwrap().unwrap();
+        let stays = keys - 1;
+        for from in (0..stays).step_by(100) {
+            let numbers = from..(from + 100).min(stays);
+            if round == 0 {
+                numbers.for_each(|key| assert!(store.remove(key.to_le_bytes()).unwrap()));
+            } else {
+                let mut batch = WriteBatch::new();
+                numbers.for_each(|key| batch.remove(key.to_le_bytes()));
+                store.write(&batch).unwrap();
+            }
+            assert!(store.contains_key(stays.to_le_bytes()).unwrap());
+        }
+        assert_eq!(store.stats().index_bytes, first);
+        // What was there throughout comes, what was seen does not come again.
+        let rest: Vec<_> = iter.map(|item| item.unwrap().0).collect();
+        assert!(
+            rest.iter().filter(|key| ***key == stays.to_le_bytes()).count()
+                == usize::from(seen != stays.to_le_bytes())
+        );
+        assert!(!rest.contains(&seen));
+        assert_eq!(snapshot.iter().count(), keys as usize);
+        store.remove(stays.to_le_bytes()).unwrap();
+        assert_eq!((store.iter().count(), store.len()), (0, 0));
+    }
+}

@@ -81,7 +81,7 @@ impl Entry {
 }
 
 /// The number of an overflow line, plus one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Link(NonZeroU32);
 
 impl Link {

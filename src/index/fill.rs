@@ -60,7 +60,7 @@ impl IndexWriter {
         let threads = threads.max(1);
         let share = self.lines.free.len() / threads;
         let shards = (0..threads).map(|_| {
-            let free = self.lines.free.split_off(self.lines.free.len() - share);
+            let free = std::iter::from_fn(|| self.lines.free.pop_last()).take(share).collect();
             let lines = OverflowLines { free, used: 0, ensured: 0 };
             Shard { index, next: &next, lines, links: Vec::new(), entries: Vec::new(), inserted: 0 }
         });
@@ -138,7 +138,8 @@ impl IndexWriter {
             let enough = usize::try_from((end - buckets) / SPLITS_AT_ONCE).unwrap_or(usize::MAX);
             self.fill(threads.min(enough), |shard| shard.split_some(&next, end))?;
             // Release: as in `split`.
-            self.index.front.0.buckets.store(end, Ordering::Release);
+            let shape = self.index.shape(Ordering::Relaxed).grown(end);
+            self.index.front.0.shape.store(shape.to_bits(), Ordering::Release);
         }
     }
 }

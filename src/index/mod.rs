@@ -7,7 +7,7 @@
 //!
 //! **Which bucket.** With N buckets and L the whole part of log2 N, a hash belongs to bucket `hash mod 2^(L+1)` if
 //! there is one of that number, else to `hash mod 2^L`. Bucket N, when it comes, takes its entries from bucket
-//! `N - 2^L` and from no other.
+//! `N - 2^L` and from no other, and gives them back to it when it goes (`merge`).
 //!
 //! **Concurrency.** One writer ([`IndexWriter`], under the store's writer mutex); any number of readers, who store
 //! nothing (but the verified bit of an entry from an image: `bucket`), never wait, and try again only when something moved under them. The writer's stores are release stores.
@@ -16,8 +16,9 @@
 //!
 //! *Hit*: needs no second look. The caller compares the key in the record, and the entry was in the index.
 //!
-//! *Miss*: counts only if, after the fence, the head's control word is the one loaded first and N still maps the
-//! hash to this bucket. **Every store that takes an entry from where a reader may look for it comes after the store
+//! *Miss*: counts only if, after the fence, the head's control word is the one loaded first, N still maps the
+//! hash to this bucket, and no buckets were merged meanwhile, of which the word that holds N keeps count (`shape`): else
+//! a bucket that went and came again would look as if it had stayed. **Every store that takes an entry from where a reader may look for it comes after the store
 //! that tells so** (X1), and the place it went to was filled before that:
 //!
 //! | change | stores, in order |
@@ -26,6 +27,7 @@
 //! | replace | the same slot, once |
 //! | remove | slot emptied, or overwritten by a copy of the chain's last entry; version (and link); last entry emptied |
 //! | split | entries copied to bucket N, where nobody looks yet; N := N + 1; stayers copied from lines that will go into the places of leavers; version and link, if lines go; leavers and copied stayers emptied |
+//! | merge | entries of bucket N - 1 copied into the head that it was split from, and into new lines there, which overflow entries of that bucket are copied into, too; version and link of that bucket; N := N - 1, and one merge more; version of the bucket that goes; its entries and the lines that were replaced emptied |
 //!
 //! A reader that finds a place empty, or taken over, after the thing it sought was moved has, by the release of that
 //! last store, the version or the N that says so, and tries again. A reader that saw the new version or the new N
@@ -37,21 +39,26 @@
 //!
 //! **Invariants.**
 //! - X1: as above.
-//! - X2: N never falls, and bucket numbers and links that were published lead to memory that stays.
+//! - X2: N never falls below its first value, and bucket numbers and links that were published lead to memory that stays mapped.
+//!   What lies behind the last bucket and the last overflow line holds no entry, so the kernel may take its pages: whoever
+//!   finds zeros there came by an N from before a merge, and the page fault that showed them orders that N's successor before.
 //! - X3: an entry lies in the chain of the one bucket that its hash belongs to, except in a split between the store
-//!   of N and the emptying of the leavers; a scan leaves those out by their hash.
+//!   of N and the emptying of the leavers, and in a merge between the copies and the store of N; a scan leaves those out by
+//!   their hash.
 //! - X4: in a chain of more than one line the entries lie without a gap from the first place on, and the last line
 //!   holds one at least.
-//! - X5: a location is in the index once, except in the middle of a move inside one chain.
+//! - X5: a location is in the index once, except in the middle of a move inside one chain, or of a merge (X3).
 
 mod bits;
 mod bucket;
 pub(crate) mod capture;
 pub(crate) mod fill;
 pub(crate) mod load;
+mod merge;
 mod prefetch;
 mod purge;
 pub(crate) mod scan;
+mod shape;
 mod split;
 mod table;
 mod writer;
@@ -62,6 +69,8 @@ mod fill_tests;
 mod image_file;
 #[cfg(all(test, not(loom)))]
 mod image_tests;
+#[cfg(all(test, not(loom)))]
+mod merge_tests;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(all(test, not(loom)))]
@@ -73,6 +82,7 @@ use std::sync::Arc;
 
 use self::bucket::{Bucket, TAG_BITS, slots_where};
 use self::load::{Loader, PARTIAL, Source, Unread};
+use self::shape::Shape;
 use self::table::Row;
 pub(crate) use self::writer::IndexWriter;
 use crate::format::hash::Hash;
@@ -120,8 +130,8 @@ pub(crate) struct Index {
 }
 
 struct Front {
-    /// N. Stored by the writer at each split, and so apart from what never changes.
-    buckets: AtomicU64,
+    /// N, as a [`Shape`]. Stored by the writer at each split and merge, and so apart from what never changes.
+    shape: AtomicU64,
     /// Whether lines are missing that an image holds; see `load`.
     partial: AtomicU64,
 }
@@ -200,7 +210,10 @@ impl Index {
         }
         let partial = if loader.is_some() { PARTIAL } else { 0 };
         let mut index = Self {
-            front: Apart(Front { buckets: AtomicU64::new(buckets), partial: AtomicU64::new(partial) }),
+            front: Apart(Front {
+                shape: AtomicU64::new(Shape::new(buckets).to_bits()),
+                partial: AtomicU64::new(partial),
+            }),
             counters: Apart(Counters {
                 entries: AtomicU64::new(entries),
                 overflow_lines: AtomicU64::new(overflow_lines),
@@ -230,8 +243,8 @@ impl Index {
         let tag = self.tag(hash);
         loop {
             // Acquire: pairs with the release store of N in a split; bucket N and its memory are there.
-            let buckets = self.front.0.buckets.load(Ordering::Acquire);
-            let number = bucket_of(hash.to_bits(), buckets);
+            let shape = self.shape(Ordering::Acquire);
+            let number = bucket_of(hash.to_bits(), shape.buckets());
             if self.is_partial() {
                 self.bring(number)?;
             }
@@ -255,8 +268,9 @@ impl Index {
             // Acquire: pairs with the release of every entry that was loaded above (X1).
             fence(Ordering::Acquire);
             // Relaxed, both: ordered by the fence.
-            let now = self.front.0.buckets.load(Ordering::Relaxed);
-            if !moved && head.control_unordered() == control && bucket_of(hash.to_bits(), now) == number {
+            let now = self.shape(Ordering::Relaxed);
+            let stayed = !shape.was_merged(now) && bucket_of(hash.to_bits(), now.buckets()) == number;
+            if !moved && head.control_unordered() == control && stayed {
                 return Ok(None);
             }
             spin_loop();
@@ -289,7 +303,7 @@ impl Index {
     /// Where the entry of this hash with this location is, unless it is gone or just being moved.
     fn entry_of(&self, hash: Hash, location: Location) -> Option<(&Line, usize)> {
         // Acquire: as in `find`, which has brought the chain.
-        let number = bucket_of(hash.to_bits(), self.front.0.buckets.load(Ordering::Acquire));
+        let number = bucket_of(hash.to_bits(), self.shape(Ordering::Acquire).buckets());
         let head = self.heads.line(number);
         let control = head.control();
         let mut line = head;
@@ -318,8 +332,13 @@ impl Index {
 
     /// The place of a hash in the order of a scan.
     pub(crate) fn order_of(&self, hash: Hash) -> u64 {
-        let known = self.known_bits();
-        (hash.to_bits() & ((1 << known) - 1)).reverse_bits() >> (u64::BITS - known)
+        self.order(hash.to_bits() & ((1 << self.known_bits()) - 1))
+    }
+
+    /// The same for the known bits of a hash.
+    #[inline]
+    fn order(&self, known: u64) -> u64 {
+        known.reverse_bits() >> (u64::BITS - self.known_bits())
     }
 
     /// Entries in the index.
@@ -331,11 +350,17 @@ impl Index {
     /// Buckets in the index.
     pub(crate) fn buckets(&self) -> u64 {
         // Relaxed: as for `len`.
-        self.front.0.buckets.load(Ordering::Relaxed)
+        self.shape(Ordering::Relaxed).buckets()
     }
 
-    /// Bytes of the lines that are or were in use, buckets and overflow lines, and of what an image in the making takes
-    /// beside them. Pages made present ahead of the lines are at most 8 MiB more.
+    /// What the number of buckets is read from.
+    #[inline]
+    fn shape(&self, order: Ordering) -> Shape {
+        Shape::from_bits(self.front.0.shape.load(order))
+    }
+
+    /// Bytes of the lines in use, buckets and overflow lines up to the last one, and of what an image in the making takes
+    /// beside them. Pages made present ahead of the lines are at most 8 MiB more, and pages that are to go back half a MiB.
     pub(crate) fn memory_bytes(&self) -> usize {
         // Relaxed, all: as for `len`.
         let lines = self.buckets() + self.counters.0.overflow_lines.load(Ordering::Relaxed);

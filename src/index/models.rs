@@ -224,6 +224,59 @@ fn loom_a_scan_step_does_not_take_a_key_in_two_places() {
     );
 }
 
+/// Two buckets of one entry each; and of two lines each, with leavers in both.
+const SMALL: &[(u64, u64)] = &[(0, 0b0), (1, 0b1)];
+const LONG: &[(u64, u64)] = &[(0, 0b01), (1, 0b11), (2, 0b00), (3, 0b10), (4, 0b100)];
+
+fn two_buckets(writer: &mut IndexWriter, keys: &[(u64, u64)]) {
+    keys.iter().for_each(|&(key, bits)| put(writer, bits, key));
+    writer.split_one();
+}
+
+#[test]
+fn loom_a_merge_hides_neither_what_moves_nor_what_stays() {
+    for (keys, looked_for) in [(SMALL, [0, 1]), (LONG, [1, 4])] {
+        for (key, bits) in looked_for.map(|at: usize| keys[at]) {
+            explore(
+                0,
+                move |writer| two_buckets(writer, keys),
+                |writer| writer.merge_one(),
+                move |index| assert_eq!(get(index, bits, key), Some(place(key, 0))),
+            );
+        }
+    }
+}
+
+#[test]
+fn loom_a_bucket_that_goes_and_comes_again_hides_nothing() {
+    explore(
+        0,
+        |writer| two_buckets(writer, SMALL),
+        |writer| {
+            writer.merge_one();
+            writer.split_one();
+        },
+        |index| assert_eq!(get(index, 0b1, 1), Some(place(1, 0))),
+    );
+}
+
+#[test]
+fn loom_a_scan_takes_each_key_once_across_a_merge() {
+    explore(
+        0,
+        |writer| two_buckets(writer, SMALL),
+        |writer| writer.merge_one(),
+        |index| {
+            let (mut out, mut cursor) = (Vec::new(), Some(Cursor::START));
+            while let Some(at) = cursor {
+                cursor = index.scan(at, &mut out).expect("it is whole");
+            }
+            out.sort_unstable();
+            assert_eq!(out, [place(0, 0), place(1, 0)]);
+        },
+    );
+}
+
 #[test]
 fn loom_an_image_holds_each_page_as_it_was() {
     // Two buckets, in pages of their own; both change, one of them twice, while the image takes them.

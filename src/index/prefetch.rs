@@ -17,7 +17,7 @@ impl Index {
     #[inline]
     pub(crate) fn prefetch(&self, hash: Hash) {
         // Acquire: pairs with the release store of N in a split, for the chunk that the line lies in.
-        let buckets = self.front.0.buckets.load(Ordering::Acquire);
+        let buckets = self.shape(Ordering::Acquire).buckets();
         let head = self.heads.line(bucket_of(hash.to_bits(), buckets));
         start(head);
     }
@@ -26,7 +26,7 @@ impl Index {
     #[inline]
     pub(crate) fn prefetch_next(&self, hash: Hash) {
         // Acquire: as in `prefetch`.
-        let buckets = self.front.0.buckets.load(Ordering::Acquire);
+        let buckets = self.shape(Ordering::Acquire).buckets();
         self.prefetch_link(bucket_of(hash.to_bits(), buckets));
     }
 
@@ -46,6 +46,15 @@ impl Index {
         if next < buckets && later < buckets {
             start(self.heads.line(later));
             self.prefetch_link(next);
+        }
+    }
+
+    /// The same for the merges to come, of which the next one takes the bucket of this number.
+    #[inline]
+    pub(super) fn prefetch_merges(&self, number: u64) {
+        if let Some(later) = number.checked_sub(2 * SPLITS_AHEAD).filter(|later| *later > 0) {
+            start(self.heads.line(later));
+            start(self.heads.line(split_source(later)));
         }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! **Concurrency.** Buckets come in the order of their numbers read with the bits reversed (Redis's `SCAN`, Pieter
 //! Noordhuis 2010, found this order). In it a bucket stands for a range of hashes, and a split cuts that range into
-//! two neighbouring halves: so a cursor, which is where a bucket's range ended, is a border in every later table too,
-//! and what lies before it was seen and what lies behind it was not. Each step takes one bucket, by the same rules as
-//! a search that misses, and drops what it took if the bucket moved under it.
+//! two neighbouring halves, and a merge makes two one again. A cursor is where a bucket's range ended: what lies before it was
+//! seen and what lies behind it was not. It is a border between buckets, or lies in the middle of one that was merged; then the
+//! entries before it are left out, by the bits of their hashes that an entry has. Each step takes one bucket, by the same rules
+//! as a search that misses, and drops what it took if the bucket moved under it.
 //!
 //! A key that is in the index throughout comes exactly once, however often its location is replaced: with a location
 //! that it had. A key that is inserted or removed meanwhile comes once or not at all.
@@ -42,16 +43,17 @@ impl Index {
         let hash = cursor.0.reverse_bits() >> (u64::BITS - known);
         loop {
             // Acquire: pairs with the release store of N in a split; bucket N and its memory are there.
-            let buckets = self.front.0.buckets.load(Ordering::Acquire);
+            let shape = self.shape(Ordering::Acquire);
+            let buckets = shape.buckets();
             let number = bucket_of(hash, buckets);
             let bits = bits_of(number, buckets);
             if self.is_partial() {
                 self.bring(number)?;
             }
-            if self.take_bucket(number, buckets, out) {
+            if self.take_bucket(number, buckets, cursor, out) {
                 // Relaxed: ordered by the fence in `take_bucket`.
-                let now = self.front.0.buckets.load(Ordering::Relaxed);
-                if bits_of(number, now) == bits {
+                let now = self.shape(Ordering::Relaxed);
+                if !shape.was_merged(now) && bits_of(number, now.buckets()) == bits {
                     let end = (cursor.0 | ((1 << (known - bits)) - 1)) + 1;
                     return Ok((end < 1 << known).then_some(Cursor(end)));
                 }
@@ -61,16 +63,18 @@ impl Index {
         }
     }
 
-    /// Appends what a bucket holds; false if it moved meanwhile.
-    fn take_bucket(&self, number: u64, buckets: u64, out: &mut Vec<Location>) -> bool {
+    /// Appends what a bucket holds from a cursor on; false if it moved meanwhile.
+    fn take_bucket(&self, number: u64, buckets: u64, from: Cursor, out: &mut Vec<Location>) -> bool {
         let start = out.len();
         let head = self.heads.line(number);
         let control = head.control();
         let mut take = |line: &Line| {
             for slot in 0..SLOTS {
                 let entry = line.entry(slot);
-                // Leavers of a split that is under way belong to the sibling already (X3).
-                if bucket_of(self.hash_of(entry, number), buckets) == number {
+                let hash = self.hash_of(entry, number);
+                // Leavers of a split that is under way belong to the sibling already (X3), and what lies before the
+                // cursor was taken from a bucket that was merged into this one.
+                if bucket_of(hash, buckets) == number && self.order(hash) >= from.0 {
                     out.extend(entry.location());
                 }
             }

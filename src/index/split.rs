@@ -13,7 +13,9 @@ use crate::sync::Ordering;
 impl IndexWriter {
     /// Splits the next bucket.
     pub(super) fn split(&mut self) -> io::Result<()> {
-        let buckets = self.index.buckets();
+        // Relaxed: the writer stored it.
+        let shape = self.index.shape(Ordering::Relaxed);
+        let buckets = shape.buckets();
         self.index.heads.ensure(buckets)?;
         self.index.prefetch_splits(buckets);
         let number = split_source(buckets);
@@ -29,7 +31,7 @@ impl IndexWriter {
         split_off(index, lines, (links, entries), buckets, || {
             // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled; and, by the entries
             // emptied afterwards, with the fence of a reader that misses a leaver.
-            index.front.0.buckets.store(buckets + 1, Ordering::Release);
+            index.front.0.shape.store(shape.grown(buckets + 1).to_bits(), Ordering::Release);
         });
         self.count_lines(used);
         Ok(())
@@ -128,7 +130,7 @@ impl<'w> Chain<'w> {
         }
         for link in self.links.drain(kept - 1..) {
             self.index.overflow.line(link.line()).set_control(Control::default());
-            lines.free.push(link);
+            lines.free.insert(link);
         }
     }
 

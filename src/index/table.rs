@@ -1,7 +1,7 @@
 //! A row of lines that grows without moving: chunks, each as large as all before it together.
 //!
-//! **Concurrency.** A chunk is added once, by the writer or by the helper thread, and stays. Readers come to a line
-//! only by a bucket number or a link that the writer published after the chunk was there.
+//! **Concurrency.** A chunk is added once, by the writer or by the helper thread, and stays; pages of it may go and come
+//! again. Readers come to a line only by a bucket number or a link that the writer published after the chunk was there.
 
 use std::io;
 use std::ops::Range;
@@ -122,6 +122,20 @@ impl Row {
             start = end;
         }
         Ok(())
+    }
+
+    /// Gives back the pages of the given lines, which hold no entry: what is left of them is zero, or as it was.
+    pub(super) fn release(&self, numbers: Range<u64>) {
+        let mut start = numbers.start;
+        while start < numbers.end {
+            let end = self.chunk_end(start).min(numbers.end);
+            let (chunk, offset) = self.place(start);
+            let lines = self.chunks.get(chunk).and_then(OnceLock::get);
+            if let (Some(lines), Ok(count)) = (lines, usize::try_from(end - start)) {
+                lines.release(offset..offset + count);
+            }
+            start = end;
+        }
     }
 
     /// The chunk of a number and its offset there.

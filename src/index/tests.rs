@@ -30,7 +30,7 @@ pub(super) fn get(index: &Index, hash: Hash, key: u64) -> Option<Location> {
     index.find(hash, is_key(key)).unwrap()
 }
 
-fn random_hash(key: u64) -> Hash {
+pub(super) fn random_hash(key: u64) -> Hash {
     // One secret for all tests: they are to fail twice where they fail once.
     static KEY: std::sync::OnceLock<HashKey> = std::sync::OnceLock::new();
     KEY.get_or_init(|| HashKey::from_secret([7; 32])).hash(&key.to_le_bytes())
@@ -83,7 +83,12 @@ impl Table for IndexWriter {
         Self::replace(self, hash, old, new)
     }
     fn remove(&mut self, hash: Hash, old: Location) -> bool {
-        Self::remove(self, hash, old)
+        self.before_removals(1);
+        let removed = Self::remove(self, hash, old);
+        // Two merges for each removal are enough.
+        self.before_removals(0);
+        assert!(!self.index().is_sparse());
+        removed
     }
     fn all(&self) -> Vec<Location> {
         assert_eq!(scan_all(self.index()).len(), self.index().len());

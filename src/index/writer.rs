@@ -4,20 +4,22 @@
 //! table in the head of `index`.
 //!
 //! **Invariants.** After [`IndexWriter::reserve_many`] of n, n inserts neither fail nor allocate lines: each takes one
-//! overflow line at most. Growing either completes or changes nothing. N does not fall when keys are removed: their
-//! slots wait for new ones.
+//! overflow line at most. Growing either completes or changes nothing. A reservation is also when the index shrinks (`merge`):
+//! never between it and what it was made for.
 //!
 //! **Watching.** While an image is being taken, or the index comes from one and is not whole, a change must be announced
 //! before it is made: its chain is brought, and kept for the image. One flag says so, and is false nearly always: a
 //! change costs one branch more. A change of a partial index must follow a search for its hash that did not
 //! fail, as every writer makes one anyway; then it cannot fail either.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
 use super::bucket::{Bucket, Entry, Link, SLOTS, slots_where};
 use super::capture::{Aside, Capture};
 use super::load::Unread;
+use super::merge::Highest;
 use super::table::Row;
 use super::{Index, bucket_of, search};
 use crate::format::hash::Hash;
@@ -38,6 +40,9 @@ pub(crate) struct IndexWriter {
     pub(super) links: Vec<Link>,
     /// The entries of the chain that is being split; kept for its memory.
     pub(super) entries: Vec<Entry>,
+    /// The links of the chain that is merged into another; kept for its memory.
+    pub(super) gone: Vec<Link>,
+    pub(super) highest: Highest,
     /// Whether a change must be announced: there is an image to be taken, or the index is partial.
     watched: bool,
     /// The image that is being taken.
@@ -47,7 +52,8 @@ pub(crate) struct IndexWriter {
 /// Which overflow lines are free: those that were given back, and those that were never used.
 #[derive(Debug)]
 pub(super) struct OverflowLines {
-    pub(super) free: Vec<Link>,
+    /// Taken from the lowest on, so that those at the end can be given up when the index shrinks.
+    pub(super) free: BTreeSet<Link>,
     /// Lines ever used.
     pub(super) used: u64,
     /// Lines whose memory is there.
@@ -56,13 +62,19 @@ pub(super) struct OverflowLines {
 
 impl OverflowLines {
     pub(super) fn take(&mut self) -> Link {
-        if let Some(link) = self.free.pop() {
+        if let Some(link) = self.free.pop_first() {
             return link;
         }
         assert!(self.used < self.ensured, "an overflow line was taken that was not reserved");
         let link = Link::to(self.used).expect("reserved lines have links");
         self.used += 1;
         link
+    }
+
+    /// Whether the last one that was ever used is free.
+    #[inline]
+    pub(super) fn ends_free(&self) -> bool {
+        self.free.last().is_some_and(|last| last.line() + 1 == self.used)
     }
 
     /// How many can be taken.
@@ -96,8 +108,17 @@ impl OverflowLines {
 
 impl IndexWriter {
     pub(super) fn new(index: Arc<Index>) -> Self {
-        let lines = OverflowLines { free: Vec::new(), used: 0, ensured: 0 };
-        Self { index, lines, links: Vec::new(), entries: Vec::new(), watched: false, aside: None }
+        let lines = OverflowLines { free: BTreeSet::new(), used: 0, ensured: 0 };
+        Self {
+            index,
+            lines,
+            links: Vec::new(),
+            entries: Vec::new(),
+            gone: Vec::new(),
+            highest: Highest::default(),
+            watched: false,
+            aside: None,
+        }
     }
 
     /// The writer of a partial index with so many overflow lines in use.
@@ -132,7 +153,7 @@ impl IndexWriter {
         self.aside.take_if(|aside| !aside.is_running());
         let is_partial = self.index.is_partial();
         if !is_partial && let Some(loader) = &self.index.loader {
-            self.lines.free.append(&mut loader.take_free());
+            self.lines.free.extend(loader.take_free());
         }
         self.watched = is_partial || self.aside.is_some();
     }
@@ -162,7 +183,7 @@ impl IndexWriter {
                 aside.keep_overflow(index, next.line());
                 link = index.overflow.line(next.line()).control_unordered().link();
             }
-            for free in lines.free.iter().rev().take(takes) {
+            for free in lines.free.iter().take(takes) {
                 aside.keep_overflow(index, free.line());
             }
         }
@@ -191,6 +212,11 @@ impl IndexWriter {
         &self.index
     }
 
+    /// Whether a change must be announced, as far as was looked.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched
+    }
+
     /// Makes sure that one insert cannot fail. Splits one bucket at most, however large the index is.
     ///
     /// # Errors
@@ -202,7 +228,8 @@ impl IndexWriter {
     }
 
     /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five. The next reservation
-    /// takes the place of this one, it does not add to it.
+    /// takes the place of this one, it does not add to it. Where few entries are left, merges two buckets for each insert
+    /// and two more.
     ///
     /// # Errors
     ///
@@ -211,10 +238,21 @@ impl IndexWriter {
         let count = count as u64;
         // Relaxed: the writer stored it.
         let entries = self.index.counters.0.entries.load(Ordering::Relaxed).saturating_add(count);
+        if self.may_shrink() {
+            self.shrink_for(usize::try_from(count).unwrap_or(usize::MAX));
+        }
         while entries.saturating_mul(10) > self.index.buckets().saturating_mul(LOAD_TIMES_TEN) {
             self.split()?;
         }
         self.lines.ensure(count, &self.index.overflow)
+    }
+
+    /// The turn of `count` removals: merges two buckets for each and two more, where few entries are left.
+    #[inline]
+    pub(crate) fn before_removals(&mut self, count: usize) {
+        if self.may_shrink() {
+            self.shrink_for(count);
+        }
     }
 
     /// Searches as [`Index::find`] does, without a second look: nothing moves while the writer is here.
@@ -294,7 +332,7 @@ impl IndexWriter {
             // After the version, which tells of it (X1).
             last.set_entry(last_slot, Entry::EMPTY);
             if last_slot == 0 {
-                self.lines.free.push(last_link);
+                self.lines.free.insert(last_link);
             }
         } else {
             line.set_entry(slot, Entry::EMPTY);
@@ -379,6 +417,11 @@ impl IndexWriter {
     /// Room for inserts into overflow lines, without the splits that `reserve` would make.
     pub(super) fn reserve_lines(&mut self, count: u64) {
         self.lines.ensure(count, &self.index.overflow).expect("memory");
+    }
+
+    #[cfg(loom)]
+    pub(super) fn merge_one(&mut self) {
+        assert!(self.merge(), "memory");
     }
 
     pub(super) fn split_one(&mut self) {

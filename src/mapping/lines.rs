@@ -143,6 +143,30 @@ impl Lines {
     }
 }
 
+#[cfg(not(loom))]
+impl Lines {
+    /// Gives the kernel back those pages that the given lines fill. Their words are zero afterwards, or as they were: a refusal
+    /// costs memory, and nothing else. Readers may look meanwhile; nobody may store.
+    #[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "the kernel empties pages"))]
+    pub(crate) fn release(&self, lines: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        {
+            let at = |line: usize| self.offset() + line * size_of::<Line>();
+            let start = at(lines.start).next_multiple_of(super::PAGE_SIZE);
+            let end = at(lines.end) / super::PAGE_SIZE * super::PAGE_SIZE;
+            if start >= end {
+                return;
+            }
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the pages hold nothing but these lines, which lie in private anonymous memory: they are filled with zeros
+            // when somebody looks, and zero is a valid value of every word. No reference to a word promises more than an atomic.
+            drop(unsafe { self.memory.unchecked_advise_range(advice, start, end - start) });
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = lines;
+    }
+}
+
 // SAFETY: the pointer leads into `memory`, which is kept, to lines, which are `Send` and `Sync`.
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "a pointer into memory that is kept")]
@@ -172,6 +196,8 @@ impl Lines {
     pub(crate) fn populate(&self, _lines: Range<usize>) -> io::Result<()> {
         Ok(())
     }
+
+    pub(crate) fn release(&self, _lines: Range<usize>) {}
 }
 
 #[cfg(all(test, not(loom)))]
@@ -191,6 +217,12 @@ mod tests {
         for (number, line) in lines.as_slice().iter().enumerate() {
             let expected = if number.is_multiple_of(97) { number as u64 } else { 0 };
             assert_eq!(line.words[7].load(Ordering::Relaxed), expected);
+        }
+        // Whole pages go, and no line beside them: 4000 lies in the middle of one.
+        lines.release(60..4000);
+        for (number, line) in lines.as_slice().iter().enumerate().step_by(97) {
+            let went = cfg!(target_os = "linux") && (64..3968).contains(&number);
+            assert_eq!(line.words[7].load(Ordering::Relaxed), if went { 0 } else { number as u64 });
         }
     }
 }

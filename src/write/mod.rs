@@ -234,6 +234,7 @@ impl Engine {
     /// Makes room in an index, so that nothing can fail half done.
     fn reserve(&self, slot: &mut Slot, entries: usize) -> Result<()> {
         if entries == 0 {
+            slot.index.before_removals(1);
             return Ok(());
         }
         let grown = slot.index.reserve_many(entries);

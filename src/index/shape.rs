@@ -1,0 +1,64 @@
+//! How many buckets there are, and how often there were fewer: in one word, so that a reader sees both change.
+
+/// Bits of the number of buckets; those above count the merges.
+const BUCKET_BITS: u32 = 36;
+const BUCKET_MASK: u64 = (1 << BUCKET_BITS) - 1;
+
+/// The number of buckets, which are never none, and of merges. The latter wraps after 2^28, which no reader sleeps through
+/// between two loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape(u64);
+
+impl Shape {
+    pub(super) fn new(buckets: u64) -> Self {
+        debug_assert!(buckets <= BUCKET_MASK);
+        Self(buckets)
+    }
+
+    pub(super) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub(super) fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub(super) fn buckets(self) -> u64 {
+        self.0 & BUCKET_MASK
+    }
+
+    /// With more buckets.
+    pub(super) fn grown(self, buckets: u64) -> Self {
+        Self(self.0 & !BUCKET_MASK | buckets)
+    }
+
+    /// With one bucket less.
+    pub(super) fn merged(self) -> Self {
+        Self(self.0.wrapping_add(1 << BUCKET_BITS) - 1)
+    }
+
+    /// Whether buckets were merged between the two.
+    pub(super) fn was_merged(self, later: Self) -> bool {
+        (self.0 ^ later.0) & !BUCKET_MASK != 0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_and_merges_are_kept_apart() {
+        let mut shape = Shape::new(3);
+        assert_eq!(shape.grown(5).buckets(), 5);
+        assert!(!shape.was_merged(shape.grown(5)));
+        // The count of merges wraps and leaves the buckets alone.
+        for _ in 0..3 {
+            let before = Shape::from_bits(shape.to_bits() | !BUCKET_MASK);
+            assert_eq!(before.merged().buckets(), 2);
+            assert!(before.was_merged(before.merged()));
+            shape = before.merged().grown(3);
+            assert!(before.was_merged(shape), "as many buckets as before are not the same ones");
+        }
+    }
+}

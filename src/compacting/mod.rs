@@ -356,10 +356,13 @@ impl Engine {
         // It may have closed the store.
         self.check_writable()?;
         // Nor need it be the same pass any more, or any.
-        let is_asked = |job: &Job| job.reason == CompactionReason::Asked;
-        let Some(job) = running.job.as_ref().filter(|job| is_asked(job)) else { return Ok(go_on) };
-        if !go_on && job.can_give_up() {
+        let Some(job) = &running.job else { return Ok(go_on) };
+        let is_asked = job.reason == CompactionReason::Asked;
+        if !go_on && is_asked && job.can_give_up() {
             running.job = None;
+        }
+        // What a writer began for itself and left has nobody else to drive it: the background stands aside for this call.
+        if !go_on && (!is_asked || running.job.is_none()) {
             return Ok(false);
         }
         let lent = std::mem::take(&mut running.lent);

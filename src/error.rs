@@ -84,6 +84,12 @@ pub enum Error {
         /// Whether there is another directory now: the old one was moved away, or something was mounted over it.
         replaced: bool,
     },
+    /// Destroying the store was begun, and did not end.
+    #[error("the store at {} was being destroyed when that was interrupted, and what is left is no store; destroy it again", path.display())]
+    Destroying {
+        /// The store's directory.
+        path: PathBuf,
+    },
     /// The lock file was removed or replaced while the store was open, on a file system that locks no directories: another
     /// writer may have the store open, too.
     #[error("{} was removed or replaced while the store was open, and another process may write to the same files; close the \
@@ -500,6 +506,11 @@ mod tests {
                 Error::DirectoryGone { path: path(), replaced: true },
                 "data leads to another directory since the store was opened, so what is written now would be lost; \
                  close the store, and open it where its files are",
+            ),
+            (
+                Error::Destroying { path: path() },
+                "the store at data was being destroyed when that was interrupted, and what is left is no store; \
+                 destroy it again",
             ),
             (
                 Error::LockLost { path: PathBuf::from("data/LOCK") },

@@ -360,6 +360,7 @@ mod compaction;
 mod conditional;
 mod control_page;
 mod copying;
+mod destroy;
 mod engine;
 mod epoch;
 mod error;
@@ -413,6 +414,9 @@ pub use codec::Codec;
 pub use codec::Postcard;
 pub use compaction::report::{CompactionProgress, CompactionReason, CompactionReport, CompactionStats};
 pub use conditional::CompareAndSwapError;
+pub use destroy::destroy;
+#[cfg(any(test, feature = "sim", mapcask_internal))]
+pub use destroy::destroy_on;
 pub use error::{Error, Resource, Result};
 pub use format::keyspace::MAX_NAME_LEN as MAX_KEYSPACE_NAME_LEN;
 pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};

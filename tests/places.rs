@@ -315,6 +315,73 @@ fn an_older_backup_over_a_newer_store_is_called_that() {
     assert!(error.is_corruption() && error.to_string().contains("older backup"), "{error}");
 }
 
+#[test]
+fn destroying_removes_a_store_and_nothing_else() {
+    let scratch = scratch();
+    let path = scratch.path().join("data");
+    assert!(matches!(mapcask::destroy(&path), Err(Error::NotFound { .. })));
+    let store = open(&path);
+    fill(&store, "a").unwrap();
+    assert!(matches!(mapcask::destroy(&path), Err(Error::Locked { .. })));
+    store.close().unwrap();
+    let other = scratch.path().join("other");
+    open(&other).close().unwrap();
+    fs::copy(other.join("0000000001.seg"), path.join("0000000777.seg")).unwrap();
+    fs::write(path.join("notes.txt"), "mine").unwrap();
+    fs::write(scratch.path().join("precious"), "precious").unwrap();
+    symlink("../precious", path.join("0000000778.seg")).unwrap();
+    mapcask::destroy(&path).unwrap();
+    let mut left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["0000000777.seg", "0000000778.seg", "notes.txt"]);
+    assert!(scratch.path().join("precious").exists());
+    mapcask::destroy(&other).unwrap();
+    assert!(!other.exists(), "nothing else was in it");
+    fs::write(scratch.path().join("x"), "").unwrap();
+    assert!(matches!(mapcask::destroy(scratch.path()), Err(Error::NotFound { .. } | Error::Foreign { .. })));
+}
+
+/// After a power cut at any moment the store is whole, or refused as being destroyed, or gone; and it can be finished.
+#[test]
+fn an_interrupted_destruction_is_no_store_and_can_be_finished() {
+    use mapcask::sim::{Seeded, Tears};
+    let disk = SimDisk::new();
+    let store = options().open_on(&disk).unwrap();
+    fill(&store, "a").unwrap();
+    store.close().unwrap();
+    disk.forget_history();
+    mapcask::destroy_on(&disk).unwrap();
+    assert!(disk.files().is_empty());
+    let mut seen = [0; 3];
+    for at in disk.positions() {
+        let point = disk.crash_point(at, Tears::Any);
+        for seed in 0..4 {
+            let after = if seed == 0 { point.kill() } else { point.cut_power(&mut Seeded::new(seed)) };
+            let was_empty = after.files().iter().all(|name| name == "LOCK");
+            match options().open_on(&after) {
+                Ok(store) if store.recovery_report().created => {
+                    assert!(was_empty, "never over what is left");
+                    seen[0] += 1;
+                }
+                Ok(store) => {
+                    assert_eq!(store.len(), 400);
+                    seen[1] += 1;
+                }
+                Err(Error::Destroying { .. }) => {
+                    let rescued = options().open_on(&SimDisk::new()).unwrap();
+                    let salvaged = mapcask::salvage_on(&after, &rescued);
+                    assert!(matches!(salvaged, Err(Error::Destroying { .. })));
+                    mapcask::destroy_on(&after).unwrap();
+                    assert!(after.files().is_empty());
+                    seen[2] += 1;
+                }
+                Err(error) => panic!("{at:?} {seed}: {error}"),
+            }
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+}
+
 /// Sets the time of every segment back, and returns their names.
 fn set_back(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());

@@ -40,7 +40,7 @@ const ALIASES: [(&str, &str, &[&str]); 24] = [
 ];
 
 /// The files whose public functions have an example, and the functions that are plain enough without one.
-const EXAMPLES: [(&str, &[&str]); 11] = [
+const EXAMPLES: [(&str, &[&str]); 12] = [
     ("store/mod.rs", &[]),
     ("store/care.rs", &[]),
     ("snapshot.rs", &[]),
@@ -72,6 +72,7 @@ const EXAMPLES: [(&str, &[&str]); 11] = [
     ("read.rs", &[]),
     ("error.rs", &[]),
     ("salvage/mod.rs", &["salvage_on"]),
+    ("destroy.rs", &["destroy_on"]),
 ];
 
 /// A public item: `fn name` or the like, and the lines of documentation and attributes above it.

@@ -58,7 +58,7 @@ const LAYERS: [&[&str]; 8] = [
         "stats",
         "bytes",
     ],
-    &["store", "handle", "keyspace", "conditional", "typed", "snapshot", "follower", "salvage"],
+    &["store", "handle", "keyspace", "conditional", "typed", "snapshot", "follower", "salvage", "destroy"],
     &["lib", "cli", "bin"],
 ];
 

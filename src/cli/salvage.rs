@@ -29,7 +29,7 @@ pub(super) fn run(from: &Path, into: &Path) -> Result<bool> {
     let closed = store.close();
     if salvaged.is_err() && is_bare && !is_there {
         // A store in which nothing was saved looks like one from which nothing could be. The first error is told.
-        let _ = fs::remove_dir_all(into);
+        let _ = mapcask::destroy(into);
     }
     let report = salvaged.with_context(|| format!("cannot salvage {}", from.display()))?;
     closed.with_context(|| format!("cannot close the store at {}", into.display()))?;

@@ -8,6 +8,8 @@ pub const LOCK: &str = "LOCK";
 pub const MANIFESTS: [&str; 2] = ["MANIFEST.0", "MANIFEST.1"];
 /// The page that other processes map.
 pub const CONTROL: &str = "CONTROL";
+/// Says that the store is being destroyed, and which one.
+pub const REMOVING: &str = "REMOVING";
 /// Ends the name of a file that is being made.
 const TEMPORARY: &str = ".tmp";
 
@@ -28,6 +30,8 @@ pub enum Name {
     Aside(SegmentId, u32),
     /// An image of the index.
     Image(u64),
+    /// Says that the store is being destroyed.
+    Removing,
     /// A file that was being made when its process ended; holds nothing that counts.
     Temporary,
     /// Nobody's data: what file systems, desktops and version control leave in a directory by themselves.
@@ -66,6 +70,7 @@ pub fn parse(name: &str) -> Name {
     match name {
         LOCK => return Name::Lock,
         CONTROL => return Name::Control,
+        REMOVING => return Name::Removing,
         "lost+found" | "Thumbs.db" | "desktop.ini" => return Name::Neutral,
         // None of ours begins with a dot: `.gitkeep`, `.DS_Store`, `.directory`, `.nfs*`.
         _ if name.starts_with('.') => return Name::Neutral,

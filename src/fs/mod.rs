@@ -107,6 +107,8 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a name. Durable after [`Dir::sync`].
     fn unlink(&self, name: &str) -> io::Result<()>;
+    /// Removes the directory itself if it is empty, and still the one that its path leads to; otherwise does nothing.
+    fn remove_dir(&self);
     /// Makes creations, renames and removals so far durable.
     fn sync(&self) -> io::Result<()>;
     /// Takes the exclusive lock on the directory and its permanent file `name` (created where missing), and writes `note`

@@ -110,6 +110,13 @@ impl Dir for RealDir {
         self.place()?.unlink(name)
     }
 
+    fn remove_dir(&self) {
+        if self.place().is_ok_and(|place| place.standing(&self.path).is_ok_and(|at| at == Standing::Here)) {
+            // The file system refuses where anything is in it, and where the path is a link.
+            drop(fs::remove_dir(&self.path));
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.place()?.sync()
     }

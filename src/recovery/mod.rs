@@ -122,8 +122,9 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
 }
 
 /// Applies the table of directories.
-fn decide_directory(dir: &dyn Dir, survey: &Survey, options: &Options) -> Result<DirectoryAction> {
+pub(crate) fn decide_directory(dir: &dyn Dir, survey: &Survey, options: &Options) -> Result<DirectoryAction> {
     let path = dir.path();
+    survey.check_not_removing(dir)?;
     match directory(survey.facts()) {
         DirectoryAction::Create if !options.create => Err(Error::NotFound { path: path.to_owned() }),
         action @ (DirectoryAction::Create | DirectoryAction::Open) => Ok(action),
@@ -145,7 +146,12 @@ fn decide_directory(dir: &dyn Dir, survey: &Survey, options: &Options) -> Result
 
 fn take_lock(dir: &dyn Dir, wait: Duration) -> Result<Box<dyn Lock>> {
     let note = format!("{}\n", std::process::id());
-    dir.lock(LOCK, Some(note.as_bytes()), wait).map_err(|failure| match failure {
+    dir.lock(LOCK, Some(note.as_bytes()), wait).map_err(|failure| lock_failed(dir, failure))
+}
+
+/// The error of whoever did not get the lock.
+pub(crate) fn lock_failed(dir: &dyn Dir, failure: LockFailure) -> Error {
+    match failure {
         LockFailure::Held(note) => {
             let line = std::str::from_utf8(&note).ok().and_then(|note| note.lines().next());
             let pid = line.and_then(|line| line.trim().parse().ok());
@@ -155,7 +161,7 @@ fn take_lock(dir: &dyn Dir, wait: Duration) -> Result<Box<dyn Lock>> {
             Error::ReadOnly { path: dir.path().to_owned() }
         }
         LockFailure::Io(error) => Error::io("lock", dir.path().join(LOCK), error),
-    })
+    }
 }
 
 /// Makes the two copies of the manifest of an empty store, durably; over nothing but what an unfinished attempt left.

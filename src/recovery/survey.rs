@@ -10,7 +10,7 @@ use crate::format::manifest::{MAGIC, MANIFEST_LEN_MAX, Manifest, SegmentEntry, S
 use crate::format::names::{self, MANIFESTS, Name};
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::walk::next_published;
-use crate::format::{Defect, SegmentId, Seq};
+use crate::format::{Defect, SegmentId, Seq, StoreId};
 use crate::fs::{Access, Dir, File};
 use crate::segment_file::open_file;
 
@@ -39,6 +39,8 @@ pub(crate) struct Survey {
     pub(crate) copies: [Copy; 2],
     /// Whether there is a file of that copy, whatever it holds.
     has_copy: [bool; 2],
+    /// The store that is being destroyed; `Some(None)` where that was only being written down.
+    removing: Option<Option<StoreId>>,
 }
 
 impl Survey {
@@ -65,6 +67,7 @@ impl Survey {
             images: Vec::new(),
             copies: [Copy::Nothing, Copy::Nothing],
             has_copy: [false; 2],
+            removing: None,
         };
         let mut list = match dir.list() {
             Ok(list) => list,
@@ -85,6 +88,7 @@ impl Survey {
                 Name::Temporary => survey.temporaries.push(name),
                 Name::Foreign => survey.foreign = survey.foreign.or(Some(name)),
                 Name::Image(number) => survey.images.push(number),
+                Name::Removing => survey.removing = Some(read_removing(dir, &name)?),
                 Name::Lock | Name::Control | Name::Hint(_) | Name::Aside(..) | Name::Neutral => {}
             }
         }
@@ -147,10 +151,34 @@ impl Survey {
         self.has_copy[copy]
     }
 
+    /// The store that is being destroyed here; `Some(None)` where that was only being written down, and nothing is gone.
+    pub(crate) fn removing(&self) -> Option<Option<StoreId>> {
+        self.removing
+    }
+
+    /// Refuses a store that is being destroyed.
+    ///
+    /// # Errors
+    ///
+    /// `Destroying`.
+    pub(crate) fn check_not_removing(&self, dir: &dyn Dir) -> Result<()> {
+        match self.removing {
+            None => Ok(()),
+            Some(_) => Err(Error::Destroying { path: dir.path().to_owned() }),
+        }
+    }
+
     /// Whether the two copies are of different stores.
     pub(crate) fn is_mixed(&self) -> bool {
         matches!(&self.copies, [Copy::Whole(one), Copy::Whole(other)] if one.store != other.store)
     }
+}
+
+fn read_removing(dir: &dyn Dir, name: &str) -> Result<Option<StoreId>> {
+    let io = |error| Error::io("read", dir.path().join(name), error);
+    let mut id = [0; 16];
+    let read = dir.open(name, Access::Read).map_err(io)?.read_at(&mut id, 0).map_err(io)?;
+    Ok((read == id.len() && id != [0; 16]).then_some(StoreId(id)))
 }
 
 fn read_copy(dir: &dyn Dir, name: &str) -> Result<Copy> {

@@ -96,6 +96,7 @@ fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
         unread[copy] = Some(error);
         Ok(Copy::Broken(Defect::Truncated))
     })?;
+    survey.check_not_removing(dir.as_ref())?;
     let _lock = lock(dir.as_ref())?;
     if survey.segments.is_empty() && survey.manifest().is_none() {
         return Err(survey.newer().map_or_else(

@@ -52,6 +52,8 @@ impl Dir for Untouched {
         Err(refused())
     }
 
+    fn remove_dir(&self) {}
+
     fn sync(&self) -> io::Result<()> {
         Err(refused())
     }

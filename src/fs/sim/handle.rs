@@ -124,6 +124,10 @@ impl Dir for SimDir {
         Ok(())
     }
 
+    fn remove_dir(&self) {
+        // The machine is its directory; an empty one is as good as none.
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut machine = self.shared.lock();
         let gate = machine.plan.gate(Operation::SyncDir);

@@ -171,10 +171,9 @@ impl Damaged {
 
     /// Whether nothing is left of a record that was the last one: where no sync has followed, that cannot be told from one that was
     /// never written.
-    fn is_unknowable(&self, truth: &Truth, record: &Record) -> bool {
-        let tail = self.files.get(&record.file).and_then(|bytes| bytes.get(record.frame.start..));
-        truth.open_ends.contains_key(&record.file)
-            && tail.is_none_or(|tail| tail.iter().all(|byte| *byte == 0))
+    fn is_unknowable(&self, truth: &Truth, file: &String, start: usize) -> bool {
+        let tail = self.files.get(file).and_then(|bytes| bytes.get(start..));
+        truth.open_ends.contains_key(file) && tail.is_none_or(|tail| tail.iter().all(|byte| *byte == 0))
     }
 
     /// What may be said against a salvage.
@@ -192,6 +191,11 @@ impl Damaged {
                 || self.is_touched(truth, file, 0..truth.headers[file])
         };
         let current = self.is_current(truth) && !truth.changes.iter().any(lost);
+        // A keyspace that was cleared or dropped by a record of which nothing is left, and that no sync has followed.
+        let undone = |change: &&(String, Range<usize>)| {
+            lost(change) && self.is_unknowable(truth, &change.0, change.1.start)
+        };
+        let is_undone = truth.changes.iter().any(|change| undone(&change));
         for ((id, key), records) in &truth.records {
             let Some(name) = truth.names.get(id) else { continue };
             let text = String::from_utf8_lossy(key);
@@ -216,7 +220,8 @@ impl Damaged {
                     newest.iter().map(|record| (&record.file, &record.frame, record.seq)).collect::<Vec<_>>(),
                     there.is_some()
                 ));
-            } else if newest.iter().any(|record| self.is_unknowable(truth, record)) {
+            } else if newest.iter().any(|record| self.is_unknowable(truth, &record.file, record.frame.start))
+            {
                 continue;
             } else if !newest.iter().any(|record| self.is_covered(truth, record, report)) {
                 complaints.push(format!("{name:?} {text}: no line accounts for {newest:?}"));
@@ -237,7 +242,7 @@ impl Damaged {
                 // What is under its name and has a record was judged above.
                 let id = truth.names.iter().find(|(_, known)| *known == name).map(|(id, _)| *id);
                 let judged = id.is_some_and(|id| truth.records.contains_key(&(id, key.clone())));
-                if !judged && (current || report.doubtful_keys == 0) {
+                if !judged && !is_undone && (current || report.doubtful_keys == 0) {
                     complaints.push(format!("{name:?} {text}: it was removed, and is back"));
                 }
             }

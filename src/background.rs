@@ -47,7 +47,7 @@ const LONG: Duration = Duration::from_secs(1 << 20);
 ///
 /// # What a small store takes
 ///
-/// With its first segment of 16 KiB and a few keys: 4 descriptors (the lock, two copies of the manifest, the segment),
+/// With its first segment of 16 KiB and a few keys: 5 descriptors (the directory, the lock, two copies of the manifest, the segment),
 /// 4 mappings, 32 KiB on the disk, 37 KiB of memory, and no thread of its own. That is measured by
 /// `tests/many_stores.rs` with 1,000 stores. The limits of the process come first (`ulimit -n` is often 1,024
 /// descriptors, `vm.max_map_count` 65,530 mappings). Once 8 KiB have been written the second segment is made, of 256 KiB;

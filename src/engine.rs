@@ -369,8 +369,7 @@ impl Engine {
     pub(crate) fn wait_durable(&self, seq: Seq) -> Result<()> {
         self.liveness.check()?;
         let last = self.last_seq();
-        // What an open reports as durable may be the number of a record of the store's own.
-        if seq > last.max(self.shared.commit.durable()) {
+        if seq > last {
             return Err(Error::UnknownSeq { seq: seq.0, last: last.0 });
         }
         self.settle(seq, Durability::Disk)

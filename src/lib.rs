@@ -249,7 +249,7 @@
 //! | memory per key | at most 16 bytes from 100,000 keys in a keyspace on; below that up to 256 KiB for the keyspace |
 //! | processes | one; a second one gets [`Error::Locked`] |
 //! | opening | after a clean close nothing of the log; after a kill what was written since the last image ([`Options::image_bytes`]) |
-//! | small store | 4 descriptors, 4 mappings, 32 KiB on the disk, 37 KiB of memory ([`Background`]) |
+//! | small store | 5 descriptors, 4 mappings, 32 KiB on the disk, 37 KiB of memory ([`Background`]) |
 //! | typed value | 256 levels of nesting, 4,096 elements without bytes |
 //! | file systems | NFS, SMB, 9p and their like are refused on Linux |
 //!

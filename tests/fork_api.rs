@@ -169,7 +169,7 @@ const READS: &[Row] = &[
 ];
 
 /// Functions that have no handle yet.
-const WITHOUT_A_HANDLE: [&str; 2] = ["Store::open", "salvage"];
+const WITHOUT_A_HANDLE: [&str; 4] = ["Store::open", "salvage", "destroy", "destroy_on"];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
     STORE.iter().chain(KEYSPACE).chain(TYPED).chain(READS)

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use mapcask::{Background, Options, Store};
 
-/// Descriptors of one store: its lock, two copies of its manifest, its segment.
-const DESCRIPTORS: usize = 4;
+/// Descriptors of one store: its directory, its lock, two copies of its manifest, its segment.
+const DESCRIPTORS: usize = 5;
 /// Mappings of one store: its segment, the control page, the table of places, the index; the page that tells of a fork
 /// shares one with its neighbours.
 const MAPS: usize = 6;

@@ -270,12 +270,13 @@ const ARGUMENTS: &[Place] = &[
 ];
 
 /// Functions that run the caller's code before there is a store, or only copy a codec.
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 10] = [
     "Store::open",
     "Options::open",
     "Options::background",
     "Options::recovery_progress",
     "salvage",
+    "destroy",
     "TypedKeyspace::raw",
     "TypedKeyspace::with_durability",
     "TypedKeyspace::len",

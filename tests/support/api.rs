@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Where the methods of what refers to an open store are written down.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "store/mod.rs",
     "store/care.rs",
     "keyspace.rs",
@@ -12,7 +12,8 @@ const SOURCES: [&str; 10] = [
     "snapshot.rs",
     "read.rs",
     "iterate.rs",
-    "salvage.rs",
+    "salvage/mod.rs",
+    "destroy.rs",
     "options.rs",
 ];
 

@@ -176,6 +176,11 @@ impl Damaged {
         truth.open_ends.contains_key(file) && tail.is_none_or(|tail| tail.iter().all(|byte| *byte == 0))
     }
 
+    /// Whether nothing is left of a record that cleared or dropped a keyspace, and that no sync has followed.
+    fn is_undone(&self, truth: &Truth, (file, range): &(String, Range<usize>)) -> bool {
+        self.is_unknowable(truth, file, range.start)
+    }
+
     /// What may be said against a salvage.
     pub(super) fn complaints(
         &self,
@@ -191,11 +196,7 @@ impl Damaged {
                 || self.is_touched(truth, file, 0..truth.headers[file])
         };
         let current = self.is_current(truth) && !truth.changes.iter().any(lost);
-        // A keyspace that was cleared or dropped by a record of which nothing is left, and that no sync has followed.
-        let undone = |change: &&(String, Range<usize>)| {
-            lost(change) && self.is_unknowable(truth, &change.0, change.1.start)
-        };
-        let is_undone = truth.changes.iter().any(|change| undone(&change));
+        let is_undone = truth.changes.iter().any(|change| lost(change) && self.is_undone(truth, change));
         for ((id, key), records) in &truth.records {
             let Some(name) = truth.names.get(id) else { continue };
             let text = String::from_utf8_lossy(key);

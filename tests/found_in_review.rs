@@ -195,7 +195,9 @@ fn a_store_that_is_moved_while_it_is_open_is_not_made_anew_where_it_was() {
     let store = options().open(&before).unwrap();
     std::fs::rename(&before, &after).unwrap();
     // Enough for several segments: each is made in the directory, wherever that is now.
-    (0..200_u32).for_each(|n| drop(store.insert(n.to_le_bytes(), [1; 1000]).unwrap()));
+    for n in 0..200_u32 {
+        store.insert(n.to_le_bytes(), [1; 1000]).unwrap();
+    }
     drop(store);
     assert!(!before.exists());
     let store = options().create(false).open(&after).unwrap();

@@ -40,7 +40,7 @@ pub(crate) struct Allowance {
     segment_bytes: u64,
     smallest: u64,
     used: AtomicU64,
-    /// Bytes of removed files that somebody still holds.
+    /// Bytes of removed files that views, values or snapshots still hold.
     held: AtomicU64,
 }
 
@@ -68,12 +68,12 @@ impl Allowance {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether there is a limit.
+    /// True where there is a limit.
     pub(crate) fn is_limited(&self) -> bool {
         self.limit < u64::MAX
     }
 
-    /// Takes note of how much of removed files somebody still holds.
+    /// Takes note of the bytes of removed files that views, values or snapshots still hold.
     pub(crate) fn set_held(&self, bytes: u64) {
         // Relaxed: see the module's documentation.
         self.held.store(bytes, Ordering::Relaxed);

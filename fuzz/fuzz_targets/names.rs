@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mapcask::format::SegmentId;
-use mapcask::format::names::{CONTROL, LOCK, MANIFESTS, Name, aside, parse, segment, temporary};
+use mapcask::format::names::{CONTROL, LOCK, MANIFESTS, Name, REMOVING, aside, parse, segment, temporary};
 use mapcask_fuzz::take;
 
 fuzz_target!(|input: &[u8]| {
@@ -51,7 +51,10 @@ fn check(name: &str) {
             let stem = name.strip_suffix(".tmp").expect("a temporary name says so");
             assert!(!matches!(parse(stem), Name::Foreign | Name::Temporary));
         }
-        Name::Neutral => assert_eq!(name, "lost+found"),
+        Name::Removing => assert_eq!(name, REMOVING),
+        Name::Neutral => {
+            assert!(name.starts_with('.') || ["lost+found", "Thumbs.db", "desktop.ini"].contains(&name));
+        }
         Name::Foreign => {}
     }
 }

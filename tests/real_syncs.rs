@@ -1,0 +1,215 @@
+//! The syncs of a real directory reach the kernel: which, of which file, in which order.
+//!
+//! The simulated disk sees the syncs that the store asks for, and a power cut takes root and a device. Here the kernel tells: a
+//! filter of system calls hands each sync of one thread to another one, which notes it and lets it go on.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+#![expect(unsafe_code, reason = "the filter and its listener are system calls that only libc has")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+
+use mapcask::{Durability, Options, Store};
+
+/// The calls that make something durable, by the names they have in an account.
+const SYNCS: [(libc::c_long, &str); 6] = [
+    (libc::SYS_fsync, "fsync"),
+    (libc::SYS_fdatasync, "fdatasync"),
+    (libc::SYS_msync, "msync"),
+    (libc::SYS_sync_file_range, "sync_file_range"),
+    (libc::SYS_syncfs, "syncfs"),
+    (libc::SYS_sync, "sync"),
+];
+
+fn statement(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: u16::try_from(code).unwrap(), jt: jump_true, jf: jump_false, k }
+}
+
+/// From here on every sync of this thread waits until whoever has the descriptor lets it go on. None where the kernel
+/// does not allow that.
+fn announce_syncs() -> Option<OwnedFd> {
+    let mut program = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
+    for (number, _) in SYNCS {
+        program.push(statement(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            u32::try_from(number).unwrap(),
+        ));
+        program.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_USER_NOTIF));
+    }
+    program.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let len = libc::c_ushort::try_from(program.len()).unwrap();
+    let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    // SAFETY: it takes numbers only.
+    let set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(set, 0);
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    // SAFETY: the filter and its program live until the call returns; the kernel copies them.
+    let listener = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const filter) };
+    let listener = RawFd::try_from(listener).ok().filter(|listener| *listener >= 0)?;
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    Some(unsafe { OwnedFd::from_raw_fd(listener) })
+}
+
+/// The sync that waits at the listener, after it was let go on; none where the thread has ended.
+fn next_sync(listener: &OwnedFd) -> Option<String> {
+    let mut wait = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, writable.
+    let ready = unsafe { libc::poll(&raw mut wait, 1, -1) };
+    assert_eq!(ready, 1);
+    if wait.revents & libc::POLLIN == 0 {
+        return None;
+    }
+    // SAFETY: zeros are a valid value of this plain struct, and what the call asks for.
+    let mut told: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct is writable, and of the type that the call fills.
+    let got = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut told) };
+    assert_eq!(got, 0, "{}", std::io::Error::last_os_error());
+    let (_, name) = SYNCS.into_iter().find(|(number, _)| *number == told.data.nr.into()).unwrap();
+    let of = match name {
+        "msync" => String::new(),
+        _ => {
+            let path = std::fs::read_link(format!("/proc/self/fd/{}", told.data.args[0])).unwrap();
+            format!(" {}", path.file_name().unwrap().to_str().unwrap())
+        }
+    };
+    let flags = u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap();
+    let answer = libc::seccomp_notif_resp { id: told.id, val: 0, error: 0, flags };
+    // SAFETY: the answer is readable, and of the type that the call takes.
+    let sent =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const answer) };
+    assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+    Some(format!("{name}{of}"))
+}
+
+/// The syncs of some work, in their order. The work must not leave its thread.
+fn syncs_of(work: impl FnOnce() + Send) -> Option<Vec<String>> {
+    thread::scope(|scope| {
+        let (send, receive) = mpsc::channel();
+        let worker = scope.spawn(move || {
+            let listener = announce_syncs();
+            let is_told = listener.is_some();
+            send.send(listener).unwrap();
+            if is_told {
+                work();
+            }
+        });
+        let Some(listener) = receive.recv().unwrap() else {
+            eprintln!("SKIPPED: this kernel does not tell one thread of the system calls of another");
+            return None;
+        };
+        let syncs = std::iter::from_fn(|| next_sync(&listener)).collect();
+        worker.join().unwrap();
+        Some(syncs)
+    })
+}
+
+fn options() -> Options {
+    Options::new().background(false).segment_bytes(64 << 10)
+}
+
+fn open(path: &Path) -> Store {
+    options().open(path).unwrap()
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Whether these are among the others, in this order.
+fn in_order(all: &[String], wanted: &[&str]) -> bool {
+    let mut all = all.iter();
+    wanted.iter().all(|wanted| all.any(|one| one == wanted))
+}
+
+#[test]
+fn a_new_store_is_durable_with_the_directories_above_it() {
+    let base = directory();
+    std::fs::create_dir(base.path().join("base")).unwrap();
+    let path = base.path().join("base/above/data");
+    let Some(syncs) = syncs_of(|| drop(open(&path))) else { return };
+    // Each directory that was made is synced in the one above it.
+    let order = ["fsync base", "fsync above", "fdatasync MANIFEST.0", "fdatasync MANIFEST.1", "fsync data"];
+    assert!(in_order(&syncs, &order), "{syncs:#?}");
+}
+
+#[test]
+fn a_new_store_in_a_directory_that_was_found_makes_that_durable_too() {
+    let base = directory();
+    std::fs::create_dir_all(base.path().join("base/data")).unwrap();
+    let path = base.path().join("base/data");
+    let Some(syncs) = syncs_of(|| drop(open(&path))) else { return };
+    assert!(in_order(&syncs, &["fsync base", "fdatasync MANIFEST.0", "fsync data"]), "{syncs:#?}");
+}
+
+#[test]
+fn a_durable_write_syncs_the_pages_and_nothing_else() {
+    let base = directory();
+    let store = open(&base.path().join("data")).with_durability(Durability::Disk);
+    store.insert("first", "1").unwrap();
+    let Some(syncs) = syncs_of(|| _ = store.insert("second", "2").unwrap()) else { return };
+    assert_eq!(syncs, ["msync"]);
+    let syncs = syncs_of(|| {
+        store.with_durability(Durability::Os).insert("third", "3").unwrap();
+        store.flush().unwrap();
+        store.flush().unwrap();
+    });
+    // The handle is a durable one: its own write, and one flush for nothing.
+    assert_eq!(syncs.unwrap(), ["msync"]);
+}
+
+#[test]
+fn a_new_segment_is_durable_before_its_name_and_its_name_before_the_manifest() {
+    let base = directory();
+    let store = open(&base.path().join("data"));
+    store.insert("first", "1").unwrap();
+    let mut made = Vec::new();
+    for n in 0..40_u64 {
+        let Some(syncs) = syncs_of(|| _ = store.insert(n.to_le_bytes(), [7; 5000]).unwrap()) else {
+            return;
+        };
+        made.extend(syncs);
+    }
+    let segments: Vec<&String> = made.iter().filter(|sync| sync.contains(".seg")).collect();
+    assert!(segments.len() >= 2, "{made:#?}");
+    for segment in segments {
+        // Its file has the temporary name when it is synced, and another one when the kernel tells of it, at the latest.
+        let at = made.iter().position(|sync| sync == segment).unwrap();
+        assert_eq!(
+            made[at + 1..at + 4],
+            ["fsync data", "fdatasync MANIFEST.0", "fdatasync MANIFEST.1"],
+            "{made:#?}"
+        );
+    }
+}
+
+#[test]
+fn what_an_open_finds_is_made_durable_before_the_first_change() {
+    let base = directory();
+    let (path, copy) = (base.path().join("data"), base.path().join("copy"));
+    let store = open(&path);
+    store.insert("first", "1").unwrap();
+    // As a kill leaves it.
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(&path).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    drop(store);
+    let above = base.path().file_name().unwrap().to_str().unwrap().to_owned();
+    let Some(syncs) = syncs_of(|| {
+        let store = open(&copy);
+        assert_eq!(store.get("first").unwrap().as_deref(), Some(b"1".as_slice()));
+        store.flush().unwrap();
+    }) else {
+        return;
+    };
+    let found = [&format!("fsync {above}"), "fdatasync MANIFEST.0", "fdatasync MANIFEST.1"];
+    // Then the change itself, and what was read from the page cache.
+    let wanted =
+        [&found[..], &["fdatasync MANIFEST.0", "fdatasync MANIFEST.1", "fdatasync 0000000001.seg"]].concat();
+    assert!(in_order(&syncs, &wanted), "{syncs:#?}");
+}

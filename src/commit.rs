@@ -585,6 +585,17 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_a_failure_interrupted_fails_though_its_sync_succeeded() {
+        let commit = Commit::new(Seq::ZERO);
+        let run = commit.run(|| {
+            commit.poison(refused());
+            Ok(Seq(1))
+        });
+        assert!(is_refused(&run), "{run:?}");
+        assert!(commit.is_idle());
+    }
+
+    #[test]
     fn a_run_is_not_served_by_the_sync_under_way() {
         let commit = Commit::new(Seq(1));
         let result = with_held_leader(&commit, Seq(2), Ok(Seq(2)), |release| {

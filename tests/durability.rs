@@ -142,6 +142,26 @@ fn a_flush_covers_the_page_that_it_begins_in() {
     }
 }
 
+/// A sync of a file that nobody finds any more succeeds, and so does one of a file that lost its pages.
+#[test]
+fn what_is_in_a_file_that_is_gone_or_cut_is_not_called_durable() {
+    type Harm = fn(&SimDisk, &str) -> std::io::Result<()>;
+    let harms: [(&str, Harm); 2] =
+        [("removed", |disk, name| disk.remove_file(name)), ("cut", |disk, name| disk.truncate(name, 4096))];
+    for (what, harm) in harms {
+        let disk = SimDisk::new();
+        let store = options(Durability::Os).segment_bytes(64 << 10).open_on(&disk).unwrap();
+        store.insert("a", "1").unwrap();
+        store.flush().unwrap();
+        store.insert("b", "2").unwrap();
+        harm(&disk, "0000000001.seg").unwrap();
+        let durable = store.durable_seq();
+        let error = store.flush().expect_err(what);
+        assert!(matches!(&error, Error::Poisoned { cause } if cause.is_corruption()), "{what}: {error}");
+        assert_eq!(store.durable_seq(), durable, "{what}");
+    }
+}
+
 #[test]
 fn waiting_for_a_number_makes_it_durable_with_one_sync_or_none() {
     let disk = SimDisk::new();

@@ -116,6 +116,61 @@ fn records_that_come_during_a_sync_are_not_called_durable() {
     }
 }
 
+/// The next sync begins where the one before ended, and not where the log ended when that was over.
+#[test]
+fn what_comes_during_a_sync_is_made_durable_by_the_next_one() {
+    // Within the segment, and beyond its end.
+    for (count, size) in [(1, 100), (3, 100), (6, 3000), (20, 3000)] {
+        let disk = SimDisk::new();
+        let store = options().open_on(&disk).unwrap();
+        store.insert("first", "1").unwrap();
+        let gate = disk.hold_nth(Operation::SyncRange, 1);
+        std::thread::scope(|scope| {
+            let flush = scope.spawn(|| store.flush());
+            gate.wait();
+            for n in 0..count {
+                store.insert([n], vec![n; size]).unwrap();
+            }
+            gate.open();
+            flush.join().unwrap().unwrap();
+        });
+        // The helper may seal what is durable, and give its file back.
+        all_steps(&store).unwrap();
+        store.flush().unwrap();
+        assert_eq!(store.durable_seq(), store.last_seq());
+        for seed in 0..16 {
+            let cut = disk.crash_at(disk.position(), Tears::None, &mut Seeded::new(seed));
+            let found = options().open_on(&cut).unwrap_or_else(|error| panic!("power cut {seed}: {error}"));
+            assert_eq!(found.len(), usize::from(count) + 1, "{count} of {size} bytes, power cut {seed}");
+        }
+    }
+}
+
+/// After a kill the control page says what was durable, and the rest is made so again.
+#[test]
+fn what_comes_during_a_sync_is_made_durable_after_a_kill() {
+    let disk = SimDisk::new();
+    let open =
+        |disk: &SimDisk| Options::new().background(false).segment_bytes(64 << 10).open_on(disk).unwrap();
+    let store = open(&disk);
+    store.insert("first", "1").unwrap();
+    let gate = disk.hold_nth(Operation::SyncRange, 1);
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| store.flush());
+        gate.wait();
+        store.insert("second", [7; 12_000]).unwrap();
+        gate.open();
+        flush.join().unwrap().unwrap();
+    });
+    let killed = disk.kill();
+    let store = open(&killed);
+    store.flush().unwrap();
+    for seed in 0..16 {
+        let cut = killed.crash_at(killed.position(), Tears::None, &mut Seeded::new(seed));
+        assert!(open(&cut).contains_key("second").unwrap(), "power cut {seed}");
+    }
+}
+
 /// A call that returns only when something is durable.
 type Acknowledges = fn(&Store) -> Result<()>;
 

@@ -496,6 +496,22 @@ mod tests {
     }
 
     #[test]
+    fn counters_that_no_store_reaches_are_refused() {
+        let changes: [fn(&mut Manifest); 4] = [
+            |manifest| manifest.generation = COUNTER_MAX + 1,
+            |manifest| manifest.epoch = COUNTER_MAX + 1,
+            |manifest| manifest.next_segment = SegmentId(COUNTER_MAX + 1),
+            |manifest| manifest.image = COUNTER_MAX + 1,
+        ];
+        for change in changes {
+            let mut manifest = sample();
+            change(&mut manifest);
+            let refused = Defect::BadField("generation, epoch, segment or image number");
+            assert_eq!(Manifest::decode(&manifest.encode()), Err(refused));
+        }
+    }
+
+    #[test]
     fn counts_without_entries_are_refused_before_anything_is_allocated() {
         let mut bytes = sample().encode();
         bytes[120..128].copy_from_slice(&[0xff; 8]);

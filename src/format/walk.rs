@@ -426,6 +426,48 @@ mod tests {
         assert!(matches!(stop, Step::Invalid(Defect::BatchIncomplete)), "{stop:?}");
     }
 
+    /// A frame of two records whose headers are changed before they are encoded.
+    fn changed(change: impl Fn(usize, &mut Header)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        batch(&mut bytes, 2, &[b"b", b"cc"]);
+        for (n, at) in [0, HEADER_SIZE, HEADER_SIZE + 40].into_iter().enumerate() {
+            let raw = RawHeader::new(bytes[at..].first_chunk().expect("a whole header"));
+            let place = Place { nonce: NONCE, offset: at as u64 };
+            let mut header = raw.validate(place, u64::MAX).expect("just encoded");
+            change(n, &mut header);
+            bytes[at..at + HEADER_SIZE].copy_from_slice(&header.encode(place));
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_batch_that_its_frame_describes_otherwise_is_incomplete() {
+        assert_eq!(seqs(&changed(|_, _| ())), (vec![2, 3, 4], Step::Blank));
+        let changes: [fn(usize, &mut Header); 5] = [
+            |n, header| header.keyspace.0 += u32::from(n == 0),
+            |n, header| header.keyspace.0 -= u32::from(n == 0),
+            // A number is missing, or there twice.
+            |n, header| header.seq.0 += u64::from(n == 2),
+            |n, header| header.seq.0 -= u64::from(n == 2),
+            |n, header| header.kind = if n == 1 { Kind::Watermark } else { header.kind },
+        ];
+        for (n, change) in changes.into_iter().enumerate() {
+            let (found, stop) = seqs(&changed(change));
+            assert!(found.is_empty(), "change {n}: {found:?}");
+            assert!(matches!(stop, Step::Invalid(Defect::BatchIncomplete)), "change {n}: {stop:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_missing_or_there_twice_ends_the_log() {
+        for next in [1, 3] {
+            let mut bytes = Vec::new();
+            put(&mut bytes, Kind::Put, 0, 1, b"a", b"one");
+            put(&mut bytes, Kind::Put, 0, next, b"b", b"two");
+            assert_eq!(seqs(&bytes), (vec![1], Step::Invalid(Defect::BadSequence)), "{next}");
+        }
+    }
+
     #[test]
     fn a_walk_yields_every_record_in_order_and_stops_at_zeros() {
         assert_eq!(seqs(&sample()), (vec![1, 2, 3, 4, 5], Step::Blank));
@@ -435,15 +477,19 @@ mod tests {
     fn a_flipped_bit_ends_the_walk_at_its_frame_and_never_splits_a_batch() {
         let bytes = sample();
         let whole = seqs(&bytes).0;
+        let mut padding = 0;
         for bit in 0..(bytes.len() - 64) * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             let (found, stop) = seqs(&damaged);
             let in_padding = found == whole;
+            padding += u32::from(in_padding);
             assert!(in_padding || matches!(stop, Step::Invalid(_)), "bit {bit}: {stop:?}");
             assert!(whole.starts_with(&found), "bit {bit}");
             assert!(![2, 3].contains(&found.len()), "bit {bit}: part of a batch");
         }
+        // Payloads of 4, 2, 3 and 1 bytes are filled up to 8: nothing else may change unseen.
+        assert_eq!(padding, (4 + 6 + 5 + 7) * 8);
     }
 
     #[test]

@@ -149,3 +149,32 @@ pub(super) fn rename_aside(dir: &dyn Dir, survey: &Survey, ids: &[SegmentId]) ->
     }
     Ok(paths)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::StoreId;
+    use crate::fs::sim::SimDisk;
+    use crate::mapping::space::Space;
+    use crate::segment::{Plan, Regime, Segment};
+
+    #[test]
+    fn no_piece_is_larger_than_its_buffer() {
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        dir.create_dir().expect("a new one");
+        let space = Space::reserve().expect("address space");
+        let size = 3 * PIECE as u64;
+        let plan = Plan { store: StoreId([7; 16]), id: SegmentId(1), size, nonce: 9, regime: Regime::Plain };
+        let segment = Segment::create(dir.as_ref(), &space, &plan).expect("there is room");
+        let mut taken = Vec::new();
+        let aside = Aside { segment, from: 64, to: size };
+        pieces(&aside, |bytes, at| {
+            taken.push((at, bytes.len()));
+            Ok(true)
+        })
+        .expect("it can be read");
+        let at = |n: usize| (n * PIECE) as u64;
+        assert_eq!(taken, [(at(0), PIECE), (at(1), PIECE), (at(2), PIECE - 64)]);
+    }
+}

@@ -113,6 +113,19 @@ fn a_watermark_that_proves_the_impossible_is_damage() {
     }
 }
 
+#[test]
+fn a_last_watermark_that_proves_the_impossible_is_no_torn_write() {
+    let disk = SimDisk::with_seed(1);
+    let store = options().open_on(&disk).expect("a new store");
+    store.insert("first", "a value").expect("there is room");
+    store.flush().expect("nothing is wrong");
+    // Nothing is behind it, and nothing durable is missing without it.
+    store.insert(1u32.to_le_bytes(), 1u32.to_le_bytes()).expect("there is room");
+    let disk = disk.kill();
+    craft_watermark(&disk, "0000000001.seg", 1000);
+    assert_refused_unchanged(&disk, "a watermark of what is not there");
+}
+
 fn names_of(entry: &SegmentEntry) -> String {
     crate::format::names::segment(entry.id)
 }

@@ -1,5 +1,6 @@
 //! Salvage compared with what an open shows, and with what a store held before it was damaged.
 
+mod accounts;
 mod damages;
 mod history;
 mod truth;

@@ -303,7 +303,7 @@ impl Engine {
         heal(&unproven)?;
         self.sealing.lock().healed.extend(unproven);
         let plan = self.writer.lock().log.plan();
-        execute(&plan, &self.shared.commit)?;
+        execute(&plan, self.shared.dir.as_ref(), &self.shared.commit)?;
         let durable = self.writer.lock().log.synced(&self.shared, &plan);
         for full in &durable {
             full.segment.tell_time(full.last_seq);

@@ -90,6 +90,14 @@ pub enum Error {
         /// The store's directory.
         path: PathBuf,
     },
+    /// A file that the store holds open was removed or renamed, or has another one in its place: what is written to it would not be
+    /// found by the next open.
+    #[error("{} was removed or replaced while the store was open, so what is written now would be lost; close the store, and \
+        put the file back, or salvage what is there", path.display())]
+    FileGone {
+        /// The file.
+        path: PathBuf,
+    },
     /// The lock file was removed or replaced while the store was open, on a file system that locks no directories: another
     /// writer may have the store open, too.
     #[error("{} was removed or replaced while the store was open, and another process may write to the same files; close the \
@@ -511,6 +519,11 @@ mod tests {
                 Error::Destroying { path: path() },
                 "the store at data was being destroyed when that was interrupted, and what is left is no store; \
                  destroy it again",
+            ),
+            (
+                Error::FileGone { path: PathBuf::from("data/MANIFEST.0") },
+                "data/MANIFEST.0 was removed or replaced while the store was open, so what is written now would be lost; \
+                 close the store, and put the file back, or salvage what is there",
             ),
             (
                 Error::LockLost { path: PathBuf::from("data/LOCK") },

@@ -23,6 +23,7 @@ use crate::format::record::{
     FLAG_INNER, HEADER_SIZE, Header, Kind, Place, Start, Watermark, payload_sum, record_size,
 };
 use crate::format::{KeyspaceId, SegmentId, Seq};
+use crate::fs::Dir;
 use crate::location::Location;
 use crate::mapping::appender::Appender;
 use crate::mapping::tally::Dead;
@@ -148,8 +149,9 @@ impl SyncPlan {
 /// # Errors
 ///
 /// `Poisoned` with the first failure, whoever was told of it.
-pub(crate) fn execute(plan: &SyncPlan, commit: &Commit) -> Result<()> {
+pub(crate) fn execute(plan: &SyncPlan, dir: &dyn Dir, commit: &Commit) -> Result<()> {
     for (segment, from, to) in &plan.ranges {
+        segment.check_name(dir)?;
         if from < to {
             segment.sync(*from, *to, commit)?;
         }

@@ -37,6 +37,8 @@ pub(crate) const SPARE_ENTRIES: usize = 32;
 pub(crate) struct ManifestStore {
     dir: Arc<dyn Dir>,
     commit: Arc<Commit>,
+    /// What stands for the inodes of the copies.
+    inodes: [(u64, u64); 2],
     /// What is in memory is not on the disk yet.
     is_behind: AtomicBool,
     held: Mutex<Held>,
@@ -92,9 +94,14 @@ impl ManifestStore {
             // Before the other copy is written over, this one must be sure to have its name.
             dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
         }
+        let inode = |copy: usize| match files[copy].identity() {
+            Ok(identity) => Ok(identity.inode),
+            Err(error) => Err(Error::io("look at", dir.path().join(MANIFESTS[copy]), error)),
+        };
+        let inodes = [inode(0)?, inode(1)?];
         let held = Mutex::new(Held { manifest, files, suspect, proven, reserved: 0, keyspaces: 0 });
         let is_behind = AtomicBool::new(true);
-        Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), is_behind, held })
+        Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), inodes, is_behind, held })
     }
 
     /// Whether the manifest on the disk is still that of the clean close before this open.
@@ -116,17 +123,27 @@ impl ManifestStore {
     ///
     /// # Errors
     ///
-    /// `Poisoned` by `DirectoryGone` or `LockLost`.
+    /// `Poisoned` by `DirectoryGone`, `FileGone` or `LockLost`.
     pub(crate) fn check_place(&self) -> Result<()> {
         let path = self.dir.path();
         let error = match self.dir.check_place() {
-            Ok(()) => return Ok(()),
+            Ok(()) => match self.lost_copy() {
+                None => return Ok(()),
+                Some(copy) => Error::FileGone { path: self.path(copy) },
+            },
             Err(Misplaced::Removed) => Error::DirectoryGone { path: path.to_owned(), replaced: false },
             Err(Misplaced::Replaced) => Error::DirectoryGone { path: path.to_owned(), replaced: true },
             Err(Misplaced::Unlocked) => Error::LockLost { path: path.join(LOCK) },
         };
         self.commit.poison(error);
         self.commit.check()
+    }
+
+    /// The first copy whose name leads to its file no more: an open would read something else, or nothing.
+    fn lost_copy(&self) -> Option<usize> {
+        // What cannot be found out says nothing.
+        let is_lost = |copy: &usize| matches!(self.dir.id_of(MANIFESTS[*copy]), Ok(found) if found != Some(self.inodes[*copy]));
+        (0..2).find(is_lost)
     }
 
     /// Makes sure that both copies are on the disk: one that a killed process wrote may exist in the page cache only, and

@@ -397,6 +397,22 @@ impl Segment {
         Ok(true)
     }
 
+    /// Looks whether its name still leads to its file, as long as that is not durable: what is synced is to be found by the next open.
+    ///
+    /// # Errors
+    ///
+    /// `MissingSegment`.
+    pub(crate) fn check_name(&self, dir: &dyn Dir) -> Result<()> {
+        let opened = self.file.lock().as_ref().map(|(_, opened)| opened.inode);
+        match dir.id_of(&names::segment(self.id)) {
+            Ok(found) if opened.is_some() && found != opened => {
+                Err(Error::MissingSegment { path: self.path.clone() })
+            }
+            // What cannot be found out says nothing.
+            _ => Ok(()),
+        }
+    }
+
     /// Has the file's times say that it was written to, the last number being `last`, where it was since they last did.
     pub(crate) fn tell_time(&self, last: Seq) {
         self.times.tell(last, || self.file());

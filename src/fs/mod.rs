@@ -97,6 +97,8 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     /// Looks whether what is written to the directory can still be found by its path, and nobody else can be writing to it.
     /// A directory that was moved away, with nothing in its place, is one that can be found.
     fn check_place(&self) -> Result<(), Misplaced>;
+    /// What stands for the inode of what has a name, if anything has; a link is not followed. See [`Identity::inode`].
+    fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>>;
     /// The names in the directory, in no order; `NotFound` where there is no directory.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Creates a file that must not exist yet, open for reading and writing, of size zero.

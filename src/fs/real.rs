@@ -81,6 +81,10 @@ impl Dir for RealDir {
         if holding.as_mut().is_none_or(Held::is_safe) { Ok(()) } else { Err(Misplaced::Unlocked) }
     }
 
+    fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
+        self.place()?.id_of(name)
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         self.place()?.list()
     }

@@ -32,6 +32,10 @@ impl Dir for Untouched {
         self.0.check_place()
     }
 
+    fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
+        self.0.id_of(name)
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         self.0.list()
     }

@@ -34,6 +34,11 @@ impl SimDir {
     }
 }
 
+/// What stands for the inode of a file.
+fn inode_of(node: NodeId) -> (u64, u64) {
+    (1, node)
+}
+
 impl Dir for SimDir {
     fn path(&self) -> &Path {
         &self.path
@@ -72,6 +77,10 @@ impl Dir for SimDir {
         // On a full disk the note is not.
         drop(machine.write_note(node, &note.unwrap_or_default()));
         Ok(())
+    }
+
+    fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
+        Ok(self.shared.lock().lookup(name).ok().map(inode_of))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -258,7 +267,7 @@ impl File for SimFile {
     fn identity(&self) -> io::Result<Identity> {
         let machine = self.shared.lock();
         let size = machine.model.node(self.node).size;
-        Ok(Identity { size, links: machine.model.links(self.node), inode: (1, self.node) })
+        Ok(Identity { size, links: machine.model.links(self.node), inode: inode_of(self.node) })
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

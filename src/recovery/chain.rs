@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::ahead::{self, Ahead, Task};
 use super::decide::{Behind, Known, Next, StopAction, StopFacts, stop};
-use super::look::{Beyond, look_beyond, start_of};
+use super::look::{Beyond, is_record_at, look_beyond, start_of};
 use super::pieces::Begin;
 use super::replay::Replay;
 use super::restore::{Covered, Restore};
@@ -342,8 +342,12 @@ impl Chain {
             (State::Retired, ..) => unreachable!("left out of the links"),
         };
         let next = next_of(manifest, links, at, walked.stop, known);
-        // After a clean close nothing was written behind the end, so an open does not read it.
-        let whole = next == Next::Continues || (known == Known::CleanAt && next == Next::None);
+        // After a clean close nothing was written behind the end, so an open looks at the first word there and no further.
+        let is_closed = known == Known::CleanAt && next == Next::None;
+        if is_closed && is_record_at(replay.dir, segment, walked.stop)? {
+            return Err(damage(segment, walked.stop, Defect::NotInManifest));
+        }
+        let whole = next == Next::Continues || is_closed;
         let beyond = if whole { None } else { Some(self.beyond(links, at, walked.stop, replay)?) };
         let behind = match beyond {
             Some(Beyond { records: 1.., .. }) => Behind::Frames,
@@ -365,6 +369,7 @@ impl Chain {
         self.previous = Some((entry.id, walked.stop));
         let mut kept = *entry;
         if clean {
+            check_resumed(manifest, segment, entry, walked.last)?;
             self.resume = Some((Arc::clone(segment), walked.stop));
         } else if entry.state != State::Sealed {
             let (first_seq, filtered) = (segment.first_seq(), segment.filtered());
@@ -454,6 +459,17 @@ fn next_of(manifest: &Manifest, links: &[Link], at: usize, stop: u64, known: Kno
     // The segment that was between them is no longer part of the store, so it was durable and so is this.
     let bridged = known == Known::SealedAt && !manifest.has(SegmentId(start.previous));
     if linked || bridged { Next::Continues } else { Next::Elsewhere }
+}
+
+/// Refuses numbers that no close writes: the log goes on in the segment where it stopped, with the next number.
+fn check_resumed(
+    manifest: &Manifest,
+    segment: &Segment,
+    entry: &SegmentEntry,
+    last: Option<Seq>,
+) -> Result<()> {
+    let fits = last.is_none_or(|last| last == entry.last_seq) && manifest.next_seq == entry.last_seq.next();
+    if fits { Ok(()) } else { Err(damage(segment, entry.end, Defect::BadField("next_seq"))) }
 }
 
 fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {

@@ -2,11 +2,12 @@
 //! lies behind a stop.
 
 use super::source::FileSource;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::keyspace::{Change, MAX_CODEC_LEN, MAX_NAME_LEN};
 use crate::format::record::{HEADER_SIZE, Header, Kind, Start, proven_by};
 use crate::format::walk::{Order, Placed, READ_MAX, Source, Step, Walker, beyond, next_published};
 use crate::format::{Defect, Seq};
+use crate::fs::{Dir, read_exact_at};
 use crate::segment::Segment;
 
 /// The change that the payload of a keyspace record says.
@@ -71,6 +72,27 @@ pub(crate) fn look_beyond(segment: &Segment, source: &mut FileSource, stop: u64)
         found.records = found.records.max(1);
     }
     Ok(found)
+}
+
+/// Whether a record stands where a closed store ended: then the manifest that says so is older than the segment.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub(crate) fn is_record_at(dir: &dyn Dir, segment: &Segment, end: u64) -> Result<bool> {
+    let mut source = FileSource::of(dir, segment)?;
+    let mut word = [0; 8];
+    if end.saturating_add(word.len() as u64) > segment.size() {
+        return Ok(false);
+    }
+    // As a rule this is all that is read.
+    let read = read_exact_at(source.file().as_ref(), &mut word, end);
+    read.map_err(|error| Error::io("read", segment.path(), error))?;
+    if word == [0; 8] {
+        return Ok(false);
+    }
+    let step = Walker::new(segment.nonce(), end, segment.size() & !7, Order::Any).step(&mut source)?;
+    Ok(matches!(step, Step::Record(_)))
 }
 
 /// Where the last word that is not zero ends.

@@ -286,8 +286,8 @@ fn settle(
     let Found { mut manifest, suspect, chain, repeated, unseen, boot_id, created } = found;
     let Built { space, hash_key, replayed, image, lock } = built;
     let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
-    manifest.next_seq = next_seq(&manifest, &chain, durable, unseen);
-    let next_seq = manifest.next_seq;
+    let next_seq = next_seq(dir.as_ref(), &manifest, &chain, durable, unseen)?;
+    manifest.next_seq = next_seq;
     count_on(dir.as_ref(), survey, &mut manifest)?;
     for aside in &chain.asides {
         report.set_aside.extend(copy_aside(dir.as_ref(), aside)?);
@@ -371,15 +371,25 @@ fn control_page(
 }
 
 /// The first number of the new epoch: after an unclean end, above everything that can have been given out.
-fn next_seq(manifest: &Manifest, chain: &Chain, durable: Seq, unseen: u64) -> Seq {
+///
+/// # Errors
+///
+/// `Corrupt` where a closed store holds a number that its close did not know of.
+fn next_seq(dir: &dyn Dir, manifest: &Manifest, chain: &Chain, durable: Seq, unseen: u64) -> Result<Seq> {
     // A number that compaction filtered by is never given out again, whether its record is there or not.
     let filtered = chain.entries.iter().map(|entry| entry.filtered.max(entry.last_seq)).max();
     let seen = chain.last.max(chain.seen).max(durable).max(filtered.unwrap_or(Seq::ZERO));
-    if manifest.clean {
-        return manifest.next_seq.max(seen.next());
+    let next = manifest.next_seq.max(seen.next());
+    if !manifest.clean {
+        // Past what a number can be it is refused, and not given out.
+        return Ok(Seq(next.0.saturating_add(unseen).saturating_add(1)));
     }
-    // Past what a number can be it is refused, and not given out.
-    Seq(manifest.next_seq.max(seen.next()).0.saturating_add(unseen).saturating_add(1))
+    if chain.resume.is_some() && next != manifest.next_seq {
+        // A greater number than the close knew of: the log could not go on where it stopped.
+        let (path, defect) = (dir.path().join(MANIFESTS[0]), Defect::BadField("next_seq"));
+        return Err(Error::Corrupt { path, offset: 0, defect });
+    }
+    Ok(next)
 }
 
 /// How many records may have been behind the end of the log: in each segment that was written to, adopted ones included, one

@@ -136,12 +136,18 @@ fn a_number_that_cannot_be_counted_on_is_refused() {
     let store = options().open_on(&disk).expect("a new store");
     store.insert("key", "value").expect("there is room");
     store.close().expect("nothing is wrong");
-    let changes: [fn(&mut Manifest); 5] = [
+    let changes: [fn(&mut Manifest); 10] = [
         |manifest| manifest.generation = u64::MAX / 2,
         |manifest| manifest.epoch = u64::MAX / 2,
         |manifest| manifest.next_segment = SegmentId(u64::MAX / 2),
         |manifest| manifest.next_seq = Seq::MAX,
         |manifest| manifest.segments[0].filtered = Seq::MAX,
+        // What would be written next would not follow what is there, and be refused by the next open.
+        |manifest| manifest.next_seq = Seq(4097),
+        |manifest| manifest.segments[0].filtered = Seq(4096),
+        |manifest| manifest.segments[0].last_seq = Seq(4096),
+        |manifest| manifest.retired_seq = Seq(4096),
+        |manifest| manifest.durable = Seq(4096),
     ];
     for (n, change) in changes.into_iter().enumerate() {
         let mut manifest = manifest_of(&disk);

@@ -80,15 +80,21 @@ impl Survey {
         list.sort_unstable();
         for name in list {
             match names::parse(&name) {
-                Name::Manifest(copy) => {
-                    survey.has_copy[copy] = true;
-                    survey.copies[copy] = read_copy(dir, &name).or_else(|error| unread(copy, error))?;
-                }
+                Name::Manifest(copy) => match read_copy(dir, &name) {
+                    Err(error) if is_gone(&error) => {}
+                    read => {
+                        survey.has_copy[copy] = true;
+                        survey.copies[copy] = read.or_else(|error| unread(copy, error))?;
+                    }
+                },
                 Name::Segment(id) => survey.segments.push(id),
                 Name::Temporary => survey.temporaries.push(name),
                 Name::Foreign => survey.foreign = survey.foreign.or(Some(name)),
                 Name::Image(number) => survey.images.push(number),
-                Name::Removing => survey.removing = Some(read_removing(dir, &name)?),
+                Name::Removing => match read_removing(dir, &name) {
+                    Err(error) if is_gone(&error) => {}
+                    read => survey.removing = Some(read?),
+                },
                 Name::Lock | Name::Control | Name::Hint(_) | Name::Aside(..) | Name::Neutral => {}
             }
         }
@@ -174,6 +180,14 @@ impl Survey {
     }
 }
 
+/// Bytes of a copy of the manifest that are read at first: as a rule all there is.
+const FIRST_READ: u64 = 64 << 10;
+
+/// Whether a file was removed after it was listed: who looks before there is a lock may look while a store is destroyed.
+fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+}
+
 fn read_removing(dir: &dyn Dir, name: &str) -> Result<Option<StoreId>> {
     let io = |error| Error::io("read", dir.path().join(name), error);
     let mut id = [0; 16];
@@ -186,10 +200,17 @@ fn read_copy(dir: &dyn Dir, name: &str) -> Result<Copy> {
     let io = |error| Error::io("read", &path, error);
     let file = dir.open(name, Access::Read).map_err(io)?;
     let size = file.identity().map_err(io)?.size.min(MANIFEST_LEN_MAX);
-    // Bounded by what is there, not by what the file claims.
-    let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
-    let len = file.read_at(&mut bytes, 0).map_err(io)?;
-    bytes.truncate(len);
+    // Bounded by what is there, not by what the file claims; and by what it claims, for it may be longer by any hole.
+    let read = |len: u64| -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let len = file.read_at(&mut bytes, 0).map_err(io)?;
+        bytes.truncate(len);
+        Ok(bytes)
+    };
+    let mut bytes = read(size.min(FIRST_READ))?;
+    if let Some(len) = Manifest::claimed_len(&bytes).filter(|len| *len > bytes.len() as u64) {
+        bytes = read(len.min(size))?;
+    }
     Ok(match Manifest::decode(&bytes) {
         Ok(Ok(manifest)) => Copy::Whole(Box::new(manifest)),
         Ok(Err(version)) => Copy::Newer(version),

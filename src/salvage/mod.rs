@@ -32,13 +32,14 @@ use crate::control_page;
 use crate::error::{Error, Result};
 use crate::format::control::Control;
 use crate::format::manifest::{MANIFEST_HEADER_SIZE, Manifest, State};
-use crate::format::names::{LOCK, MANIFESTS, Name};
+use crate::format::names::{LOCK, MANIFESTS};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, READ_VERSION};
 use crate::fs::real::RealDir;
 use crate::fs::{Dir, Lock, LockFailure};
 use crate::options::Durability;
 use crate::recovery::front::{Examined, examine};
+use crate::recovery::lock_failed;
 use crate::recovery::survey::{Copy, Survey};
 use crate::store::Store;
 
@@ -91,13 +92,14 @@ pub fn salvage_on(from: &crate::fs::sim::SimDisk, into: &Store) -> Result<Salvag
 
 fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
     into.engine().liveness.check()?;
+    // Before anything is looked at: whoever had the store open may have been about to change it.
+    let _lock = lock(dir.as_ref())?;
     let mut unread = [None, None];
     let survey = Survey::with(dir.as_ref(), |copy, error| {
         unread[copy] = Some(error);
         Ok(Copy::Broken(Defect::Truncated))
     })?;
     survey.check_not_removing(dir.as_ref())?;
-    let _lock = lock(dir.as_ref())?;
     if survey.segments.is_empty() && survey.manifest().is_none() {
         return Err(survey.newer().map_or_else(
             || Error::NotFound { path: dir.path().to_owned() },
@@ -229,22 +231,12 @@ fn manifest_of(dir: &dyn Dir, copies: [Copy; 2], found: &[Found], account: &mut 
     newest
 }
 
-/// Keeps a writer out, where there is a lock file; makes none.
+/// Keeps a writer out; makes no lock file where there is none.
 fn lock(dir: &dyn Dir) -> Result<Option<Box<dyn Lock>>> {
-    let names = dir.list().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::NotFound { path: dir.path().to_owned() },
-        _ => Error::io("list", dir.path(), error),
-    })?;
-    if !names.iter().any(|name| crate::format::names::parse(name) == Name::Lock) {
-        return Ok(None);
-    }
     match dir.lock(LOCK, None, Duration::ZERO) {
         Ok(lock) => Ok(Some(lock)),
-        Err(LockFailure::Held(note)) => {
-            let pid = std::str::from_utf8(&note).ok().and_then(|note| note.trim().parse().ok());
-            Err(Error::Locked { path: dir.path().to_owned(), pid })
-        }
-        // A directory that cannot be written has no writer that could be kept out.
+        Err(failure @ LockFailure::Held(_)) => Err(lock_failed(dir, failure)),
+        // There is no directory, which comes out soon; or one that cannot be written, and has no writer to be kept out.
         Err(LockFailure::Io(_)) => Ok(None),
     }
 }

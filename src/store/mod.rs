@@ -1,6 +1,7 @@
 //! The face of a store.
 
 mod care;
+mod opening;
 
 use std::fmt;
 use std::ops::Deref;
@@ -8,10 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::Seq;
 use crate::fs::Dir;
-use crate::fs::real::RealDir;
 use crate::handle::Handle;
 use crate::iterate::Iter;
 use crate::keyspace::Keyspace;
@@ -119,9 +119,7 @@ impl Options {
     /// `MissingSegment` when durable data is damaged, likewise (see [`salvage`](crate::salvage)); `NoSpace`,
     /// `ReadOnly`, `Io` or `Limit` when the operating system refuses; `InvalidOption`.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
-        let path = path.as_ref();
-        let dir = RealDir::new(path).map_err(|error| Error::io("find", path, error))?;
-        self.open_in(Arc::new(dir))
+        opening::open(&self, path.as_ref())
     }
 
     /// Opens the store on a simulated disk.

@@ -196,6 +196,14 @@ impl Manifest {
         bytes
     }
 
+    /// The length in bytes that a manifest which begins so says it has; `None` where it begins otherwise, or too little is there.
+    #[must_use]
+    pub fn claimed_len(bytes: &[u8]) -> Option<u64> {
+        let mut reader = Reader(bytes.strip_prefix(&MAGIC)?);
+        let _versions_and_sum = reader.u64().ok()?;
+        reader.u64().ok()
+    }
+
     /// Reads a manifest from the front of `bytes`.
     ///
     /// # Errors

@@ -300,7 +300,8 @@ fn member(
     let end = settled.map(|entry| entry.end).or(next.map(|(_, start)| start.previous_end));
     // After a clean close the manifest knows the end of an open segment as well.
     let closed = entry.filter(|entry| clean && entry.end > 0).map(|entry| entry.last_seq.0 + 1);
-    let size = file.size.max(made) & !7;
+    // A segment keeps the size it was made with: what was put behind that, if only a terabyte of hole, holds no record.
+    let size = made & !7;
     let known_end = end.or(entry.map(|entry| entry.end)).unwrap_or(0).min(size);
     let from = header.map_or(SEGMENT_HEADER_SIZE as u64, SegmentHeader::data_offset);
     let limit = end.unwrap_or(size).min(size);
@@ -362,7 +363,7 @@ pub(super) fn goes_on(dir: &dyn Dir, manifest: &Manifest) -> bool {
         };
         let mut source = PatchySource::new(opened, file.size);
         let end = entry.end.max(header.data_offset());
-        let limit = file.size & !7;
+        let limit = file.size.min(header.size) & !7;
         let Ok(behind) = Search::new(end, limit).next(&mut source, header.nonce, end);
         behind != Next::None
     })

@@ -330,3 +330,36 @@ fn a_bit_that_flips_while_the_store_is_open_is_never_read_as_data_and_verify_fin
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong[..wrong.len().min(40)].join("\n"));
     store.verify().unwrap();
 }
+
+/// Cause: what lies in a file was bounded by its size, which costs nothing where it is a hole. Symptom: an open read 512 MiB of a copy
+/// of the manifest that had been made long, and a salvage a terabyte of a segment. Fix: both stop where the file says it ends.
+#[test]
+fn a_hole_behind_a_files_end_is_not_read() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = scratch.path().join("data");
+    let store = options().open(&path).unwrap();
+    for n in 0..100_u32 {
+        store.insert(n.to_le_bytes(), vec![7; 300]).unwrap();
+    }
+    store.close().unwrap();
+    for (n, name) in ["MANIFEST.0", "MANIFEST.1", "CONTROL", "LOCK", "0000000001.seg"].into_iter().enumerate()
+    {
+        let file = std::fs::OpenOptions::new().write(true).open(path.join(name)).unwrap();
+        let before = file.metadata().unwrap().len();
+        file.set_len(1 << 40).unwrap();
+        let rescued = options().open(scratch.path().join(n.to_string())).unwrap();
+        let (report, largest) = largest_allocation(|| mapcask::salvage(&path, &rescued).unwrap());
+        assert!(largest <= ALLOCATION_MAX, "{name}: an allocation of {largest} bytes");
+        assert_eq!(report.keys, 100, "{name}: {report:?}");
+        let (opened, largest) = largest_allocation(|| options().open(&path));
+        assert!(largest <= ALLOCATION_MAX, "{name}: an allocation of {largest} bytes");
+        match opened {
+            Ok(store) => {
+                assert_eq!(store.len(), 100, "{name}");
+                store.close().unwrap();
+            }
+            Err(error) => assert!(name.ends_with("seg") && error.is_corruption(), "{name}: {error}"),
+        }
+        file.set_len(before).unwrap();
+    }
+}

@@ -71,11 +71,13 @@ impl Index {
         let mut take = |line: &Line| {
             for slot in 0..SLOTS {
                 let entry = line.entry(slot);
+                // First: most slots of a small index are empty.
+                let Some(location) = entry.location() else { continue };
                 let hash = self.hash_of(entry, number);
                 // Leavers of a split that is under way belong to the sibling already (X3), and what lies before the
                 // cursor was taken from a bucket that was merged into this one.
                 if bucket_of(hash, buckets) == number && self.order(hash) >= from.0 {
-                    out.extend(entry.location());
+                    out.push(location);
                 }
             }
         };

@@ -216,16 +216,7 @@ impl File for RealFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         platform::check_size_limit(offset.saturating_add(bytes.len() as u64))?;
-        let mut done = 0;
-        while done < bytes.len() {
-            match platform::write_at(&self.file, &bytes[done..], offset + done as u64) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => done += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        platform::write_all_at(&self.file, bytes, offset)
     }
 
     fn allocate(&self, size: u64) -> io::Result<()> {

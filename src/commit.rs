@@ -104,6 +104,13 @@ impl Commit {
         }
     }
 
+    /// Starts with a refusal, of a store that is only read: it is no failure, and comes as it is.
+    pub(crate) fn refusing(durable: Seq, error: Error) -> Self {
+        let commit = Self::new(durable);
+        commit.keep(error);
+        commit
+    }
+
     /// The highest sequence number that is durable together with all before it.
     pub(crate) fn durable(&self) -> Seq {
         // Pairs with the release in `lift`: who sees the number sees what the sync did.
@@ -189,13 +196,14 @@ impl Commit {
     ///
     /// # Errors
     ///
-    /// [`Error::Poisoned`] with the first failure.
+    /// [`Error::Poisoned`] with the first failure; [`Error::OpenedReadOnly`].
     pub(crate) fn check(&self) -> Result<()> {
         // Pairs with the release in `fail`. The cause itself is read under the mutex.
         if !self.poisoned.load(Ordering::Acquire) {
             return Ok(());
         }
         match &self.line.lock().cause {
+            Some(cause) if matches!(**cause, Error::OpenedReadOnly { .. }) => Err(Error::clone(cause)),
             Some(cause) => Err(Error::Poisoned { cause: Arc::clone(cause) }),
             None => Ok(()),
         }

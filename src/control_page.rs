@@ -47,6 +47,17 @@ impl ControlPage {
         Ok(Self { mapping, writer_nonce: control.writer_nonce })
     }
 
+    /// A page that is in no file, of a store that is only read.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub(crate) fn in_memory(dir: &dyn Dir) -> Result<Self> {
+        let memory = Mapping::in_memory(CONTROL_SIZE);
+        let mapping = memory.map_err(|error| Error::io("make a page for", dir.path(), error))?;
+        Ok(Self { mapping: Arc::new(mapping), writer_nonce: 0 })
+    }
+
     /// Puts the page under the guard. What cannot be written to it is lost, and it is disposable.
     pub(crate) fn guard(&self) {
         self.mapping.guard();

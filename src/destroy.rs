@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::format::StoreId;
 use crate::format::names::{self, LOCK, MANIFESTS, Name, REMOVING};
 use crate::fs::real::RealDir;
-use crate::fs::{Access, Dir};
+use crate::fs::{Access, Claim, Dir};
 use crate::options::Options;
 use crate::recovery::survey::Survey;
 use crate::recovery::{decide_directory, lock_failed};
@@ -62,7 +62,7 @@ fn destroy_in(dir: &dyn Dir) -> Result<()> {
     let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
     // Before anything is locked: another program's directory is none of our business.
     whose(dir, &Survey::of(dir)?)?;
-    let lock = dir.lock(LOCK, None, Duration::ZERO).map_err(|failure| lock_failed(dir, failure))?;
+    let lock = dir.lock(LOCK, Claim::Remove, Duration::ZERO).map_err(|failure| lock_failed(dir, failure))?;
     let survey = Survey::of(dir)?;
     let store = whose(dir, &survey)?;
     if survey.removing() != Some(Some(store)) {

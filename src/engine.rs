@@ -454,6 +454,9 @@ impl Engine {
     }
 
     fn finish(&self) -> Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
         self.end_compaction();
         self.end_image();
         self.shared.commit.check()?;

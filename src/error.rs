@@ -29,13 +29,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Another handle, in this process or another one, has the store open for writing.
-    #[error("store {} is open for writing{}; close that handle first",
-        path.display(), match pid { Some(pid) => format!(" in process {pid}"), None => String::new() })]
+    /// Another handle, in this process or another one, has the store open: for writing, or read-only where this one was to write.
+    #[error("store {} is open{}; close that handle first",
+        path.display(), match pid { Some(pid) => format!(" for writing in process {pid}"), None => " already".to_owned() })]
     Locked {
         /// The store's directory.
         path: PathBuf,
-        /// The process that holds the lock, as far as it is known.
+        /// The process that has it open for writing, as far as that is known.
         pid: Option<u32>,
     },
     /// The directory holds files that are not a store's. Nothing was touched.
@@ -72,6 +72,12 @@ pub enum Error {
     #[error("{} cannot be written; change its permissions, or those of its file system", path.display())]
     ReadOnly {
         /// The directory or file.
+        path: PathBuf,
+    },
+    /// The store was opened with [`Options::read_only`](crate::Options::read_only). Nothing was changed.
+    #[error("the store at {} was opened for reading only; open it without `Options::read_only` to write to it", path.display())]
+    OpenedReadOnly {
+        /// The store's directory.
         path: PathBuf,
     },
     /// The directory that the store was opened in was removed, or its path leads to another directory now. Nothing was written
@@ -487,7 +493,7 @@ mod tests {
             ),
             (
                 Error::Locked { path: path(), pid: None },
-                "store data is open for writing; close that handle first",
+                "store data is open already; close that handle first",
             ),
             (
                 Error::Foreign { path: path(), found: "notes.txt".to_owned() },
@@ -533,6 +539,10 @@ mod tests {
             (
                 Error::ReadOnly { path: path() },
                 "data cannot be written; change its permissions, or those of its file system",
+            ),
+            (
+                Error::OpenedReadOnly { path: path() },
+                "the store at data was opened for reading only; open it without `Options::read_only` to write to it",
             ),
         ]
     }

@@ -166,7 +166,7 @@ pub(crate) struct Tail {
     pub(crate) segment: Arc<Segment>,
     /// Where its records end; its data offset where it is new.
     pub(crate) offset: u64,
-    /// The segment before it and where that ended, for a new one.
+    /// The segment before it and where that ended, for a new one, or where it is nowhere.
     pub(crate) previous: Option<(SegmentId, u64)>,
     pub(crate) next_seq: Seq,
     pub(crate) epoch: u64,
@@ -192,6 +192,8 @@ pub(crate) struct LogWriter {
     durable: Seq,
     epoch: u64,
     full: Vec<Full>,
+    /// What the next segment goes on from, where the log stands nowhere.
+    previous: Option<(SegmentId, u64)>,
     /// The value at this offset is written already; the record that it belongs to comes next.
     written: Option<u64>,
     /// Bytes that belong to no record may lie behind the end: the log goes on in another segment.
@@ -207,6 +209,7 @@ impl LogWriter {
     /// `NoSpace` where the first pages cannot be made ready.
     pub(crate) fn open(shared: &Shared, tail: Tail) -> Result<Self> {
         let appender = Appender::claim(tail.segment.mapping()).expect("a segment is made active once");
+        let is_nowhere = tail.segment.is_nowhere();
         let mut writer = Self {
             segment: tail.segment,
             appender,
@@ -218,11 +221,12 @@ impl LogWriter {
             durable: tail.durable,
             epoch: tail.epoch,
             full: Vec::new(),
+            previous: tail.previous.filter(|_| is_nowhere),
             written: None,
             is_soiled: false,
             observed: shared.dir.observes(),
         };
-        if let Some((previous, end)) = tail.previous {
+        if let Some((previous, end)) = tail.previous.filter(|_| !is_nowhere) {
             writer.start(shared, previous.0, end)?;
         }
         Ok(writer)

@@ -47,7 +47,8 @@ pub(crate) struct ManifestStore {
 #[derive(Debug)]
 struct Held {
     manifest: Manifest,
-    files: [Arc<dyn File>; 2],
+    /// The two copies; none where the store is only read, and nothing is ever written.
+    files: Vec<Arc<dyn File>>,
     /// Copies that may be damaged, at most one of them; it is written first.
     suspect: [bool; 2],
     /// Both are known to be on the disk, as far as they are whole, and so is the directory's own name.
@@ -89,7 +90,7 @@ impl ManifestStore {
             };
             opened.map_err(|error| Error::io("open", dir.path().join(name), error))
         };
-        let files = [file(MANIFESTS[0])?, file(MANIFESTS[1])?];
+        let files = vec![file(MANIFESTS[0])?, file(MANIFESTS[1])?];
         if created {
             // Before the other copy is written over, this one must be sure to have its name.
             dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
@@ -99,9 +100,20 @@ impl ManifestStore {
             Err(error) => Err(Error::io("look at", dir.path().join(MANIFESTS[copy]), error)),
         };
         let inodes = [inode(0)?, inode(1)?];
-        let held = Mutex::new(Held { manifest, files, suspect, proven, reserved: 0, keyspaces: 0 });
-        let is_behind = AtomicBool::new(true);
-        Ok(Self { dir: Arc::clone(dir), commit: Arc::clone(commit), inodes, is_behind, held })
+        let held = Held { manifest, files, suspect, proven, reserved: 0, keyspaces: 0 };
+        Ok(Self::with(dir, commit, inodes, held))
+    }
+
+    /// The manifest of a store that is only read, which stays behind for ever: `commit` refuses whatever would write.
+    pub(crate) fn in_memory(dir: &Arc<dyn Dir>, commit: &Arc<Commit>, manifest: Manifest) -> Self {
+        let (files, suspect) = (Vec::new(), [false; 2]);
+        let held = Held { manifest, files, suspect, proven: false, reserved: 0, keyspaces: 0 };
+        Self::with(dir, commit, [(0, 0); 2], held)
+    }
+
+    fn with(dir: &Arc<dyn Dir>, commit: &Arc<Commit>, inodes: [(u64, u64); 2], held: Held) -> Self {
+        let (is_behind, held) = (AtomicBool::new(true), Mutex::new(held));
+        Self { dir: Arc::clone(dir), commit: Arc::clone(commit), inodes, is_behind, held }
     }
 
     /// Whether the manifest on the disk is still that of the clean close before this open.
@@ -195,6 +207,7 @@ impl ManifestStore {
     }
 
     fn reserve_in(&self, held: &mut Held, more: usize) -> Result<()> {
+        self.commit.check()?;
         let names = held.keyspaces.saturating_sub(held.manifest.keyspaces.encoded_len());
         let wanted = held.manifest.encoded_len() + names + (more * SEGMENT_ENTRY_SIZE) as u64;
         if wanted <= held.reserved {

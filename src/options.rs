@@ -64,6 +64,7 @@ pub struct Options {
     pub(crate) recovery_progress: Tell,
     pub(crate) create: bool,
     pub(crate) wait_for_lock: Duration,
+    pub(crate) read_only: bool,
     pub(crate) sigbus_guard: bool,
 }
 
@@ -133,6 +134,7 @@ impl Options {
             recovery_progress: Tell::default(),
             create: true,
             wait_for_lock: Duration::ZERO,
+            read_only: false,
             sigbus_guard: true,
         }
     }
@@ -361,6 +363,38 @@ impl Options {
     #[must_use]
     pub fn wait_for_lock(mut self, time: Duration) -> Self {
         self.wait_for_lock = time;
+        self
+    }
+
+    /// Whether the store is opened for reading only: nothing in its directory changes, not even after a kill, where recovery
+    /// ends in memory. Default: no.
+    ///
+    /// It shows what any other open would show. It takes two pages of memory more than the index, whatever there is to be
+    /// recovered. Reading permission is enough, on a file system that is mounted read-only or full as well.
+    ///
+    /// What would write is refused with [`Error::OpenedReadOnly`](crate::Error::OpenedReadOnly). So is a
+    /// [`flush`](crate::Store::flush) where, after a kill, something that is shown is not known to be durable. Such a store is
+    /// never created, has no background, and is closed without a trace. Access times of its files may change.
+    ///
+    /// It may be open so any number of times at once, in any processes. Meanwhile nobody can open it for writing, nor the other
+    /// way round: that is [`Error::Locked`](crate::Error::Locked).
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// use mapcask::{Error, Options, Store};
+    ///
+    /// Store::open(&path)?.insert("a", "1")?;
+    /// let store = Options::new().read_only(true).open(&path)?;
+    /// assert!(store.contains_key("a")?);
+    /// assert!(matches!(store.insert("b", "2"), Err(Error::OpenedReadOnly { .. })));
+    /// assert!(matches!(Store::open(&path), Err(Error::Locked { .. })));
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
+    #[doc(alias = "open_read_only")]
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
         self
     }
 

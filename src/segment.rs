@@ -8,6 +8,7 @@
 //!
 //! **Crash points.** `segment-made` before the rename, `segment-renamed` before the directory's sync.
 
+mod nowhere;
 mod ready;
 mod unwritten;
 

@@ -175,13 +175,17 @@ impl Engine {
         let dir = self.shared.dir.as_ref();
         let mut size = 0;
         for name in dir.list().map_err(|error| Error::io("list", dir.path(), error))? {
-            if matches!(names::parse(&name), Name::Foreign | Name::Neutral) {
+            let meaning = names::parse(&name);
+            if matches!(meaning, Name::Foreign | Name::Neutral) {
                 continue;
             }
             match dir.open(&name, crate::fs::Access::Read).and_then(|file| file.allocated()) {
                 Ok(bytes) => size += bytes,
                 // Removed, or given its final name, since it was listed.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // Whoever reads only may do without it.
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::PermissionDenied && meaning == Name::Lock => {}
                 Err(error) => return Err(Error::io("look at", dir.path().join(name), error)),
             }
         }

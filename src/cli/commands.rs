@@ -17,6 +17,11 @@ fn open(at: &At) -> Result<Store> {
     explained(store, &at.store)
 }
 
+/// Opens a store that is only looked at, which may be somebody else's: nothing of it changes.
+fn look(at: &At) -> Result<Store> {
+    explained(Options::new().read_only(true).open(&at.store), &at.store)
+}
+
 /// The keyspace that a command is about, if it is there.
 fn existing(store: &Store, name: &str) -> Result<Keyspace> {
     match store.open_keyspace(name) {
@@ -72,7 +77,7 @@ pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>) -> Result<b
 
 pub(super) fn get(place: &Place, key: &OsStr) -> Result<bool> {
     let key = bytes::parse(key, place.hex)?;
-    let store = open(&place.at)?;
+    let store = look(&place.at)?;
     let value = existing(&store, &place.keyspace)?.get(key)?;
     if let Some(value) = &value {
         let mut out = io::stdout().lock();
@@ -94,7 +99,7 @@ pub(super) fn del(place: &Place, key: &OsStr) -> Result<bool> {
 pub(super) fn scan(scan: &Scan) -> Result<bool> {
     let hex = scan.place.hex;
     let prefix = scan.prefix.as_deref().map_or(Ok(Vec::new()), |prefix| bytes::parse(prefix, hex))?;
-    let store = open(&scan.place.at)?;
+    let store = look(&scan.place.at)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut left = scan.limit.unwrap_or(usize::MAX);
     for item in &existing(&store, &scan.place.keyspace)? {
@@ -128,7 +133,7 @@ fn all_keyspaces(store: &Store) -> Result<Vec<(String, KeyspaceStats)>> {
 }
 
 pub(super) fn keyspaces(at: &At) -> Result<bool> {
-    let store = open(at)?;
+    let store = look(at)?;
     let mut out = BufWriter::new(io::stdout().lock());
     for (name, stats) in all_keyspaces(&store)? {
         // In quotes and escaped: a name may be empty, and may hold tabs and line breaks.
@@ -140,7 +145,7 @@ pub(super) fn keyspaces(at: &At) -> Result<bool> {
 }
 
 pub(super) fn stats(at: &At) -> Result<bool> {
-    let store = open(at)?;
+    let store = look(at)?;
     let stats = store.stats();
     let size = store.size_on_disk()?;
     let mut out = io::stdout().lock();
@@ -168,7 +173,7 @@ pub(super) fn stats(at: &At) -> Result<bool> {
 }
 
 pub(super) fn verify(at: &At) -> Result<bool> {
-    let store = open(at)?;
+    let store = look(at)?;
     let report = store.verify()?;
     writeln!(
         io::stdout().lock(),

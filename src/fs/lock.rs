@@ -1,4 +1,5 @@
-//! The lock of the one writer: on the directory itself, which nobody can swap out, and on the lock file in it.
+//! The lock of the one writer: on the directory itself, which nobody can swap out, and on the lock file in it. Those who
+//! only look share it among themselves, make no file and write nothing.
 //!
 //! The file's lock keeps out those who know only that, and names the holder. It is worth nothing once the file was
 //! removed or replaced: the directory's lock is what counts then, and the file is put back. A file system that locks no
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::place::Place;
-use super::{Access, Lock, LockFailure, platform};
+use super::{Access, Claim, Lock, LockFailure, platform};
 
 /// How often a lock is taken again because its file was replaced meanwhile.
 const ATTEMPTS: usize = 16;
@@ -29,8 +30,10 @@ pub(super) type Holding = Arc<Mutex<Option<Held>>>;
 pub(super) struct Held {
     place: Arc<Place>,
     name: String,
-    /// What is in the file; `None` for who only looks, and writes nothing.
+    /// What is in the file; `None` for who writes nothing.
     note: Option<Vec<u8>>,
+    /// Whether others may hold it, too.
+    shared: bool,
     /// The lock file; `None` where there is none and who only looks makes none.
     file: Option<File>,
     /// Whether the directory is locked, too.
@@ -74,13 +77,13 @@ pub(super) fn take(
     place: &Arc<Place>,
     holding: &Holding,
     name: &str,
-    note: Option<&[u8]>,
+    claim: Claim<'_>,
     wait: Duration,
 ) -> Result<RealLock, LockFailure> {
     let start = Instant::now();
     let mut pause = PAUSE_MIN;
     loop {
-        let failure = match try_take(place, name, note) {
+        let failure = match try_take(place, name, claim) {
             Ok(held) => {
                 *holding.lock() = Some(held);
                 return Ok(RealLock { holding: Arc::clone(holding) });
@@ -96,15 +99,22 @@ pub(super) fn take(
     }
 }
 
-fn try_take(place: &Arc<Place>, name: &str, note: Option<&[u8]>) -> Result<Held, LockFailure> {
-    let locked = place.try_lock().map_err(LockFailure::Io)?;
+fn try_take(place: &Arc<Place>, name: &str, claim: Claim<'_>) -> Result<Held, LockFailure> {
+    let shared = claim == Claim::Look;
+    let locked = place.try_lock(shared).map_err(LockFailure::Io)?;
     if locked == Some(false) {
-        return Err(LockFailure::Held(note_in(place, name)));
+        // Where those hold it who only look, the note is that of a writer who is gone.
+        let is_looked_at = !shared && matches!(place.try_lock(true), Ok(Some(true)));
+        if is_looked_at {
+            place.unlock();
+        }
+        return Err(LockFailure::Held(if is_looked_at { Vec::new() } else { note_in(place, name) }));
     }
     let mut held = Held {
         place: Arc::clone(place),
         name: name.to_owned(),
-        note: note.map(<[u8]>::to_vec),
+        note: if let Claim::Write(note) = claim { Some(note.to_vec()) } else { None },
+        shared,
         file: None,
         has_dir: locked.is_some(),
         process: std::process::id(),
@@ -142,10 +152,13 @@ impl Held {
     fn take_file(&mut self) -> Result<(), LockFailure> {
         for _ in 0..ATTEMPTS {
             let Some(file) = self.open_file().map_err(LockFailure::Io)? else { return Ok(()) };
-            match file.try_lock() {
+            match if self.shared { file.try_lock_shared() } else { file.try_lock() } {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    return Err(LockFailure::Held(note_in(&self.place, &self.name)));
+                    // As in `try_take`; closing the file lets go of what this may take.
+                    let is_looked_at = !self.shared && file.try_lock_shared().is_ok();
+                    let note = if is_looked_at { Vec::new() } else { note_in(&self.place, &self.name) };
+                    return Err(LockFailure::Held(note));
                 }
                 Err(TryLockError::Error(error)) => return Err(LockFailure::Io(error)),
             }
@@ -164,10 +177,16 @@ impl Held {
         Err(LockFailure::Io(io::Error::other("the lock file is replaced again and again")))
     }
 
+    fn may_do_without(&self, error: &io::Error) -> bool {
+        self.shared && self.has_dir && error.kind() == io::ErrorKind::PermissionDenied
+    }
+
     fn open_file(&self) -> io::Result<Option<File>> {
         let access = if self.note.is_some() { Access::Write } else { Access::Read };
         match self.place.open_file(&self.name, access) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Whoever may not read it has the lock on the directory, and that is enough.
+            Err(error) if self.may_do_without(&error) => return Ok(None),
             other => return other.map(Some),
         }
         if self.note.is_none() {

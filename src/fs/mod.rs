@@ -6,6 +6,7 @@
 //! **Determinism.** Time, randomness and the boot id come through here as well, so that a test decides them.
 
 mod lock;
+pub(crate) mod look;
 #[cfg_attr(not(unix), path = "place_portable.rs")]
 mod place;
 mod platform;
@@ -77,10 +78,21 @@ pub(crate) enum Misplaced {
 /// Why a lock was not taken.
 #[derive(Debug)]
 pub(crate) enum LockFailure {
-    /// Somebody holds it; what their note in the file says.
+    /// Somebody holds it; what their note in the file says, if they write.
     Held(Vec<u8>),
     /// The operating system refused.
     Io(io::Error),
+}
+
+/// What a lock is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim<'a> {
+    /// Writing, alone: the note is put into the lock file, which is made where it is missing.
+    Write(&'a [u8]),
+    /// Removing what is there, alone: nothing is made or written.
+    Remove,
+    /// Looking, beside others who look: nothing is made or written.
+    Look,
 }
 
 /// A held lock; dropping it releases it.
@@ -113,9 +125,8 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn remove_dir(&self);
     /// Makes creations, renames and removals so far durable.
     fn sync(&self) -> io::Result<()>;
-    /// Takes the exclusive lock on the directory and its permanent file `name` (created where missing), and writes `note`
-    /// into that; without a note it creates and writes nothing. Waits as long as is said for whoever holds it.
-    fn lock(&self, name: &str, note: Option<&[u8]>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure>;
+    /// Takes the lock on the directory and its permanent file `name`. Waits as long as is said for whoever holds it.
+    fn lock(&self, name: &str, claim: Claim<'_>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure>;
     /// Bytes that are free on the file system; `None` where that cannot be known.
     fn free_bytes(&self) -> Option<u64>;
     /// What lies below.

@@ -207,9 +207,14 @@ impl Place {
         platform::medium(&self.dir)
     }
 
-    /// Takes the lock on the directory itself, which nobody can swap out. `None` where the file system has no such locks.
-    pub(super) fn try_lock(&self) -> io::Result<Option<bool>> {
-        match retry_on_intr(|| rustix::fs::flock(&self.dir, FlockOperation::NonBlockingLockExclusive)) {
+    /// Takes the lock on the directory itself, which nobody can swap out, alone or `shared`. `None` where the file system has
+    /// no such locks.
+    pub(super) fn try_lock(&self, shared: bool) -> io::Result<Option<bool>> {
+        let operation = match shared {
+            true => FlockOperation::NonBlockingLockShared,
+            false => FlockOperation::NonBlockingLockExclusive,
+        };
+        match retry_on_intr(|| rustix::fs::flock(&self.dir, operation)) {
             Ok(()) => Ok(Some(true)),
             Err(Errno::WOULDBLOCK) => Ok(Some(false)),
             Err(Errno::BADF | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => Ok(None),

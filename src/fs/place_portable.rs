@@ -84,7 +84,7 @@ impl Place {
         Ok(Medium::Device)
     }
 
-    pub(super) fn try_lock(&self) -> io::Result<Option<bool>> {
+    pub(super) fn try_lock(&self, _: bool) -> io::Result<Option<bool>> {
         Ok(None)
     }
 

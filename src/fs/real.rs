@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::lock::{self, Held, Holding};
 use super::place::Place;
-use super::{Access, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing, platform};
+use super::{Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing, platform};
 use crate::error::{RanOut, Resource};
 use crate::mapping::Mapping;
 
@@ -125,9 +125,9 @@ impl Dir for RealDir {
         self.place()?.sync()
     }
 
-    fn lock(&self, name: &str, note: Option<&[u8]>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure> {
+    fn lock(&self, name: &str, claim: Claim<'_>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure> {
         let place = self.place().map_err(LockFailure::Io)?;
-        Ok(Box::new(lock::take(place, &self.holding, name, note, wait)?))
+        Ok(Box::new(lock::take(place, &self.holding, name, claim, wait)?))
     }
 
     fn free_bytes(&self) -> Option<u64> {
@@ -280,7 +280,8 @@ mod tests {
     fn the_note_of_a_lock_takes_the_place_of_a_longer_one() {
         let (_temporary, dir) = scratch();
         for note in ["1234567\n", "89\n", "10111\n"] {
-            drop(dir.lock("LOCK", Some(note.as_bytes()), Duration::ZERO).expect("nobody holds it"));
+            let lock = dir.lock("LOCK", Claim::Write(note.as_bytes()), Duration::ZERO);
+            drop(lock.expect("nobody holds it"));
             assert_eq!(fs::read_to_string(dir.path().join("LOCK")).unwrap(), note);
         }
     }
@@ -368,15 +369,40 @@ mod tests {
     #[test]
     fn a_lock_excludes_a_second_one_shows_its_note_and_ends_with_its_owner() {
         let (_temporary, dir) = scratch();
-        let lock = dir.lock("LOCK", Some(b"a long note"), Duration::ZERO).unwrap();
-        drop(lock);
-        let lock = dir.lock("LOCK", Some(b"42"), Duration::ZERO).unwrap();
-        match RealDir::new(dir.path()).unwrap().lock("LOCK", Some(b"43"), Duration::ZERO) {
-            Err(LockFailure::Held(note)) => assert_eq!(note, b"42"),
-            other => panic!("expected a held lock, got {other:?}"),
+        let write = |note| dir.lock("LOCK", Claim::Write(note), Duration::ZERO).unwrap();
+        drop(write(b"a long note"));
+        let lock = write(b"42");
+        for claim in [Claim::Write(b"43"), Claim::Remove, Claim::Look] {
+            match RealDir::new(dir.path()).unwrap().lock("LOCK", claim, Duration::ZERO) {
+                Err(LockFailure::Held(note)) => assert_eq!(note, b"42"),
+                other => panic!("expected a held lock, got {other:?}"),
+            }
         }
         drop(lock);
-        dir.lock("LOCK", Some(b"44"), Duration::ZERO).unwrap();
+        write(b"44");
+    }
+
+    #[test]
+    fn those_who_look_share_the_lock_and_keep_writers_out() {
+        let (_temporary, dir) = scratch();
+        drop(dir.lock("LOCK", Claim::Write(b"42"), Duration::ZERO).unwrap());
+        let other = || RealDir::new(dir.path()).unwrap();
+        let (one, two) = (other(), other());
+        let first = one.lock("LOCK", Claim::Look, Duration::ZERO).unwrap();
+        let second = two.lock("LOCK", Claim::Look, Duration::ZERO).unwrap();
+        drop(first);
+        for claim in [Claim::Write(b"43"), Claim::Remove] {
+            match other().lock("LOCK", claim, Duration::ZERO) {
+                Err(LockFailure::Held(note)) => {
+                    assert_eq!(note, b"", "the note is that of an earlier writer")
+                }
+                found => panic!("expected a held lock, got {found:?}"),
+            }
+        }
+        one.lock("LOCK", Claim::Look, Duration::ZERO).unwrap();
+        drop(second);
+        assert_eq!(fs::read_to_string(dir.path().join("LOCK")).unwrap(), "42");
+        other().lock("LOCK", Claim::Write(b"43"), Duration::ZERO).unwrap();
     }
 
     #[test]

@@ -146,19 +146,21 @@ impl LogWriter {
         let offset = next.data_offset();
         let segment = std::mem::replace(&mut self.segment, next);
         let appender = std::mem::replace(&mut self.appender, appender);
-        let previous = segment.id().0;
+        let (previous, previous_end) = self.previous.unwrap_or((segment.id(), end));
         self.offset = offset;
-        if let Err(error) = self.start(shared, previous, end) {
+        if let Err(error) = self.start(shared, previous.0, previous_end) {
             // The segment stays empty, and goes at the next open. This one is not gone on with.
             (self.segment, self.appender, self.offset) = (segment, appender, end);
             self.is_soiled = true;
             return Err(error);
         }
-        self.full.push(Full { segment, synced: self.synced, end, last_seq });
+        if self.previous.take().is_none() {
+            self.full.push(Full { segment, synced: self.synced, end, last_seq });
+            trace::segment_full(previous.0, end);
+        }
         self.synced = offset;
         self.is_soiled = false;
         provision.set_active(&self.segment, self.offset);
-        trace::segment_full(previous, end);
         self.observe(shared, "rolled");
         Ok(())
     }

@@ -153,6 +153,11 @@ impl Mapping {
         Ok(Arc::new(MmapRaw::from(memory)))
     }
 
+    /// A writable mapping of zeros that belongs to no file.
+    pub(crate) fn in_memory(len: usize) -> io::Result<Self> {
+        Ok(Self::new(Self::anonymous_memory(len)?, true, None))
+    }
+
     /// A mapping of simulated pages; several may share one memory, as several mappings of one file do.
     #[cfg_attr(
         not(any(test, feature = "sim", mapcask_internal)),

@@ -22,6 +22,7 @@ mod gather;
 pub(crate) mod heal;
 pub(crate) mod look;
 mod pieces;
+mod reading;
 pub(crate) mod replay;
 pub(crate) mod report;
 mod restore;
@@ -31,7 +32,6 @@ pub(crate) mod survey;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use self::aside::{copy_aside, remove, remove_images, rename_aside};
 use self::chain::Chain;
@@ -53,7 +53,7 @@ use crate::format::manifest::{Manifest, SegmentEntry, State};
 use crate::format::names::{LOCK, MANIFESTS};
 use crate::format::record::HEADER_SIZE;
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
-use crate::fs::{Dir, Lock, LockFailure, Medium};
+use crate::fs::{Claim, Dir, Lock, LockFailure, Medium};
 use crate::log::Tail;
 use crate::manifest_store::ManifestStore;
 use crate::mapping::PAGE_SIZE;
@@ -102,7 +102,7 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
     if first == DirectoryAction::Create {
         create_dir()?;
     }
-    let lock = take_lock(dir.as_ref(), options.wait_for_lock).or_else(|error| {
+    let lock = take_lock(dir.as_ref(), options).or_else(|error| {
         // Where there is no store to be opened, that comes first.
         decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?;
         Err(error)
@@ -144,9 +144,13 @@ pub(crate) fn decide_directory(dir: &dyn Dir, survey: &Survey, options: &Options
     }
 }
 
-fn take_lock(dir: &dyn Dir, wait: Duration) -> Result<Box<dyn Lock>> {
+fn take_lock(dir: &dyn Dir, options: &Options) -> Result<Box<dyn Lock>> {
     let note = format!("{}\n", std::process::id());
-    dir.lock(LOCK, Some(note.as_bytes()), wait).map_err(|failure| lock_failed(dir, failure))
+    let claim = if options.read_only { Claim::Look } else { Claim::Write(note.as_bytes()) };
+    dir.lock(LOCK, claim, options.wait_for_lock).map_err(|failure| match failure {
+        LockFailure::Io(error) if options.read_only => Error::io("lock", dir.path().join(LOCK), error),
+        failure => lock_failed(dir, failure),
+    })
 }
 
 /// The error of whoever did not get the lock.
@@ -224,7 +228,7 @@ fn open_store(
     chain.set_aside.extend_from_slice(&unlisted.set_aside);
     let repeated = unlisted.repeated;
     let unseen = numbers_behind(&entries);
-    if !unlisted.adopted.is_empty() {
+    if !unlisted.adopted.is_empty() && !options.read_only {
         // Its maker may have died between the rename and the sync of the directory (I6).
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
@@ -289,6 +293,11 @@ fn settle(
     let next_seq = next_seq(dir.as_ref(), &manifest, &chain, durable, unseen)?;
     manifest.next_seq = next_seq;
     count_on(dir.as_ref(), survey, &mut manifest)?;
+    if options.read_only {
+        let found = Found { manifest, suspect, chain, repeated, unseen, boot_id, created };
+        let replayed = Replayed { keyspaces, names, durable_names, pending, durable, report };
+        return reading::settle(dir, found, Built { space, hash_key, replayed, image, lock });
+    }
     for aside in &chain.asides {
         report.set_aside.extend(copy_aside(dir.as_ref(), aside)?);
     }

@@ -44,7 +44,8 @@ pub struct RecoveryReport {
     /// Complete records behind a hole in the log: written, never acknowledged as durable, and not part of a prefix of
     /// the history. They lie in the files named by `set_aside`.
     pub set_aside_records: u64,
-    /// Files that hold what was set aside. Nothing of it is read again; remove them when you do not want them.
+    /// Files that hold what was set aside; none where the store was opened for reading only. Nothing of it is read again; remove
+    /// them when you do not want them.
     pub set_aside: Vec<PathBuf>,
     /// Bytes that are being written again, because an earlier write-back may have failed unseen.
     pub rewritten_bytes: u64,

@@ -15,7 +15,6 @@ mod report;
 mod source;
 #[cfg(test)]
 mod tests;
-mod untouched;
 mod writing;
 
 use std::path::Path;
@@ -27,7 +26,6 @@ use self::names::Fates;
 use self::reading::Records;
 use self::report::Account;
 pub use self::report::{Damage, DamageCause, SalvageReport};
-use self::untouched::Untouched;
 use crate::control_page;
 use crate::error::{Error, Result};
 use crate::format::control::Control;
@@ -35,8 +33,9 @@ use crate::format::manifest::{MANIFEST_HEADER_SIZE, Manifest, State};
 use crate::format::names::{LOCK, MANIFESTS};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, READ_VERSION};
+use crate::fs::look::LookDir;
 use crate::fs::real::RealDir;
-use crate::fs::{Dir, Lock, LockFailure};
+use crate::fs::{Claim, Dir, Lock, LockFailure};
 use crate::options::Durability;
 use crate::recovery::front::{Examined, examine};
 use crate::recovery::lock_failed;
@@ -92,6 +91,7 @@ pub fn salvage_on(from: &crate::fs::sim::SimDisk, into: &Store) -> Result<Salvag
 
 fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
     into.engine().liveness.check()?;
+    let dir: Arc<dyn Dir> = Arc::new(LookDir(dir));
     // Before anything is looked at: whoever had the store open may have been about to change it.
     let _lock = lock(dir.as_ref())?;
     let mut unread = [None, None];
@@ -110,7 +110,6 @@ fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
             },
         ));
     }
-    let dir: Arc<dyn Dir> = Arc::new(Untouched(dir));
     let mark = into.with_durability(Durability::Disk);
     mark.keyspace(SALVAGE_UNFINISHED)?.insert("from", dir.path().as_os_str().as_encoded_bytes())?;
 
@@ -233,7 +232,7 @@ fn manifest_of(dir: &dyn Dir, copies: [Copy; 2], found: &[Found], account: &mut 
 
 /// Keeps a writer out; makes no lock file where there is none.
 fn lock(dir: &dyn Dir) -> Result<Option<Box<dyn Lock>>> {
-    match dir.lock(LOCK, None, Duration::ZERO) {
+    match dir.lock(LOCK, Claim::Look, Duration::ZERO) {
         Ok(lock) => Ok(Some(lock)),
         Err(failure @ LockFailure::Held(_)) => Err(lock_failed(dir, failure)),
         // There is no directory, which comes out soon; or one that cannot be written, and has no writer to be kept out.

@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::format::Seq;
 use crate::fs::Dir;
+use crate::fs::look::LookDir;
 use crate::handle::Handle;
 use crate::iterate::Iter;
 use crate::keyspace::Keyspace;
@@ -114,7 +115,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// `Locked` when another handle has it open; `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or
+    /// `Locked` when another handle has it open, unless both only read; `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or
     /// `NotFound` when there is no store that can be opened here, all without touching anything but the lock file; `Corrupt` or
     /// `MissingSegment` when durable data is damaged, likewise (see [`salvage`](crate::salvage)); `NoSpace`,
     /// `ReadOnly`, `Io` or `Limit` when the operating system refuses; `InvalidOption`.
@@ -145,11 +146,14 @@ impl Options {
         self.open_in(disk.dir())
     }
 
-    fn open_in(self, dir: Arc<dyn Dir>) -> Result<Store> {
+    fn open_in(mut self, mut dir: Arc<dyn Dir>) -> Result<Store> {
         let _events = crate::trace::at_end();
-        let opened = recovery::open(dir, &self)?;
+        if self.read_only {
+            dir = Arc::new(LookDir(dir));
+            (self.create, self.background) = (false, false.into());
+        }
         let durability = self.durability;
-        let engine = Engine::start(opened, self)?;
+        let engine = Engine::start(recovery::open(dir, &self)?, self)?;
         engine.tidy_up()?;
         let handle = Arc::new(Handle::start(engine)?);
         handle.engine.report.announce(handle.engine.shared.dir.path());
@@ -324,16 +328,20 @@ impl Store {
     /// # Errors
     ///
     /// `Poisoned` where a sync failed, now or earlier. What was acknowledged and not durable by then may or may not be
-    /// there after the next open, in order, batches whole.
+    /// there after the next open, in order, batches whole. `OpenedReadOnly` where not all is durable, and may not be made so.
     #[doc(alias = "sync_all")]
     #[doc(alias = "persist")]
     #[doc(alias = "sync")]
     pub fn flush(&self) -> Result<()> {
         let _events = crate::trace::at_end();
-        self.engine().liveness.check()?;
-        self.engine().shared.commit.check()?;
-        self.engine().provision.tell_time(self.engine().last_seq());
-        self.engine().flush()
+        let engine = self.engine();
+        if engine.options.read_only {
+            return engine.wait_durable(engine.last_seq());
+        }
+        engine.liveness.check()?;
+        engine.shared.commit.check()?;
+        engine.provision.tell_time(engine.last_seq());
+        engine.flush()
     }
 
     /// Returns the sequence number of the last write: every write that was acknowledged before this call has at most

@@ -11,7 +11,7 @@ use super::fault::{Fault, Operation};
 use super::machine::{HeldLock, Machine, Shared};
 use super::model::{DirChange, Event, NodeId, page_count, split};
 use crate::error::Resource;
-use crate::fs::{Access, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing};
+use crate::fs::{Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing};
 use crate::mapping::{Backing, Mapping};
 
 /// The directory.
@@ -153,18 +153,23 @@ impl Dir for SimDir {
         synced
     }
 
-    fn lock(&self, name: &str, note: Option<&[u8]>, _: Duration) -> Result<Box<dyn Lock>, LockFailure> {
+    fn lock(&self, name: &str, claim: Claim<'_>, _: Duration) -> Result<Box<dyn Lock>, LockFailure> {
         let mut machine = self.shared.lock();
         machine.enter(Operation::Lock).map_err(LockFailure::Io)?;
         machine.check_dir().map_err(LockFailure::Io)?;
         let there = machine.lookup(name).ok();
         let (by_dir, by_file) = (machine.locks_dirs, there.is_some());
-        let holds = |held: &HeldLock| held.name == name && (by_dir || by_file && held.node == there);
-        if machine.locks.iter().any(holds) {
-            return Err(LockFailure::Held(there.map_or_else(Vec::new, |node| machine.note_of(node))));
+        let shared = claim == Claim::Look;
+        let stands = |held: &&HeldLock| {
+            held.name == name && (by_dir || by_file && held.node == there) && !(shared && held.shared)
+        };
+        if let Some(held) = machine.locks.iter().find(stands) {
+            let note = there.filter(|_| !held.shared).map_or_else(Vec::new, |node| machine.note_of(node));
+            return Err(LockFailure::Held(note));
         }
         machine.check_descriptors().map_err(LockFailure::Io)?;
         let mut node = there;
+        let note = if let Claim::Write(note) = claim { Some(note) } else { None };
         if let Some(note) = note {
             if there.is_none() {
                 let files = machine.model.names.len() as u64;
@@ -174,10 +179,12 @@ impl Dir for SimDir {
             machine.write_note(file, note).map_err(LockFailure::Io)?;
             node = Some(file);
         }
-        let held = HeldLock { name: name.to_owned(), node, note: note.map(<[u8]>::to_vec) };
-        machine.locks.push(held);
+        machine.locks_taken += 1;
+        let id = machine.locks_taken;
+        let note = note.map(<[u8]>::to_vec);
+        machine.locks.push(HeldLock { id, name: name.to_owned(), node, note, shared });
         machine.descriptors += 1;
-        Ok(Box::new(SimLock { shared: Arc::clone(&self.shared), name: name.to_owned(), node }))
+        Ok(Box::new(SimLock { shared: Arc::clone(&self.shared), id }))
     }
 
     fn free_bytes(&self) -> Option<u64> {
@@ -221,9 +228,7 @@ impl Dir for SimDir {
 #[derive(Debug)]
 struct SimLock {
     shared: Arc<Shared>,
-    name: String,
-    /// The file that was locked; another one may have been put in its place.
-    node: Option<NodeId>,
+    id: u64,
 }
 
 impl Lock for SimLock {}
@@ -231,8 +236,7 @@ impl Lock for SimLock {}
 impl Drop for SimLock {
     fn drop(&mut self) {
         let mut machine = self.shared.lock();
-        let locks_dirs = machine.locks_dirs;
-        machine.locks.retain(|held| held.name != self.name || !locks_dirs && held.node != self.node);
+        machine.locks.retain(|held| held.id != self.id);
         machine.descriptors -= 1;
     }
 }

@@ -95,10 +95,14 @@ impl Backing for Detached {
 /// A lock that is held: on a name, and on the file that had it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HeldLock {
+    /// Which of the locks.
+    pub(super) id: u64,
     pub(super) name: String,
     pub(super) node: Option<NodeId>,
     /// What is to be in the file.
     pub(super) note: Option<Vec<u8>>,
+    /// Whether others may hold it, too.
+    pub(super) shared: bool,
 }
 
 /// A machine, shared by its handles.
@@ -118,6 +122,8 @@ pub(super) struct Machine {
     pub(super) unreadable: Vec<(NodeId, Range<u64>)>,
     /// The locks that are held.
     pub(super) locks: Vec<HeldLock>,
+    /// How many were taken.
+    pub(super) locks_taken: u64,
     /// Where the directory is, as its holders find out.
     pub(super) standing: Standing,
     /// Whether directories can be locked, and not files alone.
@@ -144,6 +150,7 @@ impl Machine {
             memories: BTreeMap::new(),
             unreadable: Vec::new(),
             locks: Vec::new(),
+            locks_taken: 0,
             standing: Standing::Here,
             locks_dirs: true,
             plan: Plan::default(),

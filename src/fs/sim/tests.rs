@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::fs::{Access, File, LockFailure};
+use crate::fs::{Access, Claim, File, LockFailure};
 use crate::mapping::Mapping;
 
 /// A disk with one durable file of so many zero pages, mapped.
@@ -211,12 +211,12 @@ fn a_failed_sync_loses_its_pages_for_ever_unless_they_are_written_again() {
 #[test]
 fn a_killed_process_loses_nothing_and_a_power_cut_after_it_loses_what_was_not_synced() {
     let (disk, _file, mapping) = mapped(1);
-    let lock = disk.dir().lock("LOCK", Some(b"1"), Duration::ZERO).unwrap();
+    let lock = disk.dir().lock("LOCK", Claim::Write(b"1"), Duration::ZERO).unwrap();
     store(&mapping, 16, 3);
     let next = disk.kill();
     assert_eq!(words_of_file(&next, &[16]), [3]);
     assert_eq!(next.dir().boot_id(), disk.dir().boot_id());
-    next.dir().lock("LOCK", Some(b"2"), Duration::ZERO).unwrap();
+    next.dir().lock("LOCK", Claim::Write(b"2"), Duration::ZERO).unwrap();
     store(&mapping, 16, 4);
     assert_eq!(words_of_file(&next, &[16]), [3], "the dead process's memory is not the next one's");
     let look = |after: &SimDisk| words_of_file(after, &[16])[0];
@@ -258,15 +258,15 @@ fn a_power_cut_brings_a_new_boot_new_random_numbers_and_free_locks() {
         disk.dir().random(&mut bytes).unwrap();
         bytes
     };
-    let _lock = disk.dir().lock("LOCK", Some(b"me"), Duration::ZERO).unwrap();
+    let _lock = disk.dir().lock("LOCK", Claim::Write(b"me"), Duration::ZERO).unwrap();
     assert!(
-        matches!(disk.dir().lock("LOCK", Some(b"you"), Duration::ZERO), Err(LockFailure::Held(note)) if note == b"me")
+        matches!(disk.dir().lock("LOCK", Claim::Write(b"you"), Duration::ZERO), Err(LockFailure::Held(note)) if note == b"me")
     );
     let first = random(&disk);
     let states = [disk.crash_at(disk.position(), Tears::None, &mut Seeded::new(1)), disk.kill()];
     assert_ne!(states[0].dir().boot_id(), disk.dir().boot_id());
     for state in &states {
-        state.dir().lock("LOCK", Some(b""), Duration::ZERO).unwrap();
+        state.dir().lock("LOCK", Claim::Write(b""), Duration::ZERO).unwrap();
         assert_ne!(random(state), first);
     }
     assert_eq!(random(&SimDisk::with_seed(3)), first);
@@ -291,7 +291,7 @@ fn every_operation_can_be_made_to_fail_and_no_failure_is_left_over() {
         dir.open("b", Access::Read)?;
         dir.unlink("b")?;
         dir.sync()?;
-        dir.lock("LOCK", Some(b""), Duration::ZERO).map_err(|failure| match failure {
+        dir.lock("LOCK", Claim::Write(b""), Duration::ZERO).map_err(|failure| match failure {
             LockFailure::Io(error) => error,
             LockFailure::Held(_) => unreachable!(),
         })?;

@@ -1,21 +1,24 @@
-//! A directory in which nothing can be changed, whoever asks.
+//! A directory that is only looked at: nothing in it can be changed, whoever asks.
+//!
+//! A store that is opened read-only, and salvage, have this for their only door to files. It does not make up for what is
+//! refused: who holds it asks for nothing that changes a file, and an error here is a fault of theirs.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fs::{Access, Dir, File, Lock, LockFailure, Medium, Misplaced};
+use super::{Access, Claim, Dir, File, Lock, LockFailure, Medium, Misplaced};
 
-/// Everything in it is opened for reading; what would change it is refused.
+/// Everything in it is opened for reading, and its lock is taken for looking; what would change it is refused.
 #[derive(Debug)]
-pub(super) struct Untouched(pub(super) Arc<dyn Dir>);
+pub(crate) struct LookDir(pub(crate) Arc<dyn Dir>);
 
 fn refused() -> io::Error {
     io::ErrorKind::ReadOnlyFilesystem.into()
 }
 
-impl Dir for Untouched {
+impl Dir for LookDir {
     fn path(&self) -> &Path {
         self.0.path()
     }
@@ -62,8 +65,8 @@ impl Dir for Untouched {
         Err(refused())
     }
 
-    fn lock(&self, _: &str, _: Option<&[u8]>, _: Duration) -> Result<Box<dyn Lock>, LockFailure> {
-        Err(LockFailure::Io(refused()))
+    fn lock(&self, name: &str, _: Claim<'_>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure> {
+        self.0.lock(name, Claim::Look, wait)
     }
 
     fn free_bytes(&self) -> Option<u64> {

@@ -1,0 +1,341 @@
+//! The real file system: listings with times and owners, system calls, other users, file systems that cannot be written to.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use mapcask::{Error, Options, Store};
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn options() -> Options {
+    Options::new().segment_bytes(64 << 10).background(false)
+}
+
+fn read_only() -> Options {
+    options().read_only(true)
+}
+
+/// Everything about a file but when it was read.
+type Entry = (PathBuf, [u64; 10], Vec<u8>);
+
+fn listing(path: &Path) -> Vec<Entry> {
+    let of = |path: &Path| {
+        let of = fs::symlink_metadata(path).unwrap();
+        let times = [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()].map(i64::cast_unsigned);
+        let [mtime, mtime_nsec, ctime, ctime_nsec] = times;
+        let owner = u64::from(of.uid()) << 32 | u64::from(of.gid());
+        let who = [of.ino(), of.nlink(), u64::from(of.mode()), owner, of.size(), of.blocks()];
+        let [inode, links, mode, owner, size, blocks] = who;
+        [inode, links, mode, owner, size, blocks, mtime, mtime_nsec, ctime, ctime_nsec]
+    };
+    let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = files.map(|file| (file.clone(), of(&file), fs::read(&file).unwrap())).collect();
+    all.push((path.to_owned(), of(path), Vec::new()));
+    all.sort();
+    all
+}
+
+fn fill(store: &Store) {
+    let users = store.keyspace("users").unwrap();
+    for n in 0..400_u32 {
+        store.insert(format!("a{n}"), [7; 1000]).unwrap();
+        users.insert(format!("a{n}"), [8; 10]).unwrap();
+    }
+    store.insert("key", "value").unwrap();
+}
+
+/// Puts a copy of an open store there, as the death of its process would leave it.
+fn killed(at: &Path) {
+    let scratch = scratch();
+    let store = options().open(scratch.path()).unwrap();
+    fill(&store);
+    store.flush().unwrap();
+    fill(&store);
+    fs::create_dir_all(at).unwrap();
+    for entry in fs::read_dir(scratch.path()).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), at.join(entry.file_name())).unwrap();
+    }
+}
+
+/// The segment file of the highest number.
+fn last_segment(path: &Path) -> PathBuf {
+    let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "seg")).max().unwrap()
+}
+
+/// The states that a real directory is brought into, by name.
+const STATES: [(&str, fn(&Path)); 5] = [
+    ("closed", |path| {
+        let store = options().open(path).unwrap();
+        fill(&store);
+        store.close().unwrap();
+    }),
+    ("killed", killed),
+    ("torn", |path| {
+        killed(path);
+        // A record whose first half was written.
+        let last = last_segment(path);
+        let mut bytes = fs::read(&last).unwrap();
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        bytes[end.next_multiple_of(8)..][..64].fill(0xa5);
+        fs::write(last, bytes).unwrap();
+    }),
+    ("in the middle of things", |path| {
+        killed(path);
+        // A segment that was being made, an image that nobody named, no page of the last writer, one copy of the manifest.
+        fs::write(path.join("0000009999.seg.tmp"), [0; 4096]).unwrap();
+        fs::write(path.join("INDEX-000099"), [1; 100]).unwrap();
+        fs::remove_file(path.join("CONTROL")).unwrap();
+        fs::remove_file(path.join("MANIFEST.1")).unwrap();
+    }),
+    ("without a lock file", |path| {
+        killed(path);
+        fs::remove_file(path.join("LOCK")).unwrap();
+    }),
+];
+
+/// Looks at a store through the library; it has everything.
+fn look(path: &Path) {
+    let store = read_only().open(path).unwrap();
+    assert_eq!((store.len(), store.iter().filter(Result::is_ok).count()), (401, 401));
+    assert_eq!(store.open_keyspace("users").unwrap().len(), 400);
+    store.verify().unwrap();
+    assert!(store.size_on_disk().unwrap() > 0 && store.stats().segments > 1);
+    assert!(store.insert("a", "1").is_err() && store.compact().is_err());
+    store.close().unwrap();
+}
+
+#[test]
+fn looking_changes_nothing_about_a_real_directory() {
+    for (state, make) in STATES {
+        let scratch = scratch();
+        let path = scratch.path().join("data");
+        make(&path);
+        let before = listing(&path);
+        look(&path);
+        assert!(listing(&path) == before, "{state}");
+        let store = options().open(&path).unwrap();
+        assert_eq!(store.len(), 401, "{state}");
+    }
+}
+
+#[test]
+fn those_who_look_keep_each_other_company_and_writers_out() {
+    let scratch = scratch();
+    killed(scratch.path());
+    let before = listing(scratch.path());
+    let (one, two) = (read_only().open(scratch.path()).unwrap(), read_only().open(scratch.path()).unwrap());
+    drop(one);
+    match options().open(scratch.path()) {
+        Err(Error::Locked { pid: None, .. }) => {}
+        other => panic!("the note in the lock file is that of a writer who is gone: {other:?}"),
+    }
+    assert!(matches!(mapcask::destroy(scratch.path()), Err(Error::Locked { pid: None, .. })));
+    assert!(listing(scratch.path()) == before);
+    drop(two);
+    let store = options().open(scratch.path()).unwrap();
+    match read_only().open(scratch.path()) {
+        Err(Error::Locked { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
+        other => panic!("{other:?}"),
+    }
+    store.close().unwrap();
+}
+
+/// Cause: an open for reading only makes no page and no file of its own. Symptom if it copied what it maps: a store of many
+/// segments took as much memory.
+#[test]
+fn looking_takes_no_memory_for_what_is_mapped() {
+    let scratch = scratch();
+    {
+        let store = Options::new().background(false).open(scratch.path().join("open")).unwrap();
+        for n in 0..64_u32 {
+            store.insert(n.to_le_bytes(), vec![7; 1 << 20]).unwrap();
+        }
+        let path = scratch.path().join("data");
+        fs::create_dir(&path).unwrap();
+        for entry in fs::read_dir(scratch.path().join("open")).unwrap().map(Result::unwrap) {
+            fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
+        }
+    }
+    let private = || {
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut of_store = false;
+        let mut sum = 0;
+        for line in maps.lines() {
+            if line.contains("/data/") || line.split(' ').next().is_some_and(|word| word.contains('-')) {
+                of_store = line.contains(scratch.path().join("data").to_str().unwrap());
+            }
+            let bytes = line.strip_prefix("Anonymous:").filter(|_| of_store);
+            sum += bytes.map_or(0, |rest| rest.trim().trim_end_matches(" kB").parse().unwrap());
+        }
+        sum
+    };
+    let store = read_only().open(scratch.path().join("data")).unwrap();
+    assert!(!store.recovery_report().clean);
+    assert!(store.values().all(|value| value.unwrap().iter().all(|byte| *byte == 7)));
+    store.verify().unwrap();
+    assert_eq!(private(), 0_u64, "kilobytes that are copies of the store's files");
+}
+
+/// The tool, as somebody else where that is said.
+fn tool(path: &Path, arguments: &[&str], user: Option<u32>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mapcask"));
+    command.args(arguments).arg("--store").arg(path);
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    command.output().unwrap()
+}
+
+/// The commands that only look.
+#[cfg(feature = "cli")]
+const LOOKS: [&[&str]; 5] = [&["stats"], &["verify"], &["keyspaces"], &["scan", "--values"], &["get", "key"]];
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_commands_that_look_change_nothing() {
+    for (state, make) in STATES {
+        let scratch = scratch();
+        let path = scratch.path().join("data");
+        make(&path);
+        if rustix::process::geteuid().is_root() {
+            // A service's store, and its administrator.
+            for file in fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).chain([path.clone()])
+            {
+                chown(file, Some(1234), Some(1234)).unwrap();
+            }
+        }
+        let before = listing(&path);
+        for arguments in LOOKS {
+            let output = tool(&path, arguments, None);
+            assert!(output.status.success() && !output.stdout.is_empty(), "{state}: {output:?}");
+            assert!(listing(&path) == before, "{state}: {arguments:?}");
+        }
+    }
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_commands_that_look_make_no_call_that_writes() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip("the_commands_that_look_make_no_call_that_writes", "there is no strace");
+    }
+    let scratch = scratch();
+    let path = scratch.path().join("data");
+    killed(&path);
+    let trace = scratch.path().join("trace");
+    let run = |arguments: &[&str]| {
+        let strace = ["-f", "-y", "-e", "trace=file,desc,fsync,fdatasync,msync,sync", "-o"];
+        let output = Command::new("strace")
+            .args(strace)
+            .arg(&trace)
+            .arg(env!("CARGO_BIN_EXE_mapcask"))
+            .args(arguments)
+            .arg("--store")
+            .arg(&path)
+            .output()
+            .unwrap();
+        (output.status.success(), fs::read_to_string(&trace).unwrap())
+    };
+    for arguments in LOOKS {
+        let (success, calls) = run(arguments);
+        if !success && calls.contains("ptrace") {
+            return skip("the_commands_that_look_make_no_call_that_writes", "nothing can be traced");
+        }
+        assert!(success, "{arguments:?}: {calls}");
+        assert!(calls.contains("MANIFEST.0") && calls.contains("flock"), "{calls}");
+        for call in calls.lines().filter(|line| writes(line)) {
+            panic!("{arguments:?}: {call}");
+        }
+    }
+    // The filter can find something.
+    let (success, calls) = run(&["del", "key"]);
+    assert!(success && calls.lines().filter(|line| writes(line)).count() > 5, "{calls}");
+}
+
+/// Whether a line of a trace is a call that changes a file.
+#[cfg(feature = "cli")]
+fn writes(line: &str) -> bool {
+    const CHANGES: [&str; 20] = [
+        "fallocate(",
+        "ftruncate(",
+        "truncate(",
+        "unlink(",
+        "unlinkat(",
+        "rename(",
+        "renameat(",
+        "renameat2(",
+        "link(",
+        "linkat(",
+        "mkdir(",
+        "mkdirat(",
+        "fsync(",
+        "fdatasync(",
+        "msync(",
+        "chmod(",
+        "chown(",
+        "utimensat(",
+        "pwrite64(",
+        "pwritev(",
+    ];
+    const OPENS: [&str; 4] = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"];
+    let opens = line.contains("open(") || line.contains("openat(");
+    let maps = line.contains("MAP_SHARED") && line.contains("PROT_WRITE");
+    CHANGES.iter().any(|call| line.contains(call))
+        || maps
+        || opens && OPENS.iter().any(|flag| line.contains(flag))
+}
+
+/// Says it past the capture of the test's output.
+fn skip(test: &str, reason: &str) {
+    let text = format!("\n## {test} SKIPPED: {reason}; nothing was shown\n");
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn whoever_may_read_the_files_may_look() {
+    const TEST: &str = "whoever_may_read_the_files_may_look";
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        return skip(TEST, "not root");
+    }
+    let scratch = scratch();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = scratch.path().join("data");
+    killed(&path);
+    let mode = |name: &str, mode| {
+        fs::set_permissions(path.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("", 0o755);
+    for entry in fs::read_dir(&path).unwrap() {
+        mode(entry.unwrap().file_name().to_str().unwrap(), 0o644);
+    }
+    if !tool(&path, &["--version"], Some(NOBODY)).status.success() {
+        return skip(TEST, "another user cannot reach the tool");
+    }
+    // The lock file is the writer's.
+    mode("LOCK", 0o600);
+    let before = listing(&path);
+    for arguments in LOOKS {
+        let output = tool(&path, arguments, Some(NOBODY));
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+    assert!(listing(&path) == before);
+    for name in ["MANIFEST.0", "CONTROL", last_segment(&path).file_name().unwrap().to_str().unwrap()] {
+        mode(name, 0o600);
+        let output = tool(&path, &["stats"], Some(NOBODY));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(name) && text.contains("ermission denied"), "{name}: {text}");
+        mode(name, 0o644);
+    }
+    mode("", 0o700);
+    let output = tool(&path, &["stats"], Some(NOBODY));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("ermission denied"), "{output:?}");
+}

@@ -1,0 +1,200 @@
+//! What each public function does in a store that is only read. The rows are compared with the source: a new public function
+//! needs one.
+
+use mapcask::sim::SimDisk;
+use mapcask::{Durability, Error, Options, Postcard, Result, Store, TypedKeyspace, WriteBatch};
+
+use crate::api;
+
+fn refused<T>(result: Result<T>) -> bool {
+    matches!(result, Err(Error::OpenedReadOnly { .. }))
+}
+
+fn typed(store: &Store) -> TypedKeyspace<str, u32, Postcard> {
+    store.typed_keyspace("typed", Postcard).unwrap()
+}
+
+fn batch() -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    batch.insert("a", "2");
+    batch
+}
+
+/// A function by its name in the source, and whether it does as it should.
+type Row = (&'static str, fn(&Store) -> bool);
+
+/// What would write.
+const REFUSED: &[Row] = &[
+    ("Store::keyspace", |s| refused(s.keyspace("new")) && s.keyspace("other").is_ok()),
+    ("Store::typed_keyspace", |s| refused(s.typed_keyspace::<str, u32, _>("new", Postcard))),
+    ("Store::rename_keyspace", |s| {
+        refused(s.rename_keyspace("other", "new")) && refused(s.rename_keyspace("none", "new"))
+    }),
+    ("Store::drop_keyspace", |s| refused(s.drop_keyspace("other")) && refused(s.drop_keyspace("none"))),
+    ("Store::with_durability", |s| refused(s.with_durability(Durability::Disk).insert("a", "2"))),
+    ("Store::step", |s| refused(s.step())),
+    ("Store::rest_step", |s| refused(s.rest_step())),
+    ("Store::compact", |s| refused(s.compact())),
+    ("Store::compact_with", |s| refused(s.compact_with(|_| true))),
+    ("Store::compact_segments", |s| refused(s.compact_segments(&[1], |_| true))),
+    ("Store::take_image", |s| refused(s.take_image())),
+    ("salvage_on", |s| {
+        let from = SimDisk::new();
+        Options::new().background(false).open_on(&from).unwrap().insert("b", "1").unwrap();
+        refused(mapcask::salvage_on(&from.kill(), s))
+    }),
+    ("Keyspace::with_durability", |s| refused(s.with_durability(Durability::Disk).remove("a"))),
+    ("Keyspace::insert", |s| refused(s.insert("a", "2")) && refused(s.insert("large", vec![1; 200 << 10]))),
+    ("Keyspace::remove", |s| refused(s.remove("a")) && refused(s.remove("none"))),
+    ("Keyspace::write", |s| refused(s.write(batch())) && refused(s.write(WriteBatch::new()))),
+    ("Keyspace::clear", |s| refused(s.clear())),
+    ("Keyspace::compare_and_swap", |s| {
+        refused(s.compare_and_swap("a", Some("1"), Some("2")))
+            && refused(s.compare_and_swap("a", Some("x"), Some("2")))
+    }),
+    ("Keyspace::insert_if_absent", |s| refused(s.insert_if_absent("a", "2"))),
+    ("Keyspace::replace", |s| refused(s.replace("a", "2"))),
+    ("Keyspace::take", |s| refused(s.take("a"))),
+    ("Keyspace::fetch_and_update", |s| refused(s.fetch_and_update("a", |_| Some("2")))),
+    ("Keyspace::update_and_fetch", |s| refused(s.update_and_fetch("a", |_| None::<&str>))),
+    ("WriteBatch::on", |s| {
+        let mut batch = WriteBatch::new();
+        batch.on(&s.keyspace("other").unwrap()).insert("a", "2");
+        refused(s.write(&batch))
+    }),
+    ("TypedKeyspace::with_durability", |s| {
+        refused(typed(s).with_durability(Durability::Disk).insert("a", &2))
+    }),
+    ("TypedKeyspace::insert", |s| refused(typed(s).insert("a", &2))),
+    ("TypedKeyspace::insert_if_absent", |s| refused(typed(s).insert_if_absent("a", &2))),
+    ("TypedKeyspace::replace", |s| refused(typed(s).replace("a", &2))),
+    ("TypedKeyspace::remove", |s| refused(typed(s).remove("a"))),
+    ("TypedKeyspace::take", |s| refused(typed(s).take("a"))),
+    ("TypedKeyspace::fetch_and_update", |s| refused(typed(s).fetch_and_update("a", |_| Some(2)))),
+    ("TypedKeyspace::update_and_fetch", |s| refused(typed(s).update_and_fetch("a", |_| Some(2)))),
+    ("TypedKeyspace::insert_in", |s| {
+        let mut batch = WriteBatch::new();
+        typed(s).insert_in(&mut batch, "a", &2).unwrap();
+        refused(s.write(&batch))
+    }),
+    ("TypedKeyspace::remove_in", |s| {
+        let mut batch = WriteBatch::new();
+        typed(s).remove_in(&mut batch, "a").unwrap();
+        refused(s.write(&batch))
+    }),
+    ("TypedKeyspace::compare_and_swap", |s| refused(typed(s).compare_and_swap("a", Some(&1), Some(&2)))),
+];
+
+/// What reads.
+const WORKS: &[Row] = &[
+    ("Store::open_keyspace", |s| s.open_keyspace("other").unwrap().name() == "other"),
+    ("Store::keyspace_names", |s| s.keyspace_names() == ["other", "typed"]),
+    ("Store::last_seq", |s| s.last_seq().0 > 0),
+    ("Store::durable_seq", |s| s.durable_seq() <= s.last_seq()),
+    ("Store::snapshot", |s| s.snapshot().get("a").unwrap().as_deref() == Some(b"1")),
+    ("Store::stats", |s| s.stats().keys == 3),
+    ("Store::size_on_disk", |s| s.size_on_disk().unwrap() > 0),
+    ("Store::verify", |s| s.verify().unwrap().keys == 3),
+    ("Store::recovery_report", |s| !s.recovery_report().created),
+    ("Store as Debug", |s| format!("{s:?}").contains("keys")),
+    ("Store as IntoIterator", |s| s.into_iter().count() == 1),
+    ("Store as Clone", |s| s.clone().contains_key("a").unwrap()),
+    ("Keyspace::name", |s| s.name().is_empty()),
+    ("Keyspace::get", |s| s.get("a").unwrap().as_deref() == Some(b"1")),
+    ("Keyspace::get_into", |s| s.get_into("a", &mut Vec::new()).unwrap()),
+    ("Keyspace::view", |s| s.view().get("a").unwrap() == Some(b"1")),
+    ("Keyspace::contains_key", |s| s.contains_key("a").unwrap()),
+    ("Keyspace::multi_get", |s| s.multi_get(&["a", "b"]).unwrap().iter().flatten().count() == 1),
+    ("Keyspace::get_many_into", |s| s.get_many_into(&["a"], &mut Vec::new()).is_ok()),
+    ("Keyspace::prefetch", |s| {
+        s.prefetch(&["a"]);
+        true
+    }),
+    ("Keyspace::try_get", |s| s.try_get("a").is_ok()),
+    ("Keyspace::len", |s| s.len() == 1),
+    ("Keyspace::is_empty", |s| !s.is_empty()),
+    ("Keyspace::iter", |s| s.iter().all(|item| item.is_ok())),
+    ("Keyspace::keys", |s| s.keys().all(|item| item.is_ok())),
+    ("Keyspace::values", |s| s.values().all(|item| item.is_ok())),
+    ("Keyspace::keyspace_stats", |s| s.keyspace_stats().unwrap().keys == 1),
+    ("Keyspace as Debug", |s| !format!("{:?}", s.keyspace("other")).is_empty()),
+    ("TypedKeyspace::raw", |s| typed(s).raw().len() == 1),
+    ("TypedKeyspace::len", |s| typed(s).len() == 1),
+    ("TypedKeyspace::is_empty", |s| !typed(s).is_empty()),
+    ("TypedKeyspace::get", |s| typed(s).get("a").unwrap() == Some(1)),
+    ("TypedKeyspace::multi_get", |s| typed(s).multi_get(["a"]).unwrap() == [Some(1)]),
+    ("TypedKeyspace::contains_key", |s| typed(s).contains_key("a").unwrap()),
+    ("TypedKeyspace::iter", |s| typed(s).iter().all(|item| item.is_ok())),
+    ("TypedKeyspace as Debug", |s| !format!("{:?}", typed(s)).is_empty()),
+];
+
+/// What depends on how the store was left, and what ends it: a test of its own, below.
+const SETTLES: [&str; 3] = ["Store::flush", "Store::wait_durable", "Store::close"];
+
+/// Without a store's handle, or of what only reads and was got from one.
+fn is_elsewhere(name: &str) -> bool {
+    let without = ["Store::open", "salvage", "destroy", "destroy_on"];
+    let of = ["Options::", "Snapshot", "KeyspaceSnapshot", "View", "Iter", "SnapshotIter"];
+    without.contains(&name) || of.iter().any(|of| name.starts_with(of))
+}
+
+#[test]
+fn every_public_function_is_refused_or_only_reads() {
+    let rows = || REFUSED.iter().chain(WORKS).map(|(name, _)| *name).chain(SETTLES);
+    let all = api::public_functions().into_iter().map(|function| function.name);
+    let missing: Vec<_> = all.filter(|name| !is_elsewhere(name) && !rows().any(|row| row == name)).collect();
+    assert!(missing.is_empty(), "no row for: {missing:?}");
+}
+
+/// A store with a key in each of three keyspaces; closed, or killed.
+fn left(closed: bool) -> SimDisk {
+    let disk = SimDisk::new();
+    let store = Options::new().background(false).open_on(&disk).unwrap();
+    store.insert("a", "1").unwrap();
+    store.keyspace("other").unwrap().insert("a", "1").unwrap();
+    typed(&store).insert("a", &1).unwrap();
+    if closed {
+        store.close().unwrap();
+    }
+    disk.kill()
+}
+
+fn read_only(disk: &SimDisk) -> Store {
+    Options::new().read_only(true).open_on(disk).unwrap()
+}
+
+#[test]
+fn what_would_write_is_refused_and_what_reads_works() {
+    for closed in [true, false] {
+        let disk = left(closed);
+        let position = disk.position();
+        let store = read_only(&disk);
+        let wrong: Vec<_> =
+            REFUSED.iter().chain(WORKS).filter(|(_, row)| !row(&store)).map(|(name, _)| name).collect();
+        assert!(wrong.is_empty(), "closed: {closed}: {wrong:?}");
+        store.close().unwrap();
+        assert!(disk.position() == position, "closed: {closed}");
+    }
+}
+
+#[test]
+fn a_flush_of_what_is_only_read_never_lies() {
+    let store = read_only(&left(true));
+    store.flush().unwrap();
+    store.wait_durable(store.last_seq()).unwrap();
+    let handle = store.clone();
+    store.close().unwrap();
+    assert!(matches!(handle.get("a"), Err(Error::Closed)));
+    assert!(matches!(handle.flush(), Err(Error::Closed)));
+    // Killed: what it shows may be in the page cache alone.
+    let store = read_only(&left(false));
+    assert!(store.durable_seq() < store.last_seq());
+    assert!(refused(store.flush()));
+    assert!(refused(store.wait_durable(store.last_seq())));
+    store.wait_durable(store.durable_seq()).unwrap();
+    let values = store.get("a").unwrap();
+    let (mut iter, snapshot) = (store.iter(), store.snapshot());
+    store.close().unwrap();
+    assert_eq!(values.as_deref(), Some(b"1".as_slice()));
+    assert!(iter.next().unwrap().is_ok() && snapshot.get("a").unwrap().is_some());
+}

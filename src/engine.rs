@@ -478,7 +478,7 @@ impl Engine {
         }
         let writer = self.writer.lock();
         let (segment, offset) = writer.log.position();
-        let last_seq = writer.log.last_seq();
+        let (last_seq, next_seq) = (writer.log.last_seq(), writer.log.next_seq());
         self.shared.manifest.update(|manifest| {
             if let Some(entry) = manifest.segment_mut(segment.id()) {
                 entry.end = offset;
@@ -486,7 +486,7 @@ impl Engine {
             }
             manifest.clean = true;
             self.catalog.note_durable(manifest, last_seq);
-            manifest.next_seq = last_seq.next();
+            manifest.next_seq = next_seq;
         })?;
         // The store is closed cleanly all the same; the caller hears that some space was not given back.
         sealed.map(drop)

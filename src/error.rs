@@ -69,7 +69,8 @@ pub enum Error {
         path: PathBuf,
     },
     /// The store, the directory or the file system does not allow writing.
-    #[error("{} cannot be written; change its permissions, or those of its file system", path.display())]
+    #[error("{} cannot be written; change its permissions, or those of its file system, or read it with \
+        `Options::read_only`", path.display())]
     ReadOnly {
         /// The directory or file.
         path: PathBuf,
@@ -538,7 +539,8 @@ mod tests {
             ),
             (
                 Error::ReadOnly { path: path() },
-                "data cannot be written; change its permissions, or those of its file system",
+                "data cannot be written; change its permissions, or those of its file system, or read it with \
+                 `Options::read_only`",
             ),
             (
                 Error::OpenedReadOnly { path: path() },

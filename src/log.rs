@@ -232,9 +232,15 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// The last sequence number given out.
+    /// The number of the last record. Where the log stands nowhere that is the last one found: of a number between it and the
+    /// next one to be given out there is no record that could be durable.
     pub(crate) fn last_seq(&self) -> Seq {
-        Seq(self.next_seq.0 - 1)
+        if self.previous.is_some() { self.last_user } else { Seq(self.next_seq.0 - 1) }
+    }
+
+    /// The next sequence number to be given out.
+    pub(crate) fn next_seq(&self) -> Seq {
+        self.next_seq
     }
 
     /// The last record that somebody wrote: what a flush must make durable.

@@ -205,6 +205,11 @@ pub(crate) fn helper_failed(error: &dyn Display) {
     later!([error = error.to_string()] event!(warn, "the helper failed", error => error));
 }
 
+/// An open found no room for a segment; the first write tries again.
+pub(crate) fn no_segment(error: &dyn Display) {
+    later!([error = error.to_string()] event!(warn, "no room for a segment to write to", error => error));
+}
+
 /// A panic ended the helper.
 pub(crate) fn helper_panicked() {
     later!([] event!(error, "the helper panicked"));

@@ -3,8 +3,9 @@
 //! A history has up to three steps of an alphabet of eighteen. Each is crashed at every storage event of its last step (the
 //! steps before it are the last steps of other histories), by a kill and by a power cut with every subset of its
 //! uncertain pages, sizes and names; each machine that this leaves is opened in the same run of the system and in
-//! another one. The state must be a prefix of what was acknowledged, no shorter than what was durable. Then the
-//! recovery itself is crashed, and then the store is written to, flushed and crashed at its worst.
+//! another one; before that it is looked at, which shows the same and does nothing to the disk. The state must be a prefix of
+//! what was acknowledged, no shorter than what was durable. Then the recovery itself is crashed, and then the store is
+//! written to, flushed and crashed at its worst.
 //!
 //! The number of states is bounded by count, never by time: `MAPCASK_STATES` says how many, and a smaller number is a
 //! smaller sample of the same whole. A failure prints a [`Case`] that can be pasted as a test.
@@ -25,7 +26,7 @@ use mapcask::Durability;
 use mapcask::sim::{Chooser, CrashPoint, Exhaustive, Position, Script, Seeded, SimDisk, Tears};
 
 use model_support::trace::{ALPHABET, BOOT, KEYS, Step, Trace};
-use model_support::{History, State, Write, content_under, number_from_env, open};
+use model_support::{History, State, Write, content_under, look_under, number_from_env, open};
 
 /// Sectors of a page that are torn, besides whole pages: one mix of each two contents.
 const TEARS: Tears = Tears::Sectors(1);
@@ -109,8 +110,12 @@ impl Case {
         let _shown = Shown(self);
         let disk = self.crashed(point);
         let (allowed, pending) = trace.history_at(position);
+        // Every kill, and every third moment of the cuts.
+        let is_looked_at = matches!(self.crash, Crash::Kill) || self.position.is_multiple_of(3);
+        let looked = is_looked_at.then(|| look_under(&disk, self.durability, &KEYS));
         let store = open(&disk, self.durability).unwrap();
         let found = content_under(&store, &KEYS);
+        assert!(looked.is_none_or(|looked| looked == found), "whoever only reads sees what an open finds");
         store.verify().unwrap();
         let positions = disk.positions();
         let history = match self.crash {

@@ -44,7 +44,7 @@ use self::survey::Survey;
 use crate::catalog::Loaded;
 use crate::commit::Commit;
 use crate::control_page::ControlPage;
-use crate::error::{Error, Result};
+use crate::error::{Error, Resource, Result};
 use crate::format::control::Control;
 use crate::format::hash::{HASH_ID, HashKey};
 use crate::format::image::Image;
@@ -233,7 +233,11 @@ fn open_store(
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
     let found = Found { manifest, suspect, chain, repeated, unseen, boot_id, created };
-    settle(dir, options, survey, found, Built { space, hash_key, replayed, image, lock })
+    let built = Built { space, hash_key, replayed, image, lock };
+    match options.read_only {
+        true => reading::settle(dir, survey, found, built),
+        false => settle(dir, options, survey, found, built),
+    }
 }
 
 /// What was found on the disk.
@@ -293,11 +297,6 @@ fn settle(
     let next_seq = next_seq(dir.as_ref(), &manifest, &chain, durable, unseen)?;
     manifest.next_seq = next_seq;
     count_on(dir.as_ref(), survey, &mut manifest)?;
-    if options.read_only {
-        let found = Found { manifest, suspect, chain, repeated, unseen, boot_id, created };
-        let replayed = Replayed { keyspaces, names, durable_names, pending, durable, report };
-        return reading::settle(dir, found, Built { space, hash_key, replayed, image, lock });
-    }
     for aside in &chain.asides {
         report.set_aside.extend(copy_aside(dir.as_ref(), aside)?);
     }
@@ -430,13 +429,26 @@ fn tail(
     let (segment, offset, previous) = match resume {
         Some((segment, offset)) => (segment, offset, None),
         None => {
-            let segment = first_segment(shared, options, regime, ready)?;
+            let segment = match first_segment(shared, options, regime, ready) {
+                // Others have filled the disk: the store can be read all the same, and the first write tries again.
+                Err(error) if is_about_room(&error) && !shared.segments.read().is_empty() => {
+                    crate::trace::no_segment(&error);
+                    Segment::nowhere(&shared.space, shared.dir.path())?
+                }
+                made => made?,
+            };
             let offset = segment.data_offset();
             (segment, offset, Some(previous.unwrap_or((SegmentId(0), 0))))
         }
     };
     segment.resume_at(offset);
     Ok(Tail { segment, offset, previous, next_seq, epoch, durable, last })
+}
+
+/// Whether it is for want of room that a file cannot be made.
+fn is_about_room(error: &Error) -> bool {
+    let resource = if let Error::Exhausted { resource, .. } = error { Some(resource) } else { None };
+    matches!(error, Error::NoSpace { .. }) || matches!(resource, Some(Resource::Files | Resource::FileSize))
 }
 
 /// The segment that a new epoch begins with: one that is ready, or a new one.

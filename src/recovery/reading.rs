@@ -8,7 +8,8 @@
 
 use std::sync::Arc;
 
-use super::{Built, Found, Opened};
+use super::survey::Survey;
+use super::{Built, Found, Opened, count_on, next_seq};
 use crate::commit::Commit;
 use crate::control_page::ControlPage;
 use crate::error::{Error, Result};
@@ -23,11 +24,14 @@ use crate::segment::{Regime, Segment};
 ///
 /// # Errors
 ///
-/// What the operating system says where it has no memory.
-pub(super) fn settle(dir: Arc<dyn Dir>, found: Found, built: Built) -> Result<Opened> {
-    let Found { mut manifest, chain, .. } = found;
+/// `Corrupt` where numbers are that no store writes; what the operating system says where it has no memory.
+pub(super) fn settle(dir: Arc<dyn Dir>, survey: &Survey, found: Found, built: Built) -> Result<Opened> {
+    let Found { mut manifest, chain, unseen, .. } = found;
     let Built { space, hash_key, replayed, image, lock } = built;
     let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
+    // Nothing is numbered here; what cannot be counted on is refused as ever.
+    manifest.next_seq = next_seq(dir.as_ref(), &manifest, &chain, durable, unseen)?;
+    count_on(dir.as_ref(), survey, &mut manifest)?;
     report.clean = manifest.clean;
     report.epoch = manifest.epoch + 1;
     report.durable_seq = durable.0;

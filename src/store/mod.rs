@@ -104,8 +104,6 @@ impl Options {
     /// # let path = directory.path().join("data");
     /// use mapcask::{Error, Options};
     ///
-    /// let missing = Options::new().create(false).open(&path);
-    /// assert!(matches!(missing, Err(Error::NotFound { .. })));
     /// let store = Options::new().open(&path)?;
     /// assert!(store.recovery_report().created);
     /// let second = Options::new().open(&path);
@@ -118,7 +116,8 @@ impl Options {
     /// `Locked` when another handle has it open, unless both only read; `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or
     /// `NotFound` when there is no store that can be opened here, all without touching anything but the lock file; `Corrupt` or
     /// `MissingSegment` when durable data is damaged, likewise (see [`salvage`](crate::salvage)); `NoSpace`,
-    /// `ReadOnly`, `Io` or `Limit` when the operating system refuses; `InvalidOption`.
+    /// `ReadOnly`, `Io` or `Limit` when the operating system refuses; `InvalidOption`. A disk that others filled does not keep
+    /// a store from being opened and read; where an open cannot write, [`Options::read_only`] does not need to.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         opening::open(&self, path.as_ref())
     }

@@ -10,6 +10,11 @@
 #[path = "../support/api.rs"]
 mod api;
 #[cfg(target_os = "linux")]
+#[path = "../sigbus/file_system.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod file_system;
+mod full;
+#[cfg(target_os = "linux")]
 mod places;
 mod refusals;
 mod states;

@@ -14,7 +14,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use mapcask::sim::SimDisk;
-use mapcask::{Durability, Keyspace, Options, Result, Snapshot, Store};
+use mapcask::{Durability, Error, Keyspace, Options, Result, Snapshot, Store};
 
 pub(crate) use history::History;
 pub(crate) use write::{Outcome, Write};
@@ -151,6 +151,19 @@ pub(crate) fn content_under(store: &Store, keys: &[impl AsRef<[u8]>]) -> State {
         (name, Arc::new(map))
     };
     State(keyspaces(store).map(under).collect())
+}
+
+/// What whoever only reads is shown under these keys; on the disk nothing happens meanwhile.
+pub(crate) fn look_under(disk: &SimDisk, durability: Durability, keys: &[impl AsRef<[u8]>]) -> State {
+    let before = disk.position();
+    let found = match options(durability).read_only(true).open_on(disk) {
+        Ok(store) => content_under(&store, keys),
+        // It is made by who writes.
+        Err(Error::NotFound { .. }) => State::new(),
+        Err(error) => panic!("{error}"),
+    };
+    assert!(disk.position() == before, "looking does nothing to the disk");
+    found
 }
 
 /// A snapshot shows its moment, whichever way one looks.

@@ -347,7 +347,9 @@ impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Descriptors => "too many files are open; close some, or raise the limit (ulimit -n), and try again",
-            Self::Files => "the file system has no inode left; remove some files, however small, and try again",
+            Self::Files => {
+                "the file system has no inode left for it; remove some files, however small, or compact the store, and try again"
+            }
             Self::Mappings => {
                 "no memory can be mapped; raise vm.max_map_count or the limit on address space (ulimit -v), or close other \
                  stores, and try again"
@@ -470,8 +472,8 @@ mod tests {
             ),
             (
                 exhausted(Resource::Files, "create"),
-                "cannot create data/0000000001.seg: the file system has no inode left; remove some files, however small, \
-                 and try again",
+                "cannot create data/0000000001.seg: the file system has no inode left for it; remove some files, however small, or \
+                 compact the store, and try again",
             ),
             (
                 exhausted(Resource::Mappings, "map"),

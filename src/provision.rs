@@ -165,8 +165,9 @@ impl Provision {
     ///
     /// # Errors
     ///
-    /// `DiskLimit`, `NoSpace`, or what the operating system says; nothing has been written.
+    /// `DiskLimit`, `NoSpace`, `Exhausted`, or what the operating system says; nothing has been written.
     pub(crate) fn take(&self, shared: &Shared, want: Want, need: u64) -> Result<Arc<Segment>> {
+        self.check_files(shared, want)?;
         if let Some(room) = self.scarce(shared) {
             return self.take_scarce(shared, want, need, room);
         }
@@ -255,28 +256,6 @@ impl Provision {
         self.recount(shared);
         shared.sync_dir()?;
         Ok(freed)
-    }
-
-    /// Has a segment ready for when the active one is full, so that what is left of that can be kept for removals.
-    ///
-    /// # Errors
-    ///
-    /// `NoSpace`, or what the operating system says.
-    pub(crate) fn have_next(&self, shared: &Shared) -> Result<()> {
-        if self.ready_count() > 0 {
-            return Ok(());
-        }
-        if self.scarce(shared).is_some() {
-            return self.restore(shared);
-        }
-        let mut making = self.making.lock();
-        if !self.ready.lock().is_empty() {
-            return Ok(());
-        }
-        if let Some(segment) = self.make(shared, &mut making, Want::Ahead, 0)? {
-            self.ready.lock().push_back(segment);
-        }
-        Ok(())
     }
 
     fn make(
@@ -420,7 +399,8 @@ impl Provision {
             return Ok(true);
         }
         let Some(next) = self.next_ready() else {
-            if offset < active.size() / 2 || self.scarce(shared).is_some() {
+            let is_early = offset < active.size() / 2;
+            if is_early || self.scarce(shared).is_some() || self.has_few_files(shared) {
                 return Ok(false);
             }
             let mut making = self.making.lock();

@@ -271,7 +271,7 @@ impl Engine {
                             total.elapsed = self.shared.dir.now().saturating_sub(begun);
                             return Ok(total);
                         }
-                        Err(Error::NoSpace { .. }) if self.finds_room(&mut running, &mut total)? => {}
+                        Err(refused) if self.finds_room(&mut running, &refused, &mut total)? => {}
                         Err(other) => return Err(other),
                     }
                 }

@@ -8,7 +8,7 @@ use crate::compaction::policy::{Decision, Survey};
 use crate::compaction::report::CompactionReport;
 use crate::compaction::{Running, Wish};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Resource, Result};
 use crate::mapping::PAGE_SIZE;
 use crate::write::Due;
 
@@ -23,6 +23,29 @@ const STOP: Duration = Duration::from_secs(1);
 const UNPROVEN_MAX: usize = 8;
 /// And how much they may hold for that, in bytes: it is written again before the open returns.
 const UNPROVEN_BYTES: u64 = 8 << 20;
+/// What a pass is to win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    /// Bytes below the store's limit.
+    Limit,
+    /// Blocks of the disk.
+    Space,
+    /// Files of the file system.
+    Files,
+}
+
+impl Lack {
+    /// That for which a write was refused.
+    fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::DiskLimit { .. } => Some(Self::Limit),
+            Error::NoSpace { .. } => Some(Self::Space),
+            Error::Exhausted { resource: Resource::Files, .. } => Some(Self::Files),
+            _ => None,
+        }
+    }
+}
+
 /// How many times more than is alive the segments that are written to next may take in a store at rest.
 const OUTGROWN: u64 = 8;
 
@@ -35,11 +58,11 @@ impl Engine {
     /// `Poisoned`, or `DiskLimit` where it cannot. What else stops a pass is not this write's affair: it gets its own error.
     #[cold]
     pub(crate) fn makes_room(&self, error: &Error, wish: &mut Wish) -> Result<bool> {
-        if !matches!(error, Error::DiskLimit { .. } | Error::NoSpace { .. }) {
-            return Ok(false);
+        if matches!(error, Error::Exhausted { resource: Resource::Descriptors, .. }) {
+            return self.gives_back_descriptors();
         }
+        let Some(lack) = Lack::of(error) else { return Ok(false) };
         self.load_all()?;
-        let full = matches!(error, Error::NoSpace { .. });
         let before = match error {
             Error::DiskLimit { used, .. } => *used,
             _ => 0,
@@ -57,9 +80,9 @@ impl Engine {
             }
             // Twice: what is under way may have begun before there was something better to do.
             for _ in 0..2 {
-                let passed = match full {
-                    true => self.pass_on_full_disk(&mut running, wish.removes()).map(|won| won.is_some()),
-                    false => self.pass_for_room(&mut running).map(|()| self.counted() < before),
+                let passed = match lack {
+                    Lack::Limit => self.pass_for_room(&mut running).map(|()| self.counted() < before),
+                    _ => self.pass_on_full_disk(&mut running, lack, wish.removes()).map(|won| won.is_some()),
                 };
                 match passed {
                     Ok(true) => return Ok(true),
@@ -98,31 +121,69 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes room for a pass that found too little; whether there is more than before.
+    /// Makes room for a pass that was refused some; whether there is more than before.
     ///
     /// # Errors
     ///
     /// What stopped it.
-    pub(super) fn finds_room(&self, running: &mut Running, total: &mut CompactionReport) -> Result<bool> {
-        if self.provision.give_up_ready(&self.shared)? > 0 {
+    pub(super) fn finds_room(
+        &self,
+        running: &mut Running,
+        refused: &Error,
+        total: &mut CompactionReport,
+    ) -> Result<bool> {
+        let Some(lack) = Lack::of(refused) else { return Ok(false) };
+        if self.gives_up_ready(refused)? {
             return Ok(true);
         }
-        let won = self.pass_on_full_disk(running, true)?;
+        let won = self.pass_on_full_disk(running, lack, true)?;
         won.iter().for_each(|report| total.add(report));
         Ok(won.is_some())
+    }
+
+    /// Gives up what was made for later, where that is what a pass was refused; whether something came back.
+    fn gives_up_ready(&self, refused: &Error) -> Result<bool> {
+        if Lack::of(refused).is_none() || self.provision.give_up_ready(&self.shared)? == 0 {
+            return Ok(false);
+        }
+        // A file is there as long as it is mapped.
+        self.collect_removed();
+        Ok(true)
+    }
+
+    /// Makes the full segments durable, each of which keeps its descriptor until then; whether there were any.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`, or what the operating system says.
+    fn gives_back_descriptors(&self) -> Result<bool> {
+        if self.writer.lock().log.full_count() == 0 {
+            return Ok(false);
+        }
+        self.shared.commit.run(|| self.sync_once())?;
+        self.seal()
     }
 
     /// As before, where the pass finds room on the disk only for little; what it did, if there was one.
     ///
     /// What is given up for it is not won by it, so that what the segments take says nothing here.
-    fn pass_on_full_disk(&self, running: &mut Running, urgent: bool) -> Result<Option<CompactionReport>> {
+    fn pass_on_full_disk(
+        &self,
+        running: &mut Running,
+        lack: Lack,
+        urgent: bool,
+    ) -> Result<Option<CompactionReport>> {
         let segment_bytes = self.options.segment_bytes;
         let room = self.provision.scarce(&self.shared);
         let mut room = room.map_or(segment_bytes, |room| room.for_pass(segment_bytes));
         loop {
             let survey = self.survey(&running.damaged);
             if running.job.is_none() {
-                let decision = survey.decide_fitting(room, self.names_size(), urgent);
+                let names = self.names_size();
+                let decision = match lack {
+                    Lack::Files => survey.decide_fewer(room, names, urgent),
+                    _ => survey.decide_fitting(room, names, urgent),
+                };
                 if !self.begin(running, &survey, decision)? {
                     return Ok(None);
                 }
@@ -133,7 +194,7 @@ impl Engine {
             while running.job.is_some() {
                 match self.drive(running) {
                     // What was made for later is room for now.
-                    Err(Error::NoSpace { .. }) if self.provision.give_up_ready(&self.shared)? > 0 => break,
+                    Err(refused) if self.gives_up_ready(&refused)? => break,
                     // There is less than was said.
                     Err(Error::NoSpace { .. }) if room >= 2 * PAGE_SIZE as u64 => {
                         room /= 2;

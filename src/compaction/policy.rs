@@ -227,6 +227,25 @@ impl Survey {
         if taken.is_empty() { Decision::Nothing } else { self.compact(&taken, Reason::Space) }
     }
 
+    /// What makes fewer files of more: those that cost least, all in one file of at most `room` bytes. Where no two fit into that
+    /// and it is `urgent`, the two that cost least.
+    pub(crate) fn decide_fewer(&self, room: u64, names: u64, urgent: bool) -> Decision {
+        let dead = self.decide_dead();
+        if dead != Decision::Nothing {
+            return dead;
+        }
+        let mut order: Vec<_> = self.weighed().collect();
+        order.sort_by_key(|weighed| (weighed.cost, weighed.facts.id));
+        let mut cost = names;
+        let fits = |(at, weighed): &(usize, &Weighed<'_>)| {
+            cost += weighed.cost;
+            size_of(at + 1, cost) <= room || (urgent && *at < 2)
+        };
+        let count = order.iter().take(VICTIMS_MAX).enumerate().take_while(fits).count();
+        order.truncate(count);
+        if count < 2 { Decision::Nothing } else { self.compact(&order, Reason::Space) }
+    }
+
     /// Everything in which nothing is alive, however little it is.
     pub(crate) fn decide_dead(&self) -> Decision {
         let victims: Vec<_> = self.weighed().filter(|weighed| weighed.cost == 0).take(VICTIMS_MAX).collect();

@@ -204,6 +204,7 @@ impl Held {
 
 /// Writes what is to be in the file of a lock, which may hold a longer note.
 fn write_note(file: &File, note: &[u8]) -> io::Result<()> {
+    platform::check_size_limit(note.len() as u64)?;
     platform::write_all_at(file, note, 0)?;
     // Seldom: it costs the file system a transaction.
     if file.metadata()?.len() == note.len() as u64 { Ok(()) } else { file.set_len(note.len() as u64) }

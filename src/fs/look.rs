@@ -73,6 +73,10 @@ impl Dir for LookDir {
         self.0.free_bytes()
     }
 
+    fn free_files(&self) -> Option<u64> {
+        self.0.free_files()
+    }
+
     fn medium(&self) -> io::Result<Medium> {
         self.0.medium()
     }

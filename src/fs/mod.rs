@@ -129,6 +129,8 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn lock(&self, name: &str, claim: Claim<'_>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure>;
     /// Bytes that are free on the file system; `None` where that cannot be known.
     fn free_bytes(&self) -> Option<u64>;
+    /// How many files more the file system can hold; `None` where that cannot be known, or it has as many as fit.
+    fn free_files(&self) -> Option<u64>;
     /// What lies below.
     fn medium(&self) -> io::Result<Medium>;
     /// Identifies this run of the operating system; `None` where that cannot be known.

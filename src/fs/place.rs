@@ -197,9 +197,10 @@ impl Place {
         system.f_bavail.checked_mul(system.f_frsize)
     }
 
-    /// Whether the file system can have no file more. One that counts none has as many as fit.
-    pub(super) fn has_no_inodes(&self) -> bool {
-        rustix::fs::fstatvfs(&self.dir).is_ok_and(|system| system.f_files > 0 && system.f_favail == 0)
+    /// How many files more the file system can have. One that counts none has as many as fit.
+    pub(super) fn free_files(&self) -> Option<u64> {
+        let system = rustix::fs::fstatvfs(&self.dir).ok()?;
+        (system.f_files > 0).then_some(system.f_favail)
     }
 
     /// What lies below.

@@ -72,8 +72,8 @@ impl Place {
 
     /// Nobody to ask without a call of this system's own.
     #[expect(clippy::unused_self, reason = "one signature on every system")]
-    pub(super) fn has_no_inodes(&self) -> bool {
-        false
+    pub(super) fn free_files(&self) -> Option<u64> {
+        None
     }
 
     pub(super) fn free_bytes(&self) -> Option<u64> {

@@ -93,7 +93,7 @@ impl Dir for RealDir {
         let place = self.place()?;
         let file = place.create_file(name).map_err(|error| match error.kind() {
             // The same number for blocks and for inodes.
-            io::ErrorKind::StorageFull if place.has_no_inodes() => {
+            io::ErrorKind::StorageFull if place.free_files() == Some(0) => {
                 io::Error::new(error.kind(), RanOut(Resource::Files))
             }
             _ => error,
@@ -132,6 +132,10 @@ impl Dir for RealDir {
 
     fn free_bytes(&self) -> Option<u64> {
         self.place().ok()?.free_bytes()
+    }
+
+    fn free_files(&self) -> Option<u64> {
+        self.place().ok()?.free_files()
     }
 
     fn medium(&self) -> io::Result<Medium> {

@@ -2,12 +2,13 @@
 //!
 //! What is free and what is made ahead is one room here; segments that wait are how it is held against other programs.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Making, PAGE_SIZE, Provision, Shared, fits, least_size};
 use crate::allowance::Want;
-use crate::error::{Error, Result};
+use crate::error::{Error, RanOut, Resource, Result};
 use crate::reserve::Reserve;
 use crate::segment::Segment;
 
@@ -19,6 +20,10 @@ const SHARE: u64 = 8;
 
 /// In how many segments the reserve is held, at least.
 const PIECES: u64 = 4;
+/// How many files insertions leave: two for the copies of passes, and the rest for the segments of removals and of opens.
+const FILES_KEPT: u64 = 4;
+/// How many of them removals leave.
+const FILES_FOR_PASSES: u64 = 2;
 
 /// The room there is on a disk that is nearly full, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +55,32 @@ impl Room {
 }
 
 impl Provision {
+    /// Refuses a segment where the file system can hold only those files that are kept for what leads out of that: one that is
+    /// ready counts as a file that can be had.
+    ///
+    /// # Errors
+    ///
+    /// `Exhausted`.
+    pub(super) fn check_files(&self, shared: &Shared, want: Want) -> Result<()> {
+        let kept = match want {
+            Want::Insertion | Want::Ahead => FILES_KEPT,
+            Want::Removal => FILES_FOR_PASSES,
+            Want::Last => return Ok(()),
+        };
+        let Some(free) = shared.dir.free_files() else { return Ok(()) };
+        if free.saturating_add(self.ready_count() as u64) > kept {
+            return Ok(());
+        }
+        let source = Arc::new(io::Error::new(io::ErrorKind::StorageFull, RanOut(Resource::Files)));
+        let path = shared.dir.path().to_owned();
+        Err(Error::Exhausted { resource: Resource::Files, operation: "make a segment in", path, source })
+    }
+
+    /// Whether there are no files but those that are kept.
+    pub(crate) fn has_few_files(&self, shared: &Shared) -> bool {
+        self.check_files(shared, Want::Ahead).is_err()
+    }
+
     /// The room there is, where it is little.
     pub(crate) fn scarce(&self, shared: &Shared) -> Option<Room> {
         let free = shared.dir.free_bytes()?;
@@ -108,6 +139,29 @@ impl Provision {
         Ok(segment)
     }
 
+    /// Has a segment ready for when the active one is full, so that what is left of that can be kept for removals.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, or what the operating system says.
+    pub(crate) fn have_next(&self, shared: &Shared) -> Result<()> {
+        if self.ready_count() > 0 {
+            return Ok(());
+        }
+        if self.scarce(shared).is_some() {
+            return self.restore(shared);
+        }
+        let mut making = self.making.lock();
+        if !self.ready.lock().is_empty() {
+            return Ok(());
+        }
+        self.check_files(shared, Want::Ahead)?;
+        if let Some(segment) = self.make(shared, &mut making, Want::Ahead, 0)? {
+            self.ready.lock().push_back(segment);
+        }
+        Ok(())
+    }
+
     /// Sees to it that insertions may go on.
     ///
     /// # Errors
@@ -131,7 +185,7 @@ impl Provision {
         loop {
             let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
             let missing = reserve.all.saturating_sub(ready);
-            if missing == 0 {
+            if missing == 0 || self.has_few_files(shared) {
                 return Ok(());
             }
             let piece =

@@ -192,6 +192,12 @@ impl Dir for SimDir {
         machine.settings.capacity.map(|capacity| capacity.saturating_sub(machine.model.allocated()))
     }
 
+    fn free_files(&self) -> Option<u64> {
+        let machine = self.shared.lock();
+        let most = machine.limits.get(&Resource::Files)?;
+        Some(most.saturating_sub(machine.model.names.len() as u64))
+    }
+
     fn medium(&self) -> io::Result<Medium> {
         Ok(self.shared.lock().settings.medium)
     }

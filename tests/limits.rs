@@ -1,0 +1,596 @@
+//! What runs out on real file systems: blocks, inodes, quotas, descriptors, mappings, file sizes.
+//!
+//! For each a process fills a store until it is refused, goes on writing, and is killed. Another one, with no more of it, opens
+//! the store, finds what was acknowledged, is refused with advice, and leaves no file that is not counted; removals and a
+//! compaction lead out, except of what a store cannot give back by itself. `MAPCASK_LIMITS` sets how often each is met;
+//! `MAPCASK_SEED` repeats a run's operations.
+//!
+//! Most need root, for file systems of their own. Without it those tests pass, and say loudly that they have shown nothing.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use mapcask::{Error, Options, Store};
+use memmap2::MmapMut;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// How many operations are acknowledged after the first refusal before the process is killed, at most.
+const AFTER: u64 = 60;
+/// Keys that are used; a place runs out before all of them are there.
+const KEYS: u32 = 100_000;
+/// How often a write is refused without leaving anything.
+const REFUSALS: usize = 20;
+
+/// What is to run out, and what an error then says.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    name: &'static str,
+    place: How,
+    /// What each process lowers for itself.
+    lowered: &'static str,
+    segment_bytes: u64,
+    most_len: usize,
+    /// How the error's `Debug` begins, and what its text advises.
+    error: &'static str,
+    advice: &'static str,
+}
+
+/// Where the store lies.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    /// In the build's folder, whatever that lies on.
+    Plain,
+    /// On a file system in memory, with these options.
+    Memory(&'static str),
+    /// On a device of so many MiB, made by this, mounted with these options; and what is left free of it in KiB.
+    Device { mib: u64, make: &'static [&'static str], options: &'static str, free_kib: Option<u64> },
+}
+
+const FULL: Case = Case {
+    name: "",
+    place: How::Plain,
+    lowered: "",
+    segment_bytes: 256 << 10,
+    most_len: 3000,
+    error: "NoSpace",
+    advice: "free some space",
+};
+const XFS: &[&str] = &["mkfs.xfs", "-q", "-f"];
+
+#[test]
+fn a_full_memory_file_system_lets_a_store_out() {
+    let case = Case { name: "tmpfs", place: How::Memory("size=2m"), ..FULL };
+    meet(&case);
+    meet(&Case { name: "tmpfs-default", segment_bytes: 64 << 20, ..case });
+}
+
+#[test]
+fn a_full_ext4_lets_a_store_out() {
+    for (name, size) in [("ext4-1k", "1024"), ("ext4-4k", "4096")] {
+        let make: &'static [&'static str] = match size {
+            "1024" => &["mkfs.ext4", "-q", "-F", "-b", "1024"],
+            _ => &["mkfs.ext4", "-q", "-F", "-b", "4096"],
+        };
+        let place = How::Device { mib: 12, make, options: "loop", free_kib: Some(2048) };
+        meet(&Case { name, place, ..FULL });
+    }
+}
+
+#[test]
+fn a_full_xfs_lets_a_store_out() {
+    let place = How::Device { mib: 320, make: XFS, options: "loop", free_kib: Some(3072) };
+    meet(&Case { name: "xfs", place, ..FULL });
+}
+
+#[test]
+fn a_full_btrfs_lets_a_store_out() {
+    let make: &'static [&'static str] = &["mkfs.btrfs", "-q", "-f", "--mixed"];
+    let place = How::Device { mib: 24, make, options: "loop", free_kib: Some(6144) };
+    meet(&Case { name: "btrfs", place, ..FULL });
+}
+
+/// Cause: what was kept for removals and passes was kept in bytes only. Symptom: with the last inode gone a pass had none for its
+/// copies, so removals ended with the active segment, and no compaction could be made. Fix: insertions leave files, too, and a
+/// pass makes fewer of more.
+#[test]
+fn a_file_system_without_inodes_lets_a_store_out() {
+    let case =
+        Case { segment_bytes: 16 << 10, error: "Exhausted { resource: Files", advice: "inode left", ..FULL };
+    meet(&Case { name: "tmpfs-inodes", place: How::Memory("size=8m,nr_inodes=24"), ..case });
+    let make: &'static [&'static str] = &["mkfs.ext4", "-q", "-F", "-N", "32"];
+    let place = How::Device { mib: 16, make, options: "loop", free_kib: None };
+    meet(&Case { name: "ext4-inodes", place, ..case });
+}
+
+#[test]
+fn a_quota_that_nobody_tells_of_gives_back_what_is_dead() {
+    let make: &'static [&'static str] = &["mkfs.btrfs", "-q", "-f", "--mixed"];
+    let place = How::Device { mib: 32, make, options: "loop", free_kib: None };
+    meet(&Case { name: "btrfs-quota", place, lowered: "quota", ..FULL });
+}
+
+#[test]
+fn a_limit_on_file_sizes_lets_a_store_go_on_and_is_no_signal() {
+    let case = Case {
+        name: "file-size",
+        lowered: "file size",
+        most_len: 100_000,
+        error: "Exhausted { resource: FileSize",
+        advice: "ulimit -f",
+        ..FULL
+    };
+    meet(&case);
+}
+
+#[test]
+fn a_store_without_mappings_goes_on_once_there_are_some() {
+    let case = Case {
+        name: "mappings",
+        lowered: "mappings",
+        segment_bytes: 64 << 10,
+        error: "Exhausted { resource: Mappings",
+        advice: "vm.max_map_count",
+        ..FULL
+    };
+    meet(&case);
+}
+
+#[test]
+fn one_store_works_with_few_descriptors() {
+    let case = Case { name: "descriptors", lowered: "descriptors", segment_bytes: 16 << 10, ..FULL };
+    let place = Place::make(&case).unwrap();
+    let worked = child(&case, "thrifty", &place.path.join("store"), 0).output().unwrap();
+    let said = String::from_utf8_lossy(&worked.stdout) + String::from_utf8_lossy(&worked.stderr);
+    assert!(worked.status.success(), "{}\n{said}", worked.status);
+}
+
+/// More segments than there may be descriptors, and nobody in the background who makes them durable.
+fn work_thriftily(setting: &Setting) {
+    let _held = setting.lower();
+    let options = Options::new().segment_bytes(setting.segment_bytes).background(false);
+    let store = options.clone().open(&setting.directory).unwrap();
+    for key in 0..500_u32 {
+        store.insert(key.to_le_bytes(), setting.value(key, 2000)).unwrap();
+    }
+    store.compact().unwrap();
+    store.close().unwrap();
+    assert_eq!(options.open(&setting.directory).unwrap().len(), 500);
+}
+
+/// Meets one case as often as is asked for.
+fn meet(case: &Case) {
+    let times = number("MAPCASK_LIMITS", 1);
+    let place = match Place::make(case) {
+        Ok(place) => place,
+        Err(reason) => return skip(case, &reason),
+    };
+    for time in 0..times {
+        let seed = number("MAPCASK_SEED", fastrand::u64(..)).wrapping_add(time);
+        let store = place.path.join(format!("store-{time}"));
+        let told = fill_until_killed(case, &store, seed);
+        let known = place.folder.join("known");
+        fs::write(&known, told.to_text()).unwrap();
+        let judged = child(case, "judge", &store, seed).env("MAPCASK_LIMITS_KNOWN", &known).output().unwrap();
+        let said = String::from_utf8_lossy(&judged.stdout) + String::from_utf8_lossy(&judged.stderr);
+        assert!(judged.status.success(), "{}, seed {seed}: {}\n{said}", case.name, judged.status);
+        fs::remove_dir_all(&store).unwrap();
+    }
+}
+
+// ---- The process that is killed ---------------------------------------------------------------------------------------
+
+/// What a process was told, and what was under way when it died.
+#[derive(Debug, Default)]
+struct Told {
+    there: BTreeMap<u32, usize>,
+    under_way: Option<(u32, Option<usize>)>,
+}
+
+impl Told {
+    fn to_text(&self) -> String {
+        let line = |(key, len): (&u32, &usize)| format!("there {key} {len}\n");
+        let doubt = self.under_way.map(|(key, _)| format!("doubt {key} 0\n"));
+        self.there.iter().map(line).chain(doubt).collect()
+    }
+}
+
+fn child(case: &Case, role: &str, store: &Path, seed: u64) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "a_process_that_meets_a_limit", "--nocapture", "--test-threads=1"]);
+    command.env("MAPCASK_LIMITS_ROLE", role).env("MAPCASK_LIMITS_STORE", store);
+    command.env("MAPCASK_LIMITS_LOWERED", case.lowered).env("MAPCASK_LIMITS_SEED", seed.to_string());
+    command.env("MAPCASK_LIMITS_OPTIONS", format!("{} {}", case.segment_bytes, case.most_len));
+    command.env("MAPCASK_LIMITS_ERROR", case.error).env("MAPCASK_LIMITS_ADVICE", case.advice);
+    command
+}
+
+/// Has a process fill a store, and kills it some operations after it was first refused one.
+fn fill_until_killed(case: &Case, store: &Path, seed: u64) -> Told {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut writer = child(case, "fill", store, seed).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+    let (mut told, mut left, mut refused) = (Told::default(), rng.u64(0..AFTER), 0);
+    let mut is_killed = false;
+    for line in lines {
+        let line = line.unwrap();
+        let words: Vec<_> = line.split(' ').collect();
+        match words[..] {
+            ["put", key, len] => told.under_way = Some((key.parse().unwrap(), Some(len.parse().unwrap()))),
+            ["take", key] => told.under_way = Some((key.parse().unwrap(), None)),
+            ["done"] => {
+                let _before = match told.under_way.take().unwrap() {
+                    (key, Some(len)) => told.there.insert(key, len),
+                    (key, None) => told.there.remove(&key),
+                };
+                left -= u64::from(refused > 0 && left > 0);
+            }
+            ["refused"] => (told.under_way, refused) = (None, refused + 1),
+            // The harness says something, too.
+            _ => continue,
+        }
+        if refused > 0 && left == 0 && !is_killed {
+            writer.kill().unwrap();
+            is_killed = true;
+        }
+    }
+    let status = writer.wait().unwrap();
+    assert!(
+        is_killed,
+        "{}, seed {seed}: it ended by itself with {status}, {} keys in",
+        case.name,
+        told.there.len()
+    );
+    told
+}
+
+fn fill(setting: &Setting) {
+    let mut rng = fastrand::Rng::with_seed(setting.seed);
+    let mut out = std::io::stdout();
+    let store = setting.open();
+    let held = setting.lower();
+    let mut say = |line: String| out.write_all(line.as_bytes()).and_then(|()| out.flush()).unwrap();
+    // The harness has begun a line.
+    say("\n".to_owned());
+    let (mut next, mut is_full) = (0, false);
+    loop {
+        let key = if is_full { rng.u32(0..next) } else { next };
+        let done = if is_full && rng.u8(0..3) == 0 {
+            say(format!("take {key}\n"));
+            store.remove(key.to_le_bytes()).map(drop)
+        } else {
+            let len = rng.usize(0..setting.most_len);
+            say(format!("put {key} {len}\n"));
+            store.insert(key.to_le_bytes(), setting.value(key, len)).map(drop)
+        };
+        next += u32::from(!is_full);
+        assert!(next < KEYS, "nothing ran out");
+        match done {
+            Ok(()) => say("done\n".to_owned()),
+            Err(error) => {
+                setting.check(&error);
+                is_full = true;
+                say("refused\n".to_owned());
+            }
+        }
+        std::hint::black_box(&held);
+    }
+}
+
+// ---- The process that judges ----------------------------------------------------------------------------------------
+
+fn judge(setting: &Setting) {
+    let text = fs::read_to_string(std::env::var("MAPCASK_LIMITS_KNOWN").unwrap()).unwrap();
+    let mut there = BTreeMap::new();
+    let mut doubt = None;
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        let word = words.next();
+        let mut number = || words.next().unwrap().parse::<usize>().unwrap();
+        let (key, len) = (u32::try_from(number()).unwrap(), number());
+        if word == Some("doubt") {
+            doubt = Some(key);
+        } else {
+            there.insert(key, len);
+        }
+    }
+    let store = setting.open();
+    let held = setting.lower();
+    if let Some(key) = doubt {
+        match store.get(key.to_le_bytes()).unwrap() {
+            Some(value) => there.insert(key, value.len()),
+            None => there.remove(&key),
+        };
+    }
+    setting.compare(&store, &there);
+    // Refused as often as one likes, nothing is left behind. A limit on file sizes refuses the large ones only.
+    let mut refused = 0;
+    for key in KEYS.. {
+        let len = setting.most_len - 1;
+        match store.insert(key.to_le_bytes(), setting.value(key, len)) {
+            Ok(_) => {
+                there.insert(key, len);
+            }
+            Err(error) => {
+                setting.check(&error);
+                refused += 1;
+            }
+        }
+        if refused == REFUSALS {
+            break;
+        }
+    }
+    setting.compare(&store, &there);
+    // There is more of what no write can give back.
+    let held = setting.lift(held);
+    // The way out. Of a quota that nobody tells of nothing is kept for copies, so that only what is dead as a whole comes back.
+    let keys: Vec<_> = there.keys().copied().collect();
+    let stays = |key: &u32| key.is_multiple_of(4) && setting.lowered != "quota";
+    for key in keys.iter().copied().filter(|key| !stays(key)) {
+        store
+            .remove(key.to_le_bytes())
+            .unwrap_or_else(|error| panic!("removal of {key}: {error} ({error:?})"));
+        there.remove(&key);
+    }
+    store.compact().unwrap_or_else(|error| panic!("compaction: {error} ({error:?})"));
+    for key in 2 * KEYS..2 * KEYS + 20 {
+        let inserted = store.insert(key.to_le_bytes(), setting.value(key, 500));
+        inserted.unwrap_or_else(|error| panic!("insertion afterwards: {error} ({error:?})"));
+        there.insert(key, 500);
+    }
+    setting.compare(&store, &there);
+    store.close().unwrap();
+    let store = setting.open();
+    setting.compare(&store, &there);
+    for key in there.keys() {
+        store.remove(key.to_le_bytes()).unwrap();
+    }
+    store.close().unwrap();
+    assert_eq!(setting.open().len(), 0);
+    std::hint::black_box(&held);
+}
+
+// ---- What both know ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_process_that_meets_a_limit() {
+    let Ok(role) = std::env::var("MAPCASK_LIMITS_ROLE") else { return };
+    let setting = Setting::from_env();
+    match role.as_str() {
+        "fill" => fill(&setting),
+        "thrifty" => work_thriftily(&setting),
+        _ => judge(&setting),
+    }
+}
+
+#[derive(Debug)]
+struct Setting {
+    directory: PathBuf,
+    lowered: String,
+    seed: u64,
+    segment_bytes: u64,
+    most_len: usize,
+    error: String,
+    advice: String,
+}
+
+/// What is held so that no more of it is there.
+type Held = Vec<MmapMut>;
+
+impl Setting {
+    fn from_env() -> Self {
+        let word = |name: &str| std::env::var(format!("MAPCASK_LIMITS_{name}")).unwrap();
+        let options = word("OPTIONS");
+        let (segment_bytes, most_len) = options.split_once(' ').unwrap();
+        Self {
+            directory: word("STORE").into(),
+            lowered: word("LOWERED"),
+            seed: word("SEED").parse().unwrap(),
+            segment_bytes: segment_bytes.parse().unwrap(),
+            most_len: most_len.parse().unwrap(),
+            error: word("ERROR"),
+            advice: word("ADVICE"),
+        }
+    }
+
+    fn open(&self) -> Store {
+        let opened = Options::new().segment_bytes(self.segment_bytes).open(&self.directory);
+        opened.unwrap_or_else(|error| panic!("open: {error} ({error:?})"))
+    }
+
+    fn value(&self, key: u32, len: usize) -> Vec<u8> {
+        vec![key.to_le_bytes()[0]; len]
+    }
+
+    fn check(&self, error: &Error) {
+        let (shape, text) = (format!("{error:?}"), error.to_string());
+        assert!(shape.starts_with(&self.error) && text.contains(&self.advice), "{text} ({shape})");
+    }
+
+    /// Lowers what this process may have.
+    fn lower(&self) -> Held {
+        let lower = |resource, to| {
+            let maximum = getrlimit(resource).maximum;
+            setrlimit(resource, Rlimit { current: Some(to), maximum }).unwrap();
+        };
+        match self.lowered.as_str() {
+            "descriptors" => lower(Resource::Nofile, 20),
+            "file size" => lower(Resource::Fsize, 64 << 10),
+            "mappings" => return take_mappings(40),
+            _ => {}
+        }
+        Held::new()
+    }
+
+    /// Takes that back for mappings: the store has no way to get any.
+    fn lift(&self, held: Held) -> Held {
+        if self.lowered == "mappings" { Held::new() } else { held }
+    }
+
+    /// The store holds exactly this, and its directory nothing that is not counted.
+    fn compare(&self, store: &Store, there: &BTreeMap<u32, usize>) {
+        for (key, len) in there {
+            let found = store.get(key.to_le_bytes()).unwrap();
+            assert_eq!(found.as_deref(), Some(&*self.value(*key, *len)), "key {key}");
+        }
+        assert_eq!(store.len(), there.len());
+        // The background may be making or removing one just now.
+        for attempt in 0.. {
+            let (before, mut size, mut strange) = (store.stats().segment_bytes, 0, Vec::new());
+            for entry in fs::read_dir(&self.directory).unwrap().map(Result::unwrap) {
+                let name = entry.file_name().into_string().unwrap();
+                if name.ends_with(".seg") {
+                    size += entry.metadata().map_or(0, |metadata| metadata.len());
+                } else if name.ends_with(".tmp") || name.ends_with(".aside") {
+                    strange.push(name);
+                }
+            }
+            let is_still = store.stats().segment_bytes == before;
+            if is_still && size == before && strange.is_empty() {
+                break;
+            }
+            assert!(attempt < 1000, "{size} bytes of segments, {before} counted, and {strange:?}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Takes all mappings that a process may have, but so many. Neighbours that are alike would be one.
+fn take_mappings(left: usize) -> Held {
+    let mut held = Vec::with_capacity(1 << 20);
+    let mut frozen = Vec::with_capacity(1 << 20);
+    // Taken one after the other from above, so that each lies beside the one before.
+    while let Ok(mapping) = MmapMut::map_anon(4096) {
+        match held.len() == frozen.len() {
+            true => held.push(mapping),
+            false => match mapping.make_read_only() {
+                Ok(mapping) => frozen.push(mapping),
+                // It was one with its neighbour, and is to be another.
+                Err(_) => break,
+            },
+        }
+    }
+    // Each of those that are given back leaves a gap, so that what is around it stays apart.
+    for _ in 0..left {
+        held.pop();
+    }
+    std::mem::forget(frozen);
+    held
+}
+
+// ---- The places -------------------------------------------------------------------------------------------------------
+
+/// Where a store lies, and a folder outside of it.
+#[derive(Debug)]
+struct Place {
+    folder: PathBuf,
+    path: PathBuf,
+    is_mounted: bool,
+    _alone: File,
+}
+
+impl Place {
+    fn make(case: &Case) -> Result<Self, String> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("limits-{}", case.name));
+        // One at a time, also among processes; so what lies about is left over.
+        let alone = File::create(folder.with_extension("lock")).unwrap();
+        alone.lock().unwrap();
+        clean_up(&folder);
+        let path = folder.join("mount");
+        fs::create_dir_all(&path).unwrap();
+        let mut place = Self { folder, path, is_mounted: false, _alone: alone };
+        if matches!(case.place, How::Plain) {
+            return Ok(place);
+        }
+        if !rustix::process::geteuid().is_root() {
+            return Err("not root".to_owned());
+        }
+        let mount = place.path.to_str().unwrap().to_owned();
+        match case.place {
+            How::Plain => {}
+            How::Memory(options) => run("mount", &["-t", "tmpfs", "-o", options, "tmpfs", &mount])?,
+            How::Device { mib, make, options, .. } => {
+                let image = place.folder.join("image");
+                File::create(&image).and_then(|file| file.set_len(mib << 20)).unwrap();
+                let image = image.to_str().unwrap();
+                run(make[0], &[&make[1..], &[image]].concat())?;
+                run("mount", &["-o", options, image, &mount])?;
+            }
+        }
+        place.is_mounted = true;
+        place.prepare(case, &mount)?;
+        Ok(place)
+    }
+
+    /// What is to be there before the store.
+    fn prepare(&mut self, case: &Case, mount: &str) -> Result<(), String> {
+        if let How::Device { free_kib: Some(free), .. } = case.place {
+            let system = rustix::fs::statvfs(&self.path).unwrap();
+            let there = system.f_bavail * system.f_frsize;
+            let ballast = File::create(self.path.join("ballast")).unwrap();
+            let len = there.saturating_sub(free << 10).max(4096);
+            rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, len).unwrap();
+        }
+        if case.lowered == "quota" {
+            self.path.push("part");
+            let part = self.path.to_str().unwrap();
+            run("btrfs", &["quota", "enable", mount])?;
+            run("btrfs", &["subvolume", "create", part])?;
+            run("btrfs", &["qgroup", "limit", "3m", part])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_mounted {
+            // Lazily: a process that failed may still have files open.
+            drop(run("umount", &["-l", self.folder.join("mount").to_str().unwrap()]));
+        }
+        // What a failure leaves is evidence, until the next run.
+        if !std::thread::panicking() {
+            clean_up(&self.folder);
+        }
+    }
+}
+
+/// Takes down what an earlier run left.
+fn clean_up(folder: &Path) {
+    let mount = folder.join("mount");
+    let text = mount.to_str().unwrap();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for _ in mounts.lines().filter(|line| line.split(' ').nth(1) == Some(text)) {
+        drop(run("umount", &["-l", text]));
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    // Never through a mount that could not be undone.
+    assert!(!mounts.lines().any(|line| line.split(' ').nth(1) == Some(text)), "unmount {text}");
+    if folder.exists() {
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output =
+        Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() { Ok(()) } else { Err(format!("{program} {arguments:?}: {complaint}")) }
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(value) => value.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {value}")),
+        Err(_) => default,
+    }
+}
+
+/// Says it past the capture of the test's output.
+fn skip(case: &Case, reason: &str) {
+    let text = format!("\n##  LIMITS ON {} SKIPPED: {reason}\n", case.name.to_uppercase());
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
+}

@@ -33,6 +33,11 @@ use crate::trace;
 const WINDOW: u64 = 16 << 20;
 /// How much is made ready in one step, in bytes.
 const STEP: u64 = 2 << 20;
+/// A frame that needs a new segment gets one for so many like it, up to the greatest size: a segment costs syncs, and a writer of
+/// large frames fills a small one before the next is made.
+const FRAMES_LIKE_IT: u64 = 16;
+/// Frames of fewer bytes follow the schedule of sizes alone.
+const LARGE_FRAME: u64 = 64 << 10;
 /// What a segment needs besides its frames: its header, its start record, and room for a watermark.
 pub(crate) const OVERHEAD: u64 =
     SEGMENT_HEADER_SIZE as u64 + (HEADER_SIZE + Start::SIZE) as u64 + (HEADER_SIZE + Watermark::SIZE) as u64;
@@ -272,7 +277,8 @@ impl Provision {
             self.ready.lock().push_back(segment);
         }
         let least = least_size(need);
-        let Some(mut size) = self.allowance.size(want, making.next_size, least)? else {
+        let usual = making.next_size.max(self.for_frames_like(need));
+        let Some(mut size) = self.allowance.size(want, usual, least)? else {
             return Ok(None);
         };
         loop {
@@ -285,6 +291,12 @@ impl Provision {
                 made => return made.map(Some),
             }
         }
+    }
+
+    /// The size that is worth making for a frame of `need` bytes; 0 where the schedule knows better.
+    fn for_frames_like(&self, need: u64) -> u64 {
+        let (least, most) = (least_size(need), self.allowance.most());
+        if need < LARGE_FRAME || least > most / 2 { 0 } else { most.min(least * FRAMES_LIKE_IT) }
     }
 
     /// The segment that was made and not named, named now.

@@ -121,3 +121,17 @@ fn the_pages_of_large_values_are_written_once() {
     }
     assert!(writes >= 20, "most values need no new segment: {writes}");
 }
+
+#[test]
+fn large_values_need_few_segments_from_the_start() {
+    let disk = SimDisk::new();
+    let store = Options::new().background(false).open_on(&disk).unwrap();
+    let syncs = || count(&disk, Operation::Sync) + count(&disk, Operation::SyncDir);
+    let before = syncs();
+    for number in 0..100_u32 {
+        store.insert(number.to_le_bytes(), vec![5; 300 << 10]).unwrap();
+    }
+    // One of 16 KiB for a start, then 4.7 MiB, 19 MiB and 64 MiB.
+    assert_eq!(store.stats().segments, 4);
+    assert!(syncs() - before <= 20, "{} syncs", syncs() - before);
+}

@@ -68,6 +68,7 @@ impl ControlPage {
         let word = durable_word(durable, self.writer_nonce).to_le();
         // Release: a follower that acquires the word finds the log it speaks of.
         self.mapping.word(DURABLE_OFFSET).store(word, Ordering::Release);
+        self.mapping.note_store(DURABLE_OFFSET, 8);
     }
 }
 

@@ -36,6 +36,7 @@ impl Appender {
         // or writes it meanwhile (it is not published, `check`, and this is the one appender); `bytes` cannot overlap
         // it, because nobody has a reference to unpublished bytes.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+        self.mapping.note_store(start, bytes.len());
     }
 
     /// Stores the first word of a frame whose other bytes have been written, and publishes everything below `end`; unless a
@@ -50,6 +51,7 @@ impl Appender {
         // Release: pairs with the acquire load of the word by a follower in another process. Memory order of the bytes
         // is kept: `word` is what must lie in memory.
         self.mapping.word(start).store(u64::from_le_bytes(word).to_le(), Ordering::Release);
+        self.mapping.note_store(start, 8);
         if self.is_replaced() {
             return false;
         }

@@ -54,6 +54,8 @@ pub(crate) trait Backing: Send + Sync + fmt::Debug {
     fn sync_range(&self, offset: usize, len: usize) -> io::Result<()>;
     /// Makes the range writable without a fault, its blocks allocated.
     fn populate_write(&self, offset: usize, len: usize) -> io::Result<()>;
+    /// Takes note that the program stored to the range.
+    fn note_store(&self, _offset: usize, _len: usize) {}
 }
 
 /// How a file is mapped that nobody has needed yet.
@@ -205,6 +207,16 @@ impl Mapping {
     /// The first byte's address.
     pub(crate) fn base(&self) -> *mut u8 {
         self.memory().pages.as_mut_ptr()
+    }
+
+    /// Tells what stands behind the pages that they were stored to; the simulated disk looks where it is told.
+    #[inline]
+    pub(crate) fn note_store(&self, offset: usize, len: usize) {
+        #[cfg(any(test, feature = "sim", mapcask_internal))]
+        if let Some(backing) = &self.memory().backing {
+            backing.note_store(offset, len);
+        }
+        let _ = (offset, len);
     }
 
     /// Makes the pages of a range durable (`msync`).

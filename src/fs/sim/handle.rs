@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::fault::{Fault, Operation};
 use super::machine::{HeldLock, Machine, Shared};
 use super::model::{DirChange, Event, NodeId, page_count, split};
+use super::stored::Stored;
 use crate::error::Resource;
 use crate::fs::{Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing};
 use crate::mapping::{Backing, Mapping};
@@ -164,7 +165,7 @@ impl Dir for SimDir {
             held.name == name && (by_dir || by_file && held.node == there) && !(shared && held.shared)
         };
         if let Some(held) = machine.locks.iter().find(stands) {
-            let note = there.filter(|_| !held.shared).map_or_else(Vec::new, |node| machine.note_of(node));
+            let note = there.filter(|_| !held.shared).map_or_else(Vec::new, |node| machine.content(node));
             return Err(LockFailure::Held(note));
         }
         machine.check_descriptors().map_err(LockFailure::Io)?;
@@ -357,9 +358,9 @@ impl File for SimFile {
         let writable = self.access == Access::Write;
         let mut machine = self.shared.lock();
         machine.enter_unseen(Operation::Map)?;
-        let memory = machine.map(self.node, len, writable)?;
+        let (memory, stored) = machine.map(self.node, len, writable)?;
         let (shared, told) = (Arc::clone(&self.shared), Arc::clone(&self.told));
-        let backing = SimBacking { shared, node: self.node, writable, told };
+        let backing = SimBacking { shared, node: self.node, writable, told, stored };
         Ok(Arc::new(Mapping::simulated(memory, writable, Arc::new(backing))))
     }
 }
@@ -402,6 +403,7 @@ struct SimBacking {
     writable: bool,
     /// That of the open file that the mapping was made from.
     told: Arc<AtomicU64>,
+    stored: Arc<Stored>,
 }
 
 impl SimBacking {
@@ -428,6 +430,10 @@ impl Backing for SimBacking {
         // The kernel dirties pages here; that a clean page stays clean is the worse case for the program.
         machine.record(Event::Reserve(self.node, pages));
         Ok(())
+    }
+
+    fn note_store(&self, offset: usize, len: usize) {
+        self.stored.note(offset, len);
     }
 }
 

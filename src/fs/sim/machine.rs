@@ -1,8 +1,8 @@
 //! The running machine: a model, the history that led to it, and the memory that mappings of its files share.
 //!
-//! Nobody tells when a mapped page is stored to. So the machine compares the memory of every writable mapping with
-//! what it last saw, at each operation and at each named point, and records what changed as events *before* the event
-//! of the operation itself.
+//! A store into a mapped page is no call. So the machine compares memory with what it last saw, at each operation and at each
+//! named point, and records what changed as events *before* the event of the operation itself. Mappings note which pages
+//! they store to; whoever asks from outside, or unmaps, has all pages of every writable mapping compared.
 //!
 //! **Concurrency.** All of it stands behind one mutex. Engine threads store into mapped memory without it; the machine
 //! reads by relaxed word loads and writes by atomic word stores, never through references.
@@ -21,7 +21,8 @@ use super::chooser::{Chooser, Seeded};
 use super::crash::Uncertain;
 use super::fault::{Operation, Plan};
 use super::model::{DirChange, Event, Model, NodeId, page_count, split};
-use super::page::{self, Page, Tears};
+use super::page::{self, Tears};
+use super::stored::{Stored, store};
 use crate::error::{RanOut, Resource};
 use crate::fs::{Medium, Standing};
 use crate::mapping::{Backing, Mapping, PAGE_SIZE};
@@ -76,6 +77,7 @@ pub(super) struct Memory {
     window: Mapping,
     mappings: usize,
     writers: usize,
+    stored: Arc<Stored>,
 }
 
 /// Stands behind the machine's own window, whose durability nobody asks for.
@@ -220,30 +222,47 @@ impl Machine {
         self.base = None;
     }
 
-    /// Finds what was stored through mappings since the last look.
+    /// Finds what mappings say that they stored since the last look.
     pub(super) fn observe(&mut self) {
         let mut found = Vec::new();
         for (&node, memory) in self.memories.iter().filter(|(_, memory)| memory.writers > 0) {
-            let state = self.model.node(node);
-            let size =
-                usize::try_from(state.size).map_or(memory.window.len(), |n| n.min(memory.window.len()));
-            for (at, known) in state.pages.iter().enumerate().take(size.div_ceil(PAGE_SIZE)) {
-                let len = (size - at * PAGE_SIZE).min(PAGE_SIZE);
-                let words = memory.window.words(at * PAGE_SIZE, len / 8);
-                // Relaxed: a store that is missed is found at the next look.
-                let unchanged = words.iter().zip(known.cached.as_chunks::<8>().0).all(|(word, known)| {
-                    u64::from_le(word.load(Ordering::Relaxed)) == u64::from_le_bytes(*known)
-                });
-                if !unchanged || !len.is_multiple_of(8) {
-                    let mut content = *known.cached;
-                    memory.window.copy_out(at * PAGE_SIZE, &mut content[..len]);
-                    if content != *known.cached {
-                        found.push(Event::Page(node, at, Arc::new(content)));
-                    }
-                }
-            }
+            found.extend(memory.stored.take().filter_map(|at| self.changed_page(node, memory, at)));
         }
         found.into_iter().for_each(|event| self.record(event));
+    }
+
+    /// As [`Machine::observe`], whoever stored.
+    pub(super) fn observe_all(&mut self) {
+        let nodes: Vec<_> = self.memories.keys().copied().collect();
+        nodes.into_iter().for_each(|node| self.observe_file(node));
+    }
+
+    /// As [`Machine::observe_all`], for one file.
+    pub(super) fn observe_file(&mut self, node: NodeId) {
+        let Some(memory) = self.memories.get(&node).filter(|memory| memory.writers > 0) else { return };
+        let pages = 0..self.model.node(node).pages.len();
+        let found: Vec<_> = pages.filter_map(|at| self.changed_page(node, memory, at)).collect();
+        found.into_iter().for_each(|event| self.record(event));
+    }
+
+    /// What is new of a page of the memory; `None` where nothing is, or the file ends before it.
+    fn changed_page(&self, node: NodeId, memory: &Memory, at: usize) -> Option<Event> {
+        let state = self.model.node(node);
+        let size = usize::try_from(state.size).map_or(memory.window.len(), |n| n.min(memory.window.len()));
+        let known = &state.pages.get(at)?.cached;
+        let len = size.checked_sub(at * PAGE_SIZE)?.min(PAGE_SIZE);
+        let words = memory.window.words(at * PAGE_SIZE, len / 8);
+        // Relaxed: a store that is missed is found at the next look.
+        let is_unchanged = words
+            .iter()
+            .zip(known.as_chunks::<8>().0)
+            .all(|(word, known)| u64::from_le(word.load(Ordering::Relaxed)) == u64::from_le_bytes(*known));
+        if is_unchanged && len.is_multiple_of(8) {
+            return None;
+        }
+        let mut content = **known;
+        memory.window.copy_out(at * PAGE_SIZE, &mut content[..len]);
+        (content != **known).then(|| Event::Page(node, at, Arc::new(content)))
     }
 
     /// Looks at the mappings, counts the operation, and fails it where the plan says so.
@@ -293,12 +312,12 @@ impl Machine {
         if is_there { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
-    /// What is in the file of a lock.
-    pub(super) fn note_of(&self, node: NodeId) -> Vec<u8> {
+    /// A file's content, as a program would read it.
+    pub(super) fn content(&self, node: NodeId) -> Vec<u8> {
         let size = usize::try_from(self.model.node(node).size).expect("simulated files fit in memory");
-        let mut note = vec![0; size];
-        self.read(node, 0, &mut note);
-        note
+        let mut content = vec![0; size];
+        self.read(node, 0, &mut content);
+        content
     }
 
     /// Puts a note in place of another one.
@@ -404,7 +423,12 @@ impl Machine {
     }
 
     /// One more mapping of a file's first `len` bytes.
-    pub(super) fn map(&mut self, node: NodeId, len: usize, writable: bool) -> io::Result<Arc<MmapRaw>> {
+    pub(super) fn map(
+        &mut self,
+        node: NodeId,
+        len: usize,
+        writable: bool,
+    ) -> io::Result<(Arc<MmapRaw>, Arc<Stored>)> {
         if self.model.node(node).size < len as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -422,7 +446,8 @@ impl Machine {
                     store(&window, at * PAGE_SIZE, &state.cached[..end]);
                 }
             }
-            self.memories.insert(node, Memory { raw, window, mappings: 0, writers: 0 });
+            let stored = Arc::new(Stored::new(len));
+            self.memories.insert(node, Memory { raw, window, mappings: 0, writers: 0, stored });
         }
         let memory = self.memories.get_mut(&node).expect("inserted above");
         if memory.window.len() != len {
@@ -431,12 +456,12 @@ impl Machine {
         }
         memory.mappings += 1;
         memory.writers += usize::from(writable);
-        Ok(Arc::clone(&memory.raw))
+        Ok((Arc::clone(&memory.raw), Arc::clone(&memory.stored)))
     }
 
     /// One mapping less; what was stored through it stays in the cache.
     pub(super) fn unmap(&mut self, node: NodeId, writable: bool) {
-        self.observe();
+        self.observe_file(node);
         if let Some(memory) = self.memories.get_mut(&node) {
             memory.mappings -= 1;
             memory.writers -= usize::from(writable);
@@ -444,36 +469,5 @@ impl Machine {
                 self.memories.remove(&node);
             }
         }
-    }
-
-    /// A file's pages as they are shared with the cache.
-    pub(super) fn pages(&self, node: NodeId) -> impl Iterator<Item = &Page> {
-        self.model.node(node).pages.iter().map(|page| &page.cached)
-    }
-}
-
-/// Stores bytes by whole words, so that it races with nobody's atomic access; the words at the edges are exchanged.
-fn store(window: &Mapping, offset: usize, bytes: &[u8]) {
-    let mut done = 0;
-    while done < bytes.len() {
-        let at = offset + done;
-        let skip = at % 8;
-        let n = (8 - skip).min(bytes.len() - done);
-        let put = |word: u64| {
-            // Memory order on every machine, as in `Mapping::copy_out`.
-            let mut memory = u64::from_le(word).to_le_bytes();
-            memory[skip..skip + n].copy_from_slice(&bytes[done..done + n]);
-            u64::from_le_bytes(memory).to_le()
-        };
-        let word = window.word(at - skip);
-        if n == 8 {
-            // Release: whoever acquires a published word sees the bytes stored before it, as with `publish_word`.
-            word.store(put(0), Ordering::Release);
-        } else {
-            // Release as above; the failed load is Relaxed because the exchange tries again with what it saw.
-            let exchanged = word.fetch_update(Ordering::Release, Ordering::Relaxed, |old| Some(put(old)));
-            debug_assert!(exchanged.is_ok());
-        }
-        done += n;
     }
 }

@@ -71,6 +71,7 @@ mod limits;
 mod machine;
 mod model;
 mod page;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -145,7 +146,7 @@ impl SimDisk {
     #[must_use]
     pub fn position(&self) -> Position {
         let mut machine = self.shared.lock();
-        machine.observe();
+        machine.observe_all();
         Position(machine.position())
     }
 
@@ -171,7 +172,7 @@ impl SimDisk {
     /// Forgets the history up to now, which bounds the memory of a long run. Positions before now become unknown.
     pub fn forget_history(&self) {
         let mut machine = self.shared.lock();
-        machine.observe();
+        machine.observe_all();
         machine.forget();
     }
 
@@ -320,19 +321,14 @@ impl SimDisk {
     ///
     /// `NotFound` where there is no such file.
     pub fn read_file(&self, name: &str) -> io::Result<Vec<u8>> {
-        self.by_hand(name, |machine, node| {
-            let mut bytes: Vec<u8> = machine.pages(node).flat_map(|page| page.iter().copied()).collect();
-            bytes.truncate(
-                usize::try_from(machine.model.node(node).size).expect("simulated files fit in memory"),
-            );
-            bytes
-        })
+        let machine = self.shared.lock();
+        Ok(machine.content(machine.lookup(name)?))
     }
 
     /// Puts a file there, or replaces its content, durably; the whole directory becomes durable with it.
     pub fn put_file(&self, name: &str, bytes: &[u8]) {
         let mut machine = self.shared.lock();
-        machine.observe();
+        machine.observe_all();
         if !machine.model.made {
             machine.record(Event::MakeDir);
         }
@@ -396,7 +392,7 @@ impl SimDisk {
     #[must_use]
     pub fn replace_dir(&self) -> Self {
         let mut machine = self.shared.lock();
-        machine.observe();
+        machine.observe_all();
         machine.standing = Standing::Replaced;
         let position = machine.position();
         Self::with_model(Model { made: true, ..Model::default() }, machine.settings.after_kill(position))
@@ -447,6 +443,7 @@ impl SimDisk {
         let mut machine = self.shared.lock();
         machine.observe();
         let node = machine.lookup(name)?;
+        machine.observe_file(node);
         Ok(work(&mut machine, node))
     }
 

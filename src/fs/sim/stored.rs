@@ -1,0 +1,88 @@
+//! Stores into the memory of a file, and which pages were stored to since they were last looked at.
+//!
+//! An operation looks at these pages alone: a disk of a thousand pages would be compared word by word at each of them. Whoever
+//! looks from outside compares all pages.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::mapping::{Mapping, PAGE_SIZE};
+
+/// One bit a page.
+#[derive(Debug)]
+pub(super) struct Stored(Box<[AtomicU64]>);
+
+impl Stored {
+    /// No page of a memory of `len` bytes.
+    pub(super) fn new(len: usize) -> Self {
+        let words = len.div_ceil(PAGE_SIZE).div_ceil(64);
+        Self((0..words).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Takes note of a store, after it was made.
+    pub(super) fn note(&self, offset: usize, len: usize) {
+        for at in offset / PAGE_SIZE..(offset + len).div_ceil(PAGE_SIZE) {
+            // Release: who takes the page sees what was stored.
+            self.0[at / 64].fetch_or(1 << (at % 64), Ordering::Release);
+        }
+    }
+
+    /// The pages in order, none of which is among them afterwards.
+    pub(super) fn take(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(at, word)| {
+            // Relaxed: most words hold nothing.
+            let mut bits = match word.load(Ordering::Relaxed) {
+                0 => 0,
+                // Acquire: pairs with `note`.
+                _ => word.swap(0, Ordering::Acquire),
+            };
+            std::iter::from_fn(move || {
+                let bit = bits.trailing_zeros();
+                bits &= bits.wrapping_sub(1);
+                (bit < 64).then(|| at * 64 + bit as usize)
+            })
+        })
+    }
+}
+
+/// Stores bytes by whole words, so that it races with nobody's atomic access; the words at the edges are exchanged.
+pub(super) fn store(window: &Mapping, offset: usize, bytes: &[u8]) {
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = offset + done;
+        let skip = at % 8;
+        let n = (8 - skip).min(bytes.len() - done);
+        let put = |word: u64| {
+            // Memory order on every machine, as in `Mapping::copy_out`.
+            let mut memory = u64::from_le(word).to_le_bytes();
+            memory[skip..skip + n].copy_from_slice(&bytes[done..done + n]);
+            u64::from_le_bytes(memory).to_le()
+        };
+        let word = window.word(at - skip);
+        if n == 8 {
+            // Release: whoever acquires a published word sees the bytes stored before it, as with `publish_word`.
+            word.store(put(0), Ordering::Release);
+        } else {
+            // Release as above; the failed load is Relaxed because the exchange tries again with what it saw.
+            let exchanged = word.fetch_update(Ordering::Release, Ordering::Relaxed, |old| Some(put(old)));
+            debug_assert!(exchanged.is_ok());
+        }
+        done += n;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_taken_once_and_in_order() {
+        let stored = Stored::new(200 * PAGE_SIZE + 8);
+        assert_eq!(stored.take().count(), 0);
+        stored.note(199 * PAGE_SIZE + 4088, 16);
+        stored.note(63 * PAGE_SIZE, 2 * PAGE_SIZE);
+        stored.note(0, 1);
+        stored.note(8, 0);
+        assert_eq!(stored.take().collect::<Vec<_>>(), [0, 63, 64, 199, 200]);
+        assert_eq!(stored.take().count(), 0);
+    }
+}

@@ -249,13 +249,12 @@ impl Engine {
         self.flush()?;
         let limit = self.shared.manifest.next_segment();
         for second in [false, true] {
-            // What is made here may keep tombstones that nothing holds once the rest has been compacted.
+            // What is made here may keep tombstones that nothing holds once the rest has been compacted. What comes after that is
+            // left: beside a writer that removes there would be no end of it.
+            let end = if second { self.shared.manifest.next_segment() } else { limit };
             let wanted = |facts: &Facts, held: u64| {
-                if second {
-                    facts.counted.tombstones > 0 && held == 0 && facts.id > limit
-                } else {
-                    facts.id < limit
-                }
+                let is_left = facts.id > limit && facts.counted.tombstones > 0 && held == 0;
+                facts.id < end && (!second || is_left)
             };
             loop {
                 self.check_writable()?;

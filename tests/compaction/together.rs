@@ -140,3 +140,26 @@ fn a_compaction_that_is_called_off_at_any_moment_leaves_nothing_half_done() {
         }
     }
 }
+
+/// Cause: the second half of a compaction, which takes up removals that nothing needs any more, took up segments that came meanwhile.
+/// Symptom: beside a writer that removes, as of a queue, `compact` did not return. Fix: it ends with what is there when that half begins.
+#[test]
+fn a_compaction_beside_a_writer_that_removes_comes_to_an_end() {
+    /// Far more than are written while a compaction that ends goes on.
+    const WRITES: u32 = 400_000;
+    let directory = directory();
+    let store = options().open(directory.path()).unwrap();
+    write(&store, 0, 5);
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let until_ended = (0..WRITES).take_while(|_| !ended.load(SeqCst));
+            until_ended
+                .map(|n| (store.insert(key(9, n), "").unwrap(), store.remove(key(9, n)).unwrap()))
+                .count()
+        });
+        assert!(store.compact().unwrap().passes > 0);
+        ended.store(true, SeqCst);
+        assert!(writer.join().unwrap() < WRITES as usize, "it went on for as long as somebody removed");
+    });
+}

@@ -501,6 +501,9 @@ mod tests {
         let segment = Segment::create(dir.as_ref(), &space, &plan(1)).unwrap();
         let no_page = || segment.no_page(0, SIZE, bad_address());
         assert!(matches!(no_page(), Error::NoSpace { needed: SIZE, .. }), "{:?}", no_page());
+        // Any other error says itself what it is.
+        let error = segment.no_page(0, SIZE, std::io::Error::from_raw_os_error(5));
+        assert!(matches!(error, Error::Io { operation: "populate", .. }), "{error:?}");
         disk.fail_nth(Some(Operation::Read), 2, Fault::Io, false);
         let error = no_page();
         assert!(matches!(error, Error::Io { operation: "read", .. }), "{error:?}");

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use mapcask::sim::{Script, Seeded, SimDisk, Tears};
+use mapcask::sim::{Fault, Operation, Script, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Options, Seq, Store, WriteBatch};
 
 fn options(durability: Durability) -> Options {
@@ -160,6 +160,30 @@ fn what_is_in_a_file_that_is_gone_or_cut_is_not_called_durable() {
         assert!(matches!(&error, Error::Poisoned { cause } if cause.is_corruption()), "{what}: {error}");
         assert_eq!(store.durable_seq(), durable, "{what}");
     }
+}
+
+/// Whoever was told of a lost write of the manifest in a plain error would try again, and be believed.
+#[test]
+fn a_failed_sync_of_the_manifest_ends_all_writing() {
+    let mut met = 0;
+    for nth in 1.. {
+        let disk = SimDisk::new();
+        options(Durability::Os).open_on(&disk).unwrap().close().unwrap();
+        let store = options(Durability::Os).open_on(&disk).unwrap();
+        disk.fail_nth(Some(Operation::Sync), nth, Fault::Io, false);
+        // The first change says that the store is open, in both copies, after it has made sure of what it found.
+        let first = store.insert("a", "1");
+        if disk.faults_fired() == 0 {
+            break;
+        }
+        if let Err(error) = first {
+            assert!(matches!(error, Error::Poisoned { .. }), "sync {nth}: {error}");
+            let again = store.insert("b", "2");
+            assert!(matches!(again, Err(Error::Poisoned { .. })), "sync {nth}: {again:?}");
+            met += 1;
+        }
+    }
+    assert!(met >= 2, "{met}");
 }
 
 #[test]

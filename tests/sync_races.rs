@@ -120,8 +120,9 @@ fn records_that_come_during_a_sync_are_not_called_durable() {
 #[test]
 fn what_comes_during_a_sync_is_made_durable_by_the_next_one() {
     // Within the segment, and beyond its end.
-    for (count, size) in [(1, 100), (3, 100), (6, 3000), (20, 3000)] {
+    for (count, size, segment) in [(1, 100, 4096), (6, 3000, 4096), (20, 3000, 4096), (4, 9000, 64 << 10)] {
         let disk = SimDisk::new();
+        let options = || options().segment_bytes(segment);
         let store = options().open_on(&disk).unwrap();
         store.insert("first", "1").unwrap();
         let gate = disk.hold_nth(Operation::SyncRange, 1);

@@ -114,6 +114,32 @@ fn an_image_is_the_index_at_its_moment_whatever_the_writer_does_between_two_page
     }
 }
 
+/// Buckets that merged between two pages would be in none of them, or in two.
+#[test]
+fn an_image_is_the_index_at_its_moment_though_it_was_emptied_meanwhile() {
+    const KEYS: u64 = 4000;
+    let mut writer = filled(0, 0, KEYS);
+    let mut capture = writer.begin_image(usize::MAX).unwrap();
+    let (table, then) = (capture.table(), sorted(scan_all(writer.index())));
+    let still = image_of_now(&writer);
+    let (mut bytes, mut block) = (vec![7; FRONT_LEN], [0; BLOCK_LEN]);
+    for key in 0..KEYS {
+        writer.before_removals(1);
+        assert!(writer.remove(hash_of_kind(0, key), place(key, 0)));
+    }
+    assert!(writer.index().is_sparse(), "it would have shrunk");
+    for number in 0.. {
+        if !capture.next_block(&mut block).unwrap() {
+            break;
+        }
+        seal(&mut bytes, number, &block);
+    }
+    assert!(bytes == still);
+    drop(capture);
+    let (index, _loaded) = open(&file_of(bytes), table, 0).unwrap();
+    assert_eq!(sorted(scan_all(&index)), then);
+}
+
 /// The frames as the table in memory gives them while nobody changes it.
 fn image_of_now(writer: &IndexWriter) -> Vec<u8> {
     let index = writer.index();

@@ -363,3 +363,27 @@ fn a_hole_behind_a_files_end_is_not_read() {
         file.set_len(before).unwrap();
     }
 }
+
+#[test]
+fn a_copying_read_verifies_what_it_copied_whatever_the_options_say() {
+    let sample = closed(1);
+    let disk = disk_of(&sample.files);
+    let store = options().verify_reads(false).open_on(&disk).unwrap();
+    let state = sample.states.last().unwrap();
+    let mut refused = 0;
+    for (name, bytes) in sample.files.iter().filter(|(name, _)| name.ends_with(".seg")) {
+        for bit in (0..bytes.len() * 8).step_by(stride(499)) {
+            let (byte, place) = (bit / 8, u8::try_from(bit % 8).unwrap());
+            disk.rot_bit(name, byte as u64, place).unwrap();
+            let mut copy = Vec::new();
+            for (key, value) in state {
+                match store.get_into(key, &mut copy) {
+                    Ok(found) => assert!(found && copy == *value, "{name} byte {byte} bit {place}"),
+                    Err(_) => refused += 1,
+                }
+            }
+            disk.rot_bit(name, byte as u64, place).unwrap();
+        }
+    }
+    assert!(refused > 10, "{refused}");
+}

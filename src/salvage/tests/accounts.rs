@@ -122,11 +122,12 @@ fn killed_within_a_pass() -> (Files, [String; 2], String) {
     let disk = SimDisk::with_seed(1);
     let store = options().compaction(false).image_bytes(u64::MAX).open_on(&disk).expect("a new store");
     store.insert("gone", [7; 500]).expect("there is room");
-    for n in 0..6u32 {
+    // As many as take the removal to the second segment.
+    for n in 0..10u32 {
         store.insert(n.to_le_bytes(), [7; 500]).expect("there is room");
     }
     store.remove("gone").expect("there is room");
-    fill(&store, 6..40);
+    fill(&store, 10..40);
     let before = files_of(&disk.kill());
     let ids: Vec<u64> = (1..=2).collect();
     let victims = ids.iter().map(|id| format!("{id:010}.seg")).collect::<Vec<_>>().try_into().expect("two");
@@ -137,6 +138,17 @@ fn killed_within_a_pass() -> (Files, [String; 2], String) {
     let copy =
         segments(&files).into_iter().find(|name| !before.contains_key(name)).expect("made by the pass");
     (files, victims, copy)
+}
+
+#[test]
+fn what_a_pass_was_done_with_does_not_come_back() {
+    let (mut files, [_, second], copy) = killed_within_a_pass();
+    // The pass had removed one of its two files, the one that says that the key is gone.
+    files.remove(&second).expect("it was not removed yet");
+    let other = segments(&files).into_iter().rfind(|name| *name != copy).expect("there are more");
+    files.remove(&other);
+    let (report, found) = rescue(&disk_of(&files, None)).expect("the rest can be read");
+    assert!(!report.intact && !found[""].contains_key(b"gone".as_slice()), "{report:?}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::compaction::job::{Job, Phase, Victim};
 use crate::compaction::output::{Output, Plan};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Resource, Result};
 use crate::format::keyspace::Change;
 use crate::format::manifest::{SegmentEntry, State};
 use crate::format::names;
@@ -200,9 +200,18 @@ impl Engine {
         let output = match &mut job.output {
             Some(output) => output,
             none => {
-                let room = (job.left + job.names).min(job.file_max).max(size);
-                let plan = Plan { room, generation, filtered: job.filtered, replaced: &job.ids };
-                none.insert(Output::create(&self.shared, &plan)?)
+                let created = loop {
+                    let room = (job.left + job.names).min(job.file_max).max(size);
+                    let plan = Plan { room, generation, filtered: job.filtered, replaced: &job.ids };
+                    match Output::create(&self.shared, &plan) {
+                        // The process may have no file as large as that.
+                        Err(Error::Exhausted { resource: Resource::FileSize, .. }) if room > size => {
+                            job.file_max = room / 2;
+                        }
+                        created => break created?,
+                    }
+                };
+                none.insert(created)
             }
         };
         if let Some(name) = name {

@@ -72,7 +72,12 @@ pub(super) fn store(window: &Mapping, offset: usize, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::fs::Access;
+    use crate::fs::sim::SimDisk;
+    use crate::mapping::appender::Appender;
 
     #[test]
     fn pages_are_taken_once_and_in_order() {
@@ -84,5 +89,45 @@ mod tests {
         stored.note(8, 0);
         assert_eq!(stored.take().collect::<Vec<_>>(), [0, 63, 64, 199, 200]);
         assert_eq!(stored.take().count(), 0);
+    }
+
+    /// A disk with one file of so many zero pages, mapped.
+    fn mapped(pages: usize) -> (SimDisk, Arc<Mapping>) {
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        dir.create_dir().unwrap();
+        let file = dir.create("file").unwrap();
+        file.allocate((pages * PAGE_SIZE) as u64).unwrap();
+        let mapping = file.map(pages * PAGE_SIZE).unwrap();
+        (disk, mapping)
+    }
+
+    #[test]
+    fn a_store_of_an_appender_is_seen_by_the_next_operation() {
+        let (disk, mapping) = mapped(5);
+        let mut appender = Appender::claim(&mapping).unwrap();
+        appender.write(3 * PAGE_SIZE as u64 - 4, &[7; 8]);
+        disk.dir().crash_point("written");
+        assert!(appender.publish(16, [1; 8], 3 * PAGE_SIZE as u64 + 4));
+        disk.dir().crash_point("published");
+        let history = disk.history();
+        let node = disk.dir().open("file", Access::Read).unwrap().identity().unwrap().inode.1;
+        let last = [
+            format!("Page({node}, 2)"),
+            format!("Page({node}, 3)"),
+            "Point(\"written\")".to_owned(),
+            format!("Page({node}, 0)"),
+            "Point(\"published\")".to_owned(),
+        ];
+        assert_eq!(history[history.len() - 5..], last);
+    }
+
+    #[test]
+    fn a_store_that_was_not_noted_is_seen_from_outside() {
+        let (disk, mapping) = mapped(2);
+        mapping.word(PAGE_SIZE).store(9_u64.to_le(), Ordering::Relaxed);
+        disk.dir().crash_point("before");
+        let killed = disk.kill();
+        assert_eq!(killed.read_file("file").unwrap()[PAGE_SIZE..][..8], 9_u64.to_le_bytes());
     }
 }

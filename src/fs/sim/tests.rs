@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::fs::{Access, Claim, File, LockFailure};
 use crate::mapping::Mapping;
-use crate::mapping::appender::Appender;
 
 /// A disk with one durable file of so many zero pages, mapped.
 fn mapped(pages: usize) -> (SimDisk, Arc<dyn File>, Arc<Mapping>) {
@@ -50,35 +49,6 @@ fn words_of_file(disk: &SimDisk, offsets: &[usize]) -> Vec<u64> {
 
 fn set<T: Ord + Clone>(items: &[T]) -> BTreeSet<T> {
     items.iter().cloned().collect()
-}
-
-#[test]
-fn a_store_of_an_appender_is_seen_by_the_next_operation() {
-    let (disk, _file, mapping) = mapped(5);
-    let mut appender = Appender::claim(&mapping).unwrap();
-    appender.write(3 * PAGE_SIZE as u64 - 4, &[7; 8]);
-    disk.dir().crash_point("written");
-    assert!(appender.publish(16, [1; 8], 3 * PAGE_SIZE as u64 + 4));
-    disk.dir().crash_point("published");
-    let history = disk.history();
-    let node = disk.dir().open("file", Access::Read).unwrap().identity().unwrap().inode.1;
-    let last = [
-        format!("Page({node}, 2)"),
-        format!("Page({node}, 3)"),
-        "Point(\"written\")".to_owned(),
-        format!("Page({node}, 0)"),
-        "Point(\"published\")".to_owned(),
-    ];
-    assert_eq!(history[history.len() - 5..], last);
-}
-
-#[test]
-fn a_store_that_was_not_noted_is_seen_from_outside() {
-    let (disk, _file, mapping) = mapped(2);
-    mapping.word(PAGE_SIZE).store(9, Ordering::Relaxed);
-    disk.dir().crash_point("before");
-    let killed = disk.kill();
-    assert_eq!(word(&killed.read_file("file").unwrap(), PAGE_SIZE), 9_u64.to_le());
 }
 
 #[test]

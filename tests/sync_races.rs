@@ -119,12 +119,19 @@ fn records_that_come_during_a_sync_are_not_called_durable() {
 /// The next sync begins where the one before ended, and not where the log ended when that was over.
 #[test]
 fn what_comes_during_a_sync_is_made_durable_by_the_next_one() {
-    // Within the segment, and beyond its end.
-    for (count, size, segment) in [(1, 100, 4096), (6, 3000, 4096), (20, 3000, 4096), (4, 9000, 64 << 10)] {
+    // Within the segment, on its page and on the next ones, and beyond its end.
+    for (first, count, size, segment) in [
+        (1, 1, 100, 4096),
+        (1, 6, 3000, 4096),
+        (1, 20, 3000, 4096),
+        (1, 4, 9000, 64 << 10),
+        (20_000, 1, 100, 64 << 10),
+        (20_000, 3, 9000, 64 << 10),
+    ] {
         let disk = SimDisk::new();
         let options = || options().segment_bytes(segment);
         let store = options().open_on(&disk).unwrap();
-        store.insert("first", "1").unwrap();
+        store.insert("first", vec![1; first]).unwrap();
         let gate = disk.hold_nth(Operation::SyncRange, 1);
         std::thread::scope(|scope| {
             let flush = scope.spawn(|| store.flush());
@@ -154,7 +161,8 @@ fn what_comes_during_a_sync_is_made_durable_after_a_kill() {
     let open =
         |disk: &SimDisk| Options::new().background(false).segment_bytes(64 << 10).open_on(disk).unwrap();
     let store = open(&disk);
-    store.insert("first", "1").unwrap();
+    // In a segment that takes all of it.
+    store.insert("first", [1; 20_000]).unwrap();
     let gate = disk.hold_nth(Operation::SyncRange, 1);
     std::thread::scope(|scope| {
         let flush = scope.spawn(|| store.flush());

@@ -389,7 +389,7 @@ impl Options {
     /// assert!(store.contains_key("a")?);
     /// assert!(matches!(store.insert("b", "2"), Err(Error::OpenedReadOnly { .. })));
     /// assert!(matches!(Store::open(&path), Err(Error::Locked { .. })));
-    /// # Ok::<(), mapcask::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "open_read_only")]
     #[must_use]

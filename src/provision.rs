@@ -277,7 +277,7 @@ impl Provision {
             self.ready.lock().push_back(segment);
         }
         let least = least_size(need);
-        let usual = making.next_size.max(self.for_frames_like(need));
+        let usual = making.next_size.max(self.for_frames_like(shared, need));
         let Some(mut size) = self.allowance.size(want, usual, least)? else {
             return Ok(None);
         };
@@ -293,10 +293,14 @@ impl Provision {
         }
     }
 
-    /// The size that is worth making for a frame of `need` bytes; 0 where the schedule knows better.
-    fn for_frames_like(&self, need: u64) -> u64 {
+    /// The size that is worth making for a frame of `need` bytes, a part of what is free at most; 0 where the schedule knows better.
+    fn for_frames_like(&self, shared: &Shared, need: u64) -> u64 {
         let (least, most) = (least_size(need), self.allowance.most());
-        if need < LARGE_FRAME || least > most / 2 { 0 } else { most.min(least * FRAMES_LIKE_IT) }
+        if need < LARGE_FRAME || least > most / 2 {
+            return 0;
+        }
+        let free = shared.dir.free_bytes().unwrap_or(u64::MAX);
+        most.min(least * FRAMES_LIKE_IT).min(scarce::part_of(free))
     }
 
     /// The segment that was made and not named, named now.

@@ -20,9 +20,9 @@ const SHARE: u64 = 8;
 
 /// In how many segments the reserve is held, at least.
 const PIECES: u64 = 4;
-/// How many files insertions leave: two for the copies of passes, and the rest for the segments of removals and of opens.
+/// The files that insertions leave: two for the copies of passes, and the rest for the segments of removals and of opens.
 const FILES_KEPT: u64 = 4;
-/// How many of them removals leave.
+/// The files that removals leave.
 const FILES_FOR_PASSES: u64 = 2;
 
 /// The room there is on a disk that is nearly full, in bytes.
@@ -76,7 +76,7 @@ impl Provision {
         Err(Error::Exhausted { resource: Resource::Files, operation: "make a segment in", path, source })
     }
 
-    /// Whether there are no files but those that are kept.
+    /// True where no file can be had but those that are kept.
     pub(crate) fn has_few_files(&self, shared: &Shared) -> bool {
         self.check_files(shared, Want::Ahead).is_err()
     }
@@ -91,7 +91,7 @@ impl Provision {
         let spare = free.saturating_add(ready);
         let reserve = Reserve::of(log, largest.min(self.allowance.most()), spare);
         let plenty = PLENTY.saturating_mul(reserve.all).saturating_add(2 * next);
-        let largest = ((log + spare) / SHARE / PAGE * PAGE).max(PAGE);
+        let largest = part_of(log + spare).max(PAGE);
         (free < plenty).then_some(Room { free, spare, reserve, largest })
     }
 
@@ -201,6 +201,11 @@ impl Provision {
             }
         }
     }
+}
+
+/// The greatest size of a segment where so many bytes can be had.
+pub(super) fn part_of(bytes: u64) -> u64 {
+    bytes / SHARE / PAGE * PAGE
 }
 
 fn full(shared: &Shared, needed: u64) -> Error {

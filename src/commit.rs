@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_a_failure_interrupted_fails_though_its_sync_succeeded() {
+    fn a_run_fails_after_a_failure_during_its_good_sync() {
         let commit = Commit::new(Seq::ZERO);
         let run = commit.run(|| {
             commit.poison(refused());

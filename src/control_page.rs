@@ -51,7 +51,7 @@ impl ControlPage {
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// `Io` where there is no memory.
     pub(crate) fn in_memory(dir: &dyn Dir) -> Result<Self> {
         let memory = Mapping::in_memory(CONTROL_SIZE);
         let mapping = memory.map_err(|error| Error::io("make a page for", dir.path(), error))?;

@@ -133,7 +133,7 @@ impl Iterator for Iter {
                     Err(error) => return Some(Err(error)),
                 };
                 let Some(at) = cursor.filter(|_| places.len() < AHEAD) else { break contents };
-                // A key that is there throughout is counted; whoever polls an empty queue need not look at its buckets.
+                // A key that is there throughout is counted, so that the poll of an empty queue looks at no bucket.
                 if at == Cursor::START && contents.index.len() == 0 && !contents.index.is_partial() {
                     cursor = None;
                     break contents;

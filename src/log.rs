@@ -192,7 +192,7 @@ pub(crate) struct LogWriter {
     durable: Seq,
     epoch: u64,
     full: Vec<Full>,
-    /// What the next segment goes on from, where the log stands nowhere.
+    /// The segment that the next one continues, and its end, where the log stands nowhere.
     previous: Option<(SegmentId, u64)>,
     /// The value at this offset is written already; the record that it belongs to comes next.
     written: Option<u64>,

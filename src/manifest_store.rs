@@ -37,7 +37,7 @@ pub(crate) const SPARE_ENTRIES: usize = 32;
 pub(crate) struct ManifestStore {
     dir: Arc<dyn Dir>,
     commit: Arc<Commit>,
-    /// What stands for the inodes of the copies.
+    /// The inodes of the copies, as in `Identity`.
     inodes: [(u64, u64); 2],
     /// What is in memory is not on the disk yet.
     is_behind: AtomicBool,
@@ -153,7 +153,7 @@ impl ManifestStore {
 
     /// The first copy whose name leads to its file no more: an open would read something else, or nothing.
     fn lost_copy(&self) -> Option<usize> {
-        // What cannot be found out says nothing.
+        // An error says nothing about the file.
         let is_lost = |copy: &usize| matches!(self.dir.id_of(MANIFESTS[*copy]), Ok(found) if found != Some(self.inodes[*copy]));
         (0..2).find(is_lost)
     }

@@ -366,13 +366,13 @@ impl Options {
         self
     }
 
-    /// Whether the store is opened for reading only: nothing in its directory changes, not even after a kill, where recovery
-    /// ends in memory. Default: no.
+    /// Opens the store for reading only: nothing in its directory changes, not even after a kill, where recovery ends in memory.
+    /// Default: no.
     ///
     /// It shows what any other open would show. It takes two pages of memory more than the index, whatever there is to be
     /// recovered. Reading permission is enough, on a file system that is mounted read-only or full as well.
     ///
-    /// What would write is refused with [`Error::OpenedReadOnly`](crate::Error::OpenedReadOnly). So is a
+    /// Calls that would write are refused with [`Error::OpenedReadOnly`](crate::Error::OpenedReadOnly). So is a
     /// [`flush`](crate::Store::flush) where, after a kill, something that is shown is not known to be durable. Such a store is
     /// never created, has no background, and is closed without a trace. Access times of its files may change.
     ///

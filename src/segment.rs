@@ -409,7 +409,7 @@ impl Segment {
             Ok(found) if opened.is_some() && found != opened => {
                 Err(Error::MissingSegment { path: self.path.clone() })
             }
-            // What cannot be found out says nothing.
+            // An error says nothing about the file.
             _ => Ok(()),
         }
     }

@@ -183,7 +183,7 @@ impl Engine {
                 Ok(bytes) => size += bytes,
                 // Removed, or given its final name, since it was listed.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                // Whoever reads only may do without it.
+                // A store that is only read may do without it.
                 Err(error)
                     if error.kind() == std::io::ErrorKind::PermissionDenied && meaning == Name::Lock => {}
                 Err(error) => return Err(Error::io("look at", dir.path().join(name), error)),

@@ -162,7 +162,7 @@ fn what_is_in_a_file_that_is_gone_or_cut_is_not_called_durable() {
     }
 }
 
-/// Whoever was told of a lost write of the manifest in a plain error would try again, and be believed.
+/// After a plain error of a lost write of the manifest a caller would try again, and be believed.
 #[test]
 fn a_failed_sync_of_the_manifest_ends_all_writing() {
     let mut met = 0;

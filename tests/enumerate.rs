@@ -115,7 +115,7 @@ impl Case {
         let looked = is_looked_at.then(|| look_under(&disk, self.durability, &KEYS));
         let store = open(&disk, self.durability).unwrap();
         let found = content_under(&store, &KEYS);
-        assert!(looked.is_none_or(|looked| looked == found), "whoever only reads sees what an open finds");
+        assert!(looked.is_none_or(|looked| looked == found), "a read-only open shows what an open finds");
         store.verify().unwrap();
         let positions = disk.positions();
         let history = match self.crash {

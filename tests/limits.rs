@@ -1,4 +1,4 @@
-//! What runs out on real file systems: blocks, inodes, quotas, descriptors, mappings, file sizes.
+//! Resources that run out on real file systems: blocks, inodes, quotas, descriptors, mappings, file sizes.
 //!
 //! For each a process fills a store until it is refused, goes on writing, and is killed. Another one, with no more of it, opens
 //! the store, finds what was acknowledged, is refused with advice, and leaves no file that is not counted; removals and a
@@ -19,23 +19,23 @@ use mapcask::{Error, Options, Store};
 use memmap2::MmapMut;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// How many operations are answered after the first refusal before the process is killed, at most.
+/// Operations that are answered after the first refusal before the process is killed, at most.
 const AFTER: u64 = 60;
 /// Keys that are used; a place runs out before all of them are there.
 const KEYS: u32 = 100_000;
-/// How often a write is refused without leaving anything.
+/// Refused writes that must leave nothing.
 const REFUSALS: usize = 20;
 
-/// What is to run out, and what an error then says.
+/// A resource that is to run out, and the error that is expected.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     name: &'static str,
     place: How,
-    /// What each process lowers for itself.
+    /// The limit that each process lowers for itself.
     lowered: &'static str,
     segment_bytes: u64,
     most_len: usize,
-    /// How the error's `Debug` begins, and what its text advises.
+    /// The beginning of the error's `Debug`, and a part of its advice.
     error: &'static str,
     advice: &'static str,
 }
@@ -184,7 +184,7 @@ fn meet(case: &Case) {
 
 // ---- The process that is killed ---------------------------------------------------------------------------------------
 
-/// What a process was told, and what was under way when it died.
+/// The answers that a process got, and the call that was under way when it died.
 #[derive(Debug, Default)]
 struct Told {
     there: BTreeMap<u32, usize>,
@@ -389,7 +389,7 @@ struct Setting {
     advice: String,
 }
 
-/// What is held so that no more of it is there.
+/// Mappings that are held so that there are no more.
 type Held = Vec<MmapMut>;
 
 impl Setting {
@@ -537,7 +537,7 @@ impl Place {
         Ok(place)
     }
 
-    /// What is to be there before the store.
+    /// Prepares the file system for the case.
     fn prepare(&mut self, case: &Case, mount: &str) -> Result<(), String> {
         if let How::Device { free_kib: Some(free), .. } = case.place {
             let system = rustix::fs::statvfs(&self.path).unwrap();
@@ -563,7 +563,7 @@ impl Drop for Place {
             // Lazily: a process that failed may still have files open.
             drop(run("umount", &["-l", self.folder.join("mount").to_str().unwrap()]));
         }
-        // What a failure leaves is evidence, until the next run.
+        // After a failure the files are evidence, until the next run.
         if !std::thread::panicking() {
             clean_up(&self.folder);
         }

@@ -28,7 +28,7 @@ fn statement(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_fil
     libc::sock_filter { code: u16::try_from(code).unwrap(), jt: jump_true, jf: jump_false, k }
 }
 
-/// From here on every sync of this thread waits until whoever has the descriptor lets it go on. None where the kernel
+/// From here on every sync of this thread waits until the holder of the descriptor lets it go on. None where the kernel
 /// does not allow that.
 fn announce_syncs() -> Option<OwnedFd> {
     let mut program = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
@@ -120,7 +120,7 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// Whether these are among the others, in this order.
+/// True where these are among the others, in this order.
 fn in_order(all: &[String], wanted: &[&str]) -> bool {
     let mut all = all.iter();
     wanted.iter().all(|wanted| all.any(|one| one == wanted))
@@ -138,7 +138,7 @@ fn a_new_store_is_durable_with_the_directories_above_it() {
 }
 
 #[test]
-fn a_new_store_in_a_directory_that_was_found_makes_that_durable_too() {
+fn a_new_store_syncs_the_parent_of_a_found_directory() {
     let base = directory();
     std::fs::create_dir_all(base.path().join("base/data")).unwrap();
     let path = base.path().join("base/data");
@@ -163,7 +163,7 @@ fn a_durable_write_syncs_the_pages_and_nothing_else() {
 }
 
 #[test]
-fn a_new_segment_is_durable_before_its_name_and_its_name_before_the_manifest() {
+fn a_segment_is_synced_before_name_and_manifest() {
     let base = directory();
     let store = open(&base.path().join("data"));
     store.insert("first", "1").unwrap();

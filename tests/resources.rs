@@ -103,7 +103,7 @@ fn a_store_without_descriptors_reads_removes_and_leaves_no_file() {
 /// Cause: a full segment keeps its descriptor until it is durable, and nobody made it durable when there was no other left. Fix: the
 /// write that is refused one does.
 #[test]
-fn full_segments_give_their_descriptors_back_before_a_write_fails() {
+fn full_segments_give_descriptors_back_to_a_write() {
     let disk = SimDisk::new();
     let store = open(&disk);
     store.insert(0_u32.to_le_bytes(), [7; 1000]).unwrap();

@@ -1,4 +1,4 @@
-//! Files of an open store that somebody removes, renames or replaces: no acknowledgement of durability for what the next open
+//! Files of an open store that another program removes, renames or replaces: no acknowledgement of durability for what the next open
 //! would not find.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -85,7 +85,7 @@ fn a_manifest_that_was_taken_away_is_an_error_of_every_sync() {
 /// Cause: a sync looked at the number of the file's names, which a rename does not change. Symptom: writes at `Disk` were acknowledged,
 /// and the next open missed the segment. Fix: the sync looks at the name, too.
 #[test]
-fn an_active_segment_that_was_taken_away_is_an_error_of_every_sync() {
+fn an_active_segment_taken_away_fails_every_sync() {
     for (how, taking) in TAKINGS {
         for (what, call) in CALLS {
             for error in refused("0000000001.seg", taking, call) {

@@ -17,7 +17,7 @@ fn open(at: &At) -> Result<Store> {
     explained(store, &at.store)
 }
 
-/// Opens a store that is only looked at, which may be somebody else's: nothing of it changes.
+/// Opens a store for reading only: nothing in its directory changes.
 fn look(at: &At) -> Result<Store> {
     explained(Options::new().read_only(true).open(&at.store), &at.store)
 }

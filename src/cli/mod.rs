@@ -1,6 +1,6 @@
 //! The command line: what can be said, and what the exit code means.
 //!
-//! Commands that only look open the store for reading only: whoever runs them, nothing in its directory changes.
+//! Commands that only look open the store for reading only. Nothing in its directory changes, under any user.
 //!
 //! Exit codes are those of `grep`: 0 for yes, 1 for no (the key is absent, the demo found something missing or wrong,
 //! a salvage met damage), 2 for an error, with its causes on standard error.

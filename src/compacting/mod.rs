@@ -249,8 +249,8 @@ impl Engine {
         self.flush()?;
         let limit = self.shared.manifest.next_segment();
         for second in [false, true] {
-            // What is made here may keep tombstones that nothing holds once the rest has been compacted. What comes after that is
-            // left: beside a writer that removes there would be no end of it.
+            // What is made here may keep tombstones that nothing holds once the rest has been compacted. Later segments
+            // are left: beside a writer that removes there would be no end of it.
             let end = if second { self.shared.manifest.next_segment() } else { limit };
             let wanted = |facts: &Facts, held: u64| {
                 let is_left = facts.id > limit && facts.counted.tombstones > 0 && held == 0;

@@ -23,7 +23,10 @@ const STOP: Duration = Duration::from_secs(1);
 const UNPROVEN_MAX: usize = 8;
 /// And how much they may hold for that, in bytes: it is written again before the open returns.
 const UNPROVEN_BYTES: u64 = 8 << 20;
-/// What a pass is to win.
+/// How many times more than is alive the segments that are written to next may take in a store at rest.
+const OUTGROWN: u64 = 8;
+
+/// The resource that a pass is to win.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lack {
     /// Bytes below the store's limit.
@@ -45,9 +48,6 @@ impl Lack {
         }
     }
 }
-
-/// How many times more than is alive the segments that are written to next may take in a store at rest.
-const OUTGROWN: u64 = 8;
 
 impl Engine {
     /// Whether a write that found no room may be tried again: compaction has made some, or a removal gets what is kept for

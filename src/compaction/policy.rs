@@ -227,8 +227,8 @@ impl Survey {
         if taken.is_empty() { Decision::Nothing } else { self.compact(&taken, Reason::Space) }
     }
 
-    /// What makes fewer files of more: those that cost least, all in one file of at most `room` bytes. Where no two fit into that
-    /// and it is `urgent`, the two that cost least.
+    /// A pass that makes one file, of at most `room` bytes, of several: of those that cost least. Where no two fit into that and
+    /// it is `urgent`, of the two that cost least.
     pub(crate) fn decide_fewer(&self, room: u64, names: u64, urgent: bool) -> Decision {
         let dead = self.decide_dead();
         if dead != Decision::Nothing {

@@ -30,9 +30,9 @@ pub(super) type Holding = Arc<Mutex<Option<Held>>>;
 pub(super) struct Held {
     place: Arc<Place>,
     name: String,
-    /// What is in the file; `None` for who writes nothing.
+    /// The content of the file; `None` where the holder writes nothing.
     note: Option<Vec<u8>>,
-    /// Whether others may hold it, too.
+    /// Others may hold it, too.
     shared: bool,
     /// The lock file; `None` where there is none and who only looks makes none.
     file: Option<File>,
@@ -185,7 +185,7 @@ impl Held {
         let access = if self.note.is_some() { Access::Write } else { Access::Read };
         match self.place.open_file(&self.name, access) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Whoever may not read it has the lock on the directory, and that is enough.
+            // A holder that may not read it has the lock on the directory, and that is enough.
             Err(error) if self.may_do_without(&error) => return Ok(None),
             other => return other.map(Some),
         }

@@ -1,4 +1,4 @@
-//! A directory that is only looked at: nothing in it can be changed, whoever asks.
+//! A directory that is only looked at: every call that would change something in it is refused.
 //!
 //! A store that is opened read-only, and salvage, have this for their only door to files. It does not make up for what is
 //! refused: who holds it asks for nothing that changes a file, and an error here is a fault of theirs.

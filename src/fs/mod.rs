@@ -78,13 +78,13 @@ pub(crate) enum Misplaced {
 /// Why a lock was not taken.
 #[derive(Debug)]
 pub(crate) enum LockFailure {
-    /// Somebody holds it; what their note in the file says, if they write.
+    /// Another handle holds it; the note in the file, where that handle writes.
     Held(Vec<u8>),
     /// The operating system refused.
     Io(io::Error),
 }
 
-/// What a lock is taken for.
+/// The purpose of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim<'a> {
     /// Writing, alone: the note is put into the lock file, which is made where it is missing.
@@ -109,7 +109,7 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     /// Looks whether what is written to the directory can still be found by its path, and nobody else can be writing to it.
     /// A directory that was moved away, with nothing in its place, is one that can be found.
     fn check_place(&self) -> Result<(), Misplaced>;
-    /// What stands for the inode of what has a name, if anything has; a link is not followed. See [`Identity::inode`].
+    /// The [`Identity::inode`] of the file with a name, if there is one; a link is not followed.
     fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>>;
     /// The names in the directory, in no order; `NotFound` where there is no directory.
     fn list(&self) -> io::Result<Vec<String>>;
@@ -125,11 +125,11 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn remove_dir(&self);
     /// Makes creations, renames and removals so far durable.
     fn sync(&self) -> io::Result<()>;
-    /// Takes the lock on the directory and its permanent file `name`. Waits as long as is said for whoever holds it.
+    /// Takes the lock on the directory and its permanent file `name`. Waits for another holder up to `wait`.
     fn lock(&self, name: &str, claim: Claim<'_>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure>;
     /// Bytes that are free on the file system; `None` where that cannot be known.
     fn free_bytes(&self) -> Option<u64>;
-    /// How many files more the file system can hold; `None` where that cannot be known, or it has as many as fit.
+    /// The number of files that the file system can still hold; `None` where that is unknown, or only its size limits them.
     fn free_files(&self) -> Option<u64>;
     /// What lies below.
     fn medium(&self) -> io::Result<Medium>;

@@ -197,7 +197,7 @@ impl Place {
         system.f_bavail.checked_mul(system.f_frsize)
     }
 
-    /// How many files more the file system can have. One that counts none has as many as fit.
+    /// The number of files that the file system can still hold; `None` where that is unknown, or only its size limits them.
     pub(super) fn free_files(&self) -> Option<u64> {
         let system = rustix::fs::fstatvfs(&self.dir).ok()?;
         (system.f_files > 0).then_some(system.f_favail)

@@ -30,7 +30,7 @@ impl Engine {
         self.shared.commit.check()?;
         self.shared.manifest.begin()?;
         let Some(running) = self.compaction.running.try_lock() else { return Ok(false) };
-        // What is left of a disk that is nearly full, or of its files, is for removals and compaction.
+        // On a disk that is nearly full, or nearly without inodes, the rest is for removals and compaction.
         let provision = &self.provision;
         let is_scarce = provision.scarce(&self.shared).is_some() || provision.has_few_files(&self.shared);
         if running.job.is_some() || self.imaging.is_loading() || is_scarce {

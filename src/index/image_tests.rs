@@ -116,7 +116,7 @@ fn an_image_is_the_index_at_its_moment_whatever_the_writer_does_between_two_page
 
 /// Buckets that merged between two pages would be in none of them, or in two.
 #[test]
-fn an_image_is_the_index_at_its_moment_though_it_was_emptied_meanwhile() {
+fn an_image_keeps_the_keys_that_go_while_it_is_taken() {
     const KEYS: u64 = 4000;
     let mut writer = filled(0, 0, KEYS);
     let mut capture = writer.begin_image(usize::MAX).unwrap();

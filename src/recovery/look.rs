@@ -74,11 +74,11 @@ pub(crate) fn look_beyond(segment: &Segment, source: &mut FileSource, stop: u64)
     Ok(found)
 }
 
-/// Whether a record stands where a closed store ended: then the manifest that says so is older than the segment.
+/// True where a record stands at the end of a closed store: then the manifest is older than the segment.
 ///
 /// # Errors
 ///
-/// What the operating system says.
+/// `Io` where the file cannot be read.
 pub(crate) fn is_record_at(dir: &dyn Dir, segment: &Segment, end: u64) -> Result<bool> {
     let mut source = FileSource::of(dir, segment)?;
     let mut word = [0; 8];

@@ -445,7 +445,7 @@ fn tail(
     Ok(Tail { segment, offset, previous, next_seq, epoch, durable, last })
 }
 
-/// Whether it is for want of room that a file cannot be made.
+/// True where a file could not be made for want of room.
 fn is_about_room(error: &Error) -> bool {
     let resource = if let Error::Exhausted { resource, .. } = error { Some(resource) } else { None };
     matches!(error, Error::NoSpace { .. }) || matches!(resource, Some(Resource::Files | Resource::FileSize))

@@ -183,7 +183,7 @@ impl Survey {
 /// Bytes of a copy of the manifest that are read at first: as a rule all there is.
 const FIRST_READ: u64 = 64 << 10;
 
-/// Whether a file was removed after it was listed: who looks before there is a lock may look while a store is destroyed.
+/// True where a file was removed after it was listed: before the lock is held, another process may destroy the store.
 fn is_gone(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }

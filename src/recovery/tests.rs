@@ -142,7 +142,7 @@ fn a_number_that_cannot_be_counted_on_is_refused() {
         |manifest| manifest.next_segment = SegmentId(u64::MAX / 2),
         |manifest| manifest.next_seq = Seq::MAX,
         |manifest| manifest.segments[0].filtered = Seq::MAX,
-        // What would be written next would not follow what is there, and be refused by the next open.
+        // The next record would not follow the last one, and the next open would refuse it.
         |manifest| manifest.next_seq = Seq(4097),
         |manifest| manifest.segments[0].filtered = Seq(4096),
         |manifest| manifest.segments[0].last_seq = Seq(4096),

@@ -92,7 +92,7 @@ pub fn salvage_on(from: &crate::fs::sim::SimDisk, into: &Store) -> Result<Salvag
 fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
     into.engine().liveness.check()?;
     let dir: Arc<dyn Dir> = Arc::new(LookDir(dir));
-    // Before anything is looked at: whoever had the store open may have been about to change it.
+    // Before anything is looked at: a writer may be about to change it.
     let _lock = lock(dir.as_ref())?;
     let mut unread = [None, None];
     let survey = Survey::with(dir.as_ref(), |copy, error| {

@@ -18,7 +18,7 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// What the operating system says; `Limit` where the space has no room.
+    /// `Io` where there is no memory; `Limit` where the space has no room.
     pub(crate) fn nowhere(space: &Space, path: &Path) -> Result<Arc<Self>> {
         let memory = Mapping::in_memory(PAGE_SIZE).map_err(|error| Error::io("map", path, error))?;
         let mapping = Arc::new(memory);
@@ -35,7 +35,7 @@ impl Segment {
         Ok(Self::of(path.to_owned(), shape, mapping, range, None))
     }
 
-    /// Whether it is in no file.
+    /// True where it is in no file.
     pub(crate) fn is_nowhere(&self) -> bool {
         self.id == SegmentId(0)
     }

@@ -104,6 +104,8 @@ impl Options {
     /// # let path = directory.path().join("data");
     /// use mapcask::{Error, Options};
     ///
+    /// let missing = Options::new().create(false).open(&path);
+    /// assert!(matches!(missing, Err(Error::NotFound { .. })));
     /// let store = Options::new().open(&path)?;
     /// assert!(store.recovery_report().created);
     /// let second = Options::new().open(&path);

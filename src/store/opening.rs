@@ -9,7 +9,7 @@ use crate::fs::real::RealDir;
 use crate::fs::{Dir, Misplaced};
 use crate::options::Options;
 
-/// How often an open begins again because its directory went away under it.
+/// An open begins again so often, at most, because its directory went away under it.
 const ATTEMPTS: usize = 100;
 
 /// Opens the store at a path.
@@ -23,7 +23,7 @@ pub(super) fn open(options: &Options, path: &Path) -> Result<Store> {
         let dir = Arc::new(RealDir::new(path).map_err(|error| Error::io("find", path, error))?);
         let opened = options.clone().open_in(Arc::clone(&dir) as Arc<dyn Dir>);
         left -= 1;
-        // Somebody else removed the directory between two steps of this: then there is another one by now, or none.
+        // Another process removed the directory between two steps of this: then there is another one by now, or none.
         let is_gone = || matches!(dir.check_place(), Err(Misplaced::Removed | Misplaced::Replaced));
         if opened.is_ok() || left == 0 || !is_gone() {
             return opened;

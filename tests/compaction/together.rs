@@ -161,6 +161,6 @@ fn a_compaction_beside_a_writer_that_removes_comes_to_an_end() {
         });
         assert!(store.compact().unwrap().passes > 0);
         ended.store(true, SeqCst);
-        assert!(writer.join().unwrap().is_some(), "it went on for as long as somebody removed");
+        assert!(writer.join().unwrap().is_some(), "it went on for as long as the writer removed");
     });
 }

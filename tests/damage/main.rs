@@ -365,7 +365,7 @@ fn a_hole_behind_a_files_end_is_not_read() {
 }
 
 #[test]
-fn a_copying_read_verifies_what_it_copied_whatever_the_options_say() {
+fn a_copying_read_verifies_under_all_options() {
     let sample = closed(1);
     let disk = disk_of(&sample.files);
     let store = options().verify_reads(false).open_on(&disk).unwrap();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use mapcask::sim::{Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Options, Resource, Store};
 
-/// How many small values there are to be removed.
+/// Small values that are there to be removed.
 const SMALL: u16 = 1000;
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -48,7 +48,7 @@ fn without_room(disk: &SimDisk) -> (SimDisk, Content) {
     (disk.kill(), content)
 }
 
-/// Whether a write is refused for want of room.
+/// True where a write is refused for want of room.
 fn is_refused<T>(result: mapcask::Result<T>) -> bool {
     match result {
         Ok(_) => false,
@@ -60,7 +60,7 @@ fn is_refused<T>(result: mapcask::Result<T>) -> bool {
 /// Its name, and what is done to the disk.
 type Want = (&'static str, fn(&SimDisk), fn(&SimDisk));
 
-/// What takes the room away, and what gives it back.
+/// Ways to take the room away, and to give it back.
 const WANTS: [Want; 2] = [
     ("blocks", |disk| disk.set_capacity(Some(0)), |disk| disk.set_capacity(None)),
     ("files", |disk| disk.set_limit(Resource::Files, Some(0)), |disk| disk.set_limit(Resource::Files, None)),

@@ -1,4 +1,4 @@
-//! Whoever only looks at a store changes nothing in it, and sees what anybody else would see.
+//! A read-only open changes nothing in the directory, and shows the same as any other open.
 //!
 //! A store is left in every state that a process can leave it in: closed, killed, torn, in the middle of a pass, of an image,
 //! of a recovery. It is looked at, and then opened. On the simulated disk nothing at all may happen to a file meanwhile; on

@@ -178,7 +178,7 @@ fn a_killed_store_on_a_file_system_that_is_full_opens() {
     // Others' files, to the last block.
     let filler = file_system.mount().join("filler");
     let mut file = fs::File::create(&filler).unwrap();
-    // What the file system kept for blocks that it had not chosen yet is free once it has.
+    // The file system frees its reserve for delayed blocks once it has chosen them.
     for size in [1 << 20, 4096, 4096, 4096] {
         while file.write_all(&vec![1; size]).is_ok() {}
         file.sync_all().unwrap();
@@ -245,7 +245,7 @@ fn looking_takes_no_memory_for_what_is_mapped() {
     assert_eq!(private(), 0_u64, "kilobytes that are copies of the store's files");
 }
 
-/// The tool, as somebody else where that is said.
+/// The tool, run as another user where one is given.
 fn tool(path: &Path, arguments: &[&str], user: Option<u32>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mapcask"));
     command.args(arguments).arg("--store").arg(path);
@@ -319,7 +319,7 @@ fn the_commands_that_look_make_no_call_that_writes() {
     assert!(success && calls.lines().filter(|line| writes(line)).count() > 5, "{calls}");
 }
 
-/// Whether a line of a trace is a call that changes a file.
+/// True where a line of a trace is a call that changes a file.
 #[cfg(feature = "cli")]
 fn writes(line: &str) -> bool {
     const CHANGES: [&str; 20] = [
@@ -360,8 +360,8 @@ fn skip(test: &str, reason: &str) {
 
 #[cfg(feature = "cli")]
 #[test]
-fn whoever_may_read_the_files_may_look() {
-    const TEST: &str = "whoever_may_read_the_files_may_look";
+fn a_user_who_may_read_the_files_may_look() {
+    const TEST: &str = "a_user_who_may_read_the_files_may_look";
     const NOBODY: u32 = 65_534;
     if !rustix::process::geteuid().is_root() {
         return skip(TEST, "not root");

@@ -1,4 +1,4 @@
-//! What each public function does in a store that is only read. The rows are compared with the source: a new public function
+//! The result of each public function in a store that is only read. The rows are compared with the source: a new public function
 //! needs one.
 
 use mapcask::sim::SimDisk;
@@ -23,7 +23,7 @@ fn batch() -> WriteBatch {
 /// A function by its name in the source, and whether it does as it should.
 type Row = (&'static str, fn(&Store) -> bool);
 
-/// What would write.
+/// Calls that would write.
 const REFUSED: &[Row] = &[
     ("Store::keyspace", |s| refused(s.keyspace("new")) && s.keyspace("other").is_ok()),
     ("Store::typed_keyspace", |s| refused(s.typed_keyspace::<str, u32, _>("new", Postcard))),
@@ -85,7 +85,7 @@ const REFUSED: &[Row] = &[
     ("TypedKeyspace::compare_and_swap", |s| refused(typed(s).compare_and_swap("a", Some(&1), Some(&2)))),
 ];
 
-/// What reads.
+/// Calls that read.
 const WORKS: &[Row] = &[
     ("Store::open_keyspace", |s| s.open_keyspace("other").unwrap().name() == "other"),
     ("Store::keyspace_names", |s| s.keyspace_names() == ["other", "typed"]),
@@ -128,7 +128,7 @@ const WORKS: &[Row] = &[
     ("TypedKeyspace as Debug", |s| !format!("{:?}", typed(s)).is_empty()),
 ];
 
-/// What depends on how the store was left, and what ends it: a test of its own, below.
+/// Calls that depend on the state of the files, or end the store: a test of their own, below.
 const SETTLES: [&str; 3] = ["Store::flush", "Store::wait_durable", "Store::close"];
 
 /// Without a store's handle, or of what only reads and was got from one.

@@ -7,7 +7,7 @@ use mapcask::{Durability, Error, Options, Store};
 
 type Bytes = Vec<u8>;
 
-/// What a store shows of itself.
+/// Everything that a store shows.
 #[derive(Debug, PartialEq, Eq)]
 struct Shown {
     keyspaces: BTreeMap<String, BTreeMap<Bytes, Bytes>>,
@@ -215,7 +215,7 @@ fn a_damaged_image_is_replaced_in_memory() {
         let mut bytes = left.read_file(&image).unwrap();
         bytes[at] ^= 1;
         left.put_file(&image, &bytes);
-        // What the open finds wrong with it, and what a read finds later.
+        // Damage that the open finds, and damage that a read finds later.
         let position = left.position();
         let looked = read_only().open_on(&left).unwrap();
         assert_eq!(content(&looked)[""].len(), 12, "byte {at}");

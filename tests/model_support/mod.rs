@@ -153,7 +153,7 @@ pub(crate) fn content_under(store: &Store, keys: &[impl AsRef<[u8]>]) -> State {
     State(keyspaces(store).map(under).collect())
 }
 
-/// What whoever only reads is shown under these keys; on the disk nothing happens meanwhile.
+/// The values that a read-only open shows under these keys; on the disk nothing happens meanwhile.
 pub(crate) fn look_under(disk: &SimDisk, durability: Durability, keys: &[impl AsRef<[u8]>]) -> State {
     let before = disk.position();
     let found = match options(durability).read_only(true).open_on(disk) {

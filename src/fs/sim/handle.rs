@@ -35,7 +35,7 @@ impl SimDir {
     }
 }
 
-/// What stands for the inode of a file.
+/// The inode of a file: the device, and the number on it.
 fn inode_of(node: NodeId) -> (u64, u64) {
     (1, node)
 }

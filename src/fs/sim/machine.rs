@@ -2,7 +2,7 @@
 //!
 //! A store into a mapped page is no call. So the machine compares memory with what it last saw, at each operation and at each
 //! named point, and records what changed as events *before* the event of the operation itself. Mappings note which pages
-//! they store to; whoever asks from outside, or unmaps, has all pages of every writable mapping compared.
+//! they store to. A look from outside compares all pages of every writable mapping, and an unmapping those of its file.
 //!
 //! **Concurrency.** All of it stands behind one mutex. Engine threads store into mapped memory without it; the machine
 //! reads by relaxed word loads and writes by atomic word stores, never through references.
@@ -103,7 +103,7 @@ pub(super) struct HeldLock {
     pub(super) node: Option<NodeId>,
     /// What is to be in the file.
     pub(super) note: Option<Vec<u8>>,
-    /// Whether others may hold it, too.
+    /// Others may hold it, too.
     pub(super) shared: bool,
 }
 
@@ -124,7 +124,7 @@ pub(super) struct Machine {
     pub(super) unreadable: Vec<(NodeId, Range<u64>)>,
     /// The locks that are held.
     pub(super) locks: Vec<HeldLock>,
-    /// How many were taken.
+    /// The number of locks taken so far.
     pub(super) locks_taken: u64,
     /// Where the directory is, as its holders find out.
     pub(super) standing: Standing,
@@ -231,7 +231,7 @@ impl Machine {
         found.into_iter().for_each(|event| self.record(event));
     }
 
-    /// As [`Machine::observe`], whoever stored.
+    /// As [`Machine::observe`], for all pages of all files.
     pub(super) fn observe_all(&mut self) {
         let nodes: Vec<_> = self.memories.keys().copied().collect();
         nodes.into_iter().for_each(|node| self.observe_file(node));
@@ -245,7 +245,7 @@ impl Machine {
         found.into_iter().for_each(|event| self.record(event));
     }
 
-    /// What is new of a page of the memory; `None` where nothing is, or the file ends before it.
+    /// The event of a page that changed; `None` where it did not, or the file ends before it.
     fn changed_page(&self, node: NodeId, memory: &Memory, at: usize) -> Option<Event> {
         let state = self.model.node(node);
         let size = usize::try_from(state.size).map_or(memory.window.len(), |n| n.min(memory.window.len()));

@@ -1,7 +1,7 @@
 //! Stores into the memory of a file, and which pages were stored to since they were last looked at.
 //!
-//! An operation looks at these pages alone: a disk of a thousand pages would be compared word by word at each of them. Whoever
-//! looks from outside compares all pages.
+//! An operation looks at these pages alone: comparing all of them, word by word, took most of the time of a test. A look from
+//! outside compares all pages.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -59,7 +59,7 @@ pub(super) fn store(window: &Mapping, offset: usize, bytes: &[u8]) {
         };
         let word = window.word(at - skip);
         if n == 8 {
-            // Release: whoever acquires a published word sees the bytes stored before it, as with `publish_word`.
+            // Release: an acquire load of a published word sees the bytes stored before it, as with `publish`.
             word.store(put(0), Ordering::Release);
         } else {
             // Release as above; the failed load is Relaxed because the exchange tries again with what it saw.

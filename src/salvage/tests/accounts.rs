@@ -152,7 +152,7 @@ fn what_a_pass_was_done_with_does_not_come_back() {
 }
 
 #[test]
-fn what_damaged_copies_were_made_from_is_read_as_long_as_it_is_there() {
+fn victims_are_read_where_their_copies_are_damaged() {
     let (mut files, victims, copy) = killed_within_a_pass();
     let whole = contents(&options().open_on(&disk_of(&files, None)).expect("a kill harms nothing"));
     assert!(victims.iter().all(|name| files.contains_key(name)));

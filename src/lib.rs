@@ -343,98 +343,56 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-mod allowance;
-mod background;
-mod batch;
-mod bell;
-#[cfg(feature = "bytes")]
-mod bytes;
-mod catalog;
-mod checkpoint;
-mod checks;
-#[cfg(feature = "serde")]
-mod codec;
-mod commit;
-mod compacting;
-mod compaction;
-mod conditional;
-mod control_page;
-mod copying;
-mod destroy;
+mod api;
+mod config;
 mod engine;
-mod epoch;
 mod error;
 #[cfg(mapcask_internal)]
 pub mod format;
 #[cfg(not(mapcask_internal))]
 mod format;
 mod fs;
-mod guarded;
-mod handle;
-mod helper;
-mod imaging;
 mod index;
-mod iterate;
-mod keyspace;
-mod keyspaces;
-mod location;
 mod log;
-mod lookahead;
-mod manifest_store;
-mod mapping;
-mod moment;
-mod options;
-mod provision;
-mod read;
+mod mem;
 mod recovery;
-mod reserve;
-mod salvage;
-mod segment;
-mod segment_file;
-mod snapshot;
-mod stats;
-mod store;
 mod sync;
 mod trace;
-#[cfg(feature = "serde")]
-mod typed;
-mod undo;
-mod upkeep;
-mod verify;
-mod versions;
-mod write;
 
-pub use background::Background;
-pub use batch::{BatchOn, WriteBatch};
-#[cfg(feature = "bincode")]
-pub use codec::Bincode;
-#[cfg(feature = "serde")]
-pub use codec::Codec;
-#[cfg(feature = "postcard")]
-pub use codec::Postcard;
-pub use compaction::report::{CompactionProgress, CompactionReason, CompactionReport, CompactionStats};
-pub use conditional::CompareAndSwapError;
-pub use destroy::destroy;
+pub use api::conditional::CompareAndSwapError;
+pub use api::destroy::destroy;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
-pub use destroy::destroy_on;
+pub use api::destroy::destroy_on;
+pub use api::keyspace::Keyspace;
+pub use api::options::Options;
+#[cfg(any(test, feature = "sim", mapcask_internal))]
+pub use api::salvage::salvage_on;
+pub use api::salvage::{Damage, DamageCause, SALVAGE_UNFINISHED, SalvageReport, salvage};
+pub use api::snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
+pub use api::store::Store;
+#[cfg(feature = "bincode")]
+pub use api::typed::codec::Bincode;
+#[cfg(feature = "serde")]
+pub use api::typed::codec::Codec;
+#[cfg(feature = "postcard")]
+pub use api::typed::codec::Postcard;
+#[cfg(feature = "serde")]
+pub use api::typed::{TypedIter, TypedKeyspace};
+pub use api::write_batch::{BatchOn, WriteBatch};
+pub use config::{Durability, RecoveryProgress};
+pub use engine::compaction::report::{
+    CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
+};
+pub use engine::read::iter::{Iter, Keys, Values};
+pub use engine::read::multi_get::TryGet;
+pub use engine::read::{Value, View};
+pub use engine::scrub::VerifyReport;
+pub use engine::stats::{KeyspaceStats, Stats};
 pub use error::{Error, Resource, Result};
-pub use format::keyspace::MAX_NAME_LEN as MAX_KEYSPACE_NAME_LEN;
+pub use format::keyspace_change::MAX_NAME_LEN as MAX_KEYSPACE_NAME_LEN;
 pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 pub use format::{Defect, Seq};
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use fs::sim;
-pub use iterate::{Iter, Keys, Values};
-pub use keyspace::Keyspace;
-pub use lookahead::TryGet;
-pub use options::{Durability, Options, RecoveryProgress};
-pub use read::{Value, View};
 pub use recovery::report::RecoveryReport;
-#[cfg(any(test, feature = "sim", mapcask_internal))]
-pub use salvage::salvage_on;
-pub use salvage::{Damage, DamageCause, SALVAGE_UNFINISHED, SalvageReport, salvage};
-pub use snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
-pub use stats::{KeyspaceStats, Stats};
-pub use store::Store;
-#[cfg(feature = "serde")]
-pub use typed::{TypedIter, TypedKeyspace};
-pub use verify::VerifyReport;
+pub use sync::worker::Background;

@@ -13,47 +13,47 @@ use std::path::Path;
 
 /// The file of the item, the item, and the words that must find it.
 const ALIASES: [(&str, &str, &[&str]); 24] = [
-    ("store/mod.rs", "struct Store", &["Database", "Environment"]),
-    ("store/mod.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
-    ("store/mod.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
-    ("store/mod.rs", "fn drop_keyspace", &["drop_tree", "delete_table"]),
-    ("store/mod.rs", "fn flush", &["persist", "sync"]),
-    ("store/care.rs", "fn size_on_disk", &["disk_space"]),
-    ("store/care.rs", "fn verify", &["check_integrity"]),
-    ("store/mod.rs", "fn snapshot", &["begin_read"]),
-    ("store/care.rs", "fn compact", &["compact_range", "vacuum", "merge"]),
-    ("keyspace.rs", "struct Keyspace", &["Tree", "Table", "Partition", "ColumnFamily"]),
-    ("keyspace.rs", "fn insert", &["put", "set"]),
-    ("keyspace.rs", "fn remove", &["delete"]),
-    ("keyspace.rs", "fn write", &["apply_batch", "commit", "transaction"]),
-    ("keyspace.rs", "fn iter", &["scan_prefix", "range"]),
-    ("keyspace.rs", "fn clear", &["truncate"]),
-    ("conditional.rs", "fn compare_and_swap", &["cas"]),
-    ("conditional.rs", "fn fetch_and_update", &["merge"]),
-    ("conditional.rs", "fn update_and_fetch", &["merge"]),
-    ("batch.rs", "struct WriteBatch", &["Transaction"]),
-    ("batch.rs", "fn insert", &["put", "set"]),
-    ("batch.rs", "fn remove", &["delete"]),
-    ("typed.rs", "fn insert", &["put", "set"]),
-    ("typed.rs", "fn remove", &["delete"]),
-    ("salvage/mod.rs", "fn salvage", &["repair"]),
+    ("api/store.rs", "struct Store", &["Database", "Environment"]),
+    ("api/store.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
+    ("api/store.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
+    ("api/store.rs", "fn drop_keyspace", &["drop_tree", "delete_table"]),
+    ("api/store.rs", "fn flush", &["persist", "sync"]),
+    ("api/admin.rs", "fn size_on_disk", &["disk_space"]),
+    ("api/admin.rs", "fn verify", &["check_integrity"]),
+    ("api/store.rs", "fn snapshot", &["begin_read"]),
+    ("api/admin.rs", "fn compact", &["compact_range", "vacuum", "merge"]),
+    ("api/keyspace.rs", "struct Keyspace", &["Tree", "Table", "Partition", "ColumnFamily"]),
+    ("api/keyspace.rs", "fn insert", &["put", "set"]),
+    ("api/keyspace.rs", "fn remove", &["delete"]),
+    ("api/keyspace.rs", "fn write", &["apply_batch", "commit", "transaction"]),
+    ("api/keyspace.rs", "fn iter", &["scan_prefix", "range"]),
+    ("api/keyspace.rs", "fn clear", &["truncate"]),
+    ("api/conditional.rs", "fn compare_and_swap", &["cas"]),
+    ("api/conditional.rs", "fn fetch_and_update", &["merge"]),
+    ("api/conditional.rs", "fn update_and_fetch", &["merge"]),
+    ("api/write_batch.rs", "struct WriteBatch", &["Transaction"]),
+    ("api/write_batch.rs", "fn insert", &["put", "set"]),
+    ("api/write_batch.rs", "fn remove", &["delete"]),
+    ("api/typed/mod.rs", "fn insert", &["put", "set"]),
+    ("api/typed/mod.rs", "fn remove", &["delete"]),
+    ("api/salvage/mod.rs", "fn salvage", &["repair"]),
 ];
 
 /// The files whose public functions have an example, and the functions that are plain enough without one.
 const EXAMPLES: [(&str, &[&str]); 12] = [
-    ("store/mod.rs", &[]),
-    ("store/care.rs", &[]),
-    ("snapshot.rs", &[]),
-    ("keyspace.rs", &["name", "contains_key", "len", "is_empty", "keys", "values"]),
-    ("conditional.rs", &[]),
+    ("api/store.rs", &[]),
+    ("api/admin.rs", &[]),
+    ("api/snapshot.rs", &[]),
+    ("api/keyspace.rs", &["name", "contains_key", "len", "is_empty", "keys", "values"]),
+    ("api/conditional.rs", &[]),
     // Those of a part of a batch are as those of a batch, which has one.
     (
-        "batch.rs",
+        "api/write_batch.rs",
         &["new", "insert", "remove", "is_empty", "clear", "require", "require_present", "require_absent"],
     ),
     // As those of a keyspace of bytes, or in the example of another one.
     (
-        "typed.rs",
+        "api/typed/mod.rs",
         &[
             "with_durability",
             "len",
@@ -69,10 +69,10 @@ const EXAMPLES: [(&str, &[&str]); 12] = [
         ],
     ),
     ("options.rs", &["new"]),
-    ("read.rs", &[]),
+    ("engine/read/mod.rs", &[]),
     ("error.rs", &[]),
-    ("salvage/mod.rs", &["salvage_on"]),
-    ("destroy.rs", &["destroy_on"]),
+    ("api/salvage/mod.rs", &["salvage_on"]),
+    ("api/destroy.rs", &["destroy_on"]),
 ];
 
 /// A public item: `fn name` or the like, and the lines of documentation and attributes above it.
@@ -150,7 +150,13 @@ fn every_public_function_has_an_example_or_is_plain() {
 
 #[test]
 fn every_kind_of_codec_and_disk_has_an_example() {
-    for file in ["codec/mod.rs", "codec/postcard.rs", "codec/bincode.rs", "background.rs", "bytes.rs"] {
+    for file in [
+        "api/typed/codec.rs",
+        "api/typed/postcard.rs",
+        "api/typed/bincode.rs",
+        "sync/worker.rs",
+        "engine/read/bytes.rs",
+    ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         assert!(fs::read_to_string(path).unwrap().contains("/// ```\n"), "{file}");
     }

@@ -13,57 +13,23 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-/// Which module stands where: a module imports from lower layers, and from its own without cycles.
-///
-/// A new top-level module of `src/` is added here, in the lowest layer that is above all it imports.
-const LAYERS: [&[&str]; 8] = [
-    &["format", "location", "sync", "trace"],
+/// The folders of `src/`, and the files beside them, from the lowest layer to the highest. A file imports from lower
+/// layers and from its own folder; what stands in one row does not import each other.
+const LAYERS: [&[&str]; 10] = [
+    &["format", "trace"],
     &["error"],
-    &[
-        "codec",
-        "mapping",
-        "epoch",
-        "commit",
-        "fs",
-        "options",
-        "bell",
-        "background",
-        "allowance",
-        "reserve",
-        "guarded",
-        "moment",
-        "segment_file",
-        "undo",
-    ],
-    &["segment", "index", "control_page", "versions"],
-    &["log", "manifest_store", "provision", "catalog"],
-    &[
-        "recovery",
-        "compaction",
-        "compacting",
-        "checkpoint",
-        "checks",
-        "imaging",
-        "engine",
-        "upkeep",
-        "batch",
-        "write",
-        "keyspaces",
-        "read",
-        "iterate",
-        "copying",
-        "lookahead",
-        "helper",
-        "verify",
-        "stats",
-        "bytes",
-    ],
-    &["store", "handle", "keyspace", "conditional", "typed", "snapshot", "follower", "salvage", "destroy"],
-    &["lib", "cli", "bin"],
+    &["sync"],
+    &["mem"],
+    &["fs", "config"],
+    &["index", "log"],
+    &["recovery"],
+    &["engine"],
+    &["api"],
+    &["lib", "bin"],
 ];
 
 /// Where the keyword may stand in the library.
-const UNSAFE_FILES: [&str; 3] = ["src/mapping/", "src/epoch/models.rs", "src/guarded.rs"];
+const UNSAFE_FILES: [&str; 3] = ["src/mem/", "src/sync/epoch/loom_tests.rs", "src/sync/rcu.rs"];
 /// Where it may stand outside of the library.
 const UNSAFE_TESTS: [&str; 2] = ["tests/", "benches/"];
 
@@ -80,19 +46,18 @@ const SKIPPED: [&str; 4] = ["target", "corpus", "artifacts", "fixtures"];
 #[test]
 fn every_file_keeps_the_house_rules() {
     let mut complaints = Vec::new();
-    let mut imports = Imports::new();
     let files = files();
     assert!(files.iter().any(|(path, _)| path == "src/lib.rs"), "the walk finds the library");
+    let types = Types::of(files.iter().filter(|(path, _)| path.ends_with(".rs")));
     for (path, text) in &files {
-        let found = if path.ends_with(".rs") { check_rust(path, text, &mut imports) } else { Vec::new() };
+        let found = if path.ends_with(".rs") { check_rust(path, text, &types) } else { Vec::new() };
         complaints.extend(found.into_iter().chain(machine_paths(text)).map(|found| format!("{path}{found}")));
     }
-    complaints.extend(cycles(&imports));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
 /// All rules for one source file. Complaints begin with `:line: `.
-fn check_rust(path: &str, text: &str, imports: &mut Imports) -> Vec<String> {
+fn check_rust(path: &str, text: &str, types: &Types) -> Vec<String> {
     let code = blank(text);
     let mut complaints = missing_head(text);
     complaints.extend(file_size(path, text, &code));
@@ -100,7 +65,8 @@ fn check_rust(path: &str, text: &str, imports: &mut Imports) -> Vec<String> {
     complaints.extend(stray_notes(text));
     complaints.extend(unsafe_places(path, text, &code));
     if let Some(module) = module_of(path) {
-        complaints.extend(layering(&module, &code, imports));
+        complaints.extend(layering(&module, &code));
+        complaints.extend(stray_impls(&module, &code, types));
     }
     complaints
 }
@@ -250,9 +216,6 @@ fn closing(code: &str, open: usize) -> usize {
 
 // ---- Layers -------------------------------------------------------------------------------------------------------
 
-/// Who imports whom, within one layer.
-type Imports = BTreeMap<String, BTreeSet<String>>;
-
 /// The top-level module that a file of the library belongs to.
 fn module_of(path: &str) -> Option<String> {
     let rest = path.strip_prefix("src/")?;
@@ -263,22 +226,23 @@ fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-fn layering(module: &str, code: &str, imports: &mut Imports) -> Vec<String> {
+fn layering(module: &str, code: &str) -> Vec<String> {
     let Some(layer) = layer_of(module) else {
-        return vec![format!(":1: module {module} is in no layer; add it to LAYERS in tests/tidy.rs")];
+        return vec![format!(":1: {module} is in no layer; move the file into a folder that LAYERS names")];
     };
     let mut complaints = Vec::new();
     for (at, name) in crate_paths(code) {
         let line = line_of(code, at);
         match layer_of(&name) {
             _ if name == module => {}
-            None => complaints.push(format!(
-                ":{line}: {name} is no module of LAYERS in tests/tidy.rs; name the defining module, or add it there"
+            None => {
+                complaints.push(format!(":{line}: {name} is no folder of LAYERS; name the defining module"));
+            }
+            Some(other) if other > layer => complaints.push(format!(
+                ":{line}: {module} (layer {layer}) imports upward from {name} (layer {other})"
             )),
-            Some(other) if other > layer => complaints
-                .push(format!(":{line}: {module} (layer {layer}) imports upward from {name} (layer {other})")),
             Some(other) if other == layer => {
-                imports.entry(module.to_owned()).or_default().insert(name);
+                complaints.push(format!(":{line}: {module} imports from {name}, which is in the same layer"));
             }
             Some(_) => {}
         }
@@ -314,23 +278,62 @@ fn first_word(text: &str) -> String {
     text.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
 }
 
-/// The cycles among modules of one layer.
-fn cycles(imports: &Imports) -> Vec<String> {
-    let on_cycles: Vec<_> =
-        imports.keys().filter(|module| reach(imports, module).contains(*module)).collect();
-    if on_cycles.is_empty() {
-        return Vec::new();
+/// The folders that define a type of a name.
+#[derive(Debug, Default)]
+struct Types(BTreeMap<String, BTreeSet<String>>);
+
+impl Types {
+    fn of<'f>(files: impl IntoIterator<Item = &'f (String, String)>) -> Self {
+        let mut types = Self::default();
+        for (path, text) in files {
+            let Some(module) = module_of(path) else { continue };
+            let code = blank(text);
+            for keyword in ["struct", "enum", "union"] {
+                for at in words(&code, keyword) {
+                    let name = first_word(code[at + keyword.len()..].trim_start());
+                    types.0.entry(name).or_default().insert(module.clone());
+                }
+            }
+        }
+        types
     }
-    vec![format!("src: these modules of one layer import each other in a cycle: {on_cycles:?}")]
 }
 
-/// Every module that `from` imports, directly or through others.
-fn reach<'i>(imports: &'i Imports, from: &'i String) -> BTreeSet<&'i String> {
-    let (mut seen, mut left) = (BTreeSet::new(), vec![from]);
-    while let Some(module) = left.pop() {
-        left.extend(imports.get(module).into_iter().flatten().filter(|next| seen.insert(*next)));
+/// Inherent implementations of types that another folder defines: calls would run where no import shows it.
+fn stray_impls(module: &str, code: &str, types: &Types) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for at in words(code, "impl") {
+        // A block of its own, and not `impl Trait` in the head of a function.
+        let begins = code[..at].trim_end().ends_with(['}', ';', '{', ']']) || code[..at].trim().is_empty();
+        let Some(open) = code[at..].find('{').map(|offset| at + offset).filter(|_| begins) else { continue };
+        let head = code[at + "impl".len()..open].trim();
+        let head = if head.starts_with('<') { &head[angles(head)..] } else { head };
+        let name = first_word(head.trim());
+        let folders = types.0.get(&name);
+        if words(head, "for").next().is_none() && folders.is_some_and(|folders| !folders.contains(module)) {
+            let line = line_of(code, at);
+            complaints.push(format!(":{line}: `impl {name}` stands outside of the folder that defines it"));
+        }
     }
-    seen
+    complaints
+}
+
+/// The end of the generic parameters that `head` begins with.
+fn angles(head: &str) -> usize {
+    let mut depth = 0;
+    let mut before = b' ';
+    for (at, byte) in head.bytes().enumerate() {
+        match byte {
+            b'<' => depth += 1,
+            b'>' if before != b'-' => depth -= 1,
+            _ => {}
+        }
+        before = byte;
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    head.len()
 }
 
 // ---- Sizes --------------------------------------------------------------------------------------------------------
@@ -470,7 +473,7 @@ fn has_safety_comment(lines: &[&str], line: usize) -> bool {
 // ---- Every rule can complain --------------------------------------------------------------------------------------
 
 fn complaints_about(path: &str, text: &str) -> Vec<String> {
-    check_rust(path, text, &mut Imports::new())
+    check_rust(path, text, &Types::of([&(path.to_owned(), text.to_owned())]))
 }
 
 #[test]
@@ -487,39 +490,48 @@ fn comments_and_literals_are_blanked_and_code_is_not() {
 #[test]
 fn an_upward_import_is_found_in_every_form() {
     for import in [
-        "use crate::store::Store;",
-        "use crate::{error::Error, store::{Store, A}};",
-        "fn f() { crate::store::g() }",
-        "pub(crate) use crate::store;",
+        "use crate::api::store::Store;",
+        "use crate::{error::Error, api::{Store, A}};",
+        "fn f() { crate::api::g() }",
+        "pub(crate) use crate::api;",
     ] {
         let found = complaints_about("src/fs/real.rs", &format!("//! Head.\n{import}\n"));
-        assert_eq!(found, [":2: fs (layer 2) imports upward from store (layer 6)"], "{import}");
+        assert_eq!(found, [":2: fs (layer 4) imports upward from api (layer 8)"], "{import}");
     }
     let fine =
-        "//! Head.\nuse crate::fs::{self, A};\nuse crate::{error, format::{Seq, b}};\n// use crate::store;\n";
+        "//! Head.\nuse crate::fs::{self, A};\nuse crate::{error, format::{Seq, b}};\n// use crate::api;\n";
     assert_eq!(complaints_about("src/fs/real.rs", fine), [""; 0]);
 }
 
 #[test]
-fn an_import_of_the_crates_root_and_an_unknown_module_are_found() {
-    let found = complaints_about("src/store.rs", "//! Head.\nuse crate::Error;\n");
-    assert!(found.len() == 1 && found[0].contains("name the defining module"), "{found:?}");
-    let found = complaints_about("src/novelty.rs", "//! Head.\n");
-    assert!(found.len() == 1 && found[0].contains("add it to LAYERS"), "{found:?}");
+fn an_import_within_a_row_is_found() {
+    let found = complaints_about("src/log/writer.rs", "//! Head.\nuse crate::index::A;\n");
+    assert_eq!(found, [":2: log imports from index, which is in the same layer"]);
 }
 
 #[test]
-fn a_cycle_within_a_layer_is_found_and_a_chain_is_not() {
-    let mut imports = Imports::new();
-    for (path, text) in [
-        ("src/fs/mod.rs", "//! Head.\nuse crate::mapping::A;\n"),
-        ("src/mapping/mod.rs", "//! Head.\nuse crate::epoch::A;\n"),
-    ] {
-        assert_eq!(check_rust(path, text, &mut imports), [""; 0]);
+fn an_import_of_the_root_and_an_unknown_module_are_found() {
+    let found = complaints_about("src/api/store.rs", "//! Head.\nuse crate::Error;\n");
+    assert!(found.len() == 1 && found[0].contains("name the defining module"), "{found:?}");
+    let found = complaints_about("src/novelty.rs", "//! Head.\n");
+    assert!(found.len() == 1 && found[0].contains("move the file"), "{found:?}");
+}
+
+#[test]
+fn an_impl_outside_of_the_folder_of_its_type_is_found() {
+    let engine =
+        ("src/engine/mod.rs".to_owned(), "//! Head.\nstruct Engine<'a, F: Fn() -> u8>;\n".to_owned());
+    let types = Types::of([&engine]);
+    let complaints = |path: &str, text: &str| check_rust(path, &format!("//! Head.\n{text}\n"), &types);
+    for text in
+        ["impl Engine { }", "impl<'a, F: Fn() -> u8> Engine<'a, F> { }", "use a::B;\n\nimpl Engine { }"]
+    {
+        assert_eq!(complaints("src/engine/read.rs", text), [""; 0], "{text}");
+        assert_eq!(complaints("src/api/store.rs", text).len(), 1, "{text}");
     }
-    assert_eq!(cycles(&imports), [""; 0]);
-    check_rust("src/epoch.rs", "//! Head.\nuse crate::fs::A;\n", &mut imports);
-    assert_eq!(cycles(&imports).len(), 1);
+    for text in ["impl Drop for Engine { }", "impl Store { }", "fn f(a: impl Engine) { }"] {
+        assert_eq!(complaints("src/api/store.rs", text), [""; 0], "{text}");
+    }
 }
 
 #[test]
@@ -532,7 +544,7 @@ fn the_layer_table_names_no_module_twice() {
 fn a_file_that_is_too_long_is_found_with_and_without_tests() {
     let lines = |count: usize| "//! Head.\n".to_owned() + &"// line\n".repeat(count - 1);
     let tests = |count: usize| format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "// line\n".repeat(count - 3));
-    let count = |text: String| complaints_about("src/store.rs", &text).len();
+    let count = |text: String| complaints_about("src/api/store.rs", &text).len();
     assert_eq!(count(lines(500)), 0);
     assert_eq!(count(lines(501)), 1);
     assert_eq!(complaints_about("tests/kill.rs", &lines(800)), [""; 0]);
@@ -549,18 +561,18 @@ fn a_function_that_is_too_long_is_found() {
         format!("//! Head.\n{head} {{\n{}}}\nfn g() {{}}\n", "    call();\n".repeat(lines - 2))
     };
     let head = "pub fn f(a: [u8; 4], b: fn(u8) -> u8) -> [u8; 4]";
-    assert_eq!(complaints_about("src/store.rs", &function(head, 70)), [""; 0]);
-    let found = complaints_about("src/store.rs", &function(head, 71));
+    assert_eq!(complaints_about("src/api/store.rs", &function(head, 70)), [""; 0]);
+    let found = complaints_about("src/api/store.rs", &function(head, 71));
     assert_eq!(found, [":2: f has 71 lines; 70 are allowed"]);
     let without_body = format!("//! Head.\ntrait T {{ fn f(&self);\n{} }}\n", "\n".repeat(80));
-    assert_eq!(complaints_about("src/store.rs", &without_body), [""; 0]);
+    assert_eq!(complaints_about("src/api/store.rs", &without_body), [""; 0]);
 }
 
 #[test]
 fn stray_notes_are_found_in_code_and_comments() {
     for note in [concat!("// TO", "DO: later"), concat!("/* FIX", "ME */"), concat!("fn f() { to", "do!() }")]
     {
-        assert_eq!(complaints_about("src/store.rs", &format!("//! Head.\n{note}\n")).len(), 1, "{note}");
+        assert_eq!(complaints_about("src/api/store.rs", &format!("//! Head.\n{note}\n")).len(), 1, "{note}");
     }
 }
 
@@ -568,13 +580,13 @@ fn stray_notes_are_found_in_code_and_comments() {
 fn the_keyword_is_found_where_it_may_not_stand_and_only_as_code() {
     let keyword = concat!("un", "safe");
     let block = format!("//! Head.\nfn f() {{\n    // SAFETY: none.\n    {keyword} {{ g() }}\n}}\n");
-    assert_eq!(complaints_about("src/store.rs", &block).len(), 1);
+    assert_eq!(complaints_about("src/api/store.rs", &block).len(), 1);
     assert_eq!(complaints_about("examples/store.rs", &block).len(), 1);
-    for path in ["src/mapping/space.rs", "src/epoch/models.rs", "tests/kill.rs"] {
+    for path in ["src/mem/address_space.rs", "src/sync/epoch/loom_tests.rs", "tests/kill.rs"] {
         assert_eq!(complaints_about(path, &block), [""; 0]);
     }
     let mention = format!("//! No {keyword}.\n#![deny({keyword}_code)]\nconst A: &str = \"{keyword}\";\n");
-    assert_eq!(complaints_about("src/store.rs", &mention), [""; 0]);
+    assert_eq!(complaints_about("src/api/store.rs", &mention), [""; 0]);
 }
 
 #[test]
@@ -582,7 +594,7 @@ fn a_block_without_a_safety_comment_is_found() {
     let keyword = concat!("un", "safe");
     let count = |body: &str| {
         let text = format!("//! Head.\n{}", body.replace("KEYWORD", keyword));
-        complaints_about("src/epoch/models.rs", &text).len()
+        complaints_about("src/sync/epoch/loom_tests.rs", &text).len()
     };
     assert_eq!(count("// SAFETY: a.\n// More.\nKEYWORD impl Send for A {}\n"), 0);
     assert_eq!(count("// SAFETY: a.\nKEYWORD impl Send for A {}\nKEYWORD impl Sync for A {}\n"), 1);
@@ -594,7 +606,7 @@ fn a_block_without_a_safety_comment_is_found() {
 
 #[test]
 fn a_missing_head_and_a_path_of_one_machine_are_found() {
-    assert_eq!(complaints_about("src/store.rs", "use std::fmt;\n").len(), 1);
+    assert_eq!(complaints_about("src/api/store.rs", "use std::fmt;\n").len(), 1);
     let path = concat!("/ho", "me/somebody");
     assert_eq!(machine_paths(&format!("a\nsee `{path}`\n")), [":2: a path of one machine"]);
     assert_eq!(machine_paths(&format!("https://example.org{path}\n")), [""; 0]);

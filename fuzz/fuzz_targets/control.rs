@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mapcask::format::Seq;
-use mapcask::format::control::{CONTROL_HEADER_SIZE, Control, durable_word, parse_durable_word};
+use mapcask::format::control_page::{CONTROL_HEADER_SIZE, Control, durable_word, parse_durable_word};
 use mapcask::format::{READ_VERSION, WRITE_VERSION};
 use mapcask_fuzz::{mend_file_sum, take};
 

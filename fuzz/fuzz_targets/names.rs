@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mapcask::format::SegmentId;
-use mapcask::format::names::{CONTROL, LOCK, MANIFESTS, Name, REMOVING, aside, parse, segment, temporary};
+use mapcask::format::file_name::{CONTROL, LOCK, MANIFESTS, Name, REMOVING, aside, parse, segment, temporary};
 use mapcask_fuzz::take;
 
 fuzz_target!(|input: &[u8]| {

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mapcask::format::KeyspaceId;
-use mapcask::format::keyspace::Change;
+use mapcask::format::keyspace_change::Change;
 use mapcask::format::record::{HEADER_SIZE, Place, RawHeader, Start, Watermark};
 use mapcask_fuzz::{naive, take};
 

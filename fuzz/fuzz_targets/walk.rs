@@ -6,7 +6,7 @@
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use mapcask::format::record::{HEADER_SIZE, Kind};
-use mapcask::format::walk::{Order, Placed, Source, Step, Walker, beyond};
+use mapcask::format::record_reader::{Order, Placed, Source, Step, Walker, beyond};
 use mapcask_fuzz::naive::{self, Fields};
 use mapcask_fuzz::segment::Recipe;
 

@@ -1,7 +1,7 @@
 //! A second reading of the record format: slow, direct, from the tables in DESIGN.md and not from the library.
 
 use mapcask::format::record::{HEADER_SIZE, Kind, Place};
-use mapcask::format::walk::{Order, Placed};
+use mapcask::format::record_reader::{Order, Placed};
 
 /// A header's fields, as far as a walk looks at them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::keyspace::{self, Keyspaces, MAX_CODEC_LEN, MAX_NAME_LEN, Named};
+use super::keyspace_change;
+use super::keyspace_change::{Keyspaces, MAX_CODEC_LEN, MAX_NAME_LEN, Named};
 use super::segment_header::Role;
 use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, WRITE_VERSION};
 
@@ -377,9 +378,9 @@ fn keyspaces(reader: &mut Reader<'_>, count: u32, next: KeyspaceId) -> Result<Ke
     for _ in 0..count {
         let id = KeyspaceId(reader.u32()?);
         let len = usize::from(reader.u8()?);
-        let name = keyspace::text(reader.bytes(len)?, MAX_NAME_LEN)?;
+        let name = keyspace_change::text(reader.bytes(len)?, MAX_NAME_LEN)?;
         let len = usize::from(reader.u8()?);
-        let codec = keyspace::codec(reader.bytes(len)?)?;
+        let codec = keyspace_change::codec(reader.bytes(len)?)?;
         if last.is_some_and(|last| last >= name) {
             return Err(Defect::BadField("keyspaces"));
         }
@@ -401,8 +402,8 @@ fn sum(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keyspace::Change;
     use super::*;
+    use crate::format::keyspace_change::Change;
 
     fn keyspaces_of(names: &[&str]) -> Keyspaces {
         let mut keyspaces = Keyspaces::new();

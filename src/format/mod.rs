@@ -17,15 +17,15 @@
     )
 )]
 
-pub mod control;
+pub mod checkpoint;
+pub mod control_page;
+pub mod file_name;
 pub mod hash;
-pub mod image;
-pub mod keyspace;
+pub mod keyspace_change;
 pub mod manifest;
-pub mod names;
 pub mod record;
+pub mod record_reader;
 pub mod segment_header;
-pub mod walk;
 
 use std::fmt;
 
@@ -242,10 +242,10 @@ mod tests {
         assert_eq!(table("record"), owned(&record::LAYOUT));
         assert_eq!(table("segment_header"), owned(&segment_header::LAYOUT));
         assert_eq!(table("manifest"), owned(&manifest::LAYOUT));
-        assert_eq!(table("control"), owned(&control::LAYOUT));
-        assert_eq!(table("image"), owned(&image::LAYOUT));
-        assert_eq!(table("image segment"), owned(&image::SEGMENT_LAYOUT));
-        assert_eq!(table("image keyspace"), owned(&image::KEYSPACE_LAYOUT));
+        assert_eq!(table("control"), owned(&control_page::LAYOUT));
+        assert_eq!(table("image"), owned(&checkpoint::LAYOUT));
+        assert_eq!(table("image segment"), owned(&checkpoint::SEGMENT_LAYOUT));
+        assert_eq!(table("image keyspace"), owned(&checkpoint::KEYSPACE_LAYOUT));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::place::Place;
+use super::dir_handle::Place;
 use super::{Access, Claim, Lock, LockFailure, platform};
 
 /// How often a lock is taken again because its file was replaced meanwhile.

@@ -5,11 +5,11 @@
 //!
 //! **Determinism.** Time, randomness and the boot id come through here as well, so that a test decides them.
 
-mod lock;
-pub(crate) mod look;
 #[cfg_attr(not(unix), path = "place_portable.rs")]
-mod place;
+mod dir_handle;
+mod lock;
 mod platform;
+pub(crate) mod read_only;
 pub(crate) mod real;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub mod sim;
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mapping::Mapping;
+use crate::mem::mapping::Mapping;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::dir_handle::Place;
 use super::lock::{self, Held, Holding};
-use super::place::Place;
 use super::{Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing, platform};
 use crate::error::{RanOut, Resource};
-use crate::mapping::Mapping;
+use crate::mem::mapping::Mapping;
 
 /// The moment that [`Dir::now`] counts from, one for the process.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);

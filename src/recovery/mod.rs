@@ -1,8 +1,8 @@
 //! Opening a store: finding out what is there, deciding by tables, reading it back, and only then changing anything.
 //!
-//! **Order.** Where the directory does not look like a store's, survey it and decide (`decide::directory`), before the lock
+//! **Order.** Where the directory does not look like a store's, survey it and decide (`decision::directory`), before the lock
 //! file is touched; take the lock, survey and decide; choose a copy of the manifest; decide about files it does not name
-//! (`decide::unlisted`); read the log and decide where it ends (`decide::stop`); copy aside what lies behind a cut; write
+//! (`decision::unlisted`); read the log and decide where it ends (`decision::stop`); copy aside what lies behind a cut; write
 //! the manifest; rename what was set aside. Up to the last three steps nothing but the lock file has been touched, so a refusal
 //! leaves everything as it was. Where everything is as a clean close left it, none of the three is taken: the manifest
 //! waits for the first write.
@@ -13,54 +13,51 @@
 //!
 //! **Crash points.** `recovery-aside`, `recovery-manifest`, `recovery-renamed`.
 
-mod ahead;
-mod aside;
-mod chain;
-pub(crate) mod decide;
-pub(crate) mod front;
-mod gather;
-pub(crate) mod heal;
-pub(crate) mod look;
-mod pieces;
-mod reading;
+pub(crate) mod analysis;
+pub(crate) mod decision;
+pub(crate) mod directory;
+mod from_checkpoint;
+mod index_builder;
+mod quarantine;
+mod read_only;
+mod reader_pool;
+mod record_batch;
+pub(crate) mod recovered;
 pub(crate) mod replay;
 pub(crate) mod report;
-mod restore;
-pub(crate) mod source;
-pub(crate) mod survey;
-#[cfg(test)]
-mod tests;
+mod segment_chain;
+pub(crate) mod tail_scan;
 
 use std::sync::Arc;
 
-use self::aside::{copy_aside, remove, remove_images, rename_aside};
-use self::chain::Chain;
-pub(crate) use self::chain::Unproven;
-use self::decide::{DirectoryAction, directory};
-use self::front::{Front, Read};
+use self::recovered::RecoveredKeyspace;
 use self::replay::Replayed;
 use self::report::RecoveryReport;
-use self::survey::Survey;
-use crate::catalog::Loaded;
-use crate::commit::Commit;
-use crate::control_page::ControlPage;
+use crate::config::{Config, Durability};
 use crate::error::{Error, Resource, Result};
-use crate::format::control::Control;
+use crate::format::checkpoint::Image;
+use crate::format::control_page::Control;
+use crate::format::file_name::{LOCK, MANIFESTS};
 use crate::format::hash::{HASH_ID, HashKey};
-use crate::format::image::Image;
-use crate::format::keyspace::{Change, Keyspaces};
+use crate::format::keyspace_change::{Change, Keyspaces};
 use crate::format::manifest::{Manifest, SegmentEntry, State};
-use crate::format::names::{LOCK, MANIFESTS};
 use crate::format::record::HEADER_SIZE;
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
 use crate::fs::{Claim, Dir, Lock, LockFailure, Medium};
-use crate::log::Tail;
-use crate::manifest_store::ManifestStore;
-use crate::mapping::PAGE_SIZE;
-use crate::mapping::space::Space;
-use crate::options::{Durability, Options};
-use crate::provision::{Provision, Shared, make_segment};
-use crate::segment::{Regime, Segment};
+use crate::log::allocator::{Provision, Shared, make_segment};
+use crate::log::control_page::ControlPage;
+use crate::log::group_commit::Commit;
+use crate::log::manifest::ManifestStore;
+use crate::log::segment::{Regime, Segment};
+use crate::log::sync_plan::SegmentRange;
+use crate::log::writer::Tail;
+use crate::mem::address_space::Space;
+use crate::mem::mapping::PAGE_SIZE;
+use crate::recovery::analysis::{Front, Read};
+use crate::recovery::decision::{DirectoryAction, directory};
+use crate::recovery::directory::Survey;
+use crate::recovery::quarantine::{copy_aside, remove, remove_images, rename_aside};
+use crate::recovery::segment_chain::Chain;
 
 /// An opened store, before it has its face.
 #[derive(Debug)]
@@ -69,7 +66,7 @@ pub(crate) struct Opened {
     pub(crate) lock: Box<dyn Lock>,
     pub(crate) control: ControlPage,
     pub(crate) hash_key: HashKey,
-    pub(crate) keyspaces: Vec<Loaded>,
+    pub(crate) keyspaces: Vec<RecoveredKeyspace>,
     /// The names of the keyspaces, as the log has them.
     pub(crate) names: Keyspaces,
     /// Changes to the keyspaces that the manifest does not have yet.
@@ -77,7 +74,7 @@ pub(crate) struct Opened {
     pub(crate) tail: Tail,
     pub(crate) ready: Vec<Arc<Segment>>,
     pub(crate) regime: Regime,
-    pub(crate) unproven: Vec<Unproven>,
+    pub(crate) unproven: Vec<SegmentRange>,
     /// The image that the indexes came from.
     pub(crate) image: Option<Image>,
     pub(crate) report: RecoveryReport,
@@ -88,12 +85,12 @@ pub(crate) struct Opened {
 /// # Errors
 ///
 /// See [`Options::open`](crate::Options::open).
-pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
-    options.check()?;
+pub(crate) fn open(dir: Arc<dyn Dir>, config: &Config) -> Result<Opened> {
+    config.check()?;
     // Looked through as a whole once the lock is there, and before only where there may be something else than a store.
     let first = match Survey::is_store(dir.as_ref()) {
         true => DirectoryAction::Open,
-        false => decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?,
+        false => decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, config)?,
     };
     if let Medium::Network(kind) = dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
         return Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind });
@@ -102,14 +99,14 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
     if first == DirectoryAction::Create {
         create_dir()?;
     }
-    let lock = take_lock(dir.as_ref(), options).or_else(|error| {
+    let lock = take_lock(dir.as_ref(), config).or_else(|error| {
         // Where there is no store to be opened, that comes first.
-        decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, options)?;
+        decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, config)?;
         Err(error)
     })?;
     // What another process did before it let go of the lock.
     let mut survey = Survey::of(dir.as_ref())?;
-    let created = decide_directory(dir.as_ref(), &survey, options)? == DirectoryAction::Create;
+    let created = decide_directory(dir.as_ref(), &survey, config)? == DirectoryAction::Create;
     if created {
         if first != DirectoryAction::Create {
             // Somebody has emptied it meanwhile, or nothing was ever finished there.
@@ -118,15 +115,15 @@ pub(crate) fn open(dir: Arc<dyn Dir>, options: &Options) -> Result<Opened> {
         create(dir.as_ref(), &survey)?;
         survey = Survey::of(dir.as_ref())?;
     }
-    open_store(dir, options, &survey, lock, created)
+    open_store(dir, config, &survey, lock, created)
 }
 
 /// Applies the table of directories.
-pub(crate) fn decide_directory(dir: &dyn Dir, survey: &Survey, options: &Options) -> Result<DirectoryAction> {
+pub(crate) fn decide_directory(dir: &dyn Dir, survey: &Survey, config: &Config) -> Result<DirectoryAction> {
     let path = dir.path();
     survey.check_not_removing(dir)?;
     match directory(survey.facts()) {
-        DirectoryAction::Create if !options.create => Err(Error::NotFound { path: path.to_owned() }),
+        DirectoryAction::Create if !config.create => Err(Error::NotFound { path: path.to_owned() }),
         action @ (DirectoryAction::Create | DirectoryAction::Open) => Ok(action),
         DirectoryAction::RefuseForeign => {
             let found = survey.foreign.clone().unwrap_or_else(|| MANIFESTS[0].to_owned());
@@ -144,11 +141,11 @@ pub(crate) fn decide_directory(dir: &dyn Dir, survey: &Survey, options: &Options
     }
 }
 
-fn take_lock(dir: &dyn Dir, options: &Options) -> Result<Box<dyn Lock>> {
+fn take_lock(dir: &dyn Dir, config: &Config) -> Result<Box<dyn Lock>> {
     let note = format!("{}\n", std::process::id());
-    let claim = if options.read_only { Claim::Look } else { Claim::Write(note.as_bytes()) };
-    dir.lock(LOCK, claim, options.wait_for_lock).map_err(|failure| match failure {
-        LockFailure::Io(error) if options.read_only => Error::io("lock", dir.path().join(LOCK), error),
+    let claim = if config.read_only { Claim::Look } else { Claim::Write(note.as_bytes()) };
+    dir.lock(LOCK, claim, config.wait_for_lock).map_err(|failure| match failure {
+        LockFailure::Io(error) if config.read_only => Error::io("lock", dir.path().join(LOCK), error),
         failure => lock_failed(dir, failure),
     })
 }
@@ -212,7 +209,7 @@ fn create(dir: &dyn Dir, survey: &Survey) -> Result<()> {
 
 fn open_store(
     dir: Arc<dyn Dir>,
-    options: &Options,
+    config: &Config,
     survey: &Survey,
     lock: Box<dyn Lock>,
     created: bool,
@@ -222,21 +219,21 @@ fn open_store(
     }
     let (manifest, suspect) = survey.manifest().expect("the table opens where a copy is whole");
     let Front { entries, unlisted, boot_id, read, hash_key } =
-        Front::read(&dir, survey, &manifest, suspect == [false; 2], options, true)?;
+        Front::read(&dir, survey, &manifest, suspect == [false; 2], config, true)?;
     let Read { space, mut chain, replayed, image } = read;
 
     chain.set_aside.extend_from_slice(&unlisted.set_aside);
     let repeated = unlisted.repeated;
     let unseen = numbers_behind(&entries);
-    if !unlisted.adopted.is_empty() && !options.read_only {
+    if !unlisted.adopted.is_empty() && !config.read_only {
         // Its maker may have died between the rename and the sync of the directory (I6).
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
     let found = Found { manifest, suspect, chain, repeated, unseen, boot_id, created };
     let built = Built { space, hash_key, replayed, image, lock };
-    match options.read_only {
-        true => reading::settle(dir, survey, found, built),
-        false => settle(dir, options, survey, found, built),
+    match config.read_only {
+        true => read_only::settle(dir, survey, found, built),
+        false => settle(dir, config, survey, found, built),
     }
 }
 
@@ -283,13 +280,7 @@ struct Built {
 }
 
 /// Carries out what was decided: from here on files are changed.
-fn settle(
-    dir: Arc<dyn Dir>,
-    options: &Options,
-    survey: &Survey,
-    found: Found,
-    built: Built,
-) -> Result<Opened> {
+fn settle(dir: Arc<dyn Dir>, config: &Config, survey: &Survey, found: Found, built: Built) -> Result<Opened> {
     let as_closed = found.is_as_closed(survey, built.image.as_ref());
     let Found { mut manifest, suspect, chain, repeated, unseen, boot_id, created } = found;
     let Built { space, hash_key, replayed, image, lock } = built;
@@ -326,10 +317,10 @@ fn settle(
     let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
     let shared = Shared::new(dir, store, space, manifest, commit, segments);
 
-    let regime = if options.durability == Durability::Disk { Regime::Small } else { Regime::Large };
+    let regime = if config.durability == Durability::Disk { Regime::Small } else { Regime::Large };
     let mut ready = chain.ready;
     let start = Start { previous: chain.previous, next_seq, epoch, durable, last: chain.last };
-    let tail = tail(&shared, options, regime, &mut ready, chain.resume, start)?;
+    let tail = tail(&shared, config, regime, &mut ready, chain.resume, start)?;
     let unproven = chain.unproven;
     report.created = created;
     report.epoch = epoch;
@@ -419,7 +410,7 @@ struct Start {
 /// Where the log goes on: in the segment that a clean close left, or a new one.
 fn tail(
     shared: &Shared,
-    options: &Options,
+    config: &Config,
     regime: Regime,
     ready: &mut Vec<Arc<Segment>>,
     resume: Option<(Arc<Segment>, u64)>,
@@ -429,7 +420,7 @@ fn tail(
     let (segment, offset, previous) = match resume {
         Some((segment, offset)) => (segment, offset, None),
         None => {
-            let segment = match first_segment(shared, options, regime, ready) {
+            let segment = match first_segment(shared, config, regime, ready) {
                 // Others have filled the disk: the store can be read all the same, and the first write tries again.
                 Err(error) if is_about_room(&error) && !shared.segments.read().is_empty() => {
                     crate::trace::no_segment(&error);
@@ -454,14 +445,14 @@ fn is_about_room(error: &Error) -> bool {
 /// The segment that a new epoch begins with: one that is ready, or a new one.
 fn first_segment(
     shared: &Shared,
-    options: &Options,
+    config: &Config,
     regime: Regime,
     ready: &mut Vec<Arc<Segment>>,
 ) -> Result<Arc<Segment>> {
     if !ready.is_empty() {
         return Ok(ready.remove(0));
     }
-    let made = make_segment(shared, regime, Provision::first_size(options, shared), 0);
+    let made = make_segment(shared, regime, Provision::first_size(config, shared), 0);
     let (segment, named) = made.map_err(Error::into_cause)?;
     named.map_err(Error::into_cause)?;
     Ok(segment)

@@ -3,24 +3,24 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::ahead::Ahead;
-use super::gather::{Loading, Settling, new_slot};
-use super::look::change_of;
-use super::pieces::{Begin, Entry, Group, Piece, Walked};
+use super::from_checkpoint::Restored;
+use super::index_builder::{Loading, Settling, new_slot};
+use super::reader_pool::Ahead;
+use super::record_batch::{Begin, Entry, Group, Piece, Walked};
+use super::recovered::RecoveredKeyspace;
 use super::report::RecoveryReport;
-use super::restore::Restored;
-use crate::catalog::Loaded;
+use super::tail_scan::change_of;
+use crate::config::{RecoveryProgress, Tell};
 use crate::error::{Error, Result};
 use crate::format::hash::HashKey;
-use crate::format::keyspace::{Change, Keyspaces};
+use crate::format::keyspace_change::{Change, Keyspaces};
 use crate::format::manifest::Manifest;
-use crate::format::walk::Placed;
+use crate::format::record_reader::Placed;
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Dir;
-use crate::mapping::space::Space;
-use crate::mapping::tally::Dead;
-use crate::options::{RecoveryProgress, Tell};
-use crate::segment::Segment;
+use crate::log::segment::Segment;
+use crate::mem::address_space::Space;
+use crate::mem::dead_bytes::Dead;
 
 /// How many bytes lie between two tellings of how far it is.
 const TOLD_SPACING: u64 = 1 << 20;
@@ -67,7 +67,7 @@ pub(crate) struct Replay<'a> {
 #[derive(Debug)]
 pub(crate) struct Replayed {
     /// Every keyspace that is there.
-    pub(crate) keyspaces: Vec<Loaded>,
+    pub(crate) keyspaces: Vec<RecoveredKeyspace>,
     /// Their names, as the log has them.
     pub(crate) names: Keyspaces,
     /// Their names, as the log has them up to the number that is known to have been durable.
@@ -299,11 +299,11 @@ impl<'a> Replay<'a> {
             let mut loaded = match found {
                 Ok(at) => {
                     let (slot, live_bytes) = self.loading.remove(at).finish();
-                    Loaded { id: named.id, name, codec, slot, keys: 0, live_bytes }
+                    RecoveredKeyspace { id: named.id, name, codec, slot, keys: 0, live_bytes }
                 }
                 Err(_) => {
                     let slot = new_slot(self.dir.path())?;
-                    Loaded { id: named.id, name, codec, slot, keys: 0, live_bytes: 0 }
+                    RecoveredKeyspace { id: named.id, name, codec, slot, keys: 0, live_bytes: 0 }
                 }
             };
             loaded.keys = loaded.slot.index.index().len() as u64;

@@ -4,16 +4,16 @@ use std::path::Path;
 
 /// Where the methods of what refers to an open store are written down.
 const SOURCES: [&str; 11] = [
-    "store/mod.rs",
-    "store/care.rs",
-    "keyspace.rs",
-    "conditional.rs",
-    "typed.rs",
-    "snapshot.rs",
-    "read.rs",
-    "iterate.rs",
-    "salvage/mod.rs",
-    "destroy.rs",
+    "api/store.rs",
+    "api/admin.rs",
+    "api/keyspace.rs",
+    "api/conditional.rs",
+    "api/typed/mod.rs",
+    "api/snapshot.rs",
+    "engine/read/mod.rs",
+    "engine/read/iter.rs",
+    "api/salvage/mod.rs",
+    "api/destroy.rs",
     "options.rs",
 ];
 

@@ -11,7 +11,7 @@ use super::machine::Settings;
 use super::model::{Model, Names, Node, NodeId, PageState, page_count};
 use super::page::{self, Page, Tears};
 use super::{Position, SimDisk};
-use crate::mapping::PAGE_SIZE;
+use crate::mem::mapping::PAGE_SIZE;
 
 /// A page whose content on the platter is not certain.
 #[derive(Debug)]

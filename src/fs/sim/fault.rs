@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::SimDisk;
-use crate::mapping::PAGE_SIZE;
+use crate::mem::mapping::PAGE_SIZE;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};

@@ -25,7 +25,7 @@ use super::page::{self, Tears};
 use super::stored::{Stored, store};
 use crate::error::{RanOut, Resource};
 use crate::fs::{Medium, Standing};
-use crate::mapping::{Backing, Mapping, PAGE_SIZE};
+use crate::mem::mapping::{Backing, Mapping, PAGE_SIZE};
 
 /// What a test decides about a machine, and what its crashed successors inherit.
 #[derive(Debug, Clone)]

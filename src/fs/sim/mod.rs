@@ -65,8 +65,8 @@
 
 mod chooser;
 mod crash;
+mod dir;
 mod fault;
-mod handle;
 mod limits;
 mod machine;
 mod model;
@@ -86,12 +86,12 @@ use parking_lot::Mutex;
 pub use self::chooser::{Chooser, Exhaustive, Script, Seeded};
 pub use self::crash::CrashPoint;
 pub use self::fault::{Fault, Gate, Operation};
-use self::handle::SimDir;
 use self::machine::{Machine, Settings, Shared};
 use self::model::{DirChange, Event, Model, NodeId};
 pub use self::page::Tears;
+use crate::fs::sim::dir::SimDir;
 use crate::fs::{Dir, Medium, Standing};
-use crate::mapping::PAGE_SIZE;
+use crate::mem::mapping::PAGE_SIZE;
 
 /// A moment of a machine's history: how many events lie before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

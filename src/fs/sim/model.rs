@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::page::{self, Page};
-use crate::mapping::PAGE_SIZE;
+use crate::mem::mapping::PAGE_SIZE;
 
 /// Stands for a file, whatever its names are; never used again.
 pub(super) type NodeId = u64;

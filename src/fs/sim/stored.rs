@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::mapping::{Mapping, PAGE_SIZE};
+use crate::mem::mapping::{Mapping, PAGE_SIZE};
 
 /// One bit a page.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::fs::Access;
     use crate::fs::sim::SimDisk;
-    use crate::mapping::appender::Appender;
+    use crate::mem::appender::Appender;
 
     #[test]
     fn pages_are_taken_once_and_in_order() {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::fs::{Access, Claim, File, LockFailure};
-use crate::mapping::Mapping;
+use crate::mem::mapping::Mapping;
 
 /// A disk with one durable file of so many zero pages, mapped.
 fn mapped(pages: usize) -> (SimDisk, Arc<dyn File>, Arc<Mapping>) {

@@ -1,0 +1,198 @@
+//! Writes that depend on what is there: each is one step to everybody else.
+
+use std::fmt;
+
+use crate::api::keyspace::Keyspace;
+use crate::engine::read::Value;
+use crate::engine::write::{Change, Condition, Keep, Outcome};
+use crate::error::Result;
+use crate::format::Seq;
+
+/// The key did not have the value that a compare-and-swap expected. Nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompareAndSwapError {
+    /// What the key has; `None` where it is absent.
+    pub current: Option<Value>,
+}
+
+impl fmt::Display for CompareAndSwapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the key does not have the expected value; decide anew with the current one")
+    }
+}
+
+impl std::error::Error for CompareAndSwapError {}
+
+impl Keyspace {
+    /// Gives a key the value `new` if it has the value `old`; `None` stands for an absent key on both sides.
+    ///
+    /// The outer result says whether the store could do it, the inner one whether the value was the expected one.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// assert!(store.compare_and_swap("lock", None::<&str>, Some("me"))?.is_ok());
+    /// let error = store.compare_and_swap("lock", None::<&str>, Some("you"))?.unwrap_err();
+    /// assert_eq!(error.current.as_deref(), Some(b"me".as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::insert`].
+    #[doc(alias = "cas")]
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        old: Option<impl AsRef<[u8]>>,
+        new: Option<impl AsRef<[u8]>>,
+    ) -> Result<Result<Seq, CompareAndSwapError>> {
+        let condition = Condition::Value(old.as_ref().map(AsRef::as_ref));
+        let value = new.as_ref().map(AsRef::as_ref);
+        let change = Change { key: key.as_ref(), value, condition, keep: Keep::Nothing };
+        Ok(match self.change(&change)? {
+            Outcome::Done { seq, .. } => Ok(seq),
+            Outcome::Refused(current) => Err(CompareAndSwapError { current }),
+        })
+    }
+
+    /// Inserts a key unless it is there, and returns whether it was inserted.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// assert!(store.insert_if_absent("a", "1")?);
+    /// assert!(!store.insert_if_absent("a", "2")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::insert`].
+    #[doc(alias = "put_if_absent")]
+    #[doc(alias = "try_insert")]
+    pub fn insert_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
+        let (value, condition) = (Some(value.as_ref()), Condition::Present(false));
+        let change = Change { key: key.as_ref(), value, condition, keep: Keep::Nothing };
+        Ok(matches!(self.change(&change)?, Outcome::Done { .. }))
+    }
+
+    /// Inserts a key, or gives it a new value, and returns the value before.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// assert_eq!(store.replace("a", "1")?, None);
+    /// assert_eq!(store.replace("a", "2")?.as_deref(), Some(b"1".as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::insert`].
+    #[doc(alias = "swap")]
+    pub fn replace(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        let value = Some(value.as_ref());
+        let change = Change { key: key.as_ref(), value, condition: Condition::Always, keep: Keep::Old };
+        self.change(&change).map(kept)
+    }
+
+    /// Removes a key, and returns the value it had.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// assert_eq!(store.take("a")?.as_deref(), Some(b"1".as_slice()));
+    /// assert_eq!(store.take("a")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::insert`].
+    #[doc(alias = "pop")]
+    #[doc(alias = "fetch_and_delete")]
+    pub fn take(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        let change = Change { key: key.as_ref(), value: None, condition: Condition::Always, keep: Keep::Old };
+        self.change(&change).map(kept)
+    }
+
+    /// Gives a key the value that `update` makes of the present one, and returns the one before.
+    ///
+    /// `None` stands for an absent key, and as a result removes it. No lock is held while `update` runs, so it may use
+    /// the store; when another write to the key comes between, it is called again with what is there then.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let count = |old: Option<&[u8]>| Some(old.map_or(1, |old| old[0] + 1).to_le_bytes());
+    /// assert_eq!(store.fetch_and_update("visits", count)?, None);
+    /// assert_eq!(store.fetch_and_update("visits", count)?.as_deref(), Some([1].as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::insert`].
+    #[doc(alias = "merge")]
+    pub fn fetch_and_update<V: AsRef<[u8]>>(
+        &self,
+        key: impl AsRef<[u8]>,
+        mut update: impl FnMut(Option<&[u8]>) -> Option<V>,
+    ) -> Result<Option<Value>> {
+        self.update(key.as_ref(), Keep::Old, |old| Ok(update(old)))
+    }
+
+    /// As [`Keyspace::fetch_and_update`], and returns the new value.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let count = |old: Option<&[u8]>| Some(old.map_or(1, |old| old[0] + 1).to_le_bytes());
+    /// assert_eq!(store.update_and_fetch("visits", count)?.as_deref(), Some([1].as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::insert`].
+    #[doc(alias = "merge")]
+    pub fn update_and_fetch<V: AsRef<[u8]>>(
+        &self,
+        key: impl AsRef<[u8]>,
+        mut update: impl FnMut(Option<&[u8]>) -> Option<V>,
+    ) -> Result<Option<Value>> {
+        self.update(key.as_ref(), Keep::New, |old| Ok(update(old)))
+    }
+
+    /// An update that can fail, and then writes nothing.
+    pub(crate) fn update<V: AsRef<[u8]>>(
+        &self,
+        key: &[u8],
+        keep: Keep,
+        mut update: impl FnMut(Option<&[u8]>) -> Result<Option<V>>,
+    ) -> Result<Option<Value>> {
+        loop {
+            let (seq, old) = self.engine().get_with_seq(self.inner(), key)?.unzip();
+            let new = update(old.as_deref());
+            // Nothing is to be made of zeros in the place of a page that cannot be read.
+            old.as_ref().map_or(Ok(()), Value::check)?;
+            let new = new?;
+            let value = new.as_ref().map(AsRef::as_ref);
+            // By number and not by value: a value that went and came back is another one.
+            let change = Change { key, value, condition: Condition::Seq(seq), keep };
+            match self.change(&change)? {
+                Outcome::Done { kept, .. } => return Ok(kept),
+                Outcome::Refused(_) => {}
+            }
+        }
+    }
+}
+
+fn kept(outcome: Outcome) -> Option<Value> {
+    match outcome {
+        Outcome::Done { kept, .. } => kept,
+        Outcome::Refused(_) => unreachable!("there is no condition"),
+    }
+}

@@ -1,0 +1,146 @@
+//! Deleting a store: every file of it, and nothing else.
+//!
+//! **Order.** (1) The lock. (2) A file that says so, durably, with the store's id. (3) Every file of the store, durably.
+//! (4) That file, and the lock's. (5) The directory, if it is empty.
+//!
+//! **Crash points.** `destroy-begun` behind (2), `destroy-emptied` behind (3). From (2) to (4) an open, and a salvage, refuse:
+//! what is left must not be taken for a store that lost its data, nor for one that never had any. Destroying it again
+//! goes on.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::format::StoreId;
+use crate::format::file_name;
+use crate::format::file_name::{LOCK, MANIFESTS, Name, REMOVING};
+use crate::fs::real::RealDir;
+use crate::fs::{Access, Claim, Dir};
+use crate::log::segment_file::read_header;
+use crate::recovery::directory::Survey;
+use crate::recovery::{decide_directory, lock_failed};
+
+/// Deletes the store in a directory: its files, and the directory if nothing else is in it.
+///
+/// Files that are not the store's stay, and so do segments of another store. What was begun and interrupted is refused by
+/// [`Store::open`](crate::Store::open), and goes on when this is called again.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let path = directory.path().join("data");
+/// let store = mapcask::Store::open(&path)?;
+/// assert!(matches!(mapcask::destroy(&path), Err(mapcask::Error::Locked { .. })));
+/// store.close()?;
+/// mapcask::destroy(&path)?;
+/// assert!(!path.exists());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// `Locked` while the store is open; `NotFound` where there is none; `Foreign`, `ForeignFile`, `TooNew` or `Corrupt` where it
+/// cannot be told which store it is, and nothing was touched; `Io` and `ReadOnly` when the operating system refuses.
+#[doc(alias = "remove_dir_all")]
+#[doc(alias = "drop_database")]
+pub fn destroy(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    destroy_in(&RealDir::new(path).map_err(|error| Error::io("find", path, error))?)
+}
+
+/// As [`destroy`], on a simulated disk.
+///
+/// # Errors
+///
+/// As [`destroy`].
+#[cfg(any(test, feature = "sim", mapcask_internal))]
+pub fn destroy_on(disk: &crate::fs::sim::SimDisk) -> Result<()> {
+    destroy_in(disk.dir().as_ref())
+}
+
+fn destroy_in(dir: &dyn Dir) -> Result<()> {
+    let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
+    // Before anything is locked: another program's directory is none of our business.
+    whose(dir, &Survey::of(dir)?)?;
+    let lock = dir.lock(LOCK, Claim::Remove, Duration::ZERO).map_err(|failure| lock_failed(dir, failure))?;
+    let survey = Survey::of(dir)?;
+    let store = whose(dir, &survey)?;
+    if survey.removing() != Some(Some(store)) {
+        announce(dir, store, survey.removing().is_some()).map_err(|error| io("write", REMOVING, error))?;
+    }
+    dir.crash_point("destroy-begun");
+    for name in dir.list().map_err(|error| Error::io("list", dir.path(), error))? {
+        if is_of(dir, store, &name)? {
+            unlink(dir, &name)?;
+        }
+    }
+    dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+    dir.crash_point("destroy-emptied");
+    unlink(dir, LOCK)?;
+    unlink(dir, REMOVING)?;
+    dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+    dir.remove_dir();
+    drop(lock);
+    Ok(())
+}
+
+/// Which store is in a directory, or is being removed from it.
+///
+/// # Errors
+///
+/// `NotFound` where there is none, and those of an open where that cannot be told.
+fn whose(dir: &dyn Dir, survey: &Survey) -> Result<StoreId> {
+    let removed = survey.removing().flatten();
+    let manifest = survey.manifest().map(|(manifest, _)| manifest.store);
+    if survey.is_mixed() || removed.is_some() && manifest.is_some() && manifest != removed {
+        return Err(Error::ForeignFile { path: dir.path().join(MANIFESTS[1]) });
+    }
+    match removed.or(manifest) {
+        Some(store) => Ok(store),
+        None => {
+            decide_directory(dir, survey, &Config { create: false, ..Config::default() })?;
+            Err(Error::NotFound { path: dir.path().to_owned() })
+        }
+    }
+}
+
+/// Says that the store is being removed, durably.
+fn announce(dir: &dyn Dir, store: StoreId, is_there: bool) -> std::io::Result<()> {
+    // One that an interrupted attempt made holds nothing yet.
+    let file = if is_there { dir.open(REMOVING, Access::Write)? } else { dir.create(REMOVING)? };
+    file.write_at(&store.0, 0)?;
+    file.sync()?;
+    dir.sync()
+}
+
+/// Whether a name is that of a file of the store which is to go now.
+fn is_of(dir: &dyn Dir, store: StoreId, name: &str) -> Result<bool> {
+    let meaning = file_name::parse(name);
+    if matches!(meaning, Name::Foreign | Name::Neutral | Name::Lock | Name::Removing) {
+        return Ok(false);
+    }
+    let path = dir.path().join(name);
+    let file = match dir.open(name, Access::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Err(Error::io("open", path, error));
+        }
+        // A link, a folder: none of the store's, whatever its name is.
+        Err(_) => return Ok(false),
+    };
+    if !matches!(meaning, Name::Segment(_) | Name::Aside(..)) {
+        return Ok(true);
+    }
+    // The tail of a segment that was set aside has no header, nor has a damaged one.
+    Ok(read_header(file.as_ref(), &path).map_or(true, |header| header.store == store))
+}
+
+fn unlink(dir: &dyn Dir, name: &str) -> Result<()> {
+    match dir.unlink(name) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io("remove", dir.path().join(name), error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,470 @@
+//! The face of a keyspace: a map of its own in a store.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::write_batch::WriteBatch;
+use crate::config::Durability;
+use crate::engine::Engine;
+use crate::engine::handle::Handle;
+use crate::engine::read::iter::{Iter, Keys, Values};
+use crate::engine::read::multi_get::TryGet;
+use crate::engine::read::{Value, View};
+use crate::engine::state::catalog;
+use crate::engine::stats::KeyspaceStats;
+use crate::engine::write::{Change, Condition, Keep, Outcome};
+use crate::error::Result;
+use crate::format::Seq;
+
+/// A map of its own in a store, by name: what other stores call a tree, a table, a partition or a column family.
+///
+/// All keyspaces of a store share its log, so a [`WriteBatch`] spans them, and a crash leaves all of them as of the same
+/// moment. Each has an index of its own, of about 16 bytes per key (up to 256 KiB while it is small). Cloning a handle is
+/// cheap; handles may be used from any thread, and keep the store open.
+///
+/// The store itself is a handle to the keyspace without a name, and has all these methods.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// let users = store.keyspace("users")?;
+/// users.insert("anna", "admin")?;
+/// assert_eq!(users.get("anna")?.as_deref(), Some(b"admin".as_slice()));
+/// assert_eq!(store.get("anna")?, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias = "Tree")]
+#[doc(alias = "Table")]
+#[doc(alias = "Partition")]
+#[doc(alias = "ColumnFamily")]
+#[derive(Clone)]
+pub struct Keyspace {
+    handle: Arc<Handle>,
+    inner: Arc<catalog::Keyspace>,
+    durability: Durability,
+}
+
+impl fmt::Debug for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyspace")
+            .field("name", &self.name())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Keyspace {
+    pub(crate) fn new(handle: Arc<Handle>, inner: Arc<catalog::Keyspace>, durability: Durability) -> Self {
+        Self { handle, inner, durability }
+    }
+
+    pub(crate) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
+    #[inline]
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.handle.engine
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<catalog::Keyspace> {
+        &self.inner
+    }
+
+    pub(crate) fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    #[inline]
+    pub(crate) fn change(&self, change: &Change<'_>) -> Result<Outcome> {
+        let _events = crate::trace::at_end();
+        self.engine().change(&self.inner, change, self.durability)
+    }
+
+    /// Returns the keyspace's name; empty for the default one. After a drop it is the last one it had.
+    #[must_use]
+    pub fn name(&self) -> String {
+        if self.engine().liveness.is_forked() {
+            return String::new();
+        }
+        self.inner.name().to_string()
+    }
+
+    /// Returns a handle whose writes are at least this durable.
+    ///
+    /// A level below that of this handle changes nothing: durability can be raised per write, never lowered.
+    ///
+    /// ```
+    /// use mapcask::Durability;
+    ///
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let users = store.keyspace("users")?;
+    /// users.insert("anna", "admin")?; // survives a kill
+    /// users.with_durability(Durability::Disk).insert("berta", "guest")?; // both survive power loss from here on
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_durability(&self, durability: Durability) -> Self {
+        Self { durability: self.durability.max(durability), ..self.clone() }
+    }
+
+    /// Returns the value of a key, without copying it.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let value = store.get("a")?.expect("just inserted");
+    /// assert_eq!(value, b"1");
+    /// assert_eq!(store.get("b")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` where what was written is no longer there; `KeyspaceDropped`; `Closed`; `Forked`.
+    #[inline]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.engine().get_value(&self.inner, key.as_ref())
+    }
+
+    /// Copies the value of a key into `value`, verifies the copy against its checksum, and returns whether the key was
+    /// there. `value` is cleared first.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let mut value = Vec::new();
+    /// assert!(store.get_into("a", &mut value)?);
+    /// assert_eq!(value, b"1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::get`].
+    pub fn get_into(&self, key: impl AsRef<[u8]>, value: &mut Vec<u8>) -> Result<bool> {
+        self.engine().get_into(&self.inner, key.as_ref(), value)
+    }
+
+    /// Returns a view: many reads under one pin, with borrowed values.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let view = store.view();
+    /// assert_eq!(view.get("a")?, Some(b"1".as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View::new(self.engine(), &self.inner)
+    }
+
+    /// Returns whether the key is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::get`].
+    #[doc(alias = "exists")]
+    #[inline]
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.view().contains_key(key)
+    }
+
+    /// Returns the values of many keys, in their order, all as of one moment: no write lies between two of them.
+    ///
+    /// The loads of the keys overlap, so that each costs a fraction of a [`get`](Keyspace::get). Where writers leave no
+    /// gap it takes their lock for the time of its reads.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let values = store.multi_get(&["a", "b"])?;
+    /// assert_eq!(values[0].as_deref(), Some(b"1".as_slice()));
+    /// assert_eq!(values[1], None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::get`].
+    #[doc(alias = "get_many")]
+    pub fn multi_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<Value>>> {
+        let mut values = Vec::with_capacity(keys.len());
+        self.get_many_into(keys, &mut values)?;
+        Ok(values)
+    }
+
+    /// Appends the values of many keys to `values`, as [`Keyspace::multi_get`] returns them, so that its memory can be
+    /// used again.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let mut values = Vec::new();
+    /// store.get_many_into(&["a", "b"], &mut values)?;
+    /// assert_eq!(values.iter().flatten().count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::get`]; `values` is as it was then.
+    pub fn get_many_into(&self, keys: &[impl AsRef<[u8]>], values: &mut Vec<Option<Value>>) -> Result<()> {
+        self.engine().get_many_values(&self.inner, keys, values)
+    }
+
+    /// Starts loading what gets of these keys will look at into the processor's cache, and waits for nothing.
+    ///
+    /// Worth it where there is something else to do until the gets. Nothing is read from the disk; for that see
+    /// [`Keyspace::try_get`].
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// # store.insert("a", "1")?;
+    /// store.prefetch(&["a"]);
+    /// // ... something else, for a microsecond ...
+    /// assert!(store.get("a")?.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn prefetch(&self, keys: &[impl AsRef<[u8]>]) {
+        self.engine().prefetch(&self.inner, keys);
+    }
+
+    /// Returns the value of a key, or says that reading it would wait for the disk; then the kernel has been asked to
+    /// read it, and a later call will find it.
+    ///
+    /// For callers that must not block, such as async tasks: they hand what is not resident to a thread that may. It
+    /// costs one or two system calls, and right after an open now and then the read of a block of the index's image. The
+    /// answer is a hint: what is in memory now may be evicted before it is touched. On systems other than Linux it is the
+    /// value, but for the first moments after an open.
+    ///
+    /// ```
+    /// use mapcask::TryGet;
+    ///
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let value = match store.try_get("a")? {
+    ///     TryGet::Ready(value) => value,
+    ///     TryGet::NotResident => std::thread::spawn(move || store.get("a")).join().expect("no panic")?,
+    /// };
+    /// assert_eq!(value.as_deref(), Some(b"1".as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::get`]; `Io` where the kernel does not say.
+    pub fn try_get(&self, key: impl AsRef<[u8]>) -> Result<TryGet> {
+        self.engine().try_get(&self.inner, key.as_ref())
+    }
+
+    /// Inserts a key, or gives it a new value. Returns the write's sequence number.
+    ///
+    /// The old value is not returned: that would cost a read; see [`Keyspace::replace`].
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let first = store.insert("a", "1")?;
+    /// let second = store.insert("a", "2")?;
+    /// assert!(second > first);
+    /// assert_eq!(store.get("a")?.as_deref(), Some(b"2".as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `KeyTooLarge` or `ValueTooLarge` ([`MAX_KEY_LEN`](crate::MAX_KEY_LEN), [`MAX_VALUE_LEN`](crate::MAX_VALUE_LEN));
+    /// `NoSpace` or `DiskLimit`, after which writing works again once there is space; `Poisoned` after a failed sync;
+    /// `KeyspaceDropped`, `Corrupt`, `Closed`, `Forked`, `Io`. On any of them nothing was written; except `Poisoned` at
+    /// [`Durability::Disk`] by the sync of this very write, which may or may not be there after the next open.
+    #[doc(alias = "upsert")]
+    #[doc(alias = "put")]
+    #[doc(alias = "set")]
+    #[inline]
+    pub fn insert(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Seq> {
+        let value = Some(value.as_ref());
+        let change = Change { key: key.as_ref(), value, condition: Condition::Always, keep: Keep::Nothing };
+        match self.change(&change)? {
+            Outcome::Done { seq, .. } => Ok(seq),
+            Outcome::Refused(_) => unreachable!("there is no condition"),
+        }
+    }
+
+    /// Removes a key, and returns whether it was there.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// assert!(store.remove("a")?);
+    /// assert!(!store.remove("a")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::insert`].
+    #[doc(alias = "del")]
+    #[doc(alias = "delete")]
+    #[inline]
+    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        let change = Change { key, value: None, condition: Condition::Always, keep: Keep::Nothing };
+        let outcome = self.change(&change)?;
+        Ok(matches!(outcome, Outcome::Done { was_there: true, .. }))
+    }
+
+    /// Carries out a batch: all of it, or nothing. Returns the last sequence number in it; where it holds no writes, that
+    /// of the last write before.
+    ///
+    /// What the batch does not say a keyspace for goes to this one.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let users = store.keyspace("users")?;
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.insert("anna", "admin");
+    /// batch.on(&store).insert("users", "1");
+    /// let seq = users.write(&batch)?;
+    /// assert_eq!(users.get("anna")?.as_deref(), Some(b"admin".as_slice()));
+    /// assert_eq!(store.last_seq(), seq);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::insert`]; `BatchTooLarge` where its records take more than 4 GiB; `ConditionFailed`;
+    /// `ForeignKeyspace`.
+    #[doc(alias = "transaction")]
+    #[doc(alias = "apply_batch")]
+    #[doc(alias = "commit")]
+    pub fn write(&self, batch: impl AsRef<WriteBatch>) -> Result<Seq> {
+        let _events = crate::trace::at_end();
+        self.engine().write(&self.inner, &batch.as_ref().ops, self.durability)
+    }
+
+    /// Takes every key out, in constant time whatever their number. Returns the write's sequence number; where
+    /// there is no key, nothing is written and it is that of the last write before.
+    ///
+    /// Its place is in the order of all writes, as that of any other: no reader sees a part of it, and after a crash it has
+    /// happened or not. Values that were read stay valid. The memory of the index is given back as soon as no reader looks
+    /// at it, the bytes on the disk by compaction.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let cache = store.keyspace("cache")?;
+    /// cache.insert("a", "1")?;
+    /// cache.clear()?;
+    /// assert!(cache.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::insert`]; `Limit` after 2^32 - 1 keyspaces and clears.
+    #[doc(alias = "truncate")]
+    pub fn clear(&self) -> Result<Seq> {
+        let _events = crate::trace::at_end();
+        self.engine().clear_keyspace(&self.inner, self.durability)
+    }
+
+    /// Returns the number of keys, in constant time; zero where the keyspace was dropped.
+    #[doc(alias = "count")]
+    #[doc(alias = "approximate_len")]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let pin = self.inner.pin();
+        let keys = self.inner.contents(&pin).map_or(0, catalog::Contents::keys);
+        usize::try_from(keys).unwrap_or(usize::MAX)
+    }
+
+    /// Returns whether there are no keys.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns an iterator over all keys and values, in no order.
+    ///
+    /// There are no ranges and prefixes yet: what is looked for by a prefix has a keyspace of its own, or is filtered.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("user/anna", "admin")?;
+    /// store.insert("user/berta", "guest")?;
+    /// store.insert("version", "7")?;
+    /// let mut users = Vec::new();
+    /// for item in store.iter() {
+    ///     let (key, value) = item?;
+    ///     if key.starts_with(b"user/") {
+    ///         users.push((key, value));
+    ///     }
+    /// }
+    /// users.sort();
+    /// assert_eq!(users[1].0, "user/berta");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "scan_prefix")]
+    #[doc(alias = "prefix")]
+    #[doc(alias = "range")]
+    #[doc(alias = "scan")]
+    #[must_use]
+    pub fn iter(&self) -> Iter {
+        Iter::new(Arc::clone(&self.handle.engine), Arc::clone(&self.inner))
+    }
+
+    /// Returns an iterator over all keys, in no order.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        Keys(self.iter())
+    }
+
+    /// Returns an iterator over all values, in no order.
+    #[must_use]
+    pub fn values(&self) -> Values {
+        Values(self.iter())
+    }
+
+    /// Returns what the keyspace says of itself.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let users = store.keyspace("users")?;
+    /// users.insert("anna", "admin")?;
+    /// let stats = users.keyspace_stats()?;
+    /// assert_eq!(stats.keys, 1);
+    /// assert!(stats.live_bytes > 0 && stats.live_bytes <= store.stats().live_bytes);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceDropped`.
+    #[doc(alias = "stats")]
+    pub fn keyspace_stats(&self) -> Result<KeyspaceStats> {
+        self.engine().keyspace_stats(&self.inner)
+    }
+}
+
+impl IntoIterator for &Keyspace {
+    type Item = Result<(Value, Value)>;
+    type IntoIter = Iter;
+
+    fn into_iter(self) -> Iter {
+        self.iter()
+    }
+}

@@ -1,0 +1,16 @@
+//! The public handles: stores, keyspaces, snapshots, typed keyspaces, salvage.
+
+pub(crate) mod admin;
+pub(crate) mod conditional;
+pub(crate) mod destroy;
+pub(crate) mod keyspace;
+pub(crate) mod opening;
+#[cfg(test)]
+mod opening_tests;
+pub(crate) mod options;
+pub(crate) mod salvage;
+pub(crate) mod snapshot;
+pub(crate) mod store;
+#[cfg(feature = "serde")]
+pub(crate) mod typed;
+pub(crate) mod write_batch;

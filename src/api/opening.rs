@@ -1,0 +1,57 @@
+//! Opening a directory that others may be destroying, and making again.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::keyspace::Keyspace;
+use super::store::Store;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::engine::handle::Handle;
+use crate::error::{Error, Result};
+use crate::fs::read_only::LookDir;
+use crate::fs::real::RealDir;
+use crate::fs::{Dir, Misplaced};
+use crate::recovery;
+
+/// An open begins again so often, at most, because its directory went away under it.
+const ATTEMPTS: usize = 100;
+
+/// Opens the store at a path.
+///
+/// # Errors
+///
+/// See [`Options::open`].
+pub(super) fn open(config: &Config, path: &Path) -> Result<Store> {
+    let mut left = ATTEMPTS;
+    loop {
+        let dir = Arc::new(RealDir::new(path).map_err(|error| Error::io("find", path, error))?);
+        let opened = open_in(config.clone(), Arc::clone(&dir) as Arc<dyn Dir>);
+        left -= 1;
+        // Another process removed the directory between two steps of this: then there is another one by now, or none.
+        let is_gone = || matches!(dir.check_place(), Err(Misplaced::Removed | Misplaced::Replaced));
+        if opened.is_ok() || left == 0 || !is_gone() {
+            return opened;
+        }
+    }
+}
+
+/// Opens the store in a directory that may be simulated.
+///
+/// # Errors
+///
+/// As [`open`].
+pub(super) fn open_in(mut config: Config, mut dir: Arc<dyn Dir>) -> Result<Store> {
+    let _events = crate::trace::at_end();
+    if config.read_only {
+        dir = Arc::new(LookDir(dir));
+        (config.create, config.background) = (false, false.into());
+    }
+    let durability = config.durability;
+    let engine = Engine::start(recovery::open(dir, &config)?, config)?;
+    engine.tidy_up()?;
+    let handle = Arc::new(Handle::start(engine)?);
+    handle.engine.report.announce(handle.engine.shared.dir.path());
+    let default = Arc::clone(&handle.engine.default);
+    Ok(Store { default: Keyspace::new(handle, default, durability) })
+}

@@ -1,0 +1,261 @@
+//! Opening stores whose files say what no store writes, and stores of which much is to be set aside.
+
+use super::options::Options;
+use crate::format::file_name::{LOCK, MANIFESTS};
+use crate::format::manifest::{Manifest, SegmentEntry};
+use crate::format::record::{HEADER_SIZE, Header, Kind, Place, Watermark, payload_sum};
+use crate::format::record_reader::{Order, Placed, Step, Walker};
+use crate::format::segment_header::SegmentHeader;
+use crate::format::{SegmentId, Seq};
+use crate::fs::sim::SimDisk;
+use crate::recovery::directory::Survey;
+
+fn options() -> Options {
+    Options::new().segment_bytes(4096).background(false)
+}
+
+/// Everything that lies on a disk, without the lock file: taking the lock writes it.
+fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
+    let names = disk.files().into_iter().filter(|name| name != LOCK);
+    names.map(|name| (name.clone(), disk.read_file(&name).expect("it is listed"))).collect()
+}
+
+fn manifest_of(disk: &SimDisk) -> Manifest {
+    Survey::of(disk.dir().as_ref()).expect("readable").manifest().expect("a whole copy").0
+}
+
+fn put_manifest(disk: &SimDisk, manifest: &Manifest) {
+    for name in MANIFESTS {
+        disk.put_file(name, &manifest.encode());
+    }
+}
+
+/// The records of a segment.
+fn records(bytes: &[u8]) -> (SegmentHeader, Vec<Placed>) {
+    let header = SegmentHeader::decode(bytes).expect("whole").expect("of this version");
+    let mut walker = Walker::new(header.nonce, header.data_offset(), bytes.len() as u64, Order::Any);
+    let mut source = bytes;
+    let mut found = Vec::new();
+    while let Ok(Step::Record(placed)) = walker.step(&mut source) {
+        found.push(placed);
+    }
+    (header, found)
+}
+
+/// Puts a proof that everything up to `durable` is on the disk in the place of a record with eight bytes of key and value.
+fn craft_watermark(disk: &SimDisk, name: &str, durable: u64) {
+    let mut bytes = disk.read_file(name).expect("it is there");
+    let (segment, found) = records(&bytes);
+    let old = found.iter().find(|placed| placed.header.kind == Kind::Put && placed.header.payload_len() == 8);
+    let old = old.expect("such a record");
+    let value = Watermark(Seq(durable)).encode();
+    let header = Header {
+        kind: Kind::Watermark,
+        key_len: 0,
+        value_len: 8,
+        keyspace: crate::format::KeyspaceId::DEFAULT,
+        payload_sum: payload_sum(b"", &value),
+        ..old.header
+    };
+    let at = usize::try_from(old.offset).expect("small");
+    bytes[at..at + HEADER_SIZE]
+        .copy_from_slice(&header.encode(Place { nonce: segment.nonce, offset: old.offset }));
+    bytes[at + HEADER_SIZE..at + HEADER_SIZE + 8].copy_from_slice(&value);
+    disk.put_file(name, &bytes);
+}
+
+#[track_caller]
+fn assert_refused_unchanged(disk: &SimDisk, what: &str) {
+    let before = files(disk);
+    let error = options().open_on(disk).expect_err(what);
+    assert!(error.is_corruption(), "{what}: {error}");
+    assert!(files(disk) == before, "{what}: a refusal changed files");
+}
+
+#[test]
+fn a_watermark_that_proves_the_impossible_is_damage() {
+    // A watermark of 2^64 - 1 was believed: `Disk` made no sync any more, and the manifest was refused for ever.
+    for durable in [u64::MAX, Seq::MAX.0, 1 << 40, 1000] {
+        for (compacted, closed) in [(false, false), (false, true), (true, true)] {
+            let disk = SimDisk::with_seed(1);
+            let store = options().open_on(&disk).expect("a new store");
+            for n in 0..40u32 {
+                store.insert(n.to_le_bytes(), n.to_le_bytes()).expect("there is room");
+                store.insert("again and again", "a value").expect("there is room");
+            }
+            if compacted {
+                store.compact().expect("nothing is wrong");
+            }
+            store.flush().expect("nothing is wrong");
+            let disk = if closed { store.close().map(|()| disk).expect("whole") } else { disk.kill() };
+            let is_wanted = |bytes: &[u8]| {
+                let (header, found) = records(bytes);
+                let copies = header.role == crate::format::segment_header::Role::Survivors;
+                let small =
+                    |placed: &Placed| placed.header.kind == Kind::Put && placed.header.payload_len() == 8;
+                copies == compacted && found.iter().any(small)
+            };
+            let segments = files(&disk).into_iter().filter(|(name, _)| name.ends_with(".seg"));
+            let (name, _) =
+                segments.into_iter().find(|(_, bytes)| is_wanted(bytes)).expect("one such segment");
+            craft_watermark(&disk, &name, durable);
+            let mut manifest = manifest_of(&disk);
+            manifest.image = 0;
+            if compacted {
+                // Without a log behind it there is nothing to compare with.
+                manifest.segments.retain(|entry| names_of(entry) == name);
+                manifest.retired_seq = Seq::ZERO;
+                for (other, _) in files(&disk).into_iter().filter(|(other, _)| other.ends_with(".seg")) {
+                    if other != name {
+                        disk.remove_file(&other).expect("it is listed");
+                    }
+                }
+            }
+            put_manifest(&disk, &manifest);
+            assert_refused_unchanged(&disk, &format!("{durable} {compacted} {closed} in {name}"));
+        }
+    }
+}
+
+#[test]
+fn a_last_watermark_that_proves_the_impossible_is_no_torn_write() {
+    let disk = SimDisk::with_seed(1);
+    let store = options().open_on(&disk).expect("a new store");
+    store.insert("first", "a value").expect("there is room");
+    store.flush().expect("nothing is wrong");
+    // Nothing is behind it, and nothing durable is missing without it.
+    store.insert(1u32.to_le_bytes(), 1u32.to_le_bytes()).expect("there is room");
+    let disk = disk.kill();
+    craft_watermark(&disk, "0000000001.seg", 1000);
+    assert_refused_unchanged(&disk, "a watermark of what is not there");
+}
+
+fn names_of(entry: &SegmentEntry) -> String {
+    crate::format::file_name::segment(entry.id)
+}
+
+#[test]
+fn a_number_that_cannot_be_counted_on_is_refused() {
+    let disk = SimDisk::with_seed(1);
+    let store = options().open_on(&disk).expect("a new store");
+    store.insert("key", "value").expect("there is room");
+    store.close().expect("nothing is wrong");
+    let changes: [fn(&mut Manifest); 10] = [
+        |manifest| manifest.generation = u64::MAX / 2,
+        |manifest| manifest.epoch = u64::MAX / 2,
+        |manifest| manifest.next_segment = SegmentId(u64::MAX / 2),
+        |manifest| manifest.next_seq = Seq::MAX,
+        |manifest| manifest.segments[0].filtered = Seq::MAX,
+        // The next record would not follow the last one, and the next open would refuse it.
+        |manifest| manifest.next_seq = Seq(4097),
+        |manifest| manifest.segments[0].filtered = Seq(4096),
+        |manifest| manifest.segments[0].last_seq = Seq(4096),
+        |manifest| manifest.retired_seq = Seq(4096),
+        |manifest| manifest.durable = Seq(4096),
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let mut manifest = manifest_of(&disk);
+        change(&mut manifest);
+        let crafted = SimDisk::with_seed(2);
+        for (name, bytes) in files(&disk) {
+            crafted.put_file(&name, &bytes);
+        }
+        put_manifest(&crafted, &manifest);
+        assert_refused_unchanged(&crafted, &format!("change {n}"));
+    }
+    // A file whose number is the last one there can be.
+    let (_, segment) = files(&disk).into_iter().find(|(name, _)| name.ends_with(".seg")).expect("one");
+    let mut header = SegmentHeader::decode(&segment).expect("whole").expect("of this version");
+    header.id = SegmentId(u64::MAX);
+    let mut bytes = header.encode();
+    bytes.resize(segment.len(), 0);
+    disk.put_file(&crate::format::file_name::segment(header.id), &bytes);
+    assert_refused_unchanged(&disk, "a segment with the last number");
+}
+
+#[test]
+fn numbers_of_the_torn_tail_of_an_adopted_segment_are_not_given_out_again() {
+    let disk = SimDisk::with_seed(1);
+    let store = options().open_on(&disk).expect("a new store");
+    store.insert("key", "value").expect("there is room");
+    store.close().expect("nothing is wrong");
+    let closed = disk.read_file(MANIFESTS[0]).expect("it is there");
+    let store = options().segment_bytes(1 << 20).open_on(&disk).expect("whole");
+    store.insert("key", "the manifest knows now that it is open").expect("there is room");
+    let old = disk.read_file(MANIFESTS[0]).expect("it is there");
+    // A segment of its own size, and many small records in it.
+    store.insert("large", vec![7; 200_000]).expect("there is room");
+    let written = store.last_seq().0;
+    for n in 0..2000u32 {
+        store.insert(n.to_le_bytes(), "").expect("there is room");
+    }
+    let given = store.last_seq().0;
+    assert!(given >= written + 2000);
+    let killed = disk.kill();
+    // One copy of the manifest is damaged and the other from before the segments were named, which therefore are adopted; and
+    // the power cut lost everything behind the large value.
+    killed.put_file(MANIFESTS[0], &old);
+    killed.put_file(MANIFESTS[1], &[&b"MAPCASKM"[..], &[0; 200]].concat());
+    for (name, mut bytes) in files(&killed).into_iter().filter(|(name, _)| name.ends_with(".seg")) {
+        let (_, found) = records(&bytes);
+        if let Some(first) = found.iter().find(|placed| placed.header.seq.0 > written) {
+            bytes[usize::try_from(first.offset).expect("small")..].fill(0);
+            killed.put_file(&name, &bytes);
+        }
+    }
+    let _ = killed.remove_file(crate::format::file_name::CONTROL);
+    let store = options().open_on(&killed).expect("one copy is whole");
+    let seq = store.insert("new", "value").expect("there is room");
+    assert!(seq.0 > given, "{seq} was given out before, up to {given}");
+    // A copy that calls the store closed cannot be the newest one, where segments behind it hold records.
+    let killed = disk.kill();
+    killed.put_file(MANIFESTS[0], &closed);
+    killed.put_file(MANIFESTS[1], &[&b"MAPCASKM"[..], &[0; 200]].concat());
+    assert_refused_unchanged(&killed, "a manifest from before the records");
+}
+
+#[test]
+fn what_is_set_aside_is_copied_in_pieces() {
+    // More than one piece, and not a multiple of it.
+    let disk = SimDisk::with_seed(1);
+    let store = options().segment_bytes(8 << 20).compaction(false).open_on(&disk).expect("a new store");
+    for n in 0..70u32 {
+        store.insert(n.to_le_bytes(), vec![7; 50_000]).expect("there is room");
+    }
+    let killed = disk.kill();
+    let _ = killed.remove_file(crate::format::file_name::CONTROL);
+    let segments = files(&killed).into_iter().filter(|(name, _)| name.ends_with(".seg"));
+    let (name, mut bytes) = segments.max_by_key(|(_, bytes)| records(bytes).1.len()).expect("some");
+    let (_, found) = records(&bytes);
+    let [hole, behind] = [found[2], found[3]].map(|placed| usize::try_from(placed.offset).expect("small"));
+    let last = found.last().expect("many");
+    let end = usize::try_from(last.offset + last.header.size()).expect("small");
+    bytes[hole..behind].fill(0);
+    killed.put_file(&name, &bytes);
+    let store = options().open_on(&killed).expect("nothing durable is missing");
+    let report = store.recovery_report();
+    assert_eq!(report.set_aside_records, found.len() as u64 - 3);
+    let aside = report.set_aside[0].file_name().expect("a file").to_str().expect("text").to_owned();
+    let copied = killed.read_file(&aside).expect("it was made");
+    assert!(copied == bytes[hole..end], "{} bytes of {}", copied.len(), end - hole);
+    assert!(copied.len() > 2 << 20);
+    drop(store);
+    // The same again: the copy is found, and no second one is made.
+    let again = disk.kill();
+    let _ = again.remove_file(crate::format::file_name::CONTROL);
+    again.put_file(&name, &bytes);
+    again.put_file(&aside, &copied);
+    let store = options().open_on(&again).expect("nothing durable is missing");
+    assert_eq!(store.recovery_report().set_aside, Vec::<std::path::PathBuf>::new());
+    // One byte of it is another: it is a copy of something else.
+    let mut other = copied.clone();
+    other[copied.len() - 1] ^= 1;
+    drop(store);
+    let again = disk.kill();
+    let _ = again.remove_file(crate::format::file_name::CONTROL);
+    again.put_file(&name, &bytes);
+    again.put_file(&aside, &other);
+    let store = options().open_on(&again).expect("nothing durable is missing");
+    assert_eq!(store.recovery_report().set_aside.len(), 1);
+    drop(store);
+}

@@ -1,0 +1,241 @@
+//! Salvage: every record whose checksums hold, out of a store that does not open, into another store.
+//!
+//! It reads and changes nothing in the damaged store. Where an open would accept the store, exactly what it would show comes
+//! back: the decisions are recovery's own (`recovery::front`). Else every file of the store is read, page by page where a
+//! read fails (`source`); `members` decides which files those are. Of each key the newest record that is intact counts; a
+//! batch comes back as a whole or not at all. What is missing is accounted for: file, range, cause, and the sequence numbers.
+//!
+//! **Memory.** At most 100 bytes for each key that was ever written and one value at a time, whatever the sizes of keys, segments
+//! and store.
+
+mod members;
+mod names;
+mod reading;
+mod report;
+mod source;
+#[cfg(test)]
+mod tests;
+mod writing;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::members::{Found, Member, Members};
+use self::names::Fates;
+use self::reading::Records;
+use self::report::Account;
+pub use self::report::{Damage, DamageCause, SalvageReport};
+use crate::api::store::Store;
+use crate::config::Durability;
+use crate::error::{Error, Result};
+use crate::format::control_page::Control;
+use crate::format::file_name::{LOCK, MANIFESTS};
+use crate::format::manifest::{MANIFEST_HEADER_SIZE, Manifest, State};
+use crate::format::segment_header::Role;
+use crate::format::{Defect, READ_VERSION};
+use crate::fs::read_only::LookDir;
+use crate::fs::real::RealDir;
+use crate::fs::{Claim, Dir, Lock, LockFailure};
+use crate::log::control_page;
+use crate::recovery::analysis::{Examined, examine};
+use crate::recovery::directory::{Copy, Survey};
+use crate::recovery::lock_failed;
+
+/// The name of the keyspace that a store has while a [`salvage()`] into it is not finished.
+pub const SALVAGE_UNFINISHED: &str = "salvage-unfinished";
+
+/// Reads every intact record of a damaged store, and writes the newest of each key into another store.
+///
+/// Nothing in the damaged store is changed. What comes back of a store that can be opened is what it holds then. `into` may hold
+/// other keys; equal ones are overwritten. Keys go to keyspaces of the same names, or of `salvaged-` and a number where the
+/// name is lost, or stands for one of another codec in `into`. A keyspace without a key does not come back.
+///
+/// Until it has finished, `into` has a keyspace called [`SALVAGE_UNFINISHED`]. One that was interrupted is done again, from the start,
+/// with the same `into`; the result is the same. When it returns, everything that came back is durable.
+///
+/// It takes at most 100 bytes of memory for each key that was ever written, and one value at a time.
+///
+/// # Errors
+///
+/// `Locked` while the store is open; `NotFound` where there is none; `TooNew` where nothing of it is of a format that is known;
+/// `Io` where the directory cannot be listed; whatever writing to `into` returns.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let damaged = directory.path().join("damaged");
+/// # let store = mapcask::Store::open(&damaged)?;
+/// # store.insert("key", "value")?;
+/// # store.close()?;
+/// let rescued = mapcask::Store::open(directory.path().join("rescued"))?;
+/// let report = mapcask::salvage(&damaged, &rescued)?;
+/// println!("{} keys came back, {} places are damaged", report.keys, report.damage.len());
+/// # assert_eq!(rescued.get("key")?.as_deref(), Some(b"value".as_slice()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias = "repair")]
+pub fn salvage(from: impl AsRef<Path>, into: &Store) -> Result<SalvageReport> {
+    let from = from.as_ref();
+    salvage_from(Arc::new(RealDir::new(from).map_err(|error| Error::io("find", from, error))?), into)
+}
+
+/// As [`salvage`], from a simulated disk.
+///
+/// # Errors
+///
+/// As [`salvage`].
+#[cfg(any(test, feature = "sim", mapcask_internal))]
+pub fn salvage_on(from: &crate::fs::sim::SimDisk, into: &Store) -> Result<SalvageReport> {
+    salvage_from(from.dir(), into)
+}
+
+fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
+    into.engine().liveness.check()?;
+    let dir: Arc<dyn Dir> = Arc::new(LookDir(dir));
+    // Before anything is looked at: a writer may be about to change it.
+    let _lock = lock(dir.as_ref())?;
+    let mut unread = [None, None];
+    let survey = Survey::with(dir.as_ref(), |copy, error| {
+        unread[copy] = Some(error);
+        Ok(Copy::Broken(Defect::Truncated))
+    })?;
+    survey.check_not_removing(dir.as_ref())?;
+    if survey.segments.is_empty() && survey.manifest().is_none() {
+        return Err(survey.newer().map_or_else(
+            || Error::NotFound { path: dir.path().to_owned() },
+            |found| Error::TooNew {
+                path: dir.path().join(MANIFESTS[0]),
+                found: u32::from(found),
+                supported: u32::from(READ_VERSION),
+            },
+        ));
+    }
+    let mark = into.with_durability(Durability::Disk);
+    mark.keyspace(SALVAGE_UNFINISHED)?.insert("from", dir.path().as_os_str().as_encoded_bytes())?;
+
+    let mut account = Account::default();
+    let mut records = Records::new(dir.as_ref())?;
+    // An open refuses a copy of the manifest that it cannot read.
+    let is_readable = unread.iter().all(Option::is_none);
+    note_copies(dir.as_ref(), &survey.copies, unread, &mut account);
+    let fates = match is_readable.then(|| whole(&dir, &survey)).flatten() {
+        Some((members, examined)) => {
+            account.report.intact = true;
+            for member in &members {
+                account.report.intact &= records.read(dir.as_ref(), member, &mut account);
+            }
+            Fates::of_open(examined.keyspaces)
+        }
+        None => gather(dir.as_ref(), survey, &mut records, &mut account),
+    };
+    writing::write(dir.as_ref(), records, &fates, into, &mut account)?;
+    into.flush()?;
+    mark.drop_keyspace(SALVAGE_UNFINISHED)?;
+    Ok(account.report)
+}
+
+/// What an open would read, where it would accept the store.
+fn whole(dir: &Arc<dyn Dir>, survey: &Survey) -> Option<(Vec<Member>, Examined)> {
+    // What an open says against the store comes out in the account.
+    let examined = examine(dir, survey).ok().flatten()?;
+    if survey.manifest().is_some_and(|(manifest, _)| members::goes_on(dir.as_ref(), &manifest)) {
+        return None;
+    }
+    let members = examined.segments.iter().map(|entry| Member::of_open(dir.as_ref(), entry).ok());
+    Some((members.collect::<Option<_>>()?, examined))
+}
+
+/// Reads whatever is there of a damaged store.
+fn gather(dir: &dyn Dir, survey: Survey, records: &mut Records, account: &mut Account) -> Fates {
+    let mut found = Vec::new();
+    for id in &survey.segments {
+        match Found::look(dir, *id) {
+            Ok(file) => found.push(file),
+            Err(damage) => {
+                account.report.damage.push(damage);
+                account.doubt(None);
+            }
+        }
+    }
+    let manifest = manifest_of(dir, survey.copies, &found, account);
+    let store = members::store_of(&found, manifest.as_slice());
+    let Members { live, retired } = members::choose(dir, &found, store, manifest.as_ref(), account);
+    let mut whole = true;
+    for member in &live {
+        let is_whole = records.read(dir, member, account);
+        whole &= is_whole || member.role == Role::Log;
+    }
+    let copies = manifest.iter().flat_map(|manifest| &manifest.segments);
+    let mut copies = copies.filter(|entry| entry.role == Role::Survivors);
+    whole &= copies
+        .all(|entry| entry.state == State::Retired || live.iter().any(|member| member.nonce == entry.nonce));
+    if !whole {
+        // What compaction moved is damaged, and all that it moved it from is still there.
+        for member in &retired {
+            records.read(dir, member, account);
+        }
+    }
+    let (last, durable) = records.ends();
+    let proof = manifest.as_ref().and_then(|manifest| {
+        let is_believed = |control: &Control| {
+            let is_last = control.store == manifest.store && control.epoch == manifest.epoch;
+            is_last && Some(control.boot_id) == dir.boot_id()
+        };
+        // What cannot be read proves nothing.
+        let page = control_page::read(dir, is_believed).ok().flatten();
+        page.max(Some(manifest.durable))
+    });
+    let durable = proof.map_or(durable, |proof| durable.max(proof));
+    let last = manifest.as_ref().map_or(last, |manifest| last.max(manifest.retired_seq));
+    if durable > last && account.doubt <= durable.0 {
+        let defect = Defect::MissingRecords { last: last.0, durable: durable.0 };
+        account.note(dir.path().to_owned(), 0, DamageCause::Defect(defect));
+        account.doubt(Some(durable.0 + 1));
+    }
+    Fates::gathered(manifest.as_ref(), &mut records.changes)
+}
+
+/// Accounts for the copies of the manifest that are not whole.
+fn note_copies(dir: &dyn Dir, copies: &[Copy; 2], unread: [Option<Error>; 2], account: &mut Account) {
+    for (n, (copy, unread)) in copies.iter().zip(unread).enumerate() {
+        let cause = match (copy, unread) {
+            (Copy::Whole(_), _) => continue,
+            (_, Some(error)) => DamageCause::Unreadable(error.to_string()),
+            (Copy::Nothing, None) => DamageCause::Missing,
+            (Copy::Broken(defect), None) => DamageCause::Defect(*defect),
+            (Copy::Alien, None) => DamageCause::Defect(Defect::BadMagic),
+            (Copy::Newer(version), None) => DamageCause::Newer(*version),
+        };
+        account.note(dir.path().join(MANIFESTS[n]), MANIFEST_HEADER_SIZE as u64, cause);
+    }
+}
+
+/// The newest whole manifest of the store.
+fn manifest_of(dir: &dyn Dir, copies: [Copy; 2], found: &[Found], account: &mut Account) -> Option<Manifest> {
+    let whole = |copy| if let Copy::Whole(manifest) = copy { Some(*manifest) } else { None };
+    let copies = copies.map(whole);
+    let manifests: Vec<Manifest> = copies.iter().flatten().cloned().collect();
+    let store = members::store_of(found, &manifests);
+    for (name, manifest) in MANIFESTS.into_iter().zip(&copies) {
+        if manifest.as_ref().is_some_and(|manifest| Some(manifest.store) != store) {
+            account.note(dir.path().join(name), 0, DamageCause::Foreign);
+        }
+    }
+    let of_store = manifests.into_iter().filter(|manifest| Some(manifest.store) == store);
+    let newest = of_store.max_by_key(|manifest| manifest.generation);
+    if newest.is_none() {
+        // It says what was dropped, and which files there should be.
+        account.doubt(None);
+    }
+    newest
+}
+
+/// Keeps a writer out; makes no lock file where there is none.
+fn lock(dir: &dyn Dir) -> Result<Option<Box<dyn Lock>>> {
+    match dir.lock(LOCK, Claim::Look, Duration::ZERO) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(failure @ LockFailure::Held(_)) => Err(lock_failed(dir, failure)),
+        // There is no directory, which comes out soon; or one that cannot be written, and has no writer to be kept out.
+        Err(LockFailure::Io(_)) => Ok(None),
+    }
+}

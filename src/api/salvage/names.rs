@@ -1,0 +1,81 @@
+//! What the keyspaces are called, by the manifest and the records that change them.
+
+use std::collections::BTreeMap;
+
+use crate::format::keyspace_change::{Change, Keyspaces};
+use crate::format::manifest::Manifest;
+use crate::format::{KeyspaceId, Seq};
+
+/// What is known of a keyspace.
+#[derive(Debug)]
+pub(super) struct Fate {
+    pub(super) name: String,
+    pub(super) codec: String,
+    pub(super) dropped: bool,
+}
+
+impl Fate {
+    fn new(name: &str, codec: &str) -> Self {
+        Self { name: name.to_owned(), codec: codec.to_owned(), dropped: false }
+    }
+}
+
+/// What is known of all of them.
+#[derive(Debug)]
+pub(super) struct Fates {
+    known: BTreeMap<KeyspaceId, Fate>,
+    /// Those that a manifest or an open lists: a smaller number that is not among them was dropped.
+    listed: Keyspaces,
+    is_complete: bool,
+}
+
+impl Fates {
+    /// As an open has them: there are no others.
+    pub(super) fn of_open(keyspaces: Keyspaces) -> Self {
+        Self { known: known(&keyspaces), listed: keyspaces, is_complete: true }
+    }
+
+    /// As the manifest has them, and the changes that come behind it.
+    pub(super) fn gathered(manifest: Option<&Manifest>, changes: &mut [(Seq, Change)]) -> Self {
+        let listed = manifest.map_or_else(Keyspaces::new, |manifest| manifest.keyspaces.clone());
+        let upto = manifest.map_or(Seq::ZERO, |manifest| manifest.durable);
+        let mut fates = known(&listed);
+        changes.sort_by_key(|(seq, _)| *seq);
+        for (_, change) in changes.iter().filter(|(seq, _)| *seq > upto) {
+            match change {
+                Change::Create { id, name, codec } => drop(fates.insert(*id, Fate::new(name, codec))),
+                Change::Rename { id, name } => {
+                    fates.entry(*id).or_insert_with(|| Fate::new(name, "")).name.clone_from(name);
+                }
+                Change::Clear { id, old, name } => {
+                    let before = fates.entry(*old).or_insert_with(|| Fate::new(name, ""));
+                    before.dropped = true;
+                    let codec = before.codec.clone();
+                    fates.insert(*id, Fate::new(name, &codec));
+                }
+                Change::Drop { id, name } => {
+                    fates.entry(*id).or_insert_with(|| Fate::new(name, "")).dropped = true;
+                }
+            }
+        }
+        let listed = if manifest.is_some() { listed } else { Keyspaces::new() };
+        Self { known: fates, listed, is_complete: false }
+    }
+
+    /// What is known of one.
+    pub(super) fn get(&self, id: KeyspaceId) -> Option<&Fate> {
+        self.known.get(&id)
+    }
+
+    /// Whether it is gone.
+    pub(super) fn is_dropped(&self, id: KeyspaceId) -> bool {
+        match self.known.get(&id) {
+            Some(fate) => fate.dropped || self.listed.is_dropped(id),
+            None => self.is_complete || self.listed.is_dropped(id),
+        }
+    }
+}
+
+fn known(listed: &Keyspaces) -> BTreeMap<KeyspaceId, Fate> {
+    listed.iter().map(|(name, named)| (named.id, Fate::new(name, &named.codec))).collect()
+}

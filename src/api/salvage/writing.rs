@@ -1,0 +1,163 @@
+//! Writing what came back into another store.
+
+use std::collections::HashSet;
+
+use super::SALVAGE_UNFINISHED;
+use super::members::Member;
+use super::names::Fates;
+use super::reading::{Keys, Newest, Records};
+use super::report::{Account, Damage, DamageCause};
+use crate::api::keyspace::Keyspace;
+use crate::api::store::Store;
+use crate::api::write_batch::WriteBatch;
+use crate::error::{Error, Result};
+use crate::format::record::{HEADER_SIZE, Header, Place, RawHeader, payload_sum};
+use crate::format::{Defect, KeyspaceId};
+use crate::fs::{Dir, File, read_exact_at};
+
+/// How many bytes of values go into one batch.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Writes the newest value of each key, keyspace by keyspace.
+///
+/// # Errors
+///
+/// Whatever writing to `into` returns.
+pub(super) fn write(
+    dir: &dyn Dir,
+    mut records: Records,
+    fates: &Fates,
+    into: &Store,
+    account: &mut Account,
+) -> Result<()> {
+    let mut taken = HashSet::new();
+    let members = std::mem::take(&mut records.members);
+    // A name that a lost record left to two keyspaces goes to the newer one.
+    for (id, keys) in std::mem::take(&mut records.keys).into_iter().rev() {
+        if fates.is_dropped(id) || keys.values().all(|newest| !newest.is_put()) {
+            continue;
+        }
+        if fates.get(id).is_some_and(|fate| fate.name == SALVAGE_UNFINISHED) {
+            account.note(dir.path().to_owned(), 0, DamageCause::Unfinished);
+            account.doubt(None);
+            continue;
+        }
+        let keyspace = keyspace_for(id, fates, &mut taken, into)?;
+        Writer { dir, members: &members, keyspace: &keyspace, batch: WriteBatch::new(), bytes: 0, account }
+            .keys(keys)?;
+        account.report.keyspaces.push(keyspace.name());
+    }
+    account.report.keyspaces.sort_unstable();
+    Ok(())
+}
+
+/// The keyspace that the keys of one go to.
+fn keyspace_for(
+    id: KeyspaceId,
+    fates: &Fates,
+    taken: &mut HashSet<String>,
+    into: &Store,
+) -> Result<Keyspace> {
+    let numbered = format!("salvaged-{}", id.0);
+    let codec = fates.get(id).map_or("", |fate| fate.codec.as_str());
+    let name = fates.get(id).map(|fate| fate.name.clone()).filter(|name| taken.insert(name.clone()));
+    let mut name = name.unwrap_or_else(|| numbered.clone());
+    let mut keyspace = into.keyspace_of(&name, codec)?;
+    if keyspace.inner().codec() != codec {
+        // What is there under the name is encoded otherwise; both together could be read by nobody.
+        name = numbered;
+        keyspace = into.keyspace_of(&name, codec)?;
+    }
+    if keyspace.inner().codec() != codec {
+        let (stored, asked) = (keyspace.inner().codec().to_owned(), codec.to_owned());
+        return Err(Error::CodecMismatch { name, stored, asked });
+    }
+    Ok(keyspace)
+}
+
+struct Writer<'a> {
+    dir: &'a dyn Dir,
+    members: &'a [Member],
+    keyspace: &'a Keyspace,
+    batch: WriteBatch,
+    bytes: usize,
+    account: &'a mut Account,
+}
+
+impl Writer<'_> {
+    /// Writes the values of these records, in the order in which they lie in the files; one in memory at a time, and as many
+    /// small ones as a batch takes.
+    fn keys(mut self, keys: Keys) -> Result<()> {
+        let mut sorted: Vec<Newest> = keys.into_values().filter(|newest| newest.is_put()).collect();
+        sorted.sort_unstable();
+        for records in sorted.chunk_by(|one, next| one.file() == next.file()) {
+            let member = &self.members[records[0].file()];
+            let file = match member.open(self.dir) {
+                Ok(file) => file,
+                Err(error) => {
+                    self.lost(member, member.from..member.limit, DamageCause::Unreadable(error.to_string()));
+                    continue;
+                }
+            };
+            for newest in records {
+                match read_record(file.as_ref(), member, newest.offset()) {
+                    Ok((header, payload)) => self.put(*newest, &header, &payload)?,
+                    Err((len, cause)) => {
+                        let at = newest.offset();
+                        self.lost(member, at..at + len, cause);
+                    }
+                }
+            }
+        }
+        self.keyspace.write(&self.batch).map(drop)
+    }
+
+    fn put(&mut self, newest: Newest, header: &Header, payload: &[u8]) -> Result<()> {
+        let (key, value) = payload.split_at(usize::from(header.key_len));
+        self.account.report.keys += 1;
+        self.account.report.doubtful_keys += u64::from(newest.seq() < self.account.doubt);
+        if payload.len() >= BATCH_BYTES {
+            return self.keyspace.insert(key, value).map(drop);
+        }
+        self.batch.insert(key, value);
+        self.bytes += payload.len();
+        if self.bytes >= BATCH_BYTES {
+            self.keyspace.write(&self.batch)?;
+            self.batch.clear();
+            self.bytes = 0;
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, member: &Member, range: std::ops::Range<u64>, cause: DamageCause) {
+        let (path, len) = (member.path.clone(), range.end - range.start);
+        self.account.report.damage.push(Damage { path, offset: range.start, len, cause, missing: None });
+        self.account.report.intact = false;
+    }
+}
+
+/// Reads a record again that was intact before; how long it is and why that failed.
+fn read_record(
+    file: &dyn File,
+    member: &Member,
+    offset: u64,
+) -> std::result::Result<(Header, Vec<u8>), (u64, DamageCause)> {
+    let unreadable = |error: std::io::Error| DamageCause::Unreadable(error.to_string());
+    let mut bytes = [0; HEADER_SIZE];
+    read_exact_at(file, &mut bytes, offset).map_err(|error| (HEADER_SIZE as u64, unreadable(error)))?;
+    let place = Place { nonce: member.nonce, offset };
+    let header = RawHeader::new(&bytes).validate(place, u64::MAX);
+    let header = header.map_err(|defect| (HEADER_SIZE as u64, DamageCause::Defect(defect)))?;
+    let failed = |cause| (header.size(), cause);
+    let len = usize::try_from(header.payload_len());
+    let len = len.map_err(|_| failed(DamageCause::Defect(Defect::LengthOutOfRange)))?;
+    let mut payload = Vec::new();
+    payload.try_reserve_exact(len).map_err(|error| failed(DamageCause::Unreadable(error.to_string())))?;
+    payload.resize(len, 0);
+    read_exact_at(file, &mut payload, offset + HEADER_SIZE as u64)
+        .map_err(|error| failed(unreadable(error)))?;
+    if payload_sum(&payload, b"") != header.payload_sum {
+        return Err(failed(DamageCause::Defect(Defect::PayloadChecksum)));
+    }
+    Ok((header, payload))
+}

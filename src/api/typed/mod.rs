@@ -1,0 +1,470 @@
+//! Keyspaces whose keys and values are types of your own.
+
+#[cfg(feature = "bincode")]
+pub(crate) mod bincode;
+#[cfg(any(feature = "bincode", feature = "postcard"))]
+pub(crate) mod bounded_reader;
+#[cfg(any(feature = "bincode", feature = "postcard"))]
+pub(crate) mod bounded_writer;
+#[cfg(any(feature = "bincode", feature = "postcard"))]
+pub(crate) mod bounds;
+#[cfg(feature = "serde")]
+pub(crate) mod codec;
+#[cfg(feature = "postcard")]
+pub(crate) mod postcard;
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::api::conditional::CompareAndSwapError;
+use crate::api::keyspace::Keyspace;
+use crate::api::store::Store;
+use crate::api::typed::codec::Codec;
+use crate::api::write_batch::WriteBatch;
+use crate::config::Durability;
+use crate::engine::read::iter::Iter;
+use crate::engine::write::Keep;
+use crate::error::{Error, Result};
+use crate::format::Seq;
+use crate::mem::page_guard::check_slice;
+
+/// A keyspace whose keys and values are encoded by a [`Codec`].
+///
+/// `K` is what keys are looked up by: a type of your own, an integer, or an unsized one such as `str` or `[u8]`, which
+/// come back as `String` and `Vec<u8>`. Equal keys must have equal encodings, so nothing whose order is random (a
+/// `HashMap`) may be in them.
+///
+/// ```
+/// # #[cfg(feature = "postcard")] {
+/// use mapcask::{Postcard, Store, TypedKeyspace};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// struct User {
+///     age: u32,
+///     mail: Option<String>,
+/// }
+///
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = Store::open(directory.path().join("data"))?;
+/// let users: TypedKeyspace<str, User, _> = store.typed_keyspace("users", Postcard)?;
+/// users.insert("anna", &User { age: 42, mail: None })?;
+/// assert_eq!(users.get("anna")?.expect("just inserted").age, 42);
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct TypedKeyspace<K: ?Sized, V, C> {
+    keyspace: Keyspace,
+    codec: C,
+    types: PhantomData<fn(&K) -> V>,
+}
+
+impl<K: ?Sized, V, C: Clone> Clone for TypedKeyspace<K, V, C> {
+    fn clone(&self) -> Self {
+        Self { keyspace: self.keyspace.clone(), codec: self.codec.clone(), types: PhantomData }
+    }
+}
+
+impl<K: ?Sized, V, C> fmt::Debug for TypedKeyspace<K, V, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("TypedKeyspace");
+        text.field("name", &self.keyspace.name()).field("len", &self.keyspace.len()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Returns the keyspace of a name with typed keys and values, and creates it if need be.
+    ///
+    /// The codec's id is kept with the keyspace, and compared when it is opened again. [`Store::keyspace`] gives the same
+    /// keyspace as bytes.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// use mapcask::{Error, Postcard, TypedKeyspace};
+    ///
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", Postcard)?;
+    /// ages.insert("anna", &42)?;
+    /// store.keyspace("plain")?;
+    /// let plain: Result<TypedKeyspace<str, u32, _>, _> = store.typed_keyspace("plain", Postcard);
+    /// assert!(matches!(plain, Err(Error::CodecMismatch { .. })));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::keyspace`]; `CodecMismatch` where it was created with another codec, or with none; `InvalidOption`
+    /// where the codec's id is not one to 64 bytes of ASCII.
+    #[doc(alias = "open_typed")]
+    pub fn typed_keyspace<K, V, C>(&self, name: &str, codec: C) -> Result<TypedKeyspace<K, V, C>>
+    where
+        K: ?Sized + Serialize,
+        V: Serialize + DeserializeOwned,
+        C: Codec,
+    {
+        let asked = codec.id();
+        if asked.is_empty() {
+            let (option, reason) = ("codec", "its id must be 1 to 64 bytes of ASCII");
+            return Err(Error::InvalidOption { option, value: "\"\"".to_owned(), reason });
+        }
+        let keyspace = self.keyspace_of(name, asked)?;
+        let stored = keyspace.inner().codec();
+        if stored != asked {
+            let (name, stored) = (name.to_owned(), stored.to_owned());
+            return Err(Error::CodecMismatch { name, stored, asked: asked.to_owned() });
+        }
+        Ok(TypedKeyspace { keyspace, codec, types: PhantomData })
+    }
+}
+
+impl<K, V, C> TypedKeyspace<K, V, C>
+where
+    K: ?Sized + Serialize,
+    V: Serialize + DeserializeOwned,
+    C: Codec,
+{
+    /// Returns the same keyspace as bytes: for its name, its length, clearing it, and for what works on bytes.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// ages.insert("anna", &42)?;
+    /// ages.raw().clear()?;
+    /// assert!(ages.is_empty());
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn raw(&self) -> &Keyspace {
+        &self.keyspace
+    }
+
+    /// Returns a handle whose writes are at least this durable; see [`Keyspace::with_durability`].
+    #[must_use]
+    pub fn with_durability(&self, durability: Durability) -> Self
+    where
+        C: Clone,
+    {
+        Self { keyspace: self.keyspace.with_durability(durability), ..self.clone() }
+    }
+
+    /// Returns the number of keys, in constant time.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keyspace.len()
+    }
+
+    /// Returns whether there are no keys.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keyspace.is_empty()
+    }
+
+    /// Returns the value of a key.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::get`]; `Codec` where the key cannot be expressed, or its value is not what `V` is encoded as.
+    pub fn get(&self, key: &K) -> Result<Option<V>> {
+        let key = self.encode(key)?;
+        match self.keyspace.view().get(&key)? {
+            Some(value) => self.decode(value).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the values of many keys, all as of one moment; see [`Keyspace::multi_get`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// ages.insert("anna", &42)?;
+    /// assert_eq!(ages.multi_get(["anna", "berta"])?, [Some(42), None]);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`TypedKeyspace::get`].
+    #[doc(alias = "get_many")]
+    pub fn multi_get<'k>(&self, keys: impl IntoIterator<Item = &'k K>) -> Result<Vec<Option<V>>>
+    where
+        K: 'k,
+    {
+        let keys = keys.into_iter().map(|key| self.encode(key)).collect::<Result<Vec<_>>>()?;
+        let values = self.keyspace.multi_get(&keys)?;
+        values.into_iter().map(|value| self.decoded(value)).collect()
+    }
+
+    /// Returns whether the key is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`TypedKeyspace::get`].
+    pub fn contains_key(&self, key: &K) -> Result<bool> {
+        self.keyspace.contains_key(self.encode(key)?)
+    }
+
+    /// Inserts a key, or gives it a new value. Returns the write's sequence number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::insert`]; `Codec` where the key or the value cannot be expressed.
+    #[doc(alias = "put")]
+    #[doc(alias = "set")]
+    pub fn insert(&self, key: &K, value: &V) -> Result<Seq> {
+        self.keyspace.insert(self.encode(key)?, self.encode(value)?)
+    }
+
+    /// Inserts a key unless it is there, and returns whether it was inserted.
+    ///
+    /// # Errors
+    ///
+    /// As [`TypedKeyspace::insert`].
+    pub fn insert_if_absent(&self, key: &K, value: &V) -> Result<bool> {
+        self.keyspace.insert_if_absent(self.encode(key)?, self.encode(value)?)
+    }
+
+    /// Inserts a key, or gives it a new value, and returns the value before.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// assert_eq!(ages.replace("anna", &42)?, None);
+    /// assert_eq!(ages.replace("anna", &43)?, Some(42));
+    /// assert_eq!(ages.take("anna")?, Some(43));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`TypedKeyspace::insert`]; where the value before cannot be read, the new one is there nevertheless.
+    pub fn replace(&self, key: &K, value: &V) -> Result<Option<V>> {
+        let old = self.keyspace.replace(self.encode(key)?, self.encode(value)?)?;
+        self.decoded(old)
+    }
+
+    /// Removes a key, and returns whether it was there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::remove`]; `Codec` where the key cannot be expressed.
+    #[doc(alias = "delete")]
+    pub fn remove(&self, key: &K) -> Result<bool> {
+        self.keyspace.remove(self.encode(key)?)
+    }
+
+    /// Removes a key, and returns the value it had.
+    ///
+    /// # Errors
+    ///
+    /// As [`TypedKeyspace::remove`]; where the value cannot be read, it is gone nevertheless.
+    pub fn take(&self, key: &K) -> Result<Option<V>> {
+        let old = self.keyspace.take(self.encode(key)?)?;
+        self.decoded(old)
+    }
+
+    /// Gives a key the value that `update` makes of the present one, and returns the one before; `None` stands for an
+    /// absent key. See [`Keyspace::fetch_and_update`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TypedKeyspace::insert`] and [`TypedKeyspace::get`]; nothing was written then.
+    #[doc(alias = "merge")]
+    pub fn fetch_and_update(&self, key: &K, update: impl FnMut(Option<V>) -> Option<V>) -> Result<Option<V>> {
+        self.update(key, Keep::Old, update)
+    }
+
+    /// As [`TypedKeyspace::fetch_and_update`], and returns the new value.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// let birthday = |age: Option<u32>| Some(age.unwrap_or(0) + 1);
+    /// assert_eq!(ages.update_and_fetch("anna", birthday)?, Some(1));
+    /// assert_eq!(ages.fetch_and_update("anna", birthday)?, Some(1));
+    /// assert_eq!(ages.get("anna")?, Some(2));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`TypedKeyspace::fetch_and_update`]; where the new value cannot be read back, it is there nevertheless.
+    #[doc(alias = "merge")]
+    pub fn update_and_fetch(&self, key: &K, update: impl FnMut(Option<V>) -> Option<V>) -> Result<Option<V>> {
+        self.update(key, Keep::New, update)
+    }
+
+    fn update(
+        &self,
+        key: &K,
+        keep: Keep,
+        mut update: impl FnMut(Option<V>) -> Option<V>,
+    ) -> Result<Option<V>> {
+        let kept = self.keyspace.update(&self.encode(key)?, keep, |old| {
+            let new = update(self.decoded(old)?);
+            new.map(|new| self.encode(&new)).transpose()
+        })?;
+        self.decoded(kept)
+    }
+
+    /// Adds an insertion to a batch.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// ages.insert_in(&mut batch, "anna", &42)?;
+    /// ages.remove_in(&mut batch, "berta")?;
+    /// batch.insert("count", "1");
+    /// store.write(&batch)?;
+    /// assert_eq!(ages.get("anna")?, Some(42));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Codec` where the key or the value cannot be expressed.
+    pub fn insert_in(&self, batch: &mut WriteBatch, key: &K, value: &V) -> Result<()> {
+        batch.on(&self.keyspace).insert(self.encode(key)?, self.encode(value)?);
+        Ok(())
+    }
+
+    /// Adds a removal to a batch.
+    ///
+    /// # Errors
+    ///
+    /// `Codec` where the key cannot be expressed.
+    pub fn remove_in(&self, batch: &mut WriteBatch, key: &K) -> Result<()> {
+        batch.on(&self.keyspace).remove(self.encode(key)?);
+        Ok(())
+    }
+
+    /// Gives a key the value `new` if it has the value `old`; `None` stands for an absent key on both sides. See
+    /// [`Keyspace::compare_and_swap`].
+    ///
+    /// What is compared is the encoding: for values whose encoding is not always the same (a `HashMap` in them) use
+    /// [`TypedKeyspace::fetch_and_update`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// assert!(ages.compare_and_swap("anna", None, Some(&42))?.is_ok());
+    /// assert!(ages.compare_and_swap("anna", Some(&41), Some(&43))?.is_err());
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`TypedKeyspace::insert`]; in the inner result what the key has, as far as it can be read.
+    #[doc(alias = "cas")]
+    pub fn compare_and_swap(
+        &self,
+        key: &K,
+        old: Option<&V>,
+        new: Option<&V>,
+    ) -> Result<Result<Seq, CompareAndSwapError>> {
+        let encoded = |value: Option<&V>| value.map(|value| self.encode(value)).transpose();
+        self.keyspace.compare_and_swap(self.encode(key)?, encoded(old)?, encoded(new)?)
+    }
+
+    /// Returns an iterator over all keys and values, in no order; see [`Iter`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
+    /// ages.insert("anna", &42)?;
+    /// assert_eq!(ages.iter().collect::<Result<Vec<_>, _>>()?, [("anna".to_owned(), 42)]);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn iter(&self) -> TypedIter<K, V, C>
+    where
+        K: ToOwned<Owned: DeserializeOwned>,
+        C: Clone,
+    {
+        TypedIter { iter: self.keyspace.iter(), codec: self.codec.clone(), types: PhantomData }
+    }
+
+    fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.codec.encode(value, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn decoded(&self, value: Option<impl AsRef<[u8]>>) -> Result<Option<V>> {
+        value.map(|value| self.decode(value.as_ref())).transpose()
+    }
+
+    /// Decodes bytes of a mapping; not zeros that lie in the place of a page that cannot be read.
+    fn decode(&self, bytes: &[u8]) -> Result<V> {
+        let value = self.codec.decode(bytes);
+        check_slice(bytes, self.keyspace.engine().shared.dir.path())?;
+        value
+    }
+}
+
+/// An iterator over all keys and values of a [`TypedKeyspace`]; see [`Iter`].
+pub struct TypedIter<K: ?Sized, V, C> {
+    iter: Iter,
+    codec: C,
+    types: PhantomData<fn(&K) -> V>,
+}
+
+impl<K: ?Sized, V, C> fmt::Debug for TypedIter<K, V, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypedIter").field("iter", &self.iter).finish_non_exhaustive()
+    }
+}
+
+impl<K, V, C> Iterator for TypedIter<K, V, C>
+where
+    K: ?Sized + ToOwned<Owned: DeserializeOwned>,
+    V: DeserializeOwned,
+    C: Codec,
+{
+    type Item = Result<(K::Owned, V)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = self.iter.next()?;
+        Some(item.and_then(|(key, value)| {
+            let (of_key, of_value) = (self.codec.decode(&key), self.codec.decode(&value));
+            // Not zeros that lie in the place of a page that cannot be read.
+            key.check()?;
+            value.check()?;
+            Ok((of_key?, of_value?))
+        }))
+    }
+}
+
+impl<K, V, C> std::iter::FusedIterator for TypedIter<K, V, C>
+where
+    K: ?Sized + ToOwned<Owned: DeserializeOwned>,
+    V: DeserializeOwned,
+    C: Codec,
+{
+}

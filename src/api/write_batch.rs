@@ -1,0 +1,208 @@
+//! The batch: writes that take effect together or not at all, and conditions for them.
+
+use super::keyspace::Keyspace;
+use crate::engine::write::batch_ops::{BatchOps, Kind};
+
+/// Writes that take effect together: after any crash all of them are there or none, and no reader sees a part.
+///
+/// Of several writes to one key the last one counts. What is added by the methods of the batch itself goes to the
+/// keyspace that the batch is written to; [`WriteBatch::on`] adds writes to any other. Conditions are looked at before
+/// anything is written, and look at what was there before the batch; unless all of them hold, nothing is written.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// let users = store.keyspace("users")?;
+/// let mut batch = mapcask::WriteBatch::new();
+/// batch.insert("a", "1");
+/// batch.remove("b");
+/// batch.on(&users).insert("anna", "admin");
+/// store.write(batch)?;
+/// assert_eq!(users.get("anna")?.as_deref(), Some(b"admin".as_slice()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias = "Transaction")]
+#[derive(Debug, Clone, Default)]
+pub struct WriteBatch {
+    pub(super) ops: BatchOps,
+}
+
+impl WriteBatch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an insertion. Lengths are checked when the batch is written.
+    #[doc(alias = "put")]
+    #[doc(alias = "set")]
+    pub fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.ops.push(0, Kind::Insert, key.as_ref(), value.as_ref());
+    }
+
+    /// Adds a removal. Removing a key that is not there is no error.
+    #[doc(alias = "delete")]
+    pub fn remove(&mut self, key: impl AsRef<[u8]>) {
+        self.ops.push(0, Kind::Remove, key.as_ref(), &[]);
+    }
+
+    /// Adds a condition: the key has this value before the batch.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("balance", "10")?;
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.require("balance", "10");
+    /// batch.require_absent("receipt 7");
+    /// batch.insert("balance", "8");
+    /// batch.insert("receipt 7", "2");
+    /// store.write(&batch)?;
+    /// // Once more, and nothing is written.
+    /// assert!(matches!(store.write(&batch), Err(mapcask::Error::ConditionFailed { .. })));
+    /// assert_eq!(store.get("balance")?.as_deref(), Some(b"8".as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn require(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.ops.push(0, Kind::RequireValue, key.as_ref(), value.as_ref());
+    }
+
+    /// Adds a condition: the key is there before the batch, whatever its value. See [`WriteBatch::require`].
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.require_present("anna");
+    /// batch.insert("mail of anna", "anna@example.org");
+    /// assert!(store.write(&batch).is_err());
+    /// store.insert("anna", "admin")?;
+    /// store.write(&batch)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn require_present(&mut self, key: impl AsRef<[u8]>) {
+        self.ops.push(0, Kind::RequirePresent, key.as_ref(), &[]);
+    }
+
+    /// Adds a condition: the key is not there before the batch. See [`WriteBatch::require`].
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.require_absent("anna");
+    /// batch.insert("anna", "admin");
+    /// store.write(&batch)?;
+    /// assert!(store.write(&batch).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn require_absent(&mut self, key: impl AsRef<[u8]>) {
+        self.ops.push(0, Kind::RequireAbsent, key.as_ref(), &[]);
+    }
+
+    /// The number of writes in it; conditions are not counted.
+    ///
+    /// ```
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.require_absent("a");
+    /// batch.insert("a", "1");
+    /// assert_eq!(batch.len(), 1);
+    /// batch.clear();
+    /// assert!(batch.is_empty());
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Whether it holds no writes; it may hold conditions.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ops.len() == 0
+    }
+
+    /// Removes all writes and conditions, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.ops.clear();
+    }
+
+    /// Adds writes and conditions on another keyspace than the one that the batch will be written to.
+    ///
+    /// The keyspace must be of the same open store; it is looked up when the batch is written, so what was cleared
+    /// meanwhile is written to anew, and what was dropped is an error.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let (users, by_mail) = (store.keyspace("users")?, store.keyspace("users by mail")?);
+    /// let mut batch = mapcask::WriteBatch::new();
+    /// batch.on(&by_mail).require_absent("anna@example.org").insert("anna@example.org", "7");
+    /// batch.on(&users).insert("7", "Anna");
+    /// store.write(batch)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on(&mut self, keyspace: &Keyspace) -> BatchOn<'_> {
+        let place = self.ops.place_of(keyspace.inner());
+        BatchOn { batch: self, place }
+    }
+}
+
+impl AsRef<WriteBatch> for WriteBatch {
+    fn as_ref(&self) -> &WriteBatch {
+        self
+    }
+}
+
+/// Adds writes and conditions on one keyspace to a batch; see [`WriteBatch::on`].
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// let (users, mails) = (store.keyspace("users")?, store.keyspace("mails")?);
+/// let mut batch = mapcask::WriteBatch::new();
+/// batch.on(&users).require_absent("anna").insert("anna", "admin");
+/// batch.on(&mails).insert("anna", "anna@example.org").remove("berta");
+/// store.write(&batch)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct BatchOn<'b> {
+    batch: &'b mut WriteBatch,
+    place: usize,
+}
+
+impl BatchOn<'_> {
+    /// Adds an insertion; see [`WriteBatch::insert`].
+    #[doc(alias = "put")]
+    #[doc(alias = "set")]
+    pub fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.push(Kind::Insert, key.as_ref(), value.as_ref())
+    }
+
+    /// Adds a removal; see [`WriteBatch::remove`].
+    #[doc(alias = "delete")]
+    pub fn remove(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.push(Kind::Remove, key.as_ref(), &[])
+    }
+
+    /// Adds a condition; see [`WriteBatch::require`].
+    pub fn require(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.push(Kind::RequireValue, key.as_ref(), value.as_ref())
+    }
+
+    /// Adds a condition; see [`WriteBatch::require_present`].
+    pub fn require_present(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.push(Kind::RequirePresent, key.as_ref(), &[])
+    }
+
+    /// Adds a condition; see [`WriteBatch::require_absent`].
+    pub fn require_absent(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.push(Kind::RequireAbsent, key.as_ref(), &[])
+    }
+
+    fn push(&mut self, kind: Kind, key: &[u8], value: &[u8]) -> &mut Self {
+        self.batch.ops.push(self.place, kind, key, value);
+        self
+    }
+}

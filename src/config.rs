@@ -1,0 +1,166 @@
+//! The settings of an open store, as every layer sees them. `api/options.rs` has the builder.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::mem::mapping::PAGE_SIZE;
+use crate::sync::worker::Background;
+
+/// The size of the first segment after an open, in bytes: with the small files beside it a store takes 32 KiB.
+const SMALLEST_SEGMENT: u64 = 16 << 10;
+/// The least size of a segment, in bytes.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = PAGE_SIZE as u64;
+/// The greatest size of a segment, in bytes.
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 32;
+
+/// What an acknowledged write survives.
+///
+/// | level | survives | cost |
+/// |---|---|---|
+/// | `Os` | death of the process: panic, abort, `kill -9`, the out-of-memory killer | memory speed, no system call for values below 64 KiB |
+/// | `Interval` | also power loss, except for the last interval | a sync in the background |
+/// | `Disk` | also power loss and a kernel crash, before the call returns | one device flush per group of writers |
+///
+/// After a power cut the store holds a prefix of what was acknowledged, in order, no shorter than what was durable.
+///
+/// ```
+/// use mapcask::Durability;
+///
+/// assert!(Durability::Os < Durability::Interval && Durability::Interval < Durability::Disk);
+/// assert_eq!(Durability::default(), Durability::Os);
+/// ```
+#[doc(alias = "PersistMode")]
+#[doc(alias = "WriteOptions")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The operating system has the bytes when the call returns.
+    #[default]
+    Os,
+    /// As `Os`, and at most [`Options::sync_interval`](crate::Options::sync_interval) later the bytes are on their way to the disk.
+    Interval,
+    /// The bytes are on the disk when the call returns.
+    Disk,
+}
+
+/// The settings of one store; [`Options`](crate::Options) says what each one does.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) durability: Durability,
+    pub(crate) sync_interval: Duration,
+    pub(crate) segment_bytes: u64,
+    pub(crate) max_disk_bytes: Option<u64>,
+    pub(crate) verify_reads: bool,
+    pub(crate) background: Background,
+    pub(crate) compaction: bool,
+    pub(crate) compaction_bytes_per_second: Option<u64>,
+    pub(crate) image_bytes: u64,
+    pub(crate) recovery_progress: Tell,
+    pub(crate) create: bool,
+    pub(crate) wait_for_lock: Duration,
+    pub(crate) read_only: bool,
+    pub(crate) sigbus_guard: bool,
+}
+
+/// How far an open is with reading what no image holds.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let path = directory.path().join("data");
+/// let options = mapcask::Options::new().recovery_progress(|progress| {
+///     eprintln!("{} of at most {} bytes", progress.bytes_read, progress.bytes_total);
+/// });
+/// let store = options.open(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct RecoveryProgress {
+    /// Bytes of the log that were read.
+    pub bytes_read: u64,
+    /// Bytes that there are to be read at most: after a kill nobody knows where the last segments end.
+    pub bytes_total: u64,
+}
+
+/// Whom an open tells how far it is.
+#[derive(Clone, Default)]
+pub(crate) struct Tell(pub(crate) Option<Arc<dyn Fn(RecoveryProgress) + Send + Sync>>);
+
+impl fmt::Debug for Tell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Tell(_)" } else { "Tell(nobody)" })
+    }
+}
+
+impl Tell {
+    pub(crate) fn tell(&self, progress: RecoveryProgress) {
+        if let Some(tell) = &self.0 {
+            tell(progress);
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Os,
+            sync_interval: Duration::from_millis(100),
+            segment_bytes: 64 << 20,
+            max_disk_bytes: None,
+            verify_reads: false,
+            background: Background::from(true),
+            compaction: true,
+            compaction_bytes_per_second: None,
+            image_bytes: 256 << 20,
+            recovery_progress: Tell::default(),
+            create: true,
+            wait_for_lock: Duration::ZERO,
+            read_only: false,
+            sigbus_guard: true,
+        }
+    }
+}
+
+impl Config {
+    /// The size of the smallest segment that is made without need, in bytes.
+    pub(crate) fn smallest_segment(&self) -> u64 {
+        SMALLEST_SEGMENT.min(self.segment_bytes)
+    }
+
+    /// Refuses values that cannot work.
+    pub(crate) fn check(&self) -> Result<()> {
+        let bytes = self.segment_bytes;
+        let range = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        if !range.contains(&bytes) || !bytes.is_multiple_of(PAGE_SIZE as u64) {
+            return Err(Error::InvalidOption {
+                option: "segment_bytes",
+                value: bytes.to_string(),
+                reason: "it must be a multiple of 4096, from 4096 to 4 GiB",
+            });
+        }
+        if let Some(limit) = self.max_disk_bytes.filter(|limit| *limit < 2 * self.smallest_segment()) {
+            return Err(Error::InvalidOption {
+                option: "max_disk_bytes",
+                value: limit.to_string(),
+                reason: "it must be at least 32 KiB, or twice segment_bytes where that is less",
+            });
+        }
+        if self.compaction_bytes_per_second == Some(0) {
+            return Err(Error::InvalidOption {
+                option: "compaction_bytes_per_second",
+                value: "0".to_owned(),
+                reason: "it must be at least 1; to switch compaction off use Options::compaction",
+            });
+        }
+        if self.sync_interval.is_zero() {
+            return Err(Error::InvalidOption {
+                option: "sync_interval",
+                value: "0".to_owned(),
+                reason: "it must be longer than nothing; for a sync per write use Durability::Disk",
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! Building indexes anew from the log, because the image that they come from is damaged.
+//!
+//! Under the writer mutex, so that nothing is written meanwhile; readers go on with what is there. Reading one gigabyte takes
+//! about a second, and it happens once: what is built needs no image any more.
+//!
+//! No pass of compaction is under way, because none begins before the indexes are whole. So the records of all segments say
+//! what the index held: the newest of each key, and nothing is found in two places.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::engine::Engine;
+use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::error::{Error, Result};
+use crate::format::hash::Hash;
+use crate::format::record::{HEADER_SIZE, Kind};
+use crate::format::record_reader::{Placed, Source, Step, Walker};
+use crate::format::{Defect, KeyspaceId, file_name};
+use crate::fs::Access;
+use crate::index::hash::{Index, IndexWriter};
+use crate::log::segment::Segment;
+use crate::log::segment_reader::FileSource;
+use crate::mem::location::Location;
+use crate::sync::epoch::Pin;
+
+/// An index that is built.
+#[derive(Debug)]
+struct Building {
+    keyspace: Arc<Keyspace>,
+    writer: IndexWriter,
+    /// Entries that lead to tombstones.
+    tombstones: Vec<(Hash, Location)>,
+}
+
+impl Engine {
+    /// Builds every index anew that is not whole. Where all are, somebody has been here before.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` where the log does not verify; what the operating system says. The indexes are as they were, and this is
+    /// the error of whoever comes later.
+    pub(super) fn rebuild(&self, damage: &Error) -> Result<()> {
+        let mut writer = self.writer.lock();
+        let pin = self.pin();
+        let mut building = BTreeMap::new();
+        for keyspace in self.catalog.all() {
+            let partial = keyspace.contents(&pin).filter(|contents| contents.index.is_partial());
+            let Some(id) = partial.map(|contents| contents.id) else { continue };
+            building.insert(id, Building { keyspace, writer: self.new_index()?, tombstones: Vec::new() });
+        }
+        if building.is_empty() {
+            return Ok(());
+        }
+        if let Some(stuck) = &*self.imaging.stuck.lock() {
+            return Err(stuck.clone());
+        }
+        crate::trace::image_unusable(damage);
+        // Relaxed: see `forget_spoiled`.
+        self.imaging.is_spoiled.store(true, Ordering::Relaxed);
+        self.read_all_back(&mut building, &pin).inspect_err(|error| {
+            *self.imaging.stuck.lock() = Some(error.clone());
+        })?;
+        for Building { keyspace, writer: mut index, tombstones } in building.into_values() {
+            for (hash, location) in tombstones {
+                index.remove(hash, location);
+            }
+            let keys = keyspace.contents(&pin).map(Contents::keys);
+            debug_assert_eq!(keys, Some(index.index().len() as u64), "the log says what the image said");
+            self.catalog.reindex(&mut writer.indexes, &keyspace, index);
+        }
+        // Relaxed: a statistic.
+        self.imaging.rebuilds.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn read_all_back(&self, building: &mut BTreeMap<KeyspaceId, Building>, pin: &Pin) -> Result<()> {
+        let segments: Vec<_> = self.shared.segments.read().values().map(Arc::clone).collect();
+        let mut key = Vec::new();
+        segments.iter().try_for_each(|segment| self.read_back(segment, building, &mut key, pin))
+    }
+
+    fn new_index(&self) -> Result<IndexWriter> {
+        let made =
+            Index::new().map_err(|error| Error::io("make an index for", self.shared.dir.path(), error));
+        made.map(|(_, writer)| writer)
+    }
+
+    /// Reads a segment.
+    fn read_back(
+        &self,
+        segment: &Segment,
+        building: &mut BTreeMap<KeyspaceId, Building>,
+        key: &mut Vec<u8>,
+        pin: &Pin,
+    ) -> Result<()> {
+        let end = segment.mapping().published();
+        if end == 0 {
+            return Ok(());
+        }
+        let file = self.shared.dir.open(&file_name::segment(segment.id()), Access::Read);
+        let file = file.map_err(|error| segment.io("open", error))?;
+        let mut source = FileSource::new(file, segment.path().clone(), segment.size());
+        let mut walker = Walker::new(segment.nonce(), segment.data_offset(), end, segment.order());
+        loop {
+            let damage = |offset, defect| Error::Corrupt { path: segment.path().clone(), offset, defect };
+            match walker.step(&mut source)? {
+                Step::Record(placed) => {
+                    let Some(building) = building.get_mut(&placed.header.keyspace) else { continue };
+                    if matches!(placed.header.kind, Kind::Put | Kind::Tombstone) {
+                        let at = placed.offset + HEADER_SIZE as u64;
+                        key.clear();
+                        key.extend_from_slice(source.bytes(at, usize::from(placed.header.key_len))?);
+                        self.newest(building, segment, &placed, key, pin)?;
+                    }
+                }
+                _ if walker.offset() >= end => return Ok(()),
+                Step::Blank => return Err(damage(walker.offset(), Defect::Truncated)),
+                Step::Invalid(defect) => return Err(damage(walker.offset(), defect)),
+            }
+        }
+    }
+
+    /// Makes a record the newest of its key, if it is.
+    fn newest(
+        &self,
+        building: &mut Building,
+        segment: &Segment,
+        placed: &Placed,
+        key: &[u8],
+        pin: &Pin,
+    ) -> Result<()> {
+        let hash = self.hash_of(key);
+        let location = segment.range().at(placed.offset);
+        let index = &mut building.writer;
+        let found = index.find(hash, |other| {
+            let record = self.record_as_it_is(other, pin)?;
+            let same = record.key() == key;
+            self.check_replaced(&record)?;
+            Ok::<_, Error>(same)
+        })?;
+        match found {
+            Some(other) if self.record(other, pin)?.seq() > placed.header.seq => return Ok(()),
+            Some(other) => {
+                index.replace(hash, other, location);
+            }
+            None => {
+                let grown = index.reserve();
+                grown.map_err(|error| Error::io("grow the index for", segment.path(), error))?;
+                index.insert(hash, location);
+            }
+        }
+        if placed.header.kind == Kind::Tombstone {
+            building.tombstones.push((hash, location));
+        }
+        Ok(())
+    }
+}

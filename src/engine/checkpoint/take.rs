@@ -1,0 +1,205 @@
+//! Taking one image: from the moment that it shows to its name in the manifest.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use crate::engine::checkpoint::state::{Images, Named, Taking};
+use crate::engine::{Engine, Writer};
+use crate::error::{Error, Result};
+use crate::format::SegmentId;
+use crate::format::checkpoint::{Image, KeyspaceEntry, SegmentEntry};
+use crate::format::hash::HASH_ID;
+use crate::format::manifest::State;
+use crate::index::checkpoint::{Step, Writing};
+use crate::index::hash::capture::Capture;
+use crate::log::segment::Segment;
+
+/// Pages that are kept for an image at least before it is abandoned.
+const PAGES_MIN: usize = 256;
+
+/// An image's front, and what follows it.
+struct Begun {
+    image: Image,
+    active: SegmentId,
+    captures: Vec<Capture>,
+}
+
+impl Engine {
+    /// Begins an image; false where that is not possible just now.
+    pub(super) fn begin_image(&self, images: &mut Images) -> Result<bool> {
+        self.shared.commit.check()?;
+        self.shared.manifest.begin()?;
+        let Some(running) = self.compaction.running.try_lock() else { return Ok(false) };
+        // On a disk that is nearly full, or nearly without inodes, the rest is for removals and compaction.
+        let provision = &self.provision;
+        let is_scarce = provision.scarce(&self.shared).is_some() || provision.has_few_files(&self.shared);
+        if running.job.is_some() || self.imaging.is_loading() || is_scarce {
+            return Ok(false);
+        }
+        let dir = self.shared.dir.as_ref();
+        let mut nonce = [0; 8];
+        dir.random(&mut nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
+        let number = images.number + 1;
+        let begun = {
+            let mut writer = self.writer.lock();
+            self.capture(&mut writer, number, u64::from_le_bytes(nonce), images.was_abandoned)
+        };
+        // A pass may begin now: what it looks up is as it was at that moment, or newer.
+        drop(running);
+        let Some(Begun { image, active, captures }) = begun else { return Ok(false) };
+        images.number = number;
+        match Writing::start(dir, &image, captures) {
+            Ok(writing) => images.taking = Some(Taking { image, active, writing, pieces: None }),
+            Err(error) => crate::trace::image_failed(&error),
+        }
+        Ok(images.taking.is_some())
+    }
+
+    /// Notes what the store is at this moment. `None` where an index is still being captured.
+    fn capture(&self, writer: &mut Writer, number: u64, nonce: u64, whole: bool) -> Option<Begun> {
+        let pin = self.pin();
+        let Writer { log, indexes, .. } = writer;
+        let segments = self.shared.segments.read();
+        let ids: BTreeMap<usize, SegmentId> =
+            segments.values().map(|segment| (segment.mapping().ordinal(), segment.id())).collect();
+        let mut all: Vec<_> = self.catalog.all();
+        all.retain(|keyspace| keyspace.contents(&pin).is_some());
+        all.sort_by_key(|keyspace| keyspace.contents(&pin).map(|contents| contents.id));
+        let mut captures = Vec::with_capacity(all.len());
+        let mut keyspaces = Vec::with_capacity(all.len());
+        for contents in all.iter().filter_map(|keyspace| keyspace.contents(&pin)) {
+            let slot = indexes.of(contents);
+            // Each page twice at most, so that no writer is ever held up; half of them, as long as that suffices.
+            let pages = contents.index.memory_bytes() / crate::mem::mapping::PAGE_SIZE;
+            let limit = if whole { usize::MAX } else { (pages / 2).max(PAGES_MIN) };
+            let capture = slot.index.begin_image(limit)?;
+            let live = slot.live().map(|(ordinal, bytes)| Some((*ids.get(&ordinal)?, bytes)));
+            let mut live =
+                live.collect::<Option<Vec<_>>>().expect("what is alive is in a segment of the store");
+            live.sort_unstable();
+            keyspaces.push(KeyspaceEntry {
+                id: contents.id,
+                keys: contents.keys(),
+                live_bytes: contents.live_bytes(),
+                table: capture.table(),
+                live,
+            });
+            captures.push(capture);
+        }
+        let image = Image {
+            store: self.shared.store,
+            number,
+            nonce,
+            last: log.last_seq(),
+            hash_id: HASH_ID,
+            segments: segments.values().filter_map(|segment| entry_of(segment)).collect(),
+            keyspaces,
+        };
+        Some(Begun { image, active: log.position().0.id(), captures })
+    }
+
+    /// Does one piece of the image in hand. What stops it ends it.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`.
+    pub(super) fn advance(&self, images: &mut Images) -> Result<()> {
+        let Some(mut taking) = images.taking.take() else { return Ok(()) };
+        let dir = self.shared.dir.as_ref();
+        let done = match &mut taking.pieces {
+            None => match taking.writing.step(dir) {
+                Ok(Step::More) => Ok(false),
+                Ok(Step::Written) => {
+                    taking.pieces = Some(self.pieces());
+                    Ok(false)
+                }
+                Ok(Step::Abandoned) => {
+                    images.was_abandoned = true;
+                    images.looked = None;
+                    return Ok(());
+                }
+                Err(error) => {
+                    crate::trace::image_failed(&error);
+                    return Ok(());
+                }
+            },
+            Some(pieces) => match pieces.pop() {
+                Some(piece) => self.write_back(piece).map(|()| false),
+                None => self.shared.commit.wait(taking.image.last, || self.sync_once()).map(|()| true),
+            },
+        };
+        match done {
+            Ok(false) => images.taking = Some(taking),
+            Ok(true) => self.finish_image(images, taking)?,
+            Err(error) => {
+                taking.writing.discard(dir);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The image is written, and the log durable as far as it reaches: gives it its name.
+    fn finish_image(&self, images: &mut Images, taking: Taking) -> Result<()> {
+        if let Err(error) = self.seal() {
+            // Tried again.
+            images.taking = Some(taking);
+            return Err(error);
+        }
+        let Taking { image, active, writing, .. } = taking;
+        let is_sealed = self.shared.manifest.read(|manifest| {
+            let open = |segment: &&SegmentEntry| {
+                let entry = manifest.segment(segment.id).filter(|_| segment.id != active);
+                entry.is_some_and(|entry| !matches!(entry.state, State::Sealed | State::Retired))
+            };
+            image.segments.iter().find(open).is_none()
+        });
+        if !is_sealed {
+            // Somebody else is just telling the manifest so.
+            images.taking = Some(Taking { image, active, writing, pieces: Some(Vec::new()) });
+            return Ok(());
+        }
+        let dir = self.shared.dir.as_ref();
+        if let Err(error) = writing.finish(dir) {
+            crate::trace::image_failed(&error);
+            return Ok(());
+        }
+        let before = images.named.replace(Named::of(&image));
+        images.was_abandoned = false;
+        self.shared.manifest.update(|manifest| {
+            manifest.image = image.number;
+            self.catalog.note_durable(manifest, self.shared.commit.durable());
+        })?;
+        // Relaxed, both: statistics.
+        self.imaging.made.fetch_add(1, Ordering::Relaxed);
+        self.imaging.size.store(image.size(), Ordering::Relaxed);
+        crate::trace::image_made(image.number, image.last.0, image.size());
+        dir.crash_point("image-named");
+        self.remove_image(before);
+        Ok(())
+    }
+
+    /// Gives up the image in hand.
+    pub(super) fn give_up(&self, images: &mut Images) {
+        if let Some(taking) = images.taking.take() {
+            taking.writing.discard(self.shared.dir.as_ref());
+        }
+    }
+}
+
+/// What an image says of a segment; nothing of one without a record.
+fn entry_of(segment: &Segment) -> Option<SegmentEntry> {
+    let mapping = segment.mapping();
+    let end = mapping.published();
+    let counted = mapping.tally().counted();
+    let (first_granule, granules) = segment.range().granules();
+    (end > 0).then_some(SegmentEntry {
+        id: segment.id(),
+        nonce: segment.nonce(),
+        end,
+        first_granule,
+        granules,
+        dead: [counted.hidden, counted.tombstones, counted.notes],
+        data_offset: segment.data_offset(),
+    })
+}

@@ -1,0 +1,159 @@
+//! What a pass has in hand: its victims, what it has written so far, and what comes next.
+
+use std::sync::Arc;
+
+use super::output::{Finished, Output};
+use super::report::{CompactionReason, CompactionReport};
+use crate::format::record_reader::Walker;
+use crate::format::{SegmentId, Seq};
+use crate::log::segment::Segment;
+use crate::log::segment_reader::FileSource;
+use crate::log::sync_plan::SegmentRange;
+
+/// The highest generation; who survives longer stays in it.
+const GENERATION_MAX: u8 = 3;
+
+/// A segment that is compacted.
+#[derive(Debug)]
+pub(crate) struct Victim {
+    pub(crate) segment: Arc<Segment>,
+    /// Where its records end.
+    pub(crate) end: u64,
+    pub(crate) last: Seq,
+    /// Bytes that its file takes.
+    pub(crate) footprint: u64,
+    /// At most so many bytes of it are copied.
+    pub(crate) cost: u64,
+}
+
+/// What is to come next.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    Copy,
+    SyncAhead,
+    Sync,
+    Name,
+    /// The manifest is changed in memory, and not known to be on the disk.
+    NameAgain,
+    /// The manifest names the copies, durably; they are to be mapped.
+    Map,
+    Switch {
+        output: usize,
+        offset: u64,
+        moved: usize,
+    },
+    Retire,
+    /// Nothing leads to the victims any more; their files are to be removed, from this one on.
+    Remove {
+        at: usize,
+    },
+    /// And what is left of them, once nobody looks at it: file systems take their time for each.
+    Release,
+    Done,
+}
+
+/// A pass under way.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) victims: Vec<Victim>,
+    pub(crate) ids: Vec<SegmentId>,
+    pub(crate) reason: CompactionReason,
+    /// F.
+    pub(crate) filtered: Seq,
+    /// Tombstones up to this number hide nothing outside of the victims.
+    pub(crate) horizon: Seq,
+    pub(crate) phase: Phase,
+    /// The victim that is read.
+    pub(crate) at: usize,
+    pub(crate) walk: Option<(FileSource, Walker)>,
+    pub(crate) output: Option<Output>,
+    pub(crate) finished: Vec<Finished>,
+    pub(crate) made: Vec<Arc<Segment>>,
+    /// The most bytes that one of its files takes, where a record does not need more.
+    pub(crate) file_max: u64,
+    /// At most so many bytes are still to be copied.
+    pub(crate) left: u64,
+    /// What the names of all keyspaces take.
+    pub(crate) names: u64,
+    /// Pieces of the log that are to be written back before its sync.
+    pub(crate) ahead: Option<Vec<SegmentRange>>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) report: CompactionReport,
+}
+
+impl Job {
+    /// Begins a pass; called with nothing being appended, so that `filtered` is the last number given out.
+    pub(crate) fn new(
+        victims: Vec<Victim>,
+        reason: CompactionReason,
+        filtered: Seq,
+        horizon: Seq,
+        names: u64,
+    ) -> Self {
+        let report = CompactionReport { passes: 1, ..CompactionReport::default() };
+        let ids = victims.iter().map(|victim| victim.segment.id()).collect();
+        let left = victims.iter().map(|victim| victim.cost).sum();
+        Self {
+            victims,
+            ids,
+            reason,
+            filtered,
+            horizon,
+            phase: Phase::Copy,
+            at: 0,
+            walk: None,
+            output: None,
+            finished: Vec::new(),
+            made: Vec::new(),
+            file_max: u64::MAX,
+            left,
+            names,
+            ahead: None,
+            key: Vec::new(),
+            report,
+        }
+    }
+
+    /// The segment that is read.
+    pub(crate) fn reading(&self) -> Option<SegmentId> {
+        matches!(self.phase, Phase::Copy).then(|| self.ids.get(self.at).copied()).flatten()
+    }
+
+    /// Bytes of the log that are left to read.
+    pub(crate) fn bytes_left(&self) -> u64 {
+        let all: u64 = self.victims.iter().map(|victim| victim.end).sum();
+        all.saturating_sub(self.report.bytes_read)
+    }
+
+    /// Whether it is done.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Done)
+    }
+
+    /// Whether the pass can be given up without a trace.
+    pub(crate) fn can_give_up(&self) -> bool {
+        matches!(self.phase, Phase::Copy | Phase::SyncAhead | Phase::Sync | Phase::Name | Phase::Done)
+    }
+
+    /// How often the records will have been moved once this pass has moved them.
+    pub(crate) fn generation(&self) -> u8 {
+        let highest = self.victims.iter().map(|victim| victim.segment.generation()).max().unwrap_or(0);
+        match self.reason {
+            CompactionReason::Small => highest,
+            _ => highest.saturating_add(1).min(GENERATION_MAX),
+        }
+    }
+}
+
+/// Removes what was written, where the manifest cannot know of it.
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.can_give_up() || self.is_done() {
+            return;
+        }
+        self.output.take();
+        for finished in &self.finished {
+            finished.remove();
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! Compacting a store: who drives it, and what it is to do next.
+//!
+//! The background drives it a step at a time; a caller of `compact` does all there is.
+//!
+//! **Concurrency.** One pass at a time, under a lock of its own, which comes before the writer mutex and every other
+//! lock. The code of a caller runs without it, in the middle of a pass: whoever comes meanwhile may go on with that, or end
+//! it. Who finds it taken goes on with something else; only `compact` and `close` wait, and writers for a while where the
+//! files have grown beyond their bound (`room`).
+//!
+//! **Invariants.** I7, I11.
+
+pub(crate) mod job;
+mod make_room;
+#[cfg(all(test, not(loom)))]
+pub(crate) mod model;
+pub(crate) mod output;
+mod pass;
+pub(crate) mod policy;
+mod repoint;
+pub(crate) mod report;
+pub(crate) mod state;
+pub(crate) mod tombstone_rule;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use crate::engine::Engine;
+use crate::engine::compaction::job::{Job, Victim};
+use crate::engine::compaction::policy::{Decision, Facts, Limits, Stage, Survey};
+use crate::engine::compaction::report::{
+    CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
+};
+use crate::engine::compaction::state::{Compaction, Looked, Running};
+use crate::engine::state::catalog::Keyspace;
+use crate::error::{Error, Result};
+use crate::format::manifest::State;
+use crate::format::record::record_size;
+use crate::format::segment_header::Role;
+use crate::format::{SegmentId, Seq};
+use crate::log::segment::Segment;
+use crate::mem::dead_bytes::Counted;
+use crate::mem::mapping::PAGE_SIZE;
+
+/// How much may be freeable in a small store, in bytes: less is not worth a pass.
+const SLACK: u64 = 1 << 20;
+
+/// What a step did.
+#[derive(Debug, Default)]
+struct Driven {
+    /// Bytes read and written.
+    bytes: u64,
+    /// The pass, if it was the last step of one.
+    finished: Option<CompactionReport>,
+}
+
+/// Says that somebody compacts all there is.
+struct Asked<'a>(&'a Compaction);
+
+impl<'a> Asked<'a> {
+    fn of(compaction: &'a Compaction) -> Self {
+        // Relaxed, here and below: advice, but with `running` held.
+        compaction.asked.fetch_add(1, Ordering::Relaxed);
+        Self(compaction)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.asked.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// One piece of compaction, where there is something to do; whether there was.
+    ///
+    /// # Errors
+    ///
+    /// What stopped it. It is tried again when there have been more writes.
+    pub(crate) fn compact_step(&self) -> Result<bool> {
+        // No pass begins before the indexes are whole: see `imaging::rebuild`.
+        if !self.config.compaction || self.imaging.is_loading() {
+            return Ok(false);
+        }
+        let Some(mut running) = self.compaction.running.try_lock() else { return Ok(false) };
+        // Relaxed: as in `Asked`. Whoever was asked is in the caller's code, and goes on afterwards.
+        if self.compaction.asked.load(Ordering::Relaxed) > 0 {
+            return Ok(false);
+        }
+        self.collect_removed();
+        self.step_running(&mut running)
+    }
+
+    /// A piece of the pass under way, of what has to be durable before the next one, or the beginning of one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::compact_step`].
+    fn step_running(&self, running: &mut Running) -> Result<bool> {
+        let now = self.shared.dir.now();
+        if now < running.not_before {
+            return Ok(false);
+        }
+        if running.ahead.is_some() {
+            if self.write_back_some(&mut running.ahead)? {
+                self.shared.commit.run(|| self.sync_once())?;
+                self.seal()?;
+            }
+            return Ok(true);
+        }
+        if running.job.is_none() && !self.look(running, now)? {
+            return Ok(false);
+        }
+        if running.job.is_none() {
+            return Ok(true);
+        }
+        let done = self.drive(running)?.bytes;
+        if let Some(limit) = self.config.compaction_bytes_per_second {
+            let nanos = u128::from(done) * 1_000_000_000 / u128::from(limit);
+            let wait = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+            running.not_before = now.max(running.not_before).saturating_add(wait);
+        }
+        Ok(true)
+    }
+
+    /// How long the limit on bandwidth has the next step wait, if one is to come.
+    pub(crate) fn compaction_due(&self) -> Option<Duration> {
+        let running = self.compaction.running.try_lock()?;
+        let wait = running.not_before.saturating_sub(self.shared.dir.now());
+        (running.job.is_some() && !wait.is_zero()).then_some(wait)
+    }
+
+    /// Begins a pass if one is due; whether something was done.
+    fn look(&self, running: &mut Running, now: Duration) -> Result<bool> {
+        let looked = Looked { when: now, last: self.progress.last(), active: self.provision.active_id() };
+        if running.looked.is_some_and(|before| !looked.is_worth_it(before)) {
+            return Ok(false);
+        }
+        running.looked = Some(looked);
+        let survey = self.survey(&running.damaged);
+        let begun = match survey.decide() {
+            Decision::Sync { .. } => {
+                running.ahead = Some(self.pieces());
+                true
+            }
+            decision => self.begin(running, &survey, decision)?,
+        };
+        if begun {
+            running.looked = None;
+        }
+        Ok(begun)
+    }
+
+    /// Does what was decided, as far as it is one step.
+    fn begin(&self, running: &mut Running, survey: &Survey, decision: Decision) -> Result<bool> {
+        running.ahead = None;
+        match decision {
+            Decision::Nothing => return Ok(false),
+            Decision::Sync { .. } => {
+                self.shared.commit.run(|| self.sync_once())?;
+                self.seal()?;
+            }
+            Decision::Compact { victims, reason } => {
+                let mut job = self.job(survey, &victims, reason);
+                job.file_max = self.config.segment_bytes;
+                running.job = Some(job);
+            }
+        }
+        Ok(true)
+    }
+
+    fn job(&self, survey: &Survey, victims: &[SegmentId], reason: CompactionReason) -> Job {
+        let horizon = survey.horizon(victims);
+        let victims = survey.costs(victims).filter_map(|(facts, cost)| {
+            let segment = self.shared.segments.read().get(&facts.id).map(Arc::clone)?;
+            let end = segment.data_offset() + facts.used;
+            Some(Victim { segment, end, last: facts.last, footprint: facts.footprint, cost })
+        });
+        let victims: Vec<_> = victims.collect();
+        let names = self.names_size();
+        // Under the mutex every number up to this one is in the index.
+        let filtered = self.writer.lock().log.last_user();
+        crate::trace::compaction_begun(victims.len(), victims.iter().map(|victim| victim.footprint).sum());
+        Job::new(victims, reason, filtered, horizon, names)
+    }
+
+    /// What the records take that say what the keyspaces are called, in bytes.
+    fn names_size(&self) -> u64 {
+        let named = |keyspace: &Arc<Keyspace>| {
+            record_size((keyspace.name().len() + keyspace.codec().len() + 1) as u64)
+        };
+        self.catalog.all().iter().map(named).sum()
+    }
+
+    /// Takes a step of the pass under way.
+    fn drive(&self, running: &mut Running) -> Result<Driven> {
+        let Some(job) = &mut running.job else { return Ok(Driven::default()) };
+        let before = job.report.bytes_read + job.report.bytes_moved;
+        if let Err(error) = self.step_job(job) {
+            // Not one of these goes away by itself, and other victims are to be had.
+            let lasts = matches!(
+                error,
+                Error::Corrupt { .. }
+                    | Error::MissingSegment { .. }
+                    | Error::ForeignFile { .. }
+                    | Error::TooNew { .. }
+            );
+            if let Some(id) = job.reading().filter(|_| lasts) {
+                running.damaged.insert(id);
+            }
+            if job.can_give_up() {
+                running.job = None;
+            }
+            return Err(error);
+        }
+        let report = job.report;
+        let bytes = report.bytes_read + report.bytes_moved - before;
+        if job.is_done() {
+            // Relaxed, all: statistics.
+            self.compaction.passes.fetch_add(1, Ordering::Relaxed);
+            self.compaction.removed.fetch_add(report.segments_removed, Ordering::Relaxed);
+            self.compaction.moved.fetch_add(report.bytes_moved, Ordering::Relaxed);
+            self.compaction.freed.fetch_add(report.bytes_freed, Ordering::Relaxed);
+            crate::trace::compaction_ended(
+                report.segments_removed,
+                report.bytes_read,
+                report.bytes_moved,
+                report.bytes_freed,
+            );
+            if running.lent > 0 && job.reason == CompactionReason::Asked {
+                running.ended.add(&report);
+            }
+            running.job = None;
+            running.looked = None;
+            self.note_growth();
+            return Ok(Driven { bytes, finished: Some(report) });
+        }
+        Ok(Driven { bytes, finished: None })
+    }
+
+    /// Compacts everything that holds something dead.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::compact`](crate::Store::compact).
+    pub(crate) fn compact(
+        &self,
+        mut progress: impl FnMut(CompactionProgress) -> bool,
+    ) -> Result<CompactionReport> {
+        let begun = self.shared.dir.now();
+        let mut total = CompactionReport::default();
+        let (mut running, _asked) = self.lock_asked()?;
+        if self.is_active_dirty() {
+            self.roll()?;
+        }
+        self.flush()?;
+        let limit = self.shared.manifest.next_segment();
+        for second in [false, true] {
+            // What is made here may keep tombstones that nothing holds once the rest has been compacted. Later segments
+            // are left: beside a writer that removes there would be no end of it.
+            let end = if second { self.shared.manifest.next_segment() } else { limit };
+            let wanted = |facts: &Facts, held: u64| {
+                let is_left = facts.id > limit && facts.counted.tombstones > 0 && held == 0;
+                facts.id < end && (!second || is_left)
+            };
+            loop {
+                self.check_writable()?;
+                let survey = self.survey(&running.damaged);
+                let decision = survey.decide_all(wanted);
+                if !self.begin(&mut running, &survey, decision)? {
+                    break;
+                }
+                while running.job.is_some() {
+                    match self.drive_asked(&mut running, &mut total, &mut progress) {
+                        Ok(true) => {}
+                        Ok(false) => {
+                            total.elapsed = self.shared.dir.now().saturating_sub(begun);
+                            return Ok(total);
+                        }
+                        Err(refused) if self.finds_room(&mut running, &refused, &mut total)? => {}
+                        Err(other) => return Err(other),
+                    }
+                }
+            }
+        }
+        running.looked = None;
+        total.elapsed = self.shared.dir.now().saturating_sub(begun);
+        Ok(total)
+    }
+
+    /// One pass over exactly these segments, as far as they are sealed: what a policy would never choose.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::compact`].
+    #[cfg(any(test, feature = "sim", mapcask_internal))]
+    pub(crate) fn compact_segments(
+        &self,
+        ids: &[u64],
+        mut progress: impl FnMut(CompactionProgress) -> bool,
+    ) -> Result<CompactionReport> {
+        let (mut running, _asked) = self.lock_asked()?;
+        let wanted: Vec<_> = ids.iter().copied().map(SegmentId).collect();
+        let survey = self.survey(&running.damaged);
+        let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == Stage::Sealed);
+        let victims: Vec<_> = sealed.map(|(facts, _)| facts.id).collect();
+        let mut total = CompactionReport::default();
+        if victims.is_empty() {
+            return Ok(total);
+        }
+        running.job = Some(self.job(&survey, &victims, CompactionReason::Asked));
+        while running.job.is_some() && self.drive_asked(&mut running, &mut total, &mut progress)? {}
+        Ok(total)
+    }
+
+    /// The lock, for a call that compacts all there is; what the background had begun is ended.
+    fn lock_asked(&self) -> Result<(MutexGuard<'_, Running>, Asked<'_>)> {
+        // Before any lock, here and in every public call: threads of the parent of a forked child may hold them all.
+        self.liveness.check()?;
+        self.load_all()?;
+        let mut running = self.compaction.running.lock();
+        // Relaxed: as in `Asked`.
+        if self.compaction.asked.load(Ordering::Relaxed) == 0 {
+            // Left by one that ended with an error, or a panic of the caller's code.
+            running.lent = 0;
+            running.ended = CompactionReport::default();
+        }
+        let asked = Asked::of(&self.compaction);
+        // It is synced here.
+        running.ahead = None;
+        self.check_writable()?;
+        // Not before: the store may have been closed, and be another process's by now.
+        self.shared.manifest.begin()?;
+        // What the background had begun is not this call's work, and its victims are.
+        while running.job.is_some() {
+            self.drive(&mut running)?;
+        }
+        Ok((running, asked))
+    }
+
+    /// One step, and its report; whether to go on.
+    fn drive_asked(
+        &self,
+        running: &mut MutexGuard<'_, Running>,
+        total: &mut CompactionReport,
+        progress: &mut impl FnMut(CompactionProgress) -> bool,
+    ) -> Result<bool> {
+        let job = running.job.as_ref().expect("the caller has looked");
+        let mut so_far = *total;
+        so_far.add(&job.report);
+        let now = CompactionProgress {
+            passes: total.passes,
+            bytes_read: so_far.bytes_read,
+            bytes_moved: so_far.bytes_moved,
+            bytes_left: job.bytes_left(),
+        };
+        running.lent += 1;
+        // The caller's code gets to run without the lock: it may write, and a write may need a pass to make room.
+        let go_on = MutexGuard::unlocked(running, || progress(now));
+        running.lent = running.lent.saturating_sub(1);
+        total.add(&std::mem::take(&mut running.ended));
+        // It may have closed the store.
+        self.check_writable()?;
+        // Nor need it be the same pass any more, or any.
+        let Some(job) = &running.job else { return Ok(go_on) };
+        let is_asked = job.reason == CompactionReason::Asked;
+        if !go_on && is_asked && job.can_give_up() {
+            running.job = None;
+        }
+        // What a writer began for itself and left has nobody else to drive it: the background stands aside for this call.
+        if !go_on && (!is_asked || running.job.is_none()) {
+            return Ok(false);
+        }
+        let lent = std::mem::take(&mut running.lent);
+        let driven = self.drive(running);
+        running.lent = lent;
+        if let Some(report) = driven?.finished {
+            total.add(&report);
+        }
+        Ok(true)
+    }
+
+    /// Gives up the pass under way, or ends it where the manifest knows of it already: the store is being closed.
+    pub(crate) fn end_compaction(&self) {
+        let mut running = self.compaction.running.lock();
+        while running.job.as_ref().is_some_and(|job| !job.can_give_up()) {
+            if self.drive(&mut running).is_err() {
+                // The next open removes what is to be removed.
+                break;
+            }
+        }
+        // One that the manifest knows of stays: no image may be begun within it.
+        running.job.take_if(|job| job.can_give_up());
+    }
+
+    /// What is known of every segment.
+    fn survey(&self, damaged: &BTreeSet<SegmentId>) -> Survey {
+        let active = self.provision.active_id();
+        let segments: Vec<_> = self.shared.segments.read().values().map(Arc::clone).collect();
+        let live = self.catalog.live_bytes();
+        // With the manifest held nothing becomes sealed meanwhile: what is hidden by a record in a sealed segment is counted
+        // when the counters are read below.
+        let facts = self.shared.manifest.read(|manifest| {
+            let of = |segment: &Arc<Segment>| {
+                let sealed = manifest.segment(segment.id()).filter(|entry| entry.state == State::Sealed);
+                let published = segment.mapping().published();
+                let end = sealed.map_or(published, |entry| entry.end);
+                let stage = match sealed {
+                    _ if segment.id() == active => Stage::Active,
+                    Some(_) => Stage::Sealed,
+                    None => Stage::Full,
+                };
+                let used = end.checked_sub(segment.data_offset())?;
+                // Behind its end a sealed segment has no blocks.
+                let footprint = match stage {
+                    Stage::Sealed => end.next_multiple_of(PAGE_SIZE as u64).min(segment.size()),
+                    Stage::Full | Stage::Active => segment.size(),
+                };
+                Some(Facts {
+                    id: segment.id(),
+                    stage,
+                    footprint,
+                    used,
+                    counted: counted_of(segment),
+                    first: segment.first_seq(),
+                    last: sealed.map_or(Seq::MAX, |entry| entry.last_seq),
+                    filtered: segment.filtered(),
+                    generation: segment.generation(),
+                    spared: damaged.contains(&segment.id()),
+                })
+            };
+            // What was never written to has nothing published.
+            segments.iter().filter_map(of).collect()
+        });
+        Survey::of(facts, live, self.limits())
+    }
+
+    fn limits(&self) -> Limits {
+        let output = self.config.segment_bytes;
+        Limits { slack: SLACK.min(4 * output), output }
+    }
+
+    /// What compaction has done, and would do.
+    pub(crate) fn compaction_stats(&self) -> CompactionStats {
+        let (running, damaged) = match self.compaction.running.try_lock() {
+            Some(running) => (running.job.is_some(), running.damaged.clone()),
+            None => (true, BTreeSet::new()),
+        };
+        let survey = self.survey(&damaged);
+        let (next_segment, next_reason) = match survey.decide() {
+            Decision::Nothing => (None, None),
+            Decision::Compact { victims, reason } => (victims.first().copied(), Some(reason)),
+            Decision::Sync { victim, reason } => (Some(victim), Some(reason)),
+        };
+        // Relaxed, all: statistics.
+        CompactionStats {
+            passes: self.compaction.passes.load(Ordering::Relaxed),
+            segments_removed: self.compaction.removed.load(Ordering::Relaxed),
+            bytes_moved: self.compaction.moved.load(Ordering::Relaxed),
+            bytes_freed: self.compaction.freed.load(Ordering::Relaxed),
+            running,
+            freeable_bytes: survey.freeable(),
+            kept_removal_bytes: survey.kept(),
+            next_segment: next_segment.map(|id| id.0),
+            next_reason,
+            damaged_segments: damaged.len(),
+        }
+    }
+}
+
+/// What is dead in a segment. The names of keyspaces in what compaction made would be written again, so they are alive.
+fn counted_of(segment: &Segment) -> Counted {
+    let counted = segment.mapping().tally().counted();
+    match segment.role() {
+        Role::Log => counted,
+        Role::Survivors => Counted { notes: 0, ..counted },
+    }
+}

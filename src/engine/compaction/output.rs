@@ -1,0 +1,270 @@
+//! The file that a pass writes survivors to.
+//!
+//! It is written under a temporary name, by `write_at` and not through a mapping, so that a full disk is an error and
+//! never a signal; then synced and renamed. Nobody knows of it before the manifest names it.
+//!
+//! **Crash points.** `compaction-copied` before the sync, `compaction-renamed` before the directory's sync.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::keyspace_change::Change;
+use crate::format::manifest::{SegmentEntry, State};
+use crate::format::record::{HEADER_SIZE, Header, Kind, Place, payload_sum, record_size};
+use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
+use crate::format::{KeyspaceId, SegmentId, Seq, file_name};
+use crate::fs::{Dir, File};
+use crate::log::allocator::Shared;
+use crate::mem::location::Location;
+use crate::mem::mapping::PAGE_SIZE;
+
+/// How much is gathered before it is written, in bytes.
+const BUFFER: usize = 1 << 20;
+/// How much is written before it is synced, in bytes: one sync of everything would hold the helper up.
+const SYNC_SPACING: u64 = 4 << 20;
+
+/// A file of survivors that is being written.
+#[derive(Debug)]
+pub(crate) struct Output {
+    dir: Arc<dyn Dir>,
+    file: Arc<dyn File>,
+    temporary: String,
+    id: SegmentId,
+    size: u64,
+    nonce: u64,
+    generation: u8,
+    filtered: Seq,
+    first: Seq,
+    last: Seq,
+    /// Keyspaces whose names are in it.
+    introduced: BTreeSet<KeyspaceId>,
+    /// What is not written yet, and where it belongs.
+    buffer: Vec<u8>,
+    written: u64,
+    synced: u64,
+    /// Where each value came from, in the order of their records here.
+    pub(crate) moved: Vec<Location>,
+    /// Whether the file has its own name.
+    named: bool,
+}
+
+/// A file of survivors that is complete and durable.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) entry: SegmentEntry,
+    pub(crate) moved: Vec<Location>,
+    dir: Arc<dyn Dir>,
+}
+
+impl Finished {
+    /// Removes the file: nobody is to know of it.
+    pub(crate) fn remove(&self) {
+        // Best effort: an open removes what repeats named segments.
+        drop(self.dir.unlink(&file_name::segment(self.entry.id)));
+    }
+}
+
+/// What an output is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan<'a> {
+    /// Bytes of records that it is to take, padding included.
+    pub(crate) room: u64,
+    pub(crate) generation: u8,
+    pub(crate) filtered: Seq,
+    pub(crate) replaced: &'a [SegmentId],
+}
+
+/// The size of a file that takes the place of so many, with room for so many bytes of records.
+pub(crate) fn size_of(replaced: usize, room: u64) -> u64 {
+    let header_len = (SEGMENT_HEADER_SIZE + 8 * replaced) as u64;
+    // Room for the least that a header accepts.
+    (header_len + room.max(PAGE_SIZE as u64 / 2)).next_multiple_of(PAGE_SIZE as u64)
+}
+
+impl Output {
+    /// Makes an empty file, its blocks reserved.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, or what the operating system says; there is no file then.
+    pub(crate) fn create(shared: &Shared, plan: &Plan<'_>) -> Result<Self> {
+        let dir = Arc::clone(&shared.dir);
+        let mut nonce = [0; 8];
+        dir.random(&mut nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
+        let id = shared.manifest.next_segment();
+        let size = size_of(plan.replaced.len(), plan.room);
+        let header = SegmentHeader {
+            store: shared.store,
+            id,
+            size,
+            nonce: u64::from_le_bytes(nonce),
+            first_seq: Seq::ZERO,
+            role: Role::Survivors,
+            generation: plan.generation,
+            replaced: plan.replaced.to_vec(),
+        };
+        let temporary = file_name::temporary(&file_name::segment(id));
+        let path = dir.path().join(&temporary);
+        let file = dir.create(&temporary).map_err(|error| Error::io("create", &path, error))?;
+        let output = Self {
+            file,
+            temporary,
+            id,
+            size,
+            nonce: header.nonce,
+            generation: plan.generation,
+            filtered: plan.filtered,
+            first: Seq::MAX,
+            last: Seq::ZERO,
+            introduced: BTreeSet::new(),
+            buffer: header.encode(),
+            written: 0,
+            synced: 0,
+            moved: Vec::new(),
+            named: false,
+            dir,
+        };
+        output.file.allocate(size).map_err(|error| match Error::io("allocate", &path, error) {
+            Error::NoSpace { path, source, .. } => Error::NoSpace { path, needed: size, source },
+            other => other,
+        })?;
+        Ok(output)
+    }
+
+    /// Where the next record goes.
+    fn at(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Bytes that the record takes which says what a keyspace is called, at most.
+    pub(crate) fn name_size(change: &Change) -> u64 {
+        record_size((change.name().len() + change.encode().len()) as u64)
+    }
+
+    /// Says what a keyspace is called, if that was not said here before.
+    pub(crate) fn introduce(&mut self, id: KeyspaceId, change: &Change) {
+        if !self.introduced.insert(id) {
+            return;
+        }
+        let (name, value) = (change.name().as_bytes(), change.encode());
+        let header = Header {
+            kind: Kind::Keyspace,
+            flags: 0,
+            keyspace: id,
+            key_len: u16::try_from(name.len()).expect("names are at most 255 bytes long"),
+            value_len: u32::try_from(value.len()).expect("a short value"),
+            // Below every change that comes later, and above those that brought the keyspace to what it is.
+            seq: self.filtered,
+            payload_sum: payload_sum(name, &value),
+        };
+        let place = Place { nonce: self.nonce, offset: self.at() };
+        self.buffer.extend_from_slice(&header.encode(place));
+        self.buffer.extend_from_slice(name);
+        self.buffer.extend_from_slice(&value);
+        self.end_record();
+    }
+
+    /// Whether a record of this size fits.
+    pub(crate) fn fits(&self, size: u64) -> bool {
+        self.at() + size <= self.size
+    }
+
+    /// Begins a record; its key and value follow, and then [`Output::end_record`].
+    pub(crate) fn begin_record(&mut self, header: &Header) {
+        let place = Place { nonce: self.nonce, offset: self.at() };
+        // It stands on its own from here on, whatever batch it came from.
+        let header = Header { flags: 0, ..*header };
+        self.buffer.extend_from_slice(&header.encode(place));
+        self.first = self.first.min(header.seq);
+        self.last = self.last.max(header.seq);
+    }
+
+    /// Appends a piece of the record that was begun.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    /// Ends a record: the next one starts at a multiple of eight.
+    pub(crate) fn end_record(&mut self) {
+        self.buffer.resize(self.buffer.len().next_multiple_of(8), 0);
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        // In whole words, so that the buffer's length tells where a record may begin.
+        let len = self.buffer.len() / 8 * 8;
+        self.file.write_at(&self.buffer[..len], self.written).map_err(|error| self.io("write", error))?;
+        self.buffer.drain(..len);
+        self.written += len as u64;
+        if self.written - self.synced >= SYNC_SPACING {
+            self.file.sync().map_err(|error| self.io("sync", error))?;
+            self.synced = self.written;
+        }
+        Ok(())
+    }
+
+    /// Makes the file durable, and gives it its name.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub(crate) fn finish(mut self, shared: &Shared) -> Result<Finished> {
+        self.flush()?;
+        // What was expected to be alive and is not needs no blocks.
+        let end = self.written.next_multiple_of(PAGE_SIZE as u64);
+        if end < self.size {
+            self.file.punch_hole(end, self.size - end).map_err(|error| self.io("free space in", error))?;
+        }
+        self.dir.crash_point("compaction-copied");
+        self.file.sync().map_err(|error| self.io("sync", error))?;
+        self.dir
+            .rename(&self.temporary, &file_name::segment(self.id))
+            .map_err(|error| self.io("rename", error))?;
+        self.named = true;
+        self.dir.crash_point("compaction-renamed");
+        shared.sync_dir()?;
+        let entry = SegmentEntry {
+            id: self.id,
+            size: self.size,
+            nonce: self.nonce,
+            end: self.written,
+            last_seq: self.last,
+            first_seq: self.first,
+            filtered: self.filtered,
+            state: State::Sealed,
+            role: Role::Survivors,
+            generation: self.generation,
+        };
+        let moved = std::mem::take(&mut self.moved);
+        // What is left of it is not to be removed.
+        self.temporary.clear();
+        Ok(Finished { entry, moved, dir: Arc::clone(&self.dir) })
+    }
+
+    fn io(&self, operation: &'static str, error: std::io::Error) -> Error {
+        let path = self.dir.path().join(&self.temporary);
+        match Error::io(operation, path, error) {
+            Error::NoSpace { path, source, .. } => Error::NoSpace { path, needed: self.size, source },
+            other => other,
+        }
+    }
+}
+
+/// Removes what was not finished.
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.temporary.is_empty() {
+            return;
+        }
+        let own = file_name::segment(self.id);
+        // Best effort: an open removes what is left.
+        drop(self.dir.unlink(if self.named { &own } else { &self.temporary }));
+    }
+}
+
+const _: () = assert!(HEADER_SIZE.is_multiple_of(8) && SEGMENT_HEADER_SIZE.is_multiple_of(8));

@@ -1,0 +1,341 @@
+//! One pass: what is alive in some segments is written again elsewhere, and they go.
+//!
+//! **Order.** (1) Note F, the last number given out, under the writer mutex, before the first lookup. (2) Read the victims
+//! record by record, and copy what the index leads to, and what the tombstone rule keeps. (3) Make the copies durable,
+//! then the log up to what was the last record after the last lookup: what hides the records that were not copied must
+//! not be less durable than they are (I11). (4) One change of the manifest names the copies and calls the victims
+//! retired. (5) Under the writer mutex, a few records at a time, the index is led to the copies, each only from the
+//! very place it was copied from. (6) Nothing live is counted in the victims now; their files are removed, and their
+//! memory goes when the last reader has gone; of each in a step of its own, because a file system may take tens of milliseconds
+//! to free what a segment has, and somebody else has to be served meanwhile.
+//!
+//! It goes in short steps, and may be given up before (4) at any time. It holds no lock between steps but the one that
+//! keeps a second pass out.
+//!
+//! **Crash points.** Those of `output`; `compaction-named` after (4), `compaction-switched` after (5), and
+//! `compaction-removed` before the directory's sync of (6).
+
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::engine::compaction::job::{Job, Phase, Victim};
+use crate::engine::compaction::output::{Output, Plan};
+use crate::error::{Error, Resource, Result};
+use crate::format::file_name;
+use crate::format::keyspace_change::Change;
+use crate::format::manifest::{SegmentEntry, State};
+use crate::format::record::{HEADER_SIZE, Kind};
+use crate::format::record_reader::{Placed, READ_MAX, Source, Step, Walker};
+use crate::format::segment_header::Role;
+use crate::format::{Defect, KeyspaceId, Seq};
+use crate::fs::Access;
+use crate::log::segment::Segment;
+use crate::log::segment_file::unlink_segment;
+use crate::log::segment_reader::FileSource;
+use crate::mem::location::Location;
+
+/// How much of a victim one step reads, in bytes.
+const STEP: u64 = 256 << 10;
+impl Engine {
+    /// Does one piece of it.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`; `Corrupt` where a record of a victim does not verify; what the operating system says. Until the
+    /// manifest was changed the pass can be given up, and nothing has happened; after that the step is to be taken again.
+    pub(crate) fn step_job(&self, job: &mut Job) -> Result<()> {
+        match job.phase {
+            Phase::Copy => self.copy_some(job),
+            Phase::SyncAhead => {
+                if self.write_back_some(&mut job.ahead)? {
+                    job.phase = Phase::Sync;
+                }
+                Ok(())
+            }
+            Phase::Sync => {
+                // After the last lookup: every record that hides one which was not copied has at most this number.
+                let upto = self.writer.lock().log.last_user();
+                self.shared.commit.wait(upto, || self.sync_once())?;
+                job.phase = Phase::Name;
+                Ok(())
+            }
+            Phase::Name => self.name_copies(job),
+            Phase::NameAgain => {
+                self.shared.manifest.update(|_| ())?;
+                job.phase = Phase::Map;
+                self.map_copies(job)
+            }
+            Phase::Map => self.map_copies(job),
+            Phase::Switch { output, offset, moved } => self.switch_some(job, output, offset, moved),
+            Phase::Retire => self.retire_victims(job),
+            Phase::Remove { at } => self.remove_victim(job, at),
+            Phase::Release => {
+                job.victims.pop();
+                if job.victims.is_empty() {
+                    job.phase = Phase::Done;
+                }
+                Ok(())
+            }
+            Phase::Done => Ok(()),
+        }
+    }
+
+    fn copy_some(&self, job: &mut Job) -> Result<()> {
+        let Some(victim) = job.victims.get(job.at) else {
+            if let Some(output) = job.output.take() {
+                job.finished.push(output.finish(&self.shared)?);
+            }
+            job.ahead = Some(self.pieces());
+            job.phase = Phase::SyncAhead;
+            return Ok(());
+        };
+        if job.walk.is_none() {
+            // Its file will go, and a snapshot may have to read what nobody has needed before.
+            match self.shared.space.attach(victim.segment.mapping()) {
+                // Gone already, so nobody can read it, and nothing in it is alive.
+                Err(Error::MissingSegment { .. }) if victim.cost == 0 => {}
+                other => other?,
+            }
+        }
+        if victim.cost == 0 {
+            // Nothing in it is alive, and nothing can become so.
+            job.at += 1;
+            return Ok(());
+        }
+        let (segment, end) = (Arc::clone(&victim.segment), victim.end);
+        let (mut source, mut walker) = match job.walk.take() {
+            Some(walk) => walk,
+            None => open_walk(self, &segment, end)?,
+        };
+        let from = walker.offset();
+        while walker.offset() < from + STEP {
+            match walker.step(&mut source)? {
+                Step::Record(placed) => self.consider(job, &segment, &mut source, &placed)?,
+                _ if walker.offset() == end => {
+                    job.report.bytes_read += walker.offset() - from;
+                    job.at += 1;
+                    return Ok(());
+                }
+                Step::Blank => return Err(damage(&segment, walker.offset(), Defect::Truncated)),
+                Step::Invalid(defect) => return Err(damage(&segment, walker.offset(), defect)),
+            }
+        }
+        job.report.bytes_read += walker.offset() - from;
+        job.walk = Some((source, walker));
+        Ok(())
+    }
+
+    fn consider(
+        &self,
+        job: &mut Job,
+        segment: &Segment,
+        source: &mut FileSource,
+        placed: &Placed,
+    ) -> Result<()> {
+        let header = &placed.header;
+        let location = segment.range().at(placed.offset);
+        let kept = match header.kind {
+            Kind::Put => self.leads_to(job, source, placed, Some(location))?,
+            Kind::Tombstone => {
+                header.seq > job.horizon
+                    && self.catalog.by_id(header.keyspace).is_some()
+                    && !self.leads_to(job, source, placed, None)?
+            }
+            Kind::Keyspace | Kind::Batch | Kind::Watermark | Kind::Start => false,
+        };
+        if kept {
+            self.keep_record(job, source, placed)?;
+            if header.kind == Kind::Put {
+                job.output.as_mut().expect("just written to").moved.push(location);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the index has an entry for a record's key: one that leads to this place, or any.
+    fn leads_to(
+        &self,
+        job: &mut Job,
+        source: &mut FileSource,
+        placed: &Placed,
+        wanted: Option<Location>,
+    ) -> Result<bool> {
+        let Some(keyspace) = self.catalog.by_id(placed.header.keyspace) else { return Ok(false) };
+        let pin = self.pin();
+        let Some(contents) = keyspace.contents(&pin) else { return Ok(false) };
+        if contents.id != placed.header.keyspace {
+            return Ok(false);
+        }
+        let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(placed.header.key_len))?;
+        job.key.clear();
+        job.key.extend_from_slice(key);
+        let found = contents.index.find(self.hash_of(&job.key), |location| match wanted {
+            Some(wanted) => Ok(location == wanted),
+            None => {
+                let record = self.record_as_it_is(location, &pin)?;
+                let same = record.is_of(contents.id, &job.key);
+                self.check_replaced(&record)?;
+                Ok::<_, Error>(same)
+            }
+        })?;
+        Ok(found.is_some())
+    }
+
+    /// Copies a record to the output.
+    fn keep_record(&self, job: &mut Job, source: &mut FileSource, placed: &Placed) -> Result<()> {
+        let header = &placed.header;
+        let size = header.size();
+        // Whoever reads the file without any manifest wants to know what the keyspace is called.
+        let name = self.catalog.by_id(header.keyspace).filter(|_| header.keyspace != KeyspaceId::DEFAULT);
+        let name = name.map(|keyspace| Change::Create {
+            id: header.keyspace,
+            name: keyspace.name().to_string(),
+            codec: keyspace.codec().to_owned(),
+        });
+        let size = size + name.as_ref().map_or(0, Output::name_size);
+        if let Some(full) = job.output.take_if(|output| !output.fits(size)) {
+            job.finished.push(full.finish(&self.shared)?);
+        }
+        let generation = job.generation();
+        let output = match &mut job.output {
+            Some(output) => output,
+            none => {
+                let created = loop {
+                    let room = (job.left + job.names).min(job.file_max).max(size);
+                    let plan = Plan { room, generation, filtered: job.filtered, replaced: &job.ids };
+                    match Output::create(&self.shared, &plan) {
+                        // The process may have no file as large as that.
+                        Err(Error::Exhausted { resource: Resource::FileSize, .. }) if room > size => {
+                            job.file_max = room / 2;
+                        }
+                        created => break created?,
+                    }
+                };
+                none.insert(created)
+            }
+        };
+        if let Some(name) = name {
+            output.introduce(header.keyspace, &name);
+        }
+        output.begin_record(header);
+        let (mut at, end) =
+            (placed.offset + HEADER_SIZE as u64, placed.offset + HEADER_SIZE as u64 + header.payload_len());
+        while at < end {
+            let len = usize::try_from((end - at).min(READ_MAX as u64)).expect("at most READ_MAX");
+            output.write(source.bytes(at, len)?)?;
+            at += len as u64;
+        }
+        output.end_record();
+        job.left = job.left.saturating_sub(header.size());
+        job.report.bytes_moved += header.size();
+        Ok(())
+    }
+
+    /// Has the manifest name the copies instead of the victims.
+    fn name_copies(&self, job: &mut Job) -> Result<()> {
+        let gone = job.victims.iter().filter(|victim| victim.segment.role() == Role::Log);
+        let last = gone.map(|victim| victim.last).max().unwrap_or(Seq::ZERO);
+        let named = self.shared.manifest.update(|manifest| {
+            for id in &job.ids {
+                if let Some(entry) = manifest.segment_mut(*id) {
+                    entry.state = State::Retired;
+                }
+            }
+            manifest.segments.extend(job.finished.iter().map(|finished| finished.entry));
+            manifest.segments.sort_unstable_by_key(|entry| entry.id);
+            manifest.retired_seq = manifest.retired_seq.max(last);
+            self.catalog.note_durable(manifest, self.shared.commit.durable());
+        });
+        if let Err(error) = named {
+            if job.finished.iter().any(|finished| self.shared.manifest.has(finished.entry.id)) {
+                job.phase = Phase::NameAgain;
+            }
+            return Err(error);
+        }
+        job.phase = Phase::Map;
+        self.map_copies(job)
+    }
+
+    /// Maps the copies.
+    fn map_copies(&self, job: &mut Job) -> Result<()> {
+        self.shared.dir.crash_point("compaction-named");
+        for finished in &job.finished[job.made.len()..] {
+            let SegmentEntry { end, .. } = finished.entry;
+            let shared = &self.shared;
+            let segment = Segment::open(shared.dir.as_ref(), &shared.space, shared.store, &finished.entry)?;
+            segment.mapping().publish_existing(end);
+            segment.release_file();
+            shared.segments.write().insert(segment.id(), Arc::clone(&segment));
+            job.made.push(segment);
+        }
+        self.provision.recount(&self.shared);
+        job.phase = Phase::Switch { output: 0, offset: 0, moved: 0 };
+        Ok(())
+    }
+
+    /// Takes the victims out of the store.
+    fn retire_victims(&self, job: &mut Job) -> Result<()> {
+        let shared = &self.shared;
+        let stray = {
+            let writer = self.writer.lock();
+            let live = |victim: &&Victim| writer.indexes.live_in(victim.segment.mapping().ordinal()) > 0;
+            job.victims.iter().find(live).map(|victim| Arc::clone(&victim.segment))
+        };
+        if let Some(segment) = stray {
+            // The index leads to a place where no record was found: nothing may be removed.
+            shared.manifest.update(|manifest| {
+                for id in &job.ids {
+                    if let Some(entry) = manifest.segment_mut(*id) {
+                        entry.state = State::Sealed;
+                    }
+                }
+            })?;
+            job.phase = Phase::Done;
+            return Err(damage(&segment, 0, Defect::IndexMismatch));
+        }
+        for victim in &job.victims {
+            let segment = &victim.segment;
+            self.provision.leaves(segment.size());
+            shared.segments.write().remove(&segment.id());
+            shared.space.retire(segment.mapping(), segment.size());
+            job.report.segments_removed += 1;
+            job.report.bytes_freed += victim.footprint;
+        }
+        let made: u64 = job.made.iter().map(|segment| segment.size()).sum();
+        job.report.bytes_freed = job.report.bytes_freed.saturating_sub(made);
+        job.report.segments_made = job.made.len() as u64;
+        self.provision.recount(shared);
+        job.phase = Phase::Remove { at: 0 };
+        Ok(())
+    }
+
+    /// Removes a victim's file; after the last one, what is known of them.
+    fn remove_victim(&self, job: &mut Job, at: usize) -> Result<()> {
+        let shared = &self.shared;
+        if let Some(victim) = job.victims.get(at) {
+            let segment = &victim.segment;
+            unlink_segment(shared.dir.as_ref(), segment.id())?;
+            self.provision.has_left(segment.size(), shared);
+            job.phase = Phase::Remove { at: at + 1 };
+            return Ok(());
+        }
+        shared.dir.crash_point("compaction-removed");
+        shared.sync_dir()?;
+        shared.manifest.forget(&job.ids);
+        // Their places are free; their memory and their blocks, as far as only this pass still has them, go one by one.
+        self.collect_removed();
+        job.phase = Phase::Release;
+        Ok(())
+    }
+}
+
+fn open_walk(engine: &Engine, segment: &Segment, end: u64) -> Result<(FileSource, Walker)> {
+    let file = engine.shared.dir.open(&file_name::segment(segment.id()), Access::Read);
+    let file = file.map_err(|error| segment.io("open", error))?;
+    let walker = Walker::new(segment.nonce(), segment.data_offset(), end, segment.order());
+    Ok((FileSource::new(file, segment.path().clone(), segment.size()), walker))
+}
+
+pub(super) fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
+    Error::Corrupt { path: segment.path().clone(), offset, defect }
+}

@@ -1,0 +1,116 @@
+//! Leading the index to the copies.
+//!
+//! Under the writer mutex a few entries at a time: a writer that comes meanwhile waits for less than a microsecond. All
+//! that needs no mutex is done before it is taken: the copy is read, its key hashed, the bucket's line asked for. Each
+//! entry is changed only if it still leads to the very place that the copy was made from; else the copy is dead.
+
+use std::sync::Arc;
+
+use super::pass::damage;
+use crate::engine::Engine;
+use crate::engine::compaction::job::{Job, Phase};
+use crate::engine::state::catalog::Keyspace;
+use crate::error::Result;
+use crate::format::hash::Hash;
+use crate::format::record::Kind;
+use crate::format::{Defect, KeyspaceId};
+use crate::log::segment::Segment;
+use crate::mem::dead_bytes::Dead;
+use crate::mem::location::Location;
+
+/// How many entries are changed while the writer mutex is held once.
+const GROUP: usize = 8;
+/// How many records one step goes through.
+const STEP: usize = 1024;
+
+/// A record of an output.
+struct Copied {
+    kind: Kind,
+    id: KeyspaceId,
+    keyspace: Option<Arc<Keyspace>>,
+    size: u64,
+    hash: Hash,
+    offset: u64,
+    /// Where it was copied from; a value has such a place.
+    place: Option<Location>,
+}
+
+impl Engine {
+    /// Leads the index to some of the copies.
+    pub(super) fn switch_some(&self, job: &mut Job, output: usize, offset: u64, moved: usize) -> Result<()> {
+        let Some(segment) = job.made.get(output).map(Arc::clone) else {
+            self.shared.dir.crash_point("compaction-switched");
+            job.phase = Phase::Retire;
+            return Ok(());
+        };
+        let places = &job.finished[output].moved;
+        let end = job.finished[output].entry.end;
+        let (mut offset, mut moved) = (offset.max(segment.data_offset()), moved);
+        let mut group: Vec<Copied> = Vec::with_capacity(GROUP);
+        let mut last: (KeyspaceId, Option<Arc<Keyspace>>) = (KeyspaceId::DEFAULT, None);
+        for _ in 0..STEP / GROUP {
+            group.clear();
+            let pin = self.pin();
+            while group.len() < GROUP && offset < end {
+                let record = self.record(segment.range().at(offset), &pin)?;
+                let header = record.header();
+                let place = match header.kind {
+                    Kind::Put => {
+                        let place = places.get(moved).copied();
+                        moved += 1;
+                        Some(place.ok_or_else(|| damage(&segment, offset, Defect::IndexMismatch))?)
+                    }
+                    _ => None,
+                };
+                let hash = self.hash_of(record.key());
+                self.check_replaced(&record)?;
+                if last.0 != header.keyspace || last.1.is_none() {
+                    last = (header.keyspace, self.catalog.by_id(header.keyspace));
+                }
+                let keyspace = last.1.as_ref().filter(|_| place.is_some()).map(Arc::clone);
+                if let Some(contents) = keyspace.as_ref().and_then(|keyspace| keyspace.contents(&pin)) {
+                    contents.index.prefetch(hash);
+                }
+                let (kind, id, size) = (header.kind, header.keyspace, header.size());
+                group.push(Copied { kind, id, keyspace, size, hash, offset, place });
+                offset += size;
+            }
+            drop(pin);
+            self.switch_group(&segment, &group);
+        }
+        job.phase = match offset < end {
+            true => Phase::Switch { output, offset, moved },
+            false => Phase::Switch { output: output + 1, offset: 0, moved: 0 },
+        };
+        Ok(())
+    }
+
+    /// Leads the index to a few copies, where it still leads to the originals.
+    fn switch_group(&self, segment: &Segment, group: &[Copied]) {
+        let space = &self.shared.space;
+        let (range, copies) = (segment.range(), segment.mapping());
+        let pin = self.pin();
+        let mut writer = self.writer.lock();
+        for Copied { kind, id, keyspace, size, hash, offset, place } in group {
+            let Some(old) = place else {
+                let why = if *kind == Kind::Tombstone { Dead::Tombstone } else { Dead::Note };
+                copies.tally().add(why, *size);
+                continue;
+            };
+            let contents = keyspace.as_ref().and_then(|keyspace| keyspace.contents(&pin));
+            let contents = contents.filter(|contents| contents.id == *id);
+            let slot = contents.map(|contents| writer.indexes.of(contents));
+            let switched =
+                slot.and_then(|slot| slot.index.replace(*hash, *old, range.at(*offset)).then_some(slot));
+            let Some(slot) = switched else {
+                copies.tally().add(Dead::Hidden, *size);
+                continue;
+            };
+            slot.add_live(copies.ordinal(), *size);
+            if let Some(originals) = space.mapping(*old, &pin) {
+                slot.sub_live(originals.ordinal(), *size);
+                originals.tally().add(Dead::Hidden, *size);
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Reads that do not trust a mapped page: the copy that is verified, and the question whether bytes that were handed out are
+//! still there.
+//!
+//! A page may be lost between two loads of it: the disk fails, or another program cuts the file. The guard of the mapping
+//! puts zeros there (`mapping`).
+
+use crate::engine::Engine;
+use crate::engine::read::{Value, View};
+use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::error::Result;
+use crate::format::Defect;
+use crate::format::hash::Hash;
+use crate::format::record::HEADER_SIZE;
+use crate::mem::page_guard::check_slice;
+use crate::sync::epoch::Pin;
+
+impl Value {
+    /// Says whether the bytes are still those of the file.
+    ///
+    /// They are, unless the disk failed or another program cut the file since the value was read: a page that cannot be read reads
+    /// as zeros from then on ([`Options::sigbus_guard`](crate::Options::sigbus_guard)). Ask after the bytes were used.
+    /// Where dozens of pages of one file were lost, a value that lies between them may be refused, too.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let value = store.get("a")?.expect("just inserted");
+    /// let copy = value.to_vec();
+    /// value.check()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Io`, with the file and the offset of the page.
+    pub fn check(&self) -> Result<()> {
+        self.0.check()
+    }
+}
+
+impl View<'_> {
+    /// Says whether bytes that the view has given out are still those of the file; see [`Value::check`].
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let view = store.view();
+    /// if let Some(value) = view.get("a")? {
+    ///     let copy = value.to_vec();
+    ///     view.check(value)?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Io`, with the store's directory and the offset of the page in its file.
+    pub fn check(&self, value: &[u8]) -> Result<()> {
+        check_slice(value, self.engine.shared.dir.path())
+    }
+}
+
+impl Engine {
+    /// Copies a value, by loads that tolerate a file that changes under us, and verifies the copy.
+    pub(crate) fn get_into(&self, keyspace: &Keyspace, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        let pin = self.pin();
+        out.clear();
+        if !self.config.sigbus_guard {
+            self.reach(self.contents(keyspace, &pin)?, self.hash_of(key), &pin)?;
+        }
+        let Some(record) = self.get(keyspace, key, &pin)? else { return Ok(false) };
+        let header = record.header();
+        let key_len = usize::from(header.key_len);
+        let len = key_len + header.value_len as usize;
+        out.resize(len, 0);
+        let (mapping, offset) = record.place();
+        mapping.copy_out(offset + HEADER_SIZE, out);
+        if crc32fast::hash(out) != header.payload_sum || !out.starts_with(key) {
+            out.clear();
+            return Err(self.damage_of(&record, Defect::PayloadChecksum));
+        }
+        // The header may have been zeros when it was read.
+        self.check_replaced(&record)?;
+        out.drain(..key_len);
+        Ok(true)
+    }
+
+    /// Where there is no guard: has the kernel read what a search for a hash will look at.
+    ///
+    /// # Errors
+    ///
+    /// `Io` where it cannot be read; about an image, where its index cannot be.
+    pub(crate) fn reach(&self, contents: &Contents, hash: Hash, pin: &Pin) -> Result<()> {
+        let reach = |location| self.shared.space.reach(location, pin).map(|()| false);
+        let found = contents.index.find(hash, reach);
+        match found {
+            Err(error) if !self.mends(&error)? => Err(error),
+            _ => Ok(()),
+        }
+    }
+}

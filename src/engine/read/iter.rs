@@ -1,0 +1,193 @@
+//! Going through all keys and values of a keyspace, while others change it, and beyond its close.
+//!
+//! Nothing here takes a lock; reads behave as in `read`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::engine::read::Value;
+use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::{Engine, dropped};
+use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
+use crate::index::hash::scan::Cursor;
+use crate::mem::address_space::KeptRecord;
+use crate::mem::location::Location;
+use crate::sync::epoch::Pin;
+
+/// How many records an iterator asks for ahead of giving them out.
+const AHEAD: usize = 64;
+
+/// An iterator over all keys and values, in no order.
+///
+/// Every key that is there from beginning to end comes exactly once, with a value it had meanwhile; a key that is
+/// inserted or removed meanwhile comes once or not at all. It ends once the keyspace is cleared, and with
+/// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped) once it is dropped.
+///
+/// It goes on to its end after the store was closed, by [`Store::close`](crate::Store::close) or by the drop of its last
+/// handle, with what the store held then. Until it is dropped it keeps the store's index in memory and its files mapped.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// for n in 0..100_u32 {
+///     store.insert(n.to_le_bytes(), "")?;
+/// }
+/// assert_eq!(store.iter().count(), 100);
+/// for item in &store {
+///     let (key, _) = item?;
+///     store.remove(key)?;
+/// }
+/// assert!(store.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias = "Cursor")]
+#[doc(alias = "Iterator")]
+#[derive(Debug)]
+pub struct Iter {
+    engine: Arc<Engine>,
+    keyspace: Arc<Keyspace>,
+    /// The number of what is gone through; none before the first step.
+    id: Option<KeyspaceId>,
+    cursor: Option<Cursor>,
+    /// What comes next, the last one first.
+    found: Vec<Result<KeptRecord>>,
+    /// Where it lies; kept for its memory.
+    places: Vec<Location>,
+}
+
+impl Iter {
+    pub(crate) fn new(engine: Arc<Engine>, keyspace: Arc<Keyspace>) -> Self {
+        let pin = engine.pin();
+        let id = keyspace.contents(&pin).map(|contents| contents.id);
+        drop(pin);
+        // Relaxed: whoever closes the store meanwhile does so beside the making of this.
+        engine.counters.iterators.fetch_add(1, Ordering::Relaxed);
+        Self { engine, keyspace, id, cursor: Some(Cursor::START), found: Vec::new(), places: Vec::new() }
+    }
+
+    /// One item, or `None` where the entries found so far are used up.
+    fn take_found(&mut self) -> Option<Result<(Value, Value)>> {
+        // Most buckets of a small store are empty, and a pin costs more than looking at one.
+        if self.found.is_empty() {
+            return None;
+        }
+        let pin = self.engine.pin();
+        let end = match still(&self.keyspace, self.id, &pin) {
+            Ok(Some(_)) => None,
+            end => Some(end),
+        };
+        match end {
+            Some(end) => {
+                self.found.clear();
+                self.cursor = None;
+                end.err().map(Err)
+            }
+            None => self.found.pop().map(|found| {
+                let (key, value) = found?.into_parts();
+                Ok((Value::from_slice(key), Value::from_slice(value)))
+            }),
+        }
+    }
+
+    /// The record that an entry shows, kept: between two items no pin holds, and compaction may move it.
+    fn kept(&self, contents: &Contents, location: Location, pin: &Pin) -> Result<Option<KeptRecord>> {
+        let Some(record) = self.engine.visible(contents, location, pin)? else { return Ok(None) };
+        if self.engine.config.verify_reads {
+            self.engine.check_record(&record)?;
+        }
+        Ok(Some(record.keep_record()))
+    }
+}
+
+/// What an iterator goes through, if it is still what the keyspace holds.
+///
+/// # Errors
+///
+/// `KeyspaceDropped`.
+fn still<'p>(keyspace: &'p Keyspace, id: Option<KeyspaceId>, pin: &'p Pin) -> Result<Option<&'p Contents>> {
+    match keyspace.contents(pin) {
+        Some(contents) => Ok(Some(contents).filter(|contents| Some(contents.id) == id)),
+        None => Err(dropped(keyspace)),
+    }
+}
+
+impl Iterator for Iter {
+    type Item = Result<(Value, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(item) = self.take_found() {
+                return Some(item);
+            }
+            let mut cursor = Some(self.cursor.take()?);
+            if self.engine.liveness.is_forked() {
+                return Some(Err(Error::Forked));
+            }
+            let pin = self.engine.pin();
+            // Several buckets at once, so that the loads of their records overlap.
+            let mut places = std::mem::take(&mut self.places);
+            let contents = loop {
+                let contents = match still(&self.keyspace, self.id, &pin) {
+                    Ok(contents) => contents?,
+                    Err(error) => return Some(Err(error)),
+                };
+                let Some(at) = cursor.filter(|_| places.len() < AHEAD) else { break contents };
+                // A key that is there throughout is counted, so that the poll of an empty queue looks at no bucket.
+                if at == Cursor::START && contents.index.len() == 0 && !contents.index.is_partial() {
+                    cursor = None;
+                    break contents;
+                }
+                match contents.index.scan(at, &mut places) {
+                    Ok(next) => cursor = next,
+                    // A cursor is a place in every index of these keys. On an error the iterator ends: `self.cursor` was taken.
+                    Err(unread) => match self.engine.mend(unread) {
+                        Ok(()) => {}
+                        Err(error) => return Some(Err(error)),
+                    },
+                }
+            };
+            self.cursor = cursor;
+            for location in &places {
+                self.engine.shared.space.prefetch(*location);
+            }
+            for location in places.drain(..) {
+                self.found.extend(self.kept(contents, location, &pin).transpose());
+            }
+            self.places = places;
+        }
+    }
+}
+
+impl std::iter::FusedIterator for Iter {}
+
+impl Drop for Iter {
+    fn drop(&mut self) {
+        // Relaxed: as in `new`.
+        self.engine.counters.iterators.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An iterator over all keys; see [`Iter`].
+#[derive(Debug)]
+pub struct Keys(pub(crate) Iter);
+
+impl Iterator for Keys {
+    type Item = Result<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|item| item.map(|(key, _)| key))
+    }
+}
+
+/// An iterator over all values; see [`Iter`].
+#[derive(Debug)]
+pub struct Values(pub(crate) Iter);
+
+impl Iterator for Values {
+    type Item = Result<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|item| item.map(|(_, value)| value))
+    }
+}

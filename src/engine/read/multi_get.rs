@@ -1,0 +1,193 @@
+//! Reads that look ahead: many keys at once with their loads overlapping, hints, and reads that refuse to wait for the disk.
+//!
+//! What makes the many one moment is in `moment`.
+
+use crate::engine::Engine;
+use crate::engine::read::Value;
+use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::error::{Error, Result};
+use crate::format::hash::Hash;
+use crate::mem::address_space::Record;
+use crate::sync::epoch::Pin;
+
+/// How many keys are on their way at once: about as many loads as a core keeps in flight.
+const WINDOW: usize = 16;
+/// How often a reader of many keys tries for a moment without writers before it makes one.
+const ATTEMPTS: usize = 3;
+
+/// What a read that does not wait for the disk found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TryGet {
+    /// The value; `None` where the key is absent.
+    Ready(Option<Value>),
+    /// Reading it would wait for the disk. The kernel has been asked to bring it near.
+    NotResident,
+}
+
+impl Engine {
+    /// Appends what `give` makes of the records of many keys, as of one moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::multi_get`](crate::Keyspace::multi_get); `out` is as it was then.
+    pub(crate) fn get_many<'p, T>(
+        &'p self,
+        keyspace: &'p Keyspace,
+        keys: &[impl AsRef<[u8]>],
+        pin: &'p Pin,
+        out: &mut Vec<Option<T>>,
+        give: impl Fn(Record<'p>) -> T,
+    ) -> Result<()> {
+        self.liveness.check()?;
+        let len = out.len();
+        out.reserve(keys.len());
+        loop {
+            match self.try_many(keyspace, keys, pin, out, &give) {
+                Err(error) if self.mends(&error)? => out.truncate(len),
+                other => return other,
+            }
+        }
+    }
+
+    fn try_many<'p, T>(
+        &'p self,
+        keyspace: &'p Keyspace,
+        keys: &[impl AsRef<[u8]>],
+        pin: &'p Pin,
+        out: &mut Vec<Option<T>>,
+        give: &impl Fn(Record<'p>) -> T,
+    ) -> Result<()> {
+        let len = out.len();
+        for _ in 0..ATTEMPTS {
+            let start = self.progress.now();
+            let one_moment = || self.progress.is_still(start);
+            if self.read_all(keyspace, keys, pin, out, give, one_moment)? {
+                return Ok(());
+            }
+            out.truncate(len);
+        }
+        // Writers leave no gap. The caller's code does not run under their lock.
+        let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+        let _quiet = self.writer.lock();
+        self.read_all(keyspace, &keys, pin, out, give, || true).map(drop)
+    }
+
+    /// Reads many keys, as long as what was read was there at one moment; whether that held. On an error `out` is as
+    /// it was.
+    fn read_all<'p, T>(
+        &'p self,
+        keyspace: &'p Keyspace,
+        keys: &[impl AsRef<[u8]>],
+        pin: &'p Pin,
+        out: &mut Vec<Option<T>>,
+        give: &impl Fn(Record<'p>) -> T,
+        one_moment: impl Fn() -> bool,
+    ) -> Result<bool> {
+        let start = out.len();
+        let contents = self.contents(keyspace, pin)?;
+        for window in keys.chunks(WINDOW) {
+            if let Err(error) = self.read_window(contents, window, pin, out, give) {
+                out.truncate(start);
+                return Err(error);
+            }
+            if !one_moment() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn read_window<'p, T>(
+        &'p self,
+        contents: &Contents,
+        keys: &[impl AsRef<[u8]>],
+        pin: &'p Pin,
+        out: &mut Vec<Option<T>>,
+        give: &impl Fn(Record<'p>) -> T,
+    ) -> Result<()> {
+        let hashes = self.bring_window_near(contents, keys);
+        for (key, hash) in keys.iter().zip(hashes.iter().flatten()) {
+            let record = self.lookup(contents, *hash, key.as_ref(), pin)?;
+            if let (true, Some(record)) = (self.config.verify_reads, &record) {
+                self.check_record(record)?;
+            }
+            out.push(record.map(give));
+        }
+        Ok(())
+    }
+
+    /// Starts the loads of up to [`WINDOW`] keys: first those of their buckets, then those of their records.
+    #[inline]
+    fn bring_window_near(&self, contents: &Contents, keys: &[impl AsRef<[u8]>]) -> [Option<Hash>; WINDOW] {
+        let hashes: [Option<Hash>; WINDOW] = std::array::from_fn(|n| {
+            let hash = self.hash_of(keys.get(n)?.as_ref());
+            contents.index.prefetch(hash);
+            Some(hash)
+        });
+        for hash in hashes.iter().flatten() {
+            self.bring_near(contents, *hash);
+        }
+        hashes
+    }
+
+    /// Owned values of many keys, as of one moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::multi_get`](crate::Keyspace::multi_get).
+    pub(crate) fn get_many_values(
+        &self,
+        keyspace: &Keyspace,
+        keys: &[impl AsRef<[u8]>],
+        out: &mut Vec<Option<Value>>,
+    ) -> Result<()> {
+        let pin = self.pin();
+        let mut records = Vec::new();
+        self.get_many(keyspace, keys, &pin, &mut records, |record| record)?;
+        // References are counted once, not at every attempt.
+        out.extend(records.into_iter().map(|record| record.map(|record| Value::of(&record))));
+        Ok(())
+    }
+
+    /// Starts loading what gets of these keys will look at; waits for nothing.
+    pub(crate) fn prefetch(&self, keyspace: &Keyspace, keys: &[impl AsRef<[u8]>]) {
+        if self.liveness.check().is_err() {
+            return;
+        }
+        let pin = self.pin();
+        let Some(contents) = keyspace.contents(&pin) else { return };
+        for window in keys.chunks(WINDOW) {
+            self.bring_window_near(contents, window);
+        }
+    }
+
+    /// Reads a key if that takes no wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyspace::try_get`](crate::Keyspace::try_get).
+    pub(crate) fn try_get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<TryGet> {
+        self.liveness.check()?;
+        loop {
+            match self.is_near(keyspace, key) {
+                Ok(true) => return self.get_value(keyspace, key).map(TryGet::Ready),
+                Ok(false) => return Ok(TryGet::NotResident),
+                Err(error) if self.mends(&error)? => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether every record that a get may have to compare is in memory.
+    fn is_near(&self, keyspace: &Keyspace, key: &[u8]) -> Result<bool> {
+        let pin = self.pin();
+        let contents = self.contents(keyspace, &pin)?;
+        let mut absent = false;
+        contents.index.find(self.hash_of(key), |location| {
+            let resident = self.shared.space.bring_in(location, &pin, !self.bell.is_unattended());
+            absent |= !resident.map_err(|error| Error::io("ask about", self.shared.dir.path(), error))?;
+            Ok::<bool, Error>(false)
+        })?;
+        Ok(!absent)
+    }
+}

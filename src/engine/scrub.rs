@@ -1,0 +1,169 @@
+//! Reading everything and comparing it with its checksums, beside readers and writers.
+//!
+//! Files are read by `pread`, so that a bad sector is an error and not a signal.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::engine::state::catalog::Contents;
+use crate::error::{Error, Result};
+use crate::format::Defect;
+use crate::format::file_name;
+use crate::format::manifest::State;
+use crate::format::record::Kind;
+use crate::format::record_reader::{Step, Walker};
+use crate::fs::Access;
+use crate::index::hash::scan::Cursor;
+use crate::log::segment::Segment;
+use crate::log::segment_file::read_header;
+use crate::log::segment_reader::FileSource;
+use crate::mem::location::Location;
+use crate::sync::epoch::Pin;
+
+/// What a verification looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Segment files read.
+    pub segments: usize,
+    /// Records whose checksums hold.
+    pub records: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Entries of the index that lead to a record of their key.
+    pub keys: u64,
+}
+
+impl Engine {
+    /// Verifies every record and every entry of the index.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` with the first damage.
+    pub(crate) fn verify(&self) -> Result<VerifyReport> {
+        self.liveness.check()?;
+        let mut report = VerifyReport::default();
+        for (segment, end) in self.ends() {
+            self.verify_segment(&segment, end, &mut report)?;
+        }
+        self.verify_indexes(&mut report)?;
+        Ok(report)
+    }
+
+    /// Every segment that has records, and where they end.
+    fn ends(&self) -> Vec<(Arc<Segment>, u64)> {
+        // Under the mutex no segment changes between being active and being full.
+        let writer = self.writer.lock();
+        let (active, offset) = writer.log.position();
+        let full = writer.log.full_ends();
+        let segments = self.shared.segments.read();
+        let sealed = |segment: &Arc<Segment>| {
+            self.shared.manifest.read(|manifest| {
+                let entry = manifest.segment(segment.id()).filter(|entry| entry.state == State::Sealed);
+                entry.map(|entry| entry.end)
+            })
+        };
+        let end = |segment: &Arc<Segment>| {
+            if segment.id() == active.id() {
+                return offset;
+            }
+            if let Some((_, end)) = full.iter().find(|(id, _)| *id == segment.id()) {
+                return *end;
+            }
+            // Synced: published up to its end; the manifest says the same, or has not caught up.
+            sealed(segment).unwrap_or_else(|| segment.mapping().published())
+        };
+        segments.values().map(|segment| (Arc::clone(segment), end(segment))).collect()
+    }
+
+    fn verify_segment(&self, segment: &Segment, end: u64, report: &mut VerifyReport) -> Result<()> {
+        let dir = self.shared.dir.as_ref();
+        let name = file_name::segment(segment.id());
+        let path = segment.path();
+        let damage = |offset, defect| Error::Corrupt { path: path.clone(), offset, defect };
+        let file = match dir.open(&name, Access::Read) {
+            // Compacted meanwhile: what was alive in it is verified where it is now, through the index.
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.has(segment) => return Ok(()),
+            opened => opened.map_err(|error| segment.io("open", error))?,
+        };
+        let found = file.identity().map_err(|error| segment.io("look at", error))?.size;
+        if found != segment.size() {
+            return Err(damage(found, Defect::WrongSize { expected: segment.size(), found }));
+        }
+        let header = read_header(file.as_ref(), path)?;
+        if header.store != self.shared.store || header.id != segment.id() || header.nonce != segment.nonce() {
+            return Err(damage(0, Defect::WrongSegment));
+        }
+        report.segments += 1;
+        let start = segment.data_offset();
+        let mut source = FileSource::new(file, path.clone(), segment.size());
+        let mut walker = Walker::new(segment.nonce(), start, end.max(start), segment.order());
+        loop {
+            match walker.step(&mut source)? {
+                Step::Record(_) => report.records += 1,
+                _ if walker.offset() >= end => break,
+                Step::Blank => return Err(damage(walker.offset(), Defect::Truncated)),
+                Step::Invalid(defect) => return Err(damage(walker.offset(), defect)),
+            }
+        }
+        report.bytes += walker.offset();
+        Ok(())
+    }
+
+    fn has(&self, segment: &Segment) -> bool {
+        self.shared.segments.read().contains_key(&segment.id())
+    }
+
+    fn verify_indexes(&self, report: &mut VerifyReport) -> Result<()> {
+        for keyspace in self.catalog.all() {
+            let mut cursor = Some(Cursor::START);
+            let mut found = Vec::new();
+            let mut id = None;
+            while let Some(at) = cursor {
+                let pin = self.pin();
+                // Gone or cleared meanwhile: nothing that was to be verified is left.
+                let Some(contents) = keyspace.contents(&pin) else { break };
+                if *id.get_or_insert(contents.id) != contents.id {
+                    break;
+                }
+                found.clear();
+                cursor = match contents.index.scan(at, &mut found) {
+                    Ok(next) => next,
+                    Err(unread) => {
+                        self.mend(unread)?;
+                        continue;
+                    }
+                };
+                for location in &found {
+                    self.verify_entry(contents, *location, &pin)?;
+                    report.keys += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_entry(&self, contents: &Contents, location: Location, pin: &Pin) -> Result<()> {
+        self.shared.space.reach(location, pin)?;
+        let record = self.record(location, pin)?;
+        let header = record.header();
+        if !matches!(header.kind, Kind::Put | Kind::Tombstone) || header.keyspace != contents.id {
+            return Err(self.damage(location, Defect::IndexMismatch));
+        }
+        self.check_record(&record)?;
+        // The key was there when the bucket was read; now it has this record, a newer one, or none.
+        let hash = self.hash_of(record.key());
+        // Asked before the second look: a batch may end in between.
+        let visible = self.visibility.is_visible(record.seq());
+        if !self.config.sigbus_guard {
+            self.reach(contents, hash, pin)?;
+        }
+        let newest = self.lookup(contents, hash, record.key(), pin)?;
+        if visible && newest.is_some_and(|newest| newest.seq() < record.seq()) {
+            return Err(self.damage(location, Defect::IndexMismatch));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,267 @@
+//! What a batch replaces, while it is being applied: so that no reader sees part of it (I4).
+//!
+//! The index names only the newest version of a key. While a batch changes entry after entry, `floor` holds its first
+//! sequence number; a reader that meets a record at or above the floor takes what the undo table says was there
+//! before. Raising the floor again makes the whole batch visible with one store.
+//!
+//! **Concurrency.** One writer, under the store's writer mutex; readers never wait, take no lock and write no shared
+//! memory. The writer's order: floor down, then for every record its undo entry, then the index store (release), then
+//! floor up, then the table away. A reader's order: index entry (acquire), floor (acquire), undo entry. A reader that
+//! sees a new entry sees the floor at or below it, or a later state of the world. The acquire of the floor also keeps a
+//! reader that saw one key of the batch new from seeing another one old: it reads its next entry after the floor.
+
+use crate::format::Seq;
+use crate::mem::location::Location;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::epoch::{Domain, Pin};
+use crate::sync::rcu::Guarded;
+
+/// No batch is being applied.
+const NO_FLOOR: u64 = u64::MAX;
+/// The key was absent before.
+const ABSENT: u64 = 0;
+
+/// What was there before a record of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// The key was absent.
+    Absent,
+    /// Its record lay here.
+    At(Location),
+}
+
+/// Which records are visible.
+#[derive(Debug)]
+pub(crate) struct Visibility {
+    floor: AtomicU64,
+    table: Guarded<Table>,
+}
+
+/// What one batch replaces: in ascending order of the new locations, because its records lie behind one another.
+#[derive(Debug)]
+struct Table {
+    entries: Box<[[AtomicU64; 2]]>,
+    len: AtomicUsize,
+}
+
+impl Visibility {
+    /// Everything is visible.
+    pub(crate) fn new(domain: Domain) -> Self {
+        Self { floor: AtomicU64::new(NO_FLOOR), table: Guarded::new(domain) }
+    }
+
+    /// Whether the record with this number is visible; asked after its index entry was loaded.
+    #[inline]
+    pub(crate) fn is_visible(&self, seq: Seq) -> bool {
+        // Acquire: pairs with the release stores in `begin` and `end` (module docs).
+        seq.0 < self.floor.load(Ordering::Acquire)
+    }
+
+    /// What was there before the record at `location`; `None` where no batch in progress wrote it, so that the reader
+    /// must look again.
+    pub(crate) fn before(&self, location: Location, pin: &Pin) -> Option<Before> {
+        let table = self.table.load(pin)?;
+        let at = table.position(location)?;
+        // Relaxed: announced by `len`.
+        match table.entries[at][1].load(Ordering::Relaxed) {
+            ABSENT => Some(Before::Absent),
+            bits => Some(Before::At(Location::from_bits(bits))),
+        }
+    }
+
+    /// Begins to apply a batch of `count` records, the first of which has the number `first`.
+    pub(crate) fn begin(&self, first: Seq, count: usize) {
+        let entries = (0..count).map(|_| [AtomicU64::new(0), AtomicU64::new(0)]).collect();
+        self.table.replace(Some(Box::new(Table { entries, len: AtomicUsize::new(0) })));
+        // Release: pairs with the acquire in `is_visible`; the index stores that follow are release too, so a reader
+        // that sees one of them sees the floor.
+        self.floor.store(first.0, Ordering::Release);
+    }
+
+    /// Notes that the record at `new` replaces `current`, the index's entry now. No key comes twice: of several records
+    /// of a batch for one key the index is led to the last one only.
+    pub(crate) fn note(&self, new: Location, current: Option<Location>, pin: &Pin) {
+        let table = self.table.load(pin).expect("between begin and end there is a table");
+        // Relaxed, the loads and the two stores: one writer, and `len` announces them.
+        let len = table.len.load(Ordering::Relaxed);
+        table.entries[len][0].store(new.to_bits(), Ordering::Relaxed);
+        let bits = current.map_or(ABSENT, Location::to_bits);
+        table.entries[len][1].store(bits, Ordering::Relaxed);
+        // Release: pairs with the acquire in `position`.
+        table.len.store(len + 1, Ordering::Release);
+    }
+
+    /// Makes the whole batch visible.
+    pub(crate) fn end(&self) {
+        // Release: pairs with the acquire in `is_visible`: who sees the floor gone sees every index store of the batch.
+        self.floor.store(NO_FLOOR, Ordering::Release);
+        self.table.replace(None);
+    }
+}
+
+impl Table {
+    fn position(&self, location: Location) -> Option<usize> {
+        // Acquire: pairs with the release in `note`.
+        let len = self.len.load(Ordering::Acquire);
+        // Relaxed: announced by `len`.
+        self.entries[..len]
+            .binary_search_by_key(&location.to_bits(), |entry| entry[0].load(Ordering::Relaxed))
+            .ok()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    fn at(bits: u64) -> Location {
+        Location::from_bits(bits)
+    }
+
+    #[test]
+    fn a_batch_is_hidden_until_it_ends() {
+        let visibility = Visibility::new(Domain::new());
+        let pin = visibility.table.pin();
+        assert!(visibility.is_visible(Seq(10)));
+        visibility.begin(Seq(10), 2);
+        visibility.note(at(100), Some(at(7)), &pin);
+        visibility.note(at(110), None, &pin);
+        assert!(visibility.is_visible(Seq(9)) && !visibility.is_visible(Seq(10)));
+        assert_eq!(visibility.before(at(100), &pin), Some(Before::At(at(7))));
+        assert_eq!(visibility.before(at(110), &pin), Some(Before::Absent));
+        assert_eq!(visibility.before(at(105), &pin), None);
+        visibility.end();
+        assert!(visibility.is_visible(Seq(11)));
+        assert_eq!(visibility.before(at(100), &pin), None);
+    }
+}
+
+/// Models of what a reader can see, on the code above: the index is two words, a record's number is its location.
+#[cfg(loom)]
+#[cfg(test)]
+mod models {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    /// Every schedule with up to three preemptions; all of them would take many minutes and found nothing more.
+    fn model(check: impl Fn() + Send + Sync + 'static) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(check);
+    }
+
+    /// Two keys of an index, and what shows their records.
+    struct Two {
+        entries: [AtomicU64; 2],
+        visibility: Visibility,
+    }
+
+    impl Two {
+        fn new(entries: [u64; 2]) -> Self {
+            Self { entries: entries.map(AtomicU64::new), visibility: Visibility::new(Domain::new()) }
+        }
+
+        /// A reader's way to a key, as in `Engine::lookup`: the number of the record that it sees.
+        fn get(&self, key: usize) -> u64 {
+            let pin = self.visibility.table.pin();
+            loop {
+                // Acquire: as the index does on a hit.
+                let found = self.entries[key].load(Ordering::Acquire);
+                if found == ABSENT || self.visibility.is_visible(Seq(found)) {
+                    return found;
+                }
+                match self.visibility.before(Location::from_bits(found), &pin) {
+                    Some(Before::Absent) => return ABSENT,
+                    Some(Before::At(location)) => return location.to_bits(),
+                    None => thread::yield_now(),
+                }
+            }
+        }
+
+        /// A writer's way, as in `Engine::apply`: both keys get the records `first` and `first + 1`.
+        fn write(&self, first: u64) {
+            let pin = self.visibility.table.pin();
+            self.visibility.begin(Seq(first), 2);
+            for (key, entry) in (0..).zip(&self.entries) {
+                let current = entry.load(Ordering::Relaxed);
+                let current = (current != ABSENT).then(|| Location::from_bits(current));
+                self.visibility.note(Location::from_bits(first + key), current, &pin);
+                entry.store(first + key, Ordering::Release);
+            }
+            drop(pin);
+            self.visibility.end();
+        }
+    }
+
+    #[test]
+    fn loom_a_reader_never_sees_a_part_of_a_batch() {
+        model(|| {
+            let two = Arc::new(Two::new([1, 2]));
+            let writer = {
+                let two = Arc::clone(&two);
+                thread::spawn(move || two.write(10))
+            };
+            let first = two.get(1);
+            let second = two.get(0);
+            assert!([2, 11].contains(&first) && [1, 10].contains(&second));
+            assert!(first != 11 || second == 10, "one key was seen new and then the other old");
+            writer.join().unwrap();
+            assert_eq!((two.get(0), two.get(1)), (10, 11));
+        });
+    }
+
+    #[test]
+    fn loom_a_key_that_a_batch_brings_is_absent_until_all_of_it_is_there() {
+        model(|| {
+            let two = Arc::new(Two::new([ABSENT, ABSENT]));
+            let writer = {
+                let two = Arc::clone(&two);
+                thread::spawn(move || two.write(10))
+            };
+            let first = two.get(0);
+            let second = two.get(1);
+            assert!(first != 10 || second == 11);
+            writer.join().unwrap();
+        });
+    }
+
+    /// As a view has it: the pins of single reads are fences, and this one has none between its reads.
+    #[test]
+    fn loom_a_reader_with_one_pin_never_sees_a_part_of_a_batch() {
+        model(|| {
+            let two = Arc::new(Two::new([1, 2]));
+            let writer = {
+                let two = Arc::clone(&two);
+                thread::spawn(move || two.write(10))
+            };
+            let view = two.visibility.table.pin();
+            let first = two.get(0);
+            let second = two.get(1);
+            drop(view);
+            assert!(first != 10 || second == 11, "one key was seen new and then the other old");
+            writer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_a_reader_between_two_batches_sees_one_of_them() {
+        model(|| {
+            let two = Arc::new(Two::new([1, 2]));
+            let writer = {
+                let two = Arc::clone(&two);
+                thread::spawn(move || {
+                    two.write(10);
+                    two.write(20);
+                })
+            };
+            let first = two.get(1) - 1;
+            let second = two.get(0);
+            assert!([1, 10, 20].contains(&first) && [1, 10, 20].contains(&second));
+            assert!(second >= first, "an older batch was seen after a newer one");
+            writer.join().unwrap();
+        });
+    }
+}

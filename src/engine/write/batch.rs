@@ -1,0 +1,278 @@
+//! Writing a batch: its records in one frame, its effect in one step.
+
+use std::sync::Arc;
+
+use super::{Condition, point};
+use crate::config::Durability;
+use crate::engine::compaction::state::Wish;
+use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::write::batch_ops::{BatchOps, Expected, Step, frame_len};
+use crate::engine::{Engine, Writer};
+use crate::error::{Error, Result};
+use crate::format::Seq;
+use crate::format::hash::Hash;
+use crate::format::record::{BatchSum, HEADER_SIZE, Kind};
+use crate::log::allocator::quota::Want;
+use crate::log::writer::{Draft, Frame};
+use crate::mem::dead_bytes::Dead;
+use crate::sync::epoch::Pin;
+
+/// A batch before the mutex.
+struct Prepared<'a> {
+    writes: Vec<Planned<'a>>,
+    checks: Vec<Check<'a>>,
+    frame: Frame,
+}
+
+/// A write of a batch.
+struct Planned<'a> {
+    contents: &'a Contents,
+    hash: Hash,
+    draft: Draft<'a>,
+    /// Whether another write to the key follows.
+    superseded: bool,
+}
+
+/// A condition of a batch.
+struct Check<'a> {
+    keyspace: &'a Keyspace,
+    contents: &'a Contents,
+    hash: Hash,
+    key: &'a [u8],
+    expected: Expected<'a>,
+}
+
+impl Engine {
+    /// Writes a batch; what it does not say a keyspace for goes to `keyspace`. The last number.
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::write`](crate::Keyspace::write).
+    pub(crate) fn write(
+        &self,
+        keyspace: &Arc<Keyspace>,
+        batch: &BatchOps,
+        durability: Durability,
+    ) -> Result<Seq> {
+        let mut wish = Wish::of(!batch.iter().any(|(_, _, step)| matches!(step, Step::Insert(_))));
+        loop {
+            match self.attempt_batch(keyspace, batch, durability, wish) {
+                Err(error) if self.is_worth_another(&error, &mut wish)? => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn attempt_batch(
+        &self,
+        keyspace: &Arc<Keyspace>,
+        batch: &BatchOps,
+        durability: Durability,
+        wish: Wish,
+    ) -> Result<Seq> {
+        self.liveness.check()?;
+        let keyspaces: Vec<&Keyspace> =
+            std::iter::once(keyspace).chain(batch.places()).map(|k| &**k).collect();
+        if let Some(foreign) = keyspaces.iter().find(|keyspace| !keyspace.is_of(&self.catalog)) {
+            return Err(Error::ForeignKeyspace { name: foreign.name().to_string() });
+        }
+        let pin = self.pin();
+        loop {
+            let contents = self.all_contents(&keyspaces, &pin)?;
+            let prepared = self.prepare(batch, &keyspaces, &contents)?;
+            let mut guard = self.writer.lock();
+            self.check_writable()?;
+            let now = self.all_contents(&keyspaces, &pin)?;
+            if !contents.iter().zip(&now).all(|(before, now)| std::ptr::eq(*before, *now)) {
+                // A keyspace was cleared meanwhile.
+                continue;
+            }
+            let written = self.write_prepared(&mut guard, &prepared, wish, &pin);
+            let written = written.map(|seq| (seq, self.note_position(&guard)));
+            drop(guard);
+            drop(pin);
+            // A refusal too shows what may not be durable yet.
+            let (seq, work) = match written {
+                Err(error @ Error::ConditionFailed { .. }) => {
+                    self.flush_at(durability)?;
+                    return Err(error);
+                }
+                other => other?,
+            };
+            self.call_helper(work);
+            self.keep_pace(work);
+            self.settle(seq, durability)?;
+            return Ok(seq);
+        }
+    }
+
+    fn flush_at(&self, durability: Durability) -> Result<()> {
+        if durability == Durability::Disk { self.flush() } else { Ok(()) }
+    }
+
+    fn all_contents<'p>(&self, keyspaces: &[&'p Keyspace], pin: &'p Pin) -> Result<Vec<&'p Contents>> {
+        keyspaces.iter().map(|keyspace| self.contents(keyspace, pin)).collect()
+    }
+
+    /// What of a batch needs no mutex.
+    fn prepare<'a>(
+        &self,
+        batch: &'a BatchOps,
+        keyspaces: &[&'a Keyspace],
+        contents: &[&'a Contents],
+    ) -> Result<Prepared<'a>> {
+        let mut writes = Vec::with_capacity(batch.len());
+        let mut checks = Vec::new();
+        let mut len = 0;
+        let mut sum = BatchSum::default();
+        for (place, key, step) in batch.iter() {
+            let contents = contents[place];
+            let hash = self.hash_key.hash(key);
+            contents.index.prefetch(hash);
+            let (kind, value) = match step {
+                Step::Insert(value) => (Kind::Put, value),
+                Step::Remove => (Kind::Tombstone, [].as_slice()),
+                Step::Require(expected) => {
+                    checks.push(Check { keyspace: keyspaces[place], contents, hash, key, expected });
+                    continue;
+                }
+            };
+            let draft = Draft::new(kind, contents.id, key, value)?;
+            len += draft.size();
+            sum.add(draft.payload_sum);
+            writes.push(Planned { contents, hash, draft, superseded: false });
+        }
+        let count = u32::try_from(writes.len())
+            .map_err(|_| Error::BatchTooLarge { len, max: u64::from(u32::MAX) })?;
+        let frame = Frame { count, len: frame_len(len)?, sum: sum.finish() };
+        mark_superseded(&mut writes);
+        for planned in &writes {
+            self.bring_near(planned.contents, planned.hash);
+        }
+        Ok(Prepared { writes, checks, frame })
+    }
+
+    /// Checks the conditions and makes room; then nothing can fail but the store into the log.
+    fn write_prepared(
+        &self,
+        writer: &mut Writer,
+        prepared: &Prepared<'_>,
+        wish: Wish,
+        pin: &Pin,
+    ) -> Result<Seq> {
+        for check in &prepared.checks {
+            let slot = writer.indexes.of(check.contents);
+            let reads = matches!(check.expected, Expected::Value(_));
+            let current = self.current(check.contents, slot, check.hash, (check.key, reads), pin)?;
+            let there = current.filter(|current| current.record.is_put());
+            let condition = match check.expected {
+                Expected::Absent => Condition::Present(false),
+                Expected::Present => Condition::Present(true),
+                Expected::Value(value) => Condition::Value(Some(value)),
+            };
+            if !self.holds(condition, there)? {
+                let keyspace = check.keyspace.name().to_string();
+                return Err(Error::ConditionFailed { keyspace, key: check.key.to_vec() });
+            }
+        }
+        if prepared.writes.is_empty() {
+            return Ok(writer.log.last_user());
+        }
+        // Damage is met before anything is written; it also brings the buckets and records near.
+        let mut frees = false;
+        for planned in &prepared.writes {
+            let slot = writer.indexes.of(planned.contents);
+            let current =
+                self.current(planned.contents, slot, planned.hash, (planned.draft.key, false), pin)?;
+            frees |= planned.draft.kind == Kind::Tombstone && current.is_some();
+        }
+        // In the order of the keyspaces: each index is asked once for all it is to take.
+        let mut counts: Vec<(&Contents, usize)> = Vec::new();
+        for planned in &prepared.writes {
+            match counts.iter_mut().find(|(contents, _)| contents.id == planned.contents.id) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((planned.contents, 1)),
+            }
+        }
+        for (contents, count) in counts {
+            self.reserve(writer.indexes.of(contents), count)?;
+        }
+        let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
+        // Removals of what is not there take room and free none.
+        let want = if frees { wish.want() } else { Want::Insertion };
+        writer.log.reserve(&self.shared, &self.provision, want, size)?;
+        self.apply(writer, prepared, pin)
+    }
+
+    /// Appends a batch and changes the index; visible as a whole when this returns. The last sequence number.
+    ///
+    /// The index never leads to a superseded record, not even while the floor hides it: a reader that had loaded such
+    /// an entry and looked at the floor after the batch ended would take it for the newest.
+    ///
+    /// # Errors
+    ///
+    /// Where its pages cannot be written after all; nothing was changed.
+    fn apply(&self, writer: &mut Writer, prepared: &Prepared<'_>, pin: &Pin) -> Result<Seq> {
+        let Prepared { writes, frame, .. } = prepared;
+        let before = writer.log.position().0.id();
+        let drafts = writes.iter().map(|planned| planned.draft);
+        let (frame_seq, first) = writer.log.append_batch(&self.shared, *frame, drafts)?;
+        let Writer { log, indexes, .. } = writer;
+        let segment = log.position().0;
+        debug_assert_eq!(before, segment.id(), "a batch lies in one segment");
+        let (range, ordinal) = (segment.range(), segment.mapping().ordinal());
+        self.shared.space.add_dead(range.at(first - HEADER_SIZE as u64), Dead::Note, HEADER_SIZE as u64);
+        let mut tombstones = Vec::new();
+        self.progress.begin(log.last_user());
+        self.visibility.begin(frame_seq.next(), writes.len());
+        let mut offset = first;
+        let mut seq = frame_seq;
+        for Planned { contents, hash, draft, superseded } in writes {
+            seq = seq.next();
+            let location = range.at(offset);
+            offset += draft.size();
+            if *superseded {
+                let why = if draft.kind == Kind::Put { Dead::Hidden } else { Dead::Tombstone };
+                self.shared.space.add_dead(location, why, draft.size());
+                continue;
+            }
+            let slot = indexes.of(contents);
+            let current = self.current_lenient(contents, slot, *hash, draft.key, pin);
+            let there = current.filter(|current| current.record.is_put());
+            self.visibility.note(location, current.map(|current| current.location), pin);
+            self.keep_version(contents, *hash, there, seq);
+            if draft.kind == Kind::Put {
+                point(slot, *hash, current, location);
+                self.count(contents, slot, there, ordinal, draft.size());
+                continue;
+            }
+            self.shared.space.add_dead(location, Dead::Tombstone, draft.size());
+            if let Some(current) = current {
+                // The entry stays until the batch is visible: a miss has no number to compare.
+                slot.index.replace(*hash, current.location, location);
+                tombstones.push((*contents, *hash, location));
+                self.count(contents, slot, there, ordinal, 0);
+            }
+        }
+        self.visibility.end();
+        for (contents, hash, location) in tombstones {
+            indexes.of(contents).index.remove(hash, location);
+        }
+        Ok(log.last_user())
+    }
+}
+
+/// Marks the writes of a batch that are followed by another one to the same key.
+fn mark_superseded(writes: &mut [Planned<'_>]) {
+    let key = |planned: &Planned<'_>| (planned.hash.to_bits(), planned.draft.keyspace);
+    let mut order: Vec<usize> = (0..writes.len()).collect();
+    order.sort_unstable_by(|a, b| {
+        let (one, other) = (&writes[*a], &writes[*b]);
+        (key(one), one.draft.key, a).cmp(&(key(other), other.draft.key, b))
+    });
+    for pair in order.windows(2) {
+        let (one, next) = (&writes[pair[0]], &writes[pair[1]]);
+        let same = key(one) == key(next) && one.draft.key == next.draft.key;
+        writes[pair[0]].superseded = same;
+    }
+}

@@ -1,0 +1,292 @@
+//! Creating, renaming, clearing and dropping keyspaces.
+//!
+//! Each change is a record in the log, so it has its place in the order of all writes: after a crash the keyspaces are
+//! those of the surviving prefix, as the keys are. The manifest follows when the record is durable (`catalog`).
+//!
+//! **Order**, under the writer mutex: the names decide, room is made, the record is appended, and only then do the
+//! contents that readers load change. A reader that loaded them before reads what was there before.
+
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+
+use crate::config::Durability;
+use crate::engine::state::catalog::Keyspace;
+use crate::engine::{Engine, Writer, dropped};
+use crate::error::{Error, Result};
+use crate::format::keyspace_change::{Change, ENTRY_LEN_MAX, MAX_CODEC_LEN, MAX_NAME_LEN};
+use crate::format::record::Kind;
+use crate::format::{KeyspaceId, Seq};
+use crate::index::hash::Index;
+use crate::index::keyspace_index::KeyspaceIndex;
+use crate::log::allocator::quota::Want;
+use crate::log::writer::Draft;
+use crate::mem::dead_bytes::Dead;
+
+/// The most keyspaces with a name: each has one mapping of memory at least, of which a process has 65,530.
+const KEYSPACES_MAX: usize = 16_384;
+
+impl Engine {
+    /// The keyspace of a name, created with a codec if need be.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::keyspace`](crate::Store::keyspace).
+    pub(crate) fn keyspace(&self, name: &str, codec: &str, durability: Durability) -> Result<Arc<Keyspace>> {
+        self.liveness.check()?;
+        check_name(name)?;
+        check_codec(codec)?;
+        if let Some(keyspace) = self.catalog.get(name) {
+            // A read, which goes on after a failed sync too, and waits for nothing.
+            return Ok(keyspace);
+        }
+        let slot = self.new_slot()?;
+        let mut guard = self.writer.lock();
+        let writer = &mut *guard;
+        self.check_writable()?;
+        if let Some(keyspace) = self.catalog.get(name) {
+            return Ok(keyspace);
+        }
+        if writer.names.iter().len() > KEYSPACES_MAX {
+            return Err(Error::Limit {
+                what: "a store has at most 16,384 named keyspaces, each with an index of its own",
+                advice: "put a prefix before the keys of one keyspace instead",
+            });
+        }
+        let id = writer.names.next();
+        let change = Change::Create { id, name: name.to_owned(), codec: codec.to_owned() };
+        let seq = self.append_change(writer, &change)?;
+        let keyspace = self.catalog.add(&mut writer.indexes, name, codec, (id, seq), slot);
+        let work = self.note_position(writer);
+        drop(guard);
+        self.call_helper(work);
+        crate::trace::keyspace_created(name, id.0);
+        self.settle(seq, durability)?;
+        Ok(keyspace)
+    }
+
+    /// The keyspace of a name, which must be there.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::open_keyspace`](crate::Store::open_keyspace).
+    pub(crate) fn open_keyspace(&self, name: &str) -> Result<Arc<Keyspace>> {
+        self.liveness.check()?;
+        self.catalog.get(name).ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })
+    }
+
+    /// The names of all keyspaces but the default one.
+    pub(crate) fn keyspace_names(&self) -> Vec<String> {
+        if self.liveness.is_forked() {
+            return Vec::new();
+        }
+        let names = self.catalog.all().into_iter().map(|keyspace| keyspace.name().to_string());
+        names.filter(|name| !name.is_empty()).collect()
+    }
+
+    /// Gives a keyspace another name.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::rename_keyspace`](crate::Store::rename_keyspace).
+    pub(crate) fn rename_keyspace(&self, from: &str, to: &str, durability: Durability) -> Result<()> {
+        self.liveness.check()?;
+        check_movable(from, "the default keyspace cannot be renamed")?;
+        check_name(to)?;
+        check_movable(to, "it is the default keyspace's; choose another")?;
+        let mut guard = self.writer.lock();
+        let writer = &mut *guard;
+        self.check_writable()?;
+        let (keyspace, taken) = (self.catalog.get(from), self.catalog.get(to).is_some());
+        let Some(keyspace) = keyspace.filter(|_| !taken) else {
+            let there = keyspace_answer(from, to, self.catalog.get(from).is_some());
+            drop(guard);
+            self.settle(self.last_seq(), durability)?;
+            return there;
+        };
+        let id = self.id_of(&keyspace)?;
+        let seq = self.append_change(writer, &Change::Rename { id, name: to.to_owned() })?;
+        self.catalog.rename(&keyspace, to);
+        let work = self.note_position(writer);
+        drop(guard);
+        self.call_helper(work);
+        crate::trace::keyspace_renamed(to, id.0);
+        self.settle(seq, durability)
+    }
+
+    /// Takes a keyspace and everything in it away; whether it was there.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::drop_keyspace`](crate::Store::drop_keyspace).
+    pub(crate) fn drop_keyspace(&self, name: &str, durability: Durability) -> Result<bool> {
+        self.liveness.check()?;
+        check_movable(name, "the default keyspace cannot be dropped; clear it")?;
+        let mut guard = match self.catalog.get(name) {
+            Some(keyspace) => self.lock_to_empty(&keyspace),
+            None => self.writer.lock(),
+        };
+        let writer = &mut *guard;
+        self.check_writable()?;
+        let Some(keyspace) = self.catalog.get(name) else {
+            // As for a key that is not there: the answer must not be taken back.
+            let seq = writer.log.last_user();
+            drop(guard);
+            self.settle(seq, durability)?;
+            return Ok(false);
+        };
+        let id = self.id_of(&keyspace)?;
+        let seq = self.append_change(writer, &Change::Drop { id, name: name.to_owned() })?;
+        let old = self.catalog.drop_keyspace(&self.shared.space, &mut writer.indexes, &keyspace, seq);
+        self.bury(old.as_ref());
+        let work = self.note_position(writer);
+        drop(guard);
+        let waits = self.free(old);
+        self.call_helper(work.or(waits));
+        crate::trace::keyspace_dropped(name, id.0);
+        self.settle(seq, durability)?;
+        Ok(true)
+    }
+
+    /// Takes everything out of a keyspace, whatever it holds in the same time.
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::clear`](crate::Keyspace::clear).
+    pub(crate) fn clear_keyspace(&self, keyspace: &Arc<Keyspace>, durability: Durability) -> Result<Seq> {
+        self.liveness.check()?;
+        let slot = self.new_slot()?;
+        let mut guard = self.lock_to_empty(keyspace);
+        let writer = &mut *guard;
+        self.check_writable()?;
+        let old = self.id_of(keyspace)?;
+        if self.is_empty(keyspace) {
+            // As for a key that is not there: nothing to write, and the answer must not be taken back.
+            let seq = writer.log.last_user();
+            drop(guard);
+            self.settle(seq, durability)?;
+            return Ok(seq);
+        }
+        let id = writer.names.next();
+        let name = keyspace.name();
+        let seq = self.append_change(writer, &Change::Clear { id, old, name: name.to_string() })?;
+        let before = self.catalog.clear(&self.shared.space, &mut writer.indexes, keyspace, (id, seq), slot);
+        self.bury(before.as_ref());
+        let work = self.note_position(writer);
+        drop(guard);
+        let waits = self.free(before);
+        self.call_helper(work.or(waits));
+        crate::trace::keyspace_cleared(&name, id.0);
+        self.settle(seq, durability)?;
+        Ok(seq)
+    }
+
+    /// The writer mutex; the index of a keyspace that is to be cleared or dropped is whole then, where a snapshot is alive that
+    /// may go on to need it: if it turned out later that its image is damaged, no other one could be built for what is gone.
+    fn lock_to_empty(&self, keyspace: &Keyspace) -> MutexGuard<'_, Writer> {
+        loop {
+            let guard = self.writer.lock();
+            if self.catalog.snapshots.holding().snapshots == 0 {
+                return guard;
+            }
+            let pin = self.pin();
+            let partial = keyspace.contents(&pin).filter(|contents| contents.index.is_partial());
+            let Some(index) = partial.map(|contents| Arc::clone(&contents.index)) else { return guard };
+            drop((guard, pin));
+            let whole = index.bring_all().or_else(|unread| self.mend(unread));
+            if whole.is_err() {
+                // The log is damaged as well, and so is what a snapshot would read; to take it away may be the way out.
+                return self.writer.lock();
+            }
+        }
+    }
+
+    fn new_slot(&self) -> Result<KeyspaceIndex> {
+        let index = Index::new();
+        let (_, writer) =
+            index.map_err(|error| Error::io("make an index for", self.shared.dir.path(), error))?;
+        Ok(KeyspaceIndex::new(writer))
+    }
+
+    /// The number of a keyspace now; stable under the writer mutex.
+    fn id_of(&self, keyspace: &Keyspace) -> Result<KeyspaceId> {
+        let pin = self.pin();
+        keyspace.contents(&pin).map(|contents| contents.id).ok_or_else(|| dropped(keyspace))
+    }
+
+    fn is_empty(&self, keyspace: &Keyspace) -> bool {
+        let pin = self.pin();
+        keyspace.contents(&pin).is_none_or(|contents| contents.keys() == 0)
+    }
+
+    /// Checks a change against the names and logs it. On an error nothing has changed.
+    fn append_change(&self, writer: &mut Writer, change: &Change) -> Result<Seq> {
+        let value = change.encode();
+        let draft = Draft::new(Kind::Keyspace, change.id(), change.name().as_bytes(), &value)?;
+        let frees = matches!(change, Change::Clear { .. } | Change::Drop { .. });
+        // What frees so much gets whatever there is.
+        let want = if frees { Want::Last } else { Want::Insertion };
+        if change.id() == writer.names.next() && change.id().0 == u32::MAX {
+            return Err(Error::Limit {
+                what: "all 2^32 - 1 keyspace numbers of the store are used",
+                advice: "copy its content to a new store",
+            });
+        }
+        if !frees {
+            // The manifest will have to name it, on whatever disk.
+            self.shared.manifest.reserve_keyspaces(writer.names.encoded_len() + ENTRY_LEN_MAX)?;
+        }
+        writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
+        let (location, seq) = writer.log.append(&self.shared, &draft)?;
+        writer.names.apply(change).expect("the names were looked at, and the number is not the last one");
+        self.progress.begin(seq);
+        self.shared.space.add_dead(location, Dead::Note, draft.size());
+        self.catalog.note(seq, change.clone());
+        Ok(seq)
+    }
+
+    /// Counts everything that an index leads to as dead.
+    fn bury(&self, slot: Option<&KeyspaceIndex>) {
+        for (ordinal, bytes) in slot.into_iter().flat_map(KeyspaceIndex::live) {
+            self.shared.space.add_hidden_in(ordinal, bytes);
+        }
+    }
+
+    /// Gives the memory of an index back, if no reader looks at it; whether the helper has to do it later.
+    fn free(&self, slot: Option<KeyspaceIndex>) -> bool {
+        drop(slot);
+        self.catalog.collect()
+    }
+}
+
+/// Why a keyspace cannot be renamed, or that it has the name already.
+fn keyspace_answer(from: &str, to: &str, is_there: bool) -> Result<()> {
+    match is_there {
+        false => Err(Error::KeyspaceNotFound { name: from.to_owned() }),
+        true if from == to => Ok(()),
+        true => Err(Error::KeyspaceExists { name: to.to_owned() }),
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if name.len() <= MAX_NAME_LEN {
+        return Ok(());
+    }
+    Err(Error::InvalidKeyspaceName { name: name.to_owned(), reason: "names are at most 255 bytes long" })
+}
+
+/// The keyspace without a name is always there.
+fn check_movable(name: &str, reason: &'static str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::InvalidKeyspaceName { name: String::new(), reason });
+    }
+    Ok(())
+}
+
+fn check_codec(codec: &str) -> Result<()> {
+    if codec.is_ascii() && codec.len() <= MAX_CODEC_LEN {
+        return Ok(());
+    }
+    let value = codec.to_owned();
+    Err(Error::InvalidOption { option: "codec", value, reason: "its id must be at most 64 bytes of ASCII" })
+}

@@ -1,0 +1,401 @@
+//! Writing: one mutex, one order.
+//!
+//! Before the mutex: lengths, hash, checksum, prefetch. Under it: everything that decides, in the order of the I-rules:
+//! the condition, room in log and index, so that nothing can fail half done; then the record, then the index, then the
+//! counters. After it: waiting for durability.
+
+mod batch;
+pub(crate) mod batch_ops;
+pub(crate) mod keyspaces;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::config::Durability;
+use crate::engine::compaction::state::Wish;
+use crate::engine::read::Value;
+use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::{Engine, Writer};
+use crate::error::{Error, Result};
+use crate::format::Seq;
+use crate::format::hash::Hash;
+use crate::format::record::Kind;
+use crate::index::hash::lazy::Unread;
+use crate::index::keyspace_index::KeyspaceIndex;
+use crate::log::writer::Draft;
+use crate::mem::address_space::Record;
+use crate::mem::dead_bytes::Dead;
+use crate::mem::location::Location;
+use crate::sync::epoch::Pin;
+
+/// How many bytes of log lie between two looks at whether the helper sleeps.
+const CALL_SPACING: u64 = 64 << 10;
+
+/// The entry that a write found in the index.
+#[derive(Debug, Clone, Copy)]
+struct Current<'p> {
+    location: Location,
+    record: Record<'p>,
+}
+
+/// What must hold of a key for a write to be carried out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Condition<'a> {
+    /// Nothing.
+    Always,
+    /// The key has this value, or is absent.
+    Value(Option<&'a [u8]>),
+    /// The key is there, or is absent.
+    Present(bool),
+    /// The key has the record of this number, or is absent.
+    Seq(Option<Seq>),
+}
+
+/// A write to one key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change<'a> {
+    pub(crate) key: &'a [u8],
+    /// None removes the key.
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) condition: Condition<'a>,
+    /// Whether the value before is wanted, or after.
+    pub(crate) keep: Keep,
+}
+
+impl Change<'_> {
+    /// Whether the value before is looked at.
+    fn reads(&self) -> bool {
+        self.keep == Keep::Old || matches!(self.condition, Condition::Value(_))
+    }
+}
+
+/// Which value a write gives back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Nothing,
+    Old,
+    New,
+}
+
+/// What became of a write to one key.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It was carried out, or there was nothing to remove.
+    Done {
+        /// Its number; for a removal of what was not there, the last one before.
+        seq: Seq,
+        /// Whether the key was there before.
+        was_there: bool,
+        /// The value that was to be kept.
+        kept: Option<Value>,
+    },
+    /// The condition did not hold; what the key has.
+    Refused(Option<Value>),
+}
+
+impl Engine {
+    /// Writes to one key.
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::insert`](crate::Keyspace::insert).
+    #[inline]
+    pub(crate) fn change(
+        &self,
+        keyspace: &Keyspace,
+        change: &Change<'_>,
+        durability: Durability,
+    ) -> Result<Outcome> {
+        let mut wish = Wish::of(change.value.is_none());
+        loop {
+            match self.attempt(keyspace, change, durability, wish) {
+                Err(error) if self.is_worth_another(&error, &mut wish)? => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether a write that failed may be tried again: there is room now, or what was damaged has been built anew.
+    ///
+    /// # Errors
+    ///
+    /// What stopped that.
+    #[cold]
+    fn is_worth_another(&self, error: &Error, wish: &mut Wish) -> Result<bool> {
+        Ok(self.makes_room(error, wish)? || self.mends(error)?)
+    }
+
+    #[inline]
+    fn attempt(
+        &self,
+        keyspace: &Keyspace,
+        change: &Change<'_>,
+        durability: Durability,
+        wish: Wish,
+    ) -> Result<Outcome> {
+        self.liveness.check()?;
+        let pin = self.pin();
+        let hash = self.hash_key.hash(change.key);
+        let contents = self.contents(keyspace, &pin)?;
+        contents.index.prefetch(hash);
+        let (kind, value) = match change.value {
+            Some(value) => (Kind::Put, value),
+            None => (Kind::Tombstone, [].as_slice()),
+        };
+        let mut draft = Draft::new(kind, contents.id, change.key, value)?;
+        self.bring_near(contents, hash);
+        let mut guard = self.writer.lock();
+        let writer = &mut *guard;
+        self.check_writable()?;
+        // They may have been replaced since; from here on they stay.
+        let contents = self.contents(keyspace, &pin)?;
+        draft.keyspace = contents.id;
+        let slot = writer.indexes.of(contents);
+        let current = self.current(contents, slot, hash, (change.key, change.reads()), &pin)?;
+        let there = current.filter(|current| current.record.is_put());
+        let holds = self.holds(change.condition, there)?;
+        if !holds || (there.is_none() && change.value.is_none()) {
+            // What the key has may not be durable yet; the answer must not be taken back.
+            let seq = writer.log.last_user();
+            drop(guard);
+            let now = there.map(|there| Value::of(&there.record)).filter(|_| !holds);
+            drop(pin);
+            self.settle(seq, durability)?;
+            let done = Outcome::Done { seq, was_there: false, kept: None };
+            return Ok(if holds { done } else { Outcome::Refused(now) });
+        }
+        let entries = usize::from(change.value.is_some());
+        self.reserve(slot, entries)?;
+        writer.log.reserve_record(&self.shared, &self.provision, wish.want(), &draft)?;
+        let (location, seq) = writer.log.append(&self.shared, &draft)?;
+        self.progress.begin(seq);
+        self.keep_version(contents, hash, there, seq);
+        let ordinal = writer.log.position().0.mapping().ordinal();
+        if change.value.is_some() {
+            point(slot, hash, current, location);
+            self.count(contents, slot, there, ordinal, draft.size());
+        } else {
+            if let Some(current) = current {
+                slot.index.remove(hash, current.location);
+            }
+            self.shared.space.add_dead(location, Dead::Tombstone, draft.size());
+            self.count(contents, slot, there, ordinal, 0);
+        }
+        let work = self.note_position(writer);
+        drop(guard);
+        let kept = match change.keep {
+            Keep::Nothing => None,
+            Keep::Old => there.map(|there| Value::of(&there.record)),
+            Keep::New if change.value.is_some() => Some(Value::of(&self.record(location, &pin)?)),
+            Keep::New => None,
+        };
+        let was_there = there.is_some();
+        drop(pin);
+        self.call_helper(work);
+        self.keep_pace(work);
+        self.settle(seq, durability)?;
+        Ok(Outcome::Done { seq, was_there, kept })
+    }
+
+    /// Whether a condition holds of what a key has.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` where every read is verified and this one does not hold; `Io` where a page of it cannot be read.
+    fn holds(&self, condition: Condition<'_>, there: Option<Current<'_>>) -> Result<bool> {
+        Ok(match condition {
+            Condition::Always => true,
+            Condition::Present(present) => there.is_some() == present,
+            Condition::Seq(seq) => there.map(|there| there.record.seq()) == seq,
+            Condition::Value(expected) => {
+                if let (true, Some(there)) = (self.config.verify_reads, there) {
+                    self.check_record(&there.record)?;
+                }
+                let holds = there.map(|there| there.record.value()) == expected;
+                // Zeros in the place of a page that cannot be read may be what is expected.
+                there.map_or(Ok(()), |there| self.check_replaced(&there.record))?;
+                holds
+            }
+        })
+    }
+
+    /// Starts the loads of the records that the key may have now.
+    #[inline]
+    pub(crate) fn bring_near(&self, contents: &Contents, hash: Hash) {
+        // What cannot be read is an error of the search that follows.
+        drop(contents.index.find(hash, |location| {
+            self.shared.space.prefetch(location);
+            Ok::<bool, Unread>(false)
+        }));
+    }
+
+    /// Refuses to write to a store that is poisoned or was closed while the caller waited.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.shared.commit.check()?;
+        self.liveness.check()
+    }
+
+    /// Makes room in an index, so that nothing can fail half done.
+    fn reserve(&self, slot: &mut KeyspaceIndex, entries: usize) -> Result<()> {
+        if entries == 0 {
+            slot.index.before_removals(1);
+            return Ok(());
+        }
+        let grown = slot.index.reserve_many(entries);
+        grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))
+    }
+
+    /// The entry of a key; and whether its value is read, or only what it takes counts.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
+    fn current<'p>(
+        &'p self,
+        contents: &Contents,
+        slot: &KeyspaceIndex,
+        hash: Hash,
+        (key, reads): (&[u8], bool),
+        pin: &'p Pin,
+    ) -> Result<Option<Current<'p>>> {
+        let mut current = None;
+        slot.index.find(hash, |location| {
+            let record = self.record_as_it_is(location, pin)?;
+            if !record.is_of(contents.id, key) {
+                self.check_record(&record)?;
+                return Ok(false);
+            }
+            self.check_replaced(&record)?;
+            current = Some(Current { location, record });
+            Ok::<bool, Error>(true)
+        })?;
+        let index = slot.index.index();
+        if let Some(Current { location, record }) = current.filter(|_| index.is_from_image()) {
+            if reads || self.catalog.snapshots.see(record.seq()) {
+                self.check_first(index, hash, location, &record)?;
+            } else {
+                self.check_header(&record)?;
+            }
+        }
+        Ok(current)
+    }
+
+    /// The entry of a key, damage aside: for the second look, after the first found none.
+    fn current_lenient<'p>(
+        &'p self,
+        contents: &Contents,
+        slot: &KeyspaceIndex,
+        hash: Hash,
+        key: &[u8],
+        pin: &'p Pin,
+    ) -> Option<Current<'p>> {
+        let mut current = None;
+        // The first look brought what there is to be read.
+        drop(slot.index.find(hash, |location| {
+            let record = self.shared.space.record(location, pin);
+            let Some(record) = record.filter(|record| record.is_of(contents.id, key)) else {
+                return Ok(false);
+            };
+            current = Some(Current { location, record });
+            Ok::<bool, Unread>(true)
+        }));
+        current
+    }
+
+    /// Keeps what a key has for the snapshots that see it, before the record of number `end` takes its place.
+    #[inline]
+    fn keep_version(&self, contents: &Contents, hash: Hash, there: Option<Current<'_>>, end: Seq) {
+        let Some(there) = there else { return };
+        let begin = there.record.seq();
+        if self.catalog.snapshots.see(begin) {
+            let order = contents.index.order_of(hash);
+            let record = there.record.keep_record();
+            self.catalog.snapshots.keep(&contents.versions, order, record, begin, end);
+        }
+    }
+
+    /// Counts a record of `size` bytes, in the segment with this ordinal, that takes the place of what was there; zero
+    /// for a removal.
+    fn count(
+        &self,
+        contents: &Contents,
+        slot: &mut KeyspaceIndex,
+        was: Option<Current<'_>>,
+        ordinal: usize,
+        size: u64,
+    ) {
+        let mut old = 0;
+        if let Some(was) = was {
+            old = was.record.header().size();
+            self.shared.space.add_dead(was.location, Dead::Hidden, old);
+            slot.sub_live(was.record.ordinal(), old);
+        }
+        if size > 0 {
+            slot.add_live(ordinal, size);
+        }
+        add(&contents.live_bytes, size.wrapping_sub(old));
+        add(&contents.keys, u64::from(size > 0).wrapping_sub(u64::from(was.is_some())));
+    }
+
+    /// Tells everybody else where the log is; what is to be done because of it.
+    pub(crate) fn note_position(&self, writer: &Writer) -> Due {
+        let (segment, offset) = writer.log.position();
+        let half = segment.size() / 2;
+        let before = self.provision.offset();
+        // Relaxed, both: under the writer mutex.
+        let rolled = self.counters.segment.load(Ordering::Relaxed) != segment.id().0;
+        if rolled {
+            self.counters.segment.store(segment.id().0, Ordering::Relaxed);
+            self.note_growth();
+        }
+        self.provision.set_offset(offset);
+        self.progress.end(writer.log.last_user());
+        // Relaxed: the helper looks under the mutex.
+        self.counters.full.store(writer.log.full_count(), Ordering::Relaxed);
+        // A segment may be smaller than that, and the next one is made when it is half full.
+        let pace = rolled || before / CALL_SPACING != offset / CALL_SPACING;
+        let call =
+            pace || (before < half && half <= offset) || self.config.durability == Durability::Interval;
+        Due { call, pace }
+    }
+
+    /// Wakes the helper, if it sleeps and there is work.
+    #[inline]
+    pub(crate) fn call_helper(&self, due: Due) {
+        if due.call && self.bell.ring() {
+            // Relaxed: a statistic.
+            self.counters.wakes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a writer is to do besides, once it has let go of the mutex.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Due {
+    /// The helper should look whether it has work.
+    call: bool,
+    /// Another 64 KiB were written, so it is time to look whether compaction keeps pace.
+    pub(crate) pace: bool,
+}
+
+impl Due {
+    /// The same; and the helper should look in any case where `also` is true.
+    pub(crate) fn or(self, also: bool) -> Self {
+        Self { call: self.call || also, ..self }
+    }
+}
+
+/// Has an index lead to a new record.
+fn point(slot: &mut KeyspaceIndex, hash: Hash, current: Option<Current<'_>>, location: Location) {
+    match current {
+        Some(current) => {
+            slot.index.replace(hash, current.location, location);
+        }
+        None => slot.index.insert(hash, location),
+    }
+}
+
+/// Adds to a counter that only the holder of the writer mutex changes.
+fn add(counter: &AtomicU64, by: u64) {
+    // Relaxed, and not one operation: one writer.
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}

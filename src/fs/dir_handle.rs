@@ -1,0 +1,372 @@
+//! A directory that is held by a descriptor, and the files in it, reached by their names relative to that.
+//!
+//! A path leads somewhere else once a directory is renamed, removed or mounted over; a descriptor does not. No name in
+//! the directory is followed, nothing but a regular file is opened, and nothing is ever created over anything: whoever
+//! may write to the directory can neither lead a store to another file nor keep it waiting.
+
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::{Access, Medium, Standing, platform};
+use crate::format::file_name;
+use crate::format::file_name::MANIFESTS;
+
+/// The owner of whatever belongs to nobody whom this process can name (`overflowuid`, proc(5)).
+const NOBODY: u32 = 65_534;
+
+/// A directory that is open.
+#[derive(Debug)]
+pub(super) struct Place {
+    dir: File,
+    /// Whether the file system counts the names of directories, so that none means that it was removed.
+    counts_names: bool,
+    /// What new files are made like.
+    like: OnceLock<Like>,
+}
+
+/// Mode and owner of the files that are there already; nothing of what is as the process makes it anyway.
+#[derive(Debug, Clone, Copy)]
+struct Like {
+    mode: Option<Mode>,
+    owner: Option<(Uid, Gid)>,
+}
+
+impl Place {
+    /// Opens the directory at a path, which may lead there through links.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let dir = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
+        let dir = platform::above_standard_streams(File::from(dir))?;
+        let counts_names = dir.metadata()?.nlink() > 0;
+        Ok(Self { dir, counts_names, like: OnceLock::new() })
+    }
+
+    /// Whether this is still the directory that the path leads to.
+    pub(super) fn standing(&self, path: &Path) -> io::Result<Standing> {
+        let ours = self.dir.metadata()?;
+        if self.counts_names && ours.nlink() == 0 {
+            return Ok(Standing::Removed);
+        }
+        match std::fs::metadata(path) {
+            Ok(there) if (there.dev(), there.ino()) != (ours.dev(), ours.ino()) => Ok(Standing::Replaced),
+            // Moved, or out of this process's sight: nobody else can be mistaken for it.
+            _ => Ok(Standing::Here),
+        }
+    }
+
+    /// The names in it.
+    pub(super) fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                // A name that is not Unicode is no name of ours, but it must not be overlooked either.
+                names.push(OsStr::from_bytes(name).to_string_lossy().into_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Opens a file that is there.
+    pub(super) fn open_file(&self, name: &str, access: Access) -> io::Result<File> {
+        let flags = if access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY };
+        let file = self.open_regular(name, flags, Mode::empty())?;
+        if access == Access::Write {
+            self.check_only_name(name, &file.metadata()?)?;
+        }
+        Ok(file)
+    }
+
+    /// Makes a file that is not there, like those that are.
+    pub(super) fn create_file(&self, name: &str) -> io::Result<File> {
+        let like = *self.like.get_or_init(|| self.find_like());
+        let mode = like.mode.unwrap_or(Mode::from_raw_mode(0o666));
+        let file = self.open_regular(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode)?;
+        like.apply(&file).inspect_err(|_| {
+            // Best effort; the error says why there is no such file.
+            drop(self.unlink(name));
+        })?;
+        Ok(file)
+    }
+
+    fn open_regular(&self, name: &str, flags: OFlags, mode: Mode) -> io::Result<File> {
+        // Without NONBLOCK a fifo keeps whoever opens it waiting; for a regular file it means nothing.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = retry_on_intr(|| rustix::fs::openat(&self.dir, name, flags, mode));
+        let file = platform::above_standard_streams(File::from(opened.map_err(of_what_is_no_file)?))?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(no_file("it is not a regular file")) }
+    }
+
+    /// Refuses a file that a write would change under another name, too.
+    fn check_only_name(&self, name: &str, file: &Metadata) -> io::Result<()> {
+        if file.nlink() <= 1 {
+            return Ok(());
+        }
+        let temporary = file_name::temporary(name);
+        if file.nlink() == 2 && self.id_of(&temporary)? == Some((file.dev(), file.ino())) {
+            // A rename in two steps was interrupted between them.
+            return self.unlink(&temporary);
+        }
+        Err(io::Error::other(format!(
+            "it has {} names (hard links), and what is written to it would change under all of them; copy the files \
+             of a store instead of linking them",
+            file.nlink()
+        )))
+    }
+
+    /// Device and inode of what has a name, if anything has; a link is not followed.
+    pub(super) fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
+        match retry_on_intr(|| rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)) {
+            Ok(stat) => Ok(Some(id(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Mode and owner of the manifest; without one, the owner of the directory.
+    fn find_like(&self) -> Like {
+        let stat = |name: &str| rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).ok();
+        let plain = |stat: &rustix::fs::Stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1
+        };
+        let manifest = MANIFESTS.iter().filter_map(|name| stat(name)).find(plain);
+        let mode =
+            manifest.as_ref().map(|stat| Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o666));
+        let owner = manifest.or_else(|| rustix::fs::fstat(&self.dir).ok()).and_then(|stat| {
+            // Only the administrator may give a file away, and only somebody else's store needs it.
+            let is_others = rustix::process::geteuid().is_root() && stat.st_uid != 0;
+            let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+            (is_others && stat.st_uid != NOBODY).then_some(owner)
+        });
+        Like { mode, owner }
+    }
+
+    /// Gives a file another name, which nothing may have yet.
+    pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+        match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, rustix::fs::RenameFlags::NOREPLACE) {
+            // The file system does not know it.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+            other => return Ok(other?),
+        }
+        self.rename_in_two_steps(from, to)
+    }
+
+    /// As exclusive; a crash between the steps leaves both names, which the next opening of the file mends.
+    fn rename_in_two_steps(&self, from: &str, to: &str) -> io::Result<()> {
+        rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty())?;
+        self.unlink(from)
+    }
+
+    /// Removes a name.
+    pub(super) fn unlink(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.dir, name, AtFlags::empty())?)
+    }
+
+    /// Makes the names in it durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        match self.dir.sync_all() {
+            // Some file systems (in user space) have no such sync: there is nothing that could be done.
+            Err(error) if platform::has_no_sync(&error) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes its own name durable, in the directory that it lies in now.
+    pub(super) fn sync_parent(&self, _: &Path) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match retry_on_intr(|| rustix::fs::openat(&self.dir, "..", flags, Mode::empty())) {
+            Ok(parent) => platform::sync_foreign(&File::from(parent)),
+            // Not ours to read, so not made by us.
+            Err(Errno::ACCESS | Errno::PERM) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Bytes that are free for this user on its file system.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let system = rustix::fs::fstatvfs(&self.dir).ok()?;
+        system.f_bavail.checked_mul(system.f_frsize)
+    }
+
+    /// The number of files that the file system can still hold; `None` where that is unknown, or only its size limits them.
+    pub(super) fn free_files(&self) -> Option<u64> {
+        let system = rustix::fs::fstatvfs(&self.dir).ok()?;
+        (system.f_files > 0).then_some(system.f_favail)
+    }
+
+    /// What lies below.
+    pub(super) fn medium(&self) -> io::Result<Medium> {
+        platform::medium(&self.dir)
+    }
+
+    /// Takes the lock on the directory itself, which nobody can swap out, alone or `shared`. `None` where the file system has
+    /// no such locks.
+    pub(super) fn try_lock(&self, shared: bool) -> io::Result<Option<bool>> {
+        let operation = match shared {
+            true => FlockOperation::NonBlockingLockShared,
+            false => FlockOperation::NonBlockingLockExclusive,
+        };
+        match retry_on_intr(|| rustix::fs::flock(&self.dir, operation)) {
+            Ok(()) => Ok(Some(true)),
+            Err(Errno::WOULDBLOCK) => Ok(Some(false)),
+            Err(Errno::BADF | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Lets go of that lock: other holders of the descriptor live longer.
+    pub(super) fn unlock(&self) {
+        // It fails where there is none.
+        let _ = rustix::fs::flock(&self.dir, FlockOperation::Unlock);
+    }
+}
+
+impl Like {
+    fn apply(self, file: &File) -> io::Result<()> {
+        if let Some((user, group)) = self.owner {
+            rustix::fs::fchown(file, Some(user), Some(group)).map_err(|errno| {
+                let error = io::Error::from(errno);
+                let (user, group) = (user.as_raw(), group.as_raw());
+                let text = format!(
+                    "the new file cannot be given to user {user} and group {group}, whose store it is: {error}; act \
+                     as that user"
+                );
+                io::Error::new(error.kind(), text)
+            })?;
+        }
+        if let Some(mode) = self.mode
+            && Mode::from_raw_mode(file.metadata()?.mode()) & Mode::from_raw_mode(0o777) != mode
+        {
+            // The process's umask is not that of whoever made the store.
+            rustix::fs::fchmod(file, mode)?;
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::useless_conversion, reason = "the fields have other types on other systems")]
+fn id(stat: &rustix::fs::Stat) -> (u64, u64) {
+    (u64::try_from(stat.st_dev).unwrap_or(u64::MAX), u64::from(stat.st_ino))
+}
+
+fn no_file(what: &str) -> io::Error {
+    io::Error::other(format!(
+        "{what}, and a store's files are regular files; remove it, or find out who put it there"
+    ))
+}
+
+/// What the system says of a name that is no regular file's.
+fn of_what_is_no_file(errno: Errno) -> io::Error {
+    match errno {
+        Errno::LOOP | Errno::MLINK => no_file("it is a symbolic link"),
+        Errno::NXIO | Errno::NODEV => no_file("it is a fifo, a socket or a device"),
+        Errno::ISDIR => no_file("it is a directory"),
+        errno => errno.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn scratch() -> (tempfile::TempDir, Place) {
+        let here = std::env::current_exe().expect("the test itself");
+        let dir = tempfile::tempdir_in(here.parent().expect("it lies in a folder")).unwrap();
+        let place = Place::open(dir.path()).unwrap();
+        (dir, place)
+    }
+
+    #[test]
+    fn nothing_but_a_regular_file_is_opened_and_no_link_followed() {
+        let (dir, place) = scratch();
+        std::fs::write(dir.path().join("target"), "precious").unwrap();
+        symlink("target", dir.path().join("link")).unwrap();
+        symlink("missing", dir.path().join("dangling")).unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        let status = std::process::Command::new("mkfifo").arg(dir.path().join("fifo")).status().unwrap();
+        assert!(status.success());
+        for name in ["link", "dangling", "folder", "fifo"] {
+            for access in [Access::Read, Access::Write] {
+                let error = place.open_file(name, access).unwrap_err();
+                assert!(error.to_string().contains("regular files"), "{name}: {error}");
+            }
+            let error = place.create_file(name).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{name}");
+        }
+        assert_eq!(std::fs::read(dir.path().join("target")).unwrap(), b"precious");
+        assert!(!dir.path().join("missing").exists());
+    }
+
+    #[test]
+    fn a_file_with_two_names_is_read_and_not_written() {
+        let (dir, place) = scratch();
+        std::fs::write(dir.path().join("one"), "text").unwrap();
+        std::fs::hard_link(dir.path().join("one"), dir.path().join("two")).unwrap();
+        place.open_file("one", Access::Read).unwrap();
+        let error = place.open_file("one", Access::Write).unwrap_err();
+        assert!(error.to_string().contains("copy the files"), "{error}");
+    }
+
+    #[test]
+    fn a_rename_replaces_nothing_in_one_step_or_two() {
+        let (dir, place) = scratch();
+        for rename in [Place::rename, Place::rename_in_two_steps] {
+            for name in ["one", "two"] {
+                std::fs::write(dir.path().join(name), name).unwrap();
+            }
+            let error = rename(&place, "one", "two").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(std::fs::read(dir.path().join("two")).unwrap(), b"two");
+            rename(&place, "one", "three").unwrap();
+            assert!(!dir.path().join("one").exists());
+            std::fs::remove_file(dir.path().join("three")).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_interrupted_rename_in_two_steps_is_finished() {
+        let (dir, place) = scratch();
+        std::fs::write(dir.path().join("one.tmp"), "text").unwrap();
+        std::fs::hard_link(dir.path().join("one.tmp"), dir.path().join("one")).unwrap();
+        place.open_file("one", Access::Write).unwrap();
+        assert_eq!(place.list().unwrap(), ["one"]);
+    }
+
+    #[test]
+    fn a_directory_is_told_from_its_replacement() {
+        let (dir, _) = scratch();
+        let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+        std::fs::create_dir(&here).unwrap();
+        let place = Place::open(&here).unwrap();
+        assert_eq!(place.standing(&here).unwrap(), Standing::Here);
+        std::fs::rename(&here, &there).unwrap();
+        assert_eq!(place.standing(&here).unwrap(), Standing::Here, "moved, and nothing in its place");
+        std::fs::create_dir(&here).unwrap();
+        assert_eq!(place.standing(&here).unwrap(), Standing::Replaced);
+        std::fs::remove_dir(&there).unwrap();
+        assert_eq!(place.standing(&here).unwrap(), Standing::Removed);
+    }
+
+    #[test]
+    fn a_new_file_gets_the_mode_of_the_manifest() {
+        use std::os::unix::fs::PermissionsExt;
+        let (dir, place) = scratch();
+        std::fs::write(dir.path().join(MANIFESTS[0]), "").unwrap();
+        let mode = std::fs::Permissions::from_mode(0o664);
+        std::fs::set_permissions(dir.path().join(MANIFESTS[0]), mode).unwrap();
+        let file = place.create_file("one").unwrap();
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o664);
+    }
+}

@@ -1,0 +1,328 @@
+//! The file of an image: written beside a store that goes on, and opened.
+//!
+//! It does not decide when an image is made nor whether one may be used. What an index gives to an image and takes
+//! from one is in `index/capture.rs` and `index/load.rs`; the bytes are in `format/image.rs`.
+//!
+//! **Order.** The image is written under a temporary name, synced, renamed, and the directory synced; an image is never
+//! changed in place. The caller finishes it only once the log is durable up to the image's last number (I3).
+//!
+//! **Crash points.** Up to the rename there is a temporary file, which an open removes. After it there is a whole image.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, Image, frame_sum};
+use crate::format::{Defect, file_name};
+use crate::fs::{Access, Dir, File, read_exact_at};
+use crate::index::hash::capture::{Abandoned, Capture};
+use crate::index::hash::lazy::{Source, Unread};
+use crate::index::hash::{Index, IndexWriter};
+
+/// Blocks that are written at once: 1 MiB.
+const STEP_BLOCKS: usize = (1 << 20) / BLOCK_LEN;
+/// What an open reads first: as a rule the whole front.
+const FIRST_READ: u64 = 1 << 14;
+
+/// What a step of writing came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// There is more to write.
+    More,
+    /// Everything is written, and nothing is durable yet.
+    Written,
+    /// An index changed too fast; the file was removed.
+    Abandoned,
+}
+
+/// An image in the making.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    file: Arc<dyn File>,
+    name: String,
+    nonce: u64,
+    /// The index at hand last, so that it can be popped.
+    captures: Vec<Capture>,
+    frame: u64,
+    offset: u64,
+}
+
+impl Writing {
+    /// Makes the file and writes the front. The captures are those of the front's keyspaces, in its order.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; a full disk, too, for the file's blocks are reserved here.
+    pub(crate) fn start(dir: &dyn Dir, image: &Image, mut captures: Vec<Capture>) -> Result<Self> {
+        debug_assert!(
+            image.keyspaces.iter().map(|keyspace| keyspace.table).eq(captures.iter().map(Capture::table)),
+            "the front is that of these indexes"
+        );
+        captures.reverse();
+        let name = file_name::image(image.number);
+        let temporary = file_name::temporary(&name);
+        let failed = |error| Error::io("write", dir.path().join(&temporary), error);
+        let file = dir.create(&temporary).map_err(failed)?;
+        let front = image.encode();
+        let size = image.size();
+        let written = file.allocate(size).and_then(|()| file.write_at(&front, 0));
+        if let Err(error) = written {
+            // It is temporary: an open would remove it as well.
+            drop(dir.unlink(&temporary));
+            return Err(failed(error));
+        }
+        Ok(Self { file, name, nonce: image.nonce, captures, frame: 0, offset: front.len() as u64 })
+    }
+
+    /// Writes about 1 MiB. Takes no lock that a writer of the store could wait for, but that of a page's copy.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; the file was removed then.
+    pub(crate) fn step(&mut self, dir: &dyn Dir) -> Result<Step> {
+        match self.write_some() {
+            Ok(Ok(step)) => Ok(step),
+            Ok(Err(Abandoned)) => {
+                drop(dir.unlink(&file_name::temporary(&self.name)));
+                Ok(Step::Abandoned)
+            }
+            Err(error) => {
+                let temporary = file_name::temporary(&self.name);
+                drop(dir.unlink(&temporary));
+                Err(Error::io("write", dir.path().join(temporary), error))
+            }
+        }
+    }
+
+    fn write_some(&mut self) -> io::Result<std::result::Result<Step, Abandoned>> {
+        let mut bytes = Vec::with_capacity(STEP_BLOCKS * FRAME_SIZE);
+        let mut block = [0; BLOCK_LEN];
+        while bytes.len() < STEP_BLOCKS * FRAME_SIZE {
+            let Some(capture) = self.captures.last_mut() else { break };
+            match capture.next_block(&mut block) {
+                Ok(true) => {
+                    bytes.extend_from_slice(&block);
+                    bytes.extend_from_slice(&frame_sum(self.nonce, self.frame, &block).to_le_bytes());
+                    self.frame += 1;
+                }
+                Ok(false) => drop(self.captures.pop()),
+                Err(abandoned) => return Ok(Err(abandoned)),
+            }
+        }
+        self.file.write_at(&bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        Ok(Ok(if self.captures.is_empty() { Step::Written } else { Step::More }))
+    }
+
+    /// Removes what was written: the image is not wanted any more.
+    pub(crate) fn discard(self, dir: &dyn Dir) {
+        // An open would remove it as well.
+        drop(dir.unlink(&file_name::temporary(&self.name)));
+    }
+
+    /// Makes a written image durable under its name. The log must be durable up to the image's last number (I3).
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; the file was removed then.
+    pub(crate) fn finish(self, dir: &dyn Dir) -> Result<()> {
+        debug_assert!(self.captures.is_empty(), "it is written");
+        let temporary = file_name::temporary(&self.name);
+        let failed = |error| Error::io("finish", dir.path().join(&self.name), error);
+        let synced = self.file.sync();
+        dir.crash_point("image-synced");
+        let named = synced.and_then(|()| dir.rename(&temporary, &self.name));
+        named.map_err(failed).inspect_err(|_| drop(dir.unlink(&temporary)))?;
+        dir.crash_point("image-renamed");
+        // Nobody names it: an open would remove it as well.
+        dir.sync().map_err(failed).inspect_err(|_| drop(dir.unlink(&self.name)))
+    }
+}
+
+/// Whether an error is about an image, without which everything goes on: the log holds all that it says.
+pub(crate) fn is_of_image(error: &Error) -> bool {
+    if let Error::Io { source, .. } = error
+        && source.get_ref().is_some_and(|cause| cause.is::<Unread>())
+    {
+        // Met where an index was to grow.
+        return true;
+    }
+    let (Error::Corrupt { path, .. } | Error::Io { path, .. }) = error else { return false };
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| matches!(file_name::parse(name), file_name::Name::Image(_)))
+}
+
+/// An image that is open.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// What its front says.
+    pub(crate) image: Image,
+    file: Arc<dyn File>,
+    path: Arc<Path>,
+    front_len: u64,
+}
+
+impl Opened {
+    /// Opens an image and reads its front.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says, and `Corrupt` for a front that is damaged or not that of this file. The log holds
+    /// all that an image says, so a caller may go on without.
+    pub(crate) fn open(dir: &dyn Dir, number: u64) -> Result<Self> {
+        let name = file_name::image(number);
+        let path = dir.path().join(&name);
+        let failed = |error| Error::io("read", &*path, error);
+        let damaged = |defect| Error::Corrupt { path: path.clone(), offset: 0, defect };
+        let file = dir.open(&name, Access::Read).map_err(failed)?;
+        let size = file.identity().map_err(failed)?.size;
+        let mut bytes = vec![0; usize::try_from(size.min(FIRST_READ)).expect("at most 16 KiB")];
+        read_exact_at(&*file, &mut bytes, 0).map_err(failed)?;
+        let front_len = Image::front_len(&bytes, size).map_err(damaged)?;
+        let first = bytes.len();
+        if front_len > first {
+            bytes.resize(front_len, 0);
+            read_exact_at(&*file, &mut bytes[first..], first as u64).map_err(failed)?;
+        }
+        let image = Image::decode(&bytes, size).map_err(damaged)?;
+        if image.number != number {
+            return Err(damaged(Defect::BadField("number")));
+        }
+        Ok(Self { image, file, path: Arc::from(path), front_len: front_len as u64 })
+    }
+
+    /// The error of whoever finds that the front does not fit the store.
+    pub(crate) fn unfit(&self, field: &'static str) -> Error {
+        Error::Corrupt { path: self.path.to_path_buf(), offset: 0, defect: Defect::BadField(field) }
+    }
+
+    /// Bytes of the front.
+    pub(crate) fn front_len(&self) -> u64 {
+        self.front_len
+    }
+
+    /// Makes the indexes of the front's keyspaces, in its order; they are partial, and keep the file open until they are whole.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Index::from_image`].
+    pub(crate) fn indexes(&self) -> Result<Vec<(Arc<Index>, IndexWriter)>> {
+        let mut first_frame = 0;
+        let index = |table: crate::format::checkpoint::Table| {
+            let source = Source {
+                file: Arc::clone(&self.file),
+                path: Arc::clone(&self.path),
+                nonce: self.image.nonce,
+                first_frame,
+                frames_at: self.front_len,
+            };
+            first_frame += table.blocks().iter().sum::<u64>();
+            Index::from_image(table, source)
+                .map_err(|error| Error::io("load an index from", &*self.path, error))
+        };
+        self.image.keyspaces.iter().map(|keyspace| keyspace.table).map(index).collect()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::format::checkpoint::KeyspaceEntry;
+    use crate::format::hash::HashKey;
+    use crate::format::{KeyspaceId, Seq, StoreId};
+    use crate::fs::real::RealDir;
+    use crate::mem::location::Location;
+
+    fn scratch() -> (tempfile::TempDir, RealDir) {
+        let executable = std::env::current_exe().expect("the test itself");
+        let temporary =
+            tempfile::tempdir_in(executable.parent().expect("it lies in a folder")).expect("a folder");
+        let dir = RealDir::new(temporary.path()).expect("a directory by its full path");
+        (temporary, dir)
+    }
+
+    fn hash_key() -> HashKey {
+        HashKey::from_secret([7; 32])
+    }
+
+    fn filled(count: u64) -> IndexWriter {
+        let (_, mut writer) = Index::new().expect("there is room");
+        let key = hash_key();
+        for number in 0..count {
+            writer.reserve().expect("there is room");
+            writer.insert(key.hash(&number.to_le_bytes()), Location::from_bits(number + 1));
+        }
+        writer
+    }
+
+    fn get(index: &Index, number: u64) -> Option<Location> {
+        let matches = |location: Location| Ok::<_, Unread>(location.to_bits() == number + 1);
+        index.find(hash_key().hash(&number.to_le_bytes()), matches).expect("nothing fails here")
+    }
+
+    fn begin(writers: &mut [IndexWriter], limit: usize) -> (Image, Vec<Capture>) {
+        let captures: Vec<_> = writers
+            .iter_mut()
+            .map(|writer| writer.begin_image(limit).expect("none is being taken"))
+            .collect();
+        let keyspace = |(id, capture): (u32, &Capture)| KeyspaceEntry {
+            id: KeyspaceId(id),
+            keys: capture.table().entries,
+            live_bytes: 0,
+            table: capture.table(),
+            live: Vec::new(),
+        };
+        let image = Image {
+            store: StoreId([1; 16]),
+            number: 1,
+            nonce: 0xabcd,
+            last: Seq(9),
+            hash_id: 1,
+            segments: Vec::new(),
+            keyspaces: (0..).zip(&captures).map(keyspace).collect(),
+        };
+        (image, captures)
+    }
+
+    fn write(dir: &RealDir, writers: &mut [IndexWriter]) {
+        let (image, captures) = begin(writers, 0);
+        let mut writing = Writing::start(dir, &image, captures).expect("nothing fails here");
+        while writing.step(dir).expect("nothing fails here") == Step::More {}
+        writing.finish(dir).expect("nothing fails here");
+    }
+
+    #[test]
+    fn several_indexes_come_back_from_one_file() {
+        let (_temporary, dir) = scratch();
+        let counts = [0, 1, 1000, 100_000, 5];
+        let mut writers = counts.map(filled);
+        write(&dir, &mut writers);
+        assert_eq!(dir.list().unwrap(), ["INDEX-000001"]);
+        let opened = Opened::open(&dir, 1).unwrap();
+        for ((index, _writer), count) in opened.indexes().unwrap().iter().zip(counts) {
+            assert_eq!(index.len() as u64, count);
+            assert!((0..count).all(|number| get(index, number).is_some()));
+            assert_eq!(get(index, count), None);
+            index.bring_all().unwrap();
+        }
+        assert!(matches!(Opened::open(&dir, 2), Err(Error::Io { .. })));
+        dir.rename("INDEX-000001", "INDEX-000002").unwrap();
+        assert!(matches!(Opened::open(&dir, 2), Err(Error::Corrupt { .. })));
+    }
+
+    #[test]
+    fn an_abandoned_image_leaves_no_file() {
+        let (_temporary, dir) = scratch();
+        let mut writers = [filled(200_000)];
+        let (image, captures) = begin(&mut writers, 1);
+        let mut writing = Writing::start(&dir, &image, captures).unwrap();
+        assert_eq!(writing.step(&dir).unwrap(), Step::More);
+        for number in 0..1000u64 {
+            let (hash, location) = (hash_key().hash(&number.to_le_bytes()), Location::from_bits(number + 1));
+            assert!(writers[0].replace(hash, location, location));
+        }
+        assert_eq!(writing.step(&dir).unwrap(), Step::Abandoned);
+        assert!(dir.list().unwrap().is_empty());
+    }
+}

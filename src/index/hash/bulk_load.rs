@@ -1,0 +1,240 @@
+//! Filling an index that nobody reads yet, by several threads.
+//!
+//! What a replay puts into an index belongs to buckets all over it, and each waits for memory; so several threads put it
+//! there. They share nothing: a [`Shard`] belongs to a thread, the buckets that it is used for must be no other shard's (the
+//! caller sees to it, as long as the index does not grow: [`Index::part_of`]), and overflow lines are taken from a few that the
+//! shard has for itself. Growing has a turn of its own ([`IndexWriter::grow`]): a split touches a bucket and its sibling, so
+//! ranges of buckets are split side by side.
+//!
+//! **Concurrency.** No reader and no image in the making is there, so the order of stores that the head of `index` asks for
+//! is nobody's concern: a thread sees what was done before it was started, and its end comes before whatever follows.
+//! A partial index loads what its shards need; the loader's lock orders that.
+
+use std::io;
+use std::sync::atomic::AtomicU64 as Counter;
+use std::thread;
+
+use parking_lot::Mutex;
+
+use super::bucket::{Bucket, Entry, LINKS, Link};
+use super::lazy::Unread;
+use super::split::split_off;
+use super::writer::{IndexWriter, LOAD_TIMES_TEN, OverflowLines, append, collect_links, replace_in};
+use super::{Index, bucket_of, search, split_source};
+use crate::format::hash::Hash;
+use crate::mem::location::Location;
+use crate::sync::Ordering;
+
+/// Overflow lines that a shard takes at once. Fewer where the crate is tested, and fewer splits likewise, so that tests of a few
+/// hundred keys need several threads.
+const LINES_AT_ONCE: u64 = if cfg!(debug_assertions) { 3 } else { 64 };
+/// Buckets that a thread splits before it asks for more.
+const SPLITS_AT_ONCE: u64 = if cfg!(debug_assertions) { 4 } else { 512 };
+
+/// One thread's part in the filling of an index.
+#[derive(Debug)]
+pub(crate) struct Shard<'i> {
+    index: &'i Index,
+    /// The next overflow line that nobody has.
+    next: &'i Counter,
+    lines: OverflowLines,
+    links: Vec<Link>,
+    entries: Vec<Entry>,
+    inserted: u64,
+}
+
+impl IndexWriter {
+    /// Has `work` done by so many threads at most, this one among them, each with a shard; what each came to.
+    ///
+    /// # Errors
+    ///
+    /// What `work` says; of several the first. What the others did has been done, and the index is good for nothing.
+    pub(crate) fn fill<T: Send, E: Send>(
+        &mut self,
+        threads: usize,
+        work: impl Fn(&mut Shard<'_>) -> Result<T, E> + Sync,
+    ) -> Result<Vec<T>, E> {
+        self.look_around();
+        let next = Counter::new(self.lines.used);
+        let index = &*self.index;
+        let threads = threads.max(1);
+        let share = self.lines.free.len() / threads;
+        let shards = (0..threads).map(|_| {
+            let free = std::iter::from_fn(|| self.lines.free.pop_last()).take(share).collect();
+            let lines = OverflowLines { free, used: 0, ensured: 0 };
+            Shard { index, next: &next, lines, links: Vec::new(), entries: Vec::new(), inserted: 0 }
+        });
+        // Taken from here by whoever begins: there may be fewer threads to be had.
+        let (waiting, done) = (Mutex::new(shards.collect::<Vec<_>>()), Mutex::new(Vec::new()));
+        let turn = || {
+            let Some(mut shard) = waiting.lock().pop() else { return };
+            let came_to = work(&mut shard);
+            done.lock().push((came_to, shard));
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                let thread = thread::Builder::new().name("mapcask-fill".to_owned());
+                if thread.spawn_scoped(scope, turn).is_err() {
+                    break;
+                }
+            }
+            turn();
+        });
+        let unused = waiting.into_inner().into_iter().map(|shard| shard.lines);
+        let (came_to, lines): (Vec<_>, Vec<_>) = done
+            .into_inner()
+            .into_iter()
+            .map(|(came_to, shard)| (came_to.map(|came_to| (came_to, shard.inserted)), shard.lines))
+            .unzip();
+        let mut lines: Vec<_> = lines.into_iter().chain(unused).collect();
+        self.take_back(next.into_inner(), &mut lines);
+        came_to
+            .into_iter()
+            .map(|came_to| {
+                let (came_to, inserted) = came_to?;
+                self.count(inserted.cast_signed());
+                Ok(came_to)
+            })
+            .collect()
+    }
+
+    /// Takes back the overflow lines that shards did not use.
+    fn take_back(&mut self, next: u64, shards: &mut [OverflowLines]) {
+        let before = self.lines.used;
+        let own = &mut self.lines;
+        own.used = next;
+        // What was given out last is as if it had never been.
+        shards.sort_unstable_by_key(|lines| std::cmp::Reverse(lines.ensured));
+        for lines in shards {
+            own.free.append(&mut lines.free);
+            if lines.ensured == own.used {
+                own.used = lines.used.min(own.used);
+            } else {
+                own.free.extend((lines.used..lines.ensured).filter_map(Link::to));
+            }
+        }
+        if let Some(last) = own.used.checked_sub(1).filter(|last| *last >= own.ensured) {
+            own.ensured = self.index.overflow.chunk_end(last).min(LINKS);
+        }
+        self.count_lines(before);
+    }
+
+    /// Splits buckets until there are enough for what is in the index, by so many threads at most.
+    ///
+    /// # Errors
+    ///
+    /// As for [`IndexWriter::reserve`]; the index is good for nothing then.
+    pub(crate) fn grow(&mut self, threads: usize) -> io::Result<()> {
+        let wanted = (self.index.len() as u64).saturating_mul(10).div_ceil(LOAD_TIMES_TEN);
+        loop {
+            let buckets = self.index.buckets();
+            if wanted <= buckets {
+                return Ok(());
+            }
+            // Not farther than all that are there now are split once.
+            let end = wanted.min(2 << buckets.ilog2());
+            self.index.heads.ensure_all(buckets..end)?;
+            let next = Counter::new(buckets);
+            let enough = usize::try_from((end - buckets) / SPLITS_AT_ONCE).unwrap_or(usize::MAX);
+            self.fill(threads.min(enough), |shard| shard.split_some(&next, end))?;
+            // Release: as in `split`.
+            let shape = self.index.shape(Ordering::Relaxed).grown(end);
+            self.index.front.0.shape.store(shape.to_bits(), Ordering::Release);
+        }
+    }
+}
+
+impl Shard<'_> {
+    /// Makes sure that one insert cannot fail.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short, or the index is as large as it can be.
+    #[inline]
+    pub(crate) fn reserve(&mut self) -> io::Result<()> {
+        self.reserve_lines(1)
+    }
+
+    #[inline]
+    fn reserve_lines(&mut self, count: u64) -> io::Result<()> {
+        if self.lines.left() < count { self.take_lines(count) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn take_lines(&mut self, count: u64) -> io::Result<()> {
+        let OverflowLines { free, used, ensured } = &mut self.lines;
+        free.extend((*used..*ensured).filter_map(Link::to));
+        let count = count.max(LINES_AT_ONCE);
+        // Relaxed: nothing but the number counts.
+        *used = self.next.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+        *ensured = *used + count;
+        if *ensured > LINKS {
+            *ensured = *used;
+            return Err(io::Error::other("the index has as many overflow lines as its links can tell apart"));
+        }
+        self.index.overflow.ensure_all(*used..*ensured)
+    }
+
+    /// Inserts an entry unless there is one whose record `matches` accepts, whose location is returned then; in one walk.
+    /// Room must be reserved, and the bucket be this shard's.
+    ///
+    /// # Errors
+    ///
+    /// As for [`IndexWriter::find`].
+    pub(crate) fn find_or_insert<E: From<Unread>>(
+        &mut self,
+        hash: Hash,
+        location: Location,
+        mut matches: impl FnMut(Location) -> Result<bool, E>,
+    ) -> Result<Option<Location>, E> {
+        let Self { index, lines, .. } = self;
+        let bucket = bucket_of(hash.to_bits(), index.buckets());
+        if index.is_partial() {
+            index.bring(bucket)?;
+        }
+        let tag = index.tag(hash);
+        let mut line = index.heads.line(bucket);
+        loop {
+            if let Some(found) = search(line, tag, &mut matches)? {
+                return Ok(Some(found));
+            }
+            match line.control_unordered().link() {
+                Some(link) => line = index.overflow.line(link.line()),
+                None => break,
+            }
+        }
+        // All lines before the last are full (X4), but for the head of a chain that has no other.
+        append(index, lines, line, Entry::new(tag, location));
+        self.inserted += 1;
+        Ok(None)
+    }
+
+    /// As [`IndexWriter::replace`], of an entry that was just found.
+    pub(crate) fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
+        replace_in(self.index, hash, old, new)
+    }
+
+    /// Splits buckets until as many are there as are to be, beside other threads that do the same.
+    fn split_some(&mut self, next: &Counter, end: u64) -> io::Result<()> {
+        loop {
+            // Relaxed: nothing but the number counts.
+            let first = next.fetch_add(SPLITS_AT_ONCE, std::sync::atomic::Ordering::Relaxed);
+            if first >= end {
+                return Ok(());
+            }
+            for sibling in first..end.min(first + SPLITS_AT_ONCE) {
+                let index = self.index;
+                let source = split_source(sibling);
+                if index.is_partial() {
+                    index.bring(source)?;
+                }
+                index.prefetch_splits(sibling);
+                collect_links(index, index.heads.line(source), &mut self.links);
+                // The sibling's chain is not longer than its source's.
+                self.reserve_lines(self.links.len() as u64)?;
+                let Self { lines, links, entries, .. } = self;
+                split_off(index, lines, (links, entries), sibling, || ());
+            }
+        }
+    }
+}

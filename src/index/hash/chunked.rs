@@ -1,0 +1,176 @@
+//! A row of lines that grows without moving: chunks, each as large as all before it together.
+//!
+//! **Concurrency.** A chunk is added once, by the writer or by the helper thread, and stays; pages of it may go and come
+//! again. Readers come to a line only by a bucket number or a link that the writer published after the chunk was there.
+
+use std::io;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use crate::mem::cache_lines::{Line, Lines};
+
+/// Chunks in a row: the first, and one for each doubling.
+const CHUNKS: usize = 24;
+
+/// The lines from zero on.
+#[derive(Debug)]
+pub(super) struct Row {
+    base_bits: u32,
+    chunks: [OnceLock<Lines>; CHUNKS],
+}
+
+impl Row {
+    /// A row whose first chunk will hold `1 << base_bits` lines.
+    pub(super) fn new(base_bits: u32) -> Self {
+        Self { base_bits, chunks: [const { OnceLock::new() }; CHUNKS] }
+    }
+
+    /// The most lines that the row can hold.
+    pub(super) fn limit(&self) -> u64 {
+        1 << (self.base_bits as usize + CHUNKS - 1)
+    }
+
+    /// The line of a number, which must have been ensured.
+    #[inline]
+    pub(super) fn line(&self, number: u64) -> &Line {
+        let (chunk, offset) = self.place(number);
+        let lines = self.chunks[chunk].get().expect("the chunk was made before the number was published");
+        &lines.as_slice()[offset]
+    }
+
+    /// Makes the chunk of a number, unless it is there.
+    ///
+    /// # Errors
+    ///
+    /// When memory or address space is short, or the number is not below the limit.
+    pub(super) fn ensure(&self, number: u64) -> io::Result<()> {
+        if number >= self.limit() {
+            return Err(io::Error::other("the index has as many lines as its entries can tell apart"));
+        }
+        let (chunk, _) = self.place(number);
+        if self.chunks[chunk].get().is_none() {
+            // The writer and the helper may both come here; the loser's lines were never touched and cost nothing.
+            drop(self.chunks[chunk].set(Lines::new(self.count(chunk)?)?));
+        }
+        Ok(())
+    }
+
+    /// Makes the chunks of some numbers.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Row::ensure`].
+    pub(super) fn ensure_all(&self, numbers: Range<u64>) -> io::Result<()> {
+        let mut number = numbers.start;
+        while number < numbers.end {
+            self.ensure(number)?;
+            number = self.chunk_end(number);
+        }
+        Ok(())
+    }
+
+    /// How many lines a chunk holds.
+    fn count(&self, chunk: usize) -> io::Result<usize> {
+        let count = 1u64 << (self.base_bits as usize + chunk.saturating_sub(1));
+        usize::try_from(count).map_err(|_| io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// Makes the chunks of the first `count` numbers of a new row, of whose lines few are used for now; see
+    /// [`Row::fill_soon`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Row::ensure`].
+    pub(super) fn make_sparse(&mut self, count: u64) -> io::Result<()> {
+        let Some(last) = count.checked_sub(1) else { return Ok(()) };
+        if last >= self.limit() {
+            return Err(io::Error::other("an index has no such shape"));
+        }
+        let counts =
+            (0..=self.place(last).0).map(|chunk| self.count(chunk)).collect::<io::Result<Vec<_>>>()?;
+        for (chunk, lines) in self.chunks.iter_mut().zip(Lines::sparse_together(&counts)?) {
+            *chunk = OnceLock::from(lines);
+        }
+        Ok(())
+    }
+
+    /// Tells the kernel that all lines will be used.
+    pub(super) fn fill_soon(&self) {
+        self.chunks.iter().filter_map(OnceLock::get).for_each(Lines::fill_soon);
+    }
+
+    /// The first number behind the chunk that holds `number`.
+    pub(super) fn chunk_end(&self, number: u64) -> u64 {
+        1 << (self.base_bits as usize + self.place(number).0)
+    }
+
+    /// Makes the chunks of the given lines and makes their pages present.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Row::ensure`].
+    pub(super) fn populate(&self, numbers: Range<u64>) -> io::Result<()> {
+        let mut start = numbers.start;
+        while start < numbers.end {
+            self.ensure(start)?;
+            let end = self.chunk_end(start).min(numbers.end);
+            let (chunk, offset) = self.place(start);
+            let count = usize::try_from(end - start).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            if let Some(lines) = self.chunks[chunk].get() {
+                lines.populate(offset..offset + count)?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Gives back the pages of the given lines, which hold no entry: what is left of them is zero, or as it was.
+    pub(super) fn release(&self, numbers: Range<u64>) {
+        let mut start = numbers.start;
+        while start < numbers.end {
+            let end = self.chunk_end(start).min(numbers.end);
+            let (chunk, offset) = self.place(start);
+            let lines = self.chunks.get(chunk).and_then(OnceLock::get);
+            if let (Some(lines), Ok(count)) = (lines, usize::try_from(end - start)) {
+                lines.release(offset..offset + count);
+            }
+            start = end;
+        }
+    }
+
+    /// The chunk of a number and its offset there.
+    #[inline]
+    fn place(&self, number: u64) -> (usize, usize) {
+        // Bits above the base: zero for the first chunk, and one more for each doubling.
+        let chunk = u64::BITS - (number >> self.base_bits).leading_zeros();
+        let first = if chunk == 0 { 0 } else { 1 << (self.base_bits + chunk - 1) };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "an offset in a chunk that was mapped fits a usize"
+        )]
+        {
+            (chunk as usize, (number - first) as usize)
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_has_a_place_of_its_own_right_behind_the_one_before() {
+        let row = Row::new(2);
+        let mut next = (0, 0);
+        for number in 0..1000 {
+            let (chunk, offset) = row.place(number);
+            assert!((chunk, offset) == next || (chunk, offset) == (next.0 + 1, 0), "{number}");
+            next = (chunk, offset + 1);
+            row.ensure(number).unwrap();
+            assert!(offset < row.chunks[chunk].get().unwrap().as_slice().len());
+            assert!(row.chunk_end(number) > number);
+        }
+        assert!(row.ensure(row.limit()).is_err());
+        row.populate(0..5000).unwrap();
+    }
+}

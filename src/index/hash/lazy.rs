@@ -1,0 +1,498 @@
+//! An index from an image: its lines are read from the file when somebody first needs them.
+//!
+//! It does not decide whether an image may be used; whoever opens the store does.
+//!
+//! **Why no mapping of the file.** Lines of a *partial* index lie in the same zeroed memory as those of any other and are
+//! filled block by block: read, compared with the block's checksum, stored. A private mapping would save the copy at a
+//! first read (about as much as its fault and checksum cost) and pay more at a first store (a page copied by the
+//! kernel). But a failing disk or a file that was cut would be a fatal signal instead of an error, a clean page
+//! could be dropped by the kernel and read again after it was verified, and the file would have to stay for as long as
+//! the store is open. Here a block that was loaded once needs the file no more, and when all are, nothing of this is left
+//! but a flag that is false.
+//!
+//! **Concurrency.** A block is *there* once its bit is set. Whoever needs one that is not reads and verifies it into
+//! memory of its own, and then, under the lock of the loader, stores it (relaxed) and sets the bit (release), unless
+//! somebody else was quicker. Everybody comes to a line of a partial index through [`Index::bring`], which loads the
+//! bit (acquire) of its block. The writer changes lines in blocks that are there only. So what is stored here is ordered
+//! before every other access to the line, and the protocol in the head of `index` never sees a block come.
+//!
+//! *What is brought.* A search brings the whole chain of its bucket before it looks at any line of it; so does the
+//! writer before it changes a chain. Links then lead to lines that are there: those of the image were brought, and
+//! the writer links lines only from chains that it brought itself, or new ones. The last block of the buckets and that
+//! of the overflow lines are brought when the index is made, because new lines share them. A reader whose chain
+//! changes while it brings it may stop: then the writer has brought it.
+//!
+//! *The end.* When the last block is there, the flag `partial` falls (release); whoever sees that (acquire) sees all
+//! blocks. The overflow lines that were free are those that hold nothing (X4); the writer takes them over then, and not
+//! before, so none of them changes while others load.
+//!
+//! **Damage** is an error of every search that needs the block, never a miss: the bit stays unset, and the next search
+//! reads the block again. A line that would break X4, or a second link to a line (so that a chain could be a circle),
+//! is refused like a wrong checksum, before the link can be followed. A change that cannot be made because its chain is
+//! damaged (the contract of [`IndexWriter`](super::IndexWriter) asks for a search first, which would have failed) ends
+//! the index: every later search fails.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use super::bitset::{Bits, place};
+use super::bucket::{Bucket, Imaged, Link};
+use super::{BLOCK_LINES, Index, LINES};
+use crate::error::Error;
+use crate::format::Defect;
+use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, LINE_SIZE, Table, block_of};
+use crate::fs::{File, read_exact_at};
+use crate::mem::cache_lines::{LINE_WORDS, Line};
+use crate::sync::{Mutex, Ordering, fence};
+
+/// Blocks that a step of [`Index::bring_more`] reads at once: 1 MiB.
+const STEP_BLOCKS: u64 = (1 << 20) / BLOCK_LEN as u64;
+
+/// Values of [`Front::partial`](super::Front).
+const WHOLE: u64 = 0;
+pub(super) const PARTIAL: u64 = 1;
+const DEAD: u64 = 2;
+
+/// Where the blocks of an index lie.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    /// The image, open for reading.
+    pub(crate) file: Arc<dyn File>,
+    /// Its path, for messages.
+    pub(crate) path: Arc<std::path::Path>,
+    /// The nonce of the file.
+    pub(crate) nonce: u64,
+    /// The number of the first frame of this index.
+    pub(crate) first_frame: u64,
+    /// The length of the front, behind which frame zero lies, in bytes.
+    pub(crate) frames_at: u64,
+}
+
+/// A block of an image that cannot be read or is damaged.
+#[derive(Debug, Clone)]
+pub(crate) struct Unread {
+    path: Arc<std::path::Path>,
+    offset: u64,
+    why: Why,
+}
+
+#[derive(Debug, Clone)]
+enum Why {
+    Damaged(Defect),
+    Failed(Arc<io::Error>),
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Error::from(self.clone()).fmt(f)
+    }
+}
+
+impl std::error::Error for Unread {}
+
+impl From<Unread> for Error {
+    fn from(unread: Unread) -> Self {
+        let path = unread.path.to_path_buf();
+        match unread.why {
+            Why::Damaged(defect) => Self::Corrupt { path, offset: unread.offset, defect },
+            Why::Failed(source) => Self::Io { operation: "read", path, source },
+        }
+    }
+}
+
+impl From<Unread> for io::Error {
+    fn from(unread: Unread) -> Self {
+        Self::new(io::ErrorKind::InvalidData, unread)
+    }
+}
+
+/// One of the two rows of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    Heads = 0,
+    Overflow = 1,
+}
+
+/// What is left to load.
+#[derive(Debug)]
+pub(super) struct Loader {
+    table: Table,
+    /// A bit for each block that is there, of buckets and of overflow lines.
+    there: [Bits; 2],
+    /// The image's path, for messages.
+    path: Arc<std::path::Path>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// None once everything is there.
+    source: Option<Source>,
+    /// Blocks that are not there.
+    left: u64,
+    /// Where `bring_more` goes on.
+    next: u64,
+    /// `bring_more` has begun: lines are filled from now on.
+    filling: bool,
+    /// Entries in the blocks that are there.
+    entries: u64,
+    overflow_lines: u64,
+    /// Overflow lines that a line which is there links to.
+    linked: Linked,
+    /// Overflow lines that hold nothing.
+    free: Vec<Link>,
+    /// Why the index is of no use any more.
+    dead: Option<Unread>,
+}
+
+impl Loader {
+    pub(super) fn new(table: Table, source: Source) -> Self {
+        let blocks = table.blocks();
+        let path = Arc::clone(&source.path);
+        let state = State {
+            source: Some(source),
+            left: blocks.iter().sum(),
+            next: 0,
+            filling: false,
+            entries: 0,
+            overflow_lines: table.overflow_lines,
+            linked: Linked::new(table.overflow_lines),
+            free: Vec::new(),
+            dead: None,
+        };
+        Self { table, there: blocks.map(Bits::new), path, state: Mutex::new(state) }
+    }
+
+    fn is_there(&self, which: Which, block: u64) -> bool {
+        self.there[which as usize].get(block)
+    }
+
+    /// The frame of a block among those of this index.
+    fn frame(&self, which: Which, block: u64) -> u64 {
+        if which == Which::Heads { block } else { self.table.blocks()[0] + block }
+    }
+
+    /// The block of a frame.
+    fn block(&self, frame: u64) -> (Which, u64) {
+        let heads = self.table.blocks()[0];
+        if frame < heads { (Which::Heads, frame) } else { (Which::Overflow, frame - heads) }
+    }
+
+    /// The file, or nothing if everything is there.
+    fn source(&self) -> Result<Option<Source>, Unread> {
+        let state = self.state.lock();
+        state.dead.clone().map_or_else(|| Ok(state.source.clone()), Err)
+    }
+
+    /// The overflow lines that were free; once.
+    pub(super) fn take_free(&self) -> Vec<Link> {
+        std::mem::take(&mut self.state.lock().free)
+    }
+}
+
+impl Source {
+    fn offset(&self, frame: u64) -> u64 {
+        self.frames_at + (self.first_frame + frame) * FRAME_SIZE as u64
+    }
+
+    fn unread(&self, frame: u64, why: Why) -> Unread {
+        Unread { path: Arc::clone(&self.path), offset: self.offset(frame), why }
+    }
+
+    /// Reads consecutive frames.
+    fn read(&self, frame: u64, buffer: &mut [u8]) -> Result<(), Unread> {
+        let read = read_exact_at(&*self.file, buffer, self.offset(frame));
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.unread(frame, Why::Damaged(Defect::Truncated)),
+            _ => self.unread(frame, Why::Failed(Arc::new(error))),
+        })
+    }
+
+    fn block<'b>(&self, frame: u64, bytes: &'b [u8]) -> Result<&'b [u8; BLOCK_LEN], Unread> {
+        let block = block_of(self.nonce, self.first_frame + frame, bytes);
+        block.map_err(|defect| self.unread(frame, Why::Damaged(defect)))
+    }
+}
+
+impl Index {
+    /// Brings the chain of a bucket; nothing is left to do once an index is whole.
+    #[cold]
+    pub(super) fn bring(&self, bucket: u64) -> Result<(), Unread> {
+        let Some(loader) = &self.loader else { return Ok(()) };
+        // Relaxed: whoever changed the index in vain is not among those who must not miss it; see `end`.
+        if self.front.0.partial.load(Ordering::Relaxed) == DEAD {
+            loader.source()?;
+        }
+        self.bring_block(loader, Which::Heads, bucket / BLOCK_LINES)?;
+        let head = self.heads.line(bucket);
+        let control = head.control();
+        let mut link = control.link();
+        while let Some(next) = link {
+            self.bring_block(loader, Which::Overflow, next.line() / BLOCK_LINES)?;
+            let line = self.overflow.line(next.line());
+            // Acquire: as in `find`, so that lines that change hands cannot lead in a circle.
+            fence(Ordering::Acquire);
+            if head.control_unordered() != control {
+                break;
+            }
+            link = line.control().link();
+        }
+        Ok(())
+    }
+
+    /// Brings the blocks that new lines will share with those of the image.
+    pub(super) fn bring_last(&self) -> Result<(), Unread> {
+        let Some(loader) = &self.loader else { return Ok(()) };
+        for which in [Which::Heads, Which::Overflow] {
+            if let Some(last) = loader.table.blocks()[which as usize].checked_sub(1) {
+                self.bring_block(loader, which, last)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bring_block(&self, loader: &Loader, which: Which, block: u64) -> Result<(), Unread> {
+        if loader.is_there(which, block) {
+            return Ok(());
+        }
+        let Some(source) = loader.source()? else { return Ok(()) };
+        let mut frame = [0; FRAME_SIZE];
+        let number = loader.frame(which, block);
+        source.read(number, &mut frame)?;
+        self.settle(loader, &source, number, source.block(number, &frame)?)
+    }
+
+    /// Loads about 1 MiB of what is not there; whether something is left. A step for the helper thread, beside readers
+    /// and the writer; in a loop it makes the index whole.
+    ///
+    /// # Errors
+    ///
+    /// What a search for a key in a damaged block would say. The steps after this one go on behind the block, and begin
+    /// again at the end; the index stays partial.
+    pub(crate) fn bring_more(&self) -> Result<bool, Unread> {
+        let Some(loader) = self.loader.as_ref().filter(|_| self.is_partial()) else { return Ok(false) };
+        let Some(source) = loader.source()? else { return Ok(false) };
+        let frames: u64 = loader.table.blocks().iter().sum();
+        let (start, is_first) = {
+            let mut state = loader.state.lock();
+            (state.next, !std::mem::replace(&mut state.filling, true))
+        };
+        if is_first {
+            self.heads.fill_soon();
+            self.overflow.fill_soon();
+        }
+        let is_missing = |frame: &u64| {
+            let (which, block) = loader.block(*frame);
+            !loader.is_there(which, block)
+        };
+        // Wrapped around: damaged blocks, or those that others are loading now.
+        let first = (start..frames).find(is_missing).or_else(|| (0..start.min(frames)).find(is_missing));
+        let Some(first) = first else { return Ok(self.is_partial()) };
+        let end = (first..frames.min(first + STEP_BLOCKS)).find(|frame| !is_missing(frame));
+        let end = end.unwrap_or(frames.min(first + STEP_BLOCKS));
+        let mut buffer = vec![0; usize::try_from(end - first).unwrap_or(0) * FRAME_SIZE];
+        loader.state.lock().next = end;
+        source.read(first, &mut buffer)?;
+        for (number, frame) in (first..end).zip(buffer.chunks_exact(FRAME_SIZE)) {
+            let settled =
+                source.block(number, frame).and_then(|block| self.settle(loader, &source, number, block));
+            if let Err(unread) = settled {
+                loader.state.lock().next = number + 1;
+                return Err(unread);
+            }
+        }
+        Ok(self.is_partial())
+    }
+
+    /// Makes the index whole: what a scan, an image of it, or a replay on top of it needs.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Index::bring_more`].
+    pub(crate) fn bring_all(&self) -> Result<(), Unread> {
+        while self.bring_more()? {}
+        Ok(())
+    }
+
+    /// Stores a verified block, unless it is there.
+    fn settle(
+        &self,
+        loader: &Loader,
+        source: &Source,
+        frame: u64,
+        bytes: &[u8; BLOCK_LEN],
+    ) -> Result<(), Unread> {
+        let (which, block) = loader.block(frame);
+        let mut state = loader.state.lock();
+        if loader.is_there(which, block) {
+            return Ok(());
+        }
+        let row = if which == Which::Heads { &self.heads } else { &self.overflow };
+        let lines = if which == Which::Heads { loader.table.buckets } else { loader.table.overflow_lines };
+        let damaged = |field| source.unread(frame, Why::Damaged(Defect::BadField(field)));
+        let start = block * BLOCK_LINES;
+        let mut words = [[0; LINE_WORDS]; LINES];
+        for (words, bytes) in words.iter_mut().zip(bytes.chunks_exact(LINE_SIZE)) {
+            *words = words_of(bytes);
+        }
+        let (here, behind) = words.split_at(usize::try_from((lines - start).min(BLOCK_LINES)).unwrap_or(0));
+        if behind.iter().flatten().any(|word| *word != 0) {
+            return Err(damaged("line behind the last"));
+        }
+        state
+            .note(&|number| self.is_empty_line(loader, number), which, start..lines, here)
+            .map_err(damaged)?;
+        for (number, words) in (start..).zip(here) {
+            store(row.line(number), words);
+        }
+        loader.there[which as usize].set(block);
+        state.left -= 1;
+        if state.left == 0 && state.dead.is_none() {
+            self.finish(&mut state, loader.table.entries).map_err(damaged)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an overflow line is there and holds nothing.
+    fn is_empty_line(&self, loader: &Loader, number: u64) -> bool {
+        loader.is_there(Which::Overflow, number / BLOCK_LINES)
+            && self.overflow.line(number).entry(0).is_empty()
+    }
+
+    /// Everything is there.
+    fn finish(&self, state: &mut State, entries: u64) -> Result<(), &'static str> {
+        state.linked = Linked::default();
+        if state.entries != entries {
+            // Every checksum is right and the sum is wrong: whatever wrote this, it was no image of one moment.
+            let source = state.source.take().expect("it goes when everything is there");
+            self.end_with(state, source.unread(0, Why::Damaged(Defect::BadField("entries"))));
+            return Err("entries");
+        }
+        state.source = None;
+        // Release: pairs with the acquire load in `is_partial`; all blocks are stored.
+        self.front.0.partial.store(WHOLE, Ordering::Release);
+        Ok(())
+    }
+
+    /// Bytes that were read of the image.
+    pub(crate) fn loaded_bytes(&self) -> u64 {
+        let Some(loader) = &self.loader else { return 0 };
+        let blocks: u64 = loader.table.blocks().iter().sum();
+        (blocks - loader.state.lock().left) * FRAME_SIZE as u64
+    }
+
+    /// Ends a partial index: a change to it could not be made.
+    pub(super) fn end(&self, unread: Unread) {
+        if let Some(loader) = &self.loader {
+            let mut state = loader.state.lock();
+            // One that is whole needs nothing from the file, so it cannot end.
+            if self.is_partial() {
+                self.end_with(&mut state, unread);
+            }
+        }
+    }
+
+    fn end_with(&self, state: &mut State, unread: Unread) {
+        state.dead.get_or_insert(unread);
+        // Relaxed: searches that begin later see it by what ordered them later; `finish` holds the lock.
+        self.front.0.partial.store(DEAD, Ordering::Relaxed);
+    }
+
+    /// Ends an index from an image, whole or not: another one has taken its place, and this one is not changed any more.
+    pub(crate) fn supersede(&self) {
+        let Some(loader) = &self.loader else { return };
+        let why = Why::Damaged(Defect::BadField("superseded"));
+        self.end_with(&mut loader.state.lock(), Unread { path: Arc::clone(&loader.path), offset: 0, why });
+    }
+
+    /// Whether something was not loaded yet, or never will be because it is damaged.
+    #[inline]
+    pub(crate) fn is_partial(&self) -> bool {
+        // Acquire: pairs with the release store in `finish`.
+        self.front.0.partial.load(Ordering::Acquire) != WHOLE
+    }
+}
+
+impl State {
+    /// Looks at the lines of a block and notes what they say; the name of what is wrong with them otherwise. Nothing
+    /// is noted about a block that is refused.
+    fn note(
+        &mut self,
+        is_empty: &dyn Fn(u64) -> bool,
+        which: Which,
+        numbers: std::ops::Range<u64>,
+        lines: &[[u64; LINE_WORDS]],
+    ) -> Result<(), &'static str> {
+        const LINE: &str = "line of an index";
+        let (start, is_head) = (numbers.start, which == Which::Heads);
+        let overflow_lines = self.overflow_lines;
+        let mut entries = 0;
+        let (mut links, mut free) = (Vec::new(), Vec::new());
+        for (number, words) in (start..).zip(lines) {
+            let line = Imaged::of(words, is_head, overflow_lines).ok_or(LINE)?;
+            entries += line.entries;
+            links.extend(line.link);
+            if !is_head && line.entries == 0 {
+                if self.linked.get(number) {
+                    return Err(LINE);
+                }
+                free.push(Link::to(number).ok_or(LINE)?);
+            }
+        }
+        for (at, link) in links.iter().enumerate() {
+            let is_own = !is_head && link.line().checked_sub(start).is_some_and(|at| at < lines.len() as u64);
+            let is_free = if is_own { free.contains(link) } else { is_empty(link.line()) };
+            if self.linked.get(link.line()) || links[..at].contains(link) || is_free {
+                return Err(LINE);
+            }
+        }
+        for link in links {
+            self.linked.set(link.line());
+        }
+        self.entries += entries;
+        self.free.append(&mut free);
+        Ok(())
+    }
+}
+
+/// Bits of lines, in pages that are made when they are first touched: to make them all at once would be a part of each open that
+/// grows with the index.
+#[derive(Debug, Default)]
+struct Linked {
+    pages: Vec<Option<Box<[u64; LINKED_WORDS]>>>,
+}
+
+/// Words in a page of [`Linked`], for 4,096 lines.
+const LINKED_WORDS: usize = 64;
+
+impl Linked {
+    fn new(count: u64) -> Self {
+        let pages = usize::try_from(count.div_ceil(64 * LINKED_WORDS as u64)).unwrap_or(usize::MAX);
+        Self { pages: vec![None; pages] }
+    }
+
+    fn get(&self, line: u64) -> bool {
+        let (word, bit) = place(line);
+        let page = self.pages[word / LINKED_WORDS].as_ref();
+        page.is_some_and(|page| page[word % LINKED_WORDS] & bit != 0)
+    }
+
+    fn set(&mut self, line: u64) {
+        let (word, bit) = place(line);
+        let page = self.pages[word / LINKED_WORDS].get_or_insert_with(|| Box::new([0; LINKED_WORDS]));
+        page[word % LINKED_WORDS] |= bit;
+    }
+}
+
+fn words_of(bytes: &[u8]) -> [u64; LINE_WORDS] {
+    let (words, _) = bytes.as_chunks::<8>();
+    std::array::from_fn(|word| u64::from_le_bytes(words[word]))
+}
+
+fn store(line: &Line, words: &[u64; LINE_WORDS]) {
+    for (to, word) in line.words.iter().zip(words) {
+        // Relaxed: the bit of the block, set afterwards, orders it.
+        to.store(*word, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,500 @@
+//! The index of one keyspace: from a key's hash to the location of its record.
+//!
+//! It does not know keys: what a tag makes likely the caller decides, by looking at the record. It is linear hashing
+//! (Litwin 1980; Larson 1988) over buckets of one cache line, grown by one bucket at a time, so that no put ever waits
+//! for a rehash and the memory a key takes is bounded at every size. Entries carry the hash bits that growth will ask
+//! for, so that growing reads neither log nor keys (FASTER, Chandramouli and others 2018, has tags of this kind).
+//!
+//! **Which bucket.** With N buckets and L the whole part of log2 N, a hash belongs to bucket `hash mod 2^(L+1)` if
+//! there is one of that number, else to `hash mod 2^L`. Bucket N, when it comes, takes its entries from bucket
+//! `N - 2^L` and from no other, and gives them back to it when it goes (`merge`).
+//!
+//! **Concurrency.** One writer ([`IndexWriter`], under the store's writer mutex); any number of readers, who store
+//! nothing (but the verified bit of an entry from an image: `bucket`), never wait, and try again only when something moved under them. The writer's stores are release stores.
+//! A reader loads N and the head's control word (acquire), then the entries (relaxed), and fences (acquire) before it
+//! acts on a tag that matched or on a miss. So whatever value it read, it also sees all that the writer stored before.
+//!
+//! *Hit*: needs no second look. The caller compares the key in the record, and the entry was in the index.
+//!
+//! *Miss*: counts only if, after the fence, the head's control word is the one loaded first, N still maps the
+//! hash to this bucket, and no buckets were merged meanwhile, of which the word that holds N keeps count (`shape`): else
+//! a bucket that went and came again would look as if it had stayed. **Every store that takes an entry from where a reader may look for it comes after the store
+//! that tells so** (X1), and the place it went to was filled before that:
+//!
+//! | change | stores, in order |
+//! |---|---|
+//! | insert | entry; for a new overflow line: entry in it, then the link to it |
+//! | replace | the same slot, once |
+//! | remove | slot emptied, or overwritten by a copy of the chain's last entry; version (and link); last entry emptied |
+//! | split | entries copied to bucket N, where nobody looks yet; N := N + 1; stayers copied from lines that will go into the places of leavers; version and link, if lines go; leavers and copied stayers emptied |
+//! | merge | entries of bucket N - 1 copied into the head that it was split from, and into new lines there, which overflow entries of that bucket are copied into, too; version and link of that bucket; N := N - 1, and one merge more; version of the bucket that goes; its entries and the lines that were replaced emptied |
+//!
+//! A reader that finds a place empty, or taken over, after the thing it sought was moved has, by the release of that
+//! last store, the version or the N that says so, and tries again. A reader that saw the new version or the new N
+//! at the start sees the copy. So a key that is present throughout is found. Overflow lines are reused at
+//! once: a reader who walks into a line that now serves another bucket reads true entries of other keys, whose
+//! records do not hold its key, and then finds the version changed.
+//! A key that was absent at any moment of the search may be missed; a miss is linearized there.
+//! **Invariants.**
+//! - X1: as above.
+//! - X2: N never falls below its first value, and bucket numbers and links that were published lead to memory that stays mapped.
+//!   What lies behind the last bucket and the last overflow line holds no entry, so the kernel may take its pages: whoever
+//!   finds zeros there came by an N from before a merge, and the page fault that showed them orders that N's successor before.
+//! - X3: an entry lies in the chain of the one bucket that its hash belongs to, except in a split between the store
+//!   of N and the emptying of the leavers, and in a merge between the copies and the store of N; a scan leaves those out by
+//!   their hash.
+//! - X4: in a chain of more than one line the entries lie without a gap from the first place on, and the last line
+//!   holds one at least.
+//! - X5: a location is in the index once, except in the middle of a move inside one chain, or of a merge (X3).
+
+mod bitset;
+mod bucket;
+pub(crate) mod bulk_load;
+pub(crate) mod capture;
+mod chunked;
+pub(crate) mod lazy;
+mod merge;
+mod prefetch;
+mod purge;
+pub(crate) mod scan;
+mod shape;
+mod split;
+mod writer;
+
+#[cfg(all(test, not(loom)))]
+mod bulk_load_tests;
+#[cfg(all(test, not(loom)))]
+mod capture_tests;
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod merge_tests;
+#[cfg(all(test, not(loom)))]
+mod test_file;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::sync::Arc;
+use std::{fmt, io};
+
+use self::bucket::{Bucket, TAG_BITS, slots_where};
+use self::chunked::Row;
+use self::lazy::{Loader, PARTIAL, Source, Unread};
+use self::shape::Shape;
+pub(crate) use self::writer::IndexWriter;
+use crate::format::checkpoint;
+use crate::format::hash::Hash;
+use crate::mem::cache_lines::Line;
+use crate::mem::location::Location;
+use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
+
+/// Hash bits that only a bucket's number holds, and the least number of buckets: 4,096, in 256 KiB that are committed
+/// as they are touched.
+const BASE_BITS: u32 = 12;
+/// The first chunk of overflow lines: 1,024, in 64 KiB.
+const OVERFLOW_BASE_BITS: u32 = 10;
+/// The most lines that are made present ahead of the writer: 4 MiB.
+const AHEAD: u64 = (4 << 20) / 64;
+
+/// Lines in a block: what an image is read and written by.
+#[cfg(not(loom))]
+const LINES: usize = checkpoint::BLOCK_LINES;
+/// Lines in a block: one, so that a few keys already lie in several.
+#[cfg(loom)]
+const LINES: usize = 1;
+/// The same for line numbers.
+const BLOCK_LINES: u64 = LINES as u64;
+
+const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
+
+/// A word on a cache line of its own: two, because processors fetch lines in pairs.
+#[repr(align(128))]
+struct Apart<T>(T);
+
+/// The table that readers search.
+pub(crate) struct Index {
+    /// What every search looks at first.
+    front: Apart<Front>,
+    /// What the writer stores at every insert.
+    counters: Apart<Counters>,
+    base_bits: u32,
+    heads: Row,
+    overflow: Row,
+    /// Up to where pages were made present by `populate_ahead`.
+    populated: Populated,
+    /// Of an index from an image.
+    loader: Option<Box<Loader>>,
+}
+
+struct Front {
+    /// N, as a [`Shape`]. Stored by the writer at each split and merge, and so apart from what never changes.
+    shape: AtomicU64,
+    /// Whether lines are missing that an image holds; see `load`.
+    partial: AtomicU64,
+}
+
+struct Counters {
+    entries: AtomicU64,
+    overflow_lines: AtomicU64,
+    /// Bytes that an image in the making takes beside the lines; see `capture`.
+    captured: AtomicU64,
+}
+
+struct Populated {
+    heads: AtomicU64,
+    overflow: AtomicU64,
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index")
+            .field("len", &self.len())
+            .field("buckets", &self.buckets())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Index {
+    /// Makes an empty index and the one handle that changes it.
+    ///
+    /// # Errors
+    ///
+    /// When memory or address space is short.
+    pub(crate) fn new() -> io::Result<(Arc<Self>, IndexWriter)> {
+        Self::with_base_bits(BASE_BITS, OVERFLOW_BASE_BITS)
+    }
+
+    /// As [`Index::new`], with a smaller first table: tests start with one bucket, so that it splits often.
+    fn with_base_bits(base_bits: u32, overflow_base_bits: u32) -> io::Result<(Arc<Self>, IndexWriter)> {
+        let table = checkpoint::Table { base_bits, entries: 0, buckets: 1 << base_bits, overflow_lines: 0 };
+        let index = Arc::new(Self::of_table(table, overflow_base_bits, None)?);
+        Ok((Arc::clone(&index), IndexWriter::new(index)))
+    }
+
+    /// Makes an index whose lines are in an image, and are read from there when they are needed: `load` has the
+    /// protocol. Everything else is as for [`Index::new`]; memory and growth, too. What is read here is two blocks, however
+    /// large the index is.
+    ///
+    /// The table and the file's size must agree, as the front's decoding checks.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short, the image has no such shape as an index, or one of the two blocks cannot be read.
+    pub(crate) fn from_image(
+        table: checkpoint::Table,
+        source: Source,
+    ) -> io::Result<(Arc<Self>, IndexWriter)> {
+        Self::from_image_with(table, source, OVERFLOW_BASE_BITS)
+    }
+
+    fn from_image_with(
+        table: checkpoint::Table,
+        source: Source,
+        overflow_base_bits: u32,
+    ) -> io::Result<(Arc<Self>, IndexWriter)> {
+        let loader = Box::new(Loader::new(table, source));
+        let index = Arc::new(Self::of_table(table, overflow_base_bits, Some(loader))?);
+        index.bring_last()?;
+        let writer = IndexWriter::from_image(Arc::clone(&index), table.overflow_lines);
+        Ok((index, writer))
+    }
+
+    fn of_table(
+        table: checkpoint::Table,
+        overflow_base_bits: u32,
+        loader: Option<Box<Loader>>,
+    ) -> io::Result<Self> {
+        let checkpoint::Table { base_bits, entries, buckets, overflow_lines } = table;
+        if base_bits > BASE_BITS || overflow_lines > bucket::LINKS {
+            return Err(io::Error::other("an index has no such shape"));
+        }
+        let partial = if loader.is_some() { PARTIAL } else { 0 };
+        let mut index = Self {
+            front: Apart(Front {
+                shape: AtomicU64::new(Shape::new(buckets).to_bits()),
+                partial: AtomicU64::new(partial),
+            }),
+            counters: Apart(Counters {
+                entries: AtomicU64::new(entries),
+                overflow_lines: AtomicU64::new(overflow_lines),
+                captured: AtomicU64::new(0),
+            }),
+            base_bits,
+            heads: Row::new(base_bits),
+            overflow: Row::new(overflow_base_bits),
+            populated: Populated { heads: AtomicU64::new(buckets), overflow: AtomicU64::new(overflow_lines) },
+            loader,
+        };
+        index.heads.make_sparse(buckets)?;
+        index.overflow.make_sparse(overflow_lines)?;
+        Ok(index)
+    }
+
+    /// Searches for the entry of a hash whose record `matches` accepts.
+    ///
+    /// `matches` is asked about every entry with the hash's tag in its bucket (hardly ever a wrong one), perhaps twice
+    /// about the same, and its error ends the search. A block of an image that cannot be read is an error, too.
+    #[inline]
+    pub(crate) fn find<E: From<Unread>>(
+        &self,
+        hash: Hash,
+        mut matches: impl FnMut(Location) -> Result<bool, E>,
+    ) -> Result<Option<Location>, E> {
+        let tag = self.tag(hash);
+        loop {
+            // Acquire: pairs with the release store of N in a split; bucket N and its memory are there.
+            let shape = self.shape(Ordering::Acquire);
+            let number = bucket_of(hash.to_bits(), shape.buckets());
+            if self.is_partial() {
+                self.bring(number)?;
+            }
+            let head = self.heads.line(number);
+            let control = head.control();
+            if let Some(found) = search(head, tag, &mut matches)? {
+                return Ok(Some(found));
+            }
+            let mut moved = false;
+            let mut link = control.link();
+            while let Some(next) = link {
+                let line = self.overflow.line(next.line());
+                if let Some(found) = search(line, tag, &mut matches)? {
+                    return Ok(Some(found));
+                }
+                // Looked at in every line, so that lines that change hands cannot lead a reader in a circle.
+                fence(Ordering::Acquire);
+                moved = head.control_unordered() != control;
+                link = if moved { None } else { line.control().link() };
+            }
+            // Acquire: pairs with the release of every entry that was loaded above (X1).
+            fence(Ordering::Acquire);
+            // Relaxed, both: ordered by the fence.
+            let now = self.shape(Ordering::Relaxed);
+            let stayed = !shape.was_merged(now) && bucket_of(hash.to_bits(), now.buckets()) == number;
+            if !moved && head.control_unordered() == control && stayed {
+                return Ok(None);
+            }
+            spin_loop();
+        }
+    }
+
+    /// Whether an entry may lead to a record that nobody has verified since this open: one that came from an image.
+    #[inline]
+    pub(crate) fn is_from_image(&self) -> bool {
+        self.loader.is_some()
+    }
+
+    /// Whether the record that an entry of this hash leads to was verified since this open; no if there is no such entry
+    /// any more.
+    pub(crate) fn is_verified(&self, hash: Hash, location: Location) -> bool {
+        self.entry_of(hash, location).is_some_and(|(line, slot)| line.entry(slot).is_verified())
+    }
+
+    /// Notes that the record at a location was verified.
+    pub(crate) fn set_verified(&self, hash: Hash, location: Location) {
+        if let Some((line, slot)) = self.entry_of(hash, location) {
+            let entry = line.entry(slot);
+            // Another one by now, it is another record's.
+            if entry.leads_to(location) {
+                line.set_verified(slot, entry);
+            }
+        }
+    }
+
+    /// Where the entry of this hash with this location is, unless it is gone or just being moved.
+    fn entry_of(&self, hash: Hash, location: Location) -> Option<(&Line, usize)> {
+        // Acquire: as in `find`, which has brought the chain.
+        let number = bucket_of(hash.to_bits(), self.shape(Ordering::Acquire).buckets());
+        let head = self.heads.line(number);
+        let control = head.control();
+        let mut line = head;
+        loop {
+            if let Some(slot) = slots_where(line, |entry| entry.leads_to(location)).next() {
+                return Some((line, slot));
+            }
+            let link = line.control().link()?;
+            // Acquire: as in `find`, so that lines that change hands cannot lead in a circle.
+            fence(Ordering::Acquire);
+            if head.control_unordered() != control {
+                return None;
+            }
+            line = self.overflow.line(link.line());
+        }
+    }
+
+    /// The part, of `1 << bits` many, of the buckets that a hash belongs to: those of one part lie next to each other, as
+    /// long as the index does not grow.
+    pub(crate) fn part_of(&self, hash: Hash, bits: u32) -> usize {
+        let buckets = self.buckets();
+        let number =
+            bucket_of(hash.to_bits(), buckets) >> (u64::BITS - buckets.leading_zeros()).saturating_sub(bits);
+        usize::try_from(number).unwrap_or(0)
+    }
+
+    /// The place of a hash in the order of a scan.
+    pub(crate) fn order_of(&self, hash: Hash) -> u64 {
+        self.order(hash.to_bits() & ((1 << self.known_bits()) - 1))
+    }
+
+    /// The same for the known bits of a hash.
+    #[inline]
+    fn order(&self, known: u64) -> u64 {
+        known.reverse_bits() >> (u64::BITS - self.known_bits())
+    }
+
+    /// Entries in the index.
+    pub(crate) fn len(&self) -> usize {
+        // Relaxed: a count on its own; nothing is read because of it.
+        usize::try_from(self.counters.0.entries.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    /// Buckets in the index.
+    pub(crate) fn buckets(&self) -> u64 {
+        // Relaxed: as for `len`.
+        self.shape(Ordering::Relaxed).buckets()
+    }
+
+    /// What the number of buckets is read from.
+    #[inline]
+    fn shape(&self, order: Ordering) -> Shape {
+        Shape::from_bits(self.front.0.shape.load(order))
+    }
+
+    /// Bytes of the lines in use, buckets and overflow lines up to the last one, and of what an image in the making takes
+    /// beside them. Pages made present ahead of the lines are at most 8 MiB more, and pages that are to go back half a MiB.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        // Relaxed, all: as for `len`.
+        let lines = self.buckets() + self.counters.0.overflow_lines.load(Ordering::Relaxed);
+        let lines = lines.saturating_mul(size_of::<Line>() as u64);
+        let captured = self.counters.0.captured.load(Ordering::Relaxed);
+        usize::try_from(lines.saturating_add(captured)).unwrap_or(usize::MAX)
+    }
+
+    /// Its shape; exact where the writer stands still.
+    fn table(&self) -> checkpoint::Table {
+        // Relaxed, all: the writer asks, who stored them.
+        let overflow_lines = self.counters.0.overflow_lines.load(Ordering::Relaxed);
+        let entries = self.counters.0.entries.load(Ordering::Relaxed);
+        checkpoint::Table { base_bits: self.base_bits, entries, buckets: self.buckets(), overflow_lines }
+    }
+
+    /// Whether [`Index::populate_ahead`] has something to do.
+    pub(crate) fn is_short_of_room(&self) -> bool {
+        let [heads, overflow] = self.shortage();
+        heads.is_some() || overflow.is_some()
+    }
+
+    /// Makes memory present ahead of the writer, so that growing costs it neither a page fault nor a system call.
+    ///
+    /// A step for the helper thread; it may run beside the writer and the readers, and does nothing where enough is
+    /// there. How far it goes grows with the index, up to 4 MiB of buckets and as much of overflow lines. The
+    /// first 4,096 buckets are left to faults, and nothing is done below two entries per bucket: a small index stays
+    /// small.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short. The index is as good as before; the writer will find the same out.
+    pub(crate) fn populate_ahead(&self) -> io::Result<()> {
+        let [heads, overflow] = self.shortage();
+        for (row, mark, lines) in [
+            (&self.heads, &self.populated.heads, heads),
+            (&self.overflow, &self.populated.overflow, overflow),
+        ] {
+            if let Some(lines) = lines {
+                let end = lines.end;
+                row.populate(lines)?;
+                // Relaxed: a note from one step to the next; a stale one costs a system call.
+                mark.store(end, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// The lines to make present: where less than half of what should lie ahead of the writer does.
+    fn shortage(&self) -> [Option<std::ops::Range<u64>>; 2] {
+        // Relaxed, all: advice, see `populate_ahead`.
+        let buckets = self.buckets();
+        // Splits begin at about five entries per bucket, and hardly any bucket overflows below two: an index of a few
+        // keys would take four times the memory it touches.
+        let ahead = if self.len() as u64 / 2 < buckets { 0 } else { (buckets / 4).min(AHEAD) };
+        let used = [buckets, self.counters.0.overflow_lines.load(Ordering::Relaxed)];
+        let marks =
+            [&self.populated.heads, &self.populated.overflow].map(|mark| mark.load(Ordering::Relaxed));
+        let limits = [self.heads.limit(), bucket::LINKS];
+        std::array::from_fn(|row| {
+            let end = (used[row] + ahead).min(limits[row]);
+            let start = marks[row].max(used[row]);
+            (start + ahead / 2 < end).then_some(start..end)
+        })
+    }
+
+    #[inline]
+    fn tag(&self, hash: Hash) -> u64 {
+        hash.to_bits() >> self.base_bits & TAG_MASK
+    }
+
+    /// Hash bits that the index knows of an entry: those of the base and those of the tag.
+    fn known_bits(&self) -> u32 {
+        self.base_bits + TAG_BITS
+    }
+
+    /// The known bits of the hash of an entry in a bucket.
+    fn hash_of(&self, entry: bucket::Entry, bucket: u64) -> u64 {
+        entry.tag() << self.base_bits | bucket & ((1 << self.base_bits) - 1)
+    }
+}
+
+/// The bucket of a hash among `buckets` many, which are never none.
+#[inline]
+fn bucket_of(hash: u64, buckets: u64) -> u64 {
+    let mask = u64::MAX >> buckets.leading_zeros();
+    let wide = hash & mask;
+    if wide < buckets { wide } else { hash & (mask >> 1) }
+}
+
+/// The first bucket to be split among `buckets` many: the one whose sibling has the number `buckets`.
+#[inline]
+fn split_source(buckets: u64) -> u64 {
+    buckets & (u64::MAX >> buckets.leading_zeros() >> 1)
+}
+
+/// Hash bits that decide what belongs to this bucket among `buckets` many.
+fn bits_of(bucket: u64, buckets: u64) -> u32 {
+    let level = buckets.ilog2();
+    if bucket < split_source(buckets) || bucket >= 1 << level { level + 1 } else { level }
+}
+
+/// Searches one line for a tag.
+#[inline]
+fn search<E>(
+    line: &Line,
+    tag: u64,
+    matches: &mut impl FnMut(Location) -> Result<bool, E>,
+) -> Result<Option<Location>, E> {
+    for slot in slots_where(line, |entry| entry.tag() == tag) {
+        // Loaded anew, it may be another entry by now: this load is the one that counts.
+        let entry = line.entry(slot);
+        // The tag of an empty entry is zero, which is also a tag.
+        if entry.tag() == tag
+            && let Some(location) = entry.location()
+        {
+            // Acquire: pairs with the release in `set_entry`; the record is published and placed (I2).
+            fence(Ordering::Acquire);
+            if matches(location)? {
+                return Ok(Some(location));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The error of searches in tests: there is none.
+#[cfg(test)]
+#[derive(Debug, PartialEq, Eq)]
+enum Never {}
+
+#[cfg(test)]
+impl From<Unread> for Never {
+    fn from(unread: Unread) -> Self {
+        panic!("{unread:?}")
+    }
+}

@@ -1,0 +1,114 @@
+//! Going through all entries of an index that others change meanwhile.
+//!
+//! **Concurrency.** Buckets come in the order of their numbers read with the bits reversed (Redis's `SCAN`, Pieter
+//! Noordhuis 2010, found this order). In it a bucket stands for a range of hashes, and a split cuts that range into
+//! two neighbouring halves, and a merge makes two one again. A cursor is where a bucket's range ended: what lies before it was
+//! seen and what lies behind it was not. It is a border between buckets, or lies in the middle of one that was merged; then the
+//! entries before it are left out, by the bits of their hashes that an entry has. Each step takes one bucket, by the same rules
+//! as a search that misses, and drops what it took if the bucket moved under it.
+//!
+//! A key that is in the index throughout comes exactly once, however often its location is replaced: with a location
+//! that it had. A key that is inserted or removed meanwhile comes once or not at all.
+
+use super::bucket::{Bucket, SLOTS};
+use super::lazy::Unread;
+use super::{Index, bits_of, bucket_of};
+use crate::mem::cache_lines::Line;
+use crate::mem::location::Location;
+use crate::sync::{Ordering, fence, spin_loop};
+
+/// How far a scan has come: a place in the order of bit-reversed hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cursor(u64);
+
+impl Cursor {
+    /// Before everything.
+    pub(crate) const START: Self = Self(0);
+
+    /// The place in the order of a scan, see [`Index::order_of`].
+    pub(crate) fn order(self) -> u64 {
+        self.0
+    }
+}
+
+impl Index {
+    /// Appends the locations in the bucket at a cursor; gives the cursor of the next bucket, or `None` after the last.
+    ///
+    /// # Errors
+    ///
+    /// When the bucket is in a block of an image that cannot be read; nothing was appended then.
+    pub(crate) fn scan(&self, cursor: Cursor, out: &mut Vec<Location>) -> Result<Option<Cursor>, Unread> {
+        let kept = out.len();
+        let known = self.known_bits();
+        let hash = cursor.0.reverse_bits() >> (u64::BITS - known);
+        loop {
+            // Acquire: pairs with the release store of N in a split; bucket N and its memory are there.
+            let shape = self.shape(Ordering::Acquire);
+            let buckets = shape.buckets();
+            let number = bucket_of(hash, buckets);
+            let bits = bits_of(number, buckets);
+            if self.is_partial() {
+                self.bring(number)?;
+            }
+            if self.take_bucket(number, buckets, cursor, out) {
+                // Relaxed: ordered by the fence in `take_bucket`.
+                let now = self.shape(Ordering::Relaxed);
+                if !shape.was_merged(now) && bits_of(number, now.buckets()) == bits {
+                    let end = (cursor.0 | ((1 << (known - bits)) - 1)) + 1;
+                    return Ok((end < 1 << known).then_some(Cursor(end)));
+                }
+            }
+            out.truncate(kept);
+            spin_loop();
+        }
+    }
+
+    /// Appends what a bucket holds from a cursor on; false if it moved meanwhile.
+    fn take_bucket(&self, number: u64, buckets: u64, from: Cursor, out: &mut Vec<Location>) -> bool {
+        let start = out.len();
+        let head = self.heads.line(number);
+        let control = head.control();
+        let mut take = |line: &Line| {
+            for slot in 0..SLOTS {
+                let entry = line.entry(slot);
+                // First: most slots of a small index are empty.
+                let Some(location) = entry.location() else { continue };
+                let hash = self.hash_of(entry, number);
+                // Leavers of a split that is under way belong to the sibling already (X3), and what lies before the
+                // cursor was taken from a bucket that was merged into this one.
+                if bucket_of(hash, buckets) == number && self.order(hash) >= from.0 {
+                    out.push(location);
+                }
+            }
+        };
+        take(head);
+        let mut link = control.link();
+        while let Some(next) = link {
+            let line = self.overflow.line(next.line());
+            take(line);
+            // As in `find`: in every line, so that a chain cannot become a circle. Acquire: pairs with the release of
+            // every entry that was loaded.
+            fence(Ordering::Acquire);
+            if head.control_unordered() != control {
+                return false;
+            }
+            link = line.control().link();
+        }
+        // Acquire: as above.
+        fence(Ordering::Acquire);
+        if control.link().is_some() {
+            // A move inside the chain shows for a moment in both places (X5), before the version tells.
+            out[start..].sort_unstable();
+            let mut last = None;
+            let mut kept = start;
+            for at in start..out.len() {
+                if last.replace(out[at]) != Some(out[at]) {
+                    out[kept] = out[at];
+                    kept += 1;
+                }
+            }
+            out.truncate(kept);
+        }
+        head.control_unordered() == control
+    }
+}

@@ -1,0 +1,152 @@
+//! Growing by one bucket.
+//!
+//! **Concurrency.** As for all changes: the writer's, in the order that the table in the head of `index` gives.
+
+use std::io;
+
+use super::bucket::{Bucket, Control, Entry, Link, SLOTS, slots_where};
+use super::writer::{IndexWriter, OverflowLines, append, collect_links};
+use super::{Index, TAG_MASK, split_source};
+use crate::mem::cache_lines::Line;
+use crate::sync::Ordering;
+
+impl IndexWriter {
+    /// Splits the next bucket.
+    pub(super) fn split(&mut self) -> io::Result<()> {
+        // Relaxed: the writer stored it.
+        let shape = self.index.shape(Ordering::Relaxed);
+        let buckets = shape.buckets();
+        self.index.heads.ensure(buckets)?;
+        self.index.prefetch_splits(buckets);
+        let number = split_source(buckets);
+        // Links are known once the chain was brought; how many lines the split takes, once they are known.
+        self.announce(number, 0)?;
+        collect_links(&self.index, self.index.heads.line(number), &mut self.links);
+        self.announce(number, self.links.len())?;
+        let Self { index, lines, links, entries, .. } = self;
+        let index = &**index;
+        // The sibling's chain is not longer than its source's.
+        lines.ensure(links.len() as u64, &index.overflow)?;
+        let used = lines.used;
+        split_off(index, lines, (links, entries), buckets, || {
+            // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled; and, by the entries
+            // emptied afterwards, with the fence of a reader that misses a leaver.
+            index.front.0.shape.store(shape.grown(buckets + 1).to_bits(), Ordering::Release);
+        });
+        self.count_lines(used);
+        Ok(())
+    }
+}
+
+/// Moves those entries of a bucket to its sibling, which has this number and is empty, that belong there once it counts;
+/// which it does from `publish` on. The links are those of the bucket's chain, and there are as many lines to be had.
+pub(super) fn split_off(
+    index: &Index,
+    lines: &mut OverflowLines,
+    (links, entries): (&mut Vec<Link>, &mut Vec<Entry>),
+    sibling: u64,
+    publish: impl FnOnce(),
+) {
+    let source = index.heads.line(split_source(sibling));
+    // The bit that tells leavers from stayers; all below it they have in common. It is zero in an empty entry.
+    let leaves = {
+        let bit = sibling.ilog2() - index.base_bits;
+        debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
+        move |entry: Entry| entry.tag() >> bit & 1 == 1
+    };
+    if links.is_empty() {
+        // Most have one line.
+        let target = index.heads.line(sibling);
+        let leavers = slots_where(source, leaves);
+        leavers.clone().enumerate().for_each(|(place, slot)| target.set_entry(place, source.entry(slot)));
+        publish();
+        leavers.for_each(|slot| source.set_entry(slot, Entry::EMPTY));
+        return;
+    }
+    let mut chain = Chain::of(index, source, links, entries);
+    let stayers = chain.copy_leavers(lines, index.heads.line(sibling), leaves);
+    publish();
+    chain.drop_leavers(lines, stayers, leaves);
+}
+
+/// The bucket that is being split.
+struct Chain<'w> {
+    index: &'w Index,
+    head: &'w Line,
+    links: &'w mut Vec<Link>,
+    /// What was in it before the split, empty places included.
+    entries: &'w mut Vec<Entry>,
+}
+
+impl<'w> Chain<'w> {
+    fn of(index: &'w Index, head: &'w Line, links: &'w mut Vec<Link>, entries: &'w mut Vec<Entry>) -> Self {
+        entries.clear();
+        let lines = std::iter::once(head).chain(links.iter().map(|link| index.overflow.line(link.line())));
+        entries.extend(lines.flat_map(|line| (0..SLOTS).map(|slot| line.entry(slot))));
+        Self { index, head, links, entries }
+    }
+
+    fn line(&self, number: usize) -> &'w Line {
+        match number.checked_sub(1) {
+            None => self.head,
+            Some(link) => self.index.overflow.line(self.links[link].line()),
+        }
+    }
+
+    /// Copies the leavers to the sibling, which nobody can reach yet; counts the stayers.
+    fn copy_leavers(
+        &self,
+        lines: &mut OverflowLines,
+        sibling: &Line,
+        leaves: impl Fn(Entry) -> bool,
+    ) -> usize {
+        let (mut stayers, mut leavers) = (0, 0);
+        for entry in self.entries.iter().copied().filter(|entry| !entry.is_empty()) {
+            if !leaves(entry) {
+                stayers += 1;
+            } else if leavers < SLOTS {
+                sibling.set_entry(leavers, entry);
+                leavers += 1;
+            } else {
+                append(self.index, lines, sibling, entry);
+            }
+        }
+        stayers
+    }
+
+    /// Takes the leavers out, and the lines that the stayers do not need. The sibling must be published.
+    fn drop_leavers(&mut self, lines: &mut OverflowLines, stayers: usize, leaves: impl Fn(Entry) -> bool) {
+        self.gather(stayers, leaves);
+        let kept = stayers.div_ceil(SLOTS).max(1);
+        let control = self.head.control_unordered().bumped();
+        self.head.set_control(if kept == 1 { control.with_link(None) } else { control });
+        if kept > 1 {
+            self.line(kept - 1).set_control(Control::default());
+        }
+        // After the version, which tells of it (X1).
+        for place in stayers..self.entries.len() {
+            let (line, slot) = self.place(place);
+            line.set_entry(slot, Entry::EMPTY);
+        }
+        for link in self.links.drain(kept - 1..) {
+            self.index.overflow.line(link.line()).set_control(Control::default());
+            lines.free.insert(link);
+        }
+    }
+
+    /// Copies stayers from the end of the chain into the places of leavers at its front, until the first places of
+    /// the chain hold all stayers (X4).
+    fn gather(&self, stayers: usize, leaves: impl Fn(Entry) -> bool) {
+        let stays = |entry: &Entry| !entry.is_empty() && !leaves(*entry);
+        let (front, rest) = self.entries.split_at(stayers);
+        let free = front.iter().enumerate().filter(|(_, entry)| !stays(entry));
+        for ((place, _), entry) in free.zip(rest.iter().filter(|entry| stays(entry))) {
+            let (line, slot) = self.place(place);
+            line.set_entry(slot, *entry);
+        }
+    }
+
+    fn place(&self, place: usize) -> (&'w Line, usize) {
+        (self.line(place / SLOTS), place % SLOTS)
+    }
+}

@@ -1,0 +1,440 @@
+//! Changing the index: the one writer.
+//!
+//! **Concurrency.** The store's writer mutex keeps the writer alone; the order of its stores against readers is the
+//! table in the head of `index`.
+//!
+//! **Invariants.** After [`IndexWriter::reserve_many`] of n, n inserts neither fail nor allocate lines: each takes one
+//! overflow line at most. Growing either completes or changes nothing. A reservation is also when the index shrinks (`merge`):
+//! never between it and what it was made for.
+//!
+//! **Watching.** While an image is being taken, or the index comes from one and is not whole, a change must be announced
+//! before it is made: its chain is brought, and kept for the image. One flag says so, and is false nearly always: a
+//! change costs one branch more. A change of a partial index must follow a search for its hash that did not
+//! fail, as every writer makes one anyway; then it cannot fail either.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use super::bucket::{Bucket, Entry, Link, SLOTS, slots_where};
+use super::capture::{Aside, Capture};
+use super::chunked::Row;
+use super::lazy::Unread;
+use super::merge::Highest;
+use super::{Index, bucket_of, search};
+use crate::format::hash::Hash;
+use crate::mem::cache_lines::Line;
+use crate::mem::location::Location;
+use crate::sync::Ordering;
+
+/// Entries per bucket, times ten, above which a bucket is split: 13.6 bytes of buckets per entry, which with the
+/// overflow lines makes about 15, the least of both together (simulated in the research for this crate).
+pub(super) const LOAD_TIMES_TEN: u64 = 47;
+
+/// The handle that changes an index.
+#[derive(Debug)]
+pub(crate) struct IndexWriter {
+    pub(super) index: Arc<Index>,
+    pub(super) lines: OverflowLines,
+    /// The links of the chain at hand; kept for its memory.
+    pub(super) links: Vec<Link>,
+    /// The entries of the chain that is being split; kept for its memory.
+    pub(super) entries: Vec<Entry>,
+    /// The links of the chain that is merged into another; kept for its memory.
+    pub(super) gone: Vec<Link>,
+    pub(super) highest: Highest,
+    /// Whether a change must be announced: there is an image to be taken, or the index is partial.
+    watched: bool,
+    /// The image that is being taken.
+    aside: Option<Arc<Aside>>,
+}
+
+/// Which overflow lines are free: those that were given back, and those that were never used.
+#[derive(Debug)]
+pub(super) struct OverflowLines {
+    /// Taken from the lowest on, so that those at the end can be given up when the index shrinks.
+    pub(super) free: BTreeSet<Link>,
+    /// Lines ever used.
+    pub(super) used: u64,
+    /// Lines whose memory is there.
+    pub(super) ensured: u64,
+}
+
+impl OverflowLines {
+    pub(super) fn take(&mut self) -> Link {
+        if let Some(link) = self.free.pop_first() {
+            return link;
+        }
+        assert!(self.used < self.ensured, "an overflow line was taken that was not reserved");
+        let link = Link::to(self.used).expect("reserved lines have links");
+        self.used += 1;
+        link
+    }
+
+    /// Whether the last one that was ever used is free.
+    #[inline]
+    pub(super) fn ends_free(&self) -> bool {
+        self.free.last().is_some_and(|last| last.line() + 1 == self.used)
+    }
+
+    /// How many can be taken.
+    #[inline]
+    pub(super) fn left(&self) -> u64 {
+        self.free.len() as u64 + (self.ensured - self.used)
+    }
+
+    #[inline]
+    pub(super) fn ensure(&mut self, count: u64, row: &Row) -> io::Result<()> {
+        if self.left() < count {
+            self.ensure_more(count, row)?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn ensure_more(&mut self, count: u64, row: &Row) -> io::Result<()> {
+        while self.left() < count {
+            if Link::to(self.ensured).is_none() {
+                return Err(io::Error::other(
+                    "the index has as many overflow lines as its links can tell apart",
+                ));
+            }
+            row.ensure(self.ensured)?;
+            self.ensured = row.chunk_end(self.ensured).min(super::bucket::LINKS);
+        }
+        Ok(())
+    }
+}
+
+impl IndexWriter {
+    pub(super) fn new(index: Arc<Index>) -> Self {
+        let lines = OverflowLines { free: BTreeSet::new(), used: 0, ensured: 0 };
+        Self {
+            index,
+            lines,
+            links: Vec::new(),
+            entries: Vec::new(),
+            gone: Vec::new(),
+            highest: Highest::default(),
+            watched: false,
+            aside: None,
+        }
+    }
+
+    /// The writer of a partial index with so many overflow lines in use.
+    pub(super) fn from_image(index: Arc<Index>, overflow_lines: u64) -> Self {
+        let mut writer = Self { watched: true, ..Self::new(index) };
+        let ensured = overflow_lines.checked_sub(1).map_or(0, |last| writer.index.overflow.chunk_end(last));
+        writer.lines.used = overflow_lines;
+        writer.lines.ensured = ensured.min(super::bucket::LINKS);
+        writer
+    }
+
+    /// Begins an image of the index as it is now; the store's writer mutex makes this one moment for several indexes.
+    /// At most `limit` pages of 4 KiB are kept for it at once; see `capture`.
+    ///
+    /// `None` while another image is being taken, or as long as the index is partial.
+    pub(crate) fn begin_image(&mut self, limit: usize) -> Option<Capture> {
+        self.look_around();
+        if self.watched {
+            return None;
+        }
+        let aside = Arc::new(Aside::new(&self.index, limit));
+        self.aside = Some(Arc::clone(&aside));
+        self.watched = true;
+        Some(Capture::new(Arc::clone(&self.index), aside))
+    }
+
+    /// Whether there is still something to watch for.
+    pub(super) fn look_around(&mut self) {
+        if !self.watched {
+            return;
+        }
+        self.aside.take_if(|aside| !aside.is_running());
+        let is_partial = self.index.is_partial();
+        if !is_partial && let Some(loader) = &self.index.loader {
+            self.lines.free.extend(loader.take_free());
+        }
+        self.watched = is_partial || self.aside.is_some();
+    }
+
+    /// Announces a change of a bucket's chain that may take so many overflow lines.
+    ///
+    /// # Errors
+    ///
+    /// When the chain is in a block of an image that cannot be read: the change must not be made.
+    #[inline]
+    pub(super) fn announce(&mut self, bucket: u64, takes: usize) -> Result<(), Unread> {
+        if self.watched { self.announce_watched(bucket, takes) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn announce_watched(&mut self, bucket: u64, takes: usize) -> Result<(), Unread> {
+        self.look_around();
+        let Self { index, lines, aside, .. } = self;
+        let index = &**index;
+        if index.is_partial() {
+            index.bring(bucket)?;
+        }
+        if let Some(aside) = aside {
+            aside.keep_head(index, bucket);
+            let mut link = index.heads.line(bucket).control_unordered().link();
+            while let Some(next) = link {
+                aside.keep_overflow(index, next.line());
+                link = index.overflow.line(next.line()).control_unordered().link();
+            }
+            for free in lines.free.iter().take(takes) {
+                aside.keep_overflow(index, free.line());
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`IndexWriter::announce`], for a change that cannot fail: where it cannot be made, the index ends. A search
+    /// that went before has told already.
+    #[inline]
+    fn is_announced(&mut self, bucket: u64, takes: usize) -> bool {
+        match self.announce(bucket, takes) {
+            Ok(()) => true,
+            Err(unread) => {
+                self.index.end(unread);
+                false
+            }
+        }
+    }
+
+    fn bucket_of(&self, hash: Hash) -> u64 {
+        bucket_of(hash.to_bits(), self.index.buckets())
+    }
+
+    /// The index that this writer changes.
+    pub(crate) fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// Whether a change must be announced, as far as was looked.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// Makes sure that one insert cannot fail. Splits one bucket at most, however large the index is.
+    ///
+    /// # Errors
+    ///
+    /// When memory or address space is short, or the index is as large as it can be. Nothing is lost.
+    #[inline]
+    pub(crate) fn reserve(&mut self) -> io::Result<()> {
+        self.reserve_many(1)
+    }
+
+    /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five. The next reservation
+    /// takes the place of this one, it does not add to it. Where few entries are left, merges two buckets for each insert
+    /// and two more.
+    ///
+    /// # Errors
+    ///
+    /// As for [`IndexWriter::reserve`].
+    pub(crate) fn reserve_many(&mut self, count: usize) -> io::Result<()> {
+        let count = count as u64;
+        // Relaxed: the writer stored it.
+        let entries = self.index.counters.0.entries.load(Ordering::Relaxed).saturating_add(count);
+        if self.may_shrink() {
+            self.shrink_for(usize::try_from(count).unwrap_or(usize::MAX));
+        }
+        while entries.saturating_mul(10) > self.index.buckets().saturating_mul(LOAD_TIMES_TEN) {
+            self.split()?;
+        }
+        self.lines.ensure(count, &self.index.overflow)
+    }
+
+    /// The turn of `count` removals: merges two buckets for each and two more, where few entries are left.
+    #[inline]
+    pub(crate) fn before_removals(&mut self, count: usize) {
+        if self.may_shrink() {
+            self.shrink_for(count);
+        }
+    }
+
+    /// Searches as [`Index::find`] does, without a second look: nothing moves while the writer is here.
+    #[inline]
+    pub(crate) fn find<E: From<Unread>>(
+        &self,
+        hash: Hash,
+        mut matches: impl FnMut(Location) -> Result<bool, E>,
+    ) -> Result<Option<Location>, E> {
+        let tag = self.index.tag(hash);
+        if self.watched && self.index.is_partial() {
+            self.index.bring(self.bucket_of(hash))?;
+        }
+        let mut line = self.head(hash);
+        loop {
+            if let Some(found) = search(line, tag, &mut matches)? {
+                return Ok(Some(found));
+            }
+            match line.control_unordered().link() {
+                Some(link) => line = self.index.overflow.line(link.line()),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Inserts an entry. The key must be absent, and room for it reserved.
+    pub(crate) fn insert(&mut self, hash: Hash, location: Location) {
+        if !self.is_announced(self.bucket_of(hash), 1) {
+            return;
+        }
+        let Self { index, lines, .. } = self;
+        let entry = Entry::new(index.tag(hash), location);
+        let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
+        let used = lines.used;
+        append(index, lines, head, entry);
+        self.count_lines(used);
+        self.count(1);
+    }
+
+    /// Replaces an entry's location by another of the same key, in place; false if there is no such entry.
+    pub(crate) fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
+        self.is_announced(self.bucket_of(hash), 0) && replace_in(&self.index, hash, old, new)
+    }
+
+    /// Removes the entry with this location; false if there is none. Never needs memory.
+    pub(crate) fn remove(&mut self, hash: Hash, old: Location) -> bool {
+        let bucket = self.bucket_of(hash);
+        self.is_announced(bucket, 0) && self.remove_from(bucket, old)
+    }
+
+    /// Removes the entry with this location from a bucket whose change was announced.
+    pub(super) fn remove_from(&mut self, bucket: u64, old: Location) -> bool {
+        let index = &*self.index;
+        let head = index.heads.line(bucket);
+        collect_links(index, head, &mut self.links);
+        let mut lines =
+            std::iter::once(head).chain(self.links.iter().map(|link| index.overflow.line(link.line())));
+        let Some((line, slot)) = lines.find_map(|line| Some((line, slot_of(line, old)?))) else {
+            return false;
+        };
+        let control = head.control_unordered().bumped();
+        if let Some((&last_link, before)) = self.links.split_last() {
+            // The chain's last entry takes the place, so that chains stay as short as they can be (X4).
+            let last = index.overflow.line(last_link.line());
+            let last_slot = (0..SLOTS).rev().find(|&slot| !last.entry(slot).is_empty());
+            let last_slot = last_slot.expect("the last line of a chain is not empty");
+            line.set_entry(slot, last.entry(last_slot));
+            if last_slot > 0 {
+                head.set_control(control);
+            } else if let Some(previous) = before.last() {
+                head.set_control(control);
+                let previous = index.overflow.line(previous.line());
+                previous.set_control(previous.control_unordered().with_link(None));
+            } else {
+                head.set_control(control.with_link(None));
+            }
+            // After the version, which tells of it (X1).
+            last.set_entry(last_slot, Entry::EMPTY);
+            if last_slot == 0 {
+                self.lines.free.insert(last_link);
+            }
+        } else {
+            line.set_entry(slot, Entry::EMPTY);
+            head.set_control(control);
+        }
+        self.count(-1);
+        true
+    }
+
+    fn head(&self, hash: Hash) -> &Line {
+        self.index.heads.line(self.bucket_of(hash))
+    }
+
+    /// Takes note of how many overflow lines were ever used, where it was this many before.
+    #[inline]
+    pub(super) fn count_lines(&self, before: u64) {
+        if self.lines.used != before {
+            // Relaxed: a count for `memory_bytes` and `populate_ahead`, stored by the one writer.
+            self.index.counters.0.overflow_lines.store(self.lines.used, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn count(&self, change: i64) {
+        let entries = &self.index.counters.0.entries;
+        // Relaxed, both: a count on its own, stored by the one writer.
+        entries.store(entries.load(Ordering::Relaxed).wrapping_add_signed(change), Ordering::Relaxed);
+    }
+}
+
+/// Puts an entry into the first free slot of a chain, or into a new line at its end.
+pub(super) fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entry: Entry) {
+    let mut line = head;
+    loop {
+        if let Some(slot) = slots_where(line, Entry::is_empty).next() {
+            line.set_entry(slot, entry);
+            return;
+        }
+        let control = line.control_unordered();
+        let Some(link) = control.link() else {
+            let link = lines.take();
+            // First the entry, then the way to it.
+            index.overflow.line(link.line()).set_entry(0, entry);
+            line.set_control(control.with_link(Some(link)));
+            return;
+        };
+        line = index.overflow.line(link.line());
+    }
+}
+
+/// Replaces an entry's location in place; false if there is no such entry.
+pub(super) fn replace_in(index: &Index, hash: Hash, old: Location, new: Location) -> bool {
+    let mut line = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
+    loop {
+        if let Some(slot) = slot_of(line, old) {
+            line.set_entry(slot, Entry::new(index.tag(hash), new));
+            return true;
+        }
+        match line.control_unordered().link() {
+            Some(link) => line = index.overflow.line(link.line()),
+            None => return false,
+        }
+    }
+}
+
+/// The slot of a location in a line.
+fn slot_of(line: &Line, location: Location) -> Option<usize> {
+    slots_where(line, |entry| entry.leads_to(location)).next()
+}
+
+/// The links of a chain, in order.
+pub(super) fn collect_links(index: &Index, head: &Line, links: &mut Vec<Link>) {
+    links.clear();
+    let mut link = head.control_unordered().link();
+    while let Some(next) = link {
+        links.push(next);
+        link = index.overflow.line(next.line()).control_unordered().link();
+    }
+}
+
+#[cfg(test)]
+impl IndexWriter {
+    /// Room for inserts into overflow lines, without the splits that `reserve` would make.
+    pub(super) fn reserve_lines(&mut self, count: u64) {
+        self.lines.ensure(count, &self.index.overflow).expect("memory");
+    }
+
+    #[cfg(loom)]
+    pub(super) fn merge_one(&mut self) {
+        assert!(self.merge(), "memory");
+    }
+
+    pub(super) fn split_one(&mut self) {
+        self.split().expect("memory");
+    }
+
+    #[cfg(not(loom))]
+    pub(super) fn free_lines(&self) -> u64 {
+        self.lines.free.len() as u64
+    }
+
+    #[cfg(not(loom))]
+    pub(super) fn ensured_lines(&self) -> u64 {
+        self.lines.ensured
+    }
+}

@@ -1,0 +1,47 @@
+//! The index of one keyspace as its writer has it, with the live bytes of each segment.
+
+use super::hash::IndexWriter;
+
+/// The index of a keyspace, as the writer sees it.
+#[derive(Debug)]
+pub(crate) struct KeyspaceIndex {
+    pub(crate) index: IndexWriter,
+    /// Live bytes by segment, so that a drop knows what becomes dead where without reading anything. By the ordinal of
+    /// the segment's mapping.
+    live: Vec<u64>,
+}
+
+impl KeyspaceIndex {
+    /// Makes one for an index whose records are counted from now on.
+    pub(crate) fn new(index: IndexWriter) -> Self {
+        Self { index, live: Vec::new() }
+    }
+
+    /// Counts a record in the segment with this ordinal as live.
+    #[inline]
+    pub(crate) fn add_live(&mut self, ordinal: usize, bytes: u64) {
+        if ordinal >= self.live.len() {
+            self.live.resize(ordinal + 1, 0);
+        }
+        self.live[ordinal] += bytes;
+    }
+
+    /// Counts it as live no longer.
+    #[inline]
+    pub(crate) fn sub_live(&mut self, ordinal: usize, bytes: u64) {
+        debug_assert!(self.live.get(ordinal).is_some_and(|live| *live >= bytes), "it was counted as live");
+        if let Some(live) = self.live.get_mut(ordinal) {
+            *live = live.saturating_sub(bytes);
+        }
+    }
+
+    /// Bytes that are live in the segment with this ordinal.
+    pub(crate) fn live_in(&self, ordinal: usize) -> u64 {
+        self.live.get(ordinal).copied().unwrap_or(0)
+    }
+
+    /// Segments with live bytes, by ordinal.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.live.iter().copied().enumerate().filter(|(_, live)| *live > 0)
+    }
+}

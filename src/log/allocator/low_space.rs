@@ -1,0 +1,213 @@
+//! Giving out segments where the disk is nearly full: what is kept for removals and passes is kept.
+//!
+//! What is free and what is made ahead is one room here; segments that wait are how it is held against other programs.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Making, PAGE_SIZE, Provision, Shared, fits, least_size};
+use crate::error::{Error, RanOut, Resource, Result};
+use crate::log::allocator::quota::Want;
+use crate::log::allocator::reserve::Reserve;
+use crate::log::segment::Segment;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+/// How many times more than the reserve must be free for nobody to think of it.
+const PLENTY: u64 = 4;
+/// Of what a store can have altogether, a segment is at most one part in so many.
+const SHARE: u64 = 8;
+
+/// In how many segments the reserve is held, at least.
+const PIECES: u64 = 4;
+/// The files that insertions leave: two for the copies of passes, and the rest for the segments of removals and of opens.
+const FILES_KEPT: u64 = 4;
+/// The files that removals leave.
+const FILES_FOR_PASSES: u64 = 2;
+
+/// The room there is on a disk that is nearly full, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Bytes that are free on the disk.
+    free: u64,
+    /// Those, and those of the segments that are ready.
+    pub(crate) spare: u64,
+    reserve: Reserve,
+    /// The most that a segment made now should have.
+    largest: u64,
+}
+
+impl Room {
+    /// What is left of it for a write.
+    fn left(&self, want: Want) -> u64 {
+        let kept = match want {
+            Want::Insertion | Want::Ahead => self.reserve.all,
+            Want::Removal => self.reserve.pass,
+            Want::Last => 0,
+        };
+        self.spare.saturating_sub(kept) / PAGE * PAGE
+    }
+
+    /// How much one pass may write, in bytes.
+    pub(crate) fn for_pass(&self, segment_bytes: u64) -> u64 {
+        self.spare.min(self.reserve.pass.max(segment_bytes))
+    }
+}
+
+impl Provision {
+    /// Refuses a segment where the file system can hold only those files that are kept for what leads out of that: one that is
+    /// ready counts as a file that can be had.
+    ///
+    /// # Errors
+    ///
+    /// `Exhausted`.
+    pub(super) fn check_files(&self, shared: &Shared, want: Want) -> Result<()> {
+        let kept = match want {
+            Want::Insertion | Want::Ahead => FILES_KEPT,
+            Want::Removal => FILES_FOR_PASSES,
+            Want::Last => return Ok(()),
+        };
+        let Some(free) = shared.dir.free_files() else { return Ok(()) };
+        if free.saturating_add(self.ready_count() as u64) > kept {
+            return Ok(());
+        }
+        let source = Arc::new(io::Error::new(io::ErrorKind::StorageFull, RanOut(Resource::Files)));
+        let path = shared.dir.path().to_owned();
+        Err(Error::Exhausted { resource: Resource::Files, operation: "make a segment in", path, source })
+    }
+
+    /// True where no file can be had but those that are kept.
+    pub(crate) fn has_few_files(&self, shared: &Shared) -> bool {
+        self.check_files(shared, Want::Ahead).is_err()
+    }
+
+    /// The room there is, where it is little.
+    pub(crate) fn scarce(&self, shared: &Shared) -> Option<Room> {
+        let free = shared.dir.free_bytes()?;
+        let next = self.allowance.after(self.active.lock().size());
+        let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
+        let log = self.used().saturating_sub(ready);
+        let largest = shared.segments.read().values().map(|segment| segment.size()).max().unwrap_or(0);
+        let spare = free.saturating_add(ready);
+        let reserve = Reserve::of(log, largest.min(self.allowance.most()), spare);
+        let plenty = PLENTY.saturating_mul(reserve.all).saturating_add(2 * next);
+        let largest = part_of(log + spare).max(PAGE);
+        (free < plenty).then_some(Room { free, spare, reserve, largest })
+    }
+
+    /// As [`Provision::take`], of what is not kept for others.
+    pub(super) fn take_scarce(
+        &self,
+        shared: &Shared,
+        want: Want,
+        need: u64,
+        room: Room,
+    ) -> Result<Arc<Segment>> {
+        let mut making = self.making.lock();
+        let (left, least) = (room.left(want), least_size(need));
+        if left < least {
+            return Err(full(shared, least));
+        }
+        if want != Want::Insertion {
+            // Relaxed: see `Provision::check`.
+            self.short.store(true, Ordering::Relaxed);
+        }
+        if let Some(segment) = Self::name_made(shared, &mut making)? {
+            self.ready.lock().push_front(segment);
+        }
+        let fits = |segment: &Arc<Segment>| fits(segment, need) && segment.size() <= left;
+        let found = {
+            let mut ready = self.ready.lock();
+            let at = ready.iter().position(fits);
+            at.and_then(|at| ready.remove(at))
+        };
+        if let Some(segment) = found {
+            return Ok(segment);
+        }
+        // The last room is not spent at once: the next page may be won.
+        let usual = if want == Want::Last { least } else { making.next_size.min(room.largest).min(left) };
+        // Beyond the limit on the store's size the disk still is what it is.
+        let size = self.allowance.size(want, usual, least)?.map_or(least, |size| size.min(left));
+        if size > room.free {
+            self.give_up(shared, &mut making)?;
+        }
+        self.count_stall();
+        let segment = self.make_of(shared, &mut making, want, size)?;
+        if want == Want::Insertion {
+            self.hold(shared, &mut making, room.reserve)?;
+        }
+        Ok(segment)
+    }
+
+    /// Has a segment ready for when the active one is full, so that what is left of that can be kept for removals.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, or what the operating system says.
+    pub(crate) fn have_next(&self, shared: &Shared) -> Result<()> {
+        if self.ready_count() > 0 {
+            return Ok(());
+        }
+        if self.scarce(shared).is_some() {
+            return self.restore(shared);
+        }
+        let mut making = self.making.lock();
+        if !self.ready.lock().is_empty() {
+            return Ok(());
+        }
+        self.check_files(shared, Want::Ahead)?;
+        if let Some(segment) = self.make(shared, &mut making, Want::Ahead, 0)? {
+            self.ready.lock().push_back(segment);
+        }
+        Ok(())
+    }
+
+    /// Sees to it that insertions may go on.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace` while what is kept for removals is in use.
+    #[cold]
+    pub(super) fn restore(&self, shared: &Shared) -> Result<()> {
+        // Relaxed: see `Provision::check`. First, so that what is given up meanwhile is not forgotten.
+        self.short.store(false, Ordering::Relaxed);
+        let Some(room) = self.scarce(shared) else { return Ok(()) };
+        if room.spare < room.reserve.all {
+            self.short.store(true, Ordering::Relaxed);
+            return Err(full(shared, room.reserve.all - room.spare));
+        }
+        self.hold(shared, &mut self.making.lock(), room.reserve)
+    }
+
+    /// Holds the reserve in segments, as far as it goes: nobody else can have what they take. An open after a kill goes on
+    /// in one of them, so it is not all in one.
+    fn hold(&self, shared: &Shared, making: &mut Making, reserve: Reserve) -> Result<()> {
+        loop {
+            let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
+            let missing = reserve.all.saturating_sub(ready);
+            if missing == 0 || self.has_few_files(shared) {
+                return Ok(());
+            }
+            let piece =
+                (reserve.all / PIECES).next_multiple_of(PAGE).min(self.allowance.most()).min(making.most);
+            let Some(size) = self.allowance.size(Want::Ahead, piece.min(missing), PAGE)? else {
+                return Ok(());
+            };
+            match self.make_of(shared, making, Want::Ahead, size) {
+                Ok(segment) => self.ready.lock().push_back(segment),
+                // It is free all the same.
+                Err(Error::NoSpace { .. }) => return Ok(()),
+                Err(other) => return Err(other),
+            }
+        }
+    }
+}
+
+/// The greatest size of a segment where so many bytes can be had.
+pub(super) fn part_of(bytes: u64) -> u64 {
+    bytes / SHARE / PAGE * PAGE
+}
+
+fn full(shared: &Shared, needed: u64) -> Error {
+    Error::NoSpace { path: shared.dir.path().to_owned(), needed, source: None }
+}

@@ -1,0 +1,87 @@
+//! What everything below the store shares: its directory, its manifest, its segments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::error::{Error, Result};
+use crate::format::{SegmentId, StoreId};
+use crate::fs::Dir;
+use crate::log::group_commit::{Commit, SyncTurn};
+use crate::log::manifest::ManifestStore;
+use crate::log::segment::{Segment, remove_unnamed};
+use crate::mem::address_space::Space;
+
+/// Every segment of an open store.
+pub(crate) type Segments = RwLock<BTreeMap<SegmentId, Arc<Segment>>>;
+
+/// What everything below the store shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) dir: Arc<dyn Dir>,
+    pub(crate) store: StoreId,
+    pub(crate) space: Space,
+    pub(crate) manifest: ManifestStore,
+    pub(crate) commit: Arc<Commit>,
+    pub(crate) segments: Segments,
+    /// A file that could not be made into a segment, and its size: there may be one, and no other is made meanwhile.
+    pub(super) stray: Mutex<Option<(SegmentId, u64)>>,
+    /// Whose turn it is to sync the directory.
+    dir_turn: SyncTurn,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        dir: Arc<dyn Dir>,
+        store: StoreId,
+        space: Space,
+        manifest: ManifestStore,
+        commit: Arc<Commit>,
+        segments: BTreeMap<SegmentId, Arc<Segment>>,
+    ) -> Self {
+        let (segments, stray, dir_turn) = (RwLock::new(segments), Mutex::default(), SyncTurn::new());
+        Self { dir, store, space, manifest, commit, segments, stray, dir_turn }
+    }
+
+    /// Makes creations, renames and removals so far durable, for what rests on them.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`: what a failed sync was to make durable may be anybody's, and is reported once. What the operating system
+    /// says where it had no descriptor to try with.
+    pub(crate) fn sync_dir(&self) -> Result<()> {
+        let untried = self.commit.sync_alone(&self.dir_turn, || {
+            match self.dir.sync().map_err(|error| Error::io("sync", self.dir.path(), error)) {
+                Ok(()) => Ok(None),
+                Err(untried @ Error::Exhausted { .. }) => Ok(Some(untried)),
+                Err(failed) => Err(failed),
+            }
+        })?;
+        untried.map_or(Ok(()), Err)
+    }
+
+    /// Removes that file.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says; it is still there then.
+    pub(super) fn remove_stray(&self) -> Result<()> {
+        let mut stray = self.stray.lock();
+        if let Some((id, _)) = *stray {
+            remove_unnamed(self.dir.as_ref(), id)?;
+            *stray = None;
+        }
+        Ok(())
+    }
+
+    /// Bytes of all files that are segments, or were to be.
+    pub(crate) fn files_size(&self) -> u64 {
+        total_size(&self.segments) + self.stray.lock().map_or(0, |(_, size)| size)
+    }
+}
+
+/// Bytes that all segments take.
+pub(super) fn total_size(segments: &Segments) -> u64 {
+    segments.read().values().map(|segment| segment.size()).sum()
+}

@@ -1,0 +1,13 @@
+//! The log: segments, the records that are appended to them, and their way to the disk.
+
+pub(crate) mod allocator;
+pub(crate) mod context;
+pub(crate) mod control_page;
+pub(crate) mod group_commit;
+pub(crate) mod manifest;
+pub(crate) mod rewrite;
+pub(crate) mod segment;
+pub(crate) mod segment_file;
+pub(crate) mod segment_reader;
+pub(crate) mod sync_plan;
+pub(crate) mod writer;

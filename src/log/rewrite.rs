@@ -1,0 +1,88 @@
+//! Making sure, after an unclean end, that what was read is on the disk.
+//!
+//! What an open reads after a crash may exist in the page cache only, and an earlier write-back of it may have failed
+//! with nobody watching: the kernel then calls the page clean and never writes it again (measured; DESIGN.md,
+//! "Sync"). So everything above the durable point is read into memory, verified there, written again byte for byte,
+//! and synced. Until that has happened nothing counts as durable.
+//!
+//! Writing the same bytes over published ones changes nothing for those who read them (I1).
+
+use std::sync::Arc;
+
+use super::segment_reader::FileSource;
+use crate::error::{Error, Result};
+use crate::format::Defect;
+use crate::format::manifest::{Manifest, State};
+use crate::format::record::HEADER_SIZE;
+use crate::format::record_reader::{Order, READ_MAX, Source, Step, Walker};
+use crate::log::segment::Segment;
+use crate::log::sync_plan::SegmentRange;
+
+/// Rewrites and syncs what an open found above the durable point.
+///
+/// # Errors
+///
+/// `Corrupt` where what was read while opening does not verify now; what the operating system says. The caller poisons
+/// the store.
+pub(crate) fn heal(unproven: &[SegmentRange]) -> Result<()> {
+    for range in unproven {
+        let file = range.segment.file().expect("kept until the segment is durable");
+        // Takes up the report of an earlier failure; the pages it speaks of are written again below.
+        drop(file.sync());
+        verify(range)?;
+        let mut at = range.from;
+        let mut source = FileSource::new(Arc::clone(&file), range.segment.path().clone(), range.to);
+        while at < range.to {
+            let len = usize::try_from((range.to - at).min(READ_MAX as u64)).expect("at most READ_MAX");
+            let bytes = source.bytes(at, len)?;
+            file.write_at(bytes, at).map_err(|error| range.segment.io("write", error))?;
+            at += len as u64;
+        }
+        file.sync().map_err(|error| range.segment.io("sync", error))?;
+    }
+    Ok(())
+}
+
+/// Verifies every record of a range as it can be read now.
+fn verify(range: &SegmentRange) -> Result<()> {
+    let segment = &range.segment;
+    let file = segment.file().expect("kept until the segment is durable");
+    let mut source = FileSource::new(file, segment.path().clone(), range.to);
+    let mut walker = Walker::new(segment.nonce(), range.from, range.to, Order::Consecutive);
+    loop {
+        match walker.step(&mut source)? {
+            Step::Record(_) => {}
+            _ if walker.offset() == range.to => return Ok(()),
+            Step::Blank => return Err(damage(segment, walker.offset(), Defect::Truncated)),
+            Step::Invalid(defect) => return Err(damage(segment, walker.offset(), defect)),
+        }
+    }
+}
+
+fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
+    Error::Corrupt { path: segment.path().clone(), offset, defect }
+}
+
+/// Has the manifest's entries call healed segments sealed.
+pub(crate) fn note_healed(manifest: &mut Manifest, healed: &[SegmentRange]) {
+    for range in healed {
+        if let Some(entry) = manifest.segment_mut(range.segment.id()) {
+            entry.state = State::Sealed;
+        }
+    }
+}
+
+/// Gives back the blocks behind a cut: nothing is appended there any more, and complete records were copied aside
+/// before the manifest was written.
+///
+/// # Errors
+///
+/// What the operating system says; nothing but space is lost.
+pub(crate) fn free_behind(segment: &Segment, end: u64) -> Result<()> {
+    let from = end.next_multiple_of(crate::mem::mapping::PAGE_SIZE as u64);
+    if from + (HEADER_SIZE as u64) < segment.size() {
+        let file = segment.file().expect("kept until the segment is durable");
+        file.punch_hole(from, segment.size() - from).map_err(|error| segment.io("free space in", error))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! The file of a segment: opening it and reading its header, at once or when it is first needed, and removing it.
+//!
+//! It reads no records.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::format::manifest::SegmentEntry;
+use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
+use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId, file_name};
+use crate::fs::{Access, Dir, File, Identity, Misplaced};
+use crate::mem::mapping::{Later, Mapping};
+
+/// Opens a segment file and reads its header, comparing it with the name, the store and the file's size.
+///
+/// # Errors
+///
+/// `MissingSegment`, `Corrupt`, `ForeignFile` or `TooNew`, or what the operating system says.
+pub(crate) fn open_file(
+    dir: &dyn Dir,
+    store: StoreId,
+    id: SegmentId,
+    access: Access,
+) -> Result<(Arc<dyn File>, SegmentHeader)> {
+    let name = file_name::segment(id);
+    let path = dir.path().join(&name);
+    let file = dir.open(&name, access).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Error::MissingSegment { path: path.clone() },
+        _ => Error::io("open", &path, error),
+    })?;
+    let header = read_header(file.as_ref(), &path)?;
+    let size = file.identity().map_err(|error| Error::io("look at", &path, error))?.size;
+    if header.store != store {
+        return Err(Error::ForeignFile { path });
+    }
+    if header.id != id {
+        return Err(Error::Corrupt { path, offset: 0, defect: Defect::WrongSegment });
+    }
+    if header.size != size {
+        let defect = Defect::WrongSize { expected: header.size, found: size };
+        return Err(Error::Corrupt { path, offset: size.min(header.size), defect });
+    }
+    Ok((file, header))
+}
+
+/// The header of a new segment of the log.
+pub(crate) fn header_of_log(store: StoreId, id: SegmentId, size: u64, nonce: u64) -> SegmentHeader {
+    SegmentHeader {
+        store,
+        id,
+        size,
+        nonce,
+        first_seq: Seq::ZERO,
+        role: Role::Log,
+        generation: 0,
+        replaced: Vec::new(),
+    }
+}
+
+/// Compares a segment's header with what the manifest says of it.
+///
+/// # Errors
+///
+/// `Corrupt`.
+pub(crate) fn check_header(header: &SegmentHeader, entry: &SegmentEntry, path: &Path) -> Result<()> {
+    if header.size == entry.size && header.nonce == entry.nonce {
+        return Ok(());
+    }
+    Err(Error::Corrupt { path: path.to_owned(), offset: 0, defect: Defect::WrongSegment })
+}
+
+/// A segment that is mapped when it is first needed: sealed, and known well enough to do without its header until then.
+#[derive(Debug)]
+pub(crate) struct Unopened {
+    pub(crate) dir: Arc<dyn Dir>,
+    pub(crate) store: StoreId,
+    pub(crate) entry: SegmentEntry,
+    /// Where an image says that its first record lies.
+    pub(crate) data_offset: u64,
+}
+
+impl Unopened {
+    /// The file's path, for messages.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join(file_name::segment(self.entry.id))
+    }
+}
+
+impl Later for Unopened {
+    fn map(&self) -> Result<Arc<Mapping>> {
+        let Self { dir, store, entry, data_offset } = self;
+        let opened = open_file(dir.as_ref(), *store, entry.id, Access::Read);
+        let (file, header) = opened.map_err(|error| match (error, dir.check_place()) {
+            (Error::MissingSegment { .. }, Err(Misplaced::Removed)) => {
+                Error::DirectoryGone { path: dir.path().to_owned(), replaced: false }
+            }
+            (error, _) => error,
+        })?;
+        let path = self.path();
+        check_header(&header, entry, &path)?;
+        let told = (entry.role, entry.generation, *data_offset);
+        if told != (header.role, header.generation, header.data_offset()) {
+            return Err(Error::Corrupt { path, offset: 0, defect: Defect::WrongSegment });
+        }
+        file.map(len_of(entry.size)?).map_err(|error| Error::io("map", path, error))
+    }
+}
+
+/// The last number when a segment file's times last said that it was written to.
+///
+/// A store into a mapped page that lies ready changes no time, and programs that make backups go by the times.
+#[derive(Debug, Default)]
+pub(crate) struct Times(AtomicU64);
+
+impl Times {
+    /// Takes note that the times are right for records up to here.
+    pub(crate) fn are_told(&self, last: Seq) {
+        // Relaxed: as in `tell`.
+        self.0.store(last.0, Ordering::Relaxed);
+    }
+
+    /// Has the times say so, where there is anything new. Durable when the kernel next writes them, and not with a sync.
+    pub(crate) fn tell(&self, last: Seq, file: impl FnOnce() -> Option<Arc<dyn File>>) {
+        // Relaxed: who misses what another thread has told says it twice.
+        if self.0.swap(last.0, Ordering::Relaxed) != last.0
+            && let Some(Err(error)) = file().map(|file| file.touch())
+        {
+            // No promise of the store depends on it.
+            crate::trace::helper_failed(&error);
+        }
+    }
+}
+
+/// The length of a segment's mapping.
+///
+/// # Errors
+///
+/// `Limit` where the processor's addresses are too short.
+pub(crate) fn len_of(size: u64) -> Result<usize> {
+    usize::try_from(size).map_err(|_| Error::Limit {
+        what: "a segment is larger than this processor's address space",
+        advice: "open the store on a 64-bit machine",
+    })
+}
+
+/// Removes a segment's file; gone already is as good. Durable after the directory's sync.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub(crate) fn unlink_segment(dir: &dyn Dir, id: SegmentId) -> Result<()> {
+    let name = file_name::segment(id);
+    match dir.unlink(&name) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io("remove", dir.path().join(name), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Compares an open file with what it was when it was opened.
+///
+/// # Errors
+///
+/// `Corrupt` where it has another size, `MissingSegment` where it has no name any more.
+pub(crate) fn check_identity(file: &dyn File, opened: &Identity, path: &Path) -> Result<()> {
+    let now = file.identity().map_err(|error| Error::io("look at", path, error))?;
+    if now.size != opened.size {
+        let defect = Defect::WrongSize { expected: opened.size, found: now.size };
+        return Err(Error::Corrupt { path: path.to_owned(), offset: now.size, defect });
+    }
+    if now.links == 0 || now.inode != opened.inode {
+        return Err(Error::MissingSegment { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// Reads a segment's header.
+///
+/// # Errors
+///
+/// `Corrupt` or `TooNew`, or what the operating system says.
+pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<SegmentHeader> {
+    let io = |error| Error::io("read", path, error);
+    let corrupt = |defect| Error::Corrupt { path: path.to_owned(), offset: 0, defect };
+    let mut bytes = vec![0; SEGMENT_HEADER_SIZE];
+    let read = file.read_at(&mut bytes, 0).map_err(io)?;
+    bytes.truncate(read);
+    let len = SegmentHeader::encoded_len(&bytes).map_err(corrupt)?;
+    if len > bytes.len() {
+        bytes.resize(len, 0);
+        let read = file.read_at(&mut bytes, 0).map_err(io)?;
+        bytes.truncate(read);
+    }
+    match SegmentHeader::decode(&bytes).map_err(corrupt)? {
+        Ok(header) => Ok(header),
+        Err(version) => Err(Error::TooNew {
+            path: path.to_owned(),
+            found: u32::from(version),
+            supported: u32::from(READ_VERSION),
+        }),
+    }
+}

@@ -1,0 +1,83 @@
+//! A file behind a window: what the walker reads through, so that a bad sector is an error and not a signal.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::file_name;
+use crate::format::record_reader::{READ_MAX, Source};
+use crate::fs::{self, Access, Dir, File};
+use crate::log::segment::Segment;
+
+/// Size of the window in bytes.
+const WINDOW: usize = 1 << 18;
+const _: () = assert!(WINDOW >= READ_MAX);
+
+/// Reads a file through a window that moves forward.
+#[derive(Debug)]
+pub(crate) struct FileSource {
+    file: Arc<dyn File>,
+    path: std::path::PathBuf,
+    size: u64,
+    start: u64,
+    window: Vec<u8>,
+}
+
+impl FileSource {
+    /// Reads the first `size` bytes of a file.
+    pub(crate) fn new(file: Arc<dyn File>, path: std::path::PathBuf, size: u64) -> Self {
+        Self { file, path, size, start: 0, window: Vec::new() }
+    }
+
+    /// Reads the file of a segment; one that has given it back is opened for that.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened.
+    pub(crate) fn of(dir: &dyn Dir, segment: &Segment) -> Result<Self> {
+        let file = match segment.file() {
+            Some(file) => file,
+            None => {
+                let opened = dir.open(&file_name::segment(segment.id()), Access::Read);
+                opened.map_err(|error| Error::io("open", segment.path(), error))?
+            }
+        };
+        Ok(Self::new(file, segment.path().clone(), segment.size()))
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    #[cold]
+    fn fill(&mut self, offset: u64) -> Result<()> {
+        let rest = self.size.saturating_sub(offset);
+        // The first look is often the only one.
+        let most = if self.window.is_empty() { READ_MAX } else { WINDOW };
+        let len = usize::try_from(rest).unwrap_or(most).min(most);
+        self.window.resize(len, 0);
+        // The window must not claim bytes that a failed read left half there.
+        self.start = u64::MAX;
+        fs::read_exact_at(self.file.as_ref(), &mut self.window, offset)
+            .map_err(|error| Error::io("read", &self.path, error))?;
+        self.start = offset;
+        Ok(())
+    }
+}
+
+impl Source for FileSource {
+    type Error = Error;
+
+    fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
+        let inside = |start: u64, held: usize| {
+            let skip = usize::try_from(offset.checked_sub(start)?).ok()?;
+            (skip <= held && len <= held - skip).then_some(skip)
+        };
+        if let Some(skip) = inside(self.start, self.window.len()) {
+            return Ok(&self.window[skip..skip + len]);
+        }
+        self.fill(offset)?;
+        debug_assert!(len <= self.window.len(), "walks stay below the file's size");
+        Ok(&self.window[..len])
+    }
+}

@@ -1,0 +1,100 @@
+//! The bytes of the log that one sync makes durable.
+
+use std::sync::Arc;
+
+use super::group_commit::Commit;
+use super::segment::Segment;
+use crate::error::Result;
+use crate::format::Seq;
+use crate::fs::Dir;
+
+/// How far behind the writer a write-back ahead of a sync stays, in bytes: the folio that it writes to, and the one before.
+const NEAR: u64 = 2 << 20;
+
+/// A range of bytes of one segment.
+#[derive(Debug, Clone)]
+pub(crate) struct SegmentRange {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) from: u64,
+    /// Behind the last byte.
+    pub(crate) to: u64,
+}
+
+/// A segment that is full and not yet known to be durable.
+#[derive(Debug, Clone)]
+pub(crate) struct Full {
+    pub(crate) segment: Arc<Segment>,
+    /// Bytes below this are durable.
+    pub(super) synced: u64,
+    /// Where its records end.
+    pub(crate) end: u64,
+    pub(crate) last_seq: Seq,
+}
+
+impl Full {
+    /// The part that is not known to be durable.
+    pub(super) fn unsynced(&self) -> SegmentRange {
+        SegmentRange { segment: Arc::clone(&self.segment), from: self.synced, to: self.end }
+    }
+}
+
+/// The ranges that one sync is to make durable.
+#[derive(Debug)]
+pub(crate) struct SyncPlan {
+    /// In log order; the active segment is the last.
+    ranges: Vec<SegmentRange>,
+    /// The sequence number of the last record in them.
+    upto: Seq,
+}
+
+impl SyncPlan {
+    pub(super) fn new(ranges: Vec<SegmentRange>, upto: Seq) -> Self {
+        Self { ranges, upto }
+    }
+
+    /// Every record up to this is durable once the plan has been executed.
+    pub(crate) fn upto(&self) -> Seq {
+        self.upto
+    }
+
+    pub(super) fn ranges(&self) -> &[SegmentRange] {
+        &self.ranges
+    }
+
+    /// The ranges in pieces of at most `len` bytes, the last piece first. The pages that the writer is at are left out,
+    /// because a page under write-back keeps the writer waiting.
+    pub(crate) fn pieces(&self, len: u64) -> Vec<SegmentRange> {
+        let mut pieces = Vec::new();
+        for (at, SegmentRange { segment, from, to }) in self.ranges.iter().enumerate() {
+            let is_active = at + 1 == self.ranges.len();
+            let end = if is_active { to.saturating_sub(NEAR) / NEAR * NEAR } else { *to };
+            let starts = (*from..end).step_by(usize::try_from(len).unwrap_or(usize::MAX));
+            pieces.extend(starts.map(|from| {
+                let to = (from + len).min(end);
+                SegmentRange { segment: Arc::clone(segment), from, to }
+            }));
+        }
+        pieces.reverse();
+        pieces
+    }
+
+    /// The number of bytes that it makes durable.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|range| range.to - range.from).sum()
+    }
+
+    /// Makes the ranges durable; called without the writer mutex.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned` with the first failure, even if another thread was told of it.
+    pub(crate) fn execute(&self, dir: &dyn Dir, commit: &Commit) -> Result<()> {
+        for SegmentRange { segment, from, to } in &self.ranges {
+            segment.check_name(dir)?;
+            if from < to {
+                segment.sync(*from, *to, commit)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,351 @@
+//! The log: records appended in one order to one segment after the other.
+//!
+//! It knows where the next record goes and what has been synced. It does not know keys (the index does), nor who waits
+//! for a sync (`commit` does), nor how segments are made (`provision` does).
+//!
+//! **Concurrency.** [`LogWriter`] lives under the store's writer mutex, so log order is index order is visibility
+//! order. A sync has three parts, so that no store waits for the device: [`LogWriter::plan`] under the mutex,
+//! [`SyncPlan::execute`] without it, [`LogWriter::synced`] under it again. One leader at a time runs the three (`commit`).
+//!
+//! **Invariants.** Behind every record there is room for a watermark, in the segment and in its ready pages; where two
+//! syncs share one record the second goes without. I1, I2, I5.
+//!
+//! **Crash points.** `append-payload` (a record is written, its first word is not), `append-published`,
+//! `batch-record`, `batch-payload`, `rolled`.
+
+mod roll;
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::record::{
+    FLAG_INNER, HEADER_SIZE, Header, Kind, Place, Start, Watermark, payload_sum, record_size,
+};
+use crate::format::{KeyspaceId, SegmentId, Seq};
+use crate::log::allocator::Shared;
+use crate::log::segment::Segment;
+use crate::log::sync_plan::{Full, SegmentRange, SyncPlan};
+use crate::mem::appender::Appender;
+use crate::mem::dead_bytes::Dead;
+use crate::mem::location::Location;
+
+/// Bytes that a watermark takes in the log.
+const WATERMARK_SIZE: u64 = (HEADER_SIZE + Watermark::SIZE) as u64;
+/// Bytes that a start record takes in the log.
+const START_SIZE: u64 = (HEADER_SIZE + Start::SIZE) as u64;
+
+/// What is appended: a record before it has a place and a number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Draft<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+    /// The lengths, checked against the format's limits.
+    pub(crate) key_len: u16,
+    pub(crate) value_len: u32,
+    /// The checksum over key and value.
+    pub(crate) payload_sum: u32,
+}
+
+impl<'a> Draft<'a> {
+    /// Checks the lengths and computes the checksum.
+    ///
+    /// # Errors
+    ///
+    /// `KeyTooLarge` or `ValueTooLarge`.
+    pub(crate) fn new(kind: Kind, keyspace: KeyspaceId, key: &'a [u8], value: &'a [u8]) -> Result<Self> {
+        let max = crate::format::record::MAX_KEY_LEN;
+        let key_len = u16::try_from(key.len()).map_err(|_| Error::KeyTooLarge { len: key.len(), max })?;
+        let max = crate::format::record::MAX_VALUE_LEN;
+        let value_len =
+            u32::try_from(value.len()).map_err(|_| Error::ValueTooLarge { len: value.len(), max })?;
+        Ok(Self { kind, keyspace, key, value, key_len, value_len, payload_sum: payload_sum(key, value) })
+    }
+
+    /// Bytes that it takes in the log.
+    pub(crate) fn size(&self) -> u64 {
+        record_size(u64::from(self.key_len) + u64::from(self.value_len))
+    }
+
+    fn header(&self, seq: Seq, flags: u8) -> Header {
+        Header {
+            kind: self.kind,
+            flags,
+            keyspace: self.keyspace,
+            key_len: self.key_len,
+            value_len: self.value_len,
+            seq,
+            payload_sum: self.payload_sum,
+        }
+    }
+}
+
+/// A batch frame's header before it has a place and a number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame {
+    /// How many records are in it.
+    pub(crate) count: u32,
+    /// Bytes of those records.
+    pub(crate) len: u32,
+    /// The checksum over their payload sums.
+    pub(crate) sum: u32,
+}
+
+/// Where the log continues after an open.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    /// The segment to append to.
+    pub(crate) segment: Arc<Segment>,
+    /// Where its records end; its data offset where it is new.
+    pub(crate) offset: u64,
+    /// The segment before it and where that ended, for a new one, or where it is nowhere.
+    pub(crate) previous: Option<(SegmentId, u64)>,
+    pub(crate) next_seq: Seq,
+    pub(crate) epoch: u64,
+    /// Every record up to this is durable.
+    pub(crate) durable: Seq,
+    /// The last record that was found.
+    pub(crate) last: Seq,
+}
+
+/// The append state, under the store's writer mutex.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    segment: Arc<Segment>,
+    appender: Appender,
+    offset: u64,
+    /// Bytes of the active segment below this are durable.
+    synced: u64,
+    next_seq: Seq,
+    /// The last record that somebody wrote, as opposed to the store's own.
+    last_user: Seq,
+    /// The last record that a watermark covers.
+    marked: Seq,
+    durable: Seq,
+    epoch: u64,
+    full: Vec<Full>,
+    /// The segment that the next one continues, and its end, where the log stands nowhere.
+    previous: Option<(SegmentId, u64)>,
+    /// The value at this offset is written already; the record that it belongs to comes next.
+    written: Option<u64>,
+    /// Bytes that belong to no record may lie behind the end: the log goes on in another segment.
+    is_soiled: bool,
+    observed: bool,
+}
+
+impl LogWriter {
+    /// Continues the log.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace` where the first pages cannot be made ready.
+    pub(crate) fn open(shared: &Shared, tail: Tail) -> Result<Self> {
+        let appender = Appender::claim(tail.segment.mapping()).expect("a segment is made active once");
+        let is_nowhere = tail.segment.is_nowhere();
+        let mut writer = Self {
+            segment: tail.segment,
+            appender,
+            offset: tail.offset,
+            synced: tail.offset,
+            next_seq: tail.next_seq,
+            last_user: tail.last,
+            marked: tail.last,
+            durable: tail.durable,
+            epoch: tail.epoch,
+            full: Vec::new(),
+            previous: tail.previous.filter(|_| is_nowhere),
+            written: None,
+            is_soiled: false,
+            observed: shared.dir.observes(),
+        };
+        if let Some((previous, end)) = tail.previous.filter(|_| !is_nowhere) {
+            writer.start(shared, previous.0, end)?;
+        }
+        Ok(writer)
+    }
+
+    /// The number of the last record. Where the log stands nowhere that is the last one found: of a number between it and the
+    /// next one to be given out there is no record that could be durable.
+    pub(crate) fn last_seq(&self) -> Seq {
+        if self.previous.is_some() { self.last_user } else { Seq(self.next_seq.0 - 1) }
+    }
+
+    /// The next sequence number to be given out.
+    pub(crate) fn next_seq(&self) -> Seq {
+        self.next_seq
+    }
+
+    /// The last record that somebody wrote: what a flush must make durable.
+    pub(crate) fn last_user(&self) -> Seq {
+        self.last_user
+    }
+
+    /// How many segments are full and not yet durable.
+    pub(crate) fn full_count(&self) -> u64 {
+        self.full.len() as u64
+    }
+
+    /// The segments that are full and not yet durable, and where they end.
+    pub(crate) fn full_ends(&self) -> Vec<(SegmentId, u64)> {
+        self.full.iter().map(|full| (full.segment.id(), full.end)).collect()
+    }
+
+    /// The active segment and the offset in it.
+    pub(crate) fn position(&self) -> (&Arc<Segment>, u64) {
+        (&self.segment, self.offset)
+    }
+
+    /// Appends a record for which room was reserved.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, `Io` or `Corrupt` where a page that was made ready could not be written to all the same: its block is shared
+    /// with a copy of the file and the disk is full, or the disk failed, or the file was cut. Nothing was appended, and the
+    /// next write goes on in another segment.
+    pub(crate) fn append(&mut self, shared: &Shared, draft: &Draft<'_>) -> Result<(Location, Seq)> {
+        let (location, seq) = self.put(shared, draft)?;
+        self.last_user = seq;
+        Ok((location, seq))
+    }
+
+    fn put(&mut self, shared: &Shared, draft: &Draft<'_>) -> Result<(Location, Seq)> {
+        let seq = self.next_seq;
+        let offset = self.offset;
+        let header = draft.header(seq, 0).encode(self.place(offset));
+        self.appender.write(offset + 8, &header[8..]);
+        self.write_payload(offset, draft);
+        self.observe(shared, "append-payload");
+        let end = offset + draft.size();
+        if !self.appender.publish(offset, first_word(&header), end) {
+            return Err(self.take_back(end));
+        }
+        self.offset = end;
+        self.next_seq = seq.next();
+        self.observe(shared, "append-published");
+        Ok((self.segment.range().at(offset), seq))
+    }
+
+    /// Erases what lies behind the last record, so that nothing ever takes it for one; the reason why it was not published.
+    #[cold]
+    fn take_back(&mut self, end: u64) -> Error {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        for at in (self.offset..end).step_by(ZEROS.len()) {
+            let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.appender.write(at, &ZEROS[..len]);
+        }
+        self.segment.unwritten(self.offset, end)
+    }
+
+    fn write_payload(&mut self, offset: u64, draft: &Draft<'_>) {
+        let key_at = offset + HEADER_SIZE as u64;
+        self.appender.write(key_at, draft.key);
+        let value_at = key_at + u64::from(draft.key_len);
+        if self.written.take() != Some(value_at) {
+            self.appender.write(value_at, draft.value);
+        }
+    }
+
+    /// Appends a batch for which room was reserved: every record, then the frame's first word, which publishes all.
+    /// The frame's number, and the offset of its first record.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogWriter::append`].
+    pub(crate) fn append_batch<'a>(
+        &mut self,
+        shared: &Shared,
+        frame: Frame,
+        drafts: impl Iterator<Item = Draft<'a>>,
+    ) -> Result<(Seq, u64)> {
+        let seq = self.next_seq;
+        let start = self.offset;
+        let mut at = start + HEADER_SIZE as u64;
+        let mut last = seq;
+        for draft in drafts {
+            last = last.next();
+            let header = draft.header(last, FLAG_INNER).encode(self.place(at));
+            self.appender.write(at, &header);
+            self.write_payload(at, &draft);
+            at += draft.size();
+            self.observe(shared, "batch-record");
+        }
+        let header = Header {
+            kind: Kind::Batch,
+            flags: 0,
+            keyspace: KeyspaceId(frame.count),
+            key_len: 0,
+            value_len: frame.len,
+            seq,
+            payload_sum: frame.sum,
+        };
+        debug_assert_eq!(at, start + header.size());
+        let header = header.encode(self.place(start));
+        self.appender.write(start + 8, &header[8..]);
+        self.observe(shared, "batch-payload");
+        if !self.appender.publish(start, first_word(&header), at) {
+            return Err(self.take_back(at));
+        }
+        self.offset = at;
+        self.next_seq = last.next();
+        self.last_user = last;
+        self.observe(shared, "append-published");
+        Ok((seq, start + HEADER_SIZE as u64))
+    }
+
+    fn place(&self, offset: u64) -> Place {
+        Place { nonce: self.segment.nonce(), offset }
+    }
+
+    /// What has been appended and not yet synced.
+    pub(crate) fn plan(&self) -> SyncPlan {
+        let full = self.full.iter().map(Full::unsynced);
+        let active = SegmentRange { segment: Arc::clone(&self.segment), from: self.synced, to: self.offset };
+        SyncPlan::new(full.chain([active]).collect(), self.last_seq())
+    }
+
+    /// Takes note that a plan has been executed, writes the watermark, and returns the segments that became durable
+    /// as a whole.
+    pub(crate) fn synced(&mut self, shared: &Shared, plan: &SyncPlan) -> Vec<Full> {
+        self.durable = self.durable.max(plan.upto());
+        for SegmentRange { segment, to, .. } in plan.ranges() {
+            if segment.id() == self.segment.id() {
+                self.synced = *to;
+            } else if let Some(full) = self.full.iter_mut().find(|full| full.segment.id() == segment.id()) {
+                full.synced = *to;
+            }
+        }
+        let (durable, rest) =
+            std::mem::take(&mut self.full).into_iter().partition(|full| full.synced == full.end);
+        self.full = rest;
+        // An idle store does not sync, so a watermark follows records only, never another watermark.
+        if self.marked < self.last_user.min(plan.upto()) {
+            self.marked = plan.upto();
+            self.mark(shared, plan.upto());
+        }
+        durable
+    }
+
+    fn mark(&mut self, shared: &Shared, upto: Seq) {
+        // The reserve is kept by every `reserve` and spent by one watermark; without a record since, there is none.
+        let room = self.segment.size().min(self.segment.ready()) - self.offset;
+        if room < WATERMARK_SIZE {
+            return;
+        }
+        let value = Watermark(upto).encode();
+        let draft = Draft::new(Kind::Watermark, KeyspaceId::DEFAULT, &[], &value).expect("a short value");
+        // A watermark that cannot be written is as good as none.
+        let Ok((location, _)) = self.put(shared, &draft) else { return };
+        shared.space.add_dead(location, Dead::Note, draft.size());
+    }
+
+    fn observe(&self, shared: &Shared, point: &'static str) {
+        if self.observed {
+            shared.dir.crash_point(point);
+        }
+    }
+}
+
+fn first_word(header: &[u8; HEADER_SIZE]) -> [u8; 8] {
+    *header.first_chunk().expect("a header is longer than a word")
+}

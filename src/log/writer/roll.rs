@@ -1,0 +1,180 @@
+//! Room for the next frame: in the active segment or in the next one, in pages that can be stored to.
+//!
+//! All that can fail of a write fails here, before anything of it is visible.
+
+use super::{Draft, Full, HEADER_SIZE, LogWriter, START_SIZE, WATERMARK_SIZE};
+use crate::error::{Error, Result};
+use crate::format::record::{Kind, Start};
+use crate::format::{KeyspaceId, Seq};
+use crate::log::allocator::quota::Want;
+use crate::log::allocator::{Provision, Shared};
+use crate::mem::appender::Appender;
+use crate::mem::dead_bytes::Dead;
+use crate::trace;
+
+/// From this length on a value is written by a call instead of stores into pages that were made ready, in bytes: the pages are
+/// written once and not twice.
+const WRITTEN_BY_CALL: usize = 64 << 10;
+/// How much of a segment is for removals where the next one cannot be made, in bytes, at most.
+const KEPT_BACK: u64 = 64 << 10;
+
+impl LogWriter {
+    /// Makes room for a frame of `size` bytes; after this, appending it fails only as [`LogWriter::append`] says.
+    ///
+    /// # Errors
+    ///
+    /// `DiskLimit`, `NoSpace`, or what the operating system says; nothing has been written.
+    pub(crate) fn reserve(
+        &mut self,
+        shared: &Shared,
+        provision: &Provision,
+        want: Want,
+        size: u64,
+    ) -> Result<()> {
+        self.make_room(shared, provision, want, size)?;
+        self.make_ready(shared, provision, self.offset + size + WATERMARK_SIZE)
+    }
+
+    /// As [`LogWriter::reserve`], for one record. A large value is written to its place at once: nobody sees it before
+    /// the record's first word is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogWriter::reserve`].
+    pub(crate) fn reserve_record(
+        &mut self,
+        shared: &Shared,
+        provision: &Provision,
+        want: Want,
+        draft: &Draft<'_>,
+    ) -> Result<()> {
+        if draft.value.len() < WRITTEN_BY_CALL {
+            return self.reserve(shared, provision, want, draft.size());
+        }
+        self.reserve_large(shared, provision, want, draft)
+    }
+
+    #[cold]
+    fn reserve_large(
+        &mut self,
+        shared: &Shared,
+        provision: &Provision,
+        want: Want,
+        draft: &Draft<'_>,
+    ) -> Result<()> {
+        self.make_room(shared, provision, want, draft.size())?;
+        shared.manifest.begin()?;
+        provision.writer_makes_pages(true);
+        let value_at = self.offset + HEADER_SIZE as u64 + u64::from(draft.key_len);
+        self.segment.extend_by_pages(value_at)?;
+        // A write that fails may have written a part, which the next record must not come to lie in front of.
+        self.is_soiled = true;
+        let end = self.offset + draft.size() + WATERMARK_SIZE;
+        self.segment.write_behind_end(value_at, draft.value, end)?;
+        self.is_soiled = false;
+        self.written = Some(value_at);
+        Ok(())
+    }
+
+    /// Sees to it that a frame of `size` bytes fits into the active segment.
+    fn make_room(&mut self, shared: &Shared, provision: &Provision, want: Want, size: u64) -> Result<()> {
+        provision.check(shared, want, size)?;
+        // A frame of so many bytes holds fewer records than that.
+        if self.next_seq.0 + size > Seq::MAX.0 {
+            return Err(Error::Limit {
+                what: "all 2^56 sequence numbers of the store are used",
+                advice: "copy its content to a new store",
+            });
+        }
+        if self.is_soiled
+            || self.appender.is_replaced()
+            || self.offset + size + WATERMARK_SIZE > self.segment.size()
+        {
+            self.roll(shared, provision, want, size)
+        } else if want == Want::Insertion && self.offset + size + self.kept_back() > self.segment.size() {
+            // The rest is for removals, unless there is more behind it: on a full disk they make the room.
+            provision.have_next(shared)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Sees to it that the pages below an offset can be stored to.
+    fn make_ready(&self, shared: &Shared, provision: &Provision, need: u64) -> Result<()> {
+        if need <= self.segment.ready() {
+            return Ok(());
+        }
+        // Nothing is ready before the store is known to be written to.
+        shared.manifest.begin()?;
+        provision.count_stall();
+        provision.writer_makes_pages(false);
+        self.segment.extend(need)
+    }
+
+    /// Bytes at the end of a segment that insertions leave to removals where there is no next segment.
+    fn kept_back(&self) -> u64 {
+        (self.segment.size() / 16).min(KEPT_BACK)
+    }
+
+    /// Goes on in the next segment, whatever room there is in this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogWriter::reserve`].
+    pub(crate) fn roll_now(&mut self, shared: &Shared, provision: &Provision) -> Result<()> {
+        self.roll(shared, provision, Want::Last, 0)
+    }
+
+    #[cold]
+    fn roll(&mut self, shared: &Shared, provision: &Provision, want: Want, size: u64) -> Result<()> {
+        shared.manifest.begin()?;
+        let next = provision.take(shared, want, size)?;
+        // Before anything is switched: a segment without its start record is cut off by the next recovery.
+        let made_ready = next.extend(next.data_offset() + START_SIZE + WATERMARK_SIZE);
+        // Where pages that were ready could not be written to, those of the next segment may be no better.
+        let made_ready = made_ready.and_then(|()| match self.appender.is_replaced() || self.is_soiled {
+            true => next.make_ready_again(),
+            false => Ok(()),
+        });
+        if let Err(error) = made_ready {
+            provision.give_back(next);
+            return Err(error);
+        }
+        let appender = Appender::claim(next.mapping()).expect("a segment is made active once");
+        let last_seq = self.last_seq();
+        let end = self.offset;
+        let offset = next.data_offset();
+        let segment = std::mem::replace(&mut self.segment, next);
+        let appender = std::mem::replace(&mut self.appender, appender);
+        let (previous, previous_end) = self.previous.unwrap_or((segment.id(), end));
+        self.offset = offset;
+        if let Err(error) = self.start(shared, previous.0, previous_end) {
+            // The segment stays empty, and goes at the next open. This one is not gone on with.
+            (self.segment, self.appender, self.offset) = (segment, appender, end);
+            self.is_soiled = true;
+            return Err(error);
+        }
+        if self.previous.take().is_none() {
+            self.full.push(Full { segment, synced: self.synced, end, last_seq });
+            trace::segment_full(previous.0, end);
+        }
+        self.synced = offset;
+        self.is_soiled = false;
+        provision.set_active(&self.segment, self.offset);
+        self.observe(shared, "rolled");
+        Ok(())
+    }
+
+    /// Writes the record that says what this segment continues.
+    pub(super) fn start(&mut self, shared: &Shared, previous: u64, previous_end: u64) -> Result<()> {
+        let start = Start { previous, previous_end, epoch: self.epoch, durable: self.durable };
+        let value = start.encode();
+        let draft = Draft::new(Kind::Start, KeyspaceId::DEFAULT, &[], &value)?;
+        debug_assert_eq!(draft.size(), START_SIZE);
+        self.segment.extend(self.offset + draft.size() + WATERMARK_SIZE)?;
+        let (location, seq) = self.put(shared, &draft)?;
+        self.segment.begins_at(seq);
+        shared.space.add_dead(location, Dead::Note, draft.size());
+        Ok(())
+    }
+}

@@ -1,0 +1,566 @@
+//! The flat space of locations: every segment of a store gets a range of it, and an index entry names a place in it.
+//!
+//! A location is an offset in this space divided by eight. The space is cut into granules of 1 MiB; a table with one
+//! slot per granule leads from a location to the mapped bytes with one load. The table is reserved address space that
+//! costs memory only where it is used.
+//!
+//! **Concurrency.** Slots are filled before any index entry leads to them, or by the first who finds them empty (`waiting`); a
+//! reader that finds a slot where nothing waits empty, or a location behind what is published, gets `None`, so that every
+//! function here is safe whatever the location is.
+#![expect(unsafe_code, reason = "this leads from a location to mapped memory")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use memmap2::MmapRaw;
+use parking_lot::Mutex;
+
+use super::dead_bytes::Dead;
+use super::mapping::Mapping;
+pub(crate) use super::range_allocator::Range;
+use super::range_allocator::{GRANULE_SIZE, GRANULES, Ranges};
+pub(crate) use super::record::{KeptRecord, Record, Slice};
+use crate::error::Result;
+use crate::format::record::HEADER_SIZE;
+use crate::mem::location::Location;
+use crate::sync::epoch::{Domain, Limbo, Pin};
+
+/// The least number of granules to go on with where address space is scarce: 64 GiB of segments.
+const GRANULES_MIN: usize = 1 << 16;
+
+/// One slot of the table. All zero: nothing there.
+#[repr(C)]
+pub(super) struct Slot {
+    /// The segment's first byte.
+    base: AtomicPtr<u8>,
+    /// The mapping; owned by `Placed`. Stored last, so that it announces the rest.
+    pub(super) mapping: AtomicPtr<Mapping>,
+    /// The flat offset of the segment's first byte.
+    start: AtomicU64,
+    /// Two slots to a cache line.
+    _reserved: AtomicU64,
+}
+
+/// The flat space of a store.
+#[derive(Debug)]
+pub(crate) struct Space {
+    pub(super) table: Arc<Table>,
+    /// Where the background goes on attaching what waits.
+    pub(super) attached: AtomicU64,
+    /// What was taken out, until no pin can lead there.
+    limbo: Limbo,
+    /// The same, and what somebody still holds of it, with the bytes that it keeps on the disk.
+    removed: Mutex<Vec<(Weak<Mapping>, u64)>>,
+}
+
+/// The table from granules to segments.
+#[derive(Debug)]
+pub(super) struct Table {
+    slots: Arc<MmapRaw>,
+    granules: usize,
+    pub(super) placed: Mutex<Placed>,
+    /// Whether mappings are put under the guard.
+    guarded: bool,
+}
+
+/// Which ranges are taken, and the owning reference of each.
+#[derive(Debug)]
+pub(super) struct Placed {
+    ranges: Ranges,
+    /// By ordinal.
+    pub(super) mappings: Vec<Option<Occupied>>,
+    /// Ordinals that were given back.
+    ordinals: Vec<usize>,
+    /// The ordinals of mappings that no slot leads to yet, because nobody has needed them, by their first granule.
+    pub(super) waiting: BTreeMap<u64, usize>,
+}
+
+/// A mapping in its place.
+#[derive(Debug)]
+pub(super) struct Occupied {
+    pub(super) mapping: Arc<Mapping>,
+    pub(super) range: Range,
+    /// How many [`Stay`]s there are.
+    stays: usize,
+    /// It was taken out, and no reader of before is left.
+    leaves: bool,
+}
+
+/// Keeps a mapping in its place, so that locations go on to lead into it, also after it was taken out.
+#[derive(Debug)]
+pub(crate) struct Stay {
+    table: Arc<Table>,
+    ordinal: usize,
+}
+
+/// The place of a mapping that was taken out; its drop gives the place back.
+#[derive(Debug)]
+struct Placement {
+    table: Arc<Table>,
+    ordinal: usize,
+}
+
+impl Space {
+    /// Reserves the table, of a store of its own: readers of the space pin its [`Space::domain`].
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says when it has no address space left even for the smallest table.
+    #[cfg(test)]
+    pub(crate) fn reserve() -> io::Result<Self> {
+        Self::reserve_guarded(true)
+    }
+
+    /// Reserves the table; and whether the mappings of files in it are put under the guard.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says when it has no address space left even for the smallest table.
+    pub(crate) fn reserve_guarded(guarded: bool) -> io::Result<Self> {
+        let mut granules = GRANULES;
+        loop {
+            match Mapping::anonymous_memory(granules * size_of::<Slot>()) {
+                Ok(slots) => {
+                    let ranges = Ranges::of(granules as u64);
+                    let placed = Placed {
+                        ranges,
+                        mappings: Vec::new(),
+                        ordinals: Vec::new(),
+                        waiting: BTreeMap::new(),
+                    };
+                    let table = Arc::new(Table { slots, granules, placed: Mutex::new(placed), guarded });
+                    return Ok(Self {
+                        table,
+                        attached: AtomicU64::new(0),
+                        limbo: Limbo::new(Domain::new()),
+                        removed: Mutex::default(),
+                    });
+                }
+                Err(_) if granules > GRANULES_MIN => granules /= 4,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What readers pin.
+    pub(crate) fn domain(&self) -> Domain {
+        self.limbo.domain()
+    }
+
+    /// Gives a mapping its range; `None` when the space is full.
+    pub(crate) fn place(&self, mapping: &Arc<Mapping>) -> Option<Range> {
+        let count = (mapping.len() as u64).div_ceil(GRANULE_SIZE).max(1);
+        let mut placed = self.table.placed.lock();
+        let range = placed.ranges.any(count)?;
+        placed.occupy(mapping, range);
+        self.table.lead(mapping, range);
+        Some(range)
+    }
+
+    /// Gives a mapping the range that its segment had when an image of the index was made; false where the mapping is
+    /// longer than the range, or any of it is taken or lies outside of the space, and then nothing was changed.
+    ///
+    /// Called before any [`Space::place`], so that no range is given away that an image knows.
+    pub(crate) fn place_at(&self, mapping: &Arc<Mapping>, range: Range) -> bool {
+        if mapping.len() as u64 > range.count * GRANULE_SIZE {
+            return false;
+        }
+        let mut placed = self.table.placed.lock();
+        let taken = placed.ranges.take(range);
+        if taken {
+            let ordinal = placed.occupy(mapping, range);
+            if mapping.is_attached() {
+                self.table.lead(mapping, range);
+            } else {
+                placed.waiting.insert(range.first, ordinal);
+            }
+        }
+        taken
+    }
+}
+
+impl Placed {
+    /// Gives a range, which was taken for it, to a mapping; its ordinal.
+    fn occupy(&mut self, mapping: &Arc<Mapping>, range: Range) -> usize {
+        let ordinal = self.ordinals.pop().unwrap_or_else(|| {
+            self.mappings.push(None);
+            self.mappings.len() - 1
+        });
+        // Relaxed: whatever leads to the mapping announces it, the slots or this table's lock.
+        mapping.ordinal.store(ordinal, Ordering::Relaxed);
+        let mapping = Arc::clone(mapping);
+        self.mappings[ordinal] = Some(Occupied { mapping, range, stays: 0, leaves: false });
+        ordinal
+    }
+}
+
+impl Table {
+    /// Makes the granules of a range lead to the mapping that has it.
+    pub(super) fn lead(&self, mapping: &Arc<Mapping>, range: Range) {
+        if self.guarded {
+            mapping.guard();
+        }
+        for granule in range.first..range.first + range.count {
+            let slot = self.slot(granule).expect("no range leads out of the table");
+            // Relaxed, both: the store of `mapping` below announces them.
+            slot.base.store(mapping.base(), Ordering::Relaxed);
+            slot.start.store(range.first * GRANULE_SIZE, Ordering::Relaxed);
+            // Release: pairs with the acquire load in `record`.
+            slot.mapping.store(Arc::as_ptr(mapping).cast_mut(), Ordering::Release);
+        }
+    }
+
+    fn weak(&self, ordinal: usize) -> Option<Weak<Mapping>> {
+        let placed = self.placed.lock();
+        placed.mappings.get(ordinal)?.as_ref().map(|occupied| Arc::downgrade(&occupied.mapping))
+    }
+
+    #[inline]
+    fn slot(&self, granule: u64) -> Option<&Slot> {
+        let granule = usize::try_from(granule).ok().filter(|granule| *granule < self.granules)?;
+        // SAFETY: the table has `self.granules` slots, so the slot lies inside of it.
+        let slot = unsafe { self.slots.as_mut_ptr().cast::<Slot>().add(granule) };
+        // SAFETY: aligned (the memory starts at a page, a slot is 32 bytes), live as long as `self`, initialised (zero
+        // is a valid value of every field), and only touched through atomics.
+        Some(unsafe { &*slot })
+    }
+
+    #[inline]
+    fn slot_of(&self, location: Location) -> Option<&Slot> {
+        self.slot(location.to_bits() * 8 / GRANULE_SIZE)
+    }
+}
+
+impl Space {
+    /// Starts the load of a record's first line.
+    #[inline]
+    pub(crate) fn prefetch(&self, location: Location) {
+        let Some(slot) = self.table.slot_of(location) else { return };
+        // Relaxed, both: nothing is read through them here.
+        let base = slot.base.load(Ordering::Relaxed);
+        let start = slot.start.load(Ordering::Relaxed);
+        let offset = (location.to_bits() * 8).wrapping_sub(start);
+        prefetch(base.wrapping_add(usize::try_from(offset).unwrap_or(0)));
+    }
+
+    /// The published record at a location; `None` where there is none: nothing placed or published there, or lengths
+    /// that lead out of what is published, which only damage after opening can cause. Also where a mapping that waits
+    /// cannot be had: [`Space::find`] says why.
+    ///
+    /// The pin keeps the segment mapped for `'p`.
+    #[inline]
+    pub(crate) fn record<'p>(&'p self, location: Location, pin: &'p Pin) -> Option<Record<'p>> {
+        self.limbo.covers(pin);
+        let slot = self.table.slot_of(location)?;
+        // Acquire: pairs with the release store in `lead`.
+        let mut mapping = slot.mapping.load(Ordering::Acquire);
+        if mapping.is_null() {
+            mapping = self.attached(slot, location)?.as_ptr();
+        }
+        // SAFETY: not null, so it came from an `Arc` that `placed` holds until the space is dropped (`'p` is shorter), or
+        // until after this pin (`retire`).
+        let mapping = unsafe { &*mapping };
+        // Relaxed, both: announced by the mapping above, and never changed.
+        let start = slot.start.load(Ordering::Relaxed);
+        let base = slot.base.load(Ordering::Relaxed);
+        let offset = (location.to_bits() * 8).checked_sub(start)?;
+        let room = mapping.published().checked_sub(offset)?.checked_sub(HEADER_SIZE as u64)?;
+        let offset = usize::try_from(offset).ok()?;
+        // SAFETY: the header's bytes are published, so they lie inside of the mapping.
+        let start = unsafe { base.add(offset) };
+        // SAFETY: the header's bytes are published (above), and `'p` is no longer than the pin.
+        let record = unsafe { Record::at(start, mapping) };
+        (record.raw_header().payload_len() <= room).then_some(record)
+    }
+
+    /// As [`Space::record`], with the reason where a mapping that waits cannot be had.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Later::map`](super::mapping::Later::map).
+    pub(crate) fn find<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Option<Record<'p>>> {
+        if let Some(record) = self.record(location, pin) {
+            return Ok(Some(record));
+        }
+        self.attach_at(location)?;
+        Ok(self.record(location, pin))
+    }
+
+    /// The mapping that a location lies in, attached or not; it stays for as long as the pin.
+    pub(crate) fn mapping<'p>(&'p self, location: Location, pin: &'p Pin) -> Option<&'p Mapping> {
+        self.limbo.covers(pin);
+        let mapping = self.placed_at(location)?;
+        // SAFETY: from an `Arc` that `placed` holds as long as the pin (see `record`).
+        Some(unsafe { mapping.as_ref() })
+    }
+
+    /// The mapping that has the place of a location, attached or not.
+    #[inline]
+    fn placed_at(&self, location: Location) -> Option<NonNull<Mapping>> {
+        let slot = self.table.slot_of(location)?;
+        // Acquire: pairs with the release store in `lead`.
+        NonNull::new(slot.mapping.load(Ordering::Acquire)).or_else(|| match self.table.waiting_at(location) {
+            Some(mapping) => NonNull::new(Arc::as_ptr(&mapping).cast_mut()),
+            // Attached meanwhile, if there was something. Acquire: as before.
+            None => NonNull::new(slot.mapping.load(Ordering::Acquire)),
+        })
+    }
+
+    /// Whether the record at a location is in memory, as far as the kernel tells; asks the kernel to read what is not.
+    /// What is not published, or lies nowhere, has nothing to wait for; what is not mapped yet is not in memory, as long as the
+    /// background is at it (`attended`) and has not been there.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub(crate) fn bring_in(&self, location: Location, pin: &Pin, attended: bool) -> io::Result<bool> {
+        self.limbo.covers(pin);
+        let Some(slot) = self.table.slot_of(location) else { return Ok(true) };
+        // Acquire: pairs with the release store in `lead`.
+        let mut mapping = slot.mapping.load(Ordering::Acquire);
+        if mapping.is_null() {
+            if attended && self.is_waiting_for_its_turn(location) {
+                return Ok(false);
+            }
+            // What cannot be had is not waited for: a read says why.
+            let Some(attached) = self.attached(slot, location) else { return Ok(true) };
+            mapping = attached.as_ptr();
+        }
+        // SAFETY: not null, so it came from an `Arc` that `placed` holds as long as the pin (see `record`).
+        let mapping = unsafe { &*mapping };
+        // Relaxed: announced by the mapping above, and never changed.
+        let start = slot.start.load(Ordering::Relaxed);
+        let offset = usize::try_from((location.to_bits() * 8).saturating_sub(start)).unwrap_or(0);
+        // The header says how long the record is, so it comes first.
+        if !mapping.bring_in(offset, HEADER_SIZE)? {
+            return Ok(false);
+        }
+        let Some(record) = self.record(location, pin) else { return Ok(true) };
+        let len = usize::try_from(record.raw_header().payload_len()).unwrap_or(usize::MAX);
+        mapping.bring_in(offset, HEADER_SIZE.saturating_add(len))
+    }
+
+    /// Where there is no guard: has the kernel read the record at a location, so that what cannot be read is an error before it
+    /// is touched.
+    ///
+    /// # Errors
+    ///
+    /// `Io` where it cannot be read; as for [`Space::find`].
+    pub(crate) fn reach(&self, location: Location, pin: &Pin) -> Result<()> {
+        if self.table.guarded {
+            return Ok(());
+        }
+        self.attach_at(location)?;
+        let (Some(mapping), Some(slot)) = (self.mapping(location, pin), self.table.slot_of(location)) else {
+            return Ok(());
+        };
+        // Relaxed: announced by the mapping, and never changed.
+        let start = slot.start.load(Ordering::Relaxed);
+        let offset = usize::try_from((location.to_bits() * 8).saturating_sub(start)).unwrap_or(0);
+        // The header says how long the record is, so it comes first.
+        mapping.reach(offset, HEADER_SIZE)?;
+        let Some(record) = self.record(location, pin) else { return Ok(()) };
+        let len = usize::try_from(record.raw_header().payload_len()).unwrap_or(usize::MAX);
+        mapping.reach(offset, HEADER_SIZE.saturating_add(len))
+    }
+
+    /// Counts bytes of a segment as dead. Called by the one writer only, about a segment that is still placed.
+    #[inline]
+    pub(crate) fn add_dead(&self, location: Location, why: Dead, bytes: u64) {
+        let Some(mapping) = self.placed_at(location) else { return };
+        // SAFETY: it came from an `Arc` that `placed` holds: it is taken out only after the slots are empty and no pin is
+        // left that can have seen them, and the writer is pinned or the segment is its own.
+        let mapping = unsafe { mapping.as_ref() };
+        mapping.tally().add(why, bytes);
+    }
+
+    /// Counts values of the segment with this ordinal as hidden. Called by the one writer only.
+    pub(crate) fn add_hidden_in(&self, ordinal: usize, bytes: u64) {
+        let placed = self.table.placed.lock();
+        if let Some(Some(occupied)) = placed.mappings.get(ordinal) {
+            occupied.mapping.tally().add(Dead::Hidden, bytes);
+        }
+    }
+
+    /// Takes a mapping out of the space, once no pin that was taken before can lead into it; its range and its ordinal
+    /// are then given out again. The index must not lead to it any more, and nothing may be counted as live in it.
+    ///
+    /// The caller has attached it, as far as that can be done: its file is removed now, and whoever saw the index before may
+    /// still come to it. As long as somebody does, or holds something of it, `kept` bytes of the disk are not free.
+    pub(crate) fn retire(&self, mapping: &Mapping, kept: u64) {
+        let mut removed = self.removed.lock();
+        removed.retain(|(mapping, _)| mapping.strong_count() > 0);
+        removed.extend(self.table.weak(mapping.ordinal()).map(|mapping| (mapping, kept)));
+        drop(removed);
+        self.limbo.retire(Placement { table: Arc::clone(&self.table), ordinal: mapping.ordinal() });
+    }
+
+    /// Bytes on the disk of mappings that were taken out, and that somebody still holds.
+    pub(crate) fn bytes_in_use_of_removed(&self) -> u64 {
+        let mut removed = self.removed.lock();
+        removed.retain(|(mapping, _)| mapping.strong_count() > 0);
+        removed.iter().map(|(_, kept)| kept).sum()
+    }
+
+    /// Whether something that was taken out waits for readers who may see it.
+    pub(crate) fn waits(&self) -> bool {
+        self.limbo.len() > 0
+    }
+
+    /// Keeps the mapping of an ordinal in its place. Under the writer mutex, while something in it is alive.
+    pub(crate) fn stay(&self, ordinal: usize) -> Option<Stay> {
+        let mut placed = self.table.placed.lock();
+        placed.mappings.get_mut(ordinal)?.as_mut()?.stays += 1;
+        drop(placed);
+        Some(Stay { table: Arc::clone(&self.table), ordinal })
+    }
+
+    /// Gives back what was retired and what no reader can see any more; how many are left.
+    pub(crate) fn collect(&self) -> usize {
+        self.limbo.collect();
+        self.limbo.len()
+    }
+}
+
+impl Table {
+    /// Gives back the place of a mapping that was taken out, unless something stays; what is to be dropped without a lock,
+    /// because unmapping takes time.
+    fn vacate(&self, placed: &mut Placed, ordinal: usize) -> Option<Occupied> {
+        let free = |occupied: &mut Occupied| occupied.leaves && occupied.stays == 0;
+        let occupied = placed.mappings[ordinal].take_if(free)?;
+        placed.waiting.remove(&occupied.range.first);
+        for granule in occupied.range.first..occupied.range.first + occupied.range.count {
+            let slot = self.slot(granule).expect("it was placed there");
+            // Relaxed: no reader has a location in this range (`Space::retire`).
+            slot.mapping.store(ptr::null_mut(), Ordering::Relaxed);
+        }
+        placed.ranges.give_back(occupied.range);
+        placed.ordinals.push(ordinal);
+        Some(occupied)
+    }
+}
+
+impl Drop for Placement {
+    fn drop(&mut self) {
+        let mut placed = self.table.placed.lock();
+        if let Some(occupied) = &mut placed.mappings[self.ordinal] {
+            occupied.leaves = true;
+        }
+        let gone = self.table.vacate(&mut placed, self.ordinal);
+        drop(placed);
+        drop(gone);
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        let mut placed = self.table.placed.lock();
+        if let Some(occupied) = &mut placed.mappings[self.ordinal] {
+            occupied.stays -= 1;
+        }
+        let gone = self.table.vacate(&mut placed, self.ordinal);
+        drop(placed);
+        drop(gone);
+    }
+}
+
+/// Starts the load of a cache line for reading.
+#[inline]
+pub(crate) fn prefetch(address: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of x86-64, and a prefetch of any address has no effect but on the cache.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::location::LOCATION_BITS;
+    use crate::mem::mapping::Nothing;
+
+    /// Places, retires and stays at random: no two mappings are ever in one place, and a place is free once its mapping
+    /// was taken out and nothing stays.
+    #[test]
+    fn a_place_is_given_to_one_at_a_time_and_again_when_it_is_left() {
+        let space = Space::reserve().expect("address space");
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut placed: Vec<(Arc<Mapping>, Range, Option<Stay>)> = Vec::new();
+        for _ in 0..2_000 {
+            if random.bool() && placed.len() < 20 {
+                let memory =
+                    Mapping::anonymous_memory((1 << 20) * random.usize(1..4)).expect("address space");
+                let mapping = Arc::new(Mapping::simulated(memory, false, Arc::new(Nothing)));
+                let range = space.place(&mapping).expect("there is room");
+                let apart = |(_, other, _): &(_, Range, _)| {
+                    range.first + range.count <= other.first || other.first + other.count <= range.first
+                };
+                assert!(placed.iter().all(apart));
+                let stay = random.bool().then(|| space.stay(mapping.ordinal()).expect("it is there"));
+                placed.push((mapping, range, stay));
+            } else if !placed.is_empty() {
+                let (mapping, range, stay) = placed.swap_remove(random.usize(..placed.len()));
+                space.retire(&mapping, 0);
+                assert_eq!(space.collect(), 0);
+                let slot = space.table.slot_of(range.at(8)).expect("inside");
+                let there = || slot.mapping.load(Ordering::Relaxed).cast_const();
+                assert_eq!(stay.is_some(), there() == Arc::as_ptr(&mapping));
+                drop(stay);
+                assert!(there().is_null());
+            }
+        }
+        // Sixty granules at most were ever taken at a time.
+        assert!(space.table.placed.lock().mappings.len() <= 20);
+        while let Some((mapping, ..)) = placed.pop() {
+            space.retire(&mapping, 0);
+        }
+    }
+
+    #[test]
+    fn a_range_is_given_to_one_whichever_way_it_is_asked_for() {
+        let space = Space::reserve().expect("address space");
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut taken = std::collections::BTreeMap::<u64, u64>::new();
+        let overlaps = |taken: &std::collections::BTreeMap<u64, u64>, range: Range| {
+            let before = taken.range(..range.first + range.count).next_back();
+            before.is_some_and(|(first, count)| first + count > range.first)
+        };
+        for _ in 0..300 {
+            let memory = Mapping::anonymous_memory((1 << 20) * random.usize(1..4)).expect("address space");
+            let mapping = Arc::new(Mapping::simulated(memory, false, Arc::new(Nothing)));
+            let granules = mapping.len() as u64 / GRANULE_SIZE;
+            let range = if random.bool() {
+                let range = Range::from_granules(random.u32(1..600), random.u32(1..5)).expect("inside");
+                assert_eq!(Range::from_granules(range.granules().0, range.granules().1), Some(range));
+                let fits = range.count >= granules && !overlaps(&taken, range);
+                assert_eq!(space.place_at(&mapping, range), fits, "{range:?} {taken:?}");
+                if !fits {
+                    continue;
+                }
+                range
+            } else {
+                space.place(&mapping).expect("there is room")
+            };
+            assert!(!overlaps(&taken, range), "{range:?} {taken:?}");
+            taken.insert(range.first, range.count);
+            let slot = space.table.slot_of(range.at(8)).expect("inside");
+            assert_eq!(slot.mapping.load(Ordering::Relaxed).cast_const(), Arc::as_ptr(&mapping));
+        }
+    }
+
+    #[test]
+    fn a_location_where_nothing_is_placed_has_no_record() {
+        let space = Space::reserve().expect("address space");
+        let pin = space.domain().pin();
+        for bits in [1, 1 << 20, (1 << LOCATION_BITS) - 1] {
+            assert!(space.record(Location::from_bits(bits), &pin).is_none());
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Whether a handle may be used: open, closed, or inherited by a forked child.
+//!
+//! The word lies in a page that the kernel clears in a child (`MADV_WIPEONFORK`), so that asking costs one load and no
+//! system call. Where the kernel refuses that, the process id is compared instead.
+#![expect(unsafe_code, reason = "this advises the kernel about memory and reads a word of it")]
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::MmapRaw;
+
+use super::mapping::{Mapping, PAGE_SIZE};
+use crate::error::{Error, Result};
+
+const FORKED: u64 = 0;
+const OPEN: u64 = 1;
+const CLOSED: u64 = 2;
+/// Open, and the kernel does not clear the page in a child.
+const OPEN_HERE: u64 = 3;
+
+/// The state of a handle.
+#[derive(Debug)]
+pub(crate) struct Liveness {
+    page: Arc<MmapRaw>,
+    process: u32,
+}
+
+impl Liveness {
+    /// Starts open.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    pub(crate) fn new() -> io::Result<Self> {
+        let page = Mapping::anonymous_memory(PAGE_SIZE)?;
+        let liveness = Self { page, process: std::process::id() };
+        let open = if liveness.wipe_on_fork() { OPEN } else { OPEN_HERE };
+        // Relaxed: whoever gets the handle gets it after this.
+        liveness.word().store(open, Ordering::Relaxed);
+        Ok(liveness)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn wipe_on_fork(&self) -> bool {
+        use rustix::mm::{Advice, madvise};
+        // SAFETY: the range is this one private anonymous page, which nothing but `word` uses.
+        unsafe { madvise(self.page.as_mut_ptr().cast(), PAGE_SIZE, Advice::LinuxWipeOnFork) }.is_ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn wipe_on_fork(&self) -> bool {
+        false
+    }
+
+    fn word(&self) -> &AtomicU64 {
+        // SAFETY: the page is aligned, mapped as long as `self` lives, and only touched through this atomic.
+        unsafe { AtomicU64::from_ptr(self.page.as_mut_ptr().cast()) }
+    }
+
+    /// Refuses a handle that was closed or inherited.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` or `Forked`.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<()> {
+        // Relaxed: closing is no way to publish anything; who must not miss it looks under the writer mutex.
+        match self.word().load(Ordering::Relaxed) {
+            OPEN => Ok(()),
+            other => self.look(other),
+        }
+    }
+
+    #[cold]
+    fn look(&self, state: u64) -> Result<()> {
+        match state {
+            FORKED => Err(Error::Forked),
+            CLOSED => Err(Error::Closed),
+            _ if self.process != std::process::id() => Err(Error::Forked),
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes the handle; false where it was closed before.
+    pub(crate) fn close(&self) -> bool {
+        // Relaxed: see `check`.
+        self.word().swap(CLOSED, Ordering::Relaxed) != CLOSED
+    }
+
+    /// Whether this is a child that inherited the handle.
+    pub(crate) fn is_forked(&self) -> bool {
+        matches!(self.check(), Err(Error::Forked))
+    }
+
+    /// Refuses a handle that was inherited; one that was closed will do.
+    ///
+    /// # Errors
+    ///
+    /// `Forked`.
+    pub(crate) fn check_inherited(&self) -> Result<()> {
+        if self.is_forked() { Err(Error::Forked) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_handle_stays_closed() {
+        let liveness = Liveness::new().expect("memory");
+        assert!(liveness.check().is_ok());
+        assert!(liveness.close());
+        assert!(!liveness.close());
+        assert!(matches!(liveness.check(), Err(Error::Closed)));
+    }
+}

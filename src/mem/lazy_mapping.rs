@@ -1,0 +1,212 @@
+//! Mappings that have their place and are not mapped yet, because nobody has needed them.
+//!
+//! An open that begins with an image needs the numbers of most segments and the bytes of none, and to open, check and map a
+//! file takes longer than all else that it does for a segment. So a place is taken, and the slots of the table stay
+//! empty: the slow path of every search that meets an empty slot comes here.
+//!
+//! **Concurrency.** Several threads may map one file at a time; the first to be ready wins, and the others' pages are
+//! unmapped again. Slots are filled under the lock of the table, as everywhere. What cannot be mapped goes on waiting, so the
+//! next search tries again and says what is wrong.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::address_space::{Placed, Slot, Space, Table};
+use super::mapping::Mapping;
+use super::range_allocator::GRANULE_SIZE;
+use crate::error::Result;
+use crate::mem::location::Location;
+
+impl Placed {
+    /// What waits in the place of a granule.
+    fn waiting(&self, granule: u64) -> Option<&Arc<Mapping>> {
+        let (_, ordinal) = self.waiting.range(..=granule).next_back()?;
+        let occupied = self.mappings.get(*ordinal)?.as_ref()?;
+        (granule < occupied.range.first + occupied.range.count).then_some(&occupied.mapping)
+    }
+
+    /// The first that waits at a granule or behind it, and its first granule.
+    fn waiting_from(&self, granule: u64) -> Option<(u64, Arc<Mapping>)> {
+        let (first, ordinal) = self.waiting.range(granule..).next()?;
+        let occupied = self.mappings.get(*ordinal)?.as_ref()?;
+        Some((*first, Arc::clone(&occupied.mapping)))
+    }
+}
+
+impl Table {
+    /// The mapping that waits at a location.
+    #[cold]
+    pub(super) fn waiting_at(&self, location: Location) -> Option<Arc<Mapping>> {
+        self.placed.lock().waiting(location.to_bits() * 8 / GRANULE_SIZE).map(Arc::clone)
+    }
+
+    /// Maps what waits, and makes its slots lead to it.
+    fn attach(&self, mapping: &Arc<Mapping>) -> Result<()> {
+        mapping.attach()?;
+        let mut placed = self.placed.lock();
+        let occupied = placed.mappings.get(mapping.ordinal()).and_then(Option::as_ref);
+        // Taken out meanwhile, and no reader of before is left.
+        let Some(occupied) = occupied.filter(|occupied| Arc::ptr_eq(&occupied.mapping, mapping)) else {
+            return Ok(());
+        };
+        let range = occupied.range;
+        if placed.waiting.remove(&range.first).is_some() {
+            self.lead(mapping, range);
+        }
+        Ok(())
+    }
+}
+
+impl Space {
+    /// The mapping that a slot leads to, once what waits there is attached; `None` where nothing waits or it cannot be had.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn attached(&self, slot: &Slot, location: Location) -> Option<NonNull<Mapping>> {
+        // Whoever needs the reason asks `attach_at`.
+        self.attach_at(location).ok()?;
+        // Acquire: pairs with the release store in `lead`.
+        NonNull::new(slot.mapping.load(Ordering::Acquire))
+    }
+
+    /// Attaches what waits at a location; nothing may wait there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Later::map`](super::mapping::Later::map).
+    #[cold]
+    pub(super) fn attach_at(&self, location: Location) -> Result<()> {
+        match self.table.waiting_at(location) {
+            Some(mapping) => self.table.attach(&mapping),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether something waits at a location that the background will still attach.
+    pub(super) fn is_waiting_for_its_turn(&self, location: Location) -> bool {
+        // Relaxed: advice.
+        self.attached.load(Ordering::Relaxed) != u64::MAX && self.table.waiting_at(location).is_some()
+    }
+
+    /// Attaches a mapping, if it waits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Later::map`](super::mapping::Later::map).
+    pub(crate) fn attach(&self, mapping: &Arc<Mapping>) -> Result<()> {
+        self.table.attach(mapping)
+    }
+
+    /// Attaches one of those that wait, each once; `None` after the last.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Later::map`](super::mapping::Later::map); the next call goes on behind it.
+    pub(crate) fn attach_next(&self) -> Option<Result<()>> {
+        // Relaxed, all: where two threads read the same, one of them has nothing left to do.
+        let granule = self.attached.load(Ordering::Relaxed);
+        if granule == u64::MAX {
+            return None;
+        }
+        let next = self.table.placed.lock().waiting_from(granule);
+        let Some((first, mapping)) = next else {
+            self.attached.store(u64::MAX, Ordering::Relaxed);
+            return None;
+        };
+        self.attached.store(first + 1, Ordering::Relaxed);
+        Some(self.table.attach(&mapping))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::mem::mapping::{Later, Nothing};
+    use crate::mem::range_allocator::Range;
+
+    #[derive(Debug)]
+    struct Memory;
+    impl Later for Memory {
+        fn map(&self) -> Result<Arc<Mapping>> {
+            let memory = Mapping::anonymous_memory(1 << 20).expect("address space");
+            Ok(Arc::new(Mapping::simulated(memory, false, Arc::new(Nothing))))
+        }
+    }
+
+    #[test]
+    fn a_mapping_has_its_place_before_while_and_after_it_is_attached() {
+        let space = Space::reserve().expect("address space");
+        let (found, attached) = (AtomicBool::new(false), AtomicBool::new(false));
+        for granule in 1..1000 {
+            let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
+            let range = Range::from_granules(granule, 1).expect("inside");
+            assert!(space.place_at(&mapping, range) && !mapping.is_attached());
+            attached.store(false, Ordering::Relaxed);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // Not before somebody looks.
+                    while !found.swap(false, Ordering::Acquire) {
+                        std::hint::spin_loop();
+                    }
+                    space.attach(&mapping).expect("memory");
+                    attached.store(true, Ordering::Release);
+                });
+                let pin = space.domain().pin();
+                loop {
+                    let last = attached.load(Ordering::Acquire);
+                    let there = space.mapping(range.at(64), &pin).expect("it has its place");
+                    assert!(std::ptr::eq(there, Arc::as_ptr(&mapping)));
+                    found.store(true, Ordering::Release);
+                    if last {
+                        break;
+                    }
+                }
+            });
+            found.store(false, Ordering::Relaxed);
+            assert!(mapping.is_attached());
+        }
+        assert!(space.attach_next().is_none());
+    }
+
+    #[test]
+    fn each_that_waits_gets_its_turn_once() {
+        let space = Space::reserve().expect("address space");
+        let mappings: Vec<_> = (0..5).map(|_| Arc::new(Mapping::later(1 << 20, Box::new(Memory)))).collect();
+        for (granule, mapping) in (1..).step_by(3).zip(&mappings) {
+            assert!(space.place_at(mapping, Range::from_granules(granule, 2).expect("inside")));
+        }
+        space.attach(&mappings[1]).expect("memory");
+        for left in (0..4).rev() {
+            space.attach_next().expect("one is left").expect("memory");
+            assert_eq!(mappings.iter().filter(|mapping| !mapping.is_attached()).count(), left);
+        }
+        assert!(space.attach_next().is_none());
+    }
+
+    #[test]
+    fn whoever_must_not_wait_maps_nothing_while_the_background_is_at_it() {
+        let space = Space::reserve().expect("address space");
+        let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
+        let range = Range::from_granules(1, 1).expect("inside");
+        assert!(space.place_at(&mapping, range));
+        let pin = space.domain().pin();
+        let at = range.at(64);
+        assert!(!space.bring_in(at, &pin, true).expect("nothing is asked"));
+        assert!(!mapping.is_attached());
+        space.attach_next().expect("it waits").expect("memory");
+        assert!(mapping.is_attached());
+        // Where there is no background, and where it has been and could not: then it is this one's turn.
+        for (granule, attended) in [(2, false), (3, true)] {
+            let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
+            let range = Range::from_granules(granule, 1).expect("inside");
+            if attended {
+                assert!(space.attach_next().is_none());
+            }
+            assert!(space.place_at(&mapping, range));
+            space.bring_in(range.at(64), &pin, attended).expect("the kernel says");
+            assert!(mapping.is_attached());
+        }
+    }
+}

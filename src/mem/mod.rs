@@ -1,0 +1,20 @@
+//! Mapped memory: files as memory, the flat address space over them, and the records in it. The only unsafe code.
+
+pub(crate) mod address_space;
+pub(crate) mod appender;
+pub(crate) mod cache_lines;
+pub(crate) mod dead_bytes;
+pub(crate) mod fork_guard;
+#[cfg(all(target_os = "linux", not(miri)))]
+pub(crate) mod guard_table;
+pub(crate) mod lazy_mapping;
+pub(crate) mod location;
+pub(crate) mod mapping;
+pub(crate) mod page_guard;
+pub(crate) mod published_mark;
+pub(crate) mod range_allocator;
+pub(crate) mod record;
+#[cfg(target_os = "linux")]
+pub(crate) mod residency;
+#[cfg(all(target_os = "linux", not(miri)))]
+pub(crate) mod sigbus;

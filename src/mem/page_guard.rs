@@ -1,0 +1,219 @@
+//! A mapping under the guard: its entry in the table, and what can be asked of it.
+//!
+//! Where there is no guard (elsewhere than on Linux), nothing is ever replaced.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+#[cfg(all(target_os = "linux", not(miri)))]
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
+
+#[cfg(all(target_os = "linux", not(miri)))]
+use super::guard_table::Registration;
+use super::mapping::{Mapping, Memory};
+#[cfg(all(target_os = "linux", not(miri)))]
+use super::sigbus;
+use crate::error::{Error, Result};
+
+/// A page was replaced by zeros: what the file holds there cannot be read.
+pub(super) const UNREAD: u32 = 1;
+/// A page was replaced by a copy: what was stored there since does not reach the file.
+pub(super) const UNWRITTEN: u32 = 2;
+
+/// The guard of one mapping, if it has one.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    registration: OnceLock<Registration>,
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+impl Watch {
+    /// Begins. `flags` and the pages must stay where they are until this is dropped.
+    pub(super) fn begin(&self, start: usize, len: usize, writable: bool, flags: &AtomicU32) {
+        sigbus::install();
+        if self.registration.get().is_none()
+            && let Some(registration) = Registration::new(start, len, writable, flags)
+        {
+            // Where another thread was quicker, this one's entry is given back.
+            drop(self.registration.set(registration));
+        }
+    }
+
+    /// Whether it has begun.
+    pub(super) fn is_on(&self) -> bool {
+        self.registration.get().is_some()
+    }
+
+    /// Says through which descriptor the file is to be had, as long as it is written to.
+    pub(super) fn set_file(&self, file: Option<i32>) {
+        if let Some(registration) = self.registration.get() {
+            registration.set_file(file);
+        }
+    }
+
+    /// The offset of the first replaced page of a range.
+    fn replaced_in(&self, flag: u32, from: usize, to: usize) -> Option<usize> {
+        self.registration.get()?.replaced_in(flag, from, to)
+    }
+
+    /// How often a page was replaced.
+    pub(super) fn replaced(&self) -> usize {
+        self.registration.get().map_or(0, Registration::replaced)
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+impl Watch {
+    pub(super) fn begin(&self, _: usize, _: usize, _: bool, _: &AtomicU32) {}
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn is_on(&self) -> bool {
+        false
+    }
+
+    pub(super) fn set_file(&self, _: Option<i32>) {}
+
+    fn replaced_in(&self, _: u32, _: usize, _: usize) -> Option<usize> {
+        None
+    }
+
+    pub(super) fn replaced(&self) -> usize {
+        0
+    }
+}
+
+impl Mapping {
+    /// Puts the mapping of a file under the guard: a page that cannot be had becomes a flag, not a fatal signal. Once; not
+    /// for what no file stands behind.
+    pub(crate) fn guard(self: &Arc<Self>) {
+        if let Some(Memory { pages, backing: None }) = self.memory.get() {
+            // The flags stay where they are, because they lie in an `Arc`; the pages are dropped after the watch.
+            self.watch.begin(pages.as_ptr() as usize, self.len, self.writable, &self.marks.replaced);
+        }
+    }
+
+    /// Says through which descriptor the file is to be had, as long as it is written to: the guard gives the writer a copy of
+    /// a page that it cannot store to.
+    pub(crate) fn set_file(&self, file: Option<i32>) {
+        self.watch.set_file(file);
+    }
+
+    /// Whether pages were replaced that could not be had: what was read from the mapping before this was asked is to be
+    /// verified, and nothing more is to be written to it.
+    #[inline]
+    pub(crate) fn is_replaced(&self) -> bool {
+        // Neither the compiler nor the processor moves the load before the accesses that it is asked about: a handler of this
+        // thread, or of another one before it replaced the page, has stored the word (`guard`).
+        compiler_fence(Ordering::SeqCst);
+        fence(Ordering::Acquire);
+        // Relaxed: ordered by the fences.
+        self.marks.replaced.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a page was replaced by a copy, so that what was stored there since is not in the file.
+    pub(crate) fn is_unwritten(&self) -> bool {
+        // Relaxed: as in `is_replaced`.
+        self.is_replaced() && self.marks.replaced.load(Ordering::Relaxed) & UNWRITTEN != 0
+    }
+
+    /// The offset of the first page of a range that cannot be read, and is zeros now.
+    pub(crate) fn replaced_in(&self, from: u64, to: u64) -> Option<u64> {
+        self.replaced_with(UNREAD, from, to)
+    }
+
+    /// The offset of the first page of a range that could not be written to, and is a copy now.
+    pub(crate) fn unwritten_in(&self, from: u64, to: u64) -> Option<u64> {
+        self.replaced_with(UNWRITTEN, from, to)
+    }
+
+    fn replaced_with(&self, flag: u32, from: u64, to: u64) -> Option<u64> {
+        if !self.is_replaced() {
+            return None;
+        }
+        let (from, to) = (usize::try_from(from).ok()?, usize::try_from(to).unwrap_or(usize::MAX));
+        self.watch.replaced_in(flag, from, to).map(|offset| offset as u64)
+    }
+
+    /// How often a page was replaced.
+    pub(crate) fn replaced(&self) -> u64 {
+        self.watch.replaced() as u64
+    }
+
+    /// Names the file, for messages.
+    pub(crate) fn set_path(&self, path: &Path) {
+        // Set once: a mapping is of one file.
+        drop(self.path.set(path.to_owned()));
+    }
+
+    /// The error of whoever needs bytes of a page that was replaced; at least one of the range was.
+    #[cold]
+    pub(crate) fn unreadable(&self, offset: u64) -> Error {
+        let path = self.path.get().cloned().unwrap_or_default();
+        Error::io("read", path, no_page(offset))
+    }
+
+    /// Where there is no guard: has the kernel read a range, so that what cannot be read is an error before it is touched. A
+    /// range that leads out of the mapping is cut at its end. Before Linux 5.14, and elsewhere, nothing is done.
+    ///
+    /// # Errors
+    ///
+    /// That a page cannot be read.
+    pub(crate) fn reach(&self, offset: usize, len: usize) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        {
+            let Memory { pages, backing } = self.memory();
+            if self.watch.is_on() || backing.is_some() {
+                return Ok(());
+            }
+            let end = offset.saturating_add(len).min(self.len());
+            let first = offset - offset % super::mapping::PAGE_SIZE;
+            if first < end
+                && let Err(error) = pages.advise_range(memmap2::Advice::PopulateRead, first, end - first)
+                && error.kind() != io::ErrorKind::InvalidInput
+            {
+                return Err(self.unreadable(first as u64));
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (offset, len);
+        Ok(())
+    }
+}
+
+/// The error of whoever needs bytes of a slice of a mapping, where a page of it could not be read.
+///
+/// # Errors
+///
+/// `Io`, about the file or directory at `path`.
+pub(crate) fn check_slice(bytes: &[u8], path: &Path) -> Result<()> {
+    match replaced_in(bytes) {
+        Some(offset) => Err(Error::io("read", path, no_page(offset as u64))),
+        None => Ok(()),
+    }
+}
+
+/// Lets the guard work on this thread, whatever the thread that started it has blocked.
+pub(crate) fn guard_this_thread() {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    sigbus::unblock();
+}
+
+fn no_page(offset: u64) -> io::Error {
+    io::Error::other(format!(
+        "the page at offset {offset} could not be had: the disk failed, or the file was cut; \
+         close the store, and mend the disk or salvage what is intact"
+    ))
+}
+
+/// The offset of the first replaced page of a slice, in the mapping that it lies in; `None` where it lies in none, too.
+#[cfg(all(target_os = "linux", not(miri)))]
+fn replaced_in(bytes: &[u8]) -> Option<usize> {
+    super::guard_table::replaced_in(bytes)
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+fn replaced_in(_: &[u8]) -> Option<usize> {
+    None
+}

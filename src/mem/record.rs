@@ -1,0 +1,220 @@
+//! Published records, and owned pieces of them that keep their mapping.
+#![expect(unsafe_code, reason = "this makes slices of published bytes")]
+
+use std::ops::Deref;
+use std::ptr;
+use std::sync::Arc;
+
+use super::mapping::Mapping;
+use crate::error::{Error, Result};
+use crate::format::record::{HEADER_SIZE, Header, RawHeader};
+use crate::format::{KeyspaceId, Seq};
+
+/// A published record, for as long as its segment is pinned. Two words: a get hands it through several layers.
+///
+/// Its lengths were compared with what is published; its checksums were verified when the record was written or
+/// replayed, not now. Fields are read where they are needed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record<'p> {
+    /// The header's first byte, which is published as the whole header is; the payload follows it.
+    start: *const u8,
+    mapping: &'p Mapping,
+}
+
+impl<'p> Record<'p> {
+    /// The record that starts here.
+    ///
+    /// # Safety
+    ///
+    /// The bytes of its header are published in the mapping; whoever reads more of it compares its lengths with what is
+    /// published first.
+    #[inline]
+    pub(super) unsafe fn at(start: *const u8, mapping: &'p Mapping) -> Self {
+        Self { start, mapping }
+    }
+
+    /// The header.
+    pub(crate) fn header(&self) -> Header {
+        self.raw_header().unverified()
+    }
+
+    /// The header's bytes.
+    #[inline]
+    pub(crate) fn raw_header(&self) -> RawHeader<'p> {
+        // SAFETY: the header's bytes are published (`Space::record`): initialised, unchanging (I1), mapped for `'p`.
+        RawHeader::new(unsafe { &*self.start.cast::<[u8; HEADER_SIZE]>() })
+    }
+
+    /// The ordinal of its segment's mapping.
+    #[inline]
+    pub(crate) fn ordinal(&self) -> usize {
+        self.mapping.ordinal()
+    }
+
+    /// Whether a page of its mapping was replaced, this record's perhaps: what was read of it is to be verified.
+    #[inline]
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.mapping.is_replaced()
+    }
+
+    /// The error where a page of it could not be read.
+    pub(crate) fn unreadable(&self) -> Option<Error> {
+        if !self.is_replaced() {
+            return None;
+        }
+        let offset = self.place().1 as u64;
+        // Where the header cannot be read its lengths are zero, and the page of the header is one of those that were replaced.
+        let page = self.mapping.replaced_in(offset, offset + self.header().size())?;
+        Some(self.mapping.unreadable(page))
+    }
+
+    /// Its sequence number.
+    #[inline]
+    pub(crate) fn seq(&self) -> Seq {
+        self.raw_header().seq()
+    }
+
+    /// Whether it is a value, and not a tombstone.
+    #[inline]
+    pub(crate) fn is_put(&self) -> bool {
+        self.raw_header().is_put()
+    }
+
+    /// Whether it is a record of this key.
+    #[inline]
+    pub(crate) fn is_of(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
+        self.key() == key && self.raw_header().keyspace() == keyspace
+    }
+
+    /// The key.
+    #[inline]
+    pub(crate) fn key(&self) -> &'p [u8] {
+        self.payload(0, self.raw_header().key_len())
+    }
+
+    /// The value.
+    #[inline]
+    pub(crate) fn value(&self) -> &'p [u8] {
+        let raw = self.raw_header();
+        self.payload(raw.key_len(), raw.value_len())
+    }
+
+    #[inline]
+    fn payload(&self, from: usize, len: usize) -> &'p [u8] {
+        debug_assert!((from + len) as u64 <= self.raw_header().payload_len());
+        // SAFETY: `Space::record` compared the payload's length with what is published.
+        let start = unsafe { self.start.add(HEADER_SIZE + from) };
+        // SAFETY: published bytes: initialised, unchanging (I1), mapped for `'p`.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
+    /// Key and value as owned slices that keep their segment mapped, for later.
+    pub(crate) fn keep_record(&self) -> KeptRecord {
+        KeptRecord { seq: self.seq(), key: self.key(), value: self.keep_value() }
+    }
+
+    /// The value as an owned slice that keeps its segment mapped.
+    pub(crate) fn keep_value(&self) -> Slice {
+        self.keep(self.value())
+    }
+
+    fn keep(&self, bytes: &'p [u8]) -> Slice {
+        let value = ptr::from_ref(bytes);
+        let mapping: *const Mapping = self.mapping;
+        // SAFETY: the mapping lies in an `Arc` that the space still holds (`Space::record`), so its count is not zero
+        // for as long as the pin.
+        unsafe { Arc::increment_strong_count(mapping) };
+        // SAFETY: the reference that the line above added is ours to own.
+        let mapping = unsafe { Arc::from_raw(mapping) };
+        Slice { value, mapping }
+    }
+
+    /// The record's mapping and its offset there, for copying reads.
+    pub(crate) fn place(&self) -> (&'p Mapping, usize) {
+        (self.mapping, self.start as usize - self.mapping.base() as usize)
+    }
+}
+
+/// Published bytes that keep their mapping.
+#[derive(Debug)]
+pub(crate) struct Slice {
+    value: *const [u8],
+    mapping: Arc<Mapping>,
+}
+
+impl Slice {
+    /// Says whether the bytes are still those of the file.
+    ///
+    /// # Errors
+    ///
+    /// `Io` where a page of them could not be read, and was replaced.
+    pub(crate) fn check(&self) -> Result<()> {
+        let from = self.value.cast::<u8>() as usize - self.mapping.base() as usize;
+        match self.mapping.replaced_in(from as u64, (from + self.value.len()) as u64) {
+            Some(offset) => Err(self.mapping.unreadable(offset)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: made from a slice over published bytes (unchanging, I1) of `self.mapping`, which is still mapped.
+        unsafe { &*self.value }
+    }
+}
+
+/// A record that keeps its mapping.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptRecord {
+    seq: Seq,
+    /// In the same mapping as the value.
+    key: *const [u8],
+    value: Slice,
+}
+
+impl KeptRecord {
+    /// Its sequence number.
+    pub(crate) fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// Its key.
+    pub(crate) fn key(&self) -> &[u8] {
+        // SAFETY: made from a slice over published bytes (unchanging, I1) of the value's mapping, which is still mapped.
+        unsafe { &*self.key }
+    }
+
+    /// Bytes of key and value.
+    pub(crate) fn len(&self) -> u64 {
+        (self.key.len() + self.value.len()) as u64
+    }
+
+    /// Its value.
+    pub(crate) fn into_value(self) -> Slice {
+        self.value
+    }
+
+    /// Its key and its value.
+    pub(crate) fn into_parts(self) -> (Slice, Slice) {
+        (Slice { value: self.key, mapping: Arc::clone(&self.value.mapping) }, self.value)
+    }
+}
+
+// SAFETY: as for `Slice`.
+unsafe impl Send for KeptRecord {}
+// SAFETY: as for `Slice`.
+unsafe impl Sync for KeptRecord {}
+
+impl Clone for Slice {
+    fn clone(&self) -> Self {
+        Self { value: self.value, mapping: Arc::clone(&self.mapping) }
+    }
+}
+
+// SAFETY: the bytes never change and the mapping is `Send + Sync`; the pointer is only read through.
+unsafe impl Send for Slice {}
+// SAFETY: as above.
+unsafe impl Sync for Slice {}

@@ -1,0 +1,46 @@
+//! Which pages of a mapping are in memory (`mincore`).
+//!
+//! The answer is a hint: pages come and go. Simulated pages are ordinary memory, and count as absent until touched.
+#![expect(unsafe_code, reason = "rustix has no mincore")]
+
+use std::io;
+use std::ops::Range;
+
+use memmap2::MmapRaw;
+
+use super::mapping::PAGE_SIZE;
+
+/// Pages that are asked about at once.
+const PAGES: usize = 256;
+
+/// Whether all pages of a range are in memory. The range begins at a page and lies inside of the mapping.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub(super) fn is_resident(memory: &MmapRaw, range: Range<usize>) -> io::Result<bool> {
+    assert!(
+        range.start.is_multiple_of(PAGE_SIZE) && range.end <= memory.len(),
+        "a range of whole pages inside"
+    );
+    // Larger pages of the processor: the kernel wants its own.
+    let page = rustix::param::page_size().max(PAGE_SIZE);
+    let mut at = range.start - range.start % page;
+    while at < range.end {
+        let len = (range.end - at).min(PAGES * page);
+        let mut there = [0_u8; PAGES];
+        // SAFETY: `at` lies inside of the mapping (asserted above).
+        let start = unsafe { memory.as_mut_ptr().add(at) };
+        // SAFETY: the pages are those of a mapping that `memory` keeps; the kernel stores one byte for each of at most
+        // `PAGES` pages into `there`, and reads nothing else.
+        let refused = unsafe { libc::mincore(start.cast(), len, there.as_mut_ptr().cast()) } != 0;
+        if refused {
+            return Err(io::Error::last_os_error());
+        }
+        if there[..len.div_ceil(page)].iter().any(|byte| byte & 1 == 0) {
+            return Ok(false);
+        }
+        at += len;
+    }
+    Ok(true)
+}

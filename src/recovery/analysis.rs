@@ -1,0 +1,152 @@
+//! What an open does before it changes anything: it decides about every file, and reads the log.
+//!
+//! Salvage asks here, too, what an open would make of a store.
+
+use std::sync::Arc;
+
+use super::decision::{DirectoryAction, directory};
+use super::directory::{Survey, Unlisted, look_at_unlisted};
+use super::from_checkpoint::Restore;
+use super::replay::{Replay, Replayed};
+use super::segment_chain;
+use super::segment_chain::Chain;
+use crate::config::Config;
+use crate::error::{Error, RESERVE_ADDRESSES, Result};
+use crate::format::checkpoint::Image;
+use crate::format::file_name::MANIFESTS;
+use crate::format::hash::{HASH_ID, HashKey};
+use crate::format::keyspace_change::Keyspaces;
+use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::{SegmentId, Seq};
+use crate::fs::Dir;
+use crate::index::checkpoint::is_of_image;
+use crate::log::control_page;
+use crate::mem::address_space::Space;
+use crate::trace;
+
+/// What an open finds out before it changes anything.
+pub(super) struct Front {
+    /// The segments of the manifest, and those that are adopted.
+    pub(super) entries: Vec<SegmentEntry>,
+    pub(super) unlisted: Unlisted,
+    pub(super) boot_id: Option<[u8; 16]>,
+    pub(super) read: Read,
+    pub(super) hash_key: HashKey,
+}
+
+impl Front {
+    /// Decides about every file, and reads the log; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where an open refuses; what the operating system says.
+    pub(super) fn read(
+        dir: &Arc<dyn Dir>,
+        survey: &Survey,
+        manifest: &Manifest,
+        both_copies: bool,
+        config: &Config,
+        image: bool,
+    ) -> Result<Self> {
+        if manifest.hash_id != HASH_ID {
+            let path = dir.path().join(MANIFESTS[0]);
+            return Err(Error::TooNew { path, found: manifest.hash_id, supported: HASH_ID });
+        }
+        let unlisted = look_at_unlisted(dir.as_ref(), survey, manifest, both_copies)?;
+        let mut entries = manifest.segments.clone();
+        entries.extend_from_slice(&unlisted.adopted);
+        entries.sort_unstable_by_key(|entry| entry.id);
+
+        let hash_key = HashKey::from_secret(manifest.secret);
+        let boot_id = dir.boot_id();
+        let proof = control_page::read(dir.as_ref(), |control| {
+            control.store == manifest.store
+                && control.epoch == manifest.epoch
+                && Some(control.boot_id) == boot_id
+        })?;
+        let durable = manifest.durable.max(proof.unwrap_or(Seq::ZERO));
+        let there = &survey.segments;
+        let known = Listed { manifest, entries: &entries, there, hash_key: &hash_key, durable, config };
+        let read = if image { known.read(dir)? } else { known.read_with(dir, false)? };
+        Ok(Self { entries, unlisted, boot_id, read, hash_key })
+    }
+}
+
+/// What an open would make of a store.
+#[derive(Debug)]
+pub(crate) struct Examined {
+    /// Every segment of the log and of compaction, and how far an open would read it.
+    pub(crate) segments: Vec<SegmentEntry>,
+    /// The keyspaces, as the log has them.
+    pub(crate) keyspaces: Keyspaces,
+}
+
+/// Finds out what an open would make of a store, without an image and without changing anything.
+///
+/// # Errors
+///
+/// Where an open would refuse; what the operating system says.
+pub(crate) fn examine(dir: &Arc<dyn Dir>, survey: &Survey) -> Result<Option<Examined>> {
+    if directory(survey.facts()) != DirectoryAction::Open || survey.is_mixed() {
+        return Ok(None);
+    }
+    let Some((manifest, suspect)) = survey.manifest() else { return Ok(None) };
+    let front = Front::read(dir, survey, &manifest, suspect == [false; 2], &Config::default(), false)?;
+    let Read { chain, replayed, .. } = front.read;
+    let is_read = |entry: &SegmentEntry| entry.state != State::Retired && entry.end > 0;
+    let segments = chain.entries.into_iter().filter(is_read).collect();
+    Ok(Some(Examined { segments, keyspaces: replayed.names }))
+}
+
+/// What is known before the log is read.
+pub(super) struct Listed<'a> {
+    manifest: &'a Manifest,
+    entries: &'a [SegmentEntry],
+    /// The segments whose files are there.
+    there: &'a [SegmentId],
+    hash_key: &'a HashKey,
+    durable: Seq,
+    config: &'a Config,
+}
+
+/// What reading the log gave.
+pub(super) struct Read {
+    pub(super) space: Space,
+    pub(super) chain: Chain,
+    pub(super) replayed: Replayed,
+    /// The image that it began with.
+    pub(super) image: Option<Image>,
+}
+
+impl Listed<'_> {
+    /// Reads what the manifest's image does not hold; everything, where there is none, or it is not what it should be.
+    fn read(&self, dir: &Arc<dyn Dir>) -> Result<Read> {
+        let mut damage = None;
+        if self.manifest.image > 0 {
+            match self.read_with(dir, true) {
+                Err(error) if is_of_image(&error) => {
+                    trace::image_unusable(&error);
+                    damage = Some(error.to_string());
+                }
+                other => return other,
+            }
+        }
+        let mut read = self.read_with(dir, false)?;
+        read.replayed.report.image_damage = damage;
+        Ok(read)
+    }
+
+    fn read_with(&self, dir: &Arc<dyn Dir>, image: bool) -> Result<Read> {
+        let Self { manifest, entries, there, hash_key, durable, config } = *self;
+        let space = Space::reserve_guarded(config.sigbus_guard)
+            .map_err(|error| Error::io(RESERVE_ADDRESSES, dir.path(), error))?;
+        let image = image.then(|| Restore::open(dir, &space, manifest, entries, there)).transpose()?;
+        let dir = dir.as_ref();
+        let mut replay = Replay::new(dir, &space, hash_key, manifest, durable, &config.recovery_progress);
+        let chain = segment_chain::read(dir, manifest, entries, image.as_ref(), &mut replay)?;
+        let mut replayed = replay.finish()?;
+        let loaded = replayed.keyspaces.iter().map(|loaded| loaded.slot.index.index().loaded_bytes());
+        replayed.report.image_bytes_read += loaded.sum::<u64>();
+        Ok(Read { chain, replayed, image: image.map(Restore::into_image), space })
+    }
+}

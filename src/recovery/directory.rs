@@ -1,0 +1,362 @@
+//! What is in a store's directory, found out without changing anything.
+
+use std::io;
+use std::sync::Arc;
+
+use super::decision::{DirectoryFacts, Manifests, UnlistedAction, UnlistedFacts, UnlistedHeader, unlisted};
+use crate::error::{Error, Result};
+use crate::format::file_name;
+use crate::format::file_name::{MANIFESTS, Name};
+use crate::format::manifest::{MAGIC, MANIFEST_LEN_MAX, Manifest, SegmentEntry, State};
+use crate::format::record_reader::next_published;
+use crate::format::segment_header::{Role, SegmentHeader};
+use crate::format::{Defect, SegmentId, Seq, StoreId};
+use crate::fs::{Access, Dir, File};
+use crate::log::segment_file::open_file;
+use crate::log::segment_reader::FileSource;
+
+/// One copy of the manifest as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Copy {
+    /// Missing, empty, or zeros.
+    Nothing,
+    Broken(Defect),
+    Alien,
+    Newer(u16),
+    Whole(Box<Manifest>),
+}
+
+/// What is in the directory.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    exists: bool,
+    /// The first name that is not ours.
+    pub(crate) foreign: Option<String>,
+    /// Files that were being made when their process ended.
+    pub(crate) temporaries: Vec<String>,
+    pub(crate) segments: Vec<SegmentId>,
+    /// Images of the index, by number.
+    pub(crate) images: Vec<u64>,
+    pub(crate) copies: [Copy; 2],
+    /// Whether there is a file of that copy, whatever it holds.
+    has_copy: [bool; 2],
+    /// The store that is being destroyed; `Some(None)` where that was only being written down.
+    removing: Option<Option<StoreId>>,
+}
+
+impl Survey {
+    /// Looks through the directory.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says; a directory that is not there is an answer, not an error.
+    pub(crate) fn of(dir: &dyn Dir) -> Result<Self> {
+        Self::with(dir, |_, error| Err(error))
+    }
+
+    /// As [`Survey::of`]; `unread` is told of a copy of the manifest that cannot be read, and says what it stands for.
+    ///
+    /// # Errors
+    ///
+    /// Likewise, and what `unread` says.
+    pub(crate) fn with(dir: &dyn Dir, mut unread: impl FnMut(usize, Error) -> Result<Copy>) -> Result<Self> {
+        let mut survey = Self {
+            exists: true,
+            foreign: None,
+            temporaries: Vec::new(),
+            segments: Vec::new(),
+            images: Vec::new(),
+            copies: [Copy::Nothing, Copy::Nothing],
+            has_copy: [false; 2],
+            removing: None,
+        };
+        let mut list = match dir.list() {
+            Ok(list) => list,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                survey.exists = false;
+                return Ok(survey);
+            }
+            Err(error) => return Err(Error::io("list", dir.path(), error)),
+        };
+        list.sort_unstable();
+        for name in list {
+            match file_name::parse(&name) {
+                Name::Manifest(copy) => match read_copy(dir, &name) {
+                    Err(error) if is_gone(&error) => {}
+                    read => {
+                        survey.has_copy[copy] = true;
+                        survey.copies[copy] = read.or_else(|error| unread(copy, error))?;
+                    }
+                },
+                Name::Segment(id) => survey.segments.push(id),
+                Name::Temporary => survey.temporaries.push(name),
+                Name::Foreign => survey.foreign = survey.foreign.or(Some(name)),
+                Name::Image(number) => survey.images.push(number),
+                Name::Removing => match read_removing(dir, &name) {
+                    Err(error) if is_gone(&error) => {}
+                    read => survey.removing = Some(read?),
+                },
+                Name::Lock | Name::Control | Name::Hint(_) | Name::Aside(..) | Name::Neutral => {}
+            }
+        }
+        survey.segments.sort_unstable();
+        Ok(survey)
+    }
+
+    /// Whether the directory is a store's as far as the first bytes of a copy of its manifest tell, so that its lock file may be
+    /// touched, which in another directory may be another program's. What cannot be read says nothing.
+    pub(crate) fn is_store(dir: &dyn Dir) -> bool {
+        MANIFESTS.iter().any(|name| {
+            let mut magic = [0; 8];
+            let read = dir.open(name, Access::Read).and_then(|file| file.read_at(&mut magic, 0));
+            read.is_ok() && magic == MAGIC
+        })
+    }
+
+    /// The facts for the table of directories.
+    pub(crate) fn facts(&self) -> DirectoryFacts {
+        let any = |wanted: fn(&Copy) -> bool| self.copies.iter().any(wanted);
+        let manifests = if any(|copy| matches!(copy, Copy::Newer(_))) {
+            Manifests::Newer
+        } else if any(|copy| matches!(copy, Copy::Whole(_))) {
+            Manifests::Whole
+        } else if any(|copy| matches!(copy, Copy::Alien)) {
+            Manifests::Alien
+        } else if any(|copy| matches!(copy, Copy::Broken(_))) {
+            Manifests::Broken
+        } else {
+            Manifests::Nothing
+        };
+        let segments = !self.segments.is_empty();
+        DirectoryFacts { exists: self.exists, foreign: self.foreign.is_some(), manifests, segments }
+    }
+
+    /// The version that a newer copy asks for.
+    pub(crate) fn newer(&self) -> Option<u16> {
+        self.copies
+            .iter()
+            .find_map(|copy| if let Copy::Newer(version) = copy { Some(*version) } else { None })
+    }
+
+    /// The damage of a copy, for the message when no copy is whole.
+    pub(crate) fn damage(&self) -> Option<(usize, Defect)> {
+        let damage = |copy: &Copy| if let Copy::Broken(defect) = copy { Some(*defect) } else { None };
+        self.copies.iter().enumerate().find_map(|(n, copy)| Some((n, damage(copy)?)))
+    }
+
+    /// The newest whole copy, and which copies are not whole.
+    pub(crate) fn manifest(&self) -> Option<(Manifest, [bool; 2])> {
+        let whole = |copy: &Copy| {
+            if let Copy::Whole(manifest) = copy { Some(manifest.as_ref().clone()) } else { None }
+        };
+        let newest = self.copies.iter().filter_map(whole).max_by_key(|manifest| manifest.generation)?;
+        Some((newest, [0, 1].map(|copy| whole(&self.copies[copy]).is_none())))
+    }
+
+    /// Whether there is a file of that copy, whatever it holds.
+    pub(crate) fn has_copy(&self, copy: usize) -> bool {
+        self.has_copy[copy]
+    }
+
+    /// The store that is being destroyed here; `Some(None)` where that was only being written down, and nothing is gone.
+    pub(crate) fn removing(&self) -> Option<Option<StoreId>> {
+        self.removing
+    }
+
+    /// Refuses a store that is being destroyed.
+    ///
+    /// # Errors
+    ///
+    /// `Destroying`.
+    pub(crate) fn check_not_removing(&self, dir: &dyn Dir) -> Result<()> {
+        match self.removing {
+            None => Ok(()),
+            Some(_) => Err(Error::Destroying { path: dir.path().to_owned() }),
+        }
+    }
+
+    /// Whether the two copies are of different stores.
+    pub(crate) fn is_mixed(&self) -> bool {
+        matches!(&self.copies, [Copy::Whole(one), Copy::Whole(other)] if one.store != other.store)
+    }
+}
+
+/// Bytes of a copy of the manifest that are read at first: as a rule all there is.
+const FIRST_READ: u64 = 64 << 10;
+
+/// True where a file was removed after it was listed: before the lock is held, another process may destroy the store.
+fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+}
+
+fn read_removing(dir: &dyn Dir, name: &str) -> Result<Option<StoreId>> {
+    let io = |error| Error::io("read", dir.path().join(name), error);
+    let mut id = [0; 16];
+    let read = dir.open(name, Access::Read).map_err(io)?.read_at(&mut id, 0).map_err(io)?;
+    Ok((read == id.len() && id != [0; 16]).then_some(StoreId(id)))
+}
+
+fn read_copy(dir: &dyn Dir, name: &str) -> Result<Copy> {
+    let path = dir.path().join(name);
+    let io = |error| Error::io("read", &path, error);
+    let file = dir.open(name, Access::Read).map_err(io)?;
+    let size = file.identity().map_err(io)?.size.min(MANIFEST_LEN_MAX);
+    // Bounded by what is there, not by what the file claims; and by what it claims, for it may be longer by any hole.
+    let read = |len: u64| -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let len = file.read_at(&mut bytes, 0).map_err(io)?;
+        bytes.truncate(len);
+        Ok(bytes)
+    };
+    let mut bytes = read(size.min(FIRST_READ))?;
+    if let Some(len) = Manifest::claimed_len(&bytes).filter(|len| *len > bytes.len() as u64) {
+        bytes = read(len.min(size))?;
+    }
+    Ok(match Manifest::decode(&bytes) {
+        Ok(Ok(manifest)) => Copy::Whole(Box::new(manifest)),
+        Ok(Err(version)) => Copy::Newer(version),
+        Err(_) if bytes.iter().all(|byte| *byte == 0) => Copy::Nothing,
+        // A copy that was being made has its first bytes or zeros.
+        Err(Defect::BadMagic) if bytes.iter().take(8).any(|byte| *byte != 0) => Copy::Alien,
+        Err(defect) => Copy::Broken(defect),
+    })
+}
+
+/// What becomes of the segment files that the manifest does not name.
+#[derive(Debug, Default)]
+pub(crate) struct Unlisted {
+    /// To be named, and used.
+    pub(crate) adopted: Vec<SegmentEntry>,
+    /// To be given another name.
+    pub(crate) set_aside: Vec<SegmentId>,
+    /// To be removed: they repeat what is in segments that the manifest names, or never held a record.
+    pub(crate) repeated: Vec<SegmentId>,
+}
+
+/// Decides about the segment files that the manifest does not name; changes nothing.
+///
+/// # Errors
+///
+/// `ForeignFile`, `TooNew` or `Corrupt` where the table refuses.
+pub(crate) fn look_at_unlisted(
+    dir: &dyn Dir,
+    survey: &Survey,
+    manifest: &Manifest,
+    both_copies: bool,
+) -> Result<Unlisted> {
+    let mut found = Unlisted::default();
+    let mut has_blank = false;
+    for id in survey.segments.iter().filter(|id| manifest.segment(**id).is_none()) {
+        let opened = open_file(dir, manifest.store, *id, Access::Read);
+        let header = match &opened {
+            Ok((_, header)) => whose(header, manifest),
+            Err(Error::ForeignFile { .. }) => UnlistedHeader::Foreign,
+            Err(Error::TooNew { .. }) => UnlistedHeader::Newer,
+            Err(Error::Corrupt { .. }) => UnlistedHeader::Damaged,
+            Err(error) => return Err(error.clone()),
+        };
+        let written = match &opened {
+            Ok((file, header)) => is_written(dir, *id, Arc::clone(file), header.data_offset(), header.size)?,
+            Err(_) => false,
+        };
+        let beyond = *id >= manifest.next_segment;
+        // Both copies call the store open before a record is written: one that calls it closed knows every segment with records.
+        let both_copies = both_copies || manifest.clean;
+        let action = unlisted(UnlistedFacts { header, written, both_copies, beyond });
+        match (action, opened) {
+            // One is of use, and each that is kept takes a descriptor.
+            (UnlistedAction::AdoptBlank, Ok(_)) if has_blank => found.repeated.push(*id),
+            (UnlistedAction::AdoptBlank | UnlistedAction::AdoptWritten, Ok((_, header))) => {
+                has_blank |= action == UnlistedAction::AdoptBlank;
+                found.adopted.push(SegmentEntry {
+                    id: *id,
+                    size: header.size,
+                    nonce: header.nonce,
+                    end: 0,
+                    last_seq: Seq::ZERO,
+                    first_seq: Seq::ZERO,
+                    filtered: Seq::ZERO,
+                    state: State::Open,
+                    role: header.role,
+                    generation: header.generation,
+                });
+            }
+            (UnlistedAction::SetAside, _) => found.set_aside.push(*id),
+            (UnlistedAction::Remove, _) => found.repeated.push(*id),
+            (_, Err(error)) => return Err(error),
+            (_, Ok(_)) => {
+                let path = dir.path().join(file_name::segment(*id));
+                return Err(Error::Corrupt { path, offset: 0, defect: Defect::NotInManifest });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Who made a segment that the manifest does not name.
+fn whose(header: &SegmentHeader, manifest: &Manifest) -> UnlistedHeader {
+    match header.role {
+        Role::Log => UnlistedHeader::Ours,
+        Role::Survivors if header.replaced.iter().all(|id| manifest.has(*id)) => UnlistedHeader::Copies,
+        Role::Survivors => UnlistedHeader::Survivors,
+    }
+}
+
+/// Whether anything but zeros lies behind a segment's header.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub(crate) fn is_written(
+    dir: &dyn Dir,
+    id: SegmentId,
+    file: Arc<dyn File>,
+    from: u64,
+    size: u64,
+) -> Result<bool> {
+    let path = dir.path().join(file_name::segment(id));
+    let mut source = FileSource::new(file, path, size);
+    Ok(next_published(&mut source, from, size)?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::StoreId;
+    use crate::format::keyspace_change::Keyspaces;
+    use crate::fs::sim::SimDisk;
+    use crate::log::segment::{Plan, Regime, Segment};
+    use crate::mem::address_space::Space;
+
+    #[test]
+    fn of_segments_without_a_name_or_a_record_one_is_kept() {
+        let store = StoreId([7; 16]);
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        dir.create_dir().unwrap();
+        let space = Space::reserve().unwrap();
+        for id in 1..=5 {
+            let plan = Plan { store, id: SegmentId(id), size: 8192, nonce: id, regime: Regime::Large };
+            Segment::create(dir.as_ref(), &space, &plan).unwrap();
+        }
+        let manifest = Manifest {
+            generation: 1,
+            store,
+            hash_id: 1,
+            secret: [0; 32],
+            clean: true,
+            next_segment: SegmentId(6),
+            epoch: 0,
+            durable: Seq::ZERO,
+            next_seq: Seq(1),
+            segments: Vec::new(),
+            retired_seq: Seq::ZERO,
+            image: 0,
+            keyspaces: Keyspaces::new(),
+        };
+        let survey = Survey::of(dir.as_ref()).unwrap();
+        let found = look_at_unlisted(dir.as_ref(), &survey, &manifest, true).unwrap();
+        assert_eq!(found.adopted.iter().map(|entry| entry.id.0).collect::<Vec<_>>(), [1]);
+        assert_eq!(found.repeated, [2, 3, 4, 5].map(SegmentId));
+    }
+}

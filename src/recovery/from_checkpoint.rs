@@ -1,0 +1,187 @@
+//! Beginning with an image of the indexes, so that what it holds need not be read from the log.
+//!
+//! An image is exact at a number P0. What an open has to read besides: the segments that the manifest names and the image
+//! does not (compaction's outputs, too), and behind P0 the one that was active then; every other that both name is
+//! sealed and wholly in the image. Entries into segments that the manifest names no longer are taken out, before
+//! their places are given to others. DESIGN.md, "Recovery", argues why that is all.
+//!
+//! Nothing here is fatal: whatever is wrong with an image is an error that names its file, and recovery begins again without.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::record_batch::Begin;
+use super::replay::Replay;
+use crate::error::{Error, Result};
+use crate::format::checkpoint;
+use crate::format::hash::HASH_ID;
+use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::segment_header::Role;
+use crate::format::{KeyspaceId, SegmentId};
+use crate::fs::Dir;
+use crate::index::checkpoint::Opened;
+use crate::index::keyspace_index::KeyspaceIndex;
+use crate::log::segment::Segment;
+use crate::log::segment_file::Unopened;
+use crate::mem::address_space::{Range, Space};
+use crate::mem::dead_bytes::Dead;
+use crate::mem::location::Location;
+
+/// The image that an open begins with.
+#[derive(Debug)]
+pub(crate) struct Restore {
+    opened: Opened,
+    /// The segments that both it and the manifest name.
+    segments: BTreeMap<SegmentId, Covered>,
+}
+
+/// A segment that the image knows.
+#[derive(Debug)]
+pub(crate) struct Covered {
+    pub(crate) segment: Arc<Segment>,
+    /// What is to be read of it; nothing, where the image holds all of it.
+    pub(crate) begin: Option<Begin>,
+}
+
+/// What the image says of a keyspace.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) id: KeyspaceId,
+    pub(crate) slot: KeyspaceIndex,
+    pub(crate) live_bytes: u64,
+}
+
+impl Restore {
+    /// Opens the image that the manifest names, and takes the segments that both name, each in the place that it had. Those
+    /// that are wholly in the image are opened when they are needed.
+    ///
+    /// # Errors
+    ///
+    /// One about the image where it does not fit; as for [`Segment::open`].
+    pub(crate) fn open(
+        dir: &Arc<dyn Dir>,
+        space: &Space,
+        manifest: &Manifest,
+        entries: &[SegmentEntry],
+        there: &[SegmentId],
+    ) -> Result<Self> {
+        let opened = Opened::open(dir.as_ref(), manifest.image)?;
+        check(&opened, manifest)?;
+        let mut segments = BTreeMap::new();
+        let mut continued = 0;
+        for listed in &opened.image.segments {
+            let at = entries.binary_search_by_key(&listed.id, |entry| entry.id);
+            let entry = at.ok().map(|at| &entries[at]).filter(|entry| entry.state != State::Retired);
+            let Some(entry) = entry else { continue };
+            let whole = entry.state == State::Sealed && entry.end == listed.end;
+            let fits =
+                listed.nonce == entry.nonce && listed.end <= entry.size && listed.end.is_multiple_of(8);
+            let range = Range::from_granules(listed.first_granule, listed.granules).filter(|_| fits);
+            let Some(range) = range else { return Err(opened.unfit("segment")) };
+            continued += u64::from(!whole);
+            let follows = entry.role == Role::Log && (entry.state != State::Sealed || entry.end > listed.end);
+            if continued > 1 || (!whole && !follows) {
+                return Err(opened.unfit("end"));
+            }
+            let unfit = || opened.unfit("granules");
+            let segment = if whole {
+                let (dir, data_offset) = (Arc::clone(dir), listed.data_offset);
+                let unopened = Unopened { dir, store: manifest.store, entry: *entry, data_offset };
+                if there.binary_search(&entry.id).is_err() {
+                    return Err(Error::MissingSegment { path: unopened.path() });
+                }
+                Segment::open_later(space, unopened, range, unfit)?
+            } else {
+                Segment::open_at(dir.as_ref(), space, manifest.store, entry, range, unfit)?
+            };
+            if listed.data_offset != segment.data_offset() {
+                return Err(opened.unfit("data_offset"));
+            }
+            segment.mapping().publish_existing(listed.end);
+            for (why, bytes) in [Dead::Hidden, Dead::Tombstone, Dead::Note].into_iter().zip(listed.dead) {
+                segment.mapping().tally().add(why, bytes);
+            }
+            let begin = Begin { offset: listed.end, last: Some(opened.image.last) };
+            segments.insert(listed.id, Covered { segment, begin: (!whole).then_some(begin) });
+        }
+        Ok(Self { opened, segments })
+    }
+
+    /// What it knows of a segment.
+    pub(crate) fn known(&self, id: SegmentId) -> Option<&Covered> {
+        self.segments.get(&id)
+    }
+
+    /// Bytes of a segment that it holds.
+    pub(crate) fn held(&self, id: SegmentId) -> Option<u64> {
+        let segments = &self.opened.image.segments;
+        segments.binary_search_by_key(&id, |segment| segment.id).ok().map(|at| segments[at].end)
+    }
+
+    /// The image's front.
+    pub(crate) fn into_image(self) -> checkpoint::Image {
+        self.opened.image
+    }
+
+    /// The places of the segments that are left, in their order.
+    fn places(&self) -> Vec<Range> {
+        let mut places: Vec<_> = self.segments.values().map(|known| known.segment.range()).collect();
+        places.sort_unstable_by_key(|range| range.at(0).to_bits());
+        places
+    }
+
+    /// Gives its indexes to a replay, which goes on from them; to be called before another segment gets a place. They are
+    /// loaded as they are needed.
+    ///
+    /// # Errors
+    ///
+    /// About the image, where it cannot be read.
+    pub(crate) fn fill(&self, replay: &mut Replay<'_>) -> Result<()> {
+        let image = &self.opened.image;
+        let indexes = self.opened.indexes()?;
+        let mut places = None;
+        for (entry, (index, mut writer)) in image.keyspaces.iter().zip(indexes) {
+            let live: u64 = entry.live.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
+            if index.len() as u64 != entry.keys || live != entry.live_bytes {
+                return Err(self.opened.unfit("keys"));
+            }
+            let is_gone = |(id, _): &(SegmentId, u64)| !self.segments.contains_key(id);
+            if entry.live.iter().any(is_gone) {
+                let places = places.get_or_insert_with(|| self.places());
+                writer.purge(|location| is_in(places, location))?;
+            }
+            let mut slot = KeyspaceIndex::new(writer);
+            let mut live_bytes = 0;
+            for (id, bytes) in &entry.live {
+                if let Some(known) = self.segments.get(id) {
+                    slot.add_live(known.segment.mapping().ordinal(), *bytes);
+                    live_bytes += *bytes;
+                }
+            }
+            replay.restore(Restored { id: entry.id, slot, live_bytes });
+        }
+        replay.report.image_seq = Some(image.last.0);
+        replay.report.image_bytes_read = self.opened.front_len();
+        replay.report.note_last(image.last);
+        Ok(())
+    }
+}
+
+/// Whether a location lies in one of these places.
+fn is_in(places: &[Range], location: Location) -> bool {
+    let behind = places.partition_point(|range| range.at(0).to_bits() <= location.to_bits());
+    places[..behind].last().is_some_and(|range| range.offset_of(location).is_some())
+}
+
+/// Whether an image is of this store, and speaks of nothing that the store does not know.
+fn check(opened: &Opened, manifest: &Manifest) -> Result<()> {
+    let image = &opened.image;
+    let next = manifest.keyspaces.next();
+    let fits = [
+        ("store", image.store == manifest.store),
+        ("hash_id", image.hash_id == HASH_ID),
+        ("last_seq", image.last <= manifest.durable),
+        ("keyspace", image.keyspaces.iter().all(|keyspace| keyspace.id < next)),
+    ];
+    fits.iter().find(|(_, fits)| !fits).map_or(Ok(()), |(field, _)| Err(opened.unfit(field)))
+}

@@ -1,0 +1,296 @@
+//! What was read of one keyspace: an index that is being filled.
+//!
+//! Records are gathered, and put into the index many at a time, in the order of its buckets. The lines of a large index are
+//! nowhere near each other for records in the order of the log: one by one, each would wait for memory. Several threads take
+//! parts of them, whose buckets are no other's; what they find is counted by one.
+//!
+//! **Order.** The newest sequence number wins, whatever the order in which records come; so a tombstone keeps an entry
+//! until everything has been read.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::record_batch::{Entry, Group};
+use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
+use crate::format::hash::Hash;
+use crate::format::record::Kind;
+use crate::index::hash::Index;
+use crate::index::hash::bulk_load::Shard;
+use crate::index::hash::lazy::Unread;
+use crate::index::keyspace_index::KeyspaceIndex;
+use crate::log::segment::Segment;
+use crate::mem::address_space::{Record, Space};
+use crate::mem::dead_bytes::Dead;
+use crate::mem::location::Location;
+use crate::sync::epoch::Pin;
+
+/// Parts that gathered records are sorted into, by where their buckets lie; a power of two. The buckets of one part fit into a
+/// processor's cache, up to some millions of keys.
+const PARTS_BITS: u32 = 8;
+const PARTS: usize = 1 << PARTS_BITS;
+/// For fewer records than this another thread does not pay.
+const FEW: usize = if cfg!(debug_assertions) { 1 << 8 } else { 1 << 13 };
+/// How many records lie between what is asked of the memory for one record: its line, the next line, the records that it leads
+/// to, and then its turn.
+const AHEAD: usize = 10;
+
+/// For how many records after one whose key was there the records that others lead to are asked for, too.
+const LOOKED_FOR: u32 = 64;
+
+/// The records of one keyspace.
+#[derive(Debug)]
+pub(super) struct Loading {
+    pub(super) id: KeyspaceId,
+    /// The segment and the offset of the first one that was read; none where an image has the keyspace.
+    pub(super) first: Option<(Arc<Segment>, u64)>,
+    pub(super) slot: KeyspaceIndex,
+    /// Entries that lead to tombstones.
+    tombstones: Vec<(Hash, Location)>,
+    /// Bytes of records that are the newest of their key, as far as they are in the index; and of all that are not.
+    pub(super) live_bytes: u64,
+    /// What is not in the index yet. Its values count as live.
+    gathered: Vec<Entry>,
+}
+
+impl Loading {
+    /// A keyspace of which nothing is known.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    pub(super) fn new(id: KeyspaceId, segment: &Arc<Segment>, offset: u64) -> Result<Self> {
+        let slot = new_slot(segment.path())?;
+        let first = Some((Arc::clone(segment), offset));
+        Ok(Self { id, first, slot, tombstones: Vec::new(), live_bytes: 0, gathered: Vec::new() })
+    }
+
+    /// A keyspace that an image has.
+    pub(super) fn restored(id: KeyspaceId, slot: KeyspaceIndex, live_bytes: u64) -> Self {
+        Self { id, first: None, slot, tombstones: Vec::new(), live_bytes, gathered: Vec::new() }
+    }
+
+    /// Gathers records of a segment.
+    pub(super) fn gather(&mut self, segment: &Segment, group: &Group) {
+        self.slot.add_live(segment.mapping().ordinal(), group.values_size);
+        self.live_bytes += group.values_size;
+        self.gathered.extend_from_slice(&group.entries);
+    }
+
+    /// Whether as much was gathered as there are keys, and this many at least.
+    pub(super) fn has_enough(&self, least: usize) -> bool {
+        self.gathered.len() >= self.slot.index.index().len().max(least)
+    }
+
+    /// Puts what was gathered into the index, by so many threads at most.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short; about an image, where its index cannot be read.
+    pub(super) fn settle(&mut self, with: &Settling<'_>, sorted: &mut Vec<Entry>) -> Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let index = Arc::clone(self.slot.index.index());
+        let starts = sort(&self.gathered, sorted, &index);
+        if with.alone {
+            self.gathered.clear();
+        } else {
+            // Its memory goes, too: there may be thousands of keyspaces.
+            self.gathered = Vec::new();
+        }
+        let threads = if sorted.len() < FEW { 1 } else { with.threads };
+        // A few turns for each thread, so that none waits for long at the end.
+        let parts = if threads == 1 { PARTS } else { PARTS.div_ceil(threads * 4) };
+        let next = AtomicUsize::new(0);
+        let found = self.slot.index.fill(threads, |shard| {
+            let mut filling =
+                Filling { with, index: &index, found: Found::default(), pin: with.space.domain().pin() };
+            loop {
+                // Relaxed: nothing but the number counts.
+                let first = next.fetch_add(parts, Ordering::Relaxed);
+                if first >= PARTS {
+                    return Ok::<_, Error>(filling.found);
+                }
+                filling.take(shard, &sorted[starts[first]..starts[PARTS.min(first + parts)]])?;
+            }
+        })?;
+        for found in found {
+            self.note(with.space, found);
+        }
+        self.slot.index.grow(threads).map_err(|error| with.failed(error))
+    }
+
+    /// Takes note of what a thread has found.
+    fn note(&mut self, space: &Space, found: Found) {
+        for (ordinal, (location, hidden)) in found.hidden {
+            space.add_dead(location, Dead::Hidden, hidden);
+            self.slot.sub_live(ordinal, hidden);
+            self.live_bytes -= hidden;
+        }
+        self.tombstones.extend(found.tombstones);
+    }
+
+    /// The index, without the entries of tombstones: everything has been read and is in it.
+    pub(super) fn finish(self) -> (KeyspaceIndex, u64) {
+        debug_assert!(self.gathered.is_empty(), "settled before");
+        let mut slot = self.slot;
+        for (hash, location) in self.tombstones {
+            slot.index.remove(hash, location);
+        }
+        (slot, self.live_bytes)
+    }
+}
+
+/// What all threads need that fill an index.
+#[derive(Debug)]
+pub(super) struct Settling<'a> {
+    pub(super) space: &'a Space,
+    /// The store's directory.
+    pub(super) path: &'a Path,
+    /// How many there may be.
+    pub(super) threads: usize,
+    /// There is one keyspace.
+    pub(super) alone: bool,
+}
+
+impl Settling<'_> {
+    fn failed(&self, error: std::io::Error) -> Error {
+        Error::io("grow the index for", self.path, error)
+    }
+
+    /// The error about a record that was read and published, and is not there any more.
+    #[cold]
+    fn unreadable(&self, location: Location, pin: &Pin) -> Error {
+        let record = self.space.record(location, pin);
+        let lost =
+            || Error::io("read", self.path, std::io::Error::other("a record changed while it was read"));
+        record.and_then(|record| record.unreadable()).unwrap_or_else(lost)
+    }
+}
+
+/// What a thread has found that fills an index.
+#[derive(Debug, Default)]
+struct Found {
+    /// Entries that lead to tombstones.
+    tombstones: Vec<(Hash, Location)>,
+    /// Bytes of values that are hidden, by the ordinal of their segment, with a place in it.
+    hidden: BTreeMap<usize, (Location, u64)>,
+}
+
+/// One thread's filling of an index.
+struct Filling<'a> {
+    with: &'a Settling<'a>,
+    index: &'a Index,
+    found: Found,
+    pin: Pin,
+}
+
+impl Filling<'_> {
+    /// Takes records in the order of their buckets.
+    fn take(&mut self, shard: &mut Shard<'_>, sorted: &[Entry]) -> Result<()> {
+        let (space, index) = (self.with.space, self.index);
+        let mut found = 0u32;
+        for (n, entry) in sorted.iter().enumerate() {
+            // Nothing of it is anywhere near, and each leads to the next.
+            if let Some(next) = sorted.get(n + 3 * AHEAD) {
+                index.prefetch(next.hash);
+            }
+            if let Some(next) = sorted.get(n + 2 * AHEAD) {
+                index.prefetch_next(next.hash);
+            }
+            if let Some(next) = sorted.get(n + AHEAD).filter(|_| found > 0) {
+                // What cannot be read is an error of the search that follows.
+                drop(index.find(next.hash, |location| {
+                    space.prefetch(location);
+                    space.prefetch(next.location());
+                    Ok::<bool, Unread>(false)
+                }));
+            }
+            // Where keys repeat, they do so all the time.
+            found = if self.newest(shard, *entry)? { LOOKED_FOR } else { found.saturating_sub(1) };
+        }
+        Ok(())
+    }
+
+    /// Makes a record the newest of its key, if it is; whether there was another.
+    fn newest(&mut self, shard: &mut Shard<'_>, entry: Entry) -> Result<bool> {
+        let (hash, location) = (entry.hash, entry.location());
+        let (space, pin) = (self.with.space, &self.pin);
+        // Looked at where a tag is the same only, which is hardly ever another key's.
+        let look = |location| -> Result<Record<'_>> {
+            space.reach(location, pin)?;
+            let record = space.find(location, pin)?;
+            let record = record.filter(|record| record.unreadable().is_none());
+            record.ok_or_else(|| self.with.unreadable(location, pin))
+        };
+        shard.reserve().map_err(|error| self.with.failed(error))?;
+        let found = shard.find_or_insert(hash, location, |other| {
+            space.reach(other, pin)?;
+            let (Some(other), own) = (space.find(other, pin)?, look(location)?) else { return Ok(false) };
+            let same = other.key() == own.key();
+            // The keys, too, may lie on pages that cannot be read.
+            other.unreadable().or_else(|| own.unreadable()).map_or(Ok(same), Err)
+        })?;
+        let Some(other) = found else {
+            self.note(entry);
+            return Ok(false);
+        };
+        let facts = |location| {
+            let record = look(location)?;
+            let facts = (record.header(), record.ordinal(), location);
+            record.unreadable().map_or(Ok(facts), Err)
+        };
+        let (old, new) = (facts(other)?, facts(location)?);
+        let is_newer = old.0.seq < new.0.seq;
+        let (hidden, ordinal, at) = if is_newer { old } else { new };
+        if hidden.kind == Kind::Put {
+            self.found.hidden.entry(ordinal).or_insert((at, 0)).1 += hidden.size();
+        }
+        if is_newer {
+            shard.replace(hash, other, location);
+            self.note(entry);
+        }
+        Ok(true)
+    }
+
+    fn note(&mut self, entry: Entry) {
+        if entry.is_tombstone() {
+            self.found.tombstones.push((entry.hash, entry.location()));
+        }
+    }
+}
+
+/// Sorts entries by where their buckets lie, roughly, and leaves those of one part in their order. Where the parts begin, and
+/// the last one ends.
+fn sort(entries: &[Entry], sorted: &mut Vec<Entry>, index: &Index) -> [usize; PARTS + 1] {
+    sorted.clear();
+    let mut starts = [0; PARTS + 1];
+    let Some(first) = entries.first() else { return starts };
+    for entry in entries {
+        starts[index.part_of(entry.hash, PARTS_BITS) + 1] += 1;
+    }
+    for part in 0..PARTS {
+        starts[part + 1] += starts[part];
+    }
+    let mut ends = starts;
+    sorted.resize(entries.len(), *first);
+    for entry in entries {
+        let at = &mut ends[index.part_of(entry.hash, PARTS_BITS)];
+        sorted[*at] = *entry;
+        *at += 1;
+    }
+    starts
+}
+
+/// An empty index.
+///
+/// # Errors
+///
+/// When memory is short.
+pub(super) fn new_slot(path: &Path) -> Result<KeyspaceIndex> {
+    let (_, writer) = Index::new().map_err(|error| Error::io("make an index for", path, error))?;
+    Ok(KeyspaceIndex::new(writer))
+}

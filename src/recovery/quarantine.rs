@@ -1,0 +1,185 @@
+//! What recovery does to files: what is set aside gets another name, what nobody needs is removed.
+
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+
+use super::directory::Survey;
+use crate::error::{Error, Result};
+use crate::format::checkpoint::Image;
+use crate::format::{SegmentId, file_name};
+use crate::fs::{Access, Dir, File};
+use crate::log::manifest::ManifestStore;
+use crate::log::segment_file::{open_file, unlink_segment};
+use crate::log::sync_plan::SegmentRange;
+
+/// Removes the files of segments that compaction has done with, and those that repeat what is in others.
+pub(super) fn remove(
+    dir: &dyn Dir,
+    manifest: &ManifestStore,
+    retired: &[(SegmentId, u64)],
+    repeated: &[SegmentId],
+) -> Result<()> {
+    if retired.is_empty() && repeated.is_empty() {
+        return Ok(());
+    }
+    let store = manifest.read(|manifest| manifest.store);
+    for (id, nonce) in retired {
+        match open_file(dir, store, *id, Access::Read) {
+            // Only what the manifest speaks of.
+            Ok((_, header)) if header.nonce == *nonce => unlink_segment(dir, *id)?,
+            Err(error @ Error::Io { .. }) => return Err(error),
+            _ => {}
+        }
+    }
+    for id in repeated {
+        unlink_segment(dir, *id)?;
+    }
+    dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+    // On the disk with the next change.
+    manifest.forget(&retired.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Removes the images that the manifest does not name; one that a power cut brings back is removed by the next open.
+pub(super) fn remove_images(dir: &dyn Dir, survey: &Survey, named: Option<&Image>) -> Result<()> {
+    let named = named.map(|image| image.number);
+    for number in survey.images.iter().filter(|number| Some(**number) != named) {
+        let name = file_name::image(*number);
+        dir.unlink(&name).map_err(|error| Error::io("remove", dir.path().join(&name), error))?;
+    }
+    Ok(())
+}
+
+/// How much of what is set aside is in memory at once, in bytes.
+const PIECE: usize = 1 << 20;
+
+/// Copies complete records behind a cut to a file of their own, durably. `None` where an earlier attempt did.
+pub(super) fn copy_aside(dir: &dyn Dir, aside: &SegmentRange) -> Result<Option<PathBuf>> {
+    let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
+    for n in 0.. {
+        let name = file_name::aside(aside.segment.id(), n);
+        match dir.open(&name, Access::Read) {
+            Ok(file) => {
+                let size = file.identity().map_err(|error| io("look at", &name, error))?.size;
+                let read = |error| io("read", &name, error);
+                if size == aside.to - aside.from && is_copy(aside, file.as_ref(), read)? {
+                    return Ok(None);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                write_aside(dir, aside, &name, |error| io("write", &name, error))?;
+                return Ok(Some(dir.path().join(name)));
+            }
+            Err(error) => return Err(io("open", &name, error)),
+        }
+    }
+    unreachable!("some number is free")
+}
+
+/// Gives away what is to be set aside, piece by piece, each with its place in the copy, until `take` wants no more.
+fn pieces(aside: &SegmentRange, mut take: impl FnMut(&[u8], u64) -> Result<bool>) -> Result<()> {
+    let source = aside.segment.file().expect("an opened segment has its file");
+    let mut buffer = Vec::new();
+    let mut at = aside.from;
+    while at < aside.to {
+        buffer.resize(usize::try_from(aside.to - at).unwrap_or(PIECE).min(PIECE), 0);
+        crate::fs::read_exact_at(source.as_ref(), &mut buffer, at)
+            .map_err(|error| aside.segment.io("read", error))?;
+        if !take(&buffer, at - aside.from)? {
+            return Ok(());
+        }
+        at += buffer.len() as u64;
+    }
+    Ok(())
+}
+
+/// Whether a file of the same size holds the same.
+fn is_copy(aside: &SegmentRange, file: &dyn File, failed: impl Fn(io::Error) -> Error) -> Result<bool> {
+    let mut there = Vec::new();
+    let mut same = true;
+    pieces(aside, |bytes, at| {
+        there.resize(bytes.len(), 0);
+        crate::fs::read_exact_at(file, &mut there, at).map_err(&failed)?;
+        same = there == bytes;
+        Ok(same)
+    })?;
+    Ok(same)
+}
+
+/// Writes a copy: its name is there only when all of it is on the disk.
+fn write_aside(
+    dir: &dyn Dir,
+    aside: &SegmentRange,
+    name: &str,
+    failed: impl Fn(io::Error) -> Error,
+) -> Result<()> {
+    let temporary = file_name::temporary(name);
+    let created = match dir.create(&temporary) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            dir.unlink(&temporary).and_then(|()| dir.create(&temporary))
+        }
+        other => other,
+    };
+    let file = created.map_err(&failed)?;
+    pieces(aside, |bytes, at| file.write_at(bytes, at).map(|()| true).map_err(&failed))?;
+    let named = file.sync().and_then(|()| dir.rename(&temporary, name)).and_then(|()| dir.sync());
+    named.map_err(failed)
+}
+
+/// Gives segments that are no longer part of the store another name, and removes what was only being made.
+pub(super) fn rename_aside(dir: &dyn Dir, survey: &Survey, ids: &[SegmentId]) -> Result<Vec<PathBuf>> {
+    let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
+    let mut paths = Vec::new();
+    let mut taken = Vec::new();
+    if !ids.is_empty() {
+        taken = dir.list().map_err(|error| Error::io("list", dir.path(), error))?;
+    }
+    for id in ids {
+        let old = file_name::segment(*id);
+        let new = (0..).map(|n| file_name::aside(*id, n)).find(|name| !taken.contains(name));
+        let new = new.expect("some number is free");
+        dir.rename(&old, &new).map_err(|error| io("rename", &old, error))?;
+        paths.push(dir.path().join(&new));
+        taken.push(new);
+    }
+    for name in &survey.temporaries {
+        match dir.unlink(name) {
+            // Removed by the copy of an aside that was begun before.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => other.map_err(|error| io("remove", name, error))?,
+        }
+    }
+    if !ids.is_empty() || !survey.temporaries.is_empty() {
+        dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::StoreId;
+    use crate::fs::sim::SimDisk;
+    use crate::log::segment::{Plan, Regime, Segment};
+    use crate::mem::address_space::Space;
+
+    #[test]
+    fn no_piece_is_larger_than_its_buffer() {
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        dir.create_dir().expect("a new one");
+        let space = Space::reserve().expect("address space");
+        let size = 3 * PIECE as u64;
+        let plan = Plan { store: StoreId([7; 16]), id: SegmentId(1), size, nonce: 9, regime: Regime::Plain };
+        let segment = Segment::create(dir.as_ref(), &space, &plan).expect("there is room");
+        let mut taken = Vec::new();
+        let aside = SegmentRange { segment, from: 64, to: size };
+        pieces(&aside, |bytes, at| {
+            taken.push((at, bytes.len()));
+            Ok(true)
+        })
+        .expect("it can be read");
+        let at = |n: usize| (n * PIECE) as u64;
+        assert_eq!(taken, [(at(0), PIECE), (at(1), PIECE), (at(2), PIECE - 64)]);
+    }
+}

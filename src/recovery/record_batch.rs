@@ -1,0 +1,258 @@
+//! Reading the records of a segment ahead of whoever puts them into an index.
+//!
+//! A [`Reader`] reads, verifies and hashes; what it found it gives away in [`Piece`]s, which hold no more of a record than
+//! an index needs, and lead to the rest. So it may run on a thread of its own, and far ahead.
+
+use std::sync::Arc;
+
+use super::tail_scan::durable_of;
+use crate::error::Result;
+use crate::format::hash::{Hash, HashKey};
+use crate::format::record::{HEADER_SIZE, Header, Kind};
+use crate::format::record_reader::{Placed, READ_MAX, Source, Step, Walker};
+use crate::format::{Defect, KeyspaceId, Seq};
+use crate::fs::Dir;
+use crate::log::segment::Segment;
+use crate::log::segment_reader::FileSource;
+use crate::mem::location::{LOCATION_BITS, Location};
+
+/// Records in a piece, and bytes of the log, at most about.
+const RECORDS: u64 = 4096;
+const SPAN: u64 = 256 << 10;
+/// How far apart the places are that are remembered for the rewrite after an unclean end, in bytes.
+const SAMPLE_SPACING: u64 = 64 << 10;
+
+/// Some records of one segment, in order; by what is to be done with them.
+#[derive(Debug, Default)]
+pub(super) struct Piece {
+    /// Values and tombstones, by keyspace in ascending order.
+    pub(super) groups: Vec<Group>,
+    /// Changes of the keyspaces, with their payloads.
+    pub(super) notes: Vec<(Placed, Box<[u8]>)>,
+    /// Bytes of all of the log's own records.
+    pub(super) notes_size: u64,
+    /// The greatest number that the log's own records prove to have been durable.
+    pub(super) durable: Option<Seq>,
+    /// Records in it.
+    pub(super) records: u64,
+    /// The greatest sequence number among them.
+    pub(super) last: Option<Seq>,
+    /// Where the last one ends, in bytes.
+    pub(super) end: u64,
+    /// Bytes of all its records.
+    span: u64,
+    /// The group that the last record went to.
+    at: usize,
+    /// How many records the first group of the piece before had.
+    usual: usize,
+}
+
+/// Records of one keyspace.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) id: KeyspaceId,
+    pub(super) entries: Vec<Entry>,
+    /// The offset of the first one.
+    pub(super) first: u64,
+    /// Bytes of the records of values, and of tombstones.
+    pub(super) values_size: u64,
+    pub(super) tombstones_size: u64,
+}
+
+/// A value or a tombstone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) hash: Hash,
+    /// Its location, and whether it is a tombstone.
+    bits: u64,
+}
+
+const TOMBSTONE: u64 = 1 << LOCATION_BITS;
+
+/// Where reading a segment begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begin {
+    /// The offset, in bytes.
+    pub(crate) offset: u64,
+    /// The number of the record before it, where an image holds what is there.
+    pub(crate) last: Option<Seq>,
+}
+
+/// What reading a segment found.
+#[derive(Debug)]
+pub(crate) struct Walked {
+    /// Where the walk stopped.
+    pub(crate) stop: u64,
+    /// What stopped it, where it was not zeros or the known end.
+    pub(crate) defect: Option<Defect>,
+    /// The greatest sequence number.
+    pub(crate) last: Option<Seq>,
+    /// Records that somebody wrote, as opposed to the log's own.
+    pub(crate) written: u64,
+    /// Places in the segment: every record before the offset has at most this number.
+    pub(crate) samples: Vec<(Seq, u64)>,
+}
+
+/// Reads the records of one segment.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    segment: &'a Segment,
+    walker: Walker,
+    source: FileSource,
+    hash_key: &'a HashKey,
+    piece: Piece,
+    sampled: u64,
+    samples: Vec<(Seq, u64)>,
+    written: u64,
+}
+
+impl Begin {
+    /// The first record of a segment.
+    pub(crate) fn of(segment: &Segment) -> Self {
+        Self { offset: segment.data_offset(), last: None }
+    }
+}
+
+impl Entry {
+    fn new(hash: Hash, location: Location, is_tombstone: bool) -> Self {
+        Self { hash, bits: location.to_bits() | if is_tombstone { TOMBSTONE } else { 0 } }
+    }
+
+    pub(super) fn location(self) -> Location {
+        Location::from_bits(self.bits & (TOMBSTONE - 1))
+    }
+
+    pub(super) fn is_tombstone(self) -> bool {
+        self.bits & TOMBSTONE != 0
+    }
+}
+
+impl Piece {
+    fn is_full(&self) -> bool {
+        self.records >= RECORDS || self.span >= SPAN
+    }
+
+    /// Begins the next piece; this one.
+    fn begin_next(&mut self) -> Self {
+        let usual = self.groups.first().map_or(0, |group| group.entries.len());
+        std::mem::replace(self, Self { usual, ..Self::default() })
+    }
+
+    /// The group of a keyspace; a record at `offset` goes there next.
+    fn group(&mut self, id: KeyspaceId, offset: u64) -> &mut Group {
+        if self.groups.get(self.at).is_none_or(|group| group.id != id) {
+            self.at = self.groups.binary_search_by_key(&id, |group| group.id).unwrap_or_else(|at| {
+                // As a rule there is one, as large as the one before.
+                let entries = Vec::with_capacity(if self.groups.is_empty() { self.usual } else { 0 });
+                let group = Group { id, entries, first: offset, values_size: 0, tombstones_size: 0 };
+                self.groups.insert(at, group);
+                at
+            });
+        }
+        &mut self.groups[self.at]
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// Reads a segment from `begin` up to `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be opened.
+    pub(super) fn open(
+        dir: &dyn Dir,
+        segment: &'a Arc<Segment>,
+        begin: Begin,
+        limit: u64,
+        hash_key: &'a HashKey,
+    ) -> Result<Self> {
+        let walker = Walker::new(segment.nonce(), begin.offset, limit, segment.order());
+        Ok(Self {
+            segment,
+            walker: begin.last.into_iter().fold(walker, Walker::behind),
+            source: FileSource::of(dir, segment)?,
+            hash_key,
+            piece: Piece::default(),
+            sampled: begin.offset,
+            samples: Vec::new(),
+            // What an image holds is more than the log's own records, as a rule; and it is never in the way.
+            written: u64::from(begin.last.is_some()),
+        })
+    }
+
+    /// Reads to the end; `give` is given each piece, in order, and says whether to go on. Where it does not, what is said of
+    /// the segment is what was read until then.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says. Bytes that are no record end the walk; what that means is decided elsewhere.
+    pub(super) fn read(mut self, mut give: impl FnMut(Piece) -> bool) -> Result<Walked> {
+        let defect = loop {
+            // By reference: what was just stored in parts is slow to copy as a whole.
+            match self.walker.step(&mut self.source) {
+                Ok(Step::Record(ref placed)) => self.push(placed)?,
+                Ok(Step::Blank) => break None,
+                Ok(Step::Invalid(defect)) => break Some(defect),
+                Err(error) => return Err(error),
+            }
+            if self.piece.is_full() && !give(self.piece.begin_next()) {
+                break None;
+            }
+        };
+        if self.piece.records > 0 {
+            give(self.piece);
+        }
+        Ok(Walked {
+            stop: self.walker.offset(),
+            defect,
+            last: self.walker.last_seq(),
+            written: self.written,
+            samples: self.samples,
+        })
+    }
+
+    fn push(&mut self, placed: &Placed) -> Result<()> {
+        let Placed { offset, header } = placed;
+        if *offset >= self.sampled + SAMPLE_SPACING && !header.is_inner() {
+            self.sampled = *offset;
+            self.samples.push((Seq(header.seq.0 - 1), *offset));
+        }
+        self.written += u64::from(!matches!(header.kind, Kind::Start | Kind::Watermark));
+        let size = size_of(header);
+        self.piece.records += 1;
+        self.piece.last = self.piece.last.max(Some(header.seq));
+        self.piece.end = offset + size;
+        self.piece.span += size;
+        let payload = offset + HEADER_SIZE as u64;
+        match header.kind {
+            Kind::Put | Kind::Tombstone => {
+                let key = self.source.bytes(payload, usize::from(header.key_len))?;
+                let is_tombstone = header.kind == Kind::Tombstone;
+                let location = self.segment.range().at(*offset);
+                let entry = Entry::new(self.hash_key.hash(key), location, is_tombstone);
+                let group = self.piece.group(header.keyspace, *offset);
+                let sizes = if is_tombstone { &mut group.tombstones_size } else { &mut group.values_size };
+                *sizes += size;
+                group.entries.push(entry);
+            }
+            Kind::Keyspace | Kind::Watermark | Kind::Start => {
+                // Longer ones are none that the store writes.
+                let len = usize::try_from(header.payload_len()).unwrap_or(READ_MAX).min(READ_MAX);
+                let bytes = self.source.bytes(payload, len)?;
+                self.piece.notes_size += size;
+                if header.kind == Kind::Keyspace {
+                    self.piece.notes.push((*placed, bytes.into()));
+                } else {
+                    self.piece.durable = self.piece.durable.max(durable_of(header, bytes));
+                }
+            }
+            Kind::Batch => self.piece.notes_size += size,
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that a record takes by itself: of a frame its header, for its records come after it.
+fn size_of(header: &Header) -> u64 {
+    if header.kind == Kind::Batch { HEADER_SIZE as u64 } else { header.size() }
+}

@@ -1,0 +1,463 @@
+//! The segments of the log in their order: reading them, and deciding where the log ends.
+//!
+//! Nothing is changed here. What is to be changed is collected, and carried out once everything has been decided.
+
+use std::sync::Arc;
+
+use super::decision::{Behind, Known, Next, StopAction, StopFacts, stop};
+use super::directory::is_written;
+use super::from_checkpoint::{Covered, Restore};
+use super::reader_pool;
+use super::reader_pool::{Ahead, Task};
+use super::record_batch::Begin;
+use super::replay::Replay;
+use super::tail_scan::{Beyond, is_record_at, look_beyond, start_of};
+use crate::error::{Error, Result};
+use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::record::Start;
+use crate::format::segment_header::Role;
+use crate::format::{Defect, SegmentId, Seq};
+use crate::fs::Dir;
+use crate::log::segment::Segment;
+use crate::log::segment_reader::FileSource;
+use crate::log::sync_plan::SegmentRange;
+
+/// Where so many bytes are to be read behind an image, it is loaded as a whole before: they need lines all over it.
+const LOAD_ALL: u64 = 8 << 20;
+
+/// A segment of the log that has been written to.
+#[derive(Debug)]
+struct Link {
+    entry: SegmentEntry,
+    segment: Arc<Segment>,
+    start: Option<(Seq, Start)>,
+    /// Where what is to be read begins.
+    begin: Begin,
+}
+
+/// What is to be read.
+#[derive(Debug)]
+struct Links {
+    /// What compaction moved, in no order.
+    survivors: Vec<Link>,
+    /// The log, in its order.
+    links: Vec<Link>,
+}
+
+/// What reading the log found.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    /// What the manifest is to say of each segment from now on.
+    pub(crate) entries: Vec<SegmentEntry>,
+    /// Made and not yet written to.
+    pub(crate) ready: Vec<Arc<Segment>>,
+    /// Every segment that belongs to the store, ready ones included.
+    pub(crate) segments: Vec<Arc<Segment>>,
+    /// The segment to go on with after a clean close, and where.
+    pub(crate) resume: Option<(Arc<Segment>, u64)>,
+    /// The last segment of the log and where it ends.
+    pub(crate) previous: Option<(SegmentId, u64)>,
+    /// The last sequence number in a segment of the log that an image holds as a whole.
+    known_last: Seq,
+    /// The last sequence number of the log.
+    pub(crate) last: Seq,
+    /// The greatest sequence number met anywhere, behind holes too.
+    pub(crate) seen: Seq,
+    pub(crate) asides: Vec<SegmentRange>,
+    pub(crate) set_aside: Vec<SegmentId>,
+    /// Segments whose files are to be removed: compaction has done with them, or they never held anything.
+    pub(crate) retired: Vec<(SegmentId, u64)>,
+    /// The greatest sequence number that was durable in one of them.
+    pub(crate) retired_seq: Seq,
+    pub(crate) unproven: Vec<SegmentRange>,
+}
+
+/// Reads the log.
+///
+/// # Errors
+///
+/// `Corrupt` where durable data is damaged; what the operating system says.
+pub(crate) fn read(
+    dir: &dyn Dir,
+    manifest: &Manifest,
+    entries: &[SegmentEntry],
+    image: Option<&Restore>,
+    replay: &mut Replay<'_>,
+) -> Result<Chain> {
+    let mut chain = Chain {
+        entries: Vec::new(),
+        ready: Vec::new(),
+        segments: Vec::new(),
+        resume: None,
+        previous: None,
+        known_last: Seq::ZERO,
+        // What compaction has done with was durable, and is no longer there to be found.
+        last: manifest.retired_seq,
+        seen: Seq::ZERO,
+        asides: Vec::new(),
+        set_aside: Vec::new(),
+        retired: Vec::new(),
+        retired_seq: manifest.retired_seq,
+        unproven: Vec::new(),
+    };
+    let held = |entry: &SegmentEntry| image.and_then(|image| image.held(entry.id)).unwrap_or(0);
+    let written = |entry: &SegmentEntry| match entry.state {
+        State::Open if !manifest.clean => entry.size,
+        _ => entry.end,
+    };
+    let entries_read = entries.iter().filter(|entry| entry.state != State::Retired);
+    let to_read = entries_read.map(|entry| written(entry).saturating_sub(held(entry))).sum();
+    replay.expect(to_read);
+    if let Some(image) = image {
+        image.fill(replay)?;
+    }
+    let Links { survivors, links } = chain.links(dir, manifest, entries, image, replay)?;
+    let sealed =
+        entries.iter().filter(|entry| entry.state == State::Sealed).map(|entry| entry.last_seq).max();
+    replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
+    let mut ended = match links.first() {
+        Some(_) => !chain.begins(manifest, entries, &links, replay)?,
+        None => true,
+    };
+    let mut tasks: Vec<_> = survivors.iter().map(|survivor| survivor.task(manifest)).collect();
+    if !ended {
+        tasks.extend(links.iter().map(|link| link.task(manifest)));
+    }
+    let threads = reader_pool::threads_for(&tasks);
+    replay.use_threads(threads);
+    reader_pool::read(dir, &tasks, threads, replay.hash_key, |mut ahead| {
+        if to_read >= LOAD_ALL {
+            replay.bring_all()?;
+        }
+        for survivor in survivors {
+            chain.survivors(survivor, &mut ahead, replay)?;
+        }
+        for at in 0..links.len() {
+            if ended {
+                chain.drop_link(&links[at], replay)?;
+            } else {
+                ended = !chain.follow(manifest, &links, at, &mut ahead, replay)?;
+            }
+        }
+        Ok(())
+    })?;
+    chain.entries.sort_unstable_by_key(|entry| entry.id);
+    Ok(chain)
+}
+
+impl Link {
+    fn task(&self, manifest: &Manifest) -> Task {
+        let Self { entry, segment, begin, .. } = self;
+        let has_known_end = entry.state != State::Open || manifest.clean;
+        let limit = if has_known_end { entry.end } else { entry.size };
+        Task { segment: Arc::clone(segment), begin: *begin, limit }
+    }
+}
+
+impl Chain {
+    /// Opens every segment and puts those that were written to in the order of the log.
+    fn links(
+        &mut self,
+        dir: &dyn Dir,
+        manifest: &Manifest,
+        entries: &[SegmentEntry],
+        image: Option<&Restore>,
+        replay: &mut Replay<'_>,
+    ) -> Result<Links> {
+        let (mut survivors, mut links) = (Vec::new(), Vec::new());
+        for entry in entries {
+            if entry.state == State::Retired {
+                self.retire(*entry);
+                continue;
+            }
+            let (segment, begin) = match image.and_then(|image| image.known(entry.id)) {
+                Some(Covered { segment, begin: None }) => {
+                    self.known(segment, *entry);
+                    continue;
+                }
+                Some(Covered { segment, begin: Some(begin) }) => (Arc::clone(segment), *begin),
+                None => {
+                    let segment = Segment::open(dir, replay.space, manifest.store, entry)?;
+                    let begin = Begin::of(&segment);
+                    (segment, begin)
+                }
+            };
+            let from = segment.data_offset();
+            if entry.end != 0 && entry.end < from {
+                return Err(damage(&segment, 0, Defect::BadField("end")));
+            }
+            let mut window = FileSource::of(dir, &segment)?;
+            if entry.state == State::Sealed {
+                // Durable, and never written again: a store of many segments must not need as many descriptors.
+                segment.release_file();
+            }
+            if segment.role() == Role::Survivors {
+                survivors.push(Link { entry: *entry, segment, start: None, begin });
+                continue;
+            }
+            let empty = match entry.state {
+                State::Sealed | State::Cut => entry.end == from,
+                State::Open if manifest.clean => entry.end == 0,
+                State::Open => !is_written(dir, entry.id, Arc::clone(window.file()), from, entry.size)?,
+                State::Retired => unreachable!("left out above"),
+            };
+            if empty {
+                if entry.state == State::Open {
+                    self.ready.push(Arc::clone(&segment));
+                }
+                self.keep(segment, *entry);
+                continue;
+            }
+            let start = start_of(&segment, &mut window)?;
+            if let Some((first, _)) = start {
+                segment.begins_at(first);
+            }
+            links.push(Link { entry: *entry, segment, start, begin });
+        }
+        links.sort_by_key(|link| match (&link.start, link.entry.state) {
+            (Some((seq, _)), _) => (*seq, link.entry.id),
+            (None, State::Open) => (Seq::MAX, link.entry.id),
+            (None, _) => (link.entry.last_seq, link.entry.id),
+        });
+        Ok(Links { survivors, links })
+    }
+
+    /// Reads what compaction moved: all of it was durable before the manifest named it.
+    fn survivors(
+        &mut self,
+        Link { entry, segment, begin, .. }: Link,
+        ahead: &mut Ahead<'_>,
+        replay: &mut Replay<'_>,
+    ) -> Result<()> {
+        if entry.state != State::Sealed || entry.role != Role::Survivors {
+            return Err(damage(&segment, 0, Defect::BadField("state or role")));
+        }
+        let walked = replay.read(ahead, &segment, begin)?;
+        if walked.stop != entry.end {
+            return Err(damage(&segment, walked.stop, walked.defect.unwrap_or(Defect::Truncated)));
+        }
+        // The records that name its keyspaces are numbered by `filtered`.
+        if walked.last > Some(entry.last_seq.max(entry.filtered)) {
+            return Err(damage(&segment, segment.data_offset(), Defect::BadSequence));
+        }
+        self.seen = self.seen.max(walked.last.unwrap_or(Seq::ZERO));
+        self.keep(segment, entry);
+        Ok(())
+    }
+
+    /// Keeps a sealed segment that the image holds as a whole.
+    fn known(&mut self, segment: &Arc<Segment>, entry: SegmentEntry) {
+        self.seen = self.seen.max(entry.last_seq);
+        if segment.role() == Role::Log && entry.last_seq >= self.known_last {
+            self.last = self.last.max(entry.last_seq);
+            self.known_last = entry.last_seq;
+            self.previous = Some((entry.id, entry.end));
+        }
+        self.keep(Arc::clone(segment), entry);
+    }
+
+    /// Has the manifest name a segment only until its file is removed.
+    fn retire(&mut self, entry: SegmentEntry) {
+        self.retired.push((entry.id, entry.nonce));
+        self.entries.push(SegmentEntry { state: State::Retired, ..entry });
+    }
+
+    fn keep(&mut self, segment: Arc<Segment>, entry: SegmentEntry) {
+        self.entries.push(entry);
+        self.segments.push(segment);
+    }
+
+    /// Whether the log begins with this segment, or what it continues from is gone. A segment that was lost as a whole
+    /// looks as if it had never been written to, so the hole shows only in what the next one says.
+    fn begins(
+        &mut self,
+        manifest: &Manifest,
+        entries: &[SegmentEntry],
+        links: &[Link],
+        replay: &mut Replay<'_>,
+    ) -> Result<bool> {
+        let first = &links[0];
+        let Some((_, start)) = first.start else { return Ok(true) };
+        let named = |entry: &&SegmentEntry| entry.id.0 == start.previous && entry.state != State::Retired;
+        let previous = entries.iter().find(named);
+        // Nothing is before the first segment; what is no longer named was durable; a cut can leave nothing.
+        let fits = previous
+            .is_none_or(|previous| previous.state != State::Open && previous.end == start.previous_end);
+        if fits {
+            return Ok(true);
+        }
+        for link in links {
+            let there = look_behind(&link.segment, link.segment.data_offset(), replay)?;
+            replay.durable = replay.durable.max(there.durable);
+            self.seen = self.seen.max(there.last);
+        }
+        // What was durable may all have been in segments that compaction has done with.
+        if replay.durable > manifest.retired_seq {
+            let last = manifest.retired_seq.0;
+            let defect = Defect::MissingRecords { last, durable: replay.durable.0 };
+            return Err(damage(&first.segment, first.segment.data_offset(), defect));
+        }
+        Ok(false)
+    }
+
+    /// Reads one segment of the log; whether the log goes on behind it.
+    fn follow(
+        &mut self,
+        manifest: &Manifest,
+        links: &[Link],
+        at: usize,
+        ahead: &mut Ahead<'_>,
+        replay: &mut Replay<'_>,
+    ) -> Result<bool> {
+        let Link { entry, segment, begin, .. } = &links[at];
+        let clean = manifest.clean && entry.state == State::Open;
+        let walked = replay.read(ahead, segment, *begin)?;
+        self.last = self.last.max(walked.last.unwrap_or(Seq::ZERO));
+        if let Some(defect @ Defect::BadField(_)) = walked.defect {
+            // Its checksums hold, so it is no torn write: it says what no writer says.
+            return Err(damage(segment, walked.stop, defect));
+        }
+        let known = match (entry.state, clean, walked.stop == entry.end) {
+            (State::Sealed, _, true) => Known::SealedAt,
+            (State::Sealed, _, false) => Known::SealedBefore,
+            (State::Cut, _, true) => Known::CutAt,
+            (State::Cut, _, false) => Known::CutBefore,
+            (State::Open, true, true) => Known::CleanAt,
+            (State::Open, true, false) => Known::CleanBefore,
+            (State::Open, false, _) => Known::Open,
+            (State::Retired, ..) => unreachable!("left out of the links"),
+        };
+        let next = next_of(manifest, links, at, walked.stop, known);
+        // After a clean close nothing was written behind the end, so an open looks at the first word there and no further.
+        let is_closed = known == Known::CleanAt && next == Next::None;
+        if is_closed && is_record_at(replay.dir, segment, walked.stop)? {
+            return Err(damage(segment, walked.stop, Defect::NotInManifest));
+        }
+        let whole = next == Next::Continues || is_closed;
+        let beyond = if whole { None } else { Some(self.beyond(links, at, walked.stop, replay)?) };
+        let behind = match beyond {
+            Some(Beyond { records: 1.., .. }) => Behind::Frames,
+            Some(Beyond { written: true, .. }) => Behind::Torn,
+            _ => Behind::Nothing,
+        };
+        let durable_missing = replay.durable > self.last;
+        let action = stop(StopFacts { known, next, behind, durable_missing });
+        if action == StopAction::Damage {
+            let missing = Defect::MissingRecords { last: self.last.0, durable: replay.durable.0 };
+            let otherwise = if durable_missing { missing } else { Defect::BrokenChain };
+            return Err(damage(segment, walked.stop, walked.defect.unwrap_or(otherwise)));
+        }
+        let last_seq = walked.last.unwrap_or(Seq::ZERO);
+        let unused = walked.written == 0 && known != Known::SealedAt && !clean && behind != Behind::Frames;
+        if unused && action != StopAction::Continue && self.drop_unused(&links[at], last_seq, replay) {
+            return Ok(false);
+        }
+        self.previous = Some((entry.id, walked.stop));
+        let mut kept = *entry;
+        if clean {
+            check_resumed(manifest, segment, entry, walked.last)?;
+            self.resume = Some((Arc::clone(segment), walked.stop));
+        } else if entry.state != State::Sealed {
+            let (first_seq, filtered) = (segment.first_seq(), segment.filtered());
+            kept =
+                SegmentEntry { state: State::Cut, end: walked.stop, last_seq, first_seq, filtered, ..*entry };
+            let sample = walked.samples.iter().rev().find(|(seq, _)| *seq <= replay.durable);
+            let from = sample.map_or(begin.offset, |(_, offset)| *offset);
+            self.unproven.push(SegmentRange { segment: Arc::clone(segment), from, to: walked.stop });
+        }
+        self.keep(Arc::clone(segment), kept);
+        if let (StopAction::Cut, Some(beyond)) = (action, beyond) {
+            self.note_cut(segment, walked.stop, &beyond, replay);
+        }
+        Ok(action == StopAction::Continue)
+    }
+
+    /// What lies behind a stop that the log does not plainly continue from. Gathers the proof of what was durable from
+    /// there and from every later segment, before anything is judged.
+    fn beyond(&mut self, links: &[Link], at: usize, stop: u64, replay: &mut Replay<'_>) -> Result<Beyond> {
+        let here = look_behind(&links[at].segment, stop, replay)?;
+        let mut proof = here.durable;
+        self.seen = self.seen.max(here.last);
+        for link in &links[at + 1..] {
+            let there = look_behind(&link.segment, link.segment.data_offset(), replay)?;
+            proof = proof.max(there.durable);
+            self.seen = self.seen.max(there.last);
+        }
+        replay.durable = replay.durable.max(proof);
+        Ok(here)
+    }
+
+    /// Takes the last segment of the log out of it, which holds nothing but the log's own records: a store that is opened
+    /// and killed again and again must not grow by one each time. Whether that may be.
+    fn drop_unused(&mut self, link: &Link, last: Seq, replay: &mut Replay<'_>) -> bool {
+        // What of it is known to have been durable must not be looked for any more; that is only said where it cannot hide
+        // that something before it is missing.
+        let proven = last.min(replay.durable);
+        if proven >= link.segment.first_seq() && !self.unproven.is_empty() {
+            return false;
+        }
+        self.retired_seq = self.retired_seq.max(proven);
+        replay.space.retire(link.segment.mapping(), link.segment.size());
+        if let (None, Some((_, start))) = (self.previous, link.start) {
+            self.previous = Some((SegmentId(start.previous), start.previous_end));
+        }
+        self.retire(link.entry);
+        true
+    }
+
+    fn note_cut(&mut self, segment: &Arc<Segment>, stop: u64, beyond: &Beyond, replay: &mut Replay<'_>) {
+        if beyond.records > 0 {
+            replay.report.set_aside_records += beyond.records;
+            self.asides.push(SegmentRange { segment: Arc::clone(segment), from: stop, to: beyond.end });
+        } else {
+            replay.report.torn_bytes += beyond.end - stop;
+        }
+    }
+
+    /// Takes a segment behind a hole out of the log. What was torn in it and holds no record stays, empty.
+    fn drop_link(&mut self, link: &Link, replay: &mut Replay<'_>) -> Result<()> {
+        let from = link.segment.data_offset();
+        let found = look_behind(&link.segment, from, replay)?;
+        if found.records > 0 {
+            replay.report.set_aside_records += found.records;
+            self.set_aside.push(link.entry.id);
+        } else {
+            replay.report.torn_bytes += found.end - from;
+            let entry = SegmentEntry { state: State::Cut, end: from, last_seq: Seq::ZERO, ..link.entry };
+            self.unproven.push(SegmentRange { segment: Arc::clone(&link.segment), from, to: from });
+            self.keep(Arc::clone(&link.segment), entry);
+        }
+        Ok(())
+    }
+}
+
+/// Looks at what lies in a segment behind a place.
+fn look_behind(segment: &Segment, from: u64, replay: &Replay<'_>) -> Result<Beyond> {
+    look_beyond(segment, &mut FileSource::of(replay.dir, segment)?, from)
+}
+
+/// How the next segment goes on after a stop.
+fn next_of(manifest: &Manifest, links: &[Link], at: usize, stop: u64, known: Known) -> Next {
+    let Some(next) = links.get(at + 1) else { return Next::None };
+    let Some((_, start)) = next.start else { return Next::Elsewhere };
+    let here = links[at].entry.id;
+    let linked = start.previous == here.0 && start.previous_end == stop;
+    // The segment that was between them is no longer part of the store, so it was durable and so is this.
+    let bridged = known == Known::SealedAt && !manifest.has(SegmentId(start.previous));
+    if linked || bridged { Next::Continues } else { Next::Elsewhere }
+}
+
+/// Refuses numbers that no close writes: the log goes on in the segment where it stopped, with the next number.
+fn check_resumed(
+    manifest: &Manifest,
+    segment: &Segment,
+    entry: &SegmentEntry,
+    last: Option<Seq>,
+) -> Result<()> {
+    let fits = last.is_none_or(|last| last == entry.last_seq) && manifest.next_seq == entry.last_seq.next();
+    if fits { Ok(()) } else { Err(damage(segment, entry.end, Defect::BadField("next_seq"))) }
+}
+
+fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
+    Error::Corrupt { path: segment.path().clone(), offset, defect }
+}

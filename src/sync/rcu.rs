@@ -1,0 +1,96 @@
+//! A pointer that readers follow under a pin while its one writer replaces what it points to.
+//!
+//! **Concurrency.** What was replaced goes to a [`Limbo`] of its own and is dropped after every pin that was taken
+//! before is gone (`epoch` argues why); a reference borrows both the pin and the cell, so neither can go first.
+#![expect(unsafe_code, reason = "this follows a pointer that a pin protects")]
+
+use std::fmt;
+use std::ptr;
+
+use crate::sync::atomic::{AtomicPtr, Ordering};
+use crate::sync::epoch::{Domain, Limbo, Pin};
+
+/// An optional value that is replaced as a whole.
+pub(crate) struct Guarded<T: Send + Sync + 'static> {
+    pointer: AtomicPtr<T>,
+    limbo: Limbo,
+}
+
+impl<T: Send + Sync + 'static> Guarded<T> {
+    /// Starts empty, under the pins of a store.
+    pub(crate) fn new(domain: Domain) -> Self {
+        Self { pointer: AtomicPtr::new(ptr::null_mut()), limbo: Limbo::new(domain) }
+    }
+
+    /// Pins the store for the time of a read.
+    pub(crate) fn pin(&self) -> Pin {
+        self.limbo.domain().pin()
+    }
+
+    /// The value.
+    pub(crate) fn load<'p>(&'p self, pin: &'p Pin) -> Option<&'p T> {
+        self.limbo.covers(pin);
+        // Acquire: pairs with the release half of the swap in `replace`.
+        let pointer = self.pointer.load(Ordering::Acquire);
+        // SAFETY: null, or made from a `Box` in `replace`; a value that is replaced meanwhile is retired and not
+        // dropped before this pin of the same store (above) is gone, and nobody has a `&mut` to it.
+        unsafe { pointer.as_ref() }
+    }
+
+    /// Replaces the value, and drops earlier ones that no pin can see any more.
+    pub(crate) fn replace(&self, value: Option<Box<T>>) {
+        let new = value.map_or(ptr::null_mut(), Box::into_raw);
+        // AcqRel: release pairs with `load`; acquire, so that whoever drops the old value has seen it whole.
+        let old = self.pointer.swap(new, Ordering::AcqRel);
+        if !old.is_null() {
+            // SAFETY: made by `Box::into_raw` above in an earlier call, and taken out of the cell by this swap alone.
+            self.limbo.retire(unsafe { Box::from_raw(old) });
+        }
+        self.limbo.collect();
+    }
+
+    /// Drops earlier values that no pin can see any more; whether none is left.
+    pub(crate) fn collect(&self) -> bool {
+        self.limbo.collect();
+        self.limbo.len() == 0
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        // Relaxed: `&mut self` proves that nobody else is here.
+        let pointer = self.pointer.load(Ordering::Relaxed);
+        if !pointer.is_null() {
+            // SAFETY: made by `Box::into_raw` in `replace`; `&mut self` proves that no reference to it is left.
+            drop(unsafe { Box::from_raw(pointer) });
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Guarded<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guarded").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_replaced_value_lives_until_the_pin_that_saw_it_is_gone() {
+        let cell = Guarded::new(Domain::new());
+        let value = Arc::new(());
+        cell.replace(Some(Box::new(Arc::clone(&value))));
+        let pinned = cell.pin();
+        let seen = cell.load(&pinned).expect("a value");
+        cell.replace(None);
+        assert_eq!(Arc::strong_count(seen), 2);
+        drop(pinned);
+        cell.replace(None);
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+}

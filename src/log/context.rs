@@ -1,6 +1,7 @@
 //! What everything below the store shares: its directory, its manifest, its segments.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) segments: Segments,
     /// A file that could not be made into a segment, and its size: there may be one, and no other is made meanwhile.
     pub(super) stray: Mutex<Option<(SegmentId, u64)>>,
+    /// Files that passes of compaction wrote in vain, and could not remove.
+    pub(crate) leftovers: Arc<Leftovers>,
     /// Whose turn it is to sync the directory.
     dir_turn: SyncTurn,
 }
@@ -41,7 +44,8 @@ impl Shared {
         segments: BTreeMap<SegmentId, Arc<Segment>>,
     ) -> Self {
         let (segments, stray, dir_turn) = (RwLock::new(segments), Mutex::default(), SyncTurn::new());
-        Self { dir, store, space, manifest, commit, segments, stray, dir_turn }
+        let leftovers = Arc::default();
+        Self { dir, store, space, manifest, commit, segments, stray, leftovers, dir_turn }
     }
 
     /// Makes creations, renames and removals so far durable, for what rests on them.
@@ -75,9 +79,57 @@ impl Shared {
         Ok(())
     }
 
+    /// Removes what passes have left; whether there was anything.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says; what could not be removed still counts.
+    pub(crate) fn remove_leftovers(&self) -> Result<bool> {
+        self.leftovers.remove_all(self.dir.as_ref())
+    }
+
     /// Bytes of all files that are segments, or were to be.
     pub(crate) fn files_size(&self) -> u64 {
-        total_size(&self.segments) + self.stray.lock().map_or(0, |(_, size)| size)
+        let stray = self.stray.lock().map_or(0, |(_, size)| size);
+        total_size(&self.segments) + stray + self.leftovers.size()
+    }
+}
+
+/// Files that are not wanted and could not be removed, by name, and their sizes: they count until they are.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers(Mutex<Vec<(String, u64)>>);
+
+impl Leftovers {
+    /// Removes a file; one that cannot be removed now is removed later.
+    pub(crate) fn remove(&self, dir: &dyn Dir, name: String, size: u64) {
+        if let Err(error) = unlink(dir, &name) {
+            crate::trace::helper_failed(&error);
+            self.0.lock().push((name, size));
+        }
+    }
+
+    fn remove_all(&self, dir: &dyn Dir) -> Result<bool> {
+        let mut files = self.0.lock();
+        let before = files.len();
+        while let Some((name, _)) = files.last() {
+            unlink(dir, name)?;
+            files.pop();
+        }
+        Ok(before > 0)
+    }
+
+    fn size(&self) -> u64 {
+        self.0.lock().iter().map(|(_, size)| size).sum()
+    }
+}
+
+/// Removes a file; gone already is as good.
+fn unlink(dir: &dyn Dir, name: &str) -> Result<()> {
+    match dir.unlink(name) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io("remove", dir.path().join(name), error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use super::directory::Survey;
 use super::{Built, Found, Opened, count_on, next_seq};
 use crate::error::{Error, Result};
 use crate::fs::Dir;
-use crate::log::allocator::Shared;
+use crate::log::context::Shared;
 use crate::log::control_page::ControlPage;
 use crate::log::group_commit::Commit;
 use crate::log::manifest::ManifestStore;

@@ -14,6 +14,8 @@ mod held;
 #[cfg(target_os = "linux")]
 mod killed;
 #[cfg(feature = "sim")]
+mod leftovers;
+#[cfg(feature = "sim")]
 mod lives;
 #[cfg(feature = "sim")]
 #[path = "../model_support/mod.rs"]

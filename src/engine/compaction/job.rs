@@ -35,8 +35,6 @@ pub(crate) enum Phase {
     Name,
     /// The manifest is changed in memory, and not known to be on the disk.
     NameAgain,
-    /// The manifest names the copies, durably; they are to be mapped.
-    Map,
     Switch {
         output: usize,
         offset: u64,
@@ -68,7 +66,10 @@ pub(crate) struct Job {
     pub(crate) walk: Option<(FileSource, Walker)>,
     pub(crate) output: Option<Output>,
     pub(crate) finished: Vec<Finished>,
+    /// Those, mapped; part of the store once the manifest names them.
     pub(crate) made: Vec<Arc<Segment>>,
+    /// Victims that the index still leads to, where nothing was found to be copied.
+    pub(crate) strays: Vec<SegmentId>,
     /// The most bytes that one of its files takes, where a record does not need more.
     pub(crate) file_max: u64,
     /// At most so many bytes are still to be copied.
@@ -105,6 +106,7 @@ impl Job {
             output: None,
             finished: Vec::new(),
             made: Vec::new(),
+            strays: Vec::new(),
             file_max: u64::MAX,
             left,
             names,
@@ -114,9 +116,10 @@ impl Job {
         }
     }
 
-    /// The segment that is read.
-    pub(crate) fn reading(&self) -> Option<SegmentId> {
-        matches!(self.phase, Phase::Copy).then(|| self.ids.get(self.at).copied()).flatten()
+    /// The victims that a failure of the last step is about: the one that is read, or those that nobody can read.
+    pub(crate) fn suspects(&self) -> impl Iterator<Item = SegmentId> {
+        let reading = self.ids.get(self.at).filter(|_| matches!(self.phase, Phase::Copy));
+        reading.into_iter().chain(&self.strays).copied()
     }
 
     /// Bytes of the log that are left to read.

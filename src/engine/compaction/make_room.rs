@@ -103,7 +103,7 @@ impl Engine {
 
     /// What counts against the limit now.
     fn counted(&self) -> u64 {
-        self.collect_removed();
+        self.take_back();
         self.provision.counted()
     }
 

@@ -90,7 +90,7 @@ impl Engine {
         if self.compaction.asked.load(Ordering::Relaxed) > 0 {
             return Ok(false);
         }
-        self.collect_removed();
+        self.take_back();
         self.step_running(&mut running)
     }
 
@@ -124,6 +124,13 @@ impl Engine {
             running.not_before = now.max(running.not_before).saturating_add(wait);
         }
         Ok(true)
+    }
+
+    /// Collects what was removed, and removes what passes have left.
+    fn take_back(&self) {
+        // The next pass needs it gone, and says so where it is not.
+        drop(self.shared.remove_leftovers());
+        self.collect_removed();
     }
 
     /// How long the limit on bandwidth has the next step wait, if one is to come.
@@ -164,6 +171,10 @@ impl Engine {
                 self.seal()?;
             }
             Decision::Compact { victims, reason } => {
+                // What repeats a victim is to be gone before the victim is.
+                if self.shared.remove_leftovers()? {
+                    self.shared.sync_dir()?;
+                }
                 let mut job = self.job(survey, &victims, reason);
                 job.file_max = self.config.segment_bytes;
                 running.job = Some(job);
@@ -208,11 +219,11 @@ impl Engine {
                     | Error::ForeignFile { .. }
                     | Error::TooNew { .. }
             );
-            if let Some(id) = job.reading().filter(|_| lasts) {
-                running.damaged.insert(id);
+            if lasts {
+                running.damaged.extend(job.suspects());
             }
-            if job.can_give_up() {
-                running.job = None;
+            if let Some(job) = running.job.take_if(|job| job.can_give_up()) {
+                self.give_up_pass(job);
             }
             return Err(error);
         }
@@ -367,8 +378,11 @@ impl Engine {
         // Nor need it be the same pass any more, or any.
         let Some(job) = &running.job else { return Ok(go_on) };
         let is_asked = job.reason == CompactionReason::Asked;
-        if !go_on && is_asked && job.can_give_up() {
-            running.job = None;
+        if !go_on
+            && is_asked
+            && let Some(job) = running.job.take_if(|job| job.can_give_up())
+        {
+            self.give_up_pass(job);
         }
         // What a writer began for itself and left has nobody else to drive it: the background stands aside for this call.
         if !go_on && (!is_asked || running.job.is_none()) {
@@ -393,7 +407,9 @@ impl Engine {
             }
         }
         // One that the manifest knows of stays: no image may be begun within it.
-        running.job.take_if(|job| job.can_give_up());
+        if let Some(job) = running.job.take_if(|job| job.can_give_up()) {
+            self.give_up_pass(job);
+        }
     }
 
     /// What is known of every segment.

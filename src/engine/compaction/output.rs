@@ -15,7 +15,7 @@ use crate::format::record::{HEADER_SIZE, Header, Kind, Place, payload_sum, recor
 use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
 use crate::format::{KeyspaceId, SegmentId, Seq, file_name};
 use crate::fs::{Dir, File};
-use crate::log::allocator::Shared;
+use crate::log::context::{Leftovers, Shared};
 use crate::mem::location::Location;
 use crate::mem::mapping::PAGE_SIZE;
 
@@ -28,6 +28,7 @@ const SYNC_SPACING: u64 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct Output {
     dir: Arc<dyn Dir>,
+    leftovers: Arc<Leftovers>,
     file: Arc<dyn File>,
     temporary: String,
     id: SegmentId,
@@ -55,13 +56,13 @@ pub(crate) struct Finished {
     pub(crate) entry: SegmentEntry,
     pub(crate) moved: Vec<Location>,
     dir: Arc<dyn Dir>,
+    leftovers: Arc<Leftovers>,
 }
 
 impl Finished {
-    /// Removes the file: nobody is to know of it.
+    /// Removes the file, which the manifest does not name.
     pub(crate) fn remove(&self) {
-        // Best effort: an open removes what repeats named segments.
-        drop(self.dir.unlink(&file_name::segment(self.entry.id)));
+        self.leftovers.remove(self.dir.as_ref(), file_name::segment(self.entry.id), self.entry.size);
     }
 }
 
@@ -124,6 +125,7 @@ impl Output {
             moved: Vec::new(),
             named: false,
             dir,
+            leftovers: Arc::clone(&shared.leftovers),
         };
         output.file.allocate(size).map_err(|error| match Error::io("allocate", &path, error) {
             Error::NoSpace { path, source, .. } => Error::NoSpace { path, needed: size, source },
@@ -243,7 +245,8 @@ impl Output {
         let moved = std::mem::take(&mut self.moved);
         // What is left of it is not to be removed.
         self.temporary.clear();
-        Ok(Finished { entry, moved, dir: Arc::clone(&self.dir) })
+        let (dir, leftovers) = (Arc::clone(&self.dir), Arc::clone(&self.leftovers));
+        Ok(Finished { entry, moved, dir, leftovers })
     }
 
     fn io(&self, operation: &'static str, error: std::io::Error) -> Error {
@@ -261,9 +264,8 @@ impl Drop for Output {
         if self.temporary.is_empty() {
             return;
         }
-        let own = file_name::segment(self.id);
-        // Best effort: an open removes what is left.
-        drop(self.dir.unlink(if self.named { &own } else { &self.temporary }));
+        let name = if self.named { file_name::segment(self.id) } else { std::mem::take(&mut self.temporary) };
+        self.leftovers.remove(self.dir.as_ref(), name, self.size);
     }
 }
 

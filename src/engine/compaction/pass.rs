@@ -3,8 +3,8 @@
 //! **Order.** (1) Note F, the last number given out, under the writer mutex, before the first lookup. (2) Read the victims
 //! record by record, and copy what the index leads to, and what the tombstone rule keeps. (3) Make the copies durable,
 //! then the log up to what was the last record after the last lookup: what hides the records that were not copied must
-//! not be less durable than they are (I11). (4) One change of the manifest names the copies and calls the victims
-//! retired. (5) Under the writer mutex, a few records at a time, the index is led to the copies, each only from the
+//! not be less durable than they are (I11). (4) Map the copies; then one change of the manifest names them and calls the
+//! victims retired. (5) Under the writer mutex, a few records at a time, the index is led to the copies, each only from the
 //! very place it was copied from. (6) Nothing live is counted in the victims now; their files are removed, and their
 //! memory goes when the last reader has gone; of each in a step of its own, because a file system may take tens of milliseconds
 //! to free what a segment has, and somebody else has to be served meanwhile.
@@ -23,7 +23,7 @@ use crate::engine::compaction::output::{Output, Plan};
 use crate::error::{Error, Resource, Result};
 use crate::format::file_name;
 use crate::format::keyspace_change::Change;
-use crate::format::manifest::{SegmentEntry, State};
+use crate::format::manifest::State;
 use crate::format::record::{HEADER_SIZE, Kind};
 use crate::format::record_reader::{Placed, READ_MAX, Source, Step, Walker};
 use crate::format::segment_header::Role;
@@ -62,10 +62,9 @@ impl Engine {
             Phase::Name => self.name_copies(job),
             Phase::NameAgain => {
                 self.shared.manifest.update(|_| ())?;
-                job.phase = Phase::Map;
-                self.map_copies(job)
+                self.use_copies(job);
+                Ok(())
             }
-            Phase::Map => self.map_copies(job),
             Phase::Switch { output, offset, moved } => self.switch_some(job, output, offset, moved),
             Phase::Retire => self.retire_victims(job),
             Phase::Remove { at } => self.remove_victim(job, at),
@@ -233,6 +232,7 @@ impl Engine {
 
     /// Has the manifest name the copies instead of the victims.
     fn name_copies(&self, job: &mut Job) -> Result<()> {
+        self.map_copies(job)?;
         let gone = job.victims.iter().filter(|victim| victim.segment.role() == Role::Log);
         let last = gone.map(|victim| victim.last).max().unwrap_or(Seq::ZERO);
         let named = self.shared.manifest.update(|manifest| {
@@ -252,36 +252,54 @@ impl Engine {
             }
             return Err(error);
         }
-        job.phase = Phase::Map;
-        self.map_copies(job)
+        self.use_copies(job);
+        Ok(())
     }
 
-    /// Maps the copies.
+    /// Maps the copies. Before they are named: afterwards a pass cannot be given up, and one whose copies cannot be mapped could not
+    /// end either.
     fn map_copies(&self, job: &mut Job) -> Result<()> {
-        self.shared.dir.crash_point("compaction-named");
+        let shared = &self.shared;
         for finished in &job.finished[job.made.len()..] {
-            let SegmentEntry { end, .. } = finished.entry;
-            let shared = &self.shared;
             let segment = Segment::open(shared.dir.as_ref(), &shared.space, shared.store, &finished.entry)?;
-            segment.mapping().publish_existing(end);
             segment.release_file();
-            shared.segments.write().insert(segment.id(), Arc::clone(&segment));
             job.made.push(segment);
+        }
+        Ok(())
+    }
+
+    /// Makes the copies a part of the store: the manifest names them.
+    fn use_copies(&self, job: &mut Job) {
+        self.shared.dir.crash_point("compaction-named");
+        for (segment, finished) in job.made.iter().zip(&job.finished) {
+            segment.mapping().publish_existing(finished.entry.end);
+            self.shared.segments.write().insert(segment.id(), Arc::clone(segment));
         }
         self.provision.recount(&self.shared);
         job.phase = Phase::Switch { output: 0, offset: 0, moved: 0 };
-        Ok(())
+    }
+
+    /// Gives a pass up of which the manifest does not know: what it has made goes.
+    pub(super) fn give_up_pass(&self, job: Job) {
+        // Where it is done, its copies are the store's.
+        if job.can_give_up() && !job.is_done() {
+            for segment in &job.made {
+                self.shared.space.retire(segment.mapping(), segment.size());
+            }
+        }
+        drop(job);
+        self.provision.recount(&self.shared);
     }
 
     /// Takes the victims out of the store.
     fn retire_victims(&self, job: &mut Job) -> Result<()> {
         let shared = &self.shared;
-        let stray = {
+        let strays: Vec<_> = {
             let writer = self.writer.lock();
             let live = |victim: &&Victim| writer.indexes.live_in(victim.segment.mapping().ordinal()) > 0;
-            job.victims.iter().find(live).map(|victim| Arc::clone(&victim.segment))
+            job.victims.iter().filter(live).map(|victim| Arc::clone(&victim.segment)).collect()
         };
-        if let Some(segment) = stray {
+        if let Some(segment) = strays.first() {
             // The index leads to a place where no record was found: nothing may be removed.
             shared.manifest.update(|manifest| {
                 for id in &job.ids {
@@ -290,8 +308,9 @@ impl Engine {
                     }
                 }
             })?;
+            job.strays = strays.iter().map(|segment| segment.id()).collect();
             job.phase = Phase::Done;
-            return Err(damage(&segment, 0, Defect::IndexMismatch));
+            return Err(damage(segment, 0, Defect::IndexMismatch));
         }
         for victim in &job.victims {
             let segment = &victim.segment;

@@ -22,7 +22,7 @@ use crate::format::segment_header::SEGMENT_HEADER_SIZE;
 use crate::format::{SegmentId, Seq};
 use crate::log::allocator::quota::{Allowance, Want};
 use crate::log::context::total_size;
-pub(crate) use crate::log::context::{Segments, Shared};
+use crate::log::context::{Segments, Shared};
 use crate::log::manifest::SPARE_ENTRIES;
 use crate::log::segment::{Plan, Regime, Segment};
 use crate::log::segment_file::unlink_segment;

@@ -22,7 +22,7 @@ use crate::format::record::{
     FLAG_INNER, HEADER_SIZE, Header, Kind, Place, Start, Watermark, payload_sum, record_size,
 };
 use crate::format::{KeyspaceId, SegmentId, Seq};
-use crate::log::allocator::Shared;
+use crate::log::context::Shared;
 use crate::log::segment::Segment;
 use crate::log::sync_plan::{Full, SegmentRange, SyncPlan};
 use crate::mem::appender::Appender;

@@ -7,6 +7,7 @@
 
 #[cfg_attr(not(unix), path = "place_portable.rs")]
 mod dir_handle;
+pub(crate) mod leftovers;
 mod lock;
 mod platform;
 pub(crate) mod read_only;

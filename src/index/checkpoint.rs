@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, Image, frame_sum};
 use crate::format::{Defect, file_name};
+use crate::fs::leftovers::Leftovers;
 use crate::fs::{Access, Dir, File, read_exact_at};
 use crate::index::hash::capture::{Abandoned, Capture};
 use crate::index::hash::lazy::{Source, Unread};
@@ -46,6 +47,7 @@ pub(crate) struct Writing {
     captures: Vec<Capture>,
     frame: u64,
     offset: u64,
+    leftovers: Arc<Leftovers>,
 }
 
 impl Writing {
@@ -54,7 +56,12 @@ impl Writing {
     /// # Errors
     ///
     /// What the file system says; a full disk, too, for the file's blocks are reserved here.
-    pub(crate) fn start(dir: &dyn Dir, image: &Image, mut captures: Vec<Capture>) -> Result<Self> {
+    pub(crate) fn start(
+        dir: &dyn Dir,
+        image: &Image,
+        mut captures: Vec<Capture>,
+        leftovers: &Arc<Leftovers>,
+    ) -> Result<Self> {
         debug_assert!(
             image.keyspaces.iter().map(|keyspace| keyspace.table).eq(captures.iter().map(Capture::table)),
             "the front is that of these indexes"
@@ -68,11 +75,16 @@ impl Writing {
         let size = image.size();
         let written = file.allocate(size).and_then(|()| file.write_at(&front, 0));
         if let Err(error) = written {
-            // It is temporary: an open would remove it as well.
-            drop(dir.unlink(&temporary));
+            leftovers.remove(dir, temporary.clone(), 0);
             return Err(failed(error));
         }
-        Ok(Self { file, name, nonce: image.nonce, captures, frame: 0, offset: front.len() as u64 })
+        let (nonce, offset, leftovers) = (image.nonce, front.len() as u64, Arc::clone(leftovers));
+        Ok(Self { file, name, nonce, captures, frame: 0, offset, leftovers })
+    }
+
+    /// Removes what was written. An open would remove it as well, so that it counts for nothing meanwhile.
+    fn remove(&self, dir: &dyn Dir) {
+        self.leftovers.remove(dir, file_name::temporary(&self.name), 0);
     }
 
     /// Writes about 1 MiB. Takes no lock that a writer of the store could wait for, but that of a page's copy.
@@ -84,13 +96,12 @@ impl Writing {
         match self.write_some() {
             Ok(Ok(step)) => Ok(step),
             Ok(Err(Abandoned)) => {
-                drop(dir.unlink(&file_name::temporary(&self.name)));
+                self.remove(dir);
                 Ok(Step::Abandoned)
             }
             Err(error) => {
-                let temporary = file_name::temporary(&self.name);
-                drop(dir.unlink(&temporary));
-                Err(Error::io("write", dir.path().join(temporary), error))
+                self.remove(dir);
+                Err(Error::io("write", dir.path().join(file_name::temporary(&self.name)), error))
             }
         }
     }
@@ -117,8 +128,7 @@ impl Writing {
 
     /// Removes what was written: the image is not wanted any more.
     pub(crate) fn discard(self, dir: &dyn Dir) {
-        // An open would remove it as well.
-        drop(dir.unlink(&file_name::temporary(&self.name)));
+        self.remove(dir);
     }
 
     /// Makes a written image durable under its name. The log must be durable up to the image's last number (I3).
@@ -133,10 +143,10 @@ impl Writing {
         let synced = self.file.sync();
         dir.crash_point("image-synced");
         let named = synced.and_then(|()| dir.rename(&temporary, &self.name));
-        named.map_err(failed).inspect_err(|_| drop(dir.unlink(&temporary)))?;
+        named.map_err(failed).inspect_err(|_| self.remove(dir))?;
         dir.crash_point("image-renamed");
-        // Nobody names it: an open would remove it as well.
-        dir.sync().map_err(failed).inspect_err(|_| drop(dir.unlink(&self.name)))
+        // The manifest does not name it.
+        dir.sync().map_err(failed).inspect_err(|_| self.leftovers.remove(dir, self.name.clone(), 0))
     }
 }
 
@@ -287,7 +297,7 @@ mod tests {
 
     fn write(dir: &RealDir, writers: &mut [IndexWriter]) {
         let (image, captures) = begin(writers, 0);
-        let mut writing = Writing::start(dir, &image, captures).expect("nothing fails here");
+        let mut writing = Writing::start(dir, &image, captures, &Arc::default()).expect("nothing fails here");
         while writing.step(dir).expect("nothing fails here") == Step::More {}
         writing.finish(dir).expect("nothing fails here");
     }
@@ -316,7 +326,7 @@ mod tests {
         let (_temporary, dir) = scratch();
         let mut writers = [filled(200_000)];
         let (image, captures) = begin(&mut writers, 1);
-        let mut writing = Writing::start(&dir, &image, captures).unwrap();
+        let mut writing = Writing::start(&dir, &image, captures, &Arc::default()).unwrap();
         assert_eq!(writing.step(&dir).unwrap(), Step::More);
         for number in 0..1000u64 {
             let (hash, location) = (hash_key().hash(&number.to_le_bytes()), Location::from_bits(number + 1));

@@ -1,7 +1,6 @@
 //! What everything below the store shares: its directory, its manifest, its segments.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -9,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::error::{Error, Result};
 use crate::format::{SegmentId, StoreId};
 use crate::fs::Dir;
+use crate::fs::leftovers::Leftovers;
 use crate::log::group_commit::{Commit, SyncTurn};
 use crate::log::manifest::ManifestStore;
 use crate::log::segment::{Segment, remove_unnamed};
@@ -92,44 +92,6 @@ impl Shared {
     pub(crate) fn files_size(&self) -> u64 {
         let stray = self.stray.lock().map_or(0, |(_, size)| size);
         total_size(&self.segments) + stray + self.leftovers.size()
-    }
-}
-
-/// Files that are not wanted and could not be removed, by name, and their sizes: they count until they are.
-#[derive(Debug, Default)]
-pub(crate) struct Leftovers(Mutex<Vec<(String, u64)>>);
-
-impl Leftovers {
-    /// Removes a file; one that cannot be removed now is removed later.
-    pub(crate) fn remove(&self, dir: &dyn Dir, name: String, size: u64) {
-        if let Err(error) = unlink(dir, &name) {
-            crate::trace::helper_failed(&error);
-            self.0.lock().push((name, size));
-        }
-    }
-
-    fn remove_all(&self, dir: &dyn Dir) -> Result<bool> {
-        let mut files = self.0.lock();
-        let before = files.len();
-        while let Some((name, _)) = files.last() {
-            unlink(dir, name)?;
-            files.pop();
-        }
-        Ok(before > 0)
-    }
-
-    fn size(&self) -> u64 {
-        self.0.lock().iter().map(|(_, size)| size).sum()
-    }
-}
-
-/// Removes a file; gone already is as good.
-fn unlink(dir: &dyn Dir, name: &str) -> Result<()> {
-    match dir.unlink(name) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Error::io("remove", dir.path().join(name), error))
-        }
-        _ => Ok(()),
     }
 }
 

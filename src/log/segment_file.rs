@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::SegmentEntry;
 use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId, file_name};
+use crate::fs::leftovers::unlink;
 use crate::fs::{Access, Dir, File, Identity, Misplaced};
 use crate::mem::mapping::{Later, Mapping};
 
@@ -152,13 +153,7 @@ pub(crate) fn len_of(size: u64) -> Result<usize> {
 ///
 /// What the operating system says.
 pub(crate) fn unlink_segment(dir: &dyn Dir, id: SegmentId) -> Result<()> {
-    let name = file_name::segment(id);
-    match dir.unlink(&name) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Error::io("remove", dir.path().join(name), error))
-        }
-        _ => Ok(()),
-    }
+    unlink(dir, &file_name::segment(id))
 }
 
 /// Compares an open file with what it was when it was opened.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mapcask::sim::{Fault, Operation, SimDisk};
-use mapcask::{Options, Store};
+use mapcask::{Options, Resource, Store};
 
 use super::{
     Map, check, copied, directory, filled, image_in, image_of, insert, key, open, remove, rest, value,
@@ -226,4 +226,59 @@ fn a_close_makes_no_image_within_a_pass_that_failed_half_way() {
     let store = Options::new().background(false).segment_bytes(256 << 10).open_on(&disk).unwrap();
     check(&store, &map);
     store.verify().unwrap();
+}
+
+/// Cause: an image whose file could not be made was begun again by the next step. Symptom: every piece of the background's work
+/// captured all indexes and made a file in vain. Fix: it is tried again in another segment.
+#[test]
+fn an_image_that_cannot_be_begun_is_tried_once_for_each_segment() {
+    let disk = SimDisk::new();
+    let options = Options::new().background(false).segment_bytes(1 << 20).image_bytes(0);
+    let store = options.open_on(&disk).unwrap();
+    let fill = |from: u32| {
+        for number in from..from + 5_000 {
+            store.insert(key(number), large(number, 0)).unwrap();
+        }
+    };
+    fill(0);
+    disk.set_limit(Resource::FileSize, Some(16 * 4096));
+    let count = || disk.operations().get(&Operation::Create).copied().unwrap_or(0);
+    let before = count();
+    for _ in 0..200 {
+        store.step().unwrap();
+    }
+    let tried = count() - before;
+    // One for the image, and others for the segment that is made next, which get smaller.
+    assert!((1..=8).contains(&tried), "{tried}");
+    assert!(!disk.files().iter().any(|name| name.starts_with("INDEX")), "{:?}", disk.files());
+    disk.clear_faults();
+    fill(5_000);
+    while store.step().unwrap() {}
+    assert!(store.stats().images_made > 0);
+}
+
+/// Cause: the file of an image that could not be removed was forgotten. Symptom: each one that was stopped left another. Fix: it goes
+/// before the next one is begun.
+#[test]
+fn an_image_that_cannot_be_removed_goes_before_the_next_one() {
+    for operation in [Operation::Write, Operation::Sync, Operation::Rename] {
+        let disk = SimDisk::new();
+        let (store, mut map) = filled(&disk, 200);
+        store.flush().unwrap();
+        rest(&store);
+        for round in 1..20 {
+            insert(&store, &mut map, 7, round);
+            store.flush().unwrap();
+            disk.fail_nth(Some(operation), 1, Fault::Io, true);
+            disk.fail_nth(Some(Operation::Unlink), 1, Fault::Io, true);
+            assert!(!store.take_image().unwrap(), "{operation:?}");
+            let left = disk.files().into_iter().filter(|name| name.starts_with("INDEX")).count();
+            assert_eq!(left, 1, "{operation:?} in round {round}: {:?}", disk.files());
+            disk.clear_faults();
+        }
+        assert!(store.take_image().unwrap(), "{operation:?}");
+        image_of(&disk).unwrap();
+        store.close().unwrap();
+        check(&open(&disk), &map);
+    }
 }

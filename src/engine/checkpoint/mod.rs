@@ -129,10 +129,8 @@ impl Engine {
 
     /// Removes the file of an image that the manifest names no longer.
     fn remove_image(&self, image: Option<Named>) {
-        let Some(image) = image else { return };
-        if let Err(error) = self.shared.dir.unlink(&file_name::image(image.number)) {
-            // The next open removes it.
-            crate::trace::helper_failed(&error);
+        if let Some(image) = image {
+            self.shared.leftovers.remove(self.shared.dir.as_ref(), file_name::image(image.number), 0);
         }
     }
 

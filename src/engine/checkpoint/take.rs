@@ -37,6 +37,12 @@ impl Engine {
             return Ok(false);
         }
         let dir = self.shared.dir.as_ref();
+        // Each could leave one more.
+        if let Err(error) = self.shared.remove_leftovers() {
+            images.looked = Some(provision.active_id());
+            crate::trace::image_failed(&error);
+            return Ok(false);
+        }
         let mut nonce = [0; 8];
         dir.random(&mut nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
         let number = images.number + 1;
@@ -48,9 +54,13 @@ impl Engine {
         drop(running);
         let Some(Begun { image, active, captures }) = begun else { return Ok(false) };
         images.number = number;
-        match Writing::start(dir, &image, captures) {
+        match Writing::start(dir, &image, captures, &self.shared.leftovers) {
             Ok(writing) => images.taking = Some(Taking { image, active, writing, pieces: None }),
-            Err(error) => crate::trace::image_failed(&error),
+            Err(error) => {
+                // What stopped it is likely to stop another one that is begun right now.
+                images.looked = Some(active);
+                crate::trace::image_failed(&error);
+            }
         }
         Ok(images.taking.is_some())
     }

@@ -14,8 +14,9 @@ use crate::format::manifest::{SegmentEntry, State};
 use crate::format::record::{HEADER_SIZE, Header, Kind, Place, payload_sum, record_size};
 use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
 use crate::format::{KeyspaceId, SegmentId, Seq, file_name};
+use crate::fs::leftovers::Leftovers;
 use crate::fs::{Dir, File};
-use crate::log::context::{Leftovers, Shared};
+use crate::log::context::Shared;
 use crate::mem::location::Location;
 use crate::mem::mapping::PAGE_SIZE;
 

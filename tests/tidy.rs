@@ -28,6 +28,9 @@ const LAYERS: [&[&str]; 10] = [
     &["lib", "bin"],
 ];
 
+/// The same inside of a folder: what is in no row stands above all rows.
+const INNER: [(&str, &[&[&str]]); 1] = [("engine", &[&["state"], &["read", "compaction"], &["checkpoint"]])];
+
 /// Where the keyword may stand in the library.
 const UNSAFE_FILES: [&str; 3] = ["src/mem/", "src/sync/epoch/loom_tests.rs", "src/sync/rcu.rs"];
 /// Where it may stand outside of the library.
@@ -66,6 +69,7 @@ fn check_rust(path: &str, text: &str, types: &Types) -> Vec<String> {
     complaints.extend(unsafe_places(path, text, &code));
     if let Some(module) = module_of(path) {
         complaints.extend(layering(&module, &code));
+        complaints.extend(inner_layering(path, &module, &code));
         complaints.extend(stray_impls(&module, &code, types));
     }
     complaints
@@ -245,6 +249,25 @@ fn layering(module: &str, code: &str) -> Vec<String> {
                 complaints.push(format!(":{line}: {module} imports from {name}, which is in the same layer"));
             }
             Some(_) => {}
+        }
+    }
+    complaints
+}
+
+/// The same rule one level down, for the folders of [`INNER`].
+fn inner_layering(path: &str, module: &str, code: &str) -> Vec<String> {
+    let Some((_, rows)) = INNER.iter().find(|(folder, _)| *folder == module) else { return Vec::new() };
+    let row_of = |name: &str| rows.iter().position(|row| row.contains(&name)).unwrap_or(rows.len());
+    let inside = path.strip_prefix("src/").and_then(|rest| rest.strip_prefix(module)).unwrap_or_default();
+    let own = first_word(inside.trim_start_matches('/'));
+    let mut complaints = Vec::new();
+    let head = format!("crate::{module}::");
+    for (at, _) in code.match_indices(&head) {
+        let name = first_word(&code[at + head.len()..]);
+        let (from, to) = (row_of(&own), row_of(&name));
+        if name != own && to >= from && from < rows.len() {
+            let line = line_of(code, at);
+            complaints.push(format!(":{line}: {module}/{own} imports upward from {module}/{name}"));
         }
     }
     complaints
@@ -507,6 +530,18 @@ fn an_upward_import_is_found_in_every_form() {
 fn an_import_within_a_row_is_found() {
     let found = complaints_about("src/log/writer.rs", "//! Head.\nuse crate::index::A;\n");
     assert_eq!(found, [":2: log imports from index, which is in the same layer"]);
+}
+
+#[test]
+fn an_upward_import_inside_of_a_folder_is_found() {
+    let complaints = |path: &str, import: &str| complaints_about(path, &format!("//! Head.\n{import}\n"));
+    let upward = "use crate::engine::write::A;";
+    let found = complaints("src/engine/state/mod.rs", upward);
+    assert_eq!(found, [":2: engine/state imports upward from engine/write"]);
+    assert_eq!(complaints("src/engine/read/mod.rs", "use crate::engine::compaction::A;").len(), 1);
+    assert_eq!(complaints("src/engine/write/mod.rs", "use crate::engine::state::A;"), [""; 0]);
+    assert_eq!(complaints("src/engine/write/batch.rs", upward), [""; 0]);
+    assert_eq!(complaints("src/engine/handle.rs", upward), [""; 0]);
 }
 
 #[test]

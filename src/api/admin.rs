@@ -72,7 +72,8 @@ impl Store {
     #[doc(alias = "vacuum")]
     pub fn compact(&self) -> Result<CompactionReport> {
         let _events = crate::trace::at_end();
-        self.engine().compact(|_| true)
+        let engine = self.engine();
+        engine.compactor.compact(engine, |_| true)
     }
 
     /// As [`compact`](Store::compact), telling `progress` how far it is, a few times per megabyte. It ends early, at the
@@ -99,7 +100,8 @@ impl Store {
     /// As [`compact`](Store::compact).
     pub fn compact_with(&self, progress: impl FnMut(CompactionProgress) -> bool) -> Result<CompactionReport> {
         let _events = crate::trace::at_end();
-        self.engine().compact(progress)
+        let engine = self.engine();
+        engine.compactor.compact(engine, progress)
     }
 
     /// Compacts exactly these segments in one pass, as far as they are sealed; for tests of what no policy chooses.
@@ -125,7 +127,8 @@ impl Store {
         progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
         let _events = crate::trace::at_end();
-        self.engine().compact_segments(segments, progress)
+        let engine = self.engine();
+        engine.compactor.compact_segments(engine, segments, progress)
     }
 
     /// Makes an image of the indexes now, whatever was written since the last one; false where that is not possible at this
@@ -152,7 +155,8 @@ impl Store {
     pub fn take_image(&self) -> Result<bool> {
         let _events = crate::trace::at_end();
         self.engine().liveness.check()?;
-        self.engine().take_image()
+        let engine = self.engine();
+        engine.checkpointer.take_now(engine, &engine.compactor)
     }
 
     /// Reads everything and compares it with its checksums, beside readers and writers.

@@ -174,7 +174,7 @@ impl Keyspace {
         mut update: impl FnMut(Option<&[u8]>) -> Result<Option<V>>,
     ) -> Result<Option<Value>> {
         loop {
-            let (seq, old) = self.engine().get_with_seq(self.inner(), key)?.unzip();
+            let (seq, old) = self.state().get_with_seq(self.inner(), key)?.unzip();
             let new = update(old.as_deref());
             // Nothing is to be made of zeros in the place of a page that cannot be read.
             old.as_ref().map_or(Ok(()), Value::check)?;

@@ -10,6 +10,7 @@ use crate::engine::handle::Handle;
 use crate::engine::read::iter::{Iter, Keys, Values};
 use crate::engine::read::multi_get::TryGet;
 use crate::engine::read::{Value, View};
+use crate::engine::state::State;
 use crate::engine::state::catalog;
 use crate::engine::stats::KeyspaceStats;
 use crate::engine::write::{Change, Condition, Keep, Outcome};
@@ -63,6 +64,11 @@ impl Keyspace {
     }
 
     #[inline]
+    pub(crate) fn state(&self) -> &State {
+        &self.handle.state
+    }
+
+    /// The engine of the store.
     pub(crate) fn engine(&self) -> &Engine {
         &self.handle.engine
     }
@@ -84,7 +90,7 @@ impl Keyspace {
     /// Returns the keyspace's name; empty for the default one. After a drop it is the last one it had.
     #[must_use]
     pub fn name(&self) -> String {
-        if self.engine().liveness.is_forked() {
+        if self.state().liveness.is_forked() {
             return String::new();
         }
         self.inner.name().to_string()
@@ -126,7 +132,7 @@ impl Keyspace {
     /// `Corrupt` where what was written is no longer there; `KeyspaceDropped`; `Closed`; `Forked`.
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        self.engine().get_value(&self.inner, key.as_ref())
+        self.state().get_value(&self.inner, key.as_ref())
     }
 
     /// Copies the value of a key into `value`, verifies the copy against its checksum, and returns whether the key was
@@ -146,7 +152,7 @@ impl Keyspace {
     ///
     /// As [`Keyspace::get`].
     pub fn get_into(&self, key: impl AsRef<[u8]>, value: &mut Vec<u8>) -> Result<bool> {
-        self.engine().get_into(&self.inner, key.as_ref(), value)
+        self.state().get_into(&self.inner, key.as_ref(), value)
     }
 
     /// Returns a view: many reads under one pin, with borrowed values.
@@ -161,7 +167,7 @@ impl Keyspace {
     /// ```
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        View::new(self.engine(), &self.inner)
+        View::new(self.state(), &self.inner)
     }
 
     /// Returns whether the key is there.
@@ -217,7 +223,7 @@ impl Keyspace {
     ///
     /// As [`Keyspace::get`]; `values` is as it was then.
     pub fn get_many_into(&self, keys: &[impl AsRef<[u8]>], values: &mut Vec<Option<Value>>) -> Result<()> {
-        self.engine().get_many_values(&self.inner, keys, values)
+        self.state().get_many_values(&self.inner, keys, values)
     }
 
     /// Starts loading what gets of these keys will look at into the processor's cache, and waits for nothing.
@@ -235,7 +241,7 @@ impl Keyspace {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn prefetch(&self, keys: &[impl AsRef<[u8]>]) {
-        self.engine().prefetch(&self.inner, keys);
+        self.state().prefetch(&self.inner, keys);
     }
 
     /// Returns the value of a key, or says that reading it would wait for the disk; then the kernel has been asked to
@@ -264,7 +270,7 @@ impl Keyspace {
     ///
     /// As [`Keyspace::get`]; `Io` where the kernel does not say.
     pub fn try_get(&self, key: impl AsRef<[u8]>) -> Result<TryGet> {
-        self.engine().try_get(&self.inner, key.as_ref())
+        self.state().try_get(&self.inner, key.as_ref())
     }
 
     /// Inserts a key, or gives it a new value. Returns the write's sequence number.
@@ -423,7 +429,7 @@ impl Keyspace {
     #[doc(alias = "scan")]
     #[must_use]
     pub fn iter(&self) -> Iter {
-        Iter::new(Arc::clone(&self.handle.engine), Arc::clone(&self.inner))
+        Iter::new(Arc::clone(&self.handle.state), Arc::clone(&self.inner))
     }
 
     /// Returns an iterator over all keys, in no order.
@@ -456,7 +462,7 @@ impl Keyspace {
     /// `KeyspaceDropped`.
     #[doc(alias = "stats")]
     pub fn keyspace_stats(&self) -> Result<KeyspaceStats> {
-        self.engine().keyspace_stats(&self.inner)
+        self.state().keyspace_stats(&self.inner)
     }
 }
 

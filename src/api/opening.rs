@@ -49,9 +49,9 @@ pub(super) fn open_in(mut config: Config, mut dir: Arc<dyn Dir>) -> Result<Store
     }
     let durability = config.durability;
     let engine = Engine::start(recovery::open(dir, &config)?, config)?;
-    engine.tidy_up()?;
+    engine.compactor.tidy_up(&engine)?;
     let handle = Arc::new(Handle::start(engine)?);
-    handle.engine.report.announce(handle.engine.shared.dir.path());
-    let default = Arc::clone(&handle.engine.default);
+    handle.state.report.announce(handle.state.shared.dir.path());
+    let default = Arc::clone(&handle.state.default);
     Ok(Store { default: Keyspace::new(handle, default, durability) })
 }

@@ -8,8 +8,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::Engine;
 use crate::engine::read::Value;
+use crate::engine::state::State;
 use crate::engine::state::catalog::{ByName, Keyspace, Seen};
 use crate::error::{Error, Result};
 use crate::format::Seq;
@@ -81,7 +81,7 @@ impl fmt::Debug for KeyspaceSnapshot {
 
 /// A snapshot, until the last handle to it is gone.
 struct Held {
-    engine: Arc<Engine>,
+    state: Arc<State>,
     at: Seq,
     taken: Duration,
     names: Arc<ByName>,
@@ -89,37 +89,37 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.engine.liveness.is_forked() {
-            // The locks may be held by threads that this process does not have, and the engine is not taken apart either.
-            std::mem::forget(Arc::clone(&self.engine));
+        if self.state.liveness.is_forked() {
+            // The locks may be held by threads that this process does not have, and the state is not taken apart either.
+            std::mem::forget(Arc::clone(&self.state));
             return;
         }
-        self.engine.catalog.snapshots.release(self.at);
+        self.state.catalog.snapshots.release(self.at);
     }
 }
 
 impl Snapshot {
-    pub(crate) fn take(engine: &Arc<Engine>) -> Self {
-        if engine.liveness.is_forked() {
-            return Self::of_nothing(engine);
+    pub(crate) fn take(state: &Arc<State>) -> Self {
+        if state.liveness.is_forked() {
+            return Self::of_nothing(state);
         }
-        let taken = engine.shared.dir.now();
-        let writer = engine.writer.lock();
+        let taken = state.shared.dir.now();
+        let writer = state.writer.lock();
         let at = writer.log.last_user();
-        engine.catalog.snapshots.take(at, taken);
-        let names = engine.catalog.names();
+        state.catalog.snapshots.take(at, taken);
+        let names = state.catalog.names();
         drop(writer);
-        let held = Arc::new(Held { engine: Arc::clone(engine), at, taken, names });
-        let seen = engine.default.as_of(at).expect("the default keyspace is never dropped");
-        let keyspace = Arc::clone(&engine.default);
+        let held = Arc::new(Held { state: Arc::clone(state), at, taken, names });
+        let seen = state.default.as_of(at).expect("the default keyspace is never dropped");
+        let keyspace = Arc::clone(&state.default);
         Self { default: KeyspaceSnapshot { held, keyspace, seen } }
     }
 
     /// What a forked child gets: every read from it is refused. No lock is taken for it.
-    fn of_nothing(engine: &Arc<Engine>) -> Self {
-        let (at, taken) = (engine.last_seq(), engine.shared.dir.now());
-        let held = Arc::new(Held { engine: Arc::clone(engine), at, taken, names: Arc::default() });
-        let keyspace = Arc::clone(&engine.default);
+    fn of_nothing(state: &Arc<State>) -> Self {
+        let (at, taken) = (state.last_seq(), state.shared.dir.now());
+        let held = Arc::new(Held { state: Arc::clone(state), at, taken, names: Arc::default() });
+        let keyspace = Arc::clone(&state.default);
         let seen = keyspace.seen_now().expect("the default keyspace is never dropped");
         Self { default: KeyspaceSnapshot { held, keyspace, seen } }
     }
@@ -193,7 +193,7 @@ impl Snapshot {
     #[must_use]
     pub fn age(&self) -> Duration {
         let held = &self.default.held;
-        held.engine.shared.dir.now().saturating_sub(held.taken)
+        held.state.shared.dir.now().saturating_sub(held.taken)
     }
 }
 
@@ -257,7 +257,7 @@ impl KeyspaceSnapshot {
     pub fn multi_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<Value>>> {
         self.check()?;
         for key in keys {
-            self.seen.index.prefetch(self.held.engine.hash_of(key.as_ref()));
+            self.seen.index.prefetch(self.held.state.hash_of(key.as_ref()));
         }
         let found = keys.iter().map(|key| self.find(key.as_ref()));
         found.map(|found| Ok(found?.map(|record| Value::from_slice(record.into_value())))).collect()
@@ -288,7 +288,7 @@ impl KeyspaceSnapshot {
 
     /// A child made by `fork` has none of the threads that might hold a lock.
     fn check(&self) -> Result<()> {
-        self.held.engine.liveness.check_inherited()
+        self.held.state.liveness.check_inherited()
     }
 
     fn find(&self, key: &[u8]) -> Result<Option<KeptRecord>> {
@@ -305,7 +305,7 @@ impl KeyspaceSnapshot {
         let built = || self.keyspace.as_of(self.held.at).filter(is_another);
         // Before, or now.
         let seen = match built() {
-            None if self.held.engine.mends(&error)? => built(),
+            None if self.held.state.mends(&error)? => built(),
             built => built,
         };
         match seen {
@@ -317,26 +317,26 @@ impl KeyspaceSnapshot {
 
     fn find_in(&self, seen: &Seen, key: &[u8]) -> Result<Option<KeptRecord>> {
         let held = &self.held;
-        let engine = &*held.engine;
-        let pin = engine.pin();
-        let hash = engine.hash_of(key);
+        let state = &*held.state;
+        let pin = state.pin();
+        let hash = state.hash_of(key);
         let mut hit = None;
         seen.index.find(hash, |location| {
-            let record = engine.record_as_it_is(location, &pin)?;
+            let record = state.record_as_it_is(location, &pin)?;
             if record.is_of(seen.id, key) {
-                engine.check_replaced(&record)?;
+                state.check_replaced(&record)?;
                 hit = Some((location, record));
                 return Ok(true);
             }
-            engine.check_record(&record)?;
+            state.check_record(&record)?;
             Ok::<bool, Error>(false)
         })?;
         if let Some((location, record)) = hit.filter(|(_, record)| record.seq() <= held.at) {
             // What is not newer than a snapshot is part of no batch in progress.
-            if !record.is_put() || engine.config.verify_reads {
-                engine.check_record(&record)?;
+            if !record.is_put() || state.config.verify_reads {
+                state.check_record(&record)?;
             }
-            engine.check_first(&seen.index, hash, location, &record)?;
+            state.check_first(&seen.index, hash, location, &record)?;
             return Ok(record.is_put().then(|| record.keep_record()));
         }
         Ok(seen.versions.find(seen.index.order_of(hash), key, held.at))
@@ -353,26 +353,26 @@ impl KeyspaceSnapshot {
         found: &mut Vec<KeptRecord>,
     ) -> Result<Option<Cursor>> {
         let held = &self.held;
-        let engine = &*held.engine;
-        let pin = engine.pin();
+        let state = &*held.state;
+        let pin = state.pin();
         let mut cursor = Some(from);
         places.clear();
         while let Some(at) = cursor.filter(|_| places.len() < AHEAD) {
             cursor = seen.index.scan(at, places)?;
         }
         for location in &*places {
-            engine.shared.space.prefetch(*location);
+            state.shared.space.prefetch(*location);
         }
         for location in &*places {
-            let record = engine.record(*location, &pin)?;
+            let record = state.record(*location, &pin)?;
             if record.seq() <= held.at {
-                if !record.is_put() || engine.config.verify_reads {
-                    engine.check_record(&record)?;
+                if !record.is_put() || state.config.verify_reads {
+                    state.check_record(&record)?;
                 }
                 if seen.index.is_from_image() {
-                    engine.check_first(&seen.index, engine.hash_of(record.key()), *location, &record)?;
+                    state.check_first(&seen.index, state.hash_of(record.key()), *location, &record)?;
                 }
-                engine.check_replaced(&record)?;
+                state.check_replaced(&record)?;
                 found.extend(record.is_put().then(|| record.keep_record()));
             }
         }

@@ -331,7 +331,7 @@ impl Store {
     #[doc(alias = "read_txn")]
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::take(&self.default.handle().engine)
+        Snapshot::take(&self.default.handle().state)
     }
 
     /// Closes the store for all handles: every write durable, the files marked clean, the lock free.

@@ -1,15 +1,24 @@
 //! What all handles to an open store share; dropping the last one closes it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::engine::Engine;
+use crate::engine::state::State;
 use crate::engine::worker_task;
 use crate::error::{Error, Result};
 
 /// The engine, which the background looks after until this is gone.
-#[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) engine: Arc<Engine>,
+    /// The engine's: a read gets to it by one pointer less.
+    pub(crate) state: Arc<State>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.state.fmt(f)
+    }
 }
 
 impl Handle {
@@ -21,7 +30,8 @@ impl Handle {
     pub(crate) fn start(engine: Engine) -> Result<Self> {
         let engine = Arc::new(engine);
         worker_task::start(&engine, &engine.config.background)?;
-        Ok(Self { engine })
+        let state = Arc::clone(&engine.state);
+        Ok(Self { engine, state })
     }
 
     /// Closes the store for everybody.

@@ -5,12 +5,12 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use crate::engine::Engine;
+use crate::engine::state::State;
 use crate::engine::state::catalog::Contents;
 use crate::error::{Error, Result};
 use crate::format::Defect;
 use crate::format::file_name;
-use crate::format::manifest::State;
+use crate::format::manifest::SegmentState;
 use crate::format::record::Kind;
 use crate::format::record_reader::{Step, Walker};
 use crate::fs::Access;
@@ -36,7 +36,7 @@ pub struct VerifyReport {
     pub keys: u64,
 }
 
-impl Engine {
+impl State {
     /// Verifies every record and every entry of the index.
     ///
     /// # Errors
@@ -61,7 +61,8 @@ impl Engine {
         let segments = self.shared.segments.read();
         let sealed = |segment: &Arc<Segment>| {
             self.shared.manifest.read(|manifest| {
-                let entry = manifest.segment(segment.id()).filter(|entry| entry.state == State::Sealed);
+                let entry =
+                    manifest.segment(segment.id()).filter(|entry| entry.state == SegmentState::Sealed);
                 entry.map(|entry| entry.end)
             })
         };

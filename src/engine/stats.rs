@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::engine::compaction::report::CompactionStats;
+use crate::engine::state::State;
 use crate::engine::state::catalog::{Contents, Keyspace};
 use crate::error::{Error, Result};
 use crate::format::file_name;
@@ -99,7 +100,7 @@ impl KeyspaceStats {
     }
 }
 
-impl Engine {
+impl State {
     /// The numbers of a keyspace.
     ///
     /// # Errors
@@ -123,7 +124,9 @@ impl Engine {
         }
         (keyspaces.len(), sum)
     }
+}
 
+impl Engine {
     /// Gathers the numbers.
     pub(crate) fn stats(&self) -> Stats {
         if self.liveness.is_forked() {
@@ -131,8 +134,7 @@ impl Engine {
         }
         let pins = self.pins.pins();
         let (keyspaces, sum) = self.all_keyspaces();
-        let images = self.imaging.stats();
-        let compaction = self.compaction_stats();
+        let compaction = self.compactor.stats(self);
         let holding = self.catalog.snapshots.holding();
         let segments = self.shared.segments.read();
         let durable = self.durable_seq();
@@ -147,9 +149,9 @@ impl Engine {
             segment_bytes: self.provision.used(),
             max_disk_bytes: self.config.max_disk_bytes,
             index_bytes: sum.index_bytes,
-            image_bytes: images.size,
-            images_made: images.made,
-            index_rebuilds: images.rebuilds,
+            image_bytes: self.checkpointer.size(),
+            images_made: self.checkpointer.made(),
+            index_rebuilds: self.loader.rebuilds(),
             // In this order: what is durable was written before.
             durable_seq: durable.0,
             last_seq: self.last_seq().0,

@@ -106,11 +106,11 @@ impl Helper {
     fn lie_down(&mut self) -> Next {
         let engine = &*self.engine;
         let sound = engine.shared.commit.check().is_ok();
-        if let Some(due) = engine.due().filter(|_| sound) {
+        if let Some(due) = engine.syncer.due(engine).filter(|_| sound) {
             // No bell rings meanwhile, and a writer may need pages before the sync is due.
             return Next::After(due.min(LOOK));
         }
-        if let Some(due) = engine.compaction_due().filter(|_| sound) {
+        if let Some(due) = engine.compactor.due(engine).filter(|_| sound) {
             return Next::After(due.min(LOOK));
         }
         if engine.catalog.has_retired() || engine.collect_removed() > 0 {
@@ -124,7 +124,7 @@ impl Helper {
             return Next::After(REST);
         }
         self.quiet = 0;
-        if (engine.is_dirty() || engine.provision.offset() != self.offset) && sound {
+        if (engine.syncer.is_dirty(engine) || engine.provision.offset() != self.offset) && sound {
             engine.bell.get_up();
             return Next::Again;
         }

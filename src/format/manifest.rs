@@ -53,7 +53,7 @@ pub const LAYOUT: [(&str, usize, usize); 21] = [
 
 /// How far the life of a segment has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum SegmentState {
     /// May be appended to: ready, active or full.
     Open = 1,
     /// Recovered: its end is known, but what lies before it may not be durable yet. Never appended to.
@@ -82,7 +82,7 @@ pub struct SegmentEntry {
     /// It holds no record that is hidden by a record numbered at or below this (I7).
     pub filtered: Seq,
     /// How far its life has come.
-    pub state: State,
+    pub state: SegmentState,
     /// What it is for.
     pub role: Role,
     /// How often its records have been moved.
@@ -326,7 +326,7 @@ impl Manifest {
     /// Whether a segment is part of the store: named, and not only because its file is to be removed.
     #[must_use]
     pub fn has(&self, id: SegmentId) -> bool {
-        self.segment(id).is_some_and(|entry| entry.state != State::Retired)
+        self.segment(id).is_some_and(|entry| entry.state != SegmentState::Retired)
     }
 
     /// Takes note of segments that are gone.
@@ -356,10 +356,10 @@ fn segment_entry(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
     let filtered = reader.seq()?;
     let [state, role, generation, reserved @ ..] = reader.array::<8>()?;
     let state = match state {
-        1 => State::Open,
-        2 => State::Cut,
-        3 => State::Sealed,
-        4 => State::Retired,
+        1 => SegmentState::Open,
+        2 => SegmentState::Cut,
+        3 => SegmentState::Sealed,
+        4 => SegmentState::Retired,
         _ => return Err(Defect::BadField("state")),
     };
     if reserved != [0; 5] {
@@ -437,7 +437,11 @@ mod tests {
             epoch: 4,
             durable: Seq(40),
             next_seq: Seq(60),
-            segments: vec![segment(2, State::Sealed), segment(4, State::Retired), segment(5, State::Open)],
+            segments: vec![
+                segment(2, SegmentState::Sealed),
+                segment(4, SegmentState::Retired),
+                segment(5, SegmentState::Open),
+            ],
             retired_seq: Seq(19),
             image: 3,
             keyspaces: keyspaces_of(&["käse", "a"]),

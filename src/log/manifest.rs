@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::format::file_name::{LOCK, MANIFESTS};
-use crate::format::manifest::{MAGIC, Manifest, SEGMENT_ENTRY_SIZE, SegmentEntry, State};
+use crate::format::manifest::{MAGIC, Manifest, SEGMENT_ENTRY_SIZE, SegmentEntry, SegmentState};
 use crate::format::{SegmentId, Seq};
 use crate::fs::{Access, Dir, File, Misplaced};
 use crate::log::group_commit::Commit;
@@ -303,7 +303,7 @@ impl ManifestStore {
         self.update(|manifest| {
             for id in ids {
                 if let Some(entry) = manifest.segment_mut(*id) {
-                    entry.state = State::Retired;
+                    entry.state = SegmentState::Retired;
                 }
             }
             manifest.retired_seq = manifest.retired_seq.max(last);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::segment_reader::FileSource;
 use crate::error::{Error, Result};
 use crate::format::Defect;
-use crate::format::manifest::{Manifest, State};
+use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::record::HEADER_SIZE;
 use crate::format::record_reader::{Order, READ_MAX, Source, Step, Walker};
 use crate::log::segment::Segment;
@@ -67,7 +67,7 @@ fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
 pub(crate) fn note_healed(manifest: &mut Manifest, healed: &[SegmentRange]) {
     for range in healed {
         if let Some(entry) = manifest.segment_mut(range.segment.id()) {
-            entry.state = State::Sealed;
+            entry.state = SegmentState::Sealed;
         }
     }
 }

@@ -20,6 +20,12 @@ pub(crate) struct SegmentRange {
     pub(crate) to: u64,
 }
 
+impl SegmentRange {
+    pub(crate) fn new(segment: &Arc<Segment>, from: u64, to: u64) -> Self {
+        Self { segment: Arc::clone(segment), from, to }
+    }
+}
+
 /// A segment that is full and not yet known to be durable.
 #[derive(Debug, Clone)]
 pub(crate) struct Full {
@@ -34,7 +40,7 @@ pub(crate) struct Full {
 impl Full {
     /// The part that is not known to be durable.
     pub(super) fn unsynced(&self) -> SegmentRange {
-        SegmentRange { segment: Arc::clone(&self.segment), from: self.synced, to: self.end }
+        SegmentRange::new(&self.segment, self.synced, self.end)
     }
 }
 
@@ -69,10 +75,7 @@ impl SyncPlan {
             let is_active = at + 1 == self.ranges.len();
             let end = if is_active { to.saturating_sub(NEAR) / NEAR * NEAR } else { *to };
             let starts = (*from..end).step_by(usize::try_from(len).unwrap_or(usize::MAX));
-            pieces.extend(starts.map(|from| {
-                let to = (from + len).min(end);
-                SegmentRange { segment: Arc::clone(segment), from, to }
-            }));
+            pieces.extend(starts.map(|from| SegmentRange::new(segment, from, (from + len).min(end))));
         }
         pieces.reverse();
         pieces

@@ -16,7 +16,7 @@ use crate::format::checkpoint::Image;
 use crate::format::file_name::MANIFESTS;
 use crate::format::hash::{HASH_ID, HashKey};
 use crate::format::keyspace_change::Keyspaces;
-use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::{SegmentId, Seq};
 use crate::fs::Dir;
 use crate::index::checkpoint::is_of_image;
@@ -93,7 +93,7 @@ pub(crate) fn examine(dir: &Arc<dyn Dir>, survey: &Survey) -> Result<Option<Exam
     let Some((manifest, suspect)) = survey.manifest() else { return Ok(None) };
     let front = Front::read(dir, survey, &manifest, suspect == [false; 2], &Config::default(), false)?;
     let Read { chain, replayed, .. } = front.read;
-    let is_read = |entry: &SegmentEntry| entry.state != State::Retired && entry.end > 0;
+    let is_read = |entry: &SegmentEntry| entry.state != SegmentState::Retired && entry.end > 0;
     let segments = chain.entries.into_iter().filter(is_read).collect();
     Ok(Some(Examined { segments, keyspaces: replayed.names }))
 }

@@ -7,7 +7,7 @@ use super::decision::{DirectoryFacts, Manifests, UnlistedAction, UnlistedFacts, 
 use crate::error::{Error, Result};
 use crate::format::file_name;
 use crate::format::file_name::{MANIFESTS, Name};
-use crate::format::manifest::{MAGIC, MANIFEST_LEN_MAX, Manifest, SegmentEntry, State};
+use crate::format::manifest::{MAGIC, MANIFEST_LEN_MAX, Manifest, SegmentEntry, SegmentState};
 use crate::format::record_reader::next_published;
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::{Defect, SegmentId, Seq, StoreId};
@@ -276,7 +276,7 @@ pub(crate) fn look_at_unlisted(
                     last_seq: Seq::ZERO,
                     first_seq: Seq::ZERO,
                     filtered: Seq::ZERO,
-                    state: State::Open,
+                    state: SegmentState::Open,
                     role: header.role,
                     generation: header.generation,
                 });

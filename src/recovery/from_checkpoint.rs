@@ -15,7 +15,7 @@ use super::replay::Replay;
 use crate::error::{Error, Result};
 use crate::format::checkpoint;
 use crate::format::hash::HASH_ID;
-use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::segment_header::Role;
 use crate::format::{KeyspaceId, SegmentId};
 use crate::fs::Dir;
@@ -71,15 +71,16 @@ impl Restore {
         let mut continued = 0;
         for listed in &opened.image.segments {
             let at = entries.binary_search_by_key(&listed.id, |entry| entry.id);
-            let entry = at.ok().map(|at| &entries[at]).filter(|entry| entry.state != State::Retired);
+            let entry = at.ok().map(|at| &entries[at]).filter(|entry| entry.state != SegmentState::Retired);
             let Some(entry) = entry else { continue };
-            let whole = entry.state == State::Sealed && entry.end == listed.end;
+            let whole = entry.state == SegmentState::Sealed && entry.end == listed.end;
             let fits =
                 listed.nonce == entry.nonce && listed.end <= entry.size && listed.end.is_multiple_of(8);
             let range = Range::from_granules(listed.first_granule, listed.granules).filter(|_| fits);
             let Some(range) = range else { return Err(opened.unfit("segment")) };
             continued += u64::from(!whole);
-            let follows = entry.role == Role::Log && (entry.state != State::Sealed || entry.end > listed.end);
+            let follows =
+                entry.role == Role::Log && (entry.state != SegmentState::Sealed || entry.end > listed.end);
             if continued > 1 || (!whole && !follows) {
                 return Err(opened.unfit("end"));
             }

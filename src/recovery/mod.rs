@@ -40,7 +40,7 @@ use crate::format::control_page::Control;
 use crate::format::file_name::{LOCK, MANIFESTS};
 use crate::format::hash::{HASH_ID, HashKey};
 use crate::format::keyspace_change::{Change, Keyspaces};
-use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::record::HEADER_SIZE;
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
 use crate::fs::{Claim, Dir, Lock, LockFailure, Medium};
@@ -395,7 +395,7 @@ fn next_seq(dir: &dyn Dir, manifest: &Manifest, chain: &Chain, durable: Seq, uns
 /// How many records may have been behind the end of the log: in each segment that was written to, adopted ones included, one
 /// for each of its smallest possible places.
 fn numbers_behind(entries: &[SegmentEntry]) -> u64 {
-    let written = entries.iter().filter(|entry| entry.state != State::Sealed);
+    let written = entries.iter().filter(|entry| entry.state != SegmentState::Sealed);
     written.map(|entry| entry.size / HEADER_SIZE as u64).fold(0, u64::saturating_add)
 }
 

@@ -13,7 +13,7 @@ use super::record_batch::Begin;
 use super::replay::Replay;
 use super::tail_scan::{Beyond, is_record_at, look_beyond, start_of};
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::record::Start;
 use crate::format::segment_header::Role;
 use crate::format::{Defect, SegmentId, Seq};
@@ -102,10 +102,10 @@ pub(crate) fn read(
     };
     let held = |entry: &SegmentEntry| image.and_then(|image| image.held(entry.id)).unwrap_or(0);
     let written = |entry: &SegmentEntry| match entry.state {
-        State::Open if !manifest.clean => entry.size,
+        SegmentState::Open if !manifest.clean => entry.size,
         _ => entry.end,
     };
-    let entries_read = entries.iter().filter(|entry| entry.state != State::Retired);
+    let entries_read = entries.iter().filter(|entry| entry.state != SegmentState::Retired);
     let to_read = entries_read.map(|entry| written(entry).saturating_sub(held(entry))).sum();
     replay.expect(to_read);
     if let Some(image) = image {
@@ -113,7 +113,7 @@ pub(crate) fn read(
     }
     let Links { survivors, links } = chain.links(dir, manifest, entries, image, replay)?;
     let sealed =
-        entries.iter().filter(|entry| entry.state == State::Sealed).map(|entry| entry.last_seq).max();
+        entries.iter().filter(|entry| entry.state == SegmentState::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
     let mut ended = match links.first() {
         Some(_) => !chain.begins(manifest, entries, &links, replay)?,
@@ -148,7 +148,7 @@ pub(crate) fn read(
 impl Link {
     fn task(&self, manifest: &Manifest) -> Task {
         let Self { entry, segment, begin, .. } = self;
-        let has_known_end = entry.state != State::Open || manifest.clean;
+        let has_known_end = entry.state != SegmentState::Open || manifest.clean;
         let limit = if has_known_end { entry.end } else { entry.size };
         Task { segment: Arc::clone(segment), begin: *begin, limit }
     }
@@ -166,7 +166,7 @@ impl Chain {
     ) -> Result<Links> {
         let (mut survivors, mut links) = (Vec::new(), Vec::new());
         for entry in entries {
-            if entry.state == State::Retired {
+            if entry.state == SegmentState::Retired {
                 self.retire(*entry);
                 continue;
             }
@@ -187,7 +187,7 @@ impl Chain {
                 return Err(damage(&segment, 0, Defect::BadField("end")));
             }
             let mut window = FileSource::of(dir, &segment)?;
-            if entry.state == State::Sealed {
+            if entry.state == SegmentState::Sealed {
                 // Durable, and never written again: a store of many segments must not need as many descriptors.
                 segment.release_file();
             }
@@ -196,13 +196,15 @@ impl Chain {
                 continue;
             }
             let empty = match entry.state {
-                State::Sealed | State::Cut => entry.end == from,
-                State::Open if manifest.clean => entry.end == 0,
-                State::Open => !is_written(dir, entry.id, Arc::clone(window.file()), from, entry.size)?,
-                State::Retired => unreachable!("left out above"),
+                SegmentState::Sealed | SegmentState::Cut => entry.end == from,
+                SegmentState::Open if manifest.clean => entry.end == 0,
+                SegmentState::Open => {
+                    !is_written(dir, entry.id, Arc::clone(window.file()), from, entry.size)?
+                }
+                SegmentState::Retired => unreachable!("left out above"),
             };
             if empty {
-                if entry.state == State::Open {
+                if entry.state == SegmentState::Open {
                     self.ready.push(Arc::clone(&segment));
                 }
                 self.keep(segment, *entry);
@@ -216,7 +218,7 @@ impl Chain {
         }
         links.sort_by_key(|link| match (&link.start, link.entry.state) {
             (Some((seq, _)), _) => (*seq, link.entry.id),
-            (None, State::Open) => (Seq::MAX, link.entry.id),
+            (None, SegmentState::Open) => (Seq::MAX, link.entry.id),
             (None, _) => (link.entry.last_seq, link.entry.id),
         });
         Ok(Links { survivors, links })
@@ -229,7 +231,7 @@ impl Chain {
         ahead: &mut Ahead<'_>,
         replay: &mut Replay<'_>,
     ) -> Result<()> {
-        if entry.state != State::Sealed || entry.role != Role::Survivors {
+        if entry.state != SegmentState::Sealed || entry.role != Role::Survivors {
             return Err(damage(&segment, 0, Defect::BadField("state or role")));
         }
         let walked = replay.read(ahead, &segment, begin)?;
@@ -259,7 +261,7 @@ impl Chain {
     /// Has the manifest name a segment only until its file is removed.
     fn retire(&mut self, entry: SegmentEntry) {
         self.retired.push((entry.id, entry.nonce));
-        self.entries.push(SegmentEntry { state: State::Retired, ..entry });
+        self.entries.push(SegmentEntry { state: SegmentState::Retired, ..entry });
     }
 
     fn keep(&mut self, segment: Arc<Segment>, entry: SegmentEntry) {
@@ -278,11 +280,13 @@ impl Chain {
     ) -> Result<bool> {
         let first = &links[0];
         let Some((_, start)) = first.start else { return Ok(true) };
-        let named = |entry: &&SegmentEntry| entry.id.0 == start.previous && entry.state != State::Retired;
+        let named =
+            |entry: &&SegmentEntry| entry.id.0 == start.previous && entry.state != SegmentState::Retired;
         let previous = entries.iter().find(named);
         // Nothing is before the first segment; what is no longer named was durable; a cut can leave nothing.
-        let fits = previous
-            .is_none_or(|previous| previous.state != State::Open && previous.end == start.previous_end);
+        let fits = previous.is_none_or(|previous| {
+            previous.state != SegmentState::Open && previous.end == start.previous_end
+        });
         if fits {
             return Ok(true);
         }
@@ -310,23 +314,14 @@ impl Chain {
         replay: &mut Replay<'_>,
     ) -> Result<bool> {
         let Link { entry, segment, begin, .. } = &links[at];
-        let clean = manifest.clean && entry.state == State::Open;
+        let clean = manifest.clean && entry.state == SegmentState::Open;
         let walked = replay.read(ahead, segment, *begin)?;
         self.last = self.last.max(walked.last.unwrap_or(Seq::ZERO));
         if let Some(defect @ Defect::BadField(_)) = walked.defect {
             // Its checksums hold, so it is no torn write: it says what no writer says.
             return Err(damage(segment, walked.stop, defect));
         }
-        let known = match (entry.state, clean, walked.stop == entry.end) {
-            (State::Sealed, _, true) => Known::SealedAt,
-            (State::Sealed, _, false) => Known::SealedBefore,
-            (State::Cut, _, true) => Known::CutAt,
-            (State::Cut, _, false) => Known::CutBefore,
-            (State::Open, true, true) => Known::CleanAt,
-            (State::Open, true, false) => Known::CleanBefore,
-            (State::Open, false, _) => Known::Open,
-            (State::Retired, ..) => unreachable!("left out of the links"),
-        };
+        let known = known_of(entry, clean, walked.stop);
         let next = next_of(manifest, links, at, walked.stop, known);
         // After a clean close nothing was written behind the end, so an open looks at the first word there and no further.
         let is_closed = known == Known::CleanAt && next == Next::None;
@@ -357,13 +352,19 @@ impl Chain {
         if clean {
             check_resumed(manifest, segment, entry, walked.last)?;
             self.resume = Some((Arc::clone(segment), walked.stop));
-        } else if entry.state != State::Sealed {
+        } else if entry.state != SegmentState::Sealed {
             let (first_seq, filtered) = (segment.first_seq(), segment.filtered());
-            kept =
-                SegmentEntry { state: State::Cut, end: walked.stop, last_seq, first_seq, filtered, ..*entry };
+            kept = SegmentEntry {
+                state: SegmentState::Cut,
+                end: walked.stop,
+                last_seq,
+                first_seq,
+                filtered,
+                ..*entry
+            };
             let sample = walked.samples.iter().rev().find(|(seq, _)| *seq <= replay.durable);
             let from = sample.map_or(begin.offset, |(_, offset)| *offset);
-            self.unproven.push(SegmentRange { segment: Arc::clone(segment), from, to: walked.stop });
+            self.unproven.push(SegmentRange::new(segment, from, walked.stop));
         }
         self.keep(Arc::clone(segment), kept);
         if let (StopAction::Cut, Some(beyond)) = (action, beyond) {
@@ -408,7 +409,7 @@ impl Chain {
     fn note_cut(&mut self, segment: &Arc<Segment>, stop: u64, beyond: &Beyond, replay: &mut Replay<'_>) {
         if beyond.records > 0 {
             replay.report.set_aside_records += beyond.records;
-            self.asides.push(SegmentRange { segment: Arc::clone(segment), from: stop, to: beyond.end });
+            self.asides.push(SegmentRange::new(segment, stop, beyond.end));
         } else {
             replay.report.torn_bytes += beyond.end - stop;
         }
@@ -423,8 +424,9 @@ impl Chain {
             self.set_aside.push(link.entry.id);
         } else {
             replay.report.torn_bytes += found.end - from;
-            let entry = SegmentEntry { state: State::Cut, end: from, last_seq: Seq::ZERO, ..link.entry };
-            self.unproven.push(SegmentRange { segment: Arc::clone(&link.segment), from, to: from });
+            let entry =
+                SegmentEntry { state: SegmentState::Cut, end: from, last_seq: Seq::ZERO, ..link.entry };
+            self.unproven.push(SegmentRange::new(&link.segment, from, from));
             self.keep(Arc::clone(&link.segment), entry);
         }
         Ok(())
@@ -434,6 +436,20 @@ impl Chain {
 /// Looks at what lies in a segment behind a place.
 fn look_behind(segment: &Segment, from: u64, replay: &Replay<'_>) -> Result<Beyond> {
     look_beyond(segment, &mut FileSource::of(replay.dir, segment)?, from)
+}
+
+/// What the manifest knows of a segment whose records end at `stop`.
+fn known_of(entry: &SegmentEntry, clean: bool, stop: u64) -> Known {
+    match (entry.state, clean, stop == entry.end) {
+        (SegmentState::Sealed, _, true) => Known::SealedAt,
+        (SegmentState::Sealed, _, false) => Known::SealedBefore,
+        (SegmentState::Cut, _, true) => Known::CutAt,
+        (SegmentState::Cut, _, false) => Known::CutBefore,
+        (SegmentState::Open, true, true) => Known::CleanAt,
+        (SegmentState::Open, true, false) => Known::CleanBefore,
+        (SegmentState::Open, false, _) => Known::Open,
+        (SegmentState::Retired, ..) => unreachable!("left out of the links"),
+    }
 }
 
 /// How the next segment goes on after a stop.

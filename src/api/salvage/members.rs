@@ -13,7 +13,7 @@ use super::report::{Account, Damage, DamageCause};
 use super::source::PatchySource;
 use crate::error::Error;
 use crate::format::file_name;
-use crate::format::manifest::{Manifest, SegmentEntry, State};
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::record::{HEADER_SIZE, Kind, Start};
 use crate::format::record_reader::{Next, Order, Search, Source, Step, Walker, next_published};
 use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
@@ -169,7 +169,7 @@ pub(super) fn choose(
                 let member = member(file, nonce, entry, found, clean, account);
                 present.insert((member.id, nonce));
                 outdated |= manifest.is_some() && entry.is_none() && member.replaced.is_empty();
-                if entry.is_some_and(|entry| entry.state == State::Retired) {
+                if entry.is_some_and(|entry| entry.state == SegmentState::Retired) {
                     members.retired.push(member);
                 } else {
                     members.live.push(member);
@@ -179,7 +179,7 @@ pub(super) fn choose(
     }
     let listed: &[SegmentEntry] = manifest.map_or(&[], |manifest| &manifest.segments);
     let (retired, live): (Vec<&SegmentEntry>, Vec<_>) =
-        listed.iter().partition(|entry| entry.state == State::Retired);
+        listed.iter().partition(|entry| entry.state == SegmentState::Retired);
     if retired.iter().any(|entry| !present.contains(&(entry.id, entry.nonce))) {
         members.retired.clear();
     }
@@ -296,7 +296,9 @@ fn member(
     let ours = found.iter().filter(|other| file.store().is_none_or(|store| other.store() == Some(store)));
     let next = ours.filter_map(|other| other.start).filter(|(_, start)| start.previous == id.0);
     let next = next.filter(|_| role == Role::Log).max_by_key(|(seq, _)| *seq);
-    let settled = entry.filter(|entry| matches!(entry.state, State::Sealed | State::Cut | State::Retired));
+    let settled = entry.filter(|entry| {
+        matches!(entry.state, SegmentState::Sealed | SegmentState::Cut | SegmentState::Retired)
+    });
     let end = settled.map(|entry| entry.end).or(next.map(|(_, start)| start.previous_end));
     // After a clean close the manifest knows the end of an open segment as well.
     let closed = entry.filter(|entry| clean && entry.end > 0).map(|entry| entry.last_seq.0 + 1);
@@ -327,7 +329,7 @@ fn member(
 /// Notes a segment whose file is not there.
 fn missing(dir: &dyn Dir, entry: &SegmentEntry, clean: bool, account: &mut Account) {
     let path = dir.path().join(file_name::segment(entry.id));
-    let is_settled = entry.state != State::Open;
+    let is_settled = entry.state != SegmentState::Open;
     let missing = is_settled.then_some((entry.first_seq.0, entry.last_seq.0));
     let len = if entry.end > 0 { entry.end } else { entry.size };
     account.report.damage.push(Damage { path, offset: 0, len, cause: DamageCause::Missing, missing });
@@ -354,7 +356,7 @@ fn note_doubtful(live: &[Member], account: &mut Account) {
 /// Whether there are records behind the ends that a manifest knows, although it says that the store was closed: an open does not
 /// look there, since nothing is there unless somebody put an older manifest in the place of the store's.
 pub(super) fn goes_on(dir: &dyn Dir, manifest: &Manifest) -> bool {
-    let open = manifest.segments.iter().filter(|entry| manifest.clean && entry.state == State::Open);
+    let open = manifest.segments.iter().filter(|entry| manifest.clean && entry.state == SegmentState::Open);
     let mut found = open.filter_map(|entry| Some((entry, Found::look(dir, entry.id).ok()?)));
     found.any(|(entry, file)| {
         let (Ok(header), Ok(opened)) = (&file.header, dir.open(&file_name::segment(entry.id), Access::Read))
@@ -374,7 +376,7 @@ impl Member {
     pub(super) fn of_open(dir: &dyn Dir, entry: &SegmentEntry) -> Result<Self, Damage> {
         let found = Found::look(dir, entry.id)?;
         let mut account = Account::default();
-        let settled = SegmentEntry { state: State::Sealed, ..*entry };
+        let settled = SegmentEntry { state: SegmentState::Sealed, ..*entry };
         Ok(member(&found, entry.nonce, Some(&settled), &[], true, &mut account))
     }
 

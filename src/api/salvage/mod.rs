@@ -31,7 +31,7 @@ use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::format::control_page::Control;
 use crate::format::file_name::{LOCK, MANIFESTS};
-use crate::format::manifest::{MANIFEST_HEADER_SIZE, Manifest, State};
+use crate::format::manifest::{MANIFEST_HEADER_SIZE, Manifest, SegmentState};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, READ_VERSION};
 use crate::fs::read_only::LookDir;
@@ -167,8 +167,9 @@ fn gather(dir: &dyn Dir, survey: Survey, records: &mut Records, account: &mut Ac
     }
     let copies = manifest.iter().flat_map(|manifest| &manifest.segments);
     let mut copies = copies.filter(|entry| entry.role == Role::Survivors);
-    whole &= copies
-        .all(|entry| entry.state == State::Retired || live.iter().any(|member| member.nonce == entry.nonce));
+    whole &= copies.all(|entry| {
+        entry.state == SegmentState::Retired || live.iter().any(|member| member.nonce == entry.nonce)
+    });
     if !whole {
         // What compaction moved is damaged, and all that it moved it from is still there.
         for member in &retired {

@@ -14,19 +14,19 @@
 //!
 //! **Crash points.** Those of `checkpoint`, and `image-named` before the older image goes.
 
-mod rebuild;
 pub(crate) mod state;
 mod take;
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::engine::Engine;
+use parking_lot::Mutex;
+
 use crate::engine::checkpoint::state::{Images, Named};
-use crate::error::{Error, Result};
+use crate::engine::compaction::Compactor;
+use crate::engine::state::State;
+use crate::error::Result;
+use crate::format::checkpoint::Image;
 use crate::format::file_name;
-use crate::index::checkpoint::is_of_image;
-use crate::index::hash::lazy::Unread;
 
 /// A clean close makes no image where the next open would have less to read than this, in bytes.
 const CLOSE_MIN: u64 = 1 << 20;
@@ -35,67 +35,34 @@ const CLOSE_MAX: u64 = 16 << 20;
 /// While the store is open an image is made when there is so many times more to read than it takes.
 const SHARE: u64 = 4;
 
-impl Engine {
-    /// Loads a piece of an index; whether one was left to load.
-    ///
-    /// # Errors
-    ///
-    /// What stopped building the indexes anew, where the image is damaged.
-    pub(crate) fn load_some(&self) -> Result<bool> {
-        if !self.imaging.is_loading() || self.imaging.stuck.lock().is_some() {
-            return Ok(false);
-        }
-        let Some(index) = self.imaging.loading.lock().last().map(Arc::clone) else { return Ok(false) };
-        // Where only this list has it, its keyspace is gone.
-        let more = if Arc::strong_count(&index) <= 2 { Ok(false) } else { index.bring_more() };
-        match more {
-            Ok(true) => return Ok(true),
-            Ok(false) => {}
-            Err(unread) => self.rebuild(&unread.into())?,
-        }
-        let mut loading = self.imaging.loading.lock();
-        // Another thread may have loaded it, too.
-        loading.retain(|other| !Arc::ptr_eq(other, &index));
-        // Release: pairs with the acquire in `is_loading`.
-        self.imaging.is_loading.store(!loading.is_empty(), Ordering::Release);
-        Ok(true)
+/// The job of making images of the indexes of one store.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpointer {
+    images: Mutex<Images>,
+    /// Images made since the store was opened.
+    made: AtomicU64,
+    /// The size of the one that the manifest names, in bytes.
+    size: AtomicU64,
+}
+
+impl Checkpointer {
+    /// Starts with the image that the indexes came from, if they did.
+    pub(crate) fn new(image: Option<&Image>) -> Self {
+        let Some(image) = image else { return Self::default() };
+        let images = Images { number: image.number, named: Some(Named::of(image)), ..Images::default() };
+        Self { images: Mutex::new(images), made: AtomicU64::new(0), size: AtomicU64::new(image.size()) }
     }
 
-    /// Loads all indexes.
-    ///
-    /// # Errors
-    ///
-    /// As [`Engine::load_some`].
-    pub(crate) fn load_all(&self) -> Result<()> {
-        while self.load_some()? {}
-        let stuck = self.imaging.stuck.lock();
-        stuck.as_ref().map_or(Ok(()), |error| Err(error.clone()))
+    /// Images made since the store was opened.
+    pub(crate) fn made(&self) -> u64 {
+        // Relaxed: a statistic.
+        self.made.load(Ordering::Relaxed)
     }
 
-    /// Whether what failed may be tried again: it needed a damaged block of an image, and the indexes were built anew.
-    ///
-    /// # Errors
-    ///
-    /// What stopped that.
-    #[cold]
-    pub(crate) fn mends(&self, error: &Error) -> Result<bool> {
-        let _events = crate::trace::at_end();
-        if !is_of_image(error) {
-            return Ok(false);
-        }
-        self.rebuild(error)?;
-        Ok(true)
-    }
-
-    /// As [`Engine::mends`], for what an index says.
-    ///
-    /// # Errors
-    ///
-    /// What stopped that.
-    #[cold]
-    pub(crate) fn mend(&self, unread: Unread) -> Result<()> {
-        let _events = crate::trace::at_end();
-        self.rebuild(&unread.into())
+    /// The size of the image that the manifest names, in bytes; zero where it names none.
+    pub(crate) fn size(&self) -> u64 {
+        // Relaxed: a statistic.
+        self.size.load(Ordering::Relaxed)
     }
 
     /// A piece of an image, where one is due; whether there was one.
@@ -103,49 +70,47 @@ impl Engine {
     /// # Errors
     ///
     /// `Poisoned`.
-    pub(crate) fn image_step(&self) -> Result<bool> {
-        let Some(mut images) = self.imaging.images.try_lock() else { return Ok(false) };
-        self.forget_spoiled(&mut images)?;
-        if images.taking.is_none() && !self.begin_due(&mut images)? {
+    pub(crate) fn step(&self, state: &State, compactor: &Compactor) -> Result<bool> {
+        let Some(mut images) = self.images.try_lock() else { return Ok(false) };
+        self.forget_spoiled(state, &mut images)?;
+        if images.taking.is_none() && !self.begin_due(state, compactor, &mut images)? {
             return Ok(false);
         }
-        self.advance(&mut images)?;
+        self.advance(state, &mut images)?;
         Ok(true)
     }
 
     /// Has the manifest name no image, where the one that it names is damaged.
-    fn forget_spoiled(&self, images: &mut Images) -> Result<()> {
-        // Relaxed: who misses it finds it the next time.
-        if self.imaging.is_spoiled.load(Ordering::Relaxed) {
+    fn forget_spoiled(&self, state: &State, images: &mut Images) -> Result<()> {
+        if state.loader.is_spoiled() {
             // Relaxed: a statistic.
-            self.imaging.size.store(0, Ordering::Relaxed);
-            self.shared.manifest.update(|manifest| manifest.image = 0)?;
-            self.remove_image(images.named.take());
-            // Relaxed: indexes are built anew once, and have been.
-            self.imaging.is_spoiled.store(false, Ordering::Relaxed);
+            self.size.store(0, Ordering::Relaxed);
+            state.shared.manifest.update(|manifest| manifest.image = 0)?;
+            self.remove_image(state, images.named.take());
+            state.loader.forget_spoiled();
         }
         Ok(())
     }
 
     /// Removes the file of an image that the manifest names no longer.
-    fn remove_image(&self, image: Option<Named>) {
+    fn remove_image(&self, state: &State, image: Option<Named>) {
         if let Some(image) = image {
-            self.shared.leftovers.remove(self.shared.dir.as_ref(), file_name::image(image.number), 0);
+            state.shared.leftovers.remove(state.shared.dir.as_ref(), file_name::image(image.number), 0);
         }
     }
 
     /// Begins an image if so much was written since the last one that an open after a kill would take long.
-    fn begin_due(&self, images: &mut Images) -> Result<bool> {
-        let active = self.provision.active_id();
+    fn begin_due(&self, state: &State, compactor: &Compactor, images: &mut Images) -> Result<bool> {
+        let active = state.provision.active_id();
         if images.looked == Some(active) {
             return Ok(false);
         }
-        let least = self.config.image_bytes.max(SHARE.saturating_mul(self.image_size()));
-        if self.bytes_to_read(images) < least {
+        let least = state.config.image_bytes.max(SHARE.saturating_mul(self.image_size(state)));
+        if self.bytes_to_read(state, images) < least {
             images.looked = Some(active);
             return Ok(false);
         }
-        let begun = self.begin_image(images)?;
+        let begun = self.begin_image(state, compactor, images)?;
         if begun {
             images.looked = Some(active);
         }
@@ -153,9 +118,9 @@ impl Engine {
     }
 
     /// Bytes that an open after a kill would have to read now.
-    fn bytes_to_read(&self, images: &Images) -> u64 {
+    fn bytes_to_read(&self, state: &State, images: &Images) -> u64 {
         let held = |id| images.named.as_ref().and_then(|named| named.ends.get(&id).copied()).unwrap_or(0);
-        let segments = self.shared.segments.read();
+        let segments = state.shared.segments.read();
         segments
             .values()
             .map(|segment| segment.mapping().published().saturating_sub(held(segment.id())))
@@ -163,8 +128,8 @@ impl Engine {
     }
 
     /// What an image would take now, in bytes.
-    fn image_size(&self) -> u64 {
-        self.all_keyspaces().1.index_bytes as u64
+    fn image_size(&self, state: &State) -> u64 {
+        state.all_keyspaces().1.index_bytes as u64
     }
 
     /// Makes an image now, whatever was written since the last one; false where an index cannot be captured just now.
@@ -173,38 +138,38 @@ impl Engine {
     ///
     /// What stopped it.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
-    pub(crate) fn take_image(&self) -> Result<bool> {
-        self.load_all()?;
-        let mut images = self.imaging.images.lock();
-        self.check_writable()?;
-        self.forget_spoiled(&mut images)?;
-        if images.taking.is_none() && !self.begin_image(&mut images)? {
+    pub(crate) fn take_now(&self, state: &State, compactor: &Compactor) -> Result<bool> {
+        state.load_all()?;
+        let mut images = self.images.lock();
+        state.check_writable()?;
+        self.forget_spoiled(state, &mut images)?;
+        if images.taking.is_none() && !self.begin_image(state, compactor, &mut images)? {
             return Ok(false);
         }
-        let before = self.imaging.stats().made;
+        let before = self.made();
         while images.taking.is_some() {
-            self.advance(&mut images)?;
+            self.advance(state, &mut images)?;
         }
-        Ok(self.imaging.stats().made > before)
+        Ok(self.made() > before)
     }
 
     /// Makes an image for the next open, where that would have much to read: the store is being closed, and everything is
     /// durable.
-    pub(crate) fn image_at_close(&self) -> Result<()> {
-        let mut images = self.imaging.images.lock();
-        self.forget_spoiled(&mut images)?;
-        let (to_read, size) = (self.bytes_to_read(&images), self.image_size());
+    pub(crate) fn take_at_close(&self, state: &State, compactor: &Compactor) -> Result<()> {
+        let mut images = self.images.lock();
+        self.forget_spoiled(state, &mut images)?;
+        let (to_read, size) = (self.bytes_to_read(state, &images), self.image_size(state));
         let share = if to_read > CLOSE_MAX { 64 } else { 8 };
         if to_read <= CLOSE_MIN || size > to_read.saturating_mul(share) {
             return Ok(());
         }
-        self.load_all()?;
-        if !self.begin_image(&mut images)? {
+        state.load_all()?;
+        if !self.begin_image(state, compactor, &mut images)? {
             return Ok(());
         }
         while images.taking.is_some() {
-            if let Err(error) = self.advance(&mut images) {
-                self.give_up(&mut images);
+            if let Err(error) = self.advance(state, &mut images) {
+                self.give_up(state, &mut images);
                 return Err(error);
             }
         }
@@ -212,7 +177,7 @@ impl Engine {
     }
 
     /// Gives up the image that is being made: the store is being closed.
-    pub(crate) fn end_image(&self) {
-        self.give_up(&mut self.imaging.images.lock());
+    pub(crate) fn end(&self, state: &State) {
+        self.give_up(state, &mut self.images.lock());
     }
 }

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
+use crate::engine::checkpoint::Checkpointer;
 use crate::engine::checkpoint::state::{Images, Named, Taking};
-use crate::engine::{Engine, Writer};
+use crate::engine::compaction::Compactor;
+use crate::engine::state::State;
+use crate::engine::state::Writer;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
 use crate::format::checkpoint::{Image, KeyspaceEntry, SegmentEntry};
 use crate::format::hash::HASH_ID;
-use crate::format::manifest::State;
+use crate::format::manifest::SegmentState;
 use crate::index::checkpoint::{Step, Writing};
 use crate::index::hash::capture::Capture;
 use crate::log::segment::Segment;
@@ -24,21 +27,26 @@ struct Begun {
     captures: Vec<Capture>,
 }
 
-impl Engine {
+impl Checkpointer {
     /// Begins an image; false where that is not possible just now.
-    pub(super) fn begin_image(&self, images: &mut Images) -> Result<bool> {
-        self.shared.commit.check()?;
-        self.shared.manifest.begin()?;
-        let Some(running) = self.compaction.running.try_lock() else { return Ok(false) };
+    pub(super) fn begin_image(
+        &self,
+        state: &State,
+        compactor: &Compactor,
+        images: &mut Images,
+    ) -> Result<bool> {
+        state.shared.commit.check()?;
+        state.shared.manifest.begin()?;
+        let Some(idle) = compactor.idle() else { return Ok(false) };
         // On a disk that is nearly full, or nearly without inodes, the rest is for removals and compaction.
-        let provision = &self.provision;
-        let is_scarce = provision.scarce(&self.shared).is_some() || provision.has_few_files(&self.shared);
-        if running.job.is_some() || self.imaging.is_loading() || is_scarce {
+        let provision = &state.provision;
+        let is_scarce = provision.scarce(&state.shared).is_some() || provision.has_few_files(&state.shared);
+        if state.loader.whole().is_none() || is_scarce {
             return Ok(false);
         }
-        let dir = self.shared.dir.as_ref();
+        let dir = state.shared.dir.as_ref();
         // Each could leave one more.
-        if let Err(error) = self.shared.remove_leftovers() {
+        if let Err(error) = state.shared.remove_leftovers() {
             images.looked = Some(provision.active_id());
             crate::trace::image_failed(&error);
             return Ok(false);
@@ -47,14 +55,14 @@ impl Engine {
         dir.random(&mut nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
         let number = images.number + 1;
         let begun = {
-            let mut writer = self.writer.lock();
-            self.capture(&mut writer, number, u64::from_le_bytes(nonce), images.was_abandoned)
+            let mut writer = state.writer.lock();
+            self.capture(state, &mut writer, number, u64::from_le_bytes(nonce), images.was_abandoned)
         };
         // A pass may begin now: what it looks up is as it was at that moment, or newer.
-        drop(running);
+        drop(idle);
         let Some(Begun { image, active, captures }) = begun else { return Ok(false) };
         images.number = number;
-        match Writing::start(dir, &image, captures, &self.shared.leftovers) {
+        match Writing::start(dir, &image, captures, &state.shared.leftovers) {
             Ok(writing) => images.taking = Some(Taking { image, active, writing, pieces: None }),
             Err(error) => {
                 // What stopped it is likely to stop another one that is begun right now.
@@ -66,13 +74,20 @@ impl Engine {
     }
 
     /// Notes what the store is at this moment. `None` where an index is still being captured.
-    fn capture(&self, writer: &mut Writer, number: u64, nonce: u64, whole: bool) -> Option<Begun> {
-        let pin = self.pin();
+    fn capture(
+        &self,
+        state: &State,
+        writer: &mut Writer,
+        number: u64,
+        nonce: u64,
+        whole: bool,
+    ) -> Option<Begun> {
+        let pin = state.pin();
         let Writer { log, indexes, .. } = writer;
-        let segments = self.shared.segments.read();
+        let segments = state.shared.segments.read();
         let ids: BTreeMap<usize, SegmentId> =
             segments.values().map(|segment| (segment.mapping().ordinal(), segment.id())).collect();
-        let mut all: Vec<_> = self.catalog.all();
+        let mut all: Vec<_> = state.catalog.all();
         all.retain(|keyspace| keyspace.contents(&pin).is_some());
         all.sort_by_key(|keyspace| keyspace.contents(&pin).map(|contents| contents.id));
         let mut captures = Vec::with_capacity(all.len());
@@ -97,7 +112,7 @@ impl Engine {
             captures.push(capture);
         }
         let image = Image {
-            store: self.shared.store,
+            store: state.shared.store,
             number,
             nonce,
             last: log.last_seq(),
@@ -113,14 +128,14 @@ impl Engine {
     /// # Errors
     ///
     /// `Poisoned`.
-    pub(super) fn advance(&self, images: &mut Images) -> Result<()> {
+    pub(super) fn advance(&self, state: &State, images: &mut Images) -> Result<()> {
         let Some(mut taking) = images.taking.take() else { return Ok(()) };
-        let dir = self.shared.dir.as_ref();
+        let dir = state.shared.dir.as_ref();
         let done = match &mut taking.pieces {
             None => match taking.writing.step(dir) {
                 Ok(Step::More) => Ok(false),
                 Ok(Step::Written) => {
-                    taking.pieces = Some(self.pieces());
+                    taking.pieces = Some(state.syncer.pieces(state));
                     Ok(false)
                 }
                 Ok(Step::Abandoned) => {
@@ -134,13 +149,13 @@ impl Engine {
                 }
             },
             Some(pieces) => match pieces.pop() {
-                Some(piece) => self.write_back(piece).map(|()| false),
-                None => self.shared.commit.wait(taking.image.last, || self.sync_once()).map(|()| true),
+                Some(piece) => state.syncer.write_back(state, &piece).map(|()| false),
+                None => state.sync_upto(taking.image.last).map(|()| true),
             },
         };
         match done {
             Ok(false) => images.taking = Some(taking),
-            Ok(true) => self.finish_image(images, taking)?,
+            Ok(true) => self.finish_image(state, images, taking)?,
             Err(error) => {
                 taking.writing.discard(dir);
                 return Err(error);
@@ -150,17 +165,18 @@ impl Engine {
     }
 
     /// The image is written, and the log durable as far as it reaches: gives it its name.
-    fn finish_image(&self, images: &mut Images, taking: Taking) -> Result<()> {
-        if let Err(error) = self.seal() {
+    fn finish_image(&self, state: &State, images: &mut Images, taking: Taking) -> Result<()> {
+        if let Err(error) = state.seal() {
             // Tried again.
             images.taking = Some(taking);
             return Err(error);
         }
         let Taking { image, active, writing, .. } = taking;
-        let is_sealed = self.shared.manifest.read(|manifest| {
+        let is_sealed = state.shared.manifest.read(|manifest| {
             let open = |segment: &&SegmentEntry| {
                 let entry = manifest.segment(segment.id).filter(|_| segment.id != active);
-                entry.is_some_and(|entry| !matches!(entry.state, State::Sealed | State::Retired))
+                entry
+                    .is_some_and(|entry| !matches!(entry.state, SegmentState::Sealed | SegmentState::Retired))
             };
             image.segments.iter().find(open).is_none()
         });
@@ -169,30 +185,30 @@ impl Engine {
             images.taking = Some(Taking { image, active, writing, pieces: Some(Vec::new()) });
             return Ok(());
         }
-        let dir = self.shared.dir.as_ref();
+        let dir = state.shared.dir.as_ref();
         if let Err(error) = writing.finish(dir) {
             crate::trace::image_failed(&error);
             return Ok(());
         }
         let before = images.named.replace(Named::of(&image));
         images.was_abandoned = false;
-        self.shared.manifest.update(|manifest| {
+        state.shared.manifest.update(|manifest| {
             manifest.image = image.number;
-            self.catalog.note_durable(manifest, self.shared.commit.durable());
+            state.catalog.note_durable(manifest, state.shared.commit.durable());
         })?;
         // Relaxed, both: statistics.
-        self.imaging.made.fetch_add(1, Ordering::Relaxed);
-        self.imaging.size.store(image.size(), Ordering::Relaxed);
+        self.made.fetch_add(1, Ordering::Relaxed);
+        self.size.store(image.size(), Ordering::Relaxed);
         crate::trace::image_made(image.number, image.last.0, image.size());
         dir.crash_point("image-named");
-        self.remove_image(before);
+        self.remove_image(state, before);
         Ok(())
     }
 
     /// Gives up the image in hand.
-    pub(super) fn give_up(&self, images: &mut Images) {
+    pub(super) fn give_up(&self, state: &State, images: &mut Images) {
         if let Some(taking) = images.taking.take() {
-            taking.writing.discard(self.shared.dir.as_ref());
+            taking.writing.discard(state.shared.dir.as_ref());
         }
     }
 }

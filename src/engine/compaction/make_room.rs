@@ -3,13 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Driven;
-use crate::engine::Engine;
+use super::{Compactor, Driven};
 use crate::engine::compaction::policy::{Decision, Survey};
 use crate::engine::compaction::report::CompactionReport;
-use crate::engine::compaction::state::{Running, Wish};
-use crate::engine::write::Due;
+use crate::engine::compaction::running::Running;
+use crate::engine::state::State;
+use crate::engine::state::index_loader::Whole;
+use crate::engine::state::write_guard::Due;
 use crate::error::{Error, Resource, Result};
+use crate::log::allocator::quota::Want;
 use crate::mem::mapping::PAGE_SIZE;
 
 /// How long a writer waits, for each 64 KiB that it writes and for each segment that the log is beyond its bound.
@@ -49,7 +51,7 @@ impl Lack {
     }
 }
 
-impl Engine {
+impl Compactor {
     /// Whether a write that found no room may be tried again: compaction has made some, or a removal gets what is kept for
     /// that.
     ///
@@ -57,38 +59,42 @@ impl Engine {
     ///
     /// `Poisoned`, or `DiskLimit` where it cannot. What else stops a pass is not this write's affair: it gets its own error.
     #[cold]
-    pub(crate) fn makes_room(&self, error: &Error, wish: &mut Wish) -> Result<bool> {
+    pub(crate) fn makes_room(&self, state: &State, error: &Error, want: &mut Want) -> Result<bool> {
         if matches!(error, Error::Exhausted { resource: Resource::Descriptors, .. }) {
-            return self.gives_back_descriptors();
+            return self.gives_back_descriptors(state);
         }
         let Some(lack) = Lack::of(error) else { return Ok(false) };
-        self.load_all()?;
+        state.load_all()?;
         let before = match error {
             Error::DiskLimit { used, .. } => *used,
             _ => 0,
         };
         // What was removed before keeps its blocks until it is collected; readers say nothing when they go.
-        if self.counted() < before {
+        if self.counted(state) < before {
             return Ok(true);
         }
-        if self.config.compaction {
-            let mut running = self.compaction.running.lock();
-            self.check_writable()?;
+        if state.config.compaction {
+            let mut running = self.running.lock();
+            state.check_writable()?;
             // Somebody may have made room since.
-            if self.counted() < before {
+            if self.counted(state) < before {
                 return Ok(true);
             }
             // Twice: what is under way may have begun before there was something better to do.
             for _ in 0..2 {
                 let passed = match lack {
-                    Lack::Limit => self.pass_for_room(&mut running).map(|()| self.counted() < before),
-                    _ => self.pass_on_full_disk(&mut running, lack, wish.removes()).map(|won| won.is_some()),
+                    Lack::Limit => {
+                        self.pass_for_room(state, &mut running).map(|()| self.counted(state) < before)
+                    }
+                    _ => self
+                        .pass_on_full_disk(state, &mut running, lack, want.removes())
+                        .map(|won| won.is_some()),
                 };
                 match passed {
                     Ok(true) => return Ok(true),
                     Ok(false) => {}
                     Err(error) => {
-                        self.shared.commit.check()?;
+                        state.shared.commit.check()?;
                         crate::trace::helper_failed(&error);
                     }
                 }
@@ -96,27 +102,27 @@ impl Engine {
         }
         if let Error::DiskLimit { needed, .. } = error {
             // With what is used and held now.
-            return Err(self.provision.refusal(*needed));
+            return Err(state.provision.refusal(*needed));
         }
-        Ok(wish.insist())
+        Ok(want.insist())
     }
 
     /// What counts against the limit now.
-    fn counted(&self) -> u64 {
-        self.take_back();
-        self.provision.counted()
+    fn counted(&self, state: &State) -> u64 {
+        self.take_back(state);
+        state.provision.counted()
     }
 
     /// Ends the pass under way, or begins and ends one that gives back room.
-    fn pass_for_room(&self, running: &mut Running) -> Result<()> {
+    fn pass_for_room(&self, state: &State, running: &mut Running) -> Result<()> {
         while running.job.is_none() {
-            let survey = self.survey(&running.damaged);
-            if !self.begin(running, &survey, survey.decide_room())? {
+            let survey = self.survey(state, &running.damaged);
+            if !self.begin(state, running, &survey, survey.decide_room())? {
                 return Ok(());
             }
         }
         while running.job.is_some() {
-            self.drive(running)?;
+            self.drive(state, running)?;
         }
         Ok(())
     }
@@ -128,26 +134,27 @@ impl Engine {
     /// What stopped it.
     pub(super) fn finds_room(
         &self,
+        state: &State,
         running: &mut Running,
         refused: &Error,
         total: &mut CompactionReport,
     ) -> Result<bool> {
         let Some(lack) = Lack::of(refused) else { return Ok(false) };
-        if self.gives_up_ready(refused)? {
+        if self.gives_up_ready(state, refused)? {
             return Ok(true);
         }
-        let won = self.pass_on_full_disk(running, lack, true)?;
+        let won = self.pass_on_full_disk(state, running, lack, true)?;
         won.iter().for_each(|report| total.add(report));
         Ok(won.is_some())
     }
 
     /// Gives up what was made for later, where that is what a pass was refused; whether something came back.
-    fn gives_up_ready(&self, refused: &Error) -> Result<bool> {
-        if Lack::of(refused).is_none() || self.provision.give_up_ready(&self.shared)? == 0 {
+    fn gives_up_ready(&self, state: &State, refused: &Error) -> Result<bool> {
+        if Lack::of(refused).is_none() || state.provision.give_up_ready(&state.shared)? == 0 {
             return Ok(false);
         }
         // A file is there as long as it is mapped.
-        self.collect_removed();
+        state.collect_removed();
         Ok(true)
     }
 
@@ -156,12 +163,12 @@ impl Engine {
     /// # Errors
     ///
     /// `Poisoned`, or what the operating system says.
-    fn gives_back_descriptors(&self) -> Result<bool> {
-        if self.writer.lock().log.full_count() == 0 {
+    fn gives_back_descriptors(&self, state: &State) -> Result<bool> {
+        if state.writer.lock().log.full_count() == 0 {
             return Ok(false);
         }
-        self.shared.commit.run(|| self.sync_once())?;
-        self.seal()
+        state.sync()?;
+        state.seal()
     }
 
     /// As before, where the pass finds room on the disk only for little; what it did, if there was one.
@@ -169,22 +176,23 @@ impl Engine {
     /// What is given up for it is not won by it, so that what the segments take says nothing here.
     fn pass_on_full_disk(
         &self,
+        state: &State,
         running: &mut Running,
         lack: Lack,
         urgent: bool,
     ) -> Result<Option<CompactionReport>> {
-        let segment_bytes = self.config.segment_bytes;
-        let room = self.provision.scarce(&self.shared);
+        let segment_bytes = state.config.segment_bytes;
+        let room = state.provision.scarce(&state.shared);
         let mut room = room.map_or(segment_bytes, |room| room.for_pass(segment_bytes));
         loop {
-            let survey = self.survey(&running.damaged);
+            let survey = self.survey(state, &running.damaged);
             if running.job.is_none() {
-                let names = self.names_size();
+                let names = self.names_size(state);
                 let decision = match lack {
                     Lack::Files => survey.decide_fewer(room, names, urgent),
                     _ => survey.decide_fitting(room, names, urgent),
                 };
-                if !self.begin(running, &survey, decision)? {
+                if !self.begin(state, running, &survey, decision)? {
                     return Ok(None);
                 }
                 if let Some(job) = &mut running.job {
@@ -192,9 +200,9 @@ impl Engine {
                 }
             }
             while running.job.is_some() {
-                match self.drive(running) {
+                match self.drive(state, running) {
                     // What was made for later is room for now.
-                    Err(refused) if self.gives_up_ready(&refused)? => break,
+                    Err(refused) if self.gives_up_ready(state, &refused)? => break,
                     // There is less than was said.
                     Err(Error::NoSpace { .. }) if room >= 2 * PAGE_SIZE as u64 => {
                         room /= 2;
@@ -208,83 +216,48 @@ impl Engine {
         }
     }
 
-    /// Takes note whether the log has grown beyond what it may be while writes go on.
-    pub(crate) fn note_growth(&self) {
-        let behind = self.provision.used() > self.growth_bound();
-        // Relaxed: advice.
-        self.compaction.behind.store(behind, Ordering::Relaxed);
-    }
-
     /// Has a writer help, where the log has grown beyond that.
     #[inline]
-    pub(crate) fn keep_pace(&self, due: Due) {
-        // Relaxed: advice.
-        if due.pace && self.compaction.behind.load(Ordering::Relaxed) {
-            self.help();
+    pub(crate) fn keep_pace(&self, state: &State, due: Due) {
+        if due.pace && state.backpressure.is_over_bound() {
+            self.help(state);
         }
     }
 
     #[cold]
-    fn help(&self) {
-        if !self.config.compaction || self.bell.is_unattended() || self.imaging.is_loading() {
+    fn help(&self, state: &State) {
+        if !state.config.compaction || state.bell.is_unattended() || state.loader.whole().is_none() {
             return;
         }
         // Where the background is at it, this waits for it, the longer the further the log is beyond its bound: that is
         // what slows the writer.
-        let beyond = || self.provision.used().saturating_sub(self.growth_bound()) / self.config.segment_bytes;
-        let until = self.shared.dir.now().saturating_add(STOP);
+        let beyond =
+            || state.provision.used().saturating_sub(state.growth_bound()) / state.config.segment_bytes;
+        let until = state.shared.dir.now().saturating_add(STOP);
         let few = u32::try_from(beyond().min(BEYOND_MAX)).unwrap_or(u32::MAX);
         // Relaxed: advice. Whoever compacts all there is is as fast as can be, and may be the one who writes.
-        let stops = u64::from(few) == BEYOND_MAX && self.compaction.asked.load(Ordering::Relaxed) == 0;
+        let stops = u64::from(few) == BEYOND_MAX && self.asked.load(Ordering::Relaxed) == 0;
         let patience = if stops { STOP } else { PACE.saturating_mul(1 + few) };
-        let Some(mut running) = self.compaction.running.try_lock_for(patience) else { return };
+        let Some(mut running) = self.running.try_lock_for(patience) else { return };
         loop {
             // A store that was closed meanwhile is not to be written to.
-            match self.check_writable().and_then(|()| self.step_running(&mut running)) {
+            match state.check_writable().and_then(|()| self.step_running(state, &mut running)) {
                 Ok(true) => {}
                 Ok(false) => return,
                 // The write has succeeded; whoever drives the pass next will meet the same.
                 Err(error) => return crate::trace::helper_failed(&error),
             }
-            if beyond() < BEYOND_MAX || self.shared.dir.now() >= until {
+            if beyond() < BEYOND_MAX || state.shared.dir.now() >= until {
                 return;
             }
         }
     }
 
-    /// What the log may take while writes go on.
-    fn growth_bound(&self) -> u64 {
-        self.limits().under_load(self.catalog.live_bytes())
-    }
-
     /// Whether what is written to next is out of proportion to what is alive.
-    pub(crate) fn is_outgrown(&self) -> bool {
-        let live = self.catalog.live_bytes();
-        let most = OUTGROWN * (live + self.limits().slack);
-        self.provision.open_bytes() > most
-    }
-
-    /// Goes on in another segment, and makes the one before durable.
-    ///
-    /// # Errors
-    ///
-    /// `NoSpace`, `Poisoned`, or what the operating system says.
-    pub(crate) fn roll(&self) -> Result<()> {
-        {
-            let mut writer = self.writer.lock();
-            self.check_writable()?;
-            writer.log.roll_now(&self.shared, &self.provision)?;
-            self.note_position(&writer);
-        }
-        self.shared.commit.run(|| self.sync_once())?;
-        self.seal().map(drop)
-    }
-
-    /// Whether the active segment holds something that compaction could take out.
-    pub(crate) fn is_active_dirty(&self) -> bool {
-        let writer = self.writer.lock();
-        let counted = writer.log.position().0.mapping().tally().counted();
-        counted.hidden > 0 || counted.tombstones > 0
+    pub(crate) fn is_outgrown(&self, state: &State) -> bool {
+        let live = state.catalog.live_bytes();
+        let most = OUTGROWN * (live + self.limits(state).slack);
+        state.provision.open_bytes() > most
     }
 
     /// Removes what is dead altogether, however little it is; and where nothing is alive, ends the active segment too.
@@ -292,25 +265,22 @@ impl Engine {
     /// # Errors
     ///
     /// What stopped it.
-    pub(crate) fn compact_at_rest(&self) -> Result<bool> {
-        let Some(mut running) = self.compaction.running.try_lock().filter(|_| !self.imaging.is_loading())
-        else {
-            return Ok(false);
-        };
+    pub(crate) fn compact_at_rest(&self, state: &State, _whole: Whole) -> Result<bool> {
+        let Some(mut running) = self.running.try_lock() else { return Ok(false) };
         // Relaxed: as in `Asked`.
-        if running.job.is_some() || self.compaction.asked.load(Ordering::Relaxed) > 0 {
+        if running.job.is_some() || self.asked.load(Ordering::Relaxed) > 0 {
             // Its turn comes with the next step; the limit on bandwidth may keep it waiting.
             return Ok(false);
         }
-        if self.catalog.live_bytes() == 0 && self.is_active_dirty() {
+        if state.catalog.live_bytes() == 0 && state.is_active_dirty() {
             // As if it were new.
-            self.provision.give_up_ready(&self.shared)?;
-            self.roll()?;
+            state.provision.give_up_ready(&state.shared)?;
+            state.roll()?;
             return Ok(true);
         }
-        let survey = self.survey(&running.damaged);
+        let survey = self.survey(state, &running.damaged);
         let decision = survey.decide_dead();
-        self.begin(&mut running, &survey, decision)
+        self.begin(state, &mut running, &survey, decision)
     }
 
     /// Takes care at once of what many processes that died have left: each may die again before its background gets to it.
@@ -318,28 +288,25 @@ impl Engine {
     /// # Errors
     ///
     /// `Poisoned`, where what was read cannot be made durable.
-    pub(crate) fn tidy_up(&self) -> Result<()> {
-        let (count, bytes) = {
-            let unproven = self.unproven.lock();
-            (unproven.len(), unproven.iter().map(|range| range.to - range.from).sum::<u64>())
-        };
-        if !self.config.compaction || count < UNPROVEN_MAX || bytes > UNPROVEN_BYTES {
+    pub(crate) fn tidy_up(&self, state: &State) -> Result<()> {
+        let (count, bytes) = state.syncer.unproven();
+        if !state.config.compaction || count < UNPROVEN_MAX || bytes > UNPROVEN_BYTES {
             return Ok(());
         }
-        self.shared.commit.run(|| self.sync_once())?;
-        self.seal()?;
-        self.load_all()?;
-        let mut running = self.compaction.running.lock();
+        state.sync()?;
+        state.seal()?;
+        state.load_all()?;
+        let mut running = self.running.lock();
         loop {
-            let survey: Survey = self.survey(&running.damaged);
+            let survey: Survey = self.survey(state, &running.damaged);
             let decision = survey.decide_small();
-            if decision == Decision::Nothing || !self.begin(&mut running, &survey, decision)? {
+            if decision == Decision::Nothing || !self.begin(state, &mut running, &survey, decision)? {
                 return Ok(());
             }
             while running.job.is_some() {
-                if let Err(error) = self.drive(&mut running) {
+                if let Err(error) = self.drive(state, &mut running) {
                     // The store is as good as before; the background tries again.
-                    self.shared.commit.check()?;
+                    state.shared.commit.check()?;
                     crate::trace::helper_failed(&error);
                     return Ok(());
                 }

@@ -18,35 +18,46 @@ mod pass;
 pub(crate) mod policy;
 mod repoint;
 pub(crate) mod report;
-pub(crate) mod state;
+mod running;
+mod survey;
 pub(crate) mod tombstone_rule;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 
-use crate::engine::Engine;
 use crate::engine::compaction::job::{Job, Victim};
-use crate::engine::compaction::policy::{Decision, Facts, Limits, Stage, Survey};
+use crate::engine::compaction::policy::{Decision, Facts, Stage, Survey};
 use crate::engine::compaction::report::{
     CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
 };
-use crate::engine::compaction::state::{Compaction, Looked, Running};
+use crate::engine::compaction::running::{Looked, Running};
+use crate::engine::state::State;
 use crate::engine::state::catalog::Keyspace;
+use crate::engine::state::index_loader::Whole;
 use crate::error::{Error, Result};
-use crate::format::manifest::State;
+use crate::format::SegmentId;
 use crate::format::record::record_size;
-use crate::format::segment_header::Role;
-use crate::format::{SegmentId, Seq};
-use crate::log::segment::Segment;
-use crate::mem::dead_bytes::Counted;
-use crate::mem::mapping::PAGE_SIZE;
 
-/// How much may be freeable in a small store, in bytes: less is not worth a pass.
-const SLACK: u64 = 1 << 20;
+/// The job of compaction on one store.
+#[derive(Debug, Default)]
+pub(crate) struct Compactor {
+    running: Mutex<Running>,
+    /// Passes that were finished.
+    passes: AtomicU64,
+    removed: AtomicU64,
+    moved: AtomicU64,
+    freed: AtomicU64,
+    /// How many callers compact all there is. They hold `running` for as long as that takes, but for the calls of their
+    /// own code, and nobody else begins anything.
+    asked: AtomicUsize,
+}
+
+/// No pass is under way, and none begins while this is held.
+pub(crate) struct Idle<'c>(#[expect(dead_code, reason = "it is held")] MutexGuard<'c, Running>);
 
 /// What a step did.
 #[derive(Debug, Default)]
@@ -58,13 +69,13 @@ struct Driven {
 }
 
 /// Says that somebody compacts all there is.
-struct Asked<'a>(&'a Compaction);
+struct Asked<'a>(&'a Compactor);
 
 impl<'a> Asked<'a> {
-    fn of(compaction: &'a Compaction) -> Self {
+    fn of(compactor: &'a Compactor) -> Self {
         // Relaxed, here and below: advice, but with `running` held.
-        compaction.asked.fetch_add(1, Ordering::Relaxed);
-        Self(compaction)
+        compactor.asked.fetch_add(1, Ordering::Relaxed);
+        Self(compactor)
     }
 }
 
@@ -74,51 +85,55 @@ impl Drop for Asked<'_> {
     }
 }
 
-impl Engine {
+impl Compactor {
+    /// The token that no pass is under way; `None` where one is, or another thread is just looking.
+    pub(crate) fn idle(&self) -> Option<Idle<'_>> {
+        self.running.try_lock().filter(|running| running.job.is_none()).map(Idle)
+    }
+
     /// One piece of compaction, where there is something to do; whether there was.
     ///
     /// # Errors
     ///
     /// What stopped it. It is tried again when there have been more writes.
-    pub(crate) fn compact_step(&self) -> Result<bool> {
-        // No pass begins before the indexes are whole: see `imaging::rebuild`.
-        if !self.config.compaction || self.imaging.is_loading() {
+    pub(crate) fn step(&self, state: &State, _whole: Whole) -> Result<bool> {
+        if !state.config.compaction {
             return Ok(false);
         }
-        let Some(mut running) = self.compaction.running.try_lock() else { return Ok(false) };
+        let Some(mut running) = self.running.try_lock() else { return Ok(false) };
         // Relaxed: as in `Asked`. Whoever was asked is in the caller's code, and goes on afterwards.
-        if self.compaction.asked.load(Ordering::Relaxed) > 0 {
+        if self.asked.load(Ordering::Relaxed) > 0 {
             return Ok(false);
         }
-        self.take_back();
-        self.step_running(&mut running)
+        self.take_back(state);
+        self.step_running(state, &mut running)
     }
 
     /// A piece of the pass under way, of what has to be durable before the next one, or the beginning of one.
     ///
     /// # Errors
     ///
-    /// As [`Engine::compact_step`].
-    fn step_running(&self, running: &mut Running) -> Result<bool> {
-        let now = self.shared.dir.now();
+    /// As [`Compactor::step`].
+    fn step_running(&self, state: &State, running: &mut Running) -> Result<bool> {
+        let now = state.shared.dir.now();
         if now < running.not_before {
             return Ok(false);
         }
         if running.ahead.is_some() {
-            if self.write_back_some(&mut running.ahead)? {
-                self.shared.commit.run(|| self.sync_once())?;
-                self.seal()?;
+            if state.syncer.write_back_some(state, &mut running.ahead)? {
+                state.sync()?;
+                state.seal()?;
             }
             return Ok(true);
         }
-        if running.job.is_none() && !self.look(running, now)? {
+        if running.job.is_none() && !self.look(state, running, now)? {
             return Ok(false);
         }
         if running.job.is_none() {
             return Ok(true);
         }
-        let done = self.drive(running)?.bytes;
-        if let Some(limit) = self.config.compaction_bytes_per_second {
+        let done = self.drive(state, running)?.bytes;
+        if let Some(limit) = state.config.compaction_bytes_per_second {
             let nanos = u128::from(done) * 1_000_000_000 / u128::from(limit);
             let wait = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
             running.not_before = now.max(running.not_before).saturating_add(wait);
@@ -127,33 +142,33 @@ impl Engine {
     }
 
     /// Collects what was removed, and removes what passes have left.
-    fn take_back(&self) {
+    fn take_back(&self, state: &State) {
         // The next pass needs it gone, and says so where it is not.
-        drop(self.shared.remove_leftovers());
-        self.collect_removed();
+        drop(state.shared.remove_leftovers());
+        state.collect_removed();
     }
 
     /// How long the limit on bandwidth has the next step wait, if one is to come.
-    pub(crate) fn compaction_due(&self) -> Option<Duration> {
-        let running = self.compaction.running.try_lock()?;
-        let wait = running.not_before.saturating_sub(self.shared.dir.now());
+    pub(crate) fn due(&self, state: &State) -> Option<Duration> {
+        let running = self.running.try_lock()?;
+        let wait = running.not_before.saturating_sub(state.shared.dir.now());
         (running.job.is_some() && !wait.is_zero()).then_some(wait)
     }
 
     /// Begins a pass if one is due; whether something was done.
-    fn look(&self, running: &mut Running, now: Duration) -> Result<bool> {
-        let looked = Looked { when: now, last: self.progress.last(), active: self.provision.active_id() };
+    fn look(&self, state: &State, running: &mut Running, now: Duration) -> Result<bool> {
+        let looked = Looked { when: now, last: state.progress.last(), active: state.provision.active_id() };
         if running.looked.is_some_and(|before| !looked.is_worth_it(before)) {
             return Ok(false);
         }
         running.looked = Some(looked);
-        let survey = self.survey(&running.damaged);
+        let survey = self.survey(state, &running.damaged);
         let begun = match survey.decide() {
             Decision::Sync { .. } => {
-                running.ahead = Some(self.pieces());
+                running.ahead = Some(state.syncer.pieces(state));
                 true
             }
-            decision => self.begin(running, &survey, decision)?,
+            decision => self.begin(state, running, &survey, decision)?,
         };
         if begun {
             running.looked = None;
@@ -162,55 +177,61 @@ impl Engine {
     }
 
     /// Does what was decided, as far as it is one step.
-    fn begin(&self, running: &mut Running, survey: &Survey, decision: Decision) -> Result<bool> {
+    fn begin(
+        &self,
+        state: &State,
+        running: &mut Running,
+        survey: &Survey,
+        decision: Decision,
+    ) -> Result<bool> {
         running.ahead = None;
         match decision {
             Decision::Nothing => return Ok(false),
             Decision::Sync { .. } => {
-                self.shared.commit.run(|| self.sync_once())?;
-                self.seal()?;
+                state.sync()?;
+                state.seal()?;
             }
             Decision::Compact { victims, reason } => {
                 // What repeats a victim is to be gone before the victim is.
-                if self.shared.remove_leftovers()? {
-                    self.shared.sync_dir()?;
+                if state.shared.remove_leftovers()? {
+                    state.shared.sync_dir()?;
                 }
-                let mut job = self.job(survey, &victims, reason);
-                job.file_max = self.config.segment_bytes;
+                let mut job = self.job(state, survey, &victims, reason);
+                job.file_max = state.config.segment_bytes;
                 running.job = Some(job);
             }
         }
         Ok(true)
     }
 
-    fn job(&self, survey: &Survey, victims: &[SegmentId], reason: CompactionReason) -> Job {
+    fn job(&self, state: &State, survey: &Survey, victims: &[SegmentId], reason: CompactionReason) -> Job {
         let horizon = survey.horizon(victims);
         let victims = survey.costs(victims).filter_map(|(facts, cost)| {
-            let segment = self.shared.segments.read().get(&facts.id).map(Arc::clone)?;
+            let segment = state.shared.segments.read().get(&facts.id).map(Arc::clone)?;
             let end = segment.data_offset() + facts.used;
             Some(Victim { segment, end, last: facts.last, footprint: facts.footprint, cost })
         });
         let victims: Vec<_> = victims.collect();
-        let names = self.names_size();
+        let names = self.names_size(state);
         // Under the mutex every number up to this one is in the index.
-        let filtered = self.writer.lock().log.last_user();
+        let filtered = state.writer.lock().log.last_user();
         crate::trace::compaction_begun(victims.len(), victims.iter().map(|victim| victim.footprint).sum());
         Job::new(victims, reason, filtered, horizon, names)
     }
 
     /// What the records take that say what the keyspaces are called, in bytes.
-    fn names_size(&self) -> u64 {
+    fn names_size(&self, state: &State) -> u64 {
         let named = |keyspace: &Arc<Keyspace>| {
             record_size((keyspace.name().len() + keyspace.codec().len() + 1) as u64)
         };
-        self.catalog.all().iter().map(named).sum()
+        state.catalog.all().iter().map(named).sum()
     }
 
     /// Takes a step of the pass under way.
-    fn drive(&self, running: &mut Running) -> Result<Driven> {
+    fn drive(&self, state: &State, running: &mut Running) -> Result<Driven> {
         let Some(job) = &mut running.job else { return Ok(Driven::default()) };
         let before = job.report.bytes_read + job.report.bytes_moved;
-        if let Err(error) = self.step_job(job) {
+        if let Err(error) = self.step_job(state, job) {
             // Not one of these goes away by itself, and other victims are to be had.
             let lasts = matches!(
                 error,
@@ -223,7 +244,7 @@ impl Engine {
                 running.damaged.extend(job.suspects());
             }
             if let Some(job) = running.job.take_if(|job| job.can_give_up()) {
-                self.give_up_pass(job);
+                self.give_up_pass(state, job);
             }
             return Err(error);
         }
@@ -231,10 +252,10 @@ impl Engine {
         let bytes = report.bytes_read + report.bytes_moved - before;
         if job.is_done() {
             // Relaxed, all: statistics.
-            self.compaction.passes.fetch_add(1, Ordering::Relaxed);
-            self.compaction.removed.fetch_add(report.segments_removed, Ordering::Relaxed);
-            self.compaction.moved.fetch_add(report.bytes_moved, Ordering::Relaxed);
-            self.compaction.freed.fetch_add(report.bytes_freed, Ordering::Relaxed);
+            self.passes.fetch_add(1, Ordering::Relaxed);
+            self.removed.fetch_add(report.segments_removed, Ordering::Relaxed);
+            self.moved.fetch_add(report.bytes_moved, Ordering::Relaxed);
+            self.freed.fetch_add(report.bytes_freed, Ordering::Relaxed);
             crate::trace::compaction_ended(
                 report.segments_removed,
                 report.bytes_read,
@@ -246,7 +267,7 @@ impl Engine {
             }
             running.job = None;
             running.looked = None;
-            self.note_growth();
+            state.note_growth();
             return Ok(Driven { bytes, finished: Some(report) });
         }
         Ok(Driven { bytes, finished: None })
@@ -259,46 +280,47 @@ impl Engine {
     /// See [`Store::compact`](crate::Store::compact).
     pub(crate) fn compact(
         &self,
+        state: &State,
         mut progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
-        let begun = self.shared.dir.now();
+        let begun = state.shared.dir.now();
         let mut total = CompactionReport::default();
-        let (mut running, _asked) = self.lock_asked()?;
-        if self.is_active_dirty() {
-            self.roll()?;
+        let (mut running, _asked) = self.lock_asked(state)?;
+        if state.is_active_dirty() {
+            state.roll()?;
         }
-        self.flush()?;
-        let limit = self.shared.manifest.next_segment();
+        state.flush()?;
+        let limit = state.shared.manifest.next_segment();
         for second in [false, true] {
             // What is made here may keep tombstones that nothing holds once the rest has been compacted. Later segments
             // are left: beside a writer that removes there would be no end of it.
-            let end = if second { self.shared.manifest.next_segment() } else { limit };
+            let end = if second { state.shared.manifest.next_segment() } else { limit };
             let wanted = |facts: &Facts, held: u64| {
                 let is_left = facts.id > limit && facts.counted.tombstones > 0 && held == 0;
                 facts.id < end && (!second || is_left)
             };
             loop {
-                self.check_writable()?;
-                let survey = self.survey(&running.damaged);
+                state.check_writable()?;
+                let survey = self.survey(state, &running.damaged);
                 let decision = survey.decide_all(wanted);
-                if !self.begin(&mut running, &survey, decision)? {
+                if !self.begin(state, &mut running, &survey, decision)? {
                     break;
                 }
                 while running.job.is_some() {
-                    match self.drive_asked(&mut running, &mut total, &mut progress) {
+                    match self.drive_asked(state, &mut running, &mut total, &mut progress) {
                         Ok(true) => {}
                         Ok(false) => {
-                            total.elapsed = self.shared.dir.now().saturating_sub(begun);
+                            total.elapsed = state.shared.dir.now().saturating_sub(begun);
                             return Ok(total);
                         }
-                        Err(refused) if self.finds_room(&mut running, &refused, &mut total)? => {}
+                        Err(refused) if self.finds_room(state, &mut running, &refused, &mut total)? => {}
                         Err(other) => return Err(other),
                     }
                 }
             }
         }
         running.looked = None;
-        total.elapsed = self.shared.dir.now().saturating_sub(begun);
+        total.elapsed = state.shared.dir.now().saturating_sub(begun);
         Ok(total)
     }
 
@@ -306,48 +328,49 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// As [`Engine::compact`].
+    /// As [`Compactor::compact`].
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) fn compact_segments(
         &self,
+        state: &State,
         ids: &[u64],
         mut progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
-        let (mut running, _asked) = self.lock_asked()?;
+        let (mut running, _asked) = self.lock_asked(state)?;
         let wanted: Vec<_> = ids.iter().copied().map(SegmentId).collect();
-        let survey = self.survey(&running.damaged);
+        let survey = self.survey(state, &running.damaged);
         let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == Stage::Sealed);
         let victims: Vec<_> = sealed.map(|(facts, _)| facts.id).collect();
         let mut total = CompactionReport::default();
         if victims.is_empty() {
             return Ok(total);
         }
-        running.job = Some(self.job(&survey, &victims, CompactionReason::Asked));
-        while running.job.is_some() && self.drive_asked(&mut running, &mut total, &mut progress)? {}
+        running.job = Some(self.job(state, &survey, &victims, CompactionReason::Asked));
+        while running.job.is_some() && self.drive_asked(state, &mut running, &mut total, &mut progress)? {}
         Ok(total)
     }
 
     /// The lock, for a call that compacts all there is; what the background had begun is ended.
-    fn lock_asked(&self) -> Result<(MutexGuard<'_, Running>, Asked<'_>)> {
+    fn lock_asked(&self, state: &State) -> Result<(MutexGuard<'_, Running>, Asked<'_>)> {
         // Before any lock, here and in every public call: threads of the parent of a forked child may hold them all.
-        self.liveness.check()?;
-        self.load_all()?;
-        let mut running = self.compaction.running.lock();
+        state.liveness.check()?;
+        state.load_all()?;
+        let mut running = self.running.lock();
         // Relaxed: as in `Asked`.
-        if self.compaction.asked.load(Ordering::Relaxed) == 0 {
+        if self.asked.load(Ordering::Relaxed) == 0 {
             // Left by one that ended with an error, or a panic of the caller's code.
             running.lent = 0;
             running.ended = CompactionReport::default();
         }
-        let asked = Asked::of(&self.compaction);
+        let asked = Asked::of(self);
         // It is synced here.
         running.ahead = None;
-        self.check_writable()?;
+        state.check_writable()?;
         // Not before: the store may have been closed, and be another process's by now.
-        self.shared.manifest.begin()?;
+        state.shared.manifest.begin()?;
         // What the background had begun is not this call's work, and its victims are.
         while running.job.is_some() {
-            self.drive(&mut running)?;
+            self.drive(state, &mut running)?;
         }
         Ok((running, asked))
     }
@@ -355,6 +378,7 @@ impl Engine {
     /// One step, and its report; whether to go on.
     fn drive_asked(
         &self,
+        state: &State,
         running: &mut MutexGuard<'_, Running>,
         total: &mut CompactionReport,
         progress: &mut impl FnMut(CompactionProgress) -> bool,
@@ -374,7 +398,7 @@ impl Engine {
         running.lent = running.lent.saturating_sub(1);
         total.add(&std::mem::take(&mut running.ended));
         // It may have closed the store.
-        self.check_writable()?;
+        state.check_writable()?;
         // Nor need it be the same pass any more, or any.
         let Some(job) = &running.job else { return Ok(go_on) };
         let is_asked = job.reason == CompactionReason::Asked;
@@ -382,14 +406,14 @@ impl Engine {
             && is_asked
             && let Some(job) = running.job.take_if(|job| job.can_give_up())
         {
-            self.give_up_pass(job);
+            self.give_up_pass(state, job);
         }
         // What a writer began for itself and left has nobody else to drive it: the background stands aside for this call.
         if !go_on && (!is_asked || running.job.is_none()) {
             return Ok(false);
         }
         let lent = std::mem::take(&mut running.lent);
-        let driven = self.drive(running);
+        let driven = self.drive(state, running);
         running.lent = lent;
         if let Some(report) = driven?.finished {
             total.add(&report);
@@ -398,74 +422,27 @@ impl Engine {
     }
 
     /// Gives up the pass under way, or ends it where the manifest knows of it already: the store is being closed.
-    pub(crate) fn end_compaction(&self) {
-        let mut running = self.compaction.running.lock();
+    pub(crate) fn end(&self, state: &State) {
+        let mut running = self.running.lock();
         while running.job.as_ref().is_some_and(|job| !job.can_give_up()) {
-            if self.drive(&mut running).is_err() {
+            if self.drive(state, &mut running).is_err() {
                 // The next open removes what is to be removed.
                 break;
             }
         }
         // One that the manifest knows of stays: no image may be begun within it.
         if let Some(job) = running.job.take_if(|job| job.can_give_up()) {
-            self.give_up_pass(job);
+            self.give_up_pass(state, job);
         }
     }
 
-    /// What is known of every segment.
-    fn survey(&self, damaged: &BTreeSet<SegmentId>) -> Survey {
-        let active = self.provision.active_id();
-        let segments: Vec<_> = self.shared.segments.read().values().map(Arc::clone).collect();
-        let live = self.catalog.live_bytes();
-        // With the manifest held nothing becomes sealed meanwhile: what is hidden by a record in a sealed segment is counted
-        // when the counters are read below.
-        let facts = self.shared.manifest.read(|manifest| {
-            let of = |segment: &Arc<Segment>| {
-                let sealed = manifest.segment(segment.id()).filter(|entry| entry.state == State::Sealed);
-                let published = segment.mapping().published();
-                let end = sealed.map_or(published, |entry| entry.end);
-                let stage = match sealed {
-                    _ if segment.id() == active => Stage::Active,
-                    Some(_) => Stage::Sealed,
-                    None => Stage::Full,
-                };
-                let used = end.checked_sub(segment.data_offset())?;
-                // Behind its end a sealed segment has no blocks.
-                let footprint = match stage {
-                    Stage::Sealed => end.next_multiple_of(PAGE_SIZE as u64).min(segment.size()),
-                    Stage::Full | Stage::Active => segment.size(),
-                };
-                Some(Facts {
-                    id: segment.id(),
-                    stage,
-                    footprint,
-                    used,
-                    counted: counted_of(segment),
-                    first: segment.first_seq(),
-                    last: sealed.map_or(Seq::MAX, |entry| entry.last_seq),
-                    filtered: segment.filtered(),
-                    generation: segment.generation(),
-                    spared: damaged.contains(&segment.id()),
-                })
-            };
-            // What was never written to has nothing published.
-            segments.iter().filter_map(of).collect()
-        });
-        Survey::of(facts, live, self.limits())
-    }
-
-    fn limits(&self) -> Limits {
-        let output = self.config.segment_bytes;
-        Limits { slack: SLACK.min(4 * output), output }
-    }
-
     /// What compaction has done, and would do.
-    pub(crate) fn compaction_stats(&self) -> CompactionStats {
-        let (running, damaged) = match self.compaction.running.try_lock() {
+    pub(crate) fn stats(&self, state: &State) -> CompactionStats {
+        let (running, damaged) = match self.running.try_lock() {
             Some(running) => (running.job.is_some(), running.damaged.clone()),
             None => (true, BTreeSet::new()),
         };
-        let survey = self.survey(&damaged);
+        let survey = self.survey(state, &damaged);
         let (next_segment, next_reason) = match survey.decide() {
             Decision::Nothing => (None, None),
             Decision::Compact { victims, reason } => (victims.first().copied(), Some(reason)),
@@ -473,10 +450,10 @@ impl Engine {
         };
         // Relaxed, all: statistics.
         CompactionStats {
-            passes: self.compaction.passes.load(Ordering::Relaxed),
-            segments_removed: self.compaction.removed.load(Ordering::Relaxed),
-            bytes_moved: self.compaction.moved.load(Ordering::Relaxed),
-            bytes_freed: self.compaction.freed.load(Ordering::Relaxed),
+            passes: self.passes.load(Ordering::Relaxed),
+            segments_removed: self.removed.load(Ordering::Relaxed),
+            bytes_moved: self.moved.load(Ordering::Relaxed),
+            bytes_freed: self.freed.load(Ordering::Relaxed),
             running,
             freeable_bytes: survey.freeable(),
             kept_removal_bytes: survey.kept(),
@@ -484,14 +461,5 @@ impl Engine {
             next_reason,
             damaged_segments: damaged.len(),
         }
-    }
-}
-
-/// What is dead in a segment. The names of keyspaces in what compaction made would be written again, so they are alive.
-fn counted_of(segment: &Segment) -> Counted {
-    let counted = segment.mapping().tally().counted();
-    match segment.role() {
-        Role::Log => counted,
-        Role::Survivors => Counted { notes: 0, ..counted },
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::keyspace_change::Change;
-use crate::format::manifest::{SegmentEntry, State};
+use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::record::{HEADER_SIZE, Header, Kind, Place, payload_sum, record_size};
 use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
 use crate::format::{KeyspaceId, SegmentId, Seq, file_name};
@@ -239,7 +239,7 @@ impl Output {
             last_seq: self.last,
             first_seq: self.first,
             filtered: self.filtered,
-            state: State::Sealed,
+            state: SegmentState::Sealed,
             role: Role::Survivors,
             generation: self.generation,
         };

@@ -17,13 +17,14 @@
 
 use std::sync::Arc;
 
-use crate::engine::Engine;
+use crate::engine::compaction::Compactor;
 use crate::engine::compaction::job::{Job, Phase, Victim};
 use crate::engine::compaction::output::{Output, Plan};
+use crate::engine::state::State;
 use crate::error::{Error, Resource, Result};
 use crate::format::file_name;
 use crate::format::keyspace_change::Change;
-use crate::format::manifest::State;
+use crate::format::manifest::SegmentState;
 use crate::format::record::{HEADER_SIZE, Kind};
 use crate::format::record_reader::{Placed, READ_MAX, Source, Step, Walker};
 use crate::format::segment_header::Role;
@@ -36,38 +37,38 @@ use crate::mem::location::Location;
 
 /// How much of a victim one step reads, in bytes.
 const STEP: u64 = 256 << 10;
-impl Engine {
+impl Compactor {
     /// Does one piece of it.
     ///
     /// # Errors
     ///
     /// `NoSpace`; `Corrupt` where a record of a victim does not verify; what the operating system says. Until the
     /// manifest was changed the pass can be given up, and nothing has happened; after that the step is to be taken again.
-    pub(crate) fn step_job(&self, job: &mut Job) -> Result<()> {
+    pub(crate) fn step_job(&self, state: &State, job: &mut Job) -> Result<()> {
         match job.phase {
-            Phase::Copy => self.copy_some(job),
+            Phase::Copy => self.copy_some(state, job),
             Phase::SyncAhead => {
-                if self.write_back_some(&mut job.ahead)? {
+                if state.syncer.write_back_some(state, &mut job.ahead)? {
                     job.phase = Phase::Sync;
                 }
                 Ok(())
             }
             Phase::Sync => {
                 // After the last lookup: every record that hides one which was not copied has at most this number.
-                let upto = self.writer.lock().log.last_user();
-                self.shared.commit.wait(upto, || self.sync_once())?;
+                let upto = state.writer.lock().log.last_user();
+                state.sync_upto(upto)?;
                 job.phase = Phase::Name;
                 Ok(())
             }
-            Phase::Name => self.name_copies(job),
+            Phase::Name => self.name_copies(state, job),
             Phase::NameAgain => {
-                self.shared.manifest.update(|_| ())?;
-                self.use_copies(job);
+                state.shared.manifest.update(|_| ())?;
+                self.use_copies(state, job);
                 Ok(())
             }
-            Phase::Switch { output, offset, moved } => self.switch_some(job, output, offset, moved),
-            Phase::Retire => self.retire_victims(job),
-            Phase::Remove { at } => self.remove_victim(job, at),
+            Phase::Switch { output, offset, moved } => self.switch_some(state, job, output, offset, moved),
+            Phase::Retire => self.retire_victims(state, job),
+            Phase::Remove { at } => self.remove_victim(state, job, at),
             Phase::Release => {
                 job.victims.pop();
                 if job.victims.is_empty() {
@@ -79,18 +80,18 @@ impl Engine {
         }
     }
 
-    fn copy_some(&self, job: &mut Job) -> Result<()> {
+    fn copy_some(&self, state: &State, job: &mut Job) -> Result<()> {
         let Some(victim) = job.victims.get(job.at) else {
             if let Some(output) = job.output.take() {
-                job.finished.push(output.finish(&self.shared)?);
+                job.finished.push(output.finish(&state.shared)?);
             }
-            job.ahead = Some(self.pieces());
+            job.ahead = Some(state.syncer.pieces(state));
             job.phase = Phase::SyncAhead;
             return Ok(());
         };
         if job.walk.is_none() {
             // Its file will go, and a snapshot may have to read what nobody has needed before.
-            match self.shared.space.attach(victim.segment.mapping()) {
+            match state.shared.space.attach(victim.segment.mapping()) {
                 // Gone already, so nobody can read it, and nothing in it is alive.
                 Err(Error::MissingSegment { .. }) if victim.cost == 0 => {}
                 other => other?,
@@ -104,12 +105,12 @@ impl Engine {
         let (segment, end) = (Arc::clone(&victim.segment), victim.end);
         let (mut source, mut walker) = match job.walk.take() {
             Some(walk) => walk,
-            None => open_walk(self, &segment, end)?,
+            None => open_walk(state, &segment, end)?,
         };
         let from = walker.offset();
         while walker.offset() < from + STEP {
             match walker.step(&mut source)? {
-                Step::Record(placed) => self.consider(job, &segment, &mut source, &placed)?,
+                Step::Record(placed) => self.consider(state, job, &segment, &mut source, &placed)?,
                 _ if walker.offset() == end => {
                     job.report.bytes_read += walker.offset() - from;
                     job.at += 1;
@@ -126,6 +127,7 @@ impl Engine {
 
     fn consider(
         &self,
+        state: &State,
         job: &mut Job,
         segment: &Segment,
         source: &mut FileSource,
@@ -134,16 +136,16 @@ impl Engine {
         let header = &placed.header;
         let location = segment.range().at(placed.offset);
         let kept = match header.kind {
-            Kind::Put => self.leads_to(job, source, placed, Some(location))?,
+            Kind::Put => self.leads_to(state, job, source, placed, Some(location))?,
             Kind::Tombstone => {
                 header.seq > job.horizon
-                    && self.catalog.by_id(header.keyspace).is_some()
-                    && !self.leads_to(job, source, placed, None)?
+                    && state.catalog.by_id(header.keyspace).is_some()
+                    && !self.leads_to(state, job, source, placed, None)?
             }
             Kind::Keyspace | Kind::Batch | Kind::Watermark | Kind::Start => false,
         };
         if kept {
-            self.keep_record(job, source, placed)?;
+            self.keep_record(state, job, source, placed)?;
             if header.kind == Kind::Put {
                 job.output.as_mut().expect("just written to").moved.push(location);
             }
@@ -154,13 +156,14 @@ impl Engine {
     /// Whether the index has an entry for a record's key: one that leads to this place, or any.
     fn leads_to(
         &self,
+        state: &State,
         job: &mut Job,
         source: &mut FileSource,
         placed: &Placed,
         wanted: Option<Location>,
     ) -> Result<bool> {
-        let Some(keyspace) = self.catalog.by_id(placed.header.keyspace) else { return Ok(false) };
-        let pin = self.pin();
+        let Some(keyspace) = state.catalog.by_id(placed.header.keyspace) else { return Ok(false) };
+        let pin = state.pin();
         let Some(contents) = keyspace.contents(&pin) else { return Ok(false) };
         if contents.id != placed.header.keyspace {
             return Ok(false);
@@ -168,12 +171,12 @@ impl Engine {
         let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(placed.header.key_len))?;
         job.key.clear();
         job.key.extend_from_slice(key);
-        let found = contents.index.find(self.hash_of(&job.key), |location| match wanted {
+        let found = contents.index.find(state.hash_of(&job.key), |location| match wanted {
             Some(wanted) => Ok(location == wanted),
             None => {
-                let record = self.record_as_it_is(location, &pin)?;
+                let record = state.record_as_it_is(location, &pin)?;
                 let same = record.is_of(contents.id, &job.key);
-                self.check_replaced(&record)?;
+                state.check_replaced(&record)?;
                 Ok::<_, Error>(same)
             }
         })?;
@@ -181,11 +184,17 @@ impl Engine {
     }
 
     /// Copies a record to the output.
-    fn keep_record(&self, job: &mut Job, source: &mut FileSource, placed: &Placed) -> Result<()> {
+    fn keep_record(
+        &self,
+        state: &State,
+        job: &mut Job,
+        source: &mut FileSource,
+        placed: &Placed,
+    ) -> Result<()> {
         let header = &placed.header;
         let size = header.size();
         // Whoever reads the file without any manifest wants to know what the keyspace is called.
-        let name = self.catalog.by_id(header.keyspace).filter(|_| header.keyspace != KeyspaceId::DEFAULT);
+        let name = state.catalog.by_id(header.keyspace).filter(|_| header.keyspace != KeyspaceId::DEFAULT);
         let name = name.map(|keyspace| Change::Create {
             id: header.keyspace,
             name: keyspace.name().to_string(),
@@ -193,7 +202,7 @@ impl Engine {
         });
         let size = size + name.as_ref().map_or(0, Output::name_size);
         if let Some(full) = job.output.take_if(|output| !output.fits(size)) {
-            job.finished.push(full.finish(&self.shared)?);
+            job.finished.push(full.finish(&state.shared)?);
         }
         let generation = job.generation();
         let output = match &mut job.output {
@@ -202,7 +211,7 @@ impl Engine {
                 let created = loop {
                     let room = (job.left + job.names).min(job.file_max).max(size);
                     let plan = Plan { room, generation, filtered: job.filtered, replaced: &job.ids };
-                    match Output::create(&self.shared, &plan) {
+                    match Output::create(&state.shared, &plan) {
                         // The process may have no file as large as that.
                         Err(Error::Exhausted { resource: Resource::FileSize, .. }) if room > size => {
                             job.file_max = room / 2;
@@ -231,35 +240,35 @@ impl Engine {
     }
 
     /// Has the manifest name the copies instead of the victims.
-    fn name_copies(&self, job: &mut Job) -> Result<()> {
-        self.map_copies(job)?;
+    fn name_copies(&self, state: &State, job: &mut Job) -> Result<()> {
+        self.map_copies(state, job)?;
         let gone = job.victims.iter().filter(|victim| victim.segment.role() == Role::Log);
         let last = gone.map(|victim| victim.last).max().unwrap_or(Seq::ZERO);
-        let named = self.shared.manifest.update(|manifest| {
+        let named = state.shared.manifest.update(|manifest| {
             for id in &job.ids {
                 if let Some(entry) = manifest.segment_mut(*id) {
-                    entry.state = State::Retired;
+                    entry.state = SegmentState::Retired;
                 }
             }
             manifest.segments.extend(job.finished.iter().map(|finished| finished.entry));
             manifest.segments.sort_unstable_by_key(|entry| entry.id);
             manifest.retired_seq = manifest.retired_seq.max(last);
-            self.catalog.note_durable(manifest, self.shared.commit.durable());
+            state.catalog.note_durable(manifest, state.shared.commit.durable());
         });
         if let Err(error) = named {
-            if job.finished.iter().any(|finished| self.shared.manifest.has(finished.entry.id)) {
+            if job.finished.iter().any(|finished| state.shared.manifest.has(finished.entry.id)) {
                 job.phase = Phase::NameAgain;
             }
             return Err(error);
         }
-        self.use_copies(job);
+        self.use_copies(state, job);
         Ok(())
     }
 
     /// Maps the copies. Before they are named: afterwards a pass cannot be given up, and one whose copies cannot be mapped could not
     /// end either.
-    fn map_copies(&self, job: &mut Job) -> Result<()> {
-        let shared = &self.shared;
+    fn map_copies(&self, state: &State, job: &mut Job) -> Result<()> {
+        let shared = &state.shared;
         for finished in &job.finished[job.made.len()..] {
             let segment = Segment::open(shared.dir.as_ref(), &shared.space, shared.store, &finished.entry)?;
             segment.release_file();
@@ -269,33 +278,33 @@ impl Engine {
     }
 
     /// Makes the copies a part of the store: the manifest names them.
-    fn use_copies(&self, job: &mut Job) {
-        self.shared.dir.crash_point("compaction-named");
+    fn use_copies(&self, state: &State, job: &mut Job) {
+        state.shared.dir.crash_point("compaction-named");
         for (segment, finished) in job.made.iter().zip(&job.finished) {
             segment.mapping().publish_existing(finished.entry.end);
-            self.shared.segments.write().insert(segment.id(), Arc::clone(segment));
+            state.shared.segments.write().insert(segment.id(), Arc::clone(segment));
         }
-        self.provision.recount(&self.shared);
+        state.provision.recount(&state.shared);
         job.phase = Phase::Switch { output: 0, offset: 0, moved: 0 };
     }
 
     /// Gives a pass up of which the manifest does not know: what it has made goes.
-    pub(super) fn give_up_pass(&self, job: Job) {
+    pub(super) fn give_up_pass(&self, state: &State, job: Job) {
         // Where it is done, its copies are the store's.
         if job.can_give_up() && !job.is_done() {
             for segment in &job.made {
-                self.shared.space.retire(segment.mapping(), segment.size());
+                state.shared.space.retire(segment.mapping(), segment.size());
             }
         }
         drop(job);
-        self.provision.recount(&self.shared);
+        state.provision.recount(&state.shared);
     }
 
     /// Takes the victims out of the store.
-    fn retire_victims(&self, job: &mut Job) -> Result<()> {
-        let shared = &self.shared;
+    fn retire_victims(&self, state: &State, job: &mut Job) -> Result<()> {
+        let shared = &state.shared;
         let strays: Vec<_> = {
-            let writer = self.writer.lock();
+            let writer = state.writer.lock();
             let live = |victim: &&Victim| writer.indexes.live_in(victim.segment.mapping().ordinal()) > 0;
             job.victims.iter().filter(live).map(|victim| Arc::clone(&victim.segment)).collect()
         };
@@ -304,7 +313,7 @@ impl Engine {
             shared.manifest.update(|manifest| {
                 for id in &job.ids {
                     if let Some(entry) = manifest.segment_mut(*id) {
-                        entry.state = State::Sealed;
+                        entry.state = SegmentState::Sealed;
                     }
                 }
             })?;
@@ -314,7 +323,7 @@ impl Engine {
         }
         for victim in &job.victims {
             let segment = &victim.segment;
-            self.provision.leaves(segment.size());
+            state.provision.leaves(segment.size());
             shared.segments.write().remove(&segment.id());
             shared.space.retire(segment.mapping(), segment.size());
             job.report.segments_removed += 1;
@@ -323,18 +332,18 @@ impl Engine {
         let made: u64 = job.made.iter().map(|segment| segment.size()).sum();
         job.report.bytes_freed = job.report.bytes_freed.saturating_sub(made);
         job.report.segments_made = job.made.len() as u64;
-        self.provision.recount(shared);
+        state.provision.recount(shared);
         job.phase = Phase::Remove { at: 0 };
         Ok(())
     }
 
     /// Removes a victim's file; after the last one, what is known of them.
-    fn remove_victim(&self, job: &mut Job, at: usize) -> Result<()> {
-        let shared = &self.shared;
+    fn remove_victim(&self, state: &State, job: &mut Job, at: usize) -> Result<()> {
+        let shared = &state.shared;
         if let Some(victim) = job.victims.get(at) {
             let segment = &victim.segment;
             unlink_segment(shared.dir.as_ref(), segment.id())?;
-            self.provision.has_left(segment.size(), shared);
+            state.provision.has_left(segment.size(), shared);
             job.phase = Phase::Remove { at: at + 1 };
             return Ok(());
         }
@@ -342,14 +351,14 @@ impl Engine {
         shared.sync_dir()?;
         shared.manifest.forget(&job.ids);
         // Their places are free; their memory and their blocks, as far as only this pass still has them, go one by one.
-        self.collect_removed();
+        state.collect_removed();
         job.phase = Phase::Release;
         Ok(())
     }
 }
 
-fn open_walk(engine: &Engine, segment: &Segment, end: u64) -> Result<(FileSource, Walker)> {
-    let file = engine.shared.dir.open(&file_name::segment(segment.id()), Access::Read);
+fn open_walk(state: &State, segment: &Segment, end: u64) -> Result<(FileSource, Walker)> {
+    let file = state.shared.dir.open(&file_name::segment(segment.id()), Access::Read);
     let file = file.map_err(|error| segment.io("open", error))?;
     let walker = Walker::new(segment.nonce(), segment.data_offset(), end, segment.order());
     Ok((FileSource::new(file, segment.path().clone(), segment.size()), walker))

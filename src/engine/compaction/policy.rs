@@ -89,11 +89,6 @@ impl Limits {
         self.slack + live / 100 * FREEABLE_PERCENT
     }
 
-    /// The most that the log may take under load; beyond that writers help, and are slowed by it.
-    pub(crate) fn under_load(&self, live: u64) -> u64 {
-        2 * live + self.slack + 8 * self.output
-    }
-
     fn kept(&self, live: u64) -> u64 {
         self.slack + live / 100 * KEPT_PERCENT
     }

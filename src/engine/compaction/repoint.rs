@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use super::pass::damage;
-use crate::engine::Engine;
+use crate::engine::compaction::Compactor;
 use crate::engine::compaction::job::{Job, Phase};
+use crate::engine::state::State;
 use crate::engine::state::catalog::Keyspace;
 use crate::error::Result;
 use crate::format::hash::Hash;
@@ -35,11 +36,18 @@ struct Copied {
     place: Option<Location>,
 }
 
-impl Engine {
+impl Compactor {
     /// Leads the index to some of the copies.
-    pub(super) fn switch_some(&self, job: &mut Job, output: usize, offset: u64, moved: usize) -> Result<()> {
+    pub(super) fn switch_some(
+        &self,
+        state: &State,
+        job: &mut Job,
+        output: usize,
+        offset: u64,
+        moved: usize,
+    ) -> Result<()> {
         let Some(segment) = job.made.get(output).map(Arc::clone) else {
-            self.shared.dir.crash_point("compaction-switched");
+            state.shared.dir.crash_point("compaction-switched");
             job.phase = Phase::Retire;
             return Ok(());
         };
@@ -50,9 +58,9 @@ impl Engine {
         let mut last: (KeyspaceId, Option<Arc<Keyspace>>) = (KeyspaceId::DEFAULT, None);
         for _ in 0..STEP / GROUP {
             group.clear();
-            let pin = self.pin();
+            let pin = state.pin();
             while group.len() < GROUP && offset < end {
-                let record = self.record(segment.range().at(offset), &pin)?;
+                let record = state.record(segment.range().at(offset), &pin)?;
                 let header = record.header();
                 let place = match header.kind {
                     Kind::Put => {
@@ -62,10 +70,10 @@ impl Engine {
                     }
                     _ => None,
                 };
-                let hash = self.hash_of(record.key());
-                self.check_replaced(&record)?;
+                let hash = state.hash_of(record.key());
+                state.check_replaced(&record)?;
                 if last.0 != header.keyspace || last.1.is_none() {
-                    last = (header.keyspace, self.catalog.by_id(header.keyspace));
+                    last = (header.keyspace, state.catalog.by_id(header.keyspace));
                 }
                 let keyspace = last.1.as_ref().filter(|_| place.is_some()).map(Arc::clone);
                 if let Some(contents) = keyspace.as_ref().and_then(|keyspace| keyspace.contents(&pin)) {
@@ -76,7 +84,7 @@ impl Engine {
                 offset += size;
             }
             drop(pin);
-            self.switch_group(&segment, &group);
+            self.switch_group(state, &segment, &group);
         }
         job.phase = match offset < end {
             true => Phase::Switch { output, offset, moved },
@@ -86,11 +94,11 @@ impl Engine {
     }
 
     /// Leads the index to a few copies, where it still leads to the originals.
-    fn switch_group(&self, segment: &Segment, group: &[Copied]) {
-        let space = &self.shared.space;
+    fn switch_group(&self, state: &State, segment: &Segment, group: &[Copied]) {
+        let space = &state.shared.space;
         let (range, copies) = (segment.range(), segment.mapping());
-        let pin = self.pin();
-        let mut writer = self.writer.lock();
+        let pin = state.pin();
+        let mut writer = state.writer.lock();
         for Copied { kind, id, keyspace, size, hash, offset, place } in group {
             let Some(old) = place else {
                 let why = if *kind == Kind::Tombstone { Dead::Tombstone } else { Dead::Note };

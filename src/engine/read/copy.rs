@@ -4,8 +4,8 @@
 //! A page may be lost between two loads of it: the disk fails, or another program cuts the file. The guard of the mapping
 //! puts zeros there (`mapping`).
 
-use crate::engine::Engine;
 use crate::engine::read::{Value, View};
+use crate::engine::state::State;
 use crate::engine::state::catalog::{Contents, Keyspace};
 use crate::error::Result;
 use crate::format::Defect;
@@ -58,11 +58,11 @@ impl View<'_> {
     ///
     /// `Io`, with the store's directory and the offset of the page in its file.
     pub fn check(&self, value: &[u8]) -> Result<()> {
-        check_slice(value, self.engine.shared.dir.path())
+        check_slice(value, self.state.shared.dir.path())
     }
 }
 
-impl Engine {
+impl State {
     /// Copies a value, by loads that tolerate a file that changes under us, and verifies the copy.
     pub(crate) fn get_into(&self, keyspace: &Keyspace, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
         let pin = self.pin();

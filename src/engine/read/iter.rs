@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::engine::read::Value;
 use crate::engine::state::catalog::{Contents, Keyspace};
-use crate::engine::{Engine, dropped};
+use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::index::hash::scan::Cursor;
@@ -45,7 +45,7 @@ const AHEAD: usize = 64;
 #[doc(alias = "Iterator")]
 #[derive(Debug)]
 pub struct Iter {
-    engine: Arc<Engine>,
+    state: Arc<State>,
     keyspace: Arc<Keyspace>,
     /// The number of what is gone through; none before the first step.
     id: Option<KeyspaceId>,
@@ -57,13 +57,13 @@ pub struct Iter {
 }
 
 impl Iter {
-    pub(crate) fn new(engine: Arc<Engine>, keyspace: Arc<Keyspace>) -> Self {
-        let pin = engine.pin();
+    pub(crate) fn new(state: Arc<State>, keyspace: Arc<Keyspace>) -> Self {
+        let pin = state.pin();
         let id = keyspace.contents(&pin).map(|contents| contents.id);
         drop(pin);
         // Relaxed: whoever closes the store meanwhile does so beside the making of this.
-        engine.counters.iterators.fetch_add(1, Ordering::Relaxed);
-        Self { engine, keyspace, id, cursor: Some(Cursor::START), found: Vec::new(), places: Vec::new() }
+        state.counters.iterators.fetch_add(1, Ordering::Relaxed);
+        Self { state, keyspace, id, cursor: Some(Cursor::START), found: Vec::new(), places: Vec::new() }
     }
 
     /// One item, or `None` where the entries found so far are used up.
@@ -72,7 +72,7 @@ impl Iter {
         if self.found.is_empty() {
             return None;
         }
-        let pin = self.engine.pin();
+        let pin = self.state.pin();
         let end = match still(&self.keyspace, self.id, &pin) {
             Ok(Some(_)) => None,
             end => Some(end),
@@ -92,9 +92,9 @@ impl Iter {
 
     /// The record that an entry shows, kept: between two items no pin holds, and compaction may move it.
     fn kept(&self, contents: &Contents, location: Location, pin: &Pin) -> Result<Option<KeptRecord>> {
-        let Some(record) = self.engine.visible(contents, location, pin)? else { return Ok(None) };
-        if self.engine.config.verify_reads {
-            self.engine.check_record(&record)?;
+        let Some(record) = self.state.visible(contents, location, pin)? else { return Ok(None) };
+        if self.state.config.verify_reads {
+            self.state.check_record(&record)?;
         }
         Ok(Some(record.keep_record()))
     }
@@ -121,10 +121,10 @@ impl Iterator for Iter {
                 return Some(item);
             }
             let mut cursor = Some(self.cursor.take()?);
-            if self.engine.liveness.is_forked() {
+            if self.state.liveness.is_forked() {
                 return Some(Err(Error::Forked));
             }
-            let pin = self.engine.pin();
+            let pin = self.state.pin();
             // Several buckets at once, so that the loads of their records overlap.
             let mut places = std::mem::take(&mut self.places);
             let contents = loop {
@@ -141,7 +141,7 @@ impl Iterator for Iter {
                 match contents.index.scan(at, &mut places) {
                     Ok(next) => cursor = next,
                     // A cursor is a place in every index of these keys. On an error the iterator ends: `self.cursor` was taken.
-                    Err(unread) => match self.engine.mend(unread) {
+                    Err(unread) => match self.state.mend(unread) {
                         Ok(()) => {}
                         Err(error) => return Some(Err(error)),
                     },
@@ -149,7 +149,7 @@ impl Iterator for Iter {
             };
             self.cursor = cursor;
             for location in &places {
-                self.engine.shared.space.prefetch(*location);
+                self.state.shared.space.prefetch(*location);
             }
             for location in places.drain(..) {
                 self.found.extend(self.kept(contents, location, &pin).transpose());
@@ -164,7 +164,7 @@ impl std::iter::FusedIterator for Iter {}
 impl Drop for Iter {
     fn drop(&mut self) {
         // Relaxed: as in `new`.
-        self.engine.counters.iterators.fetch_sub(1, Ordering::Relaxed);
+        self.state.counters.iterators.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

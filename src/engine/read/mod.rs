@@ -14,14 +14,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use crate::engine::Engine;
-use crate::engine::state::catalog::{Contents, Keyspace};
-use crate::engine::state::visibility::Before;
+use crate::engine::state::State;
+use crate::engine::state::catalog::Keyspace;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::hash::Hash;
 use crate::mem::address_space::{Record, Slice};
-use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
 /// A key or value of the store, without a copy: it lies in the mapped file.
@@ -140,7 +138,7 @@ impl From<Value> for Vec<u8> {
 /// ```
 #[derive(Debug)]
 pub struct View<'s> {
-    pub(crate) engine: &'s Engine,
+    pub(crate) state: &'s State,
     keyspace: &'s Keyspace,
     pin: Pin,
     /// The pin belongs to the thread.
@@ -148,8 +146,8 @@ pub struct View<'s> {
 }
 
 impl<'s> View<'s> {
-    pub(crate) fn new(engine: &'s Engine, keyspace: &'s Keyspace) -> Self {
-        Self { engine, keyspace, pin: engine.pins.hold(), here: PhantomData }
+    pub(crate) fn new(state: &'s State, keyspace: &'s Keyspace) -> Self {
+        Self { state, keyspace, pin: state.pins.hold(), here: PhantomData }
     }
 
     /// Lets go of what the view holds back, and goes on as a view taken now. What was borrowed from it is gone before.
@@ -166,7 +164,7 @@ impl<'s> View<'s> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn refresh(&mut self) {
-        self.engine.pins.renew(&mut self.pin);
+        self.state.pins.renew(&mut self.pin);
     }
 
     /// Returns the value of a key, borrowed from the view.
@@ -186,7 +184,7 @@ impl<'s> View<'s> {
     /// As [`Keyspace::get`](crate::Keyspace::get).
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
-        let record = self.engine.get(self.keyspace, key.as_ref(), &self.pin)?;
+        let record = self.state.get(self.keyspace, key.as_ref(), &self.pin)?;
         Ok(record.map(|record| record.value()))
     }
 
@@ -205,7 +203,7 @@ impl<'s> View<'s> {
     /// As [`Keyspace::get`](crate::Keyspace::get).
     #[inline]
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.engine.get(self.keyspace, key.as_ref(), &self.pin)?.is_some())
+        Ok(self.state.get(self.keyspace, key.as_ref(), &self.pin)?.is_some())
     }
 
     /// Appends the values of many keys to `values`, in the order of the keys, all as of one moment; see
@@ -230,11 +228,11 @@ impl<'s> View<'s> {
         keys: &[impl AsRef<[u8]>],
         values: &mut Vec<Option<&'v [u8]>>,
     ) -> Result<()> {
-        self.engine.get_many(self.keyspace, keys, &self.pin, values, |record| record.value())
+        self.state.get_many(self.keyspace, keys, &self.pin, values, |record| record.value())
     }
 }
 
-impl Engine {
+impl State {
     /// The newest visible record of a key.
     #[inline]
     pub(crate) fn get<'p>(
@@ -286,39 +284,5 @@ impl Engine {
     pub(crate) fn get_with_seq(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(Seq, Value)>> {
         let pin = self.pin();
         Ok(self.get(keyspace, key, &pin)?.map(|record| (record.seq(), Value::of(&record))))
-    }
-
-    /// The record that an entry of the index shows to readers now, if any.
-    pub(crate) fn visible<'p>(
-        &'p self,
-        contents: &Contents,
-        location: Location,
-        pin: &'p Pin,
-    ) -> Result<Option<Record<'p>>> {
-        let record = self.record(location, pin)?;
-        if self.visibility.is_visible(record.seq()) {
-            if !record.is_put() {
-                self.check_record(&record)?;
-            }
-            if contents.index.is_from_image() {
-                self.check_first(&contents.index, self.hash_of(record.key()), location, &record)?;
-            }
-            self.check_replaced(&record)?;
-            return Ok(record.is_put().then_some(record));
-        }
-        match self.visibility.before(location, pin) {
-            Some(Before::Absent) => Ok(None),
-            Some(Before::At(location)) => {
-                let record = self.record(location, pin)?;
-                self.check_former(&contents.index, &record)?;
-                Ok(Some(record))
-            }
-            // The batch ended meanwhile: what the key has now.
-            None => self.lookup(contents, self.hash_of(record.key()), record.key(), pin),
-        }
-    }
-
-    pub(crate) fn hash_of(&self, key: &[u8]) -> Hash {
-        self.hash_key.hash(key)
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! What makes the many one moment is in `moment`.
 
-use crate::engine::Engine;
 use crate::engine::read::Value;
+use crate::engine::state::State;
 use crate::engine::state::catalog::{Contents, Keyspace};
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
@@ -24,7 +24,7 @@ pub enum TryGet {
     NotResident,
 }
 
-impl Engine {
+impl State {
     /// Appends what `give` makes of the records of many keys, as of one moment.
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl Engine {
             Some(hash)
         });
         for hash in hashes.iter().flatten() {
-            self.bring_near(contents, *hash);
+            self.prefetch_records(contents, *hash);
         }
         hashes
     }

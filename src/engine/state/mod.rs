@@ -1,5 +1,347 @@
-//! The state of an open store that reads, writes and jobs share.
+//! The state of an open store that reads, writes and background jobs share.
+//!
+//! The jobs (`compaction`, `checkpoint`) have state of their own, which nothing here knows.
+//!
+//! **Concurrency.** One writer mutex decides everything about writes; reads take no lock. Lock order: the locks of the
+//! jobs, then the writer mutex, then those that `log::allocator` names. The commit's leader takes the writer mutex twice,
+//! briefly, and syncs without it.
 
+pub(crate) mod backpressure;
 pub(crate) mod catalog;
+pub(crate) mod index_loader;
+mod lookup;
+mod rebuild;
 pub(crate) mod snapshot_registry;
+pub(crate) mod syncer;
 pub(crate) mod visibility;
+pub(crate) mod write_guard;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use self::backpressure::{Backpressure, growth_bound};
+use self::catalog::{Catalog, Contents, Indexes, Keyspace};
+use self::index_loader::IndexLoader;
+use self::syncer::Syncer;
+use self::visibility::Visibility;
+use self::write_guard::{Due, WriteGuard};
+use crate::config::{Config, Durability};
+use crate::error::{Error, Result};
+use crate::format::hash::HashKey;
+use crate::format::keyspace_change::Keyspaces;
+use crate::format::{SegmentId, Seq};
+use crate::fs::Lock;
+use crate::log::allocator::Provision;
+use crate::log::context::Shared;
+use crate::log::writer::LogWriter;
+use crate::mem::fork_guard::Liveness;
+use crate::recovery::Opened;
+use crate::recovery::report::RecoveryReport;
+use crate::sync::epoch::{Domain, Pin};
+use crate::sync::notifier::Bell;
+use crate::sync::seqlock::Progress;
+
+/// What the writer mutex guards.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) log: LogWriter,
+    pub(crate) indexes: Indexes,
+    /// The keyspaces, as the log has them.
+    pub(crate) names: Keyspaces,
+}
+
+/// Counters that the writer keeps and everybody reads.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// How often a writer woke the background.
+    pub(crate) wakes: AtomicU64,
+    /// Iterators that are alive.
+    pub(crate) iterators: AtomicUsize,
+    /// The active segment, as the writer told everybody last.
+    segment: AtomicU64,
+}
+
+/// The state of an open store.
+pub(crate) struct State {
+    /// What its readers pin.
+    pub(crate) pins: Domain,
+    pub(crate) shared: Shared,
+    pub(crate) config: Config,
+    pub(crate) liveness: Liveness,
+    pub(crate) hash_key: HashKey,
+    pub(crate) catalog: Catalog,
+    /// The keyspace without a name.
+    pub(crate) default: Arc<Keyspace>,
+    pub(crate) visibility: Visibility,
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) provision: Provision,
+    pub(crate) counters: Counters,
+    pub(crate) progress: Progress,
+    pub(crate) report: RecoveryReport,
+    pub(crate) bell: Bell,
+    pub(crate) syncer: Syncer,
+    pub(crate) loader: IndexLoader,
+    pub(crate) backpressure: Backpressure,
+    /// The epoch of the oldest pin that removed files wait for, and since when, by the store's clock.
+    waiting: Mutex<Option<(u64, Duration)>>,
+}
+
+/// Short: this is what a handle, a view and an iterator print.
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("Engine");
+        text.field("path", &self.shared.dir.path());
+        // A forked child takes no lock.
+        if !self.liveness.is_forked() {
+            text.field("keyspaces", &self.catalog.all().len());
+        }
+        text.finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// Starts on what recovery opened; returns the store's lock beside it.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short, or the first pages of the log cannot be made ready.
+    pub(super) fn start(opened: Opened, config: Config) -> Result<(Self, Box<dyn Lock>)> {
+        let Opened { shared, lock, control, hash_key, keyspaces, names, pending, tail, ready, .. } = opened;
+        let liveness =
+            Liveness::new().map_err(|error| Error::io("make a page for", shared.dir.path(), error))?;
+        let provision =
+            Provision::new(opened.regime, &config, &shared.segments, ready, Arc::clone(&tail.segment));
+        let pins = shared.space.domain();
+        let last = tail.last;
+        tail.segment.times_are_told(last);
+        let log = LogWriter::open(&shared, tail)?;
+        let (segment, offset) = log.position();
+        provision.set_active(segment, offset);
+        let counters = Counters { segment: AtomicU64::new(segment.id().0), ..Counters::default() };
+        let loader = IndexLoader::new(keyspaces.iter().map(|loaded| loaded.slot.index.index()));
+        let (catalog, indexes) = Catalog::new(keyspaces, pending, pins);
+        if config.sigbus_guard {
+            control.guard();
+        }
+        let state = Self {
+            pins,
+            shared,
+            config,
+            liveness,
+            hash_key,
+            default: catalog.get("").expect("every store has the keyspace without a name"),
+            catalog,
+            visibility: Visibility::new(pins),
+            writer: Mutex::new(Writer { log, indexes, names }),
+            provision,
+            counters,
+            progress: Progress::new(last),
+            report: opened.report,
+            bell: Bell::default(),
+            syncer: Syncer::new(control, opened.unproven),
+            loader,
+            backpressure: Backpressure::default(),
+            waiting: Mutex::new(None),
+        };
+        Ok((state, lock))
+    }
+
+    /// Pins the store for the time of a read.
+    #[inline]
+    pub(crate) fn pin(&self) -> Pin {
+        self.pins.pin()
+    }
+
+    /// Gives back what was removed and no reader can see any more, and notes what is held. Returns how many pieces wait.
+    pub(crate) fn collect_removed(&self) -> usize {
+        let left = self.shared.space.collect();
+        self.provision.recount(&self.shared);
+        self.note_oldest_pin();
+        left
+    }
+
+    /// How long removed files have waited for the oldest pin, as far as somebody has looked. A pin's epoch tells it from all
+    /// that were taken since something began to wait.
+    pub(crate) fn note_oldest_pin(&self) -> Option<Duration> {
+        let now = self.shared.dir.now();
+        let oldest = self.pins.pins().oldest.filter(|_| self.shared.space.waits());
+        let mut waiting = self.waiting.lock();
+        *waiting = oldest.map(|epoch| waiting.filter(|(before, _)| *before == epoch).unwrap_or((epoch, now)));
+        waiting.map(|(_, since)| now.saturating_sub(since))
+    }
+
+    /// What a keyspace holds now.
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceDropped`.
+    #[inline]
+    pub(crate) fn contents<'p>(&self, keyspace: &'p Keyspace, pin: &'p Pin) -> Result<&'p Contents> {
+        match keyspace.contents(pin) {
+            Some(contents) => Ok(contents),
+            None => Err(dropped(keyspace)),
+        }
+    }
+
+    /// Refuses to write to a store that is poisoned or closed.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`, `Closed` or `Forked`.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.shared.commit.check()?;
+        self.liveness.check()
+    }
+
+    // ---- Durability
+
+    /// Makes everything appended so far durable, the store's own records included.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned` where a sync failed, now or earlier.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.shared.commit.run(|| self.syncer.sync(self))
+    }
+
+    /// Waits until everything up to a number is durable, the numbers of the store's own records included.
+    ///
+    /// # Errors
+    ///
+    /// As [`State::sync`].
+    pub(crate) fn sync_upto(&self, seq: Seq) -> Result<()> {
+        self.shared.commit.wait(seq, || self.syncer.sync(self))
+    }
+
+    /// Waits until a write is as durable as it is to be.
+    ///
+    /// # Errors
+    ///
+    /// As [`State::sync`].
+    pub(crate) fn settle(&self, seq: Seq, durability: Durability) -> Result<()> {
+        match durability {
+            Durability::Os | Durability::Interval => Ok(()),
+            Durability::Disk => self.sync_upto(seq),
+        }
+    }
+
+    /// Makes everything acknowledged so far durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`State::sync`].
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.shared.commit.check()?;
+        self.sync_upto(self.last_seq())
+    }
+
+    /// Has the manifest call segments sealed that are durable. True if there were any.
+    ///
+    /// # Errors
+    ///
+    /// As [`Syncer::seal`].
+    pub(crate) fn seal(&self) -> Result<bool> {
+        self.syncer.seal(self)
+    }
+
+    /// The last record that a user wrote.
+    pub(crate) fn last_seq(&self) -> Seq {
+        self.progress.last()
+    }
+
+    /// The last record that a user wrote and that is durable together with all before it.
+    ///
+    /// The store's own records have numbers, too, and are synced with the others: nobody may ask for those.
+    pub(crate) fn durable_seq(&self) -> Seq {
+        let durable = self.shared.commit.durable();
+        durable.min(self.last_seq())
+    }
+
+    /// Waits until everything up to a number is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`State::sync`]; `UnknownSeq`.
+    pub(crate) fn wait_durable(&self, seq: Seq) -> Result<()> {
+        self.liveness.check()?;
+        let last = self.last_seq();
+        if seq > last {
+            return Err(Error::UnknownSeq { seq: seq.0, last: last.0 });
+        }
+        self.sync_upto(seq)
+    }
+
+    // ---- The active segment
+
+    /// Notes which segment is active; called under the writer mutex. True if it is another one than before.
+    fn note_active(&self, segment: SegmentId) -> bool {
+        // Relaxed, both: under the writer mutex.
+        let rolled = self.counters.segment.load(Ordering::Relaxed) != segment.0;
+        if rolled {
+            self.counters.segment.store(segment.0, Ordering::Relaxed);
+            self.note_growth();
+        }
+        rolled
+    }
+
+    /// Notes whether the log is beyond its bound.
+    pub(crate) fn note_growth(&self) {
+        self.backpressure.note(self.provision.used(), self.growth_bound());
+    }
+
+    /// The most bytes that the log takes while writes go on.
+    pub(crate) fn growth_bound(&self) -> u64 {
+        growth_bound(self.catalog.live_bytes(), self.config.segment_bytes)
+    }
+
+    /// Wakes the background, if it sleeps and has work.
+    #[inline]
+    pub(crate) fn call_helper(&self, due: Due) {
+        if due.call && self.bell.ring() {
+            // Relaxed: a statistic.
+            self.counters.wakes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Goes on in another segment, and makes the one before durable.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, `Poisoned`, or what the operating system says.
+    pub(crate) fn roll(&self) -> Result<()> {
+        {
+            let mut guard = WriteGuard::lock(self)?;
+            guard.writer.log.roll_now(&self.shared, &self.provision)?;
+            guard.end();
+        }
+        self.sync()?;
+        self.seal().map(drop)
+    }
+
+    /// True if the active segment holds something that compaction could take out.
+    pub(crate) fn is_active_dirty(&self) -> bool {
+        let writer = self.writer.lock();
+        let counted = writer.log.position().0.mapping().tally().counted();
+        counted.hidden > 0 || counted.tombstones > 0
+    }
+
+    /// Maps a segment that nobody has needed since the store was opened. True if there was one.
+    pub(crate) fn attach_some(&self) -> bool {
+        let attached = self.shared.space.attach_next();
+        if let Some(Err(error)) = &attached {
+            // Every read that needs it tries again, and says so.
+            crate::trace::segment_unusable(error);
+        }
+        attached.is_some()
+    }
+}
+
+/// The error of a caller that uses a keyspace that is gone.
+#[cold]
+pub(crate) fn dropped(keyspace: &Keyspace) -> Error {
+    Error::KeyspaceDropped { name: keyspace.name().to_string() }
+}

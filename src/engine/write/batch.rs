@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::{Condition, point};
 use crate::config::Durability;
-use crate::engine::compaction::state::Wish;
+use crate::engine::Engine;
+use crate::engine::state::Writer;
 use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::state::write_guard::WriteGuard;
 use crate::engine::write::batch_ops::{BatchOps, Expected, Step, frame_len};
-use crate::engine::{Engine, Writer};
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::hash::Hash;
@@ -54,10 +55,10 @@ impl Engine {
         batch: &BatchOps,
         durability: Durability,
     ) -> Result<Seq> {
-        let mut wish = Wish::of(!batch.iter().any(|(_, _, step)| matches!(step, Step::Insert(_))));
+        let mut want = Want::of(!batch.iter().any(|(_, _, step)| matches!(step, Step::Insert(_))));
         loop {
-            match self.attempt_batch(keyspace, batch, durability, wish) {
-                Err(error) if self.is_worth_another(&error, &mut wish)? => {}
+            match self.attempt_batch(keyspace, batch, durability, want) {
+                Err(error) if self.is_worth_another(&error, &mut want)? => {}
                 other => return other,
             }
         }
@@ -68,7 +69,7 @@ impl Engine {
         keyspace: &Arc<Keyspace>,
         batch: &BatchOps,
         durability: Durability,
-        wish: Wish,
+        want: Want,
     ) -> Result<Seq> {
         self.liveness.check()?;
         let keyspaces: Vec<&Keyspace> =
@@ -80,19 +81,17 @@ impl Engine {
         loop {
             let contents = self.all_contents(&keyspaces, &pin)?;
             let prepared = self.prepare(batch, &keyspaces, &contents)?;
-            let mut guard = self.writer.lock();
-            self.check_writable()?;
+            let mut guard = WriteGuard::lock(self)?;
             let now = self.all_contents(&keyspaces, &pin)?;
             if !contents.iter().zip(&now).all(|(before, now)| std::ptr::eq(*before, *now)) {
                 // A keyspace was cleared meanwhile.
                 continue;
             }
-            let written = self.write_prepared(&mut guard, &prepared, wish, &pin);
-            let written = written.map(|seq| (seq, self.note_position(&guard)));
-            drop(guard);
+            let written = self.write_prepared(&mut guard, &prepared, want, &pin);
+            let work = guard.end();
             drop(pin);
             // A refusal too shows what may not be durable yet.
-            let (seq, work) = match written {
+            let seq = match written {
                 Err(error @ Error::ConditionFailed { .. }) => {
                     self.flush_at(durability)?;
                     return Err(error);
@@ -100,7 +99,7 @@ impl Engine {
                 other => other?,
             };
             self.call_helper(work);
-            self.keep_pace(work);
+            self.compactor.keep_pace(self, work);
             self.settle(seq, durability)?;
             return Ok(seq);
         }
@@ -147,7 +146,7 @@ impl Engine {
         let frame = Frame { count, len: frame_len(len)?, sum: sum.finish() };
         mark_superseded(&mut writes);
         for planned in &writes {
-            self.bring_near(planned.contents, planned.hash);
+            self.prefetch_records(planned.contents, planned.hash);
         }
         Ok(Prepared { writes, checks, frame })
     }
@@ -155,11 +154,12 @@ impl Engine {
     /// Checks the conditions and makes room; then nothing can fail but the store into the log.
     fn write_prepared(
         &self,
-        writer: &mut Writer,
+        guard: &mut WriteGuard<'_>,
         prepared: &Prepared<'_>,
-        wish: Wish,
+        want: Want,
         pin: &Pin,
     ) -> Result<Seq> {
+        let writer = &mut *guard.writer;
         for check in &prepared.checks {
             let slot = writer.indexes.of(check.contents);
             let reads = matches!(check.expected, Expected::Value(_));
@@ -199,9 +199,9 @@ impl Engine {
         }
         let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
         // Removals of what is not there take room and free none.
-        let want = if frees { wish.want() } else { Want::Insertion };
+        let want = if frees { want } else { Want::Insertion };
         writer.log.reserve(&self.shared, &self.provision, want, size)?;
-        self.apply(writer, prepared, pin)
+        self.apply(guard, prepared, pin)
     }
 
     /// Appends a batch and changes the index; visible as a whole when this returns. The last sequence number.
@@ -212,8 +212,10 @@ impl Engine {
     /// # Errors
     ///
     /// Where its pages cannot be written after all; nothing was changed.
-    fn apply(&self, writer: &mut Writer, prepared: &Prepared<'_>, pin: &Pin) -> Result<Seq> {
+    fn apply(&self, guard: &mut WriteGuard<'_>, prepared: &Prepared<'_>, pin: &Pin) -> Result<Seq> {
         let Prepared { writes, frame, .. } = prepared;
+        let WriteGuard { writer, effect } = guard;
+        let writer = &mut **writer;
         let before = writer.log.position().0.id();
         let drafts = writes.iter().map(|planned| planned.draft);
         let (frame_seq, first) = writer.log.append_batch(&self.shared, *frame, drafts)?;
@@ -223,7 +225,7 @@ impl Engine {
         let (range, ordinal) = (segment.range(), segment.mapping().ordinal());
         self.shared.space.add_dead(range.at(first - HEADER_SIZE as u64), Dead::Note, HEADER_SIZE as u64);
         let mut tombstones = Vec::new();
-        self.progress.begin(log.last_user());
+        effect.begin(log.last_user());
         self.visibility.begin(frame_seq.next(), writes.len());
         let mut offset = first;
         let mut seq = frame_seq;

@@ -11,8 +11,10 @@ use std::sync::Arc;
 use parking_lot::MutexGuard;
 
 use crate::config::Durability;
+use crate::engine::Engine;
 use crate::engine::state::catalog::Keyspace;
-use crate::engine::{Engine, Writer, dropped};
+use crate::engine::state::write_guard::WriteGuard;
+use crate::engine::state::{Writer, dropped};
 use crate::error::{Error, Result};
 use crate::format::keyspace_change::{Change, ENTRY_LEN_MAX, MAX_CODEC_LEN, MAX_NAME_LEN};
 use crate::format::record::Kind;
@@ -41,24 +43,21 @@ impl Engine {
             return Ok(keyspace);
         }
         let slot = self.new_slot()?;
-        let mut guard = self.writer.lock();
-        let writer = &mut *guard;
-        self.check_writable()?;
+        let mut guard = WriteGuard::lock(self)?;
         if let Some(keyspace) = self.catalog.get(name) {
             return Ok(keyspace);
         }
-        if writer.names.iter().len() > KEYSPACES_MAX {
+        if guard.writer.names.iter().len() > KEYSPACES_MAX {
             return Err(Error::Limit {
                 what: "a store has at most 16,384 named keyspaces, each with an index of its own",
                 advice: "put a prefix before the keys of one keyspace instead",
             });
         }
-        let id = writer.names.next();
+        let id = guard.writer.names.next();
         let change = Change::Create { id, name: name.to_owned(), codec: codec.to_owned() };
-        let seq = self.append_change(writer, &change)?;
-        let keyspace = self.catalog.add(&mut writer.indexes, name, codec, (id, seq), slot);
-        let work = self.note_position(writer);
-        drop(guard);
+        let seq = self.append_change(&mut guard, &change)?;
+        let keyspace = self.catalog.add(&mut guard.writer.indexes, name, codec, (id, seq), slot);
+        let work = guard.end();
         self.call_helper(work);
         crate::trace::keyspace_created(name, id.0);
         self.settle(seq, durability)?;
@@ -94,9 +93,7 @@ impl Engine {
         check_movable(from, "the default keyspace cannot be renamed")?;
         check_name(to)?;
         check_movable(to, "it is the default keyspace's; choose another")?;
-        let mut guard = self.writer.lock();
-        let writer = &mut *guard;
-        self.check_writable()?;
+        let mut guard = WriteGuard::lock(self)?;
         let (keyspace, taken) = (self.catalog.get(from), self.catalog.get(to).is_some());
         let Some(keyspace) = keyspace.filter(|_| !taken) else {
             let there = keyspace_answer(from, to, self.catalog.get(from).is_some());
@@ -105,10 +102,9 @@ impl Engine {
             return there;
         };
         let id = self.id_of(&keyspace)?;
-        let seq = self.append_change(writer, &Change::Rename { id, name: to.to_owned() })?;
+        let seq = self.append_change(&mut guard, &Change::Rename { id, name: to.to_owned() })?;
         self.catalog.rename(&keyspace, to);
-        let work = self.note_position(writer);
-        drop(guard);
+        let work = guard.end();
         self.call_helper(work);
         crate::trace::keyspace_renamed(to, id.0);
         self.settle(seq, durability)
@@ -122,25 +118,23 @@ impl Engine {
     pub(crate) fn drop_keyspace(&self, name: &str, durability: Durability) -> Result<bool> {
         self.liveness.check()?;
         check_movable(name, "the default keyspace cannot be dropped; clear it")?;
-        let mut guard = match self.catalog.get(name) {
+        let guard = match self.catalog.get(name) {
             Some(keyspace) => self.lock_to_empty(&keyspace),
             None => self.writer.lock(),
         };
-        let writer = &mut *guard;
-        self.check_writable()?;
+        let mut guard = WriteGuard::of(self, guard)?;
         let Some(keyspace) = self.catalog.get(name) else {
             // As for a key that is not there: the answer must not be taken back.
-            let seq = writer.log.last_user();
+            let seq = guard.writer.log.last_user();
             drop(guard);
             self.settle(seq, durability)?;
             return Ok(false);
         };
         let id = self.id_of(&keyspace)?;
-        let seq = self.append_change(writer, &Change::Drop { id, name: name.to_owned() })?;
-        let old = self.catalog.drop_keyspace(&self.shared.space, &mut writer.indexes, &keyspace, seq);
+        let seq = self.append_change(&mut guard, &Change::Drop { id, name: name.to_owned() })?;
+        let old = self.catalog.drop_keyspace(&self.shared.space, &mut guard.writer.indexes, &keyspace, seq);
         self.bury(old.as_ref());
-        let work = self.note_position(writer);
-        drop(guard);
+        let work = guard.end();
         let waits = self.free(old);
         self.call_helper(work.or(waits));
         crate::trace::keyspace_dropped(name, id.0);
@@ -156,24 +150,22 @@ impl Engine {
     pub(crate) fn clear_keyspace(&self, keyspace: &Arc<Keyspace>, durability: Durability) -> Result<Seq> {
         self.liveness.check()?;
         let slot = self.new_slot()?;
-        let mut guard = self.lock_to_empty(keyspace);
-        let writer = &mut *guard;
-        self.check_writable()?;
+        let mut guard = WriteGuard::of(self, self.lock_to_empty(keyspace))?;
         let old = self.id_of(keyspace)?;
         if self.is_empty(keyspace) {
             // As for a key that is not there: nothing to write, and the answer must not be taken back.
-            let seq = writer.log.last_user();
+            let seq = guard.writer.log.last_user();
             drop(guard);
             self.settle(seq, durability)?;
             return Ok(seq);
         }
-        let id = writer.names.next();
+        let id = guard.writer.names.next();
         let name = keyspace.name();
-        let seq = self.append_change(writer, &Change::Clear { id, old, name: name.to_string() })?;
-        let before = self.catalog.clear(&self.shared.space, &mut writer.indexes, keyspace, (id, seq), slot);
+        let seq = self.append_change(&mut guard, &Change::Clear { id, old, name: name.to_string() })?;
+        let before =
+            self.catalog.clear(&self.shared.space, &mut guard.writer.indexes, keyspace, (id, seq), slot);
         self.bury(before.as_ref());
-        let work = self.note_position(writer);
-        drop(guard);
+        let work = guard.end();
         let waits = self.free(before);
         self.call_helper(work.or(waits));
         crate::trace::keyspace_cleared(&name, id.0);
@@ -220,13 +212,13 @@ impl Engine {
     }
 
     /// Checks a change against the names and logs it. On an error nothing has changed.
-    fn append_change(&self, writer: &mut Writer, change: &Change) -> Result<Seq> {
+    fn append_change(&self, guard: &mut WriteGuard<'_>, change: &Change) -> Result<Seq> {
         let value = change.encode();
         let draft = Draft::new(Kind::Keyspace, change.id(), change.name().as_bytes(), &value)?;
         let frees = matches!(change, Change::Clear { .. } | Change::Drop { .. });
         // What frees so much gets whatever there is.
         let want = if frees { Want::Last } else { Want::Insertion };
-        if change.id() == writer.names.next() && change.id().0 == u32::MAX {
+        if change.id() == guard.writer.names.next() && change.id().0 == u32::MAX {
             return Err(Error::Limit {
                 what: "all 2^32 - 1 keyspace numbers of the store are used",
                 advice: "copy its content to a new store",
@@ -234,12 +226,16 @@ impl Engine {
         }
         if !frees {
             // The manifest will have to name it, on whatever disk.
-            self.shared.manifest.reserve_keyspaces(writer.names.encoded_len() + ENTRY_LEN_MAX)?;
+            self.shared.manifest.reserve_keyspaces(guard.writer.names.encoded_len() + ENTRY_LEN_MAX)?;
         }
-        writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
-        let (location, seq) = writer.log.append(&self.shared, &draft)?;
-        writer.names.apply(change).expect("the names were looked at, and the number is not the last one");
-        self.progress.begin(seq);
+        guard.writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
+        let (location, seq) = guard.writer.log.append(&self.shared, &draft)?;
+        guard
+            .writer
+            .names
+            .apply(change)
+            .expect("the names were looked at, and the number is not the last one");
+        guard.effect.begin(seq);
         self.shared.space.add_dead(location, Dead::Note, draft.size());
         self.catalog.note(seq, change.clone());
         Ok(seq)

@@ -11,24 +11,22 @@ pub(crate) mod keyspaces;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::Durability;
-use crate::engine::compaction::state::Wish;
+use crate::engine::Engine;
 use crate::engine::read::Value;
 use crate::engine::state::catalog::{Contents, Keyspace};
-use crate::engine::{Engine, Writer};
+use crate::engine::state::write_guard::WriteGuard;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::hash::Hash;
 use crate::format::record::Kind;
 use crate::index::hash::lazy::Unread;
 use crate::index::keyspace_index::KeyspaceIndex;
+use crate::log::allocator::quota::Want;
 use crate::log::writer::Draft;
 use crate::mem::address_space::Record;
 use crate::mem::dead_bytes::Dead;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
-
-/// How many bytes of log lie between two looks at whether the helper sleeps.
-const CALL_SPACING: u64 = 64 << 10;
 
 /// The entry that a write found in the index.
 #[derive(Debug, Clone, Copy)]
@@ -105,10 +103,10 @@ impl Engine {
         change: &Change<'_>,
         durability: Durability,
     ) -> Result<Outcome> {
-        let mut wish = Wish::of(change.value.is_none());
+        let mut want = Want::of(change.value.is_none());
         loop {
-            match self.attempt(keyspace, change, durability, wish) {
-                Err(error) if self.is_worth_another(&error, &mut wish)? => {}
+            match self.attempt(keyspace, change, durability, want) {
+                Err(error) if self.is_worth_another(&error, &mut want)? => {}
                 other => return other,
             }
         }
@@ -120,8 +118,8 @@ impl Engine {
     ///
     /// What stopped that.
     #[cold]
-    fn is_worth_another(&self, error: &Error, wish: &mut Wish) -> Result<bool> {
-        Ok(self.makes_room(error, wish)? || self.mends(error)?)
+    fn is_worth_another(&self, error: &Error, want: &mut Want) -> Result<bool> {
+        Ok(self.compactor.makes_room(self, error, want)? || self.mends(error)?)
     }
 
     #[inline]
@@ -130,7 +128,7 @@ impl Engine {
         keyspace: &Keyspace,
         change: &Change<'_>,
         durability: Durability,
-        wish: Wish,
+        want: Want,
     ) -> Result<Outcome> {
         self.liveness.check()?;
         let pin = self.pin();
@@ -142,10 +140,9 @@ impl Engine {
             None => (Kind::Tombstone, [].as_slice()),
         };
         let mut draft = Draft::new(kind, contents.id, change.key, value)?;
-        self.bring_near(contents, hash);
-        let mut guard = self.writer.lock();
-        let writer = &mut *guard;
-        self.check_writable()?;
+        self.prefetch_records(contents, hash);
+        let mut guard = WriteGuard::lock(self)?;
+        let writer = &mut *guard.writer;
         // They may have been replaced since; from here on they stay.
         let contents = self.contents(keyspace, &pin)?;
         draft.keyspace = contents.id;
@@ -165,9 +162,9 @@ impl Engine {
         }
         let entries = usize::from(change.value.is_some());
         self.reserve(slot, entries)?;
-        writer.log.reserve_record(&self.shared, &self.provision, wish.want(), &draft)?;
+        writer.log.reserve_record(&self.shared, &self.provision, want, &draft)?;
         let (location, seq) = writer.log.append(&self.shared, &draft)?;
-        self.progress.begin(seq);
+        guard.effect.begin(seq);
         self.keep_version(contents, hash, there, seq);
         let ordinal = writer.log.position().0.mapping().ordinal();
         if change.value.is_some() {
@@ -180,8 +177,7 @@ impl Engine {
             self.shared.space.add_dead(location, Dead::Tombstone, draft.size());
             self.count(contents, slot, there, ordinal, 0);
         }
-        let work = self.note_position(writer);
-        drop(guard);
+        let work = guard.end();
         let kept = match change.keep {
             Keep::Nothing => None,
             Keep::Old => there.map(|there| Value::of(&there.record)),
@@ -191,7 +187,7 @@ impl Engine {
         let was_there = there.is_some();
         drop(pin);
         self.call_helper(work);
-        self.keep_pace(work);
+        self.compactor.keep_pace(self, work);
         self.settle(seq, durability)?;
         Ok(Outcome::Done { seq, was_there, kept })
     }
@@ -216,22 +212,6 @@ impl Engine {
                 holds
             }
         })
-    }
-
-    /// Starts the loads of the records that the key may have now.
-    #[inline]
-    pub(crate) fn bring_near(&self, contents: &Contents, hash: Hash) {
-        // What cannot be read is an error of the search that follows.
-        drop(contents.index.find(hash, |location| {
-            self.shared.space.prefetch(location);
-            Ok::<bool, Unread>(false)
-        }));
-    }
-
-    /// Refuses to write to a store that is poisoned or was closed while the caller waited.
-    pub(crate) fn check_writable(&self) -> Result<()> {
-        self.shared.commit.check()?;
-        self.liveness.check()
     }
 
     /// Makes room in an index, so that nothing can fail half done.
@@ -334,53 +314,6 @@ impl Engine {
         }
         add(&contents.live_bytes, size.wrapping_sub(old));
         add(&contents.keys, u64::from(size > 0).wrapping_sub(u64::from(was.is_some())));
-    }
-
-    /// Tells everybody else where the log is; what is to be done because of it.
-    pub(crate) fn note_position(&self, writer: &Writer) -> Due {
-        let (segment, offset) = writer.log.position();
-        let half = segment.size() / 2;
-        let before = self.provision.offset();
-        // Relaxed, both: under the writer mutex.
-        let rolled = self.counters.segment.load(Ordering::Relaxed) != segment.id().0;
-        if rolled {
-            self.counters.segment.store(segment.id().0, Ordering::Relaxed);
-            self.note_growth();
-        }
-        self.provision.set_offset(offset);
-        self.progress.end(writer.log.last_user());
-        // Relaxed: the helper looks under the mutex.
-        self.counters.full.store(writer.log.full_count(), Ordering::Relaxed);
-        // A segment may be smaller than that, and the next one is made when it is half full.
-        let pace = rolled || before / CALL_SPACING != offset / CALL_SPACING;
-        let call =
-            pace || (before < half && half <= offset) || self.config.durability == Durability::Interval;
-        Due { call, pace }
-    }
-
-    /// Wakes the helper, if it sleeps and there is work.
-    #[inline]
-    pub(crate) fn call_helper(&self, due: Due) {
-        if due.call && self.bell.ring() {
-            // Relaxed: a statistic.
-            self.counters.wakes.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// What a writer is to do besides, once it has let go of the mutex.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Due {
-    /// The helper should look whether it has work.
-    call: bool,
-    /// Another 64 KiB were written, so it is time to look whether compaction keeps pace.
-    pub(crate) pace: bool,
-}
-
-impl Due {
-    /// The same; and the helper should look in any case where `also` is true.
-    pub(crate) fn or(self, also: bool) -> Self {
-        Self { call: self.call || also, ..self }
     }
 }
 

@@ -33,6 +33,27 @@ pub(crate) enum Want {
     Ahead,
 }
 
+impl Want {
+    /// The room that a write wants which only removes, or not.
+    pub(crate) fn of(removes: bool) -> Self {
+        if removes { Self::Removal } else { Self::Insertion }
+    }
+
+    /// True for a write that only removes.
+    pub(crate) fn removes(self) -> bool {
+        matches!(self, Self::Removal | Self::Last)
+    }
+
+    /// Gives a removal the last room there is, because no pass could make any. True if there was more to hope for.
+    pub(crate) fn insist(&mut self) -> bool {
+        let hopes = *self == Self::Removal;
+        if hopes {
+            *self = Self::Last;
+        }
+        hopes
+    }
+}
+
 /// How much the segments may take, and do.
 #[derive(Debug)]
 pub(crate) struct Allowance {

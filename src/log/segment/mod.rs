@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::format::manifest::{SegmentEntry, State};
+use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::record_reader::Order;
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::{SegmentId, Seq, StoreId, file_name};
@@ -279,7 +279,7 @@ impl Segment {
             last_seq: Seq::ZERO,
             first_seq: Seq::ZERO,
             filtered: Seq::ZERO,
-            state: State::Open,
+            state: SegmentState::Open,
             role: Role::Log,
             generation: 0,
         }

@@ -300,7 +300,7 @@ impl LogWriter {
     /// What has been appended and not yet synced.
     pub(crate) fn plan(&self) -> SyncPlan {
         let full = self.full.iter().map(Full::unsynced);
-        let active = SegmentRange { segment: Arc::clone(&self.segment), from: self.synced, to: self.offset };
+        let active = SegmentRange::new(&self.segment, self.synced, self.offset);
         SyncPlan::new(full.chain([active]).collect(), self.last_seq())
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::history::{Contents, Files};
 use crate::api::salvage::{Damage, DamageCause, SalvageReport};
-use crate::format::manifest::State;
+use crate::format::manifest::SegmentState;
 use crate::format::record::{HEADER_SIZE, Kind};
 use crate::format::record_reader::{Order, Step, Walker};
 use crate::format::segment_header::SegmentHeader;
@@ -84,8 +84,9 @@ impl Truth {
                 let key = (placed.header.keyspace, bytes[payload..key_end].to_vec());
                 records.entry(key).or_default().push(record);
             }
-            let known =
-                manifest.segment(entry.id).is_some_and(|entry| manifest.clean || entry.state != State::Open);
+            let known = manifest
+                .segment(entry.id)
+                .is_some_and(|entry| manifest.clean || entry.state != SegmentState::Open);
             if !known {
                 open_ends.insert(name, last);
             }

@@ -8,9 +8,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use crate::engine::Engine;
+use super::State;
 use crate::engine::state::catalog::{Contents, Keyspace};
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
@@ -33,7 +32,7 @@ struct Building {
     tombstones: Vec<(Hash, Location)>,
 }
 
-impl Engine {
+impl State {
     /// Builds every index anew that is not whole. Where all are, somebody has been here before.
     ///
     /// # Errors
@@ -52,15 +51,10 @@ impl Engine {
         if building.is_empty() {
             return Ok(());
         }
-        if let Some(stuck) = &*self.imaging.stuck.lock() {
-            return Err(stuck.clone());
-        }
+        self.loader.check_stuck()?;
         crate::trace::image_unusable(damage);
-        // Relaxed: see `forget_spoiled`.
-        self.imaging.is_spoiled.store(true, Ordering::Relaxed);
-        self.read_all_back(&mut building, &pin).inspect_err(|error| {
-            *self.imaging.stuck.lock() = Some(error.clone());
-        })?;
+        self.loader.note_spoiled();
+        self.read_all_back(&mut building, &pin).inspect_err(|error| self.loader.note_stuck(error))?;
         for Building { keyspace, writer: mut index, tombstones } in building.into_values() {
             for (hash, location) in tombstones {
                 index.remove(hash, location);
@@ -69,8 +63,7 @@ impl Engine {
             debug_assert_eq!(keys, Some(index.index().len() as u64), "the log says what the image said");
             self.catalog.reindex(&mut writer.indexes, &keyspace, index);
         }
-        // Relaxed: a statistic.
-        self.imaging.rebuilds.fetch_add(1, Ordering::Relaxed);
+        self.loader.note_rebuilt();
         Ok(())
     }
 

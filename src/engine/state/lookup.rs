@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::Engine;
+use super::State;
 use crate::engine::state::catalog::Contents;
 use crate::engine::state::visibility::Before;
 use crate::error::{Error, Result};
@@ -10,11 +10,12 @@ use crate::format::hash::Hash;
 use crate::format::record::{Place, payload_sum};
 use crate::format::{Defect, Seq};
 use crate::index::hash::Index;
+use crate::index::hash::lazy::Unread;
 use crate::mem::address_space::Record;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
-impl Engine {
+impl State {
     /// The newest visible record of a key.
     ///
     /// # Errors
@@ -79,11 +80,11 @@ impl Engine {
         Ok(record)
     }
 
-    /// As [`Engine::record`], for whoever asks [`Engine::check_replaced`] after all that is read of it.
+    /// As [`State::record`], for whoever asks [`State::check_replaced`] after all that is read of it.
     ///
     /// # Errors
     ///
-    /// As [`Engine::record`], but for pages that cannot be had.
+    /// As [`State::record`], but for pages that cannot be had.
     #[inline]
     pub(crate) fn record_as_it_is<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
         match self.shared.space.record(location, pin) {
@@ -97,6 +98,52 @@ impl Engine {
     fn record_again<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
         let found = self.shared.space.find(location, pin)?;
         found.ok_or_else(|| self.damage(location, Defect::LengthOutOfRange))
+    }
+
+    /// The record that an entry of the index shows to readers now, if any.
+    pub(crate) fn visible<'p>(
+        &'p self,
+        contents: &Contents,
+        location: Location,
+        pin: &'p Pin,
+    ) -> Result<Option<Record<'p>>> {
+        let record = self.record(location, pin)?;
+        if self.visibility.is_visible(record.seq()) {
+            if !record.is_put() {
+                self.check_record(&record)?;
+            }
+            if contents.index.is_from_image() {
+                self.check_first(&contents.index, self.hash_of(record.key()), location, &record)?;
+            }
+            self.check_replaced(&record)?;
+            return Ok(record.is_put().then_some(record));
+        }
+        match self.visibility.before(location, pin) {
+            Some(Before::Absent) => Ok(None),
+            Some(Before::At(location)) => {
+                let record = self.record(location, pin)?;
+                self.check_former(&contents.index, &record)?;
+                Ok(Some(record))
+            }
+            // The batch ended meanwhile: what the key has now.
+            None => self.lookup(contents, self.hash_of(record.key()), record.key(), pin),
+        }
+    }
+
+    /// Starts the loads of the records that the key may have now.
+    #[inline]
+    pub(crate) fn prefetch_records(&self, contents: &Contents, hash: Hash) {
+        // What cannot be read is an error of the search that follows.
+        drop(contents.index.find(hash, |location| {
+            self.shared.space.prefetch(location);
+            Ok::<bool, Unread>(false)
+        }));
+    }
+
+    /// The keyed hash of a key.
+    #[inline]
+    pub(crate) fn hash_of(&self, key: &[u8]) -> Hash {
+        self.hash_key.hash(key)
     }
 
     /// Verifies a record against both of its checksums: where every read is verified, and where a record has the right
@@ -160,7 +207,7 @@ impl Engine {
         if record.is_replaced() { self.check_record(record) } else { Ok(()) }
     }
 
-    /// As [`Engine::check_first`], for what the index no longer leads to.
+    /// As [`State::check_first`], for what the index no longer leads to.
     ///
     /// # Errors
     ///

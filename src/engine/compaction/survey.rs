@@ -1,0 +1,74 @@
+//! The survey: what is known of every segment before it is decided which are compacted.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::engine::compaction::Compactor;
+use crate::engine::compaction::policy::{Facts, Limits, Stage, Survey};
+use crate::engine::state::State;
+use crate::engine::state::backpressure::slack;
+use crate::format::manifest::SegmentState;
+use crate::format::segment_header::Role;
+use crate::format::{SegmentId, Seq};
+use crate::log::segment::Segment;
+use crate::mem::dead_bytes::Counted;
+use crate::mem::mapping::PAGE_SIZE;
+
+impl Compactor {
+    /// What is known of every segment.
+    pub(super) fn survey(&self, state: &State, damaged: &BTreeSet<SegmentId>) -> Survey {
+        let active = state.provision.active_id();
+        let segments: Vec<_> = state.shared.segments.read().values().map(Arc::clone).collect();
+        let live = state.catalog.live_bytes();
+        // With the manifest held nothing becomes sealed meanwhile: what is hidden by a record in a sealed segment is counted
+        // when the counters are read below.
+        let facts = state.shared.manifest.read(|manifest| {
+            let of = |segment: &Arc<Segment>| {
+                let sealed =
+                    manifest.segment(segment.id()).filter(|entry| entry.state == SegmentState::Sealed);
+                let published = segment.mapping().published();
+                let end = sealed.map_or(published, |entry| entry.end);
+                let stage = match sealed {
+                    _ if segment.id() == active => Stage::Active,
+                    Some(_) => Stage::Sealed,
+                    None => Stage::Full,
+                };
+                let used = end.checked_sub(segment.data_offset())?;
+                // Behind its end a sealed segment has no blocks.
+                let footprint = match stage {
+                    Stage::Sealed => end.next_multiple_of(PAGE_SIZE as u64).min(segment.size()),
+                    Stage::Full | Stage::Active => segment.size(),
+                };
+                Some(Facts {
+                    id: segment.id(),
+                    stage,
+                    footprint,
+                    used,
+                    counted: counted_of(segment),
+                    first: segment.first_seq(),
+                    last: sealed.map_or(Seq::MAX, |entry| entry.last_seq),
+                    filtered: segment.filtered(),
+                    generation: segment.generation(),
+                    spared: damaged.contains(&segment.id()),
+                })
+            };
+            // What was never written to has nothing published.
+            segments.iter().filter_map(of).collect()
+        });
+        Survey::of(facts, live, self.limits(state))
+    }
+
+    pub(super) fn limits(&self, state: &State) -> Limits {
+        let output = state.config.segment_bytes;
+        Limits { slack: slack(output), output }
+    }
+}
+
+/// What is dead in a segment. The names of keyspaces in what compaction made would be written again, so they are alive.
+fn counted_of(segment: &Segment) -> Counted {
+    let counted = segment.mapping().tally().counted();
+    match segment.role() {
+        Role::Log => counted,
+        Role::Survivors => Counted { notes: 0, ..counted },
+    }
+}

@@ -1,0 +1,157 @@
+//! The index loader: brings in what an index checkpoint holds and no read has needed yet.
+//!
+//! Where the checkpoint turns out to be damaged, the indexes are built anew from the log (`rebuild`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::State;
+use crate::error::{Error, Result};
+use crate::index::checkpoint::is_of_image;
+use crate::index::hash::Index;
+use crate::index::hash::lazy::Unread;
+
+/// All indexes are whole, and stay so. No pass of compaction begins without this: the records of all segments then say
+/// what an index held, and nothing is found in two places.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whole(());
+
+/// The indexes that are not yet known to be whole.
+#[derive(Debug, Default)]
+pub(crate) struct IndexLoader {
+    loading: Mutex<Vec<Arc<Index>>>,
+    /// True if there are any.
+    is_loading: AtomicBool,
+    /// How often indexes were built anew because a checkpoint was damaged.
+    rebuilds: AtomicU64,
+    /// The checkpoint that the manifest names turned out to be damaged.
+    is_spoiled: AtomicBool,
+    /// Why the indexes could not be built anew: the log is damaged as well, and reading it again would say the same.
+    stuck: Mutex<Option<Error>>,
+}
+
+impl IndexLoader {
+    /// Starts with the indexes that recovery opened.
+    pub(super) fn new<'i>(indexes: impl Iterator<Item = &'i Arc<Index>>) -> Self {
+        let partial: Vec<_> = indexes.filter(|index| index.is_partial()).map(Arc::clone).collect();
+        let is_loading = AtomicBool::new(!partial.is_empty());
+        Self { loading: Mutex::new(partial), is_loading, ..Self::default() }
+    }
+
+    /// The token that all indexes are whole; `None` while one may lack what a checkpoint holds.
+    #[inline]
+    pub(crate) fn whole(&self) -> Option<Whole> {
+        // Acquire: pairs with the release in `load_some`: a thread that sees none sees whole indexes.
+        (!self.is_loading.load(Ordering::Acquire)).then_some(Whole(()))
+    }
+
+    /// How often indexes were built anew because a checkpoint was damaged.
+    pub(crate) fn rebuilds(&self) -> u64 {
+        // Relaxed: a statistic.
+        self.rebuilds.load(Ordering::Relaxed)
+    }
+
+    /// True if the checkpoint that the manifest names turned out to be damaged.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        // Relaxed: a thread that misses it finds it the next time.
+        self.is_spoiled.load(Ordering::Relaxed)
+    }
+
+    /// The manifest names the damaged checkpoint no longer.
+    pub(crate) fn forget_spoiled(&self) {
+        // Relaxed: indexes are built anew once, and have been.
+        self.is_spoiled.store(false, Ordering::Relaxed);
+    }
+
+    /// Refuses to build the indexes anew where that has failed before.
+    ///
+    /// # Errors
+    ///
+    /// What stopped it then.
+    pub(super) fn check_stuck(&self) -> Result<()> {
+        self.stuck.lock().as_ref().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Notes that a checkpoint is damaged.
+    pub(super) fn note_spoiled(&self) {
+        // Relaxed: see `is_spoiled`.
+        self.is_spoiled.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes what stopped building the indexes anew.
+    pub(super) fn note_stuck(&self, error: &Error) {
+        *self.stuck.lock() = Some(error.clone());
+    }
+
+    /// Notes that the indexes were built anew.
+    pub(super) fn note_rebuilt(&self) {
+        // Relaxed: a statistic.
+        self.rebuilds.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    /// Loads a piece of an index. True if one was left to load.
+    ///
+    /// # Errors
+    ///
+    /// What stopped building the indexes anew, where the checkpoint is damaged.
+    pub(crate) fn load_some(&self) -> Result<bool> {
+        let loader = &self.loader;
+        if loader.whole().is_some() || loader.stuck.lock().is_some() {
+            return Ok(false);
+        }
+        let Some(index) = loader.loading.lock().last().map(Arc::clone) else { return Ok(false) };
+        // Where only this list has it, its keyspace is gone.
+        let more = if Arc::strong_count(&index) <= 2 { Ok(false) } else { index.bring_more() };
+        match more {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(unread) => self.rebuild(&unread.into())?,
+        }
+        let mut loading = loader.loading.lock();
+        // Another thread may have loaded it, too.
+        loading.retain(|other| !Arc::ptr_eq(other, &index));
+        // Release: pairs with the acquire in `whole`.
+        loader.is_loading.store(!loading.is_empty(), Ordering::Release);
+        Ok(true)
+    }
+
+    /// Loads all indexes.
+    ///
+    /// # Errors
+    ///
+    /// As [`State::load_some`].
+    pub(crate) fn load_all(&self) -> Result<()> {
+        while self.load_some()? {}
+        self.loader.check_stuck()
+    }
+
+    /// True if what failed may be tried again: it needed a damaged block of a checkpoint, and the indexes were built anew.
+    ///
+    /// # Errors
+    ///
+    /// What stopped that.
+    #[cold]
+    pub(crate) fn mends(&self, error: &Error) -> Result<bool> {
+        let _events = crate::trace::at_end();
+        if !is_of_image(error) {
+            return Ok(false);
+        }
+        self.rebuild(error)?;
+        Ok(true)
+    }
+
+    /// Builds the indexes anew where one could not be read.
+    ///
+    /// # Errors
+    ///
+    /// What stopped that.
+    #[cold]
+    pub(crate) fn mend(&self, unread: Unread) -> Result<()> {
+        let _events = crate::trace::at_end();
+        self.rebuild(&unread.into())
+    }
+}

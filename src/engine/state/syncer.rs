@@ -1,0 +1,238 @@
+//! The syncer: makes the log durable, now or in time, and has the manifest say so.
+//!
+//! **Concurrency.** Many threads ask for durability, and one of them at a time runs [`Syncer::sync`] for all (the group
+//! commit). It takes the writer mutex twice, briefly, and syncs without it.
+//!
+//! **Invariants.** I2, I3, I11.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::State;
+use crate::config::Durability;
+use crate::error::Result;
+use crate::format::Seq;
+use crate::format::manifest::{Manifest, SegmentState};
+use crate::log::control_page::ControlPage;
+use crate::log::rewrite::{free_behind, heal, note_healed};
+use crate::log::sync_plan::{Full, SegmentRange};
+
+/// How many segments may be full and not durable before the background syncs them.
+const FULL_MAX: u64 = 16;
+/// How much of the log is written back in one step, in bytes.
+const PIECE: u64 = 2 << 20;
+
+/// Segments that are durable to their end, and that the manifest does not yet call sealed.
+#[derive(Debug, Default)]
+struct Sealing {
+    full: Vec<Full>,
+    healed: Vec<SegmentRange>,
+}
+
+impl Sealing {
+    fn is_empty(&self) -> bool {
+        self.full.is_empty() && self.healed.is_empty()
+    }
+}
+
+/// What is left to be made durable, and when.
+#[derive(Debug)]
+pub(crate) struct Syncer {
+    control: ControlPage,
+    /// Ranges that are still to be written back before a sync that nobody asked for.
+    ahead: Mutex<Option<Vec<SegmentRange>>>,
+    /// Ranges that an unclean end left to be written again.
+    unproven: Mutex<Vec<SegmentRange>>,
+    sealing: Mutex<Sealing>,
+    /// When the oldest write that no sync covers was noticed, by the store's clock.
+    dirty_since: Mutex<Option<Duration>>,
+    /// Segments that are full and not durable.
+    full: AtomicU64,
+}
+
+impl Syncer {
+    /// Starts with the ranges that an unclean end left.
+    pub(super) fn new(control: ControlPage, unproven: Vec<SegmentRange>) -> Self {
+        Self {
+            control,
+            ahead: Mutex::new(None),
+            unproven: Mutex::new(unproven),
+            sealing: Mutex::new(Sealing::default()),
+            dirty_since: Mutex::new(None),
+            full: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes everything appended so far durable; run by the leader of a commit, one at a time.
+    ///
+    /// # Errors
+    ///
+    /// The first failure; the commit poisons the store with it.
+    pub(super) fn sync(&self, state: &State) -> Result<Seq> {
+        // What nobody can find is not called durable.
+        state.shared.manifest.check_place()?;
+        let unproven = std::mem::take(&mut *self.unproven.lock());
+        heal(&unproven)?;
+        self.sealing.lock().healed.extend(unproven);
+        let plan = state.writer.lock().log.plan();
+        plan.execute(state.shared.dir.as_ref(), &state.shared.commit)?;
+        let durable = state.writer.lock().log.synced(&state.shared, &plan);
+        for full in &durable {
+            full.segment.tell_time(full.last_seq);
+        }
+        self.control.set_durable(plan.upto());
+        self.sealing.lock().full.extend(durable);
+        *self.dirty_since.lock() = None;
+        crate::trace::synced(plan.upto().0, plan.bytes());
+        Ok(plan.upto())
+    }
+
+    /// Has the manifest call segments sealed that are durable. True if there were any.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says; they are named again later.
+    pub(crate) fn seal(&self, state: &State) -> Result<bool> {
+        let sealing = std::mem::take(&mut *self.sealing.lock());
+        if sealing.is_empty() {
+            return Ok(false);
+        }
+        let named = state.shared.manifest.update(|manifest| {
+            note_sealed(state, manifest, &sealing.full);
+            note_healed(manifest, &sealing.healed);
+        });
+        if let Err(error) = named {
+            let mut waiting = self.sealing.lock();
+            waiting.full.extend(sealing.full);
+            waiting.healed.extend(sealing.healed);
+            return Err(error);
+        }
+        let mut freed = Ok(());
+        for range in sealing.healed {
+            freed = freed.and(free_behind(&range.segment, range.to));
+            range.segment.release_file();
+        }
+        for full in sealing.full {
+            // A segment that ended early because the next frame did not fit.
+            freed = freed.and(free_behind(&full.segment, full.end));
+            full.segment.release_file();
+        }
+        freed.map(|()| true)
+    }
+
+    /// Notes how many segments are full and not durable.
+    pub(super) fn set_full(&self, count: u64) {
+        // Relaxed: the background looks under the writer mutex before it sleeps.
+        self.full.store(count, Ordering::Relaxed);
+    }
+
+    /// The number of ranges that an unclean end left to be written again, and their bytes.
+    pub(crate) fn unproven(&self) -> (usize, u64) {
+        let unproven = self.unproven.lock();
+        (unproven.len(), unproven.iter().map(|range| range.to - range.from).sum())
+    }
+
+    /// A piece of a sync that nobody asked for, once many segments wait: each keeps its descriptor until it is durable.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`.
+    pub(crate) fn sync_full(&self, state: &State) -> Result<bool> {
+        let mut ahead = self.ahead.lock();
+        if ahead.is_none() {
+            // Relaxed: the next step sees what this one misses.
+            if self.full.load(Ordering::Relaxed) < FULL_MAX {
+                return Ok(false);
+            }
+            *ahead = Some(self.pieces(state));
+        }
+        if self.write_back_some(state, &mut ahead)? {
+            state.sync()?;
+            // Relaxed: as above; a writer that fills another one meanwhile counts again.
+            self.full.store(0, Ordering::Relaxed);
+        }
+        Ok(true)
+    }
+
+    /// The ranges that are not durable yet, in pieces.
+    pub(crate) fn pieces(&self, state: &State) -> Vec<SegmentRange> {
+        state.writer.lock().log.plan().pieces(PIECE)
+    }
+
+    /// Has the next piece written back. True after the last one: the sync that counts will find little to do. That one is
+    /// one step, and while it takes nobody makes pages ready for the writer.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`.
+    pub(crate) fn write_back_some(
+        &self,
+        state: &State,
+        ahead: &mut Option<Vec<SegmentRange>>,
+    ) -> Result<bool> {
+        if let Some(piece) = ahead.as_mut().and_then(Vec::pop) {
+            self.write_back(state, &piece)?;
+            return Ok(false);
+        }
+        *ahead = None;
+        Ok(true)
+    }
+
+    /// Has a piece of the log written back ahead of the sync that counts.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`.
+    pub(crate) fn write_back(&self, state: &State, piece: &SegmentRange) -> Result<()> {
+        let commit = &state.shared.commit;
+        commit.check()?;
+        // Durable meanwhile as a whole, where it has no file any more.
+        piece.segment.sync_if_kept(piece.from, piece.to, commit).map(drop)
+    }
+
+    /// True if a write waits for a sync that is due some time later.
+    pub(crate) fn is_dirty(&self, state: &State) -> bool {
+        // The background looks under the writer mutex before it sleeps.
+        state.config.durability == Durability::Interval
+            && state.progress.last() > state.shared.commit.durable()
+    }
+
+    /// The time until a sync is due, if a write waits for one.
+    pub(crate) fn due(&self, state: &State) -> Option<Duration> {
+        let since = self.is_dirty(state).then(|| *self.dirty_since.lock()).flatten()?;
+        Some(since.saturating_add(state.config.sync_interval).saturating_sub(state.shared.dir.now()))
+    }
+
+    /// Syncs if a write has waited for that long enough. True if it did.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`.
+    pub(crate) fn sync_in_time(&self, state: &State) -> Result<bool> {
+        if !self.is_dirty(state) {
+            return Ok(false);
+        }
+        let now = state.shared.dir.now();
+        let since = *self.dirty_since.lock().get_or_insert(now);
+        if now.saturating_sub(since) < state.config.sync_interval {
+            return Ok(false);
+        }
+        state.flush()?;
+        Ok(true)
+    }
+}
+
+fn note_sealed(state: &State, manifest: &mut Manifest, sealed: &[Full]) {
+    for full in sealed {
+        if let Some(entry) = manifest.segment_mut(full.segment.id()) {
+            entry.state = SegmentState::Sealed;
+            entry.end = full.end;
+            entry.last_seq = full.last_seq;
+            entry.first_seq = full.segment.first_seq();
+            entry.filtered = full.segment.filtered();
+        }
+    }
+    state.catalog.note_durable(manifest, state.shared.commit.durable());
+}

@@ -68,7 +68,7 @@ const EXAMPLES: [(&str, &[&str]); 12] = [
             "remove_in",
         ],
     ),
-    ("options.rs", &["new"]),
+    ("api/options.rs", &["new"]),
     ("engine/read/mod.rs", &[]),
     ("error.rs", &[]),
     ("api/salvage/mod.rs", &["salvage_on"]),

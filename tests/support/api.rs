@@ -14,7 +14,7 @@ const SOURCES: [&str; 11] = [
     "engine/read/iter.rs",
     "api/salvage/mod.rs",
     "api/destroy.rs",
-    "options.rs",
+    "api/options.rs",
 ];
 
 /// A public function: its name behind that of its type, and its head up to the body.

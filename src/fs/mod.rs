@@ -14,6 +14,7 @@ pub(crate) mod read_only;
 pub(crate) mod real;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub mod sim;
+pub(crate) mod tuning;
 
 use std::fmt;
 use std::io;
@@ -21,6 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::tuning::Tuning;
 use crate::mem::mapping::Mapping;
 
 /// How a file is opened.
@@ -138,6 +140,10 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn boot_id(&self) -> Option<[u8; 16]>;
     /// Time since some fixed moment; never goes back.
     fn now(&self) -> Duration;
+    /// The thresholds of recovery.
+    fn tuning(&self) -> Tuning {
+        Tuning::REAL
+    }
     /// Fills `buffer` with random bytes.
     fn random(&self, buffer: &mut [u8]) -> io::Result<()>;
     /// Marks a named point of the write path. The simulated disk observes mapped stores here; the real one does

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::tuning::Tuning;
 use super::{Access, Claim, Dir, File, Lock, LockFailure, Medium, Misplaced};
 
 /// Everything in it is opened for reading, and its lock is taken for looking; what would change it is refused.
@@ -87,6 +88,10 @@ impl Dir for LookDir {
 
     fn now(&self) -> Duration {
         self.0.now()
+    }
+
+    fn tuning(&self) -> Tuning {
+        self.0.tuning()
     }
 
     fn random(&self, buffer: &mut [u8]) -> io::Result<()> {

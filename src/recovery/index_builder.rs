@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::format::hash::Hash;
 use crate::format::record::Kind;
+use crate::fs::tuning::Tuning;
 use crate::index::hash::Index;
 use crate::index::hash::bulk_load::Shard;
 use crate::index::hash::lazy::Unread;
@@ -31,8 +32,6 @@ use crate::sync::epoch::Pin;
 /// processor's cache, up to some millions of keys.
 const PARTS_BITS: u32 = 8;
 const PARTS: usize = 1 << PARTS_BITS;
-/// For fewer records than this another thread does not pay.
-const FEW: usize = if cfg!(debug_assertions) { 1 << 8 } else { 1 << 13 };
 /// How many records lie between what is asked of the memory for one record: its line, the next line, the records that it leads
 /// to, and then its turn.
 const AHEAD: usize = 10;
@@ -101,11 +100,11 @@ impl Loading {
             // Its memory goes, too: there may be thousands of keyspaces.
             self.gathered = Vec::new();
         }
-        let threads = if sorted.len() < FEW { 1 } else { with.threads };
+        let threads = if sorted.len() < with.tuning.few { 1 } else { with.threads };
         // A few turns for each thread, so that none waits for long at the end.
         let parts = if threads == 1 { PARTS } else { PARTS.div_ceil(threads * 4) };
         let next = AtomicUsize::new(0);
-        let found = self.slot.index.fill(threads, |shard| {
+        let found = self.slot.index.fill(threads, with.tuning, |shard| {
             let mut filling =
                 Filling { with, index: &index, found: Found::default(), pin: with.space.domain().pin() };
             loop {
@@ -120,7 +119,7 @@ impl Loading {
         for found in found {
             self.note(with.space, found);
         }
-        self.slot.index.grow(threads).map_err(|error| with.failed(error))
+        self.slot.index.grow(threads, with.tuning).map_err(|error| with.failed(error))
     }
 
     /// Takes note of what a thread has found.
@@ -147,6 +146,7 @@ impl Loading {
 /// What all threads need that fill an index.
 #[derive(Debug)]
 pub(super) struct Settling<'a> {
+    pub(super) tuning: Tuning,
     pub(super) space: &'a Space,
     /// The store's directory.
     pub(super) path: &'a Path,

@@ -21,8 +21,6 @@ use crate::log::segment::Segment;
 const LARGE: u64 = 4 << 20;
 /// Threads that read, at most.
 const THREADS: usize = 8;
-/// Records that lie ready, at most about: 32 MiB. Fewer where the crate is tested, so that tests of a few thousand records meet it.
-const READY: u64 = if cfg!(debug_assertions) { 4 << 10 } else { 2 << 20 };
 
 /// A segment to be read.
 #[derive(Debug)]
@@ -45,8 +43,10 @@ pub(super) struct Ahead<'a> {
 }
 
 /// What the threads and whoever takes from them share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Desk {
+    /// Records that lie ready before threads wait, about.
+    most: u64,
     state: Mutex<State>,
     /// Something came or went.
     moved: Condvar,
@@ -108,6 +108,10 @@ impl Ahead<'_> {
 }
 
 impl Desk {
+    fn new(most: u64) -> Self {
+        Self { most, state: Mutex::default(), moved: Condvar::new() }
+    }
+
     /// Waits for what a task says next.
     fn ask(&self, at: usize) -> Told {
         let mut state = self.state.lock();
@@ -133,7 +137,7 @@ impl Desk {
     fn tell(&self, at: usize, told: Told) -> bool {
         let records = if let Told::Piece(piece) = &told { piece.records } else { 0 };
         let mut state = self.state.lock();
-        while records > 0 && state.records >= READY && !state.is_wanted(at) && !state.ended {
+        while records > 0 && state.records >= self.most && !state.is_wanted(at) && !state.ended {
             self.moved.wait(&mut state);
         }
         state.records += records;
@@ -206,7 +210,7 @@ pub(super) fn read<R>(
     hash_key: &HashKey,
     with: impl FnOnce(Ahead<'_>) -> Result<R>,
 ) -> Result<R> {
-    let desk = Desk::default();
+    let desk = Desk::new(dir.tuning().read_ahead);
     thread::scope(|scope| {
         let ended = Ended(&desk);
         let started = (0..threads.min(tasks.len())).map_while(|_| {
@@ -224,6 +228,8 @@ pub(super) fn read<R>(
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    const READY: u64 = 4 << 10;
 
     fn piece(records: u64) -> Told {
         let mut piece = Piece::default();
@@ -246,7 +252,7 @@ mod tests {
 
     #[test]
     fn what_lies_ready_is_bounded_and_comes_in_order_whoever_is_faster() {
-        let desk = Desk::default();
+        let desk = Desk::new(READY);
         thread::scope(|scope| {
             let _ended = Ended(&desk);
             for at in [2, 1, 0] {
@@ -270,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_ends_when_nobody_asks_for_more() {
-        let desk = Desk::default();
+        let desk = Desk::new(READY);
         assert!(desk.tell(1, piece(READY)));
         thread::scope(|scope| {
             let waiting = scope.spawn(|| desk.tell(1, piece(1)));
@@ -283,7 +289,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a thread that reads a segment has panicked")]
     fn a_panic_of_a_thread_is_one_of_whoever_waits_for_it() {
-        let desk = Desk::default();
+        let desk = Desk::new(READY);
         drop(Noted(&desk));
         desk.ask(0);
     }

@@ -24,12 +24,9 @@ use crate::mem::dead_bytes::Dead;
 
 /// How many bytes lie between two tellings of how far it is.
 const TOLD_SPACING: u64 = 1 << 20;
-/// Records that are gathered before they are put into the indexes: 4 MiB, and as much while they are sorted. Fewer where the crate is
-/// tested, so that tests of a few thousand records meet what happens between two times.
-const GATHERED: usize = if cfg!(debug_assertions) { 1 << 12 } else { 1 << 18 };
-/// How many at first, and never more of a keyspace than it has keys: its index grows behind them, for as many keys as they turned
-/// out to be, so its chains are twice as long as they should be at most.
-const GATHERED_MIN: usize = GATHERED >> 4;
+/// At first so many times fewer records are gathered, and never more of a keyspace than it has keys: its index grows behind
+/// them, for as many keys as they turned out to be, so its chains are twice as long as they should be at most.
+const FIRST_SHARE: usize = 16;
 
 /// Puts records into the indexes of their keyspaces.
 #[derive(Debug)]
@@ -203,7 +200,8 @@ impl<'a> Replay<'a> {
         let at = self.loading_of(group.id, segment, group.first)?;
         self.loading[at].gather(segment, group);
         self.gathered += group.entries.len();
-        if self.gathered >= GATHERED || self.loading[at].has_enough(GATHERED_MIN) {
+        let most = self.dir.tuning().gathered;
+        if self.gathered >= most || self.loading[at].has_enough(most / FIRST_SHARE) {
             self.settle()
         } else {
             Ok(())
@@ -213,7 +211,8 @@ impl<'a> Replay<'a> {
     /// Puts what was gathered into the indexes.
     fn settle(&mut self) -> Result<()> {
         let (threads, alone) = (self.threads, self.loading.len() == 1);
-        let with = Settling { space: self.space, path: self.dir.path(), threads, alone };
+        let with =
+            Settling { tuning: self.dir.tuning(), space: self.space, path: self.dir.path(), threads, alone };
         for loading in &mut self.loading {
             loading.settle(&with, &mut self.sorted)?;
         }

@@ -12,6 +12,7 @@ use super::machine::{HeldLock, Machine, Shared};
 use super::model::{DirChange, Event, NodeId, page_count, split};
 use super::stored::Stored;
 use crate::error::Resource;
+use crate::fs::tuning::Tuning;
 use crate::fs::{Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing};
 use crate::mem::mapping::{Backing, Mapping};
 
@@ -209,6 +210,10 @@ impl Dir for SimDir {
 
     fn now(&self) -> Duration {
         self.shared.lock().settings.now
+    }
+
+    fn tuning(&self) -> Tuning {
+        Tuning::SIMULATED
     }
 
     fn random(&self, buffer: &mut [u8]) -> io::Result<()> {

@@ -22,14 +22,9 @@ use super::split::split_off;
 use super::writer::{IndexWriter, LOAD_TIMES_TEN, OverflowLines, append, collect_links, replace_in};
 use super::{Index, bucket_of, search, split_source};
 use crate::format::hash::Hash;
+use crate::fs::tuning::Tuning;
 use crate::mem::location::Location;
 use crate::sync::Ordering;
-
-/// Overflow lines that a shard takes at once. Fewer where the crate is tested, and fewer splits likewise, so that tests of a few
-/// hundred keys need several threads.
-const LINES_AT_ONCE: u64 = if cfg!(debug_assertions) { 3 } else { 64 };
-/// Buckets that a thread splits before it asks for more.
-const SPLITS_AT_ONCE: u64 = if cfg!(debug_assertions) { 4 } else { 512 };
 
 /// One thread's part in the filling of an index.
 #[derive(Debug)]
@@ -37,6 +32,8 @@ pub(crate) struct Shard<'i> {
     index: &'i Index,
     /// The next overflow line that nobody has.
     next: &'i Counter,
+    /// How many of them it takes at once.
+    at_once: u64,
     lines: OverflowLines,
     links: Vec<Link>,
     entries: Vec<Entry>,
@@ -52,6 +49,7 @@ impl IndexWriter {
     pub(crate) fn fill<T: Send, E: Send>(
         &mut self,
         threads: usize,
+        tuning: Tuning,
         work: impl Fn(&mut Shard<'_>) -> Result<T, E> + Sync,
     ) -> Result<Vec<T>, E> {
         self.look_around();
@@ -62,7 +60,8 @@ impl IndexWriter {
         let shards = (0..threads).map(|_| {
             let free = std::iter::from_fn(|| self.lines.free.pop_last()).take(share).collect();
             let lines = OverflowLines { free, used: 0, ensured: 0 };
-            Shard { index, next: &next, lines, links: Vec::new(), entries: Vec::new(), inserted: 0 }
+            let at_once = tuning.lines_at_once;
+            Shard { index, next: &next, at_once, lines, links: Vec::new(), entries: Vec::new(), inserted: 0 }
         });
         // Taken from here by whoever begins: there may be fewer threads to be had.
         let (waiting, done) = (Mutex::new(shards.collect::<Vec<_>>()), Mutex::new(Vec::new()));
@@ -124,7 +123,7 @@ impl IndexWriter {
     /// # Errors
     ///
     /// As for [`IndexWriter::reserve`]; the index is good for nothing then.
-    pub(crate) fn grow(&mut self, threads: usize) -> io::Result<()> {
+    pub(crate) fn grow(&mut self, threads: usize, tuning: Tuning) -> io::Result<()> {
         let wanted = (self.index.len() as u64).saturating_mul(10).div_ceil(LOAD_TIMES_TEN);
         loop {
             let buckets = self.index.buckets();
@@ -135,8 +134,10 @@ impl IndexWriter {
             let end = wanted.min(2 << buckets.ilog2());
             self.index.heads.ensure_all(buckets..end)?;
             let next = Counter::new(buckets);
-            let enough = usize::try_from((end - buckets) / SPLITS_AT_ONCE).unwrap_or(usize::MAX);
-            self.fill(threads.min(enough), |shard| shard.split_some(&next, end))?;
+            let enough = usize::try_from((end - buckets) / tuning.splits_at_once).unwrap_or(usize::MAX);
+            self.fill(threads.min(enough), tuning, |shard| {
+                shard.split_some(&next, end, tuning.splits_at_once)
+            })?;
             // Release: as in `split`.
             let shape = self.index.shape(Ordering::Relaxed).grown(end);
             self.index.front.0.shape.store(shape.to_bits(), Ordering::Release);
@@ -164,7 +165,7 @@ impl Shard<'_> {
     fn take_lines(&mut self, count: u64) -> io::Result<()> {
         let OverflowLines { free, used, ensured } = &mut self.lines;
         free.extend((*used..*ensured).filter_map(Link::to));
-        let count = count.max(LINES_AT_ONCE);
+        let count = count.max(self.at_once);
         // Relaxed: nothing but the number counts.
         *used = self.next.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
         *ensured = *used + count;
@@ -215,14 +216,14 @@ impl Shard<'_> {
     }
 
     /// Splits buckets until as many are there as are to be, beside other threads that do the same.
-    fn split_some(&mut self, next: &Counter, end: u64) -> io::Result<()> {
+    fn split_some(&mut self, next: &Counter, end: u64, at_once: u64) -> io::Result<()> {
         loop {
             // Relaxed: nothing but the number counts.
-            let first = next.fetch_add(SPLITS_AT_ONCE, std::sync::atomic::Ordering::Relaxed);
+            let first = next.fetch_add(at_once, std::sync::atomic::Ordering::Relaxed);
             if first >= end {
                 return Ok(());
             }
-            for sibling in first..end.min(first + SPLITS_AT_ONCE) {
+            for sibling in first..end.min(first + at_once) {
                 let index = self.index;
                 let source = split_source(sibling);
                 if index.is_partial() {

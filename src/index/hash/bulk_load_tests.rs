@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::lazy::Unread;
 use super::tests::{check_shape, hash_of_kind, is_key, key_at, place, scan_all};
 use super::*;
+use crate::fs::tuning::Tuning;
 
 const PARTS_BITS: u32 = 3;
 const PARTS: usize = 1 << PARTS_BITS;
@@ -16,7 +17,7 @@ const PARTS: usize = 1 << PARTS_BITS;
 fn fill(writer: &mut IndexWriter, threads: usize, kind: u8, keys: &[u64], version: u64) {
     let index = Arc::clone(writer.index());
     let next = AtomicUsize::new(0);
-    let taken = writer.fill(threads, |shard| {
+    let taken = writer.fill(threads, Tuning::SIMULATED, |shard| {
         let mut taken = 0;
         loop {
             let part = next.fetch_add(1, Ordering::Relaxed);
@@ -39,7 +40,7 @@ fn fill(writer: &mut IndexWriter, threads: usize, kind: u8, keys: &[u64], versio
         }
     });
     assert_eq!(taken.expect("nothing fails here").iter().sum::<usize>(), keys.len(), "each in one part");
-    writer.grow(threads).expect("memory");
+    writer.grow(threads, Tuning::SIMULATED).expect("memory");
 }
 
 proptest! {
@@ -103,7 +104,7 @@ fn lines_that_threads_took_and_did_not_use_are_not_lost() {
 fn an_error_of_one_thread_is_that_of_the_whole() {
     let (_, mut writer) = Index::with_base_bits(0, 0).unwrap();
     let turns = AtomicUsize::new(0);
-    let done = writer.fill(3, |_| match turns.fetch_add(1, Ordering::Relaxed) {
+    let done = writer.fill(3, Tuning::SIMULATED, |_| match turns.fetch_add(1, Ordering::Relaxed) {
         1 => Err("refused"),
         turn => Ok(turn),
     });

@@ -1,6 +1,7 @@
 //! The index against a model, against concurrent readers, and against its bound on memory.
 
 use super::scan::Cursor;
+use crate::fs::tuning::Tuning;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -55,11 +56,11 @@ pub(super) trait Table {
 }
 
 fn fill_one(writer: &mut IndexWriter, hash: Hash, location: Location) -> Option<Location> {
-    let found = writer.fill(1, |shard| {
+    let found = writer.fill(1, Tuning::SIMULATED, |shard| {
         shard.reserve().expect("memory");
         shard.find_or_insert(hash, location, is_key(key_at(location)))
     });
-    writer.grow(1).expect("memory");
+    writer.grow(1, Tuning::SIMULATED).expect("memory");
     found.unwrap()[0]
 }
 

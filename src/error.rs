@@ -341,6 +341,8 @@ pub enum Resource {
     Mappings,
     /// The size that a file of this process may have.
     FileSize,
+    /// Memory of the process, or address space for it.
+    Memory,
 }
 
 impl fmt::Display for Resource {
@@ -357,6 +359,9 @@ impl fmt::Display for Resource {
             Self::FileSize => {
                 "the file would be larger than a file of this process may be; raise the limit (ulimit -f), or open the store \
                  with smaller segments, and try again"
+            }
+            Self::Memory => {
+                "no memory is left for it; free some, or raise the limit on address space (ulimit -v), and try again"
             }
         })
     }
@@ -383,12 +388,20 @@ fn ran_out(operation: &str, error: &io::Error) -> Option<Resource> {
         (io::ErrorKind::FileTooLarge, _) => Some(Resource::FileSize),
         // ENFILE and EMFILE have these numbers on every unix, and no kind.
         (_, Some(23 | 24)) if cfg!(unix) => Some(Resource::Descriptors),
-        (io::ErrorKind::OutOfMemory, _) if matches!(operation, "map" | RESERVE_ADDRESSES) => {
-            Some(Resource::Mappings)
-        }
+        (io::ErrorKind::OutOfMemory, _) if MAPPING.contains(&operation) => Some(Resource::Mappings),
         _ => None,
     }
 }
+
+/// The operations that map something, files or the memory of an index.
+const MAPPING: [&str; 6] = [
+    "map",
+    RESERVE_ADDRESSES,
+    "make a page for",
+    "make an index for",
+    "grow the index for",
+    "grow the index of",
+];
 
 /// The operation of an open that needs address space.
 pub(crate) const RESERVE_ADDRESSES: &str = "reserve address space for";
@@ -484,6 +497,11 @@ mod tests {
                 exhausted(Resource::FileSize, "allocate"),
                 "cannot allocate data/0000000001.seg: the file would be larger than a file of this process may be; raise \
                  the limit (ulimit -f), or open the store with smaller segments, and try again",
+            ),
+            (
+                exhausted(Resource::Memory, "write"),
+                "cannot write data/0000000001.seg: no memory is left for it; free some, or raise the limit on address \
+                 space (ulimit -v), and try again",
             ),
         ]
     }

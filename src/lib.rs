@@ -268,6 +268,10 @@
 //! program takes the rest. When compaction lags behind the writers they help with it, and are slowed by it: far beyond the bound ([space](#space)) a
 //! write may take a second and one step of compaction, which may be a sync of all that was written; once for each 64 KiB.
 //!
+//! Where memory, or address space for it, runs out, what is large or grows with the data is refused as [`Error::Exhausted`], and what
+//! was called works again once there is some. Pieces of a few KiB are taken as std takes them: where even those cannot be had, the
+//! process ends, which loses nothing that was acknowledged. So it is with a [`WriteBatch`] that grows, and with [`salvage()`].
+//!
 //! ```
 //! use mapcask::{Error, Options};
 //!

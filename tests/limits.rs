@@ -1,4 +1,4 @@
-//! Resources that run out on real file systems: blocks, inodes, quotas, descriptors, mappings, file sizes.
+//! Resources that run out on real file systems: blocks, inodes, quotas, descriptors, mappings, address space, file sizes.
 //!
 //! For each a process fills a store until it is refused, goes on writing, and is killed. Another one, with no more of it, opens
 //! the store, finds what was acknowledged, is refused with advice, and leaves no file that is not counted; removals and a
@@ -23,6 +23,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const AFTER: u64 = 60;
 /// Keys that are used; a place runs out before all of them are there.
 const KEYS: u32 = 100_000;
+/// Address space that a process gets where that is to run out, in bytes, besides a MiB and at most.
+const MORE_ADDRESSES: u64 = 24 << 20;
 /// Refused writes that must leave nothing.
 const REFUSALS: usize = 20;
 
@@ -140,6 +142,21 @@ fn a_store_without_mappings_goes_on_once_there_are_some() {
     meet(&case);
 }
 
+/// Cause: large buffers were taken as std takes them. Symptom: without address space an insertion or the background ended the process by
+/// SIGABRT. Fix: they are asked for.
+#[test]
+fn a_store_without_address_space_goes_on_once_there_is_some() {
+    let case = Case {
+        name: "address-space",
+        lowered: "address space",
+        segment_bytes: 4 << 20,
+        error: "Exhausted { resource: M",
+        advice: "ulimit -v",
+        ..FULL
+    };
+    meet(&case);
+}
+
 #[test]
 fn one_store_works_with_few_descriptors() {
     let case = Case { name: "descriptors", lowered: "descriptors", segment_bytes: 16 << 10, ..FULL };
@@ -147,6 +164,43 @@ fn one_store_works_with_few_descriptors() {
     let worked = child(&case, "thrifty", &place.path.join("store"), 0).output().unwrap();
     let said = String::from_utf8_lossy(&worked.stdout) + String::from_utf8_lossy(&worked.stderr);
     assert!(worked.status.success(), "{}\n{said}", worked.status);
+}
+
+#[test]
+fn a_limit_on_file_sizes_stops_an_image_and_nothing_else() {
+    let case = Case { name: "image-size", lowered: "file size", ..FULL };
+    let place = Place::make(&case).unwrap();
+    let worked = child(&case, "images", &place.path.join("store"), 0).output().unwrap();
+    let said = String::from_utf8_lossy(&worked.stdout) + String::from_utf8_lossy(&worked.stderr);
+    assert!(worked.status.success(), "{}\n{said}", worked.status);
+}
+
+/// An image that is larger than a file may be: while the store is open, when it is closed, and once it may be.
+fn make_images(setting: &Setting) {
+    let options = Options::new().segment_bytes(setting.segment_bytes).image_bytes(0).background(false);
+    let images = || {
+        let names = fs::read_dir(&setting.directory).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().starts_with("INDEX")).count()
+    };
+    let fill = |store: &Store, keys: std::ops::Range<u32>| {
+        for key in keys {
+            store.insert(key.to_le_bytes(), setting.value(key, 40)).unwrap();
+        }
+    };
+    let limits = getrlimit(Resource::Fsize);
+    let store = options.clone().open(&setting.directory).unwrap();
+    fill(&store, 0..60_000);
+    let _held = setting.lower();
+    while store.step().unwrap() {}
+    assert_eq!(images(), 0);
+    store.close().unwrap();
+    let store = options.open(&setting.directory).unwrap();
+    assert_eq!(images(), 0);
+    setting.compare(&store, &(0..60_000).map(|key| (key, 40)).collect());
+    setrlimit(Resource::Fsize, limits).unwrap();
+    fill(&store, 60_000..70_000);
+    while store.step().unwrap() {}
+    assert_eq!((store.stats().images_made, images()), (1, 1));
 }
 
 /// More segments than there may be descriptors, and nobody in the background who makes them durable.
@@ -203,6 +257,8 @@ fn child(case: &Case, role: &str, store: &Path, seed: u64) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "a_process_that_meets_a_limit", "--nocapture", "--test-threads=1"]);
     command.env("MAPCASK_LIMITS_ROLE", role).env("MAPCASK_LIMITS_STORE", store);
+    // With an arena for each thread, glibc has taken 64 MiB of addresses for it before they run out.
+    command.env("MALLOC_ARENA_MAX", "1");
     command.env("MAPCASK_LIMITS_LOWERED", case.lowered).env("MAPCASK_LIMITS_SEED", seed.to_string());
     command.env("MAPCASK_LIMITS_OPTIONS", format!("{} {}", case.segment_bytes, case.most_len));
     command.env("MAPCASK_LIMITS_ERROR", case.error).env("MAPCASK_LIMITS_ADVICE", case.advice);
@@ -374,6 +430,7 @@ fn a_process_that_meets_a_limit() {
     match role.as_str() {
         "fill" => fill(&setting),
         "thrifty" => work_thriftily(&setting),
+        "images" => make_images(&setting),
         _ => judge(&setting),
     }
 }
@@ -432,14 +489,26 @@ impl Setting {
             "descriptors" => lower(Resource::Nofile, 20),
             "file size" => lower(Resource::Fsize, 64 << 10),
             "mappings" => return take_mappings(40),
+            "address space" => {
+                take_small_memory();
+                lower(Resource::As, address_space() + (1 << 20) + self.seed % MORE_ADDRESSES);
+            }
             _ => {}
         }
         Held::new()
     }
 
-    /// Takes that back for mappings: the store has no way to get any.
+    /// Takes that back for mappings and for address space: the store has no way to get any.
     fn lift(&self, held: Held) -> Held {
-        if self.lowered == "mappings" { Held::new() } else { held }
+        match self.lowered.as_str() {
+            "mappings" => return Held::new(),
+            "address space" => {
+                let maximum = getrlimit(Resource::As).maximum;
+                setrlimit(Resource::As, Rlimit { current: maximum, maximum }).unwrap();
+            }
+            _ => {}
+        }
+        held
     }
 
     /// The store holds exactly this, and its directory nothing that is not counted.
@@ -468,6 +537,18 @@ impl Setting {
             std::thread::yield_now();
         }
     }
+}
+
+/// Has the allocator keep memory for what is small, in gaps between pieces that are never given back.
+fn take_small_memory() {
+    let pieces: Vec<Box<[u8]>> = (0..4096).map(|_| vec![1; 1000].into()).collect();
+    pieces.into_iter().step_by(32).for_each(std::mem::forget);
+}
+
+/// Address space that this process has, in bytes.
+fn address_space() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').next().unwrap().parse::<u64>().unwrap() * rustix::param::page_size() as u64
 }
 
 /// Takes all mappings that a process may have, but so many. Neighbours that are alike would be one.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use mapcask::sim::SimDisk;
+use mapcask::sim::{Fault, Operation, SimDisk};
 use mapcask::{DamageCause, Error, Options, Store, WriteBatch, salvage_on};
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -191,4 +191,18 @@ fn a_keyspace_whose_name_is_lost_comes_back_under_its_number() {
     );
     assert_eq!(found["cleared"], expected["cleared"]);
     assert_eq!(found["dropped"], expected["dropped"]);
+}
+
+/// Cause: any failure to take the lock was taken for a directory without a writer. Symptom: without a descriptor left, the files of an
+/// open store were read while it went on. Fix: only a place that has no writers goes without a lock.
+#[test]
+fn salvage_without_the_lock_that_it_could_have_is_refused() {
+    let (disk, expected) = sample();
+    let into = Options::new().background(false).open_on(&SimDisk::with_seed(2)).unwrap();
+    disk.fail_nth(Some(Operation::Lock), 1, Fault::Io, false);
+    let error = salvage_on(&disk, &into).unwrap_err();
+    assert!(matches!(error, Error::Io { operation: "lock", .. }), "{error:?}");
+    assert_eq!(into.len(), 0);
+    salvage_on(&disk, &into).unwrap();
+    assert_eq!(content(&into), expected);
 }

@@ -201,7 +201,7 @@ impl Keyspace {
     /// As [`Keyspace::get`].
     #[doc(alias = "get_many")]
     pub fn multi_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<Value>>> {
-        let mut values = Vec::with_capacity(keys.len());
+        let mut values = Vec::new();
         self.get_many_into(keys, &mut values)?;
         Ok(values)
     }

@@ -259,8 +259,12 @@ impl KeyspaceSnapshot {
         for key in keys {
             self.seen.index.prefetch(self.held.state.hash_of(key.as_ref()));
         }
-        let found = keys.iter().map(|key| self.find(key.as_ref()));
-        found.map(|found| Ok(found?.map(|record| Value::from_slice(record.into_value())))).collect()
+        let mut values = Vec::new();
+        self.held.state.room_for(&mut values, keys.len())?;
+        for key in keys {
+            values.push(self.find(key.as_ref())?.map(|record| Value::from_slice(record.into_value())));
+        }
+        Ok(values)
     }
 
     /// Returns an iterator over all keys and values that there were, in no order.

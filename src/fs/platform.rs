@@ -211,7 +211,7 @@ fn overwrite_in_place(file: &File) {
 /// Reserves blocks by writing zeros into them; on failure the file has its old size again.
 #[cfg(unix)]
 fn write_zeros(file: &File, old: u64, new: u64) -> io::Result<()> {
-    let zeros = vec![0; ZEROS_SIZE];
+    let zeros = crate::mem::alloc::zeros(ZEROS_SIZE)?;
     let mut offset = old;
     while offset < new {
         let len = usize::try_from(new - offset).map_or(ZEROS_SIZE, |rest| rest.min(ZEROS_SIZE));

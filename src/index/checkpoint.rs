@@ -20,6 +20,7 @@ use crate::fs::{Access, Dir, File, read_exact_at};
 use crate::index::hash::capture::{Abandoned, Capture};
 use crate::index::hash::lazy::{Source, Unread};
 use crate::index::hash::{Index, IndexWriter};
+use crate::mem::alloc;
 
 /// Blocks that are written at once: 1 MiB.
 const STEP_BLOCKS: usize = (1 << 20) / BLOCK_LEN;
@@ -107,7 +108,7 @@ impl Writing {
     }
 
     fn write_some(&mut self) -> io::Result<std::result::Result<Step, Abandoned>> {
-        let mut bytes = Vec::with_capacity(STEP_BLOCKS * FRAME_SIZE);
+        let mut bytes = alloc::with_capacity(STEP_BLOCKS * FRAME_SIZE)?;
         let mut block = [0; BLOCK_LEN];
         while bytes.len() < STEP_BLOCKS * FRAME_SIZE {
             let Some(capture) = self.captures.last_mut() else { break };
@@ -192,7 +193,7 @@ impl Opened {
         let front_len = Image::front_len(&bytes, size).map_err(damaged)?;
         let first = bytes.len();
         if front_len > first {
-            bytes.resize(front_len, 0);
+            alloc::resize(&mut bytes, front_len).map_err(failed)?;
             read_exact_at(&*file, &mut bytes[first..], first as u64).map_err(failed)?;
         }
         let image = Image::decode(&bytes, size).map_err(damaged)?;

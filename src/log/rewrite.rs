@@ -17,6 +17,29 @@ use crate::format::record::HEADER_SIZE;
 use crate::format::record_reader::{Order, READ_MAX, Source, Step, Walker};
 use crate::log::segment::Segment;
 use crate::log::sync_plan::SegmentRange;
+use crate::mem::alloc;
+
+/// What is to be rewritten, and the memory for that: a sync that has none could not be tried again.
+#[derive(Debug, Default)]
+pub(crate) struct ToHeal {
+    pub(crate) ranges: Vec<SegmentRange>,
+    window: Vec<u8>,
+}
+
+impl ToHeal {
+    /// What an open found.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    pub(crate) fn new(ranges: Vec<SegmentRange>) -> Result<Self> {
+        let window = match ranges.first() {
+            None => Vec::new(),
+            Some(range) => alloc::zeros(READ_MAX).map_err(|error| range.segment.io("read", error))?,
+        };
+        Ok(Self { ranges, window })
+    }
+}
 
 /// Rewrites and syncs what an open found above the durable point.
 ///
@@ -24,35 +47,42 @@ use crate::log::sync_plan::SegmentRange;
 ///
 /// `Corrupt` where what was read while opening does not verify now; what the operating system says. The caller poisons
 /// the store.
-pub(crate) fn heal(unproven: &[SegmentRange]) -> Result<()> {
-    for range in unproven {
+pub(crate) fn heal(unproven: &mut ToHeal) -> Result<()> {
+    let ToHeal { ranges, window } = unproven;
+    for range in ranges {
         let file = range.segment.file().expect("kept until the segment is durable");
         // Takes up the report of an earlier failure; the pages it speaks of are written again below.
         drop(file.sync());
-        verify(range)?;
+        verify(range, window)?;
         let mut at = range.from;
         let mut source = FileSource::new(Arc::clone(&file), range.segment.path().clone(), range.to);
+        source = source.with_window(std::mem::take(window));
         while at < range.to {
             let len = usize::try_from((range.to - at).min(READ_MAX as u64)).expect("at most READ_MAX");
             let bytes = source.bytes(at, len)?;
             file.write_at(bytes, at).map_err(|error| range.segment.io("write", error))?;
             at += len as u64;
         }
+        *window = source.into_window();
         file.sync().map_err(|error| range.segment.io("sync", error))?;
     }
     Ok(())
 }
 
 /// Verifies every record of a range as it can be read now.
-fn verify(range: &SegmentRange) -> Result<()> {
+fn verify(range: &SegmentRange, window: &mut Vec<u8>) -> Result<()> {
     let segment = &range.segment;
     let file = segment.file().expect("kept until the segment is durable");
-    let mut source = FileSource::new(file, segment.path().clone(), range.to);
+    let mut source =
+        FileSource::new(file, segment.path().clone(), range.to).with_window(std::mem::take(window));
     let mut walker = Walker::new(segment.nonce(), range.from, range.to, Order::Consecutive);
     loop {
         match walker.step(&mut source)? {
             Step::Record(_) => {}
-            _ if walker.offset() == range.to => return Ok(()),
+            _ if walker.offset() == range.to => {
+                *window = source.into_window();
+                return Ok(());
+            }
             Step::Blank => return Err(damage(segment, walker.offset(), Defect::Truncated)),
             Step::Invalid(defect) => return Err(damage(segment, walker.offset(), defect)),
         }

@@ -7,6 +7,7 @@ use crate::format::file_name;
 use crate::format::record_reader::{READ_MAX, Source};
 use crate::fs::{self, Access, Dir, File};
 use crate::log::segment::Segment;
+use crate::mem::alloc;
 
 /// Size of the window in bytes.
 const WINDOW: usize = 1 << 18;
@@ -26,6 +27,16 @@ impl FileSource {
     /// Reads the first `size` bytes of a file.
     pub(crate) fn new(file: Arc<dyn File>, path: std::path::PathBuf, size: u64) -> Self {
         Self { file, path, size, start: 0, window: Vec::new() }
+    }
+
+    /// Uses this memory, where it is given any.
+    pub(super) fn with_window(self, window: Vec<u8>) -> Self {
+        Self { window, start: u64::MAX, ..self }
+    }
+
+    /// The memory that it used.
+    pub(super) fn into_window(self) -> Vec<u8> {
+        self.window
     }
 
     /// Reads the file of a segment; one that has given it back is opened for that.
@@ -54,8 +65,12 @@ impl FileSource {
         let rest = self.size.saturating_sub(offset);
         // The first look is often the only one.
         let most = if self.window.is_empty() { READ_MAX } else { WINDOW };
-        let len = usize::try_from(rest).unwrap_or(most).min(most);
-        self.window.resize(len, 0);
+        let mut len = usize::try_from(rest).unwrap_or(most).min(most);
+        if alloc::resize(&mut self.window, len).is_err() {
+            // It has room for that, but for the first look: whoever has begun goes on.
+            len = len.min(READ_MAX);
+            alloc::resize(&mut self.window, len).map_err(|error| Error::io("read", &self.path, error))?;
+        }
         // The window must not claim bytes that a failed read left half there.
         self.start = u64::MAX;
         fs::read_exact_at(self.file.as_ref(), &mut self.window, offset)

@@ -1,6 +1,7 @@
 //! Mapped memory: files as memory, the flat address space over them, and the records in it. The only unsafe code.
 
 pub(crate) mod address_space;
+pub(crate) mod alloc;
 pub(crate) mod appender;
 pub(crate) mod cache_lines;
 pub(crate) mod dead_bytes;

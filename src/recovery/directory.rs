@@ -14,6 +14,7 @@ use crate::format::{Defect, SegmentId, Seq, StoreId};
 use crate::fs::{Access, Dir, File};
 use crate::log::segment_file::open_file;
 use crate::log::segment_reader::FileSource;
+use crate::mem::alloc;
 
 /// One copy of the manifest as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,7 +204,7 @@ fn read_copy(dir: &dyn Dir, name: &str) -> Result<Copy> {
     let size = file.identity().map_err(io)?.size.min(MANIFEST_LEN_MAX);
     // Bounded by what is there, not by what the file claims; and by what it claims, for it may be longer by any hole.
     let read = |len: u64| -> Result<Vec<u8>> {
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let mut bytes = alloc::zeros(usize::try_from(len).unwrap_or(usize::MAX)).map_err(io)?;
         let len = file.read_at(&mut bytes, 0).map_err(io)?;
         bytes.truncate(len);
         Ok(bytes)

@@ -24,6 +24,7 @@ use crate::index::hash::lazy::Unread;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::mem::address_space::{Record, Space};
+use crate::mem::alloc;
 use crate::mem::dead_bytes::Dead;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
@@ -72,10 +73,16 @@ impl Loading {
     }
 
     /// Gathers records of a segment.
-    pub(super) fn gather(&mut self, segment: &Segment, group: &Group) {
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    pub(super) fn gather(&mut self, segment: &Segment, group: &Group) -> Result<()> {
+        alloc::reserve(&mut self.gathered, group.entries.len()).map_err(|error| segment.io("read", error))?;
         self.slot.add_live(segment.mapping().ordinal(), group.values_size);
         self.live_bytes += group.values_size;
         self.gathered.extend_from_slice(&group.entries);
+        Ok(())
     }
 
     /// Whether as much was gathered as there are keys, and this many at least.
@@ -93,6 +100,8 @@ impl Loading {
             return Ok(());
         }
         let index = Arc::clone(self.slot.index.index());
+        sorted.clear();
+        alloc::reserve(sorted, self.gathered.len()).map_err(|error| with.failed(error))?;
         let starts = sort(&self.gathered, sorted, &index);
         if with.alone {
             self.gathered.clear();
@@ -117,19 +126,22 @@ impl Loading {
             }
         })?;
         for found in found {
-            self.note(with.space, found);
+            self.note(with, found)?;
         }
         self.slot.index.grow(threads, with.tuning).map_err(|error| with.failed(error))
     }
 
     /// Takes note of what a thread has found.
-    fn note(&mut self, space: &Space, found: Found) {
+    fn note(&mut self, with: &Settling<'_>, found: Found) -> Result<()> {
         for (ordinal, (location, hidden)) in found.hidden {
-            space.add_dead(location, Dead::Hidden, hidden);
+            with.space.add_dead(location, Dead::Hidden, hidden);
             self.slot.sub_live(ordinal, hidden);
             self.live_bytes -= hidden;
         }
+        let room = alloc::reserve(&mut self.tombstones, found.tombstones.len());
+        room.map_err(|error| with.failed(error))?;
         self.tombstones.extend(found.tombstones);
+        Ok(())
     }
 
     /// The index, without the entries of tombstones: everything has been read and is in it.
@@ -235,7 +247,7 @@ impl Filling<'_> {
             other.unreadable().or_else(|| own.unreadable()).map_or(Ok(same), Err)
         })?;
         let Some(other) = found else {
-            self.note(entry);
+            self.note(entry)?;
             return Ok(false);
         };
         let facts = |location| {
@@ -251,19 +263,22 @@ impl Filling<'_> {
         }
         if is_newer {
             shard.replace(hash, other, location);
-            self.note(entry);
+            self.note(entry)?;
         }
         Ok(true)
     }
 
-    fn note(&mut self, entry: Entry) {
+    fn note(&mut self, entry: Entry) -> Result<()> {
         if entry.is_tombstone() {
-            self.found.tombstones.push((entry.hash, entry.location()));
+            let tombstones = &mut self.found.tombstones;
+            alloc::reserve(tombstones, 1).map_err(|error| self.with.failed(error))?;
+            tombstones.push((entry.hash, entry.location()));
         }
+        Ok(())
     }
 }
 
-/// Sorts entries by where their buckets lie, roughly, and leaves those of one part in their order. Where the parts begin, and
+/// Sorts entries, for which there is room, by where their buckets lie, roughly, and leaves those of one part in their order. Where the parts begin, and
 /// the last one ends.
 fn sort(entries: &[Entry], sorted: &mut Vec<Entry>, index: &Index) -> [usize; PARTS + 1] {
     sorted.clear();

@@ -11,6 +11,7 @@ use crate::fs::{Access, Dir, File};
 use crate::log::manifest::ManifestStore;
 use crate::log::segment_file::{open_file, unlink_segment};
 use crate::log::sync_plan::SegmentRange;
+use crate::mem::alloc;
 
 /// Removes the files of segments that compaction has done with, and those that repeat what is in others.
 pub(super) fn remove(
@@ -82,7 +83,8 @@ fn pieces(aside: &SegmentRange, mut take: impl FnMut(&[u8], u64) -> Result<bool>
     let mut buffer = Vec::new();
     let mut at = aside.from;
     while at < aside.to {
-        buffer.resize(usize::try_from(aside.to - at).unwrap_or(PIECE).min(PIECE), 0);
+        let len = usize::try_from(aside.to - at).unwrap_or(PIECE).min(PIECE);
+        alloc::resize(&mut buffer, len).map_err(|error| aside.segment.io("read", error))?;
         crate::fs::read_exact_at(source.as_ref(), &mut buffer, at)
             .map_err(|error| aside.segment.io("read", error))?;
         if !take(&buffer, at - aside.from)? {
@@ -98,7 +100,7 @@ fn is_copy(aside: &SegmentRange, file: &dyn File, failed: impl Fn(io::Error) -> 
     let mut there = Vec::new();
     let mut same = true;
     pieces(aside, |bytes, at| {
-        there.resize(bytes.len(), 0);
+        alloc::resize(&mut there, bytes.len()).map_err(&failed)?;
         crate::fs::read_exact_at(file, &mut there, at).map_err(&failed)?;
         same = there == bytes;
         Ok(same)

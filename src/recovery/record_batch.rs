@@ -3,6 +3,7 @@
 //! A [`Reader`] reads, verifies and hashes; what it found it gives away in [`Piece`]s, which hold no more of a record than
 //! an index needs, and lead to the rest. So it may run on a thread of its own, and far ahead.
 
+use std::io;
 use std::sync::Arc;
 
 use super::tail_scan::durable_of;
@@ -14,6 +15,7 @@ use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Dir;
 use crate::log::segment::Segment;
 use crate::log::segment_reader::FileSource;
+use crate::mem::alloc;
 use crate::mem::location::{LOCATION_BITS, Location};
 
 /// Records in a piece, and bytes of the log, at most about.
@@ -139,17 +141,27 @@ impl Piece {
     }
 
     /// The group of a keyspace; a record at `offset` goes there next.
-    fn group(&mut self, id: KeyspaceId, offset: u64) -> &mut Group {
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    fn group(&mut self, id: KeyspaceId, offset: u64) -> io::Result<&mut Group> {
         if self.groups.get(self.at).is_none_or(|group| group.id != id) {
-            self.at = self.groups.binary_search_by_key(&id, |group| group.id).unwrap_or_else(|at| {
-                // As a rule there is one, as large as the one before.
-                let entries = Vec::with_capacity(if self.groups.is_empty() { self.usual } else { 0 });
-                let group = Group { id, entries, first: offset, values_size: 0, tombstones_size: 0 };
-                self.groups.insert(at, group);
-                at
-            });
+            self.at = match self.groups.binary_search_by_key(&id, |group| group.id) {
+                Ok(at) => at,
+                Err(at) => {
+                    // As a rule there is one, as large as the one before.
+                    let usual = if self.groups.is_empty() { self.usual } else { 0 };
+                    let entries = alloc::with_capacity(usual)?;
+                    let group = Group { id, entries, first: offset, values_size: 0, tombstones_size: 0 };
+                    self.groups.insert(at, group);
+                    at
+                }
+            };
         }
-        &mut self.groups[self.at]
+        let group = &mut self.groups[self.at];
+        alloc::reserve(&mut group.entries, 1)?;
+        Ok(group)
     }
 }
 
@@ -231,6 +243,7 @@ impl<'a> Reader<'a> {
                 let location = self.segment.range().at(*offset);
                 let entry = Entry::new(self.hash_key.hash(key), location, is_tombstone);
                 let group = self.piece.group(header.keyspace, *offset);
+                let group = group.map_err(|error| self.segment.io("read", error))?;
                 let sizes = if is_tombstone { &mut group.tombstones_size } else { &mut group.values_size };
                 *sizes += size;
                 group.entries.push(entry);

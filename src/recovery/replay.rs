@@ -198,7 +198,7 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let at = self.loading_of(group.id, segment, group.first)?;
-        self.loading[at].gather(segment, group);
+        self.loading[at].gather(segment, group)?;
         self.gathered += group.entries.len();
         let most = self.dir.tuning().gathered;
         if self.gathered >= most || self.loading[at].has_enough(most / FIRST_SHARE) {

@@ -17,6 +17,7 @@ mod source;
 mod tests;
 mod writing;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,8 +236,13 @@ fn manifest_of(dir: &dyn Dir, copies: [Copy; 2], found: &[Found], account: &mut 
 fn lock(dir: &dyn Dir) -> Result<Option<Box<dyn Lock>>> {
     match dir.lock(LOCK, Claim::Look, Duration::ZERO) {
         Ok(lock) => Ok(Some(lock)),
-        Err(failure @ LockFailure::Held(_)) => Err(lock_failed(dir, failure)),
-        // There is no directory, which comes out soon; or one that cannot be written, and has no writer to be kept out.
-        Err(LockFailure::Io(_)) => Ok(None),
+        // There is no directory, which comes out soon; or one that may not be written, and has no writer to be kept out.
+        Err(LockFailure::Io(error)) if is_no_place_for_writers(error.kind()) => Ok(None),
+        Err(failure) => Err(lock_failed(dir, failure)),
     }
+}
+
+fn is_no_place_for_writers(kind: ErrorKind) -> bool {
+    use ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(kind, NotFound | NotADirectory | PermissionDenied | ReadOnlyFilesystem | Unsupported)
 }

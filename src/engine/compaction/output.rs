@@ -12,11 +12,13 @@ use crate::error::{Error, Result};
 use crate::format::keyspace_change::Change;
 use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::record::{HEADER_SIZE, Header, Kind, Place, payload_sum, record_size};
+use crate::format::record_reader::READ_MAX;
 use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
 use crate::format::{KeyspaceId, SegmentId, Seq, file_name};
 use crate::fs::leftovers::Leftovers;
 use crate::fs::{Dir, File};
 use crate::log::context::Shared;
+use crate::mem::alloc;
 use crate::mem::location::Location;
 use crate::mem::mapping::PAGE_SIZE;
 
@@ -46,7 +48,7 @@ pub(crate) struct Output {
     written: u64,
     synced: u64,
     /// Where each value came from, in the order of their records here.
-    pub(crate) moved: Vec<Location>,
+    moved: Vec<Location>,
     /// Whether the file has its own name.
     named: bool,
 }
@@ -96,6 +98,11 @@ impl Output {
         dir.random(&mut nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
         let id = shared.manifest.next_segment();
         let size = size_of(plan.replaced.len(), plan.room);
+        let temporary = file_name::temporary(&file_name::segment(id));
+        let path = dir.path().join(&temporary);
+        // Before there is a file.
+        let len = usize::try_from(size).unwrap_or(usize::MAX).min(BUFFER + READ_MAX + PAGE_SIZE);
+        let mut buffer = alloc::with_capacity(len).map_err(|error| Error::io("write", &path, error))?;
         let header = SegmentHeader {
             store: shared.store,
             id,
@@ -106,8 +113,7 @@ impl Output {
             generation: plan.generation,
             replaced: plan.replaced.to_vec(),
         };
-        let temporary = file_name::temporary(&file_name::segment(id));
-        let path = dir.path().join(&temporary);
+        buffer.extend_from_slice(&header.encode());
         let file = dir.create(&temporary).map_err(|error| Error::io("create", &path, error))?;
         let output = Self {
             file,
@@ -120,7 +126,7 @@ impl Output {
             first: Seq::MAX,
             last: Seq::ZERO,
             introduced: BTreeSet::new(),
-            buffer: header.encode(),
+            buffer,
             written: 0,
             synced: 0,
             moved: Vec::new(),
@@ -171,6 +177,17 @@ impl Output {
     /// Whether a record of this size fits.
     pub(crate) fn fits(&self, size: u64) -> bool {
         self.at() + size <= self.size
+    }
+
+    /// Takes note of where the last record came from: a value.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    pub(crate) fn note_moved(&mut self, from: Location) -> Result<()> {
+        alloc::reserve(&mut self.moved, 1).map_err(|error| self.io("write", error))?;
+        self.moved.push(from);
+        Ok(())
     }
 
     /// Begins a record; its key and value follow, and then [`Output::end_record`].

@@ -147,7 +147,7 @@ impl Compactor {
         if kept {
             self.keep_record(state, job, source, placed)?;
             if header.kind == Kind::Put {
-                job.output.as_mut().expect("just written to").moved.push(location);
+                job.output.as_mut().expect("just written to").note_moved(location)?;
             }
         }
         Ok(())

@@ -7,10 +7,11 @@
 use crate::engine::read::{Value, View};
 use crate::engine::state::State;
 use crate::engine::state::catalog::{Contents, Keyspace};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::Defect;
 use crate::format::hash::Hash;
 use crate::format::record::HEADER_SIZE;
+use crate::mem::alloc;
 use crate::mem::page_guard::check_slice;
 use crate::sync::epoch::Pin;
 
@@ -74,7 +75,8 @@ impl State {
         let header = record.header();
         let key_len = usize::from(header.key_len);
         let len = key_len + header.value_len as usize;
-        out.resize(len, 0);
+        alloc::resize(out, len)
+            .map_err(|error| Error::io("copy a value from", self.shared.dir.path(), error))?;
         let (mapping, offset) = record.place();
         mapping.copy_out(offset + HEADER_SIZE, out);
         if crc32fast::hash(out) != header.payload_sum || !out.starts_with(key) {

@@ -8,6 +8,7 @@ use crate::engine::state::catalog::{Contents, Keyspace};
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
 use crate::mem::address_space::Record;
+use crate::mem::alloc;
 use crate::sync::epoch::Pin;
 
 /// How many keys are on their way at once: about as many loads as a core keeps in flight.
@@ -40,7 +41,7 @@ impl State {
     ) -> Result<()> {
         self.liveness.check()?;
         let len = out.len();
-        out.reserve(keys.len());
+        self.room_for(out, keys.len())?;
         loop {
             match self.try_many(keyspace, keys, pin, out, &give) {
                 Err(error) if self.mends(&error)? => out.truncate(len),
@@ -67,9 +68,21 @@ impl State {
             out.truncate(len);
         }
         // Writers leave no gap. The caller's code does not run under their lock.
-        let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+        let mut all: Vec<&[u8]> = Vec::new();
+        self.room_for(&mut all, keys.len())?;
+        all.extend(keys.iter().map(AsRef::as_ref));
         let _quiet = self.writer.lock();
-        self.read_all(keyspace, &keys, pin, out, give, || true).map(drop)
+        self.read_all(keyspace, &all, pin, out, give, || true).map(drop)
+    }
+
+    /// Makes room for what so many keys have.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    pub(crate) fn room_for<T>(&self, out: &mut Vec<T>, count: usize) -> Result<()> {
+        alloc::reserve(out, count)
+            .map_err(|error| Error::io("read many keys of", self.shared.dir.path(), error))
     }
 
     /// Reads many keys, as long as what was read was there at one moment; whether that held. On an error `out` is as
@@ -142,6 +155,7 @@ impl State {
         out: &mut Vec<Option<Value>>,
     ) -> Result<()> {
         let pin = self.pin();
+        self.room_for(out, keys.len())?;
         let mut records = Vec::new();
         self.get_many(keyspace, keys, &pin, &mut records, |record| record)?;
         // References are counted once, not at every attempt.

@@ -142,7 +142,7 @@ impl State {
             progress: Progress::new(last),
             report: opened.report,
             bell: Bell::default(),
-            syncer: Syncer::new(control, opened.unproven),
+            syncer: Syncer::new(control, opened.unproven)?,
             loader,
             backpressure: Backpressure::default(),
             waiting: Mutex::new(None),

@@ -18,6 +18,7 @@
 //! older one that sees it, or is dropped: so each drop costs what was written while the snapshot was the newest.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::format::Seq;
 use crate::mem::address_space::KeptRecord;
+use crate::mem::alloc;
 
 /// How many versions are gone through between two moments without a lock.
 const RELEASED_AT_ONCE: usize = 64;
@@ -142,6 +144,23 @@ impl Snapshots {
     pub(crate) fn see(&self, begin: Seq) -> bool {
         // Relaxed: a snapshot that is being taken waits for the mutex; one that goes may keep something too long.
         self.newest.load(Ordering::Relaxed) > begin.0
+    }
+
+    /// Makes room for so many records that are about to be replaced; under the writer mutex.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    #[inline]
+    pub(crate) fn reserve(&self, count: usize) -> io::Result<()> {
+        // Relaxed: as in `see`.
+        if self.newest.load(Ordering::Relaxed) == 0 { Ok(()) } else { self.reserve_for_newest(count) }
+    }
+
+    #[cold]
+    fn reserve_for_newest(&self, count: usize) -> io::Result<()> {
+        let mut alive = self.alive.lock();
+        alive.last_entry().map_or(Ok(()), |mut newest| alloc::reserve(&mut newest.get_mut().held, count))
     }
 
     /// Keeps a record that is about to be replaced, or removed, by the one of number `end`; under the writer mutex.

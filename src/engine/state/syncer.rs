@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::format::Seq;
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::log::control_page::ControlPage;
-use crate::log::rewrite::{free_behind, heal, note_healed};
+use crate::log::rewrite::{ToHeal, free_behind, heal, note_healed};
 use crate::log::sync_plan::{Full, SegmentRange};
 
 /// How many segments may be full and not durable before the background syncs them.
@@ -44,7 +44,7 @@ pub(crate) struct Syncer {
     /// Ranges that are still to be written back before a sync that nobody asked for.
     ahead: Mutex<Option<Vec<SegmentRange>>>,
     /// Ranges that an unclean end left to be written again.
-    unproven: Mutex<Vec<SegmentRange>>,
+    unproven: Mutex<ToHeal>,
     sealing: Mutex<Sealing>,
     /// When the oldest write that no sync covers was noticed, by the store's clock.
     dirty_since: Mutex<Option<Duration>>,
@@ -54,15 +54,19 @@ pub(crate) struct Syncer {
 
 impl Syncer {
     /// Starts with the ranges that an unclean end left.
-    pub(super) fn new(control: ControlPage, unproven: Vec<SegmentRange>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    pub(super) fn new(control: ControlPage, unproven: Vec<SegmentRange>) -> Result<Self> {
+        Ok(Self {
             control,
             ahead: Mutex::new(None),
-            unproven: Mutex::new(unproven),
+            unproven: Mutex::new(ToHeal::new(unproven)?),
             sealing: Mutex::new(Sealing::default()),
             dirty_since: Mutex::new(None),
             full: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Makes everything appended so far durable; run by the leader of a commit, one at a time.
@@ -73,9 +77,9 @@ impl Syncer {
     pub(super) fn sync(&self, state: &State) -> Result<Seq> {
         // What nobody can find is not called durable.
         state.shared.manifest.check_place()?;
-        let unproven = std::mem::take(&mut *self.unproven.lock());
-        heal(&unproven)?;
-        self.sealing.lock().healed.extend(unproven);
+        let mut unproven = std::mem::take(&mut *self.unproven.lock());
+        heal(&mut unproven)?;
+        self.sealing.lock().healed.extend(unproven.ranges);
         let plan = state.writer.lock().log.plan();
         plan.execute(state.shared.dir.as_ref(), &state.shared.commit)?;
         let durable = state.writer.lock().log.synced(&state.shared, &plan);
@@ -130,7 +134,7 @@ impl Syncer {
 
     /// The number of ranges that an unclean end left to be written again, and their bytes.
     pub(crate) fn unproven(&self) -> (usize, u64) {
-        let unproven = self.unproven.lock();
+        let unproven = &self.unproven.lock().ranges;
         (unproven.len(), unproven.iter().map(|range| range.to - range.from).sum())
     }
 

@@ -10,7 +10,10 @@
 //! sees a new entry sees the floor at or below it, or a later state of the world. The acquire of the floor also keeps a
 //! reader that saw one key of the batch new from seeing another one old: it reads its next entry after the floor.
 
+use std::io;
+
 use crate::format::Seq;
+use crate::mem::alloc;
 use crate::mem::location::Location;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::epoch::{Domain, Pin};
@@ -44,6 +47,23 @@ struct Table {
     len: AtomicUsize,
 }
 
+/// Room for what one batch replaces.
+#[derive(Debug)]
+pub(crate) struct Room(Box<[[AtomicU64; 2]]>);
+
+impl Room {
+    /// Of a batch of `count` records.
+    ///
+    /// # Errors
+    ///
+    /// When memory is short.
+    pub(crate) fn of(count: usize) -> io::Result<Self> {
+        let mut entries = alloc::with_capacity(count)?;
+        entries.extend((0..count).map(|_| [AtomicU64::new(0), AtomicU64::new(0)]));
+        Ok(Self(entries.into_boxed_slice()))
+    }
+}
+
 impl Visibility {
     /// Everything is visible.
     pub(crate) fn new(domain: Domain) -> Self {
@@ -69,10 +89,9 @@ impl Visibility {
         }
     }
 
-    /// Begins to apply a batch of `count` records, the first of which has the number `first`.
-    pub(crate) fn begin(&self, first: Seq, count: usize) {
-        let entries = (0..count).map(|_| [AtomicU64::new(0), AtomicU64::new(0)]).collect();
-        self.table.replace(Some(Box::new(Table { entries, len: AtomicUsize::new(0) })));
+    /// Begins to apply a batch, the first record of which has the number `first`.
+    pub(crate) fn begin(&self, first: Seq, room: Room) {
+        self.table.replace(Some(Box::new(Table { entries: room.0, len: AtomicUsize::new(0) })));
         // Release: pairs with the acquire in `is_visible`; the index stores that follow are release too, so a reader
         // that sees one of them sees the floor.
         self.floor.store(first.0, Ordering::Release);
@@ -124,7 +143,7 @@ mod tests {
         let visibility = Visibility::new(Domain::new());
         let pin = visibility.table.pin();
         assert!(visibility.is_visible(Seq(10)));
-        visibility.begin(Seq(10), 2);
+        visibility.begin(Seq(10), Room::of(2).unwrap());
         visibility.note(at(100), Some(at(7)), &pin);
         visibility.note(at(110), None, &pin);
         assert!(visibility.is_visible(Seq(9)) && !visibility.is_visible(Seq(10)));
@@ -184,7 +203,7 @@ mod models {
         /// A writer's way, as in `Engine::apply`: both keys get the records `first` and `first + 1`.
         fn write(&self, first: u64) {
             let pin = self.visibility.table.pin();
-            self.visibility.begin(Seq(first), 2);
+            self.visibility.begin(Seq(first), Room::of(2).unwrap());
             for (key, entry) in (0..).zip(&self.entries) {
                 let current = entry.load(Ordering::Relaxed);
                 let current = (current != ABSENT).then(|| Location::from_bits(current));

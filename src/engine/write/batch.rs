@@ -1,5 +1,6 @@
 //! Writing a batch: its records in one frame, its effect in one step.
 
+use std::io;
 use std::sync::Arc;
 
 use super::{Condition, point};
@@ -7,6 +8,7 @@ use crate::config::Durability;
 use crate::engine::Engine;
 use crate::engine::state::Writer;
 use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::state::visibility::Room;
 use crate::engine::state::write_guard::WriteGuard;
 use crate::engine::write::batch_ops::{BatchOps, Expected, Step, frame_len};
 use crate::error::{Error, Result};
@@ -15,7 +17,9 @@ use crate::format::hash::Hash;
 use crate::format::record::{BatchSum, HEADER_SIZE, Kind};
 use crate::log::allocator::quota::Want;
 use crate::log::writer::{Draft, Frame};
+use crate::mem::alloc;
 use crate::mem::dead_bytes::Dead;
+use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
 /// A batch before the mutex.
@@ -23,6 +27,12 @@ struct Prepared<'a> {
     writes: Vec<Planned<'a>>,
     checks: Vec<Check<'a>>,
     frame: Frame,
+}
+
+/// Memory for what is noted while a batch is applied, when nothing can fail any more.
+struct Notes<'a> {
+    room: Room,
+    tombstones: Vec<(&'a Contents, Hash, Location)>,
 }
 
 /// A write of a batch.
@@ -120,7 +130,7 @@ impl Engine {
         keyspaces: &[&'a Keyspace],
         contents: &[&'a Contents],
     ) -> Result<Prepared<'a>> {
-        let mut writes = Vec::with_capacity(batch.len());
+        let mut writes = self.room_for_batch(batch.len())?;
         let mut checks = Vec::new();
         let mut len = 0;
         let mut sum = BatchSum::default();
@@ -132,6 +142,7 @@ impl Engine {
                 Step::Insert(value) => (Kind::Put, value),
                 Step::Remove => (Kind::Tombstone, [].as_slice()),
                 Step::Require(expected) => {
+                    alloc::reserve(&mut checks, 1).map_err(|error| self.no_room_for_batch(error))?;
                     checks.push(Check { keyspace: keyspaces[place], contents, hash, key, expected });
                     continue;
                 }
@@ -144,7 +155,7 @@ impl Engine {
         let count = u32::try_from(writes.len())
             .map_err(|_| Error::BatchTooLarge { len, max: u64::from(u32::MAX) })?;
         let frame = Frame { count, len: frame_len(len)?, sum: sum.finish() };
-        mark_superseded(&mut writes);
+        mark_superseded(&mut writes, self.room_for_batch(batch.len())?);
         for planned in &writes {
             self.prefetch_records(planned.contents, planned.hash);
         }
@@ -200,8 +211,25 @@ impl Engine {
         let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
         // Removals of what is not there take room and free none.
         let want = if frees { want } else { Want::Insertion };
+        let notes = self.room_for_notes(&prepared.writes).map_err(|error| self.no_room_for_batch(error))?;
         writer.log.reserve(&self.shared, &self.provision, want, size)?;
-        self.apply(guard, prepared, pin)
+        self.apply(guard, prepared, notes, pin)
+    }
+
+    fn room_for_notes<'a>(&self, writes: &[Planned<'a>]) -> io::Result<Notes<'a>> {
+        let is_removal = |planned: &&Planned<'_>| planned.draft.kind == Kind::Tombstone;
+        self.catalog.snapshots.reserve(writes.len())?;
+        let tombstones = alloc::with_capacity(writes.iter().filter(is_removal).count())?;
+        Ok(Notes { room: Room::of(writes.len())?, tombstones })
+    }
+
+    fn room_for_batch<T>(&self, count: usize) -> Result<Vec<T>> {
+        alloc::with_capacity(count).map_err(|error| self.no_room_for_batch(error))
+    }
+
+    #[cold]
+    fn no_room_for_batch(&self, error: io::Error) -> Error {
+        Error::io("write a batch to", self.shared.dir.path(), error)
     }
 
     /// Appends a batch and changes the index; visible as a whole when this returns. The last sequence number.
@@ -212,7 +240,14 @@ impl Engine {
     /// # Errors
     ///
     /// Where its pages cannot be written after all; nothing was changed.
-    fn apply(&self, guard: &mut WriteGuard<'_>, prepared: &Prepared<'_>, pin: &Pin) -> Result<Seq> {
+    fn apply<'a>(
+        &self,
+        guard: &mut WriteGuard<'_>,
+        prepared: &Prepared<'a>,
+        notes: Notes<'a>,
+        pin: &Pin,
+    ) -> Result<Seq> {
+        let Notes { room, mut tombstones } = notes;
         let Prepared { writes, frame, .. } = prepared;
         let WriteGuard { writer, effect } = guard;
         let writer = &mut **writer;
@@ -224,9 +259,8 @@ impl Engine {
         debug_assert_eq!(before, segment.id(), "a batch lies in one segment");
         let (range, ordinal) = (segment.range(), segment.mapping().ordinal());
         self.shared.space.add_dead(range.at(first - HEADER_SIZE as u64), Dead::Note, HEADER_SIZE as u64);
-        let mut tombstones = Vec::new();
         effect.begin(log.last_user());
-        self.visibility.begin(frame_seq.next(), writes.len());
+        self.visibility.begin(frame_seq.next(), room);
         let mut offset = first;
         let mut seq = frame_seq;
         for Planned { contents, hash, draft, superseded } in writes {
@@ -252,7 +286,7 @@ impl Engine {
             if let Some(current) = current {
                 // The entry stays until the batch is visible: a miss has no number to compare.
                 slot.index.replace(*hash, current.location, location);
-                tombstones.push((*contents, *hash, location));
+                tombstones.push((contents, *hash, location));
                 self.count(contents, slot, there, ordinal, 0);
             }
         }
@@ -264,10 +298,10 @@ impl Engine {
     }
 }
 
-/// Marks the writes of a batch that are followed by another one to the same key.
-fn mark_superseded(writes: &mut [Planned<'_>]) {
+/// Marks the writes of a batch that are followed by another one to the same key; `order` has room for their numbers.
+fn mark_superseded(writes: &mut [Planned<'_>], mut order: Vec<usize>) {
     let key = |planned: &Planned<'_>| (planned.hash.to_bits(), planned.draft.keyspace);
-    let mut order: Vec<usize> = (0..writes.len()).collect();
+    order.extend(0..writes.len());
     order.sort_unstable_by(|a, b| {
         let (one, other) = (&writes[*a], &writes[*b]);
         (key(one), one.draft.key, a).cmp(&(key(other), other.draft.key, b))

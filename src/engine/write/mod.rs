@@ -214,8 +214,10 @@ impl Engine {
         })
     }
 
-    /// Makes room in an index, so that nothing can fail half done.
+    /// Makes room in an index, and for what snapshots see, so that nothing can fail half done.
     fn reserve(&self, slot: &mut KeyspaceIndex, entries: usize) -> Result<()> {
+        let kept = self.catalog.snapshots.reserve(entries.max(1));
+        kept.map_err(|error| Error::io("write to", self.shared.dir.path(), error))?;
         if entries == 0 {
             slot.index.before_removals(1);
             return Ok(());

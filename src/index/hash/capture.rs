@@ -36,6 +36,7 @@ use super::bucket::imaged;
 use super::chunked::Row;
 use super::{BLOCK_LINES, Index, LINES};
 use crate::format::checkpoint::{BLOCK_LEN, LINE_SIZE, Table};
+use crate::mem::alloc;
 use crate::mem::cache_lines::{LINE_WORDS, Line};
 use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 
@@ -63,8 +64,9 @@ pub(super) struct Aside {
 
 #[derive(Debug)]
 struct Copies {
-    by_page: BTreeMap<u64, Box<Page>>,
-    spare: Vec<Box<Page>>,
+    /// Each of one page: memory of such a type can be asked for.
+    by_page: BTreeMap<u64, Box<[Page]>>,
+    spare: Vec<Box<[Page]>>,
     /// The most of them.
     limit: usize,
 }
@@ -121,15 +123,14 @@ impl Aside {
         if self.state.load(Ordering::Relaxed) != RUNNING {
             return;
         }
-        if copies.by_page.len() >= copies.limit {
+        let Some(mut copy) = copies.room() else {
             // Release: pairs with the fence in `Capture::take`: whoever sees the change that follows sees this.
             self.state.store(ABANDONED, Ordering::Release);
             copies.clear();
             self.count(index, &copies);
             return;
-        }
-        let mut copy = copies.spare.pop().unwrap_or_else(|| Box::new([[0; LINE_WORDS]; LINES]));
-        self.read(index, page, &mut copy);
+        };
+        self.read(index, page, &mut copy[0]);
         if self.taken.set(page) {
             copies.spare.push(copy);
         } else {
@@ -162,6 +163,18 @@ impl Aside {
 }
 
 impl Copies {
+    /// Room for one more; none where there are enough, or memory is short.
+    fn room(&mut self) -> Option<Box<[Page]>> {
+        if self.by_page.len() >= self.limit {
+            return None;
+        }
+        self.spare.pop().or_else(|| {
+            let mut page = alloc::with_capacity(1).ok()?;
+            page.push([[0; LINE_WORDS]; LINES]);
+            Some(page.into_boxed_slice())
+        })
+    }
+
     fn clear(&mut self) {
         self.by_page = BTreeMap::new();
         self.spare = Vec::new();
@@ -212,7 +225,7 @@ impl Capture {
             let mut copies = aside.copies.lock();
             // Abandoned after the look above, the copies are gone.
             let copy = copies.by_page.remove(next).ok_or(Abandoned)?;
-            *words = *copy;
+            *words = copy[0];
             copies.spare.push(copy);
         }
         *next += 1;

@@ -43,6 +43,7 @@ use crate::error::Error;
 use crate::format::Defect;
 use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, LINE_SIZE, Table, block_of};
 use crate::fs::{File, read_exact_at};
+use crate::mem::alloc;
 use crate::mem::cache_lines::{LINE_WORDS, Line};
 use crate::sync::{Mutex, Ordering, fence};
 
@@ -289,9 +290,9 @@ impl Index {
         // Wrapped around: damaged blocks, or those that others are loading now.
         let first = (start..frames).find(is_missing).or_else(|| (0..start.min(frames)).find(is_missing));
         let Some(first) = first else { return Ok(self.is_partial()) };
-        let end = (first..frames.min(first + STEP_BLOCKS)).find(|frame| !is_missing(frame));
-        let end = end.unwrap_or(frames.min(first + STEP_BLOCKS));
-        let mut buffer = vec![0; usize::try_from(end - first).unwrap_or(0) * FRAME_SIZE];
+        let count = (first..frames.min(first + STEP_BLOCKS)).take_while(is_missing).count();
+        let mut buffer = alloc::zeros_or_few(count * FRAME_SIZE, FRAME_SIZE);
+        let end = first + (buffer.len() / FRAME_SIZE) as u64;
         loader.state.lock().next = end;
         source.read(first, &mut buffer)?;
         for (number, frame) in (first..end).zip(buffer.chunks_exact(FRAME_SIZE)) {

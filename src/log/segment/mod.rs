@@ -29,6 +29,7 @@ use crate::log::segment_file::{
     Times, Unopened, check_header, check_identity, header_of_log, len_of, open_file, unlink_segment,
 };
 use crate::mem::address_space::{Range, Space};
+use crate::mem::alloc;
 use crate::mem::mapping::{Mapping, PAGE_SIZE};
 
 /// How the pages ahead of the writer are made ready. Chosen by the store's default durability.
@@ -124,7 +125,7 @@ impl Segment {
         match plan.regime {
             Regime::Large => {
                 let mut piece = header;
-                piece.resize(to_usize(plan.size.min(LARGE_PIECE)), 0);
+                alloc::resize(&mut piece, to_usize(plan.size.min(LARGE_PIECE))).map_err(space)?;
                 file.write_at(&piece, 0).map_err(space)?;
             }
             Regime::Small => {

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use super::{LARGE_PIECE, Regime, Segment, to_usize};
 use crate::error::{Error, Result};
 use crate::format::Defect;
+use crate::mem::alloc;
 use crate::mem::mapping::PAGE_SIZE;
 
 impl Segment {
@@ -47,7 +48,8 @@ impl Segment {
             if self.regime == Regime::Large && from >= LARGE_PIECE {
                 let file = self.file.lock().as_ref().map(|(file, _)| Arc::clone(file));
                 let file = file.expect("a segment that is still written to keeps its file");
-                file.write_at(&vec![0; to_usize(end - from)], from)
+                alloc::zeros(to_usize(end - from))
+                    .and_then(|zeros| file.write_at(&zeros, from))
                     .map_err(|error| self.io("write", error))?;
             }
             self.populate(from, end)?;

@@ -195,13 +195,19 @@ impl Place {
     /// Bytes that are free for this user on its file system.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         let system = rustix::fs::fstatvfs(&self.dir).ok()?;
-        system.f_bavail.checked_mul(system.f_frsize)
+        let free = system.f_bavail.checked_mul(system.f_frsize)?;
+        Some(free.saturating_sub(platform::not_for_files(&self.dir)))
     }
 
     /// The number of files that the file system can still hold; `None` where that is unknown, or only its size limits them.
     pub(super) fn free_files(&self) -> Option<u64> {
         let system = rustix::fs::fstatvfs(&self.dir).ok()?;
         (system.f_files > 0).then_some(system.f_favail)
+    }
+
+    /// Bytes that have to be free for a name to be changed.
+    pub(super) fn names_bytes(&self) -> u64 {
+        platform::names_bytes(&self.dir)
     }
 
     /// What lies below.

@@ -134,6 +134,8 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn free_bytes(&self) -> Option<u64>;
     /// The number of files that the file system can still hold; `None` where that is unknown, or only its size limits them.
     fn free_files(&self) -> Option<u64>;
+    /// Bytes that have to be free for a name to be changed, beside those that it takes then.
+    fn names_bytes(&self) -> u64;
     /// What lies below.
     fn medium(&self) -> io::Result<Medium>;
     /// Identifies this run of the operating system; `None` where that cannot be known.
@@ -164,6 +166,9 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Grows the file to `size` with its blocks reserved, reading as zeros; the size never changes afterwards.
     fn allocate(&self, size: u64) -> io::Result<()>;
+    /// As [`File::allocate`], if so many bytes `beside` those can be had at the same moment; they are free again afterwards. Where
+    /// only writing would tell, nothing is tried. After an error the file has any size.
+    fn allocate_beside(&self, size: u64, beside: u64) -> io::Result<()>;
     /// Makes written bytes, the size and the blocks durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
     /// Has the file's times say that it was changed now: stores into mapped pages that lie ready do not. Durable some time.

@@ -78,6 +78,10 @@ impl Dir for LookDir {
         self.0.free_files()
     }
 
+    fn names_bytes(&self) -> u64 {
+        self.0.names_bytes()
+    }
+
     fn medium(&self) -> io::Result<Medium> {
         self.0.medium()
     }

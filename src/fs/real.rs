@@ -138,6 +138,10 @@ impl Dir for RealDir {
         self.place().ok()?.free_files()
     }
 
+    fn names_bytes(&self) -> u64 {
+        self.place().map_or(0, |place| place.names_bytes())
+    }
+
     fn medium(&self) -> io::Result<Medium> {
         match self.place() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -235,6 +239,20 @@ impl File for RealFile {
         platform::reserve(&self.file, old, size)
     }
 
+    fn allocate_beside(&self, size: u64, beside: u64) -> io::Result<()> {
+        self.allocate(size)?;
+        let all = size.saturating_add(beside);
+        if beside == 0 || platform::check_size_limit(all).is_err() {
+            return Ok(());
+        }
+        // Room that takes writing to be had is not tried for, and a file that is too large tells nothing of room.
+        match platform::reserve_at_once(&self.file, size, all) {
+            Ok(true) => self.file.set_len(size),
+            Err(error) if error.kind() != io::ErrorKind::FileTooLarge => Err(error),
+            Ok(false) | Err(_) => Ok(()),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -324,6 +342,19 @@ mod tests {
         let mut bytes = vec![1; 1 << 16];
         read_exact_at(&*file, &mut bytes, 0).unwrap();
         assert!(bytes.iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn what_is_allocated_beside_a_file_is_free_afterwards() {
+        let (_temporary, dir) = scratch();
+        let file = dir.create("one").unwrap();
+        file.allocate_beside(1 << 16, 1 << 20).unwrap();
+        assert_eq!(file.identity().unwrap().size, 1 << 16);
+        let allocated = file.allocated().unwrap();
+        assert!((1 << 16..1 << 20).contains(&allocated), "{allocated}");
+        // More than any file may have is not tried for.
+        file.allocate_beside(1 << 16, 1 << 62).unwrap();
+        assert_eq!(file.identity().unwrap().size, 1 << 16);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::allocator::doubt::Doubt;
 use crate::error::{Error, Result};
 use crate::format::{SegmentId, StoreId};
 use crate::fs::Dir;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) leftovers: Arc<Leftovers>,
     /// Whose turn it is to sync the directory.
     dir_turn: SyncTurn,
+    /// Tells of room that the file system tells of and does not give.
+    pub(super) doubt: Doubt,
 }
 
 impl Shared {
@@ -44,8 +47,8 @@ impl Shared {
         segments: BTreeMap<SegmentId, Arc<Segment>>,
     ) -> Self {
         let (segments, stray, dir_turn) = (RwLock::new(segments), Mutex::default(), SyncTurn::new());
-        let leftovers = Arc::default();
-        Self { dir, store, space, manifest, commit, segments, stray, leftovers, dir_turn }
+        let (leftovers, doubt) = (Arc::default(), Doubt::default());
+        Self { dir, store, space, manifest, commit, segments, stray, leftovers, dir_turn, doubt }
     }
 
     /// Makes creations, renames and removals so far durable, for what rests on them.

@@ -337,7 +337,8 @@ mod tests {
         dir.create_dir().unwrap();
         let space = Space::reserve().unwrap();
         for id in 1..=5 {
-            let plan = Plan { store, id: SegmentId(id), size: 8192, nonce: id, regime: Regime::Large };
+            let plan =
+                Plan { store, id: SegmentId(id), size: 8192, beside: 0, nonce: id, regime: Regime::Large };
             Segment::create(dir.as_ref(), &space, &plan).unwrap();
         }
         let manifest = Manifest {

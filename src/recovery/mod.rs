@@ -44,7 +44,7 @@ use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::record::HEADER_SIZE;
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
 use crate::fs::{Claim, Dir, Lock, LockFailure, Medium};
-use crate::log::allocator::{Provision, make_segment};
+use crate::log::allocator::Provision;
 use crate::log::context::Shared;
 use crate::log::control_page::ControlPage;
 use crate::log::group_commit::Commit;
@@ -453,8 +453,5 @@ fn first_segment(
     if !ready.is_empty() {
         return Ok(ready.remove(0));
     }
-    let made = make_segment(shared, regime, Provision::first_size(config, shared), 0);
-    let (segment, named) = made.map_err(Error::into_cause)?;
-    named.map_err(Error::into_cause)?;
-    Ok(segment)
+    Provision::make_first(shared, config, regime)
 }

@@ -172,7 +172,14 @@ mod tests {
         dir.create_dir().expect("a new one");
         let space = Space::reserve().expect("address space");
         let size = 3 * PIECE as u64;
-        let plan = Plan { store: StoreId([7; 16]), id: SegmentId(1), size, nonce: 9, regime: Regime::Plain };
+        let plan = Plan {
+            store: StoreId([7; 16]),
+            id: SegmentId(1),
+            size,
+            beside: 0,
+            nonce: 9,
+            regime: Regime::Plain,
+        };
         let segment = Segment::create(dir.as_ref(), &space, &plan).expect("there is room");
         let mut taken = Vec::new();
         let aside = SegmentRange { segment, from: 64, to: size };

@@ -1,5 +1,5 @@
-//! A disk that insertions have filled: whichever keys are removed, in whatever order, every removal succeeds, and in the
-//! end there is room again.
+//! A disk that insertions have filled, or a quota of which the disk does not tell: whichever keys are removed, in whatever
+//! order, every removal succeeds, and in the end there is room again.
 
 use mapcask::sim::SimDisk;
 use mapcask::{Durability, Error, Options, Store, WriteBatch};
@@ -16,6 +16,8 @@ struct Setting {
     /// Bytes of a value.
     value: usize,
     durability: Durability,
+    /// True where the disk tells how full it is; else a quota limits it, of which it does not tell.
+    is_told: bool,
 }
 
 impl Setting {
@@ -28,10 +30,16 @@ impl Setting {
         key.to_le_bytes().repeat(self.value / 4)
     }
 
+    /// Lets the disk have so much, or anything.
+    fn limit(self, disk: &SimDisk, pages: Option<u64>) {
+        let bytes = pages.map(|pages| pages * PAGE);
+        if self.is_told { disk.set_capacity(bytes) } else { disk.set_quota(bytes) }
+    }
+
     /// A store on a disk that takes no more insertions, and how many keys it has.
     fn full(self) -> (SimDisk, Store, u32) {
         let disk = SimDisk::new();
-        disk.set_capacity(Some(self.capacity * PAGE));
+        self.limit(&disk, Some(self.capacity));
         let store = self.options().open_on(&disk).unwrap();
         let count = self.fill(&store, 0);
         disk.forget_history();
@@ -93,8 +101,19 @@ fn orders(count: u32, seeds: u64) -> Vec<(String, Vec<u32>)> {
     orders
 }
 
+/// On a disk that tells how full it is, and on one that does not.
+fn told_and_not<T: Copy>(of: T) -> [(T, bool); 2] {
+    [(of, true), (of, false)]
+}
+
 /// Fills the disk, removes everything, and fills it again, in each order.
 fn check_orders(setting: Setting, seeds: u64) {
+    for (setting, is_told) in told_and_not(setting) {
+        check_orders_of(Setting { is_told, ..setting }, seeds);
+    }
+}
+
+fn check_orders_of(setting: Setting, seeds: u64) {
     let (_, _, count) = setting.full();
     for (what, order) in orders(count, seeds) {
         let (disk, store, again) = setting.full();
@@ -122,7 +141,7 @@ const SIZES: [(u64, u64); 3] = [(1, 40), (4, 40), (16, 40)];
 #[test]
 fn removals_of_values_as_small_as_their_tombstones_lead_out_of_a_full_disk() {
     for (segment, capacity) in SIZES {
-        check_orders(Setting { segment, capacity, value: 4, durability: Durability::Os }, 2);
+        check_orders(Setting { segment, capacity, value: 4, ..MIXED }, 2);
     }
 }
 
@@ -130,7 +149,7 @@ fn removals_of_values_as_small_as_their_tombstones_lead_out_of_a_full_disk() {
 fn removals_of_small_values_lead_out_of_a_full_disk() {
     for (segment, capacity) in SIZES {
         for durability in [Durability::Os, Durability::Disk] {
-            check_orders(Setting { segment, capacity, value: 200, durability }, 3);
+            check_orders(Setting { segment, capacity, value: 200, durability, ..MIXED }, 3);
         }
     }
 }
@@ -139,19 +158,21 @@ fn removals_of_small_values_lead_out_of_a_full_disk() {
 fn removals_of_large_values_lead_out_of_a_full_disk_of_few_segments_and_of_many() {
     for (segment, capacity) in SIZES.into_iter().chain([(1, 200), (4, 160), (16, 640)]) {
         let seeds = if capacity == 40 { 8 } else { 1 };
-        check_orders(Setting { segment, capacity, value: 1500, durability: Durability::Os }, seeds);
+        check_orders(Setting { segment, capacity, value: 1500, ..MIXED }, seeds);
     }
 }
 
 /// A small disk, with values three times as large as their tombstones.
-const MIXED: Setting = Setting { segment: 1, capacity: 40, value: 80, durability: Durability::Os };
+const MIXED: Setting =
+    Setting { segment: 1, capacity: 40, value: 80, durability: Durability::Os, is_told: true };
 /// What a key of it takes.
 const MIXED_RECORD: u64 = 120;
 
 #[test]
 fn insertions_that_are_tried_between_removals_do_not_use_up_what_removals_need() {
-    for (segment, seed) in [(1, 0), (1, 1), (4, 2), (16, 3)] {
-        let setting = Setting { segment, ..MIXED };
+    let seeds = [(1, 0), (1, 1), (4, 2), (16, 3)];
+    for ((segment, seed), is_told) in seeds.into_iter().flat_map(told_and_not) {
+        let setting = Setting { segment, is_told, ..MIXED };
         let (disk, store, count) = setting.full();
         let mut random = fastrand::Rng::with_seed(seed);
         let mut keys: Vec<u32> = (0..count).collect();
@@ -182,8 +203,8 @@ fn insertions_that_are_tried_between_removals_do_not_use_up_what_removals_need()
 
 #[test]
 fn batches_of_removals_and_a_clear_lead_out_of_a_full_disk_too() {
-    for segment in [1, 4, 16] {
-        let setting = Setting { segment, ..MIXED };
+    for (segment, is_told) in [1, 4, 16].into_iter().flat_map(told_and_not) {
+        let setting = Setting { segment, is_told, ..MIXED };
         let (_, store, count) = setting.full();
         let mut left = count as usize;
         // In steps, so that each batch finds its keys in all segments.
@@ -205,8 +226,8 @@ fn batches_of_removals_and_a_clear_lead_out_of_a_full_disk_too() {
 
 #[test]
 fn compaction_that_is_asked_for_on_a_full_disk_gives_back_what_was_removed() {
-    for segment in [1, 4, 16] {
-        let setting = Setting { segment, ..MIXED };
+    for (segment, is_told) in [1, 4, 16].into_iter().flat_map(told_and_not) {
+        let setting = Setting { segment, is_told, ..MIXED };
         let (disk, store, count) = setting.full();
         let (gone, kept): (Vec<u32>, Vec<u32>) = (0..count).partition(|key| key % 3 == 0);
         for key in &gone {
@@ -223,7 +244,7 @@ fn compaction_that_is_asked_for_on_a_full_disk_gives_back_what_was_removed() {
         assert!(inserted + 3 * PAGE >= removed, "{setting:?}: {inserted} bytes for {removed}");
         assert_eq!(store.len(), kept.len() + more as usize);
         let killed = disk.kill();
-        killed.set_capacity(None);
+        setting.limit(&killed, None);
         let store = setting.options().open_on(&killed).unwrap();
         assert_eq!(store.len(), kept.len() + more as usize);
         setting.check(&store, &kept);
@@ -232,8 +253,9 @@ fn compaction_that_is_asked_for_on_a_full_disk_gives_back_what_was_removed() {
 
 #[test]
 fn a_full_store_that_is_opened_again_after_a_kill_takes_removals_to_the_end() {
-    for (segment, seed) in [(1, 5), (4, 6), (16, 7)] {
-        let setting = Setting { segment, ..MIXED };
+    let seeds = [(1, 5), (4, 6), (16, 7)];
+    for ((segment, seed), is_told) in seeds.into_iter().flat_map(told_and_not) {
+        let setting = Setting { segment, is_told, ..MIXED };
         let (mut disk, store, count) = setting.full();
         let mut keys: Vec<u32> = (0..count).collect();
         fastrand::Rng::with_seed(seed).shuffle(&mut keys);
@@ -281,10 +303,10 @@ fn churn(setting: Setting, store: &Store, random: &mut fastrand::Rng) -> Vec<u32
 #[test]
 fn removals_lead_out_of_a_full_disk_of_any_number_of_segments() {
     // A manifest of a page names 61 segments, one of two pages 125; other files take four pages, and then six.
-    for capacity in (65..69).chain(131..133) {
-        let setting = Setting { segment: 1, capacity, value: 80, durability: Durability::Os };
+    for (capacity, is_told) in (65..69).chain(131..133).flat_map(told_and_not) {
+        let setting = Setting { capacity, is_told, ..MIXED };
         let disk = SimDisk::new();
-        disk.set_capacity(Some(capacity * PAGE));
+        setting.limit(&disk, Some(capacity));
         let store = setting.options().open_on(&disk).unwrap();
         let mut random = fastrand::Rng::with_seed(capacity);
         let mut keys = churn(setting, &store, &mut random);
@@ -297,5 +319,45 @@ fn removals_lead_out_of_a_full_disk_of_any_number_of_segments() {
         setting.remove_all(&store, &keys, "any number of segments");
         store.close().unwrap();
         assert!(setting.options().open_on(&disk).unwrap().is_empty(), "{setting:?}");
+    }
+}
+
+/// Cause: an insertion that a quota refused, of which the disk does not tell, had been given all that the quota allows. Symptom:
+/// removals were refused as well, and no compaction could be made. Fix: a segment is made only where what is kept for
+/// removals can be had besides; and an open, which needs some of that, leaves no more of it to insertions.
+#[test]
+fn opens_and_insertions_do_not_use_up_what_removals_need() {
+    for (segment, is_told) in [4, 16].into_iter().flat_map(told_and_not) {
+        let setting = Setting { segment, is_told, ..MIXED };
+        let (mut disk, store, count) = setting.full();
+        drop(store);
+        let mut next = count;
+        for _ in 0..10 {
+            disk = disk.kill();
+            let store = setting.options().open_on(&disk);
+            let store = store.unwrap_or_else(|error| panic!("{setting:?}, {next} keys: {error}"));
+            next = setting.fill(&store, next);
+        }
+        disk = disk.kill();
+        let store = setting.options().open_on(&disk).unwrap();
+        assert_eq!(store.len(), next as usize, "{setting:?}");
+        setting.remove_all(&store, &(0..next).collect::<Vec<_>>(), "after opens");
+        assert!(setting.fill(&store, next) - next >= count * 3 / 4, "{setting:?}");
+    }
+}
+
+#[test]
+fn insertions_go_on_once_a_quota_is_lifted_that_was_not_told_of() {
+    for segment in [1, 4, 16] {
+        let setting = Setting { segment, is_told: false, ..MIXED };
+        let (disk, store, count) = setting.full();
+        let before = store.stats().segments;
+        setting.limit(&disk, Some(6 * setting.capacity));
+        let more = setting.fill(&store, count) - count;
+        assert!(more > 3 * count, "{setting:?}: {count}, then {more}");
+        // In segments of the usual size, and a few small ones at both ends.
+        let made = (store.stats().segments - before) as u64;
+        assert!(made <= 6 * setting.capacity / segment + 20, "{setting:?}: {made} segments");
+        setting.remove_all(&store, &(0..count + more).collect::<Vec<_>>(), "after it was lifted");
     }
 }

@@ -86,13 +86,17 @@ fn order(keys: u32, random: bool) -> impl FnMut() -> u32 {
 
 #[test]
 fn removals_lead_out_of_a_full_disk_and_insertions_go_on() {
-    for durability in [Durability::Os, Durability::Disk] {
+    for (durability, is_told) in
+        [(Durability::Os, true), (Durability::Disk, true), (Durability::Os, false), (Durability::Disk, false)]
+    {
+        let limit =
+            |disk: &SimDisk, bytes| if is_told { disk.set_capacity(bytes) } else { disk.set_quota(bytes) };
         // One byte in sixteen of a segment is kept for removals: enough of them for a segment of such values.
         let capacity = 10 * 16 * PAGE;
         let disk = SimDisk::new();
         let options = options().segment_bytes(16 * PAGE).durability(durability);
         let store = options.clone().open_on(&disk).unwrap();
-        disk.set_capacity(Some(capacity));
+        limit(&disk, Some(capacity));
         let mut expected = BTreeMap::new();
         for round in 0..4 {
             // Until nothing fits any more, and then once more for each smaller size.
@@ -121,7 +125,7 @@ fn removals_lead_out_of_a_full_disk_and_insertions_go_on() {
         }
         disk.forget_history();
         // An open makes a segment to write to.
-        disk.set_capacity(None);
+        limit(&disk, None);
         check_lengths(&options.clone().open_on(&disk.kill()).unwrap(), &expected);
         store.close().unwrap();
         let store = options.open_on(&disk).unwrap();

@@ -191,13 +191,17 @@ impl Dir for SimDir {
 
     fn free_bytes(&self) -> Option<u64> {
         let machine = self.shared.lock();
-        machine.settings.capacity.map(|capacity| capacity.saturating_sub(machine.model.allocated()))
+        machine.settings.told_capacity().map(|told| told.saturating_sub(machine.model.allocated()))
     }
 
     fn free_files(&self) -> Option<u64> {
         let machine = self.shared.lock();
         let most = machine.limits.get(&Resource::Files)?;
         Some(most.saturating_sub(machine.model.names.len() as u64))
+    }
+
+    fn names_bytes(&self) -> u64 {
+        0
     }
 
     fn medium(&self) -> io::Result<Medium> {
@@ -321,6 +325,10 @@ impl File for SimFile {
     }
 
     fn allocate(&self, size: u64) -> io::Result<()> {
+        self.allocate_beside(size, 0)
+    }
+
+    fn allocate_beside(&self, size: u64, beside: u64) -> io::Result<()> {
         self.check_writable()?;
         let mut machine = self.shared.lock();
         machine.enter(Operation::Allocate)?;
@@ -330,7 +338,7 @@ impl File for SimFile {
         }
         machine.check_limit(Resource::FileSize, size, 0)?;
         let pages = 0..page_count(size);
-        machine.check_space(self.node, pages.clone())?;
+        machine.check_space(self.node, 0..page_count(size.saturating_add(beside)))?;
         if size > old {
             machine.record(Event::Size(self.node, size));
         }

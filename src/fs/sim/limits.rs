@@ -1,4 +1,4 @@
-//! What a program, or the simulated disk, may have of something besides space.
+//! The limits of a program, and of the simulated disk: on space, and on other things.
 
 use super::SimDisk;
 use crate::error::Resource;
@@ -26,6 +26,45 @@ impl SimDisk {
             Some(most) => drop(machine.limits.insert(resource, most)),
             None => drop(machine.limits.remove(&resource)),
         }
+    }
+
+    /// Limits the blocks of all files together, in bytes. Unlinked files count no longer.
+    ///
+    /// ```
+    /// use mapcask::sim::SimDisk;
+    /// use mapcask::{Error, Options};
+    ///
+    /// let disk = SimDisk::new();
+    /// let store = Options::new().background(false).segment_bytes(4096).open_on(&disk)?;
+    /// disk.set_capacity(Some(64 << 10));
+    /// let refused = (0..100_u8).find_map(|n| store.insert([n], [7; 1000]).err());
+    /// assert!(matches!(refused, Some(Error::NoSpace { .. })));
+    /// disk.set_capacity(None);
+    /// store.insert("a", "1")?;
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.shared.lock().settings.capacity = bytes;
+    }
+
+    /// As [`SimDisk::set_capacity`], of which the disk does not tell, as of some quotas: it says that there is room, and has none.
+    ///
+    /// ```
+    /// use mapcask::sim::SimDisk;
+    /// use mapcask::{Error, Options};
+    ///
+    /// let disk = SimDisk::new();
+    /// disk.set_quota(Some(256 << 10));
+    /// let store = Options::new().background(false).segment_bytes(4096).open_on(&disk)?;
+    /// let refused = (0..=255_u8).find_map(|n| store.insert([n], [7; 1000]).err());
+    /// assert!(matches!(refused, Some(Error::NoSpace { .. })));
+    /// // Room is kept for what leads out of that.
+    /// store.clear()?;
+    /// store.insert("a", "1")?;
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
+    pub fn set_quota(&self, bytes: Option<u64>) {
+        self.shared.lock().settings.quota = bytes;
     }
 
     /// Open files of the program, the lock's among them.

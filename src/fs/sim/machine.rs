@@ -35,12 +35,22 @@ pub(super) struct Settings {
     pub(super) now: Duration,
     pub(super) medium: Medium,
     pub(super) capacity: Option<u64>,
+    /// A limit besides that, of which the disk does not tell.
+    pub(super) quota: Option<u64>,
 }
 
 impl Settings {
     pub(super) fn new(seed: u64) -> Self {
         let boot_id = Some(boot_id_of(seed));
-        Self { seed, boot_id, now: Duration::from_secs(1), medium: Medium::Device, capacity: None }
+        let (now, medium) = (Duration::from_secs(1), Medium::Device);
+        Self { seed, boot_id, now, medium, capacity: None, quota: None }
+    }
+
+    /// The size that the disk says it has.
+    pub(super) fn told_capacity(&self) -> Option<u64> {
+        /// Of a disk that has a quota and nothing else.
+        const LARGE: u64 = 1 << 40;
+        self.capacity.or(self.quota.map(|_| LARGE))
     }
 
     /// Another run of the operating system. Its random numbers must not repeat those of the run before: nonces tell
@@ -379,7 +389,9 @@ impl Machine {
 
     /// Errs where the disk has no room for the blocks that the pages lack.
     pub(super) fn check_space(&self, node: NodeId, pages: Range<usize>) -> io::Result<()> {
-        let Some(capacity) = self.settings.capacity else { return Ok(()) };
+        let Some(capacity) = self.settings.capacity.into_iter().chain(self.settings.quota).min() else {
+            return Ok(());
+        };
         let state = self.model.node(node);
         let missing = pages.filter(|&at| !state.pages.get(at).is_some_and(|page| page.reserved)).count();
         if missing > 0 && self.model.allocated() + (missing * PAGE_SIZE) as u64 > capacity {

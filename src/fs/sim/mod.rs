@@ -447,25 +447,6 @@ impl SimDisk {
         Ok(work(&mut machine, node))
     }
 
-    /// Limits the blocks of all files together, in bytes. Unlinked files count no longer.
-    ///
-    /// ```
-    /// use mapcask::sim::SimDisk;
-    /// use mapcask::{Error, Options};
-    ///
-    /// let disk = SimDisk::new();
-    /// let store = Options::new().background(false).segment_bytes(4096).open_on(&disk)?;
-    /// disk.set_capacity(Some(64 << 10));
-    /// let refused = (0..100_u8).find_map(|n| store.insert([n], [7; 1000]).err());
-    /// assert!(matches!(refused, Some(Error::NoSpace { .. })));
-    /// disk.set_capacity(None);
-    /// store.insert("a", "1")?;
-    /// # Ok::<(), mapcask::Error>(())
-    /// ```
-    pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.shared.lock().settings.capacity = bytes;
-    }
-
     /// Sets what identifies this run of the operating system; `None` where a machine does not tell. Power cuts change
     /// it.
     pub fn set_boot_id(&self, id: Option<[u8; 16]>) {

@@ -45,6 +45,9 @@ impl File for Bytes {
     fn allocate(&self, _: u64) -> io::Result<()> {
         unreachable!("an image is read here")
     }
+    fn allocate_beside(&self, _: u64, _: u64) -> io::Result<()> {
+        unreachable!("an image is read here")
+    }
     fn sync(&self) -> io::Result<()> {
         unreachable!("an image is read here")
     }

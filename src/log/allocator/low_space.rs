@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Making, PAGE_SIZE, Provision, Shared, fits, least_size};
+use crate::config::Config;
 use crate::error::{Error, RanOut, Resource, Result};
+use crate::fs::Medium;
 use crate::log::allocator::quota::Want;
 use crate::log::allocator::reserve::Reserve;
 use crate::log::segment::Segment;
@@ -17,6 +19,8 @@ const PAGE: u64 = PAGE_SIZE as u64;
 const PLENTY: u64 = 4;
 /// Of what a store can have altogether, a segment is at most one part in so many.
 const SHARE: u64 = 8;
+/// So many times as much as a segment of the usual size has can be had besides.
+const USUAL_SHARE: u64 = 3;
 
 /// In how many segments the reserve is held, at least.
 const PIECES: u64 = 4;
@@ -25,32 +29,66 @@ const FILES_KEPT: u64 = 4;
 /// The files that removals leave.
 const FILES_FOR_PASSES: u64 = 2;
 
-/// The room there is on a disk that is nearly full, in bytes.
+/// The room there is on a disk, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
-    /// Bytes that are free on the disk.
+    /// Bytes that are free on the disk, as far as that can be believed, but for what changes of names need.
     free: u64,
-    /// Those, and those of the segments that are ready.
-    pub(crate) spare: u64,
+    /// Those of the segments that are ready.
+    pub(super) ready: u64,
+    /// Those of all others.
+    log: u64,
+    /// Those that are free and those that are ready.
+    spare: u64,
     reserve: Reserve,
+    /// Bytes that are left free so that names can be changed.
+    names: u64,
     /// The most that a segment made now should have.
-    largest: u64,
+    pub(super) largest: u64,
+    /// Less may be free than that, so nothing is refused or allowed for its sake.
+    is_doubted: bool,
 }
 
 impl Room {
-    /// What is left of it for a write.
-    fn left(&self, want: Want) -> u64 {
-        let kept = match want {
+    /// The bytes that a write leaves to others.
+    pub(super) fn kept(&self, want: Want) -> u64 {
+        match want {
             Want::Insertion | Want::Ahead => self.reserve.all,
             Want::Removal => self.reserve.pass,
             Want::Last => 0,
-        };
-        self.spare.saturating_sub(kept) / PAGE * PAGE
+        }
+    }
+
+    /// What is left of it for a write.
+    fn left(&self, want: Want) -> u64 {
+        self.spare.saturating_sub(self.kept(want)) / PAGE * PAGE
+    }
+
+    /// The bytes that have to be free besides when a segment is made for a write.
+    pub(super) fn beside(&self, shared: &Shared, want: Want) -> u64 {
+        // Such a file system tells the truth, and trying takes as long as writing does.
+        if matches!(shared.dir.medium(), Ok(Medium::Memory)) {
+            return 0;
+        }
+        let names = if want == Want::Last { 0 } else { self.names };
+        self.kept(want).saturating_sub(self.ready) + names
+    }
+
+    /// As [`Room::beside`] where nothing tells that there is little, of a segment of `size` bytes: so much that it is no large
+    /// part of what the store can have altogether, because a pass that has no room for a segment wins nothing of it.
+    pub(super) fn beside_usual(&self, shared: &Shared, size: u64) -> u64 {
+        let least = self.beside(shared, Want::Insertion);
+        // So much there is where there is plenty.
+        let plenty = PLENTY.saturating_mul(self.reserve.all).saturating_add(size);
+        let wanted = (USUAL_SHARE * size).saturating_sub(self.log).min(plenty);
+        if least == 0 { 0 } else { least.max(wanted.min(self.free.saturating_sub(size) / 2)) }
     }
 
     /// How much one pass may write, in bytes.
     pub(crate) fn for_pass(&self, segment_bytes: u64) -> u64 {
-        self.spare.min(self.reserve.pass.max(segment_bytes))
+        let most = self.reserve.pass.max(segment_bytes);
+        // btrfs tells of what was freed only once its notes are on the disk, and gives it at once.
+        if self.is_doubted || self.names > 0 { most } else { self.spare.min(most) }
     }
 }
 
@@ -81,18 +119,34 @@ impl Provision {
         self.check_files(shared, Want::Ahead).is_err()
     }
 
-    /// The room there is, where it is little.
-    pub(crate) fn scarce(&self, shared: &Shared) -> Option<Room> {
-        let free = shared.dir.free_bytes()?;
-        let next = self.allowance.after(self.active.lock().size());
+    /// The bytes that insertions leave in a store that is being opened.
+    pub(super) fn kept_at_open(shared: &Shared, config: &Config) -> u64 {
+        let (log, largest) = total_and_largest(shared);
+        let free = shared.doubt.believed(shared.dir.as_ref(), log);
+        Reserve::of(log, largest.min(config.segment_bytes), free).all
+    }
+
+    /// The room there is.
+    pub(super) fn room(&self, shared: &Shared) -> Room {
         let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
         let log = self.used().saturating_sub(ready);
-        let largest = shared.segments.read().values().map(|segment| segment.size()).max().unwrap_or(0);
+        let free = shared.doubt.believed(shared.dir.as_ref(), log);
+        let (_, largest) = total_and_largest(shared);
+        let part = part_of(log.saturating_add(free).saturating_add(ready));
+        let (names, part) = (shared.dir.names_bytes().min(part), part.max(PAGE));
+        let free = free.saturating_sub(names);
         let spare = free.saturating_add(ready);
         let reserve = Reserve::of(log, largest.min(self.allowance.most()), spare);
-        let plenty = PLENTY.saturating_mul(reserve.all).saturating_add(2 * next);
-        let largest = part_of(log + spare).max(PAGE);
-        (free < plenty).then_some(Room { free, spare, reserve, largest })
+        let largest = part;
+        Room { free, ready, log, spare, reserve, names, largest, is_doubted: shared.doubt.is_there() }
+    }
+
+    /// The room there is, where it is little.
+    pub(crate) fn scarce(&self, shared: &Shared) -> Option<Room> {
+        let next = self.allowance.after(self.active.lock().size());
+        let room = self.room(shared);
+        let plenty = PLENTY.saturating_mul(room.reserve.all + room.names).saturating_add(2 * next);
+        (room.is_doubted || room.free < plenty).then_some(room)
     }
 
     /// As [`Provision::take`], of what is not kept for others.
@@ -103,9 +157,12 @@ impl Provision {
         need: u64,
         room: Room,
     ) -> Result<Arc<Segment>> {
+        if room.is_doubted {
+            return self.take_doubted(shared, want, need);
+        }
         let mut making = self.making.lock();
         let (left, least) = (room.left(want), least_size(need));
-        if left < least {
+        if left < least && want != Want::Last {
             return Err(full(shared, least));
         }
         if want != Want::Insertion {
@@ -127,12 +184,13 @@ impl Provision {
         // The last room is not spent at once: the next page may be won.
         let usual = if want == Want::Last { least } else { making.next_size.min(room.largest).min(left) };
         // Beyond the limit on the store's size the disk still is what it is.
-        let size = self.allowance.size(want, usual, least)?.map_or(least, |size| size.min(left));
+        let size = self.allowance.size(want, usual, least)?.map_or(least, |size| size.min(left).max(least));
         if size > room.free {
             self.give_up(shared, &mut making)?;
         }
         self.count_stall();
-        let segment = self.make_of(shared, &mut making, want, size)?;
+        let beside = self.room(shared).beside(shared, want);
+        let segment = self.make_of(shared, &mut making, want, size, beside)?;
         if want == Want::Insertion {
             self.hold(shared, &mut making, room.reserve)?;
         }
@@ -148,7 +206,7 @@ impl Provision {
         if self.ready_count() > 0 {
             return Ok(());
         }
-        if self.scarce(shared).is_some() {
+        if self.scarce(shared).is_some_and(|room| !room.is_doubted) {
             return self.restore(shared);
         }
         let mut making = self.making.lock();
@@ -156,7 +214,14 @@ impl Provision {
             return Ok(());
         }
         self.check_files(shared, Want::Ahead)?;
-        if let Some(segment) = self.make(shared, &mut making, Want::Ahead, 0)? {
+        let mut made = Ok(None);
+        if !shared.doubt.is_there() {
+            made = self.make(shared, &mut making, Want::Ahead, 0);
+        }
+        if shared.doubt.is_there() && matches!(made, Ok(None) | Err(Error::NoSpace { .. })) {
+            made = self.make_doubted(shared, &mut making, Want::Ahead, 0);
+        }
+        if let Some(segment) = made? {
             self.ready.lock().push_back(segment);
         }
         Ok(())
@@ -172,9 +237,16 @@ impl Provision {
         // Relaxed: see `Provision::check`. First, so that what is given up meanwhile is not forgotten.
         self.short.store(false, Ordering::Relaxed);
         let Some(room) = self.scarce(shared) else { return Ok(()) };
-        if room.spare < room.reserve.all {
+        let kept = match room.is_doubted {
+            true => Self::prove(shared, &self.making.lock(), room.beside(shared, Want::Insertion)),
+            false if room.spare < room.reserve.all => Err(full(shared, room.reserve.all - room.spare)),
+            false => Ok(()),
+        };
+        if kept.is_err() {
             self.short.store(true, Ordering::Relaxed);
-            return Err(full(shared, room.reserve.all - room.spare));
+        }
+        if room.is_doubted || kept.is_err() {
+            return kept;
         }
         self.hold(shared, &mut self.making.lock(), room.reserve)
     }
@@ -193,7 +265,7 @@ impl Provision {
             let Some(size) = self.allowance.size(Want::Ahead, piece.min(missing), PAGE)? else {
                 return Ok(());
             };
-            match self.make_of(shared, making, Want::Ahead, size) {
+            match self.make_of(shared, making, Want::Ahead, size, 0) {
                 Ok(segment) => self.ready.lock().push_back(segment),
                 // It is free all the same.
                 Err(Error::NoSpace { .. }) => return Ok(()),
@@ -206,6 +278,13 @@ impl Provision {
 /// The greatest size of a segment where so many bytes can be had.
 pub(super) fn part_of(bytes: u64) -> u64 {
     bytes / SHARE / PAGE * PAGE
+}
+
+/// Bytes of all segments, and of the largest.
+fn total_and_largest(shared: &Shared) -> (u64, u64) {
+    let segments = shared.segments.read();
+    let sizes = || segments.values().map(|segment| segment.size());
+    (sizes().sum(), sizes().max().unwrap_or(0))
 }
 
 fn full(shared: &Shared, needed: u64) -> Error {

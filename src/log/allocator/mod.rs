@@ -5,7 +5,9 @@
 //!
 //! **Invariants.** I6: what [`Provision::take`] gives out is named by both copies of the manifest, durably.
 
+pub(in crate::log) mod doubt;
 mod low_space;
+mod making;
 pub(crate) mod quota;
 pub(crate) mod reserve;
 
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use self::making::{Wanted, make_segment};
 use crate::config::Config;
 use crate::error::{Error, Resource, Result};
 use crate::format::record::{HEADER_SIZE, Start, Watermark};
@@ -24,10 +27,9 @@ use crate::log::allocator::quota::{Allowance, Want};
 use crate::log::context::total_size;
 use crate::log::context::{Segments, Shared};
 use crate::log::manifest::SPARE_ENTRIES;
-use crate::log::segment::{Plan, Regime, Segment};
+use crate::log::segment::{Regime, Segment};
 use crate::log::segment_file::unlink_segment;
 use crate::mem::mapping::PAGE_SIZE;
-use crate::trace;
 
 /// How far ahead of the writer pages are made ready, in bytes.
 /// What the helper does besides, it does in steps of up to some tens of milliseconds, and a fast writer writes megabytes meanwhile.
@@ -105,7 +107,7 @@ impl Provision {
 
     /// The size of the first segment after an open, in bytes.
     /// On a full disk a page, so that something is left for the passes that lead out of it.
-    pub(crate) fn first_size(config: &Config, shared: &Shared) -> u64 {
+    fn first_size(config: &Config, shared: &Shared) -> u64 {
         let size = Allowance::new(config, total_size(&shared.segments)).first();
         let page = PAGE_SIZE as u64;
         let most = shared.dir.free_bytes().map_or(u64::MAX, |free| free / 4 / page * page);
@@ -187,7 +189,13 @@ impl Provision {
             self.count_stall();
             return Ok(segment);
         }
-        let made = self.make(shared, &mut making, want, need)?;
+        let made = match self.make(shared, &mut making, want, need) {
+            Err(Error::NoSpace { .. }) if shared.doubt.is_there() => {
+                drop(making);
+                return self.take_doubted(shared, want, need);
+            }
+            made => made?,
+        };
         self.count_stall();
         Ok(made.expect("only what is made ahead can be done without"))
     }
@@ -282,8 +290,11 @@ impl Provision {
         let Some(mut size) = self.allowance.size(want, usual, least)? else {
             return Ok(None);
         };
+        // Whatever it is for: where that is not to be had, others see to it that little is taken of it.
+        let room = self.room(shared);
         loop {
-            match self.make_of(shared, making, want, size) {
+            let beside = room.beside_usual(shared, size);
+            match self.make_of(shared, making, want, size, beside) {
                 // The process may have no file as large as that.
                 Err(Error::Exhausted { resource: Resource::FileSize, .. }) if size > least => {
                     size = (size / 2).next_multiple_of(PAGE_SIZE as u64).max(least);
@@ -313,10 +324,18 @@ impl Provision {
         Ok(making.unnamed.take())
     }
 
-    fn make_of(&self, shared: &Shared, making: &mut Making, want: Want, size: u64) -> Result<Arc<Segment>> {
+    /// Makes a segment of that size where so many bytes can be had `beside` it.
+    fn make_of(
+        &self,
+        shared: &Shared,
+        making: &mut Making,
+        want: Want,
+        size: u64,
+        beside: u64,
+    ) -> Result<Arc<Segment>> {
         // What leads out of a full disk may use the room that the others leave.
         let spare = if matches!(want, Want::Insertion | Want::Ahead) { SPARE_ENTRIES } else { 0 };
-        let made = make_segment(shared, self.regime, size, spare);
+        let made = make_segment(shared, self.regime, &Wanted { size, spare, beside });
         self.recount(shared);
         let (segment, named) = made?;
         if size >= making.next_size {
@@ -447,50 +466,4 @@ fn fits(segment: &Segment, need: u64) -> bool {
 /// The size of the smallest segment that has room for a frame of `need` bytes.
 fn least_size(need: u64) -> u64 {
     (need + OVERHEAD).next_multiple_of(PAGE_SIZE as u64)
-}
-
-/// Makes one segment, and has the manifest name it, which keeps room for `spare` more. The second result says whether that is
-/// durable.
-///
-/// # Errors
-///
-/// `NoSpace`, or what the operating system says; there is no segment then.
-pub(crate) fn make_segment(
-    shared: &Shared,
-    regime: Regime,
-    size: u64,
-    spare: usize,
-) -> Result<(Arc<Segment>, Result<()>)> {
-    shared.manifest.check_place()?;
-    shared.manifest.reserve(1 + spare)?;
-    let mut nonce = [0; 8];
-    shared
-        .dir
-        .random(&mut nonce)
-        .map_err(|error| Error::io("draw random bytes for", shared.dir.path(), error))?;
-    shared.remove_stray()?;
-    let plan = Plan {
-        store: shared.store,
-        id: shared.manifest.next_segment(),
-        size,
-        nonce: u64::from_le_bytes(nonce),
-        regime,
-    };
-    let created = Segment::create(shared.dir.as_ref(), &shared.space, &plan).and_then(|segment| {
-        let synced = shared.sync_dir();
-        if synced.is_err() {
-            // Nobody knows of it.
-            shared.space.retire(segment.mapping(), segment.size());
-        }
-        synced.map(|()| segment)
-    });
-    let segment = created.inspect_err(|_| {
-        *shared.stray.lock() = Some((plan.id, plan.size));
-        // Tried again before another one is made.
-        drop(shared.remove_stray());
-    })?;
-    trace::segment_made(segment.id().0, segment.size());
-    let named = shared.manifest.add(segment.entry());
-    shared.segments.write().insert(segment.id(), Arc::clone(&segment));
-    Ok((segment, named))
 }

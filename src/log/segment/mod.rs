@@ -60,6 +60,8 @@ pub(crate) struct Plan {
     pub(crate) store: StoreId,
     pub(crate) id: SegmentId,
     pub(crate) size: u64,
+    /// Bytes that are to be free besides, or it is not made.
+    pub(crate) beside: u64,
     pub(crate) nonce: u64,
     pub(crate) regime: Regime,
 }
@@ -120,7 +122,7 @@ impl Segment {
         let path = || dir.path().join(temporary);
         let space = |error| Error::allocating(plan.size, path(), error);
         let file = dir.create(temporary).map_err(|error| Error::io("create", path(), error))?;
-        file.allocate(plan.size).map_err(space)?;
+        file.allocate_beside(plan.size, plan.beside).map_err(space)?;
         let header = header_of(plan).encode();
         match plan.regime {
             Regime::Large => {
@@ -486,7 +488,8 @@ mod tests {
     const SIZE: u64 = 4 * PAGE_SIZE as u64;
 
     fn plan(id: u64) -> Plan {
-        Plan { store: StoreId([7; 16]), id: SegmentId(id), size: SIZE, nonce: 9, regime: Regime::Large }
+        let (store, id, regime) = (StoreId([7; 16]), SegmentId(id), Regime::Large);
+        Plan { store, id, size: SIZE, beside: 0, nonce: 9, regime }
     }
 
     fn bad_address() -> std::io::Error {

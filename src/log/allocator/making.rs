@@ -1,0 +1,97 @@
+//! Making one segment: its file, its name in the manifest, and the room that has to be free besides.
+
+use std::sync::Arc;
+
+use super::{Provision, Shared};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::log::segment::{Plan, Regime, Segment};
+use crate::mem::mapping::PAGE_SIZE;
+use crate::trace;
+
+/// A segment that was made, and whether its name is durable.
+type Made = (Arc<Segment>, Result<()>);
+
+/// The shape of a segment that is to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) size: u64,
+    /// For how many segments more the manifest keeps room.
+    pub(super) spare: usize,
+    /// Bytes that are to be free besides, or it is not made.
+    pub(super) beside: u64,
+}
+
+impl Provision {
+    /// Makes the segment that a new epoch begins with.
+    ///
+    /// # Errors
+    ///
+    /// As of every segment.
+    pub(crate) fn make_first(shared: &Shared, config: &Config, regime: Regime) -> Result<Arc<Segment>> {
+        let size = Self::first_size(config, shared);
+        let wanted = Wanted { size, spare: 0, beside: Self::kept_at_open(shared, config) };
+        let made = match make_segment(shared, regime, &wanted) {
+            // The reserve is in use, or larger than the disk: insertions will see.
+            Err(Error::NoSpace { .. }) => {
+                let size = if shared.doubt.is_there() { PAGE_SIZE as u64 } else { size };
+                make_segment(shared, regime, &Wanted { size, beside: 0, ..wanted })
+            }
+            made => made,
+        };
+        let (segment, named) = made.map_err(Error::into_cause)?;
+        named.map_err(Error::into_cause)?;
+        Ok(segment)
+    }
+}
+
+/// Makes one segment, and has the manifest name it, which keeps room for some more.
+///
+/// # Errors
+///
+/// `NoSpace`, or what the operating system says; there is no segment then.
+pub(super) fn make_segment(shared: &Shared, regime: Regime, wanted: &Wanted) -> Result<Made> {
+    let made = make_and_name(shared, regime, wanted);
+    let bytes = wanted.size.saturating_add(wanted.beside);
+    if let Err(error) = &made {
+        shared.doubt.refused(shared.dir.as_ref(), bytes, error);
+    }
+    made
+}
+
+fn make_and_name(shared: &Shared, regime: Regime, wanted: &Wanted) -> Result<Made> {
+    let Wanted { size, spare, beside } = *wanted;
+    shared.manifest.check_place()?;
+    shared.manifest.reserve(1 + spare)?;
+    let mut nonce = [0; 8];
+    shared
+        .dir
+        .random(&mut nonce)
+        .map_err(|error| Error::io("draw random bytes for", shared.dir.path(), error))?;
+    shared.remove_stray()?;
+    let plan = Plan {
+        store: shared.store,
+        id: shared.manifest.next_segment(),
+        size,
+        beside,
+        nonce: u64::from_le_bytes(nonce),
+        regime,
+    };
+    let created = Segment::create(shared.dir.as_ref(), &shared.space, &plan).and_then(|segment| {
+        let synced = shared.sync_dir();
+        if synced.is_err() {
+            // Nobody knows of it.
+            shared.space.retire(segment.mapping(), segment.size());
+        }
+        synced.map(|()| segment)
+    });
+    let segment = created.inspect_err(|_| {
+        *shared.stray.lock() = Some((plan.id, plan.size));
+        // Tried again before another one is made.
+        drop(shared.remove_stray());
+    })?;
+    trace::segment_made(segment.id().0, segment.size());
+    let named = shared.manifest.add(segment.entry());
+    shared.segments.write().insert(segment.id(), Arc::clone(&segment));
+    Ok((segment, named))
+}

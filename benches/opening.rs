@@ -143,8 +143,8 @@ fn measure(path: &Path, keys: usize) -> Result<Opened> {
         open: millis(open),
         first: millis(first),
         log: report.bytes_read,
-        image: report.image_bytes_read,
-        size: store.stats().image_bytes,
+        image: report.checkpoint_bytes_read,
+        size: store.stats().checkpoint_bytes,
     };
     store.close()?;
     Ok(opened)

@@ -99,7 +99,7 @@ pub(crate) fn put(lab: &Lab) -> Result<Vec<Table>> {
         let (store, _directory) = lab.empty()?;
         let measured = lab.write_store(&store, |store| insert_store(store, lab.entries()))?;
         let stats = store.stats();
-        stalls.push(format!("{} and {}", stats.stalls, stats.helper_wakes));
+        stalls.push(format!("{} and {}", stats.stalls, stats.worker_wakes));
         Ok(measured)
     });
     let table = race.run(lab.rounds)?;

@@ -107,7 +107,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = Config::open(path)?;
     let report = config.store.recovery_report();
     writeln!(out, "closed before: {}; {} keys in {} keyspaces", report.clean, report.keys, report.keyspaces)?;
-    assert!(!report.clean && report.set_aside.is_empty());
+    assert!(!report.clean && report.quarantined.is_empty());
     assert_eq!(config.revision()?, revision + 1);
     assert_eq!(config.get("theme")?.as_deref(), Some("dark"));
     assert_eq!(config.get("font")?.as_deref(), Some("serif"));

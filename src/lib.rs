@@ -248,7 +248,7 @@
 //! | segment files together | 8 TiB; each 4 KiB to 4 GiB, 64 MiB by default |
 //! | memory per key | at most 16 bytes from 100,000 keys in a keyspace on; below that up to 256 KiB for the keyspace |
 //! | processes | one that writes, or any number that only read ([`Options::read_only`]); others get [`Error::Locked`] |
-//! | opening | after a clean close nothing of the log; after a kill what was written since the last image ([`Options::image_bytes`]) |
+//! | opening | after a clean close nothing of the log; after a kill what was written since the last image ([`Options::checkpoint_bytes`]) |
 //! | small store | 5 descriptors, 4 mappings, 32 KiB on the disk, 37 KiB of memory ([`Background`]) |
 //! | typed value | 256 levels of nesting, 4,096 elements without bytes |
 //! | file systems | NFS, SMB, 9p and their like are refused on Linux |

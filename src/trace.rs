@@ -104,31 +104,32 @@ mod outbox {
 
 /// What an open found.
 #[derive(Debug)]
-pub(crate) struct Opened<'a> {
+pub(crate) struct OpenedEvent<'a> {
     pub(crate) path: &'a Path,
     pub(crate) clean: bool,
     pub(crate) keys: usize,
     pub(crate) segments: usize,
-    pub(crate) epoch: u64,
+    pub(crate) incarnation: u64,
     pub(crate) records: u64,
     pub(crate) bytes_read: u64,
     pub(crate) torn_bytes: u64,
-    pub(crate) set_aside_records: u64,
-    pub(crate) set_aside_files: usize,
+    pub(crate) quarantined_records: u64,
+    pub(crate) quarantined_files: usize,
 }
 
 /// A store is open; and what an unclean end cost, if it cost anything.
-pub(crate) fn opened(found: &Opened<'_>) {
-    let Opened { path, clean, keys, segments, epoch, records, bytes_read, torn_bytes, .. } = *found;
-    let Opened { set_aside_records, set_aside_files, .. } = *found;
+pub(crate) fn opened(found: &OpenedEvent<'_>) {
+    let OpenedEvent { path, clean, keys, segments, incarnation, records, bytes_read, torn_bytes, .. } =
+        *found;
+    let OpenedEvent { quarantined_records, quarantined_files, .. } = *found;
     later!([path = path.to_owned()] event!(
-        info, "opened", path => path.display(), clean = clean, keys = keys, segments = segments, epoch = epoch,
+        info, "opened", path => path.display(), clean = clean, keys = keys, segments = segments, incarnation = incarnation,
         records = records, bytes_read = bytes_read, torn_bytes = torn_bytes
     ));
-    if torn_bytes > 0 || set_aside_files > 0 {
+    if torn_bytes > 0 || quarantined_files > 0 {
         later!([path = path.to_owned()] event!(
             warn, "the end of the log was cut off", path => path.display(), torn_bytes = torn_bytes,
-            set_aside_records = set_aside_records, set_aside_files = set_aside_files
+            quarantined_records = quarantined_records, quarantined_files = quarantined_files
         ));
     }
 }
@@ -166,17 +167,17 @@ pub(crate) fn compaction_ended(removed: u64, bytes_read: u64, bytes_moved: u64, 
 }
 
 /// An image of the index that holds everything up to a sequence number is there.
-pub(crate) fn image_made(number: u64, seq: u64, bytes: u64) {
+pub(crate) fn checkpoint_made(number: u64, seq: u64, bytes: u64) {
     later!([] event!(debug, "image made", number = number, seq = seq, bytes = bytes));
 }
 
 /// An image of the index could not be made; the one before goes on to count.
-pub(crate) fn image_failed(error: &dyn Display) {
+pub(crate) fn checkpoint_failed(error: &dyn Display) {
     later!([error = error.to_string()] event!(warn, "an image was not made", error => error));
 }
 
 /// The image that the store names is damaged or missing: the log is read instead.
-pub(crate) fn image_unusable(error: &dyn Display) {
+pub(crate) fn checkpoint_unusable(error: &dyn Display) {
     later!([error = error.to_string()] event!(warn, "the image cannot be used", error => error));
 }
 
@@ -201,7 +202,7 @@ pub(crate) fn poisoned(cause: &dyn Display) {
 }
 
 /// The helper could not do a piece of its work, and tries again later.
-pub(crate) fn helper_failed(error: &dyn Display) {
+pub(crate) fn background_failed(error: &dyn Display) {
     later!([error = error.to_string()] event!(warn, "the helper failed", error => error));
 }
 
@@ -211,7 +212,7 @@ pub(crate) fn no_segment(error: &dyn Display) {
 }
 
 /// A panic ended the helper.
-pub(crate) fn helper_panicked() {
+pub(crate) fn background_panicked() {
     later!([] event!(error, "the helper panicked"));
 }
 

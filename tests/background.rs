@@ -258,18 +258,18 @@ fn idle_stores_make_no_wake_ups_and_a_writer_wakes_the_thread_for_its_store() {
     // Too little to leave work: the thread does not hear of it.
     for store in &stores {
         store.insert("small", "value").unwrap();
-        assert_eq!(store.stats().helper_wakes, 0);
+        assert_eq!(store.stats().worker_wakes, 0);
     }
     assert_eq!(until_at_rest(), at_rest);
     // Enough for a segment ahead: more than half of the first one.
     stores[7].insert("large", vec![7; 9 << 10]).unwrap();
-    assert_eq!(stores[7].stats().helper_wakes, 1);
+    assert_eq!(stores[7].stats().worker_wakes, 1);
     until("a segment is ready", || stores[7].stats().ready_segments == 1);
     let at_rest = until_at_rest();
     durable[2].insert("key", "other").unwrap();
-    assert_eq!(durable[2].stats().helper_wakes, 1);
+    assert_eq!(durable[2].stats().worker_wakes, 1);
     until("it is durable", || is_durable(&durable[2]));
     assert_ne!(until_at_rest(), at_rest, "the thread slept in between");
-    let woken = stores.iter().filter(|store| store.stats().helper_wakes > 0);
+    let woken = stores.iter().filter(|store| store.stats().worker_wakes > 0);
     assert_eq!(woken.count(), 1, "one wake-up is for one store");
 }

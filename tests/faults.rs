@@ -197,7 +197,7 @@ impl Machine {
             }
             Piece::Image => {
                 // Where that fails nothing is lost and nothing promised; a failed sync of the log is an error.
-                if self.store().take_image()? {
+                if self.store().take_checkpoint()? {
                     self.history.make_durable();
                 }
             }

@@ -67,7 +67,7 @@ const STORE: &[Row] = &[
     ("Store::compact", |i| refused(i.store.compact())),
     ("Store::compact_with", |i| refused(i.store.compact_with(|_| true))),
     ("Store::compact_segments", |i| refused(i.store.compact_segments(&[1], |_| true))),
-    ("Store::take_image", |i| refused(i.store.take_image())),
+    ("Store::take_checkpoint", |i| refused(i.store.take_checkpoint())),
     ("Store::verify", |i| refused(i.store.verify())),
     ("Store::recovery_report", |i| i.store.recovery_report().created),
     ("Store as Debug", |i| !format!("{:?}", i.store).is_empty()),

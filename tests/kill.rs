@@ -282,7 +282,7 @@ fn a_hole_between_threads_and_a_lost_durable_write_are_convicted_after_a_power_c
 fn what_a_process_finds_reaches_its_parent_unchanged() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = folder.path().join("found");
-    let observed = Observed { torn_bytes: 3, set_aside_records: 4, ..left([200; THREADS]) };
+    let observed = Observed { torn_bytes: 3, quarantined_records: 4, ..left([200; THREADS]) };
     std::fs::write(&path, observed.encode()).unwrap();
     assert_eq!(Observed::read(&path), observed);
 }

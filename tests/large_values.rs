@@ -55,7 +55,7 @@ fn fails_once(durability: Durability, operation: Operation, nth: u64, fault: Fau
     check(&store, content, &place);
     let killed = open(&disk.kill(), durability).unwrap();
     check(&killed, content, &place);
-    assert_eq!(killed.recovery_report().set_aside_records, 0, "{place}");
+    assert_eq!(killed.recovery_report().quarantined_records, 0, "{place}");
     store.flush().unwrap();
     let cut = disk.crash_at(disk.position(), Tears::Any, &mut Seeded::new(nth));
     check(&open(&cut, durability).unwrap(), content, &place);

@@ -177,7 +177,7 @@ fn a_limit_on_file_sizes_stops_an_image_and_nothing_else() {
 
 /// An image that is larger than a file may be: while the store is open, when it is closed, and once it may be.
 fn make_images(setting: &Setting) {
-    let options = Options::new().segment_bytes(setting.segment_bytes).image_bytes(0).background(false);
+    let options = Options::new().segment_bytes(setting.segment_bytes).checkpoint_bytes(0).background(false);
     let images = || {
         let names = fs::read_dir(&setting.directory).unwrap().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_str().unwrap().starts_with("INDEX")).count()
@@ -200,7 +200,7 @@ fn make_images(setting: &Setting) {
     setrlimit(Resource::Fsize, limits).unwrap();
     fill(&store, 60_000..70_000);
     while store.step().unwrap() {}
-    assert_eq!((store.stats().images_made, images()), (1, 1));
+    assert_eq!((store.stats().checkpoints, images()), (1, 1));
 }
 
 /// More segments than there may be descriptors, and nobody in the background who makes them durable.
@@ -390,7 +390,7 @@ fn judge(setting: &Setting) {
     std::hint::black_box(&held);
 }
 
-/// Removals and a compaction make room, for what is written afterwards.
+/// Tombstones and a compaction make room, for what is written afterwards.
 fn lead_out(setting: &Setting, store: Store, mut there: BTreeMap<u32, usize>) {
     let keys: Vec<_> = there.keys().copied().collect();
     for key in keys.iter().copied().filter(|key| !key.is_multiple_of(4)) {

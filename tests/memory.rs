@@ -108,7 +108,7 @@ impl Machine {
     }
 
     fn open(&mut self, path: &Path) -> Store {
-        let options = Options::new().background(false).segment_bytes(4 << 20).image_bytes(0);
+        let options = Options::new().background(false).segment_bytes(4 << 20).checkpoint_bytes(0);
         self.call("open", || options.clone().open(path))
     }
 
@@ -220,7 +220,7 @@ fn workload(machine: &mut Machine) {
     }
     machine.call("compact", || store.compact());
     machine.check(&store);
-    machine.call("image", || store.take_image());
+    machine.call("image", || store.take_checkpoint());
     machine.background(&store);
     store.close().unwrap();
     let store = machine.open(&path);

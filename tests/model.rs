@@ -283,10 +283,10 @@ impl StateMachineTest for Test {
                 };
                 machine.cut_within_work(work, |positions| *at.get(positions), seed, same_boot);
             }
-            Transition::TakeImage => machine.take_image(),
+            Transition::TakeImage => machine.take_checkpoint(),
             Transition::CutWithinImage { at, seed, same_boot } => {
                 let work = |store: &Store| {
-                    store.take_image().unwrap();
+                    store.take_checkpoint().unwrap();
                 };
                 machine.cut_within_work(work, |positions| *at.get(positions), seed, same_boot);
             }

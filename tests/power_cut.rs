@@ -70,7 +70,7 @@ fn survive(kind: &'static Kind) -> String {
         sum.acknowledged += totals.acknowledged;
         sum.in_recovery += totals.in_recovery;
         sum.torn += totals.torn;
-        sum.set_aside += totals.set_aside;
+        sum.quarantined += totals.quarantined;
         sum.taken += totals.taken;
     }
     // Few cuts may all come before the first write.
@@ -84,7 +84,7 @@ fn survive(kind: &'static Kind) -> String {
         sum.acknowledged,
         sum.taken,
         sum.torn,
-        sum.set_aside,
+        sum.quarantined,
         done as f64 / begun.elapsed().as_secs_f64()
     )
 }
@@ -165,7 +165,7 @@ struct Kind {
     name: &'static str,
     make: &'static [&'static str],
     mount_type: &'static str,
-    image_bytes: u64,
+    checkpoint_bytes: u64,
     /// What a system runs before it mounts such a file system after a crash.
     repair: Option<&'static [&'static str]>,
 }
@@ -174,7 +174,7 @@ const EXT4: Kind = Kind {
     name: "ext4",
     make: &["mkfs.ext4", "-q", "-F"],
     mount_type: "ext4",
-    image_bytes: 192 << 20,
+    checkpoint_bytes: 192 << 20,
     repair: None,
 };
 const EXT4_WITHOUT_JOURNAL: Kind = Kind {
@@ -188,7 +188,7 @@ const XFS: Kind = Kind {
     make: &["mkfs.xfs", "-q", "-f"],
     mount_type: "xfs",
     // The least that mkfs.xfs accepts is 300 MiB.
-    image_bytes: 320 << 20,
+    checkpoint_bytes: 320 << 20,
     repair: None,
 };
 
@@ -243,7 +243,7 @@ impl FileSystem {
         let mount = folder.join("mount");
         fs::create_dir_all(&mount).unwrap();
         let image = folder.join("image");
-        File::create(&image).and_then(|file| file.set_len(kind.image_bytes)).unwrap();
+        File::create(&image).and_then(|file| file.set_len(kind.checkpoint_bytes)).unwrap();
         let (make, arguments) = kind.make.split_first().expect("a program");
         run(make, &[arguments, &[text(&image)]].concat())?;
         let device = run("losetup", &["--find", "--show", text(&image)])?;

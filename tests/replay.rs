@@ -181,7 +181,7 @@ fn what_lies_behind_a_hole_never_counts_though_it_was_read_ahead() {
         damage(&segments(&path)[at]);
         let store = options().open(&path).unwrap();
         let report = store.recovery_report();
-        assert!(report.set_aside_records > 0 && !report.set_aside.is_empty(), "{report:?}");
+        assert!(report.quarantined_records > 0 && !report.quarantined.is_empty(), "{report:?}");
         let mut map = Map::new();
         let done = written.done.iter().take_while(|(seq, _)| *seq <= report.last_seq);
         done.for_each(|(_, operation)| operation.apply_to(&mut map));

@@ -32,29 +32,29 @@ fn statistics_and_the_recovery_report_have_these_fields() {
     let store = Store::open(directory.path().join("data")).unwrap();
     store.insert("key", "value").unwrap();
     let expected = sorted(
-        "keyspaces keys live_bytes dead_bytes segments ready_segments segment_bytes max_disk_bytes index_bytes image_bytes images_made index_rebuilds last_seq durable_seq syncs waits \
-         stalls signals_caught helper_wakes compaction snapshots oldest_snapshot_age snapshot_versions snapshot_bytes removed_bytes_in_use pins oldest_pin_age oldest_pin_wait",
+        "keyspaces keys live_bytes dead_bytes segments ready_segments segment_bytes max_disk_bytes index_bytes checkpoint_bytes checkpoints index_rebuilds last_seq durable_seq syncs waits \
+         stalls signals_caught worker_wakes compaction snapshots oldest_snapshot_age snapshot_versions snapshot_bytes removed_bytes_in_use pins oldest_pin_age oldest_pin_wait",
     );
     assert_eq!(fields(&store.stats()), expected);
     assert_eq!(serde_json::to_value(store.stats()).unwrap()["keys"], 1);
     assert_eq!(fields(&store.keyspace_stats().unwrap()), sorted("keys live_bytes index_bytes"));
     let expected = sorted(
-        "passes segments_removed bytes_moved bytes_freed running freeable_bytes kept_removal_bytes next_segment next_reason \
+        "passes segments_removed bytes_moved bytes_freed running freeable_bytes retained_tombstone_bytes next_segment next_reason \
          damaged_segments",
     );
     assert_eq!(fields(&store.stats().compaction), expected);
     let expected = sorted("passes segments_removed segments_made bytes_read bytes_moved bytes_freed elapsed");
     assert_eq!(fields(&store.compact().unwrap()), expected);
-    assert_eq!(serde_json::to_value(mapcask::CompactionReason::Asked).unwrap(), json!("Asked"));
+    assert_eq!(serde_json::to_value(mapcask::CompactionReason::Requested).unwrap(), json!("Requested"));
     assert_eq!(serde_json::to_value(store.last_seq()).unwrap(), store.last_seq().0);
     let expected = sorted(
-        "created clean epoch segments records bytes_read image_seq image_bytes_read image_damage keyspaces keys last_seq durable_seq torn_bytes set_aside_records \
-         set_aside rewritten_bytes",
+        "created clean incarnation segments records bytes_read checkpoint_seq checkpoint_bytes_read checkpoint_damage keyspaces keys last_seq durable_seq torn_bytes quarantined_records \
+         quarantined rewritten_bytes",
     );
     assert_eq!(fields(store.recovery_report()), expected);
     let report = serde_json::to_value(store.recovery_report()).unwrap();
     assert_eq!(
-        (&report["created"], &report["epoch"], &report["set_aside"]),
+        (&report["created"], &report["incarnation"], &report["quarantined"]),
         (&json!(true), &json!(1), &json!([]))
     );
 }
@@ -115,7 +115,7 @@ fn every_kind_of_defect_is_serialised_by_its_name() {
         (Defect::LengthOutOfRange, json!("LengthOutOfRange")),
         (Defect::BadSequence, json!("BadSequence")),
         (Defect::BatchIncomplete, json!("BatchIncomplete")),
-        (Defect::BadField("epoch"), json!({ "BadField": "epoch" })),
+        (Defect::BadField("incarnation"), json!({ "BadField": "incarnation" })),
         (Defect::WrongSegment, json!("WrongSegment")),
         (Defect::WrongSize { expected: 2, found: 1 }, json!({ "WrongSize": { "expected": 2, "found": 1 } })),
         (

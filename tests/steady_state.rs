@@ -301,5 +301,5 @@ fn idle_child(path: &std::ffi::OsStr) {
         unchanged = if now == before && now.len() == 1 { unchanged + 1 } else { 0 };
         before = now;
     }
-    assert_eq!(store.stats().helper_wakes, 0);
+    assert_eq!(store.stats().worker_wakes, 0);
 }

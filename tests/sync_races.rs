@@ -189,7 +189,7 @@ const ACKNOWLEDGES: [(&str, Acknowledges); 8] = [
     ("a removal of nothing", |store| store.with_durability(Durability::Disk).remove("never").map(drop)),
     ("wait_durable", |store| store.wait_durable(store.last_seq())),
     ("a new keyspace", |store| store.with_durability(Durability::Disk).keyspace("paid").map(drop)),
-    ("take_image", |store| store.take_image().map(drop)),
+    ("take_checkpoint", |store| store.take_checkpoint().map(drop)),
     ("compact", |store| store.compact().map(drop)),
     ("close", |store| store.clone().close()),
 ];

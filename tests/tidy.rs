@@ -56,6 +56,7 @@ fn every_file_keeps_the_house_rules() {
         let found = if path.ends_with(".rs") { check_rust(path, text, &types) } else { Vec::new() };
         complaints.extend(found.into_iter().chain(machine_paths(text)).map(|found| format!("{path}{found}")));
     }
+    complaints.extend(repeated_types(&files));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
@@ -322,6 +323,33 @@ impl Types {
     }
 }
 
+/// Type names that the crate sees twice. A twin for other systems (`_portable`) defines the same type again.
+fn repeated_types(files: &[(String, String)]) -> Vec<String> {
+    let mut homes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (path, text) in files {
+        let is_test = path.contains("tests") || path.contains("/model/") || path.ends_with("_portable.rs");
+        let is_library = path.starts_with("src/") && !path.starts_with("src/bin/");
+        if !path.ends_with(".rs") || is_test || !is_library {
+            continue;
+        }
+        let mut code = blank(text);
+        for range in test_modules(&code.clone()).into_iter().rev() {
+            code.replace_range(range, "");
+        }
+        for keyword in ["struct", "enum", "union", "trait", "type"] {
+            for at in words(&code, keyword) {
+                let head = code[..at].rsplit('\n').next().unwrap_or_default();
+                if head.starts_with("pub") {
+                    let name = first_word(code[at + keyword.len()..].trim_start());
+                    homes.entry(name).or_default().push(path);
+                }
+            }
+        }
+    }
+    let repeated = homes.into_iter().filter(|(_, homes)| homes.len() > 1);
+    repeated.map(|(name, homes)| format!("src: {name} is defined in {}", homes.join(" and "))).collect()
+}
+
 /// Inherent implementations of types that another folder defines: calls would run where no import shows it.
 fn stray_impls(module: &str, code: &str, types: &Types) -> Vec<String> {
     let mut complaints = Vec::new();
@@ -567,6 +595,19 @@ fn an_impl_outside_of_the_folder_of_its_type_is_found() {
     for text in ["impl Drop for Engine { }", "impl Store { }", "fn f(a: impl Engine) { }"] {
         assert_eq!(complaints("src/api/store.rs", text), [""; 0], "{text}");
     }
+}
+
+#[test]
+fn a_type_name_that_is_defined_twice_is_found() {
+    let file = |path: &str, text: &str| (path.to_owned(), format!("//! Head.\n{text}\n"));
+    let one = file("src/log/a.rs", "pub(crate) struct Entry;");
+    let two = |text: &str| repeated_types(&[one.clone(), file("src/index/b.rs", text)]);
+    assert_eq!(
+        two("pub(super) enum Entry { A }"),
+        ["src: Entry is defined in src/log/a.rs and src/index/b.rs"]
+    );
+    assert_eq!(two("struct Entry;"), [""; 0]);
+    assert_eq!(two("#[cfg(test)]\nmod tests { pub(super) struct Entry; }"), [""; 0]);
 }
 
 #[test]

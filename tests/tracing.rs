@@ -93,7 +93,7 @@ fn opening_writing_and_closing_are_heard_and_reads_and_writes_are_not() {
     listening(|ear| {
         let disk = SimDisk::new();
         let store = options().open_on(&disk).unwrap();
-        let opened = "INFO opened: path=/simulated clean=true keys=0 segments=1 epoch=1 records=0 bytes_read=0 \
+        let opened = "INFO opened: path=/simulated clean=true keys=0 segments=1 incarnation=1 records=0 bytes_read=0 \
                       torn_bytes=0";
         assert_eq!(ear.take(), ["DEBUG segment made: id=1 bytes=4096", opened]);
         for key in 0..10_u8 {
@@ -111,7 +111,7 @@ fn opening_writing_and_closing_are_heard_and_reads_and_writes_are_not() {
         let store = options().open_on(&disk).unwrap();
         let report = store.recovery_report();
         let opened = format!(
-            "INFO opened: path=/simulated clean=true keys=9 segments=1 epoch=2 records={} bytes_read={} torn_bytes=0",
+            "INFO opened: path=/simulated clean=true keys=9 segments=1 incarnation=2 records={} bytes_read={} torn_bytes=0",
             report.records, report.bytes_read
         );
         assert!(report.bytes_read > 0);
@@ -198,26 +198,26 @@ fn what_an_unclean_end_cost_is_heard_and_nothing_where_it_cost_nothing() {
             let store = options().open_on(&disk).unwrap();
             let report = store.recovery_report();
             let opened = format!(
-                "INFO opened: path=/simulated clean=false keys={} segments={} epoch={} records={} bytes_read={} \
+                "INFO opened: path=/simulated clean=false keys={} segments={} incarnation={} records={} bytes_read={} \
                  torn_bytes={}",
                 report.keys,
                 report.segments,
-                report.epoch,
+                report.incarnation,
                 report.records,
                 report.bytes_read,
                 report.torn_bytes
             );
             let cost = format!(
-                "WARN the end of the log was cut off: path=/simulated torn_bytes={} set_aside_records={} \
-                 set_aside_files={}",
+                "WARN the end of the log was cut off: path=/simulated torn_bytes={} quarantined_records={} \
+                 quarantined_files={}",
                 report.torn_bytes,
-                report.set_aside_records,
-                report.set_aside.len()
+                report.quarantined_records,
+                report.quarantined.len()
             );
             torn += u32::from(report.torn_bytes > 0);
-            aside += u32::from(!report.set_aside.is_empty());
+            aside += u32::from(!report.quarantined.is_empty());
             let mut expected = vec![opened, cost];
-            if report.torn_bytes == 0 && report.set_aside.is_empty() {
+            if report.torn_bytes == 0 && report.quarantined.is_empty() {
                 free += 1;
                 expected.pop();
             }

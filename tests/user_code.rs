@@ -57,7 +57,7 @@ const CALLS: &[Call] = &[
     ("wait_durable", |store| drop(store.wait_durable(store.last_seq()))),
     ("compact", |store| drop(store.compact())),
     ("compact_with", |store| drop(store.compact_with(|_| true))),
-    ("take_image", |store| drop(store.take_image())),
+    ("take_checkpoint", |store| drop(store.take_checkpoint())),
     ("step", |store| drop(store.step())),
     ("snapshot", |store| drop(store.snapshot().get([1]))),
     ("stats", |store| assert!(store.stats().keyspaces > 0)),
@@ -360,7 +360,7 @@ fn every_call_returns_from_within_a_closure() {
 
 #[test]
 fn calls_return_from_within_an_argument_or_a_codec() {
-    let few = ["insert of much", "compact", "take_image", "flush", "close"];
+    let few = ["insert of much", "compact", "take_checkpoint", "flush", "close"];
     every_call(ARGUMENTS, CALLS.iter().copied().filter(|(name, _)| few.contains(name)).collect());
 }
 
@@ -440,7 +440,7 @@ fn eventful(disk: &SimDisk, store: &Store) -> Result<()> {
     store.remove([1])?;
     while store.step()? {}
     store.compact()?;
-    store.take_image()?;
+    store.take_checkpoint()?;
     store.drop_keyspace("moved")?;
     store.clear()?;
     while store.rest_step()? || store.step()? {}
@@ -459,7 +459,7 @@ fn every_call_returns_from_within_a_subscriber_of_any_event() {
             "compact",
             "keyspace",
             "flush",
-            "take_image",
+            "take_checkpoint",
             "step",
             "stats",
             "close",

@@ -41,7 +41,7 @@ fn a_store_stays_where_it_was_opened() {
     store.close().unwrap();
     std::env::set_current_dir(here.path()).unwrap();
     let store = open("./store/../store");
-    assert!(store.recovery_report().image_seq.is_some());
+    assert!(store.recovery_report().checkpoint_seq.is_some());
     std::env::set_current_dir(there.path()).unwrap();
     // Segments that wait are opened now.
     check(&store, 2);

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mapcask::format::Seq;
-use mapcask::format::control_page::{CONTROL_HEADER_SIZE, Control, durable_word, parse_durable_word};
+use mapcask::format::control_page::{CONTROL_HEADER_SIZE, ControlHeader, durable_word, parse_durable_word};
 use mapcask::format::{READ_VERSION, WRITE_VERSION};
 use mapcask_fuzz::{mend_file_sum, take};
 
@@ -29,9 +29,9 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn check(bytes: &[u8]) {
-    let Ok(control) = Control::decode(bytes) else { return };
+    let Ok(control) = ControlHeader::decode(bytes) else { return };
     let again = control.encode();
-    assert_eq!(Control::decode(&again), Ok(control));
+    assert_eq!(ControlHeader::decode(&again), Ok(control));
     let versions = [WRITE_VERSION.to_le_bytes(), READ_VERSION.to_le_bytes()].concat();
     if bytes[8..12] == versions {
         assert_eq!(again, bytes[..CONTROL_HEADER_SIZE], "there is one way to write a page");

@@ -8,7 +8,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use mapcask::Store;
 use mapcask::sim::SimDisk;
-use mapcask_fuzz::store::{IMAGES, Image, options};
+use mapcask_fuzz::store::{IMAGES, IndexCheckpoint, options};
 
 #[derive(Debug, Arbitrary)]
 struct Input {
@@ -59,19 +59,19 @@ enum Edit {
 const NEW: (&[u8], &[u8]) = (b"new", b"value");
 
 fuzz_target!(|input: Input| {
-    let image = &IMAGES[usize::from(input.is_clean)];
-    let mut files = image.files.clone();
+    let checkpoint = &IMAGES[usize::from(input.is_clean)];
+    let mut files = checkpoint.files.clone();
     for edit in input.edits.iter().take(16) {
         apply(edit, &mut files);
     }
-    let is_whole = files == image.files;
+    let is_whole = files == checkpoint.files;
     let disk = SimDisk::with_seed(9);
     for (name, bytes) in &files {
         disk.put_file(name, bytes);
     }
     match options().open_on(&disk) {
         Ok(store) => {
-            check(&store, image, is_whole);
+            check(&store, checkpoint, is_whole);
             drop(store);
         }
         Err(error) => {
@@ -82,7 +82,7 @@ fuzz_target!(|input: Input| {
     if input.reopen
         && let Ok(store) = options().open_on(&disk)
     {
-        check(&store, image, is_whole);
+        check(&store, checkpoint, is_whole);
     }
 });
 
@@ -127,11 +127,11 @@ fn apply(edit: &Edit, files: &mut Vec<(String, Vec<u8>)>) {
     }
 }
 
-fn check(store: &Store, image: &Image, is_whole: bool) {
+fn check(store: &Store, checkpoint: &IndexCheckpoint, is_whole: bool) {
     let is_known = |key: &[u8], value: &[u8]| {
-        image.written.get(key).is_some_and(|values| values.contains(value)) || (key, value) == NEW
+        checkpoint.written.get(key).is_some_and(|values| values.contains(value)) || (key, value) == NEW
     };
-    for key in image.written.keys() {
+    for key in checkpoint.written.keys() {
         match store.get(key) {
             Ok(Some(value)) => assert!(is_known(key, &value), "{key:?} never was {value:?}"),
             Ok(None) => {}
@@ -139,10 +139,10 @@ fn check(store: &Store, image: &Image, is_whole: bool) {
         }
         if is_whole {
             let found = store.get(key).expect("checked above");
-            assert_eq!(found.as_deref(), image.last.get(key).map(Vec::as_slice));
+            assert_eq!(found.as_deref(), checkpoint.last.get(key).map(Vec::as_slice));
         }
     }
-    let bound = 4 * image.written.len();
+    let bound = 4 * checkpoint.written.len();
     for (count, entry) in store.iter().enumerate() {
         assert!(count <= bound, "iteration ends");
         let Ok((key, value)) = entry else { break };

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mapcask::format::SegmentId;
-use mapcask::format::file_name::{CONTROL, LOCK, MANIFESTS, Name, REMOVING, aside, parse, segment, temporary};
+use mapcask::format::file_name::{CONTROL, LOCK, MANIFESTS, FileName, REMOVING, aside, parse, segment, temporary};
 use mapcask_fuzz::take;
 
 fuzz_target!(|input: &[u8]| {
@@ -14,10 +14,10 @@ fuzz_target!(|input: &[u8]| {
     let mut rest = input;
     let id = SegmentId(u64::from_le_bytes(take(&mut rest)) >> (take::<1>(&mut rest)[0] % 64));
     let n = u32::from_le_bytes(take(&mut rest));
-    assert_eq!(parse(&segment(id)), Name::Segment(id));
-    assert_eq!(parse(&aside(id, n)), Name::Aside(id, n));
-    assert_eq!(parse(&temporary(&segment(id))), Name::Temporary);
-    assert_eq!(parse(&temporary(&temporary(&segment(id)))), Name::Foreign);
+    assert_eq!(parse(&segment(id)), FileName::Segment(id));
+    assert_eq!(parse(&aside(id, n)), FileName::Aside(id, n));
+    assert_eq!(parse(&temporary(&segment(id))), FileName::Temporary);
+    assert_eq!(parse(&temporary(&temporary(&segment(id)))), FileName::Foreign);
     // Parts of real names, put together.
     let parts = [
         "LOCK",
@@ -40,21 +40,21 @@ fuzz_target!(|input: &[u8]| {
 
 fn check(name: &str) {
     match parse(name) {
-        Name::Lock => assert_eq!(name, LOCK),
-        Name::Manifest(copy) => assert_eq!(name, MANIFESTS[copy]),
-        Name::Control => assert_eq!(name, CONTROL),
-        Name::Segment(id) => assert_eq!(name, segment(id)),
-        Name::Hint(id) => assert_eq!(name, format!("{id}.hint")),
-        Name::Aside(id, n) => assert_eq!(name, aside(id, n)),
-        Name::Image(n) => assert_eq!(name, format!("INDEX-{n:06}")),
-        Name::Temporary => {
+        FileName::Lock => assert_eq!(name, LOCK),
+        FileName::Manifest(copy) => assert_eq!(name, MANIFESTS[copy]),
+        FileName::Control => assert_eq!(name, CONTROL),
+        FileName::Segment(id) => assert_eq!(name, segment(id)),
+        FileName::Hint(id) => assert_eq!(name, format!("{id}.hint")),
+        FileName::Aside(id, n) => assert_eq!(name, aside(id, n)),
+        FileName::Image(n) => assert_eq!(name, format!("INDEX-{n:06}")),
+        FileName::Temporary => {
             let stem = name.strip_suffix(".tmp").expect("a temporary name says so");
-            assert!(!matches!(parse(stem), Name::Foreign | Name::Temporary));
+            assert!(!matches!(parse(stem), FileName::Foreign | FileName::Temporary));
         }
-        Name::Removing => assert_eq!(name, REMOVING),
-        Name::Neutral => {
+        FileName::Removing => assert_eq!(name, REMOVING),
+        FileName::Neutral => {
             assert!(name.starts_with('.') || ["lost+found", "Thumbs.db", "desktop.ini"].contains(&name));
         }
-        Name::Foreign => {}
+        FileName::Foreign => {}
     }
 }

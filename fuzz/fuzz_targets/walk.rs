@@ -5,8 +5,8 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use mapcask::format::record::{HEADER_SIZE, Kind};
-use mapcask::format::record_reader::{Order, Placed, Source, Step, Walker, beyond};
+use mapcask::format::record::{HEADER_SIZE, RecordKind};
+use mapcask::format::record_reader::{Order, RecordAt, ReadAt, ReadStep, RecordReader, beyond};
 use mapcask_fuzz::naive::{self, Fields};
 use mapcask_fuzz::segment::Recipe;
 
@@ -30,7 +30,7 @@ fn check(bytes: &[u8], nonce: u64, start: usize, order: Order) {
     assert_eq!(stop, expected_stop, "the walks stop at one place");
     assert_same(&found, &expected);
     frames_are_whole(&found);
-    let mut behind: Vec<Placed> = Vec::new();
+    let mut behind: Vec<RecordAt> = Vec::new();
     let mut source = Counting { bytes, summed: 0 };
     let is_complete = beyond(&mut source, nonce, stop as u64, limit as u64, |_, placed| {
         assert!(behind.last().is_none_or(|last| last.offset < placed.offset), "offsets increase");
@@ -50,14 +50,14 @@ fn check(bytes: &[u8], nonce: u64, start: usize, order: Order) {
 }
 
 /// Walks with the library, and returns what it found and where it stopped.
-fn walk(bytes: &[u8], nonce: u64, start: usize, order: Order) -> (Vec<Placed>, usize) {
+fn walk(bytes: &[u8], nonce: u64, start: usize, order: Order) -> (Vec<RecordAt>, usize) {
     let mut source = bytes;
-    let mut walker = Walker::new(nonce, start as u64, bytes.len() as u64, order);
+    let mut walker = RecordReader::new(nonce, start as u64, bytes.len() as u64, order);
     let mut found = Vec::new();
     let stop = loop {
         let before = walker.offset();
         match walker.step(&mut source) {
-            Ok(Step::Record(placed)) => {
+            Ok(ReadStep::Record(placed)) => {
                 assert_eq!(placed.offset, before);
                 assert!(walker.offset() > before && walker.offset() <= bytes.len() as u64, "it goes forward");
                 found.push(placed);
@@ -76,7 +76,7 @@ fn walk(bytes: &[u8], nonce: u64, start: usize, order: Order) -> (Vec<Placed>, u
 }
 
 /// Every inner record stands in a frame that came before it, and every frame is followed by as many as it announces.
-fn frames_are_whole(found: &[Placed]) {
+fn frames_are_whole(found: &[RecordAt]) {
     let mut left = 0;
     let mut end = 0;
     for placed in found {
@@ -86,7 +86,7 @@ fn frames_are_whole(found: &[Placed]) {
             continue;
         }
         assert!(!placed.header.is_inner(), "an inner record without its frame at {}", placed.offset);
-        if placed.header.kind == Kind::Batch {
+        if placed.header.kind == RecordKind::Batch {
             left = placed.header.keyspace.0;
             end = placed.offset + placed.header.size();
         }
@@ -94,7 +94,7 @@ fn frames_are_whole(found: &[Placed]) {
     assert_eq!(left, 0, "a frame without all of its records");
 }
 
-fn assert_same(found: &[Placed], expected: &[(usize, Fields)]) {
+fn assert_same(found: &[RecordAt], expected: &[(usize, Fields)]) {
     assert_eq!(found.len(), expected.len(), "{found:?} {expected:?}");
     for (placed, (at, fields)) in found.iter().zip(expected) {
         assert!(placed.offset == *at as u64 && fields.agree(placed), "{placed:?} {fields:?}");
@@ -107,7 +107,7 @@ struct Counting<'b> {
     summed: u64,
 }
 
-impl Source for Counting<'_> {
+impl ReadAt for Counting<'_> {
     type Error = std::convert::Infallible;
 
     fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8], Self::Error> {

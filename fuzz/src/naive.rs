@@ -1,7 +1,7 @@
 //! A second reading of the record format: slow, direct, from the tables in DESIGN.md and not from the library.
 
-use mapcask::format::record::{HEADER_SIZE, Kind, Place};
-use mapcask::format::record_reader::{Order, Placed};
+use mapcask::format::record::{HEADER_SIZE, RecordKind, RecordPlace};
+use mapcask::format::record_reader::{Order, RecordAt};
 
 /// A header's fields, as far as a walk looks at them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Fields {
 }
 
 /// The checksum that makes a header valid at a place.
-pub fn header_sum(header: &[u8], place: Place) -> u32 {
+pub fn header_sum(header: &[u8], place: RecordPlace) -> u32 {
     let spread = u128::from(place.offset) * 0x9e37_79b9_7f4a_7c15;
     let mixed = u128::from(place.nonce ^ low(spread)) * 0xd6e8_feb8_6659_fd93;
     let mask = low(mixed) ^ (low(mixed) >> 32);
@@ -34,7 +34,7 @@ fn number(bytes: &[u8]) -> u64 {
 /// The header at an offset, if it is valid there and its record ends before `limit`.
 pub fn fields(bytes: &[u8], nonce: u64, offset: usize, limit: usize) -> Option<Fields> {
     let header = bytes.get(offset..limit)?.get(..HEADER_SIZE)?;
-    let sum = header_sum(header, Place { nonce, offset: offset as u64 });
+    let sum = header_sum(header, RecordPlace { nonce, offset: offset as u64 });
     let fields = Fields {
         kind: header[4],
         flags: header[5],
@@ -49,7 +49,7 @@ pub fn fields(bytes: &[u8], nonce: u64, offset: usize, limit: usize) -> Option<F
         && fields.flags <= 1
         && (1..1 << 56).contains(&fields.seq)
         && header[28..] == [0; 4]
-        && (fields.kind != Kind::Tombstone as u8 || fields.value_len == 0)
+        && (fields.kind != RecordKind::Tombstone as u8 || fields.value_len == 0)
         && offset as u64 + fields.size() <= limit as u64;
     holds.then_some(fields)
 }
@@ -66,7 +66,7 @@ impl Fields {
     }
 
     /// Whether the library read the same.
-    pub fn agree(&self, placed: &Placed) -> bool {
+    pub fn agree(&self, placed: &RecordAt) -> bool {
         let header = placed.header;
         header.kind as u8 == self.kind
             && header.flags == self.flags
@@ -120,7 +120,7 @@ pub fn walk(
         if !follows || fields.flags != 0 {
             break;
         }
-        if fields.kind == Kind::Batch as u8 {
+        if fields.kind == RecordKind::Batch as u8 {
             let Some(inner) = frame(bytes, nonce, at, &fields) else { break };
             found.push((at, fields));
             found.extend(inner);

@@ -2,7 +2,7 @@
 //! damage mended where the input says so.
 
 use arbitrary::Arbitrary;
-use mapcask::format::record::{BatchSum, FLAG_INNER, HEADER_SIZE, Header, Kind, Place, payload_sum};
+use mapcask::format::record::{BatchSum, FLAG_INNER, HEADER_SIZE, RecordHeader, RecordKind, RecordPlace, payload_sum};
 use mapcask::format::{KeyspaceId, Seq};
 
 use crate::naive::header_sum;
@@ -18,7 +18,7 @@ pub struct Recipe {
     pub start: u8,
     pub first_seq: u16,
     pub is_log: bool,
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<RecordBatch>,
     pub damages: Vec<Damage>,
     /// Words left off the end.
     pub cut: u8,
@@ -28,7 +28,7 @@ pub struct Recipe {
 
 /// One thing that a segment consists of.
 #[derive(Debug, Arbitrary)]
-pub enum Piece {
+pub enum RecordBatch {
     Record { kind: Plain, key_len: u8, value_len: u8, keyspace: u8 },
     LongRecord { value_len: u16 },
     Batch(Vec<Inner>),
@@ -122,40 +122,40 @@ impl Recipe {
 }
 
 impl Segment {
-    fn push(&mut self, piece: &Piece) {
+    fn push(&mut self, piece: &RecordBatch) {
         match piece {
-            Piece::Record { kind, key_len, value_len, keyspace } => {
+            RecordBatch::Record { kind, key_len, value_len, keyspace } => {
                 let kind = match kind {
-                    Plain::Put => Kind::Put,
-                    Plain::Tombstone => Kind::Tombstone,
-                    Plain::Watermark => Kind::Watermark,
-                    Plain::Start => Kind::Start,
-                    Plain::Keyspace => Kind::Keyspace,
+                    Plain::Put => RecordKind::Put,
+                    Plain::Tombstone => RecordKind::Tombstone,
+                    Plain::Watermark => RecordKind::Watermark,
+                    Plain::Start => RecordKind::Start,
+                    Plain::Keyspace => RecordKind::Keyspace,
                 };
                 self.record(kind, 0, u32::from(*keyspace), usize::from(*key_len), usize::from(*value_len));
             }
-            Piece::LongRecord { value_len } => {
-                self.record(Kind::Put, 0, 0, 3, usize::from(*value_len % 1024));
+            RecordBatch::LongRecord { value_len } => {
+                self.record(RecordKind::Put, 0, 0, 3, usize::from(*value_len % 1024));
             }
-            Piece::Batch(inner) => self.batch(inner),
+            RecordBatch::Batch(inner) => self.batch(inner),
             // Long stretches of zeros only cost speed.
-            Piece::Blank(words) => self.bytes.resize(self.bytes.len() + usize::from(*words % 16) * 8, 0),
-            Piece::Raw(raw) => {
+            RecordBatch::Blank(words) => self.bytes.resize(self.bytes.len() + usize::from(*words % 16) * 8, 0),
+            RecordBatch::Raw(raw) => {
                 self.bytes.extend_from_slice(raw);
                 self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
             }
-            Piece::SkipSeq(by) => self.seq = self.seq.saturating_add_signed(i64::from(*by)),
+            RecordBatch::SkipSeq(by) => self.seq = self.seq.saturating_add_signed(i64::from(*by)),
         }
     }
 
     /// Appends one record and returns its payload's checksum.
-    fn record(&mut self, kind: Kind, flags: u8, keyspace: u32, key_len: usize, value_len: usize) -> u32 {
-        let value_len = if kind == Kind::Tombstone { 0 } else { value_len };
+    fn record(&mut self, kind: RecordKind, flags: u8, keyspace: u32, key_len: usize, value_len: usize) -> u32 {
+        let value_len = if kind == RecordKind::Tombstone { 0 } else { value_len };
         let byte = self.seq as u8;
         let (key, value) = (vec![byte; key_len], vec![!byte; value_len]);
         let payload_sum = payload_sum(&key, &value);
         let (value_len, key_len) = (value_len as u32, key_len as u16);
-        self.header(Header {
+        self.header(RecordHeader {
             kind,
             flags,
             keyspace: KeyspaceId(keyspace),
@@ -171,10 +171,10 @@ impl Segment {
         payload_sum
     }
 
-    fn header(&mut self, header: Header) {
+    fn header(&mut self, header: RecordHeader) {
         let offset = self.bytes.len();
         self.headers.push(offset);
-        let place = Place { nonce: self.nonce, offset: offset as u64 };
+        let place = RecordPlace { nonce: self.nonce, offset: offset as u64 };
         self.bytes.extend_from_slice(&header.encode(place));
     }
 
@@ -186,12 +186,12 @@ impl Segment {
         self.seq += 1;
         let mut sum = BatchSum::default();
         for record in inner {
-            let kind = if record.is_tombstone { Kind::Tombstone } else { Kind::Put };
+            let kind = if record.is_tombstone { RecordKind::Tombstone } else { RecordKind::Put };
             let (key_len, value_len) = (usize::from(record.key_len), usize::from(record.value_len));
             sum.add(self.record(kind, FLAG_INNER, 0, key_len, value_len));
         }
-        let header = Header {
-            kind: Kind::Batch,
+        let header = RecordHeader {
+            kind: RecordKind::Batch,
             flags: 0,
             keyspace: KeyspaceId(inner.len() as u32),
             key_len: 0,
@@ -199,7 +199,7 @@ impl Segment {
             seq: Seq(seq),
             payload_sum: sum.finish(),
         };
-        let place = Place { nonce: self.nonce, offset: frame as u64 };
+        let place = RecordPlace { nonce: self.nonce, offset: frame as u64 };
         self.bytes[frame..][..HEADER_SIZE].copy_from_slice(&header.encode(place));
     }
 
@@ -233,7 +233,7 @@ impl Segment {
 
     fn bless(&mut self, at: usize) {
         let Some(header) = self.bytes.get_mut(at..at + HEADER_SIZE) else { return };
-        let sum = header_sum(header, Place { nonce: self.nonce, offset: at as u64 });
+        let sum = header_sum(header, RecordPlace { nonce: self.nonce, offset: at as u64 });
         header[..4].copy_from_slice(&sum.to_le_bytes());
     }
 }

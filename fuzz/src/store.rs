@@ -11,7 +11,7 @@ pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A store's files, and everything that was ever true of it.
 #[derive(Debug)]
-pub struct Image {
+pub struct IndexCheckpoint {
     pub files: Vec<(String, Vec<u8>)>,
     /// Every value that a key ever had.
     pub written: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
@@ -20,34 +20,34 @@ pub struct Image {
 }
 
 /// One that was closed, and one whose process was killed.
-pub static IMAGES: LazyLock<[Image; 2]> = LazyLock::new(|| [build(true), build(false)]);
+pub static IMAGES: LazyLock<[IndexCheckpoint; 2]> = LazyLock::new(|| [build(true), build(false)]);
 
 /// Options under which a run is the same each time, with files so small that a history takes several.
 pub fn options() -> Options {
     Options::new().background(false).segment_bytes(4096)
 }
 
-fn build(is_clean: bool) -> Image {
+fn build(is_clean: bool) -> IndexCheckpoint {
     let disk = SimDisk::with_seed(3);
-    let mut image = Image { files: Vec::new(), written: BTreeMap::new(), last: Model::new() };
+    let mut checkpoint = IndexCheckpoint { files: Vec::new(), written: BTreeMap::new(), last: Model::new() };
     for run in 0..2_u8 {
         let is_last = run == 1;
         let store = options().open_on(&disk).expect("a new simulated disk does not fail");
         for step in 0..24_u8 {
-            image.step(&store, run, step);
+            checkpoint.step(&store, run, step);
         }
         if is_last && !is_clean {
             // What the store does to its own disk when it is dropped, the copy does not see.
-            image.take_files(&disk.kill());
-            return image;
+            checkpoint.take_files(&disk.kill());
+            return checkpoint;
         }
         store.close().expect("nothing fails");
     }
-    image.take_files(&disk);
-    image
+    checkpoint.take_files(&disk);
+    checkpoint
 }
 
-impl Image {
+impl IndexCheckpoint {
     fn step(&mut self, store: &Store, run: u8, step: u8) {
         let key = vec![b'k', step % 9];
         let value = vec![run * 100 + step; usize::from(step) * 7];

@@ -141,10 +141,10 @@ impl Store {
     /// let disk = SimDisk::new();
     /// let store = Options::new().background(false).open_on(&disk)?;
     /// let seq = store.insert("a", "1")?;
-    /// assert!(store.take_image()?);
+    /// assert!(store.take_checkpoint()?);
     /// store.close()?;
     /// let store = Options::new().background(false).open_on(&disk)?;
-    /// assert_eq!(store.recovery_report().image_seq, Some(seq.0));
+    /// assert_eq!(store.recovery_report().checkpoint_seq, Some(seq.0));
     /// # Ok::<(), mapcask::Error>(())
     /// ```
     ///
@@ -152,9 +152,9 @@ impl Store {
     ///
     /// `Poisoned`, and what stopped it.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
-    pub fn take_image(&self) -> Result<bool> {
+    pub fn take_checkpoint(&self) -> Result<bool> {
         let _events = crate::trace::at_end();
-        self.engine().liveness.check()?;
+        self.engine().fork_guard.check()?;
         let engine = self.engine();
         engine.checkpointer.take_now(engine, &engine.compactor)
     }

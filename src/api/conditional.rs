@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::api::keyspace::Keyspace;
 use crate::engine::read::Value;
-use crate::engine::write::{Change, Condition, Keep, Outcome};
+use crate::engine::write::{Condition, KeyWrite, Outcome, Returning};
 use crate::error::Result;
 use crate::format::Seq;
 
@@ -49,7 +49,7 @@ impl Keyspace {
     ) -> Result<Result<Seq, CompareAndSwapError>> {
         let condition = Condition::Value(old.as_ref().map(AsRef::as_ref));
         let value = new.as_ref().map(AsRef::as_ref);
-        let change = Change { key: key.as_ref(), value, condition, keep: Keep::Nothing };
+        let change = KeyWrite { key: key.as_ref(), value, condition, keep: Returning::Nothing };
         Ok(match self.change(&change)? {
             Outcome::Done { seq, .. } => Ok(seq),
             Outcome::Refused(current) => Err(CompareAndSwapError { current }),
@@ -73,7 +73,7 @@ impl Keyspace {
     #[doc(alias = "try_insert")]
     pub fn insert_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
         let (value, condition) = (Some(value.as_ref()), Condition::Present(false));
-        let change = Change { key: key.as_ref(), value, condition, keep: Keep::Nothing };
+        let change = KeyWrite { key: key.as_ref(), value, condition, keep: Returning::Nothing };
         Ok(matches!(self.change(&change)?, Outcome::Done { .. }))
     }
 
@@ -93,7 +93,8 @@ impl Keyspace {
     #[doc(alias = "swap")]
     pub fn replace(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let value = Some(value.as_ref());
-        let change = Change { key: key.as_ref(), value, condition: Condition::Always, keep: Keep::Old };
+        let change =
+            KeyWrite { key: key.as_ref(), value, condition: Condition::Always, keep: Returning::Old };
         self.change(&change).map(kept)
     }
 
@@ -114,7 +115,8 @@ impl Keyspace {
     #[doc(alias = "pop")]
     #[doc(alias = "fetch_and_delete")]
     pub fn take(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        let change = Change { key: key.as_ref(), value: None, condition: Condition::Always, keep: Keep::Old };
+        let change =
+            KeyWrite { key: key.as_ref(), value: None, condition: Condition::Always, keep: Returning::Old };
         self.change(&change).map(kept)
     }
 
@@ -141,7 +143,7 @@ impl Keyspace {
         key: impl AsRef<[u8]>,
         mut update: impl FnMut(Option<&[u8]>) -> Option<V>,
     ) -> Result<Option<Value>> {
-        self.update(key.as_ref(), Keep::Old, |old| Ok(update(old)))
+        self.update(key.as_ref(), Returning::Old, |old| Ok(update(old)))
     }
 
     /// As [`Keyspace::fetch_and_update`], and returns the new value.
@@ -163,14 +165,14 @@ impl Keyspace {
         key: impl AsRef<[u8]>,
         mut update: impl FnMut(Option<&[u8]>) -> Option<V>,
     ) -> Result<Option<Value>> {
-        self.update(key.as_ref(), Keep::New, |old| Ok(update(old)))
+        self.update(key.as_ref(), Returning::New, |old| Ok(update(old)))
     }
 
     /// An update that can fail, and then writes nothing.
     pub(crate) fn update<V: AsRef<[u8]>>(
         &self,
         key: &[u8],
-        keep: Keep,
+        keep: Returning,
         mut update: impl FnMut(Option<&[u8]>) -> Result<Option<V>>,
     ) -> Result<Option<Value>> {
         loop {
@@ -181,7 +183,7 @@ impl Keyspace {
             let new = new?;
             let value = new.as_ref().map(AsRef::as_ref);
             // By number and not by value: a value that went and came back is another one.
-            let change = Change { key, value, condition: Condition::Seq(seq), keep };
+            let change = KeyWrite { key, value, condition: Condition::Seq(seq), keep };
             match self.change(&change)? {
                 Outcome::Done { kept, .. } => return Ok(kept),
                 Outcome::Refused(_) => {}

@@ -15,11 +15,11 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::format::StoreId;
 use crate::format::file_name;
-use crate::format::file_name::{LOCK, MANIFESTS, Name, REMOVING};
+use crate::format::file_name::{FileName, LOCK, MANIFESTS, REMOVING};
 use crate::fs::real::RealDir;
 use crate::fs::{Access, Claim, Dir};
 use crate::log::segment_file::read_header;
-use crate::recovery::directory::Survey;
+use crate::recovery::directory::DirectoryScan;
 use crate::recovery::{decide_directory, lock_failed};
 
 /// Deletes the store in a directory: its files, and the directory if nothing else is in it.
@@ -62,9 +62,9 @@ pub fn destroy_on(disk: &crate::fs::sim::SimDisk) -> Result<()> {
 fn destroy_in(dir: &dyn Dir) -> Result<()> {
     let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
     // Before anything is locked: another program's directory is none of our business.
-    whose(dir, &Survey::of(dir)?)?;
+    whose(dir, &DirectoryScan::of(dir)?)?;
     let lock = dir.lock(LOCK, Claim::Remove, Duration::ZERO).map_err(|failure| lock_failed(dir, failure))?;
-    let survey = Survey::of(dir)?;
+    let survey = DirectoryScan::of(dir)?;
     let store = whose(dir, &survey)?;
     if survey.removing() != Some(Some(store)) {
         announce(dir, store, survey.removing().is_some()).map_err(|error| io("write", REMOVING, error))?;
@@ -90,7 +90,7 @@ fn destroy_in(dir: &dyn Dir) -> Result<()> {
 /// # Errors
 ///
 /// `NotFound` where there is none, and those of an open where that cannot be told.
-fn whose(dir: &dyn Dir, survey: &Survey) -> Result<StoreId> {
+fn whose(dir: &dyn Dir, survey: &DirectoryScan) -> Result<StoreId> {
     let removed = survey.removing().flatten();
     let manifest = survey.manifest().map(|(manifest, _)| manifest.store);
     if survey.is_mixed() || removed.is_some() && manifest.is_some() && manifest != removed {
@@ -117,7 +117,7 @@ fn announce(dir: &dyn Dir, store: StoreId, is_there: bool) -> std::io::Result<()
 /// Whether a name is that of a file of the store which is to go now.
 fn is_of(dir: &dyn Dir, store: StoreId, name: &str) -> Result<bool> {
     let meaning = file_name::parse(name);
-    if matches!(meaning, Name::Foreign | Name::Neutral | Name::Lock | Name::Removing) {
+    if matches!(meaning, FileName::Foreign | FileName::Neutral | FileName::Lock | FileName::Removing) {
         return Ok(false);
     }
     let path = dir.path().join(name);
@@ -129,7 +129,7 @@ fn is_of(dir: &dyn Dir, store: StoreId, name: &str) -> Result<bool> {
         // A link, a folder: none of the store's, whatever its name is.
         Err(_) => return Ok(false),
     };
-    if !matches!(meaning, Name::Segment(_) | Name::Aside(..)) {
+    if !matches!(meaning, FileName::Segment(_) | FileName::Aside(..)) {
         return Ok(true);
     }
     // The tail of a segment that was set aside has no header, nor has a damaged one.

@@ -13,7 +13,7 @@ use crate::engine::read::{Value, View};
 use crate::engine::state::State;
 use crate::engine::state::catalog;
 use crate::engine::stats::KeyspaceStats;
-use crate::engine::write::{Change, Condition, Keep, Outcome};
+use crate::engine::write::{Condition, KeyWrite, Outcome, Returning};
 use crate::error::Result;
 use crate::format::Seq;
 
@@ -41,7 +41,7 @@ use crate::format::Seq;
 #[derive(Clone)]
 pub struct Keyspace {
     handle: Arc<Handle>,
-    inner: Arc<catalog::Keyspace>,
+    inner: Arc<catalog::KeyspaceState>,
     durability: Durability,
 }
 
@@ -55,7 +55,11 @@ impl fmt::Debug for Keyspace {
 }
 
 impl Keyspace {
-    pub(crate) fn new(handle: Arc<Handle>, inner: Arc<catalog::Keyspace>, durability: Durability) -> Self {
+    pub(crate) fn new(
+        handle: Arc<Handle>,
+        inner: Arc<catalog::KeyspaceState>,
+        durability: Durability,
+    ) -> Self {
         Self { handle, inner, durability }
     }
 
@@ -73,7 +77,7 @@ impl Keyspace {
         &self.handle.engine
     }
 
-    pub(crate) fn inner(&self) -> &Arc<catalog::Keyspace> {
+    pub(crate) fn inner(&self) -> &Arc<catalog::KeyspaceState> {
         &self.inner
     }
 
@@ -82,7 +86,7 @@ impl Keyspace {
     }
 
     #[inline]
-    pub(crate) fn change(&self, change: &Change<'_>) -> Result<Outcome> {
+    pub(crate) fn change(&self, change: &KeyWrite<'_>) -> Result<Outcome> {
         let _events = crate::trace::at_end();
         self.engine().change(&self.inner, change, self.durability)
     }
@@ -90,7 +94,7 @@ impl Keyspace {
     /// Returns the keyspace's name; empty for the default one. After a drop it is the last one it had.
     #[must_use]
     pub fn name(&self) -> String {
-        if self.state().liveness.is_forked() {
+        if self.state().fork_guard.is_forked() {
             return String::new();
         }
         self.inner.name().to_string()
@@ -299,7 +303,8 @@ impl Keyspace {
     #[inline]
     pub fn insert(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Seq> {
         let value = Some(value.as_ref());
-        let change = Change { key: key.as_ref(), value, condition: Condition::Always, keep: Keep::Nothing };
+        let change =
+            KeyWrite { key: key.as_ref(), value, condition: Condition::Always, keep: Returning::Nothing };
         match self.change(&change)? {
             Outcome::Done { seq, .. } => Ok(seq),
             Outcome::Refused(_) => unreachable!("there is no condition"),
@@ -325,7 +330,7 @@ impl Keyspace {
     #[inline]
     pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
-        let change = Change { key, value: None, condition: Condition::Always, keep: Keep::Nothing };
+        let change = KeyWrite { key, value: None, condition: Condition::Always, keep: Returning::Nothing };
         let outcome = self.change(&change)?;
         Ok(matches!(outcome, Outcome::Done { was_there: true, .. }))
     }
@@ -392,7 +397,7 @@ impl Keyspace {
     #[must_use]
     pub fn len(&self) -> usize {
         let pin = self.inner.pin();
-        let keys = self.inner.contents(&pin).map_or(0, catalog::Contents::keys);
+        let keys = self.inner.contents(&pin).map_or(0, catalog::KeyspaceData::keys);
         usize::try_from(keys).unwrap_or(usize::MAX)
     }
 

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::engine::handle::Handle;
 use crate::error::{Error, Result};
-use crate::fs::read_only::LookDir;
+use crate::fs::read_only::ReadOnlyDir;
 use crate::fs::real::RealDir;
 use crate::fs::{Dir, Misplaced};
 use crate::recovery;
@@ -44,7 +44,7 @@ pub(super) fn open(config: &Config, path: &Path) -> Result<Store> {
 pub(super) fn open_in(mut config: Config, mut dir: Arc<dyn Dir>) -> Result<Store> {
     let _events = crate::trace::at_end();
     if config.read_only {
-        dir = Arc::new(LookDir(dir));
+        dir = Arc::new(ReadOnlyDir(dir));
         (config.create, config.background) = (false, false.into());
     }
     let durability = config.durability;

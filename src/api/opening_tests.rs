@@ -3,12 +3,12 @@
 use super::options::Options;
 use crate::format::file_name::{LOCK, MANIFESTS};
 use crate::format::manifest::{Manifest, SegmentEntry};
-use crate::format::record::{HEADER_SIZE, Header, Kind, Place, Watermark, payload_sum};
-use crate::format::record_reader::{Order, Placed, Step, Walker};
+use crate::format::record::{HEADER_SIZE, RecordHeader, RecordKind, RecordPlace, Watermark, payload_sum};
+use crate::format::record_reader::{Order, ReadStep, RecordAt, RecordReader};
 use crate::format::segment_header::SegmentHeader;
 use crate::format::{SegmentId, Seq};
 use crate::fs::sim::SimDisk;
-use crate::recovery::directory::Survey;
+use crate::recovery::directory::DirectoryScan;
 
 fn options() -> Options {
     Options::new().segment_bytes(4096).background(false)
@@ -21,7 +21,7 @@ fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
 }
 
 fn manifest_of(disk: &SimDisk) -> Manifest {
-    Survey::of(disk.dir().as_ref()).expect("readable").manifest().expect("a whole copy").0
+    DirectoryScan::of(disk.dir().as_ref()).expect("readable").manifest().expect("a whole copy").0
 }
 
 fn put_manifest(disk: &SimDisk, manifest: &Manifest) {
@@ -31,12 +31,12 @@ fn put_manifest(disk: &SimDisk, manifest: &Manifest) {
 }
 
 /// The records of a segment.
-fn records(bytes: &[u8]) -> (SegmentHeader, Vec<Placed>) {
+fn records(bytes: &[u8]) -> (SegmentHeader, Vec<RecordAt>) {
     let header = SegmentHeader::decode(bytes).expect("whole").expect("of this version");
-    let mut walker = Walker::new(header.nonce, header.data_offset(), bytes.len() as u64, Order::Any);
+    let mut walker = RecordReader::new(header.nonce, header.data_offset(), bytes.len() as u64, Order::Any);
     let mut source = bytes;
     let mut found = Vec::new();
-    while let Ok(Step::Record(placed)) = walker.step(&mut source) {
+    while let Ok(ReadStep::Record(placed)) = walker.step(&mut source) {
         found.push(placed);
     }
     (header, found)
@@ -46,11 +46,12 @@ fn records(bytes: &[u8]) -> (SegmentHeader, Vec<Placed>) {
 fn craft_watermark(disk: &SimDisk, name: &str, durable: u64) {
     let mut bytes = disk.read_file(name).expect("it is there");
     let (segment, found) = records(&bytes);
-    let old = found.iter().find(|placed| placed.header.kind == Kind::Put && placed.header.payload_len() == 8);
+    let old =
+        found.iter().find(|placed| placed.header.kind == RecordKind::Put && placed.header.payload_len() == 8);
     let old = old.expect("such a record");
     let value = Watermark(Seq(durable)).encode();
-    let header = Header {
-        kind: Kind::Watermark,
+    let header = RecordHeader {
+        kind: RecordKind::Watermark,
         key_len: 0,
         value_len: 8,
         keyspace: crate::format::KeyspaceId::DEFAULT,
@@ -59,7 +60,7 @@ fn craft_watermark(disk: &SimDisk, name: &str, durable: u64) {
     };
     let at = usize::try_from(old.offset).expect("small");
     bytes[at..at + HEADER_SIZE]
-        .copy_from_slice(&header.encode(Place { nonce: segment.nonce, offset: old.offset }));
+        .copy_from_slice(&header.encode(RecordPlace { nonce: segment.nonce, offset: old.offset }));
     bytes[at + HEADER_SIZE..at + HEADER_SIZE + 8].copy_from_slice(&value);
     disk.put_file(name, &bytes);
 }
@@ -91,8 +92,9 @@ fn a_watermark_that_proves_the_impossible_is_damage() {
             let is_wanted = |bytes: &[u8]| {
                 let (header, found) = records(bytes);
                 let copies = header.role == crate::format::segment_header::Role::Survivors;
-                let small =
-                    |placed: &Placed| placed.header.kind == Kind::Put && placed.header.payload_len() == 8;
+                let small = |placed: &RecordAt| {
+                    placed.header.kind == RecordKind::Put && placed.header.payload_len() == 8
+                };
                 copies == compacted && found.iter().any(small)
             };
             let segments = files(&disk).into_iter().filter(|(name, _)| name.ends_with(".seg"));
@@ -100,7 +102,7 @@ fn a_watermark_that_proves_the_impossible_is_damage() {
                 segments.into_iter().find(|(_, bytes)| is_wanted(bytes)).expect("one such segment");
             craft_watermark(&disk, &name, durable);
             let mut manifest = manifest_of(&disk);
-            manifest.image = 0;
+            manifest.checkpoint = 0;
             if compacted {
                 // Without a log behind it there is nothing to compare with.
                 manifest.segments.retain(|entry| names_of(entry) == name);
@@ -142,7 +144,7 @@ fn a_number_that_cannot_be_counted_on_is_refused() {
     store.close().expect("nothing is wrong");
     let changes: [fn(&mut Manifest); 10] = [
         |manifest| manifest.generation = u64::MAX / 2,
-        |manifest| manifest.epoch = u64::MAX / 2,
+        |manifest| manifest.incarnation = u64::MAX / 2,
         |manifest| manifest.next_segment = SegmentId(u64::MAX / 2),
         |manifest| manifest.next_seq = Seq::MAX,
         |manifest| manifest.segments[0].filtered = Seq::MAX,
@@ -234,8 +236,8 @@ fn what_is_set_aside_is_copied_in_pieces() {
     killed.put_file(&name, &bytes);
     let store = options().open_on(&killed).expect("nothing durable is missing");
     let report = store.recovery_report();
-    assert_eq!(report.set_aside_records, found.len() as u64 - 3);
-    let aside = report.set_aside[0].file_name().expect("a file").to_str().expect("text").to_owned();
+    assert_eq!(report.quarantined_records, found.len() as u64 - 3);
+    let aside = report.quarantined[0].file_name().expect("a file").to_str().expect("text").to_owned();
     let copied = killed.read_file(&aside).expect("it was made");
     assert!(copied == bytes[hole..end], "{} bytes of {}", copied.len(), end - hole);
     assert!(copied.len() > 2 << 20);
@@ -246,7 +248,7 @@ fn what_is_set_aside_is_copied_in_pieces() {
     again.put_file(&name, &bytes);
     again.put_file(&aside, &copied);
     let store = options().open_on(&again).expect("nothing durable is missing");
-    assert_eq!(store.recovery_report().set_aside, Vec::<std::path::PathBuf>::new());
+    assert_eq!(store.recovery_report().quarantined, Vec::<std::path::PathBuf>::new());
     // One byte of it is another: it is a copy of something else.
     let mut other = copied.clone();
     other[copied.len() - 1] ^= 1;
@@ -256,6 +258,6 @@ fn what_is_set_aside_is_copied_in_pieces() {
     again.put_file(&name, &bytes);
     again.put_file(&aside, &other);
     let store = options().open_on(&again).expect("nothing durable is missing");
-    assert_eq!(store.recovery_report().set_aside.len(), 1);
+    assert_eq!(store.recovery_report().quarantined.len(), 1);
     drop(store);
 }

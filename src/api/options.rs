@@ -203,13 +203,13 @@ impl Options {
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
     /// # let path = directory.path().join("data");
-    /// let store = mapcask::Options::new().image_bytes(64 << 20).open(&path)?;
+    /// let store = mapcask::Options::new().checkpoint_bytes(64 << 20).open(&path)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "checkpoint")]
     #[must_use]
-    pub fn image_bytes(mut self, bytes: u64) -> Self {
-        self.config.image_bytes = bytes;
+    pub fn checkpoint_bytes(mut self, bytes: u64) -> Self {
+        self.config.checkpoint_bytes = bytes;
         self
     }
 

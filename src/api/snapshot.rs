@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use crate::engine::read::Value;
 use crate::engine::state::State;
-use crate::engine::state::catalog::{ByName, Keyspace, Seen};
+use crate::engine::state::catalog::{ByName, KeyspaceAsOf, KeyspaceState};
 use crate::error::{Error, Result};
 use crate::format::Seq;
-use crate::index::checkpoint::is_of_image;
+use crate::index::checkpoint::is_of_checkpoint;
 use crate::index::hash::scan::Cursor;
-use crate::mem::address_space::KeptRecord;
+use crate::mem::address_space::OwnedRecord;
 use crate::mem::location::Location;
 
 /// How many records an iterator asks for ahead of giving them out.
@@ -68,9 +68,9 @@ impl Deref for Snapshot {
 /// One keyspace as of the moment of a snapshot; see [`Snapshot`].
 #[derive(Clone)]
 pub struct KeyspaceSnapshot {
-    held: Arc<Held>,
-    keyspace: Arc<Keyspace>,
-    seen: Seen,
+    held: Arc<HeldSnapshot>,
+    keyspace: Arc<KeyspaceState>,
+    seen: KeyspaceAsOf,
 }
 
 impl fmt::Debug for KeyspaceSnapshot {
@@ -80,16 +80,16 @@ impl fmt::Debug for KeyspaceSnapshot {
 }
 
 /// A snapshot, until the last handle to it is gone.
-struct Held {
+struct HeldSnapshot {
     state: Arc<State>,
     at: Seq,
     taken: Duration,
     names: Arc<ByName>,
 }
 
-impl Drop for Held {
+impl Drop for HeldSnapshot {
     fn drop(&mut self) {
-        if self.state.liveness.is_forked() {
+        if self.state.fork_guard.is_forked() {
             // The locks may be held by threads that this process does not have, and the state is not taken apart either.
             std::mem::forget(Arc::clone(&self.state));
             return;
@@ -100,7 +100,7 @@ impl Drop for Held {
 
 impl Snapshot {
     pub(crate) fn take(state: &Arc<State>) -> Self {
-        if state.liveness.is_forked() {
+        if state.fork_guard.is_forked() {
             return Self::of_nothing(state);
         }
         let taken = state.shared.dir.now();
@@ -109,7 +109,7 @@ impl Snapshot {
         state.catalog.snapshots.take(at, taken);
         let names = state.catalog.names();
         drop(writer);
-        let held = Arc::new(Held { state: Arc::clone(state), at, taken, names });
+        let held = Arc::new(HeldSnapshot { state: Arc::clone(state), at, taken, names });
         let seen = state.default.as_of(at).expect("the default keyspace is never dropped");
         let keyspace = Arc::clone(&state.default);
         Self { default: KeyspaceSnapshot { held, keyspace, seen } }
@@ -118,7 +118,7 @@ impl Snapshot {
     /// What a forked child gets: every read from it is refused. No lock is taken for it.
     fn of_nothing(state: &Arc<State>) -> Self {
         let (at, taken) = (state.last_seq(), state.shared.dir.now());
-        let held = Arc::new(Held { state: Arc::clone(state), at, taken, names: Arc::default() });
+        let held = Arc::new(HeldSnapshot { state: Arc::clone(state), at, taken, names: Arc::default() });
         let keyspace = Arc::clone(&state.default);
         let seen = keyspace.seen_now().expect("the default keyspace is never dropped");
         Self { default: KeyspaceSnapshot { held, keyspace, seen } }
@@ -212,7 +212,7 @@ impl KeyspaceSnapshot {
     ///
     /// # Errors
     ///
-    /// `Corrupt`, as for [`Keyspace::get`](crate::Keyspace::get); `Forked`. A closed store is no hindrance.
+    /// `Corrupt`, as for [`KeyspaceState::get`](crate::Keyspace::get); `Forked`. A closed store is no hindrance.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.check()?;
         Ok(self.find(key.as_ref())?.map(|record| Value::from_slice(record.into_value())))
@@ -292,24 +292,24 @@ impl KeyspaceSnapshot {
 
     /// A child made by `fork` has none of the threads that might hold a lock.
     fn check(&self) -> Result<()> {
-        self.held.state.liveness.check_inherited()
+        self.held.state.fork_guard.check_inherited()
     }
 
-    fn find(&self, key: &[u8]) -> Result<Option<KeptRecord>> {
+    fn find(&self, key: &[u8]) -> Result<Option<OwnedRecord>> {
         self.mended(|seen| self.find_in(seen, key))
     }
 
     /// Reads; again, where an index was damaged that came from an image, and was built anew.
-    fn mended<T>(&self, mut read: impl FnMut(&Seen) -> Result<T>) -> Result<T> {
+    fn mended<T>(&self, mut read: impl FnMut(&KeyspaceAsOf) -> Result<T>) -> Result<T> {
         let error = match read(&self.seen) {
-            Err(error) if is_of_image(&error) => error,
+            Err(error) if is_of_checkpoint(&error) => error,
             found => return found,
         };
-        let is_another = |seen: &Seen| !Arc::ptr_eq(&seen.index, &self.seen.index);
+        let is_another = |seen: &KeyspaceAsOf| !Arc::ptr_eq(&seen.index, &self.seen.index);
         let built = || self.keyspace.as_of(self.held.at).filter(is_another);
         // Before, or now.
         let seen = match built() {
-            None if self.held.state.mends(&error)? => built(),
+            None if self.held.state.rebuild_if_damaged(&error)? => built(),
             built => built,
         };
         match seen {
@@ -319,7 +319,7 @@ impl KeyspaceSnapshot {
         }
     }
 
-    fn find_in(&self, seen: &Seen, key: &[u8]) -> Result<Option<KeptRecord>> {
+    fn find_in(&self, seen: &KeyspaceAsOf, key: &[u8]) -> Result<Option<OwnedRecord>> {
         let held = &self.held;
         let state = &*held.state;
         let pin = state.pin();
@@ -351,10 +351,10 @@ impl KeyspaceSnapshot {
     /// Gathers what there was in the buckets from a cursor on; the next cursor.
     fn gather_from(
         &self,
-        seen: &Seen,
+        seen: &KeyspaceAsOf,
         from: Cursor,
         places: &mut Vec<Location>,
-        found: &mut Vec<KeptRecord>,
+        found: &mut Vec<OwnedRecord>,
     ) -> Result<Option<Cursor>> {
         let held = &self.held;
         let state = &*held.state;
@@ -373,7 +373,7 @@ impl KeyspaceSnapshot {
                 if !record.is_put() || state.config.verify_reads {
                     state.check_record(&record)?;
                 }
-                if seen.index.is_from_image() {
+                if seen.index.is_from_checkpoint() {
                     state.check_first(&seen.index, state.hash_of(record.key()), *location, &record)?;
                 }
                 state.check_replaced(&record)?;
@@ -383,7 +383,7 @@ impl KeyspaceSnapshot {
         // After the index: what was replaced or removed before it was looked at there is here by now. What was replaced
         // in between is in both, as the same record.
         seen.versions.between(from.order(), cursor.map(Cursor::order), held.at, found);
-        found.sort_unstable_by_key(KeptRecord::seq);
+        found.sort_unstable_by_key(OwnedRecord::seq);
         found.dedup_by_key(|record| record.seq());
         Ok(cursor)
     }
@@ -406,7 +406,7 @@ pub struct SnapshotIter {
     snapshot: KeyspaceSnapshot,
     cursor: Option<Cursor>,
     /// What comes next, the last one first.
-    found: Vec<KeptRecord>,
+    found: Vec<OwnedRecord>,
     /// Places in the index; kept for their memory.
     places: Vec<Location>,
 }

@@ -254,9 +254,9 @@ impl Store {
         if engine.config.read_only {
             return engine.wait_durable(engine.last_seq());
         }
-        engine.liveness.check()?;
+        engine.fork_guard.check()?;
         engine.shared.commit.check()?;
-        engine.provision.tell_time(engine.last_seq());
+        engine.allocator.tell_time(engine.last_seq());
         engine.flush()
     }
 
@@ -374,7 +374,7 @@ impl Store {
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub fn step(&self) -> Result<bool> {
         let _events = crate::trace::at_end();
-        self.engine().liveness.check()?;
+        self.engine().fork_guard.check()?;
         self.engine().step()
     }
 
@@ -399,7 +399,7 @@ impl Store {
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub fn rest_step(&self) -> Result<bool> {
         let _events = crate::trace::at_end();
-        self.engine().liveness.check()?;
+        self.engine().fork_guard.check()?;
         self.engine().rest_step()
     }
 }

@@ -1,7 +1,7 @@
 //! The batch: writes that take effect together or not at all, and conditions for them.
 
 use super::keyspace::Keyspace;
-use crate::engine::write::batch_ops::{BatchOps, Kind};
+use crate::engine::write::batch_ops::{BatchOpKind, BatchOps};
 
 /// Writes that take effect together: after any crash all of them are there or none, and no reader sees a part.
 ///
@@ -38,13 +38,13 @@ impl WriteBatch {
     #[doc(alias = "put")]
     #[doc(alias = "set")]
     pub fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        self.ops.push(0, Kind::Insert, key.as_ref(), value.as_ref());
+        self.ops.push(0, BatchOpKind::Insert, key.as_ref(), value.as_ref());
     }
 
     /// Adds a removal. Removing a key that is not there is no error.
     #[doc(alias = "delete")]
     pub fn remove(&mut self, key: impl AsRef<[u8]>) {
-        self.ops.push(0, Kind::Remove, key.as_ref(), &[]);
+        self.ops.push(0, BatchOpKind::Remove, key.as_ref(), &[]);
     }
 
     /// Adds a condition: the key has this value before the batch.
@@ -65,7 +65,7 @@ impl WriteBatch {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn require(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        self.ops.push(0, Kind::RequireValue, key.as_ref(), value.as_ref());
+        self.ops.push(0, BatchOpKind::RequireValue, key.as_ref(), value.as_ref());
     }
 
     /// Adds a condition: the key is there before the batch, whatever its value. See [`WriteBatch::require`].
@@ -82,7 +82,7 @@ impl WriteBatch {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn require_present(&mut self, key: impl AsRef<[u8]>) {
-        self.ops.push(0, Kind::RequirePresent, key.as_ref(), &[]);
+        self.ops.push(0, BatchOpKind::RequirePresent, key.as_ref(), &[]);
     }
 
     /// Adds a condition: the key is not there before the batch. See [`WriteBatch::require`].
@@ -98,7 +98,7 @@ impl WriteBatch {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn require_absent(&mut self, key: impl AsRef<[u8]>) {
-        self.ops.push(0, Kind::RequireAbsent, key.as_ref(), &[]);
+        self.ops.push(0, BatchOpKind::RequireAbsent, key.as_ref(), &[]);
     }
 
     /// The number of writes in it; conditions are not counted.
@@ -177,31 +177,31 @@ impl BatchOn<'_> {
     #[doc(alias = "put")]
     #[doc(alias = "set")]
     pub fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
-        self.push(Kind::Insert, key.as_ref(), value.as_ref())
+        self.push(BatchOpKind::Insert, key.as_ref(), value.as_ref())
     }
 
     /// Adds a removal; see [`WriteBatch::remove`].
     #[doc(alias = "delete")]
     pub fn remove(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
-        self.push(Kind::Remove, key.as_ref(), &[])
+        self.push(BatchOpKind::Remove, key.as_ref(), &[])
     }
 
     /// Adds a condition; see [`WriteBatch::require`].
     pub fn require(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
-        self.push(Kind::RequireValue, key.as_ref(), value.as_ref())
+        self.push(BatchOpKind::RequireValue, key.as_ref(), value.as_ref())
     }
 
     /// Adds a condition; see [`WriteBatch::require_present`].
     pub fn require_present(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
-        self.push(Kind::RequirePresent, key.as_ref(), &[])
+        self.push(BatchOpKind::RequirePresent, key.as_ref(), &[])
     }
 
     /// Adds a condition; see [`WriteBatch::require_absent`].
     pub fn require_absent(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
-        self.push(Kind::RequireAbsent, key.as_ref(), &[])
+        self.push(BatchOpKind::RequireAbsent, key.as_ref(), &[])
     }
 
-    fn push(&mut self, kind: Kind, key: &[u8], value: &[u8]) -> &mut Self {
+    fn push(&mut self, kind: BatchOpKind, key: &[u8], value: &[u8]) -> &mut Self {
         self.batch.ops.push(self.place, kind, key, value);
         self
     }

@@ -41,18 +41,18 @@ impl Handle {
     /// See [`Store::close`](crate::Store::close).
     pub(crate) fn close(&self) -> Result<()> {
         let _events = crate::trace::at_end();
-        if self.engine.liveness.is_forked() {
+        if self.engine.fork_guard.is_forked() {
             // The background's thread does not exist in a child; waiting for it would never end.
             return Err(Error::Forked);
         }
-        self.engine.bell.take_down();
+        self.engine.notifier.detach();
         self.engine.close()
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if self.engine.liveness.is_forked() {
+        if self.engine.fork_guard.is_forked() {
             // The threads and the lock are the parent's. Nor is the engine ever taken apart here: that takes locks, which
             // threads of the parent may have held.
             std::mem::forget(Arc::clone(&self.engine));

@@ -26,9 +26,9 @@ impl Engine {
         }
         if self.shared.manifest.is_behind() {
             // Nothing was written since a clean close, and nothing is to be before the first write.
-            return Ok(self.load_some()? || self.attach_some());
+            return Ok(self.load_some()? || self.map_some());
         }
-        if self.syncer.unproven().0 > 0 {
+        if self.syncer.unsynced().0 > 0 {
             self.sync()?;
             return Ok(true);
         }
@@ -36,18 +36,18 @@ impl Engine {
         if self.syncer.sync_in_time(self)? || self.seal()? || self.grow_ahead()? {
             return Ok(true);
         }
-        // A piece of each: a fast writer keeps `provision` at work for as long as it writes, and a pass takes long, too.
+        // A piece of each: a fast writer keeps `allocator` at work for as long as it writes, and a pass takes long, too.
         let mut provided = false;
         for _ in 0..PROVIDED {
-            let more = self.provision.step(&self.shared)?;
+            let more = self.allocator.step(&self.shared)?;
             provided |= more;
-            if !more || !self.provision.is_short() {
+            if !more || !self.allocator.is_short() {
                 break;
             }
         }
         let synced = self.syncer.sync_full(self)?;
         let done = self.load_some()?
-            || self.attach_some()
+            || self.map_some()
             || self.checkpointer.step(self, &self.compactor)?
             || self.compact_step()?
             || self.shrink_some();
@@ -67,7 +67,7 @@ impl Engine {
             return Ok(false);
         }
         if self.compactor.is_outgrown(self) {
-            self.provision.give_up_ready(&self.shared)?;
+            self.allocator.give_up_ready(&self.shared)?;
             self.roll()?;
             return Ok(true);
         }

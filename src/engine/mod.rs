@@ -30,7 +30,7 @@ use self::state::State;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fs::Lock;
-use crate::recovery::Opened;
+use crate::recovery::Recovered;
 
 /// An open store.
 pub(crate) struct Engine {
@@ -63,8 +63,8 @@ impl Engine {
     /// # Errors
     ///
     /// When memory is short, or the first pages of the log cannot be made ready.
-    pub(crate) fn start(opened: Opened, config: Config) -> Result<Self> {
-        let checkpointer = Checkpointer::new(opened.image.as_ref());
+    pub(crate) fn start(opened: Recovered, config: Config) -> Result<Self> {
+        let checkpointer = Checkpointer::new(opened.checkpoint.as_ref());
         let (state, lock) = State::start(opened, config)?;
         let state = Arc::new(state);
         Ok(Self { state, compactor: Compactor::default(), checkpointer, lock: Mutex::new(Some(lock)) })
@@ -76,11 +76,11 @@ impl Engine {
     ///
     /// What went wrong; the store is closed nevertheless, and the next open recovers.
     pub(crate) fn close(&self) -> Result<()> {
-        if !self.liveness.close() {
+        if !self.fork_guard.close() {
             return Err(Error::Closed);
         }
         let result = self.finish();
-        self.attach_for_readers();
+        self.map_for_readers();
         self.lock.lock().take();
         crate::trace::closed(self.shared.dir.path(), result.is_ok());
         result
@@ -88,14 +88,14 @@ impl Engine {
 
     /// Maps what waits, where a snapshot or an iterator is alive and may need it: they outlive the store, and a store that
     /// is opened next may remove the files.
-    fn attach_for_readers(&self) {
+    fn map_for_readers(&self) {
         // Relaxed: an iterator that is made meanwhile is made beside the close.
         let iterators = self.counters.iterators.load(Ordering::Relaxed);
         if self.catalog.snapshots.holding().snapshots == 0 && iterators == 0 {
             return;
         }
         for segment in self.shared.segments.read().values() {
-            if let Err(error) = self.shared.space.attach(segment.mapping()) {
+            if let Err(error) = self.shared.space.map_now(segment.mapping()) {
                 // The read that needs it tries again, and says so.
                 crate::trace::segment_unusable(&error);
             }
@@ -116,14 +116,14 @@ impl Engine {
             return Ok(());
         }
         self.flush()?;
-        self.provision.tell_time(self.last_seq());
+        self.allocator.tell_time(self.last_seq());
         // The flush was followed by a watermark; the second one makes the very end durable, and is followed by none.
         self.sync()?;
         let sealed = self.seal();
         if let Err(error) = self.checkpointer.take_at_close(self, &self.compactor) {
             // The next open reads more.
             self.shared.commit.check()?;
-            crate::trace::image_failed(&error);
+            crate::trace::checkpoint_failed(&error);
         }
         let writer = self.writer.lock();
         let (segment, offset) = writer.log.position();

@@ -6,18 +6,18 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use crate::engine::state::State;
-use crate::engine::state::catalog::Contents;
+use crate::engine::state::catalog::KeyspaceData;
 use crate::error::{Error, Result};
 use crate::format::Defect;
 use crate::format::file_name;
 use crate::format::manifest::SegmentState;
-use crate::format::record::Kind;
-use crate::format::record_reader::{Step, Walker};
+use crate::format::record::RecordKind;
+use crate::format::record_reader::{ReadStep, RecordReader};
 use crate::fs::Access;
 use crate::index::hash::scan::Cursor;
 use crate::log::segment::Segment;
 use crate::log::segment_file::read_header;
-use crate::log::segment_reader::FileSource;
+use crate::log::segment_reader::SegmentReader;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
@@ -43,7 +43,7 @@ impl State {
     ///
     /// `Corrupt` with the first damage.
     pub(crate) fn verify(&self) -> Result<VerifyReport> {
-        self.liveness.check()?;
+        self.fork_guard.check()?;
         let mut report = VerifyReport::default();
         for (segment, end) in self.ends() {
             self.verify_segment(&segment, end, &mut report)?;
@@ -99,14 +99,14 @@ impl State {
         }
         report.segments += 1;
         let start = segment.data_offset();
-        let mut source = FileSource::new(file, path.clone(), segment.size());
-        let mut walker = Walker::new(segment.nonce(), start, end.max(start), segment.order());
+        let mut source = SegmentReader::new(file, path.clone(), segment.size());
+        let mut walker = RecordReader::new(segment.nonce(), start, end.max(start), segment.order());
         loop {
             match walker.step(&mut source)? {
-                Step::Record(_) => report.records += 1,
+                ReadStep::Record(_) => report.records += 1,
                 _ if walker.offset() >= end => break,
-                Step::Blank => return Err(damage(walker.offset(), Defect::Truncated)),
-                Step::Invalid(defect) => return Err(damage(walker.offset(), defect)),
+                ReadStep::Blank => return Err(damage(walker.offset(), Defect::Truncated)),
+                ReadStep::Invalid(defect) => return Err(damage(walker.offset(), defect)),
             }
         }
         report.bytes += walker.offset();
@@ -133,7 +133,7 @@ impl State {
                 cursor = match contents.index.scan(at, &mut found) {
                     Ok(next) => next,
                     Err(unread) => {
-                        self.mend(unread)?;
+                        self.rebuild_for(unread)?;
                         continue;
                     }
                 };
@@ -146,11 +146,11 @@ impl State {
         Ok(())
     }
 
-    fn verify_entry(&self, contents: &Contents, location: Location, pin: &Pin) -> Result<()> {
+    fn verify_entry(&self, contents: &KeyspaceData, location: Location, pin: &Pin) -> Result<()> {
         self.shared.space.reach(location, pin)?;
         let record = self.record(location, pin)?;
         let header = record.header();
-        if !matches!(header.kind, Kind::Put | Kind::Tombstone) || header.keyspace != contents.id {
+        if !matches!(header.kind, RecordKind::Put | RecordKind::Tombstone) || header.keyspace != contents.id {
             return Err(self.damage(location, Defect::IndexMismatch));
         }
         self.check_record(&record)?;

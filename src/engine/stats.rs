@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::engine::compaction::report::CompactionStats;
 use crate::engine::state::State;
-use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
 use crate::format::file_name;
-use crate::format::file_name::Name;
+use crate::format::file_name::FileName;
 
 /// What a store says of itself at one moment; each number on its own, without stopping writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,9 +35,9 @@ pub struct Stats {
     /// Bytes of memory that the indexes of all keyspaces take.
     pub index_bytes: usize,
     /// Bytes of the image of the indexes that an open would begin with; zero where there is none.
-    pub image_bytes: u64,
+    pub checkpoint_bytes: u64,
     /// Images made since the store was opened.
-    pub images_made: u64,
+    pub checkpoints: u64,
     /// How often the indexes were built anew from the log, because a part of the image turned out to be damaged.
     pub index_rebuilds: u64,
     /// The sequence number of the last write.
@@ -51,7 +51,7 @@ pub struct Stats {
     /// Writes that had to make a segment or pages ready themselves, because the helper lagged.
     pub stalls: u64,
     /// How often a writer woke the helper thread.
-    pub helper_wakes: u64,
+    pub worker_wakes: u64,
     /// How often a page of a segment that is still mapped could not be read or written, and the signal was caught; see
     /// [`Options::sigbus_guard`](crate::Options::sigbus_guard).
     pub signals_caught: u64,
@@ -91,7 +91,7 @@ pub struct KeyspaceStats {
 }
 
 impl KeyspaceStats {
-    fn of(contents: &Contents) -> Self {
+    fn of(contents: &KeyspaceData) -> Self {
         Self {
             keys: contents.keys(),
             live_bytes: contents.live_bytes(),
@@ -106,8 +106,8 @@ impl State {
     /// # Errors
     ///
     /// `KeyspaceDropped`.
-    pub(crate) fn keyspace_stats(&self, keyspace: &Keyspace) -> Result<KeyspaceStats> {
-        self.liveness.check_inherited()?;
+    pub(crate) fn keyspace_stats(&self, keyspace: &KeyspaceState) -> Result<KeyspaceStats> {
+        self.fork_guard.check_inherited()?;
         Ok(KeyspaceStats::of(self.contents(keyspace, &self.pin())?))
     }
 
@@ -129,7 +129,7 @@ impl State {
 impl Engine {
     /// Gathers the numbers.
     pub(crate) fn stats(&self) -> Stats {
-        if self.liveness.is_forked() {
+        if self.fork_guard.is_forked() {
             return Stats::default();
         }
         let pins = self.pins.pins();
@@ -143,23 +143,26 @@ impl Engine {
             keyspaces,
             keys: sum.keys,
             live_bytes: sum.live_bytes,
-            dead_bytes: segments.values().map(|segment| segment.mapping().tally().counted().dead()).sum(),
+            dead_bytes: segments
+                .values()
+                .map(|segment| segment.mapping().dead_bytes().counted().dead())
+                .sum(),
             segments: segments.len(),
-            ready_segments: self.provision.ready_count(),
-            segment_bytes: self.provision.used(),
+            ready_segments: self.allocator.ready_count(),
+            segment_bytes: self.allocator.used(),
             max_disk_bytes: self.config.max_disk_bytes,
             index_bytes: sum.index_bytes,
-            image_bytes: self.checkpointer.size(),
-            images_made: self.checkpointer.made(),
+            checkpoint_bytes: self.checkpointer.size(),
+            checkpoints: self.checkpointer.made(),
             index_rebuilds: self.loader.rebuilds(),
             // In this order: what is durable was written before.
             durable_seq: durable.0,
             last_seq: self.last_seq().0,
             syncs: self.shared.commit.groups(),
             waits: self.shared.commit.waits(),
-            stalls: self.provision.stalls(),
+            stalls: self.allocator.stalls(),
             signals_caught: segments.values().map(|segment| segment.mapping().replaced()).sum(),
-            helper_wakes: self.counters.wakes.load(Ordering::Relaxed),
+            worker_wakes: self.counters.wakes.load(Ordering::Relaxed),
             compaction,
             snapshots: holding.snapshots,
             oldest_snapshot_age: holding.oldest.map(|taken| self.shared.dir.now().saturating_sub(taken)),
@@ -174,12 +177,12 @@ impl Engine {
 
     /// Bytes that the store's files take on the disk.
     pub(crate) fn size_on_disk(&self) -> Result<u64> {
-        self.liveness.check_inherited()?;
+        self.fork_guard.check_inherited()?;
         let dir = self.shared.dir.as_ref();
         let mut size = 0;
         for name in dir.list().map_err(|error| Error::io("list", dir.path(), error))? {
             let meaning = file_name::parse(&name);
-            if matches!(meaning, Name::Foreign | Name::Neutral) {
+            if matches!(meaning, FileName::Foreign | FileName::Neutral) {
                 continue;
             }
             match dir.open(&name, crate::fs::Access::Read).and_then(|file| file.allocated()) {
@@ -188,7 +191,7 @@ impl Engine {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 // A store that is only read may do without it.
                 Err(error)
-                    if error.kind() == std::io::ErrorKind::PermissionDenied && meaning == Name::Lock => {}
+                    if error.kind() == std::io::ErrorKind::PermissionDenied && meaning == FileName::Lock => {}
                 Err(error) => return Err(Error::io("look at", dir.path().join(name), error)),
             }
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::mem::page_guard::guard_this_thread;
-use crate::sync::worker::{Background, Next, Tend};
+use crate::sync::worker::{Background, Poll, Task};
 use crate::trace;
 
 /// How long the helper rests between two looks while writes go on.
@@ -35,17 +35,17 @@ const QUIET: u32 = 50;
 ///
 /// When the process may have no more threads, or the background was inherited through `fork`.
 pub(crate) fn start(engine: &Arc<Engine>, background: &Background) -> Result<()> {
-    let offset = engine.provision.offset();
-    let helper = Helper { engine: Arc::clone(engine), offset, quiet: 0, failed: false };
+    let offset = engine.allocator.offset();
+    let helper = MaintenanceTask { engine: Arc::clone(engine), offset, quiet: 0, failed: false };
     if let Some(post) = background.attach(Box::new(helper), guard_this_thread, engine.shared.dir.path())? {
-        engine.bell.hang(post);
+        engine.notifier.attach_to(post);
     }
     Ok(())
 }
 
 /// One store, as the background sees it.
 #[derive(Debug)]
-struct Helper {
+struct MaintenanceTask {
     engine: Arc<Engine>,
     /// Where the writer was at the last look.
     offset: u64,
@@ -55,79 +55,79 @@ struct Helper {
     failed: bool,
 }
 
-impl Tend for Helper {
-    fn tend(&mut self) -> Next {
+impl Task for MaintenanceTask {
+    fn tend(&mut self) -> Poll {
         let _events = crate::trace::at_end();
         if !mem::take(&mut self.failed) {
             match self.engine.step() {
                 Ok(true) => {
                     self.quiet = 0;
-                    return Next::Again;
+                    return Poll::Again;
                 }
                 Ok(false) => {}
                 // The writer that needs what failed will meet the same error and report it.
                 Err(error) => {
-                    trace::helper_failed(&error);
+                    trace::background_failed(&error);
                     self.failed = true;
                     self.quiet = QUIET;
-                    return Next::After(PAUSE);
+                    return Poll::After(PAUSE);
                 }
             }
         }
-        let now = self.engine.provision.offset();
+        let now = self.engine.allocator.offset();
         self.quiet = if now == self.offset { self.quiet.saturating_add(1) } else { 0 };
         self.offset = now;
         if self.quiet < QUIET {
-            return Next::After(REST);
+            return Poll::After(REST);
         }
         match self.engine.rest_step() {
-            Ok(true) => Next::Again,
-            Ok(false) => self.lie_down(),
+            Ok(true) => Poll::Again,
+            Ok(false) => self.set_idle(),
             Err(error) => {
-                trace::helper_failed(&error);
-                self.lie_down()
+                trace::background_failed(&error);
+                self.set_idle()
             }
         }
     }
 
     fn is_called(&self) -> bool {
-        !self.engine.bell.is_idle()
+        !self.engine.notifier.is_idle()
     }
 
     fn panicked(&mut self) {
         let _events = crate::trace::at_end();
-        trace::helper_panicked();
+        trace::background_panicked();
         self.engine.shared.commit.poison(Error::Panicked { operation: "the background" });
     }
 }
 
-impl Helper {
+impl MaintenanceTask {
     /// Sleeps until the bell rings, or the next sync is due.
-    fn lie_down(&mut self) -> Next {
+    fn set_idle(&mut self) -> Poll {
         let engine = &*self.engine;
         let sound = engine.shared.commit.check().is_ok();
         if let Some(due) = engine.syncer.due(engine).filter(|_| sound) {
             // No bell rings meanwhile, and a writer may need pages before the sync is due.
-            return Next::After(due.min(LOOK));
+            return Poll::After(due.min(LOOK));
         }
         if let Some(due) = engine.compactor.due(engine).filter(|_| sound) {
-            return Next::After(due.min(LOOK));
+            return Poll::After(due.min(LOOK));
         }
         if engine.catalog.has_retired() || engine.collect_removed() > 0 {
             // Readers say nothing when they go.
-            return Next::After(LOOK);
+            return Poll::After(LOOK);
         }
-        engine.bell.lie_down();
+        engine.notifier.set_idle();
         let tried = engine.writer.try_lock().map(drop);
         if tried.is_none() {
-            engine.bell.get_up();
-            return Next::After(REST);
+            engine.notifier.set_busy();
+            return Poll::After(REST);
         }
         self.quiet = 0;
-        if (engine.syncer.is_dirty(engine) || engine.provision.offset() != self.offset) && sound {
-            engine.bell.get_up();
-            return Next::Again;
+        if (engine.syncer.is_dirty(engine) || engine.allocator.offset() != self.offset) && sound {
+            engine.notifier.set_busy();
+            return Poll::Again;
         }
-        Next::Asleep
+        Poll::Asleep
     }
 }

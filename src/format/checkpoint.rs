@@ -13,7 +13,7 @@
 //! another's place, does not validate.
 
 use super::segment_header::SEGMENT_HEADER_SIZE;
-use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, WRITE_VERSION};
+use super::{ByteReader, Defect, KeyspaceId, READ_VERSION, SegmentId, Seq, StoreId, WRITE_VERSION};
 
 const MAGIC: [u8; 8] = *b"MAPCASKI";
 const SUM_OFFSET: usize = 12;
@@ -82,7 +82,7 @@ pub const KEYSPACE_LAYOUT: [(&str, usize, usize); 9] = [
 
 /// A segment, as the image knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SegmentEntry {
+pub struct CheckpointSegment {
     /// Its number.
     pub id: SegmentId,
     /// The nonce in its header.
@@ -101,7 +101,7 @@ pub struct SegmentEntry {
 
 /// The shape of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Table {
+pub struct IndexTable {
     /// Hash bits that only a bucket's number holds.
     pub base_bits: u32,
     /// Entries in it.
@@ -112,7 +112,7 @@ pub struct Table {
     pub overflow_lines: u64,
 }
 
-impl Table {
+impl IndexTable {
     /// Blocks that hold its buckets, and those that hold its overflow lines.
     #[must_use]
     pub fn blocks(&self) -> [u64; 2] {
@@ -122,7 +122,7 @@ impl Table {
 
 /// A keyspace, as the image knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyspaceEntry {
+pub struct CheckpointKeyspace {
     /// Its number.
     pub id: KeyspaceId,
     /// Keys in it.
@@ -130,14 +130,14 @@ pub struct KeyspaceEntry {
     /// Bytes of records that are the newest of their key.
     pub live_bytes: u64,
     /// Its index.
-    pub table: Table,
+    pub table: IndexTable,
     /// Live bytes by segment, in ascending order of their numbers.
     pub live: Vec<(SegmentId, u64)>,
 }
 
 /// The front of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
+pub struct IndexCheckpoint {
     /// The store it belongs to.
     pub store: StoreId,
     /// The image's number, as in the file's name.
@@ -149,12 +149,12 @@ pub struct Image {
     /// Which hash the indexes use.
     pub hash_id: u32,
     /// The segments that entries may lead to, in ascending order of their numbers.
-    pub segments: Vec<SegmentEntry>,
+    pub segments: Vec<CheckpointSegment>,
     /// The keyspaces, in ascending order of their numbers.
-    pub keyspaces: Vec<KeyspaceEntry>,
+    pub keyspaces: Vec<CheckpointKeyspace>,
 }
 
-impl Image {
+impl IndexCheckpoint {
     /// The front's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -202,7 +202,7 @@ impl Image {
     ///
     /// What is wrong with them. The length that is returned fits into the file.
     pub fn front_len(bytes: &[u8], file_size: u64) -> Result<usize, Defect> {
-        let mut reader = Reader(bytes);
+        let mut reader = ByteReader(bytes);
         if reader.array::<8>()? != MAGIC {
             return Err(Defect::BadMagic);
         }
@@ -229,11 +229,11 @@ impl Image {
     pub fn decode(bytes: &[u8], file_size: u64) -> Result<Self, Defect> {
         let len = Self::front_len(bytes, file_size)?;
         let bytes = bytes.get(..len).ok_or(Defect::Truncated)?;
-        let mut reader = Reader(&bytes[SUM_OFFSET..]);
+        let mut reader = ByteReader(&bytes[SUM_OFFSET..]);
         if reader.u32()? != sum(bytes) {
             return Err(Defect::Checksum);
         }
-        let mut reader = Reader(&bytes[24..]);
+        let mut reader = ByteReader(&bytes[24..]);
         let size = reader.u64()?;
         let store = StoreId(reader.array()?);
         let number = reader.u64()?;
@@ -247,11 +247,12 @@ impl Image {
         }
         // No capacity is reserved from a count: the entries must be there first.
         let segments = (0..segment_count).map(|_| segment(&mut reader)).collect::<Result<Vec<_>, _>>()?;
-        let keyspaces =
-            (0..keyspace_count).map(|_| KeyspaceEntry::decode(&mut reader)).collect::<Result<Vec<_>, _>>()?;
-        let image = Self { store, number, nonce, last, hash_id, segments, keyspaces };
-        image.check(reader.0)?;
-        let frames = image.frames().ok_or(Defect::LengthOutOfRange)?;
+        let keyspaces = (0..keyspace_count)
+            .map(|_| CheckpointKeyspace::decode(&mut reader))
+            .collect::<Result<Vec<_>, _>>()?;
+        let checkpoint = Self { store, number, nonce, last, hash_id, segments, keyspaces };
+        checkpoint.check(reader.0)?;
+        let frames = checkpoint.frames().ok_or(Defect::LengthOutOfRange)?;
         let needed = frames.checked_mul(FRAME_SIZE as u64).and_then(|frames| frames.checked_add(len as u64));
         if needed != Some(size) {
             return Err(Defect::BadField("size"));
@@ -259,7 +260,7 @@ impl Image {
         if size != file_size {
             return Err(Defect::WrongSize { expected: size, found: file_size });
         }
-        Ok(image)
+        Ok(checkpoint)
     }
 
     fn check(&self, rest: &[u8]) -> Result<(), Defect> {
@@ -298,11 +299,11 @@ impl Image {
     }
 }
 
-impl KeyspaceEntry {
+impl CheckpointKeyspace {
     fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&self.id.0.to_le_bytes());
         bytes.extend_from_slice(&self.table.base_bits.to_le_bytes());
-        let Table { entries, buckets, overflow_lines, .. } = self.table;
+        let IndexTable { entries, buckets, overflow_lines, .. } = self.table;
         for word in [self.keys, self.live_bytes, entries, buckets, overflow_lines] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
@@ -314,12 +315,12 @@ impl KeyspaceEntry {
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Defect> {
+    fn decode(reader: &mut ByteReader<'_>) -> Result<Self, Defect> {
         let id = KeyspaceId(reader.u32()?);
         let base_bits = reader.u32()?;
         let keys = reader.u64()?;
         let live_bytes = reader.u64()?;
-        let table = Table {
+        let table = IndexTable {
             base_bits,
             entries: reader.u64()?,
             buckets: reader.u64()?,
@@ -336,7 +337,7 @@ impl KeyspaceEntry {
         {
             return Err(Defect::BadField("buckets"));
         }
-        let pair = |reader: &mut Reader<'_>| Ok((SegmentId(reader.u64()?), reader.u64()?));
+        let pair = |reader: &mut ByteReader<'_>| Ok((SegmentId(reader.u64()?), reader.u64()?));
         let live = (0..live_count).map(|_| pair(reader)).collect::<Result<Vec<_>, _>>()?;
         if !live.is_sorted_by(|one, next| one.0 < next.0) {
             return Err(Defect::BadField("order"));
@@ -345,8 +346,8 @@ impl KeyspaceEntry {
     }
 }
 
-fn segment(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
-    let entry = SegmentEntry {
+fn segment(reader: &mut ByteReader<'_>) -> Result<CheckpointSegment, Defect> {
+    let entry = CheckpointSegment {
         id: SegmentId(reader.u64()?),
         nonce: reader.u64()?,
         end: reader.u64()?,
@@ -388,7 +389,7 @@ pub fn frame_sum(nonce: u64, number: u64, block: &[u8]) -> u32 {
 /// `Truncated`, and `Checksum` where it is not what was written under this number.
 pub fn block_of(nonce: u64, number: u64, frame: &[u8]) -> Result<&[u8; BLOCK_LEN], Defect> {
     let (block, rest) = frame.split_first_chunk::<BLOCK_LEN>().ok_or(Defect::Truncated)?;
-    if Reader(rest).u32()? != frame_sum(nonce, number, block) {
+    if ByteReader(rest).u32()? != frame_sum(nonce, number, block) {
         return Err(Defect::Checksum);
     }
     Ok(block)
@@ -406,8 +407,8 @@ fn sum(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    fn sample() -> Image {
-        let segment = |id: u64, first_granule| SegmentEntry {
+    fn sample() -> IndexCheckpoint {
+        let segment = |id: u64, first_granule| CheckpointSegment {
             id: SegmentId(id),
             nonce: id * 77,
             end: 4096,
@@ -416,9 +417,10 @@ mod tests {
             dead: [8, 16, 24],
             data_offset: 128 + 8 * id,
         };
-        let table = Table { base_bits: 3, entries: 5, buckets: 9, overflow_lines: 65 };
-        let keyspace = |id, live| KeyspaceEntry { id: KeyspaceId(id), keys: 5, live_bytes: 90, table, live };
-        Image {
+        let table = IndexTable { base_bits: 3, entries: 5, buckets: 9, overflow_lines: 65 };
+        let keyspace =
+            |id, live| CheckpointKeyspace { id: KeyspaceId(id), keys: 5, live_bytes: 90, table, live };
+        IndexCheckpoint {
             store: StoreId([3; 16]),
             number: 7,
             nonce: 0x0123_4567_89ab_cdef,
@@ -450,13 +452,13 @@ mod tests {
         let mut empty = sample();
         empty.segments.clear();
         empty.keyspaces.clear();
-        assert_eq!(Image::decode(&empty.encode(), IMAGE_HEADER_SIZE as u64), Ok(empty));
+        assert_eq!(IndexCheckpoint::decode(&empty.encode(), IMAGE_HEADER_SIZE as u64), Ok(empty));
         let front = sample().encode();
         let size = IMAGE_HEADER_SIZE + 2 * SEGMENT_ENTRY_SIZE + 2 * KEYSPACE_ENTRY_SIZE + 2 * LIVE_SIZE;
         assert_eq!(front.len(), size);
         assert_eq!(sample().size(), file_size(&front));
-        assert_eq!(Image::front_len(&front[..24], file_size(&front)), Ok(size));
-        assert_eq!(Image::decode(&front, file_size(&front)), Ok(sample()));
+        assert_eq!(IndexCheckpoint::front_len(&front[..24], file_size(&front)), Ok(size));
+        assert_eq!(IndexCheckpoint::decode(&front, file_size(&front)), Ok(sample()));
     }
 
     #[test]
@@ -465,7 +467,7 @@ mod tests {
         for bit in 0..front.len() * 8 {
             let mut bytes = front.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(Image::decode(&bytes, file_size(&front)).is_err(), "bit {bit}");
+            assert!(IndexCheckpoint::decode(&bytes, file_size(&front)).is_err(), "bit {bit}");
         }
     }
 
@@ -473,11 +475,11 @@ mod tests {
     fn every_cut_is_found_and_so_is_every_other_size() {
         let front = sample().encode();
         for len in 0..front.len() {
-            assert!(Image::decode(&front[..len], file_size(&front)).is_err(), "{len}");
-            assert!(Image::decode(&front[..len], len as u64).is_err(), "{len}");
+            assert!(IndexCheckpoint::decode(&front[..len], file_size(&front)).is_err(), "{len}");
+            assert!(IndexCheckpoint::decode(&front[..len], len as u64).is_err(), "{len}");
         }
         for size in [0, front.len() as u64, file_size(&front) - 1, file_size(&front) + 1, u64::MAX] {
-            assert!(Image::decode(&front, size).is_err(), "{size}");
+            assert!(IndexCheckpoint::decode(&front, size).is_err(), "{size}");
         }
     }
 
@@ -490,8 +492,8 @@ mod tests {
                 let mut bytes = front.clone();
                 bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
                 for file_size in [file_size(&front), u64::MAX] {
-                    if let Ok(image) = Image::decode(&sealed(bytes.clone()), file_size) {
-                        assert_eq!(image.encode(), sealed(bytes.clone()), "field at {at}");
+                    if let Ok(checkpoint) = IndexCheckpoint::decode(&sealed(bytes.clone()), file_size) {
+                        assert_eq!(checkpoint.encode(), sealed(bytes.clone()), "field at {at}");
                     }
                 }
             }
@@ -499,8 +501,10 @@ mod tests {
         for (at, defect) in [(76, Defect::Truncated), (80, Defect::Truncated)] {
             let mut bytes = front.clone();
             bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-            assert!(matches!(Image::decode(&sealed(bytes), file_size(&front)), Err(found) if found == defect
-                || matches!(found, Defect::BadField("granules" | "data_offset"))));
+            assert!(
+                matches!(IndexCheckpoint::decode(&sealed(bytes), file_size(&front)), Err(found) if found == defect
+                || matches!(found, Defect::BadField("granules" | "data_offset")))
+            );
         }
     }
 

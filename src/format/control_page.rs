@@ -4,7 +4,7 @@
 //! on cache lines of their own that the writer changes while it runs. The page is disposable: it counts only with the
 //! boot id and the writer nonce of the run that wrote it.
 
-use super::{Defect, READ_VERSION, Reader, Seq, StoreId, WRITE_VERSION};
+use super::{ByteReader, Defect, READ_VERSION, Seq, StoreId, WRITE_VERSION};
 
 const MAGIC: [u8; 8] = *b"MAPCASKC";
 /// Size of the page in bytes.
@@ -27,7 +27,7 @@ pub const LAYOUT: [(&str, usize, usize); 11] = [
     ("sum", SUM_OFFSET, 4),
     ("store_id", 16, 16),
     ("boot_id", 32, 16),
-    ("epoch", 48, 8),
+    ("incarnation", 48, 8),
     ("writer_nonce", 56, 8),
     ("durable", DURABLE_OFFSET, 8),
     ("generation", GENERATION_OFFSET, 8),
@@ -36,18 +36,18 @@ pub const LAYOUT: [(&str, usize, usize); 11] = [
 
 /// The fixed part of the control page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Control {
+pub struct ControlHeader {
     /// The store it belongs to.
     pub store: StoreId,
     /// The run of the operating system; zeros where it could not be read.
     pub boot_id: [u8; 16],
-    /// The writer's epoch, as in the manifest.
-    pub epoch: u64,
+    /// The writer's incarnation, as in the manifest.
+    pub incarnation: u64,
     /// Drawn anew by every writer.
     pub writer_nonce: u64,
 }
 
-impl Control {
+impl ControlHeader {
     /// The fixed part's bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; CONTROL_HEADER_SIZE] {
@@ -57,7 +57,7 @@ impl Control {
         bytes[10..12].copy_from_slice(&READ_VERSION.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.store.0);
         bytes[32..48].copy_from_slice(&self.boot_id);
-        bytes[48..56].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.incarnation.to_le_bytes());
         bytes[56..64].copy_from_slice(&self.writer_nonce.to_le_bytes());
         let sum = sum(&bytes).to_le_bytes();
         bytes[SUM_OFFSET..][..4].copy_from_slice(&sum);
@@ -71,7 +71,7 @@ impl Control {
     /// What is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Self, Defect> {
         let bytes = bytes.get(..CONTROL_HEADER_SIZE).ok_or(Defect::Truncated)?;
-        let mut reader = Reader(bytes);
+        let mut reader = ByteReader(bytes);
         if reader.array::<8>()? != MAGIC {
             return Err(Defect::BadMagic);
         }
@@ -82,7 +82,7 @@ impl Control {
         Ok(Self {
             store: StoreId(reader.array()?),
             boot_id: reader.array()?,
-            epoch: reader.u64()?,
+            incarnation: reader.u64()?,
             writer_nonce: reader.u64()?,
         })
     }
@@ -119,13 +119,14 @@ mod tests {
 
     #[test]
     fn the_fixed_part_comes_back_and_every_flipped_bit_is_found() {
-        let control = Control { store: StoreId([1; 16]), boot_id: [2; 16], epoch: 3, writer_nonce: 4 };
+        let control =
+            ControlHeader { store: StoreId([1; 16]), boot_id: [2; 16], incarnation: 3, writer_nonce: 4 };
         let bytes = control.encode();
-        assert_eq!(Control::decode(&bytes), Ok(control));
+        assert_eq!(ControlHeader::decode(&bytes), Ok(control));
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes;
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_ne!(Control::decode(&damaged), Ok(control), "bit {bit}");
+            assert_ne!(ControlHeader::decode(&damaged), Ok(control), "bit {bit}");
         }
     }
 

@@ -15,7 +15,7 @@ const TEMPORARY: &str = ".tmp";
 
 /// What a name in a store's directory means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Name {
+pub enum FileName {
     /// The lock file.
     Lock,
     /// A copy of the manifest, 0 or 1.
@@ -54,7 +54,7 @@ pub fn aside(id: SegmentId, n: u32) -> String {
 
 /// The name of an image of the indexes.
 #[must_use]
-pub fn image(number: u64) -> String {
+pub fn checkpoint(number: u64) -> String {
     format!("INDEX-{number:06}")
 }
 
@@ -66,39 +66,39 @@ pub fn temporary(name: &str) -> String {
 
 /// What a name means.
 #[must_use]
-pub fn parse(name: &str) -> Name {
+pub fn parse(name: &str) -> FileName {
     match name {
-        LOCK => return Name::Lock,
-        CONTROL => return Name::Control,
-        REMOVING => return Name::Removing,
-        "lost+found" | "Thumbs.db" | "desktop.ini" => return Name::Neutral,
+        LOCK => return FileName::Lock,
+        CONTROL => return FileName::Control,
+        REMOVING => return FileName::Removing,
+        "lost+found" | "Thumbs.db" | "desktop.ini" => return FileName::Neutral,
         // None of ours begins with a dot: `.gitkeep`, `.DS_Store`, `.directory`, `.nfs*`.
-        _ if name.starts_with('.') => return Name::Neutral,
+        _ if name.starts_with('.') => return FileName::Neutral,
         _ => {}
     }
     if let Some(copy) = MANIFESTS.iter().position(|manifest| *manifest == name) {
-        return Name::Manifest(copy);
+        return FileName::Manifest(copy);
     }
     if let Some(stem) = name.strip_suffix(TEMPORARY) {
-        return if matches!(parse(stem), Name::Foreign | Name::Temporary) {
-            Name::Foreign
+        return if matches!(parse(stem), FileName::Foreign | FileName::Temporary) {
+            FileName::Foreign
         } else {
-            Name::Temporary
+            FileName::Temporary
         };
     }
     if let Some(number) = name.strip_prefix("INDEX-") {
-        return digits(number, 6).map_or(Name::Foreign, Name::Image);
+        return digits(number, 6).map_or(FileName::Foreign, FileName::Image);
     }
-    let Some((stem, extension)) = name.rsplit_once('.') else { return Name::Foreign };
+    let Some((stem, extension)) = name.rsplit_once('.') else { return FileName::Foreign };
     match extension {
-        "seg" => digits(stem, 10).map_or(Name::Foreign, |id| Name::Segment(SegmentId(id))),
-        "hint" => digits(stem, 10).map_or(Name::Foreign, |id| Name::Hint(SegmentId(id))),
+        "seg" => digits(stem, 10).map_or(FileName::Foreign, |id| FileName::Segment(SegmentId(id))),
+        "hint" => digits(stem, 10).map_or(FileName::Foreign, |id| FileName::Hint(SegmentId(id))),
         "aside" => {
             let parts = stem.split_once('.').and_then(|(id, n)| Some((digits(id, 10)?, digits(n, 1)?)));
             let parts = parts.and_then(|(id, n)| Some((id, u32::try_from(n).ok()?)));
-            parts.map_or(Name::Foreign, |(id, n)| Name::Aside(SegmentId(id), n))
+            parts.map_or(FileName::Foreign, |(id, n)| FileName::Aside(SegmentId(id), n))
         }
-        _ => Name::Foreign,
+        _ => FileName::Foreign,
     }
 }
 
@@ -115,14 +115,17 @@ mod tests {
     #[test]
     fn names_mean_what_they_were_made_from() {
         for id in [1, 9_999_999_999, 10_000_000_000, u64::MAX] {
-            assert_eq!(parse(&segment(SegmentId(id))), Name::Segment(SegmentId(id)));
-            assert_eq!(parse(&aside(SegmentId(id), 12)), Name::Aside(SegmentId(id), 12));
+            assert_eq!(parse(&segment(SegmentId(id))), FileName::Segment(SegmentId(id)));
+            assert_eq!(parse(&aside(SegmentId(id), 12)), FileName::Aside(SegmentId(id), 12));
         }
-        assert_eq!(parse("LOCK"), Name::Lock);
-        assert_eq!(parse("MANIFEST.1"), Name::Manifest(1));
-        assert_eq!(parse("INDEX-000012"), Name::Image(12));
-        assert_eq!([1, 1_234_567].map(|number| parse(&image(number))), [1, 1_234_567].map(Name::Image));
-        assert_eq!(parse("0000000003.seg.tmp"), Name::Temporary);
+        assert_eq!(parse("LOCK"), FileName::Lock);
+        assert_eq!(parse("MANIFEST.1"), FileName::Manifest(1));
+        assert_eq!(parse("INDEX-000012"), FileName::Image(12));
+        assert_eq!(
+            [1, 1_234_567].map(|number| parse(&checkpoint(number))),
+            [1, 1_234_567].map(FileName::Image)
+        );
+        assert_eq!(parse("0000000003.seg.tmp"), FileName::Temporary);
     }
 
     #[test]
@@ -130,7 +133,7 @@ mod tests {
         for name in
             [".gitkeep", ".DS_Store", ".nfs000000", ".0000000001.seg", ".tmp", "lost+found", "Thumbs.db"]
         {
-            assert_eq!(parse(name), Name::Neutral, "{name}");
+            assert_eq!(parse(name), FileName::Neutral, "{name}");
         }
     }
 
@@ -153,7 +156,7 @@ mod tests {
             "99999999999999999999999.seg",
         ];
         for name in names {
-            assert_eq!(parse(name), Name::Foreign, "{name}");
+            assert_eq!(parse(name), FileName::Foreign, "{name}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which keyspaces a store has, and the records that change it.
 //!
 //! The log is the truth about keyspaces; the manifest holds what the log said up to its durable number. Both go through
-//! [`Keyspaces::apply`], so there is one place that knows which change may follow which state.
+//! [`KeyspaceSet::apply`], so there is one place that knows which change may follow which state.
 //!
 //! **Format** of a record of kind `Keyspace`. The header's `keyspace` is the number that the change is about (of a clear, the new one), the record's
 //! key is a name, and its value one byte for the change, followed by what the change needs. See DESIGN.md, "Keyspace
@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Defect, KeyspaceId, Reader};
+use super::{ByteReader, Defect, KeyspaceId};
 
 /// The longest name of a keyspace, in bytes of UTF-8.
 pub const MAX_NAME_LEN: usize = 255;
@@ -23,7 +23,7 @@ const DROP: u8 = 4;
 
 /// A change to the keyspaces of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum KeyspaceChange {
     /// The name, which was free, names a new, empty keyspace.
     Create {
         /// Its number.
@@ -58,7 +58,7 @@ pub enum Change {
     },
 }
 
-impl Change {
+impl KeyspaceChange {
     /// The number in the record's header.
     #[must_use]
     pub fn id(&self) -> KeyspaceId {
@@ -107,7 +107,7 @@ impl Change {
     /// What is wrong with it.
     pub fn decode(id: KeyspaceId, name: &[u8], value: &[u8]) -> Result<Self, Defect> {
         let name = text(name, MAX_NAME_LEN)?.to_owned();
-        let mut reader = Reader(value);
+        let mut reader = ByteReader(value);
         let change = match reader.u8()? {
             CREATE => {
                 let codec = codec(std::mem::take(&mut reader.0))?.to_owned();
@@ -124,7 +124,7 @@ impl Change {
 
 /// What a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct NamedKeyspace {
     /// The keyspace's number.
     pub id: KeyspaceId,
     /// What its keys and values are encoded by; empty where they are bytes.
@@ -133,8 +133,8 @@ pub struct Named {
 
 /// The keyspaces of a store by name. The default one, whose name is empty, is always among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Keyspaces {
-    names: BTreeMap<String, Named>,
+pub struct KeyspaceSet {
+    names: BTreeMap<String, NamedKeyspace>,
     /// Every number below was given out; one of them that no name stands for is that of a dropped keyspace.
     next: KeyspaceId,
 }
@@ -147,17 +147,17 @@ const fn entry_len(name: usize, codec: usize) -> u64 {
     (4 + 1 + name + 1 + codec) as u64
 }
 
-impl Default for Keyspaces {
+impl Default for KeyspaceSet {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Keyspaces {
+impl KeyspaceSet {
     /// Those of an empty store.
     #[must_use]
     pub fn new() -> Self {
-        let named = Named { id: KeyspaceId::DEFAULT, codec: String::new() };
+        let named = NamedKeyspace { id: KeyspaceId::DEFAULT, codec: String::new() };
         Self { names: BTreeMap::from([(String::new(), named)]), next: KeyspaceId(KeyspaceId::DEFAULT.0 + 1) }
     }
 
@@ -166,7 +166,7 @@ impl Keyspaces {
     /// # Errors
     ///
     /// `BadField` where no sequence of changes leads there.
-    pub fn from_parts(names: BTreeMap<String, Named>, next: KeyspaceId) -> Result<Self, Defect> {
+    pub fn from_parts(names: BTreeMap<String, NamedKeyspace>, next: KeyspaceId) -> Result<Self, Defect> {
         let mut ids: Vec<_> = names.values().map(|named| named.id).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -178,7 +178,7 @@ impl Keyspaces {
     }
 
     /// Names and what they stand for, in ascending order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Named)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &NamedKeyspace)> {
         self.names.iter().map(|(name, named)| (name.as_str(), named))
     }
 
@@ -190,7 +190,7 @@ impl Keyspaces {
 
     /// What a name stands for.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Named> {
+    pub fn get(&self, name: &str) -> Option<&NamedKeyspace> {
         self.names.get(name)
     }
 
@@ -211,23 +211,23 @@ impl Keyspaces {
     /// # Errors
     ///
     /// `BadField` where the change cannot follow this state; nothing was changed then.
-    pub fn apply(&mut self, change: &Change) -> Result<(), Defect> {
+    pub fn apply(&mut self, change: &KeyspaceChange) -> Result<(), Defect> {
         const IMPOSSIBLE: Defect = Defect::BadField("keyspace change");
         let name = change.name();
         let here = self.names.get(name).map(|named| named.id);
         match change {
-            Change::Create { id, codec, .. } if here.is_none() && *id == self.next => {
+            KeyspaceChange::Create { id, codec, .. } if here.is_none() && *id == self.next => {
                 self.next = following(*id)?;
-                self.names.insert(name.to_owned(), Named { id: *id, codec: codec.clone() });
+                self.names.insert(name.to_owned(), NamedKeyspace { id: *id, codec: codec.clone() });
             }
-            Change::Clear { id, old, .. } if here == Some(*old) && *id == self.next => {
+            KeyspaceChange::Clear { id, old, .. } if here == Some(*old) && *id == self.next => {
                 self.next = following(*id)?;
                 self.names.get_mut(name).ok_or(IMPOSSIBLE)?.id = *id;
             }
-            Change::Drop { id, .. } if here == Some(*id) && !name.is_empty() => {
+            KeyspaceChange::Drop { id, .. } if here == Some(*id) && !name.is_empty() => {
                 self.names.remove(name);
             }
-            Change::Rename { id, .. } if here.is_none() => {
+            KeyspaceChange::Rename { id, .. } if here.is_none() => {
                 let old = self.names.iter().find(|(old, named)| named.id == *id && !old.is_empty());
                 let old = old.map(|(old, _)| old.clone()).ok_or(IMPOSSIBLE)?;
                 let named = self.names.remove(&old).ok_or(IMPOSSIBLE)?;
@@ -273,14 +273,14 @@ mod tests {
 
     const ID: KeyspaceId = KeyspaceId(7);
 
-    fn samples() -> Vec<Change> {
+    fn samples() -> Vec<KeyspaceChange> {
         let name = "käse".to_owned();
         vec![
-            Change::Create { id: ID, name: name.clone(), codec: String::new() },
-            Change::Create { id: ID, name: String::new(), codec: "bincode-1".to_owned() },
-            Change::Rename { id: ID, name: name.clone() },
-            Change::Clear { id: ID, old: KeyspaceId(3), name: name.clone() },
-            Change::Drop { id: ID, name },
+            KeyspaceChange::Create { id: ID, name: name.clone(), codec: String::new() },
+            KeyspaceChange::Create { id: ID, name: String::new(), codec: "bincode-1".to_owned() },
+            KeyspaceChange::Rename { id: ID, name: name.clone() },
+            KeyspaceChange::Clear { id: ID, old: KeyspaceId(3), name: name.clone() },
+            KeyspaceChange::Drop { id: ID, name },
         ]
     }
 
@@ -288,7 +288,7 @@ mod tests {
     fn a_change_comes_back_from_its_bytes() {
         for change in samples() {
             let value = change.encode();
-            assert_eq!(Change::decode(change.id(), change.name().as_bytes(), &value), Ok(change));
+            assert_eq!(KeyspaceChange::decode(change.id(), change.name().as_bytes(), &value), Ok(change));
         }
     }
 
@@ -297,29 +297,33 @@ mod tests {
         for value in
             [&[][..], &[0], &[5], &[RENAME, 0], &[DROP, 0], &[CLEAR, 1, 2, 3], &[CLEAR, 1, 2, 3, 4, 5]]
         {
-            assert!(Change::decode(ID, b"name", value).is_err(), "{value:?}");
+            assert!(KeyspaceChange::decode(ID, b"name", value).is_err(), "{value:?}");
         }
-        assert_eq!(Change::decode(ID, &[0xff], &[DROP]), Err(Defect::BadField("name")));
-        assert_eq!(Change::decode(ID, &[b'x'; 256], &[DROP]), Err(Defect::BadField("name")));
-        assert_eq!(Change::decode(ID, b"x", "\u{1}ä".as_bytes()), Err(Defect::BadField("codec")));
+        assert_eq!(KeyspaceChange::decode(ID, &[0xff], &[DROP]), Err(Defect::BadField("name")));
+        assert_eq!(KeyspaceChange::decode(ID, &[b'x'; 256], &[DROP]), Err(Defect::BadField("name")));
+        assert_eq!(KeyspaceChange::decode(ID, b"x", "\u{1}ä".as_bytes()), Err(Defect::BadField("codec")));
         let long = [vec![CREATE], vec![b'x'; MAX_CODEC_LEN + 1]].concat();
-        assert_eq!(Change::decode(ID, b"x", &long), Err(Defect::BadField("codec")));
+        assert_eq!(KeyspaceChange::decode(ID, b"x", &long), Err(Defect::BadField("codec")));
     }
 
     #[test]
     fn changes_are_carried_out_and_impossible_ones_change_nothing() {
-        let mut keyspaces = Keyspaces::new();
+        let mut keyspaces = KeyspaceSet::new();
         let named = |name: &str| name.to_owned();
-        let create = |id, name| Change::Create { id: KeyspaceId(id), name: named(name), codec: named("c") };
-        let rename = |id, name| Change::Rename { id: KeyspaceId(id), name: named(name) };
-        let clear =
-            |id, old, name| Change::Clear { id: KeyspaceId(id), old: KeyspaceId(old), name: named(name) };
-        let drop = |id, name| Change::Drop { id: KeyspaceId(id), name: named(name) };
+        let create =
+            |id, name| KeyspaceChange::Create { id: KeyspaceId(id), name: named(name), codec: named("c") };
+        let rename = |id, name| KeyspaceChange::Rename { id: KeyspaceId(id), name: named(name) };
+        let clear = |id, old, name| KeyspaceChange::Clear {
+            id: KeyspaceId(id),
+            old: KeyspaceId(old),
+            name: named(name),
+        };
+        let drop = |id, name| KeyspaceChange::Drop { id: KeyspaceId(id), name: named(name) };
         for change in [create(1, "a"), create(2, "b"), rename(1, "c"), clear(3, 2, "b"), drop(1, "c")] {
             keyspaces.apply(&change).expect("it is possible");
         }
         keyspaces.apply(&clear(4, 0, "")).expect("the default keyspace can be cleared");
-        assert_eq!(keyspaces.get("b"), Some(&Named { id: KeyspaceId(3), codec: named("c") }));
+        assert_eq!(keyspaces.get("b"), Some(&NamedKeyspace { id: KeyspaceId(3), codec: named("c") }));
         assert_eq!(keyspaces.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["", "b"]);
         let dropped = (0..6).filter(|id| keyspaces.is_dropped(KeyspaceId(*id)));
         assert_eq!(dropped.collect::<Vec<_>>(), [0, 1, 2]);
@@ -346,12 +350,12 @@ mod tests {
 
     #[test]
     fn what_no_changes_lead_to_is_refused() {
-        let named = |id| Named { id: KeyspaceId(id), codec: String::new() };
+        let named = |id| NamedKeyspace { id: KeyspaceId(id), codec: String::new() };
         let of = |names: &[(&str, u32)], next| {
             let names = names.iter().map(|(name, id)| ((*name).to_owned(), named(*id))).collect();
-            Keyspaces::from_parts(names, KeyspaceId(next))
+            KeyspaceSet::from_parts(names, KeyspaceId(next))
         };
-        assert_eq!(of(&[("", 0)], 1), Ok(Keyspaces::new()));
+        assert_eq!(of(&[("", 0)], 1), Ok(KeyspaceSet::new()));
         assert!(of(&[("", 2), ("a", 1)], 3).is_ok());
         for (names, next) in [(&[("a", 1)][..], 2), (&[("", 0), ("a", 0)], 2), (&[("", 0), ("a", 2)], 2)] {
             assert!(of(names, next).is_err(), "{names:?}");

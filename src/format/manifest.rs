@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::keyspace_change;
-use super::keyspace_change::{Keyspaces, MAX_CODEC_LEN, MAX_NAME_LEN, Named};
+use super::keyspace_change::{KeyspaceSet, MAX_CODEC_LEN, MAX_NAME_LEN, NamedKeyspace};
 use super::segment_header::Role;
-use super::{Defect, KeyspaceId, READ_VERSION, Reader, SegmentId, Seq, StoreId, WRITE_VERSION};
+use super::{ByteReader, Defect, KeyspaceId, READ_VERSION, SegmentId, Seq, StoreId, WRITE_VERSION};
 
 /// The first bytes.
 pub const MAGIC: [u8; 8] = *b"MAPCASKM";
@@ -19,7 +19,7 @@ const RESERVED_SIZE: usize = 8;
 pub const MANIFEST_HEADER_SIZE: usize = 160;
 /// Size of a segment's entry in bytes.
 pub const SEGMENT_ENTRY_SIZE: usize = 64;
-/// The greatest generation, epoch, segment or image number.
+/// The greatest generation, incarnation, segment or image number.
 const COUNTER_MAX: u64 = u64::MAX / 2;
 /// How far every number can still be counted up where a store is opened.
 const ROOM: u64 = 1 << 40;
@@ -40,7 +40,7 @@ pub const LAYOUT: [(&str, usize, usize); 21] = [
     ("reserved", 53, 3),
     ("secret", 56, 32),
     ("next_segment", 88, 8),
-    ("epoch", 96, 8),
+    ("incarnation", 96, 8),
     ("durable", 104, 8),
     ("next_seq", 112, 8),
     ("segment_count, keyspace_count", 120, 8),
@@ -105,7 +105,7 @@ pub struct Manifest {
     /// The number of the next segment.
     pub next_segment: SegmentId,
     /// How many times the store has been opened for writing.
-    pub epoch: u64,
+    pub incarnation: u64,
     /// Every record up to this number was durable when this was written.
     pub durable: Seq,
     /// No record written after this has a smaller number.
@@ -115,9 +115,9 @@ pub struct Manifest {
     /// The greatest sequence number that was in a segment of the log that compaction has done with.
     pub retired_seq: Seq,
     /// The number of the image of the index that an open may begin with; zero where there is none.
-    pub image: u64,
+    pub checkpoint: u64,
     /// The keyspaces, as the log has them up to `durable`.
-    pub keyspaces: Keyspaces,
+    pub keyspaces: KeyspaceSet,
 }
 
 /// Without the secret: whoever reads it in a log could craft keys that collide.
@@ -127,7 +127,7 @@ impl fmt::Debug for Manifest {
             .field("store", &self.store)
             .field("generation", &self.generation)
             .field("clean", &self.clean)
-            .field("epoch", &self.epoch)
+            .field("incarnation", &self.incarnation)
             .field("durable", &self.durable)
             .field("segments", &self.segments)
             .field("keyspaces", &self.keyspaces)
@@ -150,7 +150,7 @@ impl Manifest {
         bytes.extend_from_slice(&[u8::from(self.clean), 0, 0, 0]);
         bytes.extend_from_slice(&self.secret);
         bytes.extend_from_slice(&self.next_segment.0.to_le_bytes());
-        bytes.extend_from_slice(&self.epoch.to_le_bytes());
+        bytes.extend_from_slice(&self.incarnation.to_le_bytes());
         bytes.extend_from_slice(&self.durable.0.to_le_bytes());
         bytes.extend_from_slice(&self.next_seq.0.to_le_bytes());
         for count in [self.segments.len(), self.keyspaces.iter().len()] {
@@ -160,7 +160,7 @@ impl Manifest {
         bytes.extend_from_slice(&self.keyspaces.next().0.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&self.retired_seq.0.to_le_bytes());
-        bytes.extend_from_slice(&self.image.to_le_bytes());
+        bytes.extend_from_slice(&self.checkpoint.to_le_bytes());
         bytes.extend_from_slice(&[0; RESERVED_SIZE]);
         debug_assert_eq!(bytes.len(), MANIFEST_HEADER_SIZE);
         for segment in &self.segments {
@@ -200,7 +200,7 @@ impl Manifest {
     /// The length in bytes that a manifest which begins so says it has; `None` where it begins otherwise, or too little is there.
     #[must_use]
     pub fn claimed_len(bytes: &[u8]) -> Option<u64> {
-        let mut reader = Reader(bytes.strip_prefix(&MAGIC)?);
+        let mut reader = ByteReader(bytes.strip_prefix(&MAGIC)?);
         let _versions_and_sum = reader.u64().ok()?;
         reader.u64().ok()
     }
@@ -211,7 +211,7 @@ impl Manifest {
     ///
     /// What is wrong with it. A manifest that asks for a newer reader is `Ok(Err(version))`.
     pub fn decode(bytes: &[u8]) -> Result<Result<Self, u16>, Defect> {
-        let mut reader = Reader(bytes);
+        let mut reader = ByteReader(bytes);
         if reader.array::<8>()? != MAGIC {
             return Err(Defect::BadMagic);
         }
@@ -226,7 +226,7 @@ impl Manifest {
         if len < MANIFEST_HEADER_SIZE || stored != sum(bytes) {
             return Err(Defect::Checksum);
         }
-        let mut reader = Reader(&bytes[24..]);
+        let mut reader = ByteReader(&bytes[24..]);
         let generation = reader.u64()?;
         let store = StoreId(reader.array()?);
         let hash_id = reader.u32()?;
@@ -236,7 +236,7 @@ impl Manifest {
         }
         let secret = reader.array()?;
         let next_segment = SegmentId(reader.u64()?);
-        let epoch = reader.u64()?;
+        let incarnation = reader.u64()?;
         let durable = reader.seq()?;
         let next_seq = reader.seq()?;
         let segment_count = reader.u32()?;
@@ -244,7 +244,7 @@ impl Manifest {
         let next_keyspace = KeyspaceId(reader.u32()?);
         let before = reader.array::<4>()?;
         let retired_seq = reader.seq()?;
-        let image = reader.u64()?;
+        let checkpoint = reader.u64()?;
         if before != [0; 4] || reader.array()? != [0; RESERVED_SIZE] {
             return Err(Defect::Reserved);
         }
@@ -260,12 +260,12 @@ impl Manifest {
             secret,
             clean,
             next_segment,
-            epoch,
+            incarnation,
             durable,
             next_seq,
             segments,
             retired_seq,
-            image,
+            checkpoint,
             keyspaces,
         };
         manifest.check(reader.0)?;
@@ -284,13 +284,13 @@ impl Manifest {
         }
         // They are counted up, and no store lives long enough to get there.
         if self.counters().iter().any(|counter| *counter > COUNTER_MAX) {
-            return Err(Defect::BadField("generation, epoch, segment or image number"));
+            return Err(Defect::BadField("generation, incarnation, segment or image number"));
         }
         Ok(())
     }
 
     fn counters(&self) -> [u64; 4] {
-        [self.generation, self.epoch, self.next_segment.0, self.image]
+        [self.generation, self.incarnation, self.next_segment.0, self.checkpoint]
     }
 
     /// Checks that every number which is counted up can go on for as long as a store lives: one that cannot was written
@@ -301,7 +301,7 @@ impl Manifest {
     /// `BadField`.
     pub fn check_room(&self) -> Result<(), Defect> {
         if self.counters().iter().any(|counter| *counter > COUNTER_MAX - ROOM) {
-            return Err(Defect::BadField("generation, epoch, segment or image number"));
+            return Err(Defect::BadField("generation, incarnation, segment or image number"));
         }
         if self.next_seq.0 > Seq::MAX.0 - ROOM {
             return Err(Defect::BadField("sequence number"));
@@ -346,7 +346,7 @@ impl Manifest {
     }
 }
 
-fn segment_entry(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
+fn segment_entry(reader: &mut ByteReader<'_>) -> Result<SegmentEntry, Defect> {
     let id = SegmentId(reader.u64()?);
     let size = reader.u64()?;
     let nonce = reader.u64()?;
@@ -372,7 +372,7 @@ fn segment_entry(reader: &mut Reader<'_>) -> Result<SegmentEntry, Defect> {
     Ok(SegmentEntry { id, size, nonce, end, last_seq, first_seq, filtered, state, role, generation })
 }
 
-fn keyspaces(reader: &mut Reader<'_>, count: u32, next: KeyspaceId) -> Result<Keyspaces, Defect> {
+fn keyspaces(reader: &mut ByteReader<'_>, count: u32, next: KeyspaceId) -> Result<KeyspaceSet, Defect> {
     let mut names = BTreeMap::new();
     let mut last = None;
     for _ in 0..count {
@@ -385,9 +385,9 @@ fn keyspaces(reader: &mut Reader<'_>, count: u32, next: KeyspaceId) -> Result<Ke
             return Err(Defect::BadField("keyspaces"));
         }
         last = Some(name);
-        names.insert(name.to_owned(), Named { id, codec: codec.to_owned() });
+        names.insert(name.to_owned(), NamedKeyspace { id, codec: codec.to_owned() });
     }
-    Keyspaces::from_parts(names, next)
+    KeyspaceSet::from_parts(names, next)
 }
 
 const _: () = assert!(MAX_NAME_LEN <= 255 && MAX_CODEC_LEN <= 255);
@@ -403,13 +403,15 @@ fn sum(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::keyspace_change::Change;
+    use crate::format::keyspace_change::KeyspaceChange;
 
-    fn keyspaces_of(names: &[&str]) -> Keyspaces {
-        let mut keyspaces = Keyspaces::new();
+    fn keyspaces_of(names: &[&str]) -> KeyspaceSet {
+        let mut keyspaces = KeyspaceSet::new();
         for name in names {
             let (name, codec) = ((*name).to_owned(), "codec".to_owned());
-            keyspaces.apply(&Change::Create { id: keyspaces.next(), name, codec }).expect("a new name");
+            keyspaces
+                .apply(&KeyspaceChange::Create { id: keyspaces.next(), name, codec })
+                .expect("a new name");
         }
         keyspaces
     }
@@ -434,7 +436,7 @@ mod tests {
             secret: [9; 32],
             clean: true,
             next_segment: SegmentId(6),
-            epoch: 4,
+            incarnation: 4,
             durable: Seq(40),
             next_seq: Seq(60),
             segments: vec![
@@ -443,7 +445,7 @@ mod tests {
                 segment(5, SegmentState::Open),
             ],
             retired_seq: Seq(19),
-            image: 3,
+            checkpoint: 3,
             keyspaces: keyspaces_of(&["käse", "a"]),
         }
     }
@@ -492,9 +494,9 @@ mod tests {
         assert_eq!(sample().check_room(), Ok(()));
         let changes: [fn(&mut Manifest); 5] = [
             |manifest| manifest.generation = COUNTER_MAX,
-            |manifest| manifest.epoch = COUNTER_MAX,
+            |manifest| manifest.incarnation = COUNTER_MAX,
             |manifest| manifest.next_segment = SegmentId(COUNTER_MAX),
-            |manifest| manifest.image = COUNTER_MAX,
+            |manifest| manifest.checkpoint = COUNTER_MAX,
             |manifest| manifest.next_seq = Seq::MAX,
         ];
         for change in changes {
@@ -512,14 +514,14 @@ mod tests {
     fn counters_that_no_store_reaches_are_refused() {
         let changes: [fn(&mut Manifest); 4] = [
             |manifest| manifest.generation = COUNTER_MAX + 1,
-            |manifest| manifest.epoch = COUNTER_MAX + 1,
+            |manifest| manifest.incarnation = COUNTER_MAX + 1,
             |manifest| manifest.next_segment = SegmentId(COUNTER_MAX + 1),
-            |manifest| manifest.image = COUNTER_MAX + 1,
+            |manifest| manifest.checkpoint = COUNTER_MAX + 1,
         ];
         for change in changes {
             let mut manifest = sample();
             change(&mut manifest);
-            let refused = Defect::BadField("generation, epoch, segment or image number");
+            let refused = Defect::BadField("generation, incarnation, segment or image number");
             assert_eq!(Manifest::decode(&manifest.encode()), Err(refused));
         }
     }

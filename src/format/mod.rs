@@ -178,9 +178,9 @@ impl fmt::Display for Defect {
 
 /// Reads little-endian fields from the front of a slice; every length is checked.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reader<'b>(pub(crate) &'b [u8]);
+pub(crate) struct ByteReader<'b>(pub(crate) &'b [u8]);
 
-impl<'b> Reader<'b> {
+impl<'b> ByteReader<'b> {
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Defect> {
         let (head, rest) = self.0.split_first_chunk::<N>().ok_or(Defect::Truncated)?;
         self.0 = rest;
@@ -216,7 +216,7 @@ impl<'b> Reader<'b> {
 
 #[cfg(test)]
 mod tests {
-    use super::record::{Header, Kind, Place, payload_sum};
+    use super::record::{RecordHeader, RecordKind, RecordPlace, payload_sum};
     use super::*;
 
     const DESIGN: &str = include_str!("../../DESIGN.md");
@@ -250,8 +250,8 @@ mod tests {
 
     #[test]
     fn the_example_in_the_design_is_what_the_code_writes() {
-        let header = Header {
-            kind: Kind::Put,
+        let header = RecordHeader {
+            kind: RecordKind::Put,
             flags: 0,
             keyspace: KeyspaceId::DEFAULT,
             key_len: 3,
@@ -259,7 +259,7 @@ mod tests {
             seq: Seq(7),
             payload_sum: payload_sum(b"key", b"value"),
         };
-        let mut bytes = header.encode(Place { nonce: 0x0123_4567_89ab_cdef, offset: 4096 }).to_vec();
+        let mut bytes = header.encode(RecordPlace { nonce: 0x0123_4567_89ab_cdef, offset: 4096 }).to_vec();
         bytes.extend_from_slice(b"keyvalue");
         let (_, rest) = DESIGN.split_once("<!-- example: record -->").expect("DESIGN.md has the example");
         let block = rest.trim_start().trim_start_matches("```").split("```").next().expect("a block");

@@ -3,11 +3,11 @@
 //! **Format.** See DESIGN.md, "Record". Two checksums: one over the header and its place, masked with the segment's
 //! random nonce and the offset, so that copied, moved, restored or stale bytes never validate; one over key and value,
 //! which does not depend on the place, so that it is computed before the writer mutex is taken and compaction reuses
-//! it. Decoding has two steps: [`RawHeader`] (bytes) to [`Header`] (validated).
+//! it. Decoding has two steps: [`RawHeader`] (bytes) to [`RecordHeader`] (validated).
 //!
 //! **Invariants.** The first word of a published record is never zero; zeros are "nothing here", not damage. I10.
 
-use super::{Defect, KeyspaceId, Reader, Seq};
+use super::{ByteReader, Defect, KeyspaceId, Seq};
 
 const SUM_OFFSET: usize = 0;
 const KIND_OFFSET: usize = SUM_OFFSET + 4;
@@ -49,7 +49,7 @@ const FLAGS_KNOWN: u8 = FLAG_INNER;
 
 /// What a record is. The numbers are on the disk: never change them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum RecordKind {
     /// A key and its value.
     Put = 1,
     /// A key that is gone.
@@ -64,7 +64,7 @@ pub enum Kind {
     Keyspace = 6,
 }
 
-impl Kind {
+impl RecordKind {
     fn from_byte(byte: u8) -> Result<Self, Defect> {
         match byte {
             1 => Ok(Self::Put),
@@ -80,14 +80,14 @@ impl Kind {
 
 /// Where a record lies: what its header checksum is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct RecordPlace {
     /// The segment's random nonce.
     pub nonce: u64,
     /// The record's offset from the start of the file, in bytes.
     pub offset: u64,
 }
 
-impl Place {
+impl RecordPlace {
     /// Folds nonce and offset to the mask that is laid over a header's CRC. Two different places of one store share a
     /// mask with probability 2^-32.
     fn mask(self) -> u32 {
@@ -123,12 +123,12 @@ impl<'b> RawHeader<'b> {
     ///
     /// What is wrong with it.
     #[inline]
-    pub fn validate(self, place: Place, room: u64) -> Result<Header, Defect> {
+    pub fn validate(self, place: RecordPlace, room: u64) -> Result<RecordHeader, Defect> {
         let stored = u32::from_le_bytes(self.field(SUM_OFFSET));
         if crc32fast::hash(&self.0[KIND_OFFSET..]) ^ place.mask() != stored {
             return Err(Defect::HeaderChecksum);
         }
-        let kind = Kind::from_byte(self.0[KIND_OFFSET])?;
+        let kind = RecordKind::from_byte(self.0[KIND_OFFSET])?;
         let header = self.fields(kind);
         let reserved = u32::from_le_bytes(self.field(RESERVED_OFFSET));
         if header.flags & !FLAGS_KNOWN != 0 || reserved != 0 || header.seq > Seq::MAX {
@@ -140,7 +140,7 @@ impl<'b> RawHeader<'b> {
         if header.size() > room {
             return Err(Defect::LengthOutOfRange);
         }
-        if header.kind == Kind::Tombstone && header.value_len != 0 {
+        if header.kind == RecordKind::Tombstone && header.value_len != 0 {
             return Err(Defect::BadField("value_len"));
         }
         Ok(header)
@@ -174,17 +174,17 @@ impl<'b> RawHeader<'b> {
 
     #[inline]
     pub(crate) fn is_put(self) -> bool {
-        self.0[KIND_OFFSET] == Kind::Put as u8
+        self.0[KIND_OFFSET] == RecordKind::Put as u8
     }
 
     /// The fields, without a check of any kind: for bytes that were validated before.
-    pub(crate) fn unverified(self) -> Header {
-        self.fields(Kind::from_byte(self.0[KIND_OFFSET]).unwrap_or(Kind::Put))
+    pub(crate) fn unverified(self) -> RecordHeader {
+        self.fields(RecordKind::from_byte(self.0[KIND_OFFSET]).unwrap_or(RecordKind::Put))
     }
 
     #[inline]
-    fn fields(self, kind: Kind) -> Header {
-        Header {
+    fn fields(self, kind: RecordKind) -> RecordHeader {
+        RecordHeader {
             kind,
             flags: self.0[FLAGS_OFFSET],
             keyspace: KeyspaceId(u32::from_le_bytes(self.field(KEYSPACE_OFFSET))),
@@ -203,9 +203,9 @@ impl<'b> RawHeader<'b> {
 
 /// A record's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub struct RecordHeader {
     /// What the record is.
-    pub kind: Kind,
+    pub kind: RecordKind,
     /// `FLAG_` bits.
     pub flags: u8,
     /// The keyspace; of a batch frame, the number of records in it.
@@ -220,7 +220,7 @@ pub struct Header {
     pub payload_sum: u32,
 }
 
-impl Header {
+impl RecordHeader {
     /// Bytes of key and value.
     #[must_use]
     pub fn payload_len(&self) -> u64 {
@@ -241,7 +241,7 @@ impl Header {
 
     /// The header's bytes at a place.
     #[must_use]
-    pub fn encode(&self, place: Place) -> [u8; HEADER_SIZE] {
+    pub fn encode(&self, place: RecordPlace) -> [u8; HEADER_SIZE] {
         let mut bytes = [0; HEADER_SIZE];
         bytes[KIND_OFFSET] = self.kind as u8;
         bytes[FLAGS_OFFSET] = self.flags;
@@ -288,20 +288,20 @@ impl BatchSum {
     }
 }
 
-/// What a [`Kind::Start`] record says: how the segment continues the log.
+/// What a [`RecordKind::Start`] record says: how the segment continues the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Start {
+pub struct StartRecord {
     /// The number of the segment before, zero for the first of a store.
     pub previous: u64,
     /// Where the segment before ended, in bytes from its start.
     pub previous_end: u64,
-    /// The epoch: how many times the store had been opened for writing.
-    pub epoch: u64,
+    /// The incarnation: how many times the store had been opened for writing.
+    pub incarnation: u64,
     /// Up to here the log was durable when this was written.
     pub durable: Seq,
 }
 
-impl Start {
+impl StartRecord {
     /// Size of the record's value in bytes.
     pub const SIZE: usize = 32;
 
@@ -311,7 +311,7 @@ impl Start {
         let mut bytes = [0; Self::SIZE];
         bytes[0..8].copy_from_slice(&self.previous.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.previous_end.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.incarnation.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.durable.0.to_le_bytes());
         bytes
     }
@@ -322,18 +322,18 @@ impl Start {
     ///
     /// `Truncated` or `Reserved` where the length is another, `BadField` for an impossible number.
     pub fn decode(value: &[u8]) -> Result<Self, Defect> {
-        let mut reader = Reader(value);
+        let mut reader = ByteReader(value);
         let start = Self {
             previous: reader.u64()?,
             previous_end: reader.u64()?,
-            epoch: reader.u64()?,
+            incarnation: reader.u64()?,
             durable: reader.seq()?,
         };
         if reader.0.is_empty() { Ok(start) } else { Err(Defect::Reserved) }
     }
 }
 
-/// What a [`Kind::Watermark`] record says: every record up to this number is durable.
+/// What a [`RecordKind::Watermark`] record says: every record up to this number is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermark(pub Seq);
 
@@ -353,7 +353,7 @@ impl Watermark {
     ///
     /// `Truncated` or `Reserved` where the length is another, `BadField` for an impossible number.
     pub fn decode(value: &[u8]) -> Result<Self, Defect> {
-        let mut reader = Reader(value);
+        let mut reader = ByteReader(value);
         let mark = Self(reader.seq()?);
         if reader.0.is_empty() { Ok(mark) } else { Err(Defect::Reserved) }
     }
@@ -364,13 +364,13 @@ impl Watermark {
 /// # Errors
 ///
 /// `BadField` where it names itself or a record behind it, whose numbers are greater: of these nobody can know.
-pub fn proven_by(header: &Header, payload: &[u8]) -> Result<Option<Seq>, Defect> {
+pub fn proven_by(header: &RecordHeader, payload: &[u8]) -> Result<Option<Seq>, Defect> {
     let len = usize::try_from(header.value_len).unwrap_or(usize::MAX);
     let Some(value) = payload.get(usize::from(header.key_len)..) else { return Ok(None) };
     // A record of another length was not written by us; its checksums hold, so it proves nothing either way.
     let durable = match header.kind {
-        Kind::Watermark if len == Watermark::SIZE => Watermark::decode(value)?.0,
-        Kind::Start if len == Start::SIZE => Start::decode(value)?.durable,
+        RecordKind::Watermark if len == Watermark::SIZE => Watermark::decode(value)?.0,
+        RecordKind::Start if len == StartRecord::SIZE => StartRecord::decode(value)?.durable,
         _ => return Ok(None),
     };
     if durable < header.seq { Ok(Some(durable)) } else { Err(Defect::BadField("durable")) }
@@ -380,11 +380,11 @@ pub fn proven_by(header: &Header, payload: &[u8]) -> Result<Option<Seq>, Defect>
 mod tests {
     use super::*;
 
-    const PLACE: Place = Place { nonce: 0x0123_4567_89ab_cdef, offset: 4096 };
+    const PLACE: RecordPlace = RecordPlace { nonce: 0x0123_4567_89ab_cdef, offset: 4096 };
 
-    fn sample() -> Header {
-        Header {
-            kind: Kind::Put,
+    fn sample() -> RecordHeader {
+        RecordHeader {
+            kind: RecordKind::Put,
             flags: 0,
             keyspace: KeyspaceId::DEFAULT,
             key_len: 3,
@@ -396,10 +396,13 @@ mod tests {
 
     #[test]
     fn a_header_comes_back_from_its_bytes() {
-        for (kind, flags) in
-            [(Kind::Put, FLAG_INNER), (Kind::Batch, 0), (Kind::Start, 0), (Kind::Keyspace, 0)]
-        {
-            let header = Header { kind, flags, ..sample() };
+        for (kind, flags) in [
+            (RecordKind::Put, FLAG_INNER),
+            (RecordKind::Batch, 0),
+            (RecordKind::Start, 0),
+            (RecordKind::Keyspace, 0),
+        ] {
+            let header = RecordHeader { kind, flags, ..sample() };
             let bytes = header.encode(PLACE);
             assert_eq!(RawHeader::new(&bytes).validate(PLACE, 40), Ok(header));
         }
@@ -419,10 +422,10 @@ mod tests {
     fn a_header_does_not_validate_at_another_place() {
         let bytes = sample().encode(PLACE);
         for offset in (0..1 << 16).step_by(8).filter(|offset| *offset != PLACE.offset) {
-            let place = Place { offset, ..PLACE };
+            let place = RecordPlace { offset, ..PLACE };
             assert_eq!(RawHeader::new(&bytes).validate(place, 40), Err(Defect::HeaderChecksum));
         }
-        let place = Place { nonce: PLACE.nonce + 1, ..PLACE };
+        let place = RecordPlace { nonce: PLACE.nonce + 1, ..PLACE };
         assert_eq!(RawHeader::new(&bytes).validate(place, 40), Err(Defect::HeaderChecksum));
     }
 
@@ -430,7 +433,7 @@ mod tests {
     fn a_length_that_leads_out_of_the_segment_is_refused() {
         let bytes = sample().encode(PLACE);
         assert_eq!(RawHeader::new(&bytes).validate(PLACE, 39), Err(Defect::LengthOutOfRange));
-        let header = Header { value_len: u32::MAX, ..sample() };
+        let header = RecordHeader { value_len: u32::MAX, ..sample() };
         let bytes = header.encode(PLACE);
         assert_eq!(RawHeader::new(&bytes).validate(PLACE, 1 << 20), Err(Defect::LengthOutOfRange));
     }
@@ -454,27 +457,27 @@ mod tests {
 
     #[test]
     fn start_and_watermark_come_back_from_their_bytes() {
-        let start = Start { previous: 1, previous_end: 2, epoch: 3, durable: Seq(4) };
-        assert_eq!(Start::decode(&start.encode()), Ok(start));
-        assert_eq!(Start::decode(&start.encode()[1..]), Err(Defect::Truncated));
+        let start = StartRecord { previous: 1, previous_end: 2, incarnation: 3, durable: Seq(4) };
+        assert_eq!(StartRecord::decode(&start.encode()), Ok(start));
+        assert_eq!(StartRecord::decode(&start.encode()[1..]), Err(Defect::Truncated));
         assert_eq!(Watermark::decode(&Watermark(Seq(9)).encode()), Ok(Watermark(Seq(9))));
         assert_eq!(Watermark::decode(&[0; 9]), Err(Defect::Reserved));
     }
 
     #[test]
     fn a_proof_of_what_cannot_be_known_yet_is_refused() {
-        let header = |kind, value_len| Header { kind, key_len: 0, value_len, seq: Seq(9), ..sample() };
+        let header = |kind, value_len| RecordHeader { kind, key_len: 0, value_len, seq: Seq(9), ..sample() };
         for durable in [0, 8, 9, 10, Seq::MAX.0, Seq::MAX.0 + 1, u64::MAX] {
-            let start = Start { previous: 0, previous_end: 0, epoch: 1, durable: Seq(durable) };
+            let start = StartRecord { previous: 0, previous_end: 0, incarnation: 1, durable: Seq(durable) };
             let proofs = [
-                proven_by(&header(Kind::Watermark, 8), &Watermark(Seq(durable)).encode()),
-                proven_by(&header(Kind::Start, 32), &start.encode()),
+                proven_by(&header(RecordKind::Watermark, 8), &Watermark(Seq(durable)).encode()),
+                proven_by(&header(RecordKind::Start, 32), &start.encode()),
             ];
             for proof in proofs {
                 assert_eq!(proof.ok(), (durable < 9).then_some(Some(Seq(durable))), "{durable}");
             }
         }
-        assert_eq!(proven_by(&header(Kind::Watermark, 7), &[0xff; 7]), Ok(None));
-        assert_eq!(proven_by(&header(Kind::Put, 8), &[0xff; 8]), Ok(None));
+        assert_eq!(proven_by(&header(RecordKind::Watermark, 7), &[0xff; 7]), Ok(None));
+        assert_eq!(proven_by(&header(RecordKind::Put, 8), &[0xff; 8]), Ok(None));
     }
 }

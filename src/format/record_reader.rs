@@ -1,17 +1,17 @@
 //! Walking over the records of a segment: the one scanner, for recovery, verification, salvage and the fuzzers.
 //!
-//! It reads through a [`Source`], so that a slice and a file go the same way; it never trusts a length that is not
+//! It reads through a [`ReadAt`], so that a slice and a file go the same way; it never trusts a length that is not
 //! under a verified checksum, and it never allocates. A batch's records come out only after its whole frame has been
 //! found intact. It does not decide what a stop means (torn or corrupt): `recovery` does.
 
-use super::record::{BatchSum, HEADER_SIZE, Header, Kind, Place, RawHeader, proven_by};
+use super::record::{BatchSum, HEADER_SIZE, RawHeader, RecordHeader, RecordKind, RecordPlace, proven_by};
 use super::{Defect, Seq};
 
 /// The most bytes that are asked of a source at once.
 pub const READ_MAX: usize = 1 << 16;
 
 /// Bytes at offsets: a slice, or a file behind a buffer.
-pub trait Source {
+pub trait ReadAt {
     /// Why bytes could not be had.
     type Error;
 
@@ -40,7 +40,7 @@ pub trait Source {
     }
 }
 
-impl Source for &[u8] {
+impl ReadAt for &[u8] {
     type Error = std::convert::Infallible;
 
     fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8], Self::Error> {
@@ -52,18 +52,18 @@ impl Source for &[u8] {
 
 /// A record and where it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
+pub struct RecordAt {
     /// The offset of its header, in bytes from the file's start.
     pub offset: u64,
     /// Its header, validated; the payload's checksum has been verified too.
-    pub header: Header,
+    pub header: RecordHeader,
 }
 
 /// What a walk found next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum ReadStep {
     /// A valid record; of a batch, first the frame and then each record in it.
-    Record(Placed),
+    Record(RecordAt),
     /// Nothing was published here.
     Blank,
     /// What is here is no valid record.
@@ -81,7 +81,7 @@ pub enum Order {
 
 /// A walk over the records of one segment.
 #[derive(Debug, Clone)]
-pub struct Walker {
+pub struct RecordReader {
     nonce: u64,
     at: u64,
     limit: u64,
@@ -91,7 +91,7 @@ pub struct Walker {
     frame_end: u64,
 }
 
-impl Walker {
+impl RecordReader {
     /// A walk from `start` to `limit`, both in bytes from the file's start; `start` is a multiple of eight.
     #[must_use]
     pub fn new(nonce: u64, start: u64, limit: u64, order: Order) -> Self {
@@ -122,37 +122,37 @@ impl Walker {
     /// # Errors
     ///
     /// What the source says.
-    pub fn step<S: Source>(&mut self, source: &mut S) -> Result<Step, S::Error> {
+    pub fn step<S: ReadAt>(&mut self, source: &mut S) -> Result<ReadStep, S::Error> {
         let header = match self.header(source, self.at, self.limit)? {
-            Step::Record(placed) => placed.header,
+            ReadStep::Record(placed) => placed.header,
             stop => return Ok(stop),
         };
         if let Some(defect) = self.misplaced(&header) {
-            return Ok(Step::Invalid(defect));
+            return Ok(ReadStep::Invalid(defect));
         }
-        let step = if header.kind == Kind::Batch {
+        let step = if header.kind == RecordKind::Batch {
             let defect = self.batch_defect(source, &header)?;
             if let Some(defect) = defect {
-                return Ok(Step::Invalid(defect));
+                return Ok(ReadStep::Invalid(defect));
             }
             self.frame_end = self.at + header.size();
             HEADER_SIZE as u64
         } else {
             if !self.in_frame() && !payload_holds(source, self.at, &header)? {
-                return Ok(Step::Invalid(Defect::PayloadChecksum));
+                return Ok(ReadStep::Invalid(Defect::PayloadChecksum));
             }
             if let Some(defect) = proof_defect(source, self.at, &header)? {
-                return Ok(Step::Invalid(defect));
+                return Ok(ReadStep::Invalid(defect));
             }
             header.size()
         };
-        let placed = Placed { offset: self.at, header };
+        let placed = RecordAt { offset: self.at, header };
         self.at += step;
         self.last = Some(self.last.map_or(header.seq, |last| last.max(header.seq)));
         if self.at >= self.frame_end {
             self.frame_end = 0;
         }
-        Ok(Step::Record(placed))
+        Ok(ReadStep::Record(placed))
     }
 
     fn in_frame(&self) -> bool {
@@ -160,24 +160,24 @@ impl Walker {
     }
 
     #[inline]
-    fn header<S: Source>(&self, source: &mut S, at: u64, limit: u64) -> Result<Step, S::Error> {
+    fn header<S: ReadAt>(&self, source: &mut S, at: u64, limit: u64) -> Result<ReadStep, S::Error> {
         let room = limit.saturating_sub(at);
         if room < HEADER_SIZE as u64 {
-            return Ok(Step::Blank);
+            return Ok(ReadStep::Blank);
         }
         let bytes = source.bytes(at, HEADER_SIZE)?;
         let raw = RawHeader::new(bytes.first_chunk().expect("as many bytes as were asked for"));
         if raw.is_blank() {
-            return Ok(Step::Blank);
+            return Ok(ReadStep::Blank);
         }
-        Ok(match raw.validate(Place { nonce: self.nonce, offset: at }, room) {
-            Ok(header) => Step::Record(Placed { offset: at, header }),
-            Err(defect) => Step::Invalid(defect),
+        Ok(match raw.validate(RecordPlace { nonce: self.nonce, offset: at }, room) {
+            Ok(header) => ReadStep::Record(RecordAt { offset: at, header }),
+            Err(defect) => ReadStep::Invalid(defect),
         })
     }
 
     /// Whether a valid header may stand where it stands.
-    fn misplaced(&self, header: &Header) -> Option<Defect> {
+    fn misplaced(&self, header: &RecordHeader) -> Option<Defect> {
         if header.is_inner() != self.in_frame() {
             return Some(Defect::BatchIncomplete);
         }
@@ -189,18 +189,22 @@ impl Walker {
     }
 
     /// Looks through a whole batch frame before any of its records counts.
-    fn batch_defect<S: Source>(&self, source: &mut S, frame: &Header) -> Result<Option<Defect>, S::Error> {
+    fn batch_defect<S: ReadAt>(
+        &self,
+        source: &mut S,
+        frame: &RecordHeader,
+    ) -> Result<Option<Defect>, S::Error> {
         let end = self.at + HEADER_SIZE as u64 + u64::from(frame.value_len);
         let mut at = self.at + HEADER_SIZE as u64;
         let mut sum = BatchSum::default();
         let mut expected = frame.seq;
         let mut count = 0;
         while at < end {
-            let Step::Record(Placed { header, .. }) = self.header(source, at, end)? else {
+            let ReadStep::Record(RecordAt { header, .. }) = self.header(source, at, end)? else {
                 return Ok(Some(Defect::BatchIncomplete));
             };
             expected = expected.next();
-            let belongs = header.is_inner() && matches!(header.kind, Kind::Put | Kind::Tombstone);
+            let belongs = header.is_inner() && matches!(header.kind, RecordKind::Put | RecordKind::Tombstone);
             if !belongs || header.seq != expected {
                 return Ok(Some(Defect::BatchIncomplete));
             }
@@ -221,14 +225,18 @@ impl Walker {
 }
 
 #[inline]
-fn payload_holds<S: Source>(source: &mut S, at: u64, header: &Header) -> Result<bool, S::Error> {
+fn payload_holds<S: ReadAt>(source: &mut S, at: u64, header: &RecordHeader) -> Result<bool, S::Error> {
     Ok(source.sum(at + HEADER_SIZE as u64, header.payload_len())? == header.payload_sum)
 }
 
 /// What is wrong with a record that proves how far the log was durable.
 #[inline]
-fn proof_defect<S: Source>(source: &mut S, at: u64, header: &Header) -> Result<Option<Defect>, S::Error> {
-    if !matches!(header.kind, Kind::Watermark | Kind::Start) {
+fn proof_defect<S: ReadAt>(
+    source: &mut S,
+    at: u64,
+    header: &RecordHeader,
+) -> Result<Option<Defect>, S::Error> {
+    if !matches!(header.kind, RecordKind::Watermark | RecordKind::Start) {
         return Ok(None);
     }
     // Longer ones are none that the store writes.
@@ -248,22 +256,22 @@ const BEYOND_WORK: u64 = 16;
 /// # Errors
 ///
 /// What the source says.
-pub fn beyond<S: Source>(
+pub fn beyond<S: ReadAt>(
     source: &mut S,
     nonce: u64,
     from: u64,
     limit: u64,
-    mut found: impl FnMut(&mut S, &Placed) -> Result<(), S::Error>,
+    mut found: impl FnMut(&mut S, &RecordAt) -> Result<(), S::Error>,
 ) -> Result<bool, S::Error> {
     let mut search = Search::new(from, limit);
     let mut at = from;
     loop {
         let mut walker = match search.next(source, nonce, at)? {
-            Next::Frame(offset) => Walker::new(nonce, offset, limit, Order::Any),
-            Next::None => return Ok(true),
-            Next::GivenUp => return Ok(false),
+            NextRecord::Frame(offset) => RecordReader::new(nonce, offset, limit, Order::Any),
+            NextRecord::None => return Ok(true),
+            NextRecord::GivenUp => return Ok(false),
         };
-        while let Step::Record(placed) = walker.step(source)? {
+        while let ReadStep::Record(placed) = walker.step(source)? {
             found(source, &placed)?;
         }
         at = walker.offset();
@@ -272,7 +280,7 @@ pub fn beyond<S: Source>(
 
 /// What a [`Search`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum NextRecord {
     /// A complete valid frame at this offset.
     Frame(u64),
     /// There is none up to the limit.
@@ -300,22 +308,22 @@ impl Search {
     /// # Errors
     ///
     /// What the source says.
-    pub fn next<S: Source>(&mut self, source: &mut S, nonce: u64, from: u64) -> Result<Next, S::Error> {
+    pub fn next<S: ReadAt>(&mut self, source: &mut S, nonce: u64, from: u64) -> Result<NextRecord, S::Error> {
         let mut at = from;
         while let Some(next) = next_published(source, at, self.limit)? {
-            let mut walker = Walker::new(nonce, next, self.limit, Order::Any);
-            if let Step::Record(_) = walker.step(source)? {
-                return Ok(Next::Frame(next));
+            let mut walker = RecordReader::new(nonce, next, self.limit, Order::Any);
+            if let ReadStep::Record(_) = walker.step(source)? {
+                return Ok(NextRecord::Frame(next));
             }
-            if let Step::Record(placed) = walker.header(source, next, self.limit)? {
+            if let ReadStep::Record(placed) = walker.header(source, next, self.limit)? {
                 match self.work.checked_sub(placed.header.payload_len()) {
                     Some(rest) => self.work = rest,
-                    None => return Ok(Next::GivenUp),
+                    None => return Ok(NextRecord::GivenUp),
                 }
             }
             at = next + 8;
         }
-        Ok(Next::None)
+        Ok(NextRecord::None)
     }
 }
 
@@ -324,7 +332,7 @@ impl Search {
 /// # Errors
 ///
 /// What the source says.
-pub fn next_published<S: Source>(source: &mut S, from: u64, limit: u64) -> Result<Option<u64>, S::Error> {
+pub fn next_published<S: ReadAt>(source: &mut S, from: u64, limit: u64) -> Result<Option<u64>, S::Error> {
     let mut at = from;
     while at + 8 <= limit {
         let len = usize::try_from((limit - at).min(4096)).expect("at most 4096") & !7;
@@ -345,9 +353,9 @@ mod tests {
 
     const NONCE: u64 = 42;
 
-    fn put(bytes: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, key: &[u8], value: &[u8]) {
-        let place = Place { nonce: NONCE, offset: bytes.len() as u64 };
-        let header = Header {
+    fn put(bytes: &mut Vec<u8>, kind: RecordKind, flags: u8, seq: u64, key: &[u8], value: &[u8]) {
+        let place = RecordPlace { nonce: NONCE, offset: bytes.len() as u64 };
+        let header = RecordHeader {
             kind,
             flags,
             keyspace: KeyspaceId::DEFAULT,
@@ -369,12 +377,12 @@ mod tests {
         let mut sum = BatchSum::default();
         let mut size = 0;
         for (n, key) in (1u64..).zip(keys) {
-            put(bytes, Kind::Put, FLAG_INNER, seq + n, key, b"v");
+            put(bytes, RecordKind::Put, FLAG_INNER, seq + n, key, b"v");
             sum.add(payload_sum(key, b"v"));
             size += record_size(key.len() as u64 + 1);
         }
-        let header = Header {
-            kind: Kind::Batch,
+        let header = RecordHeader {
+            kind: RecordKind::Batch,
             flags: 0,
             keyspace: KeyspaceId(u32::try_from(keys.len()).expect("few")),
             key_len: 0,
@@ -383,26 +391,26 @@ mod tests {
             payload_sum: sum.finish(),
         };
         bytes[at..at + HEADER_SIZE]
-            .copy_from_slice(&header.encode(Place { nonce: NONCE, offset: at as u64 }));
+            .copy_from_slice(&header.encode(RecordPlace { nonce: NONCE, offset: at as u64 }));
     }
 
     fn sample() -> Vec<u8> {
         let mut bytes = Vec::new();
-        put(&mut bytes, Kind::Put, 0, 1, b"a", b"one");
+        put(&mut bytes, RecordKind::Put, 0, 1, b"a", b"one");
         batch(&mut bytes, 2, &[b"b", b"cc"]);
-        put(&mut bytes, Kind::Tombstone, 0, 5, b"a", b"");
+        put(&mut bytes, RecordKind::Tombstone, 0, 5, b"a", b"");
         bytes.resize(bytes.len() + 64, 0);
         bytes
     }
 
-    fn seqs(bytes: &[u8]) -> (Vec<u64>, Step) {
-        let mut walker = Walker::new(NONCE, 0, bytes.len() as u64, Order::Consecutive);
+    fn seqs(bytes: &[u8]) -> (Vec<u64>, ReadStep) {
+        let mut walker = RecordReader::new(NONCE, 0, bytes.len() as u64, Order::Consecutive);
         let mut seqs = Vec::new();
         let mut source = bytes;
         loop {
             let Ok(step) = walker.step(&mut source);
             match step {
-                Step::Record(placed) => seqs.push(placed.header.seq.0),
+                ReadStep::Record(placed) => seqs.push(placed.header.seq.0),
                 stop => return (seqs, stop),
             }
         }
@@ -416,23 +424,23 @@ mod tests {
         let whole = bytes.clone();
         let at = HEADER_SIZE;
         bytes.truncate(at);
-        put(&mut bytes, Kind::Put, FLAG_INNER, 3, b"b", b"w");
+        put(&mut bytes, RecordKind::Put, FLAG_INNER, 3, b"b", b"w");
         let end = bytes.len();
         bytes.extend_from_slice(&whole[end..]);
         assert_eq!(bytes.len(), whole.len());
         assert!(!seqs(&whole).0.is_empty());
         let (found, stop) = seqs(&bytes);
         assert!(found.is_empty(), "{found:?}");
-        assert!(matches!(stop, Step::Invalid(Defect::BatchIncomplete)), "{stop:?}");
+        assert!(matches!(stop, ReadStep::Invalid(Defect::BatchIncomplete)), "{stop:?}");
     }
 
     /// A frame of two records whose headers are changed before they are encoded.
-    fn changed(change: impl Fn(usize, &mut Header)) -> Vec<u8> {
+    fn changed(change: impl Fn(usize, &mut RecordHeader)) -> Vec<u8> {
         let mut bytes = Vec::new();
         batch(&mut bytes, 2, &[b"b", b"cc"]);
         for (n, at) in [0, HEADER_SIZE, HEADER_SIZE + 40].into_iter().enumerate() {
             let raw = RawHeader::new(bytes[at..].first_chunk().expect("a whole header"));
-            let place = Place { nonce: NONCE, offset: at as u64 };
+            let place = RecordPlace { nonce: NONCE, offset: at as u64 };
             let mut header = raw.validate(place, u64::MAX).expect("just encoded");
             change(n, &mut header);
             bytes[at..at + HEADER_SIZE].copy_from_slice(&header.encode(place));
@@ -442,19 +450,19 @@ mod tests {
 
     #[test]
     fn a_batch_that_its_frame_describes_otherwise_is_incomplete() {
-        assert_eq!(seqs(&changed(|_, _| ())), (vec![2, 3, 4], Step::Blank));
-        let changes: [fn(usize, &mut Header); 5] = [
+        assert_eq!(seqs(&changed(|_, _| ())), (vec![2, 3, 4], ReadStep::Blank));
+        let changes: [fn(usize, &mut RecordHeader); 5] = [
             |n, header| header.keyspace.0 += u32::from(n == 0),
             |n, header| header.keyspace.0 -= u32::from(n == 0),
             // A number is missing, or there twice.
             |n, header| header.seq.0 += u64::from(n == 2),
             |n, header| header.seq.0 -= u64::from(n == 2),
-            |n, header| header.kind = if n == 1 { Kind::Watermark } else { header.kind },
+            |n, header| header.kind = if n == 1 { RecordKind::Watermark } else { header.kind },
         ];
         for (n, change) in changes.into_iter().enumerate() {
             let (found, stop) = seqs(&changed(change));
             assert!(found.is_empty(), "change {n}: {found:?}");
-            assert!(matches!(stop, Step::Invalid(Defect::BatchIncomplete)), "change {n}: {stop:?}");
+            assert!(matches!(stop, ReadStep::Invalid(Defect::BatchIncomplete)), "change {n}: {stop:?}");
         }
     }
 
@@ -462,15 +470,15 @@ mod tests {
     fn a_number_that_is_missing_or_there_twice_ends_the_log() {
         for next in [1, 3] {
             let mut bytes = Vec::new();
-            put(&mut bytes, Kind::Put, 0, 1, b"a", b"one");
-            put(&mut bytes, Kind::Put, 0, next, b"b", b"two");
-            assert_eq!(seqs(&bytes), (vec![1], Step::Invalid(Defect::BadSequence)), "{next}");
+            put(&mut bytes, RecordKind::Put, 0, 1, b"a", b"one");
+            put(&mut bytes, RecordKind::Put, 0, next, b"b", b"two");
+            assert_eq!(seqs(&bytes), (vec![1], ReadStep::Invalid(Defect::BadSequence)), "{next}");
         }
     }
 
     #[test]
     fn a_walk_yields_every_record_in_order_and_stops_at_zeros() {
-        assert_eq!(seqs(&sample()), (vec![1, 2, 3, 4, 5], Step::Blank));
+        assert_eq!(seqs(&sample()), (vec![1, 2, 3, 4, 5], ReadStep::Blank));
     }
 
     #[test]
@@ -484,7 +492,7 @@ mod tests {
             let (found, stop) = seqs(&damaged);
             let in_padding = found == whole;
             padding += u32::from(in_padding);
-            assert!(in_padding || matches!(stop, Step::Invalid(_)), "bit {bit}: {stop:?}");
+            assert!(in_padding || matches!(stop, ReadStep::Invalid(_)), "bit {bit}: {stop:?}");
             assert!(whole.starts_with(&found), "bit {bit}");
             assert!(![2, 3].contains(&found.len()), "bit {bit}: part of a batch");
         }
@@ -525,8 +533,8 @@ mod tests {
         let len = bytes.len() as u64;
         for offset in (0..bytes.len() - HEADER_SIZE).step_by(HEADER_SIZE) {
             let room = len - offset as u64 - HEADER_SIZE as u64;
-            let header = Header {
-                kind: Kind::Put,
+            let header = RecordHeader {
+                kind: RecordKind::Put,
                 flags: 0,
                 keyspace: KeyspaceId::DEFAULT,
                 key_len: 0,
@@ -535,7 +543,7 @@ mod tests {
                 payload_sum: 0,
             };
             bytes[offset..offset + HEADER_SIZE]
-                .copy_from_slice(&header.encode(Place { nonce: NONCE, offset: offset as u64 }));
+                .copy_from_slice(&header.encode(RecordPlace { nonce: NONCE, offset: offset as u64 }));
         }
         let mut source = bytes.as_slice();
         assert_eq!(beyond(&mut source, NONCE, 0, len, |_, _| Ok(())), Ok(false));

@@ -3,7 +3,7 @@
 //! **Format.** 128 bytes, then the numbers of the segments it replaces (compaction output only), eight bytes each.
 //! See DESIGN.md, "Segment header". Records begin at [`SegmentHeader::data_offset`].
 
-use super::{Defect, READ_VERSION, Reader, SegmentId, Seq, StoreId, WRITE_VERSION};
+use super::{ByteReader, Defect, READ_VERSION, SegmentId, Seq, StoreId, WRITE_VERSION};
 
 const MAGIC: [u8; 8] = *b"MAPCASKS";
 /// Size of the fixed part in bytes.
@@ -113,7 +113,7 @@ impl SegmentHeader {
     ///
     /// `Truncated`, or a count that no writer writes.
     pub fn encoded_len(bytes: &[u8]) -> Result<usize, Defect> {
-        let mut reader = Reader(bytes.get(68..).ok_or(Defect::Truncated)?);
+        let mut reader = ByteReader(bytes.get(68..).ok_or(Defect::Truncated)?);
         let count = usize::try_from(reader.u32()?).map_err(|_| Defect::BadField("replaced_count"))?;
         if count > REPLACED_MAX {
             return Err(Defect::BadField("replaced_count"));
@@ -127,7 +127,7 @@ impl SegmentHeader {
     ///
     /// What is wrong with it. A header that asks for a newer reader is `Ok(Err(version))`.
     pub fn decode(bytes: &[u8]) -> Result<Result<Self, u16>, Defect> {
-        let mut reader = Reader(bytes);
+        let mut reader = ByteReader(bytes);
         if reader.array::<8>()? != MAGIC {
             return Err(Defect::BadMagic);
         }

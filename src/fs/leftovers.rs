@@ -15,7 +15,7 @@ impl Leftovers {
     /// Removes a file; one that cannot be removed now is removed later.
     pub(crate) fn remove(&self, dir: &dyn Dir, name: String, size: u64) {
         if let Err(error) = unlink(dir, &name) {
-            crate::trace::helper_failed(&error);
+            crate::trace::background_failed(&error);
             self.0.lock().push((name, size));
         }
     }

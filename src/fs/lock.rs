@@ -23,11 +23,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// The lock that this process holds through one directory, if it holds it.
-pub(super) type Holding = Arc<Mutex<Option<Held>>>;
+pub(super) type HoldingFile = Arc<Mutex<Option<HeldClaim>>>;
 
 /// A lock that is held.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldClaim {
     place: Arc<Place>,
     name: String,
     /// The content of the file; `None` where the holder writes nothing.
@@ -45,7 +45,7 @@ pub(super) struct Held {
 /// Held until dropped.
 #[derive(Debug)]
 pub(super) struct RealLock {
-    holding: Holding,
+    holding: HoldingFile,
 }
 
 impl Lock for RealLock {}
@@ -56,7 +56,7 @@ impl Drop for RealLock {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldClaim {
     fn drop(&mut self) {
         if self.process != std::process::id() {
             return;
@@ -75,7 +75,7 @@ impl Drop for Held {
 /// Takes the lock, waiting for it as long as is said.
 pub(super) fn take(
     place: &Arc<Place>,
-    holding: &Holding,
+    holding: &HoldingFile,
     name: &str,
     claim: Claim<'_>,
     wait: Duration,
@@ -99,7 +99,7 @@ pub(super) fn take(
     }
 }
 
-fn try_take(place: &Arc<Place>, name: &str, claim: Claim<'_>) -> Result<Held, LockFailure> {
+fn try_take(place: &Arc<Place>, name: &str, claim: Claim<'_>) -> Result<HeldClaim, LockFailure> {
     let shared = claim == Claim::Look;
     let locked = place.try_lock(shared).map_err(LockFailure::Io)?;
     if locked == Some(false) {
@@ -110,7 +110,7 @@ fn try_take(place: &Arc<Place>, name: &str, claim: Claim<'_>) -> Result<Held, Lo
         }
         return Err(LockFailure::Held(if is_looked_at { Vec::new() } else { note_in(place, name) }));
     }
-    let mut held = Held {
+    let mut held = HeldClaim {
         place: Arc::clone(place),
         name: name.to_owned(),
         note: if let Claim::Write(note) = claim { Some(note.to_vec()) } else { None },
@@ -131,7 +131,7 @@ fn note_in(place: &Place, name: &str) -> Vec<u8> {
     note
 }
 
-impl Held {
+impl HeldClaim {
     /// Whether nobody else can be writing. A lost lock file is put back where the directory's lock is held.
     pub(super) fn is_safe(&mut self) -> bool {
         if self.note.is_none() || self.has_file() {

@@ -13,13 +13,13 @@ use super::{Access, Claim, Dir, File, Lock, LockFailure, Medium, Misplaced};
 
 /// Everything in it is opened for reading, and its lock is taken for looking; what would change it is refused.
 #[derive(Debug)]
-pub(crate) struct LookDir(pub(crate) Arc<dyn Dir>);
+pub(crate) struct ReadOnlyDir(pub(crate) Arc<dyn Dir>);
 
 fn refused() -> io::Error {
     io::ErrorKind::ReadOnlyFilesystem.into()
 }
 
-impl Dir for LookDir {
+impl Dir for ReadOnlyDir {
     fn path(&self) -> &Path {
         self.0.path()
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::dir_handle::Place;
-use super::lock::{self, Held, Holding};
+use super::lock::{self, HeldClaim, HoldingFile};
 use super::{Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing, platform};
 use crate::error::{RanOut, Resource};
 use crate::mem::mapping::Mapping;
@@ -25,7 +25,7 @@ pub(crate) struct RealDir {
     path: PathBuf,
     /// The directory, from when it is first found or made.
     place: OnceLock<Arc<Place>>,
-    holding: Holding,
+    holding: HoldingFile,
 }
 
 impl RealDir {
@@ -37,7 +37,7 @@ impl RealDir {
     pub(crate) fn new(path: impl AsRef<Path>) -> io::Result<Self> {
         LazyLock::force(&START);
         let path = std::path::absolute(path)?;
-        Ok(Self { path, place: OnceLock::new(), holding: Holding::default() })
+        Ok(Self { path, place: OnceLock::new(), holding: HoldingFile::default() })
     }
 
     /// The directory, held from now on.
@@ -78,7 +78,7 @@ impl Dir for RealDir {
             Standing::Here => {}
         }
         let mut holding = self.holding.lock();
-        if holding.as_mut().is_none_or(Held::is_safe) { Ok(()) } else { Err(Misplaced::Unlocked) }
+        if holding.as_mut().is_none_or(HeldClaim::is_safe) { Ok(()) } else { Err(Misplaced::Unlocked) }
     }
 
     fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {

@@ -1,7 +1,7 @@
 //! The file of an image: written beside a store that goes on, and opened.
 //!
 //! It does not decide when an image is made nor whether one may be used. What an index gives to an image and takes
-//! from one is in `index/capture.rs` and `index/load.rs`; the bytes are in `format/image.rs`.
+//! from one is in `index/capture.rs` and `index/load.rs`; the bytes are in `format/checkpoint.rs`.
 //!
 //! **Order.** The image is written under a temporary name, synced, renamed, and the directory synced; an image is never
 //! changed in place. The caller finishes it only once the log is durable up to the image's last number (I3).
@@ -13,12 +13,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, Image, frame_sum};
+use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexCheckpoint, frame_sum};
 use crate::format::{Defect, file_name};
 use crate::fs::leftovers::Leftovers;
 use crate::fs::{Access, Dir, File, read_exact_at};
 use crate::index::hash::capture::{Abandoned, Capture};
-use crate::index::hash::lazy::{Source, Unread};
+use crate::index::hash::lazy::{BlockError, BlockSource};
 use crate::index::hash::{Index, IndexWriter};
 use crate::mem::alloc;
 
@@ -29,7 +29,7 @@ const FIRST_READ: u64 = 1 << 14;
 
 /// What a step of writing came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum WriteStep {
     /// There is more to write.
     More,
     /// Everything is written, and nothing is durable yet.
@@ -40,7 +40,7 @@ pub(crate) enum Step {
 
 /// An image in the making.
 #[derive(Debug)]
-pub(crate) struct Writing {
+pub(crate) struct CheckpointWriter {
     file: Arc<dyn File>,
     name: String,
     nonce: u64,
@@ -51,7 +51,7 @@ pub(crate) struct Writing {
     leftovers: Arc<Leftovers>,
 }
 
-impl Writing {
+impl CheckpointWriter {
     /// Makes the file and writes the front. The captures are those of the front's keyspaces, in its order.
     ///
     /// # Errors
@@ -59,27 +59,31 @@ impl Writing {
     /// What the file system says; a full disk, too, for the file's blocks are reserved here.
     pub(crate) fn start(
         dir: &dyn Dir,
-        image: &Image,
+        checkpoint: &IndexCheckpoint,
         mut captures: Vec<Capture>,
         leftovers: &Arc<Leftovers>,
     ) -> Result<Self> {
         debug_assert!(
-            image.keyspaces.iter().map(|keyspace| keyspace.table).eq(captures.iter().map(Capture::table)),
+            checkpoint
+                .keyspaces
+                .iter()
+                .map(|keyspace| keyspace.table)
+                .eq(captures.iter().map(Capture::table)),
             "the front is that of these indexes"
         );
         captures.reverse();
-        let name = file_name::image(image.number);
+        let name = file_name::checkpoint(checkpoint.number);
         let temporary = file_name::temporary(&name);
         let failed = |error| Error::io("write", dir.path().join(&temporary), error);
         let file = dir.create(&temporary).map_err(failed)?;
-        let front = image.encode();
-        let size = image.size();
+        let front = checkpoint.encode();
+        let size = checkpoint.size();
         let written = file.allocate(size).and_then(|()| file.write_at(&front, 0));
         if let Err(error) = written {
             leftovers.remove(dir, temporary.clone(), 0);
             return Err(failed(error));
         }
-        let (nonce, offset, leftovers) = (image.nonce, front.len() as u64, Arc::clone(leftovers));
+        let (nonce, offset, leftovers) = (checkpoint.nonce, front.len() as u64, Arc::clone(leftovers));
         Ok(Self { file, name, nonce, captures, frame: 0, offset, leftovers })
     }
 
@@ -93,12 +97,12 @@ impl Writing {
     /// # Errors
     ///
     /// What the file system says; the file was removed then.
-    pub(crate) fn step(&mut self, dir: &dyn Dir) -> Result<Step> {
+    pub(crate) fn step(&mut self, dir: &dyn Dir) -> Result<WriteStep> {
         match self.write_some() {
             Ok(Ok(step)) => Ok(step),
             Ok(Err(Abandoned)) => {
                 self.remove(dir);
-                Ok(Step::Abandoned)
+                Ok(WriteStep::Abandoned)
             }
             Err(error) => {
                 self.remove(dir);
@@ -107,7 +111,7 @@ impl Writing {
         }
     }
 
-    fn write_some(&mut self) -> io::Result<std::result::Result<Step, Abandoned>> {
+    fn write_some(&mut self) -> io::Result<std::result::Result<WriteStep, Abandoned>> {
         let mut bytes = alloc::with_capacity(STEP_BLOCKS * FRAME_SIZE)?;
         let mut block = [0; BLOCK_LEN];
         while bytes.len() < STEP_BLOCKS * FRAME_SIZE {
@@ -124,7 +128,7 @@ impl Writing {
         }
         self.file.write_at(&bytes, self.offset)?;
         self.offset += bytes.len() as u64;
-        Ok(Ok(if self.captures.is_empty() { Step::Written } else { Step::More }))
+        Ok(Ok(if self.captures.is_empty() { WriteStep::Written } else { WriteStep::More }))
     }
 
     /// Removes what was written: the image is not wanted any more.
@@ -152,29 +156,29 @@ impl Writing {
 }
 
 /// Whether an error is about an image, without which everything goes on: the log holds all that it says.
-pub(crate) fn is_of_image(error: &Error) -> bool {
+pub(crate) fn is_of_checkpoint(error: &Error) -> bool {
     if let Error::Io { source, .. } = error
-        && source.get_ref().is_some_and(|cause| cause.is::<Unread>())
+        && source.get_ref().is_some_and(|cause| cause.is::<BlockError>())
     {
         // Met where an index was to grow.
         return true;
     }
     let (Error::Corrupt { path, .. } | Error::Io { path, .. }) = error else { return false };
     let name = path.file_name().and_then(|name| name.to_str());
-    name.is_some_and(|name| matches!(file_name::parse(name), file_name::Name::Image(_)))
+    name.is_some_and(|name| matches!(file_name::parse(name), file_name::FileName::Image(_)))
 }
 
 /// An image that is open.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct OpenedCheckpoint {
     /// What its front says.
-    pub(crate) image: Image,
+    pub(crate) checkpoint: IndexCheckpoint,
     file: Arc<dyn File>,
     path: Arc<Path>,
     front_len: u64,
 }
 
-impl Opened {
+impl OpenedCheckpoint {
     /// Opens an image and reads its front.
     ///
     /// # Errors
@@ -182,7 +186,7 @@ impl Opened {
     /// What the file system says, and `Corrupt` for a front that is damaged or not that of this file. The log holds
     /// all that an image says, so a caller may go on without.
     pub(crate) fn open(dir: &dyn Dir, number: u64) -> Result<Self> {
-        let name = file_name::image(number);
+        let name = file_name::checkpoint(number);
         let path = dir.path().join(&name);
         let failed = |error| Error::io("read", &*path, error);
         let damaged = |defect| Error::Corrupt { path: path.clone(), offset: 0, defect };
@@ -190,17 +194,17 @@ impl Opened {
         let size = file.identity().map_err(failed)?.size;
         let mut bytes = vec![0; usize::try_from(size.min(FIRST_READ)).expect("at most 16 KiB")];
         read_exact_at(&*file, &mut bytes, 0).map_err(failed)?;
-        let front_len = Image::front_len(&bytes, size).map_err(damaged)?;
+        let front_len = IndexCheckpoint::front_len(&bytes, size).map_err(damaged)?;
         let first = bytes.len();
         if front_len > first {
             alloc::resize(&mut bytes, front_len).map_err(failed)?;
             read_exact_at(&*file, &mut bytes[first..], first as u64).map_err(failed)?;
         }
-        let image = Image::decode(&bytes, size).map_err(damaged)?;
-        if image.number != number {
+        let checkpoint = IndexCheckpoint::decode(&bytes, size).map_err(damaged)?;
+        if checkpoint.number != number {
             return Err(damaged(Defect::BadField("number")));
         }
-        Ok(Self { image, file, path: Arc::from(path), front_len: front_len as u64 })
+        Ok(Self { checkpoint, file, path: Arc::from(path), front_len: front_len as u64 })
     }
 
     /// The error of whoever finds that the front does not fit the store.
@@ -217,29 +221,29 @@ impl Opened {
     ///
     /// # Errors
     ///
-    /// As for [`Index::from_image`].
+    /// As for [`Index::from_checkpoint`].
     pub(crate) fn indexes(&self) -> Result<Vec<(Arc<Index>, IndexWriter)>> {
         let mut first_frame = 0;
-        let index = |table: crate::format::checkpoint::Table| {
-            let source = Source {
+        let index = |table: crate::format::checkpoint::IndexTable| {
+            let source = BlockSource {
                 file: Arc::clone(&self.file),
                 path: Arc::clone(&self.path),
-                nonce: self.image.nonce,
+                nonce: self.checkpoint.nonce,
                 first_frame,
                 frames_at: self.front_len,
             };
             first_frame += table.blocks().iter().sum::<u64>();
-            Index::from_image(table, source)
+            Index::from_checkpoint(table, source)
                 .map_err(|error| Error::io("load an index from", &*self.path, error))
         };
-        self.image.keyspaces.iter().map(|keyspace| keyspace.table).map(index).collect()
+        self.checkpoint.keyspaces.iter().map(|keyspace| keyspace.table).map(index).collect()
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::format::checkpoint::KeyspaceEntry;
+    use crate::format::checkpoint::CheckpointKeyspace;
     use crate::format::hash::HashKey;
     use crate::format::{KeyspaceId, Seq, StoreId};
     use crate::fs::real::RealDir;
@@ -268,23 +272,23 @@ mod tests {
     }
 
     fn get(index: &Index, number: u64) -> Option<Location> {
-        let matches = |location: Location| Ok::<_, Unread>(location.to_bits() == number + 1);
+        let matches = |location: Location| Ok::<_, BlockError>(location.to_bits() == number + 1);
         index.find(hash_key().hash(&number.to_le_bytes()), matches).expect("nothing fails here")
     }
 
-    fn begin(writers: &mut [IndexWriter], limit: usize) -> (Image, Vec<Capture>) {
+    fn begin(writers: &mut [IndexWriter], limit: usize) -> (IndexCheckpoint, Vec<Capture>) {
         let captures: Vec<_> = writers
             .iter_mut()
-            .map(|writer| writer.begin_image(limit).expect("none is being taken"))
+            .map(|writer| writer.begin_checkpoint(limit).expect("none is being taken"))
             .collect();
-        let keyspace = |(id, capture): (u32, &Capture)| KeyspaceEntry {
+        let keyspace = |(id, capture): (u32, &Capture)| CheckpointKeyspace {
             id: KeyspaceId(id),
             keys: capture.table().entries,
             live_bytes: 0,
             table: capture.table(),
             live: Vec::new(),
         };
-        let image = Image {
+        let checkpoint = IndexCheckpoint {
             store: StoreId([1; 16]),
             number: 1,
             nonce: 0xabcd,
@@ -293,13 +297,14 @@ mod tests {
             segments: Vec::new(),
             keyspaces: (0..).zip(&captures).map(keyspace).collect(),
         };
-        (image, captures)
+        (checkpoint, captures)
     }
 
     fn write(dir: &RealDir, writers: &mut [IndexWriter]) {
-        let (image, captures) = begin(writers, 0);
-        let mut writing = Writing::start(dir, &image, captures, &Arc::default()).expect("nothing fails here");
-        while writing.step(dir).expect("nothing fails here") == Step::More {}
+        let (checkpoint, captures) = begin(writers, 0);
+        let mut writing =
+            CheckpointWriter::start(dir, &checkpoint, captures, &Arc::default()).expect("nothing fails here");
+        while writing.step(dir).expect("nothing fails here") == WriteStep::More {}
         writing.finish(dir).expect("nothing fails here");
     }
 
@@ -310,30 +315,30 @@ mod tests {
         let mut writers = counts.map(filled);
         write(&dir, &mut writers);
         assert_eq!(dir.list().unwrap(), ["INDEX-000001"]);
-        let opened = Opened::open(&dir, 1).unwrap();
+        let opened = OpenedCheckpoint::open(&dir, 1).unwrap();
         for ((index, _writer), count) in opened.indexes().unwrap().iter().zip(counts) {
             assert_eq!(index.len() as u64, count);
             assert!((0..count).all(|number| get(index, number).is_some()));
             assert_eq!(get(index, count), None);
-            index.bring_all().unwrap();
+            index.load_all().unwrap();
         }
-        assert!(matches!(Opened::open(&dir, 2), Err(Error::Io { .. })));
+        assert!(matches!(OpenedCheckpoint::open(&dir, 2), Err(Error::Io { .. })));
         dir.rename("INDEX-000001", "INDEX-000002").unwrap();
-        assert!(matches!(Opened::open(&dir, 2), Err(Error::Corrupt { .. })));
+        assert!(matches!(OpenedCheckpoint::open(&dir, 2), Err(Error::Corrupt { .. })));
     }
 
     #[test]
     fn an_abandoned_image_leaves_no_file() {
         let (_temporary, dir) = scratch();
         let mut writers = [filled(200_000)];
-        let (image, captures) = begin(&mut writers, 1);
-        let mut writing = Writing::start(&dir, &image, captures, &Arc::default()).unwrap();
-        assert_eq!(writing.step(&dir).unwrap(), Step::More);
+        let (checkpoint, captures) = begin(&mut writers, 1);
+        let mut writing = CheckpointWriter::start(&dir, &checkpoint, captures, &Arc::default()).unwrap();
+        assert_eq!(writing.step(&dir).unwrap(), WriteStep::More);
         for number in 0..1000u64 {
             let (hash, location) = (hash_key().hash(&number.to_le_bytes()), Location::from_bits(number + 1));
             assert!(writers[0].replace(hash, location, location));
         }
-        assert_eq!(writing.step(&dir).unwrap(), Step::Abandoned);
+        assert_eq!(writing.step(&dir).unwrap(), WriteStep::Abandoned);
         assert!(dir.list().unwrap().is_empty());
     }
 }

@@ -10,22 +10,22 @@ use crate::error::{Error, Result};
 use crate::format::{SegmentId, StoreId};
 use crate::fs::Dir;
 use crate::fs::leftovers::Leftovers;
-use crate::log::group_commit::{Commit, SyncTurn};
+use crate::log::group_commit::{GroupCommit, SyncTurn};
 use crate::log::manifest::ManifestStore;
 use crate::log::segment::{Segment, remove_unnamed};
-use crate::mem::address_space::Space;
+use crate::mem::address_space::AddressSpace;
 
 /// Every segment of an open store.
 pub(crate) type Segments = RwLock<BTreeMap<SegmentId, Arc<Segment>>>;
 
 /// What everything below the store shares.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct LogContext {
     pub(crate) dir: Arc<dyn Dir>,
     pub(crate) store: StoreId,
-    pub(crate) space: Space,
+    pub(crate) space: AddressSpace,
     pub(crate) manifest: ManifestStore,
-    pub(crate) commit: Arc<Commit>,
+    pub(crate) commit: Arc<GroupCommit>,
     pub(crate) segments: Segments,
     /// A file that could not be made into a segment, and its size: there may be one, and no other is made meanwhile.
     pub(super) stray: Mutex<Option<(SegmentId, u64)>>,
@@ -37,13 +37,13 @@ pub(crate) struct Shared {
     pub(super) doubt: Doubt,
 }
 
-impl Shared {
+impl LogContext {
     pub(crate) fn new(
         dir: Arc<dyn Dir>,
         store: StoreId,
-        space: Space,
+        space: AddressSpace,
         manifest: ManifestStore,
-        commit: Arc<Commit>,
+        commit: Arc<GroupCommit>,
         segments: BTreeMap<SegmentId, Arc<Segment>>,
     ) -> Self {
         let (segments, stray, dir_turn) = (RwLock::new(segments), Mutex::default(), SyncTurn::new());

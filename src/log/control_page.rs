@@ -1,6 +1,6 @@
 //! The control page: a mapped page that says, while the system runs, how far the log is durable.
 //!
-//! It is disposable. The next open believes it only with the same boot id and the epoch that the manifest names, and
+//! It is disposable. The next open believes it only with the same boot id and the incarnation that the manifest names, and
 //! then only as a proof that something *was* durable: it can turn a torn tail into damage, never the other way round.
 
 use std::sync::Arc;
@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::Seq;
-use crate::format::control_page::{CONTROL_SIZE, Control, DURABLE_OFFSET, durable_word, parse_durable_word};
+use crate::format::control_page::{
+    CONTROL_SIZE, ControlHeader, DURABLE_OFFSET, durable_word, parse_durable_word,
+};
 use crate::format::file_name;
 use crate::fs::{Access, Dir};
 use crate::mem::mapping::Mapping;
@@ -26,7 +28,7 @@ impl ControlPage {
     /// # Errors
     ///
     /// What the operating system says.
-    pub(crate) fn create(dir: &dyn Dir, control: &Control, durable: Seq) -> Result<Self> {
+    pub(crate) fn create(dir: &dyn Dir, control: &ControlHeader, durable: Seq) -> Result<Self> {
         let path = || dir.path().join(file_name::CONTROL);
         let file = match dir.open(file_name::CONTROL, Access::Write) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => dir.create(file_name::CONTROL),
@@ -77,7 +79,7 @@ impl ControlPage {
 /// # Errors
 ///
 /// What the operating system says; a missing or damaged page is `Ok(None)`.
-pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&Control) -> bool) -> Result<Option<Seq>> {
+pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&ControlHeader) -> bool) -> Result<Option<Seq>> {
     let path = dir.path().join(file_name::CONTROL);
     let file = match dir.open(file_name::CONTROL, Access::Read) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -88,6 +90,6 @@ pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&Control) -> bool) -> Res
     let Some(word) = page[..len].get(DURABLE_OFFSET..).and_then(|rest| rest.first_chunk()) else {
         return Ok(None);
     };
-    let control = Control::decode(&page[..len]).ok().filter(believed);
+    let control = ControlHeader::decode(&page[..len]).ok().filter(believed);
     Ok(control.and_then(|control| parse_durable_word(u64::from_le_bytes(*word), control.writer_nonce)))
 }

@@ -9,7 +9,7 @@
 //! however many wait, and the next sync starts before the released writers have run. The durable number and the first
 //! failure are written with the mutex held and read without it.
 //!
-//! **Invariants.** A line that is not empty has a leader, running or called (`Line::settle` is the only way out of the
+//! **Invariants.** A line that is not empty has a leader, running or called (`Waiters::settle` is the only way out of the
 //! line and restores this; I9). The durable number only rises, and never after a failure: the kernel reports a lost
 //! write once, so a later sync that succeeds proves nothing about what the failed one was to write. For the same reason
 //! one thread at a time syncs an open file ([`SyncTurn`]): a success proves nothing while another thread may have been
@@ -28,14 +28,14 @@ use crate::trace;
 
 /// The durable end of a log, and those who wait for it to rise.
 #[derive(Debug)]
-pub(crate) struct Commit {
+pub(crate) struct GroupCommit {
     /// The highest sequence number that is durable together with all before it.
     durable: AtomicU64,
-    /// Whether `Line::cause` is set.
+    /// Whether `Waiters::cause` is set.
     poisoned: AtomicBool,
     groups: AtomicU64,
     waits: AtomicU64,
-    line: Mutex<Line>,
+    line: Mutex<Waiters>,
 }
 
 /// The right to make a sync call on one open file.
@@ -52,7 +52,7 @@ impl SyncTurn {
 }
 
 #[derive(Debug)]
-struct Line {
+struct Waiters {
     /// Whether somebody runs a sync, or has been called to.
     led: bool,
     /// Rounds begun: the number of the round under way, if one is.
@@ -91,10 +91,10 @@ struct Waiter {
     thread: Thread,
 }
 
-impl Commit {
+impl GroupCommit {
     /// Starts with everything up to `durable` known to be durable.
     pub(crate) fn new(durable: Seq) -> Self {
-        let line = Line { led: false, begun: 0, ended: 0, waiters: VecDeque::new(), cause: None };
+        let line = Waiters { led: false, begun: 0, ended: 0, waiters: VecDeque::new(), cause: None };
         Self {
             durable: AtomicU64::new(durable.0),
             poisoned: AtomicBool::new(false),
@@ -132,7 +132,7 @@ impl Commit {
     /// Returns once everything up to `seq` is durable.
     ///
     /// `sync` is called by the one caller that leads, without a lock. It makes durable everything that was appended
-    /// when it was called and returns the highest number for which that holds. It must not wait for this `Commit`.
+    /// when it was called and returns the highest number for which that holds. It must not wait for this `GroupCommit`.
     /// A leader whose own sync stops short of `seq` lines up again, so a `sync` that never gets there is called for
     /// ever: `seq` must have been appended.
     ///
@@ -148,7 +148,7 @@ impl Commit {
 
     /// Returns once a sync has ended that began after this call, whatever is durable already.
     ///
-    /// This is for what has no sequence number. `sync` is as in [`Commit::wait`].
+    /// This is for what has no sequence number. `sync` is as in [`GroupCommit::wait`].
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl Commit {
         report(self.keep(error));
     }
 
-    /// As [`Commit::poison`], without telling subscribers; the failure if it is the first.
+    /// As [`GroupCommit::poison`], without telling subscribers; the failure if it is the first.
     fn keep(&self, error: Error) -> Option<Arc<Error>> {
         let mut line = self.line.lock();
         let cause = self.fail(&mut line, error);
@@ -286,7 +286,7 @@ impl Commit {
     }
 
     /// Raises the durable number. Taking the line proves that the mutex is held: raising is load, compare and store.
-    fn lift(&self, line: &Line, seq: Seq) {
+    fn lift(&self, line: &Waiters, seq: Seq) {
         if line.cause.is_none() && self.durable() < seq {
             // Pairs with the acquire in `durable`.
             self.durable.store(seq.0, Ordering::Release);
@@ -294,7 +294,7 @@ impl Commit {
     }
 
     /// Keeps the first failure, and returns it if this is the first.
-    fn fail(&self, line: &mut Line, error: Error) -> Option<Arc<Error>> {
+    fn fail(&self, line: &mut Waiters, error: Error) -> Option<Arc<Error>> {
         if line.cause.is_some() {
             return None;
         }
@@ -308,7 +308,7 @@ impl Commit {
     }
 }
 
-impl Line {
+impl Waiters {
     fn reached(&self, goal: Goal, durable: Seq) -> bool {
         match goal {
             Goal::Durable(seq) => durable >= seq,
@@ -370,7 +370,7 @@ impl Waiter {
 
 /// The lead of a round: ends it when dropped, so that a panic in the sync call leaves nobody waiting (I9).
 struct Lead<'c> {
-    commit: &'c Commit,
+    commit: &'c GroupCommit,
     /// What the sync call returned; none if it was not made.
     outcome: Option<Result<Seq>>,
 }
@@ -389,7 +389,7 @@ mod tests {
 
     use super::*;
 
-    impl Commit {
+    impl GroupCommit {
         /// Returns once `count` callers stand in the line.
         fn await_waiters(&self, count: usize) {
             while self.line.lock().waiters.len() != count {
@@ -415,7 +415,7 @@ mod tests {
     /// Runs `body` while a leader, waiting for `seq`, is held inside of its sync call; the call then returns
     /// `outcome`. Returns what the leader got.
     fn with_held_leader(
-        commit: &Commit,
+        commit: &GroupCommit,
         seq: Seq,
         outcome: Result<Seq>,
         body: impl FnOnce(&dyn Fn()),
@@ -439,7 +439,7 @@ mod tests {
 
     #[test]
     fn only_the_first_failure_is_to_be_reported() {
-        let commit = Commit::new(Seq::ZERO);
+        let commit = GroupCommit::new(Seq::ZERO);
         let mut line = commit.line.lock();
         let first = commit.fail(&mut line, Error::Closed).expect("the first");
         assert!(matches!(*first, Error::Closed));
@@ -448,14 +448,14 @@ mod tests {
 
     #[test]
     fn what_is_durable_already_costs_no_sync() {
-        let commit = Commit::new(Seq(5));
+        let commit = GroupCommit::new(Seq(5));
         commit.wait(Seq(5), || unreachable!()).unwrap();
         assert_eq!((commit.groups(), commit.waits()), (0, 0));
     }
 
     #[test]
     fn a_lone_writer_makes_one_sync_per_wait() {
-        let commit = Commit::new(Seq::ZERO);
+        let commit = GroupCommit::new(Seq::ZERO);
         for seq in 1..=10 {
             commit.wait(Seq(seq), || Ok(Seq(seq))).unwrap();
         }
@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn writers_that_come_during_a_sync_share_the_next_one() {
-        let commit = Commit::new(Seq::ZERO);
+        let commit = GroupCommit::new(Seq::ZERO);
         let result = with_held_leader(&commit, Seq(1), Ok(Seq(1)), |release| {
             thread::scope(|scope| {
                 for seq in 2..=8 {
@@ -482,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_sync_releases_whom_its_range_covers_and_no_one_else() {
-        let commit = Commit::new(Seq::ZERO);
+        let commit = GroupCommit::new(Seq::ZERO);
         // The leader's sync turns out to have covered 2 and 3 as well, which came during it, but not 4 and 5.
         let result = with_held_leader(&commit, Seq(1), Ok(Seq(3)), |release| {
             thread::scope(|scope| {
@@ -504,7 +504,7 @@ mod tests {
 
     #[test]
     fn a_leader_whose_sync_stops_short_syncs_again() {
-        let commit = Commit::new(Seq::ZERO);
+        let commit = GroupCommit::new(Seq::ZERO);
         let mut reached = 0;
         commit
             .wait(Seq(3), || {
@@ -517,7 +517,7 @@ mod tests {
 
     #[test]
     fn a_failed_sync_reaches_every_waiter_and_nothing_is_retried() {
-        let commit = Commit::new(Seq::ZERO);
+        let commit = GroupCommit::new(Seq::ZERO);
         let result = with_held_leader(&commit, Seq(1), Err(refused()), |release| {
             thread::scope(|scope| {
                 for seq in 2..=8 {
@@ -538,12 +538,12 @@ mod tests {
 
     #[test]
     fn the_first_failure_is_kept_and_not_wrapped_twice() {
-        let commit = Commit::new(Seq(4));
+        let commit = GroupCommit::new(Seq(4));
         commit.check().unwrap();
         commit.poison(refused());
         commit.poison(Error::Closed);
         let again = commit.check().unwrap_err();
-        let other = Commit::new(Seq::ZERO);
+        let other = GroupCommit::new(Seq::ZERO);
         other.poison(again);
         assert!(is_refused(&other.check()));
         commit.wait(Seq(4), || unreachable!()).unwrap();
@@ -551,7 +551,7 @@ mod tests {
 
     #[test]
     fn nothing_becomes_durable_after_a_failure() {
-        let commit = Commit::new(Seq::ZERO);
+        let commit = GroupCommit::new(Seq::ZERO);
         let result = with_held_leader(&commit, Seq(1), Ok(Seq(1)), |release| {
             thread::scope(|scope| {
                 let follower = scope.spawn(|| commit.wait(Seq(2), || unreachable!()));
@@ -567,7 +567,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_sync_poisons_and_wakes_everyone() {
-        let commit = Commit::new(Seq::ZERO);
+        let commit = GroupCommit::new(Seq::ZERO);
         let (entered, has_entered) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
         thread::scope(|scope| {
@@ -594,7 +594,7 @@ mod tests {
 
     #[test]
     fn a_run_fails_after_a_failure_during_its_good_sync() {
-        let commit = Commit::new(Seq::ZERO);
+        let commit = GroupCommit::new(Seq::ZERO);
         let run = commit.run(|| {
             commit.poison(refused());
             Ok(Seq(1))
@@ -605,7 +605,7 @@ mod tests {
 
     #[test]
     fn a_run_is_not_served_by_the_sync_under_way() {
-        let commit = Commit::new(Seq(1));
+        let commit = GroupCommit::new(Seq(1));
         let result = with_held_leader(&commit, Seq(2), Ok(Seq(2)), |release| {
             thread::scope(|scope| {
                 let runs: Vec<_> = (0..3).map(|_| scope.spawn(|| commit.run(|| Ok(Seq(2))))).collect();
@@ -624,7 +624,7 @@ mod tests {
     fn thirty_two_writers_all_become_durable_in_groups() {
         const WRITERS: u64 = 32;
         const WRITES: u64 = 200;
-        let commit = Commit::new(Seq::ZERO);
+        let commit = GroupCommit::new(Seq::ZERO);
         let appended = AtomicU64::new(0);
         thread::scope(|scope| {
             for _ in 0..WRITERS {
@@ -648,7 +648,7 @@ mod loom_models {
     use super::*;
 
     fn failing_sync_wakes_all() {
-        let commit = Arc::new(Commit::new(Seq::ZERO));
+        let commit = Arc::new(GroupCommit::new(Seq::ZERO));
         let other = Arc::clone(&commit);
         let refuse = || Err(Error::Closed);
         let follower = thread::spawn(move || other.wait(Seq(1), refuse));
@@ -673,7 +673,7 @@ mod loom_models {
     }
 
     impl OneReport {
-        fn sync(&self, commit: &Commit) -> Result<()> {
+        fn sync(&self, commit: &GroupCommit) -> Result<()> {
             commit.sync_alone(&self.turn, || {
                 // Pairs with nothing: the kernel has its own locks.
                 if self.pending.swap(false, Ordering::AcqRel) { Err(Error::Closed) } else { Ok(()) }
@@ -684,7 +684,7 @@ mod loom_models {
     #[test]
     fn loom_a_write_back_that_gets_the_report_stops_the_leader() {
         loom::model(|| {
-            let commit = Arc::new(Commit::new(Seq::ZERO));
+            let commit = Arc::new(GroupCommit::new(Seq::ZERO));
             let file = Arc::new(OneReport { turn: SyncTurn::new(), pending: AtomicBool::new(true) });
             let (others_commit, others_file) = (Arc::clone(&commit), Arc::clone(&file));
             let helper = thread::spawn(move || others_file.sync(&others_commit));
@@ -698,7 +698,7 @@ mod loom_models {
     #[test]
     fn loom_both_waiters_become_durable_whoever_leads() {
         loom::model(|| {
-            let commit = Arc::new(Commit::new(Seq::ZERO));
+            let commit = Arc::new(GroupCommit::new(Seq::ZERO));
             let other = Arc::clone(&commit);
             let follower = thread::spawn(move || other.wait(Seq(2), || Ok(Seq(2))));
             commit.wait(Seq(1), || Ok(Seq(1))).unwrap();

@@ -25,7 +25,7 @@ use crate::format::file_name::{LOCK, MANIFESTS};
 use crate::format::manifest::{MAGIC, Manifest, SEGMENT_ENTRY_SIZE, SegmentEntry, SegmentState};
 use crate::format::{SegmentId, Seq};
 use crate::fs::{Access, Dir, File, Misplaced};
-use crate::log::group_commit::Commit;
+use crate::log::group_commit::GroupCommit;
 use crate::mem::mapping::PAGE_SIZE;
 
 /// For how many segments more than there are the copies keep room, where the disk is not full: the ready ones, the copies that
@@ -36,16 +36,16 @@ pub(crate) const SPARE_ENTRIES: usize = 32;
 #[derive(Debug)]
 pub(crate) struct ManifestStore {
     dir: Arc<dyn Dir>,
-    commit: Arc<Commit>,
+    commit: Arc<GroupCommit>,
     /// The inodes of the copies, as in `Identity`.
     inodes: [(u64, u64); 2],
     /// What is in memory is not on the disk yet.
     is_behind: AtomicBool,
-    held: Mutex<Held>,
+    held: Mutex<HeldFile>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldFile {
     manifest: Manifest,
     /// The two copies; none where the store is only read, and nothing is ever written.
     files: Vec<Arc<dyn File>>,
@@ -59,12 +59,12 @@ struct Held {
     keyspaces: u64,
 }
 
-impl Held {
+impl HeldFile {
     /// Takes a change back that is nowhere on the disk. What is known to be durable stays known.
     fn restore(&mut self, before: Manifest) {
         self.manifest.segments = before.segments;
         self.manifest.retired_seq = before.retired_seq;
-        self.manifest.image = before.image;
+        self.manifest.checkpoint = before.checkpoint;
         self.manifest.clean = before.clean;
     }
 }
@@ -74,7 +74,7 @@ impl ManifestStore {
     /// that they, and the directory's own name, are known to be on the disk.
     pub(crate) fn open(
         dir: &Arc<dyn Dir>,
-        commit: &Arc<Commit>,
+        commit: &Arc<GroupCommit>,
         manifest: Manifest,
         suspect: [bool; 2],
         proven: bool,
@@ -100,18 +100,18 @@ impl ManifestStore {
             Err(error) => Err(Error::io("look at", dir.path().join(MANIFESTS[copy]), error)),
         };
         let inodes = [inode(0)?, inode(1)?];
-        let held = Held { manifest, files, suspect, proven, reserved: 0, keyspaces: 0 };
+        let held = HeldFile { manifest, files, suspect, proven, reserved: 0, keyspaces: 0 };
         Ok(Self::with(dir, commit, inodes, held))
     }
 
     /// The manifest of a store that is only read, which stays behind for ever: `commit` refuses whatever would write.
-    pub(crate) fn in_memory(dir: &Arc<dyn Dir>, commit: &Arc<Commit>, manifest: Manifest) -> Self {
+    pub(crate) fn in_memory(dir: &Arc<dyn Dir>, commit: &Arc<GroupCommit>, manifest: Manifest) -> Self {
         let (files, suspect) = (Vec::new(), [false; 2]);
-        let held = Held { manifest, files, suspect, proven: false, reserved: 0, keyspaces: 0 };
+        let held = HeldFile { manifest, files, suspect, proven: false, reserved: 0, keyspaces: 0 };
         Self::with(dir, commit, [(0, 0); 2], held)
     }
 
-    fn with(dir: &Arc<dyn Dir>, commit: &Arc<Commit>, inodes: [(u64, u64); 2], held: Held) -> Self {
+    fn with(dir: &Arc<dyn Dir>, commit: &Arc<GroupCommit>, inodes: [(u64, u64); 2], held: HeldFile) -> Self {
         let (is_behind, held) = (AtomicBool::new(true), Mutex::new(held));
         Self { dir: Arc::clone(dir), commit: Arc::clone(commit), inodes, is_behind, held }
     }
@@ -161,7 +161,7 @@ impl ManifestStore {
     /// Makes sure that both copies are on the disk: one that a killed process wrote may exist in the page cache only, and
     /// until it is on the disk, writing over the other could leave none. And the directory's own name: whoever made it, or
     /// copied the store there, may not have made that durable, and what is written into it is to be.
-    fn prove(&self, held: &mut Held) -> Result<()> {
+    fn prove(&self, held: &mut HeldFile) -> Result<()> {
         if held.proven {
             return Ok(());
         }
@@ -206,7 +206,7 @@ impl ManifestStore {
         self.reserve_in(&mut held, 1)
     }
 
-    fn reserve_in(&self, held: &mut Held, more: usize) -> Result<()> {
+    fn reserve_in(&self, held: &mut HeldFile, more: usize) -> Result<()> {
         self.commit.check()?;
         let names = held.keyspaces.saturating_sub(held.manifest.keyspaces.encoded_len());
         let wanted = held.manifest.encoded_len() + names + (more * SEGMENT_ENTRY_SIZE) as u64;
@@ -263,7 +263,7 @@ impl ManifestStore {
 
     /// Sees to it that a copy of which a part was written is not taken for whole, which it is where all that changed is in
     /// that part; whether it was possible.
-    fn spoil(&self, held: &Held, copy: usize) -> Result<bool> {
+    fn spoil(&self, held: &HeldFile, copy: usize) -> Result<bool> {
         let spoiled = held.files[copy].write_at(&[0; MAGIC.len()], 0).is_ok();
         if spoiled {
             self.sync(held, copy)?;
@@ -271,7 +271,7 @@ impl ManifestStore {
         Ok(spoiled)
     }
 
-    fn sync(&self, held: &Held, copy: usize) -> Result<()> {
+    fn sync(&self, held: &HeldFile, copy: usize) -> Result<()> {
         held.files[copy].sync().map_err(|error| {
             let error = Error::io("sync", self.path(copy), error);
             self.commit.poison(error.clone());

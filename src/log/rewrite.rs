@@ -9,24 +9,24 @@
 
 use std::sync::Arc;
 
-use super::segment_reader::FileSource;
+use super::segment_reader::SegmentReader;
 use crate::error::{Error, Result};
 use crate::format::Defect;
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::record::HEADER_SIZE;
-use crate::format::record_reader::{Order, READ_MAX, Source, Step, Walker};
+use crate::format::record_reader::{Order, READ_MAX, ReadAt, ReadStep, RecordReader};
 use crate::log::segment::Segment;
 use crate::log::sync_plan::SegmentRange;
 use crate::mem::alloc;
 
 /// What is to be rewritten, and the memory for that: a sync that has none could not be tried again.
 #[derive(Debug, Default)]
-pub(crate) struct ToHeal {
+pub(crate) struct ToRewrite {
     pub(crate) ranges: Vec<SegmentRange>,
     window: Vec<u8>,
 }
 
-impl ToHeal {
+impl ToRewrite {
     /// What an open found.
     ///
     /// # Errors
@@ -47,15 +47,15 @@ impl ToHeal {
 ///
 /// `Corrupt` where what was read while opening does not verify now; what the operating system says. The caller poisons
 /// the store.
-pub(crate) fn heal(unproven: &mut ToHeal) -> Result<()> {
-    let ToHeal { ranges, window } = unproven;
+pub(crate) fn rewrite(unsynced: &mut ToRewrite) -> Result<()> {
+    let ToRewrite { ranges, window } = unsynced;
     for range in ranges {
         let file = range.segment.file().expect("kept until the segment is durable");
         // Takes up the report of an earlier failure; the pages it speaks of are written again below.
         drop(file.sync());
         verify(range, window)?;
         let mut at = range.from;
-        let mut source = FileSource::new(Arc::clone(&file), range.segment.path().clone(), range.to);
+        let mut source = SegmentReader::new(Arc::clone(&file), range.segment.path().clone(), range.to);
         source = source.with_window(std::mem::take(window));
         while at < range.to {
             let len = usize::try_from((range.to - at).min(READ_MAX as u64)).expect("at most READ_MAX");
@@ -74,17 +74,17 @@ fn verify(range: &SegmentRange, window: &mut Vec<u8>) -> Result<()> {
     let segment = &range.segment;
     let file = segment.file().expect("kept until the segment is durable");
     let mut source =
-        FileSource::new(file, segment.path().clone(), range.to).with_window(std::mem::take(window));
-    let mut walker = Walker::new(segment.nonce(), range.from, range.to, Order::Consecutive);
+        SegmentReader::new(file, segment.path().clone(), range.to).with_window(std::mem::take(window));
+    let mut walker = RecordReader::new(segment.nonce(), range.from, range.to, Order::Consecutive);
     loop {
         match walker.step(&mut source)? {
-            Step::Record(_) => {}
+            ReadStep::Record(_) => {}
             _ if walker.offset() == range.to => {
                 *window = source.into_window();
                 return Ok(());
             }
-            Step::Blank => return Err(damage(segment, walker.offset(), Defect::Truncated)),
-            Step::Invalid(defect) => return Err(damage(segment, walker.offset(), defect)),
+            ReadStep::Blank => return Err(damage(segment, walker.offset(), Defect::Truncated)),
+            ReadStep::Invalid(defect) => return Err(damage(segment, walker.offset(), defect)),
         }
     }
 }
@@ -94,8 +94,8 @@ fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
 }
 
 /// Has the manifest's entries call healed segments sealed.
-pub(crate) fn note_healed(manifest: &mut Manifest, healed: &[SegmentRange]) {
-    for range in healed {
+pub(crate) fn note_rewritten(manifest: &mut Manifest, rewritten: &[SegmentRange]) {
+    for range in rewritten {
         if let Some(entry) = manifest.segment_mut(range.segment.id()) {
             entry.state = SegmentState::Sealed;
         }

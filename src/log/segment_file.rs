@@ -13,7 +13,7 @@ use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId, file_name};
 use crate::fs::leftovers::unlink;
 use crate::fs::{Access, Dir, File, Identity, Misplaced};
-use crate::mem::mapping::{Later, Mapping};
+use crate::mem::mapping::{MapOnDemand, Mapping};
 
 /// Opens a segment file and reads its header, comparing it with the name, the store and the file's size.
 ///
@@ -90,7 +90,7 @@ impl Unopened {
     }
 }
 
-impl Later for Unopened {
+impl MapOnDemand for Unopened {
     fn map(&self) -> Result<Arc<Mapping>> {
         let Self { dir, store, entry, data_offset } = self;
         let opened = open_file(dir.as_ref(), *store, entry.id, Access::Read);
@@ -130,7 +130,7 @@ impl Times {
             && let Some(Err(error)) = file().map(|file| file.touch())
         {
             // No promise of the store depends on it.
-            crate::trace::helper_failed(&error);
+            crate::trace::background_failed(&error);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::file_name;
-use crate::format::record_reader::{READ_MAX, Source};
+use crate::format::record_reader::{READ_MAX, ReadAt};
 use crate::fs::{self, Access, Dir, File};
 use crate::log::segment::Segment;
 use crate::mem::alloc;
@@ -15,7 +15,7 @@ const _: () = assert!(WINDOW >= READ_MAX);
 
 /// Reads a file through a window that moves forward.
 #[derive(Debug)]
-pub(crate) struct FileSource {
+pub(crate) struct SegmentReader {
     file: Arc<dyn File>,
     path: std::path::PathBuf,
     size: u64,
@@ -23,7 +23,7 @@ pub(crate) struct FileSource {
     window: Vec<u8>,
 }
 
-impl FileSource {
+impl SegmentReader {
     /// Reads the first `size` bytes of a file.
     pub(crate) fn new(file: Arc<dyn File>, path: std::path::PathBuf, size: u64) -> Self {
         Self { file, path, size, start: 0, window: Vec::new() }
@@ -80,7 +80,7 @@ impl FileSource {
     }
 }
 
-impl Source for FileSource {
+impl ReadAt for SegmentReader {
     type Error = Error;
 
     fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8]> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::group_commit::Commit;
+use super::group_commit::GroupCommit;
 use super::segment::Segment;
 use crate::error::Result;
 use crate::format::Seq;
@@ -28,7 +28,7 @@ impl SegmentRange {
 
 /// A segment that is full and not yet known to be durable.
 #[derive(Debug, Clone)]
-pub(crate) struct Full {
+pub(crate) struct FilledSegment {
     pub(crate) segment: Arc<Segment>,
     /// Bytes below this are durable.
     pub(super) synced: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Full {
     pub(crate) last_seq: Seq,
 }
 
-impl Full {
+impl FilledSegment {
     /// The part that is not known to be durable.
     pub(super) fn unsynced(&self) -> SegmentRange {
         SegmentRange::new(&self.segment, self.synced, self.end)
@@ -91,7 +91,7 @@ impl SyncPlan {
     /// # Errors
     ///
     /// `Poisoned` with the first failure, even if another thread was told of it.
-    pub(crate) fn execute(&self, dir: &dyn Dir, commit: &Commit) -> Result<()> {
+    pub(crate) fn execute(&self, dir: &dyn Dir, commit: &GroupCommit) -> Result<()> {
         for SegmentRange { segment, from, to } in &self.ranges {
             segment.check_name(dir)?;
             if from < to {

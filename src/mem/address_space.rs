@@ -18,11 +18,11 @@ use std::sync::{Arc, Weak};
 use memmap2::MmapRaw;
 use parking_lot::Mutex;
 
-use super::dead_bytes::Dead;
+use super::dead_bytes::DeadCause;
 use super::mapping::Mapping;
-pub(crate) use super::range_allocator::Range;
-use super::range_allocator::{GRANULE_SIZE, GRANULES, Ranges};
-pub(crate) use super::record::{KeptRecord, Record, Slice};
+pub(crate) use super::range_allocator::GranuleRange;
+use super::range_allocator::{GRANULE_SIZE, GRANULES, RangeAllocator};
+pub(crate) use super::record::{OwnedRecord, Record, Slice};
 use crate::error::Result;
 use crate::format::record::HEADER_SIZE;
 use crate::mem::location::Location;
@@ -33,10 +33,10 @@ const GRANULES_MIN: usize = 1 << 16;
 
 /// One slot of the table. All zero: nothing there.
 #[repr(C)]
-pub(super) struct Slot {
+pub(super) struct GranuleEntry {
     /// The segment's first byte.
     base: AtomicPtr<u8>,
-    /// The mapping; owned by `Placed`. Stored last, so that it announces the rest.
+    /// The mapping; owned by `AssignedMapping`. Stored last, so that it announces the rest.
     pub(super) mapping: AtomicPtr<Mapping>,
     /// The flat offset of the segment's first byte.
     start: AtomicU64,
@@ -46,10 +46,10 @@ pub(super) struct Slot {
 
 /// The flat space of a store.
 #[derive(Debug)]
-pub(crate) struct Space {
-    pub(super) table: Arc<Table>,
+pub(crate) struct AddressSpace {
+    pub(super) table: Arc<GranuleTable>,
     /// Where the background goes on attaching what waits.
-    pub(super) attached: AtomicU64,
+    pub(super) mapped: AtomicU64,
     /// What was taken out, until no pin can lead there.
     limbo: Limbo,
     /// The same, and what somebody still holds of it, with the bytes that it keeps on the disk.
@@ -58,18 +58,18 @@ pub(crate) struct Space {
 
 /// The table from granules to segments.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct GranuleTable {
     slots: Arc<MmapRaw>,
     granules: usize,
-    pub(super) placed: Mutex<Placed>,
+    pub(super) placed: Mutex<AssignedMapping>,
     /// Whether mappings are put under the guard.
     guarded: bool,
 }
 
 /// Which ranges are taken, and the owning reference of each.
 #[derive(Debug)]
-pub(super) struct Placed {
-    ranges: Ranges,
+pub(super) struct AssignedMapping {
+    ranges: RangeAllocator,
     /// By ordinal.
     pub(super) mappings: Vec<Option<Occupied>>,
     /// Ordinals that were given back.
@@ -82,29 +82,29 @@ pub(super) struct Placed {
 #[derive(Debug)]
 pub(super) struct Occupied {
     pub(super) mapping: Arc<Mapping>,
-    pub(super) range: Range,
-    /// How many [`Stay`]s there are.
-    stays: usize,
+    pub(super) range: GranuleRange,
+    /// How many [`RangePin`]s there are.
+    range_pins: usize,
     /// It was taken out, and no reader of before is left.
     leaves: bool,
 }
 
 /// Keeps a mapping in its place, so that locations go on to lead into it, also after it was taken out.
 #[derive(Debug)]
-pub(crate) struct Stay {
-    table: Arc<Table>,
+pub(crate) struct RangePin {
+    table: Arc<GranuleTable>,
     ordinal: usize,
 }
 
 /// The place of a mapping that was taken out; its drop gives the place back.
 #[derive(Debug)]
 struct Placement {
-    table: Arc<Table>,
+    table: Arc<GranuleTable>,
     ordinal: usize,
 }
 
-impl Space {
-    /// Reserves the table, of a store of its own: readers of the space pin its [`Space::domain`].
+impl AddressSpace {
+    /// Reserves the table, of a store of its own: readers of the space pin its [`AddressSpace::domain`].
     ///
     /// # Errors
     ///
@@ -122,19 +122,20 @@ impl Space {
     pub(crate) fn reserve_guarded(guarded: bool) -> io::Result<Self> {
         let mut granules = GRANULES;
         loop {
-            match Mapping::anonymous_memory(granules * size_of::<Slot>()) {
+            match Mapping::anonymous_memory(granules * size_of::<GranuleEntry>()) {
                 Ok(slots) => {
-                    let ranges = Ranges::of(granules as u64);
-                    let placed = Placed {
+                    let ranges = RangeAllocator::of(granules as u64);
+                    let placed = AssignedMapping {
                         ranges,
                         mappings: Vec::new(),
                         ordinals: Vec::new(),
                         waiting: BTreeMap::new(),
                     };
-                    let table = Arc::new(Table { slots, granules, placed: Mutex::new(placed), guarded });
+                    let table =
+                        Arc::new(GranuleTable { slots, granules, placed: Mutex::new(placed), guarded });
                     return Ok(Self {
                         table,
-                        attached: AtomicU64::new(0),
+                        mapped: AtomicU64::new(0),
                         limbo: Limbo::new(Domain::new()),
                         removed: Mutex::default(),
                     });
@@ -151,7 +152,7 @@ impl Space {
     }
 
     /// Gives a mapping its range; `None` when the space is full.
-    pub(crate) fn place(&self, mapping: &Arc<Mapping>) -> Option<Range> {
+    pub(crate) fn place(&self, mapping: &Arc<Mapping>) -> Option<GranuleRange> {
         let count = (mapping.len() as u64).div_ceil(GRANULE_SIZE).max(1);
         let mut placed = self.table.placed.lock();
         let range = placed.ranges.any(count)?;
@@ -163,8 +164,8 @@ impl Space {
     /// Gives a mapping the range that its segment had when an image of the index was made; false where the mapping is
     /// longer than the range, or any of it is taken or lies outside of the space, and then nothing was changed.
     ///
-    /// Called before any [`Space::place`], so that no range is given away that an image knows.
-    pub(crate) fn place_at(&self, mapping: &Arc<Mapping>, range: Range) -> bool {
+    /// Called before any [`AddressSpace::place`], so that no range is given away that an image knows.
+    pub(crate) fn place_at(&self, mapping: &Arc<Mapping>, range: GranuleRange) -> bool {
         if mapping.len() as u64 > range.count * GRANULE_SIZE {
             return false;
         }
@@ -182,9 +183,9 @@ impl Space {
     }
 }
 
-impl Placed {
+impl AssignedMapping {
     /// Gives a range, which was taken for it, to a mapping; its ordinal.
-    fn occupy(&mut self, mapping: &Arc<Mapping>, range: Range) -> usize {
+    fn occupy(&mut self, mapping: &Arc<Mapping>, range: GranuleRange) -> usize {
         let ordinal = self.ordinals.pop().unwrap_or_else(|| {
             self.mappings.push(None);
             self.mappings.len() - 1
@@ -192,14 +193,14 @@ impl Placed {
         // Relaxed: whatever leads to the mapping announces it, the slots or this table's lock.
         mapping.ordinal.store(ordinal, Ordering::Relaxed);
         let mapping = Arc::clone(mapping);
-        self.mappings[ordinal] = Some(Occupied { mapping, range, stays: 0, leaves: false });
+        self.mappings[ordinal] = Some(Occupied { mapping, range, range_pins: 0, leaves: false });
         ordinal
     }
 }
 
-impl Table {
+impl GranuleTable {
     /// Makes the granules of a range lead to the mapping that has it.
-    pub(super) fn lead(&self, mapping: &Arc<Mapping>, range: Range) {
+    pub(super) fn lead(&self, mapping: &Arc<Mapping>, range: GranuleRange) {
         if self.guarded {
             mapping.guard();
         }
@@ -219,22 +220,22 @@ impl Table {
     }
 
     #[inline]
-    fn slot(&self, granule: u64) -> Option<&Slot> {
+    fn slot(&self, granule: u64) -> Option<&GranuleEntry> {
         let granule = usize::try_from(granule).ok().filter(|granule| *granule < self.granules)?;
         // SAFETY: the table has `self.granules` slots, so the slot lies inside of it.
-        let slot = unsafe { self.slots.as_mut_ptr().cast::<Slot>().add(granule) };
+        let slot = unsafe { self.slots.as_mut_ptr().cast::<GranuleEntry>().add(granule) };
         // SAFETY: aligned (the memory starts at a page, a slot is 32 bytes), live as long as `self`, initialised (zero
         // is a valid value of every field), and only touched through atomics.
         Some(unsafe { &*slot })
     }
 
     #[inline]
-    fn slot_of(&self, location: Location) -> Option<&Slot> {
+    fn slot_of(&self, location: Location) -> Option<&GranuleEntry> {
         self.slot(location.to_bits() * 8 / GRANULE_SIZE)
     }
 }
 
-impl Space {
+impl AddressSpace {
     /// Starts the load of a record's first line.
     #[inline]
     pub(crate) fn prefetch(&self, location: Location) {
@@ -248,7 +249,7 @@ impl Space {
 
     /// The published record at a location; `None` where there is none: nothing placed or published there, or lengths
     /// that lead out of what is published, which only damage after opening can cause. Also where a mapping that waits
-    /// cannot be had: [`Space::find`] says why.
+    /// cannot be had: [`AddressSpace::find`] says why.
     ///
     /// The pin keeps the segment mapped for `'p`.
     #[inline]
@@ -258,7 +259,7 @@ impl Space {
         // Acquire: pairs with the release store in `lead`.
         let mut mapping = slot.mapping.load(Ordering::Acquire);
         if mapping.is_null() {
-            mapping = self.attached(slot, location)?.as_ptr();
+            mapping = self.mapped(slot, location)?.as_ptr();
         }
         // SAFETY: not null, so it came from an `Arc` that `placed` holds until the space is dropped (`'p` is shorter), or
         // until after this pin (`retire`).
@@ -276,16 +277,16 @@ impl Space {
         (record.raw_header().payload_len() <= room).then_some(record)
     }
 
-    /// As [`Space::record`], with the reason where a mapping that waits cannot be had.
+    /// As [`AddressSpace::record`], with the reason where a mapping that waits cannot be had.
     ///
     /// # Errors
     ///
-    /// As for [`Later::map`](super::mapping::Later::map).
+    /// As for [`MapOnDemand::map`](super::mapping::Later::map).
     pub(crate) fn find<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Option<Record<'p>>> {
         if let Some(record) = self.record(location, pin) {
             return Ok(Some(record));
         }
-        self.attach_at(location)?;
+        self.map_at(location)?;
         Ok(self.record(location, pin))
     }
 
@@ -316,7 +317,7 @@ impl Space {
     /// # Errors
     ///
     /// What the operating system says.
-    pub(crate) fn bring_in(&self, location: Location, pin: &Pin, attended: bool) -> io::Result<bool> {
+    pub(crate) fn bring_near(&self, location: Location, pin: &Pin, attended: bool) -> io::Result<bool> {
         self.limbo.covers(pin);
         let Some(slot) = self.table.slot_of(location) else { return Ok(true) };
         // Acquire: pairs with the release store in `lead`.
@@ -326,8 +327,8 @@ impl Space {
                 return Ok(false);
             }
             // What cannot be had is not waited for: a read says why.
-            let Some(attached) = self.attached(slot, location) else { return Ok(true) };
-            mapping = attached.as_ptr();
+            let Some(mapped) = self.mapped(slot, location) else { return Ok(true) };
+            mapping = mapped.as_ptr();
         }
         // SAFETY: not null, so it came from an `Arc` that `placed` holds as long as the pin (see `record`).
         let mapping = unsafe { &*mapping };
@@ -335,12 +336,12 @@ impl Space {
         let start = slot.start.load(Ordering::Relaxed);
         let offset = usize::try_from((location.to_bits() * 8).saturating_sub(start)).unwrap_or(0);
         // The header says how long the record is, so it comes first.
-        if !mapping.bring_in(offset, HEADER_SIZE)? {
+        if !mapping.bring_near(offset, HEADER_SIZE)? {
             return Ok(false);
         }
         let Some(record) = self.record(location, pin) else { return Ok(true) };
         let len = usize::try_from(record.raw_header().payload_len()).unwrap_or(usize::MAX);
-        mapping.bring_in(offset, HEADER_SIZE.saturating_add(len))
+        mapping.bring_near(offset, HEADER_SIZE.saturating_add(len))
     }
 
     /// Where there is no guard: has the kernel read the record at a location, so that what cannot be read is an error before it
@@ -348,12 +349,12 @@ impl Space {
     ///
     /// # Errors
     ///
-    /// `Io` where it cannot be read; as for [`Space::find`].
+    /// `Io` where it cannot be read; as for [`AddressSpace::find`].
     pub(crate) fn reach(&self, location: Location, pin: &Pin) -> Result<()> {
         if self.table.guarded {
             return Ok(());
         }
-        self.attach_at(location)?;
+        self.map_at(location)?;
         let (Some(mapping), Some(slot)) = (self.mapping(location, pin), self.table.slot_of(location)) else {
             return Ok(());
         };
@@ -369,19 +370,19 @@ impl Space {
 
     /// Counts bytes of a segment as dead. Called by the one writer only, about a segment that is still placed.
     #[inline]
-    pub(crate) fn add_dead(&self, location: Location, why: Dead, bytes: u64) {
+    pub(crate) fn add_dead(&self, location: Location, why: DeadCause, bytes: u64) {
         let Some(mapping) = self.placed_at(location) else { return };
         // SAFETY: it came from an `Arc` that `placed` holds: it is taken out only after the slots are empty and no pin is
         // left that can have seen them, and the writer is pinned or the segment is its own.
         let mapping = unsafe { mapping.as_ref() };
-        mapping.tally().add(why, bytes);
+        mapping.dead_bytes().add(why, bytes);
     }
 
     /// Counts values of the segment with this ordinal as hidden. Called by the one writer only.
     pub(crate) fn add_hidden_in(&self, ordinal: usize, bytes: u64) {
         let placed = self.table.placed.lock();
         if let Some(Some(occupied)) = placed.mappings.get(ordinal) {
-            occupied.mapping.tally().add(Dead::Hidden, bytes);
+            occupied.mapping.dead_bytes().add(DeadCause::Hidden, bytes);
         }
     }
 
@@ -411,11 +412,11 @@ impl Space {
     }
 
     /// Keeps the mapping of an ordinal in its place. Under the writer mutex, while something in it is alive.
-    pub(crate) fn stay(&self, ordinal: usize) -> Option<Stay> {
+    pub(crate) fn pin_range(&self, ordinal: usize) -> Option<RangePin> {
         let mut placed = self.table.placed.lock();
-        placed.mappings.get_mut(ordinal)?.as_mut()?.stays += 1;
+        placed.mappings.get_mut(ordinal)?.as_mut()?.range_pins += 1;
         drop(placed);
-        Some(Stay { table: Arc::clone(&self.table), ordinal })
+        Some(RangePin { table: Arc::clone(&self.table), ordinal })
     }
 
     /// Gives back what was retired and what no reader can see any more; how many are left.
@@ -425,16 +426,16 @@ impl Space {
     }
 }
 
-impl Table {
+impl GranuleTable {
     /// Gives back the place of a mapping that was taken out, unless something stays; what is to be dropped without a lock,
     /// because unmapping takes time.
-    fn vacate(&self, placed: &mut Placed, ordinal: usize) -> Option<Occupied> {
-        let free = |occupied: &mut Occupied| occupied.leaves && occupied.stays == 0;
+    fn vacate(&self, placed: &mut AssignedMapping, ordinal: usize) -> Option<Occupied> {
+        let free = |occupied: &mut Occupied| occupied.leaves && occupied.range_pins == 0;
         let occupied = placed.mappings[ordinal].take_if(free)?;
         placed.waiting.remove(&occupied.range.first);
         for granule in occupied.range.first..occupied.range.first + occupied.range.count {
             let slot = self.slot(granule).expect("it was placed there");
-            // Relaxed: no reader has a location in this range (`Space::retire`).
+            // Relaxed: no reader has a location in this range (`AddressSpace::retire`).
             slot.mapping.store(ptr::null_mut(), Ordering::Relaxed);
         }
         placed.ranges.give_back(occupied.range);
@@ -455,11 +456,11 @@ impl Drop for Placement {
     }
 }
 
-impl Drop for Stay {
+impl Drop for RangePin {
     fn drop(&mut self) {
         let mut placed = self.table.placed.lock();
         if let Some(occupied) = &mut placed.mappings[self.ordinal] {
-            occupied.stays -= 1;
+            occupied.range_pins -= 1;
         }
         let gone = self.table.vacate(&mut placed, self.ordinal);
         drop(placed);
@@ -490,29 +491,30 @@ mod tests {
     /// was taken out and nothing stays.
     #[test]
     fn a_place_is_given_to_one_at_a_time_and_again_when_it_is_left() {
-        let space = Space::reserve().expect("address space");
+        let space = AddressSpace::reserve().expect("address space");
         let mut random = fastrand::Rng::with_seed(1);
-        let mut placed: Vec<(Arc<Mapping>, Range, Option<Stay>)> = Vec::new();
+        let mut placed: Vec<(Arc<Mapping>, GranuleRange, Option<RangePin>)> = Vec::new();
         for _ in 0..2_000 {
             if random.bool() && placed.len() < 20 {
                 let memory =
                     Mapping::anonymous_memory((1 << 20) * random.usize(1..4)).expect("address space");
                 let mapping = Arc::new(Mapping::simulated(memory, false, Arc::new(Nothing)));
                 let range = space.place(&mapping).expect("there is room");
-                let apart = |(_, other, _): &(_, Range, _)| {
+                let apart = |(_, other, _): &(_, GranuleRange, _)| {
                     range.first + range.count <= other.first || other.first + other.count <= range.first
                 };
                 assert!(placed.iter().all(apart));
-                let stay = random.bool().then(|| space.stay(mapping.ordinal()).expect("it is there"));
-                placed.push((mapping, range, stay));
+                let pin_range =
+                    random.bool().then(|| space.pin_range(mapping.ordinal()).expect("it is there"));
+                placed.push((mapping, range, pin_range));
             } else if !placed.is_empty() {
-                let (mapping, range, stay) = placed.swap_remove(random.usize(..placed.len()));
+                let (mapping, range, pin_range) = placed.swap_remove(random.usize(..placed.len()));
                 space.retire(&mapping, 0);
                 assert_eq!(space.collect(), 0);
                 let slot = space.table.slot_of(range.at(8)).expect("inside");
                 let there = || slot.mapping.load(Ordering::Relaxed).cast_const();
-                assert_eq!(stay.is_some(), there() == Arc::as_ptr(&mapping));
-                drop(stay);
+                assert_eq!(pin_range.is_some(), there() == Arc::as_ptr(&mapping));
+                drop(pin_range);
                 assert!(there().is_null());
             }
         }
@@ -525,10 +527,10 @@ mod tests {
 
     #[test]
     fn a_range_is_given_to_one_whichever_way_it_is_asked_for() {
-        let space = Space::reserve().expect("address space");
+        let space = AddressSpace::reserve().expect("address space");
         let mut random = fastrand::Rng::with_seed(1);
         let mut taken = std::collections::BTreeMap::<u64, u64>::new();
-        let overlaps = |taken: &std::collections::BTreeMap<u64, u64>, range: Range| {
+        let overlaps = |taken: &std::collections::BTreeMap<u64, u64>, range: GranuleRange| {
             let before = taken.range(..range.first + range.count).next_back();
             before.is_some_and(|(first, count)| first + count > range.first)
         };
@@ -537,8 +539,9 @@ mod tests {
             let mapping = Arc::new(Mapping::simulated(memory, false, Arc::new(Nothing)));
             let granules = mapping.len() as u64 / GRANULE_SIZE;
             let range = if random.bool() {
-                let range = Range::from_granules(random.u32(1..600), random.u32(1..5)).expect("inside");
-                assert_eq!(Range::from_granules(range.granules().0, range.granules().1), Some(range));
+                let range =
+                    GranuleRange::from_granules(random.u32(1..600), random.u32(1..5)).expect("inside");
+                assert_eq!(GranuleRange::from_granules(range.granules().0, range.granules().1), Some(range));
                 let fits = range.count >= granules && !overlaps(&taken, range);
                 assert_eq!(space.place_at(&mapping, range), fits, "{range:?} {taken:?}");
                 if !fits {
@@ -557,7 +560,7 @@ mod tests {
 
     #[test]
     fn a_location_where_nothing_is_placed_has_no_record() {
-        let space = Space::reserve().expect("address space");
+        let space = AddressSpace::reserve().expect("address space");
         let pin = space.domain().pin();
         for bits in [1, 1 << 20, (1 << LOCATION_BITS) - 1] {
             assert!(space.record(Location::from_bits(bits), &pin).is_none());

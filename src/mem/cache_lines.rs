@@ -39,7 +39,7 @@ const HUGE_FROM_SIZE: usize = 8 << 20;
 
 /// A run of lines.
 #[derive(Debug)]
-pub(crate) struct Lines {
+pub(crate) struct LineArray {
     #[cfg(not(loom))]
     first: *const Line,
     #[cfg(not(loom))]
@@ -52,7 +52,7 @@ pub(crate) struct Lines {
 }
 
 #[cfg(not(loom))]
-impl Lines {
+impl LineArray {
     /// Reserves `count` lines of zeros.
     ///
     /// # Errors
@@ -65,12 +65,12 @@ impl Lines {
         Ok(lines)
     }
 
-    /// As [`Lines::new`], for runs of lines that are few among many for now (the first store costs the kernel a small page), in
+    /// As [`LineArray::new`], for runs of lines that are few among many for now (the first store costs the kernel a small page), in
     /// one piece of memory: the kernel is asked once, whatever their number.
     ///
     /// # Errors
     ///
-    /// As for [`Lines::new`].
+    /// As for [`LineArray::new`].
     #[expect(unsafe_code, reason = "the start of each run in the memory that holds all")]
     pub(crate) fn sparse_together(counts: &[usize]) -> io::Result<Vec<Self>> {
         let sum = counts.iter().try_fold(0usize, |sum, count| sum.checked_add(*count));
@@ -144,7 +144,7 @@ impl Lines {
 }
 
 #[cfg(not(loom))]
-impl Lines {
+impl LineArray {
     /// Gives the kernel back those pages that the given lines fill. Their words are zero afterwards, or as they were: a refusal
     /// costs memory, and nothing else. Readers may look meanwhile; nobody may store.
     #[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "the kernel empties pages"))]
@@ -170,14 +170,14 @@ impl Lines {
 // SAFETY: the pointer leads into `memory`, which is kept, to lines, which are `Send` and `Sync`.
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "a pointer into memory that is kept")]
-unsafe impl Send for Lines {}
+unsafe impl Send for LineArray {}
 // SAFETY: as above.
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "a pointer into memory that is kept")]
-unsafe impl Sync for Lines {}
+unsafe impl Sync for LineArray {}
 
 #[cfg(loom)]
-impl Lines {
+impl LineArray {
     pub(crate) fn new(count: usize) -> io::Result<Self> {
         let line = |_| Line { words: std::array::from_fn(|_| AtomicU64::new(0)) };
         Ok(Self { lines: (0..count).map(line).collect() })
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn lines_are_zero_apart_and_keep_their_content_when_populated() {
-        let lines = Lines::new(4096).unwrap();
+        let lines = LineArray::new(4096).unwrap();
         assert_eq!(lines.as_slice().len(), 4096);
         for (number, line) in lines.as_slice().iter().enumerate().step_by(97) {
             assert!(line.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));

@@ -21,12 +21,12 @@ const OPEN_HERE: u64 = 3;
 
 /// The state of a handle.
 #[derive(Debug)]
-pub(crate) struct Liveness {
+pub(crate) struct ForkGuard {
     page: Arc<MmapRaw>,
     process: u32,
 }
 
-impl Liveness {
+impl ForkGuard {
     /// Starts open.
     ///
     /// # Errors
@@ -34,11 +34,11 @@ impl Liveness {
     /// When memory is short.
     pub(crate) fn new() -> io::Result<Self> {
         let page = Mapping::anonymous_memory(PAGE_SIZE)?;
-        let liveness = Self { page, process: std::process::id() };
-        let open = if liveness.wipe_on_fork() { OPEN } else { OPEN_HERE };
+        let fork_guard = Self { page, process: std::process::id() };
+        let open = if fork_guard.wipe_on_fork() { OPEN } else { OPEN_HERE };
         // Relaxed: whoever gets the handle gets it after this.
-        liveness.word().store(open, Ordering::Relaxed);
-        Ok(liveness)
+        fork_guard.word().store(open, Ordering::Relaxed);
+        Ok(fork_guard)
     }
 
     #[cfg(target_os = "linux")]
@@ -109,10 +109,10 @@ mod tests {
 
     #[test]
     fn a_closed_handle_stays_closed() {
-        let liveness = Liveness::new().expect("memory");
-        assert!(liveness.check().is_ok());
-        assert!(liveness.close());
-        assert!(!liveness.close());
-        assert!(matches!(liveness.check(), Err(Error::Closed)));
+        let fork_guard = ForkGuard::new().expect("memory");
+        assert!(fork_guard.check().is_ok());
+        assert!(fork_guard.close());
+        assert!(!fork_guard.close());
+        assert!(matches!(fork_guard.check(), Err(Error::Closed)));
     }
 }

@@ -22,7 +22,7 @@ const PAGES: usize = 32;
 /// No page.
 const NONE: usize = usize::MAX;
 
-static TABLE: [AtomicPtr<Entry>; CHUNKS] = [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS];
+static TABLE: [AtomicPtr<GuardEntry>; CHUNKS] = [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS];
 /// Entries that were ever claimed.
 static CLAIMED: AtomicUsize = AtomicUsize::new(0);
 /// How often a page was replaced, in all mappings that ever were.
@@ -32,7 +32,7 @@ static HINT: AtomicUsize = AtomicUsize::new(0);
 
 /// A guarded mapping.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct GuardEntry {
     taken: AtomicBool,
     version: AtomicU32,
     start: AtomicUsize,
@@ -54,13 +54,13 @@ pub(super) struct Entry {
 }
 
 /// What a handler found: the mapping that an address belongs to.
-pub(super) struct Range {
+pub(super) struct GuardedRange {
     pub(super) start: usize,
     pub(super) writable: bool,
-    pub(super) entry: &'static Entry,
+    pub(super) entry: &'static GuardEntry,
 }
 
-impl Entry {
+impl GuardEntry {
     fn new() -> Self {
         Self {
             taken: AtomicBool::new(false),
@@ -132,7 +132,7 @@ impl Entry {
 
 /// The entry of one mapping, given back by its drop.
 #[derive(Debug)]
-pub(super) struct Registration(&'static Entry);
+pub(super) struct Registration(&'static GuardEntry);
 
 impl Registration {
     /// Enters a mapping. `flags` must stay where it is until this is dropped; so must the pages.
@@ -186,7 +186,7 @@ impl Drop for Registration {
     }
 }
 
-impl Entry {
+impl GuardEntry {
     /// Changes an entry that nobody else changes.
     fn change(&self, change: impl FnOnce()) {
         // Relaxed: this thread has claimed the entry.
@@ -208,7 +208,7 @@ fn entry(number: usize) -> Option<(usize, usize)> {
 }
 
 /// The entry of a number, if its chunk is there.
-fn look(number: usize) -> Option<&'static Entry> {
+fn look(number: usize) -> Option<&'static GuardEntry> {
     let (chunk, place) = entry(number)?;
     // Acquire: pairs with the release in `chunk`; the entries are initialised.
     let entries = TABLE[chunk].load(Ordering::Acquire);
@@ -227,7 +227,7 @@ fn make(chunk: usize) {
     if !TABLE[chunk].load(Ordering::Relaxed).is_null() {
         return;
     }
-    let entries: Box<[Entry]> = (0..FIRST << chunk).map(|_| Entry::new()).collect();
+    let entries: Box<[GuardEntry]> = (0..FIRST << chunk).map(|_| GuardEntry::new()).collect();
     let entries = Box::into_raw(entries);
     // Release: pairs with the acquire in `look`.
     let made =
@@ -239,7 +239,7 @@ fn make(chunk: usize) {
 }
 
 /// Claims a free entry; `None` where there are as many as can be.
-fn claim() -> Option<&'static Entry> {
+fn claim() -> Option<&'static GuardEntry> {
     let take = |number: usize| {
         let entry = look(number)?;
         // Acquire: pairs with the release of whoever gave it back. Relaxed first: most are taken.
@@ -272,7 +272,7 @@ fn claim() -> Option<&'static Entry> {
 }
 
 /// The mapping that an address belongs to. Called by a signal handler.
-pub(super) fn find(address: usize) -> Option<Range> {
+pub(super) fn find(address: usize) -> Option<GuardedRange> {
     // Acquire: pairs with the release in `claim`.
     let count = CLAIMED.load(Ordering::Acquire);
     (0..count).filter_map(look).find_map(|entry| {
@@ -283,8 +283,13 @@ pub(super) fn find(address: usize) -> Option<Range> {
         let writable = entry.writable.load(Ordering::Relaxed);
         // Acquire: pairs with the release fence in `change`.
         fence(Ordering::Acquire);
-        let is_still = version.is_multiple_of(2) && entry.version.load(Ordering::Relaxed) == version;
-        (is_still && start <= address && address < end).then_some(Range { start, writable, entry })
+        let is_unchanged_since =
+            version.is_multiple_of(2) && entry.version.load(Ordering::Relaxed) == version;
+        (is_unchanged_since && start <= address && address < end).then_some(GuardedRange {
+            start,
+            writable,
+            entry,
+        })
     })
 }
 
@@ -325,7 +330,7 @@ mod tests {
         let flags = AtomicU32::new(0);
         // Addresses that no mapping can have.
         let high = usize::MAX / 2 + 1;
-        let stays = Registration::new(high, 4096, false, &flags).expect("there is room");
+        let range_pins = Registration::new(high, 4096, false, &flags).expect("there is room");
         std::thread::scope(|scope| {
             for thread in 1..3 {
                 scope.spawn(move || {
@@ -349,7 +354,7 @@ mod tests {
                 assert!(found.start == high && !found.writable);
             }
         });
-        drop(stays);
+        drop(range_pins);
         assert!(find(high + 17).is_none());
     }
 

@@ -12,13 +12,13 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::address_space::{Placed, Slot, Space, Table};
+use super::address_space::{AddressSpace, AssignedMapping, GranuleEntry, GranuleTable};
 use super::mapping::Mapping;
 use super::range_allocator::GRANULE_SIZE;
 use crate::error::Result;
 use crate::mem::location::Location;
 
-impl Placed {
+impl AssignedMapping {
     /// What waits in the place of a granule.
     fn waiting(&self, granule: u64) -> Option<&Arc<Mapping>> {
         let (_, ordinal) = self.waiting.range(..=granule).next_back()?;
@@ -34,7 +34,7 @@ impl Placed {
     }
 }
 
-impl Table {
+impl GranuleTable {
     /// The mapping that waits at a location.
     #[cold]
     pub(super) fn waiting_at(&self, location: Location) -> Option<Arc<Mapping>> {
@@ -42,8 +42,8 @@ impl Table {
     }
 
     /// Maps what waits, and makes its slots lead to it.
-    fn attach(&self, mapping: &Arc<Mapping>) -> Result<()> {
-        mapping.attach()?;
+    fn map_now(&self, mapping: &Arc<Mapping>) -> Result<()> {
+        mapping.map_now()?;
         let mut placed = self.placed.lock();
         let occupied = placed.mappings.get(mapping.ordinal()).and_then(Option::as_ref);
         // Taken out meanwhile, and no reader of before is left.
@@ -58,13 +58,13 @@ impl Table {
     }
 }
 
-impl Space {
+impl AddressSpace {
     /// The mapping that a slot leads to, once what waits there is attached; `None` where nothing waits or it cannot be had.
     #[cold]
     #[inline(never)]
-    pub(super) fn attached(&self, slot: &Slot, location: Location) -> Option<NonNull<Mapping>> {
-        // Whoever needs the reason asks `attach_at`.
-        self.attach_at(location).ok()?;
+    pub(super) fn mapped(&self, slot: &GranuleEntry, location: Location) -> Option<NonNull<Mapping>> {
+        // Whoever needs the reason asks `map_at`.
+        self.map_at(location).ok()?;
         // Acquire: pairs with the release store in `lead`.
         NonNull::new(slot.mapping.load(Ordering::Acquire))
     }
@@ -73,11 +73,11 @@ impl Space {
     ///
     /// # Errors
     ///
-    /// As for [`Later::map`](super::mapping::Later::map).
+    /// As for [`MapOnDemand::map`](super::mapping::Later::map).
     #[cold]
-    pub(super) fn attach_at(&self, location: Location) -> Result<()> {
+    pub(super) fn map_at(&self, location: Location) -> Result<()> {
         match self.table.waiting_at(location) {
-            Some(mapping) => self.table.attach(&mapping),
+            Some(mapping) => self.table.map_now(&mapping),
             None => Ok(()),
         }
     }
@@ -85,36 +85,36 @@ impl Space {
     /// Whether something waits at a location that the background will still attach.
     pub(super) fn is_waiting_for_its_turn(&self, location: Location) -> bool {
         // Relaxed: advice.
-        self.attached.load(Ordering::Relaxed) != u64::MAX && self.table.waiting_at(location).is_some()
+        self.mapped.load(Ordering::Relaxed) != u64::MAX && self.table.waiting_at(location).is_some()
     }
 
     /// Attaches a mapping, if it waits.
     ///
     /// # Errors
     ///
-    /// As for [`Later::map`](super::mapping::Later::map).
-    pub(crate) fn attach(&self, mapping: &Arc<Mapping>) -> Result<()> {
-        self.table.attach(mapping)
+    /// As for [`MapOnDemand::map`](super::mapping::Later::map).
+    pub(crate) fn map_now(&self, mapping: &Arc<Mapping>) -> Result<()> {
+        self.table.map_now(mapping)
     }
 
     /// Attaches one of those that wait, each once; `None` after the last.
     ///
     /// # Errors
     ///
-    /// As for [`Later::map`](super::mapping::Later::map); the next call goes on behind it.
-    pub(crate) fn attach_next(&self) -> Option<Result<()>> {
+    /// As for [`MapOnDemand::map`](super::mapping::Later::map); the next call goes on behind it.
+    pub(crate) fn map_next(&self) -> Option<Result<()>> {
         // Relaxed, all: where two threads read the same, one of them has nothing left to do.
-        let granule = self.attached.load(Ordering::Relaxed);
+        let granule = self.mapped.load(Ordering::Relaxed);
         if granule == u64::MAX {
             return None;
         }
         let next = self.table.placed.lock().waiting_from(granule);
         let Some((first, mapping)) = next else {
-            self.attached.store(u64::MAX, Ordering::Relaxed);
+            self.mapped.store(u64::MAX, Ordering::Relaxed);
             return None;
         };
-        self.attached.store(first + 1, Ordering::Relaxed);
-        Some(self.table.attach(&mapping))
+        self.mapped.store(first + 1, Ordering::Relaxed);
+        Some(self.table.map_now(&mapping))
     }
 }
 
@@ -123,12 +123,12 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::mem::mapping::{Later, Nothing};
-    use crate::mem::range_allocator::Range;
+    use crate::mem::mapping::{MapOnDemand, Nothing};
+    use crate::mem::range_allocator::GranuleRange;
 
     #[derive(Debug)]
     struct Memory;
-    impl Later for Memory {
+    impl MapOnDemand for Memory {
         fn map(&self) -> Result<Arc<Mapping>> {
             let memory = Mapping::anonymous_memory(1 << 20).expect("address space");
             Ok(Arc::new(Mapping::simulated(memory, false, Arc::new(Nothing))))
@@ -137,25 +137,25 @@ mod tests {
 
     #[test]
     fn a_mapping_has_its_place_before_while_and_after_it_is_attached() {
-        let space = Space::reserve().expect("address space");
-        let (found, attached) = (AtomicBool::new(false), AtomicBool::new(false));
+        let space = AddressSpace::reserve().expect("address space");
+        let (found, mapped) = (AtomicBool::new(false), AtomicBool::new(false));
         for granule in 1..1000 {
             let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
-            let range = Range::from_granules(granule, 1).expect("inside");
+            let range = GranuleRange::from_granules(granule, 1).expect("inside");
             assert!(space.place_at(&mapping, range) && !mapping.is_attached());
-            attached.store(false, Ordering::Relaxed);
+            mapped.store(false, Ordering::Relaxed);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     // Not before somebody looks.
                     while !found.swap(false, Ordering::Acquire) {
                         std::hint::spin_loop();
                     }
-                    space.attach(&mapping).expect("memory");
-                    attached.store(true, Ordering::Release);
+                    space.map_now(&mapping).expect("memory");
+                    mapped.store(true, Ordering::Release);
                 });
                 let pin = space.domain().pin();
                 loop {
-                    let last = attached.load(Ordering::Acquire);
+                    let last = mapped.load(Ordering::Acquire);
                     let there = space.mapping(range.at(64), &pin).expect("it has its place");
                     assert!(std::ptr::eq(there, Arc::as_ptr(&mapping)));
                     found.store(true, Ordering::Release);
@@ -167,45 +167,45 @@ mod tests {
             found.store(false, Ordering::Relaxed);
             assert!(mapping.is_attached());
         }
-        assert!(space.attach_next().is_none());
+        assert!(space.map_next().is_none());
     }
 
     #[test]
     fn each_that_waits_gets_its_turn_once() {
-        let space = Space::reserve().expect("address space");
+        let space = AddressSpace::reserve().expect("address space");
         let mappings: Vec<_> = (0..5).map(|_| Arc::new(Mapping::later(1 << 20, Box::new(Memory)))).collect();
         for (granule, mapping) in (1..).step_by(3).zip(&mappings) {
-            assert!(space.place_at(mapping, Range::from_granules(granule, 2).expect("inside")));
+            assert!(space.place_at(mapping, GranuleRange::from_granules(granule, 2).expect("inside")));
         }
-        space.attach(&mappings[1]).expect("memory");
+        space.map_now(&mappings[1]).expect("memory");
         for left in (0..4).rev() {
-            space.attach_next().expect("one is left").expect("memory");
+            space.map_next().expect("one is left").expect("memory");
             assert_eq!(mappings.iter().filter(|mapping| !mapping.is_attached()).count(), left);
         }
-        assert!(space.attach_next().is_none());
+        assert!(space.map_next().is_none());
     }
 
     #[test]
     fn whoever_must_not_wait_maps_nothing_while_the_background_is_at_it() {
-        let space = Space::reserve().expect("address space");
+        let space = AddressSpace::reserve().expect("address space");
         let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
-        let range = Range::from_granules(1, 1).expect("inside");
+        let range = GranuleRange::from_granules(1, 1).expect("inside");
         assert!(space.place_at(&mapping, range));
         let pin = space.domain().pin();
         let at = range.at(64);
-        assert!(!space.bring_in(at, &pin, true).expect("nothing is asked"));
+        assert!(!space.bring_near(at, &pin, true).expect("nothing is asked"));
         assert!(!mapping.is_attached());
-        space.attach_next().expect("it waits").expect("memory");
+        space.map_next().expect("it waits").expect("memory");
         assert!(mapping.is_attached());
         // Where there is no background, and where it has been and could not: then it is this one's turn.
         for (granule, attended) in [(2, false), (3, true)] {
             let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
-            let range = Range::from_granules(granule, 1).expect("inside");
+            let range = GranuleRange::from_granules(granule, 1).expect("inside");
             if attended {
-                assert!(space.attach_next().is_none());
+                assert!(space.map_next().is_none());
             }
             assert!(space.place_at(&mapping, range));
-            space.bring_in(range.at(64), &pin, attended).expect("the kernel says");
+            space.bring_near(range.at(64), &pin, attended).expect("the kernel says");
             assert!(mapping.is_attached());
         }
     }

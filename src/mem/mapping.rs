@@ -24,9 +24,9 @@ use std::sync::{Arc, OnceLock};
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use crate::error::Result;
-use crate::mem::dead_bytes::Tally;
-use crate::mem::page_guard::Watch;
-use crate::mem::published_mark::Mark;
+use crate::mem::dead_bytes::DeadBytes;
+use crate::mem::page_guard::PageGuard;
+use crate::mem::published_mark::PublishedMark;
 
 /// Size of the pages that this crate reasons in, whatever the processor's are. In bytes.
 pub(crate) const PAGE_SIZE: usize = 4096;
@@ -42,7 +42,7 @@ pub(crate) trait Backing: Send + Sync + fmt::Debug {
 }
 
 /// How a file is mapped that nobody has needed yet.
-pub(crate) trait Later: Send + Sync + fmt::Debug {
+pub(crate) trait MapOnDemand: Send + Sync + fmt::Debug {
     /// Maps it, as long as was said.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ pub(crate) trait Later: Send + Sync + fmt::Debug {
 }
 
 /// Mapped pages, and what stands behind them.
-pub(super) struct Memory {
+pub(super) struct MappedMemory {
     pub(super) pages: Arc<MmapRaw>,
     pub(super) backing: Option<Arc<dyn Backing>>,
 }
@@ -60,9 +60,9 @@ pub(super) struct Memory {
 /// What every read of a mapping looks at, on one cache line.
 #[derive(Debug)]
 #[repr(C, align(16))]
-pub(super) struct Marks {
+pub(super) struct MappingMarks {
     /// Bytes below this offset are published.
-    pub(super) published: Mark,
+    pub(super) published: PublishedMark,
     /// Not zero where pages were replaced that could not be read or written; see `guard`.
     pub(super) replaced: AtomicU32,
 }
@@ -70,14 +70,14 @@ pub(super) struct Marks {
 /// One mapped file, unmapped when the last owner is gone.
 pub(crate) struct Mapping {
     /// The first field, so that it is dropped before the pages.
-    pub(super) watch: Watch,
+    pub(super) watch: PageGuard,
     pub(super) len: usize,
-    pub(super) marks: Marks,
+    pub(super) marks: MappingMarks,
     /// The file, for messages.
     pub(super) path: OnceLock<PathBuf>,
     /// There from the beginning, unless `later` says how it comes.
-    pub(super) memory: OnceLock<Memory>,
-    later: Option<Box<dyn Later>>,
+    pub(super) memory: OnceLock<MappedMemory>,
+    later: Option<Box<dyn MapOnDemand>>,
     pub(super) writable: bool,
     /// Whether the mapping has had its appender.
     pub(super) claimed: AtomicBool,
@@ -86,7 +86,7 @@ pub(crate) struct Mapping {
     /// Which of the mappings in the same space it is; free for another one once this is gone from it.
     pub(super) ordinal: AtomicUsize,
     /// How much of what is published is dead.
-    tally: Tally,
+    dead_bytes: DeadBytes,
 }
 
 impl fmt::Debug for Mapping {
@@ -107,20 +107,25 @@ impl Mapping {
 
     /// The mapping of a file of `len` bytes that is mapped when somebody first needs it, for reading only.
     ///
-    /// Until [`Mapping::attach`] has succeeded, nothing may be done that needs its bytes or its address.
-    pub(crate) fn later(len: usize, later: Box<dyn Later>) -> Self {
+    /// Until [`Mapping::map_now`] has succeeded, nothing may be done that needs its bytes or its address.
+    pub(crate) fn later(len: usize, later: Box<dyn MapOnDemand>) -> Self {
         Self::with(len, OnceLock::new(), Some(later), false)
     }
 
     fn new(pages: Arc<MmapRaw>, writable: bool, backing: Option<Arc<dyn Backing>>) -> Self {
-        Self::with(pages.len(), OnceLock::from(Memory { pages, backing }), None, writable)
+        Self::with(pages.len(), OnceLock::from(MappedMemory { pages, backing }), None, writable)
     }
 
-    fn with(len: usize, memory: OnceLock<Memory>, later: Option<Box<dyn Later>>, writable: bool) -> Self {
+    fn with(
+        len: usize,
+        memory: OnceLock<MappedMemory>,
+        later: Option<Box<dyn MapOnDemand>>,
+        writable: bool,
+    ) -> Self {
         Self {
-            watch: Watch::default(),
+            watch: PageGuard::default(),
             len,
-            marks: Marks { published: Mark::new(), replaced: AtomicU32::new(0) },
+            marks: MappingMarks { published: PublishedMark::new(), replaced: AtomicU32::new(0) },
             path: OnceLock::new(),
             memory,
             later,
@@ -128,7 +133,7 @@ impl Mapping {
             claimed: AtomicBool::new(false),
             nonce: AtomicU64::new(0),
             ordinal: AtomicUsize::new(0),
-            tally: Tally::default(),
+            dead_bytes: DeadBytes::default(),
         }
     }
 
@@ -161,8 +166,8 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// As for [`Later::map`].
-    pub(crate) fn attach(&self) -> Result<()> {
+    /// As for [`MapOnDemand::map`].
+    pub(crate) fn map_now(&self) -> Result<()> {
         let Some(later) = self.later.as_ref().filter(|_| !self.is_attached()) else { return Ok(()) };
         let mapped = Arc::into_inner(later.map()?).expect("a mapping just made has one owner");
         assert!(mapped.len == self.len, "mapped as long as was said");
@@ -173,7 +178,7 @@ impl Mapping {
         Ok(())
     }
 
-    pub(super) fn memory(&self) -> &Memory {
+    pub(super) fn memory(&self) -> &MappedMemory {
         self.memory.get().expect("attached before anybody gets to its bytes")
     }
 
@@ -209,7 +214,7 @@ impl Mapping {
     /// What the operating system says. The failure is final for the store: the kernel marks the lost pages clean and
     /// does not write them again (I9 and DESIGN.md, "Sync").
     pub(crate) fn sync_range(&self, offset: usize, len: usize) -> io::Result<()> {
-        let Memory { pages, backing } = self.memory();
+        let MappedMemory { pages, backing } = self.memory();
         match backing {
             Some(backing) => backing.sync_range(offset, len),
             None => pages.flush_range(offset, len),
@@ -222,7 +227,7 @@ impl Mapping {
     ///
     /// A full disk is an error here, where a plain store would be a fatal signal.
     pub(crate) fn populate_write(&self, offset: usize, len: usize) -> io::Result<()> {
-        let Memory { pages, backing } = self.memory();
+        let MappedMemory { pages, backing } = self.memory();
         if let Some(backing) = backing {
             return backing.populate_write(offset, len);
         }
@@ -249,7 +254,7 @@ impl Mapping {
     /// # Errors
     ///
     /// What the operating system says.
-    pub(crate) fn bring_in(&self, offset: usize, len: usize) -> io::Result<bool> {
+    pub(crate) fn bring_near(&self, offset: usize, len: usize) -> io::Result<bool> {
         #[cfg(target_os = "linux")]
         {
             let end = offset.saturating_add(len).min(self.len());
@@ -310,8 +315,8 @@ impl Mapping {
     }
 
     /// How much of what is published is dead.
-    pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
+    pub(crate) fn dead_bytes(&self) -> &DeadBytes {
+        &self.dead_bytes
     }
 
     /// Which of the mappings in the same space it is.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
 
 #[cfg(all(target_os = "linux", not(miri)))]
 use super::guard_table::Registration;
-use super::mapping::{Mapping, Memory};
+use super::mapping::{MappedMemory, Mapping};
 #[cfg(all(target_os = "linux", not(miri)))]
 use super::sigbus;
 use crate::error::{Error, Result};
@@ -23,13 +23,13 @@ pub(super) const UNWRITTEN: u32 = 2;
 
 /// The guard of one mapping, if it has one.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub(super) struct PageGuard {
     #[cfg(all(target_os = "linux", not(miri)))]
     registration: OnceLock<Registration>,
 }
 
 #[cfg(all(target_os = "linux", not(miri)))]
-impl Watch {
+impl PageGuard {
     /// Begins. `flags` and the pages must stay where they are until this is dropped.
     pub(super) fn begin(&self, start: usize, len: usize, writable: bool, flags: &AtomicU32) {
         sigbus::install();
@@ -65,7 +65,7 @@ impl Watch {
 }
 
 #[cfg(not(all(target_os = "linux", not(miri))))]
-impl Watch {
+impl PageGuard {
     pub(super) fn begin(&self, _: usize, _: usize, _: bool, _: &AtomicU32) {}
 
     #[cfg(target_os = "linux")]
@@ -88,7 +88,7 @@ impl Mapping {
     /// Puts the mapping of a file under the guard: a page that cannot be had becomes a flag, not a fatal signal. Once; not
     /// for what no file stands behind.
     pub(crate) fn guard(self: &Arc<Self>) {
-        if let Some(Memory { pages, backing: None }) = self.memory.get() {
+        if let Some(MappedMemory { pages, backing: None }) = self.memory.get() {
             // The flags stay where they are, because they lie in an `Arc`; the pages are dropped after the watch.
             self.watch.begin(pages.as_ptr() as usize, self.len, self.writable, &self.marks.replaced);
         }
@@ -163,7 +163,7 @@ impl Mapping {
     pub(crate) fn reach(&self, offset: usize, len: usize) -> Result<()> {
         #[cfg(target_os = "linux")]
         {
-            let Memory { pages, backing } = self.memory();
+            let MappedMemory { pages, backing } = self.memory();
             if self.watch.is_on() || backing.is_some() {
                 return Ok(());
             }

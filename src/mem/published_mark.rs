@@ -8,9 +8,9 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes below it are published.
 #[derive(Debug)]
-pub(super) struct Mark(AtomicU64);
+pub(super) struct PublishedMark(AtomicU64);
 
-impl Mark {
+impl PublishedMark {
     /// Nothing is published.
     pub(super) fn new() -> Self {
         Self(AtomicU64::new(0))
@@ -39,15 +39,18 @@ mod models {
 
     use super::*;
 
-    struct Bytes {
+    struct MarkedBytes {
         words: [AtomicU64; 2],
-        mark: Mark,
+        mark: PublishedMark,
     }
 
     #[test]
     fn loom_whoever_sees_the_mark_sees_the_bytes_below_it() {
         loom::model(|| {
-            let bytes = Arc::new(Bytes { words: [AtomicU64::new(0), AtomicU64::new(0)], mark: Mark::new() });
+            let bytes = Arc::new(MarkedBytes {
+                words: [AtomicU64::new(0), AtomicU64::new(0)],
+                mark: PublishedMark::new(),
+            });
             let writer = {
                 let bytes = Arc::clone(&bytes);
                 thread::spawn(move || {

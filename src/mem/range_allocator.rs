@@ -11,12 +11,12 @@ pub(super) const GRANULES: usize = 1 << (LOCATION_BITS + 3 - 20);
 
 /// The range of the flat space that one segment has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Range {
+pub(crate) struct GranuleRange {
     pub(super) first: u64,
     pub(super) count: u64,
 }
 
-impl Range {
+impl GranuleRange {
     /// The range of these granules, as an image of the index notes it; `None` where there is no such range.
     pub(crate) fn from_granules(first: u32, count: u32) -> Option<Self> {
         // Location zero is no location.
@@ -46,30 +46,30 @@ impl Range {
 
 /// Which granules are free: from `next` on all, and the given ranges below it, none of which touches another.
 #[derive(Debug)]
-pub(super) struct Ranges {
+pub(super) struct RangeAllocator {
     granules: u64,
     next: u64,
-    free: Vec<Range>,
+    free: Vec<GranuleRange>,
 }
 
-impl Ranges {
+impl RangeAllocator {
     /// All granules but the first: location zero is the index's "empty".
     pub(super) fn of(granules: u64) -> Self {
         Self { granules, next: 1, free: Vec::new() }
     }
 
     /// A range of so many granules: one that was given back, if one is long enough, and else a new one.
-    pub(super) fn any(&mut self, count: u64) -> Option<Range> {
-        let fits = |range: &(usize, &Range)| range.1.count >= count;
+    pub(super) fn any(&mut self, count: u64) -> Option<GranuleRange> {
+        let fits = |range: &(usize, &GranuleRange)| range.1.count >= count;
         let best = self.free.iter().enumerate().filter(fits).min_by_key(|(_, range)| range.count);
         if let Some((at, range)) = best.map(|(at, range)| (at, *range)) {
             self.free.swap_remove(at);
             if range.count > count {
-                self.give_back(Range { first: range.first + count, count: range.count - count });
+                self.give_back(GranuleRange { first: range.first + count, count: range.count - count });
             }
-            return Some(Range { first: range.first, count });
+            return Some(GranuleRange { first: range.first, count });
         }
-        let range = Range { first: self.next, count };
+        let range = GranuleRange { first: self.next, count };
         if range.first + count > self.granules {
             return None;
         }
@@ -78,31 +78,31 @@ impl Ranges {
     }
 
     /// Takes this very range, if none of it is taken.
-    pub(super) fn take(&mut self, range: Range) -> bool {
+    pub(super) fn take(&mut self, range: GranuleRange) -> bool {
         let end = range.first + range.count;
         if range.first >= self.next {
             if end > self.granules {
                 return false;
             }
-            let before = Range { first: self.next, count: range.first - self.next };
+            let before = GranuleRange { first: self.next, count: range.first - self.next };
             self.next = end;
             if before.count > 0 {
                 self.give_back(before);
             }
             return true;
         }
-        let holds = |free: &Range| free.first <= range.first && end <= free.first + free.count;
+        let holds = |free: &GranuleRange| free.first <= range.first && end <= free.first + free.count;
         let Some(at) = self.free.iter().position(holds) else { return false };
         let free = self.free.swap_remove(at);
-        let before = Range { first: free.first, count: range.first - free.first };
-        let behind = Range { first: end, count: free.first + free.count - end };
+        let before = GranuleRange { first: free.first, count: range.first - free.first };
+        let behind = GranuleRange { first: end, count: free.first + free.count - end };
         self.free.extend([before, behind].into_iter().filter(|rest| rest.count > 0));
         true
     }
 
     /// Takes a range back, as one with its neighbours.
-    pub(super) fn give_back(&mut self, mut range: Range) {
-        let touches = |one: &Range, other: &Range| one.first + one.count == other.first;
+    pub(super) fn give_back(&mut self, mut range: GranuleRange) {
+        let touches = |one: &GranuleRange, other: &GranuleRange| one.first + one.count == other.first;
         self.free.retain(|other| {
             let before = touches(other, &range);
             let after = touches(&range, other);
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn locations_lead_back_to_offsets() {
-        let range = Range { first: 3, count: 2 };
+        let range = GranuleRange { first: 3, count: 2 };
         for offset in [0, 8, 4096, GRANULE_SIZE - 8, GRANULE_SIZE, 2 * GRANULE_SIZE - 8] {
             assert_eq!(range.offset_of(range.at(offset)), Some(offset));
         }
@@ -137,25 +137,25 @@ mod tests {
 
     #[test]
     fn what_is_given_back_is_given_out_again_in_one_piece() {
-        let mut ranges = Ranges::of(20);
+        let mut ranges = RangeAllocator::of(20);
         let taken: Vec<_> = (0..4).map(|_| ranges.any(3).expect("room")).collect();
         ranges.give_back(taken[0]);
         ranges.give_back(taken[2]);
-        assert_eq!(ranges.any(2), Some(Range { first: 1, count: 2 }));
+        assert_eq!(ranges.any(2), Some(GranuleRange { first: 1, count: 2 }));
         ranges.give_back(taken[1]);
         // The third of the first, the second and the third are one now.
-        assert_eq!(ranges.any(7), Some(Range { first: 3, count: 7 }));
+        assert_eq!(ranges.any(7), Some(GranuleRange { first: 3, count: 7 }));
         assert_eq!(ranges.any(8), None, "20 granules, the first of which is never given out");
         ranges.give_back(taken[3]);
-        assert_eq!(ranges.any(10), Some(Range { first: 10, count: 10 }));
+        assert_eq!(ranges.any(10), Some(GranuleRange { first: 10, count: 10 }));
     }
 
     #[test]
     fn a_range_that_leads_out_of_the_space_is_none() {
         let last = u32::try_from(GRANULES).expect("fewer than 2^32");
-        assert!(Range::from_granules(last - 1, 1).is_some());
+        assert!(GranuleRange::from_granules(last - 1, 1).is_some());
         for (first, count) in [(0, 1), (1, 0), (last, 1), (last - 1, 2), (u32::MAX, u32::MAX)] {
-            assert_eq!(Range::from_granules(first, count), None);
+            assert_eq!(GranuleRange::from_granules(first, count), None);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::mapping::Mapping;
 use crate::error::{Error, Result};
-use crate::format::record::{HEADER_SIZE, Header, RawHeader};
+use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader};
 use crate::format::{KeyspaceId, Seq};
 
 /// A published record, for as long as its segment is pinned. Two words: a get hands it through several layers.
@@ -34,14 +34,14 @@ impl<'p> Record<'p> {
     }
 
     /// The header.
-    pub(crate) fn header(&self) -> Header {
+    pub(crate) fn header(&self) -> RecordHeader {
         self.raw_header().unverified()
     }
 
     /// The header's bytes.
     #[inline]
     pub(crate) fn raw_header(&self) -> RawHeader<'p> {
-        // SAFETY: the header's bytes are published (`Space::record`): initialised, unchanging (I1), mapped for `'p`.
+        // SAFETY: the header's bytes are published (`AddressSpace::record`): initialised, unchanging (I1), mapped for `'p`.
         RawHeader::new(unsafe { &*self.start.cast::<[u8; HEADER_SIZE]>() })
     }
 
@@ -102,15 +102,15 @@ impl<'p> Record<'p> {
     #[inline]
     fn payload(&self, from: usize, len: usize) -> &'p [u8] {
         debug_assert!((from + len) as u64 <= self.raw_header().payload_len());
-        // SAFETY: `Space::record` compared the payload's length with what is published.
+        // SAFETY: `AddressSpace::record` compared the payload's length with what is published.
         let start = unsafe { self.start.add(HEADER_SIZE + from) };
         // SAFETY: published bytes: initialised, unchanging (I1), mapped for `'p`.
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
     /// Key and value as owned slices that keep their segment mapped, for later.
-    pub(crate) fn keep_record(&self) -> KeptRecord {
-        KeptRecord { seq: self.seq(), key: self.key(), value: self.keep_value() }
+    pub(crate) fn keep_record(&self) -> OwnedRecord {
+        OwnedRecord { seq: self.seq(), key: self.key(), value: self.keep_value() }
     }
 
     /// The value as an owned slice that keeps its segment mapped.
@@ -121,7 +121,7 @@ impl<'p> Record<'p> {
     fn keep(&self, bytes: &'p [u8]) -> Slice {
         let value = ptr::from_ref(bytes);
         let mapping: *const Mapping = self.mapping;
-        // SAFETY: the mapping lies in an `Arc` that the space still holds (`Space::record`), so its count is not zero
+        // SAFETY: the mapping lies in an `Arc` that the space still holds (`AddressSpace::record`), so its count is not zero
         // for as long as the pin.
         unsafe { Arc::increment_strong_count(mapping) };
         // SAFETY: the reference that the line above added is ours to own.
@@ -168,14 +168,14 @@ impl Deref for Slice {
 
 /// A record that keeps its mapping.
 #[derive(Debug, Clone)]
-pub(crate) struct KeptRecord {
+pub(crate) struct OwnedRecord {
     seq: Seq,
     /// In the same mapping as the value.
     key: *const [u8],
     value: Slice,
 }
 
-impl KeptRecord {
+impl OwnedRecord {
     /// Its sequence number.
     pub(crate) fn seq(&self) -> Seq {
         self.seq
@@ -204,9 +204,9 @@ impl KeptRecord {
 }
 
 // SAFETY: as for `Slice`.
-unsafe impl Send for KeptRecord {}
+unsafe impl Send for OwnedRecord {}
 // SAFETY: as for `Slice`.
-unsafe impl Sync for KeptRecord {}
+unsafe impl Sync for OwnedRecord {}
 
 impl Clone for Slice {
     fn clone(&self) -> Self {

@@ -28,7 +28,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use super::guard_table;
-use super::guard_table::Range;
+use super::guard_table::GuardedRange;
 use super::page_guard::{UNREAD, UNWRITTEN};
 
 /// The action that the signal had before; null until the handler is installed.
@@ -137,7 +137,7 @@ fn replace(address: usize, context: *mut c_void) -> bool {
 }
 
 /// Puts a private copy of the file's page in its place.
-fn copy_in_place(at: usize, page: usize, range: &Range, offset: usize) -> bool {
+fn copy_in_place(at: usize, page: usize, range: &GuardedRange, offset: usize) -> bool {
     let (Some(file), Ok(place)) = (range.entry.file(), libc::off_t::try_from(offset)) else { return false };
     range.entry.note(UNWRITTEN, offset);
     let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -149,7 +149,7 @@ fn copy_in_place(at: usize, page: usize, range: &Range, offset: usize) -> bool {
 }
 
 /// Puts a page of zeros in the place of one.
-fn zeros_in_place(at: usize, page: usize, range: &Range, offset: usize) -> bool {
+fn zeros_in_place(at: usize, page: usize, range: &GuardedRange, offset: usize) -> bool {
     range.entry.note(UNREAD, offset);
     let protection = if range.writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;

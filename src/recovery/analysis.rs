@@ -5,27 +5,27 @@
 use std::sync::Arc;
 
 use super::decision::{DirectoryAction, directory};
-use super::directory::{Survey, Unlisted, look_at_unlisted};
+use super::directory::{DirectoryScan, Unlisted, look_at_unlisted};
 use super::from_checkpoint::Restore;
 use super::replay::{Replay, Replayed};
 use super::segment_chain;
-use super::segment_chain::Chain;
+use super::segment_chain::SegmentChain;
 use crate::config::Config;
 use crate::error::{Error, RESERVE_ADDRESSES, Result};
-use crate::format::checkpoint::Image;
+use crate::format::checkpoint::IndexCheckpoint;
 use crate::format::file_name::MANIFESTS;
 use crate::format::hash::{HASH_ID, HashKey};
-use crate::format::keyspace_change::Keyspaces;
+use crate::format::keyspace_change::KeyspaceSet;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::{SegmentId, Seq};
 use crate::fs::Dir;
-use crate::index::checkpoint::is_of_image;
+use crate::index::checkpoint::is_of_checkpoint;
 use crate::log::control_page;
-use crate::mem::address_space::Space;
+use crate::mem::address_space::AddressSpace;
 use crate::trace;
 
 /// What an open finds out before it changes anything.
-pub(super) struct Front {
+pub(super) struct Analysis {
     /// The segments of the manifest, and those that are adopted.
     pub(super) entries: Vec<SegmentEntry>,
     pub(super) unlisted: Unlisted,
@@ -34,7 +34,7 @@ pub(super) struct Front {
     pub(super) hash_key: HashKey,
 }
 
-impl Front {
+impl Analysis {
     /// Decides about every file, and reads the log; changes nothing.
     ///
     /// # Errors
@@ -42,11 +42,11 @@ impl Front {
     /// Where an open refuses; what the operating system says.
     pub(super) fn read(
         dir: &Arc<dyn Dir>,
-        survey: &Survey,
+        survey: &DirectoryScan,
         manifest: &Manifest,
         both_copies: bool,
         config: &Config,
-        image: bool,
+        checkpoint: bool,
     ) -> Result<Self> {
         if manifest.hash_id != HASH_ID {
             let path = dir.path().join(MANIFESTS[0]);
@@ -61,13 +61,13 @@ impl Front {
         let boot_id = dir.boot_id();
         let proof = control_page::read(dir.as_ref(), |control| {
             control.store == manifest.store
-                && control.epoch == manifest.epoch
+                && control.incarnation == manifest.incarnation
                 && Some(control.boot_id) == boot_id
         })?;
         let durable = manifest.durable.max(proof.unwrap_or(Seq::ZERO));
         let there = &survey.segments;
         let known = Listed { manifest, entries: &entries, there, hash_key: &hash_key, durable, config };
-        let read = if image { known.read(dir)? } else { known.read_with(dir, false)? };
+        let read = if checkpoint { known.read(dir)? } else { known.read_with(dir, false)? };
         Ok(Self { entries, unlisted, boot_id, read, hash_key })
     }
 }
@@ -78,7 +78,7 @@ pub(crate) struct Examined {
     /// Every segment of the log and of compaction, and how far an open would read it.
     pub(crate) segments: Vec<SegmentEntry>,
     /// The keyspaces, as the log has them.
-    pub(crate) keyspaces: Keyspaces,
+    pub(crate) keyspaces: KeyspaceSet,
 }
 
 /// Finds out what an open would make of a store, without an image and without changing anything.
@@ -86,12 +86,12 @@ pub(crate) struct Examined {
 /// # Errors
 ///
 /// Where an open would refuse; what the operating system says.
-pub(crate) fn examine(dir: &Arc<dyn Dir>, survey: &Survey) -> Result<Option<Examined>> {
+pub(crate) fn examine(dir: &Arc<dyn Dir>, survey: &DirectoryScan) -> Result<Option<Examined>> {
     if directory(survey.facts()) != DirectoryAction::Open || survey.is_mixed() {
         return Ok(None);
     }
     let Some((manifest, suspect)) = survey.manifest() else { return Ok(None) };
-    let front = Front::read(dir, survey, &manifest, suspect == [false; 2], &Config::default(), false)?;
+    let front = Analysis::read(dir, survey, &manifest, suspect == [false; 2], &Config::default(), false)?;
     let Read { chain, replayed, .. } = front.read;
     let is_read = |entry: &SegmentEntry| entry.state != SegmentState::Retired && entry.end > 0;
     let segments = chain.entries.into_iter().filter(is_read).collect();
@@ -111,42 +111,43 @@ pub(super) struct Listed<'a> {
 
 /// What reading the log gave.
 pub(super) struct Read {
-    pub(super) space: Space,
-    pub(super) chain: Chain,
+    pub(super) space: AddressSpace,
+    pub(super) chain: SegmentChain,
     pub(super) replayed: Replayed,
     /// The image that it began with.
-    pub(super) image: Option<Image>,
+    pub(super) checkpoint: Option<IndexCheckpoint>,
 }
 
 impl Listed<'_> {
     /// Reads what the manifest's image does not hold; everything, where there is none, or it is not what it should be.
     fn read(&self, dir: &Arc<dyn Dir>) -> Result<Read> {
         let mut damage = None;
-        if self.manifest.image > 0 {
+        if self.manifest.checkpoint > 0 {
             match self.read_with(dir, true) {
-                Err(error) if is_of_image(&error) => {
-                    trace::image_unusable(&error);
+                Err(error) if is_of_checkpoint(&error) => {
+                    trace::checkpoint_unusable(&error);
                     damage = Some(error.to_string());
                 }
                 other => return other,
             }
         }
         let mut read = self.read_with(dir, false)?;
-        read.replayed.report.image_damage = damage;
+        read.replayed.report.checkpoint_damage = damage;
         Ok(read)
     }
 
-    fn read_with(&self, dir: &Arc<dyn Dir>, image: bool) -> Result<Read> {
+    fn read_with(&self, dir: &Arc<dyn Dir>, checkpoint: bool) -> Result<Read> {
         let Self { manifest, entries, there, hash_key, durable, config } = *self;
-        let space = Space::reserve_guarded(config.sigbus_guard)
+        let space = AddressSpace::reserve_guarded(config.sigbus_guard)
             .map_err(|error| Error::io(RESERVE_ADDRESSES, dir.path(), error))?;
-        let image = image.then(|| Restore::open(dir, &space, manifest, entries, there)).transpose()?;
+        let checkpoint =
+            checkpoint.then(|| Restore::open(dir, &space, manifest, entries, there)).transpose()?;
         let dir = dir.as_ref();
         let mut replay = Replay::new(dir, &space, hash_key, manifest, durable, &config.recovery_progress);
-        let chain = segment_chain::read(dir, manifest, entries, image.as_ref(), &mut replay)?;
+        let chain = segment_chain::read(dir, manifest, entries, checkpoint.as_ref(), &mut replay)?;
         let mut replayed = replay.finish()?;
         let loaded = replayed.keyspaces.iter().map(|loaded| loaded.slot.index.index().loaded_bytes());
-        replayed.report.image_bytes_read += loaded.sum::<u64>();
-        Ok(Read { chain, replayed, image: image.map(Restore::into_image), space })
+        replayed.report.checkpoint_bytes_read += loaded.sum::<u64>();
+        Ok(Read { chain, replayed, checkpoint: checkpoint.map(Restore::into_checkpoint), space })
     }
 }

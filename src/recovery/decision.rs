@@ -178,7 +178,7 @@ fn unlisted_fits(row: &UnlistedRow, facts: UnlistedFacts) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StopFacts {
     pub(crate) known: Known,
-    pub(crate) next: Next,
+    pub(crate) next: NextSegment,
     pub(crate) behind: Behind,
     /// Whether a record beyond the stop is known to have been durable.
     pub(crate) durable_missing: bool,
@@ -200,7 +200,7 @@ pub(crate) enum Known {
 
 /// How the next written segment of the log goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum NextSegment {
     /// There is none.
     None,
     /// It begins by saying that the log before it ends here.
@@ -233,13 +233,13 @@ pub(crate) enum StopAction {
     Damage,
 }
 
-type StopRow = (Option<Known>, Option<Next>, Option<Behind>, Option<bool>, StopAction);
+type StopRow = (Option<Known>, Option<NextSegment>, Option<Behind>, Option<bool>, StopAction);
 
 /// known, next, behind, durable record missing: action.
 const STOP: [StopRow; 27] = {
     use Behind::{Frames, Nothing, Torn};
     use Known::{CleanAt, CleanBefore, CutAt, CutBefore, Open, SealedAt, SealedBefore};
-    use Next::{Continues, Elsewhere, None as Last};
+    use NextSegment::{Continues, Elsewhere, None as Last};
     use StopAction::{Continue, Cut, Damage, End};
     const Y: Option<bool> = Some(true);
     const N: Option<bool> = Some(false);
@@ -336,16 +336,18 @@ mod tests {
         use Known::{CleanAt, CleanBefore, CutAt, CutBefore, Open, SealedAt, SealedBefore};
         let known = [SealedBefore, SealedAt, CutBefore, CutAt, CleanBefore, CleanAt, Open];
         known.into_iter().flat_map(|known| {
-            [Next::None, Next::Continues, Next::Elsewhere].into_iter().flat_map(move |next| {
-                [Behind::Nothing, Behind::Torn, Behind::Frames].into_iter().flat_map(move |behind| {
-                    BOOLS.into_iter().map(move |durable_missing| StopFacts {
-                        known,
-                        next,
-                        behind,
-                        durable_missing,
+            [NextSegment::None, NextSegment::Continues, NextSegment::Elsewhere].into_iter().flat_map(
+                move |next| {
+                    [Behind::Nothing, Behind::Torn, Behind::Frames].into_iter().flat_map(move |behind| {
+                        BOOLS.into_iter().map(move |durable_missing| StopFacts {
+                            known,
+                            next,
+                            behind,
+                            durable_missing,
+                        })
                     })
-                })
-            })
+                },
+            )
         })
     }
 

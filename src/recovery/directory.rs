@@ -6,14 +6,14 @@ use std::sync::Arc;
 use super::decision::{DirectoryFacts, Manifests, UnlistedAction, UnlistedFacts, UnlistedHeader, unlisted};
 use crate::error::{Error, Result};
 use crate::format::file_name;
-use crate::format::file_name::{MANIFESTS, Name};
+use crate::format::file_name::{FileName, MANIFESTS};
 use crate::format::manifest::{MAGIC, MANIFEST_LEN_MAX, Manifest, SegmentEntry, SegmentState};
 use crate::format::record_reader::next_published;
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::{Defect, SegmentId, Seq, StoreId};
 use crate::fs::{Access, Dir, File};
 use crate::log::segment_file::open_file;
-use crate::log::segment_reader::FileSource;
+use crate::log::segment_reader::SegmentReader;
 use crate::mem::alloc;
 
 /// One copy of the manifest as it was found.
@@ -29,7 +29,7 @@ pub(crate) enum Copy {
 
 /// What is in the directory.
 #[derive(Debug)]
-pub(crate) struct Survey {
+pub(crate) struct DirectoryScan {
     exists: bool,
     /// The first name that is not ours.
     pub(crate) foreign: Option<String>,
@@ -37,7 +37,7 @@ pub(crate) struct Survey {
     pub(crate) temporaries: Vec<String>,
     pub(crate) segments: Vec<SegmentId>,
     /// Images of the index, by number.
-    pub(crate) images: Vec<u64>,
+    pub(crate) checkpoints: Vec<u64>,
     pub(crate) copies: [Copy; 2],
     /// Whether there is a file of that copy, whatever it holds.
     has_copy: [bool; 2],
@@ -45,7 +45,7 @@ pub(crate) struct Survey {
     removing: Option<Option<StoreId>>,
 }
 
-impl Survey {
+impl DirectoryScan {
     /// Looks through the directory.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Survey {
         Self::with(dir, |_, error| Err(error))
     }
 
-    /// As [`Survey::of`]; `unread` is told of a copy of the manifest that cannot be read, and says what it stands for.
+    /// As [`DirectoryScan::of`]; `unread` is told of a copy of the manifest that cannot be read, and says what it stands for.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Survey {
             foreign: None,
             temporaries: Vec::new(),
             segments: Vec::new(),
-            images: Vec::new(),
+            checkpoints: Vec::new(),
             copies: [Copy::Nothing, Copy::Nothing],
             has_copy: [false; 2],
             removing: None,
@@ -82,22 +82,26 @@ impl Survey {
         list.sort_unstable();
         for name in list {
             match file_name::parse(&name) {
-                Name::Manifest(copy) => match read_copy(dir, &name) {
+                FileName::Manifest(copy) => match read_copy(dir, &name) {
                     Err(error) if is_gone(&error) => {}
                     read => {
                         survey.has_copy[copy] = true;
                         survey.copies[copy] = read.or_else(|error| unread(copy, error))?;
                     }
                 },
-                Name::Segment(id) => survey.segments.push(id),
-                Name::Temporary => survey.temporaries.push(name),
-                Name::Foreign => survey.foreign = survey.foreign.or(Some(name)),
-                Name::Image(number) => survey.images.push(number),
-                Name::Removing => match read_removing(dir, &name) {
+                FileName::Segment(id) => survey.segments.push(id),
+                FileName::Temporary => survey.temporaries.push(name),
+                FileName::Foreign => survey.foreign = survey.foreign.or(Some(name)),
+                FileName::Image(number) => survey.checkpoints.push(number),
+                FileName::Removing => match read_removing(dir, &name) {
                     Err(error) if is_gone(&error) => {}
                     read => survey.removing = Some(read?),
                 },
-                Name::Lock | Name::Control | Name::Hint(_) | Name::Aside(..) | Name::Neutral => {}
+                FileName::Lock
+                | FileName::Control
+                | FileName::Hint(_)
+                | FileName::Aside(..)
+                | FileName::Neutral => {}
             }
         }
         survey.segments.sort_unstable();
@@ -229,7 +233,7 @@ pub(crate) struct Unlisted {
     /// To be named, and used.
     pub(crate) adopted: Vec<SegmentEntry>,
     /// To be given another name.
-    pub(crate) set_aside: Vec<SegmentId>,
+    pub(crate) quarantined: Vec<SegmentId>,
     /// To be removed: they repeat what is in segments that the manifest names, or never held a record.
     pub(crate) repeated: Vec<SegmentId>,
 }
@@ -241,7 +245,7 @@ pub(crate) struct Unlisted {
 /// `ForeignFile`, `TooNew` or `Corrupt` where the table refuses.
 pub(crate) fn look_at_unlisted(
     dir: &dyn Dir,
-    survey: &Survey,
+    survey: &DirectoryScan,
     manifest: &Manifest,
     both_copies: bool,
 ) -> Result<Unlisted> {
@@ -282,7 +286,7 @@ pub(crate) fn look_at_unlisted(
                     generation: header.generation,
                 });
             }
-            (UnlistedAction::SetAside, _) => found.set_aside.push(*id),
+            (UnlistedAction::SetAside, _) => found.quarantined.push(*id),
             (UnlistedAction::Remove, _) => found.repeated.push(*id),
             (_, Err(error)) => return Err(error),
             (_, Ok(_)) => {
@@ -316,7 +320,7 @@ pub(crate) fn is_written(
     size: u64,
 ) -> Result<bool> {
     let path = dir.path().join(file_name::segment(id));
-    let mut source = FileSource::new(file, path, size);
+    let mut source = SegmentReader::new(file, path, size);
     Ok(next_published(&mut source, from, size)?.is_some())
 }
 
@@ -324,10 +328,10 @@ pub(crate) fn is_written(
 mod tests {
     use super::*;
     use crate::format::StoreId;
-    use crate::format::keyspace_change::Keyspaces;
+    use crate::format::keyspace_change::KeyspaceSet;
     use crate::fs::sim::SimDisk;
-    use crate::log::segment::{Plan, Regime, Segment};
-    use crate::mem::address_space::Space;
+    use crate::log::segment::{Prefault, Segment, SegmentPlan};
+    use crate::mem::address_space::AddressSpace;
 
     #[test]
     fn of_segments_without_a_name_or_a_record_one_is_kept() {
@@ -335,10 +339,16 @@ mod tests {
         let disk = SimDisk::new();
         let dir = disk.dir();
         dir.create_dir().unwrap();
-        let space = Space::reserve().unwrap();
+        let space = AddressSpace::reserve().unwrap();
         for id in 1..=5 {
-            let plan =
-                Plan { store, id: SegmentId(id), size: 8192, beside: 0, nonce: id, regime: Regime::Large };
+            let plan = SegmentPlan {
+                store,
+                id: SegmentId(id),
+                size: 8192,
+                beside: 0,
+                nonce: id,
+                prefault: Prefault::Large,
+            };
             Segment::create(dir.as_ref(), &space, &plan).unwrap();
         }
         let manifest = Manifest {
@@ -348,15 +358,15 @@ mod tests {
             secret: [0; 32],
             clean: true,
             next_segment: SegmentId(6),
-            epoch: 0,
+            incarnation: 0,
             durable: Seq::ZERO,
             next_seq: Seq(1),
             segments: Vec::new(),
             retired_seq: Seq::ZERO,
-            image: 0,
-            keyspaces: Keyspaces::new(),
+            checkpoint: 0,
+            keyspaces: KeyspaceSet::new(),
         };
-        let survey = Survey::of(dir.as_ref()).unwrap();
+        let survey = DirectoryScan::of(dir.as_ref()).unwrap();
         let found = look_at_unlisted(dir.as_ref(), &survey, &manifest, true).unwrap();
         assert_eq!(found.adopted.iter().map(|entry| entry.id.0).collect::<Vec<_>>(), [1]);
         assert_eq!(found.repeated, [2, 3, 4, 5].map(SegmentId));

@@ -19,18 +19,18 @@ use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::segment_header::Role;
 use crate::format::{KeyspaceId, SegmentId};
 use crate::fs::Dir;
-use crate::index::checkpoint::Opened;
+use crate::index::checkpoint::OpenedCheckpoint;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::log::segment_file::Unopened;
-use crate::mem::address_space::{Range, Space};
-use crate::mem::dead_bytes::Dead;
+use crate::mem::address_space::{AddressSpace, GranuleRange};
+use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 
 /// The image that an open begins with.
 #[derive(Debug)]
 pub(crate) struct Restore {
-    opened: Opened,
+    opened: OpenedCheckpoint,
     /// The segments that both it and the manifest name.
     segments: BTreeMap<SegmentId, Covered>,
 }
@@ -60,23 +60,23 @@ impl Restore {
     /// One about the image where it does not fit; as for [`Segment::open`].
     pub(crate) fn open(
         dir: &Arc<dyn Dir>,
-        space: &Space,
+        space: &AddressSpace,
         manifest: &Manifest,
         entries: &[SegmentEntry],
         there: &[SegmentId],
     ) -> Result<Self> {
-        let opened = Opened::open(dir.as_ref(), manifest.image)?;
+        let opened = OpenedCheckpoint::open(dir.as_ref(), manifest.checkpoint)?;
         check(&opened, manifest)?;
         let mut segments = BTreeMap::new();
         let mut continued = 0;
-        for listed in &opened.image.segments {
+        for listed in &opened.checkpoint.segments {
             let at = entries.binary_search_by_key(&listed.id, |entry| entry.id);
             let entry = at.ok().map(|at| &entries[at]).filter(|entry| entry.state != SegmentState::Retired);
             let Some(entry) = entry else { continue };
             let whole = entry.state == SegmentState::Sealed && entry.end == listed.end;
             let fits =
                 listed.nonce == entry.nonce && listed.end <= entry.size && listed.end.is_multiple_of(8);
-            let range = Range::from_granules(listed.first_granule, listed.granules).filter(|_| fits);
+            let range = GranuleRange::from_granules(listed.first_granule, listed.granules).filter(|_| fits);
             let Some(range) = range else { return Err(opened.unfit("segment")) };
             continued += u64::from(!whole);
             let follows =
@@ -99,10 +99,12 @@ impl Restore {
                 return Err(opened.unfit("data_offset"));
             }
             segment.mapping().publish_existing(listed.end);
-            for (why, bytes) in [Dead::Hidden, Dead::Tombstone, Dead::Note].into_iter().zip(listed.dead) {
-                segment.mapping().tally().add(why, bytes);
+            for (why, bytes) in
+                [DeadCause::Hidden, DeadCause::Tombstone, DeadCause::Note].into_iter().zip(listed.dead)
+            {
+                segment.mapping().dead_bytes().add(why, bytes);
             }
-            let begin = Begin { offset: listed.end, last: Some(opened.image.last) };
+            let begin = Begin { offset: listed.end, last: Some(opened.checkpoint.last) };
             segments.insert(listed.id, Covered { segment, begin: (!whole).then_some(begin) });
         }
         Ok(Self { opened, segments })
@@ -115,17 +117,17 @@ impl Restore {
 
     /// Bytes of a segment that it holds.
     pub(crate) fn held(&self, id: SegmentId) -> Option<u64> {
-        let segments = &self.opened.image.segments;
+        let segments = &self.opened.checkpoint.segments;
         segments.binary_search_by_key(&id, |segment| segment.id).ok().map(|at| segments[at].end)
     }
 
     /// The image's front.
-    pub(crate) fn into_image(self) -> checkpoint::Image {
-        self.opened.image
+    pub(crate) fn into_checkpoint(self) -> checkpoint::IndexCheckpoint {
+        self.opened.checkpoint
     }
 
     /// The places of the segments that are left, in their order.
-    fn places(&self) -> Vec<Range> {
+    fn places(&self) -> Vec<GranuleRange> {
         let mut places: Vec<_> = self.segments.values().map(|known| known.segment.range()).collect();
         places.sort_unstable_by_key(|range| range.at(0).to_bits());
         places
@@ -138,10 +140,10 @@ impl Restore {
     ///
     /// About the image, where it cannot be read.
     pub(crate) fn fill(&self, replay: &mut Replay<'_>) -> Result<()> {
-        let image = &self.opened.image;
+        let checkpoint = &self.opened.checkpoint;
         let indexes = self.opened.indexes()?;
         let mut places = None;
-        for (entry, (index, mut writer)) in image.keyspaces.iter().zip(indexes) {
+        for (entry, (index, mut writer)) in checkpoint.keyspaces.iter().zip(indexes) {
             let live: u64 = entry.live.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
             if index.len() as u64 != entry.keys || live != entry.live_bytes {
                 return Err(self.opened.unfit("keys"));
@@ -161,28 +163,28 @@ impl Restore {
             }
             replay.restore(Restored { id: entry.id, slot, live_bytes });
         }
-        replay.report.image_seq = Some(image.last.0);
-        replay.report.image_bytes_read = self.opened.front_len();
-        replay.report.note_last(image.last);
+        replay.report.checkpoint_seq = Some(checkpoint.last.0);
+        replay.report.checkpoint_bytes_read = self.opened.front_len();
+        replay.report.note_last(checkpoint.last);
         Ok(())
     }
 }
 
 /// Whether a location lies in one of these places.
-fn is_in(places: &[Range], location: Location) -> bool {
+fn is_in(places: &[GranuleRange], location: Location) -> bool {
     let behind = places.partition_point(|range| range.at(0).to_bits() <= location.to_bits());
     places[..behind].last().is_some_and(|range| range.offset_of(location).is_some())
 }
 
 /// Whether an image is of this store, and speaks of nothing that the store does not know.
-fn check(opened: &Opened, manifest: &Manifest) -> Result<()> {
-    let image = &opened.image;
+fn check(opened: &OpenedCheckpoint, manifest: &Manifest) -> Result<()> {
+    let checkpoint = &opened.checkpoint;
     let next = manifest.keyspaces.next();
     let fits = [
-        ("store", image.store == manifest.store),
-        ("hash_id", image.hash_id == HASH_ID),
-        ("last_seq", image.last <= manifest.durable),
-        ("keyspace", image.keyspaces.iter().all(|keyspace| keyspace.id < next)),
+        ("store", checkpoint.store == manifest.store),
+        ("hash_id", checkpoint.hash_id == HASH_ID),
+        ("last_seq", checkpoint.last <= manifest.durable),
+        ("keyspace", checkpoint.keyspaces.iter().all(|keyspace| keyspace.id < next)),
     ];
     fits.iter().find(|(_, fits)| !fits).map_or(Ok(()), |(field, _)| Err(opened.unfit(field)))
 }

@@ -12,20 +12,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::record_batch::{Entry, Group};
+use super::record_batch::{GatheredRecord, KeyspaceGroup};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::format::hash::Hash;
-use crate::format::record::Kind;
+use crate::format::record::RecordKind;
 use crate::fs::tuning::Tuning;
 use crate::index::hash::Index;
-use crate::index::hash::bulk_load::Shard;
-use crate::index::hash::lazy::Unread;
+use crate::index::hash::bulk_load::Partition;
+use crate::index::hash::lazy::BlockError;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
-use crate::mem::address_space::{Record, Space};
+use crate::mem::address_space::{AddressSpace, Record};
 use crate::mem::alloc;
-use crate::mem::dead_bytes::Dead;
+use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
@@ -42,7 +42,7 @@ const LOOKED_FOR: u32 = 64;
 
 /// The records of one keyspace.
 #[derive(Debug)]
-pub(super) struct Loading {
+pub(super) struct IndexBuilder {
     pub(super) id: KeyspaceId,
     /// The segment and the offset of the first one that was read; none where an image has the keyspace.
     pub(super) first: Option<(Arc<Segment>, u64)>,
@@ -52,10 +52,10 @@ pub(super) struct Loading {
     /// Bytes of records that are the newest of their key, as far as they are in the index; and of all that are not.
     pub(super) live_bytes: u64,
     /// What is not in the index yet. Its values count as live.
-    gathered: Vec<Entry>,
+    gathered: Vec<GatheredRecord>,
 }
 
-impl Loading {
+impl IndexBuilder {
     /// A keyspace of which nothing is known.
     ///
     /// # Errors
@@ -77,7 +77,7 @@ impl Loading {
     /// # Errors
     ///
     /// When memory is short.
-    pub(super) fn gather(&mut self, segment: &Segment, group: &Group) -> Result<()> {
+    pub(super) fn gather(&mut self, segment: &Segment, group: &KeyspaceGroup) -> Result<()> {
         alloc::reserve(&mut self.gathered, group.entries.len()).map_err(|error| segment.io("read", error))?;
         self.slot.add_live(segment.mapping().ordinal(), group.values_size);
         self.live_bytes += group.values_size;
@@ -95,7 +95,7 @@ impl Loading {
     /// # Errors
     ///
     /// When memory is short; about an image, where its index cannot be read.
-    pub(super) fn settle(&mut self, with: &Settling<'_>, sorted: &mut Vec<Entry>) -> Result<()> {
+    pub(super) fn flush(&mut self, with: &BuildContext<'_>, sorted: &mut Vec<GatheredRecord>) -> Result<()> {
         if self.gathered.is_empty() {
             return Ok(());
         }
@@ -114,8 +114,12 @@ impl Loading {
         let parts = if threads == 1 { PARTS } else { PARTS.div_ceil(threads * 4) };
         let next = AtomicUsize::new(0);
         let found = self.slot.index.fill(threads, with.tuning, |shard| {
-            let mut filling =
-                Filling { with, index: &index, found: Found::default(), pin: with.space.domain().pin() };
+            let mut filling = Filling {
+                with,
+                index: &index,
+                found: BuildFindings::default(),
+                pin: with.space.domain().pin(),
+            };
             loop {
                 // Relaxed: nothing but the number counts.
                 let first = next.fetch_add(parts, Ordering::Relaxed);
@@ -132,9 +136,9 @@ impl Loading {
     }
 
     /// Takes note of what a thread has found.
-    fn note(&mut self, with: &Settling<'_>, found: Found) -> Result<()> {
+    fn note(&mut self, with: &BuildContext<'_>, found: BuildFindings) -> Result<()> {
         for (ordinal, (location, hidden)) in found.hidden {
-            with.space.add_dead(location, Dead::Hidden, hidden);
+            with.space.add_dead(location, DeadCause::Hidden, hidden);
             self.slot.sub_live(ordinal, hidden);
             self.live_bytes -= hidden;
         }
@@ -157,9 +161,9 @@ impl Loading {
 
 /// What all threads need that fill an index.
 #[derive(Debug)]
-pub(super) struct Settling<'a> {
+pub(super) struct BuildContext<'a> {
     pub(super) tuning: Tuning,
-    pub(super) space: &'a Space,
+    pub(super) space: &'a AddressSpace,
     /// The store's directory.
     pub(super) path: &'a Path,
     /// How many there may be.
@@ -168,7 +172,7 @@ pub(super) struct Settling<'a> {
     pub(super) alone: bool,
 }
 
-impl Settling<'_> {
+impl BuildContext<'_> {
     fn failed(&self, error: std::io::Error) -> Error {
         Error::io("grow the index for", self.path, error)
     }
@@ -185,7 +189,7 @@ impl Settling<'_> {
 
 /// What a thread has found that fills an index.
 #[derive(Debug, Default)]
-struct Found {
+struct BuildFindings {
     /// Entries that lead to tombstones.
     tombstones: Vec<(Hash, Location)>,
     /// Bytes of values that are hidden, by the ordinal of their segment, with a place in it.
@@ -194,15 +198,15 @@ struct Found {
 
 /// One thread's filling of an index.
 struct Filling<'a> {
-    with: &'a Settling<'a>,
+    with: &'a BuildContext<'a>,
     index: &'a Index,
-    found: Found,
+    found: BuildFindings,
     pin: Pin,
 }
 
 impl Filling<'_> {
     /// Takes records in the order of their buckets.
-    fn take(&mut self, shard: &mut Shard<'_>, sorted: &[Entry]) -> Result<()> {
+    fn take(&mut self, shard: &mut Partition<'_>, sorted: &[GatheredRecord]) -> Result<()> {
         let (space, index) = (self.with.space, self.index);
         let mut found = 0u32;
         for (n, entry) in sorted.iter().enumerate() {
@@ -218,7 +222,7 @@ impl Filling<'_> {
                 drop(index.find(next.hash, |location| {
                     space.prefetch(location);
                     space.prefetch(next.location());
-                    Ok::<bool, Unread>(false)
+                    Ok::<bool, BlockError>(false)
                 }));
             }
             // Where keys repeat, they do so all the time.
@@ -228,7 +232,7 @@ impl Filling<'_> {
     }
 
     /// Makes a record the newest of its key, if it is; whether there was another.
-    fn newest(&mut self, shard: &mut Shard<'_>, entry: Entry) -> Result<bool> {
+    fn newest(&mut self, shard: &mut Partition<'_>, entry: GatheredRecord) -> Result<bool> {
         let (hash, location) = (entry.hash, entry.location());
         let (space, pin) = (self.with.space, &self.pin);
         // Looked at where a tag is the same only, which is hardly ever another key's.
@@ -258,7 +262,7 @@ impl Filling<'_> {
         let (old, new) = (facts(other)?, facts(location)?);
         let is_newer = old.0.seq < new.0.seq;
         let (hidden, ordinal, at) = if is_newer { old } else { new };
-        if hidden.kind == Kind::Put {
+        if hidden.kind == RecordKind::Put {
             self.found.hidden.entry(ordinal).or_insert((at, 0)).1 += hidden.size();
         }
         if is_newer {
@@ -268,7 +272,7 @@ impl Filling<'_> {
         Ok(true)
     }
 
-    fn note(&mut self, entry: Entry) -> Result<()> {
+    fn note(&mut self, entry: GatheredRecord) -> Result<()> {
         if entry.is_tombstone() {
             let tombstones = &mut self.found.tombstones;
             alloc::reserve(tombstones, 1).map_err(|error| self.with.failed(error))?;
@@ -280,7 +284,7 @@ impl Filling<'_> {
 
 /// Sorts entries, for which there is room, by where their buckets lie, roughly, and leaves those of one part in their order. Where the parts begin, and
 /// the last one ends.
-fn sort(entries: &[Entry], sorted: &mut Vec<Entry>, index: &Index) -> [usize; PARTS + 1] {
+fn sort(entries: &[GatheredRecord], sorted: &mut Vec<GatheredRecord>, index: &Index) -> [usize; PARTS + 1] {
     sorted.clear();
     let mut starts = [0; PARTS + 1];
     let Some(first) = entries.first() else { return starts };

@@ -35,49 +35,49 @@ use self::replay::Replayed;
 use self::report::RecoveryReport;
 use crate::config::{Config, Durability};
 use crate::error::{Error, Resource, Result};
-use crate::format::checkpoint::Image;
-use crate::format::control_page::Control;
+use crate::format::checkpoint::IndexCheckpoint;
+use crate::format::control_page::ControlHeader;
 use crate::format::file_name::{LOCK, MANIFESTS};
 use crate::format::hash::{HASH_ID, HashKey};
-use crate::format::keyspace_change::{Change, Keyspaces};
+use crate::format::keyspace_change::{KeyspaceChange, KeyspaceSet};
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::record::HEADER_SIZE;
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
 use crate::fs::{Claim, Dir, Lock, LockFailure, Medium};
-use crate::log::allocator::Provision;
-use crate::log::context::Shared;
+use crate::log::allocator::SegmentAllocator;
+use crate::log::context::LogContext;
 use crate::log::control_page::ControlPage;
-use crate::log::group_commit::Commit;
+use crate::log::group_commit::GroupCommit;
 use crate::log::manifest::ManifestStore;
-use crate::log::segment::{Regime, Segment};
+use crate::log::segment::{Prefault, Segment};
 use crate::log::sync_plan::SegmentRange;
 use crate::log::writer::Tail;
-use crate::mem::address_space::Space;
+use crate::mem::address_space::AddressSpace;
 use crate::mem::mapping::PAGE_SIZE;
-use crate::recovery::analysis::{Front, Read};
+use crate::recovery::analysis::{Analysis, Read};
 use crate::recovery::decision::{DirectoryAction, directory};
-use crate::recovery::directory::Survey;
-use crate::recovery::quarantine::{copy_aside, remove, remove_images, rename_aside};
-use crate::recovery::segment_chain::Chain;
+use crate::recovery::directory::DirectoryScan;
+use crate::recovery::quarantine::{quarantine_file, quarantine_tail, remove, remove_checkpoints};
+use crate::recovery::segment_chain::SegmentChain;
 
 /// An opened store, before it has its face.
 #[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) shared: Shared,
+pub(crate) struct Recovered {
+    pub(crate) shared: LogContext,
     pub(crate) lock: Box<dyn Lock>,
     pub(crate) control: ControlPage,
     pub(crate) hash_key: HashKey,
     pub(crate) keyspaces: Vec<RecoveredKeyspace>,
     /// The names of the keyspaces, as the log has them.
-    pub(crate) names: Keyspaces,
+    pub(crate) names: KeyspaceSet,
     /// Changes to the keyspaces that the manifest does not have yet.
-    pub(crate) pending: Vec<(Seq, Change)>,
+    pub(crate) pending: Vec<(Seq, KeyspaceChange)>,
     pub(crate) tail: Tail,
     pub(crate) ready: Vec<Arc<Segment>>,
-    pub(crate) regime: Regime,
-    pub(crate) unproven: Vec<SegmentRange>,
+    pub(crate) prefault: Prefault,
+    pub(crate) unsynced: Vec<SegmentRange>,
     /// The image that the indexes came from.
-    pub(crate) image: Option<Image>,
+    pub(crate) checkpoint: Option<IndexCheckpoint>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -86,12 +86,12 @@ pub(crate) struct Opened {
 /// # Errors
 ///
 /// See [`Options::open`](crate::Options::open).
-pub(crate) fn open(dir: Arc<dyn Dir>, config: &Config) -> Result<Opened> {
+pub(crate) fn open(dir: Arc<dyn Dir>, config: &Config) -> Result<Recovered> {
     config.check()?;
     // Looked through as a whole once the lock is there, and before only where there may be something else than a store.
-    let first = match Survey::is_store(dir.as_ref()) {
+    let first = match DirectoryScan::is_store(dir.as_ref()) {
         true => DirectoryAction::Open,
-        false => decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, config)?,
+        false => decide_directory(dir.as_ref(), &DirectoryScan::of(dir.as_ref())?, config)?,
     };
     if let Medium::Network(kind) = dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
         return Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind });
@@ -102,11 +102,11 @@ pub(crate) fn open(dir: Arc<dyn Dir>, config: &Config) -> Result<Opened> {
     }
     let lock = take_lock(dir.as_ref(), config).or_else(|error| {
         // Where there is no store to be opened, that comes first.
-        decide_directory(dir.as_ref(), &Survey::of(dir.as_ref())?, config)?;
+        decide_directory(dir.as_ref(), &DirectoryScan::of(dir.as_ref())?, config)?;
         Err(error)
     })?;
     // What another process did before it let go of the lock.
-    let mut survey = Survey::of(dir.as_ref())?;
+    let mut survey = DirectoryScan::of(dir.as_ref())?;
     let created = decide_directory(dir.as_ref(), &survey, config)? == DirectoryAction::Create;
     if created {
         if first != DirectoryAction::Create {
@@ -114,13 +114,17 @@ pub(crate) fn open(dir: Arc<dyn Dir>, config: &Config) -> Result<Opened> {
             create_dir()?;
         }
         create(dir.as_ref(), &survey)?;
-        survey = Survey::of(dir.as_ref())?;
+        survey = DirectoryScan::of(dir.as_ref())?;
     }
     open_store(dir, config, &survey, lock, created)
 }
 
 /// Applies the table of directories.
-pub(crate) fn decide_directory(dir: &dyn Dir, survey: &Survey, config: &Config) -> Result<DirectoryAction> {
+pub(crate) fn decide_directory(
+    dir: &dyn Dir,
+    survey: &DirectoryScan,
+    config: &Config,
+) -> Result<DirectoryAction> {
     let path = dir.path();
     survey.check_not_removing(dir)?;
     match directory(survey.facts()) {
@@ -167,7 +171,7 @@ pub(crate) fn lock_failed(dir: &dyn Dir, failure: LockFailure) -> Error {
 }
 
 /// Makes the two copies of the manifest of an empty store, durably; over nothing but what an unfinished attempt left.
-fn create(dir: &dyn Dir, survey: &Survey) -> Result<()> {
+fn create(dir: &dyn Dir, survey: &DirectoryScan) -> Result<()> {
     let random = |bytes: &mut [u8]| {
         dir.random(bytes).map_err(|error| Error::io("draw random bytes for", dir.path(), error))
     };
@@ -182,13 +186,13 @@ fn create(dir: &dyn Dir, survey: &Survey) -> Result<()> {
         secret,
         clean: true,
         next_segment: SegmentId(1),
-        epoch: 0,
+        incarnation: 0,
         durable: Seq::ZERO,
         next_seq: Seq(1),
         segments: Vec::new(),
         retired_seq: Seq::ZERO,
-        image: 0,
-        keyspaces: Keyspaces::new(),
+        checkpoint: 0,
+        keyspaces: KeyspaceSet::new(),
     };
     let bytes = manifest.encode();
     for (copy, name) in MANIFESTS.into_iter().enumerate() {
@@ -211,38 +215,38 @@ fn create(dir: &dyn Dir, survey: &Survey) -> Result<()> {
 fn open_store(
     dir: Arc<dyn Dir>,
     config: &Config,
-    survey: &Survey,
+    survey: &DirectoryScan,
     lock: Box<dyn Lock>,
     created: bool,
-) -> Result<Opened> {
+) -> Result<Recovered> {
     if survey.is_mixed() {
         return Err(Error::ForeignFile { path: dir.path().join(MANIFESTS[1]) });
     }
     let (manifest, suspect) = survey.manifest().expect("the table opens where a copy is whole");
-    let Front { entries, unlisted, boot_id, read, hash_key } =
-        Front::read(&dir, survey, &manifest, suspect == [false; 2], config, true)?;
-    let Read { space, mut chain, replayed, image } = read;
+    let Analysis { entries, unlisted, boot_id, read, hash_key } =
+        Analysis::read(&dir, survey, &manifest, suspect == [false; 2], config, true)?;
+    let Read { space, mut chain, replayed, checkpoint } = read;
 
-    chain.set_aside.extend_from_slice(&unlisted.set_aside);
+    chain.quarantined.extend_from_slice(&unlisted.quarantined);
     let repeated = unlisted.repeated;
     let unseen = numbers_behind(&entries);
     if !unlisted.adopted.is_empty() && !config.read_only {
         // Its maker may have died between the rename and the sync of the directory (I6).
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
-    let found = Found { manifest, suspect, chain, repeated, unseen, boot_id, created };
-    let built = Built { space, hash_key, replayed, image, lock };
+    let found = RecoveredParts { manifest, suspect, chain, repeated, unseen, boot_id, created };
+    let built = Built { space, hash_key, replayed, checkpoint, lock };
     match config.read_only {
-        true => read_only::settle(dir, survey, found, built),
-        false => settle(dir, config, survey, found, built),
+        true => read_only::apply(dir, survey, found, built),
+        false => apply(dir, config, survey, found, built),
     }
 }
 
 /// What was found on the disk.
-struct Found {
+struct RecoveredParts {
     manifest: Manifest,
     suspect: [bool; 2],
-    chain: Chain,
+    chain: SegmentChain,
     /// Segments that repeat what is in others.
     repeated: Vec<SegmentId>,
     /// Sequence numbers of records that may have been behind the end of the log.
@@ -252,45 +256,51 @@ struct Found {
     created: bool,
 }
 
-impl Found {
+impl RecoveredParts {
     /// Whether everything is as a clean close left it, so that nothing on the disk need change before the first write.
-    fn is_as_closed(&self, survey: &Survey, image: Option<&Image>) -> bool {
+    fn is_as_closed(&self, survey: &DirectoryScan, checkpoint: Option<&IndexCheckpoint>) -> bool {
         let Self { manifest, suspect, chain, repeated, .. } = self;
-        let named = image.map_or(0, |image| image.number);
+        let named = checkpoint.map_or(0, |checkpoint| checkpoint.number);
         manifest.clean
             && *suspect == [false; 2]
             && chain.resume.is_some()
             && chain.entries == manifest.segments
             && chain.retired.is_empty()
-            && chain.set_aside.is_empty()
+            && chain.quarantined.is_empty()
             && chain.asides.is_empty()
             && repeated.is_empty()
             && survey.temporaries.is_empty()
-            && named == manifest.image
-            && survey.images.iter().all(|number| *number == named)
+            && named == manifest.checkpoint
+            && survey.checkpoints.iter().all(|number| *number == named)
     }
 }
 
 /// What was built in memory.
 struct Built {
-    space: Space,
+    space: AddressSpace,
     hash_key: HashKey,
     replayed: Replayed,
-    image: Option<Image>,
+    checkpoint: Option<IndexCheckpoint>,
     lock: Box<dyn Lock>,
 }
 
 /// Carries out what was decided: from here on files are changed.
-fn settle(dir: Arc<dyn Dir>, config: &Config, survey: &Survey, found: Found, built: Built) -> Result<Opened> {
-    let as_closed = found.is_as_closed(survey, built.image.as_ref());
-    let Found { mut manifest, suspect, chain, repeated, unseen, boot_id, created } = found;
-    let Built { space, hash_key, replayed, image, lock } = built;
+fn apply(
+    dir: Arc<dyn Dir>,
+    config: &Config,
+    survey: &DirectoryScan,
+    found: RecoveredParts,
+    built: Built,
+) -> Result<Recovered> {
+    let as_closed = found.is_as_closed(survey, built.checkpoint.as_ref());
+    let RecoveredParts { mut manifest, suspect, chain, repeated, unseen, boot_id, created } = found;
+    let Built { space, hash_key, replayed, checkpoint, lock } = built;
     let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
     let next_seq = next_seq(dir.as_ref(), &manifest, &chain, durable, unseen)?;
     manifest.next_seq = next_seq;
     count_on(dir.as_ref(), survey, &mut manifest)?;
     for aside in &chain.asides {
-        report.set_aside.extend(copy_aside(dir.as_ref(), aside)?);
+        report.quarantined.extend(quarantine_tail(dir.as_ref(), aside)?);
     }
     dir.crash_point("recovery-aside");
 
@@ -298,37 +308,37 @@ fn settle(dir: Arc<dyn Dir>, config: &Config, survey: &Survey, found: Found, bui
     manifest.segments = chain.entries;
     manifest.retired_seq = chain.retired_seq;
     manifest.clean = false;
-    manifest.epoch += 1;
+    manifest.incarnation += 1;
     manifest.durable = durable;
     manifest.keyspaces = durable_names;
-    manifest.image = image.as_ref().map_or(0, |image| image.number);
-    let (epoch, store) = (manifest.epoch, manifest.store);
-    let commit = Arc::new(Commit::new(durable));
+    manifest.checkpoint = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.number);
+    let (incarnation, store) = (manifest.incarnation, manifest.store);
+    let commit = Arc::new(GroupCommit::new(durable));
     let manifest = ManifestStore::open(&dir, &commit, manifest, suspect, created)?;
     if !as_closed {
         manifest.begin().map_err(Error::into_cause)?;
     }
     dir.crash_point("recovery-manifest");
-    report.set_aside.extend(rename_aside(dir.as_ref(), survey, &chain.set_aside)?);
-    remove_images(dir.as_ref(), survey, image.as_ref())?;
+    report.quarantined.extend(quarantine_file(dir.as_ref(), survey, &chain.quarantined)?);
+    remove_checkpoints(dir.as_ref(), survey, checkpoint.as_ref())?;
     dir.crash_point("recovery-renamed");
     remove(dir.as_ref(), &manifest, &chain.retired, &repeated)?;
 
-    let control = control_page(dir.as_ref(), store, boot_id, epoch, durable)?;
+    let control = control_page(dir.as_ref(), store, boot_id, incarnation, durable)?;
     let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
-    let shared = Shared::new(dir, store, space, manifest, commit, segments);
+    let shared = LogContext::new(dir, store, space, manifest, commit, segments);
 
-    let regime = if config.durability == Durability::Disk { Regime::Small } else { Regime::Large };
+    let prefault = if config.durability == Durability::Disk { Prefault::Small } else { Prefault::Large };
     let mut ready = chain.ready;
-    let start = Start { previous: chain.previous, next_seq, epoch, durable, last: chain.last };
-    let tail = tail(&shared, config, regime, &mut ready, chain.resume, start)?;
-    let unproven = chain.unproven;
+    let start = FirstSegment { previous: chain.previous, next_seq, incarnation, durable, last: chain.last };
+    let tail = tail(&shared, config, prefault, &mut ready, chain.resume, start)?;
+    let unsynced = chain.unsynced;
     report.created = created;
-    report.epoch = epoch;
+    report.incarnation = incarnation;
     report.durable_seq = durable.0;
     report.segments = shared.segments.read().len();
-    report.rewritten_bytes = unproven.iter().map(|range| range.to - range.from).sum();
-    Ok(Opened {
+    report.rewritten_bytes = unsynced.iter().map(|range| range.to - range.from).sum();
+    Ok(Recovered {
         shared,
         lock,
         control,
@@ -338,15 +348,15 @@ fn settle(dir: Arc<dyn Dir>, config: &Config, survey: &Survey, found: Found, bui
         pending,
         tail,
         ready,
-        regime,
-        unproven,
-        image,
+        prefault,
+        unsynced,
+        checkpoint,
         report,
     })
 }
 
 /// Gives out no segment number twice, and refuses numbers that cannot be counted on.
-fn count_on(dir: &dyn Dir, survey: &Survey, manifest: &mut Manifest) -> Result<()> {
+fn count_on(dir: &dyn Dir, survey: &DirectoryScan, manifest: &mut Manifest) -> Result<()> {
     let highest = survey.segments.last().copied().unwrap_or(SegmentId(0));
     manifest.next_segment = manifest.next_segment.max(SegmentId(highest.0.saturating_add(1)));
     manifest.check_room().map_err(|defect| {
@@ -360,22 +370,28 @@ fn control_page(
     dir: &dyn Dir,
     store: StoreId,
     boot_id: Option<[u8; 16]>,
-    epoch: u64,
+    incarnation: u64,
     durable: Seq,
 ) -> Result<ControlPage> {
     let mut writer_nonce = [0; 8];
     dir.random(&mut writer_nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
     let writer_nonce = u64::from_le_bytes(writer_nonce);
-    let control = Control { store, boot_id: boot_id.unwrap_or([0; 16]), epoch, writer_nonce };
+    let control = ControlHeader { store, boot_id: boot_id.unwrap_or([0; 16]), incarnation, writer_nonce };
     ControlPage::create(dir, &control, durable)
 }
 
-/// The first number of the new epoch: after an unclean end, above everything that can have been given out.
+/// The first number of the new incarnation: after an unclean end, above everything that can have been given out.
 ///
 /// # Errors
 ///
 /// `Corrupt` where a closed store holds a number that its close did not know of.
-fn next_seq(dir: &dyn Dir, manifest: &Manifest, chain: &Chain, durable: Seq, unseen: u64) -> Result<Seq> {
+fn next_seq(
+    dir: &dyn Dir,
+    manifest: &Manifest,
+    chain: &SegmentChain,
+    durable: Seq,
+    unseen: u64,
+) -> Result<Seq> {
     // A number that compaction filtered by is never given out again, whether its record is there or not.
     let filtered = chain.entries.iter().map(|entry| entry.filtered.max(entry.last_seq)).max();
     let seen = chain.last.max(chain.seen).max(durable).max(filtered.unwrap_or(Seq::ZERO));
@@ -400,28 +416,28 @@ fn numbers_behind(entries: &[SegmentEntry]) -> u64 {
 }
 
 /// What the log goes on from, whichever segment it goes on in.
-struct Start {
+struct FirstSegment {
     previous: Option<(SegmentId, u64)>,
     next_seq: Seq,
-    epoch: u64,
+    incarnation: u64,
     durable: Seq,
     last: Seq,
 }
 
 /// Where the log goes on: in the segment that a clean close left, or a new one.
 fn tail(
-    shared: &Shared,
+    shared: &LogContext,
     config: &Config,
-    regime: Regime,
+    prefault: Prefault,
     ready: &mut Vec<Arc<Segment>>,
     resume: Option<(Arc<Segment>, u64)>,
-    start: Start,
+    start: FirstSegment,
 ) -> Result<Tail> {
-    let Start { previous, next_seq, epoch, durable, last } = start;
+    let FirstSegment { previous, next_seq, incarnation, durable, last } = start;
     let (segment, offset, previous) = match resume {
         Some((segment, offset)) => (segment, offset, None),
         None => {
-            let segment = match first_segment(shared, config, regime, ready) {
+            let segment = match first_segment(shared, config, prefault, ready) {
                 // Others have filled the disk: the store can be read all the same, and the first write tries again.
                 Err(error) if is_about_room(&error) && !shared.segments.read().is_empty() => {
                     crate::trace::no_segment(&error);
@@ -434,7 +450,7 @@ fn tail(
         }
     };
     segment.resume_at(offset);
-    Ok(Tail { segment, offset, previous, next_seq, epoch, durable, last })
+    Ok(Tail { segment, offset, previous, next_seq, incarnation, durable, last })
 }
 
 /// True where a file could not be made for want of room.
@@ -443,15 +459,15 @@ fn is_about_room(error: &Error) -> bool {
     matches!(error, Error::NoSpace { .. }) || matches!(resource, Some(Resource::Files | Resource::FileSize))
 }
 
-/// The segment that a new epoch begins with: one that is ready, or a new one.
+/// The segment that a new incarnation begins with: one that is ready, or a new one.
 fn first_segment(
-    shared: &Shared,
+    shared: &LogContext,
     config: &Config,
-    regime: Regime,
+    prefault: Prefault,
     ready: &mut Vec<Arc<Segment>>,
 ) -> Result<Arc<Segment>> {
     if !ready.is_empty() {
         return Ok(ready.remove(0));
     }
-    Provision::make_first(shared, config, regime)
+    SegmentAllocator::make_first(shared, config, prefault)
 }

@@ -3,9 +3,9 @@
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
-use super::directory::Survey;
+use super::directory::DirectoryScan;
 use crate::error::{Error, Result};
-use crate::format::checkpoint::Image;
+use crate::format::checkpoint::IndexCheckpoint;
 use crate::format::{SegmentId, file_name};
 use crate::fs::{Access, Dir, File};
 use crate::log::manifest::ManifestStore;
@@ -42,10 +42,14 @@ pub(super) fn remove(
 }
 
 /// Removes the images that the manifest does not name; one that a power cut brings back is removed by the next open.
-pub(super) fn remove_images(dir: &dyn Dir, survey: &Survey, named: Option<&Image>) -> Result<()> {
-    let named = named.map(|image| image.number);
-    for number in survey.images.iter().filter(|number| Some(**number) != named) {
-        let name = file_name::image(*number);
+pub(super) fn remove_checkpoints(
+    dir: &dyn Dir,
+    survey: &DirectoryScan,
+    named: Option<&IndexCheckpoint>,
+) -> Result<()> {
+    let named = named.map(|checkpoint| checkpoint.number);
+    for number in survey.checkpoints.iter().filter(|number| Some(**number) != named) {
+        let name = file_name::checkpoint(*number);
         dir.unlink(&name).map_err(|error| Error::io("remove", dir.path().join(&name), error))?;
     }
     Ok(())
@@ -55,7 +59,7 @@ pub(super) fn remove_images(dir: &dyn Dir, survey: &Survey, named: Option<&Image
 const PIECE: usize = 1 << 20;
 
 /// Copies complete records behind a cut to a file of their own, durably. `None` where an earlier attempt did.
-pub(super) fn copy_aside(dir: &dyn Dir, aside: &SegmentRange) -> Result<Option<PathBuf>> {
+pub(super) fn quarantine_tail(dir: &dyn Dir, aside: &SegmentRange) -> Result<Option<PathBuf>> {
     let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
     for n in 0.. {
         let name = file_name::aside(aside.segment.id(), n);
@@ -68,7 +72,7 @@ pub(super) fn copy_aside(dir: &dyn Dir, aside: &SegmentRange) -> Result<Option<P
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                write_aside(dir, aside, &name, |error| io("write", &name, error))?;
+                write_quarantined(dir, aside, &name, |error| io("write", &name, error))?;
                 return Ok(Some(dir.path().join(name)));
             }
             Err(error) => return Err(io("open", &name, error)),
@@ -109,7 +113,7 @@ fn is_copy(aside: &SegmentRange, file: &dyn File, failed: impl Fn(io::Error) -> 
 }
 
 /// Writes a copy: its name is there only when all of it is on the disk.
-fn write_aside(
+fn write_quarantined(
     dir: &dyn Dir,
     aside: &SegmentRange,
     name: &str,
@@ -129,7 +133,11 @@ fn write_aside(
 }
 
 /// Gives segments that are no longer part of the store another name, and removes what was only being made.
-pub(super) fn rename_aside(dir: &dyn Dir, survey: &Survey, ids: &[SegmentId]) -> Result<Vec<PathBuf>> {
+pub(super) fn quarantine_file(
+    dir: &dyn Dir,
+    survey: &DirectoryScan,
+    ids: &[SegmentId],
+) -> Result<Vec<PathBuf>> {
     let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
     let mut paths = Vec::new();
     let mut taken = Vec::new();
@@ -162,23 +170,23 @@ mod tests {
     use super::*;
     use crate::format::StoreId;
     use crate::fs::sim::SimDisk;
-    use crate::log::segment::{Plan, Regime, Segment};
-    use crate::mem::address_space::Space;
+    use crate::log::segment::{Prefault, Segment, SegmentPlan};
+    use crate::mem::address_space::AddressSpace;
 
     #[test]
     fn no_piece_is_larger_than_its_buffer() {
         let disk = SimDisk::new();
         let dir = disk.dir();
         dir.create_dir().expect("a new one");
-        let space = Space::reserve().expect("address space");
+        let space = AddressSpace::reserve().expect("address space");
         let size = 3 * PIECE as u64;
-        let plan = Plan {
+        let plan = SegmentPlan {
             store: StoreId([7; 16]),
             id: SegmentId(1),
             size,
             beside: 0,
             nonce: 9,
-            regime: Regime::Plain,
+            prefault: Prefault::Plain,
         };
         let segment = Segment::create(dir.as_ref(), &space, &plan).expect("there is room");
         let mut taken = Vec::new();

@@ -8,15 +8,15 @@
 
 use std::sync::Arc;
 
-use super::directory::Survey;
-use super::{Built, Found, Opened, count_on, next_seq};
+use super::directory::DirectoryScan;
+use super::{Built, Recovered, RecoveredParts, count_on, next_seq};
 use crate::error::{Error, Result};
 use crate::fs::Dir;
-use crate::log::context::Shared;
+use crate::log::context::LogContext;
 use crate::log::control_page::ControlPage;
-use crate::log::group_commit::Commit;
+use crate::log::group_commit::GroupCommit;
 use crate::log::manifest::ManifestStore;
-use crate::log::segment::{Regime, Segment};
+use crate::log::segment::{Prefault, Segment};
 use crate::log::writer::Tail;
 use crate::recovery::replay::Replayed;
 
@@ -25,33 +25,38 @@ use crate::recovery::replay::Replayed;
 /// # Errors
 ///
 /// `Corrupt` where numbers are that no store writes; what the operating system says where it has no memory.
-pub(super) fn settle(dir: Arc<dyn Dir>, survey: &Survey, found: Found, built: Built) -> Result<Opened> {
-    let Found { mut manifest, chain, unseen, .. } = found;
-    let Built { space, hash_key, replayed, image, lock } = built;
+pub(super) fn apply(
+    dir: Arc<dyn Dir>,
+    survey: &DirectoryScan,
+    found: RecoveredParts,
+    built: Built,
+) -> Result<Recovered> {
+    let RecoveredParts { mut manifest, chain, unseen, .. } = found;
+    let Built { space, hash_key, replayed, checkpoint, lock } = built;
     let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
     // Nothing is numbered here; what cannot be counted on is refused as ever.
     manifest.next_seq = next_seq(dir.as_ref(), &manifest, &chain, durable, unseen)?;
     count_on(dir.as_ref(), survey, &mut manifest)?;
     report.clean = manifest.clean;
-    report.epoch = manifest.epoch + 1;
+    report.incarnation = manifest.incarnation + 1;
     report.durable_seq = durable.0;
     report.segments = chain.segments.len();
     manifest.segments = chain.entries;
     manifest.retired_seq = chain.retired_seq;
     manifest.durable = durable;
     manifest.keyspaces = durable_names;
-    manifest.image = image.as_ref().map_or(0, |image| image.number);
-    let (store, epoch, next_seq) = (manifest.store, manifest.epoch, manifest.next_seq);
+    manifest.checkpoint = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.number);
+    let (store, incarnation, next_seq) = (manifest.store, manifest.incarnation, manifest.next_seq);
 
     let refusal = Error::OpenedReadOnly { path: dir.path().to_owned() };
-    let commit = Arc::new(Commit::refusing(durable, refusal));
+    let commit = Arc::new(GroupCommit::refusing(durable, refusal));
     let manifest = ManifestStore::in_memory(&dir, &commit, manifest);
     let control = ControlPage::in_memory(dir.as_ref())?;
     let segment = Segment::nowhere(&space, dir.path())?;
     let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
-    let shared = Shared::new(dir, store, space, manifest, commit, segments);
-    let tail = Tail { segment, offset: 0, previous: None, next_seq, epoch, durable, last: chain.last };
-    Ok(Opened {
+    let shared = LogContext::new(dir, store, space, manifest, commit, segments);
+    let tail = Tail { segment, offset: 0, previous: None, next_seq, incarnation, durable, last: chain.last };
+    Ok(Recovered {
         shared,
         lock,
         control,
@@ -61,9 +66,9 @@ pub(super) fn settle(dir: Arc<dyn Dir>, survey: &Survey, found: Found, built: Bu
         pending,
         tail,
         ready: chain.ready,
-        regime: Regime::Plain,
-        unproven: Vec::new(),
-        image,
+        prefault: Prefault::Plain,
+        unsynced: Vec::new(),
+        checkpoint,
         report,
     })
 }

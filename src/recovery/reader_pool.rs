@@ -11,7 +11,7 @@ use std::thread;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::record_batch::{Begin, Piece, Reader, Walked};
+use super::record_batch::{BatchReader, Begin, RecordBatch, Walked};
 use crate::error::Result;
 use crate::format::hash::HashKey;
 use crate::fs::Dir;
@@ -24,7 +24,7 @@ const THREADS: usize = 8;
 
 /// A segment to be read.
 #[derive(Debug)]
-pub(super) struct Task {
+pub(super) struct ReadTask {
     pub(super) segment: Arc<Segment>,
     pub(super) begin: Begin,
     /// Where to stop, in bytes.
@@ -32,34 +32,34 @@ pub(super) struct Task {
 }
 
 /// Gives what the tasks hold, task by task.
-pub(super) struct Ahead<'a> {
+pub(super) struct ReadAhead<'a> {
     dir: &'a dyn Dir,
-    tasks: &'a [Task],
+    tasks: &'a [ReadTask],
     hash_key: &'a HashKey,
     /// The task that will be asked for next.
     at: usize,
     /// Where threads put what they read; none where there are no threads.
-    desk: Option<&'a Desk>,
+    desk: Option<&'a ReadQueue>,
 }
 
 /// What the threads and whoever takes from them share.
 #[derive(Debug)]
-struct Desk {
+struct ReadQueue {
     /// Records that lie ready before threads wait, about.
     most: u64,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Something came or went.
     moved: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     /// The task that a thread takes next.
     next: usize,
     /// The task that is being asked for.
     asked: usize,
     /// What lies ready, by task, and how many records that are.
-    ready: BTreeMap<usize, VecDeque<Told>>,
+    ready: BTreeMap<usize, VecDeque<Message>>,
     records: u64,
     /// Nobody asks for more.
     ended: bool,
@@ -67,7 +67,7 @@ struct State {
     lost: bool,
 }
 
-impl State {
+impl QueueState {
     /// Whether somebody waits for just this task, or soon will, and nothing of it is there.
     fn is_wanted(&self, at: usize) -> bool {
         self.asked == at && self.ready.get(&at).is_none_or(VecDeque::is_empty)
@@ -75,31 +75,31 @@ impl State {
 }
 
 #[derive(Debug)]
-enum Told {
-    Piece(Piece),
+enum Message {
+    Piece(RecordBatch),
     End(Result<Walked>),
 }
 
-impl Ahead<'_> {
+impl ReadAhead<'_> {
     /// Reads the next task: `take` does something with each piece, in order.
     ///
     /// # Errors
     ///
     /// What the operating system says; what `take` says.
-    pub(super) fn next(&mut self, mut take: impl FnMut(Piece) -> Result<()>) -> Result<Walked> {
+    pub(super) fn next(&mut self, mut take: impl FnMut(RecordBatch) -> Result<()>) -> Result<Walked> {
         let at = self.at;
         self.at += 1;
         if let Some(desk) = self.desk {
             loop {
                 match desk.ask(at) {
-                    Told::Piece(piece) => take(piece)?,
-                    Told::End(end) => return end,
+                    Message::Piece(piece) => take(piece)?,
+                    Message::End(end) => return end,
                 }
             }
         }
-        let Task { segment, begin, limit } = &self.tasks[at];
+        let ReadTask { segment, begin, limit } = &self.tasks[at];
         let mut taken = Ok(());
-        let walked = Reader::open(self.dir, segment, *begin, *limit, self.hash_key)?.read(|piece| {
+        let walked = BatchReader::open(self.dir, segment, *begin, *limit, self.hash_key)?.read(|piece| {
             taken = take(piece);
             taken.is_ok()
         });
@@ -107,13 +107,13 @@ impl Ahead<'_> {
     }
 }
 
-impl Desk {
+impl ReadQueue {
     fn new(most: u64) -> Self {
         Self { most, state: Mutex::default(), moved: Condvar::new() }
     }
 
     /// Waits for what a task says next.
-    fn ask(&self, at: usize) -> Told {
+    fn ask(&self, at: usize) -> Message {
         let mut state = self.state.lock();
         if state.asked != at {
             state.asked = at;
@@ -122,8 +122,8 @@ impl Desk {
         loop {
             if let Some(told) = state.ready.get_mut(&at).and_then(VecDeque::pop_front) {
                 match &told {
-                    Told::Piece(piece) => state.records -= piece.records,
-                    Told::End(_) => drop(state.ready.remove(&at)),
+                    Message::Piece(piece) => state.records -= piece.records,
+                    Message::End(_) => drop(state.ready.remove(&at)),
                 }
                 self.moved.notify_all();
                 return told;
@@ -134,8 +134,8 @@ impl Desk {
     }
 
     /// Lays down what a task says, once there is room; whether to go on.
-    fn tell(&self, at: usize, told: Told) -> bool {
-        let records = if let Told::Piece(piece) = &told { piece.records } else { 0 };
+    fn tell(&self, at: usize, told: Message) -> bool {
+        let records = if let Message::Piece(piece) = &told { piece.records } else { 0 };
         let mut state = self.state.lock();
         while records > 0 && state.records >= self.most && !state.is_wanted(at) && !state.ended {
             self.moved.wait(&mut state);
@@ -147,7 +147,7 @@ impl Desk {
     }
 
     /// The task that is to be read next.
-    fn take(&self, tasks: &[Task]) -> Option<usize> {
+    fn take(&self, tasks: &[ReadTask]) -> Option<usize> {
         let mut state = self.state.lock();
         let at = state.next;
         state.next += 1;
@@ -155,20 +155,20 @@ impl Desk {
     }
 
     /// What one thread does.
-    fn work(&self, dir: &dyn Dir, tasks: &[Task], hash_key: &HashKey) {
+    fn work(&self, dir: &dyn Dir, tasks: &[ReadTask], hash_key: &HashKey) {
         let noted = Noted(self);
         while let Some(at) = self.take(tasks) {
-            let Task { segment, begin, limit } = &tasks[at];
-            let reader = Reader::open(dir, segment, *begin, *limit, hash_key);
-            let end = reader.and_then(|reader| reader.read(|piece| self.tell(at, Told::Piece(piece))));
-            self.tell(at, Told::End(end));
+            let ReadTask { segment, begin, limit } = &tasks[at];
+            let reader = BatchReader::open(dir, segment, *begin, *limit, hash_key);
+            let end = reader.and_then(|reader| reader.read(|piece| self.tell(at, Message::Piece(piece))));
+            self.tell(at, Message::End(end));
         }
         std::mem::forget(noted);
     }
 }
 
 /// Tells whoever waits that a thread has panicked.
-struct Noted<'a>(&'a Desk);
+struct Noted<'a>(&'a ReadQueue);
 
 impl Drop for Noted<'_> {
     fn drop(&mut self) {
@@ -178,7 +178,7 @@ impl Drop for Noted<'_> {
 }
 
 /// Ends what the threads do.
-struct Ended<'a>(&'a Desk);
+struct Ended<'a>(&'a ReadQueue);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
@@ -188,7 +188,7 @@ impl Drop for Ended<'_> {
 }
 
 /// How many threads pay for reading so much; none where this one does it as well.
-pub(super) fn threads_for(tasks: &[Task]) -> usize {
+pub(super) fn threads_for(tasks: &[ReadTask]) -> usize {
     let size: u64 = tasks.iter().map(|task| task.limit.saturating_sub(task.begin.offset)).sum();
     if size < LARGE {
         // Not asked where it does not count: the answer lies in files.
@@ -205,12 +205,12 @@ pub(super) fn threads_for(tasks: &[Task]) -> usize {
 /// What `with` says.
 pub(super) fn read<R>(
     dir: &dyn Dir,
-    tasks: &[Task],
+    tasks: &[ReadTask],
     threads: usize,
     hash_key: &HashKey,
-    with: impl FnOnce(Ahead<'_>) -> Result<R>,
+    with: impl FnOnce(ReadAhead<'_>) -> Result<R>,
 ) -> Result<R> {
-    let desk = Desk::new(dir.tuning().read_ahead);
+    let desk = ReadQueue::new(dir.tuning().read_ahead);
     thread::scope(|scope| {
         let ended = Ended(&desk);
         let started = (0..threads.min(tasks.len())).map_while(|_| {
@@ -219,7 +219,7 @@ pub(super) fn read<R>(
             thread.spawn_scoped(scope, || desk.work(dir, tasks, hash_key)).ok()
         });
         let desk = (started.count() > 0).then_some(&desk);
-        let done = with(Ahead { dir, tasks, hash_key, at: 0, desk });
+        let done = with(ReadAhead { dir, tasks, hash_key, at: 0, desk });
         drop(ended);
         done
     })
@@ -231,28 +231,28 @@ mod tests {
 
     const READY: u64 = 4 << 10;
 
-    fn piece(records: u64) -> Told {
-        let mut piece = Piece::default();
+    fn piece(records: u64) -> Message {
+        let mut piece = RecordBatch::default();
         piece.records = records;
-        Told::Piece(piece)
+        Message::Piece(piece)
     }
 
-    fn end() -> Told {
-        Told::End(Ok(Walked { stop: 0, defect: None, last: None, written: 0, samples: Vec::new() }))
+    fn end() -> Message {
+        Message::End(Ok(Walked { stop: 0, defect: None, last: None, written: 0, samples: Vec::new() }))
     }
 
     /// What a task says, up to its end.
-    fn records(desk: &Desk, at: usize) -> Vec<u64> {
+    fn records(desk: &ReadQueue, at: usize) -> Vec<u64> {
         std::iter::from_fn(|| match desk.ask(at) {
-            Told::Piece(piece) => Some(piece.records),
-            Told::End(end) => end.map(|_| None).expect("no error"),
+            Message::Piece(piece) => Some(piece.records),
+            Message::End(end) => end.map(|_| None).expect("no error"),
         })
         .collect()
     }
 
     #[test]
     fn what_lies_ready_is_bounded_and_comes_in_order_whoever_is_faster() {
-        let desk = Desk::new(READY);
+        let desk = ReadQueue::new(READY);
         thread::scope(|scope| {
             let _ended = Ended(&desk);
             for at in [2, 1, 0] {
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_ends_when_nobody_asks_for_more() {
-        let desk = Desk::new(READY);
+        let desk = ReadQueue::new(READY);
         assert!(desk.tell(1, piece(READY)));
         thread::scope(|scope| {
             let waiting = scope.spawn(|| desk.tell(1, piece(1)));
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a thread that reads a segment has panicked")]
     fn a_panic_of_a_thread_is_one_of_whoever_waits_for_it() {
-        let desk = Desk::new(READY);
+        let desk = ReadQueue::new(READY);
         drop(Noted(&desk));
         desk.ask(0);
     }

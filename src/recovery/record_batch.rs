@@ -1,6 +1,6 @@
 //! Reading the records of a segment ahead of whoever puts them into an index.
 //!
-//! A [`Reader`] reads, verifies and hashes; what it found it gives away in [`Piece`]s, which hold no more of a record than
+//! A [`BatchReader`] reads, verifies and hashes; what it found it gives away in [`RecordBatch`]s, which hold no more of a record than
 //! an index needs, and lead to the rest. So it may run on a thread of its own, and far ahead.
 
 use std::io;
@@ -9,12 +9,12 @@ use std::sync::Arc;
 use super::tail_scan::durable_of;
 use crate::error::Result;
 use crate::format::hash::{Hash, HashKey};
-use crate::format::record::{HEADER_SIZE, Header, Kind};
-use crate::format::record_reader::{Placed, READ_MAX, Source, Step, Walker};
+use crate::format::record::{HEADER_SIZE, RecordHeader, RecordKind};
+use crate::format::record_reader::{READ_MAX, ReadAt, ReadStep, RecordAt, RecordReader};
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Dir;
 use crate::log::segment::Segment;
-use crate::log::segment_reader::FileSource;
+use crate::log::segment_reader::SegmentReader;
 use crate::mem::alloc;
 use crate::mem::location::{LOCATION_BITS, Location};
 
@@ -26,11 +26,11 @@ const SAMPLE_SPACING: u64 = 64 << 10;
 
 /// Some records of one segment, in order; by what is to be done with them.
 #[derive(Debug, Default)]
-pub(super) struct Piece {
+pub(super) struct RecordBatch {
     /// Values and tombstones, by keyspace in ascending order.
-    pub(super) groups: Vec<Group>,
+    pub(super) groups: Vec<KeyspaceGroup>,
     /// Changes of the keyspaces, with their payloads.
-    pub(super) notes: Vec<(Placed, Box<[u8]>)>,
+    pub(super) notes: Vec<(RecordAt, Box<[u8]>)>,
     /// Bytes of all of the log's own records.
     pub(super) notes_size: u64,
     /// The greatest number that the log's own records prove to have been durable.
@@ -51,9 +51,9 @@ pub(super) struct Piece {
 
 /// Records of one keyspace.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct KeyspaceGroup {
     pub(super) id: KeyspaceId,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<GatheredRecord>,
     /// The offset of the first one.
     pub(super) first: u64,
     /// Bytes of the records of values, and of tombstones.
@@ -63,7 +63,7 @@ pub(super) struct Group {
 
 /// A value or a tombstone.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry {
+pub(super) struct GatheredRecord {
     pub(super) hash: Hash,
     /// Its location, and whether it is a tombstone.
     bits: u64,
@@ -97,12 +97,12 @@ pub(crate) struct Walked {
 
 /// Reads the records of one segment.
 #[derive(Debug)]
-pub(super) struct Reader<'a> {
+pub(super) struct BatchReader<'a> {
     segment: &'a Segment,
-    walker: Walker,
-    source: FileSource,
+    walker: RecordReader,
+    source: SegmentReader,
     hash_key: &'a HashKey,
-    piece: Piece,
+    piece: RecordBatch,
     sampled: u64,
     samples: Vec<(Seq, u64)>,
     written: u64,
@@ -115,7 +115,7 @@ impl Begin {
     }
 }
 
-impl Entry {
+impl GatheredRecord {
     fn new(hash: Hash, location: Location, is_tombstone: bool) -> Self {
         Self { hash, bits: location.to_bits() | if is_tombstone { TOMBSTONE } else { 0 } }
     }
@@ -129,7 +129,7 @@ impl Entry {
     }
 }
 
-impl Piece {
+impl RecordBatch {
     fn is_full(&self) -> bool {
         self.records >= RECORDS || self.span >= SPAN
     }
@@ -145,7 +145,7 @@ impl Piece {
     /// # Errors
     ///
     /// When memory is short.
-    fn group(&mut self, id: KeyspaceId, offset: u64) -> io::Result<&mut Group> {
+    fn group(&mut self, id: KeyspaceId, offset: u64) -> io::Result<&mut KeyspaceGroup> {
         if self.groups.get(self.at).is_none_or(|group| group.id != id) {
             self.at = match self.groups.binary_search_by_key(&id, |group| group.id) {
                 Ok(at) => at,
@@ -153,7 +153,8 @@ impl Piece {
                     // As a rule there is one, as large as the one before.
                     let usual = if self.groups.is_empty() { self.usual } else { 0 };
                     let entries = alloc::with_capacity(usual)?;
-                    let group = Group { id, entries, first: offset, values_size: 0, tombstones_size: 0 };
+                    let group =
+                        KeyspaceGroup { id, entries, first: offset, values_size: 0, tombstones_size: 0 };
                     self.groups.insert(at, group);
                     at
                 }
@@ -165,7 +166,7 @@ impl Piece {
     }
 }
 
-impl<'a> Reader<'a> {
+impl<'a> BatchReader<'a> {
     /// Reads a segment from `begin` up to `limit`.
     ///
     /// # Errors
@@ -178,13 +179,13 @@ impl<'a> Reader<'a> {
         limit: u64,
         hash_key: &'a HashKey,
     ) -> Result<Self> {
-        let walker = Walker::new(segment.nonce(), begin.offset, limit, segment.order());
+        let walker = RecordReader::new(segment.nonce(), begin.offset, limit, segment.order());
         Ok(Self {
             segment,
-            walker: begin.last.into_iter().fold(walker, Walker::behind),
-            source: FileSource::of(dir, segment)?,
+            walker: begin.last.into_iter().fold(walker, RecordReader::behind),
+            source: SegmentReader::of(dir, segment)?,
             hash_key,
-            piece: Piece::default(),
+            piece: RecordBatch::default(),
             sampled: begin.offset,
             samples: Vec::new(),
             // What an image holds is more than the log's own records, as a rule; and it is never in the way.
@@ -198,13 +199,13 @@ impl<'a> Reader<'a> {
     /// # Errors
     ///
     /// What the operating system says. Bytes that are no record end the walk; what that means is decided elsewhere.
-    pub(super) fn read(mut self, mut give: impl FnMut(Piece) -> bool) -> Result<Walked> {
+    pub(super) fn read(mut self, mut give: impl FnMut(RecordBatch) -> bool) -> Result<Walked> {
         let defect = loop {
             // By reference: what was just stored in parts is slow to copy as a whole.
             match self.walker.step(&mut self.source) {
-                Ok(Step::Record(ref placed)) => self.push(placed)?,
-                Ok(Step::Blank) => break None,
-                Ok(Step::Invalid(defect)) => break Some(defect),
+                Ok(ReadStep::Record(ref placed)) => self.push(placed)?,
+                Ok(ReadStep::Blank) => break None,
+                Ok(ReadStep::Invalid(defect)) => break Some(defect),
                 Err(error) => return Err(error),
             }
             if self.piece.is_full() && !give(self.piece.begin_next()) {
@@ -223,13 +224,13 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn push(&mut self, placed: &Placed) -> Result<()> {
-        let Placed { offset, header } = placed;
+    fn push(&mut self, placed: &RecordAt) -> Result<()> {
+        let RecordAt { offset, header } = placed;
         if *offset >= self.sampled + SAMPLE_SPACING && !header.is_inner() {
             self.sampled = *offset;
             self.samples.push((Seq(header.seq.0 - 1), *offset));
         }
-        self.written += u64::from(!matches!(header.kind, Kind::Start | Kind::Watermark));
+        self.written += u64::from(!matches!(header.kind, RecordKind::Start | RecordKind::Watermark));
         let size = size_of(header);
         self.piece.records += 1;
         self.piece.last = self.piece.last.max(Some(header.seq));
@@ -237,35 +238,35 @@ impl<'a> Reader<'a> {
         self.piece.span += size;
         let payload = offset + HEADER_SIZE as u64;
         match header.kind {
-            Kind::Put | Kind::Tombstone => {
+            RecordKind::Put | RecordKind::Tombstone => {
                 let key = self.source.bytes(payload, usize::from(header.key_len))?;
-                let is_tombstone = header.kind == Kind::Tombstone;
+                let is_tombstone = header.kind == RecordKind::Tombstone;
                 let location = self.segment.range().at(*offset);
-                let entry = Entry::new(self.hash_key.hash(key), location, is_tombstone);
+                let entry = GatheredRecord::new(self.hash_key.hash(key), location, is_tombstone);
                 let group = self.piece.group(header.keyspace, *offset);
                 let group = group.map_err(|error| self.segment.io("read", error))?;
                 let sizes = if is_tombstone { &mut group.tombstones_size } else { &mut group.values_size };
                 *sizes += size;
                 group.entries.push(entry);
             }
-            Kind::Keyspace | Kind::Watermark | Kind::Start => {
+            RecordKind::Keyspace | RecordKind::Watermark | RecordKind::Start => {
                 // Longer ones are none that the store writes.
                 let len = usize::try_from(header.payload_len()).unwrap_or(READ_MAX).min(READ_MAX);
                 let bytes = self.source.bytes(payload, len)?;
                 self.piece.notes_size += size;
-                if header.kind == Kind::Keyspace {
+                if header.kind == RecordKind::Keyspace {
                     self.piece.notes.push((*placed, bytes.into()));
                 } else {
                     self.piece.durable = self.piece.durable.max(durable_of(header, bytes));
                 }
             }
-            Kind::Batch => self.piece.notes_size += size,
+            RecordKind::Batch => self.piece.notes_size += size,
         }
         Ok(())
     }
 }
 
 /// Bytes that a record takes by itself: of a frame its header, for its records come after it.
-fn size_of(header: &Header) -> u64 {
-    if header.kind == Kind::Batch { HEADER_SIZE as u64 } else { header.size() }
+fn size_of(header: &RecordHeader) -> u64 {
+    if header.kind == RecordKind::Batch { HEADER_SIZE as u64 } else { header.size() }
 }

@@ -4,23 +4,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::from_checkpoint::Restored;
-use super::index_builder::{Loading, Settling, new_slot};
-use super::reader_pool::Ahead;
-use super::record_batch::{Begin, Entry, Group, Piece, Walked};
+use super::index_builder::{BuildContext, IndexBuilder, new_slot};
+use super::reader_pool::ReadAhead;
+use super::record_batch::{Begin, GatheredRecord, KeyspaceGroup, RecordBatch, Walked};
 use super::recovered::RecoveredKeyspace;
 use super::report::RecoveryReport;
 use super::tail_scan::change_of;
 use crate::config::{RecoveryProgress, Tell};
 use crate::error::{Error, Result};
 use crate::format::hash::HashKey;
-use crate::format::keyspace_change::{Change, Keyspaces};
+use crate::format::keyspace_change::{KeyspaceChange, KeyspaceSet};
 use crate::format::manifest::Manifest;
-use crate::format::record_reader::Placed;
+use crate::format::record_reader::RecordAt;
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Dir;
 use crate::log::segment::Segment;
-use crate::mem::address_space::Space;
-use crate::mem::dead_bytes::Dead;
+use crate::mem::address_space::AddressSpace;
+use crate::mem::dead_bytes::DeadCause;
 
 /// How many bytes lie between two tellings of how far it is.
 const TOLD_SPACING: u64 = 1 << 20;
@@ -31,7 +31,7 @@ const FIRST_SHARE: usize = 16;
 /// Puts records into the indexes of their keyspaces.
 #[derive(Debug)]
 pub(crate) struct Replay<'a> {
-    pub(crate) space: &'a Space,
+    pub(crate) space: &'a AddressSpace,
     pub(crate) hash_key: &'a HashKey,
     /// The keyspaces that the manifest lists: those of the log up to the number it says was durable.
     listed: &'a Manifest,
@@ -40,17 +40,17 @@ pub(crate) struct Replay<'a> {
     /// Those that were dropped by what was read.
     dropped: BTreeSet<KeyspaceId>,
     /// What was read, by keyspace; the one that the last record belonged to is tried first.
-    loading: Vec<Loading>,
+    loading: Vec<IndexBuilder>,
     at: usize,
     /// How many records were gathered, and memory for sorting them.
     gathered: usize,
-    sorted: Vec<Entry>,
+    sorted: Vec<GatheredRecord>,
     /// How many threads may put them into the indexes.
     threads: usize,
     /// The store's directory.
     pub(super) dir: &'a dyn Dir,
     /// Changes to the keyspaces behind the manifest's durable number, in the order in which they were met.
-    changes: Vec<(Seq, Change, Arc<Segment>, u64)>,
+    changes: Vec<(Seq, KeyspaceChange, Arc<Segment>, u64)>,
     /// The greatest sequence number that is known to have been durable.
     pub(crate) durable: Seq,
     pub(crate) report: RecoveryReport,
@@ -66,11 +66,11 @@ pub(crate) struct Replayed {
     /// Every keyspace that is there.
     pub(crate) keyspaces: Vec<RecoveredKeyspace>,
     /// Their names, as the log has them.
-    pub(crate) names: Keyspaces,
+    pub(crate) names: KeyspaceSet,
     /// Their names, as the log has them up to the number that is known to have been durable.
-    pub(crate) durable_names: Keyspaces,
+    pub(crate) durable_names: KeyspaceSet,
     /// The changes that lead from there to here.
-    pub(crate) pending: Vec<(Seq, Change)>,
+    pub(crate) pending: Vec<(Seq, KeyspaceChange)>,
     pub(crate) durable: Seq,
     pub(crate) report: RecoveryReport,
 }
@@ -79,7 +79,7 @@ impl<'a> Replay<'a> {
     /// Starts with nothing but what the manifest knows.
     pub(crate) fn new(
         dir: &'a dyn Dir,
-        space: &'a Space,
+        space: &'a AddressSpace,
         hash_key: &'a HashKey,
         listed: &'a Manifest,
         durable: Seq,
@@ -130,7 +130,7 @@ impl<'a> Replay<'a> {
     /// Goes on from what an image holds of a keyspace; before anything is read.
     pub(crate) fn restore(&mut self, Restored { id, slot, live_bytes }: Restored) {
         debug_assert!(self.loading.last().is_none_or(|last| last.id < id), "in the order of the image");
-        self.loading.push(Loading::restored(id, slot, live_bytes));
+        self.loading.push(IndexBuilder::restored(id, slot, live_bytes));
         if self.listed_ids.binary_search(&id).is_err() {
             // Gone since, and the manifest has forgotten it already.
             self.bury(id);
@@ -142,9 +142,9 @@ impl<'a> Replay<'a> {
     /// # Errors
     ///
     /// About the image, where it cannot be read.
-    pub(super) fn bring_all(&self) -> Result<()> {
+    pub(super) fn load_all(&self) -> Result<()> {
         for loading in &self.loading {
-            loading.slot.index.index().bring_all()?;
+            loading.slot.index.index().load_all()?;
         }
         Ok(())
     }
@@ -156,7 +156,7 @@ impl<'a> Replay<'a> {
     /// What the operating system says. Bytes that are no record end the walk; what that means is decided elsewhere.
     pub(super) fn read(
         &mut self,
-        ahead: &mut Ahead<'_>,
+        ahead: &mut ReadAhead<'_>,
         segment: &Arc<Segment>,
         begin: Begin,
     ) -> Result<Walked> {
@@ -172,12 +172,12 @@ impl<'a> Replay<'a> {
     }
 
     /// Takes the records of a piece.
-    fn take(&mut self, segment: &Arc<Segment>, piece: &Piece) -> Result<()> {
+    fn take(&mut self, segment: &Arc<Segment>, piece: &RecordBatch) -> Result<()> {
         // A frame's own header lies before its records; publishing it alone shows nothing of them.
         segment.mapping().publish_existing(piece.end);
         self.report.records += piece.records;
         self.report.note_last(piece.last.unwrap_or(Seq::ZERO));
-        segment.mapping().tally().add(Dead::Note, piece.notes_size);
+        segment.mapping().dead_bytes().add(DeadCause::Note, piece.notes_size);
         self.durable = self.durable.max(piece.durable.unwrap_or(Seq::ZERO));
         for (placed, payload) in &piece.notes {
             self.note_change(segment, placed, payload)?;
@@ -189,12 +189,12 @@ impl<'a> Replay<'a> {
     }
 
     /// Takes the records of one keyspace.
-    fn gather(&mut self, segment: &Arc<Segment>, group: &Group) -> Result<()> {
-        let tally = segment.mapping().tally();
+    fn gather(&mut self, segment: &Arc<Segment>, group: &KeyspaceGroup) -> Result<()> {
+        let dead_bytes = segment.mapping().dead_bytes();
         // A tombstone is dead in any case.
-        tally.add(Dead::Tombstone, group.tombstones_size);
+        dead_bytes.add(DeadCause::Tombstone, group.tombstones_size);
         if self.is_dropped(group.id) {
-            tally.add(Dead::Hidden, group.values_size);
+            dead_bytes.add(DeadCause::Hidden, group.values_size);
             return Ok(());
         }
         let at = self.loading_of(group.id, segment, group.first)?;
@@ -202,32 +202,39 @@ impl<'a> Replay<'a> {
         self.gathered += group.entries.len();
         let most = self.dir.tuning().gathered;
         if self.gathered >= most || self.loading[at].has_enough(most / FIRST_SHARE) {
-            self.settle()
+            self.flush()
         } else {
             Ok(())
         }
     }
 
     /// Puts what was gathered into the indexes.
-    fn settle(&mut self) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
         let (threads, alone) = (self.threads, self.loading.len() == 1);
-        let with =
-            Settling { tuning: self.dir.tuning(), space: self.space, path: self.dir.path(), threads, alone };
+        let with = BuildContext {
+            tuning: self.dir.tuning(),
+            space: self.space,
+            path: self.dir.path(),
+            threads,
+            alone,
+        };
         for loading in &mut self.loading {
-            loading.settle(&with, &mut self.sorted)?;
+            loading.flush(&with, &mut self.sorted)?;
         }
         self.gathered = 0;
         Ok(())
     }
 
-    fn note_change(&mut self, segment: &Arc<Segment>, placed: &Placed, payload: &[u8]) -> Result<()> {
+    fn note_change(&mut self, segment: &Arc<Segment>, placed: &RecordAt, payload: &[u8]) -> Result<()> {
         let change = change_of(&placed.header, payload);
         let change = change.map_err(|defect| damage(segment, placed.offset, defect))?;
         // What the manifest says of the keyspaces is what the log says up to there.
         if placed.header.seq > self.listed.durable {
             match &change {
-                Change::Clear { old: gone, .. } | Change::Drop { id: gone, .. } => self.bury(*gone),
-                Change::Create { .. } | Change::Rename { .. } => {}
+                KeyspaceChange::Clear { old: gone, .. } | KeyspaceChange::Drop { id: gone, .. } => {
+                    self.bury(*gone)
+                }
+                KeyspaceChange::Create { .. } | KeyspaceChange::Rename { .. } => {}
             }
             self.changes.push((placed.header.seq, change, Arc::clone(segment), placed.offset));
         }
@@ -262,7 +269,7 @@ impl<'a> Replay<'a> {
         self.at = match self.loading.binary_search_by_key(&id, |loading| loading.id) {
             Ok(at) => at,
             Err(at) => {
-                self.loading.insert(at, Loading::new(id, segment, offset)?);
+                self.loading.insert(at, IndexBuilder::new(id, segment, offset)?);
                 at
             }
         };
@@ -276,7 +283,7 @@ impl<'a> Replay<'a> {
     /// `Corrupt` where a change to the keyspaces cannot follow those before it, or a record belongs to a keyspace that
     /// nobody created: dropped is only what a record says was dropped.
     pub(crate) fn finish(mut self) -> Result<Replayed> {
-        self.settle()?;
+        self.flush()?;
         let mut names = self.listed.keyspaces.clone();
         let mut durable_names = names.clone();
         let mut pending = Vec::new();

@@ -16,7 +16,7 @@ pub struct RecoveryReport {
     pub clean: bool,
     /// How many times the store has been opened and written to, this time included; or the number that it will be, once
     /// something is written.
-    pub epoch: u64,
+    pub incarnation: u64,
     /// Segment files that make up the store.
     pub segments: usize,
     /// Records read, of all kinds.
@@ -25,12 +25,12 @@ pub struct RecoveryReport {
     pub bytes_read: u64,
     /// The index was taken from an image that held every record up to this number; only what follows was read. None where
     /// everything was read.
-    pub image_seq: Option<u64>,
+    pub checkpoint_seq: Option<u64>,
     /// Bytes of the image read by the open itself; the rest of it is read when it is needed, and in the background.
-    pub image_bytes_read: u64,
+    pub checkpoint_bytes_read: u64,
     /// What was wrong with the image that the store names, if something was: everything was read instead, nothing is
     /// lost, and a new image is made in time.
-    pub image_damage: Option<String>,
+    pub checkpoint_damage: Option<String>,
     /// Keyspaces found, the default one included.
     pub keyspaces: usize,
     /// Keys found, in all keyspaces.
@@ -42,11 +42,11 @@ pub struct RecoveryReport {
     /// Bytes behind the end of the log that were no complete record: a write that was under way.
     pub torn_bytes: u64,
     /// Complete records behind a hole in the log: written, never acknowledged as durable, and not part of a prefix of
-    /// the history. They lie in the files named by `set_aside`.
-    pub set_aside_records: u64,
+    /// the history. They lie in the files named by `quarantined`.
+    pub quarantined_records: u64,
     /// Files that hold what was set aside; none where the store was opened for reading only. Nothing of it is read again; remove
     /// them when you do not want them.
-    pub set_aside: Vec<PathBuf>,
+    pub quarantined: Vec<PathBuf>,
     /// Bytes that are being written again, because an earlier write-back may have failed unseen.
     pub rewritten_bytes: u64,
 }
@@ -58,17 +58,17 @@ impl RecoveryReport {
 
     /// Tells subscribers.
     pub(crate) fn announce(&self, path: &Path) {
-        trace::opened(&trace::Opened {
+        trace::opened(&trace::OpenedEvent {
             path,
             clean: self.clean,
             keys: self.keys,
             segments: self.segments,
-            epoch: self.epoch,
+            incarnation: self.incarnation,
             records: self.records,
             bytes_read: self.bytes_read,
             torn_bytes: self.torn_bytes,
-            set_aside_records: self.set_aside_records,
-            set_aside_files: self.set_aside.len(),
+            quarantined_records: self.quarantined_records,
+            quarantined_files: self.quarantined.len(),
         });
     }
 }

@@ -4,22 +4,22 @@
 
 use std::sync::Arc;
 
-use super::decision::{Behind, Known, Next, StopAction, StopFacts, stop};
+use super::decision::{Behind, Known, NextSegment, StopAction, StopFacts, stop};
 use super::directory::is_written;
 use super::from_checkpoint::{Covered, Restore};
 use super::reader_pool;
-use super::reader_pool::{Ahead, Task};
+use super::reader_pool::{ReadAhead, ReadTask};
 use super::record_batch::Begin;
 use super::replay::Replay;
-use super::tail_scan::{Beyond, is_record_at, look_beyond, start_of};
+use super::tail_scan::{TailFindings, is_record_at, look_beyond, start_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
-use crate::format::record::Start;
+use crate::format::record::StartRecord;
 use crate::format::segment_header::Role;
 use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::Dir;
 use crate::log::segment::Segment;
-use crate::log::segment_reader::FileSource;
+use crate::log::segment_reader::SegmentReader;
 use crate::log::sync_plan::SegmentRange;
 
 /// Where so many bytes are to be read behind an image, it is loaded as a whole before: they need lines all over it.
@@ -27,10 +27,10 @@ const LOAD_ALL: u64 = 8 << 20;
 
 /// A segment of the log that has been written to.
 #[derive(Debug)]
-struct Link {
+struct ChainLink {
     entry: SegmentEntry,
     segment: Arc<Segment>,
-    start: Option<(Seq, Start)>,
+    start: Option<(Seq, StartRecord)>,
     /// Where what is to be read begins.
     begin: Begin,
 }
@@ -39,14 +39,14 @@ struct Link {
 #[derive(Debug)]
 struct Links {
     /// What compaction moved, in no order.
-    survivors: Vec<Link>,
+    survivors: Vec<ChainLink>,
     /// The log, in its order.
-    links: Vec<Link>,
+    links: Vec<ChainLink>,
 }
 
 /// What reading the log found.
 #[derive(Debug)]
-pub(crate) struct Chain {
+pub(crate) struct SegmentChain {
     /// What the manifest is to say of each segment from now on.
     pub(crate) entries: Vec<SegmentEntry>,
     /// Made and not yet written to.
@@ -64,12 +64,12 @@ pub(crate) struct Chain {
     /// The greatest sequence number met anywhere, behind holes too.
     pub(crate) seen: Seq,
     pub(crate) asides: Vec<SegmentRange>,
-    pub(crate) set_aside: Vec<SegmentId>,
+    pub(crate) quarantined: Vec<SegmentId>,
     /// Segments whose files are to be removed: compaction has done with them, or they never held anything.
     pub(crate) retired: Vec<(SegmentId, u64)>,
     /// The greatest sequence number that was durable in one of them.
     pub(crate) retired_seq: Seq,
-    pub(crate) unproven: Vec<SegmentRange>,
+    pub(crate) unsynced: Vec<SegmentRange>,
 }
 
 /// Reads the log.
@@ -81,10 +81,10 @@ pub(crate) fn read(
     dir: &dyn Dir,
     manifest: &Manifest,
     entries: &[SegmentEntry],
-    image: Option<&Restore>,
+    checkpoint: Option<&Restore>,
     replay: &mut Replay<'_>,
-) -> Result<Chain> {
-    let mut chain = Chain {
+) -> Result<SegmentChain> {
+    let mut chain = SegmentChain {
         entries: Vec::new(),
         ready: Vec::new(),
         segments: Vec::new(),
@@ -95,12 +95,13 @@ pub(crate) fn read(
         last: manifest.retired_seq,
         seen: Seq::ZERO,
         asides: Vec::new(),
-        set_aside: Vec::new(),
+        quarantined: Vec::new(),
         retired: Vec::new(),
         retired_seq: manifest.retired_seq,
-        unproven: Vec::new(),
+        unsynced: Vec::new(),
     };
-    let held = |entry: &SegmentEntry| image.and_then(|image| image.held(entry.id)).unwrap_or(0);
+    let held =
+        |entry: &SegmentEntry| checkpoint.and_then(|checkpoint| checkpoint.held(entry.id)).unwrap_or(0);
     let written = |entry: &SegmentEntry| match entry.state {
         SegmentState::Open if !manifest.clean => entry.size,
         _ => entry.end,
@@ -108,10 +109,10 @@ pub(crate) fn read(
     let entries_read = entries.iter().filter(|entry| entry.state != SegmentState::Retired);
     let to_read = entries_read.map(|entry| written(entry).saturating_sub(held(entry))).sum();
     replay.expect(to_read);
-    if let Some(image) = image {
-        image.fill(replay)?;
+    if let Some(checkpoint) = checkpoint {
+        checkpoint.fill(replay)?;
     }
-    let Links { survivors, links } = chain.links(dir, manifest, entries, image, replay)?;
+    let Links { survivors, links } = chain.links(dir, manifest, entries, checkpoint, replay)?;
     let sealed =
         entries.iter().filter(|entry| entry.state == SegmentState::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
@@ -127,7 +128,7 @@ pub(crate) fn read(
     replay.use_threads(threads);
     reader_pool::read(dir, &tasks, threads, replay.hash_key, |mut ahead| {
         if to_read >= LOAD_ALL {
-            replay.bring_all()?;
+            replay.load_all()?;
         }
         for survivor in survivors {
             chain.survivors(survivor, &mut ahead, replay)?;
@@ -145,23 +146,23 @@ pub(crate) fn read(
     Ok(chain)
 }
 
-impl Link {
-    fn task(&self, manifest: &Manifest) -> Task {
+impl ChainLink {
+    fn task(&self, manifest: &Manifest) -> ReadTask {
         let Self { entry, segment, begin, .. } = self;
         let has_known_end = entry.state != SegmentState::Open || manifest.clean;
         let limit = if has_known_end { entry.end } else { entry.size };
-        Task { segment: Arc::clone(segment), begin: *begin, limit }
+        ReadTask { segment: Arc::clone(segment), begin: *begin, limit }
     }
 }
 
-impl Chain {
+impl SegmentChain {
     /// Opens every segment and puts those that were written to in the order of the log.
     fn links(
         &mut self,
         dir: &dyn Dir,
         manifest: &Manifest,
         entries: &[SegmentEntry],
-        image: Option<&Restore>,
+        checkpoint: Option<&Restore>,
         replay: &mut Replay<'_>,
     ) -> Result<Links> {
         let (mut survivors, mut links) = (Vec::new(), Vec::new());
@@ -170,7 +171,7 @@ impl Chain {
                 self.retire(*entry);
                 continue;
             }
-            let (segment, begin) = match image.and_then(|image| image.known(entry.id)) {
+            let (segment, begin) = match checkpoint.and_then(|checkpoint| checkpoint.known(entry.id)) {
                 Some(Covered { segment, begin: None }) => {
                     self.known(segment, *entry);
                     continue;
@@ -186,13 +187,13 @@ impl Chain {
             if entry.end != 0 && entry.end < from {
                 return Err(damage(&segment, 0, Defect::BadField("end")));
             }
-            let mut window = FileSource::of(dir, &segment)?;
+            let mut window = SegmentReader::of(dir, &segment)?;
             if entry.state == SegmentState::Sealed {
                 // Durable, and never written again: a store of many segments must not need as many descriptors.
                 segment.release_file();
             }
             if segment.role() == Role::Survivors {
-                survivors.push(Link { entry: *entry, segment, start: None, begin });
+                survivors.push(ChainLink { entry: *entry, segment, start: None, begin });
                 continue;
             }
             let empty = match entry.state {
@@ -214,7 +215,7 @@ impl Chain {
             if let Some((first, _)) = start {
                 segment.begins_at(first);
             }
-            links.push(Link { entry: *entry, segment, start, begin });
+            links.push(ChainLink { entry: *entry, segment, start, begin });
         }
         links.sort_by_key(|link| match (&link.start, link.entry.state) {
             (Some((seq, _)), _) => (*seq, link.entry.id),
@@ -227,8 +228,8 @@ impl Chain {
     /// Reads what compaction moved: all of it was durable before the manifest named it.
     fn survivors(
         &mut self,
-        Link { entry, segment, begin, .. }: Link,
-        ahead: &mut Ahead<'_>,
+        ChainLink { entry, segment, begin, .. }: ChainLink,
+        ahead: &mut ReadAhead<'_>,
         replay: &mut Replay<'_>,
     ) -> Result<()> {
         if entry.state != SegmentState::Sealed || entry.role != Role::Survivors {
@@ -275,7 +276,7 @@ impl Chain {
         &mut self,
         manifest: &Manifest,
         entries: &[SegmentEntry],
-        links: &[Link],
+        links: &[ChainLink],
         replay: &mut Replay<'_>,
     ) -> Result<bool> {
         let first = &links[0];
@@ -308,12 +309,12 @@ impl Chain {
     fn follow(
         &mut self,
         manifest: &Manifest,
-        links: &[Link],
+        links: &[ChainLink],
         at: usize,
-        ahead: &mut Ahead<'_>,
+        ahead: &mut ReadAhead<'_>,
         replay: &mut Replay<'_>,
     ) -> Result<bool> {
-        let Link { entry, segment, begin, .. } = &links[at];
+        let ChainLink { entry, segment, begin, .. } = &links[at];
         let clean = manifest.clean && entry.state == SegmentState::Open;
         let walked = replay.read(ahead, segment, *begin)?;
         self.last = self.last.max(walked.last.unwrap_or(Seq::ZERO));
@@ -324,15 +325,15 @@ impl Chain {
         let known = known_of(entry, clean, walked.stop);
         let next = next_of(manifest, links, at, walked.stop, known);
         // After a clean close nothing was written behind the end, so an open looks at the first word there and no further.
-        let is_closed = known == Known::CleanAt && next == Next::None;
+        let is_closed = known == Known::CleanAt && next == NextSegment::None;
         if is_closed && is_record_at(replay.dir, segment, walked.stop)? {
             return Err(damage(segment, walked.stop, Defect::NotInManifest));
         }
-        let whole = next == Next::Continues || is_closed;
+        let whole = next == NextSegment::Continues || is_closed;
         let beyond = if whole { None } else { Some(self.beyond(links, at, walked.stop, replay)?) };
         let behind = match beyond {
-            Some(Beyond { records: 1.., .. }) => Behind::Frames,
-            Some(Beyond { written: true, .. }) => Behind::Torn,
+            Some(TailFindings { records: 1.., .. }) => Behind::Frames,
+            Some(TailFindings { written: true, .. }) => Behind::Torn,
             _ => Behind::Nothing,
         };
         let durable_missing = replay.durable > self.last;
@@ -364,7 +365,7 @@ impl Chain {
             };
             let sample = walked.samples.iter().rev().find(|(seq, _)| *seq <= replay.durable);
             let from = sample.map_or(begin.offset, |(_, offset)| *offset);
-            self.unproven.push(SegmentRange::new(segment, from, walked.stop));
+            self.unsynced.push(SegmentRange::new(segment, from, walked.stop));
         }
         self.keep(Arc::clone(segment), kept);
         if let (StopAction::Cut, Some(beyond)) = (action, beyond) {
@@ -375,7 +376,13 @@ impl Chain {
 
     /// What lies behind a stop that the log does not plainly continue from. Gathers the proof of what was durable from
     /// there and from every later segment, before anything is judged.
-    fn beyond(&mut self, links: &[Link], at: usize, stop: u64, replay: &mut Replay<'_>) -> Result<Beyond> {
+    fn beyond(
+        &mut self,
+        links: &[ChainLink],
+        at: usize,
+        stop: u64,
+        replay: &mut Replay<'_>,
+    ) -> Result<TailFindings> {
         let here = look_behind(&links[at].segment, stop, replay)?;
         let mut proof = here.durable;
         self.seen = self.seen.max(here.last);
@@ -390,11 +397,11 @@ impl Chain {
 
     /// Takes the last segment of the log out of it, which holds nothing but the log's own records: a store that is opened
     /// and killed again and again must not grow by one each time. Whether that may be.
-    fn drop_unused(&mut self, link: &Link, last: Seq, replay: &mut Replay<'_>) -> bool {
+    fn drop_unused(&mut self, link: &ChainLink, last: Seq, replay: &mut Replay<'_>) -> bool {
         // What of it is known to have been durable must not be looked for any more; that is only said where it cannot hide
         // that something before it is missing.
         let proven = last.min(replay.durable);
-        if proven >= link.segment.first_seq() && !self.unproven.is_empty() {
+        if proven >= link.segment.first_seq() && !self.unsynced.is_empty() {
             return false;
         }
         self.retired_seq = self.retired_seq.max(proven);
@@ -406,9 +413,15 @@ impl Chain {
         true
     }
 
-    fn note_cut(&mut self, segment: &Arc<Segment>, stop: u64, beyond: &Beyond, replay: &mut Replay<'_>) {
+    fn note_cut(
+        &mut self,
+        segment: &Arc<Segment>,
+        stop: u64,
+        beyond: &TailFindings,
+        replay: &mut Replay<'_>,
+    ) {
         if beyond.records > 0 {
-            replay.report.set_aside_records += beyond.records;
+            replay.report.quarantined_records += beyond.records;
             self.asides.push(SegmentRange::new(segment, stop, beyond.end));
         } else {
             replay.report.torn_bytes += beyond.end - stop;
@@ -416,17 +429,17 @@ impl Chain {
     }
 
     /// Takes a segment behind a hole out of the log. What was torn in it and holds no record stays, empty.
-    fn drop_link(&mut self, link: &Link, replay: &mut Replay<'_>) -> Result<()> {
+    fn drop_link(&mut self, link: &ChainLink, replay: &mut Replay<'_>) -> Result<()> {
         let from = link.segment.data_offset();
         let found = look_behind(&link.segment, from, replay)?;
         if found.records > 0 {
-            replay.report.set_aside_records += found.records;
-            self.set_aside.push(link.entry.id);
+            replay.report.quarantined_records += found.records;
+            self.quarantined.push(link.entry.id);
         } else {
             replay.report.torn_bytes += found.end - from;
             let entry =
                 SegmentEntry { state: SegmentState::Cut, end: from, last_seq: Seq::ZERO, ..link.entry };
-            self.unproven.push(SegmentRange::new(&link.segment, from, from));
+            self.unsynced.push(SegmentRange::new(&link.segment, from, from));
             self.keep(Arc::clone(&link.segment), entry);
         }
         Ok(())
@@ -434,8 +447,8 @@ impl Chain {
 }
 
 /// Looks at what lies in a segment behind a place.
-fn look_behind(segment: &Segment, from: u64, replay: &Replay<'_>) -> Result<Beyond> {
-    look_beyond(segment, &mut FileSource::of(replay.dir, segment)?, from)
+fn look_behind(segment: &Segment, from: u64, replay: &Replay<'_>) -> Result<TailFindings> {
+    look_beyond(segment, &mut SegmentReader::of(replay.dir, segment)?, from)
 }
 
 /// What the manifest knows of a segment whose records end at `stop`.
@@ -453,14 +466,14 @@ fn known_of(entry: &SegmentEntry, clean: bool, stop: u64) -> Known {
 }
 
 /// How the next segment goes on after a stop.
-fn next_of(manifest: &Manifest, links: &[Link], at: usize, stop: u64, known: Known) -> Next {
-    let Some(next) = links.get(at + 1) else { return Next::None };
-    let Some((_, start)) = next.start else { return Next::Elsewhere };
+fn next_of(manifest: &Manifest, links: &[ChainLink], at: usize, stop: u64, known: Known) -> NextSegment {
+    let Some(next) = links.get(at + 1) else { return NextSegment::None };
+    let Some((_, start)) = next.start else { return NextSegment::Elsewhere };
     let here = links[at].entry.id;
     let linked = start.previous == here.0 && start.previous_end == stop;
     // The segment that was between them is no longer part of the store, so it was durable and so is this.
     let bridged = known == Known::SealedAt && !manifest.has(SegmentId(start.previous));
-    if linked || bridged { Next::Continues } else { Next::Elsewhere }
+    if linked || bridged { NextSegment::Continues } else { NextSegment::Elsewhere }
 }
 
 /// Refuses numbers that no close writes: the log goes on in the segment where it stopped, with the next number.

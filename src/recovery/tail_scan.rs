@@ -2,31 +2,36 @@
 //! lies behind a stop.
 
 use crate::error::{Error, Result};
-use crate::format::keyspace_change::{Change, MAX_CODEC_LEN, MAX_NAME_LEN};
-use crate::format::record::{HEADER_SIZE, Header, Kind, Start, proven_by};
-use crate::format::record_reader::{Order, Placed, READ_MAX, Source, Step, Walker, beyond, next_published};
+use crate::format::keyspace_change::{KeyspaceChange, MAX_CODEC_LEN, MAX_NAME_LEN};
+use crate::format::record::{HEADER_SIZE, RecordHeader, RecordKind, StartRecord, proven_by};
+use crate::format::record_reader::{
+    Order, READ_MAX, ReadAt, ReadStep, RecordAt, RecordReader, beyond, next_published,
+};
 use crate::format::{Defect, Seq};
 use crate::fs::{Dir, read_exact_at};
 use crate::log::segment::Segment;
-use crate::log::segment_reader::FileSource;
+use crate::log::segment_reader::SegmentReader;
 
 /// The change that the payload of a keyspace record says.
 ///
 /// # Errors
 ///
 /// What is wrong with it.
-pub(crate) fn change_of(header: &Header, payload: &[u8]) -> std::result::Result<Change, Defect> {
+pub(crate) fn change_of(
+    header: &RecordHeader,
+    payload: &[u8],
+) -> std::result::Result<KeyspaceChange, Defect> {
     let max = MAX_NAME_LEN + 1 + MAX_CODEC_LEN;
     if header.payload_len() > max as u64 {
         return Err(Defect::BadField("keyspace change"));
     }
     let (name, change) = payload.split_at(usize::from(header.key_len));
-    Change::decode(header.keyspace, name, change)
+    KeyspaceChange::decode(header.keyspace, name, change)
 }
 
 /// What lies behind a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Beyond {
+pub(crate) struct TailFindings {
     /// Whether there is anything but zeros.
     pub(crate) written: bool,
     /// Complete valid records.
@@ -46,9 +51,9 @@ pub(crate) struct Beyond {
 /// # Errors
 ///
 /// What the operating system says.
-pub(crate) fn look_beyond(segment: &Segment, source: &mut FileSource, stop: u64) -> Result<Beyond> {
+pub(crate) fn look_beyond(segment: &Segment, source: &mut SegmentReader, stop: u64) -> Result<TailFindings> {
     let size = segment.size();
-    let mut found = Beyond {
+    let mut found = TailFindings {
         written: next_published(source, stop, size)?.is_some(),
         records: 0,
         end: stop,
@@ -80,7 +85,7 @@ pub(crate) fn look_beyond(segment: &Segment, source: &mut FileSource, stop: u64)
 ///
 /// `Io` where the file cannot be read.
 pub(crate) fn is_record_at(dir: &dyn Dir, segment: &Segment, end: u64) -> Result<bool> {
-    let mut source = FileSource::of(dir, segment)?;
+    let mut source = SegmentReader::of(dir, segment)?;
     let mut word = [0; 8];
     if end.saturating_add(word.len() as u64) > segment.size() {
         return Ok(false);
@@ -91,12 +96,12 @@ pub(crate) fn is_record_at(dir: &dyn Dir, segment: &Segment, end: u64) -> Result
     if word == [0; 8] {
         return Ok(false);
     }
-    let step = Walker::new(segment.nonce(), end, segment.size() & !7, Order::Any).step(&mut source)?;
-    Ok(matches!(step, Step::Record(_)))
+    let step = RecordReader::new(segment.nonce(), end, segment.size() & !7, Order::Any).step(&mut source)?;
+    Ok(matches!(step, ReadStep::Record(_)))
 }
 
 /// Where the last word that is not zero ends.
-fn last_written(source: &mut FileSource, from: u64, size: u64) -> Result<u64> {
+fn last_written(source: &mut SegmentReader, from: u64, size: u64) -> Result<u64> {
     let mut end = from;
     let mut at = from;
     while at < size {
@@ -111,8 +116,8 @@ fn last_written(source: &mut FileSource, from: u64, size: u64) -> Result<u64> {
 }
 
 /// What a record proves to have been durable when it was written.
-fn durable_in(source: &mut FileSource, placed: &Placed) -> Result<Option<Seq>> {
-    if !matches!(placed.header.kind, Kind::Watermark | Kind::Start) {
+fn durable_in(source: &mut SegmentReader, placed: &RecordAt) -> Result<Option<Seq>> {
+    if !matches!(placed.header.kind, RecordKind::Watermark | RecordKind::Start) {
         return Ok(None);
     }
     let len = usize::try_from(placed.header.payload_len()).unwrap_or(usize::MAX).min(READ_MAX);
@@ -120,7 +125,7 @@ fn durable_in(source: &mut FileSource, placed: &Placed) -> Result<Option<Seq>> {
 }
 
 /// What a record with this payload proves to have been durable; the walk that gave it has refused the impossible.
-pub(crate) fn durable_of(header: &Header, payload: &[u8]) -> Option<Seq> {
+pub(crate) fn durable_of(header: &RecordHeader, payload: &[u8]) -> Option<Seq> {
     proven_by(header, payload).unwrap_or(None)
 }
 
@@ -129,13 +134,14 @@ pub(crate) fn durable_of(header: &Header, payload: &[u8]) -> Option<Seq> {
 /// # Errors
 ///
 /// What the operating system says.
-pub(crate) fn start_of(segment: &Segment, source: &mut FileSource) -> Result<Option<(Seq, Start)>> {
-    let mut walker = Walker::new(segment.nonce(), segment.data_offset(), segment.size(), Order::Consecutive);
-    let Step::Record(placed) = walker.step(source)? else { return Ok(None) };
+pub(crate) fn start_of(segment: &Segment, source: &mut SegmentReader) -> Result<Option<(Seq, StartRecord)>> {
+    let mut walker =
+        RecordReader::new(segment.nonce(), segment.data_offset(), segment.size(), Order::Consecutive);
+    let ReadStep::Record(placed) = walker.step(source)? else { return Ok(None) };
     let len = usize::try_from(placed.header.value_len).unwrap_or(usize::MAX);
-    if placed.header.kind != Kind::Start || len != Start::SIZE {
+    if placed.header.kind != RecordKind::Start || len != StartRecord::SIZE {
         return Ok(None);
     }
     let value = source.bytes(placed.offset + HEADER_SIZE as u64, len)?;
-    Ok(Start::decode(value).ok().map(|start| (placed.header.seq, start)))
+    Ok(StartRecord::decode(value).ok().map(|start| (placed.header.seq, start)))
 }

@@ -5,19 +5,19 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::sync::worker::Post;
+use crate::sync::worker::TaskHandle;
 
 /// Has one store looked at when it is idle.
 #[derive(Debug, Default)]
-pub(crate) struct Bell {
+pub(crate) struct Notifier {
     idle: AtomicBool,
-    post: OnceLock<Post>,
+    post: OnceLock<TaskHandle>,
 }
 
-impl Bell {
+impl Notifier {
     /// Calls the helper if it is idle; whether it was. Called after the writer mutex was held, and without it.
     #[inline]
-    pub(crate) fn ring(&self) -> bool {
+    pub(crate) fn notify(&self) -> bool {
         // Relaxed, both: ordered by the writer mutex, and for the helper that is just lying down by the queue's.
         if !self.idle.load(Ordering::Relaxed) || !self.idle.swap(false, Ordering::Relaxed) {
             return false;
@@ -29,31 +29,31 @@ impl Bell {
     }
 
     /// Says who is called. Before the store has a writer, and once.
-    pub(crate) fn hang(&self, post: Post) {
+    pub(crate) fn attach_to(&self, post: TaskHandle) {
         // A store is attached once, when it is opened.
         drop(self.post.set(post));
     }
 
     /// Whether nobody does the store's work but its writers.
-    pub(crate) fn is_unattended(&self) -> bool {
+    pub(crate) fn has_no_worker(&self) -> bool {
         self.post.get().is_none()
     }
 
     /// Ends the background's work for this store; nothing of it runs when this returns.
-    pub(crate) fn take_down(&self) {
+    pub(crate) fn detach(&self) {
         if let Some(post) = self.post.get() {
             post.leave();
         }
     }
 
     /// Says that the helper is idle from now on.
-    pub(crate) fn lie_down(&self) {
+    pub(crate) fn set_idle(&self) {
         // Relaxed: ordered by the writer mutex, which the helper takes next.
         self.idle.store(true, Ordering::Relaxed);
     }
 
     /// Takes that back.
-    pub(crate) fn get_up(&self) {
+    pub(crate) fn set_busy(&self) {
         // Relaxed: a ring meanwhile is as good.
         self.idle.store(false, Ordering::Relaxed);
     }

@@ -11,12 +11,12 @@ use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::epoch::{Domain, Limbo, Pin};
 
 /// An optional value that is replaced as a whole.
-pub(crate) struct Guarded<T: Send + Sync + 'static> {
+pub(crate) struct RcuCell<T: Send + Sync + 'static> {
     pointer: AtomicPtr<T>,
     limbo: Limbo,
 }
 
-impl<T: Send + Sync + 'static> Guarded<T> {
+impl<T: Send + Sync + 'static> RcuCell<T> {
     /// Starts empty, under the pins of a store.
     pub(crate) fn new(domain: Domain) -> Self {
         Self { pointer: AtomicPtr::new(ptr::null_mut()), limbo: Limbo::new(domain) }
@@ -56,7 +56,7 @@ impl<T: Send + Sync + 'static> Guarded<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Drop for Guarded<T> {
+impl<T: Send + Sync + 'static> Drop for RcuCell<T> {
     fn drop(&mut self) {
         // Relaxed: `&mut self` proves that nobody else is here.
         let pointer = self.pointer.load(Ordering::Relaxed);
@@ -67,7 +67,7 @@ impl<T: Send + Sync + 'static> Drop for Guarded<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> fmt::Debug for Guarded<T> {
+impl<T: Send + Sync + 'static> fmt::Debug for RcuCell<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guarded").finish_non_exhaustive()
     }
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_replaced_value_lives_until_the_pin_that_saw_it_is_gone() {
-        let cell = Guarded::new(Domain::new());
+        let cell = RcuCell::new(Domain::new());
         let value = Arc::new(());
         cell.replace(Some(Box::new(Arc::clone(&value))));
         let pinned = cell.pin();

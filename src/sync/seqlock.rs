@@ -11,12 +11,12 @@ use crate::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// The numbers of the last write that began to take effect and of the last one that has.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub(crate) struct SeqLock {
     begun: AtomicU64,
     applied: AtomicU64,
 }
 
-impl Progress {
+impl SeqLock {
     /// Everything up to a number has taken effect.
     pub(crate) fn new(seq: Seq) -> Self {
         Self { begun: AtomicU64::new(seq.0), applied: AtomicU64::new(seq.0) }
@@ -50,7 +50,7 @@ impl Progress {
     }
 
     /// Whether what was read since `start` was there at one moment.
-    pub(crate) fn is_still(&self, start: Seq) -> bool {
+    pub(crate) fn is_unchanged_since(&self, start: Seq) -> bool {
         // Acquire: pairs with the release of every effect that was met.
         fence(Ordering::Acquire);
         // Relaxed: ordered by the fence.
@@ -69,22 +69,22 @@ mod models {
 
     struct Two {
         keys: [AtomicU64; 2],
-        progress: Progress,
+        progress: SeqLock,
     }
 
     impl Two {
         fn write(&self, key: usize, seq: u64) {
-            self.progress.begin(Seq(seq));
+            self.seqlock.begin(Seq(seq));
             // Release: as the index does.
             self.keys[key].store(seq, Ordering::Release);
-            self.progress.end(Seq(seq));
+            self.seqlock.end(Seq(seq));
         }
 
         /// Both keys, if it was one moment; relaxed loads, as a search that fences at its end.
         fn read(&self) -> Option<[u64; 2]> {
-            let start = self.progress.now();
+            let start = self.seqlock.now();
             let found = [1, 0].map(|key: usize| self.keys[key].load(Ordering::Relaxed));
-            self.progress.is_still(start).then_some([found[1], found[0]])
+            self.seqlock.is_unchanged_since(start).then_some([found[1], found[0]])
         }
     }
 
@@ -93,7 +93,7 @@ mod models {
         loom::model(|| {
             let two = Arc::new(Two {
                 keys: [AtomicU64::new(0), AtomicU64::new(0)],
-                progress: Progress::new(Seq(0)),
+                progress: SeqLock::new(Seq(0)),
             });
             let writer = {
                 let two = Arc::clone(&two);

@@ -1,13 +1,13 @@
 //! Who does the work in the background: a thread that looks after one store or many, in turn.
 //!
-//! It knows when to look at whom; what there is to do for a store is behind [`Tend`] (`helper` has it). A store's own
+//! It knows when to look at whom; what there is to do for a store is behind [`Task`] (`helper` has it). A store's own
 //! thread is a roster with one store on it, so there is one mechanism.
 //!
 //! **Concurrency.** Two locks: `life` (how many stores there are, and the thread's handle) is held by whoever attaches
 //! or leaves, until the thread has started or ended; then `queue`, never for longer than a few moves, and never during a
 //! step. A store is at one place at a time: in `awake` (looked at when its time comes), in `asleep` (looked at when
 //! somebody calls), or with the thread (`running`). Whoever leaves takes it off the lists, or waits until the thread
-//! is done with it; so when [`Post::leave`] returns, no step runs, none will, and nothing here refers to the store.
+//! is done with it; so when [`TaskHandle::leave`] returns, no step runs, none will, and nothing here refers to the store.
 //! The thread holds no handle of a store, so the last one is never dropped on it.
 //!
 //! Every round gives each store that is due one step, then comes the next store: none can keep the others waiting for
@@ -72,14 +72,14 @@ const LONG: Duration = Duration::from_secs(1 << 20);
 /// ```
 #[derive(Debug, Clone)]
 pub struct Background {
-    kind: Kind,
+    kind: BackgroundKind,
 }
 
 #[derive(Debug, Clone)]
-enum Kind {
+enum BackgroundKind {
     Nobody,
     Own,
-    Shared(Arc<Roster>),
+    Shared(Arc<Worker>),
 }
 
 impl Background {
@@ -96,7 +96,7 @@ impl Background {
     /// ```
     #[must_use]
     pub fn shared() -> Self {
-        Self { kind: Kind::Shared(Arc::default()) }
+        Self { kind: BackgroundKind::Shared(Arc::default()) }
     }
 
     /// Has a store looked after; `None` where nobody is to do that. A thread that is started for it runs `at_start` first.
@@ -104,11 +104,16 @@ impl Background {
     /// # Errors
     ///
     /// `Io` when the process may have no more threads; `Forked`.
-    pub(crate) fn attach(&self, tended: Box<dyn Tend>, at_start: fn(), path: &Path) -> Result<Option<Post>> {
+    pub(crate) fn attach(
+        &self,
+        tended: Box<dyn Task>,
+        at_start: fn(),
+        path: &Path,
+    ) -> Result<Option<TaskHandle>> {
         match &self.kind {
-            Kind::Nobody => Ok(None),
-            Kind::Own => Roster::attach(&Arc::default(), tended, at_start, path).map(Some),
-            Kind::Shared(roster) => Roster::attach(roster, tended, at_start, path).map(Some),
+            BackgroundKind::Nobody => Ok(None),
+            BackgroundKind::Own => Worker::attach(&Arc::default(), tended, at_start, path).map(Some),
+            BackgroundKind::Shared(roster) => Worker::attach(roster, tended, at_start, path).map(Some),
         }
     }
 }
@@ -116,7 +121,7 @@ impl Background {
 /// `true`: a thread of the store's own. `false`: nobody.
 impl From<bool> for Background {
     fn from(own: bool) -> Self {
-        Self { kind: if own { Kind::Own } else { Kind::Nobody } }
+        Self { kind: if own { BackgroundKind::Own } else { BackgroundKind::Nobody } }
     }
 }
 
@@ -127,18 +132,18 @@ impl From<&Background> for Background {
 }
 
 /// What a store is to its background.
-pub(crate) trait Tend: Send {
+pub(crate) trait Task: Send {
     /// Does one piece of its work, if there is any, and says when to look again.
-    fn tend(&mut self) -> Next;
-    /// Whether somebody has called since it said [`Next::Asleep`].
+    fn tend(&mut self) -> Poll;
+    /// Whether somebody has called since it said [`Poll::Asleep`].
     fn is_called(&self) -> bool;
-    /// Is told that a panic ended [`Tend::tend`].
+    /// Is told that a panic ended [`Task::tend`].
     fn panicked(&mut self);
 }
 
 /// When a store is to be looked at again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum Poll {
     /// In the next round.
     Again,
     /// After this time.
@@ -149,7 +154,7 @@ pub(crate) enum Next {
 
 /// The stores that one thread looks after.
 #[derive(Debug, Default)]
-struct Roster {
+struct Worker {
     life: Mutex<Life>,
     queue: Mutex<Queue>,
     /// A step has ended whose store somebody waits to take off.
@@ -167,9 +172,9 @@ struct Life {
 #[derive(Default)]
 struct Queue {
     next_id: u64,
-    awake: VecDeque<Entry>,
-    asleep: BTreeMap<u64, Box<dyn Tend>>,
-    running: Option<Running>,
+    awake: VecDeque<QueuedTask>,
+    asleep: BTreeMap<u64, Box<dyn Task>>,
+    running: Option<RunningTask>,
     thread: Option<Thread>,
     stopped: bool,
 }
@@ -185,15 +190,15 @@ impl fmt::Debug for Queue {
 }
 
 /// A store that is looked at when its time comes.
-struct Entry {
+struct QueuedTask {
     id: u64,
     when: Instant,
-    tended: Box<dyn Tend>,
+    tended: Box<dyn Task>,
 }
 
 /// The store that the thread is at.
 #[derive(Debug)]
-struct Running {
+struct RunningTask {
     id: u64,
     /// Somebody waits to take it off.
     leaving: bool,
@@ -201,19 +206,19 @@ struct Running {
 
 /// The place of one store on a roster.
 #[derive(Debug)]
-pub(crate) struct Post {
-    roster: Arc<Roster>,
+pub(crate) struct TaskHandle {
+    roster: Arc<Worker>,
     id: u64,
 }
 
-impl Post {
+impl TaskHandle {
     /// Has the store looked at if it sleeps.
     #[cold]
     pub(crate) fn call(&self) {
         let mut queue = self.roster.queue.lock();
         // Otherwise the thread is just putting it to sleep and looks once more whether it was called, or it has left.
         if let Some(tended) = queue.asleep.remove(&self.id) {
-            queue.awake.push_back(Entry { id: self.id, when: Instant::now(), tended });
+            queue.awake.push_back(QueuedTask { id: self.id, when: Instant::now(), tended });
         }
         let thread = queue.thread.clone();
         drop(queue);
@@ -253,8 +258,8 @@ impl Post {
     }
 }
 
-impl Roster {
-    fn attach(self: &Arc<Self>, tended: Box<dyn Tend>, at_start: fn(), path: &Path) -> Result<Post> {
+impl Worker {
+    fn attach(self: &Arc<Self>, tended: Box<dyn Task>, at_start: fn(), path: &Path) -> Result<TaskHandle> {
         let this = std::process::id();
         // Relaxed, both: another process's value was copied by `fork`. Before the locks are taken, and never taken back:
         // a thread of the parent may have held them.
@@ -278,9 +283,9 @@ impl Roster {
         let mut queue = self.queue.lock();
         let id = queue.next_id;
         queue.next_id += 1;
-        queue.awake.push_back(Entry { id, when: Instant::now(), tended });
+        queue.awake.push_back(QueuedTask { id, when: Instant::now(), tended });
         drop(queue);
-        let post = Post { roster: Arc::clone(self), id };
+        let post = TaskHandle { roster: Arc::clone(self), id };
         post.call();
         Ok(post)
     }
@@ -337,12 +342,12 @@ impl Roster {
                 queue.awake.push_back(entry);
                 continue;
             }
-            queue.running = Some(Running { id: entry.id, leaving: false });
+            queue.running = Some(RunningTask { id: entry.id, leaving: false });
             drop(queue);
             let next = catch_unwind(AssertUnwindSafe(|| entry.tended.tend()));
             let next = next.unwrap_or_else(|_| {
                 entry.tended.panicked();
-                Next::Again
+                Poll::Again
             });
             queue = self.queue.lock();
             if queue.running.take().is_some_and(|running| running.leaving) {
@@ -353,14 +358,14 @@ impl Roster {
             }
             match next {
                 // Who rang and found it neither here nor there left the ring to be found, before it took the lock.
-                Next::Asleep if !entry.tended.is_called() => {
+                Poll::Asleep if !entry.tended.is_called() => {
                     queue.asleep.insert(entry.id, entry.tended);
                 }
-                Next::Again | Next::Asleep => queue.awake.push_back(entry),
-                Next::After(rest) => {
+                Poll::Again | Poll::Asleep => queue.awake.push_back(entry),
+                Poll::After(rest) => {
                     // From the start of the round, so that stores that rest equally long are looked at together.
                     let when = now.checked_add(rest).unwrap_or(now + LONG);
-                    queue.awake.push_back(Entry { when, ..entry });
+                    queue.awake.push_back(QueuedTask { when, ..entry });
                 }
             }
         }
@@ -389,20 +394,20 @@ mod tests {
 
     #[derive(Clone, Copy)]
     enum Step {
-        Say(Next),
+        Say(Poll),
         Panic,
     }
 
     /// The test's end of a fake.
     struct Strings {
-        post: Post,
+        post: TaskHandle,
         script: Sender<Step>,
         called: Arc<AtomicBool>,
         poisoned: Arc<AtomicBool>,
     }
 
-    impl Tend for Fake {
-        fn tend(&mut self) -> Next {
+    impl Task for Fake {
+        fn tend(&mut self) -> Poll {
             self.begun.send(self.name).unwrap();
             match self.script.recv_timeout(PATIENCE).unwrap() {
                 Step::Say(next) => next,
@@ -439,7 +444,7 @@ mod tests {
         steps.recv_timeout(PATIENCE).expect("a step begins")
     }
 
-    fn say(strings: &Strings, next: Next) {
+    fn say(strings: &Strings, next: Poll) {
         strings.script.send(Step::Say(next)).unwrap();
     }
 
@@ -451,28 +456,28 @@ mod tests {
         assert_eq!(turn(&steps), 1);
         let two = attach(&background, 2, &begun);
         for _ in 0..3 {
-            say(&one, Next::Again);
+            say(&one, Poll::Again);
             assert_eq!(turn(&steps), 2);
-            say(&two, Next::Again);
+            say(&two, Poll::Again);
             assert_eq!(turn(&steps), 1);
         }
-        say(&one, Next::Asleep);
+        say(&one, Poll::Asleep);
         for _ in 0..3 {
             assert_eq!(turn(&steps), 2);
-            say(&two, Next::Again);
+            say(&two, Poll::Again);
         }
         assert_eq!(turn(&steps), 2);
         one.post.call();
-        say(&two, Next::Asleep);
+        say(&two, Poll::Asleep);
         assert_eq!(turn(&steps), 1);
         // A call while the thread is about to put it to sleep is not lost.
         one.called.store(true, Ordering::SeqCst);
-        say(&one, Next::Asleep);
+        say(&one, Poll::Asleep);
         assert_eq!(turn(&steps), 1);
-        say(&one, Next::After(Duration::MAX));
+        say(&one, Poll::After(Duration::MAX));
         two.post.call();
         assert_eq!(turn(&steps), 2);
-        say(&two, Next::Asleep);
+        say(&two, Poll::Asleep);
         two.post.leave();
         one.post.leave();
     }
@@ -487,11 +492,11 @@ mod tests {
         one.script.send(Step::Panic).unwrap();
         assert_eq!(turn(&steps), 2);
         assert!(one.poisoned.load(Ordering::SeqCst));
-        say(&two, Next::Again);
+        say(&two, Poll::Again);
         assert_eq!(turn(&steps), 1);
-        say(&one, Next::Asleep);
+        say(&one, Poll::Asleep);
         assert_eq!(turn(&steps), 2);
-        say(&two, Next::Asleep);
+        say(&two, Poll::Asleep);
         assert!(!two.poisoned.load(Ordering::SeqCst));
         one.post.leave();
         two.post.leave();
@@ -501,12 +506,12 @@ mod tests {
     fn who_leaves_waits_for_a_step_under_way_and_nothing_refers_to_the_store_afterwards() {
         let (begun, steps) = channel();
         let background = Background::shared();
-        for next in [Next::Again, Next::Asleep, Next::After(Duration::MAX)] {
+        for next in [Poll::Again, Poll::Asleep, Poll::After(Duration::MAX)] {
             let one = attach(&background, 1, &begun);
             assert_eq!(turn(&steps), 1);
             thread::scope(|scope| {
                 let leavers = [0; 2].map(|_| scope.spawn(|| one.post.leave()));
-                let Kind::Shared(roster) = &background.kind else { unreachable!("it is shared") };
+                let BackgroundKind::Shared(roster) = &background.kind else { unreachable!("it is shared") };
                 while !roster.queue.lock().running.as_ref().is_some_and(|running| running.leaving) {
                     thread::yield_now();
                 }
@@ -524,11 +529,11 @@ mod tests {
     fn the_thread_ends_with_the_last_store_and_starts_with_the_next() {
         let (begun, steps) = channel();
         let background = Background::shared();
-        let Kind::Shared(roster) = &background.kind else { unreachable!("it is shared") };
+        let BackgroundKind::Shared(roster) = &background.kind else { unreachable!("it is shared") };
         for _ in 0..3 {
             let strings = [1, 2].map(|name| attach(&background, name, &begun));
             for strings in &strings {
-                say(strings, Next::Asleep);
+                say(strings, Poll::Asleep);
                 turn(&steps);
             }
             assert_eq!(roster.life.lock().stores, 2);
@@ -546,7 +551,7 @@ mod tests {
     fn the_background_of_another_process_is_refused() {
         let (begun, _steps) = channel();
         let background = Background::shared();
-        let Kind::Shared(roster) = &background.kind else { unreachable!("it is shared") };
+        let BackgroundKind::Shared(roster) = &background.kind else { unreachable!("it is shared") };
         roster.process.store(std::process::id() + 1, Ordering::SeqCst);
         let (_script, received) = channel();
         let [called, poisoned] = [0; 2].map(|_| Arc::<AtomicBool>::default());

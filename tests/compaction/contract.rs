@@ -216,7 +216,7 @@ fn overwritten(name: &str, rig: &mut Rig, mut write: impl FnMut(&mut Rig)) -> Ou
         (stats.segment_bytes - stats.live_bytes) as f64 / SEGMENT as f64,
         rig.excess as f64 / SEGMENT as f64,
         stats.compaction.passes,
-        stats.compaction.kept_removal_bytes
+        stats.compaction.retained_tombstone_bytes
     );
     outcome_is(&line);
     let live = stats.live_bytes;
@@ -224,7 +224,7 @@ fn overwritten(name: &str, rig: &mut Rig, mut write: impl FnMut(&mut Rig)) -> Ou
     // What the policy allows under load, and what one pass writes before its victims go.
     assert!(rig.excess <= live + SLACK + 8 * SEGMENT + SEGMENT, "{line}");
     assert!(stats.compaction.freeable_bytes <= SLACK + live / 100 * FREEABLE_PERCENT, "{stats:?}");
-    assert!(stats.compaction.kept_removal_bytes <= SLACK + live / 100 * KEPT_PERCENT, "{stats:?}");
+    assert!(stats.compaction.retained_tombstone_bytes <= SLACK + live / 100 * KEPT_PERCENT, "{stats:?}");
     Outcome { stats, amplification, space }
 }
 

@@ -87,7 +87,7 @@ fn nothing_is_lost_and_nothing_comes_back() {
         let again = store.compact().expect("compacts");
         assert_eq!(again.passes, 0, "round {round}: {report:?}, then {again:?}");
         let stats = store.stats();
-        assert_eq!(stats.compaction.kept_removal_bytes, 0);
+        assert_eq!(stats.compaction.retained_tombstone_bytes, 0);
         assert_eq!(contents(&store), expected, "round {round}");
         store.verify().expect("intact");
         if random.bool() {

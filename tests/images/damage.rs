@@ -12,7 +12,7 @@ fn closed() -> (SimDisk, Map, String) {
     let disk = SimDisk::new();
     let (store, mut map) = filled(&disk, 400);
     store.keyspace("other").unwrap().insert("a", "b").unwrap();
-    assert!(store.take_image().unwrap());
+    assert!(store.take_checkpoint().unwrap());
     for number in 390..420 {
         insert(&store, &mut map, number, 1);
     }
@@ -36,7 +36,10 @@ fn every_byte_of_the_front_is_checked() {
         disk.rot_bit(&image, at, (at % 8) as u8).unwrap();
         let store = open(&disk);
         let report = store.recovery_report();
-        assert!(report.image_damage.is_some() && report.image_seq.is_none(), "byte {at}: {report:?}");
+        assert!(
+            report.checkpoint_damage.is_some() && report.checkpoint_seq.is_none(),
+            "byte {at}: {report:?}"
+        );
         assert_eq!(image_of(&disk), None, "it is of no use");
         check_main(&store, &map);
     }
@@ -48,7 +51,7 @@ fn an_image_that_is_cut_missing_or_anothers_is_done_without() {
     let size = disk.read_file(&image).unwrap().len() as u64;
     let strange = {
         let disk = SimDisk::with_seed(77);
-        assert!(filled(&disk, 400).0.take_image().unwrap());
+        assert!(filled(&disk, 400).0.take_checkpoint().unwrap());
         disk.read_file(&image_of(&disk).unwrap()).unwrap()
     };
     for n in 0..7 {
@@ -64,11 +67,11 @@ fn an_image_that_is_cut_missing_or_anothers_is_done_without() {
         }
         let store = open(&disk);
         let report = store.recovery_report();
-        assert!(report.image_damage.is_some() && report.image_seq.is_none(), "{n}: {report:?}");
+        assert!(report.checkpoint_damage.is_some() && report.checkpoint_seq.is_none(), "{n}: {report:?}");
         check_main(&store, &map);
         store.close().unwrap();
         let store = open(&disk);
-        assert!(store.recovery_report().image_damage.is_none(), "{n}: it is not named any more");
+        assert!(store.recovery_report().checkpoint_damage.is_none(), "{n}: it is not named any more");
         check_main(&store, &map);
     }
 }
@@ -87,7 +90,7 @@ fn an_image_that_cannot_be_read_is_done_without() {
         disk.fail_nth(Some(Operation::Read), nth, Fault::Io, false);
         // What else is read must be readable.
         let Ok(store) = super::options().open_on(&disk) else { continue };
-        refused += u64::from(store.recovery_report().image_damage.is_some());
+        refused += u64::from(store.recovery_report().checkpoint_damage.is_some());
         check_main(&store, &map);
     }
     assert!(refused > 0, "of {reads}");
@@ -254,7 +257,7 @@ fn what_a_snapshot_sees_of_a_damaged_index_outlives_the_keyspace() {
 fn an_index_that_cannot_be_built_anew_is_an_error_that_names_the_log() {
     let disk = SimDisk::new();
     let (store, _) = filled(&disk, 400);
-    assert!(store.take_image().unwrap());
+    assert!(store.take_checkpoint().unwrap());
     store.close().unwrap();
     let image = image_of(&disk).unwrap();
     let front = front_len(&disk, &image);
@@ -298,10 +301,10 @@ fn a_damaged_image_is_not_named_any_more_once_something_is_written() {
     assert_eq!(store.stats().index_rebuilds, 1);
     store.insert("one", "more").unwrap();
     while store.step().unwrap() {}
-    assert_eq!(store.stats().image_bytes, 0);
+    assert_eq!(store.stats().checkpoint_bytes, 0);
     let store = open(&disk.kill());
     let report = store.recovery_report();
-    assert!(report.image_seq.is_none() && report.image_damage.is_none(), "{report:?}");
+    assert!(report.checkpoint_seq.is_none() && report.checkpoint_damage.is_none(), "{report:?}");
     assert_eq!(store.len(), map.len() + 1);
 }
 
@@ -316,7 +319,7 @@ fn a_damaged_block_that_growth_needs_is_no_error_either() {
     for number in 0..SPLITS {
         store.insert(key(number), "").unwrap();
     }
-    assert!(store.take_image().unwrap());
+    assert!(store.take_checkpoint().unwrap());
     let spoil = |path: &Path| {
         let image = image_in(path).unwrap();
         let mut bytes = std::fs::read(&image).unwrap();
@@ -330,7 +333,7 @@ fn a_damaged_block_that_growth_needs_is_no_error_either() {
         let copy = copied(directory.path());
         spoil(copy.path());
         let again = options().open(copy.path()).unwrap();
-        assert!(again.recovery_report().image_seq.is_some());
+        assert!(again.recovery_report().checkpoint_seq.is_some());
         again.insert(key(number), "new").unwrap();
         assert_eq!((again.len(), again.stats().index_rebuilds), (SPLITS as usize + 1, 1));
         drop(again);
@@ -347,6 +350,6 @@ fn a_damaged_block_that_growth_needs_is_no_error_either() {
     let copy = copied(directory.path());
     spoil(copy.path());
     let again = options().open(copy.path()).unwrap();
-    assert!(again.recovery_report().image_damage.is_some());
+    assert!(again.recovery_report().checkpoint_damage.is_some());
     assert_eq!(again.len(), SPLITS as usize + 1);
 }

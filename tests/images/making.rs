@@ -11,7 +11,7 @@ use super::{
 
 /// A store that makes an image as soon as that is worth anything.
 fn eager(path: &Path) -> Store {
-    Options::new().background(false).segment_bytes(256 << 10).image_bytes(0).open(path).unwrap()
+    Options::new().background(false).segment_bytes(256 << 10).checkpoint_bytes(0).open(path).unwrap()
 }
 
 /// A value whose record takes some 400 bytes.
@@ -36,13 +36,13 @@ fn the_background_makes_an_image_when_there_is_much_to_read_and_removes_the_one_
     while store.step().unwrap() {}
     images.dedup();
     let stats = store.stats();
-    assert!(images.len() > 2 && stats.images_made == images.len() as u64, "{images:?}, {stats:?}");
+    assert!(images.len() > 2 && stats.checkpoints == images.len() as u64, "{images:?}, {stats:?}");
     let size = std::fs::metadata(image_in(directory.path()).unwrap()).unwrap().len();
-    assert_eq!(stats.image_bytes, size);
+    assert_eq!(stats.checkpoint_bytes, size);
     let copy = copied(directory.path());
     let store = eager(copy.path());
     let report = store.recovery_report();
-    assert!(report.image_seq.is_some());
+    assert!(report.checkpoint_seq.is_some());
     // Four times the image, a segment and what was in a pass.
     assert!(report.bytes_read < 4 * size + (1 << 20), "{report:?}, {size}");
     for number in 0..8_000 {
@@ -60,13 +60,13 @@ fn no_image_is_begun_within_a_pass() {
     let mut asked = 0;
     store
         .compact_with(|_| {
-            assert!(!store.take_image().unwrap());
+            assert!(!store.take_checkpoint().unwrap());
             asked += 1;
             true
         })
         .unwrap();
     assert!(asked > 5);
-    assert!(store.take_image().unwrap());
+    assert!(store.take_checkpoint().unwrap());
     check(&store, &map);
 }
 
@@ -91,15 +91,15 @@ fn an_image_shows_the_moment_at_which_it_was_begun() {
             }
         };
         write(&store, 10_000);
-        let before = store.stats().images_made;
-        while store.stats().images_made == before {
+        let before = store.stats().checkpoints;
+        while store.stats().checkpoints == before {
             write(&store, 200);
             store.step().unwrap();
         }
         write(&store, 300);
         let copy = copied(directory.path());
         let again = eager(copy.path());
-        assert!(again.recovery_report().image_seq.is_some());
+        assert!(again.recovery_report().checkpoint_seq.is_some());
         check(&again, &map);
         again.verify().unwrap();
     }
@@ -115,7 +115,7 @@ fn a_writer_that_is_faster_than_an_image_ends_it_and_the_next_one_gets_what_it_n
     }
     let mut random = fastrand::Rng::with_seed(1);
     let mut steps = 0;
-    while store.stats().images_made == 0 {
+    while store.stats().checkpoints == 0 {
         store.step().unwrap();
         for _ in 0..2_000 {
             let number = random.u32(0..KEYS);
@@ -126,7 +126,7 @@ fn a_writer_that_is_faster_than_an_image_ends_it_and_the_next_one_gets_what_it_n
     }
     let copy = copied(directory.path());
     let store = eager(copy.path());
-    assert!(store.recovery_report().image_seq.is_some());
+    assert!(store.recovery_report().checkpoint_seq.is_some());
     assert_eq!(store.len(), KEYS as usize);
     store.verify().unwrap();
 }
@@ -142,19 +142,19 @@ fn what_stops_an_image_stops_nothing_else() {
             store.flush().unwrap();
             rest(&store);
             // Twice, so that there is one to be removed.
-            assert!(store.take_image().unwrap());
+            assert!(store.take_checkpoint().unwrap());
             insert(&store, &mut map, 7, 1);
             store.flush().unwrap();
             let already = disk.operations();
             let count = already.get(&operation).copied().unwrap_or(0);
             disk.fail_nth(Some(operation), 1, fault, false);
-            let made = store.take_image();
+            let made = store.take_checkpoint();
             let case = format!("{operation:?} {fault:?} after {count}");
             disk.clear_faults();
             match made {
                 Ok(_) => {
                     insert(&store, &mut map, 8, 1);
-                    assert!(store.take_image().unwrap(), "{case}");
+                    assert!(store.take_checkpoint().unwrap(), "{case}");
                 }
                 // The first sync of all may be the log's.
                 Err(error) => assert!(operation == Operation::Sync, "{case}: {error}"),
@@ -233,7 +233,7 @@ fn a_close_makes_no_image_within_a_pass_that_failed_half_way() {
 #[test]
 fn an_image_that_cannot_be_begun_is_tried_once_for_each_segment() {
     let disk = SimDisk::new();
-    let options = Options::new().background(false).segment_bytes(1 << 20).image_bytes(0);
+    let options = Options::new().background(false).segment_bytes(1 << 20).checkpoint_bytes(0);
     let store = options.open_on(&disk).unwrap();
     let fill = |from: u32| {
         for number in from..from + 5_000 {
@@ -254,7 +254,7 @@ fn an_image_that_cannot_be_begun_is_tried_once_for_each_segment() {
     disk.clear_faults();
     fill(5_000);
     while store.step().unwrap() {}
-    assert!(store.stats().images_made > 0);
+    assert!(store.stats().checkpoints > 0);
 }
 
 /// Cause: the file of an image that could not be removed was forgotten. Symptom: each one that was stopped left another. Fix: it goes
@@ -271,12 +271,12 @@ fn an_image_that_cannot_be_removed_goes_before_the_next_one() {
             store.flush().unwrap();
             disk.fail_nth(Some(operation), 1, Fault::Io, true);
             disk.fail_nth(Some(Operation::Unlink), 1, Fault::Io, true);
-            assert!(!store.take_image().unwrap(), "{operation:?}");
+            assert!(!store.take_checkpoint().unwrap(), "{operation:?}");
             let left = disk.files().into_iter().filter(|name| name.starts_with("INDEX")).count();
             assert_eq!(left, 1, "{operation:?} in round {round}: {:?}", disk.files());
             disk.clear_faults();
         }
-        assert!(store.take_image().unwrap(), "{operation:?}");
+        assert!(store.take_checkpoint().unwrap(), "{operation:?}");
         image_of(&disk).unwrap();
         store.close().unwrap();
         check(&open(&disk), &map);

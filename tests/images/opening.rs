@@ -28,17 +28,17 @@ fn after_a_clean_close_nothing_of_the_log_is_read() {
     let report = store.recovery_report();
     assert!(report.clean);
     assert_eq!((report.records, report.bytes_read, report.keys), (0, 0, 12_000), "{report:?}");
-    assert!(report.image_seq >= Some(last.0) && report.image_damage.is_none(), "{report:?}");
+    assert!(report.checkpoint_seq >= Some(last.0) && report.checkpoint_damage.is_none(), "{report:?}");
     // A front of 128 bytes, and 64 for each segment and keyspace, and 16 for each of both; and two blocks.
     let most = 128 + 64 * (report.segments as u64 + 1) + 16 * report.segments as u64;
-    let blocks = report.image_bytes_read / 4100;
-    assert!(blocks <= 2 && report.image_bytes_read - 4100 * blocks <= most, "{report:?}");
+    let blocks = report.checkpoint_bytes_read / 4100;
+    assert!(blocks <= 2 && report.checkpoint_bytes_read - 4100 * blocks <= most, "{report:?}");
     let stats = store.stats();
     assert_eq!(
         (stats.keys, stats.live_bytes, stats.dead_bytes),
         (before.keys, before.live_bytes, before.dead_bytes)
     );
-    assert_eq!((stats.image_bytes > 0, stats.images_made, stats.index_rebuilds), (true, 0, 0));
+    assert_eq!((stats.checkpoint_bytes > 0, stats.checkpoints, stats.index_rebuilds), (true, 0, 0));
     for number in (0..12_000).rev() {
         assert_eq!(store.get(key(number)).unwrap().unwrap(), [value(number, 0), vec![7; 60]].concat());
     }
@@ -65,7 +65,7 @@ fn what_was_written_after_an_image_is_read_after_a_kill_and_nothing_else() {
             insert(&store, &mut map, random.u32(0..400), 1);
         }
         rest(&store);
-        assert!(store.take_image().unwrap());
+        assert!(store.take_checkpoint().unwrap());
         let mut written = 0;
         for _ in 0..random.usize(0..150) {
             let number = random.u32(0..500);
@@ -88,7 +88,7 @@ fn what_was_written_after_an_image_is_read_after_a_kill_and_nothing_else() {
         };
         let again = open(&disk);
         let report = again.recovery_report();
-        assert!(report.image_seq.is_some(), "{report:?}");
+        assert!(report.checkpoint_seq.is_some(), "{report:?}");
         // Each segment has a few records of the log's own.
         let least_size = 32 + 8;
         let most = written + moved / least_size + 3 * report.segments as u64 + 3 * before.syncs;
@@ -100,7 +100,7 @@ fn what_was_written_after_an_image_is_read_after_a_kill_and_nothing_else() {
         let other = disk.kill();
         other.remove_file(&image_of(&other).unwrap()).unwrap();
         let other = open(&other);
-        assert!(other.recovery_report().image_damage.is_some());
+        assert!(other.recovery_report().checkpoint_damage.is_some());
         check(&other, &map);
         // Both have begun an epoch: one start record each.
         assert_eq!(again.stats().dead_bytes, other.stats().dead_bytes, "seed {seed}");
@@ -112,7 +112,7 @@ fn what_was_written_after_an_image_is_read_after_a_kill_and_nothing_else() {
 fn segments_that_are_gone_are_purged_and_their_places_given_to_others() {
     let disk = SimDisk::new();
     let (store, mut map) = filled(&disk, 600);
-    assert!(store.take_image().unwrap());
+    assert!(store.take_checkpoint().unwrap());
     // Everything of the image moves, and much of it more than once.
     for round in 1..4 {
         for number in (0..600).step_by(3) {
@@ -126,14 +126,14 @@ fn segments_that_are_gone_are_purged_and_their_places_given_to_others() {
     store.compact().unwrap();
     let disk = disk.kill();
     let again = open(&disk);
-    assert!(again.recovery_report().image_seq.is_some());
+    assert!(again.recovery_report().checkpoint_seq.is_some());
     check(&again, &map);
     again.verify().unwrap();
     // And an image of that.
-    assert!(again.take_image().unwrap());
+    assert!(again.take_checkpoint().unwrap());
     again.close().unwrap();
     let again = open(&disk);
-    assert!(again.recovery_report().image_seq.is_some());
+    assert!(again.recovery_report().checkpoint_seq.is_some());
     check(&again, &map);
 }
 
@@ -147,7 +147,7 @@ fn keyspaces_that_come_and_go_after_an_image_are_what_they_are() {
             keyspace.insert(key(number), name).unwrap();
         }
     }
-    assert!(store.take_image().unwrap());
+    assert!(store.take_checkpoint().unwrap());
     store.keyspace("cleared").unwrap().clear().unwrap();
     store.keyspace("cleared").unwrap().insert("new", "1").unwrap();
     store.drop_keyspace("dropped").unwrap();
@@ -160,7 +160,7 @@ fn keyspaces_that_come_and_go_after_an_image_are_what_they_are() {
             rest(&store);
         }
         let again = open(&disk.kill());
-        assert!(again.recovery_report().image_seq.is_some());
+        assert!(again.recovery_report().checkpoint_seq.is_some());
         assert_eq!(again.keyspace_names(), ["cleared", "made", "replaced", "stays"]);
         let lens = ["cleared", "made", "replaced", "stays"].map(|name| again.keyspace(name).unwrap().len());
         assert_eq!(lens, [1, 1, 20, 20]);
@@ -177,7 +177,7 @@ fn keyspaces_that_come_and_go_after_an_image_are_what_they_are() {
 fn rot_in_a_record_is_an_error_of_the_first_read_and_no_hindrance_to_a_write() {
     let disk = SimDisk::new();
     let (store, mut map) = filled(&disk, 300);
-    assert!(store.take_image().unwrap());
+    assert!(store.take_checkpoint().unwrap());
     store.close().unwrap();
     let needle = value(77, 0);
     let found = disk.files().into_iter().find_map(|name| {
@@ -192,7 +192,7 @@ fn rot_in_a_record_is_an_error_of_the_first_read_and_no_hindrance_to_a_write() {
         disk.rot_bit(&name, offset, 1).unwrap();
         let place = format!("{} bytes from the value", i128::from(offset) - i128::from(at));
         let store = open(&disk);
-        assert!(store.recovery_report().image_seq.is_some());
+        assert!(store.recovery_report().checkpoint_seq.is_some());
         let is_corrupt = |error: &Error| matches!(error, Error::Corrupt { .. });
         assert!(store.get(key(77)).is_err_and(|error| is_corrupt(&error)), "{place}");
         assert!(store.get(key(77)).is_err_and(|error| is_corrupt(&error)), "{place}: not only once");
@@ -300,7 +300,7 @@ fn a_handle_to_a_store_that_was_closed_writes_nothing() {
     let before = files(&disk);
     assert!(matches!(stale.compact(), Err(Error::Closed)));
     assert!(matches!(stale.compact_segments(&[1, 2], |_| true), Err(Error::Closed)));
-    assert!(matches!(stale.take_image(), Err(Error::Closed)));
+    assert!(matches!(stale.take_checkpoint(), Err(Error::Closed)));
     assert!(matches!(stale.insert("a", "b"), Err(Error::Closed)));
     assert!(stale.step().is_err() && stale.rest_step().is_err());
     assert!(files(&disk) == before);

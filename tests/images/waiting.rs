@@ -12,7 +12,7 @@ fn closed(keys: u32) -> (SimDisk, Map, usize) {
     let (store, map) = filled(&disk, keys);
     store.flush().unwrap();
     rest(&store);
-    assert!(store.take_image().unwrap());
+    assert!(store.take_checkpoint().unwrap());
     let segments = store.stats().segments;
     store.close().unwrap();
     (disk, map, segments)
@@ -33,7 +33,7 @@ fn an_open_does_as_much_whatever_the_number_of_segments_and_the_rest_when_it_is_
         let (disk, map, segments) = closed(keys);
         let before = disk.operations();
         let store = open(&disk);
-        assert!(store.recovery_report().image_seq.is_some());
+        assert!(store.recovery_report().checkpoint_seq.is_some());
         let done: u64 = disk.operations().values().sum::<u64>() - before.values().sum::<u64>();
         // The control page, and the last segment with what may lie ready behind it.
         let opened = maps(&disk);
@@ -133,7 +133,7 @@ fn a_segment_that_is_gone_is_refused_and_one_that_is_not_itself_is_an_error_of_w
         let disk = disk.kill();
         harm(&disk);
         let store = open(&disk);
-        assert!(store.recovery_report().image_seq.is_some());
+        assert!(store.recovery_report().checkpoint_seq.is_some());
         rest(&store);
         for key_number in IN_FIRST {
             let error = store.get(key(key_number)).unwrap_err().to_string();

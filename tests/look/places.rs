@@ -152,7 +152,8 @@ fn those_who_look_keep_each_other_company_and_writers_out() {
     store.close().unwrap();
 }
 
-const EXT4: Kind = Kind { name: "ext4", make: &["mkfs.ext4", "-q", "-F", "-m", "0"], image_bytes: 24 << 20 };
+const EXT4: Kind =
+    Kind { name: "ext4", make: &["mkfs.ext4", "-q", "-F", "-m", "0"], checkpoint_bytes: 24 << 20 };
 
 #[test]
 fn a_store_on_a_read_only_file_system_can_be_read() {

@@ -37,7 +37,7 @@ const REFUSED: &[Row] = &[
     ("Store::compact", |s| refused(s.compact())),
     ("Store::compact_with", |s| refused(s.compact_with(|_| true))),
     ("Store::compact_segments", |s| refused(s.compact_segments(&[1], |_| true))),
-    ("Store::take_image", |s| refused(s.take_image())),
+    ("Store::take_checkpoint", |s| refused(s.take_checkpoint())),
     ("salvage_on", |s| {
         let from = SimDisk::new();
         Options::new().background(false).open_on(&from).unwrap().insert("b", "1").unwrap();

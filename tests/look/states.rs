@@ -15,12 +15,12 @@ struct Shown {
     durable_seq: u64,
     keys: u64,
     live_bytes: u64,
-    image_bytes: u64,
+    checkpoint_bytes: u64,
     clean: bool,
-    epoch: u64,
+    incarnation: u64,
     records: u64,
     torn_bytes: u64,
-    set_aside_records: u64,
+    quarantined_records: u64,
 }
 
 fn options() -> Options {
@@ -67,12 +67,12 @@ fn shown(store: &Store) -> Shown {
         durable_seq: stats.durable_seq,
         keys: stats.keys,
         live_bytes: stats.live_bytes,
-        image_bytes: stats.image_bytes,
+        checkpoint_bytes: stats.checkpoint_bytes,
         clean: report.clean,
-        epoch: report.epoch,
+        incarnation: report.incarnation,
         records: report.records,
         torn_bytes: report.torn_bytes,
-        set_aside_records: report.set_aside_records,
+        quarantined_records: report.quarantined_records,
     }
 }
 
@@ -125,7 +125,7 @@ fn live(disk: &SimDisk, durability: Durability) {
             0 => {
                 store.flush().unwrap();
                 store.drop_keyspace("gone").unwrap();
-                assert!(store.take_image().unwrap());
+                assert!(store.take_checkpoint().unwrap());
             }
             1 => {
                 store.compact().unwrap();
@@ -198,7 +198,7 @@ fn what_an_open_would_set_aside_stays_where_it_is() {
         fill(&store, 14, 1500);
         let left = disk.crash_at(disk.position(), Tears::Any, &mut Seeded::new(seed));
         let shown = look_and_open(&left, &format!("cut {seed}"));
-        with_records += u32::from(shown.set_aside_records > 0);
+        with_records += u32::from(shown.quarantined_records > 0);
         torn += u32::from(shown.torn_bytes > 0);
     }
     assert!(with_records > 3 && torn > 3, "{with_records} with records behind a hole, {torn} torn");

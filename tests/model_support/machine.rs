@@ -208,7 +208,7 @@ impl Machine {
         self.check_all();
         if steps.is_none() {
             let stats = self.store().stats();
-            assert_eq!(stats.compaction.kept_removal_bytes, 0, "{report:?}");
+            assert_eq!(stats.compaction.retained_tombstone_bytes, 0, "{report:?}");
             let again = self.store().compact().unwrap();
             assert_eq!(again.passes, 0, "after {report:?}: {again:?}");
         }
@@ -230,9 +230,9 @@ impl Machine {
     }
 
     /// Makes an image. That makes durable what it shows.
-    pub(crate) fn take_image(&mut self) {
+    pub(crate) fn take_checkpoint(&mut self) {
         let last = self.store().last_seq();
-        if self.store().take_image().unwrap() {
+        if self.store().take_checkpoint().unwrap() {
             assert!(self.store().durable_seq() >= last);
             self.make_durable();
             let image = image_of(&self.disk).expect("it was just made");

@@ -205,7 +205,7 @@ impl Run {
                 self.history.make_durable();
             }
             Step::Image => {
-                assert!(self.store.take_image().unwrap(), "nothing is in its way");
+                assert!(self.store.take_checkpoint().unwrap(), "nothing is in its way");
                 self.history.make_durable();
             }
             Step::Snapshot => self.snapshots.push((self.store.snapshot(), self.history.now().clone())),

@@ -8,8 +8,8 @@ use mapcask::{Durability, Error, Options, Store, WriteBatch};
 use super::file_system::{FileSystem, Kind, run};
 use super::{key, value};
 
-const XFS: Kind = Kind { name: "xfs", make: &["mkfs.xfs", "-q", "-f"], image_bytes: 320 << 20 };
-const BTRFS: Kind = Kind { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f"], image_bytes: 256 << 20 };
+const XFS: Kind = Kind { name: "xfs", make: &["mkfs.xfs", "-q", "-f"], checkpoint_bytes: 320 << 20 };
+const BTRFS: Kind = Kind { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f"], checkpoint_bytes: 256 << 20 };
 const LEN: usize = 3000;
 
 /// A copy of each file in the directory, which shares its blocks.
@@ -84,7 +84,7 @@ fn meet_a_full_disk(
     let mut count = insert_until_full(&store, 300, false);
     count = insert_until_full(&store, count, true);
     check(&store, count);
-    // Removals may need what there is none of; they are refused as cleanly.
+    // Tombstones may need what there is none of; they are refused as cleanly.
     if let Err(error) = store.remove("nobody").and_then(|_| store.remove(key(0))) {
         assert!(matches!(error, Error::NoSpace { .. }), "{error}");
     } else {

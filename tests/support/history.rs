@@ -21,7 +21,7 @@ pub(crate) const THREADS: usize = 4;
 pub(crate) struct Observed {
     pub(crate) state: State,
     pub(crate) torn_bytes: u64,
-    pub(crate) set_aside_records: u64,
+    pub(crate) quarantined_records: u64,
 }
 
 impl Observed {
@@ -40,14 +40,14 @@ impl Observed {
         assert_eq!((stats.keyspaces, stats.keys), (names.len() + 1, keys as u64), "the numbers are right");
         assert_eq!(store.verify()?.keys, keys as u64, "each key is verified");
         let report = store.recovery_report();
-        Ok(Self { state, torn_bytes: report.torn_bytes, set_aside_records: report.set_aside_records })
+        Ok(Self { state, torn_bytes: report.torn_bytes, quarantined_records: report.quarantined_records })
     }
 
     /// For the way from one process to another.
     pub(crate) fn encode(&self) -> Bytes {
         let mut bytes = Bytes::new();
         bytes.extend_from_slice(&self.torn_bytes.to_le_bytes());
-        bytes.extend_from_slice(&self.set_aside_records.to_le_bytes());
+        bytes.extend_from_slice(&self.quarantined_records.to_le_bytes());
         for (Place { keyspace, key }, value) in &self.state.0 {
             bytes.push(u8::from(key.is_some()));
             for part in [keyspace.as_bytes(), key.as_deref().unwrap_or_default(), value] {
@@ -67,7 +67,7 @@ impl Observed {
             *rest = after;
             u64::from_le_bytes(*word)
         };
-        let (torn_bytes, set_aside_records) = (number(&mut rest), number(&mut rest));
+        let (torn_bytes, quarantined_records) = (number(&mut rest), number(&mut rest));
         let part = |rest: &mut &[u8]| {
             let len = usize::try_from(number(rest)).expect("a length");
             let (part, after) = rest.split_at(len);
@@ -81,7 +81,7 @@ impl Observed {
             let key = Some(part(&mut rest)).filter(|_| *is_key == 1);
             state.set(&Place { keyspace, key }, Some(part(&mut rest)));
         }
-        Self { state, torn_bytes, set_aside_records }
+        Self { state, torn_bytes, quarantined_records }
     }
 
     /// The part of each thread.
@@ -209,8 +209,8 @@ impl History {
     ///
     /// Says what cannot be explained.
     pub(crate) fn check(&mut self, observed: &Observed, death: Death) -> Result<u64, String> {
-        if death == Death::Killed && observed.set_aside_records > 0 {
-            return Err(format!("{} records set aside without a power cut", observed.set_aside_records));
+        if death == Death::Killed && observed.quarantined_records > 0 {
+            return Err(format!("{} records set aside without a power cut", observed.quarantined_records));
         }
         let found = observed.parts()?;
         let mut explained = [Explained { least: 0, most: 0 }; THREADS];

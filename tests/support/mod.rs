@@ -75,7 +75,7 @@ pub(crate) struct Totals {
     pub(crate) in_recovery: u64,
     /// Opens that found a torn write, and opens that set complete records aside.
     pub(crate) torn: u64,
-    pub(crate) set_aside: u64,
+    pub(crate) quarantined: u64,
     /// Acknowledged operations that a power cut took: allowed below `Disk`.
     pub(crate) taken: u64,
 }
@@ -171,7 +171,7 @@ impl Chain {
         let taken = self.history.check(observed, self.death);
         self.totals.taken += taken.unwrap_or_else(|complaint| self.fail(&complaint));
         self.totals.torn += u64::from(observed.torn_bytes > 0);
-        self.totals.set_aside += u64::from(observed.set_aside_records > 0);
+        self.totals.quarantined += u64::from(observed.quarantined_records > 0);
         self.death = Death::Killed;
     }
 

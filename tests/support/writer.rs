@@ -189,7 +189,7 @@ fn carry_out(store: &Store, operation: &Operation) -> Result<Answer> {
         Action::Compact => store.compact().map(|_| ())?,
         // Not while a pass is under way; and no part of the public face of a store.
         #[cfg(feature = "sim")]
-        Action::Image => store.take_image().map(|_| ())?,
+        Action::Image => store.take_checkpoint().map(|_| ())?,
         #[cfg(not(feature = "sim"))]
         Action::Image => {}
         Action::Key(place, change) => {

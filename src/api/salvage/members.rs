@@ -14,8 +14,10 @@ use super::source::PatchySource;
 use crate::error::Error;
 use crate::format::file_name;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
-use crate::format::record::{HEADER_SIZE, Kind, Start};
-use crate::format::record_reader::{Next, Order, Search, Source, Step, Walker, next_published};
+use crate::format::record::{HEADER_SIZE, RecordKind, StartRecord};
+use crate::format::record_reader::{
+    NextRecord, Order, ReadAt, ReadStep, RecordReader, Search, next_published,
+};
 use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
 use crate::format::{Defect, SegmentId, Seq, StoreId};
 use crate::fs::{Access, Dir, File};
@@ -24,7 +26,7 @@ use crate::log::segment_file::read_header;
 
 /// A segment file as it lies there.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundMembers {
     /// The number in its name.
     named: SegmentId,
     pub(super) path: PathBuf,
@@ -33,7 +35,7 @@ pub(super) struct Found {
     /// Store, number and nonce as they stand in a header that does not hold.
     raw: Option<(StoreId, SegmentId, u64)>,
     /// The first record's number and what it says, where it is whole.
-    start: Option<(Seq, Start)>,
+    start: Option<(Seq, StartRecord)>,
     /// Whether anything but zeros lies behind the header.
     written: bool,
 }
@@ -61,7 +63,7 @@ pub(super) struct Member {
     pub(super) replaced: Vec<SegmentId>,
 }
 
-impl Found {
+impl FoundMembers {
     /// Looks at a segment file.
     pub(super) fn look(dir: &dyn Dir, named: SegmentId) -> Result<Self, Damage> {
         let name = file_name::segment(named);
@@ -112,19 +114,19 @@ fn raw_header(file: &dyn File) -> Option<(StoreId, SegmentId, u64)> {
     Some((StoreId(*bytes[16..].first_chunk()?), SegmentId(word(32)?), word(48)?))
 }
 
-fn start_of(source: &mut PatchySource, nonce: u64, from: u64, limit: u64) -> Option<(Seq, Start)> {
-    let Ok(step) = Walker::new(nonce, from, limit, Order::Any).step(source);
-    let Step::Record(placed) = step else { return None };
-    let len = usize::try_from(placed.header.value_len).ok().filter(|len| *len == Start::SIZE)?;
+fn start_of(source: &mut PatchySource, nonce: u64, from: u64, limit: u64) -> Option<(Seq, StartRecord)> {
+    let Ok(step) = RecordReader::new(nonce, from, limit, Order::Any).step(source);
+    let ReadStep::Record(placed) = step else { return None };
+    let len = usize::try_from(placed.header.value_len).ok().filter(|len| *len == StartRecord::SIZE)?;
     let Ok(value) = source.bytes(placed.offset + HEADER_SIZE as u64, len);
-    let start = Start::decode(value).ok().filter(|_| placed.header.kind == Kind::Start)?;
+    let start = StartRecord::decode(value).ok().filter(|_| placed.header.kind == RecordKind::Start)?;
     Some((placed.header.seq, start))
 }
 
 /// The store that most files are of; the manifest's, where any file is of it.
-pub(super) fn store_of(found: &[Found], manifests: &[Manifest]) -> Option<StoreId> {
+pub(super) fn store_of(found: &[FoundMembers], manifests: &[Manifest]) -> Option<StoreId> {
     let is_of = |manifest: &&Manifest| {
-        let listed = |file: &Found| {
+        let listed = |file: &FoundMembers| {
             file.store() == Some(manifest.store)
                 || (file.header.is_err() && manifest.segment(file.named).is_some())
         };
@@ -134,7 +136,7 @@ pub(super) fn store_of(found: &[Found], manifests: &[Manifest]) -> Option<StoreI
         return Some(manifest.store);
     }
     let mut votes: BTreeMap<[u8; 16], usize> = BTreeMap::new();
-    for store in found.iter().filter_map(Found::store) {
+    for store in found.iter().filter_map(FoundMembers::store) {
         *votes.entry(store.0).or_default() += 1;
     }
     let most = votes.into_iter().max_by_key(|(_, count)| *count).map(|(store, _)| StoreId(store));
@@ -153,7 +155,7 @@ pub(super) struct Members {
 /// Decides about every file of a damaged store.
 pub(super) fn choose(
     dir: &dyn Dir,
-    found: &[Found],
+    found: &[FoundMembers],
     store: Option<StoreId>,
     manifest: Option<&Manifest>,
     account: &mut Account,
@@ -188,8 +190,10 @@ pub(super) fn choose(
     }
     note_doubtful(&members.live, account);
     if let Some(manifest) = manifest.filter(|manifest| {
-        outdated |= epoch_of_control(dir, manifest) > Some(manifest.epoch);
-        let later = |file: &Found| file.start.is_some_and(|(_, start)| start.epoch > manifest.epoch);
+        outdated |= incarnation_of_control(dir, manifest) > Some(manifest.incarnation);
+        let later = |file: &FoundMembers| {
+            file.start.is_some_and(|(_, start)| start.incarnation > manifest.incarnation)
+        };
         outdated || found.iter().any(|file| file.store() == store && later(file))
     }) {
         account.note(
@@ -202,14 +206,14 @@ pub(super) fn choose(
     members
 }
 
-/// The epoch of the process that wrote to the store last, where its control page is whole.
-fn epoch_of_control(dir: &dyn Dir, manifest: &Manifest) -> Option<u64> {
-    let mut epoch = None;
+/// The incarnation of the process that wrote to the store last, where its control page is whole.
+fn incarnation_of_control(dir: &dyn Dir, manifest: &Manifest) -> Option<u64> {
+    let mut incarnation = None;
     let page = control_page::read(dir, |control| {
-        epoch = Some(control.epoch).filter(|_| control.store == manifest.store);
+        incarnation = Some(control.incarnation).filter(|_| control.store == manifest.store);
         false
     });
-    page.ok().and(epoch)
+    page.ok().and(incarnation)
 }
 
 enum Verdict<'a> {
@@ -219,7 +223,7 @@ enum Verdict<'a> {
 }
 
 fn verdict<'a>(
-    file: &Found,
+    file: &FoundMembers,
     store: Option<StoreId>,
     manifest: Option<&'a Manifest>,
     account: &mut Account,
@@ -276,10 +280,10 @@ fn verdict<'a>(
 }
 
 fn member(
-    file: &Found,
+    file: &FoundMembers,
     nonce: u64,
     entry: Option<&SegmentEntry>,
-    found: &[Found],
+    found: &[FoundMembers],
     clean: bool,
     account: &mut Account,
 ) -> Member {
@@ -357,7 +361,7 @@ fn note_doubtful(live: &[Member], account: &mut Account) {
 /// look there, since nothing is there unless somebody put an older manifest in the place of the store's.
 pub(super) fn goes_on(dir: &dyn Dir, manifest: &Manifest) -> bool {
     let open = manifest.segments.iter().filter(|entry| manifest.clean && entry.state == SegmentState::Open);
-    let mut found = open.filter_map(|entry| Some((entry, Found::look(dir, entry.id).ok()?)));
+    let mut found = open.filter_map(|entry| Some((entry, FoundMembers::look(dir, entry.id).ok()?)));
     found.any(|(entry, file)| {
         let (Ok(header), Ok(opened)) = (&file.header, dir.open(&file_name::segment(entry.id), Access::Read))
         else {
@@ -367,14 +371,14 @@ pub(super) fn goes_on(dir: &dyn Dir, manifest: &Manifest) -> bool {
         let end = entry.end.max(header.data_offset());
         let limit = file.size.min(header.size) & !7;
         let Ok(behind) = Search::new(end, limit).next(&mut source, header.nonce, end);
-        behind != Next::None
+        behind != NextRecord::None
     })
 }
 
 impl Member {
     /// A segment of a store that an open would accept.
     pub(super) fn of_open(dir: &dyn Dir, entry: &SegmentEntry) -> Result<Self, Damage> {
-        let found = Found::look(dir, entry.id)?;
+        let found = FoundMembers::look(dir, entry.id)?;
         let mut account = Account::default();
         let settled = SegmentEntry { state: SegmentState::Sealed, ..*entry };
         Ok(member(&found, entry.nonce, Some(&settled), &[], true, &mut account))

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::members::{Found, Member, Members};
+use self::members::{FoundMembers, Member, Members};
 use self::names::Fates;
 use self::reading::Records;
 use self::report::Account;
@@ -30,17 +30,17 @@ pub use self::report::{Damage, DamageCause, SalvageReport};
 use crate::api::store::Store;
 use crate::config::Durability;
 use crate::error::{Error, Result};
-use crate::format::control_page::Control;
+use crate::format::control_page::ControlHeader;
 use crate::format::file_name::{LOCK, MANIFESTS};
 use crate::format::manifest::{MANIFEST_HEADER_SIZE, Manifest, SegmentState};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, READ_VERSION};
-use crate::fs::read_only::LookDir;
+use crate::fs::read_only::ReadOnlyDir;
 use crate::fs::real::RealDir;
 use crate::fs::{Claim, Dir, Lock, LockFailure};
 use crate::log::control_page;
 use crate::recovery::analysis::{Examined, examine};
-use crate::recovery::directory::{Copy, Survey};
+use crate::recovery::directory::{Copy, DirectoryScan};
 use crate::recovery::lock_failed;
 
 /// The name of the keyspace that a store has while a [`salvage()`] into it is not finished.
@@ -91,12 +91,12 @@ pub fn salvage_on(from: &crate::fs::sim::SimDisk, into: &Store) -> Result<Salvag
 }
 
 fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
-    into.engine().liveness.check()?;
-    let dir: Arc<dyn Dir> = Arc::new(LookDir(dir));
+    into.engine().fork_guard.check()?;
+    let dir: Arc<dyn Dir> = Arc::new(ReadOnlyDir(dir));
     // Before anything is looked at: a writer may be about to change it.
     let _lock = lock(dir.as_ref())?;
     let mut unread = [None, None];
-    let survey = Survey::with(dir.as_ref(), |copy, error| {
+    let survey = DirectoryScan::with(dir.as_ref(), |copy, error| {
         unread[copy] = Some(error);
         Ok(Copy::Broken(Defect::Truncated))
     })?;
@@ -136,7 +136,7 @@ fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
 }
 
 /// What an open would read, where it would accept the store.
-fn whole(dir: &Arc<dyn Dir>, survey: &Survey) -> Option<(Vec<Member>, Examined)> {
+fn whole(dir: &Arc<dyn Dir>, survey: &DirectoryScan) -> Option<(Vec<Member>, Examined)> {
     // What an open says against the store comes out in the account.
     let examined = examine(dir, survey).ok().flatten()?;
     if survey.manifest().is_some_and(|(manifest, _)| members::goes_on(dir.as_ref(), &manifest)) {
@@ -147,10 +147,10 @@ fn whole(dir: &Arc<dyn Dir>, survey: &Survey) -> Option<(Vec<Member>, Examined)>
 }
 
 /// Reads whatever is there of a damaged store.
-fn gather(dir: &dyn Dir, survey: Survey, records: &mut Records, account: &mut Account) -> Fates {
+fn gather(dir: &dyn Dir, survey: DirectoryScan, records: &mut Records, account: &mut Account) -> Fates {
     let mut found = Vec::new();
     for id in &survey.segments {
-        match Found::look(dir, *id) {
+        match FoundMembers::look(dir, *id) {
             Ok(file) => found.push(file),
             Err(damage) => {
                 account.report.damage.push(damage);
@@ -179,8 +179,8 @@ fn gather(dir: &dyn Dir, survey: Survey, records: &mut Records, account: &mut Ac
     }
     let (last, durable) = records.ends();
     let proof = manifest.as_ref().and_then(|manifest| {
-        let is_believed = |control: &Control| {
-            let is_last = control.store == manifest.store && control.epoch == manifest.epoch;
+        let is_believed = |control: &ControlHeader| {
+            let is_last = control.store == manifest.store && control.incarnation == manifest.incarnation;
             is_last && Some(control.boot_id) == dir.boot_id()
         };
         // What cannot be read proves nothing.
@@ -213,7 +213,12 @@ fn note_copies(dir: &dyn Dir, copies: &[Copy; 2], unread: [Option<Error>; 2], ac
 }
 
 /// The newest whole manifest of the store.
-fn manifest_of(dir: &dyn Dir, copies: [Copy; 2], found: &[Found], account: &mut Account) -> Option<Manifest> {
+fn manifest_of(
+    dir: &dyn Dir,
+    copies: [Copy; 2],
+    found: &[FoundMembers],
+    account: &mut Account,
+) -> Option<Manifest> {
     let whole = |copy| if let Copy::Whole(manifest) = copy { Some(*manifest) } else { None };
     let copies = copies.map(whole);
     let manifests: Vec<Manifest> = copies.iter().flatten().cloned().collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::keyspace_change::{Change, Keyspaces};
+use crate::format::keyspace_change::{KeyspaceChange, KeyspaceSet};
 use crate::format::manifest::Manifest;
 use crate::format::{KeyspaceId, Seq};
 
@@ -25,40 +25,40 @@ impl Fate {
 pub(super) struct Fates {
     known: BTreeMap<KeyspaceId, Fate>,
     /// Those that a manifest or an open lists: a smaller number that is not among them was dropped.
-    listed: Keyspaces,
+    listed: KeyspaceSet,
     is_complete: bool,
 }
 
 impl Fates {
     /// As an open has them: there are no others.
-    pub(super) fn of_open(keyspaces: Keyspaces) -> Self {
+    pub(super) fn of_open(keyspaces: KeyspaceSet) -> Self {
         Self { known: known(&keyspaces), listed: keyspaces, is_complete: true }
     }
 
     /// As the manifest has them, and the changes that come behind it.
-    pub(super) fn gathered(manifest: Option<&Manifest>, changes: &mut [(Seq, Change)]) -> Self {
-        let listed = manifest.map_or_else(Keyspaces::new, |manifest| manifest.keyspaces.clone());
+    pub(super) fn gathered(manifest: Option<&Manifest>, changes: &mut [(Seq, KeyspaceChange)]) -> Self {
+        let listed = manifest.map_or_else(KeyspaceSet::new, |manifest| manifest.keyspaces.clone());
         let upto = manifest.map_or(Seq::ZERO, |manifest| manifest.durable);
         let mut fates = known(&listed);
         changes.sort_by_key(|(seq, _)| *seq);
         for (_, change) in changes.iter().filter(|(seq, _)| *seq > upto) {
             match change {
-                Change::Create { id, name, codec } => drop(fates.insert(*id, Fate::new(name, codec))),
-                Change::Rename { id, name } => {
+                KeyspaceChange::Create { id, name, codec } => drop(fates.insert(*id, Fate::new(name, codec))),
+                KeyspaceChange::Rename { id, name } => {
                     fates.entry(*id).or_insert_with(|| Fate::new(name, "")).name.clone_from(name);
                 }
-                Change::Clear { id, old, name } => {
+                KeyspaceChange::Clear { id, old, name } => {
                     let before = fates.entry(*old).or_insert_with(|| Fate::new(name, ""));
                     before.dropped = true;
                     let codec = before.codec.clone();
                     fates.insert(*id, Fate::new(name, &codec));
                 }
-                Change::Drop { id, name } => {
+                KeyspaceChange::Drop { id, name } => {
                     fates.entry(*id).or_insert_with(|| Fate::new(name, "")).dropped = true;
                 }
             }
         }
-        let listed = if manifest.is_some() { listed } else { Keyspaces::new() };
+        let listed = if manifest.is_some() { listed } else { KeyspaceSet::new() };
         Self { known: fates, listed, is_complete: false }
     }
 
@@ -76,6 +76,6 @@ impl Fates {
     }
 }
 
-fn known(listed: &Keyspaces) -> BTreeMap<KeyspaceId, Fate> {
+fn known(listed: &KeyspaceSet) -> BTreeMap<KeyspaceId, Fate> {
     listed.iter().map(|(name, named)| (named.id, Fate::new(name, &named.codec))).collect()
 }

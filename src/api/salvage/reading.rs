@@ -11,10 +11,10 @@ use super::report::{Account, Damage, DamageCause};
 use super::source::PatchySource;
 use crate::error::{Error, Result};
 use crate::format::hash::HashKey;
-use crate::format::keyspace_change::Change;
-use crate::format::record::{HEADER_SIZE, Header, Kind};
+use crate::format::keyspace_change::KeyspaceChange;
+use crate::format::record::{HEADER_SIZE, RecordHeader, RecordKind};
 use crate::format::record_reader::{
-    Next, Order, Placed, READ_MAX, Search, Source, Step, Walker, next_published,
+    NextRecord, Order, READ_MAX, ReadAt, ReadStep, RecordAt, RecordReader, Search, next_published,
 };
 use crate::format::segment_header::Role;
 use crate::format::{Defect, KeyspaceId, Seq};
@@ -34,9 +34,9 @@ pub(super) struct Newest {
 const OFFSET_BITS: u32 = 40;
 
 impl Newest {
-    fn new(file: usize, placed: &Placed) -> Self {
+    fn new(file: usize, placed: &RecordAt) -> Self {
         let place = (file as u64) << OFFSET_BITS | placed.offset >> 3;
-        Self { place, number: placed.header.seq.0 << 1 | u64::from(placed.header.kind == Kind::Put) }
+        Self { place, number: placed.header.seq.0 << 1 | u64::from(placed.header.kind == RecordKind::Put) }
     }
 
     pub(super) fn file(self) -> usize {
@@ -57,15 +57,15 @@ impl Newest {
 }
 
 /// The newest records of a keyspace, by the hashes of their keys.
-pub(super) type Keys = HashMap<u128, Newest>;
+pub(super) type SalvagedKeys = HashMap<u128, Newest>;
 
 /// Everything that was read.
 #[derive(Debug)]
 pub(super) struct Records {
     hashes: [HashKey; 2],
     pub(super) members: Vec<Member>,
-    pub(super) keys: BTreeMap<KeyspaceId, Keys>,
-    pub(super) changes: Vec<(Seq, Change)>,
+    pub(super) keys: BTreeMap<KeyspaceId, SalvagedKeys>,
+    pub(super) changes: Vec<(Seq, KeyspaceChange)>,
     /// What a record proves to have been durable, and the last number of the log.
     durable: Seq,
     last: Seq,
@@ -133,25 +133,25 @@ impl Records {
         let mut search = Search::new(member.from, limit);
         let mut at = member.from.min(limit);
         loop {
-            let mut walker = Walker::new(member.nonce, at, limit, Order::Any);
+            let mut walker = RecordReader::new(member.nonce, at, limit, Order::Any);
             let defect = loop {
                 match walker.step(source) {
-                    Ok(Step::Record(placed)) => self.record(reading, source, &placed, account),
-                    Ok(Step::Blank) => break Defect::Truncated,
-                    Ok(Step::Invalid(defect)) => break defect,
+                    Ok(ReadStep::Record(placed)) => self.record(reading, source, &placed, account),
+                    Ok(ReadStep::Blank) => break Defect::Truncated,
+                    Ok(ReadStep::Invalid(defect)) => break defect,
                 }
             };
             at = walker.offset();
             let Ok(next) = search.next(source, member.nonce, at);
             match next {
-                Next::Frame(next) => {
+                NextRecord::Frame(next) => {
                     let cause = cause_in(source, at..next, defect);
                     let Ok(header) = header_at(source, member.nonce, next, limit);
                     reading.lost(at..next, cause, header.map(|header| header.seq.0), account);
                     reading.last = None;
                     at = next;
                 }
-                Next::None => {
+                NextRecord::None => {
                     let end = last_written(source, at, limit).max(member.known_end);
                     if !member.whole_header && member.known_end == 0 {
                         // Whether anything of the file is left cannot be told.
@@ -163,7 +163,7 @@ impl Records {
                     }
                     return;
                 }
-                Next::GivenUp => {
+                NextRecord::GivenUp => {
                     let cause = DamageCause::Defect(Defect::LengthOutOfRange);
                     reading.lost(at..limit, cause, member.behind, account);
                     return;
@@ -176,7 +176,7 @@ impl Records {
         &mut self,
         reading: &mut Reading<'_>,
         source: &mut PatchySource,
-        placed: &Placed,
+        placed: &RecordAt,
         account: &mut Account,
     ) {
         let header = &placed.header;
@@ -188,7 +188,7 @@ impl Records {
         }
         let payload = placed.offset + HEADER_SIZE as u64;
         match header.kind {
-            Kind::Put | Kind::Tombstone => {
+            RecordKind::Put | RecordKind::Tombstone => {
                 let Ok(key) = source.bytes(payload, usize::from(header.key_len));
                 let [high, low] = [0, 1].map(|n| u128::from(self.hashes[n].hash(key).to_bits()));
                 let newest = Newest::new(reading.file, placed);
@@ -198,10 +198,10 @@ impl Records {
                     *known = newest;
                 }
             }
-            Kind::Keyspace | Kind::Watermark | Kind::Start => {
+            RecordKind::Keyspace | RecordKind::Watermark | RecordKind::Start => {
                 let len = usize::try_from(header.payload_len()).unwrap_or(READ_MAX).min(READ_MAX);
                 let Ok(bytes) = source.bytes(payload, len);
-                if header.kind != Kind::Keyspace {
+                if header.kind != RecordKind::Keyspace {
                     self.durable = self.durable.max(durable_of(header, bytes).unwrap_or(Seq::ZERO));
                     return;
                 }
@@ -213,7 +213,7 @@ impl Records {
                     }
                 }
             }
-            Kind::Batch => {}
+            RecordKind::Batch => {}
         }
     }
 
@@ -263,9 +263,9 @@ fn header_at(
     nonce: u64,
     at: u64,
     limit: u64,
-) -> std::result::Result<Option<Header>, std::convert::Infallible> {
-    match Walker::new(nonce, at, limit, Order::Any).step(source)? {
-        Step::Record(placed) => Ok(Some(placed.header)),
+) -> std::result::Result<Option<RecordHeader>, std::convert::Infallible> {
+    match RecordReader::new(nonce, at, limit, Order::Any).step(source)? {
+        ReadStep::Record(placed) => Ok(Some(placed.header)),
         _ => Ok(None),
     }
 }

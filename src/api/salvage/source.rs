@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::format::record_reader::{READ_MAX, Source};
+use crate::format::record_reader::{READ_MAX, ReadAt};
 use crate::fs::{self, File};
 use crate::mem::mapping::PAGE_SIZE;
 
@@ -76,7 +76,7 @@ impl PatchySource {
     }
 }
 
-impl Source for PatchySource {
+impl ReadAt for PatchySource {
     type Error = std::convert::Infallible;
 
     fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8], Self::Error> {

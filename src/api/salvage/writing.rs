@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use super::SALVAGE_UNFINISHED;
 use super::members::Member;
 use super::names::Fates;
-use super::reading::{Keys, Newest, Records};
+use super::reading::{Newest, Records, SalvagedKeys};
 use super::report::{Account, Damage, DamageCause};
 use crate::api::keyspace::Keyspace;
 use crate::api::store::Store;
 use crate::api::write_batch::WriteBatch;
 use crate::error::{Error, Result};
-use crate::format::record::{HEADER_SIZE, Header, Place, RawHeader, payload_sum};
+use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader, RecordPlace, payload_sum};
 use crate::format::{Defect, KeyspaceId};
 use crate::fs::{Dir, File, read_exact_at};
 
@@ -43,8 +43,15 @@ pub(super) fn write(
             continue;
         }
         let keyspace = keyspace_for(id, fates, &mut taken, into)?;
-        Writer { dir, members: &members, keyspace: &keyspace, batch: WriteBatch::new(), bytes: 0, account }
-            .keys(keys)?;
+        SalvageWriter {
+            dir,
+            members: &members,
+            keyspace: &keyspace,
+            batch: WriteBatch::new(),
+            bytes: 0,
+            account,
+        }
+        .keys(keys)?;
         account.report.keyspaces.push(keyspace.name());
     }
     account.report.keyspaces.sort_unstable();
@@ -75,7 +82,7 @@ fn keyspace_for(
     Ok(keyspace)
 }
 
-struct Writer<'a> {
+struct SalvageWriter<'a> {
     dir: &'a dyn Dir,
     members: &'a [Member],
     keyspace: &'a Keyspace,
@@ -84,10 +91,10 @@ struct Writer<'a> {
     account: &'a mut Account,
 }
 
-impl Writer<'_> {
+impl SalvageWriter<'_> {
     /// Writes the values of these records, in the order in which they lie in the files; one in memory at a time, and as many
     /// small ones as a batch takes.
-    fn keys(mut self, keys: Keys) -> Result<()> {
+    fn keys(mut self, keys: SalvagedKeys) -> Result<()> {
         let mut sorted: Vec<Newest> = keys.into_values().filter(|newest| newest.is_put()).collect();
         sorted.sort_unstable();
         for records in sorted.chunk_by(|one, next| one.file() == next.file()) {
@@ -112,7 +119,7 @@ impl Writer<'_> {
         self.keyspace.write(&self.batch).map(drop)
     }
 
-    fn put(&mut self, newest: Newest, header: &Header, payload: &[u8]) -> Result<()> {
+    fn put(&mut self, newest: Newest, header: &RecordHeader, payload: &[u8]) -> Result<()> {
         let (key, value) = payload.split_at(usize::from(header.key_len));
         self.account.report.keys += 1;
         self.account.report.doubtful_keys += u64::from(newest.seq() < self.account.doubt);
@@ -141,11 +148,11 @@ fn read_record(
     file: &dyn File,
     member: &Member,
     offset: u64,
-) -> std::result::Result<(Header, Vec<u8>), (u64, DamageCause)> {
+) -> std::result::Result<(RecordHeader, Vec<u8>), (u64, DamageCause)> {
     let unreadable = |error: std::io::Error| DamageCause::Unreadable(error.to_string());
     let mut bytes = [0; HEADER_SIZE];
     read_exact_at(file, &mut bytes, offset).map_err(|error| (HEADER_SIZE as u64, unreadable(error)))?;
-    let place = Place { nonce: member.nonce, offset };
+    let place = RecordPlace { nonce: member.nonce, offset };
     let header = RawHeader::new(&bytes).validate(place, u64::MAX);
     let header = header.map_err(|defect| (HEADER_SIZE as u64, DamageCause::Defect(defect)))?;
     let failed = |cause| (header.size(), cause);

@@ -26,7 +26,7 @@ use crate::api::typed::codec::Codec;
 use crate::api::write_batch::WriteBatch;
 use crate::config::Durability;
 use crate::engine::read::iter::Iter;
-use crate::engine::write::Keep;
+use crate::engine::write::Returning;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::mem::page_guard::check_slice;
@@ -285,7 +285,7 @@ where
     /// As [`TypedKeyspace::insert`] and [`TypedKeyspace::get`]; nothing was written then.
     #[doc(alias = "merge")]
     pub fn fetch_and_update(&self, key: &K, update: impl FnMut(Option<V>) -> Option<V>) -> Result<Option<V>> {
-        self.update(key, Keep::Old, update)
+        self.update(key, Returning::Old, update)
     }
 
     /// As [`TypedKeyspace::fetch_and_update`], and returns the new value.
@@ -308,13 +308,13 @@ where
     /// As [`TypedKeyspace::fetch_and_update`]; where the new value cannot be read back, it is there nevertheless.
     #[doc(alias = "merge")]
     pub fn update_and_fetch(&self, key: &K, update: impl FnMut(Option<V>) -> Option<V>) -> Result<Option<V>> {
-        self.update(key, Keep::New, update)
+        self.update(key, Returning::New, update)
     }
 
     fn update(
         &self,
         key: &K,
-        keep: Keep,
+        keep: Returning,
         mut update: impl FnMut(Option<V>) -> Option<V>,
     ) -> Result<Option<V>> {
         let kept = self.keyspace.update(&self.encode(key)?, keep, |old| {

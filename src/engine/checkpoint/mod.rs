@@ -12,7 +12,7 @@
 //! **Concurrency.** The state has a lock of its own, which comes before the writer mutex and every other lock; whoever finds
 //! it taken goes on with something else, except for `close`.
 //!
-//! **Crash points.** Those of `checkpoint`, and `image-named` before the older image goes.
+//! **Crash points.** Those of `checkpoint`, and `checkpoint-named` before the older image goes.
 
 pub(crate) mod state;
 mod take;
@@ -21,11 +21,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::engine::checkpoint::state::{Images, Named};
+use crate::engine::checkpoint::state::{CheckpointState, NamedCheckpoint};
 use crate::engine::compaction::Compactor;
 use crate::engine::state::State;
 use crate::error::Result;
-use crate::format::checkpoint::Image;
+use crate::format::checkpoint::IndexCheckpoint;
 use crate::format::file_name;
 
 /// A clean close makes no image where the next open would have less to read than this, in bytes.
@@ -38,7 +38,7 @@ const SHARE: u64 = 4;
 /// The job of making images of the indexes of one store.
 #[derive(Debug, Default)]
 pub(crate) struct Checkpointer {
-    images: Mutex<Images>,
+    checkpoints: Mutex<CheckpointState>,
     /// Images made since the store was opened.
     made: AtomicU64,
     /// The size of the one that the manifest names, in bytes.
@@ -47,10 +47,18 @@ pub(crate) struct Checkpointer {
 
 impl Checkpointer {
     /// Starts with the image that the indexes came from, if they did.
-    pub(crate) fn new(image: Option<&Image>) -> Self {
-        let Some(image) = image else { return Self::default() };
-        let images = Images { number: image.number, named: Some(Named::of(image)), ..Images::default() };
-        Self { images: Mutex::new(images), made: AtomicU64::new(0), size: AtomicU64::new(image.size()) }
+    pub(crate) fn new(checkpoint: Option<&IndexCheckpoint>) -> Self {
+        let Some(checkpoint) = checkpoint else { return Self::default() };
+        let checkpoints = CheckpointState {
+            number: checkpoint.number,
+            named: Some(NamedCheckpoint::of(checkpoint)),
+            ..CheckpointState::default()
+        };
+        Self {
+            checkpoints: Mutex::new(checkpoints),
+            made: AtomicU64::new(0),
+            size: AtomicU64::new(checkpoint.size()),
+        }
     }
 
     /// Images made since the store was opened.
@@ -71,55 +79,65 @@ impl Checkpointer {
     ///
     /// `Poisoned`.
     pub(crate) fn step(&self, state: &State, compactor: &Compactor) -> Result<bool> {
-        let Some(mut images) = self.images.try_lock() else { return Ok(false) };
-        self.forget_spoiled(state, &mut images)?;
-        if images.taking.is_none() && !self.begin_due(state, compactor, &mut images)? {
+        let Some(mut checkpoints) = self.checkpoints.try_lock() else { return Ok(false) };
+        self.forget_spoiled(state, &mut checkpoints)?;
+        if checkpoints.taking.is_none() && !self.begin_due(state, compactor, &mut checkpoints)? {
             return Ok(false);
         }
-        self.advance(state, &mut images)?;
+        self.advance(state, &mut checkpoints)?;
         Ok(true)
     }
 
     /// Has the manifest name no image, where the one that it names is damaged.
-    fn forget_spoiled(&self, state: &State, images: &mut Images) -> Result<()> {
+    fn forget_spoiled(&self, state: &State, checkpoints: &mut CheckpointState) -> Result<()> {
         if state.loader.is_spoiled() {
             // Relaxed: a statistic.
             self.size.store(0, Ordering::Relaxed);
-            state.shared.manifest.update(|manifest| manifest.image = 0)?;
-            self.remove_image(state, images.named.take());
+            state.shared.manifest.update(|manifest| manifest.checkpoint = 0)?;
+            self.remove_checkpoint(state, checkpoints.named.take());
             state.loader.forget_spoiled();
         }
         Ok(())
     }
 
     /// Removes the file of an image that the manifest names no longer.
-    fn remove_image(&self, state: &State, image: Option<Named>) {
-        if let Some(image) = image {
-            state.shared.leftovers.remove(state.shared.dir.as_ref(), file_name::image(image.number), 0);
+    fn remove_checkpoint(&self, state: &State, checkpoint: Option<NamedCheckpoint>) {
+        if let Some(checkpoint) = checkpoint {
+            state.shared.leftovers.remove(
+                state.shared.dir.as_ref(),
+                file_name::checkpoint(checkpoint.number),
+                0,
+            );
         }
     }
 
     /// Begins an image if so much was written since the last one that an open after a kill would take long.
-    fn begin_due(&self, state: &State, compactor: &Compactor, images: &mut Images) -> Result<bool> {
-        let active = state.provision.active_id();
-        if images.looked == Some(active) {
+    fn begin_due(
+        &self,
+        state: &State,
+        compactor: &Compactor,
+        checkpoints: &mut CheckpointState,
+    ) -> Result<bool> {
+        let active = state.allocator.active_id();
+        if checkpoints.looked == Some(active) {
             return Ok(false);
         }
-        let least = state.config.image_bytes.max(SHARE.saturating_mul(self.image_size(state)));
-        if self.bytes_to_read(state, images) < least {
-            images.looked = Some(active);
+        let least = state.config.checkpoint_bytes.max(SHARE.saturating_mul(self.checkpoint_size(state)));
+        if self.bytes_to_read(state, checkpoints) < least {
+            checkpoints.looked = Some(active);
             return Ok(false);
         }
-        let begun = self.begin_image(state, compactor, images)?;
+        let begun = self.begin_checkpoint(state, compactor, checkpoints)?;
         if begun {
-            images.looked = Some(active);
+            checkpoints.looked = Some(active);
         }
         Ok(begun)
     }
 
     /// Bytes that an open after a kill would have to read now.
-    fn bytes_to_read(&self, state: &State, images: &Images) -> u64 {
-        let held = |id| images.named.as_ref().and_then(|named| named.ends.get(&id).copied()).unwrap_or(0);
+    fn bytes_to_read(&self, state: &State, checkpoints: &CheckpointState) -> u64 {
+        let held =
+            |id| checkpoints.named.as_ref().and_then(|named| named.ends.get(&id).copied()).unwrap_or(0);
         let segments = state.shared.segments.read();
         segments
             .values()
@@ -128,7 +146,7 @@ impl Checkpointer {
     }
 
     /// What an image would take now, in bytes.
-    fn image_size(&self, state: &State) -> u64 {
+    fn checkpoint_size(&self, state: &State) -> u64 {
         state.all_keyspaces().1.index_bytes as u64
     }
 
@@ -140,15 +158,15 @@ impl Checkpointer {
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) fn take_now(&self, state: &State, compactor: &Compactor) -> Result<bool> {
         state.load_all()?;
-        let mut images = self.images.lock();
+        let mut checkpoints = self.checkpoints.lock();
         state.check_writable()?;
-        self.forget_spoiled(state, &mut images)?;
-        if images.taking.is_none() && !self.begin_image(state, compactor, &mut images)? {
+        self.forget_spoiled(state, &mut checkpoints)?;
+        if checkpoints.taking.is_none() && !self.begin_checkpoint(state, compactor, &mut checkpoints)? {
             return Ok(false);
         }
         let before = self.made();
-        while images.taking.is_some() {
-            self.advance(state, &mut images)?;
+        while checkpoints.taking.is_some() {
+            self.advance(state, &mut checkpoints)?;
         }
         Ok(self.made() > before)
     }
@@ -156,20 +174,20 @@ impl Checkpointer {
     /// Makes an image for the next open, where that would have much to read: the store is being closed, and everything is
     /// durable.
     pub(crate) fn take_at_close(&self, state: &State, compactor: &Compactor) -> Result<()> {
-        let mut images = self.images.lock();
-        self.forget_spoiled(state, &mut images)?;
-        let (to_read, size) = (self.bytes_to_read(state, &images), self.image_size(state));
+        let mut checkpoints = self.checkpoints.lock();
+        self.forget_spoiled(state, &mut checkpoints)?;
+        let (to_read, size) = (self.bytes_to_read(state, &checkpoints), self.checkpoint_size(state));
         let share = if to_read > CLOSE_MAX { 64 } else { 8 };
         if to_read <= CLOSE_MIN || size > to_read.saturating_mul(share) {
             return Ok(());
         }
         state.load_all()?;
-        if !self.begin_image(state, compactor, &mut images)? {
+        if !self.begin_checkpoint(state, compactor, &mut checkpoints)? {
             return Ok(());
         }
-        while images.taking.is_some() {
-            if let Err(error) = self.advance(state, &mut images) {
-                self.give_up(state, &mut images);
+        while checkpoints.taking.is_some() {
+            if let Err(error) = self.advance(state, &mut checkpoints) {
+                self.give_up(state, &mut checkpoints);
                 return Err(error);
             }
         }
@@ -178,6 +196,6 @@ impl Checkpointer {
 
     /// Gives up the image that is being made: the store is being closed.
     pub(crate) fn end(&self, state: &State) {
-        self.give_up(state, &mut self.images.lock());
+        self.give_up(state, &mut self.checkpoints.lock());
     }
 }

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use crate::engine::checkpoint::Checkpointer;
-use crate::engine::checkpoint::state::{Images, Named, Taking};
+use crate::engine::checkpoint::state::{CheckpointInProgress, CheckpointState, NamedCheckpoint};
 use crate::engine::compaction::Compactor;
 use crate::engine::state::State;
-use crate::engine::state::Writer;
+use crate::engine::state::WriterState;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
-use crate::format::checkpoint::{Image, KeyspaceEntry, SegmentEntry};
+use crate::format::checkpoint::{CheckpointKeyspace, CheckpointSegment, IndexCheckpoint};
 use crate::format::hash::HASH_ID;
 use crate::format::manifest::SegmentState;
-use crate::index::checkpoint::{Step, Writing};
+use crate::index::checkpoint::{CheckpointWriter, WriteStep};
 use crate::index::hash::capture::Capture;
 use crate::log::segment::Segment;
 
@@ -22,68 +22,71 @@ const PAGES_MIN: usize = 256;
 
 /// An image's front, and what follows it.
 struct Begun {
-    image: Image,
+    checkpoint: IndexCheckpoint,
     active: SegmentId,
     captures: Vec<Capture>,
 }
 
 impl Checkpointer {
     /// Begins an image; false where that is not possible just now.
-    pub(super) fn begin_image(
+    pub(super) fn begin_checkpoint(
         &self,
         state: &State,
         compactor: &Compactor,
-        images: &mut Images,
+        checkpoints: &mut CheckpointState,
     ) -> Result<bool> {
         state.shared.commit.check()?;
         state.shared.manifest.begin()?;
         let Some(idle) = compactor.idle() else { return Ok(false) };
         // On a disk that is nearly full, or nearly without inodes, the rest is for removals and compaction.
-        let provision = &state.provision;
-        let is_scarce = provision.scarce(&state.shared).is_some() || provision.has_few_files(&state.shared);
+        let allocator = &state.allocator;
+        let is_scarce =
+            allocator.space_budget(&state.shared).is_some() || allocator.has_few_files(&state.shared);
         if state.loader.whole().is_none() || is_scarce {
             return Ok(false);
         }
         let dir = state.shared.dir.as_ref();
         // Each could leave one more.
         if let Err(error) = state.shared.remove_leftovers() {
-            images.looked = Some(provision.active_id());
-            crate::trace::image_failed(&error);
+            checkpoints.looked = Some(allocator.active_id());
+            crate::trace::checkpoint_failed(&error);
             return Ok(false);
         }
         let mut nonce = [0; 8];
         dir.random(&mut nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
-        let number = images.number + 1;
+        let number = checkpoints.number + 1;
         let begun = {
             let mut writer = state.writer.lock();
-            self.capture(state, &mut writer, number, u64::from_le_bytes(nonce), images.was_abandoned)
+            self.capture(state, &mut writer, number, u64::from_le_bytes(nonce), checkpoints.was_abandoned)
         };
         // A pass may begin now: what it looks up is as it was at that moment, or newer.
         drop(idle);
-        let Some(Begun { image, active, captures }) = begun else { return Ok(false) };
-        images.number = number;
-        match Writing::start(dir, &image, captures, &state.shared.leftovers) {
-            Ok(writing) => images.taking = Some(Taking { image, active, writing, pieces: None }),
+        let Some(Begun { checkpoint, active, captures }) = begun else { return Ok(false) };
+        checkpoints.number = number;
+        match CheckpointWriter::start(dir, &checkpoint, captures, &state.shared.leftovers) {
+            Ok(writing) => {
+                checkpoints.taking = Some(CheckpointInProgress { checkpoint, active, writing, pieces: None })
+            }
             Err(error) => {
                 // What stopped it is likely to stop another one that is begun right now.
-                images.looked = Some(active);
-                crate::trace::image_failed(&error);
+                checkpoints.looked = Some(active);
+                crate::trace::checkpoint_failed(&error);
             }
         }
-        Ok(images.taking.is_some())
+        Ok(checkpoints.taking.is_some())
     }
 
     /// Notes what the store is at this moment. `None` where an index is still being captured.
     fn capture(
         &self,
         state: &State,
-        writer: &mut Writer,
+        writer: &mut WriterState,
         number: u64,
         nonce: u64,
         whole: bool,
     ) -> Option<Begun> {
         let pin = state.pin();
-        let Writer { log, indexes, .. } = writer;
+        let WriterState { log, indexes, .. } = writer;
         let segments = state.shared.segments.read();
         let ids: BTreeMap<usize, SegmentId> =
             segments.values().map(|segment| (segment.mapping().ordinal(), segment.id())).collect();
@@ -97,12 +100,12 @@ impl Checkpointer {
             // Each page twice at most, so that no writer is ever held up; half of them, as long as that suffices.
             let pages = contents.index.memory_bytes() / crate::mem::mapping::PAGE_SIZE;
             let limit = if whole { usize::MAX } else { (pages / 2).max(PAGES_MIN) };
-            let capture = slot.index.begin_image(limit)?;
+            let capture = slot.index.begin_checkpoint(limit)?;
             let live = slot.live().map(|(ordinal, bytes)| Some((*ids.get(&ordinal)?, bytes)));
             let mut live =
                 live.collect::<Option<Vec<_>>>().expect("what is alive is in a segment of the store");
             live.sort_unstable();
-            keyspaces.push(KeyspaceEntry {
+            keyspaces.push(CheckpointKeyspace {
                 id: contents.id,
                 keys: contents.keys(),
                 live_bytes: contents.live_bytes(),
@@ -111,7 +114,7 @@ impl Checkpointer {
             });
             captures.push(capture);
         }
-        let image = Image {
+        let checkpoint = IndexCheckpoint {
             store: state.shared.store,
             number,
             nonce,
@@ -120,7 +123,7 @@ impl Checkpointer {
             segments: segments.values().filter_map(|segment| entry_of(segment)).collect(),
             keyspaces,
         };
-        Some(Begun { image, active: log.position().0.id(), captures })
+        Some(Begun { checkpoint, active: log.position().0.id(), captures })
     }
 
     /// Does one piece of the image in hand. What stops it ends it.
@@ -128,34 +131,34 @@ impl Checkpointer {
     /// # Errors
     ///
     /// `Poisoned`.
-    pub(super) fn advance(&self, state: &State, images: &mut Images) -> Result<()> {
-        let Some(mut taking) = images.taking.take() else { return Ok(()) };
+    pub(super) fn advance(&self, state: &State, checkpoints: &mut CheckpointState) -> Result<()> {
+        let Some(mut taking) = checkpoints.taking.take() else { return Ok(()) };
         let dir = state.shared.dir.as_ref();
         let done = match &mut taking.pieces {
             None => match taking.writing.step(dir) {
-                Ok(Step::More) => Ok(false),
-                Ok(Step::Written) => {
+                Ok(WriteStep::More) => Ok(false),
+                Ok(WriteStep::Written) => {
                     taking.pieces = Some(state.syncer.pieces(state));
                     Ok(false)
                 }
-                Ok(Step::Abandoned) => {
-                    images.was_abandoned = true;
-                    images.looked = None;
+                Ok(WriteStep::Abandoned) => {
+                    checkpoints.was_abandoned = true;
+                    checkpoints.looked = None;
                     return Ok(());
                 }
                 Err(error) => {
-                    crate::trace::image_failed(&error);
+                    crate::trace::checkpoint_failed(&error);
                     return Ok(());
                 }
             },
             Some(pieces) => match pieces.pop() {
                 Some(piece) => state.syncer.write_back(state, &piece).map(|()| false),
-                None => state.sync_upto(taking.image.last).map(|()| true),
+                None => state.sync_upto(taking.checkpoint.last).map(|()| true),
             },
         };
         match done {
-            Ok(false) => images.taking = Some(taking),
-            Ok(true) => self.finish_image(state, images, taking)?,
+            Ok(false) => checkpoints.taking = Some(taking),
+            Ok(true) => self.finish_checkpoint(state, checkpoints, taking)?,
             Err(error) => {
                 taking.writing.discard(dir);
                 return Err(error);
@@ -165,61 +168,67 @@ impl Checkpointer {
     }
 
     /// The image is written, and the log durable as far as it reaches: gives it its name.
-    fn finish_image(&self, state: &State, images: &mut Images, taking: Taking) -> Result<()> {
+    fn finish_checkpoint(
+        &self,
+        state: &State,
+        checkpoints: &mut CheckpointState,
+        taking: CheckpointInProgress,
+    ) -> Result<()> {
         if let Err(error) = state.seal() {
             // Tried again.
-            images.taking = Some(taking);
+            checkpoints.taking = Some(taking);
             return Err(error);
         }
-        let Taking { image, active, writing, .. } = taking;
+        let CheckpointInProgress { checkpoint, active, writing, .. } = taking;
         let is_sealed = state.shared.manifest.read(|manifest| {
-            let open = |segment: &&SegmentEntry| {
+            let open = |segment: &&CheckpointSegment| {
                 let entry = manifest.segment(segment.id).filter(|_| segment.id != active);
                 entry
                     .is_some_and(|entry| !matches!(entry.state, SegmentState::Sealed | SegmentState::Retired))
             };
-            image.segments.iter().find(open).is_none()
+            checkpoint.segments.iter().find(open).is_none()
         });
         if !is_sealed {
             // Somebody else is just telling the manifest so.
-            images.taking = Some(Taking { image, active, writing, pieces: Some(Vec::new()) });
+            checkpoints.taking =
+                Some(CheckpointInProgress { checkpoint, active, writing, pieces: Some(Vec::new()) });
             return Ok(());
         }
         let dir = state.shared.dir.as_ref();
         if let Err(error) = writing.finish(dir) {
-            crate::trace::image_failed(&error);
+            crate::trace::checkpoint_failed(&error);
             return Ok(());
         }
-        let before = images.named.replace(Named::of(&image));
-        images.was_abandoned = false;
+        let before = checkpoints.named.replace(NamedCheckpoint::of(&checkpoint));
+        checkpoints.was_abandoned = false;
         state.shared.manifest.update(|manifest| {
-            manifest.image = image.number;
+            manifest.checkpoint = checkpoint.number;
             state.catalog.note_durable(manifest, state.shared.commit.durable());
         })?;
         // Relaxed, both: statistics.
         self.made.fetch_add(1, Ordering::Relaxed);
-        self.size.store(image.size(), Ordering::Relaxed);
-        crate::trace::image_made(image.number, image.last.0, image.size());
+        self.size.store(checkpoint.size(), Ordering::Relaxed);
+        crate::trace::checkpoint_made(checkpoint.number, checkpoint.last.0, checkpoint.size());
         dir.crash_point("image-named");
-        self.remove_image(state, before);
+        self.remove_checkpoint(state, before);
         Ok(())
     }
 
     /// Gives up the image in hand.
-    pub(super) fn give_up(&self, state: &State, images: &mut Images) {
-        if let Some(taking) = images.taking.take() {
+    pub(super) fn give_up(&self, state: &State, checkpoints: &mut CheckpointState) {
+        if let Some(taking) = checkpoints.taking.take() {
             taking.writing.discard(state.shared.dir.as_ref());
         }
     }
 }
 
 /// What an image says of a segment; nothing of one without a record.
-fn entry_of(segment: &Segment) -> Option<SegmentEntry> {
+fn entry_of(segment: &Segment) -> Option<CheckpointSegment> {
     let mapping = segment.mapping();
     let end = mapping.published();
-    let counted = mapping.tally().counted();
+    let counted = mapping.dead_bytes().counted();
     let (first_granule, granules) = segment.range().granules();
-    (end > 0).then_some(SegmentEntry {
+    (end > 0).then_some(CheckpointSegment {
         id: segment.id(),
         nonce: segment.nonce(),
         end,

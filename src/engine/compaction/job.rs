@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::output::{Finished, Output};
+use super::output::{CopyWriter, FinishedCopy};
 use super::report::{CompactionReason, CompactionReport};
-use crate::format::record_reader::Walker;
+use crate::format::record_reader::RecordReader;
 use crate::format::{SegmentId, Seq};
 use crate::log::segment::Segment;
-use crate::log::segment_reader::FileSource;
+use crate::log::segment_reader::SegmentReader;
 use crate::log::sync_plan::SegmentRange;
 
 /// The highest generation; who survives longer stays in it.
@@ -52,7 +52,7 @@ pub(crate) enum Phase {
 
 /// A pass under way.
 #[derive(Debug)]
-pub(crate) struct Job {
+pub(crate) struct Pass {
     pub(crate) victims: Vec<Victim>,
     pub(crate) ids: Vec<SegmentId>,
     pub(crate) reason: CompactionReason,
@@ -63,9 +63,9 @@ pub(crate) struct Job {
     pub(crate) phase: Phase,
     /// The victim that is read.
     pub(crate) at: usize,
-    pub(crate) walk: Option<(FileSource, Walker)>,
-    pub(crate) output: Option<Output>,
-    pub(crate) finished: Vec<Finished>,
+    pub(crate) walk: Option<(SegmentReader, RecordReader)>,
+    pub(crate) output: Option<CopyWriter>,
+    pub(crate) finished: Vec<FinishedCopy>,
     /// Those, mapped; part of the store once the manifest names them.
     pub(crate) made: Vec<Arc<Segment>>,
     /// Victims that the index still leads to, where nothing was found to be copied.
@@ -82,7 +82,7 @@ pub(crate) struct Job {
     pub(crate) report: CompactionReport,
 }
 
-impl Job {
+impl Pass {
     /// Begins a pass; called with nothing being appended, so that `filtered` is the last number given out.
     pub(crate) fn new(
         victims: Vec<Victim>,
@@ -149,7 +149,7 @@ impl Job {
 }
 
 /// Removes what was written, where the manifest cannot know of it.
-impl Drop for Job {
+impl Drop for Pass {
     fn drop(&mut self) {
         if !self.can_give_up() || self.is_done() {
             return;

@@ -3,15 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Compactor, Driven};
-use crate::engine::compaction::policy::{Decision, Survey};
+use super::{Compactor, StepOutcome};
+use crate::engine::compaction::policy::{Decision, SegmentSurvey};
 use crate::engine::compaction::report::CompactionReport;
-use crate::engine::compaction::running::Running;
+use crate::engine::compaction::running::PassState;
 use crate::engine::state::State;
 use crate::engine::state::index_loader::Whole;
 use crate::engine::state::write_guard::Due;
 use crate::error::{Error, Resource, Result};
-use crate::log::allocator::quota::Want;
+use crate::log::allocator::quota::SpaceClass;
 use crate::mem::mapping::PAGE_SIZE;
 
 /// How long a writer waits, for each 64 KiB that it writes and for each segment that the log is beyond its bound.
@@ -59,7 +59,7 @@ impl Compactor {
     ///
     /// `Poisoned`, or `DiskLimit` where it cannot. What else stops a pass is not this write's affair: it gets its own error.
     #[cold]
-    pub(crate) fn makes_room(&self, state: &State, error: &Error, want: &mut Want) -> Result<bool> {
+    pub(crate) fn makes_room(&self, state: &State, error: &Error, want: &mut SpaceClass) -> Result<bool> {
         if matches!(error, Error::Exhausted { resource: Resource::Descriptors, .. }) {
             return self.gives_back_descriptors(state);
         }
@@ -95,26 +95,26 @@ impl Compactor {
                     Ok(false) => {}
                     Err(error) => {
                         state.shared.commit.check()?;
-                        crate::trace::helper_failed(&error);
+                        crate::trace::background_failed(&error);
                     }
                 }
             }
         }
         if let Error::DiskLimit { needed, .. } = error {
             // With what is used and held now.
-            return Err(state.provision.refusal(*needed));
+            return Err(state.allocator.refusal(*needed));
         }
-        Ok(want.insist())
+        Ok(want.escalate())
     }
 
     /// What counts against the limit now.
     fn counted(&self, state: &State) -> u64 {
         self.take_back(state);
-        state.provision.counted()
+        state.allocator.counted()
     }
 
     /// Ends the pass under way, or begins and ends one that gives back room.
-    fn pass_for_room(&self, state: &State, running: &mut Running) -> Result<()> {
+    fn pass_for_room(&self, state: &State, running: &mut PassState) -> Result<()> {
         while running.job.is_none() {
             let survey = self.survey(state, &running.damaged);
             if !self.begin(state, running, &survey, survey.decide_room())? {
@@ -135,7 +135,7 @@ impl Compactor {
     pub(super) fn finds_room(
         &self,
         state: &State,
-        running: &mut Running,
+        running: &mut PassState,
         refused: &Error,
         total: &mut CompactionReport,
     ) -> Result<bool> {
@@ -150,7 +150,7 @@ impl Compactor {
 
     /// Gives up what was made for later, where that is what a pass was refused; whether something came back.
     fn gives_up_ready(&self, state: &State, refused: &Error) -> Result<bool> {
-        if Lack::of(refused).is_none() || state.provision.give_up_ready(&state.shared)? == 0 {
+        if Lack::of(refused).is_none() || state.allocator.give_up_ready(&state.shared)? == 0 {
             return Ok(false);
         }
         // A file is there as long as it is mapped.
@@ -177,12 +177,12 @@ impl Compactor {
     fn pass_on_full_disk(
         &self,
         state: &State,
-        running: &mut Running,
+        running: &mut PassState,
         lack: Lack,
         urgent: bool,
     ) -> Result<Option<CompactionReport>> {
         let segment_bytes = state.config.segment_bytes;
-        let room = state.provision.scarce(&state.shared);
+        let room = state.allocator.space_budget(&state.shared);
         let mut room = room.map_or(segment_bytes, |room| room.for_pass(segment_bytes));
         loop {
             let survey = self.survey(state, &running.damaged);
@@ -209,7 +209,7 @@ impl Compactor {
                         break;
                     }
                     Err(other) => return Err(other),
-                    Ok(Driven { finished: Some(report), .. }) => return Ok(Some(report)),
+                    Ok(StepOutcome { finished: Some(report), .. }) => return Ok(Some(report)),
                     Ok(_) => {}
                 }
             }
@@ -218,7 +218,7 @@ impl Compactor {
 
     /// Has a writer help, where the log has grown beyond that.
     #[inline]
-    pub(crate) fn keep_pace(&self, state: &State, due: Due) {
+    pub(crate) fn throttle(&self, state: &State, due: Due) {
         if due.pace && state.backpressure.is_over_bound() {
             self.help(state);
         }
@@ -226,13 +226,13 @@ impl Compactor {
 
     #[cold]
     fn help(&self, state: &State) {
-        if !state.config.compaction || state.bell.is_unattended() || state.loader.whole().is_none() {
+        if !state.config.compaction || state.notifier.has_no_worker() || state.loader.whole().is_none() {
             return;
         }
         // Where the background is at it, this waits for it, the longer the further the log is beyond its bound: that is
         // what slows the writer.
         let beyond =
-            || state.provision.used().saturating_sub(state.growth_bound()) / state.config.segment_bytes;
+            || state.allocator.used().saturating_sub(state.growth_bound()) / state.config.segment_bytes;
         let until = state.shared.dir.now().saturating_add(STOP);
         let few = u32::try_from(beyond().min(BEYOND_MAX)).unwrap_or(u32::MAX);
         // Relaxed: advice. Whoever compacts all there is is as fast as can be, and may be the one who writes.
@@ -245,7 +245,7 @@ impl Compactor {
                 Ok(true) => {}
                 Ok(false) => return,
                 // The write has succeeded; whoever drives the pass next will meet the same.
-                Err(error) => return crate::trace::helper_failed(&error),
+                Err(error) => return crate::trace::background_failed(&error),
             }
             if beyond() < BEYOND_MAX || state.shared.dir.now() >= until {
                 return;
@@ -257,7 +257,7 @@ impl Compactor {
     pub(crate) fn is_outgrown(&self, state: &State) -> bool {
         let live = state.catalog.live_bytes();
         let most = OUTGROWN * (live + self.limits(state).slack);
-        state.provision.open_bytes() > most
+        state.allocator.open_bytes() > most
     }
 
     /// Removes what is dead altogether, however little it is; and where nothing is alive, ends the active segment too.
@@ -267,14 +267,14 @@ impl Compactor {
     /// What stopped it.
     pub(crate) fn compact_at_rest(&self, state: &State, _whole: Whole) -> Result<bool> {
         let Some(mut running) = self.running.try_lock() else { return Ok(false) };
-        // Relaxed: as in `Asked`.
+        // Relaxed: as in `Requested`.
         if running.job.is_some() || self.asked.load(Ordering::Relaxed) > 0 {
             // Its turn comes with the next step; the limit on bandwidth may keep it waiting.
             return Ok(false);
         }
         if state.catalog.live_bytes() == 0 && state.is_active_dirty() {
             // As if it were new.
-            state.provision.give_up_ready(&state.shared)?;
+            state.allocator.give_up_ready(&state.shared)?;
             state.roll()?;
             return Ok(true);
         }
@@ -289,7 +289,7 @@ impl Compactor {
     ///
     /// `Poisoned`, where what was read cannot be made durable.
     pub(crate) fn tidy_up(&self, state: &State) -> Result<()> {
-        let (count, bytes) = state.syncer.unproven();
+        let (count, bytes) = state.syncer.unsynced();
         if !state.config.compaction || count < UNPROVEN_MAX || bytes > UNPROVEN_BYTES {
             return Ok(());
         }
@@ -298,7 +298,7 @@ impl Compactor {
         state.load_all()?;
         let mut running = self.running.lock();
         loop {
-            let survey: Survey = self.survey(state, &running.damaged);
+            let survey: SegmentSurvey = self.survey(state, &running.damaged);
             let decision = survey.decide_small();
             if decision == Decision::Nothing || !self.begin(state, &mut running, &survey, decision)? {
                 return Ok(());
@@ -307,7 +307,7 @@ impl Compactor {
                 if let Err(error) = self.drive(state, &mut running) {
                     // The store is as good as before; the background tries again.
                     state.shared.commit.check()?;
-                    crate::trace::helper_failed(&error);
+                    crate::trace::background_failed(&error);
                     return Ok(());
                 }
             }

@@ -29,14 +29,14 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::engine::compaction::job::{Job, Victim};
-use crate::engine::compaction::policy::{Decision, Facts, Stage, Survey};
+use crate::engine::compaction::job::{Pass, Victim};
+use crate::engine::compaction::policy::{Decision, SegmentFacts, SegmentStage, SegmentSurvey};
 use crate::engine::compaction::report::{
     CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
 };
-use crate::engine::compaction::running::{Looked, Running};
+use crate::engine::compaction::running::{LastSurvey, PassState};
 use crate::engine::state::State;
-use crate::engine::state::catalog::Keyspace;
+use crate::engine::state::catalog::KeyspaceState;
 use crate::engine::state::index_loader::Whole;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
@@ -45,7 +45,7 @@ use crate::format::record::record_size;
 /// The job of compaction on one store.
 #[derive(Debug, Default)]
 pub(crate) struct Compactor {
-    running: Mutex<Running>,
+    running: Mutex<PassState>,
     /// Passes that were finished.
     passes: AtomicU64,
     removed: AtomicU64,
@@ -57,11 +57,11 @@ pub(crate) struct Compactor {
 }
 
 /// No pass is under way, and none begins while this is held.
-pub(crate) struct Idle<'c>(#[expect(dead_code, reason = "it is held")] MutexGuard<'c, Running>);
+pub(crate) struct Idle<'c>(#[expect(dead_code, reason = "it is held")] MutexGuard<'c, PassState>);
 
 /// What a step did.
 #[derive(Debug, Default)]
-struct Driven {
+struct StepOutcome {
     /// Bytes read and written.
     bytes: u64,
     /// The pass, if it was the last step of one.
@@ -69,9 +69,9 @@ struct Driven {
 }
 
 /// Says that somebody compacts all there is.
-struct Asked<'a>(&'a Compactor);
+struct Requested<'a>(&'a Compactor);
 
-impl<'a> Asked<'a> {
+impl<'a> Requested<'a> {
     fn of(compactor: &'a Compactor) -> Self {
         // Relaxed, here and below: advice, but with `running` held.
         compactor.asked.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +79,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for Requested<'_> {
     fn drop(&mut self) {
         self.0.asked.fetch_sub(1, Ordering::Relaxed);
     }
@@ -101,7 +101,7 @@ impl Compactor {
             return Ok(false);
         }
         let Some(mut running) = self.running.try_lock() else { return Ok(false) };
-        // Relaxed: as in `Asked`. Whoever was asked is in the caller's code, and goes on afterwards.
+        // Relaxed: as in `Requested`. Whoever was asked is in the caller's code, and goes on afterwards.
         if self.asked.load(Ordering::Relaxed) > 0 {
             return Ok(false);
         }
@@ -114,7 +114,7 @@ impl Compactor {
     /// # Errors
     ///
     /// As [`Compactor::step`].
-    fn step_running(&self, state: &State, running: &mut Running) -> Result<bool> {
+    fn step_running(&self, state: &State, running: &mut PassState) -> Result<bool> {
         let now = state.shared.dir.now();
         if now < running.not_before {
             return Ok(false);
@@ -156,8 +156,9 @@ impl Compactor {
     }
 
     /// Begins a pass if one is due; whether something was done.
-    fn look(&self, state: &State, running: &mut Running, now: Duration) -> Result<bool> {
-        let looked = Looked { when: now, last: state.progress.last(), active: state.provision.active_id() };
+    fn look(&self, state: &State, running: &mut PassState, now: Duration) -> Result<bool> {
+        let looked =
+            LastSurvey { when: now, last: state.seqlock.last(), active: state.allocator.active_id() };
         if running.looked.is_some_and(|before| !looked.is_worth_it(before)) {
             return Ok(false);
         }
@@ -180,8 +181,8 @@ impl Compactor {
     fn begin(
         &self,
         state: &State,
-        running: &mut Running,
-        survey: &Survey,
+        running: &mut PassState,
+        survey: &SegmentSurvey,
         decision: Decision,
     ) -> Result<bool> {
         running.ahead = None;
@@ -204,7 +205,13 @@ impl Compactor {
         Ok(true)
     }
 
-    fn job(&self, state: &State, survey: &Survey, victims: &[SegmentId], reason: CompactionReason) -> Job {
+    fn job(
+        &self,
+        state: &State,
+        survey: &SegmentSurvey,
+        victims: &[SegmentId],
+        reason: CompactionReason,
+    ) -> Pass {
         let horizon = survey.horizon(victims);
         let victims = survey.costs(victims).filter_map(|(facts, cost)| {
             let segment = state.shared.segments.read().get(&facts.id).map(Arc::clone)?;
@@ -216,20 +223,20 @@ impl Compactor {
         // Under the mutex every number up to this one is in the index.
         let filtered = state.writer.lock().log.last_user();
         crate::trace::compaction_begun(victims.len(), victims.iter().map(|victim| victim.footprint).sum());
-        Job::new(victims, reason, filtered, horizon, names)
+        Pass::new(victims, reason, filtered, horizon, names)
     }
 
     /// What the records take that say what the keyspaces are called, in bytes.
     fn names_size(&self, state: &State) -> u64 {
-        let named = |keyspace: &Arc<Keyspace>| {
+        let named = |keyspace: &Arc<KeyspaceState>| {
             record_size((keyspace.name().len() + keyspace.codec().len() + 1) as u64)
         };
         state.catalog.all().iter().map(named).sum()
     }
 
     /// Takes a step of the pass under way.
-    fn drive(&self, state: &State, running: &mut Running) -> Result<Driven> {
-        let Some(job) = &mut running.job else { return Ok(Driven::default()) };
+    fn drive(&self, state: &State, running: &mut PassState) -> Result<StepOutcome> {
+        let Some(job) = &mut running.job else { return Ok(StepOutcome::default()) };
         let before = job.report.bytes_read + job.report.bytes_moved;
         if let Err(error) = self.step_job(state, job) {
             // Not one of these goes away by itself, and other victims are to be had.
@@ -262,15 +269,15 @@ impl Compactor {
                 report.bytes_moved,
                 report.bytes_freed,
             );
-            if running.lent > 0 && job.reason == CompactionReason::Asked {
+            if running.lent > 0 && job.reason == CompactionReason::Requested {
                 running.ended.add(&report);
             }
             running.job = None;
             running.looked = None;
             state.note_growth();
-            return Ok(Driven { bytes, finished: Some(report) });
+            return Ok(StepOutcome { bytes, finished: Some(report) });
         }
-        Ok(Driven { bytes, finished: None })
+        Ok(StepOutcome { bytes, finished: None })
     }
 
     /// Compacts everything that holds something dead.
@@ -295,7 +302,7 @@ impl Compactor {
             // What is made here may keep tombstones that nothing holds once the rest has been compacted. Later segments
             // are left: beside a writer that removes there would be no end of it.
             let end = if second { state.shared.manifest.next_segment() } else { limit };
-            let wanted = |facts: &Facts, held: u64| {
+            let wanted = |facts: &SegmentFacts, held: u64| {
                 let is_left = facts.id > limit && facts.counted.tombstones > 0 && held == 0;
                 facts.id < end && (!second || is_left)
             };
@@ -339,30 +346,30 @@ impl Compactor {
         let (mut running, _asked) = self.lock_asked(state)?;
         let wanted: Vec<_> = ids.iter().copied().map(SegmentId).collect();
         let survey = self.survey(state, &running.damaged);
-        let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == Stage::Sealed);
+        let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == SegmentStage::Sealed);
         let victims: Vec<_> = sealed.map(|(facts, _)| facts.id).collect();
         let mut total = CompactionReport::default();
         if victims.is_empty() {
             return Ok(total);
         }
-        running.job = Some(self.job(state, &survey, &victims, CompactionReason::Asked));
+        running.job = Some(self.job(state, &survey, &victims, CompactionReason::Requested));
         while running.job.is_some() && self.drive_asked(state, &mut running, &mut total, &mut progress)? {}
         Ok(total)
     }
 
     /// The lock, for a call that compacts all there is; what the background had begun is ended.
-    fn lock_asked(&self, state: &State) -> Result<(MutexGuard<'_, Running>, Asked<'_>)> {
+    fn lock_asked(&self, state: &State) -> Result<(MutexGuard<'_, PassState>, Requested<'_>)> {
         // Before any lock, here and in every public call: threads of the parent of a forked child may hold them all.
-        state.liveness.check()?;
+        state.fork_guard.check()?;
         state.load_all()?;
         let mut running = self.running.lock();
-        // Relaxed: as in `Asked`.
+        // Relaxed: as in `Requested`.
         if self.asked.load(Ordering::Relaxed) == 0 {
             // Left by one that ended with an error, or a panic of the caller's code.
             running.lent = 0;
             running.ended = CompactionReport::default();
         }
-        let asked = Asked::of(self);
+        let asked = Requested::of(self);
         // It is synced here.
         running.ahead = None;
         state.check_writable()?;
@@ -379,7 +386,7 @@ impl Compactor {
     fn drive_asked(
         &self,
         state: &State,
-        running: &mut MutexGuard<'_, Running>,
+        running: &mut MutexGuard<'_, PassState>,
         total: &mut CompactionReport,
         progress: &mut impl FnMut(CompactionProgress) -> bool,
     ) -> Result<bool> {
@@ -401,7 +408,7 @@ impl Compactor {
         state.check_writable()?;
         // Nor need it be the same pass any more, or any.
         let Some(job) = &running.job else { return Ok(go_on) };
-        let is_asked = job.reason == CompactionReason::Asked;
+        let is_asked = job.reason == CompactionReason::Requested;
         if !go_on
             && is_asked
             && let Some(job) = running.job.take_if(|job| job.can_give_up())
@@ -456,7 +463,7 @@ impl Compactor {
             bytes_freed: self.freed.load(Ordering::Relaxed),
             running,
             freeable_bytes: survey.freeable(),
-            kept_removal_bytes: survey.kept(),
+            retained_tombstone_bytes: survey.kept(),
             next_segment: next_segment.map(|id| id.0),
             next_reason,
             damaged_segments: damaged.len(),

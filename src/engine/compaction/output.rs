@@ -9,15 +9,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::keyspace_change::Change;
+use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::manifest::{SegmentEntry, SegmentState};
-use crate::format::record::{HEADER_SIZE, Header, Kind, Place, payload_sum, record_size};
+use crate::format::record::{HEADER_SIZE, RecordHeader, RecordKind, RecordPlace, payload_sum, record_size};
 use crate::format::record_reader::READ_MAX;
 use crate::format::segment_header::{Role, SEGMENT_HEADER_SIZE, SegmentHeader};
 use crate::format::{KeyspaceId, SegmentId, Seq, file_name};
 use crate::fs::leftovers::Leftovers;
 use crate::fs::{Dir, File};
-use crate::log::context::Shared;
+use crate::log::context::LogContext;
 use crate::mem::alloc;
 use crate::mem::location::Location;
 use crate::mem::mapping::PAGE_SIZE;
@@ -29,7 +29,7 @@ const SYNC_SPACING: u64 = 4 << 20;
 
 /// A file of survivors that is being written.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub(crate) struct CopyWriter {
     dir: Arc<dyn Dir>,
     leftovers: Arc<Leftovers>,
     file: Arc<dyn File>,
@@ -55,14 +55,14 @@ pub(crate) struct Output {
 
 /// A file of survivors that is complete and durable.
 #[derive(Debug)]
-pub(crate) struct Finished {
+pub(crate) struct FinishedCopy {
     pub(crate) entry: SegmentEntry,
     pub(crate) moved: Vec<Location>,
     dir: Arc<dyn Dir>,
     leftovers: Arc<Leftovers>,
 }
 
-impl Finished {
+impl FinishedCopy {
     /// Removes the file, which the manifest does not name.
     pub(crate) fn remove(&self) {
         self.leftovers.remove(self.dir.as_ref(), file_name::segment(self.entry.id), self.entry.size);
@@ -71,7 +71,7 @@ impl Finished {
 
 /// What an output is to be.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan<'a> {
+pub(crate) struct CopyPlan<'a> {
     /// Bytes of records that it is to take, padding included.
     pub(crate) room: u64,
     pub(crate) generation: u8,
@@ -86,13 +86,13 @@ pub(crate) fn size_of(replaced: usize, room: u64) -> u64 {
     (header_len + room.max(PAGE_SIZE as u64 / 2)).next_multiple_of(PAGE_SIZE as u64)
 }
 
-impl Output {
+impl CopyWriter {
     /// Makes an empty file, its blocks reserved.
     ///
     /// # Errors
     ///
     /// `NoSpace`, or what the operating system says; there is no file then.
-    pub(crate) fn create(shared: &Shared, plan: &Plan<'_>) -> Result<Self> {
+    pub(crate) fn create(shared: &LogContext, plan: &CopyPlan<'_>) -> Result<Self> {
         let dir = Arc::clone(&shared.dir);
         let mut nonce = [0; 8];
         dir.random(&mut nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
@@ -147,18 +147,18 @@ impl Output {
     }
 
     /// Bytes that the record takes which says what a keyspace is called, at most.
-    pub(crate) fn name_size(change: &Change) -> u64 {
+    pub(crate) fn name_size(change: &KeyspaceChange) -> u64 {
         record_size((change.name().len() + change.encode().len()) as u64)
     }
 
     /// Says what a keyspace is called, if that was not said here before.
-    pub(crate) fn introduce(&mut self, id: KeyspaceId, change: &Change) {
+    pub(crate) fn introduce(&mut self, id: KeyspaceId, change: &KeyspaceChange) {
         if !self.introduced.insert(id) {
             return;
         }
         let (name, value) = (change.name().as_bytes(), change.encode());
-        let header = Header {
-            kind: Kind::Keyspace,
+        let header = RecordHeader {
+            kind: RecordKind::Keyspace,
             flags: 0,
             keyspace: id,
             key_len: u16::try_from(name.len()).expect("names are at most 255 bytes long"),
@@ -167,7 +167,7 @@ impl Output {
             seq: self.filtered,
             payload_sum: payload_sum(name, &value),
         };
-        let place = Place { nonce: self.nonce, offset: self.at() };
+        let place = RecordPlace { nonce: self.nonce, offset: self.at() };
         self.buffer.extend_from_slice(&header.encode(place));
         self.buffer.extend_from_slice(name);
         self.buffer.extend_from_slice(&value);
@@ -190,11 +190,11 @@ impl Output {
         Ok(())
     }
 
-    /// Begins a record; its key and value follow, and then [`Output::end_record`].
-    pub(crate) fn begin_record(&mut self, header: &Header) {
-        let place = Place { nonce: self.nonce, offset: self.at() };
+    /// Begins a record; its key and value follow, and then [`CopyWriter::end_record`].
+    pub(crate) fn begin_record(&mut self, header: &RecordHeader) {
+        let place = RecordPlace { nonce: self.nonce, offset: self.at() };
         // It stands on its own from here on, whatever batch it came from.
-        let header = Header { flags: 0, ..*header };
+        let header = RecordHeader { flags: 0, ..*header };
         self.buffer.extend_from_slice(&header.encode(place));
         self.first = self.first.min(header.seq);
         self.last = self.last.max(header.seq);
@@ -233,7 +233,7 @@ impl Output {
     /// # Errors
     ///
     /// What the operating system says.
-    pub(crate) fn finish(mut self, shared: &Shared) -> Result<Finished> {
+    pub(crate) fn finish(mut self, shared: &LogContext) -> Result<FinishedCopy> {
         self.flush()?;
         // What was expected to be alive and is not needs no blocks.
         let end = self.written.next_multiple_of(PAGE_SIZE as u64);
@@ -264,7 +264,7 @@ impl Output {
         // What is left of it is not to be removed.
         self.temporary.clear();
         let (dir, leftovers) = (Arc::clone(&self.dir), Arc::clone(&self.leftovers));
-        Ok(Finished { entry, moved, dir, leftovers })
+        Ok(FinishedCopy { entry, moved, dir, leftovers })
     }
 
     fn io(&self, operation: &'static str, error: std::io::Error) -> Error {
@@ -277,7 +277,7 @@ impl Output {
 }
 
 /// Removes what was not finished.
-impl Drop for Output {
+impl Drop for CopyWriter {
     fn drop(&mut self) {
         if self.temporary.is_empty() {
             return;

@@ -12,27 +12,27 @@
 //! It goes in short steps, and may be given up before (4) at any time. It holds no lock between steps but the one that
 //! keeps a second pass out.
 //!
-//! **Crash points.** Those of `output`; `compaction-named` after (4), `compaction-switched` after (5), and
+//! **Crash points.** Those of `output`; `compaction-named` after (4), `compaction-repointed` after (5), and
 //! `compaction-removed` before the directory's sync of (6).
 
 use std::sync::Arc;
 
 use crate::engine::compaction::Compactor;
-use crate::engine::compaction::job::{Job, Phase, Victim};
-use crate::engine::compaction::output::{Output, Plan};
+use crate::engine::compaction::job::{Pass, Phase, Victim};
+use crate::engine::compaction::output::{CopyPlan, CopyWriter};
 use crate::engine::state::State;
 use crate::error::{Error, Resource, Result};
 use crate::format::file_name;
-use crate::format::keyspace_change::Change;
+use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::manifest::SegmentState;
-use crate::format::record::{HEADER_SIZE, Kind};
-use crate::format::record_reader::{Placed, READ_MAX, Source, Step, Walker};
+use crate::format::record::{HEADER_SIZE, RecordKind};
+use crate::format::record_reader::{READ_MAX, ReadAt, ReadStep, RecordAt, RecordReader};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Access;
 use crate::log::segment::Segment;
 use crate::log::segment_file::unlink_segment;
-use crate::log::segment_reader::FileSource;
+use crate::log::segment_reader::SegmentReader;
 use crate::mem::location::Location;
 
 /// How much of a victim one step reads, in bytes.
@@ -44,7 +44,7 @@ impl Compactor {
     ///
     /// `NoSpace`; `Corrupt` where a record of a victim does not verify; what the operating system says. Until the
     /// manifest was changed the pass can be given up, and nothing has happened; after that the step is to be taken again.
-    pub(crate) fn step_job(&self, state: &State, job: &mut Job) -> Result<()> {
+    pub(crate) fn step_job(&self, state: &State, job: &mut Pass) -> Result<()> {
         match job.phase {
             Phase::Copy => self.copy_some(state, job),
             Phase::SyncAhead => {
@@ -66,7 +66,7 @@ impl Compactor {
                 self.use_copies(state, job);
                 Ok(())
             }
-            Phase::Switch { output, offset, moved } => self.switch_some(state, job, output, offset, moved),
+            Phase::Switch { output, offset, moved } => self.repoint_some(state, job, output, offset, moved),
             Phase::Retire => self.retire_victims(state, job),
             Phase::Remove { at } => self.remove_victim(state, job, at),
             Phase::Release => {
@@ -80,7 +80,7 @@ impl Compactor {
         }
     }
 
-    fn copy_some(&self, state: &State, job: &mut Job) -> Result<()> {
+    fn copy_some(&self, state: &State, job: &mut Pass) -> Result<()> {
         let Some(victim) = job.victims.get(job.at) else {
             if let Some(output) = job.output.take() {
                 job.finished.push(output.finish(&state.shared)?);
@@ -91,7 +91,7 @@ impl Compactor {
         };
         if job.walk.is_none() {
             // Its file will go, and a snapshot may have to read what nobody has needed before.
-            match state.shared.space.attach(victim.segment.mapping()) {
+            match state.shared.space.map_now(victim.segment.mapping()) {
                 // Gone already, so nobody can read it, and nothing in it is alive.
                 Err(Error::MissingSegment { .. }) if victim.cost == 0 => {}
                 other => other?,
@@ -110,14 +110,14 @@ impl Compactor {
         let from = walker.offset();
         while walker.offset() < from + STEP {
             match walker.step(&mut source)? {
-                Step::Record(placed) => self.consider(state, job, &segment, &mut source, &placed)?,
+                ReadStep::Record(placed) => self.consider(state, job, &segment, &mut source, &placed)?,
                 _ if walker.offset() == end => {
                     job.report.bytes_read += walker.offset() - from;
                     job.at += 1;
                     return Ok(());
                 }
-                Step::Blank => return Err(damage(&segment, walker.offset(), Defect::Truncated)),
-                Step::Invalid(defect) => return Err(damage(&segment, walker.offset(), defect)),
+                ReadStep::Blank => return Err(damage(&segment, walker.offset(), Defect::Truncated)),
+                ReadStep::Invalid(defect) => return Err(damage(&segment, walker.offset(), defect)),
             }
         }
         job.report.bytes_read += walker.offset() - from;
@@ -128,25 +128,25 @@ impl Compactor {
     fn consider(
         &self,
         state: &State,
-        job: &mut Job,
+        job: &mut Pass,
         segment: &Segment,
-        source: &mut FileSource,
-        placed: &Placed,
+        source: &mut SegmentReader,
+        placed: &RecordAt,
     ) -> Result<()> {
         let header = &placed.header;
         let location = segment.range().at(placed.offset);
         let kept = match header.kind {
-            Kind::Put => self.leads_to(state, job, source, placed, Some(location))?,
-            Kind::Tombstone => {
+            RecordKind::Put => self.index_leads_to(state, job, source, placed, Some(location))?,
+            RecordKind::Tombstone => {
                 header.seq > job.horizon
                     && state.catalog.by_id(header.keyspace).is_some()
-                    && !self.leads_to(state, job, source, placed, None)?
+                    && !self.index_leads_to(state, job, source, placed, None)?
             }
-            Kind::Keyspace | Kind::Batch | Kind::Watermark | Kind::Start => false,
+            RecordKind::Keyspace | RecordKind::Batch | RecordKind::Watermark | RecordKind::Start => false,
         };
         if kept {
             self.keep_record(state, job, source, placed)?;
-            if header.kind == Kind::Put {
+            if header.kind == RecordKind::Put {
                 job.output.as_mut().expect("just written to").note_moved(location)?;
             }
         }
@@ -154,12 +154,12 @@ impl Compactor {
     }
 
     /// Whether the index has an entry for a record's key: one that leads to this place, or any.
-    fn leads_to(
+    fn index_leads_to(
         &self,
         state: &State,
-        job: &mut Job,
-        source: &mut FileSource,
-        placed: &Placed,
+        job: &mut Pass,
+        source: &mut SegmentReader,
+        placed: &RecordAt,
         wanted: Option<Location>,
     ) -> Result<bool> {
         let Some(keyspace) = state.catalog.by_id(placed.header.keyspace) else { return Ok(false) };
@@ -187,20 +187,20 @@ impl Compactor {
     fn keep_record(
         &self,
         state: &State,
-        job: &mut Job,
-        source: &mut FileSource,
-        placed: &Placed,
+        job: &mut Pass,
+        source: &mut SegmentReader,
+        placed: &RecordAt,
     ) -> Result<()> {
         let header = &placed.header;
         let size = header.size();
         // Whoever reads the file without any manifest wants to know what the keyspace is called.
         let name = state.catalog.by_id(header.keyspace).filter(|_| header.keyspace != KeyspaceId::DEFAULT);
-        let name = name.map(|keyspace| Change::Create {
+        let name = name.map(|keyspace| KeyspaceChange::Create {
             id: header.keyspace,
             name: keyspace.name().to_string(),
             codec: keyspace.codec().to_owned(),
         });
-        let size = size + name.as_ref().map_or(0, Output::name_size);
+        let size = size + name.as_ref().map_or(0, CopyWriter::name_size);
         if let Some(full) = job.output.take_if(|output| !output.fits(size)) {
             job.finished.push(full.finish(&state.shared)?);
         }
@@ -210,8 +210,8 @@ impl Compactor {
             none => {
                 let created = loop {
                     let room = (job.left + job.names).min(job.file_max).max(size);
-                    let plan = Plan { room, generation, filtered: job.filtered, replaced: &job.ids };
-                    match Output::create(&state.shared, &plan) {
+                    let plan = CopyPlan { room, generation, filtered: job.filtered, replaced: &job.ids };
+                    match CopyWriter::create(&state.shared, &plan) {
                         // The process may have no file as large as that.
                         Err(Error::Exhausted { resource: Resource::FileSize, .. }) if room > size => {
                             job.file_max = room / 2;
@@ -240,7 +240,7 @@ impl Compactor {
     }
 
     /// Has the manifest name the copies instead of the victims.
-    fn name_copies(&self, state: &State, job: &mut Job) -> Result<()> {
+    fn name_copies(&self, state: &State, job: &mut Pass) -> Result<()> {
         self.map_copies(state, job)?;
         let gone = job.victims.iter().filter(|victim| victim.segment.role() == Role::Log);
         let last = gone.map(|victim| victim.last).max().unwrap_or(Seq::ZERO);
@@ -267,7 +267,7 @@ impl Compactor {
 
     /// Maps the copies. Before they are named: afterwards a pass cannot be given up, and one whose copies cannot be mapped could not
     /// end either.
-    fn map_copies(&self, state: &State, job: &mut Job) -> Result<()> {
+    fn map_copies(&self, state: &State, job: &mut Pass) -> Result<()> {
         let shared = &state.shared;
         for finished in &job.finished[job.made.len()..] {
             let segment = Segment::open(shared.dir.as_ref(), &shared.space, shared.store, &finished.entry)?;
@@ -278,18 +278,18 @@ impl Compactor {
     }
 
     /// Makes the copies a part of the store: the manifest names them.
-    fn use_copies(&self, state: &State, job: &mut Job) {
+    fn use_copies(&self, state: &State, job: &mut Pass) {
         state.shared.dir.crash_point("compaction-named");
         for (segment, finished) in job.made.iter().zip(&job.finished) {
             segment.mapping().publish_existing(finished.entry.end);
             state.shared.segments.write().insert(segment.id(), Arc::clone(segment));
         }
-        state.provision.recount(&state.shared);
+        state.allocator.recount(&state.shared);
         job.phase = Phase::Switch { output: 0, offset: 0, moved: 0 };
     }
 
     /// Gives a pass up of which the manifest does not know: what it has made goes.
-    pub(super) fn give_up_pass(&self, state: &State, job: Job) {
+    pub(super) fn give_up_pass(&self, state: &State, job: Pass) {
         // Where it is done, its copies are the store's.
         if job.can_give_up() && !job.is_done() {
             for segment in &job.made {
@@ -297,11 +297,11 @@ impl Compactor {
             }
         }
         drop(job);
-        state.provision.recount(&state.shared);
+        state.allocator.recount(&state.shared);
     }
 
     /// Takes the victims out of the store.
-    fn retire_victims(&self, state: &State, job: &mut Job) -> Result<()> {
+    fn retire_victims(&self, state: &State, job: &mut Pass) -> Result<()> {
         let shared = &state.shared;
         let strays: Vec<_> = {
             let writer = state.writer.lock();
@@ -323,7 +323,7 @@ impl Compactor {
         }
         for victim in &job.victims {
             let segment = &victim.segment;
-            state.provision.leaves(segment.size());
+            state.allocator.leaves(segment.size());
             shared.segments.write().remove(&segment.id());
             shared.space.retire(segment.mapping(), segment.size());
             job.report.segments_removed += 1;
@@ -332,18 +332,18 @@ impl Compactor {
         let made: u64 = job.made.iter().map(|segment| segment.size()).sum();
         job.report.bytes_freed = job.report.bytes_freed.saturating_sub(made);
         job.report.segments_made = job.made.len() as u64;
-        state.provision.recount(shared);
+        state.allocator.recount(shared);
         job.phase = Phase::Remove { at: 0 };
         Ok(())
     }
 
     /// Removes a victim's file; after the last one, what is known of them.
-    fn remove_victim(&self, state: &State, job: &mut Job, at: usize) -> Result<()> {
+    fn remove_victim(&self, state: &State, job: &mut Pass, at: usize) -> Result<()> {
         let shared = &state.shared;
         if let Some(victim) = job.victims.get(at) {
             let segment = &victim.segment;
             unlink_segment(shared.dir.as_ref(), segment.id())?;
-            state.provision.has_left(segment.size(), shared);
+            state.allocator.has_left(segment.size(), shared);
             job.phase = Phase::Remove { at: at + 1 };
             return Ok(());
         }
@@ -357,11 +357,11 @@ impl Compactor {
     }
 }
 
-fn open_walk(state: &State, segment: &Segment, end: u64) -> Result<(FileSource, Walker)> {
+fn open_walk(state: &State, segment: &Segment, end: u64) -> Result<(SegmentReader, RecordReader)> {
     let file = state.shared.dir.open(&file_name::segment(segment.id()), Access::Read);
     let file = file.map_err(|error| segment.io("open", error))?;
-    let walker = Walker::new(segment.nonce(), segment.data_offset(), end, segment.order());
-    Ok((FileSource::new(file, segment.path().clone(), segment.size()), walker))
+    let walker = RecordReader::new(segment.nonce(), segment.data_offset(), end, segment.order());
+    Ok((SegmentReader::new(file, segment.path().clone(), segment.size()), walker))
 }
 
 pub(super) fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {

@@ -11,9 +11,9 @@
 
 use super::output::size_of;
 use super::report::CompactionReason as Reason;
-use super::tombstone_rule::{Sieve, horizon};
+use super::tombstone_rule::{SegmentBound, horizon};
 use crate::format::{SegmentId, Seq};
-use crate::mem::dead_bytes::Counted;
+use crate::mem::dead_bytes::DeadByteCounts;
 use crate::mem::mapping::PAGE_SIZE;
 
 /// Of a hundred live bytes, how many may be freeable.
@@ -32,7 +32,7 @@ const VICTIMS_MAX: usize = 256;
 
 /// How far the life of a segment has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(crate) enum SegmentStage {
     /// Durable, and named so by the manifest.
     Sealed,
     /// Never appended to again, and not yet known to be durable.
@@ -42,14 +42,14 @@ pub(crate) enum Stage {
 
 /// What is known of a segment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts {
+pub(crate) struct SegmentFacts {
     pub(crate) id: SegmentId,
-    pub(crate) stage: Stage,
+    pub(crate) stage: SegmentStage,
     /// Bytes that its file takes.
     pub(crate) footprint: u64,
     /// Bytes of its records.
     pub(crate) used: u64,
-    pub(crate) counted: Counted,
+    pub(crate) counted: DeadByteCounts,
     pub(crate) first: Seq,
     pub(crate) last: Seq,
     pub(crate) filtered: Seq,
@@ -58,19 +58,19 @@ pub(crate) struct Facts {
     pub(crate) spared: bool,
 }
 
-impl Facts {
+impl SegmentFacts {
     /// Bytes of what is alive in it.
     pub(crate) fn live(&self) -> u64 {
         self.used.saturating_sub(self.counted.dead())
     }
 
     /// What it keeps of tombstones elsewhere.
-    pub(crate) fn sieve(&self) -> Sieve {
-        Sieve { first: self.first, filtered: self.filtered, hidden: self.counted.hidden > 0 }
+    pub(crate) fn sieve(&self) -> SegmentBound {
+        SegmentBound { first: self.first, filtered: self.filtered, hidden: self.counted.hidden > 0 }
     }
 
     fn is_candidate(&self) -> bool {
-        self.stage != Stage::Active && !self.spared
+        self.stage != SegmentStage::Active && !self.spared
     }
 }
 
@@ -112,17 +112,17 @@ pub(crate) enum Decision {
 
 /// What is to be decided about, worked out once.
 #[derive(Debug)]
-pub(crate) struct Survey {
-    facts: Vec<Facts>,
+pub(crate) struct SegmentSurvey {
+    facts: Vec<SegmentFacts>,
     /// Of each of them: bytes of tombstones that must be kept.
     held: Vec<u64>,
     live: u64,
     limits: Limits,
 }
 
-impl Survey {
+impl SegmentSurvey {
     /// Takes stock.
-    pub(crate) fn of(facts: Vec<Facts>, live: u64, limits: Limits) -> Self {
+    pub(crate) fn of(facts: Vec<SegmentFacts>, live: u64, limits: Limits) -> Self {
         // The two that keep most: a segment does not keep its own tombstones.
         let mut bounds: Vec<(Seq, SegmentId)> =
             facts.iter().filter_map(|facts| Some((facts.sieve().bound()?, facts.id))).collect();
@@ -173,7 +173,7 @@ impl Survey {
                 .filter_map(|weighed| Some((keeps(&weighed)?, weighed)))
                 .min_by_key(|(key, _)| *key);
             if let Some((_, worst)) = worst {
-                return self.compact(&[worst], Reason::Removals);
+                return self.compact(&[worst], Reason::Tombstones);
             }
         }
         self.decide_small()
@@ -298,7 +298,7 @@ impl Survey {
 
     /// What rewrites everything that holds a hidden value or a tombstone: one pass of it, among the segments that
     /// `wanted` accepts. Those that keep most tombstones elsewhere come first, so that the later ones can let theirs go.
-    pub(crate) fn decide_all(&self, wanted: impl Fn(&Facts, u64) -> bool) -> Decision {
+    pub(crate) fn decide_all(&self, wanted: impl Fn(&SegmentFacts, u64) -> bool) -> Decision {
         let dirty = |weighed: &Weighed<'_>| {
             let counted = weighed.facts.counted;
             wanted(weighed.facts, weighed.held)
@@ -307,11 +307,11 @@ impl Survey {
         let mut order: Vec<_> = self.weighed().filter(dirty).collect();
         order.sort_by_key(|weighed| (weighed.facts.filtered, weighed.facts.id));
         let victims = self.take(order, None);
-        if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Asked) }
+        if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Requested) }
     }
 
     fn compact(&self, victims: &[Weighed<'_>], reason: Reason) -> Decision {
-        match victims.iter().find(|weighed| weighed.facts.stage == Stage::Full) {
+        match victims.iter().find(|weighed| weighed.facts.stage == SegmentStage::Full) {
             Some(weighed) => Decision::Sync { victim: weighed.facts.id, reason },
             None => Decision::Compact {
                 victims: victims.iter().map(|weighed| weighed.facts.id).collect(),
@@ -321,7 +321,7 @@ impl Survey {
     }
 
     /// Those of some segments that are there, with the bytes that would be copied, at most.
-    pub(crate) fn costs(&self, ids: &[SegmentId]) -> impl Iterator<Item = (&Facts, u64)> {
+    pub(crate) fn costs(&self, ids: &[SegmentId]) -> impl Iterator<Item = (&SegmentFacts, u64)> {
         self.weighed()
             .filter(|weighed| ids.contains(&weighed.facts.id))
             .map(|weighed| (weighed.facts, weighed.cost))
@@ -329,14 +329,14 @@ impl Survey {
 
     /// Up to which number the tombstones in these segments hide nothing elsewhere.
     pub(crate) fn horizon(&self, victims: &[SegmentId]) -> Seq {
-        horizon(self.facts.iter().filter(|facts| !victims.contains(&facts.id)).map(Facts::sieve))
+        horizon(self.facts.iter().filter(|facts| !victims.contains(&facts.id)).map(SegmentFacts::sieve))
     }
 }
 
 /// A segment, with what rewriting it costs and gives back.
 #[derive(Debug, Clone, Copy)]
 struct Weighed<'a> {
-    facts: &'a Facts,
+    facts: &'a SegmentFacts,
     /// Bytes of tombstones that must be kept.
     held: u64,
     /// Bytes to be copied.
@@ -361,13 +361,13 @@ mod tests {
     const PAGE: u64 = PAGE_SIZE as u64;
 
     /// A sealed segment of some pages, of which `live` bytes are alive and `hidden` are not.
-    fn facts(id: u64, pages: u64, live: u64, hidden: u64) -> Facts {
-        Facts {
+    fn facts(id: u64, pages: u64, live: u64, hidden: u64) -> SegmentFacts {
+        SegmentFacts {
             id: SegmentId(id),
-            stage: Stage::Sealed,
+            stage: SegmentStage::Sealed,
             footprint: pages * PAGE,
             used: live + hidden,
-            counted: Counted { hidden, ..Counted::default() },
+            counted: DeadByteCounts { hidden, ..DeadByteCounts::default() },
             first: Seq(id * 1000),
             last: Seq(id * 1000 + 999),
             filtered: Seq(id * 1000 - 1),
@@ -376,9 +376,9 @@ mod tests {
         }
     }
 
-    fn fitting(facts: &[Facts], room: u64, urgent: bool) -> Vec<u64> {
+    fn fitting(facts: &[SegmentFacts], room: u64, urgent: bool) -> Vec<u64> {
         let limits = Limits { slack: 0, output: PAGE };
-        match Survey::of(facts.to_vec(), 0, limits).decide_fitting(room * PAGE, 0, urgent) {
+        match SegmentSurvey::of(facts.to_vec(), 0, limits).decide_fitting(room * PAGE, 0, urgent) {
             Decision::Nothing => Vec::new(),
             Decision::Compact { victims, .. } => victims.iter().map(|id| id.0).collect(),
             other => panic!("{other:?}"),
@@ -402,14 +402,17 @@ mod tests {
     /// Values that are overwritten often stay apart from those that are not; and a pass has as much in hand as one file holds.
     #[test]
     fn a_pass_has_victims_of_one_generation_and_copies_no_more_than_a_file_holds() {
-        let of = |id: u64, live: u64, generation: u8| Facts { generation, ..facts(id, 1, live, 4000 - live) };
+        let of = |id: u64, live: u64, generation: u8| SegmentFacts {
+            generation,
+            ..facts(id, 1, live, 4000 - live)
+        };
         // By turns, and each worth a little less than the one before.
         let all: Vec<_> = (0..12).map(|n| of(n + 1, 1000 + 10 * n, u8::from(n % 2 == 1))).collect();
         let live = 12 * 1055;
         for (pages, count) in [(1, 3), (1000, 6)] {
             for begin in 0..2 {
                 let limits = Limits { slack: 0, output: pages * PAGE };
-                let survey = Survey::of(all[begin..].to_vec(), live, limits);
+                let survey = SegmentSurvey::of(all[begin..].to_vec(), live, limits);
                 let Decision::Compact { victims, reason: Reason::Space } = survey.decide() else {
                     panic!("{:?}", survey.decide())
                 };

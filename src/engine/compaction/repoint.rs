@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use super::pass::damage;
 use crate::engine::compaction::Compactor;
-use crate::engine::compaction::job::{Job, Phase};
+use crate::engine::compaction::job::{Pass, Phase};
 use crate::engine::state::State;
-use crate::engine::state::catalog::Keyspace;
+use crate::engine::state::catalog::KeyspaceState;
 use crate::error::Result;
 use crate::format::hash::Hash;
-use crate::format::record::Kind;
+use crate::format::record::RecordKind;
 use crate::format::{Defect, KeyspaceId};
 use crate::log::segment::Segment;
-use crate::mem::dead_bytes::Dead;
+use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 
 /// How many entries are changed while the writer mutex is held once.
@@ -26,9 +26,9 @@ const STEP: usize = 1024;
 
 /// A record of an output.
 struct Copied {
-    kind: Kind,
+    kind: RecordKind,
     id: KeyspaceId,
-    keyspace: Option<Arc<Keyspace>>,
+    keyspace: Option<Arc<KeyspaceState>>,
     size: u64,
     hash: Hash,
     offset: u64,
@@ -38,10 +38,10 @@ struct Copied {
 
 impl Compactor {
     /// Leads the index to some of the copies.
-    pub(super) fn switch_some(
+    pub(super) fn repoint_some(
         &self,
         state: &State,
-        job: &mut Job,
+        job: &mut Pass,
         output: usize,
         offset: u64,
         moved: usize,
@@ -55,7 +55,7 @@ impl Compactor {
         let end = job.finished[output].entry.end;
         let (mut offset, mut moved) = (offset.max(segment.data_offset()), moved);
         let mut group: Vec<Copied> = Vec::with_capacity(GROUP);
-        let mut last: (KeyspaceId, Option<Arc<Keyspace>>) = (KeyspaceId::DEFAULT, None);
+        let mut last: (KeyspaceId, Option<Arc<KeyspaceState>>) = (KeyspaceId::DEFAULT, None);
         for _ in 0..STEP / GROUP {
             group.clear();
             let pin = state.pin();
@@ -63,7 +63,7 @@ impl Compactor {
                 let record = state.record(segment.range().at(offset), &pin)?;
                 let header = record.header();
                 let place = match header.kind {
-                    Kind::Put => {
+                    RecordKind::Put => {
                         let place = places.get(moved).copied();
                         moved += 1;
                         Some(place.ok_or_else(|| damage(&segment, offset, Defect::IndexMismatch))?)
@@ -84,7 +84,7 @@ impl Compactor {
                 offset += size;
             }
             drop(pin);
-            self.switch_group(state, &segment, &group);
+            self.repoint_group(state, &segment, &group);
         }
         job.phase = match offset < end {
             true => Phase::Switch { output, offset, moved },
@@ -94,30 +94,30 @@ impl Compactor {
     }
 
     /// Leads the index to a few copies, where it still leads to the originals.
-    fn switch_group(&self, state: &State, segment: &Segment, group: &[Copied]) {
+    fn repoint_group(&self, state: &State, segment: &Segment, group: &[Copied]) {
         let space = &state.shared.space;
         let (range, copies) = (segment.range(), segment.mapping());
         let pin = state.pin();
         let mut writer = state.writer.lock();
         for Copied { kind, id, keyspace, size, hash, offset, place } in group {
             let Some(old) = place else {
-                let why = if *kind == Kind::Tombstone { Dead::Tombstone } else { Dead::Note };
-                copies.tally().add(why, *size);
+                let why = if *kind == RecordKind::Tombstone { DeadCause::Tombstone } else { DeadCause::Note };
+                copies.dead_bytes().add(why, *size);
                 continue;
             };
             let contents = keyspace.as_ref().and_then(|keyspace| keyspace.contents(&pin));
             let contents = contents.filter(|contents| contents.id == *id);
             let slot = contents.map(|contents| writer.indexes.of(contents));
-            let switched =
+            let repointed =
                 slot.and_then(|slot| slot.index.replace(*hash, *old, range.at(*offset)).then_some(slot));
-            let Some(slot) = switched else {
-                copies.tally().add(Dead::Hidden, *size);
+            let Some(slot) = repointed else {
+                copies.dead_bytes().add(DeadCause::Hidden, *size);
                 continue;
             };
             slot.add_live(copies.ordinal(), *size);
             if let Some(originals) = space.mapping(*old, &pin) {
                 slot.sub_live(originals.ordinal(), *size);
-                originals.tally().add(Dead::Hidden, *size);
+                originals.dead_bytes().add(DeadCause::Hidden, *size);
             }
         }
     }

@@ -11,12 +11,12 @@ pub enum CompactionReason {
     Dead,
     /// More of the log is dead than the bound allows.
     Space,
-    /// Removals are kept because of these segments, which still hold values that they hide.
-    Removals,
+    /// Tombstones are kept because of these segments, which still hold values that they hide.
+    Tombstones,
     /// There are many small segments.
     Small,
     /// [`Store::compact`](crate::Store::compact) was called.
-    Asked,
+    Requested,
 }
 
 /// What [`Store::compact`](crate::Store::compact) did.
@@ -72,7 +72,7 @@ pub struct CompactionStats {
     /// Bytes of the log that a pass could free now.
     pub freeable_bytes: u64,
     /// Bytes of removals that are kept, because segments still hold values that they hide.
-    pub kept_removal_bytes: u64,
+    pub retained_tombstone_bytes: u64,
     /// The number of the segment that is next, where one is due.
     pub next_segment: Option<u64>,
     /// Why it is.

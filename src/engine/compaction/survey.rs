@@ -4,20 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::engine::compaction::Compactor;
-use crate::engine::compaction::policy::{Facts, Limits, Stage, Survey};
+use crate::engine::compaction::policy::{Limits, SegmentFacts, SegmentStage, SegmentSurvey};
 use crate::engine::state::State;
 use crate::engine::state::backpressure::slack;
 use crate::format::manifest::SegmentState;
 use crate::format::segment_header::Role;
 use crate::format::{SegmentId, Seq};
 use crate::log::segment::Segment;
-use crate::mem::dead_bytes::Counted;
+use crate::mem::dead_bytes::DeadByteCounts;
 use crate::mem::mapping::PAGE_SIZE;
 
 impl Compactor {
     /// What is known of every segment.
-    pub(super) fn survey(&self, state: &State, damaged: &BTreeSet<SegmentId>) -> Survey {
-        let active = state.provision.active_id();
+    pub(super) fn survey(&self, state: &State, damaged: &BTreeSet<SegmentId>) -> SegmentSurvey {
+        let active = state.allocator.active_id();
         let segments: Vec<_> = state.shared.segments.read().values().map(Arc::clone).collect();
         let live = state.catalog.live_bytes();
         // With the manifest held nothing becomes sealed meanwhile: what is hidden by a record in a sealed segment is counted
@@ -29,17 +29,17 @@ impl Compactor {
                 let published = segment.mapping().published();
                 let end = sealed.map_or(published, |entry| entry.end);
                 let stage = match sealed {
-                    _ if segment.id() == active => Stage::Active,
-                    Some(_) => Stage::Sealed,
-                    None => Stage::Full,
+                    _ if segment.id() == active => SegmentStage::Active,
+                    Some(_) => SegmentStage::Sealed,
+                    None => SegmentStage::Full,
                 };
                 let used = end.checked_sub(segment.data_offset())?;
                 // Behind its end a sealed segment has no blocks.
                 let footprint = match stage {
-                    Stage::Sealed => end.next_multiple_of(PAGE_SIZE as u64).min(segment.size()),
-                    Stage::Full | Stage::Active => segment.size(),
+                    SegmentStage::Sealed => end.next_multiple_of(PAGE_SIZE as u64).min(segment.size()),
+                    SegmentStage::Full | SegmentStage::Active => segment.size(),
                 };
-                Some(Facts {
+                Some(SegmentFacts {
                     id: segment.id(),
                     stage,
                     footprint,
@@ -55,7 +55,7 @@ impl Compactor {
             // What was never written to has nothing published.
             segments.iter().filter_map(of).collect()
         });
-        Survey::of(facts, live, self.limits(state))
+        SegmentSurvey::of(facts, live, self.limits(state))
     }
 
     pub(super) fn limits(&self, state: &State) -> Limits {
@@ -65,10 +65,10 @@ impl Compactor {
 }
 
 /// What is dead in a segment. The names of keyspaces in what compaction made would be written again, so they are alive.
-fn counted_of(segment: &Segment) -> Counted {
-    let counted = segment.mapping().tally().counted();
+fn counted_of(segment: &Segment) -> DeadByteCounts {
+    let counted = segment.mapping().dead_bytes().counted();
     match segment.role() {
         Role::Log => counted,
-        Role::Survivors => Counted { notes: 0, ..counted },
+        Role::Survivors => DeadByteCounts { notes: 0, ..counted },
     }
 }

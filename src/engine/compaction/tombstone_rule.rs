@@ -16,7 +16,7 @@
 //!    its victims in one step. Only then does the index lead to the copies, where it still leads to the originals; a
 //!    copy that was overtaken meanwhile counts as hidden.
 //!
-//! **Why it is right.** *Hidden* is a put that is not the newest record of its key. The meaning of a [`Sieve`] is (R1):
+//! **Why it is right.** *Hidden* is a put that is not the newest record of its key. The meaning of a [`SegmentBound`] is (R1):
 //! the segment holds no put that is hidden by a record, kept or not, numbered at or below `filtered`. A segment of the
 //! log holds nothing that is older than its first record. An output of a job holds only puts which the index led to
 //! when all writes up to F were in it, so none of these hides any. R1 stays true, since a number at or below `filtered`
@@ -58,7 +58,7 @@ use crate::format::Seq;
 
 /// What the rule knows about one segment outside of the victims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sieve {
+pub(crate) struct SegmentBound {
     /// The least number of its records.
     pub(crate) first: Seq,
     /// No put in it is hidden by a record numbered at or below this (R1).
@@ -67,7 +67,7 @@ pub(crate) struct Sieve {
     pub(crate) hidden: bool,
 }
 
-impl Sieve {
+impl SegmentBound {
     /// Whether the segment might hold a put that this tombstone alone hides.
     #[cfg(test)]
     pub(crate) fn blocks(self, tombstone: Seq) -> bool {
@@ -83,33 +83,33 @@ impl Sieve {
 /// Whether a tombstone whose key has no entry in the index may be left out; `others` are all segments that there were
 /// besides the victims when these were chosen, the one being written included.
 #[cfg(test)]
-pub(crate) fn may_go(tombstone: Seq, others: impl IntoIterator<Item = Sieve>) -> bool {
+pub(crate) fn may_go(tombstone: Seq, others: impl IntoIterator<Item = SegmentBound>) -> bool {
     tombstone <= horizon(others)
 }
 
 /// The greatest number of a tombstone that may be left out, see [`may_go`]: worked out once for all of a job's.
-pub(crate) fn horizon(others: impl IntoIterator<Item = Sieve>) -> Seq {
-    others.into_iter().filter_map(Sieve::bound).min().unwrap_or(Seq::MAX)
+pub(crate) fn horizon(others: impl IntoIterator<Item = SegmentBound>) -> Seq {
+    others.into_iter().filter_map(SegmentBound::bound).min().unwrap_or(Seq::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const BLOCKING: Sieve = Sieve { first: Seq(3), filtered: Seq(5), hidden: true };
+    const BLOCKING: SegmentBound = SegmentBound { first: Seq(3), filtered: Seq(5), hidden: true };
 
     #[test]
     fn a_segment_blocks_tombstones_above_both_its_numbers_while_it_hides_something() {
         assert!(BLOCKING.blocks(Seq(6)));
         assert!(!BLOCKING.blocks(Seq(5)), "everything hidden by this one was left out of the segment");
-        assert!(!Sieve { hidden: false, ..BLOCKING }.blocks(Seq(6)));
-        let begun_late = Sieve { first: Seq(7), filtered: Seq(0), hidden: true };
+        assert!(!SegmentBound { hidden: false, ..BLOCKING }.blocks(Seq(6)));
+        let begun_late = SegmentBound { first: Seq(7), filtered: Seq(0), hidden: true };
         assert!(!begun_late.blocks(Seq(6)) && !begun_late.blocks(Seq(7)) && begun_late.blocks(Seq(8)));
     }
 
     #[test]
     fn a_tombstone_stays_if_any_segment_blocks_it() {
-        let idle = Sieve { hidden: false, ..BLOCKING };
+        let idle = SegmentBound { hidden: false, ..BLOCKING };
         assert!(may_go(Seq(6), []));
         assert!(may_go(Seq(6), [idle, idle]));
         assert!(!may_go(Seq(6), [idle, BLOCKING, idle]));

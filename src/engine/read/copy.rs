@@ -6,7 +6,7 @@
 
 use crate::engine::read::{Value, View};
 use crate::engine::state::State;
-use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
 use crate::format::Defect;
 use crate::format::hash::Hash;
@@ -65,7 +65,7 @@ impl View<'_> {
 
 impl State {
     /// Copies a value, by loads that tolerate a file that changes under us, and verifies the copy.
-    pub(crate) fn get_into(&self, keyspace: &Keyspace, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+    pub(crate) fn get_into(&self, keyspace: &KeyspaceState, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
         let pin = self.pin();
         out.clear();
         if !self.config.sigbus_guard {
@@ -94,11 +94,11 @@ impl State {
     /// # Errors
     ///
     /// `Io` where it cannot be read; about an image, where its index cannot be.
-    pub(crate) fn reach(&self, contents: &Contents, hash: Hash, pin: &Pin) -> Result<()> {
+    pub(crate) fn reach(&self, contents: &KeyspaceData, hash: Hash, pin: &Pin) -> Result<()> {
         let reach = |location| self.shared.space.reach(location, pin).map(|()| false);
         let found = contents.index.find(hash, reach);
         match found {
-            Err(error) if !self.mends(&error)? => Err(error),
+            Err(error) if !self.rebuild_if_damaged(&error)? => Err(error),
             _ => Ok(()),
         }
     }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::engine::read::Value;
-use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::index::hash::scan::Cursor;
-use crate::mem::address_space::KeptRecord;
+use crate::mem::address_space::OwnedRecord;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
@@ -46,18 +46,18 @@ const AHEAD: usize = 64;
 #[derive(Debug)]
 pub struct Iter {
     state: Arc<State>,
-    keyspace: Arc<Keyspace>,
+    keyspace: Arc<KeyspaceState>,
     /// The number of what is gone through; none before the first step.
     id: Option<KeyspaceId>,
     cursor: Option<Cursor>,
     /// What comes next, the last one first.
-    found: Vec<Result<KeptRecord>>,
+    found: Vec<Result<OwnedRecord>>,
     /// Where it lies; kept for its memory.
     places: Vec<Location>,
 }
 
 impl Iter {
-    pub(crate) fn new(state: Arc<State>, keyspace: Arc<Keyspace>) -> Self {
+    pub(crate) fn new(state: Arc<State>, keyspace: Arc<KeyspaceState>) -> Self {
         let pin = state.pin();
         let id = keyspace.contents(&pin).map(|contents| contents.id);
         drop(pin);
@@ -91,7 +91,7 @@ impl Iter {
     }
 
     /// The record that an entry shows, kept: between two items no pin holds, and compaction may move it.
-    fn kept(&self, contents: &Contents, location: Location, pin: &Pin) -> Result<Option<KeptRecord>> {
+    fn kept(&self, contents: &KeyspaceData, location: Location, pin: &Pin) -> Result<Option<OwnedRecord>> {
         let Some(record) = self.state.visible(contents, location, pin)? else { return Ok(None) };
         if self.state.config.verify_reads {
             self.state.check_record(&record)?;
@@ -105,7 +105,11 @@ impl Iter {
 /// # Errors
 ///
 /// `KeyspaceDropped`.
-fn still<'p>(keyspace: &'p Keyspace, id: Option<KeyspaceId>, pin: &'p Pin) -> Result<Option<&'p Contents>> {
+fn still<'p>(
+    keyspace: &'p KeyspaceState,
+    id: Option<KeyspaceId>,
+    pin: &'p Pin,
+) -> Result<Option<&'p KeyspaceData>> {
     match keyspace.contents(pin) {
         Some(contents) => Ok(Some(contents).filter(|contents| Some(contents.id) == id)),
         None => Err(dropped(keyspace)),
@@ -121,7 +125,7 @@ impl Iterator for Iter {
                 return Some(item);
             }
             let mut cursor = Some(self.cursor.take()?);
-            if self.state.liveness.is_forked() {
+            if self.state.fork_guard.is_forked() {
                 return Some(Err(Error::Forked));
             }
             let pin = self.state.pin();
@@ -141,7 +145,7 @@ impl Iterator for Iter {
                 match contents.index.scan(at, &mut places) {
                     Ok(next) => cursor = next,
                     // A cursor is a place in every index of these keys. On an error the iterator ends: `self.cursor` was taken.
-                    Err(unread) => match self.state.mend(unread) {
+                    Err(unread) => match self.state.rebuild_for(unread) {
                         Ok(()) => {}
                         Err(error) => return Some(Err(error)),
                     },

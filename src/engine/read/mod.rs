@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 
 use crate::engine::state::State;
-use crate::engine::state::catalog::Keyspace;
+use crate::engine::state::catalog::KeyspaceState;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::hash::Hash;
@@ -139,14 +139,14 @@ impl From<Value> for Vec<u8> {
 #[derive(Debug)]
 pub struct View<'s> {
     pub(crate) state: &'s State,
-    keyspace: &'s Keyspace,
+    keyspace: &'s KeyspaceState,
     pin: Pin,
     /// The pin belongs to the thread.
     here: PhantomData<*const ()>,
 }
 
 impl<'s> View<'s> {
-    pub(crate) fn new(state: &'s State, keyspace: &'s Keyspace) -> Self {
+    pub(crate) fn new(state: &'s State, keyspace: &'s KeyspaceState) -> Self {
         Self { state, keyspace, pin: state.pins.hold(), here: PhantomData }
     }
 
@@ -181,7 +181,7 @@ impl<'s> View<'s> {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::get`](crate::Keyspace::get).
+    /// As [`KeyspaceState::get`](crate::Keyspace::get).
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
         let record = self.state.get(self.keyspace, key.as_ref(), &self.pin)?;
@@ -200,14 +200,14 @@ impl<'s> View<'s> {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::get`](crate::Keyspace::get).
+    /// As [`KeyspaceState::get`](crate::Keyspace::get).
     #[inline]
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.state.get(self.keyspace, key.as_ref(), &self.pin)?.is_some())
     }
 
     /// Appends the values of many keys to `values`, in the order of the keys, all as of one moment; see
-    /// [`Keyspace::multi_get`](crate::Keyspace::multi_get).
+    /// [`KeyspaceState::multi_get`](crate::Keyspace::multi_get).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -222,7 +222,7 @@ impl<'s> View<'s> {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::get`](crate::Keyspace::get); `values` is as it was then.
+    /// As [`KeyspaceState::get`](crate::Keyspace::get); `values` is as it was then.
     pub fn get_many_into<'v>(
         &'v self,
         keys: &[impl AsRef<[u8]>],
@@ -237,16 +237,16 @@ impl State {
     #[inline]
     pub(crate) fn get<'p>(
         &'p self,
-        keyspace: &'p Keyspace,
+        keyspace: &'p KeyspaceState,
         key: &[u8],
         pin: &'p Pin,
     ) -> Result<Option<Record<'p>>> {
-        self.liveness.check()?;
+        self.fork_guard.check()?;
         let contents = self.contents(keyspace, pin)?;
         let hash = self.hash_key.hash(key);
         let record = match self.lookup(contents, hash, key, pin) {
             Ok(record) => record,
-            Err(error) => self.get_mended(keyspace, hash, key, pin, error)?,
+            Err(error) => self.get_rebuilt(keyspace, hash, key, pin, error)?,
         };
         if let (true, Some(record)) = (self.config.verify_reads, &record) {
             self.check_record(record)?;
@@ -256,15 +256,15 @@ impl State {
 
     /// The newest visible record, for a lookup that failed: a damaged image is no reason not to find it.
     #[cold]
-    fn get_mended<'p>(
+    fn get_rebuilt<'p>(
         &'p self,
-        keyspace: &'p Keyspace,
+        keyspace: &'p KeyspaceState,
         hash: Hash,
         key: &[u8],
         pin: &'p Pin,
         mut error: Error,
     ) -> Result<Option<Record<'p>>> {
-        while self.mends(&error)? {
+        while self.rebuild_if_damaged(&error)? {
             match self.lookup(self.contents(keyspace, pin)?, hash, key, pin) {
                 Err(next) => error = next,
                 found => return found,
@@ -275,13 +275,13 @@ impl State {
 
     /// An owned value.
     #[inline]
-    pub(crate) fn get_value(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
+    pub(crate) fn get_value(&self, keyspace: &KeyspaceState, key: &[u8]) -> Result<Option<Value>> {
         let pin = self.pin();
         Ok(self.get(keyspace, key, &pin)?.map(|record| Value::of(&record)))
     }
 
     /// An owned value, and the number of the write that it is from.
-    pub(crate) fn get_with_seq(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(Seq, Value)>> {
+    pub(crate) fn get_with_seq(&self, keyspace: &KeyspaceState, key: &[u8]) -> Result<Option<(Seq, Value)>> {
         let pin = self.pin();
         Ok(self.get(keyspace, key, &pin)?.map(|record| (record.seq(), Value::of(&record))))
     }

@@ -4,7 +4,7 @@
 
 use crate::engine::read::Value;
 use crate::engine::state::State;
-use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
 use crate::mem::address_space::Record;
@@ -30,21 +30,21 @@ impl State {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::multi_get`](crate::Keyspace::multi_get); `out` is as it was then.
+    /// As [`KeyspaceState::multi_get`](crate::Keyspace::multi_get); `out` is as it was then.
     pub(crate) fn get_many<'p, T>(
         &'p self,
-        keyspace: &'p Keyspace,
+        keyspace: &'p KeyspaceState,
         keys: &[impl AsRef<[u8]>],
         pin: &'p Pin,
         out: &mut Vec<Option<T>>,
         give: impl Fn(Record<'p>) -> T,
     ) -> Result<()> {
-        self.liveness.check()?;
+        self.fork_guard.check()?;
         let len = out.len();
         self.room_for(out, keys.len())?;
         loop {
             match self.try_many(keyspace, keys, pin, out, &give) {
-                Err(error) if self.mends(&error)? => out.truncate(len),
+                Err(error) if self.rebuild_if_damaged(&error)? => out.truncate(len),
                 other => return other,
             }
         }
@@ -52,7 +52,7 @@ impl State {
 
     fn try_many<'p, T>(
         &'p self,
-        keyspace: &'p Keyspace,
+        keyspace: &'p KeyspaceState,
         keys: &[impl AsRef<[u8]>],
         pin: &'p Pin,
         out: &mut Vec<Option<T>>,
@@ -60,8 +60,8 @@ impl State {
     ) -> Result<()> {
         let len = out.len();
         for _ in 0..ATTEMPTS {
-            let start = self.progress.now();
-            let one_moment = || self.progress.is_still(start);
+            let start = self.seqlock.now();
+            let one_moment = || self.seqlock.is_unchanged_since(start);
             if self.read_all(keyspace, keys, pin, out, give, one_moment)? {
                 return Ok(());
             }
@@ -89,7 +89,7 @@ impl State {
     /// it was.
     fn read_all<'p, T>(
         &'p self,
-        keyspace: &'p Keyspace,
+        keyspace: &'p KeyspaceState,
         keys: &[impl AsRef<[u8]>],
         pin: &'p Pin,
         out: &mut Vec<Option<T>>,
@@ -112,13 +112,13 @@ impl State {
 
     fn read_window<'p, T>(
         &'p self,
-        contents: &Contents,
+        contents: &KeyspaceData,
         keys: &[impl AsRef<[u8]>],
         pin: &'p Pin,
         out: &mut Vec<Option<T>>,
         give: &impl Fn(Record<'p>) -> T,
     ) -> Result<()> {
-        let hashes = self.bring_window_near(contents, keys);
+        let hashes = self.prefetch_window(contents, keys);
         for (key, hash) in keys.iter().zip(hashes.iter().flatten()) {
             let record = self.lookup(contents, *hash, key.as_ref(), pin)?;
             if let (true, Some(record)) = (self.config.verify_reads, &record) {
@@ -131,7 +131,7 @@ impl State {
 
     /// Starts the loads of up to [`WINDOW`] keys: first those of their buckets, then those of their records.
     #[inline]
-    fn bring_window_near(&self, contents: &Contents, keys: &[impl AsRef<[u8]>]) -> [Option<Hash>; WINDOW] {
+    fn prefetch_window(&self, contents: &KeyspaceData, keys: &[impl AsRef<[u8]>]) -> [Option<Hash>; WINDOW] {
         let hashes: [Option<Hash>; WINDOW] = std::array::from_fn(|n| {
             let hash = self.hash_of(keys.get(n)?.as_ref());
             contents.index.prefetch(hash);
@@ -147,10 +147,10 @@ impl State {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::multi_get`](crate::Keyspace::multi_get).
+    /// As [`KeyspaceState::multi_get`](crate::Keyspace::multi_get).
     pub(crate) fn get_many_values(
         &self,
-        keyspace: &Keyspace,
+        keyspace: &KeyspaceState,
         keys: &[impl AsRef<[u8]>],
         out: &mut Vec<Option<Value>>,
     ) -> Result<()> {
@@ -164,14 +164,14 @@ impl State {
     }
 
     /// Starts loading what gets of these keys will look at; waits for nothing.
-    pub(crate) fn prefetch(&self, keyspace: &Keyspace, keys: &[impl AsRef<[u8]>]) {
-        if self.liveness.check().is_err() {
+    pub(crate) fn prefetch(&self, keyspace: &KeyspaceState, keys: &[impl AsRef<[u8]>]) {
+        if self.fork_guard.check().is_err() {
             return;
         }
         let pin = self.pin();
         let Some(contents) = keyspace.contents(&pin) else { return };
         for window in keys.chunks(WINDOW) {
-            self.bring_window_near(contents, window);
+            self.prefetch_window(contents, window);
         }
     }
 
@@ -179,26 +179,26 @@ impl State {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::try_get`](crate::Keyspace::try_get).
-    pub(crate) fn try_get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<TryGet> {
-        self.liveness.check()?;
+    /// As [`KeyspaceState::try_get`](crate::Keyspace::try_get).
+    pub(crate) fn try_get(&self, keyspace: &KeyspaceState, key: &[u8]) -> Result<TryGet> {
+        self.fork_guard.check()?;
         loop {
             match self.is_near(keyspace, key) {
                 Ok(true) => return self.get_value(keyspace, key).map(TryGet::Ready),
                 Ok(false) => return Ok(TryGet::NotResident),
-                Err(error) if self.mends(&error)? => {}
+                Err(error) if self.rebuild_if_damaged(&error)? => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
     /// Whether every record that a get may have to compare is in memory.
-    fn is_near(&self, keyspace: &Keyspace, key: &[u8]) -> Result<bool> {
+    fn is_near(&self, keyspace: &KeyspaceState, key: &[u8]) -> Result<bool> {
         let pin = self.pin();
         let contents = self.contents(keyspace, &pin)?;
         let mut absent = false;
         contents.index.find(self.hash_of(key), |location| {
-            let resident = self.shared.space.bring_in(location, &pin, !self.bell.is_unattended());
+            let resident = self.shared.space.bring_near(location, &pin, !self.notifier.has_no_worker());
             absent |= !resident.map_err(|error| Error::io("ask about", self.shared.dir.path(), error))?;
             Ok::<bool, Error>(false)
         })?;

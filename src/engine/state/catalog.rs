@@ -2,7 +2,7 @@
 //!
 //! It does not write records: `keyspaces` does, and changes this under the writer mutex.
 //!
-//! **Concurrency.** A handle holds a [`Keyspace`], whose [`Contents`] change as a whole (a clear, a drop) while readers
+//! **Concurrency.** A handle holds a [`KeyspaceState`], whose [`KeyspaceData`] change as a whole (a clear, a drop) while readers
 //! go on under a pin: whoever loaded the old contents reads what was there before the change. Contents change only under
 //! the writer mutex, so a writer that loads them there has the newest. Lock order: writer mutex, then `names`, then
 //! `pending`.
@@ -13,20 +13,20 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::engine::state::snapshot_registry::{Forget, Snapshots, Versions};
-use crate::format::keyspace_change::Change;
+use crate::engine::state::snapshot_registry::{Forget, RetainedVersions, SnapshotRegistry};
+use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::manifest::Manifest;
 use crate::format::{KeyspaceId, Seq};
 use crate::index::hash::{Index, IndexWriter};
 use crate::index::keyspace_index::KeyspaceIndex;
-use crate::mem::address_space::{Space, Stay};
+use crate::mem::address_space::{AddressSpace, RangePin};
 use crate::recovery::recovered::RecoveredKeyspace;
 use crate::sync::epoch::{Domain, Pin};
-use crate::sync::rcu::Guarded;
+use crate::sync::rcu::RcuCell;
 
 /// What a keyspace holds, from its creation or a clear to the next clear or its drop.
 #[derive(Debug)]
-pub(crate) struct Contents {
+pub(crate) struct KeyspaceData {
     pub(crate) id: KeyspaceId,
     pub(crate) index: Arc<Index>,
     /// The place of the index's writer in [`Indexes`].
@@ -38,34 +38,34 @@ pub(crate) struct Contents {
     /// The number of the change that began them; zero for those that were there when the store was opened.
     pub(crate) begin: Seq,
     /// What live snapshots see of them and the index no longer shows.
-    pub(crate) versions: Arc<Versions>,
+    pub(crate) versions: Arc<RetainedVersions>,
 }
 
 /// Contents as a snapshot sees them: present ones, or former.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct KeyspaceAsOf {
     pub(crate) id: KeyspaceId,
     pub(crate) index: Arc<Index>,
-    pub(crate) versions: Arc<Versions>,
+    pub(crate) versions: Arc<RetainedVersions>,
     begin: Seq,
     /// The number of the change that ended them.
     end: Seq,
     /// Former ones lead to segments that compaction may remove.
-    stays: Vec<Stay>,
+    range_pins: Vec<RangePin>,
 }
 
-impl Clone for Seen {
+impl Clone for KeyspaceAsOf {
     /// Without what keeps the segments: that stays with the keyspace for as long as a snapshot sees this.
     fn clone(&self) -> Self {
         let (index, versions) = (Arc::clone(&self.index), Arc::clone(&self.versions));
-        Self { id: self.id, index, versions, begin: self.begin, end: self.end, stays: Vec::new() }
+        Self { id: self.id, index, versions, begin: self.begin, end: self.end, range_pins: Vec::new() }
     }
 }
 
-impl Contents {
-    fn seen(&self, end: Seq) -> Seen {
+impl KeyspaceData {
+    fn seen(&self, end: Seq) -> KeyspaceAsOf {
         let (index, versions) = (Arc::clone(&self.index), Arc::clone(&self.versions));
-        Seen { id: self.id, index, versions, begin: self.begin, end, stays: Vec::new() }
+        KeyspaceAsOf { id: self.id, index, versions, begin: self.begin, end, range_pins: Vec::new() }
     }
 
     /// Keys.
@@ -83,18 +83,18 @@ impl Contents {
 
 /// A keyspace, as its handles know it.
 #[derive(Debug)]
-pub(crate) struct Keyspace {
+pub(crate) struct KeyspaceState {
     /// Which open store it belongs to.
     owner: u64,
     /// None once it was dropped.
-    contents: Guarded<Contents>,
+    contents: RcuCell<KeyspaceData>,
     name: RwLock<Arc<str>>,
     codec: Box<str>,
     /// Contents that were replaced, and that a live snapshot sees.
-    former: Mutex<Vec<Seen>>,
+    former: Mutex<Vec<KeyspaceAsOf>>,
 }
 
-impl Forget for Keyspace {
+impl Forget for KeyspaceState {
     fn forget(&self, end: Seq) {
         let gone: Vec<_> = self.former.lock().extract_if(.., |former| former.end == end).collect();
         // Not with the lock held: giving the memory of an index back takes time.
@@ -102,7 +102,7 @@ impl Forget for Keyspace {
     }
 }
 
-impl Keyspace {
+impl KeyspaceState {
     /// Pins the store that it belongs to, for the time of a read.
     pub(crate) fn pin(&self) -> Pin {
         self.contents.pin()
@@ -110,17 +110,17 @@ impl Keyspace {
 
     /// What it holds now; `None` once it was dropped.
     #[inline]
-    pub(crate) fn contents<'p>(&'p self, pin: &'p Pin) -> Option<&'p Contents> {
+    pub(crate) fn contents<'p>(&'p self, pin: &'p Pin) -> Option<&'p KeyspaceData> {
         self.contents.load(pin)
     }
 
     /// What it holds now, without a lock.
-    pub(crate) fn seen_now(&self) -> Option<Seen> {
+    pub(crate) fn seen_now(&self) -> Option<KeyspaceAsOf> {
         Some(self.contents.load(&self.pin())?.seen(Seq(u64::MAX)))
     }
 
     /// What it held as of a number, for a snapshot that is alive; `None` where there was no such keyspace then.
-    pub(crate) fn as_of(&self, at: Seq) -> Option<Seen> {
+    pub(crate) fn as_of(&self, at: Seq) -> Option<KeyspaceAsOf> {
         let pin = self.pin();
         // The present ones first: they become former ones before they are replaced.
         let present = self.contents.load(&pin).filter(|contents| contents.begin <= at);
@@ -133,14 +133,20 @@ impl Keyspace {
 
     /// Keeps the present contents for the snapshots that see them; called before they are replaced by the change of a
     /// number, under the writer mutex.
-    fn keep_for(self: &Arc<Self>, snapshots: &Snapshots, space: &Space, slot: &KeyspaceIndex, end: Seq) {
+    fn keep_for(
+        self: &Arc<Self>,
+        snapshots: &SnapshotRegistry,
+        space: &AddressSpace,
+        slot: &KeyspaceIndex,
+        end: Seq,
+    ) {
         let pin = self.pin();
         let Some(contents) = self.contents.load(&pin).filter(|contents| snapshots.see(contents.begin)) else {
             return;
         };
         // Before the snapshots know of it: they may go at once.
         let mut former = contents.seen(end);
-        former.stays = slot.live().filter_map(|(ordinal, _)| space.stay(ordinal)).collect();
+        former.range_pins = slot.live().filter_map(|(ordinal, _)| space.pin_range(ordinal)).collect();
         self.former.lock().push(former);
         let target: Arc<dyn Forget> = Arc::<Self>::clone(self);
         if !snapshots.keep_other(target, contents.begin, end) {
@@ -174,7 +180,7 @@ pub(crate) struct Indexes {
 impl Indexes {
     /// The index of contents, which must be a keyspace's present ones.
     #[inline]
-    pub(crate) fn of(&mut self, contents: &Contents) -> &mut KeyspaceIndex {
+    pub(crate) fn of(&mut self, contents: &KeyspaceData) -> &mut KeyspaceIndex {
         let slot = self.slots.get_mut(contents.slot).and_then(Option::as_mut);
         slot.expect("contents have their slot until they are replaced, under this mutex")
     }
@@ -194,7 +200,7 @@ impl Indexes {
     }
 
     /// Takes the index of a keyspace whose contents are about to be replaced.
-    fn take(&mut self, keyspace: &Keyspace) -> Option<KeyspaceIndex> {
+    fn take(&mut self, keyspace: &KeyspaceState) -> Option<KeyspaceIndex> {
         let slot = keyspace.contents(&keyspace.pin())?.slot;
         self.free.push(slot);
         self.slots[slot].take()
@@ -202,7 +208,7 @@ impl Indexes {
 }
 
 /// The keyspaces by name.
-pub(crate) type ByName = BTreeMap<Arc<str>, Arc<Keyspace>>;
+pub(crate) type ByName = BTreeMap<Arc<str>, Arc<KeyspaceState>>;
 
 /// The keyspaces by name, and in an order of their own.
 #[derive(Debug, Default)]
@@ -210,8 +216,8 @@ struct Names {
     /// Copied before it is changed while a snapshot has it.
     by_name: Arc<ByName>,
     /// By the number of their present contents.
-    by_id: BTreeMap<KeyspaceId, Arc<Keyspace>>,
-    list: Vec<Arc<Keyspace>>,
+    by_id: BTreeMap<KeyspaceId, Arc<KeyspaceState>>,
+    list: Vec<Arc<KeyspaceState>>,
 }
 
 /// The keyspaces of an open store.
@@ -220,20 +226,20 @@ pub(crate) struct Catalog {
     owner: u64,
     pins: Domain,
     names: RwLock<Names>,
-    pub(crate) snapshots: Snapshots,
+    pub(crate) snapshots: SnapshotRegistry,
     /// Whose turn it is in [`Catalog::next_few`].
     turn: AtomicUsize,
     /// Changes that the manifest does not have yet, in the order of the log.
-    pending: Mutex<VecDeque<(Seq, Change)>>,
+    pending: Mutex<VecDeque<(Seq, KeyspaceChange)>>,
     /// Keyspaces with old contents that a reader may still look at.
-    retired: Mutex<Vec<Arc<Keyspace>>>,
+    retired: Mutex<Vec<Arc<KeyspaceState>>>,
 }
 
 impl Catalog {
     /// Starts with what recovery found.
     pub(crate) fn new(
         loaded: Vec<RecoveredKeyspace>,
-        pending: Vec<(Seq, Change)>,
+        pending: Vec<(Seq, KeyspaceChange)>,
         pins: Domain,
     ) -> (Self, Indexes) {
         static OWNERS: AtomicU64 = AtomicU64::new(0);
@@ -242,7 +248,7 @@ impl Catalog {
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
             pins,
             names: RwLock::default(),
-            snapshots: Snapshots::default(),
+            snapshots: SnapshotRegistry::default(),
             turn: AtomicUsize::new(0),
             pending: Mutex::new(pending.into()),
             retired: Mutex::default(),
@@ -267,10 +273,10 @@ impl Catalog {
         codec: &str,
         (id, begin): (KeyspaceId, Seq),
         slot: KeyspaceIndex,
-    ) -> Arc<Keyspace> {
-        let keyspace = Arc::new(Keyspace {
+    ) -> Arc<KeyspaceState> {
+        let keyspace = Arc::new(KeyspaceState {
             owner: self.owner,
-            contents: Guarded::new(self.pins),
+            contents: RcuCell::new(self.pins),
             name: RwLock::new(name.into()),
             codec: codec.into(),
             former: Mutex::default(),
@@ -287,9 +293,9 @@ impl Catalog {
     /// Gives a keyspace new, empty contents, and returns the index of the old ones; called under the writer mutex.
     pub(crate) fn clear(
         &self,
-        space: &Space,
+        space: &AddressSpace,
         indexes: &mut Indexes,
-        keyspace: &Arc<Keyspace>,
+        keyspace: &Arc<KeyspaceState>,
         (id, begin): (KeyspaceId, Seq),
         slot: KeyspaceIndex,
     ) -> Option<KeyspaceIndex> {
@@ -307,10 +313,10 @@ impl Catalog {
 
     /// Gives a keyspace another index that holds the same; called under the writer mutex. Searches of the one before fail
     /// from then on.
-    pub(crate) fn reindex(&self, indexes: &mut Indexes, keyspace: &Arc<Keyspace>, index: IndexWriter) {
+    pub(crate) fn reindex(&self, indexes: &mut Indexes, keyspace: &Arc<KeyspaceState>, index: IndexWriter) {
         let pin = keyspace.pin();
         let Some(was) = keyspace.contents(&pin) else { return };
-        let contents = Contents {
+        let contents = KeyspaceData {
             id: was.id,
             index: Arc::clone(index.index()),
             slot: was.slot,
@@ -329,9 +335,9 @@ impl Catalog {
     /// Takes a keyspace away, and returns its index; called under the writer mutex.
     pub(crate) fn drop_keyspace(
         &self,
-        space: &Space,
+        space: &AddressSpace,
         indexes: &mut Indexes,
-        keyspace: &Arc<Keyspace>,
+        keyspace: &Arc<KeyspaceState>,
         end: Seq,
     ) -> Option<KeyspaceIndex> {
         let before = id_of(keyspace);
@@ -348,7 +354,7 @@ impl Catalog {
     }
 
     /// Gives a keyspace another name; called under the writer mutex.
-    pub(crate) fn rename(&self, keyspace: &Arc<Keyspace>, name: &str) {
+    pub(crate) fn rename(&self, keyspace: &Arc<KeyspaceState>, name: &str) {
         let name: Arc<str> = name.into();
         let mut names = self.names.write();
         let old = std::mem::replace(&mut *keyspace.name.write(), Arc::clone(&name));
@@ -363,12 +369,12 @@ impl Catalog {
     }
 
     /// The keyspace of a name.
-    pub(crate) fn get(&self, name: &str) -> Option<Arc<Keyspace>> {
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<KeyspaceState>> {
         self.names.read().by_name.get(name).map(Arc::clone)
     }
 
     /// The keyspace whose present contents have this number.
-    pub(crate) fn by_id(&self, id: KeyspaceId) -> Option<Arc<Keyspace>> {
+    pub(crate) fn by_id(&self, id: KeyspaceId) -> Option<Arc<KeyspaceState>> {
         self.names.read().by_id.get(&id).map(Arc::clone)
     }
 
@@ -380,12 +386,12 @@ impl Catalog {
     }
 
     /// All keyspaces, in the order of their names.
-    pub(crate) fn all(&self) -> Vec<Arc<Keyspace>> {
+    pub(crate) fn all(&self) -> Vec<Arc<KeyspaceState>> {
         self.names.read().by_name.values().map(Arc::clone).collect()
     }
 
     /// Some keyspaces, others at every call, so that a look at all of them takes many short calls.
-    pub(crate) fn next_few(&self, count: usize) -> Vec<Arc<Keyspace>> {
+    pub(crate) fn next_few(&self, count: usize) -> Vec<Arc<KeyspaceState>> {
         let names = self.names.read();
         let count = count.min(names.list.len());
         // Relaxed: whoever is left out has a turn later.
@@ -395,7 +401,7 @@ impl Catalog {
 
     /// Takes note of a change that the log has and the manifest has not; called under the writer mutex, before any
     /// later sync can be planned.
-    pub(crate) fn note(&self, seq: Seq, change: Change) {
+    pub(crate) fn note(&self, seq: Seq, change: KeyspaceChange) {
         self.pending.lock().push_back((seq, change));
     }
 
@@ -431,14 +437,14 @@ impl Catalog {
 }
 
 /// The number of what a keyspace holds.
-fn id_of(keyspace: &Keyspace) -> Option<KeyspaceId> {
+fn id_of(keyspace: &KeyspaceState) -> Option<KeyspaceId> {
     keyspace.contents(&keyspace.pin()).map(|contents| contents.id)
 }
 
-fn contents(indexes: &mut Indexes, id: KeyspaceId, begin: Seq, slot: KeyspaceIndex) -> Box<Contents> {
+fn contents(indexes: &mut Indexes, id: KeyspaceId, begin: Seq, slot: KeyspaceIndex) -> Box<KeyspaceData> {
     let index = Arc::clone(slot.index.index());
     let slot = indexes.add(slot);
-    Box::new(Contents {
+    Box::new(KeyspaceData {
         id,
         index,
         slot,
@@ -464,7 +470,7 @@ mod tests {
         let pin = keyspace.pin();
         let seen = Arc::clone(&keyspace.contents(&pin).expect("it is there").index);
         drop(catalog.clear(
-            &Space::reserve().expect("address space"),
+            &AddressSpace::reserve().expect("address space"),
             &mut indexes,
             &keyspace,
             (KeyspaceId(2), Seq(2)),

@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 
 use super::State;
 use crate::error::{Error, Result};
-use crate::index::checkpoint::is_of_image;
+use crate::index::checkpoint::is_of_checkpoint;
 use crate::index::hash::Index;
-use crate::index::hash::lazy::Unread;
+use crate::index::hash::lazy::BlockError;
 
 /// All indexes are whole, and stay so. No pass of compaction begins without this: the records of all segments then say
 /// what an index held, and nothing is found in two places.
@@ -105,7 +105,7 @@ impl State {
         }
         let Some(index) = loader.loading.lock().last().map(Arc::clone) else { return Ok(false) };
         // Where only this list has it, its keyspace is gone.
-        let more = if Arc::strong_count(&index) <= 2 { Ok(false) } else { index.bring_more() };
+        let more = if Arc::strong_count(&index) <= 2 { Ok(false) } else { index.load_more() };
         match more {
             Ok(true) => return Ok(true),
             Ok(false) => {}
@@ -135,9 +135,9 @@ impl State {
     ///
     /// What stopped that.
     #[cold]
-    pub(crate) fn mends(&self, error: &Error) -> Result<bool> {
+    pub(crate) fn rebuild_if_damaged(&self, error: &Error) -> Result<bool> {
         let _events = crate::trace::at_end();
-        if !is_of_image(error) {
+        if !is_of_checkpoint(error) {
             return Ok(false);
         }
         self.rebuild(error)?;
@@ -150,7 +150,7 @@ impl State {
     ///
     /// What stopped that.
     #[cold]
-    pub(crate) fn mend(&self, unread: Unread) -> Result<()> {
+    pub(crate) fn rebuild_for(&self, unread: BlockError) -> Result<()> {
         let _events = crate::trace::at_end();
         self.rebuild(&unread.into())
     }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::State;
-use crate::engine::state::catalog::Contents;
-use crate::engine::state::visibility::Before;
+use crate::engine::state::catalog::KeyspaceData;
+use crate::engine::state::visibility::Prior;
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
-use crate::format::record::{Place, payload_sum};
+use crate::format::record::{RecordPlace, payload_sum};
 use crate::format::{Defect, Seq};
 use crate::index::hash::Index;
-use crate::index::hash::lazy::Unread;
+use crate::index::hash::lazy::BlockError;
 use crate::mem::address_space::Record;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
@@ -24,7 +24,7 @@ impl State {
     #[inline]
     pub(crate) fn lookup<'p>(
         &'p self,
-        contents: &Contents,
+        contents: &KeyspaceData,
         hash: Hash,
         key: &[u8],
         pin: &'p Pin,
@@ -51,8 +51,8 @@ impl State {
                 return Ok(record.is_put().then_some(record));
             }
             match self.visibility.before(location, pin) {
-                Some(Before::Absent) => return Ok(None),
-                Some(Before::At(location)) => {
+                Some(Prior::Absent) => return Ok(None),
+                Some(Prior::At(location)) => {
                     let record = self.record(location, pin)?;
                     self.check_former(&contents.index, &record)?;
                     return Ok(Some(record));
@@ -103,7 +103,7 @@ impl State {
     /// The record that an entry of the index shows to readers now, if any.
     pub(crate) fn visible<'p>(
         &'p self,
-        contents: &Contents,
+        contents: &KeyspaceData,
         location: Location,
         pin: &'p Pin,
     ) -> Result<Option<Record<'p>>> {
@@ -112,15 +112,15 @@ impl State {
             if !record.is_put() {
                 self.check_record(&record)?;
             }
-            if contents.index.is_from_image() {
+            if contents.index.is_from_checkpoint() {
                 self.check_first(&contents.index, self.hash_of(record.key()), location, &record)?;
             }
             self.check_replaced(&record)?;
             return Ok(record.is_put().then_some(record));
         }
         match self.visibility.before(location, pin) {
-            Some(Before::Absent) => Ok(None),
-            Some(Before::At(location)) => {
+            Some(Prior::Absent) => Ok(None),
+            Some(Prior::At(location)) => {
                 let record = self.record(location, pin)?;
                 self.check_former(&contents.index, &record)?;
                 Ok(Some(record))
@@ -132,11 +132,11 @@ impl State {
 
     /// Starts the loads of the records that the key may have now.
     #[inline]
-    pub(crate) fn prefetch_records(&self, contents: &Contents, hash: Hash) {
+    pub(crate) fn prefetch_records(&self, contents: &KeyspaceData, hash: Hash) {
         // What cannot be read is an error of the search that follows.
         drop(contents.index.find(hash, |location| {
             self.shared.space.prefetch(location);
-            Ok::<bool, Unread>(false)
+            Ok::<bool, BlockError>(false)
         }));
     }
 
@@ -177,7 +177,11 @@ impl State {
         location: Location,
         record: &Record<'_>,
     ) -> Result<()> {
-        if index.is_from_image() { self.check_unless_verified(index, hash, location, record) } else { Ok(()) }
+        if index.is_from_checkpoint() {
+            self.check_unless_verified(index, hash, location, record)
+        } else {
+            Ok(())
+        }
     }
 
     #[inline(never)]
@@ -213,7 +217,7 @@ impl State {
     ///
     /// `Corrupt`.
     pub(crate) fn check_former(&self, index: &Index, record: &Record<'_>) -> Result<()> {
-        if index.is_from_image() { self.check_record(record) } else { Ok(()) }
+        if index.is_from_checkpoint() { self.check_record(record) } else { Ok(()) }
     }
 
     /// Verifies the header of a record: what its lengths count for.
@@ -223,7 +227,7 @@ impl State {
     /// `Corrupt`.
     pub(crate) fn check_header(&self, record: &Record<'_>) -> Result<()> {
         let (mapping, offset) = record.place();
-        let place = Place { nonce: mapping.nonce(), offset: offset as u64 };
+        let place = RecordPlace { nonce: mapping.nonce(), offset: offset as u64 };
         // The lengths were compared with what is published when the record was found.
         let valid = record.raw_header().validate(place, record.header().size());
         valid.map(drop).map_err(|_| self.damage_of(record, Defect::HeaderChecksum))

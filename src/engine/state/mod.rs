@@ -24,7 +24,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use self::backpressure::{Backpressure, growth_bound};
-use self::catalog::{Catalog, Contents, Indexes, Keyspace};
+use self::catalog::{Catalog, Indexes, KeyspaceData, KeyspaceState};
 use self::index_loader::IndexLoader;
 use self::syncer::Syncer;
 use self::visibility::Visibility;
@@ -32,31 +32,31 @@ use self::write_guard::{Due, WriteGuard};
 use crate::config::{Config, Durability};
 use crate::error::{Error, Result};
 use crate::format::hash::HashKey;
-use crate::format::keyspace_change::Keyspaces;
+use crate::format::keyspace_change::KeyspaceSet;
 use crate::format::{SegmentId, Seq};
 use crate::fs::Lock;
-use crate::log::allocator::Provision;
-use crate::log::context::Shared;
+use crate::log::allocator::SegmentAllocator;
+use crate::log::context::LogContext;
 use crate::log::writer::LogWriter;
-use crate::mem::fork_guard::Liveness;
-use crate::recovery::Opened;
+use crate::mem::fork_guard::ForkGuard;
+use crate::recovery::Recovered;
 use crate::recovery::report::RecoveryReport;
 use crate::sync::epoch::{Domain, Pin};
-use crate::sync::notifier::Bell;
-use crate::sync::seqlock::Progress;
+use crate::sync::notifier::Notifier;
+use crate::sync::seqlock::SeqLock;
 
 /// What the writer mutex guards.
 #[derive(Debug)]
-pub(crate) struct Writer {
+pub(crate) struct WriterState {
     pub(crate) log: LogWriter,
     pub(crate) indexes: Indexes,
     /// The keyspaces, as the log has them.
-    pub(crate) names: Keyspaces,
+    pub(crate) names: KeyspaceSet,
 }
 
 /// Counters that the writer keeps and everybody reads.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct StateCounters {
     /// How often a writer woke the background.
     pub(crate) wakes: AtomicU64,
     /// Iterators that are alive.
@@ -69,20 +69,20 @@ pub(crate) struct Counters {
 pub(crate) struct State {
     /// What its readers pin.
     pub(crate) pins: Domain,
-    pub(crate) shared: Shared,
+    pub(crate) shared: LogContext,
     pub(crate) config: Config,
-    pub(crate) liveness: Liveness,
+    pub(crate) fork_guard: ForkGuard,
     pub(crate) hash_key: HashKey,
     pub(crate) catalog: Catalog,
     /// The keyspace without a name.
-    pub(crate) default: Arc<Keyspace>,
+    pub(crate) default: Arc<KeyspaceState>,
     pub(crate) visibility: Visibility,
-    pub(crate) writer: Mutex<Writer>,
-    pub(crate) provision: Provision,
-    pub(crate) counters: Counters,
-    pub(crate) progress: Progress,
+    pub(crate) writer: Mutex<WriterState>,
+    pub(crate) allocator: SegmentAllocator,
+    pub(crate) counters: StateCounters,
+    pub(crate) seqlock: SeqLock,
     pub(crate) report: RecoveryReport,
-    pub(crate) bell: Bell,
+    pub(crate) notifier: Notifier,
     pub(crate) syncer: Syncer,
     pub(crate) loader: IndexLoader,
     pub(crate) backpressure: Backpressure,
@@ -96,7 +96,7 @@ impl fmt::Debug for State {
         let mut text = f.debug_struct("Engine");
         text.field("path", &self.shared.dir.path());
         // A forked child takes no lock.
-        if !self.liveness.is_forked() {
+        if !self.fork_guard.is_forked() {
             text.field("keyspaces", &self.catalog.all().len());
         }
         text.finish_non_exhaustive()
@@ -109,19 +109,25 @@ impl State {
     /// # Errors
     ///
     /// When memory is short, or the first pages of the log cannot be made ready.
-    pub(super) fn start(opened: Opened, config: Config) -> Result<(Self, Box<dyn Lock>)> {
-        let Opened { shared, lock, control, hash_key, keyspaces, names, pending, tail, ready, .. } = opened;
-        let liveness =
-            Liveness::new().map_err(|error| Error::io("make a page for", shared.dir.path(), error))?;
-        let provision =
-            Provision::new(opened.regime, &config, &shared.segments, ready, Arc::clone(&tail.segment));
+    pub(super) fn start(opened: Recovered, config: Config) -> Result<(Self, Box<dyn Lock>)> {
+        let Recovered { shared, lock, control, hash_key, keyspaces, names, pending, tail, ready, .. } =
+            opened;
+        let fork_guard =
+            ForkGuard::new().map_err(|error| Error::io("make a page for", shared.dir.path(), error))?;
+        let allocator = SegmentAllocator::new(
+            opened.prefault,
+            &config,
+            &shared.segments,
+            ready,
+            Arc::clone(&tail.segment),
+        );
         let pins = shared.space.domain();
         let last = tail.last;
         tail.segment.times_are_told(last);
         let log = LogWriter::open(&shared, tail)?;
         let (segment, offset) = log.position();
-        provision.set_active(segment, offset);
-        let counters = Counters { segment: AtomicU64::new(segment.id().0), ..Counters::default() };
+        allocator.set_active(segment, offset);
+        let counters = StateCounters { segment: AtomicU64::new(segment.id().0), ..StateCounters::default() };
         let loader = IndexLoader::new(keyspaces.iter().map(|loaded| loaded.slot.index.index()));
         let (catalog, indexes) = Catalog::new(keyspaces, pending, pins);
         if config.sigbus_guard {
@@ -131,18 +137,18 @@ impl State {
             pins,
             shared,
             config,
-            liveness,
+            fork_guard,
             hash_key,
             default: catalog.get("").expect("every store has the keyspace without a name"),
             catalog,
             visibility: Visibility::new(pins),
-            writer: Mutex::new(Writer { log, indexes, names }),
-            provision,
+            writer: Mutex::new(WriterState { log, indexes, names }),
+            allocator,
             counters,
-            progress: Progress::new(last),
+            seqlock: SeqLock::new(last),
             report: opened.report,
-            bell: Bell::default(),
-            syncer: Syncer::new(control, opened.unproven)?,
+            notifier: Notifier::default(),
+            syncer: Syncer::new(control, opened.unsynced)?,
             loader,
             backpressure: Backpressure::default(),
             waiting: Mutex::new(None),
@@ -159,7 +165,7 @@ impl State {
     /// Gives back what was removed and no reader can see any more, and notes what is held. Returns how many pieces wait.
     pub(crate) fn collect_removed(&self) -> usize {
         let left = self.shared.space.collect();
-        self.provision.recount(&self.shared);
+        self.allocator.recount(&self.shared);
         self.note_oldest_pin();
         left
     }
@@ -180,7 +186,7 @@ impl State {
     ///
     /// `KeyspaceDropped`.
     #[inline]
-    pub(crate) fn contents<'p>(&self, keyspace: &'p Keyspace, pin: &'p Pin) -> Result<&'p Contents> {
+    pub(crate) fn contents<'p>(&self, keyspace: &'p KeyspaceState, pin: &'p Pin) -> Result<&'p KeyspaceData> {
         match keyspace.contents(pin) {
             Some(contents) => Ok(contents),
             None => Err(dropped(keyspace)),
@@ -194,7 +200,7 @@ impl State {
     /// `Poisoned`, `Closed` or `Forked`.
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.shared.commit.check()?;
-        self.liveness.check()
+        self.fork_guard.check()
     }
 
     // ---- Durability
@@ -222,7 +228,7 @@ impl State {
     /// # Errors
     ///
     /// As [`State::sync`].
-    pub(crate) fn settle(&self, seq: Seq, durability: Durability) -> Result<()> {
+    pub(crate) fn wait_for(&self, seq: Seq, durability: Durability) -> Result<()> {
         match durability {
             Durability::Os | Durability::Interval => Ok(()),
             Durability::Disk => self.sync_upto(seq),
@@ -250,7 +256,7 @@ impl State {
 
     /// The last record that a user wrote.
     pub(crate) fn last_seq(&self) -> Seq {
-        self.progress.last()
+        self.seqlock.last()
     }
 
     /// The last record that a user wrote and that is durable together with all before it.
@@ -267,7 +273,7 @@ impl State {
     ///
     /// As [`State::sync`]; `UnknownSeq`.
     pub(crate) fn wait_durable(&self, seq: Seq) -> Result<()> {
-        self.liveness.check()?;
+        self.fork_guard.check()?;
         let last = self.last_seq();
         if seq > last {
             return Err(Error::UnknownSeq { seq: seq.0, last: last.0 });
@@ -290,7 +296,7 @@ impl State {
 
     /// Notes whether the log is beyond its bound.
     pub(crate) fn note_growth(&self) {
-        self.backpressure.note(self.provision.used(), self.growth_bound());
+        self.backpressure.note(self.allocator.used(), self.growth_bound());
     }
 
     /// The most bytes that the log takes while writes go on.
@@ -300,8 +306,8 @@ impl State {
 
     /// Wakes the background, if it sleeps and has work.
     #[inline]
-    pub(crate) fn call_helper(&self, due: Due) {
-        if due.call && self.bell.ring() {
+    pub(crate) fn notify_worker(&self, due: Due) {
+        if due.call && self.notifier.notify() {
             // Relaxed: a statistic.
             self.counters.wakes.fetch_add(1, Ordering::Relaxed);
         }
@@ -315,7 +321,7 @@ impl State {
     pub(crate) fn roll(&self) -> Result<()> {
         {
             let mut guard = WriteGuard::lock(self)?;
-            guard.writer.log.roll_now(&self.shared, &self.provision)?;
+            guard.writer.log.roll_now(&self.shared, &self.allocator)?;
             guard.end();
         }
         self.sync()?;
@@ -325,13 +331,13 @@ impl State {
     /// True if the active segment holds something that compaction could take out.
     pub(crate) fn is_active_dirty(&self) -> bool {
         let writer = self.writer.lock();
-        let counted = writer.log.position().0.mapping().tally().counted();
+        let counted = writer.log.position().0.mapping().dead_bytes().counted();
         counted.hidden > 0 || counted.tombstones > 0
     }
 
     /// Maps a segment that nobody has needed since the store was opened. True if there was one.
-    pub(crate) fn attach_some(&self) -> bool {
-        let attached = self.shared.space.attach_next();
+    pub(crate) fn map_some(&self) -> bool {
+        let attached = self.shared.space.map_next();
         if let Some(Err(error)) = &attached {
             // Every read that needs it tries again, and says so.
             crate::trace::segment_unusable(error);
@@ -342,6 +348,6 @@ impl State {
 
 /// The error of a caller that uses a keyspace that is gone.
 #[cold]
-pub(crate) fn dropped(keyspace: &Keyspace) -> Error {
+pub(crate) fn dropped(keyspace: &KeyspaceState) -> Error {
     Error::KeyspaceDropped { name: keyspace.name().to_string() }
 }

@@ -10,23 +10,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::State;
-use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
-use crate::format::record::{HEADER_SIZE, Kind};
-use crate::format::record_reader::{Placed, Source, Step, Walker};
+use crate::format::record::{HEADER_SIZE, RecordKind};
+use crate::format::record_reader::{ReadAt, ReadStep, RecordAt, RecordReader};
 use crate::format::{Defect, KeyspaceId, file_name};
 use crate::fs::Access;
 use crate::index::hash::{Index, IndexWriter};
 use crate::log::segment::Segment;
-use crate::log::segment_reader::FileSource;
+use crate::log::segment_reader::SegmentReader;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
 /// An index that is built.
 #[derive(Debug)]
 struct Building {
-    keyspace: Arc<Keyspace>,
+    keyspace: Arc<KeyspaceState>,
     writer: IndexWriter,
     /// Entries that lead to tombstones.
     tombstones: Vec<(Hash, Location)>,
@@ -52,14 +52,14 @@ impl State {
             return Ok(());
         }
         self.loader.check_stuck()?;
-        crate::trace::image_unusable(damage);
+        crate::trace::checkpoint_unusable(damage);
         self.loader.note_spoiled();
         self.read_all_back(&mut building, &pin).inspect_err(|error| self.loader.note_stuck(error))?;
         for Building { keyspace, writer: mut index, tombstones } in building.into_values() {
             for (hash, location) in tombstones {
                 index.remove(hash, location);
             }
-            let keys = keyspace.contents(&pin).map(Contents::keys);
+            let keys = keyspace.contents(&pin).map(KeyspaceData::keys);
             debug_assert_eq!(keys, Some(index.index().len() as u64), "the log says what the image said");
             self.catalog.reindex(&mut writer.indexes, &keyspace, index);
         }
@@ -93,14 +93,14 @@ impl State {
         }
         let file = self.shared.dir.open(&file_name::segment(segment.id()), Access::Read);
         let file = file.map_err(|error| segment.io("open", error))?;
-        let mut source = FileSource::new(file, segment.path().clone(), segment.size());
-        let mut walker = Walker::new(segment.nonce(), segment.data_offset(), end, segment.order());
+        let mut source = SegmentReader::new(file, segment.path().clone(), segment.size());
+        let mut walker = RecordReader::new(segment.nonce(), segment.data_offset(), end, segment.order());
         loop {
             let damage = |offset, defect| Error::Corrupt { path: segment.path().clone(), offset, defect };
             match walker.step(&mut source)? {
-                Step::Record(placed) => {
+                ReadStep::Record(placed) => {
                     let Some(building) = building.get_mut(&placed.header.keyspace) else { continue };
-                    if matches!(placed.header.kind, Kind::Put | Kind::Tombstone) {
+                    if matches!(placed.header.kind, RecordKind::Put | RecordKind::Tombstone) {
                         let at = placed.offset + HEADER_SIZE as u64;
                         key.clear();
                         key.extend_from_slice(source.bytes(at, usize::from(placed.header.key_len))?);
@@ -108,8 +108,8 @@ impl State {
                     }
                 }
                 _ if walker.offset() >= end => return Ok(()),
-                Step::Blank => return Err(damage(walker.offset(), Defect::Truncated)),
-                Step::Invalid(defect) => return Err(damage(walker.offset(), defect)),
+                ReadStep::Blank => return Err(damage(walker.offset(), Defect::Truncated)),
+                ReadStep::Invalid(defect) => return Err(damage(walker.offset(), defect)),
             }
         }
     }
@@ -119,7 +119,7 @@ impl State {
         &self,
         building: &mut Building,
         segment: &Segment,
-        placed: &Placed,
+        placed: &RecordAt,
         key: &[u8],
         pin: &Pin,
     ) -> Result<()> {
@@ -143,7 +143,7 @@ impl State {
                 index.insert(hash, location);
             }
         }
-        if placed.header.kind == Kind::Tombstone {
+        if placed.header.kind == RecordKind::Tombstone {
             building.tombstones.push((hash, location));
         }
         Ok(())

@@ -11,7 +11,7 @@
 //! what there was, or there was nothing. Versions go when no live snapshot can see them, so a snapshot that is alive need not
 //! look twice. Readers that are not of a snapshot never come here; a writer without live snapshots loads one word.
 //!
-//! Lock order: the writer mutex, then [`Snapshots`]' own, then a map's. Each is held for a few operations at a time: who
+//! Lock order: the writer mutex, then [`SnapshotRegistry`]' own, then a map's. Each is held for a few operations at a time: who
 //! drops a snapshot with many versions gives the locks back in between.
 //!
 //! **Going away.** A version belongs to the newest snapshot that sees it. When that goes, the version belongs to the next
@@ -26,7 +26,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use crate::format::Seq;
-use crate::mem::address_space::KeptRecord;
+use crate::mem::address_space::OwnedRecord;
 use crate::mem::alloc;
 
 /// How many versions are gone through between two moments without a lock.
@@ -36,19 +36,19 @@ const RELEASED_AT_ONCE: usize = 64;
 #[derive(Debug)]
 struct Version {
     begin: Seq,
-    record: KeptRecord,
+    record: OwnedRecord,
 }
 
 /// The old versions in one keyspace's contents, by the place of the key's hash in the order of a scan, and the number at
 /// which they ended.
 #[derive(Debug, Default)]
-pub(crate) struct Versions {
+pub(crate) struct RetainedVersions {
     map: RwLock<BTreeMap<(u64, Seq), Version>>,
 }
 
-impl Versions {
+impl RetainedVersions {
     /// What a key had as of a number, if it has got something else since.
-    pub(crate) fn find(&self, order: u64, key: &[u8], at: Seq) -> Option<KeptRecord> {
+    pub(crate) fn find(&self, order: u64, key: &[u8], at: Seq) -> Option<OwnedRecord> {
         let map = self.map.read();
         // Versions that ended at or before the number are over.
         let mut later = map.range((order, at.next())..=(order, Seq(u64::MAX)));
@@ -57,7 +57,7 @@ impl Versions {
     }
 
     /// Appends what the keys between two places had as of a number, if they have got something else since.
-    pub(crate) fn between(&self, from: u64, to: Option<u64>, at: Seq, out: &mut Vec<KeptRecord>) {
+    pub(crate) fn between(&self, from: u64, to: Option<u64>, at: Seq, out: &mut Vec<OwnedRecord>) {
         let map = self.map.read();
         let end = to.unwrap_or(u64::MAX);
         let range = map.range((from, Seq::ZERO)..).take_while(|((order, _), _)| to.is_none() || *order < end);
@@ -68,9 +68,9 @@ impl Versions {
 
 /// What belongs to a snapshot, until that goes.
 #[derive(Debug)]
-enum Held {
+enum Retained {
     Version {
-        versions: Arc<Versions>,
+        versions: Arc<RetainedVersions>,
         place: (u64, Seq),
         begin: Seq,
         bytes: u64,
@@ -94,7 +94,7 @@ struct Release {
     end: Seq,
 }
 
-impl Held {
+impl Retained {
     fn begin(&self) -> Seq {
         match self {
             Self::Version { begin, .. } | Self::Other { begin, .. } => *begin,
@@ -104,25 +104,25 @@ impl Held {
 
 /// The snapshots of one number.
 #[derive(Debug)]
-struct Alive {
+struct LiveSnapshot {
     count: usize,
     since: Duration,
-    held: Vec<Held>,
+    held: Vec<Retained>,
 }
 
 /// The live snapshots of a store.
 #[derive(Debug, Default)]
-pub(crate) struct Snapshots {
+pub(crate) struct SnapshotRegistry {
     /// One more than the number of the newest; zero where there is none.
     newest: AtomicU64,
-    alive: Mutex<BTreeMap<Seq, Alive>>,
+    alive: Mutex<BTreeMap<Seq, LiveSnapshot>>,
     versions: AtomicU64,
     bytes: AtomicU64,
 }
 
 /// What the live snapshots hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Holding {
+pub(crate) struct SnapshotTotals {
     pub(crate) snapshots: usize,
     /// When the oldest was taken, by the store's clock.
     pub(crate) oldest: Option<Duration>,
@@ -130,11 +130,11 @@ pub(crate) struct Holding {
     pub(crate) bytes: u64,
 }
 
-impl Snapshots {
+impl SnapshotRegistry {
     /// Takes a snapshot as of a number; called under the writer mutex, where that is the last one given out.
     pub(crate) fn take(&self, at: Seq, now: Duration) {
         let mut alive = self.alive.lock();
-        let new = || Alive { count: 0, since: now, held: Vec::new() };
+        let new = || LiveSnapshot { count: 0, since: now, held: Vec::new() };
         alive.entry(at).or_insert_with(new).count += 1;
         self.note_newest(&alive);
     }
@@ -167,9 +167,9 @@ impl Snapshots {
     #[cold]
     pub(crate) fn keep(
         &self,
-        versions: &Arc<Versions>,
+        versions: &Arc<RetainedVersions>,
         order: u64,
-        record: KeptRecord,
+        record: OwnedRecord,
         begin: Seq,
         end: Seq,
     ) {
@@ -178,7 +178,7 @@ impl Snapshots {
         let bytes = record.len();
         let place = (order, end);
         versions.map.write().insert(place, Version { begin, record });
-        newest.held.push(Held::Version { versions: Arc::clone(versions), place, begin, bytes });
+        newest.held.push(Retained::Version { versions: Arc::clone(versions), place, begin, bytes });
         // Relaxed, both: statistics.
         self.versions.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -188,7 +188,7 @@ impl Snapshots {
     pub(crate) fn keep_other(&self, target: Arc<dyn Forget>, begin: Seq, end: Seq) -> bool {
         let mut alive = self.alive.lock();
         let Some((_, newest)) = alive.range_mut(begin..).next_back() else { return false };
-        newest.held.push(Held::Other { begin, release: Release { target, end } });
+        newest.held.push(Retained::Other { begin, release: Release { target, end } });
         true
     }
 
@@ -212,7 +212,7 @@ impl Snapshots {
         }
     }
 
-    fn release_some(&self, at: Seq, some: Vec<Held>) -> Vec<(Option<Version>, Held)> {
+    fn release_some(&self, at: Seq, some: Vec<Retained>) -> Vec<(Option<Version>, Retained)> {
         let mut gone = Vec::new();
         let mut alive = self.alive.lock();
         for held in some {
@@ -225,29 +225,29 @@ impl Snapshots {
         drop(alive);
         for (version, held) in &mut gone {
             match held {
-                Held::Version { versions, place, bytes, .. } => {
+                Retained::Version { versions, place, bytes, .. } => {
                     *version = versions.map.write().remove(place);
                     // Relaxed, both: statistics.
                     self.versions.fetch_sub(1, Ordering::Relaxed);
                     self.bytes.fetch_sub(*bytes, Ordering::Relaxed);
                 }
-                Held::Other { release, .. } => release.target.forget(release.end),
+                Retained::Other { release, .. } => release.target.forget(release.end),
             }
         }
         gone
     }
 
-    fn note_newest(&self, alive: &BTreeMap<Seq, Alive>) {
+    fn note_newest(&self, alive: &BTreeMap<Seq, LiveSnapshot>) {
         let newest = alive.last_key_value().map_or(0, |(at, _)| at.0 + 1);
         // Relaxed: see `see`.
         self.newest.store(newest, Ordering::Relaxed);
     }
 
     /// What is held.
-    pub(crate) fn holding(&self) -> Holding {
+    pub(crate) fn holding(&self) -> SnapshotTotals {
         let alive = self.alive.lock();
         // Relaxed, both: statistics.
-        Holding {
+        SnapshotTotals {
             snapshots: alive.values().map(|entry| entry.count).sum(),
             oldest: alive.values().map(|entry| entry.since).min(),
             versions: self.versions.load(Ordering::Relaxed),

@@ -16,8 +16,8 @@ use crate::error::Result;
 use crate::format::Seq;
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::log::control_page::ControlPage;
-use crate::log::rewrite::{ToHeal, free_behind, heal, note_healed};
-use crate::log::sync_plan::{Full, SegmentRange};
+use crate::log::rewrite::{ToRewrite, free_behind, note_rewritten, rewrite};
+use crate::log::sync_plan::{FilledSegment, SegmentRange};
 
 /// How many segments may be full and not durable before the background syncs them.
 const FULL_MAX: u64 = 16;
@@ -27,13 +27,13 @@ const PIECE: u64 = 2 << 20;
 /// Segments that are durable to their end, and that the manifest does not yet call sealed.
 #[derive(Debug, Default)]
 struct Sealing {
-    full: Vec<Full>,
-    healed: Vec<SegmentRange>,
+    full: Vec<FilledSegment>,
+    rewritten: Vec<SegmentRange>,
 }
 
 impl Sealing {
     fn is_empty(&self) -> bool {
-        self.full.is_empty() && self.healed.is_empty()
+        self.full.is_empty() && self.rewritten.is_empty()
     }
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct Syncer {
     /// Ranges that are still to be written back before a sync that nobody asked for.
     ahead: Mutex<Option<Vec<SegmentRange>>>,
     /// Ranges that an unclean end left to be written again.
-    unproven: Mutex<ToHeal>,
+    unsynced: Mutex<ToRewrite>,
     sealing: Mutex<Sealing>,
     /// When the oldest write that no sync covers was noticed, by the store's clock.
     dirty_since: Mutex<Option<Duration>>,
@@ -58,11 +58,11 @@ impl Syncer {
     /// # Errors
     ///
     /// When memory is short.
-    pub(super) fn new(control: ControlPage, unproven: Vec<SegmentRange>) -> Result<Self> {
+    pub(super) fn new(control: ControlPage, unsynced: Vec<SegmentRange>) -> Result<Self> {
         Ok(Self {
             control,
             ahead: Mutex::new(None),
-            unproven: Mutex::new(ToHeal::new(unproven)?),
+            unsynced: Mutex::new(ToRewrite::new(unsynced)?),
             sealing: Mutex::new(Sealing::default()),
             dirty_since: Mutex::new(None),
             full: AtomicU64::new(0),
@@ -77,9 +77,9 @@ impl Syncer {
     pub(super) fn sync(&self, state: &State) -> Result<Seq> {
         // What nobody can find is not called durable.
         state.shared.manifest.check_place()?;
-        let mut unproven = std::mem::take(&mut *self.unproven.lock());
-        heal(&mut unproven)?;
-        self.sealing.lock().healed.extend(unproven.ranges);
+        let mut unsynced = std::mem::take(&mut *self.unsynced.lock());
+        rewrite(&mut unsynced)?;
+        self.sealing.lock().rewritten.extend(unsynced.ranges);
         let plan = state.writer.lock().log.plan();
         plan.execute(state.shared.dir.as_ref(), &state.shared.commit)?;
         let durable = state.writer.lock().log.synced(&state.shared, &plan);
@@ -105,16 +105,16 @@ impl Syncer {
         }
         let named = state.shared.manifest.update(|manifest| {
             note_sealed(state, manifest, &sealing.full);
-            note_healed(manifest, &sealing.healed);
+            note_rewritten(manifest, &sealing.rewritten);
         });
         if let Err(error) = named {
             let mut waiting = self.sealing.lock();
             waiting.full.extend(sealing.full);
-            waiting.healed.extend(sealing.healed);
+            waiting.rewritten.extend(sealing.rewritten);
             return Err(error);
         }
         let mut freed = Ok(());
-        for range in sealing.healed {
+        for range in sealing.rewritten {
             freed = freed.and(free_behind(&range.segment, range.to));
             range.segment.release_file();
         }
@@ -133,9 +133,9 @@ impl Syncer {
     }
 
     /// The number of ranges that an unclean end left to be written again, and their bytes.
-    pub(crate) fn unproven(&self) -> (usize, u64) {
-        let unproven = &self.unproven.lock().ranges;
-        (unproven.len(), unproven.iter().map(|range| range.to - range.from).sum())
+    pub(crate) fn unsynced(&self) -> (usize, u64) {
+        let unsynced = &self.unsynced.lock().ranges;
+        (unsynced.len(), unsynced.iter().map(|range| range.to - range.from).sum())
     }
 
     /// A piece of a sync that nobody asked for, once many segments wait: each keeps its descriptor until it is durable.
@@ -200,7 +200,7 @@ impl Syncer {
     pub(crate) fn is_dirty(&self, state: &State) -> bool {
         // The background looks under the writer mutex before it sleeps.
         state.config.durability == Durability::Interval
-            && state.progress.last() > state.shared.commit.durable()
+            && state.seqlock.last() > state.shared.commit.durable()
     }
 
     /// The time until a sync is due, if a write waits for one.
@@ -228,7 +228,7 @@ impl Syncer {
     }
 }
 
-fn note_sealed(state: &State, manifest: &mut Manifest, sealed: &[Full]) {
+fn note_sealed(state: &State, manifest: &mut Manifest, sealed: &[FilledSegment]) {
     for full in sealed {
         if let Some(entry) = manifest.segment_mut(full.segment.id()) {
             entry.state = SegmentState::Sealed;

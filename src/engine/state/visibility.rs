@@ -17,7 +17,7 @@ use crate::mem::alloc;
 use crate::mem::location::Location;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::epoch::{Domain, Pin};
-use crate::sync::rcu::Guarded;
+use crate::sync::rcu::RcuCell;
 
 /// No batch is being applied.
 const NO_FLOOR: u64 = u64::MAX;
@@ -26,7 +26,7 @@ const ABSENT: u64 = 0;
 
 /// What was there before a record of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Before {
+pub(crate) enum Prior {
     /// The key was absent.
     Absent,
     /// Its record lay here.
@@ -37,21 +37,21 @@ pub(crate) enum Before {
 #[derive(Debug)]
 pub(crate) struct Visibility {
     floor: AtomicU64,
-    table: Guarded<Table>,
+    table: RcuCell<VisibilityTable>,
 }
 
 /// What one batch replaces: in ascending order of the new locations, because its records lie behind one another.
 #[derive(Debug)]
-struct Table {
+struct VisibilityTable {
     entries: Box<[[AtomicU64; 2]]>,
     len: AtomicUsize,
 }
 
 /// Room for what one batch replaces.
 #[derive(Debug)]
-pub(crate) struct Room(Box<[[AtomicU64; 2]]>);
+pub(crate) struct ReservedEntries(Box<[[AtomicU64; 2]]>);
 
-impl Room {
+impl ReservedEntries {
     /// Of a batch of `count` records.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl Room {
 impl Visibility {
     /// Everything is visible.
     pub(crate) fn new(domain: Domain) -> Self {
-        Self { floor: AtomicU64::new(NO_FLOOR), table: Guarded::new(domain) }
+        Self { floor: AtomicU64::new(NO_FLOOR), table: RcuCell::new(domain) }
     }
 
     /// Whether the record with this number is visible; asked after its index entry was loaded.
@@ -79,19 +79,19 @@ impl Visibility {
 
     /// What was there before the record at `location`; `None` where no batch in progress wrote it, so that the reader
     /// must look again.
-    pub(crate) fn before(&self, location: Location, pin: &Pin) -> Option<Before> {
+    pub(crate) fn before(&self, location: Location, pin: &Pin) -> Option<Prior> {
         let table = self.table.load(pin)?;
         let at = table.position(location)?;
         // Relaxed: announced by `len`.
         match table.entries[at][1].load(Ordering::Relaxed) {
-            ABSENT => Some(Before::Absent),
-            bits => Some(Before::At(Location::from_bits(bits))),
+            ABSENT => Some(Prior::Absent),
+            bits => Some(Prior::At(Location::from_bits(bits))),
         }
     }
 
     /// Begins to apply a batch, the first record of which has the number `first`.
-    pub(crate) fn begin(&self, first: Seq, room: Room) {
-        self.table.replace(Some(Box::new(Table { entries: room.0, len: AtomicUsize::new(0) })));
+    pub(crate) fn begin(&self, first: Seq, room: ReservedEntries) {
+        self.table.replace(Some(Box::new(VisibilityTable { entries: room.0, len: AtomicUsize::new(0) })));
         // Release: pairs with the acquire in `is_visible`; the index stores that follow are release too, so a reader
         // that sees one of them sees the floor.
         self.floor.store(first.0, Ordering::Release);
@@ -118,7 +118,7 @@ impl Visibility {
     }
 }
 
-impl Table {
+impl VisibilityTable {
     fn position(&self, location: Location) -> Option<usize> {
         // Acquire: pairs with the release in `note`.
         let len = self.len.load(Ordering::Acquire);
@@ -143,12 +143,12 @@ mod tests {
         let visibility = Visibility::new(Domain::new());
         let pin = visibility.table.pin();
         assert!(visibility.is_visible(Seq(10)));
-        visibility.begin(Seq(10), Room::of(2).unwrap());
+        visibility.begin(Seq(10), ReservedEntries::of(2).unwrap());
         visibility.note(at(100), Some(at(7)), &pin);
         visibility.note(at(110), None, &pin);
         assert!(visibility.is_visible(Seq(9)) && !visibility.is_visible(Seq(10)));
-        assert_eq!(visibility.before(at(100), &pin), Some(Before::At(at(7))));
-        assert_eq!(visibility.before(at(110), &pin), Some(Before::Absent));
+        assert_eq!(visibility.before(at(100), &pin), Some(Prior::At(at(7))));
+        assert_eq!(visibility.before(at(110), &pin), Some(Prior::Absent));
         assert_eq!(visibility.before(at(105), &pin), None);
         visibility.end();
         assert!(visibility.is_visible(Seq(11)));
@@ -193,8 +193,8 @@ mod models {
                     return found;
                 }
                 match self.visibility.before(Location::from_bits(found), &pin) {
-                    Some(Before::Absent) => return ABSENT,
-                    Some(Before::At(location)) => return location.to_bits(),
+                    Some(Prior::Absent) => return ABSENT,
+                    Some(Prior::At(location)) => return location.to_bits(),
                     None => thread::yield_now(),
                 }
             }
@@ -203,7 +203,7 @@ mod models {
         /// A writer's way, as in `Engine::apply`: both keys get the records `first` and `first + 1`.
         fn write(&self, first: u64) {
             let pin = self.visibility.table.pin();
-            self.visibility.begin(Seq(first), Room::of(2).unwrap());
+            self.visibility.begin(Seq(first), ReservedEntries::of(2).unwrap());
             for (key, entry) in (0..).zip(&self.entries) {
                 let current = entry.load(Ordering::Relaxed);
                 let current = (current != ABSENT).then(|| Location::from_bits(current));

@@ -6,7 +6,7 @@
 
 use parking_lot::MutexGuard;
 
-use super::{State, Writer};
+use super::{State, WriterState};
 use crate::config::Durability;
 use crate::error::Result;
 use crate::format::Seq;
@@ -40,14 +40,14 @@ impl Effect<'_> {
     /// The write of this number is in the log, and is about to take effect.
     #[inline]
     pub(crate) fn begin(&mut self, seq: Seq) {
-        self.state.progress.begin(seq);
+        self.state.seqlock.begin(seq);
         self.has_begun = true;
     }
 }
 
 /// The writer mutex, held for one write.
 pub(crate) struct WriteGuard<'s> {
-    pub(crate) writer: MutexGuard<'s, Writer>,
+    pub(crate) writer: MutexGuard<'s, WriterState>,
     pub(crate) effect: Effect<'s>,
 }
 
@@ -68,7 +68,7 @@ impl<'s> WriteGuard<'s> {
     ///
     /// As [`WriteGuard::lock`].
     #[inline]
-    pub(crate) fn of(state: &'s State, writer: MutexGuard<'s, Writer>) -> Result<Self> {
+    pub(crate) fn of(state: &'s State, writer: MutexGuard<'s, WriterState>) -> Result<Self> {
         state.check_writable()?;
         Ok(Self { writer, effect: Effect { state, has_begun: false } })
     }
@@ -86,10 +86,10 @@ impl<'s> WriteGuard<'s> {
         let (state, log) = (self.effect.state, &self.writer.log);
         let (segment, offset) = log.position();
         let half = segment.size() / 2;
-        let before = state.provision.offset();
+        let before = state.allocator.offset();
         let rolled = state.note_active(segment.id());
-        state.provision.set_offset(offset);
-        state.progress.end(log.last_user());
+        state.allocator.set_offset(offset);
+        state.seqlock.end(log.last_user());
         state.syncer.set_full(log.full_count());
         // A segment may be smaller than that, and the next one is made when it is half full.
         let pace = rolled || before / CALL_SPACING != offset / CALL_SPACING;

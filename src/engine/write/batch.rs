@@ -6,48 +6,48 @@ use std::sync::Arc;
 use super::{Condition, point};
 use crate::config::Durability;
 use crate::engine::Engine;
-use crate::engine::state::Writer;
-use crate::engine::state::catalog::{Contents, Keyspace};
-use crate::engine::state::visibility::Room;
+use crate::engine::state::WriterState;
+use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
+use crate::engine::state::visibility::ReservedEntries;
 use crate::engine::state::write_guard::WriteGuard;
-use crate::engine::write::batch_ops::{BatchOps, Expected, Step, frame_len};
+use crate::engine::write::batch_ops::{BatchOp, BatchOps, Expected, frame_len};
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::hash::Hash;
-use crate::format::record::{BatchSum, HEADER_SIZE, Kind};
-use crate::log::allocator::quota::Want;
-use crate::log::writer::{Draft, Frame};
+use crate::format::record::{BatchSum, HEADER_SIZE, RecordKind};
+use crate::log::allocator::quota::SpaceClass;
+use crate::log::writer::{BatchHeader, NewRecord};
 use crate::mem::alloc;
-use crate::mem::dead_bytes::Dead;
+use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
 /// A batch before the mutex.
 struct Prepared<'a> {
-    writes: Vec<Planned<'a>>,
+    writes: Vec<PlannedWrite<'a>>,
     checks: Vec<Check<'a>>,
-    frame: Frame,
+    frame: BatchHeader,
 }
 
 /// Memory for what is noted while a batch is applied, when nothing can fail any more.
 struct Notes<'a> {
-    room: Room,
-    tombstones: Vec<(&'a Contents, Hash, Location)>,
+    room: ReservedEntries,
+    tombstones: Vec<(&'a KeyspaceData, Hash, Location)>,
 }
 
 /// A write of a batch.
-struct Planned<'a> {
-    contents: &'a Contents,
+struct PlannedWrite<'a> {
+    contents: &'a KeyspaceData,
     hash: Hash,
-    draft: Draft<'a>,
+    draft: NewRecord<'a>,
     /// Whether another write to the key follows.
     superseded: bool,
 }
 
 /// A condition of a batch.
 struct Check<'a> {
-    keyspace: &'a Keyspace,
-    contents: &'a Contents,
+    keyspace: &'a KeyspaceState,
+    contents: &'a KeyspaceData,
     hash: Hash,
     key: &'a [u8],
     expected: Expected<'a>,
@@ -58,14 +58,14 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// See [`Keyspace::write`](crate::Keyspace::write).
+    /// See [`KeyspaceState::write`](crate::Keyspace::write).
     pub(crate) fn write(
         &self,
-        keyspace: &Arc<Keyspace>,
+        keyspace: &Arc<KeyspaceState>,
         batch: &BatchOps,
         durability: Durability,
     ) -> Result<Seq> {
-        let mut want = Want::of(!batch.iter().any(|(_, _, step)| matches!(step, Step::Insert(_))));
+        let mut want = SpaceClass::of(!batch.iter().any(|(_, _, step)| matches!(step, BatchOp::Insert(_))));
         loop {
             match self.attempt_batch(keyspace, batch, durability, want) {
                 Err(error) if self.is_worth_another(&error, &mut want)? => {}
@@ -76,13 +76,13 @@ impl Engine {
 
     fn attempt_batch(
         &self,
-        keyspace: &Arc<Keyspace>,
+        keyspace: &Arc<KeyspaceState>,
         batch: &BatchOps,
         durability: Durability,
-        want: Want,
+        want: SpaceClass,
     ) -> Result<Seq> {
-        self.liveness.check()?;
-        let keyspaces: Vec<&Keyspace> =
+        self.fork_guard.check()?;
+        let keyspaces: Vec<&KeyspaceState> =
             std::iter::once(keyspace).chain(batch.places()).map(|k| &**k).collect();
         if let Some(foreign) = keyspaces.iter().find(|keyspace| !keyspace.is_of(&self.catalog)) {
             return Err(Error::ForeignKeyspace { name: foreign.name().to_string() });
@@ -108,9 +108,9 @@ impl Engine {
                 }
                 other => other?,
             };
-            self.call_helper(work);
-            self.compactor.keep_pace(self, work);
-            self.settle(seq, durability)?;
+            self.notify_worker(work);
+            self.compactor.throttle(self, work);
+            self.wait_for(seq, durability)?;
             return Ok(seq);
         }
     }
@@ -119,7 +119,11 @@ impl Engine {
         if durability == Durability::Disk { self.flush() } else { Ok(()) }
     }
 
-    fn all_contents<'p>(&self, keyspaces: &[&'p Keyspace], pin: &'p Pin) -> Result<Vec<&'p Contents>> {
+    fn all_contents<'p>(
+        &self,
+        keyspaces: &[&'p KeyspaceState],
+        pin: &'p Pin,
+    ) -> Result<Vec<&'p KeyspaceData>> {
         keyspaces.iter().map(|keyspace| self.contents(keyspace, pin)).collect()
     }
 
@@ -127,8 +131,8 @@ impl Engine {
     fn prepare<'a>(
         &self,
         batch: &'a BatchOps,
-        keyspaces: &[&'a Keyspace],
-        contents: &[&'a Contents],
+        keyspaces: &[&'a KeyspaceState],
+        contents: &[&'a KeyspaceData],
     ) -> Result<Prepared<'a>> {
         let mut writes = self.room_for_batch(batch.len())?;
         let mut checks = Vec::new();
@@ -139,22 +143,22 @@ impl Engine {
             let hash = self.hash_key.hash(key);
             contents.index.prefetch(hash);
             let (kind, value) = match step {
-                Step::Insert(value) => (Kind::Put, value),
-                Step::Remove => (Kind::Tombstone, [].as_slice()),
-                Step::Require(expected) => {
+                BatchOp::Insert(value) => (RecordKind::Put, value),
+                BatchOp::Remove => (RecordKind::Tombstone, [].as_slice()),
+                BatchOp::Require(expected) => {
                     alloc::reserve(&mut checks, 1).map_err(|error| self.no_room_for_batch(error))?;
                     checks.push(Check { keyspace: keyspaces[place], contents, hash, key, expected });
                     continue;
                 }
             };
-            let draft = Draft::new(kind, contents.id, key, value)?;
+            let draft = NewRecord::new(kind, contents.id, key, value)?;
             len += draft.size();
             sum.add(draft.payload_sum);
-            writes.push(Planned { contents, hash, draft, superseded: false });
+            writes.push(PlannedWrite { contents, hash, draft, superseded: false });
         }
         let count = u32::try_from(writes.len())
             .map_err(|_| Error::BatchTooLarge { len, max: u64::from(u32::MAX) })?;
-        let frame = Frame { count, len: frame_len(len)?, sum: sum.finish() };
+        let frame = BatchHeader { count, len: frame_len(len)?, sum: sum.finish() };
         mark_superseded(&mut writes, self.room_for_batch(batch.len())?);
         for planned in &writes {
             self.prefetch_records(planned.contents, planned.hash);
@@ -167,7 +171,7 @@ impl Engine {
         &self,
         guard: &mut WriteGuard<'_>,
         prepared: &Prepared<'_>,
-        want: Want,
+        want: SpaceClass,
         pin: &Pin,
     ) -> Result<Seq> {
         let writer = &mut *guard.writer;
@@ -195,10 +199,10 @@ impl Engine {
             let slot = writer.indexes.of(planned.contents);
             let current =
                 self.current(planned.contents, slot, planned.hash, (planned.draft.key, false), pin)?;
-            frees |= planned.draft.kind == Kind::Tombstone && current.is_some();
+            frees |= planned.draft.kind == RecordKind::Tombstone && current.is_some();
         }
         // In the order of the keyspaces: each index is asked once for all it is to take.
-        let mut counts: Vec<(&Contents, usize)> = Vec::new();
+        let mut counts: Vec<(&KeyspaceData, usize)> = Vec::new();
         for planned in &prepared.writes {
             match counts.iter_mut().find(|(contents, _)| contents.id == planned.contents.id) {
                 Some((_, count)) => *count += 1,
@@ -210,17 +214,17 @@ impl Engine {
         }
         let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
         // Removals of what is not there take room and free none.
-        let want = if frees { want } else { Want::Insertion };
+        let want = if frees { want } else { SpaceClass::Insertion };
         let notes = self.room_for_notes(&prepared.writes).map_err(|error| self.no_room_for_batch(error))?;
-        writer.log.reserve(&self.shared, &self.provision, want, size)?;
+        writer.log.reserve(&self.shared, &self.allocator, want, size)?;
         self.apply(guard, prepared, notes, pin)
     }
 
-    fn room_for_notes<'a>(&self, writes: &[Planned<'a>]) -> io::Result<Notes<'a>> {
-        let is_removal = |planned: &&Planned<'_>| planned.draft.kind == Kind::Tombstone;
+    fn room_for_notes<'a>(&self, writes: &[PlannedWrite<'a>]) -> io::Result<Notes<'a>> {
+        let is_removal = |planned: &&PlannedWrite<'_>| planned.draft.kind == RecordKind::Tombstone;
         self.catalog.snapshots.reserve(writes.len())?;
         let tombstones = alloc::with_capacity(writes.iter().filter(is_removal).count())?;
-        Ok(Notes { room: Room::of(writes.len())?, tombstones })
+        Ok(Notes { room: ReservedEntries::of(writes.len())?, tombstones })
     }
 
     fn room_for_batch<T>(&self, count: usize) -> Result<Vec<T>> {
@@ -254,21 +258,22 @@ impl Engine {
         let before = writer.log.position().0.id();
         let drafts = writes.iter().map(|planned| planned.draft);
         let (frame_seq, first) = writer.log.append_batch(&self.shared, *frame, drafts)?;
-        let Writer { log, indexes, .. } = writer;
+        let WriterState { log, indexes, .. } = writer;
         let segment = log.position().0;
         debug_assert_eq!(before, segment.id(), "a batch lies in one segment");
         let (range, ordinal) = (segment.range(), segment.mapping().ordinal());
-        self.shared.space.add_dead(range.at(first - HEADER_SIZE as u64), Dead::Note, HEADER_SIZE as u64);
+        self.shared.space.add_dead(range.at(first - HEADER_SIZE as u64), DeadCause::Note, HEADER_SIZE as u64);
         effect.begin(log.last_user());
         self.visibility.begin(frame_seq.next(), room);
         let mut offset = first;
         let mut seq = frame_seq;
-        for Planned { contents, hash, draft, superseded } in writes {
+        for PlannedWrite { contents, hash, draft, superseded } in writes {
             seq = seq.next();
             let location = range.at(offset);
             offset += draft.size();
             if *superseded {
-                let why = if draft.kind == Kind::Put { Dead::Hidden } else { Dead::Tombstone };
+                let why =
+                    if draft.kind == RecordKind::Put { DeadCause::Hidden } else { DeadCause::Tombstone };
                 self.shared.space.add_dead(location, why, draft.size());
                 continue;
             }
@@ -276,13 +281,13 @@ impl Engine {
             let current = self.current_lenient(contents, slot, *hash, draft.key, pin);
             let there = current.filter(|current| current.record.is_put());
             self.visibility.note(location, current.map(|current| current.location), pin);
-            self.keep_version(contents, *hash, there, seq);
-            if draft.kind == Kind::Put {
+            self.retain_version(contents, *hash, there, seq);
+            if draft.kind == RecordKind::Put {
                 point(slot, *hash, current, location);
                 self.count(contents, slot, there, ordinal, draft.size());
                 continue;
             }
-            self.shared.space.add_dead(location, Dead::Tombstone, draft.size());
+            self.shared.space.add_dead(location, DeadCause::Tombstone, draft.size());
             if let Some(current) = current {
                 // The entry stays until the batch is visible: a miss has no number to compare.
                 slot.index.replace(*hash, current.location, location);
@@ -299,8 +304,8 @@ impl Engine {
 }
 
 /// Marks the writes of a batch that are followed by another one to the same key; `order` has room for their numbers.
-fn mark_superseded(writes: &mut [Planned<'_>], mut order: Vec<usize>) {
-    let key = |planned: &Planned<'_>| (planned.hash.to_bits(), planned.draft.keyspace);
+fn mark_superseded(writes: &mut [PlannedWrite<'_>], mut order: Vec<usize>) {
+    let key = |planned: &PlannedWrite<'_>| (planned.hash.to_bits(), planned.draft.keyspace);
     order.extend(0..writes.len());
     order.sort_unstable_by(|a, b| {
         let (one, other) = (&writes[*a], &writes[*b]);

@@ -3,32 +3,32 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::engine::state::catalog::Keyspace;
+use crate::engine::state::catalog::KeyspaceState;
 use crate::error::{Error, Result};
 
 /// Writes and conditions, with their keys and values.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BatchOps {
-    entries: Vec<Entry>,
+    entries: Vec<BatchEntry>,
     /// Keys and values behind one another.
     bytes: Vec<u8>,
     /// The keyspaces that were named; the one that the batch is written to comes before them.
-    places: Vec<Arc<Keyspace>>,
+    places: Vec<Arc<KeyspaceState>>,
     /// The number of entries that are writes.
     writes: usize,
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
+struct BatchEntry {
     /// Zero for the keyspace that the batch is written to, else one more than the place in `places`.
     place: usize,
-    kind: Kind,
+    kind: BatchOpKind,
     key: Range<usize>,
     value: Range<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum BatchOpKind {
     Insert,
     Remove,
     RequireValue,
@@ -38,7 +38,7 @@ pub(crate) enum Kind {
 
 /// One entry of a batch.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Step<'a> {
+pub(crate) enum BatchOp<'a> {
     Insert(&'a [u8]),
     Remove,
     Require(Expected<'a>),
@@ -67,7 +67,7 @@ impl BatchOps {
     }
 
     /// The number by which [`BatchOps::push`] knows a keyspace; zero is the one that the batch is written to.
-    pub(crate) fn place_of(&mut self, keyspace: &Arc<Keyspace>) -> usize {
+    pub(crate) fn place_of(&mut self, keyspace: &Arc<KeyspaceState>) -> usize {
         let known = self.places.iter().position(|place| Arc::ptr_eq(place, keyspace));
         let place = known.unwrap_or_else(|| {
             self.places.push(Arc::clone(keyspace));
@@ -77,31 +77,31 @@ impl BatchOps {
     }
 
     /// Adds an operation on a key.
-    pub(crate) fn push(&mut self, place: usize, kind: Kind, key: &[u8], value: &[u8]) {
+    pub(crate) fn push(&mut self, place: usize, kind: BatchOpKind, key: &[u8], value: &[u8]) {
         let key_start = self.bytes.len();
         self.bytes.extend_from_slice(key);
         let value_start = self.bytes.len();
         self.bytes.extend_from_slice(value);
         let (key, value) = (key_start..value_start, value_start..self.bytes.len());
-        self.entries.push(Entry { place, kind, key, value });
-        self.writes += usize::from(matches!(kind, Kind::Insert | Kind::Remove));
+        self.entries.push(BatchEntry { place, kind, key, value });
+        self.writes += usize::from(matches!(kind, BatchOpKind::Insert | BatchOpKind::Remove));
     }
 
     /// The keyspaces that were named; the numbers of [`BatchOps::iter`] count from one for them.
-    pub(crate) fn places(&self) -> impl Iterator<Item = &Arc<Keyspace>> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = &Arc<KeyspaceState>> {
         self.places.iter()
     }
 
     /// The entries in order: number of the keyspace, key, and what is to be done.
-    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (usize, &[u8], Step<'_>)> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (usize, &[u8], BatchOp<'_>)> {
         self.entries.iter().map(|entry| {
             let value = &self.bytes[entry.value.clone()];
             let step = match entry.kind {
-                Kind::Insert => Step::Insert(value),
-                Kind::Remove => Step::Remove,
-                Kind::RequireValue => Step::Require(Expected::Value(value)),
-                Kind::RequirePresent => Step::Require(Expected::Present),
-                Kind::RequireAbsent => Step::Require(Expected::Absent),
+                BatchOpKind::Insert => BatchOp::Insert(value),
+                BatchOpKind::Remove => BatchOp::Remove,
+                BatchOpKind::RequireValue => BatchOp::Require(Expected::Value(value)),
+                BatchOpKind::RequirePresent => BatchOp::Require(Expected::Present),
+                BatchOpKind::RequireAbsent => BatchOp::Require(Expected::Absent),
             };
             (entry.place, &self.bytes[entry.key.clone()], step)
         })

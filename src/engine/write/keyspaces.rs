@@ -12,18 +12,18 @@ use parking_lot::MutexGuard;
 
 use crate::config::Durability;
 use crate::engine::Engine;
-use crate::engine::state::catalog::Keyspace;
+use crate::engine::state::catalog::KeyspaceState;
 use crate::engine::state::write_guard::WriteGuard;
-use crate::engine::state::{Writer, dropped};
+use crate::engine::state::{WriterState, dropped};
 use crate::error::{Error, Result};
-use crate::format::keyspace_change::{Change, ENTRY_LEN_MAX, MAX_CODEC_LEN, MAX_NAME_LEN};
-use crate::format::record::Kind;
+use crate::format::keyspace_change::{ENTRY_LEN_MAX, KeyspaceChange, MAX_CODEC_LEN, MAX_NAME_LEN};
+use crate::format::record::RecordKind;
 use crate::format::{KeyspaceId, Seq};
 use crate::index::hash::Index;
 use crate::index::keyspace_index::KeyspaceIndex;
-use crate::log::allocator::quota::Want;
-use crate::log::writer::Draft;
-use crate::mem::dead_bytes::Dead;
+use crate::log::allocator::quota::SpaceClass;
+use crate::log::writer::NewRecord;
+use crate::mem::dead_bytes::DeadCause;
 
 /// The most keyspaces with a name: each has one mapping of memory at least, of which a process has 65,530.
 const KEYSPACES_MAX: usize = 16_384;
@@ -34,8 +34,13 @@ impl Engine {
     /// # Errors
     ///
     /// See [`Store::keyspace`](crate::Store::keyspace).
-    pub(crate) fn keyspace(&self, name: &str, codec: &str, durability: Durability) -> Result<Arc<Keyspace>> {
-        self.liveness.check()?;
+    pub(crate) fn keyspace(
+        &self,
+        name: &str,
+        codec: &str,
+        durability: Durability,
+    ) -> Result<Arc<KeyspaceState>> {
+        self.fork_guard.check()?;
         check_name(name)?;
         check_codec(codec)?;
         if let Some(keyspace) = self.catalog.get(name) {
@@ -54,13 +59,13 @@ impl Engine {
             });
         }
         let id = guard.writer.names.next();
-        let change = Change::Create { id, name: name.to_owned(), codec: codec.to_owned() };
+        let change = KeyspaceChange::Create { id, name: name.to_owned(), codec: codec.to_owned() };
         let seq = self.append_change(&mut guard, &change)?;
         let keyspace = self.catalog.add(&mut guard.writer.indexes, name, codec, (id, seq), slot);
         let work = guard.end();
-        self.call_helper(work);
+        self.notify_worker(work);
         crate::trace::keyspace_created(name, id.0);
-        self.settle(seq, durability)?;
+        self.wait_for(seq, durability)?;
         Ok(keyspace)
     }
 
@@ -69,14 +74,14 @@ impl Engine {
     /// # Errors
     ///
     /// See [`Store::open_keyspace`](crate::Store::open_keyspace).
-    pub(crate) fn open_keyspace(&self, name: &str) -> Result<Arc<Keyspace>> {
-        self.liveness.check()?;
+    pub(crate) fn open_keyspace(&self, name: &str) -> Result<Arc<KeyspaceState>> {
+        self.fork_guard.check()?;
         self.catalog.get(name).ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })
     }
 
     /// The names of all keyspaces but the default one.
     pub(crate) fn keyspace_names(&self) -> Vec<String> {
-        if self.liveness.is_forked() {
+        if self.fork_guard.is_forked() {
             return Vec::new();
         }
         let names = self.catalog.all().into_iter().map(|keyspace| keyspace.name().to_string());
@@ -89,7 +94,7 @@ impl Engine {
     ///
     /// See [`Store::rename_keyspace`](crate::Store::rename_keyspace).
     pub(crate) fn rename_keyspace(&self, from: &str, to: &str, durability: Durability) -> Result<()> {
-        self.liveness.check()?;
+        self.fork_guard.check()?;
         check_movable(from, "the default keyspace cannot be renamed")?;
         check_name(to)?;
         check_movable(to, "it is the default keyspace's; choose another")?;
@@ -98,16 +103,16 @@ impl Engine {
         let Some(keyspace) = keyspace.filter(|_| !taken) else {
             let there = keyspace_answer(from, to, self.catalog.get(from).is_some());
             drop(guard);
-            self.settle(self.last_seq(), durability)?;
+            self.wait_for(self.last_seq(), durability)?;
             return there;
         };
         let id = self.id_of(&keyspace)?;
-        let seq = self.append_change(&mut guard, &Change::Rename { id, name: to.to_owned() })?;
+        let seq = self.append_change(&mut guard, &KeyspaceChange::Rename { id, name: to.to_owned() })?;
         self.catalog.rename(&keyspace, to);
         let work = guard.end();
-        self.call_helper(work);
+        self.notify_worker(work);
         crate::trace::keyspace_renamed(to, id.0);
-        self.settle(seq, durability)
+        self.wait_for(seq, durability)
     }
 
     /// Takes a keyspace and everything in it away; whether it was there.
@@ -116,7 +121,7 @@ impl Engine {
     ///
     /// See [`Store::drop_keyspace`](crate::Store::drop_keyspace).
     pub(crate) fn drop_keyspace(&self, name: &str, durability: Durability) -> Result<bool> {
-        self.liveness.check()?;
+        self.fork_guard.check()?;
         check_movable(name, "the default keyspace cannot be dropped; clear it")?;
         let guard = match self.catalog.get(name) {
             Some(keyspace) => self.lock_to_empty(&keyspace),
@@ -127,18 +132,18 @@ impl Engine {
             // As for a key that is not there: the answer must not be taken back.
             let seq = guard.writer.log.last_user();
             drop(guard);
-            self.settle(seq, durability)?;
+            self.wait_for(seq, durability)?;
             return Ok(false);
         };
         let id = self.id_of(&keyspace)?;
-        let seq = self.append_change(&mut guard, &Change::Drop { id, name: name.to_owned() })?;
+        let seq = self.append_change(&mut guard, &KeyspaceChange::Drop { id, name: name.to_owned() })?;
         let old = self.catalog.drop_keyspace(&self.shared.space, &mut guard.writer.indexes, &keyspace, seq);
         self.bury(old.as_ref());
         let work = guard.end();
         let waits = self.free(old);
-        self.call_helper(work.or(waits));
+        self.notify_worker(work.or(waits));
         crate::trace::keyspace_dropped(name, id.0);
-        self.settle(seq, durability)?;
+        self.wait_for(seq, durability)?;
         Ok(true)
     }
 
@@ -146,9 +151,13 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// See [`Keyspace::clear`](crate::Keyspace::clear).
-    pub(crate) fn clear_keyspace(&self, keyspace: &Arc<Keyspace>, durability: Durability) -> Result<Seq> {
-        self.liveness.check()?;
+    /// See [`KeyspaceState::clear`](crate::Keyspace::clear).
+    pub(crate) fn clear_keyspace(
+        &self,
+        keyspace: &Arc<KeyspaceState>,
+        durability: Durability,
+    ) -> Result<Seq> {
+        self.fork_guard.check()?;
         let slot = self.new_slot()?;
         let mut guard = WriteGuard::of(self, self.lock_to_empty(keyspace))?;
         let old = self.id_of(keyspace)?;
@@ -156,26 +165,27 @@ impl Engine {
             // As for a key that is not there: nothing to write, and the answer must not be taken back.
             let seq = guard.writer.log.last_user();
             drop(guard);
-            self.settle(seq, durability)?;
+            self.wait_for(seq, durability)?;
             return Ok(seq);
         }
         let id = guard.writer.names.next();
         let name = keyspace.name();
-        let seq = self.append_change(&mut guard, &Change::Clear { id, old, name: name.to_string() })?;
+        let seq =
+            self.append_change(&mut guard, &KeyspaceChange::Clear { id, old, name: name.to_string() })?;
         let before =
             self.catalog.clear(&self.shared.space, &mut guard.writer.indexes, keyspace, (id, seq), slot);
         self.bury(before.as_ref());
         let work = guard.end();
         let waits = self.free(before);
-        self.call_helper(work.or(waits));
+        self.notify_worker(work.or(waits));
         crate::trace::keyspace_cleared(&name, id.0);
-        self.settle(seq, durability)?;
+        self.wait_for(seq, durability)?;
         Ok(seq)
     }
 
     /// The writer mutex; the index of a keyspace that is to be cleared or dropped is whole then, where a snapshot is alive that
     /// may go on to need it: if it turned out later that its image is damaged, no other one could be built for what is gone.
-    fn lock_to_empty(&self, keyspace: &Keyspace) -> MutexGuard<'_, Writer> {
+    fn lock_to_empty(&self, keyspace: &KeyspaceState) -> MutexGuard<'_, WriterState> {
         loop {
             let guard = self.writer.lock();
             if self.catalog.snapshots.holding().snapshots == 0 {
@@ -185,7 +195,7 @@ impl Engine {
             let partial = keyspace.contents(&pin).filter(|contents| contents.index.is_partial());
             let Some(index) = partial.map(|contents| Arc::clone(&contents.index)) else { return guard };
             drop((guard, pin));
-            let whole = index.bring_all().or_else(|unread| self.mend(unread));
+            let whole = index.load_all().or_else(|unread| self.rebuild_for(unread));
             if whole.is_err() {
                 // The log is damaged as well, and so is what a snapshot would read; to take it away may be the way out.
                 return self.writer.lock();
@@ -201,23 +211,23 @@ impl Engine {
     }
 
     /// The number of a keyspace now; stable under the writer mutex.
-    fn id_of(&self, keyspace: &Keyspace) -> Result<KeyspaceId> {
+    fn id_of(&self, keyspace: &KeyspaceState) -> Result<KeyspaceId> {
         let pin = self.pin();
         keyspace.contents(&pin).map(|contents| contents.id).ok_or_else(|| dropped(keyspace))
     }
 
-    fn is_empty(&self, keyspace: &Keyspace) -> bool {
+    fn is_empty(&self, keyspace: &KeyspaceState) -> bool {
         let pin = self.pin();
         keyspace.contents(&pin).is_none_or(|contents| contents.keys() == 0)
     }
 
     /// Checks a change against the names and logs it. On an error nothing has changed.
-    fn append_change(&self, guard: &mut WriteGuard<'_>, change: &Change) -> Result<Seq> {
+    fn append_change(&self, guard: &mut WriteGuard<'_>, change: &KeyspaceChange) -> Result<Seq> {
         let value = change.encode();
-        let draft = Draft::new(Kind::Keyspace, change.id(), change.name().as_bytes(), &value)?;
-        let frees = matches!(change, Change::Clear { .. } | Change::Drop { .. });
+        let draft = NewRecord::new(RecordKind::Keyspace, change.id(), change.name().as_bytes(), &value)?;
+        let frees = matches!(change, KeyspaceChange::Clear { .. } | KeyspaceChange::Drop { .. });
         // What frees so much gets whatever there is.
-        let want = if frees { Want::Last } else { Want::Insertion };
+        let want = if frees { SpaceClass::Last } else { SpaceClass::Insertion };
         if change.id() == guard.writer.names.next() && change.id().0 == u32::MAX {
             return Err(Error::Limit {
                 what: "all 2^32 - 1 keyspace numbers of the store are used",
@@ -228,7 +238,7 @@ impl Engine {
             // The manifest will have to name it, on whatever disk.
             self.shared.manifest.reserve_keyspaces(guard.writer.names.encoded_len() + ENTRY_LEN_MAX)?;
         }
-        guard.writer.log.reserve(&self.shared, &self.provision, want, draft.size())?;
+        guard.writer.log.reserve(&self.shared, &self.allocator, want, draft.size())?;
         let (location, seq) = guard.writer.log.append(&self.shared, &draft)?;
         guard
             .writer
@@ -236,7 +246,7 @@ impl Engine {
             .apply(change)
             .expect("the names were looked at, and the number is not the last one");
         guard.effect.begin(seq);
-        self.shared.space.add_dead(location, Dead::Note, draft.size());
+        self.shared.space.add_dead(location, DeadCause::Note, draft.size());
         self.catalog.note(seq, change.clone());
         Ok(seq)
     }

@@ -13,24 +13,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::config::Durability;
 use crate::engine::Engine;
 use crate::engine::read::Value;
-use crate::engine::state::catalog::{Contents, Keyspace};
+use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::engine::state::write_guard::WriteGuard;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::hash::Hash;
-use crate::format::record::Kind;
-use crate::index::hash::lazy::Unread;
+use crate::format::record::RecordKind;
+use crate::index::hash::lazy::BlockError;
 use crate::index::keyspace_index::KeyspaceIndex;
-use crate::log::allocator::quota::Want;
-use crate::log::writer::Draft;
+use crate::log::allocator::quota::SpaceClass;
+use crate::log::writer::NewRecord;
 use crate::mem::address_space::Record;
-use crate::mem::dead_bytes::Dead;
+use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
 /// The entry that a write found in the index.
 #[derive(Debug, Clone, Copy)]
-struct Current<'p> {
+struct CurrentEntry<'p> {
     location: Location,
     record: Record<'p>,
 }
@@ -50,25 +50,25 @@ pub(crate) enum Condition<'a> {
 
 /// A write to one key.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Change<'a> {
+pub(crate) struct KeyWrite<'a> {
     pub(crate) key: &'a [u8],
     /// None removes the key.
     pub(crate) value: Option<&'a [u8]>,
     pub(crate) condition: Condition<'a>,
     /// Whether the value before is wanted, or after.
-    pub(crate) keep: Keep,
+    pub(crate) keep: Returning,
 }
 
-impl Change<'_> {
+impl KeyWrite<'_> {
     /// Whether the value before is looked at.
     fn reads(&self) -> bool {
-        self.keep == Keep::Old || matches!(self.condition, Condition::Value(_))
+        self.keep == Returning::Old || matches!(self.condition, Condition::Value(_))
     }
 }
 
 /// Which value a write gives back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
+pub(crate) enum Returning {
     Nothing,
     Old,
     New,
@@ -95,15 +95,15 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// See [`Keyspace::insert`](crate::Keyspace::insert).
+    /// See [`KeyspaceState::insert`](crate::Keyspace::insert).
     #[inline]
     pub(crate) fn change(
         &self,
-        keyspace: &Keyspace,
-        change: &Change<'_>,
+        keyspace: &KeyspaceState,
+        change: &KeyWrite<'_>,
         durability: Durability,
     ) -> Result<Outcome> {
-        let mut want = Want::of(change.value.is_none());
+        let mut want = SpaceClass::of(change.value.is_none());
         loop {
             match self.attempt(keyspace, change, durability, want) {
                 Err(error) if self.is_worth_another(&error, &mut want)? => {}
@@ -118,28 +118,28 @@ impl Engine {
     ///
     /// What stopped that.
     #[cold]
-    fn is_worth_another(&self, error: &Error, want: &mut Want) -> Result<bool> {
-        Ok(self.compactor.makes_room(self, error, want)? || self.mends(error)?)
+    fn is_worth_another(&self, error: &Error, want: &mut SpaceClass) -> Result<bool> {
+        Ok(self.compactor.makes_room(self, error, want)? || self.rebuild_if_damaged(error)?)
     }
 
     #[inline]
     fn attempt(
         &self,
-        keyspace: &Keyspace,
-        change: &Change<'_>,
+        keyspace: &KeyspaceState,
+        change: &KeyWrite<'_>,
         durability: Durability,
-        want: Want,
+        want: SpaceClass,
     ) -> Result<Outcome> {
-        self.liveness.check()?;
+        self.fork_guard.check()?;
         let pin = self.pin();
         let hash = self.hash_key.hash(change.key);
         let contents = self.contents(keyspace, &pin)?;
         contents.index.prefetch(hash);
         let (kind, value) = match change.value {
-            Some(value) => (Kind::Put, value),
-            None => (Kind::Tombstone, [].as_slice()),
+            Some(value) => (RecordKind::Put, value),
+            None => (RecordKind::Tombstone, [].as_slice()),
         };
-        let mut draft = Draft::new(kind, contents.id, change.key, value)?;
+        let mut draft = NewRecord::new(kind, contents.id, change.key, value)?;
         self.prefetch_records(contents, hash);
         let mut guard = WriteGuard::lock(self)?;
         let writer = &mut *guard.writer;
@@ -156,16 +156,16 @@ impl Engine {
             drop(guard);
             let now = there.map(|there| Value::of(&there.record)).filter(|_| !holds);
             drop(pin);
-            self.settle(seq, durability)?;
+            self.wait_for(seq, durability)?;
             let done = Outcome::Done { seq, was_there: false, kept: None };
             return Ok(if holds { done } else { Outcome::Refused(now) });
         }
         let entries = usize::from(change.value.is_some());
         self.reserve(slot, entries)?;
-        writer.log.reserve_record(&self.shared, &self.provision, want, &draft)?;
+        writer.log.reserve_record(&self.shared, &self.allocator, want, &draft)?;
         let (location, seq) = writer.log.append(&self.shared, &draft)?;
         guard.effect.begin(seq);
-        self.keep_version(contents, hash, there, seq);
+        self.retain_version(contents, hash, there, seq);
         let ordinal = writer.log.position().0.mapping().ordinal();
         if change.value.is_some() {
             point(slot, hash, current, location);
@@ -174,21 +174,21 @@ impl Engine {
             if let Some(current) = current {
                 slot.index.remove(hash, current.location);
             }
-            self.shared.space.add_dead(location, Dead::Tombstone, draft.size());
+            self.shared.space.add_dead(location, DeadCause::Tombstone, draft.size());
             self.count(contents, slot, there, ordinal, 0);
         }
         let work = guard.end();
         let kept = match change.keep {
-            Keep::Nothing => None,
-            Keep::Old => there.map(|there| Value::of(&there.record)),
-            Keep::New if change.value.is_some() => Some(Value::of(&self.record(location, &pin)?)),
-            Keep::New => None,
+            Returning::Nothing => None,
+            Returning::Old => there.map(|there| Value::of(&there.record)),
+            Returning::New if change.value.is_some() => Some(Value::of(&self.record(location, &pin)?)),
+            Returning::New => None,
         };
         let was_there = there.is_some();
         drop(pin);
-        self.call_helper(work);
-        self.compactor.keep_pace(self, work);
-        self.settle(seq, durability)?;
+        self.notify_worker(work);
+        self.compactor.throttle(self, work);
+        self.wait_for(seq, durability)?;
         Ok(Outcome::Done { seq, was_there, kept })
     }
 
@@ -197,7 +197,7 @@ impl Engine {
     /// # Errors
     ///
     /// `Corrupt` where every read is verified and this one does not hold; `Io` where a page of it cannot be read.
-    fn holds(&self, condition: Condition<'_>, there: Option<Current<'_>>) -> Result<bool> {
+    fn holds(&self, condition: Condition<'_>, there: Option<CurrentEntry<'_>>) -> Result<bool> {
         Ok(match condition {
             Condition::Always => true,
             Condition::Present(present) => there.is_some() == present,
@@ -233,12 +233,12 @@ impl Engine {
     /// `Corrupt`.
     fn current<'p>(
         &'p self,
-        contents: &Contents,
+        contents: &KeyspaceData,
         slot: &KeyspaceIndex,
         hash: Hash,
         (key, reads): (&[u8], bool),
         pin: &'p Pin,
-    ) -> Result<Option<Current<'p>>> {
+    ) -> Result<Option<CurrentEntry<'p>>> {
         let mut current = None;
         slot.index.find(hash, |location| {
             let record = self.record_as_it_is(location, pin)?;
@@ -247,11 +247,11 @@ impl Engine {
                 return Ok(false);
             }
             self.check_replaced(&record)?;
-            current = Some(Current { location, record });
+            current = Some(CurrentEntry { location, record });
             Ok::<bool, Error>(true)
         })?;
         let index = slot.index.index();
-        if let Some(Current { location, record }) = current.filter(|_| index.is_from_image()) {
+        if let Some(CurrentEntry { location, record }) = current.filter(|_| index.is_from_checkpoint()) {
             if reads || self.catalog.snapshots.see(record.seq()) {
                 self.check_first(index, hash, location, &record)?;
             } else {
@@ -264,12 +264,12 @@ impl Engine {
     /// The entry of a key, damage aside: for the second look, after the first found none.
     fn current_lenient<'p>(
         &'p self,
-        contents: &Contents,
+        contents: &KeyspaceData,
         slot: &KeyspaceIndex,
         hash: Hash,
         key: &[u8],
         pin: &'p Pin,
-    ) -> Option<Current<'p>> {
+    ) -> Option<CurrentEntry<'p>> {
         let mut current = None;
         // The first look brought what there is to be read.
         drop(slot.index.find(hash, |location| {
@@ -277,15 +277,15 @@ impl Engine {
             let Some(record) = record.filter(|record| record.is_of(contents.id, key)) else {
                 return Ok(false);
             };
-            current = Some(Current { location, record });
-            Ok::<bool, Unread>(true)
+            current = Some(CurrentEntry { location, record });
+            Ok::<bool, BlockError>(true)
         }));
         current
     }
 
     /// Keeps what a key has for the snapshots that see it, before the record of number `end` takes its place.
     #[inline]
-    fn keep_version(&self, contents: &Contents, hash: Hash, there: Option<Current<'_>>, end: Seq) {
+    fn retain_version(&self, contents: &KeyspaceData, hash: Hash, there: Option<CurrentEntry<'_>>, end: Seq) {
         let Some(there) = there else { return };
         let begin = there.record.seq();
         if self.catalog.snapshots.see(begin) {
@@ -299,16 +299,16 @@ impl Engine {
     /// for a removal.
     fn count(
         &self,
-        contents: &Contents,
+        contents: &KeyspaceData,
         slot: &mut KeyspaceIndex,
-        was: Option<Current<'_>>,
+        was: Option<CurrentEntry<'_>>,
         ordinal: usize,
         size: u64,
     ) {
         let mut old = 0;
         if let Some(was) = was {
             old = was.record.header().size();
-            self.shared.space.add_dead(was.location, Dead::Hidden, old);
+            self.shared.space.add_dead(was.location, DeadCause::Hidden, old);
             slot.sub_live(was.record.ordinal(), old);
         }
         if size > 0 {
@@ -320,7 +320,7 @@ impl Engine {
 }
 
 /// Has an index lead to a new record.
-fn point(slot: &mut KeyspaceIndex, hash: Hash, current: Option<Current<'_>>, location: Location) {
+fn point(slot: &mut KeyspaceIndex, hash: Hash, current: Option<CurrentEntry<'_>>, location: Location) {
     match current {
         Some(current) => {
             slot.index.replace(hash, current.location, location);

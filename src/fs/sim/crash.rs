@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::chooser::Chooser;
 use super::machine::Settings;
 use super::model::{Model, Names, Node, NodeId, PageState, page_count};
-use super::page::{self, Page, Tears};
+use super::page::{self, SimPage, Tears};
 use super::{Position, SimDisk};
 use crate::mem::mapping::PAGE_SIZE;
 
@@ -18,7 +18,7 @@ use crate::mem::mapping::PAGE_SIZE;
 pub(super) struct Uncertain {
     at: usize,
     /// Whole contents, the durable one first and the newest last, then torn ones.
-    contents: Vec<Page>,
+    contents: Vec<SimPage>,
     /// How many of them are whole.
     whole: usize,
 }
@@ -156,7 +156,7 @@ impl Uncertain {
     }
 
     /// One of the possibilities.
-    pub(super) fn choose(&self, tears: Tears, chooser: &mut dyn Chooser) -> Page {
+    pub(super) fn choose(&self, tears: Tears, chooser: &mut dyn Chooser) -> SimPage {
         if tears != Tears::Any {
             return Arc::clone(&self.contents[chooser.choose(self.contents.len())]);
         }
@@ -172,7 +172,7 @@ impl Uncertain {
 }
 
 /// Adds a content unless it is there: an equal state would be checked twice.
-fn push_new(contents: &mut Vec<Page>, content: &Page) {
+fn push_new(contents: &mut Vec<SimPage>, content: &SimPage) {
     if !contents.iter().any(|other| page::same(other, content)) {
         contents.push(Arc::clone(content));
     }

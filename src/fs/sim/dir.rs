@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::fault::{Fault, Operation};
-use super::machine::{HeldLock, Machine, Shared};
+use super::machine::{HeldLock, Machine, SharedDisk};
 use super::model::{DirChange, Event, NodeId, page_count, split};
 use super::stored::Stored;
 use crate::error::Resource;
@@ -20,11 +20,11 @@ use crate::mem::mapping::{Backing, Mapping};
 #[derive(Debug)]
 pub(super) struct SimDir {
     path: PathBuf,
-    shared: Arc<Shared>,
+    shared: Arc<SharedDisk>,
 }
 
 impl SimDir {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<SharedDisk>) -> Self {
         Self { path: PathBuf::from("/simulated"), shared }
     }
 
@@ -243,7 +243,7 @@ impl Dir for SimDir {
 /// A held lock.
 #[derive(Debug)]
 struct SimLock {
-    shared: Arc<Shared>,
+    shared: Arc<SharedDisk>,
     id: u64,
 }
 
@@ -260,7 +260,7 @@ impl Drop for SimLock {
 /// An open file.
 #[derive(Debug)]
 struct SimFile {
-    shared: Arc<Shared>,
+    shared: Arc<SharedDisk>,
     node: NodeId,
     access: Access,
     /// How many of the file's failures this open file has reported. Its mappings share it: each failure is reported once
@@ -381,7 +381,7 @@ impl File for SimFile {
 /// Makes pages durable, or marks them clean and says that they are not; reports an earlier failure that this open file has
 /// not reported yet.
 fn sync_pages(
-    shared: &Shared,
+    shared: &SharedDisk,
     operation: Operation,
     (node, told): (NodeId, &AtomicU64),
     pages: impl FnOnce(&Machine) -> Range<usize>,
@@ -411,7 +411,7 @@ fn sync_pages(
 /// What stands behind one mapping.
 #[derive(Debug)]
 struct SimBacking {
-    shared: Arc<Shared>,
+    shared: Arc<SharedDisk>,
     node: NodeId,
     writable: bool,
     /// That of the open file that the mapping was made from.

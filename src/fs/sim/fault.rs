@@ -74,7 +74,7 @@ impl Fault {
 
 /// One line of the plan.
 #[derive(Debug)]
-struct Planned {
+struct PlannedFault {
     operation: Option<Operation>,
     /// Matching operations up to and with the one that fails.
     left: u64,
@@ -92,12 +92,12 @@ pub struct Gate(pub(super) Arc<GateState>);
 impl Gate {
     /// Returns once the sync is held.
     pub fn wait(&self) {
-        self.0.wait(|stage| stage != Stage::Ahead);
+        self.0.wait(|stage| stage != FaultStage::Ahead);
     }
 
     /// Lets the sync return.
     pub fn open(&self) {
-        self.0.enter(Stage::Open);
+        self.0.enter(FaultStage::Open);
     }
 }
 
@@ -108,7 +108,7 @@ impl Drop for Gate {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum FaultStage {
     Ahead,
     Held,
     Open,
@@ -117,17 +117,17 @@ enum Stage {
 /// What a gate and the held sync share.
 #[derive(Debug)]
 pub(super) struct GateState {
-    stage: Mutex<Stage>,
+    stage: Mutex<FaultStage>,
     changed: Condvar,
 }
 
 impl GateState {
-    fn enter(&self, stage: Stage) {
+    fn enter(&self, stage: FaultStage) {
         *self.stage.lock() = stage;
         self.changed.notify_all();
     }
 
-    fn wait(&self, until: impl Fn(Stage) -> bool) {
+    fn wait(&self, until: impl Fn(FaultStage) -> bool) {
         let mut stage = self.stage.lock();
         while !until(*stage) {
             self.changed.wait(&mut stage);
@@ -138,12 +138,12 @@ impl GateState {
     pub(super) fn hold(&self) {
         {
             let mut stage = self.stage.lock();
-            if *stage == Stage::Ahead {
-                *stage = Stage::Held;
+            if *stage == FaultStage::Ahead {
+                *stage = FaultStage::Held;
             }
         }
         self.changed.notify_all();
-        self.wait(|stage| stage == Stage::Open);
+        self.wait(|stage| stage == FaultStage::Open);
     }
 }
 
@@ -157,22 +157,22 @@ struct Gated {
 
 /// The plan and the counts.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    planned: Vec<Planned>,
+pub(super) struct FaultPlan {
+    planned: Vec<PlannedFault>,
     gated: Vec<Gated>,
     counts: BTreeMap<Operation, u64>,
     fired: u64,
 }
 
-impl Plan {
+impl FaultPlan {
     /// Adds a failure of the `nth` matching operation from now on; the first is 1.
     pub(super) fn add(&mut self, operation: Option<Operation>, nth: u64, fault: Fault, sticky: bool) {
-        self.planned.push(Planned { operation, left: nth.max(1), fault, sticky });
+        self.planned.push(PlannedFault { operation, left: nth.max(1), fault, sticky });
     }
 
     /// Has the `nth` matching sync from now on held; the first is 1.
     pub(super) fn hold(&mut self, operation: Operation, nth: u64) -> Gate {
-        let state = GateState { stage: Mutex::new(Stage::Ahead), changed: Condvar::new() };
+        let state = GateState { stage: Mutex::new(FaultStage::Ahead), changed: Condvar::new() };
         let state = Arc::new(state);
         self.gated.push(Gated { operation, left: nth.max(1), state: Arc::clone(&state) });
         Gate(state)
@@ -238,7 +238,7 @@ impl SimDisk {
     /// use mapcask::sim::SimDisk;
     ///
     /// let disk = SimDisk::new();
-    /// let options = Options::new().background(false).segment_bytes(4096).image_bytes(u64::MAX);
+    /// let options = Options::new().background(false).segment_bytes(4096).checkpoint_bytes(u64::MAX);
     /// let store = options.clone().open_on(&disk)?;
     /// store.insert("key", "value")?;
     /// store.close()?;
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn the_nth_matching_operation_fails_once_or_from_then_on() {
-        let mut plan = Plan::default();
+        let mut plan = FaultPlan::default();
         plan.add(Some(Operation::Write), 2, Fault::Io, false);
         plan.add(None, 5, Fault::NoSpace, true);
         assert_eq!(plan.meet(Operation::Read), None);

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::chooser::{Chooser, Seeded};
 use super::crash::Uncertain;
-use super::fault::{Operation, Plan};
+use super::fault::{FaultPlan, Operation};
 use super::model::{DirChange, Event, Model, NodeId, page_count, split};
 use super::page::{self, Tears};
 use super::stored::{Stored, store};
@@ -81,7 +81,7 @@ fn boot_id_of(seed: u64) -> [u8; 16] {
 
 /// The memory that all mappings of one file share, while there are any.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct SimMemory {
     raw: Arc<MmapRaw>,
     /// The machine's own way to the memory.
     window: Mapping,
@@ -118,7 +118,7 @@ pub(super) struct HeldLock {
 }
 
 /// A machine, shared by its handles.
-pub(super) type Shared = Mutex<Machine>;
+pub(super) type SharedDisk = Mutex<Machine>;
 
 /// The running machine.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ pub(super) struct Machine {
     trace: Vec<Event>,
     /// The place of the trace's first event: more than zero once history was forgotten.
     first: usize,
-    memories: BTreeMap<NodeId, Memory>,
+    memories: BTreeMap<NodeId, SimMemory>,
     /// Ranges of files that cannot be read.
     pub(super) unreadable: Vec<(NodeId, Range<u64>)>,
     /// The locks that are held.
@@ -140,7 +140,7 @@ pub(super) struct Machine {
     pub(super) standing: Standing,
     /// Whether directories can be locked, and not files alone.
     pub(super) locks_dirs: bool,
-    pub(super) plan: Plan,
+    pub(super) plan: FaultPlan,
     /// How much of something there may be.
     pub(super) limits: BTreeMap<Resource, u64>,
     /// Open handles, and held locks.
@@ -165,7 +165,7 @@ impl Machine {
             locks_taken: 0,
             standing: Standing::Here,
             locks_dirs: true,
-            plan: Plan::default(),
+            plan: FaultPlan::default(),
             limits: BTreeMap::new(),
             descriptors: 0,
             settings,
@@ -256,7 +256,7 @@ impl Machine {
     }
 
     /// The event of a page that changed; `None` where it did not, or the file ends before it.
-    fn changed_page(&self, node: NodeId, memory: &Memory, at: usize) -> Option<Event> {
+    fn changed_page(&self, node: NodeId, memory: &SimMemory, at: usize) -> Option<Event> {
         let state = self.model.node(node);
         let size = usize::try_from(state.size).map_or(memory.window.len(), |n| n.min(memory.window.len()));
         let known = &state.pages.get(at)?.cached;
@@ -459,7 +459,7 @@ impl Machine {
                 }
             }
             let stored = Arc::new(Stored::new(len));
-            self.memories.insert(node, Memory { raw, window, mappings: 0, writers: 0, stored });
+            self.memories.insert(node, SimMemory { raw, window, mappings: 0, writers: 0, stored });
         }
         let memory = self.memories.get_mut(&node).expect("inserted above");
         if memory.window.len() != len {

@@ -86,7 +86,7 @@ use parking_lot::Mutex;
 pub use self::chooser::{Chooser, Exhaustive, Script, Seeded};
 pub use self::crash::CrashPoint;
 pub use self::fault::{Fault, Gate, Operation};
-use self::machine::{Machine, Settings, Shared};
+use self::machine::{Machine, Settings, SharedDisk};
 use self::model::{DirChange, Event, Model, NodeId};
 pub use self::page::Tears;
 use crate::fs::sim::dir::SimDir;
@@ -100,7 +100,7 @@ pub struct Position(usize);
 /// One directory of a pretend machine; clones are the same one.
 #[derive(Clone)]
 pub struct SimDisk {
-    shared: Arc<Shared>,
+    shared: Arc<SharedDisk>,
 }
 
 impl fmt::Debug for SimDisk {

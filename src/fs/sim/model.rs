@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::page::{self, Page};
+use super::page::{self, SimPage};
 use crate::mem::mapping::PAGE_SIZE;
 
 /// Stands for a file, whatever its names are; never used again.
@@ -27,11 +27,11 @@ pub(super) fn page_count(size: u64) -> usize {
 #[derive(Debug, Clone)]
 pub(super) struct PageState {
     /// What reads and mappings show.
-    pub(super) cached: Page,
+    pub(super) cached: SimPage,
     /// What the platter holds if nothing was written since.
-    pub(super) durable: Page,
+    pub(super) durable: SimPage,
     /// What the platter may hold instead: the contents since, in order.
-    pub(super) versions: Vec<Page>,
+    pub(super) versions: Vec<SimPage>,
     /// Whether a sync would write the page.
     pub(super) dirty: bool,
     /// Whether the page has blocks.
@@ -40,11 +40,11 @@ pub(super) struct PageState {
 
 impl PageState {
     /// A page that cache and platter agree on.
-    pub(super) fn clean(content: Page, reserved: bool) -> Self {
+    pub(super) fn clean(content: SimPage, reserved: bool) -> Self {
         Self { cached: Arc::clone(&content), durable: content, versions: Vec::new(), dirty: false, reserved }
     }
 
-    fn store(&mut self, content: &Page) {
+    fn store(&mut self, content: &SimPage) {
         self.cached = Arc::clone(content);
         // The same bytes written again re-dirty the page but are no new possibility.
         if !self.versions.last().is_some_and(|last| page::same(last, content)) {
@@ -190,7 +190,7 @@ pub(super) enum Event {
     /// The directory was synced.
     SyncDir,
     /// A page was found to have a new content.
-    Page(NodeId, usize, Page),
+    Page(NodeId, usize, SimPage),
     /// A file's size changed.
     Size(NodeId, u64),
     /// Pages got blocks.
@@ -206,7 +206,7 @@ pub(super) enum Event {
     /// A sync through some open file reported an earlier failure.
     Told(NodeId),
     /// A clean page left the cache and came back with what the platter held.
-    Evict(NodeId, usize, Page),
+    Evict(NodeId, usize, SimPage),
     /// A test's hand made the file durable as it is.
     Settle(NodeId),
     /// A bit rotted, everywhere at once.

@@ -14,9 +14,9 @@ const SECTOR_SIZE: usize = 512;
 const WORD_SIZE: usize = 8;
 
 /// One page's content at one moment; never changes.
-pub(super) type Page = Arc<[u8; PAGE_SIZE]>;
+pub(super) type SimPage = Arc<[u8; PAGE_SIZE]>;
 
-static ZERO: LazyLock<Page> = LazyLock::new(|| Arc::new([0; PAGE_SIZE]));
+static ZERO: LazyLock<SimPage> = LazyLock::new(|| Arc::new([0; PAGE_SIZE]));
 
 /// Which torn pages a power cut may leave behind, next to whole ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,17 +33,17 @@ pub enum Tears {
 }
 
 /// The page of zeros.
-pub(super) fn zero() -> Page {
+pub(super) fn zero() -> SimPage {
     Arc::clone(&ZERO)
 }
 
 /// Whether two pages hold the same bytes.
-pub(super) fn same(a: &Page, b: &Page) -> bool {
+pub(super) fn same(a: &SimPage, b: &SimPage) -> bool {
     Arc::ptr_eq(a, b) || a[..] == b[..]
 }
 
 /// The page with everything from `len` on replaced by zeros.
-pub(super) fn cut(page: &Page, len: usize) -> Page {
+pub(super) fn cut(page: &SimPage, len: usize) -> SimPage {
     if page[len..].iter().all(|&byte| byte == 0) {
         return Arc::clone(page);
     }
@@ -53,12 +53,12 @@ pub(super) fn cut(page: &Page, len: usize) -> Page {
 }
 
 /// The units in which two pages differ, as offsets.
-fn differing(old: &Page, new: &Page, unit: usize) -> Vec<usize> {
+fn differing(old: &SimPage, new: &SimPage, unit: usize) -> Vec<usize> {
     (0..PAGE_SIZE).step_by(unit).filter(|&at| old[at..at + unit] != new[at..at + unit]).collect()
 }
 
 /// The older page with those units replaced by the newer one's.
-fn mix(old: &Page, new: &Page, unit: usize, taken: impl Iterator<Item = usize>) -> Page {
+fn mix(old: &SimPage, new: &SimPage, unit: usize, taken: impl Iterator<Item = usize>) -> SimPage {
     let mut bytes = **old;
     for at in taken {
         bytes[at..at + unit].copy_from_slice(&new[at..at + unit]);
@@ -68,7 +68,7 @@ fn mix(old: &Page, new: &Page, unit: usize, taken: impl Iterator<Item = usize>) 
 
 /// The first few torn mixes of two pages, the most telling first: the first half, the second half, all but the last
 /// unit, only the last one, and so on. None of them equals either page.
-pub(super) fn mixes(old: &Page, new: &Page, tears: Tears) -> Vec<Page> {
+pub(super) fn mixes(old: &SimPage, new: &SimPage, tears: Tears) -> Vec<SimPage> {
     let (unit, count) = match tears {
         Tears::None | Tears::Any => return Vec::new(),
         Tears::Sectors(count) => (SECTOR_SIZE, count),
@@ -89,7 +89,7 @@ pub(super) fn mixes(old: &Page, new: &Page, tears: Tears) -> Vec<Page> {
 }
 
 /// A mix that the chooser decides: any subset of sectors, or a cut between any two words.
-pub(super) fn chosen_mix(old: &Page, new: &Page, chooser: &mut dyn Chooser) -> Page {
+pub(super) fn chosen_mix(old: &SimPage, new: &SimPage, chooser: &mut dyn Chooser) -> SimPage {
     if chooser.choose(2) == 0 {
         let units = differing(old, new, SECTOR_SIZE);
         let taken: Vec<usize> = units.into_iter().filter(|_| chooser.choose(2) == 1).collect();
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn mixes_are_proper_and_differ_from_each_other() {
-        let new: Page = Arc::new([1; PAGE_SIZE]);
+        let new: SimPage = Arc::new([1; PAGE_SIZE]);
         let torn = mixes(&zero(), &new, Tears::Sectors(14));
         assert_eq!(torn.len(), 14);
         for (i, page) in torn.iter().enumerate() {
@@ -123,7 +123,7 @@ mod tests {
     fn a_change_within_one_sector_tears_by_words_only() {
         let mut bytes = [0; PAGE_SIZE];
         bytes[100..140].fill(9);
-        let new: Page = Arc::new(bytes);
+        let new: SimPage = Arc::new(bytes);
         assert!(mixes(&zero(), &new, Tears::Sectors(8)).is_empty());
         assert_eq!(mixes(&zero(), &new, Tears::Words(8)).len(), 8);
     }

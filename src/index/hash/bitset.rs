@@ -6,12 +6,12 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// One bit for each of many things.
 #[derive(Debug)]
-pub(super) struct Bits {
+pub(super) struct AtomicBitSet {
     words: Box<[AtomicU64]>,
     count: u64,
 }
 
-impl Bits {
+impl AtomicBitSet {
     pub(super) fn new(count: u64) -> Self {
         let words = usize::try_from(count.div_ceil(64)).unwrap_or(usize::MAX);
         Self { words: (0..words).map(|_| AtomicU64::new(0)).collect(), count }

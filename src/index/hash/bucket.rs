@@ -44,9 +44,9 @@ const _: () = assert!(TAG_BITS == 23);
 
 /// One entry's bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry(u64);
+pub(super) struct IndexEntry(u64);
 
-impl Entry {
+impl IndexEntry {
     pub(super) const EMPTY: Self = Self(0);
 
     /// An entry for a record that this process wrote or verified.
@@ -75,16 +75,16 @@ impl Entry {
     }
 
     /// Whether the entry leads to this location, verified or not.
-    pub(super) fn leads_to(self, location: Location) -> bool {
+    pub(super) fn index_leads_to(self, location: Location) -> bool {
         self.0 & LOCATION_MASK == location.to_bits()
     }
 }
 
 /// The number of an overflow line, plus one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Link(NonZeroU32);
+pub(super) struct OverflowLink(NonZeroU32);
 
-impl Link {
+impl OverflowLink {
     /// The link to an overflow line; `None` where there are too many lines.
     pub(super) fn to(line: u64) -> Option<Self> {
         let number = u32::try_from(line + 1).ok().filter(|&number| u64::from(number) <= LINKS)?;
@@ -99,15 +99,15 @@ impl Link {
 
 /// A control word's bits; those of a line that was never used are the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Control(u64);
+pub(super) struct ControlWord(u64);
 
-impl Control {
-    pub(super) fn link(self) -> Option<Link> {
+impl ControlWord {
+    pub(super) fn link(self) -> Option<OverflowLink> {
         let number = u32::try_from(self.0 & LINK_MASK).expect("28 bits fit into 32");
-        NonZeroU32::new(number).map(Link)
+        NonZeroU32::new(number).map(OverflowLink)
     }
 
-    pub(super) fn with_link(self, link: Option<Link>) -> Self {
+    pub(super) fn with_link(self, link: Option<OverflowLink>) -> Self {
         Self(self.0 & !LINK_MASK | link.map_or(0, |link| u64::from(link.0.get())))
     }
 
@@ -121,54 +121,54 @@ impl Control {
 pub(super) trait Bucket {
     /// An entry as it may be now or may have been lately. The reader fences before it uses what it found, or what it
     /// did not find.
-    fn entry(&self, slot: usize) -> Entry;
+    fn entry(&self, slot: usize) -> IndexEntry;
     /// The control word, and everything that was stored before it.
-    fn control(&self) -> Control;
+    fn control(&self) -> ControlWord;
     /// The control word for a comparison that a fence has ordered, or for the writer, who stored it.
-    fn control_unordered(&self) -> Control;
+    fn control_unordered(&self) -> ControlWord;
     /// Stores an entry. Writer only.
-    fn set_entry(&self, slot: usize, entry: Entry);
+    fn set_entry(&self, slot: usize, entry: IndexEntry);
     /// Stores the control word. Writer only.
-    fn set_control(&self, control: Control);
+    fn set_control(&self, control: ControlWord);
     /// Notes that the record of an entry was verified, if the entry is still there. Anybody may.
-    fn set_verified(&self, slot: usize, entry: Entry);
+    fn set_verified(&self, slot: usize, entry: IndexEntry);
 }
 
 impl Bucket for Line {
     #[inline]
-    fn entry(&self, slot: usize) -> Entry {
+    fn entry(&self, slot: usize) -> IndexEntry {
         // Relaxed: readers fence (acquire) before they act on it, which pairs with the release in `set_entry`; the
         // writer reads what it stored itself, or what the mutex around it ordered.
-        Entry(self.words[slot].load(Ordering::Relaxed))
+        IndexEntry(self.words[slot].load(Ordering::Relaxed))
     }
 
     #[inline]
-    fn control(&self) -> Control {
+    fn control(&self) -> ControlWord {
         // Acquire: pairs with the release in `set_control`, so that whoever sees a version sees the copies that were
         // made before it, and whoever sees a link sees the line behind it.
-        Control(self.words[SLOTS].load(Ordering::Acquire))
+        ControlWord(self.words[SLOTS].load(Ordering::Acquire))
     }
 
     #[inline]
-    fn control_unordered(&self) -> Control {
+    fn control_unordered(&self) -> ControlWord {
         // Relaxed: see the trait.
-        Control(self.words[SLOTS].load(Ordering::Relaxed))
+        ControlWord(self.words[SLOTS].load(Ordering::Relaxed))
     }
 
     #[inline]
-    fn set_entry(&self, slot: usize, entry: Entry) {
+    fn set_entry(&self, slot: usize, entry: IndexEntry) {
         // Release: pairs with the fence (acquire) of a reader that loaded this entry: it sees the published record
         // (I2), and where this store takes something away it sees the version or the bucket count that says so.
         self.words[slot].store(entry.0, Ordering::Release);
     }
 
     #[inline]
-    fn set_control(&self, control: Control) {
+    fn set_control(&self, control: ControlWord) {
         // Release: pairs with the acquire in `control`.
         self.words[SLOTS].store(control.0, Ordering::Release);
     }
 
-    fn set_verified(&self, slot: usize, entry: Entry) {
+    fn set_verified(&self, slot: usize, entry: IndexEntry) {
         let verified = entry.0 | VERIFIED;
         // Relaxed, both: the bit says something of bytes that never change, and an exchange leaves the release of the
         // store before it in force. Whether it succeeds does not matter.
@@ -177,7 +177,7 @@ impl Bucket for Line {
 }
 
 /// A line's words as an image holds them: what no other process may believe or need is left out.
-pub(super) fn imaged(mut words: [u64; LINE_WORDS]) -> [u64; LINE_WORDS] {
+pub(super) fn checkpointed(mut words: [u64; LINE_WORDS]) -> [u64; LINE_WORDS] {
     let (control, entries) = words.split_last_mut().expect("a line has words");
     entries.iter_mut().for_each(|entry| *entry &= !VERIFIED);
     *control &= LINK_MASK;
@@ -188,7 +188,7 @@ pub(super) fn imaged(mut words: [u64; LINE_WORDS]) -> [u64; LINE_WORDS] {
 #[derive(Debug)]
 pub(super) struct Imaged {
     pub(super) entries: u64,
-    pub(super) link: Option<Link>,
+    pub(super) link: Option<OverflowLink>,
 }
 
 impl Imaged {
@@ -196,7 +196,7 @@ impl Imaged {
     /// writer writes, and that could lead a search astray (X4 holds in all others, as far as one line shows).
     pub(super) fn of(words: &[u64; LINE_WORDS], is_head: bool, overflow_lines: u64) -> Option<Self> {
         let (control, entries) = words.split_last().expect("a line has words");
-        let link = Control(*control).link();
+        let link = ControlWord(*control).link();
         let is_entry = |entry: &u64| *entry == 0 || (*entry & VERIFIED == 0 && *entry & LOCATION_MASK != 0);
         let count = entries.iter().filter(|entry| **entry != 0).count();
         let without_gap = entries[..count].iter().all(|entry| *entry != 0);
@@ -215,7 +215,7 @@ impl Imaged {
 #[inline]
 pub(super) fn slots_where(
     line: &Line,
-    condition: impl Fn(Entry) -> bool,
+    condition: impl Fn(IndexEntry) -> bool,
 ) -> impl Iterator<Item = usize> + Clone {
     let mut set = (0..SLOTS).fold(0u32, |set, slot| set | u32::from(condition(line.entry(slot))) << slot);
     std::iter::from_fn(move || {
@@ -233,22 +233,22 @@ mod tests {
     fn an_entry_gives_back_what_it_was_made_of() {
         for location in [1, 2, LOCATION_MASK] {
             for tag in [0, 1, (1 << TAG_BITS) - 1] {
-                let entry = Entry::new(tag, Location::from_bits(location));
+                let entry = IndexEntry::new(tag, Location::from_bits(location));
                 assert_eq!(entry.tag(), tag);
                 assert_eq!(entry.location(), Some(Location::from_bits(location)));
-                assert!(!entry.is_empty() && entry.leads_to(Location::from_bits(location)));
+                assert!(!entry.is_empty() && entry.index_leads_to(Location::from_bits(location)));
             }
         }
-        assert_eq!(Entry::EMPTY.location(), None);
+        assert_eq!(IndexEntry::EMPTY.location(), None);
     }
 
     #[test]
     fn a_control_word_keeps_link_and_version_apart() {
-        let last = Link::to(LINKS - 1);
-        assert_eq!(last.map(Link::line), Some(LINKS - 1));
-        assert_eq!(Link::to(LINKS), None);
-        let control = Control(!LINK_MASK).with_link(last);
+        let last = OverflowLink::to(LINKS - 1);
+        assert_eq!(last.map(OverflowLink::line), Some(LINKS - 1));
+        assert_eq!(OverflowLink::to(LINKS), None);
+        let control = ControlWord(!LINK_MASK).with_link(last);
         assert_eq!(control.bumped().link(), last);
-        assert_eq!(control.bumped().with_link(None), Control(0));
+        assert_eq!(control.bumped().with_link(None), ControlWord(0));
     }
 }

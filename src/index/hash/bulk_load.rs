@@ -1,7 +1,7 @@
 //! Filling an index that nobody reads yet, by several threads.
 //!
 //! What a replay puts into an index belongs to buckets all over it, and each waits for memory; so several threads put it
-//! there. They share nothing: a [`Shard`] belongs to a thread, the buckets that it is used for must be no other shard's (the
+//! there. They share nothing: a [`Partition`] belongs to a thread, the buckets that it is used for must be no other shard's (the
 //! caller sees to it, as long as the index does not grow: [`Index::part_of`]), and overflow lines are taken from a few that the
 //! shard has for itself. Growing has a turn of its own ([`IndexWriter::grow`]): a split touches a bucket and its sibling, so
 //! ranges of buckets are split side by side.
@@ -16,8 +16,8 @@ use std::thread;
 
 use parking_lot::Mutex;
 
-use super::bucket::{Bucket, Entry, LINKS, Link};
-use super::lazy::Unread;
+use super::bucket::{Bucket, IndexEntry, LINKS, OverflowLink};
+use super::lazy::BlockError;
 use super::split::split_off;
 use super::writer::{IndexWriter, LOAD_TIMES_TEN, OverflowLines, append, collect_links, replace_in};
 use super::{Index, bucket_of, search, split_source};
@@ -28,15 +28,15 @@ use crate::sync::Ordering;
 
 /// One thread's part in the filling of an index.
 #[derive(Debug)]
-pub(crate) struct Shard<'i> {
+pub(crate) struct Partition<'i> {
     index: &'i Index,
     /// The next overflow line that nobody has.
     next: &'i Counter,
     /// How many of them it takes at once.
     at_once: u64,
     lines: OverflowLines,
-    links: Vec<Link>,
-    entries: Vec<Entry>,
+    links: Vec<OverflowLink>,
+    entries: Vec<IndexEntry>,
     inserted: u64,
 }
 
@@ -50,7 +50,7 @@ impl IndexWriter {
         &mut self,
         threads: usize,
         tuning: Tuning,
-        work: impl Fn(&mut Shard<'_>) -> Result<T, E> + Sync,
+        work: impl Fn(&mut Partition<'_>) -> Result<T, E> + Sync,
     ) -> Result<Vec<T>, E> {
         self.look_around();
         let next = Counter::new(self.lines.used);
@@ -61,7 +61,15 @@ impl IndexWriter {
             let free = std::iter::from_fn(|| self.lines.free.pop_last()).take(share).collect();
             let lines = OverflowLines { free, used: 0, ensured: 0 };
             let at_once = tuning.lines_at_once;
-            Shard { index, next: &next, at_once, lines, links: Vec::new(), entries: Vec::new(), inserted: 0 }
+            Partition {
+                index,
+                next: &next,
+                at_once,
+                lines,
+                links: Vec::new(),
+                entries: Vec::new(),
+                inserted: 0,
+            }
         });
         // Taken from here by whoever begins: there may be fewer threads to be had.
         let (waiting, done) = (Mutex::new(shards.collect::<Vec<_>>()), Mutex::new(Vec::new()));
@@ -109,7 +117,7 @@ impl IndexWriter {
             if lines.ensured == own.used {
                 own.used = lines.used.min(own.used);
             } else {
-                own.free.extend((lines.used..lines.ensured).filter_map(Link::to));
+                own.free.extend((lines.used..lines.ensured).filter_map(OverflowLink::to));
             }
         }
         if let Some(last) = own.used.checked_sub(1).filter(|last| *last >= own.ensured) {
@@ -145,7 +153,7 @@ impl IndexWriter {
     }
 }
 
-impl Shard<'_> {
+impl Partition<'_> {
     /// Makes sure that one insert cannot fail.
     ///
     /// # Errors
@@ -164,7 +172,7 @@ impl Shard<'_> {
     #[cold]
     fn take_lines(&mut self, count: u64) -> io::Result<()> {
         let OverflowLines { free, used, ensured } = &mut self.lines;
-        free.extend((*used..*ensured).filter_map(Link::to));
+        free.extend((*used..*ensured).filter_map(OverflowLink::to));
         let count = count.max(self.at_once);
         // Relaxed: nothing but the number counts.
         *used = self.next.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
@@ -182,7 +190,7 @@ impl Shard<'_> {
     /// # Errors
     ///
     /// As for [`IndexWriter::find`].
-    pub(crate) fn find_or_insert<E: From<Unread>>(
+    pub(crate) fn find_or_insert<E: From<BlockError>>(
         &mut self,
         hash: Hash,
         location: Location,
@@ -191,7 +199,7 @@ impl Shard<'_> {
         let Self { index, lines, .. } = self;
         let bucket = bucket_of(hash.to_bits(), index.buckets());
         if index.is_partial() {
-            index.bring(bucket)?;
+            index.ensure_loaded(bucket)?;
         }
         let tag = index.tag(hash);
         let mut line = index.heads.line(bucket);
@@ -205,7 +213,7 @@ impl Shard<'_> {
             }
         }
         // All lines before the last are full (X4), but for the head of a chain that has no other.
-        append(index, lines, line, Entry::new(tag, location));
+        append(index, lines, line, IndexEntry::new(tag, location));
         self.inserted += 1;
         Ok(None)
     }
@@ -227,7 +235,7 @@ impl Shard<'_> {
                 let index = self.index;
                 let source = split_source(sibling);
                 if index.is_partial() {
-                    index.bring(source)?;
+                    index.ensure_loaded(source)?;
                 }
                 index.prefetch_splits(sibling);
                 collect_links(index, index.heads.line(source), &mut self.links);

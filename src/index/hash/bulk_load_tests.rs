@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
-use super::lazy::Unread;
+use super::lazy::BlockError;
 use super::tests::{check_shape, hash_of_kind, is_key, key_at, place, scan_all};
 use super::*;
 use crate::fs::tuning::Tuning;
@@ -22,7 +22,7 @@ fn fill(writer: &mut IndexWriter, threads: usize, kind: u8, keys: &[u64], versio
         loop {
             let part = next.fetch_add(1, Ordering::Relaxed);
             if part >= PARTS {
-                return Ok::<_, Unread>(taken);
+                return Ok::<_, BlockError>(taken);
             }
             for &key in keys {
                 let hash = hash_of_kind(kind, key);
@@ -32,7 +32,7 @@ fn fill(writer: &mut IndexWriter, threads: usize, kind: u8, keys: &[u64], versio
                 taken += 1;
                 shard.reserve().expect("memory");
                 let new = place(key, version);
-                let matches = |location| Ok::<_, Unread>(key_at(location) == key);
+                let matches = |location| Ok::<_, BlockError>(key_at(location) == key);
                 if let Some(old) = shard.find_or_insert(hash, new, matches).expect("nothing fails here") {
                     assert!(shard.replace(hash, old, new));
                 }

@@ -2,7 +2,7 @@
 //!
 //! It does not write files: it gives blocks, in order, to whoever does.
 //!
-//! **The moment.** [`IndexWriter::begin_image`](super::IndexWriter::begin_image), under the writer mutex, notes how many buckets and
+//! **The moment.** [`IndexWriter::begin_checkpoint`](super::IndexWriter::begin_image), under the writer mutex, notes how many buckets and
 //! overflow lines there are; that takes the same time at every size, but for a bitmap of one bit per 4 KiB. From then on
 //! the writer, before it changes a chain, copies aside each page of the chain that the image has not got yet: those of its lines, and of
 //! the free lines that it may be given. Lines behind those counted at the moment are no part of the image, so they need no
@@ -31,19 +31,28 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::bitset::Bits;
-use super::bucket::imaged;
-use super::chunked::Row;
-use super::{BLOCK_LINES, Index, LINES};
-use crate::format::checkpoint::{BLOCK_LEN, LINE_SIZE, Table};
+use super::Index;
+use super::bitset::AtomicBitSet;
+use super::bucket::checkpointed;
+use super::chunked::ChunkedLines;
+use crate::format::checkpoint::{BLOCK_LEN, IndexTable, LINE_SIZE};
 use crate::mem::alloc;
 use crate::mem::cache_lines::{LINE_WORDS, Line};
 use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 
+/// Lines in a block: the unit in which a checkpoint is read and written.
+#[cfg(not(loom))]
+pub(super) const LINES: usize = crate::format::checkpoint::BLOCK_LINES;
+/// Lines in a block: one, so that a few keys already lie in several.
+#[cfg(loom)]
+pub(super) const LINES: usize = 1;
+/// The same number, for line numbers.
+pub(super) const BLOCK_LINES: u64 = LINES as u64;
+
 /// The words of the lines of a page.
-type Page = [[u64; LINE_WORDS]; LINES];
+type CapturedPage = [[u64; LINE_WORDS]; LINES];
 /// A copy's size in bytes.
-const PAGE_SIZE: u64 = size_of::<Page>() as u64;
+const PAGE_SIZE: u64 = size_of::<CapturedPage>() as u64;
 
 const RUNNING: u64 = 0;
 const ABANDONED: u64 = 1;
@@ -51,12 +60,12 @@ const ENDED: u64 = 2;
 
 /// What capture and writer share.
 #[derive(Debug)]
-pub(super) struct Aside {
-    table: Table,
+pub(super) struct SavedPages {
+    table: IndexTable,
     /// Pages of buckets, and then those of overflow lines.
     pages: [u64; 2],
     /// A bit for each page: it was taken.
-    taken: Bits,
+    taken: AtomicBitSet,
     /// `ABANDONED` is stored by the writer, `ENDED` by the capture.
     state: AtomicU64,
     copies: Mutex<Copies>,
@@ -65,8 +74,8 @@ pub(super) struct Aside {
 #[derive(Debug)]
 struct Copies {
     /// Each of one page: memory of such a type can be asked for.
-    by_page: BTreeMap<u64, Box<[Page]>>,
-    spare: Vec<Box<[Page]>>,
+    by_page: BTreeMap<u64, Box<[CapturedPage]>>,
+    spare: Vec<Box<[CapturedPage]>>,
     /// The most of them.
     limit: usize,
 }
@@ -75,7 +84,7 @@ struct Copies {
 #[derive(Debug)]
 pub(crate) struct Capture {
     index: Arc<Index>,
-    aside: Arc<Aside>,
+    aside: Arc<SavedPages>,
     next: u64,
 }
 
@@ -83,12 +92,12 @@ pub(crate) struct Capture {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Abandoned;
 
-impl Aside {
+impl SavedPages {
     pub(super) fn new(index: &Index, limit: usize) -> Self {
         let table = index.table();
         let pages = [table.buckets, table.overflow_lines].map(|lines| lines.div_ceil(BLOCK_LINES));
         let copies = Copies { by_page: BTreeMap::new(), spare: Vec::new(), limit };
-        let taken = Bits::new(pages.iter().sum());
+        let taken = AtomicBitSet::new(pages.iter().sum());
         let aside = Self { table, pages, taken, state: AtomicU64::new(RUNNING), copies: Mutex::new(copies) };
         aside.count(index, &aside.copies.lock());
         aside
@@ -140,13 +149,13 @@ impl Aside {
     }
 
     /// Reads a page as it is in memory now; lines that the image does not have are left at zero.
-    fn read(&self, index: &Index, page: u64, words: &mut Page) {
-        let (row, lines, page): (&Row, _, _) = match page.checked_sub(self.pages[0]) {
+    fn read(&self, index: &Index, page: u64, words: &mut CapturedPage) {
+        let (row, lines, page): (&ChunkedLines, _, _) = match page.checked_sub(self.pages[0]) {
             None => (&index.heads, self.table.buckets, page),
             Some(page) => (&index.overflow, self.table.overflow_lines, page),
         };
         for (number, words) in (page * BLOCK_LINES..).zip(words) {
-            *words = if number < lines { imaged(words_of(row.line(number))) } else { [0; LINE_WORDS] };
+            *words = if number < lines { checkpointed(words_of(row.line(number))) } else { [0; LINE_WORDS] };
         }
     }
 
@@ -164,7 +173,7 @@ impl Aside {
 
 impl Copies {
     /// Room for one more; none where there are enough, or memory is short.
-    fn room(&mut self) -> Option<Box<[Page]>> {
+    fn room(&mut self) -> Option<Box<[CapturedPage]>> {
         if self.by_page.len() >= self.limit {
             return None;
         }
@@ -182,12 +191,12 @@ impl Copies {
 }
 
 impl Capture {
-    pub(super) fn new(index: Arc<Index>, aside: Arc<Aside>) -> Self {
+    pub(super) fn new(index: Arc<Index>, aside: Arc<SavedPages>) -> Self {
         Self { index, aside, next: 0 }
     }
 
     /// What the index was at the moment: the front of the image says so.
-    pub(crate) fn table(&self) -> Table {
+    pub(crate) fn table(&self) -> IndexTable {
         self.aside.table
     }
 
@@ -212,7 +221,7 @@ impl Capture {
     }
 
     /// The words of the next page.
-    pub(super) fn take(&mut self, words: &mut Page) -> Result<(), Abandoned> {
+    pub(super) fn take(&mut self, words: &mut CapturedPage) -> Result<(), Abandoned> {
         let Self { index, aside, next } = self;
         aside.read(index, *next, words);
         // Acquire: pairs with the release of every word that was loaded.

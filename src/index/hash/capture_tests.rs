@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use super::capture::Abandoned;
-use super::lazy::Unread;
+use super::lazy::BlockError;
 use super::test_file::{FRONT_LEN, NONCE, file_of, frames, open, seal};
 use super::tests::{
     apply, change_all, changes, check_shape, get, hash_of_kind, is_key, key_at, place, scan_all,
@@ -12,7 +12,7 @@ use super::tests::{
 use super::*;
 use crate::error::Error;
 use crate::format::Defect;
-use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, Table, frame_sum};
+use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexTable, frame_sum};
 
 fn sorted(mut locations: Vec<Location>) -> Vec<Location> {
     locations.sort_unstable();
@@ -80,8 +80,8 @@ fn an_image_is_the_index_at_its_moment_whatever_the_writer_does_between_two_page
         let mut writer = filled(u32::from(kind) % 3, kind, 0);
         churn.change(&mut writer, 3000);
         let then = churn.all();
-        let mut capture = writer.begin_image(usize::MAX).unwrap();
-        assert!(writer.begin_image(usize::MAX).is_none(), "one at a time");
+        let mut capture = writer.begin_checkpoint(usize::MAX).unwrap();
+        assert!(writer.begin_checkpoint(usize::MAX).is_none(), "one at a time");
         let table = capture.table();
         assert_eq!(table.entries, then.len() as u64);
         let still = image_of_now(&writer);
@@ -100,11 +100,11 @@ fn an_image_is_the_index_at_its_moment_whatever_the_writer_does_between_two_page
         check_shape(&writer);
         let (index, loaded) = open(&file_of(bytes), table, 0).unwrap();
         assert_eq!(sorted(scan_all(&index)), then);
-        index.bring_all().unwrap();
+        index.load_all().unwrap();
         assert!(!index.is_partial());
         // The next one works as the first, and pages that are copied aside count.
         let before = writer.index().memory_bytes();
-        let capture = writer.begin_image(usize::MAX).unwrap();
+        let capture = writer.begin_checkpoint(usize::MAX).unwrap();
         churn.change(&mut writer, 100);
         assert!(writer.index().memory_bytes() > before + BLOCK_LEN);
         drop(capture);
@@ -119,7 +119,7 @@ fn an_image_is_the_index_at_its_moment_whatever_the_writer_does_between_two_page
 fn an_image_keeps_the_keys_that_go_while_it_is_taken() {
     const KEYS: u64 = 4000;
     let mut writer = filled(0, 0, KEYS);
-    let mut capture = writer.begin_image(usize::MAX).unwrap();
+    let mut capture = writer.begin_checkpoint(usize::MAX).unwrap();
     let (table, then) = (capture.table(), sorted(scan_all(writer.index())));
     let still = image_of_now(&writer);
     let (mut bytes, mut block) = (vec![7; FRONT_LEN], [0; BLOCK_LEN]);
@@ -173,12 +173,12 @@ fn an_image_is_exact_while_another_thread_writes() {
         let mut writer = filled(4, 0, 0);
         churn.change(&mut writer, 60_000);
         let then = churn.all();
-        let capture = writer.begin_image(usize::MAX).unwrap();
+        let capture = writer.begin_checkpoint(usize::MAX).unwrap();
         let table = capture.table();
         let bytes = thread::scope(|scope| {
-            let image = scope.spawn(move || frames(capture, 0).unwrap());
+            let checkpoint = scope.spawn(move || frames(capture, 0).unwrap());
             churn.change(&mut writer, 40_000);
-            image.join().unwrap()
+            checkpoint.join().unwrap()
         });
         let (index, _writer) = open(&file_of(bytes), table, 0).unwrap();
         assert_eq!(sorted(scan_all(&index)), then, "seed {seed}");
@@ -190,7 +190,7 @@ fn an_image_is_exact_while_another_thread_writes() {
 fn a_writer_that_would_keep_too_much_abandons_the_image_and_goes_on() {
     let mut writer = filled(0, 0, 20_000);
     let all = writer.index().memory_bytes();
-    let mut capture = writer.begin_image(3).unwrap();
+    let mut capture = writer.begin_checkpoint(3).unwrap();
     let mut block = [0; BLOCK_LEN];
     assert_eq!(capture.next_block(&mut block), Ok(true));
     for key in 0..20_000 {
@@ -199,7 +199,7 @@ fn a_writer_that_would_keep_too_much_abandons_the_image_and_goes_on() {
     }
     assert_eq!(capture.next_block(&mut block), Err(Abandoned));
     // The writer has let go of it, so another one can begin; one with room enough is written.
-    let capture2 = writer.begin_image(usize::MAX).unwrap();
+    let capture2 = writer.begin_checkpoint(usize::MAX).unwrap();
     let table = capture2.table();
     let (index, _loaded) = open(&file_of(frames(capture2, 0).unwrap()), table, 0).unwrap();
     assert_eq!(scan_all(&index).len(), 20_000);
@@ -214,7 +214,7 @@ fn an_image_of_any_size_comes_back() {
                 continue;
             }
             let mut writer = filled(BASE_BITS, kind, count);
-            let capture = writer.begin_image(0).unwrap();
+            let capture = writer.begin_checkpoint(0).unwrap();
             let table = capture.table();
             let file = file_of(frames(capture, first_frame).unwrap());
             let (index, mut loaded) = open(&file, table, first_frame).unwrap();
@@ -225,7 +225,7 @@ fn an_image_of_any_size_comes_back() {
                 assert_eq!(get(&index, hash_of_kind(kind, key), key), found);
                 assert_eq!(loaded.find(hash_of_kind(kind, key), is_key(key)), Ok(found));
             }
-            index.bring_all().unwrap();
+            index.load_all().unwrap();
             assert!(!index.is_partial());
             let read = file.read.load(Ordering::Relaxed);
             assert_eq!(sorted(scan_all(&index)), sorted(scan_all(writer.index())));
@@ -244,7 +244,7 @@ fn a_partial_index_grows_over_what_is_not_loaded_yet() {
         for key in (0..20_000).step_by(5) {
             assert!(writer.remove(hash_of_kind(0, key), place(key, 0)));
         }
-        let capture = writer.begin_image(0).unwrap();
+        let capture = writer.begin_checkpoint(0).unwrap();
         let table = capture.table();
         let (index, mut loaded) = open(&file_of(frames(capture, 0).unwrap()), table, 0).unwrap();
         // Splits come to buckets that nobody has looked at.
@@ -255,15 +255,15 @@ fn a_partial_index_grows_over_what_is_not_loaded_yet() {
             loaded.insert(hash_of_kind(0, key), place(key, 0));
         }
         if limit == 100 {
-            assert!(loaded.begin_image(9).is_none(), "of a whole index only");
-            index.bring_all().unwrap();
+            assert!(loaded.begin_checkpoint(9).is_none(), "of a whole index only");
+            index.load_all().unwrap();
         }
         for key in 0..20_000 + limit {
             let there = (key >= 20_000 || key % 5 != 0).then(|| place(key, 0));
             assert_eq!(get(&index, hash_of_kind(0, key), key), there);
         }
-        index.bring_all().unwrap();
-        assert!(loaded.begin_image(9).is_some());
+        index.load_all().unwrap();
+        assert!(loaded.begin_checkpoint(9).is_some());
         check_shape(&loaded);
     }
 }
@@ -272,7 +272,7 @@ fn a_partial_index_grows_over_what_is_not_loaded_yet() {
 fn opening_and_a_first_get_read_a_few_blocks_at_every_size() {
     for count in [1000, 10_000, 300_000] {
         let mut writer = filled(BASE_BITS, 0, count);
-        let capture = writer.begin_image(0).unwrap();
+        let capture = writer.begin_checkpoint(0).unwrap();
         let table = capture.table();
         let file = file_of(frames(capture, 0).unwrap());
         let (index, _writer) = open(&file, table, 0).unwrap();
@@ -296,29 +296,29 @@ proptest::proptest! {
         base_bits in 0..3u32,
         before in changes(),
         after in changes(),
-        bring in 0..3u8,
+        ensure_loaded in 0..3u8,
     ) {
         let (_, mut writer) = Index::with_base_bits(base_bits, 0).unwrap();
         let mut oracle = hashbrown::HashTable::new();
         apply(&mut writer, kind, &before);
         apply(&mut oracle, kind, &before);
-        let capture = writer.begin_image(0).unwrap();
+        let capture = writer.begin_checkpoint(0).unwrap();
         let table = capture.table();
         let (index, mut loaded) = open(&file_of(frames(capture, 0).unwrap()), table, 0).unwrap();
-        if bring == 1 {
-            index.bring_more().unwrap();
+        if ensure_loaded == 1 {
+            index.load_more().unwrap();
         }
         // Without a scan, which would bring everything; in the middle, too, so that free lines come to a writer that has changed what is there.
         let (first, second) = after.split_at(after.len() / 2);
         change_all(&mut loaded, kind, first);
         change_all(&mut oracle, kind, first);
-        if bring == 2 {
-            index.bring_all().unwrap();
+        if ensure_loaded == 2 {
+            index.load_all().unwrap();
         }
         let ours = apply(&mut loaded, kind, second);
         let theirs = apply(&mut oracle, kind, second);
         proptest::prop_assert_eq!(ours, theirs);
-        index.bring_all().unwrap();
+        index.load_all().unwrap();
         loaded.reserve().unwrap();
         loaded.insert(hash_of_kind(kind, 1 << 20), place(1 << 20, 0));
         check_shape(&loaded);
@@ -326,17 +326,17 @@ proptest::proptest! {
 }
 
 /// An image with chains, its table, and its keys.
-fn sample() -> (Vec<u8>, Table) {
+fn sample() -> (Vec<u8>, IndexTable) {
     let mut writer = filled(0, 0, 2000);
     for key in (0..2000).step_by(3) {
         assert!(writer.remove(hash_of_kind(0, key), place(key, 0)));
     }
-    let capture = writer.begin_image(0).expect("nothing fails here");
+    let capture = writer.begin_checkpoint(0).expect("nothing fails here");
     let table = capture.table();
     (frames(capture, 0).expect("nothing fails here"), table)
 }
 
-fn offset_of(error: Unread) -> (u64, Option<Defect>) {
+fn offset_of(error: BlockError) -> (u64, Option<Defect>) {
     match Error::from(error) {
         Error::Corrupt { offset, defect, .. } => (offset, Some(defect)),
         Error::Io { .. } => (0, None),
@@ -361,7 +361,7 @@ fn a_damaged_block_is_an_error_of_whoever_needs_it_and_never_a_miss() {
         };
         for key in 0..2000u64 {
             let there = (key % 3 != 0).then(|| place(key, 0));
-            let matches = |location| Ok::<_, Unread>(key_at(location) == key);
+            let matches = |location| Ok::<_, BlockError>(key_at(location) == key);
             match index.find(hash_of_kind(0, key), matches) {
                 Ok(found) => assert_eq!(found, there, "key {key}"),
                 Err(unread) => {
@@ -373,7 +373,7 @@ fn a_damaged_block_is_an_error_of_whoever_needs_it_and_never_a_miss() {
         }
         let mut found = 0;
         for _ in 0..5 {
-            if let Err(unread) = index.bring_all() {
+            if let Err(unread) = index.load_all() {
                 here(unread);
                 found += 1;
             }
@@ -386,9 +386,11 @@ fn a_damaged_block_is_an_error_of_whoever_needs_it_and_never_a_miss() {
         }
         here(cursor.unwrap_err());
         // A change against the contract ends the index.
-        if index.find(hash_of_kind(0, 1), |_| Ok::<_, Unread>(false)).is_err() {
+        if index.find(hash_of_kind(0, 1), |_| Ok::<_, BlockError>(false)).is_err() {
             writer.insert(hash_of_kind(0, 1), place(1, 1));
-            assert!((2..9).all(|key| index.find(hash_of_kind(0, key), |_| Ok::<_, Unread>(false)).is_err()));
+            assert!(
+                (2..9).all(|key| index.find(hash_of_kind(0, key), |_| Ok::<_, BlockError>(false)).is_err())
+            );
         }
     }
     assert!(errors > 100, "{errors}");
@@ -399,14 +401,14 @@ fn a_file_that_was_cut_or_cannot_be_read_is_an_error() {
     let (bytes, table) = sample();
     for len in (0..bytes.len()).step_by(1000) {
         let Ok((index, _)) = open(&file_of(bytes[..len].to_vec()), table, 0) else { continue };
-        assert_eq!(offset_of(index.bring_all().unwrap_err()).1, Some(Defect::Truncated));
+        assert_eq!(offset_of(index.load_all().unwrap_err()).1, Some(Defect::Truncated));
     }
     let file = file_of(bytes);
     let (index, _writer) = open(&file, table, 0).unwrap();
     file.fails.store(true, Ordering::Relaxed);
-    assert_eq!(offset_of(index.bring_all().unwrap_err()).1, None);
+    assert_eq!(offset_of(index.load_all().unwrap_err()).1, None);
     file.fails.store(false, Ordering::Relaxed);
-    index.bring_all().unwrap();
+    index.load_all().unwrap();
     assert!(!index.is_partial());
 }
 
@@ -429,24 +431,24 @@ fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
         // Neither hangs nor panics, whatever it finds.
         for key in 0..2000 {
             let hash = hash_of_kind(0, key);
-            if writer.find(hash, |location| Ok::<_, Unread>(location == place(key, 0))).is_ok() {
+            if writer.find(hash, |location| Ok::<_, BlockError>(location == place(key, 0))).is_ok() {
                 writer.remove(hash, place(key, 0));
             }
         }
-        refused += usize::from(index.bring_all().is_err());
+        refused += usize::from(index.load_all().is_err());
     }
     assert!(refused > 100, "{refused}");
     // An index of this shape with another count.
-    let (index, _writer) = open(&file_of(bytes), Table { entries: 5, ..table }, 0).unwrap();
-    assert!(index.bring_all().is_err() && index.is_partial());
-    assert!(index.find(hash_of_kind(0, 1), |_| Ok::<_, Unread>(false)).is_err());
+    let (index, _writer) = open(&file_of(bytes), IndexTable { entries: 5, ..table }, 0).unwrap();
+    assert!(index.load_all().is_err() && index.is_partial());
+    assert!(index.find(hash_of_kind(0, 1), |_| Ok::<_, BlockError>(false)).is_err());
 }
 
 #[test]
 fn a_chain_that_is_a_circle_is_an_error_and_no_endless_search() {
     // One chain of full lines, in order, over three blocks; a line of the second leads back to the first.
     let mut writer = filled(0, 1, 1000);
-    let capture = writer.begin_image(0).unwrap();
+    let capture = writer.begin_checkpoint(0).unwrap();
     let table = capture.table();
     let mut bytes = frames(capture, 0).unwrap();
     let frame = table.blocks()[0] + 1;
@@ -455,7 +457,7 @@ fn a_chain_that_is_a_circle_is_an_error_and_no_endless_search() {
     let sum = frame_sum(NONCE, frame, &block[..BLOCK_LEN]).to_le_bytes();
     block[BLOCK_LEN..].copy_from_slice(&sum);
     let (index, _writer) = open(&file_of(bytes), table, 0).unwrap();
-    let found = index.find(hash_of_kind(1, 5000), |_| Ok::<_, Unread>(false));
+    let found = index.find(hash_of_kind(1, 5000), |_| Ok::<_, BlockError>(false));
     assert_eq!(offset_of(found.unwrap_err()).1, Some(Defect::BadField("line of an index")));
 }
 
@@ -465,20 +467,20 @@ fn readers_and_the_writer_bring_blocks_together() {
         let mut churn = Churn::new(seed, 0, 30_000);
         let mut writer = filled(4, 0, 0);
         churn.change(&mut writer, 40_000);
-        let capture = writer.begin_image(0).unwrap();
+        let capture = writer.begin_checkpoint(0).unwrap();
         let table = capture.table();
         let (index, mut loaded) = open(&file_of(frames(capture, 0).unwrap()), table, 0).unwrap();
         // Even keys stay: readers never miss one.
-        let stays: Vec<_> = churn.there.keys().copied().filter(|key| key % 2 == 0).collect();
+        let range_pins: Vec<_> = churn.there.keys().copied().filter(|key| key % 2 == 0).collect();
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    for &key in &stays {
+                    for &key in &range_pins {
                         assert!(get(&index, hash_of_kind(0, key), key).is_some(), "key {key}");
                     }
                 });
             }
-            scope.spawn(|| index.bring_all().unwrap());
+            scope.spawn(|| index.load_all().unwrap());
             for key in (1..30_000).step_by(2) {
                 let hash = hash_of_kind(0, key);
                 match loaded.find(hash, is_key(key)).unwrap() {

@@ -7,19 +7,19 @@ use std::io;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use crate::mem::cache_lines::{Line, Lines};
+use crate::mem::cache_lines::{Line, LineArray};
 
 /// Chunks in a row: the first, and one for each doubling.
 const CHUNKS: usize = 24;
 
 /// The lines from zero on.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct ChunkedLines {
     base_bits: u32,
-    chunks: [OnceLock<Lines>; CHUNKS],
+    chunks: [OnceLock<LineArray>; CHUNKS],
 }
 
-impl Row {
+impl ChunkedLines {
     /// A row whose first chunk will hold `1 << base_bits` lines.
     pub(super) fn new(base_bits: u32) -> Self {
         Self { base_bits, chunks: [const { OnceLock::new() }; CHUNKS] }
@@ -50,7 +50,7 @@ impl Row {
         let (chunk, _) = self.place(number);
         if self.chunks[chunk].get().is_none() {
             // The writer and the helper may both come here; the loser's lines were never touched and cost nothing.
-            drop(self.chunks[chunk].set(Lines::new(self.count(chunk)?)?));
+            drop(self.chunks[chunk].set(LineArray::new(self.count(chunk)?)?));
         }
         Ok(())
     }
@@ -59,7 +59,7 @@ impl Row {
     ///
     /// # Errors
     ///
-    /// As for [`Row::ensure`].
+    /// As for [`ChunkedLines::ensure`].
     pub(super) fn ensure_all(&self, numbers: Range<u64>) -> io::Result<()> {
         let mut number = numbers.start;
         while number < numbers.end {
@@ -76,11 +76,11 @@ impl Row {
     }
 
     /// Makes the chunks of the first `count` numbers of a new row, of whose lines few are used for now; see
-    /// [`Row::fill_soon`].
+    /// [`ChunkedLines::fill_soon`].
     ///
     /// # Errors
     ///
-    /// As for [`Row::ensure`].
+    /// As for [`ChunkedLines::ensure`].
     pub(super) fn make_sparse(&mut self, count: u64) -> io::Result<()> {
         let Some(last) = count.checked_sub(1) else { return Ok(()) };
         if last >= self.limit() {
@@ -88,7 +88,7 @@ impl Row {
         }
         let counts =
             (0..=self.place(last).0).map(|chunk| self.count(chunk)).collect::<io::Result<Vec<_>>>()?;
-        for (chunk, lines) in self.chunks.iter_mut().zip(Lines::sparse_together(&counts)?) {
+        for (chunk, lines) in self.chunks.iter_mut().zip(LineArray::sparse_together(&counts)?) {
             *chunk = OnceLock::from(lines);
         }
         Ok(())
@@ -96,7 +96,7 @@ impl Row {
 
     /// Tells the kernel that all lines will be used.
     pub(super) fn fill_soon(&self) {
-        self.chunks.iter().filter_map(OnceLock::get).for_each(Lines::fill_soon);
+        self.chunks.iter().filter_map(OnceLock::get).for_each(LineArray::fill_soon);
     }
 
     /// The first number behind the chunk that holds `number`.
@@ -108,7 +108,7 @@ impl Row {
     ///
     /// # Errors
     ///
-    /// As for [`Row::ensure`].
+    /// As for [`ChunkedLines::ensure`].
     pub(super) fn populate(&self, numbers: Range<u64>) -> io::Result<()> {
         let mut start = numbers.start;
         while start < numbers.end {
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn every_number_has_a_place_of_its_own_right_behind_the_one_before() {
-        let row = Row::new(2);
+        let row = ChunkedLines::new(2);
         let mut next = (0, 0);
         for number in 0..1000 {
             let (chunk, offset) = row.place(number);

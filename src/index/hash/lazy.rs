@@ -1,53 +1,47 @@
-//! An index from an image: its lines are read from the file when somebody first needs them.
+//! Lazy loading: an index whose lines are read from an index checkpoint on demand.
 //!
-//! It does not decide whether an image may be used; whoever opens the store does.
+//! Recovery decides if a checkpoint may be used; this module only reads it.
 //!
-//! **Why no mapping of the file.** Lines of a *partial* index lie in the same zeroed memory as those of any other and are
-//! filled block by block: read, compared with the block's checksum, stored. A private mapping would save the copy at a
-//! first read (about as much as its fault and checksum cost) and pay more at a first store (a page copied by the
-//! kernel). But a failing disk or a file that was cut would be a fatal signal instead of an error, a clean page
-//! could be dropped by the kernel and read again after it was verified, and the file would have to stay for as long as
-//! the store is open. Here a block that was loaded once needs the file no more, and when all are, nothing of this is left
-//! but a flag that is false.
+//! **Why the file is not mapped.** Lines of a *partial* index lie in the same zeroed memory as those of any other index.
+//! Each block is read, compared with its checksum and stored. A private mapping would save one copy at a first read and
+//! cost a page copy at a first store. A failing disk or a cut file would then be a signal instead of an error. The
+//! kernel could drop a clean page and read it again unverified. The file would have to stay while the store is open.
 //!
-//! **Concurrency.** A block is *there* once its bit is set. Whoever needs one that is not reads and verifies it into
-//! memory of its own, and then, under the lock of the loader, stores it (relaxed) and sets the bit (release), unless
-//! somebody else was quicker. Everybody comes to a line of a partial index through [`Index::bring`], which loads the
-//! bit (acquire) of its block. The writer changes lines in blocks that are there only. So what is stored here is ordered
-//! before every other access to the line, and the protocol in the head of `index` never sees a block come.
+//! **Concurrency.** A block is *loaded* once its bit is set. A thread that needs another block reads and verifies it into
+//! memory of its own. Under the loader's lock it stores the block (relaxed) and sets the bit (release), unless another
+//! thread was quicker. Every access to a line of a partial index goes through [`Index::ensure_loaded`], which loads the
+//! bit of its block (acquire). The writer changes lines of loaded blocks only. So each store here comes before every
+//! other access to the line, and the protocol in the head of `index::hash` never sees a block arrive.
 //!
-//! *What is brought.* A search brings the whole chain of its bucket before it looks at any line of it; so does the
-//! writer before it changes a chain. Links then lead to lines that are there: those of the image were brought, and
-//! the writer links lines only from chains that it brought itself, or new ones. The last block of the buckets and that
-//! of the overflow lines are brought when the index is made, because new lines share them. A reader whose chain
-//! changes while it brings it may stop: then the writer has brought it.
+//! *Loaded lines.* A search loads the whole chain of its bucket before it looks at any line of it. The writer does so
+//! before it changes a chain. Links therefore lead to loaded lines: those of the checkpoint were loaded, and the writer
+//! links lines only from chains that it loaded itself, or new lines. The last blocks of the buckets and of the overflow
+//! lines are loaded when the index is made, because new lines share them. A reader whose chain changes while it loads
+//! may stop: the writer has loaded that chain.
 //!
-//! *The end.* When the last block is there, the flag `partial` falls (release); whoever sees that (acquire) sees all
-//! blocks. The overflow lines that were free are those that hold nothing (X4); the writer takes them over then, and not
-//! before, so none of them changes while others load.
+//! *The end.* After the last block the flag `partial` falls (release). A thread that sees that (acquire) sees all blocks.
+//! Overflow lines that hold nothing were free (X4). The writer takes them over at that moment and not earlier, so none
+//! of them changes while other threads load.
 //!
-//! **Damage** is an error of every search that needs the block, never a miss: the bit stays unset, and the next search
-//! reads the block again. A line that would break X4, or a second link to a line (so that a chain could be a circle),
-//! is refused like a wrong checksum, before the link can be followed. A change that cannot be made because its chain is
-//! damaged (the contract of [`IndexWriter`](super::IndexWriter) asks for a search first, which would have failed) ends
-//! the index: every later search fails.
+//! **Damage** is an error of every search that needs the block, and never a miss: the bit stays unset, and the next
+//! search reads the block again. A line that would break X4 is refused like a wrong checksum. So is a second link to one
+//! line, which could make a chain a circle. A change whose chain is damaged ends the index: every later search fails.
 
-use std::fmt;
-use std::io;
 use std::sync::Arc;
+use std::{fmt, io};
 
-use super::bitset::{Bits, place};
-use super::bucket::{Bucket, Imaged, Link};
+use super::bitset::{AtomicBitSet, place};
+use super::bucket::{Bucket, Imaged, OverflowLink};
 use super::{BLOCK_LINES, Index, LINES};
 use crate::error::Error;
 use crate::format::Defect;
-use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, LINE_SIZE, Table, block_of};
+use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexTable, LINE_SIZE, block_of};
 use crate::fs::{File, read_exact_at};
 use crate::mem::alloc;
 use crate::mem::cache_lines::{LINE_WORDS, Line};
 use crate::sync::{Mutex, Ordering, fence};
 
-/// Blocks that a step of [`Index::bring_more`] reads at once: 1 MiB.
+/// Blocks that a step of [`Index::load_more`] reads at once: 1 MiB.
 const STEP_BLOCKS: u64 = (1 << 20) / BLOCK_LEN as u64;
 
 /// Values of [`Front::partial`](super::Front).
@@ -57,7 +51,7 @@ const DEAD: u64 = 2;
 
 /// Where the blocks of an index lie.
 #[derive(Debug, Clone)]
-pub(crate) struct Source {
+pub(crate) struct BlockSource {
     /// The image, open for reading.
     pub(crate) file: Arc<dyn File>,
     /// Its path, for messages.
@@ -72,7 +66,7 @@ pub(crate) struct Source {
 
 /// A block of an image that cannot be read or is damaged.
 #[derive(Debug, Clone)]
-pub(crate) struct Unread {
+pub(crate) struct BlockError {
     path: Arc<std::path::Path>,
     offset: u64,
     why: Why,
@@ -84,16 +78,16 @@ enum Why {
     Failed(Arc<io::Error>),
 }
 
-impl fmt::Display for Unread {
+impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Error::from(self.clone()).fmt(f)
     }
 }
 
-impl std::error::Error for Unread {}
+impl std::error::Error for BlockError {}
 
-impl From<Unread> for Error {
-    fn from(unread: Unread) -> Self {
+impl From<BlockError> for Error {
+    fn from(unread: BlockError) -> Self {
         let path = unread.path.to_path_buf();
         match unread.why {
             Why::Damaged(defect) => Self::Corrupt { path, offset: unread.offset, defect },
@@ -102,8 +96,8 @@ impl From<Unread> for Error {
     }
 }
 
-impl From<Unread> for io::Error {
-    fn from(unread: Unread) -> Self {
+impl From<BlockError> for io::Error {
+    fn from(unread: BlockError) -> Self {
         Self::new(io::ErrorKind::InvalidData, unread)
     }
 }
@@ -117,24 +111,24 @@ pub(super) enum Which {
 
 /// What is left to load.
 #[derive(Debug)]
-pub(super) struct Loader {
-    table: Table,
+pub(super) struct LazyLoader {
+    table: IndexTable,
     /// A bit for each block that is there, of buckets and of overflow lines.
-    there: [Bits; 2],
+    there: [AtomicBitSet; 2],
     /// The image's path, for messages.
     path: Arc<std::path::Path>,
-    state: Mutex<State>,
+    state: Mutex<BlockState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct BlockState {
     /// None once everything is there.
-    source: Option<Source>,
+    source: Option<BlockSource>,
     /// Blocks that are not there.
     left: u64,
-    /// Where `bring_more` goes on.
+    /// Where `load_more` goes on.
     next: u64,
-    /// `bring_more` has begun: lines are filled from now on.
+    /// `load_more` has begun: lines are filled from now on.
     filling: bool,
     /// Entries in the blocks that are there.
     entries: u64,
@@ -142,16 +136,16 @@ struct State {
     /// Overflow lines that a line which is there links to.
     linked: Linked,
     /// Overflow lines that hold nothing.
-    free: Vec<Link>,
+    free: Vec<OverflowLink>,
     /// Why the index is of no use any more.
-    dead: Option<Unread>,
+    dead: Option<BlockError>,
 }
 
-impl Loader {
-    pub(super) fn new(table: Table, source: Source) -> Self {
+impl LazyLoader {
+    pub(super) fn new(table: IndexTable, source: BlockSource) -> Self {
         let blocks = table.blocks();
         let path = Arc::clone(&source.path);
-        let state = State {
+        let state = BlockState {
             source: Some(source),
             left: blocks.iter().sum(),
             next: 0,
@@ -162,7 +156,7 @@ impl Loader {
             free: Vec::new(),
             dead: None,
         };
-        Self { table, there: blocks.map(Bits::new), path, state: Mutex::new(state) }
+        Self { table, there: blocks.map(AtomicBitSet::new), path, state: Mutex::new(state) }
     }
 
     fn is_there(&self, which: Which, block: u64) -> bool {
@@ -181,28 +175,28 @@ impl Loader {
     }
 
     /// The file, or nothing if everything is there.
-    fn source(&self) -> Result<Option<Source>, Unread> {
+    fn source(&self) -> Result<Option<BlockSource>, BlockError> {
         let state = self.state.lock();
         state.dead.clone().map_or_else(|| Ok(state.source.clone()), Err)
     }
 
     /// The overflow lines that were free; once.
-    pub(super) fn take_free(&self) -> Vec<Link> {
+    pub(super) fn take_free(&self) -> Vec<OverflowLink> {
         std::mem::take(&mut self.state.lock().free)
     }
 }
 
-impl Source {
+impl BlockSource {
     fn offset(&self, frame: u64) -> u64 {
         self.frames_at + (self.first_frame + frame) * FRAME_SIZE as u64
     }
 
-    fn unread(&self, frame: u64, why: Why) -> Unread {
-        Unread { path: Arc::clone(&self.path), offset: self.offset(frame), why }
+    fn unread(&self, frame: u64, why: Why) -> BlockError {
+        BlockError { path: Arc::clone(&self.path), offset: self.offset(frame), why }
     }
 
     /// Reads consecutive frames.
-    fn read(&self, frame: u64, buffer: &mut [u8]) -> Result<(), Unread> {
+    fn read(&self, frame: u64, buffer: &mut [u8]) -> Result<(), BlockError> {
         let read = read_exact_at(&*self.file, buffer, self.offset(frame));
         read.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => self.unread(frame, Why::Damaged(Defect::Truncated)),
@@ -210,7 +204,7 @@ impl Source {
         })
     }
 
-    fn block<'b>(&self, frame: u64, bytes: &'b [u8]) -> Result<&'b [u8; BLOCK_LEN], Unread> {
+    fn block<'b>(&self, frame: u64, bytes: &'b [u8]) -> Result<&'b [u8; BLOCK_LEN], BlockError> {
         let block = block_of(self.nonce, self.first_frame + frame, bytes);
         block.map_err(|defect| self.unread(frame, Why::Damaged(defect)))
     }
@@ -219,18 +213,18 @@ impl Source {
 impl Index {
     /// Brings the chain of a bucket; nothing is left to do once an index is whole.
     #[cold]
-    pub(super) fn bring(&self, bucket: u64) -> Result<(), Unread> {
+    pub(super) fn ensure_loaded(&self, bucket: u64) -> Result<(), BlockError> {
         let Some(loader) = &self.loader else { return Ok(()) };
         // Relaxed: whoever changed the index in vain is not among those who must not miss it; see `end`.
         if self.front.0.partial.load(Ordering::Relaxed) == DEAD {
             loader.source()?;
         }
-        self.bring_block(loader, Which::Heads, bucket / BLOCK_LINES)?;
+        self.load_block(loader, Which::Heads, bucket / BLOCK_LINES)?;
         let head = self.heads.line(bucket);
         let control = head.control();
         let mut link = control.link();
         while let Some(next) = link {
-            self.bring_block(loader, Which::Overflow, next.line() / BLOCK_LINES)?;
+            self.load_block(loader, Which::Overflow, next.line() / BLOCK_LINES)?;
             let line = self.overflow.line(next.line());
             // Acquire: as in `find`, so that lines that change hands cannot lead in a circle.
             fence(Ordering::Acquire);
@@ -243,17 +237,17 @@ impl Index {
     }
 
     /// Brings the blocks that new lines will share with those of the image.
-    pub(super) fn bring_last(&self) -> Result<(), Unread> {
+    pub(super) fn load_last(&self) -> Result<(), BlockError> {
         let Some(loader) = &self.loader else { return Ok(()) };
         for which in [Which::Heads, Which::Overflow] {
             if let Some(last) = loader.table.blocks()[which as usize].checked_sub(1) {
-                self.bring_block(loader, which, last)?;
+                self.load_block(loader, which, last)?;
             }
         }
         Ok(())
     }
 
-    fn bring_block(&self, loader: &Loader, which: Which, block: u64) -> Result<(), Unread> {
+    fn load_block(&self, loader: &LazyLoader, which: Which, block: u64) -> Result<(), BlockError> {
         if loader.is_there(which, block) {
             return Ok(());
         }
@@ -261,7 +255,7 @@ impl Index {
         let mut frame = [0; FRAME_SIZE];
         let number = loader.frame(which, block);
         source.read(number, &mut frame)?;
-        self.settle(loader, &source, number, source.block(number, &frame)?)
+        self.install_block(loader, &source, number, source.block(number, &frame)?)
     }
 
     /// Loads about 1 MiB of what is not there; whether something is left. A step for the helper thread, beside readers
@@ -271,7 +265,7 @@ impl Index {
     ///
     /// What a search for a key in a damaged block would say. The steps after this one go on behind the block, and begin
     /// again at the end; the index stays partial.
-    pub(crate) fn bring_more(&self) -> Result<bool, Unread> {
+    pub(crate) fn load_more(&self) -> Result<bool, BlockError> {
         let Some(loader) = self.loader.as_ref().filter(|_| self.is_partial()) else { return Ok(false) };
         let Some(source) = loader.source()? else { return Ok(false) };
         let frames: u64 = loader.table.blocks().iter().sum();
@@ -296,8 +290,9 @@ impl Index {
         loader.state.lock().next = end;
         source.read(first, &mut buffer)?;
         for (number, frame) in (first..end).zip(buffer.chunks_exact(FRAME_SIZE)) {
-            let settled =
-                source.block(number, frame).and_then(|block| self.settle(loader, &source, number, block));
+            let settled = source
+                .block(number, frame)
+                .and_then(|block| self.install_block(loader, &source, number, block));
             if let Err(unread) = settled {
                 loader.state.lock().next = number + 1;
                 return Err(unread);
@@ -310,20 +305,20 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// As for [`Index::bring_more`].
-    pub(crate) fn bring_all(&self) -> Result<(), Unread> {
-        while self.bring_more()? {}
+    /// As for [`Index::load_more`].
+    pub(crate) fn load_all(&self) -> Result<(), BlockError> {
+        while self.load_more()? {}
         Ok(())
     }
 
     /// Stores a verified block, unless it is there.
-    fn settle(
+    fn install_block(
         &self,
-        loader: &Loader,
-        source: &Source,
+        loader: &LazyLoader,
+        source: &BlockSource,
         frame: u64,
         bytes: &[u8; BLOCK_LEN],
-    ) -> Result<(), Unread> {
+    ) -> Result<(), BlockError> {
         let (which, block) = loader.block(frame);
         let mut state = loader.state.lock();
         if loader.is_there(which, block) {
@@ -356,13 +351,13 @@ impl Index {
     }
 
     /// Whether an overflow line is there and holds nothing.
-    fn is_empty_line(&self, loader: &Loader, number: u64) -> bool {
+    fn is_empty_line(&self, loader: &LazyLoader, number: u64) -> bool {
         loader.is_there(Which::Overflow, number / BLOCK_LINES)
             && self.overflow.line(number).entry(0).is_empty()
     }
 
     /// Everything is there.
-    fn finish(&self, state: &mut State, entries: u64) -> Result<(), &'static str> {
+    fn finish(&self, state: &mut BlockState, entries: u64) -> Result<(), &'static str> {
         state.linked = Linked::default();
         if state.entries != entries {
             // Every checksum is right and the sum is wrong: whatever wrote this, it was no image of one moment.
@@ -384,7 +379,7 @@ impl Index {
     }
 
     /// Ends a partial index: a change to it could not be made.
-    pub(super) fn end(&self, unread: Unread) {
+    pub(super) fn end(&self, unread: BlockError) {
         if let Some(loader) = &self.loader {
             let mut state = loader.state.lock();
             // One that is whole needs nothing from the file, so it cannot end.
@@ -394,7 +389,7 @@ impl Index {
         }
     }
 
-    fn end_with(&self, state: &mut State, unread: Unread) {
+    fn end_with(&self, state: &mut BlockState, unread: BlockError) {
         state.dead.get_or_insert(unread);
         // Relaxed: searches that begin later see it by what ordered them later; `finish` holds the lock.
         self.front.0.partial.store(DEAD, Ordering::Relaxed);
@@ -404,7 +399,10 @@ impl Index {
     pub(crate) fn supersede(&self) {
         let Some(loader) = &self.loader else { return };
         let why = Why::Damaged(Defect::BadField("superseded"));
-        self.end_with(&mut loader.state.lock(), Unread { path: Arc::clone(&loader.path), offset: 0, why });
+        self.end_with(
+            &mut loader.state.lock(),
+            BlockError { path: Arc::clone(&loader.path), offset: 0, why },
+        );
     }
 
     /// Whether something was not loaded yet, or never will be because it is damaged.
@@ -415,7 +413,7 @@ impl Index {
     }
 }
 
-impl State {
+impl BlockState {
     /// Looks at the lines of a block and notes what they say; the name of what is wrong with them otherwise. Nothing
     /// is noted about a block that is refused.
     fn note(
@@ -438,7 +436,7 @@ impl State {
                 if self.linked.get(number) {
                     return Err(LINE);
                 }
-                free.push(Link::to(number).ok_or(LINE)?);
+                free.push(OverflowLink::to(number).ok_or(LINE)?);
             }
         }
         for (at, link) in links.iter().enumerate() {

@@ -286,8 +286,8 @@ fn loom_an_image_holds_each_page_as_it_was() {
         let (_, mut writer) = Index::with_base_bits(1, 0).expect("memory");
         put(&mut writer, 0, 0);
         put(&mut writer, 1, 1);
-        let mut capture = writer.begin_image(2).expect("none is being taken");
-        let image = thread::spawn(move || {
+        let mut capture = writer.begin_checkpoint(2).expect("none is being taken");
+        let checkpoint = thread::spawn(move || {
             [0, 1].map(|key| {
                 let mut page = Default::default();
                 capture.take(&mut page).expect("there is room for both");
@@ -298,7 +298,7 @@ fn loom_an_image_holds_each_page_as_it_was() {
         assert!(writer.replace(hash(1), place(1, 0), place(1, 1)));
         assert!(writer.replace(hash(0), place(0, 0), place(0, 1)));
         assert!(writer.remove(hash(0), place(0, 1)));
-        image.join().expect("the image does not panic");
+        checkpoint.join().expect("the image does not panic");
     });
 }
 
@@ -310,8 +310,8 @@ fn loom_an_abandoned_image_says_so() {
         let (_, mut writer) = Index::with_base_bits(1, 0).expect("memory");
         put(&mut writer, 0, 0);
         put(&mut writer, 1, 1);
-        let mut capture = writer.begin_image(0).expect("none is being taken");
-        let image = thread::spawn(move || {
+        let mut capture = writer.begin_checkpoint(0).expect("none is being taken");
+        let checkpoint = thread::spawn(move || {
             for key in 0..2 {
                 let mut page = Default::default();
                 if capture.take(&mut page).is_err() {
@@ -322,6 +322,6 @@ fn loom_an_abandoned_image_says_so() {
             }
         });
         assert!(writer.replace(hash(1), place(1, 0), place(1, 1)));
-        image.join().expect("the image does not panic");
+        checkpoint.join().expect("the image does not panic");
     });
 }

@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
-use super::bucket::{Bucket, Control, Entry, Link, SLOTS, slots_where};
-use super::chunked::Row;
+use super::bucket::{Bucket, ControlWord, IndexEntry, OverflowLink, SLOTS, slots_where};
+use super::chunked::ChunkedLines;
 use super::writer::{IndexWriter, LOAD_TIMES_TEN, collect_links};
 use super::{Index, split_source};
 use crate::mem::cache_lines::Line;
@@ -80,7 +80,7 @@ impl IndexWriter {
         collect_links(&index, last, &mut gone);
         collect_links(&index, target, &mut self.links);
         // A head that has a second line is full (X4).
-        let room = if self.links.is_empty() { slots_where(target, Entry::is_empty).count() } else { 0 };
+        let room = if self.links.is_empty() { slots_where(target, IndexEntry::is_empty).count() } else { 0 };
         let overflow = self.links.iter().map(|link| index.overflow.line(link.line()));
         let moving = std::iter::once(last).chain(gone.iter().map(|link| index.overflow.line(link.line())));
         self.entries.clear();
@@ -103,7 +103,7 @@ impl IndexWriter {
     /// Fills the target: the first entries into its head, the others into new lines that take the place of its own.
     fn merge_into(&mut self, index: &Index, target: &Line, first: usize) {
         let (head, behind) = self.entries.split_at(first);
-        for (slot, entry) in slots_where(target, Entry::is_empty).zip(head) {
+        for (slot, entry) in slots_where(target, IndexEntry::is_empty).zip(head) {
             target.set_entry(slot, *entry);
         }
         // From the end, so that each line is whole before a link leads to it.
@@ -112,19 +112,19 @@ impl IndexWriter {
             let taken = self.lines.take();
             let line = index.overflow.line(taken.line());
             chunk.iter().enumerate().for_each(|(slot, entry)| line.set_entry(slot, *entry));
-            line.set_control(Control::default().with_link(link));
+            line.set_control(ControlWord::default().with_link(link));
             link = Some(taken);
         }
         target.set_control(target.control_unordered().bumped().with_link(link));
     }
 
     /// Empties what was moved, after the number of buckets and the versions that tell of it (X1).
-    fn empty(&mut self, index: &Index, last: &Line, gone: &[Link]) {
+    fn empty(&mut self, index: &Index, last: &Line, gone: &[OverflowLink]) {
         last.set_control(last.control_unordered().bumped().with_link(None));
         empty_line(last);
         for link in gone.iter().chain(&self.links) {
             let line = index.overflow.line(link.line());
-            line.set_control(Control::default());
+            line.set_control(ControlWord::default());
             empty_line(line);
             self.lines.free.insert(*link);
         }
@@ -170,7 +170,7 @@ impl Highest {
     }
 }
 
-fn release(row: &Row, mark: &AtomicU64, end: u64, highest: u64) {
+fn release(row: &ChunkedLines, mark: &AtomicU64, end: u64, highest: u64) {
     // Relaxed: a note from one step to the next; the helper may have made more present, or be about to.
     let present = mark.load(Ordering::Relaxed).max(highest);
     row.release(end..present);
@@ -178,10 +178,10 @@ fn release(row: &Row, mark: &AtomicU64, end: u64, highest: u64) {
 }
 
 /// What is in some lines.
-fn entries<'l>(lines: impl Iterator<Item = &'l Line>) -> impl Iterator<Item = Entry> {
+fn entries<'l>(lines: impl Iterator<Item = &'l Line>) -> impl Iterator<Item = IndexEntry> {
     lines.flat_map(|line| (0..SLOTS).map(|slot| line.entry(slot))).filter(|entry| !entry.is_empty())
 }
 
 fn empty_line(line: &Line) {
-    slots_where(line, |entry| !entry.is_empty()).for_each(|slot| line.set_entry(slot, Entry::EMPTY));
+    slots_where(line, |entry| !entry.is_empty()).for_each(|slot| line.set_entry(slot, IndexEntry::EMPTY));
 }

@@ -1,51 +1,53 @@
-//! The index of one keyspace: from a key's hash to the location of its record.
+//! The hash index of one keyspace: from a key's hash to the location of its record.
 //!
-//! It does not know keys: what a tag makes likely the caller decides, by looking at the record. It is linear hashing
-//! (Litwin 1980; Larson 1988) over buckets of one cache line, grown by one bucket at a time, so that no put ever waits
-//! for a rehash and the memory a key takes is bounded at every size. Entries carry the hash bits that growth will ask
-//! for, so that growing reads neither log nor keys (FASTER, Chandramouli and others 2018, has tags of this kind).
+//! The index holds no keys. A tag makes a match likely, and the caller compares the key in the record. The structure is
+//! linear hashing (Litwin 1980; Larson 1988) over buckets of one cache line. It grows by one bucket at a time: no put
+//! waits for a rehash, and the memory of a key is bounded at every size. Entries carry the hash bits that growth needs,
+//! so growth reads neither the log nor keys (FASTER, Chandramouli and others 2018, has tags of this kind).
 //!
-//! **Which bucket.** With N buckets and L the whole part of log2 N, a hash belongs to bucket `hash mod 2^(L+1)` if
-//! there is one of that number, else to `hash mod 2^L`. Bucket N, when it comes, takes its entries from bucket
-//! `N - 2^L` and from no other, and gives them back to it when it goes (`merge`).
+//! **Which bucket.** With N buckets and L = floor(log2 N), a hash belongs to bucket `hash mod 2^(L+1)` if that bucket
+//! exists, else to `hash mod 2^L`. Bucket N, once it exists, takes its entries from bucket `N - 2^L` and from no other.
+//! It gives them back to that bucket when it goes (`merge`).
 //!
-//! **Concurrency.** One writer ([`IndexWriter`], under the store's writer mutex); any number of readers, who store
-//! nothing (but the verified bit of an entry from an image: `bucket`), never wait, and try again only when something moved under them. The writer's stores are release stores.
-//! A reader loads N and the head's control word (acquire), then the entries (relaxed), and fences (acquire) before it
-//! acts on a tag that matched or on a miss. So whatever value it read, it also sees all that the writer stored before.
+//! **Concurrency.** There is one writer ([`IndexWriter`], under the store's writer mutex) and any number of readers.
+//! Readers store nothing (but the verified bit of an entry from a checkpoint: `bucket`), never wait, and retry only if
+//! something moved under them. The writer's stores are release stores. A reader loads N and the head's control word
+//! (acquire), then the entries (relaxed). It fences (acquire) before it acts on a matching tag or on a miss. So it sees
+//! every store that the writer made before a value that it read.
 //!
 //! *Hit*: needs no second look. The caller compares the key in the record, and the entry was in the index.
 //!
-//! *Miss*: counts only if, after the fence, the head's control word is the one loaded first, N still maps the
-//! hash to this bucket, and no buckets were merged meanwhile, of which the word that holds N keeps count (`shape`): else
-//! a bucket that went and came again would look as if it had stayed. **Every store that takes an entry from where a reader may look for it comes after the store
-//! that tells so** (X1), and the place it went to was filled before that:
+//! *Miss*: counts only under three conditions, checked after the fence: the head's control word is the one loaded first;
+//! N still maps the hash to this bucket; and no buckets were merged meanwhile (`shape` counts merges in the word that
+//! holds N), because a bucket that went and came again would look unchanged.
+//! **Each store that takes an entry from a place where a reader may look for it comes after the store that announces
+//! it** (X1), and the entry's new place was filled before that:
 //!
 //! | change | stores, in order |
 //! |---|---|
 //! | insert | entry; for a new overflow line: entry in it, then the link to it |
 //! | replace | the same slot, once |
 //! | remove | slot emptied, or overwritten by a copy of the chain's last entry; version (and link); last entry emptied |
-//! | split | entries copied to bucket N, where nobody looks yet; N := N + 1; stayers copied from lines that will go into the places of leavers; version and link, if lines go; leavers and copied stayers emptied |
+//! | split | entries copied to bucket N, where no reader looks yet; N := N + 1; stayers copied from lines that will go into the places of leavers; version and link, if lines go; leavers and copied stayers emptied |
 //! | merge | entries of bucket N - 1 copied into the head that it was split from, and into new lines there, which overflow entries of that bucket are copied into, too; version and link of that bucket; N := N - 1, and one merge more; version of the bucket that goes; its entries and the lines that were replaced emptied |
 //!
-//! A reader that finds a place empty, or taken over, after the thing it sought was moved has, by the release of that
-//! last store, the version or the N that says so, and tries again. A reader that saw the new version or the new N
-//! at the start sees the copy. So a key that is present throughout is found. Overflow lines are reused at
-//! once: a reader who walks into a line that now serves another bucket reads true entries of other keys, whose
-//! records do not hold its key, and then finds the version changed.
-//! A key that was absent at any moment of the search may be missed; a miss is linearized there.
+//! A reader that finds a place empty or taken over sees, by the release of that last store, the version or the N that
+//! announced the move, and retries. A reader that saw the new version or the new N at the start sees the copy. So a key
+//! that is present throughout is found. Overflow lines are reused at once: a reader that enters a line of another bucket
+//! reads true entries of other keys, whose records do not hold its key, and then finds the version changed.
+//! A key that was absent at any moment of the search may be missed; the miss is linearized there.
+//!
 //! **Invariants.**
 //! - X1: as above.
-//! - X2: N never falls below its first value, and bucket numbers and links that were published lead to memory that stays mapped.
-//!   What lies behind the last bucket and the last overflow line holds no entry, so the kernel may take its pages: whoever
-//!   finds zeros there came by an N from before a merge, and the page fault that showed them orders that N's successor before.
-//! - X3: an entry lies in the chain of the one bucket that its hash belongs to, except in a split between the store
-//!   of N and the emptying of the leavers, and in a merge between the copies and the store of N; a scan leaves those out by
-//!   their hash.
-//! - X4: in a chain of more than one line the entries lie without a gap from the first place on, and the last line
-//!   holds one at least.
-//! - X5: a location is in the index once, except in the middle of a move inside one chain, or of a merge (X3).
+//! - X2: N never falls below its first value. Published bucket numbers and links lead to memory that stays mapped. Lines
+//!   behind the last bucket and the last overflow line hold no entry, so the kernel may take their pages. A reader that
+//!   finds zeros there came by an N from before a merge, and the page fault orders that N's successor before it.
+//! - X3: an entry lies in the chain of the one bucket that its hash belongs to. Exceptions: in a split between the store
+//!   of N and the emptying of the leavers, and in a merge between the copies and the store of N. A scan leaves those out
+//!   by their hash.
+//! - X4: in a chain of more than one line the entries lie without a gap from the first place on, and the last line holds
+//!   one at least.
+//! - X5: a location is in the index once, except during a move inside one chain, or a merge (X3).
 
 mod bitset;
 mod bucket;
@@ -78,9 +80,10 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use self::bucket::{Bucket, TAG_BITS, slots_where};
-use self::chunked::Row;
-use self::lazy::{Loader, PARTIAL, Source, Unread};
-use self::shape::Shape;
+use self::capture::{BLOCK_LINES, LINES};
+use self::chunked::ChunkedLines;
+use self::lazy::{BlockError, BlockSource, LazyLoader, PARTIAL};
+use self::shape::IndexShape;
 pub(crate) use self::writer::IndexWriter;
 use crate::format::checkpoint;
 use crate::format::hash::Hash;
@@ -96,15 +99,6 @@ const OVERFLOW_BASE_BITS: u32 = 10;
 /// The most lines that are made present ahead of the writer: 4 MiB.
 const AHEAD: u64 = (4 << 20) / 64;
 
-/// Lines in a block: what an image is read and written by.
-#[cfg(not(loom))]
-const LINES: usize = checkpoint::BLOCK_LINES;
-/// Lines in a block: one, so that a few keys already lie in several.
-#[cfg(loom)]
-const LINES: usize = 1;
-/// The same for line numbers.
-const BLOCK_LINES: u64 = LINES as u64;
-
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 
 /// A word on a cache line of its own: two, because processors fetch lines in pairs.
@@ -114,26 +108,26 @@ struct Apart<T>(T);
 /// The table that readers search.
 pub(crate) struct Index {
     /// What every search looks at first.
-    front: Apart<Front>,
+    front: Apart<IndexHead>,
     /// What the writer stores at every insert.
-    counters: Apart<Counters>,
+    counters: Apart<IndexCounters>,
     base_bits: u32,
-    heads: Row,
-    overflow: Row,
+    heads: ChunkedLines,
+    overflow: ChunkedLines,
     /// Up to where pages were made present by `populate_ahead`.
     populated: Populated,
     /// Of an index from an image.
-    loader: Option<Box<Loader>>,
+    loader: Option<Box<LazyLoader>>,
 }
 
-struct Front {
-    /// N, as a [`Shape`]. Stored by the writer at each split and merge, and so apart from what never changes.
+struct IndexHead {
+    /// N, as a [`IndexShape`]. Stored by the writer at each split and merge, and so apart from what never changes.
     shape: AtomicU64,
     /// Whether lines are missing that an image holds; see `load`.
     partial: AtomicU64,
 }
 
-struct Counters {
+struct IndexCounters {
     entries: AtomicU64,
     overflow_lines: AtomicU64,
     /// Bytes that an image in the making takes beside the lines; see `capture`.
@@ -166,7 +160,8 @@ impl Index {
 
     /// As [`Index::new`], with a smaller first table: tests start with one bucket, so that it splits often.
     fn with_base_bits(base_bits: u32, overflow_base_bits: u32) -> io::Result<(Arc<Self>, IndexWriter)> {
-        let table = checkpoint::Table { base_bits, entries: 0, buckets: 1 << base_bits, overflow_lines: 0 };
+        let table =
+            checkpoint::IndexTable { base_bits, entries: 0, buckets: 1 << base_bits, overflow_lines: 0 };
         let index = Arc::new(Self::of_table(table, overflow_base_bits, None)?);
         Ok((Arc::clone(&index), IndexWriter::new(index)))
     }
@@ -180,48 +175,48 @@ impl Index {
     /// # Errors
     ///
     /// When memory is short, the image has no such shape as an index, or one of the two blocks cannot be read.
-    pub(crate) fn from_image(
-        table: checkpoint::Table,
-        source: Source,
+    pub(crate) fn from_checkpoint(
+        table: checkpoint::IndexTable,
+        source: BlockSource,
     ) -> io::Result<(Arc<Self>, IndexWriter)> {
-        Self::from_image_with(table, source, OVERFLOW_BASE_BITS)
+        Self::from_checkpoint_with(table, source, OVERFLOW_BASE_BITS)
     }
 
-    fn from_image_with(
-        table: checkpoint::Table,
-        source: Source,
+    fn from_checkpoint_with(
+        table: checkpoint::IndexTable,
+        source: BlockSource,
         overflow_base_bits: u32,
     ) -> io::Result<(Arc<Self>, IndexWriter)> {
-        let loader = Box::new(Loader::new(table, source));
+        let loader = Box::new(LazyLoader::new(table, source));
         let index = Arc::new(Self::of_table(table, overflow_base_bits, Some(loader))?);
-        index.bring_last()?;
-        let writer = IndexWriter::from_image(Arc::clone(&index), table.overflow_lines);
+        index.load_last()?;
+        let writer = IndexWriter::from_checkpoint(Arc::clone(&index), table.overflow_lines);
         Ok((index, writer))
     }
 
     fn of_table(
-        table: checkpoint::Table,
+        table: checkpoint::IndexTable,
         overflow_base_bits: u32,
-        loader: Option<Box<Loader>>,
+        loader: Option<Box<LazyLoader>>,
     ) -> io::Result<Self> {
-        let checkpoint::Table { base_bits, entries, buckets, overflow_lines } = table;
+        let checkpoint::IndexTable { base_bits, entries, buckets, overflow_lines } = table;
         if base_bits > BASE_BITS || overflow_lines > bucket::LINKS {
             return Err(io::Error::other("an index has no such shape"));
         }
         let partial = if loader.is_some() { PARTIAL } else { 0 };
         let mut index = Self {
-            front: Apart(Front {
-                shape: AtomicU64::new(Shape::new(buckets).to_bits()),
+            front: Apart(IndexHead {
+                shape: AtomicU64::new(IndexShape::new(buckets).to_bits()),
                 partial: AtomicU64::new(partial),
             }),
-            counters: Apart(Counters {
+            counters: Apart(IndexCounters {
                 entries: AtomicU64::new(entries),
                 overflow_lines: AtomicU64::new(overflow_lines),
                 captured: AtomicU64::new(0),
             }),
             base_bits,
-            heads: Row::new(base_bits),
-            overflow: Row::new(overflow_base_bits),
+            heads: ChunkedLines::new(base_bits),
+            overflow: ChunkedLines::new(overflow_base_bits),
             populated: Populated { heads: AtomicU64::new(buckets), overflow: AtomicU64::new(overflow_lines) },
             loader,
         };
@@ -235,7 +230,7 @@ impl Index {
     /// `matches` is asked about every entry with the hash's tag in its bucket (hardly ever a wrong one), perhaps twice
     /// about the same, and its error ends the search. A block of an image that cannot be read is an error, too.
     #[inline]
-    pub(crate) fn find<E: From<Unread>>(
+    pub(crate) fn find<E: From<BlockError>>(
         &self,
         hash: Hash,
         mut matches: impl FnMut(Location) -> Result<bool, E>,
@@ -246,7 +241,7 @@ impl Index {
             let shape = self.shape(Ordering::Acquire);
             let number = bucket_of(hash.to_bits(), shape.buckets());
             if self.is_partial() {
-                self.bring(number)?;
+                self.ensure_loaded(number)?;
             }
             let head = self.heads.line(number);
             let control = head.control();
@@ -279,7 +274,7 @@ impl Index {
 
     /// Whether an entry may lead to a record that nobody has verified since this open: one that came from an image.
     #[inline]
-    pub(crate) fn is_from_image(&self) -> bool {
+    pub(crate) fn is_from_checkpoint(&self) -> bool {
         self.loader.is_some()
     }
 
@@ -294,7 +289,7 @@ impl Index {
         if let Some((line, slot)) = self.entry_of(hash, location) {
             let entry = line.entry(slot);
             // Another one by now, it is another record's.
-            if entry.leads_to(location) {
+            if entry.index_leads_to(location) {
                 line.set_verified(slot, entry);
             }
         }
@@ -308,7 +303,7 @@ impl Index {
         let control = head.control();
         let mut line = head;
         loop {
-            if let Some(slot) = slots_where(line, |entry| entry.leads_to(location)).next() {
+            if let Some(slot) = slots_where(line, |entry| entry.index_leads_to(location)).next() {
                 return Some((line, slot));
             }
             let link = line.control().link()?;
@@ -355,8 +350,8 @@ impl Index {
 
     /// What the number of buckets is read from.
     #[inline]
-    fn shape(&self, order: Ordering) -> Shape {
-        Shape::from_bits(self.front.0.shape.load(order))
+    fn shape(&self, order: Ordering) -> IndexShape {
+        IndexShape::from_bits(self.front.0.shape.load(order))
     }
 
     /// Bytes of the lines in use, buckets and overflow lines up to the last one, and of what an image in the making takes
@@ -370,11 +365,11 @@ impl Index {
     }
 
     /// Its shape; exact where the writer stands still.
-    fn table(&self) -> checkpoint::Table {
+    fn table(&self) -> checkpoint::IndexTable {
         // Relaxed, all: the writer asks, who stored them.
         let overflow_lines = self.counters.0.overflow_lines.load(Ordering::Relaxed);
         let entries = self.counters.0.entries.load(Ordering::Relaxed);
-        checkpoint::Table { base_bits: self.base_bits, entries, buckets: self.buckets(), overflow_lines }
+        checkpoint::IndexTable { base_bits: self.base_bits, entries, buckets: self.buckets(), overflow_lines }
     }
 
     /// Whether [`Index::populate_ahead`] has something to do.
@@ -438,7 +433,7 @@ impl Index {
     }
 
     /// The known bits of the hash of an entry in a bucket.
-    fn hash_of(&self, entry: bucket::Entry, bucket: u64) -> u64 {
+    fn hash_of(&self, entry: bucket::IndexEntry, bucket: u64) -> u64 {
         entry.tag() << self.base_bits | bucket & ((1 << self.base_bits) - 1)
     }
 }
@@ -493,8 +488,8 @@ fn search<E>(
 enum Never {}
 
 #[cfg(test)]
-impl From<Unread> for Never {
-    fn from(unread: Unread) -> Self {
+impl From<BlockError> for Never {
+    fn from(unread: BlockError) -> Self {
         panic!("{unread:?}")
     }
 }

@@ -1,8 +1,8 @@
 //! Taking entries out of an index by where they lead.
 
 use super::IndexWriter;
-use super::bucket::{Bucket, Entry, SLOTS};
-use super::lazy::Unread;
+use super::bucket::{Bucket, IndexEntry, SLOTS};
+use super::lazy::BlockError;
 use super::writer::collect_links;
 use crate::mem::location::Location;
 
@@ -11,9 +11,9 @@ impl IndexWriter {
     ///
     /// # Errors
     ///
-    /// As for [`Index::bring_all`]; nothing was removed.
-    pub(crate) fn purge(&mut self, keep: impl Fn(Location) -> bool) -> Result<u64, Unread> {
-        self.index.bring_all()?;
+    /// As for [`Index::load_all`]; nothing was removed.
+    pub(crate) fn purge(&mut self, keep: impl Fn(Location) -> bool) -> Result<u64, BlockError> {
+        self.index.load_all()?;
         self.look_around();
         let mut removed = 0;
         let mut gone = Vec::new();
@@ -23,7 +23,7 @@ impl IndexWriter {
             let lines = self.links.iter().map(|link| self.index.overflow.line(link.line()));
             let entries =
                 std::iter::once(head).chain(lines).flat_map(|line| (0..SLOTS).map(|n| line.entry(n)));
-            gone.extend(entries.filter_map(Entry::location).filter(|location| !keep(*location)));
+            gone.extend(entries.filter_map(IndexEntry::location).filter(|location| !keep(*location)));
             for location in gone.drain(..) {
                 self.announce(bucket, 0)?;
                 removed += u64::from(self.remove_from(bucket, location));

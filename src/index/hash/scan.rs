@@ -11,7 +11,7 @@
 //! that it had. A key that is inserted or removed meanwhile comes once or not at all.
 
 use super::bucket::{Bucket, SLOTS};
-use super::lazy::Unread;
+use super::lazy::BlockError;
 use super::{Index, bits_of, bucket_of};
 use crate::mem::cache_lines::Line;
 use crate::mem::location::Location;
@@ -37,7 +37,7 @@ impl Index {
     /// # Errors
     ///
     /// When the bucket is in a block of an image that cannot be read; nothing was appended then.
-    pub(crate) fn scan(&self, cursor: Cursor, out: &mut Vec<Location>) -> Result<Option<Cursor>, Unread> {
+    pub(crate) fn scan(&self, cursor: Cursor, out: &mut Vec<Location>) -> Result<Option<Cursor>, BlockError> {
         let kept = out.len();
         let known = self.known_bits();
         let hash = cursor.0.reverse_bits() >> (u64::BITS - known);
@@ -48,7 +48,7 @@ impl Index {
             let number = bucket_of(hash, buckets);
             let bits = bits_of(number, buckets);
             if self.is_partial() {
-                self.bring(number)?;
+                self.ensure_loaded(number)?;
             }
             if self.take_bucket(number, buckets, cursor, out) {
                 // Relaxed: ordered by the fence in `take_bucket`.

@@ -7,9 +7,9 @@ const BUCKET_MASK: u64 = (1 << BUCKET_BITS) - 1;
 /// The number of buckets, which are never none, and of merges. The latter wraps after 2^28, which no reader sleeps through
 /// between two loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shape(u64);
+pub(super) struct IndexShape(u64);
 
-impl Shape {
+impl IndexShape {
     pub(super) fn new(buckets: u64) -> Self {
         debug_assert!(buckets <= BUCKET_MASK);
         Self(buckets)
@@ -49,12 +49,12 @@ mod tests {
 
     #[test]
     fn buckets_and_merges_are_kept_apart() {
-        let mut shape = Shape::new(3);
+        let mut shape = IndexShape::new(3);
         assert_eq!(shape.grown(5).buckets(), 5);
         assert!(!shape.was_merged(shape.grown(5)));
         // The count of merges wraps and leaves the buckets alone.
         for _ in 0..3 {
-            let before = Shape::from_bits(shape.to_bits() | !BUCKET_MASK);
+            let before = IndexShape::from_bits(shape.to_bits() | !BUCKET_MASK);
             assert_eq!(before.merged().buckets(), 2);
             assert!(before.was_merged(before.merged()));
             shape = before.merged().grown(3);

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::bucket::{Bucket, Control, Entry, Link, SLOTS, slots_where};
+use super::bucket::{Bucket, ControlWord, IndexEntry, OverflowLink, SLOTS, slots_where};
 use super::writer::{IndexWriter, OverflowLines, append, collect_links};
 use super::{Index, TAG_MASK, split_source};
 use crate::mem::cache_lines::Line;
@@ -43,7 +43,7 @@ impl IndexWriter {
 pub(super) fn split_off(
     index: &Index,
     lines: &mut OverflowLines,
-    (links, entries): (&mut Vec<Link>, &mut Vec<Entry>),
+    (links, entries): (&mut Vec<OverflowLink>, &mut Vec<IndexEntry>),
     sibling: u64,
     publish: impl FnOnce(),
 ) {
@@ -52,7 +52,7 @@ pub(super) fn split_off(
     let leaves = {
         let bit = sibling.ilog2() - index.base_bits;
         debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
-        move |entry: Entry| entry.tag() >> bit & 1 == 1
+        move |entry: IndexEntry| entry.tag() >> bit & 1 == 1
     };
     if links.is_empty() {
         // Most have one line.
@@ -60,26 +60,31 @@ pub(super) fn split_off(
         let leavers = slots_where(source, leaves);
         leavers.clone().enumerate().for_each(|(place, slot)| target.set_entry(place, source.entry(slot)));
         publish();
-        leavers.for_each(|slot| source.set_entry(slot, Entry::EMPTY));
+        leavers.for_each(|slot| source.set_entry(slot, IndexEntry::EMPTY));
         return;
     }
-    let mut chain = Chain::of(index, source, links, entries);
+    let mut chain = BucketChain::of(index, source, links, entries);
     let stayers = chain.copy_leavers(lines, index.heads.line(sibling), leaves);
     publish();
     chain.drop_leavers(lines, stayers, leaves);
 }
 
 /// The bucket that is being split.
-struct Chain<'w> {
+struct BucketChain<'w> {
     index: &'w Index,
     head: &'w Line,
-    links: &'w mut Vec<Link>,
+    links: &'w mut Vec<OverflowLink>,
     /// What was in it before the split, empty places included.
-    entries: &'w mut Vec<Entry>,
+    entries: &'w mut Vec<IndexEntry>,
 }
 
-impl<'w> Chain<'w> {
-    fn of(index: &'w Index, head: &'w Line, links: &'w mut Vec<Link>, entries: &'w mut Vec<Entry>) -> Self {
+impl<'w> BucketChain<'w> {
+    fn of(
+        index: &'w Index,
+        head: &'w Line,
+        links: &'w mut Vec<OverflowLink>,
+        entries: &'w mut Vec<IndexEntry>,
+    ) -> Self {
         entries.clear();
         let lines = std::iter::once(head).chain(links.iter().map(|link| index.overflow.line(link.line())));
         entries.extend(lines.flat_map(|line| (0..SLOTS).map(|slot| line.entry(slot))));
@@ -98,7 +103,7 @@ impl<'w> Chain<'w> {
         &self,
         lines: &mut OverflowLines,
         sibling: &Line,
-        leaves: impl Fn(Entry) -> bool,
+        leaves: impl Fn(IndexEntry) -> bool,
     ) -> usize {
         let (mut stayers, mut leavers) = (0, 0);
         for entry in self.entries.iter().copied().filter(|entry| !entry.is_empty()) {
@@ -115,32 +120,37 @@ impl<'w> Chain<'w> {
     }
 
     /// Takes the leavers out, and the lines that the stayers do not need. The sibling must be published.
-    fn drop_leavers(&mut self, lines: &mut OverflowLines, stayers: usize, leaves: impl Fn(Entry) -> bool) {
+    fn drop_leavers(
+        &mut self,
+        lines: &mut OverflowLines,
+        stayers: usize,
+        leaves: impl Fn(IndexEntry) -> bool,
+    ) {
         self.gather(stayers, leaves);
         let kept = stayers.div_ceil(SLOTS).max(1);
         let control = self.head.control_unordered().bumped();
         self.head.set_control(if kept == 1 { control.with_link(None) } else { control });
         if kept > 1 {
-            self.line(kept - 1).set_control(Control::default());
+            self.line(kept - 1).set_control(ControlWord::default());
         }
         // After the version, which tells of it (X1).
         for place in stayers..self.entries.len() {
             let (line, slot) = self.place(place);
-            line.set_entry(slot, Entry::EMPTY);
+            line.set_entry(slot, IndexEntry::EMPTY);
         }
         for link in self.links.drain(kept - 1..) {
-            self.index.overflow.line(link.line()).set_control(Control::default());
+            self.index.overflow.line(link.line()).set_control(ControlWord::default());
             lines.free.insert(link);
         }
     }
 
     /// Copies stayers from the end of the chain into the places of leavers at its front, until the first places of
     /// the chain hold all stayers (X4).
-    fn gather(&self, stayers: usize, leaves: impl Fn(Entry) -> bool) {
-        let stays = |entry: &Entry| !entry.is_empty() && !leaves(*entry);
+    fn gather(&self, stayers: usize, leaves: impl Fn(IndexEntry) -> bool) {
+        let range_pins = |entry: &IndexEntry| !entry.is_empty() && !leaves(*entry);
         let (front, rest) = self.entries.split_at(stayers);
-        let free = front.iter().enumerate().filter(|(_, entry)| !stays(entry));
-        for ((place, _), entry) in free.zip(rest.iter().filter(|entry| stays(entry))) {
+        let free = front.iter().enumerate().filter(|(_, entry)| !range_pins(entry));
+        for ((place, _), entry) in free.zip(rest.iter().filter(|entry| range_pins(entry))) {
             let (line, slot) = self.place(place);
             line.set_entry(slot, *entry);
         }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::capture::{Abandoned, Capture};
-use super::lazy::Source;
+use super::lazy::BlockSource;
 use super::{Index, IndexWriter};
-use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, Table, frame_sum};
+use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexTable, frame_sum};
 use crate::fs::{File, Identity};
 use crate::mem::mapping::Mapping;
 
@@ -19,13 +19,13 @@ pub(super) const FRONT: u64 = FRONT_LEN as u64;
 
 /// A file in memory that counts what is read, and can fail.
 #[derive(Debug, Default)]
-pub(super) struct Bytes {
+pub(super) struct TestFile {
     pub(super) bytes: Vec<u8>,
     pub(super) read: AtomicUsize,
     pub(super) fails: AtomicBool,
 }
 
-impl File for Bytes {
+impl File for TestFile {
     fn identity(&self) -> io::Result<Identity> {
         Ok(Identity { size: self.bytes.len() as u64, links: 1, inode: (0, 0) })
     }
@@ -83,16 +83,20 @@ pub(super) fn seal(bytes: &mut Vec<u8>, number: u64, block: &[u8]) {
     bytes.extend_from_slice(&frame_sum(NONCE, number, block).to_le_bytes());
 }
 
-pub(super) fn file_of(bytes: Vec<u8>) -> Arc<Bytes> {
-    Arc::new(Bytes { bytes, ..Bytes::default() })
+pub(super) fn file_of(bytes: Vec<u8>) -> Arc<TestFile> {
+    Arc::new(TestFile { bytes, ..TestFile::default() })
 }
 
 pub(super) fn open(
-    file: &Arc<Bytes>,
-    table: Table,
+    file: &Arc<TestFile>,
+    table: IndexTable,
     first_frame: u64,
 ) -> io::Result<(Arc<Index>, IndexWriter)> {
-    let file: Arc<dyn File> = Arc::<Bytes>::clone(file);
+    let file: Arc<dyn File> = Arc::<TestFile>::clone(file);
     let path: Arc<Path> = Arc::from(Path::new("INDEX-000001"));
-    Index::from_image_with(table, Source { file, path, nonce: NONCE, first_frame, frames_at: FRONT }, 0)
+    Index::from_checkpoint_with(
+        table,
+        BlockSource { file, path, nonce: NONCE, first_frame, frames_at: FRONT },
+        0,
+    )
 }

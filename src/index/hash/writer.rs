@@ -16,10 +16,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-use super::bucket::{Bucket, Entry, Link, SLOTS, slots_where};
-use super::capture::{Aside, Capture};
-use super::chunked::Row;
-use super::lazy::Unread;
+use super::bucket::{Bucket, IndexEntry, OverflowLink, SLOTS, slots_where};
+use super::capture::{Capture, SavedPages};
+use super::chunked::ChunkedLines;
+use super::lazy::BlockError;
 use super::merge::Highest;
 use super::{Index, bucket_of, search};
 use crate::format::hash::Hash;
@@ -37,23 +37,23 @@ pub(crate) struct IndexWriter {
     pub(super) index: Arc<Index>,
     pub(super) lines: OverflowLines,
     /// The links of the chain at hand; kept for its memory.
-    pub(super) links: Vec<Link>,
+    pub(super) links: Vec<OverflowLink>,
     /// The entries of the chain that is being split; kept for its memory.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<IndexEntry>,
     /// The links of the chain that is merged into another; kept for its memory.
-    pub(super) gone: Vec<Link>,
+    pub(super) gone: Vec<OverflowLink>,
     pub(super) highest: Highest,
     /// Whether a change must be announced: there is an image to be taken, or the index is partial.
     watched: bool,
     /// The image that is being taken.
-    aside: Option<Arc<Aside>>,
+    aside: Option<Arc<SavedPages>>,
 }
 
 /// Which overflow lines are free: those that were given back, and those that were never used.
 #[derive(Debug)]
 pub(super) struct OverflowLines {
     /// Taken from the lowest on, so that those at the end can be given up when the index shrinks.
-    pub(super) free: BTreeSet<Link>,
+    pub(super) free: BTreeSet<OverflowLink>,
     /// Lines ever used.
     pub(super) used: u64,
     /// Lines whose memory is there.
@@ -61,12 +61,12 @@ pub(super) struct OverflowLines {
 }
 
 impl OverflowLines {
-    pub(super) fn take(&mut self) -> Link {
+    pub(super) fn take(&mut self) -> OverflowLink {
         if let Some(link) = self.free.pop_first() {
             return link;
         }
         assert!(self.used < self.ensured, "an overflow line was taken that was not reserved");
-        let link = Link::to(self.used).expect("reserved lines have links");
+        let link = OverflowLink::to(self.used).expect("reserved lines have links");
         self.used += 1;
         link
     }
@@ -84,7 +84,7 @@ impl OverflowLines {
     }
 
     #[inline]
-    pub(super) fn ensure(&mut self, count: u64, row: &Row) -> io::Result<()> {
+    pub(super) fn ensure(&mut self, count: u64, row: &ChunkedLines) -> io::Result<()> {
         if self.left() < count {
             self.ensure_more(count, row)?;
         }
@@ -92,9 +92,9 @@ impl OverflowLines {
     }
 
     #[cold]
-    fn ensure_more(&mut self, count: u64, row: &Row) -> io::Result<()> {
+    fn ensure_more(&mut self, count: u64, row: &ChunkedLines) -> io::Result<()> {
         while self.left() < count {
-            if Link::to(self.ensured).is_none() {
+            if OverflowLink::to(self.ensured).is_none() {
                 return Err(io::Error::other(
                     "the index has as many overflow lines as its links can tell apart",
                 ));
@@ -122,7 +122,7 @@ impl IndexWriter {
     }
 
     /// The writer of a partial index with so many overflow lines in use.
-    pub(super) fn from_image(index: Arc<Index>, overflow_lines: u64) -> Self {
+    pub(super) fn from_checkpoint(index: Arc<Index>, overflow_lines: u64) -> Self {
         let mut writer = Self { watched: true, ..Self::new(index) };
         let ensured = overflow_lines.checked_sub(1).map_or(0, |last| writer.index.overflow.chunk_end(last));
         writer.lines.used = overflow_lines;
@@ -134,12 +134,12 @@ impl IndexWriter {
     /// At most `limit` pages of 4 KiB are kept for it at once; see `capture`.
     ///
     /// `None` while another image is being taken, or as long as the index is partial.
-    pub(crate) fn begin_image(&mut self, limit: usize) -> Option<Capture> {
+    pub(crate) fn begin_checkpoint(&mut self, limit: usize) -> Option<Capture> {
         self.look_around();
         if self.watched {
             return None;
         }
-        let aside = Arc::new(Aside::new(&self.index, limit));
+        let aside = Arc::new(SavedPages::new(&self.index, limit));
         self.aside = Some(Arc::clone(&aside));
         self.watched = true;
         Some(Capture::new(Arc::clone(&self.index), aside))
@@ -164,17 +164,17 @@ impl IndexWriter {
     ///
     /// When the chain is in a block of an image that cannot be read: the change must not be made.
     #[inline]
-    pub(super) fn announce(&mut self, bucket: u64, takes: usize) -> Result<(), Unread> {
+    pub(super) fn announce(&mut self, bucket: u64, takes: usize) -> Result<(), BlockError> {
         if self.watched { self.announce_watched(bucket, takes) } else { Ok(()) }
     }
 
     #[cold]
-    fn announce_watched(&mut self, bucket: u64, takes: usize) -> Result<(), Unread> {
+    fn announce_watched(&mut self, bucket: u64, takes: usize) -> Result<(), BlockError> {
         self.look_around();
         let Self { index, lines, aside, .. } = self;
         let index = &**index;
         if index.is_partial() {
-            index.bring(bucket)?;
+            index.ensure_loaded(bucket)?;
         }
         if let Some(aside) = aside {
             aside.keep_head(index, bucket);
@@ -257,14 +257,14 @@ impl IndexWriter {
 
     /// Searches as [`Index::find`] does, without a second look: nothing moves while the writer is here.
     #[inline]
-    pub(crate) fn find<E: From<Unread>>(
+    pub(crate) fn find<E: From<BlockError>>(
         &self,
         hash: Hash,
         mut matches: impl FnMut(Location) -> Result<bool, E>,
     ) -> Result<Option<Location>, E> {
         let tag = self.index.tag(hash);
         if self.watched && self.index.is_partial() {
-            self.index.bring(self.bucket_of(hash))?;
+            self.index.ensure_loaded(self.bucket_of(hash))?;
         }
         let mut line = self.head(hash);
         loop {
@@ -284,7 +284,7 @@ impl IndexWriter {
             return;
         }
         let Self { index, lines, .. } = self;
-        let entry = Entry::new(index.tag(hash), location);
+        let entry = IndexEntry::new(index.tag(hash), location);
         let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
         let used = lines.used;
         append(index, lines, head, entry);
@@ -330,12 +330,12 @@ impl IndexWriter {
                 head.set_control(control.with_link(None));
             }
             // After the version, which tells of it (X1).
-            last.set_entry(last_slot, Entry::EMPTY);
+            last.set_entry(last_slot, IndexEntry::EMPTY);
             if last_slot == 0 {
                 self.lines.free.insert(last_link);
             }
         } else {
-            line.set_entry(slot, Entry::EMPTY);
+            line.set_entry(slot, IndexEntry::EMPTY);
             head.set_control(control);
         }
         self.count(-1);
@@ -363,10 +363,10 @@ impl IndexWriter {
 }
 
 /// Puts an entry into the first free slot of a chain, or into a new line at its end.
-pub(super) fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entry: Entry) {
+pub(super) fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entry: IndexEntry) {
     let mut line = head;
     loop {
-        if let Some(slot) = slots_where(line, Entry::is_empty).next() {
+        if let Some(slot) = slots_where(line, IndexEntry::is_empty).next() {
             line.set_entry(slot, entry);
             return;
         }
@@ -387,7 +387,7 @@ pub(super) fn replace_in(index: &Index, hash: Hash, old: Location, new: Location
     let mut line = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
     loop {
         if let Some(slot) = slot_of(line, old) {
-            line.set_entry(slot, Entry::new(index.tag(hash), new));
+            line.set_entry(slot, IndexEntry::new(index.tag(hash), new));
             return true;
         }
         match line.control_unordered().link() {
@@ -399,11 +399,11 @@ pub(super) fn replace_in(index: &Index, hash: Hash, old: Location, new: Location
 
 /// The slot of a location in a line.
 fn slot_of(line: &Line, location: Location) -> Option<usize> {
-    slots_where(line, |entry| entry.leads_to(location)).next()
+    slots_where(line, |entry| entry.index_leads_to(location)).next()
 }
 
 /// The links of a chain, in order.
-pub(super) fn collect_links(index: &Index, head: &Line, links: &mut Vec<Link>) {
+pub(super) fn collect_links(index: &Index, head: &Line, links: &mut Vec<OverflowLink>) {
     links.clear();
     let mut link = head.control_unordered().link();
     while let Some(next) = link {

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Making, PAGE_SIZE, Provision, Shared, fits, least_size};
+use super::{InProgress, LogContext, PAGE_SIZE, SegmentAllocator, fits, least_size};
 use crate::error::{Error, Resource, Result};
 use crate::format::file_name;
 use crate::fs::Dir;
-use crate::log::allocator::quota::Want;
+use crate::log::allocator::quota::SpaceClass;
 use crate::log::segment::Segment;
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -51,17 +51,17 @@ impl Doubt {
     }
 }
 
-impl Provision {
-    /// As [`Provision::take`], where room is found by trying.
+impl SegmentAllocator {
+    /// As [`SegmentAllocator::take`], where room is found by trying.
     pub(super) fn take_doubted(
         &self,
-        shared: &Shared,
-        want: Want,
+        shared: &LogContext,
+        want: SpaceClass,
         need: u64,
     ) -> Result<Arc<Segment>> {
         let mut making = self.making.lock();
-        if want != Want::Insertion {
-            // Relaxed: see `Provision::check`.
+        if want != SpaceClass::Insertion {
+            // Relaxed: see `SegmentAllocator::check`.
             self.short.store(true, Ordering::Relaxed);
         }
         if let Some(segment) = Self::name_made(shared, &mut making)? {
@@ -72,7 +72,9 @@ impl Provision {
         }
         self.count_stall();
         let made = match self.make_doubted(shared, &mut making, want, need) {
-            Err(Error::NoSpace { .. }) if want == Want::Last && self.give_up(shared, &mut making)? > 0 => {
+            Err(Error::NoSpace { .. })
+                if want == SpaceClass::Last && self.give_up(shared, &mut making)? > 0 =>
+            {
                 self.make_doubted(shared, &mut making, want, need)
             }
             made => made,
@@ -83,9 +85,9 @@ impl Provision {
     /// A ready segment, where the reserve of others is there without it.
     fn take_ready_doubted(
         &self,
-        shared: &Shared,
-        making: &Making,
-        want: Want,
+        shared: &LogContext,
+        making: &InProgress,
+        want: SpaceClass,
         need: u64,
     ) -> Result<Option<Arc<Segment>>> {
         let size = self.ready.lock().iter().find(|segment| fits(segment, need)).map(|segment| segment.size());
@@ -101,13 +103,14 @@ impl Provision {
     /// Makes a segment, a small one where there is room for no other; none ahead where the store may have no more.
     pub(super) fn make_doubted(
         &self,
-        shared: &Shared,
-        making: &mut Making,
-        want: Want,
+        shared: &LogContext,
+        making: &mut InProgress,
+        want: SpaceClass,
         need: u64,
     ) -> Result<Option<Arc<Segment>>> {
         let least = least_size(need);
-        let usual = if want == Want::Last { least } else { making.next_size.min(self.room(shared).largest) };
+        let usual =
+            if want == SpaceClass::Last { least } else { making.next_size.min(self.room(shared).largest) };
         let Some(mut size) = self.allowance.size(want, usual, least)? else { return Ok(None) };
         loop {
             let beside = self.room(shared).beside(shared, want);
@@ -118,7 +121,7 @@ impl Provision {
                 }
                 made => {
                     let segment = made?;
-                    if size >= usual && matches!(want, Want::Insertion | Want::Ahead) {
+                    if size >= usual && matches!(want, SpaceClass::Insertion | SpaceClass::Ahead) {
                         shared.doubt.ends();
                     }
                     return Ok(Some(segment));
@@ -132,7 +135,7 @@ impl Provision {
     /// # Errors
     ///
     /// `NoSpace`, or what the operating system says.
-    pub(super) fn prove(shared: &Shared, _one: &Making, bytes: u64) -> Result<()> {
+    pub(super) fn prove(shared: &LogContext, _one: &InProgress, bytes: u64) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }

@@ -6,11 +6,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Making, PAGE_SIZE, Provision, Shared, fits, least_size};
+use super::{InProgress, LogContext, PAGE_SIZE, SegmentAllocator, fits, least_size};
 use crate::config::Config;
 use crate::error::{Error, RanOut, Resource, Result};
 use crate::fs::Medium;
-use crate::log::allocator::quota::Want;
+use crate::log::allocator::quota::SpaceClass;
 use crate::log::allocator::reserve::Reserve;
 use crate::log::segment::Segment;
 
@@ -31,7 +31,7 @@ const FILES_FOR_PASSES: u64 = 2;
 
 /// The room there is on a disk, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
+pub(crate) struct SpaceBudget {
     /// Bytes that are free on the disk, as far as that can be believed, but for what changes of names need.
     free: u64,
     /// Those of the segments that are ready.
@@ -49,35 +49,35 @@ pub(crate) struct Room {
     is_doubted: bool,
 }
 
-impl Room {
+impl SpaceBudget {
     /// The bytes that a write leaves to others.
-    pub(super) fn kept(&self, want: Want) -> u64 {
+    pub(super) fn kept(&self, want: SpaceClass) -> u64 {
         match want {
-            Want::Insertion | Want::Ahead => self.reserve.all,
-            Want::Removal => self.reserve.pass,
-            Want::Last => 0,
+            SpaceClass::Insertion | SpaceClass::Ahead => self.reserve.all,
+            SpaceClass::Removal => self.reserve.pass,
+            SpaceClass::Last => 0,
         }
     }
 
     /// What is left of it for a write.
-    fn left(&self, want: Want) -> u64 {
+    fn left(&self, want: SpaceClass) -> u64 {
         self.spare.saturating_sub(self.kept(want)) / PAGE * PAGE
     }
 
     /// The bytes that have to be free besides when a segment is made for a write.
-    pub(super) fn beside(&self, shared: &Shared, want: Want) -> u64 {
+    pub(super) fn beside(&self, shared: &LogContext, want: SpaceClass) -> u64 {
         // Such a file system tells the truth, and trying takes as long as writing does.
         if matches!(shared.dir.medium(), Ok(Medium::Memory)) {
             return 0;
         }
-        let names = if want == Want::Last { 0 } else { self.names };
+        let names = if want == SpaceClass::Last { 0 } else { self.names };
         self.kept(want).saturating_sub(self.ready) + names
     }
 
-    /// As [`Room::beside`] where nothing tells that there is little, of a segment of `size` bytes: so much that it is no large
+    /// As [`SpaceBudget::beside`] where nothing tells that there is little, of a segment of `size` bytes: so much that it is no large
     /// part of what the store can have altogether, because a pass that has no room for a segment wins nothing of it.
-    pub(super) fn beside_usual(&self, shared: &Shared, size: u64) -> u64 {
-        let least = self.beside(shared, Want::Insertion);
+    pub(super) fn beside_usual(&self, shared: &LogContext, size: u64) -> u64 {
+        let least = self.beside(shared, SpaceClass::Insertion);
         // So much there is where there is plenty.
         let plenty = PLENTY.saturating_mul(self.reserve.all).saturating_add(size);
         let wanted = (USUAL_SHARE * size).saturating_sub(self.log).min(plenty);
@@ -92,18 +92,18 @@ impl Room {
     }
 }
 
-impl Provision {
+impl SegmentAllocator {
     /// Refuses a segment where the file system can hold only those files that are kept for what leads out of that: one that is
     /// ready counts as a file that can be had.
     ///
     /// # Errors
     ///
     /// `Exhausted`.
-    pub(super) fn check_files(&self, shared: &Shared, want: Want) -> Result<()> {
+    pub(super) fn check_files(&self, shared: &LogContext, want: SpaceClass) -> Result<()> {
         let kept = match want {
-            Want::Insertion | Want::Ahead => FILES_KEPT,
-            Want::Removal => FILES_FOR_PASSES,
-            Want::Last => return Ok(()),
+            SpaceClass::Insertion | SpaceClass::Ahead => FILES_KEPT,
+            SpaceClass::Removal => FILES_FOR_PASSES,
+            SpaceClass::Last => return Ok(()),
         };
         let Some(free) = shared.dir.free_files() else { return Ok(()) };
         if free.saturating_add(self.ready_count() as u64) > kept {
@@ -115,19 +115,19 @@ impl Provision {
     }
 
     /// True where no file can be had but those that are kept.
-    pub(crate) fn has_few_files(&self, shared: &Shared) -> bool {
-        self.check_files(shared, Want::Ahead).is_err()
+    pub(crate) fn has_few_files(&self, shared: &LogContext) -> bool {
+        self.check_files(shared, SpaceClass::Ahead).is_err()
     }
 
     /// The bytes that insertions leave in a store that is being opened.
-    pub(super) fn kept_at_open(shared: &Shared, config: &Config) -> u64 {
+    pub(super) fn kept_at_open(shared: &LogContext, config: &Config) -> u64 {
         let (log, largest) = total_and_largest(shared);
         let free = shared.doubt.believed(shared.dir.as_ref(), log);
         Reserve::of(log, largest.min(config.segment_bytes), free).all
     }
 
     /// The room there is.
-    pub(super) fn room(&self, shared: &Shared) -> Room {
+    pub(super) fn room(&self, shared: &LogContext) -> SpaceBudget {
         let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
         let log = self.used().saturating_sub(ready);
         let free = shared.doubt.believed(shared.dir.as_ref(), log);
@@ -138,35 +138,35 @@ impl Provision {
         let spare = free.saturating_add(ready);
         let reserve = Reserve::of(log, largest.min(self.allowance.most()), spare);
         let largest = part;
-        Room { free, ready, log, spare, reserve, names, largest, is_doubted: shared.doubt.is_there() }
+        SpaceBudget { free, ready, log, spare, reserve, names, largest, is_doubted: shared.doubt.is_there() }
     }
 
     /// The room there is, where it is little.
-    pub(crate) fn scarce(&self, shared: &Shared) -> Option<Room> {
+    pub(crate) fn space_budget(&self, shared: &LogContext) -> Option<SpaceBudget> {
         let next = self.allowance.after(self.active.lock().size());
         let room = self.room(shared);
         let plenty = PLENTY.saturating_mul(room.reserve.all + room.names).saturating_add(2 * next);
         (room.is_doubted || room.free < plenty).then_some(room)
     }
 
-    /// As [`Provision::take`], of what is not kept for others.
-    pub(super) fn take_scarce(
+    /// As [`SegmentAllocator::take`], of what is not kept for others.
+    pub(super) fn take_low_space(
         &self,
-        shared: &Shared,
-        want: Want,
+        shared: &LogContext,
+        want: SpaceClass,
         need: u64,
-        room: Room,
+        room: SpaceBudget,
     ) -> Result<Arc<Segment>> {
         if room.is_doubted {
             return self.take_doubted(shared, want, need);
         }
         let mut making = self.making.lock();
         let (left, least) = (room.left(want), least_size(need));
-        if left < least && want != Want::Last {
+        if left < least && want != SpaceClass::Last {
             return Err(full(shared, least));
         }
-        if want != Want::Insertion {
-            // Relaxed: see `Provision::check`.
+        if want != SpaceClass::Insertion {
+            // Relaxed: see `SegmentAllocator::check`.
             self.short.store(true, Ordering::Relaxed);
         }
         if let Some(segment) = Self::name_made(shared, &mut making)? {
@@ -182,7 +182,8 @@ impl Provision {
             return Ok(segment);
         }
         // The last room is not spent at once: the next page may be won.
-        let usual = if want == Want::Last { least } else { making.next_size.min(room.largest).min(left) };
+        let usual =
+            if want == SpaceClass::Last { least } else { making.next_size.min(room.largest).min(left) };
         // Beyond the limit on the store's size the disk still is what it is.
         let size = self.allowance.size(want, usual, least)?.map_or(least, |size| size.min(left).max(least));
         if size > room.free {
@@ -191,7 +192,7 @@ impl Provision {
         self.count_stall();
         let beside = self.room(shared).beside(shared, want);
         let segment = self.make_of(shared, &mut making, want, size, beside)?;
-        if want == Want::Insertion {
+        if want == SpaceClass::Insertion {
             self.hold(shared, &mut making, room.reserve)?;
         }
         Ok(segment)
@@ -202,24 +203,24 @@ impl Provision {
     /// # Errors
     ///
     /// `NoSpace`, or what the operating system says.
-    pub(crate) fn have_next(&self, shared: &Shared) -> Result<()> {
+    pub(crate) fn have_next(&self, shared: &LogContext) -> Result<()> {
         if self.ready_count() > 0 {
             return Ok(());
         }
-        if self.scarce(shared).is_some_and(|room| !room.is_doubted) {
+        if self.space_budget(shared).is_some_and(|room| !room.is_doubted) {
             return self.restore(shared);
         }
         let mut making = self.making.lock();
         if !self.ready.lock().is_empty() {
             return Ok(());
         }
-        self.check_files(shared, Want::Ahead)?;
+        self.check_files(shared, SpaceClass::Ahead)?;
         let mut made = Ok(None);
         if !shared.doubt.is_there() {
-            made = self.make(shared, &mut making, Want::Ahead, 0);
+            made = self.make(shared, &mut making, SpaceClass::Ahead, 0);
         }
         if shared.doubt.is_there() && matches!(made, Ok(None) | Err(Error::NoSpace { .. })) {
-            made = self.make_doubted(shared, &mut making, Want::Ahead, 0);
+            made = self.make_doubted(shared, &mut making, SpaceClass::Ahead, 0);
         }
         if let Some(segment) = made? {
             self.ready.lock().push_back(segment);
@@ -233,12 +234,12 @@ impl Provision {
     ///
     /// `NoSpace` while what is kept for removals is in use.
     #[cold]
-    pub(super) fn restore(&self, shared: &Shared) -> Result<()> {
-        // Relaxed: see `Provision::check`. First, so that what is given up meanwhile is not forgotten.
+    pub(super) fn restore(&self, shared: &LogContext) -> Result<()> {
+        // Relaxed: see `SegmentAllocator::check`. First, so that what is given up meanwhile is not forgotten.
         self.short.store(false, Ordering::Relaxed);
-        let Some(room) = self.scarce(shared) else { return Ok(()) };
+        let Some(room) = self.space_budget(shared) else { return Ok(()) };
         let kept = match room.is_doubted {
-            true => Self::prove(shared, &self.making.lock(), room.beside(shared, Want::Insertion)),
+            true => Self::prove(shared, &self.making.lock(), room.beside(shared, SpaceClass::Insertion)),
             false if room.spare < room.reserve.all => Err(full(shared, room.reserve.all - room.spare)),
             false => Ok(()),
         };
@@ -253,7 +254,7 @@ impl Provision {
 
     /// Holds the reserve in segments, as far as it goes: nobody else can have what they take. An open after a kill goes on
     /// in one of them, so it is not all in one.
-    fn hold(&self, shared: &Shared, making: &mut Making, reserve: Reserve) -> Result<()> {
+    fn hold(&self, shared: &LogContext, making: &mut InProgress, reserve: Reserve) -> Result<()> {
         loop {
             let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
             let missing = reserve.all.saturating_sub(ready);
@@ -262,10 +263,10 @@ impl Provision {
             }
             let piece =
                 (reserve.all / PIECES).next_multiple_of(PAGE).min(self.allowance.most()).min(making.most);
-            let Some(size) = self.allowance.size(Want::Ahead, piece.min(missing), PAGE)? else {
+            let Some(size) = self.allowance.size(SpaceClass::Ahead, piece.min(missing), PAGE)? else {
                 return Ok(());
             };
-            match self.make_of(shared, making, Want::Ahead, size, 0) {
+            match self.make_of(shared, making, SpaceClass::Ahead, size, 0) {
                 Ok(segment) => self.ready.lock().push_back(segment),
                 // It is free all the same.
                 Err(Error::NoSpace { .. }) => return Ok(()),
@@ -281,12 +282,12 @@ pub(super) fn part_of(bytes: u64) -> u64 {
 }
 
 /// Bytes of all segments, and of the largest.
-fn total_and_largest(shared: &Shared) -> (u64, u64) {
+fn total_and_largest(shared: &LogContext) -> (u64, u64) {
     let segments = shared.segments.read();
     let sizes = || segments.values().map(|segment| segment.size());
     (sizes().sum(), sizes().max().unwrap_or(0))
 }
 
-fn full(shared: &Shared, needed: u64) -> Error {
+fn full(shared: &LogContext, needed: u64) -> Error {
     Error::NoSpace { path: shared.dir.path().to_owned(), needed, source: None }
 }

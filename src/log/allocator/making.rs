@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Provision, Shared};
+use super::{LogContext, SegmentAllocator};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::log::segment::{Plan, Regime, Segment};
+use crate::log::segment::{Prefault, Segment, SegmentPlan};
 use crate::mem::mapping::PAGE_SIZE;
 use crate::trace;
 
@@ -22,20 +22,24 @@ pub(super) struct Wanted {
     pub(super) beside: u64,
 }
 
-impl Provision {
-    /// Makes the segment that a new epoch begins with.
+impl SegmentAllocator {
+    /// Makes the segment that a new incarnation begins with.
     ///
     /// # Errors
     ///
     /// As of every segment.
-    pub(crate) fn make_first(shared: &Shared, config: &Config, regime: Regime) -> Result<Arc<Segment>> {
+    pub(crate) fn make_first(
+        shared: &LogContext,
+        config: &Config,
+        prefault: Prefault,
+    ) -> Result<Arc<Segment>> {
         let size = Self::first_size(config, shared);
         let wanted = Wanted { size, spare: 0, beside: Self::kept_at_open(shared, config) };
-        let made = match make_segment(shared, regime, &wanted) {
+        let made = match make_segment(shared, prefault, &wanted) {
             // The reserve is in use, or larger than the disk: insertions will see.
             Err(Error::NoSpace { .. }) => {
                 let size = if shared.doubt.is_there() { PAGE_SIZE as u64 } else { size };
-                make_segment(shared, regime, &Wanted { size, beside: 0, ..wanted })
+                make_segment(shared, prefault, &Wanted { size, beside: 0, ..wanted })
             }
             made => made,
         };
@@ -50,8 +54,8 @@ impl Provision {
 /// # Errors
 ///
 /// `NoSpace`, or what the operating system says; there is no segment then.
-pub(super) fn make_segment(shared: &Shared, regime: Regime, wanted: &Wanted) -> Result<Made> {
-    let made = make_and_name(shared, regime, wanted);
+pub(super) fn make_segment(shared: &LogContext, prefault: Prefault, wanted: &Wanted) -> Result<Made> {
+    let made = make_and_name(shared, prefault, wanted);
     let bytes = wanted.size.saturating_add(wanted.beside);
     if let Err(error) = &made {
         shared.doubt.refused(shared.dir.as_ref(), bytes, error);
@@ -59,7 +63,7 @@ pub(super) fn make_segment(shared: &Shared, regime: Regime, wanted: &Wanted) -> 
     made
 }
 
-fn make_and_name(shared: &Shared, regime: Regime, wanted: &Wanted) -> Result<Made> {
+fn make_and_name(shared: &LogContext, prefault: Prefault, wanted: &Wanted) -> Result<Made> {
     let Wanted { size, spare, beside } = *wanted;
     shared.manifest.check_place()?;
     shared.manifest.reserve(1 + spare)?;
@@ -69,13 +73,13 @@ fn make_and_name(shared: &Shared, regime: Regime, wanted: &Wanted) -> Result<Mad
         .random(&mut nonce)
         .map_err(|error| Error::io("draw random bytes for", shared.dir.path(), error))?;
     shared.remove_stray()?;
-    let plan = Plan {
+    let plan = SegmentPlan {
         store: shared.store,
         id: shared.manifest.next_segment(),
         size,
         beside,
         nonce: u64::from_le_bytes(nonce),
-        regime,
+        prefault,
     };
     let created = Segment::create(shared.dir.as_ref(), &shared.space, &plan).and_then(|segment| {
         let synced = shared.sync_dir();

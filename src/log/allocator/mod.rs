@@ -3,7 +3,7 @@
 //! **Concurrency.** Lock order: the store's writer mutex, then `making`, then the manifest's, then `ready`. The helper
 //! takes `making` without the writer mutex; a writer that finds nothing ready waits for it, or makes a segment itself.
 //!
-//! **Invariants.** I6: what [`Provision::take`] gives out is named by both copies of the manifest, durably.
+//! **Invariants.** I6: what [`SegmentAllocator::take`] gives out is named by both copies of the manifest, durably.
 
 pub(in crate::log) mod doubt;
 mod low_space;
@@ -20,14 +20,14 @@ use parking_lot::Mutex;
 use self::making::{Wanted, make_segment};
 use crate::config::Config;
 use crate::error::{Error, Resource, Result};
-use crate::format::record::{HEADER_SIZE, Start, Watermark};
+use crate::format::record::{HEADER_SIZE, StartRecord, Watermark};
 use crate::format::segment_header::SEGMENT_HEADER_SIZE;
 use crate::format::{SegmentId, Seq};
-use crate::log::allocator::quota::{Allowance, Want};
+use crate::log::allocator::quota::{Quota, SpaceClass};
 use crate::log::context::total_size;
-use crate::log::context::{Segments, Shared};
+use crate::log::context::{LogContext, Segments};
 use crate::log::manifest::SPARE_ENTRIES;
-use crate::log::segment::{Regime, Segment};
+use crate::log::segment::{Prefault, Segment};
 use crate::log::segment_file::unlink_segment;
 use crate::mem::mapping::PAGE_SIZE;
 
@@ -42,15 +42,16 @@ const FRAMES_LIKE_IT: u64 = 16;
 /// Frames of fewer bytes follow the schedule of sizes alone.
 const LARGE_FRAME: u64 = 64 << 10;
 /// What a segment needs besides its frames: its header, its start record, and room for a watermark.
-pub(crate) const OVERHEAD: u64 =
-    SEGMENT_HEADER_SIZE as u64 + (HEADER_SIZE + Start::SIZE) as u64 + (HEADER_SIZE + Watermark::SIZE) as u64;
+pub(crate) const OVERHEAD: u64 = SEGMENT_HEADER_SIZE as u64
+    + (HEADER_SIZE + StartRecord::SIZE) as u64
+    + (HEADER_SIZE + Watermark::SIZE) as u64;
 
 /// Makes segments ready.
 #[derive(Debug)]
-pub(crate) struct Provision {
-    regime: Regime,
-    allowance: Allowance,
-    making: Mutex<Making>,
+pub(crate) struct SegmentAllocator {
+    prefault: Prefault,
+    allowance: Quota,
+    making: Mutex<InProgress>,
     ready: Mutex<VecDeque<Arc<Segment>>>,
     /// The segment that is written to, for the helper.
     active: Mutex<Arc<Segment>>,
@@ -69,7 +70,7 @@ pub(crate) struct Provision {
 }
 
 #[derive(Debug)]
-struct Making {
+struct InProgress {
     next_size: u64,
     /// The process's limit on file sizes allows no larger ones, as far as is known.
     most: u64,
@@ -79,21 +80,21 @@ struct Making {
     given_up: Vec<Arc<Segment>>,
 }
 
-impl Provision {
+impl SegmentAllocator {
     /// Starts with segments that are ready already.
     pub(crate) fn new(
-        regime: Regime,
+        prefault: Prefault,
         config: &Config,
         segments: &Segments,
         ready: Vec<Arc<Segment>>,
         active: Arc<Segment>,
     ) -> Self {
-        let allowance = Allowance::new(config, total_size(segments));
+        let allowance = Quota::new(config, total_size(segments));
         let next_size = allowance.after(active.size()).max(allowance.for_store());
         Self {
-            regime,
+            prefault,
             allowance,
-            making: Mutex::new(Making { next_size, most: u64::MAX, unnamed: None, given_up: Vec::new() }),
+            making: Mutex::new(InProgress { next_size, most: u64::MAX, unnamed: None, given_up: Vec::new() }),
             ready: Mutex::new(ready.into()),
             offset: AtomicU64::new(active.data_offset()),
             active: Mutex::new(active),
@@ -107,8 +108,8 @@ impl Provision {
 
     /// The size of the first segment after an open, in bytes.
     /// On a full disk a page, so that something is left for the passes that lead out of it.
-    fn first_size(config: &Config, shared: &Shared) -> u64 {
-        let size = Allowance::new(config, total_size(&shared.segments)).first();
+    fn first_size(config: &Config, shared: &LogContext) -> u64 {
+        let size = Quota::new(config, total_size(&shared.segments)).first();
         let page = PAGE_SIZE as u64;
         let most = shared.dir.free_bytes().map_or(u64::MAX, |free| free / 4 / page * page);
         size.min(most.max(page))
@@ -125,10 +126,10 @@ impl Provision {
     ///
     /// `DiskLimit` or `NoSpace`.
     #[inline]
-    pub(crate) fn check(&self, shared: &Shared, want: Want, need: u64) -> Result<()> {
+    pub(crate) fn check(&self, shared: &LogContext, want: SpaceClass, need: u64) -> Result<()> {
         self.allowance.check(want, || least_size(need))?;
         // Relaxed: set by what took room, under the writer mutex or long before anybody counts on it.
-        if want == Want::Insertion && self.short.load(Ordering::Relaxed) {
+        if want == SpaceClass::Insertion && self.short.load(Ordering::Relaxed) {
             self.restore(shared)
         } else {
             Ok(())
@@ -146,7 +147,7 @@ impl Provision {
     }
 
     /// Takes note that segments have come or gone, or that somebody holds more or less of removed ones.
-    pub(crate) fn recount(&self, shared: &Shared) {
+    pub(crate) fn recount(&self, shared: &LogContext) {
         // Relaxed: only passes change it, one at a time.
         let leaving = self.leaving.load(Ordering::Relaxed);
         self.allowance.set_used(shared.files_size() + leaving);
@@ -163,7 +164,7 @@ impl Provision {
     }
 
     /// Takes note that such a file was removed.
-    pub(crate) fn has_left(&self, size: u64, shared: &Shared) {
+    pub(crate) fn has_left(&self, size: u64, shared: &LogContext) {
         // Relaxed: as in `recount`.
         self.leaving.fetch_sub(size, Ordering::Relaxed);
         self.recount(shared);
@@ -174,10 +175,10 @@ impl Provision {
     /// # Errors
     ///
     /// `DiskLimit`, `NoSpace`, `Exhausted`, or what the operating system says; nothing has been written.
-    pub(crate) fn take(&self, shared: &Shared, want: Want, need: u64) -> Result<Arc<Segment>> {
+    pub(crate) fn take(&self, shared: &LogContext, want: SpaceClass, need: u64) -> Result<Arc<Segment>> {
         self.check_files(shared, want)?;
-        if let Some(room) = self.scarce(shared) {
-            return self.take_scarce(shared, want, need, room);
+        if let Some(room) = self.space_budget(shared) {
+            return self.take_low_space(shared, want, need, room);
         }
         self.note_need(need);
         if let Some(segment) = self.take_ready(need) {
@@ -233,11 +234,11 @@ impl Provision {
     /// # Errors
     ///
     /// What the operating system says; the next open removes what is left.
-    pub(crate) fn give_up_ready(&self, shared: &Shared) -> Result<u64> {
+    pub(crate) fn give_up_ready(&self, shared: &LogContext) -> Result<u64> {
         self.give_up(shared, &mut self.making.lock())
     }
 
-    fn give_up(&self, shared: &Shared, making: &mut Making) -> Result<u64> {
+    fn give_up(&self, shared: &LogContext, making: &mut InProgress) -> Result<u64> {
         making.next_size = self.allowance.least();
         making.given_up.extend(self.ready.lock().drain(..));
         let ids: Vec<_> = making.given_up.iter().map(|segment| segment.id()).collect();
@@ -274,9 +275,9 @@ impl Provision {
 
     fn make(
         &self,
-        shared: &Shared,
-        making: &mut Making,
-        want: Want,
+        shared: &LogContext,
+        making: &mut InProgress,
+        want: SpaceClass,
         need: u64,
     ) -> Result<Option<Arc<Segment>>> {
         if let Some(segment) = Self::name_made(shared, making)? {
@@ -306,7 +307,7 @@ impl Provision {
     }
 
     /// The size that is worth making for a frame of `need` bytes, a part of what is free at most; 0 where the schedule knows better.
-    fn for_frames_like(&self, shared: &Shared, need: u64) -> u64 {
+    fn for_frames_like(&self, shared: &LogContext, need: u64) -> u64 {
         let (least, most) = (least_size(need), self.allowance.most());
         if need < LARGE_FRAME || least > most / 2 {
             return 0;
@@ -316,7 +317,7 @@ impl Provision {
     }
 
     /// The segment that was made and not named, named now.
-    fn name_made(shared: &Shared, making: &mut Making) -> Result<Option<Arc<Segment>>> {
+    fn name_made(shared: &LogContext, making: &mut InProgress) -> Result<Option<Arc<Segment>>> {
         shared.commit.check()?;
         if let Some(segment) = &making.unnamed {
             shared.manifest.add(segment.entry())?;
@@ -327,15 +328,15 @@ impl Provision {
     /// Makes a segment of that size where so many bytes can be had `beside` it.
     fn make_of(
         &self,
-        shared: &Shared,
-        making: &mut Making,
-        want: Want,
+        shared: &LogContext,
+        making: &mut InProgress,
+        want: SpaceClass,
         size: u64,
         beside: u64,
     ) -> Result<Arc<Segment>> {
         // What leads out of a full disk may use the room that the others leave.
-        let spare = if matches!(want, Want::Insertion | Want::Ahead) { SPARE_ENTRIES } else { 0 };
-        let made = make_segment(shared, self.regime, &Wanted { size, spare, beside });
+        let spare = if matches!(want, SpaceClass::Insertion | SpaceClass::Ahead) { SPARE_ENTRIES } else { 0 };
+        let made = make_segment(shared, self.prefault, &Wanted { size, spare, beside });
         self.recount(shared);
         let (segment, named) = made?;
         if size >= making.next_size {
@@ -424,8 +425,8 @@ impl Provision {
     ///
     /// # Errors
     ///
-    /// As [`Provision::take`]; the writer will meet the same, and report it.
-    pub(crate) fn step(&self, shared: &Shared) -> Result<bool> {
+    /// As [`SegmentAllocator::take`]; the writer will meet the same, and report it.
+    pub(crate) fn step(&self, shared: &LogContext) -> Result<bool> {
         let active = Arc::clone(&self.active.lock());
         let offset = self.offset();
         let window = self.window();
@@ -436,7 +437,7 @@ impl Provision {
         }
         let Some(next) = self.next_ready() else {
             let is_early = offset < active.size() / 2;
-            if is_early || self.scarce(shared).is_some() || self.has_few_files(shared) {
+            if is_early || self.space_budget(shared).is_some() || self.has_few_files(shared) {
                 return Ok(false);
             }
             let mut making = self.making.lock();
@@ -445,7 +446,9 @@ impl Provision {
             }
             // Relaxed: see `note_need`.
             let need = self.need.load(Ordering::Relaxed);
-            let Some(segment) = self.make(shared, &mut making, Want::Ahead, need)? else { return Ok(false) };
+            let Some(segment) = self.make(shared, &mut making, SpaceClass::Ahead, need)? else {
+                return Ok(false);
+            };
             self.ready.lock().push_back(segment);
             return Ok(true);
         };

@@ -1,8 +1,8 @@
 //! How large the next segment may be: the schedule of sizes, and the limit on what all segments take.
 //!
-//! It decides about numbers only; `provision` makes the segments.
+//! It decides about numbers only; `allocator` makes the segments.
 //!
-//! **Concurrency.** Segments come under `provision`'s lock; a writer that looks meanwhile without it sees the sum from
+//! **Concurrency.** Segments come under `allocator`'s lock; a writer that looks meanwhile without it sees the sum from
 //! before or after, and neither is beyond the limit by an insertion.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ const STORE_SHARE: u64 = 16;
 
 /// What room is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Want {
+pub(crate) enum SpaceClass {
     /// A frame that holds an insertion: it gets no room beyond the limit.
     Insertion,
     /// A frame of removals only: it always gets room, or nothing could ever be removed from a full store.
@@ -33,7 +33,7 @@ pub(crate) enum Want {
     Ahead,
 }
 
-impl Want {
+impl SpaceClass {
     /// The room that a write wants which only removes, or not.
     pub(crate) fn of(removes: bool) -> Self {
         if removes { Self::Removal } else { Self::Insertion }
@@ -45,7 +45,7 @@ impl Want {
     }
 
     /// Gives a removal the last room there is, because no pass could make any. True if there was more to hope for.
-    pub(crate) fn insist(&mut self) -> bool {
+    pub(crate) fn escalate(&mut self) -> bool {
         let hopes = *self == Self::Removal;
         if hopes {
             *self = Self::Last;
@@ -56,7 +56,7 @@ impl Want {
 
 /// How much the segments may take, and do.
 #[derive(Debug)]
-pub(crate) struct Allowance {
+pub(crate) struct Quota {
     limit: u64,
     segment_bytes: u64,
     smallest: u64,
@@ -65,7 +65,7 @@ pub(crate) struct Allowance {
     held: AtomicU64,
 }
 
-impl Allowance {
+impl Quota {
     /// What the config allow to a store whose segments take `used` bytes.
     pub(crate) fn new(config: &Config, used: u64) -> Self {
         Self {
@@ -118,8 +118,8 @@ impl Allowance {
     ///
     /// `DiskLimit`.
     #[inline]
-    pub(crate) fn check(&self, want: Want, least: impl FnOnce() -> u64) -> Result<()> {
-        if want == Want::Insertion && self.counted() > self.limit {
+    pub(crate) fn check(&self, want: SpaceClass, least: impl FnOnce() -> u64) -> Result<()> {
+        if want == SpaceClass::Insertion && self.counted() > self.limit {
             Err(self.refusal(least()))
         } else {
             Ok(())
@@ -167,16 +167,16 @@ impl Allowance {
     /// # Errors
     ///
     /// `DiskLimit` where an insertion needs more than there is room for.
-    pub(crate) fn size(&self, want: Want, usual: u64, least: u64) -> Result<Option<u64>> {
+    pub(crate) fn size(&self, want: SpaceClass, usual: u64, least: u64) -> Result<Option<u64>> {
         let room = self.room();
         let size = usual.max(least).min(room.max(least));
         if size <= room {
             return Ok(Some(size));
         }
         match want {
-            Want::Ahead => Ok(None),
-            Want::Insertion => Err(self.refusal(least)),
-            Want::Removal | Want::Last => Ok(Some(least.max(self.smallest))),
+            SpaceClass::Ahead => Ok(None),
+            SpaceClass::Insertion => Err(self.refusal(least)),
+            SpaceClass::Removal | SpaceClass::Last => Ok(Some(least.max(self.smallest))),
         }
     }
 }
@@ -185,23 +185,23 @@ impl Allowance {
 mod tests {
     use super::*;
 
-    fn allowance(limit: u64, used: u64) -> Allowance {
-        Allowance::new(&Config { max_disk_bytes: Some(limit), ..Config::default() }, used)
+    fn allowance(limit: u64, used: u64) -> Quota {
+        Quota::new(&Config { max_disk_bytes: Some(limit), ..Config::default() }, used)
     }
 
     const K: u64 = 1 << 10;
 
     #[test]
     fn without_a_limit_sizes_follow_the_schedule_and_the_need() {
-        let allowance = Allowance::new(&Config::default(), 0);
+        let allowance = Quota::new(&Config::default(), 0);
         assert_eq!(allowance.first(), 16 * K);
         assert_eq!(allowance.after(4 * K), 256 * K);
         assert_eq!(allowance.after(16 * K), 256 * K);
         assert_eq!(allowance.after(256 * K), 1024 * K);
         assert_eq!(allowance.after(64 * K * K), 64 * K * K);
-        assert_eq!(allowance.size(Want::Ahead, 64 * K, 4 * K).unwrap(), Some(64 * K));
-        assert_eq!(allowance.size(Want::Insertion, 64 * K, 68 * K).unwrap(), Some(68 * K));
-        assert_eq!(allowance.size(Want::Removal, 64 * K, 4 * K).unwrap(), Some(64 * K));
+        assert_eq!(allowance.size(SpaceClass::Ahead, 64 * K, 4 * K).unwrap(), Some(64 * K));
+        assert_eq!(allowance.size(SpaceClass::Insertion, 64 * K, 68 * K).unwrap(), Some(68 * K));
+        assert_eq!(allowance.size(SpaceClass::Removal, 64 * K, 4 * K).unwrap(), Some(64 * K));
     }
 
     #[test]
@@ -209,7 +209,7 @@ mod tests {
         for (used, size) in
             [(0, 0), (4000 * K, 0), (4096 * K, 256 * K), (100 << 20, 4 << 20), (1 << 40, 64 << 20)]
         {
-            assert_eq!(Allowance::new(&Config::default(), used).for_store(), size, "{used}");
+            assert_eq!(Quota::new(&Config::default(), used).for_store(), size, "{used}");
         }
     }
 
@@ -218,15 +218,15 @@ mod tests {
         // Half a page more than whole ones.
         let allowance = allowance(1000 * K + 2048, 900 * K);
         assert_eq!(allowance.first(), 16 * K);
-        for want in [Want::Ahead, Want::Insertion, Want::Removal] {
+        for want in [SpaceClass::Ahead, SpaceClass::Insertion, SpaceClass::Removal] {
             assert_eq!(allowance.size(want, 64 * K, 4 * K).unwrap(), Some(64 * K));
             assert_eq!(allowance.size(want, 256 * K, 4 * K).unwrap(), Some(100 * K));
             assert_eq!(allowance.size(want, 64 * K, 100 * K).unwrap(), Some(100 * K));
             allowance.check(want, || 0).unwrap();
         }
-        assert_eq!(allowance.size(Want::Ahead, 64 * K, 104 * K).unwrap(), None);
-        assert_eq!(allowance.size(Want::Removal, 64 * K, 104 * K).unwrap(), Some(104 * K));
-        let refused = allowance.size(Want::Insertion, 64 * K, 104 * K).unwrap_err();
+        assert_eq!(allowance.size(SpaceClass::Ahead, 64 * K, 104 * K).unwrap(), None);
+        assert_eq!(allowance.size(SpaceClass::Removal, 64 * K, 104 * K).unwrap(), Some(104 * K));
+        let refused = allowance.size(SpaceClass::Insertion, 64 * K, 104 * K).unwrap_err();
         let (limit, used, needed) = (1000 * K + 2048, 900 * K, 104 * K);
         assert_eq!(refused.to_string(), Error::DiskLimit { limit, used, held: 0, needed }.to_string());
     }
@@ -241,14 +241,14 @@ mod tests {
     fn beyond_the_limit_there_is_room_for_removals_only() {
         let allowance = allowance(1000 * K, 1004 * K);
         assert_eq!(allowance.first(), 4 * K);
-        assert_eq!(allowance.size(Want::Ahead, 64 * K, 4 * K).unwrap(), None);
-        assert_eq!(allowance.size(Want::Removal, 1024 * K, 4 * K).unwrap(), Some(16 * K));
-        assert_eq!(allowance.size(Want::Last, 1024 * K, 4 * K).unwrap(), Some(16 * K));
-        assert_eq!(allowance.size(Want::Removal, 1024 * K, 400 * K).unwrap(), Some(400 * K));
-        allowance.size(Want::Insertion, 64 * K, 4 * K).unwrap_err();
-        allowance.check(Want::Insertion, || 4 * K).unwrap_err();
-        allowance.check(Want::Removal, || 4 * K).unwrap();
+        assert_eq!(allowance.size(SpaceClass::Ahead, 64 * K, 4 * K).unwrap(), None);
+        assert_eq!(allowance.size(SpaceClass::Removal, 1024 * K, 4 * K).unwrap(), Some(16 * K));
+        assert_eq!(allowance.size(SpaceClass::Last, 1024 * K, 4 * K).unwrap(), Some(16 * K));
+        assert_eq!(allowance.size(SpaceClass::Removal, 1024 * K, 400 * K).unwrap(), Some(400 * K));
+        allowance.size(SpaceClass::Insertion, 64 * K, 4 * K).unwrap_err();
+        allowance.check(SpaceClass::Insertion, || 4 * K).unwrap_err();
+        allowance.check(SpaceClass::Removal, || 4 * K).unwrap();
         allowance.set_used(1000 * K);
-        allowance.check(Want::Insertion, || 4 * K).unwrap();
+        allowance.check(SpaceClass::Insertion, || 4 * K).unwrap();
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It does not know what its records say, nor its neighbours; `log` does.
 //!
-//! **Making one.** Under a temporary name: reserve the blocks, write the header (and zeros, see [`Regime`]), sync;
+//! **Making one.** Under a temporary name: reserve the blocks, write the header (and zeros, see [`Prefault`]), sync;
 //! rename; the caller syncs the directory. Only then is it named by the manifest (I6). A full disk is an error here, before any
 //! record has been written; where a page that is ready cannot be written to all the same, `unwritten` says why.
 //!
@@ -24,17 +24,17 @@ use crate::format::record_reader::Order;
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::{SegmentId, Seq, StoreId, file_name};
 use crate::fs::{Access, Dir, File, Identity};
-use crate::log::group_commit::{Commit, SyncTurn};
+use crate::log::group_commit::{GroupCommit, SyncTurn};
 use crate::log::segment_file::{
     Times, Unopened, check_header, check_identity, header_of_log, len_of, open_file, unlink_segment,
 };
-use crate::mem::address_space::{Range, Space};
+use crate::mem::address_space::{AddressSpace, GranuleRange};
 use crate::mem::alloc;
 use crate::mem::mapping::{Mapping, PAGE_SIZE};
 
 /// How the pages ahead of the writer are made ready. Chosen by the store's default durability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Regime {
+pub(crate) enum Prefault {
     /// Zeros by aligned writes of 2 MiB just ahead of the writer, so that the kernel holds them in folios of 2 MiB and
     /// maps each by one fault. Right where nobody waits for a sync.
     Large,
@@ -51,19 +51,19 @@ const NO_PLACE: Error = Error::Limit {
     advice: "open a second store for what comes next",
 };
 
-/// Size of the pieces that [`Regime::Large`] writes, in bytes.
+/// Size of the pieces that [`Prefault::Large`] writes, in bytes.
 const LARGE_PIECE: u64 = 2 << 20;
 
 /// What a new segment is to be.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct SegmentPlan {
     pub(crate) store: StoreId,
     pub(crate) id: SegmentId,
     pub(crate) size: u64,
     /// Bytes that are to be free besides, or it is not made.
     pub(crate) beside: u64,
     pub(crate) nonce: u64,
-    pub(crate) regime: Regime,
+    pub(crate) prefault: Prefault,
 }
 
 /// One segment of the store.
@@ -80,8 +80,8 @@ pub(crate) struct Segment {
     first_seq: AtomicU64,
     /// It holds no record that is hidden by a record numbered at or below this (I7).
     filtered: AtomicU64,
-    regime: Regime,
-    range: Range,
+    prefault: Prefault,
+    range: GranuleRange,
     mapping: Arc<Mapping>,
     /// Whose turn it is to sync through `file`, or through the mapping, which is the same open file.
     sync_turn: SyncTurn,
@@ -100,23 +100,23 @@ impl Segment {
     /// # Errors
     ///
     /// `NoSpace`, or what the operating system says; the caller removes what was made, see [`remove_unnamed`].
-    pub(crate) fn create(dir: &dyn Dir, space: &Space, plan: &Plan) -> Result<Arc<Self>> {
+    pub(crate) fn create(dir: &dyn Dir, space: &AddressSpace, plan: &SegmentPlan) -> Result<Arc<Self>> {
         let file = Self::make(dir, plan)?;
         let header = SegmentHeader::decode(&header_of(plan).encode());
         let data_offset = header.ok().and_then(Result::ok).expect("just encoded").data_offset();
-        let shape = Shape {
+        let shape = SegmentShape {
             id: plan.id,
             size: plan.size,
             nonce: plan.nonce,
             data_offset,
-            regime: plan.regime,
+            prefault: plan.prefault,
             role: Role::Log,
             generation: 0,
         };
         Self::map(dir, file, shape, |mapping| space.place(mapping).ok_or(NO_PLACE))
     }
 
-    fn make(dir: &dyn Dir, plan: &Plan) -> Result<Arc<dyn File>> {
+    fn make(dir: &dyn Dir, plan: &SegmentPlan) -> Result<Arc<dyn File>> {
         let name = &file_name::segment(plan.id);
         let temporary = &file_name::temporary(name);
         let path = || dir.path().join(temporary);
@@ -124,13 +124,13 @@ impl Segment {
         let file = dir.create(temporary).map_err(|error| Error::io("create", path(), error))?;
         file.allocate_beside(plan.size, plan.beside).map_err(space)?;
         let header = header_of(plan).encode();
-        match plan.regime {
-            Regime::Large => {
+        match plan.prefault {
+            Prefault::Large => {
                 let mut piece = header;
                 alloc::resize(&mut piece, to_usize(plan.size.min(LARGE_PIECE))).map_err(space)?;
                 file.write_at(&piece, 0).map_err(space)?;
             }
-            Regime::Small => {
+            Prefault::Small => {
                 let mut page = header;
                 page.resize(page.len().next_multiple_of(PAGE_SIZE), 0);
                 file.write_at(&page, 0).map_err(space)?;
@@ -139,7 +139,7 @@ impl Segment {
                     file.write_at(&zeros, offset).map_err(space)?;
                 }
             }
-            Regime::Plain => file.write_at(&header, 0).map_err(space)?,
+            Prefault::Plain => file.write_at(&header, 0).map_err(space)?,
         }
         dir.crash_point("segment-made");
         file.sync().map_err(|error| Error::io("sync", path(), error))?;
@@ -155,25 +155,25 @@ impl Segment {
     /// `MissingSegment`, `Corrupt`, `ForeignFile` or `TooNew`, or what the operating system says.
     pub(crate) fn open(
         dir: &dyn Dir,
-        space: &Space,
+        space: &AddressSpace,
         store: StoreId,
         entry: &SegmentEntry,
     ) -> Result<Arc<Self>> {
         Self::open_with(dir, store, entry, |mapping| space.place(mapping).ok_or(NO_PLACE))
     }
 
-    /// As [`Segment::open`], in the range that the segment had when an image of the index was made; `image` is the error
+    /// As [`Segment::open`], in the range that the segment had when an image of the index was made; `checkpoint` is the error
     /// where it cannot have it.
     pub(crate) fn open_at(
         dir: &dyn Dir,
-        space: &Space,
+        space: &AddressSpace,
         store: StoreId,
         entry: &SegmentEntry,
-        range: Range,
-        image: impl FnOnce() -> Error,
+        range: GranuleRange,
+        checkpoint: impl FnOnce() -> Error,
     ) -> Result<Arc<Self>> {
         Self::open_with(dir, store, entry, |mapping| {
-            if space.place_at(mapping, range) { Ok(range) } else { Err(image()) }
+            if space.place_at(mapping, range) { Ok(range) } else { Err(checkpoint()) }
         })
     }
 
@@ -181,16 +181,16 @@ impl Segment {
         dir: &dyn Dir,
         store: StoreId,
         entry: &SegmentEntry,
-        place: impl FnOnce(&Arc<Mapping>) -> Result<Range>,
+        place: impl FnOnce(&Arc<Mapping>) -> Result<GranuleRange>,
     ) -> Result<Arc<Self>> {
         let (file, header) = open_file(dir, store, entry.id, Access::Write)?;
         check_header(&header, entry, &dir.path().join(file_name::segment(entry.id)))?;
-        let shape = Shape {
+        let shape = SegmentShape {
             id: entry.id,
             size: entry.size,
             nonce: entry.nonce,
             data_offset: header.data_offset(),
-            regime: Regime::Plain,
+            prefault: Prefault::Plain,
             role: header.role,
             generation: header.generation,
         };
@@ -202,25 +202,25 @@ impl Segment {
     /// As [`Segment::open_at`], for a sealed segment of which nothing is needed yet: its file is opened, compared and
     /// mapped when it is first needed.
     pub(crate) fn open_later(
-        space: &Space,
+        space: &AddressSpace,
         unopened: Unopened,
-        range: Range,
-        image: impl FnOnce() -> Error,
+        range: GranuleRange,
+        checkpoint: impl FnOnce() -> Error,
     ) -> Result<Arc<Self>> {
         let Unopened { entry, data_offset, .. } = unopened;
-        let shape = Shape {
+        let shape = SegmentShape {
             id: entry.id,
             size: entry.size,
             nonce: entry.nonce,
             data_offset,
-            regime: Regime::Plain,
+            prefault: Prefault::Plain,
             role: entry.role,
             generation: entry.generation,
         };
         let path = unopened.path();
         let mapping = Arc::new(Mapping::later(len_of(entry.size)?, Box::new(unopened)));
         if !space.place_at(&mapping, range) {
-            return Err(image());
+            return Err(checkpoint());
         }
         let segment = Self::of(path, shape, mapping, range, None);
         segment.set_bounds(entry.first_seq, entry.filtered);
@@ -230,8 +230,8 @@ impl Segment {
     fn map(
         dir: &dyn Dir,
         file: Arc<dyn File>,
-        shape: Shape,
-        place: impl FnOnce(&Arc<Mapping>) -> Result<Range>,
+        shape: SegmentShape,
+        place: impl FnOnce(&Arc<Mapping>) -> Result<GranuleRange>,
     ) -> Result<Arc<Self>> {
         let path = dir.path().join(file_name::segment(shape.id));
         let mapping = file.map(len_of(shape.size)?).map_err(|error| Error::io("map", &path, error))?;
@@ -242,15 +242,15 @@ impl Segment {
 
     fn of(
         path: PathBuf,
-        shape: Shape,
+        shape: SegmentShape,
         mapping: Arc<Mapping>,
-        range: Range,
+        range: GranuleRange,
         file: Option<(Arc<dyn File>, Identity)>,
     ) -> Arc<Self> {
         mapping.set_nonce(shape.nonce);
         mapping.set_path(&path);
         mapping.set_file(file.as_ref().and_then(|(file, _)| file.descriptor()));
-        let ready = if shape.regime == Regime::Plain { 0 } else { shape.data_offset };
+        let ready = if shape.prefault == Prefault::Plain { 0 } else { shape.data_offset };
         Arc::new(Self {
             id: shape.id,
             path,
@@ -261,7 +261,7 @@ impl Segment {
             generation: shape.generation,
             first_seq: AtomicU64::new(0),
             filtered: AtomicU64::new(0),
-            regime: shape.regime,
+            prefault: shape.prefault,
             range,
             mapping,
             sync_turn: SyncTurn::new(),
@@ -356,7 +356,7 @@ impl Segment {
     }
 
     /// Its range of the flat space.
-    pub(crate) fn range(&self) -> Range {
+    pub(crate) fn range(&self) -> GranuleRange {
         self.range
     }
 
@@ -371,7 +371,7 @@ impl Segment {
     ///
     /// `Poisoned`, because of what the operating system says, or because the file is not the one that was opened (`msync`
     /// notices neither a truncated nor a replaced file), now or before.
-    pub(crate) fn sync(&self, from: u64, to: u64, commit: &Commit) -> Result<()> {
+    pub(crate) fn sync(&self, from: u64, to: u64, commit: &GroupCommit) -> Result<()> {
         let was_kept = self.sync_if_kept(from, to, commit)?;
         assert!(was_kept, "a segment that is not yet durable keeps its file");
         Ok(())
@@ -382,7 +382,7 @@ impl Segment {
     /// # Errors
     ///
     /// As [`Segment::sync`].
-    pub(crate) fn sync_if_kept(&self, from: u64, to: u64, commit: &Commit) -> Result<bool> {
+    pub(crate) fn sync_if_kept(&self, from: u64, to: u64, commit: &GroupCommit) -> Result<bool> {
         commit.sync_alone(&self.sync_turn, || self.sync_range(from, to))
     }
 
@@ -461,17 +461,17 @@ pub(crate) fn remove_unnamed(dir: &dyn Dir, id: SegmentId) -> Result<()> {
 
 /// What [`Segment::map`] needs to know.
 #[derive(Debug, Clone, Copy)]
-struct Shape {
+struct SegmentShape {
     id: SegmentId,
     size: u64,
     nonce: u64,
     data_offset: u64,
-    regime: Regime,
+    prefault: Prefault,
     role: Role,
     generation: u8,
 }
 
-fn header_of(plan: &Plan) -> SegmentHeader {
+fn header_of(plan: &SegmentPlan) -> SegmentHeader {
     header_of_log(plan.store, plan.id, plan.size, plan.nonce)
 }
 
@@ -487,9 +487,9 @@ mod tests {
 
     const SIZE: u64 = 4 * PAGE_SIZE as u64;
 
-    fn plan(id: u64) -> Plan {
-        let (store, id, regime) = (StoreId([7; 16]), SegmentId(id), Regime::Large);
-        Plan { store, id, size: SIZE, beside: 0, nonce: 9, regime }
+    fn plan(id: u64) -> SegmentPlan {
+        let (store, id, prefault) = (StoreId([7; 16]), SegmentId(id), Prefault::Large);
+        SegmentPlan { store, id, size: SIZE, beside: 0, nonce: 9, prefault }
     }
 
     fn bad_address() -> std::io::Error {
@@ -501,7 +501,7 @@ mod tests {
         let disk = SimDisk::new();
         let dir = disk.dir();
         dir.create_dir().unwrap();
-        let space = Space::reserve().unwrap();
+        let space = AddressSpace::reserve().unwrap();
         let segment = Segment::create(dir.as_ref(), &space, &plan(1)).unwrap();
         let no_page = || segment.no_page(0, SIZE, bad_address());
         assert!(matches!(no_page(), Error::NoSpace { needed: SIZE, .. }), "{:?}", no_page());
@@ -529,7 +529,7 @@ mod tests {
             let dir = disk.dir();
             dir.create_dir().unwrap();
             disk.fail_nth(Some(operation), 1, Fault::Io, false);
-            let space = Space::reserve().unwrap();
+            let space = AddressSpace::reserve().unwrap();
             Segment::create(dir.as_ref(), &space, &plan(1)).unwrap_err();
             remove_unnamed(dir.as_ref(), SegmentId(1)).unwrap();
             assert!(disk.files().is_empty(), "{operation:?}: {:?}", disk.files());

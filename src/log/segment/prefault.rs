@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{LARGE_PIECE, Regime, Segment, to_usize};
+use super::{LARGE_PIECE, Prefault, Segment, to_usize};
 use crate::error::{Error, Result};
 use crate::format::Defect;
 use crate::mem::alloc;
@@ -21,7 +21,7 @@ impl Segment {
 
     /// Takes note that records below `offset` are there already: the writer goes on behind them.
     pub(crate) fn resume_at(&self, offset: u64) {
-        if self.regime == Regime::Plain {
+        if self.prefault == Prefault::Plain {
             // Release: as in `extend`.
             self.ready.store(offset / PAGE_SIZE as u64 * PAGE_SIZE as u64, Ordering::Release);
         }
@@ -38,14 +38,14 @@ impl Segment {
         let _one = self.extending.lock();
         let mut from = self.ready();
         while from < target.min(self.size) {
-            let end = match self.regime {
-                Regime::Large => (from / LARGE_PIECE + 1) * LARGE_PIECE,
-                Regime::Small | Regime::Plain => target.next_multiple_of(PAGE_SIZE as u64),
+            let end = match self.prefault {
+                Prefault::Large => (from / LARGE_PIECE + 1) * LARGE_PIECE,
+                Prefault::Small | Prefault::Plain => target.next_multiple_of(PAGE_SIZE as u64),
             };
             let end = end.min(self.size);
             // The first piece was written when the file was made; behind it nobody has written, because the writer
             // stays below `ready`.
-            if self.regime == Regime::Large && from >= LARGE_PIECE {
+            if self.prefault == Prefault::Large && from >= LARGE_PIECE {
                 let file = self.file.lock().as_ref().map(|(file, _)| Arc::clone(file));
                 let file = file.expect("a segment that is still written to keeps its file");
                 alloc::zeros(to_usize(end - from))

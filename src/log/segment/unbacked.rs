@@ -6,11 +6,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{NO_PLACE, Regime, Segment, Shape};
+use super::{NO_PLACE, Prefault, Segment, SegmentShape};
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
 use crate::format::segment_header::Role;
-use crate::mem::address_space::Space;
+use crate::mem::address_space::AddressSpace;
 use crate::mem::mapping::{Mapping, PAGE_SIZE};
 
 impl Segment {
@@ -19,16 +19,16 @@ impl Segment {
     /// # Errors
     ///
     /// `Io` where there is no memory; `Limit` where the space has no room.
-    pub(crate) fn nowhere(space: &Space, path: &Path) -> Result<Arc<Self>> {
+    pub(crate) fn nowhere(space: &AddressSpace, path: &Path) -> Result<Arc<Self>> {
         let memory = Mapping::in_memory(PAGE_SIZE).map_err(|error| Error::io("map", path, error))?;
         let mapping = Arc::new(memory);
         let range = space.place(&mapping).ok_or(NO_PLACE)?;
-        let shape = Shape {
+        let shape = SegmentShape {
             id: SegmentId(0),
             size: 0,
             nonce: 0,
             data_offset: 0,
-            regime: Regime::Plain,
+            prefault: Prefault::Plain,
             role: Role::Log,
             generation: 0,
         };

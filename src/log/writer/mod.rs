@@ -1,7 +1,7 @@
 //! The log: records appended in one order to one segment after the other.
 //!
 //! It knows where the next record goes and what has been synced. It does not know keys (the index does), nor who waits
-//! for a sync (`commit` does), nor how segments are made (`provision` does).
+//! for a sync (`commit` does), nor how segments are made (`allocator` does).
 //!
 //! **Concurrency.** [`LogWriter`] lives under the store's writer mutex, so log order is index order is visibility
 //! order. A sync has three parts, so that no store waits for the device: [`LogWriter::plan`] under the mutex,
@@ -19,25 +19,26 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::record::{
-    FLAG_INNER, HEADER_SIZE, Header, Kind, Place, Start, Watermark, payload_sum, record_size,
+    FLAG_INNER, HEADER_SIZE, RecordHeader, RecordKind, RecordPlace, StartRecord, Watermark, payload_sum,
+    record_size,
 };
 use crate::format::{KeyspaceId, SegmentId, Seq};
-use crate::log::context::Shared;
+use crate::log::context::LogContext;
 use crate::log::segment::Segment;
-use crate::log::sync_plan::{Full, SegmentRange, SyncPlan};
+use crate::log::sync_plan::{FilledSegment, SegmentRange, SyncPlan};
 use crate::mem::appender::Appender;
-use crate::mem::dead_bytes::Dead;
+use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 
 /// Bytes that a watermark takes in the log.
 const WATERMARK_SIZE: u64 = (HEADER_SIZE + Watermark::SIZE) as u64;
 /// Bytes that a start record takes in the log.
-const START_SIZE: u64 = (HEADER_SIZE + Start::SIZE) as u64;
+const START_SIZE: u64 = (HEADER_SIZE + StartRecord::SIZE) as u64;
 
 /// What is appended: a record before it has a place and a number.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Draft<'a> {
-    pub(crate) kind: Kind,
+pub(crate) struct NewRecord<'a> {
+    pub(crate) kind: RecordKind,
     pub(crate) keyspace: KeyspaceId,
     pub(crate) key: &'a [u8],
     pub(crate) value: &'a [u8],
@@ -48,13 +49,18 @@ pub(crate) struct Draft<'a> {
     pub(crate) payload_sum: u32,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> NewRecord<'a> {
     /// Checks the lengths and computes the checksum.
     ///
     /// # Errors
     ///
     /// `KeyTooLarge` or `ValueTooLarge`.
-    pub(crate) fn new(kind: Kind, keyspace: KeyspaceId, key: &'a [u8], value: &'a [u8]) -> Result<Self> {
+    pub(crate) fn new(
+        kind: RecordKind,
+        keyspace: KeyspaceId,
+        key: &'a [u8],
+        value: &'a [u8],
+    ) -> Result<Self> {
         let max = crate::format::record::MAX_KEY_LEN;
         let key_len = u16::try_from(key.len()).map_err(|_| Error::KeyTooLarge { len: key.len(), max })?;
         let max = crate::format::record::MAX_VALUE_LEN;
@@ -68,8 +74,8 @@ impl<'a> Draft<'a> {
         record_size(u64::from(self.key_len) + u64::from(self.value_len))
     }
 
-    fn header(&self, seq: Seq, flags: u8) -> Header {
-        Header {
+    fn header(&self, seq: Seq, flags: u8) -> RecordHeader {
+        RecordHeader {
             kind: self.kind,
             flags,
             keyspace: self.keyspace,
@@ -83,7 +89,7 @@ impl<'a> Draft<'a> {
 
 /// A batch frame's header before it has a place and a number.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Frame {
+pub(crate) struct BatchHeader {
     /// How many records are in it.
     pub(crate) count: u32,
     /// Bytes of those records.
@@ -102,7 +108,7 @@ pub(crate) struct Tail {
     /// The segment before it and where that ended, for a new one, or where it is nowhere.
     pub(crate) previous: Option<(SegmentId, u64)>,
     pub(crate) next_seq: Seq,
-    pub(crate) epoch: u64,
+    pub(crate) incarnation: u64,
     /// Every record up to this is durable.
     pub(crate) durable: Seq,
     /// The last record that was found.
@@ -123,8 +129,8 @@ pub(crate) struct LogWriter {
     /// The last record that a watermark covers.
     marked: Seq,
     durable: Seq,
-    epoch: u64,
-    full: Vec<Full>,
+    incarnation: u64,
+    full: Vec<FilledSegment>,
     /// The segment that the next one continues, and its end, where the log stands nowhere.
     previous: Option<(SegmentId, u64)>,
     /// The value at this offset is written already; the record that it belongs to comes next.
@@ -140,7 +146,7 @@ impl LogWriter {
     /// # Errors
     ///
     /// `NoSpace` where the first pages cannot be made ready.
-    pub(crate) fn open(shared: &Shared, tail: Tail) -> Result<Self> {
+    pub(crate) fn open(shared: &LogContext, tail: Tail) -> Result<Self> {
         let appender = Appender::claim(tail.segment.mapping()).expect("a segment is made active once");
         let is_nowhere = tail.segment.is_nowhere();
         let mut writer = Self {
@@ -152,7 +158,7 @@ impl LogWriter {
             last_user: tail.last,
             marked: tail.last,
             durable: tail.durable,
-            epoch: tail.epoch,
+            incarnation: tail.incarnation,
             full: Vec::new(),
             previous: tail.previous.filter(|_| is_nowhere),
             written: None,
@@ -203,13 +209,13 @@ impl LogWriter {
     /// `NoSpace`, `Io` or `Corrupt` where a page that was made ready could not be written to all the same: its block is shared
     /// with a copy of the file and the disk is full, or the disk failed, or the file was cut. Nothing was appended, and the
     /// next write goes on in another segment.
-    pub(crate) fn append(&mut self, shared: &Shared, draft: &Draft<'_>) -> Result<(Location, Seq)> {
+    pub(crate) fn append(&mut self, shared: &LogContext, draft: &NewRecord<'_>) -> Result<(Location, Seq)> {
         let (location, seq) = self.put(shared, draft)?;
         self.last_user = seq;
         Ok((location, seq))
     }
 
-    fn put(&mut self, shared: &Shared, draft: &Draft<'_>) -> Result<(Location, Seq)> {
+    fn put(&mut self, shared: &LogContext, draft: &NewRecord<'_>) -> Result<(Location, Seq)> {
         let seq = self.next_seq;
         let offset = self.offset;
         let header = draft.header(seq, 0).encode(self.place(offset));
@@ -237,7 +243,7 @@ impl LogWriter {
         self.segment.unwritten(self.offset, end)
     }
 
-    fn write_payload(&mut self, offset: u64, draft: &Draft<'_>) {
+    fn write_payload(&mut self, offset: u64, draft: &NewRecord<'_>) {
         let key_at = offset + HEADER_SIZE as u64;
         self.appender.write(key_at, draft.key);
         let value_at = key_at + u64::from(draft.key_len);
@@ -254,9 +260,9 @@ impl LogWriter {
     /// As [`LogWriter::append`].
     pub(crate) fn append_batch<'a>(
         &mut self,
-        shared: &Shared,
-        frame: Frame,
-        drafts: impl Iterator<Item = Draft<'a>>,
+        shared: &LogContext,
+        frame: BatchHeader,
+        drafts: impl Iterator<Item = NewRecord<'a>>,
     ) -> Result<(Seq, u64)> {
         let seq = self.next_seq;
         let start = self.offset;
@@ -270,8 +276,8 @@ impl LogWriter {
             at += draft.size();
             self.observe(shared, "batch-record");
         }
-        let header = Header {
-            kind: Kind::Batch,
+        let header = RecordHeader {
+            kind: RecordKind::Batch,
             flags: 0,
             keyspace: KeyspaceId(frame.count),
             key_len: 0,
@@ -293,20 +299,20 @@ impl LogWriter {
         Ok((seq, start + HEADER_SIZE as u64))
     }
 
-    fn place(&self, offset: u64) -> Place {
-        Place { nonce: self.segment.nonce(), offset }
+    fn place(&self, offset: u64) -> RecordPlace {
+        RecordPlace { nonce: self.segment.nonce(), offset }
     }
 
     /// What has been appended and not yet synced.
     pub(crate) fn plan(&self) -> SyncPlan {
-        let full = self.full.iter().map(Full::unsynced);
+        let full = self.full.iter().map(FilledSegment::unsynced);
         let active = SegmentRange::new(&self.segment, self.synced, self.offset);
         SyncPlan::new(full.chain([active]).collect(), self.last_seq())
     }
 
     /// Takes note that a plan has been executed, writes the watermark, and returns the segments that became durable
     /// as a whole.
-    pub(crate) fn synced(&mut self, shared: &Shared, plan: &SyncPlan) -> Vec<Full> {
+    pub(crate) fn synced(&mut self, shared: &LogContext, plan: &SyncPlan) -> Vec<FilledSegment> {
         self.durable = self.durable.max(plan.upto());
         for SegmentRange { segment, to, .. } in plan.ranges() {
             if segment.id() == self.segment.id() {
@@ -326,20 +332,21 @@ impl LogWriter {
         durable
     }
 
-    fn mark(&mut self, shared: &Shared, upto: Seq) {
+    fn mark(&mut self, shared: &LogContext, upto: Seq) {
         // The reserve is kept by every `reserve` and spent by one watermark; without a record since, there is none.
         let room = self.segment.size().min(self.segment.ready()) - self.offset;
         if room < WATERMARK_SIZE {
             return;
         }
         let value = Watermark(upto).encode();
-        let draft = Draft::new(Kind::Watermark, KeyspaceId::DEFAULT, &[], &value).expect("a short value");
+        let draft =
+            NewRecord::new(RecordKind::Watermark, KeyspaceId::DEFAULT, &[], &value).expect("a short value");
         // A watermark that cannot be written is as good as none.
         let Ok((location, _)) = self.put(shared, &draft) else { return };
-        shared.space.add_dead(location, Dead::Note, draft.size());
+        shared.space.add_dead(location, DeadCause::Note, draft.size());
     }
 
-    fn observe(&self, shared: &Shared, point: &'static str) {
+    fn observe(&self, shared: &LogContext, point: &'static str) {
         if self.observed {
             shared.dir.crash_point(point);
         }

@@ -2,15 +2,15 @@
 //!
 //! All that can fail of a write fails here, before anything of it is visible.
 
-use super::{Draft, Full, HEADER_SIZE, LogWriter, START_SIZE, WATERMARK_SIZE};
+use super::{FilledSegment, HEADER_SIZE, LogWriter, NewRecord, START_SIZE, WATERMARK_SIZE};
 use crate::error::{Error, Result};
-use crate::format::record::{Kind, Start};
+use crate::format::record::{RecordKind, StartRecord};
 use crate::format::{KeyspaceId, Seq};
-use crate::log::allocator::Provision;
-use crate::log::allocator::quota::Want;
-use crate::log::context::Shared;
+use crate::log::allocator::SegmentAllocator;
+use crate::log::allocator::quota::SpaceClass;
+use crate::log::context::LogContext;
 use crate::mem::appender::Appender;
-use crate::mem::dead_bytes::Dead;
+use crate::mem::dead_bytes::DeadCause;
 use crate::trace;
 
 /// From this length on a value is written by a call instead of stores into pages that were made ready, in bytes: the pages are
@@ -27,13 +27,13 @@ impl LogWriter {
     /// `DiskLimit`, `NoSpace`, or what the operating system says; nothing has been written.
     pub(crate) fn reserve(
         &mut self,
-        shared: &Shared,
-        provision: &Provision,
-        want: Want,
+        shared: &LogContext,
+        allocator: &SegmentAllocator,
+        want: SpaceClass,
         size: u64,
     ) -> Result<()> {
-        self.make_room(shared, provision, want, size)?;
-        self.make_ready(shared, provision, self.offset + size + WATERMARK_SIZE)
+        self.make_room(shared, allocator, want, size)?;
+        self.make_ready(shared, allocator, self.offset + size + WATERMARK_SIZE)
     }
 
     /// As [`LogWriter::reserve`], for one record. A large value is written to its place at once: nobody sees it before
@@ -44,28 +44,28 @@ impl LogWriter {
     /// As [`LogWriter::reserve`].
     pub(crate) fn reserve_record(
         &mut self,
-        shared: &Shared,
-        provision: &Provision,
-        want: Want,
-        draft: &Draft<'_>,
+        shared: &LogContext,
+        allocator: &SegmentAllocator,
+        want: SpaceClass,
+        draft: &NewRecord<'_>,
     ) -> Result<()> {
         if draft.value.len() < WRITTEN_BY_CALL {
-            return self.reserve(shared, provision, want, draft.size());
+            return self.reserve(shared, allocator, want, draft.size());
         }
-        self.reserve_large(shared, provision, want, draft)
+        self.reserve_large(shared, allocator, want, draft)
     }
 
     #[cold]
     fn reserve_large(
         &mut self,
-        shared: &Shared,
-        provision: &Provision,
-        want: Want,
-        draft: &Draft<'_>,
+        shared: &LogContext,
+        allocator: &SegmentAllocator,
+        want: SpaceClass,
+        draft: &NewRecord<'_>,
     ) -> Result<()> {
-        self.make_room(shared, provision, want, draft.size())?;
+        self.make_room(shared, allocator, want, draft.size())?;
         shared.manifest.begin()?;
-        provision.writer_makes_pages(true);
+        allocator.writer_makes_pages(true);
         let value_at = self.offset + HEADER_SIZE as u64 + u64::from(draft.key_len);
         self.segment.extend_by_pages(value_at)?;
         // A write that fails may have written a part, which the next record must not come to lie in front of.
@@ -78,8 +78,14 @@ impl LogWriter {
     }
 
     /// Sees to it that a frame of `size` bytes fits into the active segment.
-    fn make_room(&mut self, shared: &Shared, provision: &Provision, want: Want, size: u64) -> Result<()> {
-        provision.check(shared, want, size)?;
+    fn make_room(
+        &mut self,
+        shared: &LogContext,
+        allocator: &SegmentAllocator,
+        want: SpaceClass,
+        size: u64,
+    ) -> Result<()> {
+        allocator.check(shared, want, size)?;
         // A frame of so many bytes holds fewer records than that.
         if self.next_seq.0 + size > Seq::MAX.0 {
             return Err(Error::Limit {
@@ -91,24 +97,25 @@ impl LogWriter {
             || self.appender.is_replaced()
             || self.offset + size + WATERMARK_SIZE > self.segment.size()
         {
-            self.roll(shared, provision, want, size)
-        } else if want == Want::Insertion && self.offset + size + self.kept_back() > self.segment.size() {
+            self.roll(shared, allocator, want, size)
+        } else if want == SpaceClass::Insertion && self.offset + size + self.kept_back() > self.segment.size()
+        {
             // The rest is for removals, unless there is more behind it: on a full disk they make the room.
-            provision.have_next(shared)
+            allocator.have_next(shared)
         } else {
             Ok(())
         }
     }
 
     /// Sees to it that the pages below an offset can be stored to.
-    fn make_ready(&self, shared: &Shared, provision: &Provision, need: u64) -> Result<()> {
+    fn make_ready(&self, shared: &LogContext, allocator: &SegmentAllocator, need: u64) -> Result<()> {
         if need <= self.segment.ready() {
             return Ok(());
         }
         // Nothing is ready before the store is known to be written to.
         shared.manifest.begin()?;
-        provision.count_stall();
-        provision.writer_makes_pages(false);
+        allocator.count_stall();
+        allocator.writer_makes_pages(false);
         self.segment.extend(need)
     }
 
@@ -122,14 +129,20 @@ impl LogWriter {
     /// # Errors
     ///
     /// As [`LogWriter::reserve`].
-    pub(crate) fn roll_now(&mut self, shared: &Shared, provision: &Provision) -> Result<()> {
-        self.roll(shared, provision, Want::Last, 0)
+    pub(crate) fn roll_now(&mut self, shared: &LogContext, allocator: &SegmentAllocator) -> Result<()> {
+        self.roll(shared, allocator, SpaceClass::Last, 0)
     }
 
     #[cold]
-    fn roll(&mut self, shared: &Shared, provision: &Provision, want: Want, size: u64) -> Result<()> {
+    fn roll(
+        &mut self,
+        shared: &LogContext,
+        allocator: &SegmentAllocator,
+        want: SpaceClass,
+        size: u64,
+    ) -> Result<()> {
         shared.manifest.begin()?;
-        let next = provision.take(shared, want, size)?;
+        let next = allocator.take(shared, want, size)?;
         // Before anything is switched: a segment without its start record is cut off by the next recovery.
         let made_ready = next.extend(next.data_offset() + START_SIZE + WATERMARK_SIZE);
         // Where pages that were ready could not be written to, those of the next segment may be no better.
@@ -138,7 +151,7 @@ impl LogWriter {
             false => Ok(()),
         });
         if let Err(error) = made_ready {
-            provision.give_back(next);
+            allocator.give_back(next);
             return Err(error);
         }
         let appender = Appender::claim(next.mapping()).expect("a segment is made active once");
@@ -156,26 +169,27 @@ impl LogWriter {
             return Err(error);
         }
         if self.previous.take().is_none() {
-            self.full.push(Full { segment, synced: self.synced, end, last_seq });
+            self.full.push(FilledSegment { segment, synced: self.synced, end, last_seq });
             trace::segment_full(previous.0, end);
         }
         self.synced = offset;
         self.is_soiled = false;
-        provision.set_active(&self.segment, self.offset);
+        allocator.set_active(&self.segment, self.offset);
         self.observe(shared, "rolled");
         Ok(())
     }
 
     /// Writes the record that says what this segment continues.
-    pub(super) fn start(&mut self, shared: &Shared, previous: u64, previous_end: u64) -> Result<()> {
-        let start = Start { previous, previous_end, epoch: self.epoch, durable: self.durable };
+    pub(super) fn start(&mut self, shared: &LogContext, previous: u64, previous_end: u64) -> Result<()> {
+        let start =
+            StartRecord { previous, previous_end, incarnation: self.incarnation, durable: self.durable };
         let value = start.encode();
-        let draft = Draft::new(Kind::Start, KeyspaceId::DEFAULT, &[], &value)?;
+        let draft = NewRecord::new(RecordKind::Start, KeyspaceId::DEFAULT, &[], &value)?;
         debug_assert_eq!(draft.size(), START_SIZE);
         self.segment.extend(self.offset + draft.size() + WATERMARK_SIZE)?;
         let (location, seq) = self.put(shared, &draft)?;
         self.segment.begins_at(seq);
-        shared.space.add_dead(location, Dead::Note, draft.size());
+        shared.space.add_dead(location, DeadCause::Note, draft.size());
         Ok(())
     }
 }

@@ -78,7 +78,7 @@ const CHUNK_COUNT: usize = 28;
 /// What a thread shows to those who collect. Alone on its cache lines, two of which are fetched at a time.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Slot {
+struct ThreadSlot {
     /// `FREE`, `IDLE`, or the store and the epoch of the outermost pin.
     state: AtomicU64,
     /// How many pins there are. Only the thread that has the slot touches it.
@@ -87,7 +87,7 @@ struct Slot {
     kept: AtomicBool,
 }
 
-impl Slot {
+impl ThreadSlot {
     fn new() -> Self {
         Self { state: AtomicU64::new(FREE), depth: AtomicU32::new(0), kept: AtomicBool::new(false) }
     }
@@ -126,7 +126,7 @@ impl Slot {
 /// All the slots, and the epoch. The process has one; tests make their own.
 struct Registry {
     epoch: Epoch,
-    chunks: [OnceLock<Box<[Slot]>>; CHUNK_COUNT],
+    chunks: [OnceLock<Box<[ThreadSlot]>>; CHUNK_COUNT],
     /// What dropped limbos had left, each piece with the number of its store.
     orphans: OnceLock<Mutex<Vec<(u64, Garbage)>>>,
     /// Stores that were given a number.
@@ -171,7 +171,7 @@ impl Registry {
     #[cfg(loom)]
     fn new() -> Self {
         let registry = Self::starting_with(AtomicU64::new(FIRST_EPOCH));
-        registry.chunks[0].get_or_init(|| (0..FIRST_CHUNK).map(|_| Slot::new()).collect());
+        registry.chunks[0].get_or_init(|| (0..FIRST_CHUNK).map(|_| ThreadSlot::new()).collect());
         registry
     }
 
@@ -181,18 +181,18 @@ impl Registry {
     }
 
     /// Claims a slot for the calling thread, making one if all are taken.
-    fn claim(&'static self, kept: bool) -> &'static Slot {
+    fn claim(&'static self, kept: bool) -> &'static ThreadSlot {
         self.chunks
             .iter()
             .enumerate()
             .flat_map(|(nth, chunk)| {
-                chunk.get_or_init(|| (0..FIRST_CHUNK << nth).map(|_| Slot::new()).collect())
+                chunk.get_or_init(|| (0..FIRST_CHUNK << nth).map(|_| ThreadSlot::new()).collect())
             })
             .find(|slot| slot.claim(kept))
             .expect("there are more slots than fit into memory")
     }
 
-    fn slots(&self) -> impl Iterator<Item = &Slot> {
+    fn slots(&self) -> impl Iterator<Item = &ThreadSlot> {
         // A chunk that is made during the walk may be missed. That is the first case of the argument above: making it
         // is part of R2, and not seeing it puts W3 before R3.
         self.chunks.iter().map_while(|chunk| chunk.get()).flat_map(|chunk| chunk.iter())
@@ -208,7 +208,7 @@ impl Registry {
     }
 
     /// Pins a slot that is not pinned.
-    fn pin_on(&self, slot: &'static Slot, store: u64) -> Pin {
+    fn pin_on(&self, slot: &'static ThreadSlot, store: u64) -> Pin {
         // Relaxed: only this thread touches it.
         slot.depth.store(1, Ordering::Relaxed);
         self.enter(slot, store);
@@ -216,7 +216,7 @@ impl Registry {
     }
 
     /// Says that a slot is pinned from now on.
-    fn enter(&self, slot: &Slot, store: u64) {
+    fn enter(&self, slot: &ThreadSlot, store: u64) {
         // R1. Relaxed: the fence below makes it acquire from the release in `retire`.
         let epoch = self.epoch.0.load(Ordering::Relaxed);
         // R2: pairs with the acquire in `pinned`.
@@ -274,9 +274,9 @@ impl Registry {
 struct Local {
     registry: &'static Registry,
     /// The slot for the pins of reads.
-    slot: &'static Slot,
+    slot: &'static ThreadSlot,
     /// Further ones, as many as were ever pinned at once.
-    others: RefCell<Vec<&'static Slot>>,
+    others: RefCell<Vec<&'static ThreadSlot>>,
 }
 
 impl Local {
@@ -324,7 +324,7 @@ impl Drop for Local {
 /// Keeps everything of one store alive that was reachable when it was made.
 #[must_use = "a pin that is dropped at once protects nothing"]
 pub(crate) struct Pin {
-    slot: &'static Slot,
+    slot: &'static ThreadSlot,
     /// The number of the store, where the state of a slot has it.
     store: u64,
     /// The slot belongs to the thread, so the pin must stay there.

@@ -4,7 +4,7 @@ use super::history::{Files, contents, disk_of, files_of, options};
 use super::rescue;
 use crate::api::salvage::{DamageCause, SalvageReport};
 use crate::api::store::Store;
-use crate::format::record_reader::{Order, Placed, Step, Walker};
+use crate::format::record_reader::{Order, ReadStep, RecordAt, RecordReader};
 use crate::format::segment_header::SegmentHeader;
 use crate::fs::sim::{SimDisk, Tears};
 
@@ -19,7 +19,7 @@ fn fill(store: &Store, keys: std::ops::Range<u32>) {
 /// A store with some full segments.
 fn filled(seed: u64) -> (SimDisk, Store) {
     let disk = SimDisk::with_seed(seed);
-    let store = options().compaction(false).image_bytes(u64::MAX).open_on(&disk).expect("a new store");
+    let store = options().compaction(false).checkpoint_bytes(u64::MAX).open_on(&disk).expect("a new store");
     fill(&store, 0..40);
     (disk, store)
 }
@@ -39,12 +39,12 @@ fn without_the_first(files: &mut Files) {
     assert!(options().open_on(&disk_of(files, None)).is_err(), "{first} is part of the store");
 }
 
-fn records(bytes: &[u8]) -> Vec<Placed> {
+fn records(bytes: &[u8]) -> Vec<RecordAt> {
     let header = SegmentHeader::decode(bytes).expect("whole").expect("of this version");
-    let mut walker = Walker::new(header.nonce, header.data_offset(), bytes.len() as u64, Order::Any);
+    let mut walker = RecordReader::new(header.nonce, header.data_offset(), bytes.len() as u64, Order::Any);
     let mut source = bytes;
     let mut found = Vec::new();
-    while let Ok(Step::Record(placed)) = walker.step(&mut source) {
+    while let Ok(ReadStep::Record(placed)) = walker.step(&mut source) {
         found.push(placed);
     }
     found
@@ -103,7 +103,7 @@ fn durable_records_that_are_missing_at_the_end_have_a_line() {
     let killed = disk.kill();
     let mut files = files_of(&killed);
     // It ends before its last record, as if nothing had ever been there.
-    let is_last = |placed: &&Placed| placed.header.seq == last;
+    let is_last = |placed: &&RecordAt| placed.header.seq == last;
     let cut = segments(&files).into_iter().find_map(|name| {
         let at = records(&files[&name]).iter().find(is_last)?.offset;
         Some((name, usize::try_from(at).expect("small")))
@@ -120,7 +120,7 @@ fn durable_records_that_are_missing_at_the_end_have_a_line() {
 /// A store that was killed when a pass over two segments had named its copies: its files, which two those are, and the copy.
 fn killed_within_a_pass() -> (Files, [String; 2], String) {
     let disk = SimDisk::with_seed(1);
-    let store = options().compaction(false).image_bytes(u64::MAX).open_on(&disk).expect("a new store");
+    let store = options().compaction(false).checkpoint_bytes(u64::MAX).open_on(&disk).expect("a new store");
     store.insert("gone", [7; 500]).expect("there is room");
     // As many as take the removal to the second segment.
     for n in 0..10u32 {

@@ -118,7 +118,8 @@ fn an_interrupted_salvage_is_recognised_and_done_again() {
 #[test]
 fn an_unreadable_page_takes_its_own_records_along_and_no_others() {
     let disk = SimDisk::with_seed(1);
-    let store = options().segment_bytes(64 << 10).image_bytes(u64::MAX).open_on(&disk).expect("a new store");
+    let store =
+        options().segment_bytes(64 << 10).checkpoint_bytes(u64::MAX).open_on(&disk).expect("a new store");
     for n in 0..200u32 {
         store.insert(n.to_le_bytes(), [7; 500]).expect("there is room");
     }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use super::history::{Contents, Files};
 use crate::api::salvage::{Damage, DamageCause, SalvageReport};
 use crate::format::manifest::SegmentState;
-use crate::format::record::{HEADER_SIZE, Kind};
-use crate::format::record_reader::{Order, Step, Walker};
+use crate::format::record::{HEADER_SIZE, RecordKind};
+use crate::format::record_reader::{Order, ReadStep, RecordReader};
 use crate::format::segment_header::SegmentHeader;
 use crate::format::{Defect, KeyspaceId, file_name};
 use crate::fs::Dir;
 use crate::fs::sim::SimDisk;
 use crate::recovery::analysis::examine;
-use crate::recovery::directory::Survey;
+use crate::recovery::directory::DirectoryScan;
 
 /// A value or a removal in what an open reads.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub(super) struct Truth {
 impl Truth {
     pub(super) fn of(files: Files, disk: &SimDisk, expected: Contents) -> Option<Self> {
         let dir: Arc<dyn Dir> = disk.dir();
-        let survey = Survey::of(dir.as_ref()).ok()?;
+        let survey = DirectoryScan::of(dir.as_ref()).ok()?;
         let (manifest, _) = survey.manifest()?;
         let examined = examine(&dir, &survey).ok().flatten()?;
         let mut records: BTreeMap<_, Vec<Record>> = BTreeMap::new();
@@ -57,28 +57,28 @@ impl Truth {
             let bytes = files.get(&name)?;
             let header = SegmentHeader::decode(bytes).ok()?.ok()?;
             headers.insert(name.clone(), usize::try_from(header.data_offset()).ok()?);
-            let mut walker = Walker::new(entry.nonce, header.data_offset(), entry.end, Order::Any);
+            let mut walker = RecordReader::new(entry.nonce, header.data_offset(), entry.end, Order::Any);
             let mut source = bytes.as_slice();
             let mut batch: Range<usize> = 0..0;
             let mut last = 0;
-            while let Ok(Step::Record(placed)) = walker.step(&mut source) {
+            while let Ok(ReadStep::Record(placed)) = walker.step(&mut source) {
                 let at = usize::try_from(placed.offset).ok()?;
                 let end = at + usize::try_from(placed.header.size()).ok()?;
                 last = last.max(end);
-                if placed.header.kind == Kind::Batch {
+                if placed.header.kind == RecordKind::Batch {
                     batch = at..end;
                 }
-                if placed.header.kind == Kind::Keyspace {
+                if placed.header.kind == RecordKind::Keyspace {
                     changes.push((name.clone(), at..end));
                 }
-                if !matches!(placed.header.kind, Kind::Put | Kind::Tombstone) {
+                if !matches!(placed.header.kind, RecordKind::Put | RecordKind::Tombstone) {
                     continue;
                 }
                 let payload = at + HEADER_SIZE;
                 let key_end = payload + usize::from(placed.header.key_len);
                 let value_end = key_end + usize::try_from(placed.header.value_len).ok()?;
                 let value = bytes[key_end..value_end].to_vec();
-                let value = (placed.header.kind == Kind::Put).then_some(value);
+                let value = (placed.header.kind == RecordKind::Put).then_some(value);
                 let frame = if batch.contains(&at) { batch.clone() } else { at..end };
                 let record = Record { file: name.clone(), frame, seq: placed.header.seq.0, value };
                 let key = (placed.header.keyspace, bytes[payload..key_end].to_vec());

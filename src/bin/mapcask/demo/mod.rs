@@ -28,7 +28,7 @@ use check::Findings;
 use ledger::Ledger;
 use place::Place;
 use report::Summary;
-use round::Task;
+use round::ReadTask;
 use screen::Screen;
 use tree::Tree;
 pub(super) use writer::{WriterArgs, run as run_writer};
@@ -150,7 +150,7 @@ impl Play<'_> {
         let files = units.iter().flat_map(|&unit| &tree.units[unit].files);
         self.screen.begin(&name, Some(files.map(|&file| tree.files[file].len).sum()));
         let writers = usize::from(self.args.writers);
-        let task = Task { tree, store: self.store, writers, units, kill_after };
+        let task = ReadTask { tree, store: self.store, writers, units, kill_after };
         let round = round::run(&task, &mut self.ledger, &self.screen)?;
         self.summary.add_round(&round);
         self.summary.kills += usize::from(!is_last);

@@ -15,7 +15,7 @@ use super::wire::{self, Note};
 
 /// What a writer is to do.
 #[derive(Debug)]
-pub(super) struct Task<'t> {
+pub(super) struct ReadTask<'t> {
     pub(super) tree: &'t Tree,
     pub(super) store: &'t Path,
     pub(super) writers: usize,
@@ -36,7 +36,7 @@ pub(super) struct Round {
 }
 
 /// Runs a writer, and enters everything that it acknowledged.
-pub(super) fn run(task: &Task<'_>, ledger: &mut Ledger, screen: &Screen) -> Result<Round> {
+pub(super) fn run(task: &ReadTask<'_>, ledger: &mut Ledger, screen: &Screen) -> Result<Round> {
     let mut child = start(task)?;
     let listened = listen(&mut child, task, ledger, screen);
     if listened.is_err() {
@@ -54,7 +54,7 @@ pub(super) fn run(task: &Task<'_>, ledger: &mut Ledger, screen: &Screen) -> Resu
     Ok(round)
 }
 
-fn start(task: &Task<'_>) -> Result<Child> {
+fn start(task: &ReadTask<'_>) -> Result<Child> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(program);
     command.arg(WRITER).arg(task.store).arg(&task.tree.root).arg(task.writers.to_string());
@@ -77,7 +77,7 @@ fn start(task: &Task<'_>) -> Result<Child> {
 }
 
 /// Enters notes up to the pipe's end, which comes after the kill: what was acknowledged by then counts.
-fn listen(child: &mut Child, task: &Task<'_>, ledger: &mut Ledger, screen: &Screen) -> Result<Round> {
+fn listen(child: &mut Child, task: &ReadTask<'_>, ledger: &mut Ledger, screen: &Screen) -> Result<Round> {
     let mut pipe = BufReader::new(child.stdout.take().context("the writer has no standard output")?);
     let mut round = Round::default();
     let (mut work, mut is_killed) = (0, false);

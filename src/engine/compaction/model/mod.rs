@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use self::variant::{ALLOWED, Variant, WRONG};
 use super::tombstone_rule;
-use super::tombstone_rule::Sieve;
+use super::tombstone_rule::SegmentBound;
 use crate::format::Seq;
 
 /// A sequence number; 0 stands for none.
@@ -47,7 +47,7 @@ struct Job {
     /// The victims, a bit for each place.
     victims: u64,
     /// The sieves of all segments that count, by place, where they are taken down.
-    taken: Vec<Sieve>,
+    taken: Vec<SegmentBound>,
     /// How many segments there were when the victims were chosen.
     seen: usize,
     looked: usize,
@@ -292,17 +292,17 @@ impl Store {
         entry != 0 || tombstone_rule::may_go(seq(tombstone.number), others)
     }
 
-    fn sieves(&self) -> Vec<Sieve> {
+    fn sieves(&self) -> Vec<SegmentBound> {
         (0..self.segments.len()).map(|place| self.sieve(place)).collect()
     }
 
-    fn sieve(&self, place: usize) -> Sieve {
+    fn sieve(&self, place: usize) -> SegmentBound {
         let segment = &self.segments[place];
         let numbers = || segment.records.iter().map(|record| record.number);
         let hidden = segment.hidden(&self.index);
         let count = hidden.saturating_sub(segment.uncounted.into());
         let (first, greatest) = (numbers().min().unwrap_or(0), numbers().max().unwrap_or(0));
-        Sieve {
+        SegmentBound {
             first: match self.variant {
                 Variant::FirstIsTheGreatest => seq(greatest),
                 Variant::FirstIsNothing => seq(0),
@@ -351,9 +351,9 @@ impl Store {
 
     fn drop_victims(&mut self, mut victims: u64) {
         self.segments.retain(|_| {
-            let stays = victims & 1 == 0;
+            let range_pins = victims & 1 == 0;
             victims >>= 1;
-            stays
+            range_pins
         });
     }
 

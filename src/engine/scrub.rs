@@ -7,17 +7,17 @@ use std::sync::Arc;
 
 use crate::engine::state::State;
 use crate::engine::state::catalog::KeyspaceData;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::Defect;
 use crate::format::file_name;
 use crate::format::manifest::SegmentState;
 use crate::format::record::RecordKind;
-use crate::format::record_reader::{ReadStep, RecordReader};
 use crate::fs::Access;
 use crate::index::hash::scan::Cursor;
 use crate::log::segment::Segment;
 use crate::log::segment_file::read_header;
-use crate::log::segment_reader::SegmentReader;
+use crate::log::segment_reader::{Records, SegmentReader};
+use crate::log::sync_plan::SegmentRange;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
@@ -79,11 +79,10 @@ impl State {
         segments.values().map(|segment| (Arc::clone(segment), end(segment))).collect()
     }
 
-    fn verify_segment(&self, segment: &Segment, end: u64, report: &mut VerifyReport) -> Result<()> {
+    fn verify_segment(&self, segment: &Arc<Segment>, end: u64, report: &mut VerifyReport) -> Result<()> {
         let dir = self.shared.dir.as_ref();
         let name = file_name::segment(segment.id());
         let path = segment.path();
-        let damage = |offset, defect| Error::Corrupt { path: path.clone(), offset, defect };
         let file = match dir.open(&name, Access::Read) {
             // Compacted meanwhile: what was alive in it is verified where it is now, through the index.
             Err(error) if error.kind() == ErrorKind::NotFound && !self.has(segment) => return Ok(()),
@@ -91,25 +90,21 @@ impl State {
         };
         let found = file.identity().map_err(|error| segment.io("look at", error))?.size;
         if found != segment.size() {
-            return Err(damage(found, Defect::WrongSize { expected: segment.size(), found }));
+            return Err(segment.corrupt_at(found, Defect::WrongSize { expected: segment.size(), found }));
         }
         let header = read_header(file.as_ref(), path)?;
         if header.store != self.shared.store || header.id != segment.id() || header.nonce != segment.nonce() {
-            return Err(damage(0, Defect::WrongSegment));
+            return Err(segment.corrupt_at(0, Defect::WrongSegment));
         }
         report.segments += 1;
         let start = segment.data_offset();
-        let mut source = SegmentReader::new(file, path.clone(), segment.size());
-        let mut walker = RecordReader::new(segment.nonce(), start, end.max(start), segment.order());
-        loop {
-            match walker.step(&mut source)? {
-                ReadStep::Record(_) => report.records += 1,
-                _ if walker.offset() >= end => break,
-                ReadStep::Blank => return Err(damage(walker.offset(), Defect::Truncated)),
-                ReadStep::Invalid(defect) => return Err(damage(walker.offset(), defect)),
-            }
+        let source = SegmentReader::new(file, path.clone(), segment.size());
+        let range = SegmentRange::new(segment, start, end.max(start));
+        let mut records = Records::of(source, &range, segment.order());
+        while records.next()?.is_some() {
+            report.records += 1;
         }
-        report.bytes += walker.offset();
+        report.bytes += records.offset();
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //!
 //! **Determinism.** Time, randomness and the boot id come through here as well, so that a test decides them.
 
-#[cfg_attr(not(unix), path = "place_portable.rs")]
+#[cfg_attr(not(unix), path = "dir_handle_portable.rs")]
 mod dir_handle;
 pub(crate) mod leftovers;
 mod lock;

@@ -9,12 +9,11 @@
 
 use std::sync::Arc;
 
-use super::segment_reader::SegmentReader;
-use crate::error::{Error, Result};
-use crate::format::Defect;
+use super::segment_reader::{Records, SegmentReader};
+use crate::error::Result;
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::record::HEADER_SIZE;
-use crate::format::record_reader::{Order, READ_MAX, ReadAt, ReadStep, RecordReader};
+use crate::format::record_reader::{Order, READ_MAX, ReadAt};
 use crate::log::segment::Segment;
 use crate::log::sync_plan::SegmentRange;
 use crate::mem::alloc;
@@ -73,24 +72,12 @@ pub(crate) fn rewrite(unsynced: &mut ToRewrite) -> Result<()> {
 fn verify(range: &SegmentRange, window: &mut Vec<u8>) -> Result<()> {
     let segment = &range.segment;
     let file = segment.file().expect("kept until the segment is durable");
-    let mut source =
+    let source =
         SegmentReader::new(file, segment.path().clone(), range.to).with_window(std::mem::take(window));
-    let mut walker = RecordReader::new(segment.nonce(), range.from, range.to, Order::Consecutive);
-    loop {
-        match walker.step(&mut source)? {
-            ReadStep::Record(_) => {}
-            _ if walker.offset() == range.to => {
-                *window = source.into_window();
-                return Ok(());
-            }
-            ReadStep::Blank => return Err(damage(segment, walker.offset(), Defect::Truncated)),
-            ReadStep::Invalid(defect) => return Err(damage(segment, walker.offset(), defect)),
-        }
-    }
-}
-
-fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
-    Error::Corrupt { path: segment.path().clone(), offset, defect }
+    let mut records = Records::of(source, range, Order::Consecutive);
+    while records.next()?.is_some() {}
+    *window = records.into_source().into_window();
+    Ok(())
 }
 
 /// Has the manifest's entries call healed segments sealed.

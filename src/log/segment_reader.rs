@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::file_name;
-use crate::format::record_reader::{READ_MAX, ReadAt};
+use crate::format::record_reader::{Order, READ_MAX, ReadAt, ReadStep, RecordAt, RecordReader};
+use crate::format::{Defect, file_name};
 use crate::fs::{self, Access, Dir, File};
 use crate::log::segment::Segment;
+use crate::log::sync_plan::SegmentRange;
 use crate::mem::alloc;
 
 /// Size of the window in bytes.
@@ -94,5 +95,64 @@ impl ReadAt for SegmentReader {
         self.fill(offset)?;
         debug_assert!(len <= self.window.len(), "walks stay below the file's size");
         Ok(&self.window[..len])
+    }
+}
+
+/// The records of a segment up to a known end. Anything else before that end is damage.
+#[derive(Debug)]
+pub(crate) struct Records {
+    segment: Arc<Segment>,
+    source: SegmentReader,
+    reader: RecordReader,
+    end: u64,
+}
+
+impl Records {
+    /// Opens the records of a segment, from its first one to `end`.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened.
+    pub(crate) fn open(dir: &dyn Dir, segment: &Arc<Segment>, end: u64) -> Result<Self> {
+        let source = SegmentReader::of(dir, segment)?;
+        let range = SegmentRange::new(segment, segment.data_offset(), end);
+        Ok(Self::of(source, &range, segment.order()))
+    }
+
+    /// The records of a range, read from `source`.
+    pub(crate) fn of(source: SegmentReader, range: &SegmentRange, order: Order) -> Self {
+        let SegmentRange { segment, from, to } = range;
+        let reader = RecordReader::new(segment.nonce(), *from, *to, order);
+        Self { segment: Arc::clone(segment), source, reader, end: *to }
+    }
+
+    /// Returns the next record, or `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` where something before the end is no record; what the operating system says.
+    pub(crate) fn next(&mut self) -> Result<Option<RecordAt>> {
+        let defect = match self.reader.step(&mut self.source)? {
+            ReadStep::Record(record) => return Ok(Some(record)),
+            _ if self.reader.offset() >= self.end => return Ok(None),
+            ReadStep::Blank => Defect::Truncated,
+            ReadStep::Invalid(defect) => defect,
+        };
+        Err(self.segment.corrupt_at(self.reader.offset(), defect))
+    }
+
+    /// The offset behind the last record that was returned.
+    pub(crate) fn offset(&self) -> u64 {
+        self.reader.offset()
+    }
+
+    /// The bytes of the segment, for payloads.
+    pub(crate) fn source(&mut self) -> &mut SegmentReader {
+        &mut self.source
+    }
+
+    /// The reader of the bytes, for another use.
+    pub(super) fn into_source(self) -> SegmentReader {
+        self.source
     }
 }

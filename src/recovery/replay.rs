@@ -11,7 +11,7 @@ use super::recovered::RecoveredKeyspace;
 use super::report::RecoveryReport;
 use super::tail_scan::change_of;
 use crate::config::{RecoveryProgress, Tell};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::hash::HashKey;
 use crate::format::keyspace_change::{KeyspaceChange, KeyspaceSet};
 use crate::format::manifest::Manifest;
@@ -227,7 +227,7 @@ impl<'a> Replay<'a> {
 
     fn note_change(&mut self, segment: &Arc<Segment>, placed: &RecordAt, payload: &[u8]) -> Result<()> {
         let change = change_of(&placed.header, payload);
-        let change = change.map_err(|defect| damage(segment, placed.offset, defect))?;
+        let change = change.map_err(|defect| segment.corrupt_at(placed.offset, defect))?;
         // What the manifest says of the keyspaces is what the log says up to there.
         if placed.header.seq > self.listed.durable {
             match &change {
@@ -290,7 +290,7 @@ impl<'a> Replay<'a> {
         // Segments need not have come in the order of the log.
         self.changes.sort_by_key(|(seq, ..)| *seq);
         for (seq, change, segment, offset) in std::mem::take(&mut self.changes) {
-            let impossible = |defect| damage(&segment, offset, defect);
+            let impossible = |defect| segment.corrupt_at(offset, defect);
             names.apply(&change).map_err(impossible)?;
             if seq <= self.durable {
                 durable_names.apply(&change).map_err(impossible)?;
@@ -319,7 +319,7 @@ impl<'a> Replay<'a> {
         self.report.keyspaces = keyspaces.len();
         for left in &self.loading {
             if let Some((segment, offset)) = left.first.as_ref().filter(|_| !names.is_dropped(left.id)) {
-                return Err(damage(segment, *offset, Defect::BadField("keyspace")));
+                return Err(segment.corrupt_at(*offset, Defect::BadField("keyspace")));
             }
             for (ordinal, bytes) in left.slot.live() {
                 self.space.add_hidden_in(ordinal, bytes);
@@ -328,8 +328,4 @@ impl<'a> Replay<'a> {
         let Self { durable, report, .. } = self;
         Ok(Replayed { keyspaces, names, durable_names, pending, durable, report })
     }
-}
-
-fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
-    Error::Corrupt { path: segment.path().clone(), offset, defect }
 }

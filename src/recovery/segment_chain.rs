@@ -12,7 +12,7 @@ use super::reader_pool::{ReadAhead, ReadTask};
 use super::record_batch::Begin;
 use super::replay::Replay;
 use super::tail_scan::{TailFindings, is_record_at, look_beyond, start_of};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::record::StartRecord;
 use crate::format::segment_header::Role;
@@ -185,7 +185,7 @@ impl SegmentChain {
             };
             let from = segment.data_offset();
             if entry.end != 0 && entry.end < from {
-                return Err(damage(&segment, 0, Defect::BadField("end")));
+                return Err(segment.corrupt_at(0, Defect::BadField("end")));
             }
             let mut window = SegmentReader::of(dir, &segment)?;
             if entry.state == SegmentState::Sealed {
@@ -233,15 +233,15 @@ impl SegmentChain {
         replay: &mut Replay<'_>,
     ) -> Result<()> {
         if entry.state != SegmentState::Sealed || entry.role != Role::Survivors {
-            return Err(damage(&segment, 0, Defect::BadField("state or role")));
+            return Err(segment.corrupt_at(0, Defect::BadField("state or role")));
         }
         let walked = replay.read(ahead, &segment, begin)?;
         if walked.stop != entry.end {
-            return Err(damage(&segment, walked.stop, walked.defect.unwrap_or(Defect::Truncated)));
+            return Err(segment.corrupt_at(walked.stop, walked.defect.unwrap_or(Defect::Truncated)));
         }
         // The records that name its keyspaces are numbered by `filtered`.
         if walked.last > Some(entry.last_seq.max(entry.filtered)) {
-            return Err(damage(&segment, segment.data_offset(), Defect::BadSequence));
+            return Err(segment.corrupt_at(segment.data_offset(), Defect::BadSequence));
         }
         self.seen = self.seen.max(walked.last.unwrap_or(Seq::ZERO));
         self.keep(segment, entry);
@@ -300,7 +300,7 @@ impl SegmentChain {
         if replay.durable > manifest.retired_seq {
             let last = manifest.retired_seq.0;
             let defect = Defect::MissingRecords { last, durable: replay.durable.0 };
-            return Err(damage(&first.segment, first.segment.data_offset(), defect));
+            return Err(first.segment.corrupt_at(first.segment.data_offset(), defect));
         }
         Ok(false)
     }
@@ -320,14 +320,14 @@ impl SegmentChain {
         self.last = self.last.max(walked.last.unwrap_or(Seq::ZERO));
         if let Some(defect @ Defect::BadField(_)) = walked.defect {
             // Its checksums hold, so it is no torn write: it says what no writer says.
-            return Err(damage(segment, walked.stop, defect));
+            return Err(segment.corrupt_at(walked.stop, defect));
         }
         let known = known_of(entry, clean, walked.stop);
         let next = next_of(manifest, links, at, walked.stop, known);
         // After a clean close nothing was written behind the end, so an open looks at the first word there and no further.
         let is_closed = known == Known::CleanAt && next == NextSegment::None;
         if is_closed && is_record_at(replay.dir, segment, walked.stop)? {
-            return Err(damage(segment, walked.stop, Defect::NotInManifest));
+            return Err(segment.corrupt_at(walked.stop, Defect::NotInManifest));
         }
         let whole = next == NextSegment::Continues || is_closed;
         let beyond = if whole { None } else { Some(self.beyond(links, at, walked.stop, replay)?) };
@@ -341,7 +341,7 @@ impl SegmentChain {
         if action == StopAction::Damage {
             let missing = Defect::MissingRecords { last: self.last.0, durable: replay.durable.0 };
             let otherwise = if durable_missing { missing } else { Defect::BrokenChain };
-            return Err(damage(segment, walked.stop, walked.defect.unwrap_or(otherwise)));
+            return Err(segment.corrupt_at(walked.stop, walked.defect.unwrap_or(otherwise)));
         }
         let last_seq = walked.last.unwrap_or(Seq::ZERO);
         let unused = walked.written == 0 && known != Known::SealedAt && !clean && behind != Behind::Frames;
@@ -484,9 +484,5 @@ fn check_resumed(
     last: Option<Seq>,
 ) -> Result<()> {
     let fits = last.is_none_or(|last| last == entry.last_seq) && manifest.next_seq == entry.last_seq.next();
-    if fits { Ok(()) } else { Err(damage(segment, entry.end, Defect::BadField("next_seq"))) }
-}
-
-fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
-    Error::Corrupt { path: segment.path().clone(), offset, defect }
+    if fits { Ok(()) } else { Err(segment.corrupt_at(entry.end, Defect::BadField("next_seq"))) }
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use self::members::{FoundMembers, Member, Members};
 use self::names::Fates;
-use self::reading::Records;
+use self::reading::SalvagedRecords;
 use self::report::Account;
 pub use self::report::{Damage, DamageCause, SalvageReport};
 use crate::api::store::Store;
@@ -115,7 +115,7 @@ fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
     mark.keyspace(SALVAGE_UNFINISHED)?.insert("from", dir.path().as_os_str().as_encoded_bytes())?;
 
     let mut account = Account::default();
-    let mut records = Records::new(dir.as_ref())?;
+    let mut records = SalvagedRecords::new(dir.as_ref())?;
     // An open refuses a copy of the manifest that it cannot read.
     let is_readable = unread.iter().all(Option::is_none);
     note_copies(dir.as_ref(), &survey.copies, unread, &mut account);
@@ -147,7 +147,12 @@ fn whole(dir: &Arc<dyn Dir>, survey: &DirectoryScan) -> Option<(Vec<Member>, Exa
 }
 
 /// Reads whatever is there of a damaged store.
-fn gather(dir: &dyn Dir, survey: DirectoryScan, records: &mut Records, account: &mut Account) -> Fates {
+fn gather(
+    dir: &dyn Dir,
+    survey: DirectoryScan,
+    records: &mut SalvagedRecords,
+    account: &mut Account,
+) -> Fates {
     let mut found = Vec::new();
     for id in &survey.segments {
         match FoundMembers::look(dir, *id) {

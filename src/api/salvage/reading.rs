@@ -61,7 +61,7 @@ pub(super) type SalvagedKeys = HashMap<u128, Newest>;
 
 /// Everything that was read.
 #[derive(Debug)]
-pub(super) struct Records {
+pub(super) struct SalvagedRecords {
     hashes: [HashKey; 2],
     pub(super) members: Vec<Member>,
     pub(super) keys: BTreeMap<KeyspaceId, SalvagedKeys>,
@@ -80,7 +80,7 @@ struct Reading<'a> {
     damaged: bool,
 }
 
-impl Records {
+impl SalvagedRecords {
     /// Nothing yet.
     ///
     /// # Errors

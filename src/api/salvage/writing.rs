@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::SALVAGE_UNFINISHED;
 use super::members::Member;
 use super::names::Fates;
-use super::reading::{Newest, Records, SalvagedKeys};
+use super::reading::{Newest, SalvagedKeys, SalvagedRecords};
 use super::report::{Account, Damage, DamageCause};
 use crate::api::keyspace::Keyspace;
 use crate::api::store::Store;
@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Whatever writing to `into` returns.
 pub(super) fn write(
     dir: &dyn Dir,
-    mut records: Records,
+    mut records: SalvagedRecords,
     fates: &Fates,
     into: &Store,
     account: &mut Account,

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::output::{CopyWriter, FinishedCopy};
 use super::report::{CompactionReason, CompactionReport};
-use crate::format::record_reader::RecordReader;
 use crate::format::{SegmentId, Seq};
 use crate::log::segment::Segment;
-use crate::log::segment_reader::SegmentReader;
+use crate::log::segment_reader::Records;
 use crate::log::sync_plan::SegmentRange;
 
 /// The highest generation; who survives longer stays in it.
@@ -63,7 +62,7 @@ pub(crate) struct Pass {
     pub(crate) phase: Phase,
     /// The victim that is read.
     pub(crate) at: usize,
-    pub(crate) walk: Option<(SegmentReader, RecordReader)>,
+    pub(crate) records: Option<Records>,
     pub(crate) output: Option<CopyWriter>,
     pub(crate) finished: Vec<FinishedCopy>,
     /// Those, mapped; part of the store once the manifest names them.
@@ -102,7 +101,7 @@ impl Pass {
             horizon,
             phase: Phase::Copy,
             at: 0,
-            walk: None,
+            records: None,
             output: None,
             finished: Vec::new(),
             made: Vec::new(),

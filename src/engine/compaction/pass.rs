@@ -22,17 +22,15 @@ use crate::engine::compaction::job::{Pass, Phase, Victim};
 use crate::engine::compaction::output::{CopyPlan, CopyWriter};
 use crate::engine::state::State;
 use crate::error::{Error, Resource, Result};
-use crate::format::file_name;
 use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::manifest::SegmentState;
 use crate::format::record::{HEADER_SIZE, RecordKind};
-use crate::format::record_reader::{READ_MAX, ReadAt, ReadStep, RecordAt, RecordReader};
+use crate::format::record_reader::{READ_MAX, ReadAt, RecordAt};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, KeyspaceId, Seq};
-use crate::fs::Access;
 use crate::log::segment::Segment;
 use crate::log::segment_file::unlink_segment;
-use crate::log::segment_reader::SegmentReader;
+use crate::log::segment_reader::{Records, SegmentReader};
 use crate::mem::location::Location;
 
 /// How much of a victim one step reads, in bytes.
@@ -89,7 +87,7 @@ impl Compactor {
             job.phase = Phase::SyncAhead;
             return Ok(());
         };
-        if job.walk.is_none() {
+        if job.records.is_none() {
             // Its file will go, and a snapshot may have to read what nobody has needed before.
             match state.shared.space.map_now(victim.segment.mapping()) {
                 // Gone already, so nobody can read it, and nothing in it is alive.
@@ -103,25 +101,21 @@ impl Compactor {
             return Ok(());
         }
         let (segment, end) = (Arc::clone(&victim.segment), victim.end);
-        let (mut source, mut walker) = match job.walk.take() {
-            Some(walk) => walk,
-            None => open_walk(state, &segment, end)?,
+        let mut records = match job.records.take() {
+            Some(records) => records,
+            None => Records::open(state.shared.dir.as_ref(), &segment, end)?,
         };
-        let from = walker.offset();
-        while walker.offset() < from + STEP {
-            match walker.step(&mut source)? {
-                ReadStep::Record(placed) => self.consider(state, job, &segment, &mut source, &placed)?,
-                _ if walker.offset() == end => {
-                    job.report.bytes_read += walker.offset() - from;
-                    job.at += 1;
-                    return Ok(());
-                }
-                ReadStep::Blank => return Err(damage(&segment, walker.offset(), Defect::Truncated)),
-                ReadStep::Invalid(defect) => return Err(damage(&segment, walker.offset(), defect)),
-            }
+        let from = records.offset();
+        while records.offset() < from + STEP {
+            let Some(record) = records.next()? else {
+                job.report.bytes_read += records.offset() - from;
+                job.at += 1;
+                return Ok(());
+            };
+            self.consider(state, job, &segment, records.source(), &record)?;
         }
-        job.report.bytes_read += walker.offset() - from;
-        job.walk = Some((source, walker));
+        job.report.bytes_read += records.offset() - from;
+        job.records = Some(records);
         Ok(())
     }
 
@@ -319,7 +313,7 @@ impl Compactor {
             })?;
             job.strays = strays.iter().map(|segment| segment.id()).collect();
             job.phase = Phase::Done;
-            return Err(damage(segment, 0, Defect::IndexMismatch));
+            return Err(segment.corrupt_at(0, Defect::IndexMismatch));
         }
         for victim in &job.victims {
             let segment = &victim.segment;
@@ -355,15 +349,4 @@ impl Compactor {
         job.phase = Phase::Release;
         Ok(())
     }
-}
-
-fn open_walk(state: &State, segment: &Segment, end: u64) -> Result<(SegmentReader, RecordReader)> {
-    let file = state.shared.dir.open(&file_name::segment(segment.id()), Access::Read);
-    let file = file.map_err(|error| segment.io("open", error))?;
-    let walker = RecordReader::new(segment.nonce(), segment.data_offset(), end, segment.order());
-    Ok((SegmentReader::new(file, segment.path().clone(), segment.size()), walker))
-}
-
-pub(super) fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
-    Error::Corrupt { path: segment.path().clone(), offset, defect }
 }

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use super::pass::damage;
 use crate::engine::compaction::Compactor;
 use crate::engine::compaction::job::{Pass, Phase};
 use crate::engine::state::State;
@@ -66,7 +65,7 @@ impl Compactor {
                     RecordKind::Put => {
                         let place = places.get(moved).copied();
                         moved += 1;
-                        Some(place.ok_or_else(|| damage(&segment, offset, Defect::IndexMismatch))?)
+                        Some(place.ok_or_else(|| segment.corrupt_at(offset, Defect::IndexMismatch))?)
                     }
                     _ => None,
                 };

@@ -12,14 +12,13 @@ use std::sync::Arc;
 use super::State;
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
 use crate::format::hash::Hash;
 use crate::format::record::{HEADER_SIZE, RecordKind};
-use crate::format::record_reader::{ReadAt, ReadStep, RecordAt, RecordReader};
-use crate::format::{Defect, KeyspaceId, file_name};
-use crate::fs::Access;
+use crate::format::record_reader::{ReadAt, RecordAt};
 use crate::index::hash::{Index, IndexWriter};
 use crate::log::segment::Segment;
-use crate::log::segment_reader::SegmentReader;
+use crate::log::segment_reader::Records;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
@@ -82,7 +81,7 @@ impl State {
     /// Reads a segment.
     fn read_back(
         &self,
-        segment: &Segment,
+        segment: &Arc<Segment>,
         building: &mut BTreeMap<KeyspaceId, Building>,
         key: &mut Vec<u8>,
         pin: &Pin,
@@ -91,27 +90,17 @@ impl State {
         if end == 0 {
             return Ok(());
         }
-        let file = self.shared.dir.open(&file_name::segment(segment.id()), Access::Read);
-        let file = file.map_err(|error| segment.io("open", error))?;
-        let mut source = SegmentReader::new(file, segment.path().clone(), segment.size());
-        let mut walker = RecordReader::new(segment.nonce(), segment.data_offset(), end, segment.order());
-        loop {
-            let damage = |offset, defect| Error::Corrupt { path: segment.path().clone(), offset, defect };
-            match walker.step(&mut source)? {
-                ReadStep::Record(placed) => {
-                    let Some(building) = building.get_mut(&placed.header.keyspace) else { continue };
-                    if matches!(placed.header.kind, RecordKind::Put | RecordKind::Tombstone) {
-                        let at = placed.offset + HEADER_SIZE as u64;
-                        key.clear();
-                        key.extend_from_slice(source.bytes(at, usize::from(placed.header.key_len))?);
-                        self.newest(building, segment, &placed, key, pin)?;
-                    }
-                }
-                _ if walker.offset() >= end => return Ok(()),
-                ReadStep::Blank => return Err(damage(walker.offset(), Defect::Truncated)),
-                ReadStep::Invalid(defect) => return Err(damage(walker.offset(), defect)),
+        let mut records = Records::open(self.shared.dir.as_ref(), segment, end)?;
+        while let Some(record) = records.next()? {
+            let Some(building) = building.get_mut(&record.header.keyspace) else { continue };
+            if matches!(record.header.kind, RecordKind::Put | RecordKind::Tombstone) {
+                let at = record.offset + HEADER_SIZE as u64;
+                key.clear();
+                key.extend_from_slice(records.source().bytes(at, usize::from(record.header.key_len))?);
+                self.newest(building, segment, &record, key, pin)?;
             }
         }
+        Ok(())
     }
 
     /// Makes a record the newest of its key, if it is.

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::format::Defect;
 use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::record_reader::Order;
 use crate::format::segment_header::{Role, SegmentHeader};
@@ -436,6 +437,11 @@ impl Segment {
     pub(crate) fn release_file(&self) {
         self.mapping.set_file(None);
         self.file.lock().take();
+    }
+
+    /// The error that the segment is damaged at an offset.
+    pub(crate) fn corrupt_at(&self, offset: u64, defect: Defect) -> Error {
+        Error::Corrupt { path: self.path().clone(), offset, defect }
     }
 
     /// An error of the operating system about this file.

@@ -1,54 +1,64 @@
-# Pieces of `.ci/run`, for working on one thing at a time.
+# Single steps of `.ci/run`, and the tasks that it leaves out.
 
 _default: lint test doc
 
-# Everything that must pass.
+# Run every check that a change must pass.
 ci:
     .ci/run
 
-# The tests, as the README gives them.
+# Run all tests, the long suites at a small size.
 test *args:
     cargo test --all-features {{args}}
 
+# Check formatting and lints.
 lint:
     cargo fmt --all --check
     cargo clippy --all-targets --all-features -- -D warnings
 
+# Build the documentation; a warning is an error.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
 
-# The models of what runs concurrently.
+# Explore the concurrent parts with loom.
 loom:
     RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib loom_
 
-# Kills and power cuts; the cuts need root.
+# Run the kill suite and the power-cut suite. Power cuts need root and loop devices.
 crash kills="2000" cuts="500":
     MAPCASK_KILLS={{kills}} MAPCASK_CUTS={{cuts}} cargo test --release --all-features --test kill --test power_cut -- --nocapture
 
-# What `.ci/run` only samples: every bit and every cut of a damaged store, a million crash states, random histories. Hours.
+# Run in full what `.ci/run` samples: every flipped bit, every cut, a million crash states. Takes hours.
 exhaustive states="1000000" cases="4000":
     MAPCASK_DAMAGE=full MAPCASK_STATES={{states}} MAPCASK_CASES={{cases}} cargo test --release --all-features --test damage --test enumerate --test model -- --nocapture
 
-# One fuzz target, until it finds something; see fuzz/README.md.
+# Run one fuzz target until it finds something; fuzz/README.md lists the targets.
 fuzz target *args:
     RUSTFLAGS="--cfg mapcask_internal" cargo fuzz run -s none {{target}} -- -max_len=4096 {{args}}
 
-# All rows, or those named: `just bench get put --keys 100000`.
+# Run all benches, or those named: `just bench get put --keys 100000`.
 bench *args:
     cargo bench -- --date "$(date +%F)" {{args}}
 
-# mapcask beside other stores, in one run: `just peers large`.
+# Measure mapcask beside other stores in one process: `just peers large`.
 peers *args:
     cargo run --release --manifest-path benches/peers/Cargo.toml -- --date "$(date +%F)" {{args}}
 
-# Licences, advisories and sources of all dependencies.
+# Render benches/record/README.md from the CSV files beside it.
+report:
+    python3 benches/record/render.py
+
+# Check licences, advisories and sources of all dependencies.
 deny:
     cargo deny check
 
-# One example; those in a folder of their own are run by `--manifest-path`.
+# Run one example. An example with a package of its own needs `--manifest-path`.
 example name:
     cargo run --release --all-features --example {{name}}
 
-# The main job of the README.
+# Run the demo of the README.
 demo:
     cargo run --release --features cli -- demo
+
+# Record the demo anew and render docs/demo.svg.
+demo-picture:
+    python3 docs/demo.py --record

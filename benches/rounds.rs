@@ -115,7 +115,7 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// A table, printed as Markdown: legible as it is, and ready for RESULTS.md.
+/// A table, printed as Markdown: legible as it is, and input for `benches/record/import.py`.
 #[derive(Debug)]
 pub(crate) struct Table {
     /// Stands above it.

@@ -4,8 +4,8 @@
     python3 docs/demo.py             renders docs/demo.txt
     python3 docs/demo.py --record    runs the demo, writes its output to docs/demo.txt, and renders that
 
-The text is what the program printed. Two things are replaced: the home directory by `~`, and the current directory by
-`.`. The pace of the animation is not that of the run. The same text always gives the same picture.
+The text is what the program printed. Two things are replaced: the home directory by `~`, and the current directory
+by `.`. The pace of the animation is not that of the run. The same text always gives the same picture.
 """
 import os
 import pathlib
@@ -32,7 +32,10 @@ STYLE = """
       .card { fill: #161b22; stroke: #30363d } text { fill: #e6edf3 } .dim { fill: #9198a1 }
       .good { fill: #4ac26b } .bad { fill: #ff7b72 }
     }
-    text { font: %dpx ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: pre }
+    text {
+      font: %dpx ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+      white-space: pre;
+    }
     .line { animation: appear 0.01s linear backwards }
     @keyframes appear { from { opacity: 0 } to { opacity: 1 } }
     @media (prefers-reduced-motion: reduce) { .line { animation: none } }
@@ -86,7 +89,8 @@ def render(text):
         f"  <style>{STYLE}  </style>",
         f'  <rect class="card" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8"/>',
     ]
-    out += [f'  <circle class="dim" cx="{MARGIN + 4 + 16 * n}" cy="17" r="4.5" opacity="0.5"/>' for n in range(3)]
+    for x in (22, 38, 54):
+        out.append(f'  <circle class="dim" cx="{x}" cy="17" r="4.5" opacity="0.5"/>')
     time = 0.0
     for number, line in enumerate(lines):
         if number > 0:

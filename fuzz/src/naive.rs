@@ -1,4 +1,5 @@
-//! A second reading of the record format: slow, direct, from the tables in DESIGN.md and not from the library.
+//! A second reading of the record format: slow, direct, from the tables in docs/design/format.md
+//! and not from the library.
 
 use mapcask::format::record::{HEADER_SIZE, RecordKind, RecordPlace};
 use mapcask::format::record_reader::{Order, RecordAt};

@@ -5,7 +5,8 @@
 //!
 //! **Format.** A *front* (a fixed part of 128 bytes, then one entry per segment and one per keyspace), then *frames*
 //! up to the end of the file: for each keyspace in the order of the front the blocks of its buckets and then those of
-//! its overflow lines, each block of 4,096 bytes with its own checksum behind it. See DESIGN.md, "Index image".
+//! its overflow lines, each block of 4,096 bytes with its own checksum behind it.
+//! See docs/design/format.md, "Index checkpoint".
 //! Nothing lies between front and frames, so there is no byte that no checksum covers. An open reads the front alone, whose length depends on the numbers of
 //! segments and keyspaces and not on that of keys; a frame is checked when it is read.
 //!
@@ -37,7 +38,7 @@ pub const BLOCK_LEN: usize = BLOCK_LINES * LINE_SIZE;
 /// Size of a frame in bytes: the block and its checksum.
 pub const FRAME_SIZE: usize = BLOCK_LEN + 4;
 
-/// The fields of the fixed part: name, offset and size in bytes, as DESIGN.md prints them.
+/// The fields of the fixed part: name, offset and size in bytes, as docs/design/format.md prints them.
 pub const LAYOUT: [(&str, usize, usize); 13] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),

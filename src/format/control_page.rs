@@ -1,8 +1,8 @@
 //! The control page: what other processes and the next open can learn without a system call.
 //!
-//! **Format.** One page; see DESIGN.md, "Control page". A fixed part with a checksum, written once per open, then words
-//! on cache lines of their own that the writer changes while it runs. The page is disposable: it counts only with the
-//! boot id and the writer nonce of the run that wrote it.
+//! **Format.** One page; see docs/design/format.md, "Control page". A fixed part with a checksum, written once per open,
+//! then words on cache lines of their own that the writer changes while it runs. The page is disposable: it counts only
+//! with the boot id and the writer nonce of the run that wrote it.
 
 use super::{ByteReader, Defect, READ_VERSION, Seq, StoreId, WRITE_VERSION};
 
@@ -19,7 +19,7 @@ pub const GENERATION_OFFSET: usize = 128;
 /// The word that says whether followers wait for a wake.
 pub const WAITERS_OFFSET: usize = 192;
 
-/// The fixed part: name, offset and size in bytes, as DESIGN.md prints it.
+/// The fixed part: name, offset and size in bytes, as docs/design/format.md prints it.
 pub const LAYOUT: [(&str, usize, usize); 11] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),

@@ -4,8 +4,8 @@
 //! [`KeyspaceSet::apply`], so there is one place that knows which change may follow which state.
 //!
 //! **Format** of a record of kind `Keyspace`. The header's `keyspace` is the number that the change is about (of a clear, the new one), the record's
-//! key is a name, and its value one byte for the change, followed by what the change needs. See DESIGN.md, "Keyspace
-//! changes".
+//! key is a name, and its value one byte for the change, followed by what the change needs. See
+//! docs/design/format.md, "Keyspace changes".
 
 use std::collections::BTreeMap;
 

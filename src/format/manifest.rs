@@ -1,7 +1,8 @@
 //! The manifest: what makes up the store.
 //!
-//! **Format.** A fixed part of 160 bytes, then one entry per segment and one per keyspace. See DESIGN.md, "Manifest".
-//! Two copies are kept; each is whole or refused by its checksum. What lies behind its length is not part of it.
+//! **Format.** A fixed part of 160 bytes, then one entry per segment and one per keyspace. See
+//! docs/design/format.md, "Manifest". Two copies are kept; each is whole or refused by its checksum. What lies behind
+//! its length is not part of it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +27,7 @@ const ROOM: u64 = 1 << 40;
 /// The longest manifest that is read, in bytes: a million segments and as many keyspaces fit.
 pub const MANIFEST_LEN_MAX: u64 = 1 << 29;
 
-/// The fields of the fixed part: name, offset and size in bytes, as DESIGN.md prints them.
+/// The fields of the fixed part: name, offset and size in bytes, as docs/design/format.md prints them.
 pub const LAYOUT: [(&str, usize, usize); 21] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),

@@ -3,7 +3,7 @@
 //! Nothing here panics, hangs, reads outside of its input or allocates by a length it has not checked, whatever the
 //! bytes are (I10). What is wrong with bytes is a [`Defect`]; where they lie is the caller's business.
 //!
-//! **Format.** All integers are little-endian. The tables are in DESIGN.md, "Format"; tests compare them with the
+//! **Format.** All integers are little-endian. The tables are in docs/design/format.md; tests compare them with the
 //! constants here.
 #![cfg_attr(
     not(mapcask_internal),
@@ -219,12 +219,12 @@ mod tests {
     use super::record::{RecordHeader, RecordKind, RecordPlace, payload_sum};
     use super::*;
 
-    const DESIGN: &str = include_str!("../../DESIGN.md");
+    const DESIGN: &str = include_str!("../../docs/design/format.md");
 
     /// The rows of the table behind a marker: name, offset, size.
     fn table(name: &str) -> Vec<(String, usize, usize)> {
         let marker = format!("<!-- layout: {name} -->");
-        let (_, rest) = DESIGN.split_once(&marker).expect("DESIGN.md has the table");
+        let (_, rest) = DESIGN.split_once(&marker).expect("the page has the table");
         let rows = rest.trim_start().lines().skip(2).take_while(|line| line.starts_with('|'));
         rows.map(|row| {
             let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
@@ -261,7 +261,7 @@ mod tests {
         };
         let mut bytes = header.encode(RecordPlace { nonce: 0x0123_4567_89ab_cdef, offset: 4096 }).to_vec();
         bytes.extend_from_slice(b"keyvalue");
-        let (_, rest) = DESIGN.split_once("<!-- example: record -->").expect("DESIGN.md has the example");
+        let (_, rest) = DESIGN.split_once("<!-- example: record -->").expect("the page has the example");
         let block = rest.trim_start().trim_start_matches("```").split("```").next().expect("a block");
         let hex =
             block.lines().map(|line| line.split("  ").next().unwrap_or("")).collect::<Vec<_>>().join(" ");

@@ -22,7 +22,7 @@ const RESERVED_OFFSET: usize = PAYLOAD_SUM_OFFSET + 4;
 pub const HEADER_SIZE: usize = RESERVED_OFFSET + 4;
 const _: () = assert!(HEADER_SIZE == 32);
 
-/// The fields of the header: name, offset and size in bytes, as DESIGN.md prints them.
+/// The fields of the header: name, offset and size in bytes, as docs/design/format.md prints them.
 pub const LAYOUT: [(&str, usize, usize); 9] = [
     ("header_sum", SUM_OFFSET, 4),
     ("kind", KIND_OFFSET, 1),

@@ -1,7 +1,7 @@
 //! The header of a segment file: whose it is, which one, and how large it was made.
 //!
 //! **Format.** 128 bytes, then the numbers of the segments it replaces (compaction output only), eight bytes each.
-//! See DESIGN.md, "Segment header". Records begin at [`SegmentHeader::data_offset`].
+//! See docs/design/format.md, "Segment header". Records begin at [`SegmentHeader::data_offset`].
 
 use super::{ByteReader, Defect, READ_VERSION, SegmentId, Seq, StoreId, WRITE_VERSION};
 
@@ -16,7 +16,7 @@ const SIZE_MIN: u64 = 1024;
 /// The most segments that one may replace: bounds the header, not compaction.
 pub const REPLACED_MAX: usize = 65_536;
 
-/// The fields of the fixed part: name, offset and size in bytes, as DESIGN.md prints them.
+/// The fields of the fixed part: name, offset and size in bytes, as docs/design/format.md prints them.
 pub const LAYOUT: [(&str, usize, usize); 14] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),

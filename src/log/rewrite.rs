@@ -1,9 +1,9 @@
 //! Making sure, after an unclean end, that what was read is on the disk.
 //!
 //! What an open reads after a crash may exist in the page cache only, and an earlier write-back of it may have failed
-//! with nobody watching: the kernel then calls the page clean and never writes it again (measured; DESIGN.md,
-//! "Sync"). So everything above the durable point is read into memory, verified there, written again byte for byte,
-//! and synced. Until that has happened nothing counts as durable.
+//! with nobody watching: the kernel then calls the page clean and never writes it again (measured;
+//! docs/design/sync.md, "A failed sync is final"). So everything above the durable point is read into memory, verified
+//! there, written again byte for byte, and synced. Until that has happened nothing counts as durable.
 //!
 //! Writing the same bytes over published ones changes nothing for those who read them (I1).
 

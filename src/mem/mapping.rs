@@ -12,7 +12,8 @@
 //! loaded with acquire order. No `&mut [u8]` over a mapping exists anywhere. So everything this module offers to the
 //! rest of the crate is safe to call. Other *processes* that follow the rules of the store never write to its files
 //! (the lock file keeps a second writer out); a program that does not follow them breaks the contract stated at
-//! [`Options::open`](crate::Options::open). DESIGN.md, "Soundness of the mapping", argues this at length.
+//! [`Options::open`](crate::Options::open). docs/design/memory-safety.md, "Soundness of the mapping",
+//! argues this at length.
 #![expect(unsafe_code, reason = "this is one of the modules that touch mapped memory")]
 
 use std::fmt;
@@ -212,7 +213,7 @@ impl Mapping {
     /// # Errors
     ///
     /// What the operating system says. The failure is final for the store: the kernel marks the lost pages clean and
-    /// does not write them again (I9 and DESIGN.md, "Sync").
+    /// does not write them again (I9 and docs/design/sync.md, "A failed sync is final").
     pub(crate) fn sync_range(&self, offset: usize, len: usize) -> io::Result<()> {
         let MappedMemory { pages, backing } = self.memory();
         match backing {

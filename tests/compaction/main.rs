@@ -124,7 +124,8 @@ fn a_store_that_is_overwritten_for_ever_stays_within_its_bound() {
     store.verify().expect("intact");
 }
 
-/// Writers that overwrite as fast as they can are slowed so far that the files stay within what is said of them (DESIGN, "Pace"):
+/// Writers that overwrite as fast as they can are slowed so far that the files stay within what is said of them
+/// (docs/design/compaction.md, "Pace"):
 /// twice what is alive, a megabyte and eight segments; four more before writers stop; the copies of a pass, and what is ready.
 #[test]
 fn under_load_the_files_stay_within_their_bound() {

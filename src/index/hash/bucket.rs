@@ -211,7 +211,7 @@ impl Imaged {
 /// The slots of a line whose entries fulfil a condition.
 ///
 /// All slots first and then the branches: a branch per slot is mispredicted at nearly every hit, and with it ends the
-/// overlap of this search's cache misses with those of the next one (measured: DESIGN.md, "Costs").
+/// overlap of this search's cache misses with those of the next one (measured: docs/design/index.md, "Search").
 #[inline]
 pub(super) fn slots_where(
     line: &Line,

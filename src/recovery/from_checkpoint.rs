@@ -3,7 +3,7 @@
 //! An image is exact at a number P0. What an open has to read besides: the segments that the manifest names and the image
 //! does not (compaction's outputs, too), and behind P0 the one that was active then; every other that both name is
 //! sealed and wholly in the image. Entries into segments that the manifest names no longer are taken out, before
-//! their places are given to others. docs/design/checkpoint.md, "What an open reads", proves that this is all.
+//! their places are given to others. docs/design/checkpoint.md, "The segments that an open reads", proves it.
 //!
 //! Nothing here is fatal: whatever is wrong with an image is an error that names its file, and recovery begins again without.
 

@@ -48,7 +48,7 @@ pub const LAYOUT: [(&str, usize, usize); 21] = [
     ("next_keyspace", 128, 4),
     ("reserved", 132, 4),
     ("retired_seq", 136, 8),
-    ("image", 144, 8),
+    ("checkpoint", 144, 8),
     ("reserved", 152, 8),
 ];
 

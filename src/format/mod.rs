@@ -243,9 +243,9 @@ mod tests {
         assert_eq!(table("segment_header"), owned(&segment_header::LAYOUT));
         assert_eq!(table("manifest"), owned(&manifest::LAYOUT));
         assert_eq!(table("control"), owned(&control_page::LAYOUT));
-        assert_eq!(table("image"), owned(&checkpoint::LAYOUT));
-        assert_eq!(table("image segment"), owned(&checkpoint::SEGMENT_LAYOUT));
-        assert_eq!(table("image keyspace"), owned(&checkpoint::KEYSPACE_LAYOUT));
+        assert_eq!(table("checkpoint"), owned(&checkpoint::LAYOUT));
+        assert_eq!(table("checkpoint segment"), owned(&checkpoint::SEGMENT_LAYOUT));
+        assert_eq!(table("checkpoint keyspace"), owned(&checkpoint::KEYSPACE_LAYOUT));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The settings of an open store, as every layer sees them. `api/options.rs` has the builder.
+//! The settings of an open store, as every layer reads them. `api/options.rs` has the builder.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,22 +8,17 @@ use crate::error::{Error, Result};
 use crate::mem::mapping::PAGE_SIZE;
 use crate::sync::worker::Background;
 
-/// The size of the first segment after an open, in bytes: with the small files beside it a store takes 32 KiB.
+/// The size of the first segment after an open, in bytes. With the small files beside it a store
+/// takes 32 KiB.
 const SMALLEST_SEGMENT: u64 = 16 << 10;
-/// The least size of a segment, in bytes.
+/// The smallest allowed segment size, in bytes.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = PAGE_SIZE as u64;
-/// The greatest size of a segment, in bytes.
+/// The largest allowed segment size, in bytes.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 32;
 
-/// What an acknowledged write survives.
+/// The failures that an acknowledged write survives.
 ///
-/// | level | survives | cost |
-/// |---|---|---|
-/// | `Os` | death of the process: panic, abort, `kill -9`, the out-of-memory killer | memory speed, no system call for values below 64 KiB |
-/// | `Interval` | also power loss, except for the last interval | a sync in the background |
-/// | `Disk` | also power loss and a kernel crash, before the call returns | one device flush per group of writers |
-///
-/// After a power cut the store holds a prefix of what was acknowledged, in order, no shorter than what was durable.
+/// The crate's page states the [contract](crate#durability) of each level, and its cost.
 ///
 /// ```
 /// use mapcask::Durability;
@@ -39,13 +34,14 @@ pub enum Durability {
     /// The operating system has the bytes when the call returns.
     #[default]
     Os,
-    /// As `Os`, and at most [`Options::sync_interval`](crate::Options::sync_interval) later the bytes are on their way to the disk.
+    /// The operating system has the bytes when the call returns, and their sync starts within
+    /// [`Options::sync_interval`](crate::Options::sync_interval).
     Interval,
     /// The bytes are on the disk when the call returns.
     Disk,
 }
 
-/// The settings of one store; [`Options`](crate::Options) says what each one does.
+/// The settings of one store. [`Options`](crate::Options) documents each of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) durability: Durability,
@@ -64,7 +60,7 @@ pub(crate) struct Config {
     pub(crate) sigbus_guard: bool,
 }
 
-/// How far an open is with reading what no image holds.
+/// The progress of an open through the log that no index checkpoint covers.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -78,13 +74,14 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RecoveryProgress {
-    /// Bytes of the log that were read.
+    /// The bytes of the log that were read so far.
     pub bytes_read: u64,
-    /// Bytes that there are to be read at most: after a kill nobody knows where the last segments end.
+    /// The most bytes that there may be to read. After a kill the end of the last segments is
+    /// unknown.
     pub bytes_total: u64,
 }
 
-/// Whom an open tells how far it is.
+/// The callback that an open reports its progress to, if any.
 #[derive(Clone, Default)]
 pub(crate) struct Tell(pub(crate) Option<Arc<dyn Fn(RecoveryProgress) + Send + Sync>>);
 
@@ -124,7 +121,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The size of the smallest segment that is made without need, in bytes.
+    /// Returns the size of the smallest segment that is created unless space is short, in bytes.
     pub(crate) fn smallest_segment(&self) -> u64 {
         SMALLEST_SEGMENT.min(self.segment_bytes)
     }

@@ -1,4 +1,4 @@
-//! Looking after a store: what it says of itself, its room, its health.
+//! Administration of a store: statistics, compaction, verification, and the recovery report.
 
 use super::store::Store;
 use crate::engine::compaction::report::{CompactionProgress, CompactionReport};
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::recovery::report::RecoveryReport;
 
 impl Store {
-    /// Returns what the store says of itself.
+    /// Returns a snapshot of the store's counters.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -25,7 +25,7 @@ impl Store {
         self.engine().stats()
     }
 
-    /// Returns the bytes that the store's files take on the disk.
+    /// Returns the size of the store's files on the disk, in bytes.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -36,20 +36,23 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `Io`.
+    /// `Io` if the file system cannot be asked.
     #[doc(alias = "real_disk_size")]
     #[doc(alias = "disk_space")]
     pub fn size_on_disk(&self) -> Result<u64> {
         self.engine().size_on_disk()
     }
 
-    /// Rewrites what is alive, and gives back the room of what was overwritten and removed. The background does so by
-    /// itself when there is enough of it; this does all there is, and returns what it did.
+    /// Compacts the whole store: rewrites live records and frees the space of overwritten and
+    /// removed ones.
     ///
-    /// Reads and writes go on meanwhile. Everything written before is made durable first. Removed and overwritten bytes
-    /// are in no file of the store when it returns, except for what was overwritten while it ran, and what damage
-    /// stopped it from reading; files that held them are removed, not overwritten. While a pass runs its output takes
-    /// at most [`Options::segment_bytes`](crate::Options::segment_bytes), or one larger record, more.
+    /// The background compacts by itself once enough space can be freed; this frees all of it.
+    /// Reads and writes go on meanwhile. Every earlier write is made durable first.
+    ///
+    /// When this returns, overwritten and removed bytes are in no file of the store. Exceptions are
+    /// bytes overwritten while it ran, and segments that damage kept it from reading. Files that
+    /// held such bytes are unlinked, not overwritten. During a pass the output takes up to
+    /// [`Options::segment_bytes`](crate::Options::segment_bytes) more, or one larger record.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -64,8 +67,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `Corrupt` where a record that is to be moved does not verify: its segment is left as it is; `NoSpace` where there is
-    /// no room for the output; `Io`, `Poisoned`, `Closed`, `Forked`. What was done before an error stays done.
+    /// `Corrupt` if a record to be copied fails verification: its segment is left as it is.
+    /// `NoSpace` if there is no space for the output. `Io`, `Poisoned`, `Closed`, `Forked`. Passes
+    /// that were completed before an error are kept.
     #[doc(alias = "compact_range")]
     #[doc(alias = "major_compact")]
     #[doc(alias = "merge")]
@@ -76,12 +80,12 @@ impl Store {
         engine.compactor.compact(engine, |_| true)
     }
 
-    /// As [`compact`](Store::compact), telling `progress` how far it is, a few times per megabyte. It ends early, at the
-    /// next moment at which that leaves nothing half done, once `progress` returns false.
+    /// Compacts the whole store, and reports to `progress` a few times per megabyte.
     ///
-    /// `progress` may call whatever it likes, also [`compact`](Store::compact) and [`close`](Store::close): no lock is held
-    /// meanwhile, and what is under way may have been ended by such a call. Where the files have grown beyond their bound,
-    /// each 64 KiB that it writes take some milliseconds.
+    /// Return `false` from `progress` to stop at the next safe point. `progress` may call any
+    /// method of the store, [`compact`](Store::compact) and [`close`](Store::close) included: no
+    /// lock is held, and such a call may end the running pass. If the files have grown beyond their
+    /// [bound](crate#space), each 64 KiB that `progress` writes takes some milliseconds.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -97,14 +101,15 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`compact`](Store::compact).
+    /// Fails as [`compact`](Store::compact) does.
     pub fn compact_with(&self, progress: impl FnMut(CompactionProgress) -> bool) -> Result<CompactionReport> {
         let _events = crate::trace::at_end();
         let engine = self.engine();
         engine.compactor.compact(engine, progress)
     }
 
-    /// Compacts exactly these segments in one pass, as far as they are sealed; for tests of what no policy chooses.
+    /// Compacts those of these segments that are sealed, in one pass. For tests of choices that no
+    /// policy makes.
     ///
     /// ```
     /// use mapcask::Options;
@@ -119,7 +124,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`compact`](Store::compact).
+    /// Fails as [`compact`](Store::compact) does.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub fn compact_segments(
         &self,
@@ -131,8 +136,9 @@ impl Store {
         engine.compactor.compact_segments(engine, segments, progress)
     }
 
-    /// Makes an image of the indexes now, whatever was written since the last one; false where that is not possible at this
-    /// moment, because a pass of compaction is under way.
+    /// Writes an index checkpoint now, however little was written since the last one.
+    ///
+    /// Returns `false` if a compaction pass is under way, which rules a checkpoint out.
     ///
     /// ```
     /// use mapcask::Options;
@@ -150,7 +156,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `Poisoned`, and what stopped it.
+    /// `Poisoned`, or the error that stopped it.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub fn take_checkpoint(&self) -> Result<bool> {
         let _events = crate::trace::at_end();
@@ -159,7 +165,7 @@ impl Store {
         engine.checkpointer.take_now(engine, &engine.compactor)
     }
 
-    /// Reads everything and compares it with its checksums, beside readers and writers.
+    /// Reads everything and compares it with its checksums, while readers and writers go on.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -172,7 +178,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `Corrupt` with the first damage; `Io`, `Closed`, `Forked`.
+    /// `Corrupt` with the first damage found; `Io`, `Closed`, `Forked`.
     #[doc(alias = "check_integrity")]
     #[doc(alias = "verify_checksum")]
     pub fn verify(&self) -> Result<VerifyReport> {
@@ -180,7 +186,7 @@ impl Store {
         self.engine().verify()
     }
 
-    /// Returns what opening the store found and did.
+    /// Returns the report of the open: what it found and did.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

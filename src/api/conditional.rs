@@ -1,4 +1,4 @@
-//! Writes that depend on what is there: each is one step to everybody else.
+//! Conditional writes to one key: each is one atomic step for all other threads.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use crate::engine::write::{Condition, KeyWrite, Outcome, Returning};
 use crate::error::Result;
 use crate::format::Seq;
 
-/// The key did not have the value that a compare-and-swap expected. Nothing was written.
+/// The error of a compare-and-swap whose key did not have the expected value. Nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompareAndSwapError {
-    /// What the key has; `None` where it is absent.
+    /// The key's current value; `None` if the key is absent.
     pub current: Option<Value>,
 }
 
@@ -24,9 +24,11 @@ impl fmt::Display for CompareAndSwapError {
 impl std::error::Error for CompareAndSwapError {}
 
 impl Keyspace {
-    /// Gives a key the value `new` if it has the value `old`; `None` stands for an absent key on both sides.
+    /// Replaces the value `old` of a key by `new`, in one atomic step. `None` means an absent key
+    /// in both.
     ///
-    /// The outer result says whether the store could do it, the inner one whether the value was the expected one.
+    /// The outer result is an error if the store failed. The inner result is an error if the key
+    /// had another value.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -39,7 +41,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`].
+    /// Fails as [`Keyspace::insert`] does.
     #[doc(alias = "cas")]
     pub fn compare_and_swap(
         &self,
@@ -56,7 +58,7 @@ impl Keyspace {
         })
     }
 
-    /// Inserts a key unless it is there, and returns whether it was inserted.
+    /// Inserts a key if it is absent, and returns `true` if it was inserted.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -68,7 +70,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`].
+    /// Fails as [`Keyspace::insert`] does.
     #[doc(alias = "put_if_absent")]
     #[doc(alias = "try_insert")]
     pub fn insert_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<bool> {
@@ -77,7 +79,7 @@ impl Keyspace {
         Ok(matches!(self.change(&change)?, Outcome::Done { .. }))
     }
 
-    /// Inserts a key, or gives it a new value, and returns the value before.
+    /// Inserts a key, or overwrites its value, and returns the previous value.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -89,7 +91,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`].
+    /// Fails as [`Keyspace::insert`] does.
     #[doc(alias = "swap")]
     pub fn replace(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let value = Some(value.as_ref());
@@ -98,7 +100,7 @@ impl Keyspace {
         self.change(&change).map(kept)
     }
 
-    /// Removes a key, and returns the value it had.
+    /// Removes a key, and returns the value that it had.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -111,7 +113,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`].
+    /// Fails as [`Keyspace::insert`] does.
     #[doc(alias = "pop")]
     #[doc(alias = "fetch_and_delete")]
     pub fn take(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
@@ -120,10 +122,11 @@ impl Keyspace {
         self.change(&change).map(kept)
     }
 
-    /// Gives a key the value that `update` makes of the present one, and returns the one before.
+    /// Replaces the value of a key by the result of `update`, and returns the previous value.
     ///
-    /// `None` stands for an absent key, and as a result removes it. No lock is held while `update` runs, so it may use
-    /// the store; when another write to the key comes between, it is called again with what is there then.
+    /// `update` is given `None` for an absent key, and returns `None` to remove it. No lock is held
+    /// while it runs, so it may use the store. If another write to the key comes between, `update`
+    /// is called again with the new value.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -136,7 +139,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`].
+    /// Fails as [`Keyspace::insert`] does.
     #[doc(alias = "merge")]
     pub fn fetch_and_update<V: AsRef<[u8]>>(
         &self,
@@ -146,7 +149,9 @@ impl Keyspace {
         self.update(key.as_ref(), Returning::Old, |old| Ok(update(old)))
     }
 
-    /// As [`Keyspace::fetch_and_update`], and returns the new value.
+    /// Replaces the value of a key by the result of `update`, and returns the new value.
+    ///
+    /// See [`Keyspace::fetch_and_update`].
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -158,7 +163,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`].
+    /// Fails as [`Keyspace::insert`] does.
     #[doc(alias = "merge")]
     pub fn update_and_fetch<V: AsRef<[u8]>>(
         &self,
@@ -168,7 +173,7 @@ impl Keyspace {
         self.update(key.as_ref(), Returning::New, |old| Ok(update(old)))
     }
 
-    /// An update that can fail, and then writes nothing.
+    /// Updates a key as [`Keyspace::fetch_and_update`] does; an error of `update` writes nothing.
     pub(crate) fn update<V: AsRef<[u8]>>(
         &self,
         key: &[u8],
@@ -178,11 +183,13 @@ impl Keyspace {
         loop {
             let (seq, old) = self.state().get_with_seq(self.inner(), key)?.unzip();
             let new = update(old.as_deref());
-            // Nothing is to be made of zeros in the place of a page that cannot be read.
+            // `update` may have read zeros in place of an unreadable page: its result is then
+            // discarded.
             old.as_ref().map_or(Ok(()), Value::check)?;
             let new = new?;
             let value = new.as_ref().map(AsRef::as_ref);
-            // By number and not by value: a value that went and came back is another one.
+            // Compares the sequence number, not the value: a value may have changed and changed
+            // back.
             let change = KeyWrite { key, value, condition: Condition::Seq(seq), keep };
             match self.change(&change)? {
                 Outcome::Done { kept, .. } => return Ok(kept),

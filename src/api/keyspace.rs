@@ -1,4 +1,4 @@
-//! The face of a keyspace: a map of its own in a store.
+//! The handle to one keyspace of a store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +17,12 @@ use crate::engine::write::{Condition, KeyWrite, Outcome, Returning};
 use crate::error::Result;
 use crate::format::Seq;
 
-/// A map of its own in a store, by name: what other stores call a tree, a table, a partition or a column family.
+/// A named map in a store: a tree, table, partition or column family of other stores.
 ///
-/// All keyspaces of a store share its log, so a [`WriteBatch`] spans them, and a crash leaves all of them as of the same
-/// moment. Each has an index of its own, of about 16 bytes per key (up to 256 KiB while it is small). Cloning a handle is
-/// cheap; handles may be used from any thread, and keep the store open.
+/// All keyspaces of a store share its log. So a [`WriteBatch`] spans them, and a crash leaves all
+/// of them as of one point in the order of writes. Each has an index of its own, of about 16 bytes
+/// per key, or up to 256 KiB while it is small. A clone is cheap. Handles may be used from any
+/// thread, and keep the store open.
 ///
 /// The store itself is a handle to the keyspace without a name, and has all these methods.
 ///
@@ -72,7 +73,7 @@ impl Keyspace {
         &self.handle.state
     }
 
-    /// The engine of the store.
+    /// Returns the engine of the store.
     pub(crate) fn engine(&self) -> &Engine {
         &self.handle.engine
     }
@@ -91,7 +92,8 @@ impl Keyspace {
         self.engine().change(&self.inner, change, self.durability)
     }
 
-    /// Returns the keyspace's name; empty for the default one. After a drop it is the last one it had.
+    /// Returns the keyspace's name, empty for the default one. A dropped keyspace keeps its last
+    /// name.
     #[must_use]
     pub fn name(&self) -> String {
         if self.state().fork_guard.is_forked() {
@@ -102,7 +104,8 @@ impl Keyspace {
 
     /// Returns a handle whose writes are at least this durable.
     ///
-    /// A level below that of this handle changes nothing: durability can be raised per write, never lowered.
+    /// A level below that of this handle has no effect: durability is raised per write, never
+    /// lowered.
     ///
     /// ```
     /// use mapcask::Durability;
@@ -133,14 +136,14 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// `Corrupt` where what was written is no longer there; `KeyspaceDropped`; `Closed`; `Forked`.
+    /// `Corrupt` if the record is damaged; `KeyspaceDropped`; `Closed`; `Forked`.
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.state().get_value(&self.inner, key.as_ref())
     }
 
-    /// Copies the value of a key into `value`, verifies the copy against its checksum, and returns whether the key was
-    /// there. `value` is cleared first.
+    /// Copies the value of a key into `value`, verified by its checksum, and returns `true` if the
+    /// key exists. Clears `value` first.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -154,7 +157,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::get`].
+    /// Fails as [`Keyspace::get`] does.
     pub fn get_into(&self, key: impl AsRef<[u8]>, value: &mut Vec<u8>) -> Result<bool> {
         self.state().get_into(&self.inner, key.as_ref(), value)
     }
@@ -174,21 +177,21 @@ impl Keyspace {
         View::new(self.state(), &self.inner)
     }
 
-    /// Returns whether the key is there.
+    /// Returns `true` if the key exists.
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::get`].
+    /// Fails as [`Keyspace::get`] does.
     #[doc(alias = "exists")]
     #[inline]
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.view().contains_key(key)
     }
 
-    /// Returns the values of many keys, in their order, all as of one moment: no write lies between two of them.
+    /// Returns the values of many keys, in their order, as of one point in the order of writes.
     ///
-    /// The loads of the keys overlap, so that each costs a fraction of a [`get`](Keyspace::get). Where writers leave no
-    /// gap it takes their lock for the time of its reads.
+    /// The memory loads of the keys overlap, so each costs a fraction of a [`get`](Keyspace::get).
+    /// If writers leave no gap, it holds their lock during its reads.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -202,7 +205,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::get`].
+    /// Fails as [`Keyspace::get`] does.
     #[doc(alias = "get_many")]
     pub fn multi_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<Value>>> {
         let mut values = Vec::new();
@@ -210,8 +213,7 @@ impl Keyspace {
         Ok(values)
     }
 
-    /// Appends the values of many keys to `values`, as [`Keyspace::multi_get`] returns them, so that its memory can be
-    /// used again.
+    /// Appends the result of [`Keyspace::multi_get`] to `values`, so that its memory can be reused.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -225,15 +227,15 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::get`]; `values` is as it was then.
+    /// Fails as [`Keyspace::get`] does; `values` is then unchanged.
     pub fn get_many_into(&self, keys: &[impl AsRef<[u8]>], values: &mut Vec<Option<Value>>) -> Result<()> {
         self.state().get_many_values(&self.inner, keys, values)
     }
 
-    /// Starts loading what gets of these keys will look at into the processor's cache, and waits for nothing.
+    /// Starts to load into the processor's cache the memory that gets of these keys will touch.
     ///
-    /// Worth it where there is something else to do until the gets. Nothing is read from the disk; for that see
-    /// [`Keyspace::try_get`].
+    /// It waits for nothing and reads nothing from the disk; for that see [`Keyspace::try_get`]. It
+    /// pays off if there is other work to do before the gets.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -248,13 +250,14 @@ impl Keyspace {
         self.state().prefetch(&self.inner, keys);
     }
 
-    /// Returns the value of a key, or says that reading it would wait for the disk; then the kernel has been asked to
-    /// read it, and a later call will find it.
+    /// Returns the value of a key, or [`TryGet::NotResident`] if reading it would wait for the
+    /// disk.
     ///
-    /// For callers that must not block, such as async tasks: they hand what is not resident to a thread that may. It
-    /// costs one or two system calls, and right after an open now and then the read of a block of the index's image. The
-    /// answer is a hint: what is in memory now may be evicted before it is touched. On systems other than Linux it is the
-    /// value, but for the first moments after an open.
+    /// In that case the kernel was asked to read it, so a later call will find it. For callers that
+    /// must not block, such as async tasks, which hand such a read to a thread that may. Costs one
+    /// or two system calls and, shortly after an open, sometimes the read of one block of the
+    /// checkpoint. It is a hint: the kernel may evict memory before it is touched. On systems other
+    /// than Linux it returns the value, and may block shortly after an open.
     ///
     /// ```
     /// use mapcask::TryGet;
@@ -272,14 +275,14 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::get`]; `Io` where the kernel does not say.
+    /// Fails as [`Keyspace::get`] does. Also `Io` if the kernel gives no answer.
     pub fn try_get(&self, key: impl AsRef<[u8]>) -> Result<TryGet> {
         self.state().try_get(&self.inner, key.as_ref())
     }
 
-    /// Inserts a key, or gives it a new value. Returns the write's sequence number.
+    /// Inserts a key, or overwrites its value. Returns the write's sequence number.
     ///
-    /// The old value is not returned: that would cost a read; see [`Keyspace::replace`].
+    /// The old value is not returned, which would cost a read; see [`Keyspace::replace`].
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -293,10 +296,10 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// `KeyTooLarge` or `ValueTooLarge` ([`MAX_KEY_LEN`](crate::MAX_KEY_LEN), [`MAX_VALUE_LEN`](crate::MAX_VALUE_LEN));
-    /// `NoSpace` or `DiskLimit`, after which writing works again once there is space; `Poisoned` after a failed sync;
-    /// `KeyspaceDropped`, `Corrupt`, `Closed`, `Forked`, `Io`. On any of them nothing was written; except `Poisoned` at
-    /// [`Durability::Disk`] by the sync of this very write, which may or may not be there after the next open.
+    /// `KeyTooLarge` or `ValueTooLarge`; `NoSpace` or `DiskLimit`, until there is space again;
+    /// `Poisoned` after a failed sync; `KeyspaceDropped`, `Corrupt`, `Closed`, `Forked`, `Io`. An
+    /// error means that nothing was written, with one exception: after `Poisoned` by the sync of
+    /// this very write, at [`Durability::Disk`], the next open may or may not find it.
     #[doc(alias = "upsert")]
     #[doc(alias = "put")]
     #[doc(alias = "set")]
@@ -311,7 +314,7 @@ impl Keyspace {
         }
     }
 
-    /// Removes a key, and returns whether it was there.
+    /// Removes a key, and returns `true` if it existed.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -324,7 +327,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`].
+    /// Fails as [`Keyspace::insert`] does.
     #[doc(alias = "del")]
     #[doc(alias = "delete")]
     #[inline]
@@ -335,10 +338,10 @@ impl Keyspace {
         Ok(matches!(outcome, Outcome::Done { was_there: true, .. }))
     }
 
-    /// Carries out a batch: all of it, or nothing. Returns the last sequence number in it; where it holds no writes, that
-    /// of the last write before.
+    /// Writes a batch as a whole or not at all, and returns its last sequence number.
     ///
-    /// What the batch does not say a keyspace for goes to this one.
+    /// A batch without writes returns the number of the last write before it. Operations for which
+    /// the batch names no keyspace apply to this one.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -355,8 +358,8 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`]; `BatchTooLarge` where its records take more than 4 GiB; `ConditionFailed`;
-    /// `ForeignKeyspace`.
+    /// Fails as [`Keyspace::insert`] does. Also `BatchTooLarge` if its records exceed 4 GiB,
+    /// `ConditionFailed`, `ForeignKeyspace`.
     #[doc(alias = "transaction")]
     #[doc(alias = "apply_batch")]
     #[doc(alias = "commit")]
@@ -365,12 +368,12 @@ impl Keyspace {
         self.engine().write(&self.inner, &batch.as_ref().ops, self.durability)
     }
 
-    /// Takes every key out, in constant time whatever their number. Returns the write's sequence number; where
-    /// there is no key, nothing is written and it is that of the last write before.
+    /// Removes all keys in constant time, and returns the write's sequence number.
     ///
-    /// Its place is in the order of all writes, as that of any other: no reader sees a part of it, and after a crash it has
-    /// happened or not. Values that were read stay valid. The memory of the index is given back as soon as no reader looks
-    /// at it, the bytes on the disk by compaction.
+    /// If there is no key, nothing is written, and the number is that of the last write. Its place
+    /// is in the order of all writes: no reader sees a part of it, and after a crash it happened or
+    /// did not. Values that were read stay valid. The index's memory is freed once no reader uses
+    /// it, and the bytes on the disk by compaction.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -384,14 +387,14 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`]; `Limit` after 2^32 - 1 keyspaces and clears.
+    /// Fails as [`Keyspace::insert`] does. Also `Limit` after 2^32 - 1 keyspaces and clears.
     #[doc(alias = "truncate")]
     pub fn clear(&self) -> Result<Seq> {
         let _events = crate::trace::at_end();
         self.engine().clear_keyspace(&self.inner, self.durability)
     }
 
-    /// Returns the number of keys, in constant time; zero where the keyspace was dropped.
+    /// Returns the number of keys, in constant time; zero if the keyspace was dropped.
     #[doc(alias = "count")]
     #[doc(alias = "approximate_len")]
     #[must_use]
@@ -401,7 +404,7 @@ impl Keyspace {
         usize::try_from(keys).unwrap_or(usize::MAX)
     }
 
-    /// Returns whether there are no keys.
+    /// Returns `true` if there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -409,7 +412,7 @@ impl Keyspace {
 
     /// Returns an iterator over all keys and values, in no order.
     ///
-    /// There are no ranges and prefixes yet: what is looked for by a prefix has a keyspace of its own, or is filtered.
+    /// There are no ranges or prefixes yet: use a keyspace per prefix, or filter.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -449,7 +452,7 @@ impl Keyspace {
         Values(self.iter())
     }
 
-    /// Returns what the keyspace says of itself.
+    /// Returns a snapshot of the keyspace's counters.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

@@ -1,4 +1,4 @@
-//! The builder for opening a store: few options, each with a default that is right for nearly everyone.
+//! The builder that opens a store. Each option has a default that suits nearly every program.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::config::{Config, Durability, RecoveryProgress, SEGMENT_BYTES_MAX, SEG
 use crate::error::Result;
 use crate::sync::worker::Background;
 
-/// How a store is opened.
+/// The options with which a store is opened.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -31,18 +31,19 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The least size of a segment, in bytes.
+    /// The smallest allowed segment size, in bytes: 4 KiB.
     pub const SEGMENT_BYTES_MIN: u64 = SEGMENT_BYTES_MIN;
-    /// The greatest size of a segment, in bytes: 4 GiB. A value that needs more gets a segment of its own size.
+    /// The largest allowed segment size, in bytes: 4 GiB. A larger value gets a segment of its own
+    /// size.
     pub const SEGMENT_BYTES_MAX: u64 = SEGMENT_BYTES_MAX;
 
-    /// The defaults.
+    /// Returns the default options.
     #[must_use]
     pub fn new() -> Self {
         Self { config: Config::default() }
     }
 
-    /// What an acknowledged write survives. Default: [`Durability::Os`].
+    /// Sets the failures that an acknowledged write survives. Default: [`Durability::Os`].
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -56,9 +57,10 @@ impl Options {
         self
     }
 
-    /// How long a write may wait for its sync at [`Durability::Interval`]. Default: 100 ms.
+    /// Sets the longest time that a write waits for its sync to start at [`Durability::Interval`].
+    /// Default: 100 ms.
     ///
-    /// After a power cut at most the writes of this time, and of one sync that was under way, are missing.
+    /// A power cut loses at most the writes of this time and those of one sync under way.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -77,9 +79,11 @@ impl Options {
         self
     }
 
-    /// The size that segment files grow to, in bytes; a multiple of 4,096. Default: 64 MiB.
+    /// Sets the size that segment files grow to, in bytes. It is a multiple of 4,096. Default: 64
+    /// MiB.
     ///
-    /// The first file after each open has 16 KiB, the second one 256 KiB, and each next one is four times as large, up to this.
+    /// The first file after an open has 16 KiB and the second 256 KiB. Each further file is four
+    /// times as large, up to this size.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -93,24 +97,32 @@ impl Options {
         self
     }
 
-    /// The most bytes that insertions may make the store's segment files take together. Default: no limit. At least two
-    /// of the smallest segments: 32 KiB, or twice [`Options::segment_bytes`] where that is less.
+    /// Limits the total size to which insertions may grow the segment files, in bytes. Default: no
+    /// limit.
     ///
-    /// What counts is the size of the files as they were made, those made ahead included:
-    /// [`Stats::segment_bytes`](crate::Stats::segment_bytes); and of removed files what a view, a value, an iterator or a snapshot
-    /// still holds: [`Stats::removed_bytes_in_use`](crate::Stats::removed_bytes_in_use). An insertion, or a batch that holds one, that would need a file
-    /// beyond the limit is refused with [`Error::DiskLimit`](crate::Error::DiskLimit), and nothing was written; it works
-    /// again when there is room, or after opening with a higher limit. Before that the last files are made smaller, so
-    /// that the limit is used up.
+    /// The least limit is two of the smallest segments: 32 KiB, or twice [`Options::segment_bytes`]
+    /// if that is less.
     ///
-    /// Before an insertion is refused, compaction (unless [`Options::compaction`] is off) makes what room there is to be made: a
-    /// segment of which an eighth is dead is worth a pass. While a pass runs its output may take up to
-    /// [`Options::segment_bytes`] beyond the limit.
+    /// Two sizes count against the limit:
     ///
-    /// A removal, or a batch of removals, is never refused because of the limit: it may go beyond it by files of 16 KiB
-    /// (or `segment_bytes` where that is less). While more is used than allowed, insertions are refused even where the
-    /// last file has room. A store that is larger already opens normally; an open that needs a file and finds no
-    /// room makes one of 4 KiB.
+    /// - [`Stats::segment_bytes`](crate::Stats::segment_bytes): the files at their full size,
+    ///   preallocated ones included;
+    /// - [`Stats::removed_bytes_in_use`](crate::Stats::removed_bytes_in_use): removed files that a
+    ///   view, a value, an iterator or a snapshot still holds.
+    ///
+    /// An insertion that would need a file beyond the limit fails with
+    /// [`Error::DiskLimit`](crate::Error::DiskLimit) and writes nothing. A batch that holds an
+    /// insertion does too. Insertions succeed again once there is space, or after an open with a
+    /// higher limit. The last files below the limit are made smaller, so that the limit is used up.
+    ///
+    /// Before an insertion is refused, compaction frees the space that it can, unless
+    /// [`Options::compaction`] is off. It then rewrites every segment of which an eighth is dead.
+    /// During a pass its output may take up to [`Options::segment_bytes`] beyond the limit.
+    ///
+    /// The limit never refuses a removal or a batch of removals. These may exceed it by files of 16
+    /// KiB, or of `segment_bytes` if that is less. While the store exceeds the limit, insertions
+    /// are refused even if the last file has space. A store that is already larger opens normally.
+    /// An open that needs a file and finds no space creates one of 4 KiB.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -125,8 +137,11 @@ impl Options {
         self
     }
 
-    /// Whether every read verifies the record's checksum. Default: no; every record is verified when it is written and
-    /// when an open reads it, or by the first read of it where an image of the index saved the open that.
+    /// Makes every read verify the record's checksum, if `true`. Default: `false`.
+    ///
+    /// By default each record is verified when it is written and when an open reads it. A record
+    /// that the open did not read, because an index checkpoint led to it, is verified by its first
+    /// read.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -140,11 +155,17 @@ impl Options {
         self
     }
 
-    /// Who does the store's work in the background: `true`, a thread of its own; `&`[`Background`], a thread shared with
-    /// other stores; `false`, nobody. Default: `true`.
+    /// Selects the thread that does the store's background work. Default: `true`.
     ///
-    /// With nobody, writers make segments ready themselves, and [`Durability::Interval`] syncs when
-    /// [`Store::flush`](crate::Store::flush) is called. For tests that must be deterministic.
+    /// | value | background work |
+    /// |---|---|
+    /// | `true` | by a thread of this store |
+    /// | `&`[`Background`] | by a thread shared with other stores |
+    /// | `false` | by no thread |
+    ///
+    /// With `false`, writers create segments themselves, and [`Durability::Interval`] syncs only
+    /// when [`Store::flush`](crate::Store::flush) is called. This suits tests that must be
+    /// deterministic.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -158,8 +179,11 @@ impl Options {
         self
     }
 
-    /// Whether the background compacts the store by itself, so that what was overwritten and removed does not take room
-    /// for ever. Default: yes; a store that was closed is left as it is until something is written. Without it, or without a background, [`Store::compact`](crate::Store::compact) does it.
+    /// Makes the background thread compact the store, if `true`. Default: `true`.
+    ///
+    /// Compaction frees the space of overwritten and removed records. A closed store stays
+    /// uncompacted after it is opened, until the first write. Without this option, or without a
+    /// background thread, call [`Store::compact`](crate::Store::compact).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -176,10 +200,10 @@ impl Options {
         self
     }
 
-    /// Limits what the background's compaction reads and writes, in bytes per second. Default: no limit.
+    /// Limits the bytes per second that background compaction reads and writes. Default: no limit.
     ///
-    /// The bound on the size of the store holds only as far as the limit leaves room for it: when more is overwritten than
-    /// may be compacted, the store grows.
+    /// If records are overwritten faster than this limit allows to compact, the store grows beyond
+    /// its [space bound](crate#space).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -193,12 +217,13 @@ impl Options {
         self
     }
 
-    /// How much an open after a kill may have to read before the background makes an image of the index, in bytes.
-    /// Default: 256 MiB, which takes about a quarter of a second to read.
+    /// Sets the bytes that an open after a kill may have to read before the background writes an
+    /// index checkpoint. Default: 256 MiB, which take about a quarter of a second to read.
     ///
-    /// What counts is what was written to the log and moved by compaction since the last image; and an image is
-    /// made only once that is four times as much as the image takes (about 16 bytes per key). Making one reads no log,
-    /// and makes durable what it shows. A close makes one for itself.
+    /// Counted are the bytes written to the log and moved by compaction since the last checkpoint.
+    /// A checkpoint is written only once they are four times its own size, about 16 bytes per key.
+    /// Writing a checkpoint reads no log, and makes durable the writes that it covers. A close
+    /// writes one for its own sake.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -213,9 +238,10 @@ impl Options {
         self
     }
 
-    /// Has an open tell how far it is, about once per megabyte, on the thread that opens. Default: nobody is told.
+    /// Sets a callback that reports the progress of an open, about once per megabyte, on the
+    /// opening thread. Default: none.
     ///
-    /// Where an image turns out to be damaged in the middle of it, reading begins again, and so do the numbers.
+    /// If a checkpoint proves damaged halfway, reading starts again, and so do the numbers.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -231,7 +257,7 @@ impl Options {
         self
     }
 
-    /// Whether a store is created where there is none. Default: yes.
+    /// Creates the store if there is none, if `true`. Default: `true`.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -246,11 +272,12 @@ impl Options {
         self
     }
 
-    /// How long an open waits for whoever has the store open, before it is refused with
-    /// [`Error::Locked`](crate::Error::Locked). Default: not at all.
+    /// Sets the time for which an open waits while another handle has the store open. Default:
+    /// zero.
     ///
-    /// For a service whose old process is still closing when the new one starts. It looks at most every 50 ms; of several
-    /// that wait, any may be next.
+    /// After that time the open fails with [`Error::Locked`](crate::Error::Locked). Use this for a
+    /// service whose old process is still closing when the new one starts. The open retries at most
+    /// every 50 ms. Of several waiting opens any may be next.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -269,18 +296,24 @@ impl Options {
         self
     }
 
-    /// Opens the store for reading only: nothing in its directory changes, not even after a kill, where recovery ends in memory.
-    /// Default: no.
+    /// Opens the store for reading only, if `true`: nothing in its directory changes. Default:
+    /// `false`.
     ///
-    /// It shows what any other open would show. It takes two pages of memory more than the index, whatever there is to be
-    /// recovered. Reading permission is enough, on a file system that is mounted read-only or full as well.
+    /// - After a kill, recovery happens in memory only. The store shows what any other open would
+    ///   show.
+    /// - It takes two pages of memory more than the index, however much there is to recover.
+    /// - Read permission is enough, also on a file system that is full or mounted read-only. Access
+    ///   times of the files may change.
+    /// - A call that would write fails with
+    ///   [`Error::OpenedReadOnly`](crate::Error::OpenedReadOnly). So does
+    ///   [`flush`](crate::Store::flush) after a kill, if data that the store shows is not known to
+    ///   be durable.
+    /// - Such a store is never created, has no background thread, and leaves no trace when it is
+    ///   closed.
     ///
-    /// Calls that would write are refused with [`Error::OpenedReadOnly`](crate::Error::OpenedReadOnly). So is a
-    /// [`flush`](crate::Store::flush) where, after a kill, something that is shown is not known to be durable. Such a store is
-    /// never created, has no background, and is closed without a trace. Access times of its files may change.
-    ///
-    /// It may be open so any number of times at once, in any processes. Meanwhile nobody can open it for writing, nor the other
-    /// way round: that is [`Error::Locked`](crate::Error::Locked).
+    /// Any number of processes and handles may open a store for reading at once. While they do, an
+    /// open for writing fails with [`Error::Locked`](crate::Error::Locked), and so does the
+    /// reverse.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -301,20 +334,29 @@ impl Options {
         self
     }
 
-    /// Whether a page of the store's files that cannot be read or written is an error, and not the death of the process.
-    /// Default: yes.
+    /// Turns an unreadable or unwritable page of the store's files into an error, if `true`.
+    /// Default: `true`.
     ///
-    /// A failing disk, a file that another program cut, and a full disk under a file whose blocks a copy shares make the
-    /// kernel send SIGBUS. The first store that is opened with this installs a handler for the process, which stays.
-    /// Signals that are not about a store's files go to the handler that was there before, or have the default effect.
-    /// With `false` the pages of this store are left alone, and such a page ends the process; but
-    /// [`Keyspace::get_into`](crate::Keyspace::get_into), [`Store::verify`](crate::Store::verify) and opening have the kernel read
-    /// pages before they touch them (from Linux 5.14 on).
+    /// Without a guard such a page ends the process, because the kernel sends SIGBUS. Its causes
+    /// are a failing disk, a file that another program truncated, and a full disk under a file that
+    /// shares blocks with a copy. The first store that is opened with this option installs a
+    /// handler for the process, which stays. Signals that do not concern a store's files are passed
+    /// to the previous handler, or have the default effect.
     ///
-    /// There is no guard elsewhere than on Linux, on a thread that blocks SIGBUS, for the system calls of others that are given
-    /// a borrowed value (those return an error), and after another library has replaced the handler without calling it.
-    /// Bytes that were handed out before their page was lost read as zeros afterwards:
-    /// [`Value::check`](crate::Value::check) and [`View::check`](crate::View::check) tell.
+    /// With `false` the pages of this store are unguarded. On Linux 5.14 and later,
+    /// [`Keyspace::get_into`](crate::Keyspace::get_into), [`Store::verify`](crate::Store::verify)
+    /// and opening then ask the kernel to read pages before they touch them.
+    ///
+    /// There is no guard in these cases:
+    ///
+    /// - on systems other than Linux;
+    /// - on a thread that blocks SIGBUS;
+    /// - for a system call of another library that is given a borrowed value: the call returns an
+    ///   error;
+    /// - after another library replaced the handler without calling it.
+    ///
+    /// Bytes that were returned before their page was lost read as zeros afterwards.
+    /// [`Value::check`](crate::Value::check) and [`View::check`](crate::View::check) detect that.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -331,16 +373,17 @@ impl Options {
 
     /// Opens the store in a directory, or creates it there.
     ///
-    /// After an unclean end (the process was killed, or the power was cut) the store is recovered; see
+    /// After an unclean end (a kill or a power cut) the store is recovered; see
     /// [`Store::recovery_report`].
     ///
-    /// The files of an open store are mapped into memory. They belong to the store: a program that changes or truncates
-    /// them while they are mapped breaks what this crate promises. A lock keeps a second mapcask out. A page that cannot be
-    /// read or written is an error of what needs it; on Linux a handler for SIGBUS sees to that ([`Options::sigbus_guard`]).
+    /// The files of an open store are mapped into memory and belong to the store. A lock keeps
+    /// other mapcask processes out. A program that changes or truncates a mapped file breaks what
+    /// this crate promises. A page that cannot be read or written is an error of the call that
+    /// needs it; see [`Options::sigbus_guard`].
     ///
-    /// A relative path is that of the working directory now; where the process goes later does not matter. What an image of
-    /// the index holds is not read here, so damage in it, or a segment file that was cut, is an error of the reads that need
-    /// it; [`Store::verify`] reads everything.
+    /// A relative path is resolved against the working directory once, when this is called. Records
+    /// that an index checkpoint covers are not read here. So damage in them, or a truncated segment
+    /// file, is an error of the reads that need it. [`Store::verify`] reads everything.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -358,11 +401,15 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// `Locked` when another handle has it open, unless both only read; `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or
-    /// `NotFound` when there is no store that can be opened here, all without touching anything but the lock file; `Corrupt` or
-    /// `MissingSegment` when durable data is damaged, likewise (see [`salvage`](crate::api::salvage)); `NoSpace`,
-    /// `ReadOnly`, `Io` or `Limit` when the operating system refuses; `InvalidOption`. A disk that others filled does not keep
-    /// a store from being opened and read; where an open cannot write, [`Options::read_only`] does not need to.
+    /// - `Locked` if another handle has the store open, unless both only read.
+    /// - `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or `NotFound` if the directory
+    ///   holds no store that can be opened here. At most the lock file was touched.
+    /// - `Corrupt` or `MissingSegment` if durable data is damaged. At most the lock file was
+    ///   touched; see [`salvage`](crate::api::salvage).
+    /// - `NoSpace`, `ReadOnly`, `Io` or `Limit` if the operating system refuses. A disk that other
+    ///   programs filled does not stop a store from being opened and read. Where an open cannot
+    ///   write, use [`Options::read_only`].
+    /// - `InvalidOption` if an option has a value out of range.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         opening::open(&self.config, path.as_ref())
     }
@@ -384,7 +431,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// As [`Options::open`].
+    /// Fails as [`Options::open`] does.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub fn open_on(self, disk: &crate::fs::sim::SimDisk) -> Result<Store> {
         opening::open_in(self.config, disk.dir())

@@ -1,7 +1,8 @@
-//! Snapshots: a store as of one moment.
+//! Snapshots: all keyspaces of a store as of one point in the order of writes.
 //!
-//! How one is kept is `versions`' business. Reading: a record of the index that is not newer than the snapshot is what the
-//! key had; else what had been there before is among the versions, or there was nothing.
+//! `engine::state::snapshot_registry` keeps the retained versions. A read looks up the index first:
+//! a record that is not newer than the snapshot is the key's value. Otherwise the value is among
+//! the retained versions, or the key was absent.
 
 use std::fmt;
 use std::ops::Deref;
@@ -18,18 +19,21 @@ use crate::index::hash::scan::Cursor;
 use crate::mem::address_space::OwnedRecord;
 use crate::mem::location::Location;
 
-/// How many records an iterator asks for ahead of giving them out.
+/// The number of records that an iterator prefetches before it returns them.
 const AHEAD: usize = 64;
 
-/// All keyspaces of a store as of one moment, while writes and compaction go on.
+/// All keyspaces of a store as of one moment, readable while writes and compaction go on.
 ///
-/// Taking one costs the same at any size, and reading from it about what reading from the store costs. It never holds
-/// up a writer. While it is alive, each value that it sees and that is overwritten or removed takes some 200 bytes of memory
-/// besides its place in the files, whose room comes back when the snapshot is dropped; see
-/// [`Stats::snapshot_bytes`](crate::Stats::snapshot_bytes). It stays readable after the store was closed and dropped.
+/// Taking one costs the same at any size of the store. A read from it costs about as much as a read
+/// from the store. It never delays a writer.
 ///
-/// The snapshot itself is a handle to the keyspace without a name, and has all methods of [`KeyspaceSnapshot`]. Clones are
-/// the same snapshot.
+/// Each value that it sees, and that is overwritten or removed later, takes some 200 bytes of
+/// memory besides its space in the files. Both are freed when the snapshot is dropped; see
+/// [`Stats::snapshot_bytes`](crate::Stats::snapshot_bytes). A snapshot stays readable after the
+/// store is closed and dropped.
+///
+/// It is a handle to the keyspace without a name, and has all methods of [`KeyspaceSnapshot`]. A
+/// clone is another handle to the same snapshot.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -79,7 +83,7 @@ impl fmt::Debug for KeyspaceSnapshot {
     }
 }
 
-/// A snapshot, until the last handle to it is gone.
+/// The registration of a snapshot, released with the last handle to it.
 struct HeldSnapshot {
     state: Arc<State>,
     at: Seq,
@@ -90,7 +94,7 @@ struct HeldSnapshot {
 impl Drop for HeldSnapshot {
     fn drop(&mut self) {
         if self.state.fork_guard.is_forked() {
-            // The locks may be held by threads that this process does not have, and the state is not taken apart either.
+            // Threads that this process lacks may hold the locks. The state is not dropped either.
             std::mem::forget(Arc::clone(&self.state));
             return;
         }
@@ -115,7 +119,7 @@ impl Snapshot {
         Self { default: KeyspaceSnapshot { held, keyspace, seen } }
     }
 
-    /// What a forked child gets: every read from it is refused. No lock is taken for it.
+    /// Returns the snapshot of a forked child, which refuses every read. Takes no lock.
     fn of_nothing(state: &Arc<State>) -> Self {
         let (at, taken) = (state.last_seq(), state.shared.dir.now());
         let held = Arc::new(HeldSnapshot { state: Arc::clone(state), at, taken, names: Arc::default() });
@@ -124,7 +128,7 @@ impl Snapshot {
         Self { default: KeyspaceSnapshot { held, keyspace, seen } }
     }
 
-    /// Returns a keyspace as it was.
+    /// Returns a keyspace as of the snapshot.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -138,7 +142,7 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// `KeyspaceNotFound` where there was none of this name; `Forked`.
+    /// `KeyspaceNotFound` if it had none of this name; `Forked`.
     pub fn keyspace(&self, name: &str) -> Result<KeyspaceSnapshot> {
         self.default.check()?;
         let held = &self.default.held;
@@ -147,7 +151,7 @@ impl Snapshot {
         Ok(KeyspaceSnapshot { held: Arc::clone(held), keyspace: Arc::clone(keyspace), seen })
     }
 
-    /// Returns the names of all keyspaces that there were but the default one, in order.
+    /// Returns the names of all keyspaces of the snapshot but the default one, in ascending order.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -164,8 +168,8 @@ impl Snapshot {
         names.map(ToString::to_string).collect()
     }
 
-    /// Returns the number of the last write that the snapshot sees; [`Store::wait_durable`](crate::Store::wait_durable) takes
-    /// it.
+    /// Returns the number of the last write that the snapshot sees, for
+    /// [`Store::wait_durable`](crate::Store::wait_durable).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -179,7 +183,7 @@ impl Snapshot {
         self.default.held.at
     }
 
-    /// Returns how long ago the snapshot was taken.
+    /// Returns the time since the snapshot was taken.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -212,13 +216,14 @@ impl KeyspaceSnapshot {
     ///
     /// # Errors
     ///
-    /// `Corrupt`, as for [`KeyspaceState::get`](crate::Keyspace::get); `Forked`. A closed store is no hindrance.
+    /// `Corrupt`, as for [`Keyspace::get`](crate::Keyspace::get); `Forked`. Works on a closed
+    /// store.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.check()?;
         Ok(self.find(key.as_ref())?.map(|record| Value::from_slice(record.into_value())))
     }
 
-    /// Returns whether a key was there.
+    /// Returns `true` if a key existed.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -231,7 +236,7 @@ impl KeyspaceSnapshot {
     ///
     /// # Errors
     ///
-    /// As [`get`](KeyspaceSnapshot::get).
+    /// Fails as [`get`](KeyspaceSnapshot::get) does.
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.check()?;
         Ok(self.find(key.as_ref())?.is_some())
@@ -253,7 +258,7 @@ impl KeyspaceSnapshot {
     ///
     /// # Errors
     ///
-    /// As [`get`](KeyspaceSnapshot::get).
+    /// Fails as [`get`](KeyspaceSnapshot::get) does.
     pub fn multi_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<Value>>> {
         self.check()?;
         for key in keys {
@@ -267,7 +272,7 @@ impl KeyspaceSnapshot {
         Ok(values)
     }
 
-    /// Returns an iterator over all keys and values that there were, in no order.
+    /// Returns an iterator over all keys and values of the snapshot, in no order.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -290,7 +295,7 @@ impl KeyspaceSnapshot {
         }
     }
 
-    /// A child made by `fork` has none of the threads that might hold a lock.
+    /// Refuses only a child made by `fork`: it has none of the threads that may hold a lock.
     fn check(&self) -> Result<()> {
         self.held.state.fork_guard.check_inherited()
     }
@@ -299,7 +304,7 @@ impl KeyspaceSnapshot {
         self.mended(|seen| self.find_in(seen, key))
     }
 
-    /// Reads; again, where an index was damaged that came from an image, and was built anew.
+    /// Runs a read, and repeats it once a damaged index from a checkpoint has been rebuilt.
     fn mended<T>(&self, mut read: impl FnMut(&KeyspaceAsOf) -> Result<T>) -> Result<T> {
         let error = match read(&self.seen) {
             Err(error) if is_of_checkpoint(&error) => error,
@@ -307,14 +312,14 @@ impl KeyspaceSnapshot {
         };
         let is_another = |seen: &KeyspaceAsOf| !Arc::ptr_eq(&seen.index, &self.seen.index);
         let built = || self.keyspace.as_of(self.held.at).filter(is_another);
-        // Before, or now.
+        // Rebuilt earlier by another reader, or now.
         let seen = match built() {
             None if self.held.state.rebuild_if_damaged(&error)? => built(),
             built => built,
         };
         match seen {
             Some(seen) => read(&seen),
-            // It was dropped or cleared since, and what it was is built by nobody.
+            // The keyspace was dropped or cleared since, so no rebuild covers its old contents.
             None => Err(error),
         }
     }
@@ -336,7 +341,7 @@ impl KeyspaceSnapshot {
             Ok::<bool, Error>(false)
         })?;
         if let Some((location, record)) = hit.filter(|(_, record)| record.seq() <= held.at) {
-            // What is not newer than a snapshot is part of no batch in progress.
+            // A record that is not newer than a snapshot belongs to no batch in progress.
             if !record.is_put() || state.config.verify_reads {
                 state.check_record(&record)?;
             }
@@ -348,7 +353,7 @@ impl KeyspaceSnapshot {
 }
 
 impl KeyspaceSnapshot {
-    /// Gathers what there was in the buckets from a cursor on; the next cursor.
+    /// Collects the records in the buckets from a cursor on, and returns the next cursor.
     fn gather_from(
         &self,
         seen: &KeyspaceAsOf,
@@ -380,8 +385,9 @@ impl KeyspaceSnapshot {
                 found.extend(record.is_put().then(|| record.keep_record()));
             }
         }
-        // After the index: what was replaced or removed before it was looked at there is here by now. What was replaced
-        // in between is in both, as the same record.
+        // The versions are read after the index: a record that was superseded before the scan
+        // reached it is retained by now. A record superseded in between is found twice, with one
+        // sequence number.
         seen.versions.between(from.order(), cursor.map(Cursor::order), held.at, found);
         found.sort_unstable_by_key(OwnedRecord::seq);
         found.dedup_by_key(|record| record.seq());
@@ -389,7 +395,7 @@ impl KeyspaceSnapshot {
     }
 }
 
-/// An iterator over all keys and values as of the moment of a snapshot, in no order: each exactly once.
+/// An iterator over all keys and values of a snapshot, in no order: each exactly once.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -405,14 +411,14 @@ impl KeyspaceSnapshot {
 pub struct SnapshotIter {
     snapshot: KeyspaceSnapshot,
     cursor: Option<Cursor>,
-    /// What comes next, the last one first.
+    /// The records to return next, in reverse order.
     found: Vec<OwnedRecord>,
-    /// Places in the index; kept for their memory.
+    /// Locations in the index; kept for the allocation.
     places: Vec<Location>,
 }
 
 impl SnapshotIter {
-    /// Gathers what there was in the next buckets.
+    /// Collects the records of the next buckets.
     fn gather(&mut self, from: Cursor) -> Result<()> {
         let Self { snapshot, places, found, .. } = self;
         let cursor = snapshot.mended(|seen| {

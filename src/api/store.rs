@@ -1,4 +1,4 @@
-//! The face of a store.
+//! The handle to an open store.
 
 use std::fmt;
 use std::ops::Deref;
@@ -16,27 +16,15 @@ use crate::format::Seq;
 
 /// A persistent hash map, or several of them by name.
 ///
-/// It dereferences to its default [`Keyspace`], the one without a name: whatever is said of a keyspace can be said of the
-/// store, as in `store.insert(..)`. [`Store::keyspace`] gives others.
+/// It dereferences to its default [`Keyspace`], the one without a name, so every method of a
+/// keyspace is a method of the store, as in `store.insert(..)`. [`Store::keyspace`] returns other
+/// keyspaces.
 ///
-/// Cloning it is cheap and gives another handle to the same store; handles may be used from any thread. When the last
-/// one is dropped the store is closed as by [`Store::close`], except that nobody hears of a failure.
-///
-/// # Isolation
-///
-/// | operation | sees |
-/// |---|---|
-/// | `get`, `view().get`, `contains_key` | the newest write of that key, linearizable; once one key of a batch was seen new, no key of it is seen old |
-/// | `multi_get`, `get_many_into` | all keys as of one moment |
-/// | a write to one key, with its condition | one step, linearizable |
-/// | a batch over any keyspaces, with its conditions | one step, or nothing |
-/// | `clear`, and changes to the set of keyspaces | one step, in the order of all writes; a read that began before may see what was there before |
-/// | `iter`, `keys`, `values` | every key that is there throughout, exactly once, each with a value it had meanwhile |
-///
-/// # Fork
-///
-/// A child made by `fork` that uses an inherited handle gets [`Error::Forked`](crate::Error::Forked), and dropping the
-/// handle there touches nothing. Where the parent dies without closing the store, the child keeps the lock as long as it lives.
+/// A clone is cheap and is another handle to the same store. Handles may be used from any thread.
+/// Dropping the last handle closes the store as [`Store::close`] does, but discards errors. See the
+/// crate's page for [isolation](crate#isolation), [durability](crate#durability),
+/// [space](crate#space), [limits](crate#limits), and the effects of [close, kill and
+/// `fork`](crate#how-it-ends).
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -62,7 +50,7 @@ impl fmt::Debug for Store {
     }
 }
 
-/// The default keyspace.
+/// Borrows the default keyspace.
 impl Deref for Store {
     type Target = Keyspace;
 
@@ -71,7 +59,7 @@ impl Deref for Store {
     }
 }
 
-/// The default keyspace.
+/// Borrows the default keyspace.
 impl AsRef<Keyspace> for Store {
     fn as_ref(&self) -> &Keyspace {
         &self.default
@@ -93,16 +81,17 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`Options::open`].
+    /// Fails as [`Options::open`] does.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Options::new().open(path)
     }
 
-    /// Returns the keyspace of a name, and creates it if need be.
+    /// Returns the keyspace of a name, and creates it if there is none.
     ///
-    /// Names are any text of up to 255 bytes; the empty one is that of the default keyspace, which is always there.
-    /// Creating one is a write, durable as the writes of this handle are. Getting one that is there is a read: as a get it
-    /// may see what is not durable yet, and goes on after a failed sync.
+    /// A name is any text of up to 255 bytes. The empty name is that of the default keyspace, which
+    /// always exists. Creating a keyspace is a write, as durable as the writes of this handle.
+    /// Returning an existing keyspace is a read: it may see one that is not durable yet, and works
+    /// after a failed sync.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -115,8 +104,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`]; `InvalidKeyspaceName`; `Limit` where there are 16,384 of them, or after 2^32 - 1 keyspaces
-    /// and clears.
+    /// Fails as [`Keyspace::insert`] does. Also `InvalidKeyspaceName`, and `Limit` if there are
+    /// 16,384 keyspaces, or after 2^32 - 1 keyspaces and clears.
     #[doc(alias = "open_tree")]
     #[doc(alias = "open_table")]
     #[doc(alias = "open_partition")]
@@ -125,7 +114,7 @@ impl Store {
         self.keyspace_of(name, "")
     }
 
-    /// Returns the keyspace of a name, if there is one: nothing is created.
+    /// Returns the keyspace of a name, and creates nothing.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -138,14 +127,14 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `KeyspaceNotFound`; `Closed`; `Forked`.
+    /// `KeyspaceNotFound` if there is none; `Closed`; `Forked`.
     #[doc(alias = "contains_keyspace")]
     pub fn open_keyspace(&self, name: &str) -> Result<Keyspace> {
         let inner = self.engine().open_keyspace(name)?;
         Ok(Keyspace::new(Arc::clone(self.handle()), inner, self.durability()))
     }
 
-    /// The keyspace of a name, created with a codec if need be.
+    /// Returns the keyspace of a name, and creates it with this codec if there is none.
     pub(crate) fn keyspace_of(&self, name: &str, codec: &str) -> Result<Keyspace> {
         let _events = crate::trace::at_end();
         let inner = self.engine().keyspace(name, codec, self.durability())?;
@@ -169,7 +158,7 @@ impl Store {
         self.engine().keyspace_names()
     }
 
-    /// Gives a keyspace another name. Handles to it go on.
+    /// Renames a keyspace. Handles to it stay valid.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -182,17 +171,19 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `KeyspaceNotFound`; `KeyspaceExists` where the new name is another one's; `InvalidKeyspaceName` also where one of
-    /// them is the default keyspace's; else as [`Keyspace::insert`].
+    /// `KeyspaceNotFound`; `KeyspaceExists` if another keyspace has the new name;
+    /// `InvalidKeyspaceName`, also if either name is that of the default keyspace. Otherwise fails
+    /// as [`Keyspace::insert`] does.
     pub fn rename_keyspace(&self, from: &str, to: &str) -> Result<()> {
         let _events = crate::trace::at_end();
         self.engine().rename_keyspace(from, to, self.durability())
     }
 
-    /// Drops a keyspace with everything in it, in constant time, and returns whether it was there.
+    /// Drops a keyspace with all its keys, in constant time. Returns `true` if it existed.
     ///
-    /// Handles to it get [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped) from then on; values that were read stay valid. The memory of the
-    /// index is given back as soon as no reader looks at it, the bytes on the disk by compaction.
+    /// Handles to it get [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped) from then on.
+    /// Values that were read stay valid. The memory of its index is freed as soon as no reader uses
+    /// it, and the bytes on the disk by compaction.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -205,7 +196,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`]; `InvalidKeyspaceName` for the default keyspace, which can only be cleared.
+    /// Fails as [`Keyspace::insert`] does. Also `InvalidKeyspaceName` for the default keyspace,
+    /// which can only be cleared.
     #[doc(alias = "drop_tree")]
     #[doc(alias = "delete_table")]
     pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
@@ -228,9 +220,10 @@ impl Store {
         Self { default: self.default.with_durability(durability) }
     }
 
-    /// Makes every acknowledged write durable: it survives power loss when this returns.
+    /// Makes every acknowledged write durable: each survives power loss once this returns.
     ///
-    /// The modification times of the files that were written to say so from then on, for programs that copy what changed.
+    /// It also updates the modification times of the files that were written to, for programs that
+    /// copy changed files.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -243,8 +236,10 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `Poisoned` where a sync failed, now or earlier. What was acknowledged and not durable by then may or may not be
-    /// there after the next open, in order, batches whole. `OpenedReadOnly` where not all is durable, and may not be made so.
+    /// `Poisoned` if a sync failed, in this call or earlier. Of the acknowledged writes that were
+    /// not durable, the next open then finds an in-order prefix, possibly empty, with whole
+    /// batches. `OpenedReadOnly` if the store is open for reading only and some writes are not
+    /// durable.
     #[doc(alias = "sync_all")]
     #[doc(alias = "persist")]
     #[doc(alias = "sync")]
@@ -260,8 +255,9 @@ impl Store {
         engine.flush()
     }
 
-    /// Returns the sequence number of the last write: every write that was acknowledged before this call has at most
-    /// this number.
+    /// Returns the sequence number of the last write.
+    ///
+    /// Every write that was acknowledged before this call has at most this number.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -275,8 +271,10 @@ impl Store {
         self.engine().last_seq()
     }
 
-    /// Returns the number of a write that survives power loss together with all before it: the last such one, if no sync is
-    /// under way. It is never above [`Store::last_seq`], and equal to it once everything is durable.
+    /// Returns the sequence number up to which all writes survive power loss.
+    ///
+    /// If no sync is under way it is the highest such number. It is at most [`Store::last_seq`],
+    /// and equal to it once everything is durable.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -291,10 +289,11 @@ impl Store {
         self.engine().durable_seq()
     }
 
-    /// Waits until every write up to this number is durable, and has it made so.
+    /// Makes every write up to a sequence number durable, and waits for that.
     ///
     /// The number is one that a write of this store returned, or [`Store::last_seq`], or
-    /// [`Snapshot::seq`](crate::Snapshot::seq). Where another thread syncs already, both share one sync.
+    /// [`Snapshot::seq`](crate::Snapshot::seq). If another thread syncs already, both share one
+    /// sync.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -307,13 +306,13 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`Store::flush`]; `UnknownSeq` where no write has this number yet.
+    /// Fails as [`Store::flush`] does. Also `UnknownSeq` if no write has this number yet.
     pub fn wait_durable(&self, seq: Seq) -> Result<()> {
         let _events = crate::trace::at_end();
         self.engine().wait_durable(seq)
     }
 
-    /// Takes a snapshot: all keyspaces as of now, readable while writes and compaction go on.
+    /// Takes a snapshot of all keyspaces, readable while writes and compaction go on.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -334,9 +333,11 @@ impl Store {
         Snapshot::take(&self.default.handle().state)
     }
 
-    /// Closes the store for all handles: every write durable, the files marked clean, the lock free.
+    /// Closes the store for all handles: makes every write durable, marks the files clean, and
+    /// frees the lock.
     ///
-    /// Values that were read stay valid, and iterators and snapshots go on to their ends. Other handles get [`Error::Closed`](crate::Error::Closed).
+    /// Values that were read stay valid, and iterators and snapshots stay readable to their ends.
+    /// Other handles get [`Error::Closed`](crate::Error::Closed).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -349,14 +350,15 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `Poisoned`, `NoSpace` or `Io` when that did not succeed: the store is closed, and the next open recovers it.
-    /// `Closed` when it was closed before.
+    /// `Poisoned`, `NoSpace` or `Io` if that failed: the store is closed nevertheless, and the next
+    /// open recovers it. `Closed` if the store was already closed.
     pub fn close(self) -> Result<()> {
         self.default.handle().close()
     }
 
-    /// Runs one piece of the background's work, and returns whether there was any; for stores that were opened with
-    /// [`Options::background`] off.
+    /// Runs one step of background work, and returns `true` if there was any.
+    ///
+    /// This is for stores that were opened with [`Options::background`] off.
     ///
     /// ```
     /// use mapcask::Options;
@@ -370,7 +372,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// What a writer that did the work itself would get.
+    /// Fails as a writer that did this work itself would.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub fn step(&self) -> Result<bool> {
         let _events = crate::trace::at_end();
@@ -378,8 +380,11 @@ impl Store {
         self.engine().step()
     }
 
-    /// As [`step`](Store::step), for what the background does once nothing has been written for a while: a store that has
-    /// become small gets small files.
+    /// Runs one step of the work that the background does after a while without writes, and returns
+    /// `true` if there was any.
+    ///
+    /// For example, it gives a store that has become small smaller files. See also
+    /// [`step`](Store::step).
     ///
     /// ```
     /// use mapcask::Options;
@@ -395,7 +400,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`step`](Store::step).
+    /// Fails as [`step`](Store::step) does.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub fn rest_step(&self) -> Result<bool> {
         let _events = crate::trace::at_end();

@@ -1,13 +1,16 @@
-//! The batch: writes that take effect together or not at all, and conditions for them.
+//! Batches: writes that take effect together or not at all, with conditions.
 
 use super::keyspace::Keyspace;
 use crate::engine::write::batch_ops::{BatchOpKind, BatchOps};
 
-/// Writes that take effect together: after any crash all of them are there or none, and no reader sees a part.
+/// Writes that take effect together: after any crash all of them exist or none, and no reader sees
+/// a part.
 ///
-/// Of several writes to one key the last one counts. What is added by the methods of the batch itself goes to the
-/// keyspace that the batch is written to; [`WriteBatch::on`] adds writes to any other. Conditions are looked at before
-/// anything is written, and look at what was there before the batch; unless all of them hold, nothing is written.
+/// - Of several writes to one key the last one counts.
+/// - Methods of the batch itself apply to the keyspace that the batch is written to.
+///   [`WriteBatch::on`] adds writes to another one.
+/// - Conditions are checked before anything is written, against the state before the batch. Unless
+///   all of them hold, nothing is written.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -28,7 +31,7 @@ pub struct WriteBatch {
 }
 
 impl WriteBatch {
-    /// An empty batch.
+    /// Returns an empty batch.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -41,13 +44,13 @@ impl WriteBatch {
         self.ops.push(0, BatchOpKind::Insert, key.as_ref(), value.as_ref());
     }
 
-    /// Adds a removal. Removing a key that is not there is no error.
+    /// Adds a removal. Removing an absent key is not an error.
     #[doc(alias = "delete")]
     pub fn remove(&mut self, key: impl AsRef<[u8]>) {
         self.ops.push(0, BatchOpKind::Remove, key.as_ref(), &[]);
     }
 
-    /// Adds a condition: the key has this value before the batch.
+    /// Adds a condition: the key must have this value before the batch.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -68,7 +71,8 @@ impl WriteBatch {
         self.ops.push(0, BatchOpKind::RequireValue, key.as_ref(), value.as_ref());
     }
 
-    /// Adds a condition: the key is there before the batch, whatever its value. See [`WriteBatch::require`].
+    /// Adds a condition: the key must exist before the batch, with any value. See
+    /// [`WriteBatch::require`].
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -85,7 +89,7 @@ impl WriteBatch {
         self.ops.push(0, BatchOpKind::RequirePresent, key.as_ref(), &[]);
     }
 
-    /// Adds a condition: the key is not there before the batch. See [`WriteBatch::require`].
+    /// Adds a condition: the key must be absent before the batch. See [`WriteBatch::require`].
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -101,7 +105,7 @@ impl WriteBatch {
         self.ops.push(0, BatchOpKind::RequireAbsent, key.as_ref(), &[]);
     }
 
-    /// The number of writes in it; conditions are not counted.
+    /// Returns the number of writes in the batch, conditions not counted.
     ///
     /// ```
     /// let mut batch = mapcask::WriteBatch::new();
@@ -116,21 +120,22 @@ impl WriteBatch {
         self.ops.len()
     }
 
-    /// Whether it holds no writes; it may hold conditions.
+    /// Returns `true` if the batch holds no writes. It may hold conditions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ops.len() == 0
     }
 
-    /// Removes all writes and conditions, and keeps the memory.
+    /// Removes all writes and conditions, and keeps the memory for reuse.
     pub fn clear(&mut self) {
         self.ops.clear();
     }
 
-    /// Adds writes and conditions on another keyspace than the one that the batch will be written to.
+    /// Returns a handle that adds writes and conditions on another keyspace to the batch.
     ///
-    /// The keyspace must be of the same open store; it is looked up when the batch is written, so what was cleared
-    /// meanwhile is written to anew, and what was dropped is an error.
+    /// The keyspace must belong to the same open store. It is looked up when the batch is written.
+    /// So writes to a keyspace that was cleared meanwhile apply to its new contents, and a dropped
+    /// keyspace is an error.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

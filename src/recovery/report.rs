@@ -1,53 +1,54 @@
-//! What an open found and did.
+//! The report of an open.
 
 use std::path::{Path, PathBuf};
 
 use crate::format::Seq;
 use crate::trace;
 
-/// What opening the store found and did.
+/// The report of an open: what it found and did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// Whether the store was created by this open.
+    /// True if this open created the store.
     pub created: bool,
-    /// Whether the store had been closed; else its process ended without, or the power was cut.
+    /// True if the store had been closed. False after a kill or a power cut.
     pub clean: bool,
-    /// How many times the store has been opened and written to, this time included; or the number that it will be, once
-    /// something is written.
+    /// Number of times that the store has been opened and written to, this time included. Until the
+    /// first write it is the number that this incarnation will have.
     pub incarnation: u64,
-    /// Segment files that make up the store.
+    /// Number of segment files that make up the store.
     pub segments: usize,
-    /// Records read, of all kinds.
+    /// Number of records read, of all kinds.
     pub records: u64,
     /// Bytes of segment files read.
     pub bytes_read: u64,
-    /// The index was taken from an image that held every record up to this number; only what follows was read. None where
-    /// everything was read.
+    /// Sequence number up to which an index checkpoint held every record, so that only later
+    /// records were read. `None` if everything was read.
     pub checkpoint_seq: Option<u64>,
-    /// Bytes of the image read by the open itself; the rest of it is read when it is needed, and in the background.
+    /// Bytes of the checkpoint that the open itself read. The rest is read on demand and in the
+    /// background.
     pub checkpoint_bytes_read: u64,
-    /// What was wrong with the image that the store names, if something was: everything was read instead, nothing is
-    /// lost, and a new image is made in time.
+    /// The damage found in the checkpoint that the store names; `None` if there was none.
+    /// Everything was read instead, nothing is lost, and a new checkpoint is written in time.
     pub checkpoint_damage: Option<String>,
-    /// Keyspaces found, the default one included.
+    /// Number of keyspaces found, the default one included.
     pub keyspaces: usize,
-    /// Keys found, in all keyspaces.
+    /// Number of keys found, in all keyspaces.
     pub keys: usize,
     /// The last sequence number found.
     pub last_seq: u64,
-    /// Every record up to this one was known to be durable.
+    /// Sequence number up to which every record was known to be durable.
     pub durable_seq: u64,
-    /// Bytes behind the end of the log that were no complete record: a write that was under way.
+    /// Bytes after the end of the log that form no complete record: an unfinished write.
     pub torn_bytes: u64,
-    /// Complete records behind a hole in the log: written, never acknowledged as durable, and not part of a prefix of
-    /// the history. They lie in the files named by `quarantined`.
+    /// Number of complete records after a hole in the log. They were never acknowledged as durable,
+    /// and belong to no prefix of the history. The files in `quarantined` hold them.
     pub quarantined_records: u64,
-    /// Files that hold what was set aside; none where the store was opened for reading only. Nothing of it is read again; remove
-    /// them when you do not want them.
+    /// Files that hold quarantined data; empty if the store was opened for reading only. They are
+    /// never read again, and may be removed.
     pub quarantined: Vec<PathBuf>,
-    /// Bytes that are being written again, because an earlier write-back may have failed unseen.
+    /// Bytes that are rewritten because an earlier write-back may have failed unnoticed.
     pub rewritten_bytes: u64,
 }
 
@@ -56,7 +57,7 @@ impl RecoveryReport {
         self.last_seq = self.last_seq.max(seq.0);
     }
 
-    /// Tells subscribers.
+    /// Emits the event of an open.
     pub(crate) fn announce(&self, path: &Path) {
         trace::opened(&trace::OpenedEvent {
             path,

@@ -1,17 +1,17 @@
-//! What compaction says of itself.
+//! The reports, counters and progress of compaction.
 
 use std::time::Duration;
 
-/// Why compaction does, or would do, what it does.
+/// The reason for which compaction rewrites, or would rewrite, segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum CompactionReason {
-    /// Nothing in these segments is alive: they are removed without copying anything.
+    /// Nothing in these segments is live: they are removed without a copy.
     Dead,
     /// More of the log is dead than the bound allows.
     Space,
-    /// Tombstones are kept because of these segments, which still hold values that they hide.
+    /// Tombstones are retained because these segments still hold values that they hide.
     Tombstones,
     /// There are many small segments.
     Small,
@@ -19,30 +19,30 @@ pub enum CompactionReason {
     Requested,
 }
 
-/// What [`Store::compact`](crate::Store::compact) did.
+/// The report of a call of [`Store::compact`](crate::Store::compact).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CompactionReport {
-    /// Passes: each rewrites some segments into new ones, or removes dead ones. Zero where there was nothing to do: no
-    /// segment held a value that was overwritten or removed.
+    /// Number of passes. Each rewrites some segments into new ones, or removes dead ones. Zero if
+    /// no segment held an overwritten or removed value.
     pub passes: u64,
-    /// Segments that were removed.
+    /// Number of segments removed.
     pub segments_removed: u64,
-    /// Segments that were made.
+    /// Number of segments created.
     pub segments_made: u64,
-    /// Bytes of the log that were read.
+    /// Bytes of the log read.
     pub bytes_read: u64,
-    /// Bytes of records that were written to new segments.
+    /// Bytes of records written to new segments.
     pub bytes_moved: u64,
-    /// Bytes of segment files that are gone, less those of the files made.
+    /// Bytes of segment files removed, less those of the files created.
     pub bytes_freed: u64,
-    /// How long it took.
+    /// Duration of the call.
     pub elapsed: Duration,
 }
 
 impl CompactionReport {
-    /// Adds what another part of the same work did.
+    /// Adds the report of another part of the same work.
     pub(crate) fn add(&mut self, other: &Self) {
         self.passes += other.passes;
         self.segments_removed += other.segments_removed;
@@ -54,43 +54,44 @@ impl CompactionReport {
     }
 }
 
-/// What compaction has done since the store was opened, and would do next; part of [`Stats`](crate::Stats).
+/// Counters of compaction since the store was opened, and its next choice; part of
+/// [`Stats`](crate::Stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CompactionStats {
-    /// Passes that were finished.
+    /// Number of passes finished.
     pub passes: u64,
-    /// Segments that were removed.
+    /// Number of segments removed.
     pub segments_removed: u64,
-    /// Bytes of records that were written to new segments.
+    /// Bytes of records written to new segments.
     pub bytes_moved: u64,
-    /// Bytes of segment files that are gone, less those of the files made.
+    /// Bytes of segment files removed, less those of the files created.
     pub bytes_freed: u64,
-    /// Whether a pass is under way.
+    /// True if a pass is under way.
     pub running: bool,
     /// Bytes of the log that a pass could free now.
     pub freeable_bytes: u64,
-    /// Bytes of removals that are kept, because segments still hold values that they hide.
+    /// Bytes of tombstones that are retained, because segments still hold values that they hide.
     pub retained_tombstone_bytes: u64,
-    /// The number of the segment that is next, where one is due.
+    /// Id of the segment to compact next; `None` if none is due.
     pub next_segment: Option<u64>,
-    /// Why it is.
+    /// The reason for that choice; `None` if no segment is due.
     pub next_reason: Option<CompactionReason>,
-    /// Segments that are left alone because a record in them does not verify.
+    /// Number of segments that compaction skips because a record in them fails verification.
     pub damaged_segments: usize,
 }
 
-/// How far [`Store::compact_with`](crate::Store::compact_with) has come in the pass under way.
+/// The progress of [`Store::compact_with`](crate::Store::compact_with) in the running pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompactionProgress {
-    /// Passes that are done.
+    /// Number of passes finished.
     pub passes: u64,
-    /// Bytes of the log that were read, in all passes.
+    /// Bytes of the log read, in all passes.
     pub bytes_read: u64,
-    /// Bytes that were written to new segments, in all passes.
+    /// Bytes written to new segments, in all passes.
     pub bytes_moved: u64,
-    /// Bytes of the log that are left to read in this pass.
+    /// Bytes of the log left to read in this pass.
     pub bytes_left: u64,
 }

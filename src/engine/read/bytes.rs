@@ -1,12 +1,13 @@
-//! Values as `bytes::Bytes`, for programs that hand buffers around in that type.
+//! Conversion of values to `bytes::Bytes`, for programs that pass buffers in that type.
 
 use ::bytes::Bytes;
 
 use crate::engine::read::Value;
 
-/// Without a copy: the bytes lie in the mapped file, and keep their segment mapped as the value does.
+/// Converts without a copy: the bytes lie in the mapped file, and keep their segment mapped as the
+/// value does.
 ///
-/// Whoever keeps few bytes for long does better with `Bytes::copy_from_slice`.
+/// To keep a few bytes for long, use `Bytes::copy_from_slice` instead.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;

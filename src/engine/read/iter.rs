@@ -1,6 +1,6 @@
-//! Going through all keys and values of a keyspace, while others change it, and beyond its close.
+//! Iterators over all keys and values of a keyspace, beside writers, and after its store is closed.
 //!
-//! Nothing here takes a lock; reads behave as in `read`.
+//! **Concurrency.** Nothing here takes a lock; reads behave as in `read`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,17 +15,19 @@ use crate::mem::address_space::OwnedRecord;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
-/// How many records an iterator asks for ahead of giving them out.
+/// The number of records that an iterator prefetches before it returns them.
 const AHEAD: usize = 64;
 
 /// An iterator over all keys and values, in no order.
 ///
-/// Every key that is there from beginning to end comes exactly once, with a value it had meanwhile; a key that is
-/// inserted or removed meanwhile comes once or not at all. It ends once the keyspace is cleared, and with
-/// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped) once it is dropped.
+/// A key that exists throughout the iteration is returned exactly once, with a value that it had
+/// during it. A key that is inserted or removed meanwhile is returned once or not at all. The
+/// iterator ends once the keyspace is cleared. Once the keyspace is dropped it ends with
+/// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped).
 ///
-/// It goes on to its end after the store was closed, by [`Store::close`](crate::Store::close) or by the drop of its last
-/// handle, with what the store held then. Until it is dropped it keeps the store's index in memory and its files mapped.
+/// After the store is closed, by [`Store::close`](crate::Store::close) or by the drop of its last
+/// handle, the iterator continues to its end over the final contents. Until it is dropped, it keeps
+/// the store's index in memory and its files mapped.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -47,12 +49,13 @@ const AHEAD: usize = 64;
 pub struct Iter {
     state: Arc<State>,
     keyspace: Arc<KeyspaceState>,
-    /// The number of what is gone through; none before the first step.
+    /// The id of the keyspace's contents that are iterated; `None` if the keyspace was dropped
+    /// before.
     id: Option<KeyspaceId>,
     cursor: Option<Cursor>,
-    /// What comes next, the last one first.
+    /// The records to return next, in reverse order.
     found: Vec<Result<OwnedRecord>>,
-    /// Where it lies; kept for its memory.
+    /// The locations of those records; kept for the allocation.
     places: Vec<Location>,
 }
 
@@ -61,14 +64,14 @@ impl Iter {
         let pin = state.pin();
         let id = keyspace.contents(&pin).map(|contents| contents.id);
         drop(pin);
-        // Relaxed: whoever closes the store meanwhile does so beside the making of this.
+        // Relaxed: a concurrent close may order itself before or after this.
         state.counters.iterators.fetch_add(1, Ordering::Relaxed);
         Self { state, keyspace, id, cursor: Some(Cursor::START), found: Vec::new(), places: Vec::new() }
     }
 
-    /// One item, or `None` where the entries found so far are used up.
+    /// Returns one item, or `None` if no found entry is left.
     fn take_found(&mut self) -> Option<Result<(Value, Value)>> {
-        // Most buckets of a small store are empty, and a pin costs more than looking at one.
+        // Most buckets of a small store are empty, and a pin costs more than a look at one.
         if self.found.is_empty() {
             return None;
         }
@@ -90,7 +93,8 @@ impl Iter {
         }
     }
 
-    /// The record that an entry shows, kept: between two items no pin holds, and compaction may move it.
+    /// Returns the record of an entry, owned: between two items there is no pin, so compaction may
+    /// move it.
     fn kept(&self, contents: &KeyspaceData, location: Location, pin: &Pin) -> Result<Option<OwnedRecord>> {
         let Some(record) = self.state.visible(contents, location, pin)? else { return Ok(None) };
         if self.state.config.verify_reads {
@@ -100,7 +104,7 @@ impl Iter {
     }
 }
 
-/// What an iterator goes through, if it is still what the keyspace holds.
+/// Returns the keyspace's contents if they are still those that the iterator started with.
 ///
 /// # Errors
 ///
@@ -137,14 +141,16 @@ impl Iterator for Iter {
                     Err(error) => return Some(Err(error)),
                 };
                 let Some(at) = cursor.filter(|_| places.len() < AHEAD) else { break contents };
-                // A key that is there throughout is counted, so that the poll of an empty queue looks at no bucket.
+                // A key that exists throughout is counted, so polling an empty queue reads no
+                // bucket.
                 if at == Cursor::START && contents.index.len() == 0 && !contents.index.is_partial() {
                     cursor = None;
                     break contents;
                 }
                 match contents.index.scan(at, &mut places) {
                     Ok(next) => cursor = next,
-                    // A cursor is a place in every index of these keys. On an error the iterator ends: `self.cursor` was taken.
+                    // A cursor is valid in every index of these keys. An error ends the iterator:
+                    // `self.cursor` was taken.
                     Err(unread) => match self.state.rebuild_for(unread) {
                         Ok(()) => {}
                         Err(error) => return Some(Err(error)),

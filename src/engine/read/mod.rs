@@ -1,7 +1,8 @@
-//! What reads give out: values that own a share of their segment, and views that borrow.
+//! Reads: values that own a share of their segment, and views that borrow.
 //!
-//! Nothing here takes a lock; what is written that others read is one bit per record, at the first read of a record that an
-//! image of the index led to. A damaged image is the one thing that makes a reader wait: for the indexes to be built anew.
+//! **Concurrency.** No read takes a lock. A read writes one shared bit per record, at the first
+//! read of a record that an index checkpoint led to. Readers wait in one case only: a damaged
+//! checkpoint, until the indexes are rebuilt.
 
 #[cfg(feature = "bytes")]
 pub(crate) mod bytes;
@@ -22,10 +23,10 @@ use crate::format::hash::Hash;
 use crate::mem::address_space::{Record, Slice};
 use crate::sync::epoch::Pin;
 
-/// A key or value of the store, without a copy: it lies in the mapped file.
+/// A key or value of the store, not copied: its bytes lie in the mapped file.
 ///
-/// It stays valid after the key was overwritten or removed, and after the store was closed and dropped; as long as it
-/// lives, its segment file stays mapped.
+/// It stays valid after its key is overwritten or removed, and after the store is closed and
+/// dropped. Until it is dropped, its segment file stays mapped.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -47,12 +48,12 @@ use crate::sync::epoch::Pin;
 pub struct Value(pub(crate) Slice);
 
 impl Value {
-    /// Bytes that keep their segment mapped.
+    /// Wraps bytes that keep their segment mapped.
     pub(crate) fn from_slice(slice: Slice) -> Self {
         Self(slice)
     }
 
-    /// The value of a record.
+    /// Returns the value of a record.
     pub(crate) fn of(record: &Record<'_>) -> Self {
         Self(record.keep_value())
     }
@@ -116,16 +117,18 @@ impl From<Value> for Vec<u8> {
     }
 }
 
-/// Many reads of one keyspace under one pin: values are borrowed, and no reference is counted.
+/// Many reads of one keyspace under one pin. Values are borrowed, and no reference is counted.
 ///
-/// A view is no snapshot: each read sees the newest write. It stays on its thread.
+/// A view is not a snapshot: each read sees the newest write. It cannot be sent to another thread.
 ///
-/// Holding one costs disk and memory, never a writer's time: as long as it lives, every segment file of its store that
-/// compaction removes stays on the disk and mapped, so that a store that is overwritten all the while grows by as much as is
-/// written. Other stores are not affected. Drop it when the reads are done, or let go with [`View::refresh`] now and then.
-/// [`Stats::removed_bytes_in_use`](crate::Stats::removed_bytes_in_use) says how much is held back, which counts against
-/// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes), and
-/// [`Stats::oldest_pin_wait`](crate::Stats::oldest_pin_wait) for how long.
+/// A view costs disk and memory, never a writer's time. Until it is dropped, each segment file of
+/// its store that compaction removes stays on the disk and mapped. So a store that is steadily
+/// overwritten grows by as much as is written. Other stores are not affected. Drop the view when
+/// the reads are done, or call [`View::refresh`] now and then.
+/// [`Stats::removed_bytes_in_use`](crate::Stats::removed_bytes_in_use) is the size of these files,
+/// which count against [`Options::max_disk_bytes`](crate::Options::max_disk_bytes).
+/// [`Stats::oldest_pin_wait`](crate::Stats::oldest_pin_wait) is the time for which the oldest pin
+/// has delayed them.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -141,7 +144,7 @@ pub struct View<'s> {
     pub(crate) state: &'s State,
     keyspace: &'s KeyspaceState,
     pin: Pin,
-    /// The pin belongs to the thread.
+    /// Keeps the view on its thread, to which the pin belongs.
     here: PhantomData<*const ()>,
 }
 
@@ -150,7 +153,9 @@ impl<'s> View<'s> {
         Self { state, keyspace, pin: state.pins.hold(), here: PhantomData }
     }
 
-    /// Lets go of what the view holds back, and goes on as a view taken now. What was borrowed from it is gone before.
+    /// Releases the removed files that the view holds, and continues as a view created now.
+    ///
+    /// It needs `&mut self`, so nothing that was borrowed from the view is left.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -181,14 +186,14 @@ impl<'s> View<'s> {
     ///
     /// # Errors
     ///
-    /// As [`KeyspaceState::get`](crate::Keyspace::get).
+    /// Fails as [`Keyspace::get`](crate::Keyspace::get) does.
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
         let record = self.state.get(self.keyspace, key.as_ref(), &self.pin)?;
         Ok(record.map(|record| record.value()))
     }
 
-    /// Returns whether the key is there.
+    /// Returns `true` if the key exists.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -200,14 +205,16 @@ impl<'s> View<'s> {
     ///
     /// # Errors
     ///
-    /// As [`KeyspaceState::get`](crate::Keyspace::get).
+    /// Fails as [`Keyspace::get`](crate::Keyspace::get) does.
     #[inline]
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.state.get(self.keyspace, key.as_ref(), &self.pin)?.is_some())
     }
 
-    /// Appends the values of many keys to `values`, in the order of the keys, all as of one moment; see
-    /// [`KeyspaceState::multi_get`](crate::Keyspace::multi_get).
+    /// Appends the values of many keys to `values`, in their order, as of one point in the order of
+    /// writes.
+    ///
+    /// See [`Keyspace::multi_get`](crate::Keyspace::multi_get).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -222,7 +229,7 @@ impl<'s> View<'s> {
     ///
     /// # Errors
     ///
-    /// As [`KeyspaceState::get`](crate::Keyspace::get); `values` is as it was then.
+    /// Fails as [`Keyspace::get`](crate::Keyspace::get) does; `values` is then unchanged.
     pub fn get_many_into<'v>(
         &'v self,
         keys: &[impl AsRef<[u8]>],
@@ -233,7 +240,7 @@ impl<'s> View<'s> {
 }
 
 impl State {
-    /// The newest visible record of a key.
+    /// Returns the newest visible record of a key.
     #[inline]
     pub(crate) fn get<'p>(
         &'p self,
@@ -254,7 +261,8 @@ impl State {
         Ok(record)
     }
 
-    /// The newest visible record, for a lookup that failed: a damaged image is no reason not to find it.
+    /// Returns the newest visible record after a failed lookup: rebuilds a damaged index and
+    /// retries.
     #[cold]
     fn get_rebuilt<'p>(
         &'p self,
@@ -273,14 +281,14 @@ impl State {
         Err(error)
     }
 
-    /// An owned value.
+    /// Returns the value of a key as an owned value.
     #[inline]
     pub(crate) fn get_value(&self, keyspace: &KeyspaceState, key: &[u8]) -> Result<Option<Value>> {
         let pin = self.pin();
         Ok(self.get(keyspace, key, &pin)?.map(|record| Value::of(&record)))
     }
 
-    /// An owned value, and the number of the write that it is from.
+    /// Returns an owned value, and the sequence number of the write that it is from.
     pub(crate) fn get_with_seq(&self, keyspace: &KeyspaceState, key: &[u8]) -> Result<Option<(Seq, Value)>> {
         let pin = self.pin();
         Ok(self.get(keyspace, key, &pin)?.map(|record| (record.seq(), Value::of(&record))))

@@ -1,6 +1,7 @@
-//! The one error type: where something went wrong, and what to do about it.
+//! The error type of the crate: the failure, its place, and advice.
 //!
-//! What is wrong with bytes is a [`Defect`](crate::format::Defect); this adds the file, the offset and the advice.
+//! Damage in bytes is a [`Defect`](crate::format::Defect). An error adds the file, the offset and
+//! the advice.
 
 use std::fmt;
 use std::io;
@@ -12,10 +13,10 @@ use crate::format::Defect;
 /// The result of every fallible operation of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, where, and what to do.
+/// The failure of an operation: its cause, its place, and advice.
 ///
-/// The text of each variant is a lower-case sentence that ends in advice where there is any; the numbers are also
-/// fields, so that a program can act on them.
+/// The text of each variant is a lower-case sentence that ends in advice if there is any. Its
+/// numbers are also fields, so that a program can act on them.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -29,24 +30,25 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Another handle, in this process or another one, has the store open: for writing, or read-only where this one was to write.
+    /// Another handle, in this or another process, has the store open. Two handles conflict unless
+    /// both are read-only.
     #[error("store {} is open{}; close that handle first",
         path.display(), match pid { Some(pid) => format!(" for writing in process {pid}"), None => " already".to_owned() })]
     Locked {
         /// The store's directory.
         path: PathBuf,
-        /// The process that has it open for writing, as far as that is known.
+        /// The process that has it open for writing, if known.
         pid: Option<u32>,
     },
-    /// The directory holds files that are not a store's. Nothing was touched.
+    /// The directory holds files of another program. Nothing was touched.
     #[error("{} is not a mapcask store: it holds {found:?}; choose an empty directory", path.display())]
     Foreign {
         /// The directory.
         path: PathBuf,
-        /// The first name that does not belong.
+        /// The first name that does not belong to a store.
         found: String,
     },
-    /// There is no store at the path and none may be created.
+    /// There is no store at the path, and none may be created.
     #[error("there is no store at {}; check the path, or create one there first", path.display())]
     NotFound {
         /// The directory.
@@ -55,11 +57,11 @@ pub enum Error {
     /// The store was written by a newer version of this crate. Nothing was touched.
     #[error("{} has format version {found}, this build reads up to {supported}; use a newer mapcask", path.display())]
     TooNew {
-        /// The file that says so.
+        /// The file with the newer version.
         path: PathBuf,
-        /// The version the file asks of its reader.
+        /// The format version that a reader must support.
         found: u32,
-        /// The newest version this build can read.
+        /// The newest format version that this build reads.
         supported: u32,
     },
     /// A file carries the identity of another store. Nothing was touched.
@@ -81,32 +83,35 @@ pub enum Error {
         /// The store's directory.
         path: PathBuf,
     },
-    /// The directory that the store was opened in was removed, or its path leads to another directory now. Nothing was written
-    /// there.
+    /// The directory of the open store was removed, or its path now leads to another one. Nothing
+    /// was written there.
     #[error("{} {} since the store was opened, so what is written now would be lost; close the store, and open it where its \
         files are", path.display(), if *replaced { "leads to another directory" } else { "was removed" })]
     DirectoryGone {
         /// The path that led to the directory.
         path: PathBuf,
-        /// Whether there is another directory now: the old one was moved away, or something was mounted over it.
+        /// True if there is another directory now: the old one was moved, or something was mounted
+        /// over it.
         replaced: bool,
     },
-    /// Destroying the store was begun, and did not end.
+    /// An earlier destruction of the store was interrupted.
     #[error("the store at {} was being destroyed when that was interrupted, and what is left is no store; destroy it again", path.display())]
     Destroying {
         /// The store's directory.
         path: PathBuf,
     },
-    /// A file that the store holds open was removed or renamed, or has another one in its place: what is written to it would not be
-    /// found by the next open.
+    /// A file that the store holds open was removed, renamed or replaced, so the next open would
+    /// not find new writes.
     #[error("{} was removed or replaced while the store was open, so what is written now would be lost; close the store, and \
         put the file back, or salvage what is there", path.display())]
     FileGone {
         /// The file.
         path: PathBuf,
     },
-    /// The lock file was removed or replaced while the store was open, on a file system that locks no directories: another
-    /// writer may have the store open, too.
+    /// The lock file was removed or replaced while the store was open, so another writer may have
+    /// it open too.
+    ///
+    /// This happens only on file systems that cannot lock directories.
     #[error("{} was removed or replaced while the store was open, and another process may write to the same files; close the \
         store everywhere, and verify it", path.display())]
     LockLost {
@@ -129,7 +134,7 @@ pub enum Error {
         /// The limit in bytes.
         max: usize,
     },
-    /// The batch's records together are longer than one frame can be.
+    /// The batch's records are together longer than the limit of a batch.
     #[error("batch of {len} bytes is longer than the limit of {max}; split it")]
     BatchTooLarge {
         /// The batch's size in the log, in bytes.
@@ -141,15 +146,15 @@ pub enum Error {
     #[error("the batch's condition on key \"{}\" of {} does not hold and nothing was written; read it again and decide anew",
         key.escape_ascii(), named(keyspace))]
     ConditionFailed {
-        /// The name of the keyspace that the condition is on; empty for the default one.
+        /// The name of the condition's keyspace; empty for the default one.
         keyspace: String,
         /// The key of the first condition that did not hold.
         key: Vec<u8>,
     },
-    /// The keyspace was dropped. Handles to it stay invalid, also when another one gets its name.
+    /// The keyspace was dropped. Handles to it stay invalid, even if a new keyspace gets its name.
     #[error("keyspace {name:?} was dropped; get it by its name again to create it anew")]
     KeyspaceDropped {
-        /// Its name.
+        /// The keyspace's last name.
         name: String,
     },
     /// There is no keyspace of this name.
@@ -158,73 +163,78 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// Another keyspace has the name.
+    /// Another keyspace already has the name.
     #[error("there is a keyspace {name:?} already; choose another name, or drop that one first")]
     KeyspaceExists {
         /// The name.
         name: String,
     },
-    /// No keyspace can have this name, or what was asked cannot be done with the one that has it.
+    /// No keyspace can have this name, or the operation is not possible for the keyspace that has
+    /// it.
     #[error("keyspace name {name:?}: {reason}")]
     InvalidKeyspaceName {
         /// The name.
         name: String,
-        /// What is wrong.
+        /// The reason.
         reason: &'static str,
     },
-    /// A keyspace of another store, or of an earlier handle to this one, was used in a batch. Nothing was written.
+    /// A batch names a keyspace of another store, or of an earlier handle to this one. Nothing was
+    /// written.
     #[error(
         "keyspace {name:?} belongs to another open store; use the handle of the store that is written to"
     )]
     ForeignKeyspace {
-        /// Its name.
+        /// The keyspace's name.
         name: String,
     },
-    /// The keyspace's keys and values are encoded in another way.
+    /// The keyspace was created with another codec.
     #[error("keyspace {name:?} is encoded by {stored:?}, and not by {asked:?}; open it with the codec it was created with",
         stored = if stored.is_empty() { "no codec" } else { stored.as_str() })]
     CodecMismatch {
-        /// Its name.
+        /// The keyspace's name.
         name: String,
-        /// The id of the codec it was created with; empty where it holds plain bytes.
+        /// The id of the codec that it was created with; empty if it holds plain bytes.
         stored: String,
-        /// The id of the codec it was opened with.
+        /// The id of the codec that it was opened with.
         asked: String,
     },
-    /// A sequence number that no write has had yet.
+    /// The sequence number is higher than that of any write so far.
     #[error(
         "sequence number {seq} was not given out yet, the last one is {last}; pass what a write returned"
     )]
     UnknownSeq {
         /// The number.
         seq: u64,
-        /// The last one that was given out.
+        /// The number of the last write.
         last: u64,
     },
-    /// The disk or a quota leaves no room. Nothing was written; writing works again once there is.
+    /// The disk or a quota has no space. Nothing was written, and writes succeed again once there
+    /// is space.
     #[error("no space{} at {}; free some space, or raise the quota, and try again",
         match needed { 0 => String::new(), needed => format!(" for {needed} bytes") }, path.display())]
     NoSpace {
-        /// The file that could not be made.
+        /// The file that could not be created.
         path: PathBuf,
-        /// The bytes that were asked for; zero where that is not known.
+        /// The bytes that were requested; zero if unknown.
         needed: u64,
-        /// What the operating system said, if it was asked.
+        /// The operating system's error, if it was asked.
         source: Option<Arc<io::Error>>,
     },
-    /// Something other than space ran out. Nothing was written; what was tried works again once there is more of it.
+    /// A resource other than space ran out. Nothing was written, and the operation succeeds again
+    /// once there is more.
     #[error("cannot {operation} {}: {resource}", path.display())]
     Exhausted {
-        /// What ran out.
+        /// The resource that ran out.
         resource: Resource,
-        /// What was attempted, as a verb.
+        /// The operation, as a verb.
         operation: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: Arc<io::Error>,
     },
-    /// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) leaves no room. Nothing was written; removals still work.
+    /// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) leaves no space. Nothing was
+    /// written; removals still work.
     #[error(
         "the store's limit of {limit} bytes on the disk leaves no room: {used} are used{}, and {needed} more are needed; \
          remove what is no longer needed, or open the store with a higher limit",
@@ -236,11 +246,12 @@ pub enum Error {
     DiskLimit {
         /// The limit in bytes.
         limit: u64,
-        /// Bytes of all segment files, those of removed ones included that somebody still holds.
+        /// Bytes of all segment files, including removed ones that are still in use.
         used: u64,
-        /// Bytes of removed segment files that a view, a value, an iterator or a snapshot still holds.
+        /// Bytes of removed segment files that a view, a value, an iterator or a snapshot still
+        /// uses.
         held: u64,
-        /// Bytes that a segment file for the write would take at the least.
+        /// Bytes of the smallest segment file that could hold the write.
         needed: u64,
     },
     /// Durable data is damaged. Nothing was changed.
@@ -250,50 +261,53 @@ pub enum Error {
         path: PathBuf,
         /// The offset of the damage from the file's start, in bytes.
         offset: u64,
-        /// What is wrong with the bytes.
+        /// The defect of the bytes.
         defect: Defect,
     },
-    /// A segment that the manifest names is not there.
+    /// A segment file that the manifest names is missing.
     #[error("{} is missing; put it back, restore a backup, or salvage what is intact", path.display())]
     MissingSegment {
-        /// The file that should be there.
+        /// The missing file.
         path: PathBuf,
     },
     /// The operating system refused an operation.
     #[error("cannot {operation} {:?}: {source}", path.display().to_string())]
     Io {
-        /// What was attempted, as a verb.
+        /// The operation, as a verb.
         operation: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: Arc<io::Error>,
     },
-    /// An earlier failure made writing unsafe. Reads go on; what was acknowledged after the last successful sync may
-    /// not survive a power cut.
+    /// An earlier failure made writing unsafe.
+    ///
+    /// Reads go on. Writes that were acknowledged after the last successful sync may not survive a
+    /// power cut.
     #[error("the store no longer accepts writes after a failure ({cause}); close it and open it again")]
     Poisoned {
         /// The first failure.
         #[source]
         cause: Arc<Error>,
     },
-    /// The handle was closed.
+    /// The store was closed.
     #[error("the store is closed; open it again")]
     Closed,
-    /// The handle was inherited through `fork`; the child must open the store itself once the parent has closed it.
+    /// The handle was inherited through `fork`. The child must open the store itself, once the
+    /// parent has closed it.
     #[error("this handle was inherited through fork; open the store again in the child")]
     Forked,
-    /// An option has a value that cannot work.
+    /// An option has a value that is not allowed.
     #[error("option {option} is {value}: {reason}")]
     InvalidOption {
         /// The option's name.
         option: &'static str,
         /// The value given.
         value: String,
-        /// What is allowed.
+        /// The allowed values.
         reason: &'static str,
     },
-    /// The directory lies on a file system that cannot keep the promises of a memory-mapped store.
+    /// The directory lies on a file system where memory-mapped files are not reliable.
     #[error("{} lies on {kind}, where mapped files are not reliable; use a local file system", path.display())]
     UnsupportedFileSystem {
         /// The directory.
@@ -301,45 +315,46 @@ pub enum Error {
         /// The kind of file system.
         kind: &'static str,
     },
-    /// A limit of the process or of the format is reached.
+    /// A limit of the process or of the format was reached.
     #[error("limit reached: {what}; {advice}")]
     Limit {
-        /// Which limit.
+        /// The limit.
         what: &'static str,
-        /// What to do.
+        /// The advice.
         advice: &'static str,
     },
-    /// A value of the caller's own type could not be turned into bytes, or bytes not into a value.
+    /// A codec could not convert a value of the caller's type to bytes, or bytes to a value.
     #[error(
         "{codec} cannot convert this value: {reason}; check that it was written with the same type and codec"
     )]
     Codec {
-        /// Which codec.
+        /// The codec.
         codec: &'static str,
-        /// What it says.
+        /// The codec's reason.
         reason: String,
     },
-    /// A panic interrupted a step that must run to its end. It is a bug: in this crate, or in what it called.
+    /// A panic interrupted a step that must not be interrupted. It is a bug, in this crate or in
+    /// code that it called.
     #[error("a panic interrupted {operation}; please report it together with its backtrace")]
     Panicked {
-        /// What was interrupted.
+        /// The interrupted operation.
         operation: &'static str,
     },
 }
 
-/// What a process or a file system can run out of besides space.
+/// A resource, other than space, of a process or a file system that can run out.
 ///
-/// The text of each says what to do.
+/// The text of each variant is advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Resource {
     /// Open files, of the process or of the system.
     Descriptors,
-    /// Files that the file system can have (inodes).
+    /// Inodes: the number of files that the file system can hold.
     Files,
-    /// Mappings, or address space.
+    /// Mappings, or address space for them.
     Mappings,
-    /// The size that a file of this process may have.
+    /// The largest file that this process may create.
     FileSize,
     /// Memory of the process, or address space for it.
     Memory,
@@ -367,7 +382,7 @@ impl fmt::Display for Resource {
     }
 }
 
-/// A failure of which it is known what ran out, inside of an [`io::Error`].
+/// A known exhausted resource, wrapped in an [`io::Error`].
 #[derive(Debug)]
 pub(crate) struct RanOut(pub(crate) Resource);
 
@@ -379,21 +394,21 @@ impl fmt::Display for RanOut {
 
 impl std::error::Error for RanOut {}
 
-/// What ran out, where it is not space.
+/// Returns the resource that ran out, or `None` if it was space or is unknown.
 fn ran_out(operation: &str, error: &io::Error) -> Option<Resource> {
     if let Some(RanOut(resource)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
         return Some(*resource);
     }
     match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::FileTooLarge, _) => Some(Resource::FileSize),
-        // ENFILE and EMFILE have these numbers on every unix, and no kind.
+        // On every Unix these are ENFILE and EMFILE, which have no kind of their own.
         (_, Some(23 | 24)) if cfg!(unix) => Some(Resource::Descriptors),
         (io::ErrorKind::OutOfMemory, _) if MAPPING.contains(&operation) => Some(Resource::Mappings),
         _ => None,
     }
 }
 
-/// The operations that map something, files or the memory of an index.
+/// The operations that map files or the memory of an index.
 const MAPPING: [&str; 6] = [
     "map",
     RESERVE_ADDRESSES,
@@ -411,7 +426,8 @@ fn named(keyspace: &str) -> String {
 }
 
 impl Error {
-    /// Wraps what the operating system said, giving what ran out its own variants.
+    /// Wraps an error of the operating system, with a variant of its own for a resource that ran
+    /// out.
     pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         let path = path.into();
         if let Some(resource) = ran_out(operation, &source) {
@@ -426,7 +442,8 @@ impl Error {
         }
     }
 
-    /// As [`Error::io`], of blocks that could not be reserved; `size` is the file's, in bytes.
+    /// Wraps an error as [`Error::io`] does, for blocks that could not be reserved in a file of
+    /// `size` bytes.
     pub(crate) fn allocating(size: u64, path: impl Into<PathBuf>, source: io::Error) -> Self {
         match Self::io("allocate", path, source) {
             Self::NoSpace { path, source, .. } => Self::NoSpace { path, needed: size, source },
@@ -434,7 +451,8 @@ impl Error {
         }
     }
 
-    /// What poisoned the store: for an open, after which there is no store to close.
+    /// Returns the cause of a poisoned store's error: for an open, after which there is no store to
+    /// close.
     pub(crate) fn into_cause(self) -> Self {
         match self {
             Self::Poisoned { cause } => Self::clone(&cause),
@@ -442,7 +460,7 @@ impl Error {
         }
     }
 
-    /// Returns whether the failure is damage in the store's files, for which salvage is the way out.
+    /// Returns `true` if the failure is damage in the store's files, which salvage can deal with.
     ///
     /// ```
     /// let error = mapcask::Error::MissingSegment { path: "data/0000000001.seg".into() };
@@ -458,7 +476,7 @@ impl Error {
 mod tests {
     use super::*;
 
-    /// Every variant once, with the text that a user sees.
+    /// Returns each variant once, with the text that a user sees.
     fn texts() -> Vec<(Error, &'static str)> {
         [about_directories(), about_writes(), about_resources(), about_keyspaces(), about_handles()].concat()
     }
@@ -742,7 +760,7 @@ mod tests {
                 "{found:?}"
             );
         }
-        // Memory for something else.
+        // Memory for another operation.
         let error = Error::io("read", "data", io::ErrorKind::OutOfMemory.into());
         assert!(matches!(error, Error::Io { .. }));
         let error = Error::io("open", "data", io::ErrorKind::ReadOnlyFilesystem.into());

@@ -3,7 +3,7 @@
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
 //! # let path = directory.path().join("data");
-//! let store = mapcask::Store::open(&path)?; // created where there is none
+//! let store = mapcask::Store::open(&path)?; // created if there is none
 //! store.insert("key", "value")?; // survives `kill -9` from here on
 //! assert_eq!(store.get("key")?.as_deref(), Some(b"value".as_slice()));
 //! for item in &store {
@@ -16,21 +16,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Point reads and writes at the speed of memory, by any number of threads of one process. Not ordered (no ranges or
-//! prefixes yet), not a server, not a cache that evicts. Nor are there
-//! transactions that read and write, or readers in other processes yet.
+//! Any number of threads of one process read and write single keys at the speed of memory. mapcask
+//! is not ordered (no ranges or prefixes yet), not a server, and not a cache that evicts.
+//! Read-write transactions do not exist yet, nor do readers in other processes beside a writer.
 //!
-//! This page is a short book: [keyspaces](#keyspaces), [batches and conditions](#batches-and-conditions),
-//! [durability](#durability), [isolation](#isolation), [values and views](#values-and-views),
-//! [typed values](#typed-values), [async](#async), [many stores](#many-stores), [crash tests](#crash-tests),
-//! [limits](#limits), [overload](#overload), [how it ends](#how-it-ends), [damage](#damage), [events](#events),
-//! [coming from another store](#coming-from-another-store). The programs in `examples/` are longer ones, each of which
-//! checks its own result.
+//! This page is a short book: [keyspaces](#keyspaces), [batches and
+//! conditions](#batches-and-conditions), [durability](#durability), [isolation](#isolation),
+//! [space](#space), [values and views](#values-and-views), [typed values](#typed-values),
+//! [async](#async), [many stores](#many-stores), [crash tests](#crash-tests), [limits](#limits),
+//! [overload](#overload), [close, kill, fork and failures](#close-kill-fork-and-failures),
+//! [damage](#damage), [events](#events), [coming from another store](#coming-from-another-store).
+//! The programs in `examples/` are longer, and each checks its own result.
 //!
 //! # Keyspaces
 //!
-//! A store holds maps by name; the [`Store`] itself is the one without a name, and each [`Keyspace`] has the same methods.
-//! They share one log: a batch spans them, and after a crash all of them are as of the same moment.
+//! A store holds maps by name, called keyspaces. The [`Store`] itself is the keyspace without a
+//! name, and each [`Keyspace`] has the same methods. All keyspaces share one log. So a batch spans
+//! them, and a crash leaves all of them as of one point in the order of writes.
 //!
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
@@ -46,8 +48,9 @@
 //!
 //! # Batches and conditions
 //!
-//! A [`WriteBatch`] is carried out as a whole or not at all, after any crash and for every reader. It may hold conditions,
-//! which are looked at in the same step: that is how one changes several keys on account of what was read.
+//! A [`WriteBatch`] is applied as a whole or not at all, after any crash and for every reader. It
+//! may hold conditions, which are checked in the same atomic step. Use them to change several keys
+//! depending on values that were read.
 //!
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
@@ -58,14 +61,14 @@
 //! batch.on(&jobs).require("7", "send the letter").remove("7");
 //! batch.insert("sent", "7");
 //! store.write(&batch)?;
-//! // Somebody else did it already.
+//! // Another thread did it already.
 //! assert!(matches!(store.write(&batch), Err(mapcask::Error::ConditionFailed { .. })));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! For one key there are [`compare_and_swap`](Keyspace::compare_and_swap),
-//! [`insert_if_absent`](Keyspace::insert_if_absent), [`replace`](Keyspace::replace), [`take`](Keyspace::take) and
-//! [`update_and_fetch`](Keyspace::update_and_fetch).
+//! For single keys there are [`compare_and_swap`](Keyspace::compare_and_swap),
+//! [`insert_if_absent`](Keyspace::insert_if_absent), [`replace`](Keyspace::replace),
+//! [`take`](Keyspace::take) and [`update_and_fetch`](Keyspace::update_and_fetch).
 //!
 //! # Durability
 //!
@@ -75,10 +78,13 @@
 //! | `Interval` | also power loss, except for the last interval (100 ms by default) and a sync under way | a sync in the background |
 //! | `Disk` | also power loss and a kernel crash, before the call returns | one device flush per group of writers |
 //!
-//! The level is an option of the store, and can be raised for some writes. [`Store::flush`] makes all of them durable at
-//! any level, and [`Store::wait_durable`] those up to a sequence number. After a power cut the store holds a prefix of
-//! what was acknowledged, in the order of the writes, no shorter than what was durable: never a hole, never a part of a
-//! batch, never an older value.
+//! The level is an option of the store, and a handle can raise it for some writes. [`Store::flush`]
+//! makes all writes durable at any level. [`Store::wait_durable`] makes those up to a sequence
+//! number durable.
+//!
+//! After a power cut the store holds a prefix of the acknowledged writes, in their order. The
+//! prefix is no shorter than the durable part. So there is never a hole, never a part of a batch,
+//! and never an older value.
 //!
 //! ```
 //! use mapcask::Durability;
@@ -95,14 +101,16 @@
 //!
 //! | operation | sees |
 //! |---|---|
-//! | `get`, `try_get`, `view().get`, `contains_key` | the newest write of that key, linearizable; once one key of a batch was seen new, no key of it is seen old |
-//! | `multi_get`, `get_many_into` | all keys as of one moment |
-//! | conditions of a batch, `compare_and_swap` and the like | what was there right before the write: nothing comes between |
-//! | `iter`, `keys`, `values` | every key that is there throughout, exactly once, each with a value it had meanwhile |
-//! | a [`Snapshot`], all that is read from it, iteration included | all keyspaces as of the moment it was taken |
+//! | `get`, `try_get`, `view().get`, `contains_key` | the newest write of that key, linearizable. After a new value of one key of a batch was seen, no old value of its other keys is seen |
+//! | `multi_get`, `get_many_into` | all keys as of one point in the order of writes |
+//! | a write to one key with its condition, such as `compare_and_swap` | the state right before the write: one step, linearizable |
+//! | a batch over any keyspaces with its conditions | the state right before the batch: one step, or nothing |
+//! | `clear`, and changes to the set of keyspaces | one step in the order of all writes. A read that began before may still see the old state |
+//! | `iter`, `keys`, `values` | each key that exists throughout, exactly once, with a value that it had during the iteration |
+//! | any read of a [`Snapshot`], iteration included | all keyspaces as of the point at which it was taken |
 //!
-//! So to move something from key to key, and see it in one place only, write a batch and read with
-//! [`multi_get`](Keyspace::multi_get), or from a snapshot.
+//! To move a value from key to key and never see it in both or neither, write a batch. Read the
+//! keys with [`multi_get`](Keyspace::multi_get), or from a snapshot.
 //!
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
@@ -116,22 +124,34 @@
 //!
 //! # Space
 //!
-//! What was overwritten or removed takes room until compaction gives it back. The background does so by itself, a step at
-//! a time: it copies what is alive out of the segments that are emptiest, and removes them. At rest compaction could free
-//! at most 35 % of what is alive and 1 MiB more. While writes go on as fast as they can the files take more: from twice
-//! what is alive, eight segments and 1 MiB on writers help, and are slowed by it, the more the further; four segments on a writer
-//! does nothing else until there is less, for a second at most for each 64 KiB that it writes. While a pass runs its output takes at most
-//! [`Options::segment_bytes`] more, and a segment is kept ready. So the files stay within twice what is alive, fourteen segments and 1 MiB, unless
-//! somebody keeps compaction from going on (a callback of [`Store::compact_with`], a damaged segment, a limit on its bandwidth); a limit that nothing
-//! exceeds is [`Options::max_disk_bytes`]. Compaction makes the log durable up to what it has looked at, at any
-//! level: nothing durable is given up for something that is not.
+//! Overwritten and removed records take space until compaction frees it. The background compacts in
+//! steps: it copies the live records out of the emptiest segments, and removes those segments. The
+//! bounds below use the size of all live records, and [`Options::segment_bytes`] as the size of a
+//! segment.
 //!
-//! [`Store::compact`] does all there is, so that removed bytes are in no file any more; [`Stats::compaction`] says what is
-//! next and why; [`Options::compaction_bytes_per_second`] limits it, and [`Options::compaction`] switches it off. A value, an
-//! iterator, a view or a snapshot that is held keeps what it has mapped, and never holds up a writer or compaction: the
-//! files go, and their blocks when it is dropped ([`Stats::removed_bytes_in_use`]; they count against
-//! [`Options::max_disk_bytes`] until then). A view holds every file of its store that is removed while it lives:
-//! [`View::refresh`] lets go.
+//! | state | bound |
+//! |---|---|
+//! | at rest | compaction could free at most 35 % of the live bytes, and 1 MiB |
+//! | files above 2 × live + 8 segments + 1 MiB | each writer spends time on compaction, in proportion to the excess |
+//! | files 4 segments above that | writers stall, for at most one second per 64 KiB written |
+//! | the most that files take | 2 × live + 14 segments + 1 MiB. The last two are the output of a running pass and a preallocated segment |
+//!
+//! The last bound holds unless compaction is kept from its work: by a callback of
+//! [`Store::compact_with`], a damaged segment, or a limit on its bandwidth.
+//! [`Options::max_disk_bytes`] is a limit that no insertion exceeds. Compaction never deletes
+//! durable data until its replacement is durable. So, at any level, it makes the log durable up to
+//! the records that it read.
+//!
+//! [`Store::compact`] compacts the whole store, after which removed bytes are in no file.
+//! [`Stats::compaction`] reports the next choice and its reason.
+//! [`Options::compaction_bytes_per_second`] limits compaction, and [`Options::compaction`] switches
+//! it off.
+//!
+//! A value, an iterator, a view or a snapshot keeps its files mapped, and never delays a writer or
+//! compaction. If compaction removes such a file, its blocks are freed once it is no longer in use.
+//! Until then they count as [`Stats::removed_bytes_in_use`] and against
+//! [`Options::max_disk_bytes`]. A view keeps every file of its store that is removed while it
+//! lives: [`View::refresh`] releases them.
 //!
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
@@ -147,9 +167,10 @@
 //!
 //! # Values and views
 //!
-//! A [`Value`] is a piece of the mapped file: nothing is copied, and it stays valid after its key, its keyspace and its
-//! store are gone. A [`View`] gives borrowed values, for many reads in a row. [`get_into`](Keyspace::get_into) copies, and
-//! verifies the copy. A value that is kept for long keeps its whole segment file mapped; copy small ones.
+//! A [`Value`] is a slice of the mapped file: nothing is copied. It stays valid after its key, its
+//! keyspace and its store are gone. A [`View`] returns borrowed values, for many reads in a row.
+//! [`get_into`](Keyspace::get_into) copies a value and verifies the copy. A value keeps its whole
+//! segment file mapped, so copy small values that you keep for long.
 //!
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
@@ -167,7 +188,8 @@
 //!
 //! # Typed values
 //!
-//! With the feature `postcard` or `bincode` a keyspace holds your own types; with `serde` alone you bring a codec.
+//! With the feature `postcard` or `bincode` a keyspace holds your own types. With `serde` alone you
+//! supply a codec.
 //!
 //! ```
 //! # #[cfg(feature = "postcard")] {
@@ -184,9 +206,10 @@
 //!
 //! # Async
 //!
-//! The store has no runtime. A read of what is in memory does not wait, and neither does a write at `Os` or `Interval`,
-//! unless it outruns the background ([overload](#overload)). [`try_get`](Keyspace::try_get) answers at once or says that
-//! it would wait for the disk; hand that read, and every `flush`, to a thread that may block.
+//! The store has no runtime. A read of data in memory does not wait. A write at `Os` or `Interval`
+//! does not wait either, unless it outruns the background ([overload](#overload)).
+//! [`try_get`](Keyspace::try_get) returns at once, either with the value or with the news that it
+//! would wait for the disk. Hand that read, and every `flush`, to a thread that may block.
 //! `examples/tokio_reads.rs` does so with tokio.
 //!
 //! ```
@@ -205,13 +228,15 @@
 //!
 //! # Many stores
 //!
-//! Each store has a thread for what can be done ahead of its writers; [`Background::shared`] is one thread for any number
-//! of stores. What a small store takes is stated there.
+//! By default each store has a worker thread that prepares work ahead of its writers.
+//! [`Background::shared`] is one thread for any number of stores. Its page lists the resources that
+//! a small store takes.
 //!
 //! # Crash tests
 //!
-//! With the feature `sim` your own program runs on [`sim::SimDisk`], a disk in memory, and a test asks for the machine as a
-//! power cut at any moment of that run could have left it. `examples/crash_test.rs` finds a bug that way.
+//! With the feature `sim` your own program runs on [`sim::SimDisk`], a disk in memory. A test can
+//! then ask for any state in which a power cut, at any moment of that run, could have left the
+//! machine. `examples/crash_test.rs` finds a bug that way.
 //!
 //! ```
 //! # #[cfg(feature = "sim")] {
@@ -237,40 +262,48 @@
 //!
 //! # Limits
 //!
-//! | what | limit |
+//! | subject | limit |
 //! |---|---|
 //! | key | 65,535 bytes ([`MAX_KEY_LEN`]); it may be empty |
 //! | value | 4 GiB - 1 ([`MAX_VALUE_LEN`]); it may be empty |
-//! | batch | 4 GiB - 1 of records: 32 bytes, key and value each, rounded up to eight |
-//! | keyspace's name | 255 bytes of UTF-8 ([`MAX_KEYSPACE_NAME_LEN`]) |
+//! | batch | 4 GiB - 1 of records: for each 32 bytes, the key and the value, rounded up to a multiple of eight |
+//! | name of a keyspace | 255 bytes of UTF-8 ([`MAX_KEYSPACE_NAME_LEN`]) |
 //! | keyspaces and clears in a store's life | 2^32 - 1 |
 //! | writes in a store's life | 2^56 |
 //! | segment files together | 8 TiB; each 4 KiB to 4 GiB, 64 MiB by default |
-//! | memory per key | at most 16 bytes from 100,000 keys in a keyspace on; below that up to 256 KiB for the keyspace |
+//! | memory per key | at most 16 bytes in a keyspace of 100,000 keys or more; a smaller one takes up to 256 KiB |
 //! | processes | one that writes, or any number that only read ([`Options::read_only`]); others get [`Error::Locked`] |
-//! | opening | after a clean close nothing of the log; after a kill what was written since the last image ([`Options::checkpoint_bytes`]) |
+//! | reading by an open | nothing of the log after a clean close; after a kill, the log since the last index checkpoint ([`Options::checkpoint_bytes`]) |
 //! | small store | 5 descriptors, 4 mappings, 32 KiB on the disk, 37 KiB of memory ([`Background`]) |
 //! | typed value | 256 levels of nesting, 4,096 elements without bytes |
-//! | file systems | NFS, SMB, 9p and their like are refused on Linux |
+//! | file systems | NFS, SMB, 9p and the like are refused on Linux |
 //!
 //! # Overload
 //!
-//! At `Os` and `Interval` writers do not wait for their bytes to reach the disk: those lie in the page cache, and how many
-//! may do so is the kernel's affair. A writer that outruns the background makes its next pages and segment ready itself, and
-//! a segment takes syncs; [`Stats::stalls`] counts that. At `Disk` a writer waits for its sync, and all who wait share one.
-//! So a disk that is slower than the writers slows them down; there is no queue in memory that grows.
+//! **Slow disk.** At `Os` and `Interval` writers do not wait for their bytes to reach the disk. The
+//! bytes lie in the page cache, and the kernel decides how many may. A writer that outruns the
+//! background prepares its next pages and its next segment itself, and a segment takes syncs;
+//! [`Stats::stalls`] counts these writes. At `Disk` a writer waits for its sync, which it shares
+//! with all waiting writers. So a slow disk slows its writers down, and no queue in memory grows.
 //!
-//! A full disk is [`Error::NoSpace`]: nothing was written, reads go on, and writing works again once there is room.
-//! [`Options::max_disk_bytes`] draws the line earlier: insertions get [`Error::DiskLimit`], removals never do. Before an
-//! insertion is refused for either reason, compaction makes what room there is to be made. On a full disk insertions end
-//! early: what removals need, and the compaction that follows them, is kept for these: about a segment in a large store,
-//! and at most a third of what there is in a small one. So removals lead out of it in whatever order, unless another
-//! program takes the rest. When compaction lags behind the writers they help with it, and are slowed by it: far beyond the bound ([space](#space)) a
-//! write may take a second and one step of compaction, which may be a sync of all that was written; once for each 64 KiB.
+//! **Full disk.** A write that finds no space fails with [`Error::NoSpace`]. Nothing was written,
+//! reads go on, and writes succeed again once there is space. [`Options::max_disk_bytes`] sets a
+//! lower limit: insertions get [`Error::DiskLimit`], removals never do. Before an insertion is
+//! refused for either reason, compaction frees the space that it can.
 //!
-//! Where memory, or address space for it, runs out, what is large or grows with the data is refused as [`Error::Exhausted`], and what
-//! was called works again once there is some. Pieces of a few KiB are taken as std takes them: where even those cannot be had, the
-//! process ends, which loses nothing that was acknowledged. So it is with a [`WriteBatch`] that grows, and with [`salvage()`].
+//! mapcask reserves space for removals and the compaction that follows them, so insertions fail
+//! before the disk is completely full. The reserve is about one segment in a large store, and at
+//! most a third of the space in a small one. So removals succeed in any order, unless another
+//! program takes the reserve.
+//!
+//! **Slow compaction.** If compaction lags behind the writers, they help with it and are slowed
+//! down. Far above the [bound](#space) a write may take one second and one step of compaction,
+//! which may be a sync of everything written. That happens at most once per 64 KiB written.
+//!
+//! **Memory.** If memory or address space runs out, a large request, or one that grows with the
+//! data, fails with [`Error::Exhausted`]. The call succeeds again once there is memory. Pieces of a
+//! few KiB are allocated as std allocates: if even those are refused, the process ends, and no
+//! acknowledged write is lost. A growing [`WriteBatch`] and [`salvage()`] end the process likewise.
 //!
 //! ```
 //! use mapcask::{Error, Options};
@@ -283,16 +316,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # How it ends
+//! # Close, kill, fork and failures
 //!
-//! | what happens | what it does |
+//! | event | effect |
 //! |---|---|
-//! | [`Store::close`] | makes every write durable, marks the files clean, frees the lock, and reports; other handles get [`Error::Closed`]; values, iterators and snapshots go on |
-//! | the last handle is dropped | the same, and nobody hears of a failure; keyspaces are handles, iterators and values are not |
-//! | the process dies | nothing acknowledged is lost; the next open recovers and says so ([`Store::recovery_report`]) |
-//! | `fork` | the child gets [`Error::Forked`] from inherited handles, at once, and dropping them touches nothing; what cannot fail is empty there (statistics, names, a snapshot whose reads are refused); while it lives it keeps the lock |
-//! | a sync fails | writing ends with [`Error::Poisoned`], because the kernel never writes the lost pages again; reads go on; open the store again |
-//! | a panic in the background | likewise, with [`Error::Panicked`] as the cause; the process and other stores go on |
+//! | [`Store::close`] | makes every write durable, marks the files clean, frees the lock, and returns errors. Other handles get [`Error::Closed`]. Values, iterators and snapshots stay readable |
+//! | drop of the last [`Store`] or [`Keyspace`] handle | closes the store and discards errors. Iterators and values are not handles |
+//! | death of the process | no acknowledged write is lost. The next open recovers and reports it ([`Store::recovery_report`]) |
+//! | `fork` | in the child, inherited handles fail at once with [`Error::Forked`], and dropping them touches nothing. Calls that cannot fail return nothing there: statistics, names, a snapshot that refuses every read. If the parent dies without a close, the child keeps the lock while it lives |
+//! | failed sync | writes fail with [`Error::Poisoned`], because the kernel never writes the lost pages again. Reads go on. Open the store again |
+//! | panic in the background | writes fail with [`Error::Poisoned`], caused by [`Error::Panicked`]. The process and other stores go on |
 //!
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
@@ -307,16 +340,25 @@
 //!
 //! # Damage
 //!
-//! Damage to durable data is an [`Error`] that names file and offset, never a wrong value, and nothing is deleted because
-//! it looks wrong. [`Store::verify`] reads everything and compares it with its checksums; [`salvage()`] gets out of a store
-//! that does not open what is intact; the `mapcask` tool (feature `cli`) has both.
+//! Damage to durable data is an [`Error`] that names file and offset, never a wrong value. Nothing
+//! is deleted because it looks wrong. [`Store::verify`] reads everything and compares it with its
+//! checksums. [`salvage()`] copies the intact data out of a store that does not open. The `mapcask`
+//! tool (feature `cli`) has both.
 //!
 //! # Events
 //!
-//! With the feature `tracing` the store tells a subscriber, under the target `mapcask`: `info` opened and closed; `warn`
-//! what an unclean end cost, and failures in the background that are tried again; `error` what ended writing; `debug`
-//! segments and keyspaces; `trace` syncs. Nothing is said per read or write. Events are told at the end
-//! of a call, or of a step in the background, with no lock held: a subscriber may call the store, and close it.
+//! With the feature `tracing` the store emits events under the target `mapcask`:
+//!
+//! | level | events |
+//! |---|---|
+//! | `error` | a failure that ended writing |
+//! | `warn` | the cost of an unclean end; failures in the background that are retried |
+//! | `info` | opened, closed |
+//! | `debug` | segments, keyspaces |
+//! | `trace` | syncs |
+//!
+//! There is no event per read or write. Events are emitted at the end of a call or of a background
+//! step, with no lock held. So a subscriber may call the store, and close it.
 //!
 //! # Coming from another store
 //!
@@ -325,20 +367,20 @@
 //! | database, environment | `Db` | `Database` | `Database` | `DB` | `Env` | [`Store`] |
 //! | tree, table, column family | `Tree` | table | `Keyspace` (2: partition) | column family | `Database` | [`Keyspace`], by [`Store::keyspace`]; the store itself is one |
 //! | get, put | `get`, `insert` | `get`, `insert` | `get`, `insert` | `get`, `put` | `get`, `put` | [`get`](Keyspace::get), [`insert`](Keyspace::insert), outside of any transaction |
-//! | the value before | from `insert` | from `insert` | | | | [`replace`](Keyspace::replace), [`take`](Keyspace::take) |
+//! | previous value | from `insert` | from `insert` | | | | [`replace`](Keyspace::replace), [`take`](Keyspace::take) |
 //! | delete | `remove` | `remove` | `remove` | `delete` | `delete` | [`remove`](Keyspace::remove) |
 //! | batch | `Batch` | a transaction | batch | `WriteBatch` | a transaction | [`WriteBatch`] |
-//! | transaction | `transaction` | `begin_write` | a transactional database | `TransactionDB` | `RwTxn` | reads, then a [`WriteBatch`] with conditions; again on `ConditionFailed` |
+//! | transaction | `transaction` | `begin_write` | a transactional database | `TransactionDB` | `RwTxn` | reads, then a [`WriteBatch`] with conditions; retry on `ConditionFailed` |
 //! | compare and swap | `compare_and_swap` | in a transaction | in a transaction | in a transaction | in a transaction | [`compare_and_swap`](Keyspace::compare_and_swap) |
 //! | merge, update | `merge`, `update_and_fetch` | | in a transaction | `merge` | | [`update_and_fetch`](Keyspace::update_and_fetch), [`fetch_and_update`](Keyspace::fetch_and_update) |
 //! | flush, persist, sync | `flush` | `Durability` of a transaction | `persist` | `flush_wal`, `set_sync` | `force_sync` | [`flush`](Store::flush), [`Durability`], [`wait_durable`](Store::wait_durable) |
 //! | iteration | in order | in order | in order | in order | in order | [`iter`](Keyspace::iter), in no order |
 //! | range, prefix | `range`, `scan_prefix` | `range` | `range`, `prefix` | `iterator` | `range`, `prefix_iter` | not yet |
-//! | snapshot | | `begin_read` | `snapshot` | `snapshot` | `RoTxn` | [`Store::snapshot`]; [`multi_get`](Keyspace::multi_get) is as of one moment too |
+//! | snapshot | | `begin_read` | `snapshot` | `snapshot` | `RoTxn` | [`Store::snapshot`]; [`multi_get`](Keyspace::multi_get) is consistent too |
 //! | types | bytes | `Key`, `Value` | bytes | bytes | codecs | bytes, or [`TypedKeyspace`] |
 //! | size | `size_on_disk` | `stats` | `disk_space` | properties | `real_disk_size` | [`size_on_disk`](Store::size_on_disk), [`stats`](Store::stats), [`len`](Keyspace::len) in constant time |
-//! | cache size, map size | `cache_capacity` | `set_cache_size` | `cache_size` | block cache | `map_size` | none to choose: the page cache |
-//! | compaction | by itself | `compact` | by itself | by itself | | by itself, and [`compact`](Store::compact) |
+//! | cache size, map size | `cache_capacity` | `set_cache_size` | `cache_size` | block cache | `map_size` | no setting: the page cache |
+//! | compaction | automatic | `compact` | automatic | automatic | | automatic, and [`compact`](Store::compact) |
 //! | repair | | `check_integrity` | | `repair` | `copy_to_path` | [`verify`](Store::verify), [`salvage()`] |
 //!
 //! `examples/from_sled` moves a sled database and compares everything.

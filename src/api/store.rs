@@ -24,7 +24,7 @@ use crate::format::Seq;
 /// Dropping the last handle closes the store as [`Store::close`] does, but discards errors. See the
 /// crate's page for [isolation](crate#isolation), [durability](crate#durability),
 /// [space](crate#space), [limits](crate#limits), and the effects of [close, kill and
-/// `fork`](crate#how-it-ends).
+/// `fork`](crate#close-kill-fork-and-failures).
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;

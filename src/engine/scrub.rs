@@ -1,4 +1,5 @@
-//! Reading everything and comparing it with its checksums, beside readers and writers.
+//! Verification: reads every record and index entry and checks checksums, beside readers and
+//! writers.
 //!
 //! Files are read by `pread`, so that a bad sector is an error and not a signal.
 
@@ -21,27 +22,27 @@ use crate::log::sync_plan::SegmentRange;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
-/// What a verification looked at.
+/// The counts of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Segment files read.
+    /// Number of segment files read.
     pub segments: usize,
-    /// Records whose checksums hold.
+    /// Number of records whose checksums hold.
     pub records: u64,
-    /// Bytes read.
+    /// Number of bytes read.
     pub bytes: u64,
-    /// Entries of the index that lead to a record of their key.
+    /// Number of index entries that lead to a record of their key.
     pub keys: u64,
 }
 
 impl State {
-    /// Verifies every record and every entry of the index.
+    /// Verifies every record and every index entry.
     ///
     /// # Errors
     ///
-    /// `Corrupt` with the first damage.
+    /// `Corrupt` with the first damage found.
     pub(crate) fn verify(&self) -> Result<VerifyReport> {
         self.fork_guard.check()?;
         let mut report = VerifyReport::default();
@@ -52,9 +53,9 @@ impl State {
         Ok(report)
     }
 
-    /// Every segment that has records, and where they end.
+    /// Returns each segment that has records, with the offset where they end.
     fn ends(&self) -> Vec<(Arc<Segment>, u64)> {
-        // Under the mutex no segment changes between being active and being full.
+        // Under the mutex no segment changes between active and full.
         let writer = self.writer.lock();
         let (active, offset) = writer.log.position();
         let full = writer.log.full_ends();
@@ -73,7 +74,7 @@ impl State {
             if let Some((_, end)) = full.iter().find(|(id, _)| *id == segment.id()) {
                 return *end;
             }
-            // Synced: published up to its end; the manifest says the same, or has not caught up.
+            // Synced: published up to its end. The manifest has the same end, or is behind.
             sealed(segment).unwrap_or_else(|| segment.mapping().published())
         };
         segments.values().map(|segment| (Arc::clone(segment), end(segment))).collect()
@@ -84,7 +85,8 @@ impl State {
         let name = file_name::segment(segment.id());
         let path = segment.path();
         let file = match dir.open(&name, Access::Read) {
-            // Compacted meanwhile: what was alive in it is verified where it is now, through the index.
+            // Compacted meanwhile: its live records are verified at their new locations, through
+            // the index.
             Err(error) if error.kind() == ErrorKind::NotFound && !self.has(segment) => return Ok(()),
             opened => opened.map_err(|error| segment.io("open", error))?,
         };
@@ -119,7 +121,7 @@ impl State {
             let mut id = None;
             while let Some(at) = cursor {
                 let pin = self.pin();
-                // Gone or cleared meanwhile: nothing that was to be verified is left.
+                // Dropped or cleared meanwhile: nothing is left to verify.
                 let Some(contents) = keyspace.contents(&pin) else { break };
                 if *id.get_or_insert(contents.id) != contents.id {
                     break;
@@ -149,9 +151,9 @@ impl State {
             return Err(self.damage(location, Defect::IndexMismatch));
         }
         self.check_record(&record)?;
-        // The key was there when the bucket was read; now it has this record, a newer one, or none.
+        // The key existed when the bucket was read. Now it has this record, a newer one, or none.
         let hash = self.hash_of(record.key());
-        // Asked before the second look: a batch may end in between.
+        // Checked before the second lookup: a batch may end in between.
         let visible = self.visibility.is_visible(record.seq());
         if !self.config.sigbus_guard {
             self.reach(contents, hash, pin)?;

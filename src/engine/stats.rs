@@ -1,4 +1,4 @@
-//! What a store says of itself.
+//! The counters of a store and of a keyspace.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,82 +11,87 @@ use crate::error::{Error, Result};
 use crate::format::file_name;
 use crate::format::file_name::FileName;
 
-/// What a store says of itself at one moment; each number on its own, without stopping writers.
+/// A snapshot of a store's counters. Each is read on its own, without stopping writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Keyspaces, the default one included.
+    /// Number of keyspaces, the default one included.
     pub keyspaces: usize,
-    /// Keys, in all keyspaces.
+    /// Number of keys, in all keyspaces.
     pub keys: u64,
-    /// Bytes of the log that records take which are the newest of their key, headers included.
+    /// Bytes of the log in records that are the newest of their key, headers included.
     pub live_bytes: u64,
-    /// Bytes of the log that everything else takes: old values, removals, and the log's own records.
+    /// All other bytes of the log: old values, tombstones, and the log's own records.
     pub dead_bytes: u64,
-    /// Segment files.
+    /// Number of segment files.
     pub segments: usize,
-    /// Segment files that are made and not yet written to.
+    /// Number of preallocated segment files, not yet written to.
     pub ready_segments: usize,
-    /// Bytes of all segment files, as they were made; those included that compaction is about to remove.
+    /// Full size of all segment files in bytes, including those that compaction is about to remove.
     pub segment_bytes: u64,
-    /// The limit of [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) on `segment_bytes`, if there is one.
+    /// The limit of [`Options::max_disk_bytes`](crate::Options::max_disk_bytes); `None` if there is
+    /// none.
     pub max_disk_bytes: Option<u64>,
-    /// Bytes of memory that the indexes of all keyspaces take.
+    /// Memory that the indexes of all keyspaces take, in bytes.
     pub index_bytes: usize,
-    /// Bytes of the image of the indexes that an open would begin with; zero where there is none.
+    /// Size of the index checkpoint that an open would start from, in bytes; zero if there is none.
     pub checkpoint_bytes: u64,
-    /// Images made since the store was opened.
+    /// Number of checkpoints written since the store was opened.
     pub checkpoints: u64,
-    /// How often the indexes were built anew from the log, because a part of the image turned out to be damaged.
+    /// Number of times that damage in the checkpoint made the store rebuild its indexes from the
+    /// log.
     pub index_rebuilds: u64,
-    /// The sequence number of the last write.
+    /// Sequence number of the last write.
     pub last_seq: u64,
-    /// Every write up to this number is durable; never above `last_seq`.
+    /// Sequence number up to which every write is durable. It never exceeds `last_seq`.
     pub durable_seq: u64,
-    /// Syncs since the store was opened; each serves all writers that waited when it began.
+    /// Number of syncs since the store was opened. Each serves all writers that waited when it
+    /// began.
     pub syncs: u64,
-    /// Writes and flushes that had to wait for a sync.
+    /// Number of writes and flushes that waited for a sync.
     pub waits: u64,
-    /// Writes that had to make a segment or pages ready themselves, because the helper lagged.
+    /// Number of writes that prepared a segment or pages themselves, because the worker lagged.
     pub stalls: u64,
-    /// How often a writer woke the helper thread.
+    /// Number of times that a writer woke the worker thread.
     pub worker_wakes: u64,
-    /// How often a page of a segment that is still mapped could not be read or written, and the signal was caught; see
-    /// [`Options::sigbus_guard`](crate::Options::sigbus_guard).
+    /// Number of caught signals for pages that could not be read or written, in segments still
+    /// mapped. See [`Options::sigbus_guard`](crate::Options::sigbus_guard).
     pub signals_caught: u64,
-    /// What compaction has done, and would do next.
+    /// Counters of compaction, and its next choice.
     pub compaction: CompactionStats,
-    /// Snapshots that are alive.
+    /// Number of live snapshots.
     pub snapshots: usize,
-    /// How long ago the oldest of them was taken.
+    /// Age of the oldest live snapshot; `None` if there is none.
     pub oldest_snapshot_age: Option<Duration>,
-    /// Values that are kept for them, which were overwritten or removed since.
+    /// Number of overwritten or removed values that are retained for snapshots.
     pub snapshot_versions: u64,
-    /// Bytes of those, keys included.
+    /// Size of these values in bytes, keys included.
     pub snapshot_bytes: u64,
-    /// Bytes of segment files that compaction has removed, and that stay on the disk and mapped because a value, an iterator,
-    /// a view or a snapshot has something in them. They count against `max_disk_bytes`, beside `segment_bytes`.
+    /// Bytes of removed segment files that stay on the disk and mapped, because a value, an
+    /// iterator, a view or a snapshot uses them. They count against `max_disk_bytes`, besides
+    /// `segment_bytes`.
     pub removed_bytes_in_use: u64,
-    /// Views of the store that are held, and reads under way, right now.
+    /// Number of views that are held and of reads under way.
     pub pins: usize,
-    /// Pieces of memory that were given up, in all stores of the process, since the oldest of those pins was taken.
+    /// Number of memory blocks retired, in all stores of the process, since the oldest of these
+    /// pins was taken.
     pub oldest_pin_age: u64,
-    /// How long removed files have waited for the oldest of those pins, since the background or a call of this first saw them
-    /// wait for it; none where none waits.
+    /// Time for which removed files have waited for the oldest of these pins; `None` if none waits.
+    /// It counts from when the background, or a call of this, first saw them wait.
     pub oldest_pin_wait: Option<Duration>,
 }
 
-/// What a keyspace says of itself at one moment; each number on its own, without stopping writers.
+/// A snapshot of a keyspace's counters. Each is read on its own, without stopping writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct KeyspaceStats {
-    /// Keys.
+    /// Number of keys.
     pub keys: u64,
-    /// Bytes of the log that records take which are the newest of their key, headers included.
+    /// Bytes of the log in records that are the newest of their key, headers included.
     pub live_bytes: u64,
-    /// Bytes of memory that the index takes.
+    /// Memory that the index takes, in bytes.
     pub index_bytes: usize,
 }
 
@@ -101,7 +106,7 @@ impl KeyspaceStats {
 }
 
 impl State {
-    /// The numbers of a keyspace.
+    /// Returns the counters of a keyspace.
     ///
     /// # Errors
     ///
@@ -111,12 +116,12 @@ impl State {
         Ok(KeyspaceStats::of(self.contents(keyspace, &self.pin())?))
     }
 
-    /// How many keyspaces there are, and their numbers together.
+    /// Returns the number of keyspaces, and the sum of their counters.
     pub(crate) fn all_keyspaces(&self) -> (usize, KeyspaceStats) {
         let keyspaces = self.catalog.all();
         let mut sum = KeyspaceStats::default();
         for keyspace in &keyspaces {
-            // Gone meanwhile: it counts for nothing.
+            // Dropped meanwhile: it counts for nothing.
             let Ok(one) = self.keyspace_stats(keyspace) else { continue };
             sum.keys += one.keys;
             sum.live_bytes += one.live_bytes;
@@ -127,7 +132,7 @@ impl State {
 }
 
 impl Engine {
-    /// Gathers the numbers.
+    /// Collects the counters.
     pub(crate) fn stats(&self) -> Stats {
         if self.fork_guard.is_forked() {
             return Stats::default();
@@ -155,7 +160,7 @@ impl Engine {
             checkpoint_bytes: self.checkpointer.size(),
             checkpoints: self.checkpointer.made(),
             index_rebuilds: self.loader.rebuilds(),
-            // In this order: what is durable was written before.
+            // In this order: a durable write was written before.
             durable_seq: durable.0,
             last_seq: self.last_seq().0,
             syncs: self.shared.commit.groups(),
@@ -175,7 +180,7 @@ impl Engine {
         }
     }
 
-    /// Bytes that the store's files take on the disk.
+    /// Returns the bytes that the store's files take on the disk.
     pub(crate) fn size_on_disk(&self) -> Result<u64> {
         self.fork_guard.check_inherited()?;
         let dir = self.shared.dir.as_ref();
@@ -187,9 +192,9 @@ impl Engine {
             }
             match dir.open(&name, crate::fs::Access::Read).and_then(|file| file.allocated()) {
                 Ok(bytes) => size += bytes,
-                // Removed, or given its final name, since it was listed.
+                // Removed, or renamed to its final name, since it was listed.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                // A store that is only read may do without it.
+                // A read-only store may lack access to the lock file.
                 Err(error)
                     if error.kind() == std::io::ErrorKind::PermissionDenied && meaning == FileName::Lock => {}
                 Err(error) => return Err(Error::io("look at", dir.path().join(name), error)),

@@ -1,17 +1,21 @@
-//! Who does the work in the background: a thread that looks after one store or many, in turn.
+//! The worker: a thread that does the background work of one store or of many, in turn.
 //!
-//! It knows when to look at whom; what there is to do for a store is behind [`Task`] (`helper` has it). A store's own
-//! thread is a roster with one store on it, so there is one mechanism.
+//! It decides when each store gets a step. The work of a store is behind [`Task`], which
+//! `engine::worker_task` implements. A store with a thread of its own has a [`Worker`] with one
+//! task, so there is one mechanism.
 //!
-//! **Concurrency.** Two locks: `life` (how many stores there are, and the thread's handle) is held by whoever attaches
-//! or leaves, until the thread has started or ended; then `queue`, never for longer than a few moves, and never during a
-//! step. A store is at one place at a time: in `awake` (looked at when its time comes), in `asleep` (looked at when
-//! somebody calls), or with the thread (`running`). Whoever leaves takes it off the lists, or waits until the thread
-//! is done with it; so when [`TaskHandle::leave`] returns, no step runs, none will, and nothing here refers to the store.
-//! The thread holds no handle of a store, so the last one is never dropped on it.
+//! **Concurrency.** There are two locks. `life` guards the number of stores and the thread's
+//! handle. It is held by a caller that attaches or leaves, until the thread has started or ended.
+//! `queue` is taken after `life`, held for a few moves only, and never during a step.
 //!
-//! Every round gives each store that is due one step, then comes the next store: none can keep the others waiting for
-//! longer than its step takes. A panic in a step is that store's alone.
+//! A task is in one place at a time: in `awake` (due at its time), in `asleep` (due when it is
+//! called), or with the thread (`running`). A leaving caller takes its task off the lists, or waits
+//! until the thread has finished with it. So when [`TaskHandle::leave`] returns, no step of it runs
+//! or will run, and nothing here refers to the store. The thread holds no handle of a store, so the
+//! last one is never dropped on it.
+//!
+//! Each round gives each due task one step, then the next one. So a task delays the others by at
+//! most one step. A panic in a step affects only its own store.
 //!
 //! **Invariants.** I9.
 
@@ -28,35 +32,49 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 
-/// No process has attached a store yet.
+/// The value of `process` until a store is attached.
 const NO_PROCESS: u32 = 0;
-/// How long a rest is that is longer than clocks reach.
+/// The length of a rest that exceeds the range of the clock.
 const LONG: Duration = Duration::from_secs(1 << 20);
 
-/// Who does a store's work in the background: a thread of its own, one that many stores share, or nobody.
+/// The thread that does a store's background work: its own, a shared one, or none.
 ///
-/// [`Options::background`](crate::Options::background) takes one, or a `bool`: `true` is a thread of the store's own
-/// (the default), `false` is none. [`Background::shared`] makes one for many small stores in one process. Its thread
-/// starts with the first store that is opened with it, and has ended when the last one has been closed or dropped;
-/// after that it can start again. Clones are the same one.
+/// [`Options::background`](crate::Options::background) takes one, or a `bool`: `true` is a thread
+/// of the store's own (the default), `false` is none. [`Background::shared`] creates one for many
+/// small stores in one process. Its thread starts with the first store that is opened with it. It
+/// has ended once the last of them is closed or dropped, and can start again. A clone is another
+/// handle to the same thread.
 ///
-/// Each store that is due gets one step, then the next one has its turn; so a sync of one delays those of the others by
-/// as long as it takes. A failure or a panic concerns the store in which it happens. While no store has anything to
-/// do the thread makes no wake-ups, however many there are.
+/// Each due store gets one step, then the next store has its turn. So a sync of one store delays
+/// the others by the duration of that sync. A failure or a panic affects only the store in which it
+/// happens. While no store has work the thread does not wake up, however many stores there are.
 ///
-/// # What a small store takes
+/// # Resources of a small store
 ///
-/// With its first segment of 16 KiB and a few keys: 5 descriptors (the directory, the lock, two copies of the manifest, the segment),
-/// 4 mappings, 32 KiB on the disk, 37 KiB of memory, and no thread of its own. That is measured by
-/// `tests/many_stores.rs` with 1,000 stores. The limits of the process come first (`ulimit -n` is often 1,024
-/// descriptors, `vm.max_map_count` 65,530 mappings). Once 8 KiB have been written the second segment is made, of 256 KiB;
-/// a smaller [`Options::segment_bytes`](crate::Options::segment_bytes) bounds that. Making a store takes
-/// 11 syncs; opening one that was closed takes none, the first write after it 4, and closing one that was written to 4.
+/// A store with its first segment of 16 KiB and a few keys, as measured by `tests/many_stores.rs`
+/// with 1,000 stores:
+///
+/// | resource | use |
+/// |---|---|
+/// | descriptors | 5: the directory, the lock, two copies of the manifest, the segment |
+/// | mappings | 4 |
+/// | space on the disk | 32 KiB |
+/// | memory | 37 KiB |
+/// | threads | none of its own, with a shared background |
+/// | syncs to create it | 11 |
+/// | syncs to open it after a close | none, and 4 at the first write |
+/// | syncs to close it after a write | 4 |
+///
+/// The limits of the process are reached first: `ulimit -n` is often 1,024 descriptors, and
+/// `vm.max_map_count` 65,530 mappings. Once 8 KiB have been written, the second segment of 256 KiB
+/// is preallocated. A smaller [`Options::segment_bytes`](crate::Options::segment_bytes) bounds
+/// that.
 ///
 /// # Fork
 ///
-/// It belongs to the process that first opened a store with it: in a child made by `fork` after that there is no thread
-/// for it, and opening a store with it is refused with [`Error::Forked`](crate::Error::Forked). Make a new one there.
+/// A `Background` belongs to the process that first opened a store with it. In a child made by
+/// `fork` after that, opening a store with it fails with [`Error::Forked`](crate::Error::Forked).
+/// Create a new one there.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -83,7 +101,7 @@ enum BackgroundKind {
 }
 
 impl Background {
-    /// Makes one thread's worth of background for many stores.
+    /// Creates a background thread to be shared by many stores.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -99,11 +117,13 @@ impl Background {
         Self { kind: BackgroundKind::Shared(Arc::default()) }
     }
 
-    /// Has a store looked after; `None` where nobody is to do that. A thread that is started for it runs `at_start` first.
+    /// Attaches a store's task. Returns `None` if there is to be no background work.
+    ///
+    /// A thread that is started for it runs `at_start` first.
     ///
     /// # Errors
     ///
-    /// `Io` when the process may have no more threads; `Forked`.
+    /// `Io` if the process may have no more threads; `Forked`.
     pub(crate) fn attach(
         &self,
         tended: Box<dyn Task>,
@@ -118,7 +138,7 @@ impl Background {
     }
 }
 
-/// `true`: a thread of the store's own. `false`: nobody.
+/// `true` is a thread of the store's own; `false` is none.
 impl From<bool> for Background {
     fn from(own: bool) -> Self {
         Self { kind: if own { BackgroundKind::Own } else { BackgroundKind::Nobody } }
@@ -131,35 +151,35 @@ impl From<&Background> for Background {
     }
 }
 
-/// What a store is to its background.
+/// The background work of one store.
 pub(crate) trait Task: Send {
-    /// Does one piece of its work, if there is any, and says when to look again.
+    /// Does one step of work, if there is any, and returns when to look again.
     fn tend(&mut self) -> Poll;
-    /// Whether somebody has called since it said [`Poll::Asleep`].
+    /// Returns `true` if the task was called since it returned [`Poll::Asleep`].
     fn is_called(&self) -> bool;
-    /// Is told that a panic ended [`Task::tend`].
+    /// Reports that a panic ended [`Task::tend`].
     fn panicked(&mut self);
 }
 
-/// When a store is to be looked at again.
+/// The time at which a task is due again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Poll {
     /// In the next round.
     Again,
     /// After this time.
     After(Duration),
-    /// When it calls.
+    /// When it is called.
     Asleep,
 }
 
-/// The stores that one thread looks after.
+/// A thread, and the tasks of the stores that it serves.
 #[derive(Debug, Default)]
 struct Worker {
     life: Mutex<Life>,
     queue: Mutex<Queue>,
-    /// A step has ended whose store somebody waits to take off.
+    /// Signals that a step has ended whose caller waits to leave.
     left: Condvar,
-    /// The process that attached the first store.
+    /// The id of the process that attached the first store.
     process: AtomicU32,
 }
 
@@ -189,22 +209,22 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// A store that is looked at when its time comes.
+/// A task that is due at a time.
 struct QueuedTask {
     id: u64,
     when: Instant,
     tended: Box<dyn Task>,
 }
 
-/// The store that the thread is at.
+/// The task whose step the thread runs.
 #[derive(Debug)]
 struct RunningTask {
     id: u64,
-    /// Somebody waits to take it off.
+    /// True if a caller waits for the step to end, to leave.
     leaving: bool,
 }
 
-/// The place of one store on a roster.
+/// The registration of one store's task with a worker.
 #[derive(Debug)]
 pub(crate) struct TaskHandle {
     roster: Arc<Worker>,
@@ -212,11 +232,12 @@ pub(crate) struct TaskHandle {
 }
 
 impl TaskHandle {
-    /// Has the store looked at if it sleeps.
+    /// Makes the task due if it sleeps.
     #[cold]
     pub(crate) fn call(&self) {
         let mut queue = self.roster.queue.lock();
-        // Otherwise the thread is just putting it to sleep and looks once more whether it was called, or it has left.
+        // Otherwise the thread is putting it to sleep and checks once more for a call, or it has
+        // left.
         if let Some(tended) = queue.asleep.remove(&self.id) {
             queue.awake.push_back(QueuedTask { id: self.id, when: Instant::now(), tended });
         }
@@ -227,10 +248,11 @@ impl TaskHandle {
         }
     }
 
-    /// Takes the store off; no step of it runs when this returns. A second call waits for the same and does no more.
+    /// Takes the task off; no step of it runs when this returns. A second call waits too, and does
+    /// no more.
     ///
-    /// A subscriber of events may close or drop a store on the background's own thread, at the end of a step. That thread
-    /// cannot wait for itself: then the step that called this is the last one.
+    /// A subscriber of events may close or drop a store on the worker's own thread, at the end of a
+    /// step. That thread cannot wait for itself: the step that called this is then the last one.
     pub(crate) fn leave(&self) {
         let mut queue = self.roster.queue.lock();
         let is_own = queue.thread.as_ref().is_some_and(|own| own.id() == thread::current().id());
@@ -250,7 +272,8 @@ impl TaskHandle {
         drop(listed);
         if was_there && is_own {
             let roster = Arc::clone(&self.roster);
-            // Whoever ends the thread waits for its end. Without another thread to do that it stays, and sleeps.
+            // The caller that ends the thread waits for it. If no thread can start, this one stays,
+            // asleep.
             drop(thread::Builder::new().name("mapcask-end".to_owned()).spawn(move || roster.release()));
         } else if was_there {
             self.roster.release();
@@ -261,8 +284,8 @@ impl TaskHandle {
 impl Worker {
     fn attach(self: &Arc<Self>, tended: Box<dyn Task>, at_start: fn(), path: &Path) -> Result<TaskHandle> {
         let this = std::process::id();
-        // Relaxed, both: another process's value was copied by `fork`. Before the locks are taken, and never taken back:
-        // a thread of the parent may have held them.
+        // Relaxed, both: the value of another process was copied by `fork`. Checked before the
+        // locks are taken, and never reset: a thread of the parent may have held them.
         let first = self.process.compare_exchange(NO_PROCESS, this, Ordering::Relaxed, Ordering::Relaxed);
         if first.is_err_and(|process| process != this) {
             return Err(Error::Forked);
@@ -290,7 +313,7 @@ impl Worker {
         Ok(post)
     }
 
-    /// One store less; with the last one the thread ends.
+    /// Counts one store less. With the last one the thread ends.
     fn release(&self) {
         let mut life = self.life.lock();
         life.stores -= 1;
@@ -303,12 +326,12 @@ impl Worker {
         drop(queue);
         if let Some(thread) = life.thread.take() {
             thread.thread().unpark();
-            // It does nothing that panics outside of steps, and those are caught.
+            // Outside of steps nothing panics, and panics of steps are caught.
             drop(thread.join());
         }
     }
 
-    /// What the thread does.
+    /// Runs the thread's loop.
     fn serve(&self) {
         loop {
             let now = Instant::now();
@@ -319,7 +342,7 @@ impl Worker {
             }
             let next = queue.awake.iter().map(|entry| entry.when).min();
             drop(queue);
-            // Whoever moves something in the queue unparks afterwards, so nothing that happens here is missed.
+            // A caller that changes the queue unparks afterwards, so no change is missed here.
             match next {
                 None => thread::park(),
                 Some(next) if next > now => {
@@ -333,7 +356,7 @@ impl Worker {
         }
     }
 
-    /// Looks once at every store that is awake and whose time has come.
+    /// Gives each task that is due one step.
     fn round(&self, now: Instant) {
         let mut queue = self.queue.lock();
         for _ in 0..queue.awake.len() {
@@ -351,19 +374,19 @@ impl Worker {
             });
             queue = self.queue.lock();
             if queue.running.take().is_some_and(|running| running.leaving) {
-                // Before anybody is woken: who leaves may count on it that nothing refers to the store any more.
+                // Before the wake-up: the leaver relies on nothing here referring to the store.
                 drop(entry);
                 self.left.notify_all();
                 continue;
             }
             match next {
-                // Who rang and found it neither here nor there left the ring to be found, before it took the lock.
+                // A caller that found it in neither list marked the call before it took the lock.
                 Poll::Asleep if !entry.tended.is_called() => {
                     queue.asleep.insert(entry.id, entry.tended);
                 }
                 Poll::Again | Poll::Asleep => queue.awake.push_back(entry),
                 Poll::After(rest) => {
-                    // From the start of the round, so that stores that rest equally long are looked at together.
+                    // From the start of the round, so that tasks with equal rests stay together.
                     let when = now.checked_add(rest).unwrap_or(now + LONG);
                     queue.awake.push_back(QueuedTask { when, ..entry });
                 }
@@ -378,15 +401,15 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
-    /// How long a test waits before it fails.
+    /// The time after which a test fails.
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// A store whose steps do what the test says, one after the other.
+    /// A task whose steps do, one by one, as the test directs.
     struct Fake {
         name: u32,
-        /// Says that a step has begun.
+        /// Reports that a step has begun.
         begun: Sender<u32>,
-        /// What the next step does; without a word from the test it does not end.
+        /// The result of the next step. A step without one does not end.
         script: Receiver<Step>,
         called: Arc<AtomicBool>,
         poisoned: Arc<AtomicBool>,
@@ -398,7 +421,7 @@ mod tests {
         Panic,
     }
 
-    /// The test's end of a fake.
+    /// The test's side of a fake task.
     struct Strings {
         post: TaskHandle,
         script: Sender<Step>,
@@ -439,7 +462,7 @@ mod tests {
         Strings { post, script, called, poisoned }
     }
 
-    /// The store whose step begins next.
+    /// Returns the name of the task whose step begins next.
     fn turn(steps: &Receiver<u32>) -> u32 {
         steps.recv_timeout(PATIENCE).expect("a step begins")
     }
@@ -519,7 +542,7 @@ mod tests {
                 say(&one, next);
             });
             assert!(one.script.send(Step::Panic).is_err(), "the fake is gone");
-            // As a writer may that was under way when its store was closed.
+            // A writer under way may do so when its store is closed.
             one.post.call();
             one.post.leave();
         }
@@ -540,7 +563,7 @@ mod tests {
             strings[0].post.leave();
             assert!(roster.life.lock().thread.is_some());
             strings[1].post.leave();
-            // Only the background itself still knows it, so the thread has ended.
+            // Only the background itself still refers to it, so the thread has ended.
             assert!(roster.life.lock().thread.is_none());
             drop(strings);
             assert_eq!(Arc::strong_count(roster), 1);

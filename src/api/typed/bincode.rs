@@ -10,14 +10,15 @@ use super::bounds::{Bounded, Bounds};
 use super::codec::Codec;
 use crate::error::{Error, Result};
 
-/// bincode 1.3.3: compact and quick; variable-length integers, little-endian.
+/// bincode 1.3.3: compact and fast; variable-length integers, little-endian.
 ///
-/// bincode is no longer maintained (its authors call 1.3.3 complete), and no other version is used. Its encoding is that
-/// of `bincode::DefaultOptions`.
+/// bincode is no longer maintained (its authors call 1.3.3 complete), and no other version is used.
+/// The encoding is that of `bincode::DefaultOptions`.
 ///
-/// What is read is bounded by the bytes at hand, none of which may be left over. Values that are nested more than 256
-/// deep, or hold more than 4096 elements that take no bytes (as `()` does) in their collections, are refused, when they
-/// are written too. A type that contains itself and is kilobytes large can still overflow the stack before that depth.
+/// Decoding is bounded by the length of the bytes, and must use all of them. A value may be nested
+/// up to 256 levels deep. Its collections may together hold up to 4,096 elements that take no
+/// bytes, such as `()`. Decoding and encoding both refuse other values. A type that contains itself
+/// and is kilobytes large may still overflow the stack below that depth.
 ///
 /// ```
 /// use mapcask::{Bincode, Codec};
@@ -56,8 +57,8 @@ impl Codec for Bincode {
     fn decode<'b, T: Deserialize<'b>>(&self, bytes: &'b [u8]) -> Result<T> {
         let elements = Cell::new(0);
         let seed = Bounded { inner: PhantomData::<T>, bounds: Bounds::of_reading(&elements, bytes.len()) };
-        // bincode gives up the limit for what lies in memory, and goes by the length of that instead. It is said here
-        // so that nothing depends on that.
+        // bincode ignores this limit for bytes in memory, and uses their length. It is set so that
+        // nothing depends on that.
         let options = DefaultOptions::new().with_limit(bytes.len() as u64).reject_trailing_bytes();
         options.deserialize_seed(seed, bytes).map_err(|error| refused(error.to_string()))
     }

@@ -1,4 +1,4 @@
-//! Counting on the way from bytes to a value; `bounds` says what and why.
+//! A deserializer that counts elements and depth; `bounds` has the rules and the reasons.
 
 use std::fmt;
 
@@ -22,7 +22,8 @@ impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Bounded<'_, T> {
     }
 }
 
-/// Methods that take a visitor, and before it what stands in brackets; with whether the visitor counts elements.
+/// Methods that take a visitor, after the bracketed arguments. The flag says that the visitor
+/// counts elements.
 macro_rules! forward_to_deserializer {
     ($($method:ident($($name:ident: $type:ty),*) $counts:literal;)*) => {$(
         fn $method<V: Visitor<'de>>(self, $($name: $type,)* visitor: V) -> Result<V::Value, D::Error> {

@@ -1,4 +1,5 @@
-//! Counting on the way from a value to bytes, so that nothing is written that `reading` would refuse.
+//! A serializer that counts elements and depth, so that it writes nothing that `bounded_reader`
+//! refuses.
 
 use std::fmt::Display;
 
@@ -24,7 +25,7 @@ macro_rules! forward_to_serializer {
     )*};
 }
 
-/// Methods that begin something with parts; with whether its elements count.
+/// Methods that begin a compound value. The flag says that its elements count.
 macro_rules! forward_compound {
     ($($method:ident($($name:ident: $type:ty),*) -> $compound:ident $counts:literal;)*) => {$(
         fn $method(self, $($name: $type),*) -> Result<Self::$compound, S::Error> {
@@ -112,7 +113,7 @@ impl<'s, S: Serializer> Serializer for Bounded<'s, S> {
     }
 }
 
-/// The parts of something: each is a value in it, and counts where elements do.
+/// The parts of a compound value: each is nested in it, and counts if its elements do.
 macro_rules! parts {
     ($($trait:ident: $($method:ident($($name:ident)?))+;)*) => {$(
         impl<C: $trait> $trait for Bounded<'_, C> {

@@ -1,7 +1,8 @@
-//! Values of your own types as bytes, and back.
+//! Codecs: conversion of your own types to bytes and back.
 //!
-//! The log knows bytes only; a codec stands between them and a type. What it reads may be damaged or hostile, so a codec
-//! is bounded by the bytes it is given. Both codecs here run under `bounds`, which has the argument.
+//! The log stores bytes only, and a codec converts between them and a type. Its input may be
+//! damaged or hostile, so its work is bounded by the length of the input. Both codecs here run
+//! under `bounds`, which has the argument.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,10 +12,11 @@ pub use crate::api::typed::bincode::Bincode;
 pub use crate::api::typed::postcard::Postcard;
 use crate::error::Result;
 
-/// Turns values into bytes, and back.
+/// A conversion of values to bytes and back.
 ///
-/// A codec is one encoding for all types that serde knows. What it reads may be damaged or made to do harm: it must
-/// refuse it in time and memory that the length of the bytes bounds, without a panic.
+/// A codec is one encoding for all types that serde supports. Its input may be damaged or hostile.
+/// It must refuse such input without a panic, in time and memory that the length of the bytes
+/// bounds.
 ///
 /// ```
 /// use mapcask::{Codec, Error, Result};
@@ -51,21 +53,21 @@ use crate::error::Result;
 pub trait Codec {
     /// Returns the name of the encoding: 1 to 64 bytes of ASCII.
     ///
-    /// It is kept with a keyspace of typed values and compared when that is opened. An encoding never changes its name,
-    /// and two encodings never share one.
+    /// It is stored with a keyspace of typed values, and compared when that is opened. An encoding
+    /// never changes its name, and no two encodings share one.
     fn id(&self) -> &str;
 
-    /// Appends the value's bytes.
+    /// Appends the value's bytes to `into`.
     ///
     /// # Errors
     ///
-    /// `Codec` where the value cannot be expressed; `into` is as it was.
+    /// `Codec` if the value cannot be encoded; `into` is then unchanged.
     fn encode<T: Serialize + ?Sized>(&self, value: &T, into: &mut Vec<u8>) -> Result<()>;
 
-    /// Reads a value from exactly these bytes; it may borrow from them.
+    /// Decodes a value from exactly these bytes. It may borrow from them.
     ///
     /// # Errors
     ///
-    /// `Codec` where they are not the bytes of a value, or more than that.
+    /// `Codec` if they are not the bytes of exactly one value.
     fn decode<'b, T: Deserialize<'b>>(&self, bytes: &'b [u8]) -> Result<T>;
 }

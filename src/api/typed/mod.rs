@@ -33,9 +33,9 @@ use crate::mem::page_guard::check_slice;
 
 /// A keyspace whose keys and values are encoded by a [`Codec`].
 ///
-/// `K` is what keys are looked up by: a type of your own, an integer, or an unsized one such as `str` or `[u8]`, which
-/// come back as `String` and `Vec<u8>`. Equal keys must have equal encodings, so nothing whose order is random (a
-/// `HashMap`) may be in them.
+/// `K` is the type for lookups: a type of your own, an integer, or an unsized type such as `str` or
+/// `[u8]`. Unsized keys are returned as `String` and `Vec<u8>`. Equal keys must have equal
+/// encodings, so a key must not contain anything of random order, such as a `HashMap`.
 ///
 /// ```
 /// # #[cfg(feature = "postcard")] {
@@ -76,10 +76,10 @@ impl<K: ?Sized, V, C> fmt::Debug for TypedKeyspace<K, V, C> {
 }
 
 impl Store {
-    /// Returns the keyspace of a name with typed keys and values, and creates it if need be.
+    /// Returns the typed keyspace of a name, and creates it if there is none.
     ///
-    /// The codec's id is kept with the keyspace, and compared when it is opened again. [`Store::keyspace`] gives the same
-    /// keyspace as bytes.
+    /// The codec's id is stored with the keyspace, and compared when it is opened again.
+    /// [`Store::keyspace`] returns it with keys and values as bytes.
     ///
     /// ```
     /// # #[cfg(feature = "postcard")] {
@@ -98,8 +98,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`Store::keyspace`]; `CodecMismatch` where it was created with another codec, or with none; `InvalidOption`
-    /// where the codec's id is not one to 64 bytes of ASCII.
+    /// Fails as [`Store::keyspace`] does. Also `CodecMismatch` if it was created with another codec
+    /// or with none, and `InvalidOption` if the codec's id is not 1 to 64 bytes of ASCII.
     #[doc(alias = "open_typed")]
     pub fn typed_keyspace<K, V, C>(&self, name: &str, codec: C) -> Result<TypedKeyspace<K, V, C>>
     where
@@ -128,7 +128,8 @@ where
     V: Serialize + DeserializeOwned,
     C: Codec,
 {
-    /// Returns the same keyspace as bytes: for its name, its length, clearing it, and for what works on bytes.
+    /// Returns this keyspace with keys and values as bytes: for its name, its length, and byte
+    /// operations.
     ///
     /// ```
     /// # #[cfg(feature = "postcard")] {
@@ -161,7 +162,7 @@ where
         self.keyspace.len()
     }
 
-    /// Returns whether there are no keys.
+    /// Returns `true` if there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keyspace.is_empty()
@@ -171,7 +172,8 @@ where
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::get`]; `Codec` where the key cannot be expressed, or its value is not what `V` is encoded as.
+    /// Fails as [`Keyspace::get`] does. Also `Codec` if the key cannot be encoded, or the value not
+    /// decoded.
     pub fn get(&self, key: &K) -> Result<Option<V>> {
         let key = self.encode(key)?;
         match self.keyspace.view().get(&key)? {
@@ -180,7 +182,8 @@ where
         }
     }
 
-    /// Returns the values of many keys, all as of one moment; see [`Keyspace::multi_get`].
+    /// Returns the values of many keys, as of one point in the order of writes; see
+    /// [`Keyspace::multi_get`].
     ///
     /// ```
     /// # #[cfg(feature = "postcard")] {
@@ -195,7 +198,7 @@ where
     ///
     /// # Errors
     ///
-    /// As [`TypedKeyspace::get`].
+    /// Fails as [`TypedKeyspace::get`] does.
     #[doc(alias = "get_many")]
     pub fn multi_get<'k>(&self, keys: impl IntoIterator<Item = &'k K>) -> Result<Vec<Option<V>>>
     where
@@ -206,36 +209,36 @@ where
         values.into_iter().map(|value| self.decoded(value)).collect()
     }
 
-    /// Returns whether the key is there.
+    /// Returns `true` if the key exists.
     ///
     /// # Errors
     ///
-    /// As [`TypedKeyspace::get`].
+    /// Fails as [`TypedKeyspace::get`] does.
     pub fn contains_key(&self, key: &K) -> Result<bool> {
         self.keyspace.contains_key(self.encode(key)?)
     }
 
-    /// Inserts a key, or gives it a new value. Returns the write's sequence number.
+    /// Inserts a key, or overwrites its value. Returns the write's sequence number.
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::insert`]; `Codec` where the key or the value cannot be expressed.
+    /// Fails as [`Keyspace::insert`] does. Also `Codec` if the key or the value cannot be encoded.
     #[doc(alias = "put")]
     #[doc(alias = "set")]
     pub fn insert(&self, key: &K, value: &V) -> Result<Seq> {
         self.keyspace.insert(self.encode(key)?, self.encode(value)?)
     }
 
-    /// Inserts a key unless it is there, and returns whether it was inserted.
+    /// Inserts a key if it is absent, and returns `true` if it was inserted.
     ///
     /// # Errors
     ///
-    /// As [`TypedKeyspace::insert`].
+    /// Fails as [`TypedKeyspace::insert`] does.
     pub fn insert_if_absent(&self, key: &K, value: &V) -> Result<bool> {
         self.keyspace.insert_if_absent(self.encode(key)?, self.encode(value)?)
     }
 
-    /// Inserts a key, or gives it a new value, and returns the value before.
+    /// Inserts a key, or overwrites its value, and returns the previous value.
     ///
     /// ```
     /// # #[cfg(feature = "postcard")] {
@@ -251,44 +254,49 @@ where
     ///
     /// # Errors
     ///
-    /// As [`TypedKeyspace::insert`]; where the value before cannot be read, the new one is there nevertheless.
+    /// Fails as [`TypedKeyspace::insert`] does. If the previous value cannot be decoded, the new
+    /// one was written.
     pub fn replace(&self, key: &K, value: &V) -> Result<Option<V>> {
         let old = self.keyspace.replace(self.encode(key)?, self.encode(value)?)?;
         self.decoded(old)
     }
 
-    /// Removes a key, and returns whether it was there.
+    /// Removes a key, and returns `true` if it existed.
     ///
     /// # Errors
     ///
-    /// As [`Keyspace::remove`]; `Codec` where the key cannot be expressed.
+    /// Fails as [`Keyspace::remove`] does. Also `Codec` if the key cannot be encoded.
     #[doc(alias = "delete")]
     pub fn remove(&self, key: &K) -> Result<bool> {
         self.keyspace.remove(self.encode(key)?)
     }
 
-    /// Removes a key, and returns the value it had.
+    /// Removes a key, and returns the value that it had.
     ///
     /// # Errors
     ///
-    /// As [`TypedKeyspace::remove`]; where the value cannot be read, it is gone nevertheless.
+    /// Fails as [`TypedKeyspace::remove`] does. If the value cannot be decoded, the key was
+    /// removed.
     pub fn take(&self, key: &K) -> Result<Option<V>> {
         let old = self.keyspace.take(self.encode(key)?)?;
         self.decoded(old)
     }
 
-    /// Gives a key the value that `update` makes of the present one, and returns the one before; `None` stands for an
-    /// absent key. See [`Keyspace::fetch_and_update`].
+    /// Replaces the value of a key by the result of `update`, and returns the previous value.
+    ///
+    /// `None` means an absent key. See [`Keyspace::fetch_and_update`].
     ///
     /// # Errors
     ///
-    /// As [`TypedKeyspace::insert`] and [`TypedKeyspace::get`]; nothing was written then.
+    /// Fails as [`TypedKeyspace::insert`] and [`TypedKeyspace::get`] do; nothing was written then.
     #[doc(alias = "merge")]
     pub fn fetch_and_update(&self, key: &K, update: impl FnMut(Option<V>) -> Option<V>) -> Result<Option<V>> {
         self.update(key, Returning::Old, update)
     }
 
-    /// As [`TypedKeyspace::fetch_and_update`], and returns the new value.
+    /// Replaces the value of a key by the result of `update`, and returns the new value.
+    ///
+    /// See [`TypedKeyspace::fetch_and_update`].
     ///
     /// ```
     /// # #[cfg(feature = "postcard")] {
@@ -305,7 +313,8 @@ where
     ///
     /// # Errors
     ///
-    /// As [`TypedKeyspace::fetch_and_update`]; where the new value cannot be read back, it is there nevertheless.
+    /// Fails as [`TypedKeyspace::fetch_and_update`] does. If the new value cannot be decoded again,
+    /// it was written.
     #[doc(alias = "merge")]
     pub fn update_and_fetch(&self, key: &K, update: impl FnMut(Option<V>) -> Option<V>) -> Result<Option<V>> {
         self.update(key, Returning::New, update)
@@ -343,7 +352,7 @@ where
     ///
     /// # Errors
     ///
-    /// `Codec` where the key or the value cannot be expressed.
+    /// `Codec` if the key or the value cannot be encoded.
     pub fn insert_in(&self, batch: &mut WriteBatch, key: &K, value: &V) -> Result<()> {
         batch.on(&self.keyspace).insert(self.encode(key)?, self.encode(value)?);
         Ok(())
@@ -353,17 +362,16 @@ where
     ///
     /// # Errors
     ///
-    /// `Codec` where the key cannot be expressed.
+    /// `Codec` if the key cannot be encoded.
     pub fn remove_in(&self, batch: &mut WriteBatch, key: &K) -> Result<()> {
         batch.on(&self.keyspace).remove(self.encode(key)?);
         Ok(())
     }
 
-    /// Gives a key the value `new` if it has the value `old`; `None` stands for an absent key on both sides. See
-    /// [`Keyspace::compare_and_swap`].
+    /// Replaces the value `old` of a key by `new`, in one step. `None` means an absent key in both.
     ///
-    /// What is compared is the encoding: for values whose encoding is not always the same (a `HashMap` in them) use
-    /// [`TypedKeyspace::fetch_and_update`].
+    /// Encodings are compared. If a value has more than one encoding (it contains a `HashMap`), use
+    /// [`TypedKeyspace::fetch_and_update`]. See also [`Keyspace::compare_and_swap`].
     ///
     /// ```
     /// # #[cfg(feature = "postcard")] {
@@ -378,7 +386,8 @@ where
     ///
     /// # Errors
     ///
-    /// As [`TypedKeyspace::insert`]; in the inner result what the key has, as far as it can be read.
+    /// Fails as [`TypedKeyspace::insert`] does. The inner error is the key's current value, if it
+    /// can be decoded.
     #[doc(alias = "cas")]
     pub fn compare_and_swap(
         &self,
@@ -420,7 +429,7 @@ where
         value.map(|value| self.decode(value.as_ref())).transpose()
     }
 
-    /// Decodes bytes of a mapping; not zeros that lie in the place of a page that cannot be read.
+    /// Decodes bytes of a mapping. Refuses the zeros that replace an unreadable page.
     fn decode(&self, bytes: &[u8]) -> Result<V> {
         let value = self.codec.decode(bytes);
         check_slice(bytes, self.keyspace.engine().shared.dir.path())?;
@@ -453,7 +462,7 @@ where
         let item = self.iter.next()?;
         Some(item.and_then(|(key, value)| {
             let (of_key, of_value) = (self.codec.decode(&key), self.codec.decode(&value));
-            // Not zeros that lie in the place of a page that cannot be read.
+            // Refuses the zeros that replace an unreadable page.
             key.check()?;
             value.check()?;
             Ok((of_key?, of_value?))

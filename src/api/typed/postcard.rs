@@ -14,9 +14,10 @@ use crate::error::{Error, Result};
 
 /// postcard 1: compact, maintained, with a [specification](https://postcard.jamesmunns.com).
 ///
-/// What is read is bounded by the bytes at hand, none of which may be left over. Values that are nested more than 256
-/// deep, or hold more than 4096 elements that take no bytes (as `()` does) in their collections, are refused, when they
-/// are written too. A type that contains itself and is kilobytes large can still overflow the stack before that depth.
+/// Decoding is bounded by the length of the bytes, and must use all of them. A value may be nested
+/// up to 256 levels deep. Its collections may together hold up to 4,096 elements that take no
+/// bytes, such as `()`. Decoding and encoding both refuse other values. A type that contains itself
+/// and is kilobytes large may still overflow the stack below that depth.
 ///
 /// ```
 /// use mapcask::{Codec, Postcard};
@@ -64,7 +65,7 @@ impl Codec for Postcard {
     }
 }
 
-/// Appends to bytes that are there already; postcard's own collectors begin with none.
+/// Appends to existing bytes. postcard's own collectors start empty.
 struct Append<'v>(&'v mut Vec<u8>);
 
 impl Flavor for Append<'_> {

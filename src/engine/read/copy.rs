@@ -1,8 +1,7 @@
-//! Reads that do not trust a mapped page: the copy that is verified, and the question whether bytes that were handed out are
-//! still there.
+//! Reads that do not trust a mapped page: verified copies, and checks of bytes that were returned.
 //!
-//! A page may be lost between two loads of it: the disk fails, or another program cuts the file. The guard of the mapping
-//! puts zeros there (`mapping`).
+//! A page may be lost between two loads of it: the disk fails, or another program truncates the
+//! file. The page guard (`mem::page_guard`) then maps zeros there.
 
 use crate::engine::read::{Value, View};
 use crate::engine::state::State;
@@ -16,11 +15,13 @@ use crate::mem::page_guard::check_slice;
 use crate::sync::epoch::Pin;
 
 impl Value {
-    /// Says whether the bytes are still those of the file.
+    /// Returns an error if the value's bytes may no longer be those of the file.
     ///
-    /// They are, unless the disk failed or another program cut the file since the value was read: a page that cannot be read reads
-    /// as zeros from then on ([`Options::sigbus_guard`](crate::Options::sigbus_guard)). Ask after the bytes were used.
-    /// Where dozens of pages of one file were lost, a value that lies between them may be refused, too.
+    /// That happens only if the disk failed, or another program truncated the file, since the value
+    /// was read. A page that cannot be read reads as zeros from then on; see
+    /// [`Options::sigbus_guard`](crate::Options::sigbus_guard). So call this after the bytes were
+    /// used. If dozens of pages of one file were lost, an intact value between them may be refused
+    /// too.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -34,14 +35,16 @@ impl Value {
     ///
     /// # Errors
     ///
-    /// `Io`, with the file and the offset of the page.
+    /// `Io` with the file and the offset of the page.
     pub fn check(&self) -> Result<()> {
         self.0.check()
     }
 }
 
 impl View<'_> {
-    /// Says whether bytes that the view has given out are still those of the file; see [`Value::check`].
+    /// Returns an error if bytes borrowed from the view may no longer be those of the file.
+    ///
+    /// See [`Value::check`].
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -57,14 +60,14 @@ impl View<'_> {
     ///
     /// # Errors
     ///
-    /// `Io`, with the store's directory and the offset of the page in its file.
+    /// `Io` with the store's directory and the offset of the page in its file.
     pub fn check(&self, value: &[u8]) -> Result<()> {
         check_slice(value, self.state.shared.dir.path())
     }
 }
 
 impl State {
-    /// Copies a value, by loads that tolerate a file that changes under us, and verifies the copy.
+    /// Copies a value by loads that tolerate a concurrently changing file, and verifies the copy.
     pub(crate) fn get_into(&self, keyspace: &KeyspaceState, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
         let pin = self.pin();
         out.clear();
@@ -89,11 +92,12 @@ impl State {
         Ok(true)
     }
 
-    /// Where there is no guard: has the kernel read what a search for a hash will look at.
+    /// Makes the kernel read the records that a search for a hash will touch; used where there is
+    /// no guard.
     ///
     /// # Errors
     ///
-    /// `Io` where it cannot be read; about an image, where its index cannot be.
+    /// `Io` if they cannot be read; after damage in a checkpoint, the error of a failed rebuild.
     pub(crate) fn reach(&self, contents: &KeyspaceData, hash: Hash, pin: &Pin) -> Result<()> {
         let reach = |location| self.shared.space.reach(location, pin).map(|()| false);
         let found = contents.index.find(hash, reach);

@@ -1,6 +1,7 @@
-//! Reads that look ahead: many keys at once with their loads overlapping, hints, and reads that refuse to wait for the disk.
+//! Reads of many keys with overlapping loads, prefetch hints, and reads that do not wait for the
+//! disk.
 //!
-//! What makes the many one moment is in `moment`.
+//! The seqlock (`sync::seqlock`) makes the reads of many keys one point in the order of writes.
 
 use crate::engine::read::Value;
 use crate::engine::state::State;
@@ -11,26 +12,27 @@ use crate::mem::address_space::Record;
 use crate::mem::alloc;
 use crate::sync::epoch::Pin;
 
-/// How many keys are on their way at once: about as many loads as a core keeps in flight.
+/// The number of keys in flight at once: about as many loads as a core keeps in flight.
 const WINDOW: usize = 16;
-/// How often a reader of many keys tries for a moment without writers before it makes one.
+/// The number of attempts to read many keys between two writes, before the writers' lock is taken.
 const ATTEMPTS: usize = 3;
 
-/// What a read that does not wait for the disk found.
+/// The result of a read that does not wait for the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TryGet {
-    /// The value; `None` where the key is absent.
+    /// The value; `None` if the key is absent.
     Ready(Option<Value>),
-    /// Reading it would wait for the disk. The kernel has been asked to bring it near.
+    /// Reading it would wait for the disk. The kernel was asked to read it.
     NotResident,
 }
 
 impl State {
-    /// Appends what `give` makes of the records of many keys, as of one moment.
+    /// Appends the results of `give` for the records of many keys, as of one point in the order of
+    /// writes.
     ///
     /// # Errors
     ///
-    /// As [`KeyspaceState::multi_get`](crate::Keyspace::multi_get); `out` is as it was then.
+    /// Fails as [`Keyspace::multi_get`](crate::Keyspace::multi_get) does; `out` is then unchanged.
     pub(crate) fn get_many<'p, T>(
         &'p self,
         keyspace: &'p KeyspaceState,
@@ -67,7 +69,7 @@ impl State {
             }
             out.truncate(len);
         }
-        // Writers leave no gap. The caller's code does not run under their lock.
+        // Writers leave no gap. The caller's `AsRef` code does not run under their lock.
         let mut all: Vec<&[u8]> = Vec::new();
         self.room_for(&mut all, keys.len())?;
         all.extend(keys.iter().map(AsRef::as_ref));
@@ -75,18 +77,18 @@ impl State {
         self.read_all(keyspace, &all, pin, out, give, || true).map(drop)
     }
 
-    /// Makes room for what so many keys have.
+    /// Reserves space in `out` for `count` more elements.
     ///
     /// # Errors
     ///
-    /// When memory is short.
+    /// If memory is short.
     pub(crate) fn room_for<T>(&self, out: &mut Vec<T>, count: usize) -> Result<()> {
         alloc::reserve(out, count)
             .map_err(|error| Error::io("read many keys of", self.shared.dir.path(), error))
     }
 
-    /// Reads many keys, as long as what was read was there at one moment; whether that held. On an error `out` is as
-    /// it was.
+    /// Reads many keys, and returns `true` if `one_moment` held throughout. On an error `out` is
+    /// unchanged.
     fn read_all<'p, T>(
         &'p self,
         keyspace: &'p KeyspaceState,
@@ -129,7 +131,8 @@ impl State {
         Ok(())
     }
 
-    /// Starts the loads of up to [`WINDOW`] keys: first those of their buckets, then those of their records.
+    /// Starts the loads of up to [`WINDOW`] keys: first those of their buckets, then of their
+    /// records.
     #[inline]
     fn prefetch_window(&self, contents: &KeyspaceData, keys: &[impl AsRef<[u8]>]) -> [Option<Hash>; WINDOW] {
         let hashes: [Option<Hash>; WINDOW] = std::array::from_fn(|n| {
@@ -143,11 +146,11 @@ impl State {
         hashes
     }
 
-    /// Owned values of many keys, as of one moment.
+    /// Appends owned values of many keys, as of one point in the order of writes.
     ///
     /// # Errors
     ///
-    /// As [`KeyspaceState::multi_get`](crate::Keyspace::multi_get).
+    /// Fails as [`Keyspace::multi_get`](crate::Keyspace::multi_get) does.
     pub(crate) fn get_many_values(
         &self,
         keyspace: &KeyspaceState,
@@ -163,7 +166,7 @@ impl State {
         Ok(())
     }
 
-    /// Starts loading what gets of these keys will look at; waits for nothing.
+    /// Starts to load the memory that gets of these keys will touch; waits for nothing.
     pub(crate) fn prefetch(&self, keyspace: &KeyspaceState, keys: &[impl AsRef<[u8]>]) {
         if self.fork_guard.check().is_err() {
             return;
@@ -175,11 +178,11 @@ impl State {
         }
     }
 
-    /// Reads a key if that takes no wait for the disk.
+    /// Reads a key unless that would wait for the disk.
     ///
     /// # Errors
     ///
-    /// As [`KeyspaceState::try_get`](crate::Keyspace::try_get).
+    /// Fails as [`Keyspace::try_get`](crate::Keyspace::try_get) does.
     pub(crate) fn try_get(&self, keyspace: &KeyspaceState, key: &[u8]) -> Result<TryGet> {
         self.fork_guard.check()?;
         loop {
@@ -192,7 +195,7 @@ impl State {
         }
     }
 
-    /// Whether every record that a get may have to compare is in memory.
+    /// Returns `true` if every record that a get may compare is in memory.
     fn is_near(&self, keyspace: &KeyspaceState, key: &[u8]) -> Result<bool> {
         let pin = self.pin();
         let contents = self.contents(keyspace, &pin)?;

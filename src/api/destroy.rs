@@ -1,11 +1,16 @@
-//! Deleting a store: every file of it, and nothing else.
+//! Destroying a store: deletes every file of it, and nothing else.
 //!
-//! **Order.** (1) The lock. (2) A file that says so, durably, with the store's id. (3) Every file of the store, durably.
-//! (4) That file, and the lock's. (5) The directory, if it is empty.
+//! **Order.**
 //!
-//! **Crash points.** `destroy-begun` behind (2), `destroy-emptied` behind (3). From (2) to (4) an open, and a salvage, refuse:
-//! what is left must not be taken for a store that lost its data, nor for one that never had any. Destroying it again
-//! goes on.
+//! 1. Take the lock.
+//! 2. Write a file that records the intent, durably, with the store's id.
+//! 3. Remove every file of the store, durably.
+//! 4. Remove that file, and the lock file.
+//! 5. Remove the directory, if it is empty.
+//!
+//! **Crash points.** `destroy-begun` after step 2, `destroy-emptied` after step 3. From step 2 to
+//! step 4 an open and a salvage refuse the directory. Its remains must not pass for a store that
+//! lost its data, nor for one that never had any. Destroying it again continues.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -24,8 +29,8 @@ use crate::recovery::{decide_directory, lock_failed};
 
 /// Deletes the store in a directory: its files, and the directory if nothing else is in it.
 ///
-/// Files that are not the store's stay, and so do segments of another store. What was begun and interrupted is refused by
-/// [`Store::open`](crate::Store::open), and goes on when this is called again.
+/// Files of other programs stay, and so do segments of another store. After an interruption,
+/// [`Store::open`](crate::Store::open) refuses the directory, and another call of this continues.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -40,8 +45,9 @@ use crate::recovery::{decide_directory, lock_failed};
 ///
 /// # Errors
 ///
-/// `Locked` while the store is open; `NotFound` where there is none; `Foreign`, `ForeignFile`, `TooNew` or `Corrupt` where it
-/// cannot be told which store it is, and nothing was touched; `Io` and `ReadOnly` when the operating system refuses.
+/// `Locked` while the store is open; `NotFound` if there is none. `Foreign`, `ForeignFile`,
+/// `TooNew` or `Corrupt` if the store cannot be identified; nothing was touched then. `Io` or
+/// `ReadOnly` if the operating system refuses.
 #[doc(alias = "remove_dir_all")]
 #[doc(alias = "drop_database")]
 pub fn destroy(path: impl AsRef<Path>) -> Result<()> {
@@ -49,11 +55,11 @@ pub fn destroy(path: impl AsRef<Path>) -> Result<()> {
     destroy_in(&RealDir::new(path).map_err(|error| Error::io("find", path, error))?)
 }
 
-/// As [`destroy`], on a simulated disk.
+/// Deletes a store as [`destroy`] does, on a simulated disk.
 ///
 /// # Errors
 ///
-/// As [`destroy`].
+/// Fails as [`destroy`] does.
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub fn destroy_on(disk: &crate::fs::sim::SimDisk) -> Result<()> {
     destroy_in(disk.dir().as_ref())
@@ -61,7 +67,7 @@ pub fn destroy_on(disk: &crate::fs::sim::SimDisk) -> Result<()> {
 
 fn destroy_in(dir: &dyn Dir) -> Result<()> {
     let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
-    // Before anything is locked: another program's directory is none of our business.
+    // Before anything is locked: the directory of another program is not touched.
     whose(dir, &DirectoryScan::of(dir)?)?;
     let lock = dir.lock(LOCK, Claim::Remove, Duration::ZERO).map_err(|failure| lock_failed(dir, failure))?;
     let survey = DirectoryScan::of(dir)?;
@@ -85,11 +91,11 @@ fn destroy_in(dir: &dyn Dir) -> Result<()> {
     Ok(())
 }
 
-/// Which store is in a directory, or is being removed from it.
+/// Returns the id of the store in a directory, or of the one being destroyed there.
 ///
 /// # Errors
 ///
-/// `NotFound` where there is none, and those of an open where that cannot be told.
+/// `NotFound` if there is none, and the errors of an open if the store cannot be identified.
 fn whose(dir: &dyn Dir, survey: &DirectoryScan) -> Result<StoreId> {
     let removed = survey.removing().flatten();
     let manifest = survey.manifest().map(|(manifest, _)| manifest.store);
@@ -105,16 +111,16 @@ fn whose(dir: &dyn Dir, survey: &DirectoryScan) -> Result<StoreId> {
     }
 }
 
-/// Says that the store is being removed, durably.
+/// Records durably that the store is being destroyed.
 fn announce(dir: &dyn Dir, store: StoreId, is_there: bool) -> std::io::Result<()> {
-    // One that an interrupted attempt made holds nothing yet.
+    // A file that an interrupted attempt left is still empty.
     let file = if is_there { dir.open(REMOVING, Access::Write)? } else { dir.create(REMOVING)? };
     file.write_at(&store.0, 0)?;
     file.sync()?;
     dir.sync()
 }
 
-/// Whether a name is that of a file of the store which is to go now.
+/// Returns `true` if a name is that of a file of the store to remove in step 3.
 fn is_of(dir: &dyn Dir, store: StoreId, name: &str) -> Result<bool> {
     let meaning = file_name::parse(name);
     if matches!(meaning, FileName::Foreign | FileName::Neutral | FileName::Lock | FileName::Removing) {
@@ -126,13 +132,13 @@ fn is_of(dir: &dyn Dir, store: StoreId, name: &str) -> Result<bool> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             return Err(Error::io("open", path, error));
         }
-        // A link, a folder: none of the store's, whatever its name is.
+        // A link or a folder never belongs to the store, whatever its name.
         Err(_) => return Ok(false),
     };
     if !matches!(meaning, FileName::Segment(_) | FileName::Aside(..)) {
         return Ok(true);
     }
-    // The tail of a segment that was set aside has no header, nor has a damaged one.
+    // Neither the quarantined tail of a segment nor a damaged segment has a valid header.
     Ok(read_header(file.as_ref(), &path).map_or(true, |header| header.store == store))
 }
 

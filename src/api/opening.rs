@@ -1,4 +1,4 @@
-//! Opening a directory that others may be destroying, and making again.
+//! Opening a directory that another process may be destroying and creating again.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,21 +14,22 @@ use crate::fs::real::RealDir;
 use crate::fs::{Dir, Misplaced};
 use crate::recovery;
 
-/// An open begins again so often, at most, because its directory went away under it.
+/// The most attempts of an open whose directory disappears during it.
 const ATTEMPTS: usize = 100;
 
 /// Opens the store at a path.
 ///
 /// # Errors
 ///
-/// See [`Options::open`].
+/// Fails as [`Options::open`](crate::Options::open) does.
 pub(super) fn open(config: &Config, path: &Path) -> Result<Store> {
     let mut left = ATTEMPTS;
     loop {
         let dir = Arc::new(RealDir::new(path).map_err(|error| Error::io("find", path, error))?);
         let opened = open_in(config.clone(), Arc::clone(&dir) as Arc<dyn Dir>);
         left -= 1;
-        // Another process removed the directory between two steps of this: then there is another one by now, or none.
+        // Another process removed the directory during the attempt. Now there is another one, or
+        // none.
         let is_gone = || matches!(dir.check_place(), Err(Misplaced::Removed | Misplaced::Replaced));
         if opened.is_ok() || left == 0 || !is_gone() {
             return opened;
@@ -40,7 +41,7 @@ pub(super) fn open(config: &Config, path: &Path) -> Result<Store> {
 ///
 /// # Errors
 ///
-/// As [`open`].
+/// Fails as [`open`] does.
 pub(super) fn open_in(mut config: Config, mut dir: Arc<dyn Dir>) -> Result<Store> {
     let _events = crate::trace::at_end();
     if config.read_only {

@@ -1,9 +1,11 @@
-//! Which files of a damaged store are to be read, and how far.
+//! The selection of the files of a damaged store to read, and of their ranges.
 //!
-//! A segment that the manifest names is read, and one that is newer than the manifest. One that the manifest does not name
-//! although it is older was done with, as recovery holds too, and what a retired one holds is in what compaction made of
-//! it. Copies of a pass that was never named repeat what is in named segments, so reading both is right. Where no manifest is
-//! whole, everything of the store is read.
+//! - A segment that the manifest names is read, and so is one that is newer than the manifest.
+//! - An older segment that the manifest does not name is obsolete, as in recovery. Compaction
+//!   copied the live records of a retired segment.
+//! - The copies of a pass that the manifest never named repeat records of named segments, so
+//!   reading both is right.
+//! - If no manifest is whole, every file of the store is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -24,23 +26,23 @@ use crate::fs::{Access, Dir, File};
 use crate::log::control_page;
 use crate::log::segment_file::read_header;
 
-/// A segment file as it lies there.
+/// A segment file as it was found.
 #[derive(Debug)]
 pub(super) struct FoundMembers {
-    /// The number in its name.
+    /// The segment number in its name.
     named: SegmentId,
     pub(super) path: PathBuf,
     size: u64,
     header: Result<SegmentHeader, DamageCause>,
-    /// Store, number and nonce as they stand in a header that does not hold.
+    /// The store, number and nonce of a header that is not valid.
     raw: Option<(StoreId, SegmentId, u64)>,
-    /// The first record's number and what it says, where it is whole.
+    /// The sequence number and contents of the first record, if it is whole.
     start: Option<(Seq, StartRecord)>,
-    /// Whether anything but zeros lies behind the header.
+    /// True if a byte after the header is not zero.
     written: bool,
 }
 
-/// A segment file that is to be read.
+/// A segment file to read.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) name: String,
@@ -48,23 +50,23 @@ pub(super) struct Member {
     pub(super) id: SegmentId,
     pub(super) nonce: u64,
     pub(super) role: Role,
-    /// Where its records begin.
+    /// The offset of its first record.
     pub(super) from: u64,
-    /// Its records end here at the latest.
+    /// The greatest offset at which its records may end.
     pub(super) limit: u64,
-    /// It is known to have had records up to here.
+    /// The offset up to which it is known to have held records.
     pub(super) known_end: u64,
-    /// The number before its first record's, and the one behind its last one's, where they are known.
+    /// The sequence numbers before its first record and after its last one, if known.
     pub(super) before: Option<u64>,
     pub(super) behind: Option<u64>,
-    /// Whether its header is.
+    /// True if its header is whole.
     pub(super) whole_header: bool,
-    /// What it replaces.
+    /// The segments that it replaces.
     pub(super) replaced: Vec<SegmentId>,
 }
 
 impl FoundMembers {
-    /// Looks at a segment file.
+    /// Examines a segment file.
     pub(super) fn look(dir: &dyn Dir, named: SegmentId) -> Result<Self, Damage> {
         let name = file_name::segment(named);
         let path = dir.path().join(&name);
@@ -96,7 +98,7 @@ impl FoundMembers {
         Ok(found)
     }
 
-    /// The store that it says it is of.
+    /// Returns the store that its header names.
     pub(super) fn store(&self) -> Option<StoreId> {
         self.header.as_ref().ok().map(|header| header.store)
     }
@@ -106,7 +108,7 @@ impl FoundMembers {
     }
 }
 
-/// The fields of a header that tell files apart, whether or not its checksum holds.
+/// Returns the fields of a header that identify the file, whatever its checksum.
 fn raw_header(file: &dyn File) -> Option<(StoreId, SegmentId, u64)> {
     let mut bytes = [0; SEGMENT_HEADER_SIZE];
     crate::fs::read_exact_at(file, &mut bytes, 0).ok()?;
@@ -123,7 +125,7 @@ fn start_of(source: &mut PatchySource, nonce: u64, from: u64, limit: u64) -> Opt
     Some((placed.header.seq, start))
 }
 
-/// The store that most files are of; the manifest's, where any file is of it.
+/// Returns the id of the store that most files belong to; the manifest's if any file is of it.
 pub(super) fn store_of(found: &[FoundMembers], manifests: &[Manifest]) -> Option<StoreId> {
     let is_of = |manifest: &&Manifest| {
         let listed = |file: &FoundMembers| {
@@ -140,15 +142,16 @@ pub(super) fn store_of(found: &[FoundMembers], manifests: &[Manifest]) -> Option
         *votes.entry(store.0).or_default() += 1;
     }
     let most = votes.into_iter().max_by_key(|(_, count)| *count).map(|(store, _)| StoreId(store));
-    // Where no segment is left, the manifest alone says whose they were.
+    // Without a segment, the manifest alone names the store.
     most.or(manifests.iter().max_by_key(|manifest| manifest.generation).map(|manifest| manifest.store))
 }
 
-/// What is to be read.
+/// The files to read.
 #[derive(Debug, Default)]
 pub(super) struct Members {
     pub(super) live: Vec<Member>,
-    /// What compaction has replaced, while all of it is still there: to be read where one of the copies is damaged.
+    /// The segments that compaction replaced, if all of them still exist. They are read if a copy
+    /// is damaged.
     pub(super) retired: Vec<Member>,
 }
 
@@ -206,7 +209,7 @@ pub(super) fn choose(
     members
 }
 
-/// The incarnation of the process that wrote to the store last, where its control page is whole.
+/// Returns the incarnation that wrote to the store last, if its control page is whole.
 fn incarnation_of_control(dir: &dyn Dir, manifest: &Manifest) -> Option<u64> {
     let mut incarnation = None;
     let page = control_page::read(dir, |control| {
@@ -218,7 +221,7 @@ fn incarnation_of_control(dir: &dyn Dir, manifest: &Manifest) -> Option<u64> {
 
 enum Verdict<'a> {
     Leave,
-    /// To be read with this nonce.
+    /// Read it with this nonce.
     Read(u64, Option<&'a SegmentEntry>),
 }
 
@@ -241,7 +244,7 @@ fn verdict<'a>(
             let nonce = entry.map(|entry| entry.nonce).or(raw.map(|(_, _, nonce)| nonce));
             let len = if nonce.is_some() { SEGMENT_HEADER_SIZE as u64 } else { file.size };
             account.note(path(), len, cause.clone());
-            // The manifest knew its number, and does not name it: the store was done with it.
+            // The number is older than the manifest, which does not name it: the file is obsolete.
             let is_old = manifest.is_some_and(|manifest| file.named < manifest.next_segment);
             let Some(nonce) = nonce.filter(|_| entry.is_some() || !is_old) else {
                 account.doubt(None);
@@ -296,7 +299,7 @@ fn member(
         let (offset, len) = (file.size.min(made), made.saturating_sub(file.size));
         account.report.damage.push(Damage { path: file.path.clone(), offset, len, cause, missing: None });
     }
-    // Whoever goes on behind it says where it ended, and with which number.
+    // The next segment records the end of this one, and its last sequence number.
     let ours = found.iter().filter(|other| file.store().is_none_or(|store| other.store() == Some(store)));
     let next = ours.filter_map(|other| other.start).filter(|(_, start)| start.previous == id.0);
     let next = next.filter(|_| role == Role::Log).max_by_key(|(seq, _)| *seq);
@@ -304,9 +307,9 @@ fn member(
         matches!(entry.state, SegmentState::Sealed | SegmentState::Cut | SegmentState::Retired)
     });
     let end = settled.map(|entry| entry.end).or(next.map(|(_, start)| start.previous_end));
-    // After a clean close the manifest knows the end of an open segment as well.
+    // After a clean close the manifest also records the end of an open segment.
     let closed = entry.filter(|entry| clean && entry.end > 0).map(|entry| entry.last_seq.0 + 1);
-    // A segment keeps the size it was made with: what was put behind that, if only a terabyte of hole, holds no record.
+    // A segment keeps its size. Bytes appended to it, even a hole of a terabyte, hold no record.
     let size = made & !7;
     let known_end = end.or(entry.map(|entry| entry.end)).unwrap_or(0).min(size);
     let from = header.map_or(SEGMENT_HEADER_SIZE as u64, SegmentHeader::data_offset);
@@ -330,7 +333,7 @@ fn member(
     }
 }
 
-/// Notes a segment whose file is not there.
+/// Notes a segment whose file is missing.
 fn missing(dir: &dyn Dir, entry: &SegmentEntry, clean: bool, account: &mut Account) {
     let path = dir.path().join(file_name::segment(entry.id));
     let is_settled = entry.state != SegmentState::Open;
@@ -342,7 +345,7 @@ fn missing(dir: &dyn Dir, entry: &SegmentEntry, clean: bool, account: &mut Accou
     }
 }
 
-/// Notes segments that compaction may have been done with: some of those that went with them are gone.
+/// Notes segments that compaction may have made obsolete: other victims of the same pass are gone.
 fn note_doubtful(live: &[Member], account: &mut Account) {
     let is_there = |id: &SegmentId| live.iter().any(|member| member.id == *id);
     let mut doubtful: BTreeSet<SegmentId> = BTreeSet::new();
@@ -357,8 +360,9 @@ fn note_doubtful(live: &[Member], account: &mut Account) {
     }
 }
 
-/// Whether there are records behind the ends that a manifest knows, although it says that the store was closed: an open does not
-/// look there, since nothing is there unless somebody put an older manifest in the place of the store's.
+/// Returns `true` if records follow the ends in a manifest that says the store was closed.
+///
+/// An open does not look there: it happens only if an older manifest replaced the store's own.
 pub(super) fn goes_on(dir: &dyn Dir, manifest: &Manifest) -> bool {
     let open = manifest.segments.iter().filter(|entry| manifest.clean && entry.state == SegmentState::Open);
     let mut found = open.filter_map(|entry| Some((entry, FoundMembers::look(dir, entry.id).ok()?)));
@@ -376,7 +380,7 @@ pub(super) fn goes_on(dir: &dyn Dir, manifest: &Manifest) -> bool {
 }
 
 impl Member {
-    /// A segment of a store that an open would accept.
+    /// Returns a segment of a store that an open would accept.
     pub(super) fn of_open(dir: &dyn Dir, entry: &SegmentEntry) -> Result<Self, Damage> {
         let found = FoundMembers::look(dir, entry.id)?;
         let mut account = Account::default();

@@ -1,12 +1,16 @@
-//! Salvage: every record whose checksums hold, out of a store that does not open, into another store.
+//! Salvage: copies every record with valid checksums from a store that does not open to another
+//! store.
 //!
-//! It reads and changes nothing in the damaged store. Where an open would accept the store, exactly what it would show comes
-//! back: the decisions are recovery's own (`recovery::front`). Else every file of the store is read, page by page where a
-//! read fails (`source`); `members` decides which files those are. Of each key the newest record that is intact counts; a
-//! batch comes back as a whole or not at all. What is missing is accounted for: file, range, cause, and the sequence numbers.
+//! It only reads the damaged store, and changes nothing in it. If an open would accept the store,
+//! the result is exactly what the open would show: the decisions are recovery's own
+//! (`recovery::analysis`). Otherwise every file of the store is read, page by page where a read
+//! fails (`source`). `members` selects the files.
 //!
-//! **Memory.** At most 100 bytes for each key that was ever written and one value at a time, whatever the sizes of keys, segments
-//! and store.
+//! The newest intact record of each key counts, and a batch is copied as a whole or not at all.
+//! Missing data is accounted for by file, range, cause and sequence numbers.
+//!
+//! **Memory.** At most 100 bytes for each key that was ever written, and one value at a time.
+//! Neither the sizes of keys nor those of segments and store matter.
 
 mod members;
 mod names;
@@ -43,24 +47,28 @@ use crate::recovery::analysis::{Examined, examine};
 use crate::recovery::directory::{Copy, DirectoryScan};
 use crate::recovery::lock_failed;
 
-/// The name of the keyspace that a store has while a [`salvage()`] into it is not finished.
+/// The name of the keyspace that the target store has until a [`salvage()`] into it has finished.
 pub const SALVAGE_UNFINISHED: &str = "salvage-unfinished";
 
-/// Reads every intact record of a damaged store, and writes the newest of each key into another store.
+/// Copies the newest intact record of each key from a damaged store into another store.
 ///
-/// Nothing in the damaged store is changed. What comes back of a store that can be opened is what it holds then. `into` may hold
-/// other keys; equal ones are overwritten. Keys go to keyspaces of the same names, or of `salvaged-` and a number where the
-/// name is lost, or stands for one of another codec in `into`. A keyspace without a key does not come back.
+/// - Nothing in the damaged store is changed. From a store that opens, it copies exactly the
+///   store's contents.
+/// - `into` may hold other keys. Equal keys are overwritten.
+/// - Keys are copied to keyspaces of the same names. If the name is lost, or belongs to a keyspace
+///   of another codec in `into`, it is `salvaged-` and a number. A keyspace without keys is not
+///   copied.
+/// - Until a salvage has finished, `into` has a keyspace called [`SALVAGE_UNFINISHED`]. After an
+///   interruption, repeat the salvage with the same `into`. It starts again, with an equal result.
+/// - When it returns, all copied data is durable.
 ///
-/// Until it has finished, `into` has a keyspace called [`SALVAGE_UNFINISHED`]. One that was interrupted is done again, from the start,
-/// with the same `into`; the result is the same. When it returns, everything that came back is durable.
-///
-/// It takes at most 100 bytes of memory for each key that was ever written, and one value at a time.
+/// It takes at most 100 bytes of memory for each key that was ever written, and one value at a
+/// time.
 ///
 /// # Errors
 ///
-/// `Locked` while the store is open; `NotFound` where there is none; `TooNew` where nothing of it is of a format that is known;
-/// `Io` where the directory cannot be listed; whatever writing to `into` returns.
+/// `Locked` while the store is open; `NotFound` if there is none; `TooNew` if no part of it has a
+/// known format; `Io` if the directory cannot be listed; every error of writing to `into`.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -80,11 +88,11 @@ pub fn salvage(from: impl AsRef<Path>, into: &Store) -> Result<SalvageReport> {
     salvage_from(Arc::new(RealDir::new(from).map_err(|error| Error::io("find", from, error))?), into)
 }
 
-/// As [`salvage`], from a simulated disk.
+/// Copies a damaged store as [`salvage`] does, from a simulated disk.
 ///
 /// # Errors
 ///
-/// As [`salvage`].
+/// Fails as [`salvage`] does.
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub fn salvage_on(from: &crate::fs::sim::SimDisk, into: &Store) -> Result<SalvageReport> {
     salvage_from(from.dir(), into)
@@ -93,7 +101,7 @@ pub fn salvage_on(from: &crate::fs::sim::SimDisk, into: &Store) -> Result<Salvag
 fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
     into.engine().fork_guard.check()?;
     let dir: Arc<dyn Dir> = Arc::new(ReadOnlyDir(dir));
-    // Before anything is looked at: a writer may be about to change it.
+    // Before anything is read: a writer may be about to change it.
     let _lock = lock(dir.as_ref())?;
     let mut unread = [None, None];
     let survey = DirectoryScan::with(dir.as_ref(), |copy, error| {
@@ -135,9 +143,9 @@ fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
     Ok(account.report)
 }
 
-/// What an open would read, where it would accept the store.
+/// Returns the segments that an open would read, or `None` if it would not accept the store.
 fn whole(dir: &Arc<dyn Dir>, survey: &DirectoryScan) -> Option<(Vec<Member>, Examined)> {
-    // What an open says against the store comes out in the account.
+    // The account reports the reasons for which an open refuses the store.
     let examined = examine(dir, survey).ok().flatten()?;
     if survey.manifest().is_some_and(|(manifest, _)| members::goes_on(dir.as_ref(), &manifest)) {
         return None;
@@ -146,7 +154,7 @@ fn whole(dir: &Arc<dyn Dir>, survey: &DirectoryScan) -> Option<(Vec<Member>, Exa
     Some((members.collect::<Option<_>>()?, examined))
 }
 
-/// Reads whatever is there of a damaged store.
+/// Reads every record that can be read in a damaged store.
 fn gather(
     dir: &dyn Dir,
     survey: DirectoryScan,
@@ -177,7 +185,7 @@ fn gather(
         entry.state == SegmentState::Retired || live.iter().any(|member| member.nonce == entry.nonce)
     });
     if !whole {
-        // What compaction moved is damaged, and all that it moved it from is still there.
+        // Output of compaction is damaged, and all its victims are still there.
         for member in &retired {
             records.read(dir, member, account);
         }
@@ -188,7 +196,7 @@ fn gather(
             let is_last = control.store == manifest.store && control.incarnation == manifest.incarnation;
             is_last && Some(control.boot_id) == dir.boot_id()
         };
-        // What cannot be read proves nothing.
+        // A page that cannot be read proves nothing.
         let page = control_page::read(dir, is_believed).ok().flatten();
         page.max(Some(manifest.durable))
     });
@@ -217,7 +225,7 @@ fn note_copies(dir: &dyn Dir, copies: &[Copy; 2], unread: [Option<Error>; 2], ac
     }
 }
 
-/// The newest whole manifest of the store.
+/// Returns the newest whole manifest of the store.
 fn manifest_of(
     dir: &dyn Dir,
     copies: [Copy; 2],
@@ -236,17 +244,18 @@ fn manifest_of(
     let of_store = manifests.into_iter().filter(|manifest| Some(manifest.store) == store);
     let newest = of_store.max_by_key(|manifest| manifest.generation);
     if newest.is_none() {
-        // It says what was dropped, and which files there should be.
+        // The manifest records the drops, and the files that should exist.
         account.doubt(None);
     }
     newest
 }
 
-/// Keeps a writer out; makes no lock file where there is none.
+/// Keeps a writer out. Creates no lock file.
 fn lock(dir: &dyn Dir) -> Result<Option<Box<dyn Lock>>> {
     match dir.lock(LOCK, Claim::Look, Duration::ZERO) {
         Ok(lock) => Ok(Some(lock)),
-        // There is no directory, which comes out soon; or one that may not be written, and has no writer to be kept out.
+        // Either there is no directory, which is reported soon, or it is not writable and so has no
+        // writer.
         Err(LockFailure::Io(error)) if is_no_place_for_writers(error.kind()) => Ok(None),
         Err(failure) => Err(lock_failed(dir, failure)),
     }

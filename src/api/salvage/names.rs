@@ -1,4 +1,4 @@
-//! What the keyspaces are called, by the manifest and the records that change them.
+//! The names of keyspaces, from the manifest and from the records that change them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use crate::format::keyspace_change::{KeyspaceChange, KeyspaceSet};
 use crate::format::manifest::Manifest;
 use crate::format::{KeyspaceId, Seq};
 
-/// What is known of a keyspace.
+/// The known facts about a keyspace.
 #[derive(Debug)]
 pub(super) struct Fate {
     pub(super) name: String,
@@ -20,22 +20,23 @@ impl Fate {
     }
 }
 
-/// What is known of all of them.
+/// The known facts about all keyspaces.
 #[derive(Debug)]
 pub(super) struct Fates {
     known: BTreeMap<KeyspaceId, Fate>,
-    /// Those that a manifest or an open lists: a smaller number that is not among them was dropped.
+    /// The keyspaces that a manifest or an open lists. A smaller number that is not listed was
+    /// dropped.
     listed: KeyspaceSet,
     is_complete: bool,
 }
 
 impl Fates {
-    /// As an open has them: there are no others.
+    /// Returns the keyspaces that an open found: there are no others.
     pub(super) fn of_open(keyspaces: KeyspaceSet) -> Self {
         Self { known: known(&keyspaces), listed: keyspaces, is_complete: true }
     }
 
-    /// As the manifest has them, and the changes that come behind it.
+    /// Returns the keyspaces of the manifest, with the later changes applied.
     pub(super) fn gathered(manifest: Option<&Manifest>, changes: &mut [(Seq, KeyspaceChange)]) -> Self {
         let listed = manifest.map_or_else(KeyspaceSet::new, |manifest| manifest.keyspaces.clone());
         let upto = manifest.map_or(Seq::ZERO, |manifest| manifest.durable);
@@ -62,12 +63,12 @@ impl Fates {
         Self { known: fates, listed, is_complete: false }
     }
 
-    /// What is known of one.
+    /// Returns the facts about a keyspace.
     pub(super) fn get(&self, id: KeyspaceId) -> Option<&Fate> {
         self.known.get(&id)
     }
 
-    /// Whether it is gone.
+    /// Returns `true` if the keyspace was dropped.
     pub(super) fn is_dropped(&self, id: KeyspaceId) -> bool {
         match self.known.get(&id) {
             Some(fate) => fate.dropped || self.listed.is_dropped(id),

@@ -1,8 +1,8 @@
-//! Reading what is intact of a segment, and the account of what lies between.
+//! Reading the intact records of a segment, and accounting for the ranges between them.
 //!
-//! Of each key the newest record counts. It is known by 122 bits of two hashes whose secrets are drawn anew, never by the key
-//! itself: so a key takes 32 bytes in a table that is at least 7/16 full, whatever its length, and two keys are taken for one
-//! with a probability below 2^-60 in a store of a billion keys.
+//! The newest record of each key counts. A key is identified by 122 bits of two hashes with fresh
+//! secrets, never by its bytes. So a key of any length takes 32 bytes in a table that is at least
+//! 7/16 full. In a store of a billion keys, two keys are confused with a probability below 2^-60.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,13 +24,13 @@ use crate::recovery::tail_scan::{change_of, durable_of};
 /// The newest intact record of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Newest {
-    /// The file by its place among those that were read, above the bits of the offset.
+    /// The file's index among those that were read, above the bits of the offset.
     place: u64,
-    /// The sequence number, above a bit that says whether there is a value.
+    /// The sequence number, above a bit that is set if the record has a value.
     number: u64,
 }
 
-/// Bits of a record's offset, in units of eight bytes.
+/// The bits of a record's offset, in units of eight bytes.
 const OFFSET_BITS: u32 = 40;
 
 impl Newest {
@@ -59,33 +59,33 @@ impl Newest {
 /// The newest records of a keyspace, by the hashes of their keys.
 pub(super) type SalvagedKeys = HashMap<u128, Newest>;
 
-/// Everything that was read.
+/// All records that were read.
 #[derive(Debug)]
 pub(super) struct SalvagedRecords {
     hashes: [HashKey; 2],
     pub(super) members: Vec<Member>,
     pub(super) keys: BTreeMap<KeyspaceId, SalvagedKeys>,
     pub(super) changes: Vec<(Seq, KeyspaceChange)>,
-    /// What a record proves to have been durable, and the last number of the log.
+    /// The number up to which a record proves durability, and the last number of the log.
     durable: Seq,
     last: Seq,
 }
 
-/// What one segment gave.
+/// The state of reading one segment.
 struct Reading<'a> {
     member: &'a Member,
     file: usize,
-    /// The number of the last record before a gap.
+    /// The sequence number of the last record before a gap.
     last: Option<u64>,
     damaged: bool,
 }
 
 impl SalvagedRecords {
-    /// Nothing yet.
+    /// Returns an empty set of records.
     ///
     /// # Errors
     ///
-    /// When there are no random numbers.
+    /// If there are no random numbers.
     pub(super) fn new(dir: &dyn Dir) -> Result<Self> {
         let secret = || -> Result<HashKey> {
             let mut secret = [0; 32];
@@ -102,7 +102,7 @@ impl SalvagedRecords {
         })
     }
 
-    /// Reads a segment; whether nothing is wrong with it.
+    /// Reads a segment, and returns `true` if nothing in it is damaged.
     pub(super) fn read(&mut self, dir: &dyn Dir, member: &Member, account: &mut Account) -> bool {
         let file = match member.open(dir).and_then(|file| Ok((file.identity()?.size, file))) {
             Ok(file) => file,
@@ -154,7 +154,7 @@ impl SalvagedRecords {
                 NextRecord::None => {
                     let end = last_written(source, at, limit).max(member.known_end);
                     if !member.whole_header && member.known_end == 0 {
-                        // Whether anything of the file is left cannot be told.
+                        // It is unknown if the file held more.
                         account.doubt(member.behind);
                     }
                     if at < end {
@@ -217,14 +217,15 @@ impl SalvagedRecords {
         }
     }
 
-    /// The last number of the log that was met, and the last one that is known to have been durable.
+    /// Returns the last sequence number of the log, and the last one that is known to have been
+    /// durable.
     pub(super) fn ends(&self) -> (Seq, Seq) {
         (self.last, self.durable)
     }
 }
 
 impl Reading<'_> {
-    /// Notes a range that gave nothing back; behind it comes a record of the number `next`.
+    /// Notes a range without intact records, before a record with the number `next`.
     fn lost(
         &mut self,
         range: std::ops::Range<u64>,
@@ -249,7 +250,7 @@ impl Reading<'_> {
     }
 }
 
-/// Why a range gave nothing back.
+/// Returns the reason for which a range held no intact record.
 fn cause_in(source: &PatchySource, range: std::ops::Range<u64>, defect: Defect) -> DamageCause {
     match source.unreadable_in(&range) {
         Some((_, why)) => DamageCause::Unreadable(why.to_owned()),
@@ -257,7 +258,7 @@ fn cause_in(source: &PatchySource, range: std::ops::Range<u64>, defect: Defect) 
     }
 }
 
-/// The header of a valid frame.
+/// Returns the header of a valid frame.
 fn header_at(
     source: &mut PatchySource,
     nonce: u64,
@@ -270,7 +271,8 @@ fn header_at(
     }
 }
 
-/// Where the last thing behind a place ends that is not zero or cannot be read; the place, where there is none.
+/// Returns the end of the last bytes after an offset that are not zero or cannot be read; the
+/// offset itself if there are none.
 fn last_written(source: &mut PatchySource, from: u64, limit: u64) -> u64 {
     let mut end = from;
     let mut at = from;

@@ -1,33 +1,33 @@
-//! What a salvage gave back, and the account of what it could not.
+//! The report of a salvage, and its account of missing data.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::format::Defect;
 
-/// Why something of a damaged store did not come back, or may have come back older than it was.
+/// The reason for which data of a damaged store is missing, or may be older than it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum DamageCause {
     /// The bytes are not what a store writes.
     Defect(Defect),
-    /// The file is not there.
+    /// The file is missing.
     Missing,
-    /// The operating system cannot read it; what it says.
+    /// The operating system cannot read it, with this error.
     Unreadable(String),
-    /// The file is of another store, and was not read.
+    /// The file belongs to another store, and was not read.
     Foreign,
-    /// The file is of a newer format, of this version, and was not read.
+    /// The file has this newer format version, and was not read.
     Newer(u16),
-    /// The store was done with the file before it was damaged, so it was not read.
+    /// The file was obsolete before the store was damaged, so it was not read.
     Obsolete,
-    /// Compaction may have been done with the file before the store was damaged. It was read, so a key that was removed
-    /// may be back.
+    /// Compaction may have made the file obsolete before the store was damaged. It was read, so
+    /// removed keys may have returned.
     Doubtful,
-    /// The manifest is older than the segments are.
+    /// The manifest is older than the segments.
     Outdated,
-    /// The store is itself what an interrupted salvage left.
+    /// The store is the result of an interrupted salvage.
     Unfinished,
 }
 
@@ -51,65 +51,66 @@ impl fmt::Display for DamageCause {
     }
 }
 
-/// A part of a file that gave nothing back, or that is not what it should be.
+/// A part of a file that held no intact data, or that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Damage {
     /// The file.
     pub path: PathBuf,
-    /// Where it begins, in bytes from the file's start.
+    /// The offset of the part from the file's start, in bytes.
     pub offset: u64,
-    /// How long it is, in bytes; zero where nothing of the file itself is lost.
+    /// The length of the part in bytes; zero if the file itself lost nothing.
     pub len: u64,
-    /// What is wrong.
+    /// The reason.
     pub cause: DamageCause,
-    /// The least and the greatest sequence number that are missing because of it, where they are known. Some of these may
-    /// never have been given out, and others may be in other files.
+    /// The lowest and the highest missing sequence number, if known. Some numbers between them may
+    /// never have been used, and others may be in other files.
     pub missing: Option<(u64, u64)>,
 }
 
-/// What a salvage gave back, and what it met.
+/// The report of a salvage.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SalvageReport {
-    /// The store can be opened, and what came back is what it holds then. Else every record came back that can be read,
-    /// also one that an open would have cut off behind a torn write.
+    /// True if the store opens: its exact contents were copied. Otherwise every readable record was
+    /// copied, including those after a torn write, which an open would cut off.
     pub intact: bool,
-    /// Segment files read.
+    /// Number of segment files read.
     pub segments: usize,
-    /// Intact records, of all kinds.
+    /// Number of intact records, of all kinds.
     pub records: u64,
-    /// Keys that were written to the other store.
+    /// Number of keys written to the other store.
     pub keys: u64,
-    /// Those of them that a missing record may have overwritten or removed: each is older than some record which is
-    /// missing, or may be. Zero where nothing is missing.
+    /// Number of these keys that a missing record may have overwritten or removed: some record that
+    /// is or may be missing is newer. Zero if nothing is missing.
     pub doubtful_keys: u64,
-    /// The keyspaces that they were written to; the default one has no name. One whose name is lost has the name
-    /// `salvaged-` and its number.
+    /// Names of the keyspaces that were written to, empty for the default one. A keyspace whose
+    /// name is lost is called `salvaged-` and its number.
     pub keyspaces: Vec<String>,
-    /// The greatest sequence number met.
+    /// The greatest sequence number found.
     pub last_seq: u64,
-    /// What is missing, and what else is wrong. Empty where everything came back.
+    /// The missing data, and other findings. Empty if everything was copied.
     pub damage: Vec<Damage>,
 }
 
-/// The account, while it is being made.
+/// The account of a salvage under way.
 #[derive(Debug, Default)]
 pub(super) struct Account {
     pub(super) report: SalvageReport,
-    /// A key whose record has a smaller number may have been overwritten or removed by one that is missing.
+    /// The sequence number below which a key is doubtful: a missing record may have overwritten or
+    /// removed it.
     pub(super) doubt: u64,
 }
 
 impl Account {
-    /// Notes damage that makes nothing doubtful.
+    /// Notes damage that makes no key doubtful.
     pub(super) fn note(&mut self, path: PathBuf, len: u64, cause: DamageCause) {
         self.report.damage.push(Damage { path, offset: 0, len, cause, missing: None });
     }
 
-    /// Notes that records up to a number may be missing; of all numbers where that is not known.
+    /// Notes that records up to a number may be missing; up to any number if `None`.
     pub(super) fn doubt(&mut self, upto: Option<u64>) {
         self.doubt = self.doubt.max(upto.unwrap_or(u64::MAX));
     }

@@ -1,7 +1,8 @@
-//! A file of which not everything can be read: what cannot stands as zeros, and is remembered.
+//! A reader of a partly unreadable file: it returns zeros for unreadable pages, and records them.
 //!
-//! A read that fails is tried again page by page, so one bad sector takes no more than its page along. Zeros are nothing
-//! that was published, and a record that they lie in does not hold its checksum; so a walk goes on behind them.
+//! A failed read is repeated page by page, so a bad sector costs only its own page. A zero word was
+//! never published, and a record that contains the zeros fails its checksum. So reading continues
+//! after them.
 
 use std::io::ErrorKind;
 use std::ops::Range;
@@ -11,28 +12,29 @@ use crate::format::record_reader::{READ_MAX, ReadAt};
 use crate::fs::{self, File};
 use crate::mem::mapping::PAGE_SIZE;
 
-/// Size of the window in bytes.
+/// Size of the window, in bytes.
 const WINDOW: usize = 1 << 18;
 const _: () = assert!(WINDOW >= READ_MAX && WINDOW.is_multiple_of(PAGE_SIZE));
 
-/// Reads a file through a window that moves forward.
+/// A reader of a file through a window that moves forward.
 #[derive(Debug)]
 pub(super) struct PatchySource {
     file: Arc<dyn File>,
     size: u64,
     start: u64,
     window: Vec<u8>,
-    /// What could not be read, in ascending order, with what the operating system said of the first of it.
+    /// The unreadable ranges in ascending order, each with the operating system's first error.
     unreadable: Vec<(Range<u64>, String)>,
 }
 
 impl PatchySource {
-    /// Reads the first `size` bytes of a file.
+    /// Returns a reader of the first `size` bytes of a file.
     pub(super) fn new(file: Arc<dyn File>, size: u64) -> Self {
         Self { file, size, start: 0, window: Vec::new(), unreadable: Vec::new() }
     }
 
-    /// What the operating system said of the first place in a range that could not be read; none where all could.
+    /// Returns the first unreadable range that meets `range`, with its error; `None` if there is
+    /// none.
     pub(super) fn unreadable_in(&self, range: &Range<u64>) -> Option<(Range<u64>, &str)> {
         let meets = |(bad, _): &&(Range<u64>, String)| bad.start < range.end && range.start < bad.end;
         self.unreadable.iter().find(meets).map(|(bad, why)| (bad.clone(), why.as_str()))
@@ -56,7 +58,7 @@ impl PatchySource {
             let page = &mut self.window[from..to];
             if let Err(error) = fs::read_exact_at(self.file.as_ref(), page, at) {
                 page.fill(0);
-                // The file has become shorter: that is damage of another kind.
+                // The file has become shorter, which is damage of another kind.
                 if error.kind() != ErrorKind::UnexpectedEof {
                     self.note(at..next, &error);
                 }

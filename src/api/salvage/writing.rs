@@ -1,4 +1,4 @@
-//! Writing what came back into another store.
+//! Writing salvaged records to another store.
 
 use std::collections::HashSet;
 
@@ -15,14 +15,14 @@ use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader, RecordPlace, p
 use crate::format::{Defect, KeyspaceId};
 use crate::fs::{Dir, File, read_exact_at};
 
-/// How many bytes of values go into one batch.
+/// The bytes of keys and values per batch.
 const BATCH_BYTES: usize = 1 << 20;
 
 /// Writes the newest value of each key, keyspace by keyspace.
 ///
 /// # Errors
 ///
-/// Whatever writing to `into` returns.
+/// Every error of writing to `into`.
 pub(super) fn write(
     dir: &dyn Dir,
     mut records: SalvagedRecords,
@@ -32,7 +32,7 @@ pub(super) fn write(
 ) -> Result<()> {
     let mut taken = HashSet::new();
     let members = std::mem::take(&mut records.members);
-    // A name that a lost record left to two keyspaces goes to the newer one.
+    // If a lost record left one name to two keyspaces, the newer one gets it.
     for (id, keys) in std::mem::take(&mut records.keys).into_iter().rev() {
         if fates.is_dropped(id) || keys.values().all(|newest| !newest.is_put()) {
             continue;
@@ -58,7 +58,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The keyspace that the keys of one go to.
+/// Returns the keyspace that the keys of a salvaged keyspace are written to.
 fn keyspace_for(
     id: KeyspaceId,
     fates: &Fates,
@@ -71,7 +71,7 @@ fn keyspace_for(
     let mut name = name.unwrap_or_else(|| numbered.clone());
     let mut keyspace = into.keyspace_of(&name, codec)?;
     if keyspace.inner().codec() != codec {
-        // What is there under the name is encoded otherwise; both together could be read by nobody.
+        // The keyspace of this name has another codec, and a mixture could not be decoded.
         name = numbered;
         keyspace = into.keyspace_of(&name, codec)?;
     }
@@ -92,8 +92,8 @@ struct SalvageWriter<'a> {
 }
 
 impl SalvageWriter<'_> {
-    /// Writes the values of these records, in the order in which they lie in the files; one in memory at a time, and as many
-    /// small ones as a batch takes.
+    /// Writes the values of these records in file order. One value is in memory at a time, or as
+    /// many small ones as fit into a batch.
     fn keys(mut self, keys: SalvagedKeys) -> Result<()> {
         let mut sorted: Vec<Newest> = keys.into_values().filter(|newest| newest.is_put()).collect();
         sorted.sort_unstable();
@@ -143,7 +143,7 @@ impl SalvageWriter<'_> {
     }
 }
 
-/// Reads a record again that was intact before; how long it is and why that failed.
+/// Reads a record that was intact before. On failure returns its length and the cause.
 fn read_record(
     file: &dyn File,
     member: &Member,

@@ -1,11 +1,11 @@
-//! Keys and values as a command line gives and shows them: as they are, escaped, or hexadecimal.
+//! The notation of keys and values on the command line: verbatim, escaped, or hexadecimal.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
 
 use anyhow::{Result, bail};
 
-/// The bytes that an argument stands for.
+/// Returns the bytes that an argument denotes.
 pub(super) fn parse(argument: &OsStr, hex: bool) -> Result<Vec<u8>> {
     let bytes = argument.as_encoded_bytes();
     if hex { parse_hex(bytes) } else { Ok(bytes.to_vec()) }
@@ -27,14 +27,14 @@ fn parse_hex(digits: &[u8]) -> Result<Vec<u8>> {
     digits.chunks_exact(2).map(|pair| Ok(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
-/// One line of text for any bytes, from which they can be told again.
+/// Returns bytes as one line of text, unambiguously.
 pub(super) fn show(bytes: &[u8], hex: bool) -> String {
     if !hex {
         return bytes.escape_ascii().to_string();
     }
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {
-        // Writing into a string does not fail.
+        // A write to a string does not fail.
         let _ = write!(text, "{byte:02x}");
     }
     text

@@ -1,6 +1,7 @@
-//! The commands that do one thing with one store and end.
+//! The commands that perform one operation on one store.
 //!
-//! Only `put` and `salvage` create a store or a keyspace: a mistyped name must not become one by being asked for a key.
+//! Only `put` and `salvage` create a store or a keyspace. So a read with a mistyped name creates
+//! nothing.
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Read, Write};
@@ -22,7 +23,7 @@ fn look(at: &At) -> Result<Store> {
     explained(Options::new().read_only(true).open(&at.store), &at.store)
 }
 
-/// The keyspace that a command is about, if it is there.
+/// Returns the keyspace of a command, and creates nothing.
 fn existing(store: &Store, name: &str) -> Result<Keyspace> {
     match store.open_keyspace(name) {
         Err(mapcask::Error::KeyspaceNotFound { .. }) => {
@@ -32,7 +33,7 @@ fn existing(store: &Store, name: &str) -> Result<Keyspace> {
     }
 }
 
-/// Says which store does not open, and what the command line has for it.
+/// Adds the store's path and advice for the command line to an error of an open.
 fn explained(opened: mapcask::Result<Store>, path: &Path) -> Result<Store> {
     opened.map_err(|error| {
         let path = path.display();
@@ -47,7 +48,7 @@ fn explained(opened: mapcask::Result<Store>, path: &Path) -> Result<Store> {
 
 pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>) -> Result<bool> {
     let key = bytes::parse(key, place.hex)?;
-    // What the store would refuse must not make one first.
+    // A write that the store would refuse must not create a store first.
     if key.len() > MAX_KEY_LEN {
         bail!("the key has {} bytes; a store takes keys of up to {MAX_KEY_LEN}", key.len());
     }
@@ -122,7 +123,7 @@ pub(super) fn scan(scan: &Scan) -> Result<bool> {
     Ok(true)
 }
 
-/// Every keyspace with its numbers; the default one, whose name is empty, comes first.
+/// Returns each keyspace with its counters. The default one, whose name is empty, comes first.
 fn all_keyspaces(store: &Store) -> Result<Vec<(String, KeyspaceStats)>> {
     let names = std::iter::once(String::new()).chain(store.keyspace_names());
     let with_stats = |name: String| {
@@ -136,7 +137,7 @@ pub(super) fn keyspaces(at: &At) -> Result<bool> {
     let store = look(at)?;
     let mut out = BufWriter::new(io::stdout().lock());
     for (name, stats) in all_keyspaces(&store)? {
-        // In quotes and escaped: a name may be empty, and may hold tabs and line breaks.
+        // Quoted and escaped: a name may be empty, and may hold tabs and line breaks.
         writeln!(out, "{name:?}\t{}\t{}", stats.keys, stats.live_bytes)?;
     }
     out.flush()?;

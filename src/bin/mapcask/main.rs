@@ -1,9 +1,15 @@
-//! The command line: what can be said, and what the exit code means.
+//! The command line: its commands, options and exit codes.
 //!
-//! Commands that only look open the store for reading only. Nothing in its directory changes, under any user.
+//! Commands that only read open the store for reading only, so nothing in its directory changes,
+//! under any user.
 //!
-//! Exit codes are those of `grep`: 0 for yes, 1 for no (the key is absent, the demo found something missing or wrong,
-//! a salvage met damage), 2 for an error, with its causes on standard error.
+//! Exit codes are those of `grep`:
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | yes |
+//! | 1 | no: the key is absent, the demo found missing or wrong data, a salvage found damage |
+//! | 2 | an error, with its causes on standard error |
 
 mod bytes;
 mod commands;
@@ -28,19 +34,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Stores real files from a process that is killed in mid-write, and checks every acknowledged byte
+    /// Stores real files, kills the writer in mid-write, and checks every acknowledged byte
     Demo(demo::DemoArgs),
-    /// Inserts a key, or gives it a new value; creates the store and the keyspace if need be
+    /// Inserts a key or overwrites its value; creates the store and the keyspace if there is none
     Put {
         #[command(flatten)]
         place: Place,
         /// The key
         key: OsString,
-        /// The value; "-" or nothing reads it from standard input, as it is
+        /// The value; if it is "-" or missing, it is read from standard input, byte for byte
         #[arg(allow_hyphen_values = true)]
         value: Option<OsString>,
     },
-    /// Writes a key's value to standard output as it is; exits with 1 if the key is absent
+    /// Writes a key's value to standard output, byte for byte; exits with 1 if the key is absent
     Get {
         #[command(flatten)]
         place: Place,
@@ -54,15 +60,15 @@ enum Command {
         /// The key
         key: OsString,
     },
-    /// Lists keys, one per line and in no order, escaped as in a byte string
+    /// Lists the keys, one per line and in no order, escaped as in a byte string
     Scan(Scan),
-    /// Lists the keyspaces, one per line: name in quotes, number of keys, live bytes, with tabs between; the one without
-    /// a name comes first
+    /// Lists the keyspaces, one per line: quoted name, number of keys, live bytes, separated by
+    /// tabs. The one without a name comes first
     Keyspaces {
         #[command(flatten)]
         at: At,
     },
-    /// Prints what the store and each of its keyspaces say of themselves
+    /// Prints the counters of the store and of each keyspace
     Stats {
         #[command(flatten)]
         at: At,
@@ -72,23 +78,23 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Rewrites what is alive, and gives back the room of what was overwritten and removed
+    /// Compacts the whole store: rewrites live records and frees the space of all others
     Compact {
         #[command(flatten)]
         at: At,
     },
-    /// Gets every intact record out of a damaged store, which stays as it is; exits with 1 if there is damage
+    /// Copies every intact record of a damaged store to a new one; exits with 1 if there is damage
     Salvage {
         /// The damaged store's directory
         from: PathBuf,
-        /// The directory of the new store, which must be empty or not be there
+        /// The directory of the new store, which must be empty or absent
         into: PathBuf,
     },
     #[command(name = demo::WRITER, hide = true)]
     DemoWriter(demo::WriterArgs),
 }
 
-/// Which store.
+/// The store to use.
 #[derive(Debug, Args)]
 struct At {
     /// The store's directory
@@ -96,15 +102,15 @@ struct At {
     store: PathBuf,
 }
 
-/// Which keyspace of which store, and how keys and values are written on the command line.
+/// The keyspace to use, and the notation of keys and values on the command line.
 #[derive(Debug, Args)]
 struct Place {
     #[command(flatten)]
     at: At,
-    /// The keyspace; left out, it is the one without a name
+    /// The keyspace; by default the one without a name
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     keyspace: String,
-    /// Keys and values on the command line, and listed ones, are hexadecimal
+    /// Reads and prints keys and values as hexadecimal digits
     #[arg(long)]
     hex: bool,
 }
@@ -113,25 +119,25 @@ struct Place {
 struct Scan {
     #[command(flatten)]
     place: Place,
-    /// Only keys that begin with this
+    /// Lists only keys that begin with this prefix
     #[arg(long)]
     prefix: Option<OsString>,
-    /// At most so many keys
+    /// Lists at most this many keys
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Values too, behind a tab
+    /// Also prints values, after a tab
     #[arg(long)]
     values: bool,
 }
 
-/// Reads the command line, does what it says, and reports.
+/// Runs the command of the command line, and reports errors.
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
-        // The reader of a pipe has seen enough: `mapcask scan | head`.
+        // The reader of the pipe has ended: `mapcask scan | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // What reads or writes files says so; all else goes to standard output.
+            // Errors of files carry a context; any other is an error of standard output.
             let is_bare = error.chain().count() == 1 && error.is::<io::Error>();
             let error = if is_bare { error.context("cannot write to standard output") } else { error };
             eprintln!("mapcask: {}", with_causes(&error));
@@ -161,7 +167,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// The error and its causes, without those that the text before them quotes already.
+/// Returns the error with its causes, except those that the text before them quotes.
 fn with_causes(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {

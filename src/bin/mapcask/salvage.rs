@@ -1,4 +1,4 @@
-//! The command that gets what is intact out of a damaged store, into a new one.
+//! The command that copies the intact data of a damaged store to a new one.
 
 use std::fs;
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use mapcask::{Damage, SALVAGE_UNFINISHED, SalvageReport, Store};
 
-/// Returns whether there was no damage.
+/// Returns `true` if there was no damage.
 pub(super) fn run(from: &Path, into: &Path) -> Result<bool> {
     if !from.is_dir() {
         bail!("{} is no directory; name the damaged store's", from.display());
@@ -20,7 +20,7 @@ pub(super) fn run(from: &Path, into: &Path) -> Result<bool> {
         holds_files = entries.next().is_some();
     }
     let store = Store::open(into).with_context(|| format!("cannot make a store at {}", into.display()))?;
-    // Older values would replace what a store in use holds; one that a salvage has not finished is done again.
+    // Old values would overwrite those of a store in use. An unfinished salvage is repeated.
     if holds_files && !is_unfinished(&store) {
         bail!("{} is a store already; name a new directory for what comes back", into.display());
     }
@@ -28,7 +28,7 @@ pub(super) fn run(from: &Path, into: &Path) -> Result<bool> {
     let is_bare = store.is_empty();
     let closed = store.close();
     if salvaged.is_err() && is_bare && !is_there {
-        // A store in which nothing was saved looks like one from which nothing could be. The first error is told.
+        // The target is empty: remove it, lest it look like a result. The first error is reported.
         let _ = mapcask::destroy(into);
     }
     let report = salvaged.with_context(|| format!("cannot salvage {}", from.display()))?;
@@ -37,7 +37,7 @@ pub(super) fn run(from: &Path, into: &Path) -> Result<bool> {
     Ok(report.damage.is_empty())
 }
 
-/// Whether a salvage into this store was interrupted, or had not begun.
+/// Returns `true` if a salvage into this store was interrupted, or has not begun.
 fn is_unfinished(store: &Store) -> bool {
     let names = store.keyspace_names();
     names.iter().any(|name| name == SALVAGE_UNFINISHED) || (names.is_empty() && store.is_empty())

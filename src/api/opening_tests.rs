@@ -1,4 +1,4 @@
-//! Opening stores whose files say what no store writes, and stores of which much is to be set aside.
+//! Tests of opening stores with contents that no store writes, and with much data to quarantine.
 
 use super::options::Options;
 use crate::format::file_name::{LOCK, MANIFESTS};
@@ -14,7 +14,7 @@ fn options() -> Options {
     Options::new().segment_bytes(4096).background(false)
 }
 
-/// Everything that lies on a disk, without the lock file: taking the lock writes it.
+/// Returns all files on a disk without the lock file, which taking the lock writes.
 fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
     let names = disk.files().into_iter().filter(|name| name != LOCK);
     names.map(|name| (name.clone(), disk.read_file(&name).expect("it is listed"))).collect()
@@ -30,7 +30,7 @@ fn put_manifest(disk: &SimDisk, manifest: &Manifest) {
     }
 }
 
-/// The records of a segment.
+/// Returns the header and the records of a segment.
 fn records(bytes: &[u8]) -> (SegmentHeader, Vec<RecordAt>) {
     let header = SegmentHeader::decode(bytes).expect("whole").expect("of this version");
     let mut walker = RecordReader::new(header.nonce, header.data_offset(), bytes.len() as u64, Order::Any);
@@ -42,7 +42,8 @@ fn records(bytes: &[u8]) -> (SegmentHeader, Vec<RecordAt>) {
     (header, found)
 }
 
-/// Puts a proof that everything up to `durable` is on the disk in the place of a record with eight bytes of key and value.
+/// Replaces a record with eight bytes of key and value by a watermark that claims durability up to
+/// `durable`.
 fn craft_watermark(disk: &SimDisk, name: &str, durable: u64) {
     let mut bytes = disk.read_file(name).expect("it is there");
     let (segment, found) = records(&bytes);
@@ -75,7 +76,8 @@ fn assert_refused_unchanged(disk: &SimDisk, what: &str) {
 
 #[test]
 fn a_watermark_that_proves_the_impossible_is_damage() {
-    // A watermark of 2^64 - 1 was believed: `Disk` made no sync any more, and the manifest was refused for ever.
+    // Regression: a watermark of 2^64 - 1 was believed. `Disk` then made no more syncs, and the
+    // manifest was refused for ever.
     for durable in [u64::MAX, Seq::MAX.0, 1 << 40, 1000] {
         for (compacted, closed) in [(false, false), (false, true), (true, true)] {
             let disk = SimDisk::with_seed(1);
@@ -104,7 +106,7 @@ fn a_watermark_that_proves_the_impossible_is_damage() {
             let mut manifest = manifest_of(&disk);
             manifest.checkpoint = 0;
             if compacted {
-                // Without a log behind it there is nothing to compare with.
+                // Without log segments there is nothing to compare with.
                 manifest.segments.retain(|entry| names_of(entry) == name);
                 manifest.retired_seq = Seq::ZERO;
                 for (other, _) in files(&disk).into_iter().filter(|(other, _)| other.ends_with(".seg")) {
@@ -125,7 +127,7 @@ fn a_last_watermark_that_proves_the_impossible_is_no_torn_write() {
     let store = options().open_on(&disk).expect("a new store");
     store.insert("first", "a value").expect("there is room");
     store.flush().expect("nothing is wrong");
-    // Nothing is behind it, and nothing durable is missing without it.
+    // Nothing follows it, and nothing durable is missing without it.
     store.insert(1u32.to_le_bytes(), 1u32.to_le_bytes()).expect("there is room");
     let disk = disk.kill();
     craft_watermark(&disk, "0000000001.seg", 1000);
@@ -148,7 +150,7 @@ fn a_number_that_cannot_be_counted_on_is_refused() {
         |manifest| manifest.next_segment = SegmentId(u64::MAX / 2),
         |manifest| manifest.next_seq = Seq::MAX,
         |manifest| manifest.segments[0].filtered = Seq::MAX,
-        // The next record would not follow the last one, and the next open would refuse it.
+        // The next record would not follow the last one, so the next open would refuse it.
         |manifest| manifest.next_seq = Seq(4097),
         |manifest| manifest.segments[0].filtered = Seq(4096),
         |manifest| manifest.segments[0].last_seq = Seq(4096),
@@ -165,7 +167,7 @@ fn a_number_that_cannot_be_counted_on_is_refused() {
         put_manifest(&crafted, &manifest);
         assert_refused_unchanged(&crafted, &format!("change {n}"));
     }
-    // A file whose number is the last one there can be.
+    // A file with the highest possible number.
     let (_, segment) = files(&disk).into_iter().find(|(name, _)| name.ends_with(".seg")).expect("one");
     let mut header = SegmentHeader::decode(&segment).expect("whole").expect("of this version");
     header.id = SegmentId(u64::MAX);
@@ -194,8 +196,8 @@ fn numbers_of_the_torn_tail_of_an_adopted_segment_are_not_given_out_again() {
     let given = store.last_seq().0;
     assert!(given >= written + 2000);
     let killed = disk.kill();
-    // One copy of the manifest is damaged and the other from before the segments were named, which therefore are adopted; and
-    // the power cut lost everything behind the large value.
+    // One copy of the manifest is damaged, and the other is older than the segments, which are
+    // therefore adopted. The power cut lost everything after the large value.
     killed.put_file(MANIFESTS[0], &old);
     killed.put_file(MANIFESTS[1], &[&b"MAPCASKM"[..], &[0; 200]].concat());
     for (name, mut bytes) in files(&killed).into_iter().filter(|(name, _)| name.ends_with(".seg")) {
@@ -209,7 +211,7 @@ fn numbers_of_the_torn_tail_of_an_adopted_segment_are_not_given_out_again() {
     let store = options().open_on(&killed).expect("one copy is whole");
     let seq = store.insert("new", "value").expect("there is room");
     assert!(seq.0 > given, "{seq} was given out before, up to {given}");
-    // A copy that calls the store closed cannot be the newest one, where segments behind it hold records.
+    // A copy that says the store was closed cannot be the newest, if later segments hold records.
     let killed = disk.kill();
     killed.put_file(MANIFESTS[0], &closed);
     killed.put_file(MANIFESTS[1], &[&b"MAPCASKM"[..], &[0; 200]].concat());
@@ -218,7 +220,7 @@ fn numbers_of_the_torn_tail_of_an_adopted_segment_are_not_given_out_again() {
 
 #[test]
 fn what_is_set_aside_is_copied_in_pieces() {
-    // More than one piece, and not a multiple of it.
+    // More than one piece, and not a multiple of one.
     let disk = SimDisk::with_seed(1);
     let store = options().segment_bytes(8 << 20).compaction(false).open_on(&disk).expect("a new store");
     for n in 0..70u32 {
@@ -242,14 +244,14 @@ fn what_is_set_aside_is_copied_in_pieces() {
     assert!(copied == bytes[hole..end], "{} bytes of {}", copied.len(), end - hole);
     assert!(copied.len() > 2 << 20);
     drop(store);
-    // The same again: the copy is found, and no second one is made.
+    // Once more: the copy is found, and no second one is made.
     let again = disk.kill();
     let _ = again.remove_file(crate::format::file_name::CONTROL);
     again.put_file(&name, &bytes);
     again.put_file(&aside, &copied);
     let store = options().open_on(&again).expect("nothing durable is missing");
     assert_eq!(store.recovery_report().quarantined, Vec::<std::path::PathBuf>::new());
-    // One byte of it is another: it is a copy of something else.
+    // With one byte changed, it is a copy of other data.
     let mut other = copied.clone();
     other[copied.len() - 1] ^= 1;
     drop(store);

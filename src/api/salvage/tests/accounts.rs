@@ -1,4 +1,4 @@
-//! One damage at a time, and the line that the account has for it.
+//! Tests of single damages, each with the line of the account that reports it.
 
 use super::history::{Files, contents, disk_of, files_of, options};
 use super::rescue;
@@ -16,7 +16,7 @@ fn fill(store: &Store, keys: std::ops::Range<u32>) {
     while store.step().expect("nothing is wrong") {}
 }
 
-/// A store with some full segments.
+/// Returns a store with some full segments.
 fn filled(seed: u64) -> (SimDisk, Store) {
     let disk = SimDisk::with_seed(seed);
     let store = options().compaction(false).checkpoint_bytes(u64::MAX).open_on(&disk).expect("a new store");
@@ -32,7 +32,7 @@ fn has_line(report: &SalvageReport, name: &str, cause: &DamageCause) -> bool {
     report.damage.iter().any(|damage| damage.path.ends_with(name) && damage.cause == *cause)
 }
 
-/// Without the first segment that the manifest names an open refuses.
+/// Removes the first segment that the manifest names, so that an open refuses the store.
 fn without_the_first(files: &mut Files) {
     let first = segments(files).swap_remove(0);
     files.remove(&first);
@@ -87,7 +87,7 @@ fn a_manifest_that_is_older_than_the_segments_has_a_line() {
     for name in ["MANIFEST.0", "MANIFEST.1"] {
         files.insert(name.to_owned(), before[name].clone());
     }
-    // It says the same of the run that it is of.
+    // Without the control page only the segments show that the manifest is outdated.
     files.remove("CONTROL");
     let (report, found) = rescue(&disk_of(&files, None)).expect("everything can be read");
     assert_eq!(found[""].len(), 80, "{report:?}");
@@ -102,7 +102,7 @@ fn durable_records_that_are_missing_at_the_end_have_a_line() {
     let last = store.last_seq();
     let killed = disk.kill();
     let mut files = files_of(&killed);
-    // It ends before its last record, as if nothing had ever been there.
+    // The segment ends before its last record, as if that had never been written.
     let is_last = |placed: &&RecordAt| placed.header.seq == last;
     let cut = segments(&files).into_iter().find_map(|name| {
         let at = records(&files[&name]).iter().find(is_last)?.offset;
@@ -117,12 +117,13 @@ fn durable_records_that_are_missing_at_the_end_have_a_line() {
     assert!(!report.intact && report.damage.iter().any(|damage| says(&damage.cause)), "{last}: {report:?}");
 }
 
-/// A store that was killed when a pass over two segments had named its copies: its files, which two those are, and the copy.
+/// Returns the files of a store that was killed after a pass had named its copies, the two victims,
+/// and the copy.
 fn killed_within_a_pass() -> (Files, [String; 2], String) {
     let disk = SimDisk::with_seed(1);
     let store = options().compaction(false).checkpoint_bytes(u64::MAX).open_on(&disk).expect("a new store");
     store.insert("gone", [7; 500]).expect("there is room");
-    // As many as take the removal to the second segment.
+    // Enough records for the tombstone to be in the second segment.
     for n in 0..10u32 {
         store.insert(n.to_le_bytes(), [7; 500]).expect("there is room");
     }
@@ -143,7 +144,7 @@ fn killed_within_a_pass() -> (Files, [String; 2], String) {
 #[test]
 fn what_a_pass_was_done_with_does_not_come_back() {
     let (mut files, [_, second], copy) = killed_within_a_pass();
-    // The pass had removed one of its two files, the one that says that the key is gone.
+    // The pass had removed one of its two victims, the one with the tombstone.
     files.remove(&second).expect("it was not removed yet");
     let other = segments(&files).into_iter().rfind(|name| *name != copy).expect("there are more");
     files.remove(&other);

@@ -1,6 +1,6 @@
-//! Random damages of every kind, and what must come back all the same.
+//! Random damages of every kind, and checks that all untouched data is copied.
 //!
-//! `MAPCASK_DAMAGES` says how many; by default few.
+//! `MAPCASK_DAMAGES` sets their number, which is small by default.
 
 use std::ops::Range;
 
@@ -12,10 +12,10 @@ use super::{cases, rescue};
 use crate::error::Error;
 use crate::fs::sim::SimDisk;
 
-/// Stores that are damaged, each many times.
+/// The number of damages per store.
 const DAMAGES_PER_STORE: u64 = 25;
 
-/// Moves a part of a file, or puts garbage in front of it.
+/// Moves a part of a file, or inserts garbage before it.
 fn shift(rng: &mut Rng, bytes: &mut Vec<u8>, part: Range<usize>, is_move: bool) {
     let len = bytes.len();
     if is_move {
@@ -53,7 +53,7 @@ fn make(seed: u64) -> Option<Store> {
         }
         1 => disk = disk.kill(),
         _ => {
-            // In the middle of something, as often as not of a pass.
+            // At a random crash point, often within a compaction pass.
             let points = disk.points();
             let (at, _) = points[points.len() - 1 - history.rng.usize(0..points.len().min(20))];
             disk = disk.crash_point(at, crate::fs::sim::Tears::None).kill();
@@ -156,13 +156,13 @@ impl Store {
     fn disk(&self, damaged: &Damaged) -> SimDisk {
         let disk = disk_of(&damaged.files, self.boot_id);
         for (name, range) in &damaged.unreadable {
-            // It may have been removed since.
+            // The file may have been removed since.
             let _ = disk.make_unreadable(name, range.start as u64, range.len() as u64);
         }
         disk
     }
 
-    /// Damages the store and salvages it; whether an open refused it, and what is to be said against it.
+    /// Damages the store and salvages it. Returns `true` if an open refused it, and the complaints.
     fn try_one(&mut self) -> (bool, Vec<String>) {
         let mut damaged =
             Damaged { files: self.truth.files.clone(), unreadable: Vec::new(), told: Vec::new() };

@@ -11,7 +11,7 @@ use crate::fs::sim::SimDisk;
 
 /// Keys and values.
 pub(super) type Content = BTreeMap<Vec<u8>, Vec<u8>>;
-/// What each keyspace holds that holds anything.
+/// The contents of each keyspace that is not empty.
 pub(super) type Contents = BTreeMap<String, Content>;
 /// Files by their names.
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
@@ -30,13 +30,14 @@ pub(super) fn contents(store: &Store) -> Contents {
     all.filter(|(_, content)| !content.is_empty()).collect()
 }
 
-/// The files of a disk, without the lock and the images of the index: an open reads everything then.
+/// Returns the files of a disk without the lock and the index checkpoints, so that an open reads
+/// everything.
 pub(super) fn files_of(disk: &SimDisk) -> Files {
     let names = disk.files().into_iter().filter(|name| name != "LOCK" && !name.starts_with("INDEX-"));
     names.map(|name| (name.clone(), disk.read_file(&name).expect("it is listed"))).collect()
 }
 
-/// A disk with these files, in the run of the operating system that they were written in.
+/// Returns a disk with these files, in the boot of the operating system in which they were written.
 pub(super) fn disk_of(files: &Files, boot_id: Option<[u8; 16]>) -> SimDisk {
     let disk = SimDisk::with_seed(77);
     disk.set_boot_id(boot_id);
@@ -47,14 +48,14 @@ pub(super) fn disk_of(files: &Files, boot_id: Option<[u8; 16]>) -> SimDisk {
     disk
 }
 
-/// A store that is being written to at random.
+/// A store under random writes.
 pub(super) struct History {
     pub(super) disk: SimDisk,
     pub(super) store: Option<Store>,
     pub(super) rng: Rng,
-    /// Which key each value was written under; no value is written twice.
+    /// The key of each written value; no value is written twice.
     pub(super) written: HashMap<Vec<u8>, Vec<u8>>,
-    /// The files at some moments.
+    /// The files at some earlier moments.
     pub(super) earlier: Vec<Files>,
 }
 
@@ -81,7 +82,7 @@ impl History {
         value
     }
 
-    /// Does one thing; what fails because a fault was planned, or because the store is closed, fails.
+    /// Performs one random operation. It may fail because of a planned fault, or a closed store.
     pub(super) fn step(&mut self) {
         if self.store.is_none() {
             self.store = options().open_on(&self.disk).ok();

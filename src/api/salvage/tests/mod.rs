@@ -1,4 +1,4 @@
-//! Salvage compared with what an open shows, and with what a store held before it was damaged.
+//! Tests that compare a salvage with an open, and with the contents before the damage.
 
 mod accounts;
 mod damages;
@@ -10,7 +10,7 @@ use super::{Damage, DamageCause, SALVAGE_UNFINISHED, SalvageReport, salvage_on};
 use crate::error::Error;
 use crate::fs::sim::{Fault, Seeded, SimDisk, Tears};
 
-/// What comes back of a disk.
+/// Salvages a disk, and returns the report and the copied contents.
 fn rescue(damaged: &SimDisk) -> Result<(SalvageReport, Contents), Error> {
     let into = options().segment_bytes(1 << 16).open_on(&SimDisk::with_seed(5))?;
     let report = salvage_on(damaged, &into)?;
@@ -21,14 +21,14 @@ fn rescue(damaged: &SimDisk) -> Result<(SalvageReport, Contents), Error> {
     Ok((report, found))
 }
 
-/// Compares what comes back with what an open of the same files shows.
+/// Compares the copied contents with those that an open of the same files shows.
 fn compare(one: &SimDisk, same: &SimDisk, what: &str) {
     let opened = options().open_on(one).map(|store| contents(&store));
     let rescued = rescue(same);
     match (opened, rescued) {
         (Ok(expected), Ok((report, found))) => {
             assert_eq!(found, expected, "{what}: {report:?}");
-            // A kill may leave one copy of the manifest unmade or half written.
+            // A kill may leave one copy of the manifest missing or half written.
             let is_torn = |damage: &Damage| damage.path.to_string_lossy().contains("MANIFEST");
             assert!(report.intact && report.damage.iter().all(is_torn), "{what}: {report:?}");
             assert_eq!(report.doubtful_keys, 0, "{what}");
@@ -45,7 +45,7 @@ fn cases(small: u64, name: &str) -> u64 {
 
 #[test]
 fn a_killed_store_comes_back_as_an_open_shows_it() {
-    // Retired segments of a pass that was interrupted brought removed keys back.
+    // Retired segments of an interrupted pass once returned removed keys.
     for seed in 0..cases(600, "MAPCASK_DAMAGES").div_ceil(100) {
         let mut history = History::new(seed);
         for _ in 0..150 {
@@ -105,7 +105,7 @@ fn an_interrupted_salvage_is_recognised_and_done_again() {
         let is_marked = rescued.keyspace_names().contains(&SALVAGE_UNFINISHED.to_owned());
         let found = contents(&rescued);
         let has_data = found.keys().any(|name| name != SALVAGE_UNFINISHED);
-        // Whoever finds anything in it finds the mark as well, or everything.
+        // A store with any salvaged data has the mark as well, or everything.
         assert!(is_marked || !has_data || found == expected, "{at:?}");
         unfinished += u64::from(is_marked);
         let again = salvage_on(&disk_of(&files, None), &rescued).expect("it is done again");
@@ -139,7 +139,7 @@ fn an_unreadable_page_takes_its_own_records_along_and_no_others() {
             let missing = report.damage.iter().filter_map(|damage| damage.missing);
             let missing: u64 = missing.map(|(first, last)| last - first + 1).sum();
             if keys < 200 && page > 0 {
-                // The log's own records have numbers as well.
+                // The log's own records have sequence numbers as well.
                 let lost = 200 - keys as u64;
                 assert!((lost..=lost + 3).contains(&missing), "{name} {page}: {missing}, {report:?}");
             }

@@ -1,4 +1,5 @@
-//! What a store holds, record by record, read with the parsers of the format alone; and what may be said against a salvage.
+//! The true contents of a store, read with the parsers of the format alone, and the complaints
+//! about a salvage.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,31 +17,31 @@ use crate::fs::sim::SimDisk;
 use crate::recovery::analysis::examine;
 use crate::recovery::directory::DirectoryScan;
 
-/// A value or a removal in what an open reads.
+/// A value or a tombstone among the records that an open reads.
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) file: String,
-    /// Its bytes; those of its whole batch, where it was written in one.
+    /// The range of its bytes, or of its whole batch if it is part of one.
     pub(super) frame: Range<usize>,
     pub(super) seq: u64,
     pub(super) value: Option<Vec<u8>>,
 }
 
-/// What an intact store holds.
+/// The contents of an intact store.
 #[derive(Debug)]
 pub(super) struct Truth {
     pub(super) files: Files,
     pub(super) expected: Contents,
-    /// What an open reads, by keyspace and key.
+    /// The records that an open reads, by keyspace and key.
     records: BTreeMap<(KeyspaceId, Vec<u8>), Vec<Record>>,
     names: BTreeMap<KeyspaceId, String>,
     manifests: [Vec<u8>; 2],
-    /// The newest whole one.
+    /// The indices of the newest whole manifests.
     newest: Vec<usize>,
-    /// Where the records of files end whose end the manifest does not know.
+    /// The ends of the records in files whose end the manifest does not know.
     open_ends: BTreeMap<String, usize>,
     headers: BTreeMap<String, usize>,
-    /// Where records lie that change the keyspaces.
+    /// The places of the records that change keyspaces.
     changes: Vec<(String, Range<usize>)>,
 }
 
@@ -98,14 +99,14 @@ impl Truth {
         Some(Self { files, expected, records, names, manifests, newest, open_ends, headers, changes })
     }
 
-    /// The newest records of a key, one in each file that holds it.
+    /// Returns the newest records of a key, one in each file that holds it.
     fn newest(records: &[Record]) -> impl Iterator<Item = &Record> {
         let seq = records.iter().map(|record| record.seq).max();
         records.iter().filter(move |record| Some(record.seq) == seq)
     }
 }
 
-/// Whether a line says that records may be missing of which the manifest that is there knows nothing.
+/// Returns `true` if a line says that records unknown to the present manifest may be missing.
 fn is_of_manifest(line: &Damage) -> bool {
     let missing = matches!(line.cause, DamageCause::Defect(Defect::MissingRecords { .. }));
     missing || line.path.to_string_lossy().contains("MANIFEST")
@@ -129,7 +130,7 @@ impl Damaged {
         !same || self.unreadable.iter().any(bad)
     }
 
-    /// Whether the newest manifest is still there.
+    /// Returns `true` if the newest manifest is still there.
     fn is_current(&self, truth: &Truth) -> bool {
         truth.newest.iter().any(|n| {
             let name = file_name::MANIFESTS[*n];
@@ -144,7 +145,7 @@ impl Damaged {
             || self.is_touched(truth, &record.file, header)
     }
 
-    /// Whether a line accounts for a record.
+    /// Returns `true` if a line accounts for a record.
     fn is_covered(&self, truth: &Truth, record: &Record, report: &SalvageReport) -> bool {
         let covers = |line: &Damage| {
             let (start, end) = (line.offset, line.offset + line.len.max(1));
@@ -162,7 +163,7 @@ impl Damaged {
             return true;
         }
         let manifests_lost = !self.is_current(truth);
-        // Without the manifest, nobody knows that there was such a file, or that there was more of it.
+        // Without the manifest it is unknown that there was such a file, or more of it.
         let is_outdated = report.damage.iter().any(is_of_manifest);
         if manifests_lost && (is_outdated || report.doubtful_keys > 0) {
             return true;
@@ -170,19 +171,20 @@ impl Damaged {
         false
     }
 
-    /// Whether nothing is left of a record that was the last one: where no sync has followed, that cannot be told from one that was
-    /// never written.
+    /// Returns `true` if nothing is left of a record at the end of an open segment.
+    ///
+    /// Unless a sync followed it, it cannot be told from a record that was never written.
     fn is_unknowable(&self, truth: &Truth, file: &String, start: usize) -> bool {
         let tail = self.files.get(file).and_then(|bytes| bytes.get(start..));
         truth.open_ends.contains_key(file) && tail.is_none_or(|tail| tail.iter().all(|byte| *byte == 0))
     }
 
-    /// Whether nothing is left of a record that cleared or dropped a keyspace, and that no sync has followed.
+    /// Returns `true` if nothing is left of a clear or drop that no sync followed.
     fn is_undone(&self, truth: &Truth, (file, range): &(String, Range<usize>)) -> bool {
         self.is_unknowable(truth, file, range.start)
     }
 
-    /// What may be said against a salvage.
+    /// Returns the complaints about a salvage.
     pub(super) fn complaints(
         &self,
         truth: &Truth,
@@ -191,7 +193,8 @@ impl Damaged {
         found: &Contents,
     ) -> Vec<String> {
         let mut complaints = Vec::new();
-        // Without the newest manifest, or a record of what became of the keyspaces, names and clears may be lost.
+        // Without the newest manifest, or a record that changes keyspaces, names and clears may be
+        // lost.
         let lost = |(file, range): &(String, Range<usize>)| {
             self.is_touched(truth, file, range.clone())
                 || self.is_touched(truth, file, 0..truth.headers[file])
@@ -241,7 +244,7 @@ impl Damaged {
                     complaints.push(format!("{name:?} {text}: nobody has written this"));
                     continue;
                 }
-                // What is under its name and has a record was judged above.
+                // A key under its own name with a record was judged above.
                 let id = truth.names.iter().find(|(_, known)| *known == name).map(|(id, _)| *id);
                 let judged = id.is_some_and(|id| truth.records.contains_key(&(id, key.clone())));
                 if !judged && !is_undone && (current || report.doubtful_keys == 0) {

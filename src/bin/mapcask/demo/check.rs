@@ -1,7 +1,7 @@
-//! The check after each kill: the store against the ledger and the files on the disk, byte for byte.
+//! The check after each kill: compares the store with the ledger and the files on the disk.
 //!
-//! Two ways lead to a value, iteration and `get`; both are gone, and must agree. The content that counts is the file's
-//! as it was listed: where the file has changed since, its length and checksum stand for it.
+//! A value is read in two ways, by iteration and by `get`, which must agree. It must equal the file
+//! as it was listed. If the file has changed since, its listed length and checksum replace it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,21 +13,22 @@ use super::ledger::Ledger;
 use super::screen::Screen;
 use super::tree::{File, Tree, path_of};
 
-/// How many findings are told in words.
+/// The number of findings that are told in words.
 const TOLD_MAX: usize = 5;
 
-/// What a check found.
+/// The findings of a check.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    /// Files that are in the store, acknowledged or not.
+    /// Number of files in the store, acknowledged or not.
     pub(super) present: usize,
-    /// Acknowledged files that are not.
+    /// Number of acknowledged files that are missing.
     pub(super) lost: u64,
-    /// Values that are not the file's, keys that nobody wrote, and answers that contradict each other.
+    /// Number of wrong values, unknown keys, and contradictory answers.
     pub(super) wrong: u64,
-    /// Batches of which a part is there.
+    /// Number of batches of which only a part is there.
     pub(super) broken_batches: u64,
-    /// Values compared by length and checksum, because the file has changed since it was listed.
+    /// Number of values compared by length and checksum, because the file has changed since it was
+    /// listed.
     pub(super) by_checksum: u64,
     /// The first findings in words.
     pub(super) told: Vec<String>,
@@ -74,7 +75,7 @@ pub(super) fn check(store: &Store, tree: &Tree, ledger: &Ledger, screen: &Screen
     Ok(findings)
 }
 
-/// Which files iteration comes by, each once and with its content.
+/// Returns the files that iteration finds, each once and with its content.
 fn iterate(store: &Store, tree: &Tree, findings: &mut Findings) -> Result<Vec<bool>> {
     let keys: HashMap<&[u8], usize> =
         tree.files.iter().enumerate().map(|(index, file)| (file.key.as_slice(), index)).collect();
@@ -110,8 +111,9 @@ fn compare(tree: &Tree, file: &File, value: &[u8], findings: &mut Findings) {
     }
 }
 
-/// Nothing acknowledged is missing, and no batch is there in part. A file that was left out of a write may be there from
-/// an earlier one; it says nothing.
+/// Checks that no acknowledged file is missing, and that no batch is there in part.
+///
+/// A file that was left out of a write may be there from an earlier one, and is ignored.
 fn units(tree: &Tree, ledger: &Ledger, is_listed: &[bool], findings: &mut Findings) {
     for (number, unit) in tree.units.iter().enumerate() {
         let files: Vec<usize> =
@@ -137,12 +139,13 @@ mod tests {
     use super::super::wire::Note;
     use super::*;
 
-    /// The sources of this tool in a store, all acknowledged; then one thing is spoiled.
+    /// Stores the sources of this tool, all acknowledged, spoils one thing, and returns the
+    /// findings.
     fn found_after(spoil: impl FnOnce(&Store, &mut Tree, &mut Ledger)) -> Findings {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut tree = Tree::list(&root.join("src"), Path::new(""), u64::MAX, &|_| ()).unwrap();
         let mut ledger = Ledger::new(&tree, false);
-        // Beside the test itself: on a disk, wherever the build directory is.
+        // Next to the test program: the build directory is on a disk.
         let program = std::env::current_exe().unwrap();
         let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
         let store = Store::open(directory.path().join("data")).unwrap();
@@ -192,7 +195,7 @@ mod tests {
             value[0] ^= 1;
             store.insert(&tree.files[0].key, value).unwrap();
         });
-        // Once by iteration, once by `get`.
+        // Once by iteration, and once by `get`.
         assert_eq!((findings.lost, findings.wrong), (0, 2), "{findings:?}");
         let findings = found_after(|store, _, _| {
             store.insert("foreign", "").unwrap();

@@ -1,19 +1,19 @@
-//! What the store acknowledged, as it is known outside of the store.
+//! The acknowledged writes, as known outside of the store.
 
 use super::tree::Tree;
 use super::wire::Note;
 
-/// Which writes were acknowledged, and which files no longer are what was listed.
+/// The writes that were acknowledged, and the files that have changed since they were listed.
 #[derive(Debug)]
 pub(super) struct Ledger {
     written: Vec<bool>,
     left_out: Vec<bool>,
-    /// The unit that no writer is told of, though it counts as written.
+    /// The unit that counts as written although no writer is told of it.
     pretended: Option<usize>,
 }
 
 impl Ledger {
-    /// An empty ledger; or one that lies about the last unit, to see the check fail.
+    /// Returns an empty ledger, or one that lies about the last unit, to see the check fail.
     pub(super) fn new(tree: &Tree, pretend: bool) -> Self {
         let mut written = vec![false; tree.units.len()];
         let pretended = pretend.then(|| written.len().saturating_sub(1));
@@ -23,8 +23,10 @@ impl Ledger {
         Self { written, left_out: vec![false; tree.files.len()], pretended }
     }
 
-    /// Enters a note; returns how far it takes the work, in the measure of [`Ledger::work`], and the bytes it
-    /// acknowledges. `None` for a note about something that does not exist.
+    /// Enters a note, and returns its contribution: work in the measure of [`work`], and
+    /// acknowledged bytes.
+    ///
+    /// Returns `None` for a note about an unknown file or unit.
     pub(super) fn enter(&mut self, tree: &Tree, note: Note) -> Option<Entered> {
         match note {
             Note::Ready => Some(Entered::default()),
@@ -60,13 +62,13 @@ impl Ledger {
         self.left_out.iter().filter(|&&is_out| is_out).count()
     }
 
-    /// Files of acknowledged writes.
+    /// Returns the number of files in acknowledged writes.
     pub(super) fn acknowledged_count(&self, tree: &Tree) -> usize {
         let units = tree.units.iter().zip(&self.written).filter(|(_, written)| **written);
         units.flat_map(|(unit, _)| &unit.files).filter(|file| !self.left_out[**file]).count()
     }
 
-    /// The units that are still to be written.
+    /// Returns the units that are still to be written.
     pub(super) fn open_units(&self, tree: &Tree) -> Vec<usize> {
         let is_open = |unit: &usize| {
             !self.written[*unit] && tree.units[*unit].files.iter().any(|&file| !self.left_out[file])
@@ -74,13 +76,13 @@ impl Ledger {
         (0..tree.units.len()).filter(is_open).collect()
     }
 
-    /// All units that a writer may be told of.
+    /// Returns all units that a writer may be told of.
     pub(super) fn all_units(&self) -> Vec<usize> {
         (0..self.written.len()).filter(|unit| Some(*unit) != self.pretended).collect()
     }
 }
 
-/// What a note came to.
+/// The contribution of a note.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Entered {
     pub(super) work: u64,
@@ -89,13 +91,13 @@ pub(super) struct Entered {
     pub(super) nanos: u64,
 }
 
-/// How much work files are: their bytes, and something for each, so that a thousand small files count too.
+/// Returns the work of files: their bytes, and a constant for each, so that small files count too.
 fn work_of(tree: &Tree, files: &[usize]) -> u64 {
     const PER_FILE: u64 = 4096;
     files.iter().map(|&file| tree.files[file].len + PER_FILE).sum()
 }
 
-/// How much work units are.
+/// Returns the work of units.
 pub(super) fn work(tree: &Tree, units: &[usize]) -> u64 {
     units.iter().map(|&unit| work_of(tree, &tree.units[unit].files)).sum()
 }

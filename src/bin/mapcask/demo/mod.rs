@@ -1,8 +1,10 @@
-//! The demo: real files go into a store from a process that is killed in mid-write, again and again; after each kill
-//! everything that was acknowledged must be there, byte for byte, and nothing else.
+//! The demo: stores real files, kills the writer in mid-write, and checks the store after each
+//! kill.
 //!
-//! The writer is this program again. It says through a pipe what the store acknowledged, after the store did: what must
-//! be there is known outside of the store. A kill ends a process, not the machine: what a power cut leaves is not shown
+//! After each kill every acknowledged file must be there, byte for byte, and nothing else. The
+//! writer is this program again. It reports each write through a pipe after the store acknowledged
+//! it, so the promise is known outside of the store. A kill ends a process, not the machine. The
+//! tests on the simulated disk cover power cuts.
 //! here but in the tests on the simulated disk.
 
 mod check;
@@ -33,38 +35,39 @@ use screen::Screen;
 use tree::Tree;
 pub(super) use writer::{WriterArgs, run as run_writer};
 
-/// The hidden command that a writer is started by.
+/// The hidden command that starts a writer.
 pub(super) const WRITER: &str = "demo-writer";
 
-/// The demo's arguments.
+/// The arguments of the demo.
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// The directory whose files are stored; default: the sources that Cargo keeps of the registry's packages
+    /// The directory whose files are stored; default: the package sources in Cargo's registry
+    /// folder
     path: Option<PathBuf>,
-    /// How often the writer is killed
+    /// Number of times to kill the writer
     #[arg(long, value_name = "N", default_value_t = 5)]
     kills: usize,
-    /// The threads that write
+    /// Number of writing threads
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     writers: u16,
-    /// Takes files up to so many bytes in total
+    /// Stores files of at most this many bytes in total
     #[arg(long, value_name = "BYTES", default_value_t = 512 << 20)]
     limit_bytes: u64,
-    /// Keeps the store in this directory, which must be empty or not be there
+    /// Keeps the store in this directory, which must be empty or absent
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Keeps the store where the demo made it
+    /// Keeps the store in the directory that the demo creates
     #[arg(long)]
     keep: bool,
-    /// Chooses the moments of the kills, as far as the machine lets them be chosen
+    /// Seeds the choice of the moments of the kills, as far as the machine permits
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Believes that one more write was acknowledged: the demo must then fail, which its test sees to
+    /// Pretends that one more write was acknowledged, so that the demo must fail; used by its test
     #[arg(long, hide = true)]
     pretend: bool,
 }
 
-/// Runs the demo, and returns whether the store kept its promises.
+/// Runs the demo, and returns `true` if the store kept its promises.
 pub(super) fn run(args: &DemoArgs) -> Result<bool> {
     let root = match &args.path {
         Some(path) => path.clone(),
@@ -77,13 +80,13 @@ pub(super) fn run(args: &DemoArgs) -> Result<bool> {
     }
     screen.line(&format!("files of   {}", root.display()))?;
     screen.begin("listing", None);
-    // A path that cannot be stored is refused before anything is made for it.
+    // A path that cannot be stored is refused before anything is created for it.
     let tree = Tree::list(&root, &place.path, args.limit_bytes, &|len| screen.advance(len))?;
     place.make()?;
     screen.line(&format!("go into    {} ({})", place.path.display(), place.fate()))?;
     let outcome = play(args, &tree, &place.path, screen);
     let left = place.leave(matches!(outcome, Ok(true)));
-    // What the demo found comes before trouble with its directory.
+    // The demo's verdict takes precedence over an error of its directory.
     let is_good = outcome?;
     left.map(|()| is_good)
 }
@@ -119,7 +122,7 @@ fn play(args: &DemoArgs, tree: &Tree, store: &Path, screen: Screen) -> Result<bo
     play.close()
 }
 
-/// The demo under way.
+/// A demo under way.
 #[derive(Debug)]
 struct Play<'p> {
     args: &'p DemoArgs,
@@ -132,13 +135,13 @@ struct Play<'p> {
 }
 
 impl Play<'_> {
-    /// One writer, and the check after its end.
+    /// Runs one writer, and the check after its end.
     fn round(&mut self, kills_left: usize) -> Result<()> {
         let tree = self.tree;
         let is_last = kills_left == 0;
         let mut units = self.ledger.open_units(tree);
         if units.is_empty() && !is_last {
-            // Everything is in already, for a small tree and many kills; then it is written once more.
+            // A small tree with many kills is complete early: write all of it again.
             units = self.ledger.all_units();
         }
         let kill_after = (!is_last).then(|| self.dice.share(ledger::work(tree, &units), kills_left));
@@ -170,14 +173,14 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// Opens the store, checks it, and closes it; at the end also by its own verification.
+    /// Opens the store, checks it, and closes it; at the end also with its own verification.
     fn look(&mut self, is_last: bool) -> Result<(Findings, Duration)> {
         let start = Instant::now();
         let store = Options::new().create(false).open(self.store);
         let opened = start.elapsed();
         let store = store.context("the store does not open again")?;
         if is_last {
-            // Before the bytes are compared: what was moved must be what was written.
+            // Before the bytes are compared, so that the check covers the compacted records.
             self.summary.compaction = store.compact().context("the store does not compact")?;
         }
         let findings = check::check(&store, self.tree, &self.ledger, &self.screen)?;
@@ -193,7 +196,7 @@ impl Play<'_> {
         Ok((findings, opened))
     }
 
-    /// The table, the first findings in words, and the verdict.
+    /// Prints the table, the first findings in words, and the verdict.
     fn close(mut self) -> Result<bool> {
         self.summary.acknowledged = self.ledger.acknowledged_count(self.tree);
         self.summary.left_out = self.ledger.left_out_count();
@@ -211,7 +214,7 @@ impl Play<'_> {
     }
 }
 
-/// Random numbers that a seed repeats (splitmix64).
+/// Random numbers that a seed reproduces (splitmix64).
 #[derive(Debug)]
 struct Dice(u64);
 
@@ -223,7 +226,7 @@ impl Dice {
         mixed ^ mixed >> 31
     }
 
-    /// About one of `kills_left + 1` equal parts of the work: from a half of it to one and a half.
+    /// Returns about one of `kills_left + 1` equal parts of the work: 0.5 to 1.5 times a part.
     fn share(&mut self, work: u64, kills_left: usize) -> u64 {
         let part = work / (kills_left as u64 + 1);
         part / 2 + self.roll() % part.max(1)

@@ -1,16 +1,17 @@
-//! Where the demo's store lies, and what becomes of it.
+//! The directory of the demo's store, and its removal.
 //!
-//! A directory that the demo chose and will remove is named after its process, so that the next demo can tell what an
-//! interrupted one left. One that is kept has another name: nothing removes it but its owner.
+//! A directory that the demo chose and will remove is named after its process. So the next demo
+//! recognises the remains of an interrupted one. A directory to keep has another name, and only its
+//! owner removes it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// What a directory that will be removed is called, before the number of its process.
+/// The name of a directory that will be removed, before the process id.
 const PASSING: &str = "mapcask-demo-";
-/// What a directory that is kept is called, before the number of its process.
+/// The name of a directory that is kept, before the process id.
 const KEPT: &str = "mapcask-kept-";
 
 /// The directory of the demo's store.
@@ -18,13 +19,15 @@ const KEPT: &str = "mapcask-kept-";
 pub(super) struct Place {
     pub(super) path: PathBuf,
     is_kept: bool,
-    /// What earlier demos left, and is gone now.
+    /// The directories of earlier demos that were removed.
     pub(super) removed: Vec<PathBuf>,
 }
 
 impl Place {
-    /// Chooses the directory, without making it: the given one, or one in the build directory, or in the current one.
-    /// Both are on a disk, where the temporary directory may be memory.
+    /// Chooses the directory without creating it: the given one, or one in `target`, or in the
+    /// current one.
+    ///
+    /// The last two are on a disk, whereas the temporary directory may be in memory.
     pub(super) fn choose(given: Option<&Path>, keep: bool) -> Result<Self> {
         let (path, removed) = match given {
             Some(path) => (path.to_owned(), Vec::new()),
@@ -49,17 +52,17 @@ impl Place {
         Ok(Self { path, is_kept: keep || given.is_some(), removed })
     }
 
-    /// Makes the directory.
+    /// Creates the directory.
     pub(super) fn make(&self) -> Result<()> {
         fs::create_dir_all(&self.path).with_context(|| format!("cannot make {}", self.path.display()))
     }
 
-    /// What the user should know about the directory while the demo runs.
+    /// Returns the fate of the directory, to be shown while the demo runs.
     pub(super) fn fate(&self) -> &'static str {
         if self.is_kept { "kept" } else { "removed at the end; an interrupted demo leaves it" }
     }
 
-    /// Removes the directory, or says where it is kept. One of a demo that went wrong is kept in any case.
+    /// Removes the directory, or prints its path if it is kept. A failed demo always keeps it.
     pub(super) fn leave(self, is_good: bool) -> Result<()> {
         let path = self.path;
         if is_good && !self.is_kept {
@@ -69,7 +72,7 @@ impl Place {
         if self.is_kept {
             eprintln!("the store is kept at {}", path.display());
         } else if fs::rename(&path, &kept).is_ok() {
-            // Under its old name the next demo would take the evidence for a leftover.
+            // Under its old name the next demo would remove the evidence.
             eprintln!("the store is kept at {}", kept.display());
         } else {
             eprintln!("the store is kept at {} until the next demo; rename it to keep it", path.display());
@@ -82,26 +85,27 @@ fn list(path: &Path) -> Result<fs::ReadDir> {
     fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))
 }
 
-/// Removes the directories of demos whose process is gone, and returns them. One that cannot be removed stays, which
-/// is no reason to refuse a demo.
+/// Removes the directories of demos whose process is gone, and returns them. Ignores failures.
 fn remove_leftovers(parent: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(parent) else { return Vec::new() };
     let entries = entries.flatten().filter(|entry| {
-        // A link is no directory here, and is left alone.
+        // A link is not a directory here, and stays.
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
         is_directory && entry.file_name().to_str().and_then(process_of).is_some_and(is_gone)
     });
     entries.map(|entry| entry.path()).filter(|path| fs::remove_dir_all(path).is_ok()).collect()
 }
 
-/// The process whose directory has this name.
+/// Returns the process whose directory has this name.
 fn process_of(name: &str) -> Option<u32> {
     let process: u32 = name.strip_prefix(PASSING)?.parse().ok()?;
-    // No other spelling of a number is a name that a demo gives.
+    // A demo writes the number in this way only.
     (name == format!("{PASSING}{process}")).then_some(process)
 }
 
-/// Returns whether no such process exists; this one has made no directory yet, so its number is that of an earlier one.
+/// Returns `true` if no such process exists.
+///
+/// This process has created no directory yet, so its own id is that of an earlier one.
 #[cfg(unix)]
 fn is_gone(process: u32) -> bool {
     use rustix::io::Errno;
@@ -111,7 +115,7 @@ fn is_gone(process: u32) -> bool {
     process == std::process::id() || pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
-/// Nobody can be asked here, so everything stays.
+/// The system cannot be asked here, so everything stays.
 #[cfg(not(unix))]
 fn is_gone(_process: u32) -> bool {
     false

@@ -1,4 +1,4 @@
-//! The demo's closing table.
+//! The closing table of the demo.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use super::check::Findings;
 use super::round::Round;
 use super::tree::Tree;
 
-/// Everything that happened, round by round.
+/// The totals of all rounds.
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     pub(super) kills: usize,
-    /// How long each open after a kill took.
+    /// The duration of each open after a kill.
     pub(super) reopens: Vec<Duration>,
-    /// How long the open after the orderly end took.
+    /// The duration of the open after the orderly end.
     pub(super) clean_open: Duration,
-    /// All writers together.
+    /// The sum over all writers.
     pub(super) written: Round,
-    /// All checks together; `present` is the last one's.
+    /// The sum over all checks; `present` is that of the last one.
     pub(super) found: Findings,
     pub(super) acknowledged: usize,
     pub(super) left_out: usize,
@@ -120,6 +120,6 @@ pub(super) fn millis(time: Duration) -> String {
 
 fn rate(bytes: u64, time: Duration) -> String {
     let nanos = time.as_nanos().max(1);
-    // Bytes in a nanosecond are thousands of megabytes in a second.
+    // Bytes per nanosecond are thousands of megabytes per second.
     format!("{} MB/s", HumanCount(u64::try_from(u128::from(bytes) * 1000 / nanos).unwrap_or(u64::MAX)))
 }

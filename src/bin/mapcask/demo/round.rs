@@ -1,4 +1,4 @@
-//! One writer from its start to its end, which is a kill in mid-write, except for the last one's.
+//! One writer from its start to its end. All but the last are killed in mid-write.
 
 use std::io::{BufReader, Write};
 use std::path::Path;
@@ -13,34 +13,34 @@ use super::screen::Screen;
 use super::tree::Tree;
 use super::wire::{self, Note};
 
-/// What a writer is to do.
+/// The task of a writer.
 #[derive(Debug)]
 pub(super) struct ReadTask<'t> {
     pub(super) tree: &'t Tree,
     pub(super) store: &'t Path,
     pub(super) writers: usize,
     pub(super) units: Vec<usize>,
-    /// The amount of acknowledged work after which it is killed.
+    /// The amount of acknowledged work after which to kill the writer; `None` for the last one.
     pub(super) kill_after: Option<u64>,
 }
 
-/// What a writer did, as far as it could say so.
+/// The work of a writer, as far as it could report it.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     pub(super) files: usize,
     pub(super) bytes: u64,
-    /// From the open store to the last that was heard.
+    /// From the open store to the last note.
     pub(super) time: Duration,
-    /// In calls of the store, of all threads together.
+    /// Time in calls of the store, summed over all threads.
     pub(super) in_store: Duration,
 }
 
-/// Runs a writer, and enters everything that it acknowledged.
+/// Runs a writer, and enters every write that it acknowledged.
 pub(super) fn run(task: &ReadTask<'_>, ledger: &mut Ledger, screen: &Screen) -> Result<Round> {
     let mut child = start(task)?;
     let listened = listen(&mut child, task, ledger, screen);
     if listened.is_err() {
-        // It may have ended by itself; either way the error that is told is the first one.
+        // The writer may have ended by itself. The first error is the one to report.
         let _ = child.kill();
     }
     let status = child.wait().context("cannot wait for the writer")?;
@@ -76,7 +76,7 @@ fn start(task: &ReadTask<'_>) -> Result<Child> {
     Ok(child)
 }
 
-/// Enters notes up to the pipe's end, which comes after the kill: what was acknowledged by then counts.
+/// Enters notes up to the pipe's end, after the kill: all writes acknowledged by then count.
 fn listen(child: &mut Child, task: &ReadTask<'_>, ledger: &mut Ledger, screen: &Screen) -> Result<Round> {
     let mut pipe = BufReader::new(child.stdout.take().context("the writer has no standard output")?);
     let mut round = Round::default();

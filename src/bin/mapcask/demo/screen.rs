@@ -1,4 +1,4 @@
-//! What the demo shows while it runs: lines, and a progress bar where a terminal can show one.
+//! The output of the demo while it runs: lines, and a progress bar on a terminal.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -13,18 +13,18 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new() -> Self {
-        // The bar is drawn on standard error; it would go through lines that end up elsewhere.
+        // The bar is drawn on standard error. It would disturb lines that are redirected.
         let is_terminal = io::stdout().is_terminal() && io::stderr().is_terminal();
         Self { bar: is_terminal.then(ProgressBar::hidden) }
     }
 
-    /// One that shows nothing.
+    /// Returns a screen that shows nothing.
     #[cfg(test)]
     pub(super) fn silent() -> Self {
         Self { bar: None }
     }
 
-    /// Begins something that takes so many bytes, where that is known.
+    /// Begins an activity of so many bytes, if the number is known.
     pub(super) fn begin(&mut self, what: &str, bytes: Option<u64>) {
         let Some(bar) = &mut self.bar else { return };
         bar.finish_and_clear();
@@ -35,7 +35,7 @@ impl Screen {
             ),
             None => (ProgressBar::new_spinner(), "{msg:24} {spinner} {binary_bytes:>11}"),
         };
-        // A template that does not parse falls back to the default one.
+        // An invalid template falls back to the default one.
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         fresh.set_style(style.progress_chars("=> "));
         fresh.set_message(what.to_owned());
@@ -48,7 +48,7 @@ impl Screen {
         }
     }
 
-    /// Ends what was begun last, and prints a line about it.
+    /// Ends the current activity, and prints a line about it.
     pub(super) fn line(&self, text: &str) -> Result<()> {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

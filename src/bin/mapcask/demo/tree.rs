@@ -1,7 +1,7 @@
-//! The input of the demo: the files of a directory tree, and how they are grouped into writes.
+//! The input of the demo: the files of a directory tree, grouped into writes.
 //!
-//! Of each file it keeps the path, the length and the checksum, never the content: what the demo needs grows with the
-//! number of files only.
+//! It keeps the path, length and checksum of each file, never the content. So the demo's memory
+//! grows with the number of files only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use mapcask::{MAX_KEY_LEN, MAX_VALUE_LEN};
 
-/// A file larger than this is a write of its own.
+/// The size above which a file is a write of its own.
 const SMALL_LEN: u64 = 64 << 10;
-/// One in so many directories goes into the store as a batch.
+/// One in this many directories is stored as a batch.
 const BATCH_EVERY: usize = 3;
 /// The most files in a batch.
 const BATCH_COUNT: usize = 256;
@@ -19,20 +19,20 @@ const BATCH_COUNT: usize = 256;
 /// A file as it was when the tree was listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct File {
-    /// Its path from the root, which is its key in the store.
+    /// The path from the root, which is the key in the store.
     pub(super) key: Vec<u8>,
     pub(super) len: u64,
     pub(super) crc: u32,
 }
 
 impl File {
-    /// Returns whether these bytes are the file as it was listed.
+    /// Returns `true` if these bytes are the file as it was listed.
     pub(super) fn is(&self, content: &[u8]) -> bool {
         content.len() as u64 == self.len && crc32fast::hash(content) == self.crc
     }
 }
 
-/// What is written, and acknowledged, at once: one file by an insert, or several in a batch. Indices into `Tree::files`.
+/// The files of one write: one by an insert, or several in a batch. Indices into `Tree::files`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) files: Vec<usize>,
@@ -45,16 +45,16 @@ pub(super) struct Tree {
     pub(super) files: Vec<File>,
     pub(super) units: Vec<Unit>,
     pub(super) bytes: u64,
-    /// The tree holds more than the limit allowed to take.
+    /// True if the tree holds more than the limit permits.
     pub(super) is_cut: bool,
-    /// Files that cannot be read or that are too large for a store.
+    /// Number of files that cannot be read or are too large for a store.
     pub(super) passed_over: usize,
 }
 
 impl Tree {
-    /// Lists the regular files below `root`, up to `limit` bytes of content; follows no links, and leaves `avoid` out.
+    /// Lists the regular files below `root`, up to `limit` bytes of content.
     ///
-    /// `progress` is told each file's length.
+    /// It follows no links, and skips `avoid`. `progress` is called with the length of each file.
     pub(super) fn list(root: &Path, avoid: &Path, limit: u64, progress: &dyn Fn(u64)) -> Result<Self> {
         let root = fs::canonicalize(root).with_context(|| format!("cannot find {}", root.display()))?;
         if !root.is_dir() {
@@ -69,7 +69,7 @@ impl Tree {
             }
             let first = tree.files.len();
             let found = tree.directory(&directory, limit, progress)?;
-            // The stack hands them out backwards.
+            // The stack returns them in reverse.
             directories.extend(found.into_iter().rev());
             tree.group(first, &mut batch_turn);
         }
@@ -125,7 +125,7 @@ impl Tree {
         }
     }
 
-    /// Makes writes of the files from `first` on, which are those of one directory.
+    /// Groups the files from `first` on, which are those of one directory, into writes.
     fn group(&mut self, first: usize, batch_turn: &mut usize) {
         let (small, large): (Vec<usize>, Vec<usize>) =
             (first..self.files.len()).partition(|&file| self.files[file].len <= SMALL_LEN);
@@ -141,7 +141,9 @@ impl Tree {
     }
 }
 
-/// The key of a relative path; `None` where the platform's paths are not bytes and this one is no text.
+/// Returns the key of a relative path.
+///
+/// `None` if paths of the platform are not bytes and this one is not valid text.
 fn key_of(path: &Path) -> Option<Vec<u8>> {
     if cfg!(unix) {
         return Some(path.as_os_str().as_encoded_bytes().to_vec());
@@ -149,7 +151,7 @@ fn key_of(path: &Path) -> Option<Vec<u8>> {
     path.to_str().map(|path| path.as_bytes().to_vec())
 }
 
-/// The path that has this key.
+/// Returns the path that has this key.
 pub(super) fn path_of(root: &Path, key: &[u8]) -> PathBuf {
     #[cfg(unix)]
     let relative: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(key);

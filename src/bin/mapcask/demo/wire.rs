@@ -1,8 +1,13 @@
-//! What the demo's two processes say to each other, through pipes and therefore outside of the store.
+//! The messages between the two processes of the demo, through pipes and so outside of the store.
 //!
-//! **Format.** Little-endian throughout. The plan, on the writer's standard input: per unit its number (8 bytes), the
-//! count of its files (4), and per file its index (8), length (8), checksum (4), and its key behind its length (4). The
-//! notes, on the writer's standard output: 24 bytes each, [`Note`].
+//! **Format.** All numbers are little-endian.
+//!
+//! The plan, on the writer's standard input, holds for each unit:
+//!
+//! - its number (8 bytes) and the count of its files (4);
+//! - for each file the index (8), length (8), checksum (4), length of the key (4), and the key.
+//!
+//! The notes, on the writer's standard output, have 24 bytes each: [`Note`].
 
 use std::io::{self, Read};
 
@@ -10,15 +15,15 @@ use anyhow::{Context, Result, bail};
 
 use super::tree::{File, Tree};
 
-/// One write that the writer is to do.
+/// One write of the writer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Job {
     pub(super) unit: u64,
-    /// Each file's index and what it is.
+    /// The index and the description of each file.
     pub(super) files: Vec<(u64, File)>,
 }
 
-/// The plan for some units of the tree.
+/// Encodes the plan for some units of the tree.
 pub(super) fn encode_plan(tree: &Tree, units: &[usize]) -> Vec<u8> {
     let mut plan = Vec::new();
     for &unit in units {
@@ -67,26 +72,26 @@ fn take<const N: usize>(plan: &mut &[u8]) -> Result<[u8; N]> {
     Ok(*taken)
 }
 
-/// What the writer says.
+/// A message of the writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Note {
     /// The store is open, and writing begins.
     Ready,
-    /// The store acknowledged the unit, after so many nanoseconds in it.
+    /// The store acknowledged the unit.
     Written {
         /// The unit's number.
         unit: u64,
-        /// What the store took.
+        /// The time spent in the store, in nanoseconds.
         nanos: u64,
     },
-    /// The file is not what it was when the tree was listed, and is left out from now on.
+    /// The file has changed since the tree was listed, and is left out from now on.
     LeftOut {
         /// The file's index.
         file: u64,
     },
 }
 
-/// The size of a note in bytes: what it is, a checksum over the rest, and two numbers.
+/// The size of a note in bytes: its kind, a checksum of the rest, and two numbers.
 pub(super) const NOTE_SIZE: usize = 4 + 4 + 8 + 8;
 
 impl Note {
@@ -128,7 +133,7 @@ fn checksum(note: &[u8; NOTE_SIZE]) -> u32 {
     hasher.finalize()
 }
 
-/// The next note, or `None` at the end; a note that a kill cut off is the end, and acknowledges nothing.
+/// Returns the next note, or `None` at the end. A note that a kill cut off counts as the end.
 pub(super) fn next_note(pipe: &mut impl Read) -> Result<Option<Note>> {
     let mut note = [0; NOTE_SIZE];
     match pipe.read_exact(&mut note) {

@@ -1,4 +1,4 @@
-//! The process that is killed: writes files into the store, and says of each write when the store acknowledged it.
+//! The process that is killed: writes files into the store, and reports each acknowledged write.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -14,16 +14,16 @@ use mapcask::{Store, WriteBatch};
 use super::tree::path_of;
 use super::wire::{Job, Note, decode_plan};
 
-/// What the demo tells its writer; the rest comes through the pipe.
+/// The arguments of the writer; the plan arrives through the pipe.
 #[derive(Debug, Args)]
 pub(crate) struct WriterArgs {
     /// The store's directory
     pub(super) store: PathBuf,
     /// The tree's root
     pub(super) root: PathBuf,
-    /// The threads that write
+    /// Number of writing threads
     pub(super) writers: usize,
-    /// Begin again at the plan's end, until killed: a kill then always hits a writer that is writing
+    /// Repeats the plan until killed, so that the kill always hits a writer at work
     #[arg(long)]
     pub(super) until_killed: bool,
 }
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &WriterArgs) -> Result<()> {
     thread::scope(|scope| {
         let threads: Vec<_> =
             (0..args.writers).map(|_| scope.spawn(|| write_all(args, &jobs, &next, &store))).collect();
-        // All are waited for before the first failure is told.
+        // All threads are joined before the first failure is reported.
         let results: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
         results.into_iter().try_for_each(|result| result.map_err(|_| anyhow!("a writing thread panicked"))?)
     })?;
@@ -56,7 +56,7 @@ fn write_all(args: &WriterArgs, jobs: &[Job], next: &AtomicUsize, store: &Store)
     }
 }
 
-/// Writes a unit, then says so: never before the store acknowledged it.
+/// Writes a unit, and reports it only after the store acknowledged it.
 fn write_unit(root: &Path, job: &Job, store: &Store) -> Result<()> {
     let mut batch = WriteBatch::new();
     let mut single = None;
@@ -79,6 +79,6 @@ fn write_unit(root: &Path, job: &Job, store: &Store) -> Result<()> {
 
 fn say(note: Note) -> Result<()> {
     let mut out = io::stdout().lock();
-    // Standard output holds back what follows the last byte that looks like a line break.
+    // Standard output buffers the bytes after the last one that equals a line break.
     out.write_all(&note.encode()).and_then(|()| out.flush()).context("the writer cannot report")
 }

@@ -77,7 +77,8 @@ pub enum Error {
         /// The directory or file.
         path: PathBuf,
     },
-    /// The store was opened with [`Options::read_only`](crate::Options::read_only). Nothing was changed.
+    /// The store was opened with [`Options::read_only`](crate::Options::read_only). Nothing was
+    /// changed.
     #[error("the store at {} was opened for reading only; open it without `Options::read_only` to write to it", path.display())]
     OpenedReadOnly {
         /// The store's directory.

@@ -1,4 +1,5 @@
-//! A persistent hash map you can kill: an embedded, log-structured key-value store on memory-mapped files.
+//! A persistent hash map you can kill: an embedded, log-structured key-value store on memory-mapped
+//! files.
 //!
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
@@ -303,7 +304,7 @@
 //! **Memory.** If memory or address space runs out, a large request, or one that grows with the
 //! data, fails with [`Error::Exhausted`]. The call succeeds again once there is memory. Pieces of a
 //! few KiB are allocated as std allocates: if even those are refused, the process ends, and no
-//! acknowledged write is lost. A growing [`WriteBatch`] and [`salvage()`] end the process likewise.
+//! acknowledged write is lost. That also holds for a growing [`WriteBatch`] and for [`salvage()`].
 //!
 //! ```
 //! use mapcask::{Error, Options};

@@ -116,7 +116,7 @@ impl Options {
     /// higher limit. The last files below the limit are made smaller, so that the limit is used up.
     ///
     /// Before an insertion is refused, compaction frees the space that it can, unless
-    /// [`Options::compaction`] is off. It then rewrites every segment of which an eighth is dead.
+    /// [`Options::compaction`] is off. A segment is then worth a pass once an eighth of it is dead.
     /// During a pass its output may take up to [`Options::segment_bytes`] beyond the limit.
     ///
     /// The limit never refuses a removal or a batch of removals. These may exceed it by files of 16
@@ -222,8 +222,8 @@ impl Options {
     ///
     /// Counted are the bytes written to the log and moved by compaction since the last checkpoint.
     /// A checkpoint is written only once they are four times its own size, about 16 bytes per key.
-    /// Writing a checkpoint reads no log, and makes durable the writes that it covers. A close
-    /// writes one for its own sake.
+    /// Writing a checkpoint reads no log, and makes durable the writes that it covers. A close also
+    /// writes one, if that spares the next open enough reading.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -405,7 +405,7 @@ impl Options {
     /// - `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or `NotFound` if the directory
     ///   holds no store that can be opened here. At most the lock file was touched.
     /// - `Corrupt` or `MissingSegment` if durable data is damaged. At most the lock file was
-    ///   touched; see [`salvage`](crate::api::salvage).
+    ///   touched; see [`salvage`](crate::salvage()).
     /// - `NoSpace`, `ReadOnly`, `Io` or `Limit` if the operating system refuses. A disk that other
     ///   programs filled does not stop a store from being opened and read. Where an open cannot
     ///   write, use [`Options::read_only`].

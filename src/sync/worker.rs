@@ -6,7 +6,8 @@
 //!
 //! **Concurrency.** There are two locks. `life` guards the number of stores and the thread's
 //! handle. It is held by a caller that attaches or leaves, until the thread has started or ended.
-//! `queue` is taken after `life`, held for a few moves only, and never during a step.
+//! `queue` is held for a few moves only, and never during a step. A caller that takes both takes
+//! `life` first.
 //!
 //! A task is in one place at a time: in `awake` (due at its time), in `asleep` (due when it is
 //! called), or with the thread (`running`). A leaving caller takes its task off the lists, or waits

@@ -1,17 +1,19 @@
-//! An image of the indexes: what they were at one moment, so that an open need not read the log.
+//! An index checkpoint: the state of all indexes at one position of the log. With it, an open need
+//! not read the log before that position.
 //!
-//! It does not know what the words of a line mean; `index` does. An image is disposable: the log holds all that it
-//! says, and a file that is refused here costs a replay and nothing else.
+//! This module does not interpret the words of a line; `index` does. A checkpoint is disposable:
+//! the log holds all of its information, so a refused file costs only a replay.
 //!
-//! **Format.** A *front* (a fixed part of 128 bytes, then one entry per segment and one per keyspace), then *frames*
-//! up to the end of the file: for each keyspace in the order of the front the blocks of its buckets and then those of
-//! its overflow lines, each block of 4,096 bytes with its own checksum behind it.
-//! See docs/design/format.md, "Index checkpoint".
-//! Nothing lies between front and frames, so there is no byte that no checksum covers. An open reads the front alone, whose length depends on the numbers of
-//! segments and keyspaces and not on that of keys; a frame is checked when it is read.
+//! **Format.** A *front* comes first: a fixed part of 128 bytes, then one entry per segment and one
+//! per keyspace. *Frames* follow up to the end of the file. For each keyspace, in the order of the
+//! front, these are the blocks of its buckets and then the blocks of its overflow lines. A frame is
+//! a block of 4,096 bytes and the block's checksum. See docs/design/format.md, "Index checkpoint". There are no
+//! bytes between front and frames, so every byte is covered by a checksum. An open reads the front
+//! alone, whose length depends on the numbers of segments and keyspaces and not on the number of
+//! keys. A frame is checked when it is read.
 //!
-//! A frame's checksum is bound to its number and to a nonce drawn for the file, so a block of another image, or one in
-//! another's place, does not validate.
+//! A frame's checksum covers the frame's number and a nonce drawn for the file. So a block of
+//! another checkpoint, or a block at another position, does not validate.
 
 use super::segment_header::SEGMENT_HEADER_SIZE;
 use super::{ByteReader, Defect, KeyspaceId, READ_VERSION, SegmentId, Seq, StoreId, WRITE_VERSION};
@@ -24,16 +26,16 @@ pub const IMAGE_HEADER_SIZE: usize = 128;
 pub const SEGMENT_ENTRY_SIZE: usize = 64;
 /// Size of the fixed part of a keyspace's entry in bytes.
 pub const KEYSPACE_ENTRY_SIZE: usize = 64;
-/// Size of a pair of a segment and the bytes that are live there.
+/// Size of a pair of a segment's number and its live bytes.
 const LIVE_SIZE: usize = 16;
-/// The longest front that is read, in bytes.
+/// The longest front that is accepted, in bytes.
 pub const FRONT_LEN_MAX: u64 = 1 << 29;
 
 /// Size of one line in bytes.
 pub const LINE_SIZE: usize = 64;
 /// Lines in a block.
 pub const BLOCK_LINES: usize = 64;
-/// Payload of a frame in bytes.
+/// Size of a block in bytes: the payload of a frame.
 pub const BLOCK_LEN: usize = BLOCK_LINES * LINE_SIZE;
 /// Size of a frame in bytes: the block and its checksum.
 pub const FRAME_SIZE: usize = BLOCK_LEN + 4;
@@ -55,7 +57,7 @@ pub const LAYOUT: [(&str, usize, usize); 13] = [
     ("reserved", 84, 44),
 ];
 
-/// The fields of a segment's entry, likewise.
+/// The fields of a segment's entry: name, offset and size in bytes, as docs/design/format.md prints them.
 pub const SEGMENT_LAYOUT: [(&str, usize, usize); 9] = [
     ("segment_id", 0, 8),
     ("nonce", 8, 8),
@@ -68,7 +70,7 @@ pub const SEGMENT_LAYOUT: [(&str, usize, usize); 9] = [
     ("data_offset", 56, 8),
 ];
 
-/// The fields of a keyspace's entry, likewise.
+/// The fields of a keyspace's entry: name, offset and size in bytes, as docs/design/format.md prints them.
 pub const KEYSPACE_LAYOUT: [(&str, usize, usize); 9] = [
     ("keyspace", 0, 4),
     ("base_bits", 4, 4),
@@ -81,73 +83,74 @@ pub const KEYSPACE_LAYOUT: [(&str, usize, usize); 9] = [
     ("reserved", 52, 12),
 ];
 
-/// A segment, as the image knows it.
+/// A segment's entry in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointSegment {
-    /// Its number.
+    /// The segment's number.
     pub id: SegmentId,
-    /// The nonce in its header.
+    /// The nonce in the segment's header.
     pub nonce: u64,
-    /// Where its published records ended, in bytes.
+    /// The end of the segment's published records, as an offset in bytes.
     pub end: u64,
-    /// The first granule of its range of the flat space.
+    /// The first granule of the segment's range in the address space.
     pub first_granule: u32,
-    /// Granules in its range.
+    /// The number of granules in that range.
     pub granules: u32,
-    /// Bytes of values that are hidden, of tombstones and of notes.
+    /// Dead bytes: superseded values, tombstones, and the log's own records.
     pub dead: [u64; 3],
-    /// Where its first record lies, in bytes: the length of the file's header.
+    /// The offset of the first record in bytes, which is the length of the file's header.
     pub data_offset: u64,
 }
 
-/// The shape of an index.
+/// The shape of a hash index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexTable {
-    /// Hash bits that only a bucket's number holds.
+    /// Hash bits that are stored only in a bucket's number.
     pub base_bits: u32,
-    /// Entries in it.
+    /// The number of entries.
     pub entries: u64,
-    /// Its buckets.
+    /// The number of buckets.
     pub buckets: u64,
-    /// Overflow lines that were ever used.
+    /// The number of overflow lines that were ever used.
     pub overflow_lines: u64,
 }
 
 impl IndexTable {
-    /// Blocks that hold its buckets, and those that hold its overflow lines.
+    /// Returns the number of blocks of its buckets, and that of its overflow lines.
     #[must_use]
     pub fn blocks(&self) -> [u64; 2] {
         [self.buckets, self.overflow_lines].map(|lines| lines.div_ceil(BLOCK_LINES as u64))
     }
 }
 
-/// A keyspace, as the image knows it.
+/// A keyspace's entry in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointKeyspace {
-    /// Its number.
+    /// The keyspace's number.
     pub id: KeyspaceId,
-    /// Keys in it.
+    /// The number of keys.
     pub keys: u64,
-    /// Bytes of records that are the newest of their key.
+    /// Bytes of the newest records of all keys.
     pub live_bytes: u64,
-    /// Its index.
+    /// The shape of the keyspace's index.
     pub table: IndexTable,
-    /// Live bytes by segment, in ascending order of their numbers.
+    /// Live bytes by segment, in ascending order of segment numbers.
     pub live: Vec<(SegmentId, u64)>,
 }
 
-/// The front of an image.
+/// The front of an index checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexCheckpoint {
-    /// The store it belongs to.
+    /// The identity of the store.
     pub store: StoreId,
-    /// The image's number, as in the file's name.
+    /// The checkpoint's number, as in the file's name.
     pub number: u64,
-    /// Drawn for this file.
+    /// A nonce drawn for this file.
     pub nonce: u64,
-    /// Every record up to this number is in it, and none above.
+    /// The last sequence number that the checkpoint covers: it holds every record up to it and none
+    /// above.
     pub last: Seq,
-    /// Which hash the indexes use.
+    /// The number of the hash function that the indexes use.
     pub hash_id: u32,
     /// The segments that entries may lead to, in ascending order of their numbers.
     pub segments: Vec<CheckpointSegment>,
@@ -156,7 +159,7 @@ pub struct IndexCheckpoint {
 }
 
 impl IndexCheckpoint {
-    /// The front's bytes.
+    /// Encodes the front.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(IMAGE_HEADER_SIZE + SEGMENT_ENTRY_SIZE * self.segments.len());
@@ -197,11 +200,12 @@ impl IndexCheckpoint {
         bytes
     }
 
-    /// The front's length, from the first bytes of a file of `file_size` bytes; the caller reads that many.
+    /// Returns the front's length in bytes, which the caller reads next. `bytes` are the first
+    /// bytes of a file of `file_size` bytes. The returned length is at most `file_size`.
     ///
     /// # Errors
     ///
-    /// What is wrong with them. The length that is returned fits into the file.
+    /// Returns the `Defect` of these bytes.
     pub fn front_len(bytes: &[u8], file_size: u64) -> Result<usize, Defect> {
         let mut reader = ByteReader(bytes);
         if reader.array::<8>()? != MAGIC {
@@ -222,11 +226,12 @@ impl IndexCheckpoint {
         usize::try_from(len).map_err(|_| Defect::LengthOutOfRange)
     }
 
-    /// Reads the front of a file of `file_size` bytes.
+    /// Decodes the front of a file of `file_size` bytes.
     ///
     /// # Errors
     ///
-    /// What is wrong with it; a file that is too short or too long for what the front lists, too.
+    /// Returns the `Defect` of the front, or `WrongSize` if the file is shorter or longer than the
+    /// front says.
     pub fn decode(bytes: &[u8], file_size: u64) -> Result<Self, Defect> {
         let len = Self::front_len(bytes, file_size)?;
         let bytes = bytes.get(..len).ok_or(Defect::Truncated)?;
@@ -246,7 +251,7 @@ impl IndexCheckpoint {
         if reader.array::<44>()? != [0; 44] {
             return Err(Defect::Reserved);
         }
-        // No capacity is reserved from a count: the entries must be there first.
+        // Counts reserve no capacity: the entries must exist first.
         let segments = (0..segment_count).map(|_| segment(&mut reader)).collect::<Result<Vec<_>, _>>()?;
         let keyspaces = (0..keyspace_count)
             .map(|_| CheckpointKeyspace::decode(&mut reader))
@@ -280,7 +285,7 @@ impl IndexCheckpoint {
         Ok(())
     }
 
-    /// The size of the whole file in bytes.
+    /// Returns the size of the whole file in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         let live: usize = self.keyspaces.iter().map(|keyspace| keyspace.live.len() * LIVE_SIZE).sum();
@@ -293,7 +298,7 @@ impl IndexCheckpoint {
         self.frames().expect("the lines of an index in memory can be counted") * FRAME_SIZE as u64
     }
 
-    /// Frames behind the front; `None` for more than can be counted.
+    /// Returns the number of frames behind the front, or `None` if it overflows.
     fn frames(&self) -> Option<u64> {
         let mut blocks = self.keyspaces.iter().flat_map(|keyspace| keyspace.table.blocks());
         blocks.try_fold(0u64, u64::checked_add)
@@ -331,7 +336,7 @@ impl CheckpointKeyspace {
         if reader.array::<12>()? != [0; 12] {
             return Err(Defect::Reserved);
         }
-        // An index never has fewer buckets than its base says, nor so many lines that their numbers wrap.
+        // An index has at least 2^base_bits buckets, and far fewer than 2^64 lines.
         if base_bits > 32
             || table.buckets < 1 << base_bits
             || table.buckets.max(table.overflow_lines) > 1 << 48
@@ -360,7 +365,7 @@ fn segment(reader: &mut ByteReader<'_>) -> Result<CheckpointSegment, Defect> {
     if entry.data_offset < SEGMENT_HEADER_SIZE as u64 || entry.data_offset > entry.end {
         return Err(Defect::BadField("data_offset"));
     }
-    // Location zero is no location.
+    // Granule zero is never used, because location zero means "no location".
     if entry.first_granule == 0 || entry.granules == 0 {
         return Err(Defect::BadField("granules"));
     }
@@ -373,7 +378,7 @@ fn count_of(count: usize) -> u32 {
 
 const _: () = assert!(BLOCK_LEN == 4096 && LIVE_SIZE == 16);
 
-/// The checksum of a block.
+/// Returns the checksum of a block.
 #[must_use]
 pub fn frame_sum(nonce: u64, number: u64, block: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
@@ -383,11 +388,11 @@ pub fn frame_sum(nonce: u64, number: u64, block: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The block in a frame.
+/// Returns the block in a frame.
 ///
 /// # Errors
 ///
-/// `Truncated`, and `Checksum` where it is not what was written under this number.
+/// Returns `Truncated`, or `Checksum` if the block was not written to this file under this number.
 pub fn block_of(nonce: u64, number: u64, frame: &[u8]) -> Result<&[u8; BLOCK_LEN], Defect> {
     let (block, rest) = frame.split_first_chunk::<BLOCK_LEN>().ok_or(Defect::Truncated)?;
     if ByteReader(rest).u32()? != frame_sum(nonce, number, block) {
@@ -396,7 +401,7 @@ pub fn block_of(nonce: u64, number: u64, frame: &[u8]) -> Result<&[u8; BLOCK_LEN
     Ok(block)
 }
 
-/// The CRC-32 over the front with its own field left out.
+/// Returns the CRC-32 over the front without the checksum's own field.
 fn sum(bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&bytes[..SUM_OFFSET]);
@@ -441,7 +446,7 @@ mod tests {
         front.len() as u64 + FRAMES * FRAME_SIZE as u64
     }
 
-    /// The front with its checksum made right again: what only an enemy writes.
+    /// Recomputes the checksum of a front, as an attacker would.
     fn sealed(mut front: Vec<u8>) -> Vec<u8> {
         let sum = sum(&front).to_le_bytes();
         front[SUM_OFFSET..][..4].copy_from_slice(&sum);
@@ -487,7 +492,8 @@ mod tests {
     #[test]
     fn hostile_fields_are_refused_and_reserve_nothing() {
         let front = sample().encode();
-        // Every word of the fixed part and of the entries, at its greatest and at others that overflow sums.
+        // Every word of the fixed part and of the entries takes its greatest value and others that
+        // overflow sums.
         for at in (16..front.len()).step_by(4) {
             for value in [u32::MAX, 1 << 31, 0x0100_0000, 0] {
                 let mut bytes = front.clone();

@@ -1,8 +1,9 @@
-//! The control page: what other processes and the next open can learn without a system call.
+//! The control page: data that other processes and the next open can read without a system call.
 //!
-//! **Format.** One page; see docs/design/format.md, "Control page". A fixed part with a checksum, written once per open,
-//! then words on cache lines of their own that the writer changes while it runs. The page is disposable: it counts only
-//! with the boot id and the writer nonce of the run that wrote it.
+//! **Format.** One page; see docs/design/format.md, "Control page". A fixed part with a checksum is written
+//! once per open. Words on cache lines of their own follow; the writer changes them while it runs.
+//! The page is disposable: it is valid only with the boot id and the writer nonce of the run that
+//! wrote it.
 
 use super::{ByteReader, Defect, READ_VERSION, Seq, StoreId, WRITE_VERSION};
 
@@ -12,14 +13,14 @@ pub const CONTROL_SIZE: usize = 4096;
 const SUM_OFFSET: usize = 12;
 /// Size of the fixed part in bytes.
 pub const CONTROL_HEADER_SIZE: usize = 64;
-/// The word that holds the sequence number up to which the log is durable.
+/// Offset of the word that holds the sequence number up to which the log is durable.
 pub const DURABLE_OFFSET: usize = 64;
-/// The word that holds the manifest's generation.
+/// Offset of the word that holds the manifest's generation.
 pub const GENERATION_OFFSET: usize = 128;
-/// The word that says whether followers wait for a wake.
+/// Offset of the word that says if followers wait for a wake-up.
 pub const WAITERS_OFFSET: usize = 192;
 
-/// The fixed part: name, offset and size in bytes, as docs/design/format.md prints it.
+/// The fields of the fixed part: name, offset and size in bytes, as docs/design/format.md prints them.
 pub const LAYOUT: [(&str, usize, usize); 11] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),
@@ -37,18 +38,18 @@ pub const LAYOUT: [(&str, usize, usize); 11] = [
 /// The fixed part of the control page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlHeader {
-    /// The store it belongs to.
+    /// The identity of the store.
     pub store: StoreId,
-    /// The run of the operating system; zeros where it could not be read.
+    /// The id of the system's boot; zeros if it could not be read.
     pub boot_id: [u8; 16],
     /// The writer's incarnation, as in the manifest.
     pub incarnation: u64,
-    /// Drawn anew by every writer.
+    /// A nonce that every writer draws for itself.
     pub writer_nonce: u64,
 }
 
 impl ControlHeader {
-    /// The fixed part's bytes.
+    /// Encodes the fixed part.
     #[must_use]
     pub fn encode(&self) -> [u8; CONTROL_HEADER_SIZE] {
         let mut bytes = [0; CONTROL_HEADER_SIZE];
@@ -64,11 +65,11 @@ impl ControlHeader {
         bytes
     }
 
-    /// Reads the fixed part.
+    /// Decodes the fixed part.
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// Returns the `Defect` of these bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, Defect> {
         let bytes = bytes.get(..CONTROL_HEADER_SIZE).ok_or(Defect::Truncated)?;
         let mut reader = ByteReader(bytes);
@@ -88,13 +89,15 @@ impl ControlHeader {
     }
 }
 
-/// The durable word for a sequence number: its 56 bits below a check byte, so that a damaged word is not believed.
+/// Returns the durable word of a sequence number: its 56 bits below a check byte, so that a damaged
+/// word is refused.
 #[must_use]
 pub fn durable_word(durable: Seq, writer_nonce: u64) -> u64 {
     durable.0 | u64::from(check(durable.0, writer_nonce)) << 56
 }
 
-/// The sequence number in a durable word; `None` where the word is damaged or of another writer.
+/// Returns the sequence number in a durable word; `None` if the word is damaged or of another
+/// writer.
 #[must_use]
 pub fn parse_durable_word(word: u64, writer_nonce: u64) -> Option<Seq> {
     let seq = word & Seq::MAX.0;

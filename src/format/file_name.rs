@@ -1,19 +1,19 @@
-//! File names: the only place that knows them.
+//! The names of all files of a store. No other module knows them.
 
 use super::SegmentId;
 
-/// The permanent lock file.
+/// The lock file, which is never removed.
 pub const LOCK: &str = "LOCK";
 /// The two copies of the manifest.
 pub const MANIFESTS: [&str; 2] = ["MANIFEST.0", "MANIFEST.1"];
-/// The page that other processes map.
+/// The control page, which other processes map.
 pub const CONTROL: &str = "CONTROL";
-/// Says that the store is being destroyed, and which one.
+/// The file that marks a store as being destroyed and names that store.
 pub const REMOVING: &str = "REMOVING";
-/// Ends the name of a file that is being made.
+/// The suffix of a file that is being created.
 const TEMPORARY: &str = ".tmp";
 
-/// What a name in a store's directory means.
+/// The meaning of a name in a store's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileName {
     /// The lock file.
@@ -26,45 +26,46 @@ pub enum FileName {
     Segment(SegmentId),
     /// A disposable list of a segment's keys.
     Hint(SegmentId),
-    /// A segment, or the tail of one, that recovery set aside; never read, never removed.
+    /// A segment, or the tail of one, that recovery quarantined. It is never read and never
+    /// removed.
     Aside(SegmentId, u32),
-    /// An image of the index.
+    /// An index checkpoint.
     Image(u64),
-    /// Says that the store is being destroyed.
+    /// The mark of a store that is being destroyed.
     Removing,
-    /// A file that was being made when its process ended; holds nothing that counts.
+    /// A file whose creation was interrupted. Its contents are ignored.
     Temporary,
-    /// Nobody's data: what file systems, desktops and version control leave in a directory by themselves.
+    /// A file or folder that file systems, desktops or version control create by themselves.
     Neutral,
-    /// None of ours.
+    /// A file that does not belong to the store.
     Foreign,
 }
 
-/// The name of a segment.
+/// Returns the name of a segment.
 #[must_use]
 pub fn segment(id: SegmentId) -> String {
     format!("{id}.seg")
 }
 
-/// The name of the `n`-th thing set aside from a segment.
+/// Returns the name of the `n`-th file quarantined from a segment.
 #[must_use]
 pub fn aside(id: SegmentId, n: u32) -> String {
     format!("{id}.{n}.aside")
 }
 
-/// The name of an image of the indexes.
+/// Returns the name of an index checkpoint.
 #[must_use]
 pub fn checkpoint(number: u64) -> String {
     format!("INDEX-{number:06}")
 }
 
-/// The name a file has while it is being made.
+/// Returns the name that a file has while it is being created.
 #[must_use]
 pub fn temporary(name: &str) -> String {
     format!("{name}{TEMPORARY}")
 }
 
-/// What a name means.
+/// Parses a name.
 #[must_use]
 pub fn parse(name: &str) -> FileName {
     match name {
@@ -72,7 +73,8 @@ pub fn parse(name: &str) -> FileName {
         CONTROL => return FileName::Control,
         REMOVING => return FileName::Removing,
         "lost+found" | "Thumbs.db" | "desktop.ini" => return FileName::Neutral,
-        // None of ours begins with a dot: `.gitkeep`, `.DS_Store`, `.directory`, `.nfs*`.
+        // No name of the store begins with a dot, unlike `.gitkeep`, `.DS_Store`, `.directory`,
+        // `.nfs*`.
         _ if name.starts_with('.') => return FileName::Neutral,
         _ => {}
     }
@@ -102,7 +104,7 @@ pub fn parse(name: &str) -> FileName {
     }
 }
 
-/// A number written with at least `width` digits and no more zeros in front than that.
+/// Parses a number of at least `width` digits that is padded with zeros to `width` and no further.
 fn digits(text: &str, width: usize) -> Option<u64> {
     let exact = text.len() == width || (text.len() > width && !text.starts_with('0'));
     (exact && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?

@@ -1,12 +1,14 @@
-//! The keyed hash from keys to the numbers that the index works with.
+//! The keyed hash function of the index.
 //!
-//! It is part of the format: images of the index hold pieces of it. [`HASH_ID`] names this function; a change to any
-//! constant or step here needs a new number. It is not a checksum and not a message authentication code.
+//! It is part of the format: index checkpoints hold parts of hashes. [`HASH_ID`] names this
+//! function; a change to any constant or step here needs a new number. The function is neither a
+//! checksum nor a message authentication code.
 //!
-//! **Format.** Arithmetic is modulo the Mersenne prime p = 2^61 - 1. The secret expands into 36 coefficients in
-//! [0, p): a constant c, a_len, a_s, r and a_0 to a_31, in this order ([`HashKey::from_secret`]). A key is cut into
-//! blocks of 128 bytes, the last of 1 to 128 bytes (of none for the empty key); a block is 32 little-endian 32-bit
-//! words m_0 to m_31, padded with zero bytes. Then
+//! **Format.** Arithmetic is modulo the Mersenne prime p = 2^61 - 1. The secret expands into 36
+//! coefficients in [0, p): a constant c, a_len, a_s, r and a_0 to a_31, in this order
+//! ([`HashKey::from_secret`]). A key is cut into blocks of 128 bytes, the last of 1 to 128 bytes
+//! (of none for the empty key). A block is 32 little-endian 32-bit words m_0 to m_31, padded with
+//! zero bytes. Then
 //!
 //! ```text
 //! s := 0;  for every block but the last:  s := (s + sum a_i m_i) * r
@@ -15,35 +17,43 @@
 //!
 //! and the hash is `finish(h)`, a fixed bijection on 61 bits.
 //!
-//! **What it promises.** For coefficients drawn uniformly, and keys chosen without knowledge of them:
+//! **Guarantees.** They hold for coefficients drawn uniformly and keys chosen without knowledge of
+//! them:
 //!
-//! - Two different keys of at most 128 bytes, or of different lengths, hash to two independent and uniform values:
-//!   the family is *strongly universal* (pairwise independent). For the difference of their sums is a sum of
-//!   coefficients, times integers below p that are not all zero (the length is one of them, which is why the zero
-//!   padding is unambiguous), so it is uniform; and c makes each value uniform whatever the difference is.
-//! - Two keys of one length that differ only in their last block: the same, because s is the same.
-//! - Two keys of one length with other differences, n full blocks before the last: the difference of the two s is
-//!   the sum over i of a_i P_i(r), where P_i is a polynomial of degree at most n without a constant term, and not
-//!   all P_i are zero. One that is not zero vanishes at r with a probability of at most n/p; where it does not, the
-//!   sum vanishes with a probability of 1/p; and where the sum does not vanish, a_s makes h uniform. So the values
-//!   are independent except with a probability of at most (n + 1)/p, below 2^-51 for the longest key (64 KiB).
+//! 1. Two different keys of at most 128 bytes, or of different lengths, hash to two independent and
+//!    uniform values: the family is *strongly universal* (pairwise independent). The difference of
+//!    their sums is a sum of coefficients times integers below p that are not all zero, so it is
+//!    uniform. The length is one of these integers, which makes the zero padding unambiguous. The
+//!    constant c makes each value uniform for every difference.
+//! 2. Two keys of one length that differ only in their last block hash to independent and uniform
+//!    values too, because s is equal.
+//! 3. Two keys of one length with other differences, with n full blocks before the last, hash to
+//!    independent values except with a probability of at most (n + 1)/p. The difference of the two
+//!    s is the sum over i of a_i P_i(r), where P_i is a polynomial of degree at most n without a
+//!    constant term, and not all P_i are zero. A non-zero P_i vanishes at r with a probability of
+//!    at most n/p. Otherwise the sum vanishes with a probability of 1/p. If the sum does not
+//!    vanish, a_s makes h uniform. The bound is below 2^-51 for the longest key (64 KiB).
 //!
-//! A bijection keeps all of it; `finish` is there because sums keep arithmetic progressions (consecutive integers as
-//! keys), which pairwise independence permits and which a table would notice. What follows for a table of N
-//! buckets and K keys: any key shares its bucket with at most K/N others in expectation (up to rounding by p), for
-//! *every* set of keys: there are no keys that an attacker can prepare. The promise is against an *oblivious*
-//! attacker: one who can read the secret or time single lookups precisely enough to find collisions by trial is
-//! outside of it. The coefficients are expanded from 256 bits and not drawn, so the theorem holds up to the quality
-//! of the expansion.
+//! A bijection such as `finish` preserves all of it. `finish` exists because sums keep arithmetic
+//! progressions (consecutive integers as keys). Pairwise independence permits these, and a table
+//! would suffer from them.
 //!
-//! Sources: Carter and Wegman, "Universal classes of hash functions" (1979), for sums of products modulo a prime and
-//! for the Mersenne prime; Lemire and Kaser, "Strongly universal string hashing is fast" (2014), for multilinear
-//! hashing with one reduction at the end; Dietzfelbinger and others, "Polynomial hash functions are reliable"
-//! (1992), for the polynomial over the blocks of a long key.
+//! Consequence for a table of N buckets and K keys: any key shares its bucket with at most K/N
+//! others in expectation (up to rounding by p), for *every* set of keys. An attacker cannot prepare
+//! colliding keys. The guarantee is against an *oblivious* attacker. It does not cover one that can
+//! read the secret, or that can time single lookups precisely enough to find collisions by trial.
+//! The coefficients are expanded from 256 bits instead of drawn, so the theorem holds up to the
+//! quality of the expansion.
+//!
+//! Sources: Carter and Wegman, "Universal classes of hash functions" (1979), for sums of products
+//! modulo a prime and for the Mersenne prime; Lemire and Kaser, "Strongly universal string hashing
+//! is fast" (2014), for multilinear hashing with one reduction at the end; Dietzfelbinger and
+//! others, "Polynomial hash functions are reliable" (1992), for the polynomial over the blocks of a
+//! long key.
 
 use std::fmt;
 
-/// The number of the function in this file.
+/// The number of this hash function.
 pub const HASH_ID: u32 = 1;
 /// Significant bits of a [`Hash`].
 pub const HASH_BITS: u32 = 61;
@@ -60,13 +70,13 @@ const BLOCK_SIZE: usize = BLOCK_WORDS * 4;
 pub struct Hash(u64);
 
 impl Hash {
-    /// A hash of the given value; bits above the 61st are dropped.
+    /// Makes a hash from an integer; bits above the 61st are dropped.
     #[must_use]
     pub fn from_bits(bits: u64) -> Self {
         Self(bits & PRIME)
     }
 
-    /// The hash as an integer below 2^61.
+    /// Returns the hash as an integer below 2^61.
     #[must_use]
     pub fn to_bits(self) -> u64 {
         self.0
@@ -92,10 +102,10 @@ impl fmt::Debug for HashKey {
 impl HashKey {
     /// Expands a store's secret into coefficients.
     ///
-    /// With w_0 to w_3 the secret's little-endian 64-bit words and `mix` the output function of `SplitMix64` (Steele,
-    /// Lea and Flood 2014), the stream is, for n = 1, 2, 3 and so on,
-    /// `mix(mix(mix(mix(n * 0x9e3779b97f4a7c15 ^ w_0) ^ w_1) ^ w_2) ^ w_3)`, of which the low 61 bits count; the value p
-    /// is skipped, so that the rest is uniform in [0, p).
+    /// Let w_0 to w_3 be the secret's little-endian 64-bit words and `mix` the output function of
+    /// `SplitMix64` (Steele, Lea and Flood 2014). For n = 1, 2, 3 and so on the stream is
+    /// `mix(mix(mix(mix(n * 0x9e3779b97f4a7c15 ^ w_0) ^ w_1) ^ w_2) ^ w_3)`, reduced to its low 61
+    /// bits. The value p is skipped, so that the rest is uniform in [0, p).
     #[must_use]
     pub fn from_secret(secret: [u8; 32]) -> Self {
         let mut words = [0; 4];
@@ -111,7 +121,7 @@ impl HashKey {
                 return value;
             }
         };
-        // The fields are drawn in the order in which they are written here.
+        // The order of these fields is the order of the draws.
         Self {
             constant: draw(),
             len: draw(),
@@ -121,7 +131,7 @@ impl HashKey {
         }
     }
 
-    /// The hash of a key.
+    /// Returns the hash of a key.
     #[inline]
     #[must_use]
     pub fn hash(&self, key: &[u8]) -> Hash {
@@ -136,12 +146,12 @@ impl HashKey {
         Hash(finish(reduce(sum)))
     }
 
-    /// The sum over the words of a block of at most 16 bytes.
+    /// Returns the sum over the words of a block of at most 16 bytes.
     #[inline]
     fn short_sum(&self, block: &[u8]) -> u128 {
         let (first, second) = match (block.first_chunk::<8>(), block.last_chunk::<8>()) {
             (Some(head), Some(tail)) => {
-                // The last eight bytes overlap the first; what was counted already is shifted out.
+                // The last eight bytes overlap the first eight; the overlap is shifted out.
                 let overlap = 16 - block.len();
                 let second = u64::from_le_bytes(*tail).checked_shr(8 * u32_of(overlap)).unwrap_or(0);
                 (u64::from_le_bytes(*head), second)
@@ -151,7 +161,7 @@ impl HashKey {
         self.pair(0, first) + self.pair(2, second)
     }
 
-    /// The sum over the words of a block of 16 to 128 bytes.
+    /// Returns the sum over the words of a block of 16 to 128 bytes.
     fn block_sum(&self, block: &[u8]) -> u128 {
         let (chunks, rest) = block.as_chunks::<8>();
         let mut sum = 0;
@@ -167,7 +177,7 @@ impl HashKey {
         }
     }
 
-    /// The sum for a key of more than one block.
+    /// Returns the sum for a key of more than one block.
     #[cold]
     fn long_sum(&self, key: &[u8]) -> u128 {
         let full = (key.len() - 1) / BLOCK_SIZE;
@@ -180,14 +190,15 @@ impl HashKey {
         product(self.sum, s) + last
     }
 
-    /// Two words of a block, the first at position `at`, with their coefficients.
+    /// Multiplies two words of a block, the first at position `at`, by their coefficients and adds
+    /// the products.
     #[inline]
     fn pair(&self, at: usize, words: u64) -> u128 {
         product(self.words[at], words & 0xffff_ffff) + product(self.words[at + 1], words >> 32)
     }
 }
 
-/// Two neighbouring words with their coefficients.
+/// Multiplies two neighbouring words by their coefficients and adds the products.
 #[inline]
 fn pair(factors: &[u64; 2], words: u64) -> u128 {
     product(factors[0], words & 0xffff_ffff) + product(factors[1], words >> 32)
@@ -198,14 +209,14 @@ fn product(a: u64, b: u64) -> u128 {
     u128::from(a) * u128::from(b)
 }
 
-/// The output function of `SplitMix64`.
+/// Computes the output function of `SplitMix64`.
 fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
 
-/// A count of at most 16.
+/// Converts a count of at most 16.
 #[inline]
 fn u32_of(count: usize) -> u32 {
     debug_assert!(count <= 16);
@@ -215,37 +226,37 @@ fn u32_of(count: usize) -> u32 {
     }
 }
 
-/// Fewer than eight bytes as a little-endian integer, by loads that may overlap.
+/// Reads fewer than eight bytes as a little-endian integer, by loads that may overlap.
 #[inline]
 fn short_word(bytes: &[u8]) -> u64 {
     let len = bytes.len();
     match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
         (Some(head), Some(tail)) => {
             let shift = 8 * u32_of(len - 4);
-            // Where the two overlap they hold the same bits.
+            // Overlapping bits of the two loads are equal.
             u64::from(u32::from_le_bytes(*head)) | (u64::from(u32::from_le_bytes(*tail)) << shift)
         }
         _ => bytes.iter().rev().fold(0, |word, byte| (word << 8) | u64::from(*byte)),
     }
 }
 
-/// A sum below 2^126 modulo p.
+/// Reduces a sum below 2^126 modulo p.
 ///
-/// The largest sum of a key: 33 products of 61 by 32 bits, one of 61 by 61, one of 61 by the length's bits (which are
-/// fewer than 63), one coefficient.
+/// The largest sum of a key consists of 33 products of 61 by 32 bits, one of 61 by 61 bits, one of
+/// 61 bits by the length (fewer than 63 bits), and one coefficient.
 #[inline]
 fn reduce(x: u128) -> u64 {
     debug_assert!(x < 1 << 126);
     #[expect(clippy::cast_possible_truncation, reason = "each part is masked to its 61 bits or has four")]
     let (low, middle, high) =
         ((x as u64) & PRIME, ((x >> HASH_BITS) as u64) & PRIME, (x >> (2 * HASH_BITS)) as u64);
-    // 2^61 is one modulo p. The sum has less than 63 bits, so one more folding leaves at most p + 2.
+    // 2^61 is 1 modulo p. The sum has fewer than 63 bits, so one more folding leaves at most p + 2.
     let sum = low + middle + high;
     let folded = (sum & PRIME) + (sum >> HASH_BITS);
     if folded >= PRIME { folded - PRIME } else { folded }
 }
 
-/// The fixed bijection on 61 bits: each of its three steps can be undone.
+/// Applies the fixed bijection on 61 bits: each of its three steps has an inverse.
 #[inline]
 fn finish(x: u64) -> u64 {
     let x = x ^ (x >> 31);
@@ -265,7 +276,7 @@ mod tests {
         (0..len).map(|i| u8::try_from((i * i + 3 * i + len) % 251).unwrap()).collect()
     }
 
-    /// The definition in the file's head, word by word.
+    /// Computes the definition in the file's head, word by word.
     fn naive(key: &HashKey, message: &[u8]) -> u64 {
         let p = u128::from(PRIME);
         let block_sum = |block: &[u8]| {
@@ -376,7 +387,7 @@ mod tests {
     #[test]
     fn the_finisher_has_an_inverse() {
         let unshift = |x: u64, by: u32| x ^ (x >> by) ^ x.checked_shr(2 * by).unwrap_or(0);
-        // Newton's iteration for the inverse of an odd number modulo a power of two.
+        // Newton's iteration computes the inverse of an odd number modulo a power of two.
         let factor = 0x1d8a_f066_8c5f_22a5_u64;
         let inverse = (0..6).fold(factor, |y, _| y.wrapping_mul(2u64.wrapping_sub(factor.wrapping_mul(y))));
         for x in (0..61).map(|bit| 1u64 << bit).chain((0..1000).map(|i| mix(i) & PRIME)) {
@@ -385,7 +396,8 @@ mod tests {
         }
     }
 
-    /// Chi-square of `keys` over 4096 cells, by the bits from `from` on, as a distance from its mean in deviations.
+    /// Returns the distance of the chi-square of `hashes` from its mean, in standard deviations.
+    /// The 4,096 cells are 12 bits, starting at bit `from`.
     fn distance(hashes: &[u64], from: u32) -> f64 {
         let mut cells = vec![0u32; 4096];
         for hash in hashes {

@@ -1,11 +1,12 @@
-//! Which keyspaces a store has, and the records that change it.
+//! The set of keyspaces, and the log records that change it.
 //!
-//! The log is the truth about keyspaces; the manifest holds what the log said up to its durable number. Both go through
-//! [`KeyspaceSet::apply`], so there is one place that knows which change may follow which state.
+//! The log is authoritative for keyspaces; the manifest holds the set as of its durable number.
+//! Both go through [`KeyspaceSet::apply`], so one function decides which change may follow which
+//! state.
 //!
-//! **Format** of a record of kind `Keyspace`. The header's `keyspace` is the number that the change is about (of a clear, the new one), the record's
-//! key is a name, and its value one byte for the change, followed by what the change needs. See
-//! docs/design/format.md, "Keyspace changes".
+//! **Format** of a record of kind `Keyspace`. The header's `keyspace` is the number of the changed
+//! keyspace (for a clear, the new number). The record's key is a name. Its value is one byte for
+//! the kind of change, followed by the change's data. See docs/design/format.md, "Keyspace changes".
 
 use std::collections::BTreeMap;
 
@@ -21,45 +22,45 @@ const RENAME: u8 = 2;
 const CLEAR: u8 = 3;
 const DROP: u8 = 4;
 
-/// A change to the keyspaces of a store.
+/// A change to the set of keyspaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyspaceChange {
-    /// The name, which was free, names a new, empty keyspace.
+    /// Creates an empty keyspace under a free name.
     Create {
-        /// Its number.
+        /// The keyspace's number.
         id: KeyspaceId,
-        /// Its name.
+        /// The keyspace's name.
         name: String,
-        /// What its keys and values are encoded by; empty where they are bytes.
+        /// The codec of its keys and values; empty for plain bytes.
         codec: String,
     },
-    /// The keyspace has another name, which was free.
+    /// Gives a keyspace another name, which was free.
     Rename {
-        /// Its number.
+        /// The keyspace's number.
         id: KeyspaceId,
-        /// Its name from now on.
+        /// The new name.
         name: String,
     },
-    /// The name names a new, empty keyspace; the one before is gone.
+    /// Replaces a keyspace by a new, empty one of the same name.
     Clear {
-        /// The number from now on.
+        /// The new number.
         id: KeyspaceId,
-        /// The number before.
+        /// The old number.
         old: KeyspaceId,
         /// The name of both.
         name: String,
     },
-    /// The keyspace is gone, and its name is free.
+    /// Drops a keyspace, which frees its name.
     Drop {
-        /// Its number.
+        /// The keyspace's number.
         id: KeyspaceId,
-        /// Its name.
+        /// The keyspace's name.
         name: String,
     },
 }
 
 impl KeyspaceChange {
-    /// The number in the record's header.
+    /// Returns the number in the record's header.
     #[must_use]
     pub fn id(&self) -> KeyspaceId {
         match self {
@@ -70,7 +71,7 @@ impl KeyspaceChange {
         }
     }
 
-    /// The name, which is the record's key.
+    /// Returns the name, which is the record's key.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -81,7 +82,7 @@ impl KeyspaceChange {
         }
     }
 
-    /// The record's value.
+    /// Encodes the record's value.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
@@ -100,11 +101,11 @@ impl KeyspaceChange {
         }
     }
 
-    /// Reads what a record says.
+    /// Decodes a record's keyspace number, key and value.
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// Returns the `Defect` of the record.
     pub fn decode(id: KeyspaceId, name: &[u8], value: &[u8]) -> Result<Self, Defect> {
         let name = text(name, MAX_NAME_LEN)?.to_owned();
         let mut reader = ByteReader(value);
@@ -122,27 +123,28 @@ impl KeyspaceChange {
     }
 }
 
-/// What a name stands for.
+/// A keyspace, as found under its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedKeyspace {
     /// The keyspace's number.
     pub id: KeyspaceId,
-    /// What its keys and values are encoded by; empty where they are bytes.
+    /// The codec of its keys and values; empty for plain bytes.
     pub codec: String,
 }
 
-/// The keyspaces of a store by name. The default one, whose name is empty, is always among them.
+/// The keyspaces of a store by name. The default one, whose name is empty, is always present.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyspaceSet {
     names: BTreeMap<String, NamedKeyspace>,
-    /// Every number below was given out; one of them that no name stands for is that of a dropped keyspace.
+    /// The next number. Every number below was assigned; one without a name belongs to a dropped
+    /// keyspace.
     next: KeyspaceId,
 }
 
-/// The most bytes that one keyspace takes in a manifest.
+/// The most bytes that one keyspace occupies in a manifest.
 pub const ENTRY_LEN_MAX: u64 = entry_len(MAX_NAME_LEN, MAX_CODEC_LEN);
 
-/// Bytes that one keyspace takes in a manifest: its number, and two texts behind their lengths.
+/// Returns the bytes of one keyspace in a manifest: its number, and two texts behind their lengths.
 const fn entry_len(name: usize, codec: usize) -> u64 {
     (4 + 1 + name + 1 + codec) as u64
 }
@@ -154,18 +156,18 @@ impl Default for KeyspaceSet {
 }
 
 impl KeyspaceSet {
-    /// Those of an empty store.
+    /// Returns the keyspaces of an empty store.
     #[must_use]
     pub fn new() -> Self {
         let named = NamedKeyspace { id: KeyspaceId::DEFAULT, codec: String::new() };
         Self { names: BTreeMap::from([(String::new(), named)]), next: KeyspaceId(KeyspaceId::DEFAULT.0 + 1) }
     }
 
-    /// Takes what a manifest lists.
+    /// Makes the set that a manifest lists.
     ///
     /// # Errors
     ///
-    /// `BadField` where no sequence of changes leads there.
+    /// Returns `BadField` if no sequence of changes leads to this set.
     pub fn from_parts(names: BTreeMap<String, NamedKeyspace>, next: KeyspaceId) -> Result<Self, Defect> {
         let mut ids: Vec<_> = names.values().map(|named| named.id).collect();
         ids.sort_unstable();
@@ -177,40 +179,41 @@ impl KeyspaceSet {
         Ok(Self { names, next })
     }
 
-    /// Names and what they stand for, in ascending order.
+    /// Iterates over names and keyspaces, in ascending order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &NamedKeyspace)> {
         self.names.iter().map(|(name, named)| (name.as_str(), named))
     }
 
-    /// Bytes that they take in a manifest.
+    /// Returns the bytes of all keyspaces in a manifest.
     #[must_use]
     pub fn encoded_len(&self) -> u64 {
         self.names.iter().map(|(name, named)| entry_len(name.len(), named.codec.len())).sum()
     }
 
-    /// What a name stands for.
+    /// Returns the keyspace of a name; `None` if the name is free.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&NamedKeyspace> {
         self.names.get(name)
     }
 
-    /// The number that the next new keyspace gets.
+    /// Returns the number of the next new keyspace.
     #[must_use]
     pub fn next(&self) -> KeyspaceId {
         self.next
     }
 
-    /// Whether the number was given out, and no name stands for it any more. Looks at all names.
+    /// True if the number was assigned and no name has it any more. Takes time linear in the number
+    /// of keyspaces.
     #[must_use]
     pub fn is_dropped(&self, id: KeyspaceId) -> bool {
         id < self.next && self.names.values().all(|named| named.id != id)
     }
 
-    /// Carries out a change.
+    /// Applies a change.
     ///
     /// # Errors
     ///
-    /// `BadField` where the change cannot follow this state; nothing was changed then.
+    /// Returns `BadField` if the change cannot follow this state; the set is unchanged then.
     pub fn apply(&mut self, change: &KeyspaceChange) -> Result<(), Defect> {
         const IMPOSSIBLE: Defect = Defect::BadField("keyspace change");
         let name = change.name();
@@ -243,11 +246,11 @@ fn following(id: KeyspaceId) -> Result<KeyspaceId, Defect> {
     id.0.checked_add(1).map(KeyspaceId).ok_or(Defect::BadField("keyspace change"))
 }
 
-/// A name as text.
+/// Decodes a name.
 ///
 /// # Errors
 ///
-/// `BadField` where it is longer than `max`, or no UTF-8.
+/// Returns `BadField` if the name is longer than `max` bytes or not UTF-8.
 pub fn text(bytes: &[u8], max: usize) -> Result<&str, Defect> {
     if bytes.len() > max {
         return Err(Defect::BadField("name"));
@@ -255,11 +258,11 @@ pub fn text(bytes: &[u8], max: usize) -> Result<&str, Defect> {
     std::str::from_utf8(bytes).map_err(|_| Defect::BadField("name"))
 }
 
-/// A codec's name as text.
+/// Decodes a codec's name.
 ///
 /// # Errors
 ///
-/// `BadField` where it is longer than [`MAX_CODEC_LEN`], or no ASCII.
+/// Returns `BadField` if the name is longer than [`MAX_CODEC_LEN`] or not ASCII.
 pub fn codec(bytes: &[u8]) -> Result<&str, Defect> {
     match text(bytes, MAX_CODEC_LEN) {
         Ok(text) if text.is_ascii() => Ok(text),

@@ -1,8 +1,8 @@
-//! The manifest: what makes up the store.
+//! The manifest: the list of a store's segments and keyspaces, and its counters.
 //!
 //! **Format.** A fixed part of 160 bytes, then one entry per segment and one per keyspace. See
-//! docs/design/format.md, "Manifest". Two copies are kept; each is whole or refused by its checksum. What lies behind
-//! its length is not part of it.
+//! docs/design/format.md, "Manifest". Two copies are kept; each is intact or refused by its checksum. Bytes
+//! behind the manifest's length are ignored.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::keyspace_change::{KeyspaceSet, MAX_CODEC_LEN, MAX_NAME_LEN, NamedKeys
 use super::segment_header::Role;
 use super::{ByteReader, Defect, KeyspaceId, READ_VERSION, SegmentId, Seq, StoreId, WRITE_VERSION};
 
-/// The first bytes.
+/// The first bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"MAPCASKM";
 const SUM_OFFSET: usize = 12;
 const RESERVED_SIZE: usize = 8;
@@ -20,11 +20,11 @@ const RESERVED_SIZE: usize = 8;
 pub const MANIFEST_HEADER_SIZE: usize = 160;
 /// Size of a segment's entry in bytes.
 pub const SEGMENT_ENTRY_SIZE: usize = 64;
-/// The greatest generation, incarnation, segment or image number.
+/// The greatest generation, incarnation, segment number or checkpoint number.
 const COUNTER_MAX: u64 = u64::MAX / 2;
-/// How far every number can still be counted up where a store is opened.
+/// The distance that every counter must have from its maximum when a store is opened.
 const ROOM: u64 = 1 << 40;
-/// The longest manifest that is read, in bytes: a million segments and as many keyspaces fit.
+/// The longest manifest that is accepted, in bytes: a million segments and as many keyspaces fit.
 pub const MANIFEST_LEN_MAX: u64 = 1 << 29;
 
 /// The fields of the fixed part: name, offset and size in bytes, as docs/design/format.md prints them.
@@ -52,76 +52,81 @@ pub const LAYOUT: [(&str, usize, usize); 21] = [
     ("reserved", 152, 8),
 ];
 
-/// How far the life of a segment has come.
+/// The state of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SegmentState {
-    /// May be appended to: ready, active or full.
+    /// Open for appends: preallocated, active or full.
     Open = 1,
-    /// Recovered: its end is known, but what lies before it may not be durable yet. Never appended to.
+    /// Recovered: the end is known, but records before it may not be durable yet. Never appended
+    /// to.
     Cut = 2,
-    /// Every record up to its end is durable. Never appended to.
+    /// Sealed: every record up to the end is durable. Never appended to.
     Sealed = 3,
-    /// Compaction has done with it: what was alive in it is durable elsewhere. Its file is to be removed.
+    /// Retired by compaction: its live records are durable elsewhere, and its file is to be
+    /// removed.
     Retired = 4,
 }
 
-/// A segment, as the manifest knows it.
+/// A segment's entry in the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentEntry {
-    /// Its number.
+    /// The segment's number.
     pub id: SegmentId,
     /// The file's size in bytes.
     pub size: u64,
-    /// The nonce in its header.
+    /// The nonce in the segment's header.
     pub nonce: u64,
-    /// Where its records end, in bytes; of an open segment, where they ended at the last clean close, else zero.
+    /// The end of its records, as an offset in bytes. For an open segment, the end at the last
+    /// clean close, or zero.
     pub end: u64,
-    /// The greatest sequence number in it, likewise.
+    /// The greatest sequence number in it. For an open segment, that at the last clean close, or
+    /// zero.
     pub last_seq: Seq,
-    /// The least sequence number in it, once it is sealed or cut; else zero.
+    /// The least sequence number in it once it is sealed or cut; zero before.
     pub first_seq: Seq,
-    /// It holds no record that is hidden by a record numbered at or below this (I7).
+    /// The segment holds no record that is superseded by a record with a number up to this one
+    /// (I7).
     pub filtered: Seq,
-    /// How far its life has come.
+    /// The segment's state.
     pub state: SegmentState,
-    /// What it is for.
+    /// The segment's role.
     pub role: Role,
-    /// How often its records have been moved.
+    /// The number of times that its records were moved.
     pub generation: u8,
 }
 
-/// What makes up the store.
+/// The contents of the manifest.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// Grows by one with every change.
+    /// The generation, which grows by one with every change.
     pub generation: u64,
     /// The store's identity.
     pub store: StoreId,
-    /// Which hash the index uses.
+    /// The number of the hash function that the index uses.
     pub hash_id: u32,
-    /// Keys that hash.
+    /// The secret that keys the hash.
     pub secret: [u8; 32],
-    /// Whether the store was closed, everything synced, and not opened for writing since.
+    /// True if the store was closed with everything synced, and not opened for writing since.
     pub clean: bool,
     /// The number of the next segment.
     pub next_segment: SegmentId,
-    /// How many times the store has been opened for writing.
+    /// The incarnation: the number of times that the store was opened for writing.
     pub incarnation: u64,
-    /// Every record up to this number was durable when this was written.
+    /// The durable number: every record up to it was durable when this manifest was written.
     pub durable: Seq,
-    /// No record written after this has a smaller number.
+    /// A lower bound of the sequence numbers of all records written after this manifest.
     pub next_seq: Seq,
     /// The segments, in ascending order of their numbers.
     pub segments: Vec<SegmentEntry>,
-    /// The greatest sequence number that was in a segment of the log that compaction has done with.
+    /// The greatest sequence number that was in a log segment retired by compaction.
     pub retired_seq: Seq,
-    /// The number of the image of the index that an open may begin with; zero where there is none.
+    /// The number of the index checkpoint that an open may start from; zero if there is none.
     pub checkpoint: u64,
-    /// The keyspaces, as the log has them up to `durable`.
+    /// The keyspaces, as of `durable`.
     pub keyspaces: KeyspaceSet,
 }
 
-/// Without the secret: whoever reads it in a log could craft keys that collide.
+/// Omits the secret: a reader of a log file could use it to craft keys that collide.
 impl fmt::Debug for Manifest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Manifest")
@@ -137,7 +142,7 @@ impl fmt::Debug for Manifest {
 }
 
 impl Manifest {
-    /// The manifest's bytes.
+    /// Encodes the manifest.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(MANIFEST_HEADER_SIZE + SEGMENT_ENTRY_SIZE * self.segments.len());
@@ -198,7 +203,8 @@ impl Manifest {
         bytes
     }
 
-    /// The length in bytes that a manifest which begins so says it has; `None` where it begins otherwise, or too little is there.
+    /// Returns the length in bytes that a manifest's first bytes claim; `None` if they are too few
+    /// or no manifest's.
     #[must_use]
     pub fn claimed_len(bytes: &[u8]) -> Option<u64> {
         let mut reader = ByteReader(bytes.strip_prefix(&MAGIC)?);
@@ -206,11 +212,12 @@ impl Manifest {
         reader.u64().ok()
     }
 
-    /// Reads a manifest from the front of `bytes`.
+    /// Decodes a manifest from the front of `bytes`. Returns `Ok(Err(version))` if the manifest
+    /// needs a newer reader.
     ///
     /// # Errors
     ///
-    /// What is wrong with it. A manifest that asks for a newer reader is `Ok(Err(version))`.
+    /// Returns the `Defect` of these bytes.
     pub fn decode(bytes: &[u8]) -> Result<Result<Self, u16>, Defect> {
         let mut reader = ByteReader(bytes);
         if reader.array::<8>()? != MAGIC {
@@ -249,7 +256,7 @@ impl Manifest {
         if before != [0; 4] || reader.array()? != [0; RESERVED_SIZE] {
             return Err(Defect::Reserved);
         }
-        // No capacity is reserved from a count: the entries must be there first.
+        // Counts reserve no capacity: the entries must exist first.
         let segments =
             (0..segment_count).map(|_| segment_entry(&mut reader)).collect::<Result<Vec<_>, _>>()?;
         let keyspaces = keyspaces(&mut reader, keyspace_count, next_keyspace)?;
@@ -283,7 +290,7 @@ impl Manifest {
         {
             return Err(Defect::BadField("segment numbers"));
         }
-        // They are counted up, and no store lives long enough to get there.
+        // These numbers only count up, and no store lives long enough to reach the bound.
         if self.counters().iter().any(|counter| *counter > COUNTER_MAX) {
             return Err(Defect::BadField("generation, incarnation, segment or image number"));
         }
@@ -294,12 +301,14 @@ impl Manifest {
         [self.generation, self.incarnation, self.next_segment.0, self.checkpoint]
     }
 
-    /// Checks that every number which is counted up can go on for as long as a store lives: one that cannot was written
-    /// by no store, and whoever counted on from it would leave a manifest that is refused for ever.
+    /// Checks that every counter has enough distance from its maximum for the life of a store.
+    ///
+    /// No store writes a counter without that distance. Counting on from it would produce a
+    /// manifest that every later open refuses.
     ///
     /// # Errors
     ///
-    /// `BadField`.
+    /// Returns `BadField` for a counter that is too large.
     pub fn check_room(&self) -> Result<(), Defect> {
         if self.counters().iter().any(|counter| *counter > COUNTER_MAX - ROOM) {
             return Err(Defect::BadField("generation, incarnation, segment or image number"));
@@ -310,38 +319,38 @@ impl Manifest {
         Ok(())
     }
 
-    /// The length of [`Manifest::encode`], in bytes.
+    /// Returns the length of [`Manifest::encode`], in bytes.
     #[must_use]
     pub fn encoded_len(&self) -> u64 {
         (MANIFEST_HEADER_SIZE + SEGMENT_ENTRY_SIZE * self.segments.len()) as u64
             + self.keyspaces.encoded_len()
     }
 
-    /// Names a segment, if it is not named already.
+    /// Adds a segment's entry, unless it is listed already.
     pub fn add(&mut self, entry: SegmentEntry) {
         if let Err(at) = self.segments.binary_search_by_key(&entry.id, |other| other.id) {
             self.segments.insert(at, entry);
         }
     }
 
-    /// Whether a segment is part of the store: named, and not only because its file is to be removed.
+    /// True if the segment is part of the store: it is listed and not retired.
     #[must_use]
     pub fn has(&self, id: SegmentId) -> bool {
         self.segment(id).is_some_and(|entry| entry.state != SegmentState::Retired)
     }
 
-    /// Takes note of segments that are gone.
+    /// Removes the entries of segments whose files no longer exist.
     pub fn forget(&mut self, ids: &[SegmentId]) {
         self.segments.retain(|entry| !ids.contains(&entry.id));
     }
 
-    /// The entry of a segment.
+    /// Returns the entry of a segment; `None` if it is not listed.
     #[must_use]
     pub fn segment(&self, id: SegmentId) -> Option<&SegmentEntry> {
         self.segments.binary_search_by_key(&id, |entry| entry.id).ok().map(|at| &self.segments[at])
     }
 
-    /// The entry of a segment, to be changed.
+    /// Returns the entry of a segment for changes; `None` if it is not listed.
     pub fn segment_mut(&mut self, id: SegmentId) -> Option<&mut SegmentEntry> {
         self.segments.binary_search_by_key(&id, |entry| entry.id).ok().map(|at| &mut self.segments[at])
     }
@@ -393,7 +402,7 @@ fn keyspaces(reader: &mut ByteReader<'_>, count: u32, next: KeyspaceId) -> Resul
 
 const _: () = assert!(MAX_NAME_LEN <= 255 && MAX_CODEC_LEN <= 255);
 
-/// The CRC-32 over the manifest with its own field left out.
+/// Returns the CRC-32 over the manifest without the checksum's own field.
 fn sum(bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&bytes[..SUM_OFFSET]);

@@ -1,10 +1,11 @@
-//! What the bytes in the files mean: pure functions on `&[u8]`, no input or output, no unsafe code.
+//! The layouts of all files: pure functions on `&[u8]`, without input, output or unsafe code.
 //!
-//! Nothing here panics, hangs, reads outside of its input or allocates by a length it has not checked, whatever the
-//! bytes are (I10). What is wrong with bytes is a [`Defect`]; where they lie is the caller's business.
+//! No function here panics, hangs, reads outside of its input or allocates by an unchecked length,
+//! for any input (I10). A [`Defect`] says why bytes are invalid; the caller knows their file and
+//! offset.
 //!
-//! **Format.** All integers are little-endian. The tables are in docs/design/format.md; tests compare them with the
-//! constants here.
+//! **Format.** All integers are little-endian. The tables are in docs/design/format.md, "Format"; tests compare
+//! them with the constants here.
 #![cfg_attr(
     not(mapcask_internal),
     expect(unreachable_pub, reason = "public to the fuzz targets, under `--cfg mapcask_internal`")
@@ -29,12 +30,13 @@ pub mod segment_header;
 
 use std::fmt;
 
-/// The format that this build writes. A reader that knows less must not write; see [`READ_VERSION`].
+/// The format version that this build writes. A reader that knows less must not write; see
+/// [`READ_VERSION`].
 pub const WRITE_VERSION: u16 = 1;
-/// The least format a reader must know to read what this build writes.
+/// The lowest version that a reader must know to read the files of this build.
 pub const READ_VERSION: u16 = 1;
 
-/// A segment's number; never reused in a store.
+/// A segment's number. It is never reused in a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentId(pub u64);
 
@@ -44,20 +46,21 @@ impl fmt::Display for SegmentId {
     }
 }
 
-/// A keyspace's number; never reused in a store.
+/// A keyspace's number. It is never reused in a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyspaceId(pub u32);
 
 impl KeyspaceId {
-    /// The keyspace that every store has.
+    /// The default keyspace, which every store has.
     pub const DEFAULT: Self = Self(0);
 }
 
-/// A sequence number: the place of a write in the order of all writes to a store.
+/// A sequence number: the position of a write in the order of all writes to a store.
 ///
-/// Numbers rise, and never repeat in a store, whatever happens to it; some are never given out. A batch has one for each
-/// of its writes. Every number that the library gives out is that of a write which somebody made, or of the last one there
-/// was at that moment; the log's own records have numbers too, which are never given out while the store is open.
+/// Numbers increase and are never reused in a store, not even after a crash. Each write of a batch
+/// has its own number. Every number that the API returns belongs to a write by a user, or to the
+/// last such write at that moment. The log's own records have numbers too; the API does not return
+/// those while the store is open, so callers see gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Seq(pub u64);
@@ -69,79 +72,81 @@ impl fmt::Display for Seq {
 }
 
 impl Seq {
-    /// Before every record.
+    /// The number before every record.
     pub const ZERO: Self = Self(0);
-    /// The greatest number that a record can carry: 56 bits.
+    /// The greatest number that a record can carry: 2^56 - 1.
     pub const MAX: Self = Self((1 << 56) - 1);
 
-    /// Takes a number out of a file: every one that comes from there comes through here.
+    /// Checks a number that was read from a file. All sequence numbers from files pass through this
+    /// function.
     ///
     /// # Errors
     ///
-    /// `BadField` above [`Seq::MAX`].
+    /// Returns `BadField` for a number above [`Seq::MAX`].
     pub fn from_file(number: u64) -> Result<Self, Defect> {
         if number > Self::MAX.0 { Err(Defect::BadField("sequence number")) } else { Ok(Self(number)) }
     }
 
-    /// The number after this one.
+    /// Returns the number after this one.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 }
 
-/// A store's identity, drawn when it is created.
+/// A store's identity, drawn when the store is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StoreId(pub [u8; 16]);
 
-/// What is wrong with some bytes of a file.
+/// A reason why bytes of a file are invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum Defect {
     /// The bytes end before the structure does.
     Truncated,
-    /// The file does not begin as a file of its kind does.
+    /// The file does not begin with the magic of its kind.
     BadMagic,
-    /// The header's checksum does not match its bytes and its place.
+    /// The header's checksum does not match its bytes and its place in the file.
     HeaderChecksum,
     /// The checksum over key and value does not match.
     PayloadChecksum,
-    /// The checksum over the whole structure does not match.
+    /// The checksum over a whole structure does not match.
     Checksum,
     /// An unknown kind of record.
     UnknownKind(u8),
-    /// A flag or reserved field that this format leaves at zero is set.
+    /// A flag or reserved field that must be zero in this format is set.
     Reserved,
-    /// A length that leads out of the segment.
+    /// A length leads out of the segment.
     LengthOutOfRange,
-    /// A sequence number that does not follow from the ones before it.
+    /// A sequence number does not follow from the numbers before it.
     BadSequence,
-    /// A batch frame whose records do not fill it exactly.
+    /// A batch's records do not fill the batch exactly.
     BatchIncomplete,
-    /// A count or a field has a value that no writer writes.
+    /// A count or a field has a value that no writer produces.
     BadField(&'static str),
-    /// A segment with records that the manifest, which is whole, has never heard of: the manifest is older than the segment.
+    /// A segment holds records, and the intact manifest does not list it: the manifest is older
+    /// than the segment.
     NotInManifest,
     /// The file's name and its header disagree.
     WrongSegment,
-    /// The file's size is not the one it was made with.
+    /// The file's size differs from the size it was created with.
     WrongSize {
-        /// The size it was made with, in bytes.
+        /// The size that the file was created with, in bytes.
         expected: u64,
-        /// Its size now, in bytes.
+        /// The file's size now, in bytes.
         found: u64,
     },
-    /// Records that are known to have been durable are missing here.
+    /// Records that were durable are missing.
     MissingRecords {
         /// The last sequence number that is present.
         last: u64,
         /// The sequence number up to which records were durable.
         durable: u64,
     },
-    /// A segment's records do not go on where the ones before them ended.
+    /// A segment's records do not continue the records of the segment before it.
     BrokenChain,
-    /// An index entry does not lead to a record of its key.
+    /// An index entry leads to a record of another key.
     IndexMismatch,
 }
 
@@ -176,7 +181,7 @@ impl fmt::Display for Defect {
     }
 }
 
-/// Reads little-endian fields from the front of a slice; every length is checked.
+/// Reads little-endian fields from the front of a slice and checks every length.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ByteReader<'b>(pub(crate) &'b [u8]);
 
@@ -221,7 +226,7 @@ mod tests {
 
     const DESIGN: &str = include_str!("../../docs/design/format.md");
 
-    /// The rows of the table behind a marker: name, offset, size.
+    /// Returns the rows of the table behind a marker: name, offset, size.
     fn table(name: &str) -> Vec<(String, usize, usize)> {
         let marker = format!("<!-- layout: {name} -->");
         let (_, rest) = DESIGN.split_once(&marker).expect("the page has the table");

@@ -1,11 +1,13 @@
-//! One record: a header of 32 bytes, the key, the value, and zeros up to a multiple of eight.
+//! A record: a header of 32 bytes, the key, the value, and zeros up to a multiple of eight.
 //!
-//! **Format.** See DESIGN.md, "Record". Two checksums: one over the header and its place, masked with the segment's
-//! random nonce and the offset, so that copied, moved, restored or stale bytes never validate; one over key and value,
-//! which does not depend on the place, so that it is computed before the writer mutex is taken and compaction reuses
-//! it. Decoding has two steps: [`RawHeader`] (bytes) to [`RecordHeader`] (validated).
+//! **Format.** See DESIGN.md, "Record". A record has two checksums. One covers the header and its
+//! place: it is masked with the segment's random nonce and the offset, so that copied, moved,
+//! restored or stale bytes never validate. The other covers key and value and does not depend on
+//! the place. So it is computed before the writer mutex is taken, and compaction reuses it.
+//! Decoding has two steps: [`RawHeader`] (bytes) to [`RecordHeader`] (validated).
 //!
-//! **Invariants.** The first word of a published record is never zero; zeros are "nothing here", not damage. I10.
+//! **Invariants.** The first word of a published record is never zero; zeros mean "no record", not
+//! damage. I10.
 
 use super::{ByteReader, Defect, KeyspaceId, Seq};
 
@@ -35,32 +37,33 @@ pub const LAYOUT: [(&str, usize, usize); 9] = [
     ("reserved", RESERVED_OFFSET, 4),
 ];
 
-/// Records begin and end at multiples of this. In bytes.
+/// The alignment of records, in bytes.
 pub const ALIGNMENT: u64 = 8;
 /// The longest key, in bytes.
 pub const MAX_KEY_LEN: usize = u16::MAX as usize;
 /// The longest value, in bytes.
 pub const MAX_VALUE_LEN: usize = u32::MAX as usize;
-/// The record stands inside a batch frame and counts only with it.
+/// Marks a record inside a batch, which is valid only with the whole batch.
 pub const FLAG_INNER: u8 = 1;
-/// Bits of `flags` that this format knows. Bit 1 is kept for an expiry, bit 2 for compression, bit 3 for a value
-/// that lies elsewhere; a reader that meets a flag it does not know refuses the record.
+/// Bits of `flags` that this format knows. Bit 1 is reserved for an expiry, bit 2 for compression,
+/// bit 3 for a value that is stored elsewhere. A reader that meets an unknown flag refuses the
+/// record.
 const FLAGS_KNOWN: u8 = FLAG_INNER;
 
-/// What a record is. The numbers are on the disk: never change them.
+/// The kind of a record. The numbers are on disk: never change them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RecordKind {
     /// A key and its value.
     Put = 1,
-    /// A key that is gone.
+    /// A deleted key.
     Tombstone = 2,
-    /// A frame around the records of one batch.
+    /// The header of a batch, which encloses the batch's records.
     Batch = 3,
-    /// How far the log is durable.
+    /// The sequence number up to which the log is durable.
     Watermark = 4,
-    /// The first record of a log segment: what it continues.
+    /// The first record of a log segment, which says where the log continues from.
     Start = 5,
-    /// A keyspace was created, renamed or dropped.
+    /// A keyspace was created, renamed, cleared or dropped.
     Keyspace = 6,
 }
 
@@ -78,7 +81,7 @@ impl RecordKind {
     }
 }
 
-/// Where a record lies: what its header checksum is bound to.
+/// The place of a record, which its header checksum is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordPlace {
     /// The segment's random nonce.
@@ -88,8 +91,8 @@ pub struct RecordPlace {
 }
 
 impl RecordPlace {
-    /// Folds nonce and offset to the mask that is laid over a header's CRC. Two different places of one store share a
-    /// mask with probability 2^-32.
+    /// Folds nonce and offset to the mask of a header's CRC. Two different places of one store
+    /// share a mask with probability 2^-32.
     fn mask(self) -> u32 {
         let mixed = (self.nonce ^ self.offset.wrapping_mul(0x9e37_79b9_7f4a_7c15))
             .wrapping_mul(0xd6e8_feb8_6659_fd93);
@@ -98,18 +101,18 @@ impl RecordPlace {
     }
 }
 
-/// A header as it lies in the file, not yet believed.
+/// A header as stored in the file, not validated.
 #[derive(Debug, Clone, Copy)]
 pub struct RawHeader<'b>(&'b [u8; HEADER_SIZE]);
 
 impl<'b> RawHeader<'b> {
-    /// Takes the header's bytes.
+    /// Wraps a header's bytes.
     #[must_use]
     pub fn new(bytes: &'b [u8; HEADER_SIZE]) -> Self {
         Self(bytes)
     }
 
-    /// Whether nothing was ever published here: the first word is zero.
+    /// True if no record was ever published here: the first word is zero.
     #[must_use]
     pub fn is_blank(self) -> bool {
         self.0[..8] == [0; 8]
@@ -117,11 +120,12 @@ impl<'b> RawHeader<'b> {
 
     /// Validates the header.
     ///
-    /// `room` is the number of bytes from the header's first to the end of what a record may use.
+    /// `room` is the number of bytes from the header's first byte to the end of the space for
+    /// records.
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// Returns the `Defect` of the header.
     #[inline]
     pub fn validate(self, place: RecordPlace, room: u64) -> Result<RecordHeader, Defect> {
         let stored = u32::from_le_bytes(self.field(SUM_OFFSET));
@@ -146,7 +150,7 @@ impl<'b> RawHeader<'b> {
         Ok(header)
     }
 
-    /// The key's length in bytes, unverified as all that follow here.
+    /// Returns the key's length in bytes. This and the following methods return unverified fields.
     #[inline]
     pub(crate) fn key_len(self) -> usize {
         usize::from(u16::from_le_bytes(self.field(KEY_LEN_OFFSET)))
@@ -177,7 +181,7 @@ impl<'b> RawHeader<'b> {
         self.0[KIND_OFFSET] == RecordKind::Put as u8
     }
 
-    /// The fields, without a check of any kind: for bytes that were validated before.
+    /// Returns the fields without any check, for bytes that were validated earlier.
     pub(crate) fn unverified(self) -> RecordHeader {
         self.fields(RecordKind::from_byte(self.0[KIND_OFFSET]).unwrap_or(RecordKind::Put))
     }
@@ -201,45 +205,45 @@ impl<'b> RawHeader<'b> {
     }
 }
 
-/// A record's header.
+/// A record's header, decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// What the record is.
+    /// The record's kind.
     pub kind: RecordKind,
     /// `FLAG_` bits.
     pub flags: u8,
-    /// The keyspace; of a batch frame, the number of records in it.
+    /// The keyspace; in a batch header, the number of records of the batch.
     pub keyspace: KeyspaceId,
     /// The key's length in bytes.
     pub key_len: u16,
-    /// The value's length in bytes; of a batch frame, the size of the records in it.
+    /// The value's length in bytes; in a batch header, the size of the batch's records.
     pub value_len: u32,
-    /// The record's place in the order of all writes.
+    /// The record's sequence number.
     pub seq: Seq,
-    /// The CRC-32 (IEEE) of key and value; of a batch frame, of its records' payload sums.
+    /// The CRC-32 (IEEE) of key and value; in a batch header, of the records' payload sums.
     pub payload_sum: u32,
 }
 
 impl RecordHeader {
-    /// Bytes of key and value.
+    /// Returns the length of key and value together, in bytes.
     #[must_use]
     pub fn payload_len(&self) -> u64 {
         u64::from(self.key_len) + u64::from(self.value_len)
     }
 
-    /// Bytes that the whole record takes in the log.
+    /// Returns the record's size in the log, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         record_size(self.payload_len())
     }
 
-    /// Whether the record stands inside a batch frame.
+    /// True if the record is inside a batch.
     #[must_use]
     pub fn is_inner(&self) -> bool {
         self.flags & FLAG_INNER != 0
     }
 
-    /// The header's bytes at a place.
+    /// Encodes the header for a place.
     #[must_use]
     pub fn encode(&self, place: RecordPlace) -> [u8; HEADER_SIZE] {
         let mut bytes = [0; HEADER_SIZE];
@@ -256,13 +260,13 @@ impl RecordHeader {
     }
 }
 
-/// Bytes that a record with such a payload takes in the log.
+/// Returns the size in the log of a record with a payload of this length, in bytes.
 #[must_use]
 pub fn record_size(payload_len: u64) -> u64 {
     (HEADER_SIZE as u64 + payload_len).next_multiple_of(ALIGNMENT)
 }
 
-/// The checksum over key and value.
+/// Returns the checksum over key and value.
 #[must_use]
 pub fn payload_sum(key: &[u8], value: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
@@ -271,7 +275,7 @@ pub fn payload_sum(key: &[u8], value: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Accumulates the payload sum of a batch frame: the CRC-32 of its records' payload sums in order.
+/// Accumulates the payload sum of a batch: the CRC-32 of its records' payload sums in order.
 #[derive(Debug, Clone, Default)]
 pub struct BatchSum(crc32fast::Hasher);
 
@@ -281,23 +285,24 @@ impl BatchSum {
         self.0.update(&payload_sum.to_le_bytes());
     }
 
-    /// The frame's payload sum.
+    /// Returns the batch's payload sum.
     #[must_use]
     pub fn finish(self) -> u32 {
         self.0.finalize()
     }
 }
 
-/// What a [`RecordKind::Start`] record says: how the segment continues the log.
+/// The value of a [`RecordKind::Start`] record: the position at which the segment continues the
+/// log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartRecord {
-    /// The number of the segment before, zero for the first of a store.
+    /// The number of the previous segment; zero for the first of a store.
     pub previous: u64,
-    /// Where the segment before ended, in bytes from its start.
+    /// The end of the previous segment's records, in bytes from its start.
     pub previous_end: u64,
-    /// The incarnation: how many times the store had been opened for writing.
+    /// The incarnation: the number of times that the store had been opened for writing.
     pub incarnation: u64,
-    /// Up to here the log was durable when this was written.
+    /// The sequence number up to which the log was durable when this was written.
     pub durable: Seq,
 }
 
@@ -305,7 +310,7 @@ impl StartRecord {
     /// Size of the record's value in bytes.
     pub const SIZE: usize = 32;
 
-    /// The record's value.
+    /// Encodes the record's value.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
@@ -316,11 +321,12 @@ impl StartRecord {
         bytes
     }
 
-    /// Reads the record's value.
+    /// Decodes the record's value.
     ///
     /// # Errors
     ///
-    /// `Truncated` or `Reserved` where the length is another, `BadField` for an impossible number.
+    /// Returns `Truncated` or `Reserved` for a wrong length, and `BadField` for an impossible
+    /// number.
     pub fn decode(value: &[u8]) -> Result<Self, Defect> {
         let mut reader = ByteReader(value);
         let start = Self {
@@ -333,7 +339,7 @@ impl StartRecord {
     }
 }
 
-/// What a [`RecordKind::Watermark`] record says: every record up to this number is durable.
+/// The value of a [`RecordKind::Watermark`] record: every record up to this number is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermark(pub Seq);
 
@@ -341,17 +347,18 @@ impl Watermark {
     /// Size of the record's value in bytes.
     pub const SIZE: usize = 8;
 
-    /// The record's value.
+    /// Encodes the record's value.
     #[must_use]
     pub fn encode(self) -> [u8; Self::SIZE] {
         self.0.0.to_le_bytes()
     }
 
-    /// Reads the record's value.
+    /// Decodes the record's value.
     ///
     /// # Errors
     ///
-    /// `Truncated` or `Reserved` where the length is another, `BadField` for an impossible number.
+    /// Returns `Truncated` or `Reserved` for a wrong length, and `BadField` for an impossible
+    /// number.
     pub fn decode(value: &[u8]) -> Result<Self, Defect> {
         let mut reader = ByteReader(value);
         let mark = Self(reader.seq()?);
@@ -359,15 +366,17 @@ impl Watermark {
     }
 }
 
-/// What a record with this payload proves to have been durable when it was written, if it proves anything.
+/// Returns the sequence number that a record proves to have been durable when it was written;
+/// `None` if it proves nothing.
 ///
 /// # Errors
 ///
-/// `BadField` where it names itself or a record behind it, whose numbers are greater: of these nobody can know.
+/// Returns `BadField` if the proven number is not below the record's own: no writer can know that
+/// such a record is durable.
 pub fn proven_by(header: &RecordHeader, payload: &[u8]) -> Result<Option<Seq>, Defect> {
     let len = usize::try_from(header.value_len).unwrap_or(usize::MAX);
     let Some(value) = payload.get(usize::from(header.key_len)..) else { return Ok(None) };
-    // A record of another length was not written by us; its checksums hold, so it proves nothing either way.
+    // The store writes no record of another length. The checksums hold, so it proves nothing.
     let durable = match header.kind {
         RecordKind::Watermark if len == Watermark::SIZE => Watermark::decode(value)?.0,
         RecordKind::Start if len == StartRecord::SIZE => StartRecord::decode(value)?.durable,

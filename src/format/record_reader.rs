@@ -1,32 +1,35 @@
-//! Walking over the records of a segment: the one scanner, for recovery, verification, salvage and the fuzzers.
+//! Reads the records of a segment in order: the only scanner, for recovery, verification, salvage
+//! and the fuzzers.
 //!
-//! It reads through a [`ReadAt`], so that a slice and a file go the same way; it never trusts a length that is not
-//! under a verified checksum, and it never allocates. A batch's records come out only after its whole frame has been
-//! found intact. It does not decide what a stop means (torn or corrupt): `recovery` does.
+//! It reads through a [`ReadAt`], so that slices and files share the code. It never trusts a length
+//! that is not under a verified checksum, and it never allocates. It returns the records of a batch
+//! only after it has found the whole batch intact. It does not classify a stop as torn or corrupt:
+//! `recovery` does.
 
 use super::record::{BatchSum, HEADER_SIZE, RawHeader, RecordHeader, RecordKind, RecordPlace, proven_by};
 use super::{Defect, Seq};
 
-/// The most bytes that are asked of a source at once.
+/// The most bytes that one call asks of a source.
 pub const READ_MAX: usize = 1 << 16;
 
-/// Bytes at offsets: a slice, or a file behind a buffer.
+/// A source of bytes at offsets: a slice, or a file behind a buffer.
 pub trait ReadAt {
-    /// Why bytes could not be had.
+    /// The error of a failed read.
     type Error;
 
-    /// `len` bytes at `offset`; `len` is at most [`READ_MAX`] and the range lies below the limit of the walk.
+    /// Returns `len` bytes at `offset`. `len` is at most [`READ_MAX`], and the range is below the
+    /// reader's limit.
     ///
     /// # Errors
     ///
-    /// What the source says.
+    /// Returns the source's error.
     fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8], Self::Error>;
 
-    /// The CRC-32 over a range of any length.
+    /// Returns the CRC-32 over a range of any length.
     ///
     /// # Errors
     ///
-    /// What the source says.
+    /// Returns the source's error.
     fn sum(&mut self, offset: u64, len: u64) -> Result<u32, Self::Error> {
         let mut hasher = crc32fast::Hasher::new();
         let end = offset + len;
@@ -50,36 +53,36 @@ impl ReadAt for &[u8] {
     }
 }
 
-/// A record and where it lies.
+/// A record and its offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordAt {
-    /// The offset of its header, in bytes from the file's start.
+    /// The offset of the header, in bytes from the file's start.
     pub offset: u64,
-    /// Its header, validated; the payload's checksum has been verified too.
+    /// The header. It is validated, and the payload's checksum was verified too.
     pub header: RecordHeader,
 }
 
-/// What a walk found next.
+/// The result of one step of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadStep {
-    /// A valid record; of a batch, first the frame and then each record in it.
+    /// A valid record; of a batch, first its header and then each of its records.
     Record(RecordAt),
-    /// Nothing was published here.
+    /// No record was published here.
     Blank,
-    /// What is here is no valid record.
+    /// The bytes here are no valid record.
     Invalid(Defect),
 }
 
-/// Which sequence numbers a segment's records may have.
+/// The order that a segment's sequence numbers must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Each is one more than the one before: the log.
+    /// Each number is one more than the number before: the log.
     Consecutive,
-    /// Any: survivors of compaction.
+    /// Any order: copies made by compaction.
     Any,
 }
 
-/// A walk over the records of one segment.
+/// A reader of the records of one segment, in the order of the file.
 #[derive(Debug, Clone)]
 pub struct RecordReader {
     nonce: u64,
@@ -87,41 +90,42 @@ pub struct RecordReader {
     limit: u64,
     order: Order,
     last: Option<Seq>,
-    /// Where the frame that the walk is in ends; zero outside of a frame.
+    /// The end of the current batch; zero outside of a batch.
     frame_end: u64,
 }
 
 impl RecordReader {
-    /// A walk from `start` to `limit`, both in bytes from the file's start; `start` is a multiple of eight.
+    /// Makes a reader from `start` to `limit`, both in bytes from the file's start; `start` is a
+    /// multiple of eight.
     #[must_use]
     pub fn new(nonce: u64, start: u64, limit: u64, order: Order) -> Self {
         Self { nonce, at: start, limit, order, last: None, frame_end: 0 }
     }
 
-    /// A walk that goes on behind a record of this number.
+    /// Makes the reader continue after a record of this number.
     #[must_use]
     pub fn behind(mut self, last: Seq) -> Self {
         self.last = Some(last);
         self
     }
 
-    /// Where the next record would be, or the walk stopped, in bytes from the file's start.
+    /// Returns the offset of the next record, or of the stop, in bytes from the file's start.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.at
     }
 
-    /// The greatest sequence number so far.
+    /// Returns the greatest sequence number so far; `None` before the first record.
     #[must_use]
     pub fn last_seq(&self) -> Option<Seq> {
         self.last
     }
 
-    /// Takes the next step. After `Blank` or `Invalid` the walk stays where it is.
+    /// Reads the next record. After `Blank` or `Invalid` the reader stays at its offset.
     ///
     /// # Errors
     ///
-    /// What the source says.
+    /// Returns the source's error.
     pub fn step<S: ReadAt>(&mut self, source: &mut S) -> Result<ReadStep, S::Error> {
         let header = match self.header(source, self.at, self.limit)? {
             ReadStep::Record(placed) => placed.header,
@@ -176,7 +180,7 @@ impl RecordReader {
         })
     }
 
-    /// Whether a valid header may stand where it stands.
+    /// Returns a defect if a valid header must not appear at this position.
     fn misplaced(&self, header: &RecordHeader) -> Option<Defect> {
         if header.is_inner() != self.in_frame() {
             return Some(Defect::BatchIncomplete);
@@ -188,7 +192,7 @@ impl RecordReader {
         (!follows).then_some(Defect::BadSequence)
     }
 
-    /// Looks through a whole batch frame before any of its records counts.
+    /// Checks a whole batch before any of its records counts.
     fn batch_defect<S: ReadAt>(
         &self,
         source: &mut S,
@@ -229,7 +233,7 @@ fn payload_holds<S: ReadAt>(source: &mut S, at: u64, header: &RecordHeader) -> R
     Ok(source.sum(at + HEADER_SIZE as u64, header.payload_len())? == header.payload_sum)
 }
 
-/// What is wrong with a record that proves how far the log was durable.
+/// Returns the defect of a record that proves how far the log was durable.
 #[inline]
 fn proof_defect<S: ReadAt>(
     source: &mut S,
@@ -239,23 +243,26 @@ fn proof_defect<S: ReadAt>(
     if !matches!(header.kind, RecordKind::Watermark | RecordKind::Start) {
         return Ok(None);
     }
-    // Longer ones are none that the store writes.
+    // The store writes no longer records of these kinds.
     let len = usize::try_from(header.payload_len()).unwrap_or(READ_MAX).min(READ_MAX);
     Ok(proven_by(header, source.bytes(at + HEADER_SIZE as u64, len)?).err())
 }
 
-/// How many times the length of the range [`beyond`] may spend on frames that turn out not to hold.
+/// Bounds the work of [`beyond`] on frames that fail their checks, as a multiple of the range's
+/// length.
 const BEYOND_WORK: u64 = 16;
 
-/// Finds every complete valid frame behind a place where a walk stopped, and calls `found` for each record of it.
+/// Finds every complete valid frame behind a reader's stop, and calls `found` for each record of
+/// it. A frame is a single record or a whole batch.
 ///
-/// Nonce and offset in the header's checksum make this reliable: bytes of another place or another life of the disk
-/// block do not validate. A file made to be slow (many valid headers that announce long payloads and do not hold) is
-/// given up: the result is `false` then, and the range must be taken as holding more.
+/// The header's checksum covers nonce and offset, so the result is reliable: bytes of another place
+/// or of an earlier use of the disk block do not validate. The search gives up on a file made to be
+/// slow, with many valid headers that announce long payloads and fail their checks. It returns
+/// `false` then, and the caller must assume that the range holds more.
 ///
 /// # Errors
 ///
-/// What the source says.
+/// Returns the source's error, or the error of `found`.
 pub fn beyond<S: ReadAt>(
     source: &mut S,
     nonce: u64,
@@ -278,18 +285,18 @@ pub fn beyond<S: ReadAt>(
     }
 }
 
-/// What a [`Search`] found.
+/// The result of a [`Search`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextRecord {
     /// A complete valid frame at this offset.
     Frame(u64),
-    /// There is none up to the limit.
+    /// No valid frame exists up to the limit.
     None,
-    /// The file was made to be slow.
+    /// The search gave up: the file was made to be slow.
     GivenUp,
 }
 
-/// A search for complete valid frames in bytes where some do not hold, with a bound on its work.
+/// A search for complete valid frames among invalid bytes, with a bound on its work.
 #[derive(Debug, Clone)]
 pub struct Search {
     limit: u64,
@@ -297,17 +304,17 @@ pub struct Search {
 }
 
 impl Search {
-    /// A search in this range.
+    /// Makes a search of this range.
     #[must_use]
     pub fn new(from: u64, limit: u64) -> Self {
         Self { limit, work: BEYOND_WORK * limit.saturating_sub(from).max(1 << 16) }
     }
 
-    /// The first frame that lies at `from` or behind it.
+    /// Returns the first valid frame at or behind `from`.
     ///
     /// # Errors
     ///
-    /// What the source says.
+    /// Returns the source's error.
     pub fn next<S: ReadAt>(&mut self, source: &mut S, nonce: u64, from: u64) -> Result<NextRecord, S::Error> {
         let mut at = from;
         while let Some(next) = next_published(source, at, self.limit)? {
@@ -327,11 +334,11 @@ impl Search {
     }
 }
 
-/// The offset of the next word that is not zero.
+/// Returns the offset of the next non-zero word; `None` if all are zero.
 ///
 /// # Errors
 ///
-/// What the source says.
+/// Returns the source's error.
 pub fn next_published<S: ReadAt>(source: &mut S, from: u64, limit: u64) -> Result<Option<u64>, S::Error> {
     let mut at = from;
     while at + 8 <= limit {
@@ -416,7 +423,8 @@ mod tests {
         }
     }
 
-    /// Each record of a batch is whole, and still it need not be the one that belongs there.
+    /// Each record of the batch is intact, yet one of them is not the record that the header summed
+    /// up.
     #[test]
     fn a_batch_with_another_value_than_its_frame_sums_up_is_incomplete() {
         let mut bytes = Vec::new();
@@ -434,7 +442,7 @@ mod tests {
         assert!(matches!(stop, ReadStep::Invalid(Defect::BatchIncomplete)), "{stop:?}");
     }
 
-    /// A frame of two records whose headers are changed before they are encoded.
+    /// Makes a batch of two records whose headers are changed before they are encoded.
     fn changed(change: impl Fn(usize, &mut RecordHeader)) -> Vec<u8> {
         let mut bytes = Vec::new();
         batch(&mut bytes, 2, &[b"b", b"cc"]);
@@ -454,7 +462,7 @@ mod tests {
         let changes: [fn(usize, &mut RecordHeader); 5] = [
             |n, header| header.keyspace.0 += u32::from(n == 0),
             |n, header| header.keyspace.0 -= u32::from(n == 0),
-            // A number is missing, or there twice.
+            // A number is missing or repeated.
             |n, header| header.seq.0 += u64::from(n == 2),
             |n, header| header.seq.0 -= u64::from(n == 2),
             |n, header| header.kind = if n == 1 { RecordKind::Watermark } else { header.kind },
@@ -496,7 +504,7 @@ mod tests {
             assert!(whole.starts_with(&found), "bit {bit}");
             assert!(![2, 3].contains(&found.len()), "bit {bit}: part of a batch");
         }
-        // Payloads of 4, 2, 3 and 1 bytes are filled up to 8: nothing else may change unseen.
+        // Payloads of 4, 2, 3 and 1 bytes are padded to 8: no other change may pass unnoticed.
         assert_eq!(padding, (4 + 6 + 5 + 7) * 8);
     }
 

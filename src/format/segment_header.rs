@@ -1,7 +1,8 @@
-//! The header of a segment file: whose it is, which one, and how large it was made.
+//! The header of a segment file: its store, its number and its size.
 //!
-//! **Format.** 128 bytes, then the numbers of the segments it replaces (compaction output only), eight bytes each.
-//! See docs/design/format.md, "Segment header". Records begin at [`SegmentHeader::data_offset`].
+//! **Format.** 128 bytes, then the numbers of the segments that this one replaces (compaction
+//! output only), eight bytes each. See docs/design/format.md, "Segment header". Records begin at
+//! [`SegmentHeader::data_offset`].
 
 use super::{ByteReader, Defect, READ_VERSION, SegmentId, Seq, StoreId, WRITE_VERSION};
 
@@ -11,9 +12,11 @@ pub const SEGMENT_HEADER_SIZE: usize = 128;
 const SUM_OFFSET: usize = 12;
 const USED: usize = 72;
 const _: () = assert!(USED < SEGMENT_HEADER_SIZE && SEGMENT_HEADER_SIZE.is_multiple_of(8));
-/// The least that a segment has room for behind its header, in bytes: a start record and a watermark, with some to spare.
+/// The least space for records behind a header, in bytes: a start record and a watermark fit, with
+/// a margin.
 const SIZE_MIN: u64 = 1024;
-/// The most segments that one may replace: bounds the header, not compaction.
+/// The most segments that one segment may replace. It bounds the header's size and is no limit of
+/// compaction.
 pub const REPLACED_MAX: usize = 65_536;
 
 /// The fields of the fixed part: name, offset and size in bytes, as docs/design/format.md prints them.
@@ -34,12 +37,12 @@ pub const LAYOUT: [(&str, usize, usize); 14] = [
     ("reserved", USED, SEGMENT_HEADER_SIZE - USED),
 ];
 
-/// What a segment is for.
+/// The role of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Part of the log, in the order of writing.
+    /// Part of the log, with records in the order of writing.
     Log = 0,
-    /// Survivors that compaction moved; they keep their sequence numbers.
+    /// Copies made by compaction; they keep their sequence numbers.
     Survivors = 1,
 }
 
@@ -56,32 +59,32 @@ impl Role {
 /// A segment's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// The store it belongs to.
+    /// The identity of the store.
     pub store: StoreId,
-    /// Its number.
+    /// The segment's number.
     pub id: SegmentId,
-    /// The file's size in bytes; never changes.
+    /// The file's size in bytes, which never changes.
     pub size: u64,
-    /// Seeds the checksums of its records.
+    /// The nonce that seeds the checksums of its records.
     pub nonce: u64,
-    /// The least sequence number in it, where that was known when it was made, else zero.
+    /// The least sequence number in it if that was known at creation, else zero.
     pub first_seq: Seq,
-    /// What it is for.
+    /// The segment's role.
     pub role: Role,
-    /// How often its records have been moved.
+    /// The number of times that its records were moved.
     pub generation: u8,
-    /// The segments it replaces.
+    /// The numbers of the segments that this one replaces.
     pub replaced: Vec<SegmentId>,
 }
 
 impl SegmentHeader {
-    /// Where the first record lies, in bytes from the file's start.
+    /// Returns the offset of the first record, in bytes from the file's start.
     #[must_use]
     pub fn data_offset(&self) -> u64 {
         (SEGMENT_HEADER_SIZE + 8 * self.replaced.len()) as u64
     }
 
-    /// The header's bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         debug_assert!(self.replaced.len() <= REPLACED_MAX);
@@ -107,11 +110,12 @@ impl SegmentHeader {
         bytes
     }
 
-    /// How many bytes [`SegmentHeader::decode`] needs, from the first [`SEGMENT_HEADER_SIZE`] of them.
+    /// Returns the number of bytes that [`SegmentHeader::decode`] needs, from the first
+    /// [`SEGMENT_HEADER_SIZE`] bytes.
     ///
     /// # Errors
     ///
-    /// `Truncated`, or a count that no writer writes.
+    /// Returns `Truncated`, or `BadField` for a count that no writer produces.
     pub fn encoded_len(bytes: &[u8]) -> Result<usize, Defect> {
         let mut reader = ByteReader(bytes.get(68..).ok_or(Defect::Truncated)?);
         let count = usize::try_from(reader.u32()?).map_err(|_| Defect::BadField("replaced_count"))?;
@@ -121,11 +125,11 @@ impl SegmentHeader {
         Ok(SEGMENT_HEADER_SIZE + 8 * count)
     }
 
-    /// Reads a header.
+    /// Decodes a header. Returns `Ok(Err(version))` if the header needs a newer reader.
     ///
     /// # Errors
     ///
-    /// What is wrong with it. A header that asks for a newer reader is `Ok(Err(version))`.
+    /// Returns the `Defect` of these bytes.
     pub fn decode(bytes: &[u8]) -> Result<Result<Self, u16>, Defect> {
         let mut reader = ByteReader(bytes);
         if reader.array::<8>()? != MAGIC {
@@ -164,7 +168,7 @@ impl SegmentHeader {
     }
 }
 
-/// The CRC-32 over the header with its own field left out.
+/// Returns the CRC-32 over the header without the checksum's own field.
 fn sum(bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&bytes[..SUM_OFFSET]);

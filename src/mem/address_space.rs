@@ -1,12 +1,14 @@
-//! The flat space of locations: every segment of a store gets a range of it, and an index entry names a place in it.
+//! The address space of a store: maps locations, held by index entries, to bytes of segments.
 //!
-//! A location is an offset in this space divided by eight. The space is cut into granules of 1 MiB; a table with one
-//! slot per granule leads from a location to the mapped bytes with one load. The table is reserved address space that
-//! costs memory only where it is used.
+//! A location is an offset in this space divided by eight. The space is cut into granules of 1 MiB,
+//! and each segment has a range of granules. A table with one slot per granule leads from a
+//! location to the mapped bytes with one load. The table is reserved address space and takes memory
+//! only where it is used.
 //!
-//! **Concurrency.** Slots are filled before any index entry leads to them, or by the first who finds them empty (`waiting`); a
-//! reader that finds a slot where nothing waits empty, or a location behind what is published, gets `None`, so that every
-//! function here is safe whatever the location is.
+//! **Concurrency.** Slots are filled before any index entry leads to them, or by the first thread
+//! that finds them empty (`lazy_mapping`). A reader gets `None` for a location above the published
+//! mark, and for an empty slot without a mapping to make on demand. So every function here is safe
+//! for every location.
 #![expect(unsafe_code, reason = "this leads from a location to mapped memory")]
 
 use std::collections::BTreeMap;
@@ -28,31 +30,31 @@ use crate::format::record::HEADER_SIZE;
 use crate::mem::location::Location;
 use crate::sync::epoch::{Domain, Limbo, Pin};
 
-/// The least number of granules to go on with where address space is scarce: 64 GiB of segments.
+/// The smallest table to accept if address space is short: it covers 64 GiB of segments.
 const GRANULES_MIN: usize = 1 << 16;
 
-/// One slot of the table. All zero: nothing there.
+/// One slot of the table. All zero means empty.
 #[repr(C)]
 pub(super) struct GranuleEntry {
     /// The segment's first byte.
     base: AtomicPtr<u8>,
-    /// The mapping; owned by `AssignedMapping`. Stored last, so that it announces the rest.
+    /// The mapping, owned by `AssignedMapping`. Stored last, so that it announces the other fields.
     pub(super) mapping: AtomicPtr<Mapping>,
     /// The flat offset of the segment's first byte.
     start: AtomicU64,
-    /// Two slots to a cache line.
+    /// Padding: two slots fit into a cache line.
     _reserved: AtomicU64,
 }
 
-/// The flat space of a store.
+/// The address space of a store.
 #[derive(Debug)]
 pub(crate) struct AddressSpace {
     pub(super) table: Arc<GranuleTable>,
-    /// Where the background goes on attaching what waits.
+    /// The granule at which the worker continues mapping segments; `u64::MAX` once none is left.
     pub(super) mapped: AtomicU64,
-    /// What was taken out, until no pin can lead there.
+    /// Retired mappings, until no pin can lead to them.
     limbo: Limbo,
-    /// The same, and what somebody still holds of it, with the bytes that it keeps on the disk.
+    /// Retired mappings that are still in use, and the bytes on disk that each of them keeps.
     removed: Mutex<Vec<(Weak<Mapping>, u64)>>,
 }
 
@@ -62,41 +64,41 @@ pub(super) struct GranuleTable {
     slots: Arc<MmapRaw>,
     granules: usize,
     pub(super) placed: Mutex<AssignedMapping>,
-    /// Whether mappings are put under the guard.
+    /// True if mappings are put under the page guard.
     guarded: bool,
 }
 
-/// Which ranges are taken, and the owning reference of each.
+/// The ranges that are assigned, and the owning reference of each mapping.
 #[derive(Debug)]
 pub(super) struct AssignedMapping {
     ranges: RangeAllocator,
-    /// By ordinal.
+    /// The mappings by ordinal.
     pub(super) mappings: Vec<Option<Occupied>>,
-    /// Ordinals that were given back.
+    /// Ordinals that are free again.
     ordinals: Vec<usize>,
-    /// The ordinals of mappings that no slot leads to yet, because nobody has needed them, by their first granule.
+    /// The ordinals of mappings that are not mapped yet, by first granule. No slot leads to them.
     pub(super) waiting: BTreeMap<u64, usize>,
 }
 
-/// A mapping in its place.
+/// A mapping and its range.
 #[derive(Debug)]
 pub(super) struct Occupied {
     pub(super) mapping: Arc<Mapping>,
     pub(super) range: GranuleRange,
-    /// How many [`RangePin`]s there are.
+    /// The number of [`RangePin`]s.
     range_pins: usize,
-    /// It was taken out, and no reader of before is left.
+    /// True if it was retired and no earlier reader is left.
     leaves: bool,
 }
 
-/// Keeps a mapping in its place, so that locations go on to lead into it, also after it was taken out.
+/// Keeps a mapping in its range, so that locations still lead to it, even after it was retired.
 #[derive(Debug)]
 pub(crate) struct RangePin {
     table: Arc<GranuleTable>,
     ordinal: usize,
 }
 
-/// The place of a mapping that was taken out; its drop gives the place back.
+/// The range of a retired mapping; dropping this frees the range.
 #[derive(Debug)]
 struct Placement {
     table: Arc<GranuleTable>,
@@ -104,21 +106,21 @@ struct Placement {
 }
 
 impl AddressSpace {
-    /// Reserves the table, of a store of its own: readers of the space pin its [`AddressSpace::domain`].
+    /// Reserves the table of a new store. Readers of the space pin its [`AddressSpace::domain`].
     ///
     /// # Errors
     ///
-    /// What the operating system says when it has no address space left even for the smallest table.
+    /// Returns the system's error if there is no address space even for the smallest table.
     #[cfg(test)]
     pub(crate) fn reserve() -> io::Result<Self> {
         Self::reserve_guarded(true)
     }
 
-    /// Reserves the table; and whether the mappings of files in it are put under the guard.
+    /// Reserves the table. File mappings are put under the page guard if `guarded` is true.
     ///
     /// # Errors
     ///
-    /// What the operating system says when it has no address space left even for the smallest table.
+    /// Returns the system's error if there is no address space even for the smallest table.
     pub(crate) fn reserve_guarded(guarded: bool) -> io::Result<Self> {
         let mut granules = GRANULES;
         loop {
@@ -146,12 +148,12 @@ impl AddressSpace {
         }
     }
 
-    /// What readers pin.
+    /// Returns the domain that readers pin.
     pub(crate) fn domain(&self) -> Domain {
         self.limbo.domain()
     }
 
-    /// Gives a mapping its range; `None` when the space is full.
+    /// Assigns a range to a mapping; `None` if the space is full.
     pub(crate) fn place(&self, mapping: &Arc<Mapping>) -> Option<GranuleRange> {
         let count = (mapping.len() as u64).div_ceil(GRANULE_SIZE).max(1);
         let mut placed = self.table.placed.lock();
@@ -161,10 +163,12 @@ impl AddressSpace {
         Some(range)
     }
 
-    /// Gives a mapping the range that its segment had when an image of the index was made; false where the mapping is
-    /// longer than the range, or any of it is taken or lies outside of the space, and then nothing was changed.
+    /// Assigns a mapping the range that its segment had when an index checkpoint was made. Returns
+    /// false, and changes nothing, if the mapping is longer than the range, or if the range is
+    /// partly taken or outside the space.
     ///
-    /// Called before any [`AddressSpace::place`], so that no range is given away that an image knows.
+    /// Called before any [`AddressSpace::place`], so that no range of a checkpoint is given to
+    /// another segment.
     pub(crate) fn place_at(&self, mapping: &Arc<Mapping>, range: GranuleRange) -> bool {
         if mapping.len() as u64 > range.count * GRANULE_SIZE {
             return false;
@@ -184,13 +188,13 @@ impl AddressSpace {
 }
 
 impl AssignedMapping {
-    /// Gives a range, which was taken for it, to a mapping; its ordinal.
+    /// Assigns a range, already marked as taken, to a mapping, and returns the mapping's ordinal.
     fn occupy(&mut self, mapping: &Arc<Mapping>, range: GranuleRange) -> usize {
         let ordinal = self.ordinals.pop().unwrap_or_else(|| {
             self.mappings.push(None);
             self.mappings.len() - 1
         });
-        // Relaxed: whatever leads to the mapping announces it, the slots or this table's lock.
+        // Relaxed: a slot or this table's lock leads to the mapping and announces it.
         mapping.ordinal.store(ordinal, Ordering::Relaxed);
         let mapping = Arc::clone(mapping);
         self.mappings[ordinal] = Some(Occupied { mapping, range, range_pins: 0, leaves: false });
@@ -199,7 +203,7 @@ impl AssignedMapping {
 }
 
 impl GranuleTable {
-    /// Makes the granules of a range lead to the mapping that has it.
+    /// Makes the granules of a range lead to its mapping.
     pub(super) fn lead(&self, mapping: &Arc<Mapping>, range: GranuleRange) {
         if self.guarded {
             mapping.guard();
@@ -222,10 +226,11 @@ impl GranuleTable {
     #[inline]
     fn slot(&self, granule: u64) -> Option<&GranuleEntry> {
         let granule = usize::try_from(granule).ok().filter(|granule| *granule < self.granules)?;
-        // SAFETY: the table has `self.granules` slots, so the slot lies inside of it.
+        // SAFETY: the table has `self.granules` slots, so the slot lies inside it.
         let slot = unsafe { self.slots.as_mut_ptr().cast::<GranuleEntry>().add(granule) };
-        // SAFETY: aligned (the memory starts at a page, a slot is 32 bytes), live as long as `self`, initialised (zero
-        // is a valid value of every field), and only touched through atomics.
+        // SAFETY: aligned (the memory starts at a page, a slot is 32 bytes), live as long as
+        // `self`, initialised (zero is a valid value of every field), and accessed only through
+        // atomics.
         Some(unsafe { &*slot })
     }
 
@@ -236,7 +241,7 @@ impl GranuleTable {
 }
 
 impl AddressSpace {
-    /// Starts the load of a record's first line.
+    /// Prefetches a record's first cache line.
     #[inline]
     pub(crate) fn prefetch(&self, location: Location) {
         let Some(slot) = self.table.slot_of(location) else { return };
@@ -247,9 +252,10 @@ impl AddressSpace {
         prefetch(base.wrapping_add(usize::try_from(offset).unwrap_or(0)));
     }
 
-    /// The published record at a location; `None` where there is none: nothing placed or published there, or lengths
-    /// that lead out of what is published, which only damage after opening can cause. Also where a mapping that waits
-    /// cannot be had: [`AddressSpace::find`] says why.
+    /// Returns the published record at a location; `None` if no mapping is assigned there, nothing
+    /// is published there, or the record's lengths lead out of the published bytes. Only damage
+    /// after opening can cause the latter. Also `None` if a segment cannot be mapped on demand:
+    /// [`AddressSpace::find`] returns the reason.
     ///
     /// The pin keeps the segment mapped for `'p`.
     #[inline]
@@ -261,8 +267,8 @@ impl AddressSpace {
         if mapping.is_null() {
             mapping = self.mapped(slot, location)?.as_ptr();
         }
-        // SAFETY: not null, so it came from an `Arc` that `placed` holds until the space is dropped (`'p` is shorter), or
-        // until after this pin (`retire`).
+        // SAFETY: not null, so it came from an `Arc` that `placed` holds until the space is dropped
+        // (`'p` is shorter), or until after this pin (`retire`).
         let mapping = unsafe { &*mapping };
         // Relaxed, both: announced by the mapping above, and never changed.
         let start = slot.start.load(Ordering::Relaxed);
@@ -270,18 +276,19 @@ impl AddressSpace {
         let offset = (location.to_bits() * 8).checked_sub(start)?;
         let room = mapping.published().checked_sub(offset)?.checked_sub(HEADER_SIZE as u64)?;
         let offset = usize::try_from(offset).ok()?;
-        // SAFETY: the header's bytes are published, so they lie inside of the mapping.
+        // SAFETY: the header's bytes are published, so they lie inside the mapping.
         let start = unsafe { base.add(offset) };
         // SAFETY: the header's bytes are published (above), and `'p` is no longer than the pin.
         let record = unsafe { Record::at(start, mapping) };
         (record.raw_header().payload_len() <= room).then_some(record)
     }
 
-    /// As [`AddressSpace::record`], with the reason where a mapping that waits cannot be had.
+    /// Returns the published record at a location, as [`AddressSpace::record`] does, or the reason
+    /// why its segment cannot be mapped.
     ///
     /// # Errors
     ///
-    /// As for [`MapOnDemand::map`](super::mapping::Later::map).
+    /// As for [`MapOnDemand::map`](super::mapping::MapOnDemand::map).
     pub(crate) fn find<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Option<Record<'p>>> {
         if let Some(record) = self.record(location, pin) {
             return Ok(Some(record));
@@ -290,7 +297,7 @@ impl AddressSpace {
         Ok(self.record(location, pin))
     }
 
-    /// The mapping that a location lies in, attached or not; it stays for as long as the pin.
+    /// Returns the mapping that holds a location, mapped or not; it stays for as long as the pin.
     pub(crate) fn mapping<'p>(&'p self, location: Location, pin: &'p Pin) -> Option<&'p Mapping> {
         self.limbo.covers(pin);
         let mapping = self.placed_at(location)?;
@@ -298,25 +305,26 @@ impl AddressSpace {
         Some(unsafe { mapping.as_ref() })
     }
 
-    /// The mapping that has the place of a location, attached or not.
+    /// Returns the mapping whose range contains a location, mapped or not.
     #[inline]
     fn placed_at(&self, location: Location) -> Option<NonNull<Mapping>> {
         let slot = self.table.slot_of(location)?;
         // Acquire: pairs with the release store in `lead`.
         NonNull::new(slot.mapping.load(Ordering::Acquire)).or_else(|| match self.table.waiting_at(location) {
             Some(mapping) => NonNull::new(Arc::as_ptr(&mapping).cast_mut()),
-            // Attached meanwhile, if there was something. Acquire: as before.
+            // Mapped in the meantime, if there was a mapping. Acquire: as above.
             None => NonNull::new(slot.mapping.load(Ordering::Acquire)),
         })
     }
 
-    /// Whether the record at a location is in memory, as far as the kernel tells; asks the kernel to read what is not.
-    /// What is not published, or lies nowhere, has nothing to wait for; what is not mapped yet is not in memory, as long as the
-    /// background is at it (`attended`) and has not been there.
+    /// Returns true if the record at a location is in memory, according to the kernel, and asks the
+    /// kernel to read it otherwise. Also true if nothing is published or assigned there, because
+    /// then there is nothing to wait for. A segment that is not mapped yet counts as not in memory
+    /// while the worker (`attended`) has still to map it.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// Returns the system's error.
     pub(crate) fn bring_near(&self, location: Location, pin: &Pin, attended: bool) -> io::Result<bool> {
         self.limbo.covers(pin);
         let Some(slot) = self.table.slot_of(location) else { return Ok(true) };
@@ -326,16 +334,16 @@ impl AddressSpace {
             if attended && self.is_waiting_for_its_turn(location) {
                 return Ok(false);
             }
-            // What cannot be had is not waited for: a read says why.
+            // A segment that cannot be mapped is not waited for: a read returns the reason.
             let Some(mapped) = self.mapped(slot, location) else { return Ok(true) };
             mapping = mapped.as_ptr();
         }
-        // SAFETY: not null, so it came from an `Arc` that `placed` holds as long as the pin (see `record`).
+        // SAFETY: not null, so from an `Arc` that `placed` holds as long as the pin (see `record`).
         let mapping = unsafe { &*mapping };
         // Relaxed: announced by the mapping above, and never changed.
         let start = slot.start.load(Ordering::Relaxed);
         let offset = usize::try_from((location.to_bits() * 8).saturating_sub(start)).unwrap_or(0);
-        // The header says how long the record is, so it comes first.
+        // The header holds the record's length, so it comes first.
         if !mapping.bring_near(offset, HEADER_SIZE)? {
             return Ok(false);
         }
@@ -344,12 +352,12 @@ impl AddressSpace {
         mapping.bring_near(offset, HEADER_SIZE.saturating_add(len))
     }
 
-    /// Where there is no guard: has the kernel read the record at a location, so that what cannot be read is an error before it
-    /// is touched.
+    /// Without the page guard, has the kernel read the record at a location, so that an unreadable
+    /// page is an error before it is accessed.
     ///
     /// # Errors
     ///
-    /// `Io` where it cannot be read; as for [`AddressSpace::find`].
+    /// Returns `Io` if the record cannot be read; otherwise as for [`AddressSpace::find`].
     pub(crate) fn reach(&self, location: Location, pin: &Pin) -> Result<()> {
         if self.table.guarded {
             return Ok(());
@@ -361,24 +369,25 @@ impl AddressSpace {
         // Relaxed: announced by the mapping, and never changed.
         let start = slot.start.load(Ordering::Relaxed);
         let offset = usize::try_from((location.to_bits() * 8).saturating_sub(start)).unwrap_or(0);
-        // The header says how long the record is, so it comes first.
+        // The header holds the record's length, so it comes first.
         mapping.reach(offset, HEADER_SIZE)?;
         let Some(record) = self.record(location, pin) else { return Ok(()) };
         let len = usize::try_from(record.raw_header().payload_len()).unwrap_or(usize::MAX);
         mapping.reach(offset, HEADER_SIZE.saturating_add(len))
     }
 
-    /// Counts bytes of a segment as dead. Called by the one writer only, about a segment that is still placed.
+    /// Counts bytes of a segment, still assigned, as dead. Called by the one writer only.
     #[inline]
     pub(crate) fn add_dead(&self, location: Location, why: DeadCause, bytes: u64) {
         let Some(mapping) = self.placed_at(location) else { return };
-        // SAFETY: it came from an `Arc` that `placed` holds: it is taken out only after the slots are empty and no pin is
-        // left that can have seen them, and the writer is pinned or the segment is its own.
+        // SAFETY: it came from an `Arc` that `placed` holds. That is taken out only after the slots
+        // are empty and no pin is left that can have seen them, and the writer is pinned or the
+        // segment is its own.
         let mapping = unsafe { mapping.as_ref() };
         mapping.dead_bytes().add(why, bytes);
     }
 
-    /// Counts values of the segment with this ordinal as hidden. Called by the one writer only.
+    /// Counts values of the segment with this ordinal as superseded. Called by the one writer only.
     pub(crate) fn add_hidden_in(&self, ordinal: usize, bytes: u64) {
         let placed = self.table.placed.lock();
         if let Some(Some(occupied)) = placed.mappings.get(ordinal) {
@@ -386,11 +395,13 @@ impl AddressSpace {
         }
     }
 
-    /// Takes a mapping out of the space, once no pin that was taken before can lead into it; its range and its ordinal
-    /// are then given out again. The index must not lead to it any more, and nothing may be counted as live in it.
+    /// Retires a mapping: it leaves the space once no earlier pin can lead to it, and its range and
+    /// ordinal are then reused. The index must not lead to it any more, and none of its bytes may
+    /// be counted as live.
     ///
-    /// The caller has attached it, as far as that can be done: its file is removed now, and whoever saw the index before may
-    /// still come to it. As long as somebody does, or holds something of it, `kept` bytes of the disk are not free.
+    /// The caller has mapped it, if that is possible: its file is removed now, and readers that saw
+    /// the earlier index may still reach it. Until no reader does and no value of it is held,
+    /// `kept` bytes of the disk are not free.
     pub(crate) fn retire(&self, mapping: &Mapping, kept: u64) {
         let mut removed = self.removed.lock();
         removed.retain(|(mapping, _)| mapping.strong_count() > 0);
@@ -399,19 +410,20 @@ impl AddressSpace {
         self.limbo.retire(Placement { table: Arc::clone(&self.table), ordinal: mapping.ordinal() });
     }
 
-    /// Bytes on the disk of mappings that were taken out, and that somebody still holds.
+    /// Returns the bytes on disk of retired mappings that are still in use.
     pub(crate) fn bytes_in_use_of_removed(&self) -> u64 {
         let mut removed = self.removed.lock();
         removed.retain(|(mapping, _)| mapping.strong_count() > 0);
         removed.iter().map(|(_, kept)| kept).sum()
     }
 
-    /// Whether something that was taken out waits for readers who may see it.
+    /// True if a retired mapping waits for readers that may see it.
     pub(crate) fn waits(&self) -> bool {
         self.limbo.len() > 0
     }
 
-    /// Keeps the mapping of an ordinal in its place. Under the writer mutex, while something in it is alive.
+    /// Keeps the mapping of an ordinal in its range. Called under the writer mutex, while it holds
+    /// live data. `None` if no mapping has this ordinal.
     pub(crate) fn pin_range(&self, ordinal: usize) -> Option<RangePin> {
         let mut placed = self.table.placed.lock();
         placed.mappings.get_mut(ordinal)?.as_mut()?.range_pins += 1;
@@ -419,7 +431,7 @@ impl AddressSpace {
         Some(RangePin { table: Arc::clone(&self.table), ordinal })
     }
 
-    /// Gives back what was retired and what no reader can see any more; how many are left.
+    /// Frees retired mappings that no reader can see any more. Returns the number of those left.
     pub(crate) fn collect(&self) -> usize {
         self.limbo.collect();
         self.limbo.len()
@@ -427,8 +439,8 @@ impl AddressSpace {
 }
 
 impl GranuleTable {
-    /// Gives back the place of a mapping that was taken out, unless something stays; what is to be dropped without a lock,
-    /// because unmapping takes time.
+    /// Frees the range of a retired mapping, unless it is pinned. Returns the data that the caller
+    /// drops without a lock, because unmapping takes time.
     fn vacate(&self, placed: &mut AssignedMapping, ordinal: usize) -> Option<Occupied> {
         let free = |occupied: &mut Occupied| occupied.leaves && occupied.range_pins == 0;
         let occupied = placed.mappings[ordinal].take_if(free)?;
@@ -468,13 +480,13 @@ impl Drop for RangePin {
     }
 }
 
-/// Starts the load of a cache line for reading.
+/// Prefetches a cache line for reading.
 #[inline]
 pub(crate) fn prefetch(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of x86-64, and a prefetch of any address has no effect but on the cache.
+        // SAFETY: SSE is part of x86-64, and a prefetch of any address affects only the cache.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
@@ -487,8 +499,8 @@ mod tests {
     use crate::mem::location::LOCATION_BITS;
     use crate::mem::mapping::Nothing;
 
-    /// Places, retires and stays at random: no two mappings are ever in one place, and a place is free once its mapping
-    /// was taken out and nothing stays.
+    /// Places, retires and pins at random: no two mappings ever overlap, and a range is free once
+    /// its mapping was retired and is not pinned.
     #[test]
     fn a_place_is_given_to_one_at_a_time_and_again_when_it_is_left() {
         let space = AddressSpace::reserve().expect("address space");
@@ -518,7 +530,7 @@ mod tests {
                 assert!(there().is_null());
             }
         }
-        // Sixty granules at most were ever taken at a time.
+        // At most sixty granules were ever taken at a time.
         assert!(space.table.placed.lock().mappings.len() <= 20);
         while let Some((mapping, ..)) = placed.pop() {
             space.retire(&mapping, 0);

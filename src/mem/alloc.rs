@@ -1,52 +1,53 @@
-//! Memory that may be refused: what is large, or grows with the data, is asked for, so that a process without any goes on.
+//! Fallible allocation: an allocation that is large or grows with the data returns an error if
+//! memory is short.
 //!
-//! A few hundred bytes are taken as std takes them: where even those cannot be had, the process ends.
+//! Allocations of a few hundred bytes use std's infallible ones, which end the process on failure.
 
 use std::io;
 
 use crate::error::{RanOut, Resource};
 
-/// Makes room for so many more items.
+/// Reserves space for `more` further items.
 ///
 /// # Errors
 ///
-/// When memory is short; nothing has changed.
+/// Returns an error if memory is short; nothing has changed then.
 pub(crate) fn reserve<T>(items: &mut Vec<T>, more: usize) -> io::Result<()> {
     items.try_reserve(more).map_err(|_| refused())
 }
 
-/// Room for so many items, and no more.
+/// Returns an empty vector with space for exactly `count` items.
 ///
 /// # Errors
 ///
-/// When memory is short.
+/// Returns an error if memory is short.
 pub(crate) fn with_capacity<T>(count: usize) -> io::Result<Vec<T>> {
     let mut items = Vec::new();
     items.try_reserve_exact(count).map_err(|_| refused())?;
     Ok(items)
 }
 
-/// So many zeros.
+/// Returns `len` zeros.
 ///
 /// # Errors
 ///
-/// When memory is short.
+/// Returns an error if memory is short.
 pub(crate) fn zeros(len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = with_capacity(len)?;
     bytes.resize(len, 0);
     Ok(bytes)
 }
 
-/// So many zeros, or a few where memory is short: for whoever must go on, and can do so by small steps.
+/// Returns `len` zeros, or `few` if memory is short: for callers that can proceed in small steps.
 pub(crate) fn zeros_or_few(len: usize, few: usize) -> Vec<u8> {
     zeros(len).unwrap_or_else(|_| vec![0; few])
 }
 
-/// Makes a buffer so long; what is new in it is zero.
+/// Resizes a buffer to `len` bytes; new bytes are zero.
 ///
 /// # Errors
 ///
-/// When memory is short; nothing has changed.
+/// Returns an error if memory is short; nothing has changed then.
 pub(crate) fn resize(bytes: &mut Vec<u8>, len: usize) -> io::Result<()> {
     let more = len.saturating_sub(bytes.len());
     bytes.try_reserve_exact(more).map_err(|_| refused())?;

@@ -1,8 +1,8 @@
-//! The one writer of a mapping's unpublished bytes.
+//! The appender: the one writer of a mapping's unpublished bytes.
 //!
-//! **Concurrency.** A mapping gives out one appender in its life, so `&mut Appender` proves that nobody else writes;
-//! readers stay below the published mark, which only the appender raises. Hence writing is safe to call: the asserts
-//! keep it above the mark and inside of the mapping.
+//! **Concurrency.** A mapping gives out one appender in its life, so `&mut Appender` proves that no
+//! other thread writes. Readers stay below the published mark, which only the appender raises. So
+//! writing is safe to call: the asserts keep it above the mark and inside the mapping.
 #![expect(unsafe_code, reason = "this stores into mapped memory")]
 
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use super::mapping::Mapping;
 #[derive(Debug)]
 pub(crate) struct Appender {
     mapping: Arc<Mapping>,
-    /// What `mapping.published` holds: only this changes it.
+    /// The value of `mapping.published`, which only this appender changes.
     published: u64,
 }
 
 impl Appender {
-    /// Claims the mapping's unpublished bytes; `None` where somebody did before.
+    /// Claims the mapping's unpublished bytes; `None` if they were claimed before.
     pub(crate) fn claim(mapping: &Arc<Mapping>) -> Option<Self> {
         assert!(mapping.is_writable(), "a read-only mapping has no appender");
-        // AcqRel: the one claim that finds `false` comes after whatever `publish_existing` stored.
+        // AcqRel: the one claim that finds `false` comes after every store of `publish_existing`.
         let claimed = mapping.claimed.swap(true, Ordering::AcqRel);
         (!claimed).then(|| Self { mapping: Arc::clone(mapping), published: mapping.published() })
     }
@@ -30,17 +30,19 @@ impl Appender {
     /// Writes unpublished bytes.
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
         let start = self.check(offset, bytes.len());
-        // SAFETY: the range lies inside of the mapping (`check`).
+        // SAFETY: the range lies inside the mapping (`check`).
         let target = unsafe { self.mapping.base().add(start) };
-        // SAFETY: the target is valid for writing (the mapping is writable, checked when it was claimed); nobody reads
-        // or writes it meanwhile (it is not published, `check`, and this is the one appender); `bytes` cannot overlap
-        // it, because nobody has a reference to unpublished bytes.
+        // SAFETY: the target is valid for writing (the mapping is writable, checked when it was
+        // claimed). No other thread reads or writes it meanwhile (it is not published, `check`, and
+        // this is the one appender). `bytes` cannot overlap it, because no reference to unpublished
+        // bytes exists.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
         self.mapping.note_store(start, bytes.len());
     }
 
-    /// Stores the first word of a frame whose other bytes have been written, and publishes everything below `end`; unless a
-    /// page of the mapping was replaced (`guard`), for then the frame may not be in the file: false, and nothing is published.
+    /// Stores the first word of a frame whose other bytes were written, and publishes all bytes
+    /// below `end`. If a page of the mapping was replaced (`page_guard`), the frame may not be in
+    /// the file: returns false and publishes nothing.
     #[must_use]
     pub(crate) fn publish(&mut self, offset: u64, word: [u8; 8], end: u64) -> bool {
         let start = self.check(offset, 8);
@@ -48,8 +50,8 @@ impl Appender {
         if self.is_replaced() {
             return false;
         }
-        // Release: pairs with the acquire load of the word by a follower in another process. Memory order of the bytes
-        // is kept: `word` is what must lie in memory.
+        // Release: pairs with the acquire load of the word by a follower in another process. `word`
+        // is in memory order, so the byte order of the bytes is kept.
         self.mapping.word(start).store(u64::from_le_bytes(word).to_le(), Ordering::Release);
         self.mapping.note_store(start, 8);
         if self.is_replaced() {
@@ -60,11 +62,11 @@ impl Appender {
         true
     }
 
-    /// Whether a page was replaced, so that stores may not reach the file.
+    /// True if a page was replaced, so that stores may not reach the file.
     #[inline]
     pub(crate) fn is_replaced(&self) -> bool {
-        // After the stores that it is asked about: the handler that they may have called is this thread's own, and one of
-        // another thread raises the flag before it replaces the page.
+        // Comes after the stores in question. Either they called the handler on this thread, or the
+        // handler of another thread raised the flag before it replaced the page.
         compiler_fence(Ordering::SeqCst);
         // Relaxed: as above.
         self.mapping.marks.replaced.load(Ordering::Relaxed) != 0

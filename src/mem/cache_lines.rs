@@ -1,12 +1,13 @@
-//! Memory as cache lines of atomic words: what the index lies in.
+//! The memory of the index: cache lines of atomic words.
 //!
-//! The memory belongs to no file, is zero when made and is committed when first touched. This module does not know
-//! what the words mean; `index` does.
+//! The memory belongs to no file, is zero when made and is committed when first accessed. This
+//! module does not interpret the words; `index` does.
 //!
-//! **Concurrency.** A line is made of atomics and is never anything else, so any number of threads may use it at once;
-//! what may be read when is the index's affair.
+//! **Concurrency.** A line consists of atomics and is never anything else, so any number of threads
+//! may use it at once. The index decides which words may be read when.
 //!
-//! Under loom, whose atomics cannot live in mapped memory, lines are shorter and lie in a vector.
+//! Under loom, whose atomics cannot be in mapped memory, lines are shorter and are stored in a
+//! vector.
 
 use std::io;
 use std::ops::Range;
@@ -15,10 +16,11 @@ use std::sync::Arc;
 
 use crate::sync::AtomicU64;
 
-/// Words in a line.
+/// The number of words in a line.
 #[cfg(not(loom))]
 pub(crate) const LINE_WORDS: usize = 8;
-/// Words in a line: as few as still make an overflowing bucket, to keep the models small.
+/// The number of words in a line: the fewest that still make a bucket overflow, to keep the models
+/// small.
 #[cfg(loom)]
 pub(crate) const LINE_WORDS: usize = 3;
 
@@ -33,18 +35,19 @@ pub(crate) struct Line {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
 
-/// Size of memory from which on the kernel is asked for huge pages, in bytes: below, the rounding would show.
+/// The size in bytes from which the kernel is asked for huge pages: for less memory, the rounding
+/// would be noticeable.
 #[cfg(not(loom))]
 const HUGE_FROM_SIZE: usize = 8 << 20;
 
-/// A run of lines.
+/// An array of lines.
 #[derive(Debug)]
 pub(crate) struct LineArray {
     #[cfg(not(loom))]
     first: *const Line,
     #[cfg(not(loom))]
     count: usize,
-    /// Where they lie, perhaps with others.
+    /// The memory that holds the lines, possibly with other arrays.
     #[cfg(not(loom))]
     memory: Arc<memmap2::MmapRaw>,
     #[cfg(loom)]
@@ -57,7 +60,7 @@ impl LineArray {
     ///
     /// # Errors
     ///
-    /// What the operating system says when it has no address space left.
+    /// Returns the system's error if there is no address space left.
     pub(crate) fn new(count: usize) -> io::Result<Self> {
         let mut lines = Self::sparse_together(&[count])?;
         let lines = lines.pop().expect("one was asked for");
@@ -65,8 +68,8 @@ impl LineArray {
         Ok(lines)
     }
 
-    /// As [`LineArray::new`], for runs of lines that are few among many for now (the first store costs the kernel a small page), in
-    /// one piece of memory: the kernel is asked once, whatever their number.
+    /// Reserves several arrays in one piece of memory, with one request to the kernel. They are for
+    /// arrays that stay mostly unused for now: the first store commits a small page.
     ///
     /// # Errors
     ///
@@ -79,7 +82,8 @@ impl LineArray {
         let memory = super::mapping::Mapping::anonymous_memory(size)?;
         let mut at = 0;
         let runs = counts.iter().map(|count| {
-            // SAFETY: the runs lie one behind the other, and the memory is as long as all of them.
+            // SAFETY: the arrays lie one behind the other, and the memory is as long as all of
+            // them.
             let first = unsafe { memory.as_ptr().cast::<Line>().add(at) };
             at += count;
             Self { first, count: *count, memory: Arc::clone(&memory) }
@@ -87,11 +91,11 @@ impl LineArray {
         Ok(runs.collect())
     }
 
-    /// Tells the kernel that all lines will be used.
+    /// Advises the kernel that all lines will be used.
     pub(crate) fn fill_soon(&self) {
         #[cfg(target_os = "linux")]
         if self.size() >= HUGE_FROM_SIZE {
-            // Advice: where it is refused, the lines are as correct on small pages.
+            // Advice: if it is refused, the lines are as correct on small pages.
             drop(self.memory.advise_range(memmap2::Advice::HugePage, self.offset(), self.size()));
         }
     }
@@ -101,36 +105,37 @@ impl LineArray {
         self.count * size_of::<Line>()
     }
 
-    /// Where they begin in the memory, in bytes.
+    /// Returns the offset of the first line in the memory, in bytes.
     #[cfg(target_os = "linux")]
     fn offset(&self) -> usize {
         self.first as usize - self.memory.as_ptr() as usize
     }
 
-    /// The lines.
+    /// Returns the lines.
     #[inline]
     #[expect(unsafe_code, reason = "the one place where the index's memory becomes lines")]
     pub(crate) fn as_slice(&self) -> &[Line] {
-        // SAFETY: the memory is `count` lines long from `first` on, which is a multiple of 64 bytes behind the start of a
-        // page, is zeroed (zero is a valid value of every word), lives as long as `self`, and is touched through these
-        // atomics only: nobody else has the address of this part, since `sparse_together` made it and gave it out once.
+        // SAFETY: the memory is `count` lines long from `first` on, which is a multiple of 64 bytes
+        // behind the start of a page, is zeroed (zero is a valid value of every word), lives as
+        // long as `self`, and is accessed through these atomics only: no other code has the address
+        // of this part, because `sparse_together` made it and gave it out once.
         unsafe { std::slice::from_raw_parts(self.first, self.count) }
     }
 
-    /// Makes the pages of the given lines present, so that the first store into each does not fault. The content
-    /// stays. Safe to run beside readers and the writer.
+    /// Makes the pages of the given lines present, so that the first store into each does not
+    /// fault. The content stays. This may run beside readers and the writer.
     ///
     /// # Errors
     ///
-    /// What the operating system says when it has no memory left. Kernels that do not know the request leave the
-    /// pages to faults, which is no error.
+    /// Returns the system's error if it has no memory left. Kernels that do not know the request
+    /// leave the pages to faults, which is no error.
     pub(crate) fn populate(&self, lines: Range<usize>) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         {
             let offset = self.offset() + lines.start * size_of::<Line>();
             let size = lines.len() * size_of::<Line>();
             match self.memory.advise_range(memmap2::Advice::PopulateWrite, offset, size) {
-                // Before Linux 5.14.
+                // Linux before 5.14 does not know the request.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
                 other => other,
             }
@@ -145,8 +150,9 @@ impl LineArray {
 
 #[cfg(not(loom))]
 impl LineArray {
-    /// Gives the kernel back those pages that the given lines fill. Their words are zero afterwards, or as they were: a refusal
-    /// costs memory, and nothing else. Readers may look meanwhile; nobody may store.
+    /// Returns to the kernel the pages that consist of the given lines only. Their words are zero
+    /// afterwards, or unchanged if the kernel refuses, which costs only memory. Readers may load
+    /// the lines meanwhile; no thread may store to them.
     #[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "the kernel empties pages"))]
     pub(crate) fn release(&self, lines: Range<usize>) {
         #[cfg(target_os = "linux")]
@@ -158,8 +164,9 @@ impl LineArray {
                 return;
             }
             let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the pages hold nothing but these lines, which lie in private anonymous memory: they are filled with zeros
-            // when somebody looks, and zero is a valid value of every word. No reference to a word promises more than an atomic.
+            // SAFETY: the pages hold nothing but these lines, which lie in private anonymous
+            // memory: they are filled with zeros at the next access, and zero is a valid value of
+            // every word. No reference to a word promises more than an atomic.
             drop(unsafe { self.memory.unchecked_advise_range(advice, start, end - start) });
         }
         #[cfg(not(target_os = "linux"))]
@@ -218,7 +225,8 @@ mod tests {
             let expected = if number.is_multiple_of(97) { number as u64 } else { 0 };
             assert_eq!(line.words[7].load(Ordering::Relaxed), expected);
         }
-        // Whole pages go, and no line beside them: 4000 lies in the middle of one.
+        // Only whole pages are released, and no line beside them: line 4000 lies in the middle of
+        // one.
         lines.release(60..4000);
         for (number, line) in lines.as_slice().iter().enumerate().step_by(97) {
             let went = cfg!(target_os = "linux") && (64..3968).contains(&number);

@@ -1,22 +1,25 @@
-//! How much of a segment is dead, and why.
+//! Counters of the dead bytes of a segment, by cause.
 //!
-//! **Concurrency.** Counted by the one writer of the store, under its mutex, so no count is a read-modify-write; read by
-//! anybody, each number on its own.
+//! **Concurrency.** The one writer of the store counts under its mutex, so no count is a
+//! read-modify-write. Any thread may read, and each number stands on its own.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Why bytes of a segment are dead.
+/// The cause for which bytes of a segment are dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeadCause {
-    /// A value that is not the newest record of its key, or whose keyspace is gone.
+    /// A superseded value, which is not the newest record of its key, or a value of a keyspace that
+    /// no longer exists.
     Hidden,
     /// A tombstone.
     Tombstone,
-    /// A record of the log's own: start, watermark, the header of a batch, a change of the keyspaces.
+    /// An internal record of the log: a start, a watermark, the header of a batch, or a keyspace
+    /// change.
     Note,
 }
 
-/// The counters of one segment; apart from what readers load for every record.
+/// The counters of one segment. They have cache lines apart from the words that readers load for
+/// every record.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct DeadBytes {
@@ -25,7 +28,7 @@ pub(crate) struct DeadBytes {
     notes: AtomicU64,
 }
 
-/// What the counters say at one moment, in bytes.
+/// The values of the counters at one moment, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct DeadByteCounts {
     pub(crate) hidden: u64,
@@ -34,14 +37,14 @@ pub(crate) struct DeadByteCounts {
 }
 
 impl DeadByteCounts {
-    /// All of them together.
+    /// Returns the sum of all dead bytes.
     pub(crate) fn dead(self) -> u64 {
         self.hidden + self.tombstones + self.notes
     }
 }
 
 impl DeadBytes {
-    /// Counts bytes; by the one writer only.
+    /// Adds dead bytes. Called by the one writer only.
     #[inline]
     pub(crate) fn add(&self, why: DeadCause, bytes: u64) {
         let counter = match why {
@@ -49,11 +52,11 @@ impl DeadBytes {
             DeadCause::Tombstone => &self.tombstones,
             DeadCause::Note => &self.notes,
         };
-        // Relaxed, and not one operation: one writer.
+        // Relaxed, and no read-modify-write: there is one writer.
         counter.store(counter.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
-    /// What was counted so far.
+    /// Returns the bytes counted so far.
     pub(crate) fn counted(&self) -> DeadByteCounts {
         // Relaxed, all: see the module's documentation.
         DeadByteCounts {

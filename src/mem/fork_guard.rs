@@ -1,7 +1,8 @@
-//! Whether a handle may be used: open, closed, or inherited by a forked child.
+//! The fork guard of a handle: refuses a handle that is closed or was inherited by a forked child.
 //!
-//! The word lies in a page that the kernel clears in a child (`MADV_WIPEONFORK`), so that asking costs one load and no
-//! system call. Where the kernel refuses that, the process id is compared instead.
+//! The state is a word in a page that the kernel clears in a child (`MADV_WIPEONFORK`), so that a
+//! check costs one load and no system call. If the kernel refuses that, the process id is compared
+//! instead.
 #![expect(unsafe_code, reason = "this advises the kernel about memory and reads a word of it")]
 
 use std::io;
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 const FORKED: u64 = 0;
 const OPEN: u64 = 1;
 const CLOSED: u64 = 2;
-/// Open, and the kernel does not clear the page in a child.
+/// Open, on a system that does not clear the page in a child.
 const OPEN_HERE: u64 = 3;
 
 /// The state of a handle.
@@ -27,16 +28,16 @@ pub(crate) struct ForkGuard {
 }
 
 impl ForkGuard {
-    /// Starts open.
+    /// Makes the state of an open handle.
     ///
     /// # Errors
     ///
-    /// When memory is short.
+    /// Returns an error if memory is short.
     pub(crate) fn new() -> io::Result<Self> {
         let page = Mapping::anonymous_memory(PAGE_SIZE)?;
         let fork_guard = Self { page, process: std::process::id() };
         let open = if fork_guard.wipe_on_fork() { OPEN } else { OPEN_HERE };
-        // Relaxed: whoever gets the handle gets it after this.
+        // Relaxed: other threads get the handle after this.
         fork_guard.word().store(open, Ordering::Relaxed);
         Ok(fork_guard)
     }
@@ -54,7 +55,8 @@ impl ForkGuard {
     }
 
     fn word(&self) -> &AtomicU64 {
-        // SAFETY: the page is aligned, mapped as long as `self` lives, and only touched through this atomic.
+        // SAFETY: the page is aligned, mapped as long as `self` lives, and only accessed through
+        // this atomic.
         unsafe { AtomicU64::from_ptr(self.page.as_mut_ptr().cast()) }
     }
 
@@ -62,10 +64,11 @@ impl ForkGuard {
     ///
     /// # Errors
     ///
-    /// `Closed` or `Forked`.
+    /// Returns `Closed` or `Forked`.
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
-        // Relaxed: closing is no way to publish anything; who must not miss it looks under the writer mutex.
+        // Relaxed: closing publishes nothing; a caller that must not miss it checks under the
+        // writer mutex.
         match self.word().load(Ordering::Relaxed) {
             OPEN => Ok(()),
             other => self.look(other),
@@ -82,22 +85,22 @@ impl ForkGuard {
         }
     }
 
-    /// Closes the handle; false where it was closed before.
+    /// Closes the handle; returns false if it was closed before.
     pub(crate) fn close(&self) -> bool {
         // Relaxed: see `check`.
         self.word().swap(CLOSED, Ordering::Relaxed) != CLOSED
     }
 
-    /// Whether this is a child that inherited the handle.
+    /// True in a child that inherited the handle.
     pub(crate) fn is_forked(&self) -> bool {
         matches!(self.check(), Err(Error::Forked))
     }
 
-    /// Refuses a handle that was inherited; one that was closed will do.
+    /// Refuses a handle that was inherited; a closed one is accepted.
     ///
     /// # Errors
     ///
-    /// `Forked`.
+    /// Returns `Forked`.
     pub(crate) fn check_inherited(&self) -> Result<()> {
         if self.is_forked() { Err(Error::Forked) } else { Ok(()) }
     }

@@ -1,9 +1,10 @@
-//! The table of guarded mappings: which addresses are theirs, and which of their pages were replaced.
+//! The table of guarded mappings: their addresses, and their replaced pages.
 //!
-//! **Concurrency.** A signal handler searches the table, so nothing here takes a lock, and an entry is never freed. An
-//! entry is claimed by one compare-and-swap, filled, and given back. Its version is odd while it changes: a search that
-//! meets that, or finds the version changed, leaves the entry out. That is right, because the entry a handler looks for
-//! belongs to a mapping that its thread is using, and does not change.
+//! **Concurrency.** A signal handler searches the table, so nothing here takes a lock, and an entry
+//! is never freed. An entry is claimed by one compare-and-swap, filled, and returned. Its version
+//! is odd while it changes. A search that meets an odd version, or finds the version changed, skips
+//! the entry. That is correct: the entry that a handler needs belongs to a mapping that its thread
+//! is using, and does not change.
 #![expect(unsafe_code, reason = "entries are reached through pointers, so that a handler can search them")]
 
 use std::ptr;
@@ -13,21 +14,22 @@ use std::sync::atomic::{
 
 use super::page_guard::{UNREAD, UNWRITTEN};
 
-/// Entries in the first chunk; each next one has twice as many.
+/// The number of entries in the first chunk; each next chunk has twice as many.
 const FIRST: usize = 64;
-/// More entries than there can be mappings.
+/// The number of chunks. They hold more entries than there can be mappings.
 const CHUNKS: usize = 26;
-/// Replaced pages that an entry knows one by one; of more it knows the first and the last.
+/// The number of replaced pages that an entry lists one by one; beyond that it knows the first and
+/// the last.
 const PAGES: usize = 32;
-/// No page.
+/// Stands for no page.
 const NONE: usize = usize::MAX;
 
 static TABLE: [AtomicPtr<GuardEntry>; CHUNKS] = [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS];
-/// Entries that were ever claimed.
+/// The number of entries that were ever claimed.
 static CLAIMED: AtomicUsize = AtomicUsize::new(0);
-/// How often a page was replaced, in all mappings that ever were.
+/// The number of replacements in all mappings that ever existed.
 static REPLACED: AtomicUsize = AtomicUsize::new(0);
-/// Where the next search for a free entry begins.
+/// The number at which the next search for a free entry begins.
 static HINT: AtomicUsize = AtomicUsize::new(0);
 
 /// A guarded mapping.
@@ -38,22 +40,23 @@ pub(super) struct GuardEntry {
     start: AtomicUsize,
     end: AtomicUsize,
     writable: AtomicBool,
-    /// The mapping's own flags, which readers look at.
+    /// The mapping's own flags, which readers check.
     flags: AtomicPtr<AtomicU32>,
-    /// The descriptor of the file while it is written to, and else -1.
+    /// The descriptor of the file while it is written to, else -1.
     file: AtomicI32,
-    /// How often a page was replaced.
+    /// The number of replacements.
     replaced: AtomicUsize,
-    /// The last offset at which a copy was put.
+    /// The last offset that was replaced by a copy.
     copied: AtomicUsize,
-    /// Offsets of pages, each with the flag that it was replaced with: an offset of a page is even.
+    /// Offsets of replaced pages, each with the flag of its replacement. Offsets are multiples of
+    /// the page size, so the flag fits into the low bits.
     pages: [AtomicUsize; PAGES],
-    /// The first and the last offset of all that were replaced, by zeros and by copies.
+    /// The least and the greatest replaced offset, by zeros and by copies.
     low: [AtomicUsize; 2],
     high: [AtomicUsize; 2],
 }
 
-/// What a handler found: the mapping that an address belongs to.
+/// The result of a handler's search: the mapping that an address belongs to.
 pub(super) struct GuardedRange {
     pub(super) start: usize,
     pub(super) writable: bool,
@@ -78,7 +81,7 @@ impl GuardEntry {
         }
     }
 
-    /// Takes note that the page at an offset is about to be replaced, and tells the mapping.
+    /// Records that the page at an offset is about to be replaced, and raises the mapping's flag.
     pub(super) fn note(&self, flag: u32, offset: usize) {
         // Relaxed, all: the release below announces them.
         let number = self.replaced.fetch_add(1, Ordering::Relaxed);
@@ -94,30 +97,30 @@ impl GuardEntry {
         }
         // Relaxed: the version was loaded with acquire order by the search that led here.
         let flags = self.flags.load(Ordering::Relaxed);
-        // SAFETY: the flags of a mapping that the thread is in the middle of an access to, so they are there.
+        // SAFETY: the flags of a mapping that the thread is accessing right now, so they exist.
         let flags = unsafe { &*flags };
-        // Release: pairs with the acquire loads in `Mapping::replaced_in` and `Mapping::faults`.
+        // Release: pairs with the acquire fence in `Mapping::is_replaced`.
         flags.fetch_or(flag, Ordering::Release);
     }
 
-    /// Whether the last page that was replaced by a copy is another one: the copy itself cannot be read then.
+    /// True unless the last copy replaced this page too: then the copy itself cannot be read.
     pub(super) fn is_first_copy(&self, offset: usize) -> bool {
         // Relaxed: this thread stored it, if it matters.
         self.copied.load(Ordering::Relaxed) != offset
     }
 
-    /// The descriptor of the file, while it is written to.
+    /// Returns the descriptor of the file; `None` while the file is not written to.
     pub(super) fn file(&self) -> Option<i32> {
-        // Relaxed: the writer, which is the thread that asks, has it kept.
+        // Relaxed: the calling thread is the writer, which stored it.
         Some(self.file.load(Ordering::Relaxed)).filter(|file| *file >= 0)
     }
 
-    /// The first page of a range, by its offset, that was replaced with this flag, as far as it is known: where many were, all
-    /// between the first and the last count.
+    /// Returns the offset of the first page of a range that was replaced with this flag, as far as
+    /// is known. After many replacements, all pages from the first to the last count as replaced.
     fn replaced_in(&self, flag: u32, from: usize, to: usize) -> Option<usize> {
         let page = rustix::param::page_size();
         let touches = |offset: usize| offset < to && from < offset.saturating_add(page);
-        // Relaxed, all: the caller has loaded the flags, and fenced.
+        // Relaxed, all: the caller has loaded the flags and fenced.
         if self.replaced.load(Ordering::Relaxed) <= PAGES {
             let known = self.pages.iter().map(|page| page.load(Ordering::Relaxed));
             let known = known.filter(|known| *known != NONE && known % page == flag as usize);
@@ -130,12 +133,13 @@ impl GuardEntry {
     }
 }
 
-/// The entry of one mapping, given back by its drop.
+/// The entry of one mapping, which its drop returns.
 #[derive(Debug)]
 pub(super) struct Registration(&'static GuardEntry);
 
 impl Registration {
-    /// Enters a mapping. `flags` must stay where it is until this is dropped; so must the pages.
+    /// Enters a mapping. `flags` and the pages must stay at their addresses until this is dropped.
+    /// `None` if the table is full.
     pub(super) fn new(start: usize, len: usize, writable: bool, flags: &AtomicU32) -> Option<Self> {
         let entry = claim()?;
         entry.change(|| {
@@ -154,18 +158,18 @@ impl Registration {
         Some(Self(entry))
     }
 
-    /// Says through which descriptor the file is to be had, as long as it is written to.
+    /// Sets the descriptor of the file while it is written to.
     pub(super) fn set_file(&self, file: Option<i32>) {
-        // Relaxed: the writer's own handler looks at it.
+        // Relaxed: only the writer's own handler loads it.
         self.0.file.store(file.unwrap_or(-1), Ordering::Relaxed);
     }
 
-    /// As for the entry.
+    /// Returns the offset of the first replaced page of a range, as for the entry.
     pub(super) fn replaced_in(&self, flag: u32, from: usize, to: usize) -> Option<usize> {
         self.0.replaced_in(flag, from, to)
     }
 
-    /// How often a page was replaced.
+    /// Returns the number of replacements.
     pub(super) fn replaced(&self) -> usize {
         // Relaxed: a statistic.
         self.0.replaced.load(Ordering::Relaxed)
@@ -187,12 +191,12 @@ impl Drop for Registration {
 }
 
 impl GuardEntry {
-    /// Changes an entry that nobody else changes.
+    /// Changes an entry that no other thread changes.
     fn change(&self, change: impl FnOnce()) {
         // Relaxed: this thread has claimed the entry.
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
-        // Release: a search that sees any of what follows sees the odd version (`find`).
+        // Release: a search that sees any store of `change` sees the odd version (`find`).
         fence(Ordering::Release);
         change();
         // Release: pairs with the acquire load in `find`.
@@ -200,28 +204,29 @@ impl GuardEntry {
     }
 }
 
-/// The entry of a number that was claimed, or will be.
+/// Returns the chunk of an entry and its position there; `None` beyond the last chunk.
 fn entry(number: usize) -> Option<(usize, usize)> {
     let chunk = ((number / FIRST + 1).ilog2()) as usize;
     let first = FIRST * ((1 << chunk) - 1);
     (chunk < CHUNKS).then_some((chunk, number - first))
 }
 
-/// The entry of a number, if its chunk is there.
+/// Returns the entry of a number, if its chunk exists.
 fn look(number: usize) -> Option<&'static GuardEntry> {
     let (chunk, place) = entry(number)?;
-    // Acquire: pairs with the release in `chunk`; the entries are initialised.
+    // Acquire: pairs with the release in `make`; the entries are initialised.
     let entries = TABLE[chunk].load(Ordering::Acquire);
     if entries.is_null() {
         return None;
     }
-    // SAFETY: a chunk has twice as many entries as the one before, and `entry` keeps the place below that.
+    // SAFETY: a chunk has twice as many entries as the one before, and `entry` keeps the place
+    // below that.
     let entry = unsafe { entries.add(place) };
     // SAFETY: initialised, and never freed.
     Some(unsafe { &*entry })
 }
 
-/// Makes a chunk, unless it is there.
+/// Makes a chunk, unless it exists.
 fn make(chunk: usize) {
     // Relaxed: `look` has the acquire.
     if !TABLE[chunk].load(Ordering::Relaxed).is_null() {
@@ -233,23 +238,25 @@ fn make(chunk: usize) {
     let made =
         TABLE[chunk].compare_exchange(ptr::null_mut(), entries.cast(), Ordering::Release, Ordering::Relaxed);
     if made.is_err() {
-        // SAFETY: made above from a box, and another thread was quicker, so nobody has seen it.
+        // SAFETY: made above from a box, and another thread was quicker, so no other thread has
+        // seen it.
         drop(unsafe { Box::from_raw(entries) });
     }
 }
 
-/// Claims a free entry; `None` where there are as many as can be.
+/// Claims a free entry; `None` if the table is full.
 fn claim() -> Option<&'static GuardEntry> {
     let take = |number: usize| {
         let entry = look(number)?;
-        // Acquire: pairs with the release of whoever gave it back. Relaxed first: most are taken.
+        // Acquire: pairs with the release of the previous owner. Relaxed first: most are taken.
         let taken = entry.taken.load(Ordering::Relaxed) || entry.taken.swap(true, Ordering::Acquire);
         (!taken).then_some(entry)
     };
-    // Relaxed, all: where the search begins is advice, and an entry says itself whether it is taken.
+    // Relaxed, all: the start of the search is advice, and an entry itself says if it is taken.
     let count = CLAIMED.load(Ordering::Relaxed);
     let begin = HINT.load(Ordering::Relaxed);
-    // A few, so that claiming many takes no square of their number; a store that comes and goes finds its own.
+    // Only a few are tried, so that claiming many is not quadratic. A store that is opened again
+    // and again finds its own entry.
     for step in 0..count.min(FIRST) {
         let number = (begin + step) % count;
         if let Some(entry) = take(number) {
@@ -271,14 +278,14 @@ fn claim() -> Option<&'static GuardEntry> {
     }
 }
 
-/// The mapping that an address belongs to. Called by a signal handler.
+/// Returns the mapping that an address belongs to. Called by a signal handler.
 pub(super) fn find(address: usize) -> Option<GuardedRange> {
     // Acquire: pairs with the release in `claim`.
     let count = CLAIMED.load(Ordering::Acquire);
     (0..count).filter_map(look).find_map(|entry| {
         // Acquire: pairs with the release store in `change`.
         let version = entry.version.load(Ordering::Acquire);
-        // Relaxed, all: the version tells whether they belong together.
+        // Relaxed, all: the version tells if they belong together.
         let (start, end) = (entry.start.load(Ordering::Relaxed), entry.end.load(Ordering::Relaxed));
         let writable = entry.writable.load(Ordering::Relaxed);
         // Acquire: pairs with the release fence in `change`.
@@ -293,9 +300,10 @@ pub(super) fn find(address: usize) -> Option<GuardedRange> {
     })
 }
 
-/// The offset of the first page of a slice that is zeros, in the mapping that it lies in, if it lies in one.
+/// Returns the offset of the first page of a slice that was replaced by zeros, in the slice's
+/// mapping. `None` if none was, or if the slice is in no mapping.
 pub(super) fn replaced_in(bytes: &[u8]) -> Option<usize> {
-    // As in `Mapping::is_replaced`.
+    // Compiler fence and acquire fence: as in `Mapping::is_replaced`.
     compiler_fence(Ordering::SeqCst);
     fence(Ordering::Acquire);
     // Relaxed: ordered by the fences.
@@ -324,11 +332,11 @@ mod tests {
         }
     }
 
-    /// Ranges come and go on two threads, while a third looks for one that stays.
+    /// Ranges are added and removed on two threads, while a third searches for one that stays.
     #[test]
     fn a_range_is_found_while_others_come_and_go() {
         let flags = AtomicU32::new(0);
-        // Addresses that no mapping can have.
+        // No mapping can have these addresses.
         let high = usize::MAX / 2 + 1;
         let range_pins = Registration::new(high, 4096, false, &flags).expect("there is room");
         std::thread::scope(|scope| {

@@ -1,12 +1,15 @@
-//! Mappings that have their place and are not mapped yet, because nobody has needed them.
+//! Lazy mapping: a segment has its range of the address space and is mapped when it is first
+//! needed.
 //!
-//! An open that begins with an image needs the numbers of most segments and the bytes of none, and to open, check and map a
-//! file takes longer than all else that it does for a segment. So a place is taken, and the slots of the table stay
-//! empty: the slow path of every search that meets an empty slot comes here.
+//! An open from an index checkpoint needs the numbers of most segments and the bytes of none.
+//! Opening, checking and mapping a file takes longer than all other work for a segment. So a range
+//! is assigned and the slots of the table stay empty. A search that meets an empty slot takes the
+//! slow path here.
 //!
-//! **Concurrency.** Several threads may map one file at a time; the first to be ready wins, and the others' pages are
-//! unmapped again. Slots are filled under the lock of the table, as everywhere. What cannot be mapped goes on waiting, so the
-//! next search tries again and says what is wrong.
+//! **Concurrency.** Several threads may map one file at a time. The first one wins, and the pages
+//! of the others are unmapped again. Slots are filled under the table's lock, as elsewhere. A
+//! segment that cannot be mapped stays unmapped, so the next search tries again and returns the
+//! reason.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -19,14 +22,14 @@ use crate::error::Result;
 use crate::mem::location::Location;
 
 impl AssignedMapping {
-    /// What waits in the place of a granule.
+    /// Returns the unmapped mapping whose range contains a granule.
     fn waiting(&self, granule: u64) -> Option<&Arc<Mapping>> {
         let (_, ordinal) = self.waiting.range(..=granule).next_back()?;
         let occupied = self.mappings.get(*ordinal)?.as_ref()?;
         (granule < occupied.range.first + occupied.range.count).then_some(&occupied.mapping)
     }
 
-    /// The first that waits at a granule or behind it, and its first granule.
+    /// Returns the first unmapped mapping at or behind a granule, and its first granule.
     fn waiting_from(&self, granule: u64) -> Option<(u64, Arc<Mapping>)> {
         let (first, ordinal) = self.waiting.range(granule..).next()?;
         let occupied = self.mappings.get(*ordinal)?.as_ref()?;
@@ -35,18 +38,18 @@ impl AssignedMapping {
 }
 
 impl GranuleTable {
-    /// The mapping that waits at a location.
+    /// Returns the unmapped mapping whose range contains a location.
     #[cold]
     pub(super) fn waiting_at(&self, location: Location) -> Option<Arc<Mapping>> {
         self.placed.lock().waiting(location.to_bits() * 8 / GRANULE_SIZE).map(Arc::clone)
     }
 
-    /// Maps what waits, and makes its slots lead to it.
+    /// Maps an unmapped mapping and makes its slots lead to it.
     fn map_now(&self, mapping: &Arc<Mapping>) -> Result<()> {
         mapping.map_now()?;
         let mut placed = self.placed.lock();
         let occupied = placed.mappings.get(mapping.ordinal()).and_then(Option::as_ref);
-        // Taken out meanwhile, and no reader of before is left.
+        // It was retired in the meantime, and no earlier reader is left.
         let Some(occupied) = occupied.filter(|occupied| Arc::ptr_eq(&occupied.mapping, mapping)) else {
             return Ok(());
         };
@@ -59,21 +62,22 @@ impl GranuleTable {
 }
 
 impl AddressSpace {
-    /// The mapping that a slot leads to, once what waits there is attached; `None` where nothing waits or it cannot be had.
+    /// Returns the mapping of a slot, and maps it if necessary; `None` if there is no mapping or
+    /// mapping fails.
     #[cold]
     #[inline(never)]
     pub(super) fn mapped(&self, slot: &GranuleEntry, location: Location) -> Option<NonNull<Mapping>> {
-        // Whoever needs the reason asks `map_at`.
+        // `map_at` returns the reason.
         self.map_at(location).ok()?;
         // Acquire: pairs with the release store in `lead`.
         NonNull::new(slot.mapping.load(Ordering::Acquire))
     }
 
-    /// Attaches what waits at a location; nothing may wait there.
+    /// Maps the segment of a location, unless it is mapped or no segment is there.
     ///
     /// # Errors
     ///
-    /// As for [`MapOnDemand::map`](super::mapping::Later::map).
+    /// As for [`MapOnDemand::map`](super::mapping::MapOnDemand::map).
     #[cold]
     pub(super) fn map_at(&self, location: Location) -> Result<()> {
         match self.table.waiting_at(location) {
@@ -82,28 +86,29 @@ impl AddressSpace {
         }
     }
 
-    /// Whether something waits at a location that the background will still attach.
+    /// True if a location is in an unmapped segment that the worker will still map.
     pub(super) fn is_waiting_for_its_turn(&self, location: Location) -> bool {
         // Relaxed: advice.
         self.mapped.load(Ordering::Relaxed) != u64::MAX && self.table.waiting_at(location).is_some()
     }
 
-    /// Attaches a mapping, if it waits.
+    /// Maps a mapping, unless it is mapped.
     ///
     /// # Errors
     ///
-    /// As for [`MapOnDemand::map`](super::mapping::Later::map).
+    /// As for [`MapOnDemand::map`](super::mapping::MapOnDemand::map).
     pub(crate) fn map_now(&self, mapping: &Arc<Mapping>) -> Result<()> {
         self.table.map_now(mapping)
     }
 
-    /// Attaches one of those that wait, each once; `None` after the last.
+    /// Maps the next unmapped segment, each once; `None` after the last.
     ///
     /// # Errors
     ///
-    /// As for [`MapOnDemand::map`](super::mapping::Later::map); the next call goes on behind it.
+    /// As for [`MapOnDemand::map`](super::mapping::MapOnDemand::map); the next call continues
+    /// behind it.
     pub(crate) fn map_next(&self) -> Option<Result<()>> {
-        // Relaxed, all: where two threads read the same, one of them has nothing left to do.
+        // Relaxed, all: if two threads read the same granule, one of them finds nothing left to do.
         let granule = self.mapped.load(Ordering::Relaxed);
         if granule == u64::MAX {
             return None;
@@ -146,7 +151,7 @@ mod tests {
             mapped.store(false, Ordering::Relaxed);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    // Not before somebody looks.
+                    // Waits for the first lookup.
                     while !found.swap(false, Ordering::Acquire) {
                         std::hint::spin_loop();
                     }
@@ -197,7 +202,7 @@ mod tests {
         assert!(!mapping.is_attached());
         space.map_next().expect("it waits").expect("memory");
         assert!(mapping.is_attached());
-        // Where there is no background, and where it has been and could not: then it is this one's turn.
+        // Maps by itself without a worker, and after a worker that could not map it.
         for (granule, attended) in [(2, false), (3, true)] {
             let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
             let range = GranuleRange::from_granules(granule, 1).expect("inside");

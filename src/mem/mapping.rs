@@ -1,19 +1,21 @@
-//! Mapped files: a pointer and a length, and the few operations the store performs through them.
+//! Mapped files, and the few operations that the store performs on their bytes.
 //!
-//! This module and its children are the place where bytes in a mapping are read and written. They do not know what
-//! the bytes mean; `format` does.
+//! This module and its siblings are the only place that reads and writes bytes of a mapping. They
+//! do not interpret the bytes; `format` does.
 //!
 //! # Safety contract
 //!
-//! The log is append-only. Every byte of a mapping is, at any moment, either *unpublished* (only the one
-//! [`Appender`](crate::mem::appender::Appender) of the mapping may touch it, and only through raw pointers) or *published* (it lies
-//! below [`Mapping::published`] and never changes again until the mapping is gone: I1). The appender raises that mark
-//! with release order after the bytes below it are written; every `&[u8]` is made below a value of the mark that was
-//! loaded with acquire order. No `&mut [u8]` over a mapping exists anywhere. So everything this module offers to the
-//! rest of the crate is safe to call. Other *processes* that follow the rules of the store never write to its files
-//! (the lock file keeps a second writer out); a program that does not follow them breaks the contract stated at
-//! [`Options::open`](crate::Options::open). docs/design/memory-safety.md, "Soundness of the mapping",
-//! argues this at length.
+//! The log is append-only. At any moment, every byte of a mapping is either *unpublished* or
+//! *published*. Only the mapping's one [`Appender`](crate::mem::appender::Appender) may access an
+//! unpublished byte, and only through raw pointers. A published byte lies below
+//! [`Mapping::published`] and never changes again until the mapping is gone (I1). The appender
+//! raises that mark with release order after the bytes below it are written. Every `&[u8]` is made
+//! below a value of the mark that was loaded with acquire order. No `&mut [u8]` over a mapping
+//! exists anywhere. So everything that this module offers to the rest of the crate is safe to call.
+//! Other *processes* that follow the store's rules never write to its files (the lock file excludes
+//! a second writer). A program that does not follow them breaks the contract stated at
+//! [`Options::open`](crate::Options::open). docs/design/memory-safety.md, has the full
+//! argument.
 #![expect(unsafe_code, reason = "this is one of the modules that touch mapped memory")]
 
 use std::fmt;
@@ -29,64 +31,65 @@ use crate::mem::dead_bytes::DeadBytes;
 use crate::mem::page_guard::PageGuard;
 use crate::mem::published_mark::PublishedMark;
 
-/// Size of the pages that this crate reasons in, whatever the processor's are. In bytes.
+/// The page size that this crate works with, on every processor. In bytes.
 pub(crate) const PAGE_SIZE: usize = 4096;
 
-/// What stands behind a mapping where it is not the kernel: the simulated disk.
+/// The storage behind a mapping that is not a file of the kernel: the simulated disk.
 pub(crate) trait Backing: Send + Sync + fmt::Debug {
     /// Makes the range durable.
     fn sync_range(&self, offset: usize, len: usize) -> io::Result<()>;
     /// Makes the range writable without a fault, its blocks allocated.
     fn populate_write(&self, offset: usize, len: usize) -> io::Result<()>;
-    /// Takes note that the program stored to the range.
+    /// Records that the program stored to the range.
     fn note_store(&self, _offset: usize, _len: usize) {}
 }
 
-/// How a file is mapped that nobody has needed yet.
+/// Maps a file at its first use.
 pub(crate) trait MapOnDemand: Send + Sync + fmt::Debug {
-    /// Maps it, as long as was said.
+    /// Maps the file, with the length that was announced.
     ///
     /// # Errors
     ///
-    /// What the operating system says, or that the file is not what it was said to be.
+    /// Returns the system's error, or an error if the file is not the one that was announced.
     fn map(&self) -> Result<Arc<Mapping>>;
 }
 
-/// Mapped pages, and what stands behind them.
+/// Mapped pages, and the storage behind them.
 pub(super) struct MappedMemory {
     pub(super) pages: Arc<MmapRaw>,
     pub(super) backing: Option<Arc<dyn Backing>>,
 }
 
-/// What every read of a mapping looks at, on one cache line.
+/// The words that every read of a mapping loads, on one cache line.
 #[derive(Debug)]
 #[repr(C, align(16))]
 pub(super) struct MappingMarks {
     /// Bytes below this offset are published.
     pub(super) published: PublishedMark,
-    /// Not zero where pages were replaced that could not be read or written; see `guard`.
+    /// Not zero if pages were replaced that could not be read or written; see `page_guard`.
     pub(super) replaced: AtomicU32,
 }
 
 /// One mapped file, unmapped when the last owner is gone.
 pub(crate) struct Mapping {
-    /// The first field, so that it is dropped before the pages.
+    /// The guard. It is the first field, so that it is dropped before the pages.
     pub(super) watch: PageGuard,
     pub(super) len: usize,
     pub(super) marks: MappingMarks,
-    /// The file, for messages.
+    /// The file's path, for messages.
     pub(super) path: OnceLock<PathBuf>,
-    /// There from the beginning, unless `later` says how it comes.
+    /// The pages: present from the beginning, unless `later` says how to map them.
     pub(super) memory: OnceLock<MappedMemory>,
     later: Option<Box<dyn MapOnDemand>>,
     pub(super) writable: bool,
-    /// Whether the mapping has had its appender.
+    /// True once the mapping has had its appender.
     pub(super) claimed: AtomicBool,
-    /// What the checksums of the records here are bound to.
+    /// The nonce that the checksums of the segment's records are bound to.
     nonce: AtomicU64,
-    /// Which of the mappings in the same space it is; free for another one once this is gone from it.
+    /// The mapping's number in its address space; another mapping may have it once this one has
+    /// left the space.
     pub(super) ordinal: AtomicUsize,
-    /// How much of what is published is dead.
+    /// The dead bytes among the published ones.
     dead_bytes: DeadBytes,
 }
 
@@ -97,8 +100,8 @@ impl fmt::Debug for Mapping {
 }
 
 impl Mapping {
-    /// Maps the first `len` bytes of a file, shared. The file must not be shorter, or a touch behind its end is a
-    /// fatal signal: callers compare the size first, and keep comparing it at every sync.
+    /// Maps the first `len` bytes of a file, shared. The file must not be shorter: an access behind
+    /// its end is a fatal signal. Callers compare the size first, and again at every sync.
     pub(crate) fn of_file(file: &std::fs::File, len: usize, writable: bool) -> io::Result<Self> {
         let mut options = MmapOptions::new();
         options.len(len);
@@ -106,9 +109,10 @@ impl Mapping {
         Ok(Self::new(Arc::new(memory), writable, None))
     }
 
-    /// The mapping of a file of `len` bytes that is mapped when somebody first needs it, for reading only.
+    /// Makes a read-only mapping of a file of `len` bytes that is mapped at its first use.
     ///
-    /// Until [`Mapping::map_now`] has succeeded, nothing may be done that needs its bytes or its address.
+    /// Until [`Mapping::map_now`] has succeeded, nothing may be done that needs its bytes or its
+    /// address.
     pub(crate) fn later(len: usize, later: Box<dyn MapOnDemand>) -> Self {
         Self::with(len, OnceLock::new(), Some(later), false)
     }
@@ -138,18 +142,19 @@ impl Mapping {
         }
     }
 
-    /// Makes zeroed memory that belongs to no file, committed when first touched.
+    /// Makes zeroed memory that belongs to no file and is committed when first accessed.
     pub(crate) fn anonymous_memory(len: usize) -> io::Result<Arc<MmapRaw>> {
         let memory: MmapMut = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
         Ok(Arc::new(MmapRaw::from(memory)))
     }
 
-    /// A writable mapping of zeros that belongs to no file.
+    /// Makes a writable mapping of zeros that belongs to no file.
     pub(crate) fn in_memory(len: usize) -> io::Result<Self> {
         Ok(Self::new(Self::anonymous_memory(len)?, true, None))
     }
 
-    /// A mapping of simulated pages; several may share one memory, as several mappings of one file do.
+    /// Makes a mapping of simulated pages; several may share one memory, as several mappings of one
+    /// file do.
     #[cfg_attr(
         not(any(test, feature = "sim", mapcask_internal)),
         expect(dead_code, reason = "simulation only")
@@ -158,12 +163,12 @@ impl Mapping {
         Self::new(memory, writable, Some(backing))
     }
 
-    /// Whether the file is mapped.
+    /// True if the file is mapped.
     pub(crate) fn is_attached(&self) -> bool {
         self.memory.get().is_some()
     }
 
-    /// Maps the file, if it is not; may be tried again.
+    /// Maps the file, unless it is mapped; may be retried.
     ///
     /// # Errors
     ///
@@ -173,7 +178,7 @@ impl Mapping {
         let mapped = Arc::into_inner(later.map()?).expect("a mapping just made has one owner");
         assert!(mapped.len == self.len, "mapped as long as was said");
         if let Some(memory) = mapped.memory.into_inner() {
-            // Where another thread was quicker, this one is unmapped again.
+            // If another thread was quicker, this memory is unmapped again.
             drop(self.memory.set(memory));
         }
         Ok(())
@@ -183,22 +188,23 @@ impl Mapping {
         self.memory.get().expect("attached before anybody gets to its bytes")
     }
 
-    /// The mapping's length in bytes.
+    /// Returns the mapping's length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether the mapping was made for writing.
+    /// True if the mapping was made for writing.
     pub(crate) fn is_writable(&self) -> bool {
         self.writable
     }
 
-    /// The first byte's address.
+    /// Returns the address of the first byte.
     pub(crate) fn base(&self) -> *mut u8 {
         self.memory().pages.as_mut_ptr()
     }
 
-    /// Tells what stands behind the pages that they were stored to; the simulated disk looks where it is told.
+    /// Reports a store to the storage behind the pages; the simulated disk looks only at reported
+    /// ranges.
     #[inline]
     pub(crate) fn note_store(&self, offset: usize, len: usize) {
         #[cfg(any(test, feature = "sim", mapcask_internal))]
@@ -212,8 +218,8 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// What the operating system says. The failure is final for the store: the kernel marks the lost pages clean and
-    /// does not write them again (I9 and docs/design/sync.md, "A failed sync is final").
+    /// Returns the system's error. The failure is final for the store: the kernel marks the lost
+    /// pages clean and does not write them again (I9 and docs/design/sync.md).
     pub(crate) fn sync_range(&self, offset: usize, len: usize) -> io::Result<()> {
         let MappedMemory { pages, backing } = self.memory();
         match backing {
@@ -222,11 +228,12 @@ impl Mapping {
         }
     }
 
-    /// Makes the pages of a range writable without a fault, their blocks allocated; never changes their content.
+    /// Makes the pages of a range writable without a fault, with allocated blocks; never changes
+    /// their content.
     ///
     /// # Errors
     ///
-    /// A full disk is an error here, where a plain store would be a fatal signal.
+    /// Returns an error if the disk is full, where a plain store would raise a fatal signal.
     pub(crate) fn populate_write(&self, offset: usize, len: usize) -> io::Result<()> {
         let MappedMemory { pages, backing } = self.memory();
         if let Some(backing) = backing {
@@ -235,7 +242,8 @@ impl Mapping {
         #[cfg(target_os = "linux")]
         {
             match pages.advise_range(memmap2::Advice::PopulateWrite, offset, len) {
-                // Before Linux 5.14: blocks are reserved by `File::allocate`, pages come by fault.
+                // Linux before 5.14: `File::allocate` has reserved the blocks, and pages come by
+                // fault.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
                 other => other,
             }
@@ -247,14 +255,14 @@ impl Mapping {
         }
     }
 
-    /// Whether a range is in memory, as far as the kernel tells; where it is not, the kernel is asked to read it. A range
-    /// that leads out of the mapping is cut at its end.
+    /// Returns true if a range is in memory, according to the kernel, and asks the kernel to read
+    /// it otherwise. A range that leads out of the mapping is cut at its end.
     ///
-    /// Elsewhere than on Linux nothing is asked, and everything counts as being in memory.
+    /// On systems other than Linux it asks nothing and returns true.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// Returns the system's error.
     pub(crate) fn bring_near(&self, offset: usize, len: usize) -> io::Result<bool> {
         #[cfg(target_os = "linux")]
         {
@@ -274,21 +282,24 @@ impl Mapping {
         }
     }
 
-    /// Bytes below this offset are published.
+    /// Returns the published mark: bytes below this offset are published.
     #[inline]
     pub(crate) fn published(&self) -> u64 {
         self.marks.published.get()
     }
 
-    /// Publishes what a file held when it was opened; for mappings that have no appender (yet).
+    /// Publishes the bytes that a file held when it was opened; for mappings that have no appender
+    /// (yet).
     pub(crate) fn publish_existing(&self, end: u64) {
-        // Relaxed: the mapping is still being set up by one thread; a claim by another would be a bug, not a race.
+        // Relaxed: one thread still sets the mapping up; a claim by another would be a bug, not a
+        // race.
         assert!(!self.claimed.load(Ordering::Relaxed), "the appender publishes");
         assert!(end <= self.len() as u64, "range outside of the mapping");
         self.marks.published.raise(end);
     }
 
-    /// The published bytes of a range, by the book that `space` keeps by hand; `None` where any of it is not published.
+    /// Returns the published bytes of a range, by the rules that `address_space` follows by hand;
+    /// `None` if any of it is not published.
     #[cfg(test)]
     pub(crate) fn bytes(&self, offset: u64, len: u64) -> Option<&[u8]> {
         if offset.checked_add(len)? > self.published() {
@@ -296,62 +307,65 @@ impl Mapping {
         }
         let offset = usize::try_from(offset).ok()?;
         let len = usize::try_from(len).ok()?;
-        // SAFETY: published bytes lie inside of the mapping, and the range is published (compared above).
+        // SAFETY: published bytes lie inside the mapping, and the range is published (compared
+        // above).
         let start = unsafe { self.base().add(offset) };
-        // SAFETY: the bytes are initialised (a mapped file is), live as long as `self`, and never change again because
-        // they are published (I1).
+        // SAFETY: the bytes are initialised (a mapped file is), live as long as `self`, and never
+        // change again because they are published (I1).
         Some(unsafe { std::slice::from_raw_parts(start, len) })
     }
 
-    /// Notes what the checksums of the records here are bound to; called while the mapping is being set up.
+    /// Sets the nonce that the checksums of the segment's records are bound to; called while the
+    /// mapping is set up.
     pub(crate) fn set_nonce(&self, nonce: u64) {
-        // Relaxed: whatever leads others to the mapping announces it.
+        // Relaxed: the pointer that leads other threads to the mapping announces it.
         self.nonce.store(nonce, Ordering::Relaxed);
     }
 
-    /// What the checksums of the records here are bound to.
+    /// Returns the nonce that the checksums of the segment's records are bound to.
     pub(crate) fn nonce(&self) -> u64 {
         // Relaxed: see `set_nonce`.
         self.nonce.load(Ordering::Relaxed)
     }
 
-    /// How much of what is published is dead.
+    /// Returns the counters of dead bytes.
     pub(crate) fn dead_bytes(&self) -> &DeadBytes {
         &self.dead_bytes
     }
 
-    /// Which of the mappings in the same space it is.
+    /// Returns the mapping's number in its address space.
     #[inline]
     pub(crate) fn ordinal(&self) -> usize {
-        // Relaxed: whatever leads to the mapping announces it.
+        // Relaxed: the pointer that leads to the mapping announces it.
         self.ordinal.load(Ordering::Relaxed)
     }
 
-    /// One aligned word of the mapping as an atomic: the shared words of the control page, and simulated files.
+    /// Returns one aligned word of the mapping as an atomic: for the shared words of the control
+    /// page, and simulated files.
     pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8), "unaligned word");
         assert!(offset <= self.len() && 8 <= self.len() - offset, "word outside of the mapping");
         // SAFETY: inside the mapping (asserted above).
         let word = unsafe { self.base().add(offset) };
-        // SAFETY: aligned (a mapping starts at a page; asserted above) and valid for the life of `self`; all access to
-        // such words is atomic while they are shared (the module's contract).
+        // SAFETY: aligned (a mapping starts at a page; asserted above) and valid for the life of
+        // `self`; all access to such words is atomic while they are shared (the module's contract).
         unsafe { AtomicU64::from_ptr(word.cast()) }
     }
 
-    /// Consecutive aligned words of the mapping as atomics, checked once.
+    /// Returns consecutive aligned words of the mapping as atomics, checked once.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
         assert!(offset.is_multiple_of(8), "unaligned words");
         assert!(offset <= self.len() && count <= (self.len() - offset) / 8, "words outside of the mapping");
         // SAFETY: inside the mapping (asserted above).
         let first = unsafe { self.base().add(offset) };
-        // SAFETY: aligned (a mapping starts at a page; asserted above) and valid for the life of `self`; all access to
-        // such words is atomic while they are shared (the module's contract).
+        // SAFETY: aligned (a mapping starts at a page; asserted above) and valid for the life of
+        // `self`; all access to such words is atomic while they are shared (the module's contract).
         unsafe { std::slice::from_raw_parts(first.cast::<AtomicU64>(), count) }
     }
 
-    /// Copies a range by relaxed word loads, without a reference to the bytes: for files that may change under us.
-    /// The caller verifies the copy.
+    /// Copies a range by relaxed word loads, without a reference to the bytes: for files that may
+    /// change meanwhile. The caller verifies the copy.
     pub(crate) fn copy_out(&self, offset: usize, out: &mut [u8]) {
         assert!(offset <= self.len() && out.len() <= self.len() - offset, "range outside of the mapping");
         let mut at = offset;
@@ -359,8 +373,8 @@ impl Mapping {
         while done < out.len() {
             let start = at & !7;
             let skip = at - start;
-            // Relaxed: the checksum over the copy, not an ordering, decides whether the bytes are good.
-            // `from_le` then little-endian bytes is memory order on every machine.
+            // Relaxed: the checksum over the copy, not an ordering, decides if the bytes are good.
+            // `from_le` and then little-endian bytes is memory order on every machine.
             let word = u64::from_le(self.word(start).load(Ordering::Relaxed)).to_le_bytes();
             let n = (8 - skip).min(out.len() - done);
             out[done..done + n].copy_from_slice(&word[skip..skip + n]);
@@ -370,7 +384,7 @@ impl Mapping {
     }
 }
 
-/// What stands behind memory that is no file, in tests.
+/// Storage for memory that is no file, in tests.
 #[cfg(test)]
 #[derive(Debug)]
 pub(super) struct Nothing;

@@ -1,4 +1,5 @@
-//! Mapped memory: files as memory, the flat address space over them, and the records in it. The only unsafe code.
+//! Mapped memory: mapped files, the address space over them, and the records in it. Almost all
+//! unsafe code is here.
 
 pub(crate) mod address_space;
 pub(crate) mod alloc;

@@ -1,6 +1,6 @@
-//! A mapping under the guard: its entry in the table, and what can be asked of it.
+//! The page guard of a mapping: its entry in the table, and queries about replaced pages.
 //!
-//! Where there is no guard (elsewhere than on Linux), nothing is ever replaced.
+//! On systems without the guard (other than Linux), no page is ever replaced.
 
 use std::io;
 use std::path::Path;
@@ -16,9 +16,9 @@ use super::mapping::{MappedMemory, Mapping};
 use super::sigbus;
 use crate::error::{Error, Result};
 
-/// A page was replaced by zeros: what the file holds there cannot be read.
+/// A page was replaced by zeros: the file's page cannot be read.
 pub(super) const UNREAD: u32 = 1;
-/// A page was replaced by a copy: what was stored there since does not reach the file.
+/// A page was replaced by a copy: later stores to it do not reach the file.
 pub(super) const UNWRITTEN: u32 = 2;
 
 /// The guard of one mapping, if it has one.
@@ -30,35 +30,36 @@ pub(super) struct PageGuard {
 
 #[cfg(all(target_os = "linux", not(miri)))]
 impl PageGuard {
-    /// Begins. `flags` and the pages must stay where they are until this is dropped.
+    /// Puts the pages under the guard. `flags` and the pages must stay at their addresses until
+    /// this is dropped.
     pub(super) fn begin(&self, start: usize, len: usize, writable: bool, flags: &AtomicU32) {
         sigbus::install();
         if self.registration.get().is_none()
             && let Some(registration) = Registration::new(start, len, writable, flags)
         {
-            // Where another thread was quicker, this one's entry is given back.
+            // If another thread was quicker, this entry is returned.
             drop(self.registration.set(registration));
         }
     }
 
-    /// Whether it has begun.
+    /// True if the pages are under the guard.
     pub(super) fn is_on(&self) -> bool {
         self.registration.get().is_some()
     }
 
-    /// Says through which descriptor the file is to be had, as long as it is written to.
+    /// Sets the descriptor of the file while it is written to.
     pub(super) fn set_file(&self, file: Option<i32>) {
         if let Some(registration) = self.registration.get() {
             registration.set_file(file);
         }
     }
 
-    /// The offset of the first replaced page of a range.
+    /// Returns the offset of the first replaced page of a range.
     fn replaced_in(&self, flag: u32, from: usize, to: usize) -> Option<usize> {
         self.registration.get()?.replaced_in(flag, from, to)
     }
 
-    /// How often a page was replaced.
+    /// Returns the number of replacements.
     pub(super) fn replaced(&self) -> usize {
         self.registration.get().map_or(0, Registration::replaced)
     }
@@ -85,45 +86,48 @@ impl PageGuard {
 }
 
 impl Mapping {
-    /// Puts the mapping of a file under the guard: a page that cannot be had becomes a flag, not a fatal signal. Once; not
-    /// for what no file stands behind.
+    /// Puts the mapping of a file under the guard: an inaccessible page becomes a flag instead of a
+    /// fatal signal. Does nothing for a guarded mapping, and for one without a file.
     pub(crate) fn guard(self: &Arc<Self>) {
         if let Some(MappedMemory { pages, backing: None }) = self.memory.get() {
-            // The flags stay where they are, because they lie in an `Arc`; the pages are dropped after the watch.
+            // The flags do not move, because they are in an `Arc`; the pages are dropped after the
+            // watch.
             self.watch.begin(pages.as_ptr() as usize, self.len, self.writable, &self.marks.replaced);
         }
     }
 
-    /// Says through which descriptor the file is to be had, as long as it is written to: the guard gives the writer a copy of
-    /// a page that it cannot store to.
+    /// Sets the descriptor of the file while it is written to. The guard needs it to give the
+    /// writer a copy of a page that it cannot store to.
     pub(crate) fn set_file(&self, file: Option<i32>) {
         self.watch.set_file(file);
     }
 
-    /// Whether pages were replaced that could not be had: what was read from the mapping before this was asked is to be
-    /// verified, and nothing more is to be written to it.
+    /// True if inaccessible pages were replaced: earlier reads from the mapping must be verified,
+    /// and nothing more may be written to it.
     #[inline]
     pub(crate) fn is_replaced(&self) -> bool {
-        // Neither the compiler nor the processor moves the load before the accesses that it is asked about: a handler of this
-        // thread, or of another one before it replaced the page, has stored the word (`guard`).
+        // Neither the compiler nor the processor moves the load before the accesses in question. A
+        // handler has stored the word: on this thread, or on another one before it replaced the
+        // page (`sigbus`).
         compiler_fence(Ordering::SeqCst);
         fence(Ordering::Acquire);
         // Relaxed: ordered by the fences.
         self.marks.replaced.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether a page was replaced by a copy, so that what was stored there since is not in the file.
+    /// True if a page was replaced by a copy, so that later stores to it are not in the file.
     pub(crate) fn is_unwritten(&self) -> bool {
         // Relaxed: as in `is_replaced`.
         self.is_replaced() && self.marks.replaced.load(Ordering::Relaxed) & UNWRITTEN != 0
     }
 
-    /// The offset of the first page of a range that cannot be read, and is zeros now.
+    /// Returns the offset of the first page of a range that could not be read, and is zeros now.
     pub(crate) fn replaced_in(&self, from: u64, to: u64) -> Option<u64> {
         self.replaced_with(UNREAD, from, to)
     }
 
-    /// The offset of the first page of a range that could not be written to, and is a copy now.
+    /// Returns the offset of the first page of a range that could not be written to, and is a copy
+    /// now.
     pub(crate) fn unwritten_in(&self, from: u64, to: u64) -> Option<u64> {
         self.replaced_with(UNWRITTEN, from, to)
     }
@@ -136,30 +140,31 @@ impl Mapping {
         self.watch.replaced_in(flag, from, to).map(|offset| offset as u64)
     }
 
-    /// How often a page was replaced.
+    /// Returns the number of replacements.
     pub(crate) fn replaced(&self) -> u64 {
         self.watch.replaced() as u64
     }
 
-    /// Names the file, for messages.
+    /// Sets the file's path, for messages.
     pub(crate) fn set_path(&self, path: &Path) {
         // Set once: a mapping is of one file.
         drop(self.path.set(path.to_owned()));
     }
 
-    /// The error of whoever needs bytes of a page that was replaced; at least one of the range was.
+    /// Returns the error for a reader of a replaced page, at this offset.
     #[cold]
     pub(crate) fn unreadable(&self, offset: u64) -> Error {
         let path = self.path.get().cloned().unwrap_or_default();
         Error::io("read", path, no_page(offset))
     }
 
-    /// Where there is no guard: has the kernel read a range, so that what cannot be read is an error before it is touched. A
-    /// range that leads out of the mapping is cut at its end. Before Linux 5.14, and elsewhere, nothing is done.
+    /// Without the guard, has the kernel read a range, so that an unreadable page is an error
+    /// before it is accessed. A range that leads out of the mapping is cut at its end. On Linux
+    /// before 5.14 and on other systems it does nothing.
     ///
     /// # Errors
     ///
-    /// That a page cannot be read.
+    /// Returns `Io` if a page cannot be read.
     pub(crate) fn reach(&self, offset: usize, len: usize) -> Result<()> {
         #[cfg(target_os = "linux")]
         {
@@ -182,11 +187,11 @@ impl Mapping {
     }
 }
 
-/// The error of whoever needs bytes of a slice of a mapping, where a page of it could not be read.
+/// Checks that no page of a slice was replaced by zeros.
 ///
 /// # Errors
 ///
-/// `Io`, about the file or directory at `path`.
+/// Returns `Io`, about the file or directory at `path`, if a page could not be read.
 pub(crate) fn check_slice(bytes: &[u8], path: &Path) -> Result<()> {
     match replaced_in(bytes) {
         Some(offset) => Err(Error::io("read", path, no_page(offset as u64))),
@@ -194,7 +199,7 @@ pub(crate) fn check_slice(bytes: &[u8], path: &Path) -> Result<()> {
     }
 }
 
-/// Lets the guard work on this thread, whatever the thread that started it has blocked.
+/// Enables the guard on this thread, even if the thread that started it has blocked the signal.
 pub(crate) fn guard_this_thread() {
     #[cfg(all(target_os = "linux", not(miri)))]
     sigbus::unblock();
@@ -207,7 +212,8 @@ fn no_page(offset: u64) -> io::Error {
     ))
 }
 
-/// The offset of the first replaced page of a slice, in the mapping that it lies in; `None` where it lies in none, too.
+/// Returns the offset of the first replaced page of a slice, in the slice's mapping; `None` if no
+/// page was replaced or the slice is in no mapping.
 #[cfg(all(target_os = "linux", not(miri)))]
 fn replaced_in(bytes: &[u8]) -> Option<usize> {
     super::guard_table::replaced_in(bytes)

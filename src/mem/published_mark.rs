@@ -1,17 +1,17 @@
-//! How far a mapping is published: one word, which its one appender raises and everybody reads.
+//! The published mark of a mapping: one word, which its one appender raises and every reader loads.
 //!
-//! **Concurrency.** Whoever reads the mark sees every byte below it as it was written: that is the whole of I1 between threads.
-//! Most readers come by an entry of the index, which orders the bytes once more; those that go by the mark alone (a pass, an
-//! image, `verify`) rest on this.
+//! **Concurrency.** A thread that reads the mark sees every byte below it as it was written: that
+//! is all of I1 between threads. Most readers come by an index entry, which orders the bytes once
+//! more. Those that use the mark alone (a compaction pass, a checkpoint, `verify`) rely on this.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes below it are published.
+/// The mark: bytes below it are published.
 #[derive(Debug)]
 pub(super) struct PublishedMark(AtomicU64);
 
 impl PublishedMark {
-    /// Nothing is published.
+    /// Makes a mark with nothing published.
     pub(super) fn new() -> Self {
         Self(AtomicU64::new(0))
     }
@@ -22,7 +22,7 @@ impl PublishedMark {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Publishes what has been written below `end`.
+    /// Publishes all bytes written below `end`.
     #[inline]
     pub(super) fn raise(&self, end: u64) {
         // Release: pairs with the acquire load in `get`.
@@ -30,7 +30,7 @@ impl PublishedMark {
     }
 }
 
-/// A model of what a reader sees who goes by the mark alone; two words stand for the bytes.
+/// A model of a reader that uses the mark alone; two words stand for the bytes.
 #[cfg(loom)]
 #[cfg(test)]
 mod models {

@@ -1,15 +1,15 @@
-//! Ranges of the flat space: which are taken, and which may be given away.
+//! The allocator of ranges of the address space.
 //!
-//! It does not know what lies in a range; `space` does.
+//! It does not know the contents of a range; `address_space` does.
 
 use crate::mem::location::{LOCATION_BITS, Location};
 
 /// Size of one granule in bytes.
 pub(super) const GRANULE_SIZE: u64 = 1 << 20;
-/// Granules in the whole space.
+/// The number of granules in the whole space.
 pub(super) const GRANULES: usize = 1 << (LOCATION_BITS + 3 - 20);
 
-/// The range of the flat space that one segment has.
+/// The range of the address space that one segment has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GranuleRange {
     pub(super) first: u64,
@@ -17,26 +17,28 @@ pub(crate) struct GranuleRange {
 }
 
 impl GranuleRange {
-    /// The range of these granules, as an image of the index notes it; `None` where there is no such range.
+    /// Returns the range of these granules, as an index checkpoint lists it; `None` if there is no
+    /// such range.
     pub(crate) fn from_granules(first: u32, count: u32) -> Option<Self> {
-        // Location zero is no location.
+        // Granule zero is never used, because location zero means "no location".
         let (first, count) = (u64::from(first), u64::from(count));
         (first > 0 && count > 0 && first + count <= GRANULES as u64).then_some(Self { first, count })
     }
 
-    /// Its first granule and how many there are.
+    /// Returns the first granule and the number of granules.
     pub(crate) fn granules(self) -> (u32, u32) {
         let narrow = |granules| u32::try_from(granules).expect("the space has fewer granules than 2^32");
         (narrow(self.first), narrow(self.count))
     }
 
-    /// The location of the byte at `offset` of the segment.
+    /// Returns the location of the byte at `offset` of the segment.
     pub(crate) fn at(self, offset: u64) -> Location {
         debug_assert!(offset.is_multiple_of(8) && offset < self.count * GRANULE_SIZE);
         Location::from_bits((self.first * GRANULE_SIZE + offset) / 8)
     }
 
-    /// The offset in the segment that a location means, if it lies in this range.
+    /// Returns the offset in the segment of a location; `None` if the location is outside this
+    /// range.
     pub(crate) fn offset_of(self, location: Location) -> Option<u64> {
         let flat = location.to_bits() * 8;
         let start = self.first * GRANULE_SIZE;
@@ -44,7 +46,7 @@ impl GranuleRange {
     }
 }
 
-/// Which granules are free: from `next` on all, and the given ranges below it, none of which touches another.
+/// The free granules: all from `next` on, and the ranges in `free` below it, no two of which touch.
 #[derive(Debug)]
 pub(super) struct RangeAllocator {
     granules: u64,
@@ -53,12 +55,13 @@ pub(super) struct RangeAllocator {
 }
 
 impl RangeAllocator {
-    /// All granules but the first: location zero is the index's "empty".
+    /// Makes an allocator of all granules but the first: location zero is the index's "empty".
     pub(super) fn of(granules: u64) -> Self {
         Self { granules, next: 1, free: Vec::new() }
     }
 
-    /// A range of so many granules: one that was given back, if one is long enough, and else a new one.
+    /// Takes a range of `count` granules: the smallest freed one that is long enough, or else a new
+    /// one. `None` if the space is full.
     pub(super) fn any(&mut self, count: u64) -> Option<GranuleRange> {
         let fits = |range: &(usize, &GranuleRange)| range.1.count >= count;
         let best = self.free.iter().enumerate().filter(fits).min_by_key(|(_, range)| range.count);
@@ -77,7 +80,7 @@ impl RangeAllocator {
         Some(range)
     }
 
-    /// Takes this very range, if none of it is taken.
+    /// Takes exactly this range; returns false if any of it is taken or outside the space.
     pub(super) fn take(&mut self, range: GranuleRange) -> bool {
         let end = range.first + range.count;
         if range.first >= self.next {
@@ -100,7 +103,7 @@ impl RangeAllocator {
         true
     }
 
-    /// Takes a range back, as one with its neighbours.
+    /// Frees a range and joins it with its free neighbours.
     pub(super) fn give_back(&mut self, mut range: GranuleRange) {
         let touches = |one: &GranuleRange, other: &GranuleRange| one.first + one.count == other.first;
         self.free.retain(|other| {
@@ -143,7 +146,7 @@ mod tests {
         ranges.give_back(taken[2]);
         assert_eq!(ranges.any(2), Some(GranuleRange { first: 1, count: 2 }));
         ranges.give_back(taken[1]);
-        // The third of the first, the second and the third are one now.
+        // The rest of the first range, the second and the third are one range now.
         assert_eq!(ranges.any(7), Some(GranuleRange { first: 3, count: 7 }));
         assert_eq!(ranges.any(8), None, "20 granules, the first of which is never given out");
         ranges.give_back(taken[3]);

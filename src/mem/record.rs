@@ -1,4 +1,4 @@
-//! Published records, and owned pieces of them that keep their mapping.
+//! Published records, and owned slices of them that keep their mapping.
 #![expect(unsafe_code, reason = "this makes slices of published bytes")]
 
 use std::ops::Deref;
@@ -10,89 +10,93 @@ use crate::error::{Error, Result};
 use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader};
 use crate::format::{KeyspaceId, Seq};
 
-/// A published record, for as long as its segment is pinned. Two words: a get hands it through several layers.
+/// A published record, valid while its segment is pinned. It has two words, because a get passes it
+/// through several layers.
 ///
-/// Its lengths were compared with what is published; its checksums were verified when the record was written or
-/// replayed, not now. Fields are read where they are needed.
+/// Its lengths were compared with the published mark. Its checksums were verified when the record
+/// was written or replayed, not now. Fields are decoded when they are read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'p> {
-    /// The header's first byte, which is published as the whole header is; the payload follows it.
+    /// The header's first byte. The whole header is published; the payload follows it.
     start: *const u8,
     mapping: &'p Mapping,
 }
 
 impl<'p> Record<'p> {
-    /// The record that starts here.
+    /// Makes the record that starts here.
     ///
     /// # Safety
     ///
-    /// The bytes of its header are published in the mapping; whoever reads more of it compares its lengths with what is
-    /// published first.
+    /// The bytes of its header are published in the mapping; a caller that reads more of it
+    /// compares its lengths with the published mark first.
     #[inline]
     pub(super) unsafe fn at(start: *const u8, mapping: &'p Mapping) -> Self {
         Self { start, mapping }
     }
 
-    /// The header.
+    /// Returns the header.
     pub(crate) fn header(&self) -> RecordHeader {
         self.raw_header().unverified()
     }
 
-    /// The header's bytes.
+    /// Returns the header's bytes.
     #[inline]
     pub(crate) fn raw_header(&self) -> RawHeader<'p> {
-        // SAFETY: the header's bytes are published (`AddressSpace::record`): initialised, unchanging (I1), mapped for `'p`.
+        // SAFETY: the header's bytes are published (`AddressSpace::record`): initialised,
+        // unchanging (I1), mapped for `'p`.
         RawHeader::new(unsafe { &*self.start.cast::<[u8; HEADER_SIZE]>() })
     }
 
-    /// The ordinal of its segment's mapping.
+    /// Returns the ordinal of its segment's mapping.
     #[inline]
     pub(crate) fn ordinal(&self) -> usize {
         self.mapping.ordinal()
     }
 
-    /// Whether a page of its mapping was replaced, this record's perhaps: what was read of it is to be verified.
+    /// True if a page of its mapping was replaced, possibly of this record: data read from it must
+    /// be verified.
     #[inline]
     pub(crate) fn is_replaced(&self) -> bool {
         self.mapping.is_replaced()
     }
 
-    /// The error where a page of it could not be read.
+    /// Returns an error if a page of it could not be read.
     pub(crate) fn unreadable(&self) -> Option<Error> {
         if !self.is_replaced() {
             return None;
         }
         let offset = self.place().1 as u64;
-        // Where the header cannot be read its lengths are zero, and the page of the header is one of those that were replaced.
+        // If the header cannot be read, its lengths are zero, and the header's page is among the
+        // replaced ones.
         let page = self.mapping.replaced_in(offset, offset + self.header().size())?;
         Some(self.mapping.unreadable(page))
     }
 
-    /// Its sequence number.
+    /// Returns the sequence number.
     #[inline]
     pub(crate) fn seq(&self) -> Seq {
         self.raw_header().seq()
     }
 
-    /// Whether it is a value, and not a tombstone.
+    /// True for a value, false for a tombstone.
     #[inline]
     pub(crate) fn is_put(&self) -> bool {
         self.raw_header().is_put()
     }
 
-    /// Whether it is a record of this key.
+    /// True if it is a record of this key in this keyspace.
     #[inline]
     pub(crate) fn is_of(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
         self.key() == key && self.raw_header().keyspace() == keyspace
     }
 
-    /// The key.
+    /// Returns the key.
     #[inline]
     pub(crate) fn key(&self) -> &'p [u8] {
         self.payload(0, self.raw_header().key_len())
     }
 
-    /// The value.
+    /// Returns the value.
     #[inline]
     pub(crate) fn value(&self) -> &'p [u8] {
         let raw = self.raw_header();
@@ -102,18 +106,18 @@ impl<'p> Record<'p> {
     #[inline]
     fn payload(&self, from: usize, len: usize) -> &'p [u8] {
         debug_assert!((from + len) as u64 <= self.raw_header().payload_len());
-        // SAFETY: `AddressSpace::record` compared the payload's length with what is published.
+        // SAFETY: `AddressSpace::record` compared the payload's length with the published mark.
         let start = unsafe { self.start.add(HEADER_SIZE + from) };
         // SAFETY: published bytes: initialised, unchanging (I1), mapped for `'p`.
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// Key and value as owned slices that keep their segment mapped, for later.
+    /// Returns key and value as owned slices that keep their segment mapped.
     pub(crate) fn keep_record(&self) -> OwnedRecord {
         OwnedRecord { seq: self.seq(), key: self.key(), value: self.keep_value() }
     }
 
-    /// The value as an owned slice that keeps its segment mapped.
+    /// Returns the value as an owned slice that keeps its segment mapped.
     pub(crate) fn keep_value(&self) -> Slice {
         self.keep(self.value())
     }
@@ -121,15 +125,15 @@ impl<'p> Record<'p> {
     fn keep(&self, bytes: &'p [u8]) -> Slice {
         let value = ptr::from_ref(bytes);
         let mapping: *const Mapping = self.mapping;
-        // SAFETY: the mapping lies in an `Arc` that the space still holds (`AddressSpace::record`), so its count is not zero
-        // for as long as the pin.
+        // SAFETY: the mapping lies in an `Arc` that the space still holds (`AddressSpace::record`),
+        // so its count is not zero for as long as the pin.
         unsafe { Arc::increment_strong_count(mapping) };
         // SAFETY: the reference that the line above added is ours to own.
         let mapping = unsafe { Arc::from_raw(mapping) };
         Slice { value, mapping }
     }
 
-    /// The record's mapping and its offset there, for copying reads.
+    /// Returns the record's mapping and its offset there, for copying reads.
     pub(crate) fn place(&self) -> (&'p Mapping, usize) {
         (self.mapping, self.start as usize - self.mapping.base() as usize)
     }
@@ -143,11 +147,11 @@ pub(crate) struct Slice {
 }
 
 impl Slice {
-    /// Says whether the bytes are still those of the file.
+    /// Checks that the bytes are still those of the file.
     ///
     /// # Errors
     ///
-    /// `Io` where a page of them could not be read, and was replaced.
+    /// Returns `Io` if a page of them could not be read, and was replaced.
     pub(crate) fn check(&self) -> Result<()> {
         let from = self.value.cast::<u8>() as usize - self.mapping.base() as usize;
         match self.mapping.replaced_in(from as u64, (from + self.value.len()) as u64) {
@@ -161,7 +165,8 @@ impl Deref for Slice {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: made from a slice over published bytes (unchanging, I1) of `self.mapping`, which is still mapped.
+        // SAFETY: made from a slice over published bytes (unchanging, I1) of `self.mapping`, which
+        // is still mapped.
         unsafe { &*self.value }
     }
 }
@@ -170,34 +175,35 @@ impl Deref for Slice {
 #[derive(Debug, Clone)]
 pub(crate) struct OwnedRecord {
     seq: Seq,
-    /// In the same mapping as the value.
+    /// The key, in the same mapping as the value.
     key: *const [u8],
     value: Slice,
 }
 
 impl OwnedRecord {
-    /// Its sequence number.
+    /// Returns the sequence number.
     pub(crate) fn seq(&self) -> Seq {
         self.seq
     }
 
-    /// Its key.
+    /// Returns the key.
     pub(crate) fn key(&self) -> &[u8] {
-        // SAFETY: made from a slice over published bytes (unchanging, I1) of the value's mapping, which is still mapped.
+        // SAFETY: made from a slice over published bytes (unchanging, I1) of the value's mapping,
+        // which is still mapped.
         unsafe { &*self.key }
     }
 
-    /// Bytes of key and value.
+    /// Returns the length of key and value together, in bytes.
     pub(crate) fn len(&self) -> u64 {
         (self.key.len() + self.value.len()) as u64
     }
 
-    /// Its value.
+    /// Returns the value.
     pub(crate) fn into_value(self) -> Slice {
         self.value
     }
 
-    /// Its key and its value.
+    /// Returns the key and the value.
     pub(crate) fn into_parts(self) -> (Slice, Slice) {
         (Slice { value: self.key, mapping: Arc::clone(&self.value.mapping) }, self.value)
     }

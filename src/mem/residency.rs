@@ -1,6 +1,7 @@
-//! Which pages of a mapping are in memory (`mincore`).
+//! Queries which pages of a mapping are in memory (`mincore`).
 //!
-//! The answer is a hint: pages come and go. Simulated pages are ordinary memory, and count as absent until touched.
+//! The answer is a hint, because pages are loaded and evicted at any time. Simulated pages are
+//! ordinary memory and count as absent until accessed.
 #![expect(unsafe_code, reason = "rustix has no mincore")]
 
 use std::io;
@@ -10,29 +11,30 @@ use memmap2::MmapRaw;
 
 use super::mapping::PAGE_SIZE;
 
-/// Pages that are asked about at once.
+/// The number of pages per query.
 const PAGES: usize = 256;
 
-/// Whether all pages of a range are in memory. The range begins at a page and lies inside of the mapping.
+/// True if all pages of a range are in memory. The range begins at a page and lies inside the
+/// mapping.
 ///
 /// # Errors
 ///
-/// What the operating system says.
+/// Returns the system's error.
 pub(super) fn is_resident(memory: &MmapRaw, range: Range<usize>) -> io::Result<bool> {
     assert!(
         range.start.is_multiple_of(PAGE_SIZE) && range.end <= memory.len(),
         "a range of whole pages inside"
     );
-    // Larger pages of the processor: the kernel wants its own.
+    // If the processor's pages are larger, the kernel wants multiples of those.
     let page = rustix::param::page_size().max(PAGE_SIZE);
     let mut at = range.start - range.start % page;
     while at < range.end {
         let len = (range.end - at).min(PAGES * page);
         let mut there = [0_u8; PAGES];
-        // SAFETY: `at` lies inside of the mapping (asserted above).
+        // SAFETY: `at` lies inside the mapping (asserted above).
         let start = unsafe { memory.as_mut_ptr().add(at) };
-        // SAFETY: the pages are those of a mapping that `memory` keeps; the kernel stores one byte for each of at most
-        // `PAGES` pages into `there`, and reads nothing else.
+        // SAFETY: the pages are those of a mapping that `memory` keeps; the kernel stores one byte
+        // for each of at most `PAGES` pages into `there`, and reads nothing else.
         let refused = unsafe { libc::mincore(start.cast(), len, there.as_mut_ptr().cast()) } != 0;
         if refused {
             return Err(io::Error::last_os_error());

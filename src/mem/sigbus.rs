@@ -1,25 +1,30 @@
-//! The guard: a page that cannot be read or written becomes a flag of its mapping, and not the death of the process.
+//! The SIGBUS handler: a page that cannot be read or written sets a flag of its mapping instead of
+//! ending the process.
 //!
-//! The kernel says by a signal (SIGBUS) that it has no page for an access: the disk cannot be read, the file was cut, or
-//! a store needs a new block and there is none. The handler looks the address up in the table of guarded mappings
-//! (`ranges`). An address that is not there goes to the action that the signal had before. Else the handler raises the
-//! flags of the mapping and puts another page in the place of the one that cannot be had:
+//! The kernel sends SIGBUS when it has no page for an access: the disk cannot be read, the file was
+//! cut, or a store needs a new block and there is none. The handler looks the address up in the
+//! table of guarded mappings (`guard_table`). An address that is not listed goes to the action that
+//! the signal had before. Otherwise the handler raises the flags of the mapping and replaces the
+//! inaccessible page:
 //!
-//! - for a store, a private copy of the file's page: published records in it stay readable, and the store reaches memory
-//!   and not the file ([`UNWRITTEN`]);
-//! - else, and where the file's page cannot be read, a page of zeros ([`UNREAD`]).
+//! - for a store, by a private copy of the file's page: published records in it stay readable, and
+//!   the store reaches memory and not the file ([`UNWRITTEN`]);
+//! - otherwise, and if the file's page cannot be read, by a page of zeros ([`UNREAD`]).
 //!
-//! The access is then repeated by the processor and succeeds. Whoever reads or writes looks at the flags afterwards:
-//! readers verify what they read, and the writer publishes nothing and leaves the segment.
+//! The processor then repeats the access, which succeeds. Readers and the writer check the flags
+//! afterwards: readers verify the data they read, and the writer publishes nothing and leaves the
+//! segment.
 //!
-//! **Concurrency.** The handler runs on the thread that touched the page, at any instruction that touches one. It takes
-//! no lock, allocates nothing and calls nothing but `mmap` and `sigaction`. The flags are raised before the page is
-//! replaced: replacing it interrupts every processor that may still use the old page, so a store into the new page is
-//! followed by a load that sees the flags.
+//! **Concurrency.** The handler runs on the thread that accessed the page, at any instruction that
+//! accesses one. It takes no lock, allocates nothing and calls nothing but `mmap` and `sigaction`.
+//! The flags are raised before the page is replaced. Replacing it interrupts every processor that
+//! may still use the old page. So a store into the new page is followed by a load that sees the
+//! flags.
 //!
-//! **Limits.** Linux only; elsewhere nothing is guarded. A thread that blocks SIGBUS is not guarded: the kernel ends the
-//! process where it cannot deliver the signal. Nor is anything, once a library has put its own handler in the place of
-//! this one without calling it. A memory error that the hardware reports (`BUS_MCEERR_AR`) goes to the action before.
+//! **Limits.** Linux only; other systems have no guard. A thread that blocks SIGBUS is not guarded:
+//! the kernel ends the process if it cannot deliver the signal. The guard is lost once a library
+//! replaces this handler by its own without calling it. A memory error that the hardware reports
+//! (`BUS_MCEERR_AR`) goes to the previous action.
 #![expect(unsafe_code, reason = "this handles a signal and replaces mapped pages")]
 
 use std::ffi::{c_int, c_void};
@@ -33,32 +38,34 @@ use super::page_guard::{UNREAD, UNWRITTEN};
 
 /// The action that the signal had before; null until the handler is installed.
 static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
-/// The action before was one for one signal (`SA_RESETHAND`), and has had it.
+/// True once a previous action for one signal only (`SA_RESETHAND`) has had its signal.
 static SPENT: AtomicBool = AtomicBool::new(false);
 /// The processor's page size in bytes.
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 
-/// Installs the handler, once for the process.
+/// Installs the handler, once per process.
 pub(super) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Relaxed: the table of ranges, which is filled after this, leads the handler here.
+        // Relaxed: the guard table, which is filled after this, leads the handler here.
         PAGE.store(rustix::param::page_size(), Ordering::Relaxed);
-        // A box that is never freed: the handler may look at it at any time.
+        // This box is never freed: the handler may read it at any time.
         let before = Box::leak(Box::new(current()));
         let mut action = *before;
         action.sa_sigaction = on_signal as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
-        // The mask and `SA_NODEFER` as the handler before has them: it may leave by a long jump.
+        // The mask and `SA_NODEFER` are those of the previous handler, which may leave by a long
+        // jump.
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | (before.sa_flags & libc::SA_NODEFER);
-        // Release: pairs with the acquire load in `pass_on`; before the handler can run.
+        // Release: pairs with the acquire load in `pass_on`; stored before the handler can run.
         BEFORE.store(before, Ordering::Release);
-        // SAFETY: the action is initialised, and its handler keeps to what handlers may do (the head of this file).
+        // SAFETY: the action is initialised, and its handler does only what handlers may do (the
+        // head of this file).
         let refused = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) };
         debug_assert_eq!(refused, 0, "SIGBUS can be handled");
     });
 }
 
-/// The action that the signal has now.
+/// Returns the current action of the signal.
 fn current() -> libc::sigaction {
     // SAFETY: zeros are a valid value of this plain struct.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -67,7 +74,7 @@ fn current() -> libc::sigaction {
     action
 }
 
-/// Lets the thread be told of pages that cannot be had, whatever the thread that started it has blocked.
+/// Unblocks the signal on this thread, even if the thread that started it has blocked it.
 pub(crate) fn unblock() {
     // SAFETY: zeros are a valid value of this plain struct.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
@@ -92,7 +99,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     }
 }
 
-/// Whether the signal tells of a page that the kernel does not have.
+/// True if the kernel sent the signal because it has no page.
 fn is_page(info: *mut libc::siginfo_t) -> bool {
     // SAFETY: the kernel passes a valid `siginfo_t`, because the action asks for it (`SA_SIGINFO`).
     let code = unsafe { (*info).si_code };
@@ -102,30 +109,33 @@ fn is_page(info: *mut libc::siginfo_t) -> bool {
 fn address_of(info: *mut libc::siginfo_t) -> usize {
     // SAFETY: as in `is_page`.
     let info = unsafe { &*info };
-    // SAFETY: of a signal that the kernel sends because of a page, the address is there.
+    // SAFETY: a signal that the kernel sends because of a page has the address.
     unsafe { info.si_addr() as usize }
 }
 
-/// Whether the access was a load, where the processor says so in a form that is known here.
+/// True if the access was a load, on processors whose error code is known here.
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 fn is_load(context: *mut c_void) -> bool {
-    /// Bit 1 of the page fault's error code: the access was a write (Intel SDM, volume 3, "Page-Fault Exceptions").
+    /// Bit 1 of the page fault's error code: the access was a write (Intel SDM, volume 3,
+    /// "Page-Fault Exceptions").
     const WRITE: i64 = 1 << 1;
     // SAFETY: the kernel passes the context of the thread as the third argument (`SA_SIGINFO`).
     let context = unsafe { &*context.cast::<libc::ucontext_t>() };
     context.uc_mcontext.gregs[libc::REG_ERR as usize] & WRITE == 0
 }
 
-/// Unknown, so it may be a store: the copy that it gets cannot be read either, if it is a load, and then come the zeros.
+/// The kind of access is unknown, so it may be a store. If it is a load, the copy cannot be read
+/// either, and the page of zeros follows.
 #[cfg(not(all(target_arch = "x86_64", target_env = "gnu")))]
 fn is_load(_: *mut c_void) -> bool {
     false
 }
 
-/// Puts another page where one cannot be had; false where the address is nobody's, or there is no memory for the page.
+/// Replaces an inaccessible page; returns false if the address is in no guarded mapping, or there
+/// is no memory for the page.
 fn replace(address: usize, context: *mut c_void) -> bool {
     let Some(range) = guard_table::find(address) else { return false };
-    // Relaxed: stored before there was any range.
+    // Relaxed: stored before any range existed.
     let page = PAGE.load(Ordering::Relaxed);
     let at = address / page * page;
     let offset = at - range.start;
@@ -136,30 +146,31 @@ fn replace(address: usize, context: *mut c_void) -> bool {
     copied || zeros_in_place(at, page, &range, offset)
 }
 
-/// Puts a private copy of the file's page in its place.
+/// Replaces a page by a private copy of the file's page.
 fn copy_in_place(at: usize, page: usize, range: &GuardedRange, offset: usize) -> bool {
     let (Some(file), Ok(place)) = (range.entry.file(), libc::off_t::try_from(offset)) else { return false };
     range.entry.note(UNWRITTEN, offset);
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
-    // SAFETY: the page lies in a mapping of this crate (`guard_table::find`), which stays mapped because this thread is in the
-    // middle of an access to it. The page changes nothing of the bytes that are published there.
+    // SAFETY: the page lies in a mapping of this crate (`guard_table::find`), which stays mapped
+    // because this thread is accessing it right now. The page changes nothing of the bytes that are
+    // published there.
     let mapped = unsafe { libc::mmap(at as *mut c_void, page, protection, flags, file, place) };
     mapped != libc::MAP_FAILED
 }
 
-/// Puts a page of zeros in the place of one.
+/// Replaces a page by zeros.
 fn zeros_in_place(at: usize, page: usize, range: &GuardedRange, offset: usize) -> bool {
     range.entry.note(UNREAD, offset);
     let protection = if range.writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-    // SAFETY: as in `copy_in_place`, but for the bytes: the file's page cannot be read by anybody, so nobody has seen other
-    // bytes there that the kernel could still give.
+    // SAFETY: as in `copy_in_place`, except for the bytes: no thread can read the file's page, so
+    // none has seen other bytes there that the kernel could still give.
     let mapped = unsafe { libc::mmap(at as *mut c_void, page, protection, flags, -1, 0) };
     mapped != libc::MAP_FAILED
 }
 
-/// Does what would have been done without this handler.
+/// Does what the signal would have done without this handler.
 fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // Acquire: pairs with the release store in `install`.
     let before = BEFORE.load(Ordering::Acquire);
@@ -167,10 +178,11 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let before = unsafe { &*before };
     // SAFETY: as in `is_page`.
     let from_kernel = unsafe { (*info).si_code } > 0;
-    // Relaxed: which of two signals at a time comes first nobody can tell.
+    // Relaxed: two simultaneous signals have no order.
     let spent = before.sa_flags & libc::SA_RESETHAND != 0 && SPENT.swap(true, Ordering::Relaxed);
     match before.sa_sigaction {
-        // What the kernel sends because of an access ends the process even where it is ignored.
+        // A signal that the kernel sends because of an access ends the process even if it is
+        // ignored.
         libc::SIG_IGN if !from_kernel => {}
         handler if handler == libc::SIG_DFL || handler == libc::SIG_IGN || spent => {
             end_by(signal, from_kernel);
@@ -190,14 +202,15 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     }
 }
 
-/// Lets the signal have its default action, which ends the process.
+/// Restores the signal's default action, which ends the process.
 fn end_by(signal: c_int, from_kernel: bool) {
     // SAFETY: zeros are a valid value of this plain struct, and mean the default action.
     let action: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: the action is initialised.
     unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
     if !from_kernel {
-        // Nothing repeats it: it was sent by a process. It is delivered when the handler has returned.
+        // Nothing repeats this signal, because a process sent it. It is delivered when the handler
+        // has returned.
         // SAFETY: it takes a number, and may be called by a signal handler.
         unsafe { libc::raise(signal) };
     }

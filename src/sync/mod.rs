@@ -1,9 +1,11 @@
-//! The synchronisation primitives of the modules that are model-checked: std's and parking_lot's, or loom's.
+//! Synchronisation primitives: of std and parking_lot, or of loom in the modules that are
+//! model-checked.
 //!
-//! Modules whose orderings carry a proof (`index`, `epoch`, `commit`) import from here and from nowhere else. A model
-//! runs with `--cfg loom`: `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_`. Under loom these types work only
-//! inside of `loom::model`. Statics are not modelled, since loom's types cannot be made in a constant: what a model is
-//! about must be an instance.
+//! Modules whose memory orderings carry a proof (`index`, `epoch`, `group_commit`) import from here
+//! and from nowhere else. A model runs with `--cfg loom`:
+//! `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_`. Under loom these types work only
+//! inside `loom::model`. Statics are not modelled, because loom's types cannot be made in a
+//! constant. A model therefore needs an instance.
 
 pub(crate) mod epoch;
 pub(crate) mod notifier;
@@ -32,7 +34,7 @@ pub(crate) use std::{
 mod modelled {
     use loom::sync::MutexGuard;
 
-    /// loom's mutex with parking_lot's signature: it is never poisoned.
+    /// loom's mutex with parking_lot's signature, which has no poisoning.
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 

@@ -1,13 +1,14 @@
-//! How a writer calls whoever does its store's work in the background, at the price of one load while that is awake.
+//! Wakes the worker of a store. A writer pays one load while the worker is busy.
 //!
-//! **Concurrency.** `helper` says why relaxed loads suffice: the writer mutex lies between the two sides.
+//! **Concurrency.** `worker_task` explains why relaxed operations suffice: the writer mutex orders
+//! the two sides.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sync::worker::TaskHandle;
 
-/// Has one store looked at when it is idle.
+/// The wake-up of one store's idle worker.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
     idle: AtomicBool,
@@ -15,10 +16,12 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// Calls the helper if it is idle; whether it was. Called after the writer mutex was held, and without it.
+    /// Wakes the worker if it is idle, and returns true if it was. Called after the writer mutex
+    /// was held, and without it.
     #[inline]
     pub(crate) fn notify(&self) -> bool {
-        // Relaxed, both: ordered by the writer mutex, and for the helper that is just lying down by the queue's.
+        // Relaxed, both: ordered by the writer mutex, and for a worker that is about to go idle by
+        // the queue's mutex.
         if !self.idle.load(Ordering::Relaxed) || !self.idle.swap(false, Ordering::Relaxed) {
             return false;
         }
@@ -28,39 +31,40 @@ impl Notifier {
         true
     }
 
-    /// Says who is called. Before the store has a writer, and once.
+    /// Attaches the task that is woken. Called once, before the store has a writer.
     pub(crate) fn attach_to(&self, post: TaskHandle) {
         // A store is attached once, when it is opened.
         drop(self.post.set(post));
     }
 
-    /// Whether nobody does the store's work but its writers.
+    /// True if only its writers do the store's work.
     pub(crate) fn has_no_worker(&self) -> bool {
         self.post.get().is_none()
     }
 
-    /// Ends the background's work for this store; nothing of it runs when this returns.
+    /// Ends the background work for this store; none of it runs after this returns.
     pub(crate) fn detach(&self) {
         if let Some(post) = self.post.get() {
             post.leave();
         }
     }
 
-    /// Says that the helper is idle from now on.
+    /// Marks the worker as idle.
     pub(crate) fn set_idle(&self) {
-        // Relaxed: ordered by the writer mutex, which the helper takes next.
+        // Relaxed: ordered by the writer mutex, which the worker takes next.
         self.idle.store(true, Ordering::Relaxed);
     }
 
-    /// Takes that back.
+    /// Marks the worker as busy.
     pub(crate) fn set_busy(&self) {
-        // Relaxed: a ring meanwhile is as good.
+        // Relaxed: a wake-up in the meantime has the same effect.
         self.idle.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the helper is idle: nobody has rung since it lay down.
+    /// True if the worker is idle and was not woken since it went idle.
     pub(crate) fn is_idle(&self) -> bool {
-        // Relaxed: asked with the queue locked, which whoever rings locks afterwards.
+        // Relaxed: read with the queue locked, and a thread that wakes the worker locks the queue
+        // afterwards.
         self.idle.load(Ordering::Relaxed)
     }
 }

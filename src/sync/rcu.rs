@@ -1,7 +1,8 @@
-//! A pointer that readers follow under a pin while its one writer replaces what it points to.
+//! An RCU cell: readers follow a pointer under a pin while one writer replaces the value behind it.
 //!
-//! **Concurrency.** What was replaced goes to a [`Limbo`] of its own and is dropped after every pin that was taken
-//! before is gone (`epoch` argues why); a reference borrows both the pin and the cell, so neither can go first.
+//! **Concurrency.** A replaced value goes to the cell's own [`Limbo`] and is dropped once every pin
+//! that was taken before is gone (`epoch` has the argument). A reference borrows both the pin and
+//! the cell, so it outlives neither.
 #![expect(unsafe_code, reason = "this follows a pointer that a pin protects")]
 
 use std::fmt;
@@ -17,39 +18,42 @@ pub(crate) struct RcuCell<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> RcuCell<T> {
-    /// Starts empty, under the pins of a store.
+    /// Makes an empty cell under the pins of a store.
     pub(crate) fn new(domain: Domain) -> Self {
         Self { pointer: AtomicPtr::new(ptr::null_mut()), limbo: Limbo::new(domain) }
     }
 
-    /// Pins the store for the time of a read.
+    /// Pins the store for the duration of a read.
     pub(crate) fn pin(&self) -> Pin {
         self.limbo.domain().pin()
     }
 
-    /// The value.
+    /// Returns the current value; `None` if the cell is empty.
     pub(crate) fn load<'p>(&'p self, pin: &'p Pin) -> Option<&'p T> {
         self.limbo.covers(pin);
         // Acquire: pairs with the release half of the swap in `replace`.
         let pointer = self.pointer.load(Ordering::Acquire);
-        // SAFETY: null, or made from a `Box` in `replace`; a value that is replaced meanwhile is retired and not
-        // dropped before this pin of the same store (above) is gone, and nobody has a `&mut` to it.
+        // SAFETY: the pointer is null, or was made from a `Box` in `replace`. A value that is
+        // replaced meanwhile is retired, and not dropped before this pin of the same store (above)
+        // is gone. No `&mut` to it exists.
         unsafe { pointer.as_ref() }
     }
 
-    /// Replaces the value, and drops earlier ones that no pin can see any more.
+    /// Replaces the value and drops earlier values that no pin can see any more.
     pub(crate) fn replace(&self, value: Option<Box<T>>) {
         let new = value.map_or(ptr::null_mut(), Box::into_raw);
-        // AcqRel: release pairs with `load`; acquire, so that whoever drops the old value has seen it whole.
+        // AcqRel: release pairs with `load`; acquire, so that the thread that drops the old value
+        // has seen it whole.
         let old = self.pointer.swap(new, Ordering::AcqRel);
         if !old.is_null() {
-            // SAFETY: made by `Box::into_raw` above in an earlier call, and taken out of the cell by this swap alone.
+            // SAFETY: made by `Box::into_raw` above in an earlier call, and taken out of the cell
+            // by this swap alone.
             self.limbo.retire(unsafe { Box::from_raw(old) });
         }
         self.limbo.collect();
     }
 
-    /// Drops earlier values that no pin can see any more; whether none is left.
+    /// Drops earlier values that no pin can see any more, and returns true if none is left.
     pub(crate) fn collect(&self) -> bool {
         self.limbo.collect();
         self.limbo.len() == 0
@@ -58,10 +62,11 @@ impl<T: Send + Sync + 'static> RcuCell<T> {
 
 impl<T: Send + Sync + 'static> Drop for RcuCell<T> {
     fn drop(&mut self) {
-        // Relaxed: `&mut self` proves that nobody else is here.
+        // Relaxed: `&mut self` proves that no other thread has access.
         let pointer = self.pointer.load(Ordering::Relaxed);
         if !pointer.is_null() {
-            // SAFETY: made by `Box::into_raw` in `replace`; `&mut self` proves that no reference to it is left.
+            // SAFETY: made by `Box::into_raw` in `replace`; `&mut self` proves that no reference to
+            // it is left.
             drop(unsafe { Box::from_raw(pointer) });
         }
     }

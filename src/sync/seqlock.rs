@@ -1,15 +1,18 @@
-//! How far writes have come, so that a reader of many keys can tell whether it read them as of one moment.
+//! A seqlock over writes: lets a reader of many keys detect that no write took effect while it
+//! read.
 //!
-//! **Concurrency.** The writer, under the store's writer mutex, raises `begun` before a write takes effect (an index entry,
-//! the floor of a batch, the contents of a keyspace) and `applied` after it. A reader loads `applied`, reads, and then
-//! finds `begun` at the same number: then no write took effect in between, and everything up to the number had. A write
-//! that was seen, even in part, is one whose effect the reader met, by an acquire load of what the writer stored with
-//! release order; so the reader also sees `begun` raised.
+//! **Concurrency.** The writer, under the store's writer mutex, raises `begun` before a write takes
+//! effect and `applied` after it. The effect is an index entry, the floor of a batch, or the data
+//! of a keyspace. A reader loads `applied`, reads, and then compares `begun` with the number it
+//! loaded. If they are equal, no write took effect in between, and every write up to the number had
+//! taken effect. Proof: if the reader saw a write, even in part, it met an effect by an acquire
+//! load of a release store. So it also sees `begun` raised.
 
 use crate::format::Seq;
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
 
-/// The numbers of the last write that began to take effect and of the last one that has.
+/// The number of the last write that began to take effect, and the number of the last write that
+/// has.
 #[derive(Debug)]
 pub(crate) struct SeqLock {
     begun: AtomicU64,
@@ -17,48 +20,49 @@ pub(crate) struct SeqLock {
 }
 
 impl SeqLock {
-    /// Everything up to a number has taken effect.
+    /// Makes a seqlock in which everything up to a number has taken effect.
     pub(crate) fn new(seq: Seq) -> Self {
         Self { begun: AtomicU64::new(seq.0), applied: AtomicU64::new(seq.0) }
     }
 
-    /// The write of this number is in the log, and is about to take effect.
+    /// Marks the write of this number as about to take effect. Its record is in the log.
     #[inline]
     pub(crate) fn begin(&self, seq: Seq) {
         // Relaxed: the release store of the effect that follows announces it.
         self.begun.store(seq.0, Ordering::Relaxed);
     }
 
-    /// Everything up to this number has taken effect.
+    /// Marks everything up to this number as having taken effect.
     #[inline]
     pub(crate) fn end(&self, seq: Seq) {
         // Release: pairs with the acquire in `now`.
         self.applied.store(seq.0, Ordering::Release);
     }
 
-    /// The number of the last write that somebody made.
+    /// Returns the number of the last write by a user.
     #[inline]
     pub(crate) fn last(&self) -> Seq {
         // Relaxed: stored before the write that the caller knows of was acknowledged.
         Seq(self.begun.load(Ordering::Relaxed))
     }
 
-    /// Where a reader begins.
+    /// Returns the number with which a reader starts.
     pub(crate) fn now(&self) -> Seq {
         // Acquire: pairs with the release in `end`.
         Seq(self.applied.load(Ordering::Acquire))
     }
 
-    /// Whether what was read since `start` was there at one moment.
+    /// True if no write took effect since `start`, so all that was read existed at one moment.
     pub(crate) fn is_unchanged_since(&self, start: Seq) -> bool {
-        // Acquire: pairs with the release of every effect that was met.
+        // Acquire: pairs with the release of every effect that the reader met.
         fence(Ordering::Acquire);
         // Relaxed: ordered by the fence.
         self.begun.load(Ordering::Relaxed) == start.0
     }
 }
 
-/// Models of what a reader of two keys can see: the keys are two words, their values the numbers of the writes.
+/// Models of the possible results of a reader of two keys. The keys are two words; their values are
+/// the numbers of the writes.
 #[cfg(loom)]
 #[cfg(test)]
 mod models {
@@ -80,7 +84,8 @@ mod models {
             self.seqlock.end(Seq(seq));
         }
 
-        /// Both keys, if it was one moment; relaxed loads, as a search that fences at its end.
+        /// Reads both keys, and returns them if they are of one moment. Its loads are relaxed, like
+        /// those of a search that fences at its end.
         fn read(&self) -> Option<[u64; 2]> {
             let start = self.seqlock.now();
             let found = [1, 0].map(|key: usize| self.keys[key].load(Ordering::Relaxed));
@@ -103,7 +108,7 @@ mod models {
                     two.write(0, 3);
                 })
             };
-            // The states that there were: nothing, one, two, three writes.
+            // The possible states, after zero to three writes.
             let states = [[0, 0], [1, 0], [1, 2], [3, 2]];
             if let Some(found) = two.read() {
                 assert!(states.contains(&found), "{found:?}");

@@ -1,4 +1,4 @@
-//! Pins and limbos under loom.
+//! Models of pins and limbos under loom.
 #![expect(unsafe_code, reason = "the model's cells are shared as the index shares its tables")]
 
 use std::sync::Arc;
@@ -13,7 +13,8 @@ fn registry() -> &'static Registry {
     Box::leak(Box::new(Registry::new()))
 }
 
-/// Two versions of an object, and which is linked. loom reports a read of a cell that its drop does not follow.
+/// An object with three versions, one of which is linked. loom reports a read of a cell that is not
+/// ordered before its drop.
 struct Object {
     linked: AtomicUsize,
     versions: [UnsafeCell<()>; 3],
@@ -32,7 +33,7 @@ impl Object {
         })
     }
 
-    /// Reads the linked version, as a reader under a pin does. Returns which it was.
+    /// Reads the linked version, as a reader under a pin does, and returns its number.
     fn read(&self) -> usize {
         let linked = self.linked.load(Ordering::Acquire);
         self.versions[linked].with(|_| ());
@@ -45,7 +46,7 @@ struct Version(Arc<Object>, usize);
 impl Drop for Version {
     fn drop(&mut self) {
         self.0.versions[self.1].with_mut(|_| ());
-        // Reading it from now on is a failure, also where loom sees an order: no pin may find it.
+        // A later read of it is a failure, even if loom sees an order: no pin may find it.
         assert_ne!(self.0.linked.load(Ordering::Relaxed), self.1);
     }
 }
@@ -131,7 +132,7 @@ fn loom_the_processes_pins_and_limbos_are_safe_too() {
     });
 }
 
-/// A read of one store inside of a pin of another, and after it, in whichever slots they come to lie.
+/// Reads one store inside a pin of another, and after it, for every assignment of slots.
 #[test]
 fn loom_a_read_inside_of_another_stores_pin_is_safe() {
     let mut model = loom::model::Builder::new();

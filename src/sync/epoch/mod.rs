@@ -1,18 +1,21 @@
-//! Pins and grace periods: what was unlinked is dropped once no reader can still be looking at it.
+//! Epoch-based reclamation: drops unlinked data once no reader can still see it.
 //!
-//! Readers pin one store at a time, and write no shared memory but slots of their own thread. A store gives what it has
-//! unlinked to its [`Limbo`]s, which drop it when every pin of that store that was taken before is gone. Nobody waits: a pin
-//! that is never given up keeps memory of its store, and blocks neither writers nor `collect`. There is no unsafe code
-//! here outside of a model; the unsafe code that follows a pointer under a pin relies on the argument below.
+//! A reader pins one store at a time and writes no shared memory except slots of its own thread. A
+//! store hands the data that it unlinked to its [`Limbo`]s. They drop it when every pin of that
+//! store that was taken before is gone. No thread waits: a pin that is never dropped keeps memory
+//! of its store, and blocks neither writers nor `collect`. This module has no unsafe code outside a
+//! model. The unsafe code that follows a pointer under a pin relies on the argument below.
 //!
-//! **Slots.** A thread has one slot for the pins of reads, which nest, and takes further ones where that slot is pinned for
-//! another store, and for each pin that is held ([`Domain::hold`]). So one word says all of a pin: in its low 48 bits the epoch,
-//! above them the number of the store. A held pin has its slot alone: two that overlap for ever, each taken before the other is
-//! dropped, hold nothing for longer than each of them lasts.
+//! **Slots.** A thread has one slot for the pins of reads, which nest. It takes further slots if
+//! that slot is pinned for another store, and for each held pin ([`Domain::hold`]). So one word
+//! describes a pin: the epoch in its low 48 bits, and the number of the store above them. A held
+//! pin has a slot to itself. Two held pins may overlap for ever, each taken before the other is
+//! dropped; each still keeps data only for as long as it lasts itself.
 //!
-//! **Concurrency.** The epoch counts retirements, those of all stores. A pin stores its store and the epoch it has seen
-//! into a slot; garbage carries the epoch before its own retirement; `collect` drops garbage whose epoch is below that of
-//! every slot that is pinned for its store. Two cases make up the argument that no reader can reach what is dropped:
+//! **Concurrency.** The epoch counts the retirements of all stores. A pin stores its store's number
+//! and the current epoch into a slot. Garbage carries the epoch before its own retirement.
+//! `collect` drops garbage whose epoch is below that of every slot pinned for its store. No reader
+//! can reach dropped data:
 //!
 //! ```text
 //! reader                                    reclaimer
@@ -23,26 +26,29 @@
 //! R5  slot.store(IDLE)      (release)       W5  drop, if no slot holds this store and an epoch <= tag
 //! ```
 //!
-//! - *W4 does not see R2.* Then W3 comes before R3 in the order of all SeqCst fences (were R3 first, W4 would have to
-//!   see R2), so R4 sees W1: the reader never finds the pointer.
-//! - *W4 sees R2, with an epoch above the tag.* Then R1 has read what W2 or a later `fetch_add` wrote, and R3, being
-//!   an acquire fence as well, acquires W1 from it: R4 sees W1.
+//! 1. *W4 does not see R2.* Then W3 precedes R3 in the order of all SeqCst fences (if R3 were
+//!    first, W4 would have to see R2). So R4 sees W1: the reader never finds the pointer.
+//! 2. *W4 sees R2, with an epoch above the tag.* Then R1 read a value written by W2 or a later
+//!    `fetch_add`. R3 is an acquire fence as well and acquires W1 from it. So R4 sees W1.
+//! 3. *The pin found the pointer.* Then it is over before the drop: W4 reads R5 or a later store to
+//!    the slot. All of these release, and a slot changes hands only through a read-modify-write, so
+//!    W5 comes after R4. W1 and W2 may run on another thread than W3 to W5, because the limbo's
+//!    mutex orders them.
 //!
-//! And a pin that did find the pointer is over before the drop: W4 reads R5 or a later store to the slot. All of them
-//! release, and a slot changes hands only through a read-modify-write, so W5 comes after R4. That W1 and W2 may run on
-//! another thread than W3 to W5 does no harm: the limbo's mutex lies between them.
+//! W4 may skip the slots of other stores. R4 follows pointers of the pin's store only, which the
+//! code that follows one asserts ([`Limbo::covers`]), and R2 stores the pin's own number. Renewing
+//! a pin is R5 and R2 in one store. If 65,536 stores are made between two stores, these two share a
+//! number. Each of them then keeps its garbage for the other's pins, too.
 //!
-//! That W4 passes over the slots of other stores does no harm either: R4 follows pointers of the pin's store only, which
-//! whoever follows one asserts ([`Limbo::covers`]), and R2 stores the pin's own number. A pin that is renewed is R5 and R2 in one
-//! store. Stores that were made 65,536 others apart share a number: each then keeps its garbage for the other's pins, too.
+//! If R1 read the epoch long before R2, the pin only carries an older epoch, and more garbage is
+//! kept. A nested pin keeps the epoch of the outer one. A fence by `membarrier` would free readers
+//! of the cost of R3. It is not used, because many sandboxes refuse the call, and an outermost pin
+//! costs only 7 ns with R3 (a nested one 1 ns; x86-64). At one retirement per microsecond, 48 bits
+//! of epoch last for nine years.
 //!
-//! An epoch that R1 read long before R2 is only older: more is kept. A nested pin keeps the epoch of the outer one.
-//! A fence by `membarrier` would take the cost of R3 off the readers; it is not used, since an outermost pin costs
-//! 7 ns with R3 (a nested one 1 ns; x86-64, 2026-11) and the call is refused in many sandboxes. 48 bits of epoch last for nine
-//! years of a retirement every microsecond.
-//!
-//! **Invariants.** Slots are made in chunks that are never freed, and a slot is claimed for as long as its thread
-//! lives. A child made by `fork` inherits the slots of threads it does not have: what they had pinned is kept for ever.
+//! **Invariants.** Slots are made in chunks that are never freed. A thread keeps the slots that it
+//! claimed until it ends. A child made by `fork` inherits the slots of threads that it does not
+//! have; data pinned by these is kept for ever.
 
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -60,30 +66,31 @@ use std::sync::atomic::AtomicU64 as Counter;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
-/// A slot that no thread has.
+/// The state of a slot that no thread owns.
 const FREE: u64 = 0;
-/// A slot whose thread has no pin.
+/// The state of a slot whose thread has no pin.
 const IDLE: u64 = 1;
-/// Every state from here on is a pin: a store's number, and an epoch, which is no smaller than this.
+/// The first state that is a pin: a store's number and an epoch, which is at least this.
 const FIRST_EPOCH: u64 = 2;
 /// Bits of the epoch in the state of a pin.
 const EPOCH_BITS: u32 = 48;
 const EPOCH_MASK: u64 = (1 << EPOCH_BITS) - 1;
 
-/// The slots of the first chunk; each further chunk has twice as many.
+/// The number of slots in the first chunk; each further chunk has twice as many.
 const FIRST_CHUNK: usize = if cfg!(loom) { 2 } else { 64 };
-/// With the doubling this is more slots than fit into memory.
+/// The number of chunks. With the doubling they hold more slots than fit into memory.
 const CHUNK_COUNT: usize = 28;
 
-/// What a thread shows to those who collect. Alone on its cache lines, two of which are fetched at a time.
+/// A thread's slot, which collectors read. It has a pair of cache lines to itself, since two are
+/// fetched at a time.
 #[derive(Debug)]
 #[repr(align(128))]
 struct ThreadSlot {
     /// `FREE`, `IDLE`, or the store and the epoch of the outermost pin.
     state: AtomicU64,
-    /// How many pins there are. Only the thread that has the slot touches it.
+    /// The number of pins. Only the thread that owns the slot accesses it.
     depth: AtomicU32,
-    /// Whether the thread will pin again. Only the thread that has the slot touches it.
+    /// True if the thread will pin again. Only the thread that owns the slot accesses it.
     kept: AtomicBool,
 }
 
@@ -93,15 +100,16 @@ impl ThreadSlot {
     }
 
     fn claim(&self, kept: bool) -> bool {
-        // Relaxed: the compare-exchange decides; this only spares the cache line.
+        // Relaxed: the compare-exchange decides; this load only spares the cache line.
         if self.state.load(Ordering::Relaxed) != FREE {
             return false;
         }
-        // Acquire pairs with the release in `leave`, by which the last owner gave the slot up: its `depth` and `kept`
-        // are seen. Being a read-modify-write it leaves that release in force for those who scan.
+        // Acquire pairs with the release in `leave`, by which the last owner gave the slot up: its
+        // `depth` and `kept` are seen. As a read-modify-write it keeps that release in force for
+        // threads that scan the slots.
         let claimed = self.state.compare_exchange(FREE, IDLE, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if claimed {
-            // Relaxed: only this thread touches it until the slot is free again.
+            // Relaxed: only this thread accesses it until the slot is free again.
             self.kept.store(kept, Ordering::Relaxed);
         }
         claimed
@@ -109,12 +117,13 @@ impl ThreadSlot {
 
     /// Ends the outermost pin, or the claim.
     fn leave(&self, state: u64) {
-        // Pairs with the acquire in `Registry::oldest` (R5 and W4 above), and for `FREE` with that in `claim`.
+        // Release: pairs with the acquire in `Registry::pinned` (R5 and W4 above), and for `FREE`
+        // with that in `claim`.
         self.state.store(state, Ordering::Release);
     }
 
     fn give_up(&self) {
-        // Relaxed, both: only this thread touches them.
+        // Relaxed, both: only this thread accesses them.
         self.kept.store(false, Ordering::Relaxed);
         if self.depth.load(Ordering::Relaxed) == 0 {
             self.leave(FREE);
@@ -123,21 +132,21 @@ impl ThreadSlot {
     }
 }
 
-/// All the slots, and the epoch. The process has one; tests make their own.
+/// All slots and the epoch. The process has one registry; tests make their own.
 struct Registry {
     epoch: Epoch,
     chunks: [OnceLock<Box<[ThreadSlot]>>; CHUNK_COUNT],
-    /// What dropped limbos had left, each piece with the number of its store.
+    /// Garbage left by dropped limbos, each piece with the number of its store.
     orphans: OnceLock<Mutex<Vec<(u64, Garbage)>>>,
-    /// Stores that were given a number.
+    /// The number of stores that were numbered.
     stores: Counter,
 }
 
-/// The number of retirements so far. Alone on its cache lines: every pin reads it.
+/// The number of retirements so far. It has its cache lines to itself, because every pin reads it.
 #[repr(align(128))]
 struct Epoch(AtomicU64);
 
-/// In the order of their tags.
+/// Garbage in the order of its tags.
 type Garbage = VecDeque<(u64, Box<dyn Send>)>;
 
 #[cfg(not(loom))]
@@ -146,7 +155,8 @@ fn process() -> &'static Registry {
     &PROCESS
 }
 
-/// Every run of a model has its own. It is never freed, since the slots of threads that end late lie in it.
+/// Each run of a model has a registry of its own. It is never freed, because the slots of threads
+/// that end late are in it.
 #[cfg(loom)]
 fn process() -> &'static Registry {
     loom::lazy_static! {
@@ -166,8 +176,8 @@ impl Registry {
         Self::starting_with(AtomicU64::new(FIRST_EPOCH))
     }
 
-    /// Comes with its first chunk: loom knows nothing of `OnceLock`, so a chunk that a thread makes later would have
-    /// no order with those who scan it.
+    /// Makes a registry with its first chunk. loom does not model `OnceLock`, so a chunk made later
+    /// by a thread would have no order with the threads that scan it.
     #[cfg(loom)]
     fn new() -> Self {
         let registry = Self::starting_with(AtomicU64::new(FIRST_EPOCH));
@@ -180,7 +190,7 @@ impl Registry {
         Self { epoch: Epoch(epoch), chunks, orphans: OnceLock::new(), stores: Counter::new(0) }
     }
 
-    /// Claims a slot for the calling thread, making one if all are taken.
+    /// Claims a slot for the calling thread, and makes one if all are taken.
     fn claim(&'static self, kept: bool) -> &'static ThreadSlot {
         self.chunks
             .iter()
@@ -193,12 +203,12 @@ impl Registry {
     }
 
     fn slots(&self) -> impl Iterator<Item = &ThreadSlot> {
-        // A chunk that is made during the walk may be missed. That is the first case of the argument above: making it
-        // is part of R2, and not seeing it puts W3 before R3.
+        // A chunk that is made during the walk may be missed. That is case 1 in the file's head:
+        // making it is part of R2, and not seeing it puts W3 before R3.
         self.chunks.iter().map_while(|chunk| chunk.get()).flat_map(|chunk| chunk.iter())
     }
 
-    /// The epochs of all pins of the store with this number.
+    /// Returns the epochs of all pins of the store with this number.
     fn pinned(&self, store: u64) -> impl Iterator<Item = u64> {
         // Acquire: W4, pairs with the releases in `pin_on` and `leave`.
         let states = self.slots().map(|slot| slot.state.load(Ordering::Acquire));
@@ -209,13 +219,13 @@ impl Registry {
 
     /// Pins a slot that is not pinned.
     fn pin_on(&self, slot: &'static ThreadSlot, store: u64) -> Pin {
-        // Relaxed: only this thread touches it.
+        // Relaxed: only this thread accesses it.
         slot.depth.store(1, Ordering::Relaxed);
         self.enter(slot, store);
         Pin { slot, store, not_send: PhantomData }
     }
 
-    /// Says that a slot is pinned from now on.
+    /// Marks a slot as pinned, at the current epoch.
     fn enter(&self, slot: &ThreadSlot, store: u64) {
         // R1. Relaxed: the fence below makes it acquire from the release in `retire`.
         let epoch = self.epoch.0.load(Ordering::Relaxed);
@@ -225,7 +235,8 @@ impl Registry {
         fence(Ordering::SeqCst);
     }
 
-    /// Takes out what no pin of its store can see. `garbage` must be what a mutex guards (W1 and W2 before W3).
+    /// Removes and returns garbage that no pin of its store can see. `garbage` must be under a
+    /// mutex (W1 and W2 before W3).
     fn expired(&self, garbage: &mut Garbage, store: u64) -> Vec<Box<dyn Send>> {
         if garbage.is_empty() {
             return Vec::new();
@@ -239,11 +250,11 @@ impl Registry {
 
     fn collect(&self, garbage: &Mutex<Garbage>, store: u64) -> usize {
         let expired = self.expired(&mut garbage.lock(), store);
-        // Dropped with no lock held: a destructor may retire and collect in turn.
+        // Dropped with no lock held: a destructor may itself retire and collect.
         expired.len()
     }
 
-    /// As `collect`, for what dropped limbos had left.
+    /// Collects the garbage left by dropped limbos.
     fn collect_orphans(&self) -> usize {
         let Some(orphans) = self.orphans.get() else { return 0 };
         let mut expired = Vec::new();
@@ -253,7 +264,7 @@ impl Registry {
             !garbage.is_empty()
         });
         drop(left);
-        // Dropped with no lock held, as above.
+        // Dropped with no lock held, as in `collect`.
         expired.len()
     }
 
@@ -265,17 +276,17 @@ impl Registry {
             active += 1;
             oldest = Some(oldest.map_or(pinned, |oldest: u64| oldest.min(pinned)));
         }
-        // A pin may have come after the epoch was looked at.
+        // A pin may have been taken after the epoch was read.
         Pins { active, oldest_age: oldest.map_or(0, |oldest| epoch.saturating_sub(oldest)), oldest }
     }
 }
 
-/// A thread's claim to its slots.
+/// The slots that a thread has claimed.
 struct Local {
     registry: &'static Registry,
     /// The slot for the pins of reads.
     slot: &'static ThreadSlot,
-    /// Further ones, as many as were ever pinned at once.
+    /// Further slots, as many as were ever pinned at once.
     others: RefCell<Vec<&'static ThreadSlot>>,
 }
 
@@ -286,7 +297,7 @@ impl Local {
 
     fn pin(&self, store: u64) -> Pin {
         let slot = self.slot;
-        // Relaxed: only this thread touches it.
+        // Relaxed: only this thread accesses it.
         let depth = slot.depth.load(Ordering::Relaxed);
         if depth == 0 {
             return self.registry.pin_on(slot, store);
@@ -303,7 +314,7 @@ impl Local {
     #[cold]
     fn hold(&self, store: u64) -> Pin {
         let mut others = self.others.borrow_mut();
-        // Relaxed: only this thread touches it.
+        // Relaxed: only this thread accesses it.
         let idle = others.iter().find(|slot| slot.depth.load(Ordering::Relaxed) == 0).copied();
         let slot = idle.unwrap_or_else(|| {
             let slot = self.registry.claim(true);
@@ -321,13 +332,13 @@ impl Drop for Local {
     }
 }
 
-/// Keeps everything of one store alive that was reachable when it was made.
+/// Keeps all data of one store alive that was reachable when the pin was taken.
 #[must_use = "a pin that is dropped at once protects nothing"]
 pub(crate) struct Pin {
     slot: &'static ThreadSlot,
-    /// The number of the store, where the state of a slot has it.
+    /// The store's number, shifted to its position in a slot's state.
     store: u64,
-    /// The slot belongs to the thread, so the pin must stay there.
+    /// The slot belongs to the thread, so the pin must stay on that thread.
     not_send: PhantomData<*const ()>,
 }
 
@@ -341,7 +352,7 @@ impl fmt::Debug for Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        // Relaxed, all: only this thread touches them.
+        // Relaxed, all: only this thread accesses them.
         let depth = self.slot.depth.load(Ordering::Relaxed) - 1;
         self.slot.depth.store(depth, Ordering::Relaxed);
         if depth == 0 {
@@ -350,11 +361,11 @@ impl Drop for Pin {
     }
 }
 
-/// What a pin is for: a store, all of whose limbos and pins have this.
+/// The scope of pins: one store, whose limbos and pins all carry this.
 #[derive(Clone, Copy)]
 pub(crate) struct Domain {
     registry: &'static Registry,
-    /// The store's number, where the state of a slot has it.
+    /// The store's number, shifted to its position in a slot's state.
     store: u64,
 }
 
@@ -365,25 +376,26 @@ impl fmt::Debug for Domain {
 }
 
 impl Domain {
-    /// The next store's.
+    /// Makes the domain of the next store.
     pub(crate) fn new() -> Self {
         Self::under(process())
     }
 
     fn under(registry: &'static Registry) -> Self {
-        // Relaxed: nothing but the number counts.
+        // Relaxed: only the number counts.
         let number = registry.stores.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Self { registry, store: number << EPOCH_BITS }
     }
 
-    /// Pins the store for the calling thread, for the time of a read. Such pins nest; the first of a thread costs a fence, the
-    /// others a counter.
+    /// Pins the store on the calling thread for the duration of a read. Such pins nest: the first
+    /// one of a thread costs a fence, a nested one a counter.
     pub(crate) fn pin(self) -> Pin {
-        // While the thread's storage is being destroyed a pin gets a slot of its own, which goes with it.
+        // While the thread's storage is being destroyed, a pin gets a slot of its own, which is
+        // freed with it.
         LOCAL.try_with(|local| local.pin(self.store)).unwrap_or_else(|_| self.pin_apart())
     }
 
-    /// Pins the store for as long as the caller likes: apart from all other pins of the thread.
+    /// Pins the store for any length of time, independently of all other pins of the thread.
     pub(crate) fn hold(self) -> Pin {
         LOCAL.try_with(|local| local.hold(self.store)).unwrap_or_else(|_| self.pin_apart())
     }
@@ -393,10 +405,10 @@ impl Domain {
         process().pin_on(process().claim(false), self.store)
     }
 
-    /// Lets go of what a pin that is held has kept, and pins anew.
+    /// Releases the data that a held pin kept, and pins again at the current epoch.
     pub(crate) fn renew(self, pin: &mut Pin) {
         debug_assert_eq!(pin.store, self.store, "a pin stays with its store");
-        // Relaxed: only this thread touches it.
+        // Relaxed: only this thread accesses it.
         debug_assert_eq!(
             pin.slot.depth.load(Ordering::Relaxed),
             1,
@@ -405,51 +417,52 @@ impl Domain {
         self.registry.enter(pin.slot, self.store);
     }
 
-    /// The pins of the store.
+    /// Returns statistics about the pins of the store.
     pub(crate) fn pins(self) -> Pins {
         self.registry.statistics(self.store)
     }
 }
 
-/// How many pins there are, and how far they lie back.
+/// The number and the age of pins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pins {
-    /// Slots that are pinned: reads under way, and pins that are held.
+    /// Pinned slots: running reads, and held pins.
     pub(crate) active: usize,
     /// Retirements in the process since the oldest pin was taken.
     pub(crate) oldest_age: u64,
-    /// The epoch of the oldest pin.
+    /// The epoch of the oldest pin; `None` if there is no pin.
     pub(crate) oldest: Option<u64>,
 }
 
-/// What a store has unlinked and some reader may still see.
+/// Unlinked data of a store that a reader may still see.
 ///
-/// Dropping it drops what no pin can see and leaves the rest to whichever limbo of the process collects next.
+/// Dropping a limbo drops the data that no pin can see. The rest is dropped by the next `collect`
+/// of any limbo of the process that finds it unpinned.
 pub(crate) struct Limbo {
     domain: Domain,
     garbage: Mutex<Garbage>,
 }
 
 impl Limbo {
-    /// Starts empty, under the pins of a store.
+    /// Makes an empty limbo under the pins of a store.
     pub(crate) fn new(domain: Domain) -> Self {
         Self { domain, garbage: Mutex::new(Garbage::new()) }
     }
 
-    /// The store.
+    /// Returns the domain of the store.
     pub(crate) fn domain(&self) -> Domain {
         self.domain
     }
 
-    /// Asserts that a pin is one of this store's: it keeps what is retired here.
+    /// Asserts that a pin belongs to this store, so that it keeps data retired here.
     #[inline]
     pub(crate) fn covers(&self, pin: &Pin) {
         assert!(pin.store == self.domain.store, "a pin of one store does not protect another's memory");
     }
 
-    /// Takes what the caller has made unreachable for readers that pin from now on.
+    /// Takes data that the caller has made unreachable for readers that pin from now on.
     ///
-    /// It is dropped by a later `collect`, on the thread that calls it.
+    /// A later `collect` drops it, on the thread that calls it.
     pub(crate) fn retire(&self, garbage: impl Send + 'static) {
         let garbage: Box<dyn Send> = Box::new(garbage);
         let mut held = self.garbage.lock();
@@ -458,13 +471,14 @@ impl Limbo {
         held.push_back((tag, garbage));
     }
 
-    /// Drops everything that no pin taken before its retirement can see, and returns how many pieces that were.
+    /// Drops all data that no pin taken before its retirement can see, and returns the number of
+    /// pieces dropped.
     pub(crate) fn collect(&self) -> usize {
         let Domain { registry, store } = self.domain;
         registry.collect_orphans() + registry.collect(&self.garbage, store)
     }
 
-    /// The pieces that wait for pins.
+    /// Returns the number of pieces that wait for pins.
     pub(crate) fn len(&self) -> usize {
         self.garbage.lock().len()
     }

@@ -6,12 +6,12 @@ use std::thread;
 
 use super::*;
 
-/// Registries of the tests' own, since other tests pin the process's.
+/// Makes a registry of the test's own, because other tests pin the process's.
 fn registry() -> &'static Registry {
     Box::leak(Box::new(Registry::new()))
 }
 
-/// Garbage that can be asked whether it is still there.
+/// Makes garbage, and a function that is true while it is not dropped.
 fn garbage() -> (Arc<()>, impl Fn() -> bool) {
     let garbage = Arc::new(());
     let weak = Arc::downgrade(&garbage);
@@ -149,7 +149,8 @@ fn a_pin_can_be_taken_while_the_threads_storage_is_destroyed() {
     }
     thread_local!(static AT_EXIT: RefCell<Vec<PinsAtExit>> = const { RefCell::new(Vec::new()) });
     let (send, receive) = mpsc::channel();
-    // Storage is destroyed in an order that is not promised: one is set up before the slot is, one after.
+    // Thread storage is destroyed in no promised order: one is set up before the slot, one after
+    // it.
     for before in [true, false] {
         let send = send.clone();
         thread::spawn(move || {
@@ -201,7 +202,7 @@ fn a_destructor_may_retire_and_collect() {
 fn readers_never_see_what_was_dropped() {
     const READERS: usize = 4;
     const ROUNDS: u64 = 20_000;
-    /// Marks its place in the table as gone.
+    /// Marks its entry in the table as dropped.
     struct Entry(Arc<Vec<AtomicBool>>, usize);
     impl Drop for Entry {
         fn drop(&mut self) {
@@ -258,7 +259,7 @@ fn a_pin_of_one_store_keeps_nothing_of_another() {
     let [first, second] = [Domain::under(registry), Domain::under(registry)];
     let local = Local::new(registry);
     let limbo = Limbo::new(second);
-    // Whichever of the two is pinned first in the thread, and for long.
+    // Pins one of the two first, and for long, in either order.
     let long = local.pin(first.store);
     let short = local.pin(second.store);
     limbo.retire(());
@@ -283,7 +284,7 @@ fn held_pins_that_overlap_for_ever_keep_what_each_can_see() {
     for _ in 0..10 {
         limbo.retire(());
         assert_eq!(limbo.collect(), 0);
-        // The next one is there before this one goes.
+        // The next pin is taken before this one is dropped.
         held = local.hold(store.store);
         assert_eq!(limbo.collect(), 1);
     }

@@ -1,8 +1,10 @@
-//! A directory that is held by a descriptor, and the files in it, reached by their names relative to that.
+//! A directory held by a descriptor, and its files, reached by their names relative to the
+//! descriptor.
 //!
-//! A path leads somewhere else once a directory is renamed, removed or mounted over; a descriptor does not. No name in
-//! the directory is followed, nothing but a regular file is opened, and nothing is ever created over anything: whoever
-//! may write to the directory can neither lead a store to another file nor keep it waiting.
+//! A path leads elsewhere once a directory is renamed, removed or mounted over; a descriptor does
+//! not. Links in the directory are not followed, only regular files are opened, and nothing
+//! existing is ever overwritten by a creation. So another user with write access to the directory
+//! can neither redirect a store to another file nor block it.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -19,20 +21,22 @@ use super::{Access, Medium, Standing, platform};
 use crate::format::file_name;
 use crate::format::file_name::MANIFESTS;
 
-/// The owner of whatever belongs to nobody whom this process can name (`overflowuid`, proc(5)).
+/// The owner shown for files of users without a name in this namespace (`overflowuid`, proc(5)).
 const NOBODY: u32 = 65_534;
 
-/// A directory that is open.
+/// An open directory.
 #[derive(Debug)]
 pub(super) struct Place {
     dir: File,
-    /// Whether the file system counts the names of directories, so that none means that it was removed.
+    /// True if the file system counts the names of directories, so that a count of zero means a
+    /// removed one.
     counts_names: bool,
-    /// What new files are made like.
+    /// The mode and owner of new files.
     like: OnceLock<Like>,
 }
 
-/// Mode and owner of the files that are there already; nothing of what is as the process makes it anyway.
+/// The mode and owner of the existing files; `None` for each that the process gives its files
+/// anyway.
 #[derive(Debug, Clone, Copy)]
 struct Like {
     mode: Option<Mode>,
@@ -40,7 +44,7 @@ struct Like {
 }
 
 impl Place {
-    /// Opens the directory at a path, which may lead there through links.
+    /// Opens the directory at a path, which may contain links.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let dir = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
@@ -49,7 +53,7 @@ impl Place {
         Ok(Self { dir, counts_names, like: OnceLock::new() })
     }
 
-    /// Whether this is still the directory that the path leads to.
+    /// Returns if the path still leads to this directory.
     pub(super) fn standing(&self, path: &Path) -> io::Result<Standing> {
         let ours = self.dir.metadata()?;
         if self.counts_names && ours.nlink() == 0 {
@@ -57,26 +61,26 @@ impl Place {
         }
         match std::fs::metadata(path) {
             Ok(there) if (there.dev(), there.ino()) != (ours.dev(), ours.ino()) => Ok(Standing::Replaced),
-            // Moved, or out of this process's sight: nobody else can be mistaken for it.
+            // Moved, or out of this process's sight: no other directory can be mistaken for it.
             _ => Ok(Standing::Here),
         }
     }
 
-    /// The names in it.
+    /// Returns the names in the directory.
     pub(super) fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                // A name that is not Unicode is no name of ours, but it must not be overlooked either.
+                // A name that is not Unicode is no name of a store, but it must be reported too.
                 names.push(OsStr::from_bytes(name).to_string_lossy().into_owned());
             }
         }
         Ok(names)
     }
 
-    /// Opens a file that is there.
+    /// Opens an existing file.
     pub(super) fn open_file(&self, name: &str, access: Access) -> io::Result<File> {
         let flags = if access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY };
         let file = self.open_regular(name, flags, Mode::empty())?;
@@ -86,27 +90,27 @@ impl Place {
         Ok(file)
     }
 
-    /// Makes a file that is not there, like those that are.
+    /// Creates a file that does not exist, with mode and owner of the existing ones.
     pub(super) fn create_file(&self, name: &str) -> io::Result<File> {
         let like = *self.like.get_or_init(|| self.find_like());
         let mode = like.mode.unwrap_or(Mode::from_raw_mode(0o666));
         let file = self.open_regular(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode)?;
         like.apply(&file).inspect_err(|_| {
-            // Best effort; the error says why there is no such file.
+            // Best effort; the error says why the file was not created.
             drop(self.unlink(name));
         })?;
         Ok(file)
     }
 
     fn open_regular(&self, name: &str, flags: OFlags, mode: Mode) -> io::Result<File> {
-        // Without NONBLOCK a fifo keeps whoever opens it waiting; for a regular file it means nothing.
+        // Without NONBLOCK, opening a fifo blocks; regular files ignore the flag.
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let opened = retry_on_intr(|| rustix::fs::openat(&self.dir, name, flags, mode));
         let file = platform::above_standard_streams(File::from(opened.map_err(of_what_is_no_file)?))?;
         if file.metadata()?.is_file() { Ok(file) } else { Err(no_file("it is not a regular file")) }
     }
 
-    /// Refuses a file that a write would change under another name, too.
+    /// Refuses a file that a write would change under a second name.
     fn check_only_name(&self, name: &str, file: &Metadata) -> io::Result<()> {
         if file.nlink() <= 1 {
             return Ok(());
@@ -123,7 +127,7 @@ impl Place {
         )))
     }
 
-    /// Device and inode of what has a name, if anything has; a link is not followed.
+    /// Returns device and inode of a name, or `None` if nothing has it; a link is not followed.
     pub(super) fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
         match retry_on_intr(|| rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)) {
             Ok(stat) => Ok(Some(id(&stat))),
@@ -132,7 +136,7 @@ impl Place {
         }
     }
 
-    /// Mode and owner of the manifest; without one, the owner of the directory.
+    /// Returns mode and owner of the manifest; without a manifest, the owner of the directory.
     fn find_like(&self) -> Like {
         let stat = |name: &str| rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).ok();
         let plain = |stat: &rustix::fs::Stat| {
@@ -142,7 +146,8 @@ impl Place {
         let mode =
             manifest.as_ref().map(|stat| Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o666));
         let owner = manifest.or_else(|| rustix::fs::fstat(&self.dir).ok()).and_then(|stat| {
-            // Only the administrator may give a file away, and only somebody else's store needs it.
+            // Only the administrator may change a file's owner, and only a store of another user
+            // needs it.
             let is_others = rustix::process::geteuid().is_root() && stat.st_uid != 0;
             let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
             (is_others && stat.st_uid != NOBODY).then_some(owner)
@@ -150,18 +155,19 @@ impl Place {
         Like { mode, owner }
     }
 
-    /// Gives a file another name, which nothing may have yet.
+    /// Renames a file; the new name must be free.
     pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
         match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, rustix::fs::RenameFlags::NOREPLACE) {
-            // The file system does not know it.
+            // The file system does not support the flag.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
             other => return Ok(other?),
         }
         self.rename_in_two_steps(from, to)
     }
 
-    /// As exclusive; a crash between the steps leaves both names, which the next opening of the file mends.
+    /// Renames by a link and a removal, and overwrites nothing either. A crash in between leaves
+    /// both names; the next opening of the file removes the old one.
     fn rename_in_two_steps(&self, from: &str, to: &str) -> io::Result<()> {
         rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty())?;
         self.unlink(from)
@@ -172,51 +178,52 @@ impl Place {
         Ok(rustix::fs::unlinkat(&self.dir, name, AtFlags::empty())?)
     }
 
-    /// Makes the names in it durable.
+    /// Makes the names in the directory durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         match self.dir.sync_all() {
-            // Some file systems (in user space) have no such sync: there is nothing that could be done.
+            // Some file systems (in user space) have no such sync, so nothing can be done.
             Err(error) if platform::has_no_sync(&error) => Ok(()),
             other => other,
         }
     }
 
-    /// Makes its own name durable, in the directory that it lies in now.
+    /// Makes the directory's own name durable, in its current parent.
     pub(super) fn sync_parent(&self, _: &Path) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match retry_on_intr(|| rustix::fs::openat(&self.dir, "..", flags, Mode::empty())) {
             Ok(parent) => platform::sync_foreign(&File::from(parent)),
-            // Not ours to read, so not made by us.
+            // A parent that this user cannot read was not made by this user.
             Err(Errno::ACCESS | Errno::PERM) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// Bytes that are free for this user on its file system.
+    /// Returns the bytes of the file system that are free for this user; `None` if unknown.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         let system = rustix::fs::fstatvfs(&self.dir).ok()?;
         let free = system.f_bavail.checked_mul(system.f_frsize)?;
         Some(free.saturating_sub(platform::not_for_files(&self.dir)))
     }
 
-    /// The number of files that the file system can still hold; `None` where that is unknown, or only its size limits them.
+    /// Returns the number of further files that the file system can hold; `None` if unknown or
+    /// limited by space only.
     pub(super) fn free_files(&self) -> Option<u64> {
         let system = rustix::fs::fstatvfs(&self.dir).ok()?;
         (system.f_files > 0).then_some(system.f_favail)
     }
 
-    /// Bytes that have to be free for a name to be changed.
+    /// Returns the bytes that must be free to change a name.
     pub(super) fn names_bytes(&self) -> u64 {
         platform::names_bytes(&self.dir)
     }
 
-    /// What lies below.
+    /// Returns the medium of the file system.
     pub(super) fn medium(&self) -> io::Result<Medium> {
         platform::medium(&self.dir)
     }
 
-    /// Takes the lock on the directory itself, which nobody can swap out, alone or `shared`. `None` where the file system has
-    /// no such locks.
+    /// Takes the lock on the directory itself, which no other program can replace, exclusive or
+    /// `shared`. Returns true if it was taken, and `None` if the file system has no such locks.
     pub(super) fn try_lock(&self, shared: bool) -> io::Result<Option<bool>> {
         let operation = match shared {
             true => FlockOperation::NonBlockingLockShared,
@@ -230,9 +237,9 @@ impl Place {
         }
     }
 
-    /// Lets go of that lock: other holders of the descriptor live longer.
+    /// Releases that lock explicitly, because other holders of the descriptor may outlive this one.
     pub(super) fn unlock(&self) {
-        // It fails where there is none.
+        // Unlocking fails if there is no lock.
         let _ = rustix::fs::flock(&self.dir, FlockOperation::Unlock);
     }
 }
@@ -253,7 +260,7 @@ impl Like {
         if let Some(mode) = self.mode
             && Mode::from_raw_mode(file.metadata()?.mode()) & Mode::from_raw_mode(0o777) != mode
         {
-            // The process's umask is not that of whoever made the store.
+            // This process's umask may differ from that of the process that made the store.
             rustix::fs::fchmod(file, mode)?;
         }
         Ok(())
@@ -271,7 +278,7 @@ fn no_file(what: &str) -> io::Error {
     ))
 }
 
-/// What the system says of a name that is no regular file's.
+/// Translates the system's error for a name that is not a regular file's.
 fn of_what_is_no_file(errno: Errno) -> io::Error {
     match errno {
         Errno::LOOP | Errno::MLINK => no_file("it is a symbolic link"),

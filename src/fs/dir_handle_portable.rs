@@ -1,7 +1,8 @@
-//! As `place`, on systems where a directory cannot be held by a descriptor: it is known by its path.
+//! A directory known by its path: the variant of `dir_handle` for systems that cannot hold one by a
+//! descriptor.
 //!
-//! Names are looked at before they are opened, so that a link is not followed; whoever swaps a file in between is not
-//! noticed. No product's promise is measured here.
+//! Names are checked before they are opened, so that a link is not followed. A file that is swapped
+//! in between is not noticed. No guarantee of the store is tested on these systems.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Access, Medium, Standing};
 
-/// A directory.
+/// A directory, known by its path.
 #[derive(Debug)]
 pub(super) struct Place {
     path: PathBuf,
@@ -41,7 +42,7 @@ impl Place {
         OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))
     }
 
-    /// There are no inodes to be compared; a name that is there is taken for the file that had it.
+    /// Returns a constant for every existing name, because there are no inodes to compare.
     pub(super) fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
         match fs::symlink_metadata(self.path.join(name)) {
             Ok(_) => Ok(Some((0, 0))),
@@ -52,7 +53,7 @@ impl Place {
 
     pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.path.join(from), self.path.join(to));
-        // Exclusive where a rename is not.
+        // A hard link does not overwrite; a rename does.
         fs::hard_link(&from, to)?;
         fs::remove_file(from)
     }
@@ -61,7 +62,7 @@ impl Place {
         fs::remove_file(self.path.join(name))
     }
 
-    /// The file system's journal keeps names in order.
+    /// Does nothing: the file system's journal keeps names in order.
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(())
     }
@@ -70,7 +71,7 @@ impl Place {
         Ok(())
     }
 
-    /// Nobody to ask without a call of this system's own.
+    /// Returns zero, because std cannot query it.
     #[expect(clippy::unused_self, reason = "one signature on every system")]
     pub(super) fn names_bytes(&self) -> u64 {
         0

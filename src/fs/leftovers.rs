@@ -1,4 +1,4 @@
-//! Files that are to be removed, and those that could not be.
+//! Removal of files, with a list of those that could not be removed.
 
 use std::io::ErrorKind;
 
@@ -7,12 +7,13 @@ use parking_lot::Mutex;
 use super::Dir;
 use crate::error::{Error, Result};
 
-/// Files that are not wanted and could not be removed, by name, and their sizes: they count until they are.
+/// Names and sizes of unwanted files that could not be removed. They count as used space until they
+/// are.
 #[derive(Debug, Default)]
 pub(crate) struct Leftovers(Mutex<Vec<(String, u64)>>);
 
 impl Leftovers {
-    /// Removes a file; one that cannot be removed now is removed later.
+    /// Removes a file; if that fails, it is removed later.
     pub(crate) fn remove(&self, dir: &dyn Dir, name: String, size: u64) {
         if let Err(error) = unlink(dir, &name) {
             crate::trace::background_failed(&error);
@@ -20,11 +21,11 @@ impl Leftovers {
         }
     }
 
-    /// Removes what is left; whether there was anything.
+    /// Removes all leftover files, and returns true if there were any.
     ///
     /// # Errors
     ///
-    /// What the operating system says; what could not be removed still counts.
+    /// Returns the system's error; files that could not be removed still count.
     pub(crate) fn remove_all(&self, dir: &dyn Dir) -> Result<bool> {
         let mut files = self.0.lock();
         let before = files.len();
@@ -35,17 +36,18 @@ impl Leftovers {
         Ok(before > 0)
     }
 
-    /// The bytes of what is left.
+    /// Returns the total size of the leftover files, in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.0.lock().iter().map(|(_, size)| size).sum()
     }
 }
 
-/// Removes a file; gone already is as good. Durable after the directory's sync.
+/// Removes a file; succeeds if it does not exist. The removal is durable after the directory's
+/// sync.
 ///
 /// # Errors
 ///
-/// What the operating system says.
+/// Returns the system's error.
 pub(crate) fn unlink(dir: &dyn Dir, name: &str) -> Result<()> {
     match dir.unlink(name) {
         Err(error) if error.kind() != ErrorKind::NotFound => {

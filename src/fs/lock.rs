@@ -1,9 +1,10 @@
-//! The lock of the one writer: on the directory itself, which nobody can swap out, and on the lock file in it. Those who
-//! only look share it among themselves, make no file and write nothing.
+//! The lock of the one writer: on the directory itself, which no program can replace, and on the
+//! lock file in it. Readers share the lock, create no file and write nothing.
 //!
-//! The file's lock keeps out those who know only that, and names the holder. It is worth nothing once the file was
-//! removed or replaced: the directory's lock is what counts then, and the file is put back. A file system that locks no
-//! directories leaves the file alone to count, and its loss is an error.
+//! The file's lock excludes programs that know only the file, and its note names the holder. Once
+//! the file is removed or replaced, its lock excludes no one. The directory's lock still does, and
+//! the file is put back. On a file system without directory locks only the file's lock counts, and
+//! losing the file is an error.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -15,34 +16,35 @@ use parking_lot::Mutex;
 use super::dir_handle::Place;
 use super::{Access, Claim, Lock, LockFailure, platform};
 
-/// How often a lock is taken again because its file was replaced meanwhile.
+/// The number of times that a lock is retried because its file was replaced meanwhile.
 const ATTEMPTS: usize = 16;
-/// How long a waiting opener sleeps between two attempts: there is no lock of this kind with a time limit.
+/// The first pause of a waiting opener between two attempts. No lock of this kind has a timeout.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
-/// The same, once it has waited for a while.
+/// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// The lock that this process holds through one directory, if it holds it.
 pub(super) type HoldingFile = Arc<Mutex<Option<HeldClaim>>>;
 
-/// A lock that is held.
+/// A held lock.
 #[derive(Debug)]
 pub(super) struct HeldClaim {
     place: Arc<Place>,
     name: String,
-    /// The content of the file; `None` where the holder writes nothing.
+    /// The content of the file; `None` if the holder writes nothing.
     note: Option<Vec<u8>>,
-    /// Others may hold it, too.
+    /// True if others may hold it too.
     shared: bool,
-    /// The lock file; `None` where there is none and who only looks makes none.
+    /// The lock file; `None` for a reader if the file does not exist or may not be read.
     file: Option<File>,
-    /// Whether the directory is locked, too.
+    /// True if the directory is locked too.
     has_dir: bool,
-    /// A child that was forked has the same descriptors, and must not let go of what they hold.
+    /// The process that took the lock. A forked child has the same descriptors, and must not
+    /// release their locks.
     process: u32,
 }
 
-/// Held until dropped.
+/// The writer's or reader's claim, held until dropped.
 #[derive(Debug)]
 pub(super) struct RealLock {
     holding: HoldingFile,
@@ -61,9 +63,9 @@ impl Drop for HeldClaim {
         if self.process != std::process::id() {
             return;
         }
-        // The file first: its note is that of whoever holds it.
+        // The file is unlocked first, because its note names the holder.
         if let Some(file) = &self.file {
-            // Closing it does the same, except for what a forked child inherited.
+            // Closing it has the same effect, except for descriptors that a forked child inherited.
             drop(file.unlock());
         }
         if self.has_dir {
@@ -72,7 +74,7 @@ impl Drop for HeldClaim {
     }
 }
 
-/// Takes the lock, waiting for it as long as is said.
+/// Takes the lock, and waits for it up to `wait`.
 pub(super) fn take(
     place: &Arc<Place>,
     holding: &HoldingFile,
@@ -103,7 +105,7 @@ fn try_take(place: &Arc<Place>, name: &str, claim: Claim<'_>) -> Result<HeldClai
     let shared = claim == Claim::Look;
     let locked = place.try_lock(shared).map_err(LockFailure::Io)?;
     if locked == Some(false) {
-        // Where those hold it who only look, the note is that of a writer who is gone.
+        // If readers hold the lock, the note belongs to an earlier writer.
         let is_looked_at = !shared && matches!(place.try_lock(true), Ok(Some(true)));
         if is_looked_at {
             place.unlock();
@@ -123,7 +125,8 @@ fn try_take(place: &Arc<Place>, name: &str, claim: Claim<'_>) -> Result<HeldClai
     Ok(held)
 }
 
-/// What the holder of a lock wrote; empty where it cannot be read, for it is only for a message.
+/// Returns the note of the lock's holder; empty if it cannot be read, because it is only for a
+/// message.
 fn note_in(place: &Place, name: &str) -> Vec<u8> {
     let mut note = vec![0; 64];
     let read = place.open_file(name, Access::Read).and_then(|file| platform::read_at(&file, &mut note, 0));
@@ -132,38 +135,41 @@ fn note_in(place: &Place, name: &str) -> Vec<u8> {
 }
 
 impl HeldClaim {
-    /// Whether nobody else can be writing. A lost lock file is put back where the directory's lock is held.
+    /// True if no other process can be writing. If the directory's lock is held, a lost lock file
+    /// is put back.
     pub(super) fn is_safe(&mut self) -> bool {
         if self.note.is_none() || self.has_file() {
             return true;
         }
-        // Where it cannot be put back the directory's lock still keeps everybody out, and the next change tries again.
+        // If it cannot be put back, the directory's lock still excludes all others, and the next
+        // change tries again.
         self.has_dir && !matches!(self.take_file(), Err(LockFailure::Held(_)))
     }
 
     fn has_file(&self) -> bool {
         let ours = self.file.as_ref().and_then(|file| file.metadata().ok());
         let there = self.place.id_of(&self.name);
-        // What cannot be found out says nothing.
+        // An unknown identity proves nothing.
         ours.is_some_and(|ours| !matches!(there, Ok(there) if there != Some(platform::identity(&ours).inode)))
     }
 
-    /// Locks the file that has the name now, and makes it where it is missing and a note is to be in it.
+    /// Locks the file that has the name now. Creates it if it is missing and there is a note for
+    /// it.
     fn take_file(&mut self) -> Result<(), LockFailure> {
         for _ in 0..ATTEMPTS {
             let Some(file) = self.open_file().map_err(LockFailure::Io)? else { return Ok(()) };
             match if self.shared { file.try_lock_shared() } else { file.try_lock() } {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    // As in `try_take`; closing the file lets go of what this may take.
+                    // As in `try_take`; closing the file releases a lock that this may take.
                     let is_looked_at = !self.shared && file.try_lock_shared().is_ok();
                     let note = if is_looked_at { Vec::new() } else { note_in(&self.place, &self.name) };
                     return Err(LockFailure::Held(note));
                 }
                 Err(TryLockError::Error(error)) => return Err(LockFailure::Io(error)),
             }
-            // Somebody may have replaced the file between our opening and our locking it, and then another one holds
-            // the lock on the file that everybody sees now.
+            // Another process may have replaced the file between the open and the lock. Then a
+            // third one may hold the lock on the file that is visible now.
             let ours = file.metadata().map_err(LockFailure::Io)?;
             if self.place.id_of(&self.name).map_err(LockFailure::Io)? == Some(platform::identity(&ours).inode)
             {
@@ -185,7 +191,7 @@ impl HeldClaim {
         let access = if self.note.is_some() { Access::Write } else { Access::Read };
         match self.place.open_file(&self.name, access) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // A holder that may not read it has the lock on the directory, and that is enough.
+            // A holder that may not read the file has the lock on the directory, which suffices.
             Err(error) if self.may_do_without(&error) => return Ok(None),
             other => return other.map(Some),
         }
@@ -193,7 +199,7 @@ impl HeldClaim {
             return Ok(None);
         }
         match self.place.create_file(&self.name) {
-            // Somebody else was faster.
+            // Another process was faster.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.place.open_file(&self.name, access).map(Some)
             }
@@ -202,10 +208,10 @@ impl HeldClaim {
     }
 }
 
-/// Writes what is to be in the file of a lock, which may hold a longer note.
+/// Writes a lock file's note, which may replace a longer one.
 fn write_note(file: &File, note: &[u8]) -> io::Result<()> {
     platform::check_size_limit(note.len() as u64)?;
     platform::write_all_at(file, note, 0)?;
-    // Seldom: it costs the file system a transaction.
+    // Rarely needed: it costs the file system a transaction.
     if file.metadata()?.len() == note.len() as u64 { Ok(()) } else { file.set_len(note.len() as u64) }
 }

@@ -1,20 +1,20 @@
-//! What the real file system needs from the operating system beyond std: one function per need, one body per kind of
-//! system.
+//! System calls that the real file system needs beyond std: one function per need, one body per
+//! kind of system.
 //!
-//! Linux is the system that the store's promises are measured on. Elsewhere a function does the nearest thing that
-//! keeps the promise, or the nearest thing that keeps it slowly, and says so.
+//! The store's guarantees are tested on Linux. On other systems a function does the nearest thing
+//! that keeps the guarantee, or keeps it slowly, and its comment says so.
 
 use std::fs::{File, Metadata};
 use std::io;
 
 use super::{Identity, Medium};
 
-/// Zeros written at a time where blocks cannot be reserved. In bytes.
+/// The number of zeros written at a time if blocks cannot be reserved. In bytes.
 #[cfg(unix)]
 const ZEROS_SIZE: usize = 1 << 20;
 
-/// Moves a descriptor that took the place of standard input, output or error: whoever prints to a closed standard
-/// stream would otherwise print into the store's file.
+/// Moves a descriptor that took the number of standard input, output or error. Otherwise code that
+/// prints to a closed standard stream would write into the store's file.
 #[cfg(unix)]
 pub(super) fn above_standard_streams(file: File) -> io::Result<File> {
     use std::os::fd::AsRawFd;
@@ -30,24 +30,24 @@ pub(super) fn above_standard_streams(file: File) -> io::Result<File> {
     Ok(file)
 }
 
-/// Who a file is.
+/// Returns the identity of a file.
 #[cfg(unix)]
 pub(super) fn identity(metadata: &Metadata) -> Identity {
     use std::os::unix::fs::MetadataExt;
     Identity { size: metadata.size(), links: metadata.nlink(), inode: (metadata.dev(), metadata.ino()) }
 }
 
-/// Without inodes a file cannot be told from its replacement; only its size is compared.
+/// Returns the size alone as identity: without inodes a file cannot be told from its replacement.
 #[cfg(not(unix))]
 pub(super) fn identity(metadata: &Metadata) -> Identity {
     Identity { size: metadata.len(), links: 1, inode: (0, 0) }
 }
 
-/// Bytes allocated on the disk.
+/// Returns the bytes allocated on disk.
 #[cfg(unix)]
 pub(super) fn allocated(metadata: &Metadata) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    // The unit of `st_blocks` is 512 bytes whatever the file system's block is (stat(2)).
+    // `st_blocks` counts units of 512 bytes, independent of the file system's block size (stat(2)).
     metadata.blocks() * 512
 }
 
@@ -78,7 +78,7 @@ pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usi
     std::os::windows::fs::FileExt::seek_write(file, bytes, offset)
 }
 
-/// Writes all of it at an offset, in as many pieces as it takes and whatever signals interrupt it.
+/// Writes all bytes at an offset, across short writes and interruptions by signals.
 pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
@@ -92,12 +92,13 @@ pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
     Ok(())
 }
 
-/// Has a file's times say that it was changed now.
+/// Sets a file's times to now.
 #[cfg(unix)]
 pub(super) fn touch(file: &File) -> io::Result<()> {
     use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-    // Both: to change one alone takes the file's owner, and whoever may write to it is enough for both (utimensat(2)).
+    // Both times: changing one alone needs the file's owner, and write access is enough for both
+    // (utimensat(2)).
     Ok(rustix::fs::futimens(file, &Timestamps { last_access: now, last_modification: now })?)
 }
 
@@ -106,13 +107,13 @@ pub(super) fn touch(file: &File) -> io::Result<()> {
     file.set_modified(std::time::SystemTime::now())
 }
 
-/// Whether a sync was refused because the file system has none for directories, so that there is nothing to be done.
+/// True if a sync was refused because the file system has none for directories.
 pub(super) fn has_no_sync(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
-/// Makes the names in a directory durable that may not be ours: one on a file system that cannot be written to was not
-/// made by us.
+/// Makes the names in a directory durable that may belong to another user. One on a read-only file
+/// system was not made by this process.
 #[cfg(unix)]
 pub(super) fn sync_foreign(directory: &File) -> io::Result<()> {
     match directory.sync_all() {
@@ -121,7 +122,7 @@ pub(super) fn sync_foreign(directory: &File) -> io::Result<()> {
     }
 }
 
-/// As [`sync_foreign`], by path: one that we may not read was not made by us.
+/// Does [`sync_foreign`] by path. A directory that this user cannot read was not made by this user.
 #[cfg(unix)]
 pub(super) fn sync_foreign_dir(path: &std::path::Path) -> io::Result<()> {
     match File::open(path) {
@@ -131,18 +132,21 @@ pub(super) fn sync_foreign_dir(path: &std::path::Path) -> io::Result<()> {
     }
 }
 
-/// Elsewhere a directory cannot be opened as a file; the file system's journal keeps entries in order.
+/// Does nothing: here a directory cannot be opened as a file, and the file system's journal keeps
+/// entries in order.
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
 pub(super) fn sync_foreign_dir(_: &std::path::Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Refuses a size above the process's limit: growing past it is a fatal signal (SIGXFSZ), not an error.
+/// Refuses a size above the process's limit: growing past it is a fatal signal (SIGXFSZ), not an
+/// error.
 #[cfg(unix)]
 pub(super) fn check_size_limit(size: u64) -> io::Result<()> {
     match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
-        // The call tells nothing of having been denied, as in some sandboxes, and its number is none then.
+        // A denied call, as in some sandboxes, is not reported as such, and its number is
+        // meaningless.
         Some(limit) if size > limit && confirmed_limit().is_none_or(|limit| size > limit) => {
             Err(io::ErrorKind::FileTooLarge.into())
         }
@@ -150,7 +154,7 @@ pub(super) fn check_size_limit(size: u64) -> io::Result<()> {
     }
 }
 
-/// The limit on file sizes as the system shows it; `None` where it does not.
+/// Returns the limit on file sizes as the system shows it; `None` if it does not.
 #[cfg(unix)]
 fn confirmed_limit() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/limits").ok()?;
@@ -171,13 +175,14 @@ pub(super) fn reserve(file: &File, old: u64, new: u64) -> io::Result<()> {
     if old == 0 {
         overwrite_in_place(file);
     }
-    // Also below: a file that was copied may have holes.
+    // The range starts at zero, because a copied file may have holes.
     if reserve_at_once(file, 0, new)? { Ok(()) } else { write_zeros(file, old, new) }
 }
 
-/// Reserves the blocks of `from..to` and grows the file to `to`, if it takes no writing; whether it was done.
+/// Reserves the blocks of `from..to` and grows the file to `to`, if that takes no writing. Returns
+/// true if it was done.
 ///
-/// The blocks of one call are one piece to btrfs, which frees such pieces as a whole.
+/// btrfs treats the blocks of one call as one piece, and frees such pieces only as a whole.
 #[cfg(target_os = "linux")]
 pub(super) fn reserve_at_once(file: &File, from: u64, to: u64) -> io::Result<bool> {
     use rustix::io::Errno;
@@ -201,7 +206,7 @@ pub(super) fn reserve(file: &File, old: u64, new: u64) -> io::Result<()> {
     write_zeros(file, old, new)
 }
 
-/// Windows reserves the clusters of a file that is not sparse when its end is set.
+/// Grows the file: Windows reserves the clusters of a non-sparse file when its end is set.
 #[cfg(not(unix))]
 pub(super) fn reserve(file: &File, _: u64, new: u64) -> io::Result<()> {
     file.set_len(new)
@@ -211,11 +216,12 @@ pub(super) fn reserve(file: &File, _: u64, new: u64) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 const BTRFS: u32 = 0x9123_683e;
 
-/// Bytes of what is told to be free that are none for files.
+/// Returns the bytes that are reported as free and are not available for files.
 #[cfg(target_os = "linux")]
 pub(super) fn not_for_files(directory: &File) -> u64 {
-    /// Where btrfs keeps its own notes beside the files (`mkfs.btrfs --mixed`) it refuses to make and to rename them with less
-    /// free than this (measured: 2.3 and 2.9 MiB, whatever the size of the file system). Elsewhere it is little.
+    /// If btrfs keeps its metadata beside the files (`mkfs.btrfs --mixed`), it refuses to create
+    /// and rename files with less free space than this (measured: 2.3 and 2.9 MiB, at every size of
+    /// the file system). On other layouts it is little.
     const NOTES: u64 = 3 << 20;
     if magic(directory).ok() == Some(BTRFS) { NOTES } else { 0 }
 }
@@ -225,10 +231,11 @@ pub(super) fn not_for_files(_: &File) -> u64 {
     0
 }
 
-/// Bytes that have to be free for a name to be changed, beside those that it takes then.
+/// Returns the bytes that must be free to change a name, beside those that the change itself takes.
 #[cfg(target_os = "linux")]
 pub(super) fn names_bytes(directory: &File) -> u64 {
-    /// btrfs reserves a block of 16 KiB, as a rule, for each of some items, and counts them against a quota, too: of sixteen.
+    /// btrfs usually reserves a block of 16 KiB for each of up to sixteen items, and counts them
+    /// against a quota, too.
     const NAMES: u64 = 16 * (16 << 10);
     if magic(directory).ok() == Some(BTRFS) { NAMES } else { 0 }
 }
@@ -238,16 +245,16 @@ pub(super) fn names_bytes(_: &File) -> u64 {
     0
 }
 
-/// Turns copy-on-write off for a file that has no blocks yet. A page that is synced and stored to again (the log's
-/// tail) needs new space under copy-on-write, and on a full disk that store is a fatal signal; without, never
-/// (measured on btrfs: 256 of 256 against 0 of 256).
+/// Turns copy-on-write off for a file that has no blocks yet. Under copy-on-write, a page that is
+/// synced and stored to again (the log's tail) needs new space. On a full disk that store is a
+/// fatal signal (measured on btrfs: 256 of 256 stores with copy-on-write, 0 of 256 without).
 #[cfg(target_os = "linux")]
 fn overwrite_in_place(file: &File) {
     if magic(file).ok() != Some(BTRFS) {
         return;
     }
     if let Ok(flags) = rustix::fs::ioctl_getflags(file) {
-        // Refused (a mount that forbids it): the store works as before, up to a full disk.
+        // If it is refused (a mount that forbids it), the store still works until the disk is full.
         let _ = rustix::fs::ioctl_setflags(file, flags | rustix::fs::IFlags::NOCOW);
     }
 }
@@ -263,7 +270,7 @@ fn write_zeros(file: &File, old: u64, new: u64) -> io::Result<()> {
             Ok(written) if written > 0 => offset += written as u64,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             failed => {
-                // The first failure is the one to tell; a file that stays long reads as zeros.
+                // The first failure is reported; if the file stays longer, it reads as zeros.
                 drop(file.set_len(old));
                 return Err(failed.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
             }
@@ -272,7 +279,7 @@ fn write_zeros(file: &File, old: u64, new: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the blocks of a range back.
+/// Frees the blocks of a range.
 #[cfg(target_os = "linux")]
 pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     use rustix::fs::FallocateFlags;
@@ -296,28 +303,28 @@ pub(super) fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The file system's magic number.
+/// Returns the file system's magic number.
 #[cfg(target_os = "linux")]
 fn magic(file: &File) -> io::Result<u32> {
-    // The type is signed here, unsigned there, of 32 or 64 bits: only the low 32 carry the number.
+    // The type differs between systems in sign and in width: only the low 32 bits carry the number.
     let word = i128::from(rustix::fs::fstatfs(file)?.f_type);
     Ok(u32::try_from(word.rem_euclid(1 << 32)).expect("the remainder has 32 bits"))
 }
 
-/// What lies under a directory.
+/// Returns the medium of a directory.
 #[cfg(target_os = "linux")]
 pub(super) fn medium(directory: &File) -> io::Result<Medium> {
     Ok(medium_of_magic(magic(directory)?))
 }
 
-/// Elsewhere kinds of file systems have no numbers that could be compared.
+/// Returns a device: other systems have no comparable numbers for kinds of file systems.
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
 pub(super) fn medium(_: &File) -> io::Result<Medium> {
     Ok(Medium::Device)
 }
 
-/// The numbers are those of `linux/magic.h` and of the kernel's file systems.
+/// Returns the medium for a magic number of `linux/magic.h` or of the kernel's file systems.
 #[cfg(target_os = "linux")]
 fn medium_of_magic(magic: u32) -> Medium {
     match magic {
@@ -334,14 +341,15 @@ fn medium_of_magic(magic: u32) -> Medium {
         0x0116_1970 => Medium::Network("gfs2"),
         0x7461_636f => Medium::Network("ocfs2"),
         0x786f_4256 => Medium::Network("vboxsf"),
-        // FUSE (0x6573_5546) is one number for everything behind it, and most of it is local: ntfs-3g, encrypted and
-        // snapshotting layers, container file systems. A daemon that maps files at all keeps one page cache on this
-        // machine; one that does not refuses the mapping, which is an error and no damage.
+        // FUSE (0x6573_5546) is one number for all its file systems, and most are local: ntfs-3g,
+        // encrypted and snapshotting layers, container file systems. A daemon that maps files at
+        // all keeps one page cache on this machine. Another one refuses the mapping, which is an
+        // error and no damage.
         _ => Medium::Device,
     }
 }
 
-/// Identifies this run of the operating system.
+/// Returns an identity of this boot of the system; `None` if unknown.
 #[cfg(target_os = "linux")]
 pub(super) fn boot_id() -> Option<[u8; 16]> {
     parse_uuid(&std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?)
@@ -352,7 +360,7 @@ pub(super) fn boot_id() -> Option<[u8; 16]> {
     None
 }
 
-/// The 16 bytes that 32 hexadecimal digits mean, dashes and white space apart.
+/// Parses 32 hexadecimal digits into 16 bytes; dashes and surrounding white space are ignored.
 #[cfg(target_os = "linux")]
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let digits =
@@ -387,8 +395,8 @@ pub(super) fn random(buffer: &mut [u8]) -> io::Result<()> {
     File::open("/dev/urandom")?.read_exact(buffer)
 }
 
-/// The seeds of std's hash maps come from the system's generator; hashing a counter under fresh ones is all that std
-/// offers.
+/// Hashes a counter with fresh seeds. The seeds of std's hash maps come from the system's
+/// generator, and std offers no other random source.
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, reason = "one signature on every system")]
 pub(super) fn random(buffer: &mut [u8]) -> io::Result<()> {

@@ -1,7 +1,7 @@
-//! A directory that is only looked at: every call that would change something in it is refused.
+//! A read-only view of a directory: every call that would change something is refused.
 //!
-//! A store that is opened read-only, and salvage, have this for their only door to files. It does not make up for what is
-//! refused: who holds it asks for nothing that changes a file, and an error here is a fault of theirs.
+//! A store opened read-only, and salvage, access files only through it. They never ask for a
+//! change, so an error from here is a bug in them.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::tuning::Tuning;
 use super::{Access, Claim, Dir, File, Lock, LockFailure, Medium, Misplaced};
 
-/// Everything in it is opened for reading, and its lock is taken for looking; what would change it is refused.
+/// A directory in which files are opened for reading only, and the lock is taken for reading.
 #[derive(Debug)]
 pub(crate) struct ReadOnlyDir(pub(crate) Arc<dyn Dir>);
 

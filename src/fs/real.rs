@@ -1,7 +1,9 @@
-//! The real file system: one directory of it, reached through std and, where std ends, through `platform`.
+//! The real file system: one directory of it, reached through std and, beyond std, through
+//! `platform`.
 //!
-//! It adds no cache and no retry of its own, apart from calls that a signal interrupted: in particular a failed sync
-//! is reported and never tried again, because the kernel forgets a lost page once it has told of it.
+//! It adds neither a cache nor retries, except for calls that a signal interrupted. In particular a
+//! failed sync is reported and never retried, because the kernel forgets a lost page once it has
+//! reported it.
 
 use std::fs;
 use std::io;
@@ -15,32 +17,34 @@ use super::{Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Mispl
 use crate::error::{RanOut, Resource};
 use crate::mem::mapping::Mapping;
 
-/// The moment that [`Dir::now`] counts from, one for the process.
+/// The moment from which [`Dir::now`] counts, one for the process.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// One directory of the real file system.
 #[derive(Debug)]
 pub(crate) struct RealDir {
-    /// Where it was when it was named, for messages; nothing is reached by it once the directory is open.
+    /// The path at creation, for messages; it is not used for access once the directory is open.
     path: PathBuf,
-    /// The directory, from when it is first found or made.
+    /// The directory, once it was found or created.
     place: OnceLock<Arc<Place>>,
     holding: HoldingFile,
 }
 
 impl RealDir {
-    /// The directory at `path`, which need not exist yet; where it is now, wherever the process goes.
+    /// Makes a handle of the directory at `path`, which need not exist yet. A relative path is
+    /// resolved now, so that later changes of the working directory have no effect.
     ///
     /// # Errors
     ///
-    /// Where that cannot be told: the path is empty, or relative to a working directory that is gone.
+    /// Returns an error if the path is empty, or relative to a working directory that no longer
+    /// exists.
     pub(crate) fn new(path: impl AsRef<Path>) -> io::Result<Self> {
         LazyLock::force(&START);
         let path = std::path::absolute(path)?;
         Ok(Self { path, place: OnceLock::new(), holding: HoldingFile::default() })
     }
 
-    /// The directory, held from now on.
+    /// Returns the directory, and holds it open from now on.
     fn place(&self) -> io::Result<&Arc<Place>> {
         if let Some(place) = self.place.get() {
             return Ok(place);
@@ -71,7 +75,7 @@ impl Dir for RealDir {
 
     fn check_place(&self) -> Result<(), Misplaced> {
         let Some(place) = self.place.get() else { return Ok(()) };
-        // What cannot be found out says nothing: everything is reached through the descriptor all the same.
+        // An unknown location proves nothing: all access goes through the descriptor in any case.
         match place.standing(&self.path).unwrap_or(Standing::Here) {
             Standing::Removed => return Err(Misplaced::Removed),
             Standing::Replaced => return Err(Misplaced::Replaced),
@@ -92,7 +96,7 @@ impl Dir for RealDir {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let place = self.place()?;
         let file = place.create_file(name).map_err(|error| match error.kind() {
-            // The same number for blocks and for inodes.
+            // The system has one error number for exhausted blocks and exhausted inodes.
             io::ErrorKind::StorageFull if place.free_files() == Some(0) => {
                 io::Error::new(error.kind(), RanOut(Resource::Files))
             }
@@ -116,7 +120,7 @@ impl Dir for RealDir {
 
     fn remove_dir(&self) {
         if self.place().is_ok_and(|place| place.standing(&self.path).is_ok_and(|at| at == Standing::Here)) {
-            // The file system refuses where anything is in it, and where the path is a link.
+            // The file system refuses if the directory is not empty, or if the path is a link.
             drop(fs::remove_dir(&self.path));
         }
     }
@@ -147,7 +151,7 @@ impl Dir for RealDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             place => return place?.medium(),
         }
-        // Asked before the directory is made, too: then the nearest ancestor that is there will hold it.
+        // The directory may not exist yet; then the nearest existing ancestor will hold it.
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for ancestor in self.path.ancestors().skip(1) {
             match Place::open(ancestor) {
@@ -178,19 +182,19 @@ impl Dir for RealDir {
     }
 }
 
-/// Makes a directory and its parents; each new one is synced into its parent, or a power cut could take the whole
-/// store with it.
+/// Creates a directory and its parents. Each new one is synced into its parent; otherwise a power
+/// cut could remove the whole store.
 fn create_dir_durably(path: &Path) -> io::Result<()> {
     let Some(parent) = path.parent() else { return Ok(()) };
     if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-        // An earlier process may have died between making it and syncing it.
+        // An earlier process may have died between creating and syncing it.
         return platform::sync_foreign_dir(parent);
     }
     if !parent.is_dir() {
         create_dir_durably(parent)?;
     }
     match fs::create_dir(path) {
-        // Somebody else was faster; it may not have been synced yet.
+        // Another process was faster, and may not have synced it yet.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         other => other?,
     }
@@ -245,7 +249,8 @@ impl File for RealFile {
         if beside == 0 || platform::check_size_limit(all).is_err() {
             return Ok(());
         }
-        // Room that takes writing to be had is not tried for, and a file that is too large tells nothing of room.
+        // Space that only writing can reserve is not tested, and a file that is too large says
+        // nothing about space.
         match platform::reserve_at_once(&self.file, size, all) {
             Ok(true) => self.file.set_len(size),
             Err(error) if error.kind() != io::ErrorKind::FileTooLarge => Err(error),
@@ -275,7 +280,7 @@ impl File for RealFile {
     }
 
     fn map(&self, len: usize) -> io::Result<Arc<Mapping>> {
-        // A touch behind the file's end is a fatal signal, not an error.
+        // An access behind the file's end is a fatal signal, not an error.
         if self.file.metadata()?.len() < len as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -352,7 +357,7 @@ mod tests {
         assert_eq!(file.identity().unwrap().size, 1 << 16);
         let allocated = file.allocated().unwrap();
         assert!((1 << 16..1 << 20).contains(&allocated), "{allocated}");
-        // More than any file may have is not tried for.
+        // No file may be that large, so it is not tried.
         file.allocate_beside(1 << 16, 1 << 62).unwrap();
         assert_eq!(file.identity().unwrap().size, 1 << 16);
     }

@@ -1,13 +1,15 @@
 //! The thresholds of recovery, injected with the directory.
 
-/// Thresholds below which work is not divided, in records unless it says otherwise.
+/// Thresholds of recovery, in records unless stated otherwise. Work below some of them is not
+/// divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tuning {
-    /// Records that are gathered before they are put into the indexes: 4 MiB, and as much while they are sorted.
+    /// Records that are collected before they are put into the indexes: 4 MiB, and as much again
+    /// while they are sorted.
     pub(crate) gathered: usize,
-    /// Records that lie ready before readers wait, about: 32 MiB.
+    /// Records that may be read ahead before readers wait, approximately: 32 MiB.
     pub(crate) read_ahead: u64,
-    /// For fewer records than this a second thread does not pay.
+    /// The number of records from which a second thread pays.
     pub(crate) few: usize,
     /// Overflow lines of an index that a thread takes at once.
     pub(crate) lines_at_once: u64,
@@ -19,7 +21,8 @@ impl Tuning {
     /// The thresholds of every store on a real file system.
     pub(crate) const REAL: Self =
         Self { gathered: 1 << 18, read_ahead: 2 << 20, few: 1 << 13, lines_at_once: 64, splits_at_once: 512 };
-    /// The thresholds on a simulated disk: a few hundred records meet what millions meet on a real one.
+    /// The thresholds on a simulated disk, where a few hundred records must reach all paths that
+    /// millions reach on a real one.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) const SIMULATED: Self =
         Self { gathered: 1 << 12, read_ahead: 4 << 10, few: 1 << 8, lines_at_once: 3, splits_at_once: 4 };

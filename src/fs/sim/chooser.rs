@@ -1,8 +1,9 @@
-//! Who decides what a power cut leaves behind: all possibilities in turn, a random one, or a recorded one.
+//! Choosers decide the state after a power cut: all possibilities in turn, a random one, or a
+//! recorded one.
 
 use std::fmt;
 
-/// Answers the questions that a power cut leaves open.
+/// Decides each choice that a power cut leaves open.
 ///
 /// Answer 0 is always the worst for the program: lost, old, never written.
 pub trait Chooser {
@@ -10,7 +11,7 @@ pub trait Chooser {
     fn choose(&mut self, count: usize) -> usize;
 }
 
-/// Goes through every combination of answers, as an odometer does.
+/// Visits every combination of answers, like an odometer.
 ///
 /// ```
 /// use mapcask::sim::{Exhaustive, SimDisk, Tears};
@@ -32,11 +33,11 @@ pub trait Chooser {
 /// # Ok::<(), mapcask::Error>(())
 /// ```
 ///
-/// The questions of a later step may depend on the answers to earlier ones, so one chooser can drive a whole chain of
-/// crashes.
+/// The choices of a later step may depend on the answers to earlier ones, so one chooser can drive
+/// a whole chain of crashes.
 #[derive(Clone, Default)]
 pub struct Exhaustive {
-    /// Answer and number of possibilities, question by question.
+    /// The answer and the number of possibilities of each choice.
     digits: Vec<(usize, usize)>,
     asked: usize,
     finished: u64,
@@ -49,7 +50,7 @@ impl Exhaustive {
         Self::default()
     }
 
-    /// Goes on to the next combination; false once all of them were visited.
+    /// Advances to the next combination; returns false once all of them were visited.
     pub fn advance(&mut self) -> bool {
         self.finished += 1;
         self.digits.truncate(self.asked);
@@ -64,13 +65,13 @@ impl Exhaustive {
         false
     }
 
-    /// How many combinations were finished by [`Exhaustive::advance`].
+    /// Returns the number of combinations finished by [`Exhaustive::advance`].
     #[must_use]
     pub fn finished(&self) -> u64 {
         self.finished
     }
 
-    /// The present combination, for a [`Script`] that repeats it.
+    /// Returns the current combination, for a [`Script`] that repeats it.
     #[must_use]
     pub fn answers(&self) -> Vec<usize> {
         self.digits[..self.asked].iter().map(|&(answer, _)| answer).collect()
@@ -85,7 +86,7 @@ impl fmt::Debug for Exhaustive {
 
 impl Chooser for Exhaustive {
     fn choose(&mut self, count: usize) -> usize {
-        // A question with one answer is none; leaving it out keeps the odometer short.
+        // A single possibility is no choice; leaving it out keeps the odometer short.
         if count <= 1 {
             return 0;
         }
@@ -99,20 +100,20 @@ impl Chooser for Exhaustive {
     }
 }
 
-/// Chooses at random, the same way for the same seed.
+/// Chooses at random, with equal answers for an equal seed.
 #[derive(Debug, Clone)]
 pub struct Seeded {
     state: u64,
 }
 
 impl Seeded {
-    /// Makes a chooser whose answers follow from the seed alone.
+    /// Makes a chooser whose answers depend on the seed alone.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
-    /// The next 64 random bits (`SplitMix64`, Steele et al. 2014).
+    /// Returns the next 64 random bits (`SplitMix64`, Steele et al. 2014).
     pub(super) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
@@ -129,7 +130,7 @@ impl Chooser for Seeded {
     }
 }
 
-/// Repeats recorded answers, and answers 0 behind their end.
+/// Repeats recorded answers, and answers 0 after the last.
 #[derive(Debug, Clone)]
 pub struct Script {
     answers: Vec<usize>,
@@ -137,7 +138,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// Makes a chooser out of answers that another one gave: see [`Exhaustive::answers`].
+    /// Makes a chooser from the answers of another one: see [`Exhaustive::answers`].
     #[must_use]
     pub fn new(answers: impl Into<Vec<usize>>) -> Self {
         Self { answers: answers.into(), asked: 0 }

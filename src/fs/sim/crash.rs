@@ -1,7 +1,7 @@
-//! What a power cut, or the death of the process, leaves behind: one point of a history, and the states after it.
+//! The states after a power cut or the death of the process, at one point of a history.
 //!
-//! Everything that does not depend on the choices is worked out once per point, so that a state costs a few clones of
-//! shared pages.
+//! Everything that does not depend on the choices is computed once per point, so that a state costs
+//! only a few clones of shared pages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::mem::mapping::PAGE_SIZE;
 #[derive(Debug)]
 pub(super) struct Uncertain {
     at: usize,
-    /// Whole contents, the durable one first and the newest last, then torn ones.
+    /// The intact contents, first the durable one and last the newest, then the torn ones.
     contents: Vec<SimPage>,
-    /// How many of them are whole.
+    /// The number of intact contents.
     whole: usize,
 }
 
-/// A file's possibilities.
+/// The possible sizes and contents of a file.
 #[derive(Debug)]
 struct Choices {
     sizes: Vec<u64>,
-    /// In order of their places.
+    /// The uncertain pages, in the order of the file.
     pages: Vec<Uncertain>,
 }
 
@@ -47,21 +47,21 @@ impl CrashPoint {
         Self { position, model, choices, tears, settings }
     }
 
-    /// The place in the history.
+    /// Returns the position in the history.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// Returns whether a power cut here leaves one state only.
+    /// Returns true if a power cut here can leave only one state.
     #[must_use]
     pub fn is_certain(&self) -> bool {
         self.model.changes.is_empty()
             && self.choices.values().all(|choices| choices.sizes.len() == 1 && choices.pages.is_empty())
     }
 
-    /// The machine after a power cut at this point, in the state that `chooser` decides: another run of the operating
-    /// system, no lock held, and nothing in the cache but what the platter holds.
+    /// Returns the machine after a power cut at this point, in the state that `chooser` decides. It
+    /// has a new boot id and no held locks, and its cache holds exactly the platter's contents.
     pub fn cut_power(&self, chooser: &mut dyn Chooser) -> SimDisk {
         let names = self.choose_names(chooser);
         let mut nodes = BTreeMap::new();
@@ -73,8 +73,8 @@ impl CrashPoint {
         SimDisk::with_model(model, self.settings.after_power_cut(self.position.0))
     }
 
-    /// The machine after the death of the process at this point: the same run of the operating system, no lock held,
-    /// and the cache as it was. What was not synced is as uncertain as before.
+    /// Returns the machine after the death of the process at this point. It has the old boot id, no
+    /// held locks, and the cache as it was. Unsynced data stays uncertain.
     #[must_use]
     pub fn kill(&self) -> SimDisk {
         let mut model = self.model.clone();
@@ -82,8 +82,8 @@ impl CrashPoint {
         SimDisk::with_model(model, self.settings.after_kill(self.position.0))
     }
 
-    /// Any subset of the changes that are not durable, but for one rule: a change that reached the platter took those
-    /// before it to the same names along.
+    /// Chooses any subset of the changes that are not durable. One rule applies: a change that
+    /// reached the platter includes all earlier changes to its names.
     fn choose_names(&self, chooser: &mut dyn Chooser) -> Names {
         let mut names = self.model.durable_names.clone();
         let changes = &self.model.changes;
@@ -138,7 +138,7 @@ impl Choices {
 }
 
 impl Uncertain {
-    /// What the platter may hold of the page; `None` where it is certain.
+    /// Returns the possible contents of a page on the platter; `None` if only one is possible.
     pub(super) fn of(at: usize, page: &PageState, tears: Tears) -> Option<Self> {
         let mut contents = vec![Arc::clone(&page.durable)];
         for version in &page.versions {
@@ -155,12 +155,12 @@ impl Uncertain {
         (whole > 1).then_some(Self { at, contents, whole })
     }
 
-    /// One of the possibilities.
+    /// Returns the chosen content.
     pub(super) fn choose(&self, tears: Tears, chooser: &mut dyn Chooser) -> SimPage {
         if tears != Tears::Any {
             return Arc::clone(&self.contents[chooser.choose(self.contents.len())]);
         }
-        // One answer more than there are whole contents: torn.
+        // One answer beyond the intact contents stands for a torn page.
         let answer = chooser.choose(self.whole + 1);
         if answer < self.whole {
             return Arc::clone(&self.contents[answer]);
@@ -171,7 +171,7 @@ impl Uncertain {
     }
 }
 
-/// Adds a content unless it is there: an equal state would be checked twice.
+/// Adds a content unless it is listed: an equal state would be checked twice.
 fn push_new(contents: &mut Vec<SimPage>, content: &SimPage) {
     if !contents.iter().any(|other| page::same(other, content)) {
         contents.push(Arc::clone(content));

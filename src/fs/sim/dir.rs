@@ -1,4 +1,4 @@
-//! The simulated disk as the engine sees it: directory, files, locks and mappings.
+//! The simulated disk behind the traits of `fs`: directory, files, locks and mappings.
 
 use std::io;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use crate::fs::tuning::Tuning;
 use crate::fs::{Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing};
 use crate::mem::mapping::{Backing, Mapping};
 
-/// The directory.
+/// The directory of a simulated machine.
 #[derive(Debug)]
 pub(super) struct SimDir {
     path: PathBuf,
@@ -28,7 +28,7 @@ impl SimDir {
         Self { path: PathBuf::from("/simulated"), shared }
     }
 
-    /// A handle; there is a descriptor for it.
+    /// Makes a handle, which takes a descriptor.
     fn file(&self, machine: &mut Machine, node: NodeId, access: Access) -> Arc<dyn File> {
         machine.descriptors += 1;
         let told = Arc::new(AtomicU64::new(machine.model.node(node).told_at_open()));
@@ -36,7 +36,7 @@ impl SimDir {
     }
 }
 
-/// The inode of a file: the device, and the number on it.
+/// Returns the inode of a file: the device, and the number on it.
 fn inode_of(node: NodeId) -> (u64, u64) {
     (1, node)
 }
@@ -56,7 +56,7 @@ impl Dir for SimDir {
     }
 
     fn sync_parent(&self) -> io::Result<()> {
-        // Directories are made durably here, so there is nothing to be done.
+        // Directories are created durably here, so there is nothing to do.
         self.shared.lock().enter(Operation::SyncParent).map(drop)
     }
 
@@ -72,11 +72,11 @@ impl Dir for SimDir {
         if !machine.locks_dirs {
             return Err(Misplaced::Unlocked);
         }
-        // Put back: the directory's lock is held.
+        // The file is put back, because the directory's lock is held.
         let HeldLock { name, note, .. } = machine.locks[at].clone();
         let node = machine.lookup(&name).unwrap_or_else(|_| machine.create(&name));
         machine.locks[at].node = Some(node);
-        // On a full disk the note is not.
+        // On a full disk the note is lost.
         drop(machine.write_note(node, &note.unwrap_or_default()));
         Ok(())
     }
@@ -136,14 +136,14 @@ impl Dir for SimDir {
     }
 
     fn remove_dir(&self) {
-        // The machine is its directory; an empty one is as good as none.
+        // The machine is its directory; an empty one is equivalent to none.
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut machine = self.shared.lock();
         let gate = machine.plan.gate(Operation::SyncDir);
-        // A failed sync leaves the changes as uncertain as they were; a journal loses none without stopping for good.
-        // It is opened for that.
+        // A failed sync leaves the changes uncertain: a journal loses none of them unless it stops
+        // for good. The directory is opened for the sync, which needs a descriptor.
         let synced = machine.enter(Operation::SyncDir).and_then(|()| machine.check_descriptors());
         if synced.is_ok() {
             machine.record(Event::SyncDir);
@@ -263,8 +263,9 @@ struct SimFile {
     shared: Arc<SharedDisk>,
     node: NodeId,
     access: Access,
-    /// How many of the file's failures this open file has reported. Its mappings share it: each failure is reported once
-    /// to each open file, through whichever of them is synced first.
+    /// The number of the file's failures that this open file has reported. Its mappings share the
+    /// count. Each failure is reported once per open file, by the first sync through the file or
+    /// one of its mappings.
     told: Arc<AtomicU64>,
 }
 
@@ -301,7 +302,7 @@ impl File for SimFile {
         let Some(bad) = here.map(|(_, bad)| bad.start).min() else {
             return Ok(machine.read(self.node, offset, buffer));
         };
-        // As of a real file: what lies before is read, and a read that begins there fails.
+        // As with a real file, the bytes before are read, and a read that begins there fails.
         let readable = usize::try_from(bad.saturating_sub(offset)).expect("less than the buffer's length");
         if readable == 0 {
             return Err(Fault::Io.error());
@@ -352,7 +353,7 @@ impl File for SimFile {
     }
 
     fn touch(&self) -> io::Result<()> {
-        // There are no times.
+        // Simulated files have no times.
         self.check_writable()
     }
 
@@ -378,8 +379,8 @@ impl File for SimFile {
     }
 }
 
-/// Makes pages durable, or marks them clean and says that they are not; reports an earlier failure that this open file has
-/// not reported yet.
+/// Makes pages durable, or marks them clean and returns an error. Also returns an error for an
+/// earlier failure that this open file has not reported yet.
 fn sync_pages(
     shared: &SharedDisk,
     operation: Operation,
@@ -394,7 +395,7 @@ fn sync_pages(
         machine.record(Event::SyncFailed(node, pages));
     } else {
         machine.record(Event::Sync(node, pages));
-        // Relaxed, here and below: only looked at with the machine locked.
+        // Relaxed, here and below: accessed only with the machine locked.
         if told.load(Ordering::Relaxed) < machine.model.node(node).failures {
             machine.record(Event::Told(node));
             synced = Err(Fault::Io.error());
@@ -408,13 +409,13 @@ fn sync_pages(
     synced
 }
 
-/// What stands behind one mapping.
+/// The backing of one mapping.
 #[derive(Debug)]
 struct SimBacking {
     shared: Arc<SharedDisk>,
     node: NodeId,
     writable: bool,
-    /// That of the open file that the mapping was made from.
+    /// The count of the open file that the mapping was made from.
     told: Arc<AtomicU64>,
     stored: Arc<Stored>,
 }
@@ -427,7 +428,8 @@ impl SimBacking {
 
 impl Backing for SimBacking {
     fn sync_range(&self, offset: usize, len: usize) -> io::Result<()> {
-        // A range behind the file's end is no error: msync does not notice a file that was cut (measured).
+        // A range behind the file's end is no error: msync does not notice a file that was cut
+        // (measured).
         let pages = |_: &Machine| Self::pages(offset, len);
         sync_pages(&self.shared, Operation::SyncRange, (self.node, &self.told), pages)
     }
@@ -440,7 +442,8 @@ impl Backing for SimBacking {
             return Err(io::Error::other("simulated bad address"));
         }
         machine.check_space(self.node, pages.clone())?;
-        // The kernel dirties pages here; that a clean page stays clean is the worse case for the program.
+        // The kernel dirties pages here; a clean page that stays clean is the worse case for the
+        // program.
         machine.record(Event::Reserve(self.node, pages));
         Ok(())
     }

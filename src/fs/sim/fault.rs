@@ -1,4 +1,5 @@
-//! Operations of the simulated disk, counted, and the plan of which ones fail; bad sectors.
+//! Fault injection: counts of the simulated disk's operations, the plan of their failures, and bad
+//! sectors.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Operation {
-    /// Making the directory.
+    /// Creating the directory.
     CreateDir,
     /// Making the directory's own name durable.
     SyncParent,
@@ -39,7 +40,7 @@ pub enum Operation {
     Allocate,
     /// Making a file durable (`fdatasync`).
     Sync,
-    /// Giving blocks back.
+    /// Freeing blocks (punching a hole).
     Punch,
     /// Mapping a file.
     Map,
@@ -49,21 +50,22 @@ pub enum Operation {
     Populate,
 }
 
-/// How an operation fails.
+/// The kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// An input/output error; nothing was done. A failed sync marks its pages clean, as Linux does: they are not
-    /// written again until they are dirtied again.
+    /// An input/output error; nothing was done. A failed sync marks its pages clean, as Linux does:
+    /// they are not written again until they are dirtied again.
     Io,
-    /// No space is left; nothing was done, or for a sync as with [`Fault::Io`].
+    /// No space is left; nothing was done. A sync fails as with [`Fault::Io`].
     NoSpace,
-    /// A write got half of its bytes down before space ran out. Other operations fail as with [`Fault::NoSpace`].
+    /// Half of a write's bytes were written before space ran out. Other operations fail as with
+    /// [`Fault::NoSpace`].
     Short,
 }
 
 impl Fault {
-    /// What the failed call returns.
+    /// Returns the error of the failed call.
     pub(super) fn error(self) -> io::Error {
         match self {
             Self::Io => io::Error::other("simulated input/output error"),
@@ -72,11 +74,11 @@ impl Fault {
     }
 }
 
-/// One line of the plan.
+/// One planned failure.
 #[derive(Debug)]
 struct PlannedFault {
     operation: Option<Operation>,
-    /// Matching operations up to and with the one that fails.
+    /// The number of matching operations up to and including the one that fails.
     left: u64,
     fault: Fault,
     sticky: bool,
@@ -90,7 +92,7 @@ struct PlannedFault {
 pub struct Gate(pub(super) Arc<GateState>);
 
 impl Gate {
-    /// Returns once the sync is held.
+    /// Waits until the sync is held.
     pub fn wait(&self) {
         self.0.wait(|stage| stage != FaultStage::Ahead);
     }
@@ -114,7 +116,7 @@ enum FaultStage {
     Open,
 }
 
-/// What a gate and the held sync share.
+/// The state shared by a gate and the held sync.
 #[derive(Debug)]
 pub(super) struct GateState {
     stage: Mutex<FaultStage>,
@@ -134,7 +136,7 @@ impl GateState {
         }
     }
 
-    /// Returns once the gate is open. Not to be called with the machine locked.
+    /// Blocks until the gate is open. Must not be called with the machine locked.
     pub(super) fn hold(&self) {
         {
             let mut stage = self.stage.lock();
@@ -147,7 +149,7 @@ impl GateState {
     }
 }
 
-/// A sync that is to be held.
+/// A sync that will be held.
 #[derive(Debug)]
 struct Gated {
     operation: Operation,
@@ -155,7 +157,7 @@ struct Gated {
     state: Arc<GateState>,
 }
 
-/// The plan and the counts.
+/// The planned failures and gates, and the counts.
 #[derive(Debug, Default)]
 pub(super) struct FaultPlan {
     planned: Vec<PlannedFault>,
@@ -165,12 +167,12 @@ pub(super) struct FaultPlan {
 }
 
 impl FaultPlan {
-    /// Adds a failure of the `nth` matching operation from now on; the first is 1.
+    /// Plans a failure of the `nth` matching operation from now on; the first is 1.
     pub(super) fn add(&mut self, operation: Option<Operation>, nth: u64, fault: Fault, sticky: bool) {
         self.planned.push(PlannedFault { operation, left: nth.max(1), fault, sticky });
     }
 
-    /// Has the `nth` matching sync from now on held; the first is 1.
+    /// Plans to hold the `nth` matching sync from now on; the first is 1.
     pub(super) fn hold(&mut self, operation: Operation, nth: u64) -> Gate {
         let state = GateState { stage: Mutex::new(FaultStage::Ahead), changed: Condvar::new() };
         let state = Arc::new(state);
@@ -178,7 +180,7 @@ impl FaultPlan {
         Gate(state)
     }
 
-    /// What holds the sync that begins now.
+    /// Counts a sync and returns the gate that holds it, if any.
     pub(super) fn gate(&mut self, operation: Operation) -> Option<Arc<GateState>> {
         let mut met = None;
         self.gated.retain_mut(|gated| {
@@ -194,12 +196,12 @@ impl FaultPlan {
         met
     }
 
-    /// Drops everything that has not failed yet.
+    /// Removes every failure that is still planned.
     pub(super) fn clear(&mut self) {
         self.planned.clear();
     }
 
-    /// Counts an operation and says whether, and how, it fails.
+    /// Counts an operation and returns its failure, if any.
     pub(super) fn meet(&mut self, operation: Operation) -> Option<Fault> {
         *self.counts.entry(operation).or_default() += 1;
         let mut met = None;
@@ -218,20 +220,20 @@ impl FaultPlan {
         met
     }
 
-    /// Operations so far, by kind.
+    /// Returns the number of operations so far, by kind.
     pub(super) fn counts(&self) -> &BTreeMap<Operation, u64> {
         &self.counts
     }
 
-    /// Failures so far.
+    /// Returns the number of failures so far.
     pub(super) fn fired(&self) -> u64 {
         self.fired
     }
 }
 
 impl SimDisk {
-    /// Lets every read through a handle fail that meets the pages of this range, in bytes: a bad sector. Mapped memory shows
-    /// them still, and the machine after a crash can read them.
+    /// Makes every read through a handle fail that touches the pages of this range, in bytes: a bad
+    /// sector. Mapped memory still shows them, and the machine after a crash can read them.
     ///
     /// ```
     /// use mapcask::Options;
@@ -249,7 +251,7 @@ impl SimDisk {
     ///
     /// # Errors
     ///
-    /// `NotFound` where there is no such file.
+    /// Returns `NotFound` if there is no such file.
     pub fn make_unreadable(&self, name: &str, offset: u64, len: u64) -> io::Result<()> {
         self.by_hand(name, |machine, node| {
             let size = PAGE_SIZE as u64;

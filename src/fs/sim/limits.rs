@@ -1,12 +1,12 @@
-//! The limits of a program, and of the simulated disk: on space, and on other things.
+//! The limits of a simulated machine: on space, and on other resources.
 
 use super::SimDisk;
 use crate::error::Resource;
 
 impl SimDisk {
-    /// Lets there be so much of something, and no more, until the power fails or the process is killed: open files, the lock's
-    /// among them; names in the directory; mappings; bytes of a file. `None` lifts the limit. Listing and syncing the directory
-    /// need a descriptor for the moment.
+    /// Limits a resource until the power fails or the process is killed; `None` lifts the limit.
+    /// The resources are open files, including the lock's; names in the directory; mappings; and
+    /// the bytes of a file. Listing and syncing the directory need a descriptor for their duration.
     ///
     /// ```
     /// use mapcask::sim::SimDisk;
@@ -28,7 +28,7 @@ impl SimDisk {
         }
     }
 
-    /// Limits the blocks of all files together, in bytes. Unlinked files count no longer.
+    /// Limits the blocks of all files together, in bytes. Unlinked files do not count.
     ///
     /// ```
     /// use mapcask::sim::SimDisk;
@@ -47,7 +47,8 @@ impl SimDisk {
         self.shared.lock().settings.capacity = bytes;
     }
 
-    /// As [`SimDisk::set_capacity`], of which the disk does not tell, as of some quotas: it says that there is room, and has none.
+    /// Limits the blocks like [`SimDisk::set_capacity`], but the disk does not report the limit, as
+    /// with some quotas: it reports free space and then refuses.
     ///
     /// ```
     /// use mapcask::sim::SimDisk;
@@ -67,7 +68,7 @@ impl SimDisk {
         self.shared.lock().settings.quota = bytes;
     }
 
-    /// Open files of the program, the lock's among them.
+    /// Returns the number of files that the program has open, including the lock's.
     #[must_use]
     pub fn open_files(&self) -> u64 {
         self.shared.lock().descriptors

@@ -1,11 +1,13 @@
-//! The running machine: a model, the history that led to it, and the memory that mappings of its files share.
+//! The running machine: a model, its history, and the memory that mappings of its files share.
 //!
-//! A store into a mapped page is no call. So the machine compares memory with what it last saw, at each operation and at each
-//! named point, and records what changed as events *before* the event of the operation itself. Mappings note which pages
-//! they store to. A look from outside compares all pages of every writable mapping, and an unmapping those of its file.
+//! A store into a mapped page is no call. So at each operation and at each named point the machine
+//! compares memory with the last known contents. It records changes as events *before* the event of
+//! the operation itself. Mappings note the pages that they store to. A call from a test compares
+//! all pages of every writable mapping, and an unmapping compares those of its file.
 //!
-//! **Concurrency.** All of it stands behind one mutex. Engine threads store into mapped memory without it; the machine
-//! reads by relaxed word loads and writes by atomic word stores, never through references.
+//! **Concurrency.** All of it is behind one mutex. Engine threads store into mapped memory without
+//! it. The machine reads by relaxed word loads and writes by atomic word stores, never through
+//! references.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,7 +29,7 @@ use crate::error::{RanOut, Resource};
 use crate::fs::{Medium, Standing};
 use crate::mem::mapping::{Backing, Mapping, PAGE_SIZE};
 
-/// What a test decides about a machine, and what its crashed successors inherit.
+/// The settings of a machine, which a test decides and the machines after a crash inherit.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) seed: u64,
@@ -35,7 +37,7 @@ pub(super) struct Settings {
     pub(super) now: Duration,
     pub(super) medium: Medium,
     pub(super) capacity: Option<u64>,
-    /// A limit besides that, of which the disk does not tell.
+    /// A further limit, which the disk does not report.
     pub(super) quota: Option<u64>,
 }
 
@@ -46,21 +48,21 @@ impl Settings {
         Self { seed, boot_id, now, medium, capacity: None, quota: None }
     }
 
-    /// The size that the disk says it has.
+    /// Returns the size that the disk reports; `None` if it is unlimited.
     pub(super) fn told_capacity(&self) -> Option<u64> {
-        /// Of a disk that has a quota and nothing else.
+        /// The reported size of a disk that has a quota and no capacity.
         const LARGE: u64 = 1 << 40;
         self.capacity.or(self.quota.map(|_| LARGE))
     }
 
-    /// Another run of the operating system. Its random numbers must not repeat those of the run before: nonces tell
-    /// runs apart.
+    /// Returns the settings of the next boot. Its random numbers must not repeat those of the boot
+    /// before, because nonces distinguish runs.
     pub(super) fn after_power_cut(&self, position: usize) -> Self {
         let seed = successor(self.seed, position, 1);
         Self { seed, boot_id: self.boot_id.map(|_| boot_id_of(seed)), ..self.clone() }
     }
 
-    /// Another process in the same run of the operating system.
+    /// Returns the settings of the next process in the same boot.
     pub(super) fn after_kill(&self, position: usize) -> Self {
         Self { seed: successor(self.seed, position, 2), ..self.clone() }
     }
@@ -83,14 +85,14 @@ fn boot_id_of(seed: u64) -> [u8; 16] {
 #[derive(Debug)]
 pub(super) struct SimMemory {
     raw: Arc<MmapRaw>,
-    /// The machine's own way to the memory.
+    /// The machine's own view of the memory.
     window: Mapping,
     mappings: usize,
     writers: usize,
     stored: Arc<Stored>,
 }
 
-/// Stands behind the machine's own window, whose durability nobody asks for.
+/// The backing of the machine's own window, which is never synced.
 #[derive(Debug)]
 struct Detached;
 
@@ -104,16 +106,16 @@ impl Backing for Detached {
     }
 }
 
-/// A lock that is held: on a name, and on the file that had it.
+/// A held lock: on a name, and on the file that had it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HeldLock {
-    /// Which of the locks.
+    /// The number of the lock.
     pub(super) id: u64,
     pub(super) name: String,
     pub(super) node: Option<NodeId>,
-    /// What is to be in the file.
+    /// The content of the lock file; `None` if the holder writes nothing.
     pub(super) note: Option<Vec<u8>>,
-    /// Others may hold it, too.
+    /// True if others may hold it too.
     pub(super) shared: bool,
 }
 
@@ -127,7 +129,7 @@ pub(super) struct Machine {
     /// The model before the first event of the trace; `None` while there is no event.
     base: Option<Box<Model>>,
     trace: Vec<Event>,
-    /// The place of the trace's first event: more than zero once history was forgotten.
+    /// The position of the trace's first event; more than zero once history was forgotten.
     first: usize,
     memories: BTreeMap<NodeId, SimMemory>,
     /// Ranges of files that cannot be read.
@@ -136,14 +138,14 @@ pub(super) struct Machine {
     pub(super) locks: Vec<HeldLock>,
     /// The number of locks taken so far.
     pub(super) locks_taken: u64,
-    /// Where the directory is, as its holders find out.
+    /// The location of the directory, as its holders see it.
     pub(super) standing: Standing,
-    /// Whether directories can be locked, and not files alone.
+    /// True if directories can be locked, and not only files.
     pub(super) locks_dirs: bool,
     pub(super) plan: FaultPlan,
-    /// How much of something there may be.
+    /// The limit of each limited resource.
     pub(super) limits: BTreeMap<Resource, u64>,
-    /// Open handles, and held locks.
+    /// The number of open handles and held locks.
     pub(super) descriptors: u64,
     pub(super) settings: Settings,
     pub(super) random: Seeded,
@@ -174,17 +176,17 @@ impl Machine {
         }
     }
 
-    /// The place of the first event that is known.
+    /// Returns the position of the first known event.
     pub(super) fn start(&self) -> usize {
         self.first
     }
 
-    /// The place behind the last event.
+    /// Returns the position behind the last event.
     pub(super) fn position(&self) -> usize {
         self.first + self.trace.len()
     }
 
-    /// Places and names of the points that the program passed.
+    /// Returns positions and names of the points that the program passed.
     pub(super) fn points(&self) -> impl Iterator<Item = (usize, &'static str)> {
         self.trace.iter().enumerate().filter_map(|(i, event)| match event {
             Event::Point(name) => Some((self.first + i + 1, *name)),
@@ -192,7 +194,7 @@ impl Machine {
         })
     }
 
-    /// The events since history began, one text each.
+    /// Returns the known events, one text each.
     pub(super) fn history(&self) -> impl Iterator<Item = String> {
         self.trace.iter().map(|event| match event {
             // The content would fill the screen.
@@ -202,7 +204,7 @@ impl Machine {
         })
     }
 
-    /// Carries out an event and remembers it.
+    /// Applies an event and appends it to the history.
     pub(super) fn record(&mut self, event: Event) {
         if self.base.is_none() {
             self.base = Some(Box::new(self.model.clone()));
@@ -211,7 +213,7 @@ impl Machine {
         self.trace.push(event);
     }
 
-    /// The model as it was at a place in the history.
+    /// Returns the model at a position of the history.
     pub(super) fn model_at(&self, position: usize) -> Model {
         assert!(
             position >= self.first && position <= self.position(),
@@ -225,14 +227,14 @@ impl Machine {
         model
     }
 
-    /// Forgets the history; positions before now are no longer known.
+    /// Forgets the history; earlier positions are no longer known.
     pub(super) fn forget(&mut self) {
         self.first = self.position();
         self.trace.clear();
         self.base = None;
     }
 
-    /// Finds what mappings say that they stored since the last look.
+    /// Records the stores that mappings noted since the last call.
     pub(super) fn observe(&mut self) {
         let mut found = Vec::new();
         for (&node, memory) in self.memories.iter().filter(|(_, memory)| memory.writers > 0) {
@@ -241,13 +243,13 @@ impl Machine {
         found.into_iter().for_each(|event| self.record(event));
     }
 
-    /// As [`Machine::observe`], for all pages of all files.
+    /// Records changes of all pages of all files.
     pub(super) fn observe_all(&mut self) {
         let nodes: Vec<_> = self.memories.keys().copied().collect();
         nodes.into_iter().for_each(|node| self.observe_file(node));
     }
 
-    /// As [`Machine::observe_all`], for one file.
+    /// Records changes of all pages of one file.
     pub(super) fn observe_file(&mut self, node: NodeId) {
         let Some(memory) = self.memories.get(&node).filter(|memory| memory.writers > 0) else { return };
         let pages = 0..self.model.node(node).pages.len();
@@ -255,14 +257,15 @@ impl Machine {
         found.into_iter().for_each(|event| self.record(event));
     }
 
-    /// The event of a page that changed; `None` where it did not, or the file ends before it.
+    /// Returns the event of a changed page; `None` if it did not change, or the file ends before
+    /// it.
     fn changed_page(&self, node: NodeId, memory: &SimMemory, at: usize) -> Option<Event> {
         let state = self.model.node(node);
         let size = usize::try_from(state.size).map_or(memory.window.len(), |n| n.min(memory.window.len()));
         let known = &state.pages.get(at)?.cached;
         let len = size.checked_sub(at * PAGE_SIZE)?.min(PAGE_SIZE);
         let words = memory.window.words(at * PAGE_SIZE, len / 8);
-        // Relaxed: a store that is missed is found at the next look.
+        // Relaxed: a store that is missed now is found next time.
         let is_unchanged = words
             .iter()
             .zip(known.as_chunks::<8>().0)
@@ -275,18 +278,19 @@ impl Machine {
         (content != **known).then(|| Event::Page(node, at, Arc::new(content)))
     }
 
-    /// Looks at the mappings, counts the operation, and fails it where the plan says so.
+    /// Observes the mappings, counts the operation, and fails it if the plan says so.
     pub(super) fn enter(&mut self, operation: Operation) -> io::Result<()> {
         self.observe();
         self.enter_unseen(operation)
     }
 
-    /// As [`Machine::enter`], for operations that leave no event and need no look at the mappings.
+    /// Counts and fails like [`Machine::enter`], for operations that leave no event and need not
+    /// observe the mappings.
     pub(super) fn enter_unseen(&mut self, operation: Operation) -> io::Result<()> {
         self.plan.meet(operation).map_or(Ok(()), |fault| Err(fault.error()))
     }
 
-    /// Errs where a resource, of which `used` is in use, has not `more` left.
+    /// Returns an error if a resource, of which `used` is in use, does not have `more` left.
     pub(super) fn check_limit(&self, resource: Resource, used: u64, more: u64) -> io::Result<()> {
         match self.limits.get(&resource) {
             Some(limit) if used + more > *limit => Err(io::Error::other(RanOut(resource))),
@@ -294,12 +298,12 @@ impl Machine {
         }
     }
 
-    /// Errs where no file can be opened any more.
+    /// Returns an error if no further file can be opened.
     pub(super) fn check_descriptors(&self) -> io::Result<()> {
         self.check_limit(Resource::Descriptors, self.descriptors, 1)
     }
 
-    /// Lets clean pages leave the cache and come back with what the platter holds, which is thereby decided.
+    /// Evicts clean pages from the cache and loads the platter's contents, which decides them.
     pub(super) fn evict(&mut self, node: NodeId, tears: Tears, chooser: &mut dyn Chooser) {
         let pages = self.model.node(node).pages.iter().enumerate().filter(|(_, page)| !page.dirty);
         let lost: Vec<_> =
@@ -311,18 +315,18 @@ impl Machine {
         }
     }
 
-    /// The file that a name leads to.
+    /// Returns the file of a name.
     pub(super) fn lookup(&self, name: &str) -> io::Result<NodeId> {
         self.model.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Errs where there is no directory, or none any more.
+    /// Returns an error if the directory does not exist or was removed.
     pub(super) fn check_dir(&self) -> io::Result<()> {
         let is_there = self.model.made && self.standing != Standing::Removed;
         if is_there { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
-    /// A file's content, as a program would read it.
+    /// Returns a file's content, as a program would read it.
     pub(super) fn content(&self, node: NodeId) -> Vec<u8> {
         let size = usize::try_from(self.model.node(node).size).expect("simulated files fit in memory");
         let mut content = vec![0; size];
@@ -330,13 +334,13 @@ impl Machine {
         content
     }
 
-    /// Puts a note in place of another one.
+    /// Replaces the content of a file by a note.
     pub(super) fn write_note(&mut self, node: NodeId, note: &[u8]) -> io::Result<()> {
         self.record(Event::Size(node, 0));
         self.write(node, 0, note)
     }
 
-    /// Gives a new file a name.
+    /// Creates a file under a name.
     pub(super) fn create(&mut self, name: &str) -> NodeId {
         let node = self.next_node;
         self.next_node += 1;
@@ -344,12 +348,13 @@ impl Machine {
         node
     }
 
-    /// Reads what the cache shows, up to the file's end.
+    /// Reads the cached content, up to the file's end.
     pub(super) fn read(&self, node: NodeId, offset: u64, buffer: &mut [u8]) -> usize {
         let state = self.model.node(node);
         let left = usize::try_from(state.size.saturating_sub(offset)).expect("simulated files fit in memory");
         let len = left.min(buffer.len());
-        // Reading is frequent and leaves no trace, so it goes to the shared memory instead of looking for changes.
+        // Reads are frequent and leave no event, so they use the shared memory and do not search
+        // for changes.
         let memory = self.memories.get(&node);
         let (mut at, mut within) = split(offset);
         let mut done = 0;
@@ -365,7 +370,7 @@ impl Machine {
         len
     }
 
-    /// Writes through the cache, growing the file where needed; mappings show it too.
+    /// Writes through the cache and grows the file if necessary; mappings show the bytes too.
     pub(super) fn write(&mut self, node: NodeId, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let end = offset + bytes.len() as u64;
         self.check_limit(Resource::FileSize, end, 0)?;
@@ -387,7 +392,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Errs where the disk has no room for the blocks that the pages lack.
+    /// Returns an error if the disk has no space for the blocks that the pages lack.
     pub(super) fn check_space(&self, node: NodeId, pages: Range<usize>) -> io::Result<()> {
         let Some(capacity) = self.settings.capacity.into_iter().chain(self.settings.quota).min() else {
             return Ok(());
@@ -400,7 +405,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Zeros a range of a file and gives the blocks of its whole pages back.
+    /// Zeros a range of a file and frees the blocks of its whole pages.
     pub(super) fn punch(&mut self, node: NodeId, offset: u64, len: u64) -> io::Result<()> {
         let end = offset.saturating_add(len).min(self.model.node(node).size);
         let (first, behind) = (offset.next_multiple_of(PAGE_SIZE as u64), end - end % PAGE_SIZE as u64);
@@ -417,7 +422,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Brings the mapped memory of a file to what the cache holds, after a test's hand changed that.
+    /// Updates the mapped memory of a file after a test changed the cache.
     pub(super) fn show_all(&self, node: NodeId) {
         (0..self.model.node(node).pages.len()).for_each(|at| self.show_page(node, at));
     }
@@ -426,7 +431,7 @@ impl Machine {
         self.show(node, at * PAGE_SIZE, &self.model.node(node).pages[at].cached[..]);
     }
 
-    /// Stores bytes into the mapped memory of a file, as far as it reaches.
+    /// Stores bytes into the mapped memory of a file, up to its end.
     fn show(&self, node: NodeId, offset: usize, bytes: &[u8]) {
         if let Some(memory) = self.memories.get(&node) {
             let len = memory.window.len().saturating_sub(offset).min(bytes.len());
@@ -434,7 +439,7 @@ impl Machine {
         }
     }
 
-    /// One more mapping of a file's first `len` bytes.
+    /// Adds a mapping of a file's first `len` bytes.
     pub(super) fn map(
         &mut self,
         node: NodeId,
@@ -446,7 +451,7 @@ impl Machine {
         }
         let mappings: usize = self.memories.values().map(|memory| memory.mappings).sum();
         self.check_limit(Resource::Mappings, mappings as u64, 1)?;
-        // Words are loaded whole, so the memory ends behind one.
+        // Words are loaded whole, so the memory ends at the end of one.
         let len = len.next_multiple_of(8);
         if !self.memories.contains_key(&node) {
             let raw = Mapping::anonymous_memory(len)?;
@@ -471,7 +476,7 @@ impl Machine {
         Ok((Arc::clone(&memory.raw), Arc::clone(&memory.stored)))
     }
 
-    /// One mapping less; what was stored through it stays in the cache.
+    /// Removes a mapping; bytes stored through it stay in the cache.
     pub(super) fn unmap(&mut self, node: NodeId, writable: bool) {
         self.observe_file(node);
         if let Some(memory) = self.memories.get_mut(&node) {

@@ -1,30 +1,33 @@
-//! The simulated disk: a file system in memory that understands mapped stores and power cuts.
+//! The simulated disk: a file system in memory that models mapped stores and power cuts.
 //!
-//! A [`SimDisk`] is one directory of a pretend machine. A program runs on it as on a real one; afterwards a test asks
-//! for the machine as a power cut at any moment of that run could have left it, starts the program again on each of
-//! those, and checks what it promised.
+//! A [`SimDisk`] is one directory of a simulated machine. A program runs on it as on a real one.
+//! Afterwards a test takes the machine in the states that a power cut at any moment of that run
+//! could have left. It starts the program again on each of them, and checks the program's
+//! guarantees.
 //!
-//! # What a power cut does
+//! # Power cuts
 //!
-//! - A page that was stored to and not synced since holds what it held at the last sync, or any content that it was
-//!   seen to have since, or a torn mix of those ([`Tears`]), independently of every other page. A synced page
-//!   holds what was synced.
-//! - A file's size is as uncertain until the next sync of that file, whole or of a range.
-//! - Changes of the directory that were not synced are lost or kept, each by itself, except that a change which was
-//!   kept brings the earlier changes to its names along. The sync of a file does not make its name durable.
-//! - A *failed* sync leaves its pages uncertain for ever, unless they are written again: later syncs succeed and do
-//!   nothing for them, while reads show the new bytes. Linux does the same.
+//! - A page that was stored to and not synced since has one of three contents: that of the last
+//!   sync, any content that it was observed to have since, or a torn mix of those ([`Tears`]). Each
+//!   page is independent of every other. A synced page has the synced content.
+//! - A file's size is equally uncertain until the next sync of that file, whole or of a range.
+//! - Each unsynced change of the directory is lost or kept by itself. A change that is kept
+//!   includes the earlier changes to its names. The sync of a file does not make its name durable.
+//! - A *failed* sync leaves its pages uncertain for ever, unless they are written again: later
+//!   syncs succeed and do nothing for them, while reads show the new bytes. Linux behaves this way.
 //!
-//! # What it does not do
+//! # Limits of the simulation
 //!
-//! It sees mapped stores only when it looks: at every operation and at every named point of mapcask's write path. A
-//! content that a page had in between is covered by [`Tears::Words`] and [`Tears::Any`] only. It does not reorder what
-//! one sync made durable, and it never loses what was synced: for damage there are [`SimDisk::rot_bit`] and
-//! [`SimDisk::truncate`].
+//! The disk observes mapped stores only at every operation and at every named point of mapcask's
+//! write path. Only [`Tears::Words`] and [`Tears::Any`] cover a content that a page had in between.
+//! The disk does not reorder the data that one sync made durable, and it never loses synced data.
+//! To simulate damage, use [`SimDisk::rot_bit`] and [`SimDisk::truncate`].
+//!
+//! All behaviour depends only on the seed and the program. Clones of a handle are the same machine.
 //!
 //! Everything follows from the seed and the program; clones of a handle are the same machine.
 //!
-//! # A test
+//! # Example test
 //!
 //! ```
 //! use mapcask::sim::{Exhaustive, Seeded, SimDisk, Tears};
@@ -93,11 +96,11 @@ use crate::fs::sim::dir::SimDir;
 use crate::fs::{Dir, Medium, Standing};
 use crate::mem::mapping::PAGE_SIZE;
 
-/// A moment of a machine's history: how many events lie before it.
+/// A moment of a machine's history: the number of events before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(usize);
 
-/// One directory of a pretend machine; clones are the same one.
+/// One directory of a simulated machine; clones are the same machine.
 #[derive(Clone)]
 pub struct SimDisk {
     shared: Arc<SharedDisk>,
@@ -120,13 +123,13 @@ impl Default for SimDisk {
 }
 
 impl SimDisk {
-    /// Makes a machine without the directory yet.
+    /// Makes a machine on which the directory does not exist yet.
     #[must_use]
     pub fn new() -> Self {
         Self::with_seed(0)
     }
 
-    /// Makes a machine whose random numbers and boot ids follow from the seed.
+    /// Makes a machine whose random numbers and boot ids depend on the seed.
     #[must_use]
     pub fn with_seed(seed: u64) -> Self {
         Self::with_model(Model::default(), Settings::new(seed))
@@ -136,13 +139,13 @@ impl SimDisk {
         Self { shared: Arc::new(Mutex::new(Machine::new(model, settings))) }
     }
 
-    /// The directory, as the store takes it.
+    /// Returns the directory, as the store takes it.
     #[must_use]
     pub(crate) fn dir(&self) -> Arc<dyn Dir> {
         Arc::new(SimDir::new(Arc::clone(&self.shared)))
     }
 
-    /// Looks at the mapped pages and returns the present moment.
+    /// Observes the mapped pages and returns the current moment.
     #[must_use]
     pub fn position(&self) -> Position {
         let mut machine = self.shared.lock();
@@ -150,44 +153,46 @@ impl SimDisk {
         Position(machine.position())
     }
 
-    /// Every moment from the start of the known history to now.
+    /// Returns every moment from the start of the known history to now.
     #[must_use]
     pub fn positions(&self) -> Vec<Position> {
         let now = self.position().0;
         (self.shared.lock().start()..=now).map(Position).collect()
     }
 
-    /// The named points that the program passed, each with the moment right behind it.
+    /// Returns the named points that the program passed, each with the moment right after it.
     #[must_use]
     pub fn points(&self) -> Vec<(Position, &'static str)> {
         self.shared.lock().points().map(|(at, name)| (Position(at), name)).collect()
     }
 
-    /// The events of the known history, one text each, for the message of a failed test.
+    /// Returns the events of the known history, one text each, for the message of a failed test.
     #[must_use]
     pub fn history(&self) -> Vec<String> {
         self.shared.lock().history().collect()
     }
 
-    /// Forgets the history up to now, which bounds the memory of a long run. Positions before now become unknown.
+    /// Forgets the history up to now, which bounds the memory of a long run. Earlier positions
+    /// become unknown.
     pub fn forget_history(&self) {
         let mut machine = self.shared.lock();
         machine.observe_all();
         machine.forget();
     }
 
-    /// Prepares the states that a crash at `position` leaves.
+    /// Prepares the states that a crash at `position` can leave.
     ///
     /// # Panics
     ///
-    /// Where the position is of another machine or of a forgotten history.
+    /// Panics if the position is of another machine or of a forgotten history.
     #[must_use]
     pub fn crash_point(&self, position: Position, tears: Tears) -> CrashPoint {
         let machine = self.shared.lock();
         CrashPoint::new(position, machine.model_at(position.0), tears, machine.settings.clone())
     }
 
-    /// The machine after a power cut at `position`. For many states of one position, prepare a [`CrashPoint`] once.
+    /// Returns the machine after a power cut at `position`. For many states of one position,
+    /// prepare a [`CrashPoint`] once.
     ///
     /// # Panics
     ///
@@ -197,7 +202,7 @@ impl SimDisk {
         self.crash_point(position, tears).cut_power(chooser)
     }
 
-    /// The machine after the death of the process now: see [`CrashPoint::kill`].
+    /// Returns the machine after the death of the process now: see [`CrashPoint::kill`].
     ///
     /// ```
     /// use mapcask::Options;
@@ -216,8 +221,8 @@ impl SimDisk {
         self.crash_point(self.position(), Tears::None).kill()
     }
 
-    /// Lets the `nth` operation of a kind (of any kind for `None`) from now on fail; the first is 1. A sticky failure
-    /// goes on with every later one.
+    /// Makes the `nth` operation of a kind fail from now on (of any kind for `None`); the first
+    /// is 1. A sticky failure repeats for every later matching operation.
     ///
     /// ```
     /// use mapcask::sim::{Fault, Operation, SimDisk};
@@ -238,10 +243,12 @@ impl SimDisk {
         self.shared.lock().plan.add(operation, nth, fault, sticky);
     }
 
-    /// Has the `nth` sync of a kind from now on carried out and not return, until its gate is opened; the first is 1.
+    /// Carries out the `nth` sync of a kind from now on, but does not let it return until its gate
+    /// is opened; the first is 1.
     ///
-    /// So a test decides what happens between the moment at which the kernel tells one thread of a lost write and the one
-    /// at which that thread has told the others. The kinds are `Sync`, `SyncRange` and `SyncDir`; others are not held.
+    /// So a test controls the time between two moments: when the kernel reports a lost write to one
+    /// thread, and when that thread has reported it to the others. The kinds are `Sync`,
+    /// `SyncRange` and `SyncDir`; other operations are not held.
     ///
     /// ```
     /// use mapcask::Options;
@@ -254,7 +261,7 @@ impl SimDisk {
     /// std::thread::scope(|scope| {
     ///     let flush = scope.spawn(|| store.flush());
     ///     gate.wait();
-    ///     // The device has the bytes, and nobody knows it yet.
+    ///     // The device has the bytes, and the store does not know it yet.
     ///     assert!(store.durable_seq() < store.last_seq());
     ///     gate.open();
     ///     flush.join().expect("no panic")
@@ -267,65 +274,67 @@ impl SimDisk {
         self.shared.lock().plan.hold(operation, nth)
     }
 
-    /// Lets the kernel write the file's dirty pages on its own, and fail: reads go on showing them, and no later sync
-    /// writes them.
+    /// Simulates a write-back of the file's dirty pages by the kernel that fails: reads still show
+    /// the pages, and no later sync writes them.
     ///
-    /// Each open file reports the failure once: to whoever syncs first through it or through a mapping made from it. So
-    /// does one that is opened later, in whichever process, if nobody was told before. Linux does the same.
+    /// Each open file reports the failure once, by the first sync through it or through a mapping
+    /// made from it. A file opened later, in any process, reports it too if it was not reported
+    /// before. Linux behaves this way.
     ///
     /// # Errors
     ///
-    /// `NotFound` where there is no such file.
+    /// Returns `NotFound` if there is no such file.
     pub fn fail_writeback(&self, name: &str) -> io::Result<()> {
         self.by_hand(name, |machine, node| machine.record(Event::WritebackFailed(node)))
     }
 
-    /// Drops the file's clean pages from the cache: those that a failed sync lost show from now on what the platter
-    /// holds, which `chooser` decides.
+    /// Drops the file's clean pages from the cache. Pages lost by a failed sync then show the
+    /// platter's content, which `chooser` decides.
     ///
     /// # Errors
     ///
-    /// `NotFound` where there is no such file.
+    /// Returns `NotFound` if there is no such file.
     pub fn evict(&self, name: &str, tears: Tears, chooser: &mut dyn Chooser) -> io::Result<()> {
         self.by_hand(name, |machine, node| machine.evict(node, tears, chooser))
     }
 
-    /// Takes back all planned failures, and all limits.
+    /// Removes all planned failures, and all limits.
     pub fn clear_faults(&self) {
         let mut machine = self.shared.lock();
         machine.plan.clear();
         machine.limits.clear();
     }
 
-    /// How many operations failed as planned.
+    /// Returns the number of operations that failed as planned.
     #[must_use]
     pub fn faults_fired(&self) -> u64 {
         self.shared.lock().plan.fired()
     }
 
-    /// How many operations of each kind there were.
+    /// Returns the number of operations of each kind.
     #[must_use]
     pub fn operations(&self) -> BTreeMap<Operation, u64> {
         self.shared.lock().plan.counts().clone()
     }
 
-    /// The names in the directory.
+    /// Returns the names in the directory.
     #[must_use]
     pub fn files(&self) -> Vec<String> {
         self.shared.lock().model.names.keys().map(|name| name.to_string()).collect()
     }
 
-    /// A file's content, as a program would read it.
+    /// Returns a file's content, as a program would read it.
     ///
     /// # Errors
     ///
-    /// `NotFound` where there is no such file.
+    /// Returns `NotFound` if there is no such file.
     pub fn read_file(&self, name: &str) -> io::Result<Vec<u8>> {
         let machine = self.shared.lock();
         Ok(machine.content(machine.lookup(name)?))
     }
 
-    /// Puts a file there, or replaces its content, durably; the whole directory becomes durable with it.
+    /// Creates a file or replaces its content, durably; the whole directory becomes durable with
+    /// it.
     pub fn put_file(&self, name: &str, bytes: &[u8]) {
         let mut machine = self.shared.lock();
         machine.observe_all();
@@ -344,11 +353,11 @@ impl SimDisk {
         machine.show_all(node);
     }
 
-    /// Cuts a file, or grows it with zeros, behind the program's back and durably.
+    /// Cuts a file, or grows it with zeros, durably and without the program's knowledge.
     ///
     /// # Errors
     ///
-    /// `NotFound` where there is no such file.
+    /// Returns `NotFound` if there is no such file.
     pub fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
         self.by_hand(name, |machine, node| {
             machine.record(Event::Size(node, len));
@@ -357,11 +366,12 @@ impl SimDisk {
         })
     }
 
-    /// Removes a file behind the program's back and durably; the whole directory becomes durable with it.
+    /// Removes a file durably and without the program's knowledge; the whole directory becomes
+    /// durable with it.
     ///
     /// # Errors
     ///
-    /// `NotFound` where there is no such file.
+    /// Returns `NotFound` if there is no such file.
     pub fn remove_file(&self, name: &str) -> io::Result<()> {
         self.by_hand(name, |machine, node| {
             machine.record(Event::Change(DirChange::Unlink(name.into(), node)));
@@ -369,7 +379,8 @@ impl SimDisk {
         })
     }
 
-    /// Removes the directory under the program's feet: it finds its files as long as it holds them, and makes none.
+    /// Removes the directory while the program runs. The program can use the files that it holds
+    /// open, and can create none.
     ///
     /// ```
     /// use mapcask::sim::SimDisk;
@@ -388,7 +399,7 @@ impl SimDisk {
         self.shared.lock().standing = Standing::Removed;
     }
 
-    /// Moves the directory away; the new machine is the empty directory that takes its place.
+    /// Moves the directory away, and returns a new machine: the empty directory in its place.
     #[must_use]
     pub fn replace_dir(&self) -> Self {
         let mut machine = self.shared.lock();
@@ -398,12 +409,13 @@ impl SimDisk {
         Self::with_model(Model { made: true, ..Model::default() }, machine.settings.after_kill(position))
     }
 
-    /// Says whether directories can be locked, or files alone, as on some file systems. They can be at first.
+    /// Sets whether directories can be locked, or only files, as on some file systems. Initially
+    /// they can.
     pub fn set_directory_locks(&self, possible: bool) {
         self.shared.lock().locks_dirs = possible;
     }
 
-    /// Flips a bit (0 to 7) of a byte, in the cache and on the platter, whatever the platter holds.
+    /// Flips a bit (0 to 7) of a byte, in the cache and in every possible content of the platter.
     ///
     /// ```
     /// use mapcask::Options;
@@ -427,7 +439,7 @@ impl SimDisk {
     ///
     /// # Errors
     ///
-    /// `NotFound` where there is no such file, `UnexpectedEof` where it is shorter.
+    /// Returns `NotFound` if there is no such file, and `UnexpectedEof` if it is shorter.
     pub fn rot_bit(&self, name: &str, offset: u64, bit: u8) -> io::Result<()> {
         self.by_hand(name, |machine, node| {
             if offset >= machine.model.node(node).size {
@@ -447,23 +459,23 @@ impl SimDisk {
         Ok(work(&mut machine, node))
     }
 
-    /// Sets what identifies this run of the operating system; `None` where a machine does not tell. Power cuts change
-    /// it.
+    /// Sets the id of the current boot; `None` for a machine that does not report one. A power cut
+    /// changes it.
     pub fn set_boot_id(&self, id: Option<[u8; 16]>) {
         self.shared.lock().settings.boot_id = id;
     }
 
-    /// Advances the clock, which stands still otherwise.
+    /// Advances the clock, which does not move otherwise.
     pub fn advance_clock(&self, by: Duration) {
         self.shared.lock().settings.now += by;
     }
 
-    /// Says that the directory lies in memory.
+    /// Puts the directory on a file system in memory.
     pub fn set_medium_memory(&self) {
         self.shared.lock().settings.medium = Medium::Memory;
     }
 
-    /// Says that the directory lies on a network file system of that name.
+    /// Puts the directory on a network file system of this name.
     pub fn set_medium_network(&self, name: &'static str) {
         self.shared.lock().settings.medium = Medium::Network(name);
     }

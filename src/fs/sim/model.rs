@@ -1,12 +1,12 @@
-//! What a machine's page cache and its platter hold, and how each event changes them.
+//! The contents of a machine's page cache and of its platter, and the effect of each event on them.
 //!
-//! Pure data without time, locks or mapped memory: replaying the events of a history up to any point gives the model
-//! at that point. The platter is a set of possibilities; `crash` picks one.
+//! The model is pure data without time, locks or mapped memory: replaying a history up to any point
+//! gives the model at that point. The platter is a set of possibilities; `crash` picks one.
 //!
-//! **Invariants.** The platter holds, for each page, the durable content, or one of the contents that it had since, or
-//! a torn mix. A sync of a dirty page leaves one possibility. A *failed* sync leaves all of them and marks the page
-//! clean, so that no later sync narrows them until the page is dirtied again (measured on ext4 and xfs: the kernel
-//! does not write a lost page again).
+//! **Invariants.** For each page the platter holds the durable content, or one of the contents that
+//! it had since, or a torn mix. A sync of a dirty page leaves one possibility. A *failed* sync
+//! leaves all of them and marks the page clean, so that no later sync narrows them until the page
+//! is dirtied again (measured on ext4 and xfs: the kernel does not write a lost page again).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use super::page::{self, SimPage};
 use crate::mem::mapping::PAGE_SIZE;
 
-/// Stands for a file, whatever its names are; never used again.
+/// The number of a file, independent of its names; never reused.
 pub(super) type NodeId = u64;
 
-/// Pages that hold `size` bytes.
+/// Returns the number of pages that hold `size` bytes.
 pub(super) fn page_count(size: u64) -> usize {
     usize::try_from(size.div_ceil(PAGE_SIZE as u64)).expect("simulated files fit in memory")
 }
@@ -26,27 +26,27 @@ pub(super) fn page_count(size: u64) -> usize {
 /// One page of one file.
 #[derive(Debug, Clone)]
 pub(super) struct PageState {
-    /// What reads and mappings show.
+    /// The content that reads and mappings show.
     pub(super) cached: SimPage,
-    /// What the platter holds if nothing was written since.
+    /// The content on the platter if nothing was written since.
     pub(super) durable: SimPage,
-    /// What the platter may hold instead: the contents since, in order.
+    /// Other possible contents of the platter: those since, in order.
     pub(super) versions: Vec<SimPage>,
-    /// Whether a sync would write the page.
+    /// True if a sync would write the page.
     pub(super) dirty: bool,
-    /// Whether the page has blocks.
+    /// True if the page has blocks.
     pub(super) reserved: bool,
 }
 
 impl PageState {
-    /// A page that cache and platter agree on.
+    /// Makes a page with equal content in the cache and on the platter.
     pub(super) fn clean(content: SimPage, reserved: bool) -> Self {
         Self { cached: Arc::clone(&content), durable: content, versions: Vec::new(), dirty: false, reserved }
     }
 
     fn store(&mut self, content: &SimPage) {
         self.cached = Arc::clone(content);
-        // The same bytes written again re-dirty the page but are no new possibility.
+        // Writing equal bytes again re-dirties the page but adds no possibility.
         if !self.versions.last().is_some_and(|last| page::same(last, content)) {
             self.versions.push(Arc::clone(content));
         }
@@ -64,17 +64,17 @@ impl PageState {
 /// One file.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Node {
-    /// The size that everybody sees.
+    /// The size that every reader sees.
     pub(super) size: u64,
     /// The size on the platter if nothing was written since.
     pub(super) durable_size: u64,
-    /// What the size on the platter may be instead.
+    /// Other possible sizes on the platter.
     pub(super) sizes: Vec<u64>,
-    /// At least as many as `size` needs.
+    /// The pages, at least as many as `size` needs.
     pub(super) pages: Vec<PageState>,
-    /// How many failures to write the file there were.
+    /// The number of failures to write the file.
     pub(super) failures: u64,
-    /// Whether somebody was told of the last one.
+    /// True if the last failure was reported.
     pub(super) is_told: bool,
 }
 
@@ -106,24 +106,24 @@ impl Node {
                 page.settle();
             }
         }
-        // A sync of any range carries the metadata needed to read it back (fsync(2) on fdatasync).
+        // A sync of any range includes the metadata needed to read it back (fsync(2) on fdatasync).
         self.durable_size = self.size;
         self.sizes.clear();
     }
 
-    /// How many of the failures an open file counts as told when it is opened: one of which nobody was told yet is
-    /// reported to whoever opens the file next, too.
+    /// Returns the number of failures that count as reported for a file that is opened now. A
+    /// failure that was never reported is reported to the next open file, too.
     pub(super) fn told_at_open(&self) -> u64 {
         self.failures - u64::from(self.failures > 0 && !self.is_told)
     }
 
-    /// Marks the pages of a range clean; what the platter holds of them stays open.
+    /// Marks the pages of a range clean; their contents on the platter stay uncertain.
     fn lose(&mut self, range: &Range<usize>) {
         let end = range.end.min(self.pages.len());
         self.pages[range.start.min(end)..end].iter_mut().for_each(|page| page.dirty = false);
     }
 
-    /// Bytes that have blocks.
+    /// Returns the bytes that have blocks.
     pub(super) fn allocated(&self) -> u64 {
         (self.pages.iter().filter(|page| page.reserved).count() * PAGE_SIZE) as u64
     }
@@ -132,19 +132,19 @@ impl Node {
 /// A change of the directory that is not durable yet.
 #[derive(Debug, Clone)]
 pub(super) enum DirChange {
-    /// A name for a new file.
+    /// A new file gets a name.
     Create(Arc<str>, NodeId),
-    /// A file's name exchanged for another.
+    /// A file's name is replaced by another.
     Rename(Arc<str>, Arc<str>, NodeId),
-    /// A name taken away.
+    /// A name is removed.
     Unlink(Arc<str>, NodeId),
 }
 
-/// Names and what they lead to.
+/// Names and their files.
 pub(super) type Names = BTreeMap<Arc<str>, NodeId>;
 
 impl DirChange {
-    /// The names that it touches.
+    /// Returns the names that the change affects.
     pub(super) fn names(&self) -> [&Arc<str>; 2] {
         match self {
             Self::Create(name, _) | Self::Unlink(name, _) => [name, name],
@@ -152,14 +152,14 @@ impl DirChange {
         }
     }
 
-    /// The file that it is about.
+    /// Returns the file that the change affects.
     fn node(&self) -> NodeId {
         match self {
             Self::Create(_, node) | Self::Rename(_, _, node) | Self::Unlink(_, node) => *node,
         }
     }
 
-    /// Carries it out.
+    /// Applies the change.
     pub(super) fn apply(&self, names: &mut Names) {
         match self {
             Self::Create(name, node) => {
@@ -183,13 +183,13 @@ impl DirChange {
 /// One step of a history.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
-    /// The directory was made, durably.
+    /// The directory was created, durably.
     MakeDir,
     /// The directory changed.
     Change(DirChange),
     /// The directory was synced.
     SyncDir,
-    /// A page was found to have a new content.
+    /// A page was observed with a new content.
     Page(NodeId, usize, SimPage),
     /// A file's size changed.
     Size(NodeId, u64),
@@ -201,28 +201,28 @@ pub(super) enum Event {
     Sync(NodeId, Range<usize>),
     /// Dirty pages of a range were marked clean without becoming durable.
     SyncFailed(NodeId, Range<usize>),
-    /// The kernel wrote the file's dirty pages on its own, failed, and keeps it to itself until the next sync.
+    /// The kernel wrote the file's dirty pages by itself, failed, and reports it at the next sync.
     WritebackFailed(NodeId),
-    /// A sync through some open file reported an earlier failure.
+    /// A sync through an open file reported an earlier failure.
     Told(NodeId),
-    /// A clean page left the cache and came back with what the platter held.
+    /// A clean page was evicted from the cache and loaded again from the platter.
     Evict(NodeId, usize, SimPage),
-    /// A test's hand made the file durable as it is.
+    /// A test made the file durable as it is.
     Settle(NodeId),
-    /// A bit rotted, everywhere at once.
+    /// A bit rotted, in the cache and on the platter.
     Rot(NodeId, u64, u8),
     /// The program passed a named point.
     Point(&'static str),
 }
 
-/// Cache and platter of one directory.
+/// The cache and the platter of one directory.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Model {
-    /// Whether the directory exists.
+    /// True if the directory exists.
     pub(super) made: bool,
-    /// Every file that a name leads to or may lead to, and those unlinked since the start.
+    /// Every file that has a name or may have one, and those unlinked since the start.
     pub(super) nodes: BTreeMap<NodeId, Node>,
-    /// The directory that everybody sees.
+    /// The directory that every reader sees.
     pub(super) names: Names,
     /// The directory on the platter if nothing was written since.
     pub(super) durable_names: Names,
@@ -231,7 +231,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Carries out one event.
+    /// Applies one event.
     pub(super) fn apply(&mut self, event: &Event) {
         match event {
             Event::MakeDir => self.made = true,
@@ -259,7 +259,8 @@ impl Model {
             }
             Event::Sync(node, range) => self.node_mut(*node).sync(range),
             Event::SyncFailed(node, range) => {
-                // The size stays dirty: metadata is retried by the journal, or the file system goes read-only.
+                // The size stays dirty: the journal retries metadata, or the file system becomes
+                // read-only.
                 let node = self.node_mut(*node);
                 node.lose(range);
                 node.failures += 1;
@@ -302,7 +303,7 @@ impl Model {
         self.nodes.get_mut(&node).expect("events name files that were created")
     }
 
-    /// Drops files that had no name but a handle, once nobody has handles any more.
+    /// Drops files without names, once no handles exist any more.
     pub(super) fn forget_unreachable(&mut self) {
         let Self { nodes, names, durable_names, changes, .. } = self;
         nodes.retain(|id, _| {
@@ -311,23 +312,23 @@ impl Model {
         });
     }
 
-    /// The file behind a handle.
+    /// Returns the file of a handle.
     pub(super) fn node(&self, node: NodeId) -> &Node {
         self.nodes.get(&node).expect("handles lead to files that were created")
     }
 
-    /// Number of names of a file.
+    /// Returns the number of names of a file.
     pub(super) fn links(&self, node: NodeId) -> u64 {
         self.names.values().filter(|&&other| other == node).count() as u64
     }
 
-    /// Bytes that have blocks in all files that have a name.
+    /// Returns the bytes that have blocks, in all files that have a name.
     pub(super) fn allocated(&self) -> u64 {
         self.names.values().map(|node| self.node(*node).allocated()).sum()
     }
 }
 
-/// The page that holds an offset, and the offset in it.
+/// Returns the page that holds an offset, and the offset in it.
 pub(super) fn split(offset: u64) -> (usize, usize) {
     let offset = usize::try_from(offset).expect("simulated files fit in memory");
     (offset / PAGE_SIZE, offset % PAGE_SIZE)

@@ -1,16 +1,16 @@
-//! Pages of the simulated disk, shared while they are equal, and the ways in which one can be torn.
+//! Pages of the simulated disk, shared while they are equal, and their torn mixes.
 //!
-//! A device promises whole sectors of 512 bytes at best. While the processor stores into a page that the kernel is
-//! just writing out, not even that holds: each word may be old or new. Both kinds of tear are made here.
+//! At best, a device guarantees whole sectors of 512 bytes. If the processor stores into a page
+//! during its write-back, each word may be old or new. Both kinds of tear are made here.
 
 use std::sync::{Arc, LazyLock};
 
 use super::chooser::Chooser;
 use crate::mem::mapping::PAGE_SIZE;
 
-/// The unit that a device writes wholly or not at all. In bytes.
+/// The unit that a device writes as a whole or not at all. In bytes.
 const SECTOR_SIZE: usize = 512;
-/// The unit that the processor stores wholly or not at all. In bytes.
+/// The unit that the processor stores as a whole or not at all. In bytes.
 const WORD_SIZE: usize = 8;
 
 /// One page's content at one moment; never changes.
@@ -18,31 +18,33 @@ pub(super) type SimPage = Arc<[u8; PAGE_SIZE]>;
 
 static ZERO: LazyLock<SimPage> = LazyLock::new(|| Arc::new([0; PAGE_SIZE]));
 
-/// Which torn pages a power cut may leave behind, next to whole ones.
+/// The torn pages that a power cut may leave, beside whole ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tears {
-    /// None: a page is one of the contents that it had.
+    /// None: a page has one of its earlier contents.
     None,
-    /// Up to so many mixes by sectors of each two contents: enough of them to enumerate.
+    /// Up to this number of mixes by sectors for each two contents: few enough to enumerate.
     Sectors(usize),
-    /// Up to so many mixes by words of each two contents: what a store during write-back leaves.
+    /// Up to this number of mixes by words for each two contents, as a store during write-back
+    /// leaves them.
     Words(usize),
-    /// Every mix by sectors and every cut by words, drawn from the chooser. To be sampled, not enumerated.
+    /// Every mix by sectors and every cut by words, drawn from the chooser: for sampling, not for
+    /// enumeration.
     Any,
 }
 
-/// The page of zeros.
+/// Returns the page of zeros.
 pub(super) fn zero() -> SimPage {
     Arc::clone(&ZERO)
 }
 
-/// Whether two pages hold the same bytes.
+/// True if two pages hold equal bytes.
 pub(super) fn same(a: &SimPage, b: &SimPage) -> bool {
     Arc::ptr_eq(a, b) || a[..] == b[..]
 }
 
-/// The page with everything from `len` on replaced by zeros.
+/// Returns the page with all bytes from `len` on replaced by zeros.
 pub(super) fn cut(page: &SimPage, len: usize) -> SimPage {
     if page[len..].iter().all(|&byte| byte == 0) {
         return Arc::clone(page);
@@ -52,12 +54,12 @@ pub(super) fn cut(page: &SimPage, len: usize) -> SimPage {
     Arc::new(bytes)
 }
 
-/// The units in which two pages differ, as offsets.
+/// Returns the offsets of the units in which two pages differ.
 fn differing(old: &SimPage, new: &SimPage, unit: usize) -> Vec<usize> {
     (0..PAGE_SIZE).step_by(unit).filter(|&at| old[at..at + unit] != new[at..at + unit]).collect()
 }
 
-/// The older page with those units replaced by the newer one's.
+/// Returns the older page with the given units taken from the newer one.
 fn mix(old: &SimPage, new: &SimPage, unit: usize, taken: impl Iterator<Item = usize>) -> SimPage {
     let mut bytes = **old;
     for at in taken {
@@ -66,8 +68,8 @@ fn mix(old: &SimPage, new: &SimPage, unit: usize, taken: impl Iterator<Item = us
     Arc::new(bytes)
 }
 
-/// The first few torn mixes of two pages, the most telling first: the first half, the second half, all but the last
-/// unit, only the last one, and so on. None of them equals either page.
+/// Returns the first few torn mixes of two pages, the most useful first: the first half, the second
+/// half, all but the last unit, only the last one, and so on. None of them equals either page.
 pub(super) fn mixes(old: &SimPage, new: &SimPage, tears: Tears) -> Vec<SimPage> {
     let (unit, count) = match tears {
         Tears::None | Tears::Any => return Vec::new(),
@@ -88,7 +90,7 @@ pub(super) fn mixes(old: &SimPage, new: &SimPage, tears: Tears) -> Vec<SimPage> 
     both.take(count).collect()
 }
 
-/// A mix that the chooser decides: any subset of sectors, or a cut between any two words.
+/// Returns a mix that the chooser decides: any subset of sectors, or a cut between any two words.
 pub(super) fn chosen_mix(old: &SimPage, new: &SimPage, chooser: &mut dyn Chooser) -> SimPage {
     if chooser.choose(2) == 0 {
         let units = differing(old, new, SECTOR_SIZE);
@@ -114,7 +116,8 @@ mod tests {
             for sector in page.chunks(SECTOR_SIZE) {
                 assert!(sector.iter().all(|&byte| byte == sector[0]), "a sector is whole");
             }
-            // A cut in the middle and its complement are the only pair of equal halves; none repeats.
+            // A cut in the middle and its complement are the only pair of equal halves; none
+            // repeats.
             assert!(torn[..i].iter().all(|other| !same(other, page)));
         }
     }

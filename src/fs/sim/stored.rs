@@ -1,35 +1,36 @@
-//! Stores into the memory of a file, and which pages were stored to since they were last looked at.
+//! Stores into the memory of a file, and the set of pages that were stored to since it was last
+//! taken.
 //!
-//! An operation looks at these pages alone: comparing all of them, word by word, took most of the time of a test. A look from
-//! outside compares all pages.
+//! An operation compares only these pages, because comparing all of them, word by word, dominated
+//! the time of tests. A call from a test compares all pages.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::mem::mapping::{Mapping, PAGE_SIZE};
 
-/// One bit a page.
+/// A set of pages, with one bit per page.
 #[derive(Debug)]
 pub(super) struct Stored(Box<[AtomicU64]>);
 
 impl Stored {
-    /// No page of a memory of `len` bytes.
+    /// Makes an empty set for a memory of `len` bytes.
     pub(super) fn new(len: usize) -> Self {
         let words = len.div_ceil(PAGE_SIZE).div_ceil(64);
         Self((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// Takes note of a store, after it was made.
+    /// Records a store, after it was made.
     pub(super) fn note(&self, offset: usize, len: usize) {
         for at in offset / PAGE_SIZE..(offset + len).div_ceil(PAGE_SIZE) {
-            // Release: who takes the page sees what was stored.
+            // Release: a thread that takes the page sees the stored bytes.
             self.0[at / 64].fetch_or(1 << (at % 64), Ordering::Release);
         }
     }
 
-    /// The pages in order, none of which is among them afterwards.
+    /// Removes all pages from the set and returns them in order.
     pub(super) fn take(&self) -> impl Iterator<Item = usize> {
         self.0.iter().enumerate().flat_map(|(at, word)| {
-            // Relaxed: most words hold nothing.
+            // Relaxed: most words are zero.
             let mut bits = match word.load(Ordering::Relaxed) {
                 0 => 0,
                 // Acquire: pairs with `note`.
@@ -44,7 +45,8 @@ impl Stored {
     }
 }
 
-/// Stores bytes by whole words, so that it races with nobody's atomic access; the words at the edges are exchanged.
+/// Stores bytes by whole words, so that it races with no atomic access; the words at the edges are
+/// exchanged.
 pub(super) fn store(window: &Mapping, offset: usize, bytes: &[u8]) {
     let mut done = 0;
     while done < bytes.len() {
@@ -59,10 +61,12 @@ pub(super) fn store(window: &Mapping, offset: usize, bytes: &[u8]) {
         };
         let word = window.word(at - skip);
         if n == 8 {
-            // Release: an acquire load of a published word sees the bytes stored before it, as with `publish`.
+            // Release: an acquire load of a published word sees the bytes stored before it, as with
+            // `publish`.
             word.store(put(0), Ordering::Release);
         } else {
-            // Release as above; the failed load is Relaxed because the exchange tries again with what it saw.
+            // Release as above; the failed load is Relaxed because the exchange retries with the
+            // loaded value.
             let exchanged = word.fetch_update(Ordering::Release, Ordering::Relaxed, |old| Some(put(old)));
             debug_assert!(exchanged.is_ok());
         }
@@ -91,7 +95,7 @@ mod tests {
         assert_eq!(stored.take().count(), 0);
     }
 
-    /// A disk with one file of so many zero pages, mapped.
+    /// Makes a disk with one mapped file of `pages` zero pages.
     fn mapped(pages: usize) -> (SimDisk, Arc<Mapping>) {
         let disk = SimDisk::new();
         let dir = disk.dir();

@@ -1,4 +1,4 @@
-//! Properties of the simulated disk, through the traits that the engine uses.
+//! Tests of the simulated disk, through the traits that the engine uses.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -7,7 +7,7 @@ use super::*;
 use crate::fs::{Access, Claim, File, LockFailure};
 use crate::mem::mapping::Mapping;
 
-/// A disk with one durable file of so many zero pages, mapped.
+/// Makes a disk with one durable, mapped file of `pages` zero pages.
 fn mapped(pages: usize) -> (SimDisk, Arc<dyn File>, Arc<Mapping>) {
     let disk = SimDisk::new();
     let dir = disk.dir();
@@ -30,7 +30,7 @@ fn word(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
 }
 
-/// What `look` sees in every state after a power cut now, and how many states there are.
+/// Returns the results of `look` in every state after a power cut now, and the number of states.
 fn all_states<T: Ord>(disk: &SimDisk, tears: Tears, look: impl Fn(&SimDisk) -> T) -> (BTreeSet<T>, u64) {
     let point = disk.crash_point(disk.position(), tears);
     let (mut seen, mut all) = (BTreeSet::new(), Exhaustive::new());
@@ -196,12 +196,12 @@ fn a_failed_sync_loses_its_pages_for_ever_unless_they_are_written_again() {
     assert_eq!(word(&disk.read_file("file").unwrap(), 0), 5, "the cache shows the new bytes");
     let look = |after: &SimDisk| words_of_file(after, &[0])[0];
     assert_eq!(all_states(&disk, Tears::None, look).0, set(&[0, 5]));
-    // The next process sees the bytes, syncs without an error, and they are as uncertain as before.
+    // The next process sees the bytes and syncs without an error, and they stay uncertain.
     let next = disk.kill();
     let file = next.dir().open("file", Access::Write).unwrap();
     file.sync().unwrap();
     assert_eq!(all_states(&next, Tears::None, look).0, set(&[0, 5]));
-    // The same bytes written again dirty the page again.
+    // Writing equal bytes again dirties the page again.
     let mut bytes = [0; 8];
     file.read_at(&mut bytes, 0).unwrap();
     file.write_at(&bytes, 0).unwrap();
@@ -378,7 +378,7 @@ fn a_tests_hand_cuts_rots_replaces_and_removes_durably() {
     assert_eq!(mapping.word(0).load(std::sync::atomic::Ordering::Acquire), 0x801);
     disk.truncate("file", 4).unwrap();
     assert_eq!(file.identity().unwrap().size, 4);
-    // Linux does not notice either.
+    // Linux does not notice it either.
     mapping.sync_range(PAGE_SIZE, PAGE_SIZE).unwrap();
     disk.put_file("file", b"new");
     assert_eq!(

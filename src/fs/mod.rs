@@ -134,7 +134,8 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn remove_dir(&self);
     /// Makes all earlier creations, renames and removals durable.
     fn sync(&self) -> io::Result<()>;
-    /// Takes the lock on the directory and its permanent file `name`. Waits for another holder up to `wait`.
+    /// Takes the lock on the directory and its permanent file `name`. Waits for another holder up
+    /// to `wait`.
     fn lock(&self, name: &str, claim: Claim<'_>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure>;
     /// Returns the free bytes of the file system; `None` if unknown.
     fn free_bytes(&self) -> Option<u64>;

@@ -1,12 +1,15 @@
-//! The file of an image: written beside a store that goes on, and opened.
+//! The file of an index checkpoint: written while the store runs, and opened by recovery.
 //!
-//! It does not decide when an image is made nor whether one may be used. What an index gives to an image and takes
-//! from one is in `index/capture.rs` and `index/load.rs`; the bytes are in `format/checkpoint.rs`.
+//! It decides neither when a checkpoint is made nor if one may be used. The exchange between an
+//! index and a checkpoint is in `index/hash/capture.rs` and `index/hash/lazy.rs`; the bytes are in
+//! `format/checkpoint.rs`.
 //!
-//! **Order.** The image is written under a temporary name, synced, renamed, and the directory synced; an image is never
-//! changed in place. The caller finishes it only once the log is durable up to the image's last number (I3).
+//! **Order.** The checkpoint is written under a temporary name, synced, renamed, and the directory
+//! synced; a checkpoint is never changed in place. The caller finishes it only once the log is
+//! durable up to the checkpoint's last number (I3).
 //!
-//! **Crash points.** Up to the rename there is a temporary file, which an open removes. After it there is a whole image.
+//! **Crash points.** Up to the rename a temporary file exists, which an open removes. After it a
+//! complete checkpoint exists.
 
 use std::io;
 use std::path::Path;
@@ -24,27 +27,27 @@ use crate::mem::alloc;
 
 /// Blocks that are written at once: 1 MiB.
 const STEP_BLOCKS: usize = (1 << 20) / BLOCK_LEN;
-/// What an open reads first: as a rule the whole front.
+/// The first read of an open, in bytes: usually the whole front.
 const FIRST_READ: u64 = 1 << 14;
 
-/// What a step of writing came to.
+/// The result of a step of writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteStep {
-    /// There is more to write.
+    /// More blocks are left to write.
     More,
-    /// Everything is written, and nothing is durable yet.
+    /// Everything is written; nothing is durable yet.
     Written,
-    /// An index changed too fast; the file was removed.
+    /// An index changed too fast, and the file was removed.
     Abandoned,
 }
 
-/// An image in the making.
+/// A checkpoint that is being written.
 #[derive(Debug)]
 pub(crate) struct CheckpointWriter {
     file: Arc<dyn File>,
     name: String,
     nonce: u64,
-    /// The index at hand last, so that it can be popped.
+    /// The captures left, the current one last, so that it can be popped.
     captures: Vec<Capture>,
     frame: u64,
     offset: u64,
@@ -52,11 +55,13 @@ pub(crate) struct CheckpointWriter {
 }
 
 impl CheckpointWriter {
-    /// Makes the file and writes the front. The captures are those of the front's keyspaces, in its order.
+    /// Creates the file and writes the front. The captures are those of the front's keyspaces, in
+    /// its order.
     ///
     /// # Errors
     ///
-    /// What the file system says; a full disk, too, for the file's blocks are reserved here.
+    /// Returns the file system's error, for example of a full disk, because the file's blocks are
+    /// reserved here.
     pub(crate) fn start(
         dir: &dyn Dir,
         checkpoint: &IndexCheckpoint,
@@ -87,16 +92,18 @@ impl CheckpointWriter {
         Ok(Self { file, name, nonce, captures, frame: 0, offset, leftovers })
     }
 
-    /// Removes what was written. An open would remove it as well, so that it counts for nothing meanwhile.
+    /// Removes the file. An open would remove it as well, so it does not count as used space
+    /// meanwhile.
     fn remove(&self, dir: &dyn Dir) {
         self.leftovers.remove(dir, file_name::temporary(&self.name), 0);
     }
 
-    /// Writes about 1 MiB. Takes no lock that a writer of the store could wait for, but that of a page's copy.
+    /// Writes about 1 MiB. Takes no lock that could block a writer of the store, except that of a
+    /// page's copy.
     ///
     /// # Errors
     ///
-    /// What the file system says; the file was removed then.
+    /// Returns the file system's error; the file was removed then.
     pub(crate) fn step(&mut self, dir: &dyn Dir) -> Result<WriteStep> {
         match self.write_some() {
             Ok(Ok(step)) => Ok(step),
@@ -131,16 +138,17 @@ impl CheckpointWriter {
         Ok(Ok(if self.captures.is_empty() { WriteStep::Written } else { WriteStep::More }))
     }
 
-    /// Removes what was written: the image is not wanted any more.
+    /// Removes the file of a checkpoint that is no longer needed.
     pub(crate) fn discard(self, dir: &dyn Dir) {
         self.remove(dir);
     }
 
-    /// Makes a written image durable under its name. The log must be durable up to the image's last number (I3).
+    /// Makes a written checkpoint durable under its name. The log must be durable up to the
+    /// checkpoint's last number (I3).
     ///
     /// # Errors
     ///
-    /// What the file system says; the file was removed then.
+    /// Returns the file system's error; the file was removed then.
     pub(crate) fn finish(self, dir: &dyn Dir) -> Result<()> {
         debug_assert!(self.captures.is_empty(), "it is written");
         let temporary = file_name::temporary(&self.name);
@@ -150,17 +158,18 @@ impl CheckpointWriter {
         let named = synced.and_then(|()| dir.rename(&temporary, &self.name));
         named.map_err(failed).inspect_err(|_| self.remove(dir))?;
         dir.crash_point("image-renamed");
-        // The manifest does not name it.
+        // The manifest does not name the file.
         dir.sync().map_err(failed).inspect_err(|_| self.leftovers.remove(dir, self.name.clone(), 0))
     }
 }
 
-/// Whether an error is about an image, without which everything goes on: the log holds all that it says.
+/// True if an error is about a checkpoint, which the store can do without: the log holds all of its
+/// information.
 pub(crate) fn is_of_checkpoint(error: &Error) -> bool {
     if let Error::Io { source, .. } = error
         && source.get_ref().is_some_and(|cause| cause.is::<BlockError>())
     {
-        // Met where an index was to grow.
+        // Met when an index was about to grow.
         return true;
     }
     let (Error::Corrupt { path, .. } | Error::Io { path, .. }) = error else { return false };
@@ -168,10 +177,10 @@ pub(crate) fn is_of_checkpoint(error: &Error) -> bool {
     name.is_some_and(|name| matches!(file_name::parse(name), file_name::FileName::Image(_)))
 }
 
-/// An image that is open.
+/// An open checkpoint.
 #[derive(Debug)]
 pub(crate) struct OpenedCheckpoint {
-    /// What its front says.
+    /// The decoded front.
     pub(crate) checkpoint: IndexCheckpoint,
     file: Arc<dyn File>,
     path: Arc<Path>,
@@ -179,12 +188,13 @@ pub(crate) struct OpenedCheckpoint {
 }
 
 impl OpenedCheckpoint {
-    /// Opens an image and reads its front.
+    /// Opens a checkpoint and reads its front.
     ///
     /// # Errors
     ///
-    /// What the file system says, and `Corrupt` for a front that is damaged or not that of this file. The log holds
-    /// all that an image says, so a caller may go on without.
+    /// Returns the file system's error, or `Corrupt` for a front that is damaged or belongs to
+    /// another file. The log holds all information of a checkpoint, so a caller may continue
+    /// without it.
     pub(crate) fn open(dir: &dyn Dir, number: u64) -> Result<Self> {
         let name = file_name::checkpoint(number);
         let path = dir.path().join(&name);
@@ -207,17 +217,18 @@ impl OpenedCheckpoint {
         Ok(Self { checkpoint, file, path: Arc::from(path), front_len: front_len as u64 })
     }
 
-    /// The error of whoever finds that the front does not fit the store.
+    /// Returns the error for a front that does not fit the store.
     pub(crate) fn unfit(&self, field: &'static str) -> Error {
         Error::Corrupt { path: self.path.to_path_buf(), offset: 0, defect: Defect::BadField(field) }
     }
 
-    /// Bytes of the front.
+    /// Returns the length of the front in bytes.
     pub(crate) fn front_len(&self) -> u64 {
         self.front_len
     }
 
-    /// Makes the indexes of the front's keyspaces, in its order; they are partial, and keep the file open until they are whole.
+    /// Makes the indexes of the front's keyspaces, in its order. They are partial, and keep the
+    /// file open until they are whole.
     ///
     /// # Errors
     ///

@@ -1,13 +1,13 @@
-//! The index of one keyspace as its writer has it, with the live bytes of each segment.
+//! The writer's index of one keyspace, with the live bytes of each segment.
 
 use super::hash::IndexWriter;
 
-/// The index of a keyspace, as the writer sees it.
+/// The index of a keyspace, for the writer.
 #[derive(Debug)]
 pub(crate) struct KeyspaceIndex {
     pub(crate) index: IndexWriter,
-    /// Live bytes by segment, so that a drop knows what becomes dead where without reading anything. By the ordinal of
-    /// the segment's mapping.
+    /// Live bytes by segment, so that a drop knows the newly dead bytes of each segment without
+    /// reading anything. Indexed by the ordinal of the segment's mapping.
     live: Vec<u64>,
 }
 
@@ -26,7 +26,7 @@ impl KeyspaceIndex {
         self.live[ordinal] += bytes;
     }
 
-    /// Counts it as live no longer.
+    /// Stops counting a record as live.
     #[inline]
     pub(crate) fn sub_live(&mut self, ordinal: usize, bytes: u64) {
         debug_assert!(self.live.get(ordinal).is_some_and(|live| *live >= bytes), "it was counted as live");
@@ -35,12 +35,12 @@ impl KeyspaceIndex {
         }
     }
 
-    /// Bytes that are live in the segment with this ordinal.
+    /// Returns the live bytes in the segment with this ordinal.
     pub(crate) fn live_in(&self, ordinal: usize) -> u64 {
         self.live.get(ordinal).copied().unwrap_or(0)
     }
 
-    /// Segments with live bytes, by ordinal.
+    /// Iterates over the segments with live bytes, by ordinal.
     pub(crate) fn live(&self) -> impl Iterator<Item = (usize, u64)> {
         self.live.iter().copied().enumerate().filter(|(_, live)| *live > 0)
     }

@@ -1,4 +1,5 @@
-//! Indexes: from a key to the location of its record, and the file that holds them between two opens.
+//! Indexes from keys to the locations of their records, and the checkpoint file that keeps them
+//! between opens.
 
 pub(crate) mod checkpoint;
 pub(crate) mod hash;

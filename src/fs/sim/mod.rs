@@ -25,8 +25,6 @@
 //!
 //! All behaviour depends only on the seed and the program. Clones of a handle are the same machine.
 //!
-//! Everything follows from the seed and the program; clones of a handle are the same machine.
-//!
 //! # Example test
 //!
 //! ```

@@ -1,8 +1,9 @@
-//! What the words of a line mean: entries, and the control word of a bucket.
+//! The words of a line: entries, and the control word of a bucket.
 //!
-//! **Format** (in memory; images of the index hold lines in the same form, without versions and verified bits). A line is a run of entries and one
-//! control word. The first line of a bucket is its *head*; lines that hold what the head has no room for are *overflow
-//! lines*, linked from the head's control word and from each other's.
+//! **Format** (in memory; index checkpoints hold lines in this form, without versions and verified
+//! bits). A line is a run of entries and one control word. The first line of a bucket is its
+//! *head*. Entries that do not fit into the head are in *overflow lines*, linked from the head's
+//! control word and from each other's.
 //!
 //! | bits of an entry | meaning |
 //! |---|---|
@@ -15,10 +16,10 @@
 //! | 0-27 | link: the number of the next overflow line plus one, or zero |
 //! | 28-63 | version: counts the moves and removals in the bucket; heads only |
 //!
-//! **Concurrency.** Every store here is a release and is made by the one writer; readers load entries relaxed and
-//! then fence. The protocol is in the head of `index`. One bit is set by readers: *verified*, by an exchange that fails
-//! where the writer has changed the entry. The writer may undo it by a move that began before; the record is then
-//! verified once more.
+//! **Concurrency.** Every store here is a release and is made by the one writer; readers load
+//! entries relaxed and then fence. The protocol is in the head of `index::hash`. Readers set one
+//! bit: *verified*, by an exchange that fails if the writer has changed the entry. The writer may
+//! undo it by a move that began before; the record is then verified once more.
 
 use std::num::NonZeroU32;
 
@@ -26,9 +27,9 @@ use crate::mem::cache_lines::{LINE_WORDS, Line};
 use crate::mem::location::{LOCATION_BITS, Location};
 use crate::sync::Ordering;
 
-/// Entries in a line.
+/// The number of entries in a line.
 pub(super) const SLOTS: usize = LINE_WORDS - 1;
-/// Bits of a tag.
+/// The number of bits of a tag.
 pub(super) const TAG_BITS: u32 = u64::BITS - TAG_SHIFT;
 
 const VERIFIED: u64 = 1 << LOCATION_BITS;
@@ -37,19 +38,19 @@ const LOCATION_MASK: u64 = VERIFIED - 1;
 
 const LINK_BITS: u32 = 28;
 const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
-/// The greatest number of overflow lines that links can tell apart.
+/// The greatest number of overflow lines that links can address.
 pub(super) const LINKS: u64 = LINK_MASK;
 
 const _: () = assert!(TAG_BITS == 23);
 
-/// One entry's bits.
+/// The bits of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct IndexEntry(u64);
 
 impl IndexEntry {
     pub(super) const EMPTY: Self = Self(0);
 
-    /// An entry for a record that this process wrote or verified.
+    /// Makes an entry for a record that this process wrote or verified.
     pub(super) fn new(tag: u64, location: Location) -> Self {
         debug_assert!(tag < 1 << TAG_BITS);
         Self(tag << TAG_SHIFT | VERIFIED | location.to_bits())
@@ -59,22 +60,22 @@ impl IndexEntry {
         self.0 == 0
     }
 
-    /// The entry's tag; zero for an empty one.
+    /// Returns the tag; zero for an empty entry.
     pub(super) fn tag(self) -> u64 {
         self.0 >> TAG_SHIFT
     }
 
-    /// The entry's location, if it is not empty.
+    /// Returns the location; `None` for an empty entry.
     pub(super) fn location(self) -> Option<Location> {
         (!self.is_empty()).then(|| Location::from_bits(self.0 & LOCATION_MASK))
     }
 
-    /// Whether the record's checksum was seen to match since this open.
+    /// True if the record's checksum was seen to match since this open.
     pub(super) fn is_verified(self) -> bool {
         self.0 & VERIFIED != 0
     }
 
-    /// Whether the entry leads to this location, verified or not.
+    /// True if the entry leads to this location, verified or not.
     pub(super) fn index_leads_to(self, location: Location) -> bool {
         self.0 & LOCATION_MASK == location.to_bits()
     }
@@ -85,19 +86,19 @@ impl IndexEntry {
 pub(super) struct OverflowLink(NonZeroU32);
 
 impl OverflowLink {
-    /// The link to an overflow line; `None` where there are too many lines.
+    /// Makes the link to an overflow line; `None` if the number is too large.
     pub(super) fn to(line: u64) -> Option<Self> {
         let number = u32::try_from(line + 1).ok().filter(|&number| u64::from(number) <= LINKS)?;
         NonZeroU32::new(number).map(Self)
     }
 
-    /// The number of the overflow line.
+    /// Returns the number of the overflow line.
     pub(super) fn line(self) -> u64 {
         u64::from(self.0.get()) - 1
     }
 }
 
-/// A control word's bits; those of a line that was never used are the default.
+/// The bits of a control word; the default is that of an unused line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct ControlWord(u64);
 
@@ -111,7 +112,8 @@ impl ControlWord {
         Self(self.0 & !LINK_MASK | link.map_or(0, |link| u64::from(link.0.get())))
     }
 
-    /// The next version. It wraps after 2^36 moves, which no reader sleeps through between two loads.
+    /// Returns the word with the next version. It wraps after 2^36 moves, far more than can happen
+    /// between two loads of a reader.
     pub(super) fn bumped(self) -> Self {
         Self(self.0.wrapping_add(1 << LINK_BITS))
     }
@@ -119,33 +121,35 @@ impl ControlWord {
 
 /// A line as entries and a control word.
 pub(super) trait Bucket {
-    /// An entry as it may be now or may have been lately. The reader fences before it uses what it found, or what it
-    /// did not find.
+    /// Returns an entry as it is now or was recently. The reader fences before it acts on a match
+    /// or on a miss.
     fn entry(&self, slot: usize) -> IndexEntry;
-    /// The control word, and everything that was stored before it.
+    /// Returns the control word, and orders everything that was stored before it.
     fn control(&self) -> ControlWord;
-    /// The control word for a comparison that a fence has ordered, or for the writer, who stored it.
+    /// Returns the control word for a comparison that a fence has ordered, or for the writer, which
+    /// stored it.
     fn control_unordered(&self) -> ControlWord;
     /// Stores an entry. Writer only.
     fn set_entry(&self, slot: usize, entry: IndexEntry);
     /// Stores the control word. Writer only.
     fn set_control(&self, control: ControlWord);
-    /// Notes that the record of an entry was verified, if the entry is still there. Anybody may.
+    /// Marks the record of an entry as verified, if the entry is still in its slot. Any thread may
+    /// call it.
     fn set_verified(&self, slot: usize, entry: IndexEntry);
 }
 
 impl Bucket for Line {
     #[inline]
     fn entry(&self, slot: usize) -> IndexEntry {
-        // Relaxed: readers fence (acquire) before they act on it, which pairs with the release in `set_entry`; the
-        // writer reads what it stored itself, or what the mutex around it ordered.
+        // Relaxed: readers fence (acquire) before they act on it, which pairs with the release in
+        // `set_entry`. The writer reads its own stores, or stores that its mutex ordered.
         IndexEntry(self.words[slot].load(Ordering::Relaxed))
     }
 
     #[inline]
     fn control(&self) -> ControlWord {
-        // Acquire: pairs with the release in `set_control`, so that whoever sees a version sees the copies that were
-        // made before it, and whoever sees a link sees the line behind it.
+        // Acquire: pairs with the release in `set_control`. A thread that sees a version sees the
+        // copies that were made before it, and one that sees a link sees the line behind it.
         ControlWord(self.words[SLOTS].load(Ordering::Acquire))
     }
 
@@ -157,8 +161,9 @@ impl Bucket for Line {
 
     #[inline]
     fn set_entry(&self, slot: usize, entry: IndexEntry) {
-        // Release: pairs with the fence (acquire) of a reader that loaded this entry: it sees the published record
-        // (I2), and where this store takes something away it sees the version or the bucket count that says so.
+        // Release: pairs with the fence (acquire) of a reader that loaded this entry: it sees the
+        // published record (I2). If this store removes an entry, the reader sees the version or the
+        // bucket count that announced it.
         self.words[slot].store(entry.0, Ordering::Release);
     }
 
@@ -170,13 +175,14 @@ impl Bucket for Line {
 
     fn set_verified(&self, slot: usize, entry: IndexEntry) {
         let verified = entry.0 | VERIFIED;
-        // Relaxed, both: the bit says something of bytes that never change, and an exchange leaves the release of the
-        // store before it in force. Whether it succeeds does not matter.
+        // Relaxed, both: the bit is about bytes that never change, and an exchange leaves the
+        // release of the store before it in force. Failure of the exchange does no harm.
         let _ = self.words[slot].compare_exchange(entry.0, verified, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
-/// A line's words as an image holds them: what no other process may believe or need is left out.
+/// Returns a line's words as a checkpoint holds them: without the bits that are valid in this
+/// process only.
 pub(super) fn checkpointed(mut words: [u64; LINE_WORDS]) -> [u64; LINE_WORDS] {
     let (control, entries) = words.split_last_mut().expect("a line has words");
     entries.iter_mut().for_each(|entry| *entry &= !VERIFIED);
@@ -184,7 +190,7 @@ pub(super) fn checkpointed(mut words: [u64; LINE_WORDS]) -> [u64; LINE_WORDS] {
     words
 }
 
-/// What a line in an image says about itself.
+/// The entries and the link of a checkpoint's line.
 #[derive(Debug)]
 pub(super) struct Imaged {
     pub(super) entries: u64,
@@ -192,8 +198,9 @@ pub(super) struct Imaged {
 }
 
 impl Imaged {
-    /// Looks at a line that was read from an image of an index with this many overflow lines; `None` for one that no
-    /// writer writes, and that could lead a search astray (X4 holds in all others, as far as one line shows).
+    /// Checks a line that was read from a checkpoint of an index with this many overflow lines.
+    /// `None` for a line that no writer produces and that could mislead a search. All other lines
+    /// satisfy X4, as far as one line shows.
     pub(super) fn of(words: &[u64; LINE_WORDS], is_head: bool, overflow_lines: u64) -> Option<Self> {
         let (control, entries) = words.split_last().expect("a line has words");
         let link = ControlWord(*control).link();
@@ -208,10 +215,11 @@ impl Imaged {
     }
 }
 
-/// The slots of a line whose entries fulfil a condition.
+/// Returns the slots of a line whose entries fulfil a condition.
 ///
-/// All slots first and then the branches: a branch per slot is mispredicted at nearly every hit, and with it ends the
-/// overlap of this search's cache misses with those of the next one (measured: docs/design/index.md, "Search").
+/// All slots are tested before the first branch. A branch per slot is mispredicted at nearly every
+/// hit, which ends the overlap of this search's cache misses with those of the next one (measured:
+/// DESIGN.md, "Costs").
 #[inline]
 pub(super) fn slots_where(
     line: &Line,

@@ -1,14 +1,16 @@
-//! Filling an index that nobody reads yet, by several threads.
+//! Bulk loading: several threads fill an index that has no readers yet.
 //!
-//! What a replay puts into an index belongs to buckets all over it, and each waits for memory; so several threads put it
-//! there. They share nothing: a [`Partition`] belongs to a thread, the buckets that it is used for must be no other shard's (the
-//! caller sees to it, as long as the index does not grow: [`Index::part_of`]), and overflow lines are taken from a few that the
-//! shard has for itself. Growing has a turn of its own ([`IndexWriter::grow`]): a split touches a bucket and its sibling, so
-//! ranges of buckets are split side by side.
+//! A replay inserts into buckets all over the index, and each insert waits for memory, so several
+//! threads do it. They share nothing. A [`Partition`] belongs to one thread. The caller ensures
+//! that no two partitions use one bucket, as long as the index does not grow ([`Index::part_of`]).
+//! A partition takes overflow lines from a few of its own. Growth is a separate phase
+//! ([`IndexWriter::grow`]): a split affects a bucket and its sibling, so ranges of buckets are
+//! split in parallel.
 //!
-//! **Concurrency.** No reader and no image in the making is there, so the order of stores that the head of `index` asks for
-//! is nobody's concern: a thread sees what was done before it was started, and its end comes before whatever follows.
-//! A partial index loads what its shards need; the loader's lock orders that.
+//! **Concurrency.** There is no reader and no capture, so the order of stores in the head of
+//! `index::hash` does not matter. A thread sees everything done before it was started, and its end
+//! comes before everything that follows. A partial index loads the blocks that its partitions need;
+//! the loader's lock orders that.
 
 use std::io;
 use std::sync::atomic::AtomicU64 as Counter;
@@ -26,13 +28,13 @@ use crate::fs::tuning::Tuning;
 use crate::mem::location::Location;
 use crate::sync::Ordering;
 
-/// One thread's part in the filling of an index.
+/// One thread's part in filling an index.
 #[derive(Debug)]
 pub(crate) struct Partition<'i> {
     index: &'i Index,
-    /// The next overflow line that nobody has.
+    /// The next overflow line that no partition has.
     next: &'i Counter,
-    /// How many of them it takes at once.
+    /// The number of overflow lines that are taken at once.
     at_once: u64,
     lines: OverflowLines,
     links: Vec<OverflowLink>,
@@ -41,11 +43,13 @@ pub(crate) struct Partition<'i> {
 }
 
 impl IndexWriter {
-    /// Has `work` done by so many threads at most, this one among them, each with a shard; what each came to.
+    /// Calls `work` on up to `threads` threads, including this one, each with a partition, and
+    /// returns the results.
     ///
     /// # Errors
     ///
-    /// What `work` says; of several the first. What the others did has been done, and the index is good for nothing.
+    /// Returns the first error of `work`. The other threads have done their part, and the index
+    /// must not be used.
     pub(crate) fn fill<T: Send, E: Send>(
         &mut self,
         threads: usize,
@@ -71,7 +75,7 @@ impl IndexWriter {
                 inserted: 0,
             }
         });
-        // Taken from here by whoever begins: there may be fewer threads to be had.
+        // Each thread takes a partition when it begins, because fewer threads may be available.
         let (waiting, done) = (Mutex::new(shards.collect::<Vec<_>>()), Mutex::new(Vec::new()));
         let turn = || {
             let Some(mut shard) = waiting.lock().pop() else { return };
@@ -105,12 +109,12 @@ impl IndexWriter {
             .collect()
     }
 
-    /// Takes back the overflow lines that shards did not use.
+    /// Takes back the overflow lines that partitions did not use.
     fn take_back(&mut self, next: u64, shards: &mut [OverflowLines]) {
         let before = self.lines.used;
         let own = &mut self.lines;
         own.used = next;
-        // What was given out last is as if it had never been.
+        // The lines that were given out last are returned as if they had never been used.
         shards.sort_unstable_by_key(|lines| std::cmp::Reverse(lines.ensured));
         for lines in shards {
             own.free.append(&mut lines.free);
@@ -126,11 +130,12 @@ impl IndexWriter {
         self.count_lines(before);
     }
 
-    /// Splits buckets until there are enough for what is in the index, by so many threads at most.
+    /// Splits buckets until there are enough for the entries of the index, on up to `threads`
+    /// threads.
     ///
     /// # Errors
     ///
-    /// As for [`IndexWriter::reserve`]; the index is good for nothing then.
+    /// As for [`IndexWriter::reserve`]; the index must not be used then.
     pub(crate) fn grow(&mut self, threads: usize, tuning: Tuning) -> io::Result<()> {
         let wanted = (self.index.len() as u64).saturating_mul(10).div_ceil(LOAD_TIMES_TEN);
         loop {
@@ -138,7 +143,7 @@ impl IndexWriter {
             if wanted <= buckets {
                 return Ok(());
             }
-            // Not farther than all that are there now are split once.
+            // At most until each current bucket is split once.
             let end = wanted.min(2 << buckets.ilog2());
             self.index.heads.ensure_all(buckets..end)?;
             let next = Counter::new(buckets);
@@ -158,7 +163,7 @@ impl Partition<'_> {
     ///
     /// # Errors
     ///
-    /// When memory is short, or the index is as large as it can be.
+    /// Returns an error if memory is short, or the index has its greatest size.
     #[inline]
     pub(crate) fn reserve(&mut self) -> io::Result<()> {
         self.reserve_lines(1)
@@ -174,7 +179,7 @@ impl Partition<'_> {
         let OverflowLines { free, used, ensured } = &mut self.lines;
         free.extend((*used..*ensured).filter_map(OverflowLink::to));
         let count = count.max(self.at_once);
-        // Relaxed: nothing but the number counts.
+        // Relaxed: only the number counts.
         *used = self.next.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
         *ensured = *used + count;
         if *ensured > LINKS {
@@ -184,8 +189,9 @@ impl Partition<'_> {
         self.index.overflow.ensure_all(*used..*ensured)
     }
 
-    /// Inserts an entry unless there is one whose record `matches` accepts, whose location is returned then; in one walk.
-    /// Room must be reserved, and the bucket be this shard's.
+    /// Inserts an entry, unless there is one whose record `matches` accepts; returns the location
+    /// of that one. It takes one walk over the chain. Space must be reserved, and the bucket must
+    /// belong to this partition.
     ///
     /// # Errors
     ///
@@ -212,21 +218,21 @@ impl Partition<'_> {
                 None => break,
             }
         }
-        // All lines before the last are full (X4), but for the head of a chain that has no other.
+        // All lines before the last are full (X4); a head without overflow lines is the last line.
         append(index, lines, line, IndexEntry::new(tag, location));
         self.inserted += 1;
         Ok(None)
     }
 
-    /// As [`IndexWriter::replace`], of an entry that was just found.
+    /// Replaces an entry that was just found, as [`IndexWriter::replace`] does.
     pub(crate) fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
         replace_in(self.index, hash, old, new)
     }
 
-    /// Splits buckets until as many are there as are to be, beside other threads that do the same.
+    /// Splits buckets up to number `end`, beside other threads that do so too.
     fn split_some(&mut self, next: &Counter, end: u64, at_once: u64) -> io::Result<()> {
         loop {
-            // Relaxed: nothing but the number counts.
+            // Relaxed: only the number counts.
             let first = next.fetch_add(at_once, std::sync::atomic::Ordering::Relaxed);
             if first >= end {
                 return Ok(());

@@ -1,4 +1,4 @@
-//! Filling by several threads, against what one writer would have made.
+//! Tests of bulk loading by several threads, against the result of one writer.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,8 @@ use crate::fs::tuning::Tuning;
 const PARTS_BITS: u32 = 3;
 const PARTS: usize = 1 << PARTS_BITS;
 
-/// Puts the keys into the index, each with the batch's version, by threads that take parts as they come.
+/// Puts the keys into the index, each with the batch's version, by threads that take parts as they
+/// come.
 fn fill(writer: &mut IndexWriter, threads: usize, kind: u8, keys: &[u64], version: u64) {
     let index = Arc::clone(writer.index());
     let next = AtomicUsize::new(0);
@@ -60,11 +61,11 @@ proptest! {
             fill(&mut writer, threads, kind, keys, version);
             oracle.extend(keys.iter().map(|key| (*key, place(*key, version))));
             prop_assert_eq!(index.len(), oracle.len());
-            // As many buckets as one writer's reservations make, and no more.
+            // The result has as many buckets as one writer's reservations make, and no more.
             let least = (oracle.len() as u64 * 10).div_ceil(writer::LOAD_TIMES_TEN);
             prop_assert_eq!(index.buckets(), least.max(before));
             check_shape(&writer);
-            // Removals make lines free, which the next batch uses.
+            // Removals free lines, which the next batch uses.
             for key in keys.iter().step_by(3) {
                 if let Some(location) = oracle.remove(key) {
                     prop_assert!(writer.remove(hash_of_kind(kind, *key), location));
@@ -91,7 +92,7 @@ fn lines_that_threads_took_and_did_not_use_are_not_lost() {
     fill(&mut writer, 4, 0, &keys, 1);
     check_shape(&writer);
     let used = index.memory_bytes();
-    // What is over is a few for each thread, and is used first.
+    // A few lines are left over for each thread, and are used first.
     for key in 5000..5100 {
         writer.reserve().unwrap();
         writer.insert(hash_of_kind(0, key), place(key, 1));

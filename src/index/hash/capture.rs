@@ -1,30 +1,36 @@
-//! What an index was at one moment, taken page by page while the writer goes on.
+//! A capture of an index: its state at one moment, copied page by page while the writer continues.
 //!
-//! It does not write files: it gives blocks, in order, to whoever does.
+//! It writes no files: it returns blocks, in order, to its caller.
 //!
-//! **The moment.** [`IndexWriter::begin_checkpoint`](super::IndexWriter::begin_image), under the writer mutex, notes how many buckets and
-//! overflow lines there are; that takes the same time at every size, but for a bitmap of one bit per 4 KiB. From then on
-//! the writer, before it changes a chain, copies aside each page of the chain that the image has not got yet: those of its lines, and of
-//! the free lines that it may be given. Lines behind those counted at the moment are no part of the image, so they need no
-//! copy. How few pages there are to copy is what makes this cheap: a page is copied once at most.
+//! **The moment.** [`IndexWriter::begin_checkpoint`](super::IndexWriter::begin_checkpoint), under
+//! the writer mutex, notes the numbers of buckets and of overflow lines. That takes constant time,
+//! except for a bitmap of one bit per 4 KiB. From then on the writer saves pages of a chain before
+//! it changes the chain. It copies each page that the capture has not taken yet: those of the
+//! chain's lines, and of the free lines that the chain may be given. Lines behind those counted at
+//! the moment are not captured, so they need no copy. This is cheap because few pages are copied,
+//! each once at most.
 //!
-//! **Concurrency.** One bit per page says: *taken*. Whoever sets it first decides where the page of the image comes from. The
-//! [`Capture`] takes pages in order and needs no lock for a page that the writer has left alone:
+//! **Concurrency.** One bit per page means *taken*. The side that sets it first decides the source
+//! of the captured page. The [`Capture`] takes pages in order and needs no lock for a page that the
+//! writer has not changed:
 //!
 //! | | steps, in order |
 //! |---|---|
-//! | capture | loads the words (relaxed); fences (acquire); looks whether it was abandoned; sets the bit. It was unset: the words are the page. It was set: the copy is, under the lock of the copies |
-//! | writer | looks at the bit: set, nothing to do. Else, under that lock: copies the words; sets the bit. It was unset: puts the copy there. It was set: drops it. Then changes the page |
+//! | capture | loads the words (relaxed); fences (acquire); checks if it was abandoned; sets the bit. If it was unset, the words are the page. If it was set, the copy is, under the lock of the copies |
+//! | writer | checks the bit: if set, nothing to do. Else, under that lock: copies the words; sets the bit. If it was unset, keeps the copy. If it was set, drops it. Then changes the page |
 //!
-//! If the capture set the bit, its loads come before it (release), and the writer's first change comes after the
-//! writer saw it (acquire): no load saw a change. If a load did see one (a release store), then by the fence the
-//! capture sees all that the writer did before: the bit, whose copy the lock hands over, or that it gave up. That
-//! the lock spans the writer's two steps is why the copy is there once the lock is free.
+//! 1. *The capture set the bit.* Its loads come before the bit (release), and the writer's first
+//!    change comes after the writer saw it (acquire). So no load saw a change.
+//! 2. *A load saw a change* (a release store). Then by the fence the capture sees all that the
+//!    writer did before: the bit, whose copy the lock hands over, or that the writer abandoned the
+//!    capture. The copy exists once the lock is free, because the lock spans the writer's two
+//!    steps.
 //!
-//! **Bounds.** The copies, and so the memory, are bounded by a limit. A writer that reaches it *abandons* the
-//! image instead of waiting: the capture says so at its next block, and the file is of no use. Each page that was written
-//! gives its copy's memory to the next. [`Index::memory_bytes`] counts all of it. With a limit of as many pages as the index
-//! has, no image is ever abandoned.
+//! **Bounds.** A limit bounds the copies, and so the memory. A writer that reaches it *abandons*
+//! the capture and does not wait. The capture returns that at its next block, and the checkpoint's
+//! file is useless. Each page that was written leaves its copy's memory to the next copy.
+//! [`Index::memory_bytes`] counts all of it. With a limit of as many pages as the index has, no
+//! capture is ever abandoned.
 //!
 //! Dropping the [`Capture`], at its end or before, ends the writer's part at its next change.
 
@@ -40,47 +46,47 @@ use crate::mem::alloc;
 use crate::mem::cache_lines::{LINE_WORDS, Line};
 use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 
-/// Lines in a block: the unit in which a checkpoint is read and written.
+/// The number of lines in a block: the unit in which a checkpoint is read and written.
 #[cfg(not(loom))]
 pub(super) const LINES: usize = crate::format::checkpoint::BLOCK_LINES;
-/// Lines in a block: one, so that a few keys already lie in several.
+/// The number of lines in a block: one, so that a few keys already lie in several blocks.
 #[cfg(loom)]
 pub(super) const LINES: usize = 1;
-/// The same number, for line numbers.
+/// The number of lines in a block, for line numbers.
 pub(super) const BLOCK_LINES: u64 = LINES as u64;
 
-/// The words of the lines of a page.
+/// The words of a page's lines.
 type CapturedPage = [[u64; LINE_WORDS]; LINES];
-/// A copy's size in bytes.
+/// The size of a copy in bytes.
 const PAGE_SIZE: u64 = size_of::<CapturedPage>() as u64;
 
 const RUNNING: u64 = 0;
 const ABANDONED: u64 = 1;
 const ENDED: u64 = 2;
 
-/// What capture and writer share.
+/// The state shared by capture and writer.
 #[derive(Debug)]
 pub(super) struct SavedPages {
     table: IndexTable,
-    /// Pages of buckets, and then those of overflow lines.
+    /// The number of pages of buckets, and that of overflow lines.
     pages: [u64; 2],
-    /// A bit for each page: it was taken.
+    /// A bit for each page: set once the page is taken.
     taken: AtomicBitSet,
-    /// `ABANDONED` is stored by the writer, `ENDED` by the capture.
+    /// The state: the writer stores `ABANDONED`, and the capture `ENDED`.
     state: AtomicU64,
     copies: Mutex<Copies>,
 }
 
 #[derive(Debug)]
 struct Copies {
-    /// Each of one page: memory of such a type can be asked for.
+    /// Copies by page. Each is a slice of one page, whose allocation can fail with an error.
     by_page: BTreeMap<u64, Box<[CapturedPage]>>,
     spare: Vec<Box<[CapturedPage]>>,
-    /// The most of them.
+    /// The greatest number of copies.
     limit: usize,
 }
 
-/// An index at the moment when this was made.
+/// A capture of an index at the moment when it was made.
 #[derive(Debug)]
 pub(crate) struct Capture {
     index: Arc<Index>,
@@ -88,7 +94,7 @@ pub(crate) struct Capture {
     next: u64,
 }
 
-/// The writer had to keep more pages than it may.
+/// The error of a capture that was abandoned: the writer reached the limit of copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Abandoned;
 
@@ -103,9 +109,10 @@ impl SavedPages {
         aside
     }
 
-    /// Whether the capture still needs what the writer keeps.
+    /// True while the capture still needs the writer's copies.
     pub(super) fn is_running(&self) -> bool {
-        // Relaxed: a writer that misses the end keeps a page in vain, which `keep` drops under the lock.
+        // Relaxed: a writer that misses the end makes a needless copy, which `keep` drops under the
+        // lock.
         self.state.load(Ordering::Relaxed) == RUNNING
     }
 
@@ -128,12 +135,13 @@ impl SavedPages {
             return;
         }
         let mut copies = self.copies.lock();
-        // Relaxed: the capture stores it under this lock, the writer is we.
+        // Relaxed: the capture stores it under this lock, and this thread is the writer.
         if self.state.load(Ordering::Relaxed) != RUNNING {
             return;
         }
         let Some(mut copy) = copies.room() else {
-            // Release: pairs with the fence in `Capture::take`: whoever sees the change that follows sees this.
+            // Release: pairs with the fence in `Capture::take`: a capture that sees the change that
+            // follows sees this.
             self.state.store(ABANDONED, Ordering::Release);
             copies.clear();
             self.count(index, &copies);
@@ -148,7 +156,7 @@ impl SavedPages {
         self.count(index, &copies);
     }
 
-    /// Reads a page as it is in memory now; lines that the image does not have are left at zero.
+    /// Reads a page as it is in memory now; lines that are not captured are zero.
     fn read(&self, index: &Index, page: u64, words: &mut CapturedPage) {
         let (row, lines, page): (&ChunkedLines, _, _) = match page.checked_sub(self.pages[0]) {
             None => (&index.heads, self.table.buckets, page),
@@ -159,7 +167,7 @@ impl SavedPages {
         }
     }
 
-    /// Tells how much memory this takes.
+    /// Publishes the memory that the capture takes.
     fn count(&self, index: &Index, copies: &Copies) {
         let pages = (copies.by_page.len() + copies.spare.len()) as u64;
         // Relaxed: a count on its own.
@@ -172,7 +180,7 @@ impl SavedPages {
 }
 
 impl Copies {
-    /// Room for one more; none where there are enough, or memory is short.
+    /// Returns memory for one more copy; `None` if the limit is reached or memory is short.
     fn room(&mut self) -> Option<Box<[CapturedPage]>> {
         if self.by_page.len() >= self.limit {
             return None;
@@ -195,16 +203,18 @@ impl Capture {
         Self { index, aside, next: 0 }
     }
 
-    /// What the index was at the moment: the front of the image says so.
+    /// Returns the shape of the index at the moment of the capture, which the checkpoint's front
+    /// lists.
     pub(crate) fn table(&self) -> IndexTable {
         self.aside.table
     }
 
-    /// The next block, buckets first: its bytes are put into `block`; false after the last one.
+    /// Copies the next block into `block`, buckets first; returns false after the last one.
     ///
     /// # Errors
     ///
-    /// When the image was abandoned: no block follows any more, and those before are of no use.
+    /// Returns an error if the capture was abandoned: no block follows, and those before are
+    /// useless.
     pub(crate) fn next_block(&mut self, block: &mut [u8; BLOCK_LEN]) -> Result<bool, Abandoned> {
         let mut page = [[0; LINE_WORDS]; LINES];
         if self.next == self.aside.pages.iter().sum() {
@@ -220,7 +230,7 @@ impl Capture {
         Ok(true)
     }
 
-    /// The words of the next page.
+    /// Takes the words of the next page.
     pub(super) fn take(&mut self, words: &mut CapturedPage) -> Result<(), Abandoned> {
         let Self { index, aside, next } = self;
         aside.read(index, *next, words);
@@ -232,7 +242,7 @@ impl Capture {
         }
         if aside.taken.set(*next) {
             let mut copies = aside.copies.lock();
-            // Abandoned after the look above, the copies are gone.
+            // If it was abandoned after the check above, the copies are gone.
             let copy = copies.by_page.remove(next).ok_or(Abandoned)?;
             *words = copy[0];
             copies.spare.push(copy);
@@ -246,13 +256,13 @@ impl Drop for Capture {
     fn drop(&mut self) {
         let mut copies = self.aside.copies.lock();
         copies.clear();
-        // Relaxed: stored under the lock, where the writer looks again.
+        // Relaxed: stored under the lock, where the writer checks it again.
         self.aside.state.store(ENDED, Ordering::Relaxed);
         self.index.counters.0.captured.store(0, Ordering::Relaxed);
     }
 }
 
 fn words_of(line: &Line) -> [u64; LINE_WORDS] {
-    // Relaxed: the writer reads what it stored itself; the capture fences before it believes what it read.
+    // Relaxed: the writer reads its own stores; the capture fences before it uses the words.
     std::array::from_fn(|word| line.words[word].load(Ordering::Relaxed))
 }

@@ -1,4 +1,4 @@
-//! Images of indexes: exact, whole or refused, and as good as a fresh index afterwards.
+//! Tests of captures and lazy indexes: exact, complete or refused, and later like a fresh index.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -19,7 +19,7 @@ fn sorted(mut locations: Vec<Location>) -> Vec<Location> {
     locations
 }
 
-/// An index of the keys `0..count`, whose versions are zero.
+/// Makes an index of the keys `0..count`, whose versions are zero.
 fn filled(base_bits: u32, kind: u8, count: u64) -> IndexWriter {
     let (_, mut writer) = Index::with_base_bits(base_bits, 0).expect("there is room");
     for key in 0..count {
@@ -29,7 +29,7 @@ fn filled(base_bits: u32, kind: u8, count: u64) -> IndexWriter {
     writer
 }
 
-/// Puts, replaces and removes among keys below `keys`.
+/// Inserts, replaces and removes keys below `keys`.
 struct Churn {
     random: fastrand::Rng,
     there: BTreeMap<u64, Location>,
@@ -102,7 +102,7 @@ fn an_image_is_the_index_at_its_moment_whatever_the_writer_does_between_two_page
         assert_eq!(sorted(scan_all(&index)), then);
         index.load_all().unwrap();
         assert!(!index.is_partial());
-        // The next one works as the first, and pages that are copied aside count.
+        // The next capture works like the first, and kept pages count as memory.
         let before = writer.index().memory_bytes();
         let capture = writer.begin_checkpoint(usize::MAX).unwrap();
         churn.change(&mut writer, 100);
@@ -114,7 +114,7 @@ fn an_image_is_the_index_at_its_moment_whatever_the_writer_does_between_two_page
     }
 }
 
-/// Buckets that merged between two pages would be in none of them, or in two.
+/// Buckets that merged between two pages would be in neither of them, or in both.
 #[test]
 fn an_image_keeps_the_keys_that_go_while_it_is_taken() {
     const KEYS: u64 = 4000;
@@ -140,7 +140,7 @@ fn an_image_keeps_the_keys_that_go_while_it_is_taken() {
     assert_eq!(sorted(scan_all(&index)), then);
 }
 
-/// The frames as the table in memory gives them while nobody changes it.
+/// Returns the frames of the table in memory, while no thread changes it.
 fn image_of_now(writer: &IndexWriter) -> Vec<u8> {
     let index = writer.index();
     let mut bytes = vec![7; FRONT_LEN];
@@ -198,7 +198,7 @@ fn a_writer_that_would_keep_too_much_abandons_the_image_and_goes_on() {
         assert!(writer.index().memory_bytes() <= all + 4 * BLOCK_LEN);
     }
     assert_eq!(capture.next_block(&mut block), Err(Abandoned));
-    // The writer has let go of it, so another one can begin; one with room enough is written.
+    // That capture has ended, so another one can begin; one with enough space completes.
     let capture2 = writer.begin_checkpoint(usize::MAX).unwrap();
     let table = capture2.table();
     let (index, _loaded) = open(&file_of(frames(capture2, 0).unwrap()), table, 0).unwrap();
@@ -247,7 +247,7 @@ fn a_partial_index_grows_over_what_is_not_loaded_yet() {
         let capture = writer.begin_checkpoint(0).unwrap();
         let table = capture.table();
         let (index, mut loaded) = open(&file_of(frames(capture, 0).unwrap()), table, 0).unwrap();
-        // Splits come to buckets that nobody has looked at.
+        // Splits reach buckets that were not searched yet.
         loaded.reserve_many(usize::try_from(limit).unwrap()).unwrap();
         for key in 20_000..20_000 + limit {
             loaded.reserve().unwrap();
@@ -308,7 +308,8 @@ proptest::proptest! {
         if ensure_loaded == 1 {
             index.load_more().unwrap();
         }
-        // Without a scan, which would bring everything; in the middle, too, so that free lines come to a writer that has changed what is there.
+        // No scan here: it would load all. In the middle, too, so that a changed index gets free
+        // lines.
         let (first, second) = after.split_at(after.len() / 2);
         change_all(&mut loaded, kind, first);
         change_all(&mut oracle, kind, first);
@@ -325,7 +326,7 @@ proptest::proptest! {
     }
 }
 
-/// An image with chains, its table, and its keys.
+/// Returns a checkpoint with chains, its table, and its keys.
 fn sample() -> (Vec<u8>, IndexTable) {
     let mut writer = filled(0, 0, 2000);
     for key in (0..2000).step_by(3) {
@@ -353,7 +354,7 @@ fn a_damaged_block_is_an_error_of_whoever_needs_it_and_never_a_miss() {
         let mut damaged = bytes.clone();
         let start = FRONT_LEN + frame * FRAME_SIZE;
         damaged[start + (frame * 997) % FRAME_SIZE] ^= 1 << (frame % 8);
-        // Those of the two last blocks are found at once.
+        // Damage in one of the two last blocks is found at once.
         let Ok((index, mut writer)) = open(&file_of(damaged), table, 0) else { continue };
         let here = |unread| {
             let (offset, defect) = offset_of(unread);
@@ -385,7 +386,7 @@ fn a_damaged_block_is_an_error_of_whoever_needs_it_and_never_a_miss() {
             cursor = index.scan(at, &mut Vec::new());
         }
         here(cursor.unwrap_err());
-        // A change against the contract ends the index.
+        // A change that violates the contract ends the index.
         if index.find(hash_of_kind(0, 1), |_| Ok::<_, BlockError>(false)).is_err() {
             writer.insert(hash_of_kind(0, 1), place(1, 1));
             assert!(
@@ -419,7 +420,7 @@ fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
     let frames = (bytes.len() - FRONT_LEN) / FRAME_SIZE;
     let mut refused = 0;
     for _ in 0..400 {
-        // Any word, set to what may be a link, an entry or nothing; the checksum is made right again.
+        // Any word, set to a possible link, an entry or zero; with the right checksum.
         let (frame, word) = (random.usize(..frames), random.usize(..BLOCK_LEN / 8));
         let value = [0, random.u64(..table.overflow_lines + 2), random.u64(..), 1 << 41][random.usize(..4)];
         let mut hostile = bytes.clone();
@@ -428,7 +429,7 @@ fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
         let sum = frame_sum(NONCE, frame as u64, &block[..BLOCK_LEN]).to_le_bytes();
         block[BLOCK_LEN..].copy_from_slice(&sum);
         let Ok((index, mut writer)) = open(&file_of(hostile), table, 0) else { continue };
-        // Neither hangs nor panics, whatever it finds.
+        // It neither hangs nor panics, for all contents.
         for key in 0..2000 {
             let hash = hash_of_kind(0, key);
             if writer.find(hash, |location| Ok::<_, BlockError>(location == place(key, 0))).is_ok() {
@@ -446,7 +447,7 @@ fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
 
 #[test]
 fn a_chain_that_is_a_circle_is_an_error_and_no_endless_search() {
-    // One chain of full lines, in order, over three blocks; a line of the second leads back to the first.
+    // One chain of full lines, in order, over three blocks; one of the second links to the first.
     let mut writer = filled(0, 1, 1000);
     let capture = writer.begin_checkpoint(0).unwrap();
     let table = capture.table();

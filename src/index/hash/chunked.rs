@@ -1,7 +1,9 @@
-//! A row of lines that grows without moving: chunks, each as large as all before it together.
+//! A segmented array of lines that grows without moving: chunks, each as large as all chunks before
+//! it together.
 //!
-//! **Concurrency.** A chunk is added once, by the writer or by the helper thread, and stays; pages of it may go and come
-//! again. Readers come to a line only by a bucket number or a link that the writer published after the chunk was there.
+//! **Concurrency.** A chunk is added once, by the writer or by the worker, and stays; pages of it
+//! may be released and populated again. Readers reach a line only by a bucket number or a link that
+//! the writer published after the chunk existed.
 
 use std::io;
 use std::ops::Range;
@@ -9,10 +11,10 @@ use std::sync::OnceLock;
 
 use crate::mem::cache_lines::{Line, LineArray};
 
-/// Chunks in a row: the first, and one for each doubling.
+/// The number of chunks: the first, and one for each doubling.
 const CHUNKS: usize = 24;
 
-/// The lines from zero on.
+/// The lines from number zero on.
 #[derive(Debug)]
 pub(super) struct ChunkedLines {
     base_bits: u32,
@@ -20,17 +22,17 @@ pub(super) struct ChunkedLines {
 }
 
 impl ChunkedLines {
-    /// A row whose first chunk will hold `1 << base_bits` lines.
+    /// Makes an empty array whose first chunk will hold `1 << base_bits` lines.
     pub(super) fn new(base_bits: u32) -> Self {
         Self { base_bits, chunks: [const { OnceLock::new() }; CHUNKS] }
     }
 
-    /// The most lines that the row can hold.
+    /// Returns the most lines that the array can hold.
     pub(super) fn limit(&self) -> u64 {
         1 << (self.base_bits as usize + CHUNKS - 1)
     }
 
-    /// The line of a number, which must have been ensured.
+    /// Returns the line of a number, which must have been ensured.
     #[inline]
     pub(super) fn line(&self, number: u64) -> &Line {
         let (chunk, offset) = self.place(number);
@@ -38,24 +40,25 @@ impl ChunkedLines {
         &lines.as_slice()[offset]
     }
 
-    /// Makes the chunk of a number, unless it is there.
+    /// Makes the chunk of a number, unless it exists.
     ///
     /// # Errors
     ///
-    /// When memory or address space is short, or the number is not below the limit.
+    /// Returns an error if memory or address space is short, or the number is not below the limit.
     pub(super) fn ensure(&self, number: u64) -> io::Result<()> {
         if number >= self.limit() {
             return Err(io::Error::other("the index has as many lines as its entries can tell apart"));
         }
         let (chunk, _) = self.place(number);
         if self.chunks[chunk].get().is_none() {
-            // The writer and the helper may both come here; the loser's lines were never touched and cost nothing.
+            // The writer and the worker may both get here; the loser's lines were never accessed
+            // and cost nothing.
             drop(self.chunks[chunk].set(LineArray::new(self.count(chunk)?)?));
         }
         Ok(())
     }
 
-    /// Makes the chunks of some numbers.
+    /// Makes the chunks of a range of numbers.
     ///
     /// # Errors
     ///
@@ -69,14 +72,14 @@ impl ChunkedLines {
         Ok(())
     }
 
-    /// How many lines a chunk holds.
+    /// Returns the number of lines in a chunk.
     fn count(&self, chunk: usize) -> io::Result<usize> {
         let count = 1u64 << (self.base_bits as usize + chunk.saturating_sub(1));
         usize::try_from(count).map_err(|_| io::ErrorKind::OutOfMemory.into())
     }
 
-    /// Makes the chunks of the first `count` numbers of a new row, of whose lines few are used for now; see
-    /// [`ChunkedLines::fill_soon`].
+    /// Makes the chunks of the first `count` numbers of a new array, few of whose lines are used
+    /// for now; see [`ChunkedLines::fill_soon`].
     ///
     /// # Errors
     ///
@@ -94,17 +97,17 @@ impl ChunkedLines {
         Ok(())
     }
 
-    /// Tells the kernel that all lines will be used.
+    /// Advises the kernel that all lines will be used.
     pub(super) fn fill_soon(&self) {
         self.chunks.iter().filter_map(OnceLock::get).for_each(LineArray::fill_soon);
     }
 
-    /// The first number behind the chunk that holds `number`.
+    /// Returns the first number behind the chunk that holds `number`.
     pub(super) fn chunk_end(&self, number: u64) -> u64 {
         1 << (self.base_bits as usize + self.place(number).0)
     }
 
-    /// Makes the chunks of the given lines and makes their pages present.
+    /// Makes the chunks of the given lines and populates their pages.
     ///
     /// # Errors
     ///
@@ -124,7 +127,8 @@ impl ChunkedLines {
         Ok(())
     }
 
-    /// Gives back the pages of the given lines, which hold no entry: what is left of them is zero, or as it was.
+    /// Releases the pages of the given lines, which hold no entry: their words are zero or
+    /// unchanged afterwards.
     pub(super) fn release(&self, numbers: Range<u64>) {
         let mut start = numbers.start;
         while start < numbers.end {
@@ -138,10 +142,10 @@ impl ChunkedLines {
         }
     }
 
-    /// The chunk of a number and its offset there.
+    /// Returns the chunk of a number and its offset there.
     #[inline]
     fn place(&self, number: u64) -> (usize, usize) {
-        // Bits above the base: zero for the first chunk, and one more for each doubling.
+        // The bits above the base: zero for the first chunk, and one more for each doubling.
         let chunk = u64::BITS - (number >> self.base_bits).leading_zeros();
         let first = if chunk == 0 { 0 } else { 1 << (self.base_bits + chunk - 1) };
         #[expect(

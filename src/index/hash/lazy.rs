@@ -44,27 +44,27 @@ use crate::sync::{Mutex, Ordering, fence};
 /// Blocks that a step of [`Index::load_more`] reads at once: 1 MiB.
 const STEP_BLOCKS: u64 = (1 << 20) / BLOCK_LEN as u64;
 
-/// Values of [`Front::partial`](super::Front).
+/// The values of [`IndexHead::partial`](super::IndexHead).
 const WHOLE: u64 = 0;
 pub(super) const PARTIAL: u64 = 1;
 const DEAD: u64 = 2;
 
-/// Where the blocks of an index lie.
+/// The location of an index's blocks in a checkpoint file.
 #[derive(Debug, Clone)]
 pub(crate) struct BlockSource {
-    /// The image, open for reading.
+    /// The checkpoint, open for reading.
     pub(crate) file: Arc<dyn File>,
-    /// Its path, for messages.
+    /// The file's path, for messages.
     pub(crate) path: Arc<std::path::Path>,
     /// The nonce of the file.
     pub(crate) nonce: u64,
     /// The number of the first frame of this index.
     pub(crate) first_frame: u64,
-    /// The length of the front, behind which frame zero lies, in bytes.
+    /// The length of the front in bytes, which is the offset of frame zero.
     pub(crate) frames_at: u64,
 }
 
-/// A block of an image that cannot be read or is damaged.
+/// The error for a block of a checkpoint that cannot be read or is damaged.
 #[derive(Debug, Clone)]
 pub(crate) struct BlockError {
     path: Arc<std::path::Path>,
@@ -102,42 +102,42 @@ impl From<BlockError> for io::Error {
     }
 }
 
-/// One of the two rows of lines.
+/// One of the two arrays of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Which {
     Heads = 0,
     Overflow = 1,
 }
 
-/// What is left to load.
+/// The state of loading an index.
 #[derive(Debug)]
 pub(super) struct LazyLoader {
     table: IndexTable,
-    /// A bit for each block that is there, of buckets and of overflow lines.
+    /// A bit for each loaded block, of buckets and of overflow lines.
     there: [AtomicBitSet; 2],
-    /// The image's path, for messages.
+    /// The checkpoint's path, for messages.
     path: Arc<std::path::Path>,
     state: Mutex<BlockState>,
 }
 
 #[derive(Debug)]
 struct BlockState {
-    /// None once everything is there.
+    /// `None` once every block is loaded.
     source: Option<BlockSource>,
-    /// Blocks that are not there.
+    /// The number of blocks that are not loaded.
     left: u64,
-    /// Where `load_more` goes on.
+    /// The frame at which `load_more` continues.
     next: u64,
-    /// `load_more` has begun: lines are filled from now on.
+    /// True once `load_more` has begun: lines are filled from now on.
     filling: bool,
-    /// Entries in the blocks that are there.
+    /// Entries in the loaded blocks.
     entries: u64,
     overflow_lines: u64,
-    /// Overflow lines that a line which is there links to.
+    /// Overflow lines that a loaded line links to.
     linked: Linked,
-    /// Overflow lines that hold nothing.
+    /// Overflow lines without entries.
     free: Vec<OverflowLink>,
-    /// Why the index is of no use any more.
+    /// The error that ended the index, if any.
     dead: Option<BlockError>,
 }
 
@@ -163,24 +163,24 @@ impl LazyLoader {
         self.there[which as usize].get(block)
     }
 
-    /// The frame of a block among those of this index.
+    /// Returns the frame of a block among those of this index.
     fn frame(&self, which: Which, block: u64) -> u64 {
         if which == Which::Heads { block } else { self.table.blocks()[0] + block }
     }
 
-    /// The block of a frame.
+    /// Returns the block of a frame.
     fn block(&self, frame: u64) -> (Which, u64) {
         let heads = self.table.blocks()[0];
         if frame < heads { (Which::Heads, frame) } else { (Which::Overflow, frame - heads) }
     }
 
-    /// The file, or nothing if everything is there.
+    /// Returns the source; `None` once every block is loaded.
     fn source(&self) -> Result<Option<BlockSource>, BlockError> {
         let state = self.state.lock();
         state.dead.clone().map_or_else(|| Ok(state.source.clone()), Err)
     }
 
-    /// The overflow lines that were free; once.
+    /// Returns the overflow lines that were free, at the first call only.
     pub(super) fn take_free(&self) -> Vec<OverflowLink> {
         std::mem::take(&mut self.state.lock().free)
     }
@@ -211,11 +211,11 @@ impl BlockSource {
 }
 
 impl Index {
-    /// Brings the chain of a bucket; nothing is left to do once an index is whole.
+    /// Loads the chain of a bucket; returns at once for a whole index.
     #[cold]
     pub(super) fn ensure_loaded(&self, bucket: u64) -> Result<(), BlockError> {
         let Some(loader) = &self.loader else { return Ok(()) };
-        // Relaxed: whoever changed the index in vain is not among those who must not miss it; see `end`.
+        // Relaxed: a search that begins after the end sees it; `end_with` says why.
         if self.front.0.partial.load(Ordering::Relaxed) == DEAD {
             loader.source()?;
         }
@@ -236,7 +236,7 @@ impl Index {
         Ok(())
     }
 
-    /// Brings the blocks that new lines will share with those of the image.
+    /// Loads the blocks that new lines will share with lines of the checkpoint.
     pub(super) fn load_last(&self) -> Result<(), BlockError> {
         let Some(loader) = &self.loader else { return Ok(()) };
         for which in [Which::Heads, Which::Overflow] {
@@ -258,13 +258,13 @@ impl Index {
         self.install_block(loader, &source, number, source.block(number, &frame)?)
     }
 
-    /// Loads about 1 MiB of what is not there; whether something is left. A step for the helper thread, beside readers
-    /// and the writer; in a loop it makes the index whole.
+    /// Loads about 1 MiB of missing blocks, and returns true if some are left. A step for the
+    /// worker, beside readers and the writer; a loop of it makes the index whole.
     ///
     /// # Errors
     ///
-    /// What a search for a key in a damaged block would say. The steps after this one go on behind the block, and begin
-    /// again at the end; the index stays partial.
+    /// Returns the error of a search that needs a damaged block. The next steps continue behind the
+    /// block, and then wrap around; the index stays partial.
     pub(crate) fn load_more(&self) -> Result<bool, BlockError> {
         let Some(loader) = self.loader.as_ref().filter(|_| self.is_partial()) else { return Ok(false) };
         let Some(source) = loader.source()? else { return Ok(false) };
@@ -281,7 +281,7 @@ impl Index {
             let (which, block) = loader.block(*frame);
             !loader.is_there(which, block)
         };
-        // Wrapped around: damaged blocks, or those that others are loading now.
+        // Wrapped around: damaged blocks, or blocks that other threads are loading now.
         let first = (start..frames).find(is_missing).or_else(|| (0..start.min(frames)).find(is_missing));
         let Some(first) = first else { return Ok(self.is_partial()) };
         let count = (first..frames.min(first + STEP_BLOCKS)).take_while(is_missing).count();
@@ -301,7 +301,7 @@ impl Index {
         Ok(self.is_partial())
     }
 
-    /// Makes the index whole: what a scan, an image of it, or a replay on top of it needs.
+    /// Makes the index whole, as a scan, a checkpoint of it, or a replay onto it needs.
     ///
     /// # Errors
     ///
@@ -311,7 +311,7 @@ impl Index {
         Ok(())
     }
 
-    /// Stores a verified block, unless it is there.
+    /// Stores a verified block, unless it is loaded.
     fn install_block(
         &self,
         loader: &LazyLoader,
@@ -350,17 +350,18 @@ impl Index {
         Ok(())
     }
 
-    /// Whether an overflow line is there and holds nothing.
+    /// True if an overflow line is loaded and holds no entry.
     fn is_empty_line(&self, loader: &LazyLoader, number: u64) -> bool {
         loader.is_there(Which::Overflow, number / BLOCK_LINES)
             && self.overflow.line(number).entry(0).is_empty()
     }
 
-    /// Everything is there.
+    /// Ends the loading after the last block.
     fn finish(&self, state: &mut BlockState, entries: u64) -> Result<(), &'static str> {
         state.linked = Linked::default();
         if state.entries != entries {
-            // Every checksum is right and the sum is wrong: whatever wrote this, it was no image of one moment.
+            // Every checksum is right and the sum is wrong: no index had these blocks at one
+            // moment.
             let source = state.source.take().expect("it goes when everything is there");
             self.end_with(state, source.unread(0, Why::Damaged(Defect::BadField("entries"))));
             return Err("entries");
@@ -371,18 +372,18 @@ impl Index {
         Ok(())
     }
 
-    /// Bytes that were read of the image.
+    /// Returns the bytes of the checkpoint that were loaded.
     pub(crate) fn loaded_bytes(&self) -> u64 {
         let Some(loader) = &self.loader else { return 0 };
         let blocks: u64 = loader.table.blocks().iter().sum();
         (blocks - loader.state.lock().left) * FRAME_SIZE as u64
     }
 
-    /// Ends a partial index: a change to it could not be made.
+    /// Ends a partial index because a change to it failed.
     pub(super) fn end(&self, unread: BlockError) {
         if let Some(loader) = &self.loader {
             let mut state = loader.state.lock();
-            // One that is whole needs nothing from the file, so it cannot end.
+            // A whole index needs nothing from the file, so it cannot end.
             if self.is_partial() {
                 self.end_with(&mut state, unread);
             }
@@ -391,11 +392,12 @@ impl Index {
 
     fn end_with(&self, state: &mut BlockState, unread: BlockError) {
         state.dead.get_or_insert(unread);
-        // Relaxed: searches that begin later see it by what ordered them later; `finish` holds the lock.
+        // Relaxed: later searches see it by what ordered them later; `finish` holds the lock.
         self.front.0.partial.store(DEAD, Ordering::Relaxed);
     }
 
-    /// Ends an index from an image, whole or not: another one has taken its place, and this one is not changed any more.
+    /// Ends an index from a checkpoint, whole or not: another one has replaced it, and this one is
+    /// not changed any more.
     pub(crate) fn supersede(&self) {
         let Some(loader) = &self.loader else { return };
         let why = Why::Damaged(Defect::BadField("superseded"));
@@ -405,7 +407,7 @@ impl Index {
         );
     }
 
-    /// Whether something was not loaded yet, or never will be because it is damaged.
+    /// True if a block is not loaded (yet, or ever because it is damaged), or the index has ended.
     #[inline]
     pub(crate) fn is_partial(&self) -> bool {
         // Acquire: pairs with the release store in `finish`.
@@ -414,8 +416,8 @@ impl Index {
 }
 
 impl BlockState {
-    /// Looks at the lines of a block and notes what they say; the name of what is wrong with them otherwise. Nothing
-    /// is noted about a block that is refused.
+    /// Checks the lines of a block and records their entries, links and free lines. Returns the
+    /// name of an invalid field; records nothing of a refused block.
     fn note(
         &mut self,
         is_empty: &dyn Fn(u64) -> bool,
@@ -455,14 +457,14 @@ impl BlockState {
     }
 }
 
-/// Bits of lines, in pages that are made when they are first touched: to make them all at once would be a part of each open that
-/// grows with the index.
+/// Bits of lines, in pages that are made at their first use: making all at once would be a part of
+/// each open that grows with the index.
 #[derive(Debug, Default)]
 struct Linked {
     pages: Vec<Option<Box<[u64; LINKED_WORDS]>>>,
 }
 
-/// Words in a page of [`Linked`], for 4,096 lines.
+/// The number of words in a page of [`Linked`], for 4,096 lines.
 const LINKED_WORDS: usize = 64;
 
 impl Linked {

@@ -1,7 +1,8 @@
-//! The index under loom: every interleaving, and every value that a relaxed load may give, of small histories.
+//! Models of the index under loom: every interleaving, and every possible value of a relaxed load,
+//! of small histories.
 //!
-//! Lines have two entries here, so that three keys of one bucket already make a chain. The first table has one bucket
-//! or two, and hashes are chosen so that what splits and what overflows is known.
+//! Lines have two entries here, so that three keys of one bucket already make a chain. The first
+//! table has one bucket or two, and hashes are chosen so that splits and overflows are known.
 
 use super::scan::Cursor;
 
@@ -9,7 +10,7 @@ use loom::thread;
 
 use super::*;
 
-/// What stands for key and version: the location's low byte is the key's number plus one.
+/// Returns the location that stands for key and version: its low byte is the key's number plus one.
 fn place(key: u64, version: u64) -> Location {
     Location::from_bits(version << 8 | (key + 1))
 }
@@ -42,7 +43,7 @@ fn explore(
 }
 
 fn put(writer: &mut IndexWriter, bits: u64, key: u64) {
-    // Room without a split: splits come where a model asks for them.
+    // Reserves without a split: a model asks for its splits.
     writer.reserve_lines(1);
     writer.insert(hash(bits), place(key, 0));
 }
@@ -67,8 +68,8 @@ fn loom_a_split_hides_neither_leavers_nor_stayers() {
 
 #[test]
 fn loom_a_split_that_frees_a_line_hides_nothing() {
-    // A chain of two lines: leaver, stayer | stayer. The split moves the last into the first's place and frees the
-    // second line.
+    // A chain of two lines: leaver, stayer | stayer. The split moves the last into the first's slot
+    // and frees the second line.
     let before = |writer: &mut IndexWriter| {
         put(writer, 0b01, 0);
         put(writer, 0b00, 1);
@@ -88,7 +89,8 @@ fn loom_a_split_that_frees_a_line_hides_nothing() {
 
 #[test]
 fn loom_a_split_that_shortens_a_chain_hides_nothing() {
-    // leaver, stayer | stayer, leaver | stayer: the last comes to the front, and the head's link stays as it is.
+    // leaver, stayer | stayer, leaver | stayer: the last moves to the front, and the head's link
+    // stays as it is.
     let before = |writer: &mut IndexWriter| {
         for (key, bits) in [(0, 0b001), (1, 0b000), (2, 0b010), (3, 0b011), (4, 0b100)] {
             put(writer, bits, key);
@@ -106,7 +108,7 @@ fn loom_a_split_that_shortens_a_chain_hides_nothing() {
 
 #[test]
 fn loom_a_line_that_changes_hands_misleads_nobody() {
-    // Bucket 0 overflows by key 2; its line is freed and goes to bucket 1.
+    // Bucket 0 overflows by key 2; its line is freed and given to bucket 1.
     let before = |writer: &mut IndexWriter| {
         for key in 0..3 {
             put(writer, key << 1, key);
@@ -204,7 +206,7 @@ fn loom_a_scan_step_takes_each_key_that_stays_once() {
 
 #[test]
 fn loom_a_scan_step_does_not_take_a_key_in_two_places() {
-    // Key 0 is removed from the first place and inserted into the second.
+    // Key 0 is removed from the first slot and inserted into the second.
     let before = |writer: &mut IndexWriter| (0..2).for_each(|key| put(writer, 0, key));
     explore(
         0,
@@ -218,7 +220,7 @@ fn loom_a_scan_step_does_not_take_a_key_in_two_places() {
         |index| {
             let mut out = Vec::new();
             assert_eq!(index.scan(Cursor::START, &mut out).expect("it is whole"), None);
-            // The location of key 0 is the same before and after.
+            // Key 0 has one location throughout.
             assert!(out.iter().filter(|&&location| location == place(0, 0)).count() <= 1);
         },
     );
@@ -279,7 +281,8 @@ fn loom_a_scan_takes_each_key_once_across_a_merge() {
 
 #[test]
 fn loom_an_image_holds_each_page_as_it_was() {
-    // Two buckets, in pages of their own; both change, one of them twice, while the image takes them.
+    // Two buckets, in pages of their own; both change, one of them twice, while the capture takes
+    // them.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = None;
     model.check(|| {

@@ -1,10 +1,12 @@
-//! Shrinking by one bucket: a split backwards, when few entries are left.
+//! Merges: shrinking the index by one bucket, the reverse of a split, when few entries are left.
 //!
-//! **Concurrency.** As for all changes: the writer's, in the order that the table in the head of `index` gives.
+//! **Concurrency.** As for all changes: made by the writer, in the order of the table in the head
+//! of `index::hash`.
 //!
-//! **Steps.** Each reservation merges two buckets for each entry that it is for or that is to be removed, and two more: a removal
-//! asks for 0.85 on average, so the index is never larger than entries ask for, but while an image is taken or the index is
-//! partial. A merge costs about what a split does. Memory behind the last bucket goes back in pieces of 256 KiB.
+//! **Steps.** Each reservation merges two buckets for each entry that it reserves or that is to be
+//! removed, and two more. A removal makes 0.85 merges necessary on average, so the index is never
+//! larger than its entries need, except while a capture is running or the index is partial. A merge
+//! costs about as much as a split. Memory behind the last bucket is released in pieces of 256 KiB.
 
 use std::sync::Arc;
 
@@ -15,22 +17,23 @@ use super::{Index, split_source};
 use crate::mem::cache_lines::Line;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Buckets are merged where they hold less than one part in so many of what they hold before they are split.
+/// Buckets are merged if they hold less than this fraction (one in four) of the entries that make
+/// them split.
 const SPARSE: u64 = 4;
-/// Merges for each change, and beside them.
+/// Merges for each change, and in addition to them.
 const MERGES: usize = 2;
-/// Overflow lines that are given up at once, at most.
+/// The most overflow lines that are given up at once.
 const LINES_AT_ONCE: usize = 64;
-/// Lines behind the last one that go back together.
+/// The number of lines behind the last one that are released together.
 const RELEASED: u64 = (256 << 10) / 64;
 
 impl Index {
-    /// Whether there are too many buckets for what is in them.
+    /// True if there are too many buckets for the entries, and some can be merged.
     pub(crate) fn is_sparse(&self) -> bool {
         self.is_thin() && self.buckets() > 1 << self.base_bits
     }
 
-    /// As before, as if the first buckets were none.
+    /// True if there are too many buckets for the entries.
     #[inline]
     fn is_thin(&self) -> bool {
         (self.len() as u64).saturating_mul(SPARSE * 10) < self.buckets().saturating_mul(LOAD_TIMES_TEN)
@@ -38,8 +41,9 @@ impl Index {
 }
 
 impl IndexWriter {
-    /// Merges so many buckets at most as long as there are too many; how many it were. Nothing is done while an image is taken,
-    /// which would have to keep what changes, nor before an index from an image is whole.
+    /// Merges up to `most` buckets while there are too many, and returns the number merged. Does
+    /// nothing while a capture is running, which would have to keep the changed pages, or before an
+    /// index from a checkpoint is whole.
     pub(crate) fn shrink(&mut self, most: usize) -> usize {
         self.look_around();
         if self.is_watched() {
@@ -52,20 +56,21 @@ impl IndexWriter {
         merged
     }
 
-    /// The part of [`IndexWriter::reserve_many`] for an index of few entries.
+    /// The shrinking part of [`IndexWriter::reserve_many`], for an index of few entries.
     #[cold]
     pub(super) fn shrink_for(&mut self, changes: usize) {
         self.shrink(MERGES.saturating_mul(changes.saturating_add(1)));
     }
 
-    /// Whether a reservation has something to give back. One look at counters where that is not so.
+    /// True if a reservation may shrink the index. If not, this costs one look at counters.
     #[inline]
     pub(super) fn may_shrink(&self) -> bool {
-        // The second question takes a walk.
+        // The second condition needs a walk.
         self.index.is_thin() && (self.index.is_sparse() || self.lines.ends_free())
     }
 
-    /// Merges the last bucket into the one that it was split from; false where overflow lines cannot be had.
+    /// Merges the last bucket into the one that it was split from; returns false if there is no
+    /// memory for overflow lines.
     pub(super) fn merge(&mut self) -> bool {
         let shape = self.index.shape(Ordering::Relaxed);
         let number = shape.buckets() - 1;
@@ -90,8 +95,9 @@ impl IndexWriter {
         if enough {
             let used = self.lines.used;
             self.merge_into(&index, target, room.min(self.entries.len()));
-            // Release: pairs with the acquire load in `find` and `scan`: the target is filled; and, by the entries emptied
-            // afterwards, with the fence of a reader that misses one of them.
+            // Release: pairs with the acquire load in `find` and `scan`: the target is filled. By
+            // the entries emptied afterwards it also pairs with the fence of a reader that misses
+            // one of them.
             index.front.0.shape.store(shape.merged().to_bits(), Ordering::Release);
             self.empty(&index, last, &gone);
             self.count_lines(used);
@@ -100,13 +106,14 @@ impl IndexWriter {
         enough
     }
 
-    /// Fills the target: the first entries into its head, the others into new lines that take the place of its own.
+    /// Fills the target: the first entries into its head, the others into new lines that replace
+    /// its own.
     fn merge_into(&mut self, index: &Index, target: &Line, first: usize) {
         let (head, behind) = self.entries.split_at(first);
         for (slot, entry) in slots_where(target, IndexEntry::is_empty).zip(head) {
             target.set_entry(slot, *entry);
         }
-        // From the end, so that each line is whole before a link leads to it.
+        // From the end, so that each line is complete before a link leads to it.
         let mut link = None;
         for chunk in behind.chunks(SLOTS).rev() {
             let taken = self.lines.take();
@@ -118,7 +125,8 @@ impl IndexWriter {
         target.set_control(target.control_unordered().bumped().with_link(link));
     }
 
-    /// Empties what was moved, after the number of buckets and the versions that tell of it (X1).
+    /// Empties the slots of moved entries, after the number of buckets and the versions that
+    /// announce it (X1).
     fn empty(&mut self, index: &Index, last: &Line, gone: &[OverflowLink]) {
         last.set_control(last.control_unordered().bumped().with_link(None));
         empty_line(last);
@@ -130,7 +138,7 @@ impl IndexWriter {
         }
     }
 
-    /// Gives up overflow lines at the end of the row that are free.
+    /// Gives up free overflow lines at the end of the array.
     fn give_up_lines(&mut self) {
         let used = self.lines.used;
         for _ in 0..LINES_AT_ONCE {
@@ -143,7 +151,7 @@ impl IndexWriter {
         self.count_lines(used);
     }
 
-    /// Gives memory back that no line needs.
+    /// Releases memory that no line needs.
     fn release(&mut self) {
         let index = &*self.index;
         let ends = [index.buckets(), self.lines.used];
@@ -160,7 +168,7 @@ impl IndexWriter {
     }
 }
 
-/// How many lines of each row were in use since memory went back last.
+/// The greatest number of lines of each array in use since memory was released last.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Highest([u64; 2]);
 
@@ -171,13 +179,14 @@ impl Highest {
 }
 
 fn release(row: &ChunkedLines, mark: &AtomicU64, end: u64, highest: u64) {
-    // Relaxed: a note from one step to the next; the helper may have made more present, or be about to.
+    // Relaxed: a note from one step to the next; the worker may have populated more, or be about
+    // to.
     let present = mark.load(Ordering::Relaxed).max(highest);
     row.release(end..present);
     mark.store(end, Ordering::Relaxed);
 }
 
-/// What is in some lines.
+/// Returns the entries of some lines.
 fn entries<'l>(lines: impl Iterator<Item = &'l Line>) -> impl Iterator<Item = IndexEntry> {
     lines.flat_map(|line| (0..SLOTS).map(|slot| line.entry(slot))).filter(|entry| !entry.is_empty())
 }

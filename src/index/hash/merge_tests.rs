@@ -1,4 +1,4 @@
-//! An index that shrinks: down to what it was at first, beside readers, with nothing missed.
+//! Tests of an index that shrinks to its first size, beside readers that miss nothing.
 
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -7,7 +7,7 @@ use super::scan::Cursor;
 use super::tests::{Table, get, hash_of_kind, key_at, place, random_hash, scan_all};
 use super::*;
 
-/// Grows to so many keys and shrinks to none, in the order of the keys.
+/// Grows to the given keys and shrinks to none, in the order of the keys.
 fn grow_and_shrink(
     writer: &mut IndexWriter,
     keys: std::ops::Range<u64>,

@@ -91,46 +91,47 @@ use crate::mem::cache_lines::Line;
 use crate::mem::location::Location;
 use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
 
-/// Hash bits that only a bucket's number holds, and the least number of buckets: 4,096, in 256 KiB that are committed
-/// as they are touched.
+/// Hash bits that are stored only in a bucket's number. They set the least number of buckets:
+/// 4,096, in 256 KiB that are committed as they are accessed.
 const BASE_BITS: u32 = 12;
-/// The first chunk of overflow lines: 1,024, in 64 KiB.
+/// Sets the size of the first chunk of overflow lines: 1,024 lines, in 64 KiB.
 const OVERFLOW_BASE_BITS: u32 = 10;
-/// The most lines that are made present ahead of the writer: 4 MiB.
+/// The most lines that are populated ahead of the writer: 4 MiB.
 const AHEAD: u64 = (4 << 20) / 64;
 
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 
-/// A word on a cache line of its own: two, because processors fetch lines in pairs.
+/// A value on a cache-line pair of its own, because processors fetch lines in pairs.
 #[repr(align(128))]
 struct Apart<T>(T);
 
 /// The table that readers search.
 pub(crate) struct Index {
-    /// What every search looks at first.
+    /// Fields that every search loads first.
     front: Apart<IndexHead>,
-    /// What the writer stores at every insert.
+    /// Counters that the writer stores at every insert.
     counters: Apart<IndexCounters>,
     base_bits: u32,
     heads: ChunkedLines,
     overflow: ChunkedLines,
-    /// Up to where pages were made present by `populate_ahead`.
+    /// The ends of the pages made present by `populate_ahead`.
     populated: Populated,
-    /// Of an index from an image.
+    /// The loader of an index from a checkpoint; `None` for other indexes.
     loader: Option<Box<LazyLoader>>,
 }
 
 struct IndexHead {
-    /// N, as a [`IndexShape`]. Stored by the writer at each split and merge, and so apart from what never changes.
+    /// N, as an [`IndexShape`]. Kept apart from constants, because splits and merges store it.
     shape: AtomicU64,
-    /// Whether lines are missing that an image holds; see `load`.
+    /// Not zero while lines of a checkpoint are not loaded, or once the index has ended; see
+    /// `lazy`.
     partial: AtomicU64,
 }
 
 struct IndexCounters {
     entries: AtomicU64,
     overflow_lines: AtomicU64,
-    /// Bytes that an image in the making takes beside the lines; see `capture`.
+    /// Bytes that a capture in progress takes beside the lines; see `capture`.
     captured: AtomicU64,
 }
 
@@ -149,16 +150,16 @@ impl fmt::Debug for Index {
 }
 
 impl Index {
-    /// Makes an empty index and the one handle that changes it.
+    /// Makes an empty index and the one writer that changes it.
     ///
     /// # Errors
     ///
-    /// When memory or address space is short.
+    /// Returns an error if memory or address space is short.
     pub(crate) fn new() -> io::Result<(Arc<Self>, IndexWriter)> {
         Self::with_base_bits(BASE_BITS, OVERFLOW_BASE_BITS)
     }
 
-    /// As [`Index::new`], with a smaller first table: tests start with one bucket, so that it splits often.
+    /// Makes an index with a smaller first table: tests start with one bucket, which splits often.
     fn with_base_bits(base_bits: u32, overflow_base_bits: u32) -> io::Result<(Arc<Self>, IndexWriter)> {
         let table =
             checkpoint::IndexTable { base_bits, entries: 0, buckets: 1 << base_bits, overflow_lines: 0 };
@@ -166,15 +167,15 @@ impl Index {
         Ok((Arc::clone(&index), IndexWriter::new(index)))
     }
 
-    /// Makes an index whose lines are in an image, and are read from there when they are needed: `load` has the
-    /// protocol. Everything else is as for [`Index::new`]; memory and growth, too. What is read here is two blocks, however
-    /// large the index is.
+    /// Makes an index whose lines are read from a checkpoint when they are needed (`lazy`).
+    /// Otherwise it behaves like one of [`Index::new`], in memory and growth, too. This reads only
+    /// two blocks, at every size of the index.
     ///
-    /// The table and the file's size must agree, as the front's decoding checks.
+    /// The table and the file's size must agree, which decoding the front has checked.
     ///
     /// # Errors
     ///
-    /// When memory is short, the image has no such shape as an index, or one of the two blocks cannot be read.
+    /// Returns an error if memory is short, the shape is impossible, or a block cannot be read.
     pub(crate) fn from_checkpoint(
         table: checkpoint::IndexTable,
         source: BlockSource,
@@ -225,10 +226,11 @@ impl Index {
         Ok(index)
     }
 
-    /// Searches for the entry of a hash whose record `matches` accepts.
+    /// Finds the entry of a hash whose record `matches` accepts.
     ///
-    /// `matches` is asked about every entry with the hash's tag in its bucket (hardly ever a wrong one), perhaps twice
-    /// about the same, and its error ends the search. A block of an image that cannot be read is an error, too.
+    /// `matches` is called for every entry with the hash's tag in its bucket (rarely for another
+    /// key), possibly twice for one entry. Its error, or an unreadable block of a checkpoint, ends
+    /// the search.
     #[inline]
     pub(crate) fn find<E: From<BlockError>>(
         &self,
@@ -237,7 +239,7 @@ impl Index {
     ) -> Result<Option<Location>, E> {
         let tag = self.tag(hash);
         loop {
-            // Acquire: pairs with the release store of N in a split; bucket N and its memory are there.
+            // Acquire: pairs with the release store of N in a split; bucket N and its memory exist.
             let shape = self.shape(Ordering::Acquire);
             let number = bucket_of(hash.to_bits(), shape.buckets());
             if self.is_partial() {
@@ -255,7 +257,7 @@ impl Index {
                 if let Some(found) = search(line, tag, &mut matches)? {
                     return Ok(Some(found));
                 }
-                // Looked at in every line, so that lines that change hands cannot lead a reader in a circle.
+                // Checked at every line: lines that change hands cannot lead a reader in a circle.
                 fence(Ordering::Acquire);
                 moved = head.control_unordered() != control;
                 link = if moved { None } else { line.control().link() };
@@ -272,32 +274,33 @@ impl Index {
         }
     }
 
-    /// Whether an entry may lead to a record that nobody has verified since this open: one that came from an image.
+    /// True if entries may lead to unverified records: those of an index from a checkpoint.
     #[inline]
     pub(crate) fn is_from_checkpoint(&self) -> bool {
         self.loader.is_some()
     }
 
-    /// Whether the record that an entry of this hash leads to was verified since this open; no if there is no such entry
-    /// any more.
+    /// True if the record that an entry of this hash leads to was verified since this open; false
+    /// if there is no such entry any more.
     pub(crate) fn is_verified(&self, hash: Hash, location: Location) -> bool {
         self.entry_of(hash, location).is_some_and(|(line, slot)| line.entry(slot).is_verified())
     }
 
-    /// Notes that the record at a location was verified.
+    /// Marks the record at a location as verified.
     pub(crate) fn set_verified(&self, hash: Hash, location: Location) {
         if let Some((line, slot)) = self.entry_of(hash, location) {
             let entry = line.entry(slot);
-            // Another one by now, it is another record's.
+            // If the slot holds another entry by now, that one belongs to another record.
             if entry.index_leads_to(location) {
                 line.set_verified(slot, entry);
             }
         }
     }
 
-    /// Where the entry of this hash with this location is, unless it is gone or just being moved.
+    /// Returns the slot of the hash's entry with this location; `None` if it is gone or being
+    /// moved.
     fn entry_of(&self, hash: Hash, location: Location) -> Option<(&Line, usize)> {
-        // Acquire: as in `find`, which has brought the chain.
+        // Acquire: as in `find`, which has loaded the chain.
         let number = bucket_of(hash.to_bits(), self.shape(Ordering::Acquire).buckets());
         let head = self.heads.line(number);
         let control = head.control();
@@ -316,8 +319,8 @@ impl Index {
         }
     }
 
-    /// The part, of `1 << bits` many, of the buckets that a hash belongs to: those of one part lie next to each other, as
-    /// long as the index does not grow.
+    /// Returns the part of the buckets that a hash belongs to, of `1 << bits` parts. The buckets of
+    /// one part are adjacent, as long as the index does not grow.
     pub(crate) fn part_of(&self, hash: Hash, bits: u32) -> usize {
         let buckets = self.buckets();
         let number =
@@ -325,37 +328,37 @@ impl Index {
         usize::try_from(number).unwrap_or(0)
     }
 
-    /// The place of a hash in the order of a scan.
+    /// Returns the position of a hash in the order of a scan.
     pub(crate) fn order_of(&self, hash: Hash) -> u64 {
         self.order(hash.to_bits() & ((1 << self.known_bits()) - 1))
     }
 
-    /// The same for the known bits of a hash.
+    /// Returns the position of a hash's known bits in the order of a scan.
     #[inline]
     fn order(&self, known: u64) -> u64 {
         known.reverse_bits() >> (u64::BITS - self.known_bits())
     }
 
-    /// Entries in the index.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         // Relaxed: a count on its own; nothing is read because of it.
         usize::try_from(self.counters.0.entries.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
-    /// Buckets in the index.
+    /// Returns the number of buckets.
     pub(crate) fn buckets(&self) -> u64 {
         // Relaxed: as for `len`.
         self.shape(Ordering::Relaxed).buckets()
     }
 
-    /// What the number of buckets is read from.
+    /// Returns the word that holds the number of buckets.
     #[inline]
     fn shape(&self, order: Ordering) -> IndexShape {
         IndexShape::from_bits(self.front.0.shape.load(order))
     }
 
-    /// Bytes of the lines in use, buckets and overflow lines up to the last one, and of what an image in the making takes
-    /// beside them. Pages made present ahead of the lines are at most 8 MiB more, and pages that are to go back half a MiB.
+    /// Returns the bytes of the lines in use, up to the last one, and of a capture in progress.
+    /// Populated pages ahead of them are at most 8 MiB more, and pages to be released half a MiB.
     pub(crate) fn memory_bytes(&self) -> usize {
         // Relaxed, all: as for `len`.
         let lines = self.buckets() + self.counters.0.overflow_lines.load(Ordering::Relaxed);
@@ -364,30 +367,30 @@ impl Index {
         usize::try_from(lines.saturating_add(captured)).unwrap_or(usize::MAX)
     }
 
-    /// Its shape; exact where the writer stands still.
+    /// Returns the shape; it is exact while the writer makes no change.
     fn table(&self) -> checkpoint::IndexTable {
-        // Relaxed, all: the writer asks, who stored them.
+        // Relaxed, all: the caller is the writer, which stored them.
         let overflow_lines = self.counters.0.overflow_lines.load(Ordering::Relaxed);
         let entries = self.counters.0.entries.load(Ordering::Relaxed);
         checkpoint::IndexTable { base_bits: self.base_bits, entries, buckets: self.buckets(), overflow_lines }
     }
 
-    /// Whether [`Index::populate_ahead`] has something to do.
+    /// True if [`Index::populate_ahead`] has something to do.
     pub(crate) fn is_short_of_room(&self) -> bool {
         let [heads, overflow] = self.shortage();
         heads.is_some() || overflow.is_some()
     }
 
-    /// Makes memory present ahead of the writer, so that growing costs it neither a page fault nor a system call.
+    /// Populates memory ahead of the writer, so that growth costs it no page fault or system call.
     ///
-    /// A step for the helper thread; it may run beside the writer and the readers, and does nothing where enough is
-    /// there. How far it goes grows with the index, up to 4 MiB of buckets and as much of overflow lines. The
-    /// first 4,096 buckets are left to faults, and nothing is done below two entries per bucket: a small index stays
-    /// small.
+    /// A step for the worker, beside the writer and the readers; it does nothing if enough is
+    /// populated. The range grows with the index, up to 4 MiB of buckets and as much of overflow
+    /// lines. The first 4,096 buckets are left to faults. Below two entries per bucket nothing is
+    /// done, so that a small index stays small.
     ///
     /// # Errors
     ///
-    /// When memory is short. The index is as good as before; the writer will find the same out.
+    /// Returns an error if memory is short. The index is unaffected, and the writer meets it later.
     pub(crate) fn populate_ahead(&self) -> io::Result<()> {
         let [heads, overflow] = self.shortage();
         for (row, mark, lines) in [
@@ -397,19 +400,19 @@ impl Index {
             if let Some(lines) = lines {
                 let end = lines.end;
                 row.populate(lines)?;
-                // Relaxed: a note from one step to the next; a stale one costs a system call.
+                // Relaxed: a note from one step to the next; a stale one costs only a system call.
                 mark.store(end, Ordering::Relaxed);
             }
         }
         Ok(())
     }
 
-    /// The lines to make present: where less than half of what should lie ahead of the writer does.
+    /// Returns the lines to populate, if less than half of the intended range is populated.
     fn shortage(&self) -> [Option<std::ops::Range<u64>>; 2] {
         // Relaxed, all: advice, see `populate_ahead`.
         let buckets = self.buckets();
-        // Splits begin at about five entries per bucket, and hardly any bucket overflows below two: an index of a few
-        // keys would take four times the memory it touches.
+        // Splits begin at about five entries per bucket, and hardly any bucket overflows below two.
+        // An index of a few keys would take four times the memory that it accesses.
         let ahead = if self.len() as u64 / 2 < buckets { 0 } else { (buckets / 4).min(AHEAD) };
         let used = [buckets, self.counters.0.overflow_lines.load(Ordering::Relaxed)];
         let marks =
@@ -427,18 +430,18 @@ impl Index {
         hash.to_bits() >> self.base_bits & TAG_MASK
     }
 
-    /// Hash bits that the index knows of an entry: those of the base and those of the tag.
+    /// Returns the number of hash bits known of an entry: those of the base and those of the tag.
     fn known_bits(&self) -> u32 {
         self.base_bits + TAG_BITS
     }
 
-    /// The known bits of the hash of an entry in a bucket.
+    /// Returns the known bits of the hash of an entry in a bucket.
     fn hash_of(&self, entry: bucket::IndexEntry, bucket: u64) -> u64 {
         entry.tag() << self.base_bits | bucket & ((1 << self.base_bits) - 1)
     }
 }
 
-/// The bucket of a hash among `buckets` many, which are never none.
+/// Returns the bucket of a hash among `buckets` buckets, of which there is at least one.
 #[inline]
 fn bucket_of(hash: u64, buckets: u64) -> u64 {
     let mask = u64::MAX >> buckets.leading_zeros();
@@ -446,13 +449,13 @@ fn bucket_of(hash: u64, buckets: u64) -> u64 {
     if wide < buckets { wide } else { hash & (mask >> 1) }
 }
 
-/// The first bucket to be split among `buckets` many: the one whose sibling has the number `buckets`.
+/// Returns the next bucket to split: the one whose sibling has the number `buckets`.
 #[inline]
 fn split_source(buckets: u64) -> u64 {
     buckets & (u64::MAX >> buckets.leading_zeros() >> 1)
 }
 
-/// Hash bits that decide what belongs to this bucket among `buckets` many.
+/// Returns the number of hash bits that decide what belongs to a bucket among `buckets` buckets.
 fn bits_of(bucket: u64, buckets: u64) -> u32 {
     let level = buckets.ilog2();
     if bucket < split_source(buckets) || bucket >= 1 << level { level + 1 } else { level }
@@ -466,9 +469,9 @@ fn search<E>(
     matches: &mut impl FnMut(Location) -> Result<bool, E>,
 ) -> Result<Option<Location>, E> {
     for slot in slots_where(line, |entry| entry.tag() == tag) {
-        // Loaded anew, it may be another entry by now: this load is the one that counts.
+        // Loaded again, because the slot may hold another entry by now: only this load counts.
         let entry = line.entry(slot);
-        // The tag of an empty entry is zero, which is also a tag.
+        // An empty entry has tag zero, which is also a valid tag.
         if entry.tag() == tag
             && let Some(location) = entry.location()
         {
@@ -482,7 +485,7 @@ fn search<E>(
     Ok(None)
 }
 
-/// The error of searches in tests: there is none.
+/// The error of searches in tests, which never occurs.
 #[cfg(test)]
 #[derive(Debug, PartialEq, Eq)]
 enum Never {}

@@ -1,6 +1,6 @@
-//! Asking for lines before they are looked at, so that several are on their way at once.
+//! Prefetching of lines, so that several loads overlap.
 //!
-//! Nothing here is needed for anything but speed, and nothing waits.
+//! All of it is for speed only, and nothing here waits.
 
 use super::bucket::Bucket;
 use super::{Index, bucket_of, split_source};
@@ -9,20 +9,21 @@ use crate::mem::address_space::prefetch;
 use crate::mem::cache_lines::Line;
 use crate::sync::Ordering;
 
-/// How many splits lie between what is asked of the memory for one of them: its bucket, its next line, and then its turn.
+/// The number of splits between the stages of a prefetch: of the bucket, of its next line, and then
+/// the split.
 const SPLITS_AHEAD: u64 = 3;
 
 impl Index {
-    /// Starts the load of the line that a search for this hash will look at first.
+    /// Prefetches the line that a search for this hash loads first.
     #[inline]
     pub(crate) fn prefetch(&self, hash: Hash) {
-        // Acquire: pairs with the release store of N in a split, for the chunk that the line lies in.
+        // Acquire: pairs with the release store of N in a split, for the chunk that holds the line.
         let buckets = self.shape(Ordering::Acquire).buckets();
         let head = self.heads.line(bucket_of(hash.to_bits(), buckets));
         start(head);
     }
 
-    /// Starts the load of the line that such a search looks at next, if it does not find what it looks for in the first.
+    /// Prefetches the line that such a search loads next, if it does not match in the first.
     #[inline]
     pub(crate) fn prefetch_next(&self, hash: Hash) {
         // Acquire: as in `prefetch`.
@@ -30,7 +31,7 @@ impl Index {
         self.prefetch_link(bucket_of(hash.to_bits(), buckets));
     }
 
-    /// Starts the load of a bucket's first overflow line.
+    /// Prefetches a bucket's first overflow line.
     #[inline]
     fn prefetch_link(&self, bucket: u64) {
         if let Some(link) = self.heads.line(bucket).control().link() {
@@ -38,18 +39,18 @@ impl Index {
         }
     }
 
-    /// Starts the loads of what the splits to come will look at: they go through the buckets in order.
+    /// Prefetches the lines of the next splits, which take the buckets in order.
     #[inline]
     pub(super) fn prefetch_splits(&self, buckets: u64) {
         let [next, later] = [1, 2].map(|times| split_source(buckets + times * SPLITS_AHEAD));
-        // A small index does not have them yet.
+        // A small index does not have these buckets yet.
         if next < buckets && later < buckets {
             start(self.heads.line(later));
             self.prefetch_link(next);
         }
     }
 
-    /// The same for the merges to come, of which the next one takes the bucket of this number.
+    /// Prefetches the lines of the next merges, the first of which takes the bucket of this number.
     #[inline]
     pub(super) fn prefetch_merges(&self, number: u64) {
         if let Some(later) = number.checked_sub(2 * SPLITS_AHEAD).filter(|later| *later > 0) {

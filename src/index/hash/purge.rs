@@ -1,4 +1,4 @@
-//! Taking entries out of an index by where they lead.
+//! Removal of index entries by their locations.
 
 use super::IndexWriter;
 use super::bucket::{Bucket, IndexEntry, SLOTS};
@@ -7,11 +7,12 @@ use super::writer::collect_links;
 use crate::mem::location::Location;
 
 impl IndexWriter {
-    /// Removes every entry whose location `keep` refuses; how many. Makes the index whole first.
+    /// Removes every entry whose location `keep` refuses, and returns their number. Makes the index
+    /// whole first.
     ///
     /// # Errors
     ///
-    /// As for [`Index::load_all`]; nothing was removed.
+    /// As for [`Index::load_all`](super::Index::load_all); nothing was removed then.
     pub(crate) fn purge(&mut self, keep: impl Fn(Location) -> bool) -> Result<u64, BlockError> {
         self.index.load_all()?;
         self.look_around();

@@ -1,11 +1,12 @@
-//! How many buckets there are, and how often there were fewer: in one word, so that a reader sees both change.
+//! The number of buckets and the number of merges in one word, so that a reader sees both change
+//! together.
 
-/// Bits of the number of buckets; those above count the merges.
+/// Bits of the number of buckets; the bits above count the merges.
 const BUCKET_BITS: u32 = 36;
 const BUCKET_MASK: u64 = (1 << BUCKET_BITS) - 1;
 
-/// The number of buckets, which are never none, and of merges. The latter wraps after 2^28, which no reader sleeps through
-/// between two loads.
+/// The number of buckets, at least one, and of merges. The latter wraps after 2^28, far more than
+/// can happen between two loads of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct IndexShape(u64);
 
@@ -27,17 +28,17 @@ impl IndexShape {
         self.0 & BUCKET_MASK
     }
 
-    /// With more buckets.
+    /// Returns the shape with more buckets.
     pub(super) fn grown(self, buckets: u64) -> Self {
         Self(self.0 & !BUCKET_MASK | buckets)
     }
 
-    /// With one bucket less.
+    /// Returns the shape with one bucket less.
     pub(super) fn merged(self) -> Self {
         Self(self.0.wrapping_add(1 << BUCKET_BITS) - 1)
     }
 
-    /// Whether buckets were merged between the two.
+    /// True if buckets were merged between the two.
     pub(super) fn was_merged(self, later: Self) -> bool {
         (self.0 ^ later.0) & !BUCKET_MASK != 0
     }

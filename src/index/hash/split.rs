@@ -1,6 +1,7 @@
-//! Growing by one bucket.
+//! Splits: growth of the index by one bucket.
 //!
-//! **Concurrency.** As for all changes: the writer's, in the order that the table in the head of `index` gives.
+//! **Concurrency.** As for all changes: made by the writer, in the order of the table in the head
+//! of `index::hash`.
 
 use std::io;
 
@@ -19,7 +20,8 @@ impl IndexWriter {
         self.index.heads.ensure(buckets)?;
         self.index.prefetch_splits(buckets);
         let number = split_source(buckets);
-        // Links are known once the chain was brought; how many lines the split takes, once they are known.
+        // The links are known once the chain is loaded, and then the number of lines that the split
+        // takes.
         self.announce(number, 0)?;
         collect_links(&self.index, self.index.heads.line(number), &mut self.links);
         self.announce(number, self.links.len())?;
@@ -29,8 +31,9 @@ impl IndexWriter {
         lines.ensure(links.len() as u64, &index.overflow)?;
         let used = lines.used;
         split_off(index, lines, (links, entries), buckets, || {
-            // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled; and, by the entries
-            // emptied afterwards, with the fence of a reader that misses a leaver.
+            // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled. By
+            // the entries emptied afterwards it also pairs with the fence of a reader that misses a
+            // leaver.
             index.front.0.shape.store(shape.grown(buckets + 1).to_bits(), Ordering::Release);
         });
         self.count_lines(used);
@@ -38,8 +41,9 @@ impl IndexWriter {
     }
 }
 
-/// Moves those entries of a bucket to its sibling, which has this number and is empty, that belong there once it counts;
-/// which it does from `publish` on. The links are those of the bucket's chain, and there are as many lines to be had.
+/// Moves the leavers of a bucket to its sibling, which has the number `sibling` and is empty. The
+/// sibling counts from `publish` on. `links` are those of the bucket's chain, and as many lines
+/// must be reserved.
 pub(super) fn split_off(
     index: &Index,
     lines: &mut OverflowLines,
@@ -48,14 +52,15 @@ pub(super) fn split_off(
     publish: impl FnOnce(),
 ) {
     let source = index.heads.line(split_source(sibling));
-    // The bit that tells leavers from stayers; all below it they have in common. It is zero in an empty entry.
+    // This bit distinguishes leavers from stayers, which have all lower bits in common. It is zero
+    // in an empty entry.
     let leaves = {
         let bit = sibling.ilog2() - index.base_bits;
         debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
         move |entry: IndexEntry| entry.tag() >> bit & 1 == 1
     };
     if links.is_empty() {
-        // Most have one line.
+        // Most buckets have one line.
         let target = index.heads.line(sibling);
         let leavers = slots_where(source, leaves);
         leavers.clone().enumerate().for_each(|(place, slot)| target.set_entry(place, source.entry(slot)));
@@ -74,7 +79,7 @@ struct BucketChain<'w> {
     index: &'w Index,
     head: &'w Line,
     links: &'w mut Vec<OverflowLink>,
-    /// What was in it before the split, empty places included.
+    /// The entries before the split, empty slots included.
     entries: &'w mut Vec<IndexEntry>,
 }
 
@@ -98,7 +103,8 @@ impl<'w> BucketChain<'w> {
         }
     }
 
-    /// Copies the leavers to the sibling, which nobody can reach yet; counts the stayers.
+    /// Copies the leavers to the sibling, which no reader can reach yet; returns the number of
+    /// stayers.
     fn copy_leavers(
         &self,
         lines: &mut OverflowLines,
@@ -119,7 +125,8 @@ impl<'w> BucketChain<'w> {
         stayers
     }
 
-    /// Takes the leavers out, and the lines that the stayers do not need. The sibling must be published.
+    /// Removes the leavers, and the lines that the stayers do not need. The sibling must be
+    /// published.
     fn drop_leavers(
         &mut self,
         lines: &mut OverflowLines,
@@ -133,7 +140,7 @@ impl<'w> BucketChain<'w> {
         if kept > 1 {
             self.line(kept - 1).set_control(ControlWord::default());
         }
-        // After the version, which tells of it (X1).
+        // After the version, which announces it (X1).
         for place in stayers..self.entries.len() {
             let (line, slot) = self.place(place);
             line.set_entry(slot, IndexEntry::EMPTY);
@@ -144,8 +151,8 @@ impl<'w> BucketChain<'w> {
         }
     }
 
-    /// Copies stayers from the end of the chain into the places of leavers at its front, until the first places of
-    /// the chain hold all stayers (X4).
+    /// Copies stayers from the end of the chain into the slots of leavers at its front, until the
+    /// first slots of the chain hold all stayers (X4).
     fn gather(&self, stayers: usize, leaves: impl Fn(IndexEntry) -> bool) {
         let range_pins = |entry: &IndexEntry| !entry.is_empty() && !leaves(*entry);
         let (front, rest) = self.entries.split_at(stayers);

@@ -1,4 +1,4 @@
-//! A file for the tests of images, and images in it.
+//! A file for tests of checkpoints, and functions that make checkpoints in it.
 
 use std::io;
 use std::path::Path;
@@ -13,11 +13,11 @@ use crate::fs::{File, Identity};
 use crate::mem::mapping::Mapping;
 
 pub(super) const NONCE: u64 = 99;
-/// What lies in front of the frames in these tests.
+/// The length of the bytes before the frames in these tests.
 pub(super) const FRONT_LEN: usize = 40;
 pub(super) const FRONT: u64 = FRONT_LEN as u64;
 
-/// A file in memory that counts what is read, and can fail.
+/// A file in memory that counts reads and can fail.
 #[derive(Debug, Default)]
 pub(super) struct TestFile {
     pub(super) bytes: Vec<u8>,
@@ -65,7 +65,7 @@ impl File for TestFile {
     }
 }
 
-/// The frames of an image, `first_frame` others before them.
+/// Returns the frames of a checkpoint, with `first_frame` other frames before them.
 pub(super) fn frames(mut capture: Capture, first_frame: u64) -> Result<Vec<u8>, Abandoned> {
     let mut bytes =
         vec![7; usize::try_from(FRONT + first_frame * FRAME_SIZE as u64).expect("a number that fits")];

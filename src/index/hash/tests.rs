@@ -1,4 +1,4 @@
-//! The index against a model, against concurrent readers, and against its bound on memory.
+//! Tests of the index against a model, against concurrent readers, and against its bound on memory.
 
 use super::scan::Cursor;
 use crate::fs::tuning::Tuning;
@@ -11,10 +11,10 @@ use super::bucket::SLOTS;
 use super::*;
 use crate::format::hash::HashKey;
 
-/// Bits of a key in a location: what stands for the key in the record.
+/// Bits of a key in a location, where the key stands for the record.
 const KEY_BITS: u32 = 24;
 
-/// The location of a key's record of some version.
+/// Returns the location of a key's record of some version.
 pub(super) fn place(key: u64, version: u64) -> Location {
     Location::from_bits(version << KEY_BITS | (key + 1))
 }
@@ -32,7 +32,7 @@ pub(super) fn get(index: &Index, hash: Hash, key: u64) -> Option<Location> {
 }
 
 pub(super) fn random_hash(key: u64) -> Hash {
-    // One secret for all tests: they are to fail twice where they fail once.
+    // One secret for all tests, so that failures are reproducible.
     static KEY: std::sync::OnceLock<HashKey> = std::sync::OnceLock::new();
     KEY.get_or_init(|| HashKey::from_secret([7; 32])).hash(&key.to_le_bytes())
 }
@@ -46,7 +46,7 @@ pub(super) fn scan_all(index: &Index) -> Vec<Location> {
     out
 }
 
-/// What the index and its oracle have in common.
+/// The operations that the index and its oracle have in common.
 pub(super) trait Table {
     fn get(&self, hash: Hash, key: u64) -> Option<Location>;
     fn insert(&mut self, hash: Hash, location: Location);
@@ -77,7 +77,7 @@ impl Table for IndexWriter {
         } else {
             assert_eq!(fill_one(self, hash, location), None);
         }
-        // Now it is there, and stays what it is.
+        // The key exists now, and keeps its location.
         assert_eq!(fill_one(self, hash, place(key_at(location), 0)), Some(location));
     }
     fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
@@ -86,7 +86,7 @@ impl Table for IndexWriter {
     fn remove(&mut self, hash: Hash, old: Location) -> bool {
         self.before_removals(1);
         let removed = Self::remove(self, hash, old);
-        // Two merges for each removal are enough.
+        // Two merges for each removal suffice.
         self.before_removals(0);
         assert!(!self.index().is_sparse());
         removed
@@ -119,9 +119,9 @@ impl Table for hashbrown::HashTable<(u64, Location)> {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Change {
-    /// Insert, or replace what is there.
+    /// Inserts, or replaces an existing entry.
     Put(u64),
-    /// Replace or remove what was there once.
+    /// Replaces or removes by an outdated location.
     Stale(u64),
     Remove(u64),
     RemoveFrom(u64, u64),
@@ -137,7 +137,7 @@ pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
     proptest::collection::vec(change, 1..800)
 }
 
-/// Hashes from good to as bad as can be.
+/// Returns hashes of all qualities, from good to the worst.
 pub(super) fn hash_of_kind(kind: u8, key: u64) -> Hash {
     match kind {
         0 => random_hash(key),
@@ -145,9 +145,9 @@ pub(super) fn hash_of_kind(kind: u8, key: u64) -> Hash {
         1 => Hash::from_bits(5),
         // Few tags, spread over the buckets.
         2 => Hash::from_bits(random_hash(key).to_bits() & 7),
-        // Equal in all bits that growth looks at for long.
+        // Equal in all bits that growth uses for a long time.
         3 => Hash::from_bits(key << 20),
-        // Consecutive.
+        // Consecutive numbers.
         _ => Hash::from_bits(key),
     }
 }
@@ -201,7 +201,7 @@ proptest! {
     }
 }
 
-/// X3, X4, and that no overflow line is lost.
+/// Checks X3, X4, and that no overflow line is lost.
 pub(super) fn check_shape(writer: &IndexWriter) {
     let index = writer.index();
     let buckets = index.buckets();
@@ -308,8 +308,8 @@ fn a_scan_sees_every_key_once_while_the_index_grows_under_it() {
     }
 }
 
-/// Fills the one bucket, searches for the last of `hashes`, which must have the hash of the first, and makes a change
-/// while the search looks at the record of the first.
+/// Fills the one bucket, searches for the last of `hashes`, which must have the hash of the first,
+/// and makes a change while the search reads the record of the first.
 fn find_across(hashes: &[u64], change: impl FnOnce(&mut IndexWriter)) {
     let (index, mut writer) = Index::with_base_bits(0, 0).expect("memory");
     for (key, &hash) in (0..).zip(hashes) {
@@ -336,8 +336,8 @@ fn a_key_that_a_split_takes_away_during_a_search_is_found() {
 
 #[test]
 fn a_key_that_a_split_moves_to_the_front_during_a_search_is_found() {
-    // Six leavers, and nine stayers, the last of them alone in the third line: it comes to the end of the first line,
-    // which the search has left, and the head's link stays as it is.
+    // Six leavers, and nine stayers, the last of them alone in the third line. It moves to the end
+    // of the first line, which the search has left, and the head's link stays as it is.
     find_across(&[0, 1, 1, 1, 1, 1, 1, 2, 4, 6, 8, 10, 12, 14, 0], IndexWriter::split_one);
 }
 
@@ -381,7 +381,7 @@ fn readers_and_scans_never_miss_a_key_that_stays() {
             Table::insert(&mut writer, hash(key), place(key, 0));
         }
         let stop = AtomicBool::new(false);
-        // Without it the churn may be over before the others have begun.
+        // Without the barrier, the churn may end before the other threads have begun.
         let begin = std::sync::Barrier::new(3);
         thread::scope(|scope| {
             scope.spawn(|| {

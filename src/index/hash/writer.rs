@@ -1,16 +1,17 @@
-//! Changing the index: the one writer.
+//! The one writer of an index.
 //!
-//! **Concurrency.** The store's writer mutex keeps the writer alone; the order of its stores against readers is the
-//! table in the head of `index`.
+//! **Concurrency.** The store's writer mutex keeps the writer alone; the order of its stores
+//! against readers is the table in the head of `index::hash`.
 //!
-//! **Invariants.** After [`IndexWriter::reserve_many`] of n, n inserts neither fail nor allocate lines: each takes one
-//! overflow line at most. Growing either completes or changes nothing. A reservation is also when the index shrinks (`merge`):
-//! never between it and what it was made for.
+//! **Invariants.** After [`IndexWriter::reserve_many`] of n, n inserts neither fail nor allocate
+//! lines: each takes at most one overflow line. Growing either completes or changes nothing. The
+//! index also shrinks at a reservation (`merge`), and never between a reservation and its inserts.
 //!
-//! **Watching.** While an image is being taken, or the index comes from one and is not whole, a change must be announced
-//! before it is made: its chain is brought, and kept for the image. One flag says so, and is false nearly always: a
-//! change costs one branch more. A change of a partial index must follow a search for its hash that did not
-//! fail, as every writer makes one anyway; then it cannot fail either.
+//! **Watching.** While a capture is running, or an index from a checkpoint is not whole, a change
+//! must be announced before it is made. Announcing loads the chain, and keeps its pages for the
+//! capture. One flag tells if that is needed. It is false nearly always, so a change costs one more
+//! branch. A change of a partial index must follow a successful search for its hash, which every
+//! writer makes anyway; then the change cannot fail either.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -27,8 +28,9 @@ use crate::mem::cache_lines::Line;
 use crate::mem::location::Location;
 use crate::sync::Ordering;
 
-/// Entries per bucket, times ten, above which a bucket is split: 13.6 bytes of buckets per entry, which with the
-/// overflow lines makes about 15, the least of both together (simulated in the research for this crate).
+/// Entries per bucket, times ten, above which a bucket is split. That is 13.6 bytes of buckets per
+/// entry, and about 15 with the overflow lines: the least of both together (simulated in the
+/// research for this crate).
 pub(super) const LOAD_TIMES_TEN: u64 = 47;
 
 /// The handle that changes an index.
@@ -36,27 +38,28 @@ pub(super) const LOAD_TIMES_TEN: u64 = 47;
 pub(crate) struct IndexWriter {
     pub(super) index: Arc<Index>,
     pub(super) lines: OverflowLines,
-    /// The links of the chain at hand; kept for its memory.
+    /// The links of the current chain; kept for its memory.
     pub(super) links: Vec<OverflowLink>,
     /// The entries of the chain that is being split; kept for its memory.
     pub(super) entries: Vec<IndexEntry>,
     /// The links of the chain that is merged into another; kept for its memory.
     pub(super) gone: Vec<OverflowLink>,
     pub(super) highest: Highest,
-    /// Whether a change must be announced: there is an image to be taken, or the index is partial.
+    /// True if changes must be announced: a capture is running, or the index is partial.
     watched: bool,
-    /// The image that is being taken.
+    /// The capture that is running.
     aside: Option<Arc<SavedPages>>,
 }
 
-/// Which overflow lines are free: those that were given back, and those that were never used.
+/// The free overflow lines: those that were returned, and those that were never used.
 #[derive(Debug)]
 pub(super) struct OverflowLines {
-    /// Taken from the lowest on, so that those at the end can be given up when the index shrinks.
+    /// The returned lines. The lowest is taken first, so that lines at the end can be given up when
+    /// the index shrinks.
     pub(super) free: BTreeSet<OverflowLink>,
-    /// Lines ever used.
+    /// The number of lines ever used.
     pub(super) used: u64,
-    /// Lines whose memory is there.
+    /// The number of lines whose memory exists.
     pub(super) ensured: u64,
 }
 
@@ -71,13 +74,13 @@ impl OverflowLines {
         link
     }
 
-    /// Whether the last one that was ever used is free.
+    /// True if the last line that was ever used is free.
     #[inline]
     pub(super) fn ends_free(&self) -> bool {
         self.free.last().is_some_and(|last| last.line() + 1 == self.used)
     }
 
-    /// How many can be taken.
+    /// Returns the number of lines that can be taken.
     #[inline]
     pub(super) fn left(&self) -> u64 {
         self.free.len() as u64 + (self.ensured - self.used)
@@ -121,7 +124,7 @@ impl IndexWriter {
         }
     }
 
-    /// The writer of a partial index with so many overflow lines in use.
+    /// Makes the writer of a partial index with `overflow_lines` overflow lines in use.
     pub(super) fn from_checkpoint(index: Arc<Index>, overflow_lines: u64) -> Self {
         let mut writer = Self { watched: true, ..Self::new(index) };
         let ensured = overflow_lines.checked_sub(1).map_or(0, |last| writer.index.overflow.chunk_end(last));
@@ -130,10 +133,10 @@ impl IndexWriter {
         writer
     }
 
-    /// Begins an image of the index as it is now; the store's writer mutex makes this one moment for several indexes.
-    /// At most `limit` pages of 4 KiB are kept for it at once; see `capture`.
+    /// Begins a capture of the index as it is now. The store's writer mutex makes this one moment
+    /// for several indexes. At most `limit` pages of 4 KiB are kept for it at once; see `capture`.
     ///
-    /// `None` while another image is being taken, or as long as the index is partial.
+    /// `None` while another capture is running, or while the index is partial.
     pub(crate) fn begin_checkpoint(&mut self, limit: usize) -> Option<Capture> {
         self.look_around();
         if self.watched {
@@ -145,7 +148,7 @@ impl IndexWriter {
         Some(Capture::new(Arc::clone(&self.index), aside))
     }
 
-    /// Whether there is still something to watch for.
+    /// Updates the flag that says if changes must be announced.
     pub(super) fn look_around(&mut self) {
         if !self.watched {
             return;
@@ -158,11 +161,12 @@ impl IndexWriter {
         self.watched = is_partial || self.aside.is_some();
     }
 
-    /// Announces a change of a bucket's chain that may take so many overflow lines.
+    /// Announces a change of a bucket's chain that takes up to `takes` overflow lines.
     ///
     /// # Errors
     ///
-    /// When the chain is in a block of an image that cannot be read: the change must not be made.
+    /// Returns an error if the chain is in an unreadable block of a checkpoint: the change must not
+    /// be made then.
     #[inline]
     pub(super) fn announce(&mut self, bucket: u64, takes: usize) -> Result<(), BlockError> {
         if self.watched { self.announce_watched(bucket, takes) } else { Ok(()) }
@@ -190,8 +194,8 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// As [`IndexWriter::announce`], for a change that cannot fail: where it cannot be made, the index ends. A search
-    /// that went before has told already.
+    /// Announces a change that cannot fail, and returns false if it must not be made; the index
+    /// ends then. An earlier search has reported the error already.
     #[inline]
     fn is_announced(&mut self, bucket: u64, takes: usize) -> bool {
         match self.announce(bucket, takes) {
@@ -207,29 +211,31 @@ impl IndexWriter {
         bucket_of(hash.to_bits(), self.index.buckets())
     }
 
-    /// The index that this writer changes.
+    /// Returns the index that this writer changes.
     pub(crate) fn index(&self) -> &Arc<Index> {
         &self.index
     }
 
-    /// Whether a change must be announced, as far as was looked.
+    /// True if changes must be announced, as of the last check.
     pub(super) fn is_watched(&self) -> bool {
         self.watched
     }
 
-    /// Makes sure that one insert cannot fail. Splits one bucket at most, however large the index is.
+    /// Makes sure that one insert cannot fail. Splits at most one bucket, at every size of the
+    /// index.
     ///
     /// # Errors
     ///
-    /// When memory or address space is short, or the index is as large as it can be. Nothing is lost.
+    /// Returns an error if memory or address space is short, or the index has its greatest size.
+    /// Nothing is lost.
     #[inline]
     pub(crate) fn reserve(&mut self) -> io::Result<()> {
         self.reserve_many(1)
     }
 
-    /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five. The next reservation
-    /// takes the place of this one, it does not add to it. Where few entries are left, merges two buckets for each insert
-    /// and two more.
+    /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five inserts.
+    /// The next reservation replaces this one; they do not add up. If few entries are left, it
+    /// merges two buckets for each insert and two more.
     ///
     /// # Errors
     ///
@@ -247,7 +253,8 @@ impl IndexWriter {
         self.lines.ensure(count, &self.index.overflow)
     }
 
-    /// The turn of `count` removals: merges two buckets for each and two more, where few entries are left.
+    /// Shrinks the index before `count` removals: if few entries are left, it merges two buckets
+    /// for each and two more.
     #[inline]
     pub(crate) fn before_removals(&mut self, count: usize) {
         if self.may_shrink() {
@@ -255,7 +262,8 @@ impl IndexWriter {
         }
     }
 
-    /// Searches as [`Index::find`] does, without a second look: nothing moves while the writer is here.
+    /// Searches as [`Index::find`] does, without a check at the end: nothing moves while the writer
+    /// is here.
     #[inline]
     pub(crate) fn find<E: From<BlockError>>(
         &self,
@@ -278,7 +286,7 @@ impl IndexWriter {
         }
     }
 
-    /// Inserts an entry. The key must be absent, and room for it reserved.
+    /// Inserts an entry. The key must be absent, and space for the entry reserved.
     pub(crate) fn insert(&mut self, hash: Hash, location: Location) {
         if !self.is_announced(self.bucket_of(hash), 1) {
             return;
@@ -292,12 +300,13 @@ impl IndexWriter {
         self.count(1);
     }
 
-    /// Replaces an entry's location by another of the same key, in place; false if there is no such entry.
+    /// Replaces an entry's location by another one of its key, in place; returns false if there is
+    /// no such entry.
     pub(crate) fn replace(&mut self, hash: Hash, old: Location, new: Location) -> bool {
         self.is_announced(self.bucket_of(hash), 0) && replace_in(&self.index, hash, old, new)
     }
 
-    /// Removes the entry with this location; false if there is none. Never needs memory.
+    /// Removes the entry with this location; returns false if there is none. Never needs memory.
     pub(crate) fn remove(&mut self, hash: Hash, old: Location) -> bool {
         let bucket = self.bucket_of(hash);
         self.is_announced(bucket, 0) && self.remove_from(bucket, old)
@@ -315,7 +324,7 @@ impl IndexWriter {
         };
         let control = head.control_unordered().bumped();
         if let Some((&last_link, before)) = self.links.split_last() {
-            // The chain's last entry takes the place, so that chains stay as short as they can be (X4).
+            // The chain's last entry takes its slot, so that chains stay as short as possible (X4).
             let last = index.overflow.line(last_link.line());
             let last_slot = (0..SLOTS).rev().find(|&slot| !last.entry(slot).is_empty());
             let last_slot = last_slot.expect("the last line of a chain is not empty");
@@ -329,7 +338,7 @@ impl IndexWriter {
             } else {
                 head.set_control(control.with_link(None));
             }
-            // After the version, which tells of it (X1).
+            // After the version, which announces it (X1).
             last.set_entry(last_slot, IndexEntry::EMPTY);
             if last_slot == 0 {
                 self.lines.free.insert(last_link);
@@ -346,7 +355,7 @@ impl IndexWriter {
         self.index.heads.line(self.bucket_of(hash))
     }
 
-    /// Takes note of how many overflow lines were ever used, where it was this many before.
+    /// Publishes the number of overflow lines ever used, if it is not `before`.
     #[inline]
     pub(super) fn count_lines(&self, before: u64) {
         if self.lines.used != before {
@@ -373,7 +382,7 @@ pub(super) fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entr
         let control = line.control_unordered();
         let Some(link) = control.link() else {
             let link = lines.take();
-            // First the entry, then the way to it.
+            // The entry is stored before the link to its line.
             index.overflow.line(link.line()).set_entry(0, entry);
             line.set_control(control.with_link(Some(link)));
             return;
@@ -382,7 +391,7 @@ pub(super) fn append(index: &Index, lines: &mut OverflowLines, head: &Line, entr
     }
 }
 
-/// Replaces an entry's location in place; false if there is no such entry.
+/// Replaces an entry's location in place; returns false if there is no such entry.
 pub(super) fn replace_in(index: &Index, hash: Hash, old: Location, new: Location) -> bool {
     let mut line = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
     loop {
@@ -397,12 +406,12 @@ pub(super) fn replace_in(index: &Index, hash: Hash, old: Location, new: Location
     }
 }
 
-/// The slot of a location in a line.
+/// Returns the slot of a location in a line.
 fn slot_of(line: &Line, location: Location) -> Option<usize> {
     slots_where(line, |entry| entry.index_leads_to(location)).next()
 }
 
-/// The links of a chain, in order.
+/// Collects the links of a chain, in order.
 pub(super) fn collect_links(index: &Index, head: &Line, links: &mut Vec<OverflowLink>) {
     links.clear();
     let mut link = head.control_unordered().link();
@@ -414,7 +423,7 @@ pub(super) fn collect_links(index: &Index, head: &Line, links: &mut Vec<Overflow
 
 #[cfg(test)]
 impl IndexWriter {
-    /// Room for inserts into overflow lines, without the splits that `reserve` would make.
+    /// Reserves overflow lines for inserts, without the splits that `reserve` would make.
     pub(super) fn reserve_lines(&mut self, count: u64) {
         self.lines.ensure(count, &self.index.overflow).expect("memory");
     }

@@ -81,8 +81,8 @@ const FIRST_CHUNK: usize = if cfg!(loom) { 2 } else { 64 };
 /// The number of chunks. With the doubling they hold more slots than fit into memory.
 const CHUNK_COUNT: usize = 28;
 
-/// A thread's slot, which collectors read. It has a pair of cache lines to itself, since two are
-/// fetched at a time.
+/// A thread's slot, which collectors read. It is alone on two cache lines, which are fetched as
+/// one.
 #[derive(Debug)]
 #[repr(align(128))]
 struct ThreadSlot {
@@ -235,8 +235,7 @@ impl Registry {
         fence(Ordering::SeqCst);
     }
 
-    /// Removes and returns garbage that no pin of its store can see. `garbage` must be under a
-    /// mutex (W1 and W2 before W3).
+    /// Removes and returns unpinned garbage. `garbage` must be under a mutex (W1 and W2 before W3).
     fn expired(&self, garbage: &mut Garbage, store: u64) -> Vec<Box<dyn Send>> {
         if garbage.is_empty() {
             return Vec::new();
@@ -390,8 +389,7 @@ impl Domain {
     /// Pins the store on the calling thread for the duration of a read. Such pins nest: the first
     /// one of a thread costs a fence, a nested one a counter.
     pub(crate) fn pin(self) -> Pin {
-        // While the thread's storage is being destroyed, a pin gets a slot of its own, which is
-        // freed with it.
+        // While the thread's storage is being destroyed, a pin has its own slot, freed with it.
         LOCAL.try_with(|local| local.pin(self.store)).unwrap_or_else(|_| self.pin_apart())
     }
 
@@ -471,8 +469,7 @@ impl Limbo {
         held.push_back((tag, garbage));
     }
 
-    /// Drops all data that no pin taken before its retirement can see, and returns the number of
-    /// pieces dropped.
+    /// Drops data that no pin from before its retirement can see; returns the number of pieces.
     pub(crate) fn collect(&self) -> usize {
         let Domain { registry, store } = self.domain;
         registry.collect_orphans() + registry.collect(&self.garbage, store)

@@ -59,7 +59,7 @@ impl SimDisk {
     /// let store = Options::new().background(false).segment_bytes(4096).open_on(&disk)?;
     /// let refused = (0..=255_u8).find_map(|n| store.insert([n], [7; 1000]).err());
     /// assert!(matches!(refused, Some(Error::NoSpace { .. })));
-    /// // Room is kept for what leads out of that.
+    /// // The store reserves space for operations that free space.
     /// store.clear()?;
     /// store.insert("a", "1")?;
     /// # Ok::<(), mapcask::Error>(())

@@ -40,7 +40,7 @@
 //! let promised = disk.position();
 //! store.insert("b", "2")?;
 //!
-//! // At every moment, a few of the states that a power cut may leave: what was flushed is there.
+//! // At every moment, a few of the states that a power cut may leave: flushed writes are present.
 //! for moment in disk.positions() {
 //!     let point = disk.crash_point(moment, Tears::Any);
 //!     for seed in 0..3 {
@@ -49,7 +49,7 @@
 //!     }
 //! }
 //!
-//! // At the end, all of them: `b` is there or not, and it is never there without `a`.
+//! // At the end, all states: `b` is present or not, and never without `a`.
 //! let point = disk.crash_point(disk.position(), Tears::None);
 //! let (mut all, mut seen) = (Exhaustive::new(), [false; 2]);
 //! loop {

@@ -308,8 +308,7 @@ proptest::proptest! {
         if ensure_loaded == 1 {
             index.load_more().unwrap();
         }
-        // No scan here: it would load all. In the middle, too, so that a changed index gets free
-        // lines.
+        // No scan here: it would load all. In the middle, too: a changed index gets free lines.
         let (first, second) = after.split_at(after.len() / 2);
         change_all(&mut loaded, kind, first);
         change_all(&mut oracle, kind, first);

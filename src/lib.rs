@@ -412,17 +412,18 @@ pub use api::destroy::destroy;
 pub use api::destroy::destroy_on;
 pub use api::keyspace::Keyspace;
 pub use api::options::Options;
+pub use api::salvage::report::{Damage, DamageCause, SalvageReport};
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use api::salvage::salvage_on;
-pub use api::salvage::{Damage, DamageCause, SALVAGE_UNFINISHED, SalvageReport, salvage};
+pub use api::salvage::{SALVAGE_UNFINISHED, salvage};
 pub use api::snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
 pub use api::store::Store;
 #[cfg(feature = "bincode")]
-pub use api::typed::codec::Bincode;
+pub use api::typed::bincode::Bincode;
 #[cfg(feature = "serde")]
 pub use api::typed::codec::Codec;
 #[cfg(feature = "postcard")]
-pub use api::typed::codec::Postcard;
+pub use api::typed::postcard::Postcard;
 #[cfg(feature = "serde")]
 pub use api::typed::{TypedIter, TypedKeyspace};
 pub use api::write_batch::{BatchOn, WriteBatch};

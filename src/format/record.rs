@@ -1,6 +1,6 @@
 //! A record: a header of 32 bytes, the key, the value, and zeros up to a multiple of eight.
 //!
-//! **Format.** See DESIGN.md, "Record". A record has two checksums. One covers the header and its
+//! **Format.** See docs/design/format.md, "Record". A record has two checksums. One covers the header and its
 //! place: it is masked with the segment's random nonce and the offset, so that copied, moved,
 //! restored or stale bytes never validate. The other covers key and value and does not depend on
 //! the place. So it is computed before the writer mutex is taken, and compaction reuses it.

@@ -41,6 +41,7 @@ pub(crate) trait Backing: Send + Sync + fmt::Debug {
     /// Makes the range writable without a fault, its blocks allocated.
     fn populate_write(&self, offset: usize, len: usize) -> io::Result<()>;
     /// Records that the program stored to the range.
+    #[cfg(any(test, feature = "sim", mapcask_internal))]
     fn note_store(&self, _offset: usize, _len: usize) {}
 }
 

@@ -74,7 +74,7 @@ impl<T: Send + Sync + 'static> Drop for RcuCell<T> {
 
 impl<T: Send + Sync + 'static> fmt::Debug for RcuCell<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guarded").finish_non_exhaustive()
+        f.debug_struct("RcuCell").finish_non_exhaustive()
     }
 }
 

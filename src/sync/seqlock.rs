@@ -73,7 +73,7 @@ mod models {
 
     struct Two {
         keys: [AtomicU64; 2],
-        progress: SeqLock,
+        seqlock: SeqLock,
     }
 
     impl Two {
@@ -96,10 +96,8 @@ mod models {
     #[test]
     fn loom_what_is_read_of_two_keys_was_there_at_one_moment() {
         loom::model(|| {
-            let two = Arc::new(Two {
-                keys: [AtomicU64::new(0), AtomicU64::new(0)],
-                progress: SeqLock::new(Seq(0)),
-            });
+            let two =
+                Arc::new(Two { keys: [AtomicU64::new(0), AtomicU64::new(0)], seqlock: SeqLock::new(Seq(0)) });
             let writer = {
                 let two = Arc::clone(&two);
                 thread::spawn(move || {

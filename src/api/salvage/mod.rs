@@ -15,7 +15,7 @@
 mod members;
 mod names;
 mod reading;
-mod report;
+pub(crate) mod report;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -30,7 +30,7 @@ use self::members::{FoundMembers, Member, Members};
 use self::names::Fates;
 use self::reading::SalvagedRecords;
 use self::report::Account;
-pub use self::report::{Damage, DamageCause, SalvageReport};
+use self::report::{DamageCause, SalvageReport};
 use crate::api::store::Store;
 use crate::config::Durability;
 use crate::error::{Error, Result};

@@ -6,10 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "bincode")]
-pub use crate::api::typed::bincode::Bincode;
-#[cfg(feature = "postcard")]
-pub use crate::api::typed::postcard::Postcard;
 use crate::error::Result;
 
 /// A conversion of values to bytes and back.

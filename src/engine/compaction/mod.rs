@@ -30,7 +30,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::engine::compaction::job::{Pass, Victim};
-use crate::engine::compaction::policy::{Decision, SegmentFacts, SegmentStage, SegmentSurvey};
+use crate::engine::compaction::policy::{Decision, SegmentFacts, SegmentSurvey};
 use crate::engine::compaction::report::{
     CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
 };
@@ -346,7 +346,7 @@ impl Compactor {
         let (mut running, _asked) = self.lock_asked(state)?;
         let wanted: Vec<_> = ids.iter().copied().map(SegmentId).collect();
         let survey = self.survey(state, &running.damaged);
-        let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == SegmentStage::Sealed);
+        let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == policy::SegmentStage::Sealed);
         let victims: Vec<_> = sealed.map(|(facts, _)| facts.id).collect();
         let mut total = CompactionReport::default();
         if victims.is_empty() {

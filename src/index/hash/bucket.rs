@@ -218,8 +218,7 @@ impl Imaged {
 /// Returns the slots of a line whose entries fulfil a condition.
 ///
 /// All slots are tested before the first branch. A branch per slot is mispredicted at nearly every
-/// hit, which ends the overlap of this search's cache misses with those of the next one (measured:
-/// DESIGN.md, "Costs").
+/// hit, which ends the overlap of this search's cache misses with those of the next one (measured).
 #[inline]
 pub(super) fn slots_where(
     line: &Line,

@@ -6,7 +6,8 @@ mod history;
 mod truth;
 
 use self::history::{Contents, History, contents, disk_of, files_of, options};
-use super::{Damage, DamageCause, SALVAGE_UNFINISHED, SalvageReport, salvage_on};
+use super::report::{Damage, DamageCause, SalvageReport};
+use super::{SALVAGE_UNFINISHED, salvage_on};
 use crate::error::Error;
 use crate::fs::sim::{Fault, Seeded, SimDisk, Tears};
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::history::{Contents, Files};
-use crate::api::salvage::{Damage, DamageCause, SalvageReport};
+use crate::api::salvage::report::{Damage, DamageCause, SalvageReport};
 use crate::format::manifest::SegmentState;
 use crate::format::record::{HEADER_SIZE, RecordKind};
 use crate::format::record_reader::{Order, ReadStep, RecordReader};

@@ -1,6 +1,6 @@
-//! What an open does before it changes anything: it decides about every file, and reads the log.
+//! The part of an open before it changes anything: it decides about every file, and reads the log.
 //!
-//! Salvage asks here, too, what an open would make of a store.
+//! Salvage uses it as well, to learn the result that an open would reach.
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ use crate::log::control_page;
 use crate::mem::address_space::AddressSpace;
 use crate::trace;
 
-/// What an open finds out before it changes anything.
+/// The findings of an open before it changes anything.
 pub(super) struct Analysis {
-    /// The segments of the manifest, and those that are adopted.
+    /// The segments of the manifest, and the adopted ones.
     pub(super) entries: Vec<SegmentEntry>,
     pub(super) unlisted: Unlisted,
     pub(super) boot_id: Option<[u8; 16]>,
@@ -35,11 +35,11 @@ pub(super) struct Analysis {
 }
 
 impl Analysis {
-    /// Decides about every file, and reads the log; changes nothing.
+    /// Decides about every file, and reads the log. It changes nothing.
     ///
     /// # Errors
     ///
-    /// Where an open refuses; what the operating system says.
+    /// The refusals of an open, and errors of the operating system.
     pub(super) fn read(
         dir: &Arc<dyn Dir>,
         survey: &DirectoryScan,
@@ -72,20 +72,21 @@ impl Analysis {
     }
 }
 
-/// What an open would make of a store.
+/// The result that an open of a store would reach.
 #[derive(Debug)]
 pub(crate) struct Examined {
-    /// Every segment of the log and of compaction, and how far an open would read it.
+    /// Every segment of the log and of compaction, with the end to which an open would read it.
     pub(crate) segments: Vec<SegmentEntry>,
-    /// The keyspaces, as the log has them.
+    /// The keyspaces, according to the log.
     pub(crate) keyspaces: KeyspaceSet,
 }
 
-/// Finds out what an open would make of a store, without an image and without changing anything.
+/// Determines the result that an open of a store would reach, without a checkpoint and without
+/// changing anything.
 ///
 /// # Errors
 ///
-/// Where an open would refuse; what the operating system says.
+/// The refusals of an open, and errors of the operating system.
 pub(crate) fn examine(dir: &Arc<dyn Dir>, survey: &DirectoryScan) -> Result<Option<Examined>> {
     if directory(survey.facts()) != DirectoryAction::Open || survey.is_mixed() {
         return Ok(None);
@@ -98,28 +99,29 @@ pub(crate) fn examine(dir: &Arc<dyn Dir>, survey: &DirectoryScan) -> Result<Opti
     Ok(Some(Examined { segments, keyspaces: replayed.names }))
 }
 
-/// What is known before the log is read.
+/// The facts known before the log is read.
 pub(super) struct Listed<'a> {
     manifest: &'a Manifest,
     entries: &'a [SegmentEntry],
-    /// The segments whose files are there.
+    /// The segments whose files exist.
     there: &'a [SegmentId],
     hash_key: &'a HashKey,
     durable: Seq,
     config: &'a Config,
 }
 
-/// What reading the log gave.
+/// The result of reading the log.
 pub(super) struct Read {
     pub(super) space: AddressSpace,
     pub(super) chain: SegmentChain,
     pub(super) replayed: Replayed,
-    /// The image that it began with.
+    /// The checkpoint that it began with.
     pub(super) checkpoint: Option<IndexCheckpoint>,
 }
 
 impl Listed<'_> {
-    /// Reads what the manifest's image does not hold; everything, where there is none, or it is not what it should be.
+    /// Reads everything that the manifest's checkpoint does not cover. Without a usable checkpoint
+    /// it reads everything.
     fn read(&self, dir: &Arc<dyn Dir>) -> Result<Read> {
         let mut damage = None;
         if self.manifest.checkpoint > 0 {

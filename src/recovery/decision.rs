@@ -1,57 +1,58 @@
-//! The decision tables of opening: what is done about each combination of what can be found.
+//! The decision tables of opening: one action for each combination of findings.
 //!
-//! Pure functions over small enums. Each table is a list of rows with wildcards; a test enumerates every combination
-//! and proves that exactly one row matches it. What an action does is `recovery`'s business.
+//! The functions are pure, over small enums. Each table is a list of rows with wildcards. A test
+//! enumerates every combination and proves that exactly one row matches it. `recovery` carries out
+//! the actions.
 
-/// What a directory holds, before anything is touched.
+/// The contents of a directory, before anything is touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DirectoryFacts {
     pub(crate) exists: bool,
-    /// Any file that is not ours.
+    /// True if the directory holds a file that is not mapcask's.
     pub(crate) foreign: bool,
     pub(crate) manifests: Manifests,
-    /// Any segment file.
+    /// True if the directory holds a segment file.
     pub(crate) segments: bool,
 }
 
-/// What the two copies of the manifest amount to.
+/// The combined state of the two copies of the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manifests {
     /// No copy holds a byte that is not zero.
     Nothing,
-    /// A copy that was never finished, or damage; none is whole.
+    /// A copy is damaged or was never finished, and none is whole.
     Broken,
     /// A copy begins like the file of another program, and none is whole.
     Alien,
     /// At least one copy is whole.
     Whole,
-    /// A copy asks for a newer reader.
+    /// A copy requires a newer reader.
     Newer,
 }
 
-/// What to do with a directory.
+/// The action for a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DirectoryAction {
-    /// Nothing was ever stored here: make a store.
+    /// Nothing was ever stored here: create a store.
     Create,
     /// Open the store.
     Open,
-    /// Refuse: another program's files.
+    /// Refuse: the files are another program's.
     RefuseForeign,
-    /// Refuse: a newer format.
+    /// Refuse: the format is newer.
     RefuseNewer,
-    /// Refuse: there are segments, and no manifest says what they are.
+    /// Refuse: there are segments, but no manifest describes them.
     RefuseLost,
 }
 
-/// A wildcard or a value.
+/// Returns true if a table cell, a wildcard or a value, matches a fact.
 fn fits<T: PartialEq>(row: Option<T>, fact: T) -> bool {
     row.is_none_or(|row| row == fact)
 }
 
 type DirectoryRow = (Option<bool>, Option<bool>, Option<Manifests>, Option<bool>, DirectoryAction);
 
-/// exists, foreign, manifests, segments: action.
+/// The columns are: exists, foreign, manifests, segments, action.
 const DIRECTORY: [DirectoryRow; 10] = {
     use DirectoryAction::{Create, Open, RefuseForeign, RefuseLost, RefuseNewer};
     use Manifests::{Alien, Broken, Newer, Nothing, Whole};
@@ -59,7 +60,8 @@ const DIRECTORY: [DirectoryRow; 10] = {
     const N: Option<bool> = Some(false);
     [
         (N, None, None, None, Create),
-        // The manifest is durable before there is a first segment, so without segments nothing was ever stored.
+        // The manifest is durable before the first segment exists, so without segments nothing was
+        // ever stored.
         (Y, N, Some(Nothing), N, Create),
         (Y, Y, Some(Nothing), N, RefuseForeign),
         (Y, N, Some(Broken), N, Create),
@@ -88,41 +90,43 @@ fn directory_fits(row: &DirectoryRow, facts: DirectoryFacts) -> bool {
         && fits(row.3, facts.segments)
 }
 
-/// A segment file that the manifest does not name.
+/// The facts about a segment file that the manifest does not name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UnlistedFacts {
     pub(crate) header: UnlistedHeader,
-    /// Whether anything but zeros lies behind the header.
+    /// True if bytes other than zero follow the header.
     pub(crate) written: bool,
-    /// Whether both copies of the manifest are whole, or one is and says that nothing was written since.
+    /// True if both copies of the manifest are whole, or one is whole and says that nothing was
+    /// written since.
     pub(crate) both_copies: bool,
-    /// Whether its number is one that the manifest has not given out yet.
+    /// True if the manifest has not assigned its number yet.
     pub(crate) beyond: bool,
 }
 
-/// Whose header an unlisted segment has.
+/// The origin of an unlisted segment, according to its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnlistedHeader {
     Ours,
-    /// Compaction's, and the manifest names every segment that it was made from.
+    /// Compaction wrote it, and the manifest names every segment that it was copied from.
     Copies,
-    /// Compaction's, and of what it was made from not everything is there.
+    /// Compaction wrote it, and some of the segments that it was copied from are missing.
     Survivors,
     Foreign,
     Newer,
     Damaged,
 }
 
-/// What to do with a segment file that the manifest does not name. None of them loses a record.
+/// The action for a segment file that the manifest does not name. No action loses a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnlistedAction {
-    /// It was made and not yet named: use it.
+    /// It was created but not yet named: use it.
     AdoptBlank,
     /// The damaged copy of the manifest may have named it: it is part of the log.
     AdoptWritten,
-    /// It was part of the store and is no longer: give it another name.
+    /// It was once part of the store: quarantine it under another name.
     SetAside,
-    /// It repeats what is in named segments: compaction was interrupted before the manifest named it.
+    /// It repeats records of named segments: compaction was interrupted before the manifest named
+    /// it.
     Remove,
     /// Refuse to open.
     RefuseForeign,
@@ -134,7 +138,7 @@ pub(crate) enum UnlistedAction {
 
 type UnlistedRow = (Option<UnlistedHeader>, Option<bool>, Option<bool>, Option<bool>, UnlistedAction);
 
-/// header, written, both copies whole, beyond the numbers given out: action.
+/// The columns are: header, written, both copies whole, beyond the numbers assigned, action.
 const UNLISTED: [UnlistedRow; 10] = {
     use UnlistedAction::{
         AdoptBlank, AdoptWritten, RefuseDamaged, RefuseForeign, RefuseNewer, Remove, SetAside,
@@ -146,14 +150,14 @@ const UNLISTED: [UnlistedRow; 10] = {
         (Some(Foreign), None, None, None, RefuseForeign),
         (Some(Newer), None, None, None, RefuseNewer),
         (Some(Damaged), None, None, None, RefuseDamaged),
-        // What it was made from is given up only after both copies of the manifest name it.
+        // Its victims are released only after both copies of the manifest name it.
         (Some(Copies), None, None, None, Remove),
         (Some(Survivors), None, None, N, SetAside),
         (Some(Survivors), None, None, Y, RefuseDamaged),
         (Some(Ours), N, None, None, AdoptBlank),
         (Some(Ours), Y, None, N, SetAside),
         (Some(Ours), Y, N, Y, AdoptWritten),
-        // Records are only ever written to a segment that both copies name.
+        // Records are only written to a segment that both copies name.
         (Some(Ours), Y, Y, Y, RefuseDamaged),
     ]
 };
@@ -174,60 +178,61 @@ fn unlisted_fits(row: &UnlistedRow, facts: UnlistedFacts) -> bool {
         && fits(row.3, facts.beyond)
 }
 
-/// Where and why a walk over a segment of the log stopped.
+/// The place and the reason where reading a segment of the log stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StopFacts {
     pub(crate) known: Known,
     pub(crate) next: NextSegment,
     pub(crate) behind: Behind,
-    /// Whether a record beyond the stop is known to have been durable.
+    /// True if a record beyond the stop is known to have been durable.
     pub(crate) durable_missing: bool,
 }
 
-/// What the manifest knows of the segment's end, and how the stop compares with it.
+/// The segment's end according to the manifest, compared with the stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Known {
     SealedBefore,
     SealedAt,
     CutBefore,
     CutAt,
-    /// The last segment of a store that was closed, and nothing has been written since.
+    /// The last segment of a closed store, to which nothing has been written since.
     CleanBefore,
     CleanAt,
-    /// Nothing.
+    /// The manifest does not know the end.
     Open,
 }
 
-/// How the next written segment of the log goes on.
+/// The way the next written segment of the log continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NextSegment {
-    /// There is none.
+    /// There is no next segment.
     None,
-    /// It begins by saying that the log before it ends here.
+    /// Its start record says that the log before it ends here.
     Continues,
-    /// It says something else, or its first record is not there.
+    /// Its start record says something else, or is missing.
     Elsewhere,
 }
 
-/// What lies in the segment behind the stop.
+/// The bytes in the segment behind the stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behind {
     /// Zeros.
     Nothing,
-    /// Bytes that are no complete record: a torn write.
+    /// Bytes that form no complete record: a torn write.
     Torn,
-    /// Complete valid records.
+    /// Complete, valid records.
     Frames,
 }
 
-/// What a stop means.
+/// The consequence of a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopAction {
     /// Go on with the next segment.
     Continue,
-    /// The log ends here as its writer left it.
+    /// The log ends here, as its writer left it.
     End,
-    /// The log is cut here: what lies behind was never durable. Complete records behind it are set aside.
+    /// The log is cut here: the bytes behind were never durable. Complete records among them are
+    /// quarantined.
     Cut,
     /// Durable data is damaged: refuse.
     Damage,
@@ -235,7 +240,7 @@ pub(crate) enum StopAction {
 
 type StopRow = (Option<Known>, Option<NextSegment>, Option<Behind>, Option<bool>, StopAction);
 
-/// known, next, behind, durable record missing: action.
+/// The columns are: known, next, behind, durable record missing, action.
 const STOP: [StopRow; 27] = {
     use Behind::{Frames, Nothing, Torn};
     use Known::{CleanAt, CleanBefore, CutAt, CutBefore, Open, SealedAt, SealedBefore};
@@ -252,7 +257,7 @@ const STOP: [StopRow; 27] = {
         (Some(SealedAt), Some(Last), ANY, Y, Damage),
         (Some(SealedAt), Some(Elsewhere), ANY, N, Cut),
         (Some(SealedAt), Some(Elsewhere), ANY, Y, Damage),
-        // After a clean close everything is durable, and there is nothing behind.
+        // After a clean close everything is durable, and nothing lies behind the end.
         (Some(CleanBefore), None, ANY, None, Damage),
         (Some(CleanAt), Some(Last), Some(Nothing), N, End),
         (Some(CleanAt), Some(Last), Some(Torn), N, Damage),
@@ -260,7 +265,7 @@ const STOP: [StopRow; 27] = {
         (Some(CleanAt), Some(Last), ANY, Y, Damage),
         (Some(CleanAt), Some(Continues), ANY, None, Damage),
         (Some(CleanAt), Some(Elsewhere), ANY, None, Damage),
-        // A cut segment was read once; what was above the durable point then may be gone now.
+        // A cut segment was read once. Records above its durable number may be gone by now.
         (Some(CutBefore), None, ANY, N, Cut),
         (Some(CutBefore), None, ANY, Y, Damage),
         (Some(CutAt), Some(Continues), ANY, None, Continue),
@@ -268,7 +273,7 @@ const STOP: [StopRow; 27] = {
         (Some(CutAt), Some(Last), ANY, Y, Damage),
         (Some(CutAt), Some(Elsewhere), ANY, N, Cut),
         (Some(CutAt), Some(Elsewhere), ANY, Y, Damage),
-        // An open segment ends where its records do.
+        // An open segment ends where its records end.
         (Some(Open), Some(Continues), ANY, None, Continue),
         (Some(Open), Some(Last), Some(Nothing), N, End),
         (Some(Open), Some(Last), Some(Torn), N, Cut),
@@ -279,7 +284,7 @@ const STOP: [StopRow; 27] = {
     ]
 };
 
-/// Decides what a stop means.
+/// Decides the consequence of a stop.
 pub(crate) fn stop(facts: StopFacts) -> StopAction {
     STOP.iter()
         .find(|row| stop_fits(row, facts))

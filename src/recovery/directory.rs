@@ -1,4 +1,4 @@
-//! What is in a store's directory, found out without changing anything.
+//! The contents of a store's directory, read without changing anything.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::log::segment_file::open_file;
 use crate::log::segment_reader::SegmentReader;
 use crate::mem::alloc;
 
-/// One copy of the manifest as it was found.
+/// One copy of the manifest, as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Copy {
     /// Missing, empty, or zeros.
@@ -27,39 +27,43 @@ pub(crate) enum Copy {
     Whole(Box<Manifest>),
 }
 
-/// What is in the directory.
+/// The contents of the directory.
 #[derive(Debug)]
 pub(crate) struct DirectoryScan {
     exists: bool,
-    /// The first name that is not ours.
+    /// The first name that is not mapcask's.
     pub(crate) foreign: Option<String>,
-    /// Files that were being made when their process ended.
+    /// Files whose creation was interrupted when their process ended.
     pub(crate) temporaries: Vec<String>,
     pub(crate) segments: Vec<SegmentId>,
-    /// Images of the index, by number.
+    /// Index checkpoints, by number.
     pub(crate) checkpoints: Vec<u64>,
     pub(crate) copies: [Copy; 2],
-    /// Whether there is a file of that copy, whatever it holds.
+    /// True if there is a file of that copy, of any content.
     has_copy: [bool; 2],
-    /// The store that is being destroyed; `Some(None)` where that was only being written down.
+    /// The store that is being destroyed. `Some(None)` if its identity was not yet written
+    /// completely.
     removing: Option<Option<StoreId>>,
 }
 
 impl DirectoryScan {
-    /// Looks through the directory.
+    /// Scans the directory.
     ///
     /// # Errors
     ///
-    /// What the operating system says; a directory that is not there is an answer, not an error.
+    /// Errors of the operating system. A missing directory is a result, not an error.
     pub(crate) fn of(dir: &dyn Dir) -> Result<Self> {
         Self::with(dir, |_, error| Err(error))
     }
 
-    /// As [`DirectoryScan::of`]; `unread` is told of a copy of the manifest that cannot be read, and says what it stands for.
+    /// Scans the directory like [`DirectoryScan::of`], and calls `unread` for a copy of the
+    /// manifest that cannot be read.
+    ///
+    /// `unread` returns the result that stands for that copy.
     ///
     /// # Errors
     ///
-    /// Likewise, and what `unread` says.
+    /// Errors of the operating system, and those that `unread` returns.
     pub(crate) fn with(dir: &dyn Dir, mut unread: impl FnMut(usize, Error) -> Result<Copy>) -> Result<Self> {
         let mut survey = Self {
             exists: true,
@@ -108,8 +112,11 @@ impl DirectoryScan {
         Ok(survey)
     }
 
-    /// Whether the directory is a store's as far as the first bytes of a copy of its manifest tell, so that its lock file may be
-    /// touched, which in another directory may be another program's. What cannot be read says nothing.
+    /// Returns true if a copy of the manifest begins with its magic, so that the lock file may be
+    /// touched.
+    ///
+    /// In another directory, that file may be another program's. A copy that cannot be read counts
+    /// as absent.
     pub(crate) fn is_store(dir: &dyn Dir) -> bool {
         MANIFESTS.iter().any(|name| {
             let mut magic = [0; 8];
@@ -118,7 +125,7 @@ impl DirectoryScan {
         })
     }
 
-    /// The facts for the table of directories.
+    /// Returns the facts for the table of directories.
     pub(crate) fn facts(&self) -> DirectoryFacts {
         let any = |wanted: fn(&Copy) -> bool| self.copies.iter().any(wanted);
         let manifests = if any(|copy| matches!(copy, Copy::Newer(_))) {
@@ -136,20 +143,20 @@ impl DirectoryScan {
         DirectoryFacts { exists: self.exists, foreign: self.foreign.is_some(), manifests, segments }
     }
 
-    /// The version that a newer copy asks for.
+    /// Returns the version that a newer copy requires.
     pub(crate) fn newer(&self) -> Option<u16> {
         self.copies
             .iter()
             .find_map(|copy| if let Copy::Newer(version) = copy { Some(*version) } else { None })
     }
 
-    /// The damage of a copy, for the message when no copy is whole.
+    /// Returns the damage of a copy, for the message if no copy is whole.
     pub(crate) fn damage(&self) -> Option<(usize, Defect)> {
         let damage = |copy: &Copy| if let Copy::Broken(defect) = copy { Some(*defect) } else { None };
         self.copies.iter().enumerate().find_map(|(n, copy)| Some((n, damage(copy)?)))
     }
 
-    /// The newest whole copy, and which copies are not whole.
+    /// Returns the newest whole copy, and for each copy true if it is not whole.
     pub(crate) fn manifest(&self) -> Option<(Manifest, [bool; 2])> {
         let whole = |copy: &Copy| {
             if let Copy::Whole(manifest) = copy { Some(manifest.as_ref().clone()) } else { None }
@@ -158,12 +165,13 @@ impl DirectoryScan {
         Some((newest, [0, 1].map(|copy| whole(&self.copies[copy]).is_none())))
     }
 
-    /// Whether there is a file of that copy, whatever it holds.
+    /// Returns true if there is a file of that copy, of any content.
     pub(crate) fn has_copy(&self, copy: usize) -> bool {
         self.has_copy[copy]
     }
 
-    /// The store that is being destroyed here; `Some(None)` where that was only being written down, and nothing is gone.
+    /// Returns the store that is being destroyed here. `Some(None)` if its identity was not yet
+    /// written: then nothing is gone.
     pub(crate) fn removing(&self) -> Option<Option<StoreId>> {
         self.removing
     }
@@ -180,16 +188,17 @@ impl DirectoryScan {
         }
     }
 
-    /// Whether the two copies are of different stores.
+    /// Returns true if the two copies belong to different stores.
     pub(crate) fn is_mixed(&self) -> bool {
         matches!(&self.copies, [Copy::Whole(one), Copy::Whole(other)] if one.store != other.store)
     }
 }
 
-/// Bytes of a copy of the manifest that are read at first: as a rule all there is.
+/// The bytes of a copy of the manifest that are read first: usually all of it.
 const FIRST_READ: u64 = 64 << 10;
 
-/// True where a file was removed after it was listed: before the lock is held, another process may destroy the store.
+/// Returns true if a file was removed after it was listed. Without the lock, another process may
+/// destroy the store.
 fn is_gone(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
@@ -206,7 +215,8 @@ fn read_copy(dir: &dyn Dir, name: &str) -> Result<Copy> {
     let io = |error| Error::io("read", &path, error);
     let file = dir.open(name, Access::Read).map_err(io)?;
     let size = file.identity().map_err(io)?.size.min(MANIFEST_LEN_MAX);
-    // Bounded by what is there, not by what the file claims; and by what it claims, for it may be longer by any hole.
+    // Read no more than the file's size, and no more than its claimed length: it may be longer by a
+    // hole.
     let read = |len: u64| -> Result<Vec<u8>> {
         let mut bytes = alloc::zeros(usize::try_from(len).unwrap_or(usize::MAX)).map_err(io)?;
         let len = file.read_at(&mut bytes, 0).map_err(io)?;
@@ -221,28 +231,28 @@ fn read_copy(dir: &dyn Dir, name: &str) -> Result<Copy> {
         Ok(Ok(manifest)) => Copy::Whole(Box::new(manifest)),
         Ok(Err(version)) => Copy::Newer(version),
         Err(_) if bytes.iter().all(|byte| *byte == 0) => Copy::Nothing,
-        // A copy that was being made has its first bytes or zeros.
+        // A copy whose creation was interrupted has its first bytes, or zeros.
         Err(Defect::BadMagic) if bytes.iter().take(8).any(|byte| *byte != 0) => Copy::Alien,
         Err(defect) => Copy::Broken(defect),
     })
 }
 
-/// What becomes of the segment files that the manifest does not name.
+/// The decisions about the segment files that the manifest does not name.
 #[derive(Debug, Default)]
 pub(crate) struct Unlisted {
-    /// To be named, and used.
+    /// Segments to be named, and used.
     pub(crate) adopted: Vec<SegmentEntry>,
-    /// To be given another name.
+    /// Segments to be renamed.
     pub(crate) quarantined: Vec<SegmentId>,
-    /// To be removed: they repeat what is in segments that the manifest names, or never held a record.
+    /// Segments to be removed: they repeat records of named segments, or never held a record.
     pub(crate) repeated: Vec<SegmentId>,
 }
 
-/// Decides about the segment files that the manifest does not name; changes nothing.
+/// Decides about the segment files that the manifest does not name. It changes nothing.
 ///
 /// # Errors
 ///
-/// `ForeignFile`, `TooNew` or `Corrupt` where the table refuses.
+/// `ForeignFile`, `TooNew` or `Corrupt` if the table refuses.
 pub(crate) fn look_at_unlisted(
     dir: &dyn Dir,
     survey: &DirectoryScan,
@@ -265,11 +275,12 @@ pub(crate) fn look_at_unlisted(
             Err(_) => false,
         };
         let beyond = *id >= manifest.next_segment;
-        // Both copies call the store open before a record is written: one that calls it closed knows every segment with records.
+        // Both copies say open before a record is written. A copy that says closed names all
+        // segments with records.
         let both_copies = both_copies || manifest.clean;
         let action = unlisted(UnlistedFacts { header, written, both_copies, beyond });
         match (action, opened) {
-            // One is of use, and each that is kept takes a descriptor.
+            // One is useful, and each that is kept needs a file descriptor.
             (UnlistedAction::AdoptBlank, Ok(_)) if has_blank => found.repeated.push(*id),
             (UnlistedAction::AdoptBlank | UnlistedAction::AdoptWritten, Ok((_, header))) => {
                 has_blank |= action == UnlistedAction::AdoptBlank;
@@ -298,7 +309,7 @@ pub(crate) fn look_at_unlisted(
     Ok(found)
 }
 
-/// Who made a segment that the manifest does not name.
+/// Returns the origin of a segment that the manifest does not name.
 fn whose(header: &SegmentHeader, manifest: &Manifest) -> UnlistedHeader {
     match header.role {
         Role::Log => UnlistedHeader::Ours,
@@ -307,11 +318,11 @@ fn whose(header: &SegmentHeader, manifest: &Manifest) -> UnlistedHeader {
     }
 }
 
-/// Whether anything but zeros lies behind a segment's header.
+/// Returns true if bytes other than zero follow a segment's header.
 ///
 /// # Errors
 ///
-/// What the operating system says.
+/// Errors of the operating system.
 pub(crate) fn is_written(
     dir: &dyn Dir,
     id: SegmentId,

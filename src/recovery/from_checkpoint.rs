@@ -1,11 +1,17 @@
-//! Beginning with an image of the indexes, so that what it holds need not be read from the log.
+//! Starting from an index checkpoint, so that the records it covers need not be read from the log.
 //!
-//! An image is exact at a number P0. What an open has to read besides: the segments that the manifest names and the image
-//! does not (compaction's outputs, too), and behind P0 the one that was active then; every other that both name is
-//! sealed and wholly in the image. Entries into segments that the manifest names no longer are taken out, before
-//! their places are given to others. docs/design/checkpoint.md, "The segments that an open reads", proves it.
+//! A checkpoint is exact at a number P0. An open must read besides:
 //!
-//! Nothing here is fatal: whatever is wrong with an image is an error that names its file, and recovery begins again without.
+//! - the segments that the manifest names and the checkpoint does not, compaction's outputs
+//!   included;
+//! - behind P0, the segment that was active then.
+//!
+//! Every other segment that both name is sealed and wholly in the checkpoint. Entries into segments
+//! that the manifest no longer names are removed before their addresses are reused. DESIGN.md,
+//! "Recovery", argues that this is complete.
+//!
+//! Nothing here is fatal: any defect of a checkpoint is an error that names its file, and recovery
+//! starts again without it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,23 +33,23 @@ use crate::mem::address_space::{AddressSpace, GranuleRange};
 use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 
-/// The image that an open begins with.
+/// The checkpoint that an open begins with.
 #[derive(Debug)]
 pub(crate) struct Restore {
     opened: OpenedCheckpoint,
-    /// The segments that both it and the manifest name.
+    /// The segments that both the checkpoint and the manifest name.
     segments: BTreeMap<SegmentId, Covered>,
 }
 
-/// A segment that the image knows.
+/// A segment that the checkpoint knows.
 #[derive(Debug)]
 pub(crate) struct Covered {
     pub(crate) segment: Arc<Segment>,
-    /// What is to be read of it; nothing, where the image holds all of it.
+    /// The position to read from. `None` if the checkpoint covers all of it.
     pub(crate) begin: Option<Begin>,
 }
 
-/// What the image says of a keyspace.
+/// The checkpoint's contents for a keyspace.
 #[derive(Debug)]
 pub(crate) struct Restored {
     pub(crate) id: KeyspaceId,
@@ -52,12 +58,14 @@ pub(crate) struct Restored {
 }
 
 impl Restore {
-    /// Opens the image that the manifest names, and takes the segments that both name, each in the place that it had. Those
-    /// that are wholly in the image are opened when they are needed.
+    /// Opens the checkpoint that the manifest names, and assigns to each segment that both name its
+    /// former addresses.
+    ///
+    /// Segments wholly in the checkpoint are opened when they are needed.
     ///
     /// # Errors
     ///
-    /// One about the image where it does not fit; as for [`Segment::open`].
+    /// An error about the checkpoint if it does not fit, and the errors of [`Segment::open`].
     pub(crate) fn open(
         dir: &Arc<dyn Dir>,
         space: &AddressSpace,
@@ -110,35 +118,37 @@ impl Restore {
         Ok(Self { opened, segments })
     }
 
-    /// What it knows of a segment.
+    /// Returns the checkpoint's knowledge of a segment.
     pub(crate) fn known(&self, id: SegmentId) -> Option<&Covered> {
         self.segments.get(&id)
     }
 
-    /// Bytes of a segment that it holds.
+    /// Returns the bytes of a segment that the checkpoint covers.
     pub(crate) fn held(&self, id: SegmentId) -> Option<u64> {
         let segments = &self.opened.checkpoint.segments;
         segments.binary_search_by_key(&id, |segment| segment.id).ok().map(|at| segments[at].end)
     }
 
-    /// The image's front.
+    /// Returns the checkpoint's header.
     pub(crate) fn into_checkpoint(self) -> checkpoint::IndexCheckpoint {
         self.opened.checkpoint
     }
 
-    /// The places of the segments that are left, in their order.
+    /// Returns the address ranges of the segments that are left, in order.
     fn places(&self) -> Vec<GranuleRange> {
         let mut places: Vec<_> = self.segments.values().map(|known| known.segment.range()).collect();
         places.sort_unstable_by_key(|range| range.at(0).to_bits());
         places
     }
 
-    /// Gives its indexes to a replay, which goes on from them; to be called before another segment gets a place. They are
-    /// loaded as they are needed.
+    /// Passes its indexes to a replay, which continues from them. They are loaded as they are
+    /// needed.
+    ///
+    /// Call it before another segment gets addresses.
     ///
     /// # Errors
     ///
-    /// About the image, where it cannot be read.
+    /// An error about the checkpoint, if it cannot be read.
     pub(crate) fn fill(&self, replay: &mut Replay<'_>) -> Result<()> {
         let checkpoint = &self.opened.checkpoint;
         let indexes = self.opened.indexes()?;
@@ -170,13 +180,13 @@ impl Restore {
     }
 }
 
-/// Whether a location lies in one of these places.
+/// Returns true if a location lies in one of these ranges.
 fn is_in(places: &[GranuleRange], location: Location) -> bool {
     let behind = places.partition_point(|range| range.at(0).to_bits() <= location.to_bits());
     places[..behind].last().is_some_and(|range| range.offset_of(location).is_some())
 }
 
-/// Whether an image is of this store, and speaks of nothing that the store does not know.
+/// Checks that a checkpoint belongs to this store, and names nothing that the store does not know.
 fn check(opened: &OpenedCheckpoint, manifest: &Manifest) -> Result<()> {
     let checkpoint = &opened.checkpoint;
     let next = manifest.keyspaces.next();

@@ -1,11 +1,12 @@
-//! What was read of one keyspace: an index that is being filled.
+//! The index of one keyspace, filled from the records read.
 //!
-//! Records are gathered, and put into the index many at a time, in the order of its buckets. The lines of a large index are
-//! nowhere near each other for records in the order of the log: one by one, each would wait for memory. Several threads take
-//! parts of them, whose buckets are no other's; what they find is counted by one.
+//! Records are gathered, and put into the index many at a time, in the order of its buckets. In the
+//! order of the log, a large index's lines are far apart, and each record would wait for memory.
+//! Several threads take parts of the records, with disjoint buckets. One thread counts their
+//! findings.
 //!
-//! **Order.** The newest sequence number wins, whatever the order in which records come; so a tombstone keeps an entry
-//! until everything has been read.
+//! **Order.** The newest sequence number wins, in any order of records. So a tombstone keeps an
+//! entry until everything has been read.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,45 +30,49 @@ use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
-/// Parts that gathered records are sorted into, by where their buckets lie; a power of two. The buckets of one part fit into a
-/// processor's cache, up to some millions of keys.
+/// The parts that gathered records are sorted into by bucket, a power of two.
+///
+/// The buckets of one part fit into a processor's cache, up to some millions of keys.
 const PARTS_BITS: u32 = 8;
 const PARTS: usize = 1 << PARTS_BITS;
-/// How many records lie between what is asked of the memory for one record: its line, the next line, the records that it leads
-/// to, and then its turn.
+/// The number of records between the prefetches for one record: its line, the next line, the
+/// records they lead to, and its turn.
 const AHEAD: usize = 10;
 
-/// For how many records after one whose key was there the records that others lead to are asked for, too.
+/// The number of records after a repeated key for which the records in the index are prefetched,
+/// too.
 const LOOKED_FOR: u32 = 64;
 
 /// The records of one keyspace.
 #[derive(Debug)]
 pub(super) struct IndexBuilder {
     pub(super) id: KeyspaceId,
-    /// The segment and the offset of the first one that was read; none where an image has the keyspace.
+    /// The segment and the offset of the first record read. `None` if a checkpoint has the
+    /// keyspace.
     pub(super) first: Option<(Arc<Segment>, u64)>,
     pub(super) slot: KeyspaceIndex,
     /// Entries that lead to tombstones.
     tombstones: Vec<(Hash, Location)>,
-    /// Bytes of records that are the newest of their key, as far as they are in the index; and of all that are not.
+    /// Bytes of the records that are the newest of their key in the index, and of all that are not
+    /// in it yet.
     pub(super) live_bytes: u64,
-    /// What is not in the index yet. Its values count as live.
+    /// The records that are not in the index yet. Their values count as live.
     gathered: Vec<GatheredRecord>,
 }
 
 impl IndexBuilder {
-    /// A keyspace of which nothing is known.
+    /// Returns a keyspace of which nothing is known.
     ///
     /// # Errors
     ///
-    /// When memory is short.
+    /// Returns an error if memory is short.
     pub(super) fn new(id: KeyspaceId, segment: &Arc<Segment>, offset: u64) -> Result<Self> {
         let slot = new_slot(segment.path())?;
         let first = Some((Arc::clone(segment), offset));
         Ok(Self { id, first, slot, tombstones: Vec::new(), live_bytes: 0, gathered: Vec::new() })
     }
 
-    /// A keyspace that an image has.
+    /// Returns a keyspace that a checkpoint has.
     pub(super) fn restored(id: KeyspaceId, slot: KeyspaceIndex, live_bytes: u64) -> Self {
         Self { id, first: None, slot, tombstones: Vec::new(), live_bytes, gathered: Vec::new() }
     }
@@ -76,7 +81,7 @@ impl IndexBuilder {
     ///
     /// # Errors
     ///
-    /// When memory is short.
+    /// Returns an error if memory is short.
     pub(super) fn gather(&mut self, segment: &Segment, group: &KeyspaceGroup) -> Result<()> {
         alloc::reserve(&mut self.gathered, group.entries.len()).map_err(|error| segment.io("read", error))?;
         self.slot.add_live(segment.mapping().ordinal(), group.values_size);
@@ -85,16 +90,16 @@ impl IndexBuilder {
         Ok(())
     }
 
-    /// Whether as much was gathered as there are keys, and this many at least.
+    /// Returns true if as many records were gathered as there are keys, and at least `least`.
     pub(super) fn has_enough(&self, least: usize) -> bool {
         self.gathered.len() >= self.slot.index.index().len().max(least)
     }
 
-    /// Puts what was gathered into the index, by so many threads at most.
+    /// Puts the gathered records into the index, with at most `with.threads` threads.
     ///
     /// # Errors
     ///
-    /// When memory is short; about an image, where its index cannot be read.
+    /// Returns an error if memory is short, or about the checkpoint if its index cannot be read.
     pub(super) fn flush(&mut self, with: &BuildContext<'_>, sorted: &mut Vec<GatheredRecord>) -> Result<()> {
         if self.gathered.is_empty() {
             return Ok(());
@@ -106,7 +111,7 @@ impl IndexBuilder {
         if with.alone {
             self.gathered.clear();
         } else {
-            // Its memory goes, too: there may be thousands of keyspaces.
+            // This frees its memory, since there may be thousands of keyspaces.
             self.gathered = Vec::new();
         }
         let threads = if sorted.len() < with.tuning.few { 1 } else { with.threads };
@@ -121,7 +126,7 @@ impl IndexBuilder {
                 pin: with.space.domain().pin(),
             };
             loop {
-                // Relaxed: nothing but the number counts.
+                // Relaxed: only the number matters.
                 let first = next.fetch_add(parts, Ordering::Relaxed);
                 if first >= PARTS {
                     return Ok::<_, Error>(filling.found);
@@ -135,7 +140,7 @@ impl IndexBuilder {
         self.slot.index.grow(threads, with.tuning).map_err(|error| with.failed(error))
     }
 
-    /// Takes note of what a thread has found.
+    /// Records the findings of a thread.
     fn note(&mut self, with: &BuildContext<'_>, found: BuildFindings) -> Result<()> {
         for (ordinal, (location, hidden)) in found.hidden {
             with.space.add_dead(location, DeadCause::Hidden, hidden);
@@ -148,7 +153,7 @@ impl IndexBuilder {
         Ok(())
     }
 
-    /// The index, without the entries of tombstones: everything has been read and is in it.
+    /// Returns the index without the entries of tombstones, after everything was read and flushed.
     pub(super) fn finish(self) -> (KeyspaceIndex, u64) {
         debug_assert!(self.gathered.is_empty(), "settled before");
         let mut slot = self.slot;
@@ -159,16 +164,16 @@ impl IndexBuilder {
     }
 }
 
-/// What all threads need that fill an index.
+/// The inputs of all threads that fill an index.
 #[derive(Debug)]
 pub(super) struct BuildContext<'a> {
     pub(super) tuning: Tuning,
     pub(super) space: &'a AddressSpace,
     /// The store's directory.
     pub(super) path: &'a Path,
-    /// How many there may be.
+    /// The most threads to use.
     pub(super) threads: usize,
-    /// There is one keyspace.
+    /// True if there is only one keyspace.
     pub(super) alone: bool,
 }
 
@@ -177,7 +182,7 @@ impl BuildContext<'_> {
         Error::io("grow the index for", self.path, error)
     }
 
-    /// The error about a record that was read and published, and is not there any more.
+    /// Returns the error about a record that was read and published, and can no longer be read.
     #[cold]
     fn unreadable(&self, location: Location, pin: &Pin) -> Error {
         let record = self.space.record(location, pin);
@@ -187,16 +192,16 @@ impl BuildContext<'_> {
     }
 }
 
-/// What a thread has found that fills an index.
+/// The findings of one thread that fills an index.
 #[derive(Debug, Default)]
 struct BuildFindings {
     /// Entries that lead to tombstones.
     tombstones: Vec<(Hash, Location)>,
-    /// Bytes of values that are hidden, by the ordinal of their segment, with a place in it.
+    /// Bytes of superseded values, by the ordinal of their segment, with a location in it.
     hidden: BTreeMap<usize, (Location, u64)>,
 }
 
-/// One thread's filling of an index.
+/// One thread that fills an index.
 struct Filling<'a> {
     with: &'a BuildContext<'a>,
     index: &'a Index,
@@ -205,12 +210,12 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    /// Takes records in the order of their buckets.
+    /// Puts records into the index, in the order of their buckets.
     fn take(&mut self, shard: &mut Partition<'_>, sorted: &[GatheredRecord]) -> Result<()> {
         let (space, index) = (self.with.space, self.index);
         let mut found = 0u32;
         for (n, entry) in sorted.iter().enumerate() {
-            // Nothing of it is anywhere near, and each leads to the next.
+            // None of this memory is in the cache, and each line leads to the next.
             if let Some(next) = sorted.get(n + 3 * AHEAD) {
                 index.prefetch(next.hash);
             }
@@ -218,24 +223,24 @@ impl Filling<'_> {
                 index.prefetch_next(next.hash);
             }
             if let Some(next) = sorted.get(n + AHEAD).filter(|_| found > 0) {
-                // What cannot be read is an error of the search that follows.
+                // A line that cannot be read is an error of the search that follows.
                 drop(index.find(next.hash, |location| {
                     space.prefetch(location);
                     space.prefetch(next.location());
                     Ok::<bool, BlockError>(false)
                 }));
             }
-            // Where keys repeat, they do so all the time.
+            // Where keys repeat, they repeat all the time.
             found = if self.newest(shard, *entry)? { LOOKED_FOR } else { found.saturating_sub(1) };
         }
         Ok(())
     }
 
-    /// Makes a record the newest of its key, if it is; whether there was another.
+    /// Makes a record the newest of its key, if it is. Returns true if there was another one.
     fn newest(&mut self, shard: &mut Partition<'_>, entry: GatheredRecord) -> Result<bool> {
         let (hash, location) = (entry.hash, entry.location());
         let (space, pin) = (self.with.space, &self.pin);
-        // Looked at where a tag is the same only, which is hardly ever another key's.
+        // Only read if the tag matches, and then the key is almost always equal.
         let look = |location| -> Result<Record<'_>> {
             space.reach(location, pin)?;
             let record = space.find(location, pin)?;
@@ -282,8 +287,10 @@ impl Filling<'_> {
     }
 }
 
-/// Sorts entries, for which there is room, by where their buckets lie, roughly, and leaves those of one part in their order. Where the parts begin, and
-/// the last one ends.
+/// Sorts entries roughly by bucket into `sorted`, which has the space. Entries of one part keep
+/// their order.
+///
+/// Returns the start of each part, and the end of the last one.
 fn sort(entries: &[GatheredRecord], sorted: &mut Vec<GatheredRecord>, index: &Index) -> [usize; PARTS + 1] {
     sorted.clear();
     let mut starts = [0; PARTS + 1];
@@ -304,11 +311,11 @@ fn sort(entries: &[GatheredRecord], sorted: &mut Vec<GatheredRecord>, index: &In
     starts
 }
 
-/// An empty index.
+/// Returns an empty index.
 ///
 /// # Errors
 ///
-/// When memory is short.
+/// Returns an error if memory is short.
 pub(super) fn new_slot(path: &Path) -> Result<KeyspaceIndex> {
     let (_, writer) = Index::new().map_err(|error| Error::io("make an index for", path, error))?;
     Ok(KeyspaceIndex::new(writer))

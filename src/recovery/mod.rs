@@ -1,15 +1,24 @@
-//! Opening a store: finding out what is there, deciding by tables, reading it back, and only then changing anything.
+//! Opening a store: scan the directory, decide by tables, read the log, and only then change
+//! anything.
 //!
-//! **Order.** Where the directory does not look like a store's, survey it and decide (`decision::directory`), before the lock
-//! file is touched; take the lock, survey and decide; choose a copy of the manifest; decide about files it does not name
-//! (`decision::unlisted`); read the log and decide where it ends (`decision::stop`); copy aside what lies behind a cut; write
-//! the manifest; rename what was set aside. Up to the last three steps nothing but the lock file has been touched, so a refusal
-//! leaves everything as it was. Where everything is as a clean close left it, none of the three is taken: the manifest
-//! waits for the first write.
+//! **Order.**
 //!
-//! **Invariants.** I5 (sequence numbers start above everything that was ever given out), I8 (a cut segment is never
-//! appended to, and its end is in the manifest before anything else is written), I9. Recovery is idempotent: a crash
-//! in it leads to the same state, however often.
+//! 1. If the directory does not look like a store, scan it and decide (`decision::directory`)
+//!    before touching the lock file.
+//! 2. Take the lock, scan and decide.
+//! 3. Choose a copy of the manifest.
+//! 4. Decide about the files that it does not name (`decision::unlisted`).
+//! 5. Read the log and decide where it ends (`decision::stop`).
+//! 6. Copy the records behind a cut into quarantine.
+//! 7. Write the manifest.
+//! 8. Rename the quarantined files.
+//!
+//! Steps 1 to 5 touch only the lock file, so a refusal leaves everything unchanged. If everything
+//! is as a clean close left it, steps 6 to 8 are skipped: the first write updates the manifest.
+//!
+//! **Invariants.** I5 (sequence numbers start above every number that was ever assigned), I8 (a cut
+//! segment is never appended to, and its end is in the manifest before anything else is written),
+//! I9. Recovery is idempotent: after a crash during recovery, the next open reaches the same state.
 //!
 //! **Crash points.** `recovery-aside`, `recovery-manifest`, `recovery-renamed`.
 
@@ -60,7 +69,7 @@ use crate::recovery::directory::DirectoryScan;
 use crate::recovery::quarantine::{quarantine_file, quarantine_tail, remove, remove_checkpoints};
 use crate::recovery::segment_chain::SegmentChain;
 
-/// An opened store, before it has its face.
+/// An opened store, before the public handle is built around it.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) shared: LogContext,
@@ -68,15 +77,15 @@ pub(crate) struct Recovered {
     pub(crate) control: ControlPage,
     pub(crate) hash_key: HashKey,
     pub(crate) keyspaces: Vec<RecoveredKeyspace>,
-    /// The names of the keyspaces, as the log has them.
+    /// The names of the keyspaces, according to the log.
     pub(crate) names: KeyspaceSet,
-    /// Changes to the keyspaces that the manifest does not have yet.
+    /// Changes to the keyspaces that the manifest does not contain yet.
     pub(crate) pending: Vec<(Seq, KeyspaceChange)>,
     pub(crate) tail: Tail,
     pub(crate) ready: Vec<Arc<Segment>>,
     pub(crate) prefault: Prefault,
     pub(crate) unsynced: Vec<SegmentRange>,
-    /// The image that the indexes came from.
+    /// The checkpoint that the indexes were loaded from.
     pub(crate) checkpoint: Option<IndexCheckpoint>,
     pub(crate) report: RecoveryReport,
 }
@@ -88,7 +97,7 @@ pub(crate) struct Recovered {
 /// See [`Options::open`](crate::Options::open).
 pub(crate) fn open(dir: Arc<dyn Dir>, config: &Config) -> Result<Recovered> {
     config.check()?;
-    // Looked through as a whole once the lock is there, and before only where there may be something else than a store.
+    // A full scan waits for the lock. It comes first only where the directory may not be a store.
     let first = match DirectoryScan::is_store(dir.as_ref()) {
         true => DirectoryAction::Open,
         false => decide_directory(dir.as_ref(), &DirectoryScan::of(dir.as_ref())?, config)?,
@@ -101,16 +110,16 @@ pub(crate) fn open(dir: Arc<dyn Dir>, config: &Config) -> Result<Recovered> {
         create_dir()?;
     }
     let lock = take_lock(dir.as_ref(), config).or_else(|error| {
-        // Where there is no store to be opened, that comes first.
+        // A directory without a store to open is the more important error.
         decide_directory(dir.as_ref(), &DirectoryScan::of(dir.as_ref())?, config)?;
         Err(error)
     })?;
-    // What another process did before it let go of the lock.
+    // Another process may have changed the directory before it released the lock.
     let mut survey = DirectoryScan::of(dir.as_ref())?;
     let created = decide_directory(dir.as_ref(), &survey, config)? == DirectoryAction::Create;
     if created {
         if first != DirectoryAction::Create {
-            // Somebody has emptied it meanwhile, or nothing was ever finished there.
+            // The directory was emptied meanwhile, or no store in it was ever finished.
             create_dir()?;
         }
         create(dir.as_ref(), &survey)?;
@@ -155,7 +164,7 @@ fn take_lock(dir: &dyn Dir, config: &Config) -> Result<Box<dyn Lock>> {
     })
 }
 
-/// The error of whoever did not get the lock.
+/// Returns the error for a lock that was not obtained.
 pub(crate) fn lock_failed(dir: &dyn Dir, failure: LockFailure) -> Error {
     match failure {
         LockFailure::Held(note) => {
@@ -170,7 +179,8 @@ pub(crate) fn lock_failed(dir: &dyn Dir, failure: LockFailure) -> Error {
     }
 }
 
-/// Makes the two copies of the manifest of an empty store, durably; over nothing but what an unfinished attempt left.
+/// Makes the two copies of the manifest of an empty store durable. It overwrites only what an
+/// unfinished attempt left.
 fn create(dir: &dyn Dir, survey: &DirectoryScan) -> Result<()> {
     let random = |bytes: &mut [u8]| {
         dir.random(bytes).map_err(|error| Error::io("draw random bytes for", dir.path(), error))
@@ -197,12 +207,12 @@ fn create(dir: &dyn Dir, survey: &DirectoryScan) -> Result<()> {
     let bytes = manifest.encode();
     for (copy, name) in MANIFESTS.into_iter().enumerate() {
         let io = |operation, error| Error::io(operation, dir.path().join(name), error);
-        // One that was found holds nothing; one that was not must still not be there.
+        // A copy found in the scan holds nothing. Any other must still not exist.
         let file =
             if survey.has_copy(copy) { dir.open(name, crate::fs::Access::Write) } else { dir.create(name) };
         let file = file.map_err(|error| io("create", error))?;
         if file.identity().map_err(|error| io("look at", error))?.size == 0 {
-            // With its block reserved, and on a file system that copies on write, to be written in place.
+            // This reserves its block, and a copy-on-write file system then writes it in place.
             file.allocate(PAGE_SIZE as u64)
                 .map_err(|error| Error::allocating(PAGE_SIZE as u64, dir.path().join(name), error))?;
         }
@@ -231,7 +241,7 @@ fn open_store(
     let repeated = unlisted.repeated;
     let unseen = numbers_behind(&entries);
     if !unlisted.adopted.is_empty() && !config.read_only {
-        // Its maker may have died between the rename and the sync of the directory (I6).
+        // Its creator may have died between the rename and the sync of the directory (I6).
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
     let found = RecoveredParts { manifest, suspect, chain, repeated, unseen, boot_id, created };
@@ -242,22 +252,23 @@ fn open_store(
     }
 }
 
-/// What was found on the disk.
+/// The state found on the disk.
 struct RecoveredParts {
     manifest: Manifest,
     suspect: [bool; 2],
     chain: SegmentChain,
-    /// Segments that repeat what is in others.
+    /// Segments that repeat records of other segments.
     repeated: Vec<SegmentId>,
-    /// Sequence numbers of records that may have been behind the end of the log.
+    /// The number of records that may have been behind the end of the log.
     unseen: u64,
     boot_id: Option<[u8; 16]>,
-    /// This open has made the store, durably.
+    /// True if this open created the store, durably.
     created: bool,
 }
 
 impl RecoveredParts {
-    /// Whether everything is as a clean close left it, so that nothing on the disk need change before the first write.
+    /// Returns true if everything is as a clean close left it, so the disk need not change before
+    /// the first write.
     fn is_as_closed(&self, survey: &DirectoryScan, checkpoint: Option<&IndexCheckpoint>) -> bool {
         let Self { manifest, suspect, chain, repeated, .. } = self;
         let named = checkpoint.map_or(0, |checkpoint| checkpoint.number);
@@ -275,7 +286,7 @@ impl RecoveredParts {
     }
 }
 
-/// What was built in memory.
+/// The structures built in memory.
 struct Built {
     space: AddressSpace,
     hash_key: HashKey,
@@ -284,7 +295,7 @@ struct Built {
     lock: Box<dyn Lock>,
 }
 
-/// Carries out what was decided: from here on files are changed.
+/// Carries out the decisions. From here on files are changed.
 fn apply(
     dir: Arc<dyn Dir>,
     config: &Config,
@@ -355,7 +366,8 @@ fn apply(
     })
 }
 
-/// Gives out no segment number twice, and refuses numbers that cannot be counted on.
+/// Ensures that no segment number is assigned twice, and refuses numbers with no space left above
+/// them.
 fn count_on(dir: &dyn Dir, survey: &DirectoryScan, manifest: &mut Manifest) -> Result<()> {
     let highest = survey.segments.last().copied().unwrap_or(SegmentId(0));
     manifest.next_segment = manifest.next_segment.max(SegmentId(highest.0.saturating_add(1)));
@@ -365,7 +377,7 @@ fn count_on(dir: &dyn Dir, survey: &DirectoryScan, manifest: &mut Manifest) -> R
     })
 }
 
-/// Makes the page that other processes map.
+/// Creates the control page, which other processes map.
 fn control_page(
     dir: &dyn Dir,
     store: StoreId,
@@ -380,11 +392,12 @@ fn control_page(
     ControlPage::create(dir, &control, durable)
 }
 
-/// The first number of the new incarnation: after an unclean end, above everything that can have been given out.
+/// Returns the first number of the new incarnation. After an unclean end it is above every number
+/// that can have been assigned.
 ///
 /// # Errors
 ///
-/// `Corrupt` where a closed store holds a number that its close did not know of.
+/// `Corrupt` if a closed store holds a number that its close did not know.
 fn next_seq(
     dir: &dyn Dir,
     manifest: &Manifest,
@@ -392,30 +405,31 @@ fn next_seq(
     durable: Seq,
     unseen: u64,
 ) -> Result<Seq> {
-    // A number that compaction filtered by is never given out again, whether its record is there or not.
+    // A number that compaction filtered by is never assigned again, even if its record no longer
+    // exists.
     let filtered = chain.entries.iter().map(|entry| entry.filtered.max(entry.last_seq)).max();
     let seen = chain.last.max(chain.seen).max(durable).max(filtered.unwrap_or(Seq::ZERO));
     let next = manifest.next_seq.max(seen.next());
     if !manifest.clean {
-        // Past what a number can be it is refused, and not given out.
+        // A number above the maximum is refused, not assigned.
         return Ok(Seq(next.0.saturating_add(unseen).saturating_add(1)));
     }
     if chain.resume.is_some() && next != manifest.next_seq {
-        // A greater number than the close knew of: the log could not go on where it stopped.
+        // The number is greater than the close knew: the log could not continue where it stopped.
         let (path, defect) = (dir.path().join(MANIFESTS[0]), Defect::BadField("next_seq"));
         return Err(Error::Corrupt { path, offset: 0, defect });
     }
     Ok(next)
 }
 
-/// How many records may have been behind the end of the log: in each segment that was written to, adopted ones included, one
-/// for each of its smallest possible places.
+/// Returns the number of records that may have been behind the end of the log. Each segment that
+/// was written to, adopted ones included, counts one for each of its smallest possible records.
 fn numbers_behind(entries: &[SegmentEntry]) -> u64 {
     let written = entries.iter().filter(|entry| entry.state != SegmentState::Sealed);
     written.map(|entry| entry.size / HEADER_SIZE as u64).fold(0, u64::saturating_add)
 }
 
-/// What the log goes on from, whichever segment it goes on in.
+/// The position that the log continues from, in any segment.
 struct FirstSegment {
     previous: Option<(SegmentId, u64)>,
     next_seq: Seq,
@@ -424,7 +438,7 @@ struct FirstSegment {
     last: Seq,
 }
 
-/// Where the log goes on: in the segment that a clean close left, or a new one.
+/// Returns the tail of the log: in the segment that a clean close left, or in a new one.
 fn tail(
     shared: &LogContext,
     config: &Config,
@@ -438,7 +452,8 @@ fn tail(
         Some((segment, offset)) => (segment, offset, None),
         None => {
             let segment = match first_segment(shared, config, prefault, ready) {
-                // Others have filled the disk: the store can be read all the same, and the first write tries again.
+                // Other programs have filled the disk. The store can still be read, and the first
+                // write tries again.
                 Err(error) if is_about_room(&error) && !shared.segments.read().is_empty() => {
                     crate::trace::no_segment(&error);
                     Segment::nowhere(&shared.space, shared.dir.path())?
@@ -453,13 +468,13 @@ fn tail(
     Ok(Tail { segment, offset, previous, next_seq, incarnation, durable, last })
 }
 
-/// True where a file could not be made for want of room.
+/// Returns true if a file could not be created for lack of space.
 fn is_about_room(error: &Error) -> bool {
     let resource = if let Error::Exhausted { resource, .. } = error { Some(resource) } else { None };
     matches!(error, Error::NoSpace { .. }) || matches!(resource, Some(Resource::Files | Resource::FileSize))
 }
 
-/// The segment that a new incarnation begins with: one that is ready, or a new one.
+/// Returns the segment that a new incarnation begins with: a preallocated one, or a new one.
 fn first_segment(
     shared: &LogContext,
     config: &Config,

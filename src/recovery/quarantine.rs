@@ -1,4 +1,4 @@
-//! What recovery does to files: what is set aside gets another name, what nobody needs is removed.
+//! Recovery's changes to files: quarantined ones are renamed, unneeded ones are removed.
 
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
@@ -13,7 +13,8 @@ use crate::log::segment_file::{open_file, unlink_segment};
 use crate::log::sync_plan::SegmentRange;
 use crate::mem::alloc;
 
-/// Removes the files of segments that compaction has done with, and those that repeat what is in others.
+/// Removes the files of segments that compaction has released, and of those that repeat records of
+/// others.
 pub(super) fn remove(
     dir: &dyn Dir,
     manifest: &ManifestStore,
@@ -26,7 +27,7 @@ pub(super) fn remove(
     let store = manifest.read(|manifest| manifest.store);
     for (id, nonce) in retired {
         match open_file(dir, store, *id, Access::Read) {
-            // Only what the manifest speaks of.
+            // Only the file with the nonce that the manifest names.
             Ok((_, header)) if header.nonce == *nonce => unlink_segment(dir, *id)?,
             Err(error @ Error::Io { .. }) => return Err(error),
             _ => {}
@@ -36,12 +37,13 @@ pub(super) fn remove(
         unlink_segment(dir, *id)?;
     }
     dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
-    // On the disk with the next change.
+    // The next manifest update makes it durable.
     manifest.forget(&retired.iter().map(|(id, _)| *id).collect::<Vec<_>>());
     Ok(())
 }
 
-/// Removes the images that the manifest does not name; one that a power cut brings back is removed by the next open.
+/// Removes the checkpoints that the manifest does not name. If a power cut restores one, the next
+/// open removes it.
 pub(super) fn remove_checkpoints(
     dir: &dyn Dir,
     survey: &DirectoryScan,
@@ -55,10 +57,11 @@ pub(super) fn remove_checkpoints(
     Ok(())
 }
 
-/// How much of what is set aside is in memory at once, in bytes.
+/// The bytes of a quarantined range that are in memory at once.
 const PIECE: usize = 1 << 20;
 
-/// Copies complete records behind a cut to a file of their own, durably. `None` where an earlier attempt did.
+/// Copies complete records behind a cut to a file of their own, durably. `None` if an earlier
+/// attempt did.
 pub(super) fn quarantine_tail(dir: &dyn Dir, aside: &SegmentRange) -> Result<Option<PathBuf>> {
     let io = |operation, name: &str, error| Error::io(operation, dir.path().join(name), error);
     for n in 0.. {
@@ -81,7 +84,8 @@ pub(super) fn quarantine_tail(dir: &dyn Dir, aside: &SegmentRange) -> Result<Opt
     unreachable!("some number is free")
 }
 
-/// Gives away what is to be set aside, piece by piece, each with its place in the copy, until `take` wants no more.
+/// Passes the range to be quarantined to `take`, piece by piece, each with its offset in the copy,
+/// until it returns false.
 fn pieces(aside: &SegmentRange, mut take: impl FnMut(&[u8], u64) -> Result<bool>) -> Result<()> {
     let source = aside.segment.file().expect("an opened segment has its file");
     let mut buffer = Vec::new();
@@ -99,7 +103,7 @@ fn pieces(aside: &SegmentRange, mut take: impl FnMut(&[u8], u64) -> Result<bool>
     Ok(())
 }
 
-/// Whether a file of the same size holds the same.
+/// Returns true if a file of equal size holds the bytes of the range.
 fn is_copy(aside: &SegmentRange, file: &dyn File, failed: impl Fn(io::Error) -> Error) -> Result<bool> {
     let mut there = Vec::new();
     let mut same = true;
@@ -112,7 +116,7 @@ fn is_copy(aside: &SegmentRange, file: &dyn File, failed: impl Fn(io::Error) -> 
     Ok(same)
 }
 
-/// Writes a copy: its name is there only when all of it is on the disk.
+/// Writes a copy. Its name exists only after all of it is durable.
 fn write_quarantined(
     dir: &dyn Dir,
     aside: &SegmentRange,
@@ -132,7 +136,8 @@ fn write_quarantined(
     named.map_err(failed)
 }
 
-/// Gives segments that are no longer part of the store another name, and removes what was only being made.
+/// Renames segments that are no longer part of the store, and removes files whose creation was
+/// interrupted.
 pub(super) fn quarantine_file(
     dir: &dyn Dir,
     survey: &DirectoryScan,
@@ -154,7 +159,7 @@ pub(super) fn quarantine_file(
     }
     for name in &survey.temporaries {
         match dir.unlink(name) {
-            // Removed by the copy of an aside that was begun before.
+            // Left by an interrupted copy: repeating that copy has removed it.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             other => other.map_err(|error| io("remove", name, error))?,
         }

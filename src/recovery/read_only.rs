@@ -1,10 +1,12 @@
-//! The end of an open that only reads: what recovery would change is changed in memory, and nothing on the disk.
+//! The last part of a read-only open: it applies the changes of recovery in memory and none on the
+//! disk.
 //!
-//! Everything was decided as for any other open, so what is shown is what that would show. What it would copy aside, rename,
-//! remove, write again or make stays undone. The log stands nowhere, and the commit refuses from the beginning whatever
-//! would write.
+//! The decisions are those of any other open, so the store shows the same contents. Nothing is
+//! quarantined, renamed, removed, rewritten or created. The log has no tail segment, and the group
+//! commit refuses every write from the beginning.
 //!
-//! **Memory.** Two pages, whatever there is to be recovered: the log is read through its files, and nothing of it is changed.
+//! **Memory.** Two pages, for any amount of recovery: the log is read through its files, and none
+//! of it is changed.
 
 use std::sync::Arc;
 
@@ -20,11 +22,12 @@ use crate::log::segment::{Prefault, Segment};
 use crate::log::writer::Tail;
 use crate::recovery::replay::Replayed;
 
-/// Puts together what was found.
+/// Assembles the store from the findings.
 ///
 /// # Errors
 ///
-/// `Corrupt` where numbers are that no store writes; what the operating system says where it has no memory.
+/// `Corrupt` for numbers that no store writes, and errors of the operating system if memory is
+/// short.
 pub(super) fn apply(
     dir: Arc<dyn Dir>,
     survey: &DirectoryScan,
@@ -34,7 +37,7 @@ pub(super) fn apply(
     let RecoveredParts { mut manifest, chain, unseen, .. } = found;
     let Built { space, hash_key, replayed, checkpoint, lock } = built;
     let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
-    // Nothing is numbered here; what cannot be counted on is refused as ever.
+    // No number is assigned here, but numbers with no space left above them are refused.
     manifest.next_seq = next_seq(dir.as_ref(), &manifest, &chain, durable, unseen)?;
     count_on(dir.as_ref(), survey, &mut manifest)?;
     report.clean = manifest.clean;

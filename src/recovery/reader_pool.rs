@@ -1,9 +1,11 @@
-//! Reading several segments at once, and giving what they hold in the order of the log.
+//! A pool of threads that reads several segments at once, and returns their records in the order of
+//! the log.
 //!
-//! **Order.** Threads take segments in the order in which they will be asked for, so whoever is asked for next is being
-//! read, or free threads are there. They wait once enough lies ready, which bounds the memory; but never while nothing lies ready
-//! of the one that is asked for, so somebody always goes on. What a segment behind a hole holds is never asked for, and so
-//! never counts; nor does an error in reading it.
+//! **Order.** Threads take segments in the order in which they will be requested. So the next
+//! requested one is being read, or a thread is free to read it. Threads wait while enough records
+//! are queued, which bounds the memory. The thread with the requested segment never waits while the
+//! queue holds nothing of it, so there is always progress. A segment behind a hole is never
+//! requested, so neither its records nor an error in reading it matter.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,9 +19,9 @@ use crate::format::hash::HashKey;
 use crate::fs::Dir;
 use crate::log::segment::Segment;
 
-/// From so many bytes on threads pay for themselves.
+/// The bytes from which threads are worth their cost.
 const LARGE: u64 = 4 << 20;
-/// Threads that read, at most.
+/// The most threads that read.
 const THREADS: usize = 8;
 
 /// A segment to be read.
@@ -27,28 +29,28 @@ const THREADS: usize = 8;
 pub(super) struct ReadTask {
     pub(super) segment: Arc<Segment>,
     pub(super) begin: Begin,
-    /// Where to stop, in bytes.
+    /// The end of the reading, in bytes.
     pub(super) limit: u64,
 }
 
-/// Gives what the tasks hold, task by task.
+/// Returns the records of the tasks, task by task.
 pub(super) struct ReadAhead<'a> {
     dir: &'a dyn Dir,
     tasks: &'a [ReadTask],
     hash_key: &'a HashKey,
-    /// The task that will be asked for next.
+    /// The task that will be requested next.
     at: usize,
-    /// Where threads put what they read; none where there are no threads.
+    /// The queue that threads fill. `None` if there are no threads.
     desk: Option<&'a ReadQueue>,
 }
 
-/// What the threads and whoever takes from them share.
+/// The state that the threads and the consumer share.
 #[derive(Debug)]
 struct ReadQueue {
-    /// Records that lie ready before threads wait, about.
+    /// The approximate number of queued records at which threads wait.
     most: u64,
     state: Mutex<QueueState>,
-    /// Something came or went.
+    /// Notified after each change of the state.
     moved: Condvar,
 }
 
@@ -56,19 +58,19 @@ struct ReadQueue {
 struct QueueState {
     /// The task that a thread takes next.
     next: usize,
-    /// The task that is being asked for.
+    /// The task that is requested.
     asked: usize,
-    /// What lies ready, by task, and how many records that are.
+    /// The queued messages, by task, and the number of their records.
     ready: BTreeMap<usize, VecDeque<Message>>,
     records: u64,
-    /// Nobody asks for more.
+    /// True if no more will be requested.
     ended: bool,
-    /// A thread has panicked.
+    /// True if a thread has panicked.
     lost: bool,
 }
 
 impl QueueState {
-    /// Whether somebody waits for just this task, or soon will, and nothing of it is there.
+    /// Returns true if the consumer waits for this task, or soon will, and none of it is queued.
     fn is_wanted(&self, at: usize) -> bool {
         self.asked == at && self.ready.get(&at).is_none_or(VecDeque::is_empty)
     }
@@ -81,11 +83,11 @@ enum Message {
 }
 
 impl ReadAhead<'_> {
-    /// Reads the next task: `take` does something with each piece, in order.
+    /// Reads the next task, and passes each batch, in order, to `take`.
     ///
     /// # Errors
     ///
-    /// What the operating system says; what `take` says.
+    /// Errors of the operating system, and those of `take`.
     pub(super) fn next(&mut self, mut take: impl FnMut(RecordBatch) -> Result<()>) -> Result<Walked> {
         let at = self.at;
         self.at += 1;
@@ -112,7 +114,7 @@ impl ReadQueue {
         Self { most, state: Mutex::default(), moved: Condvar::new() }
     }
 
-    /// Waits for what a task says next.
+    /// Waits for the next message of a task.
     fn ask(&self, at: usize) -> Message {
         let mut state = self.state.lock();
         if state.asked != at {
@@ -133,7 +135,7 @@ impl ReadQueue {
         }
     }
 
-    /// Lays down what a task says, once there is room; whether to go on.
+    /// Queues a message of a task, once there is space. Returns true to continue.
     fn tell(&self, at: usize, told: Message) -> bool {
         let records = if let Message::Piece(piece) = &told { piece.records } else { 0 };
         let mut state = self.state.lock();
@@ -146,7 +148,7 @@ impl ReadQueue {
         !state.ended
     }
 
-    /// The task that is to be read next.
+    /// Takes the task to be read next.
     fn take(&self, tasks: &[ReadTask]) -> Option<usize> {
         let mut state = self.state.lock();
         let at = state.next;
@@ -154,7 +156,7 @@ impl ReadQueue {
         (at < tasks.len() && !state.ended).then_some(at)
     }
 
-    /// What one thread does.
+    /// Runs one thread.
     fn work(&self, dir: &dyn Dir, tasks: &[ReadTask], hash_key: &HashKey) {
         let noted = Noted(self);
         while let Some(at) = self.take(tasks) {
@@ -167,7 +169,7 @@ impl ReadQueue {
     }
 }
 
-/// Tells whoever waits that a thread has panicked.
+/// Tells the consumer that a thread has panicked.
 struct Noted<'a>(&'a ReadQueue);
 
 impl Drop for Noted<'_> {
@@ -177,7 +179,7 @@ impl Drop for Noted<'_> {
     }
 }
 
-/// Ends what the threads do.
+/// Ends the threads.
 struct Ended<'a>(&'a ReadQueue);
 
 impl Drop for Ended<'_> {
@@ -187,22 +189,24 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// How many threads pay for reading so much; none where this one does it as well.
+/// Returns the number of threads that the reading is worth. Zero if the calling thread does as
+/// well.
 pub(super) fn threads_for(tasks: &[ReadTask]) -> usize {
     let size: u64 = tasks.iter().map(|task| task.limit.saturating_sub(task.begin.offset)).sum();
     if size < LARGE {
-        // Not asked where it does not count: the answer lies in files.
+        // Not queried for small reads, since the answer lies in files.
         return 0;
     }
     let processors = thread::available_parallelism().map_or(1, usize::from);
     if processors < 2 { 0 } else { processors.min(THREADS) }
 }
 
-/// Has `with` take what the tasks hold, in order; while so many threads at most read ahead of it.
+/// Calls `with` on the records of the tasks, in order, while at most `threads` threads read ahead
+/// of it.
 ///
 /// # Errors
 ///
-/// What `with` says.
+/// Errors that `with` returns.
 pub(super) fn read<R>(
     dir: &dyn Dir,
     tasks: &[ReadTask],
@@ -215,7 +219,7 @@ pub(super) fn read<R>(
         let ended = Ended(&desk);
         let started = (0..threads.min(tasks.len())).map_while(|_| {
             let thread = thread::Builder::new().name("mapcask-read".to_owned());
-            // Where there are no more threads to be had, those that are there do it, or this one.
+            // If no more threads can be started, the started ones do the work, or this one.
             thread.spawn_scoped(scope, || desk.work(dir, tasks, hash_key)).ok()
         });
         let desk = (started.count() > 0).then_some(&desk);
@@ -241,7 +245,7 @@ mod tests {
         Message::End(Ok(Walked { stop: 0, defect: None, last: None, written: 0, samples: Vec::new() }))
     }
 
-    /// What a task says, up to its end.
+    /// Returns the record counts of a task's messages, up to its end.
     fn records(desk: &ReadQueue, at: usize) -> Vec<u64> {
         std::iter::from_fn(|| match desk.ask(at) {
             Message::Piece(piece) => Some(piece.records),
@@ -267,7 +271,8 @@ mod tests {
             let expected: Vec<_> = (0..50).map(|number| READY / 10 + number).collect();
             for at in 0..3 {
                 assert_eq!(records(&desk, at), expected, "task {at}");
-                // Each of the three may have begun to lay one down before the others were seen.
+                // Each of the three threads may have begun to queue a batch before it saw those of
+                // the others.
                 assert!(desk.state.lock().records < READY + 3 * (READY / 10 + 50));
             }
         });

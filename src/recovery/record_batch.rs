@@ -1,7 +1,8 @@
-//! Reading the records of a segment ahead of whoever puts them into an index.
+//! Reading the records of a segment ahead of the code that puts them into an index.
 //!
-//! A [`BatchReader`] reads, verifies and hashes; what it found it gives away in [`RecordBatch`]s, which hold no more of a record than
-//! an index needs, and lead to the rest. So it may run on a thread of its own, and far ahead.
+//! A [`BatchReader`] reads, verifies and hashes. It returns [`RecordBatch`]es, which hold only the
+//! part of a record that an index needs, and its location. So it may run on its own thread, and far
+//! ahead.
 
 use std::io;
 use std::sync::Arc;
@@ -18,13 +19,13 @@ use crate::log::segment_reader::SegmentReader;
 use crate::mem::alloc;
 use crate::mem::location::{LOCATION_BITS, Location};
 
-/// Records in a piece, and bytes of the log, at most about.
+/// The approximate limits of a batch: its records, and its bytes of the log.
 const RECORDS: u64 = 4096;
 const SPAN: u64 = 256 << 10;
-/// How far apart the places are that are remembered for the rewrite after an unclean end, in bytes.
+/// The distance in bytes between the positions kept for the rewrite after an unclean end.
 const SAMPLE_SPACING: u64 = 64 << 10;
 
-/// Some records of one segment, in order; by what is to be done with them.
+/// Some records of one segment, in order, sorted by their use.
 #[derive(Debug, Default)]
 pub(super) struct RecordBatch {
     /// Values and tombstones, by keyspace in ascending order.
@@ -33,23 +34,23 @@ pub(super) struct RecordBatch {
     pub(super) notes: Vec<(RecordAt, Box<[u8]>)>,
     /// Bytes of all of the log's own records.
     pub(super) notes_size: u64,
-    /// The greatest number that the log's own records prove to have been durable.
+    /// The greatest sequence number that the log's own records prove durable.
     pub(super) durable: Option<Seq>,
-    /// Records in it.
+    /// The number of records.
     pub(super) records: u64,
     /// The greatest sequence number among them.
     pub(super) last: Option<Seq>,
-    /// Where the last one ends, in bytes.
+    /// The end of the last record, in bytes.
     pub(super) end: u64,
     /// Bytes of all its records.
     span: u64,
-    /// The group that the last record went to.
+    /// The group of the last record.
     at: usize,
-    /// How many records the first group of the piece before had.
+    /// The number of records in the first group of the batch before.
     usual: usize,
 }
 
-/// Records of one keyspace.
+/// The records of one keyspace.
 #[derive(Debug)]
 pub(super) struct KeyspaceGroup {
     pub(super) id: KeyspaceId,
@@ -65,33 +66,33 @@ pub(super) struct KeyspaceGroup {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GatheredRecord {
     pub(super) hash: Hash,
-    /// Its location, and whether it is a tombstone.
+    /// The location of the record, and a bit that is set for a tombstone.
     bits: u64,
 }
 
 const TOMBSTONE: u64 = 1 << LOCATION_BITS;
 
-/// Where reading a segment begins.
+/// The position where reading a segment begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Begin {
     /// The offset, in bytes.
     pub(crate) offset: u64,
-    /// The number of the record before it, where an image holds what is there.
+    /// The number of the record before it, if a checkpoint covers the records up to there.
     pub(crate) last: Option<Seq>,
 }
 
-/// What reading a segment found.
+/// The findings of reading a segment.
 #[derive(Debug)]
 pub(crate) struct Walked {
-    /// Where the walk stopped.
+    /// The offset where reading stopped.
     pub(crate) stop: u64,
-    /// What stopped it, where it was not zeros or the known end.
+    /// The defect that stopped it. `None` if zeros or the known end stopped it.
     pub(crate) defect: Option<Defect>,
     /// The greatest sequence number.
     pub(crate) last: Option<Seq>,
-    /// Records that somebody wrote, as opposed to the log's own.
+    /// The number of records that users wrote, without the log's own.
     pub(crate) written: u64,
-    /// Places in the segment: every record before the offset has at most this number.
+    /// Positions in the segment: each record before the offset has at most this number.
     pub(crate) samples: Vec<(Seq, u64)>,
 }
 
@@ -109,7 +110,7 @@ pub(super) struct BatchReader<'a> {
 }
 
 impl Begin {
-    /// The first record of a segment.
+    /// Returns the position of the first record of a segment.
     pub(crate) fn of(segment: &Segment) -> Self {
         Self { offset: segment.data_offset(), last: None }
     }
@@ -134,23 +135,23 @@ impl RecordBatch {
         self.records >= RECORDS || self.span >= SPAN
     }
 
-    /// Begins the next piece; this one.
+    /// Takes the finished batch and begins the next one.
     fn begin_next(&mut self) -> Self {
         let usual = self.groups.first().map_or(0, |group| group.entries.len());
         std::mem::replace(self, Self { usual, ..Self::default() })
     }
 
-    /// The group of a keyspace; a record at `offset` goes there next.
+    /// Returns the group of a keyspace, for a record at `offset`.
     ///
     /// # Errors
     ///
-    /// When memory is short.
+    /// Returns an error if memory is short.
     fn group(&mut self, id: KeyspaceId, offset: u64) -> io::Result<&mut KeyspaceGroup> {
         if self.groups.get(self.at).is_none_or(|group| group.id != id) {
             self.at = match self.groups.binary_search_by_key(&id, |group| group.id) {
                 Ok(at) => at,
                 Err(at) => {
-                    // As a rule there is one, as large as the one before.
+                    // Usually there is one group, as large as the one before.
                     let usual = if self.groups.is_empty() { self.usual } else { 0 };
                     let entries = alloc::with_capacity(usual)?;
                     let group =
@@ -171,7 +172,7 @@ impl<'a> BatchReader<'a> {
     ///
     /// # Errors
     ///
-    /// When its file cannot be opened.
+    /// Returns an error if its file cannot be opened.
     pub(super) fn open(
         dir: &dyn Dir,
         segment: &'a Arc<Segment>,
@@ -188,20 +189,22 @@ impl<'a> BatchReader<'a> {
             piece: RecordBatch::default(),
             sampled: begin.offset,
             samples: Vec::new(),
-            // What an image holds is more than the log's own records, as a rule; and it is never in the way.
+            // Covered records count as a user's. A count that is too high only keeps the segment.
             written: u64::from(begin.last.is_some()),
         })
     }
 
-    /// Reads to the end; `give` is given each piece, in order, and says whether to go on. Where it does not, what is said of
-    /// the segment is what was read until then.
+    /// Reads to the end and passes each batch, in order, to `give`, which returns true to go on.
+    ///
+    /// If it returns false, the result describes what was read so far.
     ///
     /// # Errors
     ///
-    /// What the operating system says. Bytes that are no record end the walk; what that means is decided elsewhere.
+    /// Errors of the operating system. Bytes that form no record end the reading, and their meaning
+    /// is decided elsewhere.
     pub(super) fn read(mut self, mut give: impl FnMut(RecordBatch) -> bool) -> Result<Walked> {
         let defect = loop {
-            // By reference: what was just stored in parts is slow to copy as a whole.
+            // By reference: a value that was just stored in parts is slow to copy as a whole.
             match self.walker.step(&mut self.source) {
                 Ok(ReadStep::Record(ref placed)) => self.push(placed)?,
                 Ok(ReadStep::Blank) => break None,
@@ -250,7 +253,7 @@ impl<'a> BatchReader<'a> {
                 group.entries.push(entry);
             }
             RecordKind::Keyspace | RecordKind::Watermark | RecordKind::Start => {
-                // Longer ones are none that the store writes.
+                // The store writes none that is longer.
                 let len = usize::try_from(header.payload_len()).unwrap_or(READ_MAX).min(READ_MAX);
                 let bytes = self.source.bytes(payload, len)?;
                 self.piece.notes_size += size;
@@ -266,7 +269,8 @@ impl<'a> BatchReader<'a> {
     }
 }
 
-/// Bytes that a record takes by itself: of a frame its header, for its records come after it.
+/// Returns the bytes that a record takes itself. For a batch that is its header, since its records
+/// follow it.
 fn size_of(header: &RecordHeader) -> u64 {
     if header.kind == RecordKind::Batch { HEADER_SIZE as u64 } else { header.size() }
 }

@@ -1,4 +1,4 @@
-//! The keyspaces that recovery hands to the engine.
+//! The keyspaces that recovery passes to the engine.
 
 use crate::format::KeyspaceId;
 use crate::index::keyspace_index::KeyspaceIndex;

@@ -1,4 +1,5 @@
-//! What was read of the log, taken in the order of the log: indexes, changes of the keyspaces, proofs of durability.
+//! Applying the log's records in order: to the indexes, the keyspace changes and the proofs of
+//! durability.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,10 +23,13 @@ use crate::log::segment::Segment;
 use crate::mem::address_space::AddressSpace;
 use crate::mem::dead_bytes::DeadCause;
 
-/// How many bytes lie between two tellings of how far it is.
+/// Bytes between two reports of progress.
 const TOLD_SPACING: u64 = 1 << 20;
-/// At first so many times fewer records are gathered, and never more of a keyspace than it has keys: its index grows behind
-/// them, for as many keys as they turned out to be, so its chains are twice as long as they should be at most.
+/// The part of the usual number of gathered records that suffices for a small keyspace's flush.
+///
+/// A keyspace is flushed once it has gathered as many records as it has keys, and this part at
+/// least. Its index then grows for as many keys as they turned out to be. So its chains are at most
+/// twice as long as they should be.
 const FIRST_SHARE: usize = 16;
 
 /// Puts records into the indexes of their keyspaces.
@@ -33,50 +37,50 @@ const FIRST_SHARE: usize = 16;
 pub(crate) struct Replay<'a> {
     pub(crate) space: &'a AddressSpace,
     pub(crate) hash_key: &'a HashKey,
-    /// The keyspaces that the manifest lists: those of the log up to the number it says was durable.
+    /// The manifest, with the keyspaces of the log up to its durable number.
     listed: &'a Manifest,
-    /// Their numbers, in ascending order.
+    /// The numbers of its keyspaces, in ascending order.
     listed_ids: Vec<KeyspaceId>,
-    /// Those that were dropped by what was read.
+    /// The keyspaces that were dropped by records read so far.
     dropped: BTreeSet<KeyspaceId>,
-    /// What was read, by keyspace; the one that the last record belonged to is tried first.
+    /// The records read, by keyspace. The last record's keyspace is tried first.
     loading: Vec<IndexBuilder>,
     at: usize,
-    /// How many records were gathered, and memory for sorting them.
+    /// The number of gathered records, and memory for sorting them.
     gathered: usize,
     sorted: Vec<GatheredRecord>,
-    /// How many threads may put them into the indexes.
+    /// The number of threads that may put them into the indexes.
     threads: usize,
     /// The store's directory.
     pub(super) dir: &'a dyn Dir,
-    /// Changes to the keyspaces behind the manifest's durable number, in the order in which they were met.
+    /// Changes to the keyspaces above the manifest's durable number, in the order they were read.
     changes: Vec<(Seq, KeyspaceChange, Arc<Segment>, u64)>,
     /// The greatest sequence number that is known to have been durable.
     pub(crate) durable: Seq,
     pub(crate) report: RecoveryReport,
-    /// Whom to tell how far it is, how much there is to read, and what was told last.
+    /// The progress callback, the progress so far, and the bytes read at the last report.
     tell: &'a Tell,
     progress: RecoveryProgress,
     told: u64,
 }
 
-/// What a replay ends with.
+/// The result of a replay.
 #[derive(Debug)]
 pub(crate) struct Replayed {
-    /// Every keyspace that is there.
+    /// Every keyspace that exists.
     pub(crate) keyspaces: Vec<RecoveredKeyspace>,
-    /// Their names, as the log has them.
+    /// Their names, according to the log.
     pub(crate) names: KeyspaceSet,
-    /// Their names, as the log has them up to the number that is known to have been durable.
+    /// Their names, according to the log up to the number that is known to be durable.
     pub(crate) durable_names: KeyspaceSet,
-    /// The changes that lead from there to here.
+    /// The changes from `durable_names` to `names`.
     pub(crate) pending: Vec<(Seq, KeyspaceChange)>,
     pub(crate) durable: Seq,
     pub(crate) report: RecoveryReport,
 }
 
 impl<'a> Replay<'a> {
-    /// Starts with nothing but what the manifest knows.
+    /// Starts with only the manifest's knowledge.
     pub(crate) fn new(
         dir: &'a dyn Dir,
         space: &'a AddressSpace,
@@ -108,17 +112,17 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Has so many threads put records into the indexes.
+    /// Sets the number of threads that put records into the indexes.
     pub(super) fn use_threads(&mut self, threads: usize) {
         self.threads = threads.max(1);
     }
 
-    /// Takes note of what there is to read, at most.
+    /// Records the bytes to be read, at most.
     pub(crate) fn expect(&mut self, bytes: u64) {
         self.progress.bytes_total = bytes;
     }
 
-    /// Tells how far it is.
+    /// Reports progress.
     fn advance(&mut self, bytes: u64) {
         self.progress.bytes_read += bytes;
         if self.progress.bytes_read >= self.told + TOLD_SPACING {
@@ -127,21 +131,21 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Goes on from what an image holds of a keyspace; before anything is read.
+    /// Continues from a checkpoint's index of a keyspace, before anything is read.
     pub(crate) fn restore(&mut self, Restored { id, slot, live_bytes }: Restored) {
         debug_assert!(self.loading.last().is_none_or(|last| last.id < id), "in the order of the image");
         self.loading.push(IndexBuilder::restored(id, slot, live_bytes));
         if self.listed_ids.binary_search(&id).is_err() {
-            // Gone since, and the manifest has forgotten it already.
+            // Dropped since, and the manifest has already forgotten it.
             self.bury(id);
         }
     }
 
-    /// Makes the indexes that an image holds whole, which what is read will need all over.
+    /// Loads the checkpoint's indexes whole, because the records to read need them all over.
     ///
     /// # Errors
     ///
-    /// About the image, where it cannot be read.
+    /// An error about the checkpoint, if it cannot be read.
     pub(super) fn load_all(&self) -> Result<()> {
         for loading in &self.loading {
             loading.slot.index.index().load_all()?;
@@ -149,11 +153,12 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Takes what the next segment holds, publishing it.
+    /// Applies the records of the next segment, and publishes them.
     ///
     /// # Errors
     ///
-    /// What the operating system says. Bytes that are no record end the walk; what that means is decided elsewhere.
+    /// Errors of the operating system. Bytes that form no record end the reading, and their meaning
+    /// is decided elsewhere.
     pub(super) fn read(
         &mut self,
         ahead: &mut ReadAhead<'_>,
@@ -171,9 +176,9 @@ impl<'a> Replay<'a> {
         Ok(walked)
     }
 
-    /// Takes the records of a piece.
+    /// Applies a batch of records.
     fn take(&mut self, segment: &Arc<Segment>, piece: &RecordBatch) -> Result<()> {
-        // A frame's own header lies before its records; publishing it alone shows nothing of them.
+        // A write batch's header precedes its records. Publishing it alone shows none of them.
         segment.mapping().publish_existing(piece.end);
         self.report.records += piece.records;
         self.report.note_last(piece.last.unwrap_or(Seq::ZERO));
@@ -188,10 +193,10 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Takes the records of one keyspace.
+    /// Gathers the records of one keyspace.
     fn gather(&mut self, segment: &Arc<Segment>, group: &KeyspaceGroup) -> Result<()> {
         let dead_bytes = segment.mapping().dead_bytes();
-        // A tombstone is dead in any case.
+        // A tombstone is always dead.
         dead_bytes.add(DeadCause::Tombstone, group.tombstones_size);
         if self.is_dropped(group.id) {
             dead_bytes.add(DeadCause::Hidden, group.values_size);
@@ -208,7 +213,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Puts what was gathered into the indexes.
+    /// Puts the gathered records into the indexes.
     fn flush(&mut self) -> Result<()> {
         let (threads, alone) = (self.threads, self.loading.len() == 1);
         let with = BuildContext {
@@ -228,7 +233,7 @@ impl<'a> Replay<'a> {
     fn note_change(&mut self, segment: &Arc<Segment>, placed: &RecordAt, payload: &[u8]) -> Result<()> {
         let change = change_of(&placed.header, payload);
         let change = change.map_err(|defect| segment.corrupt_at(placed.offset, defect))?;
-        // What the manifest says of the keyspaces is what the log says up to there.
+        // Up to its durable number, the manifest's keyspaces are those of the log.
         if placed.header.seq > self.listed.durable {
             match &change {
                 KeyspaceChange::Clear { old: gone, .. } | KeyspaceChange::Drop { id: gone, .. } => {
@@ -241,8 +246,10 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Gives back the index of a keyspace that is dropped by what was read: a store that clears a keyspace all the time
-    /// must not need the memory of all that it ever held.
+    /// Frees the index of a keyspace that a record dropped.
+    ///
+    /// A store that clears a keyspace again and again must not need memory for everything it ever
+    /// held.
     fn bury(&mut self, id: KeyspaceId) {
         self.dropped.insert(id);
         if let Ok(at) = self.loading.binary_search_by_key(&id, |loading| loading.id) {
@@ -252,7 +259,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Whether everything in a keyspace is dead, by the manifest or by what was read.
+    /// Returns true if everything in a keyspace is dead, by the manifest or by the records read.
     fn is_dropped(&self, id: KeyspaceId) -> bool {
         if self.loading.get(self.at).is_some_and(|loading| loading.id == id) {
             return false;
@@ -261,7 +268,7 @@ impl<'a> Replay<'a> {
         by_manifest || self.dropped.contains(&id)
     }
 
-    /// The place of a keyspace among those that are being read.
+    /// Returns the position of a keyspace among those being built.
     fn loading_of(&mut self, id: KeyspaceId, segment: &Arc<Segment>, offset: u64) -> Result<usize> {
         if self.loading.get(self.at).is_some_and(|loading| loading.id == id) {
             return Ok(self.at);
@@ -276,18 +283,18 @@ impl<'a> Replay<'a> {
         Ok(self.at)
     }
 
-    /// Removes the entries of tombstones and the keyspaces that were dropped: everything has been read.
+    /// Removes the entries of tombstones and the dropped keyspaces, after everything has been read.
     ///
     /// # Errors
     ///
-    /// `Corrupt` where a change to the keyspaces cannot follow those before it, or a record belongs to a keyspace that
-    /// nobody created: dropped is only what a record says was dropped.
+    /// `Corrupt` if a change to the keyspaces cannot follow the earlier ones, or a record belongs
+    /// to a keyspace that was never created. A keyspace counts as dropped only if a record says so.
     pub(crate) fn finish(mut self) -> Result<Replayed> {
         self.flush()?;
         let mut names = self.listed.keyspaces.clone();
         let mut durable_names = names.clone();
         let mut pending = Vec::new();
-        // Segments need not have come in the order of the log.
+        // Segments may have come in another order than the log's.
         self.changes.sort_by_key(|(seq, ..)| *seq);
         for (seq, change, segment, offset) in std::mem::take(&mut self.changes) {
             let impossible = |defect| segment.corrupt_at(offset, defect);

@@ -1,6 +1,6 @@
-//! The segments of the log in their order: reading them, and deciding where the log ends.
+//! The segments of the log in order: reading them, and deciding where the log ends.
 //!
-//! Nothing is changed here. What is to be changed is collected, and carried out once everything has been decided.
+//! Nothing is changed here. The changes are collected, and carried out after every decision.
 
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ use crate::log::segment::Segment;
 use crate::log::segment_reader::SegmentReader;
 use crate::log::sync_plan::SegmentRange;
 
-/// Where so many bytes are to be read behind an image, it is loaded as a whole before: they need lines all over it.
+/// With so many bytes to read behind a checkpoint, its lines are needed all over: it is loaded
+/// whole.
 const LOAD_ALL: u64 = 8 << 20;
 
 /// A segment of the log that has been written to.
@@ -31,41 +32,41 @@ struct ChainLink {
     entry: SegmentEntry,
     segment: Arc<Segment>,
     start: Option<(Seq, StartRecord)>,
-    /// Where what is to be read begins.
+    /// The position where reading begins.
     begin: Begin,
 }
 
-/// What is to be read.
+/// The segments to be read.
 #[derive(Debug)]
 struct Links {
-    /// What compaction moved, in no order.
+    /// The segments of copies, in no order.
     survivors: Vec<ChainLink>,
-    /// The log, in its order.
+    /// The segments of the log, in its order.
     links: Vec<ChainLink>,
 }
 
-/// What reading the log found.
+/// The findings of reading the log.
 #[derive(Debug)]
 pub(crate) struct SegmentChain {
-    /// What the manifest is to say of each segment from now on.
+    /// The manifest's new entry for each segment.
     pub(crate) entries: Vec<SegmentEntry>,
-    /// Made and not yet written to.
+    /// Preallocated segments, not yet written to.
     pub(crate) ready: Vec<Arc<Segment>>,
-    /// Every segment that belongs to the store, ready ones included.
+    /// Every segment that belongs to the store, preallocated ones included.
     pub(crate) segments: Vec<Arc<Segment>>,
-    /// The segment to go on with after a clean close, and where.
+    /// The segment to continue after a clean close, and the offset in it.
     pub(crate) resume: Option<(Arc<Segment>, u64)>,
-    /// The last segment of the log and where it ends.
+    /// The last segment of the log, and its end.
     pub(crate) previous: Option<(SegmentId, u64)>,
-    /// The last sequence number in a segment of the log that an image holds as a whole.
+    /// The last sequence number in a segment of the log that a checkpoint covers whole.
     known_last: Seq,
     /// The last sequence number of the log.
     pub(crate) last: Seq,
-    /// The greatest sequence number met anywhere, behind holes too.
+    /// The greatest sequence number found anywhere, behind holes too.
     pub(crate) seen: Seq,
     pub(crate) asides: Vec<SegmentRange>,
     pub(crate) quarantined: Vec<SegmentId>,
-    /// Segments whose files are to be removed: compaction has done with them, or they never held anything.
+    /// Segments whose files are to be removed: released by compaction, or never written.
     pub(crate) retired: Vec<(SegmentId, u64)>,
     /// The greatest sequence number that was durable in one of them.
     pub(crate) retired_seq: Seq,
@@ -76,7 +77,7 @@ pub(crate) struct SegmentChain {
 ///
 /// # Errors
 ///
-/// `Corrupt` where durable data is damaged; what the operating system says.
+/// `Corrupt` if durable data is damaged, and errors of the operating system.
 pub(crate) fn read(
     dir: &dyn Dir,
     manifest: &Manifest,
@@ -91,7 +92,7 @@ pub(crate) fn read(
         resume: None,
         previous: None,
         known_last: Seq::ZERO,
-        // What compaction has done with was durable, and is no longer there to be found.
+        // Released segments were durable, and can no longer be found.
         last: manifest.retired_seq,
         seen: Seq::ZERO,
         asides: Vec::new(),
@@ -156,7 +157,7 @@ impl ChainLink {
 }
 
 impl SegmentChain {
-    /// Opens every segment and puts those that were written to in the order of the log.
+    /// Opens every segment, and puts those that were written to in the order of the log.
     fn links(
         &mut self,
         dir: &dyn Dir,
@@ -189,7 +190,7 @@ impl SegmentChain {
             }
             let mut window = SegmentReader::of(dir, &segment)?;
             if entry.state == SegmentState::Sealed {
-                // Durable, and never written again: a store of many segments must not need as many descriptors.
+                // Durable and immutable. Many segments must not need as many descriptors.
                 segment.release_file();
             }
             if segment.role() == Role::Survivors {
@@ -225,7 +226,7 @@ impl SegmentChain {
         Ok(Links { survivors, links })
     }
 
-    /// Reads what compaction moved: all of it was durable before the manifest named it.
+    /// Reads a segment of copies. All of it was durable before the manifest named it.
     fn survivors(
         &mut self,
         ChainLink { entry, segment, begin, .. }: ChainLink,
@@ -248,7 +249,7 @@ impl SegmentChain {
         Ok(())
     }
 
-    /// Keeps a sealed segment that the image holds as a whole.
+    /// Keeps a sealed segment that the checkpoint covers whole.
     fn known(&mut self, segment: &Arc<Segment>, entry: SegmentEntry) {
         self.seen = self.seen.max(entry.last_seq);
         if segment.role() == Role::Log && entry.last_seq >= self.known_last {
@@ -259,7 +260,7 @@ impl SegmentChain {
         self.keep(Arc::clone(segment), entry);
     }
 
-    /// Has the manifest name a segment only until its file is removed.
+    /// Keeps a segment in the manifest only until its file is removed.
     fn retire(&mut self, entry: SegmentEntry) {
         self.retired.push((entry.id, entry.nonce));
         self.entries.push(SegmentEntry { state: SegmentState::Retired, ..entry });
@@ -270,8 +271,10 @@ impl SegmentChain {
         self.segments.push(segment);
     }
 
-    /// Whether the log begins with this segment, or what it continues from is gone. A segment that was lost as a whole
-    /// looks as if it had never been written to, so the hole shows only in what the next one says.
+    /// Returns true if the log begins with this segment, and false if its predecessor is lost.
+    ///
+    /// A segment that was lost whole looks never written, so only the next start record shows the
+    /// hole.
     fn begins(
         &mut self,
         manifest: &Manifest,
@@ -284,7 +287,7 @@ impl SegmentChain {
         let named =
             |entry: &&SegmentEntry| entry.id.0 == start.previous && entry.state != SegmentState::Retired;
         let previous = entries.iter().find(named);
-        // Nothing is before the first segment; what is no longer named was durable; a cut can leave nothing.
+        // Its predecessor is none, or was durable if no longer named. A cut can leave nothing.
         let fits = previous.is_none_or(|previous| {
             previous.state != SegmentState::Open && previous.end == start.previous_end
         });
@@ -296,7 +299,7 @@ impl SegmentChain {
             replay.durable = replay.durable.max(there.durable);
             self.seen = self.seen.max(there.last);
         }
-        // What was durable may all have been in segments that compaction has done with.
+        // The durable records may all have been in released segments.
         if replay.durable > manifest.retired_seq {
             let last = manifest.retired_seq.0;
             let defect = Defect::MissingRecords { last, durable: replay.durable.0 };
@@ -305,7 +308,7 @@ impl SegmentChain {
         Ok(false)
     }
 
-    /// Reads one segment of the log; whether the log goes on behind it.
+    /// Reads one segment of the log. Returns true if the log continues behind it.
     fn follow(
         &mut self,
         manifest: &Manifest,
@@ -319,12 +322,12 @@ impl SegmentChain {
         let walked = replay.read(ahead, segment, *begin)?;
         self.last = self.last.max(walked.last.unwrap_or(Seq::ZERO));
         if let Some(defect @ Defect::BadField(_)) = walked.defect {
-            // Its checksums hold, so it is no torn write: it says what no writer says.
+            // Its checksums hold, so it is no torn write: no writer produces it.
             return Err(segment.corrupt_at(walked.stop, defect));
         }
         let known = known_of(entry, clean, walked.stop);
         let next = next_of(manifest, links, at, walked.stop, known);
-        // After a clean close nothing was written behind the end, so an open looks at the first word there and no further.
+        // A clean close leaves nothing behind the end, so an open reads only the first word there.
         let is_closed = known == Known::CleanAt && next == NextSegment::None;
         if is_closed && is_record_at(replay.dir, segment, walked.stop)? {
             return Err(segment.corrupt_at(walked.stop, Defect::NotInManifest));
@@ -374,8 +377,9 @@ impl SegmentChain {
         Ok(action == StopAction::Continue)
     }
 
-    /// What lies behind a stop that the log does not plainly continue from. Gathers the proof of what was durable from
-    /// there and from every later segment, before anything is judged.
+    /// Returns the findings behind a stop that the log does not plainly continue from.
+    ///
+    /// It collects the proofs of durability from there and every later segment before any decision.
     fn beyond(
         &mut self,
         links: &[ChainLink],
@@ -395,11 +399,12 @@ impl SegmentChain {
         Ok(here)
     }
 
-    /// Takes the last segment of the log out of it, which holds nothing but the log's own records: a store that is opened
-    /// and killed again and again must not grow by one each time. Whether that may be.
+    /// Removes the last segment, which holds only the log's own records. Returns false if it must
+    /// stay.
+    ///
+    /// Otherwise each open that ends with a kill would add a segment.
     fn drop_unused(&mut self, link: &ChainLink, last: Seq, replay: &mut Replay<'_>) -> bool {
-        // What of it is known to have been durable must not be looked for any more; that is only said where it cannot hide
-        // that something before it is missing.
+        // Its durable records must no longer be missed. That must not hide an earlier loss.
         let proven = last.min(replay.durable);
         if proven >= link.segment.first_seq() && !self.unsynced.is_empty() {
             return false;
@@ -428,7 +433,8 @@ impl SegmentChain {
         }
     }
 
-    /// Takes a segment behind a hole out of the log. What was torn in it and holds no record stays, empty.
+    /// Removes a segment behind a hole from the log. One with torn bytes but no record stays,
+    /// empty.
     fn drop_link(&mut self, link: &ChainLink, replay: &mut Replay<'_>) -> Result<()> {
         let from = link.segment.data_offset();
         let found = look_behind(&link.segment, from, replay)?;
@@ -446,12 +452,12 @@ impl SegmentChain {
     }
 }
 
-/// Looks at what lies in a segment behind a place.
+/// Searches a segment behind an offset.
 fn look_behind(segment: &Segment, from: u64, replay: &Replay<'_>) -> Result<TailFindings> {
     look_beyond(segment, &mut SegmentReader::of(replay.dir, segment)?, from)
 }
 
-/// What the manifest knows of a segment whose records end at `stop`.
+/// Classifies the end that the manifest knows of a segment whose records end at `stop`.
 fn known_of(entry: &SegmentEntry, clean: bool, stop: u64) -> Known {
     match (entry.state, clean, stop == entry.end) {
         (SegmentState::Sealed, _, true) => Known::SealedAt,
@@ -465,18 +471,18 @@ fn known_of(entry: &SegmentEntry, clean: bool, stop: u64) -> Known {
     }
 }
 
-/// How the next segment goes on after a stop.
+/// Classifies the way the next segment continues after a stop.
 fn next_of(manifest: &Manifest, links: &[ChainLink], at: usize, stop: u64, known: Known) -> NextSegment {
     let Some(next) = links.get(at + 1) else { return NextSegment::None };
     let Some((_, start)) = next.start else { return NextSegment::Elsewhere };
     let here = links[at].entry.id;
     let linked = start.previous == here.0 && start.previous_end == stop;
-    // The segment that was between them is no longer part of the store, so it was durable and so is this.
+    // The segment between is no longer part of the store: it was durable, so this one is.
     let bridged = known == Known::SealedAt && !manifest.has(SegmentId(start.previous));
     if linked || bridged { NextSegment::Continues } else { NextSegment::Elsewhere }
 }
 
-/// Refuses numbers that no close writes: the log goes on in the segment where it stopped, with the next number.
+/// Refuses numbers that no close writes. The log continues where it stopped, with the next number.
 fn check_resumed(
     manifest: &Manifest,
     segment: &Segment,

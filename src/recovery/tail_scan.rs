@@ -1,5 +1,5 @@
-//! What the bytes of a segment say by themselves: changes of the keyspaces, proofs of durability, where a segment begins, what
-//! lies behind a stop.
+//! The information in a segment's bytes: keyspace changes, proofs of durability, the segment's
+//! start, and the records behind a stop.
 
 use crate::error::{Error, Result};
 use crate::format::keyspace_change::{KeyspaceChange, MAX_CODEC_LEN, MAX_NAME_LEN};
@@ -12,11 +12,11 @@ use crate::fs::{Dir, read_exact_at};
 use crate::log::segment::Segment;
 use crate::log::segment_reader::SegmentReader;
 
-/// The change that the payload of a keyspace record says.
+/// Decodes the change in the payload of a keyspace record.
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// The defect of the payload.
 pub(crate) fn change_of(
     header: &RecordHeader,
     payload: &[u8],
@@ -29,28 +29,28 @@ pub(crate) fn change_of(
     KeyspaceChange::decode(header.keyspace, name, change)
 }
 
-/// What lies behind a stop.
+/// The findings behind a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TailFindings {
-    /// Whether there is anything but zeros.
+    /// True if any byte behind the stop is not zero.
     pub(crate) written: bool,
-    /// Complete valid records.
+    /// The number of complete, valid records.
     pub(crate) records: u64,
-    /// Where the last byte lies that is not zero, rounded up, and the last complete record ends.
+    /// The later of two ends: of the last word that is not zero, and of the last complete record.
     pub(crate) end: u64,
     /// The greatest sequence number among them.
     pub(crate) last: Seq,
-    /// What they prove to have been durable.
+    /// The greatest sequence number that they prove durable.
     pub(crate) durable: Seq,
-    /// Whether the file was made to be slow and not all of it was looked at.
+    /// True if the search stopped early because the file was made to be slow to search.
     pub(crate) given_up: bool,
 }
 
-/// Looks at what lies in a segment behind a stop.
+/// Searches a segment behind a stop.
 ///
 /// # Errors
 ///
-/// What the operating system says.
+/// Errors of the operating system.
 pub(crate) fn look_beyond(segment: &Segment, source: &mut SegmentReader, stop: u64) -> Result<TailFindings> {
     let size = segment.size();
     let mut found = TailFindings {
@@ -79,18 +79,19 @@ pub(crate) fn look_beyond(segment: &Segment, source: &mut SegmentReader, stop: u
     Ok(found)
 }
 
-/// True where a record stands at the end of a closed store: then the manifest is older than the segment.
+/// Returns true if a record stands at the end of a closed store. Then the manifest is older than
+/// the segment.
 ///
 /// # Errors
 ///
-/// `Io` where the file cannot be read.
+/// `Io` if the file cannot be read.
 pub(crate) fn is_record_at(dir: &dyn Dir, segment: &Segment, end: u64) -> Result<bool> {
     let mut source = SegmentReader::of(dir, segment)?;
     let mut word = [0; 8];
     if end.saturating_add(word.len() as u64) > segment.size() {
         return Ok(false);
     }
-    // As a rule this is all that is read.
+    // Usually this is the only read.
     let read = read_exact_at(source.file().as_ref(), &mut word, end);
     read.map_err(|error| Error::io("read", segment.path(), error))?;
     if word == [0; 8] {
@@ -100,7 +101,7 @@ pub(crate) fn is_record_at(dir: &dyn Dir, segment: &Segment, end: u64) -> Result
     Ok(matches!(step, ReadStep::Record(_)))
 }
 
-/// Where the last word that is not zero ends.
+/// Returns the end of the last word that is not zero.
 fn last_written(source: &mut SegmentReader, from: u64, size: u64) -> Result<u64> {
     let mut end = from;
     let mut at = from;
@@ -115,7 +116,7 @@ fn last_written(source: &mut SegmentReader, from: u64, size: u64) -> Result<u64>
     Ok(end)
 }
 
-/// What a record proves to have been durable when it was written.
+/// Returns the sequence number that a record proves durable at the time of its writing.
 fn durable_in(source: &mut SegmentReader, placed: &RecordAt) -> Result<Option<Seq>> {
     if !matches!(placed.header.kind, RecordKind::Watermark | RecordKind::Start) {
         return Ok(None);
@@ -124,16 +125,17 @@ fn durable_in(source: &mut SegmentReader, placed: &RecordAt) -> Result<Option<Se
     Ok(durable_of(&placed.header, source.bytes(placed.offset + HEADER_SIZE as u64, len)?))
 }
 
-/// What a record with this payload proves to have been durable; the walk that gave it has refused the impossible.
+/// Returns the sequence number that a record with this payload proves durable. The record reader
+/// has refused impossible ones.
 pub(crate) fn durable_of(header: &RecordHeader, payload: &[u8]) -> Option<Seq> {
     proven_by(header, payload).unwrap_or(None)
 }
 
-/// The start record of a segment, with its number, if it is there and whole.
+/// Returns the start record of a segment, with its number. `None` if it is missing or not whole.
 ///
 /// # Errors
 ///
-/// What the operating system says.
+/// Errors of the operating system.
 pub(crate) fn start_of(segment: &Segment, source: &mut SegmentReader) -> Result<Option<(Seq, StartRecord)>> {
     let mut walker =
         RecordReader::new(segment.nonce(), segment.data_offset(), segment.size(), Order::Consecutive);

@@ -1,4 +1,4 @@
-//! What everything below the store shares: its directory, its manifest, its segments.
+//! The context that all layers of an open store share: its directory, its manifest, its segments.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::mem::address_space::AddressSpace;
 /// Every segment of an open store.
 pub(crate) type Segments = RwLock<BTreeMap<SegmentId, Arc<Segment>>>;
 
-/// What everything below the store shares.
+/// The context that all layers of an open store share.
 #[derive(Debug)]
 pub(crate) struct LogContext {
     pub(crate) dir: Arc<dyn Dir>,
@@ -27,13 +27,14 @@ pub(crate) struct LogContext {
     pub(crate) manifest: ManifestStore,
     pub(crate) commit: Arc<GroupCommit>,
     pub(crate) segments: Segments,
-    /// A file that could not be made into a segment, and its size: there may be one, and no other is made meanwhile.
+    /// A file that could not be made into a segment, and its size. There is at most one, and no
+    /// other is made meanwhile.
     pub(super) stray: Mutex<Option<(SegmentId, u64)>>,
-    /// Files that passes of compaction wrote in vain, and could not remove.
+    /// Files of failed compaction passes that could not be removed.
     pub(crate) leftovers: Arc<Leftovers>,
-    /// Whose turn it is to sync the directory.
+    /// The turn to sync the directory.
     dir_turn: SyncTurn,
-    /// Tells of room that the file system tells of and does not give.
+    /// True after the file system refused space that it had reported free.
     pub(super) doubt: Doubt,
 }
 
@@ -51,12 +52,12 @@ impl LogContext {
         Self { dir, store, space, manifest, commit, segments, stray, leftovers, dir_turn, doubt }
     }
 
-    /// Makes creations, renames and removals so far durable, for what rests on them.
+    /// Makes creations, renames and removals so far durable, for the writes that depend on them.
     ///
     /// # Errors
     ///
-    /// `Poisoned`: what a failed sync was to make durable may be anybody's, and is reported once. What the operating system
-    /// says where it had no descriptor to try with.
+    /// `Poisoned`: a failed sync may have lost any caller's changes, and is reported once. An error
+    /// of the operating system if no file descriptor was available to try with.
     pub(crate) fn sync_dir(&self) -> Result<()> {
         let untried = self.commit.sync_alone(&self.dir_turn, || {
             match self.dir.sync().map_err(|error| Error::io("sync", self.dir.path(), error)) {
@@ -68,11 +69,11 @@ impl LogContext {
         untried.map_or(Ok(()), Err)
     }
 
-    /// Removes that file.
+    /// Removes the stray file, if there is one.
     ///
     /// # Errors
     ///
-    /// What the operating system says; it is still there then.
+    /// Errors of the operating system. The file still exists then.
     pub(super) fn remove_stray(&self) -> Result<()> {
         let mut stray = self.stray.lock();
         if let Some((id, _)) = *stray {
@@ -82,23 +83,23 @@ impl LogContext {
         Ok(())
     }
 
-    /// Removes what passes have left; whether there was anything.
+    /// Removes the files that passes have left. Returns true if there were any.
     ///
     /// # Errors
     ///
-    /// What the operating system says; what could not be removed still counts.
+    /// Errors of the operating system. A file that could not be removed still counts.
     pub(crate) fn remove_leftovers(&self) -> Result<bool> {
         self.leftovers.remove_all(self.dir.as_ref())
     }
 
-    /// Bytes of all files that are segments, or were to be.
+    /// Returns the bytes of all files that are segments, or were to be.
     pub(crate) fn files_size(&self) -> u64 {
         let stray = self.stray.lock().map_or(0, |(_, size)| size);
         total_size(&self.segments) + stray + self.leftovers.size()
     }
 }
 
-/// Bytes that all segments take.
+/// Returns the bytes of all segments.
 pub(super) fn total_size(segments: &Segments) -> u64 {
     segments.read().values().map(|segment| segment.size()).sum()
 }

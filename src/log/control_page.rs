@@ -1,7 +1,8 @@
-//! The control page: a mapped page that says, while the system runs, how far the log is durable.
+//! The control page: a mapped page with the durable end of the log while the system runs.
 //!
-//! It is disposable. The next open believes it only with the same boot id and the incarnation that the manifest names, and
-//! then only as a proof that something *was* durable: it can turn a torn tail into damage, never the other way round.
+//! It is disposable. The next open trusts it only with the current boot id and the incarnation in
+//! the manifest. Even then it only proves that something *was* durable: it can turn a torn tail
+//! into damage, never the reverse.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,11 +24,11 @@ pub(crate) struct ControlPage {
 }
 
 impl ControlPage {
-    /// Makes the page anew for this writer.
+    /// Creates the page for this writer.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// Errors of the operating system.
     pub(crate) fn create(dir: &dyn Dir, control: &ControlHeader, durable: Seq) -> Result<Self> {
         let path = || dir.path().join(file_name::CONTROL);
         let file = match dir.open(file_name::CONTROL, Access::Write) {
@@ -37,7 +38,8 @@ impl ControlPage {
         let file = file.map_err(|error| Error::io("open", path(), error))?;
         let size = file.identity().map_err(|error| Error::io("look at", path(), error))?.size;
         if size < CONTROL_SIZE as u64 {
-            // With its block reserved: a store into the mapping must not be where a full disk is met.
+            // This reserves its block: a store into the mapping must not be the first to find a
+            // full disk.
             file.allocate(CONTROL_SIZE as u64).map_err(|error| Error::io("allocate", path(), error))?;
         }
         let mut page = control.encode().to_vec();
@@ -49,36 +51,38 @@ impl ControlPage {
         Ok(Self { mapping, writer_nonce: control.writer_nonce })
     }
 
-    /// A page that is in no file, of a store that is only read.
+    /// Returns a page that is in no file, for a read-only store.
     ///
     /// # Errors
     ///
-    /// `Io` where there is no memory.
+    /// `Io` if memory is short.
     pub(crate) fn in_memory(dir: &dyn Dir) -> Result<Self> {
         let memory = Mapping::in_memory(CONTROL_SIZE);
         let mapping = memory.map_err(|error| Error::io("make a page for", dir.path(), error))?;
         Ok(Self { mapping: Arc::new(mapping), writer_nonce: 0 })
     }
 
-    /// Puts the page under the guard. What cannot be written to it is lost, and it is disposable.
+    /// Puts the page under the guard. A store into it that fails is lost, and the page is
+    /// disposable.
     pub(crate) fn guard(&self) {
         self.mapping.guard();
     }
 
-    /// Says that every record up to `durable` is durable. Called by whoever leads a sync, one at a time.
+    /// Publishes that every record up to `durable` is durable. Only the leader of a sync calls it,
+    /// one at a time.
     pub(crate) fn set_durable(&self, durable: Seq) {
         let word = durable_word(durable, self.writer_nonce).to_le();
-        // Release: a follower that acquires the word finds the log it speaks of.
+        // Release: a follower that acquires the word finds the records that it covers.
         self.mapping.word(DURABLE_OFFSET).store(word, Ordering::Release);
         self.mapping.note_store(DURABLE_OFFSET, 8);
     }
 }
 
-/// What the last writer left on the page: how far the log was durable, if that can be believed.
+/// Reads the durable number that the last writer left on the page. `None` if it cannot be trusted.
 ///
 /// # Errors
 ///
-/// What the operating system says; a missing or damaged page is `Ok(None)`.
+/// Errors of the operating system. A missing or damaged page is `Ok(None)`.
 pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&ControlHeader) -> bool) -> Result<Option<Seq>> {
     let path = dir.path().join(file_name::CONTROL);
     let file = match dir.open(file_name::CONTROL, Access::Read) {

@@ -1,19 +1,29 @@
-//! Group commit: many writers wait for durability, one of them at a time makes the sync call for all.
+//! Group commit: many writers wait for durability, and one of them at a time makes the sync call
+//! for all.
 //!
-//! It knows nothing of files: the sync call is a closure, and what it made durable is a sequence number. There are no
-//! timers: a group is whoever came while the sync before was under way, so groups grow with the cost of a sync.
+//! It knows no files: the sync call is a closure, and its result is a sequence number. There are no
+//! timers. A group is the set of callers that came during the sync before, so groups grow with the
+//! cost of a sync.
 //!
-//! **Concurrency.** One mutex guards the line of waiters; no sync runs and nobody is woken with it held. Whoever finds
-//! no leader becomes the leader. A leader that is done releases exactly the waiters whose goal is reached and makes
-//! the first of the others the next leader, without giving the lead up in between; so a sync wakes nobody in vain,
-//! however many wait, and the next sync starts before the released writers have run. The durable number and the first
-//! failure are written with the mutex held and read without it.
+//! **Concurrency.** One mutex guards the queue of waiters. No sync runs and no thread is woken with
+//! it held. A caller that finds no leader becomes the leader. After its sync, a leader does two
+//! things without releasing the lead in between:
 //!
-//! **Invariants.** A line that is not empty has a leader, running or called (`Waiters::settle` is the only way out of the
-//! line and restores this; I9). The durable number only rises, and never after a failure: the kernel reports a lost
-//! write once, so a later sync that succeeds proves nothing about what the failed one was to write. For the same reason
-//! one thread at a time syncs an open file ([`SyncTurn`]): a success proves nothing while another thread may have been
-//! told of a failure that is not kept yet.
+//! - it releases exactly the waiters whose goal is reached;
+//! - it makes the first of the others the next leader.
+//!
+//! So a sync wakes no thread in vain, however many wait. The next sync starts before the released
+//! writers have run. The durable number and the first failure are written with the mutex held and
+//! read without it.
+//!
+//! **Invariants.**
+//!
+//! - A queue that is not empty has a leader, running or called (I9). `Waiters::settle` is the only
+//!   way out of the queue, and restores this.
+//! - The durable number only rises, and never after a failure. The kernel reports a lost write
+//!   once, so a later successful sync proves nothing about the writes of the failed one.
+//! - For that reason one thread at a time syncs an open file ([`SyncTurn`]). A success proves
+//!   nothing while another thread may have received a failure that is not recorded yet.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -26,12 +36,12 @@ use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::thread::{self, Thread};
 use crate::trace;
 
-/// The durable end of a log, and those who wait for it to rise.
+/// The durable end of a log, and the callers that wait for it to rise.
 #[derive(Debug)]
 pub(crate) struct GroupCommit {
     /// The highest sequence number that is durable together with all before it.
     durable: AtomicU64,
-    /// Whether `Waiters::cause` is set.
+    /// True if `Waiters::cause` is set.
     poisoned: AtomicBool,
     groups: AtomicU64,
     waits: AtomicU64,
@@ -40,8 +50,9 @@ pub(crate) struct GroupCommit {
 
 /// The right to make a sync call on one open file.
 ///
-/// The kernel reports a lost write once per open file, to whichever caller comes first. Whoever has the turn keeps it
-/// until the failure of its call is kept, so that the next one cannot take its own success for a proof.
+/// The kernel reports a lost write once per open file, to the first caller. A caller keeps the turn
+/// until the failure of its call is recorded, so that the next one cannot take its own success for
+/// a proof.
 #[derive(Debug)]
 pub(crate) struct SyncTurn(Mutex<()>);
 
@@ -53,19 +64,19 @@ impl SyncTurn {
 
 #[derive(Debug)]
 struct Waiters {
-    /// Whether somebody runs a sync, or has been called to.
+    /// True if a caller runs a sync, or has been called to.
     led: bool,
-    /// Rounds begun: the number of the round under way, if one is.
+    /// The number of rounds begun. It is the number of the round under way, if there is one.
     begun: u64,
-    /// The last round that ended well.
+    /// The last round that succeeded.
     ended: u64,
-    /// Those who wait, in the order they came.
+    /// The waiters, in the order they came.
     waiters: VecDeque<Arc<Waiter>>,
     /// The first failure, kept for ever.
     cause: Option<Arc<Error>>,
 }
 
-/// What a waiter waits for.
+/// The goal of a waiter.
 #[derive(Debug, Clone, Copy)]
 enum Goal {
     /// Everything up to the number is durable.
@@ -74,7 +85,7 @@ enum Goal {
     Round(u64),
 }
 
-/// What a waiter is to do next.
+/// The next action of a waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Turn {
@@ -104,37 +115,39 @@ impl GroupCommit {
         }
     }
 
-    /// Starts with a refusal, of a store that is only read: it is no failure, and comes as it is.
+    /// Starts with a refusal, for a read-only store. It is no failure, and callers receive it as it
+    /// is.
     pub(crate) fn refusing(durable: Seq, error: Error) -> Self {
         let commit = Self::new(durable);
         commit.keep(error);
         commit
     }
 
-    /// The highest sequence number that is durable together with all before it.
+    /// Returns the highest sequence number that is durable together with all before it.
     pub(crate) fn durable(&self) -> Seq {
-        // Pairs with the release in `lift`: who sees the number sees what the sync did.
+        // Acquire: pairs with the release in `lift`. A reader of the number sees the effects of the
+        // sync.
         Seq(self.durable.load(Ordering::Acquire))
     }
 
-    /// The number of sync calls that were begun.
+    /// Returns the number of sync calls that were begun.
     pub(crate) fn groups(&self) -> u64 {
         // Relaxed: a statistic; it orders nothing.
         self.groups.load(Ordering::Relaxed)
     }
 
-    /// The number of calls that found their range not yet durable.
+    /// Returns the number of calls that found their range not yet durable.
     pub(crate) fn waits(&self) -> u64 {
         // Relaxed: a statistic; it orders nothing.
         self.waits.load(Ordering::Relaxed)
     }
 
-    /// Returns once everything up to `seq` is durable.
+    /// Waits until everything up to `seq` is durable.
     ///
-    /// `sync` is called by the one caller that leads, without a lock. It makes durable everything that was appended
-    /// when it was called and returns the highest number for which that holds. It must not wait for this `GroupCommit`.
-    /// A leader whose own sync stops short of `seq` lines up again, so a `sync` that never gets there is called for
-    /// ever: `seq` must have been appended.
+    /// The caller that leads calls `sync`, without a lock. `sync` makes everything durable that was
+    /// appended when it was called, and returns the highest number for which that holds. It must
+    /// not wait for this `GroupCommit`. A leader whose own sync stops short of `seq` queues again.
+    /// So `seq` must have been appended: otherwise `sync` is called for ever.
     ///
     /// # Errors
     ///
@@ -146,9 +159,9 @@ impl GroupCommit {
         self.reach(Some(seq), &mut sync)
     }
 
-    /// Returns once a sync has ended that began after this call, whatever is durable already.
+    /// Waits until a sync that began after this call has ended, whatever is durable already.
     ///
-    /// This is for what has no sequence number. `sync` is as in [`GroupCommit::wait`].
+    /// This is for changes without a sequence number. `sync` is as in [`GroupCommit::wait`].
     ///
     /// # Errors
     ///
@@ -157,12 +170,14 @@ impl GroupCommit {
         self.reach(None, &mut sync)
     }
 
-    /// Refuses all further waits with `error`, and releases everyone with it. The first error stays for ever.
+    /// Refuses all further waits with `error`, and releases all waiters with it. The first error
+    /// stays for ever.
     pub(crate) fn poison(&self, error: Error) {
         report(self.keep(error));
     }
 
-    /// As [`GroupCommit::poison`], without telling subscribers; the failure if it is the first.
+    /// Poisons like [`GroupCommit::poison`], without notifying subscribers. Returns the failure if
+    /// it is the first.
     fn keep(&self, error: Error) -> Option<Arc<Error>> {
         let mut line = self.line.lock();
         let cause = self.fail(&mut line, error);
@@ -172,10 +187,11 @@ impl GroupCommit {
         cause
     }
 
-    /// Makes one sync call on an open file, alone, and poisons with its failure before anyone else may make one.
+    /// Makes one sync call on an open file, alone, and records its failure before another caller
+    /// may make one.
     ///
-    /// A success is one only if there was no failure before it: the kernel may have reported what this call was to write
-    /// to whoever had the turn before.
+    /// A success counts only if there was no failure before it. The kernel may have reported the
+    /// loss of this call's writes to the caller that had the turn before.
     ///
     /// # Errors
     ///
@@ -196,9 +212,9 @@ impl GroupCommit {
     ///
     /// # Errors
     ///
-    /// [`Error::Poisoned`] with the first failure; [`Error::OpenedReadOnly`].
+    /// [`Error::Poisoned`] with the first failure, or [`Error::OpenedReadOnly`].
     pub(crate) fn check(&self) -> Result<()> {
-        // Pairs with the release in `fail`. The cause itself is read under the mutex.
+        // Acquire: pairs with the release in `fail`. The cause itself is read under the mutex.
         if !self.poisoned.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -214,7 +230,7 @@ impl GroupCommit {
         self.waits.fetch_add(1, Ordering::Relaxed);
         let goal = match seq {
             Some(seq) => Goal::Durable(seq),
-            // The round under way began before this call, perhaps before what the caller wants synced.
+            // The round under way began before this call, perhaps before the change to be synced.
             None => Goal::Round(self.line.lock().begun + 1),
         };
         loop {
@@ -227,7 +243,7 @@ impl GroupCommit {
         }
     }
 
-    /// Sleeps in the line until there is something to do, if there is nothing to do at once.
+    /// Sleeps in the queue until the caller has something to do, unless it has at once.
     fn line_up(&self, goal: Goal) -> Turn {
         let mut line = self.line.lock();
         if line.reached(goal, self.durable()) {
@@ -247,13 +263,13 @@ impl GroupCommit {
         waiter.sleep()
     }
 
-    /// Makes one sync call for all and ends the round, whichever way the call ends.
+    /// Makes one sync call for all and ends the round, even if the call panics.
     fn lead(&self, goal: Goal, sync: &mut dyn FnMut() -> Result<Seq>) {
         let mut lead = Lead { commit: self, outcome: None };
         let mut line = self.line.lock();
         if line.cause.is_some() || line.reached(goal, self.durable()) {
-            // Overtaken by `poison` or another round between being called and running. Others may have come to need a
-            // leader since: dropping the lead passes it on.
+            // `poison` or another round came between the call to lead and this. Newer waiters may
+            // need a leader: dropping the lead passes it on.
             drop(line);
             return;
         }
@@ -265,7 +281,8 @@ impl GroupCommit {
         lead.outcome = Some(sync());
     }
 
-    /// Ends a round: records its outcome, releases those it served, and calls the next leader.
+    /// Ends a round: records its outcome, releases the waiters it served, and calls the next
+    /// leader.
     fn hand_over(&self, outcome: Option<Result<Seq>>) {
         let mut line = self.line.lock();
         let mut cause = None;
@@ -274,7 +291,8 @@ impl GroupCommit {
                 line.ended = line.begun;
                 self.lift(&line, seq);
             }
-            // A failure came from elsewhere during the sync, and may be the only report of what this one missed.
+            // Another failure came during the sync, and may be the only report of a write that this
+            // one lost.
             Some(Ok(_)) | None => {}
             Some(Err(error)) => cause = self.fail(&mut line, error),
         }
@@ -285,15 +303,16 @@ impl GroupCommit {
         report(cause);
     }
 
-    /// Raises the durable number. Taking the line proves that the mutex is held: raising is load, compare and store.
+    /// Raises the durable number. The argument proves that the mutex is held: raising is load,
+    /// compare and store.
     fn lift(&self, line: &Waiters, seq: Seq) {
         if line.cause.is_none() && self.durable() < seq {
-            // Pairs with the acquire in `durable`.
+            // Release: pairs with the acquire in `durable`.
             self.durable.store(seq.0, Ordering::Release);
         }
     }
 
-    /// Keeps the first failure, and returns it if this is the first.
+    /// Records the first failure, and returns it if this is the first.
     fn fail(&self, line: &mut Waiters, error: Error) -> Option<Arc<Error>> {
         if line.cause.is_some() {
             return None;
@@ -302,7 +321,7 @@ impl GroupCommit {
             Error::Poisoned { cause } => cause,
             error => Arc::new(error),
         });
-        // Pairs with the acquire in `check`.
+        // Release: pairs with the acquire in `check`.
         self.poisoned.store(true, Ordering::Release);
         line.cause.clone()
     }
@@ -316,7 +335,7 @@ impl Waiters {
         }
     }
 
-    /// Takes everyone out of the line who has something to do, the next leader first.
+    /// Removes every waiter from the queue that has something to do, the next leader first.
     fn settle(&mut self, durable: Seq) -> Vec<(Arc<Waiter>, Turn)> {
         let mut called = Vec::new();
         for waiter in mem::take(&mut self.waiters) {
@@ -336,19 +355,21 @@ impl Waiters {
     }
 }
 
-/// Tells subscribers of the first failure. Not to be called with the mutex held, nor before others were called: what a
-/// subscriber does takes as long as it likes.
+/// Notifies subscribers of the first failure.
+///
+/// Call it without the mutex, and after the waiters were woken: a subscriber may take as long as it
+/// likes.
 fn report(cause: Option<Arc<Error>>) {
     if let Some(cause) = cause {
         trace::poisoned(&cause);
     }
 }
 
-/// Wakes those who were taken out of the line. Not to be called with the mutex held.
+/// Wakes the waiters that were removed from the queue. Call it without the mutex.
 fn call(called: Vec<(Arc<Waiter>, Turn)>) {
     for (waiter, turn) in called {
-        // Pairs with the acquire in `sleep`. A token that `unpark` leaves behind ends a later `park` of that thread
-        // early, which every use of `park` has to expect.
+        // Release: pairs with the acquire in `sleep`. A token that `unpark` leaves behind ends a
+        // later `park` of that thread early. Every use of `park` has to expect that.
         waiter.turn.store(turn as u8, Ordering::Release);
         waiter.thread.unpark();
     }
@@ -357,7 +378,8 @@ fn call(called: Vec<(Arc<Waiter>, Turn)>) {
 impl Waiter {
     fn sleep(&self) -> Turn {
         loop {
-            // Pairs with the release in `call`: what the leader did before is seen.
+            // Acquire: pairs with the release in `call`. The waiter sees the leader's earlier
+            // effects.
             match self.turn.load(Ordering::Acquire) {
                 turn if turn == Turn::Lead as u8 => return Turn::Lead,
                 turn if turn == Turn::Done as u8 => return Turn::Done,
@@ -368,10 +390,11 @@ impl Waiter {
     }
 }
 
-/// The lead of a round: ends it when dropped, so that a panic in the sync call leaves nobody waiting (I9).
+/// The lead of a round. Dropping it ends the round, so no waiter stays asleep if the sync call
+/// panics (I9).
 struct Lead<'c> {
     commit: &'c GroupCommit,
-    /// What the sync call returned; none if it was not made.
+    /// The result of the sync call. `None` if it was not made.
     outcome: Option<Result<Seq>>,
 }
 
@@ -390,14 +413,14 @@ mod tests {
     use super::*;
 
     impl GroupCommit {
-        /// Returns once `count` callers stand in the line.
+        /// Returns once `count` callers stand in the queue.
         fn await_waiters(&self, count: usize) {
             while self.line.lock().waiters.len() != count {
                 thread::yield_now();
             }
         }
 
-        /// Returns whether nobody leads and nobody waits.
+        /// Returns true if there is no leader and no waiter.
         fn is_idle(&self) -> bool {
             let line = self.line.lock();
             !line.led && line.waiters.is_empty()
@@ -412,8 +435,8 @@ mod tests {
         matches!(result, Err(Error::Poisoned { cause }) if matches!(**cause, Error::Limit { .. }))
     }
 
-    /// Runs `body` while a leader, waiting for `seq`, is held inside of its sync call; the call then returns
-    /// `outcome`. Returns what the leader got.
+    /// Runs `body` while a leader, waiting for `seq`, is held inside its sync call, which then
+    /// returns `outcome`. Returns the leader's result.
     fn with_held_leader(
         commit: &GroupCommit,
         seq: Seq,
@@ -483,7 +506,7 @@ mod tests {
     #[test]
     fn a_sync_releases_whom_its_range_covers_and_no_one_else() {
         let commit = GroupCommit::new(Seq::ZERO);
-        // The leader's sync turns out to have covered 2 and 3 as well, which came during it, but not 4 and 5.
+        // The leader's sync also covers 2 and 3, which came during it, but not 4 and 5.
         let result = with_held_leader(&commit, Seq(1), Ok(Seq(3)), |release| {
             thread::scope(|scope| {
                 let commit = &commit;
@@ -666,7 +689,7 @@ mod loom_models {
         loom::model(failing_sync_wakes_all);
     }
 
-    /// The kernel's report of one lost write, through one open file: whoever syncs first gets it.
+    /// The kernel's report of one lost write through one open file. The first sync receives it.
     struct OneReport {
         turn: SyncTurn,
         pending: AtomicBool,
@@ -675,7 +698,7 @@ mod loom_models {
     impl OneReport {
         fn sync(&self, commit: &GroupCommit) -> Result<()> {
             commit.sync_alone(&self.turn, || {
-                // Pairs with nothing: the kernel has its own locks.
+                // It pairs with nothing: the kernel has its own locks.
                 if self.pending.swap(false, Ordering::AcqRel) { Err(Error::Closed) } else { Ok(()) }
             })
         }

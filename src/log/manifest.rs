@@ -1,18 +1,22 @@
 //! The two copies of the manifest on the disk, and the one in memory.
 //!
-//! **Protocol.** A change is written over one copy, synced, then over the other, synced. Never are both copies dirty
-//! at once, so a power cut damages at most one; the other then holds the state before or after the change. A change is
-//! in force once [`ManifestStore::update`] returns `Ok` (I6).
+//! **Protocol.** A change is written over one copy and synced, then over the other and synced. The
+//! two copies are never dirty at once, so a power cut damages at most one. The other then holds the
+//! state before or after the change. A change is in force once [`ManifestStore::update`] returns
+//! `Ok` (I6).
 //!
-//! **Room.** Both files keep blocks for more segments than there are, reserved before a segment is made: whoever leads out of
-//! a full disk can always write the manifest, where the file system writes reserved blocks in place. What lies behind the
-//! encoded manifest is zeros, or what an earlier, longer one left.
+//! **Space.** Both files keep blocks for more segments than there are, reserved before a segment is
+//! made. So the manifest can be written on a full disk, where the file system writes reserved
+//! blocks in place. The bytes behind the encoded manifest are zeros, or those of an earlier, longer
+//! one.
 //!
-//! **Behind.** An open of a store that was closed changes only the manifest in memory: what is on the disk says that the store
-//! was closed, and that is true until something is written. The first change, or [`ManifestStore::begin`] before the first
-//! record, writes it down; so an open that is followed by reads alone costs no sync, and leaves the files as they were.
+//! **Behind.** An open of a closed store changes only the manifest in memory. The disk still says
+//! that the store was closed, which is true until the first write. The first change writes the
+//! manifest, or [`ManifestStore::begin`] before the first record. So an open followed only by reads
+//! costs no sync, and leaves the files unchanged.
 //!
-//! **Crash points.** `manifest-first` and `manifest-second`, each between the write of a copy and its sync.
+//! **Crash points.** `manifest-first` and `manifest-second`, each between the write of a copy and
+//! its sync.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,18 +32,19 @@ use crate::fs::{Access, Dir, File, Misplaced};
 use crate::log::group_commit::GroupCommit;
 use crate::mem::mapping::PAGE_SIZE;
 
-/// For how many segments more than there are the copies keep room, where the disk is not full: the ready ones, the copies that
-/// a pass makes, and what lies about retired.
+/// The number of further segments that the copies keep space for, where the disk is not full.
+///
+/// They are the preallocated segments, the copies that a pass makes, and the retired segments.
 pub(crate) const SPARE_ENTRIES: usize = 32;
 
-/// Keeps the manifest.
+/// Stores the manifest.
 #[derive(Debug)]
 pub(crate) struct ManifestStore {
     dir: Arc<dyn Dir>,
     commit: Arc<GroupCommit>,
     /// The inodes of the copies, as in `Identity`.
     inodes: [(u64, u64); 2],
-    /// What is in memory is not on the disk yet.
+    /// True if the manifest in memory is not on the disk yet.
     is_behind: AtomicBool,
     held: Mutex<HeldFile>,
 }
@@ -47,20 +52,20 @@ pub(crate) struct ManifestStore {
 #[derive(Debug)]
 struct HeldFile {
     manifest: Manifest,
-    /// The two copies; none where the store is only read, and nothing is ever written.
+    /// The two copies. Empty for a read-only store, where nothing is ever written.
     files: Vec<Arc<dyn File>>,
-    /// Copies that may be damaged, at most one of them; it is written first.
+    /// True for a copy that may be damaged, at most one of them. It is written first.
     suspect: [bool; 2],
-    /// Both are known to be on the disk, as far as they are whole, and so is the directory's own name.
+    /// True if the whole copies are known to be on the disk, and so is the directory's own name.
     proven: bool,
     /// Bytes of each file that are known to have blocks.
     reserved: u64,
-    /// Bytes that the keyspaces may take once all that was logged is in the manifest.
+    /// Bytes that the keyspaces may take once all logged changes are in the manifest.
     keyspaces: u64,
 }
 
 impl HeldFile {
-    /// Takes a change back that is nowhere on the disk. What is known to be durable stays known.
+    /// Reverts a change that is nowhere on the disk. The durable number and the keyspaces stay.
     fn restore(&mut self, before: Manifest) {
         self.manifest.segments = before.segments;
         self.manifest.retired_seq = before.retired_seq;
@@ -70,8 +75,10 @@ impl HeldFile {
 }
 
 impl ManifestStore {
-    /// Takes over the copies that recovery chose `manifest` from; `suspect` says which of them is not whole, and `proven`
-    /// that they, and the directory's own name, are known to be on the disk.
+    /// Takes over the copies that recovery chose `manifest` from.
+    ///
+    /// `suspect` is true for a copy that is not whole. `proven` is true if the copies and the
+    /// directory's own name are known to be on the disk.
     pub(crate) fn open(
         dir: &Arc<dyn Dir>,
         commit: &Arc<GroupCommit>,
@@ -92,7 +99,7 @@ impl ManifestStore {
         };
         let files = vec![file(MANIFESTS[0])?, file(MANIFESTS[1])?];
         if created {
-            // Before the other copy is written over, this one must be sure to have its name.
+            // Before the other copy is overwritten, the name of this one must be durable.
             dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
         }
         let inode = |copy: usize| match files[copy].identity() {
@@ -104,7 +111,8 @@ impl ManifestStore {
         Ok(Self::with(dir, commit, inodes, held))
     }
 
-    /// The manifest of a store that is only read, which stays behind for ever: `commit` refuses whatever would write.
+    /// Returns the manifest of a read-only store, which is never written: `commit` refuses every
+    /// change.
     pub(crate) fn in_memory(dir: &Arc<dyn Dir>, commit: &Arc<GroupCommit>, manifest: Manifest) -> Self {
         let (files, suspect) = (Vec::new(), [false; 2]);
         let held = HeldFile { manifest, files, suspect, proven: false, reserved: 0, keyspaces: 0 };
@@ -116,22 +124,24 @@ impl ManifestStore {
         Self { dir: Arc::clone(dir), commit: Arc::clone(commit), inodes, is_behind, held }
     }
 
-    /// Whether the manifest on the disk is still that of the clean close before this open.
+    /// Returns true if the manifest on the disk is still that of the clean close before this open.
     pub(crate) fn is_behind(&self) -> bool {
-        // Relaxed: changed with the manifest locked; who must not miss it is the writer that changes it.
+        // Relaxed: changed with the manifest locked. Only the writer must not miss the change, and
+        // it makes it.
         self.is_behind.load(Ordering::Relaxed)
     }
 
-    /// Has the disk know that the store is being written to; before the first record is.
+    /// Marks the store as open on the disk, before the first record is written.
     ///
     /// # Errors
     ///
-    /// As [`ManifestStore::update`].
+    /// The errors of [`ManifestStore::update`].
     pub(crate) fn begin(&self) -> Result<()> {
         if self.is_behind() { self.update(|_| ()) } else { Ok(()) }
     }
 
-    /// Looks whether the store's files are still where whoever opens it next looks for them, and nobody else writes to them.
+    /// Checks that the next open will find the store's files in their place, and that no other
+    /// process writes to them.
     ///
     /// # Errors
     ///
@@ -151,16 +161,19 @@ impl ManifestStore {
         self.commit.check()
     }
 
-    /// The first copy whose name leads to its file no more: an open would read something else, or nothing.
+    /// Returns the first copy whose name no longer leads to its file. An open would read another
+    /// file, or none.
     fn lost_copy(&self) -> Option<usize> {
         // An error says nothing about the file.
         let is_lost = |copy: &usize| matches!(self.dir.id_of(MANIFESTS[*copy]), Ok(found) if found != Some(self.inodes[*copy]));
         (0..2).find(is_lost)
     }
 
-    /// Makes sure that both copies are on the disk: one that a killed process wrote may exist in the page cache only, and
-    /// until it is on the disk, writing over the other could leave none. And the directory's own name: whoever made it, or
-    /// copied the store there, may not have made that durable, and what is written into it is to be.
+    /// Ensures that both copies and the directory's own name are on the disk.
+    ///
+    /// A copy that a killed process wrote may exist in the page cache only. Until it is on the
+    /// disk, overwriting the other could leave no copy. The creator of the directory, or of a copy
+    /// of the store, may not have made its name durable, and the contents depend on that.
     fn prove(&self, held: &mut HeldFile) -> Result<()> {
         if held.proven {
             return Ok(());
@@ -174,32 +187,35 @@ impl ManifestStore {
             }
         }
         if let (true, Some(error)) = (held.suspect == [true; 2], refused) {
-            // Of a copy that is written again whole nothing is lost; of both, nobody knows what is on the disk.
+            // A copy that is written again whole loses nothing. If neither is whole, the disk's
+            // state is unknown.
             self.commit.poison(error);
             return self.commit.check();
         }
         if held.suspect.contains(&true) {
-            // Whoever made it may have died before its name was durable, and it is to stand for the other.
+            // The copy's creator may have died before its name was durable, and it must stand for
+            // the other.
             self.dir.sync().map_err(|error| Error::io("sync", self.dir.path(), error))?;
         }
         held.proven = true;
         Ok(())
     }
 
-    /// Has both files keep blocks for `more` segments than there are.
+    /// Reserves blocks in both files for `more` segments than there are.
     ///
     /// # Errors
     ///
-    /// `NoSpace`, or what the operating system says; the manifest is as it was.
+    /// `NoSpace`, or an error of the operating system. The manifest is unchanged.
     pub(crate) fn reserve(&self, more: usize) -> Result<()> {
         self.reserve_in(&mut self.held.lock(), more)
     }
 
-    /// As [`ManifestStore::reserve`], and for keyspaces that take `bytes` altogether; before their names are logged.
+    /// Reserves like [`ManifestStore::reserve`], and for keyspaces of `bytes` bytes in total,
+    /// before their names are logged.
     ///
     /// # Errors
     ///
-    /// As [`ManifestStore::reserve`].
+    /// The errors of [`ManifestStore::reserve`].
     pub(crate) fn reserve_keyspaces(&self, bytes: u64) -> Result<()> {
         let mut held = self.held.lock();
         held.keyspaces = bytes;
@@ -217,7 +233,7 @@ impl ManifestStore {
         for copy in 0..2 {
             let file = &held.files[copy];
             let size = file.identity().map_err(|error| Error::io("look at", self.path(copy), error))?.size;
-            // Also where it is large enough: a file that was copied may have holes.
+            // Even if it is large enough: a file that was copied may have holes.
             file.allocate(wanted.max(size))
                 .map_err(|error| Error::allocating(wanted, self.path(copy), error))?;
         }
@@ -229,9 +245,10 @@ impl ManifestStore {
     ///
     /// # Errors
     ///
-    /// Where the first copy cannot be written, neither the disk nor the memory has the change. Where the second one cannot,
-    /// or the first one is left as it should not be, the change is in force in memory and may be on the disk: the caller
-    /// looks, and makes it again. `Poisoned` after a failed sync, which poisons the store.
+    /// - If the first copy cannot be written, neither the disk nor the memory has the change.
+    /// - If the second copy cannot be written, or the first is left invalid, the change is in force
+    ///   in memory and may be on the disk. The caller checks, and repeats it.
+    /// - `Poisoned` after a failed sync, which poisons the store.
     pub(crate) fn update<R>(&self, change: impl FnOnce(&mut Manifest) -> R) -> Result<R> {
         let mut held = self.held.lock();
         // After a failed sync nothing is tried again.
@@ -242,7 +259,7 @@ impl ManifestStore {
         let result = change(&mut held.manifest);
         held.manifest.generation += 1;
         let bytes = held.manifest.encode();
-        // Never over the one copy that is known to be whole.
+        // Never over the only copy that is known to be whole.
         let first = usize::from(held.suspect[1]);
         for (copy, point) in [(first, "manifest-first"), (1 - first, "manifest-second")] {
             held.suspect[copy] = true;
@@ -261,8 +278,9 @@ impl ManifestStore {
         Ok(result)
     }
 
-    /// Sees to it that a copy of which a part was written is not taken for whole, which it is where all that changed is in
-    /// that part; whether it was possible.
+    /// Invalidates a copy that was written in part. Returns true if that was possible.
+    ///
+    /// Otherwise it counts as whole if all that changed is in the written part.
     fn spoil(&self, held: &HeldFile, copy: usize) -> Result<bool> {
         let spoiled = held.files[copy].write_at(&[0; MAGIC.len()], 0).is_ok();
         if spoiled {
@@ -275,18 +293,20 @@ impl ManifestStore {
         held.files[copy].sync().map_err(|error| {
             let error = Error::io("sync", self.path(copy), error);
             self.commit.poison(error.clone());
-            // Whoever gets a plain "no space" would try again for ever.
+            // A caller that receives a plain "no space" would try again for ever.
             self.commit.check().err().unwrap_or(error)
         })
     }
 
-    /// Looks at the manifest.
+    /// Calls `look` on the manifest.
     pub(crate) fn read<R>(&self, look: impl FnOnce(&Manifest) -> R) -> R {
         look(&self.held.lock().manifest)
     }
 
-    /// Gives out the next segment number. Not written here: a number that is not in use is lost in a crash, and the
-    /// name of a file that was being made tells recovery not to use it again.
+    /// Returns the next segment number.
+    ///
+    /// It is not written here. A crash loses an unused number, and recovery does not reuse the
+    /// number of an unfinished file.
     pub(crate) fn next_segment(&self) -> SegmentId {
         let mut held = self.held.lock();
         let id = held.manifest.next_segment;
@@ -294,11 +314,12 @@ impl ManifestStore {
         id
     }
 
-    /// Calls segments retired, the last number in them being `last`: their files may be removed after this.
+    /// Marks segments as retired, with `last` as the last number in them. Then their files may be
+    /// removed.
     ///
     /// # Errors
     ///
-    /// As [`ManifestStore::update`].
+    /// The errors of [`ManifestStore::update`].
     pub(crate) fn retire(&self, ids: &[SegmentId], last: Seq) -> Result<()> {
         self.update(|manifest| {
             for id in ids {
@@ -310,8 +331,10 @@ impl ManifestStore {
         })
     }
 
-    /// Takes note of segments whose files are gone, durably. On the disk with the next change: until then an open finds
-    /// names without files, which is what it expects of retired segments.
+    /// Drops segments whose files are durably gone.
+    ///
+    /// The next change makes it durable. Until then an open finds names without files, as it
+    /// expects of retired segments.
     pub(crate) fn forget(&self, ids: &[SegmentId]) {
         self.held.lock().manifest.forget(ids);
     }
@@ -320,12 +343,12 @@ impl ManifestStore {
     ///
     /// # Errors
     ///
-    /// As [`ManifestStore::update`].
+    /// The errors of [`ManifestStore::update`].
     pub(crate) fn add(&self, entry: SegmentEntry) -> Result<()> {
         self.update(|manifest| manifest.add(entry))
     }
 
-    /// Whether a segment is named, and not only because its file is to be removed; as far as the memory knows.
+    /// Returns true if a segment is named in memory, and not only until its file is removed.
     pub(crate) fn has(&self, id: SegmentId) -> bool {
         self.read(|manifest| manifest.has(id))
     }

@@ -1,4 +1,4 @@
-//! The log: segments, the records that are appended to them, and their way to the disk.
+//! The log: segments, appending records to them, and making them durable.
 
 pub(crate) mod allocator;
 pub(crate) mod context;

@@ -1,11 +1,14 @@
-//! Making sure, after an unclean end, that what was read is on the disk.
+//! Rewriting the records that an open found after an unclean end, so that they are certainly on the
+//! disk.
 //!
-//! What an open reads after a crash may exist in the page cache only, and an earlier write-back of it may have failed
-//! with nobody watching: the kernel then calls the page clean and never writes it again (measured;
-//! docs/design/sync.md, "A failed sync is final"). So everything above the durable point is read into memory, verified
-//! there, written again byte for byte, and synced. Until that has happened nothing counts as durable.
+//! **Problem.** After a crash, an open may read data that exists in the page cache only. An earlier
+//! write-back of it may have failed unseen. The kernel then marks the page clean and never writes
+//! it again (DESIGN.md, "Sync").
 //!
-//! Writing the same bytes over published ones changes nothing for those who read them (I1).
+//! **Rule.** Everything above the durable number is read into memory, verified there, written again
+//! byte for byte, and synced. Until then nothing counts as durable.
+//!
+//! Writing equal bytes over published ones changes nothing for readers (I1).
 
 use std::sync::Arc;
 
@@ -18,7 +21,9 @@ use crate::log::segment::Segment;
 use crate::log::sync_plan::SegmentRange;
 use crate::mem::alloc;
 
-/// What is to be rewritten, and the memory for that: a sync that has none could not be tried again.
+/// The ranges to rewrite, and the memory for it.
+///
+/// An open allocates it, since a sync that fails for lack of memory could not be repeated.
 #[derive(Debug, Default)]
 pub(crate) struct ToRewrite {
     pub(crate) ranges: Vec<SegmentRange>,
@@ -26,11 +31,11 @@ pub(crate) struct ToRewrite {
 }
 
 impl ToRewrite {
-    /// What an open found.
+    /// Takes the ranges that an open found.
     ///
     /// # Errors
     ///
-    /// When memory is short.
+    /// Returns an error if memory is short.
     pub(crate) fn new(ranges: Vec<SegmentRange>) -> Result<Self> {
         let window = match ranges.first() {
             None => Vec::new(),
@@ -40,17 +45,17 @@ impl ToRewrite {
     }
 }
 
-/// Rewrites and syncs what an open found above the durable point.
+/// Rewrites and syncs the ranges that an open found above the durable number.
 ///
 /// # Errors
 ///
-/// `Corrupt` where what was read while opening does not verify now; what the operating system says. The caller poisons
-/// the store.
+/// `Corrupt` if a record read by the open no longer verifies, and errors of the operating system.
+/// The caller poisons the store.
 pub(crate) fn rewrite(unsynced: &mut ToRewrite) -> Result<()> {
     let ToRewrite { ranges, window } = unsynced;
     for range in ranges {
         let file = range.segment.file().expect("kept until the segment is durable");
-        // Takes up the report of an earlier failure; the pages it speaks of are written again below.
+        // This consumes the report of an earlier failure. Its pages are written again below.
         drop(file.sync());
         verify(range, window)?;
         let mut at = range.from;
@@ -68,7 +73,7 @@ pub(crate) fn rewrite(unsynced: &mut ToRewrite) -> Result<()> {
     Ok(())
 }
 
-/// Verifies every record of a range as it can be read now.
+/// Verifies every record of a range as it reads now.
 fn verify(range: &SegmentRange, window: &mut Vec<u8>) -> Result<()> {
     let segment = &range.segment;
     let file = segment.file().expect("kept until the segment is durable");
@@ -80,7 +85,7 @@ fn verify(range: &SegmentRange, window: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// Has the manifest's entries call healed segments sealed.
+/// Marks rewritten segments as sealed in the manifest's entries.
 pub(crate) fn note_rewritten(manifest: &mut Manifest, rewritten: &[SegmentRange]) {
     for range in rewritten {
         if let Some(entry) = manifest.segment_mut(range.segment.id()) {
@@ -89,12 +94,12 @@ pub(crate) fn note_rewritten(manifest: &mut Manifest, rewritten: &[SegmentRange]
     }
 }
 
-/// Gives back the blocks behind a cut: nothing is appended there any more, and complete records were copied aside
-/// before the manifest was written.
+/// Frees the blocks behind a cut. Nothing is appended there any more, and complete records were
+/// copied into quarantine first.
 ///
 /// # Errors
 ///
-/// What the operating system says; nothing but space is lost.
+/// Errors of the operating system. Only disk space is lost then.
 pub(crate) fn free_behind(segment: &Segment, end: u64) -> Result<()> {
     let from = end.next_multiple_of(crate::mem::mapping::PAGE_SIZE as u64);
     if from + (HEADER_SIZE as u64) < segment.size() {

@@ -1,4 +1,4 @@
-//! The file of a segment: opening it and reading its header, at once or when it is first needed, and removing it.
+//! The file of a segment: opening it, reading its header at once or on first use, and removing it.
 //!
 //! It reads no records.
 
@@ -15,11 +15,12 @@ use crate::fs::leftovers::unlink;
 use crate::fs::{Access, Dir, File, Identity, Misplaced};
 use crate::mem::mapping::{MapOnDemand, Mapping};
 
-/// Opens a segment file and reads its header, comparing it with the name, the store and the file's size.
+/// Opens a segment file, reads its header, and compares it with the name, the store and the file's
+/// size.
 ///
 /// # Errors
 ///
-/// `MissingSegment`, `Corrupt`, `ForeignFile` or `TooNew`, or what the operating system says.
+/// `MissingSegment`, `Corrupt`, `ForeignFile` or `TooNew`, or an error of the operating system.
 pub(crate) fn open_file(
     dir: &dyn Dir,
     store: StoreId,
@@ -47,7 +48,7 @@ pub(crate) fn open_file(
     Ok((file, header))
 }
 
-/// The header of a new segment of the log.
+/// Returns the header of a new segment of the log.
 pub(crate) fn header_of_log(store: StoreId, id: SegmentId, size: u64, nonce: u64) -> SegmentHeader {
     SegmentHeader {
         store,
@@ -61,7 +62,7 @@ pub(crate) fn header_of_log(store: StoreId, id: SegmentId, size: u64, nonce: u64
     }
 }
 
-/// Compares a segment's header with what the manifest says of it.
+/// Compares a segment's header with its entry in the manifest.
 ///
 /// # Errors
 ///
@@ -73,18 +74,19 @@ pub(crate) fn check_header(header: &SegmentHeader, entry: &SegmentEntry, path: &
     Err(Error::Corrupt { path: path.to_owned(), offset: 0, defect: Defect::WrongSegment })
 }
 
-/// A segment that is mapped when it is first needed: sealed, and known well enough to do without its header until then.
+/// A sealed segment that is mapped on first use. Until then the checkpoint's facts replace its
+/// header.
 #[derive(Debug)]
 pub(crate) struct Unopened {
     pub(crate) dir: Arc<dyn Dir>,
     pub(crate) store: StoreId,
     pub(crate) entry: SegmentEntry,
-    /// Where an image says that its first record lies.
+    /// The offset of its first record, according to the checkpoint.
     pub(crate) data_offset: u64,
 }
 
 impl Unopened {
-    /// The file's path, for messages.
+    /// Returns the file's path, for messages.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join(file_name::segment(self.entry.id))
     }
@@ -110,36 +112,37 @@ impl MapOnDemand for Unopened {
     }
 }
 
-/// The last number when a segment file's times last said that it was written to.
+/// The last sequence number at the latest update of a segment file's times.
 ///
-/// A store into a mapped page that lies ready changes no time, and programs that make backups go by the times.
+/// A store into a mapped, faulted page changes no time, and backup programs rely on the times.
 #[derive(Debug, Default)]
 pub(crate) struct Times(AtomicU64);
 
 impl Times {
-    /// Takes note that the times are right for records up to here.
+    /// Records that the times are right for records up to `last`.
     pub(crate) fn are_told(&self, last: Seq) {
-        // Relaxed: as in `tell`.
+        // Relaxed: see `tell`.
         self.0.store(last.0, Ordering::Relaxed);
     }
 
-    /// Has the times say so, where there is anything new. Durable when the kernel next writes them, and not with a sync.
+    /// Updates the file's times if there are new records. They are durable when the kernel next
+    /// writes them, not with a sync.
     pub(crate) fn tell(&self, last: Seq, file: impl FnOnce() -> Option<Arc<dyn File>>) {
-        // Relaxed: who misses what another thread has told says it twice.
+        // Relaxed: a thread that misses another's update repeats it.
         if self.0.swap(last.0, Ordering::Relaxed) != last.0
             && let Some(Err(error)) = file().map(|file| file.touch())
         {
-            // No promise of the store depends on it.
+            // No guarantee of the store depends on it.
             crate::trace::background_failed(&error);
         }
     }
 }
 
-/// The length of a segment's mapping.
+/// Returns the length of a segment's mapping.
 ///
 /// # Errors
 ///
-/// `Limit` where the processor's addresses are too short.
+/// `Limit` if the processor's addresses are too short.
 pub(crate) fn len_of(size: u64) -> Result<usize> {
     usize::try_from(size).map_err(|_| Error::Limit {
         what: "a segment is larger than this processor's address space",
@@ -147,20 +150,21 @@ pub(crate) fn len_of(size: u64) -> Result<usize> {
     })
 }
 
-/// Removes a segment's file; gone already is as good. Durable after the directory's sync.
+/// Removes a segment's file. A missing file is no error. The removal is durable after the
+/// directory's sync.
 ///
 /// # Errors
 ///
-/// What the operating system says.
+/// Errors of the operating system.
 pub(crate) fn unlink_segment(dir: &dyn Dir, id: SegmentId) -> Result<()> {
     unlink(dir, &file_name::segment(id))
 }
 
-/// Compares an open file with what it was when it was opened.
+/// Compares an open file with its state when it was opened.
 ///
 /// # Errors
 ///
-/// `Corrupt` where it has another size, `MissingSegment` where it has no name any more.
+/// `Corrupt` if its size differs, `MissingSegment` if its name is gone or leads to another file.
 pub(crate) fn check_identity(file: &dyn File, opened: &Identity, path: &Path) -> Result<()> {
     let now = file.identity().map_err(|error| Error::io("look at", path, error))?;
     if now.size != opened.size {
@@ -177,7 +181,7 @@ pub(crate) fn check_identity(file: &dyn File, opened: &Identity, path: &Path) ->
 ///
 /// # Errors
 ///
-/// `Corrupt` or `TooNew`, or what the operating system says.
+/// `Corrupt` or `TooNew`, or an error of the operating system.
 pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<SegmentHeader> {
     let io = |error| Error::io("read", path, error);
     let corrupt = |defect| Error::Corrupt { path: path.to_owned(), offset: 0, defect };

@@ -1,4 +1,5 @@
-//! A file behind a window: what the walker reads through, so that a bad sector is an error and not a signal.
+//! A buffered reader of a segment's file. It does not map the file, so a bad sector is an error and
+//! not a signal.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::log::segment::Segment;
 use crate::log::sync_plan::SegmentRange;
 use crate::mem::alloc;
 
-/// Size of the window in bytes.
+/// The size of the window in bytes.
 const WINDOW: usize = 1 << 18;
 const _: () = assert!(WINDOW >= READ_MAX);
 
@@ -25,26 +26,26 @@ pub(crate) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// Reads the first `size` bytes of a file.
+    /// Returns a reader of the first `size` bytes of a file.
     pub(crate) fn new(file: Arc<dyn File>, path: std::path::PathBuf, size: u64) -> Self {
         Self { file, path, size, start: 0, window: Vec::new() }
     }
 
-    /// Uses this memory, where it is given any.
+    /// Uses this memory for the window.
     pub(super) fn with_window(self, window: Vec<u8>) -> Self {
         Self { window, start: u64::MAX, ..self }
     }
 
-    /// The memory that it used.
+    /// Returns the memory of the window.
     pub(super) fn into_window(self) -> Vec<u8> {
         self.window
     }
 
-    /// Reads the file of a segment; one that has given it back is opened for that.
+    /// Returns a reader of a segment's file, and opens it if the segment has released it.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened.
+    /// Returns an error if the file cannot be opened.
     pub(crate) fn of(dir: &dyn Dir, segment: &Segment) -> Result<Self> {
         let file = match segment.file() {
             Some(file) => file,
@@ -56,7 +57,7 @@ impl SegmentReader {
         Ok(Self::new(file, segment.path().clone(), segment.size()))
     }
 
-    /// The file.
+    /// Returns the file.
     pub(crate) fn file(&self) -> &Arc<dyn File> {
         &self.file
     }
@@ -64,15 +65,15 @@ impl SegmentReader {
     #[cold]
     fn fill(&mut self, offset: u64) -> Result<()> {
         let rest = self.size.saturating_sub(offset);
-        // The first look is often the only one.
+        // The first read is often the only one.
         let most = if self.window.is_empty() { READ_MAX } else { WINDOW };
         let mut len = usize::try_from(rest).unwrap_or(most).min(most);
         if alloc::resize(&mut self.window, len).is_err() {
-            // It has room for that, but for the first look: whoever has begun goes on.
+            // Only the first read needs new memory for this, so a reader that has begun continues.
             len = len.min(READ_MAX);
             alloc::resize(&mut self.window, len).map_err(|error| Error::io("read", &self.path, error))?;
         }
-        // The window must not claim bytes that a failed read left half there.
+        // After a failed read, the window must not claim the bytes that it may hold in part.
         self.start = u64::MAX;
         fs::read_exact_at(self.file.as_ref(), &mut self.window, offset)
             .map_err(|error| Error::io("read", &self.path, error))?;

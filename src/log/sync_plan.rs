@@ -1,4 +1,4 @@
-//! The bytes of the log that one sync makes durable.
+//! A sync plan: the bytes of the log that one sync makes durable.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::format::Seq;
 use crate::fs::Dir;
 
-/// How far behind the writer a write-back ahead of a sync stays, in bytes: the folio that it writes to, and the one before.
+/// The distance that an early write-back keeps behind the writer, in bytes: the folio that it
+/// writes to, and the one before.
 const NEAR: u64 = 2 << 20;
 
 /// A range of bytes of one segment.
@@ -16,7 +17,7 @@ const NEAR: u64 = 2 << 20;
 pub(crate) struct SegmentRange {
     pub(crate) segment: Arc<Segment>,
     pub(crate) from: u64,
-    /// Behind the last byte.
+    /// The end, behind the last byte.
     pub(crate) to: u64,
 }
 
@@ -32,22 +33,22 @@ pub(crate) struct FilledSegment {
     pub(crate) segment: Arc<Segment>,
     /// Bytes below this are durable.
     pub(super) synced: u64,
-    /// Where its records end.
+    /// The end of its records.
     pub(crate) end: u64,
     pub(crate) last_seq: Seq,
 }
 
 impl FilledSegment {
-    /// The part that is not known to be durable.
+    /// Returns the part that is not known to be durable.
     pub(super) fn unsynced(&self) -> SegmentRange {
         SegmentRange::new(&self.segment, self.synced, self.end)
     }
 }
 
-/// The ranges that one sync is to make durable.
+/// The ranges that one sync makes durable.
 #[derive(Debug)]
 pub(crate) struct SyncPlan {
-    /// In log order; the active segment is the last.
+    /// The ranges in log order. The active segment is the last.
     ranges: Vec<SegmentRange>,
     /// The sequence number of the last record in them.
     upto: Seq,
@@ -58,7 +59,7 @@ impl SyncPlan {
         Self { ranges, upto }
     }
 
-    /// Every record up to this is durable once the plan has been executed.
+    /// Returns the number up to which every record is durable once the plan has been executed.
     pub(crate) fn upto(&self) -> Seq {
         self.upto
     }
@@ -67,8 +68,10 @@ impl SyncPlan {
         &self.ranges
     }
 
-    /// The ranges in pieces of at most `len` bytes, the last piece first. The pages that the writer is at are left out,
-    /// because a page under write-back keeps the writer waiting.
+    /// Returns the ranges in pieces of at most `len` bytes, the last piece first.
+    ///
+    /// It leaves out the pages that the writer is at, because a page under write-back makes the
+    /// writer wait.
     pub(crate) fn pieces(&self, len: u64) -> Vec<SegmentRange> {
         let mut pieces = Vec::new();
         for (at, SegmentRange { segment, from, to }) in self.ranges.iter().enumerate() {
@@ -81,16 +84,16 @@ impl SyncPlan {
         pieces
     }
 
-    /// The number of bytes that it makes durable.
+    /// Returns the number of bytes that it makes durable.
     pub(crate) fn bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.to - range.from).sum()
     }
 
-    /// Makes the ranges durable; called without the writer mutex.
+    /// Makes the ranges durable. The caller does not hold the writer mutex.
     ///
     /// # Errors
     ///
-    /// `Poisoned` with the first failure, even if another thread was told of it.
+    /// `Poisoned` with the first failure, even if another thread has already reported it.
     pub(crate) fn execute(&self, dir: &dyn Dir, commit: &GroupCommit) -> Result<()> {
         for SegmentRange { segment, from, to } in &self.ranges {
             segment.check_name(dir)?;

@@ -1,9 +1,10 @@
-//! Giving out segments where the file system tells of room that it does not give.
+//! Segment allocation on a file system that reports more free space than it gives.
 //!
-//! A quota that `statfs` does not show is met so, and a file system whose own notes need more room than it says. The reserve of
-//! removals and passes cannot be computed there, so it is tried for: a segment is made only where the reserve can be had besides.
-//! This holds from the start, because the first refusal is the first that is seen of such a limit. After one the store believes
-//! nothing until a segment of the usual size is to be had again.
+//! Two causes are a quota that `statfs` does not show, and a file system whose metadata needs more
+//! space than it says. The reserve of removals and passes cannot be computed there, so it is
+//! tested: a segment is made only if the reserve can be allocated beside it. This holds from the
+//! start, because nothing shows such a limit before the first refusal. After one, the store trusts
+//! no number until it can make a segment of the usual size again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,28 +17,28 @@ use crate::log::allocator::quota::SpaceClass;
 use crate::log::segment::Segment;
 
 const PAGE: u64 = PAGE_SIZE as u64;
-/// Where nothing tells how much is free, so much is taken to be, in bytes.
+/// The bytes assumed free if the file system reports no number.
 const UNKNOWN: u64 = 1 << 60;
 
-/// True after something was refused that should have been there.
+/// True after a refusal of space that should have been free.
 #[derive(Debug, Default)]
 pub(in crate::log) struct Doubt(AtomicBool);
 
 impl Doubt {
-    /// True where what the file system tells cannot be believed.
+    /// Returns true if the reported free space cannot be trusted.
     pub(in crate::log) fn is_there(&self) -> bool {
-        // Relaxed, here and below: who misses a change finds out by trying.
+        // Relaxed, here and below: a thread that misses a change learns it by trying.
         self.0.load(Ordering::Relaxed)
     }
 
-    /// The bytes that are free beside `log` bytes of segments, as far as the store reckons with them.
+    /// Returns the free bytes beside `log` bytes of segments that the store counts on.
     pub(in crate::log) fn believed(&self, dir: &dyn Dir, log: u64) -> u64 {
         let told = dir.free_bytes().unwrap_or(UNKNOWN);
-        // The reserve is a third of all at most: half of the part that is used.
+        // The reserve is at most a third of the total: half of the used part.
         if self.is_there() { told.min(log / 2) } else { told }
     }
 
-    /// Takes note that so much could not be had.
+    /// Records that `bytes` bytes could not be allocated.
     pub(in crate::log) fn refused(&self, dir: &dyn Dir, bytes: u64, error: &Error) {
         let is_told = || dir.free_bytes().is_none_or(|free| free >= bytes);
         if matches!(error, Error::NoSpace { .. }) && is_told() {
@@ -45,14 +46,14 @@ impl Doubt {
         }
     }
 
-    /// Takes note that as much was there as there should be.
+    /// Records that the usual space was available.
     fn ends(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
 }
 
 impl SegmentAllocator {
-    /// As [`SegmentAllocator::take`], where room is found by trying.
+    /// Takes a segment like [`SegmentAllocator::take`], and finds the space by trying.
     pub(super) fn take_doubted(
         &self,
         shared: &LogContext,
@@ -82,7 +83,7 @@ impl SegmentAllocator {
         Ok(made?.expect("only what is made ahead can be done without"))
     }
 
-    /// A ready segment, where the reserve of others is there without it.
+    /// Takes a preallocated segment, if the reserve of others is available without it.
     fn take_ready_doubted(
         &self,
         shared: &LogContext,
@@ -100,7 +101,8 @@ impl SegmentAllocator {
         }
     }
 
-    /// Makes a segment, a small one where there is room for no other; none ahead where the store may have no more.
+    /// Makes a segment, a small one if there is no space for another. `None` if a segment made
+    /// ahead would exceed the limit.
     pub(super) fn make_doubted(
         &self,
         shared: &LogContext,
@@ -130,11 +132,11 @@ impl SegmentAllocator {
         }
     }
 
-    /// Proves that so much can be had.
+    /// Proves that `bytes` bytes can be allocated.
     ///
     /// # Errors
     ///
-    /// `NoSpace`, or what the operating system says.
+    /// `NoSpace`, or an error of the operating system.
     pub(super) fn prove(shared: &LogContext, _one: &InProgress, bytes: u64) -> Result<()> {
         if bytes == 0 {
             return Ok(());

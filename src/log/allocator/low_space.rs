@@ -1,6 +1,7 @@
-//! Giving out segments where the disk is nearly full: what is kept for removals and passes is kept.
+//! Segment allocation on a nearly full disk: it preserves the space kept for removals and passes.
 //!
-//! What is free and what is made ahead is one room here; segments that wait are how it is held against other programs.
+//! Free space and preallocated segments count as one here. Preallocated segments hold the space
+//! against other programs.
 
 use std::io;
 use std::sync::Arc;
@@ -15,42 +16,45 @@ use crate::log::allocator::reserve::Reserve;
 use crate::log::segment::Segment;
 
 const PAGE: u64 = PAGE_SIZE as u64;
-/// How many times more than the reserve must be free for nobody to think of it.
+/// The multiple of the reserve above which low space does not matter.
 const PLENTY: u64 = 4;
-/// Of what a store can have altogether, a segment is at most one part in so many.
+/// A segment is at most one part in this many of the space that a store can have in total.
 const SHARE: u64 = 8;
-/// So many times as much as a segment of the usual size has can be had besides.
+/// The multiple of a usual segment's size that must be available beside it.
 const USUAL_SHARE: u64 = 3;
 
-/// In how many segments the reserve is held, at least.
+/// The least number of segments that hold the reserve.
 const PIECES: u64 = 4;
-/// The files that insertions leave: two for the copies of passes, and the rest for the segments of removals and of opens.
+/// The files that insertions leave: two for the copies of passes, the rest for the segments of
+/// removals and opens.
 const FILES_KEPT: u64 = 4;
 /// The files that removals leave.
 const FILES_FOR_PASSES: u64 = 2;
 
-/// The room there is on a disk, in bytes.
+/// The space on a disk, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SpaceBudget {
-    /// Bytes that are free on the disk, as far as that can be believed, but for what changes of names need.
+    /// Bytes that are free on the disk and can be trusted, without those that changes of names
+    /// need.
     free: u64,
-    /// Those of the segments that are ready.
+    /// Bytes of the preallocated segments.
     pub(super) ready: u64,
-    /// Those of all others.
+    /// Bytes of all other segments.
     log: u64,
-    /// Those that are free and those that are ready.
+    /// Bytes that are free or in preallocated segments.
     spare: u64,
     reserve: Reserve,
     /// Bytes that are left free so that names can be changed.
     names: u64,
-    /// The most that a segment made now should have.
+    /// The greatest size for a new segment.
     pub(super) largest: u64,
-    /// Less may be free than that, so nothing is refused or allowed for its sake.
+    /// True if less may be free than reported, so no request is refused or allowed by these
+    /// numbers.
     is_doubted: bool,
 }
 
 impl SpaceBudget {
-    /// The bytes that a write leaves to others.
+    /// Returns the bytes that a write leaves to others.
     pub(super) fn kept(&self, want: SpaceClass) -> u64 {
         match want {
             SpaceClass::Insertion | SpaceClass::Ahead => self.reserve.all,
@@ -59,14 +63,14 @@ impl SpaceBudget {
         }
     }
 
-    /// What is left of it for a write.
+    /// Returns the bytes that are left for a write.
     fn left(&self, want: SpaceClass) -> u64 {
         self.spare.saturating_sub(self.kept(want)) / PAGE * PAGE
     }
 
-    /// The bytes that have to be free besides when a segment is made for a write.
+    /// Returns the bytes that must be free beside a segment made for a write.
     pub(super) fn beside(&self, shared: &LogContext, want: SpaceClass) -> u64 {
-        // Such a file system tells the truth, and trying takes as long as writing does.
+        // Such a file system reports true numbers, and trying takes as long as writing.
         if matches!(shared.dir.medium(), Ok(Medium::Memory)) {
             return 0;
         }
@@ -74,27 +78,31 @@ impl SpaceBudget {
         self.kept(want).saturating_sub(self.ready) + names
     }
 
-    /// As [`SpaceBudget::beside`] where nothing tells that there is little, of a segment of `size` bytes: so much that it is no large
-    /// part of what the store can have altogether, because a pass that has no room for a segment wins nothing of it.
+    /// Returns the bytes that must be free beside a segment of `size` bytes, if space does not seem
+    /// low.
+    ///
+    /// They keep the segment a small part of the space that the store can have. A pass without
+    /// space for a segment's copies reclaims none of it.
     pub(super) fn beside_usual(&self, shared: &LogContext, size: u64) -> u64 {
         let least = self.beside(shared, SpaceClass::Insertion);
-        // So much there is where there is plenty.
+        // With plenty of space, this much is available.
         let plenty = PLENTY.saturating_mul(self.reserve.all).saturating_add(size);
         let wanted = (USUAL_SHARE * size).saturating_sub(self.log).min(plenty);
         if least == 0 { 0 } else { least.max(wanted.min(self.free.saturating_sub(size) / 2)) }
     }
 
-    /// How much one pass may write, in bytes.
+    /// Returns the bytes that one pass may write.
     pub(crate) fn for_pass(&self, segment_bytes: u64) -> u64 {
         let most = self.reserve.pass.max(segment_bytes);
-        // btrfs tells of what was freed only once its notes are on the disk, and gives it at once.
+        // btrfs reports freed space only once its metadata is on the disk, but gives it at once.
         if self.is_doubted || self.names > 0 { most } else { self.spare.min(most) }
     }
 }
 
 impl SegmentAllocator {
-    /// Refuses a segment where the file system can hold only those files that are kept for what leads out of that: one that is
-    /// ready counts as a file that can be had.
+    /// Refuses a segment if the file system can hold only the files kept for removals and passes.
+    ///
+    /// A preallocated segment counts as an available file.
     ///
     /// # Errors
     ///
@@ -114,19 +122,19 @@ impl SegmentAllocator {
         Err(Error::Exhausted { resource: Resource::Files, operation: "make a segment in", path, source })
     }
 
-    /// True where no file can be had but those that are kept.
+    /// Returns true if no file is available but the kept ones.
     pub(crate) fn has_few_files(&self, shared: &LogContext) -> bool {
         self.check_files(shared, SpaceClass::Ahead).is_err()
     }
 
-    /// The bytes that insertions leave in a store that is being opened.
+    /// Returns the bytes that insertions leave in a store that is being opened.
     pub(super) fn kept_at_open(shared: &LogContext, config: &Config) -> u64 {
         let (log, largest) = total_and_largest(shared);
         let free = shared.doubt.believed(shared.dir.as_ref(), log);
         Reserve::of(log, largest.min(config.segment_bytes), free).all
     }
 
-    /// The room there is.
+    /// Returns the space on the disk.
     pub(super) fn room(&self, shared: &LogContext) -> SpaceBudget {
         let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
         let log = self.used().saturating_sub(ready);
@@ -141,7 +149,7 @@ impl SegmentAllocator {
         SpaceBudget { free, ready, log, spare, reserve, names, largest, is_doubted: shared.doubt.is_there() }
     }
 
-    /// The room there is, where it is little.
+    /// Returns the space on the disk. `None` if it is plenty.
     pub(crate) fn space_budget(&self, shared: &LogContext) -> Option<SpaceBudget> {
         let next = self.allowance.after(self.active.lock().size());
         let room = self.room(shared);
@@ -149,7 +157,7 @@ impl SegmentAllocator {
         (room.is_doubted || room.free < plenty).then_some(room)
     }
 
-    /// As [`SegmentAllocator::take`], of what is not kept for others.
+    /// Takes a segment like [`SegmentAllocator::take`], from the space that is not kept for others.
     pub(super) fn take_low_space(
         &self,
         shared: &LogContext,
@@ -181,10 +189,10 @@ impl SegmentAllocator {
         if let Some(segment) = found {
             return Ok(segment);
         }
-        // The last room is not spent at once: the next page may be won.
+        // The last space is not used at once: a pass may free the next page.
         let usual =
             if want == SpaceClass::Last { least } else { making.next_size.min(room.largest).min(left) };
-        // Beyond the limit on the store's size the disk still is what it is.
+        // The disk's space still counts beyond the limit on the store's size.
         let size = self.allowance.size(want, usual, least)?.map_or(least, |size| size.min(left).max(least));
         if size > room.free {
             self.give_up(shared, &mut making)?;
@@ -198,7 +206,8 @@ impl SegmentAllocator {
         Ok(segment)
     }
 
-    /// Has a segment ready for when the active one is full, so that what is left of that can be kept for removals.
+    /// Ensures that a segment is preallocated for when the active one is full, so that its rest can
+    /// be kept for removals.
     ///
     /// # Errors
     ///
@@ -228,14 +237,15 @@ impl SegmentAllocator {
         Ok(())
     }
 
-    /// Sees to it that insertions may go on.
+    /// Ensures that insertions may continue.
     ///
     /// # Errors
     ///
-    /// `NoSpace` while what is kept for removals is in use.
+    /// `NoSpace` while the space kept for removals is in use.
     #[cold]
     pub(super) fn restore(&self, shared: &LogContext) -> Result<()> {
-        // Relaxed: see `SegmentAllocator::check`. First, so that what is given up meanwhile is not forgotten.
+        // Relaxed: see `SegmentAllocator::check`. First, so that segments given up meanwhile are
+        // not forgotten.
         self.short.store(false, Ordering::Relaxed);
         let Some(room) = self.space_budget(shared) else { return Ok(()) };
         let kept = match room.is_doubted {
@@ -252,8 +262,9 @@ impl SegmentAllocator {
         self.hold(shared, &mut self.making.lock(), room.reserve)
     }
 
-    /// Holds the reserve in segments, as far as it goes: nobody else can have what they take. An open after a kill goes on
-    /// in one of them, so it is not all in one.
+    /// Holds the reserve in segments, as far as possible, so that other programs cannot take it.
+    ///
+    /// An open after a kill continues in one of them, so they are several.
     fn hold(&self, shared: &LogContext, making: &mut InProgress, reserve: Reserve) -> Result<()> {
         loop {
             let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
@@ -276,12 +287,12 @@ impl SegmentAllocator {
     }
 }
 
-/// The greatest size of a segment where so many bytes can be had.
+/// Returns the greatest size of a segment if `bytes` bytes are available.
 pub(super) fn part_of(bytes: u64) -> u64 {
     bytes / SHARE / PAGE * PAGE
 }
 
-/// Bytes of all segments, and of the largest.
+/// Returns the bytes of all segments, and of the largest.
 fn total_and_largest(shared: &LogContext) -> (u64, u64) {
     let segments = shared.segments.read();
     let sizes = || segments.values().map(|segment| segment.size());

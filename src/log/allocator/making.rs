@@ -1,4 +1,5 @@
-//! Making one segment: its file, its name in the manifest, and the room that has to be free besides.
+//! Making one segment: its file, its name in the manifest, and the space that must stay free beside
+//! it.
 
 use std::sync::Arc;
 
@@ -9,16 +10,16 @@ use crate::log::segment::{Prefault, Segment, SegmentPlan};
 use crate::mem::mapping::PAGE_SIZE;
 use crate::trace;
 
-/// A segment that was made, and whether its name is durable.
+/// A new segment, and the result of naming it durably.
 type Made = (Arc<Segment>, Result<()>);
 
 /// The shape of a segment that is to be made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) size: u64,
-    /// For how many segments more the manifest keeps room.
+    /// The number of further segments that the manifest keeps space for.
     pub(super) spare: usize,
-    /// Bytes that are to be free besides, or it is not made.
+    /// The bytes that must be free beside it. Otherwise it is not made.
     pub(super) beside: u64,
 }
 
@@ -27,7 +28,7 @@ impl SegmentAllocator {
     ///
     /// # Errors
     ///
-    /// As of every segment.
+    /// The errors of `make_segment`.
     pub(crate) fn make_first(
         shared: &LogContext,
         config: &Config,
@@ -36,7 +37,7 @@ impl SegmentAllocator {
         let size = Self::first_size(config, shared);
         let wanted = Wanted { size, spare: 0, beside: Self::kept_at_open(shared, config) };
         let made = match make_segment(shared, prefault, &wanted) {
-            // The reserve is in use, or larger than the disk: insertions will see.
+            // The reserve is in use, or larger than the disk: the first insertion checks.
             Err(Error::NoSpace { .. }) => {
                 let size = if shared.doubt.is_there() { PAGE_SIZE as u64 } else { size };
                 make_segment(shared, prefault, &Wanted { size, beside: 0, ..wanted })
@@ -49,11 +50,11 @@ impl SegmentAllocator {
     }
 }
 
-/// Makes one segment, and has the manifest name it, which keeps room for some more.
+/// Makes one segment, and has the manifest name it, with space for some more names.
 ///
 /// # Errors
 ///
-/// `NoSpace`, or what the operating system says; there is no segment then.
+/// `NoSpace`, or an error of the operating system. Then there is no segment.
 pub(super) fn make_segment(shared: &LogContext, prefault: Prefault, wanted: &Wanted) -> Result<Made> {
     let made = make_and_name(shared, prefault, wanted);
     let bytes = wanted.size.saturating_add(wanted.beside);
@@ -84,14 +85,14 @@ fn make_and_name(shared: &LogContext, prefault: Prefault, wanted: &Wanted) -> Re
     let created = Segment::create(shared.dir.as_ref(), &shared.space, &plan).and_then(|segment| {
         let synced = shared.sync_dir();
         if synced.is_err() {
-            // Nobody knows of it.
+            // Nothing refers to it.
             shared.space.retire(segment.mapping(), segment.size());
         }
         synced.map(|()| segment)
     });
     let segment = created.inspect_err(|_| {
         *shared.stray.lock() = Some((plan.id, plan.size));
-        // Tried again before another one is made.
+        // Repeated before another one is made.
         drop(shared.remove_stray());
     })?;
     trace::segment_made(segment.id().0, segment.size());

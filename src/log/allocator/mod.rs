@@ -1,9 +1,12 @@
-//! Making segments ready ahead of the writer, so that it finds pages and never a full disk.
+//! The segment allocator: it preallocates segments ahead of the writer, so the writer finds mapped
+//! pages and never a full disk.
 //!
-//! **Concurrency.** Lock order: the store's writer mutex, then `making`, then the manifest's, then `ready`. The helper
-//! takes `making` without the writer mutex; a writer that finds nothing ready waits for it, or makes a segment itself.
+//! **Concurrency.** Lock order: the store's writer mutex, then `making`, then the manifest's, then
+//! `ready`. The worker takes `making` without the writer mutex. A writer that finds no preallocated
+//! segment waits for it, or makes a segment itself.
 //!
-//! **Invariants.** I6: what [`SegmentAllocator::take`] gives out is named by both copies of the manifest, durably.
+//! **Invariants.** I6: a segment that [`SegmentAllocator::take`] returns is named by both copies of
+//! the manifest, durably.
 
 pub(in crate::log) mod doubt;
 mod low_space;
@@ -31,57 +34,61 @@ use crate::log::segment::{Prefault, Segment};
 use crate::log::segment_file::unlink_segment;
 use crate::mem::mapping::PAGE_SIZE;
 
-/// How far ahead of the writer pages are made ready, in bytes.
-/// What the helper does besides, it does in steps of up to some tens of milliseconds, and a fast writer writes megabytes meanwhile.
+/// The distance that pages are faulted ahead of the writer, in bytes.
+///
+/// The worker's other tasks take steps of up to some tens of milliseconds, and a fast writer writes
+/// megabytes meanwhile.
 const WINDOW: u64 = 16 << 20;
-/// How much is made ready in one step, in bytes.
+/// The bytes faulted in one step.
 const STEP: u64 = 2 << 20;
-/// A frame that needs a new segment gets one for so many like it, up to the greatest size: a segment costs syncs, and a writer of
-/// large frames fills a small one before the next is made.
+/// A large write that needs a new segment gets one for this many like it, up to the greatest size.
+///
+/// A segment costs syncs, and a writer of large records fills a small one before the next is made.
 const FRAMES_LIKE_IT: u64 = 16;
-/// Frames of fewer bytes follow the schedule of sizes alone.
+/// Writes of fewer bytes follow the size schedule alone.
 const LARGE_FRAME: u64 = 64 << 10;
-/// What a segment needs besides its frames: its header, its start record, and room for a watermark.
+/// The bytes of a segment beside its users' records: its header, its start record, and space for a
+/// watermark.
 pub(crate) const OVERHEAD: u64 = SEGMENT_HEADER_SIZE as u64
     + (HEADER_SIZE + StartRecord::SIZE) as u64
     + (HEADER_SIZE + Watermark::SIZE) as u64;
 
-/// Makes segments ready.
+/// Preallocates segments.
 #[derive(Debug)]
 pub(crate) struct SegmentAllocator {
     prefault: Prefault,
     allowance: Quota,
     making: Mutex<InProgress>,
     ready: Mutex<VecDeque<Arc<Segment>>>,
-    /// The segment that is written to, for the helper.
+    /// The active segment, for the worker.
     active: Mutex<Arc<Segment>>,
-    /// The writer's offset in it, for the helper.
+    /// The writer's offset in it, for the worker.
     offset: AtomicU64,
-    /// Bytes of files that are to be removed, and belong to no segment any more.
+    /// Bytes of files that are pending removal and belong to no segment any more.
     leaving: AtomicU64,
-    /// Bytes of the largest frame that needed a segment lately.
+    /// Bytes of the largest recent write that needed a segment.
     need: AtomicU64,
-    /// How often a writer had to make a segment or pages ready itself.
+    /// The number of times a writer had to make a segment or fault pages itself.
     stalls: AtomicU64,
-    /// What is kept for removals may be in use; the next insertion looks.
+    /// True if space kept for removals may be in use. The next insertion checks.
     short: AtomicBool,
-    /// The writer makes its pages itself, with the large values that it writes.
+    /// True if the writer makes its pages itself, with the large values that it writes.
     writer_makes_pages: AtomicBool,
 }
 
 #[derive(Debug)]
 struct InProgress {
     next_size: u64,
-    /// The process's limit on file sizes allows no larger ones, as far as is known.
+    /// The largest size known to fit the process's limit on file sizes.
     most: u64,
     /// A segment whose file exists but whose name in the manifest is not yet known to be durable.
     unnamed: Option<Arc<Segment>>,
-    /// Segments that were ready and are to be removed.
+    /// Preallocated segments that are to be removed.
     given_up: Vec<Arc<Segment>>,
 }
 
 impl SegmentAllocator {
-    /// Starts with segments that are ready already.
+    /// Starts with segments that are already preallocated.
     pub(crate) fn new(
         prefault: Prefault,
         config: &Config,
@@ -106,8 +113,9 @@ impl SegmentAllocator {
         }
     }
 
-    /// The size of the first segment after an open, in bytes.
-    /// On a full disk a page, so that something is left for the passes that lead out of it.
+    /// Returns the size of the first segment after an open, in bytes.
+    ///
+    /// On a full disk it is one page, so that space is left for the passes that free some.
     fn first_size(config: &Config, shared: &LogContext) -> u64 {
         let size = Quota::new(config, total_size(&shared.segments)).first();
         let page = PAGE_SIZE as u64;
@@ -115,12 +123,13 @@ impl SegmentAllocator {
         size.min(most.max(page))
     }
 
-    /// Bytes that all segments take.
+    /// Returns the bytes of all segments.
     pub(crate) fn used(&self) -> u64 {
         self.allowance.used()
     }
 
-    /// Refuses a frame of `need` bytes that the limit or a full disk does not allow, whatever room there is.
+    /// Refuses a write of `need` bytes that the limit or a full disk does not allow, even if the
+    /// segment has space.
     ///
     /// # Errors
     ///
@@ -128,7 +137,8 @@ impl SegmentAllocator {
     #[inline]
     pub(crate) fn check(&self, shared: &LogContext, want: SpaceClass, need: u64) -> Result<()> {
         self.allowance.check(want, || least_size(need))?;
-        // Relaxed: set by what took room, under the writer mutex or long before anybody counts on it.
+        // Relaxed: set under the writer mutex by the write that took space, or long before it
+        // matters.
         if want == SpaceClass::Insertion && self.short.load(Ordering::Relaxed) {
             self.restore(shared)
         } else {
@@ -136,45 +146,47 @@ impl SegmentAllocator {
         }
     }
 
-    /// Bytes that count against the limit: those, and of removed files what somebody still holds.
+    /// Returns the bytes that count against the limit: all segments, and removed files that are
+    /// still in use.
     pub(crate) fn counted(&self) -> u64 {
         self.allowance.counted()
     }
 
-    /// The error of an insertion that needs so many bytes more than there is room for.
+    /// Returns the error of an insertion that needs `needed` bytes more than there is space for.
     pub(crate) fn refusal(&self, needed: u64) -> Error {
         self.allowance.refusal(needed)
     }
 
-    /// Takes note that segments have come or gone, or that somebody holds more or less of removed ones.
+    /// Recounts after segments were added or removed, or the use of removed ones changed.
     pub(crate) fn recount(&self, shared: &LogContext) {
         // Relaxed: only passes change it, one at a time.
         let leaving = self.leaving.load(Ordering::Relaxed);
         self.allowance.set_used(shared.files_size() + leaving);
         if self.allowance.is_limited() {
-            // The pass that takes them away holds those that leave.
+            // The pass that removes files holds those that are pending removal.
             self.allowance.set_held(shared.space.bytes_in_use_of_removed().saturating_sub(leaving));
         }
     }
 
-    /// Takes note that a segment is none of the store's any more, whose file is still there and counts until it is removed.
+    /// Keeps counting a removed segment's bytes until its file is unlinked.
     pub(crate) fn leaves(&self, size: u64) {
-        // Relaxed: as in `recount`.
+        // Relaxed: see `recount`.
         self.leaving.fetch_add(size, Ordering::Relaxed);
     }
 
-    /// Takes note that such a file was removed.
+    /// Stops counting a file that was unlinked.
     pub(crate) fn has_left(&self, size: u64, shared: &LogContext) {
-        // Relaxed: as in `recount`.
+        // Relaxed: see `recount`.
         self.leaving.fetch_sub(size, Ordering::Relaxed);
         self.recount(shared);
     }
 
-    /// Gives out a segment that has room for frames of `need` bytes.
+    /// Takes a segment that has space for a write of `need` bytes.
     ///
     /// # Errors
     ///
-    /// `DiskLimit`, `NoSpace`, `Exhausted`, or what the operating system says; nothing has been written.
+    /// `DiskLimit`, `NoSpace`, `Exhausted`, or an error of the operating system. Nothing has been
+    /// written.
     pub(crate) fn take(&self, shared: &LogContext, want: SpaceClass, need: u64) -> Result<Arc<Segment>> {
         self.check_files(shared, want)?;
         if let Some(room) = self.space_budget(shared) {
@@ -185,7 +197,7 @@ impl SegmentAllocator {
             return Ok(segment);
         }
         let mut making = self.making.lock();
-        // The helper may have been making the one that was missing.
+        // The worker may have made the missing one meanwhile.
         if let Some(segment) = self.take_ready(need) {
             self.count_stall();
             return Ok(segment);
@@ -201,39 +213,42 @@ impl SegmentAllocator {
         Ok(made.expect("only what is made ahead can be done without"))
     }
 
-    /// The first ready segment that a frame fits into; those before it wait for smaller ones.
+    /// Takes the first preallocated segment that the write fits into. Those before it wait for
+    /// smaller writes.
     fn take_ready(&self, need: u64) -> Option<Arc<Segment>> {
         let mut ready = self.ready.lock();
         let at = ready.iter().position(|segment| fits(segment, need))?;
         ready.remove(at)
     }
 
-    /// Takes note of a frame that needed a segment. A larger one is remembered for a while, so that a segment for the next one
-    /// like it is made ahead.
+    /// Records the size of a write that needed a segment.
+    ///
+    /// A larger one is remembered for a while, so that a segment for the next one like it is made
+    /// ahead.
     fn note_need(&self, need: u64) {
-        // Relaxed, both: the helper only estimates with it.
+        // Relaxed, both: the worker only estimates with it.
         let before = self.need.load(Ordering::Relaxed);
         self.need.store(need.max(before - before / 4), Ordering::Relaxed);
     }
 
-    /// The ready segment that the writer is likely to go on in.
+    /// Returns the preallocated segment that the writer is likely to continue in.
     fn next_ready(&self) -> Option<Arc<Segment>> {
         // Relaxed: see `note_need`.
         let need = self.need.load(Ordering::Relaxed);
         self.ready.lock().iter().find(|segment| fits(segment, need)).map(Arc::clone)
     }
 
-    /// Takes a segment back that could not be used; it is the next to be given out.
+    /// Returns an unused segment to the front of the queue.
     pub(crate) fn give_back(&self, segment: Arc<Segment>) {
         self.ready.lock().push_front(segment);
     }
 
-    /// Gives up the segments that are made and not written to, and begins the schedule of sizes again; how many bytes
-    /// came back.
+    /// Removes the preallocated segments, and starts the size schedule again. Returns the bytes
+    /// freed.
     ///
     /// # Errors
     ///
-    /// What the operating system says; the next open removes what is left.
+    /// Errors of the operating system. The next open removes the files that are left.
     pub(crate) fn give_up_ready(&self, shared: &LogContext) -> Result<u64> {
         self.give_up(shared, &mut self.making.lock())
     }
@@ -248,23 +263,25 @@ impl SegmentAllocator {
         // Relaxed: see `check`.
         self.short.store(true, Ordering::Relaxed);
         if let Err(error) = shared.manifest.retire(&ids, Seq::ZERO) {
-            // What the manifest still names in memory is ready again; the rest waits for the next try.
+            // Segments that the manifest still names are available again. The rest waits for the
+            // next try.
             let named = |segment: &Arc<Segment>| shared.manifest.has(segment.id());
             self.ready.lock().extend(making.given_up.extract_if(.., |segment| named(segment)));
             return Err(error);
         }
         let mut freed = 0;
         while let Some(segment) = making.given_up.last() {
-            // Whoever is pinned keeps the mapping, and that its blocks. The header stays: it tells an open whose file it is.
+            // A pin keeps the mapping, and that keeps its blocks. The header stays: it tells an
+            // open whose file it is.
             if let Some(file) = segment.file() {
                 drop(file.punch_hole(PAGE_SIZE as u64, segment.size() - PAGE_SIZE as u64));
             }
             unlink_segment(shared.dir.as_ref(), segment.id())?;
             freed += segment.size();
             shared.segments.write().remove(&segment.id());
-            // Its blocks are gone, whoever holds the mapping.
+            // Its blocks are free, even if the mapping is pinned.
             shared.space.retire(segment.mapping(), PAGE_SIZE as u64);
-            // It never held a record, so that a power cut may bring its file back.
+            // It never held a record, so a power cut may restore its file.
             shared.manifest.forget(&[segment.id()]);
             making.given_up.pop();
         }
@@ -291,12 +308,12 @@ impl SegmentAllocator {
         let Some(mut size) = self.allowance.size(want, usual, least)? else {
             return Ok(None);
         };
-        // Whatever it is for: where that is not to be had, others see to it that little is taken of it.
+        // Required for every class: if it is not available, `take_doubted` takes little of it.
         let room = self.room(shared);
         loop {
             let beside = room.beside_usual(shared, size);
             match self.make_of(shared, making, want, size, beside) {
-                // The process may have no file as large as that.
+                // The process may not create a file this large.
                 Err(Error::Exhausted { resource: Resource::FileSize, .. }) if size > least => {
                     size = (size / 2).next_multiple_of(PAGE_SIZE as u64).max(least);
                     (making.most, making.next_size) = (size, size);
@@ -306,7 +323,8 @@ impl SegmentAllocator {
         }
     }
 
-    /// The size that is worth making for a frame of `need` bytes, a part of what is free at most; 0 where the schedule knows better.
+    /// Returns the size worth making for a write of `need` bytes, at most a part of the free space.
+    /// 0 leaves it to the schedule.
     fn for_frames_like(&self, shared: &LogContext, need: u64) -> u64 {
         let (least, most) = (least_size(need), self.allowance.most());
         if need < LARGE_FRAME || least > most / 2 {
@@ -316,7 +334,7 @@ impl SegmentAllocator {
         most.min(least * FRAMES_LIKE_IT).min(low_space::part_of(free))
     }
 
-    /// The segment that was made and not named, named now.
+    /// Names the segment that was made and not named yet.
     fn name_made(shared: &LogContext, making: &mut InProgress) -> Result<Option<Arc<Segment>>> {
         shared.commit.check()?;
         if let Some(segment) = &making.unnamed {
@@ -325,7 +343,7 @@ impl SegmentAllocator {
         Ok(making.unnamed.take())
     }
 
-    /// Makes a segment of that size where so many bytes can be had `beside` it.
+    /// Makes a segment of that size if `beside` more bytes are free.
     fn make_of(
         &self,
         shared: &LogContext,
@@ -334,7 +352,7 @@ impl SegmentAllocator {
         size: u64,
         beside: u64,
     ) -> Result<Arc<Segment>> {
-        // What leads out of a full disk may use the room that the others leave.
+        // Removals and passes may use the space that the others leave.
         let spare = if matches!(want, SpaceClass::Insertion | SpaceClass::Ahead) { SPARE_ENTRIES } else { 0 };
         let made = make_segment(shared, self.prefault, &Wanted { size, spare, beside });
         self.recount(shared);
@@ -349,71 +367,72 @@ impl SegmentAllocator {
         Ok(segment)
     }
 
-    /// Tells the helper where the writer is.
+    /// Tells the worker the active segment and the writer's offset.
     pub(crate) fn set_active(&self, segment: &Arc<Segment>, offset: u64) {
         *self.active.lock() = Arc::clone(segment);
         self.set_offset(offset);
     }
 
-    /// Tells the helper how far the writer is in its segment.
+    /// Tells the worker the writer's offset in its segment.
     pub(crate) fn set_offset(&self, offset: u64) {
-        // Relaxed: the helper only estimates with it.
+        // Relaxed: the worker only estimates with it.
         self.offset.store(offset, Ordering::Relaxed);
     }
 
-    /// Tells the helper whether the writer makes its pages itself: those made ahead would be written twice.
+    /// Sets whether the writer makes its pages itself. Pages made ahead would then be written
+    /// twice.
     pub(crate) fn writer_makes_pages(&self, itself: bool) {
-        // Relaxed: a hint to the helper.
+        // Relaxed: a hint to the worker.
         self.writer_makes_pages.store(itself, Ordering::Relaxed);
     }
 
-    /// How far ahead of the writer pages are made ready, in bytes.
+    /// Returns the distance that pages are faulted ahead of the writer, in bytes.
     fn window(&self) -> u64 {
-        // Relaxed: as above.
+        // Relaxed: see `writer_makes_pages`.
         if self.writer_makes_pages.load(Ordering::Relaxed) { 0 } else { WINDOW }
     }
 
-    /// The writer's offset, for whoever asks whether it moves.
+    /// Returns the writer's offset, to see if it moves.
     pub(crate) fn offset(&self) -> u64 {
         // Relaxed: see `set_offset`.
         self.offset.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the segment that is written to, and of those that are ready.
+    /// Returns the bytes of the active segment and of the preallocated ones.
     pub(crate) fn open_bytes(&self) -> u64 {
         let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
         self.active.lock().size() + ready
     }
 
-    /// The segment that is written to.
+    /// Returns the number of the active segment.
     pub(crate) fn active_id(&self) -> SegmentId {
         self.active.lock().id()
     }
 
-    /// Has the times of the segment that is written to say so, the last number being `last`.
+    /// Updates the times of the active segment's file, with `last` as the last number in it.
     pub(crate) fn tell_time(&self, last: Seq) {
         let active = Arc::clone(&self.active.lock());
         active.tell_time(last);
     }
 
-    /// Counts a writer that had to do the helper's work.
+    /// Counts a writer that had to do the worker's work.
     pub(crate) fn count_stall(&self) {
         // Relaxed: a statistic.
         self.stalls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often a writer had to do the helper's work.
+    /// Returns the number of times a writer had to do the worker's work.
     pub(crate) fn stalls(&self) -> u64 {
         // Relaxed: a statistic.
         self.stalls.load(Ordering::Relaxed)
     }
 
-    /// Segments that are made and not yet written to.
+    /// Returns the number of preallocated segments.
     pub(crate) fn ready_count(&self) -> usize {
         self.ready.lock().len()
     }
 
-    /// Whether less than half of what should lie ready ahead of the writer does.
+    /// Returns true if less than half of the window ahead of the writer is faulted.
     pub(crate) fn is_short(&self) -> bool {
         let active = Arc::clone(&self.active.lock());
         let (offset, ready) = (self.offset(), active.ready());
@@ -421,11 +440,11 @@ impl SegmentAllocator {
         ready.saturating_sub(offset) + next < self.window() / 2
     }
 
-    /// One piece of the helper's work; whether there was any.
+    /// Does one step of the worker's work. Returns true if there was any.
     ///
     /// # Errors
     ///
-    /// As [`SegmentAllocator::take`]; the writer will meet the same, and report it.
+    /// The errors of [`SegmentAllocator::take`]. The writer will get them as well, and report them.
     pub(crate) fn step(&self, shared: &LogContext) -> Result<bool> {
         let active = Arc::clone(&self.active.lock());
         let offset = self.offset();
@@ -461,12 +480,12 @@ impl SegmentAllocator {
     }
 }
 
-/// Whether a frame of `need` bytes fits into a segment that is not written to yet.
+/// Returns true if a write of `need` bytes fits into an empty segment.
 fn fits(segment: &Segment, need: u64) -> bool {
     segment.size() - OVERHEAD >= need
 }
 
-/// The size of the smallest segment that has room for a frame of `need` bytes.
+/// Returns the size of the smallest segment that has space for a write of `need` bytes.
 fn least_size(need: u64) -> u64 {
     (need + OVERHEAD).next_multiple_of(PAGE_SIZE as u64)
 }

@@ -1,9 +1,9 @@
-//! How large the next segment may be: the schedule of sizes, and the limit on what all segments take.
+//! The quota: the size schedule of segments, and the limit on their total size.
 //!
-//! It decides about numbers only; `allocator` makes the segments.
+//! It only decides about numbers. `allocator` makes the segments.
 //!
-//! **Concurrency.** Segments come under `allocator`'s lock; a writer that looks meanwhile without it sees the sum from
-//! before or after, and neither is beyond the limit by an insertion.
+//! **Concurrency.** Segments are added under `allocator`'s lock. A writer that checks without it
+//! sees the total before or after. Neither lets an insertion exceed the limit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,40 +11,43 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::mem::mapping::PAGE_SIZE;
 
-/// The smallest file there is, in bytes.
+/// The smallest possible file, in bytes.
 const PAGE: u64 = PAGE_SIZE as u64;
 
-/// The least size of the second segment, in bytes: a store that fills fast waits for few small ones.
+/// The least size of the second segment, in bytes: a store that fills fast waits for few small
+/// ones.
 const SECOND: u64 = 256 << 10;
 
-/// After an open the schedule goes on where a segment is one part in so many of the store.
+/// After an open, the schedule continues at one part in this many of the store.
 const STORE_SHARE: u64 = 16;
 
-/// What room is wanted for.
+/// The purpose that space is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SpaceClass {
-    /// A frame that holds an insertion: it gets no room beyond the limit.
+    /// A write that holds an insertion: it gets no space beyond the limit.
     Insertion,
-    /// A frame of removals only: it always gets room, or nothing could ever be removed from a full store.
+    /// A write of removals only: it always gets space, or a full store could never be emptied.
     Removal,
-    /// As before, where no pass of compaction can make room: what is kept for passes too.
+    /// A removal after no pass of compaction could free space: it may use the space kept for
+    /// passes, too.
     Last,
-    /// Nothing yet: a segment made before it is needed.
+    /// No write yet: a segment made before it is needed.
     Ahead,
 }
 
 impl SpaceClass {
-    /// The room that a write wants which only removes, or not.
+    /// Returns the class of a write, by whether it only removes.
     pub(crate) fn of(removes: bool) -> Self {
         if removes { Self::Removal } else { Self::Insertion }
     }
 
-    /// True for a write that only removes.
+    /// Returns true for a write that only removes.
     pub(crate) fn removes(self) -> bool {
         matches!(self, Self::Removal | Self::Last)
     }
 
-    /// Gives a removal the last room there is, because no pass could make any. True if there was more to hope for.
+    /// Gives a removal the last space, because no pass could free any. Returns true if it had not
+    /// got it yet.
     pub(crate) fn escalate(&mut self) -> bool {
         let hopes = *self == Self::Removal;
         if hopes {
@@ -54,7 +57,7 @@ impl SpaceClass {
     }
 }
 
-/// How much the segments may take, and do.
+/// The bytes that the segments may take, and take.
 #[derive(Debug)]
 pub(crate) struct Quota {
     limit: u64,
@@ -66,7 +69,7 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// What the config allow to a store whose segments take `used` bytes.
+    /// Returns the quota that the configuration allows to a store with `used` bytes of segments.
     pub(crate) fn new(config: &Config, used: u64) -> Self {
         Self {
             limit: config.max_disk_bytes.unwrap_or(u64::MAX),
@@ -77,42 +80,42 @@ impl Quota {
         }
     }
 
-    /// Takes note of how much all segments take now.
+    /// Sets the total bytes of all segments.
     pub(crate) fn set_used(&self, bytes: u64) {
         // Relaxed: see the module's documentation.
         self.used.store(bytes, Ordering::Relaxed);
     }
 
-    /// How much all segments take.
+    /// Returns the total bytes of all segments.
     pub(crate) fn used(&self) -> u64 {
         // Relaxed: see the module's documentation.
         self.used.load(Ordering::Relaxed)
     }
 
-    /// True where there is a limit.
+    /// Returns true if there is a limit.
     pub(crate) fn is_limited(&self) -> bool {
         self.limit < u64::MAX
     }
 
-    /// Takes note of the bytes of removed files that views, values or snapshots still hold.
+    /// Sets the bytes of removed files that views, values or snapshots still hold.
     pub(crate) fn set_held(&self, bytes: u64) {
         // Relaxed: see the module's documentation.
         self.held.store(bytes, Ordering::Relaxed);
     }
 
-    /// How much counts against the limit.
+    /// Returns the bytes that count against the limit.
     #[inline]
     pub(crate) fn counted(&self) -> u64 {
         // Relaxed: see the module's documentation.
         self.used().saturating_add(self.held.load(Ordering::Relaxed))
     }
 
-    /// Bytes in whole pages that may still be taken.
+    /// Returns the bytes in whole pages that may still be taken.
     fn room(&self) -> u64 {
         self.limit.saturating_sub(self.counted()) / PAGE * PAGE
     }
 
-    /// Refuses insertions while more is used than allowed, also where the active segment has room.
+    /// Refuses insertions while more than the limit is used, even if the active segment has space.
     ///
     /// # Errors
     ///
@@ -126,7 +129,7 @@ impl Quota {
         }
     }
 
-    /// The error of an insertion that needs so many bytes more than there is room for.
+    /// Returns the error of an insertion that needs `needed` bytes more than there is space for.
     #[cold]
     pub(crate) fn refusal(&self, needed: u64) -> Error {
         // Relaxed: see the module's documentation.
@@ -134,39 +137,44 @@ impl Quota {
         Error::DiskLimit { limit: self.limit, used: self.used().saturating_add(held), held, needed }
     }
 
-    /// The size of the segment after one of `size` bytes.
+    /// Returns the size of the segment after one of `size` bytes.
     pub(crate) fn after(&self, size: u64) -> u64 {
         size.saturating_mul(4).max(SECOND).min(self.segment_bytes)
     }
 
-    /// The size that goes with what the store has: there are few segments of a size, whatever it was opened with last.
+    /// Returns the size that suits the store's total, so that few segments have one size, however
+    /// the store was opened last.
     pub(crate) fn for_store(&self) -> u64 {
         let share = self.used() / STORE_SHARE;
         if share < SECOND { 0 } else { (1 << share.ilog2()).min(self.segment_bytes) }
     }
 
-    /// The size that the schedule ends with.
+    /// Returns the last size of the schedule.
     pub(crate) fn most(&self) -> u64 {
         self.segment_bytes
     }
 
-    /// The size that the schedule begins with.
+    /// Returns the first size of the schedule.
     pub(crate) fn least(&self) -> u64 {
         self.smallest
     }
 
-    /// The size of the first segment after an open, in bytes. Where there is no room a store opens all the same, on one
-    /// page: otherwise nothing could be read from it, or removed.
+    /// Returns the size of the first segment after an open, in bytes.
+    ///
+    /// Without space a store still opens, on one page. Otherwise its data could be neither read nor
+    /// removed.
     pub(crate) fn first(&self) -> u64 {
         self.smallest.min(self.room()).max(PAGE)
     }
 
-    /// The size of the segment to be made, which takes at least `least` bytes: `usual` where that is enough and there is
-    /// room for it, or all the room that is left. `None` where a segment ahead would be beyond the limit.
+    /// Returns the size of the next segment, with at least `least` bytes.
+    ///
+    /// It is `usual` if that suffices and fits, or all the space that is left. `None` if a segment
+    /// made ahead would exceed the limit.
     ///
     /// # Errors
     ///
-    /// `DiskLimit` where an insertion needs more than there is room for.
+    /// `DiskLimit` if an insertion needs more space than is left.
     pub(crate) fn size(&self, want: SpaceClass, usual: u64, least: u64) -> Result<Option<u64>> {
         let room = self.room();
         let size = usual.max(least).min(room.max(least));

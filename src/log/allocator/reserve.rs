@@ -1,37 +1,47 @@
-//! What insertions leave free on a disk that is nearly full, so that removals lead out of it: numbers only.
+//! The space that insertions leave free on a nearly full disk, so that removals can free some:
+//! numbers only.
 //!
-//! Removing something takes room first: the tombstone is written, and the pass that takes both out writes its copies
-//! before its victims go. Let the log have N pages and a pass find room for G of them, one segment at the least. If the
-//! share of N that is dead is greater than 1 in G, then the G pages' worth that hold most of it fit into one page less,
-//! so there is a pass that gives back a page. So at most N / G pages of dead records lie about that no pass can win. A
-//! tombstone is no larger than the record that it hides; so with G pages for a pass and N / G for tombstones
-//! removals never end before a pass becomes possible, and each page that they need after that is won by one.
+//! **Problem.** A removal takes space first: its tombstone is written, and the pass that drops both
+//! records writes its copies before its victims are deleted.
+//!
+//! **Rule.** A pass gets G pages, at least one segment. Tombstones get N / G pages, where N is the
+//! number of pages in the log. Insertions leave both free.
+//!
+//! **Proof.**
+//!
+//! 1. If more than one page in G is dead, the G pages with the most dead bytes fit into G - 1. So
+//!    some pass frees a page.
+//! 2. So at most N / G pages of dead records cannot be reclaimed by any pass.
+//! 3. A tombstone is no larger than the record that it hides. So removals can write N / G pages,
+//!    after which a pass is possible.
+//! 4. Each further page that removals need is freed by a pass.
 
 use crate::mem::mapping::PAGE_SIZE;
 
 const PAGE: u64 = PAGE_SIZE as u64;
-/// Pages that the copies of the manifest may need, and what is lost at the ends of files.
+/// Pages that the copies of the manifest may need, and the loss at the ends of files.
 const MARGIN: u64 = 4;
-/// Of what a store can have altogether, the reserve is at most one part in so many.
+/// The reserve is at most one part in this many of the space that a store can have in total.
 const SHARE: u64 = 3;
 
-/// How much of what is free is not for everybody, in bytes.
+/// The parts of the free space that are reserved, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reserve {
-    /// Removals leave so much to passes.
+    /// The bytes that removals leave to passes.
     pub(crate) pass: u64,
-    /// Insertions leave so much to removals and passes.
+    /// The bytes that insertions leave to removals and passes.
     pub(crate) all: u64,
 }
 
 impl Reserve {
-    /// For segments of `log` bytes, the largest of which has `largest`, where `spare` bytes can be had.
+    /// Computes the reserve for `log` bytes of segments, the largest of `largest` bytes, where
+    /// `spare` bytes are available.
     pub(crate) fn of(log: u64, largest: u64, spare: u64) -> Self {
         let pages = log / PAGE;
         let pass = largest.div_ceil(PAGE).max(pages.isqrt()).max(1);
         let tombstones = pages.div_ceil(pass) + MARGIN;
         let (wanted, most) = (pass + tombstones, (pages + spare / PAGE) / SHARE);
-        // Where that is too much, each gets less of it.
+        // If that is too much, each gets less of it.
         let (pass, all) = if wanted <= most { (pass, wanted) } else { (pass.min(most - most / 3), most) };
         Self { pass: pass * PAGE, all: all * PAGE }
     }

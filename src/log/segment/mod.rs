@@ -1,12 +1,14 @@
-//! One segment file: making it, opening it, making its pages ready for the writer, syncing it.
+//! One segment file: making it, opening it, prefaulting its pages for the writer, syncing it.
 //!
-//! It does not know what its records say, nor its neighbours; `log` does.
+//! It knows neither the meaning of its records nor its neighbours. `log` does.
 //!
-//! **Making one.** Under a temporary name: reserve the blocks, write the header (and zeros, see [`Prefault`]), sync;
-//! rename; the caller syncs the directory. Only then is it named by the manifest (I6). A full disk is an error here, before any
-//! record has been written; where a page that is ready cannot be written to all the same, `unwritten` says why.
+//! **Making one.** Under a temporary name: reserve the blocks, write the header (and zeros, see
+//! [`Prefault`]), sync, rename. The caller syncs the directory. Only then does the manifest name it
+//! (I6). A full disk is an error here, before any record has been written. If a faulted page cannot
+//! be written to all the same, `unwritten` finds the reason.
 //!
-//! **Crash points.** `segment-made` before the rename, `segment-renamed` before the directory's sync.
+//! **Crash points.** `segment-made` before the rename, `segment-renamed` before the directory's
+//! sync.
 
 mod prefault;
 mod unbacked;
@@ -33,35 +35,39 @@ use crate::mem::address_space::{AddressSpace, GranuleRange};
 use crate::mem::alloc;
 use crate::mem::mapping::{Mapping, PAGE_SIZE};
 
-/// How the pages ahead of the writer are made ready. Chosen by the store's default durability.
+/// The way to prefault the pages ahead of the writer. The store's default durability determines it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Prefault {
-    /// Zeros by aligned writes of 2 MiB just ahead of the writer, so that the kernel holds them in folios of 2 MiB and
-    /// maps each by one fault. Right where nobody waits for a sync.
+    /// Zeros by aligned writes of 2 MiB just ahead of the writer.
+    ///
+    /// The kernel then holds them in folios of 2 MiB, and maps each by one fault. This is right if
+    /// writers do not wait for syncs.
     Large,
-    /// Zeros by writes of 4 KiB over the whole file, synced before use: a later sync then writes only the pages that
-    /// changed, and no block map. With folios of 2 MiB each sync would write 2 MiB.
+    /// Zeros by writes of 4 KiB over the whole file, synced before use.
+    ///
+    /// A later sync then writes only the pages that changed, and no block map. With folios of 2 MiB
+    /// each sync would write 2 MiB.
     Small,
-    /// Pages are made ready as they are: a segment that already holds records.
+    /// Pages are faulted as they are, in a segment that already holds records.
     Plain,
 }
 
-/// Why a mapping gets no range of the flat space.
+/// The error if the address space has no range left for a mapping.
 const NO_PLACE: Error = Error::Limit {
     what: "all segments together are larger than 8 TiB",
     advice: "open a second store for what comes next",
 };
 
-/// Size of the pieces that [`Prefault::Large`] writes, in bytes.
+/// The size of the pieces that [`Prefault::Large`] writes, in bytes.
 const LARGE_PIECE: u64 = 2 << 20;
 
-/// What a new segment is to be.
+/// The parameters of a new segment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SegmentPlan {
     pub(crate) store: StoreId,
     pub(crate) id: SegmentId,
     pub(crate) size: u64,
-    /// Bytes that are to be free besides, or it is not made.
+    /// The bytes that must be free beside it. Otherwise it is not made.
     pub(crate) beside: u64,
     pub(crate) nonce: u64,
     pub(crate) prefault: Prefault,
@@ -77,30 +83,31 @@ pub(crate) struct Segment {
     data_offset: u64,
     role: Role,
     generation: u8,
-    /// The least sequence number in it; zero while that is not known.
+    /// The least sequence number in it. Zero if it is not known.
     first_seq: AtomicU64,
     /// It holds no record that is hidden by a record numbered at or below this (I7).
     filtered: AtomicU64,
     prefault: Prefault,
     range: GranuleRange,
     mapping: Arc<Mapping>,
-    /// Whose turn it is to sync through `file`, or through the mapping, which is the same open file.
+    /// The turn to sync through `file`, or through the mapping, which is the same open file.
     sync_turn: SyncTurn,
-    /// The one handle for all syncs. Kept until the segment is durable, then given back.
+    /// The one handle for all syncs. It is kept until the segment is durable, then released.
     file: Mutex<Option<(Arc<dyn File>, Identity)>>,
     /// The writer may store below this offset without a fault.
     ready: AtomicU64,
     times: Times,
-    /// Held while pages are made ready.
+    /// Held while pages are faulted.
     extending: Mutex<()>,
 }
 
 impl Segment {
-    /// Makes a segment file and maps it; its name is not durable yet.
+    /// Makes a segment file and maps it. Its name is not durable yet.
     ///
     /// # Errors
     ///
-    /// `NoSpace`, or what the operating system says; the caller removes what was made, see [`remove_unnamed`].
+    /// `NoSpace`, or an error of the operating system. The caller removes the file, see
+    /// [`remove_unnamed`].
     pub(crate) fn create(dir: &dyn Dir, space: &AddressSpace, plan: &SegmentPlan) -> Result<Arc<Self>> {
         let file = Self::make(dir, plan)?;
         let header = SegmentHeader::decode(&header_of(plan).encode());
@@ -149,11 +156,11 @@ impl Segment {
         Ok(file)
     }
 
-    /// Opens a segment that the manifest names, and compares it with what the manifest says.
+    /// Opens a segment that the manifest names, and compares it with its entry.
     ///
     /// # Errors
     ///
-    /// `MissingSegment`, `Corrupt`, `ForeignFile` or `TooNew`, or what the operating system says.
+    /// `MissingSegment`, `Corrupt`, `ForeignFile` or `TooNew`, or an error of the operating system.
     pub(crate) fn open(
         dir: &dyn Dir,
         space: &AddressSpace,
@@ -163,8 +170,10 @@ impl Segment {
         Self::open_with(dir, store, entry, |mapping| space.place(mapping).ok_or(NO_PLACE))
     }
 
-    /// As [`Segment::open`], in the range that the segment had when an image of the index was made; `checkpoint` is the error
-    /// where it cannot have it.
+    /// Opens a segment like [`Segment::open`], in the address range that it had when the index
+    /// checkpoint was made.
+    ///
+    /// `checkpoint` returns the error for a range that is not available.
     pub(crate) fn open_at(
         dir: &dyn Dir,
         space: &AddressSpace,
@@ -200,8 +209,9 @@ impl Segment {
         Ok(segment)
     }
 
-    /// As [`Segment::open_at`], for a sealed segment of which nothing is needed yet: its file is opened, compared and
-    /// mapped when it is first needed.
+    /// Opens a sealed segment like [`Segment::open_at`], but lazily.
+    ///
+    /// Its file is opened, compared and mapped when it is first needed.
     pub(crate) fn open_later(
         space: &AddressSpace,
         unopened: Unopened,
@@ -273,7 +283,7 @@ impl Segment {
         })
     }
 
-    /// The entry under which the manifest names a new segment.
+    /// Returns the entry under which the manifest names a new segment.
     pub(crate) fn entry(&self) -> SegmentEntry {
         SegmentEntry {
             id: self.id,
@@ -289,36 +299,38 @@ impl Segment {
         }
     }
 
-    /// Takes note of the least number in it, and of what its records are known not to be hidden by.
+    /// Sets the least number in it, and the number up to which no record hides one in it.
     pub(crate) fn set_bounds(&self, first_seq: Seq, filtered: Seq) {
-        // Relaxed, both: read under the writer mutex, or after the manifest called the segment sealed.
+        // Relaxed, both: read under the writer mutex, or after the manifest marked the segment
+        // sealed.
         self.first_seq.store(first_seq.0, Ordering::Relaxed);
         self.filtered.store(filtered.0, Ordering::Relaxed);
     }
 
-    /// Takes note of the first number in a segment of the log: no record in it can be hidden by an earlier one.
+    /// Sets the first number in a segment of the log: no record in it can be hidden by an earlier
+    /// one.
     pub(crate) fn begins_at(&self, first_seq: Seq) {
         self.set_bounds(first_seq, Seq(first_seq.0 - 1));
     }
 
-    /// The least sequence number in it; zero while that is not known.
+    /// Returns the least sequence number in it. Zero if it is not known.
     pub(crate) fn first_seq(&self) -> Seq {
         // Relaxed: see `set_bounds`.
         Seq(self.first_seq.load(Ordering::Relaxed))
     }
 
-    /// It holds no record that is hidden by a record numbered at or below this (I7).
+    /// Returns the number up to which no record hides one in it (I7).
     pub(crate) fn filtered(&self) -> Seq {
         // Relaxed: see `set_bounds`.
         Seq(self.filtered.load(Ordering::Relaxed))
     }
 
-    /// What it is for.
+    /// Returns its role.
     pub(crate) fn role(&self) -> Role {
         self.role
     }
 
-    /// In what order its records may come.
+    /// Returns the order that its records must have.
     pub(crate) fn order(&self) -> Order {
         match self.role {
             Role::Log => Order::Consecutive,
@@ -326,42 +338,42 @@ impl Segment {
         }
     }
 
-    /// How often its records have been moved.
+    /// Returns the number of times its records have been moved.
     pub(crate) fn generation(&self) -> u8 {
         self.generation
     }
 
-    /// Its number.
+    /// Returns its number.
     pub(crate) fn id(&self) -> SegmentId {
         self.id
     }
 
-    /// Its file, for messages.
+    /// Returns its file's path, for messages.
     pub(crate) fn path(&self) -> &PathBuf {
         &self.path
     }
 
-    /// The file's size in bytes.
+    /// Returns the file's size in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    /// What seeds its checksums.
+    /// Returns the nonce that seeds its checksums.
     pub(crate) fn nonce(&self) -> u64 {
         self.nonce
     }
 
-    /// Where its first record lies, in bytes.
+    /// Returns the offset of its first record, in bytes.
     pub(crate) fn data_offset(&self) -> u64 {
         self.data_offset
     }
 
-    /// Its range of the flat space.
+    /// Returns its range of the address space.
     pub(crate) fn range(&self) -> GranuleRange {
         self.range
     }
 
-    /// Its mapping.
+    /// Returns its mapping.
     pub(crate) fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
     }
@@ -370,24 +382,26 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// `Poisoned`, because of what the operating system says, or because the file is not the one that was opened (`msync`
-    /// notices neither a truncated nor a replaced file), now or before.
+    /// `Poisoned`, now or after an earlier failure. The cause is an error of the operating system,
+    /// or a file that is no longer the opened one. `msync` notices neither a truncated nor a
+    /// replaced file.
     pub(crate) fn sync(&self, from: u64, to: u64, commit: &GroupCommit) -> Result<()> {
         let was_kept = self.sync_if_kept(from, to, commit)?;
         assert!(was_kept, "a segment that is not yet durable keeps its file");
         Ok(())
     }
 
-    /// As [`Segment::sync`], for whoever need not sync what is durable already: that has no file any more, and false is said.
+    /// Syncs like [`Segment::sync`], if the file is still kept. Returns false if it is not: then
+    /// the segment is already durable.
     ///
     /// # Errors
     ///
-    /// As [`Segment::sync`].
+    /// The errors of [`Segment::sync`].
     pub(crate) fn sync_if_kept(&self, from: u64, to: u64, commit: &GroupCommit) -> Result<bool> {
         commit.sync_alone(&self.sync_turn, || self.sync_range(from, to))
     }
 
-    /// Makes a range durable, if the file is kept; whether it is.
+    /// Makes a range durable if the file is kept. Returns true if it is.
     fn sync_range(&self, from: u64, to: u64) -> Result<bool> {
         {
             let file = self.file.lock();
@@ -402,7 +416,8 @@ impl Segment {
         Ok(true)
     }
 
-    /// Looks whether its name still leads to its file, as long as that is not durable: what is synced is to be found by the next open.
+    /// Checks that its name still leads to its file while that is not durable, so that the next
+    /// open finds it.
     ///
     /// # Errors
     ///
@@ -418,43 +433,39 @@ impl Segment {
         }
     }
 
-    /// Has the file's times say that it was written to, the last number being `last`, where it was since they last did.
+    /// Updates the file's times if records up to `last` were written since the last update.
     pub(crate) fn tell_time(&self, last: Seq) {
         self.times.tell(last, || self.file());
     }
 
-    /// Takes note that its times are right.
+    /// Records that its times are right up to `last`.
     pub(crate) fn times_are_told(&self, last: Seq) {
         self.times.are_told(last);
     }
 
-    /// The file, while it is kept.
+    /// Returns the file, while it is kept.
     pub(crate) fn file(&self) -> Option<Arc<dyn File>> {
         self.file.lock().as_ref().map(|(file, _)| Arc::clone(file))
     }
 
-    /// Gives the descriptor back: the segment is durable and never written again.
+    /// Releases the file descriptor: the segment is durable and never written again.
     pub(crate) fn release_file(&self) {
         self.mapping.set_file(None);
         self.file.lock().take();
     }
 
-    /// The error that the segment is damaged at an offset.
-    pub(crate) fn corrupt_at(&self, offset: u64, defect: Defect) -> Error {
-        Error::Corrupt { path: self.path().clone(), offset, defect }
-    }
-
-    /// An error of the operating system about this file.
+    /// Returns an error of the operating system about this file.
     pub(crate) fn io(&self, operation: &'static str, error: std::io::Error) -> Error {
         Error::io(operation, &self.path, error)
     }
 }
 
-/// Removes the file of a segment that could not be made, whichever name it has; what is left of it holds no record.
+/// Removes the file of a segment that could not be made, under either name. The file holds no
+/// record.
 ///
 /// # Errors
 ///
-/// What the operating system says; there may be a file then.
+/// Errors of the operating system. The file may then still exist.
 pub(crate) fn remove_unnamed(dir: &dyn Dir, id: SegmentId) -> Result<()> {
     let name = file_name::temporary(&file_name::segment(id));
     match dir.unlink(&name) {
@@ -465,7 +476,7 @@ pub(crate) fn remove_unnamed(dir: &dyn Dir, id: SegmentId) -> Result<()> {
     }
 }
 
-/// What [`Segment::map`] needs to know.
+/// The parameters of [`Segment::map`].
 #[derive(Debug, Clone, Copy)]
 struct SegmentShape {
     id: SegmentId,
@@ -481,7 +492,7 @@ fn header_of(plan: &SegmentPlan) -> SegmentHeader {
     header_of_log(plan.store, plan.id, plan.size, plan.nonce)
 }
 
-/// An offset in a mapping: it fits, because the mapping was made.
+/// Converts an offset in a mapping. It fits, because the mapping was made.
 fn to_usize(offset: u64) -> usize {
     usize::try_from(offset).expect("offsets in a mapping fit the address space")
 }
@@ -511,7 +522,7 @@ mod tests {
         let segment = Segment::create(dir.as_ref(), &space, &plan(1)).unwrap();
         let no_page = || segment.no_page(0, SIZE, bad_address());
         assert!(matches!(no_page(), Error::NoSpace { needed: SIZE, .. }), "{:?}", no_page());
-        // Any other error says itself what it is.
+        // Any other error names its cause itself.
         let error = segment.no_page(0, SIZE, std::io::Error::from_raw_os_error(5));
         assert!(matches!(error, Error::Io { operation: "populate", .. }), "{error:?}");
         disk.fail_nth(Some(Operation::Read), 2, Fault::Io, false);

@@ -1,7 +1,9 @@
-//! The pages ahead of the writer: made ready, so that it takes no page fault and finds no full disk; or written by one call with a
-//! large value.
+//! Prefaulting the pages ahead of the writer, so that it meets no page fault and no full disk.
 //!
-//! **Concurrency.** `extending` is held while pages are made ready. The writer stores below `ready` meanwhile.
+//! The pages of a large value are written by one call instead.
+//!
+//! **Concurrency.** `extending` is held while pages are faulted. The writer stores below `ready`
+//! meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,27 +15,29 @@ use crate::mem::alloc;
 use crate::mem::mapping::PAGE_SIZE;
 
 impl Segment {
-    /// The writer may store below this offset without a fault.
+    /// Returns the offset below which the writer may store without a fault.
     pub(crate) fn ready(&self) -> u64 {
-        // Acquire: pairs with the release store in `extend`: zeros written before are not seen after.
+        // Acquire: pairs with the release store in `extend`: zeros written before are not seen
+        // after.
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Takes note that records below `offset` are there already: the writer goes on behind them.
+    /// Records that there are records below `offset`: the writer continues behind them.
     pub(crate) fn resume_at(&self, offset: u64) {
         if self.prefault == Prefault::Plain {
-            // Release: as in `extend`.
+            // Release: see `extend`.
             self.ready.store(offset / PAGE_SIZE as u64 * PAGE_SIZE as u64, Ordering::Release);
         }
     }
 
-    /// Makes the pages below `target` ready, at the least; idempotent, and safe beside a writer below [`ready`].
+    /// Faults the pages below `target`, at least. It is idempotent, and safe beside a writer below
+    /// [`ready`].
     ///
     /// [`ready`]: Segment::ready
     ///
     /// # Errors
     ///
-    /// `NoSpace`, or what the operating system says; nothing is lost.
+    /// `NoSpace`, or an error of the operating system. Nothing is lost.
     pub(crate) fn extend(&self, target: u64) -> Result<()> {
         let _one = self.extending.lock();
         let mut from = self.ready();
@@ -43,7 +47,7 @@ impl Segment {
                 Prefault::Small | Prefault::Plain => target.next_multiple_of(PAGE_SIZE as u64),
             };
             let end = end.min(self.size);
-            // The first piece was written when the file was made; behind it nobody has written, because the writer
+            // The first piece was written with the file. Behind it nothing was, since the writer
             // stays below `ready`.
             if self.prefault == Prefault::Large && from >= LARGE_PIECE {
                 let file = self.file.lock().as_ref().map(|(file, _)| Arc::clone(file));
@@ -67,8 +71,10 @@ impl Segment {
         Ok(())
     }
 
-    /// The cause why pages cannot be made ready. The kernel says only that it has none: where there is no block for one, and where
-    /// its block cannot be read.
+    /// Returns the reason why pages cannot be faulted.
+    ///
+    /// The kernel reports one error for two cases: there is no block for a page, and its block
+    /// cannot be read.
     #[cold]
     pub(super) fn no_page(&self, from: u64, to: u64, error: std::io::Error) -> Error {
         const EFAULT: i32 = 14;
@@ -91,21 +97,21 @@ impl Segment {
         Error::NoSpace { path: self.path.clone(), needed: to - from, source: Some(Arc::new(error)) }
     }
 
-    /// As [`Segment::extend`], no further than the page that `target` lies in.
+    /// Faults pages like [`Segment::extend`], no further than the page that `target` lies in.
     ///
     /// # Errors
     ///
-    /// As [`Segment::extend`].
+    /// The errors of [`Segment::extend`].
     pub(crate) fn extend_by_pages(&self, target: u64) -> Result<()> {
         let _one = self.extending.lock();
         self.populate_to(target)
     }
 
-    /// Writes bytes to a place behind the last record by one call, and makes the page ready in which `end` lies.
+    /// Writes bytes behind the last record by one call, and faults the page in which `end` lies.
     ///
     /// # Errors
     ///
-    /// `NoSpace`, or what the operating system says; a part may have been written.
+    /// `NoSpace`, or an error of the operating system. A part may have been written.
     pub(crate) fn write_behind_end(&self, offset: u64, bytes: &[u8], end: u64) -> Result<()> {
         let _one = self.extending.lock();
         let file = self.file().expect("a segment that is still written to keeps its file");
@@ -120,7 +126,7 @@ impl Segment {
         self.populate_to(end)
     }
 
-    /// Makes single pages ready; the caller holds `extending`.
+    /// Faults single pages. The caller holds `extending`.
     fn populate_to(&self, target: u64) -> Result<()> {
         let from = self.ready();
         let end = target.next_multiple_of(PAGE_SIZE as u64).min(self.size);

@@ -1,7 +1,8 @@
-//! A segment that is in no file: where the log stands while there is none that it can go on in.
+//! A segment that is in no file: the log's position while no segment exists that it can continue
+//! in.
 //!
-//! It has no room, so the first record makes the log go on in a segment of the store, if one is to be had. It is none of
-//! the store's segments, has the number that none of those has, and nothing refers to it.
+//! It has no space, so the first record makes the log continue in a segment of the store, if one is
+//! available. It is none of the store's segments: its number is zero, and nothing refers to it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,11 +15,11 @@ use crate::mem::address_space::AddressSpace;
 use crate::mem::mapping::{Mapping, PAGE_SIZE};
 
 impl Segment {
-    /// Makes one; `path` is the store's, for messages.
+    /// Makes one. `path` is the store's, for messages.
     ///
     /// # Errors
     ///
-    /// `Io` where there is no memory; `Limit` where the space has no room.
+    /// `Io` if memory is short, `Limit` if the address space is used up.
     pub(crate) fn nowhere(space: &AddressSpace, path: &Path) -> Result<Arc<Self>> {
         let memory = Mapping::in_memory(PAGE_SIZE).map_err(|error| Error::io("map", path, error))?;
         let mapping = Arc::new(memory);
@@ -35,7 +36,7 @@ impl Segment {
         Ok(Self::of(path.to_owned(), shape, mapping, range, None))
     }
 
-    /// True where it is in no file.
+    /// Returns true if it is in no file.
     pub(crate) fn is_nowhere(&self) -> bool {
         self.id == SegmentId(0)
     }

@@ -1,17 +1,18 @@
-//! The log: records appended in one order to one segment after the other.
+//! The log writer: it appends records in one order, to one segment after the other.
 //!
-//! It knows where the next record goes and what has been synced. It does not know keys (the index does), nor who waits
-//! for a sync (`commit` does), nor how segments are made (`allocator` does).
+//! It knows the position of the next record and the synced part. It knows neither keys (the index
+//! does), nor the waiters for a sync (`commit` does), nor how segments are made (`allocator` does).
 //!
-//! **Concurrency.** [`LogWriter`] lives under the store's writer mutex, so log order is index order is visibility
-//! order. A sync has three parts, so that no store waits for the device: [`LogWriter::plan`] under the mutex,
-//! [`SyncPlan::execute`] without it, [`LogWriter::synced`] under it again. One leader at a time runs the three (`commit`).
+//! **Concurrency.** [`LogWriter`] lives under the store's writer mutex, so log order is index order
+//! is visibility order. A sync has three parts, so that no writer waits for the device:
+//! [`LogWriter::plan`] under the mutex, [`SyncPlan::execute`] without it, [`LogWriter::synced`]
+//! under it again. One leader at a time runs the three (`commit`).
 //!
-//! **Invariants.** Behind every record there is room for a watermark, in the segment and in its ready pages; where two
-//! syncs share one record the second goes without. I1, I2, I5.
+//! **Invariants.** Behind every record there is space for a watermark, in the segment and in its
+//! faulted pages. If two syncs share one record, the second writes no watermark. I1, I2, I5.
 //!
-//! **Crash points.** `append-payload` (a record is written, its first word is not), `append-published`,
-//! `batch-record`, `batch-payload`, `rolled`.
+//! **Crash points.** `append-payload` (a record is written, its first word is not),
+//! `append-published`, `batch-record`, `batch-payload`, `rolled`.
 
 mod roll;
 
@@ -35,7 +36,7 @@ const WATERMARK_SIZE: u64 = (HEADER_SIZE + Watermark::SIZE) as u64;
 /// Bytes that a start record takes in the log.
 const START_SIZE: u64 = (HEADER_SIZE + StartRecord::SIZE) as u64;
 
-/// What is appended: a record before it has a place and a number.
+/// A record to append, before it has a position and a number.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewRecord<'a> {
     pub(crate) kind: RecordKind,
@@ -69,7 +70,7 @@ impl<'a> NewRecord<'a> {
         Ok(Self { kind, keyspace, key, value, key_len, value_len, payload_sum: payload_sum(key, value) })
     }
 
-    /// Bytes that it takes in the log.
+    /// Returns the bytes that it takes in the log.
     pub(crate) fn size(&self) -> u64 {
         record_size(u64::from(self.key_len) + u64::from(self.value_len))
     }
@@ -87,10 +88,10 @@ impl<'a> NewRecord<'a> {
     }
 }
 
-/// A batch frame's header before it has a place and a number.
+/// A write batch's header, before it has a position and a number.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchHeader {
-    /// How many records are in it.
+    /// The number of its records.
     pub(crate) count: u32,
     /// Bytes of those records.
     pub(crate) len: u32,
@@ -98,14 +99,14 @@ pub(crate) struct BatchHeader {
     pub(crate) sum: u32,
 }
 
-/// Where the log continues after an open.
+/// The position where the log continues after an open.
 #[derive(Debug)]
 pub(crate) struct Tail {
     /// The segment to append to.
     pub(crate) segment: Arc<Segment>,
-    /// Where its records end; its data offset where it is new.
+    /// The end of its records. In a new segment it is the data offset.
     pub(crate) offset: u64,
-    /// The segment before it and where that ended, for a new one, or where it is nowhere.
+    /// The segment before it and its end, if the segment is new or in no file.
     pub(crate) previous: Option<(SegmentId, u64)>,
     pub(crate) next_seq: Seq,
     pub(crate) incarnation: u64,
@@ -124,18 +125,18 @@ pub(crate) struct LogWriter {
     /// Bytes of the active segment below this are durable.
     synced: u64,
     next_seq: Seq,
-    /// The last record that somebody wrote, as opposed to the store's own.
+    /// The last record that a user wrote, without the log's own.
     last_user: Seq,
     /// The last record that a watermark covers.
     marked: Seq,
     durable: Seq,
     incarnation: u64,
     full: Vec<FilledSegment>,
-    /// The segment that the next one continues, and its end, where the log stands nowhere.
+    /// The segment that the next one continues, and its end, if the log has no file to append to.
     previous: Option<(SegmentId, u64)>,
-    /// The value at this offset is written already; the record that it belongs to comes next.
+    /// The value at this offset is already written. Its record comes next.
     written: Option<u64>,
-    /// Bytes that belong to no record may lie behind the end: the log goes on in another segment.
+    /// Bytes of no record may lie behind the end, so the log continues in another segment.
     is_soiled: bool,
     observed: bool,
 }
@@ -145,7 +146,7 @@ impl LogWriter {
     ///
     /// # Errors
     ///
-    /// `NoSpace` where the first pages cannot be made ready.
+    /// `NoSpace` if the first pages cannot be faulted.
     pub(crate) fn open(shared: &LogContext, tail: Tail) -> Result<Self> {
         let appender = Appender::claim(tail.segment.mapping()).expect("a segment is made active once");
         let is_nowhere = tail.segment.is_nowhere();
@@ -171,44 +172,46 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// The number of the last record. Where the log stands nowhere that is the last one found: of a number between it and the
-    /// next one to be given out there is no record that could be durable.
+    /// Returns the number of the last record.
+    ///
+    /// If the log has no file to append to, it is the last record found. No record exists between
+    /// it and the next number.
     pub(crate) fn last_seq(&self) -> Seq {
         if self.previous.is_some() { self.last_user } else { Seq(self.next_seq.0 - 1) }
     }
 
-    /// The next sequence number to be given out.
+    /// Returns the next sequence number to be assigned.
     pub(crate) fn next_seq(&self) -> Seq {
         self.next_seq
     }
 
-    /// The last record that somebody wrote: what a flush must make durable.
+    /// Returns the last record that a user wrote, which a flush must make durable.
     pub(crate) fn last_user(&self) -> Seq {
         self.last_user
     }
 
-    /// How many segments are full and not yet durable.
+    /// Returns the number of segments that are full and not yet durable.
     pub(crate) fn full_count(&self) -> u64 {
         self.full.len() as u64
     }
 
-    /// The segments that are full and not yet durable, and where they end.
+    /// Returns the segments that are full and not yet durable, and their ends.
     pub(crate) fn full_ends(&self) -> Vec<(SegmentId, u64)> {
         self.full.iter().map(|full| (full.segment.id(), full.end)).collect()
     }
 
-    /// The active segment and the offset in it.
+    /// Returns the active segment and the offset in it.
     pub(crate) fn position(&self) -> (&Arc<Segment>, u64) {
         (&self.segment, self.offset)
     }
 
-    /// Appends a record for which room was reserved.
+    /// Appends a record for which space was reserved.
     ///
     /// # Errors
     ///
-    /// `NoSpace`, `Io` or `Corrupt` where a page that was made ready could not be written to all the same: its block is shared
-    /// with a copy of the file and the disk is full, or the disk failed, or the file was cut. Nothing was appended, and the
-    /// next write goes on in another segment.
+    /// `NoSpace`, `Io` or `Corrupt` if a faulted page could not be written to all the same. Its
+    /// block is shared with a copy of the file and the disk is full, or the disk failed, or the
+    /// file was truncated. Nothing was appended, and the next write continues in another segment.
     pub(crate) fn append(&mut self, shared: &LogContext, draft: &NewRecord<'_>) -> Result<(Location, Seq)> {
         let (location, seq) = self.put(shared, draft)?;
         self.last_user = seq;
@@ -232,7 +235,8 @@ impl LogWriter {
         Ok((self.segment.range().at(offset), seq))
     }
 
-    /// Erases what lies behind the last record, so that nothing ever takes it for one; the reason why it was not published.
+    /// Erases the bytes behind the last record, so that they are never read as one. Returns the
+    /// reason of the failure.
     #[cold]
     fn take_back(&mut self, end: u64) -> Error {
         const ZEROS: [u8; 4096] = [0; 4096];
@@ -252,12 +256,14 @@ impl LogWriter {
         }
     }
 
-    /// Appends a batch for which room was reserved: every record, then the frame's first word, which publishes all.
-    /// The frame's number, and the offset of its first record.
+    /// Appends a batch for which space was reserved: every record, then the batch's first word,
+    /// which publishes all.
+    ///
+    /// Returns the batch's number, and the offset of its first record.
     ///
     /// # Errors
     ///
-    /// As [`LogWriter::append`].
+    /// The errors of [`LogWriter::append`].
     pub(crate) fn append_batch<'a>(
         &mut self,
         shared: &LogContext,
@@ -303,15 +309,16 @@ impl LogWriter {
         RecordPlace { nonce: self.segment.nonce(), offset }
     }
 
-    /// What has been appended and not yet synced.
+    /// Returns the ranges that are appended and not yet synced.
     pub(crate) fn plan(&self) -> SyncPlan {
         let full = self.full.iter().map(FilledSegment::unsynced);
         let active = SegmentRange::new(&self.segment, self.synced, self.offset);
         SyncPlan::new(full.chain([active]).collect(), self.last_seq())
     }
 
-    /// Takes note that a plan has been executed, writes the watermark, and returns the segments that became durable
-    /// as a whole.
+    /// Records that a plan has been executed, and writes the watermark.
+    ///
+    /// Returns the segments that became durable whole.
     pub(crate) fn synced(&mut self, shared: &LogContext, plan: &SyncPlan) -> Vec<FilledSegment> {
         self.durable = self.durable.max(plan.upto());
         for SegmentRange { segment, to, .. } in plan.ranges() {
@@ -324,7 +331,8 @@ impl LogWriter {
         let (durable, rest) =
             std::mem::take(&mut self.full).into_iter().partition(|full| full.synced == full.end);
         self.full = rest;
-        // An idle store does not sync, so a watermark follows records only, never another watermark.
+        // An idle store does not sync, so a watermark follows records only, never another
+        // watermark.
         if self.marked < self.last_user.min(plan.upto()) {
             self.marked = plan.upto();
             self.mark(shared, plan.upto());
@@ -333,7 +341,8 @@ impl LogWriter {
     }
 
     fn mark(&mut self, shared: &LogContext, upto: Seq) {
-        // The reserve is kept by every `reserve` and spent by one watermark; without a record since, there is none.
+        // Every `reserve` keeps this space, and one watermark uses it. Without a newer record there
+        // is none.
         let room = self.segment.size().min(self.segment.ready()) - self.offset;
         if room < WATERMARK_SIZE {
             return;
@@ -341,7 +350,7 @@ impl LogWriter {
         let value = Watermark(upto).encode();
         let draft =
             NewRecord::new(RecordKind::Watermark, KeyspaceId::DEFAULT, &[], &value).expect("a short value");
-        // A watermark that cannot be written is as good as none.
+        // A watermark that cannot be written may be left out.
         let Ok((location, _)) = self.put(shared, &draft) else { return };
         shared.space.add_dead(location, DeadCause::Note, draft.size());
     }

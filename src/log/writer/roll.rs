@@ -1,6 +1,6 @@
-//! Room for the next frame: in the active segment or in the next one, in pages that can be stored to.
+//! Reserving space for the next write: in the active segment or in the next one, in faulted pages.
 //!
-//! All that can fail of a write fails here, before anything of it is visible.
+//! Every part of a write that can fail fails here, before any of it is visible.
 
 use super::{FilledSegment, HEADER_SIZE, LogWriter, NewRecord, START_SIZE, WATERMARK_SIZE};
 use crate::error::{Error, Result};
@@ -13,18 +13,21 @@ use crate::mem::appender::Appender;
 use crate::mem::dead_bytes::DeadCause;
 use crate::trace;
 
-/// From this length on a value is written by a call instead of stores into pages that were made ready, in bytes: the pages are
-/// written once and not twice.
+/// The length from which a value is written by a call instead of stores into faulted pages, in
+/// bytes.
+///
+/// The pages are then written once and not twice.
 const WRITTEN_BY_CALL: usize = 64 << 10;
-/// How much of a segment is for removals where the next one cannot be made, in bytes, at most.
+/// The most bytes of a segment that are kept for removals if the next one cannot be made.
 const KEPT_BACK: u64 = 64 << 10;
 
 impl LogWriter {
-    /// Makes room for a frame of `size` bytes; after this, appending it fails only as [`LogWriter::append`] says.
+    /// Reserves space for a write of `size` bytes. Appending it then fails only as
+    /// [`LogWriter::append`] says.
     ///
     /// # Errors
     ///
-    /// `DiskLimit`, `NoSpace`, or what the operating system says; nothing has been written.
+    /// `DiskLimit`, `NoSpace`, or an error of the operating system. Nothing has been written.
     pub(crate) fn reserve(
         &mut self,
         shared: &LogContext,
@@ -36,12 +39,14 @@ impl LogWriter {
         self.make_ready(shared, allocator, self.offset + size + WATERMARK_SIZE)
     }
 
-    /// As [`LogWriter::reserve`], for one record. A large value is written to its place at once: nobody sees it before
-    /// the record's first word is stored.
+    /// Reserves space like [`LogWriter::reserve`], for one record.
+    ///
+    /// A large value is written to its position at once. It is invisible until the record's first
+    /// word is stored.
     ///
     /// # Errors
     ///
-    /// As [`LogWriter::reserve`].
+    /// The errors of [`LogWriter::reserve`].
     pub(crate) fn reserve_record(
         &mut self,
         shared: &LogContext,
@@ -68,7 +73,7 @@ impl LogWriter {
         allocator.writer_makes_pages(true);
         let value_at = self.offset + HEADER_SIZE as u64 + u64::from(draft.key_len);
         self.segment.extend_by_pages(value_at)?;
-        // A write that fails may have written a part, which the next record must not come to lie in front of.
+        // A failed write may have written a part. The next record must not be placed before it.
         self.is_soiled = true;
         let end = self.offset + draft.size() + WATERMARK_SIZE;
         self.segment.write_behind_end(value_at, draft.value, end)?;
@@ -77,7 +82,7 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Sees to it that a frame of `size` bytes fits into the active segment.
+    /// Ensures that a write of `size` bytes fits into the active segment.
     fn make_room(
         &mut self,
         shared: &LogContext,
@@ -86,7 +91,7 @@ impl LogWriter {
         size: u64,
     ) -> Result<()> {
         allocator.check(shared, want, size)?;
-        // A frame of so many bytes holds fewer records than that.
+        // A write of so many bytes holds fewer records than that.
         if self.next_seq.0 + size > Seq::MAX.0 {
             return Err(Error::Limit {
                 what: "all 2^56 sequence numbers of the store are used",
@@ -100,35 +105,36 @@ impl LogWriter {
             self.roll(shared, allocator, want, size)
         } else if want == SpaceClass::Insertion && self.offset + size + self.kept_back() > self.segment.size()
         {
-            // The rest is for removals, unless there is more behind it: on a full disk they make the room.
+            // The rest is for removals, unless a segment follows: on a full disk they free space.
             allocator.have_next(shared)
         } else {
             Ok(())
         }
     }
 
-    /// Sees to it that the pages below an offset can be stored to.
+    /// Ensures that the pages below an offset are faulted.
     fn make_ready(&self, shared: &LogContext, allocator: &SegmentAllocator, need: u64) -> Result<()> {
         if need <= self.segment.ready() {
             return Ok(());
         }
-        // Nothing is ready before the store is known to be written to.
+        // The manifest says that the store is open before any page is faulted.
         shared.manifest.begin()?;
         allocator.count_stall();
         allocator.writer_makes_pages(false);
         self.segment.extend(need)
     }
 
-    /// Bytes at the end of a segment that insertions leave to removals where there is no next segment.
+    /// Returns the bytes at the end of a segment that insertions leave to removals if there is no
+    /// next segment.
     fn kept_back(&self) -> u64 {
         (self.segment.size() / 16).min(KEPT_BACK)
     }
 
-    /// Goes on in the next segment, whatever room there is in this one.
+    /// Continues in the next segment, even if this one has space.
     ///
     /// # Errors
     ///
-    /// As [`LogWriter::reserve`].
+    /// The errors of [`LogWriter::reserve`].
     pub(crate) fn roll_now(&mut self, shared: &LogContext, allocator: &SegmentAllocator) -> Result<()> {
         self.roll(shared, allocator, SpaceClass::Last, 0)
     }
@@ -143,9 +149,9 @@ impl LogWriter {
     ) -> Result<()> {
         shared.manifest.begin()?;
         let next = allocator.take(shared, want, size)?;
-        // Before anything is switched: a segment without its start record is cut off by the next recovery.
+        // Before any switch: the next recovery cuts off a segment without its start record.
         let made_ready = next.extend(next.data_offset() + START_SIZE + WATERMARK_SIZE);
-        // Where pages that were ready could not be written to, those of the next segment may be no better.
+        // If faulted pages could not be written to, those of the next segment may be no better.
         let made_ready = made_ready.and_then(|()| match self.appender.is_replaced() || self.is_soiled {
             true => next.make_ready_again(),
             false => Ok(()),
@@ -163,7 +169,8 @@ impl LogWriter {
         let (previous, previous_end) = self.previous.unwrap_or((segment.id(), end));
         self.offset = offset;
         if let Err(error) = self.start(shared, previous.0, previous_end) {
-            // The segment stays empty, and goes at the next open. This one is not gone on with.
+            // The segment stays empty, and the next open removes it. The log does not continue in
+            // this one.
             (self.segment, self.appender, self.offset) = (segment, appender, end);
             self.is_soiled = true;
             return Err(error);
@@ -179,7 +186,7 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Writes the record that says what this segment continues.
+    /// Writes the record that names the segment that this one continues.
     pub(super) fn start(&mut self, shared: &LogContext, previous: u64, previous_end: u64) -> Result<()> {
         let start =
             StartRecord { previous, previous_end, incarnation: self.incarnation, durable: self.durable };

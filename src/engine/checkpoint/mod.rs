@@ -1,18 +1,26 @@
-//! Images of the indexes of an open store: when one is made, and how, beside writers.
+//! The checkpointer: makes index checkpoints of an open store, beside its writers.
 //!
-//! **Order.** (1) Under the writer mutex, in one hold, between batches and while no pass of compaction is under way: note
-//! the last number P0 and what the store is then, and begin to capture every index. A pass that had looked up a record
-//! before P0 and copies it after could bring back what was removed in between. (2) Write the captures to a file.
-//! (3) Make the log durable up to P0 (I3), and have the manifest call every segment sealed that was full at P0: an open
-//! relies on it. (4) Give the file its name, durably. (5) The manifest names it. (6) The image before it goes.
+//! **Order.**
 //!
-//! **Failure.** An image is disposable: what stops one is told to a subscriber of events, and the one before goes on to count.
-//! Only a failed sync of the log is more.
+//! 1. Under the writer mutex, in one hold, between batches and outside any compaction pass: record
+//!    the last number P0 and the state of the store, and begin to capture every index. P0 must not
+//!    fall inside a pass. The pass could look up a record before P0 and copy it after a removal,
+//!    and the copy would bring the removed record back.
+//! 2. Write the captures to a file.
+//! 3. Make the log durable up to P0 (I3), and mark every segment that was full at P0 as sealed in
+//!    the manifest. An open relies on it.
+//! 4. Rename the file to its final name, durably.
+//! 5. Name it in the manifest.
+//! 6. Remove the checkpoint before it.
 //!
-//! **Concurrency.** The state has a lock of its own, which comes before the writer mutex and every other lock; whoever finds
-//! it taken goes on with something else, except for `close`.
+//! **Failure.** A checkpoint is disposable. The error that stops one is reported to a subscriber of
+//! events, and the one before stays in force. Only a failed sync of the log is more than that.
 //!
-//! **Crash points.** Those of `checkpoint`, and `checkpoint-named` before the older image goes.
+//! **Concurrency.** The state has its own lock, which comes before the writer mutex and every other
+//! lock. A caller that finds it taken continues with other work, except `close`.
+//!
+//! **Crash points.** Those of `checkpoint`, and `image-named` before the older checkpoint is
+//! removed.
 
 pub(crate) mod state;
 mod take;
@@ -28,25 +36,25 @@ use crate::error::Result;
 use crate::format::checkpoint::IndexCheckpoint;
 use crate::format::file_name;
 
-/// A clean close makes no image where the next open would have less to read than this, in bytes.
+/// A clean close makes no checkpoint if the next open would read less than this, in bytes.
 const CLOSE_MIN: u64 = 1 << 20;
-/// Where it would have more to read than this, the image may be large in comparison.
+/// If the next open would read more than this, the checkpoint may be large in comparison.
 const CLOSE_MAX: u64 = 16 << 20;
-/// While the store is open an image is made when there is so many times more to read than it takes.
+/// A checkpoint of an open store is due when the bytes to read are this many times its size.
 const SHARE: u64 = 4;
 
-/// The job of making images of the indexes of one store.
+/// The job of making index checkpoints of one store.
 #[derive(Debug, Default)]
 pub(crate) struct Checkpointer {
     checkpoints: Mutex<CheckpointState>,
-    /// Images made since the store was opened.
+    /// The number of checkpoints made since the store was opened.
     made: AtomicU64,
     /// The size of the one that the manifest names, in bytes.
     size: AtomicU64,
 }
 
 impl Checkpointer {
-    /// Starts with the image that the indexes came from, if they did.
+    /// Starts with the checkpoint that the indexes came from, if there is one.
     pub(crate) fn new(checkpoint: Option<&IndexCheckpoint>) -> Self {
         let Some(checkpoint) = checkpoint else { return Self::default() };
         let checkpoints = CheckpointState {
@@ -61,19 +69,19 @@ impl Checkpointer {
         }
     }
 
-    /// Images made since the store was opened.
+    /// Returns the number of checkpoints made since the store was opened.
     pub(crate) fn made(&self) -> u64 {
         // Relaxed: a statistic.
         self.made.load(Ordering::Relaxed)
     }
 
-    /// The size of the image that the manifest names, in bytes; zero where it names none.
+    /// Returns the size of the checkpoint that the manifest names, in bytes. Zero if it names none.
     pub(crate) fn size(&self) -> u64 {
         // Relaxed: a statistic.
         self.size.load(Ordering::Relaxed)
     }
 
-    /// A piece of an image, where one is due; whether there was one.
+    /// Does one step of a checkpoint, if one is due. Returns true if it did.
     ///
     /// # Errors
     ///
@@ -88,7 +96,7 @@ impl Checkpointer {
         Ok(true)
     }
 
-    /// Has the manifest name no image, where the one that it names is damaged.
+    /// Removes a damaged checkpoint, and its name from the manifest.
     fn forget_spoiled(&self, state: &State, checkpoints: &mut CheckpointState) -> Result<()> {
         if state.loader.is_spoiled() {
             // Relaxed: a statistic.
@@ -100,7 +108,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Removes the file of an image that the manifest names no longer.
+    /// Removes the file of a checkpoint that the manifest no longer names.
     fn remove_checkpoint(&self, state: &State, checkpoint: Option<NamedCheckpoint>) {
         if let Some(checkpoint) = checkpoint {
             state.shared.leftovers.remove(
@@ -111,7 +119,8 @@ impl Checkpointer {
         }
     }
 
-    /// Begins an image if so much was written since the last one that an open after a kill would take long.
+    /// Begins a checkpoint if an open after a kill would take long, by the bytes written since the
+    /// last one.
     fn begin_due(
         &self,
         state: &State,
@@ -134,7 +143,7 @@ impl Checkpointer {
         Ok(begun)
     }
 
-    /// Bytes that an open after a kill would have to read now.
+    /// Returns the bytes that an open after a kill would have to read now.
     fn bytes_to_read(&self, state: &State, checkpoints: &CheckpointState) -> u64 {
         let held =
             |id| checkpoints.named.as_ref().and_then(|named| named.ends.get(&id).copied()).unwrap_or(0);
@@ -145,16 +154,17 @@ impl Checkpointer {
             .sum()
     }
 
-    /// What an image would take now, in bytes.
+    /// Returns the present size of a checkpoint, in bytes.
     fn checkpoint_size(&self, state: &State) -> u64 {
         state.all_keyspaces().1.index_bytes as u64
     }
 
-    /// Makes an image now, whatever was written since the last one; false where an index cannot be captured just now.
+    /// Makes a checkpoint now, even if nothing was written since the last one. Returns false if an
+    /// index cannot be captured now.
     ///
     /// # Errors
     ///
-    /// What stopped it.
+    /// The error that stopped it.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) fn take_now(&self, state: &State, compactor: &Compactor) -> Result<bool> {
         state.load_all()?;
@@ -171,8 +181,8 @@ impl Checkpointer {
         Ok(self.made() > before)
     }
 
-    /// Makes an image for the next open, where that would have much to read: the store is being closed, and everything is
-    /// durable.
+    /// Makes a checkpoint for the next open, if that would read much. The store is being closed,
+    /// and everything is durable.
     pub(crate) fn take_at_close(&self, state: &State, compactor: &Compactor) -> Result<()> {
         let mut checkpoints = self.checkpoints.lock();
         self.forget_spoiled(state, &mut checkpoints)?;
@@ -194,7 +204,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Gives up the image that is being made: the store is being closed.
+    /// Discards the checkpoint in progress, since the store is being closed.
     pub(crate) fn end(&self, state: &State) {
         self.give_up(state, &mut self.checkpoints.lock());
     }

@@ -1,4 +1,4 @@
-//! The images of an open store: which one counts, and which one is being made.
+//! The state of the checkpoints of an open store: the one in force, and the one in progress.
 
 use crate::format::SegmentId;
 use crate::format::checkpoint::IndexCheckpoint;
@@ -13,17 +13,17 @@ pub(crate) struct CheckpointState {
     /// The one that the manifest names.
     pub(crate) named: Option<NamedCheckpoint>,
     pub(crate) taking: Option<CheckpointInProgress>,
-    /// The segment that was active when it was last asked whether one is due.
+    /// The segment that was active at the last check whether one is due.
     pub(crate) looked: Option<SegmentId>,
-    /// The last one was abandoned: the writer was faster than half of the pages.
+    /// True if the last one was abandoned: it needed copies of more than half of the pages.
     pub(crate) was_abandoned: bool,
 }
 
-/// What is to be known of an image that an open would begin with.
+/// The facts about a checkpoint that an open would begin with.
 #[derive(Debug)]
 pub(crate) struct NamedCheckpoint {
     pub(crate) number: u64,
-    /// How far it reaches in each segment.
+    /// The end of its coverage in each segment.
     pub(crate) ends: BTreeMap<SegmentId, u64>,
 }
 
@@ -34,13 +34,14 @@ impl NamedCheckpoint {
     }
 }
 
-/// An image in the making.
+/// A checkpoint in progress.
 #[derive(Debug)]
 pub(crate) struct CheckpointInProgress {
     pub(crate) checkpoint: IndexCheckpoint,
     /// The segment that was active.
     pub(crate) active: SegmentId,
     pub(crate) writing: CheckpointWriter,
-    /// What of the log is to be written back before the sync that counts; none while the file is being written.
+    /// The ranges of the log to be written back before its sync. `None` while the file is being
+    /// written.
     pub(crate) pieces: Option<Vec<SegmentRange>>,
 }

@@ -1,4 +1,4 @@
-//! Taking one image: from the moment that it shows to its name in the manifest.
+//! Taking one checkpoint: from its moment P0 to its name in the manifest.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -17,10 +17,10 @@ use crate::index::checkpoint::{CheckpointWriter, WriteStep};
 use crate::index::hash::capture::Capture;
 use crate::log::segment::Segment;
 
-/// Pages that are kept for an image at least before it is abandoned.
+/// The least number of page copies for a checkpoint before it is abandoned.
 const PAGES_MIN: usize = 256;
 
-/// An image's front, and what follows it.
+/// A checkpoint's header, and the captures of its indexes.
 struct Begun {
     checkpoint: IndexCheckpoint,
     active: SegmentId,
@@ -28,7 +28,7 @@ struct Begun {
 }
 
 impl Checkpointer {
-    /// Begins an image; false where that is not possible just now.
+    /// Begins a checkpoint. Returns false if that is not possible now.
     pub(super) fn begin_checkpoint(
         &self,
         state: &State,
@@ -38,7 +38,7 @@ impl Checkpointer {
         state.shared.commit.check()?;
         state.shared.manifest.begin()?;
         let Some(idle) = compactor.idle() else { return Ok(false) };
-        // On a disk that is nearly full, or nearly without inodes, the rest is for removals and compaction.
+        // On a disk with little space or few inodes, the rest is for removals and compaction.
         let allocator = &state.allocator;
         let is_scarce =
             allocator.space_budget(&state.shared).is_some() || allocator.has_few_files(&state.shared);
@@ -46,7 +46,7 @@ impl Checkpointer {
             return Ok(false);
         }
         let dir = state.shared.dir.as_ref();
-        // Each could leave one more.
+        // Each failed checkpoint could leave one more.
         if let Err(error) = state.shared.remove_leftovers() {
             checkpoints.looked = Some(allocator.active_id());
             crate::trace::checkpoint_failed(&error);
@@ -59,7 +59,7 @@ impl Checkpointer {
             let mut writer = state.writer.lock();
             self.capture(state, &mut writer, number, u64::from_le_bytes(nonce), checkpoints.was_abandoned)
         };
-        // A pass may begin now: what it looks up is as it was at that moment, or newer.
+        // A pass may begin now: its lookups find the state at that moment, or a newer one.
         drop(idle);
         let Some(Begun { checkpoint, active, captures }) = begun else { return Ok(false) };
         checkpoints.number = number;
@@ -68,7 +68,7 @@ impl Checkpointer {
                 checkpoints.taking = Some(CheckpointInProgress { checkpoint, active, writing, pieces: None })
             }
             Err(error) => {
-                // What stopped it is likely to stop another one that is begun right now.
+                // The cause is likely to stop another one that is begun at once.
                 checkpoints.looked = Some(active);
                 crate::trace::checkpoint_failed(&error);
             }
@@ -76,7 +76,7 @@ impl Checkpointer {
         Ok(checkpoints.taking.is_some())
     }
 
-    /// Notes what the store is at this moment. `None` where an index is still being captured.
+    /// Captures the state of the store at this moment. `None` if an index is still being captured.
     fn capture(
         &self,
         state: &State,
@@ -97,7 +97,7 @@ impl Checkpointer {
         let mut keyspaces = Vec::with_capacity(all.len());
         for contents in all.iter().filter_map(|keyspace| keyspace.contents(&pin)) {
             let slot = indexes.of(contents);
-            // Each page twice at most, so that no writer is ever held up; half of them, as long as that suffices.
+            // One copy of each page at most, so no writer is held up; of half, while that suffices.
             let pages = contents.index.memory_bytes() / crate::mem::mapping::PAGE_SIZE;
             let limit = if whole { usize::MAX } else { (pages / 2).max(PAGES_MIN) };
             let capture = slot.index.begin_checkpoint(limit)?;
@@ -126,7 +126,7 @@ impl Checkpointer {
         Some(Begun { checkpoint, active: log.position().0.id(), captures })
     }
 
-    /// Does one piece of the image in hand. What stops it ends it.
+    /// Does one step of the checkpoint in progress. An error ends it.
     ///
     /// # Errors
     ///
@@ -167,7 +167,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// The image is written, and the log durable as far as it reaches: gives it its name.
+    /// Names the checkpoint, after it is written and the log is durable to its end.
     fn finish_checkpoint(
         &self,
         state: &State,
@@ -189,7 +189,7 @@ impl Checkpointer {
             checkpoint.segments.iter().find(open).is_none()
         });
         if !is_sealed {
-            // Somebody else is just telling the manifest so.
+            // Another thread is updating the manifest.
             checkpoints.taking =
                 Some(CheckpointInProgress { checkpoint, active, writing, pieces: Some(Vec::new()) });
             return Ok(());
@@ -214,7 +214,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Gives up the image in hand.
+    /// Discards the checkpoint in progress.
     pub(super) fn give_up(&self, state: &State, checkpoints: &mut CheckpointState) {
         if let Some(taking) = checkpoints.taking.take() {
             taking.writing.discard(state.shared.dir.as_ref());
@@ -222,7 +222,7 @@ impl Checkpointer {
     }
 }
 
-/// What an image says of a segment; nothing of one without a record.
+/// Returns a checkpoint's entry for a segment. `None` for a segment without records.
 fn entry_of(segment: &Segment) -> Option<CheckpointSegment> {
     let mapping = segment.mapping();
     let end = mapping.published();

@@ -1,11 +1,11 @@
-//! The keyspaces of an open store: their names, and the index of each.
+//! The catalog: the keyspaces of an open store, their names, and the index of each.
 //!
-//! It does not write records: `keyspaces` does, and changes this under the writer mutex.
+//! It does not write records. `keyspaces` does, and changes the catalog under the writer mutex.
 //!
-//! **Concurrency.** A handle holds a [`KeyspaceState`], whose [`KeyspaceData`] change as a whole (a clear, a drop) while readers
-//! go on under a pin: whoever loaded the old contents reads what was there before the change. Contents change only under
-//! the writer mutex, so a writer that loads them there has the newest. Lock order: writer mutex, then `names`, then
-//! `pending`.
+//! **Concurrency.** A handle holds a [`KeyspaceState`]. Its [`KeyspaceData`] is replaced whole (by
+//! a clear or a drop) while readers continue under a pin. A reader that loaded the old contents
+//! reads the state before the change. Contents change only under the writer mutex, so a writer that
+//! loads them there has the newest. Lock order: writer mutex, then `names`, then `pending`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -24,24 +24,25 @@ use crate::recovery::recovered::RecoveredKeyspace;
 use crate::sync::epoch::{Domain, Pin};
 use crate::sync::rcu::RcuCell;
 
-/// What a keyspace holds, from its creation or a clear to the next clear or its drop.
+/// The contents of a keyspace, from its creation or a clear to the next clear or its drop.
 #[derive(Debug)]
 pub(crate) struct KeyspaceData {
     pub(crate) id: KeyspaceId,
     pub(crate) index: Arc<Index>,
-    /// The place of the index's writer in [`Indexes`].
+    /// The position of the index's writer in [`Indexes`].
     slot: usize,
-    /// Keys; the index holds more entries while a batch with removals is being applied.
+    /// The number of keys. The index holds more entries while a batch with removals is being
+    /// applied.
     pub(crate) keys: AtomicU64,
-    /// Bytes of records that are the newest of their key.
+    /// Bytes of the records that are the newest of their key.
     pub(crate) live_bytes: AtomicU64,
-    /// The number of the change that began them; zero for those that were there when the store was opened.
+    /// The number of the change that began them. Zero if they existed when the store was opened.
     pub(crate) begin: Seq,
-    /// What live snapshots see of them and the index no longer shows.
+    /// Versions that live snapshots see and the index no longer shows.
     pub(crate) versions: Arc<RetainedVersions>,
 }
 
-/// Contents as a snapshot sees them: present ones, or former.
+/// Contents as a snapshot sees them: present or former ones.
 #[derive(Debug)]
 pub(crate) struct KeyspaceAsOf {
     pub(crate) id: KeyspaceId,
@@ -50,12 +51,13 @@ pub(crate) struct KeyspaceAsOf {
     begin: Seq,
     /// The number of the change that ended them.
     end: Seq,
-    /// Former ones lead to segments that compaction may remove.
+    /// Former contents lead to segments that compaction may remove.
     range_pins: Vec<RangePin>,
 }
 
 impl Clone for KeyspaceAsOf {
-    /// Without what keeps the segments: that stays with the keyspace for as long as a snapshot sees this.
+    /// Clones without the range pins: those stay with the keyspace as long as a snapshot sees the
+    /// contents.
     fn clone(&self) -> Self {
         let (index, versions) = (Arc::clone(&self.index), Arc::clone(&self.versions));
         Self { id: self.id, index, versions, begin: self.begin, end: self.end, range_pins: Vec::new() }
@@ -68,15 +70,15 @@ impl KeyspaceData {
         KeyspaceAsOf { id: self.id, index, versions, begin: self.begin, end, range_pins: Vec::new() }
     }
 
-    /// Keys.
+    /// Returns the number of keys.
     pub(crate) fn keys(&self) -> u64 {
-        // Relaxed: a count on its own.
+        // Relaxed: an independent count.
         self.keys.load(Ordering::Relaxed)
     }
 
-    /// Bytes of records that are the newest of their key.
+    /// Returns the bytes of the records that are the newest of their key.
     pub(crate) fn live_bytes(&self) -> u64 {
-        // Relaxed: as for `keys`.
+        // Relaxed: see `keys`.
         self.live_bytes.load(Ordering::Relaxed)
     }
 }
@@ -84,9 +86,9 @@ impl KeyspaceData {
 /// A keyspace, as its handles know it.
 #[derive(Debug)]
 pub(crate) struct KeyspaceState {
-    /// Which open store it belongs to.
+    /// The open store that it belongs to.
     owner: u64,
-    /// None once it was dropped.
+    /// The present contents. `None` once it was dropped.
     contents: RcuCell<KeyspaceData>,
     name: RwLock<Arc<str>>,
     codec: Box<str>,
@@ -97,7 +99,7 @@ pub(crate) struct KeyspaceState {
 impl Forget for KeyspaceState {
     fn forget(&self, end: Seq) {
         let gone: Vec<_> = self.former.lock().extract_if(.., |former| former.end == end).collect();
-        // Not with the lock held: giving the memory of an index back takes time.
+        // Without the lock: freeing an index's memory takes time.
         drop(gone);
     }
 }
@@ -108,21 +110,21 @@ impl KeyspaceState {
         self.contents.pin()
     }
 
-    /// What it holds now; `None` once it was dropped.
+    /// Returns its present contents. `None` once it was dropped.
     #[inline]
     pub(crate) fn contents<'p>(&'p self, pin: &'p Pin) -> Option<&'p KeyspaceData> {
         self.contents.load(pin)
     }
 
-    /// What it holds now, without a lock.
+    /// Returns its present contents, without a lock.
     pub(crate) fn seen_now(&self) -> Option<KeyspaceAsOf> {
         Some(self.contents.load(&self.pin())?.seen(Seq(u64::MAX)))
     }
 
-    /// What it held as of a number, for a snapshot that is alive; `None` where there was no such keyspace then.
+    /// Returns its contents as of a number, for a live snapshot. `None` if it had none then.
     pub(crate) fn as_of(&self, at: Seq) -> Option<KeyspaceAsOf> {
         let pin = self.pin();
-        // The present ones first: they become former ones before they are replaced.
+        // The present contents first: they become former ones before they are replaced.
         let present = self.contents.load(&pin).filter(|contents| contents.begin <= at);
         if let Some(contents) = present {
             return Some(contents.seen(Seq(u64::MAX)));
@@ -131,8 +133,9 @@ impl KeyspaceState {
         former.iter().find(|former| former.begin <= at && at < former.end).cloned()
     }
 
-    /// Keeps the present contents for the snapshots that see them; called before they are replaced by the change of a
-    /// number, under the writer mutex.
+    /// Keeps the present contents for the snapshots that see them.
+    ///
+    /// Called under the writer mutex, before change `end` replaces them.
     fn keep_for(
         self: &Arc<Self>,
         snapshots: &SnapshotRegistry,
@@ -144,7 +147,7 @@ impl KeyspaceState {
         let Some(contents) = self.contents.load(&pin).filter(|contents| snapshots.see(contents.begin)) else {
             return;
         };
-        // Before the snapshots know of it: they may go at once.
+        // Before the snapshots know of it, since they may be dropped at once.
         let mut former = contents.seen(end);
         former.range_pins = slot.live().filter_map(|(ordinal, _)| space.pin_range(ordinal)).collect();
         self.former.lock().push(former);
@@ -154,17 +157,17 @@ impl KeyspaceState {
         }
     }
 
-    /// Its name; the last one, once it was dropped.
+    /// Returns its name. Once it was dropped, that is the last one.
     pub(crate) fn name(&self) -> Arc<str> {
         Arc::clone(&self.name.read())
     }
 
-    /// What its keys and values are encoded by; empty where they are bytes.
+    /// Returns the name of the codec of its keys and values. Empty if they are bytes.
     pub(crate) fn codec(&self) -> &str {
         &self.codec
     }
 
-    /// Whether it belongs to this open store.
+    /// Returns true if it belongs to this open store.
     pub(crate) fn is_of(&self, catalog: &Catalog) -> bool {
         self.owner == catalog.owner
     }
@@ -178,14 +181,14 @@ pub(crate) struct Indexes {
 }
 
 impl Indexes {
-    /// The index of contents, which must be a keyspace's present ones.
+    /// Returns the index of contents, which must be the present ones of a keyspace.
     #[inline]
     pub(crate) fn of(&mut self, contents: &KeyspaceData) -> &mut KeyspaceIndex {
         let slot = self.slots.get_mut(contents.slot).and_then(Option::as_mut);
         slot.expect("contents have their slot until they are replaced, under this mutex")
     }
 
-    /// Bytes that are live in the segment with this ordinal, in all keyspaces.
+    /// Returns the live bytes in the segment with this ordinal, in all keyspaces.
     pub(crate) fn live_in(&self, ordinal: usize) -> u64 {
         self.slots.iter().flatten().map(|slot| slot.live_in(ordinal)).sum()
     }
@@ -199,7 +202,7 @@ impl Indexes {
         at
     }
 
-    /// Takes the index of a keyspace whose contents are about to be replaced.
+    /// Removes the index of a keyspace whose contents are about to be replaced.
     fn take(&mut self, keyspace: &KeyspaceState) -> Option<KeyspaceIndex> {
         let slot = keyspace.contents(&keyspace.pin())?.slot;
         self.free.push(slot);
@@ -210,10 +213,10 @@ impl Indexes {
 /// The keyspaces by name.
 pub(crate) type ByName = BTreeMap<Arc<str>, Arc<KeyspaceState>>;
 
-/// The keyspaces by name, and in an order of their own.
+/// The keyspaces by name, by number, and in a list.
 #[derive(Debug, Default)]
 struct Names {
-    /// Copied before it is changed while a snapshot has it.
+    /// Copied before a change while a snapshot has it.
     by_name: Arc<ByName>,
     /// By the number of their present contents.
     by_id: BTreeMap<KeyspaceId, Arc<KeyspaceState>>,
@@ -227,16 +230,16 @@ pub(crate) struct Catalog {
     pins: Domain,
     names: RwLock<Names>,
     pub(crate) snapshots: SnapshotRegistry,
-    /// Whose turn it is in [`Catalog::next_few`].
+    /// The position of the next turn in [`Catalog::next_few`].
     turn: AtomicUsize,
-    /// Changes that the manifest does not have yet, in the order of the log.
+    /// Changes that the manifest does not contain yet, in the order of the log.
     pending: Mutex<VecDeque<(Seq, KeyspaceChange)>>,
-    /// Keyspaces with old contents that a reader may still look at.
+    /// Keyspaces with old contents that a reader may still use.
     retired: Mutex<Vec<Arc<KeyspaceState>>>,
 }
 
 impl Catalog {
-    /// Starts with what recovery found.
+    /// Starts with the keyspaces that recovery found.
     pub(crate) fn new(
         loaded: Vec<RecoveredKeyspace>,
         pending: Vec<(Seq, KeyspaceChange)>,
@@ -244,7 +247,7 @@ impl Catalog {
     ) -> (Self, Indexes) {
         static OWNERS: AtomicU64 = AtomicU64::new(0);
         let catalog = Self {
-            // Relaxed: a number of its own is all it is.
+            // Relaxed: only a unique number.
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
             pins,
             names: RwLock::default(),
@@ -258,14 +261,14 @@ impl Catalog {
             let keyspace = catalog.add(&mut indexes, &name, &codec, (id, Seq::ZERO), slot);
             let pin = keyspace.pin();
             let contents = keyspace.contents(&pin).expect("just made");
-            // Relaxed, both: nobody else has it yet.
+            // Relaxed, both: no other thread has it yet.
             contents.keys.store(keys, Ordering::Relaxed);
             contents.live_bytes.store(live_bytes, Ordering::Relaxed);
         }
         (catalog, indexes)
     }
 
-    /// Adds a keyspace; called under the writer mutex.
+    /// Adds a keyspace, under the writer mutex.
     pub(crate) fn add(
         &self,
         indexes: &mut Indexes,
@@ -290,7 +293,8 @@ impl Catalog {
         keyspace
     }
 
-    /// Gives a keyspace new, empty contents, and returns the index of the old ones; called under the writer mutex.
+    /// Gives a keyspace new, empty contents, under the writer mutex. Returns the index of the old
+    /// ones.
     pub(crate) fn clear(
         &self,
         space: &AddressSpace,
@@ -311,8 +315,9 @@ impl Catalog {
         old
     }
 
-    /// Gives a keyspace another index that holds the same; called under the writer mutex. Searches of the one before fail
-    /// from then on.
+    /// Gives a keyspace another index with equal contents, under the writer mutex.
+    ///
+    /// Searches of the old index fail from then on.
     pub(crate) fn reindex(&self, indexes: &mut Indexes, keyspace: &Arc<KeyspaceState>, index: IndexWriter) {
         let pin = keyspace.pin();
         let Some(was) = keyspace.contents(&pin) else { return };
@@ -332,7 +337,7 @@ impl Catalog {
         self.retired.lock().push(Arc::clone(keyspace));
     }
 
-    /// Takes a keyspace away, and returns its index; called under the writer mutex.
+    /// Removes a keyspace, under the writer mutex. Returns its index.
     pub(crate) fn drop_keyspace(
         &self,
         space: &AddressSpace,
@@ -353,7 +358,7 @@ impl Catalog {
         old
     }
 
-    /// Gives a keyspace another name; called under the writer mutex.
+    /// Gives a keyspace another name, under the writer mutex.
     pub(crate) fn rename(&self, keyspace: &Arc<KeyspaceState>, name: &str) {
         let name: Arc<str> = name.into();
         let mut names = self.names.write();
@@ -363,50 +368,52 @@ impl Catalog {
         by_name.insert(name, Arc::clone(keyspace));
     }
 
-    /// The names as they are now, for a snapshot; called under the writer mutex.
+    /// Returns the present names, for a snapshot. Called under the writer mutex.
     pub(crate) fn names(&self) -> Arc<ByName> {
         Arc::clone(&self.names.read().by_name)
     }
 
-    /// The keyspace of a name.
+    /// Returns the keyspace with a name.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<KeyspaceState>> {
         self.names.read().by_name.get(name).map(Arc::clone)
     }
 
-    /// The keyspace whose present contents have this number.
+    /// Returns the keyspace whose present contents have this number.
     pub(crate) fn by_id(&self, id: KeyspaceId) -> Option<Arc<KeyspaceState>> {
         self.names.read().by_id.get(&id).map(Arc::clone)
     }
 
-    /// Live bytes, in all keyspaces.
+    /// Returns the live bytes of all keyspaces.
     pub(crate) fn live_bytes(&self) -> u64 {
         let pin = self.pins.pin();
         let names = self.names.read();
         names.list.iter().filter_map(|keyspace| Some(keyspace.contents(&pin)?.live_bytes())).sum()
     }
 
-    /// All keyspaces, in the order of their names.
+    /// Returns all keyspaces, in the order of their names.
     pub(crate) fn all(&self) -> Vec<Arc<KeyspaceState>> {
         self.names.read().by_name.values().map(Arc::clone).collect()
     }
 
-    /// Some keyspaces, others at every call, so that a look at all of them takes many short calls.
+    /// Returns some keyspaces, others at every call, so that many short calls see all of them.
     pub(crate) fn next_few(&self, count: usize) -> Vec<Arc<KeyspaceState>> {
         let names = self.names.read();
         let count = count.min(names.list.len());
-        // Relaxed: whoever is left out has a turn later.
+        // Relaxed: a keyspace that is left out has a turn later.
         let turn = self.turn.fetch_add(count, Ordering::Relaxed) % names.list.len().max(1);
         names.list.iter().cycle().skip(turn).take(count).map(Arc::clone).collect()
     }
 
-    /// Takes note of a change that the log has and the manifest has not; called under the writer mutex, before any
-    /// later sync can be planned.
+    /// Records a change that the log has and the manifest has not.
+    ///
+    /// Called under the writer mutex, before any later sync can be planned.
     pub(crate) fn note(&self, seq: Seq, change: KeyspaceChange) {
         self.pending.lock().push_back((seq, change));
     }
 
-    /// Raises what a manifest says is durable, and has it list the keyspaces as of that point: what it lists must
-    /// never be ahead of what a power cut leaves of the log.
+    /// Raises a manifest's durable number, and updates its keyspaces to that number.
+    ///
+    /// The list must never be ahead of the log that survives a power cut.
     pub(crate) fn note_durable(&self, manifest: &mut Manifest, durable: Seq) {
         manifest.durable = manifest.durable.max(durable);
         let mut pending = self.pending.lock();
@@ -420,9 +427,9 @@ impl Catalog {
         }
     }
 
-    /// Drops old contents that no reader can look at any more; whether some are left.
+    /// Drops old contents that no reader can use any more. Returns true if some are left.
     pub(crate) fn collect(&self) -> bool {
-        // Not with the lock held: giving memory back takes time, and a writer may want to add to the list.
+        // Without the lock: freeing memory takes time, and a writer may want to add to the list.
         let mut left = std::mem::take(&mut *self.retired.lock());
         left.retain(|keyspace| !keyspace.contents.collect());
         let mut retired = self.retired.lock();
@@ -430,13 +437,13 @@ impl Catalog {
         !retired.is_empty()
     }
 
-    /// Whether [`Catalog::collect`] may have something to do.
+    /// Returns true if [`Catalog::collect`] may have work.
     pub(crate) fn has_retired(&self) -> bool {
         !self.retired.lock().is_empty()
     }
 }
 
-/// The number of what a keyspace holds.
+/// Returns the number of a keyspace's present contents.
 fn id_of(keyspace: &KeyspaceState) -> Option<KeyspaceId> {
     keyspace.contents(&keyspace.pin()).map(|contents| contents.id)
 }

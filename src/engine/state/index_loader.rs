@@ -1,6 +1,6 @@
-//! The index loader: brings in what an index checkpoint holds and no read has needed yet.
+//! The index loader: loads the parts of an index checkpoint that no read has needed yet.
 //!
-//! Where the checkpoint turns out to be damaged, the indexes are built anew from the log (`rebuild`).
+//! If the checkpoint is damaged, the indexes are rebuilt from the log (`rebuild`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,8 +13,10 @@ use crate::index::checkpoint::is_of_checkpoint;
 use crate::index::hash::Index;
 use crate::index::hash::lazy::BlockError;
 
-/// All indexes are whole, and stay so. No pass of compaction begins without this: the records of all segments then say
-/// what an index held, and nothing is found in two places.
+/// The token that all indexes are whole, and stay so.
+///
+/// No pass of compaction begins without it. The records of all segments then match the indexes, and
+/// no record is in two places.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Whole(());
 
@@ -24,11 +26,12 @@ pub(crate) struct IndexLoader {
     loading: Mutex<Vec<Arc<Index>>>,
     /// True if there are any.
     is_loading: AtomicBool,
-    /// How often indexes were built anew because a checkpoint was damaged.
+    /// The number of times indexes were rebuilt because a checkpoint was damaged.
     rebuilds: AtomicU64,
-    /// The checkpoint that the manifest names turned out to be damaged.
+    /// True if the checkpoint that the manifest names is damaged.
     is_spoiled: AtomicBool,
-    /// Why the indexes could not be built anew: the log is damaged as well, and reading it again would say the same.
+    /// The error that stopped a rebuild: the log is damaged as well, and reading it again would
+    /// fail again.
     stuck: Mutex<Option<Error>>,
 }
 
@@ -40,52 +43,54 @@ impl IndexLoader {
         Self { loading: Mutex::new(partial), is_loading, ..Self::default() }
     }
 
-    /// The token that all indexes are whole; `None` while one may lack what a checkpoint holds.
+    /// Returns the token that all indexes are whole. `None` while one may lack a part of its
+    /// checkpoint.
     #[inline]
     pub(crate) fn whole(&self) -> Option<Whole> {
-        // Acquire: pairs with the release in `load_some`: a thread that sees none sees whole indexes.
+        // Acquire: pairs with the release in `load_some`: a thread that reads false sees whole
+        // indexes.
         (!self.is_loading.load(Ordering::Acquire)).then_some(Whole(()))
     }
 
-    /// How often indexes were built anew because a checkpoint was damaged.
+    /// Returns the number of times indexes were rebuilt because a checkpoint was damaged.
     pub(crate) fn rebuilds(&self) -> u64 {
         // Relaxed: a statistic.
         self.rebuilds.load(Ordering::Relaxed)
     }
 
-    /// True if the checkpoint that the manifest names turned out to be damaged.
+    /// Returns true if the checkpoint that the manifest names is damaged.
     pub(crate) fn is_spoiled(&self) -> bool {
         // Relaxed: a thread that misses it finds it the next time.
         self.is_spoiled.load(Ordering::Relaxed)
     }
 
-    /// The manifest names the damaged checkpoint no longer.
+    /// Records that the manifest no longer names the damaged checkpoint.
     pub(crate) fn forget_spoiled(&self) {
-        // Relaxed: indexes are built anew once, and have been.
+        // Relaxed: indexes are rebuilt once, and have been.
         self.is_spoiled.store(false, Ordering::Relaxed);
     }
 
-    /// Refuses to build the indexes anew where that has failed before.
+    /// Refuses a rebuild after one has failed.
     ///
     /// # Errors
     ///
-    /// What stopped it then.
+    /// The error that stopped it.
     pub(super) fn check_stuck(&self) -> Result<()> {
         self.stuck.lock().as_ref().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// Notes that a checkpoint is damaged.
+    /// Records that a checkpoint is damaged.
     pub(super) fn note_spoiled(&self) {
         // Relaxed: see `is_spoiled`.
         self.is_spoiled.store(true, Ordering::Relaxed);
     }
 
-    /// Notes what stopped building the indexes anew.
+    /// Records the error that stopped a rebuild.
     pub(super) fn note_stuck(&self, error: &Error) {
         *self.stuck.lock() = Some(error.clone());
     }
 
-    /// Notes that the indexes were built anew.
+    /// Records that the indexes were rebuilt.
     pub(super) fn note_rebuilt(&self) {
         // Relaxed: a statistic.
         self.rebuilds.fetch_add(1, Ordering::Relaxed);
@@ -93,18 +98,18 @@ impl IndexLoader {
 }
 
 impl State {
-    /// Loads a piece of an index. True if one was left to load.
+    /// Loads a piece of an index. Returns true if one was left to load.
     ///
     /// # Errors
     ///
-    /// What stopped building the indexes anew, where the checkpoint is damaged.
+    /// The error that stopped a rebuild, if the checkpoint is damaged.
     pub(crate) fn load_some(&self) -> Result<bool> {
         let loader = &self.loader;
         if loader.whole().is_some() || loader.stuck.lock().is_some() {
             return Ok(false);
         }
         let Some(index) = loader.loading.lock().last().map(Arc::clone) else { return Ok(false) };
-        // Where only this list has it, its keyspace is gone.
+        // If only this list has it, its keyspace is gone.
         let more = if Arc::strong_count(&index) <= 2 { Ok(false) } else { index.load_more() };
         match more {
             Ok(true) => return Ok(true),
@@ -123,17 +128,18 @@ impl State {
     ///
     /// # Errors
     ///
-    /// As [`State::load_some`].
+    /// The errors of [`State::load_some`].
     pub(crate) fn load_all(&self) -> Result<()> {
         while self.load_some()? {}
         self.loader.check_stuck()
     }
 
-    /// True if what failed may be tried again: it needed a damaged block of a checkpoint, and the indexes were built anew.
+    /// Returns true if a failed operation may be repeated: a damaged block of a checkpoint was the
+    /// cause, and the indexes were rebuilt.
     ///
     /// # Errors
     ///
-    /// What stopped that.
+    /// The error that stopped the rebuild.
     #[cold]
     pub(crate) fn rebuild_if_damaged(&self, error: &Error) -> Result<bool> {
         let _events = crate::trace::at_end();
@@ -144,11 +150,11 @@ impl State {
         Ok(true)
     }
 
-    /// Builds the indexes anew where one could not be read.
+    /// Rebuilds the indexes after one could not be read.
     ///
     /// # Errors
     ///
-    /// What stopped that.
+    /// The error that stopped the rebuild.
     #[cold]
     pub(crate) fn rebuild_for(&self, unread: BlockError) -> Result<()> {
         let _events = crate::trace::at_end();

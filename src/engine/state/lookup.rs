@@ -1,4 +1,4 @@
-//! The lookup: from a key to its visible record, verified where that was not done before.
+//! The lookup: from a key to its visible record, verified on first use.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
 impl State {
-    /// The newest visible record of a key.
+    /// Returns the newest visible record of a key.
     ///
     /// # Errors
     ///
-    /// `Corrupt` where the index leads to bytes that are no longer what was written.
+    /// `Corrupt` if the index leads to bytes that are no longer the written ones.
     #[inline]
     pub(crate) fn lookup<'p>(
         &'p self,
@@ -43,7 +43,7 @@ impl State {
             let (Some(location), Some(record)) = (found, hit) else { return Ok(None) };
             self.check_replaced(&record)?;
             if self.visibility.is_visible(record.seq()) {
-                // A removal whose batch has just ended, or a value whose header has rotted.
+                // A removal whose batch has just ended, or a value whose header is damaged.
                 if !record.is_put() {
                     self.check_record(&record)?;
                 }
@@ -57,7 +57,7 @@ impl State {
                     self.check_former(&contents.index, &record)?;
                     return Ok(Some(record));
                 }
-                // No batch has such a number: the header has rotted.
+                // No batch has such a number: the header is damaged.
                 None if record.seq() > Seq::MAX => {
                     return Err(self.damage_of(&record, Defect::HeaderChecksum));
                 }
@@ -67,12 +67,14 @@ impl State {
         }
     }
 
-    /// The record at a location that the index gave.
+    /// Returns the record at a location from the index.
     ///
     /// # Errors
     ///
-    /// `Corrupt` where its lengths lead out of what was written; `Io` where a page of it cannot be had; `MissingSegment`, `Corrupt` or what the operating system says
-    /// where its segment was not needed before, and is not what it was.
+    /// - `Corrupt` if its lengths lead out of the published bytes.
+    /// - `Io` if one of its pages cannot be read.
+    /// - `MissingSegment`, `Corrupt` or an error of the operating system if its segment is opened
+    ///   now, and has changed.
     #[inline]
     pub(crate) fn record<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
         let record = self.record_as_it_is(location, pin)?;
@@ -80,11 +82,12 @@ impl State {
         Ok(record)
     }
 
-    /// As [`State::record`], for whoever asks [`State::check_replaced`] after all that is read of it.
+    /// Returns a record like [`State::record`]. The caller calls [`State::check_replaced`] after
+    /// reading from it.
     ///
     /// # Errors
     ///
-    /// As [`State::record`], but for pages that cannot be had.
+    /// The errors of [`State::record`], except for unreadable pages.
     #[inline]
     pub(crate) fn record_as_it_is<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
         match self.shared.space.record(location, pin) {
@@ -93,14 +96,15 @@ impl State {
         }
     }
 
-    /// The record at a location where a first look found none; as a rule why there is none.
+    /// Returns the record at a location where a first attempt found none, or usually the reason why
+    /// there is none.
     #[cold]
     fn record_again<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
         let found = self.shared.space.find(location, pin)?;
         found.ok_or_else(|| self.damage(location, Defect::LengthOutOfRange))
     }
 
-    /// The record that an entry of the index shows to readers now, if any.
+    /// Returns the record that an entry of the index shows to readers now, if any.
     pub(crate) fn visible<'p>(
         &'p self,
         contents: &KeyspaceData,
@@ -125,31 +129,32 @@ impl State {
                 self.check_former(&contents.index, &record)?;
                 Ok(Some(record))
             }
-            // The batch ended meanwhile: what the key has now.
+            // The batch ended meanwhile, so look up the key's present record.
             None => self.lookup(contents, self.hash_of(record.key()), record.key(), pin),
         }
     }
 
-    /// Starts the loads of the records that the key may have now.
+    /// Prefetches the records that the key may have now.
     #[inline]
     pub(crate) fn prefetch_records(&self, contents: &KeyspaceData, hash: Hash) {
-        // What cannot be read is an error of the search that follows.
+        // A line that cannot be read is an error of the search that follows.
         drop(contents.index.find(hash, |location| {
             self.shared.space.prefetch(location);
             Ok::<bool, BlockError>(false)
         }));
     }
 
-    /// The keyed hash of a key.
+    /// Returns the keyed hash of a key.
     #[inline]
     pub(crate) fn hash_of(&self, key: &[u8]) -> Hash {
         self.hash_key.hash(key)
     }
 
-    /// Verifies a record against both of its checksums: where every read is verified, and where a record has the right
-    /// tag and is not what was looked for, which is hardly ever a coincidence.
+    /// Verifies a record against both of its checksums.
     ///
-    /// The header too: with another kind or keyspace a value would be taken for absent.
+    /// It runs if every read is verified, or if a record has the right tag but another key, which
+    /// is hardly ever a coincidence. The header is verified too: with another kind or keyspace, a
+    /// value would count as absent.
     ///
     /// # Errors
     ///
@@ -163,8 +168,9 @@ impl State {
         Ok(())
     }
 
-    /// Verifies a record that the index leads to, unless that was done since this open: where the index came from an image,
-    /// nothing has read the record yet.
+    /// Verifies a record that the index leads to, unless that was done since this open.
+    ///
+    /// If the index came from a checkpoint, nothing has read the record yet.
     ///
     /// # Errors
     ///
@@ -200,18 +206,19 @@ impl State {
         Ok(())
     }
 
-    /// Verifies a record, where a page of its mapping was replaced because it could not be read: asked after what was read of
-    /// the record, so that zeros are not taken for it.
+    /// Verifies a record if an unreadable page of its mapping was replaced.
+    ///
+    /// Called after reading from the record, so that zeros are not taken for its bytes.
     ///
     /// # Errors
     ///
-    /// `Io`, or `Corrupt`.
+    /// `Io` or `Corrupt`.
     #[inline]
     pub(crate) fn check_replaced(&self, record: &Record<'_>) -> Result<()> {
         if record.is_replaced() { self.check_record(record) } else { Ok(()) }
     }
 
-    /// As [`State::check_first`], for what the index no longer leads to.
+    /// Verifies a record like [`State::check_first`], if the index no longer leads to it.
     ///
     /// # Errors
     ///
@@ -220,7 +227,7 @@ impl State {
         if index.is_from_checkpoint() { self.check_record(record) } else { Ok(()) }
     }
 
-    /// Verifies the header of a record: what its lengths count for.
+    /// Verifies the header of a record, on which its lengths depend.
     ///
     /// # Errors
     ///
@@ -228,12 +235,12 @@ impl State {
     pub(crate) fn check_header(&self, record: &Record<'_>) -> Result<()> {
         let (mapping, offset) = record.place();
         let place = RecordPlace { nonce: mapping.nonce(), offset: offset as u64 };
-        // The lengths were compared with what is published when the record was found.
+        // The lengths were compared with the published end when the record was found.
         let valid = record.raw_header().validate(place, record.header().size());
         valid.map(drop).map_err(|_| self.damage_of(record, Defect::HeaderChecksum))
     }
 
-    /// Names the file and the offset of a record that does not verify.
+    /// Returns an error with the file and the offset of a record that does not verify.
     #[cold]
     pub(crate) fn damage_of(&self, record: &Record<'_>, defect: Defect) -> Error {
         let (mapping, offset) = record.place();
@@ -247,7 +254,7 @@ impl State {
         Error::Corrupt { path, offset: offset as u64, defect }
     }
 
-    /// Names the file and the offset of damage.
+    /// Returns an error with the file and the offset of damage.
     #[cold]
     pub(crate) fn damage(&self, location: Location, defect: Defect) -> Error {
         let segments = self.shared.segments.read();

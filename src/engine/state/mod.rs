@@ -1,10 +1,10 @@
-//! The state of an open store that reads, writes and background jobs share.
+//! The state of an open store, shared by reads, writes and background jobs.
 //!
-//! The jobs (`compaction`, `checkpoint`) have state of their own, which nothing here knows.
+//! The jobs (`compaction`, `checkpoint`) have their own state, which this module does not know.
 //!
-//! **Concurrency.** One writer mutex decides everything about writes; reads take no lock. Lock order: the locks of the
-//! jobs, then the writer mutex, then those that `log::allocator` names. The commit's leader takes the writer mutex twice,
-//! briefly, and syncs without it.
+//! **Concurrency.** One writer mutex orders all writes. Reads take no lock. Lock order: the locks
+//! of the jobs, then the writer mutex, then those that `log::allocator` names. The leader of a
+//! group commit takes the writer mutex twice, briefly, and syncs without it.
 
 pub(crate) mod backpressure;
 pub(crate) mod catalog;
@@ -45,29 +45,29 @@ use crate::sync::epoch::{Domain, Pin};
 use crate::sync::notifier::Notifier;
 use crate::sync::seqlock::SeqLock;
 
-/// What the writer mutex guards.
+/// The state that the writer mutex guards.
 #[derive(Debug)]
 pub(crate) struct WriterState {
     pub(crate) log: LogWriter,
     pub(crate) indexes: Indexes,
-    /// The keyspaces, as the log has them.
+    /// The keyspaces, according to the log.
     pub(crate) names: KeyspaceSet,
 }
 
-/// Counters that the writer keeps and everybody reads.
+/// Counters that the writer keeps, and every thread reads.
 #[derive(Debug, Default)]
 pub(crate) struct StateCounters {
-    /// How often a writer woke the background.
+    /// The number of times a writer woke the worker.
     pub(crate) wakes: AtomicU64,
-    /// Iterators that are alive.
+    /// The number of live iterators.
     pub(crate) iterators: AtomicUsize,
-    /// The active segment, as the writer told everybody last.
+    /// The active segment, as the writer published it last.
     segment: AtomicU64,
 }
 
 /// The state of an open store.
 pub(crate) struct State {
-    /// What its readers pin.
+    /// The epoch domain that readers pin.
     pub(crate) pins: Domain,
     pub(crate) shared: LogContext,
     pub(crate) config: Config,
@@ -86,11 +86,12 @@ pub(crate) struct State {
     pub(crate) syncer: Syncer,
     pub(crate) loader: IndexLoader,
     pub(crate) backpressure: Backpressure,
-    /// The epoch of the oldest pin that removed files wait for, and since when, by the store's clock.
+    /// The epoch of the oldest pin that removed files wait for, and the time it was first seen, by
+    /// the store's clock.
     waiting: Mutex<Option<(u64, Duration)>>,
 }
 
-/// Short: this is what a handle, a view and an iterator print.
+/// Short: a handle, a view and an iterator print this.
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Engine");
@@ -104,11 +105,11 @@ impl fmt::Debug for State {
 }
 
 impl State {
-    /// Starts on what recovery opened; returns the store's lock beside it.
+    /// Starts on the result of recovery. Returns the store's lock beside it.
     ///
     /// # Errors
     ///
-    /// When memory is short, or the first pages of the log cannot be made ready.
+    /// Returns an error if memory is short, or the first pages of the log cannot be faulted.
     pub(super) fn start(opened: Recovered, config: Config) -> Result<(Self, Box<dyn Lock>)> {
         let Recovered { shared, lock, control, hash_key, keyspaces, names, pending, tail, ready, .. } =
             opened;
@@ -162,7 +163,8 @@ impl State {
         self.pins.pin()
     }
 
-    /// Gives back what was removed and no reader can see any more, and notes what is held. Returns how many pieces wait.
+    /// Frees removed memory and files that no reader can see any more, and updates the quota.
+    /// Returns the number that wait.
     pub(crate) fn collect_removed(&self) -> usize {
         let left = self.shared.space.collect();
         self.allocator.recount(&self.shared);
@@ -170,8 +172,10 @@ impl State {
         left
     }
 
-    /// How long removed files have waited for the oldest pin, as far as somebody has looked. A pin's epoch tells it from all
-    /// that were taken since something began to wait.
+    /// Returns the time that removed files have waited for the oldest pin, according to the calls
+    /// so far.
+    ///
+    /// A pin's epoch distinguishes it from all pins taken since something began to wait.
     pub(crate) fn note_oldest_pin(&self) -> Option<Duration> {
         let now = self.shared.dir.now();
         let oldest = self.pins.pins().oldest.filter(|_| self.shared.space.waits());
@@ -180,7 +184,7 @@ impl State {
         waiting.map(|(_, since)| now.saturating_sub(since))
     }
 
-    /// What a keyspace holds now.
+    /// Returns the present contents of a keyspace.
     ///
     /// # Errors
     ///
@@ -205,29 +209,30 @@ impl State {
 
     // ---- Durability
 
-    /// Makes everything appended so far durable, the store's own records included.
+    /// Makes everything appended so far durable, the log's own records included.
     ///
     /// # Errors
     ///
-    /// `Poisoned` where a sync failed, now or earlier.
+    /// `Poisoned` if a sync failed, now or earlier.
     pub(crate) fn sync(&self) -> Result<()> {
         self.shared.commit.run(|| self.syncer.sync(self))
     }
 
-    /// Waits until everything up to a number is durable, the numbers of the store's own records included.
+    /// Waits until everything up to a number is durable, the numbers of the log's own records
+    /// included.
     ///
     /// # Errors
     ///
-    /// As [`State::sync`].
+    /// The errors of [`State::sync`].
     pub(crate) fn sync_upto(&self, seq: Seq) -> Result<()> {
         self.shared.commit.wait(seq, || self.syncer.sync(self))
     }
 
-    /// Waits until a write is as durable as it is to be.
+    /// Waits until a write is as durable as `durability` asks.
     ///
     /// # Errors
     ///
-    /// As [`State::sync`].
+    /// The errors of [`State::sync`].
     pub(crate) fn wait_for(&self, seq: Seq, durability: Durability) -> Result<()> {
         match durability {
             Durability::Os | Durability::Interval => Ok(()),
@@ -239,29 +244,30 @@ impl State {
     ///
     /// # Errors
     ///
-    /// As [`State::sync`].
+    /// The errors of [`State::sync`].
     pub(crate) fn flush(&self) -> Result<()> {
         self.shared.commit.check()?;
         self.sync_upto(self.last_seq())
     }
 
-    /// Has the manifest call segments sealed that are durable. True if there were any.
+    /// Marks durable segments as sealed in the manifest. Returns true if there were any.
     ///
     /// # Errors
     ///
-    /// As [`Syncer::seal`].
+    /// The errors of [`Syncer::seal`].
     pub(crate) fn seal(&self) -> Result<bool> {
         self.syncer.seal(self)
     }
 
-    /// The last record that a user wrote.
+    /// Returns the last record that a user wrote.
     pub(crate) fn last_seq(&self) -> Seq {
         self.seqlock.last()
     }
 
-    /// The last record that a user wrote and that is durable together with all before it.
+    /// Returns the last record that a user wrote and that is durable together with all before it.
     ///
-    /// The store's own records have numbers, too, and are synced with the others: nobody may ask for those.
+    /// The log's own records have numbers, too, and are synced with the others. Users cannot wait
+    /// for those.
     pub(crate) fn durable_seq(&self) -> Seq {
         let durable = self.shared.commit.durable();
         durable.min(self.last_seq())
@@ -271,7 +277,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// As [`State::sync`]; `UnknownSeq`.
+    /// The errors of [`State::sync`], and `UnknownSeq`.
     pub(crate) fn wait_durable(&self, seq: Seq) -> Result<()> {
         self.fork_guard.check()?;
         let last = self.last_seq();
@@ -283,7 +289,7 @@ impl State {
 
     // ---- The active segment
 
-    /// Notes which segment is active; called under the writer mutex. True if it is another one than before.
+    /// Records the active segment, under the writer mutex. Returns true if it has changed.
     fn note_active(&self, segment: SegmentId) -> bool {
         // Relaxed, both: under the writer mutex.
         let rolled = self.counters.segment.load(Ordering::Relaxed) != segment.0;
@@ -294,17 +300,17 @@ impl State {
         rolled
     }
 
-    /// Notes whether the log is beyond its bound.
+    /// Records whether the log is beyond its bound.
     pub(crate) fn note_growth(&self) {
         self.backpressure.note(self.allocator.used(), self.growth_bound());
     }
 
-    /// The most bytes that the log takes while writes go on.
+    /// Returns the most bytes that the log takes while writes go on.
     pub(crate) fn growth_bound(&self) -> u64 {
         growth_bound(self.catalog.live_bytes(), self.config.segment_bytes)
     }
 
-    /// Wakes the background, if it sleeps and has work.
+    /// Wakes the worker, if it sleeps and has work.
     #[inline]
     pub(crate) fn notify_worker(&self, due: Due) {
         if due.call && self.notifier.notify() {
@@ -313,11 +319,11 @@ impl State {
         }
     }
 
-    /// Goes on in another segment, and makes the one before durable.
+    /// Continues in another segment, and makes the one before durable.
     ///
     /// # Errors
     ///
-    /// `NoSpace`, `Poisoned`, or what the operating system says.
+    /// `NoSpace`, `Poisoned`, or an error of the operating system.
     pub(crate) fn roll(&self) -> Result<()> {
         {
             let mut guard = WriteGuard::lock(self)?;
@@ -328,25 +334,26 @@ impl State {
         self.seal().map(drop)
     }
 
-    /// True if the active segment holds something that compaction could take out.
+    /// Returns true if the active segment holds bytes that compaction could reclaim.
     pub(crate) fn is_active_dirty(&self) -> bool {
         let writer = self.writer.lock();
         let counted = writer.log.position().0.mapping().dead_bytes().counted();
         counted.hidden > 0 || counted.tombstones > 0
     }
 
-    /// Maps a segment that nobody has needed since the store was opened. True if there was one.
+    /// Maps a segment that was not needed since the store was opened. Returns true if there was
+    /// one.
     pub(crate) fn map_some(&self) -> bool {
         let attached = self.shared.space.map_next();
         if let Some(Err(error)) = &attached {
-            // Every read that needs it tries again, and says so.
+            // Each read that needs it tries again, and returns the error.
             crate::trace::segment_unusable(error);
         }
         attached.is_some()
     }
 }
 
-/// The error of a caller that uses a keyspace that is gone.
+/// Returns the error for the use of a dropped keyspace.
 #[cold]
 pub(crate) fn dropped(keyspace: &KeyspaceState) -> Error {
     Error::KeyspaceDropped { name: keyspace.name().to_string() }

@@ -1,10 +1,12 @@
-//! Building indexes anew from the log, because the image that they come from is damaged.
+//! Rebuilding indexes from the log, because the checkpoint that they come from is damaged.
 //!
-//! Under the writer mutex, so that nothing is written meanwhile; readers go on with what is there. Reading one gigabyte takes
-//! about a second, and it happens once: what is built needs no image any more.
+//! It runs under the writer mutex, so that nothing is written meanwhile. Readers continue with the
+//! loaded parts. Reading one gigabyte takes about a second, and it happens once: a rebuilt index
+//! needs no checkpoint any more.
 //!
-//! No pass of compaction is under way, because none begins before the indexes are whole. So the records of all segments say
-//! what the index held: the newest of each key, and nothing is found in two places.
+//! No pass of compaction is under way, because none begins before the indexes are whole. So the
+//! records of all segments determine the index: it holds the newest of each key, and no record is
+//! in two places.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use crate::log::segment_reader::Records;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
-/// An index that is built.
+/// An index that is being rebuilt.
 #[derive(Debug)]
 struct Building {
     keyspace: Arc<KeyspaceState>,
@@ -32,12 +34,12 @@ struct Building {
 }
 
 impl State {
-    /// Builds every index anew that is not whole. Where all are, somebody has been here before.
+    /// Rebuilds every index that is not whole. If all are, another thread has done it.
     ///
     /// # Errors
     ///
-    /// `Corrupt` where the log does not verify; what the operating system says. The indexes are as they were, and this is
-    /// the error of whoever comes later.
+    /// `Corrupt` if the log does not verify, and errors of the operating system. The indexes are
+    /// unchanged, and later callers get the same error.
     pub(super) fn rebuild(&self, damage: &Error) -> Result<()> {
         let mut writer = self.writer.lock();
         let pin = self.pin();
@@ -78,7 +80,7 @@ impl State {
         made.map(|(_, writer)| writer)
     }
 
-    /// Reads a segment.
+    /// Reads the records of a segment.
     fn read_back(
         &self,
         segment: &Arc<Segment>,

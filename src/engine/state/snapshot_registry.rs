@@ -1,21 +1,30 @@
-//! What live snapshots see and the index no longer shows: old versions of keys, and old contents of keyspaces.
+//! The snapshot registry: old versions of keys and old contents of keyspaces that live snapshots
+//! see and the index no longer shows.
 //!
-//! The index names the newest record of a key. While a snapshot is alive, a writer that replaces or removes a record
-//! which the snapshot sees puts it here first, with the numbers between which it was the newest: from its own (included)
-//! to that of the record which took its place (excluded). Records are kept by reference, so their segments stay mapped
-//! as long as they are needed, whether compaction has removed the files or not; compaction never moves them.
+//! The index names the newest record of a key. While a snapshot is live, a writer that replaces or
+//! removes a record that it sees first puts the record here. It comes with the numbers between
+//! which it was the newest: from its own (included) to that of its successor (excluded). Records
+//! are kept by reference, so their segments stay mapped as long as they are needed, even if
+//! compaction has removed the files. Compaction never moves them.
 //!
-//! **Concurrency.** A snapshot is taken under the store's writer mutex, never inside of a batch, so every record is wholly
-//! before or behind it. The writer's order: the log, then the old version here, then the index. A reader's: the index,
-//! then here. A reader that finds in the index a record which is newer than its snapshot, or none, therefore finds here
-//! what there was, or there was nothing. Versions go when no live snapshot can see them, so a snapshot that is alive need not
-//! look twice. Readers that are not of a snapshot never come here; a writer without live snapshots loads one word.
+//! **Concurrency.** A snapshot is taken under the store's writer mutex, never inside a batch, so
+//! every record is wholly before or after it.
 //!
-//! Lock order: the writer mutex, then [`SnapshotRegistry`]' own, then a map's. Each is held for a few operations at a time: who
-//! drops a snapshot with many versions gives the locks back in between.
+//! 1. The writer's order: the log, then the old version here, then the index.
+//! 2. A reader's order: the index, then here.
+//! 3. So a reader that finds no record in the index, or one newer than its snapshot, finds the older
+//!    one here, or there was none.
+//! 4. A version is removed only when no live snapshot can see it, so a live snapshot need not look
+//!    twice.
 //!
-//! **Going away.** A version belongs to the newest snapshot that sees it. When that goes, the version belongs to the next
-//! older one that sees it, or is dropped: so each drop costs what was written while the snapshot was the newest.
+//! Readers without a snapshot never come here. A writer without live snapshots loads one word.
+//!
+//! Lock order: the writer mutex, then [`SnapshotRegistry`]'s own, then a map's. Each is held for a
+//! few operations at a time. Dropping a snapshot with many versions releases the locks in between.
+//!
+//! **Removal.** A version belongs to the newest snapshot that sees it. When that one is dropped,
+//! the version passes to the next older one that sees it, or is dropped. So each drop costs as much
+//! as was written while the snapshot was the newest.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,7 +38,7 @@ use crate::format::Seq;
 use crate::mem::address_space::OwnedRecord;
 use crate::mem::alloc;
 
-/// How many versions are gone through between two moments without a lock.
+/// The number of versions handled between two moments without a lock.
 const RELEASED_AT_ONCE: usize = 64;
 
 /// An old version of a key.
@@ -39,15 +48,15 @@ struct Version {
     record: OwnedRecord,
 }
 
-/// The old versions in one keyspace's contents, by the place of the key's hash in the order of a scan, and the number at
-/// which they ended.
+/// The old versions in one keyspace's contents, by the scan order of the key's hash and the number
+/// at which they ended.
 #[derive(Debug, Default)]
 pub(crate) struct RetainedVersions {
     map: RwLock<BTreeMap<(u64, Seq), Version>>,
 }
 
 impl RetainedVersions {
-    /// What a key had as of a number, if it has got something else since.
+    /// Returns the version of a key as of a number, if it has been replaced since.
     pub(crate) fn find(&self, order: u64, key: &[u8], at: Seq) -> Option<OwnedRecord> {
         let map = self.map.read();
         // Versions that ended at or before the number are over.
@@ -56,7 +65,8 @@ impl RetainedVersions {
         found.map(|(_, version)| version.record.clone())
     }
 
-    /// Appends what the keys between two places had as of a number, if they have got something else since.
+    /// Appends the versions of the keys between two scan positions as of a number, if they have
+    /// been replaced since.
     pub(crate) fn between(&self, from: u64, to: Option<u64>, at: Seq, out: &mut Vec<OwnedRecord>) {
         let map = self.map.read();
         let end = to.unwrap_or(u64::MAX);
@@ -66,7 +76,7 @@ impl RetainedVersions {
     }
 }
 
-/// What belongs to a snapshot, until that goes.
+/// An item that belongs to a snapshot until the snapshot is dropped.
 #[derive(Debug)]
 enum Retained {
     Version {
@@ -75,16 +85,16 @@ enum Retained {
         begin: Seq,
         bytes: u64,
     },
-    /// Something that is dropped when no snapshot sees it any more: the old contents of a keyspace.
+    /// An object to be dropped when no snapshot sees it any more: the old contents of a keyspace.
     Other {
         begin: Seq,
         release: Release,
     },
 }
 
-/// Is told that no live snapshot sees something any more.
+/// An object that drops its parts once no live snapshot sees them.
 pub(crate) trait Forget: Send + Sync + std::fmt::Debug {
-    /// Drops what ended at this number.
+    /// Drops the part that ended at this number.
     fn forget(&self, end: Seq);
 }
 
@@ -113,25 +123,25 @@ struct LiveSnapshot {
 /// The live snapshots of a store.
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotRegistry {
-    /// One more than the number of the newest; zero where there is none.
+    /// One more than the number of the newest. Zero if there is none.
     newest: AtomicU64,
     alive: Mutex<BTreeMap<Seq, LiveSnapshot>>,
     versions: AtomicU64,
     bytes: AtomicU64,
 }
 
-/// What the live snapshots hold.
+/// The totals of all live snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SnapshotTotals {
     pub(crate) snapshots: usize,
-    /// When the oldest was taken, by the store's clock.
+    /// The time at which the oldest was taken, by the store's clock.
     pub(crate) oldest: Option<Duration>,
     pub(crate) versions: u64,
     pub(crate) bytes: u64,
 }
 
 impl SnapshotRegistry {
-    /// Takes a snapshot as of a number; called under the writer mutex, where that is the last one given out.
+    /// Takes a snapshot as of a number, the last one assigned. Called under the writer mutex.
     pub(crate) fn take(&self, at: Seq, now: Duration) {
         let mut alive = self.alive.lock();
         let new = || LiveSnapshot { count: 0, since: now, held: Vec::new() };
@@ -139,21 +149,23 @@ impl SnapshotRegistry {
         self.note_newest(&alive);
     }
 
-    /// Whether a live snapshot sees what began at a number and ends now; asked under the writer mutex.
+    /// Returns true if a live snapshot sees a version that began at a number and ends now. Called
+    /// under the writer mutex.
     #[inline]
     pub(crate) fn see(&self, begin: Seq) -> bool {
-        // Relaxed: a snapshot that is being taken waits for the mutex; one that goes may keep something too long.
+        // Relaxed: a snapshot being taken waits for the mutex. One being dropped may keep a version
+        // too long.
         self.newest.load(Ordering::Relaxed) > begin.0
     }
 
-    /// Makes room for so many records that are about to be replaced; under the writer mutex.
+    /// Reserves memory for `count` records that are about to be replaced, under the writer mutex.
     ///
     /// # Errors
     ///
-    /// When memory is short.
+    /// Returns an error if memory is short.
     #[inline]
     pub(crate) fn reserve(&self, count: usize) -> io::Result<()> {
-        // Relaxed: as in `see`.
+        // Relaxed: see `see`.
         if self.newest.load(Ordering::Relaxed) == 0 { Ok(()) } else { self.reserve_for_newest(count) }
     }
 
@@ -163,7 +175,8 @@ impl SnapshotRegistry {
         alive.last_entry().map_or(Ok(()), |mut newest| alloc::reserve(&mut newest.get_mut().held, count))
     }
 
-    /// Keeps a record that is about to be replaced, or removed, by the one of number `end`; under the writer mutex.
+    /// Keeps a record that the one of number `end` is about to replace or remove, under the writer
+    /// mutex.
     #[cold]
     pub(crate) fn keep(
         &self,
@@ -184,7 +197,8 @@ impl SnapshotRegistry {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Has something kept until no snapshot sees it that is alive now; false where none does. Under the writer mutex.
+    /// Keeps an object until no present snapshot sees it. Returns false if none does. Called under
+    /// the writer mutex.
     pub(crate) fn keep_other(&self, target: Arc<dyn Forget>, begin: Seq, end: Seq) -> bool {
         let mut alive = self.alive.lock();
         let Some((_, newest)) = alive.range_mut(begin..).next_back() else { return false };
@@ -192,7 +206,7 @@ impl SnapshotRegistry {
         true
     }
 
-    /// Gives a snapshot up, and drops what only it has seen.
+    /// Releases a snapshot, and drops the items that only it has seen.
     pub(crate) fn release(&self, at: Seq) {
         let mut held = {
             let mut alive = self.alive.lock();
@@ -216,7 +230,7 @@ impl SnapshotRegistry {
         let mut gone = Vec::new();
         let mut alive = self.alive.lock();
         for held in some {
-            // Every snapshot that sees it is older than the one that went: it ended before a newer one was taken.
+            // Only older snapshots see it besides: it ended before a newer one was taken.
             match alive.range_mut(held.begin()..at).next_back() {
                 Some((_, older)) => older.held.push(held),
                 None => gone.push((None, held)),
@@ -243,7 +257,7 @@ impl SnapshotRegistry {
         self.newest.store(newest, Ordering::Relaxed);
     }
 
-    /// What is held.
+    /// Returns the totals of all live snapshots.
     pub(crate) fn holding(&self) -> SnapshotTotals {
         let alive = self.alive.lock();
         // Relaxed, both: statistics.

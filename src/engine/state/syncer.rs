@@ -1,7 +1,8 @@
-//! The syncer: makes the log durable, now or in time, and has the manifest say so.
+//! The syncer: makes the log durable, at once or in time, and records that in the manifest.
 //!
-//! **Concurrency.** Many threads ask for durability, and one of them at a time runs [`Syncer::sync`] for all (the group
-//! commit). It takes the writer mutex twice, briefly, and syncs without it.
+//! **Concurrency.** Many threads ask for durability, and one of them at a time runs
+//! [`Syncer::sync`] for all (the group commit). It takes the writer mutex twice, briefly, and syncs
+//! without it.
 //!
 //! **Invariants.** I2, I3, I11.
 
@@ -19,12 +20,12 @@ use crate::log::control_page::ControlPage;
 use crate::log::rewrite::{ToRewrite, free_behind, note_rewritten, rewrite};
 use crate::log::sync_plan::{FilledSegment, SegmentRange};
 
-/// How many segments may be full and not durable before the background syncs them.
+/// The number of full segments that are not durable at which the worker syncs them.
 const FULL_MAX: u64 = 16;
-/// How much of the log is written back in one step, in bytes.
+/// The bytes of the log that one step writes back.
 const PIECE: u64 = 2 << 20;
 
-/// Segments that are durable to their end, and that the manifest does not yet call sealed.
+/// Segments that are durable to their end, and that the manifest does not mark as sealed yet.
 #[derive(Debug, Default)]
 struct Sealing {
     full: Vec<FilledSegment>,
@@ -37,18 +38,18 @@ impl Sealing {
     }
 }
 
-/// What is left to be made durable, and when.
+/// The parts of the log to be made durable, and the time for it.
 #[derive(Debug)]
 pub(crate) struct Syncer {
     control: ControlPage,
-    /// Ranges that are still to be written back before a sync that nobody asked for.
+    /// Ranges to be written back before a background sync.
     ahead: Mutex<Option<Vec<SegmentRange>>>,
-    /// Ranges that an unclean end left to be written again.
+    /// Ranges that must be rewritten after an unclean end.
     unsynced: Mutex<ToRewrite>,
     sealing: Mutex<Sealing>,
-    /// When the oldest write that no sync covers was noticed, by the store's clock.
+    /// The time at which the oldest unsynced write was noticed, by the store's clock.
     dirty_since: Mutex<Option<Duration>>,
-    /// Segments that are full and not durable.
+    /// The number of segments that are full and not durable.
     full: AtomicU64,
 }
 
@@ -57,7 +58,7 @@ impl Syncer {
     ///
     /// # Errors
     ///
-    /// When memory is short.
+    /// Returns an error if memory is short.
     pub(super) fn new(control: ControlPage, unsynced: Vec<SegmentRange>) -> Result<Self> {
         Ok(Self {
             control,
@@ -69,13 +70,13 @@ impl Syncer {
         })
     }
 
-    /// Makes everything appended so far durable; run by the leader of a commit, one at a time.
+    /// Makes everything appended so far durable. The leader of a commit runs it, one at a time.
     ///
     /// # Errors
     ///
-    /// The first failure; the commit poisons the store with it.
+    /// The first failure. The commit poisons the store with it.
     pub(super) fn sync(&self, state: &State) -> Result<Seq> {
-        // What nobody can find is not called durable.
+        // Records in files that an open cannot find do not count as durable.
         state.shared.manifest.check_place()?;
         let mut unsynced = std::mem::take(&mut *self.unsynced.lock());
         rewrite(&mut unsynced)?;
@@ -93,11 +94,11 @@ impl Syncer {
         Ok(plan.upto())
     }
 
-    /// Has the manifest call segments sealed that are durable. True if there were any.
+    /// Marks durable segments as sealed in the manifest. Returns true if there were any.
     ///
     /// # Errors
     ///
-    /// What the operating system says; they are named again later.
+    /// Errors of the operating system. The segments are marked later.
     pub(crate) fn seal(&self, state: &State) -> Result<bool> {
         let sealing = std::mem::take(&mut *self.sealing.lock());
         if sealing.is_empty() {
@@ -119,26 +120,27 @@ impl Syncer {
             range.segment.release_file();
         }
         for full in sealing.full {
-            // A segment that ended early because the next frame did not fit.
+            // The segment ended early because the next write did not fit.
             freed = freed.and(free_behind(&full.segment, full.end));
             full.segment.release_file();
         }
         freed.map(|()| true)
     }
 
-    /// Notes how many segments are full and not durable.
+    /// Sets the number of segments that are full and not durable.
     pub(super) fn set_full(&self, count: u64) {
-        // Relaxed: the background looks under the writer mutex before it sleeps.
+        // Relaxed: the worker checks under the writer mutex before it sleeps.
         self.full.store(count, Ordering::Relaxed);
     }
 
-    /// The number of ranges that an unclean end left to be written again, and their bytes.
+    /// Returns the number of ranges to be rewritten after an unclean end, and their bytes.
     pub(crate) fn unsynced(&self) -> (usize, u64) {
         let unsynced = &self.unsynced.lock().ranges;
         (unsynced.len(), unsynced.iter().map(|range| range.to - range.from).sum())
     }
 
-    /// A piece of a sync that nobody asked for, once many segments wait: each keeps its descriptor until it is durable.
+    /// Does one step of a background sync, once many segments wait: each keeps its descriptor until
+    /// it is durable.
     ///
     /// # Errors
     ///
@@ -146,7 +148,7 @@ impl Syncer {
     pub(crate) fn sync_full(&self, state: &State) -> Result<bool> {
         let mut ahead = self.ahead.lock();
         if ahead.is_none() {
-            // Relaxed: the next step sees what this one misses.
+            // Relaxed: the next step sees the count that this one misses.
             if self.full.load(Ordering::Relaxed) < FULL_MAX {
                 return Ok(false);
             }
@@ -154,19 +156,21 @@ impl Syncer {
         }
         if self.write_back_some(state, &mut ahead)? {
             state.sync()?;
-            // Relaxed: as above; a writer that fills another one meanwhile counts again.
+            // Relaxed: see above. A writer that fills another one meanwhile counts again.
             self.full.store(0, Ordering::Relaxed);
         }
         Ok(true)
     }
 
-    /// The ranges that are not durable yet, in pieces.
+    /// Returns the ranges that are not durable yet, in pieces.
     pub(crate) fn pieces(&self, state: &State) -> Vec<SegmentRange> {
         state.writer.lock().log.plan().pieces(PIECE)
     }
 
-    /// Has the next piece written back. True after the last one: the sync that counts will find little to do. That one is
-    /// one step, and while it takes nobody makes pages ready for the writer.
+    /// Writes the next piece back. Returns true after the last one.
+    ///
+    /// The sync itself then has little to do. It is one step, and meanwhile no pages are faulted
+    /// for the writer.
     ///
     /// # Errors
     ///
@@ -184,7 +188,7 @@ impl Syncer {
         Ok(true)
     }
 
-    /// Has a piece of the log written back ahead of the sync that counts.
+    /// Writes a piece of the log back before the sync.
     ///
     /// # Errors
     ///
@@ -192,24 +196,24 @@ impl Syncer {
     pub(crate) fn write_back(&self, state: &State, piece: &SegmentRange) -> Result<()> {
         let commit = &state.shared.commit;
         commit.check()?;
-        // Durable meanwhile as a whole, where it has no file any more.
+        // If it has no file any more, it is already durable whole.
         piece.segment.sync_if_kept(piece.from, piece.to, commit).map(drop)
     }
 
-    /// True if a write waits for a sync that is due some time later.
+    /// Returns true if a write waits for a sync that is due later.
     pub(crate) fn is_dirty(&self, state: &State) -> bool {
-        // The background looks under the writer mutex before it sleeps.
+        // The worker checks under the writer mutex before it sleeps.
         state.config.durability == Durability::Interval
             && state.seqlock.last() > state.shared.commit.durable()
     }
 
-    /// The time until a sync is due, if a write waits for one.
+    /// Returns the time until a sync is due. `None` if no write waits for one.
     pub(crate) fn due(&self, state: &State) -> Option<Duration> {
         let since = self.is_dirty(state).then(|| *self.dirty_since.lock()).flatten()?;
         Some(since.saturating_add(state.config.sync_interval).saturating_sub(state.shared.dir.now()))
     }
 
-    /// Syncs if a write has waited for that long enough. True if it did.
+    /// Syncs if a write has waited long enough. Returns true if it did.
     ///
     /// # Errors
     ///

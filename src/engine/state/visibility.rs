@@ -1,14 +1,19 @@
-//! What a batch replaces, while it is being applied: so that no reader sees part of it (I4).
+//! Batch visibility: readers never see a part of a batch that is being applied (I4).
 //!
-//! The index names only the newest version of a key. While a batch changes entry after entry, `floor` holds its first
-//! sequence number; a reader that meets a record at or above the floor takes what the undo table says was there
-//! before. Raising the floor again makes the whole batch visible with one store.
+//! The index names only the newest version of a key. While a batch changes entry after entry,
+//! `floor` holds its first sequence number. A reader that finds a record at or above the floor
+//! takes the prior one from the visibility table. Raising the floor again makes the whole batch
+//! visible with one store.
 //!
-//! **Concurrency.** One writer, under the store's writer mutex; readers never wait, take no lock and write no shared
-//! memory. The writer's order: floor down, then for every record its undo entry, then the index store (release), then
-//! floor up, then the table away. A reader's order: index entry (acquire), floor (acquire), undo entry. A reader that
-//! sees a new entry sees the floor at or below it, or a later state of the world. The acquire of the floor also keeps a
-//! reader that saw one key of the batch new from seeing another one old: it reads its next entry after the floor.
+//! **Concurrency.** There is one writer, under the store's writer mutex. Readers never wait, take
+//! no lock and write no shared memory.
+//!
+//! 1. The writer's order: floor down, then for every record its table entry and the index store
+//!    (release), then floor up, then the table away.
+//! 2. A reader's order: index entry (acquire), floor (acquire), table entry.
+//! 3. A reader that sees a new entry sees the floor at or below it, or a later state.
+//! 4. The acquire of the floor also orders keys. A reader that saw one key of the batch new never
+//!    sees another one old, since it reads its next entry after the floor.
 
 use std::io;
 
@@ -19,44 +24,45 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::epoch::{Domain, Pin};
 use crate::sync::rcu::RcuCell;
 
-/// No batch is being applied.
+/// The value of the floor while no batch is being applied.
 const NO_FLOOR: u64 = u64::MAX;
-/// The key was absent before.
+/// The value of an entry whose key was absent.
 const ABSENT: u64 = 0;
 
-/// What was there before a record of a batch.
+/// The state of a key before a record of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Prior {
     /// The key was absent.
     Absent,
-    /// Its record lay here.
+    /// Its record was at this location.
     At(Location),
 }
 
-/// Which records are visible.
+/// The rule for which records are visible.
 #[derive(Debug)]
 pub(crate) struct Visibility {
     floor: AtomicU64,
     table: RcuCell<VisibilityTable>,
 }
 
-/// What one batch replaces: in ascending order of the new locations, because its records lie behind one another.
+/// The entries that one batch replaces, in ascending order of the new locations, since its records
+/// are adjacent.
 #[derive(Debug)]
 struct VisibilityTable {
     entries: Box<[[AtomicU64; 2]]>,
     len: AtomicUsize,
 }
 
-/// Room for what one batch replaces.
+/// Memory for the entries that one batch replaces.
 #[derive(Debug)]
 pub(crate) struct ReservedEntries(Box<[[AtomicU64; 2]]>);
 
 impl ReservedEntries {
-    /// Of a batch of `count` records.
+    /// Reserves memory for a batch of `count` records.
     ///
     /// # Errors
     ///
-    /// When memory is short.
+    /// Returns an error if memory is short.
     pub(crate) fn of(count: usize) -> io::Result<Self> {
         let mut entries = alloc::with_capacity(count)?;
         entries.extend((0..count).map(|_| [AtomicU64::new(0), AtomicU64::new(0)]));
@@ -65,43 +71,47 @@ impl ReservedEntries {
 }
 
 impl Visibility {
-    /// Everything is visible.
+    /// Starts with everything visible.
     pub(crate) fn new(domain: Domain) -> Self {
         Self { floor: AtomicU64::new(NO_FLOOR), table: RcuCell::new(domain) }
     }
 
-    /// Whether the record with this number is visible; asked after its index entry was loaded.
+    /// Returns true if the record with this number is visible. Called after its index entry was
+    /// loaded.
     #[inline]
     pub(crate) fn is_visible(&self, seq: Seq) -> bool {
         // Acquire: pairs with the release stores in `begin` and `end` (module docs).
         seq.0 < self.floor.load(Ordering::Acquire)
     }
 
-    /// What was there before the record at `location`; `None` where no batch in progress wrote it, so that the reader
-    /// must look again.
+    /// Returns the state before the record at `location`.
+    ///
+    /// `None` if no batch in progress wrote it, so that the reader must look again.
     pub(crate) fn before(&self, location: Location, pin: &Pin) -> Option<Prior> {
         let table = self.table.load(pin)?;
         let at = table.position(location)?;
-        // Relaxed: announced by `len`.
+        // Relaxed: published by `len`.
         match table.entries[at][1].load(Ordering::Relaxed) {
             ABSENT => Some(Prior::Absent),
             bits => Some(Prior::At(Location::from_bits(bits))),
         }
     }
 
-    /// Begins to apply a batch, the first record of which has the number `first`.
+    /// Begins to apply a batch whose first record has the number `first`.
     pub(crate) fn begin(&self, first: Seq, room: ReservedEntries) {
         self.table.replace(Some(Box::new(VisibilityTable { entries: room.0, len: AtomicUsize::new(0) })));
-        // Release: pairs with the acquire in `is_visible`; the index stores that follow are release too, so a reader
-        // that sees one of them sees the floor.
+        // Release: pairs with the acquire in `is_visible`. The later index stores are release too,
+        // so a reader that sees one of them sees the floor.
         self.floor.store(first.0, Ordering::Release);
     }
 
-    /// Notes that the record at `new` replaces `current`, the index's entry now. No key comes twice: of several records
-    /// of a batch for one key the index is led to the last one only.
+    /// Records that the record at `new` replaces `current`, the present index entry.
+    ///
+    /// No key comes twice: of several records of a batch for one key, only the last enters the
+    /// index.
     pub(crate) fn note(&self, new: Location, current: Option<Location>, pin: &Pin) {
         let table = self.table.load(pin).expect("between begin and end there is a table");
-        // Relaxed, the loads and the two stores: one writer, and `len` announces them.
+        // Relaxed, the loads and the two stores: one writer, and `len` publishes them.
         let len = table.len.load(Ordering::Relaxed);
         table.entries[len][0].store(new.to_bits(), Ordering::Relaxed);
         let bits = current.map_or(ABSENT, Location::to_bits);
@@ -112,7 +122,8 @@ impl Visibility {
 
     /// Makes the whole batch visible.
     pub(crate) fn end(&self) {
-        // Release: pairs with the acquire in `is_visible`: who sees the floor gone sees every index store of the batch.
+        // Release: pairs with the acquire in `is_visible`. A reader of this store sees every index
+        // store of the batch.
         self.floor.store(NO_FLOOR, Ordering::Release);
         self.table.replace(None);
     }
@@ -122,7 +133,7 @@ impl VisibilityTable {
     fn position(&self, location: Location) -> Option<usize> {
         // Acquire: pairs with the release in `note`.
         let len = self.len.load(Ordering::Acquire);
-        // Relaxed: announced by `len`.
+        // Relaxed: published by `len`.
         self.entries[..len]
             .binary_search_by_key(&location.to_bits(), |entry| entry[0].load(Ordering::Relaxed))
             .ok()
@@ -156,7 +167,8 @@ mod tests {
     }
 }
 
-/// Models of what a reader can see, on the code above: the index is two words, a record's number is its location.
+/// Models of a reader's view, on the code above: the index is two words, and a record's number is
+/// its location.
 #[cfg(loom)]
 #[cfg(test)]
 mod models {
@@ -165,14 +177,15 @@ mod models {
 
     use super::*;
 
-    /// Every schedule with up to three preemptions; all of them would take many minutes and found nothing more.
+    /// Every schedule with up to three preemptions. All of them would take many minutes, and found
+    /// nothing more.
     fn model(check: impl Fn() + Send + Sync + 'static) {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(check);
     }
 
-    /// Two keys of an index, and what shows their records.
+    /// Two keys of an index, and the visibility of their records.
     struct Two {
         entries: [AtomicU64; 2],
         visibility: Visibility,
@@ -183,7 +196,8 @@ mod models {
             Self { entries: entries.map(AtomicU64::new), visibility: Visibility::new(Domain::new()) }
         }
 
-        /// A reader's way to a key, as in `Engine::lookup`: the number of the record that it sees.
+        /// Reads a key, as in `State::lookup`. Returns the number of the record that the reader
+        /// sees.
         fn get(&self, key: usize) -> u64 {
             let pin = self.visibility.table.pin();
             loop {
@@ -200,7 +214,7 @@ mod models {
             }
         }
 
-        /// A writer's way, as in `Engine::apply`: both keys get the records `first` and `first + 1`.
+        /// Writes a batch, as in `batch`: both keys get the records `first` and `first + 1`.
         fn write(&self, first: u64) {
             let pin = self.visibility.table.pin();
             self.visibility.begin(Seq(first), ReservedEntries::of(2).unwrap());
@@ -247,7 +261,8 @@ mod models {
         });
     }
 
-    /// As a view has it: the pins of single reads are fences, and this one has none between its reads.
+    /// One pin for both reads, as a view has it. The pins of single reads are fences, and here
+    /// there is none between.
     #[test]
     fn loom_a_reader_with_one_pin_never_sees_a_part_of_a_batch() {
         model(|| {

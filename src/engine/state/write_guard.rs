@@ -1,8 +1,9 @@
-//! The write guard: the writer mutex, held for one write, and the order in which a write takes effect.
+//! The write guard: the writer mutex, held for one write, and the order in which a write takes
+//! effect.
 //!
-//! **Order.** A write appends its record, calls [`Effect::begin`], changes the index and the counters, and lets go of
-//! the guard. Letting go tells every other thread how far the log is and that the write has taken effect, also where the
-//! write ends early.
+//! **Order.** A write appends its record, calls [`Effect::begin`], changes the index and the
+//! counters, and drops the guard. Dropping it publishes the end of the log and the effect of the
+//! write to every other thread, even if the write ends early.
 
 use parking_lot::MutexGuard;
 
@@ -11,33 +12,33 @@ use crate::config::Durability;
 use crate::error::Result;
 use crate::format::Seq;
 
-/// How many bytes of log lie between two looks at whether the background sleeps.
+/// Bytes of the log between two checks for a sleeping worker.
 const CALL_SPACING: u64 = 64 << 10;
 
-/// What a writer has to do once it has let go of the mutex.
+/// The work of a writer after it has released the mutex.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Due {
-    /// The background may have work.
+    /// True if the worker may have work.
     pub(super) call: bool,
-    /// Another 64 KiB were written, so it is time to look whether compaction keeps pace.
+    /// True if another 64 KiB were written, so it is time to check the pace of compaction.
     pub(crate) pace: bool,
 }
 
 impl Due {
-    /// The same; with `also` the background may have work in any case.
+    /// Returns `self`, with the worker called as well if `also` is true.
     pub(crate) fn or(self, also: bool) -> Self {
         Self { call: self.call || also, ..self }
     }
 }
 
-/// The effect of a write, as readers are told of it.
+/// The effect of a write, as it is published to readers.
 pub(crate) struct Effect<'s> {
     state: &'s State,
     has_begun: bool,
 }
 
 impl Effect<'_> {
-    /// The write of this number is in the log, and is about to take effect.
+    /// Announces that the write with this number is in the log, and is about to take effect.
     #[inline]
     pub(crate) fn begin(&mut self, seq: Seq) {
         self.state.seqlock.begin(seq);
@@ -56,31 +57,31 @@ impl<'s> WriteGuard<'s> {
     ///
     /// # Errors
     ///
-    /// `Poisoned`, or `Closed` where the store was closed while the caller waited.
+    /// `Poisoned`, or `Closed` if the store was closed while the caller waited.
     #[inline]
     pub(crate) fn lock(state: &'s State) -> Result<Self> {
         Self::of(state, state.writer.lock())
     }
 
-    /// As [`WriteGuard::lock`], for a mutex that the caller has taken.
+    /// Returns a guard like [`WriteGuard::lock`], for a mutex that the caller has taken.
     ///
     /// # Errors
     ///
-    /// As [`WriteGuard::lock`].
+    /// The errors of [`WriteGuard::lock`].
     #[inline]
     pub(crate) fn of(state: &'s State, writer: MutexGuard<'s, WriterState>) -> Result<Self> {
         state.check_writable()?;
         Ok(Self { writer, effect: Effect { state, has_begun: false } })
     }
 
-    /// Ends the write, lets go of the mutex, and returns what is to be done afterwards.
+    /// Ends the write, releases the mutex, and returns the work to do afterwards.
     #[inline]
     pub(crate) fn end(mut self) -> Due {
         self.effect.has_begun = false;
         self.publish()
     }
 
-    /// Tells every other thread how far the log is.
+    /// Publishes the end of the log to every other thread.
     #[inline]
     fn publish(&self) -> Due {
         let (state, log) = (self.effect.state, &self.writer.log);

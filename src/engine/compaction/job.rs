@@ -1,4 +1,4 @@
-//! What a pass has in hand: its victims, what it has written so far, and what comes next.
+//! The state of a pass: its victims, its copies so far, and its next phase.
 
 use std::sync::Arc;
 
@@ -9,23 +9,23 @@ use crate::log::segment::Segment;
 use crate::log::segment_reader::Records;
 use crate::log::sync_plan::SegmentRange;
 
-/// The highest generation; who survives longer stays in it.
+/// The highest generation. Values that survive longer stay in it.
 const GENERATION_MAX: u8 = 3;
 
 /// A segment that is compacted.
 #[derive(Debug)]
 pub(crate) struct Victim {
     pub(crate) segment: Arc<Segment>,
-    /// Where its records end.
+    /// The end of its records.
     pub(crate) end: u64,
     pub(crate) last: Seq,
     /// Bytes that its file takes.
     pub(crate) footprint: u64,
-    /// At most so many bytes of it are copied.
+    /// The most bytes of it that are copied.
     pub(crate) cost: u64,
 }
 
-/// What is to come next.
+/// The next phase of a pass.
 #[derive(Debug)]
 pub(crate) enum Phase {
     Copy,
@@ -40,11 +40,12 @@ pub(crate) enum Phase {
         moved: usize,
     },
     Retire,
-    /// Nothing leads to the victims any more; their files are to be removed, from this one on.
+    /// Nothing leads to the victims any more. Their files are removed, from this one on.
     Remove {
         at: usize,
     },
-    /// And what is left of them, once nobody looks at it: file systems take their time for each.
+    /// The rest of the victims is freed, once no reader uses it: file systems take their time for
+    /// each.
     Release,
     Done,
 }
@@ -55,34 +56,34 @@ pub(crate) struct Pass {
     pub(crate) victims: Vec<Victim>,
     pub(crate) ids: Vec<SegmentId>,
     pub(crate) reason: CompactionReason,
-    /// F.
+    /// F, the last number assigned when the pass began.
     pub(crate) filtered: Seq,
-    /// Tombstones up to this number hide nothing outside of the victims.
+    /// Tombstones up to this number hide nothing outside the victims.
     pub(crate) horizon: Seq,
     pub(crate) phase: Phase,
-    /// The victim that is read.
+    /// The position of the victim that is read.
     pub(crate) at: usize,
     pub(crate) records: Option<Records>,
     pub(crate) output: Option<CopyWriter>,
     pub(crate) finished: Vec<FinishedCopy>,
-    /// Those, mapped; part of the store once the manifest names them.
+    /// The finished copies, mapped. They are part of the store once the manifest names them.
     pub(crate) made: Vec<Arc<Segment>>,
-    /// Victims that the index still leads to, where nothing was found to be copied.
+    /// Victims that the index still leads to, although no record to copy was found.
     pub(crate) strays: Vec<SegmentId>,
-    /// The most bytes that one of its files takes, where a record does not need more.
+    /// The most bytes of one of its files, unless a record needs more.
     pub(crate) file_max: u64,
-    /// At most so many bytes are still to be copied.
+    /// The most bytes that are still to be copied.
     pub(crate) left: u64,
-    /// What the names of all keyspaces take.
+    /// Bytes of the names of all keyspaces.
     pub(crate) names: u64,
-    /// Pieces of the log that are to be written back before its sync.
+    /// Pieces of the log to be written back before its sync.
     pub(crate) ahead: Option<Vec<SegmentRange>>,
     pub(crate) key: Vec<u8>,
     pub(crate) report: CompactionReport,
 }
 
 impl Pass {
-    /// Begins a pass; called with nothing being appended, so that `filtered` is the last number given out.
+    /// Begins a pass, while no record is appended, so that `filtered` is the last number assigned.
     pub(crate) fn new(
         victims: Vec<Victim>,
         reason: CompactionReason,
@@ -115,29 +116,30 @@ impl Pass {
         }
     }
 
-    /// The victims that a failure of the last step is about: the one that is read, or those that nobody can read.
+    /// Returns the victims that a failed step is about: the one being read, or those that cannot be
+    /// read.
     pub(crate) fn suspects(&self) -> impl Iterator<Item = SegmentId> {
         let reading = self.ids.get(self.at).filter(|_| matches!(self.phase, Phase::Copy));
         reading.into_iter().chain(&self.strays).copied()
     }
 
-    /// Bytes of the log that are left to read.
+    /// Returns the bytes of the victims that are left to read.
     pub(crate) fn bytes_left(&self) -> u64 {
         let all: u64 = self.victims.iter().map(|victim| victim.end).sum();
         all.saturating_sub(self.report.bytes_read)
     }
 
-    /// Whether it is done.
+    /// Returns true if it is done.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.phase, Phase::Done)
     }
 
-    /// Whether the pass can be given up without a trace.
+    /// Returns true if the pass can be given up without a trace.
     pub(crate) fn can_give_up(&self) -> bool {
         matches!(self.phase, Phase::Copy | Phase::SyncAhead | Phase::Sync | Phase::Name | Phase::Done)
     }
 
-    /// How often the records will have been moved once this pass has moved them.
+    /// Returns the generation of the records that this pass copies.
     pub(crate) fn generation(&self) -> u8 {
         let highest = self.victims.iter().map(|victim| victim.segment.generation()).max().unwrap_or(0);
         match self.reason {
@@ -147,7 +149,7 @@ impl Pass {
     }
 }
 
-/// Removes what was written, where the manifest cannot know of it.
+/// Removes the copies, if the manifest cannot know them.
 impl Drop for Pass {
     fn drop(&mut self) {
         if !self.can_give_up() || self.is_done() {

@@ -1,4 +1,4 @@
-//! Room: for writers who find none, on a disk that is full, and in a store that has become small.
+//! Freeing space: for writers that find none, on a full disk, and in a store that has become small.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,21 +14,24 @@ use crate::error::{Error, Resource, Result};
 use crate::log::allocator::quota::SpaceClass;
 use crate::mem::mapping::PAGE_SIZE;
 
-/// How long a writer waits, for each 64 KiB that it writes and for each segment that the log is beyond its bound.
+/// The time that a writer waits, for each 64 KiB it writes and each segment that the log is beyond
+/// its bound.
 const PACE: Duration = Duration::from_millis(1);
-/// So many segments beyond it a writer does what is to be done until the log is smaller.
+/// The number of segments beyond the bound from which a writer compacts until the log is smaller.
 const BEYOND_MAX: u64 = 4;
-/// After how long it takes no other step, for each 64 KiB that it writes. Not for ever: what keeps compaction from going on
-/// may be an error, or the one who calls this.
+/// The time after which it takes no other step, for each 64 KiB that it writes.
+///
+/// It is bounded, since compaction may be stopped by an error, or by the caller itself.
 const STOP: Duration = Duration::from_secs(1);
-/// How many segments may be left unproven by processes that died, before an open takes care of them itself.
+/// The number of unsynced segments of dead processes from which an open handles them itself.
 const UNPROVEN_MAX: usize = 8;
-/// And how much they may hold for that, in bytes: it is written again before the open returns.
+/// The most bytes in them for that: they are rewritten before the open returns.
 const UNPROVEN_BYTES: u64 = 8 << 20;
-/// How many times more than is alive the segments that are written to next may take in a store at rest.
+/// The multiple of the live bytes that the active and preallocated segments may take in a store at
+/// rest.
 const OUTGROWN: u64 = 8;
 
-/// The resource that a pass is to win.
+/// The resource that a pass is to free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lack {
     /// Bytes below the store's limit.
@@ -40,7 +43,7 @@ enum Lack {
 }
 
 impl Lack {
-    /// That for which a write was refused.
+    /// Returns the resource for which a write was refused.
     fn of(error: &Error) -> Option<Self> {
         match error {
             Error::DiskLimit { .. } => Some(Self::Limit),
@@ -52,12 +55,14 @@ impl Lack {
 }
 
 impl Compactor {
-    /// Whether a write that found no room may be tried again: compaction has made some, or a removal gets what is kept for
-    /// that.
+    /// Returns true if a write that found no space may be repeated.
+    ///
+    /// Either compaction has freed some, or a removal gets the space kept for it.
     ///
     /// # Errors
     ///
-    /// `Poisoned`, or `DiskLimit` where it cannot. What else stops a pass is not this write's affair: it gets its own error.
+    /// `Poisoned`, or `DiskLimit` if space cannot be freed. Other errors that stop a pass do not
+    /// concern this write: it gets its own error.
     #[cold]
     pub(crate) fn makes_room(&self, state: &State, error: &Error, want: &mut SpaceClass) -> Result<bool> {
         if matches!(error, Error::Exhausted { resource: Resource::Descriptors, .. }) {
@@ -69,18 +74,19 @@ impl Compactor {
             Error::DiskLimit { used, .. } => *used,
             _ => 0,
         };
-        // What was removed before keeps its blocks until it is collected; readers say nothing when they go.
+        // Removed files keep their blocks until they are collected, and readers do not announce
+        // their end.
         if self.counted(state) < before {
             return Ok(true);
         }
         if state.config.compaction {
             let mut running = self.running.lock();
             state.check_writable()?;
-            // Somebody may have made room since.
+            // Another thread may have freed space since.
             if self.counted(state) < before {
                 return Ok(true);
             }
-            // Twice: what is under way may have begun before there was something better to do.
+            // Twice: the pass under way may have begun before there was a better one.
             for _ in 0..2 {
                 let passed = match lack {
                     Lack::Limit => {
@@ -101,19 +107,19 @@ impl Compactor {
             }
         }
         if let Error::DiskLimit { needed, .. } = error {
-            // With what is used and held now.
+            // With the bytes used and held now.
             return Err(state.allocator.refusal(*needed));
         }
         Ok(want.escalate())
     }
 
-    /// What counts against the limit now.
+    /// Returns the bytes that count against the limit now.
     fn counted(&self, state: &State) -> u64 {
         self.take_back(state);
         state.allocator.counted()
     }
 
-    /// Ends the pass under way, or begins and ends one that gives back room.
+    /// Finishes the pass under way, or begins and finishes one that frees space.
     fn pass_for_room(&self, state: &State, running: &mut PassState) -> Result<()> {
         while running.job.is_none() {
             let survey = self.survey(state, &running.damaged);
@@ -127,11 +133,11 @@ impl Compactor {
         Ok(())
     }
 
-    /// Makes room for a pass that was refused some; whether there is more than before.
+    /// Frees space for a pass that was refused some. Returns true if there is more than before.
     ///
     /// # Errors
     ///
-    /// What stopped it.
+    /// The error that stopped it.
     pub(super) fn finds_room(
         &self,
         state: &State,
@@ -148,21 +154,23 @@ impl Compactor {
         Ok(won.is_some())
     }
 
-    /// Gives up what was made for later, where that is what a pass was refused; whether something came back.
+    /// Releases preallocated segments, if they hold the resource that a pass was refused. Returns
+    /// true if it freed any.
     fn gives_up_ready(&self, state: &State, refused: &Error) -> Result<bool> {
         if Lack::of(refused).is_none() || state.allocator.give_up_ready(&state.shared)? == 0 {
             return Ok(false);
         }
-        // A file is there as long as it is mapped.
+        // A file exists as long as it is mapped.
         state.collect_removed();
         Ok(true)
     }
 
-    /// Makes the full segments durable, each of which keeps its descriptor until then; whether there were any.
+    /// Makes the full segments durable, each of which keeps its descriptor until then. Returns true
+    /// if there were any.
     ///
     /// # Errors
     ///
-    /// `Poisoned`, or what the operating system says.
+    /// `Poisoned`, or an error of the operating system.
     fn gives_back_descriptors(&self, state: &State) -> Result<bool> {
         if state.writer.lock().log.full_count() == 0 {
             return Ok(false);
@@ -171,9 +179,11 @@ impl Compactor {
         state.seal()
     }
 
-    /// As before, where the pass finds room on the disk only for little; what it did, if there was one.
+    /// Runs a pass like `pass_for_room`, with little space for it on the disk. Returns its report,
+    /// if there was one.
     ///
-    /// What is given up for it is not won by it, so that what the segments take says nothing here.
+    /// Preallocated segments released for it are no gain of the pass, so the total size of the
+    /// segments does not show its gain.
     fn pass_on_full_disk(
         &self,
         state: &State,
@@ -201,9 +211,9 @@ impl Compactor {
             }
             while running.job.is_some() {
                 match self.drive(state, running) {
-                    // What was made for later is room for now.
+                    // Preallocated segments are space for now.
                     Err(refused) if self.gives_up_ready(state, &refused)? => break,
-                    // There is less than was said.
+                    // There is less space than reported.
                     Err(Error::NoSpace { .. }) if room >= 2 * PAGE_SIZE as u64 => {
                         room /= 2;
                         break;
@@ -216,7 +226,7 @@ impl Compactor {
         }
     }
 
-    /// Has a writer help, where the log has grown beyond that.
+    /// Makes a writer help, if the log has grown beyond its bound.
     #[inline]
     pub(crate) fn throttle(&self, state: &State, due: Due) {
         if due.pace && state.backpressure.is_over_bound() {
@@ -229,22 +239,24 @@ impl Compactor {
         if !state.config.compaction || state.notifier.has_no_worker() || state.loader.whole().is_none() {
             return;
         }
-        // Where the background is at it, this waits for it, the longer the further the log is beyond its bound: that is
-        // what slows the writer.
+        // While the worker compacts, this waits for it, longer the further the log is beyond its
+        // bound. That slows the writer.
         let beyond =
             || state.allocator.used().saturating_sub(state.growth_bound()) / state.config.segment_bytes;
         let until = state.shared.dir.now().saturating_add(STOP);
         let few = u32::try_from(beyond().min(BEYOND_MAX)).unwrap_or(u32::MAX);
-        // Relaxed: advice. Whoever compacts all there is is as fast as can be, and may be the one who writes.
+        // Relaxed: advice. A caller that compacts everything goes as fast as possible, and may be
+        // this writer.
         let stops = u64::from(few) == BEYOND_MAX && self.asked.load(Ordering::Relaxed) == 0;
         let patience = if stops { STOP } else { PACE.saturating_mul(1 + few) };
         let Some(mut running) = self.running.try_lock_for(patience) else { return };
         loop {
-            // A store that was closed meanwhile is not to be written to.
+            // A store that was closed meanwhile must not be written to.
             match state.check_writable().and_then(|()| self.step_running(state, &mut running)) {
                 Ok(true) => {}
                 Ok(false) => return,
-                // The write has succeeded; whoever drives the pass next will meet the same.
+                // The write has succeeded. The next thread that drives the pass gets this error as
+                // well.
                 Err(error) => return crate::trace::background_failed(&error),
             }
             if beyond() < BEYOND_MAX || state.shared.dir.now() >= until {
@@ -253,27 +265,28 @@ impl Compactor {
         }
     }
 
-    /// Whether what is written to next is out of proportion to what is alive.
+    /// Returns true if the active and preallocated segments are out of proportion to the live data.
     pub(crate) fn is_outgrown(&self, state: &State) -> bool {
         let live = state.catalog.live_bytes();
         let most = OUTGROWN * (live + self.limits(state).slack);
         state.allocator.open_bytes() > most
     }
 
-    /// Removes what is dead altogether, however little it is; and where nothing is alive, ends the active segment too.
+    /// Removes segments without live data, however small. If nothing is live, it ends the active
+    /// segment too.
     ///
     /// # Errors
     ///
-    /// What stopped it.
+    /// The error that stopped it.
     pub(crate) fn compact_at_rest(&self, state: &State, _whole: Whole) -> Result<bool> {
         let Some(mut running) = self.running.try_lock() else { return Ok(false) };
         // Relaxed: as in `Requested`.
         if running.job.is_some() || self.asked.load(Ordering::Relaxed) > 0 {
-            // Its turn comes with the next step; the limit on bandwidth may keep it waiting.
+            // Its turn comes with the next step, which the bandwidth limit may delay.
             return Ok(false);
         }
         if state.catalog.live_bytes() == 0 && state.is_active_dirty() {
-            // As if it were new.
+            // As in a new store.
             state.allocator.give_up_ready(&state.shared)?;
             state.roll()?;
             return Ok(true);
@@ -283,11 +296,12 @@ impl Compactor {
         self.begin(state, &mut running, &survey, decision)
     }
 
-    /// Takes care at once of what many processes that died have left: each may die again before its background gets to it.
+    /// Handles at once the segments that many dead processes have left: each could die again before
+    /// its worker does.
     ///
     /// # Errors
     ///
-    /// `Poisoned`, where what was read cannot be made durable.
+    /// `Poisoned` if the records read cannot be made durable.
     pub(crate) fn tidy_up(&self, state: &State) -> Result<()> {
         let (count, bytes) = state.syncer.unsynced();
         if !state.config.compaction || count < UNPROVEN_MAX || bytes > UNPROVEN_BYTES {
@@ -305,7 +319,7 @@ impl Compactor {
             }
             while running.job.is_some() {
                 if let Err(error) = self.drive(state, &mut running) {
-                    // The store is as good as before; the background tries again.
+                    // The store works without it, and the worker tries again.
                     state.shared.commit.check()?;
                     crate::trace::background_failed(&error);
                     return Ok(());

@@ -1,11 +1,12 @@
-//! Compacting a store: who drives it, and what it is to do next.
+//! The compactor: the threads that drive compaction, and the choice of its next step.
 //!
-//! The background drives it a step at a time; a caller of `compact` does all there is.
+//! The worker drives it a step at a time. A caller of `compact` does all of it.
 //!
-//! **Concurrency.** One pass at a time, under a lock of its own, which comes before the writer mutex and every other
-//! lock. The code of a caller runs without it, in the middle of a pass: whoever comes meanwhile may go on with that, or end
-//! it. Who finds it taken goes on with something else; only `compact` and `close` wait, and writers for a while where the
-//! files have grown beyond their bound (`room`).
+//! **Concurrency.** There is one pass at a time, under its own lock, which comes before the writer
+//! mutex and every other lock. A caller's callback runs without the lock, in the middle of a pass,
+//! and another thread may then continue that pass or end it. A thread that finds the lock taken
+//! continues with other work. Only `compact` and `close` wait, and writers for a while if the files
+//! have grown beyond their bound (`make_room`).
 //!
 //! **Invariants.** I7, I11.
 
@@ -46,29 +47,31 @@ use crate::format::record::record_size;
 #[derive(Debug, Default)]
 pub(crate) struct Compactor {
     running: Mutex<PassState>,
-    /// Passes that were finished.
+    /// The number of finished passes.
     passes: AtomicU64,
     removed: AtomicU64,
     moved: AtomicU64,
     freed: AtomicU64,
-    /// How many callers compact all there is. They hold `running` for as long as that takes, but for the calls of their
-    /// own code, and nobody else begins anything.
+    /// The number of callers that compact everything.
+    ///
+    /// They hold `running` for as long as that takes, except during their callbacks, and no other
+    /// thread begins a pass.
     asked: AtomicUsize,
 }
 
-/// No pass is under way, and none begins while this is held.
+/// The token that no pass is under way. None begins while it is held.
 pub(crate) struct Idle<'c>(#[expect(dead_code, reason = "it is held")] MutexGuard<'c, PassState>);
 
-/// What a step did.
+/// The result of a step.
 #[derive(Debug, Default)]
 struct StepOutcome {
     /// Bytes read and written.
     bytes: u64,
-    /// The pass, if it was the last step of one.
+    /// The report of the pass, if this was its last step.
     finished: Option<CompactionReport>,
 }
 
-/// Says that somebody compacts all there is.
+/// Registers a caller that compacts everything, while it is held.
 struct Requested<'a>(&'a Compactor);
 
 impl<'a> Requested<'a> {
@@ -86,22 +89,24 @@ impl Drop for Requested<'_> {
 }
 
 impl Compactor {
-    /// The token that no pass is under way; `None` where one is, or another thread is just looking.
+    /// Returns the token that no pass is under way. `None` if one is, or another thread is choosing
+    /// one.
     pub(crate) fn idle(&self) -> Option<Idle<'_>> {
         self.running.try_lock().filter(|running| running.job.is_none()).map(Idle)
     }
 
-    /// One piece of compaction, where there is something to do; whether there was.
+    /// Does one step of compaction, if there is work. Returns true if it did.
     ///
     /// # Errors
     ///
-    /// What stopped it. It is tried again when there have been more writes.
+    /// The error that stopped it. It is tried again after more writes.
     pub(crate) fn step(&self, state: &State, _whole: Whole) -> Result<bool> {
         if !state.config.compaction {
             return Ok(false);
         }
         let Some(mut running) = self.running.try_lock() else { return Ok(false) };
-        // Relaxed: as in `Requested`. Whoever was asked is in the caller's code, and goes on afterwards.
+        // Relaxed: see `Requested`. The requested call is in its callback, and continues
+        // afterwards.
         if self.asked.load(Ordering::Relaxed) > 0 {
             return Ok(false);
         }
@@ -109,11 +114,11 @@ impl Compactor {
         self.step_running(state, &mut running)
     }
 
-    /// A piece of the pass under way, of what has to be durable before the next one, or the beginning of one.
+    /// Does a step of the pass under way, or of the sync before the next one, or begins a pass.
     ///
     /// # Errors
     ///
-    /// As [`Compactor::step`].
+    /// The errors of [`Compactor::step`].
     fn step_running(&self, state: &State, running: &mut PassState) -> Result<bool> {
         let now = state.shared.dir.now();
         if now < running.not_before {
@@ -141,21 +146,21 @@ impl Compactor {
         Ok(true)
     }
 
-    /// Collects what was removed, and removes what passes have left.
+    /// Frees removed memory and files, and removes the files that passes have left.
     fn take_back(&self, state: &State) {
-        // The next pass needs it gone, and says so where it is not.
+        // The next pass needs it gone, and reports an error if it is not.
         drop(state.shared.remove_leftovers());
         state.collect_removed();
     }
 
-    /// How long the limit on bandwidth has the next step wait, if one is to come.
+    /// Returns the time that the bandwidth limit delays the next step, if there is one.
     pub(crate) fn due(&self, state: &State) -> Option<Duration> {
         let running = self.running.try_lock()?;
         let wait = running.not_before.saturating_sub(state.shared.dir.now());
         (running.job.is_some() && !wait.is_zero()).then_some(wait)
     }
 
-    /// Begins a pass if one is due; whether something was done.
+    /// Begins a pass if one is due. Returns true if it did any work.
     fn look(&self, state: &State, running: &mut PassState, now: Duration) -> Result<bool> {
         let looked =
             LastSurvey { when: now, last: state.seqlock.last(), active: state.allocator.active_id() };
@@ -177,7 +182,7 @@ impl Compactor {
         Ok(begun)
     }
 
-    /// Does what was decided, as far as it is one step.
+    /// Carries out a decision, as far as one step goes.
     fn begin(
         &self,
         state: &State,
@@ -193,7 +198,7 @@ impl Compactor {
                 state.seal()?;
             }
             Decision::Compact { victims, reason } => {
-                // What repeats a victim is to be gone before the victim is.
+                // Leftover files that repeat a victim must be removed before the victim is.
                 if state.shared.remove_leftovers()? {
                     state.shared.sync_dir()?;
                 }
@@ -226,7 +231,7 @@ impl Compactor {
         Pass::new(victims, reason, filtered, horizon, names)
     }
 
-    /// What the records take that say what the keyspaces are called, in bytes.
+    /// Returns the bytes of the records that name the keyspaces.
     fn names_size(&self, state: &State) -> u64 {
         let named = |keyspace: &Arc<KeyspaceState>| {
             record_size((keyspace.name().len() + keyspace.codec().len() + 1) as u64)
@@ -234,12 +239,12 @@ impl Compactor {
         state.catalog.all().iter().map(named).sum()
     }
 
-    /// Takes a step of the pass under way.
+    /// Does a step of the pass under way.
     fn drive(&self, state: &State, running: &mut PassState) -> Result<StepOutcome> {
         let Some(job) = &mut running.job else { return Ok(StepOutcome::default()) };
         let before = job.report.bytes_read + job.report.bytes_moved;
         if let Err(error) = self.step_job(state, job) {
-            // Not one of these goes away by itself, and other victims are to be had.
+            // None of these errors goes away by itself, and there are other victims.
             let lasts = matches!(
                 error,
                 Error::Corrupt { .. }
@@ -280,7 +285,7 @@ impl Compactor {
         Ok(StepOutcome { bytes, finished: None })
     }
 
-    /// Compacts everything that holds something dead.
+    /// Compacts every segment that holds dead records.
     ///
     /// # Errors
     ///
@@ -299,8 +304,8 @@ impl Compactor {
         state.flush()?;
         let limit = state.shared.manifest.next_segment();
         for second in [false, true] {
-            // What is made here may keep tombstones that nothing holds once the rest has been compacted. Later segments
-            // are left: beside a writer that removes there would be no end of it.
+            // The first round's copies may keep tombstones that no other segment needs any more.
+            // Later segments are left: beside a writer that removes, the rounds would never end.
             let end = if second { state.shared.manifest.next_segment() } else { limit };
             let wanted = |facts: &SegmentFacts, held: u64| {
                 let is_left = facts.id > limit && facts.counted.tombstones > 0 && held == 0;
@@ -331,11 +336,12 @@ impl Compactor {
         Ok(total)
     }
 
-    /// One pass over exactly these segments, as far as they are sealed: what a policy would never choose.
+    /// Runs one pass over exactly these segments, as far as they are sealed, even if no policy
+    /// would choose them.
     ///
     /// # Errors
     ///
-    /// As [`Compactor::compact`].
+    /// The errors of [`Compactor::compact`].
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) fn compact_segments(
         &self,
@@ -357,32 +363,33 @@ impl Compactor {
         Ok(total)
     }
 
-    /// The lock, for a call that compacts all there is; what the background had begun is ended.
+    /// Takes the lock for a call that compacts everything, and ends the worker's pass.
     fn lock_asked(&self, state: &State) -> Result<(MutexGuard<'_, PassState>, Requested<'_>)> {
-        // Before any lock, here and in every public call: threads of the parent of a forked child may hold them all.
+        // Before any lock, here and in every public call: threads of a forked child's parent may
+        // hold them all.
         state.fork_guard.check()?;
         state.load_all()?;
         let mut running = self.running.lock();
-        // Relaxed: as in `Requested`.
+        // Relaxed: see `Requested`.
         if self.asked.load(Ordering::Relaxed) == 0 {
-            // Left by one that ended with an error, or a panic of the caller's code.
+            // Left by a call that ended with an error, or a panic in its callback.
             running.lent = 0;
             running.ended = CompactionReport::default();
         }
         let asked = Requested::of(self);
-        // It is synced here.
+        // This call syncs it.
         running.ahead = None;
         state.check_writable()?;
-        // Not before: the store may have been closed, and be another process's by now.
+        // Not earlier: the store may have been closed, and may be another process's by now.
         state.shared.manifest.begin()?;
-        // What the background had begun is not this call's work, and its victims are.
+        // The worker's pass is not this call's work, but its victims are.
         while running.job.is_some() {
             self.drive(state, &mut running)?;
         }
         Ok((running, asked))
     }
 
-    /// One step, and its report; whether to go on.
+    /// Does one step, and reports it. Returns true to continue.
     fn drive_asked(
         &self,
         state: &State,
@@ -400,13 +407,14 @@ impl Compactor {
             bytes_left: job.bytes_left(),
         };
         running.lent += 1;
-        // The caller's code gets to run without the lock: it may write, and a write may need a pass to make room.
+        // The callback runs without the lock: it may write, and a write may need a pass to free
+        // space.
         let go_on = MutexGuard::unlocked(running, || progress(now));
         running.lent = running.lent.saturating_sub(1);
         total.add(&std::mem::take(&mut running.ended));
-        // It may have closed the store.
+        // The callback may have closed the store.
         state.check_writable()?;
-        // Nor need it be the same pass any more, or any.
+        // The pass may be another one by now, or none.
         let Some(job) = &running.job else { return Ok(go_on) };
         let is_asked = job.reason == CompactionReason::Requested;
         if !go_on
@@ -415,7 +423,8 @@ impl Compactor {
         {
             self.give_up_pass(state, job);
         }
-        // What a writer began for itself and left has nobody else to drive it: the background stands aside for this call.
+        // Only this call drives a pass that a writer began and left: the worker stands aside for
+        // it.
         if !go_on && (!is_asked || running.job.is_none()) {
             return Ok(false);
         }
@@ -428,22 +437,23 @@ impl Compactor {
         Ok(true)
     }
 
-    /// Gives up the pass under way, or ends it where the manifest knows of it already: the store is being closed.
+    /// Gives up the pass under way, or finishes it if the manifest knows it. The store is being
+    /// closed.
     pub(crate) fn end(&self, state: &State) {
         let mut running = self.running.lock();
         while running.job.as_ref().is_some_and(|job| !job.can_give_up()) {
             if self.drive(state, &mut running).is_err() {
-                // The next open removes what is to be removed.
+                // The next open removes the files that are left.
                 break;
             }
         }
-        // One that the manifest knows of stays: no image may be begun within it.
+        // A pass that the manifest knows stays: no checkpoint may begin within it.
         if let Some(job) = running.job.take_if(|job| job.can_give_up()) {
             self.give_up_pass(state, job);
         }
     }
 
-    /// What compaction has done, and would do.
+    /// Returns the results of compaction so far, and its next choice.
     pub(crate) fn stats(&self, state: &State) -> CompactionStats {
         let (running, damaged) = match self.running.try_lock() {
             Some(running) => (running.job.is_some(), running.damaged.clone()),

@@ -1,9 +1,11 @@
-//! The file that a pass writes survivors to.
+//! The file that a pass writes its copies to.
 //!
-//! It is written under a temporary name, by `write_at` and not through a mapping, so that a full disk is an error and
-//! never a signal; then synced and renamed. Nobody knows of it before the manifest names it.
+//! It is written under a temporary name, by `write_at` and not through a mapping, so that a full
+//! disk is an error and never a signal. Then it is synced and renamed. Nothing refers to it before
+//! the manifest names it.
 //!
-//! **Crash points.** `compaction-copied` before the sync, `compaction-renamed` before the directory's sync.
+//! **Crash points.** `compaction-copied` before the sync, `compaction-renamed` before the
+//! directory's sync.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,12 +24,12 @@ use crate::mem::alloc;
 use crate::mem::location::Location;
 use crate::mem::mapping::PAGE_SIZE;
 
-/// How much is gathered before it is written, in bytes.
+/// The bytes gathered before a write.
 const BUFFER: usize = 1 << 20;
-/// How much is written before it is synced, in bytes: one sync of everything would hold the helper up.
+/// The bytes written before a sync: one sync of everything would delay the worker.
 const SYNC_SPACING: u64 = 4 << 20;
 
-/// A file of survivors that is being written.
+/// A file of copies that is being written.
 #[derive(Debug)]
 pub(crate) struct CopyWriter {
     dir: Arc<dyn Dir>,
@@ -43,17 +45,17 @@ pub(crate) struct CopyWriter {
     last: Seq,
     /// Keyspaces whose names are in it.
     introduced: BTreeSet<KeyspaceId>,
-    /// What is not written yet, and where it belongs.
+    /// The bytes that are not written yet, and the offset where they belong.
     buffer: Vec<u8>,
     written: u64,
     synced: u64,
-    /// Where each value came from, in the order of their records here.
+    /// The location of each value's original, in the order of their records here.
     moved: Vec<Location>,
-    /// Whether the file has its own name.
+    /// True if the file has its final name.
     named: bool,
 }
 
-/// A file of survivors that is complete and durable.
+/// A file of copies that is complete and durable.
 #[derive(Debug)]
 pub(crate) struct FinishedCopy {
     pub(crate) entry: SegmentEntry,
@@ -69,29 +71,30 @@ impl FinishedCopy {
     }
 }
 
-/// What an output is to be.
+/// The parameters of an output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CopyPlan<'a> {
-    /// Bytes of records that it is to take, padding included.
+    /// Bytes of records that it takes, padding included.
     pub(crate) room: u64,
     pub(crate) generation: u8,
     pub(crate) filtered: Seq,
     pub(crate) replaced: &'a [SegmentId],
 }
 
-/// The size of a file that takes the place of so many, with room for so many bytes of records.
+/// Returns the size of a file that replaces `replaced` segments, with space for `room` bytes of
+/// records.
 pub(crate) fn size_of(replaced: usize, room: u64) -> u64 {
     let header_len = (SEGMENT_HEADER_SIZE + 8 * replaced) as u64;
-    // Room for the least that a header accepts.
+    // Space for the least that a header accepts.
     (header_len + room.max(PAGE_SIZE as u64 / 2)).next_multiple_of(PAGE_SIZE as u64)
 }
 
 impl CopyWriter {
-    /// Makes an empty file, its blocks reserved.
+    /// Creates an empty file, with its blocks reserved.
     ///
     /// # Errors
     ///
-    /// `NoSpace`, or what the operating system says; there is no file then.
+    /// `NoSpace`, or an error of the operating system. Then there is no file.
     pub(crate) fn create(shared: &LogContext, plan: &CopyPlan<'_>) -> Result<Self> {
         let dir = Arc::clone(&shared.dir);
         let mut nonce = [0; 8];
@@ -100,7 +103,7 @@ impl CopyWriter {
         let size = size_of(plan.replaced.len(), plan.room);
         let temporary = file_name::temporary(&file_name::segment(id));
         let path = dir.path().join(&temporary);
-        // Before there is a file.
+        // Before the file exists.
         let len = usize::try_from(size).unwrap_or(usize::MAX).min(BUFFER + READ_MAX + PAGE_SIZE);
         let mut buffer = alloc::with_capacity(len).map_err(|error| Error::io("write", &path, error))?;
         let header = SegmentHeader {
@@ -141,17 +144,17 @@ impl CopyWriter {
         Ok(output)
     }
 
-    /// Where the next record goes.
+    /// Returns the offset of the next record.
     fn at(&self) -> u64 {
         self.written + self.buffer.len() as u64
     }
 
-    /// Bytes that the record takes which says what a keyspace is called, at most.
+    /// Returns the most bytes that the record with a keyspace's name takes.
     pub(crate) fn name_size(change: &KeyspaceChange) -> u64 {
         record_size((change.name().len() + change.encode().len()) as u64)
     }
 
-    /// Says what a keyspace is called, if that was not said here before.
+    /// Writes a keyspace's name, unless this file already has it.
     pub(crate) fn introduce(&mut self, id: KeyspaceId, change: &KeyspaceChange) {
         if !self.introduced.insert(id) {
             return;
@@ -163,7 +166,7 @@ impl CopyWriter {
             keyspace: id,
             key_len: u16::try_from(name.len()).expect("names are at most 255 bytes long"),
             value_len: u32::try_from(value.len()).expect("a short value"),
-            // Below every change that comes later, and above those that brought the keyspace to what it is.
+            // Below every later change, and above those that made the keyspace's present state.
             seq: self.filtered,
             payload_sum: payload_sum(name, &value),
         };
@@ -174,37 +177,37 @@ impl CopyWriter {
         self.end_record();
     }
 
-    /// Whether a record of this size fits.
+    /// Returns true if a record of this size fits.
     pub(crate) fn fits(&self, size: u64) -> bool {
         self.at() + size <= self.size
     }
 
-    /// Takes note of where the last record came from: a value.
+    /// Records the location of the original of the last record, a value.
     ///
     /// # Errors
     ///
-    /// When memory is short.
+    /// Returns an error if memory is short.
     pub(crate) fn note_moved(&mut self, from: Location) -> Result<()> {
         alloc::reserve(&mut self.moved, 1).map_err(|error| self.io("write", error))?;
         self.moved.push(from);
         Ok(())
     }
 
-    /// Begins a record; its key and value follow, and then [`CopyWriter::end_record`].
+    /// Begins a record. Its key and value follow, and then [`CopyWriter::end_record`].
     pub(crate) fn begin_record(&mut self, header: &RecordHeader) {
         let place = RecordPlace { nonce: self.nonce, offset: self.at() };
-        // It stands on its own from here on, whatever batch it came from.
+        // The copy is a single record, even if its original was in a batch.
         let header = RecordHeader { flags: 0, ..*header };
         self.buffer.extend_from_slice(&header.encode(place));
         self.first = self.first.min(header.seq);
         self.last = self.last.max(header.seq);
     }
 
-    /// Appends a piece of the record that was begun.
+    /// Appends a part of the record that was begun.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// Errors of the operating system.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
@@ -216,7 +219,7 @@ impl CopyWriter {
     }
 
     fn flush(&mut self) -> Result<()> {
-        // In whole words, so that the buffer's length tells where a record may begin.
+        // In whole words, so that the buffer's length shows where a record may begin.
         let len = self.buffer.len() / 8 * 8;
         self.file.write_at(&self.buffer[..len], self.written).map_err(|error| self.io("write", error))?;
         self.buffer.drain(..len);
@@ -228,14 +231,14 @@ impl CopyWriter {
         Ok(())
     }
 
-    /// Makes the file durable, and gives it its name.
+    /// Makes the file durable, and renames it to its final name.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// Errors of the operating system.
     pub(crate) fn finish(mut self, shared: &LogContext) -> Result<FinishedCopy> {
         self.flush()?;
-        // What was expected to be alive and is not needs no blocks.
+        // Records that were expected to be live and are not need no blocks.
         let end = self.written.next_multiple_of(PAGE_SIZE as u64);
         if end < self.size {
             self.file.punch_hole(end, self.size - end).map_err(|error| self.io("free space in", error))?;
@@ -261,7 +264,7 @@ impl CopyWriter {
             generation: self.generation,
         };
         let moved = std::mem::take(&mut self.moved);
-        // What is left of it is not to be removed.
+        // Its file must not be removed.
         self.temporary.clear();
         let (dir, leftovers) = (Arc::clone(&self.dir), Arc::clone(&self.leftovers));
         Ok(FinishedCopy { entry, moved, dir, leftovers })
@@ -276,7 +279,7 @@ impl CopyWriter {
     }
 }
 
-/// Removes what was not finished.
+/// Removes an unfinished file.
 impl Drop for CopyWriter {
     fn drop(&mut self) {
         if self.temporary.is_empty() {

@@ -1,19 +1,24 @@
-//! One pass: what is alive in some segments is written again elsewhere, and they go.
+//! One pass: it copies the live records of some segments into new ones, and removes the old ones.
 //!
-//! **Order.** (1) Note F, the last number given out, under the writer mutex, before the first lookup. (2) Read the victims
-//! record by record, and copy what the index leads to, and what the tombstone rule keeps. (3) Make the copies durable,
-//! then the log up to what was the last record after the last lookup: what hides the records that were not copied must
-//! not be less durable than they are (I11). (4) Map the copies; then one change of the manifest names them and calls the
-//! victims retired. (5) Under the writer mutex, a few records at a time, the index is led to the copies, each only from the
-//! very place it was copied from. (6) Nothing live is counted in the victims now; their files are removed, and their
-//! memory goes when the last reader has gone; of each in a step of its own, because a file system may take tens of milliseconds
-//! to free what a segment has, and somebody else has to be served meanwhile.
+//! **Order.**
 //!
-//! It goes in short steps, and may be given up before (4) at any time. It holds no lock between steps but the one that
-//! keeps a second pass out.
+//! 1. Note F, the last number assigned, under the writer mutex, before the first lookup.
+//! 2. Read the victims record by record. Copy the records that the index leads to, and those that
+//!    the tombstone rule keeps.
+//! 3. Make the copies durable, then the log up to its last record after the last lookup. The
+//!    records that hide the dropped ones must not be less durable than those were (I11).
+//! 4. Map the copies. Then one change of the manifest names them and marks the victims as retired.
+//! 5. Under the writer mutex, a few records at a time, repoint the index to the copies, each only
+//!    from its original's location.
+//! 6. No live record is counted in the victims now. Remove their files, each in its own step. Their
+//!    memory is freed after the last reader, in its own steps as well. A file system may take tens
+//!    of milliseconds to free a segment, and other work must go on meanwhile.
 //!
-//! **Crash points.** Those of `output`; `compaction-named` after (4), `compaction-repointed` after (5), and
-//! `compaction-removed` before the directory's sync of (6).
+//! A pass runs in short steps, and may be given up at any time before step 4. Between steps it
+//! holds no lock but the one that excludes a second pass.
+//!
+//! **Crash points.** Those of `output`, `compaction-named` after step 4, `compaction-switched`
+//! after step 5, and `compaction-removed` before the directory's sync of step 6.
 
 use std::sync::Arc;
 
@@ -33,15 +38,16 @@ use crate::log::segment_file::unlink_segment;
 use crate::log::segment_reader::{Records, SegmentReader};
 use crate::mem::location::Location;
 
-/// How much of a victim one step reads, in bytes.
+/// The bytes of a victim that one step reads.
 const STEP: u64 = 256 << 10;
 impl Compactor {
-    /// Does one piece of it.
+    /// Does one step of the pass.
     ///
     /// # Errors
     ///
-    /// `NoSpace`; `Corrupt` where a record of a victim does not verify; what the operating system says. Until the
-    /// manifest was changed the pass can be given up, and nothing has happened; after that the step is to be taken again.
+    /// `NoSpace`, `Corrupt` if a record of a victim does not verify, and errors of the operating
+    /// system. Before the manifest was changed the pass can be given up without effect. After that
+    /// the step must be repeated.
     pub(crate) fn step_job(&self, state: &State, job: &mut Pass) -> Result<()> {
         match job.phase {
             Phase::Copy => self.copy_some(state, job),
@@ -52,7 +58,8 @@ impl Compactor {
                 Ok(())
             }
             Phase::Sync => {
-                // After the last lookup: every record that hides one which was not copied has at most this number.
+                // After the last lookup: every record that hides a dropped one has at most this
+                // number.
                 let upto = state.writer.lock().log.last_user();
                 state.sync_upto(upto)?;
                 job.phase = Phase::Name;
@@ -87,16 +94,16 @@ impl Compactor {
             job.phase = Phase::SyncAhead;
             return Ok(());
         };
-        if job.records.is_none() {
-            // Its file will go, and a snapshot may have to read what nobody has needed before.
+        if job.walk.is_none() {
+            // Its file will be removed, and a snapshot may have to read it later.
             match state.shared.space.map_now(victim.segment.mapping()) {
-                // Gone already, so nobody can read it, and nothing in it is alive.
+                // Already gone, so it cannot be read, and nothing in it is live.
                 Err(Error::MissingSegment { .. }) if victim.cost == 0 => {}
                 other => other?,
             }
         }
         if victim.cost == 0 {
-            // Nothing in it is alive, and nothing can become so.
+            // Nothing in it is live, or can become live.
             job.at += 1;
             return Ok(());
         }
@@ -147,7 +154,8 @@ impl Compactor {
         Ok(())
     }
 
-    /// Whether the index has an entry for a record's key: one that leads to this place, or any.
+    /// Returns true if the index has an entry for a record's key: one that leads to `wanted`, or
+    /// any.
     fn index_leads_to(
         &self,
         state: &State,
@@ -187,7 +195,7 @@ impl Compactor {
     ) -> Result<()> {
         let header = &placed.header;
         let size = header.size();
-        // Whoever reads the file without any manifest wants to know what the keyspace is called.
+        // A reader of the file without any manifest needs the keyspace's name.
         let name = state.catalog.by_id(header.keyspace).filter(|_| header.keyspace != KeyspaceId::DEFAULT);
         let name = name.map(|keyspace| KeyspaceChange::Create {
             id: header.keyspace,
@@ -206,7 +214,7 @@ impl Compactor {
                     let room = (job.left + job.names).min(job.file_max).max(size);
                     let plan = CopyPlan { room, generation, filtered: job.filtered, replaced: &job.ids };
                     match CopyWriter::create(&state.shared, &plan) {
-                        // The process may have no file as large as that.
+                        // The process may not create a file this large.
                         Err(Error::Exhausted { resource: Resource::FileSize, .. }) if room > size => {
                             job.file_max = room / 2;
                         }
@@ -233,7 +241,7 @@ impl Compactor {
         Ok(())
     }
 
-    /// Has the manifest name the copies instead of the victims.
+    /// Names the copies in the manifest instead of the victims.
     fn name_copies(&self, state: &State, job: &mut Pass) -> Result<()> {
         self.map_copies(state, job)?;
         let gone = job.victims.iter().filter(|victim| victim.segment.role() == Role::Log);
@@ -259,8 +267,10 @@ impl Compactor {
         Ok(())
     }
 
-    /// Maps the copies. Before they are named: afterwards a pass cannot be given up, and one whose copies cannot be mapped could not
-    /// end either.
+    /// Maps the copies before they are named.
+    ///
+    /// Once named, a pass cannot be given up, and one whose copies cannot be mapped could not
+    /// finish either.
     fn map_copies(&self, state: &State, job: &mut Pass) -> Result<()> {
         let shared = &state.shared;
         for finished in &job.finished[job.made.len()..] {
@@ -271,7 +281,7 @@ impl Compactor {
         Ok(())
     }
 
-    /// Makes the copies a part of the store: the manifest names them.
+    /// Makes the copies a part of the store, after the manifest names them.
     fn use_copies(&self, state: &State, job: &mut Pass) {
         state.shared.dir.crash_point("compaction-named");
         for (segment, finished) in job.made.iter().zip(&job.finished) {
@@ -282,9 +292,9 @@ impl Compactor {
         job.phase = Phase::Switch { output: 0, offset: 0, moved: 0 };
     }
 
-    /// Gives a pass up of which the manifest does not know: what it has made goes.
+    /// Gives up a pass that the manifest does not know, and removes its copies.
     pub(super) fn give_up_pass(&self, state: &State, job: Pass) {
-        // Where it is done, its copies are the store's.
+        // After a finished pass the copies belong to the store.
         if job.can_give_up() && !job.is_done() {
             for segment in &job.made {
                 state.shared.space.retire(segment.mapping(), segment.size());
@@ -294,7 +304,7 @@ impl Compactor {
         state.allocator.recount(&state.shared);
     }
 
-    /// Takes the victims out of the store.
+    /// Retires the victims.
     fn retire_victims(&self, state: &State, job: &mut Pass) -> Result<()> {
         let shared = &state.shared;
         let strays: Vec<_> = {
@@ -303,7 +313,7 @@ impl Compactor {
             job.victims.iter().filter(live).map(|victim| Arc::clone(&victim.segment)).collect()
         };
         if let Some(segment) = strays.first() {
-            // The index leads to a place where no record was found: nothing may be removed.
+            // The index leads to a location where no record was found: nothing may be removed.
             shared.manifest.update(|manifest| {
                 for id in &job.ids {
                     if let Some(entry) = manifest.segment_mut(*id) {
@@ -331,7 +341,7 @@ impl Compactor {
         Ok(())
     }
 
-    /// Removes a victim's file; after the last one, what is known of them.
+    /// Removes a victim's file, and after the last one the victims' entries.
     fn remove_victim(&self, state: &State, job: &mut Pass, at: usize) -> Result<()> {
         let shared = &state.shared;
         if let Some(victim) = job.victims.get(at) {
@@ -344,7 +354,8 @@ impl Compactor {
         shared.dir.crash_point("compaction-removed");
         shared.sync_dir()?;
         shared.manifest.forget(&job.ids);
-        // Their places are free; their memory and their blocks, as far as only this pass still has them, go one by one.
+        // Their addresses are free. Their memory and blocks, if only this pass holds them, are
+        // freed one by one.
         state.collect_removed();
         job.phase = Phase::Release;
         Ok(())

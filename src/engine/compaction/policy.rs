@@ -1,13 +1,14 @@
-//! Which segments to compact next, and why: numbers in, a decision out.
+//! The compaction policy: which segments to compact next, and why. Numbers in, a decision out.
 //!
-//! **The bound.** At rest what compaction could free is at most [`Limits::freeable`]: a share of what is alive, and a
-//! constant. What it cannot free is alive, or a tombstone that the rule of `rule` keeps, and of those too more than a
-//! share is not left: the segment that keeps most of them is rewritten.
+//! **The bound.** At rest, compaction could free at most [`Limits::freeable`]: a share of the live
+//! data, and a constant. The bytes that it cannot free are live, or tombstones that
+//! `tombstone_rule` keeps. Those are bounded by a share as well: beyond it, the segment that keeps
+//! most of them is rewritten.
 //!
-//! **The order.** Segments in which nothing is alive go first; they cost no copying. Then come those that give back
-//! most for what is to be copied, of one generation at a time, so that values that are overwritten often and those
-//! that are not come to lie in different segments. No more are taken than the bound asks for: what is left alone gets
-//! emptier by itself.
+//! **The order.** Segments without live data come first, since they cost no copying. Then come
+//! those that free most for the bytes to be copied, of one generation at a time. So values that are
+//! overwritten often and other values get into different segments. No more are taken than the bound
+//! requires: a segment left alone gets emptier by itself.
 
 use super::output::size_of;
 use super::report::CompactionReason as Reason;
@@ -16,31 +17,34 @@ use crate::format::{SegmentId, Seq};
 use crate::mem::dead_bytes::DeadByteCounts;
 use crate::mem::mapping::PAGE_SIZE;
 
-/// Of a hundred live bytes, how many may be freeable.
+/// The bytes that may be freeable, of a hundred live ones.
 const FREEABLE_PERCENT: u64 = 35;
-/// Of a hundred live bytes, how many kept tombstones may take.
+/// The bytes that kept tombstones may take, of a hundred live ones.
 const KEPT_PERCENT: u64 = 12;
-/// The least share of a segment that must be freeable for it to be rewritten, one in so many.
+/// The least part of a segment that must be freeable for a rewrite, one in this many.
 const GAIN_SHARE: u64 = 8;
-/// How much a pass must give back for there to be room afterwards, in bytes: one page more than what the last page of its
-/// output may waste. Names of keyspaces, which the output has in addition, are left out of account.
+/// The bytes that a pass must free so that there is space afterwards.
+///
+/// It is one page more than the last page of its output may waste. The keyspace names in the output
+/// are not counted.
 const ROOM: u64 = 2 * PAGE_SIZE as u64;
-/// How many segments may be small.
+/// The number of segments that may be small.
 const SMALL_MAX: usize = 8;
-/// The most segments that one pass takes: bounds the header of its output, and how long it holds on to things.
+/// The most segments that one pass takes. It bounds the header of its output, and the time that it
+/// holds resources.
 const VICTIMS_MAX: usize = 256;
 
-/// How far the life of a segment has come.
+/// The stage of a segment's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SegmentStage {
-    /// Durable, and named so by the manifest.
+    /// Durable, and marked so in the manifest.
     Sealed,
     /// Never appended to again, and not yet known to be durable.
     Full,
     Active,
 }
 
-/// What is known of a segment.
+/// The facts about a segment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SegmentFacts {
     pub(crate) id: SegmentId,
@@ -54,17 +58,17 @@ pub(crate) struct SegmentFacts {
     pub(crate) last: Seq,
     pub(crate) filtered: Seq,
     pub(crate) generation: u8,
-    /// It is left alone.
+    /// True if it is not to be compacted.
     pub(crate) spared: bool,
 }
 
 impl SegmentFacts {
-    /// Bytes of what is alive in it.
+    /// Returns the live bytes in it.
     pub(crate) fn live(&self) -> u64 {
         self.used.saturating_sub(self.counted.dead())
     }
 
-    /// What it keeps of tombstones elsewhere.
+    /// Returns its bound on tombstones elsewhere.
     pub(crate) fn sieve(&self) -> SegmentBound {
         SegmentBound { first: self.first, filtered: self.filtered, hidden: self.counted.hidden > 0 }
     }
@@ -74,17 +78,17 @@ impl SegmentFacts {
     }
 }
 
-/// What the decision depends on beside the segments.
+/// The inputs of the decision beside the segments.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Bytes that may be freeable whatever is alive.
+    /// Bytes that may be freeable even without live data.
     pub(crate) slack: u64,
     /// The most bytes that one pass writes.
     pub(crate) output: u64,
 }
 
 impl Limits {
-    /// The most that may be freeable.
+    /// Returns the most bytes that may be freeable.
     pub(crate) fn freeable(&self, live: u64) -> u64 {
         self.slack + live / 100 * FREEABLE_PERCENT
     }
@@ -94,7 +98,7 @@ impl Limits {
     }
 }
 
-/// What to do next.
+/// The next action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decision {
     Nothing,
@@ -103,25 +107,25 @@ pub(crate) enum Decision {
         victims: Vec<SegmentId>,
         reason: Reason,
     },
-    /// First make the log durable: what is to be compacted is not yet.
+    /// First make the log durable, since the victim is not yet.
     Sync {
         victim: SegmentId,
         reason: Reason,
     },
 }
 
-/// What is to be decided about, worked out once.
+/// The facts about all segments, computed once.
 #[derive(Debug)]
 pub(crate) struct SegmentSurvey {
     facts: Vec<SegmentFacts>,
-    /// Of each of them: bytes of tombstones that must be kept.
+    /// For each of them, the bytes of tombstones that must be kept.
     held: Vec<u64>,
     live: u64,
     limits: Limits,
 }
 
 impl SegmentSurvey {
-    /// Takes stock.
+    /// Computes the survey.
     pub(crate) fn of(facts: Vec<SegmentFacts>, live: u64, limits: Limits) -> Self {
         // The two that keep most: a segment does not keep its own tombstones.
         let mut bounds: Vec<(Seq, SegmentId)> =
@@ -135,7 +139,7 @@ impl SegmentSurvey {
         Self { held: held.collect(), facts, live, limits }
     }
 
-    /// Every segment, with the bytes that would have to be copied and those that would come back.
+    /// Returns every candidate, with the bytes that would be copied and those that would be freed.
     fn weighed(&self) -> impl Iterator<Item = Weighed<'_>> {
         self.facts.iter().zip(&self.held).filter(|(facts, _)| facts.is_candidate()).map(|(facts, held)| {
             let cost = facts.live() + held;
@@ -143,20 +147,20 @@ impl SegmentSurvey {
         })
     }
 
-    /// Bytes that compaction could free.
+    /// Returns the bytes that compaction could free.
     pub(crate) fn freeable(&self) -> u64 {
         self.weighed().map(|weighed| weighed.gain).sum()
     }
 
-    /// Bytes of tombstones that must be kept.
+    /// Returns the bytes of tombstones that must be kept.
     pub(crate) fn kept(&self) -> u64 {
         self.held.iter().sum()
     }
 
-    /// What the bound asks for.
+    /// Returns the action that the bound requires.
     pub(crate) fn decide(&self) -> Decision {
         let dead = || self.weighed().filter(|weighed| weighed.cost == 0);
-        // Whatever page a segment takes, it is all there is of it.
+        // Even one page is all that such a segment takes.
         if dead().map(|weighed| weighed.facts.footprint).sum::<u64>() > self.limits.slack {
             let mut victims: Vec<_> = dead().collect();
             victims.truncate(VICTIMS_MAX);
@@ -179,17 +183,19 @@ impl SegmentSurvey {
         self.decide_small()
     }
 
-    /// What gives back room at once, although the bound does not ask for it: some of what is worth its copying.
+    /// Returns a pass that frees space at once beyond the bound: some of the segments that are
+    /// worth copying.
     pub(crate) fn decide_room(&self) -> Decision {
         let victims = self.worth(Some(ROOM));
         if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Space) }
     }
 
-    /// What gives back a page at least while its copies take at most `room` bytes, all in one file; the names of keyspaces
-    /// take `names` of them. Unless it is `urgent`, only of what is worth its copying.
+    /// Returns a pass that frees at least a page while its copies take at most `room` bytes, all in
+    /// one file.
     ///
-    /// Those that lose most for what is to be copied come first, whatever they lose it to: the ends of files too are
-    /// worth winning where nothing else is left.
+    /// The names of keyspaces take `names` of them. Unless it is `urgent`, only segments worth
+    /// copying are taken. Those that waste most for the bytes to be copied come first, whatever the
+    /// waste: the ends of files too are worth freeing when nothing else is left.
     pub(crate) fn decide_fitting(&self, room: u64, names: u64, urgent: bool) -> Decision {
         let dead = self.decide_dead();
         if dead != Decision::Nothing {
@@ -222,8 +228,10 @@ impl SegmentSurvey {
         if taken.is_empty() { Decision::Nothing } else { self.compact(&taken, Reason::Space) }
     }
 
-    /// A pass that makes one file, of at most `room` bytes, of several: of those that cost least. Where no two fit into that and
-    /// it is `urgent`, of the two that cost least.
+    /// Returns a pass that makes one file of at most `room` bytes from several: from those that
+    /// cost least.
+    ///
+    /// If no two fit and it is `urgent`, it takes the two that cost least.
     pub(crate) fn decide_fewer(&self, room: u64, names: u64, urgent: bool) -> Decision {
         let dead = self.decide_dead();
         if dead != Decision::Nothing {
@@ -241,7 +249,7 @@ impl SegmentSurvey {
         if count < 2 { Decision::Nothing } else { self.compact(&order, Reason::Space) }
     }
 
-    /// Everything in which nothing is alive, however little it is.
+    /// Returns a pass over every segment without live data, however small.
     pub(crate) fn decide_dead(&self) -> Decision {
         let victims: Vec<_> = self.weighed().filter(|weighed| weighed.cost == 0).take(VICTIMS_MAX).collect();
         if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Dead) }
@@ -253,11 +261,12 @@ impl SegmentSurvey {
         if freeable <= most {
             return Vec::new();
         }
-        // A tenth below the bound, so that the next write does not ask for the next pass.
+        // A tenth below the bound, so that the next write does not require the next pass.
         self.worth(Some(freeable - most / 10 * 9))
     }
 
-    /// Those that give back most for what is to be copied, of one generation, until they give back what is wanted.
+    /// Returns the segments of one generation that free most for their copying, until they free
+    /// `wanted` bytes.
     fn worth(&self, wanted: Option<u64>) -> Vec<Weighed<'_>> {
         let worth = |weighed: &Weighed<'_>| weighed.gain > weighed.facts.used / GAIN_SHARE;
         let mut order: Vec<_> = self.weighed().filter(worth).collect();
@@ -267,7 +276,8 @@ impl SegmentSurvey {
         self.take(order, wanted)
     }
 
-    /// As many of `order`, one at least, as fit into one pass and give back what is wanted.
+    /// Takes from `order`, at least one, as many as fit into one pass, until they free `wanted`
+    /// bytes.
     fn take<'a>(&self, order: Vec<Weighed<'a>>, wanted: Option<u64>) -> Vec<Weighed<'a>> {
         let mut taken: Vec<Weighed<'a>> = Vec::new();
         let (mut cost, mut gain) = (0, 0);
@@ -283,21 +293,23 @@ impl SegmentSurvey {
         taken
     }
 
-    /// Merges small segments, where there are many.
+    /// Merges small segments, if there are many.
     pub(crate) fn decide_small(&self) -> Decision {
         let victims = self.small();
         if victims.is_empty() { Decision::Nothing } else { self.compact(&victims, Reason::Small) }
     }
 
     fn small(&self) -> Vec<Weighed<'_>> {
-        // By what is in it: where segments are of few pages, a file is never much smaller than the others.
+        // By its contents: if segments have few pages, no file is much smaller than the others.
         let small = |weighed: &Weighed<'_>| weighed.facts.used.saturating_mul(8) <= self.limits.output;
         let all: Vec<_> = self.weighed().filter(small).collect();
         if all.len() <= SMALL_MAX { Vec::new() } else { self.take(all, None) }
     }
 
-    /// What rewrites everything that holds a hidden value or a tombstone: one pass of it, among the segments that
-    /// `wanted` accepts. Those that keep most tombstones elsewhere come first, so that the later ones can let theirs go.
+    /// Returns one pass over segments with a hidden value or a tombstone, among those that `wanted`
+    /// accepts.
+    ///
+    /// Those that keep most tombstones elsewhere come first, so that later passes can drop theirs.
     pub(crate) fn decide_all(&self, wanted: impl Fn(&SegmentFacts, u64) -> bool) -> Decision {
         let dirty = |weighed: &Weighed<'_>| {
             let counted = weighed.facts.counted;
@@ -320,20 +332,20 @@ impl SegmentSurvey {
         }
     }
 
-    /// Those of some segments that are there, with the bytes that would be copied, at most.
+    /// Returns the candidates among some segments, with the most bytes that would be copied.
     pub(crate) fn costs(&self, ids: &[SegmentId]) -> impl Iterator<Item = (&SegmentFacts, u64)> {
         self.weighed()
             .filter(|weighed| ids.contains(&weighed.facts.id))
             .map(|weighed| (weighed.facts, weighed.cost))
     }
 
-    /// Up to which number the tombstones in these segments hide nothing elsewhere.
+    /// Returns the number up to which the tombstones in these segments hide nothing elsewhere.
     pub(crate) fn horizon(&self, victims: &[SegmentId]) -> Seq {
         horizon(self.facts.iter().filter(|facts| !victims.contains(&facts.id)).map(SegmentFacts::sieve))
     }
 }
 
-/// A segment, with what rewriting it costs and gives back.
+/// A segment, with the cost and the gain of rewriting it.
 #[derive(Debug, Clone, Copy)]
 struct Weighed<'a> {
     facts: &'a SegmentFacts,
@@ -341,13 +353,15 @@ struct Weighed<'a> {
     held: u64,
     /// Bytes to be copied.
     cost: u64,
-    /// Bytes that are not copied. Every pass makes the sum of them smaller, so that at rest passes come to an end; what is lost
-    /// at the ends of files would come to no end.
+    /// Bytes that are not copied.
+    ///
+    /// Every pass makes their sum smaller, so at rest the passes end. By the waste at the ends of
+    /// files, they would not.
     gain: u64,
 }
 
 impl Weighed<'_> {
-    /// Whether it gives back more for each byte that is copied.
+    /// Returns true if it frees more for each byte that is copied.
     fn is_better(&self, other: &Weighed<'_>) -> bool {
         let product = |gain: u64, cost: u64| u128::from(gain) * u128::from(cost + 1);
         product(self.gain, other.cost) > product(other.gain, self.cost)
@@ -360,7 +374,7 @@ mod tests {
 
     const PAGE: u64 = PAGE_SIZE as u64;
 
-    /// A sealed segment of some pages, of which `live` bytes are alive and `hidden` are not.
+    /// A sealed segment of some pages, with `live` live bytes and `hidden` dead ones.
     fn facts(id: u64, pages: u64, live: u64, hidden: u64) -> SegmentFacts {
         SegmentFacts {
             id: SegmentId(id),
@@ -387,26 +401,28 @@ mod tests {
 
     #[test]
     fn a_pass_on_a_full_disk_fits_into_its_room_and_gives_back_a_page() {
-        // A quarter of each page is dead: four fit into three, and no fewer into fewer than they are.
+        // A quarter of each page is dead: four fit into three, and no fewer into fewer than they
+        // are.
         let quarters: Vec<_> = (1..=6).map(|id| facts(id, 1, 2800, 1000)).collect();
         assert_eq!(fitting(&quarters, 2, true), [0; 0]);
         assert_eq!(fitting(&quarters, 3, true), [1, 2, 3, 4]);
         assert_eq!(fitting(&quarters[..3], 3, true), [0; 0]);
-        // What has lost most comes first, and what does not fit is passed over.
+        // The one that wastes most comes first, and one that does not fit is skipped.
         let mixed = [facts(1, 2, 3000, 4000), facts(2, 8, 9000, 23_000), facts(3, 1, 2800, 1000)];
         assert_eq!(fitting(&mixed, 1, true), [1]);
         assert_eq!(fitting(&mixed, 3, true), [2, 1]);
         assert_eq!(fitting(&mixed, 4, true), [2, 1]);
     }
 
-    /// Values that are overwritten often stay apart from those that are not; and a pass has as much in hand as one file holds.
+    /// Values that are overwritten often stay apart from others, and a pass copies no more than one
+    /// file holds.
     #[test]
     fn a_pass_has_victims_of_one_generation_and_copies_no_more_than_a_file_holds() {
         let of = |id: u64, live: u64, generation: u8| SegmentFacts {
             generation,
             ..facts(id, 1, live, 4000 - live)
         };
-        // By turns, and each worth a little less than the one before.
+        // In turns, and each worth a little less than the one before.
         let all: Vec<_> = (0..12).map(|n| of(n + 1, 1000 + 10 * n, u8::from(n % 2 == 1))).collect();
         let live = 12 * 1055;
         for (pages, count) in [(1, 3), (1000, 6)] {
@@ -434,7 +450,7 @@ mod tests {
     fn an_insertion_has_only_what_is_worth_it_rewritten() {
         let few: Vec<_> = (1..=20).map(|id| facts(id, 1, 3700, 260)).collect();
         assert_eq!(fitting(&few, 19, false), [0; 0]);
-        // So many that what each has lost makes up a page, and no more.
+        // So many that their waste makes up a page, and no more.
         assert_eq!(fitting(&few, 19, true).len(), 11);
     }
 }

@@ -1,8 +1,9 @@
-//! Leading the index to the copies.
+//! Repointing the index from originals to copies.
 //!
-//! Under the writer mutex a few entries at a time: a writer that comes meanwhile waits for less than a microsecond. All
-//! that needs no mutex is done before it is taken: the copy is read, its key hashed, the bucket's line asked for. Each
-//! entry is changed only if it still leads to the very place that the copy was made from; else the copy is dead.
+//! The writer mutex is held for a few entries at a time, so a writer waits for less than a
+//! microsecond. All work that needs no mutex is done before: the copy is read, its key hashed, the
+//! bucket's line prefetched. An entry is changed only if it still leads to the very location of the
+//! original. Otherwise the copy is dead.
 
 use std::sync::Arc;
 
@@ -18,9 +19,9 @@ use crate::log::segment::Segment;
 use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 
-/// How many entries are changed while the writer mutex is held once.
+/// The number of entries that are changed while the writer mutex is held once.
 const GROUP: usize = 8;
-/// How many records one step goes through.
+/// The number of records that one step handles.
 const STEP: usize = 1024;
 
 /// A record of an output.
@@ -31,12 +32,12 @@ struct Copied {
     size: u64,
     hash: Hash,
     offset: u64,
-    /// Where it was copied from; a value has such a place.
+    /// The location of its original. Only a value has one.
     place: Option<Location>,
 }
 
 impl Compactor {
-    /// Leads the index to some of the copies.
+    /// Repoints the index to some of the copies.
     pub(super) fn repoint_some(
         &self,
         state: &State,
@@ -92,7 +93,7 @@ impl Compactor {
         Ok(())
     }
 
-    /// Leads the index to a few copies, where it still leads to the originals.
+    /// Repoints the index to a few copies, where it still leads to the originals.
     fn repoint_group(&self, state: &State, segment: &Segment, group: &[Copied]) {
         let space = &state.shared.space;
         let (range, copies) = (segment.range(), segment.mapping());

@@ -1,4 +1,4 @@
-//! The survey: what is known of every segment before it is decided which are compacted.
+//! The survey: the facts about every segment, from which the policy decides.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::mem::dead_bytes::DeadByteCounts;
 use crate::mem::mapping::PAGE_SIZE;
 
 impl Compactor {
-    /// What is known of every segment.
+    /// Collects the facts about every segment.
     pub(super) fn survey(&self, state: &State, damaged: &BTreeSet<SegmentId>) -> SegmentSurvey {
         let active = state.allocator.active_id();
         let segments: Vec<_> = state.shared.segments.read().values().map(Arc::clone).collect();
         let live = state.catalog.live_bytes();
-        // With the manifest held nothing becomes sealed meanwhile: what is hidden by a record in a sealed segment is counted
-        // when the counters are read below.
+        // While the manifest is held, no segment becomes sealed. So the counters read below include
+        // every put that a record in a sealed segment hides.
         let facts = state.shared.manifest.read(|manifest| {
             let of = |segment: &Arc<Segment>| {
                 let sealed =
@@ -52,7 +52,7 @@ impl Compactor {
                     spared: damaged.contains(&segment.id()),
                 })
             };
-            // What was never written to has nothing published.
+            // A segment that was never written to has nothing published.
             segments.iter().filter_map(of).collect()
         });
         SegmentSurvey::of(facts, live, self.limits(state))
@@ -64,7 +64,8 @@ impl Compactor {
     }
 }
 
-/// What is dead in a segment. The names of keyspaces in what compaction made would be written again, so they are alive.
+/// Returns the dead bytes in a segment. In copies, the names of keyspaces would be written again,
+/// so they are live.
 fn counted_of(segment: &Segment) -> DeadByteCounts {
     let counted = segment.mapping().dead_bytes().counted();
     match segment.role() {

@@ -1,9 +1,10 @@
-//! In what the store of the models may depart from the rule's text: some of it does no harm, the rest must be found out.
+//! The departures of the model store from the rule's text: some are harmless, the models must find
+//! the rest.
 
-/// In what the store departs from the text of the rule.
+/// A departure of the store from the text of the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Variant {
-    /// In nothing.
+    /// None.
     Stated,
 
     // Allowed as well.
@@ -11,43 +12,45 @@ pub(super) enum Variant {
     HiddenAtTheChoice,
     /// `filtered` of an output is lower than it could be: the greatest number in it.
     FilteredIsTheGreatest,
-    /// `filtered` of a log segment is its last number: a tombstone of its own goes where it goes.
+    /// `filtered` of a log segment is its last number: a tombstone of its own is compacted with it.
     LogFilteredIsItsLast,
-    /// `first` is the greatest number: a tombstone below that was in the index when this segment was made.
+    /// `first` is the greatest number: a tombstone below it was in the index when this segment was
+    /// made.
     FirstIsTheGreatest,
     /// `first` is 0.
     FirstIsNothing,
-    /// No sync before naming; instead nothing is left out for a record that is not durable, and F is durable.
+    /// There is no sync before naming. Instead only durable records let others be dropped, and F is
+    /// durable.
     OnlyForDurable,
-    /// Every segment with puts counts as hiding some. Right, but comes to no end.
+    /// Every segment with puts counts as hiding some. This is right, but does not end.
     EverythingHides,
 
     // Wrong.
-    /// Tombstones are always left out.
+    /// Tombstones are always dropped.
     NoTombstones,
-    /// Tombstones are left out if the index has no entry for the key, and copied if it has one.
+    /// Tombstones are dropped if the index has no entry for the key, and copied if it has one.
     EntryTheOtherWay,
-    /// F is the last number given out when the last record has been looked at.
+    /// F is the last number assigned when the last record has been looked at.
     NotedAfterTheLooks,
-    /// F is the last number given out when the output is named.
+    /// F is the last number assigned when the output is named.
     NotedAtTheNaming,
-    /// A segment in which anything lives blocks nothing.
+    /// A segment with a live record blocks nothing.
     LiveNeverBlocks,
     /// Segments count only if they are older, by id, than the tombstone's.
     OlderOnly,
-    /// The segments, and what they hide, are taken down with F, before the victims are chosen.
+    /// The segments, and the puts they hide, are taken down with F, before the victims are chosen.
     OthersWithF,
-    /// A copy that was overtaken before it was named does not count as hidden.
+    /// A copy that was superseded before it was named does not count as hidden.
     CopiesUncounted,
     /// The log is not synced at all.
     NoSync,
     /// The log is synced before the records are looked at.
     SyncBeforeTheLooks,
-    /// As `OnlyForDurable`, but a tombstone is left out for an entry that is not durable.
+    /// As `OnlyForDurable`, but a tombstone is dropped for an entry that is not durable.
     EntryNotDurable,
     /// Victims are unnamed in a step of their own, before the outputs are named.
     UnnamedFirst,
-    /// After a crash numbers go on from the greatest that a record carries.
+    /// After a crash, numbers continue from the greatest that a record carries.
     NumbersFromRecords,
 }
 

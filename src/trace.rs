@@ -1,13 +1,16 @@
-//! Events for a `tracing` subscriber, under the target `mapcask`; nothing without the feature `tracing`.
+//! Events for a `tracing` subscriber, under the target `mapcask`. Without the feature `tracing`
+//! there are none.
 //!
-//! Nothing is said per read or write. What there is to say waits on the thread that did the work, and is told when that
-//! thread is about to leave the library, or its step in the background, with no lock of the store held ([`at_end`]): a
-//! subscriber may call the store. What is said during that is told after it.
+//! No event is sent per read or write. An event waits on the thread that did the work. It is sent
+//! when that thread is about to leave the library, or its step in the background, with no lock of
+//! the store held ([`at_end`]). So a subscriber may call the store. Events from that call are sent
+//! after it.
 
 use std::fmt::Display;
 use std::path::Path;
 
-/// An event of a level, with its text and its fields: `name = value`, or `name => what is shown as text`.
+/// An event of a level, with its text and its fields: `name = value`, or `name => value` shown by
+/// `Display`.
 #[cfg(feature = "tracing")]
 macro_rules! event {
     ($level:ident, $text:literal $(, $field:ident $(= $value:expr)? $(=> $shown:expr)?)*) => {
@@ -19,7 +22,7 @@ macro_rules! event {
     };
 }
 
-/// What callers compute for an event is theirs to keep cheap.
+/// Evaluates the values of an event, which callers keep cheap, and sends nothing.
 #[cfg(not(feature = "tracing"))]
 macro_rules! event {
     ($level:ident, $text:literal $(, $field:ident $(= $value:expr)? $(=> $shown:expr)?)*) => {{
@@ -27,7 +30,7 @@ macro_rules! event {
     }};
 }
 
-/// Has an event wait for the end of the call; what it needs is its own by then.
+/// Queues an event for the end of the call. It owns the values that it needs by then.
 macro_rules! later {
     ([$($name:ident = $owned:expr),*] $event:expr) => {{
         if cfg!(feature = "tracing") {
@@ -37,13 +40,15 @@ macro_rules! later {
     }};
 }
 
-/// Tells subscribers what there is to say, when it is dropped.
+/// Sends the queued events to subscribers when it is dropped.
 #[derive(Debug)]
 #[must_use = "events are told when this is dropped"]
 pub(crate) struct AtEnd(());
 
-/// Has subscribers told of what happens from here on to the end of the scope. Stands before the first lock that is taken
-/// there, where the caller holds none: in every public function that makes events.
+/// Returns a guard that sends the events of the scope at its end.
+///
+/// It stands before the first lock taken there, in every public function that makes events. The
+/// caller holds no lock.
 #[inline]
 pub(crate) fn at_end() -> AtEnd {
     AtEnd(())
@@ -56,7 +61,7 @@ impl Drop for AtEnd {
     }
 }
 
-/// What a thread has to say.
+/// The queued events of a thread.
 #[cfg(feature = "tracing")]
 mod outbox {
     use std::cell::{Cell, RefCell};
@@ -68,11 +73,11 @@ mod outbox {
     }
 
     pub(super) fn later(event: impl FnOnce() + 'static) {
-        // Without a place to wait the thread is ending, and nobody hears it.
+        // Without a queue the thread is ending, and no subscriber receives the event.
         WAITING.try_with(|waiting| waiting.borrow_mut().push_back(Box::new(event))).unwrap_or_default();
     }
 
-    /// Says that nobody tells any more, also after a panic of a subscriber.
+    /// Resets the flag that this thread is sending, even after a panic of a subscriber.
     struct Telling;
 
     impl Drop for Telling {
@@ -83,7 +88,7 @@ mod outbox {
 
     pub(super) fn tell() {
         let is_empty = WAITING.try_with(|waiting| waiting.borrow().is_empty()).unwrap_or(true);
-        // A panic goes on to whoever catches it; the next call of this thread tells.
+        // A panic continues to its handler, and the next call of this thread sends the events.
         if is_empty || std::thread::panicking() || TELLING.replace(true) {
             return;
         }
@@ -102,7 +107,7 @@ mod outbox {
     pub(super) fn tell() {}
 }
 
-/// What an open found.
+/// The findings of an open.
 #[derive(Debug)]
 pub(crate) struct OpenedEvent<'a> {
     pub(crate) path: &'a Path,
@@ -117,7 +122,7 @@ pub(crate) struct OpenedEvent<'a> {
     pub(crate) quarantined_files: usize,
 }
 
-/// A store is open; and what an unclean end cost, if it cost anything.
+/// Reports that a store is open, and the cost of an unclean end, if there was one.
 pub(crate) fn opened(found: &OpenedEvent<'_>) {
     let OpenedEvent { path, clean, keys, segments, incarnation, records, bytes_read, torn_bytes, .. } =
         *found;
@@ -134,27 +139,27 @@ pub(crate) fn opened(found: &OpenedEvent<'_>) {
     }
 }
 
-/// A store is closed, for whatever reason; `clean` says whether everything is durable and marked so.
+/// Reports that a store is closed. `clean` is true if everything is durable and marked so.
 pub(crate) fn closed(path: &Path, clean: bool) {
     later!([path = path.to_owned()] event!(info, "closed", path => path.display(), clean = clean));
 }
 
-/// The file of a new segment is there.
+/// Reports that the file of a new segment exists.
 pub(crate) fn segment_made(id: u64, bytes: u64) {
     later!([] event!(debug, "segment made", id = id, bytes = bytes));
 }
 
-/// A segment is full, with its records ending at `bytes`, and the next one is active.
+/// Reports that a segment is full, with its records ending at `bytes`, and the next one is active.
 pub(crate) fn segment_full(id: u64, bytes: u64) {
     later!([] event!(debug, "segment full", id = id, bytes = bytes));
 }
 
-/// A pass of compaction begins; its victims take so many bytes.
+/// Reports that a pass of compaction begins, with victims of `bytes` bytes.
 pub(crate) fn compaction_begun(segments: usize, bytes: u64) {
     later!([] event!(debug, "compaction begun", segments = segments, bytes = bytes));
 }
 
-/// A pass of compaction has ended.
+/// Reports that a pass of compaction has ended.
 pub(crate) fn compaction_ended(removed: u64, bytes_read: u64, bytes_moved: u64, bytes_freed: u64) {
     later!([] event!(
         debug,
@@ -166,72 +171,72 @@ pub(crate) fn compaction_ended(removed: u64, bytes_read: u64, bytes_moved: u64, 
     ));
 }
 
-/// An image of the index that holds everything up to a sequence number is there.
+/// Reports that there is a new index checkpoint, which covers everything up to a sequence number.
 pub(crate) fn checkpoint_made(number: u64, seq: u64, bytes: u64) {
     later!([] event!(debug, "image made", number = number, seq = seq, bytes = bytes));
 }
 
-/// An image of the index could not be made; the one before goes on to count.
+/// Reports that an index checkpoint could not be made. The one before stays in force.
 pub(crate) fn checkpoint_failed(error: &dyn Display) {
     later!([error = error.to_string()] event!(warn, "an image was not made", error => error));
 }
 
-/// The image that the store names is damaged or missing: the log is read instead.
+/// Reports that the checkpoint in the manifest is damaged or missing: the log is read instead.
 pub(crate) fn checkpoint_unusable(error: &dyn Display) {
     later!([error = error.to_string()] event!(warn, "the image cannot be used", error => error));
 }
 
-/// A segment was not needed when the store was opened, and cannot be mapped now.
+/// Reports that a segment that was not needed when the store was opened cannot be mapped now.
 pub(crate) fn segment_unusable(error: &dyn Display) {
     later!([error = error.to_string()] event!(error, "a segment cannot be used", error => error));
 }
 
-/// A record was asked for of which a page cannot be read.
+/// Reports that a page of a record cannot be read.
 pub(crate) fn page_unreadable(error: &dyn Display) {
     event!(error, "a page cannot be read", error => error);
 }
 
-/// The leader of a commit has made everything up to a sequence number durable.
+/// Reports that the leader of a commit has made everything up to a sequence number durable.
 pub(crate) fn synced(upto: u64, bytes: u64) {
     later!([] event!(trace, "synced", upto = upto, bytes = bytes));
 }
 
-/// The store takes no more writes.
+/// Reports that the store takes no more writes.
 pub(crate) fn poisoned(cause: &dyn Display) {
     later!([cause = cause.to_string()] event!(error, "poisoned", cause => cause));
 }
 
-/// The helper could not do a piece of its work, and tries again later.
+/// Reports that the worker failed in a step, which it repeats later.
 pub(crate) fn background_failed(error: &dyn Display) {
     later!([error = error.to_string()] event!(warn, "the helper failed", error => error));
 }
 
-/// An open found no room for a segment; the first write tries again.
+/// Reports that an open found no space for a segment. The first write tries again.
 pub(crate) fn no_segment(error: &dyn Display) {
     later!([error = error.to_string()] event!(warn, "no room for a segment to write to", error => error));
 }
 
-/// A panic ended the helper.
+/// Reports that a panic ended the worker.
 pub(crate) fn background_panicked() {
     later!([] event!(error, "the helper panicked"));
 }
 
-/// A keyspace was created.
+/// Reports that a keyspace was created.
 pub(crate) fn keyspace_created(name: &str, id: u32) {
     later!([name = name.to_owned()] event!(info, "keyspace created", name = name.as_str(), id = id));
 }
 
-/// A keyspace has a new name.
+/// Reports that a keyspace has a new name.
 pub(crate) fn keyspace_renamed(name: &str, id: u32) {
     later!([name = name.to_owned()] event!(info, "keyspace renamed", name = name.as_str(), id = id));
 }
 
-/// A keyspace is gone.
+/// Reports that a keyspace was dropped.
 pub(crate) fn keyspace_dropped(name: &str, id: u32) {
     later!([name = name.to_owned()] event!(info, "keyspace dropped", name = name.as_str(), id = id));
 }
 
-/// All keys of a keyspace are gone.
+/// Reports that a keyspace was cleared.
 pub(crate) fn keyspace_cleared(name: &str, id: u32) {
     later!([name = name.to_owned()] event!(info, "keyspace cleared", name = name.as_str(), id = id));
 }

@@ -1,4 +1,5 @@
-//! What all handles to an open store share; dropping the last one closes it.
+//! The handle that all public handles to an open store share. Dropping the last one closes the
+//! store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,10 +9,10 @@ use crate::engine::state::State;
 use crate::engine::worker_task;
 use crate::error::{Error, Result};
 
-/// The engine, which the background looks after until this is gone.
+/// The engine, with its worker, which runs until this is dropped.
 pub(crate) struct Handle {
     pub(crate) engine: Arc<Engine>,
-    /// The engine's: a read gets to it by one pointer less.
+    /// The engine's state: a read reaches it through one pointer less.
     pub(crate) state: Arc<State>,
 }
 
@@ -22,11 +23,12 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    /// Has the background look after the store, if it has one.
+    /// Starts the store's worker, if it has one.
     ///
     /// # Errors
     ///
-    /// When the process may have no more threads, or the background was inherited through `fork`.
+    /// Returns an error if the process may have no more threads, or the worker was inherited
+    /// through `fork`.
     pub(crate) fn start(engine: Engine) -> Result<Self> {
         let engine = Arc::new(engine);
         worker_task::start(&engine, &engine.config.background)?;
@@ -34,7 +36,7 @@ impl Handle {
         Ok(Self { engine, state })
     }
 
-    /// Closes the store for everybody.
+    /// Closes the store for all its handles.
     ///
     /// # Errors
     ///
@@ -42,7 +44,7 @@ impl Handle {
     pub(crate) fn close(&self) -> Result<()> {
         let _events = crate::trace::at_end();
         if self.engine.fork_guard.is_forked() {
-            // The background's thread does not exist in a child; waiting for it would never end.
+            // The worker's thread does not exist in a child: waiting for it would never end.
             return Err(Error::Forked);
         }
         self.engine.notifier.detach();
@@ -53,12 +55,12 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if self.engine.fork_guard.is_forked() {
-            // The threads and the lock are the parent's. Nor is the engine ever taken apart here: that takes locks, which
-            // threads of the parent may have held.
+            // The threads and the lock are the parent's. The engine is never dropped here, since
+            // that takes locks that threads of the parent may have held.
             std::mem::forget(Arc::clone(&self.engine));
             return;
         }
-        // A failure cannot be reported here; `Store::close` reports it, and the next open recovers.
+        // A failure cannot be reported here. `Store::close` reports it, and the next open recovers.
         drop(self.close());
     }
 }

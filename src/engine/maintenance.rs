@@ -1,27 +1,28 @@
-//! What the background does for a store: what keeps promises first, and then a piece of everything in turn.
+//! The worker's steps for a store: those that guarantees depend on first, then a step of each job
+//! in turn.
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
-/// How many steps are taken for a writer who finds little ready, before the next one for anybody else.
+/// The steps taken for a writer with few faulted pages, before the next one for another job.
 const PROVIDED: usize = 4;
 
-/// How many indexes one step looks at, whether they want memory.
+/// The number of indexes that one step checks for missing memory.
 const GROW_LOOKS: usize = 64;
 
-/// How many buckets of an index one step merges: some ten microseconds under the writer mutex.
+/// The number of index buckets that one step merges: some ten microseconds under the writer mutex.
 const MERGES: usize = 128;
 
 impl Engine {
-    /// One piece of the background's work; whether there was any.
+    /// Does one step of the worker's work. Returns true if there was any.
     ///
     /// # Errors
     ///
-    /// What a writer that did the work itself would get.
+    /// The error that a writer would get if it did the work itself.
     pub(crate) fn step(&self) -> Result<bool> {
         self.shared.commit.check()?;
         if self.catalog.has_retired() {
-            // What is left waits for a reader: it may take as long as it likes.
+            // The rest waits for a reader, which may take as long as it likes.
             self.catalog.collect();
         }
         if self.shared.manifest.is_behind() {
@@ -32,11 +33,12 @@ impl Engine {
             self.sync()?;
             return Ok(true);
         }
-        // What keeps promises comes before what saves time.
+        // Work that guarantees depend on comes before work that saves time.
         if self.syncer.sync_in_time(self)? || self.seal()? || self.grow_ahead()? {
             return Ok(true);
         }
-        // A piece of each: a fast writer keeps `allocator` at work for as long as it writes, and a pass takes long, too.
+        // A step of each: a fast writer keeps `allocator` busy while it writes, and a pass takes
+        // long, too.
         let mut provided = false;
         for _ in 0..PROVIDED {
             let more = self.allocator.step(&self.shared)?;
@@ -54,13 +56,15 @@ impl Engine {
         Ok(provided || synced || done)
     }
 
-    /// One piece of what is worth doing once nothing has been written for a while; whether there was any.
+    /// Does one step of the work that is worth doing after a while without writes. Returns true if
+    /// there was any.
     ///
-    /// A store from which nearly everything was removed ends up with small files, as if it were new.
+    /// A store from which nearly everything was removed ends up with small files, as if it were
+    /// new.
     ///
     /// # Errors
     ///
-    /// As [`Engine::step`].
+    /// The errors of [`Engine::step`].
     pub(crate) fn rest_step(&self) -> Result<bool> {
         self.shared.commit.check()?;
         if !self.config.compaction || self.shared.manifest.is_behind() {
@@ -80,8 +84,9 @@ impl Engine {
         self.compactor.step(self, whole)
     }
 
-    /// Makes memory of an index that is short of it present ahead of the writer; whether there was one among those
-    /// whose turn it was.
+    /// Faults memory of an index that is short of it, ahead of the writer.
+    ///
+    /// Returns true if there was one among those whose turn it was.
     fn grow_ahead(&self) -> Result<bool> {
         let pin = self.pin();
         for keyspace in self.catalog.next_few(GROW_LOOKS) {
@@ -95,8 +100,11 @@ impl Engine {
         Ok(false)
     }
 
-    /// Merges some buckets of an index that has too many, which its writes have not done: an image was taken meanwhile, or the index
-    /// came from one. Whether there was one among those whose turn it was.
+    /// Merges some buckets of an index that has too many. Returns true if there was one among those
+    /// whose turn it was.
+    ///
+    /// Its writes have not merged them, since a checkpoint was being made, or the index came from
+    /// one.
     fn shrink_some(&self) -> bool {
         let pin = self.pin();
         self.catalog.next_few(GROW_LOOKS).iter().any(|keyspace| {

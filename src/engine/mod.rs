@@ -1,10 +1,10 @@
 //! The engine: an open store without its public handles.
 //!
-//! An engine is a state (`state`), which reads (`read`) and writes (`write`) share, and two jobs on it: compaction and
-//! checkpoints of the indexes. `maintenance` gives the jobs their turns.
+//! An engine is a state (`state`), which reads (`read`) and writes (`write`) share, and two jobs on
+//! it: compaction and index checkpoints. `maintenance` gives the jobs their turns.
 //!
-//! **Concurrency.** Lock order: the lock of the checkpoints, the lock of compaction, the writer mutex, and then those that
-//! `log::allocator` names.
+//! **Concurrency.** Lock order: the lock of the checkpoints, the lock of compaction, the writer
+//! mutex, and then those that `log::allocator` names.
 
 pub(crate) mod checkpoint;
 pub(crate) mod compaction;
@@ -34,7 +34,7 @@ use crate::recovery::Recovered;
 
 /// An open store.
 pub(crate) struct Engine {
-    /// Readers that outlive the engine have a share of it.
+    /// The shared state. Readers that outlive the engine have a share of it.
     pub(crate) state: Arc<State>,
     pub(crate) compactor: Compactor,
     pub(crate) checkpointer: Checkpointer,
@@ -58,11 +58,11 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Starts on what recovery opened.
+    /// Starts on the result of recovery.
     ///
     /// # Errors
     ///
-    /// When memory is short, or the first pages of the log cannot be made ready.
+    /// Returns an error if memory is short, or the first pages of the log cannot be faulted.
     pub(crate) fn start(opened: Recovered, config: Config) -> Result<Self> {
         let checkpointer = Checkpointer::new(opened.checkpoint.as_ref());
         let (state, lock) = State::start(opened, config)?;
@@ -70,11 +70,12 @@ impl Engine {
         Ok(Self { state, compactor: Compactor::default(), checkpointer, lock: Mutex::new(Some(lock)) })
     }
 
-    /// Closes the store: everything durable, the manifest says so, the lock free.
+    /// Closes the store: makes everything durable, records that in the manifest, and releases the
+    /// lock.
     ///
     /// # Errors
     ///
-    /// What went wrong; the store is closed nevertheless, and the next open recovers.
+    /// The first error. The store is closed nevertheless, and the next open recovers.
     pub(crate) fn close(&self) -> Result<()> {
         if !self.fork_guard.close() {
             return Err(Error::Closed);
@@ -86,17 +87,18 @@ impl Engine {
         result
     }
 
-    /// Maps what waits, where a snapshot or an iterator is alive and may need it: they outlive the store, and a store that
-    /// is opened next may remove the files.
+    /// Maps the segments that are not mapped yet, if a live snapshot or iterator may need them.
+    ///
+    /// Both outlive the store, and a store that is opened next may remove the files.
     fn map_for_readers(&self) {
-        // Relaxed: an iterator that is made meanwhile is made beside the close.
+        // Relaxed: an iterator created meanwhile is created concurrently with the close.
         let iterators = self.counters.iterators.load(Ordering::Relaxed);
         if self.catalog.snapshots.holding().snapshots == 0 && iterators == 0 {
             return;
         }
         for segment in self.shared.segments.read().values() {
             if let Err(error) = self.shared.space.map_now(segment.mapping()) {
-                // The read that needs it tries again, and says so.
+                // The read that needs it tries again, and returns the error.
                 crate::trace::segment_unusable(&error);
             }
         }
@@ -109,15 +111,16 @@ impl Engine {
         self.compactor.end(self);
         self.checkpointer.end(self);
         self.shared.commit.check()?;
-        // A writer that got in before the handle was closed is done once the mutex is free.
+        // A writer that came before the close is done once the mutex is free.
         drop(self.writer.lock());
         if self.shared.manifest.is_behind() {
-            // Nothing was written: the disk says of the store what is true.
+            // Nothing was written: the manifest on the disk is still true.
             return Ok(());
         }
         self.flush()?;
         self.allocator.tell_time(self.last_seq());
-        // The flush was followed by a watermark; the second one makes the very end durable, and is followed by none.
+        // A watermark followed the flush. The second sync makes the very end durable, and no
+        // watermark follows it.
         self.sync()?;
         let sealed = self.seal();
         if let Err(error) = self.checkpointer.take_at_close(self, &self.compactor) {
@@ -137,7 +140,8 @@ impl Engine {
             self.catalog.note_durable(manifest, last_seq);
             manifest.next_seq = next_seq;
         })?;
-        // The store is closed cleanly all the same; the caller hears that some space was not given back.
+        // The store is closed cleanly all the same. The caller learns that some space was not
+        // freed.
         sealed.map(drop)
     }
 }

@@ -1,14 +1,16 @@
-//! What the background does for one store: it runs the engine's steps, and rests when there is nothing to do.
+//! The worker's task for one store: it runs the engine's steps, and rests when there is no work.
 //!
-//! **Concurrency.** While writes go on it looks around every millisecond by itself, so that writers need not call it;
-//! when nothing has moved for a while it says so (`idle`) and sleeps. A writer that leaves work for it looks at `idle`
-//! after its own time under the writer mutex. The helper takes that mutex once between saying so and looking for work
-//! a last time: either the writer was there before, and its work is found, or it comes after, and finds `idle` set.
-//! The mutex is each store's own, so this holds store by store, whoever else the thread looks after. It is tried only:
-//! where a writer has it, the store is not idle, and the other stores need not wait for that writer.
-//! An idle store makes no wake-ups.
+//! **Concurrency.** While writes go on, the worker checks every millisecond by itself, so writers
+//! need not call it. After a while without movement it sets the notifier to idle and sleeps. A
+//! writer that leaves work for it checks that flag after its own time under the writer mutex. The
+//! worker takes that mutex once between setting the flag and its last check for work. So either the
+//! writer came before, and its work is found, or it comes after, and finds the flag set.
 //!
-//! A panic in a step poisons the store; it does not take the process down, and it is not lost.
+//! Each store has its own mutex, so this holds for each store, whatever other stores the thread
+//! serves. The worker only tries to lock it. If a writer has it, the store is not idle, and the
+//! other stores need not wait for that writer. An idle store causes no wake-ups.
+//!
+//! A panic in a step poisons the store. It neither ends the process nor is lost.
 
 use std::mem;
 use std::sync::Arc;
@@ -20,20 +22,21 @@ use crate::mem::page_guard::guard_this_thread;
 use crate::sync::worker::{Background, Poll, Task};
 use crate::trace;
 
-/// How long the helper rests between two looks while writes go on.
+/// The time between two checks while writes go on.
 const REST: Duration = Duration::from_millis(1);
-/// How long it rests after a failure, so that a full disk is not asked again and again.
+/// The pause after a failure, so that a full disk is not tried again and again.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long it rests where something is left to do that nobody will call it for.
+/// The time between two checks for work that no notification announces.
 const LOOK: Duration = Duration::from_millis(100);
-/// How many looks without any movement make it idle.
+/// The number of checks without movement after which it is idle.
 const QUIET: u32 = 50;
 
-/// Has the background look after a store, until its bell is taken down.
+/// Starts the worker on a store, until its notifier is detached.
 ///
 /// # Errors
 ///
-/// When the process may have no more threads, or the background was inherited through `fork`.
+/// Returns an error if the process may have no more threads, or the worker was inherited through
+/// `fork`.
 pub(crate) fn start(engine: &Arc<Engine>, background: &Background) -> Result<()> {
     let offset = engine.allocator.offset();
     let helper = MaintenanceTask { engine: Arc::clone(engine), offset, quiet: 0, failed: false };
@@ -43,15 +46,15 @@ pub(crate) fn start(engine: &Arc<Engine>, background: &Background) -> Result<()>
     Ok(())
 }
 
-/// One store, as the background sees it.
+/// One store, as the worker sees it.
 #[derive(Debug)]
 struct MaintenanceTask {
     engine: Arc<Engine>,
-    /// Where the writer was at the last look.
+    /// The writer's offset at the last check.
     offset: u64,
-    /// Looks since something has moved.
+    /// The number of checks since the last movement.
     quiet: u32,
-    /// The last step failed.
+    /// True if the last step failed.
     failed: bool,
 }
 
@@ -65,7 +68,7 @@ impl Task for MaintenanceTask {
                     return Poll::Again;
                 }
                 Ok(false) => {}
-                // The writer that needs what failed will meet the same error and report it.
+                // The writer that needs the failed work will get the same error and report it.
                 Err(error) => {
                     trace::background_failed(&error);
                     self.failed = true;
@@ -102,19 +105,19 @@ impl Task for MaintenanceTask {
 }
 
 impl MaintenanceTask {
-    /// Sleeps until the bell rings, or the next sync is due.
+    /// Sleeps until a notification, or until the next sync is due.
     fn set_idle(&mut self) -> Poll {
         let engine = &*self.engine;
         let sound = engine.shared.commit.check().is_ok();
         if let Some(due) = engine.syncer.due(engine).filter(|_| sound) {
-            // No bell rings meanwhile, and a writer may need pages before the sync is due.
+            // No notification comes meanwhile, and a writer may need pages before the sync is due.
             return Poll::After(due.min(LOOK));
         }
         if let Some(due) = engine.compactor.due(engine).filter(|_| sound) {
             return Poll::After(due.min(LOOK));
         }
         if engine.catalog.has_retired() || engine.collect_removed() > 0 {
-            // Readers say nothing when they go.
+            // Readers do not announce their end.
             return Poll::After(LOOK);
         }
         engine.notifier.set_idle();

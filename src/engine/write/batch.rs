@@ -1,4 +1,4 @@
-//! Writing a batch: its records in one frame, its effect in one step.
+//! Writing a batch: its records in one unit, its effect in one step.
 
 use std::io;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
-/// A batch before the mutex.
+/// A batch, prepared before the mutex is taken.
 struct Prepared<'a> {
     writes: Vec<PlannedWrite<'a>>,
     checks: Vec<Check<'a>>,
     frame: BatchHeader,
 }
 
-/// Memory for what is noted while a batch is applied, when nothing can fail any more.
+/// Memory for the notes made while a batch is applied, when no step can fail any more.
 struct Notes<'a> {
     room: ReservedEntries,
     tombstones: Vec<(&'a KeyspaceData, Hash, Location)>,
@@ -40,7 +40,7 @@ struct PlannedWrite<'a> {
     contents: &'a KeyspaceData,
     hash: Hash,
     draft: NewRecord<'a>,
-    /// Whether another write to the key follows.
+    /// True if another write to the key follows.
     superseded: bool,
 }
 
@@ -54,11 +54,12 @@ struct Check<'a> {
 }
 
 impl Engine {
-    /// Writes a batch; what it does not say a keyspace for goes to `keyspace`. The last number.
+    /// Writes a batch, and returns its last number. An operation without a keyspace of its own
+    /// belongs to `keyspace`.
     ///
     /// # Errors
     ///
-    /// See [`KeyspaceState::write`](crate::Keyspace::write).
+    /// See [`Keyspace::write`](crate::Keyspace::write).
     pub(crate) fn write(
         &self,
         keyspace: &Arc<KeyspaceState>,
@@ -100,7 +101,7 @@ impl Engine {
             let written = self.write_prepared(&mut guard, &prepared, want, &pin);
             let work = guard.end();
             drop(pin);
-            // A refusal too shows what may not be durable yet.
+            // Even a refusal reveals records that may not be durable yet.
             let seq = match written {
                 Err(error @ Error::ConditionFailed { .. }) => {
                     self.flush_at(durability)?;
@@ -127,7 +128,7 @@ impl Engine {
         keyspaces.iter().map(|keyspace| self.contents(keyspace, pin)).collect()
     }
 
-    /// What of a batch needs no mutex.
+    /// Does the part of a batch that needs no mutex.
     fn prepare<'a>(
         &self,
         batch: &'a BatchOps,
@@ -166,7 +167,7 @@ impl Engine {
         Ok(Prepared { writes, checks, frame })
     }
 
-    /// Checks the conditions and makes room; then nothing can fail but the store into the log.
+    /// Checks the conditions and reserves space. Then only the store into the log can fail.
     fn write_prepared(
         &self,
         guard: &mut WriteGuard<'_>,
@@ -193,7 +194,8 @@ impl Engine {
         if prepared.writes.is_empty() {
             return Ok(writer.log.last_user());
         }
-        // Damage is met before anything is written; it also brings the buckets and records near.
+        // Damage is found before anything is written. This also loads the buckets and records into
+        // the cache.
         let mut frees = false;
         for planned in &prepared.writes {
             let slot = writer.indexes.of(planned.contents);
@@ -201,7 +203,7 @@ impl Engine {
                 self.current(planned.contents, slot, planned.hash, (planned.draft.key, false), pin)?;
             frees |= planned.draft.kind == RecordKind::Tombstone && current.is_some();
         }
-        // In the order of the keyspaces: each index is asked once for all it is to take.
+        // Grouped by keyspace: each index reserves once for all its entries.
         let mut counts: Vec<(&KeyspaceData, usize)> = Vec::new();
         for planned in &prepared.writes {
             match counts.iter_mut().find(|(contents, _)| contents.id == planned.contents.id) {
@@ -213,7 +215,7 @@ impl Engine {
             self.reserve(writer.indexes.of(contents), count)?;
         }
         let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
-        // Removals of what is not there take room and free none.
+        // Removals of absent keys take space and free none.
         let want = if frees { want } else { SpaceClass::Insertion };
         let notes = self.room_for_notes(&prepared.writes).map_err(|error| self.no_room_for_batch(error))?;
         writer.log.reserve(&self.shared, &self.allocator, want, size)?;
@@ -236,14 +238,16 @@ impl Engine {
         Error::io("write a batch to", self.shared.dir.path(), error)
     }
 
-    /// Appends a batch and changes the index; visible as a whole when this returns. The last sequence number.
+    /// Appends a batch and changes the index. It is visible whole on return. Returns the last
+    /// sequence number.
     ///
-    /// The index never leads to a superseded record, not even while the floor hides it: a reader that had loaded such
-    /// an entry and looked at the floor after the batch ended would take it for the newest.
+    /// The index never leads to a superseded record, not even while the floor hides it. A reader
+    /// that had loaded such an entry, and checked the floor after the batch ended, would take it
+    /// for the newest.
     ///
     /// # Errors
     ///
-    /// Where its pages cannot be written after all; nothing was changed.
+    /// Returns an error if its pages cannot be written to after all. Nothing was changed.
     fn apply<'a>(
         &self,
         guard: &mut WriteGuard<'_>,
@@ -303,7 +307,8 @@ impl Engine {
     }
 }
 
-/// Marks the writes of a batch that are followed by another one to the same key; `order` has room for their numbers.
+/// Marks the writes of a batch that are followed by another one to the same key. `order` has space
+/// for their numbers.
 fn mark_superseded(writes: &mut [PlannedWrite<'_>], mut order: Vec<usize>) {
     let key = |planned: &PlannedWrite<'_>| (planned.hash.to_bits(), planned.draft.keyspace);
     order.extend(0..writes.len());

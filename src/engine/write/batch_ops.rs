@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BatchOps {
     entries: Vec<BatchEntry>,
-    /// Keys and values behind one another.
+    /// Keys and values, one after another.
     bytes: Vec<u8>,
-    /// The keyspaces that were named; the one that the batch is written to comes before them.
+    /// The keyspaces that operations name. The batch's own keyspace is not among them.
     places: Vec<Arc<KeyspaceState>>,
     /// The number of entries that are writes.
     writes: usize,
@@ -20,7 +20,7 @@ pub(crate) struct BatchOps {
 
 #[derive(Debug, Clone)]
 struct BatchEntry {
-    /// Zero for the keyspace that the batch is written to, else one more than the place in `places`.
+    /// Zero for the batch's own keyspace, else one more than the position in `places`.
     place: usize,
     kind: BatchOpKind,
     key: Range<usize>,
@@ -44,7 +44,7 @@ pub(crate) enum BatchOp<'a> {
     Require(Expected<'a>),
 }
 
-/// What a condition expects of a key.
+/// The expected state of a key in a condition.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Expected<'a> {
     Absent,
@@ -53,7 +53,7 @@ pub(crate) enum Expected<'a> {
 }
 
 impl BatchOps {
-    /// The number of writes; conditions are not counted.
+    /// Returns the number of writes, without conditions.
     pub(crate) fn len(&self) -> usize {
         self.writes
     }
@@ -66,7 +66,7 @@ impl BatchOps {
         self.writes = 0;
     }
 
-    /// The number by which [`BatchOps::push`] knows a keyspace; zero is the one that the batch is written to.
+    /// Returns the number by which [`BatchOps::push`] knows a keyspace. Zero is the batch's own.
     pub(crate) fn place_of(&mut self, keyspace: &Arc<KeyspaceState>) -> usize {
         let known = self.places.iter().position(|place| Arc::ptr_eq(place, keyspace));
         let place = known.unwrap_or_else(|| {
@@ -87,12 +87,13 @@ impl BatchOps {
         self.writes += usize::from(matches!(kind, BatchOpKind::Insert | BatchOpKind::Remove));
     }
 
-    /// The keyspaces that were named; the numbers of [`BatchOps::iter`] count from one for them.
+    /// Returns the keyspaces that operations name. In [`BatchOps::iter`] their numbers count from
+    /// one.
     pub(crate) fn places(&self) -> impl Iterator<Item = &Arc<KeyspaceState>> {
         self.places.iter()
     }
 
-    /// The entries in order: number of the keyspace, key, and what is to be done.
+    /// Returns the entries in order: the number of the keyspace, the key, and the operation.
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (usize, &[u8], BatchOp<'_>)> {
         self.entries.iter().map(|entry| {
             let value = &self.bytes[entry.value.clone()];
@@ -111,7 +112,7 @@ impl BatchOps {
 /// The most bytes that the records of a batch may take in the log.
 pub(crate) const BATCH_LEN_MAX: u64 = u32::MAX as u64;
 
-/// The size of a batch's records as the frame's header holds it.
+/// Converts the size of a batch's records to the field of the batch's header.
 ///
 /// # Errors
 ///

@@ -1,10 +1,12 @@
 //! Creating, renaming, clearing and dropping keyspaces.
 //!
-//! Each change is a record in the log, so it has its place in the order of all writes: after a crash the keyspaces are
-//! those of the surviving prefix, as the keys are. The manifest follows when the record is durable (`catalog`).
+//! Each change is a record in the log, so it has its place in the order of all writes. After a
+//! crash the keyspaces are those of the surviving prefix, as the keys are. The manifest follows
+//! when the record is durable (`catalog`).
 //!
-//! **Order**, under the writer mutex: the names decide, room is made, the record is appended, and only then do the
-//! contents that readers load change. A reader that loaded them before reads what was there before.
+//! **Order**, under the writer mutex: check the names, reserve space, append the record, and only
+//! then change the contents that readers load. A reader that loaded them before sees the state
+//! before the change.
 
 use std::sync::Arc;
 
@@ -25,11 +27,12 @@ use crate::log::allocator::quota::SpaceClass;
 use crate::log::writer::NewRecord;
 use crate::mem::dead_bytes::DeadCause;
 
-/// The most keyspaces with a name: each has one mapping of memory at least, of which a process has 65,530.
+/// The most keyspaces with a name: each needs at least one memory mapping, and a process has
+/// 65,530.
 const KEYSPACES_MAX: usize = 16_384;
 
 impl Engine {
-    /// The keyspace of a name, created with a codec if need be.
+    /// Returns the keyspace with a name, and creates it with a codec if there is none.
     ///
     /// # Errors
     ///
@@ -44,7 +47,7 @@ impl Engine {
         check_name(name)?;
         check_codec(codec)?;
         if let Some(keyspace) = self.catalog.get(name) {
-            // A read, which goes on after a failed sync too, and waits for nothing.
+            // A read, which works after a failed sync too, and waits for nothing.
             return Ok(keyspace);
         }
         let slot = self.new_slot()?;
@@ -69,7 +72,7 @@ impl Engine {
         Ok(keyspace)
     }
 
-    /// The keyspace of a name, which must be there.
+    /// Returns the keyspace with a name, which must exist.
     ///
     /// # Errors
     ///
@@ -79,7 +82,7 @@ impl Engine {
         self.catalog.get(name).ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })
     }
 
-    /// The names of all keyspaces but the default one.
+    /// Returns the names of all keyspaces but the default one.
     pub(crate) fn keyspace_names(&self) -> Vec<String> {
         if self.fork_guard.is_forked() {
             return Vec::new();
@@ -115,7 +118,7 @@ impl Engine {
         self.wait_for(seq, durability)
     }
 
-    /// Takes a keyspace and everything in it away; whether it was there.
+    /// Drops a keyspace and its contents. Returns true if it existed.
     ///
     /// # Errors
     ///
@@ -129,7 +132,7 @@ impl Engine {
         };
         let mut guard = WriteGuard::of(self, guard)?;
         let Some(keyspace) = self.catalog.get(name) else {
-            // As for a key that is not there: the answer must not be taken back.
+            // See `clear_keyspace`: a crash must not undo the answer.
             let seq = guard.writer.log.last_user();
             drop(guard);
             self.wait_for(seq, durability)?;
@@ -147,11 +150,11 @@ impl Engine {
         Ok(true)
     }
 
-    /// Takes everything out of a keyspace, whatever it holds in the same time.
+    /// Removes every key of a keyspace. The time does not depend on their number.
     ///
     /// # Errors
     ///
-    /// See [`KeyspaceState::clear`](crate::Keyspace::clear).
+    /// See [`Keyspace::clear`](crate::Keyspace::clear).
     pub(crate) fn clear_keyspace(
         &self,
         keyspace: &Arc<KeyspaceState>,
@@ -162,7 +165,8 @@ impl Engine {
         let mut guard = WriteGuard::of(self, self.lock_to_empty(keyspace))?;
         let old = self.id_of(keyspace)?;
         if self.is_empty(keyspace) {
-            // As for a key that is not there: nothing to write, and the answer must not be taken back.
+            // As for an absent key: there is nothing to write, and a crash must not undo the
+            // answer.
             let seq = guard.writer.log.last_user();
             drop(guard);
             self.wait_for(seq, durability)?;
@@ -183,8 +187,11 @@ impl Engine {
         Ok(seq)
     }
 
-    /// The writer mutex; the index of a keyspace that is to be cleared or dropped is whole then, where a snapshot is alive that
-    /// may go on to need it: if it turned out later that its image is damaged, no other one could be built for what is gone.
+    /// Takes the writer mutex, with the index of a keyspace that is to be cleared or dropped loaded
+    /// whole if snapshots are live.
+    ///
+    /// A snapshot may still need that index. If its checkpoint turned out to be damaged later, it
+    /// could not be rebuilt for removed contents.
     fn lock_to_empty(&self, keyspace: &KeyspaceState) -> MutexGuard<'_, WriterState> {
         loop {
             let guard = self.writer.lock();
@@ -197,7 +204,8 @@ impl Engine {
             drop((guard, pin));
             let whole = index.load_all().or_else(|unread| self.rebuild_for(unread));
             if whole.is_err() {
-                // The log is damaged as well, and so is what a snapshot would read; to take it away may be the way out.
+                // The log is damaged as well, and so are the snapshot's records. Dropping them may
+                // be the way out.
                 return self.writer.lock();
             }
         }
@@ -210,7 +218,7 @@ impl Engine {
         Ok(KeyspaceIndex::new(writer))
     }
 
-    /// The number of a keyspace now; stable under the writer mutex.
+    /// Returns the number of a keyspace now. It is stable under the writer mutex.
     fn id_of(&self, keyspace: &KeyspaceState) -> Result<KeyspaceId> {
         let pin = self.pin();
         keyspace.contents(&pin).map(|contents| contents.id).ok_or_else(|| dropped(keyspace))
@@ -226,7 +234,7 @@ impl Engine {
         let value = change.encode();
         let draft = NewRecord::new(RecordKind::Keyspace, change.id(), change.name().as_bytes(), &value)?;
         let frees = matches!(change, KeyspaceChange::Clear { .. } | KeyspaceChange::Drop { .. });
-        // What frees so much gets whatever there is.
+        // A change that frees so much may use all the space there is.
         let want = if frees { SpaceClass::Last } else { SpaceClass::Insertion };
         if change.id() == guard.writer.names.next() && change.id().0 == u32::MAX {
             return Err(Error::Limit {
@@ -235,7 +243,7 @@ impl Engine {
             });
         }
         if !frees {
-            // The manifest will have to name it, on whatever disk.
+            // The manifest must be able to name it, even on a full disk.
             self.shared.manifest.reserve_keyspaces(guard.writer.names.encoded_len() + ENTRY_LEN_MAX)?;
         }
         guard.writer.log.reserve(&self.shared, &self.allocator, want, draft.size())?;
@@ -258,14 +266,15 @@ impl Engine {
         }
     }
 
-    /// Gives the memory of an index back, if no reader looks at it; whether the helper has to do it later.
+    /// Frees the memory of an index, unless a reader uses it. Returns true if the worker must do it
+    /// later.
     fn free(&self, slot: Option<KeyspaceIndex>) -> bool {
         drop(slot);
         self.catalog.collect()
     }
 }
 
-/// Why a keyspace cannot be renamed, or that it has the name already.
+/// Returns the reason why a keyspace cannot be renamed, or `Ok` if it has the name already.
 fn keyspace_answer(from: &str, to: &str, is_there: bool) -> Result<()> {
     match is_there {
         false => Err(Error::KeyspaceNotFound { name: from.to_owned() }),
@@ -281,7 +290,7 @@ fn check_name(name: &str) -> Result<()> {
     Err(Error::InvalidKeyspaceName { name: name.to_owned(), reason: "names are at most 255 bytes long" })
 }
 
-/// The keyspace without a name is always there.
+/// Refuses the keyspace without a name, which always exists.
 fn check_movable(name: &str, reason: &'static str) -> Result<()> {
     if name.is_empty() {
         return Err(Error::InvalidKeyspaceName { name: String::new(), reason });

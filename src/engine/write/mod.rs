@@ -1,8 +1,9 @@
-//! Writing: one mutex, one order.
+//! Writes to one key: one mutex, one order.
 //!
-//! Before the mutex: lengths, hash, checksum, prefetch. Under it: everything that decides, in the order of the I-rules:
-//! the condition, room in log and index, so that nothing can fail half done; then the record, then the index, then the
-//! counters. After it: waiting for durability.
+//! 1. Before the mutex: lengths, hash, checksum, prefetch.
+//! 2. Under it: the condition, then space in the log and the index, so that no step can fail half
+//!    done. Then the record, the index and the counters.
+//! 3. After it: waiting for durability.
 
 mod batch;
 pub(crate) mod batch_ops;
@@ -35,14 +36,14 @@ struct CurrentEntry<'p> {
     record: Record<'p>,
 }
 
-/// What must hold of a key for a write to be carried out.
+/// The condition on a key under which a write is carried out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Condition<'a> {
-    /// Nothing.
+    /// There is no condition.
     Always,
     /// The key has this value, or is absent.
     Value(Option<&'a [u8]>),
-    /// The key is there, or is absent.
+    /// The key is present, or is absent.
     Present(bool),
     /// The key has the record of this number, or is absent.
     Seq(Option<Seq>),
@@ -52,21 +53,21 @@ pub(crate) enum Condition<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyWrite<'a> {
     pub(crate) key: &'a [u8],
-    /// None removes the key.
+    /// The new value. `None` removes the key.
     pub(crate) value: Option<&'a [u8]>,
     pub(crate) condition: Condition<'a>,
-    /// Whether the value before is wanted, or after.
+    /// The value to return: the one before, the one after, or none.
     pub(crate) keep: Returning,
 }
 
 impl KeyWrite<'_> {
-    /// Whether the value before is looked at.
+    /// Returns true if the write reads the value before.
     fn reads(&self) -> bool {
         self.keep == Returning::Old || matches!(self.condition, Condition::Value(_))
     }
 }
 
-/// Which value a write gives back.
+/// The value that a write returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Returning {
     Nothing,
@@ -74,19 +75,19 @@ pub(crate) enum Returning {
     New,
 }
 
-/// What became of a write to one key.
+/// The outcome of a write to one key.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// It was carried out, or there was nothing to remove.
     Done {
-        /// Its number; for a removal of what was not there, the last one before.
+        /// Its number. For a removal of an absent key, the last number before.
         seq: Seq,
-        /// Whether the key was there before.
+        /// True if the key was present before.
         was_there: bool,
-        /// The value that was to be kept.
+        /// The value that was to be returned.
         kept: Option<Value>,
     },
-    /// The condition did not hold; what the key has.
+    /// The condition did not hold. This is the key's value.
     Refused(Option<Value>),
 }
 
@@ -95,7 +96,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// See [`KeyspaceState::insert`](crate::Keyspace::insert).
+    /// See [`Keyspace::insert`](crate::Keyspace::insert).
     #[inline]
     pub(crate) fn change(
         &self,
@@ -112,11 +113,12 @@ impl Engine {
         }
     }
 
-    /// Whether a write that failed may be tried again: there is room now, or what was damaged has been built anew.
+    /// Returns true if a failed write may be repeated: there is space now, or damaged indexes have
+    /// been rebuilt.
     ///
     /// # Errors
     ///
-    /// What stopped that.
+    /// The error that stopped the repair.
     #[cold]
     fn is_worth_another(&self, error: &Error, want: &mut SpaceClass) -> Result<bool> {
         Ok(self.compactor.makes_room(self, error, want)? || self.rebuild_if_damaged(error)?)
@@ -143,7 +145,7 @@ impl Engine {
         self.prefetch_records(contents, hash);
         let mut guard = WriteGuard::lock(self)?;
         let writer = &mut *guard.writer;
-        // They may have been replaced since; from here on they stay.
+        // They may have been replaced since. From here on they stay.
         let contents = self.contents(keyspace, &pin)?;
         draft.keyspace = contents.id;
         let slot = writer.indexes.of(contents);
@@ -151,7 +153,7 @@ impl Engine {
         let there = current.filter(|current| current.record.is_put());
         let holds = self.holds(change.condition, there)?;
         if !holds || (there.is_none() && change.value.is_none()) {
-            // What the key has may not be durable yet; the answer must not be taken back.
+            // The key's record may not be durable yet, and a crash must not undo the answer.
             let seq = writer.log.last_user();
             drop(guard);
             let now = there.map(|there| Value::of(&there.record)).filter(|_| !holds);
@@ -192,11 +194,12 @@ impl Engine {
         Ok(Outcome::Done { seq, was_there, kept })
     }
 
-    /// Whether a condition holds of what a key has.
+    /// Returns true if a condition holds for the present record of a key.
     ///
     /// # Errors
     ///
-    /// `Corrupt` where every read is verified and this one does not hold; `Io` where a page of it cannot be read.
+    /// `Corrupt` if every read is verified and this one fails, `Io` if one of its pages cannot be
+    /// read.
     fn holds(&self, condition: Condition<'_>, there: Option<CurrentEntry<'_>>) -> Result<bool> {
         Ok(match condition {
             Condition::Always => true,
@@ -207,14 +210,15 @@ impl Engine {
                     self.check_record(&there.record)?;
                 }
                 let holds = there.map(|there| there.record.value()) == expected;
-                // Zeros in the place of a page that cannot be read may be what is expected.
+                // Zeros in place of an unreadable page may equal the expected value.
                 there.map_or(Ok(()), |there| self.check_replaced(&there.record))?;
                 holds
             }
         })
     }
 
-    /// Makes room in an index, and for what snapshots see, so that nothing can fail half done.
+    /// Reserves space in an index, and for the versions of snapshots, so that no step can fail half
+    /// done.
     fn reserve(&self, slot: &mut KeyspaceIndex, entries: usize) -> Result<()> {
         let kept = self.catalog.snapshots.reserve(entries.max(1));
         kept.map_err(|error| Error::io("write to", self.shared.dir.path(), error))?;
@@ -226,7 +230,8 @@ impl Engine {
         grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))
     }
 
-    /// The entry of a key; and whether its value is read, or only what it takes counts.
+    /// Returns the entry of a key. `reads` is true if its value is read, and false if only its size
+    /// counts.
     ///
     /// # Errors
     ///
@@ -261,7 +266,8 @@ impl Engine {
         Ok(current)
     }
 
-    /// The entry of a key, damage aside: for the second look, after the first found none.
+    /// Returns the entry of a key, ignoring damage: for the second search, after the first found no
+    /// damage.
     fn current_lenient<'p>(
         &'p self,
         contents: &KeyspaceData,
@@ -271,7 +277,7 @@ impl Engine {
         pin: &'p Pin,
     ) -> Option<CurrentEntry<'p>> {
         let mut current = None;
-        // The first look brought what there is to be read.
+        // The first search loaded all that can be read.
         drop(slot.index.find(hash, |location| {
             let record = self.shared.space.record(location, pin);
             let Some(record) = record.filter(|record| record.is_of(contents.id, key)) else {
@@ -283,7 +289,8 @@ impl Engine {
         current
     }
 
-    /// Keeps what a key has for the snapshots that see it, before the record of number `end` takes its place.
+    /// Keeps the present version of a key for the snapshots that see it, before the record of
+    /// number `end` replaces it.
     #[inline]
     fn retain_version(&self, contents: &KeyspaceData, hash: Hash, there: Option<CurrentEntry<'_>>, end: Seq) {
         let Some(there) = there else { return };
@@ -295,8 +302,8 @@ impl Engine {
         }
     }
 
-    /// Counts a record of `size` bytes, in the segment with this ordinal, that takes the place of what was there; zero
-    /// for a removal.
+    /// Counts a record of `size` bytes, in the segment with this ordinal, that replaces `was`. Zero
+    /// stands for a removal.
     fn count(
         &self,
         contents: &KeyspaceData,
@@ -319,7 +326,7 @@ impl Engine {
     }
 }
 
-/// Has an index lead to a new record.
+/// Points an index at a new record.
 fn point(slot: &mut KeyspaceIndex, hash: Hash, current: Option<CurrentEntry<'_>>, location: Location) {
     match current {
         Some(current) => {
@@ -331,6 +338,6 @@ fn point(slot: &mut KeyspaceIndex, hash: Hash, current: Option<CurrentEntry<'_>>
 
 /// Adds to a counter that only the holder of the writer mutex changes.
 fn add(counter: &AtomicU64, by: u64) {
-    // Relaxed, and not one operation: one writer.
+    // Relaxed, and not one operation: there is one writer.
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }

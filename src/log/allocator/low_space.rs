@@ -211,7 +211,7 @@ impl SegmentAllocator {
     ///
     /// # Errors
     ///
-    /// `NoSpace`, or what the operating system says.
+    /// `NoSpace`, or an error of the operating system.
     pub(crate) fn have_next(&self, shared: &LogContext) -> Result<()> {
         if self.ready_count() > 0 {
             return Ok(());

@@ -1,9 +1,10 @@
-//! A store in miniature, on which the tombstone rule is tried: it has numbers for values and no bytes.
+//! A store in miniature that tests the tombstone rule: its values are numbers, and it has no bytes.
 //!
-//! It has a log in segments, outputs of jobs, the index, the durable moment, and one job at a time, cut into steps
-//! between which writers go on. What is not here: moving the index to the copies (an entry is the number of a record,
-//! wherever it lies), batches, damage, and other jobs beside the one. The [`Variant`] says in what the store departs from
-//! the rule's text: the models must find out each departure that loses something, or they prove nothing.
+//! It has a log in segments, outputs of jobs, the index, the durable moment, and one job at a time,
+//! cut into steps between which writers continue. It does not have: repointing the index to the
+//! copies (an entry is the number of a record, in any location), batches, damage, or other jobs
+//! beside the one. The [`Variant`] names the store's departure from the rule's text. The models
+//! must find each departure that loses something, or they prove nothing.
 
 mod random;
 mod search;
@@ -16,7 +17,7 @@ use super::tombstone_rule;
 use super::tombstone_rule::SegmentBound;
 use crate::format::Seq;
 
-/// A sequence number; 0 stands for none.
+/// A sequence number. 0 stands for none.
 type Number = u16;
 
 /// The most keys a model may have.
@@ -31,24 +32,24 @@ struct Record {
 
 #[derive(Debug, Clone)]
 struct Segment {
-    /// Part of the log, not an output.
+    /// True if it is part of the log, not an output.
     log: bool,
     filtered: Number,
     records: Vec<Record>,
-    /// Puts that are hidden, and that the store's count leaves out.
+    /// The number of hidden puts that the store's count leaves out.
     uncounted: u8,
 }
 
 #[derive(Debug, Clone)]
 struct Job {
     stage: Stage,
-    /// F.
+    /// F, the last number assigned when the job began.
     noted: Number,
-    /// The victims, a bit for each place.
+    /// The victims, a bit for each position.
     victims: u64,
-    /// The sieves of all segments that count, by place, where they are taken down.
+    /// The bounds of all segments that count, by position, when they are taken down.
     taken: Vec<SegmentBound>,
-    /// How many segments there were when the victims were chosen.
+    /// The number of segments when the victims were chosen.
     seen: usize,
     looked: usize,
     copies: Vec<Record>,
@@ -62,40 +63,41 @@ enum Stage {
     Unnamed,
 }
 
-/// One step of a run; what a counterexample consists of.
+/// One step of a run. A counterexample is a list of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Put(u8),
     Remove(u8),
-    /// A new segment is begun.
+    /// Begins a new segment.
     Roll,
     Sync,
-    /// A job begins, and notes F.
+    /// Begins a job, which notes F.
     Note,
     Choose(u64),
-    /// The next record of a victim is looked at.
+    /// Looks at the next record of a victim.
     Look,
-    /// The job's own sync.
+    /// Runs the job's own sync.
     SyncForJob,
     Unname,
     Name,
-    /// Of what is not durable, records up to this number survive.
+    /// Crashes. Of the records that are not durable, those up to this number survive.
     Crash(Number),
 }
 
 #[derive(Debug, Clone)]
 struct Store {
     variant: Variant,
-    /// How many records a segment holds.
+    /// The number of records that a segment holds.
     capacity: usize,
-    /// In the order of their ids. The last one of the log is being written.
+    /// In the order of their ids. The last one of the log is active.
     segments: Vec<Rc<Segment>>,
     last: Number,
     durable: Number,
-    /// What must be there, for each key: as of the durable moment, and now. Now, it is also the index.
+    /// The expected record of each key: as of the durable moment, and now. The latter is also the
+    /// index.
     durable_map: [Number; KEYS],
     index: [Number; KEYS],
-    /// What was written since the durable moment.
+    /// The records written since the durable moment.
     tail: Vec<Record>,
     job: Option<Rc<Job>>,
 }
@@ -141,9 +143,9 @@ impl Store {
         }
     }
 
-    // ---- What may happen ------------------------------------------------------------------------------------------
+    // ---- Possible steps -------------------------------------------------------------------------
 
-    /// The place of the segment that is being written.
+    /// Returns the position of the active segment.
     fn active(&self) -> usize {
         self.segments.iter().rposition(|segment| segment.log).expect("a log never ends")
     }
@@ -156,7 +158,7 @@ impl Store {
         !self.segments[self.active()].records.is_empty()
     }
 
-    /// The places of the sealed segments, a bit for each.
+    /// Returns the positions of the sealed segments, a bit for each.
     fn sealed(&self) -> u64 {
         let active = self.active();
         let sealed = self.segments.iter().enumerate().filter(|(place, segment)| {
@@ -165,7 +167,7 @@ impl Store {
         sealed.fold(0, |bits, (place, _)| bits | 1 << place)
     }
 
-    /// What the job does next, once its victims are chosen.
+    /// Returns the next step of the job, once its victims are chosen.
     fn next_of_job(&self) -> Option<Step> {
         let job = self.job.as_ref()?;
         Some(match job.stage {
@@ -183,12 +185,12 @@ impl Store {
         !matches!(self.variant, NoSync | SyncBeforeTheLooks | OnlyForDurable | EntryNotDurable)
     }
 
-    /// Whether puts that are the newest durable ones of their keys are copied.
+    /// Returns true if puts that are the newest durable ones of their keys are copied.
     fn spares_durable(&self) -> bool {
         matches!(self.variant, Variant::OnlyForDurable | Variant::EntryNotDurable)
     }
 
-    /// The record that the job looks at next, and the place of its segment.
+    /// Returns the record that the job looks at next, and the position of its segment.
     fn under_look(&self, job: &Job) -> Option<(usize, Record)> {
         let victims = (0..job.seen).filter(|place| job.victims >> place & 1 == 1);
         let mut records =
@@ -196,7 +198,7 @@ impl Store {
         records.nth(job.looked)
     }
 
-    // ---- The steps ------------------------------------------------------------------------------------------------
+    // ---- The steps ------------------------------------------------------------------------------
 
     fn take(&mut self, step: Step) {
         match step {
@@ -385,9 +387,10 @@ impl Store {
         self.segments.push(Segment::begin(self.last));
     }
 
-    // ---- What must hold -------------------------------------------------------------------------------------------
+    // ---- Required properties --------------------------------------------------------------------
 
-    /// Fails if after a power cut at this moment a store would open with anything but a prefix of the history.
+    /// Fails if a power cut at this moment would leave a store whose open shows anything but a
+    /// prefix of the history.
     fn check(&self) -> Result<(), String> {
         let mut expected = self.durable_map;
         self.check_survivor(self.durable, &expected)?;
@@ -418,7 +421,7 @@ impl Store {
         Err(format!("after a crash that spares {survivor} there is {found:?} and not {expected:?}"))
     }
 
-    /// Compacts the rested store to the end, one segment at a time; fails if there is none.
+    /// Compacts the store at rest to the end, one segment at a time. Fails if that does not end.
     fn settle(&self) -> Result<(), String> {
         let mut store = self.clone();
         store.sync();

@@ -1,4 +1,4 @@
-//! Long runs of a larger store, by chance, from seeds that stay the same.
+//! Long random runs of a larger store, from fixed seeds.
 
 use std::env;
 
@@ -11,7 +11,7 @@ const RUN_KEYS: u8 = 5;
 const RUN_SEGMENTS: usize = 8;
 const STEPS: usize = 600;
 
-/// One run. The step at which something was lost, and what.
+/// Makes one run. Returns the step at which something was lost, and the loss.
 fn run(variant: Variant, seed: u64) -> Result<(), (usize, String)> {
     let mut rng = Rng::with_seed(seed);
     let mut store = Store::new(variant, CAPACITY);
@@ -49,16 +49,16 @@ fn job_step(store: &Store, rng: &mut Rng) -> Option<Step> {
         Some(job) if job.stage == Stage::Noted => {
             let sealed = store.sealed();
             let victims = sealed & rng.u64(..);
-            // Few at a time, often: with all of them in one job nothing is left outside.
+            // Often few at a time: with all of them in one job nothing is left outside.
             let victims = if rng.bool() { victims } else { victims & rng.u64(..) };
-            // A job that found nothing to do waits for a seal, as writers may.
+            // A job without work waits for a seal, as writers may.
             (victims != 0).then_some(Step::Choose(victims))
         }
         _ => store.next_of_job(),
     }
 }
 
-/// How many runs there are of a variant; `MAPCASK_RULE_RUNS` may say so.
+/// Returns the number of runs of a variant. `MAPCASK_RULE_RUNS` overrides it.
 fn runs() -> u64 {
     env::var("MAPCASK_RULE_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(100)
 }
@@ -76,7 +76,7 @@ fn long_runs_lose_and_revive_nothing() {
 
 #[test]
 fn long_runs_convict_nearly_every_wrong_departure() {
-    // Chance does not meet the last number's tombstone left out right before a crash; the search does.
+    // Random runs do not drop the last number's tombstone right before a crash. The search does.
     for variant in WRONG.into_iter().filter(|variant| *variant != Variant::NumbersFromRecords) {
         let convicted = (0..2000).find_map(|seed| run(variant, seed).err().map(|found| (seed, found)));
         assert!(convicted.is_some(), "{variant:?} passed");

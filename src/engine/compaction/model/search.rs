@@ -1,8 +1,8 @@
-//! Every run of the small store within bounds, the shortest first.
+//! A search over every run of the small store within bounds, the shortest first.
 //!
-//! Two states are one if they differ only in which numbers they use, not in their order, or in the names of the keys. A
-//! state is gone through again only if it is met with more writes to come than before. States are told apart by hashes
-//! of 128 bits.
+//! Two states are equal if they differ only in the numbers they use, not in their order, or in the
+//! names of the keys. A state is searched again only if it is met with more writes left than
+//! before. Hashes of 128 bits identify states.
 
 use std::collections::HashMap;
 use std::env;
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::*;
 
-/// What a run may consist of.
+/// The limits of a run.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     keys: u8,
@@ -22,15 +22,15 @@ struct Bounds {
     writes: u8,
     jobs: u8,
     crashes: u8,
-    /// Whether keys are removed that are not there.
+    /// True if absent keys are removed, too.
     blind: bool,
-    /// Whether every state at rest must settle.
+    /// True if every state at rest must settle.
     settles: bool,
-    /// Whether crashes are gone on from that lead to where a shorter run does as well.
+    /// True if the search also continues from crashes whose result a shorter run reaches as well.
     every_crash: bool,
 }
 
-/// What a run may still do.
+/// The steps that a run may still take.
 #[derive(Debug, Clone, Copy)]
 struct Budget {
     writes: u8,
@@ -44,7 +44,7 @@ struct Counterexample {
     run: Vec<Step>,
 }
 
-/// How a state was reached: from which one, by which step.
+/// The origin of a state: the state before it, and the step.
 struct Origin {
     before: usize,
     step: Option<Step>,
@@ -57,7 +57,8 @@ struct Search {
     origins: Vec<Origin>,
 }
 
-/// Tries all runs. The number of states, or the shortest run that loses something or does not settle.
+/// Tries all runs. Returns the number of states, or the shortest run that loses something or does
+/// not settle.
 fn search(variant: Variant, bounds: Bounds) -> Result<usize, Counterexample> {
     let mut search = Search { bounds, met: HashMap::new(), origins: vec![Origin { before: 0, step: None }] };
     let budget = Budget { writes: bounds.writes, jobs: bounds.jobs, crashes: bounds.crashes };
@@ -75,7 +76,7 @@ fn search(variant: Variant, bounds: Bounds) -> Result<usize, Counterexample> {
 }
 
 impl Search {
-    /// Takes one step; the state it leads to, if that was not met before.
+    /// Takes one step. Returns the resulting state, unless it was met before.
     fn follow(
         &mut self,
         before: usize,
@@ -122,7 +123,7 @@ impl Search {
     }
 }
 
-/// All that may happen next.
+/// Returns all steps that may come next.
 fn steps(store: &Store, budget: Budget, bounds: Bounds) -> Vec<Step> {
     let mut steps = Vec::new();
     if budget.writes > 0 && store.may_write() {
@@ -153,9 +154,12 @@ fn steps(store: &Store, budget: Budget, bounds: Bounds) -> Vec<Step> {
     steps
 }
 
-/// The crashes to go on from. What opens after a crash in the middle of a job is what opens if the job was never begun,
-/// and what opens after a loss is what opens if the lost was never written: unless a job named its outputs
-/// in between, in a way that depends on what was lost. Whether the right keys are there is looked at for each anyway.
+/// Returns the crashes to continue from.
+///
+/// A store opened after a crash during a job equals one whose job was never begun. A store opened
+/// after a loss equals one whose lost records were never written. The exception is a job that named
+/// its outputs in between, in a way that depends on the lost records. The expected keys are checked
+/// for each crash anyway.
 fn crashes(store: &Store, bounds: Bounds) -> impl Iterator<Item = Step> + use<> {
     let names_the_lost = !store.syncs_last() || store.variant == Variant::NotedAtTheNaming;
     let unnamed = store.job.as_ref().is_some_and(|job| job.stage == Stage::Unnamed);
@@ -167,7 +171,7 @@ fn crashes(store: &Store, bounds: Bounds) -> impl Iterator<Item = Step> + use<> 
     survivors.into_iter().flatten().map(Step::Crash)
 }
 
-// ---- Which states are one -----------------------------------------------------------------------------------------
+// ---- Equal states -------------------------------------------------------------------------------
 
 fn fingerprint(store: &Store, budget: Budget, keys: u8) -> u128 {
     let ranks = Ranks::of(store);
@@ -229,7 +233,7 @@ fn place_of(seq: Seq) -> usize {
     seq.0.try_into().expect("numbers are small here")
 }
 
-/// All that matters of a state, as bytes.
+/// Encodes all that matters of a state as bytes.
 fn describe(store: &Store, ranks: &Ranks, named: &impl Fn(u8) -> u8, bytes: &mut Vec<u8>) {
     let records = |records: &[Record], bytes: &mut Vec<u8>| {
         bytes.push(small(records.len()));
@@ -266,7 +270,7 @@ fn small(count: usize) -> u8 {
     count.try_into().expect("counts are small here")
 }
 
-// ---- The searches -------------------------------------------------------------------------------------------------
+// ---- The searches -------------------------------------------------------------------------------
 
 const SMALL: Bounds = Bounds {
     keys: 2,
@@ -280,7 +284,7 @@ const SMALL: Bounds = Bounds {
     every_crash: false,
 };
 
-/// The bounds, with as many more writes as `MAPCASK_RULE_WRITES` says.
+/// Returns the bounds, with as many more writes as `MAPCASK_RULE_WRITES` says.
 fn raised(bounds: Bounds) -> Bounds {
     let more = env::var("MAPCASK_RULE_WRITES").ok().and_then(|more| more.parse().ok()).unwrap_or(0);
     Bounds { writes: bounds.writes + more, ..bounds }
@@ -327,7 +331,7 @@ fn allowed_departures_lose_nothing() {
     }
 }
 
-/// Nearly all can be found out in a store with one key.
+/// A store with one key suffices to find nearly all of them.
 #[test]
 fn every_wrong_departure_is_convicted() {
     for variant in WRONG {

@@ -28,7 +28,7 @@ pub(crate) enum SpaceClass {
     Insertion,
     /// A write of removals only: it always gets space, or a full store could never be emptied.
     Removal,
-    /// A removal after no pass of compaction could free space: it may use the space kept for
+    /// A removal, once no pass of compaction can free space: it may use the space kept for
     /// passes, too.
     Last,
     /// No write yet: a segment made before it is needed.

@@ -94,7 +94,7 @@ impl Compactor {
             job.phase = Phase::SyncAhead;
             return Ok(());
         };
-        if job.walk.is_none() {
+        if job.records.is_none() {
             // Its file will be removed, and a snapshot may have to read it later.
             match state.shared.space.map_now(victim.segment.mapping()) {
                 // Already gone, so it cannot be read, and nothing in it is live.

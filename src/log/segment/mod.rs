@@ -10,6 +10,7 @@
 //! **Crash points.** `segment-made` before the rename, `segment-renamed` before the directory's
 //! sync.
 
+mod errors;
 mod prefault;
 mod unbacked;
 mod unwritten;
@@ -21,7 +22,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::format::Defect;
 use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::record_reader::Order;
 use crate::format::segment_header::{Role, SegmentHeader};
@@ -452,11 +452,6 @@ impl Segment {
     pub(crate) fn release_file(&self) {
         self.mapping.set_file(None);
         self.file.lock().take();
-    }
-
-    /// Returns an error of the operating system about this file.
-    pub(crate) fn io(&self, operation: &'static str, error: std::io::Error) -> Error {
-        Error::io(operation, &self.path, error)
     }
 }
 

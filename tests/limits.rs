@@ -166,6 +166,7 @@ fn one_store_works_with_few_descriptors() {
     assert!(worked.status.success(), "{}\n{said}", worked.status);
 }
 
+#[cfg(feature = "sim")]
 #[test]
 fn a_limit_on_file_sizes_stops_an_image_and_nothing_else() {
     let case = Case { name: "image-size", lowered: "file size", ..FULL };
@@ -176,6 +177,7 @@ fn a_limit_on_file_sizes_stops_an_image_and_nothing_else() {
 }
 
 /// An image that is larger than a file may be: while the store is open, when it is closed, and once it may be.
+#[cfg(feature = "sim")]
 fn make_images(setting: &Setting) {
     let options = Options::new().segment_bytes(setting.segment_bytes).checkpoint_bytes(0).background(false);
     let images = || {
@@ -425,6 +427,7 @@ fn a_process_that_meets_a_limit() {
     match role.as_str() {
         "fill" => fill(&setting),
         "thrifty" => work_thriftily(&setting),
+        #[cfg(feature = "sim")]
         "images" => make_images(&setting),
         _ => judge(&setting),
     }

@@ -1,6 +1,5 @@
 //! The counters of a store and of a keyspace.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::engine::Engine;
@@ -143,7 +142,6 @@ impl Engine {
         let holding = self.catalog.snapshots.holding();
         let segments = self.shared.segments.read();
         let durable = self.durable_seq();
-        // Relaxed, all: statistics.
         Stats {
             keyspaces,
             keys: sum.keys,
@@ -167,7 +165,7 @@ impl Engine {
             waits: self.shared.commit.waits(),
             stalls: self.allocator.stalls(),
             signals_caught: segments.values().map(|segment| segment.mapping().replaced()).sum(),
-            worker_wakes: self.counters.wakes.load(Ordering::Relaxed),
+            worker_wakes: self.counters.wakes.get(),
             compaction,
             snapshots: holding.snapshots,
             oldest_snapshot_age: holding.oldest.map(|taken| self.shared.dir.now().saturating_sub(taken)),

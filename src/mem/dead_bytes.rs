@@ -3,7 +3,7 @@
 //! **Concurrency.** The one writer of the store counts under its mutex, so no count is a
 //! read-modify-write. Any thread may read, and each number stands on its own.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::counter::SingleWriter;
 
 /// The cause for which bytes of a segment are dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +23,9 @@ pub(crate) enum DeadCause {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct DeadBytes {
-    hidden: AtomicU64,
-    tombstones: AtomicU64,
-    notes: AtomicU64,
+    hidden: SingleWriter,
+    tombstones: SingleWriter,
+    notes: SingleWriter,
 }
 
 /// The values of the counters at one moment, in bytes.
@@ -53,16 +53,16 @@ impl DeadBytes {
             DeadCause::Note => &self.notes,
         };
         // Relaxed, and no read-modify-write: there is one writer.
-        counter.store(counter.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        counter.add(bytes);
     }
 
     /// Returns the bytes counted so far.
     pub(crate) fn counted(&self) -> DeadByteCounts {
         // Relaxed, all: see the module's documentation.
         DeadByteCounts {
-            hidden: self.hidden.load(Ordering::Relaxed),
-            tombstones: self.tombstones.load(Ordering::Relaxed),
-            notes: self.notes.load(Ordering::Relaxed),
+            hidden: self.hidden.get(),
+            tombstones: self.tombstones.get(),
+            notes: self.notes.get(),
         }
     }
 }

@@ -25,8 +25,6 @@
 pub(crate) mod state;
 mod take;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use parking_lot::Mutex;
 
 use crate::engine::checkpoint::state::{CheckpointState, NamedCheckpoint};
@@ -35,6 +33,7 @@ use crate::engine::state::State;
 use crate::error::Result;
 use crate::format::checkpoint::IndexCheckpoint;
 use crate::format::file_name;
+use crate::sync::counter::Statistic;
 
 /// A clean close makes no checkpoint if the next open would read less than this, in bytes.
 const CLOSE_MIN: u64 = 1 << 20;
@@ -48,9 +47,9 @@ const SHARE: u64 = 4;
 pub(crate) struct Checkpointer {
     checkpoints: Mutex<CheckpointState>,
     /// The number of checkpoints made since the store was opened.
-    made: AtomicU64,
+    made: Statistic,
     /// The size of the one that the manifest names, in bytes.
-    size: AtomicU64,
+    size: Statistic,
 }
 
 impl Checkpointer {
@@ -64,21 +63,19 @@ impl Checkpointer {
         };
         Self {
             checkpoints: Mutex::new(checkpoints),
-            made: AtomicU64::new(0),
-            size: AtomicU64::new(checkpoint.size()),
+            made: Statistic::new(0),
+            size: Statistic::new(checkpoint.size()),
         }
     }
 
     /// Returns the number of checkpoints made since the store was opened.
     pub(crate) fn made(&self) -> u64 {
-        // Relaxed: a statistic.
-        self.made.load(Ordering::Relaxed)
+        self.made.get()
     }
 
     /// Returns the size of the checkpoint that the manifest names, in bytes. Zero if it names none.
     pub(crate) fn size(&self) -> u64 {
-        // Relaxed: a statistic.
-        self.size.load(Ordering::Relaxed)
+        self.size.get()
     }
 
     /// Does one step of a checkpoint, if one is due. Returns true if it did.
@@ -99,8 +96,7 @@ impl Checkpointer {
     /// Removes a damaged checkpoint, and its name from the manifest.
     fn forget_spoiled(&self, state: &State, checkpoints: &mut CheckpointState) -> Result<()> {
         if state.loader.is_spoiled() {
-            // Relaxed: a statistic.
-            self.size.store(0, Ordering::Relaxed);
+            self.size.set(0);
             state.shared.manifest.update(|manifest| manifest.checkpoint = 0)?;
             self.remove_checkpoint(state, checkpoints.named.take());
             state.loader.forget_spoiled();

@@ -1,7 +1,6 @@
 //! Taking one checkpoint: from its moment P0 to its name in the manifest.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use crate::engine::checkpoint::Checkpointer;
 use crate::engine::checkpoint::state::{CheckpointInProgress, CheckpointState, NamedCheckpoint};
@@ -205,9 +204,8 @@ impl Checkpointer {
             manifest.checkpoint = checkpoint.number;
             state.catalog.note_durable(manifest, state.shared.commit.durable());
         })?;
-        // Relaxed, both: statistics.
-        self.made.fetch_add(1, Ordering::Relaxed);
-        self.size.store(checkpoint.size(), Ordering::Relaxed);
+        self.made.add(1);
+        self.size.set(checkpoint.size());
         crate::trace::checkpoint_made(checkpoint.number, checkpoint.last.0, checkpoint.size());
         dir.crash_point("image-named");
         self.remove_checkpoint(state, before);

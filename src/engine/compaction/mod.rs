@@ -25,7 +25,7 @@ pub(crate) mod tombstone_rule;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -42,16 +42,17 @@ use crate::engine::state::index_loader::Whole;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
 use crate::format::record::record_size;
+use crate::sync::counter::Statistic;
 
 /// The job of compaction on one store.
 #[derive(Debug, Default)]
 pub(crate) struct Compactor {
     running: Mutex<PassState>,
     /// The number of finished passes.
-    passes: AtomicU64,
-    removed: AtomicU64,
-    moved: AtomicU64,
-    freed: AtomicU64,
+    passes: Statistic,
+    removed: Statistic,
+    moved: Statistic,
+    freed: Statistic,
     /// The number of callers that compact everything.
     ///
     /// They hold `running` for as long as that takes, except during their callbacks, and no other
@@ -263,11 +264,10 @@ impl Compactor {
         let report = job.report;
         let bytes = report.bytes_read + report.bytes_moved - before;
         if job.is_done() {
-            // Relaxed, all: statistics.
-            self.passes.fetch_add(1, Ordering::Relaxed);
-            self.removed.fetch_add(report.segments_removed, Ordering::Relaxed);
-            self.moved.fetch_add(report.bytes_moved, Ordering::Relaxed);
-            self.freed.fetch_add(report.bytes_freed, Ordering::Relaxed);
+            self.passes.add(1);
+            self.removed.add(report.segments_removed);
+            self.moved.add(report.bytes_moved);
+            self.freed.add(report.bytes_freed);
             crate::trace::compaction_ended(
                 report.segments_removed,
                 report.bytes_read,
@@ -465,12 +465,11 @@ impl Compactor {
             Decision::Compact { victims, reason } => (victims.first().copied(), Some(reason)),
             Decision::Sync { victim, reason } => (Some(victim), Some(reason)),
         };
-        // Relaxed, all: statistics.
         CompactionStats {
-            passes: self.passes.load(Ordering::Relaxed),
-            segments_removed: self.removed.load(Ordering::Relaxed),
-            bytes_moved: self.moved.load(Ordering::Relaxed),
-            bytes_freed: self.freed.load(Ordering::Relaxed),
+            passes: self.passes.get(),
+            segments_removed: self.removed.get(),
+            bytes_moved: self.moved.get(),
+            bytes_freed: self.freed.get(),
             running,
             freeable_bytes: survey.freeable(),
             retained_tombstone_bytes: survey.kept(),

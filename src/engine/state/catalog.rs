@@ -21,6 +21,7 @@ use crate::index::hash::{Index, IndexWriter};
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::mem::address_space::{AddressSpace, RangePin};
 use crate::recovery::recovered::RecoveredKeyspace;
+use crate::sync::counter::SingleWriter;
 use crate::sync::epoch::{Domain, Pin};
 use crate::sync::rcu::RcuCell;
 
@@ -33,9 +34,9 @@ pub(crate) struct KeyspaceData {
     slot: usize,
     /// The number of keys. The index holds more entries while a batch with removals is being
     /// applied.
-    pub(crate) keys: AtomicU64,
+    pub(crate) keys: SingleWriter,
     /// Bytes of the records that are the newest of their key.
-    pub(crate) live_bytes: AtomicU64,
+    pub(crate) live_bytes: SingleWriter,
     /// The number of the change that began them. Zero if they existed when the store was opened.
     pub(crate) begin: Seq,
     /// Versions that live snapshots see and the index no longer shows.
@@ -73,13 +74,13 @@ impl KeyspaceData {
     /// Returns the number of keys.
     pub(crate) fn keys(&self) -> u64 {
         // Relaxed: an independent count.
-        self.keys.load(Ordering::Relaxed)
+        self.keys.get()
     }
 
     /// Returns the bytes of the records that are the newest of their key.
     pub(crate) fn live_bytes(&self) -> u64 {
         // Relaxed: see `keys`.
-        self.live_bytes.load(Ordering::Relaxed)
+        self.live_bytes.get()
     }
 }
 
@@ -262,8 +263,8 @@ impl Catalog {
             let pin = keyspace.pin();
             let contents = keyspace.contents(&pin).expect("just made");
             // Relaxed, both: no other thread has it yet.
-            contents.keys.store(keys, Ordering::Relaxed);
-            contents.live_bytes.store(live_bytes, Ordering::Relaxed);
+            contents.keys.set(keys);
+            contents.live_bytes.set(live_bytes);
         }
         (catalog, indexes)
     }
@@ -326,8 +327,8 @@ impl Catalog {
             index: Arc::clone(index.index()),
             slot: was.slot,
             // Relaxed, both: only the holder of the writer mutex changes them.
-            keys: AtomicU64::new(was.keys.load(Ordering::Relaxed)),
-            live_bytes: AtomicU64::new(was.live_bytes.load(Ordering::Relaxed)),
+            keys: was.keys.copied(),
+            live_bytes: was.live_bytes.copied(),
             begin: was.begin,
             versions: Arc::clone(&was.versions),
         };
@@ -455,8 +456,8 @@ fn contents(indexes: &mut Indexes, id: KeyspaceId, begin: Seq, slot: KeyspaceInd
         id,
         index,
         slot,
-        keys: AtomicU64::new(0),
-        live_bytes: AtomicU64::new(0),
+        keys: SingleWriter::default(),
+        live_bytes: SingleWriter::default(),
         begin,
         versions: Arc::default(),
     })

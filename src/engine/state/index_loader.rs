@@ -3,7 +3,7 @@
 //! If the checkpoint is damaged, the indexes are rebuilt from the log (`rebuild`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::index::checkpoint::is_of_checkpoint;
 use crate::index::hash::Index;
 use crate::index::hash::lazy::BlockError;
+use crate::sync::counter::Statistic;
 
 /// The token that all indexes are whole, and stay so.
 ///
@@ -27,7 +28,7 @@ pub(crate) struct IndexLoader {
     /// True if there are any.
     is_loading: AtomicBool,
     /// The number of times indexes were rebuilt because a checkpoint was damaged.
-    rebuilds: AtomicU64,
+    rebuilds: Statistic,
     /// True if the checkpoint that the manifest names is damaged.
     is_spoiled: AtomicBool,
     /// The error that stopped a rebuild: the log is damaged as well, and reading it again would
@@ -54,8 +55,7 @@ impl IndexLoader {
 
     /// Returns the number of times indexes were rebuilt because a checkpoint was damaged.
     pub(crate) fn rebuilds(&self) -> u64 {
-        // Relaxed: a statistic.
-        self.rebuilds.load(Ordering::Relaxed)
+        self.rebuilds.get()
     }
 
     /// Returns true if the checkpoint that the manifest names is damaged.
@@ -92,8 +92,7 @@ impl IndexLoader {
 
     /// Records that the indexes were rebuilt.
     pub(super) fn note_rebuilt(&self) {
-        // Relaxed: a statistic.
-        self.rebuilds.fetch_add(1, Ordering::Relaxed);
+        self.rebuilds.add(1);
     }
 }
 

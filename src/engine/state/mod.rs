@@ -41,6 +41,7 @@ use crate::log::writer::LogWriter;
 use crate::mem::fork_guard::ForkGuard;
 use crate::recovery::Recovered;
 use crate::recovery::report::RecoveryReport;
+use crate::sync::counter::Statistic;
 use crate::sync::epoch::{Domain, Pin};
 use crate::sync::notifier::Notifier;
 use crate::sync::seqlock::SeqLock;
@@ -58,7 +59,7 @@ pub(crate) struct WriterState {
 #[derive(Debug, Default)]
 pub(crate) struct StateCounters {
     /// The number of times a writer woke the worker.
-    pub(crate) wakes: AtomicU64,
+    pub(crate) wakes: Statistic,
     /// The number of live iterators.
     pub(crate) iterators: AtomicUsize,
     /// The active segment, as the writer published it last.
@@ -314,8 +315,7 @@ impl State {
     #[inline]
     pub(crate) fn notify_worker(&self, due: Due) {
         if due.call && self.notifier.notify() {
-            // Relaxed: a statistic.
-            self.counters.wakes.fetch_add(1, Ordering::Relaxed);
+            self.counters.wakes.add(1);
         }
     }
 

@@ -37,6 +37,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::format::Seq;
 use crate::mem::address_space::OwnedRecord;
 use crate::mem::alloc;
+use crate::sync::counter::Statistic;
 
 /// The number of versions handled between two moments without a lock.
 const RELEASED_AT_ONCE: usize = 64;
@@ -126,8 +127,8 @@ pub(crate) struct SnapshotRegistry {
     /// One more than the number of the newest. Zero if there is none.
     newest: AtomicU64,
     alive: Mutex<BTreeMap<Seq, LiveSnapshot>>,
-    versions: AtomicU64,
-    bytes: AtomicU64,
+    versions: Statistic,
+    bytes: Statistic,
 }
 
 /// The totals of all live snapshots.
@@ -192,9 +193,8 @@ impl SnapshotRegistry {
         let place = (order, end);
         versions.map.write().insert(place, Version { begin, record });
         newest.held.push(Retained::Version { versions: Arc::clone(versions), place, begin, bytes });
-        // Relaxed, both: statistics.
-        self.versions.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.versions.add(1);
+        self.bytes.add(bytes);
     }
 
     /// Keeps an object until no present snapshot sees it. Returns false if none does. Called under
@@ -241,9 +241,8 @@ impl SnapshotRegistry {
             match held {
                 Retained::Version { versions, place, bytes, .. } => {
                     *version = versions.map.write().remove(place);
-                    // Relaxed, both: statistics.
-                    self.versions.fetch_sub(1, Ordering::Relaxed);
-                    self.bytes.fetch_sub(*bytes, Ordering::Relaxed);
+                    self.versions.sub(1);
+                    self.bytes.sub(*bytes);
                 }
                 Retained::Other { release, .. } => release.target.forget(release.end),
             }
@@ -260,12 +259,11 @@ impl SnapshotRegistry {
     /// Returns the totals of all live snapshots.
     pub(crate) fn holding(&self) -> SnapshotTotals {
         let alive = self.alive.lock();
-        // Relaxed, both: statistics.
         SnapshotTotals {
             snapshots: alive.values().map(|entry| entry.count).sum(),
             oldest: alive.values().map(|entry| entry.since).min(),
-            versions: self.versions.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
+            versions: self.versions.get(),
+            bytes: self.bytes.get(),
         }
     }
 }

@@ -9,8 +9,6 @@ mod batch;
 pub(crate) mod batch_ops;
 pub(crate) mod keyspaces;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::config::Durability;
 use crate::engine::Engine;
 use crate::engine::read::Value;
@@ -321,8 +319,8 @@ impl Engine {
         if size > 0 {
             slot.add_live(ordinal, size);
         }
-        add(&contents.live_bytes, size.wrapping_sub(old));
-        add(&contents.keys, u64::from(size > 0).wrapping_sub(u64::from(was.is_some())));
+        contents.live_bytes.add(size.wrapping_sub(old));
+        contents.keys.add(u64::from(size > 0).wrapping_sub(u64::from(was.is_some())));
     }
 }
 
@@ -334,10 +332,4 @@ fn point(slot: &mut KeyspaceIndex, hash: Hash, current: Option<CurrentEntry<'_>>
         }
         None => slot.index.insert(hash, location),
     }
-}
-
-/// Adds to a counter that only the holder of the writer mutex changes.
-fn add(counter: &AtomicU64, by: u64) {
-    // Relaxed, and not one operation: there is one writer.
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }

@@ -33,6 +33,7 @@ use crate::log::manifest::SPARE_ENTRIES;
 use crate::log::segment::{Prefault, Segment};
 use crate::log::segment_file::unlink_segment;
 use crate::mem::mapping::PAGE_SIZE;
+use crate::sync::counter::Statistic;
 
 /// The distance that pages are faulted ahead of the writer, in bytes.
 ///
@@ -69,7 +70,7 @@ pub(crate) struct SegmentAllocator {
     /// Bytes of the largest recent write that needed a segment.
     need: AtomicU64,
     /// The number of times a writer had to make a segment or fault pages itself.
-    stalls: AtomicU64,
+    stalls: Statistic,
     /// True if space kept for removals may be in use. The next insertion checks.
     short: AtomicBool,
     /// True if the writer makes its pages itself, with the large values that it writes.
@@ -107,7 +108,7 @@ impl SegmentAllocator {
             active: Mutex::new(active),
             leaving: AtomicU64::new(0),
             need: AtomicU64::new(0),
-            stalls: AtomicU64::new(0),
+            stalls: Statistic::new(0),
             short: AtomicBool::new(true),
             writer_makes_pages: AtomicBool::new(false),
         }
@@ -417,14 +418,12 @@ impl SegmentAllocator {
 
     /// Counts a writer that had to do the worker's work.
     pub(crate) fn count_stall(&self) {
-        // Relaxed: a statistic.
-        self.stalls.fetch_add(1, Ordering::Relaxed);
+        self.stalls.add(1);
     }
 
     /// Returns the number of times a writer had to do the worker's work.
     pub(crate) fn stalls(&self) -> u64 {
-        // Relaxed: a statistic.
-        self.stalls.load(Ordering::Relaxed)
+        self.stalls.get()
     }
 
     /// Returns the number of preallocated segments.

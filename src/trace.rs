@@ -173,17 +173,17 @@ pub(crate) fn compaction_ended(removed: u64, bytes_read: u64, bytes_moved: u64, 
 
 /// Reports that there is a new index checkpoint, which covers everything up to a sequence number.
 pub(crate) fn checkpoint_made(number: u64, seq: u64, bytes: u64) {
-    later!([] event!(debug, "image made", number = number, seq = seq, bytes = bytes));
+    later!([] event!(debug, "checkpoint made", number = number, seq = seq, bytes = bytes));
 }
 
 /// Reports that an index checkpoint could not be made. The one before stays in force.
 pub(crate) fn checkpoint_failed(error: &dyn Display) {
-    later!([error = error.to_string()] event!(warn, "an image was not made", error => error));
+    later!([error = error.to_string()] event!(warn, "a checkpoint was not made", error => error));
 }
 
 /// Reports that the checkpoint in the manifest is damaged or missing: the log is read instead.
 pub(crate) fn checkpoint_unusable(error: &dyn Display) {
-    later!([error = error.to_string()] event!(warn, "the image cannot be used", error => error));
+    later!([error = error.to_string()] event!(warn, "the checkpoint cannot be used", error => error));
 }
 
 /// Reports that a segment that was not needed when the store was opened cannot be mapped now.
@@ -208,7 +208,7 @@ pub(crate) fn poisoned(cause: &dyn Display) {
 
 /// Reports that the worker failed in a step, which it repeats later.
 pub(crate) fn background_failed(error: &dyn Display) {
-    later!([error = error.to_string()] event!(warn, "the helper failed", error => error));
+    later!([error = error.to_string()] event!(warn, "a background step failed", error => error));
 }
 
 /// Reports that an open found no space for a segment. The first write tries again.
@@ -218,7 +218,7 @@ pub(crate) fn no_segment(error: &dyn Display) {
 
 /// Reports that a panic ended the worker.
 pub(crate) fn background_panicked() {
-    later!([] event!(error, "the helper panicked"));
+    later!([] event!(error, "a background step panicked"));
 }
 
 /// Reports that a keyspace was created.

@@ -318,12 +318,12 @@ fn failures_and_a_panic_of_the_helper_are_heard() {
     disk.fail_nth(Some(Operation::Create), 1, Fault::NoSpace, false);
     store.insert("a", vec![1; 10 << 10]).unwrap();
     let failed = heard.recv().unwrap();
-    assert!(failed.starts_with("WARN the helper failed: error=no space"), "{failed}");
+    assert!(failed.starts_with("WARN a background step failed: error=no space"), "{failed}");
     assert!(store.insert("a", "it is tried again").is_ok());
 
     panics.store(true, SeqCst);
     fill(&store);
     let rest: Vec<_> = heard.iter().take_while(|line| !line.starts_with("ERROR poisoned")).collect();
-    assert_eq!(rest.last().unwrap(), "ERROR the helper panicked:");
+    assert_eq!(rest.last().unwrap(), "ERROR a background step panicked:");
     assert!(matches!(store.flush(), Err(Error::Poisoned { .. })));
 }

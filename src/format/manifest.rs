@@ -292,7 +292,7 @@ impl Manifest {
         }
         // These numbers only count up, and no store lives long enough to reach the bound.
         if self.counters().iter().any(|counter| *counter > COUNTER_MAX) {
-            return Err(Defect::BadField("generation, incarnation, segment or image number"));
+            return Err(Defect::BadField("generation, incarnation, segment or checkpoint number"));
         }
         Ok(())
     }
@@ -311,7 +311,7 @@ impl Manifest {
     /// Returns `BadField` for a counter that is too large.
     pub fn check_room(&self) -> Result<(), Defect> {
         if self.counters().iter().any(|counter| *counter > COUNTER_MAX - ROOM) {
-            return Err(Defect::BadField("generation, incarnation, segment or image number"));
+            return Err(Defect::BadField("generation, incarnation, segment or checkpoint number"));
         }
         if self.next_seq.0 > Seq::MAX.0 - ROOM {
             return Err(Defect::BadField("sequence number"));
@@ -531,7 +531,7 @@ mod tests {
         for change in changes {
             let mut manifest = sample();
             change(&mut manifest);
-            let refused = Defect::BadField("generation, incarnation, segment or image number");
+            let refused = Defect::BadField("generation, incarnation, segment or checkpoint number");
             assert_eq!(Manifest::decode(&manifest.encode()), Err(refused));
         }
     }

@@ -133,7 +133,7 @@ impl<'a> Replay<'a> {
 
     /// Continues from a checkpoint's index of a keyspace, before anything is read.
     pub(crate) fn restore(&mut self, Restored { id, slot, live_bytes }: Restored) {
-        debug_assert!(self.loading.last().is_none_or(|last| last.id < id), "in the order of the image");
+        debug_assert!(self.loading.last().is_none_or(|last| last.id < id), "in the order of the checkpoint");
         self.loading.push(IndexBuilder::restored(id, slot, live_bytes));
         if self.listed_ids.binary_search(&id).is_err() {
             // Dropped since, and the manifest has already forgotten it.

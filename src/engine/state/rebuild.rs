@@ -61,7 +61,7 @@ impl State {
                 index.remove(hash, location);
             }
             let keys = keyspace.contents(&pin).map(KeyspaceData::keys);
-            debug_assert_eq!(keys, Some(index.index().len() as u64), "the log says what the image said");
+            debug_assert_eq!(keys, Some(index.index().len() as u64), "the log says what the checkpoint said");
             self.catalog.reindex(&mut writer.indexes, &keyspace, index);
         }
         self.loader.note_rebuilt();

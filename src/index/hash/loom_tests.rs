@@ -301,7 +301,7 @@ fn loom_an_image_holds_each_page_as_it_was() {
         assert!(writer.replace(hash(1), place(1, 0), place(1, 1)));
         assert!(writer.replace(hash(0), place(0, 0), place(0, 1)));
         assert!(writer.remove(hash(0), place(0, 1)));
-        checkpoint.join().expect("the image does not panic");
+        checkpoint.join().expect("the checkpoint does not panic");
     });
 }
 
@@ -325,6 +325,6 @@ fn loom_an_abandoned_image_says_so() {
             }
         });
         assert!(writer.replace(hash(1), place(1, 0), place(1, 1)));
-        checkpoint.join().expect("the image does not panic");
+        checkpoint.join().expect("the checkpoint does not panic");
     });
 }

@@ -40,28 +40,28 @@ impl File for TestFile {
         Ok(count)
     }
     fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
-        unreachable!("an image is read here")
+        unreachable!("a checkpoint is read here")
     }
     fn allocate(&self, _: u64) -> io::Result<()> {
-        unreachable!("an image is read here")
+        unreachable!("a checkpoint is read here")
     }
     fn allocate_beside(&self, _: u64, _: u64) -> io::Result<()> {
-        unreachable!("an image is read here")
+        unreachable!("a checkpoint is read here")
     }
     fn sync(&self) -> io::Result<()> {
-        unreachable!("an image is read here")
+        unreachable!("a checkpoint is read here")
     }
     fn touch(&self) -> io::Result<()> {
-        unreachable!("an image is read here")
+        unreachable!("a checkpoint is read here")
     }
     fn punch_hole(&self, _: u64, _: u64) -> io::Result<()> {
-        unreachable!("an image is read here")
+        unreachable!("a checkpoint is read here")
     }
     fn allocated(&self) -> io::Result<u64> {
-        unreachable!("an image is read here")
+        unreachable!("a checkpoint is read here")
     }
     fn map(&self, _: usize) -> io::Result<Arc<Mapping>> {
-        unreachable!("an image is not mapped")
+        unreachable!("a checkpoint is not mapped")
     }
 }
 

@@ -1,6 +1,7 @@
-//! Codecs: values come back, and bytes that are damaged or made to do harm are refused in bounded time and memory.
+//! Tests of the codecs. Values are restored from their bytes. Damaged and hostile bytes are refused
+//! in bounded time and memory.
 //!
-//! Every property is stated once and holds for both codecs.
+//! Each property is stated once and holds for both codecs.
 #![cfg(all(feature = "bincode", feature = "postcard"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -16,7 +17,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// States a property for each codec.
+/// Checks the property with each codec.
 macro_rules! for_each_codec {
     ($property:expr $(, $argument:expr)*) => {{
         $property(&Bincode $(, $argument)*);
@@ -24,7 +25,7 @@ macro_rules! for_each_codec {
     }};
 }
 
-/// Something of every kind that serde knows.
+/// A value of every kind in serde's data model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct All {
     integers: (i8, u16, i32, u64, i128),
@@ -106,10 +107,11 @@ fn is_read_as_a_whole_or_not_at_all(codec: &impl Codec, value: &All) {
     }
 }
 
-/// Nobody panics, and no memory is asked for that the bytes do not account for. What is read may be another value.
+/// Checks that decoding neither panics nor allocates more memory than the bytes account for. It may
+/// return another value.
 fn is_bounded(codec: &impl Codec, bytes: &[u8]) {
     let (result, largest) = largest_allocation(|| codec.decode::<All>(bytes).map(drop));
-    // The largest element that any byte stands for, twice because vectors double.
+    // The largest element that one byte can stand for, twice because vectors double.
     assert!(largest <= 4096 + bytes.len() * 2 * size_of::<(String, Vec<u32>)>(), "{largest}: {result:?}");
 }
 
@@ -162,9 +164,9 @@ fn the_encodings_and_their_names_are_pinned() {
     is(&Postcard, "postcard-1", &postcard);
 }
 
-// ---- Hostile lengths ------------------------------------------------------------------------------------------------
+// ---- Hostile lengths ----------------------------------------------------------------------------
 
-/// A length of 2^60, as each codec writes it.
+/// A length of 2^60, which the tests encode with each codec.
 const HUGE: u64 = 1 << 60;
 
 fn is_refused_within<'b, T: Deserialize<'b> + Debug>(most: usize, codec: &impl Codec, bytes: &'b [u8]) {
@@ -173,12 +175,12 @@ fn is_refused_within<'b, T: Deserialize<'b> + Debug>(most: usize, codec: &impl C
     assert!(largest <= most, "{largest} bytes");
 }
 
-/// The text of an error.
+/// A bound on the bytes of an error's text.
 const TEXT: usize = 256;
-/// As many elements as may take no bytes, in a vector that doubles.
+/// The bytes of the largest number of elements that take no input bytes, in a vector that doubles.
 const BARE: usize = 4096 * 2 * size_of::<Blank>();
 
-/// An element that takes no bytes and a lot of memory.
+/// An element that takes no input bytes and much memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Blank {
     #[serde(skip)]
@@ -216,7 +218,7 @@ fn a_hostile_number_of_elements_that_take_no_bytes_ends() {
     for_each_codec!(all);
 }
 
-/// A length that could be that of elements without bytes.
+/// The length is one that elements without bytes could have.
 #[test]
 fn room_is_made_for_no_more_elements_than_there_are_bytes() {
     fn all(codec: &impl Codec) {
@@ -227,7 +229,7 @@ fn room_is_made_for_no_more_elements_than_there_are_bytes() {
     for_each_codec!(all);
 }
 
-/// Many collections, each of a harmless length: only together they are too much.
+/// Each of many collections has a harmless length. Only their sum is too large.
 #[test]
 fn elements_that_take_no_bytes_are_counted_over_all_collections() {
     fn all(codec: &impl Codec) {
@@ -251,14 +253,14 @@ fn what_could_not_be_read_is_not_written() {
         refused(codec.encode(&vec![Blank::default(); 4096 + 10], &mut into));
         refused(codec.encode(&BareMap, &mut into));
         refused(codec.encode(&wrapped(200), &mut into));
-        // The length of this one is not known beforehand, which neither format can express.
+        // The length of this sequence is not known in advance, which neither format can express.
         refused(codec.encode(&Unsized, &mut into));
         assert_eq!(into, b"before");
     }
     for_each_codec!(all);
 }
 
-/// A map with equal keys that take no bytes; no map of std's is one.
+/// A map with equal keys that take no bytes. No map of the standard library has such keys.
 struct BareMap;
 
 impl Serialize for BareMap {
@@ -272,7 +274,7 @@ impl Serialize for BareMap {
     }
 }
 
-/// A sequence that does not say how long it is.
+/// A sequence that does not report its length.
 struct Unsized;
 
 impl Serialize for Unsized {
@@ -284,7 +286,7 @@ impl Serialize for Unsized {
     }
 }
 
-/// Many more elements than bare ones are allowed, all of which take bytes.
+/// There are many more elements than the limit for elements without bytes, and each takes bytes.
 #[test]
 fn collections_of_elements_that_take_bytes_may_be_as_long_as_they_like() {
     fn all(codec: &impl Codec) {
@@ -298,13 +300,13 @@ fn collections_of_elements_that_take_bytes_may_be_as_long_as_they_like() {
     for_each_codec!(all);
 }
 
-// ---- Depth ----------------------------------------------------------------------------------------------------------
+// ---- Depth --------------------------------------------------------------------------------------
 
 fn wrapped(depth: usize) -> Wrapped {
     (0..depth).fold(Wrapped(None), |inner, _| Wrapped(Some(Box::new(inner))))
 }
 
-/// Types that contain themselves in every way that serde has.
+/// A type that contains itself in every way that serde supports.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 enum Tree {
     Leaf,
@@ -316,7 +318,7 @@ enum Tree {
     Option(Option<Box<Tree>>),
 }
 
-/// On the two MiB of a test's thread, in a build with little optimisation.
+/// Runs on the 2 MiB stack of a test's thread, in a build with little optimisation.
 #[test]
 fn values_nested_too_deep_are_an_error_and_not_a_stack_overflow() {
     fn all(codec: &impl Codec) {

@@ -1,7 +1,9 @@
-//! What is promised of the room that a store takes, with exact accounts: ten times everything is overwritten, in the ways
-//! that programs do it, and compaction is given its turn after every segment.
+//! Tests the promises about the space that a store takes, with exact accounts.
 //!
-//! No thread but the test's is at it, so every run decides the same.
+//! Each workload overwrites everything ten times, in the ways that programs do it. Compaction gets
+//! its turn after every segment.
+//!
+//! The test's thread is the only one, so every run makes the same decisions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,13 +12,14 @@ use mapcask::{Durability, Options, Stats, Store};
 
 /// The size of a segment, in bytes.
 const SEGMENT: u64 = 64 << 10;
-/// Keys that stay; each takes a record of 128 bytes, all of them together 40 segments.
+/// The number of keys that stay. The record of each takes 128 bytes, and all of them take 40
+/// segments.
 const KEYS: u64 = 20_480;
 const RECORD: u64 = 128;
 const LIVE: u64 = KEYS * RECORD;
-/// Writes between two turns of the background: what fills half of a segment.
+/// The writes between two turns of the background, which fill half of a segment.
 const TURN: u64 = SEGMENT / RECORD / 2;
-/// As the policy has them: what may be freeable, and what removals may be kept, of a hundred live bytes.
+/// The bounds of the policy, for each hundred live bytes: freeable bytes and retained tombstones.
 const FREEABLE_PERCENT: u64 = 35;
 const KEPT_PERCENT: u64 = 12;
 const SLACK: u64 = 4 * SEGMENT;
@@ -25,7 +28,8 @@ fn options() -> Options {
     Options::new().segment_bytes(SEGMENT).background(false).durability(Durability::Os)
 }
 
-/// In memory, where there is such a place: the numbers do not depend on the medium, and these are ten thousand syncs.
+/// Makes a directory in memory where the system has one. The numbers do not depend on the medium,
+/// and the tests make ten thousand syncs.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| super::directory())
 }
@@ -36,22 +40,22 @@ fn value(n: u64) -> [u8; 88] {
     value
 }
 
-/// A store that is written to, with its background.
+/// A store under writes, together with its background.
 struct Rig {
     directory: tempfile::TempDir,
     store: Store,
-    /// The number of the write that each key was last written by.
+    /// The number of the last write of each key.
     expected: Vec<u64>,
     writes: u64,
-    /// Bytes of all records that were written.
+    /// The bytes of all written records.
     user: u64,
-    /// The greatest excess of the files over what is alive, at any moment.
+    /// The greatest excess of the files over the live bytes, at any moment.
     excess: u64,
     turns: u64,
 }
 
 impl Rig {
-    /// With every key written once.
+    /// Makes a store with every key written once.
     fn new() -> Self {
         let directory = directory();
         let store = options().open(directory.path().join("store")).unwrap();
@@ -81,13 +85,13 @@ impl Rig {
         self.directory.path().join("store")
     }
 
-    /// Gives the background its turn, until it has nothing to do.
+    /// Lets the background work until it has nothing to do.
     fn settle(&mut self) {
         loop {
             let more = self.store.step().unwrap();
             let stats = self.store.stats();
             self.excess = self.excess.max(stats.segment_bytes - stats.live_bytes);
-            // A look at what is to be done serves for a while, so it may be late to see it.
+            // The policy uses an examination for a while, so it may notice work late.
             if !more && !stats.compaction.running && stats.compaction.next_reason.is_none() {
                 return;
             }
@@ -106,7 +110,7 @@ impl Rig {
         stats
     }
 
-    /// Every key has its last value.
+    /// Checks that every key has its last value.
     fn check(&self, store: &Store) {
         for (key, n) in (0_u64..).zip(&self.expected) {
             assert_eq!(store.get(key.to_le_bytes()).unwrap().as_deref(), Some(&value(*n)[..]), "{key}");
@@ -114,7 +118,7 @@ impl Rig {
     }
 }
 
-/// Bytes of a segment file's header and of its records, by nothing but the lengths in them.
+/// Returns the bytes of a segment's header and of its records, computed from their lengths alone.
 fn read_out(bytes: &[u8]) -> (u64, u64) {
     let number = |at: usize, len: usize| {
         let mut word = [0; 8];
@@ -129,7 +133,7 @@ fn read_out(bytes: &[u8]) -> (u64, u64) {
     (header as u64, (at - header) as u64)
 }
 
-/// What a store says of its bytes is what its files hold.
+/// Checks that the store's statistics match its files.
 fn check_accounts(path: &Path, store: &Store, live: u64) {
     let stats = store.stats();
     let (mut sizes, mut headers, mut records, mut unused) = (0, 0, 0, 0);
@@ -154,7 +158,7 @@ fn check_accounts(path: &Path, store: &Store, live: u64) {
     assert!(store.size_on_disk().unwrap() >= records);
 }
 
-/// What the death of the process would leave, in a directory of its own.
+/// Copies the files, as the death of the process would leave them, into another directory.
 fn killed(path: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(path).unwrap() {
@@ -163,7 +167,7 @@ fn killed(path: &Path, to: &Path) {
     }
 }
 
-/// The accounts, and every key: now, after a kill, and after a close.
+/// Checks the accounts and every key: now, after a kill, and after a close.
 fn check_everything(rig: Rig, live: u64) {
     let path = rig.path();
     check_accounts(&path, &rig.store, live);
@@ -175,7 +179,7 @@ fn check_everything(rig: Rig, live: u64) {
     for path in [copy, path] {
         let store = options().open(&path).unwrap();
         check_accounts(&path, &store, live);
-        // Opening and closing write records of the log's own.
+        // Opening and closing write internal records.
         let after = store.stats().dead_bytes;
         assert!(after >= dead && after <= dead + 1024, "{dead}, then {after}");
         rig.check(&store);
@@ -183,22 +187,22 @@ fn check_everything(rig: Rig, live: u64) {
     }
 }
 
-/// What one workload came to.
+/// The result of one workload.
 #[derive(Debug)]
 struct Outcome {
     stats: Stats,
     amplification: f64,
-    /// The files, in terms of what is alive.
+    /// The size of the files, as a multiple of the live bytes.
     space: f64,
 }
 
-/// What the run of a suite is asked for with `--nocapture`.
+/// Prints the figures of a workload, which `--nocapture` shows.
 #[expect(clippy::print_stdout, reason = "the figures are the point")]
 fn outcome_is(line: &str) {
     println!("{line}");
 }
 
-/// Overwrites ten times as much as there is, and looks at the bounds.
+/// Overwrites ten times the live bytes, and checks the bounds.
 fn overwritten(name: &str, rig: &mut Rig, mut write: impl FnMut(&mut Rig)) -> Outcome {
     let (user, moved) = (rig.user, rig.store.stats().compaction.bytes_moved);
     rig.excess = 0;
@@ -221,15 +225,18 @@ fn overwritten(name: &str, rig: &mut Rig, mut write: impl FnMut(&mut Rig)) -> Ou
     outcome_is(&line);
     let live = stats.live_bytes;
     assert!(stats.segment_bytes * 2 <= live * 3 + 6 * SEGMENT, "{line}");
-    // What the policy allows under load, and what one pass writes before its victims go.
+    // The policy's limit under load, and the output of one pass before its victims are removed.
     assert!(rig.excess <= live + SLACK + 8 * SEGMENT + SEGMENT, "{line}");
     assert!(stats.compaction.freeable_bytes <= SLACK + live / 100 * FREEABLE_PERCENT, "{stats:?}");
     assert!(stats.compaction.retained_tombstone_bytes <= SLACK + live / 100 * KEPT_PERCENT, "{stats:?}");
     Outcome { stats, amplification, space }
 }
 
-/// At most this many writes for each of the user's, where the places are drawn evenly and the log takes `space` times what
-/// is alive: with a share u of a segment still alive when it is rewritten, the log is full to a = (1 - u) / -ln u.
+/// Returns the bound on the written bytes per byte of the user, for uniformly drawn keys and a log
+/// of `space` times the live bytes.
+///
+/// A segment is rewritten when a share u of it is still live. The log is then filled to a = (1 - u)
+/// / -ln u.
 fn uniform_amplification(space: f64) -> f64 {
     let (mut low, mut high) = (0.0_f64, 1.0_f64);
     for _ in 0..60 {
@@ -244,7 +251,8 @@ fn uniform_amplification(space: f64) -> f64 {
     1.0 / (1.0 - low)
 }
 
-/// As above with few keys that are written often, and one stream of survivors: measured for a perfect choice of victims.
+/// Returns the same bound for a Zipf distribution and one stream of copies. The table was measured
+/// with a perfect choice of victims.
 fn zipf_amplification(space: f64) -> f64 {
     let table = [(0.5, 1.42), (0.667, 2.01), (0.75, 2.58), (0.80, 2.99)];
     let full = (1.0 / space).clamp(0.5, 0.80);
@@ -308,7 +316,7 @@ fn one_key_that_is_overwritten_for_ever_beside_others_costs_hardly_any_copying()
 #[test]
 fn a_queue_beside_cold_keys_of_which_one_was_overwritten_stays_bounded() {
     let mut rig = Rig::new();
-    // From now on the first segment hides something, so it keeps removals.
+    // From now on the first segment hides a record, so it retains tombstones.
     rig.put(0);
     let (mut next, lag) = (KEYS, 1000);
     let mut turn = |rig: &mut Rig| {
@@ -325,7 +333,7 @@ fn a_queue_beside_cold_keys_of_which_one_was_overwritten_stays_bounded() {
     for Outcome { stats, .. } in [&first, &second] {
         assert_eq!((stats.keys, stats.live_bytes), (KEYS + lag, (KEYS + lag) * RECORD));
     }
-    // Which keys share a line of it is drawn anew for each store.
+    // The assignment of keys to index lines is random for each store.
     assert!(second.stats.index_bytes <= first.stats.index_bytes * 51 / 50, "{first:?}, {second:?}");
     assert!(first.amplification <= 1.25 && second.amplification <= 1.25, "{first:?}, {second:?}");
     check_everything(rig, (KEYS + lag) * RECORD);

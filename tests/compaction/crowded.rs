@@ -1,22 +1,23 @@
-//! A disk that insertions have filled, or a quota of which the disk does not tell: whichever keys are removed, in whatever
-//! order, every removal succeeds, and in the end there is room again.
+//! Tests of a disk that insertions have filled, and of a quota that the disk does not report. Every
+//! removal succeeds, for any keys in any order. At the end there is space again.
 
 use mapcask::sim::SimDisk;
 use mapcask::{Durability, Error, Options, Store, WriteBatch};
 
 const PAGE: u64 = 4096;
 
-/// A disk, and what is written to it until it is full.
+/// A disk, and the data that fills it.
 #[derive(Debug, Clone, Copy)]
 struct Setting {
-    /// Pages of a segment.
+    /// The pages of a segment.
     segment: u64,
-    /// Pages of the disk.
+    /// The pages of the disk.
     capacity: u64,
-    /// Bytes of a value.
+    /// The bytes of a value.
     value: usize,
     durability: Durability,
-    /// True where the disk tells how full it is; else a quota limits it, of which it does not tell.
+    /// True if the disk reports how full it is. Otherwise a quota limits it, and the disk does not
+    /// report the quota.
     is_told: bool,
 }
 
@@ -30,13 +31,13 @@ impl Setting {
         key.to_le_bytes().repeat(self.value / 4)
     }
 
-    /// Lets the disk have so much, or anything.
+    /// Limits the disk to this number of pages. `None` removes the limit.
     fn limit(self, disk: &SimDisk, pages: Option<u64>) {
         let bytes = pages.map(|pages| pages * PAGE);
         if self.is_told { disk.set_capacity(bytes) } else { disk.set_quota(bytes) }
     }
 
-    /// A store on a disk that takes no more insertions, and how many keys it has.
+    /// Returns a disk, a store on it that accepts no more insertions, and the number of its keys.
     fn full(self) -> (SimDisk, Store, u32) {
         let disk = SimDisk::new();
         self.limit(&disk, Some(self.capacity));
@@ -46,7 +47,7 @@ impl Setting {
         (disk, store, count)
     }
 
-    /// Inserts keys from a number on until the disk is full; the number at which it was.
+    /// Inserts keys from `from` on until the disk is full. Returns the first key that was refused.
     fn fill(self, store: &Store, from: u32) -> u32 {
         for key in from.. {
             match store.insert(key.to_le_bytes(), self.value(key)) {
@@ -58,7 +59,8 @@ impl Setting {
         unreachable!("numbers end after the disk does")
     }
 
-    /// Removes keys in this order; every removal must succeed, and what is left is right all the time.
+    /// Removes keys in this order. Checks that every removal succeeds, and that the rest stays
+    /// right.
     fn remove_all(self, store: &Store, order: &[u32], what: &str) {
         for (n, key) in order.iter().enumerate() {
             let removed = store.remove(key.to_le_bytes());
@@ -83,7 +85,7 @@ impl Setting {
     }
 }
 
-/// Orders in which `count` keys are removed, with their names.
+/// Returns named orders in which `count` keys are removed.
 fn orders(count: u32, seeds: u64) -> Vec<(String, Vec<u32>)> {
     let mut orders = vec![
         ("oldest first".to_owned(), (0..count).collect()),
@@ -101,12 +103,12 @@ fn orders(count: u32, seeds: u64) -> Vec<(String, Vec<u32>)> {
     orders
 }
 
-/// On a disk that tells how full it is, and on one that does not.
+/// Returns two cases: a disk that reports how full it is, and one that does not.
 fn told_and_not<T: Copy>(of: T) -> [(T, bool); 2] {
     [(of, true), (of, false)]
 }
 
-/// Fills the disk, removes everything, and fills it again, in each order.
+/// Fills the disk, removes everything, and fills it again, for each order.
 fn check_orders(setting: Setting, seeds: u64) {
     for (setting, is_told) in told_and_not(setting) {
         check_orders_of(Setting { is_told, ..setting }, seeds);
@@ -121,7 +123,8 @@ fn check_orders_of(setting: Setting, seeds: u64) {
         setting.remove_all(&store, &order, &what);
         assert!(store.is_empty());
         disk.forget_history();
-        // There is as much room again, but for what an interrupted schedule of sizes leaves unused.
+        // The free space is the same again, except for the remainder of an interrupted size
+        // schedule.
         let second = setting.fill(&store, count) - count;
         assert!(second >= count * 3 / 4, "{setting:?}, {what}: {count} keys, then {second}");
         assert_eq!(store.len(), second as usize);
@@ -165,7 +168,7 @@ fn removals_of_large_values_lead_out_of_a_full_disk_of_few_segments_and_of_many(
 /// A small disk, with values three times as large as their tombstones.
 const MIXED: Setting =
     Setting { segment: 1, capacity: 40, value: 80, durability: Durability::Os, is_told: true };
-/// What a key of it takes.
+/// The bytes of one key's record.
 const MIXED_RECORD: u64 = 120;
 
 #[test]
@@ -181,7 +184,7 @@ fn insertions_that_are_tried_between_removals_do_not_use_up_what_removals_need()
             let key = keys.swap_remove(random.usize(0..keys.len()));
             let removed = store.remove(key.to_le_bytes());
             assert!(removed.unwrap_or_else(|error| panic!("{setting:?}, {} left: {error}", keys.len())));
-            // While more than half is left, whoever inserts takes all there is.
+            // While more than half of the keys are left, insertions take all free space.
             if keys.len() > count as usize / 2 && inserted < count {
                 let end = setting.fill(&store, next);
                 keys.extend(next..end);
@@ -207,7 +210,7 @@ fn batches_of_removals_and_a_clear_lead_out_of_a_full_disk_too() {
         let setting = Setting { segment, is_told, ..MIXED };
         let (_, store, count) = setting.full();
         let mut left = count as usize;
-        // In steps, so that each batch finds its keys in all segments.
+        // The batch takes every 30th key, so that it finds keys in all segments.
         for from in 0..30 {
             let mut batch = WriteBatch::new();
             let keys = (from..count).step_by(30);
@@ -238,7 +241,7 @@ fn compaction_that_is_asked_for_on_a_full_disk_gives_back_what_was_removed() {
         let stats = store.stats();
         assert_eq!(stats.compaction.retained_tombstone_bytes, 0, "{stats:?}");
         setting.check(&store, &kept);
-        // All of the room is there again, but for three pages at the ends of files.
+        // All of the space is free again, except for three pages at the ends of files.
         let more = setting.fill(&store, count) - count;
         let (removed, inserted) = (gone.len() as u64 * MIXED_RECORD, u64::from(more) * MIXED_RECORD);
         assert!(inserted + 3 * PAGE >= removed, "{setting:?}: {inserted} bytes for {removed}");
@@ -276,9 +279,9 @@ fn a_full_store_that_is_opened_again_after_a_kill_takes_removals_to_the_end() {
     }
 }
 
-/// Writes and removes at random until insertions were refused a hundred times; the keys that are there.
+/// Writes and removes at random until 100 insertions were refused. Returns the remaining keys.
 fn churn(setting: Setting, store: &Store, random: &mut fastrand::Rng) -> Vec<u32> {
-    // Together they need twice what there is.
+    // All keys together need twice the space of the disk.
     let keys_max = u32::try_from(2 * setting.capacity * PAGE / MIXED_RECORD).unwrap();
     let mut keys = std::collections::BTreeSet::new();
     let mut refused = 0;
@@ -297,12 +300,14 @@ fn churn(setting: Setting, store: &Store, random: &mut fastrand::Rng) -> Vec<u32
     keys.into_iter().collect()
 }
 
-/// Cause: what was kept for removals was made into segments to the last block, and each lengthened the manifest.
-/// Symptom: at the segments where a copy of the manifest needs its next page no removal was possible any more, and the
-/// store neither closed nor opened. Fix: the blocks of both copies are reserved before a segment is made.
+/// Cause: the space reserved for removals became segments to the last block, and each segment
+/// lengthened the manifest. Symptom: at the counts where a copy of the manifest needs its next
+/// page, no removal was possible, and the store neither closed nor opened. Fix: the blocks of both
+/// copies are reserved before a segment is made.
 #[test]
 fn removals_lead_out_of_a_full_disk_of_any_number_of_segments() {
-    // A manifest of a page names 61 segments, one of two pages 125; other files take four pages, and then six.
+    // A manifest of one page names 61 segments, one of two pages 125. Other files take four pages,
+    // and then six.
     for (capacity, is_told) in (65..69).chain(131..133).flat_map(told_and_not) {
         let setting = Setting { capacity, is_told, ..MIXED };
         let disk = SimDisk::new();
@@ -322,9 +327,10 @@ fn removals_lead_out_of_a_full_disk_of_any_number_of_segments() {
     }
 }
 
-/// Cause: an insertion that a quota refused, of which the disk does not tell, had been given all that the quota allows. Symptom:
-/// removals were refused as well, and no compaction could be made. Fix: a segment is made only where what is kept for
-/// removals can be had besides; and an open, which needs some of that, leaves no more of it to insertions.
+/// Cause: an insertion refused by a quota that the disk does not report had taken all of the quota.
+/// Symptom: removals were refused too, and no compaction was possible. Fix: a segment is made only
+/// if the space reserved for removals stays available. An open needs a part of that space, and
+/// leaves no more of it to insertions.
 #[test]
 fn opens_and_insertions_do_not_use_up_what_removals_need() {
     for (segment, is_told) in [4, 16].into_iter().flat_map(told_and_not) {
@@ -355,7 +361,7 @@ fn insertions_go_on_once_a_quota_is_lifted_that_was_not_told_of() {
         setting.limit(&disk, Some(6 * setting.capacity));
         let more = setting.fill(&store, count) - count;
         assert!(more > 3 * count, "{setting:?}: {count}, then {more}");
-        // In segments of the usual size, and a few small ones at both ends.
+        // Most segments have the usual size, and a few at both ends are small.
         let made = (store.stats().segments - before) as u64;
         assert!(made <= 6 * setting.capacity / segment + 20, "{setting:?}: {made} segments");
         setting.remove_all(&store, &(0..count + more).collect::<Vec<_>>(), "after it was lifted");

@@ -1,4 +1,5 @@
-//! A flipped bit in what is to be compacted: it is reported where it is, that segment stays, and everything else goes on.
+//! Tests compaction of damaged segments. A flipped bit is reported with its place, its segment
+//! stays, and all other segments are compacted.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,9 +8,9 @@ use mapcask::sim::SimDisk;
 use mapcask::{Error, Options, Store};
 
 const PAGE: usize = 4096;
-/// Keys, and how often each was written.
+/// The number of keys.
 const KEYS: u32 = 64;
-/// And where the background is to have something to do.
+/// The number of keys if the background is to have work.
 const MANY: u32 = 400;
 const ROUNDS: u32 = 6;
 
@@ -21,7 +22,8 @@ fn value(key: u32, round: u32) -> Vec<u8> {
     [key, round].map(u32::to_le_bytes).concat().repeat(12)
 }
 
-/// The round in which a key was written last: the first segments keep something alive for ever.
+/// Returns the round of a key's last write. A fifth of the keys is written only once, so that the
+/// first segments keep live records.
 fn last_round(key: u32) -> u32 {
     if key.is_multiple_of(5) { 0 } else { ROUNDS - 1 }
 }
@@ -37,14 +39,15 @@ fn filled(disk: &SimDisk, keys: u32) -> Store {
     store
 }
 
-/// Those keys that do not have their values, with what is found instead: a read does not look at the checksum.
+/// Returns the keys without their value, and the value found instead. A read does not verify the
+/// checksum.
 fn changed(store: &Store, keys: u32) -> Vec<(u32, Option<Vec<u8>>)> {
     let found =
         (0..keys).map(|key| (key, store.get(key.to_le_bytes()).ok().flatten().map(|found| found.to_vec())));
     found.filter(|(key, found)| found.as_ref() != Some(&value(*key, last_round(*key)))).collect()
 }
 
-/// The file and the offset of an error that says so.
+/// Returns the file and the offset of an error about damage.
 fn place_of(error: &Error) -> (String, u64) {
     match error {
         Error::Corrupt { path, offset, .. } => {
@@ -54,7 +57,7 @@ fn place_of(error: &Error) -> (String, u64) {
     }
 }
 
-/// The records of a segment: where each begins, and where it ends but for zeros.
+/// Returns the start of each record of a segment, and its end without padding.
 fn records(bytes: &[u8]) -> Vec<(usize, usize)> {
     let mut records = Vec::new();
     let mut at = 128;
@@ -94,7 +97,7 @@ fn any_flipped_bit_in_a_victim_is_reported_where_it_is_and_everything_else_is_co
                 "{place}: {stats:?}"
             );
             assert_eq!(store.compact().unwrap().passes, 0, "{place}");
-            // Four live values were in it; it is left, and what is written to.
+            // The segment held four live values. It is left, together with the active one.
             assert!(disk.files().contains(&name), "{place}");
             assert_eq!(changed(&store, KEYS), before, "{place}");
             assert_eq!(place_of(&store.verify().unwrap_err()), found, "{place}");
@@ -107,7 +110,7 @@ fn the_background_reports_damage_once_and_goes_on_with_the_rest() {
     let disk = SimDisk::new();
     let store = filled(&disk, MANY);
     let names = || disk.files().into_iter().filter(|name| name.ends_with(".seg"));
-    // In all segments that still hold something that is old and alive, so in the next ones to be compacted.
+    // These segments still hold old live records, so they are the next victims.
     let damaged: Vec<_> = names().take(10).collect();
     for name in &damaged {
         let (begin, _) = records(&disk.read_file(name).unwrap())[5];
@@ -124,7 +127,7 @@ fn the_background_reports_damage_once_and_goes_on_with_the_rest() {
             Ok(true) => idle = 0,
             Ok(false) => {
                 idle += 1;
-                // A look is taken only after a write.
+                // The policy examines the segments only after a write.
                 store.insert("more", "m").unwrap();
             }
             Err(error) => reported.push(place_of(&error).0),
@@ -140,14 +143,15 @@ fn the_background_reports_damage_once_and_goes_on_with_the_rest() {
     assert!(changed(&store, MANY).len() <= damaged.len());
 }
 
-/// Calls a record another keyspace's, with the checksum that goes with that: a bit that flips in memory before it is written may.
+/// Changes the keyspace of a record, with the matching checksum. A bit that flips in memory before
+/// the write can do so.
 fn give_to_another_keyspace(disk: &SimDisk, name: &str, at: usize) {
     const KEYSPACE: usize = 12;
     let before: [u8; 32] = disk.read_file(name).unwrap()[at..at + 32].try_into().unwrap();
     let mut after = before;
     after[KEYSPACE] ^= 1 << 6;
     let sum = u32::from_le_bytes(before[..4].try_into().unwrap());
-    // The rest of the sum, which is that of its place, stays.
+    // The other part of the sum depends on the place, and stays.
     let sum = sum ^ crc32fast::hash(&before[4..]) ^ crc32fast::hash(&after[4..]);
     after[..4].copy_from_slice(&sum.to_le_bytes());
     for (byte, (before, after)) in before.iter().zip(after).enumerate() {
@@ -157,8 +161,9 @@ fn give_to_another_keyspace(disk: &SimDisk, name: &str, at: usize) {
     }
 }
 
-/// Cause: a pass whose victims the index still led to at its end called none of them damaged. Symptom: the same segments were chosen
-/// again without end, and each time other copies of them stayed. Fix: they are left alone, as those are that cannot be read.
+/// Cause: the index still referred to the victims of a pass at its end, and the pass marked none of
+/// them as damaged. Symptom: the same segments were chosen for ever, and each time more copies of
+/// them stayed. Fix: they are excluded, like segments that cannot be read.
 #[test]
 fn victims_that_the_index_still_leads_to_are_not_chosen_again() {
     let disk = SimDisk::new();
@@ -166,7 +171,7 @@ fn victims_that_the_index_still_leads_to_are_not_chosen_again() {
     let names: Vec<_> = disk.files().into_iter().filter(|name| name.ends_with(".seg")).take(2).collect();
     let give = |name: &String| {
         let bytes = disk.read_file(name).unwrap();
-        // The first key that is alive there, behind the record that begins the segment.
+        // The first live key of the segment, after the segment's start record.
         let key = |at: usize| u32::from_le_bytes(bytes[at + 32..at + 36].try_into().unwrap());
         let alive = records(&bytes).into_iter().skip(1).find(|(at, _)| key(*at).is_multiple_of(5));
         give_to_another_keyspace(&disk, name, alive.unwrap().0);
@@ -185,7 +190,7 @@ fn victims_that_the_index_still_leads_to_are_not_chosen_again() {
     assert_eq!(stats.compaction.damaged_segments, names.len(), "{stats:?}");
     names.iter().for_each(|name| assert!(disk.files().contains(name), "{name}"));
     assert_eq!(changed(&store, KEYS), before);
-    // As it was again, the segments and the copies that were made of them in vain are a store without damage.
+    // After the repair, the segments and their useless copies form a store without damage.
     names.iter().for_each(give);
     store.close().unwrap();
     let store = options().open_on(&disk).unwrap();

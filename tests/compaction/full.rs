@@ -1,5 +1,5 @@
-//! A disk that is full, and a store that may take only so much: what fits is overwritten for ever, and removals always
-//! lead out.
+//! Tests of a full disk, and of a store with a limit on its size. A working set that fits can be
+//! overwritten for ever, and removals always free space.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use mapcask::sim::SimDisk;
 use mapcask::{Durability, Error, Options, Store};
 
 const PAGE: u64 = 4096;
-/// What a key takes.
+/// The bytes of one key's record.
 const RECORD: u64 = 128;
 
 fn options() -> Options {
@@ -23,7 +23,7 @@ fn used(disk: &SimDisk) -> u64 {
     segments.map(|name| disk.read_file(&name).unwrap().len() as u64).sum()
 }
 
-/// Overwrites keys ten times; the numbers of the writes that they had last.
+/// Overwrites the keys ten times. Returns the number of each key's last write.
 fn overwrite(
     disk: &SimDisk,
     store: &Store,
@@ -58,7 +58,7 @@ fn a_working_set_that_fits_is_overwritten_for_ever_under_a_limit() {
     for (keys, pages) in [(300_u32, 4), (1200, 4), (300, 1)] {
         for random in [false, true] {
             let segment = pages * PAGE;
-            // Half as much again as is alive, and some segments: nobody but the writer is there to compact anything.
+            // One and a half times the live bytes, and some segments. Only the writer compacts.
             let limit = u64::from(keys) * RECORD * 3 / 2 + 6 * segment.max(2 * PAGE);
             let disk = SimDisk::new();
             let options = options().segment_bytes(segment).max_disk_bytes(limit);
@@ -74,7 +74,7 @@ fn a_working_set_that_fits_is_overwritten_for_ever_under_a_limit() {
     }
 }
 
-/// The keys one after the other, or any.
+/// Returns a function that chooses keys, in order or at random.
 fn order(keys: u32, random: bool) -> impl FnMut() -> u32 {
     let mut rng = fastrand::Rng::with_seed(3);
     let mut next = 0;
@@ -91,7 +91,8 @@ fn removals_lead_out_of_a_full_disk_and_insertions_go_on() {
     {
         let limit =
             |disk: &SimDisk, bytes| if is_told { disk.set_capacity(bytes) } else { disk.set_quota(bytes) };
-        // One byte in sixteen of a segment is kept for removals: enough of them for a segment of such values.
+        // A sixteenth of each segment is reserved for removals, which suffices for a segment of
+        // such values.
         let capacity = 10 * 16 * PAGE;
         let disk = SimDisk::new();
         let options = options().segment_bytes(16 * PAGE).durability(durability);
@@ -99,7 +100,7 @@ fn removals_lead_out_of_a_full_disk_and_insertions_go_on() {
         limit(&disk, Some(capacity));
         let mut expected = BTreeMap::new();
         for round in 0..4 {
-            // Until nothing fits any more, and then once more for each smaller size.
+            // Inserts until nothing fits, then again with a smaller size.
             let mut key = round * 10_000;
             for len in [900_usize, 800] {
                 loop {
@@ -113,7 +114,8 @@ fn removals_lead_out_of_a_full_disk_and_insertions_go_on() {
                 }
             }
             assert!(expected.len() > 20, "round {round}: {}", expected.len());
-            // The oldest ones, so that segments come to hold nothing alive: those need no room to be removed.
+            // The oldest keys, so that some segments have no live records. Those need no space to
+            // be removed.
             let count = expected.len() * 3 / 4;
             let removed: Vec<_> = expected.keys().copied().take(count).collect();
             for key in removed {
@@ -124,7 +126,7 @@ fn removals_lead_out_of_a_full_disk_and_insertions_go_on() {
             check_lengths(&store, &expected);
         }
         disk.forget_history();
-        // An open makes a segment to write to.
+        // An open makes a segment for the next writes.
         limit(&disk, None);
         check_lengths(&options.clone().open_on(&disk.kill()).unwrap(), &expected);
         store.close().unwrap();

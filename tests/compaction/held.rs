@@ -1,4 +1,5 @@
-//! What readers hold while everything under it is compacted, cleared, dropped and closed.
+//! Tests of values, views and iterators that readers hold while their records are compacted,
+//! cleared, dropped and closed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,7 +29,7 @@ fn fill(store: &mapcask::Keyspace, round: u32) {
     }
 }
 
-/// Mappings of a store's segments in this process, those of removed files included.
+/// Returns the number of mapped segments of a store in this process, including removed files.
 #[cfg(target_os = "linux")]
 fn mappings(path: &Path) -> usize {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
@@ -55,7 +56,7 @@ fn hold(path: &Path) {
     assert!(store.compact().unwrap().segments_removed > 3);
     check();
     {
-        // A view holds the memory, and nobody up.
+        // A view holds the memory and delays no writer.
         let view = store.view();
         let seen = view.get(7_u32.to_le_bytes()).unwrap().unwrap();
         let mut iter = store.iter();
@@ -70,7 +71,7 @@ fn hold(path: &Path) {
         assert!(iter.all(|item| item.is_ok()));
         check();
     }
-    // Nothing but the values is in the way now.
+    // From here on only the values hold mappings.
     let held = mappings(path);
     store.clear().unwrap();
     store.compact().unwrap();
@@ -86,7 +87,7 @@ fn hold(path: &Path) {
     assert_eq!(mappings(path), 0, "nothing is left of {full}");
 }
 
-/// In a process of its own: how soon memory goes depends on every reader in a process.
+/// Runs in a process of its own, because every reader of a process delays the release of memory.
 #[cfg(target_os = "linux")]
 #[test]
 fn values_views_and_iterators_stay_valid_and_memory_goes_with_the_last_of_them() {
@@ -147,7 +148,7 @@ fn a_view_holds_back_its_own_stores_files_and_no_others() {
     fill(&store, 0);
     fill(&other, 0);
     let mut view = store.view();
-    // In whichever order a thread comes to them, and while it reads the other one.
+    // The order in which a thread pins the stores does not matter, nor that it reads the other one.
     let second = other.view();
     let third = store.view();
     drop(second);
@@ -156,14 +157,14 @@ fn a_view_holds_back_its_own_stores_files_and_no_others() {
     for store in [&store, &other] {
         fill(store, 1);
         assert!(store.compact().unwrap().segments_removed > 3);
-        // The last pass has let go of its own by now.
+        // The last pass has released its own pins by now.
         assert_eq!(store.compact().unwrap().passes, 0);
     }
     assert_eq!(seen, value(7, 0));
     let (held, free) = (store.stats(), other.stats());
     assert!(held.removed_bytes_in_use > 3 * (16 << 10) && held.oldest_pin_wait.is_some(), "{held:?}");
     assert_eq!((free.removed_bytes_in_use, free.oldest_pin_wait), (0, None));
-    // What was borrowed is gone, and so is what was held; the view goes on.
+    // A refresh ends the borrows and releases the memory, and the view continues.
     view.refresh();
     assert!(
         store.stats().oldest_pin_wait.is_some(),
@@ -194,7 +195,7 @@ fn what_a_view_or_a_value_holds_counts_against_the_limit() {
     let refused = || {
         let error = (1..1_000).find_map(|round| overwrite(round).err()).expect("the limit is reached");
         let stats = store.stats();
-        // What a pass under way has copied is beyond the limit for a while.
+        // The copies of a running pass may exceed the limit for a while.
         assert!(stats.segment_bytes + stats.removed_bytes_in_use <= limit + (64 << 10), "{stats:?}");
         let mapcask::Error::DiskLimit { used, held, .. } = error else { panic!("{error}") };
         assert!(used <= limit + (64 << 10) && held > 0, "{error}");
@@ -202,7 +203,8 @@ fn what_a_view_or_a_value_holds_counts_against_the_limit() {
     };
     let mut view = store.view();
     refused();
-    // Whoever lets go when it is refused goes on for ever; a view taken before the other is dropped is as good.
+    // A reader that releases its view after a refusal lets writes continue. A new view, taken
+    // before the old one is dropped, works equally well.
     for round in 0..20 {
         for key in 0..KEYS {
             if store.insert(key.to_le_bytes(), value(key, round)).is_err() {

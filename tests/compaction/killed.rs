@@ -1,6 +1,8 @@
-//! A store that is overwritten ten times and killed in the middle of it again and again: nothing acknowledged is missing,
-//! and the bound on its room holds once it rests. `MAPCASK_COMPACTION_KILLS` sets how often each way is killed, and
-//! `MAPCASK_COMPACTION_KEYS` how many keys there are.
+//! Tests a store that is overwritten ten times and killed again and again. No acknowledged write is
+//! missing, and the bound on its space holds at rest.
+//!
+//! `MAPCASK_COMPACTION_KILLS` sets the number of kills per distribution of keys, and
+//! `MAPCASK_COMPACTION_KEYS` the number of keys.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -12,19 +14,19 @@ use mapcask::{Durability, Options, Store};
 
 use super::{directory, rested};
 
-/// The name of the test that is the process.
+/// The name of the test that is the killed process.
 const TEST: &str = "killed::a_process_that_overwrites_until_it_dies";
 const FOLDER: &str = "MAPCASK_COMPACTION_FOLDER";
 const ZIPF: &str = "MAPCASK_COMPACTION_ZIPF";
 const RECORD: u64 = 128;
-/// The exponent of Zipf's law.
+/// The exponent of the Zipf distribution.
 const EXPONENT: f64 = 0.99;
 
 fn keys() -> u64 {
     std::env::var("MAPCASK_COMPACTION_KEYS").map_or(4000, |text| text.parse().unwrap())
 }
 
-/// A thirty-second of what is alive: with the default 16 KiB.
+/// Returns the size of a segment, a thirty-second of the live bytes. It is 16 KiB by default.
 fn segment_bytes() -> u64 {
     (keys() * RECORD / 31).next_power_of_two().min(64 << 20)
 }
@@ -39,7 +41,7 @@ fn value(n: u64) -> [u8; 88] {
     value
 }
 
-/// The key of write `n` among so many: the first ones write every key once.
+/// Returns the key of write `n`. The first `keys` writes write every key once.
 fn key_of(n: u64, keys: u64, zipf: bool) -> u64 {
     if n < keys {
         return n;
@@ -48,7 +50,7 @@ fn key_of(n: u64, keys: u64, zipf: bool) -> u64 {
     if !zipf {
         return random.u64(0..keys);
     }
-    // The inverse of the distribution, its sum taken as an integral.
+    // The inverse of the distribution function, with its sum approximated by an integral.
     let most = (keys as f64 + 1.0).powf(1.0 - EXPONENT);
     let rank = (1.0 + random.f64() * (most - 1.0)).powf(1.0 / (1.0 - EXPONENT));
     #[expect(clippy::cast_possible_truncation, reason = "the rank is what is wanted")]
@@ -78,7 +80,7 @@ fn a_process_that_overwrites_until_it_dies() {
     }
 }
 
-/// The last write of each key, of those acknowledged.
+/// The last acknowledged write of each key.
 struct Last {
     keys: u64,
     zipf: bool,
@@ -94,7 +96,7 @@ impl Last {
         self.count = count;
     }
 
-    /// Everything acknowledged is there; the one write under way may be.
+    /// Checks that every acknowledged write is found. The one in progress may be found.
     fn check(&self, store: &Store, place: &str) {
         let under_way = key_of(self.count, self.keys, self.zipf);
         for (key, last) in (0..).zip(&self.of) {
@@ -126,7 +128,7 @@ fn overwritten_ten_times_and_killed_in_the_middle_nothing_is_missing_and_the_bou
                 command.env(ZIPF, "1");
             }
             let mut process = command.stdout(std::process::Stdio::null()).spawn().unwrap();
-            // All of them together overwrite everything ten times, or more.
+            // The kills together see everything overwritten at least ten times.
             let wanted = 11 * keys * kill / kills;
             while acknowledged(&words) < wanted {
                 assert!(process.try_wait().unwrap().is_none(), "the process ended by itself");
@@ -139,14 +141,15 @@ fn overwritten_ten_times_and_killed_in_the_middle_nothing_is_missing_and_the_bou
             let store = options().open(directory.path().join("store")).unwrap();
             last.check(&store, &place);
             let stats = rested(&store);
-            // With what is lost at the ends of files; and a kill leaves a segment that is hardly used, of which a few wait for each other.
+            // This includes unused space at the ends of files. A kill leaves an almost empty
+            // segment, and a few of those may wait for a pass.
             let most = stats.live_bytes * 3 / 2 + 8 * segment + stats.segments as u64 * 4096;
             let size = store.size_on_disk().unwrap();
             assert!(size <= most, "{place}: {size} of {most}, {stats:?}");
             most_of_all = f64::max(most_of_all, size as f64 / stats.live_bytes as f64);
             assert!(stats.live_bytes <= keys * RECORD);
             last.check(&store, &place);
-            // The write under way may be there, and comes again.
+            // The write in progress may have been made. The next process repeats it.
             store.close().unwrap();
         }
         let store = options().open(directory.path().join("store")).unwrap();

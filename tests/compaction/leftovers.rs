@@ -1,4 +1,5 @@
-//! Passes that fail once they have written files: what they leave is counted, and goes as soon as it can.
+//! Tests of passes that fail after they have written files. The leftovers count as used space, and
+//! are removed as soon as possible.
 
 use mapcask::sim::{Fault, Operation, SimDisk};
 use mapcask::{Options, Store};
@@ -11,7 +12,7 @@ fn open(disk: &SimDisk) -> Store {
     Options::new().segment_bytes(4 * PAGE as u64).background(false).open_on(disk).unwrap()
 }
 
-/// A store of which a third is dead.
+/// Returns a store of which a third is dead.
 fn filled(disk: &SimDisk) -> Store {
     let store = open(disk);
     for key in 0..KEYS {
@@ -36,14 +37,15 @@ fn check(store: &Store, place: &str) {
     }
 }
 
-/// The files of segments, finished or not: how many, and how large they are together.
+/// Returns the number and the total size of the segments' files, finished or not.
 fn segments(disk: &SimDisk) -> (usize, u64) {
     let names: Vec<_> = disk.files().into_iter().filter(|name| name.contains(".seg")).collect();
     (names.len(), names.iter().map(|name| disk.read_file(name).unwrap().len() as u64).sum())
 }
 
-/// Cause: what a pass had written and could not remove was forgotten. Symptom: each new try left another file, which neither the
-/// statistics nor the limit counted. Fix: it counts, and no pass begins before it is gone.
+/// Cause: the output of a failed pass that could not be removed was forgotten. Symptom: each new
+/// try left another file, which neither the statistics nor the limit counted. Fix: the file counts,
+/// and no pass begins until it is removed.
 #[test]
 fn what_a_failed_pass_cannot_remove_counts_and_goes_later() {
     for operation in [Operation::Allocate, Operation::Write, Operation::Rename, Operation::Map] {
@@ -51,7 +53,7 @@ fn what_a_failed_pass_cannot_remove_counts_and_goes_later() {
             let place = format!("{operation:?} number {nth}");
             let disk = SimDisk::new();
             let store = filled(&disk);
-            // What the call itself needs is there.
+            // Makes the files that the call itself needs.
             store.compact_segments(&[], |_| true).unwrap();
             let before = segments(&disk);
             disk.fail_nth(Some(operation), nth, Fault::Io, true);
@@ -59,7 +61,7 @@ fn what_a_failed_pass_cannot_remove_counts_and_goes_later() {
             for _ in 0..TRIES {
                 store.compact().unwrap_err();
                 let (_, size) = segments(&disk);
-                // What cannot be removed counts as what it was to be.
+                // A file that cannot be removed counts with its planned size.
                 let counted = store.stats().segment_bytes;
                 assert!(counted >= size && counted <= size + 4 * PAGE as u64, "{place}: {counted}, {size}");
             }
@@ -79,8 +81,9 @@ fn what_a_failed_pass_cannot_remove_counts_and_goes_later() {
     }
 }
 
-/// Cause: the copies were mapped once the manifest named them. Symptom: where they could not be mapped the pass could neither end nor
-/// be given up, and there was no other until the store was opened again. Fix: they are mapped before.
+/// Cause: the copies were mapped after the manifest named them. Symptom: if that failed, the pass
+/// could neither end nor be given up, and no other pass began until the store was reopened. Fix:
+/// the copies are mapped first.
 #[test]
 fn a_pass_whose_copies_cannot_be_mapped_is_given_up() {
     for nth in 1..3 {
@@ -92,7 +95,7 @@ fn a_pass_whose_copies_cannot_be_mapped_is_given_up() {
             store.compact().unwrap_err();
             let stats = store.stats();
             assert!(!stats.compaction.running, "{nth}");
-            // One more may have been made to write to next.
+            // The allocator may have made one more segment for the next writes.
             let (count, size) = segments(&disk);
             assert!(count <= before.0 + 1 && size == stats.segment_bytes, "{nth}: {:?}", disk.files());
         }

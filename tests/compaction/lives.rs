@@ -1,4 +1,4 @@
-//! Stores that live shortly, and stores that become empty: neither grows.
+//! Tests that neither short-lived stores nor stores that become empty grow.
 
 #[cfg(unix)]
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ fn options() -> Options {
     Options::new().segment_bytes(SEGMENT).background(false)
 }
 
-/// How many files there are, and how many bytes they take as they were made.
+/// Returns the number of files, and their total length.
 fn holdings(disk: &SimDisk) -> (usize, u64) {
     let files = disk.files();
     let bytes = files.iter().map(|name| disk.read_file(name).unwrap().len() as u64).sum();
@@ -50,8 +50,9 @@ fn a_store_that_is_opened_and_killed_a_thousand_times_does_not_grow() {
             most = (most.0.max(files), most.1.max(bytes));
         }
         println!("with writes: {writes}, at most {most:?}");
-        // The lock, the control page, two manifests; of segments: those that wait to be looked after, those that an open has
-        // just merged or taken out, the active one and one that is ready.
+        // The lock, the control page and two manifests. Also the segments that wait for
+        // maintenance, those that an open has just merged or removed, the active one, and a
+        // preallocated one.
         assert!(most.0 <= MOST_FILES && most.1 <= MOST_BYTES, "{most:?}");
     }
 }
@@ -69,10 +70,11 @@ fn an_empty_store_and_one_with_a_key_take_exactly_32_kib() {
                 while store.step().unwrap() || store.rest_step().unwrap() {}
                 assert_eq!(store.stats().segment_bytes, 16 << 10, "{what}");
             }
-            // The lock, the control page and two manifests of a page each.
+            // The lock, the control page, two manifests and the segment.
             assert_eq!(holdings(&simulated).0, 5, "{what}: {:?}", simulated.files());
             assert_eq!(stores[0].size_on_disk().unwrap(), 32 << 10, "{what}");
-            // A file system may keep short files elsewhere, or in larger blocks; what is asked of each is what it says.
+            // A file system may store short files elsewhere or use larger blocks, so each is
+            // compared with its own figures.
             let files =
                 std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
             let files: Vec<_> = files.collect();
@@ -137,7 +139,7 @@ fn a_store_from_which_everything_is_removed_becomes_as_small_as_an_empty_one() {
         let (files, bytes) = holdings(&disk);
         println!("way {way}: {files} files, {bytes} bytes; an empty store {empty_files}, {empty_bytes}");
         assert_eq!(files, empty_files, "way {way}: {:?}", disk.files());
-        // The segment that is written to is of the smallest size of these options; a manifest keeps its length.
+        // The active segment has the smallest size of these options. A manifest keeps its length.
         let least = empty_bytes + 3 * SEGMENT;
         assert!((least..least + SEGMENT).contains(&bytes), "way {way}: {bytes}, empty {empty_bytes}");
         assert_eq!(store.stats().keys, 0);

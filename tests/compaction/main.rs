@@ -1,4 +1,4 @@
-//! Compaction: nothing is lost, nothing comes back, and the room comes back.
+//! Tests of compaction. Nothing is lost, nothing removed comes back, and the space is freed.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -47,7 +47,7 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
 }
 
-/// What the store says of itself once its background has nothing to do.
+/// Returns the statistics once the background has nothing to do.
 fn rested(store: &Store) -> Stats {
     loop {
         let stats = store.stats();
@@ -124,9 +124,11 @@ fn a_store_that_is_overwritten_for_ever_stays_within_its_bound() {
     store.verify().expect("intact");
 }
 
-/// Writers that overwrite as fast as they can are slowed so far that the files stay within what is said of them
-/// (docs/design/compaction.md, "Pace"):
-/// twice what is alive, a megabyte and eight segments; four more before writers stop; the copies of a pass, and what is ready.
+/// Checks that writers at full speed are slowed until the files stay within their bound
+/// (docs/design/compaction.md, "Pace").
+///
+/// The bound is twice the live bytes, a megabyte, and eight segments. Four more segments may come
+/// before writers stop. The copies of a pass and the preallocated segments come on top.
 #[test]
 fn under_load_the_files_stay_within_their_bound() {
     const SEGMENT: u64 = 1 << 20;

@@ -1,8 +1,9 @@
-//! Passes over some of the segments, in every order: no removed key is back, whatever the order and wherever it is cut
-//! short.
+//! Tests of passes over some of the segments, in every order. No removed key comes back, in any
+//! order and after any interruption.
 //!
-//! What a pass leaves out must be hidden for good by what it keeps, and nothing durable may rest on what is not. So at
-//! every step of every pass the process dies, the power fails, and what is found is compared with the history of writes.
+//! The segments that a pass keeps must hide the records that it leaves out. Nothing durable may
+//! depend on data that is not. So the process dies and the power fails at every step of every pass,
+//! and the contents are compared with the history of writes.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +12,10 @@ use mapcask::{Durability, Store};
 
 use super::model_support::{History, State, Write, content, number_from_env, open};
 
-/// Keys of the histories: few, so that most records are overwritten or removed.
+/// The number of keys in a history. It is small, so that most records are overwritten or removed.
 const KEYS: u8 = 50;
 
-/// A store with a history.
+/// A store with its history.
 struct Rig {
     disk: SimDisk,
     store: Store,
@@ -32,7 +33,7 @@ fn write(store: &Store, history: &mut History, random: &mut fastrand::Rng) {
     assert_eq!(said, history.write(&write));
 }
 
-/// The numbers of the segments that there are.
+/// Returns the numbers of all segments.
 fn segments(disk: &SimDisk) -> Vec<u64> {
     let numbers = disk
         .files()
@@ -42,13 +43,13 @@ fn segments(disk: &SimDisk) -> Vec<u64> {
 }
 
 impl Rig {
-    /// Writes until so many segments are sealed, and a few more times what is not durable.
+    /// Writes until `sealed` segments are sealed, and then a few records that are not durable.
     fn new(seed: u64, sealed: usize) -> (Self, Vec<u64>) {
         let disk = SimDisk::with_seed(seed);
         let store = open(&disk, Durability::Os).unwrap();
         let mut history = History::new();
         let mut random = fastrand::Rng::with_seed(seed);
-        // One more than is sealed is written to.
+        // The active segment counts too.
         while store.stats().segments - store.stats().ready_segments <= sealed {
             write(&store, &mut history, &mut random);
         }
@@ -69,7 +70,7 @@ impl Rig {
         assert!(content(&self.store) == *self.history.now());
     }
 
-    /// Goes on with what an end left.
+    /// Continues with the files that an end left.
     fn go_on(&mut self, disk: &SimDisk, judge: impl Fn(&State) -> Result<History, String>, place: &str) {
         self.disk = disk.clone();
         self.store = open(disk, Durability::Os).unwrap_or_else(|error| panic!("{place}: {error:?}"));
@@ -77,7 +78,7 @@ impl Rig {
             judge(&content(&self.store)).unwrap_or_else(|complaint| panic!("{place}: {complaint}"));
     }
 
-    /// One pass; those segments that it made.
+    /// Makes one pass. Returns the segments that it made.
     fn pass(&mut self, victims: &[u64]) -> Vec<u64> {
         let before: BTreeSet<_> = segments(&self.disk).into_iter().collect();
         let report = self.store.compact_segments(victims, |_| true).unwrap();
@@ -88,7 +89,7 @@ impl Rig {
         after.collect()
     }
 
-    /// One pass; whatever it is cut short by, the store is as it was.
+    /// Makes one pass, and checks that every interruption of it leaves the store's contents.
     fn pass_with_ends(&mut self, victims: &[u64], seed: u64) -> Vec<u64> {
         self.disk.forget_history();
         let before = self.history.clone();
@@ -101,14 +102,15 @@ impl Rig {
             let cut = point.cut_power(&mut Seeded::new(seed));
             check_end(&cut, is_third(1), |found| before.check_cut(found), &place);
         }
-        // Nothing that was durable before may rest on what was not.
+        // Nothing that was durable before may depend on data that is not.
         let cut = self.disk.crash_at(self.disk.position(), Tears::None, &mut Script::new([]));
         check_end(&cut, true, |found| self.history.check_cut(found), "the power fails right behind the pass");
         made
     }
 }
 
-/// Opens what an end left, compares; and where asked for compacts all of it and compares again.
+/// Opens the files that an end left, and compares the contents. If `go_on` is true, compacts
+/// everything and compares again.
 fn check_end(disk: &SimDisk, go_on: bool, judge: impl Fn(&State) -> Result<History, String>, place: &str) {
     let store = open(disk, Durability::Os).unwrap_or_else(|error| panic!("{place}: {error:?}"));
     let found = content(&store);
@@ -122,7 +124,7 @@ fn check_end(disk: &SimDisk, go_on: bool, judge: impl Fn(&State) -> Result<Histo
     }
 }
 
-/// Every order of the places 0..count.
+/// Returns every permutation of the numbers 0..count.
 fn orders(count: usize) -> Vec<Vec<usize>> {
     if count == 0 {
         return vec![Vec::new()];
@@ -146,14 +148,14 @@ fn passes_over_single_segments_in_every_order_bring_nothing_back_wherever_they_e
         assert_eq!(victims.len(), 4);
         let mut made = Vec::new();
         for (at, victim) in order.iter().enumerate() {
-            // Orders that begin alike are alike so far.
+            // Interruptions of a common beginning are tested only once.
             made.extend(if passes.insert(order[..=at].to_vec()) {
                 rig.pass_with_ends(&[victims[*victim]], at as u64)
             } else {
                 rig.pass(&[victims[*victim]])
             });
         }
-        // What was made is compacted like anything else.
+        // The new segments are compacted as well.
         rig.store.flush().unwrap();
         assert!(!made.is_empty());
         let (last, others) = made.split_last().unwrap();
@@ -174,7 +176,7 @@ fn passes_over_any_segments_among_writes_and_ends_bring_nothing_back() {
             let place = format!("seed {seed}, step {step}");
             match random.u8(0..10) {
                 0..=4 => {
-                    // Outputs of earlier passes among them.
+                    // The victims include outputs of earlier passes.
                     let mut victims = segments(&rig.disk);
                     victims.retain(|_| random.u8(0..3) == 0);
                     rig.disk.forget_history();
@@ -230,15 +232,15 @@ fn a_durable_value_whose_removal_is_not_durable_survives_a_pass_and_a_power_cut_
     }
 }
 
-/// Cause, planted: a file of copies claims to hold nothing that is hidden by a number which was given out after the pass
-/// began. Symptom: a key that was removed between two steps of the pass is back once a second pass has left its
-/// tombstone out.
+/// Cause, planted: a file of copies claims that none of its records is hidden by a number given out
+/// after the pass began. Symptom: a key was removed between two steps of the pass, and comes back
+/// once a second pass has left out its tombstone.
 #[test]
 fn a_key_removed_between_the_steps_of_a_pass_stays_removed_after_the_next_pass() {
     for step in 1..12 {
         let disk = SimDisk::with_seed(step);
         let store = open(&disk, Durability::Os).unwrap();
-        // Each segment holds a value that is alive, and one that is not.
+        // Each segment holds a live value and a dead one.
         for n in 0..6 {
             store.insert("often", vec![n; 700]).unwrap();
             store.insert(format!("key {n}"), vec![n; 1200]).unwrap();
@@ -260,7 +262,7 @@ fn a_key_removed_between_the_steps_of_a_pass_stays_removed_after_the_next_pass()
             assert!(step > 5, "only {steps} steps");
             break;
         }
-        // So that the tombstones lie in a segment that is sealed.
+        // These writes seal the segment of the tombstones.
         for n in 0..4 {
             store.insert("often", vec![n; 1800]).unwrap();
         }
@@ -268,7 +270,7 @@ fn a_key_removed_between_the_steps_of_a_pass_stays_removed_after_the_next_pass()
         while store.step().unwrap() {}
         let copies: BTreeSet<_> = before.iter().copied().collect();
         let newest = segments(&disk).into_iter().filter(|id| !copies.contains(id)).max().unwrap();
-        // Each of the others by itself, the copies of the first pass never.
+        // Compacts each other segment alone, and never the copies of the first pass.
         for id in segments(&disk).into_iter().filter(|id| *id <= newest) {
             let killed = disk.kill();
             let store = open(&killed, Durability::Os).unwrap();

@@ -1,4 +1,5 @@
-//! A pass goes in short steps: whoever has only the thread that takes them is served in between.
+//! Tests that a pass works in short steps. A single thread that takes them can serve others in
+//! between.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use mapcask::sim::{Fault, Operation, SimDisk};
 
 use super::{contents, options};
 
-/// A store with many segments of which hardly anything is alive.
+/// Returns a store with many segments and hardly any live records.
 fn overwritten(disk: &SimDisk) -> Store {
     let store = options().open_on(disk).unwrap();
     for round in 0..40_u8 {
@@ -49,7 +50,7 @@ fn the_files_of_the_victims_go_one_in_a_step() {
     assert_eq!(contents(&store).len(), 40);
 }
 
-/// The limit is one on the disk, also while files that nobody needs any more are still there.
+/// The limit applies to the disk, even while it holds files that are no longer needed.
 #[test]
 fn what_is_still_to_be_removed_counts_as_used() {
     let limit = 200 * 4096;
@@ -72,7 +73,7 @@ fn what_is_still_to_be_removed_counts_as_used() {
     while store.stats().segment_bytes == before {
         assert!(store.step().unwrap() || store.rest_step().unwrap());
     }
-    // The pass is not at its end: what it removes goes file by file.
+    // The pass has not ended, because it removes its victims file by file.
     assert!(store.stats().compaction.running);
     for _ in 0..4000 {
         overwrite().unwrap();
@@ -81,7 +82,8 @@ fn what_is_still_to_be_removed_counts_as_used() {
     }
 }
 
-/// Whichever file cannot be removed at first: it is tried again, and the open after a kill in between does the rest.
+/// Each file in turn cannot be removed at first. The removal is tried again, and an open after a
+/// kill in between completes it.
 #[test]
 fn a_file_that_cannot_be_removed_at_first_goes_later() {
     let disk = SimDisk::new();
@@ -91,7 +93,7 @@ fn a_file_that_cannot_be_removed_at_first_goes_later() {
     for nth in 1.. {
         let disk = disk.kill();
         let store = options().open_on(&disk).unwrap();
-        // Before the first write nothing is changed.
+        // Before the first write, a store changes nothing.
         store.insert([0], [39; 60]).unwrap();
         store.flush().unwrap();
         disk.fail_nth(Some(Operation::Unlink), nth, Fault::Io, false);
@@ -102,7 +104,7 @@ fn a_file_that_cannot_be_removed_at_first_goes_later() {
                 Ok(false) => break,
                 Err(_) => {
                     failed = true;
-                    // A process that dies here leaves what an open can do.
+                    // An open can clean up after a process that dies here.
                     let left = options().open_on(&disk.kill()).unwrap();
                     assert_eq!(contents(&left), expected, "file {nth}");
                     left.verify().unwrap();
@@ -124,13 +126,13 @@ fn a_file_that_cannot_be_removed_at_first_goes_later() {
     }
 }
 
-/// By the store's clock, which a test moves: while it stands still, a pass comes to a stop.
+/// Runs by the store's clock, which the test moves. While it stands still, the pass pauses.
 #[test]
 fn the_background_reads_and_writes_no_more_than_it_may_in_a_second() {
     const LIMIT: u64 = 50_000;
     let disk = SimDisk::new();
     let store = options().compaction_bytes_per_second(LIMIT).open_on(&disk).unwrap();
-    // Something stays in every segment.
+    // Something in every segment stays live.
     for number in 0..3000_u32 {
         store.insert(number.to_le_bytes(), [1; 60]).unwrap();
         store.insert("over", number.to_le_bytes().repeat(100)).unwrap();
@@ -147,7 +149,7 @@ fn the_background_reads_and_writes_no_more_than_it_may_in_a_second() {
         seconds += 1;
         assert!(seconds < 1000, "it goes on when it may");
     }
-    // What one step reads and writes is paid for afterwards: a victim of a page, and its copy.
+    // The bytes of a step are charged afterwards: a victim of one page, and its copy.
     let moved = store.stats().compaction.bytes_moved;
     assert!(moved > 0 && seconds * LIMIT + 2 * 4096 >= moved, "{moved} bytes in {seconds} s");
     assert!(seconds > 1);

@@ -1,5 +1,5 @@
-//! Compaction beside whoever is there: writers, other compactions, a store that is closed or poisoned, and callers who
-//! change their mind.
+//! Tests of compaction beside writers and other compactions, in closed and poisoned stores, and
+//! with callers that cancel it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -141,11 +141,12 @@ fn a_compaction_that_is_called_off_at_any_moment_leaves_nothing_half_done() {
     }
 }
 
-/// Cause: the second half of a compaction, which takes up removals that nothing needs any more, took up segments that came meanwhile.
-/// Symptom: beside a writer that removes, as of a queue, `compact` did not return. Fix: it ends with what is there when that half begins.
+/// Cause: the second half of a compaction drops tombstones that are no longer needed, and also took
+/// segments made meanwhile. Symptom: `compact` did not return beside a writer that removes, such as
+/// a queue. Fix: the second half takes only the segments that exist when it begins.
 #[test]
 fn a_compaction_beside_a_writer_that_removes_comes_to_an_end() {
-    /// Far more than are written while a compaction that ends goes on.
+    /// Far more writes than happen during a compaction that ends.
     const WRITES: u32 = 400_000;
     let directory = directory();
     let store = options().open(directory.path()).unwrap();

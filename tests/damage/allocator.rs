@@ -15,11 +15,11 @@ fn watch(size: usize) {
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Watching {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         watch(layout.size());
-        // SAFETY: the caller's promises are the callee's demands.
+        // SAFETY: the caller upholds the callee's requirements.
         unsafe { System.alloc(layout) }
     }
 
@@ -44,7 +44,7 @@ unsafe impl GlobalAlloc for Watching {
 #[global_allocator]
 static ALLOCATOR: Watching = Watching;
 
-/// Calls `work`; its result, and the largest allocation that it made, in bytes.
+/// Calls `work`. Returns its result, and the size of the largest allocation that it made, in bytes.
 pub(crate) fn largest_allocation<T>(work: impl FnOnce() -> T) -> (T, usize) {
     LARGEST.set(0);
     let result = work();

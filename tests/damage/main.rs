@@ -1,11 +1,15 @@
-//! Damage to the files of a store: every flipped bit, every cut, lost and misplaced pages, missing and extra files.
+//! Tests of damaged files: every flipped bit, every cut, lost and misplaced pages, missing and
+//! extra files.
 //!
-//! What an open of damaged files may do is stated once, in [`Sample::check`]: refuse with an error that names the
-//! file, and then not a byte has changed; or open, and then everything it says is what the writer was told. After a
-//! clean close that is the last state and nothing else. After a kill it is any acknowledged state, but none older than
-//! the last flush as long as one witness of that flush is whole: the control page, or what lies behind in the log.
+//! [`Sample::check`] states once which results of an open are allowed. It may refuse the store with
+//! an error that names the file, and then no byte has changed. Or it may open the store, and then
+//! all contents are states that the writer was told of. After a clean close only the last state is
+//! allowed. After a kill any acknowledged state is allowed that is not older than the last flush.
+//! That bound holds as long as one witness of the flush is intact: the control page, or later
+//! records in the log.
 //!
-//! By default a sample of all damage is tried; with `MAPCASK_DAMAGE=full` in the environment, all of it.
+//! By default a sample of all damages is tried. With `MAPCASK_DAMAGE=full` in the environment, all
+//! are.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -21,26 +25,26 @@ use mapcask::{Error, Store};
 use self::allocator::largest_allocation;
 use self::sample::{Files, PAGE, Sample, State, closed, disk_of, files_of, options, samples};
 
-/// What an open may allocate at once besides the size of what is there, in bytes.
+/// The largest single allocation of an open, besides the size of the files, in bytes.
 const ALLOCATION_MAX: usize = 4 << 20;
 
 fn full() -> bool {
     std::env::var_os("MAPCASK_DAMAGE").is_some_and(|value| value == "full")
 }
 
-/// The step from one damage to the next: one when everything is tried.
+/// Returns the step from one damage to the next, which is one if everything is tried.
 fn stride(default: usize) -> usize {
     if full() { 1 } else { default }
 }
 
-// ---- What is promised ---------------------------------------------------------------------------------------------
+// ---- The promises -------------------------------------------------------------------------------
 
-/// Which state an open may come back with at the least.
+/// The state that an open must return at least.
 #[derive(Clone, Copy)]
 enum Witness {
-    /// Something that proves the last flush is whole.
+    /// At least one proof of the last flush is intact.
     Whole,
-    /// Perhaps nothing.
+    /// All proofs of the last flush may be damaged.
     Perhaps,
 }
 
@@ -53,7 +57,8 @@ impl Sample {
         if self.clean || matches!(witness, Witness::Whole) { self.durable } else { 0 }
     }
 
-    /// Opens the files. `Ok(None)`: refused as promised; `Ok(state)`: opened with that state, and all is well.
+    /// Opens the files. Returns `None` if they were refused as promised, and the state found if
+    /// they opened.
     fn check(&self, files: &Files, least: usize) -> Result<Option<usize>, String> {
         catch_unwind(AssertUnwindSafe(|| self.open(files, least))).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
@@ -129,7 +134,7 @@ impl Sample {
     }
 }
 
-/// A refusal changes nothing. The lock file is written by taking the lock.
+/// Checks that a refusal changed nothing, except for the lock file, which taking the lock writes.
 fn unchanged(disk: &SimDisk, before: &Files) -> Result<(), String> {
     let strip = |mut files: Files| {
         files.remove("LOCK");
@@ -142,7 +147,7 @@ fn unchanged(disk: &SimDisk, before: &Files) -> Result<(), String> {
     }
 }
 
-/// Collects what went wrong, so that one run shows all of it.
+/// Collects the failures, so that one run shows all of them.
 #[derive(Default)]
 struct Verdict {
     tried: usize,
@@ -183,7 +188,7 @@ fn with_file(sample: &Sample, name: &str, bytes: Vec<u8>) -> Files {
     files
 }
 
-// ---- The damage ---------------------------------------------------------------------------------------------------
+// ---- The damage ---------------------------------------------------------------------------------
 
 #[test]
 fn a_flipped_bit_is_an_error_or_changes_nothing() {
@@ -318,7 +323,7 @@ fn a_bit_that_flips_while_the_store_is_open_is_never_read_as_data_and_verify_fin
                 wrong.push(format!("{name} byte {byte} bit {place}: get {got}, get_into {copied}"));
             }
         }
-        // What an open of these bytes would refuse, no verification may pass.
+        // If an open refuses these bytes, a verification must find the damage.
         let mut damaged = sample.files[name].clone();
         damaged[byte] ^= 1 << place;
         let refused = matches!(sample.check(&with_file(&sample, name, damaged), 0), Ok(None));
@@ -331,8 +336,9 @@ fn a_bit_that_flips_while_the_store_is_open_is_never_read_as_data_and_verify_fin
     store.verify().unwrap();
 }
 
-/// Cause: what lies in a file was bounded by its size, which costs nothing where it is a hole. Symptom: an open read 512 MiB of a copy
-/// of the manifest that had been made long, and a salvage a terabyte of a segment. Fix: both stop where the file says it ends.
+/// Cause: data was read up to the size of the file, which costs nothing where it is a hole.
+/// Symptom: an open read 512 MiB of a lengthened copy of the manifest, and a salvage read a
+/// terabyte of a segment. Fix: both stop where the file's contents end.
 #[test]
 fn a_hole_behind_a_files_end_is_not_read() {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

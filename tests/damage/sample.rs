@@ -1,4 +1,4 @@
-//! Stores to be damaged: their files, and every state that their writer was told of.
+//! Stores for the tests of damage: their files, and every state that their writer was told of.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(crate) fn options() -> Options {
     Options::new().background(false).segment_bytes(PAGE as u64)
 }
 
-/// A store that remembers every state it acknowledged.
+/// A store that records every state it acknowledged.
 struct Writer {
     disk: SimDisk,
     store: Store,
@@ -63,7 +63,7 @@ impl Writer {
         self.states.push(state);
     }
 
-    /// A value with a segment of its own, of several pages.
+    /// Writes a value of several pages, which gets a segment of its own.
     fn large(&mut self) {
         let value: Vec<u8> = (0..9000_u32).flat_map(|n| n.to_le_bytes()).take(9000).collect();
         self.store.insert("large", &value).unwrap();
@@ -75,7 +75,7 @@ impl Writer {
         self.durable = self.states.len() - 1;
     }
 
-    /// The process dies and another one opens the store.
+    /// Kills the process, and opens the store in another one.
     fn kill_and_open(self) -> Self {
         let disk = self.disk.kill();
         disk.set_boot_id(Some(BOOT));
@@ -106,17 +106,17 @@ pub(crate) fn disk_of(files: &Files) -> SimDisk {
     disk
 }
 
-/// The files of a store, and what its writer was told.
+/// The files of a store, and the states that its writer was told of.
 pub(crate) struct Sample {
     pub(crate) name: &'static str,
     pub(crate) files: Files,
-    /// The same files earlier in its life.
+    /// The files at an earlier moment.
     pub(crate) older: Files,
     /// Every acknowledged state, in order.
     pub(crate) states: Vec<State>,
-    /// The state at the last flush.
+    /// The index of the state at the last flush.
     pub(crate) durable: usize,
-    /// Whether it was closed.
+    /// True if the store was closed.
     pub(crate) clean: bool,
 }
 
@@ -159,7 +159,8 @@ fn killed_after_recovery() -> Sample {
     writer.sample("killed after a recovery", older)
 }
 
-/// What was recovered has not been made durable when the process dies again.
+/// Returns a store that was killed twice. The process dies again before the recovered data is
+/// durable.
 fn killed_in_recovery() -> Sample {
     let mut writer = Writer::new(4);
     writer.part(0);

@@ -93,7 +93,7 @@ impl Machine {
         self.store.as_ref().expect("it is open between transitions")
     }
 
-    // ---- Writing ------------------------------------------------------------------------------------------------
+    // ---- Writing --------------------------------------------------------------------------------
 
     /// Carries out a write, and creates before it what it writes to; `level` is added to what the store promises.
     pub(crate) fn write(&mut self, write: &Write, level: Durability) {
@@ -303,7 +303,7 @@ impl Machine {
         }
     }
 
-    // ---- Reading ------------------------------------------------------------------------------------------------
+    // ---- Reading --------------------------------------------------------------------------------
 
     /// All ways to read one key of a keyspace; of the default one where there is none of this name.
     pub(crate) fn read(&self, name: &str, key: &[u8]) {
@@ -371,7 +371,7 @@ impl Machine {
         self.history.make_durable_up_to(durable);
     }
 
-    // ---- Ends ---------------------------------------------------------------------------------------------------
+    // ---- Ends -----------------------------------------------------------------------------------
 
     /// Starts another process on a disk; the one before has ended, in whatever way.
     fn start(&mut self, disk: SimDisk) {

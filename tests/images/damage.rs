@@ -1,4 +1,4 @@
-//! What can happen to an image, and that the store does not mind.
+//! Tests of damaged and missing index checkpoints, which a store tolerates.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use mapcask::{Error, Options, Store};
 
 use super::{Map, contents, copied, directory, filled, image_in, image_of, insert, key, open, remove, value};
 
-/// A store that was closed after an image, and some writes behind that.
+/// Returns a store that was closed after a checkpoint and some later writes.
 fn closed() -> (SimDisk, Map, String) {
     let disk = SimDisk::new();
     let (store, mut map) = filled(&disk, 400);
@@ -22,7 +22,7 @@ fn closed() -> (SimDisk, Map, String) {
     (disk, map, image)
 }
 
-/// The length of the front, which the file says itself.
+/// Returns the length of the header, which the file states itself.
 fn front_len(disk: &SimDisk, image: &str) -> u64 {
     let bytes = disk.read_file(image).unwrap();
     u64::from_le_bytes(bytes[16..24].try_into().unwrap())
@@ -88,7 +88,7 @@ fn an_image_that_cannot_be_read_is_done_without() {
     for nth in 1..=reads {
         let disk = disk.kill();
         disk.fail_nth(Some(Operation::Read), nth, Fault::Io, false);
-        // What else is read must be readable.
+        // If another read fails, the open is refused.
         let Ok(store) = super::options().open_on(&disk) else { continue };
         refused += u64::from(store.recovery_report().checkpoint_damage.is_some());
         check_main(&store, &map);
@@ -107,7 +107,7 @@ fn check_main(store: &Store, map: &Map) {
 
 type Way = (&'static str, fn(&Store, u32) -> mapcask::Result<()>);
 
-/// Every way to come to a key first.
+/// All operations that can be the first to look up a key.
 const WAYS: [Way; 14] = [
     ("get", |store, number| store.get(key(number)).map(drop)),
     ("view", |store, number| store.view().get(key(number)).map(drop)),
@@ -135,7 +135,8 @@ const WAYS: [Way; 14] = [
     }),
 ];
 
-/// A damaged block is found when somebody needs it: the index is built anew, and nobody hears of it but the statistics.
+/// A damaged block is found by the first operation that needs it. The index is rebuilt, and only
+/// the statistics show it.
 #[test]
 fn a_damaged_block_is_no_error_of_whoever_needs_it() {
     let (disk, map, image) = closed();
@@ -143,7 +144,8 @@ fn a_damaged_block_is_no_error_of_whoever_needs_it() {
     let frames = (disk.read_file(&image).unwrap().len() as u64 - front) / 4100;
     assert!(frames >= 128, "two keyspaces");
     for (name, way) in WAYS {
-        // The first keyspace's block of a key that is not in the last one, which the open itself reads.
+        // Counts the frames of the first keyspace whose damage was found. The open itself reads the
+        // last one.
         let mut mended = 0;
         for frame in [0, 1, 17, 40, 63] {
             let disk = disk.kill();
@@ -196,7 +198,7 @@ fn what_was_taken_from_a_damaged_index_goes_on() {
         store.remove(key(number)).unwrap();
     }
     drop(view);
-    // What the snapshot sees has to come from the index that took the place of its own.
+    // The compaction makes the snapshot read from the rebuilt index.
     store.compact().unwrap();
     for item in iter {
         let (key, value) = item.unwrap();
@@ -214,12 +216,13 @@ fn what_was_taken_from_a_damaged_index_goes_on() {
     }
 }
 
-/// What is gone from under a snapshot has no other index to go to, so it is whole before it goes.
+/// A dropped index cannot be rebuilt for a snapshot, so it is loaded completely before the drop.
 #[test]
 fn what_a_snapshot_sees_of_a_damaged_index_outlives_the_keyspace() {
     let (clean, map, image) = closed();
     let front = front_len(&clean, &image);
-    // In the default keyspace's index and in the other one's, each of 64 blocks of buckets and what overflowed.
+    // One frame in the default keyspace's index, and one in the other's. Each has 64 blocks of
+    // buckets, and overflow blocks.
     let frames = (clean.read_file(&image).unwrap().len() as u64 - front) / 4100;
     for frame in [20, frames - 30] {
         for clears in [true, false] {
@@ -244,7 +247,7 @@ fn what_a_snapshot_sees_of_a_damaged_index_outlives_the_keyspace() {
             assert!(store.is_empty());
         }
     }
-    // Without a snapshot nobody needs it.
+    // Without a snapshot no operation needs the index.
     let disk = clean.kill();
     disk.rot_bit(&image, front + 20 * 4100 + 99, 3).unwrap();
     let store = open(&disk);
@@ -252,7 +255,7 @@ fn what_a_snapshot_sees_of_a_damaged_index_outlives_the_keyspace() {
     assert_eq!(store.stats().index_rebuilds, 0);
 }
 
-/// Where the log is damaged as well, that is what is said.
+/// If the log is damaged as well, the error names the log.
 #[test]
 fn an_index_that_cannot_be_built_anew_is_an_error_that_names_the_log() {
     let disk = SimDisk::new();
@@ -277,7 +280,7 @@ fn an_index_that_cannot_be_built_anew_is_an_error_that_names_the_log() {
         Err(Error::Corrupt { path, .. }) => assert!(path.to_str().unwrap().ends_with(&name), "{path:?}"),
         other => panic!("{other:?}"),
     }
-    // Nobody tries again, and what is not damaged goes on.
+    // The rebuild is not tried again, and undamaged keyspaces continue to work.
     while store.step().unwrap() {}
     let reads = disk.operations()[&Operation::Read];
     for _ in 0..3 {
@@ -291,7 +294,7 @@ fn an_index_that_cannot_be_built_anew_is_an_error_that_names_the_log() {
     store.close().unwrap();
 }
 
-/// The image that was found to be damaged is not what the next open begins with.
+/// The next open does not use the checkpoint that was found to be damaged.
 #[test]
 fn a_damaged_image_is_not_named_any_more_once_something_is_written() {
     let (disk, map, image) = closed();
@@ -308,7 +311,7 @@ fn a_damaged_image_is_not_named_any_more_once_something_is_written() {
     assert_eq!(store.len(), map.len() + 1);
 }
 
-/// An index of so many keys splits its first bucket at the next one.
+/// The number of keys at which the next insertion splits the first bucket.
 const SPLITS: u32 = 19_251;
 
 #[test]
@@ -324,12 +327,12 @@ fn a_damaged_block_that_growth_needs_is_no_error_either() {
         let image = image_in(path).unwrap();
         let mut bytes = std::fs::read(&image).unwrap();
         let front = usize::try_from(u64::from_le_bytes(bytes[16..24].try_into().unwrap())).unwrap();
-        // The first block, with the first bucket.
+        // Damages the first block, which holds the first bucket.
         bytes[front + 99] ^= 8;
         std::fs::write(image, bytes).unwrap();
     };
     for number in SPLITS..SPLITS + 4 {
-        // In an open store.
+        // The damage is found in an open store.
         let copy = copied(directory.path());
         spoil(copy.path());
         let again = options().open(copy.path()).unwrap();
@@ -345,7 +348,7 @@ fn a_damaged_block_that_growth_needs_is_no_error_either() {
         again.write(batch).unwrap();
         assert_eq!((again.len(), again.stats().index_rebuilds), (SPLITS as usize + 1, 1));
     }
-    // In an open.
+    // The damage is found by the open itself.
     store.insert(key(SPLITS), "new").unwrap();
     let copy = copied(directory.path());
     spoil(copy.path());

@@ -1,5 +1,5 @@
-//! Images of the index: an open from one is the open that it would have been without, and nothing that happens to one is
-//! fatal.
+//! Tests of index checkpoints. An open from a checkpoint gives the same store as an open without
+//! it, and no damage to a checkpoint is fatal.
 
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
@@ -33,7 +33,7 @@ fn value(number: u32, round: u32) -> Vec<u8> {
     [number, round].map(u32::to_le_bytes).concat().repeat(5)
 }
 
-/// A store with this many keys.
+/// Returns a store with this number of keys, and its contents.
 fn filled(disk: &SimDisk, keys: u32) -> (Store, Map) {
     let store = open(disk);
     let mut map = Map::new();
@@ -58,13 +58,13 @@ fn contents(store: &Store) -> Map {
     items.collect::<Result<_, _>>().unwrap()
 }
 
-/// By iteration, by gets, and by the counts.
+/// Compares the contents by iteration, by gets, and by the counts.
 fn check(store: &Store, map: &Map) {
     for (key, value) in map {
         assert_eq!(store.get(key).unwrap().as_deref(), Some(value.as_slice()), "{key:?}");
     }
     let found = contents(store);
-    // Shown as a difference: there may be thousands.
+    // Shows the difference only, because there may be thousands of keys.
     let wrong: Vec<_> = found.keys().filter(|key| !map.contains_key(*key)).collect();
     assert!(found == *map, "{} of {} keys; not to be there: {wrong:?}", found.len(), map.len());
     let size = |(key, value): (&Vec<u8>, &Vec<u8>)| (32 + key.len() + value.len()).next_multiple_of(8) as u64;
@@ -78,12 +78,12 @@ fn image_of(disk: &SimDisk) -> Option<String> {
     images.into_iter().next()
 }
 
-/// The files of a store that goes on, as they are now: what a kill leaves.
+/// Copies the files of an open store, as a kill would leave them.
 fn copied(from: &Path) -> tempfile::TempDir {
     let to = directory();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
-        // Another process has no lock on its copy.
+        // The copy's lock is free.
         std::fs::copy(&path, to.path().join(path.file_name().unwrap())).unwrap();
     }
     to
@@ -93,7 +93,7 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// The one image in a directory.
+/// Returns the path of the checkpoint in a directory, if there is one.
 fn image_in(directory: &Path) -> Option<PathBuf> {
     let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let is_image = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("INDEX-");
@@ -102,7 +102,7 @@ fn image_in(directory: &Path) -> Option<PathBuf> {
     images.into_iter().next()
 }
 
-/// Everything that the background has to do now.
+/// Runs all steps that the background has to do now.
 fn rest(store: &Store) {
     while store.step().unwrap() || store.rest_step().unwrap() {}
 }

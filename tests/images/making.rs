@@ -1,4 +1,4 @@
-//! How an image is made: when, beside what, and what may go wrong.
+//! Tests of taking a checkpoint: the time, the operations beside it, and the failures.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use super::{
     Map, check, copied, directory, filled, image_in, image_of, insert, key, open, remove, rest, value,
 };
 
-/// A store that makes an image as soon as that is worth anything.
+/// Opens a store that takes a checkpoint as soon as it is worthwhile.
 fn eager(path: &Path) -> Store {
     Options::new().background(false).segment_bytes(256 << 10).checkpoint_bytes(0).open(path).unwrap()
 }
 
-/// A value whose record takes some 400 bytes.
+/// Returns a value whose record takes about 400 bytes.
 fn large(number: u32, round: u32) -> Vec<u8> {
     [number, round].map(u32::to_le_bytes).concat().repeat(45)
 }
@@ -43,7 +43,7 @@ fn the_background_makes_an_image_when_there_is_much_to_read_and_removes_the_one_
     let store = eager(copy.path());
     let report = store.recovery_report();
     assert!(report.checkpoint_seq.is_some());
-    // Four times the image, a segment and what was in a pass.
+    // Four times the checkpoint, a segment, and the output of a pass.
     assert!(report.bytes_read < 4 * size + (1 << 20), "{report:?}, {size}");
     for number in 0..8_000 {
         assert_eq!(store.get(key(number)).unwrap().unwrap(), large(number, 7));
@@ -70,7 +70,7 @@ fn no_image_is_begun_within_a_pass() {
     check(&store, &map);
 }
 
-/// Compaction may begin while an image is being written, and writers write.
+/// Compaction may begin while a checkpoint is being written, and writers continue.
 #[test]
 fn an_image_shows_the_moment_at_which_it_was_begun() {
     for seed in 0..12 {
@@ -141,7 +141,7 @@ fn what_stops_an_image_stops_nothing_else() {
             let (store, mut map) = filled(&disk, 200);
             store.flush().unwrap();
             rest(&store);
-            // Twice, so that there is one to be removed.
+            // Takes two checkpoints, so that the second one replaces the first.
             assert!(store.take_checkpoint().unwrap());
             insert(&store, &mut map, 7, 1);
             store.flush().unwrap();
@@ -156,7 +156,7 @@ fn what_stops_an_image_stops_nothing_else() {
                     insert(&store, &mut map, 8, 1);
                     assert!(store.take_checkpoint().unwrap(), "{case}");
                 }
-                // The first sync of all may be the log's.
+                // The first sync may be the log's.
                 Err(error) => assert!(operation == Operation::Sync, "{case}: {error}"),
             }
             let temporaries = disk.files().into_iter().filter(|name| name.ends_with(".tmp")).count();
@@ -189,8 +189,8 @@ fn a_store_that_is_closed_before_its_image_is_whole_leaves_nothing_of_it() {
     assert_eq!(store.len(), 4_000);
 }
 
-/// A pass that the manifest knows of, and that could not be ended: an image would show neither its copies nor what was
-/// removed since they were made.
+/// The manifest names a pass that could not be ended. A checkpoint would show neither its copies
+/// nor later removals.
 #[test]
 fn a_close_makes_no_image_within_a_pass_that_failed_half_way() {
     let disk = SimDisk::new();
@@ -201,7 +201,7 @@ fn a_close_makes_no_image_within_a_pass_that_failed_half_way() {
         store.insert(key(number), &value).unwrap();
         map.insert(key(number).to_vec(), value);
     }
-    // Something in the first segments is dead.
+    // The first segments hold dead records.
     for number in (0..3_000).step_by(2) {
         remove(&store, &mut map, number);
     }
@@ -211,7 +211,8 @@ fn a_close_makes_no_image_within_a_pass_that_failed_half_way() {
     let mut has_removed = false;
     let failed = store.compact_segments(&segments, |progress| {
         if progress.bytes_moved > 100 << 10 && !has_removed {
-            // The copies of these are made, in the order of the log, and are not named yet.
+            // The pass has copied these records in the order of the log, and the manifest does not
+            // name the copies yet.
             for number in (1..200).step_by(2) {
                 remove(&store, &mut map, number);
             }
@@ -228,8 +229,9 @@ fn a_close_makes_no_image_within_a_pass_that_failed_half_way() {
     store.verify().unwrap();
 }
 
-/// Cause: an image whose file could not be made was begun again by the next step. Symptom: every piece of the background's work
-/// captured all indexes and made a file in vain. Fix: it is tried again in another segment.
+/// Cause: the next step began a checkpoint again whose file could not be made. Symptom: each step
+/// of the background captured all indexes and made a file in vain. Fix: the next attempt waits for
+/// another segment.
 #[test]
 fn an_image_that_cannot_be_begun_is_tried_once_for_each_segment() {
     let disk = SimDisk::new();
@@ -248,7 +250,7 @@ fn an_image_that_cannot_be_begun_is_tried_once_for_each_segment() {
         store.step().unwrap();
     }
     let tried = count() - before;
-    // One for the image, and others for the segment that is made next, which get smaller.
+    // One file for the checkpoint, and others of decreasing size for the next segment.
     assert!((1..=8).contains(&tried), "{tried}");
     assert!(!disk.files().iter().any(|name| name.starts_with("INDEX")), "{:?}", disk.files());
     disk.clear_faults();
@@ -257,8 +259,9 @@ fn an_image_that_cannot_be_begun_is_tried_once_for_each_segment() {
     assert!(store.stats().checkpoints > 0);
 }
 
-/// Cause: the file of an image that could not be removed was forgotten. Symptom: each one that was stopped left another. Fix: it goes
-/// before the next one is begun.
+/// Cause: the file of an abandoned checkpoint that could not be removed was forgotten. Symptom:
+/// each abandoned checkpoint left another file. Fix: the file is removed before the next checkpoint
+/// begins.
 #[test]
 fn an_image_that_cannot_be_removed_goes_before_the_next_one() {
     for operation in [Operation::Write, Operation::Sync, Operation::Rename] {

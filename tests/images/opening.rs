@@ -1,4 +1,4 @@
-//! What an open from an image reads, and that it finds what there is.
+//! Tests that an open from a checkpoint reads little, and finds all data.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +13,7 @@ use super::{
 fn after_a_clean_close_nothing_of_the_log_is_read() {
     let directory = directory();
     let path = directory.path();
-    // More than a megabyte, so that the close makes an image.
+    // More than a megabyte, so that the close takes a checkpoint.
     let big = || Options::new().background(false).segment_bytes(256 << 10);
     let store = big().open(path).unwrap();
     for number in 0..12_000 {
@@ -29,7 +29,8 @@ fn after_a_clean_close_nothing_of_the_log_is_read() {
     assert!(report.clean);
     assert_eq!((report.records, report.bytes_read, report.keys), (0, 0, 12_000), "{report:?}");
     assert!(report.checkpoint_seq >= Some(last.0) && report.checkpoint_damage.is_none(), "{report:?}");
-    // A front of 128 bytes, and 64 for each segment and keyspace, and 16 for each of both; and two blocks.
+    // A header of 128 bytes, 64 bytes for each segment and keyspace, 16 for each pair of both, and
+    // two blocks.
     let most = 128 + 64 * (report.segments as u64 + 1) + 16 * report.segments as u64;
     let blocks = report.checkpoint_bytes_read / 4100;
     assert!(blocks <= 2 && report.checkpoint_bytes_read - 4100 * blocks <= most, "{report:?}");
@@ -43,7 +44,7 @@ fn after_a_clean_close_nothing_of_the_log_is_read() {
         assert_eq!(store.get(key(number)).unwrap().unwrap(), [value(number, 0), vec![7; 60]].concat());
     }
     store.verify().unwrap();
-    // Little to read means no other image.
+    // A short log to replay does not justify another checkpoint.
     store.insert("one", "more").unwrap();
     let image = image_in(path);
     store.close().unwrap();
@@ -89,20 +90,20 @@ fn what_was_written_after_an_image_is_read_after_a_kill_and_nothing_else() {
         let again = open(&disk);
         let report = again.recovery_report();
         assert!(report.checkpoint_seq.is_some(), "{report:?}");
-        // Each segment has a few records of the log's own.
+        // Each segment has a few internal records.
         let least_size = 32 + 8;
         let most = written + moved / least_size + 3 * report.segments as u64 + 3 * before.syncs;
         assert!(report.records <= most, "{} > {most}: {report:?}", report.records);
         check(&again, &map);
         again.verify().unwrap();
         assert_eq!(again.stats().live_bytes, before.live_bytes);
-        // As an open that reads everything finds it.
+        // Compares with an open that reads the whole log.
         let other = disk.kill();
         other.remove_file(&image_of(&other).unwrap()).unwrap();
         let other = open(&other);
         assert!(other.recovery_report().checkpoint_damage.is_some());
         check(&other, &map);
-        // Both have begun an epoch: one start record each.
+        // Both opens have begun an incarnation, with one start record each.
         assert_eq!(again.stats().dead_bytes, other.stats().dead_bytes, "seed {seed}");
         drop(store);
     }
@@ -113,7 +114,7 @@ fn segments_that_are_gone_are_purged_and_their_places_given_to_others() {
     let disk = SimDisk::new();
     let (store, mut map) = filled(&disk, 600);
     assert!(store.take_checkpoint().unwrap());
-    // Everything of the image moves, and much of it more than once.
+    // Every record of the checkpoint moves, and many move more than once.
     for round in 1..4 {
         for number in (0..600).step_by(3) {
             insert(&store, &mut map, number, round);
@@ -129,7 +130,7 @@ fn segments_that_are_gone_are_purged_and_their_places_given_to_others() {
     assert!(again.recovery_report().checkpoint_seq.is_some());
     check(&again, &map);
     again.verify().unwrap();
-    // And an image of that.
+    // A checkpoint of that state works as well.
     assert!(again.take_checkpoint().unwrap());
     again.close().unwrap();
     let again = open(&disk);
@@ -172,7 +173,7 @@ fn keyspaces_that_come_and_go_after_an_image_are_what_they_are() {
     }
 }
 
-/// A record that nobody has read since the open is verified by the first read of it.
+/// The first read of a record after an open verifies it.
 #[test]
 fn rot_in_a_record_is_an_error_of_the_first_read_and_no_hindrance_to_a_write() {
     let disk = SimDisk::new();
@@ -186,7 +187,7 @@ fn rot_in_a_record_is_an_error_of_the_first_read_and_no_hindrance_to_a_write() {
         name.ends_with(".seg").then_some((name, at as u64))
     });
     let (name, at) = found.unwrap();
-    // In the value, in the key, in the header's length, kind and number.
+    // In the value, the key, and the header's value length, checksum and sequence number.
     for offset in [at + 3, at - 2, at - 4 - 32 + 8, at - 4 - 32, at - 4 - 32 + 16] {
         let disk = disk.kill();
         disk.rot_bit(&name, offset, 1).unwrap();
@@ -238,8 +239,8 @@ fn an_open_that_is_followed_by_reads_alone_leaves_the_disk_as_it_was() {
     let more = |operation: Operation| count(operation) - counted.get(&operation).copied().unwrap_or(0);
     let changes = [Operation::Sync, Operation::SyncDir, Operation::SyncRange, Operation::SyncParent];
     assert_eq!(changes.map(more), [0; 4]);
-    // The first write has the disk know: the directory's own name, and both copies of the manifest are synced, written and
-    // synced.
+    // The first write prepares the disk. It syncs the directory's own name, and it syncs, writes
+    // and syncs both copies of the manifest.
     let store = open(&disk);
     let [counted, named] = [Operation::Sync, Operation::SyncParent].map(count);
     store.insert("one", "more").unwrap();
@@ -278,7 +279,7 @@ fn an_open_tells_how_far_it_is_with_what_no_image_holds() {
     assert!(read - last.bytes_read < 2 << 20 && last.bytes_total < read + (256 << 10), "{last:?}, {read}");
 }
 
-/// What is closed may be another process's by now.
+/// Another process may own a store that was closed here.
 #[test]
 fn a_handle_to_a_store_that_was_closed_writes_nothing() {
     let disk = SimDisk::new();

@@ -1,12 +1,13 @@
-//! Segments that an image holds wait until somebody needs them: what an open does not do, and what happens where one cannot
-//! be had then.
+//! Tests of segments that a checkpoint covers, which are mapped on first use. An open does little
+//! work, and a segment that cannot be mapped later is an error.
 
 use mapcask::sim::{Fault, Operation, SimDisk};
 use mapcask::{Error, Store};
 
 use super::{Map, check, filled, insert, key, open, rest, value};
 
-/// A store that was closed with an image of all it holds; how many segments that is.
+/// Returns a store that was closed with a checkpoint of all data, its contents, and the number of
+/// its segments.
 fn closed(keys: u32) -> (SimDisk, Map, usize) {
     let disk = SimDisk::new();
     let (store, map) = filled(&disk, keys);
@@ -22,7 +23,8 @@ fn maps(disk: &SimDisk) -> u64 {
     disk.operations().get(&Operation::Map).copied().unwrap_or(0)
 }
 
-/// Keys 0 to 39 lie in the first segment, and those from 60 on do not: each takes 80 bytes of the 4096.
+/// The file of the first segment. Keys 0 to 39 lie in it and keys from 60 on do not, because each
+/// takes 80 of its 4,096 bytes.
 const FIRST: &str = "0000000001.seg";
 const IN_FIRST: std::ops::Range<u32> = 0..40;
 const ELSEWHERE: std::ops::Range<u32> = 60..400;
@@ -35,7 +37,7 @@ fn an_open_does_as_much_whatever_the_number_of_segments_and_the_rest_when_it_is_
         let store = open(&disk);
         assert!(store.recovery_report().checkpoint_seq.is_some());
         let done: u64 = disk.operations().values().sum::<u64>() - before.values().sum::<u64>();
-        // The control page, and the last segment with what may lie ready behind it.
+        // The control page, and the last segment with the preallocated ones.
         let opened = maps(&disk);
         store.get(key(0)).unwrap().unwrap();
         assert_eq!(maps(&disk), opened + 1, "mapped by the first read");
@@ -50,7 +52,7 @@ fn an_open_does_as_much_whatever_the_number_of_segments_and_the_rest_when_it_is_
     });
     let [(few, of_few), (many, of_many)] = counts;
     assert!(of_many > 8 * of_few / 2, "{of_few} and {of_many}");
-    // A segment that lies ready is opened, read and mapped.
+    // A preallocated segment is opened, read and mapped.
     assert!(few.abs_diff(many) <= 3, "{few} operations for {of_few} segments, {many} for {of_many}");
 }
 
@@ -75,7 +77,7 @@ fn every_way_to_a_record_maps_its_segment() {
         let store = open(&disk);
         let opened = maps(&disk);
         way(&store);
-        // A prefetch may do without.
+        // A prefetch need not map the segment.
         assert!(maps(&disk) > opened || number == 7, "way {number}");
         check(&store, &map);
     }
@@ -100,7 +102,7 @@ fn a_segment_that_cannot_be_mapped_is_an_error_of_each_read_that_needs_it_and_of
         // The next read tries again.
         check(&store, &map);
     }
-    // The background goes on behind one that it cannot map, and does not try for ever.
+    // The background skips a segment that it cannot map, and does not try for ever.
     let store = open(&disk);
     disk.fail_nth(Some(Operation::Map), 1, Fault::Io, false);
     rest(&store);
@@ -117,7 +119,8 @@ fn a_segment_that_is_gone_is_refused_and_one_that_is_not_itself_is_an_error_of_w
     gone.remove_file(first).unwrap();
     let refused = super::options().open_on(&gone);
     assert!(matches!(refused, Err(Error::MissingSegment { .. })), "{refused:?}");
-    // Cut; damaged in its header; another segment under its name; the same of another store.
+    // A cut segment, one with a damaged header, another segment under its name, and the same
+    // segment of another store.
     let (other, ..) = closed(400);
     let harms: [&dyn Fn(&SimDisk); 4] = [
         &|disk| disk.truncate(first, 100).unwrap(),
@@ -154,7 +157,7 @@ fn what_a_snapshot_sees_can_be_read_though_its_segment_was_never_needed_and_is_g
     let store = open(&disk);
     let opened = maps(&disk);
     let snapshot = store.snapshot();
-    // Reads nothing of what it makes dead.
+    // A clear reads none of the records that it makes dead.
     store.clear().unwrap();
     assert_eq!(maps(&disk), opened);
     store.flush().unwrap();
@@ -190,7 +193,7 @@ fn a_pass_that_cannot_map_a_victim_is_given_up_and_loses_nothing() {
     assert!(open(&disk).is_empty());
 }
 
-/// The next owner of the store may remove what nobody has needed yet.
+/// The next owner of the store may remove segments that no read has mapped yet.
 #[test]
 fn a_snapshot_that_outlives_its_store_reads_on_though_another_one_compacts_it() {
     let (disk, map, _) = closed(400);
@@ -208,7 +211,7 @@ fn a_snapshot_that_outlives_its_store_reads_on_though_another_one_compacts_it() 
     assert_eq!(snapshot.iter().count(), map.len());
 }
 
-/// One that is another store's stays; one that is gone holds nobody up.
+/// A victim that belongs to another store stays. A missing one delays nothing.
 #[test]
 fn a_victim_that_can_never_be_mapped_does_not_keep_compaction_from_the_others() {
     let (clean, _, segments) = closed(400);
@@ -225,7 +228,7 @@ fn a_victim_that_can_never_be_mapped_does_not_keep_compaction_from_the_others() 
         }
         store.clear().unwrap();
         store.flush().unwrap();
-        // It is met once.
+        // The failure is reported once.
         let failed = (0..3).filter(|_| store.compact().is_err()).count();
         assert_eq!(failed, usize::from(is_foreign));
         let stats = store.stats();

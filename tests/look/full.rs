@@ -1,14 +1,16 @@
-//! A killed store on a disk that others have filled: it opens, is read, and is written to again once there is room.
+//! Tests of a killed store on a disk that other files have filled. It opens and can be read, and it
+//! accepts writes once there is space.
 //!
-//! Cause: an open after a kill made a segment to write to, and failed where that could not be made. Symptom: a service that
-//! was restarted on a full disk could not even read. Fix: the log stands nowhere until there is a segment.
+//! Cause: an open after a kill made a segment for the next writes, and failed if that was
+//! impossible. Symptom: a service that was restarted on a full disk could not even read. Fix: the
+//! log has no active segment until one can be made.
 
 use std::collections::BTreeMap;
 
 use mapcask::sim::{Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Options, Resource, Store};
 
-/// Small values that are there to be removed.
+/// The number of small values, which exist to be removed.
 const SMALL: u16 = 1000;
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -22,7 +24,7 @@ fn content(store: &Store) -> Content {
     pairs.collect()
 }
 
-/// A store with some segments and dead values, killed; with what it holds.
+/// Returns a store with some segments and dead values, after a kill, and its contents.
 fn killed() -> (SimDisk, Content) {
     let disk = SimDisk::new();
     let store = open(&disk).unwrap();
@@ -38,7 +40,7 @@ fn killed() -> (SimDisk, Content) {
     (disk.kill(), content)
 }
 
-/// Removes until nothing that was made ahead is left, and kills that, too.
+/// Removes keys until no preallocated space is left, and kills the process again.
 fn without_room(disk: &SimDisk) -> (SimDisk, Content) {
     let store = open(disk).unwrap();
     let refused = (0..SMALL).find(|n| is_refused(store.remove(n.to_le_bytes())));
@@ -48,7 +50,7 @@ fn without_room(disk: &SimDisk) -> (SimDisk, Content) {
     (disk.kill(), content)
 }
 
-/// True where a write is refused for want of room.
+/// Returns true if a write is refused because space or a file is missing.
 fn is_refused<T>(result: mapcask::Result<T>) -> bool {
     match result {
         Ok(_) => false,
@@ -57,10 +59,10 @@ fn is_refused<T>(result: mapcask::Result<T>) -> bool {
     }
 }
 
-/// Its name, and what is done to the disk.
+/// The name of a shortage, and functions that begin and end it.
 type Want = (&'static str, fn(&SimDisk), fn(&SimDisk));
 
-/// Ways to take the room away, and to give it back.
+/// The shortages of blocks and of files.
 const WANTS: [Want; 2] = [
     ("blocks", |disk| disk.set_capacity(Some(0)), |disk| disk.set_capacity(None)),
     ("files", |disk| disk.set_limit(Resource::Files, Some(0)), |disk| disk.set_limit(Resource::Files, None)),
@@ -87,7 +89,7 @@ fn a_killed_store_on_a_full_disk_opens_and_reads() {
             match round {
                 0 => disk = disk.kill(),
                 1 => store.close().unwrap(),
-                // There is room while it is open.
+                // Space becomes free while the store is open.
                 _ => {
                     give(&disk);
                     store.insert("new", "1").unwrap();
@@ -134,7 +136,7 @@ fn every_crash_of_such_a_life_is_recovered() {
             let store = open(&left).unwrap();
             let found = content(&store);
             store.verify().unwrap();
-            // A prefix of the new writes, on top of all that was there before.
+            // The state is a prefix of the new writes, on top of all earlier data.
             let new = (0..8_u8).take_while(|n| found.contains_key([b'n', b'-', *n].as_slice())).count();
             assert!(found.iter().all(|(key, value)| complete.get(key) == Some(value)));
             assert_eq!(found.len(), expected.len() + new);

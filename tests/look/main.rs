@@ -1,8 +1,10 @@
-//! A read-only open changes nothing in the directory, and shows the same as any other open.
+//! Tests that a read-only open changes nothing in the directory, and shows the same contents as any
+//! other open.
 //!
-//! A store is left in every state that a process can leave it in: closed, killed, torn, in the middle of a pass, of an image,
-//! of a recovery. It is looked at, and then opened. On the simulated disk nothing at all may happen to a file meanwhile; on
-//! a real one the listing of the directory, with times, owners and bytes, and the system calls are compared.
+//! A process can leave a store closed, killed, torn, or in the middle of a pass, a checkpoint or a
+//! recovery. Each state is opened read-only, and then for writing. On the simulated disk no file
+//! may change in between. On a real disk the tests compare the directory listing, with times,
+//! owners and bytes, and the system calls.
 
 #![cfg(all(feature = "sim", feature = "serde", feature = "postcard"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]

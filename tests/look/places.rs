@@ -1,4 +1,5 @@
-//! The real file system: listings with times and owners, system calls, other users, file systems that cannot be written to.
+//! Tests of read-only opens on the real file system: listings with times and owners, system calls,
+//! other users, and file systems that cannot be written.
 
 use std::fs;
 use std::io::Write;
@@ -23,7 +24,7 @@ fn read_only() -> Options {
     options().read_only(true)
 }
 
-/// Everything about a file but when it was read.
+/// The path, metadata and contents of a file, except for the time of its last access.
 type Entry = (PathBuf, [u64; 10], Vec<u8>);
 
 fn listing(path: &Path) -> Vec<Entry> {
@@ -52,7 +53,7 @@ fn fill(store: &Store) {
     store.insert("key", "value").unwrap();
 }
 
-/// Puts a copy of an open store there, as the death of its process would leave it.
+/// Copies the files of an open store to `at`, as the death of its process would leave them.
 fn killed(at: &Path) {
     let scratch = scratch();
     let store = options().open(scratch.path()).unwrap();
@@ -65,16 +66,16 @@ fn killed(at: &Path) {
     }
 }
 
-/// The segment file of the highest number.
+/// Returns the path of the segment file with the highest number.
 fn last_segment(path: &Path) -> PathBuf {
     let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|file| file.extension().is_some_and(|extension| extension == "seg")).max().unwrap()
 }
 
-/// Its name, and what brings a directory into it.
+/// The name of a state, and a function that brings a directory into it.
 type State = (&'static str, fn(&Path));
 
-/// The states that a real directory is brought into, by name.
+/// The tested states of a real directory.
 const STATES: [State; 5] = [
     ("closed", |path| {
         let store = options().open(path).unwrap();
@@ -84,7 +85,7 @@ const STATES: [State; 5] = [
     ("killed", killed),
     ("torn", |path| {
         killed(path);
-        // A record whose first half was written.
+        // Adds a record of which only the first half was written.
         let last = last_segment(path);
         let mut bytes = fs::read(&last).unwrap();
         let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
@@ -93,7 +94,8 @@ const STATES: [State; 5] = [
     }),
     ("in the middle of things", |path| {
         killed(path);
-        // A segment that was being made, an image that nobody named, no page of the last writer, one copy of the manifest.
+        // An unfinished segment, an unnamed checkpoint, no control page, and one copy of the
+        // manifest.
         fs::write(path.join("0000009999.seg.tmp"), [0; 4096]).unwrap();
         fs::write(path.join("INDEX-000099"), [1; 100]).unwrap();
         fs::remove_file(path.join("CONTROL")).unwrap();
@@ -105,7 +107,7 @@ const STATES: [State; 5] = [
     }),
 ];
 
-/// Looks at a store through the library; it has everything.
+/// Opens a store read-only through the library, and checks that it is complete.
 fn look(path: &Path) {
     let store = read_only().open(path).unwrap();
     assert_eq!((store.len(), store.iter().filter(Result::is_ok).count()), (401, 401));
@@ -176,10 +178,10 @@ fn a_killed_store_on_a_file_system_that_is_full_opens() {
     let Some(file_system) = FileSystem::make("full", &EXT4) else { return };
     let path = file_system.mount().join("data");
     killed(&path);
-    // Others' files, to the last block.
+    // Another program fills the file system to the last block.
     let filler = file_system.mount().join("filler");
     let mut file = fs::File::create(&filler).unwrap();
-    // The file system frees its reserve for delayed blocks once it has chosen them.
+    // The file system frees its reserve for delayed blocks once it has allocated them.
     for size in [1 << 20, 4096, 4096, 4096] {
         while file.write_all(&vec![1; size]).is_ok() {}
         file.sync_all().unwrap();
@@ -192,7 +194,7 @@ fn a_killed_store_on_a_file_system_that_is_full_opens() {
         let store = options().open(&path).unwrap();
         assert_eq!((store.len(), store.iter().filter(Result::is_ok).count()), (len, len));
         store.verify().unwrap();
-        // The room that was made ahead.
+        // Writes use up the preallocated space.
         let refused = (0..1000).find_map(|n| match store.insert(format!("{len}-{n}"), [1; 1000]) {
             Ok(_) => None,
             Err(error) => Some((n, error)),
@@ -210,8 +212,8 @@ fn a_killed_store_on_a_file_system_that_is_full_opens() {
     assert!(options().open(&path).unwrap().contains_key("large").unwrap());
 }
 
-/// Cause: an open for reading only makes no page and no file of its own. Symptom if it copied what it maps: a store of many
-/// segments took as much memory.
+/// A read-only open makes no pages or files of its own. If it copied its mappings, a store of many
+/// segments would take as much memory.
 #[test]
 fn looking_takes_no_memory_for_what_is_mapped() {
     let scratch = scratch();
@@ -246,7 +248,7 @@ fn looking_takes_no_memory_for_what_is_mapped() {
     assert_eq!(private(), 0_u64, "kilobytes that are copies of the store's files");
 }
 
-/// The tool, run as another user where one is given.
+/// Runs the tool, as another user if one is given.
 fn tool(path: &Path, arguments: &[&str], user: Option<u32>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mapcask"));
     command.args(arguments).arg("--store").arg(path);
@@ -256,7 +258,7 @@ fn tool(path: &Path, arguments: &[&str], user: Option<u32>) -> Output {
     command.output().unwrap()
 }
 
-/// The commands that only look.
+/// The commands that only read.
 #[cfg(feature = "cli")]
 const LOOKS: [&[&str]; 5] = [&["stats"], &["verify"], &["keyspaces"], &["scan", "--values"], &["get", "key"]];
 
@@ -268,7 +270,7 @@ fn the_commands_that_look_change_nothing() {
         let path = scratch.path().join("data");
         make(&path);
         if rustix::process::geteuid().is_root() {
-            // A service's store, and its administrator.
+            // The store belongs to a service, and its administrator runs the tool.
             for file in fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).chain([path.clone()])
             {
                 chown(file, Some(1234), Some(1234)).unwrap();
@@ -315,12 +317,12 @@ fn the_commands_that_look_make_no_call_that_writes() {
         assert!(calls.contains("MANIFEST.0") && calls.contains("flock"), "{calls}");
         assert_eq!(calls.lines().find(|line| writes(line)), None, "{arguments:?}");
     }
-    // The filter can find something.
+    // Checks that the filter finds the calls of a command that writes.
     let (success, calls) = run(&["del", "key"]);
     assert!(success && calls.lines().filter(|line| writes(line)).count() > 5, "{calls}");
 }
 
-/// True where a line of a trace is a call that changes a file.
+/// Returns true if a line of a trace is a call that changes a file.
 #[cfg(feature = "cli")]
 fn writes(line: &str) -> bool {
     const CHANGES: [&str; 20] = [
@@ -353,7 +355,7 @@ fn writes(line: &str) -> bool {
         || opens && OPENS.iter().any(|flag| line.contains(flag))
 }
 
-/// Says it past the capture of the test's output.
+/// Prints that a test was skipped, past the capture of its output.
 fn skip(test: &str, reason: &str) {
     let text = format!("\n## {test} SKIPPED: {reason}; nothing was shown\n");
     std::io::stderr().write_all(text.as_bytes()).unwrap();
@@ -381,7 +383,7 @@ fn a_user_who_may_read_the_files_may_look() {
     if !tool(&path, &["--version"], Some(NOBODY)).status.success() {
         return skip(TEST, "another user cannot reach the tool");
     }
-    // The lock file is the writer's.
+    // Only the writer may read the lock file.
     mode("LOCK", 0o600);
     let before = listing(&path);
     for arguments in LOOKS {

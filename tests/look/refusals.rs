@@ -1,5 +1,5 @@
-//! The result of each public function in a store that is only read. The rows are compared with the source: a new public function
-//! needs one.
+//! Tests the result of each public function in a store that is open read-only. The rows are
+//! compared with the source, so a new public function needs one.
 
 use mapcask::sim::SimDisk;
 use mapcask::{Durability, Error, Options, Postcard, Result, Store, TypedKeyspace, WriteBatch};
@@ -20,7 +20,7 @@ fn batch() -> WriteBatch {
     batch
 }
 
-/// A function by its name in the source, and whether it does as it should.
+/// The name of a function in the source, and a check that returns true if it behaves as required.
 type Row = (&'static str, fn(&Store) -> bool);
 
 /// Calls that would write.
@@ -85,7 +85,7 @@ const REFUSED: &[Row] = &[
     ("TypedKeyspace::compare_and_swap", |s| refused(typed(s).compare_and_swap("a", Some(&1), Some(&2)))),
 ];
 
-/// Calls that read.
+/// Calls that only read.
 const WORKS: &[Row] = &[
     ("Store::open_keyspace", |s| s.open_keyspace("other").unwrap().name() == "other"),
     ("Store::keyspace_names", |s| s.keyspace_names() == ["other", "typed"]),
@@ -128,10 +128,10 @@ const WORKS: &[Row] = &[
     ("TypedKeyspace as Debug", |s| !format!("{:?}", typed(s)).is_empty()),
 ];
 
-/// Calls that depend on the state of the files, or end the store: a test of their own, below.
+/// Calls that depend on the state of the files, or end the store. A test below covers them.
 const SETTLES: [&str; 3] = ["Store::flush", "Store::wait_durable", "Store::close"];
 
-/// Without a store's handle, or of what only reads and was got from one.
+/// Returns true if a function needs no handle of a store, or belongs to a type that only reads.
 fn is_elsewhere(name: &str) -> bool {
     let without = ["Store::open", "salvage", "destroy", "destroy_on"];
     let of = ["Options::", "Snapshot", "KeyspaceSnapshot", "View", "Iter", "SnapshotIter"];
@@ -146,7 +146,7 @@ fn every_public_function_is_refused_or_only_reads() {
     assert!(missing.is_empty(), "no row for: {missing:?}");
 }
 
-/// A store with a key in each of three keyspaces; closed, or killed.
+/// Returns a store with a key in each of three keyspaces, closed or killed.
 fn left(closed: bool) -> SimDisk {
     let disk = SimDisk::new();
     let store = Options::new().background(false).open_on(&disk).unwrap();
@@ -186,7 +186,7 @@ fn a_flush_of_what_is_only_read_never_lies() {
     store.close().unwrap();
     assert!(matches!(handle.get("a"), Err(Error::Closed)));
     assert!(matches!(handle.flush(), Err(Error::Closed)));
-    // Killed: what it shows may be in the page cache alone.
+    // After a kill, the contents may be in the page cache only.
     let store = read_only(&left(false));
     assert!(store.durable_seq() < store.last_seq());
     assert!(refused(store.flush()));

@@ -1,4 +1,5 @@
-//! Every state that a process, a power cut or damage can leave on a simulated disk.
+//! Tests of read-only opens in every state that a process, a power cut or damage can leave on a
+//! simulated disk.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use mapcask::{Durability, Error, Options, Store};
 
 type Bytes = Vec<u8>;
 
-/// Everything that a store shows.
+/// The contents, statistics and recovery report of a store.
 #[derive(Debug, PartialEq, Eq)]
 struct Shown {
     keyspaces: BTreeMap<String, BTreeMap<Bytes, Bytes>>,
@@ -80,7 +81,8 @@ fn files(disk: &SimDisk) -> Vec<(String, Bytes)> {
     disk.files().into_iter().map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect()
 }
 
-/// Looks at a disk, twice at once, and then opens it: the same is shown, and looking has changed nothing.
+/// Opens a disk read-only, twice at once, and then for writing. Checks that all opens show the
+/// same, and that the read-only opens changed nothing.
 fn look_and_open(disk: &SimDisk, state: &str) -> Shown {
     let (position, before) = (disk.position(), files(disk));
     let operations = disk.operations();
@@ -106,7 +108,7 @@ fn look_and_open(disk: &SimDisk, state: &str) -> Shown {
     looked
 }
 
-/// A life with rolls, batches, keyspaces, removals, compaction, images and closes.
+/// Runs a store through rolls, batches, keyspaces, removals, compaction, checkpoints and closes.
 fn live(disk: &SimDisk, durability: Durability) {
     for round in 0..3_u8 {
         let store = options().durability(durability).open_on(disk).unwrap();
@@ -137,7 +139,7 @@ fn live(disk: &SimDisk, durability: Durability) {
     }
 }
 
-/// Every `share`th moment of that life, by a kill and by two power cuts.
+/// Checks every `share`th moment of that run, after a kill and after two power cuts.
 fn every_moment(durability: Durability, share: usize) {
     let disk = SimDisk::new();
     live(&disk, durability);
@@ -152,7 +154,7 @@ fn every_moment(durability: Durability, share: usize) {
                 look_and_open(&left, &state);
                 continue;
             }
-            // Before the store was made: nothing is made by looking either.
+            // At this moment the store did not exist yet, and a read-only open does not create it.
             empty += 1;
             assert!(options().open_on(&left).unwrap().is_empty(), "{state}");
         }
@@ -186,7 +188,7 @@ fn looking_shows_what_opening_shows_in_every_crash_of_an_open() {
     }
 }
 
-/// A log with a hole: complete records lie behind it, which an open copies aside or renames.
+/// The log has a gap with complete records after it, which an open for writing copies or renames.
 #[test]
 fn what_an_open_would_set_aside_stays_where_it_is() {
     let (mut with_records, mut torn) = (0, 0);
@@ -215,7 +217,7 @@ fn a_damaged_image_is_replaced_in_memory() {
         let mut bytes = left.read_file(&image).unwrap();
         bytes[at] ^= 1;
         left.put_file(&image, &bytes);
-        // Damage that the open finds, and damage that a read finds later.
+        // Some damage is found by the open, and some by a later read.
         let position = left.position();
         let looked = read_only().open_on(&left).unwrap();
         assert_eq!(content(&looked)[""].len(), 12, "byte {at}");
@@ -285,7 +287,7 @@ fn a_store_that_is_being_destroyed_is_not_shown() {
     assert!(refused > 3 && gone > 0, "{refused} refused, {gone} gone");
 }
 
-/// A disk that others have filled up, and a killed store on it.
+/// Other files have filled the disk.
 #[test]
 fn a_killed_store_on_a_full_disk_can_be_read() {
     let disk = SimDisk::new();

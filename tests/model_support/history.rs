@@ -1,22 +1,22 @@
-//! The states that were acknowledged, and which of them a crash may leave.
+//! The acknowledged states of a store, and those of them that a crash may leave.
 
 use mapcask::Seq;
 
 use super::{Outcome, State, Write};
 
-/// The states that were acknowledged, and how far they are durable.
+/// The acknowledged states, and the durable part of them.
 #[derive(Debug, Clone)]
 pub(crate) struct History {
-    /// In order; the first is the oldest that may come back.
+    /// The states, in order. The first is the oldest that may come back.
     states: Vec<State>,
-    /// The number of the write that led to each, where somebody told it.
+    /// The number of the write that led to each state, if the store reported it.
     seqs: Vec<Option<Seq>>,
-    /// The newest state that is known to be durable.
+    /// The index of the newest state that is known to be durable.
     durable: usize,
 }
 
 impl History {
-    /// The history of an empty store.
+    /// Returns the history of an empty store.
     pub(crate) fn new() -> Self {
         Self::from(State::new())
     }
@@ -25,12 +25,12 @@ impl History {
         Self { states: vec![state], seqs: vec![None], durable: 0 }
     }
 
-    /// The newest state.
+    /// Returns the newest state.
     pub(crate) fn now(&self) -> &State {
         self.states.last().expect("there is always one")
     }
 
-    /// Adds the state after a write; what that says.
+    /// Adds the state after a write. Returns the expected outcome of the write.
     pub(crate) fn write(&mut self, write: &Write) -> Outcome {
         let mut state = self.now().clone();
         let outcome = write.apply(&mut state);
@@ -39,22 +39,23 @@ impl History {
         outcome
     }
 
-    /// The store says that its last write, which led to the newest state, has this number.
+    /// Records the number that the store reported for its last write, which led to the newest
+    /// state.
     pub(crate) fn tell_seq(&mut self, seq: Seq) {
         *self.seqs.last_mut().expect("as many as states") = Some(seq);
     }
 
-    /// The numbers that were told, in order.
+    /// Returns the reported numbers, in order.
     pub(crate) fn seqs(&self) -> Vec<Seq> {
         self.seqs.iter().copied().flatten().collect()
     }
 
-    /// Everything up to now was promised to be durable.
+    /// Records that the store promised durability for everything up to now.
     pub(crate) fn make_durable(&mut self) {
         self.durable = self.states.len() - 1;
     }
 
-    /// Every write up to this number was promised to be durable.
+    /// Records that the store promised durability for every write up to this number.
     pub(crate) fn make_durable_up_to(&mut self, seq: Seq) {
         let newest = self.seqs.iter().rposition(|told| told.is_some_and(|told| told <= seq));
         self.durable = self.durable.max(newest.unwrap_or(0));
@@ -67,7 +68,8 @@ impl History {
         self.durable = 0;
     }
 
-    /// This history with writes that were under way: they may be there, or the first of them, or none.
+    /// Returns this history with writes in progress. All of them may be found, or only the first
+    /// ones, or none.
     pub(crate) fn with_pending(&self, writes: &[Write]) -> Self {
         let mut pending = self.clone();
         for write in writes {
@@ -76,8 +78,9 @@ impl History {
         pending
     }
 
-    /// After a power cut the state must be one of those since the durable one; the history goes on from it, and it is
-    /// durable now, because nothing but the platter was left to read it from.
+    /// Checks the state after a power cut, which must be the durable one or a later one. Returns
+    /// the history that continues from it. The state is durable now, because it was read from the
+    /// disk.
     pub(crate) fn check_cut(&self, found: &State) -> Result<Self, String> {
         if self.states[self.durable..].contains(found) {
             return Ok(Self::from(found.clone()));
@@ -92,8 +95,8 @@ impl History {
         Err(format!("{what}\nfound   {found:?}\nallowed {}", lines(&self.states[self.durable..])))
     }
 
-    /// After the death of the process nothing that was acknowledged may be missing. `pending` is how many of the last
-    /// states were not acknowledged. What was durable is, and what was not is as little durable as before.
+    /// Checks the state after the death of the process, which must hold everything acknowledged.
+    /// The last `pending` states were not acknowledged. The death changes nothing about durability.
     pub(crate) fn check_kill(&self, found: &State, pending: usize) -> Result<Self, String> {
         let oldest = self.states.len() - 1 - pending;
         match self.states[oldest..].iter().position(|state| state == found) {
@@ -111,7 +114,7 @@ impl History {
     }
 }
 
-/// One state per line.
+/// Returns one state per line.
 fn lines(states: &[State]) -> String {
     states.iter().map(|state| format!("{state:?}")).collect::<Vec<_>>().join("\n        ")
 }

@@ -1,4 +1,5 @@
-//! A store on its simulated disk beside the history of what it may hold: each step is taken on both and compared.
+//! A store on its simulated disk beside the history of its allowed contents. Each step is taken on
+//! both and compared.
 
 use std::time::Duration;
 
@@ -10,54 +11,55 @@ use super::{
     open,
 };
 
-/// Handles that are kept.
+/// The greatest number of kept handles.
 const HELD_MAX: usize = 8;
-/// Snapshots that are kept.
+/// The greatest number of kept snapshots.
 const SNAPSHOTS_MAX: usize = 4;
 
-/// A handle that is kept while its keyspace is cleared, renamed, dropped and made anew under its name.
+/// A kept handle. Its keyspace may be cleared, renamed, dropped, or created again under its name.
 #[derive(Debug)]
 struct Held {
     keyspace: Keyspace,
-    /// The keyspace's name, or the last one.
+    /// The keyspace's present or last name.
     name: String,
     dropped: bool,
 }
 
-/// What happens to an image between two runs.
+/// A change to a checkpoint between two runs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Spoil {
     Remove,
-    /// An older one, of the same store, has its name.
+    /// An older checkpoint of the same store replaces it.
     Old,
-    /// It is as long as this says, modulo its size.
+    /// It is cut to this length, modulo its size.
     Cut(usize),
-    /// A bit of this byte, modulo its size, is another.
+    /// A bit of this byte, modulo its size, is flipped.
     Flip(usize),
 }
 
-/// A store on its disk, and what it may hold.
+/// A store on its disk, and its allowed contents.
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) disk: SimDisk,
-    /// None only while it is being reopened.
+    /// The open store, `None` only while it is being reopened.
     store: Option<Store>,
     durability: Durability,
     /// Every key that is ever used.
     keys: Vec<Bytes>,
     history: History,
     held: Vec<Held>,
-    /// Snapshots that are kept, and what each must show.
+    /// The kept snapshots, and the contents that each must show.
     snapshots: Vec<(Snapshot, State)>,
-    /// Which way to a keyspace is taken next: a handle that is kept, or a new one.
+    /// A counter that chooses between kept handles and new ones.
     turn: usize,
-    /// The run of the system.
+    /// The boot of the operating system.
     boot: u64,
-    /// What the store said last, and the greatest number that any store here ever gave out.
+    /// The greatest number that the store reported, and the greatest that any store here ever gave
+    /// out.
     last: Seq,
     durable: Seq,
     given_out: Seq,
-    /// An image that was there once.
+    /// An earlier checkpoint.
     old_image: Option<Vec<u8>>,
 }
 
@@ -95,14 +97,15 @@ impl Machine {
 
     // ---- Writing --------------------------------------------------------------------------------
 
-    /// Carries out a write, and creates before it what it writes to; `level` is added to what the store promises.
+    /// Performs a write, and first creates the keyspaces that it needs. The write uses `level` in
+    /// addition to the store's durability.
     pub(crate) fn write(&mut self, write: &Write, level: Durability) {
         for write in self.resolved(write) {
             self.write_one(&write, level);
         }
     }
 
-    /// The write as it is carried out now, and what comes before it.
+    /// Returns the write as it is performed now, and the creations before it.
     fn resolved(&self, write: &Write) -> Vec<Write> {
         let now = self.history.now();
         write.clone().resolved(now).with_creations(now)
@@ -120,7 +123,7 @@ impl Machine {
         if last > self.last {
             assert!(last > self.given_out, "{last:?} was given out before");
         }
-        // A keyspace that was there already is no write.
+        // Opening an existing keyspace is not a write.
         let is_found = matches!(write, Write::Create(_)) && last == self.last;
         self.given_out = self.given_out.max(last);
         self.last = last;
@@ -147,7 +150,7 @@ impl Machine {
         write.run_by(&store, &of).unwrap_or_else(|error| panic!("{write:?}: {error} ({error:?})"))
     }
 
-    /// What a write does to the handles that are kept.
+    /// Applies a write to the kept handles.
     fn follow(&mut self, write: &Write, said: &Outcome) {
         match (write, said) {
             (Write::Rename(from, to), Outcome::Done) => {
@@ -173,7 +176,7 @@ impl Machine {
         self.make_durable();
     }
 
-    /// Takes a snapshot of what there is now.
+    /// Takes a snapshot of the present contents.
     pub(crate) fn take_snapshot(&mut self) {
         self.snapshots.truncate(SNAPSHOTS_MAX - 1);
         let snapshot = self.store().snapshot();
@@ -188,14 +191,14 @@ impl Machine {
         assert_eq!(self.store().stats().snapshots, self.snapshots.len());
     }
 
-    /// Every snapshot shows its moment still.
+    /// Checks that every snapshot still shows the contents at its moment.
     fn check_snapshots(&self) {
         for (snapshot, expected) in &self.snapshots {
             check_snapshot(snapshot, expected, &self.keys);
         }
     }
 
-    /// Compacts everything, or gives up after some steps.
+    /// Compacts everything, or cancels after some steps.
     pub(crate) fn compact(&mut self, steps: Option<u8>) {
         let mut left = steps;
         let report = self.store().compact_with(|progress| {
@@ -214,7 +217,8 @@ impl Machine {
         }
     }
 
-    /// The power fails somewhere within some work that changes nothing: a compaction, the making of an image.
+    /// Cuts the power within some work that changes no contents, such as a compaction or a
+    /// checkpoint.
     pub(crate) fn cut_within_work(
         &mut self,
         work: impl Fn(&Store),
@@ -229,7 +233,7 @@ impl Machine {
         self.cut(choose(&self.disk.positions()), (&allowed, last), seed, same_boot);
     }
 
-    /// Makes an image. That makes durable what it shows.
+    /// Takes a checkpoint, which makes its contents durable.
     pub(crate) fn take_checkpoint(&mut self) {
         let last = self.store().last_seq();
         if self.store().take_checkpoint().unwrap() {
@@ -241,7 +245,7 @@ impl Machine {
         self.check_shape();
     }
 
-    /// Ends the store, does something to its image, and opens it again.
+    /// Ends the store, changes its checkpoint, and opens it again.
     pub(crate) fn spoil(&mut self, how: Spoil, killed: bool) {
         self.held.clear();
         if !killed {
@@ -280,7 +284,7 @@ impl Machine {
         }
     }
 
-    /// Waits for an earlier write, whose number is chosen among those that are known.
+    /// Waits for an earlier write, whose number `choose` takes from the known ones.
     pub(crate) fn wait_durable(&mut self, choose: impl Fn(&[Seq]) -> Seq) {
         let unknown = Seq(self.store().last_seq().max(self.store().durable_seq()).0 + 1);
         assert!(matches!(self.store().wait_durable(unknown), Err(Error::UnknownSeq { .. })));
@@ -294,7 +298,7 @@ impl Machine {
         self.history.make_durable_up_to(seq);
     }
 
-    /// Keeps a handle, if the keyspace is there.
+    /// Keeps a handle, if the keyspace exists.
     pub(crate) fn hold(&mut self, name: &str) {
         if self.history.now().0.contains_key(name) {
             let keyspace = self.store().keyspace(name).unwrap();
@@ -305,7 +309,8 @@ impl Machine {
 
     // ---- Reading --------------------------------------------------------------------------------
 
-    /// All ways to read one key of a keyspace; of the default one where there is none of this name.
+    /// Reads one key in all ways, from the named keyspace or, if it does not exist, the default
+    /// one.
     pub(crate) fn read(&self, name: &str, key: &[u8]) {
         let name = if self.history.now().0.contains_key(name) { name } else { "" };
         let expected = self.history.now().get(name, key).map(|value| &**value);
@@ -318,12 +323,12 @@ impl Machine {
         assert_eq!(copy, expected.unwrap_or_default());
         match keyspace.try_get(key).unwrap() {
             TryGet::Ready(value) => assert_eq!(value.as_deref(), expected),
-            // Whether a page is in memory is the simulated disk's affair.
+            // The simulated disk decides which pages are in memory.
             TryGet::NotResident => {}
         }
     }
 
-    /// Reads many keys of a keyspace at once, those before it in the vector included.
+    /// Reads many keys of a keyspace at once. A second call appends to the same vector.
     pub(crate) fn read_many(&self, name: &str, keys: &[Bytes]) {
         let name = if self.history.now().0.contains_key(name) { name } else { "" };
         let keyspace = self.store().keyspace(name).unwrap();
@@ -335,7 +340,7 @@ impl Machine {
         assert_eq!(found, expected, "{keys:?} of {name:?}");
     }
 
-    /// Names, lengths and the handles that are kept.
+    /// Checks names, lengths and the kept handles.
     fn check_shape(&self) {
         let now = self.history.now();
         assert_eq!(self.store().keyspace_names(), now.names());
@@ -352,7 +357,7 @@ impl Machine {
         }
     }
 
-    /// Everything, by every means.
+    /// Checks everything, by every means.
     pub(crate) fn check_all(&self) {
         self.check_found(&content(self.store()));
     }
@@ -363,7 +368,7 @@ impl Machine {
         self.check_snapshots();
     }
 
-    /// What is promised of the numbers, after every transition.
+    /// Checks the promises about sequence numbers, after every transition.
     pub(crate) fn check_seqs(&mut self) {
         let (last, durable) = (self.store().last_seq(), self.store().durable_seq());
         assert!(last >= self.last && durable >= self.durable, "numbers only grow: {last:?}, {durable:?}");
@@ -373,7 +378,7 @@ impl Machine {
 
     // ---- Ends -----------------------------------------------------------------------------------
 
-    /// Starts another process on a disk; the one before has ended, in whatever way.
+    /// Starts another process on a disk, after the earlier one has ended.
     fn start(&mut self, disk: SimDisk) {
         self.held.clear();
         self.snapshots.clear();
@@ -383,8 +388,8 @@ impl Machine {
         self.store = Some(store);
     }
 
-    /// What a store that was just opened holds. One time in three by iteration and with verification: they go through
-    /// all of every index, however empty.
+    /// Returns the contents of a store that was just opened. One time in three they are read by
+    /// iteration and verification, which visit all of every index, even of an empty one.
     fn look(&mut self) -> State {
         self.turn += 1;
         if self.turn.is_multiple_of(3) {
@@ -424,19 +429,20 @@ impl Machine {
         self.history = self.history.check_kill(&found, 0).unwrap_or_else(|complaint| panic!("{complaint}"));
     }
 
-    /// The power fails now.
+    /// Cuts the power now.
     pub(crate) fn cut_now(&mut self, seed: u64, same_boot: bool) {
         let last = self.store().last_seq();
         self.cut(self.disk.position(), (&self.history.clone(), last), seed, same_boot);
     }
 
-    /// The power fails at a moment; `allowed` is what may be there then, and no number up to `last` is given out again.
+    /// Cuts the power at a moment. `allowed` holds the states that may be found, and no number up
+    /// to `last` may be given out again.
     fn cut(&mut self, at: Position, (allowed, last): (&History, Seq), seed: u64, same_boot: bool) {
         let disk = self.disk.crash_at(at, Tears::Any, &mut Seeded::new(seed));
         self.boot += u64::from(!same_boot);
         disk.set_boot_id(boot_id(self.boot));
         self.start(disk);
-        // Before the first record of an open the disk says that the store was closed: then there is none.
+        // Until an open has written its first record, the disk says that the store was closed.
         if !self.store().recovery_report().clean {
             self.given_out = self.given_out.max(last);
         }
@@ -445,7 +451,7 @@ impl Machine {
         self.history.tell_seq(self.store().last_seq());
     }
 
-    /// The power fails somewhere within a write, what must come before it, and perhaps a flush.
+    /// Cuts the power within a write, the writes that it needs first, or a following flush.
     pub(crate) fn cut_within(
         &mut self,
         write: &Write,
@@ -465,13 +471,13 @@ impl Machine {
             self.store().flush().unwrap();
         }
         let positions = self.disk.positions();
-        // The last one is behind the acknowledgement; `cut_now` is for that.
+        // The last position follows the acknowledgement, which `cut_now` covers.
         let positions = &positions[..(positions.len() - 1).max(1)];
         self.cut(choose(positions), (&allowed, last), seed, same_boot);
     }
 }
 
-/// A handle to a keyspace that was dropped says so, whatever it is asked for, and changes nothing.
+/// Checks that every call on a handle to a dropped keyspace reports the drop and changes nothing.
 fn check_dropped(store: &Store, keyspace: &Keyspace) {
     let before = store.last_seq();
     let mut batch = WriteBatch::new();
@@ -494,7 +500,8 @@ fn check_dropped(store: &Store, keyspace: &Keyspace) {
     assert_eq!((keyspace.len(), store.last_seq()), (0, before));
 }
 
-/// A handle from before the store was closed is closed, and of no use in a batch to the store that is open now.
+/// Checks that a handle from before a close is closed, and is refused in a batch of the present
+/// store.
 fn check_stale(store: &Store, stale: &Keyspace) {
     assert!(matches!(stale.get("key"), Err(Error::Closed)));
     let mut batch = WriteBatch::new();
@@ -503,12 +510,12 @@ fn check_stale(store: &Store, stale: &Keyspace) {
     assert!(matches!(store.write(batch), Err(Error::ForeignKeyspace { .. })));
 }
 
-/// What a clean end and the next beginning leave as it was.
+/// Checks the statistics that a clean close and an open must preserve.
 fn check_reopened(before: &Stats, after: &Stats) {
     let kept = |stats: &Stats| (stats.keyspaces, stats.keys, stats.live_bytes);
     assert_eq!(kept(after), kept(before), "keyspaces, keys and live bytes");
     if before.compaction.running {
-        // What it was about to remove is gone, or what it had written.
+        // Files that were about to be removed, and unfinished output, are gone.
         assert!(after.dead_bytes <= before.dead_bytes, "dead bytes");
     } else {
         assert_eq!(after.dead_bytes, before.dead_bytes, "dead bytes");
@@ -517,7 +524,7 @@ fn check_reopened(before: &Stats, after: &Stats) {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // A handle that is kept would hold the store.
+        // A kept handle would keep the store open.
         self.held.clear();
         self.snapshots.clear();
     }

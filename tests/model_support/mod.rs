@@ -1,7 +1,8 @@
-//! What the tests against a model share: states, writes, the history of acknowledged states, and reading a store out.
+//! The common parts of the tests against a model: states, writes, the history of acknowledged
+//! states, and reading a store.
 //!
-//! It knows the public API only. What a write does and says is decided in one place, [`Write::apply`], and what a crash
-//! may leave in two: [`History::check_cut`] and [`History::check_kill`].
+//! Only the public API is used. [`Write::apply`] alone decides the effect and outcome of a write.
+//! [`History::check_cut`] and [`History::check_kill`] alone decide which states a crash may leave.
 
 pub(crate) mod history;
 pub(crate) mod machine;
@@ -19,7 +20,7 @@ use mapcask::{Durability, Error, Keyspace, Options, Result, Snapshot, Store};
 pub(crate) use history::History;
 pub(crate) use write::{Outcome, Write};
 
-/// A key or a value; long ones are printed by their lengths.
+/// A key or a value. A long one is printed as its length.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
@@ -52,26 +53,26 @@ impl<T: AsRef<[u8]> + ?Sized> From<&T> for Bytes {
     }
 }
 
-/// What a keyspace holds.
+/// The contents of a keyspace.
 pub(crate) type Map = BTreeMap<Bytes, Bytes>;
 
-/// What a store holds: all keyspaces by their names, the default one among them.
+/// The contents of a store: all keyspaces by their names, including the default one.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct State(pub(crate) BTreeMap<String, Arc<Map>>);
 
 impl State {
-    /// That of an empty store.
+    /// Returns the state of an empty store.
     pub(crate) fn new() -> Self {
         Self(BTreeMap::from([(String::new(), Arc::default())]))
     }
 
-    /// The value of a key; none where the keyspace is not there either.
+    /// Returns the value of a key, `None` also if the keyspace does not exist.
     pub(crate) fn get(&self, keyspace: &str, key: &[u8]) -> Option<&Bytes> {
-        // A borrow of a `Bytes` that was never made would be shorter, and is not worth it here.
+        // A borrowed key type would avoid this copy, but it is not worth the code.
         self.0.get(keyspace)?.get(&Bytes::from(key))
     }
 
-    /// The names as the store lists them.
+    /// Returns the names as the store lists them.
     pub(crate) fn names(&self) -> Vec<&str> {
         self.0.keys().map(String::as_str).filter(|name| !name.is_empty()).collect()
     }
@@ -83,7 +84,8 @@ impl fmt::Debug for State {
     }
 }
 
-/// The options of all these tests: the smallest segments, so that a handful of writes rolls, and no helper thread.
+/// Returns the options of all these tests: the smallest segments, so that a few writes fill one,
+/// and no worker thread.
 pub(crate) fn options(durability: Durability) -> Options {
     Options::new().durability(durability).background(false).segment_bytes(4096)
 }
@@ -93,7 +95,7 @@ pub(crate) fn open(disk: &SimDisk, durability: Durability) -> Result<Store> {
     options(durability).open_on(disk)
 }
 
-/// All keyspaces of a store; asking for them creates none.
+/// Returns all keyspaces of a store, and creates none.
 fn keyspaces(store: &Store) -> impl Iterator<Item = (String, Keyspace)> {
     let names = [String::new()].into_iter().chain(store.keyspace_names());
     names.map(|name| {
@@ -102,7 +104,7 @@ fn keyspaces(store: &Store) -> impl Iterator<Item = (String, Keyspace)> {
     })
 }
 
-/// Everything that a store holds, by iteration, compared with what it says of its size.
+/// Returns the contents of a store by iteration, and compares them with its statistics.
 pub(crate) fn content(store: &Store) -> State {
     let before = store.last_seq();
     let state = State(keyspaces(store).map(|(name, keyspace)| (name, Arc::new(map(&keyspace)))).collect());
@@ -126,7 +128,8 @@ fn map(keyspace: &Keyspace) -> Map {
     map
 }
 
-/// Compares what a store says of itself with what it holds: header, key and value of a record, rounded up to eight.
+/// Compares the statistics of a store with its contents. A record's bytes are header, key and
+/// value, rounded up to eight.
 pub(crate) fn check_stats(store: &Store, state: &State) {
     let size = |(key, value): (&Bytes, &Bytes)| (32 + key.len() + value.len()).next_multiple_of(8) as u64;
     let stats = store.stats();
@@ -141,8 +144,8 @@ pub(crate) fn check_stats(store: &Store, state: &State) {
     assert_eq!(stats.keyspaces, state.0.len());
 }
 
-/// What a store holds under these keys, which must be all of its keys. An iteration goes through the whole index, which
-/// is thousands of times as large as a history of three steps.
+/// Returns the values of these keys, which must be all keys of the store. An iteration would visit
+/// the whole index, which is thousands of times as large as a history of three steps.
 pub(crate) fn content_under(store: &Store, keys: &[impl AsRef<[u8]>]) -> State {
     let under = |(name, keyspace): (String, Keyspace)| {
         let found = keys.iter().filter_map(|key| Some((Bytes::from(key), keyspace.get(key).unwrap()?)));
@@ -153,12 +156,13 @@ pub(crate) fn content_under(store: &Store, keys: &[impl AsRef<[u8]>]) -> State {
     State(keyspaces(store).map(under).collect())
 }
 
-/// The values that a read-only open shows under these keys; on the disk nothing happens meanwhile.
+/// Returns the values that a read-only open shows for these keys, and checks that it does nothing
+/// to the disk.
 pub(crate) fn look_under(disk: &SimDisk, durability: Durability, keys: &[impl AsRef<[u8]>]) -> State {
     let before = disk.position();
     let found = match options(durability).read_only(true).open_on(disk) {
         Ok(store) => content_under(&store, keys),
-        // It is made by who writes.
+        // The first writer creates the store.
         Err(Error::NotFound { .. }) => State::new(),
         Err(error) => panic!("{error}"),
     };
@@ -166,7 +170,7 @@ pub(crate) fn look_under(disk: &SimDisk, durability: Durability, keys: &[impl As
     found
 }
 
-/// A snapshot shows its moment, whichever way one looks.
+/// Checks by iteration and by gets that a snapshot shows the expected contents.
 pub(crate) fn check_snapshot(snapshot: &Snapshot, expected: &State, keys: &[impl AsRef<[u8]>]) {
     assert_eq!(snapshot.keyspace_names(), expected.names());
     for (name, map) in &expected.0 {
@@ -190,7 +194,7 @@ pub(crate) fn check_snapshot(snapshot: &Snapshot, expected: &State, keys: &[impl
     }
 }
 
-/// The image of the indexes that is there, by the name of its file.
+/// Returns the file name of the index checkpoint, if there is one.
 pub(crate) fn image_of(disk: &SimDisk) -> Option<String> {
     let is_image = |name: &String| name.starts_with("INDEX-") && !name.ends_with(".tmp");
     let images: Vec<_> = disk.files().into_iter().filter(is_image).collect();
@@ -198,7 +202,7 @@ pub(crate) fn image_of(disk: &SimDisk) -> Option<String> {
     images.into_iter().next()
 }
 
-/// A number from the environment, for runs that are larger than a plain `cargo test`.
+/// Returns a number from the environment, for runs larger than a plain `cargo test`.
 pub(crate) fn number_from_env(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")),

@@ -1,4 +1,5 @@
-//! Short histories of a store on a simulated disk, and what a crash at each moment of one may leave.
+//! Short histories of a store on a simulated disk, and the states that a crash at each moment may
+//! leave.
 
 use mapcask::sim::{Position, SimDisk};
 use mapcask::{Durability, Snapshot, Store};
@@ -6,55 +7,56 @@ use mapcask::{Durability, Snapshot, Store};
 use super::write::{Expected, Step as BatchStep};
 use super::{Bytes, History, State, Write, check_snapshot, content_under, image_of, open};
 
-/// The boot id of every machine here, so that a test can pretend that the same system run goes on.
+/// The boot id of every machine here, so that a test can pretend that the system was not rebooted.
 pub(crate) const BOOT: [u8; 16] = [7; 16];
 
 /// The keyspace that histories create.
 const NAMED: &str = "k";
 
-/// One letter of the alphabet that histories are made of.
+/// One step of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Gives key `a` a value that no step before gave it.
+    /// Puts a new value for key `a`.
     PutA,
-    /// The same for key `b`.
+    /// Puts a new value for key `b`.
     PutB,
-    /// Gives key `c` a value that fits in no segment but one of its own.
+    /// Puts a value for key `c` that is too large for any segment but one of its own.
     PutLarge,
     RemoveA,
-    /// Puts `a` twice, removes and puts `b`, all as one.
+    /// Puts `a` twice, removes and puts `b`, all in one batch.
     Batch,
-    /// Creates the keyspace `k`, if it is not there.
+    /// Creates the keyspace `k`, if it does not exist.
     Create,
-    /// Clears it, or the default one where it is not there.
+    /// Clears the keyspace `k`, or the default one if `k` does not exist.
     Clear,
-    /// Drops it.
+    /// Drops the keyspace `k`.
     Drop,
-    /// Puts a key into each of two keyspaces, on a condition that holds; before that creates `k`, if it is not there.
+    /// Puts a key into each of two keyspaces, on a condition that holds. Creates `k` first, if it
+    /// does not exist.
     BatchAcross,
     Flush,
-    /// The helper's work, until there is none.
+    /// Runs the worker's steps until there is no work left.
     Background,
-    /// Compacts all there is.
+    /// Compacts everything.
     Compact,
-    /// Makes an image of the indexes.
+    /// Takes an index checkpoint.
     Image,
     /// Closes the store and opens it again.
     Reopen,
     /// Kills the process and opens the store again.
     Kill,
-    /// Takes a snapshot, which is looked at after every step for as long as its process lives.
+    /// Takes a snapshot, which is checked after every step as long as its process lives.
     Snapshot,
-    /// Closes the store, removes its image if it has one, and opens it again.
+    /// Closes the store, removes its checkpoint if it has one, and opens it again.
     LoseImage,
-    /// The same with a bit of the image's last block flipped.
+    /// Closes the store, flips a bit of its checkpoint's last block, and opens it again.
     RotImage,
 }
 
 /// Every key that a history or its check uses.
 pub(crate) const KEYS: [&str; 4] = ["a", "b", "c", "on"];
 
-/// Every letter.
+/// Every step.
 pub(crate) const ALPHABET: [Step; 18] = [
     Step::PutA,
     Step::PutB,
@@ -77,7 +79,7 @@ pub(crate) const ALPHABET: [Step; 18] = [
 ];
 
 impl Step {
-    /// What it writes as the `depth`-th step.
+    /// Returns the writes of this step, if it is the `depth`-th one.
     fn writes(self, depth: usize, state: &State) -> Vec<Write> {
         let value = |name: &str| format!("{name}{depth}").into_bytes();
         let item = |name: &str, step| (String::new(), Bytes::from(name), step);
@@ -118,20 +120,20 @@ impl Step {
     }
 }
 
-/// From this moment on a crash may leave this.
+/// The states that a crash may leave from a position on.
 #[derive(Debug, Clone)]
 struct Mark {
     from: Position,
     history: History,
-    /// What is written from here to the next mark.
+    /// The writes in progress from here to the next mark.
     pending: Vec<Write>,
 }
 
-/// A history that was carried out, seen from its last step: all moments of that step.
+/// The last step of a history that was carried out, with all moments of that step.
 #[derive(Debug)]
 pub(crate) struct Trace {
     pub(crate) disk: SimDisk,
-    /// Moments, in order, each later than the end of the step before.
+    /// The moments in order, each later than the end of the step before.
     pub(crate) positions: Vec<Position>,
     marks: Vec<Mark>,
 }
@@ -143,12 +145,12 @@ struct Run {
     durability: Durability,
     history: History,
     marks: Vec<Mark>,
-    /// Snapshots that were taken, and what each must show.
+    /// The snapshots, and the contents that each must show.
     snapshots: Vec<(Snapshot, State)>,
 }
 
 impl Trace {
-    /// Carries out the steps. Without any, the step is the creation of the store.
+    /// Carries out the steps. Without any, the creation of the store counts as the step.
     pub(crate) fn of(steps: &[Step], durability: Durability) -> Self {
         let disk = SimDisk::with_seed(1);
         disk.set_boot_id(Some(BOOT));
@@ -176,11 +178,12 @@ impl Trace {
         run.mark(Vec::new());
         let positions = run.disk.positions();
         let positions = positions.into_iter().filter(|at| start.is_none_or(|start| *at > start)).collect();
-        // The store is dropped behind the last position, so that its close leaves no trace in it.
+        // The store is dropped after the last position, so that its close leaves no trace in it.
         Self { disk: run.disk.clone(), positions, marks: run.marks }
     }
 
-    /// What a crash at a moment may leave, and how many of its last states were not acknowledged.
+    /// Returns the history that a crash at a moment may leave, and the number of its last states
+    /// that were not acknowledged.
     pub(crate) fn history_at(&self, position: Position) -> (History, usize) {
         let mark = self.marks.iter().rfind(|mark| mark.from <= position).expect("marks precede positions");
         (mark.history.with_pending(&mark.pending), mark.pending.len())

@@ -1,4 +1,4 @@
-//! Writes: what each does to the model and says by it, and the same by the store's API.
+//! Writes, their effects and outcomes in the model, and their execution through the store's API.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use super::{Bytes, Map, State};
 /// The longest value that an update makes.
 const UPDATED_MAX: usize = 60;
 
-/// One change to a store.
+/// A change to a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Write {
-    /// Keyspace, key, and what is done with it.
+    /// A keyspace, a key, and the change to it.
     Key(String, Bytes, Change),
-    /// The keyspace that it is written to, and what it holds: keyspace, key, step.
+    /// The keyspace that the batch is written to, and its items: keyspace, key, step.
     Batch(String, Vec<(String, Bytes, Step)>),
     Create(String),
     Rename(String, String),
@@ -35,7 +35,7 @@ pub(crate) enum Change {
     UpdateAndFetch(Bytes),
 }
 
-/// One piece of a batch.
+/// One item of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     Insert(Bytes),
@@ -44,22 +44,22 @@ pub(crate) enum Step {
     RequirePresent,
 }
 
-/// What is expected of a key.
+/// The expected value of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// What it has, whatever that is: replaced by one of the others before it is used.
+    /// The present value. It is replaced by one of the other variants before its use.
     Right,
     Absent,
     Value(Bytes),
 }
 
-/// What a write says.
+/// The outcome of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
     Said(bool),
     Value(Option<Bytes>),
-    /// A swap that missed, and what the key has.
+    /// A swap that did not match, with the present value.
     Missed(Option<Bytes>),
     ConditionFailed(Bytes),
     KeyspaceExists,
@@ -68,14 +68,14 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// Whether what the answer rests on is durable when it was asked for by a durable handle. Names are another matter:
-    /// that there is a keyspace or not is not said to be durable by a refusal.
+    /// Returns true if a durable handle guarantees that the data behind this outcome is durable. A
+    /// refusal because of a keyspace's name guarantees nothing about names.
     pub(crate) fn settles(&self) -> bool {
         !matches!(self, Self::KeyspaceExists | Self::KeyspaceNotFound | Self::InvalidKeyspaceName)
     }
 }
 
-/// What an update makes of a value: it grows until it vanishes.
+/// Returns the result of an update. The value grows until it is removed.
 fn updated(old: Option<&[u8]>, more: &[u8]) -> Option<Vec<u8>> {
     let new = [old.unwrap_or_default(), more].concat();
     (new.len() <= UPDATED_MAX).then_some(new)
@@ -106,7 +106,7 @@ impl Write {
         Self::Key(keyspace.to_owned(), Bytes::from(key), Change::Remove)
     }
 
-    /// Gives expectations that are to be right what is there.
+    /// Replaces each [`Expected::Right`] by the present value.
     pub(crate) fn resolved(mut self, state: &State) -> Self {
         match &mut self {
             Self::Key(keyspace, key, Change::CompareAndSwap(expected, _)) => {
@@ -124,7 +124,7 @@ impl Write {
         self
     }
 
-    /// The keyspaces that it writes to, and that must be there.
+    /// Returns the keyspaces that the write needs.
     fn targets(&self) -> Vec<&String> {
         match self {
             Self::Key(keyspace, ..) | Self::Clear(keyspace) => vec![keyspace],
@@ -135,7 +135,7 @@ impl Write {
         }
     }
 
-    /// It and what must come before it: the creation of what it writes to.
+    /// Returns the write and the creations that it needs before it.
     pub(crate) fn with_creations(self, state: &State) -> Vec<Self> {
         let missing = self.targets().into_iter().filter(|keyspace| !state.0.contains_key(*keyspace));
         let mut missing: Vec<_> = missing.cloned().collect();
@@ -144,7 +144,7 @@ impl Write {
         missing.into_iter().map(Self::Create).chain([self]).collect()
     }
 
-    /// Every key that it may change, with its keyspace.
+    /// Returns every key that the write may change, with its keyspace.
     pub(crate) fn keys(&self) -> Vec<(&str, &Bytes)> {
         match self {
             Self::Key(keyspace, key, _) => vec![(keyspace.as_str(), key)],
@@ -155,7 +155,7 @@ impl Write {
         }
     }
 
-    /// Carries it out on the model, and predicts what it says.
+    /// Applies the write to the model, and returns its expected outcome.
     pub(crate) fn apply(&self, state: &mut State) -> Outcome {
         match self {
             Self::Key(keyspace, key, change) => {
@@ -217,13 +217,13 @@ impl Write {
         }
     }
 
-    /// Carries it out on a store, with handles that are asked for here.
+    /// Performs the write on a store, with new handles.
     pub(crate) fn run(&self, store: &Store) -> Result<Outcome> {
         Ok(self.run_by(store, &|name| store.keyspace(name))?.0)
     }
 
-    /// Carries it out on a store, with handles to keyspaces from somewhere; what it says, and its number where it has
-    /// told one.
+    /// Performs the write on a store, with handles to keyspaces from `of`. Returns the outcome, and
+    /// the write's number if the call reported one.
     pub(crate) fn run_by(
         &self,
         store: &Store,

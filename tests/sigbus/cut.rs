@@ -1,4 +1,4 @@
-//! Files of an open store that another program cuts.
+//! Tests of an open store whose files another program truncates.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::{Count, directory, fill, key, options, read_all, segments, value};
 const KEYS: u32 = 3000;
 const LEN: usize = 1000;
 
-/// Cuts a file to a part of its length.
+/// Cuts a file to a fraction of its length.
 fn cut(path: &Path, of: u64) {
     let file = OpenOptions::new().write(true).open(path).unwrap();
     let len = file.metadata().unwrap().len() / of / 4096 * 4096;
@@ -39,7 +39,7 @@ fn reads_of_a_file_that_was_cut_give_the_value_or_an_error() {
     let count = read_all(&store, KEYS, LEN);
     assert!(count.right > KEYS / 10 && count.errors > KEYS / 10, "{count:?}");
     assert!(store.stats().signals_caught > 0);
-    // A page is lost once: the next time the same is said.
+    // A page that was lost stays lost, so the next reads have equal results.
     assert_eq!(read_all(&store, KEYS, LEN), count);
     assert!(store.verify().is_err());
 }
@@ -114,7 +114,7 @@ fn nothing_is_decided_by_the_zeros_of_a_page_that_is_gone() {
     let directory = directory();
     let path = directory.path().join("data");
     let store = options().background(false).open(&path).unwrap();
-    // Longer than a page, so that key and header stay where they can be read.
+    // The values are longer than a page, so that keys and headers stay readable.
     fill(&store, 0..200, 20_000);
     cut_all(&path, 2);
     let (mut refused, mut updated) = (0, 0);
@@ -154,7 +154,7 @@ fn writes_and_syncs_of_a_file_that_was_cut_are_refused() {
         cut_all(&path, 4096);
         let refused = (0..2000).find_map(|n| store.insert(key(n), value(n, 1000)).err());
         assert!(refused.is_some() || store.flush().is_err(), "nobody noticed");
-        // What is durable needs no further sync; its loss is said by the next open.
+        // Durable data needs no further sync. The next open reports its loss.
         let (flushed, removed, compacted) = (store.flush(), store.remove(key(1)), store.compact());
         assert!(durability == Durability::Disk || flushed.is_err(), "{removed:?} {compacted:?}");
         let closed = store.close();
@@ -199,14 +199,14 @@ fn a_file_is_cut_while_threads_read_write_and_compact() {
     let _ = store.close();
 }
 
-/// Segments that no open has needed are mapped, and put under the guard, when they are.
+/// The guard covers a segment from its first mapping on, which may happen long after the open.
 #[test]
 fn a_file_is_cut_after_an_open_that_read_none_of_it() {
     let directory = directory();
     let path = directory.path().join("data");
     filled(&path).close().unwrap();
     let store = options().background(false).open(&path).unwrap();
-    // Mapped now, and the image says that nothing of it was read yet.
+    // These reads map the segments. Records listed by a checkpoint count as unverified.
     assert_eq!(store.get(key(5)).unwrap().unwrap(), value(5, LEN));
     for n in 0..KEYS {
         assert!(store.contains_key(key(n)).unwrap());

@@ -1,4 +1,5 @@
-//! A device that fails: the file behind a loop device is cut, so that the kernel's reads beyond it are errors.
+//! Tests of a failing device. The file behind a loop device is cut, so that the kernel's reads
+//! beyond its end fail.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,7 +13,7 @@ const EXT4: Kind = Kind { name: "ext4", make: &["mkfs.ext4", "-q", "-F"], checkp
 const KEYS: u32 = 600;
 const LEN: usize = 20_000;
 
-/// Has the kernel forget what it holds of the files, so that it reads them again.
+/// Makes the kernel drop its cached pages of the files, so that it reads them again.
 fn forget(path: &Path) {
     for entry in fs::read_dir(path).unwrap() {
         let file = File::open(entry.unwrap().path()).unwrap();
@@ -21,7 +22,8 @@ fn forget(path: &Path) {
     }
 }
 
-/// A store on a device that fails in part; open before it fails, and nothing of it in memory but the index.
+/// Returns a store on a device that fails in part. It was opened before the failure, and only its
+/// index is in memory.
 fn failing(file_system: &FileSystem, options: &Options) -> Store {
     let path = file_system.mount().join("data");
     let store = options.clone().open(&path).unwrap();
@@ -34,7 +36,7 @@ fn failing(file_system: &FileSystem, options: &Options) -> Store {
     forget(&path);
     let image = fs::read(file_system.image()).unwrap();
     let middle = key(KEYS / 2);
-    // A record begins at a multiple of eight bytes, and the key is behind the header.
+    // A record begins at a multiple of eight bytes, and the key follows the header.
     let at = (0..image.len() / 8).find(|at| image[at * 8..].starts_with(&middle)).expect("it is on the disk");
     let image = File::options().write(true).open(file_system.image()).unwrap();
     image.set_len(u64::try_from(at * 8 / 4096 * 4096).unwrap()).unwrap();
@@ -48,7 +50,7 @@ fn reads_of_a_device_that_fails_give_the_value_or_an_error() {
     let count = read_all(&store, KEYS, LEN);
     assert!(count.right > 0 && count.errors > 0, "{count:?}");
     assert!(store.stats().signals_caught > 0);
-    // Beyond the end of its file a loop device gives errors, and now and then zeros.
+    // Beyond the end of its file a loop device returns errors, and sometimes zeros.
     let verified = store.verify();
     assert!(matches!(verified, Err(Error::Io { .. } | Error::Corrupt { .. })), "{verified:?}");
     let _ = store.compact();
@@ -66,7 +68,7 @@ fn copying_reads_of_a_device_that_fails_need_no_guard() {
         count.note(n, LEN, read);
     }
     assert!(count.right > 0 && count.errors > 0, "{count:?}");
-    // Beyond the end of its file a loop device gives errors, and now and then zeros.
+    // Beyond the end of its file a loop device returns errors, and sometimes zeros.
     let verified = store.verify();
     assert!(matches!(verified, Err(Error::Io { .. } | Error::Corrupt { .. })), "{verified:?}");
     assert_eq!(store.stats().signals_caught, 0);

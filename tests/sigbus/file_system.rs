@@ -1,11 +1,11 @@
-//! A file system of the test's own, in a file behind a loop device.
+//! A file system for one test, in a file behind a loop device.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Its kind, how it is made, and the size of its image.
+/// A kind of file system, the command that makes it, and the size of the file behind it.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) make: &'static [&'static str],
@@ -19,7 +19,7 @@ pub(crate) struct FileSystem {
     _alone: File,
 }
 
-/// Runs a program; what it printed.
+/// Runs a program. Returns its output.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(program).args(arguments).output();
     let output = output.map_err(|error| format!("{program}: {error}"))?;
@@ -35,7 +35,8 @@ fn text(path: &Path) -> &str {
 }
 
 impl FileSystem {
-    /// Makes and mounts one; `None`, said loudly, where that cannot be done here.
+    /// Makes and mounts a file system. Returns `None` and prints a notice if that is impossible
+    /// here.
     pub(crate) fn make(test: &str, kind: &Kind) -> Option<Self> {
         Self::try_make(test, kind).inspect_err(|reason| skip(test, kind, reason)).ok()
     }
@@ -45,7 +46,7 @@ impl FileSystem {
             return Err("not root".to_owned());
         }
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sigbus-{test}-{}", kind.name));
-        // One at a time, also among processes; so what lies about is left over.
+        // Only one process at a time holds the lock, so any leftovers are from an earlier run.
         let alone = File::create(folder.with_extension("lock")).unwrap();
         alone.lock().unwrap();
         clean_up(&folder);
@@ -55,18 +56,18 @@ impl FileSystem {
         let (make, arguments) = kind.make.split_first().expect("a program");
         run(make, &[arguments, &[text(&image)]].concat())?;
         let device = run("losetup", &["--find", "--show", text(&image)])?;
-        // From here on it is taken down again whatever happens.
+        // From here on the drop of this value removes the file system in any case.
         let file_system = Self { folder, device, _alone: alone };
         run("mount", &["-t", kind.name, &file_system.device, text(&file_system.mount())])?;
         Ok(file_system)
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub(crate) fn mount(&self) -> PathBuf {
         self.folder.join("mount")
     }
 
-    /// The file behind the device.
+    /// Returns the file behind the device.
     pub(crate) fn image(&self) -> PathBuf {
         self.folder.join("image")
     }
@@ -74,7 +75,7 @@ impl FileSystem {
 
 impl Drop for FileSystem {
     fn drop(&mut self) {
-        // Lazily: a test that failed may still have files open.
+        // Unmounts lazily, because a failed test may still have files open.
         drop(run("umount", &["-l", text(&self.mount())]));
         drop(run("losetup", &["-d", &self.device]));
         if !std::thread::panicking() {
@@ -83,7 +84,7 @@ impl Drop for FileSystem {
     }
 }
 
-/// Takes down what an earlier run left.
+/// Removes the leftovers of an earlier run.
 fn clean_up(folder: &Path) {
     let mount = folder.join("mount");
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -94,7 +95,7 @@ fn clean_up(folder: &Path) {
     for device in devices.unwrap_or_default().lines() {
         drop(run("losetup", &["-d", device.trim()]));
     }
-    // Never through a mount that could not be undone.
+    // Deletes nothing through a mount that could not be removed.
     if folder.exists() {
         drop(fs::remove_dir(&mount));
         assert!(!mount.exists(), "{} is in the way; unmount and remove it", mount.display());
@@ -102,7 +103,7 @@ fn clean_up(folder: &Path) {
     }
 }
 
-/// Says it past the capture of the test's output.
+/// Prints that a test was skipped, past the capture of its output.
 fn skip(test: &str, kind: &Kind, reason: &str) {
     let text = format!("\n## {test} on {} SKIPPED: {reason}; nothing was shown\n", kind.name);
     std::io::stderr().write_all(text.as_bytes()).unwrap();

@@ -1,4 +1,5 @@
-//! Pages that were made ready, and need a new block all the same: a copy of the file shares them, and the disk is full.
+//! Tests of preallocated pages that need a new block, because a copy of the file shares their
+//! blocks, on a full disk.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,7 +13,7 @@ const XFS: Kind = Kind { name: "xfs", make: &["mkfs.xfs", "-q", "-f"], checkpoin
 const BTRFS: Kind = Kind { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f"], checkpoint_bytes: 256 << 20 };
 const LEN: usize = 3000;
 
-/// A copy of each file in the directory, which shares its blocks.
+/// Copies each file in the directory, sharing its blocks.
 fn copy_by_reference(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -23,7 +24,7 @@ fn copy_by_reference(from: &Path, to: &Path) {
     }
 }
 
-/// Fills what is left of the file system.
+/// Fills the free space of the file system.
 fn fill_up(mount: &Path) {
     let file = File::create(mount.join("filler")).unwrap();
     let mut filled = 0;
@@ -34,7 +35,7 @@ fn fill_up(mount: &Path) {
     }
 }
 
-/// What was acknowledged is there.
+/// Checks that every acknowledged write is found.
 fn check(store: &Store, count: u32) {
     for n in 0..count {
         assert_eq!(store.get(key(n)).unwrap().as_deref(), Some(value(n, LEN).as_slice()), "key {n}");
@@ -42,7 +43,7 @@ fn check(store: &Store, count: u32) {
     assert!(store.get(key(count)).unwrap().is_none(), "a write that was refused is there");
 }
 
-/// Inserts until the store refuses; how many were acknowledged.
+/// Inserts until the store refuses. Returns the number of acknowledged writes.
 fn insert_until_full(store: &Store, mut count: u32, batches: bool) -> u32 {
     loop {
         let inserted = if batches {
@@ -61,7 +62,7 @@ fn insert_until_full(store: &Store, mut count: u32, batches: bool) -> u32 {
     }
 }
 
-/// Copies an open store, fills the disk, and writes; frees space, and writes again.
+/// Copies an open store, fills the disk, and writes. Then frees space, and writes again.
 fn meet_a_full_disk(
     file_system: &FileSystem,
     name: &str,
@@ -84,7 +85,7 @@ fn meet_a_full_disk(
     let mut count = insert_until_full(&store, 300, false);
     count = insert_until_full(&store, count, true);
     check(&store, count);
-    // Tombstones may need what there is none of; they are refused as cleanly.
+    // Tombstones may need missing space too, and are then refused cleanly.
     if let Err(error) = store.remove("nobody").and_then(|_| store.remove(key(0))) {
         assert!(matches!(error, Error::NoSpace { .. }), "{error}");
     } else {
@@ -95,7 +96,7 @@ fn meet_a_full_disk(
         "{name}: the pages did not need new blocks, so this shows nothing"
     );
     fs::remove_file(mount.join("filler")).unwrap();
-    // The kernel gives the space back when it comes to it.
+    // The kernel frees the space with some delay, and a sync ends it.
     run("sync", &[]).unwrap();
     store.insert(key(0), value(0, LEN)).unwrap();
     for n in count..count + 200 {

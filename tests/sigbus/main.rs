@@ -1,8 +1,9 @@
-//! Pages of mapped files that cannot be read or written: errors, and never the death of the process by SIGBUS.
+//! Tests of pages of mapped files that cannot be read or written. They lead to errors, and SIGBUS
+//! never kills the process.
 //!
-//! Everything runs in this process, so a signal that is not caught fails the suite as a whole; tests about what the
-//! signal does to others run in a child. Those that need a file system of their own need root and loop devices. Without
-//! them they pass, and say loudly that they have shown nothing.
+//! Most tests run in this process, so a signal that is not caught fails the whole suite. Tests of
+//! foreign signals run in a child process. Tests with a file system of their own need root and loop
+//! devices. Without these they pass, and print that they have shown nothing.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use mapcask::{Error, Options, Store};
 
-/// A directory on the file system of the build.
+/// Makes a directory on the file system of the build.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
@@ -25,12 +26,12 @@ fn options() -> Options {
     Options::new().segment_bytes(1 << 20)
 }
 
-/// A key that no zeros can be taken for.
+/// Returns a key that differs from zeros.
 fn key(n: u32) -> Vec<u8> {
     format!("key {n:06}").into_bytes()
 }
 
-/// A value of no zeros, with the key in it.
+/// Returns a value without zeros that contains the key.
 fn value(n: u32, len: usize) -> Vec<u8> {
     let mut value = key(n);
     value.resize(len, u8::try_from(n % 255 + 1).unwrap());
@@ -43,13 +44,14 @@ fn fill(store: &Store, numbers: std::ops::Range<u32>, len: usize) {
     }
 }
 
-/// The segment files of a store.
+/// Returns the segment files of a store.
 fn segments(path: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).collect()
 }
 
-/// How many reads gave the value, and how many an error. Anything else is a failure.
+/// The numbers of reads that returned the value, and of those that returned an error. Any other
+/// result is a failure.
 #[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
 struct Count {
     right: u32,
@@ -57,7 +59,7 @@ struct Count {
 }
 
 impl Count {
-    /// Takes note of a read: none may find nothing, or another value.
+    /// Counts a read. A missing or different value fails the test.
     fn note(&mut self, n: u32, len: usize, read: Result<Option<Vec<u8>>, Error>) {
         match read {
             Ok(found) => {
@@ -70,7 +72,7 @@ impl Count {
     }
 }
 
-/// Reads every key in every way that there is, and uses nothing that [`mapcask::Value::check`] refuses.
+/// Reads every key in every way, and uses no bytes that [`mapcask::Value::check`] refuses.
 fn read_all(store: &Store, count: u32, len: usize) -> Count {
     let mut copied = Count::default();
     let mut owned = Count::default();

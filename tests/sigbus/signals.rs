@@ -1,5 +1,5 @@
-//! What becomes of signals that are not about a store's files. Each case runs in a child process: this test binary,
-//! started for one test, with the case in its environment.
+//! Tests of signals that do not concern a store's files. Each case runs in a child process: this
+//! test binary, started for one test, with the case in its environment.
 #![expect(
     unsafe_code,
     reason = "signals and a bad mapping of the test's own are system calls that only libc has"
@@ -14,18 +14,18 @@ use std::process::{Command, Output};
 use super::{directory, fill, key, options, segments};
 
 const CASE: &str = "MAPCASK_SIGNAL_CASE";
-/// The child's end where its own handler was called.
+/// The exit status of a child whose own handler was called.
 const HANDLED: i32 = 42;
 
 extern "C" fn with_one_argument(signal: libc::c_int) {
-    // SAFETY: it may be called by a signal handler, and does not return.
+    // SAFETY: a signal handler may call it, and it does not return.
     unsafe { libc::_exit(if signal == libc::SIGBUS { HANDLED } else { 1 }) }
 }
 
 extern "C" fn with_three_arguments(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t`.
     let code = unsafe { (*info).si_code };
-    // SAFETY: it may be called by a signal handler, and does not return.
+    // SAFETY: a signal handler may call it, and it does not return.
     unsafe { libc::_exit(if code == libc::BUS_ADRERR { HANDLED } else { 1 }) }
 }
 
@@ -38,7 +38,7 @@ fn handle(handler: usize, flags: libc::c_int) {
     assert_eq!(set, 0);
 }
 
-/// Touches a page behind the end of a file that is no store's.
+/// Touches a page behind the end of a file that belongs to no store.
 fn touch_a_bad_page() {
     let file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     file.set_len(8192).unwrap();
@@ -48,14 +48,16 @@ fn touch_a_bad_page() {
     };
     assert_ne!(page, libc::MAP_FAILED);
     file.set_len(0).unwrap();
-    // SAFETY: inside of the mapping.
+    // SAFETY: the pointer stays in the mapping.
     let second = unsafe { page.cast::<u8>().add(4096) };
-    // SAFETY: mapped above; it has no page behind it, which is the point.
+    // SAFETY: it was mapped above. The page has no file behind it, which raises the signal on
+    // purpose.
     let byte = unsafe { second.read_volatile() };
     println!("came back with {byte}");
 }
 
-/// The child: opens a store, so that the guard is there, and does what the case says.
+/// Runs a case in the child: opens a store, so that the guard is installed, and does the work of
+/// the case.
 fn case(name: &str) {
     match name {
         "one argument" => handle(with_one_argument as extern "C" fn(_) as usize, 0),
@@ -75,7 +77,7 @@ fn case(name: &str) {
     println!("opened");
     match name {
         "default and sent" | "ignored and sent" => {
-            // SAFETY: it takes a number.
+            // SAFETY: the call takes a number.
             unsafe { libc::raise(libc::SIGBUS) };
         }
         "without the guard" | "after a fault of a store" => {
@@ -106,7 +108,8 @@ fn foreign_signals_go_where_they_went_before() {
     for name in ["one argument", "three arguments"] {
         assert_eq!(run(name).status.code(), Some(HANDLED), "{name}");
     }
-    // The default action, that of Rust's own handler, and what the kernel does where the signal is ignored: the process ends.
+    // The process ends by the default action, by Rust's own handler, or by the kernel if the signal
+    // is ignored.
     for name in [
         "default",
         "as it is",

@@ -1,8 +1,8 @@
-//! The public functions of the library, as the source has them.
+//! The list of the library's public functions, read from the source.
 
 use std::path::Path;
 
-/// Where the methods of what refers to an open store are written down.
+/// The files that define the methods of types that refer to an open store.
 const SOURCES: [&str; 11] = [
     "api/store.rs",
     "api/admin.rs",
@@ -17,7 +17,7 @@ const SOURCES: [&str; 11] = [
     "api/options.rs",
 ];
 
-/// A public function: its name behind that of its type, and its head up to the body.
+/// A public function: the name of its type and its own, and its signature.
 #[derive(Debug)]
 pub(crate) struct Function {
     pub(crate) name: String,
@@ -25,7 +25,7 @@ pub(crate) struct Function {
     pub(crate) head: String,
 }
 
-/// Every public function of the library's types that refer to a store, and of those that open one.
+/// Returns every public function of the types that refer to a store, and of those that open one.
 pub(crate) fn public_functions() -> Vec<Function> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let read = |file: &str| std::fs::read_to_string(source.join(file)).expect("a source file");
@@ -44,7 +44,7 @@ fn functions_in(source: &str) -> Vec<Function> {
     let mut lines = source.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
     while let Some(line) = lines.next() {
         if let Some(head) = line.strip_prefix("impl") {
-            // `impl<'s> View<'s> {`: a type of its own, and not `impl Trait for Type`.
+            // Accepts an inherent impl such as `impl<'s> View<'s> {`, and skips `impl Trait for Type`.
             let head =
                 head.strip_prefix('<').and_then(|rest| rest.split_once("> ")).map_or(head, |(_, head)| head);
             let name = head.trim().split(['<', ' ']).next().unwrap_or_default();

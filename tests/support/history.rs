@@ -1,10 +1,12 @@
-//! What each thread did, and whether what a store holds can be what is left of it.
+//! The history of each thread, and a check that the contents of a store are a possible result of
+//! it.
 //!
-//! **Model.** Each thread owns a range of keys and keyspaces, so what it left there depends on its own operations alone:
-//! it must equal the replay of the first `n` of them, for some `n`. After a kill `n` is the number of acknowledged
-//! operations, or one more where one was under way; after a power cut it is at least what was made durable. Across
-//! threads: an operation that began when others had been acknowledged cannot be there without them, because the log has
-//! one order.
+//! **Model.** Each thread owns a range of keys and keyspaces, so its part of the contents depends
+//! on its own operations alone. The part must equal the replay of its first `n` operations, for
+//! some `n`. After a kill `n` is the number of acknowledged operations, or one more if one was in
+//! progress. After a power cut `n` is at least the number of durable operations. The log has one
+//! order, so across threads an operation is found only together with all those that were
+//! acknowledged before it began.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,10 +15,10 @@ use mapcask::{Keyspace, Result, Store};
 
 use super::operation::{Bytes, Effect, Operation, Place, State, describe};
 
-/// Writing threads.
+/// The number of writing threads.
 pub(crate) const THREADS: usize = 4;
 
-/// What somebody found in a store.
+/// The observed contents of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Observed {
     pub(crate) state: State,
@@ -25,7 +27,7 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
-    /// Looks into a store that nobody writes to, and at whether it agrees with itself.
+    /// Reads a store that no thread writes to, and checks its consistency.
     pub(crate) fn of(store: &Store) -> Result<Self> {
         let mut state = State::default();
         look_into(store, &mut state)?;
@@ -43,7 +45,7 @@ impl Observed {
         Ok(Self { state, torn_bytes: report.torn_bytes, quarantined_records: report.quarantined_records })
     }
 
-    /// For the way from one process to another.
+    /// Encodes the contents for another process.
     pub(crate) fn encode(&self) -> Bytes {
         let mut bytes = Bytes::new();
         bytes.extend_from_slice(&self.torn_bytes.to_le_bytes());
@@ -58,7 +60,7 @@ impl Observed {
         bytes
     }
 
-    /// What another process found.
+    /// Reads the contents that another process found.
     pub(crate) fn read(path: &Path) -> Self {
         let bytes = std::fs::read(path).expect("it was written before the process said so");
         let mut rest = bytes.as_slice();
@@ -84,11 +86,11 @@ impl Observed {
         Self { state, torn_bytes, quarantined_records }
     }
 
-    /// The part of each thread.
+    /// Returns the part of each thread.
     ///
     /// # Errors
     ///
-    /// Says what is nobody's.
+    /// Names a place that no thread owns.
     pub(crate) fn parts(&self) -> Result<[State; THREADS], String> {
         let mut parts: [State; THREADS] = Default::default();
         for (place, value) in &self.state.0 {
@@ -100,7 +102,7 @@ impl Observed {
     }
 }
 
-/// Adds what a keyspace holds.
+/// Adds the contents of a keyspace.
 fn look_into(keyspace: &Keyspace, state: &mut State) -> Result<()> {
     let name = keyspace.name();
     for item in keyspace.iter() {
@@ -114,29 +116,29 @@ fn look_into(keyspace: &Keyspace, state: &mut State) -> Result<()> {
     Ok(())
 }
 
-/// How a process ended.
+/// The way in which a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Death {
-    /// Everything acknowledged is there.
+    /// The process was killed. Everything acknowledged must be found.
     Killed,
-    /// Everything durable is there.
+    /// The power was cut. Everything durable must be found.
     PowerCut,
 }
 
 /// An operation that was begun.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Begun {
-    /// How many operations of each thread were acknowledged in this run when it began.
+    /// The number of each thread's operations in this run that were acknowledged when it began.
     pub(crate) seen: [usize; THREADS],
-    /// Whether it returned, and everything acknowledged when it began is durable by that, itself included.
+    /// True if it returned and made durable itself and everything acknowledged when it began.
     pub(crate) covers: bool,
 }
 
-/// What one process did.
+/// The operations of one process.
 #[derive(Debug, Clone)]
 pub(crate) struct RunRecord {
     pub(crate) run: u32,
-    /// Per thread the operations in order. The last one may not have been acknowledged.
+    /// The operations of each thread, in order. The last one may not have been acknowledged.
     pub(crate) begun: [Vec<Begun>; THREADS],
     pub(crate) acknowledged: [usize; THREADS],
 }
@@ -147,27 +149,28 @@ impl RunRecord {
     }
 }
 
-/// A place in history.
+/// An entry of a thread's history.
 #[derive(Debug, Clone, Copy)]
 struct Past {
     run: u32,
     number: usize,
-    /// How many entries of each thread's history it follows.
+    /// The number of entries in each thread's history that it follows.
     follows: [usize; THREADS],
 }
 
-/// What each thread did since the store's content was last known to be durable.
+/// The history of each thread since the contents were last known to be durable.
 #[derive(Debug, Clone)]
 pub(crate) struct History {
     seed: u64,
     base: [State; THREADS],
     past: [Vec<Past>; THREADS],
-    /// How much of the past was acknowledged, and how much is durable.
+    /// The numbers of acknowledged and of durable entries.
     acknowledged: [usize; THREADS],
     durable: [usize; THREADS],
 }
 
-/// The lengths of history that explain what a thread left, at least and at most: not every operation has an effect.
+/// The least and the greatest length of history that explains a thread's part. They differ if an
+/// operation has no effect.
 #[derive(Debug, Clone, Copy)]
 struct Explained {
     least: usize,
@@ -185,7 +188,7 @@ impl History {
         }
     }
 
-    /// Appends what a process did after the last check.
+    /// Appends the operations of a process after the last check.
     pub(crate) fn append(&mut self, record: &RunRecord) {
         let before: [usize; THREADS] = std::array::from_fn(|thread| self.past[thread].len());
         for thread in 0..THREADS {
@@ -203,11 +206,12 @@ impl History {
         }
     }
 
-    /// Checks what a store holds after a death, and continues from there. How many acknowledged operations are gone.
+    /// Checks the contents after a death, and continues from there. Returns the number of
+    /// acknowledged operations that are lost.
     ///
     /// # Errors
     ///
-    /// Says what cannot be explained.
+    /// Describes contents that no history explains.
     pub(crate) fn check(&mut self, observed: &Observed, death: Death) -> Result<u64, String> {
         if death == Death::Killed && observed.quarantined_records > 0 {
             return Err(format!("{} records set aside without a power cut", observed.quarantined_records));
@@ -218,7 +222,7 @@ impl History {
             *explained = self.explain(thread, found, death)?;
         }
         for (thread, Explained { least, .. }) in explained.iter().enumerate() {
-            // Later entries follow more than earlier ones.
+            // Later entries follow more entries of the other threads.
             let Some(past) = least.checked_sub(1).map(|last| self.past[thread][last]) else { continue };
             if let Some(other) = (0..THREADS).find(|other| past.follows[*other] > explained[*other].most) {
                 return Err(format!(
@@ -240,7 +244,8 @@ impl History {
         Ok(taken as u64)
     }
 
-    /// Everything up to the last check is durable: the store was closed, or no power cut is to come.
+    /// Marks everything up to the last check as durable, because the store was closed or no power
+    /// cut will come.
     pub(crate) fn forget(&mut self) {
         let states = std::array::from_fn(|thread| {
             let mut state = self.base[thread].clone();
@@ -260,7 +265,7 @@ impl History {
         Operation::draw(self.seed, past.run, thread, past.number, state).apply(state)
     }
 
-    /// Which lengths of a thread's history lead to what was found.
+    /// Returns the lengths of a thread's history that lead to its part.
     fn explain(&self, thread: usize, found: &State, death: Death) -> Result<Explained, String> {
         let least = match death {
             Death::Killed => self.acknowledged[thread],

@@ -1,23 +1,23 @@
-//! A linearizability checker: is there one order of all operations, each between its call and its return, that a
-//! sequential model explains?
+//! A linearizability checker. It searches for an order of all operations that a sequential model
+//! explains, in which each operation lies between its call and its return.
 //!
-//! The search is Wing and Gong's with Lowe's memory of what was tried (J. M. Wing, C. Gong, "Testing and verifying
-//! concurrent objects", 1993; G. Lowe, "Testing for linearizability", 2017). It knows completed operations only, and
-//! models in which state and operation determine the outcome up to yes or no. It uses nothing but std, so that any test
-//! file can include it by its path.
+//! The search is Wing and Gong's, with Lowe's record of earlier attempts (J. M. Wing, C. Gong,
+//! "Testing and verifying concurrent objects", 1993; G. Lowe, "Testing for linearizability", 2017).
+//! It accepts completed operations only. In a model, state and operation must either allow or rule
+//! out an outcome. It uses only std, so that any test file can include it by its path.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::{Debug, Write as _};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-/// What one thread alone would see.
+/// The sequential behaviour of an object.
 pub(crate) trait Model {
     type State: Clone + Eq + Hash + Debug;
     type Operation: Debug;
     type Outcome: Debug;
 
-    /// The state after the operation, or `None` where it cannot have this outcome in this state.
+    /// Returns the state after the operation, or `None` if this state rules out the outcome.
     fn step(state: &Self::State, operation: &Self::Operation, outcome: &Self::Outcome)
     -> Option<Self::State>;
 }
@@ -26,7 +26,7 @@ pub(crate) trait Model {
 #[derive(Debug, Clone)]
 pub(crate) struct Completed<O, R> {
     pub(crate) thread: usize,
-    /// When it was called and when it returned, by one clock; no two times are equal.
+    /// The times of its call and its return, by one clock. No two times are equal.
     pub(crate) call: u64,
     pub(crate) ret: u64,
     pub(crate) operation: O,
@@ -46,7 +46,7 @@ impl Clock {
     }
 }
 
-/// One thread's record of its operations.
+/// Records the operations of one thread.
 #[derive(Debug)]
 pub(crate) struct Recorder<'c, O, R> {
     clock: &'c Clock,
@@ -67,20 +67,20 @@ impl<'c, O, R> Recorder<'c, O, R> {
         self.completed.push(Completed { thread: self.thread, call, ret, operation, outcome });
     }
 
-    /// What was recorded, to be put together with that of the other threads.
+    /// Returns the recorded operations, to be joined with those of the other threads.
     pub(crate) fn finish(self) -> Vec<Completed<O, R>> {
         self.completed
     }
 }
 
-/// Checks a history of one object; the error says where no order is left.
+/// Checks the history of one object. An error describes the furthest dead end.
 pub(crate) fn check<M: Model>(initial: M::State, history: &History<M>) -> Result<(), String> {
     let operations: Vec<_> = history.iter().collect();
     Search::<M>::new(operations, initial).run()
 }
 
-/// Checks a history of many objects that are independent of each other, each by itself: a history is linearizable
-/// where the part of every object is (Herlihy and Wing call that locality).
+/// Checks the history of many independent objects, each by itself. Such a history is linearizable
+/// if the part of every object is, a property that Herlihy and Wing call locality.
 pub(crate) fn check_by_key<M: Model, K: Ord + Debug>(
     initial: impl Fn(&K) -> M::State,
     history: &History<M>,
@@ -99,31 +99,31 @@ pub(crate) fn check_by_key<M: Model, K: Ord + Debug>(
 
 type CompletedOf<M> = Completed<<M as Model>::Operation, <M as Model>::Outcome>;
 
-/// How many operations before a dead end the account shows.
+/// The number of operations before a dead end that the report shows.
 const SHOWN: usize = 10;
 
-/// The place of an event in the list of those that are left; zero is the list's head.
+/// The place of an event in the list of remaining ones. Zero is the list's head.
 type Event = usize;
 
 struct Search<'h, M: Model> {
-    /// In the order of their calls.
+    /// The operations in the order of their calls.
     operations: Vec<&'h CompletedOf<M>>,
     events: Events,
     state: M::State,
     /// The order so far: each operation, and the state before it.
     order: Vec<(usize, M::State)>,
     done: Set,
-    /// Sets of operations and the state they led to: from there the search goes on in the same way, whatever the order
-    /// was.
+    /// Tried sets of operations with the states they led to. The search from such a pair does not
+    /// depend on the order.
     tried: HashSet<(Key, M::State)>,
     furthest: Option<DeadEnd<M>>,
 }
 
-/// Where the search got furthest: an operation that has to be in the order by now and cannot.
+/// The furthest point of the search, at which an operation must be next in the order and cannot be.
 struct DeadEnd<M: Model> {
     operation: usize,
     state: M::State,
-    /// How many operations are in the order, and the last of them.
+    /// The number of ordered operations, and the last of them.
     count: usize,
     last: Vec<usize>,
 }
@@ -151,7 +151,8 @@ impl<'h, M: Model> Search<'h, M> {
                 at = if self.take(operation) { self.events.first() } else { self.events.next[at] };
                 continue;
             }
-            // This one has returned, so whatever comes later cannot come before it: something was ordered wrongly.
+            // This operation has returned, so no later call can come before it. An earlier choice
+            // was wrong.
             self.note_dead_end(operation);
             let Some((last, state)) = self.order.pop() else { return Err(self.account()) };
             self.state = state;
@@ -162,7 +163,8 @@ impl<'h, M: Model> Search<'h, M> {
         Ok(())
     }
 
-    /// Makes an operation the next in the order, if it can be and that was not tried before.
+    /// Makes an operation the next in the order, unless the model rules it out or it was tried
+    /// before.
     fn take(&mut self, operation: usize) -> bool {
         let completed = self.operations[operation];
         let Some(state) = M::step(&self.state, &completed.operation, &completed.outcome) else {
@@ -187,8 +189,8 @@ impl<'h, M: Model> Search<'h, M> {
         }
     }
 
-    /// What is wrong. No order got past the return of the furthest dead end, and one did get there: so the history up
-    /// to that return is the shortest beginning that has none.
+    /// Describes the failure. The search reached the return of the furthest dead end and never got
+    /// past it. So the history up to that return is the shortest one without an order.
     fn account(&self) -> String {
         let DeadEnd { operation, state, count, last } =
             self.furthest.as_ref().expect("a search fails at a dead end");
@@ -213,7 +215,8 @@ impl<'h, M: Model> Search<'h, M> {
     }
 }
 
-/// Calls and returns in the order of time, as a list from which operations are taken out and put back in constant time.
+/// Calls and returns in the order of time. Operations are removed from the list and restored in
+/// constant time.
 struct Events {
     next: Vec<Event>,
     previous: Vec<Event>,
@@ -239,7 +242,7 @@ impl Events {
         let mut list = Self {
             next: (1..=count).map(|event| event % count).collect(),
             previous: (0..count).map(|event| (event + count - 1) % count).collect(),
-            // The head's is never asked for.
+            // The entry of the head is never read.
             operation: vec![0; count],
             call: vec![Self::HEAD; times.len()],
             ret: vec![Self::HEAD; times.len()],
@@ -268,7 +271,7 @@ impl Events {
         }
     }
 
-    /// Undoes the last `take_out` that was not undone yet.
+    /// Restores the operation of the last `take_out` that was not yet undone.
     fn put_back(&mut self, operation: usize) {
         for event in [self.ret[operation], self.call[operation]] {
             let (previous, next) = (self.previous[event], self.next[event]);
@@ -278,11 +281,12 @@ impl Events {
     }
 }
 
-/// A set of operations, to be compared with others: its first word that counts, and those from there on.
+/// A comparable form of a set of operations: the first word that is not full, and the words from
+/// there on.
 type Key = (usize, Vec<u64>);
 
-/// A set of operations. All that it is asked for lies near one place, since what was called long ago is done and what
-/// is called much later is not; so its key is as short as the threads are few.
+/// A set of operations. All queries are near one place, because old calls have returned and much
+/// later ones have not begun. So its key grows only with the number of threads.
 struct Set {
     words: Vec<u64>,
     /// All words before this one are full.
@@ -314,7 +318,7 @@ impl Set {
         }
     }
 
-    /// Equal for equal sets, and only for them.
+    /// Returns the set's key. Two sets are equal if and only if their keys are.
     fn key(&self) -> Key {
         (self.low, self.words[self.low..self.high].to_vec())
     }

@@ -1,7 +1,9 @@
-//! What the kill suite and the power-cut suite share: a process that writes until it dies, and what must be left of it.
+//! The common parts of the kill suite and the power-cut suite: a process that writes until it dies,
+//! and the check of its remains.
 //!
-//! [`writer`] is that process and its parent's side of it, [`operation`] what it does, [`shared`] the memory in which it
-//! acknowledges what it has done, [`history`] the judge. [`Chain`] leads one store through many deaths.
+//! [`writer`] is that process and its parent's side of it. [`operation`] defines its operations,
+//! and [`shared`] the memory in which it acknowledges them. [`history`] checks the result.
+//! [`Chain`] leads one store through many deaths.
 
 pub(crate) mod history;
 pub(crate) mod operation;
@@ -17,14 +19,15 @@ use self::history::{Death, History, Observed};
 use self::shared::Phase;
 use self::writer::Writer;
 
-/// The options of a process: small segments, so that the log rolls all the time; in one run of three larger ones, in
-/// which writing hardly ever waits for a file, so that death finds it in the middle of a record.
+/// Returns the options of a process. Small segments make the log roll all the time. In every third
+/// run they are larger, so that writes rarely wait for a file and death comes in the middle of a
+/// record.
 pub(crate) fn options(run: u32, durability: Durability) -> Options {
     let segment_bytes = if run.is_multiple_of(3) { 1 << 20 } else { 64 << 10 };
     Options::new().durability(durability).segment_bytes(segment_bytes).sync_interval(Duration::from_millis(5))
 }
 
-/// The size of a suite: the variable, or what plain `cargo test` has time for.
+/// Returns the size of a suite: the variable's value, or a default for a plain `cargo test`.
 pub(crate) fn count_of(variable: &str, default: u64) -> u64 {
     match std::env::var(variable) {
         Ok(value) => value.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {value}")),
@@ -32,24 +35,25 @@ pub(crate) fn count_of(variable: &str, default: u64) -> u64 {
     }
 }
 
-/// How one process is to die.
+/// The planned death of one process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fate {
     pub(crate) durability: Durability,
     pub(crate) moment: Moment,
 }
 
-/// When it is to die.
+/// The moment of a death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// While it opens the store, or soon after.
+    /// While the process opens the store, or soon after.
     Opening,
-    /// When so many operations have been acknowledged.
+    /// When this number of operations has been acknowledged.
     After(u64),
 }
 
 impl Fate {
-    /// Draws one: most processes die writing, some before they have begun, some in recovery.
+    /// Draws a death. Most processes die while writing, some before they begin, and some in
+    /// recovery.
     pub(crate) fn draw(rng: &mut fastrand::Rng, durabilities: &[Durability]) -> Self {
         let durability = durabilities[rng.usize(0..durabilities.len())];
         // A write that waits for the disk takes a thousand times as long.
@@ -66,21 +70,22 @@ impl Fate {
     }
 }
 
-/// What a chain has seen, for the summary.
+/// The totals of a chain, for the summary.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Totals {
     pub(crate) deaths: u64,
     pub(crate) acknowledged: u64,
-    /// Processes that died before they had opened the store.
+    /// The number of processes that died before they had opened the store.
     pub(crate) in_recovery: u64,
-    /// Opens that found a torn write, and opens that set complete records aside.
+    /// The numbers of opens that found a torn write, and of opens that quarantined complete
+    /// records.
     pub(crate) torn: u64,
     pub(crate) quarantined: u64,
-    /// Acknowledged operations that a power cut took: allowed below `Disk`.
+    /// The number of acknowledged operations that a power cut took, which is allowed below `Disk`.
     pub(crate) taken: u64,
 }
 
-/// One store and the processes that write to it, one after the other.
+/// A store and the processes that write to it, one after the other.
 #[derive(Debug)]
 pub(crate) struct Chain {
     seed: u64,
@@ -88,15 +93,17 @@ pub(crate) struct Chain {
     store: PathBuf,
     run: u32,
     history: History,
-    /// The worst death since the store's content was last looked at.
+    /// The worst death since the contents were last checked.
     death: Death,
-    /// How long a process took to open the store, from its start: the span in which the next may be killed.
+    /// The time from a process's start until it has opened the store. The next process may be
+    /// killed within it.
     opening: Duration,
     pub(crate) totals: Totals,
 }
 
 impl Chain {
-    /// Begins with no store yet. `folder` is where acknowledgements go and must outlive what happens to `store`.
+    /// Begins without a store. `folder` holds the acknowledgements, and must outlive any harm to
+    /// `store`.
     pub(crate) fn new(seed: u64, folder: &Path, store: &Path) -> Self {
         Self {
             seed,
@@ -110,7 +117,8 @@ impl Chain {
         }
     }
 
-    /// Lets one process open the store, report what it finds, write, and die. `cut` is called before it is killed.
+    /// Runs one process, which opens the store, reports its contents, writes, and dies. `cut` is
+    /// called before it is killed.
     pub(crate) fn live_and_die(
         &mut self,
         rng: &mut fastrand::Rng,
@@ -123,8 +131,8 @@ impl Chain {
         match fate.moment {
             Moment::Opening => {
                 writer.wait(|shared| shared.phase() >= Phase::Opening);
-                // Not to wait for anything: this is the choice of a random moment in something that has no steps to
-                // be seen from outside.
+                // This waits for no event. It chooses a random moment of an open, whose steps
+                // cannot be seen from outside.
                 let moment = started.elapsed() + self.opening.mul_f64(rng.f64());
                 while started.elapsed() < moment {
                     std::hint::spin_loop();
@@ -157,7 +165,7 @@ impl Chain {
         }
     }
 
-    /// Opens the store in this process, looks, and closes it.
+    /// Opens the store in this process, checks it, and closes it.
     pub(crate) fn look_and_close(&mut self) {
         let store =
             options(self.run, Durability::Os).open(&self.store).unwrap_or_else(|error| self.fail(&error));

@@ -1,34 +1,38 @@
-//! What a thread does: operations that follow from seed, run, thread and number, and from what the thread has left so
-//! far, so that nobody needs to write them down.
+//! The operations of a thread. They follow from seed, run, thread, number and the thread's present
+//! state, so that no record of them is needed.
 //!
-//! **What is whose.** Each thread has a range of keys in the default keyspace, and up to two keyspaces of its own, which
-//! it makes, clears, renames, drops and makes again under four names. All use the same keys.
+//! **Ownership.** Each thread has a range of keys in the default keyspace, and up to two keyspaces
+//! of its own. It makes, clears, renames, drops and makes these again under four names. All of them
+//! use the same keys.
 //!
-//! **Values.** Each says where it is from and ends in a checksum; no two are alike, so a value that comes back from the
-//! past, or turns up in another keyspace, is noticed.
+//! **Values.** Each value states its origin and ends in a checksum, and no two are alike. So a
+//! value from the past or from another keyspace is noticed.
 //!
-//! **What changes nothing**, such as a flush, is an operation too: a share in [`Operation::draw`], and no effect in
-//! [`Operation::apply`]. What the store does by itself has no place here; the options of a process decide it.
+//! **Operations without effect.** A flush, for example, is an operation too. It has a share in
+//! [`Operation::draw`], and no effect in [`Operation::apply`]. Background work has no place here,
+//! because the options of a process decide it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Keys of each thread in each keyspace: few, so that they are overwritten and removed often.
+/// The keys of each thread in each keyspace. They are few, so that they are overwritten and removed
+/// often.
 const KEYS: usize = 24;
-/// Keyspaces of a thread at a time, and the letters of the names that they may have.
+/// The number of a thread's keyspaces at a time, and the letters of their names.
 const KEYSPACES: usize = 2;
 const NAMES: [char; 4] = ['a', 'b', 'c', 'd'];
-/// The longest value: more than a segment.
+/// The longest value, which exceeds a segment.
 const VALUE_MAX: usize = 100 << 10;
-/// What no key ever has.
+/// A key that never exists.
 const STRANGER: &[u8] = b"never written";
 
 pub(crate) type Bytes = Vec<u8>;
 
-/// A key of a keyspace; or the keyspace itself, which has no key.
+/// A key of a keyspace, or the keyspace itself, which has no key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
-    /// The empty name is that of the default keyspace, which is always there and so is no place.
+    /// The keyspace's name. It is empty for the default keyspace, which always exists and so is no
+    /// place itself.
     pub(crate) keyspace: String,
     pub(crate) key: Option<Bytes>,
 }
@@ -42,7 +46,7 @@ impl Place {
         self.key.as_deref().expect("a key's place")
     }
 
-    /// The number of the thread whose place it is.
+    /// Returns the number of the thread that owns the place.
     pub(crate) fn owner(&self) -> Option<usize> {
         let name = if self.keyspace.is_empty() { self.key() } else { self.keyspace.as_bytes() };
         name.first().map(|digit| usize::from(digit.wrapping_sub(b'0')))
@@ -56,7 +60,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is where. A keyspace that is there has an empty value.
+/// The values of all places. An existing keyspace has an empty value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct State(pub(crate) BTreeMap<Place, Bytes>);
 
@@ -72,12 +76,12 @@ impl State {
         };
     }
 
-    /// The keyspaces with a name.
+    /// Returns the names of the existing keyspaces.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().filter(|place| place.key.is_none()).map(|place| place.keyspace.as_str())
     }
 
-    /// The keys of a keyspace.
+    /// Returns the keys of a keyspace.
     pub(crate) fn keys<'s>(&'s self, name: &str) -> impl Iterator<Item = &'s Place> {
         let from = Place::keyspace(name);
         let end = from.clone();
@@ -90,13 +94,13 @@ impl State {
     }
 }
 
-/// How a key is changed.
+/// A change of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     Insert(Bytes),
     Remove,
     InsertIfAbsent(Bytes),
-    /// What is expected, and what comes instead.
+    /// The expected value and the new one.
     Swap(Option<Bytes>, Option<Bytes>),
     Replace(Bytes),
     Take,
@@ -104,7 +108,7 @@ pub(crate) enum Change {
     UpdateAndFetch(Bytes),
 }
 
-/// What a batch requires of a key.
+/// A requirement of a batch for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Required {
     Absent,
@@ -112,14 +116,14 @@ pub(crate) enum Required {
     Value(Bytes),
 }
 
-/// What is to be done.
+/// The action of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     Flush,
     Compact,
     Image,
     Key(Place, Change),
-    /// What must hold for it, and places and their new values; none is a removal.
+    /// A condition, and places with their new values, where `None` is a removal.
     Batch(Option<(Place, Required)>, Vec<(Place, Option<Bytes>)>),
     Create(String),
     Clear(String),
@@ -127,40 +131,40 @@ pub(crate) enum Action {
     Rename(String, String),
 }
 
-/// What the store says when it is done.
+/// The answer of the store to an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     Done,
     Said(bool),
     Value(Option<Bytes>),
-    /// A swap met something else.
+    /// A swap found this other value.
     Missed(Option<Bytes>),
     ConditionFailed,
     KeyspaceNotFound,
     KeyspaceExists,
 }
 
-/// What an operation does.
+/// The effect of an operation.
 #[derive(Debug, Clone)]
 pub(crate) struct Effect {
     pub(crate) answer: Answer,
     /// The places that may have changed.
     pub(crate) touched: Vec<Place>,
-    /// Whether it is a write, so that at [`Durability::Disk`](mapcask::Durability::Disk) all before it is durable with
-    /// it. A refusal makes durable what it saw, which need not be all.
+    /// True if it is a write, so that at [`Durability::Disk`](mapcask::Durability::Disk) everything
+    /// before it is durable with it. A refusal makes durable only the data it depends on.
     pub(crate) wrote: bool,
 }
 
-/// One operation of one thread.
+/// An operation of one thread.
 #[derive(Debug, Clone)]
 pub(crate) struct Operation {
     pub(crate) action: Action,
-    /// By a handle whose writes are durable, whatever the store's are.
+    /// True if it uses a handle whose writes are durable at any durability of the store.
     pub(crate) raised: bool,
 }
 
 impl Operation {
-    /// The operation of a place in history, where the thread has left `state`.
+    /// Returns the operation at a place in history, for a thread whose present state is `state`.
     pub(crate) fn draw(seed: u64, run: u32, thread: usize, number: usize, state: &State) -> Self {
         let place = (u64::from(run) << 40) ^ ((thread as u64) << 32) ^ number as u64;
         let rng = fastrand::Rng::with_seed(seed ^ place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -183,7 +187,7 @@ impl Operation {
         Self { action, raised }
     }
 
-    /// Does it to a model.
+    /// Applies the operation to a model.
     pub(crate) fn apply(&self, state: &mut State) -> Effect {
         match &self.action {
             Action::Flush | Action::Compact | Action::Image => Effect::none(Answer::Done),
@@ -234,7 +238,7 @@ impl Effect {
     }
 }
 
-/// Takes every key out of a keyspace; their places.
+/// Removes every key of a keyspace. Returns their places.
 fn empty(state: &mut State, name: &str) -> Vec<Place> {
     let places: Vec<_> = state.keys(name).cloned().collect();
     for place in &places {
@@ -256,7 +260,7 @@ fn rename(state: &mut State, from: &str, to: &str) -> Effect {
 }
 
 impl Change {
-    /// What the key has then, and what the store says.
+    /// Returns the new value of the key, and the store's answer.
     fn outcome(&self, before: Option<&Bytes>) -> (Option<Bytes>, Answer) {
         let old = before.cloned();
         match self {
@@ -289,7 +293,8 @@ impl Required {
     }
 }
 
-/// What an update makes of a value: it depends on every byte of the old one, and now and then is nothing.
+/// Returns the result of an update. It depends on every byte of the old value, and sometimes is a
+/// removal.
 pub(crate) fn updated(old: Option<&[u8]>, more: &[u8]) -> Option<Bytes> {
     let sum = crc32fast::hash(old.unwrap_or_default());
     (old.is_none() || !sum.is_multiple_of(4)).then(|| sealed([more, &sum.to_le_bytes()].concat()))
@@ -300,7 +305,7 @@ fn sealed(mut value: Bytes) -> Bytes {
     value
 }
 
-/// Says where a value is from.
+/// Describes the origin of a value.
 pub(crate) fn describe(value: Option<&Bytes>) -> String {
     let Some(value) = value else { return "nothing".to_owned() };
     if value.is_empty() {
@@ -318,7 +323,7 @@ struct Draw<'s> {
     rng: fastrand::Rng,
     thread: usize,
     label: String,
-    /// Values drawn: each has a number.
+    /// The number of values drawn. Each has its own number.
     slot: usize,
     state: &'s State,
     /// The names of the thread's keyspaces.
@@ -339,7 +344,7 @@ impl Draw<'_> {
         (self.rng.u8(0..3) > 0).then(|| self.value())
     }
 
-    /// A key of the default keyspace, or of one of the thread's own.
+    /// Draws a key of the default keyspace, or of one of the thread's own.
     fn place(&mut self) -> Place {
         let keyspace = self.own.get(self.rng.usize(0..=KEYSPACES)).copied().unwrap_or_default().to_owned();
         let n = self.rng.usize(0..KEYS);
@@ -352,18 +357,18 @@ impl Draw<'_> {
         format!("{}{}", self.thread, NAMES[self.rng.usize(0..NAMES.len())])
     }
 
-    /// One of a keyspace that is there, if any is.
+    /// Draws the name of an existing keyspace, if there is one.
     fn present_name(&mut self) -> Option<String> {
         (!self.own.is_empty()).then(|| self.own[self.rng.usize(0..self.own.len())].to_owned())
     }
 
-    /// Mostly one of a keyspace that is there.
+    /// Draws a name, mostly that of an existing keyspace.
     fn some_name(&mut self) -> String {
         let present = if self.rng.u8(0..4) > 0 { self.present_name() } else { None };
         present.unwrap_or_else(|| self.any_name())
     }
 
-    /// A new keyspace; where there are enough, one that is there is asked for again.
+    /// Draws a new keyspace. If there are enough, an existing one is created again.
     fn create(&mut self) -> Action {
         let name = if self.own.len() < KEYSPACES { None } else { self.present_name() };
         Action::Create(name.unwrap_or_else(|| self.any_name()))

@@ -1,7 +1,9 @@
-//! The memory that a writing process shares with its parent: what it has begun, and what it has acknowledged.
+//! The memory that a writing process shares with its parent: the operations it has begun and
+//! acknowledged.
 //!
-//! A file mapped by both, so that it costs no more than a store to memory, and outlives the process. It lies outside
-//! of the store, and in the power-cut suite outside of the file system that is cut.
+//! Both map a file, so that a record costs only a store to memory and outlives the process. The
+//! file lies outside of the store. In the power-cut suite it also lies outside of the file system
+//! that is cut.
 
 #![expect(unsafe_code, reason = "atomics in memory that two processes share")]
 
@@ -14,7 +16,7 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::history::{Begun, RunRecord, THREADS};
 
-/// The most operations of one thread in one run.
+/// The greatest number of one thread's operations in one run.
 pub(crate) const OPERATIONS_MAX: usize = 20_000;
 
 const PHASE: usize = 0;
@@ -22,21 +24,23 @@ const CUT: usize = 1;
 const SEED: usize = 2;
 const RUN: usize = 3;
 const DURABILITY: usize = 4;
-/// Per thread: operations begun, operations acknowledged. A cache line apart.
+/// For each thread, the numbers of operations begun and acknowledged. Threads are a cache line
+/// apart.
 const COUNTS: usize = 8;
-/// Per thread and operation: what was acknowledged by all threads when it began, and whether it covers them.
+/// For each thread and operation, the numbers acknowledged by all threads when it began, and a flag
+/// for durability.
 const BEGUN: usize = COUNTS + THREADS * 8;
 const BEGUN_WORDS: usize = THREADS + 1;
 const WORDS: usize = BEGUN + THREADS * OPERATIONS_MAX * BEGUN_WORDS;
 
 const LEVELS: [Durability; 3] = [Durability::Os, Durability::Interval, Durability::Disk];
 
-/// How far the process is.
+/// The progress of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Starting,
     Opening,
-    /// It has reported what it found, and writes.
+    /// It has reported the contents it found, and writes.
     Writing,
 }
 
@@ -47,7 +51,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Makes it anew, for one run.
+    /// Creates the memory for one run.
     pub(crate) fn create(path: &Path, seed: u64, run: u32, durability: Durability) -> Self {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
         let file = file.expect("the folder is writable");
@@ -60,7 +64,7 @@ impl Shared {
         shared
     }
 
-    /// The process's side.
+    /// Opens the memory in the writing process.
     pub(crate) fn open(path: &Path) -> Self {
         let file = File::options().read(true).write(true).open(path).expect("the parent made it");
         let map = MmapOptions::new().len(WORDS * 8).map_raw(&file).expect("a mapping");
@@ -71,12 +75,13 @@ impl Shared {
         assert!(index < WORDS);
         // SAFETY: the index was just checked, so the pointer stays in the mapping.
         let pointer = unsafe { self.map.as_mut_ptr().cast::<u64>().add(index) };
-        // SAFETY: the mapping is aligned to a page, lives as long as `self`, and is accessed as atomics only, by both
-        // processes.
+        // SAFETY: the mapping is aligned to a page, lives as long as `self`, and is accessed as
+        // atomics only, by both processes.
         unsafe { AtomicU64::from_ptr(pointer) }
     }
 
-    // SeqCst throughout: what one word says of another must hold in either process, and this is not measured.
+    // SeqCst throughout: both processes must agree on the order of different words, and speed does
+    // not matter.
 
     fn get(&self, index: usize) -> u64 {
         self.word(index).load(Ordering::SeqCst)
@@ -90,7 +95,7 @@ impl Shared {
         BEGUN + (thread * OPERATIONS_MAX + number - 1) * BEGUN_WORDS
     }
 
-    /// How far the process is.
+    /// Returns the progress of the process.
     pub(crate) fn phase(&self) -> Phase {
         [Phase::Starting, Phase::Opening, Phase::Writing][usize::try_from(self.get(PHASE)).unwrap_or(0)]
     }
@@ -99,7 +104,7 @@ impl Shared {
         self.set(PHASE, phase as u64);
     }
 
-    /// From here on the process must expect errors.
+    /// Tells the process to expect errors from now on.
     pub(crate) fn announce_cut(&self) {
         self.set(CUT, 1);
     }
@@ -120,7 +125,7 @@ impl Shared {
         LEVELS[usize::try_from(self.get(DURABILITY)).expect("a small number")]
     }
 
-    /// A thread begins its operation `number`, which counts from one.
+    /// Records that a thread begins its operation `number`, which counts from one.
     pub(crate) fn begin(&self, thread: usize, number: usize) {
         let at = Self::begun_at(thread, number);
         for other in 0..THREADS {
@@ -129,18 +134,19 @@ impl Shared {
         self.set(COUNTS + thread * 8, number as u64);
     }
 
-    /// A thread's operation has returned. `covers`: what was acknowledged before it is durable.
+    /// Records that a thread's operation has returned. `covers` is true if everything acknowledged
+    /// before it is durable.
     pub(crate) fn acknowledge(&self, thread: usize, number: usize, covers: bool) {
         self.set(Self::begun_at(thread, number) + THREADS, u64::from(covers));
         self.set(COUNTS + thread * 8 + 1, number as u64);
     }
 
-    /// Operations acknowledged by all threads.
+    /// Returns the number of operations acknowledged by all threads.
     pub(crate) fn acknowledged(&self) -> u64 {
         (0..THREADS).map(|thread| self.get(COUNTS + thread * 8 + 1)).sum()
     }
 
-    /// What was done in the run, once the process is dead.
+    /// Returns the operations of the run, once the process is dead.
     pub(crate) fn record(&self, run: u32) -> RunRecord {
         let number = |index| usize::try_from(self.get(index)).expect("a small number");
         let begun = |thread, n| {

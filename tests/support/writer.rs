@@ -1,6 +1,8 @@
-//! The process that opens a store, reports what it finds, and writes from several threads until it dies.
+//! A process that opens a store, reports its contents, and writes from several threads until it
+//! dies.
 //!
-//! It is the test's own executable, started again for one test that does nothing unless a variable is set.
+//! It is the test's own executable, started again for one test, which does nothing unless a
+//! variable is set.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,11 +18,11 @@ use super::history::Observed;
 use super::operation::{Action, Answer, Bytes, Change, Operation, Place, Required, State, updated};
 use super::shared::{OPERATIONS_MAX, Phase, Shared};
 
-/// The name of the test that is the process; each suite has it.
+/// The name of the test that is the process. Each suite has one.
 const TEST: &str = "a_process_that_writes_until_it_dies";
 const FOLDER: &str = "MAPCASK_WRITER_FOLDER";
 const STORE: &str = "MAPCASK_WRITER_STORE";
-/// A process that has not moved for so long hangs.
+/// The time without progress after which a process counts as hung.
 const PATIENCE: Duration = Duration::from_secs(120);
 const SIGKILL: i32 = 9;
 const SIGBUS: i32 = 7;
@@ -29,7 +31,7 @@ fn shared_path(folder: &Path) -> PathBuf {
     folder.join("shared")
 }
 
-/// Where the process writes what it found in the store.
+/// Returns the path at which the process reports the contents it found.
 pub(crate) fn report_path(folder: &Path) -> PathBuf {
     folder.join("found")
 }
@@ -60,7 +62,7 @@ impl Writer {
         self.shared.as_ref().expect("it is taken by `kill` only")
     }
 
-    /// Waits for what the shared memory will say.
+    /// Waits until the shared memory satisfies `until`.
     pub(crate) fn wait(&mut self, until: impl Fn(&Shared) -> bool) {
         let begun = Instant::now();
         while !until(self.shared()) {
@@ -72,8 +74,8 @@ impl Writer {
         }
     }
 
-    /// Kills it, and returns what it left in the shared memory. After a power cut it may have died by the signal that
-    /// a store to a lost page raises.
+    /// Kills the process, and returns the shared memory. After a power cut it may have died by the
+    /// signal that a store to a lost page raises.
     pub(crate) fn kill(mut self, was_cut: bool) -> Shared {
         self.process.kill().expect("it is our child");
         let status = self.process.wait().expect("it is our child");
@@ -86,20 +88,20 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // After a failed assertion; otherwise it is dead already.
+        // The process still runs only after a failed assertion.
         drop(self.process.kill());
         drop(self.process.wait());
     }
 }
 
-/// What the test named [`TEST`] calls.
+/// Runs the process. The test named [`TEST`] calls it.
 pub(crate) fn write_until_killed() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let store = std::env::var_os(STORE).map(PathBuf::from).expect("both are set");
-    // The parent may die, too.
+    // The process ends if its parent dies.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .expect("a known signal");
-    // A panic in any thread, caught or not, is a finding, and the parent must hear of it.
+    // A panic in any thread, caught or not, is a finding, so the parent must learn of it.
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         default(info);
@@ -110,7 +112,7 @@ pub(crate) fn write_until_killed() {
     let store = unless_cut(&shared, super::options(shared.run(), shared.durability()).open(store));
     let observed = unless_cut(&shared, Observed::of(&store));
     fs::write(report_path(&folder), observed.encode()).expect("the folder is writable");
-    // What nobody wrote is for the parent to find.
+    // The parent checks for data that no thread wrote.
     let parts = observed.parts().unwrap_or_default();
     shared.set_phase(Phase::Writing);
     thread::scope(|scope| {
@@ -121,7 +123,7 @@ pub(crate) fn write_until_killed() {
     });
 }
 
-/// An error is what a power cut brings; any other is a finding.
+/// Returns the value. Waits for death on an error after a power cut, and panics on any other error.
 fn unless_cut<T>(shared: &Shared, result: Result<T>) -> T {
     match result {
         Ok(value) => value,
@@ -136,7 +138,7 @@ fn wait_for_death() -> ! {
     }
 }
 
-/// `model` is what the thread has left so far.
+/// Writes until death. `model` is the thread's present state.
 fn write(store: &Store, shared: &Shared, thread: usize, mut model: State) {
     let is_disk = shared.durability() == Durability::Disk;
     for number in 1..=OPERATIONS_MAX {
@@ -160,7 +162,7 @@ fn open(store: &Store, name: &str) -> Result<Keyspace> {
     if name.is_empty() { Ok(Keyspace::clone(store)) } else { store.open_keyspace(name) }
 }
 
-/// Whether the thread finds what it left. Nobody else writes there.
+/// Checks that the thread finds its own writes. No other thread writes to these places.
 fn look_at(store: &Store, touched: &[Place], model: &State) -> Result<()> {
     let names: BTreeSet<_> = touched.iter().map(|place| place.keyspace.as_str()).collect();
     for name in names {
@@ -187,7 +189,7 @@ fn carry_out(store: &Store, operation: &Operation) -> Result<Answer> {
     match &operation.action {
         Action::Flush => store.flush()?,
         Action::Compact => store.compact().map(|_| ())?,
-        // Not while a pass is under way; and no part of the public face of a store.
+        // A checkpoint may be refused while a pass runs. It is not a part of the public API.
         #[cfg(feature = "sim")]
         Action::Image => store.take_checkpoint().map(|_| ())?,
         #[cfg(not(feature = "sim"))]

@@ -187,7 +187,7 @@ fn numbers_of_the_torn_tail_of_an_adopted_segment_are_not_given_out_again() {
     let store = options().segment_bytes(1 << 20).open_on(&disk).expect("whole");
     store.insert("key", "the manifest knows now that it is open").expect("there is room");
     let old = disk.read_file(MANIFESTS[0]).expect("it is there");
-    // A segment of its own size, and many small records in it.
+    // The value gets a segment of its own size, which also takes many small records.
     store.insert("large", vec![7; 200_000]).expect("there is room");
     let written = store.last_seq().0;
     for n in 0..2000u32 {
@@ -220,7 +220,7 @@ fn numbers_of_the_torn_tail_of_an_adopted_segment_are_not_given_out_again() {
 
 #[test]
 fn what_is_set_aside_is_copied_in_pieces() {
-    // More than one piece, and not a multiple of one.
+    // The copy takes several pieces, the last of which is shorter.
     let disk = SimDisk::with_seed(1);
     let store = options().segment_bytes(8 << 20).compaction(false).open_on(&disk).expect("a new store");
     for n in 0..70u32 {
@@ -244,7 +244,7 @@ fn what_is_set_aside_is_copied_in_pieces() {
     assert!(copied == bytes[hole..end], "{} bytes of {}", copied.len(), end - hole);
     assert!(copied.len() > 2 << 20);
     drop(store);
-    // Once more: the copy is found, and no second one is made.
+    // The next open finds the copy, and makes no second one.
     let again = disk.kill();
     let _ = again.remove_file(crate::format::file_name::CONTROL);
     again.put_file(&name, &bytes);

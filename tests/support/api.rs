@@ -44,7 +44,7 @@ fn functions_in(source: &str) -> Vec<Function> {
     let mut lines = source.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
     while let Some(line) = lines.next() {
         if let Some(head) = line.strip_prefix("impl") {
-            // Accepts an inherent impl such as `impl<'s> View<'s> {`, and skips `impl Trait for Type`.
+            // Accepts inherent impls, such as `impl<'s> View<'s> {`, and skips trait impls.
             let head =
                 head.strip_prefix('<').and_then(|rest| rest.split_once("> ")).map_or(head, |(_, head)| head);
             let name = head.trim().split(['<', ' ']).next().unwrap_or_default();

@@ -422,7 +422,7 @@ mod tests {
             generation,
             ..facts(id, 1, live, 4000 - live)
         };
-        // In turns, and each worth a little less than the one before.
+        // The generations alternate, and each segment is worth a little less than the one before.
         let all: Vec<_> = (0..12).map(|n| of(n + 1, 1000 + 10 * n, u8::from(n % 2 == 1))).collect();
         let live = 12 * 1055;
         for (pages, count) in [(1, 3), (1000, 6)] {
@@ -450,7 +450,7 @@ mod tests {
     fn an_insertion_has_only_what_is_worth_it_rewritten() {
         let few: Vec<_> = (1..=20).map(|id| facts(id, 1, 3700, 260)).collect();
         assert_eq!(fitting(&few, 19, false), [0; 0]);
-        // So many that their waste makes up a page, and no more.
+        // Eleven of them waste one page together.
         assert_eq!(fitting(&few, 19, true).len(), 11);
     }
 }

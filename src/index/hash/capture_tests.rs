@@ -308,7 +308,7 @@ proptest::proptest! {
         if ensure_loaded == 1 {
             index.load_more().unwrap();
         }
-        // No scan here: it would load all. In the middle, too: a changed index gets free lines.
+        // A scan here would load everything. Loading may come midway, when there are free lines.
         let (first, second) = after.split_at(after.len() / 2);
         change_all(&mut loaded, kind, first);
         change_all(&mut oracle, kind, first);
@@ -419,7 +419,7 @@ fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
     let frames = (bytes.len() - FRONT_LEN) / FRAME_SIZE;
     let mut refused = 0;
     for _ in 0..400 {
-        // Any word, set to a possible link, an entry or zero; with the right checksum.
+        // Sets any word to a possible link, an entry or zero, with the right checksum.
         let (frame, word) = (random.usize(..frames), random.usize(..BLOCK_LEN / 8));
         let value = [0, random.u64(..table.overflow_lines + 2), random.u64(..), 1 << 41][random.usize(..4)];
         let mut hostile = bytes.clone();
@@ -428,7 +428,7 @@ fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
         let sum = frame_sum(NONCE, frame as u64, &block[..BLOCK_LEN]).to_le_bytes();
         block[BLOCK_LEN..].copy_from_slice(&sum);
         let Ok((index, mut writer)) = open(&file_of(hostile), table, 0) else { continue };
-        // It neither hangs nor panics, for all contents.
+        // No contents make it hang or panic.
         for key in 0..2000 {
             let hash = hash_of_kind(0, key);
             if writer.find(hash, |location| Ok::<_, BlockError>(location == place(key, 0))).is_ok() {
@@ -438,7 +438,7 @@ fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
         refused += usize::from(index.load_all().is_err());
     }
     assert!(refused > 100, "{refused}");
-    // An index of this shape with another count.
+    // The shape is right, but the count of entries is not.
     let (index, _writer) = open(&file_of(bytes), IndexTable { entries: 5, ..table }, 0).unwrap();
     assert!(index.load_all().is_err() && index.is_partial());
     assert!(index.find(hash_of_kind(0, 1), |_| Ok::<_, BlockError>(false)).is_err());
@@ -446,7 +446,7 @@ fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
 
 #[test]
 fn a_chain_that_is_a_circle_is_an_error_and_no_endless_search() {
-    // One chain of full lines, in order, over three blocks; one of the second links to the first.
+    // Full lines form one chain over three blocks. One in the second links back to the first.
     let mut writer = filled(0, 1, 1000);
     let capture = writer.begin_checkpoint(0).unwrap();
     let table = capture.table();
@@ -470,7 +470,7 @@ fn readers_and_the_writer_bring_blocks_together() {
         let capture = writer.begin_checkpoint(0).unwrap();
         let table = capture.table();
         let (index, mut loaded) = open(&file_of(frames(capture, 0).unwrap()), table, 0).unwrap();
-        // Even keys stay: readers never miss one.
+        // Even keys are never removed, so readers must find all of them.
         let range_pins: Vec<_> = churn.there.keys().copied().filter(|key| key % 2 == 0).collect();
         thread::scope(|scope| {
             for _ in 0..2 {

@@ -308,8 +308,8 @@ fn a_scan_sees_every_key_once_while_the_index_grows_under_it() {
     }
 }
 
-/// Fills the one bucket, searches for the last of `hashes`, which must have the hash of the first,
-/// and makes a change while the search reads the record of the first.
+/// Fills the one bucket and searches for the last of `hashes`, which must have the hash of the
+/// first. Makes a change while the search reads the record of the first.
 fn find_across(hashes: &[u64], change: impl FnOnce(&mut IndexWriter)) {
     let (index, mut writer) = Index::with_base_bits(0, 0).expect("memory");
     for (key, &hash) in (0..).zip(hashes) {

@@ -1,4 +1,5 @@
-//! Compaction: what a store that is overwritten for ever takes on the disk, what keeping it small costs, and whom.
+//! Measures compaction: the disk space of a store under endless overwrites, and the cost of keeping
+//! it small.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,19 +10,19 @@ use crate::rounds::{Table, number};
 use crate::workload::{Key, VALUE_LEN, key, value, value_pool};
 use crate::{Lab, Result, scratch};
 
-/// How many times as many writes as keys there are.
+/// The number of writes per key.
 const TIMES: usize = 10;
 /// The exponent of the skewed workload.
 const ZIPF: f64 = 0.99;
-/// Bytes that a record takes in the log.
+/// The bytes that a record takes in the log.
 const RECORD: f64 = 152.0;
-/// Bytes that a removal takes.
+/// The bytes that a tombstone takes.
 const TOMBSTONE: f64 = 48.0;
 
-/// One of the workloads: writes so many times, and returns the bytes that the log took for it.
+/// A workload: writes to a store, and returns the bytes that these writes took in the log.
 type Work = fn(&Lab, &Store, &mut dyn FnMut(&Store) -> Result<()>) -> Result<f64>;
 
-/// Every workload, with compaction on and off.
+/// Runs every workload, with compaction on and off.
 pub(crate) fn compact(lab: &Lab) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "each key overwritten ten times, Os; segment files per live byte of the log, and bytes written per byte of the user's",
@@ -84,13 +85,13 @@ fn measure(lab: &Lab, work: Work, compaction: bool) -> Result<Found> {
         if !compaction || rests {
             break stats;
         }
-        // The background has the other core.
+        // The worker uses the other core.
         thread::yield_now();
     };
     Ok(Found { rate, user, most, rested, to_rest: ended.elapsed() })
 }
 
-/// How many writes lie between two looks.
+/// The number of writes between two looks.
 const LOOK: usize = 100_000;
 
 fn overwrite(
@@ -119,7 +120,8 @@ fn hot(lab: &Lab, store: &Store, look: &mut dyn FnMut(&Store) -> Result<()>) -> 
     overwrite(lab, store, look, || 7)
 }
 
-/// Ranks by rejection-free inversion of the continuous distribution (Gray and others 1994), spread over the keys.
+/// Draws ranks by rejection-free inversion of the continuous distribution (Gray and others 1994),
+/// spread over the keys.
 fn zipf(lab: &Lab, store: &Store, look: &mut dyn FnMut(&Store) -> Result<()>) -> Result<f64> {
     let mut random = fastrand::Rng::with_seed(5);
     let count = lab.keys as f64;
@@ -144,12 +146,12 @@ fn zipf(lab: &Lab, store: &Store, look: &mut dyn FnMut(&Store) -> Result<()>) ->
     })
 }
 
-/// Unique keys, inserted and removed a thousand later, beside what is there.
+/// Inserts unique keys, and removes each a thousand later, beside the cold keys.
 fn queue(lab: &Lab, store: &Store, look: &mut dyn FnMut(&Store) -> Result<()>) -> Result<f64> {
     const LENGTH: usize = 1000;
     let pool = value_pool();
     let unique = |n: usize| -> Key { key((n + lab.keys) as u64) };
-    // One of the cold keys was overwritten: removals that are newer may hide something there.
+    // An overwritten cold key leaves an old record, which newer tombstones may hide.
     store.insert(lab.workload.keys[0], [1; VALUE_LEN])?;
     let count = lab.keys * TIMES / 2;
     for n in 0..count {

@@ -1,4 +1,5 @@
-//! Durable puts: on the disk before the call returns. The measure is what the device does with one block.
+//! Measures durable puts: on the disk before the call returns. The reference is the device's write
+//! of one block.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -16,14 +17,15 @@ use crate::scratch::Journalled;
 use crate::workload::{key, value, value_pool};
 use crate::{Lab, Result};
 
-/// How long a contender runs in a round: a device's mood lasts longer than one put.
+/// The time that a contender runs in a round. It outlasts short changes in the speed of a device.
 const ROUND: Duration = Duration::from_millis(700);
-/// Size of a block in bytes.
+/// The size of a block in bytes.
 const BLOCK: usize = 4096;
-/// Blocks that the raw contender writes in turn; all were written before.
+/// The number of blocks that the raw contender writes in turn; all were written before.
 const BLOCKS: u64 = 4096;
 
-/// On the file system of the directory, and on ext4 with a journal where one can be mounted.
+/// Measures on the file system of the directory, and on ext4 with a journal where one can be
+/// mounted.
 pub(crate) fn durable(lab: &Lab) -> Result<Vec<Table>> {
     let mut tables = vec![race(lab, &lab.directory)?];
     match Journalled::mount(&lab.directory) {
@@ -70,7 +72,7 @@ fn race(lab: &Lab, below: &Path) -> Result<Table> {
     Ok(table.note(format!("Puts per sync in the last round, by threads: {}.", groups.borrow().join(", "))))
 }
 
-/// A file whose blocks are on the disk already: writing them again changes nothing but their content.
+/// Makes a file whose blocks are on the disk: rewriting them changes only their content.
 fn written_file(path: &Path) -> Result<File> {
     let file = File::options().read(true).write(true).create_new(true).open(path)?;
     for at in 0..BLOCKS {
@@ -99,7 +101,7 @@ fn put_from(store: &Store, threads: u64, next: &AtomicU64) -> Result<Measured> {
                 scope.spawn(move || -> mapcask::Result<u64> {
                     let mut count = 0;
                     while began.elapsed() < ROUND {
-                        // Relaxed: only that each thread gets another number.
+                        // Relaxed: each thread only needs another number.
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         let at = usize::try_from(number).unwrap_or_default();
                         store.insert(key(number), value(pool, at, 0))?;

@@ -1,10 +1,10 @@
-//! Where the figures come from: machine, kernel, file system. Without this a figure is a rumour.
+//! Describes the machine, kernel and file system. A reader cannot judge a figure without them.
 
 use std::fs;
 use std::path::Path;
 use std::thread;
 
-/// One line each: what a reader needs to judge the figures.
+/// Returns the facts that a reader needs to judge the figures, one a line.
 pub(crate) fn describe(directory: &Path, date: &str) -> Vec<String> {
     vec![
         format!("date: {date}"),
@@ -14,7 +14,8 @@ pub(crate) fn describe(directory: &Path, date: &str) -> Vec<String> {
     ]
 }
 
-/// How many threads wanted a core during the last minute: above the number of cores, figures are worth little.
+/// Returns the load average of the last minute. Above the number of cores, figures are worth
+/// little.
 pub(crate) fn load() -> String {
     read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned()
 }
@@ -48,7 +49,8 @@ fn huge_pages() -> String {
         .map_or(text.clone(), |(on, _)| on.to_owned())
 }
 
-/// The file system's kind, and for ext4 whether it keeps a journal: a durable write costs more with one.
+/// Returns the file system's kind, and for ext4 its use of a journal: with one a durable write
+/// costs more.
 pub(crate) fn file_system(directory: &Path) -> String {
     let Ok(directory) = directory.canonicalize() else { return "unknown".to_owned() };
     let mounts = read("/proc/self/mountinfo");

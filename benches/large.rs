@@ -1,4 +1,4 @@
-//! Large values: storing against copying into a mapped file, and reading without a copy.
+//! Measures large values: storing against copying into a mapped file, and reading without a copy.
 
 #![expect(unsafe_code, reason = "the contender is a mapped file, and making one is unsafe")]
 
@@ -11,10 +11,10 @@ use crate::rounds::{Measured, Race, Table};
 use crate::workload::{key, one_byte, pool, whole};
 use crate::{Lab, Result};
 
-/// Bytes written per round.
+/// The bytes written per round.
 const TOTAL: usize = 256 << 20;
 
-/// Values of 4 KiB, 64 KiB and 1 MiB.
+/// Measures values of 4 KiB, 64 KiB and 1 MiB.
 pub(crate) fn large(lab: &Lab) -> Result<Vec<Table>> {
     let mut tables = Vec::new();
     for (name, len) in [("4 KiB", 4 << 10), ("64 KiB", 64 << 10), ("1 MiB", 1 << 20)] {
@@ -24,7 +24,8 @@ pub(crate) fn large(lab: &Lab) -> Result<Vec<Table>> {
     Ok(tables)
 }
 
-/// A value that differs from place to place, cut from a pool larger than the second-level cache.
+/// Returns a value that differs from place to place, cut from a pool larger than the second-level
+/// cache.
 fn value(pool: &[u8], at: usize, len: usize) -> &[u8] {
     &pool[at * 4096 % (pool.len() - len)..][..len]
 }
@@ -62,7 +63,8 @@ fn mapped(lab: &Lab) -> Result<(MmapMut, tempfile::TempDir)> {
     let directory = lab.directory()?;
     let file = File::options().read(true).write(true).create_new(true).open(directory.path().join("file"))?;
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, TOTAL as u64)?;
-    // SAFETY: the file was just made in a directory of our own; nobody else changes or truncates it.
+    // SAFETY: the file was just made in a directory of our own; no other process changes or
+    // truncates it.
     let map = unsafe { MmapMut::map_mut(&file) }?;
     Ok((map, directory))
 }
@@ -84,7 +86,7 @@ fn get(lab: &Lab, name: &str, len: usize) -> Result<Table> {
     for at in 0..count {
         store.insert(key(at as u64), value(&pool, at, len))?;
     }
-    // Many more reads than values: a few hundred are over before the clock has moved.
+    // There are many more reads than values: a few hundred would end before the clock moves.
     let reads = count.max(100_000);
     let mut race = Race::new(format!("get of values of {name}, without a copy"));
     race.add("mapcask, view, one byte touched", |_| {

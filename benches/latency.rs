@@ -1,11 +1,12 @@
-//! How long a put takes at half the rate that is possible: what the slowest ones wait for.
+//! Measures the latency of a put at half the possible rate.
 //!
-//! Puts are due at fixed times; a put that begins late because the one before it was slow has waited all the same, and
-//! the wait counts (coordinated omission).
+//! Puts are due at fixed times. A put that begins late because the one before was slow has waited,
+//! and the wait counts (coordinated omission).
 //!
-//! A second count leaves out what the thread that puts spent ready to run without a processor, as the kernel says. On two cores
-//! that can be most of what the slowest puts wait for: a slice of the scheduler is three milliseconds. The kernel is asked when a
-//! put has lost time, and says what came together since it was asked last; of that, what this put has lost counts.
+//! A second figure leaves out the time for which the putting thread was ready to run without a
+//! processor. On two cores that can be most of the slowest latencies: a slice of the scheduler is
+//! three milliseconds. After each slow put the bench asks the kernel for that time since the last
+//! question. It subtracts at most the time that this put lost.
 
 use std::fs::File;
 use std::hint::spin_loop;
@@ -20,11 +21,12 @@ use crate::reads::StdMap;
 use crate::rounds::{Table, median};
 use crate::{Lab, Result, scratch};
 
-/// A put that adds so much to what it is late is asked what it waited for.
+/// The added lateness from which a put is slow, and the kernel is asked for its wait.
 const SLOW: Duration = Duration::from_micros(20);
-/// How often each key is overwritten where passes run: a handful of stalls must not make a thousandth of all puts.
+/// The number of overwrites per key under compaction: a few stalls must not make a thousandth of
+/// all puts.
 const PACED: usize = 9;
-/// Buckets per power of two: a bucket is at most 1/32 wide.
+/// The number of buckets per power of two: a bucket is at most 1/32 wide.
 const STEPS: u64 = 32;
 
 /// Counts of durations in nanoseconds, in buckets that grow with them.
@@ -46,7 +48,7 @@ impl Histogram {
         self.greatest = self.greatest.max(nanos);
     }
 
-    /// The duration that a share of all did not exceed, in microseconds.
+    /// Returns the duration that a share of all did not exceed, in microseconds.
     fn quantile(&self, share: f64) -> f64 {
         let wanted = self.total as f64 * share;
         let mut seen = 0;
@@ -60,7 +62,7 @@ impl Histogram {
     }
 }
 
-/// The bucket of a duration: its highest bit, and the five below it.
+/// Returns the bucket of a duration: its highest bit, and the five below it.
 fn bucket(nanos: u64) -> usize {
     let power = nanos.max(STEPS).ilog2();
     let within = nanos >> (power - 5) & (STEPS - 1);
@@ -68,22 +70,22 @@ fn bucket(nanos: u64) -> usize {
     usize::try_from(row * STEPS + within).expect("fewer than 64 rows")
 }
 
-/// The least duration of a bucket.
+/// Returns the least duration of a bucket.
 fn least(bucket: usize) -> u64 {
     let (row, within) = (bucket as u64 / STEPS, bucket as u64 % STEPS);
     if row == 0 { within } else { (STEPS + within) << (row - 1) }
 }
 
-/// What a run of paced puts found.
+/// The results of a run of paced puts.
 struct Paced {
-    /// Puts per second.
+    /// The puts per second.
     rate: f64,
     all: Histogram,
-    /// The same, without the waits for a processor.
+    /// The latencies without the waits for a processor.
     running: Histogram,
 }
 
-/// How long this thread was ready to run and had no processor.
+/// The time for which this thread was ready to run and had no processor.
 struct Waits {
     file: Option<File>,
     seen: Duration,
@@ -96,7 +98,7 @@ impl Waits {
         waits
     }
 
-    /// Since the last time it was asked; zero where the kernel does not count it.
+    /// Returns the time since the last call; zero where the kernel does not count it.
     fn since(&mut self) -> Duration {
         let mut bytes = [0; 96];
         let read = self.file.as_ref().and_then(|file| file.read_at(&mut bytes, 0).ok()).unwrap_or(0);
@@ -107,7 +109,7 @@ impl Waits {
     }
 }
 
-/// Puts of new keys, paced.
+/// Measures paced puts of new keys.
 pub(crate) fn latency(lab: &Lab) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "latency of a put of a new key at half the possible rate, Os, in microseconds",
@@ -138,8 +140,8 @@ pub(crate) fn latency(lab: &Lab) -> Result<Vec<Table>> {
     )])
 }
 
-/// Overwrites in random order, paced, with compaction on and off: the same store, so often overwritten that passes run
-/// all the time.
+/// Measures paced overwrites in random order, with compaction on and off. The store is overwritten
+/// so often that passes run all the time.
 pub(crate) fn compact_latency(lab: &Lab) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "latency of an overwrite at half the possible rate, Os, in microseconds",
@@ -192,7 +194,7 @@ pub(crate) fn compact_latency(lab: &Lab) -> Result<Vec<Table>> {
     )])
 }
 
-/// Copies memory, so that a processor and the way to the memory are busy.
+/// Copies memory, so that a processor and the memory bus are busy.
 fn copy_until(ended: &AtomicBool) {
     let (from, mut to) = (vec![1u8; 8 << 20], vec![0u8; 8 << 20]);
     while !ended.load(Ordering::Relaxed) {
@@ -201,7 +203,7 @@ fn copy_until(ended: &AtomicBool) {
     }
 }
 
-/// Ends it, whatever happens.
+/// A guard that ends the copying, also after an error.
 struct Ended<'a>(&'a AtomicBool);
 
 impl Drop for Ended<'_> {
@@ -210,7 +212,7 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Medians over rounds.
+/// Returns the figures of a row: medians over rounds.
 fn figures(rounds: &[Paced]) -> [String; 8] {
     let over_rounds =
         |pick: &dyn Fn(&Paced) -> f64| median(&mut rounds.iter().map(pick).collect::<Vec<f64>>());
@@ -232,7 +234,7 @@ fn half_rate(rate: f64) -> Duration {
     Duration::from_secs_f64(2.0 / rate)
 }
 
-/// Puts everything, each at its time or as fast as possible.
+/// Puts every key, each at its time or as fast as possible.
 fn pace_puts(
     lab: &Lab,
     pace: Option<Duration>,
@@ -240,7 +242,7 @@ fn pace_puts(
 ) -> Result<Paced> {
     let (mut all, mut running) = (Histogram::new(), Histogram::new());
     let mut waits = Waits::new();
-    // What of the backlog is the scheduler's, and how late the put before was.
+    // The scheduler's part of the backlog, and the lateness of the previous put.
     let (mut waited, mut before) = (Duration::ZERO, Duration::ZERO);
     let began = Instant::now();
     let mut due = began;
@@ -258,7 +260,8 @@ fn pace_puts(
         if pace.is_some() {
             let late = due.elapsed();
             all.add(late);
-            // Asked where this put has lost time, and not for those that wait behind it: it is a system call.
+            // The kernel is asked only where this put lost time, not for those that wait behind it:
+            // it is a system call.
             if late > before + SLOW {
                 waited += waits.since().min(late - before);
             }

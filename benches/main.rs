@@ -1,8 +1,10 @@
-//! mapcask measured against the hash maps of memory and against what the kernel and the device can do.
+//! Measures mapcask against hash maps in memory, and against the limits of the kernel and the
+//! device.
 //!
-//! `cargo bench -- [--keys N] [--rounds N] [--date DATE] [--dir DIR] [ROW]...` prints one Markdown table per row; without
-//! names, all rows. All contenders of a table run in one process, round by round in turn, over the same keys in the
-//! same order, and must read the same bytes; figures are medians. Other engines are not measured here.
+//! `cargo bench -- [--keys N] [--rounds N] [--date DATE] [--dir DIR] [ROW]...` prints Markdown
+//! tables for each row, or for all rows without names. All contenders of a table run in one
+//! process, round by round in turn, over the same keys in the same order. They must read the same
+//! bytes. Figures are medians. This bench measures no other engines.
 
 #![expect(clippy::print_stdout, reason = "printing tables is what this program is for")]
 
@@ -25,18 +27,18 @@ use std::time::Instant;
 use crate::rounds::Table;
 use crate::workload::Workload;
 
-/// Anything may go wrong; the program says so and ends.
+/// The result of a function that may fail in any way; the program prints the error and ends.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// What rows are given.
+/// The input of every row.
 pub(crate) struct Lab {
     /// The number of keys.
     pub(crate) keys: usize,
-    /// Rounds that count.
+    /// The number of rounds that count.
     pub(crate) rounds: usize,
-    /// Where stores are made.
+    /// The directory of the stores.
     pub(crate) directory: PathBuf,
-    /// Keys, values and their order.
+    /// The keys, values and their order.
     pub(crate) workload: Workload,
 }
 
@@ -63,7 +65,7 @@ const ROWS: [Row; 18] = [
     ("compact_latency", latency::compact_latency),
 ];
 
-/// What the caller asked for.
+/// The arguments of the program.
 struct Arguments {
     keys: usize,
     rounds: usize,
@@ -119,7 +121,7 @@ fn parse(all: &[String]) -> Result<Arguments> {
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
-            // cargo adds it.
+            // Cargo adds this argument.
             "--bench" => {}
             "--keys" => arguments.keys = value()?.parse()?,
             "--rounds" => arguments.rounds = value()?.parse()?,

@@ -1,4 +1,4 @@
-//! Opening: from nothing to the first value, after a clean close and after the death of the process.
+//! Measures opening to the first value, after a clean close and after the death of the process.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::rounds::{Table, median, number};
 use crate::workload::{key, value, value_pool};
 use crate::{Lab, Result, scratch};
 
-/// By the number of keys.
+/// Measures opening by the number of keys.
 pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
     let [mut times, mut bytes] = tables();
     for keys in [lab.keys / 100, lab.keys / 10, lab.keys] {
@@ -23,7 +23,7 @@ pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
         let mut opened: [Vec<Opened>; 3] = Default::default();
         for _ in 0..lab.rounds {
             opened[0].push(measure(clean.path(), keys)?);
-            // Opening recovers, so each round needs a store of its own that nobody recovered.
+            // An open recovers the store, so each round needs a new copy of the killed one.
             let copy = lab.directory()?;
             scratch::copy(killed.path(), copy.path())?;
             opened[1].push(measure(copy.path(), keys)?);
@@ -90,7 +90,7 @@ fn tables() -> [Table; 2] {
     [times, bytes]
 }
 
-/// Puts the keys and their values into a map; how many milliseconds that takes.
+/// Puts the keys and their values into a map, and returns the milliseconds that it takes.
 fn build_map(keys: usize) -> f64 {
     let pool = value_pool();
     let began = Instant::now();
@@ -102,13 +102,13 @@ fn build_map(keys: usize) -> f64 {
     millis(began.elapsed())
 }
 
-/// What opening a store took.
+/// The cost of opening a store.
 struct Opened {
-    /// Milliseconds.
+    /// The milliseconds of the open.
     open: f64,
-    /// The same, to the first value.
+    /// The milliseconds to the first value.
     first: f64,
-    /// Bytes read of the log, and of the image, and what the image has.
+    /// The bytes read of the log and of the checkpoint, and the size of the checkpoint.
     log: u64,
     image: u64,
     size: u64,

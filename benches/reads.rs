@@ -1,4 +1,4 @@
-//! Reading: hits, misses, two threads, verified reads, and a look at everything.
+//! Measures reads: hits, misses, several threads, verified reads, and iteration.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -16,19 +16,19 @@ pub(crate) type StdMap = HashMap<Vec<u8>, Vec<u8>>;
 /// The same table with a fast hash that does not resist crafted keys.
 pub(crate) type FastMap = hashbrown::HashMap<Vec<u8>, Vec<u8>, FixedState>;
 
-/// What is done with a value that was read.
+/// The use of a value that was read.
 type Touch = fn(&[u8]) -> u64;
 
 const TOUCHES: [(&str, Touch); 2] = [("the whole value touched", whole), ("one byte touched", one_byte)];
 
 impl Workload {
-    /// Every key and its first value, owned.
+    /// Returns every key and its first value, owned.
     pub(crate) fn owned(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
         self.keys.iter().enumerate().map(|(at, key)| (key.to_vec(), self.value(at, 0).to_vec()))
     }
 }
 
-/// Asks a map for keys.
+/// Reads keys from a map.
 pub(crate) fn ask<S: BuildHasher>(
     map: &hashbrown::HashMap<Vec<u8>, Vec<u8>, S>,
     keys: &[Key],
@@ -37,12 +37,12 @@ pub(crate) fn ask<S: BuildHasher>(
     keys.iter().fold(0, |sum, key| sum.wrapping_add(map.get(key.as_slice()).map_or(0, |value| touch(value))))
 }
 
-/// Asks the standard map for keys.
+/// Reads keys from the standard map.
 pub(crate) fn ask_std(map: &StdMap, keys: &[Key], touch: Touch) -> u64 {
     keys.iter().fold(0, |sum, key| sum.wrapping_add(map.get(key.as_slice()).map_or(0, |value| touch(value))))
 }
 
-/// Asks a store for keys, through one view.
+/// Reads keys from a store, through one view.
 pub(crate) fn ask_view(store: &Store, keys: &[Key], touch: Touch) -> Result<u64> {
     let view = store.view();
     let mut sum = 0_u64;
@@ -52,7 +52,7 @@ pub(crate) fn ask_view(store: &Store, keys: &[Key], touch: Touch) -> Result<u64>
     Ok(sum)
 }
 
-/// Asks a store for keys, each answer a value of its own.
+/// Reads keys from a store, as owned values.
 fn ask_owned(store: &Store, keys: &[Key], touch: Touch) -> Result<u64> {
     let mut sum = 0_u64;
     for key in keys {
@@ -74,7 +74,7 @@ fn race_reads(lab: &Lab, title: &str, keys: &[Key], touch: Touch) -> Result<Tabl
     race.run(lab.rounds)
 }
 
-/// Keys that are there.
+/// Measures reads of present keys.
 pub(crate) fn get(lab: &Lab) -> Result<Vec<Table>> {
     TOUCHES
         .iter()
@@ -82,15 +82,15 @@ pub(crate) fn get(lab: &Lab) -> Result<Vec<Table>> {
         .collect()
 }
 
-/// Keys that are not there.
+/// Measures reads of absent keys.
 pub(crate) fn get_miss(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![race_reads(lab, "get miss", &lab.workload.absent, whole)?])
 }
 
-/// Keys that are asked for at once.
+/// The number of keys that are read at once.
 const AT_ONCE: usize = 16;
 
-/// Asks a store for keys, several at once, through one view.
+/// Reads keys from a store, several at once, through one view.
 fn ask_many(store: &Store, keys: &[Key], touch: Touch) -> Result<u64> {
     let view = store.view();
     let mut sum = 0_u64;
@@ -103,7 +103,7 @@ fn ask_many(store: &Store, keys: &[Key], touch: Touch) -> Result<u64> {
     Ok(sum)
 }
 
-/// Asks a store for keys, several at once, each answer a value of its own.
+/// Reads keys from a store, several at once, as owned values.
 fn ask_many_owned(store: &Store, keys: &[Key], touch: Touch) -> Result<u64> {
     let mut sum = 0_u64;
     let mut values = Vec::with_capacity(AT_ONCE);
@@ -115,7 +115,7 @@ fn ask_many_owned(store: &Store, keys: &[Key], touch: Touch) -> Result<u64> {
     Ok(sum)
 }
 
-/// Sixteen keys that are there at once.
+/// Measures reads of sixteen present keys at once.
 pub(crate) fn multi_get(lab: &Lab) -> Result<Vec<Table>> {
     let keys = &lab.workload.probes;
     let std_map: StdMap = lab.workload.owned().collect();
@@ -133,7 +133,7 @@ pub(crate) fn multi_get(lab: &Lab) -> Result<Vec<Table>> {
     tables.collect()
 }
 
-/// One thread, two, four and so on up to what the machine has, each with its share of the keys.
+/// Measures one thread, two, four and so on up to the processors, each with its share of the keys.
 pub(crate) fn get_threads(lab: &Lab) -> Result<Vec<Table>> {
     let probes = &lab.workload.probes;
     let std_map: StdMap = lab.workload.owned().collect();
@@ -167,7 +167,7 @@ pub(crate) fn get_threads(lab: &Lab) -> Result<Vec<Table>> {
     tables.collect()
 }
 
-/// Shares keys between threads and adds up what they found.
+/// Divides keys between threads and adds up their sums.
 fn shared(
     threads: usize,
     keys: &[Key],
@@ -185,7 +185,7 @@ fn shared(
     })
 }
 
-/// Every read verified against its checksum.
+/// Measures reads that verify each checksum.
 pub(crate) fn get_verified(lab: &Lab) -> Result<Vec<Table>> {
     let keys = &lab.workload.probes;
     let std_map: StdMap = lab.workload.owned().collect();
@@ -210,7 +210,7 @@ pub(crate) fn get_verified(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![race.run(lab.rounds)?])
 }
 
-/// Everything, in whatever order it comes.
+/// Measures iteration over everything, in any order.
 pub(crate) fn iterate(lab: &Lab) -> Result<Vec<Table>> {
     let count = lab.workload.keys.len();
     let std_map: StdMap = lab.workload.owned().collect();

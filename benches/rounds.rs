@@ -1,25 +1,27 @@
-//! Rounds: every contender once per round, in turn, so that a machine that changes its mind hits all alike.
+//! Runs contenders in rounds: each once per round, in turn, so that a change in the machine's speed
+//! affects all alike.
 //!
-//! The first round warms up and does not count. A ratio is the median of the rounds' own ratios. All contenders of a table must arrive at the same sum.
+//! The first round warms up and does not count. A ratio is the median of the rounds' own ratios.
+//! All contenders of a table must arrive at the same sum.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// What one contender did in one round.
+/// The work of one contender in one round.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Measured {
-    /// How many operations, or whatever the unit counts.
+    /// The number of operations, or of the unit's items.
     pub(crate) count: u64,
-    /// How long they took.
+    /// The time that they took.
     pub(crate) elapsed: Duration,
-    /// The sum over what was read; `None` where nothing comparable is read.
+    /// The sum over the bytes that were read; `None` where nothing comparable is read.
     pub(crate) sum: Option<u64>,
 }
 
 impl Measured {
-    /// Times some work that returns the sum over what it read.
+    /// Times some work that returns the sum over the bytes that it read.
     pub(crate) fn time(count: usize, work: impl FnOnce() -> Result<u64>) -> Result<Self> {
         let began = Instant::now();
         let sum = work()?;
@@ -34,17 +36,17 @@ impl Measured {
 /// The work of one round; takes the round's number.
 type Work<'c> = Box<dyn FnMut(usize) -> Result<Measured> + 'c>;
 
-/// Contenders for one table.
+/// The contenders of one table.
 pub(crate) struct Race<'c> {
     title: String,
     unit: &'static str,
-    /// What a rate in units per second is divided by.
+    /// The divisor of a rate in units per second.
     scale: f64,
     contenders: Vec<(String, Work<'c>)>,
 }
 
 impl<'c> Race<'c> {
-    /// A race whose rates are shown in thousands of operations per second.
+    /// Makes a race whose rates are shown in thousands of operations per second.
     pub(crate) fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), unit: "thousand/s", scale: 1e3, contenders: Vec::new() }
     }
@@ -56,7 +58,7 @@ impl<'c> Race<'c> {
         self
     }
 
-    /// Adds a contender. The first one is what the others are compared with.
+    /// Adds a contender. The others are compared with the first one.
     pub(crate) fn add(&mut self, label: impl Into<String>, work: impl FnMut(usize) -> Result<Measured> + 'c) {
         self.contenders.push((label.into(), Box::new(work)));
     }
@@ -67,7 +69,8 @@ impl<'c> Race<'c> {
         let mut rates = vec![Vec::new(); count];
         for round in 0..=rounds {
             let mut sum = None;
-            // Each round begins with another contender: being first after a pause must not be an advantage.
+            // Each round begins with another contender: being first after a pause must not be an
+            // advantage.
             for turn in 0..count {
                 let at = (turn + round) % count;
                 let (label, work) = &mut self.contenders[at];
@@ -89,7 +92,7 @@ impl<'c> Race<'c> {
         let mut table = Table { title: self.title, headers, rows: Vec::new(), notes: Vec::new() };
         let reference = rates[0].clone();
         for ((label, _), mut rates) in self.contenders.into_iter().zip(rates) {
-            // Within a round the machine is the same for all, more than from round to round.
+            // The speed of the machine differs less within a round than between rounds.
             let mut ratios: Vec<f64> =
                 rates.iter().zip(&reference).map(|(rate, reference)| rate / reference).collect();
             let middle = number(median(&mut rates));
@@ -100,13 +103,13 @@ impl<'c> Race<'c> {
     }
 }
 
-/// The value in the middle; sorts.
+/// Returns the value in the middle, and sorts the values.
 pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// A number with about three significant digits.
+/// Formats a number with about three significant digits.
 pub(crate) fn number(value: f64) -> String {
     match value {
         value if value >= 100.0 => format!("{value:.0}"),
@@ -118,18 +121,18 @@ pub(crate) fn number(value: f64) -> String {
 /// A table, printed as Markdown: legible as it is, and input for `benches/record/import.py`.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// Stands above it.
+    /// The text above the table.
     pub(crate) title: String,
     /// The first line.
     pub(crate) headers: Vec<String>,
     /// The other lines.
     pub(crate) rows: Vec<Vec<String>>,
-    /// Sentences below it.
+    /// The sentences below the table.
     pub(crate) notes: Vec<String>,
 }
 
 impl Table {
-    /// An empty table.
+    /// Makes an empty table.
     pub(crate) fn new(title: impl Into<String>, headers: &[&str]) -> Self {
         let headers = headers.iter().map(|header| (*header).to_owned()).collect();
         Self { title: title.into(), headers, rows: Vec::new(), notes: Vec::new() }
@@ -140,13 +143,13 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Adds a sentence below.
+    /// Adds a sentence below the table.
     pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
         self.notes.push(note.into());
         self
     }
 
-    /// The table as text.
+    /// Returns the table as text.
     pub(crate) fn render(&self) -> String {
         let mut text = format!("### {}\n\n", self.title);
         let widths: Vec<usize> = (0..self.headers.len())

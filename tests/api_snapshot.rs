@@ -1,7 +1,9 @@
-//! The public interface as text, compared with `tests/public_api.txt`: a change of it is seen in review.
+//! Tests that the public interface is the one in `tests/public_api.txt`, so that a review sees each
+//! change.
 //!
-//! The text is read from the source: each item that `src/lib.rs` exports, its public fields or variants, the heads of its
-//! public functions, and the traits that are implemented for it by hand. `MAPCASK_UPDATE=1` writes the file anew.
+//! The test reads the interface from the source. It lists each item that `src/lib.rs` exports, its
+//! public fields or variants, the heads of its public functions, and its hand-written trait
+//! implementations. `MAPCASK_UPDATE=1` rewrites the file.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,7 +26,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// The lines of a file that are code, without its tests.
+/// Returns the lines of a file that are code, without its tests.
 fn code_of(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap();
     let lines = text.lines().take_while(|line| *line != "mod tests {");
@@ -54,7 +56,7 @@ fn exports() -> Vec<Export> {
             None => statement.rsplit_once("::").unwrap_or(("", statement)),
         };
         for name in names.trim_matches(['{', '}']).split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            // An item that gets another name is looked for by the one that it has at home.
+            // An item that is exported under another name is looked up by its original name.
             let name = name.split(" as ").next().unwrap_or(name).to_owned();
             found.push(Export { cfg: cfg.clone(), file: file_of(module), name });
         }
@@ -68,7 +70,7 @@ fn file_of(module: &str) -> PathBuf {
     if flat.exists() { flat } else { path.join("mod.rs") }
 }
 
-/// The text from a line to the end of its statement or block.
+/// Returns the lines from `at` to the end of its statement or block.
 fn item_at(lines: &[String], at: usize) -> Vec<&str> {
     let mut depth = 0_i32;
     let mut found = Vec::new();
@@ -83,7 +85,7 @@ fn item_at(lines: &[String], at: usize) -> Vec<&str> {
     found
 }
 
-/// A head of a function or an implementation, on one line.
+/// Returns the head of a function or an implementation, on one line.
 fn head_at(lines: &[String], at: usize) -> String {
     let mut head = String::new();
     for line in &lines[at..] {
@@ -96,7 +98,7 @@ fn head_at(lines: &[String], at: usize) -> String {
     head.split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(").replace(", )", ")")
 }
 
-/// The name of the type that an `impl` line is about, and true if it implements a trait.
+/// Returns the type that an `impl` line is about, and true if the line implements a trait.
 fn subject(line: &str) -> Option<(String, bool)> {
     let rest = line.strip_prefix("impl")?;
     let rest = if rest.starts_with('<') {
@@ -116,7 +118,7 @@ fn subject(line: &str) -> Option<(String, bool)> {
     Some((about.split(['<', ' ', '{']).next()?.to_owned(), is_trait))
 }
 
-/// The declaration of an item: public fields, variants, or the head of a function.
+/// Returns the declaration of an item: public fields, variants, or the head of a function.
 fn declaration(export: &Export) -> Vec<String> {
     let lines = code_of(&export.file);
     let is_it = |line: &String| {
@@ -136,7 +138,7 @@ fn declaration(export: &Export) -> Vec<String> {
     let is_struct = lines[at].starts_with("pub struct");
     let text = item_at(&lines, at);
     let (first, rest) = text.split_first().unwrap();
-    // A tuple struct shows its public parts only.
+    // A tuple struct shows only its public fields.
     let first = if is_struct && first.ends_with(");") && !first.contains("(pub ") {
         format!("{}(_);", first.split('(').next().unwrap())
     } else {
@@ -149,7 +151,7 @@ fn declaration(export: &Export) -> Vec<String> {
     std::iter::once(first).chain(shown.map(|line| (*line).to_owned())).collect()
 }
 
-/// Every source file of the library.
+/// Returns every source file of the library.
 fn sources() -> Vec<PathBuf> {
     let (mut found, mut left) = (Vec::new(), vec![root()]);
     while let Some(folder) = left.pop() {
@@ -165,7 +167,7 @@ fn sources() -> Vec<PathBuf> {
     found
 }
 
-/// The heads of the public functions of a type, and of the traits that are implemented for it by hand.
+/// Returns the heads of a type's public functions and of its hand-written trait implementations.
 fn implementations(name: &str, files: &[(PathBuf, Vec<String>)]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (_, lines) in files {

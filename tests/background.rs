@@ -1,4 +1,7 @@
-//! One thread in the background for many stores: it serves all, comes and goes with them, and keeps their failures apart.
+//! Tests one background thread that many stores share.
+//!
+//! It serves every store, starts with the first, ends with the last, and keeps their failures
+//! apart.
 //!
 //! The tests count the threads of their process, so they run one after the other.
 #![cfg(all(target_os = "linux", feature = "sim"))]
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 use mapcask::sim::{Fault, Operation, SimDisk};
 use mapcask::{Background, Durability, Error, Options, Result, Store};
 
-/// How long a test waits for what must happen before it calls that a failure.
+/// The time a test waits for an event before it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -32,7 +35,7 @@ fn until(what: &str, mut reached: impl FnMut() -> bool) {
     }
 }
 
-/// The background threads of this process: how often each has gone to sleep.
+/// Returns the number of times that each background thread of this process has gone to sleep.
 fn naps() -> Vec<u64> {
     let mut naps = Vec::new();
     for task in fs::read_dir("/proc/self/task").unwrap() {
@@ -46,7 +49,7 @@ fn naps() -> Vec<u64> {
     naps
 }
 
-/// A thread has its name once it has begun to run.
+/// Waits for exactly one background thread. A thread has its name only once it runs.
 fn until_one_thread() {
     until("there is a thread", || !naps().is_empty());
     assert_eq!(naps().len(), 1);
@@ -85,13 +88,13 @@ fn one_thread_syncs_every_store_in_time_and_lives_as_long_as_there_is_one() {
             store.insert(format!("{round}"), n.to_le_bytes()).unwrap();
         }
         until("every store is durable", || stores.iter().all(is_durable));
-        // And once more, by those whose thread has been idle meanwhile or not.
+        // Each store writes again. Its thread may have been idle in between.
         for (n, store) in stores.iter().enumerate() {
             store.insert(format!("{round} again"), n.to_le_bytes()).unwrap();
             assert_eq!(store.get(format!("{round}")).unwrap().unwrap(), n.to_le_bytes());
         }
         until("every store is durable again", || stores.iter().all(is_durable));
-        // In three orders: closed from the front, dropped from the back, and both in turn.
+        // The rounds close from the front, drop from the back, and alternate between both.
         for n in 0..STORES {
             assert_eq!(naps().len(), 1, "one for all of them");
             let from_the_front = [true, false, n.is_multiple_of(2)][round];
@@ -119,7 +122,7 @@ fn a_bool_is_a_thread_of_the_stores_own_or_none() {
     until("there are two threads", || naps().len() == 2);
     drop(with);
     until("they have ended", || naps().is_empty());
-    // Options that are used again are not a thread in common.
+    // Options that are used twice do not share a thread.
     let options = Options::new();
     let with = ["three", "four"].map(|name| options.clone().open(directory.path().join(name)).unwrap());
     until("there are two threads", || naps().len() == 2);
@@ -164,10 +167,10 @@ fn a_full_disk_pauses_that_store_alone() {
     let open = |disk| Options::new().segment_bytes(256 << 10).background(&background).open_on(disk).unwrap();
     let stores: Vec<Store> = disks.iter().map(open).collect();
     let fill = |store: &Store, n: u32| store.insert(n.to_le_bytes(), vec![7; 20_000]).map(|_| ());
-    // More than the first segment takes: both are in their second one.
+    // The value does not fit into the first segment, so both stores are in their second one.
     stores.iter().for_each(|store| fill(store, 20).unwrap());
     disks[0].fail_nth(Some(Operation::Allocate), 1, Fault::NoSpace, true);
-    // From the middle of a segment on the helper wants the next one.
+    // From the middle of a segment on, the worker preallocates the next one.
     (0..8).for_each(|n| stores.iter().for_each(|store| fill(store, n).unwrap()));
     until("its helper has met the full disk", || disks[0].faults_fired() > 0);
     until("the other store has a segment ahead", || stores[1].stats().ready_segments > 0);
@@ -210,7 +213,8 @@ fn stores_are_closed_under_their_writers_and_nothing_acknowledged_is_missing() {
             }
             for (store, acknowledged) in stores.iter().zip(&acknowledged) {
                 until("it has been written to", || acknowledged.load(SeqCst) > 200);
-                // Two at once: neither may let go before the thread is done with the store.
+                // Two threads close at once. Neither may return before the worker is done with the
+                // store.
                 let [one, other] = [store.clone(), store.clone()].map(|store| scope.spawn(|| store.close()));
                 let closed: Vec<Result<()>> = vec![one.join().unwrap(), other.join().unwrap()];
                 assert_eq!(closed.iter().filter(|closed| closed.is_ok()).count(), 1, "{closed:?}");
@@ -226,8 +230,9 @@ fn stores_are_closed_under_their_writers_and_nothing_acknowledged_is_missing() {
     }
 }
 
-/// Waits until the one thread has come to rest: until it has not gone to sleep again during many looks at it. A thread
-/// that never rests keeps this going until patience ends, whatever the scheduler does.
+/// Waits until the one thread rests: it has not gone to sleep again during 5,000 looks at it.
+///
+/// A thread that never rests keeps this waiting until `PATIENCE` ends, whatever the scheduler does.
 fn until_at_rest() -> Vec<u64> {
     let mut unchanged = 0_u32;
     let mut before = naps();
@@ -245,7 +250,7 @@ fn idle_stores_make_no_wake_ups_and_a_writer_wakes_the_thread_for_its_store() {
     let _alone = alone();
     let directory = directory();
     let background = Background::shared();
-    // At `Os`, so that nothing falls due.
+    // These stores use `Os`, so that nothing falls due.
     let open =
         |n: u32| Options::new().background(&background).open(directory.path().join(n.to_string())).unwrap();
     let stores: Vec<Store> = (0..16).map(open).collect();
@@ -255,13 +260,14 @@ fn idle_stores_make_no_wake_ups_and_a_writer_wakes_the_thread_for_its_store() {
     }
     until("nothing is due", || durable.iter().all(is_durable));
     let at_rest = until_at_rest();
-    // Too little to leave work: the thread does not hear of it.
+    // These writes leave no work, so they do not wake the thread.
     for store in &stores {
         store.insert("small", "value").unwrap();
         assert_eq!(store.stats().worker_wakes, 0);
     }
     assert_eq!(until_at_rest(), at_rest);
-    // Enough for a segment ahead: more than half of the first one.
+    // This write fills more than half of the first segment, so the worker preallocates the next
+    // one.
     stores[7].insert("large", vec![7; 9 << 10]).unwrap();
     assert_eq!(stores[7].stats().worker_wakes, 1);
     until("a segment is ready", || stores[7].stats().ready_segments == 1);

@@ -1,4 +1,4 @@
-//! What a user does on the first day: write, read, iterate, batch, close, open again.
+//! Tests the basic operations: write, read, iterate, batch, close and open again.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use std::collections::BTreeMap;
@@ -216,7 +216,7 @@ fn an_emptied_store_gives_the_memory_of_its_index_back() {
     let first = store.stats().index_bytes;
     let keys = 50_000_u32;
     for round in 0..2 {
-        // One by one, and in batches; readers of before go on.
+        // Keys are removed one by one, then in batches. Earlier readers continue.
         for from in (0..keys).step_by(100) {
             let mut batch = WriteBatch::new();
             (from..from + 100).for_each(|key| batch.insert(key.to_le_bytes(), ""));
@@ -239,7 +239,7 @@ fn an_emptied_store_gives_the_memory_of_its_index_back() {
             assert!(store.contains_key(stays.to_le_bytes()).unwrap());
         }
         assert_eq!(store.stats().index_bytes, first);
-        // What was there throughout comes, what was seen does not come again.
+        // The iterator yields the key that was there throughout, and no key twice.
         let rest: Vec<_> = iter.map(|item| item.unwrap().0).collect();
         assert!(
             rest.iter().filter(|key| ***key == stays.to_le_bytes()).count()

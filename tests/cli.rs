@@ -1,4 +1,4 @@
-//! The command-line tool as a user runs it: exit codes, raw bytes, refusals, and the demo, which must be able to fail.
+//! Tests the command-line tool: exit codes, raw bytes, refusals, and a demo that is able to fail.
 #![cfg(feature = "cli")]
 #![expect(
     clippy::unwrap_used,
@@ -14,7 +14,7 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// Runs the tool in a directory, with something on its standard input.
+/// Runs the tool in a directory, with `input` on its standard input.
 fn run_with(directory: &Path, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mapcask"))
         .args(arguments)
@@ -24,12 +24,12 @@ fn run_with(directory: &Path, arguments: &[&str], input: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A tool that does not want it may be gone already.
+    // A tool that does not read its input may have ended already.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
 
-/// Runs the tool, and returns its exit code and standard output.
+/// Runs the tool and returns its exit code and standard output.
 fn run(directory: &Path, arguments: &[&str]) -> (i32, String) {
     let output = run_with(directory, arguments, b"");
     (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
@@ -188,7 +188,7 @@ fn what_is_no_hexadecimal_is_an_error_with_advice() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("leave --hex out"));
 }
 
-/// A tree with empty, small and large files, in directories of one file and of many.
+/// Makes a tree of empty, small and large files, in directories of one file and of many.
 fn make_tree(root: &Path) -> PathBuf {
     let tree = root.join("tree");
     for folder in 0..12_usize {
@@ -224,7 +224,7 @@ fn the_demo_survives_kills_and_loses_nothing() {
         assert!(table.trim_end_matches(['│', ' ']).ends_with(" 0"), "{table}");
     }
     assert_eq!(text.matches("killed after").count(), 3, "{text}");
-    // The store is an ordinary one.
+    // The demo leaves an ordinary store.
     let content = run_with(directory.path(), &["get", "--store", "kept", "folder 7/deep/file 3"], b"").stdout;
     assert_eq!(content, fs::read(directory.path().join("tree/folder 7/deep/file 3")).unwrap());
 }
@@ -310,7 +310,7 @@ fn the_demo_removes_what_interrupted_ones_left_and_nothing_else() {
         assert!(path.join(name).join("file").exists(), "{name}");
     }
     assert_eq!(fs::read_dir(path).unwrap().count(), 1 + others.len());
-    // What is kept outlives the next demo.
+    // A kept store outlives the next demo.
     succeed(path, &["demo", "tree", "--kills", "0", "--keep"]);
     succeed(path, &["demo", "tree", "--kills", "0"]);
     assert_eq!(fs::read_dir(path).unwrap().count(), 2 + others.len());
@@ -326,7 +326,7 @@ fn a_key_that_is_too_large_creates_no_store() {
     assert!(!directory.path().join("data").exists());
 }
 
-/// Flips a bit in the middle of `text`, in whichever segment of the store holds it.
+/// Flips a bit in the middle of `text`, in the segment that holds it.
 fn damage(store: &Path, text: &[u8]) {
     for entry in fs::read_dir(store).unwrap() {
         let path = entry.unwrap().path();
@@ -366,7 +366,7 @@ fn a_damaged_store_is_refused_and_salvage_gives_the_other_keys_back() {
     assert_eq!(succeed(path, &["get", "--store", "new", "a"]), "the first value");
     assert_eq!(run(path, &["get", "--store", "new", "b"]), (1, String::new()));
     assert_eq!(succeed(path, &["get", "--store", "new", "c"]), "the third value");
-    // Nothing is wrong with what came back.
+    // The salvaged store has no damage.
     assert_eq!(run(path, &["salvage", "new", "newer"]).0, 0);
 }
 
@@ -375,16 +375,16 @@ fn an_interrupted_salvage_is_done_again_and_a_store_in_use_is_refused() {
     let directory = directory();
     let path = directory.path();
     succeed(path, &["put", "a", "1"]);
-    // What a salvage leaves that was killed: its mark, and some of what came back.
+    // A killed salvage leaves its mark and some of the recovered keys.
     let unfinished = mapcask::Store::open(path.join("new")).unwrap();
     unfinished.keyspace(mapcask::SALVAGE_UNFINISHED).unwrap().insert("from", "data").unwrap();
     unfinished.close().unwrap();
     assert_eq!(run(path, &["salvage", "data", "new"]).0, 0);
     assert_eq!(succeed(path, &["get", "--store", "new", "a"]), "1");
     assert_eq!(succeed(path, &["keyspaces", "--store", "new"]).lines().count(), 1);
-    // It is finished now, so it is a store in use.
+    // The salvage is finished now, so the target is a store in use.
     assert_eq!(run(path, &["salvage", "data", "new"]).0, 2);
-    // Killed before the mark was made.
+    // This target is from a salvage that was killed before it made its mark.
     mapcask::Store::open(path.join("empty")).unwrap().close().unwrap();
     assert_eq!(run(path, &["salvage", "data", "empty"]).0, 0);
     assert_eq!(succeed(path, &["get", "--store", "empty", "a"]), "1");

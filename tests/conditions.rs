@@ -1,4 +1,4 @@
-//! Writes that depend on what is there, many reads as of one moment, and reads that do not wait.
+//! Tests conditional writes, reads of many keys at one sequence number, and reads that do not wait.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use mapcask::{Error, Options, Store, TryGet, WriteBatch};
@@ -28,7 +28,7 @@ fn a_compare_and_swap_writes_only_over_what_it_expects() {
     let before = store.last_seq();
     assert_eq!(swap(None, None), Ok(before), "nothing to remove is nothing to write");
     assert_eq!((store.last_seq(), store.len()), (before, 0));
-    // The empty value is a value.
+    // An empty value is a value.
     assert!(swap(None, Some("")).is_ok());
     assert_eq!(swap(None, Some("x")).map_err(current), Err(Some(Vec::new())));
 }
@@ -65,7 +65,7 @@ fn an_update_may_use_the_store_and_meets_what_came_between() {
         .fetch_and_update("key", |old| {
             calls += 1;
             if calls == 1 {
-                // The same value again is another write all the same.
+                // Writing an equal value again is another write all the same.
                 store.insert("key", "b").unwrap();
                 store.insert("key", "a").unwrap();
             }
@@ -88,7 +88,7 @@ fn a_batch_with_a_condition_that_fails_writes_nothing() {
         conditions(&mut batch);
         batch.insert("new", "3");
         batch.on(&other).insert("new", "4").remove("there");
-        // Looked at before the batch, wherever it stands in it.
+        // A condition is checked before the batch, wherever it stands in it.
         batch.require_absent("new");
         let result = store.write(&batch);
         let is_there = [store.get("new"), other.get("new")].map(|value| value.unwrap().is_some());
@@ -126,7 +126,7 @@ fn a_batch_with_a_condition_that_fails_writes_nothing() {
         },
         b"there",
     );
-    // Conditions alone.
+    // This batch holds only conditions.
     let mut batch = WriteBatch::new();
     batch.require("there", "1");
     assert!(batch.is_empty());
@@ -162,7 +162,7 @@ fn many_gets_at_once_are_in_the_order_of_their_keys() {
     }
 }
 
-/// Has the kernel forget the pages of a file that nobody has touched through a mapping.
+/// Makes the kernel drop the pages of a file that were not touched through a mapping.
 #[cfg(target_os = "linux")]
 fn evict(path: &std::path::Path) {
     let file = std::fs::File::open(path).unwrap();
@@ -182,7 +182,7 @@ fn a_read_that_would_wait_for_the_disk_says_so_and_asks_for_the_pages() {
     assert_eq!(value.len(), 1 << 20);
     drop(value);
     store.close().unwrap();
-    // Opening reads the files, not the mappings, so what it brought into memory can leave it again.
+    // Opening reads the files, not the mappings, so the kernel can drop the pages that it read.
     let store = Options::new().background(false).open(directory.path()).unwrap();
     for entry in std::fs::read_dir(directory.path()).unwrap() {
         let path = entry.unwrap().path();
@@ -191,7 +191,8 @@ fn a_read_that_would_wait_for_the_disk_says_so_and_asks_for_the_pages() {
         }
     }
     assert_eq!(store.try_get("large").unwrap(), TryGet::NotResident);
-    // Asked for, so it comes without being touched; each question is answered at once.
+    // The first call asked the kernel for the pages, so they arrive untouched. Each call returns at
+    // once.
     let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while store.try_get("large").unwrap() == TryGet::NotResident {
         assert!(std::time::Instant::now() < until, "the kernel was asked to read it");

@@ -1,4 +1,4 @@
-//! What the documentation promises beside reading and writing: limits, and how handles, closing and failures go together.
+//! Tests documented limits, and the rules for handles, closing and failures.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -38,7 +38,7 @@ fn every_way_to_write_takes_the_longest_key_and_refuses_a_longer_one() {
     batch.insert("fine", "1");
     batch.insert(&longer, "1");
     assert!(too_large(store.write(&batch).map(|_| ())));
-    // To ask for what cannot be there is no error.
+    // A read of an impossible key is no error.
     assert_eq!(store.get(&longer).unwrap(), None);
     assert!(!store.contains_key(&longer).unwrap());
     assert_eq!((store.last_seq(), store.len()), (seq, 0));
@@ -48,7 +48,7 @@ fn every_way_to_write_takes_the_longest_key_and_refuses_a_longer_one() {
 #[test]
 fn a_value_beyond_the_limit_is_refused_by_its_length() {
     let store = options().open_on(&SimDisk::new()).unwrap();
-    // Zeros that nobody touches take no memory.
+    // Zeros that are never touched take no memory.
     let value = vec![0_u8; MAX_VALUE_LEN + 1];
     let refused = store.insert("key", &value);
     assert!(matches!(refused, Err(Error::ValueTooLarge { len: 4_294_967_296, .. })), "{refused:?}");
@@ -89,7 +89,7 @@ fn the_store_is_open_as_long_as_any_handle_and_closed_with_the_last() {
     assert!(matches!(options().open(directory.path()), Err(Error::Locked { .. })));
     let value = keyspace.get("key").unwrap().unwrap();
     drop(keyspace);
-    // An iterator is no handle, and neither is a value.
+    // Neither an iterator nor a value is a handle.
     let again = options().open(directory.path()).unwrap();
     assert!(again.recovery_report().clean);
     assert_eq!(again.keyspace("a").unwrap().get("key").unwrap().unwrap(), value);
@@ -151,7 +151,7 @@ fn an_iterator_goes_on_to_its_end_after_the_store_is_closed() {
         store.insert(key.to_le_bytes(), key.to_le_bytes().repeat(30)).unwrap();
     }
     store.close().unwrap();
-    // Nothing is mapped yet, and whoever has the store next removes all of its files.
+    // Nothing is mapped yet, and the next owner of the store removes all its files.
     let store = options().open(&path).unwrap();
     let mut iter = store.iter();
     let first = iter.next().unwrap().unwrap();

@@ -1,4 +1,6 @@
-//! The limit on what the segment files take: insertions stop at it exactly and change nothing, removals go on.
+//! Tests the limit on the size of the segment files.
+//!
+//! Insertions stop at it exactly and change nothing; removals continue beyond it.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -18,7 +20,7 @@ fn options(limit: u64) -> Options {
     Options::new().background(false).compaction(false).segment_bytes(PAGE).max_disk_bytes(limit)
 }
 
-/// What the store lies on: either way the same things can be asked.
+/// The storage under a store. Both kinds answer the same questions.
 enum Disk {
     Real(tempfile::TempDir),
     Simulated(SimDisk),
@@ -36,7 +38,7 @@ impl Disk {
         }
     }
 
-    /// Bytes of the segment files, those that are being made included.
+    /// Returns the bytes of the segment files, including those that are being made.
     fn used(&self) -> u64 {
         match self {
             Self::Real(directory) => used(directory.path()),
@@ -56,7 +58,7 @@ fn used(directory: &Path) -> u64 {
 
 type Items = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Everything a refused write must leave as it was.
+/// Returns everything that a refused write must leave unchanged.
 fn state(store: &Store) -> (Items, usize, u64, u64) {
     let items = store.iter().map(Result::unwrap);
     let mut items: Items = items.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
@@ -64,7 +66,7 @@ fn state(store: &Store) -> (Items, usize, u64, u64) {
     (items, store.len(), store.stats().last_seq, store.stats().segment_bytes)
 }
 
-/// Inserts until the limit refuses; how many keys there are then.
+/// Inserts until the limit refuses, and returns the number of keys then.
 fn fill(store: &Store, len: usize) -> u32 {
     for n in 0_u32.. {
         if store.insert(n.to_le_bytes(), vec![7; len]).is_err() {
@@ -98,7 +100,7 @@ fn insertions_use_the_limit_up_and_stop_there_without_a_trace() {
                     assert_refused(written, &store);
                     break;
                 }
-                // What the background would make ahead.
+                // The worker would preallocate here.
                 while n.is_multiple_of(3) && store.step().unwrap() {}
                 assert!(disk.used() <= limit, "{} of {limit} ahead", disk.used());
             }
@@ -125,7 +127,7 @@ fn what_is_left_of_the_last_segment_is_used_up_too() {
     let disk = SimDisk::new();
     let store = options(2 * PAGE).open_on(&disk).unwrap();
     fill(&store, 900);
-    // Too small for one more of those; the place is not lost.
+    // The rest is too small for one more of those, but not lost.
     assert_refused(store.insert("large", [7; 900]), &store);
     store.insert("small", [7; 9]).unwrap();
     assert_eq!(store.stats().segment_bytes, 2 * PAGE);
@@ -145,7 +147,7 @@ fn removals_go_on_beyond_the_limit_and_insertions_wait_for_room() {
         assert!(disk.used() > limit, "the removals needed segments");
         assert!(disk.used() <= limit + (u64::from(single) * 40).next_multiple_of(PAGE) + PAGE);
         let before = state(&store);
-        // There is room in the active segment, and it is not for insertions.
+        // The active segment has space, but not for insertions.
         assert_refused(store.insert("k", "v"), &store);
         let mut mixed = WriteBatch::new();
         mixed.remove((count - 1).to_le_bytes());
@@ -236,7 +238,7 @@ fn the_last_segment_of_the_schedule_is_cut_to_the_limit() {
             std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).collect();
         sizes.sort_unstable();
         let whole = limit / PAGE * PAGE;
-        // Behind the small files.
+        // The largest three files are the segments.
         assert_eq!(sizes[sizes.len() - 3..], [16 << 10, 256 << 10, whole - (272 << 10)]);
         store.verify().unwrap();
     }
@@ -262,7 +264,7 @@ fn writers_beside_the_background_stay_below_the_limit() {
     assert_eq!((used(directory.path()), store.stats().segment_bytes), (limit, limit));
     let before = state(&store);
     store.close().unwrap();
-    // The files only ever become more, so the sum at the end is the greatest there was.
+    // No file is ever removed, so the sum at the end is the largest there was.
     let store = Options::new().background(false).open(directory.path()).unwrap();
     assert!(state(&store).0 == before.0, "what was there is there");
     assert_eq!(used(directory.path()), limit);
@@ -322,7 +324,7 @@ fn what_frees_nothing_gets_no_room_beyond_the_limit() {
     let full = store.stats();
     let limited = |result: mapcask::Result<()>| matches!(result, Err(Error::DiskLimit { .. }));
     for n in 0..500_u32 {
-        // There is nothing to clear, so nothing is written.
+        // The keyspace is empty, so clearing it writes nothing.
         empty.clear().unwrap();
         let mut batch = WriteBatch::new();
         batch.remove(format!("absent {n}"));
@@ -340,7 +342,7 @@ fn what_frees_nothing_gets_no_room_beyond_the_limit() {
     assert!(
         limited(store.keyspace("new").map(drop)) && limited(store.rename_keyspace(&empty.name(), "third"))
     );
-    // What frees is let through.
+    // A write that frees space is accepted.
     let dead = store.stats().dead_bytes;
     store.clear().unwrap();
     assert!(store.is_empty() && store.stats().dead_bytes > dead);

@@ -1,4 +1,6 @@
-//! When writes are durable: by level, by handle, by number, and the bound of `Interval`; counted in syncs.
+//! Tests when writes become durable: by level, handle, number and interval.
+//!
+//! The tests count syncs.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -13,7 +15,7 @@ fn options(durability: Durability) -> Options {
     Options::new().durability(durability).segment_bytes(4096).background(false)
 }
 
-/// The store after a power cut now that loses everything it may.
+/// Returns the store after a power cut now that loses everything it may.
 fn after_a_cut(disk: &SimDisk) -> Store {
     let disk = disk.crash_at(disk.position(), Tears::Any, &mut Seeded::new(7));
     options(Durability::Os).open_on(&disk).unwrap()
@@ -72,12 +74,13 @@ fn every_kind_of_write_through_a_durable_handle_survives_a_power_cut() {
 
 fn drop_seq(_: Seq) {}
 
-/// Cause: a snapshot took the number of the log's last record, which after a flush is one of the store's own. Symptom:
-/// `wait_durable(snapshot.seq())` was refused. Fix: every public number is that of a write.
+/// Cause: a snapshot took the number of the log's last record, which after a flush is not a
+/// write's. Symptom: `wait_durable(snapshot.seq())` was refused. Fix: every public number is that
+/// of a write.
 #[test]
 fn every_number_that_is_given_out_can_be_waited_for() {
     type Write = fn(&Store) -> mapcask::Result<Option<Seq>>;
-    // Between them there are watermarks, and the first records of new segments.
+    // Watermarks and the first records of new segments lie between the writes.
     let writes: [(&str, Write); 9] = [
         ("nothing", |_| Ok(None)),
         ("insert", |store| store.insert("key", "1").map(Some)),
@@ -131,7 +134,8 @@ fn every_number_that_is_given_out_can_be_waited_for() {
 fn a_flush_covers_the_page_that_it_begins_in() {
     let disk = SimDisk::new();
     let store = options(Durability::Os).segment_bytes(64 << 10).open_on(&disk).unwrap();
-    // Each begins where the last flush ended, in the middle of a page, and ends in another one.
+    // Each write begins where the last flush ended, in the middle of a page, and ends in another
+    // page.
     for n in 0..12_u8 {
         store.insert([n], [n; 3000]).unwrap();
         store.flush().unwrap();
@@ -142,7 +146,7 @@ fn a_flush_covers_the_page_that_it_begins_in() {
     }
 }
 
-/// A sync of a file that nobody finds any more succeeds, and so does one of a file that lost its pages.
+/// The sync of an unlinked file succeeds, and so does that of a file that lost its pages.
 #[test]
 fn what_is_in_a_file_that_is_gone_or_cut_is_not_called_durable() {
     type Harm = fn(&SimDisk, &str) -> std::io::Result<()>;
@@ -162,7 +166,7 @@ fn what_is_in_a_file_that_is_gone_or_cut_is_not_called_durable() {
     }
 }
 
-/// After a plain error of a lost write of the manifest a caller would try again, and be believed.
+/// After a plain error of a lost manifest write, a caller would try again and be believed.
 #[test]
 fn a_failed_sync_of_the_manifest_ends_all_writing() {
     let mut met = 0;
@@ -171,7 +175,8 @@ fn a_failed_sync_of_the_manifest_ends_all_writing() {
         options(Durability::Os).open_on(&disk).unwrap().close().unwrap();
         let store = options(Durability::Os).open_on(&disk).unwrap();
         disk.fail_nth(Some(Operation::Sync), nth, Fault::Io, false);
-        // The first change says that the store is open, in both copies, after it has made sure of what it found.
+        // The first change makes the recovered data durable, then marks the store open in both
+        // copies.
         let first = store.insert("a", "1");
         if disk.faults_fired() == 0 {
             break;
@@ -196,7 +201,7 @@ fn waiting_for_a_number_makes_it_durable_with_one_sync_or_none() {
     let syncs = store.stats().syncs;
     store.wait_durable(numbers[2]).unwrap();
     assert!(store.durable_seq() >= numbers[2]);
-    // A sync takes along everything that is there.
+    // A sync covers every record that exists when it begins.
     for number in numbers {
         store.wait_durable(number).unwrap();
     }
@@ -222,7 +227,7 @@ fn a_write_is_synced_when_the_interval_after_it_was_noticed_is_over() {
     while store.step().unwrap() {}
     let syncs = store.stats().syncs;
     let first = store.insert("a", "1").unwrap();
-    // Noticed here: the interval begins.
+    // The step notices the write, and the interval begins.
     while store.step().unwrap() {}
     disk.advance_clock(interval - Duration::from_nanos(1));
     let second = store.insert("b", "2").unwrap();
@@ -233,7 +238,7 @@ fn a_write_is_synced_when_the_interval_after_it_was_noticed_is_over() {
     assert_eq!(store.stats().syncs, syncs + 1);
     assert!(store.durable_seq() >= second && second > first);
     assert_eq!(after_a_cut(&disk).len(), 2);
-    // Nothing to sync, however long it is.
+    // Without a write there is nothing to sync, however long the clock runs.
     disk.advance_clock(interval * 100);
     while store.step().unwrap() {}
     assert_eq!(store.stats().syncs, syncs + 1);
@@ -261,6 +266,6 @@ fn flushes_from_several_threads_share_syncs() {
         }
     });
     let syncs = store.stats().syncs - syncs;
-    // All eight had written before the first of them flushed: one sync serves a round.
+    // All eight threads wrote before the first flush, so one sync serves a round.
     assert_eq!(syncs, 20);
 }

@@ -1,14 +1,16 @@
-//! Every short history, cut at every moment, in every way that a power cut can go.
+//! Tests every short history, cut at every storage event, in every way that a power cut can go.
 //!
-//! A history has up to three steps of an alphabet of eighteen. Each is crashed at every storage event of its last step (the
-//! steps before it are the last steps of other histories), by a kill and by a power cut with every subset of its
-//! uncertain pages, sizes and names; each machine that this leaves is opened in the same run of the system and in
-//! another one; before that it is looked at, which shows the same and does nothing to the disk. The state must be a prefix of
-//! what was acknowledged, no shorter than what was durable. Then the recovery itself is crashed, and then the store is
-//! written to, flushed and crashed at its worst.
+//! A history has up to three steps of an alphabet of eighteen. Each history is crashed at every
+//! storage event of its last step. (The steps before it are the last steps of other histories.) The
+//! crashes are a kill, and power cuts with every subset of the uncertain pages, sizes and names.
 //!
-//! The number of states is bounded by count, never by time: `MAPCASK_STATES` says how many, and a smaller number is a
-//! smaller sample of the same whole. A failure prints a [`Case`] that can be pasted as a test.
+//! Each crashed machine is opened with the same boot identity and with another one. Before that, a
+//! read-only open must show the same content and change nothing on the disk. The content must be a
+//! prefix of the acknowledged writes, no shorter than the durable ones. Then the recovery is
+//! crashed. Then the store is written to, flushed and crashed in the worst way.
+//!
+//! A count bounds the number of states, never time. `MAPCASK_STATES` sets it, and a smaller number
+//! is a smaller sample of the same whole. A failure prints a [`Case`] that can be pasted as a test.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 #![expect(
@@ -28,33 +30,33 @@ use mapcask::sim::{Chooser, CrashPoint, Exhaustive, Position, Script, Seeded, Si
 use model_support::trace::{ALPHABET, BOOT, KEYS, Step, Trace};
 use model_support::{History, State, Write, content_under, look_under, number_from_env, open};
 
-/// Sectors of a page that are torn, besides whole pages: one mix of each two contents.
+/// The torn sectors of a page, besides whole pages: one mix of each two contents.
 const TEARS: Tears = Tears::Sectors(1);
-/// From this many states on a run is a large one: more subsets at each moment, more crashes of recoveries.
+/// The number of states from which a run is large: more subsets and more crashed recoveries.
 const LARGE: u64 = 1_000_000;
 
-/// One state, as it is named in a failure; [`Case::check`] is the test to paste.
+/// One state, as a failure prints it; [`Case::check`] is the test to paste.
 #[derive(Debug, Clone)]
 struct Case {
     steps: Vec<Step>,
     durability: Durability,
-    /// Which of the trace's positions.
+    /// The index into the trace's positions.
     position: usize,
     crash: Crash,
-    /// A crash of the recovery: at which position of that, and how.
+    /// A crash of the recovery: the index of its position, and the chooser's answers.
     again: Option<(usize, Vec<usize>)>,
 }
 
-/// How the machine crashes.
+/// The way in which the machine crashes.
 #[derive(Debug, Clone)]
 enum Crash {
     /// The process dies.
     Kill,
-    /// The power fails; the chooser's answers.
+    /// The power fails, with these answers of the chooser.
     Power { answers: Vec<usize>, same_boot: bool },
 }
 
-/// Prints the case when the test panics, whatever the panic was.
+/// Prints the case when the test panics, whatever the panic is.
 struct Shown<'c>(&'c Case);
 
 impl Drop for Shown<'_> {
@@ -65,7 +67,7 @@ impl Drop for Shown<'_> {
     }
 }
 
-/// Draws at random, and remembers.
+/// A chooser that draws at random and records its answers.
 struct Recorder {
     random: Seeded,
     answers: Vec<usize>,
@@ -91,7 +93,7 @@ impl Case {
         self.check_at(&trace, position, &trace.disk.crash_point(position, TEARS));
     }
 
-    /// The machine as the crash leaves it.
+    /// Returns the machine as the crash leaves it.
     fn crashed(&self, point: &CrashPoint) -> SimDisk {
         match &self.crash {
             Crash::Kill => point.kill(),
@@ -105,12 +107,13 @@ impl Case {
         }
     }
 
-    /// Opens what the crash left, checks it, and writes on; how many moments the recovery had.
+    /// Opens the crashed store, checks it, and writes on. Returns the number of events of the
+    /// recovery.
     fn check_at(&self, trace: &Trace, position: Position, point: &CrashPoint) -> usize {
         let _shown = Shown(self);
         let disk = self.crashed(point);
         let (allowed, pending) = trace.history_at(position);
-        // Every kill, and every third moment of the cuts.
+        // Every kill and every third position of the cuts is checked by a read-only open.
         let is_looked_at = matches!(self.crash, Crash::Kill) || self.position.is_multiple_of(3);
         let looked = is_looked_at.then(|| look_under(&disk, self.durability, &KEYS));
         let store = open(&disk, self.durability).unwrap();
@@ -133,7 +136,8 @@ impl Case {
         positions.len()
     }
 
-    /// A second crash, of the recovery, must not take back what the first one left on the platter.
+    /// Checks that a second crash, of the recovery, keeps everything that the first left on the
+    /// platter.
     fn check_again(&self, disk: &SimDisk, history: &History) {
         let store = open(disk, self.durability).unwrap();
         let found = content_under(&store, &KEYS);
@@ -145,7 +149,7 @@ impl Case {
     }
 }
 
-/// One more write, flushed, must survive the worst power cut.
+/// Checks that one more flushed write survives the worst power cut.
 fn write_on(disk: &SimDisk, store: &mapcask::Store, durability: Durability, mut state: State) {
     let write = Write::insert("", "on", "and on");
     write.run(store).unwrap();
@@ -161,7 +165,7 @@ fn write_on(disk: &SimDisk, store: &mapcask::Store, durability: Durability, mut 
     store.verify().unwrap();
 }
 
-/// Goes through histories until it has seen as many states as it may.
+/// Runs histories until it has checked as many states as its budget allows.
 struct Enumerator {
     durability: Durability,
     budget: u64,
@@ -222,7 +226,7 @@ impl Enumerator {
         }
     }
 
-    /// One state, and every so often also a crash at every moment of its recovery.
+    /// Checks one state, and for a share of them also a crash at every event of its recovery.
     fn state(&mut self, trace: &Trace, position: Position, point: &CrashPoint, mut case: Case) {
         let moments = case.check_at(trace, position, point);
         self.states += 1;
@@ -236,7 +240,7 @@ impl Enumerator {
         }
         for moment in 0..moments {
             let mut random = Recorder { random: Seeded::new(self.states), answers: Vec::new() };
-            // Only to learn what it answers: the machine is made from the answers, as a pasted case would be.
+            // The machine is made from the recorded answers, as in a pasted case.
             let disk = case.crashed(point);
             drop(open(&disk, self.durability).unwrap());
             drop(disk.crash_at(disk.positions()[moment], TEARS, &mut random));
@@ -248,7 +252,8 @@ impl Enumerator {
         }
     }
 
-    /// The answers of every cut at a point; where there are too many, the worst one and a sample.
+    /// Returns the answers of every cut at a point. Of too many it keeps the worst one and a
+    /// sample.
     fn cuts(&mut self, point: &CrashPoint) -> Vec<Vec<usize>> {
         let limit = if self.is_large() { 400 } else { 6 };
         let mut all = Exhaustive::new();
@@ -271,8 +276,8 @@ impl Enumerator {
     }
 }
 
-/// All histories of up to three steps: those of one first, the others of two and of three by turns, each in an order that
-/// mixes them, so that the beginning is a sample.
+/// Returns all histories of up to three steps: first those of one step, then those of two and three
+/// alternately. The last two groups are mixed, so that the beginning of the list is a sample.
 fn histories() -> Vec<Vec<Step>> {
     let longer = |of: &[Vec<Step>]| -> Vec<_> {
         of.iter().flat_map(|steps| ALPHABET.map(|step| [&steps[..], &[step]].concat())).collect()
@@ -281,7 +286,7 @@ fn histories() -> Vec<Vec<Step>> {
     let ones = longer(&all);
     let (twos, threes) = (longer(&ones), longer(&longer(&ones)));
     all.extend(ones);
-    // Neither 131 and 324 nor 2371 and 5832 have a common divisor, so every history comes once.
+    // Neither 131 and 324 nor 2371 and 5832 have a common divisor, so every history occurs once.
     let mut twos = (0..twos.len()).map(|n| twos[n * 131 % twos.len()].clone());
     for n in 0..threes.len() {
         all.extend(twos.next());
@@ -291,7 +296,7 @@ fn histories() -> Vec<Vec<Step>> {
 }
 
 fn enumerate(durability: Durability) {
-    // Half for each of the two tests.
+    // Each of the two tests gets half.
     let budget = number_from_env("MAPCASK_STATES", 24_000) / 2;
     Enumerator { durability, budget, states: 0, cut_short: 0 }.run();
 }
@@ -315,7 +320,7 @@ fn every_history_is_there_once() {
     assert_eq!(all.len(), 1 + 18 + 324 + 5832);
 }
 
-/// The way to paste a failing case, and that it is deterministic.
+/// Checks that a failing case can be pasted and is deterministic.
 #[test]
 fn a_case_can_be_checked_on_its_own() {
     Case {

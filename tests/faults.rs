@@ -1,9 +1,11 @@
-//! Every operation of the operating system fails once, or from some moment on: for every kind, way and number.
+//! Tests that a store stays correct when any operation of the operating system fails.
 //!
-//! One workload goes through all that a store does; it is repeated with the first, the second, the third ... operation
-//! of a kind failing, until none fails. No call may panic or claim what is not so, a full disk hinders nobody once it
-//! has room again, a failed sync ends writing until the store is opened again, and nothing that was acknowledged is
-//! missing afterwards.
+//! One workload uses all functions of a store. It runs with the first, second, third ... operation
+//! of a kind failing, until no operation fails. An operation fails once, or from that number on.
+//!
+//! No call may panic or claim a false success. A store continues once a full disk has space again.
+//! A failed sync ends writing until the store is reopened. No acknowledged write may be missing
+//! afterwards.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -25,7 +27,7 @@ enum Piece {
     Open,
     Write(Write),
     Flush,
-    /// The helper's work, until there is none.
+    /// The worker's steps, until none is left.
     Background,
     Compact,
     Image,
@@ -41,7 +43,7 @@ fn name(name: &str) -> String {
     name.to_owned()
 }
 
-/// A batch over two keyspaces with a condition; `mark` is what it writes.
+/// Makes a batch over two keyspaces with a condition; it writes the value `mark`.
 fn across(keyspace: &str, mark: &str) -> Piece {
     let item = |keyspace: &str, key: &str, step| (name(keyspace), Bytes::from(key), step);
     let value = Bytes::from(mark);
@@ -62,8 +64,10 @@ fn swap(keyspace: &str, key: &str, old: &str, new: &str) -> Piece {
     Piece::Write(Write::Key(name(keyspace), Bytes::from(key), change))
 }
 
-/// All that a store does: creation, rolling, segments of their own size, batches, keyspaces, both ways to end and to
-/// begin.
+/// Returns a workload that does all that a store does.
+///
+/// It creates a store, rolls segments, writes values with their own segment, batches and keyspaces,
+/// and ends and opens the store in both ways.
 fn workload() -> Vec<Piece> {
     let batch = |mark: &str| {
         let item = |key: &str, step| (String::new(), Bytes::from(key), step);
@@ -107,19 +111,19 @@ fn workload() -> Vec<Piece> {
     ]
 }
 
-/// The workload under way.
+/// The running workload.
 struct Machine {
     disk: SimDisk,
     durability: Durability,
     store: Option<Store>,
     history: History,
-    /// A write whose sync failed: it may be there or not.
+    /// A write whose sync failed, which may or may not be there.
     pending: Option<Write>,
-    /// What must not be met, as text.
+    /// The fault that is planned, as text.
     place: String,
-    /// How often the power has failed: the seed of the next time.
+    /// The number of power cuts, which is the seed of the next one.
     cuts: u64,
-    /// How many pieces have failed.
+    /// The number of pieces that have failed.
     failures: u64,
 }
 
@@ -142,16 +146,16 @@ impl Machine {
         self.store.as_ref().expect("the workload opens it first")
     }
 
-    /// Carries out a piece; after a failure goes on as a sensible program would.
+    /// Carries out a piece, and after a failure continues as a sensible program would.
     fn piece(&mut self, piece: &Piece) {
         let Err(error) = self.attempt(piece) else { return };
-        // Values of thousands of bytes would hide what is wrong.
+        // Values of thousands of bytes would hide the failure.
         let place = format!("{} at {:.60}", self.place, format!("{piece:?}"));
         assert!(is_clear(&error), "{place}: {error:?}");
         self.failures += 1;
         self.disk.clear_faults();
         match (piece, &error) {
-            // Closed in spite of the failure; what follows opens it again.
+            // The store is closed in spite of the failure; the next piece opens it again.
             (Piece::Close, _) => {}
             (_, Error::Poisoned { .. }) => {
                 if let (Piece::Write(write), Durability::Disk) = (piece, self.durability) {
@@ -181,7 +185,7 @@ impl Machine {
                 let said = write.run(self.store())?;
                 let before = self.history.now().clone();
                 assert_eq!(said, self.history.write(write), "{}: what {write:?} says", self.place);
-                // A removal of what is not there writes nothing, so it makes nothing durable either.
+                // A removal of an absent key writes nothing, so it makes nothing durable either.
                 if self.durability == Durability::Disk && *self.history.now() != before {
                     self.history.make_durable();
                 }
@@ -196,7 +200,8 @@ impl Machine {
                 self.history.make_durable();
             }
             Piece::Image => {
-                // Where that fails nothing is lost and nothing promised; a failed sync of the log is an error.
+                // A failed checkpoint loses nothing and promises nothing; a failed sync of the log
+                // is an error.
                 if self.store().take_checkpoint()? {
                     self.history.make_durable();
                 }
@@ -213,12 +218,12 @@ impl Machine {
         Ok(())
     }
 
-    /// Without faults the same piece works: on the same handle where there is one.
+    /// Repeats a piece without faults, on the same handle if there is one. It must succeed.
     fn again(&mut self, piece: &Piece, place: &str) {
         self.attempt(piece).unwrap_or_else(|error| panic!("{place}: not again either: {error:?}"));
     }
 
-    /// Reads go on after any failure, and show what was acknowledged.
+    /// Checks that reads work after any failure, and show the acknowledged writes.
     fn check_reads(&self, place: &str) {
         let found = content_under(self.store(), &KEYS);
         let pending = self.history.with_pending(self.pending.as_slice());
@@ -226,7 +231,7 @@ impl Machine {
         assert!(expected.contains(&&found), "{place}: found {found:?}, expected {:?}", expected[0]);
     }
 
-    /// A poisoned store stays so, whatever the disk does now, and says why.
+    /// Checks that a poisoned store stays so, whatever the disk does now, and reports the cause.
     fn check_poisoned(&self, error: &Error, place: &str) {
         let syncs = self.syncs();
         for _ in 0..2 {
@@ -255,7 +260,7 @@ impl Machine {
         self.count(Operation::Sync) + self.count(Operation::SyncRange)
     }
 
-    /// Opens the store after it ended badly: nothing that was acknowledged is missing, and a flush means it.
+    /// Opens the store after a bad end. No acknowledged write may be missing.
     fn reopen(&mut self, place: &str) {
         let store = open(&self.disk, self.durability)
             .unwrap_or_else(|error| panic!("{place}: cannot be opened again: {error:?}"));
@@ -269,7 +274,8 @@ impl Machine {
         self.store = Some(store);
     }
 
-    /// The power fails in the worst way, and in another one each time; the store holds a prefix, and goes on.
+    /// Cuts the power in the worst way, and in another random one each time. The store must hold a
+    /// prefix.
     fn check_cuts(&mut self) {
         self.cuts += 1;
         for seed in [0, self.cuts] {
@@ -289,7 +295,7 @@ impl Machine {
     }
 }
 
-/// What a failed operation may be reported as; above all not as damage.
+/// Returns true if a failed operation may be reported as this error; damage is not allowed.
 fn is_clear(error: &Error) -> bool {
     match error {
         Error::Io { .. } | Error::NoSpace { .. } | Error::Exhausted { .. } => true,
@@ -318,12 +324,13 @@ const OPERATIONS: [Operation; 17] = [
     Operation::Populate,
 ];
 
-/// Runs the workload with one fault; whether it was met.
+/// Runs the workload with one fault. Returns true if the fault fired.
 fn run(durability: Durability, operation: Operation, nth: u64, fault: Fault, sticky: bool) -> bool {
     let place = format!("{durability:?}, {operation:?} number {nth}, {fault:?}, sticky: {sticky}");
     let mut machine = Machine::new(durability, place);
     let mut met = false;
-    // Operations that are left until the one that fails. A kill leaves a new machine, without a plan.
+    // The operations left until the one that fails. A kill leaves a new machine, without a planned
+    // fault.
     let mut left = nth;
     machine.disk.fail_nth(Some(operation), left, fault, sticky);
     for piece in workload() {
@@ -335,7 +342,7 @@ fn run(durability: Durability, operation: Operation, nth: u64, fault: Fault, sti
         } else if !met {
             machine.disk.fail_nth(Some(operation), left, fault, sticky);
         }
-        // Before the fault every run is the same.
+        // Before the fault every run is equal.
         if met {
             machine.check_cuts();
         }
@@ -348,7 +355,7 @@ fn run(durability: Durability, operation: Operation, nth: u64, fault: Fault, sti
 }
 
 impl Machine {
-    /// After a flush that succeeds everything is there, whatever failed before.
+    /// Checks that a successful flush makes everything durable, whatever failed before.
     fn flush_and_cut(&mut self) {
         self.store().flush().unwrap_or_else(|error| panic!("{}: {error:?}", self.place));
         self.history.make_durable();
@@ -357,7 +364,8 @@ impl Machine {
     }
 }
 
-/// Runs the workload with so much of a resource, each piece that fails once more with all there is; whether one failed.
+/// Runs the workload with at most `most` of a resource; a failed piece runs again without the
+/// limit. Returns true if a piece failed.
 fn run_with(durability: Durability, resource: Resource, most: u64) -> bool {
     let mut machine = Machine::new(durability, format!("{durability:?}, {resource:?}: {most}"));
     for piece in workload() {
@@ -375,7 +383,8 @@ fn run_with(durability: Durability, resource: Resource, most: u64) -> bool {
 }
 
 impl Machine {
-    /// Every segment's file is the store's, and nothing else lies there.
+    /// Checks that the store accounts for the file of every segment, and that no temporary file is
+    /// left.
     fn check_accounted(&self) {
         let files =
             self.disk.files().into_iter().filter(|name| name.contains(".seg") || name.ends_with(".tmp"));

@@ -1,4 +1,4 @@
-//! A handle that a child inherits through `fork` is refused there, and touches nothing.
+//! Tests that a handle which a child inherits through `fork` is refused there and changes nothing.
 #![cfg(target_os = "linux")]
 #![expect(unsafe_code, reason = "fork has no safe form")]
 
@@ -6,13 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mapcask::{Background, Error, Options, Store};
 
-/// One test after the other: a child of one would keep the locks of another one's stores.
+/// Runs one test after the other: a child of one would keep the locks of another one's stores.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `check` in a forked child; whether it returned true.
+/// Runs `check` in a forked child. Returns true if it returned true there.
 fn in_child(check: impl FnOnce() -> bool) -> bool {
     // SAFETY: the child calls only `check` and `_exit`; `check` takes no lock that another thread may hold, because
     // the handle refuses before it takes any.

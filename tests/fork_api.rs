@@ -1,8 +1,9 @@
-//! Every public function in a forked child, while threads of the parent hold the store's locks: none waits for them.
+//! Tests that no public function waits, in a forked child, for a lock that a thread of the parent
+//! holds.
 //!
-//! The child has none of the threads that could give the locks back. So each function looks at whose child it is before
-//! it takes any lock, and either says `Forked` or does something harmless, as its documentation has it. The rows are
-//! compared with the source: a new public function needs one.
+//! The child has none of the threads that could release the locks. So each function checks for a
+//! fork before it takes a lock, and returns `Forked` or does something harmless, as documented. The
+//! rows are compared with the source: a new public function needs one.
 #![cfg(all(target_os = "linux", feature = "sim", feature = "serde", feature = "postcard"))]
 #![expect(unsafe_code, reason = "fork has no safe form")]
 
@@ -17,10 +18,10 @@ use mapcask::{
     Store, TypedKeyspace, View, WriteBatch,
 };
 
-/// How long a child may take, in seconds, before the kernel ends it.
+/// The time a child may take, in seconds, before the kernel ends it.
 const PATIENCE: u32 = 10;
 
-/// What a child inherits.
+/// The handles that a child inherits.
 struct Inherited<'s> {
     store: Store,
     other: Keyspace,
@@ -33,12 +34,12 @@ struct Inherited<'s> {
     batch: WriteBatch,
 }
 
-/// Whether a call was refused.
+/// Returns true if a call was refused.
 fn refused<T>(result: Result<T>) -> bool {
     matches!(result, Err(Error::Forked))
 }
 
-/// A function by its name in the source, and whether it does in the child as it should.
+/// A function by its name in the source, and a check that is true if it behaves in the child.
 type Row = (&'static str, fn(Inherited<'_>) -> bool);
 
 const STORE: &[Row] = &[
@@ -183,7 +184,7 @@ fn every_public_function_has_a_row() {
     assert!(missing.is_empty(), "no row for: {missing:?}");
 }
 
-/// Runs a row in a forked child; what is wrong, if something is.
+/// Runs a row in a forked child. Returns the defect, if there is one.
 fn in_child(row: fn(Inherited<'_>) -> bool, inherited: Inherited<'_>) -> Result<(), &'static str> {
     // SAFETY: the child calls only the row and `_exit`; that no row takes a lock which another thread may hold is what
     // is tested, and the alarm ends a child that does.
@@ -222,7 +223,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
     let snapshot = store.snapshot();
     let mut batch = WriteBatch::new();
     batch.insert("a", "1");
-    // Ahead of the locks: what a child inherits needs some of them to be made.
+    // The handles are made before the locks are taken, because making them needs some of the locks.
     let inherited = |store: &Store| {
         let part = snapshot.keyspace("other").unwrap();
         (
@@ -236,7 +237,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
         )
     };
     let made: Vec<_> = rows().map(|_| inherited(&store)).collect();
-    // One thread is in the middle of a pass, and one in the middle of making a segment under the writer mutex.
+    // One thread stands in the middle of a pass. Another makes a segment under the writer mutex.
     let pass = disk.hold_nth(Operation::SyncRange, 1);
     let roll = disk.hold_nth(Operation::Sync, 1);
     let mut wrong = Vec::new();

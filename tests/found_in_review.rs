@@ -1,4 +1,4 @@
-//! Failures that reviews found: each with its cause, so that it stays away.
+//! Tests for failures that reviews found, each with its cause.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -17,8 +17,9 @@ fn fill(store: &Store, keys: std::ops::Range<u32>) {
     }
 }
 
-/// A killed process leaves a manifest copy in the page cache only. The next open took both copies for whole, wrote over
-/// the one that was on the disk, and a power cut then left neither. It shows once a manifest is longer than a sector.
+/// A killed process can leave a manifest copy in the page cache only. The next open took both
+/// copies for whole and overwrote the one on the disk. A power cut then left neither. It shows once
+/// a manifest is longer than a sector.
 #[test]
 fn a_power_cut_after_a_kill_leaves_one_copy_of_the_manifest() {
     let disk = SimDisk::with_seed(5);
@@ -44,7 +45,7 @@ fn a_power_cut_after_a_kill_leaves_one_copy_of_the_manifest() {
     }
 }
 
-/// A full disk made every step of the background end before it came to the sync that was due.
+/// A full disk made every step of the worker end before the sync that was due.
 #[test]
 fn writes_are_synced_in_time_while_there_is_no_room_for_more_segments() {
     let disk = SimDisk::with_seed(1);
@@ -54,14 +55,14 @@ fn writes_are_synced_in_time_while_there_is_no_room_for_more_segments() {
     let mut synced = 0;
     for _ in 0..10 {
         disk.advance_clock(Duration::from_secs(1));
-        // What it says of the full disk is the next writer's business.
+        // The next writer reports the full disk.
         drop(store.step());
         synced = store.stats().durable_seq;
     }
     assert!(synced >= store.stats().last_seq, "{synced} of {}", store.stats().last_seq);
 }
 
-/// A segment whose name could not be written down was handed out later to a record that did not fit into it.
+/// A segment whose name could not be recorded was later given to a record that did not fit into it.
 #[test]
 fn a_segment_that_could_not_be_named_is_not_given_to_a_record_that_needs_more() {
     for nth in 1..40 {
@@ -79,7 +80,8 @@ fn a_segment_that_could_not_be_named_is_not_given_to_a_record_that_needs_more() 
     }
 }
 
-/// Mapping a new segment failed after the file had its final name, and every attempt left a file behind.
+/// The mapping of a new segment failed after the file had its final name, and each attempt left a
+/// file.
 #[test]
 fn a_segment_that_cannot_be_mapped_leaves_no_file() {
     let disk = SimDisk::with_seed(3);
@@ -95,7 +97,7 @@ fn a_segment_that_cannot_be_mapped_leaves_no_file() {
     store.insert("more", [7; 3000]).unwrap();
 }
 
-/// The hash secret was printed with every handle.
+/// Every handle printed the hash secret.
 #[test]
 fn a_handle_prints_shortly_and_keeps_the_secret() {
     let disk = SimDisk::with_seed(4);
@@ -106,7 +108,7 @@ fn a_handle_prints_shortly_and_keeps_the_secret() {
     }
 }
 
-/// An interval without end made the helper overflow when it computed when to wake.
+/// An infinite interval made the worker overflow when it computed its next wake-up.
 #[test]
 fn an_endless_interval_is_no_panic() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -116,7 +118,7 @@ fn an_endless_interval_is_no_panic() {
     store.close().unwrap();
 }
 
-/// Every segment of a reopened store kept its descriptor.
+/// Every segment of a reopened store kept its descriptor open.
 #[test]
 #[cfg(target_os = "linux")]
 fn many_segments_need_few_descriptors_after_a_reopening() {
@@ -129,13 +131,14 @@ fn many_segments_need_few_descriptors_after_a_reopening() {
     let before = open_files();
     let store = options().open(&path).unwrap();
     assert!(store.stats().segments >= 100);
-    // Other tests of this process come and go; they have a few files each.
+    // Other tests of this process open and close a few files each.
     assert!(open_files() < before + 60, "{} files", open_files() - before);
     assert!(matches!(options().open(&path), Err(Error::Locked { .. })));
 }
 
-/// A store that ran did not count its own records, watermarks and the starts of segments, as dead bytes, and the next
-/// open did: the number jumped by what syncs and rolls had written. Now the log counts them as it appends them.
+/// A running store did not count its own records, watermarks and segment starts as dead bytes, and
+/// the next open did. So the number rose by the bytes that syncs and rolls had written. Now the log
+/// counts these records as it appends them.
 #[test]
 fn dead_bytes_are_the_same_before_a_clean_end_and_after_it() {
     let disk = SimDisk::with_seed(5);
@@ -150,9 +153,10 @@ fn dead_bytes_are_the_same_before_a_clean_end_and_after_it() {
     assert_eq!((after.live_bytes, after.dead_bytes), (before.live_bytes, before.dead_bytes));
 }
 
-/// Cause: recovery kept the index of every number a keyspace ever had until it had read everything. Symptom: a store that
-/// clears a keyspace all the time and is killed needs 256 KiB of address space for each clear at the next open, and does
-/// not open where that is limited. Fix: an index goes with the record that drops or clears it.
+/// Cause: recovery kept the index of every past keyspace number until it had read everything.
+/// Symptom: after a kill, the open needed 256 KiB of address space for each clear of a keyspace,
+/// and failed where that is limited. Fix: an index is freed with the record that drops or clears
+/// it.
 #[cfg(target_os = "linux")]
 #[test]
 fn opening_after_many_clears_needs_no_memory_for_what_was_cleared() {
@@ -171,7 +175,7 @@ fn opening_after_many_clears_needs_no_memory_for_what_was_cleared() {
         cache.clear().unwrap();
     }
     cache.insert("last", "1").unwrap();
-    // What a killed process leaves.
+    // The copy is what a killed process leaves.
     std::fs::create_dir(&killed).unwrap();
     for entry in std::fs::read_dir(&made).unwrap() {
         let entry = entry.unwrap();
@@ -185,8 +189,8 @@ fn opening_after_many_clears_needs_no_memory_for_what_was_cleared() {
     assert_eq!((cache.len(), store.stats().keys), (1, 1));
 }
 
-/// The first write after an open made the directory anew where it had been when the store was opened. So a store that was moved
-/// while it was open went on in two places, and what it acknowledged was in neither.
+/// The first write after an open made the original directory again. So a store that was moved while
+/// it was open continued in two places, and neither held the acknowledged writes.
 #[test]
 fn a_store_that_is_moved_while_it_is_open_is_not_made_anew_where_it_was() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -194,7 +198,7 @@ fn a_store_that_is_moved_while_it_is_open_is_not_made_anew_where_it_was() {
     options().open(&before).unwrap().close().unwrap();
     let store = options().open(&before).unwrap();
     std::fs::rename(&before, &after).unwrap();
-    // Enough for several segments: each is made in the directory, wherever that is now.
+    // The keys need several segments. Each is made in the directory, wherever that is now.
     for n in 0..200_u32 {
         store.insert(n.to_le_bytes(), [1; 1000]).unwrap();
     }

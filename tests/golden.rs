@@ -1,8 +1,9 @@
-//! Stores that earlier versions wrote: each must open for ever.
+//! Tests that every store which an earlier version wrote still opens.
 //!
-//! `tests/fixtures/vN` is a store as version N of the format left it, closed; `vN-killed` one whose process was killed.
-//! `MAPCASK_MAKE_GOLDEN=DIR cargo test --test golden` writes what the present version would leave to `DIR`, for the day the
-//! format changes. The fixtures themselves are never written again.
+//! `tests/fixtures/vN` is a closed store as version N of the format left it; `vN-killed` is one
+//! whose process was killed. `MAPCASK_MAKE_GOLDEN=DIR cargo test --test golden` writes the present
+//! version's stores to `DIR`, for the next change of the format. The fixtures themselves are never
+//! rewritten.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ fn options() -> Options {
     Options::new().segment_bytes(4096).background(false)
 }
 
-/// The one content of all golden stores.
+/// Writes the one content of all golden stores.
 fn fill(store: &Store) {
     for n in 0..40_u32 {
         store.insert(format!("key {n}"), format!("value {n} ").repeat(5)).unwrap();
@@ -47,7 +48,7 @@ fn fill(store: &Store) {
     store.write(&batch).unwrap();
 }
 
-/// What the keyspaces beside the default one hold.
+/// Checks the content of all keyspaces but the default one.
 fn check_keyspaces(store: &Store) {
     assert_eq!(store.keyspace_names(), ["cleared", "käse"]);
     let of = |name: &str| -> BTreeMap<_, _> {
@@ -122,10 +123,10 @@ fn the_present_version_writes_what_it_reads() {
     let closed = made.join("closed");
     let store = options().open(&closed).unwrap();
     fill(&store);
-    // What a killed process leaves: the files as they are now.
+    // The copy is what a killed process leaves: the files as they are now.
     copy(&closed, &made.join("killed"));
     store.close().unwrap();
-    // Golden stores are left as they were made; opening changes them.
+    // New golden stores stay as they were made, because opening changes them.
     for name in ["closed", "killed"].iter().filter(|_| asked.is_none()) {
         let store = options().open(made.join(name)).unwrap();
         assert_eq!(store.len(), expected().len(), "{name}");

@@ -1,4 +1,5 @@
-//! Keyspaces: what each operation on them does, what their handles see, and what is left of them after a crash.
+//! Tests keyspaces: the effect of each operation, the view of each handle, and the content after a
+//! crash.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// No helper, and the smallest segments.
+/// Returns options without a worker and with the smallest segments.
 fn options() -> Options {
     Options::new().segment_bytes(4096).background(false)
 }
@@ -37,7 +38,7 @@ fn equal_keys_of_several_keyspaces_are_several_keys() {
     assert_eq!(store.get("key").unwrap().as_deref(), Some(b"0".as_slice()));
     assert_eq!((store.len(), a.len(), b.len(), store.stats().keys, store.stats().keyspaces), (1, 0, 1, 2, 3));
     assert_eq!((a.name(), b.name(), store.name()), ("a".to_owned(), "b".to_owned(), String::new()));
-    // The empty name is that of the default keyspace, and getting a keyspace twice gives the same one.
+    // The empty name is that of the default keyspace. Getting a keyspace twice gives the same one.
     store.keyspace("").unwrap().insert("key", "3").unwrap();
     store.keyspace("b").unwrap().insert("key", "4").unwrap();
     assert_eq!(store.get("key").unwrap().as_deref(), Some(b"3".as_slice()));
@@ -90,7 +91,7 @@ fn a_handle_follows_a_rename_and_a_clear_and_ends_with_a_drop() {
     assert!(store.drop_keyspace("b").unwrap());
     let dropped = |result: mapcask::Result<()>| matches!(result, Err(Error::KeyspaceDropped { .. }));
     assert!(dropped(iter.next().unwrap().map(drop)) && iter.next().is_none());
-    // Another keyspace under the name is another one.
+    // A new keyspace under an old name is another keyspace.
     let anew = store.keyspace("b").unwrap();
     anew.insert("key", "4").unwrap();
     let mut batch = WriteBatch::new();
@@ -101,7 +102,7 @@ fn a_handle_follows_a_rename_and_a_clear_and_ends_with_a_drop() {
     assert!(dropped(store.write(&batch).map(drop)) && dropped(handle.keyspace_stats().map(drop)));
     assert!(dropped(handle.view().get("key").map(drop)) && dropped(handle.replace("key", "5").map(drop)));
     assert_eq!((handle.len(), content(&anew)), (0, BTreeMap::from([pair("key", "4")])));
-    // What was read stays, whatever became of its keyspace.
+    // A value that was read outlives its keyspace.
     assert_eq!(&*value, b"1");
 }
 
@@ -115,12 +116,12 @@ fn a_batch_goes_where_it_is_written_and_where_it_says() {
     batch.on(&b).insert("there", "2").insert("gone", "3").remove("gone");
     batch.on(&a).insert("here", "4");
     assert_eq!(batch.len(), 5);
-    // `a` twice, once as the keyspace that the batch is written to: the last write counts.
+    // `a` occurs twice, once as the keyspace that the batch is written to: the last write counts.
     a.write(&batch).unwrap();
     assert_eq!(content(&a), BTreeMap::from([pair("here", "4")]));
     assert_eq!(content(&b), BTreeMap::from([pair("there", "2")]));
     assert!(store.is_empty());
-    // Between making the batch and writing it.
+    // The keyspace is cleared after the batch was made and before it is written.
     b.clear().unwrap();
     store.write(&batch).unwrap();
     assert_eq!(content(&store), BTreeMap::from([pair("here", "1")]));
@@ -129,7 +130,8 @@ fn a_batch_goes_where_it_is_written_and_where_it_says() {
     let foreign = other.write(&batch);
     assert!(matches!(foreign, Err(Error::ForeignKeyspace { .. })), "{foreign:?}");
     assert!(other.is_empty());
-    // Nor of an earlier handle to the same store, whose numbers may mean other keyspaces now.
+    // A batch for an earlier handle of the same store is refused: its numbers may mean other
+    // keyspaces now.
     store.close().unwrap();
     let again = options().open(directory.path().join("one")).unwrap();
     assert!(matches!(again.write(&batch), Err(Error::ForeignKeyspace { .. })));
@@ -168,7 +170,7 @@ fn keyspaces_come_back_after_a_close_and_after_a_kill() {
     };
     check(&store);
     let before = store.stats();
-    // What a killed process leaves.
+    // The copy is what a killed process leaves.
     let killed = directory.path().join("killed");
     fs::create_dir(&killed).unwrap();
     for entry in fs::read_dir(&made).unwrap() {
@@ -202,7 +204,7 @@ fn clearing_and_dropping_turn_live_bytes_dead_and_give_the_index_back() {
     assert_eq!(keyspace.keyspace_stats().unwrap().live_bytes, live);
     keyspace.clear().unwrap();
     let cleared = store.stats();
-    // Every byte is dead now, where it lies, and the record that says so too.
+    // Every live byte is dead now, and so is the record of the clear.
     let record = 40;
     assert_eq!((cleared.live_bytes, cleared.dead_bytes), (0, dead + live + record));
     assert_eq!(cleared.index_bytes, 2 * empty.index_bytes, "an empty index each");

@@ -1,8 +1,9 @@
-//! Processes killed at random moments: nothing acknowledged is missing, nothing is there that was not written.
+//! Tests that a killed process loses no acknowledged write and leaves nothing that was not written.
 //!
-//! One store lives through many kills, some of them while it recovers from the one before. `MAPCASK_KILLS` sets how
-//! many; `MAPCASK_SEED` repeats a run's operations (not its timing). The judge is in `support::history`; the tests at
-//! the foot show that it can convict.
+//! One store survives many kills, some of them during the recovery from the kill before.
+//! `MAPCASK_KILLS` sets their number. `MAPCASK_SEED` repeats a run's operations, but not its
+//! timing. `support::history` judges the result; the tests at the end of this file show that it can
+//! convict.
 
 #![cfg(target_os = "linux")]
 
@@ -17,7 +18,7 @@ use support::history::{Begun, Death, History, Observed, RunRecord, THREADS};
 use support::operation::{Action, Change, Effect, Operation, Place, State};
 use support::{Chain, Fate, Totals};
 
-/// Deaths of one store: without compaction its files only grow.
+/// The deaths of one store: without compaction its files only grow.
 const DEATHS_PER_STORE: u64 = 50;
 const DURABILITIES: [Durability; 6] = {
     use Durability::{Disk, Interval, Os};
@@ -38,13 +39,13 @@ fn after_any_kill_each_thread_finds_exactly_what_it_was_told_and_no_more_than_wh
     let mut sum = Totals::default();
     while sum.deaths < kills {
         let mut folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        // What a failure leaves is evidence.
+        // The files of a failure are evidence.
         folder.disable_cleanup(true);
         let mut chain = Chain::new(rng.u64(..), folder.path(), &folder.path().join("store"));
         for _ in 0..DEATHS_PER_STORE.min(kills - sum.deaths) {
             let fate = Fate::draw(&mut rng, &DURABILITIES);
             chain.live_and_die(&mut rng, fate, None);
-            // The others leave it to the next process to recover, and may die of a kill doing so.
+            // Otherwise the next process recovers, and may be killed during that.
             if rng.u8(0..4) == 0 {
                 chain.look_and_close();
             }
@@ -57,7 +58,7 @@ fn after_any_kill_each_thread_finds_exactly_what_it_was_told_and_no_more_than_wh
         sum.torn += chain.totals.torn;
     }
     let Totals { deaths, acknowledged, in_recovery, torn, .. } = sum;
-    // Few kills may all come before the first write.
+    // A few kills may all happen before the first write.
     assert!(deaths < 20 || acknowledged >= deaths, "hardly anything was written: {sum:?}");
     println!(
         "kills: {deaths} ({in_recovery} of them in recovery), {acknowledged} operations acknowledged, {torn} torn \
@@ -71,7 +72,8 @@ fn after_any_kill_each_thread_finds_exactly_what_it_was_told_and_no_more_than_wh
 const SEED: u64 = 7;
 const RUN: u32 = 1;
 
-/// A run in which each thread had `count` operations acknowledged, all at the same pace.
+/// Returns a run in which `count` operations of each thread were acknowledged, all at the same
+/// pace.
 fn record(count: usize) -> RunRecord {
     let begun = |at| Begun { seen: [at; THREADS], covers: false };
     RunRecord {
@@ -81,7 +83,7 @@ fn record(count: usize) -> RunRecord {
     }
 }
 
-/// What a thread has left after its first operations.
+/// Returns the state that the first operations of a thread leave.
 fn part(thread: usize, length: usize) -> State {
     let mut state = State::default();
     for number in 1..=length {
@@ -90,7 +92,7 @@ fn part(thread: usize, length: usize) -> State {
     state
 }
 
-/// What is left of the first operations of each thread.
+/// Returns the state that the first operations of each thread leave.
 fn left(lengths: [usize; THREADS]) -> Observed {
     let mut state = State::default();
     for (thread, length) in lengths.into_iter().enumerate() {
@@ -105,7 +107,8 @@ fn judge(record: &RunRecord, observed: &Observed, death: Death) -> Result<u64, S
     history.check(observed, death)
 }
 
-/// The first operation of thread 0 from `from` on that `wanted` picks by what was there before and is after it.
+/// Returns the first operation of thread 0 from `from` on that `wanted` picks by the states before
+/// and after it.
 fn next_of(from: usize, wanted: impl Fn(&Operation, &State, &State) -> bool) -> (usize, Operation) {
     let mut before = part(0, from - 1);
     for number in from.. {
@@ -124,7 +127,8 @@ fn changes(_: &Operation, before: &State, after: &State) -> bool {
     before != after
 }
 
-/// The number of the operation that `wanted` picks, the record of a run that died in it, and what is left without it.
+/// Returns the number of the operation that `wanted` picks, the record of a run that died in it,
+/// and the state without it.
 fn died_in(wanted: impl Fn(&Operation, &State, &State) -> bool) -> (usize, RunRecord, Observed) {
     let (count, _) = next_of(100, wanted);
     let mut record = record(count);
@@ -139,7 +143,7 @@ fn is_convicted(record: &RunRecord, observed: &Observed) -> bool {
 #[test]
 fn a_lost_acknowledged_write_is_convicted_after_a_kill_and_not_after_a_power_cut() {
     type Wanted = fn(&Operation) -> bool;
-    // Each way to write, that none is forgotten by the judge.
+    // Every kind of write, so that the judge misses none.
     let kinds: [Wanted; 7] = [
         |operation| matches!(operation.action, Action::Key(_, Change::Insert(_) | Change::Remove)),
         |operation| matches!(operation.action, Action::Key(_, Change::Swap(..))),
@@ -176,7 +180,7 @@ fn a_write_under_way_may_be_there_or_not() {
 #[test]
 fn half_a_batch_is_convicted_within_a_keyspace_and_across_keyspaces() {
     for across in [false, true] {
-        // Both halves of it change something: it puts into two places.
+        // A wanted batch inserts into two places, so that each half changes something.
         let puts = |operation: &Operation| -> Vec<(Place, Vec<u8>)> {
             let Action::Batch(_, writes) = &operation.action else { return Vec::new() };
             writes.iter().filter_map(|(place, value)| Some((place.clone(), value.clone()?))).collect()
@@ -210,7 +214,8 @@ fn half_a_change_of_a_keyspace_is_convicted() {
         let after = left([count; THREADS]);
         let gone = |place: &&Place| after.state.get(place).is_none() && place.key.is_some();
         let key = before.state.0.keys().find(gone).unwrap();
-        // One key came back, with its keyspace if that is gone too; or one key is gone too early.
+        // One key came back, with its keyspace if that was removed; or one key was removed too
+        // early.
         let mut partly = after.clone();
         partly.state.set(&Place::keyspace(&key.keyspace), Some(Vec::new()));
         partly.state.set(key, before.state.get(key).cloned());
@@ -249,7 +254,7 @@ fn what_was_never_written_an_older_value_and_a_damaged_one_are_convicted() {
         (old_place.clone(), Some(old_value.clone())),
         (in_default.clone(), Some(damaged(in_default))),
         (in_named.clone(), Some(damaged(in_named))),
-        // Of the right age, and in the wrong place.
+        // The value has the right age and the wrong place.
         (place(named, b"0/00"), all.state.get(in_default).cloned()),
         (in_named.clone(), None),
     ] {
@@ -257,7 +262,7 @@ fn what_was_never_written_an_older_value_and_a_damaged_one_are_convicted() {
         observed.state.set(&place, value);
         assert!(is_convicted(&record(count), &observed), "{place}");
     }
-    // A keyspace that is gone, with what it held.
+    // A keyspace is missing with all its keys.
     let mut observed = all.clone();
     observed.state.0.retain(|place, _| place.keyspace != named);
     assert!(is_convicted(&record(count), &observed));
@@ -287,7 +292,7 @@ fn what_a_process_finds_reaches_its_parent_unchanged() {
     assert_eq!(Observed::read(&path), observed);
 }
 
-/// What a run shows rests on what is in its history.
+/// The kinds of operations and answers that a history must contain.
 const IN_HISTORY: [&str; 32] = [
     "Batch over 1: ConditionFailed, wrote nothing",
     "Batch over 1: Done, wrote",

@@ -1,12 +1,14 @@
-//! A large value is written to its place by one call, before its record exists: a call that fails, and an end in the
-//! middle, leave nothing of it, and the store goes on.
+//! Tests that an interrupted write of a large value leaves nothing of it, and the store continues.
+//!
+//! One call writes a large value to its place before its record exists. That call may fail or end
+//! in the middle.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use mapcask::sim::{Fault, Operation, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Options, Result, Store};
 
-/// Written by a call of its own.
+/// The size of a value that is written by a call of its own.
 const LARGE: usize = 70_000;
 
 fn open(disk: &SimDisk, durability: Durability) -> Result<Store> {
@@ -17,7 +19,7 @@ fn count(disk: &SimDisk, operation: Operation) -> u64 {
     disk.operations().get(&operation).copied().unwrap_or(0)
 }
 
-/// What is stored: key, a byte and how often it stands in the value.
+/// The content of a store: a key, a byte, and its number of repetitions in the value.
 type Content = [(&'static str, u8, usize)];
 
 fn check(store: &Store, content: &Content, place: &str) {
@@ -30,7 +32,7 @@ fn check(store: &Store, content: &Content, place: &str) {
     store.verify().unwrap();
 }
 
-/// One failure of one operation while a large value is stored; whether it was met.
+/// Lets one operation fail once while a large value is stored. Returns true if the fault fired.
 fn fails_once(durability: Durability, operation: Operation, nth: u64, fault: Fault) -> bool {
     let place = format!("{durability:?}, {operation:?} {nth}, {fault:?}");
     let disk = SimDisk::new();
@@ -41,14 +43,14 @@ fn fails_once(durability: Durability, operation: Operation, nth: u64, fault: Fau
     let met = disk.faults_fired() > 0;
     disk.clear_faults();
     if matches!(result, Err(Error::Poisoned { .. })) {
-        // A failed sync ends writing, as ever; what was acknowledged stays.
+        // A failed sync ends writing, as ever; the acknowledged key stays.
         check(&open(&disk.kill(), durability).unwrap(), &[("small", 1, 100)], &place);
         return met;
     }
     if result.is_err() {
         check(&store, &[("small", 1, 100)], &place);
     }
-    // Shorter, so that it ends before what the failed call may have left.
+    // A shorter value ends before the bytes that the failed call may have left.
     store.insert("large", vec![3; LARGE - 5000]).unwrap();
     store.insert("after", [4; 10]).unwrap();
     let content: &Content = &[("small", 1, 100), ("large", 3, LARGE - 5000), ("after", 4, 10)];
@@ -131,12 +133,13 @@ fn large_values_need_few_segments_from_the_start() {
     for number in 0..100_u32 {
         store.insert(number.to_le_bytes(), vec![5; 300 << 10]).unwrap();
     }
-    // One of 16 KiB for a start, then 4.7 MiB, 19 MiB and 64 MiB.
+    // The first has 16 KiB, the others 4.7 MiB, 19 MiB and 64 MiB.
     assert_eq!(store.stats().segments, 4);
     assert!(syncs() - before <= 20, "{} syncs", syncs() - before);
 }
 
-/// Cause: room for more like it was asked for, whatever was free. Symptom: on a small disk the first large value found no space.
+/// Cause: space for several more such values was requested, whatever was free. Symptom: on a small
+/// disk the first large value found no space.
 #[test]
 fn a_large_value_needs_no_more_than_its_own_room() {
     let disk = SimDisk::new();

@@ -1,11 +1,14 @@
-//! Resources that run out on real file systems: blocks, inodes, quotas, descriptors, mappings, address space, file sizes.
+//! Tests that a store survives resources that run out on real file systems.
 //!
-//! For each a process fills a store until it is refused, goes on writing, and is killed. Another one, with no more of it, opens
-//! the store, finds what was acknowledged, is refused with advice, and leaves no file that is not counted; removals and a
-//! compaction lead out, of what the store keeps some of for them. `MAPCASK_LIMITS` sets how often each is met; `MAPCASK_SEED`
-//! repeats a run's operations.
+//! The resources are blocks, inodes, quotas, descriptors, mappings, address space and file sizes.
+//! For each, a process fills a store until it is refused, writes on, and is killed. A second
+//! process, with no more of the resource, opens the store. It must find every acknowledged write,
+//! be refused with advice, and leave no file that is not counted. Removals and a compaction must
+//! then free space; the store reserves some of the resource for them. `MAPCASK_LIMITS` sets the
+//! runs of each test; `MAPCASK_SEED` repeats a run's operations.
 //!
-//! Most need root, for file systems of their own. Without it those tests pass, and say loudly that they have shown nothing.
+//! Most of these tests need root, for file systems of their own. Without it they pass and print
+//! loudly that they have tested nothing.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -19,16 +22,16 @@ use mapcask::{Error, Options, Store};
 use memmap2::MmapMut;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Operations that are answered after the first refusal before the process is killed, at most.
+/// The most operations that are answered between the first refusal and the kill.
 const AFTER: u64 = 60;
-/// Keys that are used; a place runs out before all of them are there.
+/// The keys that are used; the resource runs out before all of them are inserted.
 const KEYS: u32 = 100_000;
-/// Address space that a process gets where that is to run out, in bytes, besides a MiB and at most.
+/// The most address space that a process gets where that is to run out, in bytes, besides a MiB.
 const MORE_ADDRESSES: u64 = 24 << 20;
-/// Refused writes that must leave nothing.
+/// The refused writes that must leave nothing.
 const REFUSALS: usize = 20;
 
-/// A resource that is to run out, and the error that is expected.
+/// A resource that is to run out, and the expected error.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     name: &'static str,
@@ -42,14 +45,15 @@ struct Case {
     advice: &'static str,
 }
 
-/// Where the store lies.
+/// The storage under the store.
 #[derive(Debug, Clone, Copy)]
 enum How {
-    /// In the build's folder, whatever that lies on.
+    /// The build's folder, on any file system.
     Plain,
-    /// On a file system in memory, with these options.
+    /// A file system in memory, with these options.
     Memory(&'static str),
-    /// On a device of so many MiB, made by this, mounted with these options; and what is left free of it in KiB.
+    /// A device of `mib` MiB, made by the command `make` and mounted with `options`. `free_kib` is
+    /// the space left on it in KiB.
     Device { mib: u64, make: &'static [&'static str], options: &'static str, free_kib: Option<u64> },
 }
 
@@ -96,9 +100,9 @@ fn a_full_btrfs_lets_a_store_out() {
     meet(&Case { name: "btrfs", place, ..FULL });
 }
 
-/// Cause: what was kept for removals and passes was kept in bytes only. Symptom: with the last inode gone a pass had none for its
-/// copies, so removals ended with the active segment, and no compaction could be made. Fix: insertions leave files, too, and a
-/// pass makes fewer of more.
+/// Cause: only bytes were reserved for removals and passes. Symptom: with the last inode gone a
+/// pass had none for its copies, so removals ended with the active segment, and no compaction was
+/// possible. Fix: insertions leave files, too, and a pass turns many files into fewer.
 #[test]
 fn a_file_system_without_inodes_lets_a_store_out() {
     let case =
@@ -142,8 +146,8 @@ fn a_store_without_mappings_goes_on_once_there_are_some() {
     meet(&case);
 }
 
-/// Cause: large buffers were taken as std takes them. Symptom: without address space an insertion or the background ended the process by
-/// SIGABRT. Fix: they are asked for.
+/// Cause: large buffers were allocated as std does. Symptom: without address space an insertion or
+/// the worker ended the process by SIGABRT. Fix: their allocation may fail.
 #[test]
 fn a_store_without_address_space_goes_on_once_there_is_some() {
     let case = Case {
@@ -176,7 +180,8 @@ fn a_limit_on_file_sizes_stops_an_image_and_nothing_else() {
     assert!(worked.status.success(), "{}\n{said}", worked.status);
 }
 
-/// An image that is larger than a file may be: while the store is open, when it is closed, and once it may be.
+/// Makes checkpoints larger than the limit on file sizes: in an open store, on close, and without
+/// the limit.
 #[cfg(feature = "sim")]
 fn make_images(setting: &Setting) {
     let options = Options::new().segment_bytes(setting.segment_bytes).checkpoint_bytes(0).background(false);
@@ -205,7 +210,7 @@ fn make_images(setting: &Setting) {
     assert_eq!((store.stats().checkpoints, images()), (1, 1));
 }
 
-/// More segments than there may be descriptors, and nobody in the background who makes them durable.
+/// Works with more segments than descriptors, and without a worker that makes them durable.
 fn work_thriftily(setting: &Setting) {
     let _held = setting.lower();
     let options = Options::new().segment_bytes(setting.segment_bytes).background(false);
@@ -218,7 +223,7 @@ fn work_thriftily(setting: &Setting) {
     assert_eq!(options.open(&setting.directory).unwrap().len(), 500);
 }
 
-/// Meets one case as often as is asked for.
+/// Runs one case as often as `MAPCASK_LIMITS` says.
 fn meet(case: &Case) {
     let times = number("MAPCASK_LIMITS", 1);
     let place = match Place::make(case) {
@@ -240,7 +245,7 @@ fn meet(case: &Case) {
 
 // ---- The process that is killed ---------------------------------------------------------------------------------------
 
-/// The answers that a process got, and the call that was under way when it died.
+/// The answers that a process got, and the call in progress when it died.
 #[derive(Debug, Default)]
 struct Told {
     there: BTreeMap<u32, usize>,
@@ -259,7 +264,7 @@ fn child(case: &Case, role: &str, store: &Path, seed: u64) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "a_process_that_meets_a_limit", "--nocapture", "--test-threads=1"]);
     command.env("MAPCASK_LIMITS_ROLE", role).env("MAPCASK_LIMITS_STORE", store);
-    // With an arena for each thread, glibc has taken 64 MiB of addresses for it before they run out.
+    // With an arena for each thread, glibc would take 64 MiB of addresses before they run out.
     command.env("MALLOC_ARENA_MAX", "1");
     command.env("MAPCASK_LIMITS_LOWERED", case.lowered).env("MAPCASK_LIMITS_SEED", seed.to_string());
     command.env("MAPCASK_LIMITS_OPTIONS", format!("{} {}", case.segment_bytes, case.most_len));
@@ -267,7 +272,7 @@ fn child(case: &Case, role: &str, store: &Path, seed: u64) -> Command {
     command
 }
 
-/// Has a process fill a store, and kills it some operations after it was first refused one.
+/// Lets a process fill a store, and kills it some operations after the first refusal.
 fn fill_until_killed(case: &Case, store: &Path, seed: u64) -> Told {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut writer = child(case, "fill", store, seed).stdout(Stdio::piped()).spawn().unwrap();
@@ -287,11 +292,11 @@ fn fill_until_killed(case: &Case, store: &Path, seed: u64) -> Told {
                 };
             }
             ["refused"] => (told.under_way, refused) = (None, refused + 1),
-            // The harness says something, too.
+            // The test harness prints lines, too.
             _ => continue,
         }
         if matches!(words[..], ["done" | "refused"]) && refused > 0 && !is_killed {
-            // Where nothing can be given back, removals are refused in the end as well.
+            // Where nothing can be freed, removals are refused in the end as well.
             if left == 0 {
                 writer.kill().unwrap();
                 is_killed = true;
@@ -315,7 +320,7 @@ fn fill(setting: &Setting) {
     let store = setting.open();
     let held = setting.lower();
     let mut say = |line: String| out.write_all(line.as_bytes()).and_then(|()| out.flush()).unwrap();
-    // The harness has begun a line.
+    // The test harness has begun a line.
     say("\n".to_owned());
     let (mut next, mut is_full) = (0, false);
     loop {
@@ -368,7 +373,7 @@ fn judge(setting: &Setting) {
         };
     }
     setting.compare(&store, &there);
-    // Refused as often as one likes, nothing is left behind. A limit on file sizes refuses the large ones only.
+    // No number of refusals may leave a file. A limit on file sizes refuses the large values only.
     let mut refused = 0;
     for key in KEYS.. {
         let len = setting.most_len - 1;
@@ -386,13 +391,13 @@ fn judge(setting: &Setting) {
         }
     }
     setting.compare(&store, &there);
-    // There is more of what no write can give back.
+    // No write can free such a resource, so the limit is lifted.
     let held = setting.lift(held);
     lead_out(setting, store, there);
     std::hint::black_box(&held);
 }
 
-/// Tombstones and a compaction make room, for what is written afterwards.
+/// Removes most keys and compacts the store, then inserts into the freed space.
 fn lead_out(setting: &Setting, store: Store, mut there: BTreeMap<u32, usize>) {
     let keys: Vec<_> = there.keys().copied().collect();
     for key in keys.iter().copied().filter(|key| !key.is_multiple_of(4)) {
@@ -444,7 +449,7 @@ struct Setting {
     advice: String,
 }
 
-/// Mappings that are held so that there are no more.
+/// Mappings that are held so that no more are available.
 type Held = Vec<MmapMut>;
 
 impl Setting {
@@ -477,7 +482,7 @@ impl Setting {
         assert!(shape.starts_with(&self.error) && text.contains(&self.advice), "{text} ({shape})");
     }
 
-    /// Lowers what this process may have.
+    /// Lowers the limit of this process.
     fn lower(&self) -> Held {
         let lower = |resource, to| {
             let maximum = getrlimit(resource).maximum;
@@ -496,7 +501,7 @@ impl Setting {
         Held::new()
     }
 
-    /// Takes that back for mappings and for address space: the store has no way to get any.
+    /// Lifts the limit for mappings and address space: the store cannot free them.
     fn lift(&self, held: Held) -> Held {
         match self.lowered.as_str() {
             "mappings" => return Held::new(),
@@ -509,15 +514,15 @@ impl Setting {
         held
     }
 
-    /// The store holds exactly this, and its directory nothing that is not counted.
+    /// Checks that the store holds exactly these keys, and its directory no uncounted file.
     fn compare(&self, store: &Store, there: &BTreeMap<u32, usize>) {
         for (key, len) in there {
             let found = store.get(key.to_le_bytes()).unwrap();
             assert_eq!(found.as_deref(), Some(&*self.value(*key, *len)), "key {key}");
         }
         assert_eq!(store.len(), there.len());
-        // The background may be making or removing one just now. The copies of a pass count once the manifest names them,
-        // which takes long where a file system commits slowly.
+        // The worker may be making or removing a segment just now. The copies of a pass count once
+        // the manifest names them, which takes long where a file system commits slowly.
         for attempt in 0.. {
             let stats = store.stats();
             let most = if stats.compaction.running { 200_000 } else { 1000 };
@@ -540,34 +545,34 @@ impl Setting {
     }
 }
 
-/// Has the allocator keep memory for what is small, in gaps between pieces that are never given back.
+/// Makes the allocator keep memory for small pieces, in gaps between pieces that are never freed.
 fn take_small_memory() {
     let pieces: Vec<Box<[u8]>> = (0..4096).map(|_| vec![1; 1000].into()).collect();
     pieces.into_iter().step_by(32).for_each(std::mem::forget);
 }
 
-/// Address space that this process has, in bytes.
+/// Returns the address space of this process, in bytes.
 fn address_space() -> u64 {
     let text = fs::read_to_string("/proc/self/statm").unwrap();
     text.split(' ').next().unwrap().parse::<u64>().unwrap() * rustix::param::page_size() as u64
 }
 
-/// Takes all mappings that a process may have, but so many. Neighbours that are alike would be one.
+/// Takes all but `left` mappings. The kernel merges equal neighbours, so they alternate.
 fn take_mappings(left: usize) -> Held {
     let mut held = Vec::with_capacity(1 << 20);
     let mut frozen = Vec::with_capacity(1 << 20);
-    // Taken one after the other from above, so that each lies beside the one before.
+    // Each new mapping lies directly below the one before.
     while let Ok(mapping) = MmapMut::map_anon(4096) {
         match held.len() == frozen.len() {
             true => held.push(mapping),
             false => match mapping.make_read_only() {
                 Ok(mapping) => frozen.push(mapping),
-                // It was one with its neighbour, and is to be another.
+                // The mapping was merged with its neighbour, and there is none left to split it.
                 Err(_) => break,
             },
         }
     }
-    // Each of those that are given back leaves a gap, so that what is around it stays apart.
+    // Each freed mapping leaves a gap, so that its neighbours are not merged.
     for _ in 0..left {
         held.pop();
     }
@@ -577,7 +582,7 @@ fn take_mappings(left: usize) -> Held {
 
 // ---- The places -------------------------------------------------------------------------------------------------------
 
-/// Where a store lies, and a folder outside of it.
+/// The location of a store, and a folder outside of it.
 #[derive(Debug)]
 struct Place {
     folder: PathBuf,
@@ -589,7 +594,8 @@ struct Place {
 impl Place {
     fn make(case: &Case) -> Result<Self, String> {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("limits-{}", case.name));
-        // One at a time, also among processes; so what lies about is left over.
+        // A lock admits one test at a time, also among processes, so that any files found are
+        // leftovers.
         let alone = File::create(folder.with_extension("lock")).unwrap();
         alone.lock().unwrap();
         clean_up(&folder);
@@ -642,17 +648,17 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.is_mounted {
-            // Lazily: a process that failed may still have files open.
+            // The unmount is lazy: a failed process may still have files open.
             drop(run("umount", &["-l", self.folder.join("mount").to_str().unwrap()]));
         }
-        // After a failure the files are evidence, until the next run.
+        // After a failure the files stay as evidence, until the next run.
         if !std::thread::panicking() {
             clean_up(&self.folder);
         }
     }
 }
 
-/// Takes down what an earlier run left.
+/// Removes the leftovers of an earlier run.
 fn clean_up(folder: &Path) {
     let mount = folder.join("mount");
     let text = mount.to_str().unwrap();
@@ -661,7 +667,7 @@ fn clean_up(folder: &Path) {
         drop(run("umount", &["-l", text]));
     }
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    // Never through a mount that could not be undone.
+    // Files are never removed through a mount that could not be undone.
     assert!(!mounts.lines().any(|line| line.split(' ').nth(1) == Some(text)), "unmount {text}");
     if folder.exists() {
         fs::remove_dir_all(folder).unwrap();
@@ -682,7 +688,7 @@ fn number(variable: &str, default: u64) -> u64 {
     }
 }
 
-/// Says it past the capture of the test's output.
+/// Prints that a case is skipped, past the capture of the test's output.
 fn skip(case: &Case, reason: &str) {
     let text = format!("\n##  LIMITS ON {} SKIPPED: {reason}\n", case.name.to_uppercase());
     std::io::stderr().write_all(text.as_bytes()).unwrap();

@@ -1,9 +1,9 @@
-//! The store's operations judged by the linearizability checker: key by key, the whole store as one object, and the
-//! one moment of a read of many keys.
+//! Tests that the store's operations are linearizable: per key, as one object, and for reads of
+//! many keys.
 //!
-//! The number of operations is fixed; the orders that the threads really take differ from run to run, and each must be
-//! explained by a sequential model. Sequence numbers are part of the models: a write has a greater one than every write
-//! that took effect before it.
+//! The number of operations is fixed. The order of the threads differs from run to run, and a
+//! sequential model must explain each order. Sequence numbers are part of the models: a write has a
+//! greater one than every write that took effect before it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 #[path = "support/linearize.rs"]
@@ -17,7 +17,7 @@ use mapcask::{Error, Keyspace, Options, Seq, Store, Value, WriteBatch};
 
 const THREADS: usize = 4;
 
-/// A store of its own on a real file system, with segments so small that the log rolls all the time.
+/// Opens a new store on a real file system, with segments so small that the log rolls often.
 fn open() -> (tempfile::TempDir, Store) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = Options::new().segment_bytes(16 << 10).open(directory.path().join("data")).unwrap();
@@ -32,7 +32,7 @@ fn found(value: Option<Value>) -> Option<u64> {
     value.map(number)
 }
 
-/// Runs the threads and puts what they recorded together.
+/// Runs the threads and joins their records.
 fn histories<O: Send, R: Send>(
     work: impl Fn(Recorder<'_, O, R>, fastrand::Rng) -> Vec<linearize::Completed<O, R>> + Sync,
     seed: u64,
@@ -51,7 +51,8 @@ fn histories<O: Send, R: Send>(
 
 // ---- One key --------------------------------------------------------------------------------------------------------
 
-/// One key. Numbers that are written are new, so that a stale one is noticed; an update counts up from there.
+/// The model of one key. Each written number is new, so that a stale one is noticed; an update
+/// increments it.
 #[derive(Debug)]
 struct Key;
 
@@ -75,11 +76,11 @@ enum Answer {
     Found(Option<u64>),
     Said(bool),
     Written(Seq),
-    /// A swap that did not swap.
+    /// The outcome of a swap that did not swap.
     Has(Option<u64>),
 }
 
-/// What an update makes of a number: mostly the next one, and every fourth time nothing.
+/// Returns the update of a number: mostly the next one, and every fourth time nothing.
 fn updated(old: Option<u64>, fresh: u64) -> Option<u64> {
     old.map_or(Some(fresh), |old| (old % 4 != 3).then_some(old + 1))
 }
@@ -106,7 +107,8 @@ impl Model for Key {
             CompareAndSwap(old, _) if value != old => (value, Answer::Has(value)),
             Insert(_) | CompareAndSwap(..) => {
                 let Answer::Written(written) = *answer else { return None };
-                // Nothing for nothing is no write: then it is that of the last one, of whatever key.
+                // A swap of nothing for nothing writes nothing. It returns the number of the last
+                // write to any key.
                 let nothing = value.is_none() && matches!(access, CompareAndSwap(_, None));
                 let after =
                     if let Insert(new) | CompareAndSwap(_, Some(new)) = *access { Some(new) } else { None };
@@ -145,7 +147,7 @@ fn carry_out(store: &Store, key: u8, access: Access) -> Answer {
     }
 }
 
-/// Draws an access; a swap expects what the thread has seen last, so that it often hits.
+/// Draws an access; a swap expects the value that the thread saw last, so that it often succeeds.
 fn draw(random: &mut fastrand::Rng, seen: Option<u64>, fresh: u64) -> Access {
     let new = random.u8(..4).gt(&0).then_some(fresh);
     match random.u8(..16) {
@@ -172,7 +174,7 @@ fn the_operations_on_each_key_are_linearizable() {
             let mut seen = [None; 3];
             for number in 0..OPERATIONS {
                 let key = random.u8(..3);
-                // Unlike any other, also after it was counted up from.
+                // The number is unlike any other, also after increments.
                 let fresh = ((number * 8 + u64::from(key)) << 16) + (random.u64(..) << 48);
                 let access = draw(&mut random, seen[usize::from(key)], fresh);
                 let mut now = seen[usize::from(key)];
@@ -234,24 +236,24 @@ fn counters_that_all_threads_count_up_lose_nothing() {
 const KEYSPACES: usize = 2;
 const KEYS: usize = 3;
 
-/// What each key of each keyspace has.
+/// The value of each key of each keyspace.
 type Cells = [[Option<u64>; KEYS]; KEYSPACES];
-/// Keyspace and key.
+/// A keyspace and a key.
 type Cell = (usize, usize);
 
-/// The store as one object.
+/// The model of the store as one object.
 #[derive(Debug)]
 struct Whole;
 
 #[derive(Debug, Clone)]
 enum Deed {
     Get(Cell),
-    /// All keys of a keyspace.
+    /// Reads all keys of a keyspace.
     MultiGet(usize),
     Insert(Cell, u64),
     Remove(Cell),
     CompareAndSwap(Cell, Option<u64>, Option<u64>),
-    /// What must be there, and what is written then, over all keyspaces.
+    /// A batch over all keyspaces: its conditions and its writes.
     Batch(Vec<(Cell, Demand)>, Vec<(Cell, Option<u64>)>),
     Clear(usize),
 }
@@ -316,13 +318,14 @@ impl Model for Whole {
                         wrote = !writes.is_empty();
                     }
                     Deed::Clear(keyspace) => {
-                        // What is empty is not cleared once more.
+                        // An empty keyspace is not cleared again.
                         wrote = after[*keyspace] != [None; KEYS];
                         after[*keyspace] = [None; KEYS];
                     }
                     _ => unreachable!("it returns no number"),
                 }
-                // What wrote nothing has the number of the last write, which may be a removal's, which nobody told.
+                // A call that wrote nothing returns the number of the last write. That may be a
+                // removal, which returns no number.
                 let in_order = if wrote { written > *seq } else { written >= *seq };
                 return in_order.then_some((after, written));
             }
@@ -387,7 +390,7 @@ fn cell(random: &mut fastrand::Rng) -> Cell {
     (random.usize(..KEYSPACES), random.usize(..KEYS))
 }
 
-/// Draws a deed; conditions expect what the thread has seen last.
+/// Draws a deed; conditions expect the values that the thread saw last.
 fn draw_deed(random: &mut fastrand::Rng, seen: &Cells, fresh: u64) -> Deed {
     let mut drawn = cell(random);
     let new = |random: &mut fastrand::Rng| random.u8(..4).gt(&0).then_some(fresh);
@@ -415,7 +418,7 @@ fn draw_deed(random: &mut fastrand::Rng, seen: &Cells, fresh: u64) -> Deed {
     }
 }
 
-/// Takes note of what a thread has seen.
+/// Records the values that a thread has seen.
 fn learn(seen: &mut Cells, deed: &Deed, effect: &Effect) {
     match (deed, effect) {
         (Deed::Get(cell) | Deed::CompareAndSwap(cell, ..), Effect::Found(value) | Effect::Has(value)) => {
@@ -481,14 +484,14 @@ fn account(n: usize) -> String {
     format!("account {n}")
 }
 
-/// All accounts in a random order, some of them twice or three times.
+/// Returns all accounts in a random order, some of them twice or three times.
 fn with_duplicates(random: &mut fastrand::Rng) -> Vec<usize> {
     let mut keys: Vec<_> = (0..ACCOUNTS).chain((0..8).map(|_| random.usize(..ACCOUNTS))).collect();
     random.shuffle(&mut keys);
     keys
 }
 
-/// Reads all accounts as of one moment; what was read twice must be alike.
+/// Reads all accounts with one `multi_get`; an account that is read twice must have one value.
 fn moment(store: &Keyspace, random: &mut fastrand::Rng) -> [Option<u64>; ACCOUNTS] {
     let order = with_duplicates(random);
     let names: Vec<_> = order.iter().map(|n| account(*n)).collect();
@@ -503,7 +506,7 @@ fn moment(store: &Keyspace, random: &mut fastrand::Rng) -> [Option<u64>; ACCOUNT
     read.map(|value| value.expect("each was asked for"))
 }
 
-/// Readers look until the writers are done; each writer gets a generator of its own.
+/// Runs readers until the writers are done; each writer gets its own random generator.
 fn read_beside(
     store: &Keyspace,
     writers: &[&(dyn Fn(&mut fastrand::Rng) + Sync)],
@@ -516,7 +519,7 @@ fn read_beside(
             scope.spawn(move || {
                 let mut random = fastrand::Rng::with_seed(seed);
                 let mut looks = 0;
-                // Once more after the end, and often enough however slow the start was.
+                // Each reader reads once more after the end, and often enough after a slow start.
                 while looks < 200 || !done.load(SeqCst) {
                     check(moment(store, &mut random));
                     looks += 1;
@@ -532,7 +535,7 @@ fn read_beside(
     });
 }
 
-/// Writes that have nothing to do with the accounts, one key at a time, and pauses between them.
+/// Writes keys that have nothing to do with the accounts, one at a time, with pauses.
 fn bystander(store: &Keyspace, random: &mut fastrand::Rng) {
     for n in 0..3000 {
         store.insert(format!("other {}", random.u8(..)), n.to_string()).unwrap();
@@ -610,8 +613,8 @@ fn a_read_of_many_keys_sees_transfers_as_a_whole() {
 #[test]
 fn a_read_of_many_keys_sees_writes_to_single_keys_in_their_order() {
     let (_directory, store) = open();
-    // Each round goes from the first account to the last: at any moment some have this round's number, and those
-    // behind them the one before.
+    // Each round writes from the first account to the last. At any time some accounts have this
+    // round's number, and those behind them the previous one.
     let climb = |_: &mut fastrand::Rng| {
         for round in 1..100_u64 {
             for n in 0..ACCOUNTS {

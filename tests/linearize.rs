@@ -1,4 +1,4 @@
-//! The linearizability checker judged by histories whose verdict is known, and the store judged by the checker.
+//! Tests the linearizability checker with known histories, and the store with the checker.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 #[path = "support/linearize.rs"]
@@ -32,7 +32,7 @@ enum Outcome {
 use Operation::{CompareAndSwap, Read, Write};
 use Outcome::{Done, Swapped, Value};
 
-/// The state after an operation, and its outcome.
+/// Returns the state after an operation, and its outcome.
 fn carry_out(state: u32, operation: Operation) -> (u32, Outcome) {
     match operation {
         Read => (state, Value(state)),
@@ -53,7 +53,7 @@ impl Model for Register {
     }
 }
 
-/// Each operation on a thread of its own: call, return, what, with what outcome.
+/// Makes a history of operations on a thread each: call, return, operation, outcome.
 fn history(operations: &[(u64, u64, Operation, Outcome)]) -> History<Register> {
     let completed =
         |(thread, &(call, ret, operation, outcome))| Completed { thread, call, ret, operation, outcome };
@@ -128,7 +128,7 @@ fn the_account_names_the_operation_that_cannot_be_and_the_shortest_beginning() {
         (2, 9, Write(2), Done),
         (3, 4, Read, Value(2)),
         (5, 6, Read, Value(1)),
-        // A second fault, later: the first one counts.
+        // The second fault comes later: the first one counts.
         (10, 11, Read, Value(9)),
     ]);
     let account = account.unwrap_err();
@@ -178,7 +178,7 @@ fn keys_are_judged_by_themselves_and_the_account_names_the_key() {
 
 // ---- A simulated register -------------------------------------------------------------------------------------------
 
-/// Where a thread of the simulation is.
+/// The state of a thread of the simulation.
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Idle,
@@ -218,7 +218,7 @@ fn simulate(seed: u64, threads: usize, count: usize) -> History<Register> {
     history
 }
 
-/// Whether some order explains a short history, by trying all of them.
+/// Returns true if some order explains a short history, by trying all of them.
 fn naive(state: u32, left: &[&Completed<Operation, Outcome>]) -> bool {
     left.iter().enumerate().any(|(place, next)| {
         let may_be_next = left.iter().all(|other| next.call < other.ret);
@@ -244,7 +244,7 @@ proptest! {
     ) {
         let mut history = simulate(seed, threads, count);
         let chosen = &mut history[place.index(count)];
-        // Nobody writes so great a number; and only a swap says whether it swapped.
+        // No thread writes so great a number, and only a swap returns a `Swapped`.
         chosen.outcome = if matches!(chosen.operation, Write(_)) { Swapped(true) } else { Value(1000) };
         prop_assert!(check::<Register>(0, &history).is_err());
     }
@@ -276,7 +276,7 @@ fn a_long_history_is_judged_without_recursion_and_in_little_memory() {
 
 // ---- The store ------------------------------------------------------------------------------------------------------
 
-/// One key of a store; absent is `None`.
+/// The model of one key of a store; `None` is an absent key.
 #[derive(Debug)]
 struct Key;
 

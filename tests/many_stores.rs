@@ -1,8 +1,10 @@
-//! Many small stores in one process: what each of them costs, with one background for all, and that nothing stays behind.
+//! Tests the cost of many small stores that share one worker, and that closing them leaves nothing
+//! behind.
 //!
-//! 200 stores, or as many as `MAPCASK_STORES` says: nearly all of the time goes into syncs, of which making a store takes
-//! eleven, closing it four, and opening it again five. The figures that README and the documentation of `Background` give
-//! are printed (`--nocapture`). Alone in its file, because it counts what the whole process has.
+//! The test opens 200 stores, or `MAPCASK_STORES`. Syncs take nearly all of the time: eleven to
+//! make a store, four to close it, and five to open it again. The test prints (`--nocapture`) the
+//! figures that README and the documentation of `Background` give. It is alone in its file, because
+//! it counts the resources of the whole process.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 #![expect(unsafe_code, reason = "the limit on descriptors is a system call that only libc has")]
@@ -14,18 +16,18 @@ use std::time::{Duration, Instant};
 
 use mapcask::{Background, Options, Store};
 
-/// Descriptors of one store: its directory, its lock, two copies of its manifest, its segment.
+/// The descriptors of one store: its directory, its lock, two copies of its manifest, its segment.
 const DESCRIPTORS: usize = 5;
-/// Mappings of one store: its segment, the control page, the table of places, the index; the page that tells of a fork
-/// shares one with its neighbours.
+/// The mappings of one store: its segment, the control page, the table of places, the index. The
+/// page that detects a fork shares one with its neighbours.
 const MAPS: usize = 6;
-/// Bytes of one store on the disk: the segment of 16 KiB, and four files of a page.
+/// The bytes of one store on the disk: the segment of 16 KiB, and four files of a page.
 const DISK: u64 = 32 << 10;
-/// Bytes of anonymous memory of one store, about twice of what is measured.
+/// The bytes of anonymous memory of one store, about twice the measured value.
 const MEMORY: u64 = 64 << 10;
 const KEYS: u32 = 5;
 
-/// What the process has.
+/// The resources that the process has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Holdings {
     descriptors: usize,
@@ -48,7 +50,7 @@ fn holdings() -> Holdings {
     }
 }
 
-/// Waits until the threads that have been joined have left the list of the kernel as well.
+/// Waits until the kernel no longer lists the joined threads.
 fn until_threads(wanted: usize) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while holdings().threads != wanted {
@@ -57,7 +59,7 @@ fn until_threads(wanted: usize) {
     }
 }
 
-/// Lets this process have as many descriptors as it may; how many that is.
+/// Raises the limit on descriptors of this process to its maximum, and returns it.
 fn raise_descriptors() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the struct is writable and of the size that the call fills.
@@ -95,7 +97,7 @@ fn many_small_stores_share_a_thread_and_take_what_is_stated() {
     assert!(room >= needed as u64, "the system allows {room} descriptors, {needed} are needed");
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let background = Background::shared();
-    // What the process makes once, whatever number of stores it opens.
+    // This makes what the process makes once for any number of stores.
     drop(open(directory.path(), count, &background));
     let before = holdings();
     let until_closed = || until_threads(before.threads);
@@ -127,7 +129,7 @@ fn many_small_stores_share_a_thread_and_take_what_is_stated() {
 
     let start = Instant::now();
     for (n, store) in stores.into_iter().enumerate() {
-        // Both ways in turn; the last one is closed.
+        // Stores are dropped and closed alternately; the last one is closed.
         if (count - n).is_multiple_of(2) { drop(store) } else { store.close().unwrap() }
     }
     until_closed();

@@ -1,8 +1,10 @@
-//! Memory that runs out: each large allocation of the library is refused once, or all of them from some moment on.
+//! Tests that the library survives a refusal of any of its large allocations.
 //!
-//! One workload goes through all that a store does; it is repeated with the first, the second, the third ... large allocation
-//! refused, until none is. The call that meets it fails with advice or does without, never with the process; reads go on, the same call
-//! works once there is memory, and nothing that was acknowledged is missing. What is not large may end the process, as in std.
+//! One workload uses all functions of a store. It runs with the first, second, third ... large
+//! allocation refused, until none is. A variant also refuses all later ones. The refused call fails
+//! with advice or does without, but never ends the process. Reads continue, the same call works
+//! once there is memory, and no acknowledged write is missing. A small allocation may end the
+//! process, as in std.
 #![cfg(feature = "sim")]
 #![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
@@ -14,17 +16,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use mapcask::{Error, Options, Resource, Result, Store, WriteBatch};
 
-/// From this size on an allocation is large, in bytes.
+/// The size from which an allocation is large, in bytes.
 const LARGE: usize = 64 << 10;
 
-/// Refuses what it is told to.
+/// An allocator that refuses the chosen allocations.
 struct Scarce;
 
-/// Whether the library is at work.
+/// True while the library is called.
 static ARMED: AtomicBool = AtomicBool::new(false);
-/// Large allocations up to and with the one that is refused.
+/// The large allocations left, including the one that is refused.
 static LEFT: AtomicU64 = AtomicU64::new(u64::MAX);
-/// Whether those behind it are refused as well.
+/// True if the later ones are refused as well.
 static STICKY: AtomicBool = AtomicBool::new(false);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 
@@ -75,16 +77,16 @@ static ALLOCATOR: Scarce = Scarce;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// The workload under way.
+/// The running workload.
 struct Machine {
     place: String,
-    /// How many calls have failed.
+    /// The number of calls that have failed.
     failures: u64,
     map: Map,
 }
 
 impl Machine {
-    /// Calls the library; where it has no memory, once more with all there is.
+    /// Calls the library; a call without memory is repeated with all there is.
     fn call<T>(&mut self, what: &str, work: impl Fn() -> Result<T>) -> T {
         ARMED.store(true, SeqCst);
         let done = work();
@@ -116,7 +118,7 @@ impl Machine {
         while self.call("step", || store.step()) || self.call("rest", || store.rest_step()) {}
     }
 
-    /// The store holds exactly what was acknowledged, as every way to read it says.
+    /// Checks that the store holds exactly the acknowledged keys, by every way to read it.
     fn check(&mut self, store: &Store) {
         let keys: Vec<_> = self.map.keys().cloned().collect();
         let found = self.call("multi_get", || store.multi_get(&keys));
@@ -156,7 +158,7 @@ fn filled(keys: std::ops::Range<u32>, len: usize, into: &mut WriteBatch) -> Map 
     map
 }
 
-/// What a kill leaves of an open store.
+/// Makes the copy that a kill leaves of an open store.
 fn copied(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -165,7 +167,7 @@ fn copied(from: &Path, to: &Path) {
     }
 }
 
-/// All that a store does with much memory.
+/// Runs every function of a store that needs much memory.
 fn workload(machine: &mut Machine) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = directory.path().join("store");
@@ -205,12 +207,12 @@ fn workload(machine: &mut Machine) {
     drop((found, seen, snapshot));
     machine.check(&store);
     machine.call("flush", || store.flush());
-    // Killed: another one reads the log.
+    // The store is killed, and another one replays the log.
     let killed = directory.path().join("killed");
     copied(&path, &killed);
     let again = machine.open(&killed);
     machine.check(&again);
-    // Which writes again what may not be on the disk: a failure of that would end all writing.
+    // The flush rewrites all that may not be on the disk: a failure of that would end all writing.
     machine.call("flush", || again.flush());
     drop(again);
     for number in (0..40).filter(|number| number % 3 > 0) {
@@ -228,7 +230,7 @@ fn workload(machine: &mut Machine) {
     machine.call("verify", || store.verify());
 }
 
-/// Runs the workload; whether something was refused, and failed.
+/// Runs the workload. Returns true if an allocation was refused, and the number of failed calls.
 fn run(nth: u64, sticky: bool) -> (bool, u64) {
     LEFT.store(nth, SeqCst);
     STICKY.store(sticky, SeqCst);
@@ -239,8 +241,9 @@ fn run(nth: u64, sticky: bool) -> (bool, u64) {
     (REFUSED.load(SeqCst) > 0, machine.failures)
 }
 
-/// Cause: large buffers were taken as std takes them. Symptom: where a process had no address space left, it was ended by SIGABRT
-/// in an insertion, a compaction or an open. Fix: they are asked for, and an error says what to do.
+/// Cause: large buffers were allocated as std does. Symptom: without address space an insertion, a
+/// compaction or an open ended the process by SIGABRT. Fix: the allocation may fail, and an error
+/// advises.
 #[test]
 fn any_large_allocation_may_be_refused() {
     let (refused, failures) = run(u64::MAX, false);

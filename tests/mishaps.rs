@@ -1,4 +1,4 @@
-//! Failures that other stores shipped, each with the test that keeps it out: damage, leftovers, full disks, lost writes.
+//! Tests against failures that other stores shipped: damage, leftovers, full disks and lost writes.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -17,7 +17,7 @@ fn opened(disk: &SimDisk) -> Store {
     open(disk, Durability::Os).unwrap()
 }
 
-/// A fresh machine with the same files, all of them durable.
+/// Returns a new machine with the same files, all of them durable.
 fn copy(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::with_seed(99);
     for name in disk.files() {
@@ -27,12 +27,13 @@ fn copy(disk: &SimDisk) -> SimDisk {
 }
 
 fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
-    // The lock's note changes with whoever tries.
+    // Each attempt to open changes the note in the lock file.
     let names = disk.files().into_iter().filter(|name| name != "LOCK");
     names.map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect()
 }
 
-/// A store with a few records in two segments, flushed twice, so that the log itself proves the first records durable.
+/// Makes a store with a few records in two segments. It is flushed twice, so that the log itself
+/// proves the first records durable.
 fn filled() -> (SimDisk, Store, State) {
     let disk = SimDisk::new();
     let store = opened(&disk);
@@ -50,20 +51,21 @@ fn filled() -> (SimDisk, Store, State) {
     (disk, store, state)
 }
 
-/// The store as it is after a clean close.
+/// Makes a store and closes it cleanly.
 fn closed() -> (SimDisk, State) {
     let (disk, store, state) = filled();
     store.close().unwrap();
     (disk, state)
 }
 
-/// What a damaged store may be refused for: the first bytes of a file say whose and how new it is.
+/// Returns true if a damaged store may be refused with this error. The first bytes of a file tell
+/// its kind and version.
 fn is_refusal(error: &Error) -> bool {
     error.is_corruption()
         || matches!(error, Error::Foreign { .. } | Error::ForeignFile { .. } | Error::TooNew { .. })
 }
 
-/// Opens a machine and says what it holds, or why it is refused.
+/// Opens a machine, and returns its content or the refusal.
 fn outcome(disk: &SimDisk) -> Result<State> {
     let before = files(disk);
     let store = open(disk, Durability::Os).inspect_err(|error| {
@@ -74,7 +76,8 @@ fn outcome(disk: &SimDisk) -> Result<State> {
     Ok(content(&store))
 }
 
-/// Cause elsewhere: a scan that ends at the first bad record takes what lies behind for never written.
+/// Cause elsewhere: a scan that ends at the first bad record treats all later records as never
+/// written.
 #[test]
 fn damage_in_mid_log_is_an_error_and_later_records_are_not_dropped_silently() {
     let (disk, _) = closed();
@@ -104,7 +107,7 @@ fn no_flipped_bit_anywhere_gives_a_wrong_answer() {
     let segments = disk.files().into_iter().filter(|name| name.ends_with(".seg"));
     for name in segments.chain(MANIFESTS.map(str::to_owned)).collect::<Vec<_>>() {
         for offset in 0..disk.read_file(&name).unwrap().len() as u64 {
-            // Every byte of what is written; behind it there are zeros only.
+            // Every written byte is damaged, and a sample of the zeros.
             let byte = disk.read_file(&name).unwrap()[usize::try_from(offset).unwrap()];
             if byte == 0 && offset % 61 != 0 {
                 continue;
@@ -135,7 +138,7 @@ fn a_segment_of_any_shorter_length_is_refused() {
     assert!(matches!(found, Err(Error::MissingSegment { .. })), "{found:?}");
 }
 
-/// Cause elsewhere: a file that was created and not yet written when the process died.
+/// Cause elsewhere: the process died after it created a file and before it wrote it.
 #[test]
 fn a_control_page_of_any_content_does_not_block_opening() {
     let (disk, store, state) = filled();
@@ -210,7 +213,7 @@ fn a_length_that_lies_is_damage_and_allocates_nothing() {
     }
 }
 
-/// Cause elsewhere: `fsync` called again after an error, which then succeeds and has written nothing.
+/// Cause elsewhere: after an error `fsync` is called again, succeeds, and has written nothing.
 #[test]
 fn a_failed_sync_is_not_tried_again_and_not_forgotten() {
     for operation in [Operation::SyncRange, Operation::Sync] {
@@ -219,7 +222,7 @@ fn a_failed_sync_is_not_tried_again_and_not_forgotten() {
         store.insert("a", "1").unwrap();
         store.flush().unwrap();
         disk.fail_nth(Some(operation), 1, mapcask::sim::Fault::Io, false);
-        // The second needs a segment of its own, which is synced when it is made and named.
+        // The second value needs its own segment, which is synced when it is made and named.
         let written = store.insert("b", vec![2; 5000]);
         let flushed = written.and_then(|_| store.flush());
         let again = store.flush();
@@ -271,8 +274,8 @@ fn a_full_disk_hinders_nobody_once_it_has_room_again() {
     }
 }
 
-/// Cause elsewhere: what an open reads is in the page cache only, the write-back of it failed with nobody watching, and
-/// the next sync has nothing to write.
+/// Cause elsewhere: an open reads data that is in the page cache only. Its write-back failed
+/// unnoticed, and the next sync has nothing to write.
 #[test]
 fn what_was_read_after_a_kill_is_durable_after_a_flush_though_its_write_back_had_failed() {
     let disk = SimDisk::new();
@@ -335,9 +338,10 @@ fn a_crash_in_recovery_takes_nothing_back() {
     }
 }
 
-/// Found by the enumeration. Cause: a segment that was lost as a whole looks as if it had never been written to, and
-/// the first segment of the log was not asked what it continues. Symptom: a later write without the earlier one.
-/// Fix: the log begins with a segment that continues nothing that is named.
+/// Found by the enumeration. Cause: a segment that was lost as a whole looks as if it had never
+/// been written to. Recovery did not check which segment the first one of the log continues.
+/// Symptom: a later write without the earlier one. Fix: the log begins with a segment that
+/// continues no named segment.
 #[test]
 fn a_first_segment_that_was_lost_takes_the_later_ones_along() {
     let disk = SimDisk::new();
@@ -355,9 +359,10 @@ fn a_first_segment_that_was_lost_takes_the_later_ones_along() {
     }
 }
 
-/// Found by the enumeration. Cause: a segment whose maker died before it synced the directory was adopted, and the
-/// manifest named it durably before its own name was durable. Symptom: `MissingSegment` after a power cut. Fix: the
-/// directory is synced before adopted segments are named.
+/// Found by the enumeration. Cause: a segment whose creator died before the sync of the directory
+/// was adopted. The manifest named it durably before its own name was durable. Symptom:
+/// `MissingSegment` after a power cut. Fix: the directory is synced before adopted segments are
+/// named.
 #[test]
 fn a_segment_that_was_adopted_after_a_kill_is_there_after_a_power_cut() {
     let disk = SimDisk::new();
@@ -374,9 +379,9 @@ fn a_segment_that_was_adopted_after_a_kill_is_there_after_a_power_cut() {
     }
 }
 
-/// Found by failing every operation. Cause: the log had gone over to a new segment when the pages for its start record
-/// could not be had; the next write went there all the same. Symptom: everything from there on was cut off by the
-/// next recovery, flushed or not. Fix: the pages come first.
+/// Found by failing every operation. Cause: the log had switched to a new segment when the pages
+/// for its start record were refused; the next write went there all the same. Symptom: the next
+/// recovery cut off every later record, flushed or not. Fix: the pages come first.
 #[test]
 fn a_roll_that_found_no_pages_leaves_a_log_that_is_read_to_its_end() {
     for nth in 1..8 {
@@ -386,7 +391,7 @@ fn a_roll_that_found_no_pages_leaves_a_log_that_is_read_to_its_end() {
         let mut history = History::new();
         for n in 0..12 {
             let write = Write::insert("", &format!("key {n}"), [n; 1200]);
-            // Once it fails; then there is space again.
+            // The first write may fail once; then there is space again.
             write.run(&store).or_else(|_| write.run(&store)).unwrap();
             history.write(&write);
         }
@@ -396,7 +401,8 @@ fn a_roll_that_found_no_pages_leaves_a_log_that_is_read_to_its_end() {
     }
 }
 
-/// Damage comes before a lock that somebody else has: who is told to wait for the other would wait in vain.
+/// Damage is reported before a lock that another store holds: waiting for the lock would be in
+/// vain.
 #[test]
 fn a_store_that_cannot_be_opened_says_so_though_another_one_has_its_lock() {
     let (disk, store, _) = filled();

@@ -1,10 +1,11 @@
-//! Long random histories of a store against maps by name: every operation, every way to end, every durability.
+//! Tests a store against a map per keyspace, through long random histories of every operation, end
+//! and durability.
 //!
-//! What is in the store after a power cut is decided by the crash, so the model that says what may be there lives
-//! beside the store; the reference machine that proptest asks for only draws the transitions. That leaves every
-//! transition possible at any time, so shrinking may drop any of them.
+//! A crash decides the content of the store after a power cut, so the model of the allowed contents
+//! lives beside the store. The reference machine that proptest needs only draws the transitions.
+//! Every transition is possible at any time, so shrinking may drop any of them.
 //!
-//! `MAPCASK_CASES` says how many histories, and `PROPTEST_CASES` where that is not set.
+//! `MAPCASK_CASES` sets the number of histories, or else `PROPTEST_CASES`.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -22,19 +23,20 @@ use model_support::machine::{Machine, Spoil};
 use model_support::write::{Change, Expected, Step, Write};
 use model_support::{Bytes, number_from_env};
 
-/// Keys that a history uses: few enough that overwriting and removing happen all the time.
+/// The number of keys of the default keyspace: small enough that histories often overwrite and
+/// remove.
 const KEYS: u8 = 50;
-/// The same in the keyspaces that have names.
+/// The number of keys of each named keyspace.
 const FEW_KEYS: u8 = 6;
-/// So few names that creations, renames and drops collide all the time.
+/// The names of keyspaces: so few that creations, renames and drops often collide.
 const NAMES: [&str; 4] = ["", "a", "b", "käse"];
 
 #[derive(Debug, Clone)]
 enum Transition {
     Write(Write),
-    /// A write that the store promises more for than for the others.
+    /// A write with a higher durability than the others.
     WriteDurably(Write),
-    /// All ways to read one key.
+    /// Reads one key in all ways.
     Read(String, Bytes),
     ReadMany(String, Vec<Bytes>),
     Iterate,
@@ -43,48 +45,48 @@ enum Transition {
     Flush,
     /// Waits for an earlier write.
     WaitDurable(prop::sample::Index),
-    /// So many pieces of the helper's work.
+    /// Carries out this many steps of the worker.
     Step(u8),
     /// Takes a snapshot, and keeps it.
     Snapshot,
-    /// Drops one of those that are kept.
+    /// Drops one of the kept snapshots.
     DropSnapshot(prop::sample::Index),
-    /// What the helper does at rest, until there is nothing to do.
+    /// Carries out the worker's steps at rest, until none is left.
     Rest,
-    /// Compacts all there is, or gives up after so many steps.
+    /// Compacts the whole store, or gives up after this many steps.
     Compact(Option<u8>),
-    /// The power fails somewhere within a compaction.
+    /// Fails the power during a compaction.
     CutWithinCompaction {
         at: prop::sample::Index,
         seed: u64,
         same_boot: bool,
     },
-    /// Makes an image of the indexes.
+    /// Takes an index checkpoint.
     TakeImage,
-    /// The power fails somewhere within that.
+    /// Fails the power during a checkpoint.
     CutWithinImage {
         at: prop::sample::Index,
         seed: u64,
         same_boot: bool,
     },
-    /// The store is closed or its process killed, something happens to the image, and it is opened again.
+    /// Closes the store or kills its process, damages the checkpoint, and opens the store again.
     Spoil {
         how: Spoil,
         killed: bool,
     },
-    /// Time passes: at `Interval` the next piece of work is a sync.
+    /// Lets time pass: at `Interval` the next step is a sync.
     Wait,
     Verify,
     Close,
     /// Drops the last handle.
     Drop,
     Kill,
-    /// The power fails, and comes back in another run of the system, or in this one as far as the store can see.
+    /// Fails the power. The machine returns with another boot identity, or with the old one.
     Cut {
         seed: u64,
         same_boot: bool,
     },
-    /// The power fails somewhere within a write and a flush.
+    /// Fails the power during a write and a flush.
     CutWithin {
         write: Write,
         flush: bool,
@@ -92,7 +94,7 @@ enum Transition {
         seed: u64,
         same_boot: bool,
     },
-    /// The process dies somewhere within a write: at any of its moments, by a power cut's measure the worst.
+    /// Kills the process after a write, then fails the power at once.
     KillThenCut {
         write: Write,
         seed: u64,
@@ -123,12 +125,12 @@ fn name() -> impl Strategy<Value = String> {
     prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned)
 }
 
-/// Also one that is too long, and the longest that is not.
+/// Draws a name, sometimes the longest that is allowed or one that is too long.
 fn any_name() -> impl Strategy<Value = String> {
     prop_oneof![20 => name(), 1 => (255..257_usize).prop_map(|len| "n".repeat(len))]
 }
 
-/// A keyspace and a key: half of the time of the default keyspace, where they are many.
+/// Draws a keyspace and a key, half of the time in the default keyspace, which has many.
 fn place() -> impl Strategy<Value = (String, Bytes)> {
     prop_oneof![
         (0..KEYS).prop_map(|number| (String::new(), key(number))),
@@ -136,7 +138,7 @@ fn place() -> impl Strategy<Value = (String, Bytes)> {
     ]
 }
 
-/// Mostly right.
+/// Draws an expectation, mostly the right one.
 fn expected() -> impl Strategy<Value = Expected> {
     prop_oneof![
         4 => Just(Expected::Right),
@@ -166,7 +168,7 @@ fn spoil() -> impl Strategy<Value = Spoil> {
         1 => Just(Spoil::Old),
         1 => any::<prop::sample::Index>().prop_map(|at| Spoil::Cut(at.index(1 << 20))),
         3 => any::<prop::sample::Index>().prop_map(|at| Spoil::Flip(at.index(1 << 20))),
-        // The front.
+        // These damage the front of the file.
         1 => (0..400_usize).prop_map(Spoil::Flip),
     ]
 }
@@ -181,7 +183,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn write() -> impl Strategy<Value = Write> {
-    // Few keys, so that a batch has some of them twice.
+    // The keys are few, so that a batch has some of them twice.
     let item = (name(), 0..FEW_KEYS, step()).prop_map(|(name, number, step)| (name, key(number), step));
     prop_oneof![
         24 => (place(), change()).prop_map(|((name, key), change)| Write::Key(name, key, change)),
@@ -331,7 +333,7 @@ fn config() -> Config {
 prop_state_machine! {
     #![proptest_config(config())]
 
-    // A hundred transitions on average.
+    // A sequence has a hundred transitions on average.
     #[test]
     fn a_store_agrees_with_a_map_through_every_kind_of_end(sequential 1..200 => Test);
 }

@@ -1,6 +1,7 @@
-//! A store is its directory, and not what its path leads to later; and nothing in a directory leads out of it.
+//! Tests that a store stays in its own directory, wherever its path leads later, and that no file
+//! in a directory leads out of it.
 //!
-//! The real file system, and the simulated disk where it can do the same.
+//! The tests use the real file system, and the simulated disk where it can do the same.
 
 #![cfg(all(unix, feature = "sim"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
@@ -24,12 +25,12 @@ fn open(path: impl AsRef<Path>) -> Store {
     options().open(path).unwrap()
 }
 
-/// Writes enough for several segments, or says what stopped that.
+/// Writes enough for several segments, or returns the error that stopped it.
 fn fill(store: &Store, tag: &str) -> mapcask::Result<()> {
     (0..400_u32).try_for_each(|n| store.insert(format!("{tag}{n}"), [7; 1000]).map(drop))
 }
 
-/// Every file of a directory with its content.
+/// Returns every file of a directory with its content.
 fn content(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = entries.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
@@ -136,7 +137,8 @@ fn an_empty_path_is_an_error_and_touches_nothing() {
     assert!(content(scratch.path()) == before);
 }
 
-/// Every name of a store replaced by a link, a fifo, a folder and a hard link: refused, and what lies outside is as it was.
+/// Replaces every file of a store by a link, a fifo, a folder and a hard link. Each is refused, and
+/// no file outside is changed.
 #[test]
 fn a_prepared_directory_leads_nowhere_and_keeps_nobody_waiting() {
     let scratch = scratch();
@@ -169,7 +171,7 @@ fn a_prepared_directory_leads_nowhere_and_keeps_nobody_waiting() {
             let opened = options().open(&path);
             assert!(matches!(opened, Err(Error::Io { .. })), "{name} {kind}: {opened:?}");
             let rescued = options().open_on(&SimDisk::new()).unwrap();
-            // It may get out what is there; it must come back, and change nothing.
+            // A salvage may recover some keys. It must return, and change nothing outside.
             drop(mapcask::salvage(&path, &rescued));
             assert!(fs::read(&outside).unwrap() == before, "{name} {kind}");
             assert!(!scratch.path().join("made").exists(), "{name} {kind}");
@@ -233,7 +235,7 @@ fn a_lost_lock_file_stops_the_first_writer_where_directories_have_no_locks() {
     store.insert("b", "2").unwrap();
     let Err(Error::Poisoned { cause }) = store.flush() else { panic!("the lock is lost") };
     assert!(matches!(*cause, Error::LockLost { .. }), "{cause}");
-    // Where they have, the file is put back.
+    // Where directories have locks, the sync puts the lock file back.
     let disk = SimDisk::new();
     let store = options().open_on(&disk).unwrap();
     store.insert("a", "1").unwrap();
@@ -341,7 +343,8 @@ fn destroying_removes_a_store_and_nothing_else() {
     assert!(matches!(mapcask::destroy(scratch.path()), Err(Error::NotFound { .. } | Error::Foreign { .. })));
 }
 
-/// After a power cut at any moment the store is whole, or refused as being destroyed, or gone; and it can be finished.
+/// After a power cut at any time the store is whole, refused as being destroyed, or removed; and
+/// the destruction can be finished.
 #[test]
 fn an_interrupted_destruction_is_no_store_and_can_be_finished() {
     use mapcask::sim::{Seeded, Tears};
@@ -382,7 +385,7 @@ fn an_interrupted_destruction_is_no_store_and_can_be_finished() {
     assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
 }
 
-/// Sets the time of every segment back, and returns their names.
+/// Sets the time of every segment back, and returns their paths.
 fn set_back(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let segments: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "seg")).collect();
@@ -401,7 +404,8 @@ fn is_set_back(path: &Path) -> bool {
 fn a_flush_and_a_close_tell_the_times_of_what_was_written() {
     let scratch = scratch();
     let store = open(scratch.path());
-    // The page is written to, so another store into it is no fault that the kernel would notice.
+    // The page is written to already, so that another write to it is no fault that the kernel would
+    // notice.
     store.insert("a", "1").unwrap();
     let segment = set_back(scratch.path()).remove(0);
     store.insert("b", "2").unwrap();

@@ -1,10 +1,11 @@
-//! The list of defects to plant fits the source: each place is there once, and each suite exists.
+//! Tests that the list of planted defects fits the source: each place occurs once, and each suite
+//! exists.
 //!
 //! Planting them takes long and is done by hand, with `tests/planted/run`.
 
 use std::path::Path;
 
-/// A defect: the values of its keys, in order.
+/// A defect: its keys and their values, in order.
 type Defect<'t> = Vec<(&'t str, &'t str)>;
 
 fn defects(list: &str) -> Vec<Defect<'_>> {
@@ -20,7 +21,7 @@ fn defects(list: &str) -> Vec<Defect<'_>> {
         .collect()
 }
 
-/// The lines of a key.
+/// Returns the joined lines of a key.
 fn text(defect: &Defect<'_>, wanted: &str) -> String {
     let lines = defect.iter().filter(|(key, _)| *key == wanted).map(|(_, text)| *text);
     lines.collect::<Vec<_>>().join("\n")

@@ -1,14 +1,17 @@
-//! Power cuts on real file systems: everything durable is there, and what else is there is a prefix of the history.
+//! Tests that a power cut on a real file system keeps every durable write, and otherwise leaves a
+//! prefix of the history.
 //!
-//! Each file system lies in a file behind a loop device. A cut is the ioctl that file systems have for the purpose: from
-//! that moment nothing more reaches the device, while programs go on writing to memory. The writing process is killed
-//! then, and the file system mounted again. `MAPCASK_CUTS` sets how many cuts each file system gets; `MAPCASK_SEED`
-//! repeats a run's operations (not its timing).
+//! Each file system lies in a file behind a loop device. A cut is the ioctl that file systems have
+//! for the purpose: after it nothing reaches the device, while programs still write to memory. Then
+//! the writing process is killed, and the file system is mounted again. `MAPCASK_CUTS` sets the
+//! number of cuts for each file system. `MAPCASK_SEED` repeats a run's operations, but not its
+//! timing.
 //!
-//! Needs root and loop devices. Without them the tests pass, and say loudly that they have shown nothing.
+//! These tests need root and loop devices. Without them they pass and print loudly that they have
+//! tested nothing.
 //!
-//! What this does not show: sectors torn by the device, and writes that the device reorders. For those there is the
-//! simulated disk.
+//! They do not test sectors that the device tears, or writes that it reorders. The simulated disk
+//! does.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
@@ -25,7 +28,8 @@ use mapcask::Durability;
 
 use support::{Chain, Fate, Totals};
 
-/// Cuts of one store; after them a new one is made on the same file system, where old blocks hold old records.
+/// The cuts of one store. The next store uses the same file system, where old blocks hold old
+/// records.
 const CUTS_PER_STORE: u64 = 10;
 const DURABILITIES: [Durability; 6] = {
     use Durability::{Disk, Interval, Os};
@@ -52,7 +56,7 @@ fn what_is_durable_survives_power_cuts_on_xfs() {
     println!("{}", survive(&XFS));
 }
 
-/// Leads stores on one file system through cuts; the summary.
+/// Leads stores on one file system through cuts, and returns the summary.
 fn survive(kind: &'static Kind) -> String {
     let cuts = support::count_of("MAPCASK_CUTS", 3);
     let seed = support::count_of("MAPCASK_SEED", fastrand::u64(..));
@@ -73,7 +77,7 @@ fn survive(kind: &'static Kind) -> String {
         sum.quarantined += totals.quarantined;
         sum.taken += totals.taken;
     }
-    // Few cuts may all come before the first write.
+    // A few cuts may all happen before the first write.
     assert!(done < 20 || sum.acknowledged >= done, "hardly anything was written: {sum:?}");
     format!(
         "{}: cuts: {done}, kills among them: {}, {} deaths in recovery, {} operations acknowledged, {} not durable and \
@@ -89,9 +93,10 @@ fn survive(kind: &'static Kind) -> String {
     )
 }
 
-/// Leads one store through cuts, with kills among them, so that a cut also meets what recovery only found in memory.
+/// Leads one store through cuts, with kills among them, so that a cut also meets data that recovery
+/// only read from memory.
 fn one_store(file_system: &mut FileSystem, rng: &mut fastrand::Rng, done: &mut u64, cuts: u64) -> Totals {
-    // The earlier ones go. They may come back in a cut, so each store has a name of its own.
+    // Earlier stores are removed. They may return in a cut, so each store has its own name.
     for entry in fs::read_dir(&file_system.mount).unwrap().map(Result::unwrap) {
         if entry.file_name().as_encoded_bytes().starts_with(b"store") {
             fs::remove_dir_all(entry.path()).unwrap();
@@ -119,18 +124,18 @@ fn one_store(file_system: &mut FileSystem, rng: &mut fastrand::Rng, done: &mut u
         }
     }
     chain.look_and_close();
-    // What was closed needs no more syncs.
+    // A closed store needs no more syncs.
     file_system.cut(NO_LOG_FLUSH);
     file_system.mount_again();
     chain.look_and_close();
     chain.totals
 }
 
-/// What the kernel may do at any time, and seldom does within milliseconds: writes some pages of the store, and not the
-/// ones before them. It makes holes in the log.
+/// Writes some pages of the store back, and not the pages before them, which makes holes in the
+/// log. The kernel may do this at any time, but seldom does within milliseconds.
 fn write_some_back(store: &Path, rng: &mut fastrand::Rng) {
     const PAGE: u64 = 4096;
-    // The process may not have made it yet, and renames files meanwhile.
+    // The process may not have made the directory yet, and may rename files meanwhile.
     let Ok(entries) = fs::read_dir(store) else { return };
     for entry in entries.flatten() {
         if rng.bool() {
@@ -153,7 +158,7 @@ fn write_some_back(store: &Path, rng: &mut fastrand::Rng) {
 
 // ---- The file systems -------------------------------------------------------------------------------------------
 
-/// Everything is written, then the file system is shut.
+/// Everything is written, then the file system is shut down.
 const WRITE_BACK: u32 = 0;
 /// The journal is written.
 const LOG_FLUSH: u32 = 1;
@@ -166,7 +171,7 @@ struct Kind {
     make: &'static [&'static str],
     mount_type: &'static str,
     checkpoint_bytes: u64,
-    /// What a system runs before it mounts such a file system after a crash.
+    /// The command that a system runs before it mounts such a file system after a crash.
     repair: Option<&'static [&'static str]>,
 }
 
@@ -187,15 +192,15 @@ const XFS: Kind = Kind {
     name: "xfs",
     make: &["mkfs.xfs", "-q", "-f"],
     mount_type: "xfs",
-    // The least that mkfs.xfs accepts is 300 MiB.
+    // mkfs.xfs accepts no less than 300 MiB.
     checkpoint_bytes: 320 << 20,
     repair: None,
 };
 
-/// A mounted file system of our own.
+/// A mounted file system that the test made.
 struct FileSystem {
     kind: &'static Kind,
-    /// Outside of it: the image, and what is acknowledged.
+    /// A folder outside of the file system, for its image and the acknowledged operations.
     folder: PathBuf,
     device: String,
     mount: PathBuf,
@@ -206,18 +211,18 @@ fn place() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("power-cut")
 }
 
-/// One file system at a time, also among processes; so what lies about is left over.
+/// Admits one file system at a time, also among processes, so that any files found are leftovers.
 fn alone() -> File {
     let lock = File::create(place().with_extension("lock")).unwrap();
     lock.lock().unwrap();
     lock
 }
 
-/// Runs a program; what it printed.
+/// Runs a program, and returns its output.
 fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(program).args(arguments).output();
     let output = output.map_err(|error| format!("{program}: {error}"))?;
-    // e2fsck says by 1 and 2 that it found what it was to find.
+    // The codes 1 and 2 of e2fsck report expected errors.
     let fine =
         output.status.success() || program == "e2fsck" && output.status.code().is_some_and(|code| code < 4);
     if fine {
@@ -232,7 +237,7 @@ fn text(path: &Path) -> &str {
 }
 
 impl FileSystem {
-    /// Makes and mounts one, or says why that cannot be done here.
+    /// Makes and mounts a file system, or returns the reason why that is impossible here.
     fn make(kind: &'static Kind) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("not root".to_owned());
@@ -247,7 +252,7 @@ impl FileSystem {
         let (make, arguments) = kind.make.split_first().expect("a program");
         run(make, &[arguments, &[text(&image)]].concat())?;
         let device = run("losetup", &["--find", "--show", text(&image)])?;
-        // From here on it is taken down again whatever happens.
+        // From here on `drop` removes the file system.
         let file_system = Self { kind, folder, device, mount, _alone: alone };
         file_system.mount()?;
         Ok(file_system)
@@ -257,13 +262,13 @@ impl FileSystem {
         run("mount", &["-t", self.kind.mount_type, &self.device, text(&self.mount)])
     }
 
-    /// From here on nothing reaches the device.
+    /// Cuts the power: nothing reaches the device from here on.
     fn cut(&self, flag: u32) {
         let directory = File::open(&self.mount).unwrap();
         shut_down(&directory, flag);
     }
 
-    /// The power is back. Whoever used the file system is dead.
+    /// Restores the power. The processes that used the file system are dead.
     fn mount_again(&self) {
         run("umount", &[text(&self.mount)]).unwrap();
         if let Some((program, arguments)) = self.kind.repair.and_then(<[_]>::split_first) {
@@ -275,17 +280,17 @@ impl FileSystem {
 
 impl Drop for FileSystem {
     fn drop(&mut self) {
-        // Lazily: a test that failed may still have files open.
+        // The unmount is lazy: a failed test may still have files open.
         drop(run("umount", &["-l", text(&self.mount)]));
         drop(run("losetup", &["-d", &self.device]));
-        // What a failure leaves is evidence, until the next run.
+        // The files of a failure are evidence, until the next run.
         if !std::thread::panicking() {
             clean_up(&self.folder);
         }
     }
 }
 
-/// Takes down what an earlier run left.
+/// Removes the leftovers of an earlier run.
 fn clean_up(folder: &Path) {
     let mount = folder.join("mount");
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -296,7 +301,7 @@ fn clean_up(folder: &Path) {
     for device in devices.unwrap_or_default().lines() {
         drop(run("losetup", &["-d", device.trim()]));
     }
-    // Never through a mount that could not be undone.
+    // Files are never removed through a mount that could not be undone.
     if folder.exists() {
         drop(fs::remove_dir(&mount));
         assert!(!mount.exists(), "{} is in the way; unmount and remove it", mount.display());
@@ -304,7 +309,7 @@ fn clean_up(folder: &Path) {
     }
 }
 
-/// `FS_IOC_SHUTDOWN`, which ext4, xfs, f2fs and btrfs share.
+/// Shuts a file system down with `FS_IOC_SHUTDOWN`, which ext4, xfs, f2fs and btrfs share.
 #[expect(unsafe_code, reason = "an ioctl that rustix does not wrap")]
 fn shut_down(directory: &File, flag: u32) {
     const SHUTDOWN: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<u32>(b'X', 125);
@@ -314,7 +319,7 @@ fn shut_down(directory: &File, flag: u32) {
     unsafe { rustix::ioctl::ioctl(directory, request) }.unwrap();
 }
 
-/// Says it past the capture of the test's output.
+/// Prints that the cuts are skipped, past the capture of the test's output.
 fn skip(kind: &Kind, reason: &str) -> String {
     let bar = "#".repeat(100);
     let text = format!(

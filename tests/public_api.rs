@@ -1,6 +1,6 @@
-//! The words by which users of other stores search, and examples in the documentation: both are there, and stay.
+//! Tests that the documentation has examples, and the search words that users of other stores know.
 //!
-//! It reads the source as text. What is looked for is the block of attributes and documentation above a `pub` item.
+//! The tests read the source as text: the attributes and documentation above each `pub` item.
 
 #![expect(
     clippy::unwrap_used,
@@ -39,19 +39,19 @@ const ALIASES: [(&str, &str, &[&str]); 24] = [
     ("api/salvage/mod.rs", "fn salvage", &["repair"]),
 ];
 
-/// The files whose public functions have an example, and the functions that are plain enough without one.
+/// The files whose public functions need an example, and the functions that are plain without one.
 const EXAMPLES: [(&str, &[&str]); 12] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
     ("api/keyspace.rs", &["name", "contains_key", "len", "is_empty", "keys", "values"]),
     ("api/conditional.rs", &[]),
-    // Those of a part of a batch are as those of a batch, which has one.
+    // A part of a batch has the functions of a batch, which has an example.
     (
         "api/write_batch.rs",
         &["new", "insert", "remove", "is_empty", "clear", "require", "require_present", "require_absent"],
     ),
-    // As those of a keyspace of bytes, or in the example of another one.
+    // These act as on a keyspace of bytes, or are in the example of another function.
     (
         "api/typed/mod.rs",
         &[

@@ -1,7 +1,9 @@
-//! The syncs of a real directory reach the kernel: which, of which file, in which order.
+//! Tests that the syncs of a store reach the kernel: the right call, on the right file, in the
+//! right order.
 //!
-//! The simulated disk sees the syncs that the store asks for, and a power cut takes root and a device. Here the kernel tells: a
-//! filter of system calls hands each sync of one thread to another one, which notes it and lets it go on.
+//! The simulated disk sees the syncs that the store requests, and a power cut needs root and a
+//! device. Here the kernel reports them. A filter of system calls hands each sync of one thread to
+//! another thread, which records it and lets it continue.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 #![expect(unsafe_code, reason = "the filter and its listener are system calls that only libc has")]
@@ -14,7 +16,7 @@ use std::thread;
 
 use mapcask::{Durability, Options, Store};
 
-/// The calls that make something durable, by the names they have in an account.
+/// The calls that make something durable, with their names.
 const SYNCS: [(libc::c_long, &str); 6] = [
     (libc::SYS_fsync, "fsync"),
     (libc::SYS_fdatasync, "fdatasync"),
@@ -28,8 +30,8 @@ fn statement(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_fil
     libc::sock_filter { code: u16::try_from(code).unwrap(), jt: jump_true, jf: jump_false, k }
 }
 
-/// From here on every sync of this thread waits until the holder of the descriptor lets it go on. None where the kernel
-/// does not allow that.
+/// Makes every later sync of this thread wait until the holder of the descriptor lets it continue.
+/// Returns `None` where the kernel does not allow that.
 fn announce_syncs() -> Option<OwnedFd> {
     let mut program = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
     for (number, _) in SYNCS {
@@ -55,7 +57,7 @@ fn announce_syncs() -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(listener) })
 }
 
-/// The sync that waits at the listener, after it was let go on; none where the thread has ended.
+/// Lets the waiting sync continue, and returns it. Returns `None` once the thread has ended.
 fn next_sync(listener: &OwnedFd) -> Option<String> {
     let mut wait = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, writable.
@@ -86,7 +88,7 @@ fn next_sync(listener: &OwnedFd) -> Option<String> {
     Some(format!("{name}{of}"))
 }
 
-/// The syncs of some work, in their order. The work must not leave its thread.
+/// Returns the syncs of some work, in order. The work must not leave its thread.
 fn syncs_of(work: impl FnOnce() + Send) -> Option<Vec<String>> {
     thread::scope(|scope| {
         let (send, receive) = mpsc::channel();
@@ -120,7 +122,7 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// True where these are among the others, in this order.
+/// Returns true if these are among the others, in this order.
 fn in_order(all: &[String], wanted: &[&str]) -> bool {
     let mut all = all.iter();
     wanted.iter().all(|wanted| all.any(|one| one == wanted))
@@ -132,7 +134,7 @@ fn a_new_store_is_durable_with_the_directories_above_it() {
     std::fs::create_dir(base.path().join("base")).unwrap();
     let path = base.path().join("base/above/data");
     let Some(syncs) = syncs_of(|| drop(open(&path))) else { return };
-    // Each directory that was made is synced in the one above it.
+    // Each new directory is synced in the one above it.
     let order = ["fsync base", "fsync above", "fdatasync MANIFEST.0", "fdatasync MANIFEST.1", "fsync data"];
     assert!(in_order(&syncs, &order), "{syncs:#?}");
 }
@@ -158,7 +160,7 @@ fn a_durable_write_syncs_the_pages_and_nothing_else() {
         store.flush().unwrap();
         store.flush().unwrap();
     });
-    // The handle is a durable one: its own write, and one flush for nothing.
+    // The handle stays durable, so its write syncs. Neither flush has anything to do.
     assert_eq!(syncs.unwrap(), ["msync"]);
 }
 
@@ -177,7 +179,7 @@ fn a_segment_is_synced_before_name_and_manifest() {
     let segments: Vec<&String> = made.iter().filter(|sync| sync.contains(".seg")).collect();
     assert!(segments.len() >= 2, "{made:#?}");
     for segment in segments {
-        // Its file has the temporary name when it is synced, and another one when the kernel tells of it, at the latest.
+        // The file is reported under its temporary name or its final one; both contain `.seg`.
         let at = made.iter().position(|sync| sync == segment).unwrap();
         assert_eq!(
             made[at + 1..at + 4],
@@ -193,7 +195,7 @@ fn what_an_open_finds_is_made_durable_before_the_first_change() {
     let (path, copy) = (base.path().join("data"), base.path().join("copy"));
     let store = open(&path);
     store.insert("first", "1").unwrap();
-    // As a kill leaves it.
+    // The copy is what a kill leaves.
     std::fs::create_dir(&copy).unwrap();
     for file in std::fs::read_dir(&path).unwrap().map(Result::unwrap) {
         std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
@@ -208,7 +210,7 @@ fn what_an_open_finds_is_made_durable_before_the_first_change() {
         return;
     };
     let found = [&format!("fsync {above}"), "fdatasync MANIFEST.0", "fdatasync MANIFEST.1"];
-    // Then the change itself, and what was read from the page cache.
+    // Then come the change itself, and the records that were read from the page cache.
     let wanted =
         [&found[..], &["fdatasync MANIFEST.0", "fdatasync MANIFEST.1", "fdatasync 0000000001.seg"]].concat();
     assert!(in_order(&syncs, &wanted), "{syncs:#?}");

@@ -1,4 +1,7 @@
-//! Reading much of a log: several threads read segments ahead of whoever fills the indexes, and nothing shows but the time.
+//! Tests the parallel replay of a long log.
+//!
+//! Several threads read segments ahead of the one that fills the indexes. The result must not
+//! differ.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -9,7 +12,7 @@ use std::path::{Path, PathBuf};
 use mapcask::{Error, Options, Store, WriteBatch};
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
-/// From here on recovery uses threads, in bytes.
+/// The number of bytes from which recovery uses threads.
 const MUCH: u64 = 4 << 20;
 
 type Map = BTreeMap<(usize, Vec<u8>), Vec<u8>>;
@@ -18,7 +21,7 @@ type Map = BTreeMap<(usize, Vec<u8>), Vec<u8>>;
 enum Operation {
     Insert(usize, Vec<u8>, Vec<u8>),
     Remove(usize, Vec<u8>),
-    /// Several at once, under two names.
+    /// Inserts several pairs at once, into two keyspaces.
     Batch(Vec<(usize, Vec<u8>, Vec<u8>)>),
     Clear(usize),
     Replace(usize),
@@ -79,7 +82,7 @@ impl Operation {
     }
 }
 
-/// A store that was written to, and what was done to it: each operation with the last number when it was done.
+/// A store, its content, and each operation with the last sequence number after it.
 struct Written {
     directory: tempfile::TempDir,
     store: Store,
@@ -91,7 +94,7 @@ fn options() -> Options {
     Options::new().segment_bytes(1 << 20).background(false)
 }
 
-/// Nothing is durable but what `compacted` makes so on the way.
+/// Writes a store. Nothing is durable, except by the compactions that `compacted` asks for.
 fn written(seed: u64, compacted: bool) -> Written {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = options().open(directory.path().join("store")).unwrap();
@@ -108,7 +111,7 @@ fn written(seed: u64, compacted: bool) -> Written {
     Written { directory, store, map, done }
 }
 
-/// What a killed process would leave.
+/// Makes a copy of the files, as a kill would leave them.
 fn killed(written: &Written, name: &str) -> PathBuf {
     let to = written.directory.path().join(name);
     std::fs::create_dir(&to).unwrap();
@@ -130,7 +133,7 @@ fn content(store: &Store) -> Map {
     map
 }
 
-/// The segments in the order of their numbers, which is that of the log where nothing was compacted.
+/// Returns the segments by number, which is the order of the log where nothing was compacted.
 fn segments(path: &Path) -> Vec<PathBuf> {
     let mut segments: Vec<_> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
@@ -138,10 +141,10 @@ fn segments(path: &Path) -> Vec<PathBuf> {
     segments
 }
 
-/// Damages the record that lies around the middle of a segment.
+/// Damages the record in the middle of a segment.
 fn damage(segment: &Path) {
     let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
-    // Longer than the longest record.
+    // The damage is longer than the longest record.
     let middle = file.metadata().unwrap().len() / 2;
     file.write_all_at(&[0xff; 4096], middle).unwrap();
 }
@@ -216,7 +219,7 @@ fn a_segment_that_cannot_be_read_to_its_end_is_an_error() {
     assert!(matches!(&error, Error::Corrupt { path, .. } if path == segment), "{error:?}");
 }
 
-/// The store that a process is to open that may have few files open.
+/// The variable that names the store for the process that may open few files.
 const STORE: &str = "MAPCASK_REPLAY_STORE";
 
 #[test]
@@ -226,8 +229,8 @@ fn a_process_that_may_open_few_files() {
     assert_eq!(store.len(), 1000);
 }
 
-/// Sealed segments are read through descriptors that go at once, those of the log as well as what compaction made; those that an
-/// image holds keep none.
+/// Sealed segments of the log and of compaction are read through descriptors that are closed at
+/// once. Segments that a checkpoint covers keep none.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_open_needs_few_descriptors_whatever_it_reads() {

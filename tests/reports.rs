@@ -1,4 +1,4 @@
-//! The names under which statistics and reports are serialised: programs read them, so they are part of the interface.
+//! Tests the serialised names of statistics and reports: programs read them, so they are public.
 #![cfg(feature = "serde")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -13,13 +13,13 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// The fields of a report, in their order.
+/// Returns the fields of a report, in order.
 fn fields(report: &impl Serialize) -> Vec<String> {
     let Value::Object(fields) = serde_json::to_value(report).unwrap() else { panic!("no object") };
     fields.keys().cloned().collect()
 }
 
-/// The same, as written here: sorted, since that is how they come.
+/// Returns the given names, sorted like the fields of a report.
 fn sorted(names: &str) -> Vec<String> {
     let mut names: Vec<_> = names.split_whitespace().map(str::to_owned).collect();
     names.sort_unstable();
@@ -96,7 +96,7 @@ fn the_report_of_a_salvage_has_these_fields_and_damage_names_its_defect() {
     let damage = serde_json::to_value(&report.damage).unwrap();
     let [lost] = report.damage.as_slice() else { panic!("{damage}") };
     let cause = json!({ "Defect": "PayloadChecksum" });
-    // The log's start record, and the value.
+    // The missing records are the log's start record and the value.
     let expected =
         json!({ "path": segment, "offset": lost.offset, "len": lost.len, "cause": cause, "missing": [2, 2] });
     assert_eq!(damage, json!([expected]));

@@ -1,4 +1,6 @@
-//! What runs out while segments are made, and how large they are made: nothing is left behind, and files stay few.
+//! Tests resources that run out while segments are made, and the sizes of segments.
+//!
+//! A failure leaves no file behind, and files stay few.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -13,13 +15,13 @@ fn open(disk: &SimDisk) -> Store {
     Options::new().background(false).segment_bytes(4 * PAGE).open_on(disk).unwrap()
 }
 
-/// The files of segments, finished or not: how many, and how large they are together.
+/// Returns the number of segment files, finished or not, and their total size.
 fn segments(disk: &SimDisk) -> (usize, u64) {
     let names: Vec<_> = disk.files().into_iter().filter(|name| name.contains(".seg")).collect();
     (names.len(), names.iter().map(|name| disk.read_file(name).unwrap().len() as u64).sum())
 }
 
-/// Inserts until it fails; the number of the key that was refused.
+/// Inserts until it fails, and returns the refused key and the error.
 fn fill(store: &Store, from: u32) -> (u32, Error) {
     for key in from..from + 1000 {
         if let Err(error) = store.insert(key.to_le_bytes(), [7; 1000]) {
@@ -29,9 +31,10 @@ fn fill(store: &Store, from: u32) -> (u32, Error) {
     panic!("nothing failed")
 }
 
-/// Cause: a segment's file kept its name when something failed after it had it, and each new try made another file.
-/// Symptom: gigabytes that no limit counted, and a store that could not be opened for want of descriptors. Fix: the file is
-/// taken back; where that fails too it is counted, and removed before another one is made.
+/// Cause: a segment's file kept its name when something failed after the naming, and each new
+/// attempt made another file. Symptom: gigabytes that no limit counted, and a store that lacked the
+/// descriptors to open. Fix: the file is removed. Where that fails too, it is counted, and removed
+/// before another one is made.
 #[test]
 fn a_segment_that_cannot_be_made_leaves_no_file_however_often() {
     for (operation, with_unlink) in
@@ -56,7 +59,7 @@ fn a_segment_that_cannot_be_made_leaves_no_file_however_often() {
         }
         let (count, size) = segments(&disk);
         assert!(count <= before.0 + usize::from(with_unlink), "{place}: {:?}", disk.files());
-        // What cannot be removed counts as what it was to be.
+        // A file that cannot be removed counts with its intended size.
         let most = size + u64::from(with_unlink) * 4 * PAGE;
         assert!((size..=most).contains(&store.stats().segment_bytes), "{place}: {size}");
         disk.clear_faults();
@@ -73,7 +76,8 @@ fn a_segment_that_cannot_be_made_leaves_no_file_however_often() {
 
 #[test]
 fn a_store_without_descriptors_reads_removes_and_leaves_no_file() {
-    // None is left for the file of a segment, or none for the sync of the directory behind it.
+    // No descriptor is left for the file of a segment, or none for the sync of the directory after
+    // it.
     for left in 0..2 {
         let disk = SimDisk::new();
         let store = open(&disk);
@@ -100,8 +104,8 @@ fn a_store_without_descriptors_reads_removes_and_leaves_no_file() {
     }
 }
 
-/// Cause: a full segment keeps its descriptor until it is durable, and nobody made it durable when there was no other left. Fix: the
-/// write that is refused one does.
+/// Cause: a full segment keeps its descriptor until it is durable, and without a free descriptor
+/// nothing made it durable. Fix: the refused write syncs one.
 #[test]
 fn full_segments_give_descriptors_back_to_a_write() {
     let disk = SimDisk::new();
@@ -115,11 +119,12 @@ fn full_segments_give_descriptors_back_to_a_write() {
     assert_eq!(open(&disk).len(), 300);
 }
 
-/// Cause: what insertions leave was counted in bytes only. Symptom: without an inode there was no file for the copies of a pass, so
-/// that neither removals nor a compaction led out. Fix: they leave files, too, and a pass makes fewer of more.
+/// Cause: only bytes were reserved for removals and passes. Symptom: without an inode there was no
+/// file for the copies of a pass, so neither removals nor a compaction freed space. Fix: insertions
+/// leave files, too, and a pass turns many files into fewer.
 #[test]
 fn a_store_without_files_is_led_out_by_removals_and_compaction() {
-    // Fewer than are kept are not enough.
+    // With fewer files than are reserved, the store cannot free space.
     for more in 5..12 {
         let disk = SimDisk::new();
         let store = open(&disk);
@@ -133,7 +138,7 @@ fn a_store_without_files_is_led_out_by_removals_and_compaction() {
             assert!(matches!(error, Error::Exhausted { resource: Resource::Files, .. }), "{more}: {error:?}");
         }
         assert_eq!(store.len(), kept as usize);
-        // Killed, it opens without one more.
+        // After a kill the store opens without one more file.
         let disk = disk.kill();
         disk.set_limit(Resource::Files, Some(most));
         let store = open(&disk);
@@ -170,16 +175,16 @@ fn a_limit_on_file_sizes_makes_segments_small_and_refuses_what_is_larger() {
     assert_eq!(open(&disk).len(), 502);
 }
 
-/// The greatest number of a segment that was ever made.
+/// Returns the greatest segment number that was ever used.
 fn segments_made(directory: &Path) -> u64 {
     let names =
         std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter_map(|name| name.strip_suffix(".seg")?.parse().ok()).max().unwrap()
 }
 
-/// Cause: a segment that was made for one large value did not advance the schedule of sizes. Symptom: each value that is larger
-/// than the second segment had a file and ten syncs of its own, and compaction copied all of them together. Fix: the schedule
-/// follows what comes.
+/// Cause: a segment for one large value did not advance the schedule of sizes. Symptom: each value
+/// larger than the second segment had its own file and ten syncs, and compaction merged all of
+/// them. Fix: the schedule follows the sizes of the values.
 #[test]
 fn files_are_few_whatever_the_size_of_values() {
     const SEGMENT: u64 = 4 << 20;
@@ -214,8 +219,8 @@ fn files_are_few_whatever_the_size_of_values() {
     }
 }
 
-/// Cause: a pass asked for one file of `segment_bytes`. Symptom: under a limit that was lowered since, each compaction failed. Fix: it
-/// makes smaller files, as the log does.
+/// Cause: a pass made one file of `segment_bytes`. Symptom: under a limit that was lowered since,
+/// each compaction failed. Fix: a pass makes smaller files, as the log does.
 #[test]
 fn a_compaction_makes_files_as_large_as_they_may_be() {
     let disk = SimDisk::new();

@@ -1,4 +1,4 @@
-//! Salvage gives back exactly what is intact.
+//! Tests that a salvage recovers exactly the intact records.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -17,7 +17,7 @@ fn content(store: &Store) -> Content {
     store.iter().map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
 }
 
-/// A closed store of single records, one batch, an overwritten and a removed key.
+/// Makes a closed store of single records, one batch, an overwritten key and a removed key.
 fn sample() -> (SimDisk, Content) {
     let disk = SimDisk::with_seed(1);
     let store = options().open_on(&disk).unwrap();
@@ -70,7 +70,7 @@ fn every_record_but_the_damaged_one_comes_back() {
             let batch = missing.iter().all(|(key, _)| [b"one".to_vec(), b"other".to_vec()].contains(key));
             assert!(missing.len() <= 1 || (batch && missing.len() == 2), "{name} {offset}: {missing:?}");
             for (key, value) in &found {
-                // An older value, or a removed key, may come back in place of a damaged record, never anything else.
+                // An older value or a removed key may replace a damaged record, but nothing else.
                 let text = String::from_utf8_lossy(key);
                 let old = text.strip_prefix("key ").map(|n| format!("value {n}").repeat(8).into_bytes());
                 assert!(
@@ -120,7 +120,8 @@ fn an_open_store_is_not_salvaged() {
     assert!(matches!(salvage_on(&disk, &rescued), Err(Error::Locked { .. })));
 }
 
-/// A closed store with keyspaces that were created, renamed, cleared and dropped, and what each holds.
+/// Makes a closed store with keyspaces that were created, renamed, cleared and dropped, and returns
+/// the content of each.
 fn sample_of_keyspaces() -> (SimDisk, BTreeMap<String, Content>) {
     let disk = SimDisk::with_seed(4);
     let store = options().open_on(&disk).unwrap();
@@ -142,7 +143,7 @@ fn sample_of_keyspaces() -> (SimDisk, BTreeMap<String, Content>) {
     (disk, contents)
 }
 
-/// What each keyspace holds that holds anything.
+/// Returns the content of each keyspace that is not empty.
 fn contents(store: &Store) -> BTreeMap<String, Content> {
     let names = store.keyspace_names().into_iter().chain([String::new()]);
     let all = names.map(|name| {
@@ -181,7 +182,7 @@ fn a_keyspace_whose_name_is_lost_comes_back_under_its_number() {
         disk.remove_file(name).unwrap();
     }
     let (report, found) = rescue_keyspaces(&disk);
-    // The first segment held the creations; of the rename the name is left.
+    // The first segment held the creations. Only the new name of the renamed keyspace is left.
     assert!(report.keyspaces.contains(&"salvaged-1".to_owned()), "{:?}", report.keyspaces);
     let kept = &found["salvaged-1"];
     assert!(!kept.is_empty() && kept.iter().all(|(key, value)| expected["kept"].get(key) == Some(value)));
@@ -193,8 +194,9 @@ fn a_keyspace_whose_name_is_lost_comes_back_under_its_number() {
     assert_eq!(found["dropped"], expected["dropped"]);
 }
 
-/// Cause: any failure to take the lock was taken for a directory without a writer. Symptom: without a descriptor left, the files of an
-/// open store were read while it went on. Fix: only a place that has no writers goes without a lock.
+/// Cause: any failure to take the lock was treated as a directory without a writer. Symptom:
+/// without a free descriptor, a salvage read the files of an open store during writes. Fix: a
+/// salvage goes without a lock only where no writer is possible.
 #[test]
 fn salvage_without_the_lock_that_it_could_have_is_refused() {
     let (disk, expected) = sample();

@@ -1,4 +1,4 @@
-//! Values as `bytes::Bytes`: the same memory, for as long as anybody holds it.
+//! Tests that a value as `bytes::Bytes` shares the value's memory, for as long as it is held.
 #![cfg(feature = "bytes")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -42,6 +42,6 @@ fn bytes_outlive_the_key_the_store_and_its_files() {
     directory.close().unwrap();
     let part = bytes.slice(99_000..);
     drop(bytes);
-    // Sent to another thread and dropped there.
+    // The bytes are sent to another thread and dropped there.
     thread::spawn(move || assert_eq!(part, vec![7; 1000])).join().unwrap();
 }

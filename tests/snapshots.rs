@@ -1,4 +1,5 @@
-//! Snapshots: one moment of all keyspaces, whatever happens to the store after it, and nothing left behind.
+//! Tests that a snapshot shows all keyspaces at one sequence number, whatever follows, and leaves
+//! nothing behind.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ fn open(directory: &tempfile::TempDir) -> Store {
     Options::new().segment_bytes(64 << 10).open(directory.path().join("store")).unwrap()
 }
 
-/// Everything that an iterator gives; each key must come once.
+/// Returns everything that an iterator yields; each key must come once.
 fn gathered(items: impl Iterator<Item = Result<(Value, Value)>>) -> Map {
     let mut map = Map::new();
     for item in items {
@@ -27,7 +28,7 @@ fn gathered(items: impl Iterator<Item = Result<(Value, Value)>>) -> Map {
     map
 }
 
-/// By iteration, by single gets and by many at once.
+/// Checks a snapshot by iteration, by single gets and by many gets at once.
 fn check(snapshot: &KeyspaceSnapshot, expected: &Map, absent: &[&[u8]]) {
     assert!(gathered(snapshot.iter()) == *expected);
     let keys: Vec<&[u8]> = expected.keys().map(Vec::as_slice).chain(absent.iter().copied()).collect();
@@ -45,7 +46,7 @@ fn nothing_is_held(store: &Store) {
     assert_eq!(stats.oldest_snapshot_age, None);
 }
 
-/// Puts the same five hundred keys into each.
+/// Inserts 500 equal pairs into each keyspace.
 fn fill(keyspaces: &[&Keyspace]) -> Map {
     let items = (0..500_u32).map(|n| (n.to_le_bytes().to_vec(), vec![1; n as usize % 300]));
     let expected: Map = items.collect();
@@ -72,7 +73,7 @@ fn a_snapshot_sees_its_moment_through_every_change() {
             0 => assert!(store.insert(n.to_le_bytes(), "other").is_ok()),
             1 => assert!(store.remove(n.to_le_bytes()).unwrap()),
             2 => {
-                // Gone and back again.
+                // The key is removed and inserted again.
                 store.remove(n.to_le_bytes()).unwrap();
                 store.insert(n.to_le_bytes(), "back").unwrap();
             }
@@ -112,7 +113,7 @@ fn a_snapshot_sees_its_moment_through_every_change() {
     assert_eq!(stats.snapshots, 3);
     assert!(stats.snapshot_versions > 500 && stats.snapshot_bytes > 0, "{stats:?}");
     assert!(stats.removed_bytes_in_use > 0, "compaction has removed what the snapshots hold: {stats:?}");
-    // In the middle, the newest, the oldest.
+    // A snapshot is dropped from the middle, then the newest, then the oldest.
     drop(before);
     check(&snapshot, &expected, &[]);
     drop(between);
@@ -124,7 +125,7 @@ fn a_snapshot_sees_its_moment_through_every_change() {
     nothing_is_held(&store);
     store.verify().unwrap();
     while store.stats().removed_bytes_in_use > 0 {
-        // Other threads of this process pin now and then.
+        // Other threads of this process hold pins at times.
         store.compact().unwrap();
     }
 }
@@ -184,7 +185,7 @@ fn versions_go_with_the_last_snapshot_that_sees_them() {
             }
             let stats = store.stats();
             assert_eq!(stats.snapshots, held.len());
-            // Each snapshot sees at most forty keys, and no version is kept that none sees.
+            // Each snapshot sees at most forty keys. A version that no snapshot sees is not kept.
             assert!(stats.snapshot_versions <= 40 * held.len() as u64, "{stats:?}");
         }
     }
@@ -215,7 +216,7 @@ fn a_snapshot_is_one_moment_and_iteration_is_exact_beside_writers_and_compaction
             done.store(true, SeqCst);
         });
         scope.spawn(|| {
-            // Growth: the buckets split while the others iterate.
+            // The index grows: buckets split while the others iterate.
             (KEYS..KEYS + 60_000).for_each(|key| {
                 store.insert(key.to_le_bytes(), "grown").unwrap();
             });
@@ -246,7 +247,7 @@ fn a_snapshot_is_one_moment_and_iteration_is_exact_beside_writers_and_compaction
     nothing_is_held(&store);
 }
 
-/// Whether the batch of a round leaves a key there.
+/// Returns true if the batch of a round inserts a key.
 fn is_there(key: u64, round: u64) -> bool {
     !(key ^ round).is_multiple_of(3)
 }

@@ -1,9 +1,11 @@
-//! Exact counts in the steady state: no system call and no page fault for a put or a get, syncs per group of writers.
+//! Tests exact counts in the steady state: no system call or page fault for a put or a get, and few
+//! syncs.
 //!
-//! The counting runs in a child process, because a filter of system calls cannot be taken off again: the child is this
-//! test binary, started for one test, with the directory in its environment. One thread of it measures, behind a
-//! filter that ends the process at the first system call that is not allowed, and says which; another does the
-//! helper's work through [`Store::step`] whenever the first asks for it, so that no result depends on scheduling.
+//! A filter of system calls cannot be removed again, so the counting runs in a child process. The
+//! child is this test binary, started for one test, with the directory in its environment. One of
+//! its threads measures, behind a filter that ends the process at the first forbidden system call,
+//! and names it. Another thread does the worker's steps through [`Store::step`] at the request of
+//! the first, so that no result depends on scheduling.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", feature = "sim"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 #![expect(unsafe_code, reason = "the filter and the counts are system calls that only libc has")]
@@ -21,7 +23,7 @@ use mapcask::{Durability, Options, Store};
 const CHILD: &str = "MAPCASK_STEADY_STATE_DIRECTORY";
 const KEYS: u64 = 100_000;
 const VALUE: [u8; 100] = [7; 100];
-/// Puts between two times that the helper's work is done: 1.4 MiB of the 8 MiB that are ready ahead.
+/// The puts between two runs of the worker's steps: 1.4 MiB of the 8 MiB that are prefaulted.
 const CHUNK: u64 = 10_000;
 /// Exit codes of the child.
 const FORBIDDEN: i32 = 3;
@@ -33,7 +35,7 @@ fn directory() -> tempfile::TempDir {
 
 // ---- System calls -------------------------------------------------------------------------------------------------
 
-/// Says which system call was met, and ends the process.
+/// Prints the number of a forbidden system call, and ends the process.
 extern "C" fn forbidden(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t` of 128 bytes, and byte 24 lies inside of it.
     let number = unsafe { info.cast::<i32>().add(6) };
@@ -53,9 +55,9 @@ fn statement(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_fil
     libc::sock_filter { code: u16::try_from(code).unwrap(), jt: jump_true, jf: jump_false, k }
 }
 
-/// From here on this thread may make few system calls. Whether the kernel allows that to be forbidden.
+/// Forbids this thread most system calls from here on. Returns false where the kernel cannot.
 fn forbid_system_calls() -> bool {
-    // Waiting and waking, counting faults, the handler's own, and the end of the process.
+    // These wait and wake, count faults, serve the handler, and end the process.
     let allowed = [libc::SYS_futex, libc::SYS_getrusage, libc::SYS_write, libc::SYS_exit_group];
     let mut program = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
     for number in allowed {
@@ -81,7 +83,7 @@ fn forbid_system_calls() -> bool {
     set == 0
 }
 
-/// Page faults of this thread so far.
+/// Returns the number of page faults of this thread.
 fn faults() -> i64 {
     // SAFETY: zeros are a valid value of this plain struct.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -93,19 +95,19 @@ fn faults() -> i64 {
 
 // ---- The child ----------------------------------------------------------------------------------------------------
 
-/// What the measuring thread and the one that does the helper's work tell each other, without system calls.
+/// The state that the measuring thread and the worker's thread share, without system calls.
 #[derive(Default)]
 struct Board {
     asked: AtomicU64,
     answered: AtomicU64,
-    /// 1: measured; 2: there is no filter.
+    /// 1 once measured; 2 if there is no filter.
     done: AtomicU64,
     put_faults: AtomicI64,
     get_faults: AtomicI64,
 }
 
 impl Board {
-    /// Has the helper's work done, and waits for it.
+    /// Requests the worker's steps, and waits for them.
     fn help(&self) {
         let asked = self.asked.fetch_add(1, SeqCst) + 1;
         while self.answered.load(SeqCst) < asked {
@@ -119,7 +121,7 @@ fn put(store: &Store, board: &Board, numbers: std::ops::Range<u64>) {
         if n.is_multiple_of(CHUNK) {
             board.help();
         }
-        // In no order, so that buckets and old records are met as in real use.
+        // The keys have no order, so that buckets and old records are met as in real use.
         store.insert(n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes(), VALUE).unwrap();
     }
 }
@@ -138,7 +140,8 @@ fn get(store: &Store, count: u64) {
 }
 
 fn measure(store: &Store, board: &Board) {
-    // The first segments are small; after 43 MB the active one has its full size and lasts to the end.
+    // The first segments are small. After 43 MB the active one has its full size and lasts to the
+    // end.
     put(store, board, 0..KEYS);
     put(store, board, 0..KEYS);
     put(store, board, 0..KEYS);
@@ -187,7 +190,7 @@ fn child(path: &std::ffi::OsStr) {
     let (puts, gets) = (board.put_faults.load(SeqCst), board.get_faults.load(SeqCst));
     let stats = store.stats();
     eprintln!("page faults: {puts} in {} puts, {gets} in 1000000 gets; {stats:?}", 2 * KEYS);
-    // Write-back may protect a page between the helper's work and the writer's: 20 per million.
+    // Write-back may protect a page between the worker's step and the write: 20 per million.
     let good = puts <= 4 && gets == 0 && stats.stalls <= 8;
     std::process::exit(i32::from(!good));
 }
@@ -245,7 +248,8 @@ fn durable_writers_never_need_more_than_a_sync_each() {
             let (store, barrier) = (&store, &barrier);
             scope.spawn(move || {
                 for n in 0..WRITES {
-                    // All eight set out together: the first leads alone, the others wait for the sync behind it.
+                    // All eight start together: the first leads alone, the others wait for the next
+                    // sync.
                     barrier.wait();
                     store.insert(format!("{writer} {n}"), VALUE).unwrap();
                 }
@@ -254,13 +258,14 @@ fn durable_writers_never_need_more_than_a_sync_each() {
     });
     let syncs = store.stats().syncs - before;
     eprintln!("{syncs} syncs for {} writes", WRITERS * WRITES);
-    // How many share one depends on how long a sync takes: exact counts of groups are in the unit tests of `commit`.
+    // The number that share one depends on the time of a sync. The unit tests of `commit` count
+    // groups exactly.
     assert!(syncs <= (WRITERS * WRITES) as u64, "{syncs} syncs for {} writes", WRITERS * WRITES);
 }
 
 // ---- Idleness -----------------------------------------------------------------------------------------------------
 
-/// How often a thread of this process with that name has gone to sleep.
+/// Returns the number of times that each thread with that name has gone to sleep.
 fn naps(name: &str) -> Vec<u64> {
     let mut naps = Vec::new();
     for task in std::fs::read_dir("/proc/self/task").unwrap() {
@@ -287,17 +292,18 @@ fn the_helper_of_an_idle_store_comes_to_rest() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Alone in its process, so that there is one helper. It looks around every millisecond until nothing has moved fifty
-/// times; a helper that never comes to rest keeps this loop going for ever, whatever the scheduler does.
+/// Checks that the one worker of this process comes to rest. It looks around every millisecond
+/// until nothing has moved fifty times. A worker that never rests keeps this loop running for ever,
+/// whatever the scheduler does.
 fn idle_child(path: &std::ffi::OsStr) {
     let store = Store::open(path).unwrap();
     store.insert("a", "1").unwrap();
     let mut unchanged = 0_u32;
     let mut before = naps("mapcask");
-    // A look at /proc takes some microseconds; the helper's rest between two of its looks is a thousand.
+    // A read of /proc takes some microseconds; the worker sleeps a thousand between two looks.
     while unchanged < 10_000 {
         let now = naps("mapcask");
-        // The thread has its name once it has begun to run.
+        // The thread has its name only once it runs.
         unchanged = if now == before && now.len() == 1 { unchanged + 1 } else { 0 };
         before = now;
     }

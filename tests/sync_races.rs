@@ -1,7 +1,7 @@
-//! Who is told of a lost write need not be the one who acknowledges it.
+//! Tests that no thread acknowledges a write whose loss was reported to another thread.
 //!
-//! The kernel reports a lost write once per open file, to whichever thread syncs first. Here that thread is held at the
-//! moment at which it alone knows, and everything that acknowledges is tried meanwhile.
+//! The kernel reports a lost write once per open file, to the thread that syncs first. These tests
+//! hold that thread while it alone knows, and make every call that acknowledges meanwhile.
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -11,17 +11,18 @@ use std::time::Duration;
 use mapcask::sim::{Fault, Gate, Operation, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Options, Result, Store};
 
-/// How long a call may take that must not return before the gate is opened. One that is slower is not caught; one that
-/// waits as it should costs the test this time.
+/// The time in which a call that must wait for the gate could return early. A slower call is not
+/// caught, and a correct call costs the test this time.
 const EARLY: Duration = Duration::from_millis(150);
-/// So many full segments have the helper write back ahead of a sync.
+/// The number of full segments from which the worker writes back ahead of a sync.
 const FULL: u64 = 16;
 
 fn options() -> Options {
     Options::new().background(false).segment_bytes(4096).compaction(false)
 }
 
-/// A store with so many full segments that its next steps write them back, one after the other.
+/// Makes a store with so many full segments that its next steps write them back, one after the
+/// other.
 fn written(disk: &SimDisk) -> Store {
     let store = options().open_on(disk).unwrap();
     store.insert("first", "1").unwrap();
@@ -32,13 +33,13 @@ fn written(disk: &SimDisk) -> Store {
     store
 }
 
-/// Whether no step is left, or what the first one that fails says.
+/// Carries out all steps, or returns the first error.
 fn all_steps(store: &Store) -> Result<()> {
     while store.step()? {}
     Ok(())
 }
 
-/// Runs `acknowledge` while the thread that was told of a lost write is held at that moment.
+/// Runs `acknowledge` while the thread that was told of a lost write is held.
 fn while_told(disk: &SimDisk, store: &Store, gate: &Gate, acknowledge: impl FnOnce() -> Result<()> + Send) {
     let durable = store.durable_seq();
     std::thread::scope(|scope| {
@@ -53,7 +54,8 @@ fn while_told(disk: &SimDisk, store: &Store, gate: &Gate, acknowledge: impl FnOn
         assert!(matches!(helper.join().unwrap(), Err(Error::Poisoned { .. })));
     });
     assert_eq!(store.durable_seq(), durable, "nothing became durable");
-    // No watermark speaks of what is lost: an open that found one and not the records would have to call it damage.
+    // No watermark covers a lost record: an open that found the one without the other would report
+    // damage.
     for seed in 0..16 {
         let cut = disk.crash_at(disk.position(), Tears::None, &mut Seeded::new(seed));
         let store = options().open_on(&cut).unwrap_or_else(|error| panic!("power cut {seed}: {error}"));
@@ -61,8 +63,9 @@ fn while_told(disk: &SimDisk, store: &Store, gate: &Gate, acknowledge: impl FnOn
     }
 }
 
-/// Cause: threads that make and remove files sync the directory, each for itself. Symptom: one was told that a rename was
-/// lost, and another went on to have the manifest name its file. Fix: the directory has its turn, too.
+/// Cause: threads that make and remove files each sync the directory. Symptom: one was told that a
+/// rename was lost, and another still let the manifest name its file. Fix: the syncs of the
+/// directory take turns, too.
 #[test]
 fn no_file_is_named_while_a_failed_sync_of_the_directory_is_told() {
     let disk = SimDisk::new();
@@ -72,7 +75,7 @@ fn no_file_is_named_while_a_failed_sync_of_the_directory_is_told() {
     }
     store.flush().unwrap();
     while store.step().unwrap() {}
-    // Takes the segment that is ready, so that the next step makes one.
+    // The insertion takes the preallocated segment, so that the next step makes one.
     store.insert("next", [7; 3000]).unwrap();
     disk.fail_nth(Some(Operation::SyncDir), 1, Fault::Io, false);
     let gate = disk.hold_nth(Operation::SyncDir, 1);
@@ -91,7 +94,7 @@ fn no_file_is_named_while_a_failed_sync_of_the_directory_is_told() {
     });
 }
 
-/// A record that was appended while a sync was under way is not what that sync made durable.
+/// A sync does not make a record durable that was appended during it.
 #[test]
 fn records_that_come_during_a_sync_are_not_called_durable() {
     let disk = SimDisk::new();
@@ -101,14 +104,16 @@ fn records_that_come_during_a_sync_are_not_called_durable() {
     let second = std::thread::scope(|scope| {
         let flush = scope.spawn(|| store.flush());
         gate.wait();
-        // Over several pages: each reaches the disk or not, and so does the one that the watermark is written to.
+        // The value covers several pages. Each may reach the disk or not, and so may the page of
+        // the watermark.
         let second = store.insert("second", [7; 12_000]).unwrap();
         gate.open();
         flush.join().unwrap().unwrap();
         second
     });
     assert!(store.durable_seq() < second, "nobody synced it");
-    // By its number and by what its neighbour says it may be lost; what the first sync covered may not.
+    // The numbers and the watermark allow the second record to be lost, but not the records that
+    // the first sync covered.
     for seed in 0..64 {
         let cut = disk.crash_at(disk.position(), Tears::None, &mut Seeded::new(seed));
         let store = options().open_on(&cut).unwrap_or_else(|error| panic!("power cut {seed}: {error}"));
@@ -116,10 +121,10 @@ fn records_that_come_during_a_sync_are_not_called_durable() {
     }
 }
 
-/// The next sync begins where the one before ended, and not where the log ended when that was over.
+/// The next sync begins where the previous one ended, not at the end of the log after it.
 #[test]
 fn what_comes_during_a_sync_is_made_durable_by_the_next_one() {
-    // Within the segment, on its page and on the next ones, and beyond its end.
+    // The records fill the page, the next pages, and the space beyond the segment.
     for (first, count, size, segment) in [
         (1, 1, 100, 4096),
         (1, 6, 3000, 4096),
@@ -142,7 +147,7 @@ fn what_comes_during_a_sync_is_made_durable_by_the_next_one() {
             gate.open();
             flush.join().unwrap().unwrap();
         });
-        // The helper may seal what is durable, and give its file back.
+        // The worker may seal a durable segment and close its file.
         all_steps(&store).unwrap();
         store.flush().unwrap();
         assert_eq!(store.durable_seq(), store.last_seq());
@@ -154,14 +159,14 @@ fn what_comes_during_a_sync_is_made_durable_by_the_next_one() {
     }
 }
 
-/// After a kill the control page says what was durable, and the rest is made so again.
+/// After a kill the control page tells the durable part, and a flush makes the rest durable again.
 #[test]
 fn what_comes_during_a_sync_is_made_durable_after_a_kill() {
     let disk = SimDisk::new();
     let open =
         |disk: &SimDisk| Options::new().background(false).segment_bytes(64 << 10).open_on(disk).unwrap();
     let store = open(&disk);
-    // In a segment that takes all of it.
+    // One segment holds both records.
     store.insert("first", [1; 20_000]).unwrap();
     let gate = disk.hold_nth(Operation::SyncRange, 1);
     std::thread::scope(|scope| {

@@ -1,5 +1,6 @@
-//! Files of an open store that another program removes, renames or replaces: no acknowledgement of durability for what the next open
-//! would not find.
+//! Tests an open store whose files another program removes, renames or replaces.
+//!
+//! No call may acknowledge durability for data that the next open would not find.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use std::fs;
@@ -50,7 +51,8 @@ fn flush(store: &Store) -> mapcask::Result<()> {
 type Call = fn(&Store) -> mapcask::Result<()>;
 const CALLS: [(&str, Call); 3] = [("insert", durable_insert), ("flush", flush), ("compact", compact)];
 
-/// Takes a file of an open store away and makes a call that promises durability; the error of the call, and of the close.
+/// Takes a file of an open store away and makes a call that promises durability. Returns the errors
+/// of the call and of the close.
 fn refused(name: &str, taking: Taking, call: Call) -> [Error; 2] {
     let scratch = scratch();
     let path = scratch.path().join("data");
@@ -64,9 +66,10 @@ fn refused(name: &str, taking: Taking, call: Call) -> [Error; 2] {
     [error, store.close().expect_err("nor can it be closed as if nothing were missing")]
 }
 
-/// Cause: the copies of the manifest were reached by their descriptors alone. Symptom: writes at `Disk`, `flush` and `close` returned
-/// `Ok` after the files had lost their names, and the next open found no manifest, or an older one. Fix: their names are looked at
-/// before each sync and each change of the manifest.
+/// Cause: the copies of the manifest were reached by their descriptors alone. Symptom: writes at
+/// `Disk`, `flush` and `close` returned `Ok` after the files had lost their names. The next open
+/// found no manifest, or an older one. Fix: each sync and each change of the manifest first checks
+/// the names.
 #[test]
 fn a_manifest_that_was_taken_away_is_an_error_of_every_sync() {
     for name in ["MANIFEST.0", "MANIFEST.1"] {
@@ -82,8 +85,9 @@ fn a_manifest_that_was_taken_away_is_an_error_of_every_sync() {
     }
 }
 
-/// Cause: a sync looked at the number of the file's names, which a rename does not change. Symptom: writes at `Disk` were acknowledged,
-/// and the next open missed the segment. Fix: the sync looks at the name, too.
+/// Cause: a sync checked the number of the file's names, which a rename does not change. Symptom:
+/// writes at `Disk` were acknowledged, and the next open missed the segment. Fix: the sync checks
+/// the name, too.
 #[test]
 fn an_active_segment_taken_away_fails_every_sync() {
     for (how, taking) in TAKINGS {
@@ -113,9 +117,10 @@ fn what_can_be_made_anew_may_be_taken_away() {
     }
 }
 
-/// Cause: an open of a closed store reads up to the end that the manifest knows, and nothing behind it. Symptom: with both copies of
-/// the manifest from an older backup, and no segment made since, it lost what was newer and wrote over it. Fix: the first word
-/// behind the end is looked at.
+/// Cause: an open of a closed store reads up to the end that the manifest records, and nothing
+/// behind it. Symptom: with both copies of the manifest from an older backup, and no new segment
+/// since, it lost the newer records and overwrote them. Fix: the open checks the first word behind
+/// the end.
 #[test]
 fn older_manifests_over_a_newer_store_are_refused() {
     for closed in [true, false] {
@@ -132,7 +137,7 @@ fn older_manifests_over_a_newer_store_are_refused() {
             store.close().unwrap();
             fs::rename(&path, &newer).unwrap();
         } else {
-            // As a killed process leaves it.
+            // The copy is what a kill leaves.
             fs::create_dir(&newer).unwrap();
             for entry in fs::read_dir(&path).unwrap() {
                 let entry = entry.unwrap();
@@ -149,7 +154,8 @@ fn older_manifests_over_a_newer_store_are_refused() {
     }
 }
 
-/// Cause: a salvage took the lock only where there was a lock file. Symptom: it read a store that was being written to.
+/// Cause: a salvage took the lock only where there was a lock file. Symptom: it read a store during
+/// writes.
 #[test]
 fn a_salvage_keeps_out_of_an_open_store_without_a_lock_file() {
     let scratch = scratch();
@@ -164,10 +170,11 @@ fn a_salvage_keeps_out_of_an_open_store_without_a_lock_file() {
     assert!(mapcask::salvage(&path, &rescued).unwrap().intact);
 }
 
-/// Cause: an open, and a destruction, looked at the directory before they had the lock, and took a file that went between
-/// the list and the look for one that cannot be read; a salvage decided by what it saw before it had the lock. Symptom: errors about
-/// missing files from calls that race, and a salvage of a whole store that was no whole one. Fix: what is gone is not there, an open
-/// begins again where its directory was removed, and a salvage looks under the lock.
+/// Cause: an open and a destruction listed the directory before they had the lock. A file that was
+/// removed after the listing became a read error. A salvage decided by a listing from before it had
+/// the lock. Symptom: racing calls reported missing files, and a salvage reported a whole store
+/// that was not whole. Fix: a missing file is absent, an open starts again if its directory was
+/// removed, and a salvage lists under the lock.
 #[test]
 fn opens_destructions_and_salvages_may_race() {
     let scratch = scratch();

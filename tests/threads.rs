@@ -1,7 +1,8 @@
-//! Many threads on one store: what readers may see, and that what was acknowledged is there.
+//! Tests many threads on one store: the writes that readers may see, and that acknowledged writes
+//! are kept.
 //!
-//! Every count of operations is fixed, and nobody waits for time to pass. The orders that the threads really take
-//! differ from run to run; what is asserted holds for all of them.
+//! Every number of operations is fixed, and no thread waits for time to pass. The order of the
+//! threads differs from run to run; the assertions hold for each order.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use std::collections::{BTreeMap, HashSet};
@@ -19,7 +20,7 @@ fn open(directory: &tempfile::TempDir, options: Options) -> Store {
     options.open(directory.path().join("data")).unwrap()
 }
 
-/// A value of a length and a content that follow from its number.
+/// Returns a value whose length and content follow from its number.
 fn value(number: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(number);
     let mut bytes = number.to_le_bytes().to_vec();
@@ -27,7 +28,7 @@ fn value(number: u64) -> Vec<u8> {
     bytes
 }
 
-/// The number of a value; it must be whole.
+/// Returns the number of a value, which must be whole.
 fn number(bytes: &[u8]) -> u64 {
     let number = u64::from_le_bytes(*bytes.first_chunk().expect("a whole value"));
     assert_eq!(bytes, value(number), "a torn value");
@@ -39,7 +40,7 @@ fn number(bytes: &[u8]) -> u64 {
 const KEYS: u64 = 6;
 const BATCHES: u64 = 6000;
 
-/// The `n`-th batch gives every key the number `n`, except every third key, which it removes.
+/// Returns true if batch `n` removes a key: every third one. It gives all others the number `n`.
 fn removes(n: u64, key: u64) -> bool {
     (n + key).is_multiple_of(3)
 }
@@ -47,7 +48,7 @@ fn removes(n: u64, key: u64) -> bool {
 fn batch(n: u64) -> WriteBatch {
     let mut batch = WriteBatch::new();
     for key in 0..KEYS {
-        // What a later record of the same batch replaces must never be seen.
+        // A reader must never see a record that a later one of the same batch replaces.
         if n.is_multiple_of(5) {
             batch.insert(key.to_le_bytes(), "hidden by the same batch");
         }
@@ -63,18 +64,19 @@ fn batch(n: u64) -> WriteBatch {
     batch
 }
 
-/// What all threads know of the batches.
+/// The state of the batches that all threads share.
 struct Batches {
-    /// The last batch that somebody began to write.
+    /// The last batch that a writer began.
     begun: AtomicU64,
-    /// The last batch that somebody has seen.
+    /// The last batch that a reader saw.
     seen: AtomicU64,
     next: Mutex<u64>,
     done: AtomicBool,
 }
 
 impl Batches {
-    /// One read of one key: it tells of a batch at least as new as any that was seen before the read began.
+    /// Checks one read of one key: its batch is at least as new as any that was seen before the
+    /// read began.
     fn read(&self, key: u64, get: impl FnOnce(&[u8]) -> Option<u64>) {
         let least = self.seen.load(SeqCst);
         let seen = match get(&key.to_le_bytes()) {
@@ -121,7 +123,7 @@ fn no_reader_sees_part_of_a_batch_or_an_older_one_after_a_newer_one() {
     };
     let write = || {
         loop {
-            // In one order, so that a greater number is a newer batch.
+            // The writers keep one order, so that a greater number is a newer batch.
             let mut next = batches.next.lock().unwrap();
             let n = *next;
             if n > BATCHES {
@@ -130,7 +132,7 @@ fn no_reader_sees_part_of_a_batch_or_an_older_one_after_a_newer_one() {
             *next += 1;
             batches.begun.store(n, SeqCst);
             store.write(batch(n)).unwrap();
-            // Acknowledged: from here on everybody must see it.
+            // The batch is acknowledged: from here on every reader must see it.
             batches.seen.fetch_max(n, SeqCst);
         }
     };
@@ -222,7 +224,7 @@ fn an_iteration_beside_growth_and_batches_yields_each_permanent_key_exactly_once
                 }
             }
         });
-        // A key that one batch removes and inserts again was never away.
+        // A key that one batch removes and inserts again was never absent.
         let replace = scope.spawn(|| {
             for n in 0..10_000 {
                 let mut batch = WriteBatch::new();
@@ -310,7 +312,7 @@ fn values_outlive_the_store_in_other_threads() {
     });
 }
 
-/// Writes until the store is closed; how many writes were acknowledged.
+/// Writes until the store is closed, and returns the number of acknowledged writes.
 fn write_until_closed(store: &Store, writer: u64, total: &AtomicU64) -> u64 {
     for n in 0.. {
         match store.insert(format!("{writer} {n}"), value(n)) {
@@ -366,7 +368,7 @@ enum Action {
     Get(Option<u64>),
 }
 
-/// One operation on the key, with the moments between which it took effect.
+/// One operation on the key, with the times between which it took effect.
 #[derive(Debug, Clone, Copy)]
 struct Operation {
     begun: u64,
@@ -374,7 +376,8 @@ struct Operation {
     action: Action,
 }
 
-/// Whether some order of the operations, each at a moment between its beginning and its end, explains all answers.
+/// Returns true if some order explains all answers, with each operation between its begin and its
+/// end.
 fn is_linearizable(history: &[Operation]) -> bool {
     let mut known = BTreeMap::new();
     explains(history, 0, None, &mut known)
@@ -389,7 +392,7 @@ fn explains(
     if done.count_ones() as usize == history.len() {
         return true;
     }
-    // A state that was reached before led nowhere, or we would not be here.
+    // A state that was reached before explained nothing, or the search would have ended.
     if known.insert((done, value), ()).is_some() {
         return false;
     }

@@ -1,7 +1,9 @@
-//! The house rules that a compiler does not check: layers, sizes, where `unsafe` may stand, what no file may hold.
+//! Tests the house rules that a compiler does not check: layers, sizes, the places of `unsafe`, and
+//! forbidden text.
 //!
-//! It reads the source as text with comments and literals blanked out; it does not expand macros. Each rule is a
-//! function from text to complaints, and has a test below that it can complain.
+//! The tests read the source as text with comments and literals blanked out; they do not expand
+//! macros. Each rule is a function from text to complaints. A test below shows for each rule that
+//! it can complain.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,8 +15,9 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-/// The folders of `src/`, and the files beside them, from the lowest layer to the highest. A file imports from lower
-/// layers and from its own folder; what stands in one row does not import each other.
+/// The folders of `src/`, and the files beside them, from the lowest layer to the highest. A file
+/// imports from lower layers and from its own folder. The entries of one row do not import each
+/// other.
 const LAYERS: [&[&str]; 10] = [
     &["format", "trace"],
     &["error"],
@@ -28,22 +31,22 @@ const LAYERS: [&[&str]; 10] = [
     &["lib", "bin"],
 ];
 
-/// The same inside of a folder: what is in no row stands above all rows.
+/// The layers inside of a folder. An entry in no row stands above all rows.
 const INNER: [(&str, &[&[&str]]); 1] = [("engine", &[&["state"], &["read", "compaction"], &["checkpoint"]])];
 
-/// Where the keyword may stand in the library.
+/// The files of the library that may hold the keyword.
 const UNSAFE_FILES: [&str; 3] = ["src/mem/", "src/sync/epoch/loom_tests.rs", "src/sync/rcu.rs"];
-/// Where it may stand outside of the library.
+/// The folders outside of the library that may hold the keyword.
 const UNSAFE_TESTS: [&str; 2] = ["tests/", "benches/"];
 
 const MAX_FILE_LINES: usize = 800;
 const MAX_FILE_LINES_WITHOUT_TESTS: usize = 500;
 const MAX_FUNCTION_LINES: usize = 70;
 
-/// What is read: these folders, and the files beside them.
+/// The folders that are read, along with the files beside them.
 const FOLDERS: [&str; 9] =
     ["src", "tests", "benches", "examples", "fuzz", "docs", ".ci", ".github", "testutil"];
-/// Built or found, not written.
+/// Folders of built or found files.
 const SKIPPED: [&str; 4] = ["target", "corpus", "artifacts", "fixtures"];
 
 #[test]
@@ -60,7 +63,7 @@ fn every_file_keeps_the_house_rules() {
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
-/// All rules for one source file. Complaints begin with `:line: `.
+/// Checks one source file against all rules. Complaints begin with `:line: `.
 fn check_rust(path: &str, text: &str, types: &Types) -> Vec<String> {
     let code = blank(text);
     let mut complaints = missing_head(text);
@@ -78,7 +81,7 @@ fn check_rust(path: &str, text: &str, types: &Types) -> Vec<String> {
 
 // ---- The text -----------------------------------------------------------------------------------------------------
 
-/// Every file of the repository that somebody wrote, with its path from the root.
+/// Returns every hand-written file of the repository, with its path from the root.
 fn files() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
@@ -110,7 +113,7 @@ fn walk(folder: &Path, name: &str, found: &mut Vec<(String, String)>) {
     }
 }
 
-/// Blanks out comments and the insides of literals; everything else keeps its place.
+/// Blanks out comments and the insides of literals; all other text keeps its place.
 fn blank(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut code = bytes.to_vec();
@@ -127,7 +130,7 @@ fn blank(text: &str) -> String {
     String::from_utf8(code).unwrap()
 }
 
-/// The end of the comment or literal that begins at `at`, or `at` if none does.
+/// Returns the end of the comment or literal that begins at `at`, or `at` if none does.
 fn literal_or_comment(bytes: &[u8], at: usize) -> usize {
     let rest = &bytes[at..];
     let after_word = at > 0 && is_word(bytes[at - 1]);
@@ -191,7 +194,7 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// The places at which `word` stands alone.
+/// Returns the places at which `word` stands alone.
 fn words<'t>(code: &'t str, word: &'t str) -> impl Iterator<Item = usize> + 't {
     let bytes = code.as_bytes();
     code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
@@ -203,7 +206,7 @@ fn line_of(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
 }
 
-/// The end of what the bracket at `open` encloses, closing bracket included.
+/// Returns the end of the bracket at `open`, closing bracket included.
 fn closing(code: &str, open: usize) -> usize {
     let mut depth = 0;
     for (at, byte) in code.bytes().enumerate().skip(open) {
@@ -221,7 +224,7 @@ fn closing(code: &str, open: usize) -> usize {
 
 // ---- Layers -------------------------------------------------------------------------------------------------------
 
-/// The top-level module that a file of the library belongs to.
+/// Returns the top-level module that a file of the library belongs to.
 fn module_of(path: &str) -> Option<String> {
     let rest = path.strip_prefix("src/")?;
     Some(rest.split_once('/').map_or(rest.trim_end_matches(".rs"), |(folder, _)| folder).to_owned())
@@ -255,7 +258,7 @@ fn layering(module: &str, code: &str) -> Vec<String> {
     complaints
 }
 
-/// The same rule one level down, for the folders of [`INNER`].
+/// Checks the layers one level down, for the folders of [`INNER`].
 fn inner_layering(path: &str, module: &str, code: &str) -> Vec<String> {
     let Some((_, rows)) = INNER.iter().find(|(folder, _)| *folder == module) else { return Vec::new() };
     let row_of = |name: &str| rows.iter().position(|row| row.contains(&name)).unwrap_or(rows.len());
@@ -274,7 +277,8 @@ fn inner_layering(path: &str, module: &str, code: &str) -> Vec<String> {
     complaints
 }
 
-/// The first segments of all paths from the crate's root, through groups, with their places.
+/// Returns the first segments of all paths from the crate's root, through groups, with their
+/// places.
 fn crate_paths(code: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for at in words(code, "crate") {
@@ -302,7 +306,7 @@ fn first_word(text: &str) -> String {
     text.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
 }
 
-/// The folders that define a type of a name.
+/// The folders that define a type of each name.
 #[derive(Debug, Default)]
 struct Types(BTreeMap<String, BTreeSet<String>>);
 
@@ -323,7 +327,8 @@ impl Types {
     }
 }
 
-/// Type names that the crate sees twice. A twin for other systems (`_portable`) defines the same type again.
+/// Returns the type names that two files define. A twin for other systems (`_portable`) may define
+/// the same type.
 fn repeated_types(files: &[(String, String)]) -> Vec<String> {
     let mut homes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (path, text) in files {
@@ -350,11 +355,12 @@ fn repeated_types(files: &[(String, String)]) -> Vec<String> {
     repeated.map(|(name, homes)| format!("src: {name} is defined in {}", homes.join(" and "))).collect()
 }
 
-/// Inherent implementations of types that another folder defines: calls would run where no import shows it.
+/// Finds inherent implementations of types that another folder defines. Their calls would need no
+/// import.
 fn stray_impls(module: &str, code: &str, types: &Types) -> Vec<String> {
     let mut complaints = Vec::new();
     for at in words(code, "impl") {
-        // A block of its own, and not `impl Trait` in the head of a function.
+        // This is a block of its own, not `impl Trait` in the head of a function.
         let begins = code[..at].trim_end().ends_with(['}', ';', '{', ']']) || code[..at].trim().is_empty();
         let Some(open) = code[at..].find('{').map(|offset| at + offset).filter(|_| begins) else { continue };
         let head = code[at + "impl".len()..open].trim();
@@ -369,7 +375,7 @@ fn stray_impls(module: &str, code: &str, types: &Types) -> Vec<String> {
     complaints
 }
 
-/// The end of the generic parameters that `head` begins with.
+/// Returns the end of the generic parameters that `head` begins with.
 fn angles(head: &str) -> usize {
     let mut depth = 0;
     let mut before = b' ';
@@ -394,7 +400,7 @@ fn missing_head(text: &str) -> Vec<String> {
     if has_head { Vec::new() } else { vec![":1: the file does not open with `//!`".to_owned()] }
 }
 
-/// The text of the modules that are only compiled for tests.
+/// Returns the ranges of the modules that are only compiled for tests.
 fn test_modules(code: &str) -> Vec<Range<usize>> {
     let is_test =
         |attribute: &str| words(attribute, "test").next().is_some() && !attribute.contains("feature");
@@ -417,7 +423,7 @@ fn file_size(path: &str, text: &str, code: &str) -> Vec<String> {
     if lines > MAX_FILE_LINES {
         complaints.push(format!(":1: the file has {lines} lines; {MAX_FILE_LINES} are allowed"));
     }
-    // What lies elsewhere is a test as a whole, or as good as one.
+    // All other folders hold tests, or code that is as good as tests.
     if path.starts_with("src/") && lines - tests > MAX_FILE_LINES_WITHOUT_TESTS {
         complaints.push(format!(
             ":1: the file has {} lines without its tests; {MAX_FILE_LINES_WITHOUT_TESTS} are allowed",
@@ -441,7 +447,7 @@ fn function_sizes(code: &str) -> Vec<String> {
     complaints
 }
 
-/// Where the body of the function at `at` opens, if it has one.
+/// Returns the place at which the body of the function at `at` opens, if it has one.
 fn body_of(code: &str, at: usize) -> Option<usize> {
     let mut depth = 0;
     for (place, byte) in code.bytes().enumerate().skip(at) {
@@ -459,7 +465,7 @@ fn body_of(code: &str, at: usize) -> Option<usize> {
 // ---- What no file may hold ----------------------------------------------------------------------------------------
 
 fn stray_notes(text: &str) -> Vec<String> {
-    // In two pieces, so that this file does not complain about itself.
+    // The words are in two pieces, so that this file does not complain about itself.
     let notes = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("to", "do!"), concat!("XX", "X:")];
     let lines = text.lines().enumerate();
     lines
@@ -496,7 +502,7 @@ fn unsafe_places(path: &str, text: &str, code: &str) -> Vec<String> {
     for at in words(code, keyword) {
         let line = line_of(code, at);
         let next = code[at + keyword.len()..].trim_start();
-        // A function says in its documentation what its caller owes; clippy sees to that.
+        // A function documents the obligations of its caller; clippy checks that.
         let is_function = next.starts_with("fn") || next.starts_with("extern") && body_of(code, at).is_none();
         if !is_allowed {
             complaints.push(format!(":{line}: {keyword} outside of {UNSAFE_FILES:?}"));
@@ -507,7 +513,7 @@ fn unsafe_places(path: &str, text: &str, code: &str) -> Vec<String> {
     complaints
 }
 
-/// Returns whether a SAFETY comment stands before the statement that holds `line`, which counts from one.
+/// Returns true if a SAFETY comment stands before the statement at `line`, which counts from one.
 fn has_safety_comment(lines: &[&str], line: usize) -> bool {
     for before in lines[..line - 1].iter().rev().map(|before| before.trim()) {
         if before.starts_with("//") {

@@ -1,7 +1,7 @@
-//! The events that a `tracing` subscriber hears: which, when, and with what in them.
+//! Tests the events that a `tracing` subscriber receives: their kinds, times and fields.
 //!
-//! The stores lie on a simulated disk and are run without a helper, so that all events come on the test's thread; one
-//! test runs a helper, and is the only one that hears of helpers.
+//! The stores lie on a simulated disk and have no worker, so that all events come on the test's
+//! thread. One test runs a worker, and only that test records the worker's events.
 #![cfg(all(feature = "tracing", feature = "sim"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -16,20 +16,20 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Hears events as lines: level, text, fields.
+/// A subscriber that records events as lines: level, text, fields.
 #[derive(Debug, Clone, Default)]
 struct Ear {
     heard: Arc<Mutex<Vec<String>>>,
 }
 
 impl Ear {
-    /// What was heard since the last time.
+    /// Returns the lines since the last call.
     fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.heard.lock().unwrap())
     }
 }
 
-/// The text first, then the fields.
+/// An event: its text, then its fields.
 #[derive(Default)]
 struct Line {
     text: String,
@@ -78,7 +78,7 @@ fn options() -> Options {
     Options::new().background(false).segment_bytes(4096)
 }
 
-/// Runs a test under an ear of its own.
+/// Runs a test under its own subscriber.
 fn listening(test: impl FnOnce(&Ear)) {
     let ear = Ear::default();
     tracing::subscriber::with_default(ear.clone(), || test(&ear));
@@ -125,7 +125,7 @@ fn every_segment_is_heard_when_it_is_made_and_when_it_is_full() {
         let store = options().open_on(&SimDisk::new()).unwrap();
         store.insert("a", vec![1; 3000]).unwrap();
         store.insert("b", vec![1; 3000]).unwrap();
-        // Header 128, start record 64, record of "a" 3040.
+        // The header has 128 bytes, the start record 64, the record of "a" 3040.
         let heard = ear.take();
         assert_eq!(
             heard[2..],
@@ -168,7 +168,7 @@ fn a_sync_is_heard_with_what_it_made_durable() {
         ear.take();
         store.insert("a", "b").unwrap();
         store.flush().unwrap();
-        // The record, and the watermark of the sync before.
+        // The sync covers the record, and the watermark of the previous sync.
         let synced = format!("TRACE synced: upto={} bytes=80", store.stats().last_seq);
         let heard = ear.take();
         assert_eq!(heard, [synced]);
@@ -177,7 +177,7 @@ fn a_sync_is_heard_with_what_it_made_durable() {
     });
 }
 
-/// A disk whose power was cut in the middle of many writes, and what opening its store reports.
+/// Returns a disk whose power was cut in the middle of many writes.
 fn cut(seed: usize) -> SimDisk {
     let disk = SimDisk::new();
     let store = options().open_on(&disk).unwrap();
@@ -266,7 +266,7 @@ fn an_open_that_is_refused_and_a_second_close_are_not_heard() {
 
 // ---- The helper -----------------------------------------------------------------------------------------------------
 
-/// Hears the threads of helpers, and panics in one when it is to.
+/// A subscriber that records the events of workers, and panics in one on request.
 struct HelperEar {
     heard: Mutex<mpsc::Sender<String>>,
     panics: Arc<AtomicBool>,
@@ -298,7 +298,7 @@ impl Subscriber for HelperEar {
     fn exit(&self, _: &Id) {}
 }
 
-/// Writes until the helper has made a segment, and died of it.
+/// Writes until the worker has made a segment, and panicked.
 fn fill(store: &Store) {
     while store.insert("a", vec![1; 3000]).is_ok() {
         thread::yield_now();
@@ -314,7 +314,7 @@ fn failures_and_a_panic_of_the_helper_are_heard() {
 
     let disk = SimDisk::new();
     let store = Options::new().segment_bytes(64 << 10).open_on(&disk).unwrap();
-    // The active segment was made by the open; only the helper makes files now, until the segment is full.
+    // The open made the active segment. Until it is full, only the worker makes files.
     disk.fail_nth(Some(Operation::Create), 1, Fault::NoSpace, false);
     store.insert("a", vec![1; 10 << 10]).unwrap();
     let failed = heard.recv().unwrap();

@@ -1,4 +1,4 @@
-//! Keyspaces of one's own types.
+//! Tests keyspaces of typed keys and values.
 #![cfg(all(feature = "bincode", feature = "postcard"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -26,7 +26,7 @@ fn open(directory: &tempfile::TempDir) -> Store {
     Options::new().segment_bytes(4096).background(false).open(directory.path()).unwrap()
 }
 
-/// Everything that can be done, with one codec.
+/// Calls every function of a typed keyspace with one codec.
 fn round_trip<C: Codec + Clone>(codec: C) {
     let directory = directory();
     let store = open(&directory);
@@ -131,7 +131,7 @@ fn what_is_no_value_of_the_type_is_an_error_and_an_update_leaves_it() {
     );
 }
 
-/// A codec of no use.
+/// A codec with a chosen id.
 #[derive(Clone, Copy)]
 struct Named(&'static str);
 

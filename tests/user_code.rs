@@ -1,8 +1,9 @@
-//! The caller's code runs with no lock of the store held: whatever it calls from there returns.
+//! Tests that a store holds no lock while it runs code of its caller, so that every call from there
+//! returns.
 //!
-//! A row for every public function that runs code of its caller (closures, `AsRef`, iterators, codecs, subscribers of
-//! events), and for each of them every call that code may make, in a store with room and in one that has none left. A
-//! row is missing where the source has such a function and the table has not.
+//! There is a row for every public function that runs such code: closures, `AsRef`, iterators,
+//! codecs, subscribers. From each row the tests make the calls that such code may make, in a store
+//! with space and in a full one. A test compares the rows with the source.
 #![cfg(all(feature = "sim", feature = "serde", feature = "postcard", feature = "tracing"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
@@ -23,10 +24,10 @@ use serde::{Deserialize, Serialize};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// After so long a call counts as one that never returns.
+/// The time after which a call counts as one that never returns.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the caller's code does. What it is told is of no matter here: only that it is told something.
+/// A call that the caller's code makes. Its result does not matter, only that it returns.
 type Call = (&'static str, fn(&Store));
 
 const CALLS: &[Call] = &[
@@ -71,7 +72,7 @@ const CALLS: &[Call] = &[
     }),
 ];
 
-/// The caller's code: runs once, at the `nth` time that it is asked to.
+/// The caller's code: runs once, at the `nth` time that it is called.
 struct Code {
     store: Store,
     call: fn(&Store),
@@ -84,7 +85,7 @@ impl Code {
     }
 
     fn run(&self) {
-        // Zero for good once it has run, and while it does.
+        // The number is zero while the code runs, and afterwards.
         match self.left.get() {
             0 => {}
             1 => {
@@ -100,7 +101,7 @@ impl Code {
     }
 }
 
-/// A key or a value that runs the caller's code when its bytes are asked for.
+/// A key or a value that runs the caller's code when its bytes are requested.
 struct Bytes(Rc<Code>, [u8; 1]);
 
 impl AsRef<[u8]> for Bytes {
@@ -116,7 +117,7 @@ impl Drop for Bytes {
     }
 }
 
-/// A batch that does so.
+/// A batch that runs the caller's code.
 struct Batch(Rc<Code>, WriteBatch);
 
 impl AsRef<WriteBatch> for Batch {
@@ -126,7 +127,7 @@ impl AsRef<WriteBatch> for Batch {
     }
 }
 
-/// A codec that does so.
+/// A codec that runs the caller's code.
 #[derive(Clone)]
 struct Running(Rc<Code>);
 
@@ -149,7 +150,7 @@ impl Codec for Running {
 
 type Typed = TypedKeyspace<str, u32, Running>;
 
-/// A typed keyspace whose codec runs the code at every call but the first, which opens it.
+/// Opens a typed keyspace whose codec runs the code at every call but the first, which opens it.
 fn typed(store: &Store, code: &Rc<Code>) -> Result<Typed> {
     code.left.set(code.left.get() + 1);
     store.typed_keyspace("typed", Running(Rc::clone(code)))
@@ -162,7 +163,7 @@ fn bytes(code: &Rc<Code>) -> Bytes {
 /// A public function that runs the caller's code, by its name in the source.
 type Place = (&'static str, fn(&Store, &Rc<Code>) -> Result<()>);
 
-/// Those that run a closure, or code between two calls: every call is made from them.
+/// Functions that run a closure, or code between two calls: every call is made from them.
 const CLOSURES: &[Place] = &[
     ("Store::compact_with", |s, c| {
         s.compact_with(|_| {
@@ -223,7 +224,7 @@ const CLOSURES: &[Place] = &[
     }),
 ];
 
-/// Those that ask an argument for its bytes, or a codec: a few calls are made from them.
+/// Functions that take the bytes of an argument or use a codec: a few calls are made from them.
 const ARGUMENTS: &[Place] = &[
     ("Keyspace::get_into", |s, c| s.get_into(bytes(c), &mut Vec::new()).map(drop)),
     ("Keyspace::contains_key", |s, c| s.contains_key(bytes(c)).map(drop)),
@@ -299,7 +300,7 @@ fn every_function_that_runs_code_of_its_caller_has_a_row() {
     assert!(missing.is_empty(), "no row for: {missing:?}");
 }
 
-/// A store with something to compact; with or without room for more.
+/// Makes a store with something to compact, full or with space for more.
 fn prepared(disk: &SimDisk, is_full: bool) -> Store {
     let options = Options::new().background(false).segment_bytes(8192);
     let options = if is_full { options.max_disk_bytes(96 << 10) } else { options };
@@ -313,13 +314,13 @@ fn prepared(disk: &SimDisk, is_full: bool) -> Store {
     for n in [2, 4, 5] {
         store.remove([n]).unwrap();
     }
-    // So that there is a segment that is sealed, and holds something dead.
+    // A sealed segment with dead records is needed.
     store.flush().unwrap();
     store.step().unwrap();
     store
 }
 
-/// Runs `work` on a thread of its own, which says what it begins; fails where something takes as long as forever.
+/// Runs `work` on its own thread, which reports each begin; fails if a call does not return.
 fn watched(work: impl FnOnce(&dyn Fn(String)) + Send + 'static) {
     let (begins, begun) = mpsc::channel();
     let worker = thread::spawn(move || work(&|what| begins.send(what).unwrap()));
@@ -343,7 +344,8 @@ fn every_call(places: &'static [Place], calls: Vec<Call>) {
                     begins(format!("{name} within {place}, in a store that is full: {is_full}"));
                     let store = prepared(&SimDisk::new(), is_full);
                     let code = Code::new(&store, *call, 1);
-                    // It may be refused: the call may have closed the store, or taken the room.
+                    // The outer call may be refused: the inner one may have closed the store or
+                    // taken the space.
                     drop(run(&store, &code));
                     assert!(code.has_run(), "{place} ran no code of its caller");
                     drop(store.close());
@@ -388,14 +390,14 @@ fn a_panic_of_the_callers_code_leaves_no_lock_behind() {
     });
 }
 
-/// Runs the code of its thread at every event.
+/// A subscriber that runs the code of its thread at every event.
 struct Caller;
 
 thread_local! {
     static HEARS: std::cell::RefCell<Option<Rc<Code>>> = const { std::cell::RefCell::new(None) };
 }
 
-/// What the background's thread runs, once.
+/// The code that the worker's thread runs once.
 static OF_THE_HELPER: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 
 impl Subscriber for Caller {
@@ -429,7 +431,7 @@ impl Subscriber for Caller {
     fn exit(&self, _: &Id) {}
 }
 
-/// All that makes events, with a sync that fails at the end.
+/// Makes every kind of event, with a failed sync at the end.
 fn eventful(disk: &SimDisk, store: &Store) -> Result<()> {
     store.keyspace("made")?;
     store.rename_keyspace("made", "moved")?;
@@ -452,7 +454,7 @@ fn eventful(disk: &SimDisk, store: &Store) -> Result<()> {
 #[test]
 fn every_call_returns_from_within_a_subscriber_of_any_event() {
     watched(|begins| {
-        // `insert of much` and its like again and again would take long.
+        // Large insertions at every event would take long.
         let few = [
             "insert",
             "insert of much",
@@ -500,7 +502,7 @@ fn calls_return_from_within_a_subscriber_on_the_helpers_thread() {
                 drop(own);
                 done.send(()).unwrap();
             }));
-            // The helper makes the next segment.
+            // The worker makes the next segment.
             for n in 0..10_u8 {
                 drop(store.insert([n % 3], [n; 3000]));
             }

@@ -1,6 +1,7 @@
-//! A store that was opened by a relative path stays where it is, wherever the process goes: a daemon goes to the root.
+//! Tests that a store opened by a relative path stays in place when the process changes its working
+//! directory, as daemons do.
 //!
-//! One test, in a process of its own: the working directory is the process's.
+//! The file holds one test: the working directory belongs to the whole process.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use std::path::Path;
@@ -32,7 +33,7 @@ fn a_store_stays_where_it_was_opened() {
     };
     write(&store, 0);
     std::env::set_current_dir(there.path()).unwrap();
-    // New segments, passes that read files and remove them, an image, and the close.
+    // These make segments, remove files after passes, take a checkpoint, and close.
     write(&store, 1);
     store.flush().unwrap();
     assert!(store.compact().unwrap().segments_removed > 0);
@@ -43,7 +44,7 @@ fn a_store_stays_where_it_was_opened() {
     let store = open("./store/../store");
     assert!(store.recovery_report().checkpoint_seq.is_some());
     std::env::set_current_dir(there.path()).unwrap();
-    // Segments that wait are opened now.
+    // Segments that recovery has not opened are opened now.
     check(&store, 2);
     store.close().unwrap();
     check(&open(here.path().join("store")), 2);

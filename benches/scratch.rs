@@ -1,4 +1,5 @@
-//! Directories to work in, child processes that die on purpose, and a file system with a journal.
+//! Provides directories to work in, child processes that die on purpose, and a file system with a
+//! journal.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,16 +11,16 @@ use tempfile::TempDir;
 use crate::workload::{key, value, value_pool};
 use crate::{Lab, Result, space};
 
-/// Size of the file that holds the file system with a journal, in bytes.
+/// The size of the file that holds the file system with a journal, in bytes.
 const IMAGE_BYTES: u64 = 2 << 30;
 
 impl Lab {
-    /// A new directory below the one the caller named; removed when it goes out of scope.
+    /// Makes a new directory below the one that the caller named; it is removed on drop.
     pub(crate) fn directory(&self) -> Result<TempDir> {
         Ok(tempfile::tempdir_in(&self.directory)?)
     }
 
-    /// A store that holds every key of the workload. The directory must outlive it.
+    /// Makes a store that holds every key of the workload. The directory must outlive it.
     pub(crate) fn loaded(&self, options: Options) -> Result<(Store, TempDir)> {
         let directory = self.directory()?;
         let store = options.open(directory.path())?;
@@ -30,7 +31,7 @@ impl Lab {
     }
 }
 
-/// Runs this program as a child and returns what it printed; a child that kills itself is no failure.
+/// Runs this program as a child and returns its output; a child that kills itself is no failure.
 pub(crate) fn run_child(arguments: &[&str], directory: &Path) -> Result<String> {
     let output = Command::new(std::env::current_exe()?)
         .arg("--child")
@@ -44,7 +45,7 @@ pub(crate) fn run_child(arguments: &[&str], directory: &Path) -> Result<String> 
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// What a child does: `fill COUNT DIR` and die by SIGKILL, or `memory CONTENDER COUNT DIR`.
+/// Runs a child: `fill COUNT DIR` and die by SIGKILL, or `memory CONTENDER COUNT DIR`.
 pub(crate) fn child(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -59,7 +60,7 @@ pub(crate) fn child(arguments: &[String]) -> Result<()> {
     }
 }
 
-/// Inserts the keys of some numbers.
+/// Inserts the keys with the numbers from `from` to `to`.
 pub(crate) fn fill(store: &Store, from: usize, to: usize) -> Result<()> {
     let pool = value_pool();
     for number in from..to {
@@ -77,16 +78,17 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A mounted ext4 with a journal, in a file; unmounted and removed when it goes out of scope.
+/// A mounted ext4 with a journal, in a file; it is unmounted and removed on drop.
 pub(crate) struct Journalled {
-    /// Where it is mounted.
+    /// The mount point.
     pub(crate) directory: PathBuf,
     image: PathBuf,
     is_mounted: bool,
 }
 
 impl Journalled {
-    /// Makes and mounts one. It takes root and loop devices: the error says what failed.
+    /// Makes and mounts the file system. It needs root and loop devices: the error names the failed
+    /// step.
     pub(crate) fn mount(below: &Path) -> Result<Self> {
         let below = below.canonicalize()?;
         let mut mounted = Self {
@@ -96,7 +98,8 @@ impl Journalled {
         };
         fs::create_dir_all(&mounted.directory)?;
         let image = fs::File::create(&mounted.image)?;
-        // Blocks of its own: the file system below must not allocate while the one above is measured.
+        // The file has its blocks: the file system below must not allocate while the one above is
+        // measured.
         rustix::fs::fallocate(&image, rustix::fs::FallocateFlags::empty(), 0, IMAGE_BYTES)?;
         drop(image);
         run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&mounted.image))?;

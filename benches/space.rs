@@ -1,4 +1,4 @@
-//! Space: memory that is ours alone per key, and bytes on the disk per byte that lives.
+//! Measures space: private memory per key, and bytes on the disk per live byte.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,10 +12,11 @@ use crate::rounds::{Table, number};
 use crate::workload::{KEY_LEN, VALUE_LEN, key, value, value_pool};
 use crate::{Lab, Result, scratch};
 
-/// Moments at which memory is looked at while a store grows: tables that double are at their worst right behind.
+/// The number of steps at which memory is read while a store grows. A table needs most right after
+/// it doubles.
 const STEPS: usize = 16;
 
-/// Anonymous memory per key while growing, each contender in a process of its own.
+/// Measures anonymous memory per key during growth, each contender in its own process.
 pub(crate) fn memory(lab: &Lab) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "anonymous memory while growing, beyond that of the empty one, in bytes per key",
@@ -35,7 +36,7 @@ pub(crate) fn memory(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![table])
 }
 
-/// Loads a contender and prints, step by step, its memory per key.
+/// Loads a contender, and prints its memory per key at each step.
 pub(crate) fn memory_child(contender: &str, count: usize, directory: &str) -> Result<()> {
     let pool = value_pool();
     match contender {
@@ -79,14 +80,14 @@ fn watch(count: usize, mut load: impl FnMut(usize, usize) -> Result<()>) -> Resu
     Ok(())
 }
 
-/// Bytes of anonymous memory of this process.
+/// Returns the bytes of anonymous memory of this process.
 fn anonymous() -> Result<u64> {
     let text = fs::read_to_string("/proc/self/smaps_rollup")?;
     let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).ok_or("no line for it")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
-/// Bytes on the disk per live byte of key and value.
+/// Measures bytes on the disk per live byte of key and value.
 pub(crate) fn disk(lab: &Lab) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "bytes allocated on the disk per live byte of keys and values",

@@ -1,35 +1,37 @@
-//! What is stored and asked for: the same keys, values and order for every contender.
+//! Makes the keys, values and order that every contender gets.
 //!
-//! Keys are random, so that no contender gains from their order; values are incompressible and differ from key to key.
-//! Both are functions of a number, so that a child process needs no list of them.
+//! Keys are random, so that no contender gains from their order. Values are incompressible and
+//! differ from key to key. Both are functions of a number, so that a child process needs no list of
+//! them.
 
 use std::hint::black_box;
 
-/// Bytes in a key.
+/// The bytes in a key.
 pub(crate) const KEY_LEN: usize = 16;
-/// Bytes in a value, where a row does not say otherwise.
+/// The bytes in a value, unless a row says otherwise.
 pub(crate) const VALUE_LEN: usize = 100;
-/// Values are cut from a pool that stays in the second-level cache: making them must not cost what storing them does.
+/// The bytes of the pool that values are cut from. It stays in the second-level cache: making
+/// values must cost less than storing them.
 const POOL_LEN: usize = 1 << 19;
 
-/// A key as every contender is given it.
+/// A key as every contender gets it.
 pub(crate) type Key = [u8; KEY_LEN];
 
-/// Keys in the order of insertion and in another one for asking, and values.
+/// Keys in the order of insertion, keys in another order for reads, and values.
 pub(crate) struct Workload {
-    /// In the order of insertion.
+    /// The keys in the order of insertion.
     pub(crate) keys: Vec<Key>,
-    /// Places in `keys`, shuffled.
+    /// The indexes into `keys`, shuffled.
     pub(crate) order: Vec<usize>,
-    /// The keys in that order: asking reads them one after the other.
+    /// The keys in shuffled order, so that a bench reads this list from front to back.
     pub(crate) probes: Vec<Key>,
-    /// Keys that nobody stored.
+    /// Keys that were never stored.
     pub(crate) absent: Vec<Key>,
     pool: Vec<u8>,
 }
 
 impl Workload {
-    /// Makes the workload for so many keys.
+    /// Makes the workload for `count` keys.
     pub(crate) fn new(count: usize) -> Self {
         let keys: Vec<Key> = (0..count as u64).map(key).collect();
         let mut order: Vec<usize> = (0..count).collect();
@@ -39,31 +41,31 @@ impl Workload {
         Self { keys, order, probes, absent, pool: pool(POOL_LEN) }
     }
 
-    /// The value of the `at`-th key after so many overwrites.
+    /// Returns the value of the `at`-th key after `version` overwrites.
     pub(crate) fn value(&self, at: usize, version: usize) -> &[u8] {
         value(&self.pool, at, version)
     }
 }
 
-/// Bytes that cannot be compressed.
+/// Returns bytes that cannot be compressed.
 pub(crate) fn pool(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(11).fill(&mut bytes);
     bytes
 }
 
-/// A value, cut from a pool of [`value_pool`]'s length.
+/// Returns a value, cut from a pool of [`value_pool`]'s length.
 pub(crate) fn value(pool: &[u8], at: usize, version: usize) -> &[u8] {
     let place = at.wrapping_add(version << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
     &pool[place % (POOL_LEN - VALUE_LEN)..][..VALUE_LEN]
 }
 
-/// The pool that [`value`] takes.
+/// Returns the pool that [`value`] takes.
 pub(crate) fn value_pool() -> Vec<u8> {
     pool(POOL_LEN)
 }
 
-/// The key of a number.
+/// Returns the key of a number.
 pub(crate) fn key(number: u64) -> Key {
     let mut key = [0; KEY_LEN];
     key[..8].copy_from_slice(&mix(number).to_le_bytes());
@@ -71,7 +73,8 @@ pub(crate) fn key(number: u64) -> Key {
     key
 }
 
-/// The finisher of SplitMix64 (Steele et al. 2014): a bijection, so that no two numbers share a key.
+/// Mixes a number with the finisher of SplitMix64 (Steele et al. 2014): a bijection, so that no two
+/// numbers share a key.
 fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

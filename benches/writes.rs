@@ -1,6 +1,8 @@
-//! Writing at the default durability: an acknowledged write survives the death of the process.
+//! Measures writes at the default durability: an acknowledged write survives the death of the
+//! process.
 //!
-//! Each round's result is read back, outside of the measured time, and compared between the contenders.
+//! Each round reads its result back outside of the measured time, and the contenders' results are
+//! compared.
 
 use mapcask::{Options, Store, WriteBatch};
 use tempfile::TempDir;
@@ -10,11 +12,11 @@ use crate::rounds::{Measured, Race, Table};
 use crate::workload::whole;
 use crate::{Lab, Result};
 
-/// Writes in one batch.
+/// The writes in one batch.
 const BATCH: usize = 1000;
 
 impl Lab {
-    /// A new, empty store.
+    /// Makes a new, empty store.
     fn empty(&self) -> Result<(Store, TempDir)> {
         let directory = self.directory()?;
         let store = Options::new().open(directory.path())?;
@@ -46,12 +48,12 @@ impl Lab {
         Ok(measured)
     }
 
-    /// Keys in the order of insertion, with their first values.
+    /// Returns the keys in the order of insertion, with their first values.
     fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.workload.keys.iter().enumerate().map(|(at, key)| (key.as_slice(), self.workload.value(at, 0)))
     }
 
-    /// Keys in another order, with later values.
+    /// Returns the keys in another order, with later values.
     fn updates(&self, version: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
         let order = self.workload.order.iter();
         order.map(move |at| (self.workload.keys[*at].as_slice(), self.workload.value(*at, version)))
@@ -90,7 +92,7 @@ fn insert_store<'e>(store: &Store, entries: impl Iterator<Item = (&'e [u8], &'e 
     Ok(())
 }
 
-/// New keys, one by one, into a store that was just made.
+/// Measures insertions of new keys, one by one, into a new store.
 pub(crate) fn put(lab: &Lab) -> Result<Vec<Table>> {
     let mut stalls = Vec::new();
     let mut race = Race::new("put of new keys, Os");
@@ -106,7 +108,7 @@ pub(crate) fn put(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![table.note(format!("Stalls and wakes of the helper per round: {}.", stalls.join(", ")))])
 }
 
-/// New keys in batches.
+/// Measures insertions of new keys in batches.
 pub(crate) fn put_batch(lab: &Lab) -> Result<Vec<Table>> {
     let mut race = Race::new(format!("put of new keys in batches of {BATCH}, Os"));
     lab.maps(&mut race);
@@ -131,7 +133,7 @@ pub(crate) fn put_batch(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![race.run(lab.rounds)?])
 }
 
-/// New values for keys that are there.
+/// Measures new values for present keys.
 pub(crate) fn overwrite(lab: &Lab) -> Result<Vec<Table>> {
     let mut std_map: StdMap = lab.workload.owned().collect();
     let mut fast_map: FastMap = lab.workload.owned().collect();
@@ -147,7 +149,8 @@ pub(crate) fn overwrite(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![race.run(lab.rounds)?])
 }
 
-/// Every key removed, in random order, and put back outside of the measured time.
+/// Measures the removal of every key in random order. The keys are put back outside of the measured
+/// time.
 pub(crate) fn remove(lab: &Lab) -> Result<Vec<Table>> {
     let probes = &lab.workload.probes;
     let mut std_map: StdMap = lab.workload.owned().collect();

@@ -1,8 +1,10 @@
-//! A program's configuration: changed all or nothing, on the disk before it is acknowledged, with a history.
+//! Stores a program's configuration: atomic changes, durable before they are acknowledged, with a
+//! history.
 //!
-//! Settings, their history and the revision lie in three keyspaces of one store, and every change is one batch across
-//! them. An older version of the program had another name for its keyspace: it is renamed. A run that ends without
-//! closing the store, here another process, leaves everything it acknowledged; the next open says what it found.
+//! Settings, their history and the revision lie in three keyspaces of one store, and every change
+//! is one batch across them. An older version of the program had another name for its keyspace, so
+//! the example renames it. A process that ends without closing the store keeps everything it
+//! acknowledged; the next open reports it.
 //!
 //! `cargo run --example config_store`
 
@@ -22,7 +24,7 @@ struct Config {
 impl Config {
     /// Opens the configuration, and brings an older one up to date.
     fn open(path: &Path) -> mapcask::Result<Self> {
-        // Every write of this handle, and of the keyspaces it gives, is on the disk when it returns.
+        // Each write of this handle, and of the keyspaces from it, is on the disk when it returns.
         let store = Store::open(path)?.with_durability(Durability::Disk);
         if store.keyspace_names().iter().any(|name| name == "prefs") {
             store.rename_keyspace("prefs", "settings")?;
@@ -35,7 +37,7 @@ impl Config {
         Ok(u64::from_le_bytes(revision[..].try_into()?))
     }
 
-    /// Changes settings together, on the condition that nobody else has changed any since `revision`. Returns the new
+    /// Changes settings together, if no other change was made since `revision`. Returns the new
     /// revision.
     fn change(&self, revision: u64, settings: &[(&str, &str)]) -> Result<u64, Box<dyn Error>> {
         let next = revision + 1;
@@ -60,18 +62,18 @@ impl Config {
     }
 }
 
-/// What the older version left.
+/// Writes the configuration of the older version.
 fn write_as_the_older_version(path: &Path) -> mapcask::Result<()> {
     let store = Store::open(path)?;
     store.keyspace("prefs")?.insert("theme", "light")?;
     store.close()
 }
 
-/// Another process: it changes something, says so by its exit code, and ends without closing the store.
+/// Runs in another process: changes settings, and exits without closing the store.
 fn change_and_vanish(path: &Path) -> Result<(), Box<dyn Error>> {
     let config = Config::open(path)?;
     config.change(config.revision()?, &[("theme", "dark"), ("font", "serif")])?;
-    // Nothing is dropped on this way out.
+    // `exit` drops nothing.
     std::process::exit(0)
 }
 
@@ -94,9 +96,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(config.get("theme")?.as_deref(), Some("light"));
     assert!(config.store.recovery_report().clean);
     let revision = config.change(0, &[("theme", "blue")])?;
-    // On the disk already, without a flush.
+    // The change is on the disk already, without a flush.
     assert!(config.store.durable_seq() >= config.store.last_seq());
-    // Somebody who has not seen that change is refused, and nothing of theirs is written.
+    // A writer that has not seen that change is refused, and none of its settings is written.
     let late = config.change(0, &[("theme", "red"), ("font", "mono")]).expect_err("it is late");
     assert!(matches!(late.downcast_ref(), Some(mapcask::Error::ConditionFailed { .. })), "{late}");
     assert_eq!(config.get("theme")?.as_deref(), Some("blue"));

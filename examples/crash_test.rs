@@ -1,7 +1,9 @@
-//! How a program that embeds mapcask finds its own bug: power cuts on a simulated disk, at every moment of a run.
+//! Finds a durability bug of a program that embeds mapcask: power cuts on a simulated disk, at
+//! every event of a run.
 //!
-//! The program is a job queue at [`Durability::Os`], where an insert survives the death of the process but a power cut
-//! only after [`Store::flush`]. One version tells the client "accepted" before the flush, the other one after it.
+//! The program is a job queue at [`Durability::Os`]. There an insert survives the death of the
+//! process, but a power cut only after [`Store::flush`]. One version tells the client "accepted"
+//! before the flush, the other one after it.
 //!
 //! `cargo run --features sim --example crash_test`
 
@@ -12,20 +14,21 @@ use std::process::ExitCode;
 use mapcask::sim::{Position, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Options, Store};
 
-/// Jobs in each run.
+/// The jobs in each run.
 const JOBS: u32 = 6;
-/// States that a power cut at one moment may leave, drawn for each moment.
+/// The states that are drawn for each cut.
 const STATES: u64 = 8;
 
-/// When a queue tells its client that a job is accepted.
+/// The time at which a queue tells its client that a job is accepted.
 #[derive(Clone, Copy)]
 enum Acknowledge {
-    /// The bug: the job is in the kernel's memory, and the client goes home.
+    /// The bug: the job is in the kernel's memory, and the client is already told.
     BeforeFlush,
     AfterFlush,
 }
 
-/// The queue under test; a program's own code would be here, unchanged but for how it opens its store.
+/// The queue under test. A program's own code would stand here, unchanged but for the open of its
+/// store.
 struct Queue {
     store: Store,
     acknowledge: Acknowledge,
@@ -49,22 +52,22 @@ impl Queue {
 }
 
 fn open(disk: &SimDisk) -> mapcask::Result<Store> {
-    // Without a helper thread each run is the same, and a state that fails can be had again from its seed.
+    // Without a worker each run is equal, and a failing state can be made again from its seed.
     Options::new().durability(Durability::Os).background(false).segment_bytes(4096).open_on(disk)
 }
 
-/// What became of the states after power cuts.
+/// The results of the power cuts.
 struct Outcome {
     states: u64,
-    /// Those in which a job was missing that a client believed accepted.
+    /// The states in which a job was missing that a client believed accepted.
     losses: u64,
 }
 
-/// Runs the queue once, then cuts the power at every moment of that run.
+/// Runs the queue once, then cuts the power at every event of that run.
 fn cut_everywhere(acknowledge: Acknowledge) -> mapcask::Result<Outcome> {
     let disk = SimDisk::new();
     let queue = Queue { store: open(&disk)?, acknowledge };
-    // What clients know is no part of the machine: it survives every cut.
+    // The clients are no part of the machine: their knowledge survives every cut.
     let mut accepted: Vec<(Position, String)> = Vec::new();
     for number in 0..JOBS {
         let job = format!("job {number}");

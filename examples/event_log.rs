@@ -1,8 +1,9 @@
-//! A log of events from many threads: all of them durable soon, the important ones before anybody hears of them.
+//! Logs events from many threads: all of them durable soon, important ones before they are
+//! acknowledged.
 //!
-//! At `Durability::Interval` an event is on its way to the disk after 20 ms at the latest, at the cost of a write to
-//! memory. For an important one its sequence number is waited for, and that makes all events before it durable too. A
-//! hash map has no order: events are numbered, and read by their numbers.
+//! At `Durability::Interval` an event is synced within about 20 ms, at the cost of a write to
+//! memory. The program waits for the sequence number of an important event, which makes all earlier
+//! events durable too. A hash map has no order: events are numbered, and read by their numbers.
 //!
 //! `cargo run --example event_log`
 
@@ -17,7 +18,7 @@ use mapcask::{Durability, Options, Seq, Store, Value};
 
 const THREADS: usize = 4;
 const EVENTS: u64 = 2000;
-/// Every so many events of a thread one is important.
+/// One event of a thread in this many is important.
 const IMPORTANT: u64 = 100;
 
 struct EventLog {
@@ -38,20 +39,22 @@ impl EventLog {
         Ok(Self { store, next: AtomicU64::new(next) })
     }
 
-    /// Notes an event; it survives the process, and soon a power cut.
+    /// Records an event; it survives the process, and soon a power cut.
     fn note(&self, text: &str) -> mapcask::Result<Seq> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.store.insert(number.to_le_bytes(), text)
     }
 
-    /// Notes an event that survives a power cut when this returns, together with all that were noted before.
+    /// Records an event that survives a power cut when this returns, together with all earlier
+    /// ones.
     fn note_durably(&self, text: &str) -> mapcask::Result<Seq> {
         let seq = self.note(text)?;
         self.store.wait_durable(seq)?;
         Ok(seq)
     }
 
-    /// The events from a number on. After a power cut numbers may be missing: those given out and not yet written.
+    /// Returns the events from a number on. After a power cut numbers may be missing: those taken
+    /// and not yet written.
     fn since(&self, first: u64) -> impl Iterator<Item = mapcask::Result<(u64, Value)>> {
         let numbers = first..self.next.load(Ordering::Relaxed);
         numbers.filter_map(|number| {
@@ -61,7 +64,7 @@ impl EventLog {
     }
 }
 
-/// What one thread notes. Returns the sequence number of its last event.
+/// Records the events of one thread. Returns the sequence number of its last event.
 fn run(log: &EventLog, thread: usize) -> mapcask::Result<Seq> {
     let mut last = Seq::ZERO;
     for event in 0..EVENTS {
@@ -78,7 +81,7 @@ fn run(log: &EventLog, thread: usize) -> mapcask::Result<Seq> {
     Ok(last)
 }
 
-/// Every event is there, and those of each thread are in the order in which it noted them.
+/// Checks that every event is there, and that each thread's events are in order.
 fn check(log: &EventLog) -> Result<(), Box<dyn Error>> {
     let mut next = [0; THREADS];
     for event in log.since(0) {
@@ -112,7 +115,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let last = last.into_iter().max().ok_or("some threads")?;
     assert_eq!(log.store.last_seq(), last);
     let stats = log.store.stats();
-    // Threads that wait at the same time share a sync, so there may be fewer of them than important events.
+    // Threads that wait at the same time share a sync, so there may be fewer syncs than important
+    // events.
     let important = THREADS as u64 * EVENTS / IMPORTANT;
     writeln!(
         std::io::stdout(),
@@ -123,7 +127,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         stats.last_seq,
     )?;
     check(&log)?;
-    // Where the interval has not come round yet, this does not wait for it.
+    // This syncs at once, without waiting for the interval.
     log.store.wait_durable(last)?;
     assert!(log.store.durable_seq() >= last);
     log.store.close()?;

@@ -1,8 +1,10 @@
-//! A queue of payments whose worker is killed in the middle, again and again: no job is lost, none is done twice.
+//! Runs a queue of payments whose worker is killed again and again: no job is lost, none is done
+//! twice.
 //!
-//! The worker is another process, this program again. A job is done by one batch: it takes the job out of the queue,
-//! notes it as done, and changes the balance, on the conditions that the job is still there and that the balance is the
-//! one that was read. So two threads of the worker may try the same job, and a `SIGKILL` may come at any moment.
+//! The worker is another process of this program. One batch does a job: it removes the job from the
+//! queue, records it as done, and changes the balance. Its conditions are that the job is still
+//! there, and that the balance is the one that was read. So two threads of the worker may try one
+//! job, and a `SIGKILL` may come at any time.
 //!
 //! `cargo run --example job_queue`
 
@@ -18,7 +20,7 @@ use mapcask::{Keyspace, Store, WriteBatch};
 const JOBS: u64 = 2000;
 const THREADS: usize = 2;
 const KILLS: usize = 5;
-/// How many jobs a worker may do before it must wait, and after how many of them it is killed.
+/// The jobs that a worker may do before it must wait, and the number after which it is killed.
 const ALLOWED: usize = 300;
 const KILLED_AFTER: usize = 200;
 
@@ -34,7 +36,7 @@ impl Queue {
         Ok(Self { pending: store.keyspace("pending")?, done: store.keyspace("done")?, store })
     }
 
-    /// Does a job, and returns whether that was us.
+    /// Does a job. Returns true if this thread did it.
     fn work_on(&self, job: &[u8]) -> Result<bool, Box<dyn Error>> {
         loop {
             let Some(amount) = self.pending.get(job)? else { return Ok(false) };
@@ -47,7 +49,7 @@ impl Queue {
             batch.insert("balance", after.to_le_bytes());
             match self.store.write(&batch) {
                 Ok(_) => return Ok(true),
-                // Another thread was quicker, with this job or with another one: look again.
+                // Another thread was faster, with this job or another one, so read again.
                 Err(mapcask::Error::ConditionFailed { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -59,10 +61,10 @@ fn number(bytes: &[u8]) -> Result<u64, Box<dyn Error>> {
     Ok(u64::from_le_bytes(bytes.try_into()?))
 }
 
-// ---- The worker -----------------------------------------------------------------------------------------------------
+// ---- The worker ---------------------------------------------------------------------------------
 
-/// Does what is pending, and says so on standard output. Each job takes a byte of standard input, as long as there is one
-/// to come, so that a worker that is to be killed cannot be done before.
+/// Does the pending jobs, and prints each. Each job takes a byte of standard input while there is
+/// one, so that a worker that is to be killed cannot finish first.
 fn work(path: &Path) -> Result<(), Box<dyn Error>> {
     let queue = Queue::open(path)?;
     let permits = Mutex::new(std::io::stdin());
@@ -89,27 +91,28 @@ fn work(path: &Path) -> Result<(), Box<dyn Error>> {
     Ok(queue.store.close()?)
 }
 
-// ---- Who kills it ---------------------------------------------------------------------------------------------------
+// ---- The process that kills it ------------------------------------------------------------------
 
 fn start_worker(path: &Path) -> Result<Child, Box<dyn Error>> {
     let mut command = Command::new(std::env::current_exe()?);
     Ok(command.args(["work".as_ref(), path]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?)
 }
 
-/// Lets a worker work and kills it; returns the jobs that it said were done.
+/// Lets a worker work and kills it; returns the jobs that it reported as done.
 fn work_and_kill(path: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let mut worker = start_worker(path)?;
     worker.stdin.as_mut().ok_or("piped")?.write_all(&[0; ALLOWED])?;
     let mut lines = BufReader::new(worker.stdout.take().ok_or("piped")?).lines();
     let mut said = lines.by_ref().take(KILLED_AFTER).collect::<Result<Vec<_>, _>>()?;
-    // SIGKILL: nothing of it runs after this.
+    // No code of the worker runs after SIGKILL.
     worker.kill()?;
     said.extend(lines.collect::<Result<Vec<_>, _>>()?);
     assert!(!worker.wait()?.success(), "it was killed");
     Ok(said)
 }
 
-/// Every job is in one place, what was said is true, and the balance is that of the jobs done.
+/// Checks that every job is in one place, that reported jobs are done, and that the balance is
+/// theirs.
 fn check(path: &Path, said: &[String]) -> Result<(), Box<dyn Error>> {
     let queue = Queue::open(path)?;
     assert_eq!((queue.pending.len() + queue.done.len()) as u64, JOBS, "no job is lost");
@@ -146,7 +149,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         said.extend(work_and_kill(path)?);
         check(path, &said)?;
     }
-    // Nobody kills the last one; it has no permits to wait for.
+    // The last worker is not killed, and needs no permits.
     let mut worker = start_worker(path)?;
     drop(worker.stdin.take());
     said.extend(BufReader::new(worker.stdout.take().ok_or("piped")?).lines().collect::<Result<Vec<_>, _>>()?);

@@ -1,4 +1,5 @@
-//! The whole of a store's everyday life: open, write, read, a batch, iteration, a flush, and opening it again.
+//! Shows the everyday use of a store: open, write, read, a batch, iteration, a flush, and opening
+//! it again.
 //!
 //! `cargo run --example quickstart [DIR]`; without a directory it uses one that it removes.
 
@@ -18,27 +19,27 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn run(path: &Path) -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
 
-    // Created where there is none. Cloning the handle is cheap, and any thread may use it.
+    // A missing store is created. Cloning the handle is cheap, and any thread may use it.
     let store = Store::open(path)?;
     store.insert("greeting", "hello")?;
-    // From here on the value survives `kill -9`. It is read without a copy, straight from the mapped file.
+    // From here on the value survives `kill -9`. A read copies nothing: it borrows the mapped file.
     let greeting = store.get("greeting")?.ok_or("what was inserted is there")?;
     writeln!(out, "{}", greeting.escape_ascii())?;
 
-    // Maps of their own in the same store; the store itself is the one without a name.
+    // Keyspaces are separate maps in one store; the store itself is the one without a name.
     let (accounts, transfers) = (store.keyspace("accounts")?, store.keyspace("transfers")?);
     accounts.clear()?;
     accounts.insert("alice", "100")?;
     accounts.insert("bob", "100")?;
 
-    // All of a batch is there after a crash, or nothing; and it is carried out only if its conditions hold.
+    // A batch is atomic, also across a crash, and is carried out only if its conditions hold.
     let mut batch = WriteBatch::new();
     batch.on(&accounts).require("alice", "100").insert("alice", "90").insert("bob", "110");
     batch.on(&transfers).insert("1", "alice to bob: 10");
     batch.remove("greeting");
     store.write(&batch)?;
     assert!(matches!(store.write(&batch), Err(mapcask::Error::ConditionFailed { .. })));
-    // A value that was read stays valid after its key is gone.
+    // A value that was read stays valid after its key is removed.
     assert_eq!(greeting, b"hello");
     assert!(!store.contains_key("greeting")?);
 

@@ -1,7 +1,8 @@
-//! A cache in front of something slow, on a bounded piece of the disk, that outlives its process.
+//! Caches a slow origin on a bounded part of the disk; the cache outlives its process.
 //!
-//! A hit is a read of the store; a miss asks the origin and keeps the answer unless another thread has kept one. When the
-//! limit of the disk is reached, a part of what is kept is removed; the store's compaction gives its room to what is read now.
+//! A hit is a read of the store. A miss asks the origin, and stores the answer unless another
+//! thread has stored one. At the disk limit some pages are removed, and the store's compaction
+//! frees their space.
 //!
 //! `cargo run --example read_through_cache`
 
@@ -13,16 +14,16 @@ use std::thread;
 
 use mapcask::{Options, Store};
 
-/// The most that the store's segment files may take together.
+/// The limit on the total size of the store's segment files.
 const LIMIT: u64 = 1 << 20;
-/// What the lock, the manifest and the control page may take beside them.
+/// The limit on the lock, the manifest and the control page.
 const BESIDE: u64 = 64 << 10;
 const PAGE_LEN: usize = 4000;
-/// How many pages go at once: room comes back where an eighth of a segment is dead.
+/// The pages that are removed at once: a segment is compacted once an eighth of it is dead.
 const EVICTED: usize = 32;
 const THREADS: u64 = 4;
 
-/// What is slow; it counts how often it is asked.
+/// The slow source; it counts its requests.
 #[derive(Default)]
 struct Origin {
     asked: AtomicU64,
@@ -35,7 +36,7 @@ impl Origin {
     }
 }
 
-/// What a page holds.
+/// Returns the content of a page.
 fn content(page: u64) -> Vec<u8> {
     page.to_le_bytes().repeat(PAGE_LEN / 8)
 }
@@ -44,7 +45,7 @@ struct Cache {
     path: PathBuf,
     store: Store,
     origin: Origin,
-    /// Answers that went to make room.
+    /// The number of pages that were removed to free space.
     evicted: AtomicU64,
 }
 
@@ -74,7 +75,7 @@ impl Cache {
         }
     }
 
-    /// Removes some of what is kept: any, because iteration is in no order.
+    /// Removes some pages, in no order, because iteration has none.
     fn evict(&self) -> mapcask::Result<()> {
         for key in self.store.keys().take(EVICTED) {
             if self.store.remove(key?)? {
@@ -89,7 +90,7 @@ impl Cache {
     }
 }
 
-/// All threads read these pages, each in another order, and check them.
+/// Reads these pages on all threads, each in another order, and checks them.
 fn read(cache: &Cache, pages: u64) -> mapcask::Result<()> {
     let reader = |first: u64| -> mapcask::Result<()> {
         for page in (first..pages).chain(0..first) {
@@ -109,29 +110,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
     let cache = Cache::new(directory.path().join("cache"))?;
 
-    // What fits is asked for once, except where threads met, and then never again.
+    // Pages that fit are requested once, except where threads met, and then never again.
     read(&cache, 50)?;
     let asked = cache.asked();
     assert!((50..=50 * THREADS).contains(&asked), "{asked}");
     read(&cache, 50)?;
     assert_eq!(cache.asked(), asked);
 
-    // More than fits: every answer is right, and the disk does not grow beyond the limit.
+    // With more pages than fit, every answer is right, and the disk does not grow beyond the limit.
     read(&cache, 500)?;
     let (kept, evicted) = (cache.store.len(), cache.evicted.load(Ordering::Relaxed));
     let freed = cache.store.stats().compaction.bytes_freed;
     writeln!(out, "{kept} pages kept, {evicted} removed, {freed} bytes given back")?;
     assert!(evicted > 0 && freed > 0 && (1..500).contains(&kept), "{kept} kept, {evicted} removed");
-    // Removals may go beyond the limit by a small segment each, until the next pass.
+    // Removals may exceed the limit by a small segment each, until the next pass.
     assert!(cache.store.size_on_disk()? <= 2 * LIMIT + BESIDE);
 
-    // The origin has changed: everything goes at once, and its room comes back.
+    // The origin has changed: all pages are removed at once, and their space is freed.
     cache.store.clear()?;
     let asked = cache.asked();
     read(&cache, 50)?;
     assert!(cache.asked() >= asked + 50 && cache.store.len() == 50);
 
-    // The next process finds it warm.
+    // The next process finds the pages.
     cache.store.close()?;
     let cache = Cache::new(cache.path)?;
     read(&cache, 50)?;

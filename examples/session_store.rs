@@ -1,7 +1,9 @@
-//! Web sessions: a typed keyspace, expiry by a sweep, and changes that never overwrite each other.
+//! Stores web sessions: a typed keyspace, expiry by a sweep, and changes that never overwrite each
+//! other.
 //!
-//! A session ends a while after its last visit. The sweep removes what has ended by compare-and-swap, so a visit that
-//! comes between looking and removing keeps its session. Visitors and a sweep race here for every other session.
+//! A session ends some time after its last visit. The sweep removes ended sessions by
+//! compare-and-swap, so a visit between the read and the removal keeps its session. Visitors and a
+//! sweep race here for every other session.
 //!
 //! `cargo run --features postcard --example session_store`
 
@@ -13,7 +15,7 @@ use std::thread;
 use mapcask::{Postcard, Store, TypedKeyspace};
 use serde::{Deserialize, Serialize};
 
-/// How long a session lasts after a visit, in seconds.
+/// The seconds that a session lasts after a visit.
 const LIFETIME: u64 = 1800;
 const SESSIONS: usize = 1000;
 const VISITORS: usize = 4;
@@ -22,7 +24,7 @@ const VISITORS: usize = 4;
 struct Session {
     user: String,
     visits: u32,
-    /// The second at which it ends.
+    /// The second at which the session ends.
     ends: u64,
 }
 
@@ -36,13 +38,13 @@ impl Sessions {
         Ok(Self { by_token: store.typed_keyspace("sessions", Postcard)? })
     }
 
-    /// Begins a session, unless the token is taken.
+    /// Begins a session. Returns false if the token is taken.
     fn begin(&self, token: &str, user: &str, now: u64) -> mapcask::Result<bool> {
         let session = Session { user: user.to_owned(), visits: 0, ends: now + LIFETIME };
         self.by_token.insert_if_absent(token, &session)
     }
 
-    /// Counts a visit and makes the session last; `None` where it has ended.
+    /// Counts a visit and extends the session; `None` if it has ended.
     fn visit(&self, token: &str, now: u64) -> mapcask::Result<Option<Session>> {
         self.by_token.update_and_fetch(token, |session| {
             let session = session.filter(|session| session.ends > now)?;
@@ -50,7 +52,7 @@ impl Sessions {
         })
     }
 
-    /// Removes what has ended, and returns how many that were.
+    /// Removes the ended sessions, and returns their number.
     fn sweep(&self, now: u64) -> mapcask::Result<usize> {
         let mut removed = 0;
         for item in self.by_token.iter() {
@@ -58,7 +60,7 @@ impl Sessions {
             if session.ends > now {
                 continue;
             }
-            // Only as it was seen: a visit meanwhile has changed it.
+            // A visit in between has changed the session, and the swap fails.
             removed += usize::from(self.by_token.compare_and_swap(&token, Some(&session), None)?.is_ok());
         }
         Ok(removed)
@@ -69,8 +71,8 @@ fn token(number: usize) -> String {
     format!("token-{number:04}")
 }
 
-/// Every visitor visits every other session in the last second of its life, while a sweep one second later is under way.
-/// Returns how many visits of each session were counted, and how many sessions the sweep removed.
+/// Lets every visitor visit every other session in its last second, during a sweep one second
+/// later. Returns the counted visits of each session, and the number of removed sessions.
 fn race(sessions: &Sessions) -> mapcask::Result<(Vec<u32>, usize)> {
     let together = Barrier::new(VISITORS + 1);
     let visitor = || -> mapcask::Result<Vec<u32>> {
@@ -110,7 +112,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(left + removed, SESSIONS);
     assert!(removed >= SESSIONS / 2, "nobody visited the others");
     for (number, visits) in counted.into_iter().enumerate() {
-        // Whoever was told that the session goes on was told the truth, and no visit is lost.
+        // A visitor that was told of a live session was told the truth, and no visit is lost.
         let session = sessions.by_token.get(&token(number))?;
         assert_eq!(session.map_or(0, |session| session.visits), visits, "session {number}");
     }

@@ -1,8 +1,9 @@
-//! Reads from async tasks that never wait for the disk on a thread of the runtime.
+//! Reads from async tasks without waiting for the disk on a thread of the runtime.
 //!
-//! `try_get` gives a value that is in memory at once. For one that is not it says so, has asked the kernel for it, and
-//! the task takes the read to a thread that may block. Writes at `Durability::Os` are stores to memory and stay where
-//! they are; a flush waits for the disk, so it goes to such a thread too.
+//! `try_get` returns a value in memory at once. For any other value it returns `NotResident` and
+//! asks the kernel for the pages; the task moves that read to a thread that may block. Writes at
+//! `Durability::Os` are stores to memory and stay in the task. A flush waits for the disk, so it
+//! moves to such a thread too.
 //!
 //! `cargo run --example tokio_reads`
 
@@ -18,7 +19,7 @@ const TASKS: u64 = 16;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Where reads were answered.
+/// The reads that were answered at once, and those that were handed over.
 #[derive(Default)]
 struct Counts {
     at_once: AtomicU64,
@@ -44,7 +45,7 @@ async fn flush(store: &Store) -> Result<(), Failure> {
     Ok(tokio::task::spawn_blocking(move || store.flush()).await??)
 }
 
-/// Reads every key, beginning somewhere, and one that is not there.
+/// Reads every key, starting at `first`, and one absent key.
 async fn read_all(store: Store, first: u64, counts: Arc<Counts>) -> Result<u64, Failure> {
     let mut sum = 0;
     for key in (first..KEYS).chain(0..first) {
@@ -82,7 +83,7 @@ fn main() -> Result<(), Failure> {
     let directory = tempfile::tempdir()?;
     let store = Store::open(directory.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
-    // The tasks have handles of their own; this one closes the store when they are done.
+    // The tasks have their own handles; this one closes the store when they are done.
     runtime.block_on(run(store.clone()))?;
     store.close()?;
     Ok(())

@@ -14,12 +14,12 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// Runs `check` in a forked child. Returns true if it returned true there.
 fn in_child(check: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child calls only `check` and `_exit`; `check` takes no lock that another thread may hold, because
-    // the handle refuses before it takes any.
+    // SAFETY: the child calls only `check` and `_exit`; `check` takes no lock that another thread
+    // may hold, because the handle refuses before it takes any.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork failed");
     if pid == 0 {
-        // A panic must not unwind into the parent's test, whose guards would remove the parent's directory.
+        // A panic must not unwind into the parent's test, whose guards would remove its directory.
         let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
         let code = i32::from(!passed.unwrap_or(false));
         // SAFETY: ends the child without running the parent's exit handlers.

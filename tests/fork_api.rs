@@ -186,8 +186,8 @@ fn every_public_function_has_a_row() {
 
 /// Runs a row in a forked child. Returns the defect, if there is one.
 fn in_child(row: fn(Inherited<'_>) -> bool, inherited: Inherited<'_>) -> Result<(), &'static str> {
-    // SAFETY: the child calls only the row and `_exit`; that no row takes a lock which another thread may hold is what
-    // is tested, and the alarm ends a child that does.
+    // SAFETY: the child calls only the row and `_exit`. The test is that no row takes a lock which
+    // another thread may hold; the alarm ends a child that does.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork failed");
     if pid == 0 {

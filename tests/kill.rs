@@ -67,7 +67,7 @@ fn after_any_kill_each_thread_finds_exactly_what_it_was_told_and_no_more_than_wh
     );
 }
 
-// ---- The judge can convict ------------------------------------------------------------------------------------------
+// ---- The judge can convict ----------------------------------------------------------------------
 
 const SEED: u64 = 7;
 const RUN: u32 = 1;

@@ -243,7 +243,7 @@ fn meet(case: &Case) {
     }
 }
 
-// ---- The process that is killed ---------------------------------------------------------------------------------------
+// ---- The process that is killed -----------------------------------------------------------------
 
 /// The answers that a process got, and the call in progress when it died.
 #[derive(Debug, Default)]
@@ -347,7 +347,7 @@ fn fill(setting: &Setting) {
     }
 }
 
-// ---- The process that judges ----------------------------------------------------------------------------------------
+// ---- The process that judges --------------------------------------------------------------------
 
 fn judge(setting: &Setting) {
     let text = fs::read_to_string(std::env::var("MAPCASK_LIMITS_KNOWN").unwrap()).unwrap();
@@ -423,7 +423,7 @@ fn lead_out(setting: &Setting, store: Store, mut there: BTreeMap<u32, usize>) {
     assert_eq!(setting.open().len(), 0);
 }
 
-// ---- What both know ---------------------------------------------------------------------------------------------------
+// ---- Shared by both processes -------------------------------------------------------------------
 
 #[test]
 fn a_process_that_meets_a_limit() {
@@ -580,7 +580,7 @@ fn take_mappings(left: usize) -> Held {
     held
 }
 
-// ---- The places -------------------------------------------------------------------------------------------------------
+// ---- The places ---------------------------------------------------------------------------------
 
 /// The location of a store, and a folder outside of it.
 #[derive(Debug)]

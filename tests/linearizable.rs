@@ -49,7 +49,7 @@ fn histories<O: Send, R: Send>(
     })
 }
 
-// ---- One key --------------------------------------------------------------------------------------------------------
+// ---- One key ------------------------------------------------------------------------------------
 
 /// The model of one key. Each written number is new, so that a stale one is noticed; an update
 /// increments it.
@@ -231,7 +231,7 @@ fn counters_that_all_threads_count_up_lose_nothing() {
     assert_eq!(number(store.get("counter").unwrap().unwrap()), COUNT * THREADS as u64);
 }
 
-// ---- The whole store ------------------------------------------------------------------------------------------------
+// ---- The whole store ----------------------------------------------------------------------------
 
 const KEYSPACES: usize = 2;
 const KEYS: usize = 3;
@@ -475,7 +475,7 @@ fn batches_clears_and_reads_of_many_keys_over_two_keyspaces_are_linearizable_as_
     store.verify().unwrap();
 }
 
-// ---- One moment for many keys ---------------------------------------------------------------------------------------
+// ---- Reads of many keys -------------------------------------------------------------------------
 
 const ACCOUNTS: usize = 40;
 const TOTAL: u64 = 1000 * ACCOUNTS as u64;

@@ -10,7 +10,7 @@ use linearize::{Clock, Completed, History, Model, Recorder, check, check_by_key}
 use mapcask::{Options, Store};
 use proptest::prelude::*;
 
-// ---- A register -----------------------------------------------------------------------------------------------------
+// ---- A register ---------------------------------------------------------------------------------
 
 #[derive(Debug)]
 struct Register;
@@ -176,7 +176,7 @@ fn keys_are_judged_by_themselves_and_the_account_names_the_key() {
     assert!(account.starts_with("key 'b': not linearizable"), "{account}");
 }
 
-// ---- A simulated register -------------------------------------------------------------------------------------------
+// ---- A simulated register -----------------------------------------------------------------------
 
 /// The state of a thread of the simulation.
 #[derive(Debug, Clone, Copy)]
@@ -274,7 +274,7 @@ fn a_long_history_is_judged_without_recursion_and_in_little_memory() {
     check::<Register>(0, &history).unwrap_err();
 }
 
-// ---- The store ------------------------------------------------------------------------------------------------------
+// ---- The store ----------------------------------------------------------------------------------
 
 /// The model of one key of a store; `None` is an absent key.
 #[derive(Debug)]

@@ -156,7 +156,7 @@ fn write_some_back(store: &Path, rng: &mut fastrand::Rng) {
     }
 }
 
-// ---- The file systems -------------------------------------------------------------------------------------------
+// ---- The file systems ---------------------------------------------------------------------------
 
 /// Everything is written, then the file system is shut down.
 const WRITE_BACK: u32 = 0;
@@ -313,7 +313,7 @@ fn clean_up(folder: &Path) {
 #[expect(unsafe_code, reason = "an ioctl that rustix does not wrap")]
 fn shut_down(directory: &File, flag: u32) {
     const SHUTDOWN: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<u32>(b'X', 125);
-    // SAFETY: despite its direction the operation reads one `u32` through the pointer, and nothing else.
+    // SAFETY: despite its direction the operation only reads one `u32` through the pointer.
     let request = unsafe { rustix::ioctl::Setter::<SHUTDOWN, u32>::new(flag) };
     // SAFETY: the descriptor is open, and the operation touches no memory of ours but its argument.
     unsafe { rustix::ioctl::ioctl(directory, request) }.unwrap();

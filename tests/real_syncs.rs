@@ -53,7 +53,7 @@ fn announce_syncs() -> Option<OwnedFd> {
     // SAFETY: the filter and its program live until the call returns; the kernel copies them.
     let listener = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const filter) };
     let listener = RawFd::try_from(listener).ok().filter(|listener| *listener >= 0)?;
-    // SAFETY: the descriptor was just made, and nobody else has it.
+    // SAFETY: the descriptor was just made, and no other owner has it.
     Some(unsafe { OwnedFd::from_raw_fd(listener) })
 }
 

@@ -33,13 +33,14 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-// ---- System calls -------------------------------------------------------------------------------------------------
+// ---- System calls -------------------------------------------------------------------------------
 
 /// Prints the number of a forbidden system call, and ends the process.
 extern "C" fn forbidden(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t` of 128 bytes, and byte 24 lies inside of it.
     let number = unsafe { info.cast::<i32>().add(6) };
-    // SAFETY: of SIGSYS the number of the call lies there (`_sigsys` in sigaction(2)): initialised, and aligned.
+    // SAFETY: SIGSYS has the number of the call there (`_sigsys` in sigaction(2)): initialised, and
+    // aligned.
     let number = unsafe { number.read() };
     let mut text = *b"system call ....\n";
     for (at, digit) in (12..16).rev().zip([1, 10, 100, 1000]) {
@@ -93,7 +94,7 @@ fn faults() -> i64 {
     usage.ru_minflt + usage.ru_majflt
 }
 
-// ---- The child ----------------------------------------------------------------------------------------------------
+// ---- The child ----------------------------------------------------------------------------------
 
 /// The state that the measuring thread and the worker's thread share, without system calls.
 #[derive(Default)]
@@ -213,7 +214,7 @@ fn puts_gets_and_flushes_of_nothing_make_no_system_call_and_no_page_fault_in_the
     }
 }
 
-// ---- Syncs --------------------------------------------------------------------------------------------------------
+// ---- Syncs --------------------------------------------------------------------------------------
 
 #[test]
 fn a_durable_put_is_exactly_one_sync_and_a_flush_of_nothing_is_none() {
@@ -263,7 +264,7 @@ fn durable_writers_never_need_more_than_a_sync_each() {
     assert!(syncs <= (WRITERS * WRITES) as u64, "{syncs} syncs for {} writes", WRITERS * WRITES);
 }
 
-// ---- Idleness -----------------------------------------------------------------------------------------------------
+// ---- Idleness -----------------------------------------------------------------------------------
 
 /// Returns the number of times that each thread with that name has gone to sleep.
 fn naps(name: &str) -> Vec<u64> {

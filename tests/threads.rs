@@ -35,7 +35,7 @@ fn number(bytes: &[u8]) -> u64 {
     number
 }
 
-// ---- Batches ------------------------------------------------------------------------------------------------------
+// ---- Batches ------------------------------------------------------------------------------------
 
 const KEYS: u64 = 6;
 const BATCHES: u64 = 6000;
@@ -155,7 +155,7 @@ fn no_reader_sees_part_of_a_batch_or_an_older_one_after_a_newer_one() {
     store.verify().unwrap();
 }
 
-// ---- Growth and iteration -----------------------------------------------------------------------------------------
+// ---- Growth and iteration -----------------------------------------------------------------------
 
 #[test]
 fn while_a_store_grows_every_acknowledged_key_is_found_and_no_other() {
@@ -241,7 +241,7 @@ fn an_iteration_beside_growth_and_batches_yields_each_permanent_key_exactly_once
     });
 }
 
-// ---- Durability ---------------------------------------------------------------------------------------------------
+// ---- Durability ---------------------------------------------------------------------------------
 
 #[test]
 fn concurrent_durable_writers_share_syncs_and_concurrent_flushes_cover_what_was_acknowledged() {
@@ -284,7 +284,7 @@ fn concurrent_durable_writers_share_syncs_and_concurrent_flushes_cover_what_was_
     store.verify().unwrap();
 }
 
-// ---- Closing ------------------------------------------------------------------------------------------------------
+// ---- Closing ------------------------------------------------------------------------------------
 
 #[test]
 fn values_outlive_the_store_in_other_threads() {
@@ -359,7 +359,7 @@ fn exactly_the_writes_acknowledged_before_a_close_are_there_after_it() {
     }
 }
 
-// ---- Linearizability ----------------------------------------------------------------------------------------------
+// ---- Linearizability ----------------------------------------------------------------------------
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {

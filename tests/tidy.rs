@@ -79,7 +79,7 @@ fn check_rust(path: &str, text: &str, types: &Types) -> Vec<String> {
     complaints
 }
 
-// ---- The text -----------------------------------------------------------------------------------------------------
+// ---- The text -----------------------------------------------------------------------------------
 
 /// Returns every hand-written file of the repository, with its path from the root.
 fn files() -> Vec<(String, String)> {
@@ -222,7 +222,7 @@ fn closing(code: &str, open: usize) -> usize {
     code.len()
 }
 
-// ---- Layers -------------------------------------------------------------------------------------------------------
+// ---- Layers -------------------------------------------------------------------------------------
 
 /// Returns the top-level module that a file of the library belongs to.
 fn module_of(path: &str) -> Option<String> {
@@ -393,7 +393,7 @@ fn angles(head: &str) -> usize {
     head.len()
 }
 
-// ---- Sizes --------------------------------------------------------------------------------------------------------
+// ---- Sizes --------------------------------------------------------------------------------------
 
 fn missing_head(text: &str) -> Vec<String> {
     let has_head = text.starts_with("//!") || text.starts_with("#!/");
@@ -462,7 +462,7 @@ fn body_of(code: &str, at: usize) -> Option<usize> {
     None
 }
 
-// ---- What no file may hold ----------------------------------------------------------------------------------------
+// ---- Forbidden text -----------------------------------------------------------------------------
 
 fn stray_notes(text: &str) -> Vec<String> {
     // The words are in two pieces, so that this file does not complain about itself.
@@ -527,7 +527,7 @@ fn has_safety_comment(lines: &[&str], line: usize) -> bool {
     false
 }
 
-// ---- Every rule can complain --------------------------------------------------------------------------------------
+// ---- Every rule can complain --------------------------------------------------------------------
 
 fn complaints_about(path: &str, text: &str) -> Vec<String> {
     check_rust(path, text, &Types::of([&(path.to_owned(), text.to_owned())]))

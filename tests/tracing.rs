@@ -264,7 +264,7 @@ fn an_open_that_is_refused_and_a_second_close_are_not_heard() {
     });
 }
 
-// ---- The helper -----------------------------------------------------------------------------------------------------
+// ---- The worker ---------------------------------------------------------------------------------
 
 /// A subscriber that records the events of workers, and panics in one on request.
 struct HelperEar {

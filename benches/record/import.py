@@ -49,10 +49,10 @@ def tables(text):
 
 
 def unit_of(title, header):
-    """The title without its unit, and the unit."""
+    """Returns the title without its unit, and the unit."""
     named = re.search(r",? (?:in |)(milliseconds|microseconds|seconds|bytes per key)(?=,|$)", title)
     bare = title.replace(named.group(0), "", 1) if named else title
-    # What stands behind a semicolon explains the columns.
+    # The text behind a semicolon explains the columns.
     bare = bare.replace(", by the number of keys", "").split(";")[0]
     short = {"milliseconds": "ms", "microseconds": "us", "seconds": "s", "bytes per key": "bytes per key"}
     unit = short[named.group(1)] if named else ""

@@ -34,7 +34,7 @@ just report
 
 
 def read(machine):
-    """All values of a machine, the newest date first."""
+    """Returns all values of a machine, the newest date first."""
     values = []
     for path in sorted(machine.glob("*.csv"), reverse=True):
         with path.open(newline="") as file:
@@ -45,12 +45,12 @@ def read(machine):
 
 
 def ordered(items):
-    """Without repetitions, in order of first appearance."""
+    """Returns the items without repetitions, in order of first appearance."""
     return list(dict.fromkeys(items))
 
 
 def ratio_of(value, of_row):
-    """The ratio to the first contender: as noted, or of the two figures of one run."""
+    """Returns the ratio to the first contender: as noted, or of the two figures of one run."""
     noted = re.search(r"\bratio (\d+\.\d+)", value["note"])
     if noted:
         return float(noted.group(1))
@@ -59,7 +59,7 @@ def ratio_of(value, of_row):
 
 
 def losses(values):
-    """Rows in which mapcask is slower than the first contender, by the newest figures of the row."""
+    """Returns the rows in which mapcask is slower than the first contender, by their newest figures."""
     found = []
     for row in ordered(value["row"] for value in values):
         of_row = [value for value in values if value["row"] == row]
@@ -86,7 +86,7 @@ def table(headers, right, rows):
 
 
 def pivot(values, down, across):
-    """Rows by one field, the newest date first, and columns by the other."""
+    """Returns a table with rows by one field, the newest date first, and columns by the other."""
     columns = ordered(value[across] for value in values)
     units = {column: ordered(v["unit"] for v in values if v[across] == column) for column in columns}
 
@@ -113,7 +113,7 @@ def pivot(values, down, across):
 
 
 def section(title, values):
-    """One title's table."""
+    """Returns the table of one title."""
     values = [value for value in values if value["title"] == title]
     details = ordered(value["detail"] for value in values)
     heading = f"### {title[0].upper()}{title[1:]}\n\n"
@@ -123,7 +123,7 @@ def section(title, values):
             of_it = [value for value in values if value["contender"] == contender]
             rows += [[contender, v["value"], v["unit"], v["date"], v["note"]] for v in of_it]
         return heading + table(["", "value", "unit", "date", "note"], ["value"], rows)
-    # `keys: 1000` and the like are parameters; anything else names what was measured.
+    # `keys: 1000` and the like are parameters; any other detail names the measured value.
     if all(detail.rpartition(": ")[2].isdigit() for detail in details):
         return heading + pivot(values, "detail", "contender")
     return heading + pivot(values, "contender", "detail")

@@ -1,4 +1,5 @@
-//! The control page and its durable word: no panic, and a word is believed only if the writer wrote it.
+//! Fuzzes the control page and its durable word: no panic, and only a word that the writer wrote is
+//! accepted.
 
 #![no_main]
 

@@ -1,6 +1,7 @@
-//! A store's directory with arbitrary damage: opening and reading it gives errors, or values that were once written.
+//! Fuzzes a store's directory with arbitrary damage: opening and reading return errors, or values
+//! that were once written.
 //!
-//! Nothing panics and nothing hangs. What is not damaged at all opens and holds what it held.
+//! Nothing panics and nothing hangs. An undamaged store opens with its content.
 
 #![no_main]
 
@@ -17,7 +18,7 @@ struct Input {
     edits: Vec<Edit>,
 }
 
-/// What happens to the directory.
+/// An edit of the directory.
 #[derive(Debug, Arbitrary)]
 enum Edit {
     FlipBit {
@@ -47,7 +48,7 @@ enum Edit {
     Remove {
         file: u8,
     },
-    /// The content of one file under the name of another.
+    /// Puts the content of one file under the name of another.
     Replace {
         file: u8,
         with: u8,
@@ -55,7 +56,7 @@ enum Edit {
     Foreign,
 }
 
-/// What is written to a store that opened.
+/// A pair that is written to a store that opened.
 const NEW: (&[u8], &[u8]) = (b"new", b"value");
 
 fuzz_target!(|input: Input| {
@@ -150,7 +151,7 @@ fn check(store: &Store, checkpoint: &IndexCheckpoint, is_whole: bool) {
     }
     let verified = store.verify();
     assert!(!is_whole || verified.is_ok());
-    // A store that opened takes writes, or says why not.
+    // A store that opened accepts writes, or returns an error.
     if store.insert(NEW.0, NEW.1).is_ok() {
         let found = store.get(NEW.0).expect("what was just written can be read");
         assert_eq!(found.as_deref(), Some(NEW.1));

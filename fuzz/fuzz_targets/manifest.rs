@@ -1,4 +1,5 @@
-//! A manifest: no panic, memory in proportion to the input, and one way to write what was read.
+//! Fuzzes a manifest: no panic, memory in proportion to the input, and one encoding of a decoded
+//! manifest.
 
 #![no_main]
 
@@ -10,7 +11,7 @@ use mapcask_fuzz::mend_file_sum;
 fuzz_target!(|input: &[u8]| {
     check(input);
     let mut bytes = input.to_vec();
-    // Magic, length and checksum hide everything behind them.
+    // A wrong magic, length or checksum would hide all later fields.
     let magic = bytes.len().min(8);
     bytes[..magic].copy_from_slice(&b"MAPCASKM"[..magic]);
     if bytes.len() >= 24 {

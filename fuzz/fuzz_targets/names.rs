@@ -1,4 +1,5 @@
-//! File names: every name means one thing, and what means something was made by the functions that make names.
+//! Fuzzes file names: every name has one meaning, and the functions that make names make each name
+//! that has one.
 
 #![no_main]
 
@@ -18,7 +19,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(parse(&aside(id, n)), FileName::Aside(id, n));
     assert_eq!(parse(&temporary(&segment(id))), FileName::Temporary);
     assert_eq!(parse(&temporary(&temporary(&segment(id)))), FileName::Foreign);
-    // Parts of real names, put together.
+    // The names are made of parts of real names.
     let parts = [
         "LOCK",
         "MANIFEST",

@@ -1,7 +1,7 @@
-//! Any sequence of operations, reopens, kills and power cuts, compared with a map.
+//! Fuzzes sequences of operations, reopens, kills and power cuts, compared with a map.
 //!
-//! After the death of the process nothing is missing; after a power cut the store holds what it held at some moment,
-//! not before the last one that was durable.
+//! After the death of the process nothing is missing. After a power cut the store holds an earlier
+//! content, no older than the last durable one.
 
 #![no_main]
 
@@ -40,7 +40,7 @@ struct Run {
     durability: Durability,
     verify_reads: bool,
     model: Model,
-    /// What the store held after each operation since the last moment that is certain.
+    /// The contents after each operation since the last certain one.
     past: Vec<Model>,
     counter: u8,
 }
@@ -79,7 +79,7 @@ impl Run {
         assert_eq!(self.store().len(), self.model.len());
     }
 
-    /// Everything up to now is durable.
+    /// Records that everything up to now is durable.
     fn settle(&mut self) {
         self.past = vec![self.model.clone()];
     }
@@ -168,8 +168,8 @@ impl Run {
         self.wrote();
     }
 
-    /// Opens the store on the machine that a crash left. The one on the machine before closes, which that machine alone
-    /// sees.
+    /// Opens the store on the machine that a crash left. The old store closes on the old machine,
+    /// where no later step sees it.
     fn go_on_with(&mut self, after: SimDisk) {
         self.store = None;
         self.disk = after;
@@ -178,7 +178,7 @@ impl Run {
 
     fn cut_power(&mut self, seed: u64, back: u16, tears: bool) {
         let positions = self.disk.positions();
-        // Of an earlier moment than now it is not known here what was durable: it must open, and no more.
+        // The durable content of an earlier time is not known here: the store must only open.
         let is_now = back.is_multiple_of(2);
         let position = if is_now {
             positions[positions.len() - 1]
@@ -193,7 +193,7 @@ impl Run {
             assert!(self.past.contains(&found), "{found:?} is none of {:?}", self.past);
         }
         self.model = found;
-        // What was read after a cut is on the disk, or is made durable before anything that follows it counts.
+        // The content after a cut is on the disk, or becomes durable before any later write counts.
         self.settle();
     }
 }

@@ -1,4 +1,5 @@
-//! One record header at any place: nothing panics, and the library and the naive reading agree on what is valid.
+//! Fuzzes one record header at any place: nothing panics, and the library and the naive parser
+//! agree on validity.
 
 #![no_main]
 
@@ -15,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
     let room = u64::from_le_bytes(take(&mut input));
     let mut bytes: [u8; HEADER_SIZE] = take(&mut input);
     check(&bytes, place, room);
-    // The same with a checksum that fits: one in 2^32 inputs would have it by itself.
+    // The header gets a valid checksum, which one in 2^32 inputs would have by chance.
     let sum = naive::header_sum(&bytes, place);
     bytes[..4].copy_from_slice(&sum.to_le_bytes());
     check(&bytes, place, room);

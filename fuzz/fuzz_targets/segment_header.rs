@@ -1,4 +1,5 @@
-//! A segment header: no panic, memory in proportion to the input, and one way to write what was read.
+//! Fuzzes a segment header: no panic, memory in proportion to the input, and one encoding of a
+//! decoded header.
 
 #![no_main]
 
@@ -10,7 +11,7 @@ use mapcask_fuzz::mend_file_sum;
 fuzz_target!(|input: &[u8]| {
     check(input);
     let mut bytes = input.to_vec();
-    // A wrong magic hides everything behind it.
+    // A wrong magic would hide all later fields.
     let magic = bytes.len().min(8);
     bytes[..magic].copy_from_slice(&b"MAPCASKS"[..magic]);
     if let Ok(len) = SegmentHeader::encoded_len(&bytes) {

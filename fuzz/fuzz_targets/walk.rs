@@ -1,5 +1,7 @@
-//! A walk over a nearly valid segment: it ends, goes forward, shows no part of a batch without the whole, and finds
-//! what a naive walk finds; so does the search beyond a stop.
+//! Fuzzes a walk over a nearly valid segment.
+//!
+//! The walk ends, advances, shows no part of a batch without the whole, and finds the records of a
+//! naive walk. The search beyond a stop does so too.
 
 #![no_main]
 
@@ -13,7 +15,7 @@ use mapcask_fuzz::segment::Recipe;
 fuzz_target!(|input: &[u8]| {
     let Some((&mode, rest)) = input.split_first() else { return };
     if mode % 8 == 0 {
-        // Bytes as they come: a segment that nobody built.
+        // These are raw bytes, not a built segment.
         check(&rest[..rest.len().min(1024)], 0, 0, Order::Any);
         return;
     }
@@ -38,7 +40,8 @@ fn check(bytes: &[u8], nonce: u64, start: usize, order: Order) {
         Ok(())
     });
     frames_are_whole(&behind);
-    // What it may spend is 16 times the range, and one record more; what was found is read twice at most.
+    // The search may sum 16 times the range, and one record more; found records are read twice at
+    // most.
     let allowed = 16 * (limit.max(1 << 16) as u64) + 3 * limit as u64;
     assert!(source.summed <= allowed, "{} bytes summed over a range of {limit}", source.summed);
     let expected = naive::beyond(bytes, nonce, stop, limit);
@@ -49,7 +52,7 @@ fn check(bytes: &[u8], nonce: u64, start: usize, order: Order) {
     }
 }
 
-/// Walks with the library, and returns what it found and where it stopped.
+/// Walks with the library, and returns the records and the place of the stop.
 fn walk(bytes: &[u8], nonce: u64, start: usize, order: Order) -> (Vec<RecordAt>, usize) {
     let mut source = bytes;
     let mut walker = RecordReader::new(nonce, start as u64, bytes.len() as u64, order);
@@ -75,7 +78,8 @@ fn walk(bytes: &[u8], nonce: u64, start: usize, order: Order) -> (Vec<RecordAt>,
     (found, usize::try_from(at).expect("it lies in the slice"))
 }
 
-/// Every inner record stands in a frame that came before it, and every frame is followed by as many as it announces.
+/// Checks that every inner record follows its frame, and every frame is followed by its number of
+/// records.
 fn frames_are_whole(found: &[RecordAt]) {
     let mut left = 0;
     let mut end = 0;
@@ -101,7 +105,7 @@ fn assert_same(found: &[RecordAt], expected: &[(usize, Fields)]) {
     }
 }
 
-/// Counts the bytes that go through a payload checksum.
+/// A source that counts the bytes that go through a payload checksum.
 struct Counting<'b> {
     bytes: &'b [u8],
     summed: u64,

@@ -1,6 +1,8 @@
-//! What the fuzz targets share: the format written down a second time, naively, and makers of nearly valid input.
+//! Shares code among the fuzz targets: a naive second parser of the format, and makers of nearly
+//! valid input.
 //!
-//! Nothing here uses the library's encoders where its decoders are under test, except where it says so.
+//! This code never uses the library's encoders where its decoders are under test, except where it
+//! says so.
 
 #[cfg(not(mapcask_internal))]
 compile_error!(
@@ -11,11 +13,12 @@ pub mod naive;
 pub mod segment;
 pub mod store;
 
-/// Where the checksum of a segment header, a manifest and a control page lies, in bytes from the start.
+/// The place of the checksum in a segment header, a manifest and a control page, in bytes from the
+/// start.
 const FILE_SUM: std::ops::Range<usize> = 12..16;
 
-/// Gives a structure whose checksum covers all of it but itself the checksum that fits, so that what lies behind the
-/// check is reached. Shorter input stays as it is.
+/// Gives a structure a valid checksum over all of it but the checksum, so that the code after the
+/// check is reached. Shorter input stays unchanged.
 pub fn mend_file_sum(bytes: &mut [u8]) {
     if bytes.len() < FILE_SUM.end {
         return;
@@ -27,7 +30,7 @@ pub fn mend_file_sum(bytes: &mut [u8]) {
     bytes[FILE_SUM].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Takes the first `N` bytes off the input; the rest of a short one counts as zeros.
+/// Takes the first `N` bytes off the input; a short input is filled up with zeros.
 pub fn take<const N: usize>(input: &mut &[u8]) -> [u8; N] {
     let mut taken = [0; N];
     let (head, rest) = input.split_at(N.min(input.len()));

@@ -1,10 +1,10 @@
-//! A second reading of the record format: slow, direct, from the tables in docs/design/format.md
-//! and not from the library.
+//! Parses the record format a second time: slowly and directly, from the tables in
+//! docs/design/format.md, not from the library.
 
 use mapcask::format::record::{HEADER_SIZE, RecordKind, RecordPlace};
 use mapcask::format::record_reader::{Order, RecordAt};
 
-/// A header's fields, as far as a walk looks at them.
+/// The fields of a header that a walk reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fields {
     pub kind: u8,
@@ -16,7 +16,7 @@ pub struct Fields {
     pub payload_sum: u32,
 }
 
-/// The checksum that makes a header valid at a place.
+/// Returns the checksum that makes a header valid at a place.
 pub fn header_sum(header: &[u8], place: RecordPlace) -> u32 {
     let spread = u128::from(place.offset) * 0x9e37_79b9_7f4a_7c15;
     let mixed = u128::from(place.nonce ^ low(spread)) * 0xd6e8_feb8_6659_fd93;
@@ -32,7 +32,7 @@ fn number(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// The header at an offset, if it is valid there and its record ends before `limit`.
+/// Returns the header at an offset, if it is valid there and its record ends before `limit`.
 pub fn fields(bytes: &[u8], nonce: u64, offset: usize, limit: usize) -> Option<Fields> {
     let header = bytes.get(offset..limit)?.get(..HEADER_SIZE)?;
     let sum = header_sum(header, RecordPlace { nonce, offset: offset as u64 });
@@ -56,7 +56,7 @@ pub fn fields(bytes: &[u8], nonce: u64, offset: usize, limit: usize) -> Option<F
 }
 
 impl Fields {
-    /// Bytes that the record takes.
+    /// Returns the bytes that the record takes.
     pub fn size(&self) -> u64 {
         (HEADER_SIZE as u64 + self.key_len + self.value_len).div_ceil(8) * 8
     }
@@ -66,7 +66,7 @@ impl Fields {
         crc32fast::hash(&bytes[start..][..(self.key_len + self.value_len) as usize]) == self.payload_sum
     }
 
-    /// Whether the library read the same.
+    /// Returns true if the library read equal fields.
     pub fn agree(&self, placed: &RecordAt) -> bool {
         let header = placed.header;
         header.kind as u8 == self.kind
@@ -79,7 +79,7 @@ impl Fields {
     }
 }
 
-/// The records of a frame, without the frame; `None` where anything in it is wrong.
+/// Returns the records of a frame, without the frame; `None` if any of it is invalid.
 fn frame(bytes: &[u8], nonce: u64, offset: usize, outer: &Fields) -> Option<Vec<(usize, Fields)>> {
     let end = offset + HEADER_SIZE + outer.value_len as usize;
     let mut inner = Vec::new();
@@ -103,7 +103,7 @@ fn frame(bytes: &[u8], nonce: u64, offset: usize, outer: &Fields) -> Option<Vec<
     is_whole.then_some(inner)
 }
 
-/// Every record from `start` on, up to the first that does not hold, and where that is.
+/// Returns every record from `start` on, up to the first invalid one, and the place of that.
 pub fn walk(
     bytes: &[u8],
     nonce: u64,
@@ -135,7 +135,7 @@ pub fn walk(
     (found, at)
 }
 
-/// Every record that a walk from any place behind `from` finds.
+/// Returns every record that a walk from any place behind `from` finds.
 pub fn beyond(bytes: &[u8], nonce: u64, from: usize, limit: usize) -> Vec<(usize, Fields)> {
     let mut found = Vec::new();
     let mut at = from;

@@ -1,5 +1,5 @@
-//! Segments that are nearly valid: records built as a writer builds them, then damaged, with the checksums over the
-//! damage mended where the input says so.
+//! Builds nearly valid segments: records as a writer makes them, then damaged. Checksums over the
+//! damage are corrected where the input says so.
 
 use arbitrary::Arbitrary;
 use mapcask::format::record::{BatchSum, FLAG_INNER, HEADER_SIZE, RecordHeader, RecordKind, RecordPlace, payload_sum};
@@ -7,26 +7,27 @@ use mapcask::format::{KeyspaceId, Seq};
 
 use crate::naive::header_sum;
 
-/// Longer segments only cost speed: every word behind a stop is tried as a header. In bytes, before the last piece.
+/// The maximum length before the last piece, in bytes. Longer segments only cost speed: every word
+/// behind a stop is tried as a header.
 const LEN_MAX: usize = 768;
 
-/// A segment to be, and what happens to it.
+/// A segment to build, and its damage.
 #[derive(Debug, Arbitrary)]
 pub struct Recipe {
     pub nonce: u64,
-    /// Where the records begin, in words.
+    /// The place of the first record, in words.
     pub start: u8,
     pub first_seq: u16,
     pub is_log: bool,
     pub pieces: Vec<RecordBatch>,
     pub damages: Vec<Damage>,
-    /// Words left off the end.
+    /// The words that are cut off the end.
     pub cut: u8,
-    /// Words of zeros behind the records.
+    /// The words of zeros behind the records.
     pub tail: u8,
 }
 
-/// One thing that a segment consists of.
+/// One piece of a segment.
 #[derive(Debug, Arbitrary)]
 pub enum RecordBatch {
     Record { kind: Plain, key_len: u8, value_len: u8, keyspace: u8 },
@@ -55,7 +56,7 @@ pub struct Inner {
     value_len: u8,
 }
 
-/// What happens to a segment afterwards.
+/// Damage to a built segment.
 #[derive(Debug, Arbitrary)]
 pub enum Damage {
     FlipBit {
@@ -71,7 +72,7 @@ pub enum Damage {
         to: u16,
         len: u8,
     },
-    /// Changes a header's field and mends its checksum.
+    /// Changes a header's field and corrects its checksum.
     Forge {
         record: u8,
         field: u8,
@@ -83,7 +84,7 @@ pub enum Damage {
     },
 }
 
-/// A segment's bytes, as a walk takes them.
+/// The bytes of a segment, as a walk takes them.
 #[derive(Debug)]
 pub struct Segment {
     pub bytes: Vec<u8>,
@@ -222,7 +223,7 @@ impl Segment {
             }
             Damage::Forge { record, field, value } => {
                 if let Some(&at) = self.headers.get(usize::from(*record) % self.headers.len().max(1)) {
-                    // The fields behind the checksum.
+                    // The byte is in a field behind the checksum.
                     self.bytes[at + 4 + usize::from(*field) % 28] = *value;
                     self.bless(at);
                 }

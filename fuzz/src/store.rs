@@ -1,4 +1,4 @@
-//! A small store that has a history, as files: what the targets over whole directories damage.
+//! Makes the files of a small store with a history, which the targets for whole directories damage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -6,23 +6,23 @@ use std::sync::LazyLock;
 use mapcask::sim::SimDisk;
 use mapcask::{Options, Store, WriteBatch};
 
-/// Keys and the values they have at one moment.
+/// The keys and their values at one time.
 pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// A store's files, and everything that was ever true of it.
+/// The files of a store, and every value that it ever had.
 #[derive(Debug)]
 pub struct IndexCheckpoint {
     pub files: Vec<(String, Vec<u8>)>,
     /// Every value that a key ever had.
     pub written: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
-    /// What it held when the files were taken.
+    /// The content when the files were taken.
     pub last: Model,
 }
 
-/// One that was closed, and one whose process was killed.
+/// A store that was closed, and one whose process was killed.
 pub static IMAGES: LazyLock<[IndexCheckpoint; 2]> = LazyLock::new(|| [build(true), build(false)]);
 
-/// Options under which a run is the same each time, with files so small that a history takes several.
+/// Returns options under which each run is equal, with files so small that a history takes several.
 pub fn options() -> Options {
     Options::new().background(false).segment_bytes(4096)
 }
@@ -37,7 +37,7 @@ fn build(is_clean: bool) -> IndexCheckpoint {
             checkpoint.step(&store, run, step);
         }
         if is_last && !is_clean {
-            // What the store does to its own disk when it is dropped, the copy does not see.
+            // The copy does not see the changes that a drop makes on the store's own disk.
             checkpoint.take_files(&disk.kill());
             return checkpoint;
         }
@@ -89,7 +89,7 @@ impl IndexCheckpoint {
     }
 }
 
-/// Everything that a store holds; the first failure ends it.
+/// Returns everything that a store holds, or the first failure.
 pub fn contents(store: &Store) -> mapcask::Result<Model> {
     store.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
 }

@@ -1,4 +1,5 @@
-//! Large values: one put after the other, each in a transaction of its own where the store has them.
+//! Measures large values: one put after the other, each in its own transaction where the store has
+//! them.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,14 +12,15 @@ use memmap2::MmapMut;
 use crate::rounds::{Measured, Race, Table};
 use crate::{Lab, Result};
 
-/// Bytes written per round.
+/// The bytes written per round.
 const TOTAL: usize = 256 << 20;
-/// The pool that values are cut from, in bytes: larger than the second-level cache, and than the largest value.
+/// The bytes of the pool that values are cut from: larger than the second-level cache, and than the
+/// largest value.
 const POOL: usize = 24 << 20;
 /// The address space that LMDB may use, in bytes.
 const LMDB_MAP: usize = 2 << 30;
 
-/// Values of 64 KiB to 16 MiB.
+/// Measures values of 64 KiB to 16 MiB.
 pub(crate) fn put(lab: &Lab) -> Result<Vec<Table>> {
     let sizes = [("64 KiB", 64 << 10), ("300 KiB", 300 << 10), ("1 MiB", 1 << 20), ("16 MiB", 16 << 20)];
     sizes.into_iter().map(|(name, len)| put_of(lab, name, len)).collect()
@@ -70,7 +72,7 @@ fn key(at: usize) -> [u8; 8] {
     (at as u64).to_be_bytes()
 }
 
-/// A value that differs from place to place.
+/// Returns a value that differs from place to place.
 fn value(pool: &[u8], at: usize, len: usize) -> &[u8] {
     &pool[at * 4096 % (pool.len() - len)..][..len]
 }
@@ -78,9 +80,10 @@ fn value(pool: &[u8], at: usize, len: usize) -> &[u8] {
 fn lmdb(directory: &Path, flags: EnvFlags, pool: &[u8], len: usize, bytes: usize) -> Result<Measured> {
     let mut options = EnvOpenOptions::new();
     options.map_size(LMDB_MAP);
-    // SAFETY: the flags give up durability at a power cut only, and one thread of one process uses the environment.
+    // SAFETY: the flags only drop durability at a power cut, and one thread of one process uses the
+    // environment.
     unsafe { options.flags(flags) };
-    // SAFETY: the directory was just made for this; nobody else changes its files.
+    // SAFETY: the directory was just made for this; no other process changes its files.
     let env = unsafe { options.open(directory) }?;
     let made = env.create_databases_and_commit(env.write_txn()?, |opener, txn| {
         opener.create_database::<Bytes, Bytes>(txn, None).map(CommitOrAbort::<_, ()>::Commit)
@@ -108,7 +111,8 @@ fn mapped(lab: &Lab, bytes: usize) -> Result<(MmapMut, tempfile::TempDir)> {
     let directory = lab.directory()?;
     let file = File::options().read(true).write(true).create_new(true).open(directory.path().join("file"))?;
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes as u64)?;
-    // SAFETY: the file was just made in a directory of our own; nobody else changes or truncates it.
+    // SAFETY: the file was just made in a directory of our own; no other process changes or
+    // truncates it.
     let map = unsafe { MmapMut::map_mut(&file) }?;
     Ok((map, directory))
 }

@@ -1,8 +1,9 @@
-//! mapcask measured beside other embedded stores.
+//! Measures mapcask beside other embedded stores.
 //!
-//! `cargo run --release --manifest-path benches/peers/Cargo.toml -- [--rounds N] [--date DATE] [--dir DIR] [ROW]...` prints one
-//! Markdown table per row. All contenders of a table run in one process, round by round in turn; figures are medians.
-//! Each peer runs in its fastest mode whose writes survive the death of the process.
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml -- [--rounds N] [--date DATE]
+//! [--dir DIR] [ROW]...` prints one Markdown table per row. All contenders of a table run in one
+//! process, round by round in turn; figures are medians. Each peer runs in its fastest mode whose
+//! writes survive the death of the process.
 
 #[path = "../../environment.rs"]
 mod environment;
@@ -15,19 +16,19 @@ use std::path::PathBuf;
 
 use crate::rounds::Table;
 
-/// Anything may go wrong; the program says so and ends.
+/// The result of a function that may fail in any way; the program prints the error and ends.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// The inputs of a row.
 pub(crate) struct Lab {
-    /// Rounds that count.
+    /// The number of rounds that count.
     pub(crate) rounds: usize,
     /// The directory below which stores are made.
     pub(crate) directory: PathBuf,
 }
 
 impl Lab {
-    /// A new directory below the one the caller named; removed when it goes out of scope.
+    /// Makes a new directory below the one that the caller named; it is removed on drop.
     pub(crate) fn directory(&self) -> Result<tempfile::TempDir> {
         Ok(tempfile::tempdir_in(&self.directory)?)
     }

@@ -1,7 +1,8 @@
-//! Moves a sled 0.34 database to mapcask: each tree to the keyspace of its name, and compares everything afterwards.
+//! Moves a sled 0.34 database to mapcask, each tree to the keyspace of its name, and then compares
+//! everything.
 //!
-//! `cargo run --release --manifest-path examples/from_sled/Cargo.toml [SLED_DIR NEW_DIR]`; without directories it makes a
-//! database, moves it, and removes both.
+//! `cargo run --release --manifest-path examples/from_sled/Cargo.toml [SLED_DIR NEW_DIR]` moves a
+//! database. Without directories it makes one, moves it, and removes both.
 
 use std::error::Error;
 use std::io::Write;
@@ -9,12 +10,12 @@ use std::path::Path;
 
 use mapcask::{Keyspace, Options, Store, WriteBatch};
 
-/// The tree that is there without asking for one; it becomes the default keyspace.
+/// The tree that always exists; it becomes the default keyspace.
 const DEFAULT_TREE: &[u8] = b"__sled__default";
-/// How much goes into one batch, in bytes.
+/// The size of one batch, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// The keyspace for a tree. sled's names are bytes, those of keyspaces are text.
+/// Returns the keyspace for a tree. sled's names are bytes, those of keyspaces are text.
 fn keyspace_for(store: &Store, tree: &[u8]) -> Result<Keyspace, Box<dyn Error>> {
     if tree == DEFAULT_TREE {
         return Ok(store.keyspace("")?);
@@ -22,7 +23,7 @@ fn keyspace_for(store: &Store, tree: &[u8]) -> Result<Keyspace, Box<dyn Error>> 
     Ok(store.keyspace(std::str::from_utf8(tree)?)?)
 }
 
-/// Copies every tree; what is there after a crash is a prefix of this, batch by batch.
+/// Copies every tree. After a crash the store holds a prefix of the copy, batch by batch.
 fn migrate(from: &sled::Db, into: &Store) -> Result<(), Box<dyn Error>> {
     let mut batch = WriteBatch::new();
     let mut len = 0;
@@ -45,7 +46,7 @@ fn migrate(from: &sled::Db, into: &Store) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Both hold the same: every tree's items are in its keyspace, and nothing else is. Returns the number of keys.
+/// Checks that each keyspace holds exactly the items of its tree. Returns the number of keys.
 fn compare(from: &sled::Db, with: &Store) -> Result<usize, Box<dyn Error>> {
     let (mut keys, mut names) = (0, Vec::new());
     for name in from.tree_names() {
@@ -68,7 +69,7 @@ fn compare(from: &sled::Db, with: &Store) -> Result<usize, Box<dyn Error>> {
     Ok(keys)
 }
 
-/// A database with three trees beside the default one: small, large, and none values.
+/// Makes a database with three trees beside the default one: small values, large values, and none.
 fn make_database(path: &Path) -> sled::Result<()> {
     let db = sled::open(path)?;
     db.insert("version", "7")?;
@@ -90,7 +91,7 @@ fn run(from: &Path, into: &Path) -> Result<(), Box<dyn Error>> {
     let store = Store::open(into)?;
     migrate(&db, &store)?;
     store.close()?;
-    // As the next run of the program will find it.
+    // The next run of the program would open it like this.
     let store = Options::new().create(false).open(into)?;
     let keys = compare(&db, &store)?;
     let (trees, records) = (db.tree_names().len(), store.verify()?.records);

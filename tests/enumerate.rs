@@ -4,10 +4,11 @@
 //! storage event of its last step. (The steps before it are the last steps of other histories.) The
 //! crashes are a kill, and power cuts with every subset of the uncertain pages, sizes and names.
 //!
-//! Each crashed machine is opened with the same boot identity and with another one. Before that, a
-//! read-only open must show the same content and change nothing on the disk. The content must be a
-//! prefix of the acknowledged writes, no shorter than the durable ones. Then the recovery is
-//! crashed. Then the store is written to, flushed and crashed in the worst way.
+//! After a power cut the machine is opened under its boot identity and under another one. Before
+//! that, after each kill and at every third position, a read-only open must show the same content
+//! and change nothing on the disk. The content must be a prefix of the acknowledged writes, no
+//! shorter than the durable ones. Then the store is written to, flushed and crashed in the worst
+//! way. For a share of the states, the recovery is crashed, too.
 //!
 //! A count bounds the number of states, never time. `MAPCASK_STATES` sets it, and a smaller number
 //! is a smaller sample of the same whole. A failure prints a [`Case`] that can be pasted as a test.

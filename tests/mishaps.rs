@@ -380,7 +380,7 @@ fn a_segment_that_was_adopted_after_a_kill_is_there_after_a_power_cut() {
 }
 
 /// Found by failing every operation. Cause: the log had switched to a new segment when the pages
-/// for its start record were refused; the next write went there all the same. Symptom: the next
+/// for its start record were refused. The next write went there all the same. Symptom: the next
 /// recovery cut off every later record, flushed or not. Fix: the pages come first.
 #[test]
 fn a_roll_that_found_no_pages_leaves_a_log_that_is_read_to_its_end() {

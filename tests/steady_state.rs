@@ -23,7 +23,7 @@ use mapcask::{Durability, Options, Store};
 const CHILD: &str = "MAPCASK_STEADY_STATE_DIRECTORY";
 const KEYS: u64 = 100_000;
 const VALUE: [u8; 100] = [7; 100];
-/// The puts between two runs of the worker's steps: 1.4 MiB of the 8 MiB that are prefaulted.
+/// The puts between two runs of the worker's steps: 1.4 MiB of the 16 MiB that are prefaulted.
 const CHUNK: u64 = 10_000;
 /// Exit codes of the child.
 const FORBIDDEN: i32 = 3;

@@ -74,7 +74,7 @@ fn is_durable(store: &Store) -> bool {
 }
 
 #[test]
-fn one_thread_syncs_every_store_in_time_and_lives_as_long_as_there_is_one() {
+fn shared_thread_syncs_every_store_and_ends_with_the_last() {
     const STORES: usize = 24;
     let _alone = alone();
     let directory = directory();
@@ -110,7 +110,7 @@ fn one_thread_syncs_every_store_in_time_and_lives_as_long_as_there_is_one() {
 }
 
 #[test]
-fn a_bool_is_a_thread_of_the_stores_own_or_none() {
+fn bool_background_gives_a_store_its_own_thread_or_none() {
     let _alone = alone();
     let directory = directory();
     let open = |name: &str, background: bool| {
@@ -187,7 +187,7 @@ fn a_full_disk_pauses_that_store_alone() {
 }
 
 #[test]
-fn stores_are_closed_under_their_writers_and_nothing_acknowledged_is_missing() {
+fn close_under_writers_keeps_every_acknowledged_write() {
     const STORES: usize = 8;
     let _alone = alone();
     let directory = directory();
@@ -246,7 +246,7 @@ fn until_at_rest() -> Vec<u64> {
 }
 
 #[test]
-fn idle_stores_make_no_wake_ups_and_a_writer_wakes_the_thread_for_its_store() {
+fn idle_stores_cause_no_wake_ups_and_a_writer_causes_one() {
     let _alone = alone();
     let directory = directory();
     let background = Background::shared();

@@ -24,7 +24,7 @@ fn content(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 #[test]
-fn what_was_inserted_is_read_back_before_and_after_a_close() {
+fn inserted_values_are_read_before_and_after_a_close() {
     for durability in [Durability::Os, Durability::Interval, Durability::Disk] {
         let directory = directory();
         let options = Options::new().durability(durability);
@@ -115,7 +115,7 @@ fn a_batch_takes_effect_as_a_whole_and_its_last_write_counts() {
 }
 
 #[test]
-fn values_and_batches_larger_than_a_segment_get_one_of_their_own() {
+fn values_and_batches_larger_than_a_segment_are_read_back() {
     let directory = directory();
     let options = Options::new().segment_bytes(4096);
     let store = options.clone().open(path(&directory)).unwrap();
@@ -137,7 +137,7 @@ fn values_and_batches_larger_than_a_segment_get_one_of_their_own() {
 }
 
 #[test]
-fn keys_and_values_that_are_too_long_are_refused_and_nothing_is_written() {
+fn too_long_key_is_refused_and_writes_nothing() {
     let directory = directory();
     let store = Store::open(path(&directory)).unwrap();
     let key = vec![0; mapcask::MAX_KEY_LEN];
@@ -182,7 +182,7 @@ fn a_directory_of_something_else_is_refused_and_not_touched() {
 }
 
 #[test]
-fn a_store_that_is_not_there_is_not_made_where_that_was_not_asked_for() {
+fn create_false_does_not_create_a_store() {
     let directory = directory();
     assert!(matches!(Options::new().create(false).open(path(&directory)), Err(Error::NotFound { .. })));
     assert!(!path(&directory).exists());

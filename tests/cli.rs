@@ -42,7 +42,7 @@ fn succeed(directory: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn what_is_overwritten_is_compacted_away() {
+fn compact_command_removes_overwritten_values() {
     let directory = directory();
     let path = directory.path();
     succeed(path, &["put", "a", "the old value"]);
@@ -57,7 +57,7 @@ fn what_is_overwritten_is_compacted_away() {
 }
 
 #[test]
-fn what_was_put_is_got_scanned_counted_verified_and_deleted() {
+fn put_keys_are_read_scanned_counted_verified_and_deleted() {
     let directory = directory();
     let path = directory.path();
     assert_eq!(succeed(path, &["put", "b", "2"]), "");
@@ -131,7 +131,7 @@ fn only_put_creates_a_keyspace() {
 }
 
 #[test]
-fn raw_bytes_go_in_through_standard_input_and_come_out_as_they_were() {
+fn put_from_standard_input_keeps_raw_bytes() {
     let directory = directory();
     let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
     assert!(run_with(directory.path(), &["put", "--hex", "00ff", "-"], &bytes).status.success());
@@ -181,7 +181,7 @@ fn a_foreign_directory_is_refused_and_untouched() {
 }
 
 #[test]
-fn what_is_no_hexadecimal_is_an_error_with_advice() {
+fn invalid_hexadecimal_is_an_error_with_advice() {
     let directory = directory();
     let output = run_with(directory.path(), &["put", "--hex", "xy", "00"], b"");
     assert_eq!(output.status.code(), Some(2));
@@ -230,7 +230,7 @@ fn the_demo_survives_kills_and_loses_nothing() {
 }
 
 #[test]
-fn the_demo_removes_its_store_and_works_with_more_kills_than_files() {
+fn demo_with_more_kills_than_files_removes_its_store() {
     let directory = directory();
     let tree = directory.path().join("tree");
     fs::create_dir_all(&tree).unwrap();
@@ -342,7 +342,7 @@ fn damage(store: &Path, text: &[u8]) {
 }
 
 #[test]
-fn a_damaged_store_is_refused_and_salvage_gives_the_other_keys_back() {
+fn salvage_command_recovers_undamaged_keys_of_a_refused_store() {
     let directory = directory();
     let path = directory.path();
     for (key, value) in [("a", "the first value"), ("b", "the second value"), ("c", "the third value")] {
@@ -371,7 +371,7 @@ fn a_damaged_store_is_refused_and_salvage_gives_the_other_keys_back() {
 }
 
 #[test]
-fn an_interrupted_salvage_is_done_again_and_a_store_in_use_is_refused() {
+fn salvage_command_accepts_an_unfinished_target_but_no_used_one() {
     let directory = directory();
     let path = directory.path();
     succeed(path, &["put", "a", "1"]);

@@ -172,7 +172,7 @@ fn evict(path: &std::path::Path) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_read_that_would_wait_for_the_disk_says_so_and_asks_for_the_pages() {
+fn try_get_of_an_evicted_value_requests_its_pages() {
     let directory = directory();
     let store = Options::new().background(false).open(directory.path()).unwrap();
     store.insert("large", vec![7; 1 << 20]).unwrap();

@@ -16,7 +16,7 @@ fn directory() -> tempfile::TempDir {
 }
 
 #[test]
-fn every_way_to_write_takes_the_longest_key_and_refuses_a_longer_one() {
+fn every_write_accepts_the_longest_key_and_refuses_a_longer_one() {
     let store = options().open_on(&SimDisk::new()).unwrap();
     let longest = vec![1; MAX_KEY_LEN];
     assert!(store.insert_if_absent(&longest, "1").unwrap());
@@ -77,7 +77,7 @@ fn options_that_cannot_work_are_refused_before_anything_is_made() {
 }
 
 #[test]
-fn the_store_is_open_as_long_as_any_handle_and_closed_with_the_last() {
+fn store_closes_when_its_last_handle_is_dropped() {
     let directory = directory();
     let store = options().open(directory.path()).unwrap();
     let (keyspace, raised) = (store.keyspace("a").unwrap(), store.with_durability(Durability::Disk));
@@ -119,7 +119,7 @@ fn closing_closes_every_handle_and_leaves_what_was_read() {
 }
 
 #[test]
-fn after_a_failed_sync_nothing_is_written_and_everything_is_read() {
+fn failed_sync_refuses_every_write_and_allows_every_read() {
     let disk = SimDisk::new();
     let store = options().open_on(&disk).unwrap();
     let keyspace = store.keyspace("a").unwrap();

@@ -123,7 +123,7 @@ fn insertions_use_the_limit_up_and_stop_there_without_a_trace() {
 }
 
 #[test]
-fn what_is_left_of_the_last_segment_is_used_up_too() {
+fn small_insertion_uses_the_rest_of_the_last_segment() {
     let disk = SimDisk::new();
     let store = options(2 * PAGE).open_on(&disk).unwrap();
     fill(&store, 900);
@@ -134,7 +134,7 @@ fn what_is_left_of_the_last_segment_is_used_up_too() {
 }
 
 #[test]
-fn removals_go_on_beyond_the_limit_and_insertions_wait_for_room() {
+fn removals_continue_beyond_the_disk_limit_and_insertions_fail() {
     for disk in Disk::both() {
         let limit = 8 * PAGE;
         let store = disk.open(options(limit));
@@ -198,7 +198,7 @@ fn a_higher_limit_goes_on_and_a_lower_one_still_opens() {
 }
 
 #[test]
-fn a_large_value_gets_its_own_segment_where_there_is_room_for_that() {
+fn large_value_gets_its_own_segment_if_the_limit_allows_it() {
     for disk in Disk::both() {
         let store = disk.open(options(15 * PAGE + 100));
         store.insert("one", vec![7; 20_000]).unwrap();
@@ -271,7 +271,7 @@ fn writers_beside_the_background_stay_below_the_limit() {
 }
 
 #[test]
-fn a_store_that_is_killed_at_the_limit_opens_on_a_page_more_and_takes_removals() {
+fn store_killed_at_the_limit_opens_and_accepts_removals() {
     let limit = 4 * PAGE;
     let disk = SimDisk::new();
     let store = options(limit).open_on(&disk).unwrap();
@@ -314,7 +314,7 @@ fn a_limit_that_holds_less_than_two_segments_is_refused() {
 }
 
 #[test]
-fn what_frees_nothing_gets_no_room_beyond_the_limit() {
+fn writes_that_free_nothing_get_no_space_beyond_the_limit() {
     let disk = SimDisk::new();
     let limit = 8 * PAGE;
     let store =

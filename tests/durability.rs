@@ -22,7 +22,7 @@ fn after_a_cut(disk: &SimDisk) -> Store {
 }
 
 #[test]
-fn a_handle_raises_the_durability_of_its_own_writes_and_never_lowers_it() {
+fn handle_raises_the_durability_of_its_writes_never_lowers_it() {
     let disk = SimDisk::new();
     let store = options(Durability::Os).open_on(&disk).unwrap();
     let durable = store.with_durability(Durability::Disk);
@@ -39,7 +39,7 @@ fn a_handle_raises_the_durability_of_its_own_writes_and_never_lowers_it() {
 }
 
 #[test]
-fn every_kind_of_write_through_a_durable_handle_survives_a_power_cut() {
+fn every_write_through_a_durable_handle_survives_a_power_cut() {
     type Write = fn(&Store) -> mapcask::Result<()>;
     let kinds: [(&str, Write); 10] = [
         ("insert", |store| store.insert("key", "1").map(drop_seq)),
@@ -148,7 +148,7 @@ fn a_flush_covers_the_page_that_it_begins_in() {
 
 /// The sync of an unlinked file succeeds, and so does that of a file that lost its pages.
 #[test]
-fn what_is_in_a_file_that_is_gone_or_cut_is_not_called_durable() {
+fn flush_fails_if_its_file_was_removed_or_truncated() {
     type Harm = fn(&SimDisk, &str) -> std::io::Result<()>;
     let harms: [(&str, Harm); 2] =
         [("removed", |disk, name| disk.remove_file(name)), ("cut", |disk, name| disk.truncate(name, 4096))];
@@ -220,7 +220,7 @@ fn waiting_for_a_number_makes_it_durable_with_one_sync_or_none() {
 }
 
 #[test]
-fn a_write_is_synced_when_the_interval_after_it_was_noticed_is_over() {
+fn write_is_synced_one_interval_after_a_step_notices_it() {
     let disk = SimDisk::new();
     let interval = Duration::from_millis(250);
     let store = options(Durability::Interval).sync_interval(interval).open_on(&disk).unwrap();

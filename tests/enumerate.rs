@@ -308,7 +308,7 @@ fn every_crash_of_a_short_history_leaves_a_prefix_at_os() {
 }
 
 #[test]
-fn every_crash_of_a_short_history_leaves_what_was_acknowledged_at_disk() {
+fn every_crash_of_a_short_history_keeps_durable_writes_at_disk() {
     enumerate(Durability::Disk);
 }
 

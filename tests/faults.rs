@@ -394,7 +394,7 @@ impl Machine {
 }
 
 #[test]
-fn what_a_process_may_have_may_run_out_anywhere() {
+fn workload_survives_every_limit_of_every_resource() {
     for durability in [Durability::Os, Durability::Disk] {
         for resource in [Resource::Descriptors, Resource::Files, Resource::Mappings] {
             let enough = (1..).find(|most| !run_with(durability, resource, *most)).unwrap();

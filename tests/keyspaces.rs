@@ -190,7 +190,7 @@ fn keyspaces_come_back_after_a_close_and_after_a_kill() {
 }
 
 #[test]
-fn clearing_and_dropping_turn_live_bytes_dead_and_give_the_index_back() {
+fn clear_and_drop_make_live_bytes_dead_and_free_the_index() {
     let directory = directory();
     let store = Options::new().segment_bytes(64 << 10).background(false).open(directory.path()).unwrap();
     let empty = store.stats();

@@ -26,12 +26,12 @@ const DURABILITIES: [Durability; 6] = {
 };
 
 #[test]
-fn a_process_that_writes_until_it_dies() {
+fn child_writes_until_it_is_killed() {
     support::writer::write_until_killed();
 }
 
 #[test]
-fn after_any_kill_each_thread_finds_exactly_what_it_was_told_and_no_more_than_what_was_under_way() {
+fn killed_process_keeps_every_acknowledged_write() {
     let kills = support::count_of("MAPCASK_KILLS", 20);
     let seed = support::count_of("MAPCASK_SEED", fastrand::u64(..));
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -141,7 +141,7 @@ fn is_convicted(record: &RunRecord, observed: &Observed) -> bool {
 }
 
 #[test]
-fn a_lost_acknowledged_write_is_convicted_after_a_kill_and_not_after_a_power_cut() {
+fn lost_acknowledged_write_is_convicted_only_after_a_kill() {
     type Wanted = fn(&Operation) -> bool;
     // Every kind of write, so that the judge misses none.
     let kinds: [Wanted; 7] = [
@@ -178,7 +178,7 @@ fn a_write_under_way_may_be_there_or_not() {
 }
 
 #[test]
-fn half_a_batch_is_convicted_within_a_keyspace_and_across_keyspaces() {
+fn half_a_batch_is_convicted_in_one_keyspace_and_across_two() {
     for across in [false, true] {
         // A wanted batch inserts into two places, so that each half changes something.
         let puts = |operation: &Operation| -> Vec<(Place, Vec<u8>)> {
@@ -228,7 +228,7 @@ fn half_a_change_of_a_keyspace_is_convicted() {
 }
 
 #[test]
-fn what_was_never_written_an_older_value_and_a_damaged_one_are_convicted() {
+fn unwritten_older_and_damaged_values_are_convicted() {
     let count = 200;
     let all = left([count; THREADS]);
     let named = all.state.names().find(|name| all.state.keys(name).next().is_some()).unwrap();
@@ -269,7 +269,7 @@ fn what_was_never_written_an_older_value_and_a_damaged_one_are_convicted() {
 }
 
 #[test]
-fn a_hole_between_threads_and_a_lost_durable_write_are_convicted_after_a_power_cut() {
+fn hole_and_lost_durable_write_are_convicted_after_a_power_cut() {
     let count = 200;
     assert_eq!(
         judge(&record(count), &left([100; THREADS]), Death::PowerCut).map(|taken| taken > 0),
@@ -284,7 +284,7 @@ fn a_hole_between_threads_and_a_lost_durable_write_are_convicted_after_a_power_c
 }
 
 #[test]
-fn what_a_process_finds_reaches_its_parent_unchanged() {
+fn observed_content_reaches_the_parent_process_unchanged() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = folder.path().join("found");
     let observed = Observed { torn_bytes: 3, quarantined_records: 4, ..left([200; THREADS]) };

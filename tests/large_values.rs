@@ -141,7 +141,7 @@ fn large_values_need_few_segments_from_the_start() {
 /// Cause: space for several more such values was requested, whatever was free. Symptom: on a small
 /// disk the first large value found no space.
 #[test]
-fn a_large_value_needs_no_more_than_its_own_room() {
+fn large_value_needs_no_more_than_its_own_space() {
     let disk = SimDisk::new();
     disk.set_capacity(Some(3 << 20));
     let store = Options::new().background(false).open_on(&disk).unwrap();

@@ -172,7 +172,7 @@ fn one_store_works_with_few_descriptors() {
 
 #[cfg(feature = "sim")]
 #[test]
-fn a_limit_on_file_sizes_stops_an_image_and_nothing_else() {
+fn file_size_limit_stops_a_checkpoint_and_nothing_else() {
     let case = Case { name: "image-size", lowered: "file size", ..FULL };
     let place = Place::make(&case).unwrap();
     let worked = child(&case, "images", &place.path.join("store"), 0).output().unwrap();
@@ -262,7 +262,7 @@ impl Told {
 
 fn child(case: &Case, role: &str, store: &Path, seed: u64) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "a_process_that_meets_a_limit", "--nocapture", "--test-threads=1"]);
+    command.args(["--exact", "child_meets_a_resource_limit", "--nocapture", "--test-threads=1"]);
     command.env("MAPCASK_LIMITS_ROLE", role).env("MAPCASK_LIMITS_STORE", store);
     // With an arena for each thread, glibc would take 64 MiB of addresses before they run out.
     command.env("MALLOC_ARENA_MAX", "1");
@@ -426,7 +426,7 @@ fn lead_out(setting: &Setting, store: Store, mut there: BTreeMap<u32, usize>) {
 // ---- Shared by both processes -------------------------------------------------------------------
 
 #[test]
-fn a_process_that_meets_a_limit() {
+fn child_meets_a_resource_limit() {
     let Ok(role) = std::env::var("MAPCASK_LIMITS_ROLE") else { return };
     let setting = Setting::from_env();
     match role.as_str() {

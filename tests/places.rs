@@ -140,7 +140,7 @@ fn an_empty_path_is_an_error_and_touches_nothing() {
 /// Replaces every file of a store by a link, a fifo, a folder and a hard link. Each is refused, and
 /// no file outside is changed.
 #[test]
-fn a_prepared_directory_leads_nowhere_and_keeps_nobody_waiting() {
+fn links_and_fifos_in_a_store_are_refused_without_waiting() {
     let scratch = scratch();
     let outside = scratch.path().join("precious");
     let text = "precious content\n".repeat(1000);
@@ -225,7 +225,7 @@ fn a_second_writer_stays_out_though_the_lock_file_is_gone() {
 }
 
 #[test]
-fn a_lost_lock_file_stops_the_first_writer_where_directories_have_no_locks() {
+fn lost_lock_file_poisons_the_writer_if_directories_lack_locks() {
     let disk = SimDisk::new();
     disk.set_directory_locks(false);
     let store = options().open_on(&disk).unwrap();
@@ -246,7 +246,7 @@ fn a_lost_lock_file_stops_the_first_writer_where_directories_have_no_locks() {
 }
 
 #[test]
-fn a_replaced_directory_stops_a_simulated_store_at_every_kind_of_change() {
+fn replaced_directory_stops_every_change_of_a_simulated_store() {
     for round in 0..3 {
         let disk = SimDisk::new();
         let store = options().open_on(&disk).unwrap();
@@ -288,7 +288,7 @@ fn waiting_for_the_lock_ends_with_the_holder_or_the_time() {
 }
 
 #[test]
-fn what_lies_in_a_directory_by_itself_makes_it_not_foreign() {
+fn system_files_do_not_make_a_directory_foreign() {
     let scratch = scratch();
     for name in [".gitkeep", ".DS_Store", ".nfs0001", "Thumbs.db"] {
         fs::write(scratch.path().join(name), "").unwrap();
@@ -438,11 +438,11 @@ fn a_full_segment_tells_its_time_when_it_is_durable() {
 }
 
 #[test]
-fn new_files_of_somebody_elses_store_are_given_to_its_owner() {
+fn new_files_belong_to_the_owner_of_the_store() {
     let scratch = scratch();
     let owner = fs::metadata(scratch.path()).unwrap().uid();
     if owner != 0 || std::os::unix::fs::chown(scratch.path(), Some(1234), Some(5678)).is_err() {
-        eprintln!("SKIPPED: new_files_of_somebody_elses_store_are_given_to_its_owner needs root");
+        eprintln!("SKIPPED: new_files_belong_to_the_owner_of_the_store needs root");
         return;
     }
     let store = open(scratch.path());

@@ -37,22 +37,22 @@ const DURABILITIES: [Durability; 6] = {
 };
 
 #[test]
-fn a_process_that_writes_until_it_dies() {
+fn child_writes_until_it_is_killed() {
     support::writer::write_until_killed();
 }
 
 #[test]
-fn what_is_durable_survives_power_cuts_on_ext4() {
+fn durable_writes_survive_power_cuts_on_ext4() {
     println!("{}", survive(&EXT4));
 }
 
 #[test]
-fn what_is_durable_survives_power_cuts_on_ext4_without_a_journal() {
+fn durable_writes_survive_power_cuts_on_ext4_without_a_journal() {
     println!("{}", survive(&EXT4_WITHOUT_JOURNAL));
 }
 
 #[test]
-fn what_is_durable_survives_power_cuts_on_xfs() {
+fn durable_writes_survive_power_cuts_on_xfs() {
     println!("{}", survive(&XFS));
 }
 

@@ -190,7 +190,7 @@ fn a_segment_is_synced_before_name_and_manifest() {
 }
 
 #[test]
-fn what_an_open_finds_is_made_durable_before_the_first_change() {
+fn recovered_state_is_made_durable_before_the_first_change() {
     let base = directory();
     let (path, copy) = (base.path().join("data"), base.path().join("copy"));
     let store = open(&path);

@@ -150,7 +150,7 @@ fn damage(segment: &Path) {
 }
 
 #[test]
-fn what_threads_read_is_what_was_written_and_counted() {
+fn parallel_replay_restores_content_and_live_bytes() {
     for (seed, compacted) in [(1, false), (2, true)] {
         let written = written(seed, compacted);
         let before = written.store.stats();
@@ -175,7 +175,7 @@ fn what_threads_read_is_what_was_written_and_counted() {
 }
 
 #[test]
-fn what_lies_behind_a_hole_never_counts_though_it_was_read_ahead() {
+fn records_behind_a_hole_never_count_even_if_read_ahead() {
     let written = written(3, false);
     let count = segments(&killed(&written, "whole")).len();
     assert!(count > 8);
@@ -195,7 +195,7 @@ fn what_lies_behind_a_hole_never_counts_though_it_was_read_ahead() {
 }
 
 #[test]
-fn damage_in_what_is_durable_is_an_error_that_names_the_place_whoever_met_it() {
+fn damage_in_a_durable_segment_is_an_error_that_names_it() {
     let written = written(4, true);
     written.store.flush().unwrap();
     let names = segments(&killed(&written, "whole"));
@@ -223,7 +223,7 @@ fn a_segment_that_cannot_be_read_to_its_end_is_an_error() {
 const STORE: &str = "MAPCASK_REPLAY_STORE";
 
 #[test]
-fn a_process_that_may_open_few_files() {
+fn child_opens_a_store_with_few_descriptors() {
     let Some(path) = std::env::var_os(STORE) else { return };
     let store = Options::new().segment_bytes(4096).background(false).open(path).unwrap();
     assert_eq!(store.len(), 1000);
@@ -260,7 +260,7 @@ fn an_open_needs_few_descriptors_whatever_it_reads() {
         let mut command = std::process::Command::new("sh");
         command.args([
             "-c",
-            "ulimit -n 32 && exec \"$0\" --exact a_process_that_may_open_few_files --test-threads=1",
+            "ulimit -n 32 && exec \"$0\" --exact child_opens_a_store_with_few_descriptors --test-threads=1",
         ]);
         let output = command.arg(std::env::current_exe().unwrap()).env(STORE, &path).output().unwrap();
         assert!(output.status.success(), "{path:?}: {output:?}");

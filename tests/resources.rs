@@ -157,7 +157,7 @@ fn a_store_without_files_is_led_out_by_removals_and_compaction() {
 }
 
 #[test]
-fn a_limit_on_file_sizes_makes_segments_small_and_refuses_what_is_larger() {
+fn file_size_limit_shrinks_segments_and_refuses_larger_values() {
     let disk = SimDisk::new();
     let store = Options::new().background(false).segment_bytes(64 * PAGE).open_on(&disk).unwrap();
     disk.set_limit(Resource::FileSize, Some(9 * PAGE));

@@ -45,7 +45,7 @@ fn rescue(damaged: &SimDisk) -> (mapcask::SalvageReport, Content) {
 }
 
 #[test]
-fn an_intact_store_comes_back_whole_and_nothing_is_called_damaged() {
+fn salvage_of_an_intact_store_recovers_it_without_damage() {
     let (disk, expected) = sample();
     let (report, found) = rescue(&disk);
     assert_eq!(found, expected);
@@ -165,7 +165,7 @@ fn rescue_keyspaces(damaged: &SimDisk) -> (mapcask::SalvageReport, BTreeMap<Stri
 }
 
 #[test]
-fn keyspaces_come_back_under_their_names_with_the_manifest_and_without() {
+fn salvage_keeps_keyspace_names_with_and_without_a_manifest() {
     let (disk, expected) = sample_of_keyspaces();
     let (report, found) = rescue_keyspaces(&disk);
     assert_eq!((found, report.damage.as_slice()), (expected.clone(), [].as_slice()));

@@ -194,7 +194,7 @@ fn versions_go_with_the_last_snapshot_that_sees_them() {
 }
 
 #[test]
-fn a_snapshot_is_one_moment_and_iteration_is_exact_beside_writers_and_compaction() {
+fn snapshot_stays_consistent_during_writes_and_compaction() {
     const KEYS: u64 = 5_000;
     let directory = directory();
     let store = open(&directory);

@@ -197,12 +197,12 @@ fn child(path: &std::ffi::OsStr) {
 }
 
 #[test]
-fn puts_gets_and_flushes_of_nothing_make_no_system_call_and_no_page_fault_in_the_steady_state() {
+fn steady_puts_and_gets_make_no_system_call_or_page_fault() {
     if let Some(path) = std::env::var_os(CHILD) {
         return child(&path);
     }
     let directory = directory();
-    let name = "puts_gets_and_flushes_of_nothing_make_no_system_call_and_no_page_fault_in_the_steady_state";
+    let name = "steady_puts_and_gets_make_no_system_call_or_page_fault";
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([name, "--exact", "--nocapture"]).env(CHILD, directory.path().join("data"));
     let output = command.output().unwrap();
@@ -217,7 +217,7 @@ fn puts_gets_and_flushes_of_nothing_make_no_system_call_and_no_page_fault_in_the
 // ---- Syncs --------------------------------------------------------------------------------------
 
 #[test]
-fn a_durable_put_is_exactly_one_sync_and_a_flush_of_nothing_is_none() {
+fn durable_put_syncs_once_and_an_empty_flush_never() {
     let disk = SimDisk::new();
     let store = Options::new().background(false).durability(Durability::Disk).open_on(&disk).unwrap();
     for n in 0..100_u64 {
@@ -281,12 +281,12 @@ fn naps(name: &str) -> Vec<u64> {
 }
 
 #[test]
-fn the_helper_of_an_idle_store_comes_to_rest() {
+fn worker_of_an_idle_store_comes_to_rest() {
     if let Some(path) = std::env::var_os(CHILD) {
         return idle_child(&path);
     }
     let directory = directory();
-    let name = "the_helper_of_an_idle_store_comes_to_rest";
+    let name = "worker_of_an_idle_store_comes_to_rest";
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([name, "--exact", "--nocapture"]).env(CHILD, directory.path().join("data"));
     let output = command.output().unwrap();

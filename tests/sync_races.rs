@@ -67,7 +67,7 @@ fn while_told(disk: &SimDisk, store: &Store, gate: &Gate, acknowledge: impl FnOn
 /// rename was lost, and another still let the manifest name its file. Fix: the syncs of the
 /// directory take turns, too.
 #[test]
-fn no_file_is_named_while_a_failed_sync_of_the_directory_is_told() {
+fn no_file_is_named_during_a_failed_sync_of_the_directory() {
     let disk = SimDisk::new();
     let store = options().open_on(&disk).unwrap();
     for n in 0..8_u8 {
@@ -123,7 +123,7 @@ fn records_that_come_during_a_sync_are_not_called_durable() {
 
 /// The next sync begins where the previous one ended, not at the end of the log after it.
 #[test]
-fn what_comes_during_a_sync_is_made_durable_by_the_next_one() {
+fn records_during_a_sync_become_durable_with_the_next_one() {
     // The records fill the page, the next pages, and the space beyond the segment.
     for (first, count, size, segment) in [
         (1, 1, 100, 4096),
@@ -161,7 +161,7 @@ fn what_comes_during_a_sync_is_made_durable_by_the_next_one() {
 
 /// After a kill the control page tells the durable part, and a flush makes the rest durable again.
 #[test]
-fn what_comes_during_a_sync_is_made_durable_after_a_kill() {
+fn records_during_a_sync_become_durable_after_a_kill() {
     let disk = SimDisk::new();
     let open =
         |disk: &SimDisk| Options::new().background(false).segment_bytes(64 << 10).open_on(disk).unwrap();

@@ -101,7 +101,7 @@ fn an_active_segment_taken_away_fails_every_sync() {
 }
 
 #[test]
-fn what_can_be_made_anew_may_be_taken_away() {
+fn control_and_lock_files_may_be_taken_away() {
     for name in ["CONTROL", "LOCK"] {
         for (how, taking) in TAKINGS {
             let scratch = scratch();

@@ -112,7 +112,7 @@ fn read_batches(store: &Store, batches: &Batches, seed: u64) {
 }
 
 #[test]
-fn no_reader_sees_part_of_a_batch_or_an_older_one_after_a_newer_one() {
+fn readers_see_whole_batches_and_never_an_older_one_later() {
     let directory = directory();
     let store = open(&directory, Options::new().segment_bytes(64 << 10));
     let batches = Batches {
@@ -158,7 +158,7 @@ fn no_reader_sees_part_of_a_batch_or_an_older_one_after_a_newer_one() {
 // ---- Growth and iteration -----------------------------------------------------------------------
 
 #[test]
-fn while_a_store_grows_every_acknowledged_key_is_found_and_no_other() {
+fn growing_store_finds_exactly_the_acknowledged_keys() {
     const COUNT: u64 = 200_000;
     let directory = directory();
     let store = open(&directory, Options::new());
@@ -191,7 +191,7 @@ fn while_a_store_grows_every_acknowledged_key_is_found_and_no_other() {
 }
 
 #[test]
-fn an_iteration_beside_growth_and_batches_yields_each_permanent_key_exactly_once() {
+fn iteration_during_growth_yields_each_permanent_key_once() {
     const PERMANENT: u64 = 2000;
     let directory = directory();
     let store = open(&directory, Options::new().segment_bytes(1 << 20));
@@ -244,7 +244,7 @@ fn an_iteration_beside_growth_and_batches_yields_each_permanent_key_exactly_once
 // ---- Durability ---------------------------------------------------------------------------------
 
 #[test]
-fn concurrent_durable_writers_share_syncs_and_concurrent_flushes_cover_what_was_acknowledged() {
+fn durable_writers_share_syncs_and_flushes_cover_their_writes() {
     const WRITERS: usize = 8;
     const WRITES: usize = 40;
     let directory = directory();
@@ -330,7 +330,7 @@ fn write_until_closed(store: &Store, writer: u64, total: &AtomicU64) -> u64 {
 }
 
 #[test]
-fn exactly_the_writes_acknowledged_before_a_close_are_there_after_it() {
+fn close_keeps_exactly_the_acknowledged_writes() {
     for round in 0..40_u64 {
         let durability = if round.is_multiple_of(4) { Durability::Disk } else { Durability::Os };
         let directory = directory();

@@ -42,6 +42,7 @@ const UNSAFE_TESTS: [&str; 2] = ["tests/", "benches/"];
 const MAX_FILE_LINES: usize = 800;
 const MAX_FILE_LINES_WITHOUT_TESTS: usize = 500;
 const MAX_FUNCTION_LINES: usize = 70;
+const MAX_TEST_NAME: usize = 60;
 
 /// The folders that are read, along with the files beside them.
 const FOLDERS: [&str; 9] =
@@ -70,6 +71,8 @@ fn check_rust(path: &str, text: &str, types: &Types) -> Vec<String> {
     complaints.extend(file_size(path, text, &code));
     complaints.extend(function_sizes(&code));
     complaints.extend(stray_notes(text));
+    complaints.extend(questions(text));
+    complaints.extend(long_test_names(&code));
     complaints.extend(unsafe_places(path, text, &code));
     if let Some(module) = module_of(path) {
         complaints.extend(layering(&module, &code));
@@ -476,6 +479,54 @@ fn stray_notes(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Sentences of comments that begin as a question does, and words that name no actor.
+fn questions(text: &str) -> Vec<String> {
+    // In pieces, so that this file does not complain about itself.
+    let openings = [
+        concat!("Wh", "at "),
+        concat!("Ho", "w "),
+        concat!("Whe", "ther "),
+        concat!("Wh", "o "),
+        concat!("Who", "ever "),
+    ];
+    let words =
+        [concat!("who", "ever"), concat!("some", "body"), concat!("no", "body"), concat!("every", "body")];
+    let mut complaints = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let Some((_, comment)) = line.split_once("//") else { continue };
+        if line.trim_start().len() < comment.len() + 2 {
+            continue;
+        }
+        let comment = comment.trim_start_matches(['/', '!', ' ', '-', '*']);
+        let begins =
+            |opening: &str| comment.starts_with(opening) || comment.contains(&format!(". {opening}"));
+        if let Some(opening) = openings.iter().find(|opening| begins(opening)) {
+            complaints
+                .push(format!(":{}: a sentence begins with {opening:?}; say who does what", number + 1));
+        }
+        let lower = comment.to_lowercase();
+        if let Some(word) = words.iter().find(|word| self::words(&lower, word).next().is_some()) {
+            complaints.push(format!(":{}: {word:?} names no actor", number + 1));
+        }
+    }
+    complaints
+}
+
+/// Test functions whose name is longer than a line of a report can show.
+fn long_test_names(code: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (at, attribute) in code.match_indices("#[test]") {
+        let Some(function) = code[at..].find("fn ").map(|offset| at + offset + 3) else { continue };
+        let name = first_word(&code[function..]);
+        if name.len() > MAX_TEST_NAME {
+            let line = line_of(code, at + attribute.len());
+            complaints
+                .push(format!(":{line}: {name} has {} letters; {MAX_TEST_NAME} are allowed", name.len()));
+        }
+    }
+    complaints
+}
+
 fn machine_paths(text: &str) -> Vec<String> {
     let roots = [concat!("/ho", "me/"), concat!("/ro", "ot/"), concat!("/wo", "rk/"), concat!("/Us", "ers/")];
     let is_path = |line: &str, root: &str| {
@@ -656,6 +707,21 @@ fn stray_notes_are_found_in_code_and_comments() {
     {
         assert_eq!(complaints_about("src/api/store.rs", &format!("//! Head.\n{note}\n")).len(), 1, "{note}");
     }
+}
+
+#[test]
+fn questions_and_long_test_names_are_found() {
+    let count = |text: &str| complaints_about("tests/kill.rs", &format!("//! Head.\n{text}\n")).len();
+    assert_eq!(count(concat!("/// Wh", "at a store has.")), 1);
+    assert_eq!(count(concat!("// Fine. Whe", "ther it is there.")), 1);
+    assert_eq!(count(concat!("// For some", "body else.")), 1);
+    assert_eq!(
+        count("// Which one, and why not another. It says what it has.\nlet a = \"What \"; // Fine."),
+        0
+    );
+    let test = |name: &str| format!("#[test]\nfn {name}() {{}}");
+    assert_eq!(count(&test(&"a".repeat(60))), 0);
+    assert_eq!(count(&test(&"a".repeat(61))), 1);
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn without_traces(lines: Vec<String>) -> Vec<String> {
 }
 
 #[test]
-fn opening_writing_and_closing_are_heard_and_reads_and_writes_are_not() {
+fn open_and_close_emit_events_but_reads_and_writes_do_not() {
     listening(|ear| {
         let disk = SimDisk::new();
         let store = options().open_on(&disk).unwrap();
@@ -136,7 +136,7 @@ fn every_segment_is_heard_when_it_is_made_and_when_it_is_full() {
 }
 
 #[test]
-fn a_pass_of_compaction_is_heard_when_it_begins_and_with_what_it_did() {
+fn compaction_pass_emits_its_begin_and_its_result() {
     listening(|ear| {
         let store = options().open_on(&SimDisk::new()).unwrap();
         for number in 0..4_u8 {
@@ -190,7 +190,7 @@ fn cut(seed: usize) -> SimDisk {
 }
 
 #[test]
-fn what_an_unclean_end_cost_is_heard_and_nothing_where_it_cost_nothing() {
+fn recovery_warns_only_if_the_end_of_the_log_was_cut_off() {
     let (mut torn, mut aside, mut free) = (0, 0, 0);
     for seed in 0..200 {
         let disk = cut(seed);
@@ -230,7 +230,7 @@ fn what_an_unclean_end_cost_is_heard_and_nothing_where_it_cost_nothing() {
 }
 
 #[test]
-fn what_ends_writing_is_heard_once_with_its_cause_and_the_close_is_not_clean() {
+fn poisoning_emits_its_cause_once_and_the_close_is_unclean() {
     listening(|ear| {
         let disk = SimDisk::new();
         let store = options().durability(Durability::Disk).open_on(&disk).unwrap();
@@ -306,7 +306,7 @@ fn fill(store: &Store) {
 }
 
 #[test]
-fn failures_and_a_panic_of_the_helper_are_heard() {
+fn worker_failures_and_panics_emit_events() {
     let (sender, heard) = mpsc::channel();
     let panics = Arc::new(AtomicBool::new(false));
     let ear = HelperEar { heard: Mutex::new(sender), panics: Arc::clone(&panics) };

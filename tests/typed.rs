@@ -86,7 +86,7 @@ fn keys_of_every_kind_find_their_values() {
 }
 
 #[test]
-fn a_keyspace_opens_with_the_codec_it_was_made_with_and_as_bytes() {
+fn typed_keyspace_opens_with_its_own_codec_or_as_bytes() {
     let directory = directory();
     let store = open(&directory);
     store.typed_keyspace::<str, u32, _>("postcard", Postcard).unwrap().insert("a", &1).unwrap();
@@ -113,7 +113,7 @@ fn a_keyspace_opens_with_the_codec_it_was_made_with_and_as_bytes() {
 }
 
 #[test]
-fn what_is_no_value_of_the_type_is_an_error_and_an_update_leaves_it() {
+fn undecodable_value_is_an_error_and_no_update_changes_it() {
     let directory = directory();
     let store = open(&directory);
     let users: TypedKeyspace<str, User, _> = store.typed_keyspace("users", Postcard).unwrap();

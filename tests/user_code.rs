@@ -488,7 +488,7 @@ fn every_call_returns_from_within_a_subscriber_of_any_event() {
 }
 
 #[test]
-fn calls_return_from_within_a_subscriber_on_the_helpers_thread() {
+fn calls_return_from_within_a_subscriber_on_the_workers_thread() {
     tracing::subscriber::set_global_default(Caller).unwrap();
     watched(|begins| {
         for (name, call) in CALLS {

@@ -75,7 +75,7 @@ fn assert_refused_unchanged(disk: &SimDisk, what: &str) {
 }
 
 #[test]
-fn a_watermark_that_proves_the_impossible_is_damage() {
+fn impossible_watermark_is_damage() {
     // Regression: a watermark of 2^64 - 1 was believed. `Disk` then made no more syncs, and the
     // manifest was refused for ever.
     for durable in [u64::MAX, Seq::MAX.0, 1 << 40, 1000] {
@@ -122,7 +122,7 @@ fn a_watermark_that_proves_the_impossible_is_damage() {
 }
 
 #[test]
-fn a_last_watermark_that_proves_the_impossible_is_no_torn_write() {
+fn impossible_last_watermark_is_not_a_torn_write() {
     let disk = SimDisk::with_seed(1);
     let store = options().open_on(&disk).expect("a new store");
     store.insert("first", "a value").expect("there is room");
@@ -139,7 +139,7 @@ fn names_of(entry: &SegmentEntry) -> String {
 }
 
 #[test]
-fn a_number_that_cannot_be_counted_on_is_refused() {
+fn open_refuses_numbers_without_a_valid_successor() {
     let disk = SimDisk::with_seed(1);
     let store = options().open_on(&disk).expect("a new store");
     store.insert("key", "value").expect("there is room");
@@ -178,7 +178,7 @@ fn a_number_that_cannot_be_counted_on_is_refused() {
 }
 
 #[test]
-fn numbers_of_the_torn_tail_of_an_adopted_segment_are_not_given_out_again() {
+fn open_does_not_reuse_numbers_of_an_adopted_torn_tail() {
     let disk = SimDisk::with_seed(1);
     let store = options().open_on(&disk).expect("a new store");
     store.insert("key", "value").expect("there is room");
@@ -219,7 +219,7 @@ fn numbers_of_the_torn_tail_of_an_adopted_segment_are_not_given_out_again() {
 }
 
 #[test]
-fn what_is_set_aside_is_copied_in_pieces() {
+fn quarantined_tail_is_copied_in_pieces() {
     // The copy takes several pieces, the last of which is shorter.
     let disk = SimDisk::with_seed(1);
     let store = options().segment_bytes(8 << 20).compaction(false).open_on(&disk).expect("a new store");

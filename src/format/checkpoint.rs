@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_found_and_so_is_every_other_size() {
+    fn front_of_any_other_size_is_refused() {
         let front = sample().encode();
         for len in 0..front.len() {
             assert!(IndexCheckpoint::decode(&front[..len], file_size(&front)).is_err(), "{len}");
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_counts_only_in_its_file_and_place_and_whole() {
+    fn block_is_valid_only_whole_in_its_file_and_place() {
         let block: Vec<u8> = (0..BLOCK_LEN).map(|n| n.to_le_bytes()[0]).collect();
         let mut frame = block.clone();
         frame.extend_from_slice(&frame_sum(5, 6, &block).to_le_bytes());

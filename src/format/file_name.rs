@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_mean_what_they_were_made_from() {
+    fn file_names_parse_to_what_built_them() {
         for id in [1, 9_999_999_999, 10_000_000_000, u64::MAX] {
             assert_eq!(parse(&segment(SegmentId(id))), FileName::Segment(SegmentId(id)));
             assert_eq!(parse(&aside(SegmentId(id), 12)), FileName::Aside(SegmentId(id), 12));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_directories_by_itself_is_neutral() {
+    fn names_found_in_any_directory_are_neutral() {
         for name in
             [".gitkeep", ".DS_Store", ".nfs000000", ".0000000001.seg", ".tmp", "lost+found", "Thumbs.db"]
         {

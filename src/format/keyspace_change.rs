@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_nobody_writes_are_refused() {
+    fn keyspace_change_refuses_values_never_written() {
         for value in
             [&[][..], &[0], &[5], &[RENAME, 0], &[DROP, 0], &[CLEAR, 1, 2, 3], &[CLEAR, 1, 2, 3, 4, 5]]
         {
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_changes_lead_to_is_refused() {
+    fn keyspace_set_refuses_states_without_a_history() {
         let named = |id| NamedKeyspace { id: KeyspaceId(id), codec: String::new() };
         let of = |names: &[(&str, u32)], next| {
             let names = names.iter().map(|(name, id)| ((*name).to_owned(), named(*id))).collect();

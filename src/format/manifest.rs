@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_cannot_be_counted_on_from_has_no_room() {
+    fn check_room_fails_if_a_counter_is_at_its_end() {
         assert_eq!(sample().check_room(), Ok(()));
         let changes: [fn(&mut Manifest); 5] = [
             |manifest| manifest.generation = COUNTER_MAX,
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_without_entries_are_refused_before_anything_is_allocated() {
+    fn manifest_counts_without_entries_are_refused_early() {
         let mut bytes = sample().encode();
         bytes[120..128].copy_from_slice(&[0xff; 8]);
         let sum = sum(&bytes).to_le_bytes();

@@ -426,7 +426,7 @@ mod tests {
     /// Each record of the batch is intact, yet one of them is not the record that the header summed
     /// up.
     #[test]
-    fn a_batch_with_another_value_than_its_frame_sums_up_is_incomplete() {
+    fn batch_is_incomplete_if_a_record_was_replaced() {
         let mut bytes = Vec::new();
         batch(&mut bytes, 2, &[b"b", b"cc"]);
         let whole = bytes.clone();
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_its_frame_describes_otherwise_is_incomplete() {
+    fn batch_is_incomplete_if_its_frame_describes_other_records() {
         assert_eq!(seqs(&changed(|_, _| ())), (vec![2, 3, 4], ReadStep::Blank));
         let changes: [fn(usize, &mut RecordHeader); 5] = [
             |n, header| header.keyspace.0 += u32::from(n == 0),
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_missing_or_there_twice_ends_the_log() {
+    fn missing_or_repeated_number_ends_the_log() {
         for next in [1, 3] {
             let mut bytes = Vec::new();
             put(&mut bytes, RecordKind::Put, 0, 1, b"a", b"one");
@@ -485,12 +485,12 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_yields_every_record_in_order_and_stops_at_zeros() {
+    fn record_reader_yields_all_records_and_stops_at_zeros() {
         assert_eq!(seqs(&sample()), (vec![1, 2, 3, 4, 5], ReadStep::Blank));
     }
 
     #[test]
-    fn a_flipped_bit_ends_the_walk_at_its_frame_and_never_splits_a_batch() {
+    fn flipped_bit_ends_the_reader_at_its_frame() {
         let bytes = sample();
         let whole = seqs(&bytes).0;
         let mut padding = 0;

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_regular_file_is_opened_and_no_link_followed() {
+    fn open_accepts_only_regular_files_and_follows_no_link() {
         let (dir, place) = scratch();
         std::fs::write(dir.path().join("target"), "precious").unwrap();
         symlink("target", dir.path().join("link")).unwrap();

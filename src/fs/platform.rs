@@ -413,7 +413,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_boot_id_is_read_with_or_without_its_dashes_and_nothing_else_is() {
+    fn parse_uuid_accepts_dashes_or_none_and_refuses_the_rest() {
         let id = parse_uuid("00010203-0405-0607-0809-0a0b0c0d0eff\n").unwrap();
         assert_eq!(id, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
         assert_eq!(parse_uuid("000102030405060708090a0b0c0d0eff"), Some(id));

@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_note_of_a_lock_takes_the_place_of_a_longer_one() {
+    fn lock_note_replaces_a_longer_one() {
         let (_temporary, dir) = scratch();
         for note in ["1234567\n", "89\n", "10111\n"] {
             let lock = dir.lock("LOCK", Claim::Write(note.as_bytes()), Duration::ZERO);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_made_with_its_parents_and_making_it_again_changes_nothing() {
+    fn create_dir_changes_nothing_if_the_directory_exists() {
         let (_temporary, dir) = scratch();
         dir.create("one").unwrap();
         dir.create_dir().unwrap();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn allocated_files_read_as_zeros_keep_their_blocks_and_never_shrink() {
+    fn allocated_file_reads_as_zeros_and_never_shrinks() {
         let (_temporary, dir) = scratch();
         let file = dir.create("one").unwrap();
         file.allocate(1 << 16).unwrap();
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allocated_beside_a_file_is_free_afterwards() {
+    fn allocate_beside_frees_its_space_afterwards() {
         let (_temporary, dir) = scratch();
         let file = dir.create("one").unwrap();
         file.allocate_beside(1 << 16, 1 << 20).unwrap();
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_excludes_a_second_one_shows_its_note_and_ends_with_its_owner() {
+    fn lock_excludes_others_until_its_owner_drops_it() {
         let (_temporary, dir) = scratch();
         let write = |note| dir.lock("LOCK", Claim::Write(note), Duration::ZERO).unwrap();
         drop(write(b"a long note"));
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_look_share_the_lock_and_keep_writers_out() {
+    fn shared_locks_coexist_and_exclude_writers() {
         let (_temporary, dir) = scratch();
         drop(dir.lock("LOCK", Claim::Write(b"42"), Duration::ZERO).unwrap());
         let other = || RealDir::new(dir.path()).unwrap();

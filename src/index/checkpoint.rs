@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn several_indexes_come_back_from_one_file() {
+    fn checkpoint_restores_several_indexes_from_one_file() {
         let (_temporary, dir) = scratch();
         let counts = [0, 1, 1000, 100_000, 5];
         let mut writers = counts.map(filled);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abandoned_image_leaves_no_file() {
+    fn abandoned_checkpoint_leaves_no_file() {
         let (_temporary, dir) = scratch();
         let mut writers = [filled(200_000)];
         let (checkpoint, captures) = begin(&mut writers, 1);

@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_durable_already_costs_no_sync() {
+    fn wait_makes_no_sync_if_already_durable() {
         let commit = GroupCommit::new(Seq(5));
         commit.wait(Seq(5), || unreachable!()).unwrap();
         assert_eq!((commit.groups(), commit.waits()), (0, 0));
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_releases_whom_its_range_covers_and_no_one_else() {
+    fn sync_releases_only_the_waiters_it_covers() {
         let commit = GroupCommit::new(Seq::ZERO);
         // The leader's sync also covers 2 and 3, which came during it, but not 4 and 5.
         let result = with_held_leader(&commit, Seq(1), Ok(Seq(3)), |release| {
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_sync_poisons_and_wakes_everyone() {
+    fn panic_in_a_sync_poisons_and_wakes_all_waiters() {
         let commit = GroupCommit::new(Seq::ZERO);
         let (entered, has_entered) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
@@ -705,7 +705,7 @@ mod loom_models {
     }
 
     #[test]
-    fn loom_a_write_back_that_gets_the_report_stops_the_leader() {
+    fn loom_write_back_error_fails_the_leader_too() {
         loom::model(|| {
             let commit = Arc::new(GroupCommit::new(Seq::ZERO));
             let file = Arc::new(OneReport { turn: SyncTurn::new(), pending: AtomicBool::new(true) });
@@ -719,7 +719,7 @@ mod loom_models {
     }
 
     #[test]
-    fn loom_both_waiters_become_durable_whoever_leads() {
+    fn loom_both_waiters_become_durable_with_either_leader() {
         loom::model(|| {
             let commit = Arc::new(GroupCommit::new(Seq::ZERO));
             let other = Arc::clone(&commit);

@@ -502,7 +502,7 @@ mod tests {
     /// Places, retires and pins at random: no two mappings ever overlap, and a range is free once
     /// its mapping was retired and is not pinned.
     #[test]
-    fn a_place_is_given_to_one_at_a_time_and_again_when_it_is_left() {
+    fn range_is_placed_once_until_it_is_retired_and_unpinned() {
         let space = AddressSpace::reserve().expect("address space");
         let mut random = fastrand::Rng::with_seed(1);
         let mut placed: Vec<(Arc<Mapping>, GranuleRange, Option<RangePin>)> = Vec::new();
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_given_to_one_whichever_way_it_is_asked_for() {
+    fn place_and_place_at_never_give_overlapping_ranges() {
         let space = AddressSpace::reserve().expect("address space");
         let mut random = fastrand::Rng::with_seed(1);
         let mut taken = std::collections::BTreeMap::<u64, u64>::new();

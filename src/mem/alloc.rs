@@ -65,7 +65,7 @@ mod tests {
     use crate::error::Error;
 
     #[test]
-    fn more_than_addresses_can_hold_is_refused_and_changes_nothing() {
+    fn allocation_beyond_the_address_space_is_refused() {
         let most = isize::MAX.unsigned_abs();
         let mut bytes = vec![7, 8];
         for refused in [

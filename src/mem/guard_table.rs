@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn replaced_pages_are_known_one_by_one_and_then_from_first_to_last() {
+    fn guard_lists_replaced_pages_and_then_their_span() {
         let flags = AtomicU32::new(0);
         let start = usize::MAX / 4 * 3;
         let range = Registration::new(start, 1 << 20, false, &flags).expect("there is room");

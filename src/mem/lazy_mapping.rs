@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_has_its_place_before_while_and_after_it_is_attached() {
+    fn mapping_is_found_before_during_and_after_attachment() {
         let space = AddressSpace::reserve().expect("address space");
         let (found, mapped) = (AtomicBool::new(false), AtomicBool::new(false));
         for granule in 1..1000 {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn each_that_waits_gets_its_turn_once() {
+    fn each_lazy_mapping_is_mapped_once() {
         let space = AddressSpace::reserve().expect("address space");
         let mappings: Vec<_> = (0..5).map(|_| Arc::new(Mapping::later(1 << 20, Box::new(Memory)))).collect();
         for (granule, mapping) in (1..).step_by(3).zip(&mappings) {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_must_not_wait_maps_nothing_while_the_background_is_at_it() {
+    fn attended_prefetch_leaves_mapping_to_the_background() {
         let space = AddressSpace::reserve().expect("address space");
         let mapping = Arc::new(Mapping::later(1 << 20, Box::new(Memory)));
         let range = GranuleRange::from_granules(1, 1).expect("inside");

@@ -45,7 +45,7 @@ mod models {
     }
 
     #[test]
-    fn loom_whoever_sees_the_mark_sees_the_bytes_below_it() {
+    fn loom_bytes_below_a_seen_mark_are_visible() {
         loom::model(|| {
             let bytes = Arc::new(MarkedBytes {
                 words: [AtomicU64::new(0), AtomicU64::new(0)],

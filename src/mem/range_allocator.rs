@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_is_given_out_again_in_one_piece() {
+    fn freed_ranges_merge_before_reuse() {
         let mut ranges = RangeAllocator::of(20);
         let taken: Vec<_> = (0..4).map(|_| ranges.any(3).expect("room")).collect();
         ranges.give_back(taken[0]);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_that_leads_out_of_the_space_is_none() {
+    fn range_outside_the_space_is_none() {
         let last = u32::try_from(GRANULES).expect("fewer than 2^32");
         assert!(GranuleRange::from_granules(last - 1, 1).is_some());
         for (first, count) in [(0, 1), (1, 0), (last, 1), (last - 1, 2), (u32::MAX, u32::MAX)] {

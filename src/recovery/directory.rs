@@ -345,7 +345,7 @@ mod tests {
     use crate::mem::address_space::AddressSpace;
 
     #[test]
-    fn of_segments_without_a_name_or_a_record_one_is_kept() {
+    fn scan_keeps_one_unlisted_segment_without_records() {
         let store = StoreId([7; 16]);
         let disk = SimDisk::new();
         let dir = disk.dir();

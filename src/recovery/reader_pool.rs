@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_ready_is_bounded_and_comes_in_order_whoever_is_faster() {
+    fn read_queue_is_bounded_and_delivers_in_order() {
         let desk = ReadQueue::new(READY);
         thread::scope(|scope| {
             let _ended = Ended(&desk);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_waits_ends_when_nobody_asks_for_more() {
+    fn waiting_reader_thread_ends_with_its_consumer() {
         let desk = ReadQueue::new(READY);
         assert!(desk.tell(1, piece(READY)));
         thread::scope(|scope| {
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a thread that reads a segment has panicked")]
-    fn a_panic_of_a_thread_is_one_of_whoever_waits_for_it() {
+    fn panic_of_a_reader_thread_reaches_its_consumer() {
         let desk = ReadQueue::new(READY);
         drop(Noted(&desk));
         desk.ask(0);

@@ -94,7 +94,7 @@ mod models {
     }
 
     #[test]
-    fn loom_what_is_read_of_two_keys_was_there_at_one_moment() {
+    fn loom_validated_reads_are_of_one_moment() {
         loom::model(|| {
             let two =
                 Arc::new(Two { keys: [AtomicU64::new(0), AtomicU64::new(0)], seqlock: SeqLock::new(Seq(0)) });

@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn stores_with_work_take_turns_and_a_sleeping_one_is_looked_at_when_it_calls() {
+    fn busy_stores_take_turns_and_a_call_wakes_an_idle_one() {
         let (begun, steps) = channel();
         let background = Background::shared();
         let one = attach(&background, 1, &begun);
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_that_stores_alone() {
+    fn panic_ends_only_its_own_stores_task() {
         let (begun, steps) = channel();
         let background = Background::shared();
         let one = attach(&background, 1, &begun);
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_waits_for_a_step_under_way_and_nothing_refers_to_the_store_afterwards() {
+    fn detach_waits_for_a_running_step_and_drops_the_task() {
         let (begun, steps) = channel();
         let background = Background::shared();
         for next in [Poll::Again, Poll::Asleep, Poll::After(Duration::MAX)] {

@@ -188,7 +188,7 @@ struct Blank {
 }
 
 #[test]
-fn a_length_beyond_the_bytes_is_refused_and_nothing_is_allocated_for_it() {
+fn codec_refuses_length_beyond_input_without_allocating() {
     fn all(codec: &impl Codec) {
         let bytes = encoded(codec, &HUGE);
         is_refused_within::<String>(TEXT, codec, &bytes);
@@ -205,7 +205,7 @@ fn a_length_beyond_the_bytes_is_refused_and_nothing_is_allocated_for_it() {
 }
 
 #[test]
-fn a_hostile_number_of_elements_that_take_no_bytes_ends() {
+fn codec_refuses_huge_count_of_zero_byte_elements() {
     fn all(codec: &impl Codec) {
         let bytes = encoded(codec, &HUGE);
         is_refused_within::<Vec<()>>(BARE, codec, &bytes);
@@ -220,7 +220,7 @@ fn a_hostile_number_of_elements_that_take_no_bytes_ends() {
 
 /// The length is one that elements without bytes could have.
 #[test]
-fn room_is_made_for_no_more_elements_than_there_are_bytes() {
+fn codec_reserves_no_more_elements_than_input_bytes() {
     fn all(codec: &impl Codec) {
         let bytes = encoded(codec, &4000_u64);
         let most = TEXT + bytes.len() * size_of::<[u64; 16]>();
@@ -244,7 +244,7 @@ fn elements_that_take_no_bytes_are_counted_over_all_collections() {
 }
 
 #[test]
-fn what_could_not_be_read_is_not_written() {
+fn encode_refuses_values_that_decode_would_refuse() {
     fn all(codec: &impl Codec) {
         let bytes = encoded(codec, &vec![Blank::default(); 4096]);
         assert_eq!(codec.decode::<Vec<Blank>>(&bytes).unwrap().len(), 4096);
@@ -288,7 +288,7 @@ impl Serialize for Unsized {
 
 /// There are many more elements than the limit for elements without bytes, and each takes bytes.
 #[test]
-fn collections_of_elements_that_take_bytes_may_be_as_long_as_they_like() {
+fn codec_decodes_long_collections_of_nonempty_elements() {
     fn all(codec: &impl Codec) {
         let nested = vec![vec![vec![1_u8; 3]; 40]; 400];
         assert_eq!(codec.decode::<Vec<Vec<Vec<u8>>>>(&encoded(codec, &nested)).unwrap(), nested);
@@ -320,7 +320,7 @@ enum Tree {
 
 /// Runs on the 2 MiB stack of a test's thread, in a build with little optimisation.
 #[test]
-fn values_nested_too_deep_are_an_error_and_not_a_stack_overflow() {
+fn codec_refuses_values_nested_too_deep() {
     fn all(codec: &impl Codec) {
         let deepest = encoded(codec, &wrapped(127));
         assert_eq!(codec.decode::<Wrapped>(&deepest).unwrap(), wrapped(127));
@@ -334,7 +334,7 @@ fn values_nested_too_deep_are_an_error_and_not_a_stack_overflow() {
 }
 
 #[test]
-fn a_tree_of_all_ways_to_nest_comes_back() {
+fn codec_restores_tree_of_every_kind_of_nesting() {
     fn all(codec: &impl Codec) {
         let tree = [0, 1, 2, 3, 4, 5].iter().cycle().take(60).fold(Tree::Leaf, |inner, way| match way {
             0 => Tree::Newtype(Box::new(inner)),

@@ -72,7 +72,7 @@ fn records(bytes: &[u8]) -> Vec<(usize, usize)> {
 }
 
 #[test]
-fn any_flipped_bit_in_a_victim_is_reported_where_it_is_and_everything_else_is_compacted() {
+fn compact_reports_flipped_bit_and_compacts_other_segments() {
     let disk = SimDisk::new();
     filled(&disk, KEYS);
     let name = disk.files().into_iter().find(|name| name.ends_with(".seg")).unwrap();
@@ -106,7 +106,7 @@ fn any_flipped_bit_in_a_victim_is_reported_where_it_is_and_everything_else_is_co
 }
 
 #[test]
-fn the_background_reports_damage_once_and_goes_on_with_the_rest() {
+fn background_reports_damage_once_and_compacts_the_rest() {
     let disk = SimDisk::new();
     let store = filled(&disk, MANY);
     let names = || disk.files().into_iter().filter(|name| name.ends_with(".seg"));
@@ -165,7 +165,7 @@ fn give_to_another_keyspace(disk: &SimDisk, name: &str, at: usize) {
 /// them as damaged. Symptom: the same segments were chosen for ever, and each time more copies of
 /// them stayed. Fix: they are excluded, like segments that cannot be read.
 #[test]
-fn victims_that_the_index_still_leads_to_are_not_chosen_again() {
+fn compaction_excludes_victims_the_index_still_refers_to() {
     let disk = SimDisk::new();
     let store = filled(&disk, KEYS);
     let names: Vec<_> = disk.files().into_iter().filter(|name| name.ends_with(".seg")).take(2).collect();

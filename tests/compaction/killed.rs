@@ -15,7 +15,7 @@ use mapcask::{Durability, Options, Store};
 use super::{directory, rested};
 
 /// The name of the test that is the killed process.
-const TEST: &str = "killed::a_process_that_overwrites_until_it_dies";
+const TEST: &str = "killed::process_overwrites_until_it_dies";
 const FOLDER: &str = "MAPCASK_COMPACTION_FOLDER";
 const ZIPF: &str = "MAPCASK_COMPACTION_ZIPF";
 const RECORD: u64 = 128;
@@ -69,7 +69,7 @@ fn acknowledged(words: &File) -> u64 {
 }
 
 #[test]
-fn a_process_that_overwrites_until_it_dies() {
+fn process_overwrites_until_it_dies() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let zipf = std::env::var_os(ZIPF).is_some();
     let (words, keys) = (words(&folder), keys());
@@ -112,7 +112,7 @@ impl Last {
 }
 
 #[test]
-fn overwritten_ten_times_and_killed_in_the_middle_nothing_is_missing_and_the_bound_holds() {
+fn killed_overwrites_lose_nothing_and_stay_in_space_bound() {
     let kills = std::env::var("MAPCASK_COMPACTION_KILLS").map_or(5, |text| text.parse().unwrap());
     let (keys, segment) = (keys(), segment_bytes());
     for zipf in [false, true] {

@@ -47,7 +47,7 @@ fn segments(disk: &SimDisk) -> (usize, u64) {
 /// try left another file, which neither the statistics nor the limit counted. Fix: the file counts,
 /// and no pass begins until it is removed.
 #[test]
-fn what_a_failed_pass_cannot_remove_counts_and_goes_later() {
+fn leftovers_of_failed_pass_count_and_are_removed_later() {
     for operation in [Operation::Allocate, Operation::Write, Operation::Rename, Operation::Map] {
         for nth in 1..4 {
             let place = format!("{operation:?} number {nth}");

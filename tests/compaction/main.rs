@@ -3,30 +3,30 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 #[cfg(feature = "sim")]
-mod contract;
-#[cfg(feature = "sim")]
-mod crowded;
+mod concurrent;
 #[cfg(feature = "sim")]
 mod damage;
 #[cfg(feature = "sim")]
-mod full;
-mod held;
+mod full_disk;
+#[cfg(feature = "sim")]
+mod full_disk_deletes;
 #[cfg(target_os = "linux")]
 mod killed;
 #[cfg(feature = "sim")]
 mod leftovers;
 #[cfg(feature = "sim")]
-mod lives;
-#[cfg(feature = "sim")]
 #[path = "../model_support/mod.rs"]
 #[allow(dead_code, reason = "each test file uses its part of what they share")]
 mod model_support;
+mod pinned_values;
 #[cfg(feature = "sim")]
-mod partial;
+mod short_lived_stores;
 #[cfg(feature = "sim")]
-mod steps;
+mod space_amplification;
 #[cfg(feature = "sim")]
-mod together;
+mod step_latency;
+#[cfg(feature = "sim")]
+mod tombstone_rule;
 
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ fn rested(store: &Store) -> Stats {
 }
 
 #[test]
-fn nothing_is_lost_and_nothing_comes_back() {
+fn compaction_loses_nothing_and_restores_nothing_removed() {
     let directory = directory();
     let path = directory.path().join("store");
     let mut random = fastrand::Rng::with_seed(7);
@@ -105,7 +105,7 @@ fn nothing_is_lost_and_nothing_comes_back() {
 }
 
 #[test]
-fn a_store_that_is_overwritten_for_ever_stays_within_its_bound() {
+fn overwritten_store_stays_within_its_space_bound() {
     let directory = directory();
     let options = Options::new().segment_bytes(64 << 10).durability(Durability::Os);
     let store = options.open(directory.path().join("store")).expect("opens");
@@ -130,7 +130,7 @@ fn a_store_that_is_overwritten_for_ever_stays_within_its_bound() {
 /// The bound is twice the live bytes, a megabyte, and eight segments. Four more segments may come
 /// before writers stop. The copies of a pass and the preallocated segments come on top.
 #[test]
-fn under_load_the_files_stay_within_their_bound() {
+fn files_stay_within_their_bound_under_load() {
     const SEGMENT: u64 = 1 << 20;
     const KEYS: u32 = 20_000;
     let directory = directory();

@@ -191,7 +191,7 @@ fn with_file(sample: &Sample, name: &str, bytes: Vec<u8>) -> Files {
 // ---- The damage ---------------------------------------------------------------------------------
 
 #[test]
-fn a_flipped_bit_is_an_error_or_changes_nothing() {
+fn flipped_bit_is_refused_or_harmless() {
     let mut verdict = Verdict::default();
     with_every_file(|sample, name, bytes| {
         for bit in (0..bytes.len() * 8).step_by(stride(397)) {
@@ -206,7 +206,7 @@ fn a_flipped_bit_is_an_error_or_changes_nothing() {
 }
 
 #[test]
-fn a_file_cut_at_any_length_is_an_error_or_changes_nothing() {
+fn file_cut_at_any_length_is_refused_or_harmless() {
     let mut verdict = Verdict::default();
     with_every_file(|sample, name, bytes| {
         let last = bytes.len().saturating_sub(1);
@@ -221,7 +221,7 @@ fn a_file_cut_at_any_length_is_an_error_or_changes_nothing() {
 }
 
 #[test]
-fn a_lost_or_misplaced_page_is_an_error_or_changes_nothing() {
+fn lost_or_misplaced_page_is_refused_or_harmless() {
     let mut verdict = Verdict::default();
     let other = closed(99);
     with_every_file(|sample, name, bytes| {
@@ -250,7 +250,7 @@ fn a_lost_or_misplaced_page_is_an_error_or_changes_nothing() {
 }
 
 #[test]
-fn a_missing_repeated_or_longer_file_is_an_error_or_changes_nothing() {
+fn missing_copied_or_longer_file_is_refused_or_harmless() {
     let mut verdict = Verdict::default();
     with_every_file(|sample, name, bytes| {
         let mut files = sample.files.clone();
@@ -300,7 +300,7 @@ fn random_damage_is_an_error_or_leads_to_an_acknowledged_state() {
 }
 
 #[test]
-fn a_bit_that_flips_while_the_store_is_open_is_never_read_as_data_and_verify_finds_it() {
+fn bit_flipped_in_an_open_store_is_never_read_as_data() {
     let sample = closed(1);
     let disk = disk_of(&sample.files);
     let store = options().verify_reads(true).open_on(&disk).unwrap();

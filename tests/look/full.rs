@@ -69,7 +69,7 @@ const WANTS: [Want; 2] = [
 ];
 
 #[test]
-fn a_killed_store_on_a_full_disk_opens_and_reads() {
+fn killed_store_opens_and_reads_on_a_full_disk() {
     for (want, take, give) in WANTS {
         let (disk, _) = killed();
         take(&disk);
@@ -111,7 +111,7 @@ fn a_killed_store_on_a_full_disk_opens_and_reads() {
 }
 
 #[test]
-fn every_crash_of_such_a_life_is_recovered() {
+fn killed_store_recovers_every_crash_after_a_full_disk() {
     let (disk, _) = killed();
     disk.set_capacity(Some(0));
     let (disk, expected) = without_room(&disk);

@@ -119,7 +119,7 @@ fn look(path: &Path) {
 }
 
 #[test]
-fn looking_changes_nothing_about_a_real_directory() {
+fn read_only_open_changes_nothing_in_a_real_directory() {
     for (state, make) in STATES {
         let scratch = scratch();
         let path = scratch.path().join("data");
@@ -133,7 +133,7 @@ fn looking_changes_nothing_about_a_real_directory() {
 }
 
 #[test]
-fn those_who_look_keep_each_other_company_and_writers_out() {
+fn read_only_opens_share_the_lock_and_exclude_writers() {
     let scratch = scratch();
     killed(scratch.path());
     let before = listing(scratch.path());
@@ -174,7 +174,7 @@ fn a_store_on_a_read_only_file_system_can_be_read() {
 }
 
 #[test]
-fn a_killed_store_on_a_file_system_that_is_full_opens() {
+fn killed_store_opens_on_a_full_file_system() {
     let Some(file_system) = FileSystem::make("full", &EXT4) else { return };
     let path = file_system.mount().join("data");
     killed(&path);
@@ -215,7 +215,7 @@ fn a_killed_store_on_a_file_system_that_is_full_opens() {
 /// A read-only open makes no pages or files of its own. If it copied its mappings, a store of many
 /// segments would take as much memory.
 #[test]
-fn looking_takes_no_memory_for_what_is_mapped() {
+fn read_only_open_copies_no_mapped_memory() {
     let scratch = scratch();
     {
         let store = Options::new().background(false).open(scratch.path().join("open")).unwrap();
@@ -264,7 +264,7 @@ const LOOKS: [&[&str]; 5] = [&["stats"], &["verify"], &["keyspaces"], &["scan", 
 
 #[cfg(feature = "cli")]
 #[test]
-fn the_commands_that_look_change_nothing() {
+fn reading_commands_change_no_file() {
     for (state, make) in STATES {
         let scratch = scratch();
         let path = scratch.path().join("data");
@@ -287,9 +287,9 @@ fn the_commands_that_look_change_nothing() {
 
 #[cfg(feature = "cli")]
 #[test]
-fn the_commands_that_look_make_no_call_that_writes() {
+fn reading_commands_make_no_writing_call() {
     if Command::new("strace").arg("-V").output().is_err() {
-        return skip("the_commands_that_look_make_no_call_that_writes", "there is no strace");
+        return skip("reading_commands_make_no_writing_call", "there is no strace");
     }
     let scratch = scratch();
     let path = scratch.path().join("data");
@@ -311,7 +311,7 @@ fn the_commands_that_look_make_no_call_that_writes() {
     for arguments in LOOKS {
         let (success, calls) = run(arguments);
         if !success && calls.contains("ptrace") {
-            return skip("the_commands_that_look_make_no_call_that_writes", "nothing can be traced");
+            return skip("reading_commands_make_no_writing_call", "nothing can be traced");
         }
         assert!(success, "{arguments:?}: {calls}");
         assert!(calls.contains("MANIFEST.0") && calls.contains("flock"), "{calls}");
@@ -363,8 +363,8 @@ fn skip(test: &str, reason: &str) {
 
 #[cfg(feature = "cli")]
 #[test]
-fn a_user_who_may_read_the_files_may_look() {
-    const TEST: &str = "a_user_who_may_read_the_files_may_look";
+fn read_only_open_needs_only_read_permission() {
+    const TEST: &str = "read_only_open_needs_only_read_permission";
     const NOBODY: u32 = 65_534;
     if !rustix::process::geteuid().is_root() {
         return skip(TEST, "not root");

@@ -139,7 +139,7 @@ fn is_elsewhere(name: &str) -> bool {
 }
 
 #[test]
-fn every_public_function_is_refused_or_only_reads() {
+fn table_of_read_only_results_lists_every_public_function() {
     let rows = || REFUSED.iter().chain(WORKS).map(|(name, _)| *name).chain(SETTLES);
     let all = api::public_functions().into_iter().map(|function| function.name);
     let missing: Vec<_> = all.filter(|name| !is_elsewhere(name) && !rows().any(|row| row == name)).collect();
@@ -164,7 +164,7 @@ fn read_only(disk: &SimDisk) -> Store {
 }
 
 #[test]
-fn what_would_write_is_refused_and_what_reads_works() {
+fn read_only_store_refuses_writes_and_serves_reads() {
     for closed in [true, false] {
         let disk = left(closed);
         let position = disk.position();
@@ -178,7 +178,7 @@ fn what_would_write_is_refused_and_what_reads_works() {
 }
 
 #[test]
-fn a_flush_of_what_is_only_read_never_lies() {
+fn read_only_flush_succeeds_only_if_all_is_durable() {
     let store = read_only(&left(true));
     store.flush().unwrap();
     store.wait_durable(store.last_seq()).unwrap();

@@ -163,14 +163,14 @@ fn every_moment(durability: Durability, share: usize) {
 }
 
 #[test]
-fn looking_shows_what_opening_shows_at_every_moment() {
+fn read_only_open_shows_the_same_as_open_at_every_moment() {
     let share = std::env::var("MAPCASK_LOOKS").map_or(97, |share| share.parse().unwrap());
     every_moment(Durability::Os, share);
     every_moment(Durability::Disk, share);
 }
 
 #[test]
-fn looking_shows_what_opening_shows_in_every_crash_of_an_open() {
+fn read_only_open_shows_the_same_as_open_after_crashed_open() {
     let disk = SimDisk::new();
     let store = options().open_on(&disk).unwrap();
     fill(&store, 20, 900);
@@ -190,7 +190,7 @@ fn looking_shows_what_opening_shows_in_every_crash_of_an_open() {
 
 /// The log has a gap with complete records after it, which an open for writing copies or renames.
 #[test]
-fn what_an_open_would_set_aside_stays_where_it_is() {
+fn read_only_open_quarantines_nothing() {
     let (mut with_records, mut torn) = (0, 0);
     for seed in 0..24 {
         let disk = SimDisk::new();
@@ -207,7 +207,7 @@ fn what_an_open_would_set_aside_stays_where_it_is() {
 }
 
 #[test]
-fn a_damaged_image_is_replaced_in_memory() {
+fn read_only_open_rebuilds_damaged_checkpoint_in_memory() {
     let disk = SimDisk::new();
     live(&disk, Durability::Os);
     let image = disk.files().into_iter().find(|name| name.starts_with("INDEX-")).unwrap();
@@ -228,7 +228,7 @@ fn a_damaged_image_is_replaced_in_memory() {
 }
 
 #[test]
-fn damage_is_refused_as_by_any_other_open() {
+fn read_only_open_refuses_damage_as_other_opens_do() {
     let disk = SimDisk::new();
     let store = options().durability(Durability::Disk).open_on(&disk).unwrap();
     fill(&store, 20, 900);
@@ -251,7 +251,7 @@ fn damage_is_refused_as_by_any_other_open() {
 }
 
 #[test]
-fn one_copy_of_the_manifest_is_enough_to_look() {
+fn read_only_open_succeeds_with_one_copy_of_the_manifest() {
     for name in ["MANIFEST.0", "MANIFEST.1"] {
         for damage in [None, Some(Vec::new()), Some(vec![0; 4096])] {
             let disk = SimDisk::new();
@@ -267,7 +267,7 @@ fn one_copy_of_the_manifest_is_enough_to_look() {
 }
 
 #[test]
-fn a_store_that_is_being_destroyed_is_not_shown() {
+fn read_only_open_refuses_a_store_being_destroyed() {
     let disk = SimDisk::new();
     live(&disk, Durability::Os);
     let before = disk.positions().len();
@@ -289,7 +289,7 @@ fn a_store_that_is_being_destroyed_is_not_shown() {
 
 /// Other files have filled the disk.
 #[test]
-fn a_killed_store_on_a_full_disk_can_be_read() {
+fn read_only_open_reads_a_killed_store_on_a_full_disk() {
     let disk = SimDisk::new();
     let store = options().open_on(&disk).unwrap();
     fill(&store, 20, 900);
@@ -302,7 +302,7 @@ fn a_killed_store_on_a_full_disk_can_be_read() {
 }
 
 #[test]
-fn a_look_waits_for_the_writer_before_it() {
+fn read_only_open_is_refused_while_a_writer_is_open() {
     let disk = SimDisk::new();
     let store = options().open_on(&disk).unwrap();
     store.insert("a", "1").unwrap();

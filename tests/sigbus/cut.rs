@@ -45,7 +45,7 @@ fn reads_of_a_file_that_was_cut_give_the_value_or_an_error() {
 }
 
 #[test]
-fn many_keys_at_once_a_snapshot_and_iterators_say_what_was_cut() {
+fn batch_snapshot_and_iterator_reads_report_cut_pages() {
     let directory = directory();
     let path = directory.path().join("data");
     let store = filled(&path);
@@ -87,7 +87,7 @@ fn many_keys_at_once_a_snapshot_and_iterators_say_what_was_cut() {
 }
 
 #[test]
-fn bytes_that_were_handed_out_before_the_cut_say_so() {
+fn value_check_reports_pages_cut_after_the_read() {
     let directory = directory();
     let path = directory.path().join("data");
     let store = filled(&path);
@@ -110,7 +110,7 @@ fn bytes_that_were_handed_out_before_the_cut_say_so() {
 }
 
 #[test]
-fn nothing_is_decided_by_the_zeros_of_a_page_that_is_gone() {
+fn conditional_writes_never_compare_zeros_of_a_lost_page() {
     let directory = directory();
     let path = directory.path().join("data");
     let store = options().background(false).open(&path).unwrap();
@@ -145,7 +145,7 @@ fn nothing_is_decided_by_the_zeros_of_a_page_that_is_gone() {
 }
 
 #[test]
-fn writes_and_syncs_of_a_file_that_was_cut_are_refused() {
+fn writes_and_syncs_fail_if_a_file_was_cut() {
     for durability in [Durability::Os, Durability::Disk] {
         let directory = directory();
         let path = directory.path().join("data");
@@ -164,7 +164,7 @@ fn writes_and_syncs_of_a_file_that_was_cut_are_refused() {
 }
 
 #[test]
-fn a_file_is_cut_while_threads_read_write_and_compact() {
+fn process_survives_file_cut_during_reads_and_writes() {
     let directory = directory();
     let path = directory.path().join("data");
     let store = options().open(&path).unwrap();
@@ -201,7 +201,7 @@ fn a_file_is_cut_while_threads_read_write_and_compact() {
 
 /// The guard covers a segment from its first mapping on, which may happen long after the open.
 #[test]
-fn a_file_is_cut_after_an_open_that_read_none_of_it() {
+fn reads_fail_cleanly_if_file_was_cut_after_a_lazy_open() {
     let directory = directory();
     let path = directory.path().join("data");
     filled(&path).close().unwrap();

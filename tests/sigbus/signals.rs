@@ -94,14 +94,14 @@ fn case(name: &str) {
 
 fn run(name: &str) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["signals::foreign_signals_go_where_they_went_before", "--exact", "--nocapture"]);
+    command.args(["signals::foreign_signals_reach_their_former_handlers", "--exact", "--nocapture"]);
     let output = command.env(CASE, name).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("opened"), "{name}: {output:?}");
     output
 }
 
 #[test]
-fn foreign_signals_go_where_they_went_before() {
+fn foreign_signals_reach_their_former_handlers() {
     if let Ok(name) = std::env::var(CASE) {
         return case(&name);
     }

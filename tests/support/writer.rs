@@ -19,7 +19,7 @@ use super::operation::{Action, Answer, Bytes, Change, Operation, Place, Required
 use super::shared::{OPERATIONS_MAX, Phase, Shared};
 
 /// The name of the test that is the process. Each suite has one.
-const TEST: &str = "a_process_that_writes_until_it_dies";
+const TEST: &str = "child_writes_until_it_is_killed";
 const FOLDER: &str = "MAPCASK_WRITER_FOLDER";
 const STORE: &str = "MAPCASK_WRITER_STORE";
 /// The time without progress after which a process counts as hung.

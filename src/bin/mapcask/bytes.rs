@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_hexadecimal_is_refused_with_the_reason() {
+    fn parse_hex_refuses_invalid_text_with_a_reason() {
         assert!(parse_hex(b"abc").unwrap_err().to_string().contains("odd number"));
         assert!(parse_hex(b"0g").unwrap_err().to_string().contains("g in 0g"));
     }

@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_on_a_full_disk_fits_into_its_room_and_gives_back_a_page() {
+    fn pass_on_a_full_disk_fits_its_space_and_frees_a_page() {
         // A quarter of each page is dead: four fit into three, and no fewer into fewer than they
         // are.
         let quarters: Vec<_> = (1..=6).map(|id| facts(id, 1, 2800, 1000)).collect();
@@ -417,7 +417,7 @@ mod tests {
     /// Values that are overwritten often stay apart from others, and a pass copies no more than one
     /// file holds.
     #[test]
-    fn a_pass_has_victims_of_one_generation_and_copies_no_more_than_a_file_holds() {
+    fn pass_takes_one_generation_and_at_most_one_file_of_copies() {
         let of = |id: u64, live: u64, generation: u8| SegmentFacts {
             generation,
             ..facts(id, 1, live, 4000 - live)
@@ -440,14 +440,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dead_goes_first_and_needs_no_room() {
+    fn dead_segments_are_removed_first_without_space() {
         let some = [facts(1, 1, 1000, 2000), facts(2, 1, 0, 3000), facts(3, 1, 1000, 2000)];
         assert_eq!(fitting(&some, 0, false), [2]);
         assert_eq!(fitting(&some[..1], 0, true), [0; 0]);
     }
 
     #[test]
-    fn an_insertion_has_only_what_is_worth_it_rewritten() {
+    fn insertion_triggers_only_worthwhile_rewrites() {
         let few: Vec<_> = (1..=20).map(|id| facts(id, 1, 3700, 260)).collect();
         assert_eq!(fitting(&few, 19, false), [0; 0]);
         // Eleven of them waste one page together.

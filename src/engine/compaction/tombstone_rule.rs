@@ -122,7 +122,7 @@ mod tests {
     const BLOCKING: SegmentBound = SegmentBound { first: Seq(3), filtered: Seq(5), hidden: true };
 
     #[test]
-    fn a_segment_blocks_tombstones_above_both_its_numbers_while_it_hides_something() {
+    fn segment_that_hides_a_record_blocks_later_tombstones() {
         assert!(BLOCKING.blocks(Seq(6)));
         assert!(!BLOCKING.blocks(Seq(5)), "everything hidden by this one was left out of the segment");
         assert!(!SegmentBound { hidden: false, ..BLOCKING }.blocks(Seq(6)));

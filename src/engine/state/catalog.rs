@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn old_contents_wait_for_the_last_reader_and_go_then() {
+    fn old_contents_are_dropped_after_the_last_reader() {
         let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new(), Domain::new());
         let keyspace = catalog.add(&mut indexes, "a", "", (KeyspaceId(1), Seq(1)), slot());
         let pin = keyspace.pin();

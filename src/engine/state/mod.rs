@@ -203,6 +203,7 @@ impl State {
     /// # Errors
     ///
     /// `Poisoned`, `Closed` or `Forked`.
+    #[inline]
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.shared.commit.check()?;
         self.fork_guard.check()
@@ -234,6 +235,7 @@ impl State {
     /// # Errors
     ///
     /// The errors of [`State::sync`].
+    #[inline]
     pub(crate) fn wait_for(&self, seq: Seq, durability: Durability) -> Result<()> {
         match durability {
             Durability::Os | Durability::Interval => Ok(()),
@@ -291,6 +293,7 @@ impl State {
     // ---- The active segment
 
     /// Records the active segment, under the writer mutex. Returns true if it has changed.
+    #[inline]
     fn note_active(&self, segment: SegmentId) -> bool {
         // Relaxed, both: under the writer mutex.
         let rolled = self.counters.segment.load(Ordering::Relaxed) != segment.0;
@@ -302,6 +305,7 @@ impl State {
     }
 
     /// Records whether the log is beyond its bound.
+    #[cold]
     pub(crate) fn note_growth(&self) {
         self.backpressure.note(self.allocator.used(), self.growth_bound());
     }

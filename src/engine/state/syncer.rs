@@ -128,6 +128,7 @@ impl Syncer {
     }
 
     /// Sets the number of segments that are full and not durable.
+    #[inline]
     pub(super) fn set_full(&self, count: u64) {
         // Relaxed: the worker checks under the writer mutex before it sleeps.
         self.full.store(count, Ordering::Relaxed);

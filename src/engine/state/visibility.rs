@@ -230,7 +230,7 @@ mod models {
     }
 
     #[test]
-    fn loom_a_reader_never_sees_a_part_of_a_batch() {
+    fn loom_reader_never_sees_part_of_a_batch() {
         model(|| {
             let two = Arc::new(Two::new([1, 2]));
             let writer = {
@@ -247,7 +247,7 @@ mod models {
     }
 
     #[test]
-    fn loom_a_key_that_a_batch_brings_is_absent_until_all_of_it_is_there() {
+    fn loom_key_of_a_batch_is_absent_until_all_keys_are_visible() {
         model(|| {
             let two = Arc::new(Two::new([ABSENT, ABSENT]));
             let writer = {

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_combination_is_visited_once_though_questions_depend_on_answers() {
+    fn exhaustive_chooser_visits_every_combination_once() {
         let mut all = Exhaustive::new();
         let mut seen = Vec::new();
         loop {

@@ -388,7 +388,7 @@ impl SimDisk {
     /// let store = Options::new().background(false).open_on(&disk)?;
     /// store.insert("a", "1")?;
     /// disk.remove_dir();
-    /// let Err(Error::Poisoned { cause }) = store.flush() else { panic!("nobody can find the files any more") };
+    /// let Err(Error::Poisoned { cause }) = store.flush() else { panic!("no process can find the files any more") };
     /// assert!(matches!(*cause, Error::DirectoryGone { .. }));
     /// assert!(store.contains_key("a")?, "reads go on");
     /// # Ok::<(), mapcask::Error>(())

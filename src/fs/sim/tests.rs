@@ -134,7 +134,7 @@ fn an_unsynced_size_may_be_lost() {
 }
 
 #[test]
-fn an_unsynced_creation_may_be_lost_though_the_file_was_synced() {
+fn unsynced_creation_may_be_lost_even_if_the_file_was_synced() {
     let disk = SimDisk::new();
     let dir = disk.dir();
     dir.create_dir().unwrap();
@@ -147,7 +147,7 @@ fn an_unsynced_creation_may_be_lost_though_the_file_was_synced() {
 }
 
 #[test]
-fn an_unsynced_rename_may_revert_and_an_unsynced_unlink_may_come_back() {
+fn unsynced_renames_and_unlinks_may_revert() {
     let disk = SimDisk::new();
     disk.put_file("new", b"new");
     let dir = disk.dir();
@@ -173,7 +173,7 @@ fn a_rename_replaces_nothing() {
 }
 
 #[test]
-fn directory_changes_are_kept_in_any_subset_that_keeps_each_name_in_order() {
+fn power_cut_keeps_each_names_directory_changes_in_order() {
     let disk = SimDisk::new();
     disk.put_file("a", b"");
     let dir = disk.dir();
@@ -186,7 +186,7 @@ fn directory_changes_are_kept_in_any_subset_that_keeps_each_name_in_order() {
 }
 
 #[test]
-fn a_failed_sync_loses_its_pages_for_ever_unless_they_are_written_again() {
+fn failed_sync_leaves_pages_uncertain_until_rewritten() {
     let (disk, file, mapping) = mapped(2);
     store(&mapping, 0, 5);
     disk.fail_nth(Some(Operation::SyncRange), 1, Fault::Io, false);
@@ -210,7 +210,7 @@ fn a_failed_sync_loses_its_pages_for_ever_unless_they_are_written_again() {
 }
 
 #[test]
-fn a_killed_process_loses_nothing_and_a_power_cut_after_it_loses_what_was_not_synced() {
+fn kill_keeps_unsynced_bytes_that_a_power_cut_may_lose() {
     let (disk, _file, mapping) = mapped(1);
     let lock = disk.dir().lock("LOCK", Claim::Write(b"1"), Duration::ZERO).unwrap();
     store(&mapping, 16, 3);
@@ -251,7 +251,7 @@ fn crashes_nest_to_any_depth_under_one_exhaustive_chooser() {
 }
 
 #[test]
-fn a_power_cut_brings_a_new_boot_new_random_numbers_and_free_locks() {
+fn power_cut_changes_boot_id_and_random_and_frees_locks() {
     let disk = SimDisk::with_seed(3);
     disk.put_file("file", b"1");
     let random = |disk: &SimDisk| {
@@ -274,7 +274,7 @@ fn a_power_cut_brings_a_new_boot_new_random_numbers_and_free_locks() {
 }
 
 #[test]
-fn every_operation_can_be_made_to_fail_and_no_failure_is_left_over() {
+fn every_simulated_operation_can_be_made_to_fail() {
     let run = |disk: &SimDisk| -> io::Result<()> {
         let dir = disk.dir();
         dir.create_dir()?;
@@ -315,7 +315,7 @@ fn every_operation_can_be_made_to_fail_and_no_failure_is_left_over() {
 }
 
 #[test]
-fn a_short_write_leaves_half_and_a_full_disk_refuses_new_blocks_only() {
+fn short_write_leaves_half_and_full_disk_refuses_new_blocks() {
     let disk = SimDisk::new();
     disk.put_file("file", &[]);
     let file = disk.dir().open("file", Access::Write).unwrap();
@@ -357,7 +357,7 @@ fn files_and_mappings_show_the_same_bytes_at_every_alignment() {
 }
 
 #[test]
-fn what_was_stored_through_a_mapping_stays_when_it_is_gone() {
+fn bytes_stored_through_a_mapping_outlive_it() {
     let (disk, file, mapping) = mapped(1);
     store(&mapping, 0, 11);
     drop(mapping);
@@ -369,7 +369,7 @@ fn what_was_stored_through_a_mapping_stays_when_it_is_gone() {
 }
 
 #[test]
-fn a_tests_hand_cuts_rots_replaces_and_removes_durably() {
+fn direct_damage_by_a_test_is_durable() {
     let (disk, file, mapping) = mapped(2);
     store(&mapping, 0, 1);
     disk.rot_bit("file", 1, 3).unwrap();
@@ -392,7 +392,7 @@ fn a_tests_hand_cuts_rots_replaces_and_removes_durably() {
 }
 
 #[test]
-fn sampled_states_follow_from_the_seed_and_all_lie_in_the_enumerated_set() {
+fn sampled_states_follow_the_seed_and_are_enumerated_ones() {
     let (disk, _file, mapping) = mapped(2);
     for i in 0..3 {
         store(&mapping, i * 8, 1);
@@ -420,7 +420,7 @@ fn a_forgotten_history_leaves_the_present_as_it_was() {
 }
 
 #[test]
-fn a_failed_write_back_is_told_once_to_the_next_sync_even_of_another_process() {
+fn write_back_error_reaches_the_next_process_once() {
     let (disk, _file, mapping) = mapped(1);
     store(&mapping, 0, 5);
     disk.fail_writeback("file").unwrap();
@@ -434,7 +434,7 @@ fn a_failed_write_back_is_told_once_to_the_next_sync_even_of_another_process() {
 }
 
 #[test]
-fn a_failed_write_back_is_told_once_to_each_open_file() {
+fn write_back_error_is_reported_once_to_each_open_file() {
     let (disk, file, mapping) = mapped(1);
     let open = || disk.dir().open("file", Access::Write).unwrap();
     let earlier = open();
@@ -454,7 +454,7 @@ fn a_failed_write_back_is_told_once_to_each_open_file() {
 }
 
 #[test]
-fn eviction_shows_what_the_platter_holds_of_lost_pages_and_spares_dirty_ones() {
+fn eviction_shows_disk_bytes_of_lost_pages_only() {
     let (disk, _file, mapping) = mapped(2);
     store(&mapping, 0, 5);
     disk.fail_writeback("file").unwrap();

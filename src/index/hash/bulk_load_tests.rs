@@ -48,7 +48,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_threads_fill_is_what_one_writer_makes(
+    fn bulk_load_by_threads_equals_one_writer(
         kind in 0..5u8,
         base_bits in 0..3u32,
         threads in 1..5usize,
@@ -86,7 +86,7 @@ proptest! {
 }
 
 #[test]
-fn lines_that_threads_took_and_did_not_use_are_not_lost() {
+fn bulk_load_returns_unused_lines_of_threads() {
     let (index, mut writer) = Index::with_base_bits(0, 0).unwrap();
     let keys: Vec<_> = (0..5000).collect();
     fill(&mut writer, 4, 0, &keys, 1);
@@ -102,7 +102,7 @@ fn lines_that_threads_took_and_did_not_use_are_not_lost() {
 }
 
 #[test]
-fn an_error_of_one_thread_is_that_of_the_whole() {
+fn bulk_load_fails_if_one_thread_fails() {
     let (_, mut writer) = Index::with_base_bits(0, 0).unwrap();
     let turns = AtomicUsize::new(0);
     let done = writer.fill(3, Tuning::SIMULATED, |_| match turns.fetch_add(1, Ordering::Relaxed) {

@@ -74,7 +74,7 @@ impl Churn {
 }
 
 #[test]
-fn an_image_is_the_index_at_its_moment_whatever_the_writer_does_between_two_pages() {
+fn capture_is_exact_while_the_writer_changes_pages() {
     for (seed, kind) in (0..60).zip([0, 0, 2, 4].into_iter().cycle()) {
         let mut churn = Churn::new(seed, kind, 1 << (8 + seed % 5));
         let mut writer = filled(u32::from(kind) % 3, kind, 0);
@@ -116,7 +116,7 @@ fn an_image_is_the_index_at_its_moment_whatever_the_writer_does_between_two_page
 
 /// Buckets that merged between two pages would be in neither of them, or in both.
 #[test]
-fn an_image_keeps_the_keys_that_go_while_it_is_taken() {
+fn capture_keeps_keys_removed_while_it_is_taken() {
     const KEYS: u64 = 4000;
     let mut writer = filled(0, 0, KEYS);
     let mut capture = writer.begin_checkpoint(usize::MAX).unwrap();
@@ -167,7 +167,7 @@ fn image_of_now(writer: &IndexWriter) -> Vec<u8> {
 }
 
 #[test]
-fn an_image_is_exact_while_another_thread_writes() {
+fn capture_is_exact_while_another_thread_writes() {
     for seed in 0..20 {
         let mut churn = Churn::new(seed, 0, 60_000);
         let mut writer = filled(4, 0, 0);
@@ -187,7 +187,7 @@ fn an_image_is_exact_while_another_thread_writes() {
 }
 
 #[test]
-fn a_writer_that_would_keep_too_much_abandons_the_image_and_goes_on() {
+fn writer_abandons_a_capture_that_keeps_too_many_pages() {
     let mut writer = filled(0, 0, 20_000);
     let all = writer.index().memory_bytes();
     let mut capture = writer.begin_checkpoint(3).unwrap();
@@ -207,7 +207,7 @@ fn a_writer_that_would_keep_too_much_abandons_the_image_and_goes_on() {
 }
 
 #[test]
-fn an_image_of_any_size_comes_back() {
+fn capture_of_any_size_is_restored() {
     for (count, first_frame) in [(0, 0), (1, 3), (1000, 0), (100_000, 1)] {
         for kind in [0, 2] {
             if kind == 2 && count > 1000 {
@@ -238,7 +238,7 @@ fn an_image_of_any_size_comes_back() {
 }
 
 #[test]
-fn a_partial_index_grows_over_what_is_not_loaded_yet() {
+fn partial_index_grows_before_all_blocks_are_loaded() {
     for limit in [100, 20_000, 60_000] {
         let mut writer = filled(0, 0, 20_000);
         for key in (0..20_000).step_by(5) {
@@ -291,7 +291,7 @@ proptest::proptest! {
     })]
 
     #[test]
-    fn an_index_from_an_image_goes_on_as_one_that_was_never_closed(
+    fn restored_index_behaves_as_if_never_closed(
         kind in 0..5u8,
         base_bits in 0..3u32,
         before in changes(),
@@ -345,7 +345,7 @@ fn offset_of(error: BlockError) -> (u64, Option<Defect>) {
 }
 
 #[test]
-fn a_damaged_block_is_an_error_of_whoever_needs_it_and_never_a_miss() {
+fn damaged_block_returns_an_error_and_never_a_miss() {
     let (bytes, table) = sample();
     let frames = (bytes.len() - FRONT_LEN) / FRAME_SIZE;
     let mut errors = 0;
@@ -397,7 +397,7 @@ fn a_damaged_block_is_an_error_of_whoever_needs_it_and_never_a_miss() {
 }
 
 #[test]
-fn a_file_that_was_cut_or_cannot_be_read_is_an_error() {
+fn load_fails_if_the_checkpoint_file_is_cut_or_unreadable() {
     let (bytes, table) = sample();
     for len in (0..bytes.len()).step_by(1000) {
         let Ok((index, _)) = open(&file_of(bytes[..len].to_vec()), table, 0) else { continue };
@@ -413,7 +413,7 @@ fn a_file_that_was_cut_or_cannot_be_read_is_an_error() {
 }
 
 #[test]
-fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
+fn load_refuses_hostile_lines() {
     let (bytes, table) = sample();
     let mut random = fastrand::Rng::with_seed(3);
     let frames = (bytes.len() - FRONT_LEN) / FRAME_SIZE;
@@ -445,7 +445,7 @@ fn lines_that_no_writer_writes_are_refused_before_they_mislead() {
 }
 
 #[test]
-fn a_chain_that_is_a_circle_is_an_error_and_no_endless_search() {
+fn circular_chain_returns_an_error() {
     // Full lines form one chain over three blocks. One in the second links back to the first.
     let mut writer = filled(0, 1, 1000);
     let capture = writer.begin_checkpoint(0).unwrap();
@@ -462,7 +462,7 @@ fn a_chain_that_is_a_circle_is_an_error_and_no_endless_search() {
 }
 
 #[test]
-fn readers_and_the_writer_bring_blocks_together() {
+fn readers_and_writer_load_blocks_concurrently() {
     for seed in 0..10 {
         let mut churn = Churn::new(seed, 0, 30_000);
         let mut writer = filled(4, 0, 0);

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_has_a_place_of_its_own_right_behind_the_one_before() {
+    fn chunked_lines_place_numbers_one_after_the_other() {
         let row = ChunkedLines::new(2);
         let mut next = (0, 0);
         for number in 0..1000 {

@@ -107,7 +107,7 @@ fn loom_a_split_that_shortens_a_chain_hides_nothing() {
 }
 
 #[test]
-fn loom_a_line_that_changes_hands_misleads_nobody() {
+fn loom_reused_line_does_not_mislead_a_search() {
     // Bucket 0 overflows by key 2; its line is freed and given to bucket 1.
     let before = |writer: &mut IndexWriter| {
         for key in 0..3 {
@@ -163,7 +163,7 @@ fn loom_a_replaced_key_is_found_old_or_new() {
 }
 
 #[test]
-fn loom_what_is_found_was_published() {
+fn loom_search_finds_only_published_records() {
     // The record is a word that is stored before its entry (I2).
     loom::model(|| {
         let (index, mut writer) = Index::with_base_bits(0, 0).expect("memory");
@@ -280,7 +280,7 @@ fn loom_a_scan_takes_each_key_once_across_a_merge() {
 }
 
 #[test]
-fn loom_an_image_holds_each_page_as_it_was() {
+fn loom_capture_holds_each_page_as_it_was() {
     // Two buckets, in pages of their own; both change, one of them twice, while the capture takes
     // them.
     let mut model = loom::model::Builder::new();
@@ -306,7 +306,7 @@ fn loom_an_image_holds_each_page_as_it_was() {
 }
 
 #[test]
-fn loom_an_abandoned_image_says_so() {
+fn loom_capture_returns_right_pages_or_abandoned() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = None;
     model.check(|| {

@@ -32,7 +32,7 @@ fn grow_and_shrink(
 }
 
 #[test]
-fn an_index_shrinks_as_it_grew_and_holds_what_is_left() {
+fn index_shrinks_to_its_first_size_and_keeps_its_keys() {
     for kind in 0..3 {
         let (index, mut writer) = Index::with_base_bits(0, 0).expect("memory");
         let keys = if kind == 1 { 200 } else { 3_000 };
@@ -44,7 +44,7 @@ fn an_index_shrinks_as_it_grew_and_holds_what_is_left() {
 }
 
 #[test]
-fn a_scan_goes_through_what_is_there_after_the_index_was_emptied() {
+fn scan_takes_few_steps_after_the_index_was_emptied() {
     let (index, mut writer) = Index::new().expect("memory");
     let first = index.memory_bytes();
     grow_and_shrink(&mut writer, 0..100_000, random_hash, false);

@@ -330,19 +330,19 @@ fn find_across(hashes: &[u64], change: impl FnOnce(&mut IndexWriter)) {
 }
 
 #[test]
-fn a_key_that_a_split_takes_away_during_a_search_is_found() {
+fn search_finds_key_that_a_split_takes_away() {
     find_across(&[1, 0, 1], IndexWriter::split_one);
 }
 
 #[test]
-fn a_key_that_a_split_moves_to_the_front_during_a_search_is_found() {
+fn search_finds_key_that_a_split_moves_forward() {
     // Six leavers, and nine stayers, the last of them alone in the third line. It moves to the end
     // of the first line, which the search has left, and the head's link stays as it is.
     find_across(&[0, 1, 1, 1, 1, 1, 1, 2, 4, 6, 8, 10, 12, 14, 0], IndexWriter::split_one);
 }
 
 #[test]
-fn a_key_that_a_removal_moves_to_the_front_during_a_search_is_found() {
+fn search_finds_key_that_a_removal_moves_forward() {
     let hashes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0];
     find_across(&hashes, |writer| assert!(writer.remove(Hash::from_bits(1), place(1, 0))));
     find_across(&hashes[..8].iter().copied().chain([0]).collect::<Vec<_>>(), |writer| {

@@ -200,7 +200,7 @@ mod tests {
     const K: u64 = 1 << 10;
 
     #[test]
-    fn without_a_limit_sizes_follow_the_schedule_and_the_need() {
+    fn sizes_follow_schedule_and_need_without_a_limit() {
         let allowance = Quota::new(&Config::default(), 0);
         assert_eq!(allowance.first(), 16 * K);
         assert_eq!(allowance.after(4 * K), 256 * K);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn near_the_limit_a_segment_takes_what_is_left() {
+    fn segment_takes_the_remaining_space_near_the_limit() {
         // Half a page more than whole ones.
         let allowance = allowance(1000 * K + 2048, 900 * K);
         assert_eq!(allowance.first(), 16 * K);
@@ -240,13 +240,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_segment_takes_what_is_left_too() {
+    fn first_segment_takes_the_remaining_space_near_the_limit() {
         assert_eq!(allowance(1000 * K + 2048, 988 * K).first(), 12 * K);
         assert_eq!(allowance(1000 * K, 999 * K).first(), 4 * K);
     }
 
     #[test]
-    fn beyond_the_limit_there_is_room_for_removals_only() {
+    fn quota_allows_only_removals_beyond_the_limit() {
         let allowance = allowance(1000 * K, 1004 * K);
         assert_eq!(allowance.first(), 4 * K);
         assert_eq!(allowance.size(SpaceClass::Ahead, 64 * K, 4 * K).unwrap(), None);

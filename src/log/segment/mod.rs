@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_fails_while_a_segment_is_made_its_file_can_be_removed() {
+    fn file_of_a_failed_segment_creation_can_be_removed() {
         for operation in [
             Operation::Create,
             Operation::Allocate,

@@ -110,7 +110,7 @@ fn loom_a_reader_that_pins_again_and_nests_is_safe() {
 }
 
 #[test]
-fn loom_the_processes_pins_and_limbos_are_safe_too() {
+fn loom_process_wide_pins_protect_garbage() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(|| {

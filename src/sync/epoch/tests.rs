@@ -24,7 +24,7 @@ fn active_and_age(store: Domain) -> (usize, u64) {
 }
 
 #[test]
-fn a_pin_taken_before_keeps_garbage_and_its_end_lets_it_go_at_once() {
+fn earlier_pin_keeps_garbage_until_it_is_dropped() {
     let registry = registry();
     let store = Domain::under(registry);
     let (local, limbo) = (Local::new(registry), Limbo::new(store));
@@ -39,7 +39,7 @@ fn a_pin_taken_before_keeps_garbage_and_its_end_lets_it_go_at_once() {
 }
 
 #[test]
-fn without_pins_garbage_goes_at_once() {
+fn garbage_is_dropped_at_once_without_pins() {
     let limbo = Limbo::new(Domain::under(registry()));
     let (item, is_alive) = garbage();
     limbo.retire(item);
@@ -165,7 +165,7 @@ fn a_pin_can_be_taken_while_the_threads_storage_is_destroyed() {
 }
 
 #[test]
-fn what_a_dropped_limbo_leaves_goes_to_the_next_that_collects() {
+fn next_collection_drops_garbage_of_a_dropped_limbo() {
     let registry = registry();
     let store = Domain::under(registry);
     let (local, limbo) = (Local::new(registry), Limbo::new(store));
@@ -300,7 +300,7 @@ fn held_pins_that_overlap_for_ever_keep_what_each_can_see() {
 }
 
 #[test]
-fn what_a_store_leaves_waits_for_its_own_pins_only() {
+fn orphaned_garbage_waits_only_for_pins_of_its_store() {
     let registry = registry();
     let [gone, other] = [Domain::under(registry), Domain::under(registry)];
     let local = Local::new(registry);

@@ -51,7 +51,7 @@ fn records(bytes: &[u8]) -> Vec<RecordAt> {
 }
 
 #[test]
-fn a_segment_that_the_store_was_done_with_has_a_line() {
+fn salvage_reports_an_obsolete_segment() {
     let (disk, store) = filled(1);
     let before = files_of(&disk.kill());
     fill(&store, 0..20);
@@ -66,7 +66,7 @@ fn a_segment_that_the_store_was_done_with_has_a_line() {
 }
 
 #[test]
-fn a_segment_of_another_store_has_a_line() {
+fn salvage_reports_a_segment_of_another_store() {
     let (disk, _store) = filled(1);
     let (other, _other_store) = filled(2);
     let mut files = files_of(&disk.kill());
@@ -79,7 +79,7 @@ fn a_segment_of_another_store_has_a_line() {
 }
 
 #[test]
-fn a_manifest_that_is_older_than_the_segments_has_a_line() {
+fn salvage_reports_a_manifest_older_than_the_segments() {
     let (disk, store) = filled(1);
     let before = files_of(&disk.kill());
     fill(&store, 40..80);
@@ -95,7 +95,7 @@ fn a_manifest_that_is_older_than_the_segments_has_a_line() {
 }
 
 #[test]
-fn durable_records_that_are_missing_at_the_end_have_a_line() {
+fn salvage_reports_durable_records_missing_at_the_end() {
     let (disk, store) = filled(1);
     store.insert("last", "value").expect("there is room");
     store.flush().expect("nothing is wrong");
@@ -142,7 +142,7 @@ fn killed_within_a_pass() -> (Files, [String; 2], String) {
 }
 
 #[test]
-fn what_a_pass_was_done_with_does_not_come_back() {
+fn salvage_restores_no_key_removed_by_an_interrupted_pass() {
     let (mut files, [_, second], copy) = killed_within_a_pass();
     // The pass had removed one of its two victims, the one with the tombstone.
     files.remove(&second).expect("it was not removed yet");

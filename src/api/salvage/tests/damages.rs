@@ -196,7 +196,7 @@ impl Store {
 }
 
 #[test]
-fn whatever_is_damaged_what_is_untouched_comes_back() {
+fn salvage_copies_all_undamaged_data() {
     let damages = cases(300, "MAPCASK_DAMAGES");
     let (mut tried, mut refused, mut wrong) = (0, 0, Vec::new());
     let mut seed = 0;

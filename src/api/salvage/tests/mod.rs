@@ -45,7 +45,7 @@ fn cases(small: u64, name: &str) -> u64 {
 }
 
 #[test]
-fn a_killed_store_comes_back_as_an_open_shows_it() {
+fn salvage_of_a_killed_store_equals_its_open() {
     // Retired segments of an interrupted pass once returned removed keys.
     for seed in 0..cases(600, "MAPCASK_DAMAGES").div_ceil(100) {
         let mut history = History::new(seed);
@@ -67,7 +67,7 @@ fn a_killed_store_comes_back_as_an_open_shows_it() {
 }
 
 #[test]
-fn a_store_whose_operations_failed_comes_back_as_an_open_shows_it() {
+fn salvage_after_failed_operations_equals_an_open() {
     for seed in 0..cases(1000, "MAPCASK_DAMAGES").div_ceil(50) {
         let mut history = History::new(1000 + seed);
         for _ in 0..60 {
@@ -85,7 +85,7 @@ fn a_store_whose_operations_failed_comes_back_as_an_open_shows_it() {
 }
 
 #[test]
-fn an_interrupted_salvage_is_recognised_and_done_again() {
+fn interrupted_salvage_is_recognised_and_repeated() {
     let mut history = History::new(7);
     for _ in 0..150 {
         history.step();
@@ -117,7 +117,7 @@ fn an_interrupted_salvage_is_recognised_and_done_again() {
 }
 
 #[test]
-fn an_unreadable_page_takes_its_own_records_along_and_no_others() {
+fn salvage_loses_only_the_records_of_an_unreadable_page() {
     let disk = SimDisk::with_seed(1);
     let store =
         options().segment_bytes(64 << 10).checkpoint_bytes(u64::MAX).open_on(&disk).expect("a new store");

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_batch_is_found_though_the_batch_was_not_acknowledged() {
+    fn check_finds_part_of_an_unacknowledged_batch() {
         let findings = found_after(|store, tree, ledger| {
             let batch = batch_of(tree);
             *ledger = Ledger::new(tree, false);

@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kills_spread_over_the_work_and_leave_some_for_the_last_writer() {
+    fn kills_leave_work_for_the_last_writer() {
         for seed in 0..1000 {
             let mut dice = Dice(seed);
             let mut left = 1 << 40;

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn notes_go_both_ways_and_a_flipped_bit_is_found() {
+    fn wire_restores_notes_and_finds_a_flipped_bit() {
         for note in [Note::Ready, Note::Written { unit: 7, nanos: u64::MAX }, Note::LeftOut { file: 1 << 40 }]
         {
             let bytes = note.encode();

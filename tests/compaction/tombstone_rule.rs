@@ -141,7 +141,7 @@ fn orders(count: usize) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn passes_over_single_segments_in_every_order_bring_nothing_back_wherever_they_end() {
+fn single_segment_passes_in_any_order_restore_nothing() {
     let mut passes = BTreeSet::new();
     for order in orders(4) {
         let (mut rig, victims) = Rig::new(1, 4);
@@ -168,7 +168,7 @@ fn passes_over_single_segments_in_every_order_bring_nothing_back_wherever_they_e
 }
 
 #[test]
-fn passes_over_any_segments_among_writes_and_ends_bring_nothing_back() {
+fn random_passes_with_crashes_restore_nothing_removed() {
     for seed in 0..number_from_env("MAPCASK_WALKS", 40) {
         let (mut rig, _) = Rig::new(seed, 4 + usize::try_from(seed % 4).unwrap());
         let mut random = fastrand::Rng::with_seed(seed);
@@ -214,7 +214,7 @@ fn passes_over_any_segments_among_writes_and_ends_bring_nothing_back() {
 }
 
 #[test]
-fn a_durable_value_whose_removal_is_not_durable_survives_a_pass_and_a_power_cut_or_is_gone_for_good() {
+fn pass_keeps_durable_value_whose_successor_is_not_durable() {
     for removed in [false, true] {
         let (mut rig, victims) = Rig::new(7, 2);
         rig.store.flush().unwrap();
@@ -236,7 +236,7 @@ fn a_durable_value_whose_removal_is_not_durable_survives_a_pass_and_a_power_cut_
 /// after the pass began. Symptom: a key was removed between two steps of the pass, and comes back
 /// once a second pass has left out its tombstone.
 #[test]
-fn a_key_removed_between_the_steps_of_a_pass_stays_removed_after_the_next_pass() {
+fn key_removed_during_a_pass_stays_removed_after_the_next() {
     for step in 1..12 {
         let disk = SimDisk::with_seed(step);
         let store = open(&disk, Durability::Os).unwrap();

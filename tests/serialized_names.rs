@@ -75,7 +75,7 @@ fn segment(store: &Path) -> PathBuf {
 }
 
 #[test]
-fn the_report_of_a_salvage_has_these_fields_and_damage_names_its_defect() {
+fn salvage_report_has_these_fields_and_names_its_defects() {
     let directory = directory();
     let damaged = directory.path().join("damaged");
     let store = Store::open(&damaged).unwrap();

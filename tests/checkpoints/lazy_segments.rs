@@ -30,7 +30,7 @@ const IN_FIRST: std::ops::Range<u32> = 0..40;
 const ELSEWHERE: std::ops::Range<u32> = 60..400;
 
 #[test]
-fn an_open_does_as_much_whatever_the_number_of_segments_and_the_rest_when_it_is_needed() {
+fn open_does_equal_work_for_any_number_of_segments() {
     let counts = [200, 2000].map(|keys| {
         let (disk, map, segments) = closed(keys);
         let before = disk.operations();
@@ -57,7 +57,7 @@ fn an_open_does_as_much_whatever_the_number_of_segments_and_the_rest_when_it_is_
 }
 
 #[test]
-fn every_way_to_a_record_maps_its_segment() {
+fn every_kind_of_read_maps_the_segment_it_needs() {
     let (disk, map, _) = closed(400);
     let ways: [fn(&Store); 9] = [
         |store| assert!(store.contains_key(key(0)).unwrap()),
@@ -84,7 +84,7 @@ fn every_way_to_a_record_maps_its_segment() {
 }
 
 #[test]
-fn a_segment_that_cannot_be_mapped_is_an_error_of_each_read_that_needs_it_and_of_no_other() {
+fn unmappable_segment_fails_only_the_reads_that_need_it() {
     let (disk, mut map, _) = closed(400);
     for operation in [Operation::Open, Operation::Read, Operation::Map] {
         let disk = disk.kill();
@@ -112,7 +112,7 @@ fn a_segment_that_cannot_be_mapped_is_an_error_of_each_read_that_needs_it_and_of
 }
 
 #[test]
-fn a_segment_that_is_gone_is_refused_and_one_that_is_not_itself_is_an_error_of_whoever_needs_it() {
+fn missing_segment_fails_open_and_wrong_one_fails_its_reads() {
     let (disk, map, _) = closed(400);
     let first = FIRST;
     let gone = disk.kill();
@@ -152,7 +152,7 @@ fn a_segment_that_is_gone_is_refused_and_one_that_is_not_itself_is_an_error_of_w
 }
 
 #[test]
-fn what_a_snapshot_sees_can_be_read_though_its_segment_was_never_needed_and_is_gone() {
+fn snapshot_reads_removed_segments_never_mapped_before() {
     let (disk, map, segments) = closed(400);
     let store = open(&disk);
     let opened = maps(&disk);
@@ -176,7 +176,7 @@ fn what_a_snapshot_sees_can_be_read_though_its_segment_was_never_needed_and_is_g
 }
 
 #[test]
-fn a_pass_that_cannot_map_a_victim_is_given_up_and_loses_nothing() {
+fn pass_loses_nothing_if_it_cannot_map_a_victim() {
     let (disk, map, _) = closed(400);
     let store = open(&disk);
     let snapshot = store.snapshot();
@@ -195,7 +195,7 @@ fn a_pass_that_cannot_map_a_victim_is_given_up_and_loses_nothing() {
 
 /// The next owner of the store may remove segments that no read has mapped yet.
 #[test]
-fn a_snapshot_that_outlives_its_store_reads_on_though_another_one_compacts_it() {
+fn snapshot_outlives_its_store_while_the_next_one_compacts() {
     let (disk, map, _) = closed(400);
     let store = open(&disk);
     let snapshot = store.snapshot();
@@ -213,7 +213,7 @@ fn a_snapshot_that_outlives_its_store_reads_on_though_another_one_compacts_it() 
 
 /// A victim that belongs to another store stays. A missing one delays nothing.
 #[test]
-fn a_victim_that_can_never_be_mapped_does_not_keep_compaction_from_the_others() {
+fn compaction_skips_a_victim_that_cannot_be_mapped() {
     let (clean, _, segments) = closed(400);
     let other = SimDisk::with_seed(77);
     let (store, _) = filled(&other, 400);

@@ -90,12 +90,12 @@ fn hold(path: &Path) {
 /// Runs in a process of its own, because every reader of a process delays the release of memory.
 #[cfg(target_os = "linux")]
 #[test]
-fn values_views_and_iterators_stay_valid_and_memory_goes_with_the_last_of_them() {
+fn values_views_and_iterators_hold_memory_until_dropped() {
     if let Some(path) = std::env::var_os(CHILD) {
         return hold(Path::new(&path));
     }
     let directory = directory();
-    let name = "held::values_views_and_iterators_stay_valid_and_memory_goes_with_the_last_of_them";
+    let name = "pinned_values::values_views_and_iterators_hold_memory_until_dropped";
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(CHILD, directory.path().join("store"))
@@ -105,7 +105,7 @@ fn values_views_and_iterators_stay_valid_and_memory_goes_with_the_last_of_them()
 }
 
 #[test]
-fn an_iteration_yields_each_key_once_while_values_are_overwritten_and_compacted() {
+fn iteration_yields_each_key_once_during_compaction() {
     let directory = directory();
     let store: Store = options().open(directory.path().join("store")).unwrap();
     fill(&store, 0);
@@ -184,7 +184,7 @@ fn a_view_holds_back_its_own_stores_files_and_no_others() {
 }
 
 #[test]
-fn what_a_view_or_a_value_holds_counts_against_the_limit() {
+fn disk_limit_counts_bytes_held_by_views_and_values() {
     let directory = directory();
     let limit = 512 << 10;
     let store = options().max_disk_bytes(limit).open(directory.path().join("store")).unwrap();

@@ -25,7 +25,7 @@ fn unlinked(disk: &SimDisk) -> u64 {
 }
 
 #[test]
-fn the_files_of_the_victims_go_one_in_a_step() {
+fn each_step_removes_at_most_one_victim_file() {
     let disk = SimDisk::new();
     let store = overwritten(&disk);
     let (mut removed, mut in_one_pass, mut passes) = (0, 0, 0);
@@ -52,7 +52,7 @@ fn the_files_of_the_victims_go_one_in_a_step() {
 
 /// The limit applies to the disk, even while it holds files that are no longer needed.
 #[test]
-fn what_is_still_to_be_removed_counts_as_used() {
+fn files_pending_removal_count_as_used() {
     let limit = 200 * 4096;
     let disk = SimDisk::new();
     let on_disk = || {
@@ -85,7 +85,7 @@ fn what_is_still_to_be_removed_counts_as_used() {
 /// Each file in turn cannot be removed at first. The removal is tried again, and an open after a
 /// kill in between completes it.
 #[test]
-fn a_file_that_cannot_be_removed_at_first_goes_later() {
+fn victim_file_is_removed_later_if_unlink_fails_once() {
     let disk = SimDisk::new();
     let store = overwritten(&disk);
     let expected = contents(&store);
@@ -128,7 +128,7 @@ fn a_file_that_cannot_be_removed_at_first_goes_later() {
 
 /// Runs by the store's clock, which the test moves. While it stands still, the pass pauses.
 #[test]
-fn the_background_reads_and_writes_no_more_than_it_may_in_a_second() {
+fn background_compaction_keeps_its_bytes_per_second_limit() {
     const LIMIT: u64 = 50_000;
     let disk = SimDisk::new();
     let store = options().compaction_bytes_per_second(LIMIT).open_on(&disk).unwrap();

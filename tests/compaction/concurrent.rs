@@ -45,7 +45,7 @@ fn expected(rounds: u32) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 #[test]
-fn compactions_at_once_beside_writers_lose_nothing() {
+fn concurrent_compactions_and_writers_lose_nothing() {
     for background in [false, true] {
         let directory = directory();
         let store = options().background(background).open(directory.path().join("store")).unwrap();
@@ -107,7 +107,7 @@ fn a_poisoned_store_refuses_to_compact_and_keeps_what_it_has() {
 }
 
 #[test]
-fn a_compaction_that_is_called_off_at_any_moment_leaves_nothing_half_done() {
+fn cancelled_compaction_leaves_no_unnamed_files() {
     for limit in 1.. {
         let disk = SimDisk::new();
         let store = options().background(false).open_on(&disk).unwrap();
@@ -145,7 +145,7 @@ fn a_compaction_that_is_called_off_at_any_moment_leaves_nothing_half_done() {
 /// segments made meanwhile. Symptom: `compact` did not return beside a writer that removes, such as
 /// a queue. Fix: the second half takes only the segments that exist when it begins.
 #[test]
-fn a_compaction_beside_a_writer_that_removes_comes_to_an_end() {
+fn compact_returns_beside_a_writer_that_removes() {
     /// Far more writes than happen during a compaction that ends.
     const WRITES: u32 = 400_000;
     let directory = directory();

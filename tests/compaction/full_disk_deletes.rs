@@ -142,14 +142,14 @@ fn check_orders_of(setting: Setting, seeds: u64) {
 const SIZES: [(u64, u64); 3] = [(1, 40), (4, 40), (16, 40)];
 
 #[test]
-fn removals_of_values_as_small_as_their_tombstones_lead_out_of_a_full_disk() {
+fn full_disk_accepts_removals_of_tombstone_sized_values() {
     for (segment, capacity) in SIZES {
         check_orders(Setting { segment, capacity, value: 4, ..MIXED }, 2);
     }
 }
 
 #[test]
-fn removals_of_small_values_lead_out_of_a_full_disk() {
+fn full_disk_accepts_removals_of_small_values() {
     for (segment, capacity) in SIZES {
         for durability in [Durability::Os, Durability::Disk] {
             check_orders(Setting { segment, capacity, value: 200, durability, ..MIXED }, 3);
@@ -158,7 +158,7 @@ fn removals_of_small_values_lead_out_of_a_full_disk() {
 }
 
 #[test]
-fn removals_of_large_values_lead_out_of_a_full_disk_of_few_segments_and_of_many() {
+fn full_disk_accepts_removals_of_large_values() {
     for (segment, capacity) in SIZES.into_iter().chain([(1, 200), (4, 160), (16, 640)]) {
         let seeds = if capacity == 40 { 8 } else { 1 };
         check_orders(Setting { segment, capacity, value: 1500, ..MIXED }, seeds);
@@ -172,7 +172,7 @@ const MIXED: Setting =
 const MIXED_RECORD: u64 = 120;
 
 #[test]
-fn insertions_that_are_tried_between_removals_do_not_use_up_what_removals_need() {
+fn insertions_between_removals_leave_the_removal_reserve() {
     let seeds = [(1, 0), (1, 1), (4, 2), (16, 3)];
     for ((segment, seed), is_told) in seeds.into_iter().flat_map(told_and_not) {
         let setting = Setting { segment, is_told, ..MIXED };
@@ -205,7 +205,7 @@ fn insertions_that_are_tried_between_removals_do_not_use_up_what_removals_need()
 }
 
 #[test]
-fn batches_of_removals_and_a_clear_lead_out_of_a_full_disk_too() {
+fn full_disk_accepts_removal_batches_and_a_clear() {
     for (segment, is_told) in [1, 4, 16].into_iter().flat_map(told_and_not) {
         let setting = Setting { segment, is_told, ..MIXED };
         let (_, store, count) = setting.full();
@@ -228,7 +228,7 @@ fn batches_of_removals_and_a_clear_lead_out_of_a_full_disk_too() {
 }
 
 #[test]
-fn compaction_that_is_asked_for_on_a_full_disk_gives_back_what_was_removed() {
+fn compact_frees_removed_space_on_a_full_disk() {
     for (segment, is_told) in [1, 4, 16].into_iter().flat_map(told_and_not) {
         let setting = Setting { segment, is_told, ..MIXED };
         let (disk, store, count) = setting.full();
@@ -255,7 +255,7 @@ fn compaction_that_is_asked_for_on_a_full_disk_gives_back_what_was_removed() {
 }
 
 #[test]
-fn a_full_store_that_is_opened_again_after_a_kill_takes_removals_to_the_end() {
+fn full_store_accepts_removals_after_kill_and_reopen() {
     let seeds = [(1, 5), (4, 6), (16, 7)];
     for ((segment, seed), is_told) in seeds.into_iter().flat_map(told_and_not) {
         let setting = Setting { segment, is_told, ..MIXED };
@@ -305,7 +305,7 @@ fn churn(setting: Setting, store: &Store, random: &mut fastrand::Rng) -> Vec<u32
 /// page, no removal was possible, and the store neither closed nor opened. Fix: the blocks of both
 /// copies are reserved before a segment is made.
 #[test]
-fn removals_lead_out_of_a_full_disk_of_any_number_of_segments() {
+fn full_disk_accepts_removals_at_any_segment_count() {
     // A manifest of one page names 61 segments, one of two pages 125. Other files take four pages,
     // and then six.
     for (capacity, is_told) in (65..69).chain(131..133).flat_map(told_and_not) {
@@ -332,7 +332,7 @@ fn removals_lead_out_of_a_full_disk_of_any_number_of_segments() {
 /// if the space reserved for removals stays available. An open needs a part of that space, and
 /// leaves no more of it to insertions.
 #[test]
-fn opens_and_insertions_do_not_use_up_what_removals_need() {
+fn repeated_opens_and_insertions_leave_the_removal_reserve() {
     for (segment, is_told) in [4, 16].into_iter().flat_map(told_and_not) {
         let setting = Setting { segment, is_told, ..MIXED };
         let (mut disk, store, count) = setting.full();
@@ -353,7 +353,7 @@ fn opens_and_insertions_do_not_use_up_what_removals_need() {
 }
 
 #[test]
-fn insertions_go_on_once_a_quota_is_lifted_that_was_not_told_of() {
+fn insertions_succeed_after_an_unreported_quota_is_raised() {
     for segment in [1, 4, 16] {
         let setting = Setting { segment, is_told: false, ..MIXED };
         let (disk, store, count) = setting.full();

@@ -5,9 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 mod damage;
+mod lazy_segments;
 mod making;
 mod opening;
-mod waiting;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -29,7 +29,7 @@ fn front_len(disk: &SimDisk, image: &str) -> u64 {
 }
 
 #[test]
-fn every_byte_of_the_front_is_checked() {
+fn open_checks_every_byte_of_a_checkpoint_header() {
     let (disk, map, image) = closed();
     for at in 0..front_len(&disk, &image) {
         let disk = disk.kill();
@@ -46,7 +46,7 @@ fn every_byte_of_the_front_is_checked() {
 }
 
 #[test]
-fn an_image_that_is_cut_missing_or_anothers_is_done_without() {
+fn open_ignores_cut_missing_or_foreign_checkpoint() {
     let (disk, map, image) = closed();
     let size = disk.read_file(&image).unwrap().len() as u64;
     let strange = {
@@ -77,7 +77,7 @@ fn an_image_that_is_cut_missing_or_anothers_is_done_without() {
 }
 
 #[test]
-fn an_image_that_cannot_be_read_is_done_without() {
+fn open_ignores_unreadable_checkpoint() {
     let (disk, map, _) = closed();
     let reads = {
         let disk = disk.kill();
@@ -138,7 +138,7 @@ const WAYS: [Way; 14] = [
 /// A damaged block is found by the first operation that needs it. The index is rebuilt, and only
 /// the statistics show it.
 #[test]
-fn a_damaged_block_is_no_error_of_whoever_needs_it() {
+fn damaged_block_is_rebuilt_on_first_use_without_error() {
     let (disk, map, image) = closed();
     let front = front_len(&disk, &image);
     let frames = (disk.read_file(&image).unwrap().len() as u64 - front) / 4100;
@@ -174,7 +174,7 @@ fn a_damaged_block_is_no_error_of_whoever_needs_it() {
 }
 
 #[test]
-fn what_was_taken_from_a_damaged_index_goes_on() {
+fn snapshots_and_iterators_continue_after_index_rebuild() {
     let (disk, map, image) = closed();
     let front = front_len(&disk, &image);
     disk.rot_bit(&image, front + 20 * 4100 + 99, 3).unwrap();
@@ -218,7 +218,7 @@ fn what_was_taken_from_a_damaged_index_goes_on() {
 
 /// A dropped index cannot be rebuilt for a snapshot, so it is loaded completely before the drop.
 #[test]
-fn what_a_snapshot_sees_of_a_damaged_index_outlives_the_keyspace() {
+fn snapshot_of_damaged_index_outlives_its_keyspace() {
     let (clean, map, image) = closed();
     let front = front_len(&clean, &image);
     // One frame in the default keyspace's index, and one in the other's. Each has 64 blocks of
@@ -257,7 +257,7 @@ fn what_a_snapshot_sees_of_a_damaged_index_outlives_the_keyspace() {
 
 /// If the log is damaged as well, the error names the log.
 #[test]
-fn an_index_that_cannot_be_built_anew_is_an_error_that_names_the_log() {
+fn failed_index_rebuild_returns_error_naming_the_log() {
     let disk = SimDisk::new();
     let (store, _) = filled(&disk, 400);
     assert!(store.take_checkpoint().unwrap());
@@ -296,7 +296,7 @@ fn an_index_that_cannot_be_built_anew_is_an_error_that_names_the_log() {
 
 /// The next open does not use the checkpoint that was found to be damaged.
 #[test]
-fn a_damaged_image_is_not_named_any_more_once_something_is_written() {
+fn first_write_drops_a_damaged_checkpoint() {
     let (disk, map, image) = closed();
     disk.rot_bit(&image, front_len(&disk, &image) + 20 * 4100 + 99, 3).unwrap();
     let store = open(&disk);
@@ -315,7 +315,7 @@ fn a_damaged_image_is_not_named_any_more_once_something_is_written() {
 const SPLITS: u32 = 19_251;
 
 #[test]
-fn a_damaged_block_that_growth_needs_is_no_error_either() {
+fn damaged_block_is_rebuilt_if_growth_needs_it() {
     let directory = directory();
     let options = || Options::new().background(false);
     let store = options().open(directory.path()).unwrap();

@@ -20,7 +20,7 @@ fn large(number: u32, round: u32) -> Vec<u8> {
 }
 
 #[test]
-fn the_background_makes_an_image_when_there_is_much_to_read_and_removes_the_one_before() {
+fn background_takes_checkpoints_and_removes_the_previous_one() {
     let directory = directory();
     let store = eager(directory.path());
     let mut images = Vec::new();
@@ -51,7 +51,7 @@ fn the_background_makes_an_image_when_there_is_much_to_read_and_removes_the_one_
 }
 
 #[test]
-fn no_image_is_begun_within_a_pass() {
+fn checkpoint_is_refused_within_a_pass() {
     let disk = SimDisk::new();
     let (store, mut map) = filled(&disk, 300);
     for number in 0..300 {
@@ -72,7 +72,7 @@ fn no_image_is_begun_within_a_pass() {
 
 /// Compaction may begin while a checkpoint is being written, and writers continue.
 #[test]
-fn an_image_shows_the_moment_at_which_it_was_begun() {
+fn checkpoint_and_log_restore_writes_made_beside_it() {
     for seed in 0..12 {
         let mut random = fastrand::Rng::with_seed(seed);
         let directory = directory();
@@ -106,7 +106,7 @@ fn an_image_shows_the_moment_at_which_it_was_begun() {
 }
 
 #[test]
-fn a_writer_that_is_faster_than_an_image_ends_it_and_the_next_one_gets_what_it_needs() {
+fn checkpoint_completes_in_the_end_beside_a_fast_writer() {
     const KEYS: u32 = 150_000;
     let directory = directory();
     let store = eager(directory.path());
@@ -132,7 +132,7 @@ fn a_writer_that_is_faster_than_an_image_ends_it_and_the_next_one_gets_what_it_n
 }
 
 #[test]
-fn what_stops_an_image_stops_nothing_else() {
+fn failed_checkpoint_leaves_the_store_usable() {
     for operation in
         [Operation::Create, Operation::Write, Operation::Sync, Operation::Rename, Operation::Unlink]
     {
@@ -171,7 +171,7 @@ fn what_stops_an_image_stops_nothing_else() {
 }
 
 #[test]
-fn a_store_that_is_closed_before_its_image_is_whole_leaves_nothing_of_it() {
+fn close_removes_an_unfinished_checkpoint() {
     let directory = directory();
     let store = eager(directory.path());
     for number in 0..4_000 {
@@ -192,7 +192,7 @@ fn a_store_that_is_closed_before_its_image_is_whole_leaves_nothing_of_it() {
 /// The manifest names a pass that could not be ended. A checkpoint would show neither its copies
 /// nor later removals.
 #[test]
-fn a_close_makes_no_image_within_a_pass_that_failed_half_way() {
+fn close_takes_no_checkpoint_within_a_failed_pass() {
     let disk = SimDisk::new();
     let store = Options::new().background(false).segment_bytes(256 << 10).open_on(&disk).unwrap();
     let mut map = Map::new();
@@ -233,7 +233,7 @@ fn a_close_makes_no_image_within_a_pass_that_failed_half_way() {
 /// of the background captured all indexes and made a file in vain. Fix: the next attempt waits for
 /// another segment.
 #[test]
-fn an_image_that_cannot_be_begun_is_tried_once_for_each_segment() {
+fn checkpoint_is_tried_once_per_segment_if_it_cannot_begin() {
     let disk = SimDisk::new();
     let options = Options::new().background(false).segment_bytes(1 << 20).checkpoint_bytes(0);
     let store = options.open_on(&disk).unwrap();
@@ -263,7 +263,7 @@ fn an_image_that_cannot_be_begun_is_tried_once_for_each_segment() {
 /// each abandoned checkpoint left another file. Fix: the file is removed before the next checkpoint
 /// begins.
 #[test]
-fn an_image_that_cannot_be_removed_goes_before_the_next_one() {
+fn abandoned_checkpoint_is_removed_before_the_next_one() {
     for operation in [Operation::Write, Operation::Sync, Operation::Rename] {
         let disk = SimDisk::new();
         let (store, mut map) = filled(&disk, 200);

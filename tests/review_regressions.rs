@@ -47,7 +47,7 @@ fn a_power_cut_after_a_kill_leaves_one_copy_of_the_manifest() {
 
 /// A full disk made every step of the worker end before the sync that was due.
 #[test]
-fn writes_are_synced_in_time_while_there_is_no_room_for_more_segments() {
+fn full_disk_does_not_delay_the_interval_sync() {
     let disk = SimDisk::with_seed(1);
     let store = options().segment_bytes(64 << 10).durability(Durability::Interval).open_on(&disk).unwrap();
     fill(&store, 0..40);
@@ -64,7 +64,7 @@ fn writes_are_synced_in_time_while_there_is_no_room_for_more_segments() {
 
 /// A segment whose name could not be recorded was later given to a record that did not fit into it.
 #[test]
-fn a_segment_that_could_not_be_named_is_not_given_to_a_record_that_needs_more() {
+fn unnamed_segment_is_not_given_to_a_larger_record() {
     for nth in 1..40 {
         let disk = SimDisk::with_seed(2);
         let store = Options::new().segment_bytes(1 << 20).background(false).open_on(&disk).unwrap();
@@ -159,7 +159,7 @@ fn dead_bytes_are_the_same_before_a_clean_end_and_after_it() {
 /// it.
 #[cfg(target_os = "linux")]
 #[test]
-fn opening_after_many_clears_needs_no_memory_for_what_was_cleared() {
+fn opening_after_many_clears_needs_no_memory_for_old_indexes() {
     const CLEARS: u32 = 60_000;
     let peak = || -> u64 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -192,7 +192,7 @@ fn opening_after_many_clears_needs_no_memory_for_what_was_cleared() {
 /// The first write after an open made the original directory again. So a store that was moved while
 /// it was open continued in two places, and neither held the acknowledged writes.
 #[test]
-fn a_store_that_is_moved_while_it_is_open_is_not_made_anew_where_it_was() {
+fn moved_open_store_is_not_made_again_at_its_old_path() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let [before, after] = ["before", "after"].map(|name| directory.path().join(name));
     options().open(&before).unwrap().close().unwrap();

@@ -288,7 +288,7 @@ impl Zipf {
 }
 
 #[test]
-fn keys_overwritten_evenly_take_the_room_and_the_copying_that_theory_allows() {
+fn uniform_overwrites_keep_space_and_copying_within_theory() {
     let mut rig = Rig::new();
     let mut random = fastrand::Rng::with_seed(1);
     let outcome = overwritten("uniform", &mut rig, |rig| rig.put(random.u64(0..KEYS)));
@@ -297,7 +297,7 @@ fn keys_overwritten_evenly_take_the_room_and_the_copying_that_theory_allows() {
 }
 
 #[test]
-fn keys_of_which_few_are_overwritten_often_take_the_room_and_the_copying_that_theory_allows() {
+fn zipf_overwrites_keep_space_and_copying_within_theory() {
     let mut rig = Rig::new();
     let mut zipf = Zipf::new(2);
     let outcome = overwritten("Zipf", &mut rig, |rig| rig.put(zipf.draw()));
@@ -306,7 +306,7 @@ fn keys_of_which_few_are_overwritten_often_take_the_room_and_the_copying_that_th
 }
 
 #[test]
-fn one_key_that_is_overwritten_for_ever_beside_others_costs_hardly_any_copying() {
+fn one_hot_key_causes_hardly_any_copying() {
     let mut rig = Rig::new();
     let outcome = overwritten("one hot key", &mut rig, |rig| rig.put(KEYS / 2));
     assert!(outcome.amplification <= 1.25, "{outcome:?}");
@@ -314,7 +314,7 @@ fn one_key_that_is_overwritten_for_ever_beside_others_costs_hardly_any_copying()
 }
 
 #[test]
-fn a_queue_beside_cold_keys_of_which_one_was_overwritten_stays_bounded() {
+fn queue_beside_cold_keys_keeps_space_bounded() {
     let mut rig = Rig::new();
     // From now on the first segment hides a record, so it retains tombstones.
     rig.put(0);

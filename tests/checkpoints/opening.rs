@@ -10,7 +10,7 @@ use super::{
 };
 
 #[test]
-fn after_a_clean_close_nothing_of_the_log_is_read() {
+fn open_after_clean_close_reads_no_log() {
     let directory = directory();
     let path = directory.path();
     // More than a megabyte, so that the close takes a checkpoint.
@@ -57,7 +57,7 @@ fn after_a_clean_close_nothing_of_the_log_is_read() {
 }
 
 #[test]
-fn what_was_written_after_an_image_is_read_after_a_kill_and_nothing_else() {
+fn open_after_kill_reads_only_the_log_after_the_checkpoint() {
     for seed in 0..30 {
         let mut random = fastrand::Rng::with_seed(seed);
         let disk = SimDisk::new();
@@ -110,7 +110,7 @@ fn what_was_written_after_an_image_is_read_after_a_kill_and_nothing_else() {
 }
 
 #[test]
-fn segments_that_are_gone_are_purged_and_their_places_given_to_others() {
+fn open_from_checkpoint_drops_entries_of_removed_segments() {
     let disk = SimDisk::new();
     let (store, mut map) = filled(&disk, 600);
     assert!(store.take_checkpoint().unwrap());
@@ -139,7 +139,7 @@ fn segments_that_are_gone_are_purged_and_their_places_given_to_others() {
 }
 
 #[test]
-fn keyspaces_that_come_and_go_after_an_image_are_what_they_are() {
+fn open_replays_keyspace_changes_after_the_checkpoint() {
     let disk = SimDisk::new();
     let (store, map) = filled(&disk, 50);
     for name in ["stays", "cleared", "dropped", "renamed", "replaced"] {
@@ -175,7 +175,7 @@ fn keyspaces_that_come_and_go_after_an_image_are_what_they_are() {
 
 /// The first read of a record after an open verifies it.
 #[test]
-fn rot_in_a_record_is_an_error_of_the_first_read_and_no_hindrance_to_a_write() {
+fn damaged_record_fails_reads_and_can_be_overwritten() {
     let disk = SimDisk::new();
     let (store, mut map) = filled(&disk, 300);
     assert!(store.take_checkpoint().unwrap());
@@ -218,7 +218,7 @@ fn rot_in_a_record_is_an_error_of_the_first_read_and_no_hindrance_to_a_write() {
 }
 
 #[test]
-fn an_open_that_is_followed_by_reads_alone_leaves_the_disk_as_it_was() {
+fn open_followed_by_reads_alone_changes_no_file() {
     let disk = SimDisk::new();
     let (store, map) = filled(&disk, 100);
     store.close().unwrap();
@@ -253,7 +253,7 @@ fn an_open_that_is_followed_by_reads_alone_leaves_the_disk_as_it_was() {
 }
 
 #[test]
-fn an_open_tells_how_far_it_is_with_what_no_image_holds() {
+fn open_reports_progress_only_for_the_log_it_reads() {
     let directory = directory();
     let store = Options::new().background(false).open(directory.path()).unwrap();
     for number in 0..30_000 {
@@ -281,7 +281,7 @@ fn an_open_tells_how_far_it_is_with_what_no_image_holds() {
 
 /// Another process may own a store that was closed here.
 #[test]
-fn a_handle_to_a_store_that_was_closed_writes_nothing() {
+fn handle_of_a_closed_store_writes_nothing() {
     let disk = SimDisk::new();
     let (store, map) = filled(&disk, 100);
     store.close().unwrap();

@@ -71,7 +71,7 @@ fn an_empty_history_and_one_in_sequence_are_linearizable() {
 }
 
 #[test]
-fn what_overlaps_may_come_in_any_order_and_what_does_not_may_not() {
+fn only_overlapping_operations_may_be_reordered() {
     let both = |ret, seen| verdict(&[(0, ret, Write(1), Done), (2, 6, Write(2), Done), (7, 8, Read, seen)]);
     both(5, Value(1)).unwrap();
     both(5, Value(2)).unwrap();
@@ -85,7 +85,7 @@ fn a_read_of_a_value_that_was_replaced_before_it_began_is_found() {
 }
 
 #[test]
-fn an_older_value_after_a_newer_one_is_found_though_the_write_goes_on() {
+fn older_value_after_a_newer_one_is_found_during_the_write() {
     let reads = |first, second| {
         verdict(&[(0, 9, Write(1), Done), (1, 2, Read, Value(first)), (3, 4, Read, Value(second))])
     };
@@ -122,7 +122,7 @@ fn a_value_that_was_never_written_is_found() {
 }
 
 #[test]
-fn the_account_names_the_operation_that_cannot_be_and_the_shortest_beginning() {
+fn account_names_the_impossible_operation_and_shortest_prefix() {
     let account = verdict(&[
         (0, 1, Write(1), Done),
         (2, 9, Write(2), Done),
@@ -230,7 +230,7 @@ fn naive(state: u32, left: &[&Completed<Operation, Outcome>]) -> bool {
 
 proptest! {
     #[test]
-    fn what_a_register_did_is_linearizable(seed: u64, threads in 1_usize..8, count in 0_usize..300) {
+    fn simulated_register_history_is_linearizable(seed: u64, threads in 1_usize..8, count in 0_usize..300) {
         let verdict = check::<Register>(0, &simulate(seed, threads, count));
         prop_assert!(verdict.is_ok(), "{}", verdict.unwrap_err());
     }
@@ -266,7 +266,7 @@ proptest! {
 }
 
 #[test]
-fn a_long_history_is_judged_without_recursion_and_in_little_memory() {
+fn long_history_is_judged_without_recursion() {
     check::<Register>(0, &simulate(1, 8, 20_000)).unwrap();
     let mut history = simulate(2, 8, 20_000);
     history[19_000].outcome = Value(1000);
@@ -324,7 +324,7 @@ fn access(store: &Store, access: &Access) -> Answer {
 }
 
 #[test]
-fn reads_inserts_and_removals_of_many_threads_are_linearizable_per_key() {
+fn concurrent_reads_and_writes_of_each_key_are_linearizable() {
     const THREADS: usize = 4;
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = Options::new().segment_bytes(64 << 10).open(directory.path().join("data")).unwrap();

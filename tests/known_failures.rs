@@ -79,7 +79,7 @@ fn outcome(disk: &SimDisk) -> Result<State> {
 /// Cause elsewhere: a scan that ends at the first bad record treats all later records as never
 /// written.
 #[test]
-fn damage_in_mid_log_is_an_error_and_later_records_are_not_dropped_silently() {
+fn open_fails_if_a_record_in_mid_log_is_damaged() {
     let (disk, _) = closed();
     let (unclean, store, state) = filled();
     let killed = unclean.kill();
@@ -171,7 +171,7 @@ fn leftovers_of_a_process_that_died_do_not_block_opening() {
 }
 
 #[test]
-fn one_copy_of_the_manifest_of_any_shorter_length_does_not_block_opening() {
+fn open_succeeds_if_one_manifest_copy_is_truncated_or_missing() {
     let (disk, state) = closed();
     for name in MANIFESTS {
         let len = disk.read_file(name).unwrap().len() as u64;
@@ -244,7 +244,7 @@ fn a_failed_sync_is_not_tried_again_and_not_forgotten() {
 }
 
 #[test]
-fn a_full_disk_hinders_nobody_once_it_has_room_again() {
+fn store_continues_once_a_full_disk_has_space_again() {
     for durability in [Durability::Os, Durability::Disk] {
         let disk = SimDisk::new();
         let store = open(&disk, durability).unwrap();
@@ -277,7 +277,7 @@ fn a_full_disk_hinders_nobody_once_it_has_room_again() {
 /// Cause elsewhere: an open reads data that is in the page cache only. Its write-back failed
 /// unnoticed, and the next sync has nothing to write.
 #[test]
-fn what_was_read_after_a_kill_is_durable_after_a_flush_though_its_write_back_had_failed() {
+fn flush_after_a_kill_syncs_records_whose_write_back_failed() {
     let disk = SimDisk::new();
     let store = opened(&disk);
     store.insert("durable", "1").unwrap();
@@ -298,7 +298,7 @@ fn what_was_read_after_a_kill_is_durable_after_a_flush_though_its_write_back_had
 }
 
 #[test]
-fn what_left_the_cache_after_a_failed_write_back_is_missing_as_after_a_power_cut() {
+fn evicted_pages_after_failed_write_back_leave_a_prefix() {
     for answer in [0, 1] {
         let disk = SimDisk::new();
         let store = opened(&disk);
@@ -364,7 +364,7 @@ fn a_first_segment_that_was_lost_takes_the_later_ones_along() {
 /// `MissingSegment` after a power cut. Fix: the directory is synced before adopted segments are
 /// named.
 #[test]
-fn a_segment_that_was_adopted_after_a_kill_is_there_after_a_power_cut() {
+fn segment_adopted_after_a_kill_survives_a_power_cut() {
     let disk = SimDisk::new();
     let store = opened(&disk);
     store.insert("a", "1").unwrap();
@@ -383,7 +383,7 @@ fn a_segment_that_was_adopted_after_a_kill_is_there_after_a_power_cut() {
 /// for its start record were refused. The next write went there all the same. Symptom: the next
 /// recovery cut off every later record, flushed or not. Fix: the pages come first.
 #[test]
-fn a_roll_that_found_no_pages_leaves_a_log_that_is_read_to_its_end() {
+fn roll_without_pages_leaves_a_log_that_is_read_to_its_end() {
     for nth in 1..8 {
         let disk = SimDisk::new();
         let store = opened(&disk);
@@ -404,7 +404,7 @@ fn a_roll_that_found_no_pages_leaves_a_log_that_is_read_to_its_end() {
 /// Damage is reported before a lock that another store holds: waiting for the lock would be in
 /// vain.
 #[test]
-fn a_store_that_cannot_be_opened_says_so_though_another_one_has_its_lock() {
+fn damage_is_reported_even_if_another_store_holds_the_lock() {
     let (disk, store, _) = filled();
     assert!(matches!(open(&disk, Durability::Os), Err(Error::Locked { .. })));
     for name in MANIFESTS {

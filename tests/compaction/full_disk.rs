@@ -54,7 +54,7 @@ fn check(store: &Store, last: &[u32]) {
 }
 
 #[test]
-fn a_working_set_that_fits_is_overwritten_for_ever_under_a_limit() {
+fn store_with_limit_accepts_endless_overwrites() {
     for (keys, pages) in [(300_u32, 4), (1200, 4), (300, 1)] {
         for random in [false, true] {
             let segment = pages * PAGE;
@@ -85,7 +85,7 @@ fn order(keys: u32, random: bool) -> impl FnMut() -> u32 {
 }
 
 #[test]
-fn removals_lead_out_of_a_full_disk_and_insertions_go_on() {
+fn full_disk_accepts_insertions_again_after_removals() {
     for (durability, is_told) in
         [(Durability::Os, true), (Durability::Disk, true), (Durability::Os, false), (Durability::Disk, false)]
     {

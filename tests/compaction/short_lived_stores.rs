@@ -32,7 +32,7 @@ fn rest(disk: &SimDisk, store: &Store) {
 }
 
 #[test]
-fn a_store_that_is_opened_and_killed_a_thousand_times_does_not_grow() {
+fn store_does_not_grow_if_opened_and_killed_often() {
     for writes in [false, true] {
         let mut disk = SimDisk::new();
         let mut most = (0, 0);
@@ -59,7 +59,7 @@ fn a_store_that_is_opened_and_killed_a_thousand_times_does_not_grow() {
 
 #[cfg(unix)]
 #[test]
-fn an_empty_store_and_one_with_a_key_take_exactly_32_kib() {
+fn empty_store_and_one_key_store_take_exactly_32_kib() {
     for durability in [Durability::Os, Durability::Disk] {
         let (simulated, directory) = (SimDisk::new(), super::directory());
         let options = Options::new().background(false).durability(durability);
@@ -106,7 +106,7 @@ fn an_empty_store_and_one_with_a_key_take_exactly_32_kib() {
 }
 
 #[test]
-fn a_store_from_which_everything_is_removed_becomes_as_small_as_an_empty_one() {
+fn store_shrinks_to_empty_size_if_everything_is_removed() {
     let empty = SimDisk::new();
     let store = options().open_on(&empty).unwrap();
     rest(&empty, &store);

@@ -435,7 +435,7 @@ fn learn(seen: &mut Cells, deed: &Deed, effect: &Effect) {
 }
 
 #[test]
-fn batches_clears_and_reads_of_many_keys_over_two_keyspaces_are_linearizable_as_one_object() {
+fn batches_clears_and_multi_gets_are_linearizable_as_one_object() {
     const ROUNDS: u64 = 10;
     const OPERATIONS: u64 = 1000;
     let (_directory, store) = open();
@@ -611,7 +611,7 @@ fn a_read_of_many_keys_sees_transfers_as_a_whole() {
 }
 
 #[test]
-fn a_read_of_many_keys_sees_writes_to_single_keys_in_their_order() {
+fn multi_get_sees_writes_to_single_keys_in_order() {
     let (_directory, store) = open();
     // Each round writes from the first account to the last. At any time some accounts have this
     // round's number, and those behind them the previous one.

@@ -1,8 +1,8 @@
 //! Tests the cost of many small stores that share one worker, and that closing them leaves nothing
 //! behind.
 //!
-//! The test opens 200 stores, or `MAPCASK_STORES`. Syncs take nearly all of the time: eleven to
-//! make a store, four to close it, and five to open it again. The test prints (`--nocapture`) the
+//! The test opens 200 stores, or `MAPCASK_STORES`. Syncs take nearly all of the time: ten to
+//! make a store, four to close it, and five for the first write after an open. The test prints (`--nocapture`) the
 //! figures that README and the documentation of `Background` give. It is alone in its file, because
 //! it counts the resources of the whole process.
 #![cfg(target_os = "linux")]

@@ -215,3 +215,19 @@ fn recovered_state_is_made_durable_before_the_first_change() {
         [&found[..], &["fdatasync MANIFEST.0", "fdatasync MANIFEST.1", "fdatasync 0000000001.seg"]].concat();
     assert!(in_order(&syncs, &wanted), "{syncs:#?}");
 }
+
+/// The table in the documentation of `Background` has these numbers.
+#[test]
+fn a_small_store_takes_the_documented_syncs() {
+    let base = directory();
+    let path = base.path().join("data");
+    let mut store = None;
+    let Some(created) = syncs_of(|| store = Some(open(&path))) else { return };
+    store.take().unwrap().close().unwrap();
+    let opened = syncs_of(|| store = Some(open(&path))).unwrap();
+    let store = store.unwrap();
+    let first = syncs_of(|| _ = store.insert("key", "value").unwrap()).unwrap();
+    let closed = syncs_of(|| drop(store.close())).unwrap();
+    assert_eq!(opened, [""; 0]);
+    assert_eq!((created.len(), first.len(), closed.len()), (10, 5, 4), "{created:#?} {first:#?} {closed:#?}");
+}

@@ -62,8 +62,8 @@ const LONG: Duration = Duration::from_secs(1 << 20);
 /// | space on the disk | 32 KiB |
 /// | memory | 37 KiB |
 /// | threads | none of its own, with a shared background |
-/// | syncs to create it | 11 |
-/// | syncs to open it after a close | none, and 4 at the first write |
+/// | syncs to create it | 10 |
+/// | syncs to open it after a close | none, and 5 at the first write |
 /// | syncs to close it after a write | 4 |
 ///
 /// The limits of the process are reached first: `ulimit -n` is often 1,024 descriptors, and

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 use crate::sync::worker::Background;
 
 /// The size of the first segment after an open, in bytes. With the small files beside it a store

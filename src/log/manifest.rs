@@ -30,7 +30,7 @@ use crate::format::manifest::{MAGIC, Manifest, SEGMENT_ENTRY_SIZE, SegmentEntry,
 use crate::format::{SegmentId, Seq};
 use crate::fs::{Access, Dir, File, Misplaced};
 use crate::log::group_commit::GroupCommit;
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 
 /// The number of further segments that the copies keep space for, where the disk is not full.
 ///

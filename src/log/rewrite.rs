@@ -101,7 +101,7 @@ pub(crate) fn note_rewritten(manifest: &mut Manifest, rewritten: &[SegmentRange]
 ///
 /// Errors of the operating system. Only disk space is lost then.
 pub(crate) fn free_behind(segment: &Segment, end: u64) -> Result<()> {
-    let from = end.next_multiple_of(crate::mem::mapping::PAGE_SIZE as u64);
+    let from = end.next_multiple_of(crate::mem::PAGE_SIZE as u64);
     if from + (HEADER_SIZE as u64) < segment.size() {
         let file = segment.file().expect("kept until the segment is durable");
         file.punch_hole(from, segment.size() - from).map_err(|error| segment.io("free space in", error))?;

@@ -158,8 +158,8 @@ impl LineArray {
         #[cfg(target_os = "linux")]
         {
             let at = |line: usize| self.offset() + line * size_of::<Line>();
-            let start = at(lines.start).next_multiple_of(super::mapping::PAGE_SIZE);
-            let end = at(lines.end) / super::mapping::PAGE_SIZE * super::mapping::PAGE_SIZE;
+            let start = at(lines.start).next_multiple_of(super::PAGE_SIZE);
+            let end = at(lines.end) / super::PAGE_SIZE * super::PAGE_SIZE;
             if start >= end {
                 return;
             }

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::MmapRaw;
 
-use super::mapping::{Mapping, PAGE_SIZE};
+use super::mapping::Mapping;
 use crate::error::{Error, Result};
+use crate::mem::PAGE_SIZE;
 
 const FORKED: u64 = 0;
 const OPEN: u64 = 1;

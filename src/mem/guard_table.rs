@@ -12,8 +12,10 @@ use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering, compiler_fence, fence,
 };
 
-use super::page_guard::{UNREAD, UNWRITTEN};
-
+/// A page was replaced by zeros: the file's page cannot be read.
+pub(super) const UNREAD: u32 = 1;
+/// A page was replaced by a copy: later stores to it do not reach the file.
+pub(super) const UNWRITTEN: u32 = 2;
 /// The number of entries in the first chunk; each next chunk has twice as many.
 const FIRST: usize = 64;
 /// The number of chunks. They hold more entries than there can be mappings.

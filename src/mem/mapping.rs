@@ -27,12 +27,10 @@ use std::sync::{Arc, OnceLock};
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use crate::error::Result;
+use crate::mem::PAGE_SIZE;
 use crate::mem::dead_bytes::DeadBytes;
 use crate::mem::page_guard::PageGuard;
 use crate::mem::published_mark::PublishedMark;
-
-/// The page size that this crate works with, on every processor. In bytes.
-pub(crate) const PAGE_SIZE: usize = 4096;
 
 /// The storage behind a mapping that is not a file of the kernel: the simulated disk.
 pub(crate) trait Backing: Send + Sync + fmt::Debug {

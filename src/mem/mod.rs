@@ -20,3 +20,6 @@ pub(crate) mod record;
 pub(crate) mod residency;
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) mod sigbus;
+
+/// The page size that this crate works with, on every processor. In bytes.
+pub(crate) const PAGE_SIZE: usize = 4096;

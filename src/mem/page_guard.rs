@@ -11,15 +11,11 @@ use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
 
 #[cfg(all(target_os = "linux", not(miri)))]
 use super::guard_table::Registration;
+use super::guard_table::{UNREAD, UNWRITTEN};
 use super::mapping::{MappedMemory, Mapping};
 #[cfg(all(target_os = "linux", not(miri)))]
 use super::sigbus;
 use crate::error::{Error, Result};
-
-/// A page was replaced by zeros: the file's page cannot be read.
-pub(super) const UNREAD: u32 = 1;
-/// A page was replaced by a copy: later stores to it do not reach the file.
-pub(super) const UNWRITTEN: u32 = 2;
 
 /// The guard of one mapping, if it has one.
 #[derive(Debug, Default)]
@@ -173,7 +169,7 @@ impl Mapping {
                 return Ok(());
             }
             let end = offset.saturating_add(len).min(self.len());
-            let first = offset - offset % super::mapping::PAGE_SIZE;
+            let first = offset - offset % super::PAGE_SIZE;
             if first < end
                 && let Err(error) = pages.advise_range(memmap2::Advice::PopulateRead, first, end - first)
                 && error.kind() != io::ErrorKind::InvalidInput

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use memmap2::MmapRaw;
 
-use super::mapping::PAGE_SIZE;
+use super::PAGE_SIZE;
 
 /// The number of pages per query.
 const PAGES: usize = 256;

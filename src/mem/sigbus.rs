@@ -33,8 +33,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use super::guard_table;
-use super::guard_table::GuardedRange;
-use super::page_guard::{UNREAD, UNWRITTEN};
+use super::guard_table::{GuardedRange, UNREAD, UNWRITTEN};
 
 /// The action that the signal had before; null until the handler is installed.
 static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::format::record_reader::{READ_MAX, ReadAt};
 use crate::fs::{self, File};
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 
 /// Size of the window, in bytes.
 const WINDOW: usize = 1 << 18;

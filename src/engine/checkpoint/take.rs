@@ -97,7 +97,7 @@ impl Checkpointer {
         for contents in all.iter().filter_map(|keyspace| keyspace.contents(&pin)) {
             let slot = indexes.of(contents);
             // One copy of each page at most, so no writer is held up; of half, while that suffices.
-            let pages = contents.index.memory_bytes() / crate::mem::mapping::PAGE_SIZE;
+            let pages = contents.index.memory_bytes() / crate::mem::PAGE_SIZE;
             let limit = if whole { usize::MAX } else { (pages / 2).max(PAGES_MIN) };
             let capture = slot.index.begin_checkpoint(limit)?;
             let live = slot.live().map(|(ordinal, bytes)| Some((*ids.get(&ordinal)?, bytes)));

@@ -12,7 +12,7 @@ use crate::engine::state::index_loader::Whole;
 use crate::engine::state::write_guard::Due;
 use crate::error::{Error, Resource, Result};
 use crate::log::allocator::quota::SpaceClass;
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 
 /// The time that a writer waits, for each 64 KiB it writes and each segment that the log is beyond
 /// its bound.

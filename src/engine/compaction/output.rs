@@ -20,9 +20,9 @@ use crate::format::{KeyspaceId, SegmentId, Seq, file_name};
 use crate::fs::leftovers::Leftovers;
 use crate::fs::{Dir, File};
 use crate::log::context::LogContext;
+use crate::mem::PAGE_SIZE;
 use crate::mem::alloc;
 use crate::mem::location::Location;
-use crate::mem::mapping::PAGE_SIZE;
 
 /// The bytes gathered before a write.
 const BUFFER: usize = 1 << 20;

@@ -14,8 +14,8 @@ use super::output::size_of;
 use super::report::CompactionReason as Reason;
 use super::tombstone_rule::{SegmentBound, horizon};
 use crate::format::{SegmentId, Seq};
+use crate::mem::PAGE_SIZE;
 use crate::mem::dead_bytes::DeadByteCounts;
-use crate::mem::mapping::PAGE_SIZE;
 
 /// The bytes that may be freeable, of a hundred live ones.
 const FREEABLE_PERCENT: u64 = 35;

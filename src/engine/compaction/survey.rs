@@ -11,8 +11,8 @@ use crate::format::manifest::SegmentState;
 use crate::format::segment_header::Role;
 use crate::format::{SegmentId, Seq};
 use crate::log::segment::Segment;
+use crate::mem::PAGE_SIZE;
 use crate::mem::dead_bytes::DeadByteCounts;
-use crate::mem::mapping::PAGE_SIZE;
 
 impl Compactor {
     /// Collects the facts about every segment.

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::chooser::Chooser;
-use super::machine::Settings;
 use super::model::{Model, Names, Node, NodeId, PageState, page_count};
 use super::page::{self, SimPage, Tears};
+use super::settings::Settings;
 use super::{Position, SimDisk};
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 
 /// A page whose content on the platter is not certain.
 #[derive(Debug)]

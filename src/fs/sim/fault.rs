@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::SimDisk;
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};

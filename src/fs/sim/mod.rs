@@ -72,6 +72,7 @@ mod limits;
 mod machine;
 mod model;
 mod page;
+mod settings;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -87,12 +88,13 @@ use parking_lot::Mutex;
 pub use self::chooser::{Chooser, Exhaustive, Script, Seeded};
 pub use self::crash::CrashPoint;
 pub use self::fault::{Fault, Gate, Operation};
-use self::machine::{Machine, Settings, SharedDisk};
+use self::machine::{Machine, SharedDisk};
 use self::model::{DirChange, Event, Model, NodeId};
 pub use self::page::Tears;
+use self::settings::Settings;
 use crate::fs::sim::dir::SimDir;
 use crate::fs::{Dir, Medium, Standing};
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 
 /// A moment of a machine's history: the number of events before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::page::{self, SimPage};
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 
 /// The number of a file, independent of its names; never reused.
 pub(super) type NodeId = u64;

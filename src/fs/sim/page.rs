@@ -6,7 +6,7 @@
 use std::sync::{Arc, LazyLock};
 
 use super::chooser::Chooser;
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 
 /// The unit that a device writes as a whole or not at all. In bytes.
 const SECTOR_SIZE: usize = 512;

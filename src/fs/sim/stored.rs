@@ -6,7 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::mem::mapping::{Mapping, PAGE_SIZE};
+use crate::mem::PAGE_SIZE;
+use crate::mem::mapping::Mapping;
 
 /// A set of pages, with one bit per page.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use super::{LogContext, SegmentAllocator};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::log::segment::{Prefault, Segment, SegmentPlan};
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 use crate::trace;
 
 /// A new segment, and the result of naming it durably.

@@ -32,7 +32,7 @@ use crate::log::context::{LogContext, Segments};
 use crate::log::manifest::SPARE_ENTRIES;
 use crate::log::segment::{Prefault, Segment};
 use crate::log::segment_file::unlink_segment;
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 use crate::sync::counter::Statistic;
 
 /// The distance that pages are faulted ahead of the writer, in bytes.

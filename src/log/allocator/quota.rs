@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 
 /// The smallest possible file, in bytes.
 const PAGE: u64 = PAGE_SIZE as u64;

@@ -16,7 +16,7 @@
 //!    after which a pass is possible.
 //! 4. Each further page that removals need is freed by a pass.
 
-use crate::mem::mapping::PAGE_SIZE;
+use crate::mem::PAGE_SIZE;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// Pages that the copies of the manifest may need, and the loss at the ends of files.

@@ -31,9 +31,10 @@ use crate::log::group_commit::{GroupCommit, SyncTurn};
 use crate::log::segment_file::{
     Times, Unopened, check_header, check_identity, header_of_log, len_of, open_file, unlink_segment,
 };
+use crate::mem::PAGE_SIZE;
 use crate::mem::address_space::{AddressSpace, GranuleRange};
 use crate::mem::alloc;
-use crate::mem::mapping::{Mapping, PAGE_SIZE};
+use crate::mem::mapping::Mapping;
 
 /// The way to prefault the pages ahead of the writer. The store's default durability determines it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use super::{LARGE_PIECE, Prefault, Segment, to_usize};
 use crate::error::{Error, Result};
 use crate::format::Defect;
+use crate::mem::PAGE_SIZE;
 use crate::mem::alloc;
-use crate::mem::mapping::PAGE_SIZE;
 
 impl Segment {
     /// Returns the offset below which the writer may store without a fault.

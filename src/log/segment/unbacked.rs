@@ -11,8 +11,9 @@ use super::{NO_PLACE, Prefault, Segment, SegmentShape};
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
 use crate::format::segment_header::Role;
+use crate::mem::PAGE_SIZE;
 use crate::mem::address_space::AddressSpace;
-use crate::mem::mapping::{Mapping, PAGE_SIZE};
+use crate::mem::mapping::Mapping;
 
 impl Segment {
     /// Makes one. `path` is the store's, for messages.

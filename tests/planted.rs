@@ -1,7 +1,12 @@
 //! Tests that the list of planted defects fits the source: each place occurs once, and each suite
-//! exists.
+//! names a test.
 //!
 //! Planting them takes long and is done by hand, with `tests/planted/run`.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails fails its test, and clippy knows only the functions marked as tests"
+)]
 
 use std::path::Path;
 
@@ -25,6 +30,55 @@ fn defects(list: &str) -> Vec<Defect<'_>> {
 fn text(defect: &Defect<'_>, wanted: &str) -> String {
     let lines = defect.iter().filter(|(key, _)| *key == wanted).map(|(_, text)| *text);
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Returns true if a test has a name that holds the filter of a suite.
+fn exists(root: &Path, suite: &str) -> bool {
+    let words: Vec<&str> = suite.split(' ').collect();
+    let (folder, filter) = match words[..] {
+        ["--lib" | "loom", filter] => ("src".to_owned(), filter),
+        ["--test", suite] => (format!("tests/{suite}"), ""),
+        ["--test", suite, filter] => (format!("tests/{suite}"), filter),
+        _ => return false,
+    };
+    let mut names = Vec::new();
+    let file = root.join(format!("{folder}.rs"));
+    if file.is_file() {
+        add_names(&file, "", &mut names);
+    } else {
+        add_folder(&root.join(&folder), "", &mut names);
+    }
+    names.iter().any(|name| name.contains(filter))
+}
+
+/// Adds the functions of every file of a folder, each behind its module.
+fn add_folder(folder: &Path, module: &str, names: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()) {
+        let stem = entry.file_stem().unwrap().to_str().unwrap().to_owned();
+        if entry.is_dir() {
+            add_folder(&entry, &format!("{module}{stem}::"), names);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            let is_module = !["mod", "main", "lib"].contains(&stem.as_str());
+            let module = if is_module { format!("{module}{stem}::") } else { module.to_owned() };
+            add_names(&entry, &module, names);
+        }
+    }
+}
+
+/// Adds the functions of a file, each behind its module: those of an inline module are indented.
+fn add_names(file: &Path, module: &str, names: &mut Vec<String>) {
+    let mut inline = String::new();
+    for line in std::fs::read_to_string(file).unwrap().lines() {
+        if let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(" {")) {
+            inline = format!("{name}::");
+        } else if line == "}" {
+            inline.clear();
+        }
+        if let Some((_, rest)) = line.split_once("fn ") {
+            let name = rest.split(['(', '<']).next().unwrap_or_default();
+            names.push(format!("{module}{inline}{name}"));
+        }
+    }
 }
 
 #[test]
@@ -52,15 +106,7 @@ fn every_place_where_a_defect_is_planted_is_there_once() {
             wrong.push(format!("{name}: no suite"));
         }
         for (_, suite) in suites {
-            let mut words = suite.split(' ');
-            let exists = match words.next() {
-                Some("--test") => words.next().is_some_and(|suite| {
-                    ["", "/main"].iter().any(|end| root.join(format!("tests/{suite}{end}.rs")).is_file())
-                }),
-                Some("--lib" | "loom") => words.next().is_some(),
-                _ => false,
-            };
-            if !exists {
+            if !exists(root, suite) {
                 wrong.push(format!("{name}: no suite {suite}"));
             }
         }

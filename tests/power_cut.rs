@@ -170,7 +170,7 @@ struct Kind {
     name: &'static str,
     make: &'static [&'static str],
     mount_type: &'static str,
-    checkpoint_bytes: u64,
+    image_bytes: u64,
     /// The command that a system runs before it mounts such a file system after a crash.
     repair: Option<&'static [&'static str]>,
 }
@@ -179,7 +179,7 @@ const EXT4: Kind = Kind {
     name: "ext4",
     make: &["mkfs.ext4", "-q", "-F"],
     mount_type: "ext4",
-    checkpoint_bytes: 192 << 20,
+    image_bytes: 192 << 20,
     repair: None,
 };
 const EXT4_WITHOUT_JOURNAL: Kind = Kind {
@@ -193,7 +193,7 @@ const XFS: Kind = Kind {
     make: &["mkfs.xfs", "-q", "-f"],
     mount_type: "xfs",
     // mkfs.xfs accepts no less than 300 MiB.
-    checkpoint_bytes: 320 << 20,
+    image_bytes: 320 << 20,
     repair: None,
 };
 
@@ -248,7 +248,7 @@ impl FileSystem {
         let mount = folder.join("mount");
         fs::create_dir_all(&mount).unwrap();
         let image = folder.join("image");
-        File::create(&image).and_then(|file| file.set_len(kind.checkpoint_bytes)).unwrap();
+        File::create(&image).and_then(|file| file.set_len(kind.image_bytes)).unwrap();
         let (make, arguments) = kind.make.split_first().expect("a program");
         run(make, &[arguments, &[text(&image)]].concat())?;
         let device = run("losetup", &["--find", "--show", text(&image)])?;

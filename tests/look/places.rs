@@ -154,8 +154,7 @@ fn read_only_opens_share_the_lock_and_exclude_writers() {
     store.close().unwrap();
 }
 
-const EXT4: Kind =
-    Kind { name: "ext4", make: &["mkfs.ext4", "-q", "-F", "-m", "0"], checkpoint_bytes: 24 << 20 };
+const EXT4: Kind = Kind { name: "ext4", make: &["mkfs.ext4", "-q", "-F", "-m", "0"], image_bytes: 24 << 20 };
 
 #[test]
 fn a_store_on_a_read_only_file_system_can_be_read() {

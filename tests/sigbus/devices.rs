@@ -9,7 +9,7 @@ use mapcask::{Error, Options, Store};
 use super::file_system::{FileSystem, Kind};
 use super::{Count, fill, key, options, read_all};
 
-const EXT4: Kind = Kind { name: "ext4", make: &["mkfs.ext4", "-q", "-F"], checkpoint_bytes: 64 << 20 };
+const EXT4: Kind = Kind { name: "ext4", make: &["mkfs.ext4", "-q", "-F"], image_bytes: 64 << 20 };
 const KEYS: u32 = 600;
 const LEN: usize = 20_000;
 

@@ -9,7 +9,7 @@ use std::process::Command;
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) make: &'static [&'static str],
-    pub(crate) checkpoint_bytes: u64,
+    pub(crate) image_bytes: u64,
 }
 
 /// A mounted file system.
@@ -52,7 +52,7 @@ impl FileSystem {
         clean_up(&folder);
         fs::create_dir_all(folder.join("mount")).unwrap();
         let image = folder.join("image");
-        File::create(&image).and_then(|file| file.set_len(kind.checkpoint_bytes)).unwrap();
+        File::create(&image).and_then(|file| file.set_len(kind.image_bytes)).unwrap();
         let (make, arguments) = kind.make.split_first().expect("a program");
         run(make, &[arguments, &[text(&image)]].concat())?;
         let device = run("losetup", &["--find", "--show", text(&image)])?;

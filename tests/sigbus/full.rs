@@ -9,8 +9,8 @@ use mapcask::{Durability, Error, Options, Store, WriteBatch};
 use super::file_system::{FileSystem, Kind, run};
 use super::{key, value};
 
-const XFS: Kind = Kind { name: "xfs", make: &["mkfs.xfs", "-q", "-f"], checkpoint_bytes: 320 << 20 };
-const BTRFS: Kind = Kind { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f"], checkpoint_bytes: 256 << 20 };
+const XFS: Kind = Kind { name: "xfs", make: &["mkfs.xfs", "-q", "-f"], image_bytes: 320 << 20 };
+const BTRFS: Kind = Kind { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f"], image_bytes: 256 << 20 };
 const LEN: usize = 3000;
 
 /// Copies each file in the directory, sharing its blocks.

@@ -47,7 +47,7 @@ fn check(name: &str) {
         FileName::Segment(id) => assert_eq!(name, segment(id)),
         FileName::Hint(id) => assert_eq!(name, format!("{id}.hint")),
         FileName::Aside(id, n) => assert_eq!(name, aside(id, n)),
-        FileName::Image(n) => assert_eq!(name, format!("INDEX-{n:06}")),
+        FileName::Checkpoint(n) => assert_eq!(name, format!("INDEX-{n:06}")),
         FileName::Temporary => {
             let stem = name.strip_suffix(".tmp").expect("a temporary name says so");
             assert!(!matches!(parse(stem), FileName::Foreign | FileName::Temporary));

@@ -74,6 +74,7 @@ impl Keyspace {
     }
 
     /// Returns the engine of the store.
+    #[inline]
     pub(crate) fn engine(&self) -> &Engine {
         &self.handle.engine
     }

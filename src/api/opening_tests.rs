@@ -93,7 +93,7 @@ fn impossible_watermark_is_damage() {
             let disk = if closed { store.close().map(|()| disk).expect("whole") } else { disk.kill() };
             let is_wanted = |bytes: &[u8]| {
                 let (header, found) = records(bytes);
-                let copies = header.role == crate::format::segment_header::Role::Survivors;
+                let copies = header.role == crate::format::segment_header::Role::Copies;
                 let small = |placed: &RecordAt| {
                     placed.header.kind == RecordKind::Put && placed.header.payload_len() == 8
                 };

@@ -39,8 +39,8 @@ const QUIET: u32 = 50;
 /// `fork`.
 pub(crate) fn start(engine: &Arc<Engine>, background: &Background) -> Result<()> {
     let offset = engine.allocator.offset();
-    let helper = MaintenanceTask { engine: Arc::clone(engine), offset, quiet: 0, failed: false };
-    if let Some(post) = background.attach(Box::new(helper), guard_this_thread, engine.shared.dir.path())? {
+    let task = MaintenanceTask { engine: Arc::clone(engine), offset, quiet: 0, failed: false };
+    if let Some(post) = background.attach(Box::new(task), guard_this_thread, engine.shared.dir.path())? {
         engine.notifier.attach_to(post);
     }
     Ok(())

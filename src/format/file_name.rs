@@ -30,7 +30,7 @@ pub enum FileName {
     /// removed.
     Aside(SegmentId, u32),
     /// An index checkpoint.
-    Image(u64),
+    Checkpoint(u64),
     /// The mark of a store that is being destroyed.
     Removing,
     /// A file whose creation was interrupted. Its contents are ignored.
@@ -89,7 +89,7 @@ pub fn parse(name: &str) -> FileName {
         };
     }
     if let Some(number) = name.strip_prefix("INDEX-") {
-        return digits(number, 6).map_or(FileName::Foreign, FileName::Image);
+        return digits(number, 6).map_or(FileName::Foreign, FileName::Checkpoint);
     }
     let Some((stem, extension)) = name.rsplit_once('.') else { return FileName::Foreign };
     match extension {
@@ -122,10 +122,10 @@ mod tests {
         }
         assert_eq!(parse("LOCK"), FileName::Lock);
         assert_eq!(parse("MANIFEST.1"), FileName::Manifest(1));
-        assert_eq!(parse("INDEX-000012"), FileName::Image(12));
+        assert_eq!(parse("INDEX-000012"), FileName::Checkpoint(12));
         assert_eq!(
             [1, 1_234_567].map(|number| parse(&checkpoint(number))),
-            [1, 1_234_567].map(FileName::Image)
+            [1, 1_234_567].map(FileName::Checkpoint)
         );
         assert_eq!(parse("0000000003.seg.tmp"), FileName::Temporary);
     }

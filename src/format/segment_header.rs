@@ -43,14 +43,14 @@ pub enum Role {
     /// Part of the log, with records in the order of writing.
     Log = 0,
     /// Copies made by compaction; they keep their sequence numbers.
-    Survivors = 1,
+    Copies = 1,
 }
 
 impl Role {
     pub(crate) fn from_byte(byte: u8) -> Result<Self, Defect> {
         match byte {
             0 => Ok(Self::Log),
-            1 => Ok(Self::Survivors),
+            1 => Ok(Self::Copies),
             _ => Err(Defect::BadField("role")),
         }
     }
@@ -187,7 +187,7 @@ mod tests {
             size: 65_536,
             nonce: 0xfeed,
             first_seq: Seq(9),
-            role: Role::Survivors,
+            role: Role::Copies,
             generation: 2,
             replaced: vec![SegmentId(1), SegmentId(2)],
         }

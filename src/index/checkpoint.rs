@@ -174,7 +174,7 @@ pub(crate) fn is_of_checkpoint(error: &Error) -> bool {
     }
     let (Error::Corrupt { path, .. } | Error::Io { path, .. }) = error else { return false };
     let name = path.file_name().and_then(|name| name.to_str());
-    name.is_some_and(|name| matches!(file_name::parse(name), file_name::FileName::Image(_)))
+    name.is_some_and(|name| matches!(file_name::parse(name), file_name::FileName::Checkpoint(_)))
 }
 
 /// An open checkpoint.

@@ -50,7 +50,7 @@ pub(crate) fn zeros_or_few(len: usize, few: usize) -> Vec<u8> {
 /// Returns an error if memory is short; nothing has changed then.
 pub(crate) fn resize(bytes: &mut Vec<u8>, len: usize) -> io::Result<()> {
     let more = len.saturating_sub(bytes.len());
-    bytes.try_reserve_exact(more).map_err(|_| refused())?;
+    bytes.try_reserve(more).map_err(|_| refused())?;
     bytes.resize(len, 0);
     Ok(())
 }

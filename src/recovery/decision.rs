@@ -110,7 +110,7 @@ pub(crate) enum UnlistedHeader {
     /// Compaction wrote it, and the manifest names every segment that it was copied from.
     Copies,
     /// Compaction wrote it, and some of the segments that it was copied from are missing.
-    Survivors,
+    OrphanedCopies,
     Foreign,
     Newer,
     Damaged,
@@ -124,7 +124,7 @@ pub(crate) enum UnlistedAction {
     /// The damaged copy of the manifest may have named it: it is part of the log.
     AdoptWritten,
     /// It was once part of the store: quarantine it under another name.
-    SetAside,
+    Quarantine,
     /// It repeats records of named segments: compaction was interrupted before the manifest named
     /// it.
     Remove,
@@ -141,9 +141,9 @@ type UnlistedRow = (Option<UnlistedHeader>, Option<bool>, Option<bool>, Option<b
 /// The columns are: header, written, both copies whole, beyond the numbers assigned, action.
 const UNLISTED: [UnlistedRow; 10] = {
     use UnlistedAction::{
-        AdoptBlank, AdoptWritten, RefuseDamaged, RefuseForeign, RefuseNewer, Remove, SetAside,
+        AdoptBlank, AdoptWritten, Quarantine, RefuseDamaged, RefuseForeign, RefuseNewer, Remove,
     };
-    use UnlistedHeader::{Copies, Damaged, Foreign, Newer, Ours, Survivors};
+    use UnlistedHeader::{Copies, Damaged, Foreign, Newer, OrphanedCopies, Ours};
     const Y: Option<bool> = Some(true);
     const N: Option<bool> = Some(false);
     [
@@ -152,10 +152,10 @@ const UNLISTED: [UnlistedRow; 10] = {
         (Some(Damaged), None, None, None, RefuseDamaged),
         // Its victims are released only after both copies of the manifest name it.
         (Some(Copies), None, None, None, Remove),
-        (Some(Survivors), None, None, N, SetAside),
-        (Some(Survivors), None, None, Y, RefuseDamaged),
+        (Some(OrphanedCopies), None, None, N, Quarantine),
+        (Some(OrphanedCopies), None, None, Y, RefuseDamaged),
         (Some(Ours), N, None, None, AdoptBlank),
-        (Some(Ours), Y, None, N, SetAside),
+        (Some(Ours), Y, None, N, Quarantine),
         (Some(Ours), Y, N, Y, AdoptWritten),
         // Records are only written to a segment that both copies name.
         (Some(Ours), Y, Y, Y, RefuseDamaged),
@@ -323,8 +323,8 @@ mod tests {
 
     #[test]
     fn exactly_one_row_decides_about_any_unlisted_segment() {
-        use UnlistedHeader::{Copies, Damaged, Foreign, Newer, Ours, Survivors};
-        for header in [Ours, Copies, Survivors, Foreign, Newer, Damaged] {
+        use UnlistedHeader::{Copies, Damaged, Foreign, Newer, OrphanedCopies, Ours};
+        for header in [Ours, Copies, OrphanedCopies, Foreign, Newer, Damaged] {
             for written in BOOLS {
                 for both_copies in BOOLS {
                     for beyond in BOOLS {

@@ -96,7 +96,7 @@ impl DirectoryScan {
                 FileName::Segment(id) => survey.segments.push(id),
                 FileName::Temporary => survey.temporaries.push(name),
                 FileName::Foreign => survey.foreign = survey.foreign.or(Some(name)),
-                FileName::Image(number) => survey.checkpoints.push(number),
+                FileName::Checkpoint(number) => survey.checkpoints.push(number),
                 FileName::Removing => match read_removing(dir, &name) {
                     Err(error) if is_gone(&error) => {}
                     read => survey.removing = Some(read?),
@@ -297,7 +297,7 @@ pub(crate) fn look_at_unlisted(
                     generation: header.generation,
                 });
             }
-            (UnlistedAction::SetAside, _) => found.quarantined.push(*id),
+            (UnlistedAction::Quarantine, _) => found.quarantined.push(*id),
             (UnlistedAction::Remove, _) => found.repeated.push(*id),
             (_, Err(error)) => return Err(error),
             (_, Ok(_)) => {
@@ -313,8 +313,8 @@ pub(crate) fn look_at_unlisted(
 fn whose(header: &SegmentHeader, manifest: &Manifest) -> UnlistedHeader {
     match header.role {
         Role::Log => UnlistedHeader::Ours,
-        Role::Survivors if header.replaced.iter().all(|id| manifest.has(*id)) => UnlistedHeader::Copies,
-        Role::Survivors => UnlistedHeader::Survivors,
+        Role::Copies if header.replaced.iter().all(|id| manifest.has(*id)) => UnlistedHeader::Copies,
+        Role::Copies => UnlistedHeader::OrphanedCopies,
     }
 }
 

@@ -40,7 +40,7 @@ struct ChainLink {
 #[derive(Debug)]
 struct Links {
     /// The segments of copies, in no order.
-    survivors: Vec<ChainLink>,
+    copies: Vec<ChainLink>,
     /// The segments of the log, in its order.
     links: Vec<ChainLink>,
 }
@@ -113,7 +113,7 @@ pub(crate) fn read(
     if let Some(checkpoint) = checkpoint {
         checkpoint.fill(replay)?;
     }
-    let Links { survivors, links } = chain.links(dir, manifest, entries, checkpoint, replay)?;
+    let Links { copies, links } = chain.links(dir, manifest, entries, checkpoint, replay)?;
     let sealed =
         entries.iter().filter(|entry| entry.state == SegmentState::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
@@ -121,7 +121,7 @@ pub(crate) fn read(
         Some(_) => !chain.begins(manifest, entries, &links, replay)?,
         None => true,
     };
-    let mut tasks: Vec<_> = survivors.iter().map(|survivor| survivor.task(manifest)).collect();
+    let mut tasks: Vec<_> = copies.iter().map(|copy| copy.task(manifest)).collect();
     if !ended {
         tasks.extend(links.iter().map(|link| link.task(manifest)));
     }
@@ -131,8 +131,8 @@ pub(crate) fn read(
         if to_read >= LOAD_ALL {
             replay.load_all()?;
         }
-        for survivor in survivors {
-            chain.survivors(survivor, &mut ahead, replay)?;
+        for copy in copies {
+            chain.copies(copy, &mut ahead, replay)?;
         }
         for at in 0..links.len() {
             if ended {
@@ -166,7 +166,7 @@ impl SegmentChain {
         checkpoint: Option<&Restore>,
         replay: &mut Replay<'_>,
     ) -> Result<Links> {
-        let (mut survivors, mut links) = (Vec::new(), Vec::new());
+        let (mut copies, mut links) = (Vec::new(), Vec::new());
         for entry in entries {
             if entry.state == SegmentState::Retired {
                 self.retire(*entry);
@@ -193,8 +193,8 @@ impl SegmentChain {
                 // Durable and immutable. Many segments must not need as many descriptors.
                 segment.release_file();
             }
-            if segment.role() == Role::Survivors {
-                survivors.push(ChainLink { entry: *entry, segment, start: None, begin });
+            if segment.role() == Role::Copies {
+                copies.push(ChainLink { entry: *entry, segment, start: None, begin });
                 continue;
             }
             let empty = match entry.state {
@@ -223,17 +223,17 @@ impl SegmentChain {
             (None, SegmentState::Open) => (Seq::MAX, link.entry.id),
             (None, _) => (link.entry.last_seq, link.entry.id),
         });
-        Ok(Links { survivors, links })
+        Ok(Links { copies, links })
     }
 
     /// Reads a segment of copies. All of it was durable before the manifest named it.
-    fn survivors(
+    fn copies(
         &mut self,
         ChainLink { entry, segment, begin, .. }: ChainLink,
         ahead: &mut ReadAhead<'_>,
         replay: &mut Replay<'_>,
     ) -> Result<()> {
-        if entry.state != SegmentState::Sealed || entry.role != Role::Survivors {
+        if entry.state != SegmentState::Sealed || entry.role != Role::Copies {
             return Err(segment.corrupt_at(0, Defect::BadField("state or role")));
         }
         let walked = replay.read(ahead, &segment, begin)?;

@@ -269,7 +269,7 @@ fn verdict<'a>(
         Role::Log => {
             header.id >= manifest.next_segment || file.start.is_none_or(|(first, _)| first > manifest.durable)
         }
-        Role::Survivors => {
+        Role::Copies => {
             header.id >= manifest.next_segment || header.replaced.iter().all(|id| manifest.has(*id))
         }
     };

@@ -180,7 +180,7 @@ fn gather(
         whole &= is_whole || member.role == Role::Log;
     }
     let copies = manifest.iter().flat_map(|manifest| &manifest.segments);
-    let mut copies = copies.filter(|entry| entry.role == Role::Survivors);
+    let mut copies = copies.filter(|entry| entry.role == Role::Copies);
     whole &= copies.all(|entry| {
         entry.state == SegmentState::Retired || live.iter().any(|member| member.nonce == entry.nonce)
     });

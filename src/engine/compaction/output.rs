@@ -112,7 +112,7 @@ impl CopyWriter {
             size,
             nonce: u64::from_le_bytes(nonce),
             first_seq: Seq::ZERO,
-            role: Role::Survivors,
+            role: Role::Copies,
             generation: plan.generation,
             replaced: plan.replaced.to_vec(),
         };
@@ -260,7 +260,7 @@ impl CopyWriter {
             first_seq: self.first,
             filtered: self.filtered,
             state: SegmentState::Sealed,
-            role: Role::Survivors,
+            role: Role::Copies,
             generation: self.generation,
         };
         let moved = std::mem::take(&mut self.moved);

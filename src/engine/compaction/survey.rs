@@ -70,6 +70,6 @@ fn counted_of(segment: &Segment) -> DeadByteCounts {
     let counted = segment.mapping().dead_bytes().counted();
     match segment.role() {
         Role::Log => counted,
-        Role::Survivors => DeadByteCounts { notes: 0, ..counted },
+        Role::Copies => DeadByteCounts { notes: 0, ..counted },
     }
 }

@@ -101,6 +101,7 @@ impl<'s> WriteGuard<'s> {
 }
 
 impl Drop for WriteGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         if self.effect.has_begun {
             self.publish();

@@ -98,17 +98,20 @@ impl Engine {
                 // A keyspace was cleared meanwhile.
                 continue;
             }
-            let written = self.write_prepared(&mut guard, &prepared, want, &pin);
-            let work = guard.end();
-            drop(pin);
-            // Even a refusal reveals records that may not be durable yet.
-            let seq = match written {
-                Err(error @ Error::ConditionFailed { .. }) => {
-                    self.flush_at(durability)?;
+            let seq = match self.write_prepared(&mut guard, &prepared, want, &pin) {
+                Ok(seq) => seq,
+                Err(error) => {
+                    drop(guard);
+                    drop(pin);
+                    if matches!(error, Error::ConditionFailed { .. }) {
+                        // Even a refusal reveals records that may not be durable yet.
+                        self.flush_at(durability)?;
+                    }
                     return Err(error);
                 }
-                other => other?,
             };
+            let work = guard.end();
+            drop(pin);
             self.notify_worker(work);
             self.compactor.throttle(self, work);
             self.wait_for(seq, durability)?;

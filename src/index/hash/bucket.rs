@@ -192,12 +192,12 @@ pub(super) fn checkpointed(mut words: [u64; LINE_WORDS]) -> [u64; LINE_WORDS] {
 
 /// The entries and the link of a checkpoint's line.
 #[derive(Debug)]
-pub(super) struct Imaged {
+pub(super) struct Checkpointed {
     pub(super) entries: u64,
     pub(super) link: Option<OverflowLink>,
 }
 
-impl Imaged {
+impl Checkpointed {
     /// Checks a line that was read from a checkpoint of an index with this many overflow lines.
     /// `None` for a line that no writer produces and that could mislead a search. All other lines
     /// satisfy X4, as far as one line shows.

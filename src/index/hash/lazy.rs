@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use super::bitset::{AtomicBitSet, place};
-use super::bucket::{Bucket, Imaged, OverflowLink};
+use super::bucket::{Bucket, Checkpointed, OverflowLink};
 use super::{BLOCK_LINES, Index, LINES};
 use crate::error::Error;
 use crate::format::Defect;
@@ -431,7 +431,7 @@ impl BlockState {
         let mut entries = 0;
         let (mut links, mut free) = (Vec::new(), Vec::new());
         for (number, words) in (start..).zip(lines) {
-            let line = Imaged::of(words, is_head, overflow_lines).ok_or(LINE)?;
+            let line = Checkpointed::of(words, is_head, overflow_lines).ok_or(LINE)?;
             entries += line.entries;
             links.extend(line.link);
             if !is_head && line.entries == 0 {

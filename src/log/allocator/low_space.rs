@@ -53,6 +53,12 @@ pub(crate) struct SpaceBudget {
     is_doubted: bool,
 }
 
+/// Returns true if the store lies in memory. Such a file system reports true numbers, and trying to
+/// allocate takes as long as writing.
+pub(super) fn is_in_memory(shared: &LogContext) -> bool {
+    matches!(shared.dir.medium(), Ok(Medium::Memory))
+}
+
 impl SpaceBudget {
     /// Returns the bytes that a write leaves to others.
     pub(super) fn kept(&self, want: SpaceClass) -> u64 {
@@ -70,8 +76,7 @@ impl SpaceBudget {
 
     /// Returns the bytes that must be free beside a segment made for a write.
     pub(super) fn beside(&self, shared: &LogContext, want: SpaceClass) -> u64 {
-        // Such a file system reports true numbers, and trying takes as long as writing.
-        if matches!(shared.dir.medium(), Ok(Medium::Memory)) {
+        if is_in_memory(shared) {
             return 0;
         }
         let names = if want == SpaceClass::Last { 0 } else { self.names };
@@ -129,6 +134,9 @@ impl SegmentAllocator {
 
     /// Returns the bytes that insertions leave in a store that is being opened.
     pub(super) fn kept_at_open(shared: &LogContext, config: &Config) -> u64 {
+        if is_in_memory(shared) {
+            return 0;
+        }
         let (log, largest) = total_and_largest(shared);
         let free = shared.doubt.believed(shared.dir.as_ref(), log);
         Reserve::of(log, largest.min(config.segment_bytes), free).all

@@ -335,7 +335,7 @@ impl Segment {
     pub(crate) fn order(&self) -> Order {
         match self.role {
             Role::Log => Order::Consecutive,
-            Role::Survivors => Order::Any,
+            Role::Copies => Order::Any,
         }
     }
 

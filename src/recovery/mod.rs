@@ -5,16 +5,21 @@
 //!
 //! 1. If the directory does not look like a store, scan it and decide (`decision::directory`)
 //!    before touching the lock file.
-//! 2. Take the lock, scan and decide.
-//! 3. Choose a copy of the manifest.
+//! 2. Take the lock, scan and decide. If there is no store, create one.
+//! 3. Choose the newest whole copy of the manifest.
 //! 4. Decide about the files that it does not name (`decision::unlisted`).
-//! 5. Read the log and decide where it ends (`decision::stop`).
-//! 6. Copy the records behind a cut into quarantine.
+//! 5. Read the log, collect the proofs of durability, and decide where the log ends
+//!    (`decision::stop`).
+//! 6. Copy complete records behind the cut into quarantine.
 //! 7. Write the manifest.
-//! 8. Rename the quarantined files.
+//! 8. Rename the quarantined segments, and remove what is not needed.
+//! 9. Continue in the segment that a clean close left, or begin a new one.
+//! 10. Rewrite and sync what was read above the durable point (`log::rewrite`). The worker or the
+//!     first sync does this.
 //!
-//! Steps 1 to 5 touch only the lock file, so a refusal leaves everything unchanged. If everything
-//! is as a clean close left it, steps 6 to 8 are skipped: the first write updates the manifest.
+//! In an existing store, steps 1 to 5 touch only the lock file, so a refusal leaves everything
+//! unchanged. If everything is as a clean close left it, steps 6 to 8 are skipped: the first write
+//! updates the manifest.
 //!
 //! **Invariants.** I5 (sequence numbers start above every number that was ever assigned), I8 (a cut
 //! segment is never appended to, and its end is in the manifest before anything else is written),

@@ -1,4 +1,5 @@
-//! Recovery's changes to files: quarantined ones are renamed, unneeded ones are removed.
+//! Recovery's changes to files: quarantined segments are renamed, quarantined tails are copied, and
+//! unneeded files are removed.
 
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;

@@ -132,9 +132,9 @@
 //!
 //! | state | bound |
 //! |---|---|
-//! | at rest | compaction could free at most 35 % of the live bytes, and 1 MiB |
+//! | at rest | compaction could free at most 35 % of the live bytes plus 1 MiB |
 //! | files above 2 × live + 8 segments + 1 MiB | each writer spends time on compaction, in proportion to the excess |
-//! | files 4 segments above that | writers stall, for at most one second per 64 KiB written |
+//! | files 4 segments above that | writers wait for compaction, for at most one second per 64 KiB written |
 //! | the most that files take | 2 × live + 14 segments + 1 MiB. The last two are the output of a running pass and a preallocated segment |
 //!
 //! The last bound holds unless compaction is kept from its work: by a callback of
@@ -271,7 +271,7 @@
 //! | name of a keyspace | 255 bytes of UTF-8 ([`MAX_KEYSPACE_NAME_LEN`]) |
 //! | keyspaces and clears in a store's life | 2^32 - 1 |
 //! | writes in a store's life | 2^56 |
-//! | segment files together | 8 TiB; each 4 KiB to 4 GiB, 64 MiB by default |
+//! | segment files together | 8 TiB; their size grows to [`Options::segment_bytes`]: 4 KiB to 4 GiB, 64 MiB by default |
 //! | memory per key | at most 16 bytes in a keyspace of 100,000 keys or more; a smaller one takes up to 256 KiB |
 //! | processes | one that writes, or any number that only read ([`Options::read_only`]); others get [`Error::Locked`] |
 //! | reading by an open | nothing of the log after a clean close; after a kill, the log since the last index checkpoint ([`Options::checkpoint_bytes`]) |

@@ -84,8 +84,8 @@ impl Store {
     ///
     /// Return `false` from `progress` to stop at the next safe point. `progress` may call any
     /// method of the store, [`compact`](Store::compact) and [`close`](Store::close) included: no
-    /// lock is held, and such a call may end the running pass. If the files have grown beyond their
-    /// [bound](crate#space), each 64 KiB that `progress` writes takes some milliseconds.
+    /// lock is held, and such a call may end the running pass. While the files exceed their
+    /// [bound](crate#space), a `progress` that writes is slowed by some milliseconds per 64 KiB.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

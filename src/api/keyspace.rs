@@ -137,7 +137,8 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// `Corrupt` if the record is damaged; `KeyspaceDropped`; `Closed`; `Forked`.
+    /// `Corrupt` if the record is damaged; `Io` if a page of it cannot be read; `MissingSegment` if
+    /// its file is gone; `KeyspaceDropped`; `Closed`; `Forked`.
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.state().get_value(&self.inner, key.as_ref())
@@ -192,7 +193,7 @@ impl Keyspace {
     /// Returns the values of many keys, in their order, as of one point in the order of writes.
     ///
     /// The memory loads of the keys overlap, so each costs a fraction of a [`get`](Keyspace::get).
-    /// If writers leave no gap, it holds their lock during its reads.
+    /// After three attempts that a write overlapped, it reads under the writer mutex.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -359,8 +360,8 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// Fails as [`Keyspace::insert`] does. Also `BatchTooLarge` if its records exceed 4 GiB,
-    /// `ConditionFailed`, `ForeignKeyspace`.
+    /// Fails as [`Keyspace::insert`] does. Also `BatchTooLarge` if its records exceed 4 GiB - 1
+    /// bytes, `ConditionFailed`, `ForeignKeyspace`.
     #[doc(alias = "transaction")]
     #[doc(alias = "apply_batch")]
     #[doc(alias = "commit")]

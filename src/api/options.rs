@@ -83,7 +83,12 @@ impl Options {
     /// MiB.
     ///
     /// The first file after an open has 16 KiB and the second 256 KiB. Each further file is four
-    /// times as large, up to this size.
+    /// times as large, up to this size. In a store of 4 MiB or more, the second file already has a
+    /// sixteenth of the store's size, rounded down to a power of two.
+    ///
+    /// A value or batch that fits into no such file gets a file that is as large as it needs. A file
+    /// for values or batches of 64 KiB or more has space for sixteen of them. It then takes at most
+    /// this size, and at most an eighth of the free space.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -181,9 +186,9 @@ impl Options {
 
     /// Makes the background thread compact the store, if `true`. Default: `true`.
     ///
-    /// Compaction frees the space of overwritten and removed records. A closed store stays
-    /// uncompacted after it is opened, until the first write. Without this option, or without a
-    /// background thread, call [`Store::compact`](crate::Store::compact).
+    /// Compaction frees the space of overwritten and removed records. After an open, compaction
+    /// starts with the first write. With `false`, or without a background thread, call
+    /// [`Store::compact`](crate::Store::compact).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -220,8 +225,9 @@ impl Options {
     /// Sets the bytes that an open after a kill may have to read before the background writes an
     /// index checkpoint. Default: 256 MiB, which take about a quarter of a second to read.
     ///
-    /// Counted are the bytes written to the log and moved by compaction since the last checkpoint.
-    /// A checkpoint is written only once they are four times its own size, about 16 bytes per key.
+    /// It counts the bytes written to the log and moved by compaction since the last checkpoint. A
+    /// checkpoint is written only once those bytes exceed four times its own size, about 16 bytes
+    /// per key.
     /// Writing a checkpoint reads no log, and makes durable the writes that it covers. A close also
     /// writes one, if that spares the next open enough reading.
     ///

@@ -2,8 +2,8 @@
 //! for all.
 //!
 //! It knows no files: the sync call is a closure, and its result is a sequence number. There are no
-//! timers. A group is the set of callers that came during the sync before, so groups grow with the
-//! cost of a sync.
+//! timers. A group is the set of callers that came during the previous sync, so groups grow with
+//! the cost of a sync.
 //!
 //! **Concurrency.** One mutex guards the queue of waiters. No sync runs and no thread is woken with
 //! it held. A caller that finds no leader becomes the leader. After its sync, a leader does two

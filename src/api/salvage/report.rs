@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::format::Defect;
 
-/// The reason for which data of a damaged store is missing, or may be older than it was.
+/// Says why data of a damaged store is missing, or may be out of date.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

@@ -313,8 +313,8 @@ where
     ///
     /// # Errors
     ///
-    /// Fails as [`TypedKeyspace::fetch_and_update`] does. If the new value cannot be decoded again,
-    /// it was written.
+    /// Fails as [`TypedKeyspace::fetch_and_update`] does. If decoding the new value fails, the value
+    /// has been written all the same.
     #[doc(alias = "merge")]
     pub fn update_and_fetch(&self, key: &K, update: impl FnMut(Option<V>) -> Option<V>) -> Result<Option<V>> {
         self.update(key, Returning::New, update)

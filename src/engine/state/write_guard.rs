@@ -4,6 +4,17 @@
 //! **Order.** A write appends its record, calls [`Effect::begin`], changes the index and the
 //! counters, and drops the guard. Dropping it publishes the end of the log and the effect of the
 //! write to every other thread, even if the write ends early.
+//!
+//! **Work under the mutex.** A write does this under it:
+//!
+//! - it checks its condition;
+//! - it reserves space in the index, in the log and for retained versions; if the worker lags, it
+//!   makes a segment or pages;
+//! - it appends its record;
+//! - it changes the index and the counters.
+//!
+//! Lengths, hash and checksum come before the mutex. Waking the worker, helping compaction and
+//! waiting for a sync come after it.
 
 use parking_lot::MutexGuard;
 

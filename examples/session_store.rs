@@ -104,13 +104,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     for number in 0..SESSIONS {
         assert!(sessions.begin(&token(number), &format!("user {number}"), 0)?);
     }
-    assert!(!sessions.begin(&token(0), "somebody else", 0)?, "the token is taken");
+    assert!(!sessions.begin(&token(0), "another user", 0)?, "the token is taken");
 
     let (counted, removed) = race(&sessions)?;
     let left = sessions.by_token.len();
     writeln!(out, "{removed} sessions ended, {left} were visited in time")?;
     assert_eq!(left + removed, SESSIONS);
-    assert!(removed >= SESSIONS / 2, "nobody visited the others");
+    assert!(removed >= SESSIONS / 2, "the other sessions had no visit");
     for (number, visits) in counted.into_iter().enumerate() {
         // A visitor that was told of a live session was told the truth, and no visit is lost.
         let session = sessions.by_token.get(&token(number))?;

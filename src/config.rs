@@ -87,7 +87,7 @@ pub(crate) struct Tell(pub(crate) Option<Arc<dyn Fn(RecoveryProgress) + Send + S
 
 impl fmt::Debug for Tell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Tell(_)" } else { "Tell(nobody)" })
+        f.write_str(if self.0.is_some() { "Tell(_)" } else { "Tell(none)" })
     }
 }
 

@@ -111,7 +111,7 @@ fn records_that_come_during_a_sync_are_not_called_durable() {
         flush.join().unwrap().unwrap();
         second
     });
-    assert!(store.durable_seq() < second, "nobody synced it");
+    assert!(store.durable_seq() < second, "no sync covered it");
     // The numbers and the watermark allow the second record to be lost, but not the records that
     // the first sync covered.
     for seed in 0..64 {

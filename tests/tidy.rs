@@ -71,7 +71,7 @@ fn check_rust(path: &str, text: &str, types: &Types) -> Vec<String> {
     complaints.extend(file_size(path, text, &code));
     complaints.extend(function_sizes(&code));
     complaints.extend(stray_notes(text));
-    complaints.extend(questions(text));
+    complaints.extend(questions(text, &code));
     complaints.extend(long_test_names(&code));
     complaints.extend(unsafe_places(path, text, &code));
     if let Some(module) = module_of(path) {
@@ -479,8 +479,8 @@ fn stray_notes(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Sentences of comments that begin as a question does, and words that name no actor.
-fn questions(text: &str) -> Vec<String> {
+/// Sentences of comments that begin as a question does, and words of comments and messages that name no actor.
+fn questions(text: &str, code: &str) -> Vec<String> {
     // In pieces, so that this file does not complain about itself.
     let openings = [
         concat!("Wh", "at "),
@@ -492,21 +492,20 @@ fn questions(text: &str) -> Vec<String> {
     let words =
         [concat!("who", "ever"), concat!("some", "body"), concat!("no", "body"), concat!("every", "body")];
     let mut complaints = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let Some((_, comment)) = line.split_once("//") else { continue };
-        if line.trim_start().len() < comment.len() + 2 {
-            continue;
+    for (number, (line, code)) in text.lines().zip(code.lines()).enumerate() {
+        // An identifier may be such a word, as the user of that name is.
+        let (lower, code) = (line.to_ascii_lowercase(), code.to_ascii_lowercase());
+        let is_prose = |word: &str| self::words(&lower, word).any(|at| !code[at..].starts_with(word));
+        if let Some(word) = words.iter().find(|word| is_prose(word)) {
+            complaints.push(format!(":{}: {word:?} names no actor", number + 1));
         }
+        let Some((_, comment)) = line.split_once("//") else { continue };
         let comment = comment.trim_start_matches(['/', '!', ' ', '-', '*']);
         let begins =
             |opening: &str| comment.starts_with(opening) || comment.contains(&format!(". {opening}"));
         if let Some(opening) = openings.iter().find(|opening| begins(opening)) {
             complaints
                 .push(format!(":{}: a sentence begins with {opening:?}; say who does what", number + 1));
-        }
-        let lower = comment.to_lowercase();
-        if let Some(word) = words.iter().find(|word| self::words(&lower, word).next().is_some()) {
-            complaints.push(format!(":{}: {word:?} names no actor", number + 1));
         }
     }
     complaints
@@ -715,6 +714,7 @@ fn questions_and_long_test_names_are_found() {
     assert_eq!(count(concat!("/// Wh", "at a store has.")), 1);
     assert_eq!(count(concat!("// Fine. Whe", "ther it is there.")), 1);
     assert_eq!(count(concat!("// For some", "body else.")), 1);
+    assert_eq!(count(concat!("f(\"Tell(no", "body)\")")), 1);
     assert_eq!(
         count("// Which one, and why not another. It says what it has.\nlet a = \"What \"; // Fine."),
         0
@@ -755,7 +755,7 @@ fn a_block_without_a_safety_comment_is_found() {
 #[test]
 fn a_missing_head_and_a_path_of_one_machine_are_found() {
     assert_eq!(complaints_about("src/api/store.rs", "use std::fmt;\n").len(), 1);
-    let path = concat!("/ho", "me/somebody");
+    let path = concat!("/ho", "me/user");
     assert_eq!(machine_paths(&format!("a\nsee `{path}`\n")), [":2: a path of one machine"]);
     assert_eq!(machine_paths(&format!("https://example.org{path}\n")), [""; 0]);
 }

@@ -308,7 +308,7 @@ mod tests {
         let (_temporary, dir) = scratch();
         for note in ["1234567\n", "89\n", "10111\n"] {
             let lock = dir.lock("LOCK", Claim::Write(note.as_bytes()), Duration::ZERO);
-            drop(lock.expect("nobody holds it"));
+            drop(lock.expect("it is free"));
             assert_eq!(fs::read_to_string(dir.path().join("LOCK")).unwrap(), note);
         }
     }

@@ -96,7 +96,7 @@ pub struct Background {
 
 #[derive(Debug, Clone)]
 enum BackgroundKind {
-    Nobody,
+    None,
     Own,
     Shared(Arc<Worker>),
 }
@@ -132,7 +132,7 @@ impl Background {
         path: &Path,
     ) -> Result<Option<TaskHandle>> {
         match &self.kind {
-            BackgroundKind::Nobody => Ok(None),
+            BackgroundKind::None => Ok(None),
             BackgroundKind::Own => Worker::attach(&Arc::default(), tended, at_start, path).map(Some),
             BackgroundKind::Shared(roster) => Worker::attach(roster, tended, at_start, path).map(Some),
         }
@@ -142,7 +142,7 @@ impl Background {
 /// `true` is a thread of the store's own; `false` is none.
 impl From<bool> for Background {
     fn from(own: bool) -> Self {
-        Self { kind: if own { BackgroundKind::Own } else { BackgroundKind::Nobody } }
+        Self { kind: if own { BackgroundKind::Own } else { BackgroundKind::None } }
     }
 }
 

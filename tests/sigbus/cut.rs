@@ -153,7 +153,7 @@ fn writes_and_syncs_fail_if_a_file_was_cut() {
         fill(&store, 0..100, 100);
         cut_all(&path, 4096);
         let refused = (0..2000).find_map(|n| store.insert(key(n), value(n, 1000)).err());
-        assert!(refused.is_some() || store.flush().is_err(), "nobody noticed");
+        assert!(refused.is_some() || store.flush().is_err(), "no call noticed");
         // Durable data needs no further sync. The next open reports its loss.
         let (flushed, removed, compacted) = (store.flush(), store.remove(key(1)), store.compact());
         assert!(durability == Durability::Disk || flushed.is_err(), "{removed:?} {compacted:?}");

@@ -86,7 +86,7 @@ fn meet_a_full_disk(
     count = insert_until_full(&store, count, true);
     check(&store, count);
     // Tombstones may need missing space too, and are then refused cleanly.
-    if let Err(error) = store.remove("nobody").and_then(|_| store.remove(key(0))) {
+    if let Err(error) = store.remove("absent").and_then(|_| store.remove(key(0))) {
         assert!(matches!(error, Error::NoSpace { .. }), "{error}");
     } else {
         store.insert(key(0), value(0, LEN)).ok();

@@ -241,7 +241,7 @@ impl Damaged {
                 }
                 let text = String::from_utf8_lossy(key);
                 if written(value).as_ref() != Some(key) {
-                    complaints.push(format!("{name:?} {text}: nobody has written this"));
+                    complaints.push(format!("{name:?} {text}: this was never written"));
                     continue;
                 }
                 // A key under its own name with a record was judged above.

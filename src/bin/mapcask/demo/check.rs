@@ -83,7 +83,7 @@ fn iterate(store: &Store, tree: &Tree, findings: &mut Findings) -> Result<Vec<bo
     for item in store.iter() {
         let (key, value) = item.context("cannot iterate over the store")?;
         match keys.get(&*key) {
-            None => findings.wrong("a key that nobody wrote", &key),
+            None => findings.wrong("a key that was never written", &key),
             Some(&index) if is_listed[index] => findings.wrong("iterated over twice", &key),
             Some(&index) => {
                 is_listed[index] = true;

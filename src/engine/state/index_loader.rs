@@ -16,8 +16,9 @@ use crate::sync::counter::Statistic;
 
 /// The token that all indexes are whole, and stay so.
 ///
-/// No pass of compaction begins without it. The records of all segments then match the indexes, and
-/// no record is in two places.
+/// The worker begins no pass of compaction without it; a call that compacts loads all indexes first
+/// ([`State::load_all`]). The records of all segments then match the indexes, and no record is in
+/// two places.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Whole(());
 

@@ -29,6 +29,7 @@ use self::compaction::Compactor;
 use self::state::State;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::format::control_page::WriterStatus;
 use crate::fs::Lock;
 use crate::recovery::Recovered;
 
@@ -81,6 +82,7 @@ impl Engine {
             return Err(Error::Closed);
         }
         let result = self.finish();
+        self.syncer.control.set_status(WriterStatus::Closed);
         self.map_for_readers();
         self.lock.lock().take();
         crate::trace::closed(self.shared.dir.path(), result.is_ok());

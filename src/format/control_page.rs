@@ -15,10 +15,10 @@ const SUM_OFFSET: usize = 12;
 pub const CONTROL_HEADER_SIZE: usize = 64;
 /// Offset of the word that holds the sequence number up to which the log is durable.
 pub const DURABLE_OFFSET: usize = 64;
-/// Offset of the word that holds the manifest's generation.
+/// Offset of the word that holds the generation of the manifest that both copies hold.
 pub const GENERATION_OFFSET: usize = 128;
-/// Offset of the word that says if followers wait for a wake-up.
-pub const WAITERS_OFFSET: usize = 192;
+/// Offset of the word that holds the state of the writer, a [`WriterStatus`].
+pub const STATE_OFFSET: usize = 192;
 
 /// The fields of the fixed part: name, offset and size in bytes, as docs/design/format.md prints them.
 pub const LAYOUT: [(&str, usize, usize); 11] = [
@@ -32,8 +32,37 @@ pub const LAYOUT: [(&str, usize, usize); 11] = [
     ("writer_nonce", 56, 8),
     ("durable", DURABLE_OFFSET, 8),
     ("generation", GENERATION_OFFSET, 8),
-    ("waiters", WAITERS_OFFSET, 8),
+    ("state", STATE_OFFSET, 8),
 ];
+
+/// The state of the writer, as its control page tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriterStatus {
+    /// The page is being written: nothing on it counts.
+    Unknown = 0,
+    /// A writer opened the store, and has not closed it. It may have been killed.
+    Open = 1,
+    /// The last writer closed the store.
+    Closed = 2,
+}
+
+impl WriterStatus {
+    /// Decodes the word; a number of a later version counts as `Unknown`.
+    #[must_use]
+    pub fn from_word(word: u64) -> Self {
+        match word {
+            1 => Self::Open,
+            2 => Self::Closed,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Encodes the word.
+    #[must_use]
+    pub fn to_word(self) -> u64 {
+        self as u64
+    }
+}
 
 /// The fixed part of the control page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +160,14 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert_ne!(ControlHeader::decode(&damaged), Ok(control), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn every_state_of_the_writer_comes_back() {
+        for state in [WriterStatus::Unknown, WriterStatus::Open, WriterStatus::Closed] {
+            assert_eq!(WriterStatus::from_word(state.to_word()), state);
+        }
+        assert_eq!(WriterStatus::from_word(3), WriterStatus::Unknown);
     }
 
     #[test]

@@ -1,18 +1,26 @@
-//! The control page: a mapped page with the durable end of the log while the system runs.
+//! The control page: a mapped page that the writer keeps up to date for followers in other
+//! processes, and for the next open.
 //!
 //! It is disposable. The next open trusts it only with the current boot id and the incarnation in
 //! the manifest. Even then it only proves that something *was* durable: it can turn a torn tail
 //! into damage, never the reverse.
+//!
+//! **Concurrency.** One writer, any number of followers that map the page read-only. A writer that
+//! opens the store changes the fixed part between two stores to the status word: `Unknown` before,
+//! `Open` after. A follower reads the status, the rest, and the status again.
+//!
+//! **Invariants.** I14: the generation word never names a manifest that is not in both copies.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::control_page::{
-    CONTROL_SIZE, ControlHeader, DURABLE_OFFSET, durable_word, parse_durable_word,
+    CONTROL_HEADER_SIZE, CONTROL_SIZE, ControlHeader, DURABLE_OFFSET, GENERATION_OFFSET, STATE_OFFSET,
+    WriterStatus, durable_word, parse_durable_word,
 };
-use crate::format::file_name;
+use crate::format::{StoreId, file_name};
 use crate::fs::{Access, Dir};
 use crate::mem::mapping::Mapping;
 
@@ -24,12 +32,19 @@ pub(crate) struct ControlPage {
 }
 
 impl ControlPage {
-    /// Creates the page for this writer.
+    /// Creates the page for this writer. `generation` is that of the manifest on the disk.
+    ///
+    /// A page that is there stays the same file: followers have it mapped.
     ///
     /// # Errors
     ///
     /// Errors of the operating system.
-    pub(crate) fn create(dir: &dyn Dir, control: &ControlHeader, durable: Seq) -> Result<Self> {
+    pub(crate) fn create(
+        dir: &dyn Dir,
+        control: &ControlHeader,
+        durable: Seq,
+        generation: u64,
+    ) -> Result<Self> {
         let path = || dir.path().join(file_name::CONTROL);
         let file = match dir.open(file_name::CONTROL, Access::Write) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => dir.create(file_name::CONTROL),
@@ -42,13 +57,21 @@ impl ControlPage {
             // full disk.
             file.allocate(CONTROL_SIZE as u64).map_err(|error| Error::io("allocate", path(), error))?;
         }
-        let mut page = control.encode().to_vec();
-        page.resize(CONTROL_SIZE, 0);
+        let mut front = [0; GENERATION_OFFSET + 8];
+        front[..CONTROL_HEADER_SIZE].copy_from_slice(&control.encode());
         let word = durable_word(durable, control.writer_nonce).to_le_bytes();
-        page[DURABLE_OFFSET..][..8].copy_from_slice(&word);
-        file.write_at(&page, 0).map_err(|error| Error::io("write", path(), error))?;
+        front[DURABLE_OFFSET..][..8].copy_from_slice(&word);
+        front[GENERATION_OFFSET..][..8].copy_from_slice(&generation.to_le_bytes());
+        let unknown = WriterStatus::Unknown.to_word().to_le_bytes();
+        // By writes, because a store could be the first to find that the disk is full.
+        let parts: [(usize, &[u8]); 2] = [(STATE_OFFSET, &unknown), (0, &front)];
+        for (offset, bytes) in parts {
+            file.write_at(bytes, offset as u64).map_err(|error| Error::io("write", path(), error))?;
+        }
         let mapping = file.map(CONTROL_SIZE).map_err(|error| Error::io("map", path(), error))?;
-        Ok(Self { mapping, writer_nonce: control.writer_nonce })
+        let page = Self { mapping, writer_nonce: control.writer_nonce };
+        page.set_status(WriterStatus::Open);
+        Ok(page)
     }
 
     /// Returns a page that is in no file, for a read-only store.
@@ -71,10 +94,89 @@ impl ControlPage {
     /// Publishes that every record up to `durable` is durable. Only the leader of a sync calls it,
     /// one at a time.
     pub(crate) fn set_durable(&self, durable: Seq) {
-        let word = durable_word(durable, self.writer_nonce).to_le();
-        // Release: a follower that acquires the word finds the records that it covers.
-        self.mapping.word(DURABLE_OFFSET).store(word, Ordering::Release);
-        self.mapping.note_store(DURABLE_OFFSET, 8);
+        self.set(DURABLE_OFFSET, durable_word(durable, self.writer_nonce));
+    }
+
+    /// Publishes that both copies of the manifest are at least of this generation.
+    pub(crate) fn set_generation(&self, generation: u64) {
+        self.set(GENERATION_OFFSET, generation);
+    }
+
+    /// Publishes the status of this writer.
+    pub(crate) fn set_status(&self, status: WriterStatus) {
+        self.set(STATE_OFFSET, status.to_word());
+    }
+
+    fn set(&self, offset: usize, value: u64) {
+        // Release: a follower that acquires the word finds the records and files that it speaks of.
+        self.mapping.word(offset).store(value.to_le(), Ordering::Release);
+        self.mapping.note_store(offset, 8);
+    }
+}
+
+/// The page of another process, as a follower sees it.
+#[derive(Debug)]
+pub(crate) struct ControlReader {
+    mapping: Arc<Mapping>,
+}
+
+/// The contents of the page at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ControlState {
+    pub(crate) header: ControlHeader,
+    pub(crate) status: WriterStatus,
+    /// The generation that both copies of the manifest have, at least.
+    pub(crate) generation: u64,
+    /// Every record up to this is durable. `None` if the word is damaged.
+    pub(crate) durable: Option<Seq>,
+}
+
+impl ControlReader {
+    /// Maps the page. `None` if there is none, as in a store that was never opened.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the operating system.
+    pub(crate) fn open(dir: &dyn Dir) -> Result<Option<Self>> {
+        let path = || dir.path().join(file_name::CONTROL);
+        let file = match dir.open(file_name::CONTROL, Access::Read) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|error| Error::io("open", path(), error))?,
+        };
+        let size = file.identity().map_err(|error| Error::io("look at", path(), error))?.size;
+        if size < CONTROL_SIZE as u64 {
+            // Its writer has only begun.
+            return Ok(None);
+        }
+        let mapping = file.map(CONTROL_SIZE).map_err(|error| Error::io("map", path(), error))?;
+        Ok(Some(Self { mapping }))
+    }
+
+    /// Puts the page under the guard: another program may cut the file.
+    pub(crate) fn guard(&self) {
+        self.mapping.guard();
+    }
+
+    /// Returns the page's contents. `None` while a writer is opening the store, and if the page
+    /// belongs to another store or is damaged.
+    pub(crate) fn state(&self, store: StoreId) -> Option<ControlState> {
+        let status = self.word(STATE_OFFSET);
+        let mut bytes = [0; CONTROL_HEADER_SIZE];
+        self.mapping.copy_out(0, &mut bytes);
+        let header = ControlHeader::decode(&bytes).ok()?;
+        let generation = self.word(GENERATION_OFFSET);
+        let durable = parse_durable_word(self.word(DURABLE_OFFSET), header.writer_nonce);
+        // Acquire: a writer that changed the parts above had first changed the status.
+        fence(Ordering::Acquire);
+        let is_same = self.word(STATE_OFFSET) == status;
+        let status = WriterStatus::from_word(status);
+        let counts = is_same && status != WriterStatus::Unknown && header.store == store;
+        counts.then_some(ControlState { header, status, generation, durable })
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        // Acquire: pairs with the release in `ControlPage::set`.
+        u64::from_le(self.mapping.word(offset).load(Ordering::Acquire))
     }
 }
 
@@ -96,4 +198,40 @@ pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&ControlHeader) -> bool) 
     };
     let control = ControlHeader::decode(&page[..len]).ok().filter(believed);
     Ok(control.and_then(|control| parse_durable_word(u64::from_le_bytes(*word), control.writer_nonce)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::sim::SimDisk;
+
+    const STORE: StoreId = StoreId([7; 16]);
+
+    fn header(writer_nonce: u64) -> ControlHeader {
+        ControlHeader { store: STORE, boot_id: [1; 16], incarnation: 1, writer_nonce }
+    }
+
+    #[test]
+    fn a_follower_reads_the_words_of_each_writer_from_one_mapping() {
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        dir.create_dir().unwrap();
+        assert!(ControlReader::open(dir.as_ref()).unwrap().is_none());
+        let first = ControlPage::create(dir.as_ref(), &header(5), Seq(3), 9).unwrap();
+        let reader = ControlReader::open(dir.as_ref()).unwrap().expect("it exists");
+        let state = reader.state(STORE).expect("it is whole");
+        assert_eq!((state.generation, state.durable, state.status), (9, Some(Seq(3)), WriterStatus::Open));
+        assert_eq!(reader.state(StoreId([8; 16])), None);
+        first.set_generation(10);
+        first.set_durable(Seq(4));
+        first.set_status(WriterStatus::Closed);
+        let state = reader.state(STORE).expect("it is whole");
+        assert_eq!((state.generation, state.durable, state.status), (10, Some(Seq(4)), WriterStatus::Closed));
+        let second = ControlPage::create(dir.as_ref(), &header(6), Seq(4), 11).unwrap();
+        let state = reader.state(STORE).expect("it is whole");
+        assert_eq!((state.header.writer_nonce, state.generation), (6, 11));
+        assert_eq!((state.durable, state.status), (Some(Seq(4)), WriterStatus::Open));
+        second.set_status(WriterStatus::Unknown);
+        assert_eq!(reader.state(STORE), None, "a writer is opening the store");
+    }
 }

@@ -19,8 +19,8 @@
 //! its sync.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -29,6 +29,7 @@ use crate::format::file_name::{LOCK, MANIFESTS};
 use crate::format::manifest::{MAGIC, Manifest, SEGMENT_ENTRY_SIZE, SegmentEntry, SegmentState};
 use crate::format::{SegmentId, Seq};
 use crate::fs::{Access, Dir, File, Misplaced};
+use crate::log::control_page::ControlPage;
 use crate::log::group_commit::GroupCommit;
 use crate::mem::PAGE_SIZE;
 
@@ -47,6 +48,8 @@ pub(crate) struct ManifestStore {
     /// True if the manifest in memory is not on the disk yet.
     is_behind: AtomicBool,
     held: Mutex<HeldFile>,
+    /// The page that tells followers of a new generation.
+    control: OnceLock<Arc<ControlPage>>,
 }
 
 #[derive(Debug)]
@@ -121,7 +124,13 @@ impl ManifestStore {
 
     fn with(dir: &Arc<dyn Dir>, commit: &Arc<GroupCommit>, inodes: [(u64, u64); 2], held: HeldFile) -> Self {
         let (is_behind, held) = (AtomicBool::new(true), Mutex::new(held));
-        Self { dir: Arc::clone(dir), commit: Arc::clone(commit), inodes, is_behind, held }
+        let (dir, commit) = (Arc::clone(dir), Arc::clone(commit));
+        Self { dir, commit, inodes, is_behind, held, control: OnceLock::new() }
+    }
+
+    /// Announces every later generation on this page, which has the present one.
+    pub(crate) fn announce_on(&self, control: Arc<ControlPage>) {
+        assert!(self.control.set(control).is_ok(), "a writer has one control page");
     }
 
     /// Returns true if the manifest on the disk is still that of the clean close before this open.
@@ -275,6 +284,10 @@ impl ManifestStore {
         }
         // Relaxed: see `is_behind`.
         self.is_behind.store(false, Ordering::Relaxed);
+        if let Some(control) = self.control.get() {
+            // Now both copies have it (I14).
+            control.set_generation(held.manifest.generation);
+        }
         Ok(result)
     }
 

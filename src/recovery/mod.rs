@@ -79,7 +79,7 @@ use crate::recovery::segment_chain::SegmentChain;
 pub(crate) struct Recovered {
     pub(crate) shared: LogContext,
     pub(crate) lock: Box<dyn Lock>,
-    pub(crate) control: ControlPage,
+    pub(crate) control: Arc<ControlPage>,
     pub(crate) hash_key: HashKey,
     pub(crate) keyspaces: Vec<RecoveredKeyspace>,
     /// The names of the keyspaces, according to the log.
@@ -340,7 +340,10 @@ fn apply(
     dir.crash_point("recovery-renamed");
     remove(dir.as_ref(), &manifest, &chain.retired, &repeated)?;
 
-    let control = control_page(dir.as_ref(), store, boot_id, incarnation, durable)?;
+    let generation = manifest.read(|manifest| manifest.generation);
+    let header = control_header(dir.as_ref(), store, boot_id, incarnation)?;
+    let control = Arc::new(ControlPage::create(dir.as_ref(), &header, durable, generation)?);
+    manifest.announce_on(Arc::clone(&control));
     let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
     let shared = LogContext::new(dir, store, space, manifest, commit, segments);
 
@@ -382,19 +385,17 @@ fn count_on(dir: &dyn Dir, survey: &DirectoryScan, manifest: &mut Manifest) -> R
     })
 }
 
-/// Creates the control page, which other processes map.
-fn control_page(
+/// Returns the fixed part of the control page, which other processes map.
+fn control_header(
     dir: &dyn Dir,
     store: StoreId,
     boot_id: Option<[u8; 16]>,
     incarnation: u64,
-    durable: Seq,
-) -> Result<ControlPage> {
+) -> Result<ControlHeader> {
     let mut writer_nonce = [0; 8];
     dir.random(&mut writer_nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
     let writer_nonce = u64::from_le_bytes(writer_nonce);
-    let control = ControlHeader { store, boot_id: boot_id.unwrap_or([0; 16]), incarnation, writer_nonce };
-    ControlPage::create(dir, &control, durable)
+    Ok(ControlHeader { store, boot_id: boot_id.unwrap_or([0; 16]), incarnation, writer_nonce })
 }
 
 /// Returns the first number of the new incarnation. After an unclean end it is above every number

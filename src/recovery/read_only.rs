@@ -54,7 +54,7 @@ pub(super) fn apply(
     let refusal = Error::OpenedReadOnly { path: dir.path().to_owned() };
     let commit = Arc::new(GroupCommit::refusing(durable, refusal));
     let manifest = ManifestStore::in_memory(&dir, &commit, manifest);
-    let control = ControlPage::in_memory(dir.as_ref())?;
+    let control = Arc::new(ControlPage::in_memory(dir.as_ref())?);
     let segment = Segment::nowhere(&space, dir.path())?;
     let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
     let shared = LogContext::new(dir, store, space, manifest, commit, segments);

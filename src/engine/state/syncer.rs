@@ -6,6 +6,7 @@
 //!
 //! **Invariants.** I2, I3, I11.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ impl Sealing {
 /// The parts of the log to be made durable, and the time for it.
 #[derive(Debug)]
 pub(crate) struct Syncer {
-    control: ControlPage,
+    pub(crate) control: Arc<ControlPage>,
     /// Ranges to be written back before a background sync.
     ahead: Mutex<Option<Vec<SegmentRange>>>,
     /// Ranges that must be rewritten after an unclean end.
@@ -59,7 +60,7 @@ impl Syncer {
     /// # Errors
     ///
     /// Returns an error if memory is short.
-    pub(super) fn new(control: ControlPage, unsynced: Vec<SegmentRange>) -> Result<Self> {
+    pub(super) fn new(control: Arc<ControlPage>, unsynced: Vec<SegmentRange>) -> Result<Self> {
         Ok(Self {
             control,
             ahead: Mutex::new(None),

@@ -4,17 +4,15 @@
 
 use std::sync::Arc;
 
+use super::chain_link::{ChainLink, Links, begin};
 use super::decision::{Behind, Known, NextSegment, StopAction, StopFacts, stop};
-use super::directory::is_written;
-use super::from_checkpoint::{Covered, Restore};
+use super::from_checkpoint::Restore;
 use super::reader_pool;
-use super::reader_pool::{ReadAhead, ReadTask};
-use super::record_batch::Begin;
+use super::reader_pool::ReadAhead;
 use super::replay::Replay;
-use super::tail_scan::{TailFindings, is_record_at, look_beyond, start_of};
+use super::tail_scan::{TailFindings, is_record_at, look_beyond};
 use crate::error::Result;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
-use crate::format::record::StartRecord;
 use crate::format::segment_header::Role;
 use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::Dir;
@@ -25,25 +23,6 @@ use crate::log::sync_plan::SegmentRange;
 /// With so many bytes to read behind a checkpoint, its lines are needed all over: it is loaded
 /// whole.
 const LOAD_ALL: u64 = 8 << 20;
-
-/// A segment of the log that has been written to.
-#[derive(Debug)]
-struct ChainLink {
-    entry: SegmentEntry,
-    segment: Arc<Segment>,
-    start: Option<(Seq, StartRecord)>,
-    /// The position where reading begins.
-    begin: Begin,
-}
-
-/// The segments to be read.
-#[derive(Debug)]
-struct Links {
-    /// The segments of copies, in no order.
-    copies: Vec<ChainLink>,
-    /// The segments of the log, in its order.
-    links: Vec<ChainLink>,
-}
 
 /// The findings of reading the log.
 #[derive(Debug)]
@@ -85,34 +64,8 @@ pub(crate) fn read(
     checkpoint: Option<&Restore>,
     replay: &mut Replay<'_>,
 ) -> Result<SegmentChain> {
-    let mut chain = SegmentChain {
-        entries: Vec::new(),
-        ready: Vec::new(),
-        segments: Vec::new(),
-        resume: None,
-        previous: None,
-        known_last: Seq::ZERO,
-        // Released segments were durable, and can no longer be found.
-        last: manifest.retired_seq,
-        seen: Seq::ZERO,
-        asides: Vec::new(),
-        quarantined: Vec::new(),
-        retired: Vec::new(),
-        retired_seq: manifest.retired_seq,
-        unsynced: Vec::new(),
-    };
-    let held =
-        |entry: &SegmentEntry| checkpoint.and_then(|checkpoint| checkpoint.held(entry.id)).unwrap_or(0);
-    let written = |entry: &SegmentEntry| match entry.state {
-        SegmentState::Open if !manifest.clean => entry.size,
-        _ => entry.end,
-    };
-    let entries_read = entries.iter().filter(|entry| entry.state != SegmentState::Retired);
-    let to_read = entries_read.map(|entry| written(entry).saturating_sub(held(entry))).sum();
-    replay.expect(to_read);
-    if let Some(checkpoint) = checkpoint {
-        checkpoint.fill(replay)?;
-    }
+    let mut chain = SegmentChain::new(manifest);
+    let to_read = begin(manifest, entries, checkpoint, replay)?;
     let Links { copies, links } = chain.links(dir, manifest, entries, checkpoint, replay)?;
     let sealed =
         entries.iter().filter(|entry| entry.state == SegmentState::Sealed).map(|entry| entry.last_seq).max();
@@ -147,87 +100,29 @@ pub(crate) fn read(
     Ok(chain)
 }
 
-impl ChainLink {
-    fn task(&self, manifest: &Manifest) -> ReadTask {
-        let Self { entry, segment, begin, .. } = self;
-        let has_known_end = entry.state != SegmentState::Open || manifest.clean;
-        let limit = if has_known_end { entry.end } else { entry.size };
-        ReadTask { segment: Arc::clone(segment), begin: *begin, limit }
-    }
-}
-
 impl SegmentChain {
-    /// Opens every segment, and puts those that were written to in the order of the log.
-    fn links(
-        &mut self,
-        dir: &dyn Dir,
-        manifest: &Manifest,
-        entries: &[SegmentEntry],
-        checkpoint: Option<&Restore>,
-        replay: &mut Replay<'_>,
-    ) -> Result<Links> {
-        let (mut copies, mut links) = (Vec::new(), Vec::new());
-        for entry in entries {
-            if entry.state == SegmentState::Retired {
-                self.retire(*entry);
-                continue;
-            }
-            let (segment, begin) = match checkpoint.and_then(|checkpoint| checkpoint.known(entry.id)) {
-                Some(Covered { segment, begin: None }) => {
-                    self.known(segment, *entry);
-                    continue;
-                }
-                Some(Covered { segment, begin: Some(begin) }) => (Arc::clone(segment), *begin),
-                None => {
-                    let segment = Segment::open(dir, replay.space, manifest.store, entry)?;
-                    let begin = Begin::of(&segment);
-                    (segment, begin)
-                }
-            };
-            let from = segment.data_offset();
-            if entry.end != 0 && entry.end < from {
-                return Err(segment.corrupt_at(0, Defect::BadField("end")));
-            }
-            let mut window = SegmentReader::of(dir, &segment)?;
-            if entry.state == SegmentState::Sealed {
-                // Durable and immutable. Many segments must not need as many descriptors.
-                segment.release_file();
-            }
-            if segment.role() == Role::Copies {
-                copies.push(ChainLink { entry: *entry, segment, start: None, begin });
-                continue;
-            }
-            let empty = match entry.state {
-                SegmentState::Sealed | SegmentState::Cut => entry.end == from,
-                SegmentState::Open if manifest.clean => entry.end == 0,
-                SegmentState::Open => {
-                    !is_written(dir, entry.id, Arc::clone(window.file()), from, entry.size)?
-                }
-                SegmentState::Retired => unreachable!("left out above"),
-            };
-            if empty {
-                if entry.state == SegmentState::Open {
-                    self.ready.push(Arc::clone(&segment));
-                }
-                self.keep(segment, *entry);
-                continue;
-            }
-            let start = start_of(&segment, &mut window)?;
-            if let Some((first, _)) = start {
-                segment.begins_at(first);
-            }
-            links.push(ChainLink { entry: *entry, segment, start, begin });
+    /// Starts with only the manifest's knowledge.
+    pub(super) fn new(manifest: &Manifest) -> Self {
+        Self {
+            entries: Vec::new(),
+            ready: Vec::new(),
+            segments: Vec::new(),
+            resume: None,
+            previous: None,
+            known_last: Seq::ZERO,
+            // Released segments were durable, and can no longer be found.
+            last: manifest.retired_seq,
+            seen: Seq::ZERO,
+            asides: Vec::new(),
+            quarantined: Vec::new(),
+            retired: Vec::new(),
+            retired_seq: manifest.retired_seq,
+            unsynced: Vec::new(),
         }
-        links.sort_by_key(|link| match (&link.start, link.entry.state) {
-            (Some((seq, _)), _) => (*seq, link.entry.id),
-            (None, SegmentState::Open) => (Seq::MAX, link.entry.id),
-            (None, _) => (link.entry.last_seq, link.entry.id),
-        });
-        Ok(Links { copies, links })
     }
 
     /// Reads a segment of copies. All of it was durable before the manifest named it.
-    fn copies(
+    pub(super) fn copies(
         &mut self,
         ChainLink { entry, segment, begin, .. }: ChainLink,
         ahead: &mut ReadAhead<'_>,
@@ -250,7 +145,7 @@ impl SegmentChain {
     }
 
     /// Keeps a sealed segment that the checkpoint covers whole.
-    fn known(&mut self, segment: &Arc<Segment>, entry: SegmentEntry) {
+    pub(super) fn known(&mut self, segment: &Arc<Segment>, entry: SegmentEntry) {
         self.seen = self.seen.max(entry.last_seq);
         if segment.role() == Role::Log && entry.last_seq >= self.known_last {
             self.last = self.last.max(entry.last_seq);
@@ -261,12 +156,12 @@ impl SegmentChain {
     }
 
     /// Keeps a segment in the manifest only until its file is removed.
-    fn retire(&mut self, entry: SegmentEntry) {
+    pub(super) fn retire(&mut self, entry: SegmentEntry) {
         self.retired.push((entry.id, entry.nonce));
         self.entries.push(SegmentEntry { state: SegmentState::Retired, ..entry });
     }
 
-    fn keep(&mut self, segment: Arc<Segment>, entry: SegmentEntry) {
+    pub(super) fn keep(&mut self, segment: Arc<Segment>, entry: SegmentEntry) {
         self.entries.push(entry);
         self.segments.push(segment);
     }
@@ -458,7 +353,7 @@ fn look_behind(segment: &Segment, from: u64, replay: &Replay<'_>) -> Result<Tail
 }
 
 /// Classifies the end that the manifest knows of a segment whose records end at `stop`.
-fn known_of(entry: &SegmentEntry, clean: bool, stop: u64) -> Known {
+pub(super) fn known_of(entry: &SegmentEntry, clean: bool, stop: u64) -> Known {
     match (entry.state, clean, stop == entry.end) {
         (SegmentState::Sealed, _, true) => Known::SealedAt,
         (SegmentState::Sealed, _, false) => Known::SealedBefore,
@@ -472,7 +367,13 @@ fn known_of(entry: &SegmentEntry, clean: bool, stop: u64) -> Known {
 }
 
 /// Classifies the way the next segment continues after a stop.
-fn next_of(manifest: &Manifest, links: &[ChainLink], at: usize, stop: u64, known: Known) -> NextSegment {
+pub(super) fn next_of(
+    manifest: &Manifest,
+    links: &[ChainLink],
+    at: usize,
+    stop: u64,
+    known: Known,
+) -> NextSegment {
     let Some(next) = links.get(at + 1) else { return NextSegment::None };
     let Some((_, start)) = next.start else { return NextSegment::Elsewhere };
     let here = links[at].entry.id;

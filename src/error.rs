@@ -119,6 +119,12 @@ pub enum Error {
         /// The lock file.
         path: PathBuf,
     },
+    /// The directory that a [`Follower`](crate::Follower) reads now holds another store.
+    #[error("{} now holds another store than the one that is followed; open a follower of the new one", path.display())]
+    Replaced {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The key is longer than [`MAX_KEY_LEN`](crate::MAX_KEY_LEN).
     #[error("key of {len} bytes is longer than the limit of {max}; store a hash of it instead")]
     KeyTooLarge {
@@ -575,6 +581,10 @@ mod tests {
                 Error::LockLost { path: PathBuf::from("data/LOCK") },
                 "data/LOCK was removed or replaced while the store was open, and another process may write to the \
                  same files; close the store everywhere, and verify it",
+            ),
+            (
+                Error::Replaced { path: path() },
+                "data now holds another store than the one that is followed; open a follower of the new one",
             ),
             (
                 Error::ReadOnly { path: path() },

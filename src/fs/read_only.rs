@@ -1,6 +1,6 @@
 //! A read-only view of a directory: every call that would change something is refused.
 //!
-//! A store opened read-only, and salvage, access files only through it. They never ask for a
+//! A store opened read-only, a follower, and salvage access files only through it. They never ask for a
 //! change, so an error from here is a bug in them.
 
 use std::io;
@@ -14,6 +14,12 @@ use super::{Access, Claim, Dir, File, Lock, LockFailure, Medium, Misplaced};
 /// A directory in which files are opened for reading only, and the lock is taken for reading.
 #[derive(Debug)]
 pub(crate) struct ReadOnlyDir(pub(crate) Arc<dyn Dir>);
+
+/// Stands for the lock in a follower, which takes none.
+#[derive(Debug)]
+pub(crate) struct Unlocked;
+
+impl Lock for Unlocked {}
 
 fn refused() -> io::Error {
     io::ErrorKind::ReadOnlyFilesystem.into()

@@ -122,6 +122,13 @@ impl ManifestStore {
         Self::with(dir, commit, [(0, 0); 2], held)
     }
 
+    /// Replaces the manifest of a read-only store with a newer one.
+    pub(crate) fn follow(&self, manifest: Manifest) {
+        let mut held = self.held.lock();
+        debug_assert!(held.files.is_empty(), "a writer changes its manifest with `update`");
+        held.manifest = manifest;
+    }
+
     fn with(dir: &Arc<dyn Dir>, commit: &Arc<GroupCommit>, inodes: [(u64, u64); 2], held: HeldFile) -> Self {
         let (is_behind, held) = (AtomicBool::new(true), Mutex::new(held));
         let (dir, commit) = (Arc::clone(dir), Arc::clone(commit));

@@ -10,7 +10,7 @@ use crate::format::file_name::{FileName, MANIFESTS};
 use crate::format::manifest::{MAGIC, MANIFEST_LEN_MAX, Manifest, SegmentEntry, SegmentState};
 use crate::format::record_reader::next_published;
 use crate::format::segment_header::{Role, SegmentHeader};
-use crate::format::{Defect, SegmentId, Seq, StoreId};
+use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
 use crate::fs::{Access, Dir, File};
 use crate::log::segment_file::open_file;
 use crate::log::segment_reader::SegmentReader;
@@ -235,6 +235,35 @@ fn read_copy(dir: &dyn Dir, name: &str) -> Result<Copy> {
         Err(Defect::BadMagic) if bytes.iter().take(8).any(|byte| *byte != 0) => Copy::Alien,
         Err(defect) => Copy::Broken(defect),
     })
+}
+
+/// Returns the newest whole manifest of a directory, without listing it. `None` if both copies are
+/// being written, or there are none.
+///
+/// # Errors
+///
+/// `TooNew`, and errors of the operating system.
+pub(crate) fn read_manifest(dir: &dyn Dir) -> Result<Option<Manifest>> {
+    let mut newest: Option<Manifest> = None;
+    for name in MANIFESTS {
+        let read = match read_copy(dir, name) {
+            Err(error) if is_gone(&error) => continue,
+            read => read?,
+        };
+        match read {
+            Copy::Newer(version) => {
+                let (path, found) = (dir.path().join(name), u32::from(version));
+                return Err(Error::TooNew { path, found, supported: u32::from(READ_VERSION) });
+            }
+            Copy::Whole(manifest)
+                if newest.as_ref().is_none_or(|newest| newest.generation < manifest.generation) =>
+            {
+                newest = Some(*manifest);
+            }
+            Copy::Whole(_) | Copy::Nothing | Copy::Broken(_) | Copy::Alien => {}
+        }
+    }
+    Ok(newest)
 }
 
 /// The decisions about the segment files that the manifest does not name.

@@ -28,6 +28,7 @@
 //! **Crash points.** `recovery-aside`, `recovery-manifest`, `recovery-renamed`.
 
 pub(crate) mod analysis;
+pub(crate) mod attach;
 mod chain_link;
 pub(crate) mod decision;
 pub(crate) mod directory;

@@ -22,7 +22,7 @@ use crate::log::sync_plan::SegmentRange;
 
 /// With so many bytes to read behind a checkpoint, its lines are needed all over: it is loaded
 /// whole.
-const LOAD_ALL: u64 = 8 << 20;
+pub(super) const LOAD_ALL: u64 = 8 << 20;
 
 /// The findings of reading the log.
 #[derive(Debug)]

@@ -309,8 +309,8 @@ impl Catalog {
         old.iter().for_each(|slot| keyspace.keep_for(&self.snapshots, space, slot, begin));
         keyspace.contents.replace(Some(contents(indexes, id, begin, slot)));
         let mut names = self.names.write();
-        names.by_id.insert(id, Arc::clone(keyspace));
         before.and_then(|before| names.by_id.remove(&before));
+        names.by_id.insert(id, Arc::clone(keyspace));
         drop(names);
         self.retired.lock().push(Arc::clone(keyspace));
         old
@@ -367,6 +367,21 @@ impl Catalog {
         let by_name = Arc::make_mut(&mut names.by_name);
         by_name.remove(&old);
         by_name.insert(name, Arc::clone(keyspace));
+    }
+
+    /// Gives keyspaces other names in one step, under the writer mutex. They may swap names.
+    pub(crate) fn rename_all<'k>(&self, renamed: impl Iterator<Item = (&'k Arc<KeyspaceState>, &'k str)>) {
+        let mut names = self.names.write();
+        let by_name = Arc::make_mut(&mut names.by_name);
+        let renamed: Vec<_> = renamed.collect();
+        for (keyspace, _) in &renamed {
+            by_name.remove(&*keyspace.name());
+        }
+        for (keyspace, name) in renamed {
+            let name: Arc<str> = name.into();
+            *keyspace.name.write() = Arc::clone(&name);
+            by_name.insert(name, Arc::clone(keyspace));
+        }
     }
 
     /// Returns the present names, for a snapshot. Called under the writer mutex.

@@ -7,7 +7,7 @@ use super::{Condition, point};
 use crate::config::Durability;
 use crate::engine::Engine;
 use crate::engine::state::WriterState;
-use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
+use crate::engine::state::catalog::{Indexes, KeyspaceData, KeyspaceState};
 use crate::engine::state::visibility::ReservedEntries;
 use crate::engine::state::write_guard::WriteGuard;
 use crate::engine::write::batch_ops::{BatchOp, BatchOps, Expected, frame_len};
@@ -16,6 +16,7 @@ use crate::format::Seq;
 use crate::format::hash::Hash;
 use crate::format::record::{BatchSum, HEADER_SIZE, RecordKind};
 use crate::log::allocator::quota::SpaceClass;
+use crate::log::segment::Segment;
 use crate::log::writer::{BatchHeader, NewRecord};
 use crate::mem::alloc;
 use crate::mem::dead_bytes::DeadCause;
@@ -30,18 +31,18 @@ struct Prepared<'a> {
 }
 
 /// Memory for the notes made while a batch is applied, when no step can fail any more.
-struct Notes<'a> {
+pub(crate) struct Notes<'a> {
     room: ReservedEntries,
     tombstones: Vec<(&'a KeyspaceData, Hash, Location)>,
 }
 
 /// A write of a batch.
-struct PlannedWrite<'a> {
-    contents: &'a KeyspaceData,
-    hash: Hash,
-    draft: NewRecord<'a>,
+pub(crate) struct PlannedWrite<'a> {
+    pub(crate) contents: &'a KeyspaceData,
+    pub(crate) hash: Hash,
+    pub(crate) draft: NewRecord<'a>,
     /// True if another write to the key follows.
-    superseded: bool,
+    pub(crate) superseded: bool,
 }
 
 /// A condition of a batch.
@@ -206,33 +207,49 @@ impl Engine {
                 self.current(planned.contents, slot, planned.hash, (planned.draft.key, false), pin)?;
             frees |= planned.draft.kind == RecordKind::Tombstone && current.is_some();
         }
+        self.reserve_batch(&mut writer.indexes, &prepared.writes)?;
+        let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
+        // Removals of absent keys take space and free none.
+        let want = if frees { want } else { SpaceClass::Insertion };
+        let notes = self.room_for_notes(&prepared.writes)?;
+        writer.log.reserve(&self.shared, &self.allocator, want, size)?;
+        self.apply(guard, prepared, notes, pin)
+    }
+
+    /// Reserves space in the indexes for all writes of a batch.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory is short.
+    pub(crate) fn reserve_batch(&self, indexes: &mut Indexes, writes: &[PlannedWrite<'_>]) -> Result<()> {
         // Grouped by keyspace: each index reserves once for all its entries.
         let mut counts: Vec<(&KeyspaceData, usize)> = Vec::new();
-        for planned in &prepared.writes {
+        for planned in writes {
             match counts.iter_mut().find(|(contents, _)| contents.id == planned.contents.id) {
                 Some((_, count)) => *count += 1,
                 None => counts.push((planned.contents, 1)),
             }
         }
         for (contents, count) in counts {
-            self.reserve(writer.indexes.of(contents), count)?;
+            self.reserve(indexes.of(contents), count)?;
         }
-        let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
-        // Removals of absent keys take space and free none.
-        let want = if frees { want } else { SpaceClass::Insertion };
-        let notes = self.room_for_notes(&prepared.writes).map_err(|error| self.no_room_for_batch(error))?;
-        writer.log.reserve(&self.shared, &self.allocator, want, size)?;
-        self.apply(guard, prepared, notes, pin)
+        Ok(())
     }
 
-    fn room_for_notes<'a>(&self, writes: &[PlannedWrite<'a>]) -> io::Result<Notes<'a>> {
+    /// Reserves memory for the notes that are made while a batch is applied.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory is short.
+    pub(crate) fn room_for_notes<'a>(&self, writes: &[PlannedWrite<'a>]) -> Result<Notes<'a>> {
         let is_removal = |planned: &&PlannedWrite<'_>| planned.draft.kind == RecordKind::Tombstone;
-        self.catalog.snapshots.reserve(writes.len())?;
-        let tombstones = alloc::with_capacity(writes.iter().filter(is_removal).count())?;
-        Ok(Notes { room: ReservedEntries::of(writes.len())?, tombstones })
+        let failed = |error| self.no_room_for_batch(error);
+        self.catalog.snapshots.reserve(writes.len()).map_err(failed)?;
+        let tombstones = alloc::with_capacity(writes.iter().filter(is_removal).count()).map_err(failed)?;
+        Ok(Notes { room: ReservedEntries::of(writes.len()).map_err(failed)?, tombstones })
     }
 
-    fn room_for_batch<T>(&self, count: usize) -> Result<Vec<T>> {
+    pub(crate) fn room_for_batch<T>(&self, count: usize) -> Result<Vec<T>> {
         alloc::with_capacity(count).map_err(|error| self.no_room_for_batch(error))
     }
 
@@ -258,7 +275,6 @@ impl Engine {
         notes: Notes<'a>,
         pin: &Pin,
     ) -> Result<Seq> {
-        let Notes { room, mut tombstones } = notes;
         let Prepared { writes, frame, .. } = prepared;
         let WriteGuard { writer, effect } = guard;
         let writer = &mut **writer;
@@ -268,9 +284,27 @@ impl Engine {
         let WriterState { log, indexes, .. } = writer;
         let segment = log.position().0;
         debug_assert_eq!(before, segment.id(), "a batch lies in one segment");
+        effect.begin(log.last_user());
+        self.apply_batch(indexes, segment, (frame_seq, first), writes, notes, pin);
+        Ok(log.last_user())
+    }
+
+    /// Changes the indexes as a batch in the log says. It is visible whole on return.
+    ///
+    /// `frame_seq` is the number of the batch, and `first` is the offset of its first record. The
+    /// indexes have the space.
+    pub(crate) fn apply_batch<'a>(
+        &self,
+        indexes: &mut Indexes,
+        segment: &Segment,
+        (frame_seq, first): (Seq, u64),
+        writes: &[PlannedWrite<'a>],
+        notes: Notes<'a>,
+        pin: &Pin,
+    ) {
+        let Notes { room, mut tombstones } = notes;
         let (range, ordinal) = (segment.range(), segment.mapping().ordinal());
         self.shared.space.add_dead(range.at(first - HEADER_SIZE as u64), DeadCause::Note, HEADER_SIZE as u64);
-        effect.begin(log.last_user());
         self.visibility.begin(frame_seq.next(), room);
         let mut offset = first;
         let mut seq = frame_seq;
@@ -306,13 +340,12 @@ impl Engine {
         for (contents, hash, location) in tombstones {
             indexes.of(contents).index.remove(hash, location);
         }
-        Ok(log.last_user())
     }
 }
 
 /// Marks the writes of a batch that are followed by another one to the same key. `order` has space
 /// for their numbers.
-fn mark_superseded(writes: &mut [PlannedWrite<'_>], mut order: Vec<usize>) {
+pub(crate) fn mark_superseded(writes: &mut [PlannedWrite<'_>], mut order: Vec<usize>) {
     let key = |planned: &PlannedWrite<'_>| (planned.hash.to_bits(), planned.draft.keyspace);
     order.extend(0..writes.len());
     order.sort_unstable_by(|a, b| {

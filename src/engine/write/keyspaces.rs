@@ -8,6 +8,7 @@
 //! then change the contents that readers load. A reader that loaded them before sees the state
 //! before the change.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
@@ -50,7 +51,7 @@ impl Engine {
             // A read, which works after a failed sync too, and waits for nothing.
             return Ok(keyspace);
         }
-        let slot = self.new_slot()?;
+        let slot = new_slot(self.shared.dir.path())?;
         let mut guard = WriteGuard::lock(self)?;
         if let Some(keyspace) = self.catalog.get(name) {
             return Ok(keyspace);
@@ -161,7 +162,7 @@ impl Engine {
         durability: Durability,
     ) -> Result<Seq> {
         self.fork_guard.check()?;
-        let slot = self.new_slot()?;
+        let slot = new_slot(self.shared.dir.path())?;
         let mut guard = WriteGuard::of(self, self.lock_to_empty(keyspace))?;
         let old = self.id_of(keyspace)?;
         if self.is_empty(keyspace) {
@@ -211,13 +212,6 @@ impl Engine {
         }
     }
 
-    fn new_slot(&self) -> Result<KeyspaceIndex> {
-        let index = Index::new();
-        let (_, writer) =
-            index.map_err(|error| Error::io("make an index for", self.shared.dir.path(), error))?;
-        Ok(KeyspaceIndex::new(writer))
-    }
-
     /// Returns the number of a keyspace now. It is stable under the writer mutex.
     fn id_of(&self, keyspace: &KeyspaceState) -> Result<KeyspaceId> {
         let pin = self.pin();
@@ -260,7 +254,7 @@ impl Engine {
     }
 
     /// Counts everything that an index leads to as dead.
-    fn bury(&self, slot: Option<&KeyspaceIndex>) {
+    pub(crate) fn bury(&self, slot: Option<&KeyspaceIndex>) {
         for (ordinal, bytes) in slot.into_iter().flat_map(KeyspaceIndex::live) {
             self.shared.space.add_hidden_in(ordinal, bytes);
         }
@@ -272,6 +266,16 @@ impl Engine {
         drop(slot);
         self.catalog.collect()
     }
+}
+
+/// Returns an empty index for a keyspace of the store at `path`.
+///
+/// # Errors
+///
+/// Returns an error if memory is short.
+pub(crate) fn new_slot(path: &Path) -> Result<KeyspaceIndex> {
+    let (_, writer) = Index::new().map_err(|error| Error::io("make an index for", path, error))?;
+    Ok(KeyspaceIndex::new(writer))
 }
 
 /// Returns the reason why a keyspace cannot be renamed, or `Ok` if it has the name already.

@@ -5,7 +5,7 @@
 //!    done. Then the record, the index and the counters.
 //! 3. After it: waiting for durability.
 
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod batch_ops;
 pub(crate) mod keyspaces;
 
@@ -29,9 +29,20 @@ use crate::sync::epoch::Pin;
 
 /// The entry that a write found in the index.
 #[derive(Debug, Clone, Copy)]
-struct CurrentEntry<'p> {
+pub(crate) struct CurrentEntry<'p> {
     location: Location,
     record: Record<'p>,
+}
+
+/// A value or a tombstone in the log, before its effect.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoggedRecord {
+    pub(crate) kind: RecordKind,
+    pub(crate) location: Location,
+    pub(crate) seq: Seq,
+    /// The ordinal of its segment.
+    pub(crate) ordinal: usize,
+    pub(crate) size: u64,
 }
 
 /// The condition on a key under which a write is carried out.
@@ -165,18 +176,9 @@ impl Engine {
         writer.log.reserve_record(&self.shared, &self.allocator, want, &draft)?;
         let (location, seq) = writer.log.append(&self.shared, &draft)?;
         guard.effect.begin(seq);
-        self.retain_version(contents, hash, there, seq);
         let ordinal = writer.log.position().0.mapping().ordinal();
-        if change.value.is_some() {
-            point(slot, hash, current, location);
-            self.count(contents, slot, there, ordinal, draft.size());
-        } else {
-            if let Some(current) = current {
-                slot.index.remove(hash, current.location);
-            }
-            self.shared.space.add_dead(location, DeadCause::Tombstone, draft.size());
-            self.count(contents, slot, there, ordinal, 0);
-        }
+        let record = LoggedRecord { kind, location, seq, ordinal, size: draft.size() };
+        self.apply_record(contents, slot, hash, current, &record);
         let work = guard.end();
         let kept = match change.keep {
             Returning::Nothing => None,
@@ -190,6 +192,30 @@ impl Engine {
         self.compactor.throttle(self, work);
         self.wait_for(seq, durability)?;
         Ok(Outcome::Done { seq, was_there, kept })
+    }
+
+    /// Changes the index as a record in the log says. The index has the space.
+    #[inline]
+    pub(crate) fn apply_record(
+        &self,
+        contents: &KeyspaceData,
+        slot: &mut KeyspaceIndex,
+        hash: Hash,
+        current: Option<CurrentEntry<'_>>,
+        record: &LoggedRecord,
+    ) {
+        let there = current.filter(|current| current.record.is_put());
+        self.retain_version(contents, hash, there, record.seq);
+        if record.kind == RecordKind::Put {
+            point(slot, hash, current, record.location);
+            self.count(contents, slot, there, record.ordinal, record.size);
+        } else {
+            if let Some(current) = current {
+                slot.index.remove(hash, current.location);
+            }
+            self.shared.space.add_dead(record.location, DeadCause::Tombstone, record.size);
+            self.count(contents, slot, there, record.ordinal, 0);
+        }
     }
 
     /// Returns true if a condition holds for the present record of a key.
@@ -217,7 +243,7 @@ impl Engine {
 
     /// Reserves space in an index, and for the versions of snapshots, so that no step can fail half
     /// done.
-    fn reserve(&self, slot: &mut KeyspaceIndex, entries: usize) -> Result<()> {
+    pub(crate) fn reserve(&self, slot: &mut KeyspaceIndex, entries: usize) -> Result<()> {
         let kept = self.catalog.snapshots.reserve(entries.max(1));
         kept.map_err(|error| Error::io("write to", self.shared.dir.path(), error))?;
         if entries == 0 {
@@ -234,7 +260,7 @@ impl Engine {
     /// # Errors
     ///
     /// `Corrupt`.
-    fn current<'p>(
+    pub(crate) fn current<'p>(
         &'p self,
         contents: &KeyspaceData,
         slot: &KeyspaceIndex,

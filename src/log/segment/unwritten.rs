@@ -42,7 +42,7 @@ impl Segment {
     }
 
     /// Refuses a range with an unreadable page: nothing proves that it holds the published bytes.
-    pub(super) fn check_readable(&self, from: u64, to: u64) -> Result<()> {
+    pub(crate) fn check_readable(&self, from: u64, to: u64) -> Result<()> {
         match self.mapping.replaced_in(from, to) {
             Some(offset) => Err(self.mapping.unreadable(offset)),
             None => Ok(()),

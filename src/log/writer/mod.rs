@@ -172,6 +172,13 @@ impl LogWriter {
         Ok(writer)
     }
 
+    /// Records that another process has appended up to this number. This log has no file.
+    pub(crate) fn follow(&mut self, last: Seq) {
+        debug_assert!(self.segment.is_nowhere(), "a follower appends nothing");
+        self.last_user = last;
+        self.next_seq = last.next();
+    }
+
     /// Returns the number of the last record.
     ///
     /// If the log has no file to append to, it is the last record found. No record exists between

@@ -1,0 +1,177 @@
+//! Applying the units of another process's log to the indexes of a follower.
+//!
+//! **Order.** That of a write (`state::write_guard`): reserve, announce the number, change the
+//! index and the counters, publish the effect. So readers of a follower have the guarantees that
+//! readers of the store have.
+
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+
+use super::log_tail::LogUnit;
+use crate::engine::Engine;
+use crate::engine::state::WriterState;
+use crate::engine::state::catalog::KeyspaceState;
+use crate::engine::write::LoggedRecord;
+use crate::engine::write::batch::{PlannedWrite, mark_superseded};
+use crate::engine::write::keyspaces::new_slot;
+use crate::error::Result;
+use crate::format::keyspace_change::KeyspaceChange;
+use crate::format::record::RecordKind;
+use crate::format::record_reader::RecordAt;
+use crate::format::{Defect, Seq};
+use crate::log::segment::Segment;
+use crate::log::writer::NewRecord;
+use crate::mem::dead_bytes::DeadCause;
+use crate::recovery::tail_scan::change_of;
+use crate::sync::epoch::Pin;
+
+/// Applies units under the writer mutex, which it holds.
+pub(super) struct Applier<'e> {
+    engine: &'e Engine,
+    writer: MutexGuard<'e, WriterState>,
+}
+
+impl<'e> Applier<'e> {
+    /// Takes the writer mutex.
+    pub(super) fn lock(engine: &'e Engine) -> Self {
+        Self { engine, writer: engine.writer.lock() }
+    }
+
+    /// Applies a unit that is published in the mapping of its segment.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` if the unit cannot follow what was applied before, and errors of the operating
+    /// system if memory is short. Nothing was changed.
+    pub(super) fn apply(&mut self, segment: &Segment, unit: &LogUnit, pin: &Pin) -> Result<()> {
+        match unit {
+            LogUnit::Batch(frame, records) => self.apply_batch(segment, frame, records, pin),
+            LogUnit::Record(placed) => match placed.header.kind {
+                RecordKind::Put | RecordKind::Tombstone => self.apply_record(segment, placed, pin),
+                RecordKind::Keyspace => self.apply_change(segment, placed, pin),
+                RecordKind::Start | RecordKind::Watermark | RecordKind::Batch => {
+                    // The log's own records have no effect.
+                    self.add_note(segment, placed);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    fn add_note(&self, segment: &Segment, placed: &RecordAt) {
+        segment.mapping().dead_bytes().add(DeadCause::Note, placed.header.size());
+    }
+
+    /// Publishes the effect of a write to every other thread.
+    fn publish(&mut self, last: Seq) {
+        self.writer.log.follow(last);
+        self.engine.seqlock.end(last);
+    }
+
+    /// Returns the keyspace of a record. In the order of the log it exists when the record comes.
+    fn keyspace_of(&self, segment: &Segment, placed: &RecordAt) -> Result<Arc<KeyspaceState>> {
+        let found = self.engine.catalog.by_id(placed.header.keyspace);
+        found.ok_or_else(|| segment.corrupt_at(placed.offset, Defect::BadField("keyspace")))
+    }
+
+    fn apply_record(&mut self, segment: &Segment, placed: &RecordAt, pin: &Pin) -> Result<()> {
+        let RecordAt { offset, header } = placed;
+        let engine = self.engine;
+        let location = segment.range().at(*offset);
+        let record = engine.record(location, pin)?;
+        let keyspace = self.keyspace_of(segment, placed)?;
+        let contents = engine.contents(&keyspace, pin)?;
+        let hash = engine.hash_of(record.key());
+        let slot = self.writer.indexes.of(contents);
+        let current = engine.current(contents, slot, hash, (record.key(), false), pin)?;
+        engine.reserve(slot, usize::from(header.kind == RecordKind::Put))?;
+        let ordinal = segment.mapping().ordinal();
+        let logged =
+            LoggedRecord { kind: header.kind, location, seq: header.seq, ordinal, size: header.size() };
+        engine.seqlock.begin(header.seq);
+        engine.apply_record(contents, slot, hash, current, &logged);
+        self.publish(header.seq);
+        Ok(())
+    }
+
+    fn apply_batch(
+        &mut self,
+        segment: &Segment,
+        frame: &RecordAt,
+        records: &[RecordAt],
+        pin: &Pin,
+    ) -> Result<()> {
+        let engine = self.engine;
+        let keyspaces: Vec<_> =
+            records.iter().map(|placed| self.keyspace_of(segment, placed)).collect::<Result<_>>()?;
+        let mut writes = engine.room_for_batch(records.len())?;
+        for (placed, keyspace) in records.iter().zip(&keyspaces) {
+            let record = engine.record(segment.range().at(placed.offset), pin)?;
+            let contents = engine.contents(keyspace, pin)?;
+            let (kind, payload_sum) = (placed.header.kind, placed.header.payload_sum);
+            let (key, value) = (record.key(), record.value());
+            let (key_len, value_len) = (placed.header.key_len, placed.header.value_len);
+            let keyspace = contents.id;
+            let draft = NewRecord { kind, keyspace, key, value, key_len, value_len, payload_sum };
+            let hash = engine.hash_of(key);
+            // Damage is found before anything is changed.
+            let slot = self.writer.indexes.of(contents);
+            engine.current(contents, slot, hash, (key, false), pin)?;
+            writes.push(PlannedWrite { contents, hash, draft, superseded: false });
+        }
+        mark_superseded(&mut writes, engine.room_for_batch(records.len())?);
+        engine.reserve_batch(&mut self.writer.indexes, &writes)?;
+        let notes = engine.room_for_notes(&writes)?;
+        let first = records.first().map_or(0, |placed| placed.offset);
+        let last = records.last().map_or(frame.header.seq, |placed| placed.header.seq);
+        engine.seqlock.begin(last);
+        let unit = (frame.header.seq, first);
+        engine.apply_batch(&mut self.writer.indexes, segment, unit, &writes, notes, pin);
+        self.publish(last);
+        Ok(())
+    }
+
+    fn apply_change(&mut self, segment: &Segment, placed: &RecordAt, pin: &Pin) -> Result<()> {
+        let engine = self.engine;
+        let impossible = |defect| segment.corrupt_at(placed.offset, defect);
+        let record = engine.record(segment.range().at(placed.offset), pin)?;
+        let payload = [record.key(), record.value()].concat();
+        let change = change_of(&placed.header, &payload).map_err(impossible)?;
+        let slot = new_slot(engine.shared.dir.path())?;
+        let mut names = self.writer.names.clone();
+        names.apply(&change).map_err(impossible)?;
+        let (catalog, space, seq) = (&engine.catalog, &engine.shared.space, placed.header.seq);
+        let missing = || impossible(Defect::BadField("keyspace"));
+        let keyspace = match &change {
+            KeyspaceChange::Create { .. } => None,
+            KeyspaceChange::Clear { old: id, .. }
+            | KeyspaceChange::Drop { id, .. }
+            | KeyspaceChange::Rename { id, .. } => Some(catalog.by_id(*id).ok_or_else(missing)?),
+        };
+        self.writer.names = names;
+        engine.seqlock.begin(seq);
+        let indexes = &mut self.writer.indexes;
+        let old = match (&change, &keyspace) {
+            (KeyspaceChange::Clear { id, .. }, Some(keyspace)) => {
+                catalog.clear(space, indexes, keyspace, (*id, seq), slot)
+            }
+            (KeyspaceChange::Drop { .. }, Some(keyspace)) => {
+                catalog.drop_keyspace(space, indexes, keyspace, seq)
+            }
+            (KeyspaceChange::Rename { name, .. }, Some(keyspace)) => {
+                catalog.rename(keyspace, name);
+                None
+            }
+            (KeyspaceChange::Create { id, name, codec }, _) => {
+                catalog.add(indexes, name, codec, (*id, seq), slot);
+                None
+            }
+            (_, None) => unreachable!("looked up above"),
+        };
+        engine.bury(old.as_ref());
+        self.publish(seq);
+        self.add_note(segment, placed);
+        Ok(())
+    }
+}

@@ -1,0 +1,420 @@
+//! Attaching to a store that another process may be writing to: reading it without changing
+//! anything, and finding the place from which to follow its log.
+//!
+//! It differs from an open in three ways:
+//!
+//! - It takes no lock and ignores files that the manifest does not name. No such file holds a
+//!   record that counts (I6).
+//! - It does not judge where the log ends. The log ends where the first word of the next record is
+//!   zero. An open after a crash stops at the same byte, because it reads by the same rules.
+//! - It maps every segment before it reads any, so that compaction can take nothing away. A segment
+//!   that vanishes before it is mapped has been replaced, and a newer manifest says by which.
+//!
+//! **Order.** The manifest first, the log second. Compaction leaves a record out only if a later
+//! record hides it, and makes that one durable before the manifest names the copies. So the log
+//! that is read after the manifest holds it.
+
+use std::sync::Arc;
+use std::thread;
+
+use super::chain_link::{ChainLink, Links, begin};
+use super::decision::{DirectoryAction, Known, NextSegment};
+use super::directory::{DirectoryScan, read_manifest};
+use super::from_checkpoint::Restore;
+use super::reader_pool;
+use super::reader_pool::ReadAhead;
+use super::record_batch::Begin;
+use super::replay::{Replay, Replayed};
+use super::segment_chain::{LOAD_ALL, SegmentChain, known_of, next_of};
+use super::tail_scan::start_of;
+use super::{Recovered, decide_directory};
+use crate::config::Config;
+use crate::error::{Error, RESERVE_ADDRESSES, Result};
+use crate::format::control_page::WriterStatus;
+use crate::format::file_name::MANIFESTS;
+use crate::format::hash::{HASH_ID, HashKey};
+use crate::format::manifest::{Manifest, SegmentState};
+use crate::format::{Defect, SegmentId, Seq};
+use crate::fs::read_only::Unlocked;
+use crate::fs::{Dir, Medium};
+use crate::index::checkpoint::is_of_checkpoint;
+use crate::log::context::LogContext;
+use crate::log::control_page::{ControlPage, ControlReader};
+use crate::log::group_commit::GroupCommit;
+use crate::log::manifest::ManifestStore;
+use crate::log::segment::{Prefault, Segment};
+use crate::log::segment_reader::SegmentReader;
+use crate::log::writer::Tail;
+use crate::mem::address_space::AddressSpace;
+
+/// The most attempts to read a store whose files are replaced meanwhile.
+const ATTEMPTS: usize = 100;
+
+/// The place in the log up to which a follower has read.
+#[derive(Debug, Clone)]
+pub(crate) struct LogPlace {
+    pub(crate) segment: Arc<Segment>,
+    /// The offset of the next record, in bytes.
+    pub(crate) offset: u64,
+    /// The number of the record before it. `None` at the first record of a segment.
+    pub(crate) last: Option<Seq>,
+    /// True if the segment holds a record that is not one of the log's own.
+    pub(crate) is_used: bool,
+}
+
+/// A store as a follower first finds it.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) recovered: Recovered,
+    pub(crate) manifest: Manifest,
+    /// The place to follow from. `None` in a store without a record.
+    pub(crate) place: Option<LogPlace>,
+    /// The last segment before the place that holds a user's record, and its end.
+    pub(crate) before: Option<(SegmentId, u64)>,
+}
+
+/// The contents of a store, read anew into the address space of a follower.
+#[derive(Debug)]
+pub(crate) struct Reread {
+    pub(crate) manifest: Manifest,
+    pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) replayed: Replayed,
+    pub(crate) last: Seq,
+    pub(crate) place: Option<LogPlace>,
+    pub(crate) before: Option<(SegmentId, u64)>,
+}
+
+/// Attaches to the store in a directory, which only offers reading.
+///
+/// # Errors
+///
+/// See [`Follower::open`](crate::Follower::open).
+pub(crate) fn attach(dir: &Arc<dyn Dir>, config: &Config) -> Result<Attached> {
+    config.check()?;
+    if let Medium::Network(kind) = dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
+        return Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind });
+    }
+    attempt(dir, config, |manifest| match attach_once(dir, config, manifest, manifest.checkpoint > 0) {
+        Err(error) if is_of_checkpoint(&error) && is_current(dir.as_ref(), manifest)? => {
+            crate::trace::checkpoint_unusable(&error);
+            attach_once(dir, config, manifest, false)
+        }
+        other => other,
+    })
+}
+
+/// Reads the whole log of a store into an address space that is in use.
+///
+/// # Errors
+///
+/// The errors of [`attach`].
+pub(crate) fn reread(
+    dir: &Arc<dyn Dir>,
+    config: &Config,
+    space: &AddressSpace,
+    hash_key: &HashKey,
+) -> Result<Reread> {
+    attempt(dir, config, |manifest| {
+        let mut replay =
+            Replay::new(dir.as_ref(), space, hash_key, manifest, manifest.durable, &config.recovery_progress);
+        let mut log = LiveLog::new(dir.as_ref(), manifest);
+        let read = log.read(None, &mut replay).and_then(|()| replay.finish());
+        if read.is_err() {
+            for segment in log.segments() {
+                space.retire(segment.mapping(), 0);
+            }
+        }
+        let replayed = read?;
+        let LiveLog { chain, place, before, .. } = log;
+        let (manifest, last) = (manifest.clone(), chain.last);
+        Ok(Reread { manifest, segments: chain.segments, replayed, last, place, before })
+    })
+}
+
+/// Calls `with` on the newest manifest, again as long as it fails because the manifest changed.
+fn attempt<T>(
+    dir: &Arc<dyn Dir>,
+    config: &Config,
+    mut with: impl FnMut(&Manifest) -> Result<T>,
+) -> Result<T> {
+    let mut left = ATTEMPTS;
+    loop {
+        let manifest = newest(dir.as_ref(), config)?;
+        if manifest.hash_id != HASH_ID {
+            let path = dir.path().join(MANIFESTS[0]);
+            return Err(Error::TooNew { path, found: manifest.hash_id, supported: HASH_ID });
+        }
+        left -= 1;
+        match with(&manifest) {
+            Err(_) if left > 0 && !is_current(dir.as_ref(), &manifest)? => {}
+            other => return other,
+        }
+    }
+}
+
+/// Returns the newest manifest.
+///
+/// # Errors
+///
+/// The refusals of an open, and errors of the operating system.
+fn newest(dir: &dyn Dir, config: &Config) -> Result<Manifest> {
+    let config = Config { create: false, ..config.clone() };
+    let mut left = ATTEMPTS;
+    loop {
+        let survey = DirectoryScan::of(dir)?;
+        left -= 1;
+        match decide_directory(dir, &survey, &config) {
+            // Each copy may have been read while it was written. They are never both unfinished.
+            Err(Error::Corrupt { .. }) if left > 0 => thread::yield_now(),
+            Err(error) => return Err(error),
+            Ok(action) => {
+                debug_assert_eq!(action, DirectoryAction::Open, "nothing is created");
+                if survey.is_mixed() {
+                    return Err(Error::ForeignFile { path: dir.path().join(MANIFESTS[1]) });
+                }
+                return Ok(survey.manifest().expect("the table opens where a copy is whole").0);
+            }
+        }
+    }
+}
+
+/// Returns true if a manifest is still the newest one.
+fn is_current(dir: &dyn Dir, manifest: &Manifest) -> Result<bool> {
+    let now = read_manifest(dir)?;
+    Ok(now.is_some_and(|now| now.store == manifest.store && now.generation == manifest.generation))
+}
+
+fn attach_once(
+    dir: &Arc<dyn Dir>,
+    config: &Config,
+    manifest: &Manifest,
+    checkpoint: bool,
+) -> Result<Attached> {
+    let space = AddressSpace::reserve_guarded(config.sigbus_guard)
+        .map_err(|error| Error::io(RESERVE_ADDRESSES, dir.path(), error))?;
+    let named: Vec<_> = manifest.segments.iter().map(|entry| entry.id).collect();
+    let open = || Restore::open(dir, &space, manifest, &manifest.segments, &named);
+    let checkpoint = checkpoint.then(open).transpose()?;
+    let hash_key = HashKey::from_secret(manifest.secret);
+    let mut log = LiveLog::new(dir.as_ref(), manifest);
+    // Before the log is read: then everything that it calls durable is in the log.
+    let durable = manifest.durable.max(log.told_durable()?);
+    let progress = &config.recovery_progress;
+    let mut replay = Replay::new(dir.as_ref(), &space, &hash_key, manifest, durable, progress);
+    log.read(checkpoint.as_ref(), &mut replay)?;
+    let replayed = replay.finish()?;
+    let LiveLog { chain, place, before, .. } = log;
+    if replayed.durable > chain.last {
+        let defect = Defect::MissingRecords { last: chain.last.0, durable: replayed.durable.0 };
+        return Err(place.map_or_else(
+            || Error::Corrupt { path: dir.path().join(MANIFESTS[0]), offset: 0, defect },
+            |place| place.segment.corrupt_at(place.offset, defect),
+        ));
+    }
+    let recovered = assemble(dir, manifest, space, hash_key, chain, replayed)?;
+    Ok(Attached { recovered, manifest: manifest.clone(), place, before })
+}
+
+/// Assembles a store that refuses every write.
+fn assemble(
+    dir: &Arc<dyn Dir>,
+    manifest: &Manifest,
+    space: AddressSpace,
+    hash_key: HashKey,
+    chain: SegmentChain,
+    replayed: Replayed,
+) -> Result<Recovered> {
+    let Replayed { keyspaces, names, durable, mut report, .. } = replayed;
+    report.clean = manifest.clean;
+    report.incarnation = manifest.incarnation;
+    report.durable_seq = durable.0;
+    report.segments = chain.segments.len();
+    let refusal = Error::OpenedReadOnly { path: dir.path().to_owned() };
+    let commit = Arc::new(GroupCommit::refusing(durable, refusal));
+    let control = Arc::new(ControlPage::in_memory(dir.as_ref())?);
+    let segment = Segment::nowhere(&space, dir.path())?;
+    let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
+    let (last, incarnation) = (chain.last, manifest.incarnation);
+    let tail = Tail { segment, offset: 0, previous: None, next_seq: last.next(), incarnation, durable, last };
+    let store = ManifestStore::in_memory(dir, &commit, manifest.clone());
+    Ok(Recovered {
+        shared: LogContext::new(Arc::clone(dir), manifest.store, space, store, commit, segments),
+        lock: Box::new(Unlocked),
+        control,
+        hash_key,
+        keyspaces,
+        names,
+        pending: Vec::new(),
+        tail,
+        ready: Vec::new(),
+        prefault: Prefault::Plain,
+        unsynced: Vec::new(),
+        checkpoint: None,
+        report,
+    })
+}
+
+/// The log of a store that may be live.
+struct LiveLog<'a> {
+    dir: &'a dyn Dir,
+    manifest: &'a Manifest,
+    chain: SegmentChain,
+    place: Option<LogPlace>,
+    before: Option<(SegmentId, u64)>,
+}
+
+impl<'a> LiveLog<'a> {
+    fn new(dir: &'a dyn Dir, manifest: &'a Manifest) -> Self {
+        Self { dir, manifest, chain: SegmentChain::new(manifest), place: None, before: None }
+    }
+
+    /// Returns every segment opened so far.
+    fn segments(&self) -> &[Arc<Segment>] {
+        &self.chain.segments
+    }
+
+    /// Returns the number up to which the control page calls the log durable.
+    fn told_durable(&self) -> Result<Seq> {
+        let page = ControlReader::open(self.dir)?;
+        let state = page.and_then(|page| page.state(self.manifest.store));
+        let counts = state.filter(|state| {
+            state.header.incarnation == self.manifest.incarnation
+                && Some(state.header.boot_id) == self.dir.boot_id()
+        });
+        Ok(counts.and_then(|state| state.durable).unwrap_or(Seq::ZERO))
+    }
+
+    /// Returns true if a writer may have the store open: one opened it in this boot of the system,
+    /// and did not close it.
+    fn may_have_writer(&self) -> Result<bool> {
+        let Some(page) = ControlReader::open(self.dir)? else { return Ok(false) };
+        Ok(page.state(self.manifest.store).is_none_or(|state| {
+            state.status == WriterStatus::Open && Some(state.header.boot_id) == self.dir.boot_id()
+        }))
+    }
+
+    /// Reads the log to its end.
+    fn read(&mut self, checkpoint: Option<&Restore>, replay: &mut Replay<'_>) -> Result<()> {
+        let Self { dir, manifest, .. } = *self;
+        let to_read = begin(manifest, &manifest.segments, checkpoint, replay)?;
+        let Links { copies, mut links } =
+            self.chain.links(dir, manifest, &manifest.segments, checkpoint, replay)?;
+        self.find_written(&mut links)?;
+        while let Some(mapped) = replay.space.map_next() {
+            mapped?;
+        }
+        for link in copies.iter().chain(&links) {
+            // The mapping is all that a follower needs.
+            link.segment.release_file();
+        }
+        let sealed = manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed);
+        let sealed = sealed.map(|entry| entry.last_seq).max();
+        replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
+        let mut tasks: Vec<_> = copies.iter().map(|copy| copy.task(manifest)).collect();
+        tasks.extend(links.iter().map(|link| link.task(manifest)));
+        let threads = reader_pool::threads_for(&tasks);
+        replay.use_threads(threads);
+        reader_pool::read(dir, &tasks, threads, replay.hash_key, |mut ahead| {
+            if to_read >= LOAD_ALL || checkpoint.is_some() {
+                // The checkpoint's file may be replaced at any time.
+                replay.load_all()?;
+            }
+            for copy in copies {
+                self.chain.copies(copy, &mut ahead, replay)?;
+            }
+            self.known_place();
+            for at in 0..links.len() {
+                if !self.follow(&links, at, &mut ahead, replay)? {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        for link in links {
+            // Behind a hole, too: an open decides about it later, and a mapping costs nothing.
+            self.chain.keep(link.segment, link.entry);
+        }
+        Ok(())
+    }
+
+    /// Adds the segments that were written to after they had been found empty, until there is none.
+    ///
+    /// Then each segment among the links has its predecessor among them, because the predecessor
+    /// was written first. A segment whose start record is not published yet is none of them.
+    fn find_written(&mut self, links: &mut Vec<ChainLink>) -> Result<()> {
+        let is_begun = |link: &ChainLink| link.start.is_some() || link.entry.state != SegmentState::Open;
+        for link in links.extract_if(.., |link| !is_begun(link)) {
+            self.chain.ready.push(Arc::clone(&link.segment));
+            self.chain.keep(link.segment, link.entry);
+        }
+        // A closed store's manifest names the end of its last segment, and others are found later.
+        let mut found_more = !self.manifest.clean;
+        while found_more {
+            found_more = false;
+            for segment in std::mem::take(&mut self.chain.ready) {
+                let start = start_of(&segment, &mut SegmentReader::of(self.dir, &segment)?)?;
+                if start.is_none() {
+                    self.chain.ready.push(segment);
+                    continue;
+                }
+                found_more = true;
+                let entry = *self.manifest.segment(segment.id()).expect("it was opened because it is named");
+                self.chain.segments.retain(|other| !Arc::ptr_eq(other, &segment));
+                let begin = Begin::of(&segment);
+                links.push(ChainLink { entry, segment, start, begin });
+            }
+        }
+        for segment in &self.chain.ready {
+            segment.release_file();
+        }
+        links.sort_by_key(ChainLink::place_in_order);
+        Ok(())
+    }
+
+    /// Sets the place to the end of the segments that a checkpoint covers.
+    fn known_place(&mut self) {
+        let Some((id, end)) = self.chain.previous else { return };
+        let segment = self.chain.segments.iter().find(|segment| segment.id() == id);
+        self.place = segment.map(|segment| LogPlace {
+            segment: Arc::clone(segment),
+            offset: end,
+            last: Some(self.chain.last),
+            is_used: true,
+        });
+    }
+
+    /// Reads one segment of the log. Returns true if the log continues behind it.
+    fn follow(
+        &mut self,
+        links: &[ChainLink],
+        at: usize,
+        ahead: &mut ReadAhead<'_>,
+        replay: &mut Replay<'_>,
+    ) -> Result<bool> {
+        let ChainLink { entry, segment, begin, .. } = &links[at];
+        let clean = self.manifest.clean && entry.state == SegmentState::Open;
+        let walked = replay.read(ahead, segment, *begin)?;
+        self.chain.last = self.chain.last.max(walked.last.unwrap_or(Seq::ZERO));
+        let known = known_of(entry, clean, walked.stop);
+        let damage = || segment.corrupt_at(walked.stop, walked.defect.unwrap_or(Defect::BrokenChain));
+        if matches!(known, Known::SealedBefore | Known::CutBefore | Known::CleanBefore) {
+            return Err(damage());
+        }
+        if let Some(place) = self.place.take().filter(|place| place.is_used) {
+            self.before = Some((place.segment.id(), place.offset));
+        }
+        self.place = Some(LogPlace {
+            segment: Arc::clone(segment),
+            offset: walked.stop,
+            last: walked.last,
+            is_used: walked.written > 0,
+        });
+        match next_of(self.manifest, links, at, walked.stop, known) {
+            NextSegment::Continues => Ok(true),
+            NextSegment::None if walked.defect.is_none() => Ok(false),
+            // A power cut leaves holes, and the next writer cuts the log there. A live log has none.
+            _ if self.may_have_writer()? => Err(damage()),
+            _ => Ok(false),
+        }
+    }
+}

@@ -32,8 +32,9 @@
 //! # Keyspaces
 //!
 //! A store holds maps by name, called keyspaces. The [`Store`] itself is the keyspace without a
-//! name, and each [`Keyspace`] has the same methods. All keyspaces share one log. So a batch spans
-//! them, and a crash leaves all of them as of one point in the order of writes.
+//! name, and each [`Keyspace`] has the same methods. Those that read are in [`Reader`], a handle for
+//! code that must not write. All keyspaces share one log. So a batch spans them, and a crash leaves
+//! all of them as of one point in the order of writes.
 //!
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
@@ -111,7 +112,7 @@
 //! | any read of a [`Snapshot`], iteration included | all keyspaces as of the point at which it was taken |
 //!
 //! To move a value from key to key and never see it in both or neither, write a batch. Read the
-//! keys with [`multi_get`](Keyspace::multi_get), or from a snapshot.
+//! keys with [`multi_get`](Reader::multi_get), or from a snapshot.
 //!
 //! ```
 //! # let directory = tempfile::tempdir_in(".")?;
@@ -170,7 +171,7 @@
 //!
 //! A [`Value`] is a slice of the mapped file: nothing is copied. It stays valid after its key, its
 //! keyspace and its store are gone. A [`View`] returns borrowed values, for many reads in a row.
-//! [`get_into`](Keyspace::get_into) copies a value and verifies the copy. A value keeps its whole
+//! [`get_into`](Reader::get_into) copies a value and verifies the copy. A value keeps its whole
 //! segment file mapped, so copy small values that you keep for long.
 //!
 //! ```
@@ -209,7 +210,7 @@
 //!
 //! The store has no runtime. A read of data in memory does not wait. A write at `Os` or `Interval`
 //! does not wait either, unless it outruns the background ([overload](#overload)).
-//! [`try_get`](Keyspace::try_get) returns at once, either with the value or with the news that it
+//! [`try_get`](Reader::try_get) returns at once, either with the value or with the news that it
 //! would wait for the disk. Hand that read, and every `flush`, to a thread that may block.
 //! `examples/tokio_reads.rs` does so with tokio.
 //!
@@ -322,7 +323,7 @@
 //! | event | effect |
 //! |---|---|
 //! | [`Store::close`] | makes every write durable, marks the files clean, frees the lock, and returns errors. Other handles get [`Error::Closed`]. Values, iterators and snapshots stay readable |
-//! | drop of the last [`Store`] or [`Keyspace`] handle | closes the store and discards errors. Iterators and values are not handles |
+//! | drop of the last [`Store`], [`Keyspace`] or [`Reader`] handle | closes the store and discards errors. Iterators and values are not handles |
 //! | death of the process | no acknowledged write is lost. The next open recovers and reports it ([`Store::recovery_report`]) |
 //! | `fork` | in the child, inherited handles fail at once with [`Error::Forked`], and dropping them touches nothing. Calls that cannot fail return nothing there: statistics, names, a snapshot that refuses every read. If the parent dies without a close, the child keeps the lock while it lives |
 //! | failed sync | writes fail with [`Error::Poisoned`], because the kernel never writes the lost pages again. Reads go on. Open the store again |
@@ -367,7 +368,7 @@
 //! |---|---|---|---|---|---|---|
 //! | database, environment | `Db` | `Database` | `Database` | `DB` | `Env` | [`Store`] |
 //! | tree, table, column family | `Tree` | table | `Keyspace` (2: partition) | column family | `Database` | [`Keyspace`], by [`Store::keyspace`]; the store itself is one |
-//! | get, put | `get`, `insert` | `get`, `insert` | `get`, `insert` | `get`, `put` | `get`, `put` | [`get`](Keyspace::get), [`insert`](Keyspace::insert), outside of any transaction |
+//! | get, put | `get`, `insert` | `get`, `insert` | `get`, `insert` | `get`, `put` | `get`, `put` | [`get`](Reader::get), [`insert`](Keyspace::insert), outside of any transaction |
 //! | previous value | from `insert` | from `insert` | | | | [`replace`](Keyspace::replace), [`take`](Keyspace::take) |
 //! | delete | `remove` | `remove` | `remove` | `delete` | `delete` | [`remove`](Keyspace::remove) |
 //! | batch | `Batch` | a transaction | batch | `WriteBatch` | a transaction | [`WriteBatch`] |
@@ -375,11 +376,11 @@
 //! | compare and swap | `compare_and_swap` | in a transaction | in a transaction | in a transaction | in a transaction | [`compare_and_swap`](Keyspace::compare_and_swap) |
 //! | merge, update | `merge`, `update_and_fetch` | | in a transaction | `merge` | | [`update_and_fetch`](Keyspace::update_and_fetch), [`fetch_and_update`](Keyspace::fetch_and_update) |
 //! | flush, persist, sync | `flush` | `Durability` of a transaction | `persist` | `flush_wal`, `set_sync` | `force_sync` | [`flush`](Store::flush), [`Durability`], [`wait_durable`](Store::wait_durable) |
-//! | iteration | in order | in order | in order | in order | in order | [`iter`](Keyspace::iter), in no order |
+//! | iteration | in order | in order | in order | in order | in order | [`iter`](Reader::iter), in no order |
 //! | range, prefix | `range`, `scan_prefix` | `range` | `range`, `prefix` | `iterator` | `range`, `prefix_iter` | not yet |
-//! | snapshot | | `begin_read` | `snapshot` | `snapshot` | `RoTxn` | [`Store::snapshot`]; [`multi_get`](Keyspace::multi_get) is consistent too |
+//! | snapshot | | `begin_read` | `snapshot` | `snapshot` | `RoTxn` | [`Store::snapshot`]; [`multi_get`](Reader::multi_get) is consistent too |
 //! | types | bytes | `Key`, `Value` | bytes | bytes | codecs | bytes, or [`TypedKeyspace`] |
-//! | size | `size_on_disk` | `stats` | `disk_space` | properties | `real_disk_size` | [`size_on_disk`](Store::size_on_disk), [`stats`](Store::stats), [`len`](Keyspace::len) in constant time |
+//! | size | `size_on_disk` | `stats` | `disk_space` | properties | `real_disk_size` | [`size_on_disk`](Store::size_on_disk), [`stats`](Store::stats), [`len`](Reader::len) in constant time |
 //! | cache size, map size | `cache_capacity` | `set_cache_size` | `cache_size` | block cache | `map_size` | no setting: the page cache |
 //! | compaction | automatic | `compact` | automatic | automatic | | automatic, and [`compact`](Store::compact) |
 //! | repair | | `check_integrity` | | `repair` | `copy_to_path` | [`verify`](Store::verify), [`salvage()`] |
@@ -412,12 +413,15 @@ pub use api::destroy::destroy;
 pub use api::destroy::destroy_on;
 pub use api::keyspace::Keyspace;
 pub use api::options::Options;
+pub use api::reader::Reader;
 pub use api::salvage::report::{Damage, DamageCause, SalvageReport};
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use api::salvage::salvage_on;
 pub use api::salvage::{SALVAGE_UNFINISHED, salvage};
 pub use api::snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
 pub use api::store::Store;
+#[cfg(feature = "serde")]
+pub use api::typed::TypedKeyspace;
 #[cfg(feature = "bincode")]
 pub use api::typed::bincode::Bincode;
 #[cfg(feature = "serde")]
@@ -425,7 +429,7 @@ pub use api::typed::codec::Codec;
 #[cfg(feature = "postcard")]
 pub use api::typed::postcard::Postcard;
 #[cfg(feature = "serde")]
-pub use api::typed::{TypedIter, TypedKeyspace};
+pub use api::typed::reader::{TypedIter, TypedReader};
 pub use api::write_batch::{BatchOn, WriteBatch};
 pub use config::{Durability, RecoveryProgress};
 pub use engine::compaction::report::{

@@ -14,8 +14,8 @@ use std::thread;
 
 use mapcask::sim::{Operation, SimDisk};
 use mapcask::{
-    Durability, Error, Iter, Keyspace, KeyspaceSnapshot, Options, Postcard, Result, Snapshot, SnapshotIter,
-    Store, TypedKeyspace, View, WriteBatch,
+    Durability, Error, Iter, Keyspace, KeyspaceSnapshot, Options, Postcard, Reader, Result, Snapshot,
+    SnapshotIter, Store, TypedKeyspace, TypedReader, View, WriteBatch,
 };
 
 /// The time a child may take, in seconds, before the kernel ends it.
@@ -25,7 +25,9 @@ const PATIENCE: u32 = 10;
 struct Inherited<'s> {
     store: Store,
     other: Keyspace,
+    reader: Reader,
     typed: TypedKeyspace<str, u32, Postcard>,
+    typed_reader: TypedReader<str, u32, Postcard>,
     snapshot: Snapshot,
     part: KeyspaceSnapshot,
     view: View<'s>,
@@ -78,29 +80,11 @@ const STORE: &[Row] = &[
 ];
 
 const KEYSPACE: &[Row] = &[
-    ("Keyspace::name", |i| i.other.name().is_empty()),
     ("Keyspace::with_durability", |i| refused(i.other.with_durability(Durability::Disk).remove("a"))),
-    ("Keyspace::get", |i| refused(i.other.get("a"))),
-    ("Keyspace::get_into", |i| refused(i.other.get_into("a", &mut Vec::new()))),
-    ("Keyspace::view", |i| refused(i.other.view().get("a"))),
-    ("Keyspace::contains_key", |i| refused(i.other.contains_key("a"))),
-    ("Keyspace::multi_get", |i| refused(i.other.multi_get(&["a"]))),
-    ("Keyspace::get_many_into", |i| refused(i.other.get_many_into(&["a"], &mut Vec::new()))),
-    ("Keyspace::prefetch", |i| {
-        i.other.prefetch(&["a"]);
-        true
-    }),
-    ("Keyspace::try_get", |i| refused(i.other.try_get("a"))),
     ("Keyspace::insert", |i| refused(i.other.insert("a", "1"))),
     ("Keyspace::remove", |i| refused(i.other.remove("a"))),
     ("Keyspace::write", |i| refused(i.other.write(&i.batch))),
     ("Keyspace::clear", |i| refused(i.other.clear())),
-    ("Keyspace::len", |i| i.other.len() == 1),
-    ("Keyspace::is_empty", |i| !i.other.is_empty()),
-    ("Keyspace::iter", |i| i.other.iter().all(refused)),
-    ("Keyspace::keys", |i| i.other.keys().all(refused)),
-    ("Keyspace::values", |i| i.other.values().all(refused)),
-    ("Keyspace::keyspace_stats", |i| refused(i.other.keyspace_stats())),
     ("Keyspace::compare_and_swap", |i| refused(i.other.compare_and_swap("a", None::<&str>, Some("1")))),
     ("Keyspace::insert_if_absent", |i| refused(i.other.insert_if_absent("a", "1"))),
     ("Keyspace::replace", |i| refused(i.other.replace("a", "1"))),
@@ -114,16 +98,47 @@ const KEYSPACE: &[Row] = &[
     }),
 ];
 
+const READERS: &[Row] = &[
+    ("Reader::name", |i| i.reader.name().is_empty()),
+    ("Reader::get", |i| refused(i.reader.get("a"))),
+    ("Reader::get_into", |i| refused(i.reader.get_into("a", &mut Vec::new()))),
+    ("Reader::view", |i| refused(i.reader.view().get("a"))),
+    ("Reader::contains_key", |i| refused(i.reader.contains_key("a"))),
+    ("Reader::multi_get", |i| refused(i.reader.multi_get(&["a"]))),
+    ("Reader::get_many_into", |i| refused(i.reader.get_many_into(&["a"], &mut Vec::new()))),
+    ("Reader::prefetch", |i| {
+        i.reader.prefetch(&["a"]);
+        true
+    }),
+    ("Reader::try_get", |i| refused(i.reader.try_get("a"))),
+    ("Reader::len", |i| i.reader.len() == 1),
+    ("Reader::is_empty", |i| !i.reader.is_empty()),
+    ("Reader::iter", |i| i.reader.iter().all(refused)),
+    ("Reader::keys", |i| i.reader.keys().all(refused)),
+    ("Reader::values", |i| i.reader.values().all(refused)),
+    ("Reader::keyspace_stats", |i| refused(i.reader.keyspace_stats())),
+    ("Reader as Debug", |i| !format!("{:?}", i.reader).is_empty()),
+    ("Reader as Clone", |i| refused(i.reader.clone().get("a"))),
+    ("Reader as IntoIterator", |i| (&i.reader).into_iter().all(refused)),
+    ("Keyspace as Deref", |i| refused(i.other.get("a"))),
+    ("Keyspace as IntoIterator", |i| (&i.other).into_iter().all(refused)),
+    ("TypedReader::raw", |i| refused(i.typed_reader.raw().get("a"))),
+    ("TypedReader::len", |i| i.typed_reader.len() == 1),
+    ("TypedReader::is_empty", |i| !i.typed_reader.is_empty()),
+    ("TypedReader::get", |i| refused(i.typed_reader.get("a"))),
+    ("TypedReader::multi_get", |i| refused(i.typed_reader.multi_get(["a"]))),
+    ("TypedReader::contains_key", |i| refused(i.typed_reader.contains_key("a"))),
+    ("TypedReader::iter", |i| i.typed_reader.iter().all(refused)),
+    ("TypedReader as Debug", |i| !format!("{:?}", i.typed_reader).is_empty()),
+    ("TypedReader as Clone", |i| refused(i.typed_reader.clone().get("a"))),
+    ("TypedKeyspace as Deref", |i| refused(i.typed.get("a"))),
+];
+
 const TYPED: &[Row] = &[
     ("TypedKeyspace::raw", |i| refused(i.typed.raw().get("a"))),
     ("TypedKeyspace::with_durability", |i| {
         refused(i.typed.with_durability(Durability::Disk).insert("a", &1))
     }),
-    ("TypedKeyspace::len", |i| i.typed.len() == 1),
-    ("TypedKeyspace::is_empty", |i| !i.typed.is_empty()),
-    ("TypedKeyspace::get", |i| refused(i.typed.get("a"))),
-    ("TypedKeyspace::multi_get", |i| refused(i.typed.multi_get(["a"]))),
-    ("TypedKeyspace::contains_key", |i| refused(i.typed.contains_key("a"))),
     ("TypedKeyspace::insert", |i| refused(i.typed.insert("a", &1))),
     ("TypedKeyspace::insert_if_absent", |i| refused(i.typed.insert_if_absent("a", &1))),
     ("TypedKeyspace::replace", |i| refused(i.typed.replace("a", &1))),
@@ -134,7 +149,6 @@ const TYPED: &[Row] = &[
     ("TypedKeyspace::insert_in", |mut i| i.typed.insert_in(&mut i.batch, "a", &1).is_ok()),
     ("TypedKeyspace::remove_in", |mut i| i.typed.remove_in(&mut i.batch, "a").is_ok()),
     ("TypedKeyspace::compare_and_swap", |i| refused(i.typed.compare_and_swap("a", None, Some(&1)))),
-    ("TypedKeyspace::iter", |i| i.typed.iter().all(refused)),
     ("TypedKeyspace as Debug", |i| !format!("{:?}", i.typed).is_empty()),
 ];
 
@@ -173,7 +187,7 @@ const READS: &[Row] = &[
 const WITHOUT_A_HANDLE: [&str; 4] = ["Store::open", "salvage", "destroy", "destroy_on"];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
-    STORE.iter().chain(KEYSPACE).chain(TYPED).chain(READS)
+    STORE.iter().chain(KEYSPACE).chain(READERS).chain(TYPED).chain(READS)
 }
 
 #[test]
@@ -249,8 +263,19 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
         for ((name, row), made) in rows().zip(made) {
             let (own, other, typed, snapshot, part, iter, snapshot_iter) = made;
             let (view, batch) = (store.view(), batch.clone());
-            let inherited =
-                Inherited { store: own, other, typed, snapshot, part, view, iter, snapshot_iter, batch };
+            let inherited = Inherited {
+                store: own,
+                reader: Reader::clone(&other),
+                other,
+                typed_reader: TypedReader::clone(&typed),
+                typed,
+                snapshot,
+                part,
+                view,
+                iter,
+                snapshot_iter,
+                batch,
+            };
             if let Err(why) = in_child(*row, inherited) {
                 wrong.push(format!("{name}: {why}"));
             }

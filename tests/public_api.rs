@@ -26,7 +26,7 @@ const ALIASES: [(&str, &str, &[&str]); 24] = [
     ("api/keyspace.rs", "fn insert", &["put", "set"]),
     ("api/keyspace.rs", "fn remove", &["delete"]),
     ("api/keyspace.rs", "fn write", &["apply_batch", "commit", "transaction"]),
-    ("api/keyspace.rs", "fn iter", &["scan_prefix", "range"]),
+    ("api/reader.rs", "fn iter", &["scan_prefix", "range"]),
     ("api/keyspace.rs", "fn clear", &["truncate"]),
     ("api/conditional.rs", "fn compare_and_swap", &["cas"]),
     ("api/conditional.rs", "fn fetch_and_update", &["merge"]),
@@ -40,11 +40,12 @@ const ALIASES: [(&str, &str, &[&str]); 24] = [
 ];
 
 /// The files whose public functions need an example, and the functions that are plain without one.
-const EXAMPLES: [(&str, &[&str]); 12] = [
+const EXAMPLES: [(&str, &[&str]); 14] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
-    ("api/keyspace.rs", &["name", "contains_key", "len", "is_empty", "keys", "values"]),
+    ("api/keyspace.rs", &[]),
+    ("api/reader.rs", &["name", "contains_key", "len", "is_empty", "keys", "values"]),
     ("api/conditional.rs", &[]),
     // A part of a batch has the functions of a batch, which has an example.
     (
@@ -54,20 +55,9 @@ const EXAMPLES: [(&str, &[&str]); 12] = [
     // These act as on a keyspace of bytes, or are in the example of another function.
     (
         "api/typed/mod.rs",
-        &[
-            "with_durability",
-            "len",
-            "is_empty",
-            "get",
-            "contains_key",
-            "insert",
-            "insert_if_absent",
-            "remove",
-            "take",
-            "fetch_and_update",
-            "remove_in",
-        ],
+        &["with_durability", "insert", "insert_if_absent", "remove", "take", "fetch_and_update", "remove_in"],
     ),
+    ("api/typed/reader.rs", &["len", "is_empty", "get", "contains_key"]),
     ("api/options.rs", &["new"]),
     ("engine/read/mod.rs", &[]),
     ("error.rs", &[]),

@@ -1,18 +1,17 @@
 //! The handle to one keyspace of a store.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
+use super::reader::Reader;
 use super::write_batch::WriteBatch;
 use crate::config::Durability;
 use crate::engine::Engine;
 use crate::engine::handle::Handle;
-use crate::engine::read::iter::{Iter, Keys, Values};
-use crate::engine::read::multi_get::TryGet;
-use crate::engine::read::{Value, View};
-use crate::engine::state::State;
+use crate::engine::read::Value;
+use crate::engine::read::iter::Iter;
 use crate::engine::state::catalog;
-use crate::engine::stats::KeyspaceStats;
 use crate::engine::write::{Condition, KeyWrite, Outcome, Returning};
 use crate::error::Result;
 use crate::format::Seq;
@@ -24,7 +23,8 @@ use crate::format::Seq;
 /// per key, or up to 256 KiB while it is small. A clone is cheap. Handles may be used from any
 /// thread, and keep the store open.
 ///
-/// The store itself is a handle to the keyspace without a name, and has all these methods.
+/// The store itself is a handle to the keyspace without a name, and has all these methods. The
+/// methods that read are those of [`Reader`], which a keyspace dereferences to.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -41,9 +41,18 @@ use crate::format::Seq;
 #[doc(alias = "ColumnFamily")]
 #[derive(Clone)]
 pub struct Keyspace {
-    handle: Arc<Handle>,
-    inner: Arc<catalog::KeyspaceState>,
+    reader: Reader,
     durability: Durability,
+}
+
+/// Borrows the part that reads.
+impl Deref for Keyspace {
+    type Target = Reader;
+
+    #[inline]
+    fn deref(&self) -> &Reader {
+        &self.reader
+    }
 }
 
 impl fmt::Debug for Keyspace {
@@ -61,26 +70,13 @@ impl Keyspace {
         inner: Arc<catalog::KeyspaceState>,
         durability: Durability,
     ) -> Self {
-        Self { handle, inner, durability }
-    }
-
-    pub(crate) fn handle(&self) -> &Arc<Handle> {
-        &self.handle
-    }
-
-    #[inline]
-    pub(crate) fn state(&self) -> &State {
-        &self.handle.state
+        Self { reader: Reader::new(handle, inner), durability }
     }
 
     /// Returns the engine of the store.
     #[inline]
     pub(crate) fn engine(&self) -> &Engine {
-        &self.handle.engine
-    }
-
-    pub(crate) fn inner(&self) -> &Arc<catalog::KeyspaceState> {
-        &self.inner
+        &self.reader.handle().engine
     }
 
     pub(crate) fn durability(&self) -> Durability {
@@ -90,17 +86,7 @@ impl Keyspace {
     #[inline]
     pub(crate) fn change(&self, change: &KeyWrite<'_>) -> Result<Outcome> {
         let _events = crate::trace::at_end();
-        self.engine().change(&self.inner, change, self.durability)
-    }
-
-    /// Returns the keyspace's name, empty for the default one. A dropped keyspace keeps its last
-    /// name.
-    #[must_use]
-    pub fn name(&self) -> String {
-        if self.state().fork_guard.is_forked() {
-            return String::new();
-        }
-        self.inner.name().to_string()
+        self.engine().change(self.reader.inner(), change, self.durability)
     }
 
     /// Returns a handle whose writes are at least this durable.
@@ -121,165 +107,6 @@ impl Keyspace {
     #[must_use]
     pub fn with_durability(&self, durability: Durability) -> Self {
         Self { durability: self.durability.max(durability), ..self.clone() }
-    }
-
-    /// Returns the value of a key, without copying it.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("a", "1")?;
-    /// let value = store.get("a")?.expect("just inserted");
-    /// assert_eq!(value, b"1");
-    /// assert_eq!(store.get("b")?, None);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// `Corrupt` if the record is damaged; `Io` if a page of it cannot be read; `MissingSegment` if
-    /// its file is gone; `KeyspaceDropped`; `Closed`; `Forked`.
-    #[inline]
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        self.state().get_value(&self.inner, key.as_ref())
-    }
-
-    /// Copies the value of a key into `value`, verified by its checksum, and returns `true` if the
-    /// key exists. Clears `value` first.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("a", "1")?;
-    /// let mut value = Vec::new();
-    /// assert!(store.get_into("a", &mut value)?);
-    /// assert_eq!(value, b"1");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`Keyspace::get`] does.
-    pub fn get_into(&self, key: impl AsRef<[u8]>, value: &mut Vec<u8>) -> Result<bool> {
-        self.state().get_into(&self.inner, key.as_ref(), value)
-    }
-
-    /// Returns a view: many reads under one pin, with borrowed values.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("a", "1")?;
-    /// let view = store.view();
-    /// assert_eq!(view.get("a")?, Some(b"1".as_slice()));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn view(&self) -> View<'_> {
-        View::new(self.state(), &self.inner)
-    }
-
-    /// Returns `true` if the key exists.
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`Keyspace::get`] does.
-    #[doc(alias = "exists")]
-    #[inline]
-    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        self.view().contains_key(key)
-    }
-
-    /// Returns the values of many keys, in their order, as of one point in the order of writes.
-    ///
-    /// The memory loads of the keys overlap, so each costs a fraction of a [`get`](Keyspace::get).
-    /// After three attempts that a write overlapped, it reads under the writer mutex.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("a", "1")?;
-    /// let values = store.multi_get(&["a", "b"])?;
-    /// assert_eq!(values[0].as_deref(), Some(b"1".as_slice()));
-    /// assert_eq!(values[1], None);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`Keyspace::get`] does.
-    #[doc(alias = "get_many")]
-    pub fn multi_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<Value>>> {
-        let mut values = Vec::new();
-        self.get_many_into(keys, &mut values)?;
-        Ok(values)
-    }
-
-    /// Appends the result of [`Keyspace::multi_get`] to `values`, so that its memory can be reused.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("a", "1")?;
-    /// let mut values = Vec::new();
-    /// store.get_many_into(&["a", "b"], &mut values)?;
-    /// assert_eq!(values.iter().flatten().count(), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`Keyspace::get`] does; `values` is then unchanged.
-    pub fn get_many_into(&self, keys: &[impl AsRef<[u8]>], values: &mut Vec<Option<Value>>) -> Result<()> {
-        self.state().get_many_values(&self.inner, keys, values)
-    }
-
-    /// Starts to load into the processor's cache the memory that gets of these keys will touch.
-    ///
-    /// It waits for nothing and reads nothing from the disk; for that see [`Keyspace::try_get`]. It
-    /// pays off if there is other work to do before the gets.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// # store.insert("a", "1")?;
-    /// store.prefetch(&["a"]);
-    /// // ... something else, for a microsecond ...
-    /// assert!(store.get("a")?.is_some());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn prefetch(&self, keys: &[impl AsRef<[u8]>]) {
-        self.state().prefetch(&self.inner, keys);
-    }
-
-    /// Returns the value of a key, or [`TryGet::NotResident`] if reading it would wait for the
-    /// disk.
-    ///
-    /// In that case the kernel was asked to read it, so a later call will find it. For callers that
-    /// must not block, such as async tasks, which hand such a read to a thread that may. Costs one
-    /// or two system calls and, shortly after an open, sometimes the read of one block of the
-    /// checkpoint. It is a hint: the kernel may evict memory before it is touched. On systems other
-    /// than Linux it returns the value, and may block shortly after an open.
-    ///
-    /// ```
-    /// use mapcask::TryGet;
-    ///
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("a", "1")?;
-    /// let value = match store.try_get("a")? {
-    ///     TryGet::Ready(value) => value,
-    ///     TryGet::NotResident => std::thread::spawn(move || store.get("a")).join().expect("no panic")?,
-    /// };
-    /// assert_eq!(value.as_deref(), Some(b"1".as_slice()));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`Keyspace::get`] does. Also `Io` if the kernel gives no answer.
-    pub fn try_get(&self, key: impl AsRef<[u8]>) -> Result<TryGet> {
-        self.state().try_get(&self.inner, key.as_ref())
     }
 
     /// Inserts a key, or overwrites its value. Returns the write's sequence number.
@@ -367,7 +194,7 @@ impl Keyspace {
     #[doc(alias = "commit")]
     pub fn write(&self, batch: impl AsRef<WriteBatch>) -> Result<Seq> {
         let _events = crate::trace::at_end();
-        self.engine().write(&self.inner, &batch.as_ref().ops, self.durability)
+        self.engine().write(self.reader.inner(), &batch.as_ref().ops, self.durability)
     }
 
     /// Removes all keys in constant time, and returns the write's sequence number.
@@ -393,86 +220,7 @@ impl Keyspace {
     #[doc(alias = "truncate")]
     pub fn clear(&self) -> Result<Seq> {
         let _events = crate::trace::at_end();
-        self.engine().clear_keyspace(&self.inner, self.durability)
-    }
-
-    /// Returns the number of keys, in constant time; zero if the keyspace was dropped.
-    #[doc(alias = "count")]
-    #[doc(alias = "approximate_len")]
-    #[must_use]
-    pub fn len(&self) -> usize {
-        let pin = self.inner.pin();
-        let keys = self.inner.contents(&pin).map_or(0, catalog::KeyspaceData::keys);
-        usize::try_from(keys).unwrap_or(usize::MAX)
-    }
-
-    /// Returns `true` if there are no keys.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Returns an iterator over all keys and values, in no order.
-    ///
-    /// There are no ranges or prefixes yet: use a keyspace per prefix, or filter.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("user/anna", "admin")?;
-    /// store.insert("user/berta", "guest")?;
-    /// store.insert("version", "7")?;
-    /// let mut users = Vec::new();
-    /// for item in store.iter() {
-    ///     let (key, value) = item?;
-    ///     if key.starts_with(b"user/") {
-    ///         users.push((key, value));
-    ///     }
-    /// }
-    /// users.sort();
-    /// assert_eq!(users[1].0, "user/berta");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[doc(alias = "scan_prefix")]
-    #[doc(alias = "prefix")]
-    #[doc(alias = "range")]
-    #[doc(alias = "scan")]
-    #[must_use]
-    pub fn iter(&self) -> Iter {
-        Iter::new(Arc::clone(&self.handle.state), Arc::clone(&self.inner))
-    }
-
-    /// Returns an iterator over all keys, in no order.
-    #[must_use]
-    pub fn keys(&self) -> Keys {
-        Keys(self.iter())
-    }
-
-    /// Returns an iterator over all values, in no order.
-    #[must_use]
-    pub fn values(&self) -> Values {
-        Values(self.iter())
-    }
-
-    /// Returns a snapshot of the keyspace's counters.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// let users = store.keyspace("users")?;
-    /// users.insert("anna", "admin")?;
-    /// let stats = users.keyspace_stats()?;
-    /// assert_eq!(stats.keys, 1);
-    /// assert!(stats.live_bytes > 0 && stats.live_bytes <= store.stats().live_bytes);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// `KeyspaceDropped`.
-    #[doc(alias = "stats")]
-    pub fn keyspace_stats(&self) -> Result<KeyspaceStats> {
-        self.state().keyspace_stats(&self.inner)
+        self.engine().clear_keyspace(self.reader.inner(), self.durability)
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod opening;
 #[cfg(test)]
 mod opening_tests;
 pub(crate) mod options;
+pub(crate) mod reader;
 pub(crate) mod salvage;
 pub(crate) mod snapshot;
 pub(crate) mod store;

@@ -350,7 +350,7 @@ impl Options {
     /// to the previous handler, or have the default effect.
     ///
     /// With `false` the pages of this store are unguarded. On Linux 5.14 and later,
-    /// [`Keyspace::get_into`](crate::Keyspace::get_into), [`Store::verify`](crate::Store::verify)
+    /// [`Reader::get_into`](crate::Reader::get_into), [`Store::verify`](crate::Store::verify)
     /// and opening then ask the kernel to read pages before they touch them.
     ///
     /// There is no guard in these cases:

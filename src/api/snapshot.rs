@@ -216,7 +216,7 @@ impl KeyspaceSnapshot {
     ///
     /// # Errors
     ///
-    /// `Corrupt`, as for [`Keyspace::get`](crate::Keyspace::get); `Forked`. Works on a closed
+    /// `Corrupt`, as for [`Reader::get`](crate::Reader::get); `Forked`. Works on a closed
     /// store.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.check()?;

@@ -54,6 +54,7 @@ impl fmt::Debug for Store {
 impl Deref for Store {
     type Target = Keyspace;
 
+    #[inline]
     fn deref(&self) -> &Keyspace {
         &self.default
     }

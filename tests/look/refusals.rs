@@ -2,7 +2,9 @@
 //! compared with the source, so a new public function needs one.
 
 use mapcask::sim::SimDisk;
-use mapcask::{Durability, Error, Options, Postcard, Result, Store, TypedKeyspace, WriteBatch};
+use mapcask::{
+    Durability, Error, Options, Postcard, Reader, Result, Store, TypedKeyspace, TypedReader, WriteBatch,
+};
 
 use crate::api;
 
@@ -12,6 +14,14 @@ fn refused<T>(result: Result<T>) -> bool {
 
 fn typed(store: &Store) -> TypedKeyspace<str, u32, Postcard> {
     store.typed_keyspace("typed", Postcard).unwrap()
+}
+
+fn reader(store: &Store) -> Reader {
+    Reader::clone(store)
+}
+
+fn typed_reader(store: &Store) -> TypedReader<str, u32, Postcard> {
+    TypedReader::clone(&typed(store))
 }
 
 fn batch() -> WriteBatch {
@@ -99,32 +109,38 @@ const WORKS: &[Row] = &[
     ("Store as Debug", |s| format!("{s:?}").contains("keys")),
     ("Store as IntoIterator", |s| s.into_iter().count() == 1),
     ("Store as Clone", |s| s.clone().contains_key("a").unwrap()),
-    ("Keyspace::name", |s| s.name().is_empty()),
-    ("Keyspace::get", |s| s.get("a").unwrap().as_deref() == Some(b"1")),
-    ("Keyspace::get_into", |s| s.get_into("a", &mut Vec::new()).unwrap()),
-    ("Keyspace::view", |s| s.view().get("a").unwrap() == Some(b"1")),
-    ("Keyspace::contains_key", |s| s.contains_key("a").unwrap()),
-    ("Keyspace::multi_get", |s| s.multi_get(&["a", "b"]).unwrap().iter().flatten().count() == 1),
-    ("Keyspace::get_many_into", |s| s.get_many_into(&["a"], &mut Vec::new()).is_ok()),
-    ("Keyspace::prefetch", |s| {
-        s.prefetch(&["a"]);
+    ("Reader::name", |s| reader(s).name().is_empty()),
+    ("Reader::get", |s| reader(s).get("a").unwrap().as_deref() == Some(b"1")),
+    ("Reader::get_into", |s| reader(s).get_into("a", &mut Vec::new()).unwrap()),
+    ("Reader::view", |s| reader(s).view().get("a").unwrap() == Some(b"1")),
+    ("Reader::contains_key", |s| reader(s).contains_key("a").unwrap()),
+    ("Reader::multi_get", |s| reader(s).multi_get(&["a", "b"]).unwrap().iter().flatten().count() == 1),
+    ("Reader::get_many_into", |s| reader(s).get_many_into(&["a"], &mut Vec::new()).is_ok()),
+    ("Reader::prefetch", |s| {
+        reader(s).prefetch(&["a"]);
         true
     }),
-    ("Keyspace::try_get", |s| s.try_get("a").is_ok()),
-    ("Keyspace::len", |s| s.len() == 1),
-    ("Keyspace::is_empty", |s| !s.is_empty()),
-    ("Keyspace::iter", |s| s.iter().all(|item| item.is_ok())),
-    ("Keyspace::keys", |s| s.keys().all(|item| item.is_ok())),
-    ("Keyspace::values", |s| s.values().all(|item| item.is_ok())),
-    ("Keyspace::keyspace_stats", |s| s.keyspace_stats().unwrap().keys == 1),
+    ("Reader::try_get", |s| reader(s).try_get("a").is_ok()),
+    ("Reader::len", |s| reader(s).len() == 1),
+    ("Reader::is_empty", |s| !reader(s).is_empty()),
+    ("Reader::iter", |s| reader(s).iter().all(|item| item.is_ok())),
+    ("Reader::keys", |s| reader(s).keys().all(|item| item.is_ok())),
+    ("Reader::values", |s| reader(s).values().all(|item| item.is_ok())),
+    ("Reader::keyspace_stats", |s| reader(s).keyspace_stats().unwrap().keys == 1),
     ("Keyspace as Debug", |s| !format!("{:?}", s.keyspace("other")).is_empty()),
     ("TypedKeyspace::raw", |s| typed(s).raw().len() == 1),
-    ("TypedKeyspace::len", |s| typed(s).len() == 1),
-    ("TypedKeyspace::is_empty", |s| !typed(s).is_empty()),
-    ("TypedKeyspace::get", |s| typed(s).get("a").unwrap() == Some(1)),
-    ("TypedKeyspace::multi_get", |s| typed(s).multi_get(["a"]).unwrap() == [Some(1)]),
-    ("TypedKeyspace::contains_key", |s| typed(s).contains_key("a").unwrap()),
-    ("TypedKeyspace::iter", |s| typed(s).iter().all(|item| item.is_ok())),
+    ("TypedReader::raw", |s| typed_reader(s).raw().len() == 1),
+    ("TypedReader::len", |s| typed_reader(s).len() == 1),
+    ("TypedReader::is_empty", |s| !typed_reader(s).is_empty()),
+    ("TypedReader::get", |s| typed_reader(s).get("a").unwrap() == Some(1)),
+    ("TypedReader::multi_get", |s| typed_reader(s).multi_get(["a"]).unwrap() == [Some(1)]),
+    ("TypedReader::contains_key", |s| typed_reader(s).contains_key("a").unwrap()),
+    ("TypedReader::iter", |s| typed_reader(s).iter().all(|item| item.is_ok())),
+    ("Reader as Debug", |s| format!("{:?}", reader(s)).contains("len: 1")),
+    ("Reader as Clone", |s| reader(s).clone().contains_key("a").unwrap()),
+    ("Reader as IntoIterator", |s| (&reader(s)).into_iter().count() == 1),
+    ("TypedReader as Debug", |s| format!("{:?}", typed_reader(s)).contains("typed")),
+    ("TypedReader as Clone", |s| typed_reader(s).clone().contains_key("a").unwrap()),
     ("TypedKeyspace as Debug", |s| !format!("{:?}", typed(s)).is_empty()),
 ];
 
@@ -144,6 +160,30 @@ fn table_of_read_only_results_lists_every_public_function() {
     let all = api::public_functions().into_iter().map(|function| function.name);
     let missing: Vec<_> = all.filter(|name| !is_elsewhere(name) && !rows().any(|row| row == name)).collect();
     assert!(missing.is_empty(), "no row for: {missing:?}");
+}
+
+fn is_of_a_reader(name: &str) -> bool {
+    ["Reader::", "TypedReader::"].iter().any(|of| name.starts_with(of))
+}
+
+#[test]
+fn readers_are_clone_debug_send_and_sync() {
+    fn holds<T: Clone + std::fmt::Debug + Send + Sync>() {}
+    holds::<Reader>();
+    holds::<TypedReader<str, u32, Postcard>>();
+}
+
+#[test]
+fn no_method_of_a_reader_changes_a_store_open_for_writing() {
+    let writes: Vec<_> = REFUSED.iter().map(|(name, _)| *name).filter(|name| is_of_a_reader(name)).collect();
+    assert!(writes.is_empty(), "a reader writes: {writes:?}");
+    let disk = left(true);
+    let store = Options::new().background(false).open_on(&disk).unwrap();
+    let (position, seq) = (disk.position(), store.last_seq());
+    let rows: Vec<_> = WORKS.iter().filter(|(name, _)| is_of_a_reader(name)).collect();
+    let wrong: Vec<_> = rows.iter().filter(|(_, row)| !row(&store)).map(|(name, _)| name).collect();
+    assert!(wrong.is_empty() && rows.len() > 20, "{wrong:?} of {} rows", rows.len());
+    assert!(disk.position() == position && store.last_seq() == seq);
 }
 
 /// Returns a store with a key in each of three keyspaces, closed or killed.

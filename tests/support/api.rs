@@ -3,12 +3,14 @@
 use std::path::Path;
 
 /// The files that define the methods of types that refer to an open store.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 13] = [
     "api/store.rs",
     "api/admin.rs",
     "api/keyspace.rs",
+    "api/reader.rs",
     "api/conditional.rs",
     "api/typed/mod.rs",
+    "api/typed/reader.rs",
     "api/snapshot.rs",
     "engine/read/mod.rs",
     "engine/read/iter.rs",

@@ -12,30 +12,32 @@ pub(crate) mod bounds;
 pub(crate) mod codec;
 #[cfg(feature = "postcard")]
 pub(crate) mod postcard;
+pub(crate) mod reader;
 
 use std::fmt;
-use std::marker::PhantomData;
+use std::ops::Deref;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::conditional::CompareAndSwapError;
 use crate::api::keyspace::Keyspace;
+use crate::api::reader::Reader;
 use crate::api::store::Store;
 use crate::api::typed::codec::Codec;
+use crate::api::typed::reader::TypedReader;
 use crate::api::write_batch::WriteBatch;
 use crate::config::Durability;
-use crate::engine::read::iter::Iter;
 use crate::engine::write::Returning;
 use crate::error::{Error, Result};
 use crate::format::Seq;
-use crate::mem::page_guard::check_slice;
 
 /// A keyspace whose keys and values are encoded by a [`Codec`].
 ///
 /// `K` is the type for lookups: a type of your own, an integer, or an unsized type such as `str` or
 /// `[u8]`. Unsized keys are returned as `String` and `Vec<u8>`. Equal keys must have equal
-/// encodings, so a key must not contain anything of random order, such as a `HashMap`.
+/// encodings, so a key must not contain anything of random order, such as a `HashMap`. The methods
+/// that read are those of [`TypedReader`], which a typed keyspace dereferences to.
 ///
 /// ```
 /// # #[cfg(feature = "postcard")] {
@@ -58,13 +60,23 @@ use crate::mem::page_guard::check_slice;
 /// ```
 pub struct TypedKeyspace<K: ?Sized, V, C> {
     keyspace: Keyspace,
-    codec: C,
-    types: PhantomData<fn(&K) -> V>,
+    /// Reads the same keyspace.
+    reader: TypedReader<K, V, C>,
+}
+
+/// Borrows the part that reads.
+impl<K: ?Sized, V, C> Deref for TypedKeyspace<K, V, C> {
+    type Target = TypedReader<K, V, C>;
+
+    #[inline]
+    fn deref(&self) -> &TypedReader<K, V, C> {
+        &self.reader
+    }
 }
 
 impl<K: ?Sized, V, C: Clone> Clone for TypedKeyspace<K, V, C> {
     fn clone(&self) -> Self {
-        Self { keyspace: self.keyspace.clone(), codec: self.codec.clone(), types: PhantomData }
+        Self { keyspace: self.keyspace.clone(), reader: self.reader.clone() }
     }
 }
 
@@ -118,7 +130,8 @@ impl Store {
             let (name, stored) = (name.to_owned(), stored.to_owned());
             return Err(Error::CodecMismatch { name, stored, asked: asked.to_owned() });
         }
-        Ok(TypedKeyspace { keyspace, codec, types: PhantomData })
+        let reader = TypedReader::new(Reader::clone(&keyspace), codec);
+        Ok(TypedKeyspace { keyspace, reader })
     }
 }
 
@@ -153,69 +166,7 @@ where
     where
         C: Clone,
     {
-        Self { keyspace: self.keyspace.with_durability(durability), ..self.clone() }
-    }
-
-    /// Returns the number of keys, in constant time.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.keyspace.len()
-    }
-
-    /// Returns `true` if there are no keys.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.keyspace.is_empty()
-    }
-
-    /// Returns the value of a key.
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`Keyspace::get`] does. Also `Codec` if the key cannot be encoded, or the value not
-    /// decoded.
-    pub fn get(&self, key: &K) -> Result<Option<V>> {
-        let key = self.encode(key)?;
-        match self.keyspace.view().get(&key)? {
-            Some(value) => self.decode(value).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// Returns the values of many keys, as of one point in the order of writes; see
-    /// [`Keyspace::multi_get`].
-    ///
-    /// ```
-    /// # #[cfg(feature = "postcard")] {
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
-    /// ages.insert("anna", &42)?;
-    /// assert_eq!(ages.multi_get(["anna", "berta"])?, [Some(42), None]);
-    /// # }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`TypedKeyspace::get`] does.
-    #[doc(alias = "get_many")]
-    pub fn multi_get<'k>(&self, keys: impl IntoIterator<Item = &'k K>) -> Result<Vec<Option<V>>>
-    where
-        K: 'k,
-    {
-        let keys = keys.into_iter().map(|key| self.encode(key)).collect::<Result<Vec<_>>>()?;
-        let values = self.keyspace.multi_get(&keys)?;
-        values.into_iter().map(|value| self.decoded(value)).collect()
-    }
-
-    /// Returns `true` if the key exists.
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`TypedKeyspace::get`] does.
-    pub fn contains_key(&self, key: &K) -> Result<bool> {
-        self.keyspace.contains_key(self.encode(key)?)
+        Self { keyspace: self.keyspace.with_durability(durability), reader: self.reader.clone() }
     }
 
     /// Inserts a key, or overwrites its value. Returns the write's sequence number.
@@ -288,7 +239,7 @@ where
     ///
     /// # Errors
     ///
-    /// Fails as [`TypedKeyspace::insert`] and [`TypedKeyspace::get`] do; nothing was written then.
+    /// Fails as [`TypedKeyspace::insert`] and [`TypedReader::get`] do; nothing was written then.
     #[doc(alias = "merge")]
     pub fn fetch_and_update(&self, key: &K, update: impl FnMut(Option<V>) -> Option<V>) -> Result<Option<V>> {
         self.update(key, Returning::Old, update)
@@ -398,82 +349,4 @@ where
         let encoded = |value: Option<&V>| value.map(|value| self.encode(value)).transpose();
         self.keyspace.compare_and_swap(self.encode(key)?, encoded(old)?, encoded(new)?)
     }
-
-    /// Returns an iterator over all keys and values, in no order; see [`Iter`].
-    ///
-    /// ```
-    /// # #[cfg(feature = "postcard")] {
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// let ages: mapcask::TypedKeyspace<str, u32, _> = store.typed_keyspace("ages", mapcask::Postcard)?;
-    /// ages.insert("anna", &42)?;
-    /// assert_eq!(ages.iter().collect::<Result<Vec<_>, _>>()?, [("anna".to_owned(), 42)]);
-    /// # }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn iter(&self) -> TypedIter<K, V, C>
-    where
-        K: ToOwned<Owned: DeserializeOwned>,
-        C: Clone,
-    {
-        TypedIter { iter: self.keyspace.iter(), codec: self.codec.clone(), types: PhantomData }
-    }
-
-    fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.codec.encode(value, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn decoded(&self, value: Option<impl AsRef<[u8]>>) -> Result<Option<V>> {
-        value.map(|value| self.decode(value.as_ref())).transpose()
-    }
-
-    /// Decodes bytes of a mapping. Refuses the zeros that replace an unreadable page.
-    fn decode(&self, bytes: &[u8]) -> Result<V> {
-        let value = self.codec.decode(bytes);
-        check_slice(bytes, self.keyspace.engine().shared.dir.path())?;
-        value
-    }
-}
-
-/// An iterator over all keys and values of a [`TypedKeyspace`]; see [`Iter`].
-pub struct TypedIter<K: ?Sized, V, C> {
-    iter: Iter,
-    codec: C,
-    types: PhantomData<fn(&K) -> V>,
-}
-
-impl<K: ?Sized, V, C> fmt::Debug for TypedIter<K, V, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TypedIter").field("iter", &self.iter).finish_non_exhaustive()
-    }
-}
-
-impl<K, V, C> Iterator for TypedIter<K, V, C>
-where
-    K: ?Sized + ToOwned<Owned: DeserializeOwned>,
-    V: DeserializeOwned,
-    C: Codec,
-{
-    type Item = Result<(K::Owned, V)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let item = self.iter.next()?;
-        Some(item.and_then(|(key, value)| {
-            let (of_key, of_value) = (self.codec.decode(&key), self.codec.decode(&value));
-            // Refuses the zeros that replace an unreadable page.
-            key.check()?;
-            value.check()?;
-            Ok((of_key?, of_value?))
-        }))
-    }
-}
-
-impl<K, V, C> std::iter::FusedIterator for TypedIter<K, V, C>
-where
-    K: ?Sized + ToOwned<Owned: DeserializeOwned>,
-    V: DeserializeOwned,
-    C: Codec,
-{
 }

@@ -119,8 +119,9 @@ pub enum Error {
         /// The lock file.
         path: PathBuf,
     },
-    /// The directory that a [`Follower`](crate::Follower) reads now holds another store.
-    #[error("{} now holds another store than the one that is followed; open a follower of the new one", path.display())]
+    /// The store that a [`Follower`](crate::Follower) reads was removed, or another one is in its
+    /// place.
+    #[error("the store at {} was removed or replaced while it was followed; open a follower of the one that is there now", path.display())]
     Replaced {
         /// The directory.
         path: PathBuf,
@@ -584,7 +585,8 @@ mod tests {
             ),
             (
                 Error::Replaced { path: path() },
-                "data now holds another store than the one that is followed; open a follower of the new one",
+                "the store at data was removed or replaced while it was followed; open a follower of the one that is \
+                 there now",
             ),
             (
                 Error::ReadOnly { path: path() },

@@ -411,6 +411,7 @@ pub use api::conditional::CompareAndSwapError;
 pub use api::destroy::destroy;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use api::destroy::destroy_on;
+pub use api::follower::Follower;
 pub use api::keyspace::Keyspace;
 pub use api::options::Options;
 pub use api::reader::Reader;
@@ -435,12 +436,14 @@ pub use config::{Durability, RecoveryProgress};
 pub use engine::compaction::report::{
     CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
 };
+pub use engine::follow::Refreshed;
 pub use engine::read::iter::{Iter, Keys, Values};
 pub use engine::read::multi_get::TryGet;
 pub use engine::read::{Value, View};
 pub use engine::scrub::VerifyReport;
 pub use engine::stats::{KeyspaceStats, Stats};
 pub use error::{Error, Resource, Result};
+pub use format::control_page::WriterStatus;
 pub use format::keyspace_change::MAX_NAME_LEN as MAX_KEYSPACE_NAME_LEN;
 pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 pub use format::{Defect, Seq};

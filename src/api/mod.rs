@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod conditional;
 pub(crate) mod destroy;
+pub(crate) mod follower;
 pub(crate) mod keyspace;
 pub(crate) mod opening;
 #[cfg(test)]

@@ -37,8 +37,9 @@ pub const LAYOUT: [(&str, usize, usize); 11] = [
 
 /// The state of the writer, as its control page tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WriterStatus {
-    /// The page is being written: nothing on it counts.
+    /// No writer has told its status, or one is opening the store.
     Unknown = 0,
     /// A writer opened the store, and has not closed it. It may have been killed.
     Open = 1,

@@ -118,6 +118,8 @@ impl ControlPage {
 #[derive(Debug)]
 pub(crate) struct ControlReader {
     mapping: Arc<Mapping>,
+    /// The file's inode, as in `Identity`.
+    inode: (u64, u64),
 }
 
 /// The contents of the page at one moment.
@@ -143,13 +145,25 @@ impl ControlReader {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|error| Error::io("open", path(), error))?,
         };
-        let size = file.identity().map_err(|error| Error::io("look at", path(), error))?.size;
-        if size < CONTROL_SIZE as u64 {
+        let identity = file.identity().map_err(|error| Error::io("look at", path(), error))?;
+        if identity.size < CONTROL_SIZE as u64 {
             // Its writer has only begun.
             return Ok(None);
         }
         let mapping = file.map(CONTROL_SIZE).map_err(|error| Error::io("map", path(), error))?;
-        Ok(Some(Self { mapping }))
+        Ok(Some(Self { mapping, inode: identity.inode }))
+    }
+
+    /// Returns true if the page is still the file of its name.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the operating system.
+    pub(crate) fn is_in_place(&self, dir: &dyn Dir) -> Result<bool> {
+        let found = dir.id_of(file_name::CONTROL);
+        let found =
+            found.map_err(|error| Error::io("look at", dir.path().join(file_name::CONTROL), error))?;
+        Ok(found == Some(self.inode))
     }
 
     /// Puts the page under the guard: another program may cut the file.

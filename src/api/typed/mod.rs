@@ -125,12 +125,7 @@ impl Store {
             return Err(Error::InvalidOption { option, value: "\"\"".to_owned(), reason });
         }
         let keyspace = self.keyspace_of(name, asked)?;
-        let stored = keyspace.inner().codec();
-        if stored != asked {
-            let (name, stored) = (name.to_owned(), stored.to_owned());
-            return Err(Error::CodecMismatch { name, stored, asked: asked.to_owned() });
-        }
-        let reader = TypedReader::new(Reader::clone(&keyspace), codec);
+        let reader = TypedReader::of(Reader::clone(&keyspace), codec)?;
         Ok(TypedKeyspace { keyspace, reader })
     }
 }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::api::reader::Reader;
 use crate::api::typed::codec::Codec;
 use crate::engine::read::iter::Iter;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mem::page_guard::check_slice;
 
 /// A typed keyspace that can be read through this handle, and not written to.
@@ -49,10 +49,19 @@ impl<K: ?Sized, V, C> fmt::Debug for TypedReader<K, V, C> {
     }
 }
 
-impl<K: ?Sized, V, C> TypedReader<K, V, C> {
-    /// Returns the typed reader of a keyspace, which was created with this codec.
-    pub(crate) fn new(reader: Reader, codec: C) -> Self {
-        Self { reader, codec, types: PhantomData }
+impl<K: ?Sized, V, C: Codec> TypedReader<K, V, C> {
+    /// Returns the typed reader of a keyspace.
+    ///
+    /// # Errors
+    ///
+    /// `CodecMismatch` if the keyspace was created with another codec.
+    pub(crate) fn of(reader: Reader, codec: C) -> Result<Self> {
+        let (stored, asked) = (reader.inner().codec(), codec.id());
+        if stored != asked {
+            let (name, stored, asked) = (reader.name(), stored.to_owned(), asked.to_owned());
+            return Err(Error::CodecMismatch { name, stored, asked });
+        }
+        Ok(Self { reader, codec, types: PhantomData })
     }
 }
 

@@ -51,8 +51,11 @@ impl<'e> Applier<'e> {
                 RecordKind::Put | RecordKind::Tombstone => self.apply_record(segment, placed, pin),
                 RecordKind::Keyspace => self.apply_change(segment, placed, pin),
                 RecordKind::Start | RecordKind::Watermark | RecordKind::Batch => {
-                    // The log's own records have no effect.
+                    // The log's own records have no effect but their number: after a restart, the
+                    // writer calls it its last.
                     self.add_note(segment, placed);
+                    self.engine.seqlock.begin(placed.header.seq);
+                    self.publish(placed.header.seq);
                     Ok(())
                 }
             },

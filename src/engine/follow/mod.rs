@@ -33,6 +33,7 @@ mod log_tail;
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -46,14 +47,19 @@ use crate::format::file_name::MANIFESTS;
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, SegmentId, Seq};
+use crate::fs::Misplaced;
 use crate::log::control_page::{ControlReader, ControlState};
 use crate::log::segment::Segment;
+use crate::recovery::Recovered;
 use crate::recovery::attach::{Attached, LogPlace};
+use crate::recovery::directory::read_manifest;
 
 /// The number of units that are applied while the writer mutex is held once.
 const GROUP: usize = 64;
 /// The most times that a refresh begins again because the manifest has changed.
 const ATTEMPTS: usize = 1000;
+/// The time between two checks of the store's place while a writer has it open.
+const CHECK_SPACING: Duration = Duration::from_secs(1);
 
 /// The result of a refresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +93,8 @@ struct Inner {
     before: Option<(SegmentId, u64)>,
     /// Copies that the index does not lead to yet.
     copies: Vec<NewCopies>,
+    /// The time of the last check of the store's place, by the store's clock.
+    checked: Option<Duration>,
 }
 
 /// The segment in which the log continues.
@@ -101,16 +109,12 @@ enum NextSegment {
 }
 
 impl Following {
-    /// Begins at the place that an attach has reached. The rest of the attached store is an engine.
-    pub(crate) fn new(manifest: Manifest, place: Option<LogPlace>, before: Option<(SegmentId, u64)>) -> Self {
-        let inner = Inner { control: None, nonce: None, manifest, place, before, copies: Vec::new() };
-        Self { inner: Mutex::new(inner) }
-    }
-
-    /// Splits an attached store into the parts of an engine and of this.
-    pub(crate) fn of(attached: Attached) -> (crate::recovery::Recovered, Self) {
+    /// Splits an attached store into an engine's part, and the place from which to follow.
+    pub(crate) fn of(attached: Attached) -> (Recovered, Self) {
         let Attached { recovered, manifest, place, before } = attached;
-        (recovered, Self::new(manifest, place, before))
+        let (control, nonce, copies, checked) = (None, None, Vec::new(), None);
+        let inner = Inner { control, nonce, manifest, place, before, copies, checked };
+        (recovered, Self { inner: Mutex::new(inner) })
     }
 
     /// Applies everything that is in the log.
@@ -122,6 +126,7 @@ impl Following {
         engine.fork_guard.check()?;
         let mut inner = self.inner.lock();
         let (mut records, mut jumped) = (0, false);
+        inner.check_place(engine)?;
         for _ in 0..ATTEMPTS {
             let state = inner.control(engine)?;
             let is_new = inner.is_new(state.as_ref());
@@ -143,6 +148,17 @@ impl Following {
             jumped = true;
         }
         Err(inner.unsteady(engine))
+    }
+
+    /// Returns true if the writer has announced a newer manifest than the one at hand.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the operating system.
+    pub(crate) fn is_behind(&self, engine: &Engine) -> Result<bool> {
+        let mut inner = self.inner.lock();
+        let state = inner.control(engine)?;
+        Ok(inner.is_new(state.as_ref()))
     }
 
     /// Returns the status of the store's writer, and the number up to which it calls the log
@@ -182,6 +198,40 @@ impl Inner {
         Ok(self.control.as_ref().and_then(|page| page.state(engine.shared.store)))
     }
 
+    /// Checks from time to time that the store is still in its place: while a writer has it open,
+    /// once a second, and otherwise always.
+    ///
+    /// # Errors
+    ///
+    /// `Replaced`, and errors of the operating system.
+    fn check_place(&mut self, engine: &Engine) -> Result<()> {
+        let dir = engine.shared.dir.as_ref();
+        let (now, state) = (dir.now(), self.control(engine)?);
+        let is_open = state.is_some_and(|state| state.status == WriterStatus::Open);
+        if is_open && self.checked.is_some_and(|checked| now.saturating_sub(checked) < CHECK_SPACING) {
+            return Ok(());
+        }
+        self.checked = Some(now);
+        if matches!(dir.check_place(), Err(Misplaced::Removed | Misplaced::Replaced)) {
+            return Err(self.replaced(engine));
+        }
+        if let Some(page) = &self.control
+            && !page.is_in_place(dir)?
+        {
+            (self.control, self.nonce) = (None, None);
+            // Without a page, too, the manifest says which store is there.
+            let now = read_manifest(dir)?;
+            if now.is_none_or(|now| now.store != engine.shared.store) {
+                return Err(self.replaced(engine));
+            }
+        }
+        Ok(())
+    }
+
+    fn replaced(&self, engine: &Engine) -> Error {
+        Error::Replaced { path: engine.shared.dir.path().to_owned() }
+    }
+
     /// Returns true if there may be a newer manifest than the one at hand.
     fn is_new(&self, state: Option<&ControlState>) -> bool {
         match state {
@@ -205,14 +255,14 @@ impl Inner {
         let dir = engine.shared.dir.as_ref();
         let mut missing = None;
         for _ in 0..ATTEMPTS {
-            let read = crate::recovery::directory::read_manifest(dir)?;
+            let read = read_manifest(dir)?;
             let Some(manifest) = read.filter(|manifest| manifest.generation >= announced) else {
                 // Both copies may have been read while they were written.
                 thread::yield_now();
                 continue;
             };
             if manifest.store != engine.shared.store {
-                return Err(Error::Replaced { path: dir.path().to_owned() });
+                return Err(self.replaced(engine));
             }
             if manifest.generation < self.manifest.generation {
                 return Ok(false);
@@ -343,6 +393,10 @@ impl Inner {
 
     /// Returns the error for a store whose files do not settle.
     fn unsteady(&self, engine: &Engine) -> Error {
+        let dir = engine.shared.dir.as_ref();
+        if MANIFESTS.iter().all(|name| matches!(dir.id_of(name), Ok(None))) {
+            return self.replaced(engine);
+        }
         let path = engine.shared.dir.path().join(MANIFESTS[0]);
         Error::Corrupt { path, offset: 0, defect: Defect::Truncated }
     }

@@ -233,6 +233,11 @@ impl Dir for SimDir {
         let mut machine = self.shared.lock();
         machine.observe();
         machine.record(Event::Point(name));
+        let hook = machine.hook.clone();
+        drop(machine);
+        if let Some(hook) = hook.0 {
+            hook(name);
+        }
     }
 
     fn observes(&self) -> bool {

@@ -23,6 +23,7 @@ use super::crash::Uncertain;
 use super::fault::{FaultPlan, Operation};
 use super::model::{DirChange, Event, Model, NodeId, page_count, split};
 use super::page::{self, Tears};
+use super::processes::Hook;
 use super::settings::Settings;
 use super::stored::{Stored, store};
 use crate::error::{RanOut, Resource};
@@ -92,6 +93,8 @@ pub(super) struct Machine {
     /// True if directories can be locked, and not only files.
     pub(super) locks_dirs: bool,
     pub(super) plan: FaultPlan,
+    /// The function that every crash point calls.
+    pub(super) hook: Hook,
     /// The limit of each limited resource.
     pub(super) limits: BTreeMap<Resource, u64>,
     /// The number of open handles and held locks.
@@ -117,6 +120,7 @@ impl Machine {
             standing: Standing::Here,
             locks_dirs: true,
             plan: FaultPlan::default(),
+            hook: Hook::default(),
             limits: BTreeMap::new(),
             descriptors: 0,
             settings,

@@ -72,6 +72,7 @@ mod limits;
 mod machine;
 mod model;
 mod page;
+mod processes;
 mod settings;
 mod stored;
 #[cfg(test)]

@@ -1,0 +1,281 @@
+//! Random histories of a writer, with followers that look at every crash point of it.
+
+use std::sync::Arc;
+
+use mapcask::sim::SimDisk;
+use mapcask::{Follower, Options, Store, WriteBatch};
+use parking_lot::Mutex;
+
+use super::{Contents, assert_same, follow, held, open, shown};
+
+/// The number of steps of a history.
+const STEPS: usize = 150;
+/// The names of the keyspaces that a history creates.
+const NAMES: [&str; 3] = ["one", "two", "three"];
+
+/// The followers of a history, and what they may show.
+#[derive(Default)]
+struct Watch {
+    followers: Vec<Follower>,
+    /// The acknowledged contents, and those after the write that is being made.
+    allowed: [Contents; 2],
+    /// One in this many crash points is looked at.
+    spacing: u64,
+    points: u64,
+    looks: u64,
+    jumps: u64,
+}
+
+impl Watch {
+    /// Refreshes a follower in the middle of the writer's work, and compares.
+    fn look(&mut self, rng: &mut fastrand::Rng, disk: &SimDisk, point: &str) {
+        self.points += 1;
+        if rng.u64(0..self.spacing) != 0 {
+            return;
+        }
+        self.looks += 1;
+        let which = rng.usize(0..self.followers.len());
+        if rng.u32(0..8) == 0 {
+            self.followers[which] = follow(disk);
+        }
+        let follower = &self.followers[which];
+        let refreshed = follower.refresh().unwrap_or_else(|error| panic!("at {point}: {error}"));
+        self.jumps += u64::from(refreshed.jumped);
+        let shown = shown(follower);
+        assert!(self.allowed.contains(&shown), "at {point}: {shown:?} is none of {:?}", self.allowed);
+    }
+}
+
+/// One step of a writer.
+#[derive(Debug, Clone)]
+enum Step {
+    Put(usize, u8, usize),
+    Remove(usize, u8),
+    Batch(Vec<(usize, u8, Option<usize>)>),
+    Create(usize),
+    Clear(usize),
+    Drop(usize),
+    Rename(usize, usize),
+    Flush,
+    Compact,
+    Close,
+    Kill,
+}
+
+impl Step {
+    fn draw(rng: &mut fastrand::Rng) -> Self {
+        let place = rng.usize(0..=NAMES.len());
+        let key = rng.u8(0..12);
+        match rng.u32(0..100) {
+            0..45 => Self::Put(place, key, rng.usize(0..300)),
+            45..58 => Self::Remove(place, key),
+            58..72 => {
+                let count = rng.usize(1..8);
+                let one = |rng: &mut fastrand::Rng| {
+                    let len = rng.bool().then(|| rng.usize(0..120));
+                    (rng.usize(0..=NAMES.len()), rng.u8(0..12), len)
+                };
+                Self::Batch((0..count).map(|_| one(rng)).collect())
+            }
+            72..78 => Self::Create(rng.usize(0..NAMES.len())),
+            78..81 => Self::Clear(place),
+            81..83 => Self::Drop(rng.usize(0..NAMES.len())),
+            83..85 => Self::Rename(rng.usize(0..NAMES.len()), rng.usize(0..NAMES.len())),
+            85..88 => Self::Flush,
+            88..96 => Self::Compact,
+            96..98 => Self::Close,
+            _ => Self::Kill,
+        }
+    }
+
+    /// Applies the step to the model. A write to a keyspace that is not there does nothing.
+    fn apply(&self, contents: &mut Contents, number: usize) {
+        match self {
+            Self::Put(place, key, len) => {
+                if let Some(map) = contents.get_mut(name_of(*place)) {
+                    map.insert(vec![*key], value_of(number, *len));
+                }
+            }
+            Self::Remove(place, key) => {
+                if let Some(map) = contents.get_mut(name_of(*place)) {
+                    map.remove([*key].as_slice());
+                }
+            }
+            Self::Batch(writes) => {
+                for (place, key, len) in writes {
+                    let Some(map) = contents.get_mut(name_of(*place)) else { continue };
+                    match len {
+                        Some(len) => drop(map.insert(vec![*key], value_of(number, *len))),
+                        None => drop(map.remove([*key].as_slice())),
+                    }
+                }
+            }
+            Self::Create(name) => drop(contents.entry(NAMES[*name].to_owned()).or_default()),
+            Self::Clear(place) => {
+                if let Some(map) = contents.get_mut(name_of(*place)) {
+                    map.clear();
+                }
+            }
+            Self::Drop(name) => drop(contents.remove(NAMES[*name])),
+            Self::Rename(from, to) => {
+                if !contents.contains_key(NAMES[*to])
+                    && let Some(map) = contents.remove(NAMES[*from])
+                {
+                    contents.insert(NAMES[*to].to_owned(), map);
+                }
+            }
+            Self::Flush | Self::Compact | Self::Close | Self::Kill => {}
+        }
+    }
+
+    /// Carries out a write on the store.
+    fn write(&self, store: &Store, number: usize) {
+        let place = |place: usize| match place {
+            0 => Some((**store).clone()),
+            _ => store.open_keyspace(name_of(place)).ok(),
+        };
+        match self {
+            Self::Put(at, key, len) => {
+                if let Some(keyspace) = place(*at) {
+                    keyspace.insert([*key], value_of(number, *len)).unwrap();
+                }
+            }
+            Self::Remove(at, key) => {
+                if let Some(keyspace) = place(*at) {
+                    keyspace.remove([*key]).unwrap();
+                }
+            }
+            Self::Batch(writes) => {
+                let mut batch = WriteBatch::new();
+                for (at, key, len) in writes {
+                    let Some(keyspace) = place(*at) else { continue };
+                    match len {
+                        Some(len) => drop(batch.on(&keyspace).insert([*key], value_of(number, *len))),
+                        None => drop(batch.on(&keyspace).remove([*key])),
+                    }
+                }
+                store.write(&batch).unwrap();
+            }
+            Self::Create(name) => drop(store.keyspace(NAMES[*name]).unwrap()),
+            Self::Clear(at) => {
+                if let Some(keyspace) = place(*at) {
+                    keyspace.clear().unwrap();
+                }
+            }
+            Self::Drop(name) => drop(store.drop_keyspace(NAMES[*name]).unwrap()),
+            Self::Rename(from, to) => drop(store.rename_keyspace(NAMES[*from], NAMES[*to])),
+            Self::Flush => store.flush().unwrap(),
+            Self::Compact => drop(store.compact().unwrap()),
+            Self::Close | Self::Kill => unreachable!("the caller does it"),
+        }
+    }
+}
+
+fn name_of(place: usize) -> &'static str {
+    place.checked_sub(1).map_or("", |name| NAMES[name])
+}
+
+fn value_of(number: usize, len: usize) -> Vec<u8> {
+    let mut value = number.to_le_bytes().to_vec();
+    value.resize(8 + len, b'x');
+    value
+}
+
+/// Runs a history. Returns the number of looks and of jumps.
+fn run(seed: u64, spacing: u64) -> (u64, u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let disk = SimDisk::with_seed(seed);
+    let checkpoints = if rng.bool() { 512 } else { 0 };
+    let reopen = |disk: &SimDisk| {
+        let options = super::options().checkpoint_bytes(checkpoints);
+        options.open_on(disk).unwrap()
+    };
+    let mut store = reopen(&disk);
+    let mut contents = Contents::from([(String::new(), Default::default())]);
+    let watch = Arc::new(Mutex::new(Watch {
+        followers: (0..3).map(|_| follow(&disk)).collect(),
+        allowed: [contents.clone(), contents.clone()],
+        spacing,
+        ..Watch::default()
+    }));
+    {
+        let (watch, disk_too) = (Arc::clone(&watch), disk.clone());
+        let rng = Mutex::new(rng.fork());
+        disk.on_crash_point(move |point| watch.lock().look(&mut rng.lock(), &disk_too, point));
+    }
+    for number in 0..STEPS {
+        let step = Step::draw(&mut rng);
+        let before = contents.clone();
+        step.apply(&mut contents, number);
+        watch.lock().allowed = [before, contents.clone()];
+        match step {
+            Step::Close => {
+                store.close().unwrap();
+                store = reopen(&disk);
+            }
+            Step::Kill => {
+                std::mem::forget(store);
+                disk.free_locks();
+                store = reopen(&disk);
+            }
+            _ => step.write(&store, number),
+        }
+        watch.lock().allowed = [contents.clone(), contents.clone()];
+        if rng.u32(0..10) == 0 {
+            let watch = watch.lock();
+            let follower = &watch.followers[rng.usize(0..watch.followers.len())];
+            assert_same(follower, &store);
+            assert_eq!(held(&store), contents, "step {number}: {step:?}");
+        }
+    }
+    disk.forget_hook();
+    let watch = Arc::into_inner(watch).expect("the hook is gone").into_inner();
+    for follower in &watch.followers {
+        assert_same(follower, &store);
+        follower.verify().unwrap();
+    }
+    drop(store);
+    for follower in &watch.followers {
+        follower.refresh().unwrap();
+        assert_eq!(shown(follower), contents);
+    }
+    (watch.looks, watch.jumps)
+}
+
+fn cases(default: u64) -> u64 {
+    let read = std::env::var("MAPCASK_FOLLOWED").ok();
+    read.map_or(default, |cases| cases.parse().expect("MAPCASK_FOLLOWED is a number"))
+}
+
+#[test]
+fn followers_show_an_allowed_state_at_every_crash_point() {
+    let (mut looks, mut jumps) = (0, 0);
+    for seed in 0..cases(60) {
+        // Followers that look often do not fall behind; those that look rarely jump.
+        let spacing = [1, 5, 40, 400][usize::try_from(seed % 4).unwrap()];
+        let (more_looks, more_jumps) = run(seed, spacing);
+        looks += more_looks;
+        jumps += more_jumps;
+    }
+    assert!(looks > 1000 && jumps > 0, "{looks} looks, {jumps} jumps");
+}
+
+#[test]
+fn a_follower_opened_at_any_crash_point_shows_the_store() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let also = disk.clone();
+    disk.on_crash_point(move |point| {
+        let follower = Options::new().follow_on(&also);
+        let follower = follower.unwrap_or_else(|error| panic!("at {point}: {error}"));
+        drop(shown(&follower));
+    });
+    for round in 0..30 {
+        store.insert(format!("{}", round % 5), "x".repeat(300)).unwrap();
+        if round % 10 == 9 {
+            store.compact().unwrap();
+        }
+    }
+    store.close().unwrap();
+    disk.forget_hook();
+}

@@ -1,0 +1,185 @@
+//! A follower beside a live writer, one feature at a time.
+
+use mapcask::sim::SimDisk;
+use mapcask::{Error, Options, WriteBatch, WriterStatus};
+
+use super::{assert_same, follow, map_of, open, shown};
+
+#[test]
+fn follower_shows_each_write_after_a_refresh_and_none_before() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    store.insert("a", "1").unwrap();
+    let follower = follow(&disk);
+    assert_eq!(follower.get("a").unwrap().as_deref(), Some(b"1".as_slice()));
+    store.insert("a", "2").unwrap();
+    store.insert("b", "3").unwrap();
+    assert_eq!(follower.get("a").unwrap().as_deref(), Some(b"1".as_slice()));
+    assert_eq!(follower.len(), 1);
+    assert_same(&follower, &store);
+    store.remove("a").unwrap();
+    assert_same(&follower, &store);
+    let refreshed = follower.refresh().unwrap();
+    assert_eq!((refreshed.records, refreshed.jumped), (0, false));
+}
+
+#[test]
+fn follower_shows_batches_and_keyspace_changes() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let follower = follow(&disk);
+    let users = store.keyspace("users").unwrap();
+    let mut batch = WriteBatch::new();
+    for (key, value) in [("a", "1"), ("b", "2"), ("a", "3")] {
+        batch.insert(key, value);
+    }
+    batch.remove("b");
+    batch.remove("none");
+    batch.on(&users).insert("anna", "admin");
+    store.write(&batch).unwrap();
+    assert_same(&follower, &store);
+    let read = follower.keyspace("users").unwrap();
+    assert!(read.contains_key("anna").unwrap());
+    users.clear().unwrap();
+    assert_same(&follower, &store);
+    assert!(read.is_empty());
+    users.insert("bert", "guest").unwrap();
+    store.rename_keyspace("users", "people").unwrap();
+    assert_same(&follower, &store);
+    assert_eq!((read.name().as_str(), read.len()), ("people", 1));
+    store.drop_keyspace("people").unwrap();
+    assert_same(&follower, &store);
+    assert!(matches!(read.get("bert"), Err(Error::KeyspaceDropped { .. })));
+    assert!(matches!(follower.keyspace("people"), Err(Error::KeyspaceNotFound { .. })));
+}
+
+#[test]
+fn follower_goes_through_rolls_and_passes() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let follower = follow(&disk);
+    for round in 0..20 {
+        for key in 0..40 {
+            store.insert(format!("{key}"), format!("{round} {}", "x".repeat(key))).unwrap();
+        }
+        store.remove(format!("{}", round * 2)).unwrap();
+        assert_same(&follower, &store);
+        store.compact().unwrap();
+        assert!(!follower.refresh().unwrap().jumped);
+        assert_same(&follower, &store);
+    }
+    let (theirs, ours) = (store.stats(), follower.stats());
+    assert_eq!(ours.segments, theirs.segments, "it lets go of what compaction has replaced");
+    assert_eq!(ours.keys, theirs.keys);
+    follower.verify().unwrap();
+}
+
+#[test]
+fn follower_jumps_over_a_gap_and_keeps_its_readers() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let (kept, gone) = (store.keyspace("kept").unwrap(), store.keyspace("gone").unwrap());
+    kept.insert("a", "1").unwrap();
+    gone.insert("a", "1").unwrap();
+    let follower = follow(&disk);
+    let (read_kept, read_gone) = (follower.keyspace("kept").unwrap(), follower.keyspace("gone").unwrap());
+    let snapshot = follower.snapshot();
+    store.drop_keyspace("gone").unwrap();
+    kept.clear().unwrap();
+    let new = store.keyspace("new").unwrap();
+    for round in 0..200 {
+        kept.insert("b", format!("{round}")).unwrap();
+        new.insert(format!("{}", round % 7), "x".repeat(100)).unwrap();
+    }
+    store.compact().unwrap();
+    store.compact().unwrap();
+    assert!(follower.refresh().unwrap().jumped);
+    assert_same(&follower, &store);
+    assert_eq!(map_of(&read_kept).len(), 1);
+    assert!(matches!(read_gone.get("a"), Err(Error::KeyspaceDropped { .. })));
+    let seen = snapshot.keyspace("kept").unwrap().get("a").unwrap();
+    assert_eq!(seen.as_deref(), Some(b"1".as_slice()), "a snapshot is not changed by a jump");
+    store.insert("z", "1").unwrap();
+    assert!(!follower.refresh().unwrap().jumped);
+    assert_same(&follower, &store);
+}
+
+#[test]
+fn follower_goes_through_a_close_and_a_kill_of_the_writer() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let follower = follow(&disk);
+    assert_eq!(follower.writer_status().unwrap(), WriterStatus::Open);
+    store.insert("a", "1").unwrap();
+    store.close().unwrap();
+    assert_eq!(follower.writer_status().unwrap(), WriterStatus::Closed);
+    follower.refresh().unwrap();
+    assert_eq!(follower.len(), 1);
+    for round in 0..6 {
+        let store = open(&disk);
+        assert_same(&follower, &store);
+        store.insert(format!("{round}"), "x").unwrap();
+        assert_same(&follower, &store);
+        if round % 2 == 0 {
+            store.close().unwrap();
+        } else {
+            std::mem::forget(store);
+            disk.free_locks();
+        }
+        assert_eq!(shown(&follower), shown(&follow(&disk)));
+    }
+}
+
+#[test]
+fn follower_of_an_open_that_only_reads_finds_the_first_write() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    store.insert("a", "1").unwrap();
+    store.close().unwrap();
+    let follower = follow(&disk);
+    let store = open(&disk);
+    assert_same(&follower, &store);
+    store.insert("b", "2").unwrap();
+    assert_same(&follower, &store);
+}
+
+#[test]
+fn follower_knows_a_durable_number_of_the_writer() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let follower = follow(&disk);
+    let seq = store.insert("a", "1").unwrap();
+    assert!(follower.durable_seq().unwrap() < seq);
+    store.flush().unwrap();
+    assert!(follower.durable_seq().unwrap() >= seq);
+}
+
+#[test]
+fn follower_refuses_another_store_in_its_directory() {
+    let disk = SimDisk::new();
+    open(&disk).insert("a", "1").unwrap();
+    let follower = follow(&disk);
+    mapcask::destroy_on(&disk).unwrap();
+    let store = open(&disk);
+    store.insert("b", "2").unwrap();
+    assert!(matches!(follower.refresh(), Err(Error::Replaced { .. })), "{:?}", follower.refresh());
+    assert_eq!(follower.len(), 1, "it keeps what it has");
+    assert!(matches!(Options::new().follow_on(&SimDisk::new()), Err(Error::NotFound { .. })));
+}
+
+#[test]
+fn follower_changes_nothing_on_the_disk() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let keyspace = store.keyspace("users").unwrap();
+    for round in 0..100 {
+        keyspace.insert(format!("{}", round % 10), "x".repeat(50)).unwrap();
+    }
+    let before = disk.position();
+    let follower = follow(&disk);
+    let taken = follower.snapshot();
+    assert_same(&follower, &store);
+    follower.verify().unwrap();
+    drop((taken, follower));
+    assert_eq!(disk.position(), before, "{:?}", disk.history());
+}

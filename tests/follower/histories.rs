@@ -6,7 +6,7 @@ use mapcask::sim::SimDisk;
 use mapcask::{Follower, Options, Store, WriteBatch};
 use parking_lot::Mutex;
 
-use super::{Contents, assert_same, follow, held, open, shown};
+use super::{Contents, assert_same, brief, follow, held, open, shown};
 
 /// The number of steps of a history.
 const STEPS: usize = 150;
@@ -21,7 +21,8 @@ struct Watch {
     allowed: [Contents; 2],
     /// One in this many crash points is looked at.
     spacing: u64,
-    points: u64,
+    /// The seed and the step, for messages.
+    now: String,
     looks: u64,
     jumps: u64,
 }
@@ -29,20 +30,26 @@ struct Watch {
 impl Watch {
     /// Refreshes a follower in the middle of the writer's work, and compares.
     fn look(&mut self, rng: &mut fastrand::Rng, disk: &SimDisk, point: &str) {
-        self.points += 1;
         if rng.u64(0..self.spacing) != 0 {
             return;
         }
         self.looks += 1;
         let which = rng.usize(0..self.followers.len());
-        if rng.u32(0..8) == 0 {
+        let is_new = rng.u32(0..8) == 0;
+        if is_new {
             self.followers[which] = follow(disk);
         }
         let follower = &self.followers[which];
         let refreshed = follower.refresh().unwrap_or_else(|error| panic!("at {point}: {error}"));
         self.jumps += u64::from(refreshed.jumped);
         let shown = shown(follower);
-        assert!(self.allowed.contains(&shown), "at {point}: {shown:?} is none of {:?}", self.allowed);
+        assert!(
+            self.allowed.contains(&shown),
+            "{} at {point} (new: {is_new}, {refreshed:?}): {:?} is none of {:?}",
+            self.now,
+            brief(&shown),
+            self.allowed.each_ref().map(brief)
+        );
     }
 }
 
@@ -181,8 +188,20 @@ fn value_of(number: usize, len: usize) -> Vec<u8> {
     value
 }
 
+/// Prints the seed of a history that panics.
+struct Shown(u64);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("fails with seed {}", self.0);
+        }
+    }
+}
+
 /// Runs a history. Returns the number of looks and of jumps.
 fn run(seed: u64, spacing: u64) -> (u64, u64) {
+    let _shown = Shown(seed);
     let mut rng = fastrand::Rng::with_seed(seed);
     let disk = SimDisk::with_seed(seed);
     let checkpoints = if rng.bool() { 512 } else { 0 };
@@ -207,7 +226,11 @@ fn run(seed: u64, spacing: u64) -> (u64, u64) {
         let step = Step::draw(&mut rng);
         let before = contents.clone();
         step.apply(&mut contents, number);
-        watch.lock().allowed = [before, contents.clone()];
+        {
+            let mut watch = watch.lock();
+            watch.allowed = [before, contents.clone()];
+            watch.now = format!("seed {seed}, step {number} ({step:?})");
+        }
         match step {
             Step::Close => {
                 store.close().unwrap();
@@ -225,7 +248,7 @@ fn run(seed: u64, spacing: u64) -> (u64, u64) {
             let watch = watch.lock();
             let follower = &watch.followers[rng.usize(0..watch.followers.len())];
             assert_same(follower, &store);
-            assert_eq!(held(&store), contents, "step {number}: {step:?}");
+            assert_eq!(brief(&held(&store)), brief(&contents), "step {number}: {step:?}");
         }
     }
     disk.forget_hook();
@@ -237,7 +260,7 @@ fn run(seed: u64, spacing: u64) -> (u64, u64) {
     drop(store);
     for follower in &watch.followers {
         follower.refresh().unwrap();
-        assert_eq!(shown(follower), contents);
+        assert_eq!(brief(&shown(follower)), brief(&contents));
     }
     (watch.looks, watch.jumps)
 }

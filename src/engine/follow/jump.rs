@@ -45,6 +45,7 @@ impl Inner {
         engine.shared.space.collect();
         engine.catalog.collect();
         engine.shared.manifest.follow(manifest.clone());
+        self.whole_at = manifest.generation;
         (self.manifest, self.place, self.before) = (manifest, place, before);
         self.copies.clear();
         Ok(())

@@ -45,6 +45,7 @@ use crate::error::{Error, Result};
 use crate::format::control_page::WriterStatus;
 use crate::format::file_name::MANIFESTS;
 use crate::format::manifest::{Manifest, SegmentState};
+use crate::format::record::StartRecord;
 use crate::format::segment_header::Role;
 use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::Misplaced;
@@ -87,6 +88,8 @@ struct Inner {
     nonce: Option<u64>,
     /// The manifest that was read last.
     manifest: Manifest,
+    /// The generation of the manifest with which the whole store was read.
+    whole_at: u64,
     place: Option<LogPlace>,
     /// The last segment before the place that holds a user's record, and its end. After a kill, a
     /// segment without such a record is removed, and the log continues here.
@@ -112,8 +115,9 @@ impl Following {
     /// Splits an attached store into an engine's part, and the place from which to follow.
     pub(crate) fn of(attached: Attached) -> (Recovered, Self) {
         let Attached { recovered, manifest, place, before } = attached;
-        let (control, nonce, copies, checked) = (None, None, Vec::new(), None);
-        let inner = Inner { control, nonce, manifest, place, before, copies, checked };
+        let (whole_at, copies) = (manifest.generation, Vec::new());
+        let inner =
+            Inner { control: None, nonce: None, manifest, whole_at, place, before, copies, checked: None };
         (recovered, Self { inner: Mutex::new(inner) })
     }
 
@@ -353,19 +357,19 @@ impl Inner {
         let is_ahead =
             |segment: &&Arc<Segment>| segment.role() == Role::Log && segment.mapping().published() == 0;
         let starts = segments.values().filter(is_ahead);
-        let starts = starts.filter_map(|segment| Some((segment, start_of(segment)?.1)));
+        let starts = starts.filter_map(|segment| Some((segment, start_of(segment)?)));
+        let Some(place) = &self.place else {
+            return self.first_segment(starts);
+        };
         let mut others = false;
-        for (segment, start) in starts {
+        for (segment, (_, start)) in starts {
             let previous = (SegmentId(start.previous), start.previous_end);
-            let Some(place) = &self.place else {
-                if start.previous == 0 {
-                    return NextSegment::Found(Arc::clone(segment));
-                }
-                others = true;
-                continue;
-            };
             let here = place.segment.id();
-            if previous == (here, place.offset) || (!place.is_used && self.before == Some(previous)) {
+            let continues =
+                previous == (here, place.offset) || (!place.is_used && self.before == Some(previous));
+            // A recovery names the last segment that is left as the previous one. Segments that
+            // compaction had removed before were durable, so the start record shows them.
+            if continues && start.durable <= engine.last_seq() {
                 return NextSegment::Found(Arc::clone(segment));
             }
             if previous.0 == here && previous.1 > place.offset && is_published_at(place) {
@@ -373,14 +377,42 @@ impl Inner {
             }
             others = true;
         }
-        if others && self.has_left() { NextSegment::Gap } else { NextSegment::None }
+        if self.is_lost(place, others) { NextSegment::Gap } else { NextSegment::None }
     }
 
-    /// Returns true if the log continues behind the place, according to the manifest.
-    fn has_left(&self) -> bool {
-        let Some(place) = &self.place else { return true };
-        let entry = self.manifest.segment(place.segment.id());
-        entry.is_none_or(|entry| entry.state != SegmentState::Open)
+    /// Looks for the segment with which the log begins, in a store that had none when it was read.
+    fn first_segment<'s>(
+        &self,
+        starts: impl Iterator<Item = (&'s Arc<Segment>, (Seq, StartRecord))>,
+    ) -> NextSegment {
+        let first = starts.min_by_key(|(_, (seq, _))| *seq);
+        let is_whole = self.manifest.generation == self.whole_at;
+        match first {
+            Some((segment, (_, start))) if is_whole || start.previous == 0 => {
+                NextSegment::Found(Arc::clone(segment))
+            }
+            Some(_) => NextSegment::Gap,
+            None if is_whole || self.manifest.segments.iter().all(|entry| entry.end == 0) => {
+                NextSegment::None
+            }
+            None => NextSegment::Gap,
+        }
+    }
+
+    /// Returns true if the log continued behind the place and no longer does, although no segment
+    /// continues from it. `others` is true if there are segments that continue from elsewhere.
+    fn is_lost(&self, place: &LogPlace, others: bool) -> bool {
+        if self.manifest.generation == self.whole_at {
+            // A segment can only go with a change of the manifest.
+            return false;
+        }
+        match self.manifest.segment(place.segment.id()).map(|entry| entry.state) {
+            // The next segment was begun before this one was sealed.
+            None | Some(SegmentState::Retired | SegmentState::Sealed) => true,
+            // By a recovery, which begins the next segment.
+            Some(SegmentState::Cut) => others,
+            Some(SegmentState::Open) => false,
+        }
     }
 
     /// Returns true if a writer may have the store open.

@@ -407,6 +407,7 @@ mod recovery;
 mod sync;
 mod trace;
 
+pub use api::batch_on::BatchOn;
 pub use api::conditional::CompareAndSwapError;
 pub use api::destroy::destroy;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
@@ -415,10 +416,11 @@ pub use api::follower::Follower;
 pub use api::keyspace::Keyspace;
 pub use api::options::Options;
 pub use api::reader::Reader;
+pub use api::salvage::names::SALVAGE_UNFINISHED;
 pub use api::salvage::report::{Damage, DamageCause, SalvageReport};
+pub use api::salvage::salvage;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use api::salvage::salvage_on;
-pub use api::salvage::{SALVAGE_UNFINISHED, salvage};
 pub use api::snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
 pub use api::store::Store;
 #[cfg(feature = "serde")]
@@ -431,7 +433,7 @@ pub use api::typed::codec::Codec;
 pub use api::typed::postcard::Postcard;
 #[cfg(feature = "serde")]
 pub use api::typed::reader::{TypedIter, TypedReader};
-pub use api::write_batch::{BatchOn, WriteBatch};
+pub use api::write_batch::WriteBatch;
 pub use config::{Durability, RecoveryProgress};
 pub use engine::compaction::report::{
     CompactionProgress, CompactionReason, CompactionReport, CompactionStats,

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// The file of the item, the item, and the words that must find it.
-const ALIASES: [(&str, &str, &[&str]); 24] = [
+const ALIASES: [(&str, &str, &[&str]); 26] = [
     ("api/store.rs", "struct Store", &["Database", "Environment"]),
     ("api/store.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
     ("api/store.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
@@ -34,24 +34,27 @@ const ALIASES: [(&str, &str, &[&str]); 24] = [
     ("api/write_batch.rs", "struct WriteBatch", &["Transaction"]),
     ("api/write_batch.rs", "fn insert", &["put", "set"]),
     ("api/write_batch.rs", "fn remove", &["delete"]),
+    ("api/batch_on.rs", "fn insert", &["put", "set"]),
+    ("api/batch_on.rs", "fn remove", &["delete"]),
     ("api/typed/mod.rs", "fn insert", &["put", "set"]),
     ("api/typed/mod.rs", "fn remove", &["delete"]),
     ("api/salvage/mod.rs", "fn salvage", &["repair"]),
 ];
 
 /// The files whose public functions need an example, and the functions that are plain without one.
-const EXAMPLES: [(&str, &[&str]); 14] = [
+const EXAMPLES: [(&str, &[&str]); 16] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
     ("api/keyspace.rs", &[]),
     ("api/reader.rs", &["name", "contains_key", "len", "is_empty", "keys", "values"]),
     ("api/conditional.rs", &[]),
-    // A part of a batch has the functions of a batch, which has an example.
     (
         "api/write_batch.rs",
         &["new", "insert", "remove", "is_empty", "clear", "require", "require_present", "require_absent"],
     ),
+    // A part of a batch has the functions of a batch, which has an example.
+    ("api/batch_on.rs", &["insert", "remove", "require", "require_present", "require_absent"]),
     // These act as on a keyspace of bytes, or are in the example of another function.
     (
         "api/typed/mod.rs",
@@ -59,6 +62,7 @@ const EXAMPLES: [(&str, &[&str]); 14] = [
     ),
     ("api/typed/reader.rs", &["len", "is_empty", "get", "contains_key"]),
     ("api/options.rs", &["new"]),
+    ("api/opening.rs", &[]),
     ("engine/read/mod.rs", &[]),
     ("error.rs", &[]),
     ("api/salvage/mod.rs", &["salvage_on"]),

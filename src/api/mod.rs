@@ -1,6 +1,7 @@
 //! The public handles: stores, keyspaces, snapshots, typed keyspaces, salvage.
 
 pub(crate) mod admin;
+pub(crate) mod batch_on;
 pub(crate) mod conditional;
 pub(crate) mod destroy;
 pub(crate) mod follower;

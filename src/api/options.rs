@@ -1,13 +1,9 @@
 //! The builder that opens a store. Each option has a default that suits nearly every program.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::opening;
-use super::store::Store;
 use crate::config::{Config, Durability, RecoveryProgress, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Tell};
-use crate::error::Result;
 use crate::sync::worker::Background;
 
 /// The options with which a store is opened.
@@ -375,71 +371,5 @@ impl Options {
     pub fn sigbus_guard(mut self, guard: bool) -> Self {
         self.config.sigbus_guard = guard;
         self
-    }
-
-    /// Opens the store in a directory, or creates it there.
-    ///
-    /// After an unclean end (a kill or a power cut) the store is recovered; see
-    /// [`Store::recovery_report`].
-    ///
-    /// The files of an open store are mapped into memory and belong to the store. A lock keeps
-    /// other mapcask processes out. A program that changes or truncates a mapped file breaks what
-    /// this crate promises. A page that cannot be read or written is an error of the call that
-    /// needs it; see [`Options::sigbus_guard`].
-    ///
-    /// A relative path is resolved against the working directory once, when this is called. Records
-    /// that an index checkpoint covers are not read here. So damage in them, or a truncated segment
-    /// file, is an error of the reads that need it. [`Store::verify`] reads everything.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let path = directory.path().join("data");
-    /// use mapcask::{Error, Options};
-    ///
-    /// let missing = Options::new().create(false).open(&path);
-    /// assert!(matches!(missing, Err(Error::NotFound { .. })));
-    /// let store = Options::new().open(&path)?;
-    /// assert!(store.recovery_report().created);
-    /// let second = Options::new().open(&path);
-    /// assert!(matches!(second, Err(Error::Locked { .. })));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// - `Locked` if another handle has the store open, unless both only read.
-    /// - `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or `NotFound` if the directory
-    ///   holds no store that can be opened here. At most the lock file was touched.
-    /// - `Corrupt` or `MissingSegment` if durable data is damaged. At most the lock file was
-    ///   touched; see [`salvage`](crate::salvage()).
-    /// - `NoSpace`, `ReadOnly`, `Io` or `Limit` if the operating system refuses. A disk that other
-    ///   programs filled does not stop a store from being opened and read. Where an open cannot
-    ///   write, use [`Options::read_only`].
-    /// - `InvalidOption` if an option has a value out of range.
-    pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
-        opening::open(&self.config, path.as_ref())
-    }
-
-    /// Opens the store on a simulated disk.
-    ///
-    /// ```
-    /// use mapcask::Options;
-    /// use mapcask::sim::SimDisk;
-    ///
-    /// let disk = SimDisk::new();
-    /// let store = Options::new().background(false).open_on(&disk)?;
-    /// store.insert("a", "1")?;
-    /// // The process dies here; the machine does not.
-    /// let store = Options::new().background(false).open_on(&disk.kill())?;
-    /// assert!(store.contains_key("a")?);
-    /// # Ok::<(), mapcask::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`Options::open`] does.
-    #[cfg(any(test, feature = "sim", mapcask_internal))]
-    pub fn open_on(self, disk: &crate::fs::sim::SimDisk) -> Result<Store> {
-        opening::open_in(self.config, disk.dir())
     }
 }

@@ -2,10 +2,8 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::options::Options;
 use crate::api::keyspace::Keyspace;
 use crate::api::snapshot::Snapshot;
 use crate::config::Durability;
@@ -68,25 +66,6 @@ impl AsRef<Keyspace> for Store {
 }
 
 impl Store {
-    /// Opens the store in a directory with the default [`Options`], or creates it there.
-    ///
-    /// ```
-    /// # let directory = tempfile::tempdir_in(".")?;
-    /// # let path = directory.path().join("data");
-    /// let store = mapcask::Store::open(&path)?;
-    /// store.insert("key", "value")?;
-    /// store.close()?;
-    /// assert_eq!(mapcask::Store::open(&path)?.len(), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`Options::open`] does.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Options::new().open(path)
-    }
-
     /// Returns the keyspace of a name, and creates it if there is none.
     ///
     /// A name is any text of up to 255 bytes. The empty name is that of the default keyspace, which
@@ -359,7 +338,7 @@ impl Store {
 
     /// Runs one step of background work, and returns `true` if there was any.
     ///
-    /// This is for stores that were opened with [`Options::background`] off.
+    /// This is for stores that were opened with [`Options::background`](crate::Options::background) off.
     ///
     /// ```
     /// use mapcask::Options;

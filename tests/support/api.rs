@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The files that define the methods of types that refer to an open store.
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "api/store.rs",
     "api/admin.rs",
     "api/keyspace.rs",
@@ -17,6 +17,7 @@ const SOURCES: [&str; 13] = [
     "api/salvage/mod.rs",
     "api/destroy.rs",
     "api/options.rs",
+    "api/opening.rs",
 ];
 
 /// A public function: the name of its type and its own, and its signature.

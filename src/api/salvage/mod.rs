@@ -13,7 +13,7 @@
 //! Neither the sizes of keys nor those of segments and store matter.
 
 mod members;
-mod names;
+pub(crate) mod names;
 mod reading;
 pub(crate) mod report;
 mod source;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::members::{FoundMembers, Member, Members};
-use self::names::Fates;
+use self::names::{Fates, SALVAGE_UNFINISHED};
 use self::reading::SalvagedRecords;
 use self::report::Account;
 use self::report::{DamageCause, SalvageReport};
@@ -46,9 +46,6 @@ use crate::log::control_page;
 use crate::recovery::analysis::{Examined, examine};
 use crate::recovery::directory::{Copy, DirectoryScan};
 use crate::recovery::lock_failed;
-
-/// The name of the keyspace that the target store has until a [`salvage()`] into it has finished.
-pub const SALVAGE_UNFINISHED: &str = "salvage-unfinished";
 
 /// Copies the newest intact record of each key from a damaged store into another store.
 ///

@@ -6,6 +6,9 @@ use crate::format::keyspace_change::{KeyspaceChange, KeyspaceSet};
 use crate::format::manifest::Manifest;
 use crate::format::{KeyspaceId, Seq};
 
+/// The name of the keyspace that the target store has until a [`salvage()`](crate::salvage()) into it has finished.
+pub const SALVAGE_UNFINISHED: &str = "salvage-unfinished";
+
 /// The known facts about a keyspace.
 #[derive(Debug)]
 pub(super) struct Fate {

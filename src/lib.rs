@@ -104,12 +104,13 @@
 //! | operation | sees |
 //! |---|---|
 //! | `get`, `try_get`, `view().get`, `contains_key` | the newest write of that key, linearizable. After a new value of one key of a batch was seen, no old value of its other keys is seen |
-//! | `multi_get`, `get_many_into` | all keys as of one point in the order of writes |
-//! | a write to one key with its condition, such as `compare_and_swap` | the state right before the write: one step, linearizable |
+//! | `multi_get`, `get_many_into` | all keys as of one point in the order of writes, linearizable as one step |
+//! | a write to one key, with its condition if there is one | the state right before the write: one step, linearizable |
 //! | a batch over any keyspaces with its conditions | the state right before the batch: one step, or nothing |
 //! | `clear`, and changes to the set of keyspaces | one step in the order of all writes. A read that began before may still see the old state |
-//! | `iter`, `keys`, `values` | each key that exists throughout, exactly once, with a value that it had during the iteration |
-//! | any read of a [`Snapshot`], iteration included | all keyspaces as of the point at which it was taken |
+//! | `iter`, `keys`, `values` | each key that exists throughout, exactly once, with a value that it had during the iteration. It ends once the keyspace is cleared |
+//! | any read of a [`Snapshot`], iteration included | all keyspaces as of the point at which it was taken, with whole batches |
+//! | `len`, `is_empty` | the number of keys at some moment of the call. While a batch takes effect, its keys are counted one by one |
 //!
 //! To move a value from key to key and never see it in both or neither, write a batch. Read the
 //! keys with [`multi_get`](Reader::multi_get), or from a snapshot.

@@ -172,3 +172,55 @@ fn an_iterator_goes_on_to_its_end_after_the_store_is_closed() {
         assert!(seen.into_iter().eq(0..keys), "a silent end");
     }
 }
+
+/// The pages that may hold a contract, as their names and texts.
+fn pages() -> Vec<(String, String)> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found: Vec<_> = ["README.md", "DESIGN.md", "src/lib.rs"].map(|page| root.join(page)).into();
+    found.extend(std::fs::read_dir(root.join("docs/design")).unwrap().map(|entry| entry.unwrap().path()));
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "md" || extension == "rs"));
+    let name = |path: &std::path::Path| path.strip_prefix(root).unwrap().display().to_string();
+    found.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+/// Returns the rows of all tables of a page, as their cells without the brackets of links.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    let lines = text.lines().map(|line| line.trim_start_matches("//!").trim());
+    let rows = lines.filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
+    rows.map(|row| row.split('|').map(|cell| cell.trim().replace(['[', ']'], "")).collect()).collect()
+}
+
+/// Returns the table of a page that has this cell in its head, with the head.
+fn table(text: &str, head: &str) -> Option<Vec<Vec<String>>> {
+    // A row of dashes follows each head, so the table ends one row before the next row of dashes.
+    let rows = rows(text);
+    let begin = rows.iter().position(|row| row.iter().any(|cell| cell == head))?;
+    let is_rule = |row: &Vec<String>| row.iter().all(|cell| cell.chars().all(|letter| "-:".contains(letter)));
+    let next = rows[begin + 2..].iter().position(is_rule).map_or(rows.len(), |at| begin + 2 + at - 1);
+    Some(rows[begin..next].to_vec())
+}
+
+#[test]
+fn durability_is_stated_the_same_in_the_readme_and_the_crate() {
+    let head = "an acknowledged write survives";
+    let found: Vec<_> =
+        pages().into_iter().filter_map(|(page, text)| Some((page, table(&text, head)?))).collect();
+    let names: Vec<_> = found.iter().map(|(page, _)| page.as_str()).collect();
+    assert_eq!(names, ["README.md", "src/lib.rs"], "the other pages link to one of these");
+    assert_eq!(found[0].1, found[1].1);
+    assert_eq!(found[0].1.len(), 5, "the head, its rule and three levels");
+}
+
+#[test]
+fn isolation_is_stated_once_and_linked_from_the_design() {
+    let pages = pages();
+    let text = |name: &str| &pages.iter().find(|(page, _)| page == name).unwrap().1;
+    let contract = table(text("src/lib.rs"), "operation").unwrap();
+    let operations: Vec<_> = contract[2..].iter().map(|row| &row[0]).collect();
+    assert!(operations.len() >= 8, "{operations:?}");
+    for (page, text) in pages.iter().filter(|(page, _)| page != "src/lib.rs") {
+        let again: Vec<_> = rows(text).into_iter().filter(|row| operations.contains(&&row[0])).collect();
+        assert!(again.is_empty(), "{page} states it again: {again:?}");
+    }
+    assert!(text("DESIGN.md").contains("(src/lib.rs) says what each operation sees"));
+}

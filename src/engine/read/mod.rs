@@ -186,7 +186,7 @@ impl<'s> View<'s> {
     ///
     /// # Errors
     ///
-    /// Fails as [`Keyspace::get`](crate::Keyspace::get) does.
+    /// Fails as [`Reader::get`](crate::Reader::get) does.
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<&[u8]>> {
         let record = self.state.get(self.keyspace, key.as_ref(), &self.pin)?;
@@ -205,7 +205,7 @@ impl<'s> View<'s> {
     ///
     /// # Errors
     ///
-    /// Fails as [`Keyspace::get`](crate::Keyspace::get) does.
+    /// Fails as [`Reader::get`](crate::Reader::get) does.
     #[inline]
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.state.get(self.keyspace, key.as_ref(), &self.pin)?.is_some())
@@ -214,7 +214,7 @@ impl<'s> View<'s> {
     /// Appends the values of many keys to `values`, in their order, as of one point in the order of
     /// writes.
     ///
-    /// See [`Keyspace::multi_get`](crate::Keyspace::multi_get).
+    /// See [`Reader::multi_get`](crate::Reader::multi_get).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -229,7 +229,7 @@ impl<'s> View<'s> {
     ///
     /// # Errors
     ///
-    /// Fails as [`Keyspace::get`](crate::Keyspace::get) does; `values` is then unchanged.
+    /// Fails as [`Reader::get`](crate::Reader::get) does; `values` is then unchanged.
     pub fn get_many_into<'v>(
         &'v self,
         keys: &[impl AsRef<[u8]>],

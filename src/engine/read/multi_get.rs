@@ -32,7 +32,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// Fails as [`Keyspace::multi_get`](crate::Keyspace::multi_get) does; `out` is then unchanged.
+    /// Fails as [`Reader::multi_get`](crate::Reader::multi_get) does; `out` is then unchanged.
     pub(crate) fn get_many<'p, T>(
         &'p self,
         keyspace: &'p KeyspaceState,
@@ -150,7 +150,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// Fails as [`Keyspace::multi_get`](crate::Keyspace::multi_get) does.
+    /// Fails as [`Reader::multi_get`](crate::Reader::multi_get) does.
     pub(crate) fn get_many_values(
         &self,
         keyspace: &KeyspaceState,
@@ -182,7 +182,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// Fails as [`Keyspace::try_get`](crate::Keyspace::try_get) does.
+    /// Fails as [`Reader::try_get`](crate::Reader::try_get) does.
     pub(crate) fn try_get(&self, keyspace: &KeyspaceState, key: &[u8]) -> Result<TryGet> {
         self.fork_guard.check()?;
         loop {

@@ -13,6 +13,8 @@ pub const CONTROL_SIZE: usize = 4096;
 const SUM_OFFSET: usize = 12;
 /// Size of the fixed part in bytes.
 pub const CONTROL_HEADER_SIZE: usize = 64;
+/// Offset of the writer's nonce.
+pub const NONCE_OFFSET: usize = 56;
 /// Offset of the word that holds the sequence number up to which the log is durable.
 pub const DURABLE_OFFSET: usize = 64;
 /// Offset of the word that holds the generation of the manifest that both copies hold.
@@ -29,7 +31,7 @@ pub const LAYOUT: [(&str, usize, usize); 11] = [
     ("store_id", 16, 16),
     ("boot_id", 32, 16),
     ("incarnation", 48, 8),
-    ("writer_nonce", 56, 8),
+    ("writer_nonce", NONCE_OFFSET, 8),
     ("durable", DURABLE_OFFSET, 8),
     ("generation", GENERATION_OFFSET, 8),
     ("state", STATE_OFFSET, 8),
@@ -89,7 +91,7 @@ impl ControlHeader {
         bytes[16..32].copy_from_slice(&self.store.0);
         bytes[32..48].copy_from_slice(&self.boot_id);
         bytes[48..56].copy_from_slice(&self.incarnation.to_le_bytes());
-        bytes[56..64].copy_from_slice(&self.writer_nonce.to_le_bytes());
+        bytes[NONCE_OFFSET..][..8].copy_from_slice(&self.writer_nonce.to_le_bytes());
         let sum = sum(&bytes).to_le_bytes();
         bytes[SUM_OFFSET..][..4].copy_from_slice(&sum);
         bytes

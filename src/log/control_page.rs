@@ -17,8 +17,8 @@ use std::sync::atomic::{Ordering, fence};
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::control_page::{
-    CONTROL_HEADER_SIZE, CONTROL_SIZE, ControlHeader, DURABLE_OFFSET, GENERATION_OFFSET, STATE_OFFSET,
-    WriterStatus, durable_word, parse_durable_word,
+    CONTROL_HEADER_SIZE, CONTROL_SIZE, ControlHeader, DURABLE_OFFSET, GENERATION_OFFSET, NONCE_OFFSET,
+    STATE_OFFSET, WriterStatus, durable_word, parse_durable_word,
 };
 use crate::format::{StoreId, file_name};
 use crate::fs::{Access, Dir};
@@ -171,6 +171,13 @@ impl ControlReader {
         self.mapping.guard();
     }
 
+    /// Returns the words that change whenever there is a newer manifest or another writer. Cheaper
+    /// than [`ControlReader::state`].
+    #[inline]
+    pub(crate) fn glance(&self) -> [u64; 3] {
+        [STATE_OFFSET, GENERATION_OFFSET, NONCE_OFFSET].map(|offset| self.word(offset))
+    }
+
     /// Returns the page's contents. `None` while a writer is opening the store, and if the page
     /// belongs to another store or is damaged.
     pub(crate) fn state(&self, store: StoreId) -> Option<ControlState> {
@@ -188,6 +195,7 @@ impl ControlReader {
         counts.then_some(ControlState { header, status, generation, durable })
     }
 
+    #[inline]
     fn word(&self, offset: usize) -> u64 {
         // Acquire: pairs with the release in `ControlPage::set`.
         u64::from_le(self.mapping.word(offset).load(Ordering::Acquire))

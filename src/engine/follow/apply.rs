@@ -38,6 +38,34 @@ impl<'e> Applier<'e> {
         Self { engine, writer: engine.writer.lock() }
     }
 
+    /// Prefetches the lines of the index and the records that units will replace. For a large index,
+    /// applying would wait for memory twice per record.
+    pub(super) fn prefetch(&self, segment: &Segment, units: &[LogUnit], pin: &Pin) {
+        let engine = self.engine;
+        let mut found = Vec::with_capacity(units.len());
+        let mut last: Option<Arc<KeyspaceState>> = None;
+        let records = units.iter().flat_map(LogUnit::changes);
+        for placed in records {
+            let location = segment.range().at(placed.offset);
+            let Some(record) = engine.shared.space.record(location, pin) else { continue };
+            let id = placed.header.keyspace;
+            let is_same = |keyspace: &Arc<KeyspaceState>| {
+                keyspace.contents(pin).is_some_and(|contents| contents.id == id)
+            };
+            if !last.as_ref().is_some_and(is_same) {
+                last = engine.catalog.by_id(id);
+            }
+            let contents = last.as_ref().and_then(|keyspace| keyspace.contents(pin));
+            let Some(contents) = contents else { continue };
+            let hash = engine.hash_of(record.key());
+            contents.index.prefetch(hash);
+            found.push((Arc::clone(&contents.index), hash));
+        }
+        for (index, hash) in found {
+            engine.prefetch_index(&index, hash);
+        }
+    }
+
     /// Applies a unit that is published in the mapping of its segment.
     ///
     /// # Errors

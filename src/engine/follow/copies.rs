@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::Inner;
 use crate::engine::Engine;
+use crate::engine::state::catalog::Indexes;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
-use crate::format::manifest::SegmentState;
+use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::record::{RecordHeader, RecordKind};
 use crate::log::segment::Segment;
 use crate::mem::dead_bytes::DeadCause;
@@ -55,7 +56,7 @@ impl NewCopies {
     fn repoint_one(
         &self,
         engine: &Engine,
-        indexes: &mut crate::engine::state::catalog::Indexes,
+        indexes: &mut Indexes,
         header: &RecordHeader,
         key: &[u8],
         pin: &Pin,
@@ -95,6 +96,11 @@ impl NewCopies {
     }
 }
 
+/// Returns true if a manifest names a segment, and not only until its file is removed.
+fn is_named(manifest: &Manifest, id: SegmentId) -> bool {
+    manifest.segment(id).is_some_and(|entry| entry.state != SegmentState::Retired)
+}
+
 impl Inner {
     /// Leads the index to all new copies.
     ///
@@ -102,6 +108,9 @@ impl Inner {
     ///
     /// The errors of [`NewCopies::repoint`].
     pub(super) fn use_copies(&mut self, engine: &Engine) -> Result<()> {
+        // Copies that have been moved again are found where they are now.
+        let manifest = &self.manifest;
+        self.copies.retain(|copies| is_named(manifest, copies.segment.id()));
         while let Some(copies) = self.copies.last_mut() {
             copies.repoint(engine)?;
             self.copies.pop();
@@ -111,13 +120,13 @@ impl Inner {
 
     /// Lets go of the segments that the manifest no longer names. Returns false if the index still
     /// leads to one.
-    pub(super) fn let_go(&self, engine: &Engine) -> bool {
-        let is_named = |id: SegmentId| {
-            self.manifest.segment(id).is_some_and(|entry| entry.state != SegmentState::Retired)
-        };
+    pub(super) fn let_go(&mut self, engine: &Engine) -> bool {
+        let manifest = &self.manifest;
         let place = self.place.as_ref().map(|place| place.segment.id());
         let segments = engine.shared.segments.read();
-        let gone = segments.values().filter(|segment| !is_named(segment.id()) && place != Some(segment.id()));
+        let is_gone =
+            |segment: &&Arc<Segment>| !is_named(manifest, segment.id()) && place != Some(segment.id());
+        let gone = segments.values().filter(is_gone);
         let gone: Vec<_> = gone.map(Arc::clone).collect();
         drop(segments);
         {
@@ -126,6 +135,7 @@ impl Inner {
                 return false;
             }
         }
+        self.ahead.retain(|ahead| !gone.iter().any(|gone| Arc::ptr_eq(gone, ahead)));
         for segment in gone {
             engine.shared.segments.write().remove(&segment.id());
             // The blocks on the disk are the writer's.

@@ -37,6 +37,7 @@ impl Inner {
             writer.log.follow(last);
             engine.seqlock.end(last);
         }
+        (self.ahead, self.seen) = (super::ahead_of(segments.iter()), None);
         let new = segments.into_iter().map(|segment| (segment.id(), segment)).collect();
         let old = std::mem::replace(&mut *engine.shared.segments.write(), new);
         for segment in old.values() {

@@ -53,6 +53,15 @@ impl LogUnit {
         first.offset + first.header.size()
     }
 
+    /// Returns the values and tombstones in it.
+    pub(super) fn changes(&self) -> impl Iterator<Item = &RecordAt> {
+        let (Self::Record(first) | Self::Batch(first, _)) = self;
+        let inner = if let Self::Batch(_, records) = self { records.as_slice() } else { &[] };
+        let is_change =
+            |placed: &&RecordAt| matches!(placed.header.kind, RecordKind::Put | RecordKind::Tombstone);
+        std::iter::once(first).chain(inner).filter(is_change)
+    }
+
     /// Returns the number of its records.
     pub(super) fn records(&self) -> u64 {
         match self {
@@ -91,15 +100,19 @@ impl<'s> LogTail<'s> {
         Self { segment, reader, source: SharedBytes { mapping: segment.mapping(), copy: Vec::new() } }
     }
 
-    /// Returns true if the first word of the next record is published.
-    pub(super) fn is_published(&self) -> bool {
-        let at = self.reader.offset();
-        if at + HEADER_SIZE as u64 > self.segment.size() & !7 {
-            return false;
+    /// Reads up to `most` units, and publishes them in the mapping. Returns true where the log ends
+    /// for now.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`LogTail::next`]. The units before are read.
+    pub(super) fn read_some(&mut self, units: &mut Vec<LogUnit>, most: usize) -> Result<bool> {
+        while units.len() < most {
+            let Some(unit) = self.next()? else { return Ok(true) };
+            self.segment.mapping().publish_existing(unit.end());
+            units.push(unit);
         }
-        let at = usize::try_from(at).expect("inside the mapping");
-        // Acquire: pairs with the release store of the writer, in another process.
-        self.segment.mapping().word(at).load(Ordering::Acquire) != 0
+        Ok(false)
     }
 
     /// Returns the next unit, or `None` where the log ends for now.
@@ -108,7 +121,7 @@ impl<'s> LogTail<'s> {
     ///
     /// `Corrupt` if published bytes form no record, `Io` if they cannot be read.
     pub(super) fn next(&mut self) -> Result<Option<LogUnit>> {
-        if !self.is_published() {
+        if !is_published(self.segment, self.reader.offset()) {
             return Ok(None);
         }
         let at = self.reader.offset();
@@ -142,6 +155,17 @@ impl<'s> LogTail<'s> {
         let unreadable = self.segment.check_readable(at, self.segment.size()).err();
         unreadable.unwrap_or_else(|| self.segment.corrupt_at(at, defect))
     }
+}
+
+/// Returns true if the first word of a record at an offset of a segment is published.
+#[inline]
+pub(super) fn is_published(segment: &Segment, offset: u64) -> bool {
+    if offset + HEADER_SIZE as u64 > segment.size() & !7 {
+        return false;
+    }
+    let offset = usize::try_from(offset).expect("inside the mapping");
+    // Acquire: pairs with the release store of the writer, in another process.
+    segment.mapping().word(offset).load(Ordering::Acquire) != 0
 }
 
 /// Returns the start record of a segment, with its number. `None` if it is not published, or not

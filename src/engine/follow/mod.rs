@@ -39,7 +39,7 @@ use parking_lot::Mutex;
 
 use self::apply::Applier;
 use self::copies::NewCopies;
-use self::log_tail::{LogTail, start_of};
+use self::log_tail::{LogTail, is_published, start_of};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::control_page::WriterStatus;
@@ -96,6 +96,11 @@ struct Inner {
     before: Option<(SegmentId, u64)>,
     /// Copies that the index does not lead to yet.
     copies: Vec<NewCopies>,
+    /// The segments of the log that were not reached yet.
+    ahead: Vec<Arc<Segment>>,
+    /// The words of the control page at the last refresh that found the manifest at hand to be the
+    /// announced one.
+    seen: Option<[u64; 3]>,
     /// The time of the last check of the store's place, by the store's clock.
     checked: Option<Duration>,
 }
@@ -115,9 +120,21 @@ impl Following {
     /// Splits an attached store into an engine's part, and the place from which to follow.
     pub(crate) fn of(attached: Attached) -> (Recovered, Self) {
         let Attached { recovered, manifest, place, before } = attached;
-        let (whole_at, copies) = (manifest.generation, Vec::new());
-        let inner =
-            Inner { control: None, nonce: None, manifest, whole_at, place, before, copies, checked: None };
+        let segments = recovered.shared.segments.read();
+        let mut inner = Inner {
+            control: None,
+            nonce: None,
+            whole_at: manifest.generation,
+            manifest,
+            place,
+            before,
+            copies: Vec::new(),
+            ahead: Vec::new(),
+            seen: None,
+            checked: None,
+        };
+        inner.ahead = ahead_of(segments.values());
+        drop(segments);
         (recovered, Self { inner: Mutex::new(inner) })
     }
 
@@ -131,6 +148,9 @@ impl Following {
         let mut inner = self.inner.lock();
         let (mut records, mut jumped) = (0, false);
         inner.check_place(engine)?;
+        if inner.is_as_seen() && inner.follow_log(engine, &mut records)? {
+            return Ok(Refreshed { seq: engine.last_seq(), records, jumped });
+        }
         for _ in 0..ATTEMPTS {
             let state = inner.control(engine)?;
             let is_new = inner.is_new(state.as_ref());
@@ -140,6 +160,7 @@ impl Following {
                 !is_new || inner.let_go(engine)
             };
             if is_whole {
+                inner.seen = inner.glance().filter(|_| state.is_some());
                 return Ok(Refreshed { seq: engine.last_seq(), records, jumped });
             }
             let now = inner.control(engine)?;
@@ -183,9 +204,17 @@ impl Following {
     }
 }
 
-/// Returns true if a record is published at a place.
-fn is_published_at(place: &LogPlace) -> bool {
-    LogTail::new(&place.segment, place.offset, place.last).is_published()
+/// Returns true if a page is of a writer that opened the store in this boot of the system, and has
+/// not closed it.
+fn is_of_live_writer(state: &ControlState, engine: &Engine) -> bool {
+    state.status == WriterStatus::Open && Some(state.header.boot_id) == engine.shared.dir.boot_id()
+}
+
+/// Returns the segments of the log without a published record.
+fn ahead_of<'s>(segments: impl Iterator<Item = &'s Arc<Segment>>) -> Vec<Arc<Segment>> {
+    let is_ahead =
+        |segment: &&Arc<Segment>| segment.role() == Role::Log && segment.mapping().published() == 0;
+    segments.filter(is_ahead).map(Arc::clone).collect()
 }
 
 impl Inner {
@@ -202,17 +231,29 @@ impl Inner {
         Ok(self.control.as_ref().and_then(|page| page.state(engine.shared.store)))
     }
 
-    /// Checks from time to time that the store is still in its place: while a writer has it open,
-    /// once a second, and otherwise always.
+    fn glance(&self) -> Option<[u64; 3]> {
+        self.control.as_ref().map(ControlReader::glance)
+    }
+
+    /// Returns true if a writer has the store open, and the manifest at hand is the announced one.
+    fn is_as_seen(&self) -> bool {
+        self.seen.is_some_and(|seen| {
+            self.glance() == Some(seen) && WriterStatus::from_word(seen[0]) == WriterStatus::Open
+        })
+    }
+
+    /// Checks from time to time that the store is still in its place: while a writer has it open and
+    /// announces nothing, once a second, and otherwise always.
     ///
     /// # Errors
     ///
     /// `Replaced`, and errors of the operating system.
     fn check_place(&mut self, engine: &Engine) -> Result<()> {
         let dir = engine.shared.dir.as_ref();
-        let (now, state) = (dir.now(), self.control(engine)?);
-        let is_open = state.is_some_and(|state| state.status == WriterStatus::Open);
-        if is_open && self.checked.is_some_and(|checked| now.saturating_sub(checked) < CHECK_SPACING) {
+        let now = dir.now();
+        if self.is_as_seen()
+            && self.checked.is_some_and(|checked| now.saturating_sub(checked) < CHECK_SPACING)
+        {
             return Ok(());
         }
         self.checked = Some(now);
@@ -255,7 +296,9 @@ impl Inner {
     /// `Replaced` if another store is in the directory now, the errors of [`Segment::open`], and
     /// errors of the operating system.
     fn take_manifest(&mut self, engine: &Engine, state: Option<&ControlState>) -> Result<bool> {
-        let announced = state.map_or(0, |state| state.generation);
+        // Only a live writer's word counts.
+        let live = state.filter(|state| is_of_live_writer(state, engine));
+        let announced = live.map_or(0, |state| state.generation);
         let dir = engine.shared.dir.as_ref();
         let mut missing = None;
         for _ in 0..ATTEMPTS {
@@ -295,7 +338,9 @@ impl Inner {
             }
             let segment = Segment::open(shared.dir.as_ref(), &shared.space, shared.store, entry)?;
             segment.release_file();
-            if entry.role == Role::Copies {
+            if entry.role == Role::Log {
+                self.ahead.push(Arc::clone(&segment));
+            } else {
                 segment.mapping().publish_existing(entry.end);
                 let (offset, end) = (segment.data_offset(), entry.end);
                 self.copies.push(NewCopies { segment: Arc::clone(&segment), offset, end });
@@ -322,6 +367,7 @@ impl Inner {
                 NextSegment::None => return Ok(true),
                 NextSegment::Gap => return Ok(false),
                 NextSegment::Found(segment) => {
+                    self.ahead.retain(|ahead| !Arc::ptr_eq(ahead, &segment));
                     if let Some(place) = self.place.take().filter(|place| place.is_used) {
                         self.before = Some((place.segment.id(), place.offset));
                     }
@@ -335,29 +381,33 @@ impl Inner {
     /// Applies the rest of the present segment.
     fn follow_segment(&mut self, engine: &Engine, records: &mut u64) -> Result<()> {
         let Some(place) = &mut self.place else { return Ok(()) };
+        if !is_published(&place.segment, place.offset) {
+            return Ok(());
+        }
         let segment = Arc::clone(&place.segment);
         let mut tail = LogTail::new(&segment, place.offset, place.last);
+        let mut units = Vec::with_capacity(GROUP);
         loop {
+            let stopped = tail.read_some(&mut units, GROUP);
             let pin = engine.pin();
             let mut applier = Applier::lock(engine);
-            for _ in 0..GROUP {
-                let Some(unit) = tail.next()? else { return Ok(()) };
-                segment.mapping().publish_existing(unit.end());
+            applier.prefetch(&segment, &units, &pin);
+            for unit in units.drain(..) {
                 applier.apply(&segment, &unit, &pin)?;
                 (place.offset, place.last) = (unit.end(), Some(unit.last()));
                 place.is_used |= unit.is_used();
                 *records += unit.records();
+            }
+            if stopped? {
+                return Ok(());
             }
         }
     }
 
     /// Looks for the segment in which the log continues.
     fn next_segment(&self, engine: &Engine) -> NextSegment {
-        let segments = engine.shared.segments.read();
-        let is_ahead =
-            |segment: &&Arc<Segment>| segment.role() == Role::Log && segment.mapping().published() == 0;
-        let starts = segments.values().filter(is_ahead);
-        let starts = starts.filter_map(|segment| Some((segment, start_of(segment)?)));
+        let begun = self.ahead.iter().filter(|segment| is_published(segment, segment.data_offset()));
+        let starts = begun.filter_map(|segment| Some((segment, start_of(segment)?)));
         let Some(place) = &self.place else {
             return self.first_segment(starts);
         };
@@ -372,7 +422,7 @@ impl Inner {
             if continues && start.durable <= engine.last_seq() {
                 return NextSegment::Found(Arc::clone(segment));
             }
-            if previous.0 == here && previous.1 > place.offset && is_published_at(place) {
+            if previous.0 == here && previous.1 > place.offset && is_published(&place.segment, place.offset) {
                 return NextSegment::LookAgain;
             }
             others = true;
@@ -418,9 +468,7 @@ impl Inner {
     /// Returns true if a writer may have the store open.
     fn may_have_writer(&mut self, engine: &Engine) -> Result<bool> {
         let state = self.control(engine)?;
-        Ok(state.map_or(self.control.is_some(), |state| {
-            state.status == WriterStatus::Open && Some(state.header.boot_id) == engine.shared.dir.boot_id()
-        }))
+        Ok(state.map_or(self.control.is_some(), |state| is_of_live_writer(&state, engine)))
     }
 
     /// Returns the error for a store whose files do not settle.

@@ -137,8 +137,14 @@ impl State {
     /// Prefetches the records that the key may have now.
     #[inline]
     pub(crate) fn prefetch_records(&self, contents: &KeyspaceData, hash: Hash) {
+        self.prefetch_index(&contents.index, hash);
+    }
+
+    /// Prefetches the records that an index may lead to.
+    #[inline]
+    pub(crate) fn prefetch_index(&self, index: &Index, hash: Hash) {
         // A line that cannot be read is an error of the search that follows.
-        drop(contents.index.find(hash, |location| {
+        drop(index.find(hash, |location| {
             self.shared.space.prefetch(location);
             Ok::<bool, BlockError>(false)
         }));

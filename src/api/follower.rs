@@ -190,7 +190,8 @@ impl Follower {
     /// Returns the reader of a keyspace by its name.
     ///
     /// It follows clears and renames, and returns `KeyspaceDropped` after a drop, as a handle of the
-    /// store does.
+    /// store does. A refresh that jumped cannot tell a clear from a drop and a creation of the same
+    /// name: both count as a clear.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -315,10 +316,15 @@ impl Follower {
     }
 
     /// Returns a snapshot of the counters. Those that describe files are of the last refresh, and
-    /// those that describe work are of the follower, which does little.
+    /// those that describe work are of the follower, which does little. If the control page cannot
+    /// be read, the durable number is that of the open.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.engine().stats()
+        let mut stats = self.engine().stats();
+        if let Ok(durable) = self.durable_seq() {
+            stats.durable_seq = durable.0.min(stats.last_seq);
+        }
+        stats
     }
 
     /// Refreshes, then verifies every record and every index entry that the follower shows.

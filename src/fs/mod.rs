@@ -160,6 +160,9 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     /// Marks a named point of the write path. The simulated disk observes mapped stores here. The
     /// real one does nothing, and the caller guards hot paths with [`Dir::observes`].
     fn crash_point(&self, name: &'static str);
+    /// Marks a named point of a follower, at which a test lets the writer act. Does nothing on real
+    /// directories.
+    fn reader_point(&self, _name: &'static str) {}
     /// True if crash points have an effect.
     fn observes(&self) -> bool;
 }

@@ -110,6 +110,10 @@ impl Dir for ReadOnlyDir {
 
     fn crash_point(&self, _: &'static str) {}
 
+    fn reader_point(&self, name: &'static str) {
+        self.0.reader_point(name);
+    }
+
     fn observes(&self) -> bool {
         false
     }

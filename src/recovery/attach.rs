@@ -145,6 +145,7 @@ fn attempt<T>(
             return Err(Error::TooNew { path, found: manifest.hash_id, supported: HASH_ID });
         }
         left -= 1;
+        dir.reader_point("attach-manifest");
         match with(&manifest) {
             Err(_) if left > 0 && !is_current(dir.as_ref(), &manifest)? => {}
             other => return other,
@@ -299,6 +300,7 @@ impl<'a> LiveLog<'a> {
         let to_read = begin(manifest, &manifest.segments, checkpoint, replay)?;
         let Links { copies, mut links } =
             self.chain.links(dir, manifest, &manifest.segments, checkpoint, replay)?;
+        dir.reader_point("attach-opened");
         self.find_written(&mut links)?;
         while let Some(mapped) = replay.space.map_next() {
             mapped?;
@@ -307,6 +309,7 @@ impl<'a> LiveLog<'a> {
             // The mapping is all that a follower needs.
             link.segment.release_file();
         }
+        dir.reader_point("attach-mapped");
         let sealed = manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed);
         let sealed = sealed.map(|entry| entry.last_seq).max();
         replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));

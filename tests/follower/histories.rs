@@ -1,4 +1,5 @@
-//! Random histories of a writer, with followers that look at every crash point of it.
+//! Random histories of a writer: followers look at every crash point of it, and the writer acts
+//! between the steps of a refresh.
 
 use std::sync::Arc;
 
@@ -178,6 +179,11 @@ impl Step {
     }
 }
 
+/// Returns true if a point is one between the steps of a refresh.
+fn is_of_follower(point: &str) -> bool {
+    point.starts_with("follow-") || point.starts_with("attach-")
+}
+
 fn name_of(place: usize) -> &'static str {
     place.checked_sub(1).map_or("", |name| NAMES[name])
 }
@@ -220,7 +226,11 @@ fn run(seed: u64, spacing: u64) -> (u64, u64) {
     {
         let (watch, disk_too) = (Arc::clone(&watch), disk.clone());
         let rng = Mutex::new(rng.fork());
-        disk.on_crash_point(move |point| watch.lock().look(&mut rng.lock(), &disk_too, point));
+        disk.on_crash_point(move |point| {
+            if !is_of_follower(point) {
+                watch.lock().look(&mut rng.lock(), &disk_too, point);
+            }
+        });
     }
     for number in 0..STEPS {
         let step = Step::draw(&mut rng);
@@ -283,12 +293,112 @@ fn followers_show_an_allowed_state_at_every_crash_point() {
     assert!(looks > 1000 && jumps > 0, "{looks} looks, {jumps} jumps");
 }
 
+/// A writer that acts between the steps of a follower.
+struct Writer {
+    store: Option<Store>,
+    rng: fastrand::Rng,
+    number: usize,
+    checkpoints: u64,
+    /// The contents after each step since the follower's call began.
+    states: Vec<Contents>,
+}
+
+impl Writer {
+    /// Carries out some steps.
+    fn act(&mut self, disk: &SimDisk, steps: usize) {
+        for _ in 0..steps {
+            let step = Step::draw(&mut self.rng);
+            let mut contents = self.states.last().expect("there is always one").clone();
+            self.number += 1;
+            // What is written may be read at once, by the follower that waits for this.
+            step.apply(&mut contents, self.number);
+            let reopen = || super::options().checkpoint_bytes(self.checkpoints).open_on(disk).unwrap();
+            match step {
+                Step::Close => {
+                    self.store.take().expect("it is open").close().unwrap();
+                    self.store = Some(reopen());
+                }
+                Step::Kill => {
+                    std::mem::forget(self.store.take());
+                    disk.free_locks();
+                    self.store = Some(reopen());
+                }
+                _ => step.write(self.store.as_ref().expect("it is open"), self.number),
+            }
+            self.states.push(contents);
+        }
+    }
+}
+
+/// Runs a history in which the writer acts between the steps of followers. Returns the number of
+/// jumps.
+fn run_between(seed: u64, steps: usize) -> u64 {
+    let _shown = Shown(seed);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let disk = SimDisk::with_seed(seed);
+    let checkpoints = if rng.bool() { 512 } else { 0 };
+    let store = super::options().checkpoint_bytes(checkpoints).open_on(&disk).unwrap();
+    let states = vec![Contents::from([(String::new(), Default::default())])];
+    let writer = Writer { store: Some(store), rng: rng.fork(), number: 0, checkpoints, states };
+    let writer = Arc::new(Mutex::new(writer));
+    {
+        let (writer, disk_too) = (Arc::clone(&writer), disk.clone());
+        let rng = Mutex::new(rng.fork());
+        disk.on_crash_point(move |point| {
+            if is_of_follower(point) && rng.lock().u32(0..3) == 0 {
+                // While it acts, its own points come here as well.
+                writer.lock().act(&disk_too, 1 + rng.lock().usize(0..steps));
+            }
+        });
+    }
+    let mut jumps = 0;
+    let mut follower = follow(&disk);
+    for _ in 0..60 {
+        {
+            let mut writer = writer.lock();
+            let last = writer.states.len() - 1;
+            writer.states.drain(..last);
+        }
+        if rng.u32(0..10) == 0 {
+            follower = follow(&disk);
+        } else {
+            jumps += u64::from(follower.refresh().unwrap().jumped);
+        }
+        let shown = shown(&follower);
+        let states = &writer.lock().states;
+        assert!(
+            states.contains(&shown),
+            "{:?} is none of {:?}",
+            brief(&shown),
+            states.iter().map(brief).collect::<Vec<_>>()
+        );
+    }
+    disk.forget_hook();
+    let writer = Arc::into_inner(writer).expect("the hook is gone").into_inner();
+    let store = writer.store.expect("it is open");
+    assert_same(&follower, &store);
+    follower.verify().unwrap();
+    jumps
+}
+
+#[test]
+fn followers_are_exact_while_the_writer_acts_between_their_steps() {
+    let mut jumps = 0;
+    for seed in 0..cases(150) {
+        jumps += run_between(seed, if seed % 2 == 0 { 3 } else { 30 });
+    }
+    assert!(jumps > 0);
+}
+
 #[test]
 fn a_follower_opened_at_any_crash_point_shows_the_store() {
     let disk = SimDisk::new();
     let store = open(&disk);
     let also = disk.clone();
     disk.on_crash_point(move |point| {
+        if is_of_follower(point) {
+            return;
+        }
         let follower = Options::new().follow_on(&also);
         let follower = follower.unwrap_or_else(|error| panic!("at {point}: {error}"));
         drop(shown(&follower));

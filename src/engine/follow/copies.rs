@@ -143,6 +143,7 @@ impl Inner {
         }
         engine.shared.space.collect();
         engine.catalog.collect();
+        self.must_let_go = false;
         true
     }
 }

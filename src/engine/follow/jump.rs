@@ -49,6 +49,7 @@ impl Inner {
         self.whole_at = manifest.generation;
         (self.manifest, self.place, self.before) = (manifest, place, before);
         self.copies.clear();
+        self.must_let_go = false;
         Ok(())
     }
 }

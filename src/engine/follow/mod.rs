@@ -98,8 +98,11 @@ struct Inner {
     copies: Vec<NewCopies>,
     /// The segments of the log that were not reached yet.
     ahead: Vec<Arc<Segment>>,
-    /// The words of the control page at the last refresh that found the manifest at hand to be the
-    /// announced one.
+    /// True if the manifest at hand may no longer name a segment that is mapped.
+    must_let_go: bool,
+    /// The words of the control page before its contents were read last.
+    words: Option<[u64; 3]>,
+    /// The words with which the last refresh found the manifest at hand to be the announced one.
     seen: Option<[u64; 3]>,
     /// The time of the last check of the store's place, by the store's clock.
     checked: Option<Duration>,
@@ -130,6 +133,8 @@ impl Following {
             before,
             copies: Vec::new(),
             ahead: Vec::new(),
+            must_let_go: false,
+            words: None,
             seen: None,
             checked: None,
         };
@@ -153,14 +158,18 @@ impl Following {
         }
         for _ in 0..ATTEMPTS {
             let state = inner.control(engine)?;
+            let words = inner.words;
             let is_new = inner.is_new(state.as_ref());
+            engine.shared.dir.reader_point("follow-compared");
             let is_known = !is_new || inner.take_manifest(engine, state.as_ref())?;
+            engine.shared.dir.reader_point("follow-mapped");
             let is_whole = is_known && inner.follow_log(engine, &mut records)? && {
+                engine.shared.dir.reader_point("follow-applied");
                 inner.use_copies(engine)?;
-                !is_new || inner.let_go(engine)
+                !inner.must_let_go || inner.let_go(engine)
             };
             if is_whole {
-                inner.seen = inner.glance().filter(|_| state.is_some());
+                inner.seen = words.filter(|_| state.is_some());
                 return Ok(Refreshed { seq: engine.last_seq(), records, jumped });
             }
             let now = inner.control(engine)?;
@@ -228,6 +237,8 @@ impl Inner {
             }
             self.control = page;
         }
+        // Before the contents: a later glance shows if they have changed.
+        self.words = self.glance();
         Ok(self.control.as_ref().and_then(|page| page.state(engine.shared.store)))
     }
 
@@ -311,13 +322,14 @@ impl Inner {
             if manifest.store != engine.shared.store {
                 return Err(self.replaced(engine));
             }
+            dir.reader_point("follow-manifest");
             if manifest.generation < self.manifest.generation {
                 return Ok(false);
             }
             match self.map_new(engine, &manifest) {
                 Ok(()) => {
                     engine.shared.manifest.follow(manifest.clone());
-                    self.manifest = manifest;
+                    (self.manifest, self.must_let_go) = (manifest, true);
                     self.nonce = state.map(|state| state.header.writer_nonce);
                     return Ok(true);
                 }
@@ -359,9 +371,12 @@ impl Inner {
         loop {
             match self.follow_segment(engine, records) {
                 // A power cut leaves damage at the end, and the next writer cuts the log there.
-                Err(Error::Corrupt { .. }) if !self.may_have_writer(engine)? => return Ok(true),
+                Err(Error::Corrupt { .. }) if self.may_end_here() && !self.may_have_writer(engine)? => {
+                    return Ok(true);
+                }
                 other => other?,
             }
+            engine.shared.dir.reader_point("follow-segment");
             match self.next_segment(engine) {
                 NextSegment::LookAgain => {}
                 NextSegment::None => return Ok(true),
@@ -463,6 +478,13 @@ impl Inner {
             Some(SegmentState::Cut) => others,
             Some(SegmentState::Open) => false,
         }
+    }
+
+    /// Returns true unless the manifest knows that the log continues behind the place.
+    fn may_end_here(&self) -> bool {
+        let Some(place) = &self.place else { return true };
+        let entry = self.manifest.segment(place.segment.id());
+        entry.is_none_or(|entry| entry.end <= place.offset)
     }
 
     /// Returns true if a writer may have the store open.

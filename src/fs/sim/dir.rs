@@ -233,8 +233,12 @@ impl Dir for SimDir {
         let mut machine = self.shared.lock();
         machine.observe();
         machine.record(Event::Point(name));
-        let hook = machine.hook.clone();
         drop(machine);
+        self.reader_point(name);
+    }
+
+    fn reader_point(&self, name: &'static str) {
+        let hook = self.shared.lock().hook.clone();
         if let Some(hook) = hook.0 {
             hook(name);
         }

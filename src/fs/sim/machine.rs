@@ -93,7 +93,7 @@ pub(super) struct Machine {
     /// True if directories can be locked, and not only files.
     pub(super) locks_dirs: bool,
     pub(super) plan: FaultPlan,
-    /// The function that every crash point calls.
+    /// The function that every point calls.
     pub(super) hook: Hook,
     /// The limit of each limited resource.
     pub(super) limits: BTreeMap<Resource, u64>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::SimDisk;
 
-/// A test's function that every crash point calls.
+/// A test's function that every point calls.
 #[derive(Clone, Default)]
 pub(super) struct Hook(pub(super) Option<Arc<dyn Fn(&'static str) + Send + Sync>>);
 
@@ -17,10 +17,11 @@ impl fmt::Debug for Hook {
 }
 
 impl SimDisk {
-    /// Calls `hook` at every named crash point of a writer on this machine, on the writer's thread.
+    /// Calls `hook` at every named crash point of a writer on this machine, and between the steps of
+    /// a follower's [`refresh`](crate::Follower::refresh), on the thread of that handle.
     ///
-    /// The writer may hold locks of its own. Another handle to the disk, such as a follower's, can be
-    /// used there.
+    /// Points of followers begin with `follow-` or `attach-`. The handle may hold locks of its own,
+    /// so `hook` uses another one: a follower at a point of the writer, or the reverse.
     ///
     /// ```
     /// use std::sync::Arc;

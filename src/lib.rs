@@ -18,15 +18,16 @@
 //! ```
 //!
 //! Any number of threads of one process read and write single keys at the speed of memory. mapcask
-//! is not ordered (no ranges or prefixes yet), not a server, and not a cache that evicts.
-//! Read-write transactions do not exist yet, nor do readers in other processes beside a writer.
+//! is not ordered (no ranges or prefixes yet), not a server, and not a cache that evicts. Other
+//! processes read the store while one writes to it. Read-write transactions do not exist yet.
 //!
 //! This page is a short book: [keyspaces](#keyspaces), [batches and
 //! conditions](#batches-and-conditions), [durability](#durability), [isolation](#isolation),
 //! [space](#space), [values and views](#values-and-views), [typed values](#typed-values),
 //! [async](#async), [many stores](#many-stores), [crash tests](#crash-tests), [limits](#limits),
-//! [overload](#overload), [close, kill, fork and failures](#close-kill-fork-and-failures),
-//! [damage](#damage), [events](#events), [coming from another store](#coming-from-another-store).
+//! [overload](#overload), [close, kill, fork and failures](#close-kill-fork-and-failures), [several
+//! processes](#several-processes), [damage](#damage), [events](#events), [coming from another
+//! store](#coming-from-another-store).
 //! The programs in `examples/` are longer, and each checks its own result.
 //!
 //! # Keyspaces
@@ -275,7 +276,7 @@
 //! | writes in a store's life | 2^56 |
 //! | segment files together | 8 TiB; their size grows to [`Options::segment_bytes`]: 4 KiB to 4 GiB, 64 MiB by default |
 //! | memory per key | at most 16 bytes in a keyspace of 100,000 keys or more; a smaller one takes up to 256 KiB |
-//! | processes | one that writes, or any number that only read ([`Options::read_only`]); others get [`Error::Locked`] |
+//! | processes | one that writes, or any number that open the store with [`Options::read_only`]; others get [`Error::Locked`]. Any number of [followers](#several-processes) beside them |
 //! | reading by an open | nothing of the log after a clean close; after a kill, the log since the last index checkpoint ([`Options::checkpoint_bytes`]) |
 //! | small store | 5 descriptors, 4 mappings, 32 KiB on the disk, 37 KiB of memory ([`Background`]) |
 //! | typed value | 256 levels of nesting, 4,096 elements without bytes |
@@ -341,6 +342,48 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Several processes
+//!
+//! One process writes to a store. A [`Follower`] in any other one reads it meanwhile. It takes no
+//! lock, writes nothing, and needs only permission to read. [`Follower::refresh`] shows new writes.
+//!
+//! ```
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let path = directory.path().join("data");
+//! let store = mapcask::Store::open(&path)?; // in one process
+//! let follower = mapcask::Follower::open(&path)?; // in another one
+//! let seq = store.insert("a", "1")?;
+//! assert!(follower.refresh()?.seq >= seq && follower.contains_key("a")?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | in the writing process | in a follower |
+//! |---|---|
+//! | a write, batch or change to keyspaces has returned | shown after any refresh that begins later |
+//! | it is under way | shown as a whole or not at all: perhaps before it is durable, and for an instant before its own process shows it |
+//! | compaction | not seen, unless it removes a part of the log that no refresh has applied. The next refresh then reads the whole store: it [jumps](Refreshed::jumped). Meanwhile one keyspace may show the new state and another still the old one; a [`Snapshot`] does not mix them |
+//! | close or kill | a refresh shows every write that has returned, and later ones once the store is open again. [`Follower::writer_status`] is `Closed` only after a close |
+//!
+//! So a follower shows every write up to one, and none behind it. It has the
+//! [isolation](#isolation) of a store in which each record or batch that is applied is a write.
+//! After an error of a refresh, reads go on, and the next refresh tries again:
+//!
+//! | error | meaning | remedy |
+//! |---|---|---|
+//! | [`Error::Replaced`] | the store was removed, or another one is in its directory | open a follower of that one |
+//! | [`Error::Corrupt`], [`Error::MissingSegment`] | the log behind the last applied write is damaged, or a file of the store is gone, and not by compaction | close the store, then [`salvage()`] |
+//! | [`Error::TooNew`] | a later version of this crate writes to the store | use that version |
+//!
+//! A follower costs the writer nothing but disk space. Files that compaction removes keep their
+//! space until each follower that has them mapped refreshes or ends. So a stopped one can keep as
+//! much as all segment files took at its last refresh. The writer does not count that space: not in
+//! the [bounds](#space), [`Stats::removed_bytes_in_use`] or [`Options::max_disk_bytes`].
+//!
+//! A follower works as another user, on a read-only mount, and in a container on the same machine.
+//! Network file systems are refused on Linux. A copy of the directory gets no more writes, and may
+//! be damaged if a writer was active. In the lower layer of an overlay file system, a follower
+//! misses the writes of a writer that opens the store later: open the follower again.
+//!
 //! # Damage
 //!
 //! Damage to durable data is an [`Error`] that names file and offset, never a wrong value. Nothing
@@ -380,6 +423,7 @@
 //! | iteration | in order | in order | in order | in order | in order | [`iter`](Reader::iter), in no order |
 //! | range, prefix | `range`, `scan_prefix` | `range` | `range`, `prefix` | `iterator` | `range`, `prefix_iter` | not yet |
 //! | snapshot | | `begin_read` | `snapshot` | `snapshot` | `RoTxn` | [`Store::snapshot`]; [`multi_get`](Reader::multi_get) is consistent too |
+//! | readers in other processes | | `ReadOnlyDatabase` | | `open_for_read_only`, `open_as_secondary`, `try_catch_up_with_primary` | any `Env` | [`Follower`], [`refresh`](Follower::refresh) |
 //! | types | bytes | `Key`, `Value` | bytes | bytes | codecs | bytes, or [`TypedKeyspace`] |
 //! | size | `size_on_disk` | `stats` | `disk_space` | properties | `real_disk_size` | [`size_on_disk`](Store::size_on_disk), [`stats`](Store::stats), [`len`](Reader::len) in constant time |
 //! | cache size, map size | `cache_capacity` | `set_cache_size` | `cache_size` | block cache | `map_size` | no setting: the page cache |

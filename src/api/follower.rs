@@ -44,22 +44,27 @@ const ATTEMPTS: usize = 100;
 ///
 /// # Order and isolation
 ///
-/// A follower shows a prefix of the writer's log: every write up to one, and none behind it. It never
-/// shows a part of a batch, and never goes back. A refresh that begins after a write has returned, in
-/// any process, shows that write. Reads, iterators and snapshots have the
-/// [isolation](crate#isolation) that they have on the store, where each record that a refresh
-/// applies counts as a write.
+/// A follower shows a prefix of the writer's log: every write up to one, and none behind it. A batch
+/// is shown as a whole. A refresh that begins after a write has returned, in any process, shows that
+/// write. Reads, iterators and snapshots have the [isolation](crate#isolation) that they have on the
+/// store, where each record or batch that a refresh applies counts as a write. [Several
+/// processes](crate#several-processes) has the one exception, a refresh that
+/// [jumps](Refreshed::jumped), and the meaning of each error.
 ///
 /// A write is shown when it is in the log, which may be before it is durable and, for an instant,
-/// before the writer's own process shows it.
+/// before the writer's own process shows it. A follower goes back only if the log loses its end, as
+/// it may after a failed sync and a new open.
 ///
 /// # Cost
 ///
 /// A follower has an index of its own: 16 bytes per key. The files are mapped, and their pages are
-/// those that the writer uses. A refresh that finds nothing new loads a few words of a mapped page,
-/// and makes no system call. Otherwise it applies what is new, about as fast as an open reads it. If
-/// compaction has removed a part of the log that was not applied yet, the refresh reads the whole
+/// those that the writer uses. A refresh that finds nothing new loads a few words of mapped pages.
+/// While a writer has the store open, it makes a system call only once a second, to check that the
+/// store is in its place. Otherwise it verifies and applies each new record, on the calling thread.
+/// If compaction has removed a part of the log that was not applied yet, the refresh reads the whole
 /// store anew ([`Refreshed::jumped`]).
+///
+/// A follower keeps the files that compaction removes on the disk until it refreshes or ends.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;

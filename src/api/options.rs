@@ -315,7 +315,8 @@ impl Options {
     ///
     /// Any number of processes and handles may open a store for reading at once. While they do, an
     /// open for writing fails with [`Error::Locked`](crate::Error::Locked), and so does the
-    /// reverse.
+    /// reverse. A [`Follower`](crate::Follower) reads a store that another process writes to, and
+    /// keeps no writer out.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

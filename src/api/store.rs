@@ -24,6 +24,9 @@ use crate::format::Seq;
 /// [space](crate#space), [limits](crate#limits), and the effects of [close, kill and
 /// `fork`](crate#close-kill-fork-and-failures).
 ///
+/// One process at a time has a store open for writing. Others read it meanwhile through a
+/// [`Follower`](crate::Follower); see [several processes](crate#several-processes).
+///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
 /// # let path = directory.path().join("data");

@@ -1,7 +1,7 @@
 //! Jumping over a gap: the store is read anew, and every keyspace gets new contents.
 //!
 //! A follower that was not refreshed for long may find that compaction has removed the part of the
-//! log that comes next. What is left does not say what happened in between, only what is there.
+//! log that comes next. The rest does not tell the history in between, only the contents.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! Following: an engine that applies the log of another process instead of writing one.
 //!
 //! A follower has the state of a store, so everything that reads works on it unchanged. Its indexes
-//! are its own. Its segments are read-only mappings of the writer's files. It writes nothing, takes
-//! no lock and is known to nobody, so a follower that is killed or stopped costs the writer nothing.
+//! are its own. Its segments are read-only mappings of the writer's files. It writes nothing and
+//! takes no lock, and no other process knows of it. So a follower that is stopped costs the writer
+//! nothing but the disk space of removed files that it has mapped.
 //!
 //! **Order of a refresh.**
 //!

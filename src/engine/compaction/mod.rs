@@ -73,19 +73,22 @@ struct StepOutcome {
 }
 
 /// Registers a caller that compacts everything, while it is held.
-struct Requested<'a>(&'a Compactor);
+struct Requested<'a> {
+    compactor: &'a Compactor,
+    whole: Whole,
+}
 
 impl<'a> Requested<'a> {
-    fn of(compactor: &'a Compactor) -> Self {
+    fn of(compactor: &'a Compactor, whole: Whole) -> Self {
         // Relaxed, here and below: advice, but with `running` held.
         compactor.asked.fetch_add(1, Ordering::Relaxed);
-        Self(compactor)
+        Self { compactor, whole }
     }
 }
 
 impl Drop for Requested<'_> {
     fn drop(&mut self) {
-        self.0.asked.fetch_sub(1, Ordering::Relaxed);
+        self.compactor.asked.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -101,7 +104,7 @@ impl Compactor {
     /// # Errors
     ///
     /// The error that stopped it. It is tried again after more writes.
-    pub(crate) fn step(&self, state: &State, _whole: Whole) -> Result<bool> {
+    pub(crate) fn step(&self, state: &State, whole: Whole) -> Result<bool> {
         if !state.config.compaction {
             return Ok(false);
         }
@@ -112,7 +115,7 @@ impl Compactor {
             return Ok(false);
         }
         self.take_back(state);
-        self.step_running(state, &mut running)
+        self.step_running(state, &mut running, whole)
     }
 
     /// Does a step of the pass under way, or of the sync before the next one, or begins a pass.
@@ -120,7 +123,7 @@ impl Compactor {
     /// # Errors
     ///
     /// The errors of [`Compactor::step`].
-    fn step_running(&self, state: &State, running: &mut PassState) -> Result<bool> {
+    fn step_running(&self, state: &State, running: &mut PassState, whole: Whole) -> Result<bool> {
         let now = state.shared.dir.now();
         if now < running.not_before {
             return Ok(false);
@@ -132,7 +135,7 @@ impl Compactor {
             }
             return Ok(true);
         }
-        if running.job.is_none() && !self.look(state, running, now)? {
+        if running.job.is_none() && !self.look(state, running, now, whole)? {
             return Ok(false);
         }
         if running.job.is_none() {
@@ -162,7 +165,7 @@ impl Compactor {
     }
 
     /// Begins a pass if one is due. Returns true if it did any work.
-    fn look(&self, state: &State, running: &mut PassState, now: Duration) -> Result<bool> {
+    fn look(&self, state: &State, running: &mut PassState, now: Duration, whole: Whole) -> Result<bool> {
         let looked =
             LastSurvey { when: now, last: state.seqlock.last(), active: state.allocator.active_id() };
         if running.looked.is_some_and(|before| !looked.is_worth_it(before)) {
@@ -175,7 +178,7 @@ impl Compactor {
                 running.ahead = Some(state.syncer.pieces(state));
                 true
             }
-            decision => self.begin(state, running, &survey, decision)?,
+            decision => self.begin(state, running, &survey, decision, whole)?,
         };
         if begun {
             running.looked = None;
@@ -190,6 +193,7 @@ impl Compactor {
         running: &mut PassState,
         survey: &SegmentSurvey,
         decision: Decision,
+        whole: Whole,
     ) -> Result<bool> {
         running.ahead = None;
         match decision {
@@ -203,7 +207,7 @@ impl Compactor {
                 if state.shared.remove_leftovers()? {
                     state.shared.sync_dir()?;
                 }
-                let mut job = self.job(state, survey, &victims, reason);
+                let mut job = self.job(state, survey, &victims, reason, whole);
                 job.file_max = state.config.segment_bytes;
                 running.job = Some(job);
             }
@@ -217,6 +221,7 @@ impl Compactor {
         survey: &SegmentSurvey,
         victims: &[SegmentId],
         reason: CompactionReason,
+        _whole: Whole,
     ) -> Pass {
         let horizon = survey.horizon(victims);
         let victims = survey.costs(victims).filter_map(|(facts, cost)| {
@@ -297,7 +302,7 @@ impl Compactor {
     ) -> Result<CompactionReport> {
         let begun = state.shared.dir.now();
         let mut total = CompactionReport::default();
-        let (mut running, _asked) = self.lock_asked(state)?;
+        let (mut running, asked) = self.lock_asked(state)?;
         if state.is_active_dirty() {
             state.roll()?;
         }
@@ -315,7 +320,7 @@ impl Compactor {
                 state.check_writable()?;
                 let survey = self.survey(state, &running.damaged);
                 let decision = survey.decide_all(wanted);
-                if !self.begin(state, &mut running, &survey, decision)? {
+                if !self.begin(state, &mut running, &survey, decision, asked.whole)? {
                     break;
                 }
                 while running.job.is_some() {
@@ -325,7 +330,8 @@ impl Compactor {
                             total.elapsed = state.shared.dir.now().saturating_sub(begun);
                             return Ok(total);
                         }
-                        Err(refused) if self.finds_room(state, &mut running, &refused, &mut total)? => {}
+                        Err(refused)
+                            if self.finds_room(state, &mut running, &refused, &mut total, asked.whole)? => {}
                         Err(other) => return Err(other),
                     }
                 }
@@ -349,7 +355,7 @@ impl Compactor {
         ids: &[u64],
         mut progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
-        let (mut running, _asked) = self.lock_asked(state)?;
+        let (mut running, asked) = self.lock_asked(state)?;
         let wanted: Vec<_> = ids.iter().copied().map(SegmentId).collect();
         let survey = self.survey(state, &running.damaged);
         let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == policy::SegmentStage::Sealed);
@@ -358,7 +364,7 @@ impl Compactor {
         if victims.is_empty() {
             return Ok(total);
         }
-        running.job = Some(self.job(state, &survey, &victims, CompactionReason::Requested));
+        running.job = Some(self.job(state, &survey, &victims, CompactionReason::Requested, asked.whole));
         while running.job.is_some() && self.drive_asked(state, &mut running, &mut total, &mut progress)? {}
         Ok(total)
     }
@@ -368,7 +374,7 @@ impl Compactor {
         // Before any lock, here and in every public call: threads of a forked child's parent may
         // hold them all.
         state.fork_guard.check()?;
-        state.load_all()?;
+        let whole = state.load_all()?;
         let mut running = self.running.lock();
         // Relaxed: see `Requested`.
         if self.asked.load(Ordering::Relaxed) == 0 {
@@ -376,7 +382,7 @@ impl Compactor {
             running.lent = 0;
             running.ended = CompactionReport::default();
         }
-        let asked = Requested::of(self);
+        let asked = Requested::of(self, whole);
         // This call syncs it.
         running.ahead = None;
         state.check_writable()?;

@@ -26,6 +26,7 @@ use crate::engine::compaction::Compactor;
 use crate::engine::compaction::job::{Pass, Phase, Victim};
 use crate::engine::compaction::output::{CopyPlan, CopyWriter};
 use crate::engine::state::State;
+use crate::engine::state::lookup::Lookup;
 use crate::error::{Error, Resource, Result};
 use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::manifest::SegmentState;
@@ -155,7 +156,7 @@ impl Compactor {
     }
 
     /// Returns true if the index has an entry for a record's key: one that leads to `wanted`, or
-    /// any.
+    /// any. `wanted` is found by its location, because a copy may replace that entry only.
     fn index_leads_to(
         &self,
         state: &State,
@@ -173,16 +174,13 @@ impl Compactor {
         let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(placed.header.key_len))?;
         job.key.clear();
         job.key.extend_from_slice(key);
-        let found = contents.index.find(state.hash_of(&job.key), |location| match wanted {
-            Some(wanted) => Ok(location == wanted),
-            None => {
-                let record = state.record_as_it_is(location, &pin)?;
-                let same = record.is_of(contents.id, &job.key);
-                state.check_replaced(&record)?;
-                Ok::<_, Error>(same)
-            }
-        })?;
-        Ok(found.is_some())
+        let (index, hash) = (&*contents.index, state.hash_of(&job.key));
+        if let Some(wanted) = wanted {
+            return Ok(index.find(hash, |location| Ok::<_, Error>(location == wanted))?.is_some());
+        }
+        // A tombstone that is kept in vain does no harm.
+        let lookup = Lookup { keyspace: contents.id, key: &job.key, hash };
+        Ok(lookup.find_readable(state, index, &pin)?.is_some())
     }
 
     /// Copies a record to the output.

@@ -13,26 +13,18 @@ use crate::config::Durability;
 use crate::engine::Engine;
 use crate::engine::read::Value;
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
+use crate::engine::state::lookup::{FoundRecord, Lookup};
 use crate::engine::state::write_guard::WriteGuard;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::hash::Hash;
 use crate::format::record::RecordKind;
-use crate::index::hash::lazy::BlockError;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::allocator::quota::SpaceClass;
 use crate::log::writer::NewRecord;
-use crate::mem::address_space::Record;
 use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
-
-/// The entry that a write found in the index.
-#[derive(Debug, Clone, Copy)]
-struct CurrentEntry<'p> {
-    location: Location,
-    record: Record<'p>,
-}
 
 /// The condition on a key under which a write is carried out.
 #[derive(Debug, Clone, Copy)]
@@ -147,7 +139,8 @@ impl Engine {
         let contents = self.contents(keyspace, &pin)?;
         draft.keyspace = contents.id;
         let slot = writer.indexes.of(contents);
-        let current = self.current(contents, slot, hash, (change.key, change.reads()), &pin)?;
+        let lookup = Lookup { keyspace: contents.id, key: change.key, hash };
+        let current = self.current(slot, lookup, change.reads(), &pin)?;
         let there = current.filter(|current| current.record.is_put());
         let holds = self.holds(change.condition, there)?;
         if !holds || (there.is_none() && change.value.is_none()) {
@@ -198,7 +191,7 @@ impl Engine {
     ///
     /// `Corrupt` if every read is verified and this one fails, `Io` if one of its pages cannot be
     /// read.
-    fn holds(&self, condition: Condition<'_>, there: Option<CurrentEntry<'_>>) -> Result<bool> {
+    fn holds(&self, condition: Condition<'_>, there: Option<FoundRecord<'_>>) -> Result<bool> {
         Ok(match condition {
             Condition::Always => true,
             Condition::Present(present) => there.is_some() == present,
@@ -228,35 +221,24 @@ impl Engine {
         grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))
     }
 
-    /// Returns the entry of a key. `reads` is true if its value is read, and false if only its size
-    /// counts.
+    /// Returns the present record of a key. `reads` is true if its value is read, and false if only
+    /// its size counts.
     ///
     /// # Errors
     ///
     /// `Corrupt`.
     fn current<'p>(
         &'p self,
-        contents: &KeyspaceData,
         slot: &KeyspaceIndex,
-        hash: Hash,
-        (key, reads): (&[u8], bool),
+        lookup: Lookup<'_>,
+        reads: bool,
         pin: &'p Pin,
-    ) -> Result<Option<CurrentEntry<'p>>> {
-        let mut current = None;
-        slot.index.find(hash, |location| {
-            let record = self.record_as_it_is(location, pin)?;
-            if !record.is_of(contents.id, key) {
-                self.check_record(&record)?;
-                return Ok(false);
-            }
-            self.check_replaced(&record)?;
-            current = Some(CurrentEntry { location, record });
-            Ok::<bool, Error>(true)
-        })?;
+    ) -> Result<Option<FoundRecord<'p>>> {
+        let current = lookup.find(self, &slot.index, pin)?;
         let index = slot.index.index();
-        if let Some(CurrentEntry { location, record }) = current.filter(|_| index.is_from_checkpoint()) {
+        if let Some(FoundRecord { location, record }) = current.filter(|_| index.is_from_checkpoint()) {
             if reads || self.catalog.snapshots.see(record.seq()) {
-                self.check_first(index, hash, location, &record)?;
+                self.check_first(index, lookup.hash, location, &record)?;
             } else {
                 self.check_header(&record)?;
             }
@@ -264,33 +246,10 @@ impl Engine {
         Ok(current)
     }
 
-    /// Returns the entry of a key, ignoring damage: for the second search, after the first found no
-    /// damage.
-    fn current_lenient<'p>(
-        &'p self,
-        contents: &KeyspaceData,
-        slot: &KeyspaceIndex,
-        hash: Hash,
-        key: &[u8],
-        pin: &'p Pin,
-    ) -> Option<CurrentEntry<'p>> {
-        let mut current = None;
-        // The first search loaded all that can be read.
-        drop(slot.index.find(hash, |location| {
-            let record = self.shared.space.record(location, pin);
-            let Some(record) = record.filter(|record| record.is_of(contents.id, key)) else {
-                return Ok(false);
-            };
-            current = Some(CurrentEntry { location, record });
-            Ok::<bool, BlockError>(true)
-        }));
-        current
-    }
-
     /// Keeps the present version of a key for the snapshots that see it, before the record of
     /// number `end` replaces it.
     #[inline]
-    fn retain_version(&self, contents: &KeyspaceData, hash: Hash, there: Option<CurrentEntry<'_>>, end: Seq) {
+    fn retain_version(&self, contents: &KeyspaceData, hash: Hash, there: Option<FoundRecord<'_>>, end: Seq) {
         let Some(there) = there else { return };
         let begin = there.record.seq();
         if self.catalog.snapshots.see(begin) {
@@ -306,7 +265,7 @@ impl Engine {
         &self,
         contents: &KeyspaceData,
         slot: &mut KeyspaceIndex,
-        was: Option<CurrentEntry<'_>>,
+        was: Option<FoundRecord<'_>>,
         ordinal: usize,
         size: u64,
     ) {
@@ -325,7 +284,7 @@ impl Engine {
 }
 
 /// Points an index at a new record.
-fn point(slot: &mut KeyspaceIndex, hash: Hash, current: Option<CurrentEntry<'_>>, location: Location) {
+fn point(slot: &mut KeyspaceIndex, hash: Hash, current: Option<FoundRecord<'_>>, location: Location) {
     match current {
         Some(current) => {
             slot.index.replace(hash, current.location, location);

@@ -21,7 +21,6 @@ use crate::error::{Error, Result};
 use crate::format::keyspace_change::{ENTRY_LEN_MAX, KeyspaceChange, MAX_CODEC_LEN, MAX_NAME_LEN};
 use crate::format::record::RecordKind;
 use crate::format::{KeyspaceId, Seq};
-use crate::index::hash::Index;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::allocator::quota::SpaceClass;
 use crate::log::writer::NewRecord;
@@ -50,7 +49,7 @@ impl Engine {
             // A read, which works after a failed sync too, and waits for nothing.
             return Ok(keyspace);
         }
-        let slot = self.new_slot()?;
+        let slot = KeyspaceIndex::empty(self.shared.dir.path())?;
         let mut guard = WriteGuard::lock(self)?;
         if let Some(keyspace) = self.catalog.get(name) {
             return Ok(keyspace);
@@ -161,7 +160,7 @@ impl Engine {
         durability: Durability,
     ) -> Result<Seq> {
         self.fork_guard.check()?;
-        let slot = self.new_slot()?;
+        let slot = KeyspaceIndex::empty(self.shared.dir.path())?;
         let mut guard = WriteGuard::of(self, self.lock_to_empty(keyspace))?;
         let old = self.id_of(keyspace)?;
         if self.is_empty(keyspace) {
@@ -209,13 +208,6 @@ impl Engine {
                 return self.writer.lock();
             }
         }
-    }
-
-    fn new_slot(&self) -> Result<KeyspaceIndex> {
-        let index = Index::new();
-        let (_, writer) =
-            index.map_err(|error| Error::io("make an index for", self.shared.dir.path(), error))?;
-        Ok(KeyspaceIndex::new(writer))
     }
 
     /// Returns the number of a keyspace now. It is stable under the writer mutex.

@@ -135,7 +135,7 @@ impl IndexWriter {
     ///
     /// # Errors
     ///
-    /// As for [`IndexWriter::reserve`]; the index must not be used then.
+    /// As for [`IndexWriter::reserve_many`]; the index must not be used then.
     pub(crate) fn grow(&mut self, threads: usize, tuning: Tuning) -> io::Result<()> {
         let wanted = (self.index.len() as u64).saturating_mul(10).div_ceil(LOAD_TIMES_TEN);
         loop {

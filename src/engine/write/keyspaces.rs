@@ -14,7 +14,7 @@ use parking_lot::MutexGuard;
 
 use crate::config::Durability;
 use crate::engine::Engine;
-use crate::engine::state::catalog::KeyspaceState;
+use crate::engine::state::catalog::{KeyspaceState, NewContents};
 use crate::engine::state::write_guard::WriteGuard;
 use crate::engine::state::{WriterState, dropped};
 use crate::error::{Error, Result};
@@ -63,7 +63,8 @@ impl Engine {
         let id = guard.writer.names.next();
         let change = KeyspaceChange::Create { id, name: name.to_owned(), codec: codec.to_owned() };
         let seq = self.append_change(&mut guard, &change)?;
-        let keyspace = self.catalog.add(&mut guard.writer.indexes, name, codec, (id, seq), slot);
+        let new = NewContents { id, begin: seq, slot };
+        let keyspace = self.catalog.add(&mut guard.writer.indexes, name, codec, new);
         let work = guard.end();
         self.notify_worker(work);
         crate::trace::keyspace_created(name, id.0);
@@ -175,8 +176,8 @@ impl Engine {
         let name = keyspace.name();
         let seq =
             self.append_change(&mut guard, &KeyspaceChange::Clear { id, old, name: name.to_string() })?;
-        let before =
-            self.catalog.clear(&self.shared.space, &mut guard.writer.indexes, keyspace, (id, seq), slot);
+        let new = NewContents { id, begin: seq, slot };
+        let before = self.catalog.clear(&self.shared.space, &mut guard.writer.indexes, keyspace, new);
         self.bury(before.as_ref());
         let work = guard.end();
         let waits = self.free(before);

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::bucket::{Bucket, IndexEntry, LINKS, OverflowLink};
 use super::lazy::BlockError;
-use super::split::split_off;
+use super::split::{SplitBuffers, split_off};
 use super::writer::{IndexWriter, LOAD_TIMES_TEN, OverflowLines, append, collect_links, replace_in};
 use super::{Index, bucket_of, search, split_source};
 use crate::format::hash::Hash;
@@ -248,7 +248,7 @@ impl Partition<'_> {
                 // The sibling's chain is not longer than its source's.
                 self.reserve_lines(self.links.len() as u64)?;
                 let Self { lines, links, entries, .. } = self;
-                split_off(index, lines, (links, entries), sibling, || ());
+                split_off(index, lines, SplitBuffers { links, entries }, sibling, || ());
             }
         }
     }

@@ -24,6 +24,7 @@ mod survey;
 pub(crate) mod tombstone_rule;
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -39,6 +40,7 @@ use crate::engine::compaction::running::{LastSurvey, PassState};
 use crate::engine::state::State;
 use crate::engine::state::catalog::KeyspaceState;
 use crate::engine::state::index_loader::Whole;
+use crate::engine::state::syncer::WriteBackStep;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
 use crate::format::record::record_size;
@@ -129,7 +131,7 @@ impl Compactor {
             return Ok(false);
         }
         if running.ahead.is_some() {
-            if state.syncer.write_back_some(state, &mut running.ahead)? {
+            if state.syncer.write_back_some(state, &mut running.ahead)? == WriteBackStep::Done {
                 state.sync()?;
                 state.seal()?;
             }
@@ -325,8 +327,8 @@ impl Compactor {
                 }
                 while running.job.is_some() {
                     match self.drive_asked(state, &mut running, &mut total, &mut progress) {
-                        Ok(true) => {}
-                        Ok(false) => {
+                        Ok(ControlFlow::Continue(())) => {}
+                        Ok(ControlFlow::Break(())) => {
                             total.elapsed = state.shared.dir.now().saturating_sub(begun);
                             return Ok(total);
                         }
@@ -365,7 +367,9 @@ impl Compactor {
             return Ok(total);
         }
         running.job = Some(self.job(state, &survey, &victims, CompactionReason::Requested, asked.whole));
-        while running.job.is_some() && self.drive_asked(state, &mut running, &mut total, &mut progress)? {}
+        while running.job.is_some()
+            && self.drive_asked(state, &mut running, &mut total, &mut progress)?.is_continue()
+        {}
         Ok(total)
     }
 
@@ -395,14 +399,14 @@ impl Compactor {
         Ok((running, asked))
     }
 
-    /// Does one step, and reports it. Returns true to continue.
+    /// Does one step, and reports it. Breaks if the caller wants to stop.
     fn drive_asked(
         &self,
         state: &State,
         running: &mut MutexGuard<'_, PassState>,
         total: &mut CompactionReport,
         progress: &mut impl FnMut(CompactionProgress) -> bool,
-    ) -> Result<bool> {
+    ) -> Result<ControlFlow<()>> {
         let job = running.job.as_ref().expect("the caller has looked");
         let mut so_far = *total;
         so_far.add(&job.report);
@@ -421,7 +425,9 @@ impl Compactor {
         // The callback may have closed the store.
         state.check_writable()?;
         // The pass may be another one by now, or none.
-        let Some(job) = &running.job else { return Ok(go_on) };
+        let Some(job) = &running.job else {
+            return Ok(if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) });
+        };
         let is_asked = job.reason == CompactionReason::Requested;
         if !go_on
             && is_asked
@@ -432,7 +438,7 @@ impl Compactor {
         // Only this call drives a pass that a writer began and left: the worker stands aside for
         // it.
         if !go_on && (!is_asked || running.job.is_none()) {
-            return Ok(false);
+            return Ok(ControlFlow::Break(()));
         }
         let lent = std::mem::take(&mut running.lent);
         let driven = self.drive(state, running);
@@ -440,7 +446,7 @@ impl Compactor {
         if let Some(report) = driven?.finished {
             total.add(&report);
         }
-        Ok(true)
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Gives up the pass under way, or finishes it if the manifest knows it. The store is being

@@ -27,6 +27,7 @@ use crate::engine::compaction::job::{Pass, Phase, Victim};
 use crate::engine::compaction::output::{CopyPlan, CopyWriter};
 use crate::engine::state::State;
 use crate::engine::state::lookup::Lookup;
+use crate::engine::state::syncer::WriteBackStep;
 use crate::error::{Error, Resource, Result};
 use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::manifest::SegmentState;
@@ -53,7 +54,7 @@ impl Compactor {
         match job.phase {
             Phase::Copy => self.copy_some(state, job),
             Phase::SyncAhead => {
-                if state.syncer.write_back_some(state, &mut job.ahead)? {
+                if state.syncer.write_back_some(state, &mut job.ahead)? == WriteBackStep::Done {
                     job.phase = Phase::Sync;
                 }
                 Ok(())

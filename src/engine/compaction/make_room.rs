@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Compactor, StepOutcome};
+use crate::engine::compaction::compactor_state::CompactorState;
 use crate::engine::compaction::policy::{Decision, SegmentSurvey};
 use crate::engine::compaction::report::CompactionReport;
-use crate::engine::compaction::running::PassState;
 use crate::engine::state::State;
 use crate::engine::state::index_loader::Whole;
 use crate::engine::state::write_guard::Due;
@@ -120,14 +120,14 @@ impl Compactor {
     }
 
     /// Finishes the pass under way, or begins and finishes one that frees space.
-    fn pass_for_room(&self, state: &State, running: &mut PassState, whole: Whole) -> Result<()> {
-        while running.job.is_none() {
+    fn pass_for_room(&self, state: &State, running: &mut CompactorState, whole: Whole) -> Result<()> {
+        while running.pass.is_none() {
             let survey = self.survey(state, &running.damaged);
             if !self.begin(state, running, &survey, survey.decide_room(), whole)? {
                 return Ok(());
             }
         }
-        while running.job.is_some() {
+        while running.pass.is_some() {
             self.drive(state, running)?;
         }
         Ok(())
@@ -141,7 +141,7 @@ impl Compactor {
     pub(super) fn finds_room(
         &self,
         state: &State,
-        running: &mut PassState,
+        running: &mut CompactorState,
         refused: &Error,
         total: &mut CompactionReport,
         whole: Whole,
@@ -188,7 +188,7 @@ impl Compactor {
     fn pass_on_full_disk(
         &self,
         state: &State,
-        running: &mut PassState,
+        running: &mut CompactorState,
         lack: Lack,
         urgent: bool,
         whole: Whole,
@@ -198,7 +198,7 @@ impl Compactor {
         let mut room = room.map_or(segment_bytes, |room| room.for_pass(segment_bytes));
         loop {
             let survey = self.survey(state, &running.damaged);
-            if running.job.is_none() {
+            if running.pass.is_none() {
                 let names = self.names_size(state);
                 let decision = match lack {
                     Lack::Files => survey.decide_fewer(room, names, urgent),
@@ -207,11 +207,11 @@ impl Compactor {
                 if !self.begin(state, running, &survey, decision, whole)? {
                     return Ok(None);
                 }
-                if let Some(job) = &mut running.job {
-                    job.file_max = u64::MAX;
+                if let Some(pass) = &mut running.pass {
+                    pass.file_max = u64::MAX;
                 }
             }
-            while running.job.is_some() {
+            while running.pass.is_some() {
                 match self.drive(state, running) {
                     // Preallocated segments are space for now.
                     Err(refused) if self.gives_up_ready(state, &refused)? => break,
@@ -284,7 +284,7 @@ impl Compactor {
     pub(crate) fn compact_at_rest(&self, state: &State, whole: Whole) -> Result<bool> {
         let Some(mut running) = self.running.try_lock() else { return Ok(false) };
         // Relaxed: as in `Requested`.
-        if running.job.is_some() || self.asked.load(Ordering::Relaxed) > 0 {
+        if running.pass.is_some() || self.asked.load(Ordering::Relaxed) > 0 {
             // Its turn comes with the next step, which the bandwidth limit may delay.
             return Ok(false);
         }
@@ -320,7 +320,7 @@ impl Compactor {
             if decision == Decision::Nothing || !self.begin(state, &mut running, &survey, decision, whole)? {
                 return Ok(());
             }
-            while running.job.is_some() {
+            while running.pass.is_some() {
                 if let Err(error) = self.drive(state, &mut running) {
                     // The store works without it, and the worker tries again.
                     state.shared.commit.check()?;

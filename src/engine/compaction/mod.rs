@@ -10,16 +10,16 @@
 //!
 //! **Invariants.** I7, I11.
 
-pub(crate) mod job;
+mod compactor_state;
 mod make_room;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod model;
 pub(crate) mod output;
-mod pass;
+pub(crate) mod pass;
+mod pass_steps;
 pub(crate) mod policy;
 mod repoint;
 pub(crate) mod report;
-mod running;
 mod survey;
 pub(crate) mod tombstone_rule;
 
@@ -31,12 +31,12 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::engine::compaction::job::{Pass, Victim};
+use crate::engine::compaction::compactor_state::{CompactorState, LastSurvey};
+use crate::engine::compaction::pass::{Pass, Victim};
 use crate::engine::compaction::policy::{Decision, SegmentFacts, SegmentSurvey};
 use crate::engine::compaction::report::{
     CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
 };
-use crate::engine::compaction::running::{LastSurvey, PassState};
 use crate::engine::state::State;
 use crate::engine::state::catalog::KeyspaceState;
 use crate::engine::state::index_loader::Whole;
@@ -49,7 +49,7 @@ use crate::sync::counter::Statistic;
 /// The job of compaction on one store.
 #[derive(Debug, Default)]
 pub(crate) struct Compactor {
-    running: Mutex<PassState>,
+    running: Mutex<CompactorState>,
     /// The number of finished passes.
     passes: Statistic,
     removed: Statistic,
@@ -63,7 +63,7 @@ pub(crate) struct Compactor {
 }
 
 /// The token that no pass is under way. None begins while it is held.
-pub(crate) struct Idle<'c>(#[expect(dead_code, reason = "it is held")] MutexGuard<'c, PassState>);
+pub(crate) struct Idle<'c>(#[expect(dead_code, reason = "it is held")] MutexGuard<'c, CompactorState>);
 
 /// The result of a step.
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ impl Compactor {
     /// Returns the token that no pass is under way. `None` if one is, or another thread is choosing
     /// one.
     pub(crate) fn idle(&self) -> Option<Idle<'_>> {
-        self.running.try_lock().filter(|running| running.job.is_none()).map(Idle)
+        self.running.try_lock().filter(|running| running.pass.is_none()).map(Idle)
     }
 
     /// Does one step of compaction, if there is work. Returns true if it did.
@@ -125,7 +125,7 @@ impl Compactor {
     /// # Errors
     ///
     /// The errors of [`Compactor::step`].
-    fn step_running(&self, state: &State, running: &mut PassState, whole: Whole) -> Result<bool> {
+    fn step_running(&self, state: &State, running: &mut CompactorState, whole: Whole) -> Result<bool> {
         let now = state.shared.dir.now();
         if now < running.not_before {
             return Ok(false);
@@ -137,10 +137,10 @@ impl Compactor {
             }
             return Ok(true);
         }
-        if running.job.is_none() && !self.look(state, running, now, whole)? {
+        if running.pass.is_none() && !self.look(state, running, now, whole)? {
             return Ok(false);
         }
-        if running.job.is_none() {
+        if running.pass.is_none() {
             return Ok(true);
         }
         let done = self.drive(state, running)?.bytes;
@@ -163,11 +163,11 @@ impl Compactor {
     pub(crate) fn due(&self, state: &State) -> Option<Duration> {
         let running = self.running.try_lock()?;
         let wait = running.not_before.saturating_sub(state.shared.dir.now());
-        (running.job.is_some() && !wait.is_zero()).then_some(wait)
+        (running.pass.is_some() && !wait.is_zero()).then_some(wait)
     }
 
     /// Begins a pass if one is due. Returns true if it did any work.
-    fn look(&self, state: &State, running: &mut PassState, now: Duration, whole: Whole) -> Result<bool> {
+    fn look(&self, state: &State, running: &mut CompactorState, now: Duration, whole: Whole) -> Result<bool> {
         let looked =
             LastSurvey { when: now, last: state.seqlock.last(), active: state.allocator.active_id() };
         if running.looked.is_some_and(|before| !looked.is_worth_it(before)) {
@@ -192,7 +192,7 @@ impl Compactor {
     fn begin(
         &self,
         state: &State,
-        running: &mut PassState,
+        running: &mut CompactorState,
         survey: &SegmentSurvey,
         decision: Decision,
         whole: Whole,
@@ -209,15 +209,15 @@ impl Compactor {
                 if state.shared.remove_leftovers()? {
                     state.shared.sync_dir()?;
                 }
-                let mut job = self.job(state, survey, &victims, reason, whole);
-                job.file_max = state.config.segment_bytes;
-                running.job = Some(job);
+                let mut pass = self.new_pass(state, survey, &victims, reason, whole);
+                pass.file_max = state.config.segment_bytes;
+                running.pass = Some(pass);
             }
         }
         Ok(true)
     }
 
-    fn job(
+    fn new_pass(
         &self,
         state: &State,
         survey: &SegmentSurvey,
@@ -248,10 +248,10 @@ impl Compactor {
     }
 
     /// Does a step of the pass under way.
-    fn drive(&self, state: &State, running: &mut PassState) -> Result<StepOutcome> {
-        let Some(job) = &mut running.job else { return Ok(StepOutcome::default()) };
-        let before = job.report.bytes_read + job.report.bytes_moved;
-        if let Err(error) = self.step_job(state, job) {
+    fn drive(&self, state: &State, running: &mut CompactorState) -> Result<StepOutcome> {
+        let Some(pass) = &mut running.pass else { return Ok(StepOutcome::default()) };
+        let before = pass.report.bytes_read + pass.report.bytes_moved;
+        if let Err(error) = self.step_pass(state, pass) {
             // None of these errors goes away by itself, and there are other victims.
             let lasts = matches!(
                 error,
@@ -261,16 +261,16 @@ impl Compactor {
                     | Error::TooNew { .. }
             );
             if lasts {
-                running.damaged.extend(job.suspects());
+                running.damaged.extend(pass.suspects());
             }
-            if let Some(job) = running.job.take_if(|job| job.can_give_up()) {
-                self.give_up_pass(state, job);
+            if let Some(pass) = running.pass.take_if(|pass| pass.can_give_up()) {
+                self.give_up_pass(state, pass);
             }
             return Err(error);
         }
-        let report = job.report;
+        let report = pass.report;
         let bytes = report.bytes_read + report.bytes_moved - before;
-        if job.is_done() {
+        if pass.is_done() {
             self.passes.add(1);
             self.removed.add(report.segments_removed);
             self.moved.add(report.bytes_moved);
@@ -281,10 +281,10 @@ impl Compactor {
                 report.bytes_moved,
                 report.bytes_freed,
             );
-            if running.lent > 0 && job.reason == CompactionReason::Requested {
+            if running.lent > 0 && pass.reason == CompactionReason::Requested {
                 running.ended.add(&report);
             }
-            running.job = None;
+            running.pass = None;
             running.looked = None;
             state.note_growth();
             return Ok(StepOutcome { bytes, finished: Some(report) });
@@ -325,7 +325,7 @@ impl Compactor {
                 if !self.begin(state, &mut running, &survey, decision, asked.whole)? {
                     break;
                 }
-                while running.job.is_some() {
+                while running.pass.is_some() {
                     match self.drive_asked(state, &mut running, &mut total, &mut progress) {
                         Ok(ControlFlow::Continue(())) => {}
                         Ok(ControlFlow::Break(())) => {
@@ -366,15 +366,16 @@ impl Compactor {
         if victims.is_empty() {
             return Ok(total);
         }
-        running.job = Some(self.job(state, &survey, &victims, CompactionReason::Requested, asked.whole));
-        while running.job.is_some()
+        running.pass =
+            Some(self.new_pass(state, &survey, &victims, CompactionReason::Requested, asked.whole));
+        while running.pass.is_some()
             && self.drive_asked(state, &mut running, &mut total, &mut progress)?.is_continue()
         {}
         Ok(total)
     }
 
     /// Takes the lock for a call that compacts everything, and ends the worker's pass.
-    fn lock_asked(&self, state: &State) -> Result<(MutexGuard<'_, PassState>, Requested<'_>)> {
+    fn lock_asked(&self, state: &State) -> Result<(MutexGuard<'_, CompactorState>, Requested<'_>)> {
         // Before any lock, here and in every public call: threads of a forked child's parent may
         // hold them all.
         state.fork_guard.check()?;
@@ -393,7 +394,7 @@ impl Compactor {
         // Not earlier: the store may have been closed, and may be another process's by now.
         state.shared.manifest.begin()?;
         // The worker's pass is not this call's work, but its victims are.
-        while running.job.is_some() {
+        while running.pass.is_some() {
             self.drive(state, &mut running)?;
         }
         Ok((running, asked))
@@ -403,18 +404,18 @@ impl Compactor {
     fn drive_asked(
         &self,
         state: &State,
-        running: &mut MutexGuard<'_, PassState>,
+        running: &mut MutexGuard<'_, CompactorState>,
         total: &mut CompactionReport,
         progress: &mut impl FnMut(CompactionProgress) -> bool,
     ) -> Result<ControlFlow<()>> {
-        let job = running.job.as_ref().expect("the caller has looked");
+        let pass = running.pass.as_ref().expect("the caller has looked");
         let mut so_far = *total;
-        so_far.add(&job.report);
+        so_far.add(&pass.report);
         let now = CompactionProgress {
             passes: total.passes,
             bytes_read: so_far.bytes_read,
             bytes_moved: so_far.bytes_moved,
-            bytes_left: job.bytes_left(),
+            bytes_left: pass.bytes_left(),
         };
         running.lent += 1;
         // The callback runs without the lock: it may write, and a write may need a pass to free
@@ -425,19 +426,19 @@ impl Compactor {
         // The callback may have closed the store.
         state.check_writable()?;
         // The pass may be another one by now, or none.
-        let Some(job) = &running.job else {
+        let Some(pass) = &running.pass else {
             return Ok(if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) });
         };
-        let is_asked = job.reason == CompactionReason::Requested;
+        let is_asked = pass.reason == CompactionReason::Requested;
         if !go_on
             && is_asked
-            && let Some(job) = running.job.take_if(|job| job.can_give_up())
+            && let Some(pass) = running.pass.take_if(|pass| pass.can_give_up())
         {
-            self.give_up_pass(state, job);
+            self.give_up_pass(state, pass);
         }
         // Only this call drives a pass that a writer began and left: the worker stands aside for
         // it.
-        if !go_on && (!is_asked || running.job.is_none()) {
+        if !go_on && (!is_asked || running.pass.is_none()) {
             return Ok(ControlFlow::Break(()));
         }
         let lent = std::mem::take(&mut running.lent);
@@ -453,22 +454,22 @@ impl Compactor {
     /// closed.
     pub(crate) fn end(&self, state: &State) {
         let mut running = self.running.lock();
-        while running.job.as_ref().is_some_and(|job| !job.can_give_up()) {
+        while running.pass.as_ref().is_some_and(|pass| !pass.can_give_up()) {
             if self.drive(state, &mut running).is_err() {
                 // The next open removes the files that are left.
                 break;
             }
         }
         // A pass that the manifest knows stays: no checkpoint may begin within it.
-        if let Some(job) = running.job.take_if(|job| job.can_give_up()) {
-            self.give_up_pass(state, job);
+        if let Some(pass) = running.pass.take_if(|pass| pass.can_give_up()) {
+            self.give_up_pass(state, pass);
         }
     }
 
     /// Returns the results of compaction so far, and its next choice.
     pub(crate) fn stats(&self, state: &State) -> CompactionStats {
         let (running, damaged) = match self.running.try_lock() {
-            Some(running) => (running.job.is_some(), running.damaged.clone()),
+            Some(running) => (running.pass.is_some(), running.damaged.clone()),
             None => (true, BTreeSet::new()),
         };
         let survey = self.survey(state, &damaged);

@@ -153,7 +153,7 @@ impl Follower {
         let handle = Arc::new(Handle::start(Engine::start(recovered, config)?)?);
         let default = Arc::clone(&handle.state.default);
         let follower = Self { default: Reader::new(handle, default), following: Arc::new(following) };
-        // What was written while the log was read.
+        // The log may have grown while it was read.
         follower.refresh()?;
         Ok(follower)
     }

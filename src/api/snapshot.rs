@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::engine::read::Value;
 use crate::engine::state::State;
 use crate::engine::state::catalog::{ByName, KeyspaceAsOf, KeyspaceState};
+use crate::engine::state::lookup::{FoundRecord, Lookup};
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::index::checkpoint::is_of_checkpoint;
@@ -329,18 +330,8 @@ impl KeyspaceSnapshot {
         let state = &*held.state;
         let pin = state.pin();
         let hash = state.hash_of(key);
-        let mut hit = None;
-        seen.index.find(hash, |location| {
-            let record = state.record_as_it_is(location, &pin)?;
-            if record.is_of(seen.id, key) {
-                state.check_replaced(&record)?;
-                hit = Some((location, record));
-                return Ok(true);
-            }
-            state.check_record(&record)?;
-            Ok::<bool, Error>(false)
-        })?;
-        if let Some((location, record)) = hit.filter(|(_, record)| record.seq() <= held.at) {
+        let hit = Lookup { keyspace: seen.id, key, hash }.find(state, &*seen.index, &pin)?;
+        if let Some(FoundRecord { location, record }) = hit.filter(|hit| hit.record.seq() <= held.at) {
             // A record that is not newer than a snapshot belongs to no batch in progress.
             if !record.is_put() || state.config.verify_reads {
                 state.check_record(&record)?;

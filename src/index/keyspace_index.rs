@@ -1,6 +1,9 @@
 //! The writer's index of one keyspace, with the live bytes of each segment.
 
-use super::hash::IndexWriter;
+use std::path::Path;
+
+use super::hash::{Index, IndexWriter};
+use crate::error::{Error, Result};
 
 /// The index of a keyspace, for the writer.
 #[derive(Debug)]
@@ -12,6 +15,16 @@ pub(crate) struct KeyspaceIndex {
 }
 
 impl KeyspaceIndex {
+    /// Makes an empty one, for the store or segment at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory is short.
+    pub(crate) fn empty(path: &Path) -> Result<Self> {
+        let made = Index::new().map_err(|error| Error::io("make an index for", path, error));
+        made.map(|(_, writer)| Self::new(writer))
+    }
+
     /// Makes one for an index whose records are counted from now on.
     pub(crate) fn new(index: IndexWriter) -> Self {
         Self { index, live: Vec::new() }

@@ -4,3 +4,4 @@
 pub(crate) mod checkpoint;
 pub(crate) mod hash;
 pub(crate) mod keyspace_index;
+pub(crate) mod search;

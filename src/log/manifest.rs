@@ -135,9 +135,19 @@ impl ManifestStore {
         Self { dir, commit, inodes, is_behind, held, control: OnceLock::new() }
     }
 
-    /// Announces every later generation on this page, which has the present one.
-    pub(crate) fn announce_on(&self, control: Arc<ControlPage>) {
-        assert!(self.control.set(control).is_ok(), "a writer has one control page");
+    /// Announces every later generation on the page that `create` makes with the present one.
+    ///
+    /// # Errors
+    ///
+    /// Those of `create`.
+    pub(crate) fn announce_on(
+        &self,
+        create: impl FnOnce(u64) -> Result<ControlPage>,
+    ) -> Result<Arc<ControlPage>> {
+        let held = self.held.lock();
+        let control = Arc::new(create(held.manifest.generation)?);
+        assert!(self.control.set(Arc::clone(&control)).is_ok(), "a writer has one control page");
+        Ok(control)
     }
 
     /// Returns true if the manifest on the disk is still that of the clean close before this open.

@@ -1,4 +1,5 @@
-//! The index of one keyspace, filled from the records read.
+//! The index of one keyspace, filled from the records of the log: by recovery, and by the rebuild
+//! of an index whose checkpoint is damaged.
 //!
 //! Records are gathered, and put into the index many at a time, in the order of its buckets. In the
 //! order of the log, a large index's lines are far apart, and each record would wait for memory.
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::format::hash::Hash;
 use crate::format::record::RecordKind;
+use crate::format::record_reader::RecordAt;
 use crate::fs::tuning::Tuning;
 use crate::index::hash::Index;
 use crate::index::hash::bulk_load::Partition;
@@ -45,7 +47,7 @@ const LOOKED_FOR: u32 = 64;
 
 /// The records of one keyspace.
 #[derive(Debug)]
-pub(super) struct IndexBuilder {
+pub(crate) struct IndexBuilder {
     pub(super) id: KeyspaceId,
     /// The segment and the offset of the first record read. `None` if a checkpoint has the
     /// keyspace.
@@ -67,13 +69,13 @@ impl IndexBuilder {
     ///
     /// Returns an error if memory is short.
     pub(super) fn new(id: KeyspaceId, segment: &Arc<Segment>, offset: u64) -> Result<Self> {
-        let slot = new_slot(segment.path())?;
+        let slot = KeyspaceIndex::empty(segment.path())?;
         let first = Some((Arc::clone(segment), offset));
         Ok(Self { id, first, slot, tombstones: Vec::new(), live_bytes: 0, gathered: Vec::new() })
     }
 
-    /// Returns a keyspace that a checkpoint has.
-    pub(super) fn restored(id: KeyspaceId, slot: KeyspaceIndex, live_bytes: u64) -> Self {
+    /// Returns a keyspace that is known to exist, with the index and the live bytes so far.
+    pub(crate) fn known(id: KeyspaceId, slot: KeyspaceIndex, live_bytes: u64) -> Self {
         Self { id, first: None, slot, tombstones: Vec::new(), live_bytes, gathered: Vec::new() }
     }
 
@@ -87,6 +89,22 @@ impl IndexBuilder {
         self.slot.add_live(segment.mapping().ordinal(), group.values_size);
         self.live_bytes += group.values_size;
         self.gathered.extend_from_slice(&group.entries);
+        Ok(())
+    }
+
+    /// Gathers a value or a tombstone of a segment.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory is short.
+    pub(super) fn gather_one(&mut self, segment: &Segment, placed: &RecordAt, hash: Hash) -> Result<()> {
+        alloc::reserve(&mut self.gathered, 1).map_err(|error| segment.io("read", error))?;
+        let (header, is_tombstone) = (&placed.header, placed.header.kind == RecordKind::Tombstone);
+        if !is_tombstone {
+            self.slot.add_live(segment.mapping().ordinal(), header.size());
+            self.live_bytes += header.size();
+        }
+        self.gathered.push(GatheredRecord::new(hash, segment.range().at(placed.offset), is_tombstone));
         Ok(())
     }
 
@@ -143,7 +161,9 @@ impl IndexBuilder {
     /// Records the findings of a thread.
     fn note(&mut self, with: &BuildContext<'_>, found: BuildFindings) -> Result<()> {
         for (ordinal, (location, hidden)) in found.hidden {
-            with.space.add_dead(location, DeadCause::Hidden, hidden);
+            if with.superseded == Superseded::Count {
+                with.space.add_dead(location, DeadCause::Hidden, hidden);
+            }
             self.slot.sub_live(ordinal, hidden);
             self.live_bytes -= hidden;
         }
@@ -154,7 +174,7 @@ impl IndexBuilder {
     }
 
     /// Returns the index without the entries of tombstones, after everything was read and flushed.
-    pub(super) fn finish(self) -> (KeyspaceIndex, u64) {
+    pub(crate) fn finish(self) -> (KeyspaceIndex, u64) {
         debug_assert!(self.gathered.is_empty(), "settled before");
         let mut slot = self.slot;
         for (hash, location) in self.tombstones {
@@ -162,6 +182,15 @@ impl IndexBuilder {
         }
         (slot, self.live_bytes)
     }
+}
+
+/// The accounting of records that a newer one supersedes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Superseded {
+    /// Their bytes become dead.
+    Count,
+    /// Their bytes are counted as dead already.
+    IsCounted,
 }
 
 /// The inputs of all threads that fill an index.
@@ -175,6 +204,7 @@ pub(super) struct BuildContext<'a> {
     pub(super) threads: usize,
     /// True if there is only one keyspace.
     pub(super) alone: bool,
+    pub(super) superseded: Superseded,
 }
 
 impl BuildContext<'_> {
@@ -309,14 +339,4 @@ fn sort(entries: &[GatheredRecord], sorted: &mut Vec<GatheredRecord>, index: &In
         *at += 1;
     }
     starts
-}
-
-/// Returns an empty index.
-///
-/// # Errors
-///
-/// Returns an error if memory is short.
-pub(super) fn new_slot(path: &Path) -> Result<KeyspaceIndex> {
-    let (_, writer) = Index::new().map_err(|error| Error::io("make an index for", path, error))?;
-    Ok(KeyspaceIndex::new(writer))
 }

@@ -33,7 +33,8 @@ mod chain_link;
 pub(crate) mod decision;
 pub(crate) mod directory;
 mod from_checkpoint;
-mod index_builder;
+pub(crate) mod index_builder;
+pub(crate) mod index_builders;
 mod quarantine;
 mod read_only;
 mod reader_pool;
@@ -342,10 +343,9 @@ fn apply(
     dir.crash_point("recovery-renamed");
     remove(dir.as_ref(), &manifest, &chain.retired, &repeated)?;
 
-    let generation = manifest.read(|manifest| manifest.generation);
     let header = control_header(dir.as_ref(), store, boot_id, incarnation)?;
-    let control = Arc::new(ControlPage::create(dir.as_ref(), &header, durable, generation)?);
-    manifest.announce_on(Arc::clone(&control));
+    let control =
+        manifest.announce_on(|generation| ControlPage::create(dir.as_ref(), &header, durable, generation))?;
     let segments = chain.segments.into_iter().map(|segment| (segment.id(), segment)).collect();
     let shared = LogContext::new(dir, store, space, manifest, commit, segments);
 

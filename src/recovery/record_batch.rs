@@ -117,7 +117,7 @@ impl Begin {
 }
 
 impl GatheredRecord {
-    fn new(hash: Hash, location: Location, is_tombstone: bool) -> Self {
+    pub(super) fn new(hash: Hash, location: Location, is_tombstone: bool) -> Self {
         Self { hash, bits: location.to_bits() | if is_tombstone { TOMBSTONE } else { 0 } }
     }
 

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::from_checkpoint::Restored;
-use super::index_builder::{BuildContext, IndexBuilder, new_slot};
+use super::index_builder::{IndexBuilder, Superseded};
+use super::index_builders::{IndexBuilders, StorePlace};
 use super::reader_pool::ReadAhead;
-use super::record_batch::{Begin, GatheredRecord, KeyspaceGroup, RecordBatch, Walked};
+use super::record_batch::{Begin, KeyspaceGroup, RecordBatch, Walked};
 use super::recovered::RecoveredKeyspace;
 use super::report::RecoveryReport;
 use super::tail_scan::change_of;
@@ -19,18 +20,13 @@ use crate::format::manifest::Manifest;
 use crate::format::record_reader::RecordAt;
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Dir;
+use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::mem::address_space::AddressSpace;
 use crate::mem::dead_bytes::DeadCause;
 
 /// Bytes between two reports of progress.
 const TOLD_SPACING: u64 = 1 << 20;
-/// The part of the usual number of gathered records that suffices for a small keyspace's flush.
-///
-/// A keyspace is flushed once it has gathered as many records as it has keys, and this part at
-/// least. Its index then grows for as many keys as they turned out to be. So its chains are at most
-/// twice as long as they should be.
-const FIRST_SHARE: usize = 16;
 
 /// Puts records into the indexes of their keyspaces.
 #[derive(Debug)]
@@ -43,14 +39,8 @@ pub(crate) struct Replay<'a> {
     listed_ids: Vec<KeyspaceId>,
     /// The keyspaces that were dropped by records read so far.
     dropped: BTreeSet<KeyspaceId>,
-    /// The records read, by keyspace. The last record's keyspace is tried first.
-    loading: Vec<IndexBuilder>,
-    at: usize,
-    /// The number of gathered records, and memory for sorting them.
-    gathered: usize,
-    sorted: Vec<GatheredRecord>,
-    /// The number of threads that may put them into the indexes.
-    threads: usize,
+    /// The records read, by keyspace.
+    loading: IndexBuilders,
     /// The store's directory.
     pub(super) dir: &'a dyn Dir,
     /// Changes to the keyspaces above the manifest's durable number, in the order they were read.
@@ -97,11 +87,7 @@ impl<'a> Replay<'a> {
             listed,
             listed_ids,
             dropped: BTreeSet::new(),
-            loading: Vec::new(),
-            at: 0,
-            gathered: 0,
-            sorted: Vec::new(),
-            threads: 1,
+            loading: IndexBuilders::new(Superseded::Count),
             dir,
             changes: Vec::new(),
             durable,
@@ -114,7 +100,7 @@ impl<'a> Replay<'a> {
 
     /// Sets the number of threads that put records into the indexes.
     pub(super) fn use_threads(&mut self, threads: usize) {
-        self.threads = threads.max(1);
+        self.loading.use_threads(threads);
     }
 
     /// Records the bytes to be read, at most.
@@ -133,8 +119,7 @@ impl<'a> Replay<'a> {
 
     /// Continues from a checkpoint's index of a keyspace, before anything is read.
     pub(crate) fn restore(&mut self, Restored { id, slot, live_bytes }: Restored) {
-        debug_assert!(self.loading.last().is_none_or(|last| last.id < id), "in the order of the checkpoint");
-        self.loading.push(IndexBuilder::restored(id, slot, live_bytes));
+        self.loading.add(IndexBuilder::known(id, slot, live_bytes));
         if self.listed_ids.binary_search(&id).is_err() {
             // Dropped since, and the manifest has already forgotten it.
             self.bury(id);
@@ -147,7 +132,7 @@ impl<'a> Replay<'a> {
     ///
     /// An error about the checkpoint, if it cannot be read.
     pub(super) fn load_all(&self) -> Result<()> {
-        for loading in &self.loading {
+        for loading in self.loading.iter() {
             loading.slot.index.index().load_all()?;
         }
         Ok(())
@@ -202,32 +187,14 @@ impl<'a> Replay<'a> {
             dead_bytes.add(DeadCause::Hidden, group.values_size);
             return Ok(());
         }
-        let at = self.loading_of(group.id, segment, group.first)?;
-        self.loading[at].gather(segment, group)?;
-        self.gathered += group.entries.len();
-        let most = self.dir.tuning().gathered;
-        if self.gathered >= most || self.loading[at].has_enough(most / FIRST_SHARE) {
-            self.flush()
-        } else {
-            Ok(())
+        if !self.loading.has(group.id) {
+            self.loading.add(IndexBuilder::new(group.id, segment, group.first)?);
         }
+        self.loading.gather(self.store(), segment, group)
     }
 
-    /// Puts the gathered records into the indexes.
-    fn flush(&mut self) -> Result<()> {
-        let (threads, alone) = (self.threads, self.loading.len() == 1);
-        let with = BuildContext {
-            tuning: self.dir.tuning(),
-            space: self.space,
-            path: self.dir.path(),
-            threads,
-            alone,
-        };
-        for loading in &mut self.loading {
-            loading.flush(&with, &mut self.sorted)?;
-        }
-        self.gathered = 0;
-        Ok(())
+    fn store(&self) -> StorePlace<'a> {
+        StorePlace { dir: self.dir, space: self.space }
     }
 
     fn note_change(&mut self, segment: &Arc<Segment>, placed: &RecordAt, payload: &[u8]) -> Result<()> {
@@ -252,8 +219,8 @@ impl<'a> Replay<'a> {
     /// held.
     fn bury(&mut self, id: KeyspaceId) {
         self.dropped.insert(id);
-        if let Ok(at) = self.loading.binary_search_by_key(&id, |loading| loading.id) {
-            for (ordinal, bytes) in self.loading.remove(at).slot.live() {
+        if let Some(loading) = self.loading.remove(id) {
+            for (ordinal, bytes) in loading.slot.live() {
                 self.space.add_hidden_in(ordinal, bytes);
             }
         }
@@ -261,26 +228,11 @@ impl<'a> Replay<'a> {
 
     /// Returns true if everything in a keyspace is dead, by the manifest or by the records read.
     fn is_dropped(&self, id: KeyspaceId) -> bool {
-        if self.loading.get(self.at).is_some_and(|loading| loading.id == id) {
+        if self.loading.is_current(id) {
             return false;
         }
         let by_manifest = id < self.listed.keyspaces.next() && self.listed_ids.binary_search(&id).is_err();
         by_manifest || self.dropped.contains(&id)
-    }
-
-    /// Returns the position of a keyspace among those being built.
-    fn loading_of(&mut self, id: KeyspaceId, segment: &Arc<Segment>, offset: u64) -> Result<usize> {
-        if self.loading.get(self.at).is_some_and(|loading| loading.id == id) {
-            return Ok(self.at);
-        }
-        self.at = match self.loading.binary_search_by_key(&id, |loading| loading.id) {
-            Ok(at) => at,
-            Err(at) => {
-                self.loading.insert(at, IndexBuilder::new(id, segment, offset)?);
-                at
-            }
-        };
-        Ok(self.at)
     }
 
     /// Removes the entries of tombstones and the dropped keyspaces, after everything has been read.
@@ -290,7 +242,7 @@ impl<'a> Replay<'a> {
     /// `Corrupt` if a change to the keyspaces cannot follow the earlier ones, or a record belongs
     /// to a keyspace that was never created. A keyspace counts as dropped only if a record says so.
     pub(crate) fn finish(mut self) -> Result<Replayed> {
-        self.flush()?;
+        self.loading.flush(self.store())?;
         let mut names = self.listed.keyspaces.clone();
         let mut durable_names = names.clone();
         let mut pending = Vec::new();
@@ -308,23 +260,23 @@ impl<'a> Replay<'a> {
         let mut keyspaces = Vec::new();
         for (name, named) in names.iter() {
             let (name, codec) = (name.to_owned(), named.codec.clone());
-            let found = self.loading.binary_search_by_key(&named.id, |loading| loading.id);
-            let mut loaded = match found {
-                Ok(at) => {
-                    let (slot, live_bytes) = self.loading.remove(at).finish();
-                    RecoveredKeyspace { id: named.id, name, codec, slot, keys: 0, live_bytes }
-                }
-                Err(_) => {
-                    let slot = new_slot(self.dir.path())?;
-                    RecoveredKeyspace { id: named.id, name, codec, slot, keys: 0, live_bytes: 0 }
-                }
+            let (slot, live_bytes) = match self.loading.remove(named.id) {
+                Some(loading) => loading.finish(),
+                None => (KeyspaceIndex::empty(self.dir.path())?, 0),
             };
-            loaded.keys = loaded.slot.index.index().len() as u64;
-            self.report.keys += loaded.slot.index.index().len();
-            keyspaces.push(loaded);
+            let keys = slot.index.index().len();
+            self.report.keys += keys;
+            keyspaces.push(RecoveredKeyspace {
+                id: named.id,
+                name,
+                codec,
+                slot,
+                keys: keys as u64,
+                live_bytes,
+            });
         }
         self.report.keyspaces = keyspaces.len();
-        for left in &self.loading {
+        for left in self.loading.iter() {
             if let Some((segment, offset)) = left.first.as_ref().filter(|_| !names.is_dropped(left.id)) {
                 return Err(segment.corrupt_at(*offset, Defect::BadField("keyspace")));
             }

@@ -173,6 +173,24 @@ fn damaged_block_is_rebuilt_on_first_use_without_error() {
     }
 }
 
+/// A rebuild reads superseded records and tombstones again. They were counted as dead before.
+#[test]
+fn index_rebuild_leaves_counts_unchanged() {
+    let (disk, map, image) = closed();
+    let front = front_len(&disk, &image);
+    disk.rot_bit(&image, front + 20 * 4100 + 99, 3).unwrap();
+    let store = open(&disk);
+    let before = store.stats();
+    assert!(before.dead_bytes > 0, "keys were overwritten and removed");
+    check_main(&store, &map);
+    let after = store.stats();
+    assert_eq!(after.index_rebuilds, 1);
+    assert_eq!(
+        (after.dead_bytes, after.live_bytes, after.keys),
+        (before.dead_bytes, before.live_bytes, before.keys)
+    );
+}
+
 #[test]
 fn snapshots_and_iterators_continue_after_index_rebuild() {
     let (disk, map, image) = closed();

@@ -310,7 +310,7 @@ impl Writer {
             let step = Step::draw(&mut self.rng);
             let mut contents = self.states.last().expect("there is always one").clone();
             self.number += 1;
-            // What is written may be read at once, by the follower that waits for this.
+            // The follower that waits for this may read it at once.
             step.apply(&mut contents, self.number);
             let reopen = || super::options().checkpoint_bytes(self.checkpoints).open_on(disk).unwrap();
             match step {
@@ -382,7 +382,7 @@ fn run_between(seed: u64, steps: usize) -> u64 {
 }
 
 #[test]
-fn followers_are_exact_while_the_writer_acts_between_their_steps() {
+fn followers_are_exact_if_the_writer_acts_between_their_steps() {
     let mut jumps = 0;
     for seed in 0..cases(150) {
         jumps += run_between(seed, if seed % 2 == 0 { 3 } else { 30 });

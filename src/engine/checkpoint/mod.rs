@@ -132,7 +132,8 @@ impl Checkpointer {
             checkpoints.looked = Some(active);
             return Ok(false);
         }
-        let begun = self.begin_checkpoint(state, compactor, checkpoints)?;
+        let Some(whole) = state.loader.whole() else { return Ok(false) };
+        let begun = self.begin_checkpoint(state, compactor, checkpoints, whole)?;
         if begun {
             checkpoints.looked = Some(active);
         }
@@ -163,11 +164,13 @@ impl Checkpointer {
     /// The error that stopped it.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) fn take_now(&self, state: &State, compactor: &Compactor) -> Result<bool> {
-        state.load_all()?;
+        let whole = state.load_all()?;
         let mut checkpoints = self.checkpoints.lock();
         state.check_writable()?;
         self.forget_spoiled(state, &mut checkpoints)?;
-        if checkpoints.taking.is_none() && !self.begin_checkpoint(state, compactor, &mut checkpoints)? {
+        if checkpoints.taking.is_none()
+            && !self.begin_checkpoint(state, compactor, &mut checkpoints, whole)?
+        {
             return Ok(false);
         }
         let before = self.made();
@@ -187,8 +190,8 @@ impl Checkpointer {
         if to_read <= CLOSE_MIN || size > to_read.saturating_mul(share) {
             return Ok(());
         }
-        state.load_all()?;
-        if !self.begin_checkpoint(state, compactor, &mut checkpoints)? {
+        let whole = state.load_all()?;
+        if !self.begin_checkpoint(state, compactor, &mut checkpoints, whole)? {
             return Ok(());
         }
         while checkpoints.taking.is_some() {

@@ -7,6 +7,7 @@ use crate::engine::checkpoint::state::{CheckpointInProgress, CheckpointState, Na
 use crate::engine::compaction::Compactor;
 use crate::engine::state::State;
 use crate::engine::state::WriterState;
+use crate::engine::state::index_loader::Whole;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
 use crate::format::checkpoint::{CheckpointKeyspace, CheckpointSegment, IndexCheckpoint};
@@ -33,15 +34,14 @@ impl Checkpointer {
         state: &State,
         compactor: &Compactor,
         checkpoints: &mut CheckpointState,
+        _whole: Whole,
     ) -> Result<bool> {
         state.shared.commit.check()?;
         state.shared.manifest.begin()?;
         let Some(idle) = compactor.idle() else { return Ok(false) };
         // On a disk with little space or few inodes, the rest is for removals and compaction.
         let allocator = &state.allocator;
-        let is_scarce =
-            allocator.space_budget(&state.shared).is_some() || allocator.has_few_files(&state.shared);
-        if state.loader.whole().is_none() || is_scarce {
+        if allocator.space_budget(&state.shared).is_some() || allocator.has_few_files(&state.shared) {
             return Ok(false);
         }
         let dir = state.shared.dir.as_ref();

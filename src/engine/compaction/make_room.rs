@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Compactor, StepOutcome};
+use crate::engine::compaction::compactor_state::CompactorState;
 use crate::engine::compaction::policy::{Decision, SegmentSurvey};
 use crate::engine::compaction::report::CompactionReport;
-use crate::engine::compaction::running::PassState;
 use crate::engine::state::State;
 use crate::engine::state::index_loader::Whole;
 use crate::engine::state::write_guard::Due;
@@ -69,7 +69,7 @@ impl Compactor {
             return self.gives_back_descriptors(state);
         }
         let Some(lack) = Lack::of(error) else { return Ok(false) };
-        state.load_all()?;
+        let whole = state.load_all()?;
         let before = match error {
             Error::DiskLimit { used, .. } => *used,
             _ => 0,
@@ -90,10 +90,10 @@ impl Compactor {
             for _ in 0..2 {
                 let passed = match lack {
                     Lack::Limit => {
-                        self.pass_for_room(state, &mut running).map(|()| self.counted(state) < before)
+                        self.pass_for_room(state, &mut running, whole).map(|()| self.counted(state) < before)
                     }
                     _ => self
-                        .pass_on_full_disk(state, &mut running, lack, want.removes())
+                        .pass_on_full_disk(state, &mut running, lack, want.removes(), whole)
                         .map(|won| won.is_some()),
                 };
                 match passed {
@@ -120,14 +120,14 @@ impl Compactor {
     }
 
     /// Finishes the pass under way, or begins and finishes one that frees space.
-    fn pass_for_room(&self, state: &State, running: &mut PassState) -> Result<()> {
-        while running.job.is_none() {
+    fn pass_for_room(&self, state: &State, running: &mut CompactorState, whole: Whole) -> Result<()> {
+        while running.pass.is_none() {
             let survey = self.survey(state, &running.damaged);
-            if !self.begin(state, running, &survey, survey.decide_room())? {
+            if !self.begin(state, running, &survey, survey.decide_room(), whole)? {
                 return Ok(());
             }
         }
-        while running.job.is_some() {
+        while running.pass.is_some() {
             self.drive(state, running)?;
         }
         Ok(())
@@ -141,15 +141,16 @@ impl Compactor {
     pub(super) fn finds_room(
         &self,
         state: &State,
-        running: &mut PassState,
+        running: &mut CompactorState,
         refused: &Error,
         total: &mut CompactionReport,
+        whole: Whole,
     ) -> Result<bool> {
         let Some(lack) = Lack::of(refused) else { return Ok(false) };
         if self.gives_up_ready(state, refused)? {
             return Ok(true);
         }
-        let won = self.pass_on_full_disk(state, running, lack, true)?;
+        let won = self.pass_on_full_disk(state, running, lack, true, whole)?;
         won.iter().for_each(|report| total.add(report));
         Ok(won.is_some())
     }
@@ -187,29 +188,30 @@ impl Compactor {
     fn pass_on_full_disk(
         &self,
         state: &State,
-        running: &mut PassState,
+        running: &mut CompactorState,
         lack: Lack,
         urgent: bool,
+        whole: Whole,
     ) -> Result<Option<CompactionReport>> {
         let segment_bytes = state.config.segment_bytes;
         let room = state.allocator.space_budget(&state.shared);
         let mut room = room.map_or(segment_bytes, |room| room.for_pass(segment_bytes));
         loop {
             let survey = self.survey(state, &running.damaged);
-            if running.job.is_none() {
+            if running.pass.is_none() {
                 let names = self.names_size(state);
                 let decision = match lack {
                     Lack::Files => survey.decide_fewer(room, names, urgent),
                     _ => survey.decide_fitting(room, names, urgent),
                 };
-                if !self.begin(state, running, &survey, decision)? {
+                if !self.begin(state, running, &survey, decision, whole)? {
                     return Ok(None);
                 }
-                if let Some(job) = &mut running.job {
-                    job.file_max = u64::MAX;
+                if let Some(pass) = &mut running.pass {
+                    pass.file_max = u64::MAX;
                 }
             }
-            while running.job.is_some() {
+            while running.pass.is_some() {
                 match self.drive(state, running) {
                     // Preallocated segments are space for now.
                     Err(refused) if self.gives_up_ready(state, &refused)? => break,
@@ -236,9 +238,10 @@ impl Compactor {
 
     #[cold]
     fn help(&self, state: &State) {
-        if !state.config.compaction || state.notifier.has_no_worker() || state.loader.whole().is_none() {
+        if !state.config.compaction || state.notifier.has_no_worker() {
             return;
         }
+        let Some(whole) = state.loader.whole() else { return };
         // While the worker compacts, this waits for it, longer the further the log is beyond its
         // bound. That slows the writer.
         let beyond =
@@ -252,7 +255,7 @@ impl Compactor {
         let Some(mut running) = self.running.try_lock_for(patience) else { return };
         loop {
             // A store that was closed meanwhile must not be written to.
-            match state.check_writable().and_then(|()| self.step_running(state, &mut running)) {
+            match state.check_writable().and_then(|()| self.step_running(state, &mut running, whole)) {
                 Ok(true) => {}
                 Ok(false) => return,
                 // The write has succeeded. The next thread that drives the pass gets this error as
@@ -278,10 +281,10 @@ impl Compactor {
     /// # Errors
     ///
     /// The error that stopped it.
-    pub(crate) fn compact_at_rest(&self, state: &State, _whole: Whole) -> Result<bool> {
+    pub(crate) fn compact_at_rest(&self, state: &State, whole: Whole) -> Result<bool> {
         let Some(mut running) = self.running.try_lock() else { return Ok(false) };
         // Relaxed: as in `Requested`.
-        if running.job.is_some() || self.asked.load(Ordering::Relaxed) > 0 {
+        if running.pass.is_some() || self.asked.load(Ordering::Relaxed) > 0 {
             // Its turn comes with the next step, which the bandwidth limit may delay.
             return Ok(false);
         }
@@ -293,7 +296,7 @@ impl Compactor {
         }
         let survey = self.survey(state, &running.damaged);
         let decision = survey.decide_dead();
-        self.begin(state, &mut running, &survey, decision)
+        self.begin(state, &mut running, &survey, decision, whole)
     }
 
     /// Handles at once the segments that many dead processes have left: each could die again before
@@ -309,15 +312,15 @@ impl Compactor {
         }
         state.sync()?;
         state.seal()?;
-        state.load_all()?;
+        let whole = state.load_all()?;
         let mut running = self.running.lock();
         loop {
             let survey: SegmentSurvey = self.survey(state, &running.damaged);
             let decision = survey.decide_small();
-            if decision == Decision::Nothing || !self.begin(state, &mut running, &survey, decision)? {
+            if decision == Decision::Nothing || !self.begin(state, &mut running, &survey, decision, whole)? {
                 return Ok(());
             }
-            while running.job.is_some() {
+            while running.pass.is_some() {
                 if let Err(error) = self.drive(state, &mut running) {
                     // The store works without it, and the worker tries again.
                     state.shared.commit.check()?;

@@ -10,35 +10,37 @@
 //!
 //! **Invariants.** I7, I11.
 
-pub(crate) mod job;
+mod compactor_state;
 mod make_room;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod model;
 pub(crate) mod output;
-mod pass;
+pub(crate) mod pass;
+mod pass_steps;
 pub(crate) mod policy;
 mod repoint;
 pub(crate) mod report;
-mod running;
 mod survey;
 pub(crate) mod tombstone_rule;
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::engine::compaction::job::{Pass, Victim};
+use crate::engine::compaction::compactor_state::{CompactorState, LastSurvey};
+use crate::engine::compaction::pass::{Pass, Victim};
 use crate::engine::compaction::policy::{Decision, SegmentFacts, SegmentSurvey};
 use crate::engine::compaction::report::{
     CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
 };
-use crate::engine::compaction::running::{LastSurvey, PassState};
 use crate::engine::state::State;
 use crate::engine::state::catalog::KeyspaceState;
 use crate::engine::state::index_loader::Whole;
+use crate::engine::state::syncer::WriteBackStep;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
 use crate::format::record::record_size;
@@ -47,7 +49,7 @@ use crate::sync::counter::Statistic;
 /// The job of compaction on one store.
 #[derive(Debug, Default)]
 pub(crate) struct Compactor {
-    running: Mutex<PassState>,
+    running: Mutex<CompactorState>,
     /// The number of finished passes.
     passes: Statistic,
     removed: Statistic,
@@ -61,7 +63,7 @@ pub(crate) struct Compactor {
 }
 
 /// The token that no pass is under way. None begins while it is held.
-pub(crate) struct Idle<'c>(#[expect(dead_code, reason = "it is held")] MutexGuard<'c, PassState>);
+pub(crate) struct Idle<'c>(#[expect(dead_code, reason = "it is held")] MutexGuard<'c, CompactorState>);
 
 /// The result of a step.
 #[derive(Debug, Default)]
@@ -73,19 +75,22 @@ struct StepOutcome {
 }
 
 /// Registers a caller that compacts everything, while it is held.
-struct Requested<'a>(&'a Compactor);
+struct Requested<'a> {
+    compactor: &'a Compactor,
+    whole: Whole,
+}
 
 impl<'a> Requested<'a> {
-    fn of(compactor: &'a Compactor) -> Self {
+    fn of(compactor: &'a Compactor, whole: Whole) -> Self {
         // Relaxed, here and below: advice, but with `running` held.
         compactor.asked.fetch_add(1, Ordering::Relaxed);
-        Self(compactor)
+        Self { compactor, whole }
     }
 }
 
 impl Drop for Requested<'_> {
     fn drop(&mut self) {
-        self.0.asked.fetch_sub(1, Ordering::Relaxed);
+        self.compactor.asked.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -93,7 +98,7 @@ impl Compactor {
     /// Returns the token that no pass is under way. `None` if one is, or another thread is choosing
     /// one.
     pub(crate) fn idle(&self) -> Option<Idle<'_>> {
-        self.running.try_lock().filter(|running| running.job.is_none()).map(Idle)
+        self.running.try_lock().filter(|running| running.pass.is_none()).map(Idle)
     }
 
     /// Does one step of compaction, if there is work. Returns true if it did.
@@ -101,7 +106,7 @@ impl Compactor {
     /// # Errors
     ///
     /// The error that stopped it. It is tried again after more writes.
-    pub(crate) fn step(&self, state: &State, _whole: Whole) -> Result<bool> {
+    pub(crate) fn step(&self, state: &State, whole: Whole) -> Result<bool> {
         if !state.config.compaction {
             return Ok(false);
         }
@@ -112,7 +117,7 @@ impl Compactor {
             return Ok(false);
         }
         self.take_back(state);
-        self.step_running(state, &mut running)
+        self.step_running(state, &mut running, whole)
     }
 
     /// Does a step of the pass under way, or of the sync before the next one, or begins a pass.
@@ -120,22 +125,22 @@ impl Compactor {
     /// # Errors
     ///
     /// The errors of [`Compactor::step`].
-    fn step_running(&self, state: &State, running: &mut PassState) -> Result<bool> {
+    fn step_running(&self, state: &State, running: &mut CompactorState, whole: Whole) -> Result<bool> {
         let now = state.shared.dir.now();
         if now < running.not_before {
             return Ok(false);
         }
         if running.ahead.is_some() {
-            if state.syncer.write_back_some(state, &mut running.ahead)? {
+            if state.syncer.write_back_some(state, &mut running.ahead)? == WriteBackStep::Done {
                 state.sync()?;
                 state.seal()?;
             }
             return Ok(true);
         }
-        if running.job.is_none() && !self.look(state, running, now)? {
+        if running.pass.is_none() && !self.look(state, running, now, whole)? {
             return Ok(false);
         }
-        if running.job.is_none() {
+        if running.pass.is_none() {
             return Ok(true);
         }
         let done = self.drive(state, running)?.bytes;
@@ -158,11 +163,11 @@ impl Compactor {
     pub(crate) fn due(&self, state: &State) -> Option<Duration> {
         let running = self.running.try_lock()?;
         let wait = running.not_before.saturating_sub(state.shared.dir.now());
-        (running.job.is_some() && !wait.is_zero()).then_some(wait)
+        (running.pass.is_some() && !wait.is_zero()).then_some(wait)
     }
 
     /// Begins a pass if one is due. Returns true if it did any work.
-    fn look(&self, state: &State, running: &mut PassState, now: Duration) -> Result<bool> {
+    fn look(&self, state: &State, running: &mut CompactorState, now: Duration, whole: Whole) -> Result<bool> {
         let looked =
             LastSurvey { when: now, last: state.seqlock.last(), active: state.allocator.active_id() };
         if running.looked.is_some_and(|before| !looked.is_worth_it(before)) {
@@ -175,7 +180,7 @@ impl Compactor {
                 running.ahead = Some(state.syncer.pieces(state));
                 true
             }
-            decision => self.begin(state, running, &survey, decision)?,
+            decision => self.begin(state, running, &survey, decision, whole)?,
         };
         if begun {
             running.looked = None;
@@ -187,9 +192,10 @@ impl Compactor {
     fn begin(
         &self,
         state: &State,
-        running: &mut PassState,
+        running: &mut CompactorState,
         survey: &SegmentSurvey,
         decision: Decision,
+        whole: Whole,
     ) -> Result<bool> {
         running.ahead = None;
         match decision {
@@ -203,20 +209,21 @@ impl Compactor {
                 if state.shared.remove_leftovers()? {
                     state.shared.sync_dir()?;
                 }
-                let mut job = self.job(state, survey, &victims, reason);
-                job.file_max = state.config.segment_bytes;
-                running.job = Some(job);
+                let mut pass = self.new_pass(state, survey, &victims, reason, whole);
+                pass.file_max = state.config.segment_bytes;
+                running.pass = Some(pass);
             }
         }
         Ok(true)
     }
 
-    fn job(
+    fn new_pass(
         &self,
         state: &State,
         survey: &SegmentSurvey,
         victims: &[SegmentId],
         reason: CompactionReason,
+        _whole: Whole,
     ) -> Pass {
         let horizon = survey.horizon(victims);
         let victims = survey.costs(victims).filter_map(|(facts, cost)| {
@@ -241,10 +248,10 @@ impl Compactor {
     }
 
     /// Does a step of the pass under way.
-    fn drive(&self, state: &State, running: &mut PassState) -> Result<StepOutcome> {
-        let Some(job) = &mut running.job else { return Ok(StepOutcome::default()) };
-        let before = job.report.bytes_read + job.report.bytes_moved;
-        if let Err(error) = self.step_job(state, job) {
+    fn drive(&self, state: &State, running: &mut CompactorState) -> Result<StepOutcome> {
+        let Some(pass) = &mut running.pass else { return Ok(StepOutcome::default()) };
+        let before = pass.report.bytes_read + pass.report.bytes_moved;
+        if let Err(error) = self.step_pass(state, pass) {
             // None of these errors goes away by itself, and there are other victims.
             let lasts = matches!(
                 error,
@@ -254,16 +261,16 @@ impl Compactor {
                     | Error::TooNew { .. }
             );
             if lasts {
-                running.damaged.extend(job.suspects());
+                running.damaged.extend(pass.suspects());
             }
-            if let Some(job) = running.job.take_if(|job| job.can_give_up()) {
-                self.give_up_pass(state, job);
+            if let Some(pass) = running.pass.take_if(|pass| pass.can_give_up()) {
+                self.give_up_pass(state, pass);
             }
             return Err(error);
         }
-        let report = job.report;
+        let report = pass.report;
         let bytes = report.bytes_read + report.bytes_moved - before;
-        if job.is_done() {
+        if pass.is_done() {
             self.passes.add(1);
             self.removed.add(report.segments_removed);
             self.moved.add(report.bytes_moved);
@@ -274,10 +281,10 @@ impl Compactor {
                 report.bytes_moved,
                 report.bytes_freed,
             );
-            if running.lent > 0 && job.reason == CompactionReason::Requested {
+            if running.lent > 0 && pass.reason == CompactionReason::Requested {
                 running.ended.add(&report);
             }
-            running.job = None;
+            running.pass = None;
             running.looked = None;
             state.note_growth();
             return Ok(StepOutcome { bytes, finished: Some(report) });
@@ -297,7 +304,7 @@ impl Compactor {
     ) -> Result<CompactionReport> {
         let begun = state.shared.dir.now();
         let mut total = CompactionReport::default();
-        let (mut running, _asked) = self.lock_asked(state)?;
+        let (mut running, asked) = self.lock_asked(state)?;
         if state.is_active_dirty() {
             state.roll()?;
         }
@@ -315,17 +322,18 @@ impl Compactor {
                 state.check_writable()?;
                 let survey = self.survey(state, &running.damaged);
                 let decision = survey.decide_all(wanted);
-                if !self.begin(state, &mut running, &survey, decision)? {
+                if !self.begin(state, &mut running, &survey, decision, asked.whole)? {
                     break;
                 }
-                while running.job.is_some() {
+                while running.pass.is_some() {
                     match self.drive_asked(state, &mut running, &mut total, &mut progress) {
-                        Ok(true) => {}
-                        Ok(false) => {
+                        Ok(ControlFlow::Continue(())) => {}
+                        Ok(ControlFlow::Break(())) => {
                             total.elapsed = state.shared.dir.now().saturating_sub(begun);
                             return Ok(total);
                         }
-                        Err(refused) if self.finds_room(state, &mut running, &refused, &mut total)? => {}
+                        Err(refused)
+                            if self.finds_room(state, &mut running, &refused, &mut total, asked.whole)? => {}
                         Err(other) => return Err(other),
                     }
                 }
@@ -349,7 +357,7 @@ impl Compactor {
         ids: &[u64],
         mut progress: impl FnMut(CompactionProgress) -> bool,
     ) -> Result<CompactionReport> {
-        let (mut running, _asked) = self.lock_asked(state)?;
+        let (mut running, asked) = self.lock_asked(state)?;
         let wanted: Vec<_> = ids.iter().copied().map(SegmentId).collect();
         let survey = self.survey(state, &running.damaged);
         let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == policy::SegmentStage::Sealed);
@@ -358,17 +366,20 @@ impl Compactor {
         if victims.is_empty() {
             return Ok(total);
         }
-        running.job = Some(self.job(state, &survey, &victims, CompactionReason::Requested));
-        while running.job.is_some() && self.drive_asked(state, &mut running, &mut total, &mut progress)? {}
+        running.pass =
+            Some(self.new_pass(state, &survey, &victims, CompactionReason::Requested, asked.whole));
+        while running.pass.is_some()
+            && self.drive_asked(state, &mut running, &mut total, &mut progress)?.is_continue()
+        {}
         Ok(total)
     }
 
     /// Takes the lock for a call that compacts everything, and ends the worker's pass.
-    fn lock_asked(&self, state: &State) -> Result<(MutexGuard<'_, PassState>, Requested<'_>)> {
+    fn lock_asked(&self, state: &State) -> Result<(MutexGuard<'_, CompactorState>, Requested<'_>)> {
         // Before any lock, here and in every public call: threads of a forked child's parent may
         // hold them all.
         state.fork_guard.check()?;
-        state.load_all()?;
+        let whole = state.load_all()?;
         let mut running = self.running.lock();
         // Relaxed: see `Requested`.
         if self.asked.load(Ordering::Relaxed) == 0 {
@@ -376,35 +387,35 @@ impl Compactor {
             running.lent = 0;
             running.ended = CompactionReport::default();
         }
-        let asked = Requested::of(self);
+        let asked = Requested::of(self, whole);
         // This call syncs it.
         running.ahead = None;
         state.check_writable()?;
         // Not earlier: the store may have been closed, and may be another process's by now.
         state.shared.manifest.begin()?;
         // The worker's pass is not this call's work, but its victims are.
-        while running.job.is_some() {
+        while running.pass.is_some() {
             self.drive(state, &mut running)?;
         }
         Ok((running, asked))
     }
 
-    /// Does one step, and reports it. Returns true to continue.
+    /// Does one step, and reports it. Breaks if the caller wants to stop.
     fn drive_asked(
         &self,
         state: &State,
-        running: &mut MutexGuard<'_, PassState>,
+        running: &mut MutexGuard<'_, CompactorState>,
         total: &mut CompactionReport,
         progress: &mut impl FnMut(CompactionProgress) -> bool,
-    ) -> Result<bool> {
-        let job = running.job.as_ref().expect("the caller has looked");
+    ) -> Result<ControlFlow<()>> {
+        let pass = running.pass.as_ref().expect("the caller has looked");
         let mut so_far = *total;
-        so_far.add(&job.report);
+        so_far.add(&pass.report);
         let now = CompactionProgress {
             passes: total.passes,
             bytes_read: so_far.bytes_read,
             bytes_moved: so_far.bytes_moved,
-            bytes_left: job.bytes_left(),
+            bytes_left: pass.bytes_left(),
         };
         running.lent += 1;
         // The callback runs without the lock: it may write, and a write may need a pass to free
@@ -415,18 +426,20 @@ impl Compactor {
         // The callback may have closed the store.
         state.check_writable()?;
         // The pass may be another one by now, or none.
-        let Some(job) = &running.job else { return Ok(go_on) };
-        let is_asked = job.reason == CompactionReason::Requested;
+        let Some(pass) = &running.pass else {
+            return Ok(if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) });
+        };
+        let is_asked = pass.reason == CompactionReason::Requested;
         if !go_on
             && is_asked
-            && let Some(job) = running.job.take_if(|job| job.can_give_up())
+            && let Some(pass) = running.pass.take_if(|pass| pass.can_give_up())
         {
-            self.give_up_pass(state, job);
+            self.give_up_pass(state, pass);
         }
         // Only this call drives a pass that a writer began and left: the worker stands aside for
         // it.
-        if !go_on && (!is_asked || running.job.is_none()) {
-            return Ok(false);
+        if !go_on && (!is_asked || running.pass.is_none()) {
+            return Ok(ControlFlow::Break(()));
         }
         let lent = std::mem::take(&mut running.lent);
         let driven = self.drive(state, running);
@@ -434,29 +447,29 @@ impl Compactor {
         if let Some(report) = driven?.finished {
             total.add(&report);
         }
-        Ok(true)
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Gives up the pass under way, or finishes it if the manifest knows it. The store is being
     /// closed.
     pub(crate) fn end(&self, state: &State) {
         let mut running = self.running.lock();
-        while running.job.as_ref().is_some_and(|job| !job.can_give_up()) {
+        while running.pass.as_ref().is_some_and(|pass| !pass.can_give_up()) {
             if self.drive(state, &mut running).is_err() {
                 // The next open removes the files that are left.
                 break;
             }
         }
         // A pass that the manifest knows stays: no checkpoint may begin within it.
-        if let Some(job) = running.job.take_if(|job| job.can_give_up()) {
-            self.give_up_pass(state, job);
+        if let Some(pass) = running.pass.take_if(|pass| pass.can_give_up()) {
+            self.give_up_pass(state, pass);
         }
     }
 
     /// Returns the results of compaction so far, and its next choice.
     pub(crate) fn stats(&self, state: &State) -> CompactionStats {
         let (running, damaged) = match self.running.try_lock() {
-            Some(running) => (running.job.is_some(), running.damaged.clone()),
+            Some(running) => (running.pass.is_some(), running.damaged.clone()),
             None => (true, BTreeSet::new()),
         };
         let survey = self.survey(state, &damaged);

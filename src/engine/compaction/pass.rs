@@ -1,363 +1,163 @@
-//! One pass: it copies the live records of some segments into new ones, and removes the old ones.
-//!
-//! **Order.**
-//!
-//! 1. Note F, the last number assigned, under the writer mutex, before the first lookup.
-//! 2. Read the victims record by record. Copy the records that the index leads to, and those that
-//!    the tombstone rule keeps.
-//! 3. Make the copies durable, then the log up to its last record after the last lookup. The
-//!    records that hide the dropped ones must not be less durable than those were (I11).
-//! 4. Map the copies. Then one change of the manifest names them and marks the victims as retired.
-//! 5. Under the writer mutex, a few records at a time, repoint the index to the copies, each only
-//!    from its original's location.
-//! 6. No live record is counted in the victims now. Remove their files, each in its own step. Their
-//!    memory is freed after the last reader, in its own steps as well. A file system may take tens
-//!    of milliseconds to free a segment, and other work must go on meanwhile.
-//!
-//! A pass runs in short steps, and may be given up at any time before step 4. Between steps it
-//! holds no lock but the one that excludes a second pass.
-//!
-//! **Crash points.** Those of `output`, `compaction-named` after step 4, `compaction-switched`
-//! after step 5, and `compaction-removed` before the directory's sync of step 6.
+//! The state of a pass: its victims, its copies so far, and its next phase.
 
 use std::sync::Arc;
 
-use crate::engine::compaction::Compactor;
-use crate::engine::compaction::job::{Pass, Phase, Victim};
-use crate::engine::compaction::output::{CopyPlan, CopyWriter};
-use crate::engine::state::State;
-use crate::error::{Error, Resource, Result};
-use crate::format::keyspace_change::KeyspaceChange;
-use crate::format::manifest::SegmentState;
-use crate::format::record::{HEADER_SIZE, RecordKind};
-use crate::format::record_reader::{READ_MAX, ReadAt, RecordAt};
-use crate::format::segment_header::Role;
-use crate::format::{Defect, KeyspaceId, Seq};
+use super::output::{CopyWriter, FinishedCopy};
+use super::report::{CompactionReason, CompactionReport};
+use crate::format::{SegmentId, Seq};
 use crate::log::segment::Segment;
-use crate::log::segment_file::unlink_segment;
-use crate::log::segment_reader::{Records, SegmentReader};
-use crate::mem::location::Location;
+use crate::log::segment_reader::Records;
+use crate::log::sync_plan::SegmentRange;
 
-/// The bytes of a victim that one step reads.
-const STEP: u64 = 256 << 10;
-impl Compactor {
-    /// Does one step of the pass.
-    ///
-    /// # Errors
-    ///
-    /// `NoSpace`, `Corrupt` if a record of a victim does not verify, and errors of the operating
-    /// system. Before the manifest was changed the pass can be given up without effect. After that
-    /// the step must be repeated.
-    pub(crate) fn step_job(&self, state: &State, job: &mut Pass) -> Result<()> {
-        match job.phase {
-            Phase::Copy => self.copy_some(state, job),
-            Phase::SyncAhead => {
-                if state.syncer.write_back_some(state, &mut job.ahead)? {
-                    job.phase = Phase::Sync;
-                }
-                Ok(())
-            }
-            Phase::Sync => {
-                // After the last lookup: every record that hides a dropped one has at most this
-                // number.
-                let upto = state.writer.lock().log.last_user();
-                state.sync_upto(upto)?;
-                job.phase = Phase::Name;
-                Ok(())
-            }
-            Phase::Name => self.name_copies(state, job),
-            Phase::NameAgain => {
-                state.shared.manifest.update(|_| ())?;
-                self.use_copies(state, job);
-                Ok(())
-            }
-            Phase::Switch { output, offset, moved } => self.repoint_some(state, job, output, offset, moved),
-            Phase::Retire => self.retire_victims(state, job),
-            Phase::Remove { at } => self.remove_victim(state, job, at),
-            Phase::Release => {
-                job.victims.pop();
-                if job.victims.is_empty() {
-                    job.phase = Phase::Done;
-                }
-                Ok(())
-            }
-            Phase::Done => Ok(()),
+/// The highest generation. Values that survive longer stay in it.
+const GENERATION_MAX: u8 = 3;
+
+/// A segment that is compacted.
+#[derive(Debug)]
+pub(crate) struct Victim {
+    pub(crate) segment: Arc<Segment>,
+    /// The end of its records.
+    pub(crate) end: u64,
+    pub(crate) last: Seq,
+    /// Bytes that its file takes.
+    pub(crate) footprint: u64,
+    /// The most bytes of it that are copied.
+    pub(crate) cost: u64,
+}
+
+/// The next phase of a pass.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    Copy,
+    SyncAhead,
+    Sync,
+    Name,
+    /// The manifest is changed in memory, and not known to be on the disk.
+    NameAgain,
+    Switch {
+        output: usize,
+        offset: u64,
+        moved: usize,
+    },
+    Retire,
+    /// Nothing leads to the victims any more. Their files are removed, from this one on.
+    Remove {
+        at: usize,
+    },
+    /// The rest of the victims is freed, once no reader uses it: file systems take their time for
+    /// each.
+    Release,
+    Done,
+}
+
+/// A pass under way.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    pub(crate) victims: Vec<Victim>,
+    pub(crate) ids: Vec<SegmentId>,
+    pub(crate) reason: CompactionReason,
+    /// F, the last number assigned when the pass began.
+    pub(crate) filtered: Seq,
+    /// Tombstones up to this number hide nothing outside the victims.
+    pub(crate) horizon: Seq,
+    pub(crate) phase: Phase,
+    /// The position of the victim that is read.
+    pub(crate) at: usize,
+    pub(crate) records: Option<Records>,
+    pub(crate) output: Option<CopyWriter>,
+    pub(crate) finished: Vec<FinishedCopy>,
+    /// The finished copies, mapped. They are part of the store once the manifest names them.
+    pub(crate) made: Vec<Arc<Segment>>,
+    /// Victims that the index still leads to, although no record to copy was found.
+    pub(crate) strays: Vec<SegmentId>,
+    /// The most bytes of one of its files, unless a record needs more.
+    pub(crate) file_max: u64,
+    /// The most bytes that are still to be copied.
+    pub(crate) left: u64,
+    /// Bytes of the names of all keyspaces.
+    pub(crate) names: u64,
+    /// Pieces of the log to be written back before its sync.
+    pub(crate) ahead: Option<Vec<SegmentRange>>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) report: CompactionReport,
+}
+
+impl Pass {
+    /// Begins a pass, while no record is appended, so that `filtered` is the last number assigned.
+    pub(crate) fn new(
+        victims: Vec<Victim>,
+        reason: CompactionReason,
+        filtered: Seq,
+        horizon: Seq,
+        names: u64,
+    ) -> Self {
+        let report = CompactionReport { passes: 1, ..CompactionReport::default() };
+        let ids = victims.iter().map(|victim| victim.segment.id()).collect();
+        let left = victims.iter().map(|victim| victim.cost).sum();
+        Self {
+            victims,
+            ids,
+            reason,
+            filtered,
+            horizon,
+            phase: Phase::Copy,
+            at: 0,
+            records: None,
+            output: None,
+            finished: Vec::new(),
+            made: Vec::new(),
+            strays: Vec::new(),
+            file_max: u64::MAX,
+            left,
+            names,
+            ahead: None,
+            key: Vec::new(),
+            report,
         }
     }
 
-    fn copy_some(&self, state: &State, job: &mut Pass) -> Result<()> {
-        let Some(victim) = job.victims.get(job.at) else {
-            if let Some(output) = job.output.take() {
-                job.finished.push(output.finish(&state.shared)?);
-            }
-            job.ahead = Some(state.syncer.pieces(state));
-            job.phase = Phase::SyncAhead;
-            return Ok(());
-        };
-        if job.records.is_none() {
-            // Its file will be removed, and a snapshot may have to read it later.
-            match state.shared.space.map_now(victim.segment.mapping()) {
-                // Already gone, so it cannot be read, and nothing in it is live.
-                Err(Error::MissingSegment { .. }) if victim.cost == 0 => {}
-                other => other?,
-            }
-        }
-        if victim.cost == 0 {
-            // Nothing in it is live, or can become live.
-            job.at += 1;
-            return Ok(());
-        }
-        let (segment, end) = (Arc::clone(&victim.segment), victim.end);
-        let mut records = match job.records.take() {
-            Some(records) => records,
-            None => Records::open(state.shared.dir.as_ref(), &segment, end)?,
-        };
-        let from = records.offset();
-        while records.offset() < from + STEP {
-            let Some(record) = records.next()? else {
-                job.report.bytes_read += records.offset() - from;
-                job.at += 1;
-                return Ok(());
-            };
-            self.consider(state, job, &segment, records.source(), &record)?;
-        }
-        job.report.bytes_read += records.offset() - from;
-        job.records = Some(records);
-        Ok(())
+    /// Returns the victims that a failed step is about: the one being read, or those that cannot be
+    /// read.
+    pub(crate) fn suspects(&self) -> impl Iterator<Item = SegmentId> {
+        let reading = self.ids.get(self.at).filter(|_| matches!(self.phase, Phase::Copy));
+        reading.into_iter().chain(&self.strays).copied()
     }
 
-    fn consider(
-        &self,
-        state: &State,
-        job: &mut Pass,
-        segment: &Segment,
-        source: &mut SegmentReader,
-        placed: &RecordAt,
-    ) -> Result<()> {
-        let header = &placed.header;
-        let location = segment.range().at(placed.offset);
-        let kept = match header.kind {
-            RecordKind::Put => self.index_leads_to(state, job, source, placed, Some(location))?,
-            RecordKind::Tombstone => {
-                header.seq > job.horizon
-                    && state.catalog.by_id(header.keyspace).is_some()
-                    && !self.index_leads_to(state, job, source, placed, None)?
-            }
-            RecordKind::Keyspace | RecordKind::Batch | RecordKind::Watermark | RecordKind::Start => false,
-        };
-        if kept {
-            self.keep_record(state, job, source, placed)?;
-            if header.kind == RecordKind::Put {
-                job.output.as_mut().expect("just written to").note_moved(location)?;
-            }
-        }
-        Ok(())
+    /// Returns the bytes of the victims that are left to read.
+    pub(crate) fn bytes_left(&self) -> u64 {
+        let all: u64 = self.victims.iter().map(|victim| victim.end).sum();
+        all.saturating_sub(self.report.bytes_read)
     }
 
-    /// Returns true if the index has an entry for a record's key: one that leads to `wanted`, or
-    /// any.
-    fn index_leads_to(
-        &self,
-        state: &State,
-        job: &mut Pass,
-        source: &mut SegmentReader,
-        placed: &RecordAt,
-        wanted: Option<Location>,
-    ) -> Result<bool> {
-        let Some(keyspace) = state.catalog.by_id(placed.header.keyspace) else { return Ok(false) };
-        let pin = state.pin();
-        let Some(contents) = keyspace.contents(&pin) else { return Ok(false) };
-        if contents.id != placed.header.keyspace {
-            return Ok(false);
-        }
-        let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(placed.header.key_len))?;
-        job.key.clear();
-        job.key.extend_from_slice(key);
-        let found = contents.index.find(state.hash_of(&job.key), |location| match wanted {
-            Some(wanted) => Ok(location == wanted),
-            None => {
-                let record = state.record_as_it_is(location, &pin)?;
-                let same = record.is_of(contents.id, &job.key);
-                state.check_replaced(&record)?;
-                Ok::<_, Error>(same)
-            }
-        })?;
-        Ok(found.is_some())
+    /// Returns true if it is done.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Done)
     }
 
-    /// Copies a record to the output.
-    fn keep_record(
-        &self,
-        state: &State,
-        job: &mut Pass,
-        source: &mut SegmentReader,
-        placed: &RecordAt,
-    ) -> Result<()> {
-        let header = &placed.header;
-        let size = header.size();
-        // A reader of the file without any manifest needs the keyspace's name.
-        let name = state.catalog.by_id(header.keyspace).filter(|_| header.keyspace != KeyspaceId::DEFAULT);
-        let name = name.map(|keyspace| KeyspaceChange::Create {
-            id: header.keyspace,
-            name: keyspace.name().to_string(),
-            codec: keyspace.codec().to_owned(),
-        });
-        let size = size + name.as_ref().map_or(0, CopyWriter::name_size);
-        if let Some(full) = job.output.take_if(|output| !output.fits(size)) {
-            job.finished.push(full.finish(&state.shared)?);
-        }
-        let generation = job.generation();
-        let output = match &mut job.output {
-            Some(output) => output,
-            none => {
-                let created = loop {
-                    let room = (job.left + job.names).min(job.file_max).max(size);
-                    let plan = CopyPlan { room, generation, filtered: job.filtered, replaced: &job.ids };
-                    match CopyWriter::create(&state.shared, &plan) {
-                        // The process may not create a file this large.
-                        Err(Error::Exhausted { resource: Resource::FileSize, .. }) if room > size => {
-                            job.file_max = room / 2;
-                        }
-                        created => break created?,
-                    }
-                };
-                none.insert(created)
-            }
-        };
-        if let Some(name) = name {
-            output.introduce(header.keyspace, &name);
-        }
-        output.begin_record(header);
-        let (mut at, end) =
-            (placed.offset + HEADER_SIZE as u64, placed.offset + HEADER_SIZE as u64 + header.payload_len());
-        while at < end {
-            let len = usize::try_from((end - at).min(READ_MAX as u64)).expect("at most READ_MAX");
-            output.write(source.bytes(at, len)?)?;
-            at += len as u64;
-        }
-        output.end_record();
-        job.left = job.left.saturating_sub(header.size());
-        job.report.bytes_moved += header.size();
-        Ok(())
+    /// Returns true if the pass can be given up without a trace.
+    pub(crate) fn can_give_up(&self) -> bool {
+        matches!(self.phase, Phase::Copy | Phase::SyncAhead | Phase::Sync | Phase::Name | Phase::Done)
     }
 
-    /// Names the copies in the manifest instead of the victims.
-    fn name_copies(&self, state: &State, job: &mut Pass) -> Result<()> {
-        self.map_copies(state, job)?;
-        let gone = job.victims.iter().filter(|victim| victim.segment.role() == Role::Log);
-        let last = gone.map(|victim| victim.last).max().unwrap_or(Seq::ZERO);
-        let named = state.shared.manifest.update(|manifest| {
-            for id in &job.ids {
-                if let Some(entry) = manifest.segment_mut(*id) {
-                    entry.state = SegmentState::Retired;
-                }
-            }
-            manifest.segments.extend(job.finished.iter().map(|finished| finished.entry));
-            manifest.segments.sort_unstable_by_key(|entry| entry.id);
-            manifest.retired_seq = manifest.retired_seq.max(last);
-            state.catalog.note_durable(manifest, state.shared.commit.durable());
-        });
-        if let Err(error) = named {
-            if job.finished.iter().any(|finished| state.shared.manifest.has(finished.entry.id)) {
-                job.phase = Phase::NameAgain;
-            }
-            return Err(error);
+    /// Returns the generation of the records that this pass copies.
+    pub(crate) fn generation(&self) -> u8 {
+        let highest = self.victims.iter().map(|victim| victim.segment.generation()).max().unwrap_or(0);
+        match self.reason {
+            CompactionReason::Small => highest,
+            _ => highest.saturating_add(1).min(GENERATION_MAX),
         }
-        self.use_copies(state, job);
-        Ok(())
     }
+}
 
-    /// Maps the copies before they are named.
-    ///
-    /// Once named, a pass cannot be given up, and one whose copies cannot be mapped could not
-    /// finish either.
-    fn map_copies(&self, state: &State, job: &mut Pass) -> Result<()> {
-        let shared = &state.shared;
-        for finished in &job.finished[job.made.len()..] {
-            let segment = Segment::open(shared.dir.as_ref(), &shared.space, shared.store, &finished.entry)?;
-            segment.release_file();
-            job.made.push(segment);
+/// Removes the copies, if the manifest cannot know them.
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if !self.can_give_up() || self.is_done() {
+            return;
         }
-        Ok(())
-    }
-
-    /// Makes the copies a part of the store, after the manifest names them.
-    fn use_copies(&self, state: &State, job: &mut Pass) {
-        state.shared.dir.crash_point("compaction-named");
-        for (segment, finished) in job.made.iter().zip(&job.finished) {
-            segment.mapping().publish_existing(finished.entry.end);
-            state.shared.segments.write().insert(segment.id(), Arc::clone(segment));
+        self.output.take();
+        for finished in &self.finished {
+            finished.remove();
         }
-        state.allocator.recount(&state.shared);
-        job.phase = Phase::Switch { output: 0, offset: 0, moved: 0 };
-    }
-
-    /// Gives up a pass that the manifest does not know, and removes its copies.
-    pub(super) fn give_up_pass(&self, state: &State, job: Pass) {
-        // After a finished pass the copies belong to the store.
-        if job.can_give_up() && !job.is_done() {
-            for segment in &job.made {
-                state.shared.space.retire(segment.mapping(), segment.size());
-            }
-        }
-        drop(job);
-        state.allocator.recount(&state.shared);
-    }
-
-    /// Retires the victims.
-    fn retire_victims(&self, state: &State, job: &mut Pass) -> Result<()> {
-        let shared = &state.shared;
-        let strays: Vec<_> = {
-            let writer = state.writer.lock();
-            let live = |victim: &&Victim| writer.indexes.live_in(victim.segment.mapping().ordinal()) > 0;
-            job.victims.iter().filter(live).map(|victim| Arc::clone(&victim.segment)).collect()
-        };
-        if let Some(segment) = strays.first() {
-            // The index leads to a location where no record was found: nothing may be removed.
-            shared.manifest.update(|manifest| {
-                for id in &job.ids {
-                    if let Some(entry) = manifest.segment_mut(*id) {
-                        entry.state = SegmentState::Sealed;
-                    }
-                }
-            })?;
-            job.strays = strays.iter().map(|segment| segment.id()).collect();
-            job.phase = Phase::Done;
-            return Err(segment.corrupt_at(0, Defect::IndexMismatch));
-        }
-        for victim in &job.victims {
-            let segment = &victim.segment;
-            state.allocator.leaves(segment.size());
-            shared.segments.write().remove(&segment.id());
-            shared.space.retire(segment.mapping(), segment.size());
-            job.report.segments_removed += 1;
-            job.report.bytes_freed += victim.footprint;
-        }
-        let made: u64 = job.made.iter().map(|segment| segment.size()).sum();
-        job.report.bytes_freed = job.report.bytes_freed.saturating_sub(made);
-        job.report.segments_made = job.made.len() as u64;
-        state.allocator.recount(shared);
-        job.phase = Phase::Remove { at: 0 };
-        Ok(())
-    }
-
-    /// Removes a victim's file, and after the last one the victims' entries.
-    fn remove_victim(&self, state: &State, job: &mut Pass, at: usize) -> Result<()> {
-        let shared = &state.shared;
-        if let Some(victim) = job.victims.get(at) {
-            let segment = &victim.segment;
-            unlink_segment(shared.dir.as_ref(), segment.id())?;
-            state.allocator.has_left(segment.size(), shared);
-            job.phase = Phase::Remove { at: at + 1 };
-            return Ok(());
-        }
-        shared.dir.crash_point("compaction-removed");
-        shared.sync_dir()?;
-        shared.manifest.forget(&job.ids);
-        // Their addresses are free. Their memory and blocks, if only this pass holds them, are
-        // freed one by one.
-        state.collect_removed();
-        job.phase = Phase::Release;
-        Ok(())
     }
 }

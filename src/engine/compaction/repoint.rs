@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::engine::compaction::Compactor;
-use crate::engine::compaction::job::{Pass, Phase};
+use crate::engine::compaction::pass::{Pass, Phase};
 use crate::engine::state::State;
 use crate::engine::state::catalog::KeyspaceState;
 use crate::error::Result;
@@ -41,18 +41,18 @@ impl Compactor {
     pub(super) fn repoint_some(
         &self,
         state: &State,
-        job: &mut Pass,
+        pass: &mut Pass,
         output: usize,
         offset: u64,
         moved: usize,
     ) -> Result<()> {
-        let Some(segment) = job.made.get(output).map(Arc::clone) else {
+        let Some(segment) = pass.made.get(output).map(Arc::clone) else {
             state.shared.dir.crash_point("compaction-switched");
-            job.phase = Phase::Retire;
+            pass.phase = Phase::Retire;
             return Ok(());
         };
-        let places = &job.finished[output].moved;
-        let end = job.finished[output].entry.end;
+        let places = &pass.finished[output].moved;
+        let end = pass.finished[output].entry.end;
         let (mut offset, mut moved) = (offset.max(segment.data_offset()), moved);
         let mut group: Vec<Copied> = Vec::with_capacity(GROUP);
         let mut last: (KeyspaceId, Option<Arc<KeyspaceState>>) = (KeyspaceId::DEFAULT, None);
@@ -86,7 +86,7 @@ impl Compactor {
             drop(pin);
             self.repoint_group(state, &segment, &group);
         }
-        job.phase = match offset < end {
+        pass.phase = match offset < end {
             true => Phase::Switch { output, offset, moved },
             false => Phase::Switch { output: output + 1, offset: 0, moved: 0 },
         };

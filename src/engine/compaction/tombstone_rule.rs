@@ -9,7 +9,7 @@
 //! tombstone stays if any segment that is not compacted with it *might* hold such a put. Only puts
 //! matter here: a tombstone that outlives the record that superseded it brings nothing back.
 //!
-//! **The job.** In this order:
+//! **The pass.** In this order:
 //!
 //! 1. It notes F, the last number assigned, under the writer mutex. All writes up to F are in the
 //!    index.
@@ -27,7 +27,7 @@
 //! numbered at or below `filtered`.
 //!
 //! R1 holds from the beginning. A segment of the log holds no record older than its first one. An
-//! output of a job holds only puts that the index led to when all writes up to F were in it. So
+//! output of a pass holds only puts that the index led to when all writes up to F were in it. So
 //! none of these writes hides any. R1 stays true, since a number at or below `filtered` is durable
 //! and never assigned again (R2, R3).
 //!
@@ -53,7 +53,7 @@
 //!
 //! - R1: as above.
 //! - R2: `filtered` is at or below the last number that is durable when the manifest first names
-//!   it. Whenever a victim is unnamed, all numbers that its job looked at in the index are durable.
+//!   it. Whenever a victim is unnamed, all numbers that its pass looked at in the index are durable.
 //!   (I11 is this.)
 //! - R3: A number is assigned once (I5), *even if its record no longer exists*. With the last
 //!   tombstone dropped, the greatest number found in records is below `filtered` of the output. If
@@ -62,11 +62,11 @@
 //! - R4: `hidden` is never false if a put in the segment was hidden when the victims were chosen.
 //!
 //! **Slack.** Of the three facts, `first` is needed least. If a put is hidden by a tombstone
-//! outside, `filtered` < t alone says so. `first` only spares a tombstone a second job if victims
+//! outside, `filtered` < t alone says so. `first` only spares a tombstone a second pass if victims
 //! were sealed after F was noted. `filtered` may be lower than F, and then tombstones stay longer.
 //! It must not be higher than both F and every number in the segment.
 //!
-//! **Progress.** In a store at rest the output of a job hides nothing, and so blocks nothing. A
+//! **Progress.** In a store at rest the output of a pass hides nothing, and so blocks nothing. A
 //! segment that hides a put and blocks t has `filtered` below t. So it comes before the output that
 //! t was copied to, whose `filtered` is at least t. Compact the segments one by one, each time the
 //! one with the lowest `filtered` of those that hide a put or hold tombstones. That drops all
@@ -110,7 +110,7 @@ pub(crate) fn may_go(tombstone: Seq, others: impl IntoIterator<Item = SegmentBou
 }
 
 /// Returns the greatest number of a tombstone that may be dropped, see [`may_go`], once for a whole
-/// job.
+/// pass.
 pub(crate) fn horizon(others: impl IntoIterator<Item = SegmentBound>) -> Seq {
     others.into_iter().filter_map(SegmentBound::bound).min().unwrap_or(Seq::MAX)
 }

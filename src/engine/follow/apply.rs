@@ -11,15 +11,16 @@ use parking_lot::MutexGuard;
 use super::log_tail::LogUnit;
 use crate::engine::Engine;
 use crate::engine::state::WriterState;
-use crate::engine::state::catalog::KeyspaceState;
-use crate::engine::write::LoggedRecord;
+use crate::engine::state::catalog::{KeyspaceState, NewContents};
+use crate::engine::state::lookup::Lookup;
 use crate::engine::write::batch::{PlannedWrite, mark_superseded};
-use crate::engine::write::keyspaces::new_slot;
+use crate::engine::write::{LoggedRecord, WriteTarget};
 use crate::error::Result;
 use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::record::RecordKind;
 use crate::format::record_reader::RecordAt;
 use crate::format::{Defect, Seq};
+use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::log::writer::NewRecord;
 use crate::mem::dead_bytes::DeadCause;
@@ -115,13 +116,15 @@ impl<'e> Applier<'e> {
         let contents = engine.contents(&keyspace, pin)?;
         let hash = engine.hash_of(record.key());
         let slot = self.writer.indexes.of(contents);
-        let current = engine.current(contents, slot, hash, (record.key(), false), pin)?;
+        let lookup = Lookup { keyspace: contents.id, key: record.key(), hash };
+        let current = engine.current(slot, lookup, false, pin)?;
         engine.reserve(slot, usize::from(header.kind == RecordKind::Put))?;
         let ordinal = segment.mapping().ordinal();
         let logged =
             LoggedRecord { kind: header.kind, location, seq: header.seq, ordinal, size: header.size() };
         engine.seqlock.begin(header.seq);
-        engine.apply_record(contents, slot, hash, current, &logged);
+        let there = current.filter(|current| current.record.is_put());
+        engine.apply_record(slot, &WriteTarget { contents, hash, current, there }, &logged);
         self.publish(header.seq);
         Ok(())
     }
@@ -148,7 +151,7 @@ impl<'e> Applier<'e> {
             let hash = engine.hash_of(key);
             // Damage is found before anything is changed.
             let slot = self.writer.indexes.of(contents);
-            engine.current(contents, slot, hash, (key, false), pin)?;
+            engine.current(slot, Lookup { keyspace: contents.id, key, hash }, false, pin)?;
             writes.push(PlannedWrite { contents, hash, draft, superseded: false });
         }
         mark_superseded(&mut writes, engine.room_for_batch(records.len())?);
@@ -169,7 +172,7 @@ impl<'e> Applier<'e> {
         let record = engine.record(segment.range().at(placed.offset), pin)?;
         let payload = [record.key(), record.value()].concat();
         let change = change_of(&placed.header, &payload).map_err(impossible)?;
-        let slot = new_slot(engine.shared.dir.path())?;
+        let slot = KeyspaceIndex::empty(engine.shared.dir.path())?;
         let mut names = self.writer.names.clone();
         names.apply(&change).map_err(impossible)?;
         let (catalog, space, seq) = (&engine.catalog, &engine.shared.space, placed.header.seq);
@@ -185,7 +188,7 @@ impl<'e> Applier<'e> {
         let indexes = &mut self.writer.indexes;
         let old = match (&change, &keyspace) {
             (KeyspaceChange::Clear { id, .. }, Some(keyspace)) => {
-                catalog.clear(space, indexes, keyspace, (*id, seq), slot)
+                catalog.clear(space, indexes, keyspace, NewContents { id: *id, begin: seq, slot })
             }
             (KeyspaceChange::Drop { .. }, Some(keyspace)) => {
                 catalog.drop_keyspace(space, indexes, keyspace, seq)
@@ -195,7 +198,7 @@ impl<'e> Applier<'e> {
                 None
             }
             (KeyspaceChange::Create { id, name, codec }, _) => {
-                catalog.add(indexes, name, codec, (*id, seq), slot);
+                catalog.add(indexes, name, codec, NewContents { id: *id, begin: seq, slot });
                 None
             }
             (_, None) => unreachable!("looked up above"),

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use super::Inner;
 use crate::engine::Engine;
 use crate::engine::state::WriterState;
-use crate::engine::state::catalog::KeyspaceState;
+use crate::engine::state::catalog::{KeyspaceState, NewContents};
 use crate::error::Result;
 use crate::format::{KeyspaceId, Seq};
-use crate::index::keyspace_index::KeyspaceIndex;
 use crate::recovery::attach::{Reread, reread};
 use crate::recovery::recovered::RecoveredKeyspace;
 use crate::recovery::replay::Replayed;
@@ -81,13 +80,12 @@ fn replace_keyspaces(engine: &Engine, writer: &mut WriterState, found: Vec<Recov
     catalog.rename_all(matched.iter().map(|(keyspace, found)| (keyspace, found.name.as_str())));
     for (keyspace, found) in matched {
         let RecoveredKeyspace { id, slot, keys, live_bytes, .. } = found;
-        drop(catalog.clear(space, &mut writer.indexes, &keyspace, (id, seq), slot));
+        drop(catalog.clear(space, &mut writer.indexes, &keyspace, NewContents { id, begin: seq, slot }));
         set_counts(&keyspace, keys, live_bytes);
     }
     for found in by_id.into_values() {
         let RecoveredKeyspace { id, name, codec, slot, keys, live_bytes } = found;
-        let slot: KeyspaceIndex = slot;
-        let keyspace = catalog.add(&mut writer.indexes, &name, &codec, (id, seq), slot);
+        let keyspace = catalog.add(&mut writer.indexes, &name, &codec, NewContents { id, begin: seq, slot });
         set_counts(&keyspace, keys, live_bytes);
     }
 }

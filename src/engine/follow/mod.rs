@@ -31,6 +31,7 @@ mod apply;
 mod copies;
 mod jump;
 mod log_tail;
+mod next_segment;
 
 use std::sync::Arc;
 use std::thread;
@@ -40,13 +41,13 @@ use parking_lot::Mutex;
 
 use self::apply::Applier;
 use self::copies::NewCopies;
-use self::log_tail::{LogTail, is_published, start_of};
+use self::log_tail::{LogTail, is_published};
+use self::next_segment::NextSegment;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::control_page::WriterStatus;
 use crate::format::file_name::MANIFESTS;
 use crate::format::manifest::{Manifest, SegmentState};
-use crate::format::record::StartRecord;
 use crate::format::segment_header::Role;
 use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::Misplaced;
@@ -107,17 +108,6 @@ struct Inner {
     seen: Option<[u64; 3]>,
     /// The time of the last check of the store's place, by the store's clock.
     checked: Option<Duration>,
-}
-
-/// The segment in which the log continues.
-enum NextSegment {
-    Found(Arc<Segment>),
-    /// A record was appended to the present segment meanwhile.
-    LookAgain,
-    /// The log ends at the place.
-    None,
-    /// The log continues, but not from the place.
-    Gap,
 }
 
 impl Following {
@@ -417,67 +407,6 @@ impl Inner {
             if stopped? {
                 return Ok(());
             }
-        }
-    }
-
-    /// Looks for the segment in which the log continues.
-    fn next_segment(&self, engine: &Engine) -> NextSegment {
-        let begun = self.ahead.iter().filter(|segment| is_published(segment, segment.data_offset()));
-        let starts = begun.filter_map(|segment| Some((segment, start_of(segment)?)));
-        let Some(place) = &self.place else {
-            return self.first_segment(starts);
-        };
-        let mut others = false;
-        for (segment, (_, start)) in starts {
-            let previous = (SegmentId(start.previous), start.previous_end);
-            let here = place.segment.id();
-            let continues =
-                previous == (here, place.offset) || (!place.is_used && self.before == Some(previous));
-            // A recovery names the last segment that is left as the previous one. Segments that
-            // compaction had removed before were durable, so the start record shows them.
-            if continues && start.durable <= engine.last_seq() {
-                return NextSegment::Found(Arc::clone(segment));
-            }
-            if previous.0 == here && previous.1 > place.offset && is_published(&place.segment, place.offset) {
-                return NextSegment::LookAgain;
-            }
-            others = true;
-        }
-        if self.is_lost(place, others) { NextSegment::Gap } else { NextSegment::None }
-    }
-
-    /// Looks for the segment with which the log begins, in a store that had none when it was read.
-    fn first_segment<'s>(
-        &self,
-        starts: impl Iterator<Item = (&'s Arc<Segment>, (Seq, StartRecord))>,
-    ) -> NextSegment {
-        let first = starts.min_by_key(|(_, (seq, _))| *seq);
-        let is_whole = self.manifest.generation == self.whole_at;
-        match first {
-            Some((segment, (_, start))) if is_whole || start.previous == 0 => {
-                NextSegment::Found(Arc::clone(segment))
-            }
-            Some(_) => NextSegment::Gap,
-            None if is_whole || self.manifest.segments.iter().all(|entry| entry.end == 0) => {
-                NextSegment::None
-            }
-            None => NextSegment::Gap,
-        }
-    }
-
-    /// Returns true if the log continued behind the place and no longer does, although no segment
-    /// continues from it. `others` is true if there are segments that continue from elsewhere.
-    fn is_lost(&self, place: &LogPlace, others: bool) -> bool {
-        if self.manifest.generation == self.whole_at {
-            // A segment can only go with a change of the manifest.
-            return false;
-        }
-        match self.manifest.segment(place.segment.id()).map(|entry| entry.state) {
-            // The next segment was begun before this one was sealed.
-            None | Some(SegmentState::Retired | SegmentState::Sealed) => true,
-            // By a recovery, which begins the next segment.
-            Some(SegmentState::Cut) => others,
-            Some(SegmentState::Open) => false,
         }
     }
 

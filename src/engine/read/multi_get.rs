@@ -26,6 +26,84 @@ pub enum TryGet {
     NotResident,
 }
 
+/// A read of many keys of one keyspace, as of one point in the order of writes.
+struct MultiGet<'p, F> {
+    state: &'p State,
+    keyspace: &'p KeyspaceState,
+    pin: &'p Pin,
+    /// Makes the result for a record.
+    give: F,
+}
+
+/// The outcome of an attempt to read between two writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Done,
+    /// A write took effect meanwhile.
+    Overlapped,
+}
+
+impl<'p, T, F: Fn(Record<'p>) -> T> MultiGet<'p, F> {
+    /// Appends the results for `keys` to `out`, which has the space. On an error `out` is unchanged.
+    fn read(&self, keys: &[impl AsRef<[u8]>], out: &mut Vec<Option<T>>) -> Result<()> {
+        let state = self.state;
+        let len = out.len();
+        for _ in 0..ATTEMPTS {
+            let start = state.seqlock.now();
+            let one_moment = || state.seqlock.is_unchanged_since(start);
+            match self.read_all(keys, out, one_moment)? {
+                Attempt::Done => return Ok(()),
+                Attempt::Overlapped => out.truncate(len),
+            }
+        }
+        // Writers leave no gap. The caller's `AsRef` code does not run under their lock.
+        let mut all: Vec<&[u8]> = Vec::new();
+        state.room_for(&mut all, keys.len())?;
+        all.extend(keys.iter().map(AsRef::as_ref));
+        let _quiet = state.writer.lock();
+        self.read_all(&all, out, || true).map(drop)
+    }
+
+    /// Reads the keys, as long as `one_moment` holds. On an error `out` is unchanged.
+    fn read_all(
+        &self,
+        keys: &[impl AsRef<[u8]>],
+        out: &mut Vec<Option<T>>,
+        one_moment: impl Fn() -> bool,
+    ) -> Result<Attempt> {
+        let start = out.len();
+        let contents = self.state.contents(self.keyspace, self.pin)?;
+        for window in keys.chunks(WINDOW) {
+            if let Err(error) = self.read_window(contents, window, out) {
+                out.truncate(start);
+                return Err(error);
+            }
+            if !one_moment() {
+                return Ok(Attempt::Overlapped);
+            }
+        }
+        Ok(Attempt::Done)
+    }
+
+    fn read_window(
+        &self,
+        contents: &KeyspaceData,
+        keys: &[impl AsRef<[u8]>],
+        out: &mut Vec<Option<T>>,
+    ) -> Result<()> {
+        let state = self.state;
+        let hashes = state.prefetch_window(contents, keys);
+        for (key, hash) in keys.iter().zip(hashes.iter().flatten()) {
+            let record = state.lookup(contents, *hash, key.as_ref(), self.pin)?;
+            if let (true, Some(record)) = (state.config.verify_reads, &record) {
+                state.check_record(record)?;
+            }
+            out.push(record.map(&self.give));
+        }
+        Ok(())
+    }
+}
+
 impl State {
     /// Appends the results of `give` for the records of many keys, as of one point in the order of
     /// writes.
@@ -44,37 +122,13 @@ impl State {
         self.fork_guard.check()?;
         let len = out.len();
         self.room_for(out, keys.len())?;
+        let read = MultiGet { state: self, keyspace, pin, give };
         loop {
-            match self.try_many(keyspace, keys, pin, out, &give) {
+            match read.read(keys, out) {
                 Err(error) if self.rebuild_if_damaged(&error)? => out.truncate(len),
                 other => return other,
             }
         }
-    }
-
-    fn try_many<'p, T>(
-        &'p self,
-        keyspace: &'p KeyspaceState,
-        keys: &[impl AsRef<[u8]>],
-        pin: &'p Pin,
-        out: &mut Vec<Option<T>>,
-        give: &impl Fn(Record<'p>) -> T,
-    ) -> Result<()> {
-        let len = out.len();
-        for _ in 0..ATTEMPTS {
-            let start = self.seqlock.now();
-            let one_moment = || self.seqlock.is_unchanged_since(start);
-            if self.read_all(keyspace, keys, pin, out, give, one_moment)? {
-                return Ok(());
-            }
-            out.truncate(len);
-        }
-        // Writers leave no gap. The caller's `AsRef` code does not run under their lock.
-        let mut all: Vec<&[u8]> = Vec::new();
-        self.room_for(&mut all, keys.len())?;
-        all.extend(keys.iter().map(AsRef::as_ref));
-        let _quiet = self.writer.lock();
-        self.read_all(keyspace, &all, pin, out, give, || true).map(drop)
     }
 
     /// Reserves space in `out` for `count` more elements.
@@ -85,50 +139,6 @@ impl State {
     pub(crate) fn room_for<T>(&self, out: &mut Vec<T>, count: usize) -> Result<()> {
         alloc::reserve(out, count)
             .map_err(|error| Error::io("read many keys of", self.shared.dir.path(), error))
-    }
-
-    /// Reads many keys, and returns `true` if `one_moment` held throughout. On an error `out` is
-    /// unchanged.
-    fn read_all<'p, T>(
-        &'p self,
-        keyspace: &'p KeyspaceState,
-        keys: &[impl AsRef<[u8]>],
-        pin: &'p Pin,
-        out: &mut Vec<Option<T>>,
-        give: &impl Fn(Record<'p>) -> T,
-        one_moment: impl Fn() -> bool,
-    ) -> Result<bool> {
-        let start = out.len();
-        let contents = self.contents(keyspace, pin)?;
-        for window in keys.chunks(WINDOW) {
-            if let Err(error) = self.read_window(contents, window, pin, out, give) {
-                out.truncate(start);
-                return Err(error);
-            }
-            if !one_moment() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn read_window<'p, T>(
-        &'p self,
-        contents: &KeyspaceData,
-        keys: &[impl AsRef<[u8]>],
-        pin: &'p Pin,
-        out: &mut Vec<Option<T>>,
-        give: &impl Fn(Record<'p>) -> T,
-    ) -> Result<()> {
-        let hashes = self.prefetch_window(contents, keys);
-        for (key, hash) in keys.iter().zip(hashes.iter().flatten()) {
-            let record = self.lookup(contents, *hash, key.as_ref(), pin)?;
-            if let (true, Some(record)) = (self.config.verify_reads, &record) {
-                self.check_record(record)?;
-            }
-            out.push(record.map(give));
-        }
-        Ok(())
     }
 
     /// Starts the loads of up to [`WINDOW`] keys: first those of their buckets, then of their

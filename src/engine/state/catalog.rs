@@ -65,6 +65,33 @@ impl Clone for KeyspaceAsOf {
     }
 }
 
+/// The contents that a keyspace gets when it is created, cleared or recovered.
+#[derive(Debug)]
+pub(crate) struct NewContents {
+    pub(crate) id: KeyspaceId,
+    /// See [`KeyspaceData::begin`].
+    pub(crate) begin: Seq,
+    pub(crate) slot: KeyspaceIndex,
+}
+
+impl NewContents {
+    /// Adds the index to those of the store, and returns the contents.
+    fn add_to(self, indexes: &mut Indexes) -> Box<KeyspaceData> {
+        let Self { id, begin, slot } = self;
+        let index = Arc::clone(slot.index.index());
+        let slot = indexes.add(slot);
+        Box::new(KeyspaceData {
+            id,
+            index,
+            slot,
+            keys: SingleWriter::default(),
+            live_bytes: SingleWriter::default(),
+            begin,
+            versions: Arc::default(),
+        })
+    }
+}
+
 impl KeyspaceData {
     fn seen(&self, end: Seq) -> KeyspaceAsOf {
         let (index, versions) = (Arc::clone(&self.index), Arc::clone(&self.versions));
@@ -259,7 +286,8 @@ impl Catalog {
         };
         let mut indexes = Indexes::default();
         for RecoveredKeyspace { id, name, codec, slot, keys, live_bytes } in loaded {
-            let keyspace = catalog.add(&mut indexes, &name, &codec, (id, Seq::ZERO), slot);
+            let keyspace =
+                catalog.add(&mut indexes, &name, &codec, NewContents { id, begin: Seq::ZERO, slot });
             let pin = keyspace.pin();
             let contents = keyspace.contents(&pin).expect("just made");
             // Relaxed, both: no other thread has it yet.
@@ -275,9 +303,9 @@ impl Catalog {
         indexes: &mut Indexes,
         name: &str,
         codec: &str,
-        (id, begin): (KeyspaceId, Seq),
-        slot: KeyspaceIndex,
+        new: NewContents,
     ) -> Arc<KeyspaceState> {
+        let id = new.id;
         let keyspace = Arc::new(KeyspaceState {
             owner: self.owner,
             contents: RcuCell::new(self.pins),
@@ -285,7 +313,7 @@ impl Catalog {
             codec: codec.into(),
             former: Mutex::default(),
         });
-        keyspace.contents.replace(Some(contents(indexes, id, begin, slot)));
+        keyspace.contents.replace(Some(new.add_to(indexes)));
         let mut names = self.names.write();
         Arc::make_mut(&mut names.by_name).insert(name.into(), Arc::clone(&keyspace));
         names.by_id.insert(id, Arc::clone(&keyspace));
@@ -301,13 +329,13 @@ impl Catalog {
         space: &AddressSpace,
         indexes: &mut Indexes,
         keyspace: &Arc<KeyspaceState>,
-        (id, begin): (KeyspaceId, Seq),
-        slot: KeyspaceIndex,
+        new: NewContents,
     ) -> Option<KeyspaceIndex> {
+        let (id, begin) = (new.id, new.begin);
         let before = id_of(keyspace);
         let old = indexes.take(keyspace);
         old.iter().for_each(|slot| keyspace.keep_for(&self.snapshots, space, slot, begin));
-        keyspace.contents.replace(Some(contents(indexes, id, begin, slot)));
+        keyspace.contents.replace(Some(new.add_to(indexes)));
         let mut names = self.names.write();
         before.and_then(|before| names.by_id.remove(&before));
         names.by_id.insert(id, Arc::clone(keyspace));
@@ -464,40 +492,26 @@ fn id_of(keyspace: &KeyspaceState) -> Option<KeyspaceId> {
     keyspace.contents(&keyspace.pin()).map(|contents| contents.id)
 }
 
-fn contents(indexes: &mut Indexes, id: KeyspaceId, begin: Seq, slot: KeyspaceIndex) -> Box<KeyspaceData> {
-    let index = Arc::clone(slot.index.index());
-    let slot = indexes.add(slot);
-    Box::new(KeyspaceData {
-        id,
-        index,
-        slot,
-        keys: SingleWriter::default(),
-        live_bytes: SingleWriter::default(),
-        begin,
-        versions: Arc::default(),
-    })
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
-    fn slot() -> KeyspaceIndex {
-        KeyspaceIndex::new(Index::new().expect("memory").1)
+    fn new(number: u32) -> NewContents {
+        let slot = KeyspaceIndex::new(Index::new().expect("memory").1);
+        NewContents { id: KeyspaceId(number), begin: Seq(number.into()), slot }
     }
 
     #[test]
     fn old_contents_are_dropped_after_the_last_reader() {
         let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new(), Domain::new());
-        let keyspace = catalog.add(&mut indexes, "a", "", (KeyspaceId(1), Seq(1)), slot());
+        let keyspace = catalog.add(&mut indexes, "a", "", new(1));
         let pin = keyspace.pin();
         let seen = Arc::clone(&keyspace.contents(&pin).expect("it is there").index);
         drop(catalog.clear(
             &AddressSpace::reserve().expect("address space"),
             &mut indexes,
             &keyspace,
-            (KeyspaceId(2), Seq(2)),
-            slot(),
+            new(2),
         ));
         assert!(catalog.collect() && catalog.has_retired(), "a reader may look at it");
         assert_eq!(Arc::strong_count(&seen), 2);
@@ -511,7 +525,7 @@ mod tests {
         let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new(), Domain::new());
         assert!(catalog.next_few(3).is_empty());
         for n in 0..10 {
-            catalog.add(&mut indexes, &n.to_string(), "", (KeyspaceId(n), Seq(1)), slot());
+            catalog.add(&mut indexes, &n.to_string(), "", new(n));
         }
         let mut seen: Vec<_> =
             (0..4).flat_map(|_| catalog.next_few(3)).map(|keyspace| keyspace.name()).collect();

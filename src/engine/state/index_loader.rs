@@ -16,9 +16,9 @@ use crate::sync::counter::Statistic;
 
 /// The token that all indexes are whole, and stay so.
 ///
-/// The worker begins no pass of compaction without it; a call that compacts loads all indexes first
-/// ([`State::load_all`]). The records of all segments then match the indexes, and no record is in
-/// two places.
+/// No pass of compaction and no checkpoint begins without it. The worker waits for it, and a call
+/// that compacts loads all indexes first ([`State::load_all`]). The records of all segments then
+/// match the indexes, and no record is in two places.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Whole(());
 
@@ -129,9 +129,10 @@ impl State {
     /// # Errors
     ///
     /// The errors of [`State::load_some`].
-    pub(crate) fn load_all(&self) -> Result<()> {
+    pub(crate) fn load_all(&self) -> Result<Whole> {
         while self.load_some()? {}
-        self.loader.check_stuck()
+        self.loader.check_stuck()?;
+        Ok(self.loader.whole().expect("nothing is left to load, and no rebuild has failed"))
     }
 
     /// Returns true if a failed operation may be repeated: a damaged block of a checkpoint was the

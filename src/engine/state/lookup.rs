@@ -1,4 +1,8 @@
-//! The lookup: from a key to its visible record, verified on first use.
+//! The lookup: from a key to its record through an index, verified on first use.
+//!
+//! [`Lookup`] finds the record of a key. Three searches differ, and stand where they are needed. A
+//! pass finds the entry of a value by its location. A prefetch wants every entry of a hash. A bulk
+//! load compares two records of the log, and inserts one.
 
 use std::sync::Arc;
 
@@ -8,12 +12,112 @@ use crate::engine::state::visibility::Prior;
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
 use crate::format::record::{RecordPlace, payload_sum};
-use crate::format::{Defect, Seq};
+use crate::format::{Defect, KeyspaceId, Seq};
 use crate::index::hash::Index;
 use crate::index::hash::lazy::BlockError;
+use crate::index::search::IndexSearch;
 use crate::mem::address_space::Record;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
+
+/// The search for the record of one key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lookup<'a> {
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) key: &'a [u8],
+    pub(crate) hash: Hash,
+}
+
+/// The record of a key, and its location in the index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FoundRecord<'p> {
+    pub(crate) location: Location,
+    pub(crate) record: Record<'p>,
+}
+
+impl Lookup<'_> {
+    /// Returns the record of the key that an index leads to, a tombstone included. The caller
+    /// decides if a reader may see it.
+    ///
+    /// Another record with the tag is verified. It is hardly ever a coincidence: the record may be
+    /// the key's own, and damaged.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`State::record`], and `Corrupt` for another record.
+    #[inline]
+    pub(crate) fn find<'p>(
+        self,
+        state: &'p State,
+        index: &impl IndexSearch,
+        pin: &'p Pin,
+    ) -> Result<Option<FoundRecord<'p>>> {
+        let record_at = move |location| Some(state.record_as_it_is(location, pin));
+        let found = self.search(index, record_at, move |other| state.check_record(other))?;
+        if let Some(found) = &found {
+            state.check_replaced(&found.record)?;
+        }
+        Ok(found)
+    }
+
+    /// Returns the record of the key like [`Lookup::find`], with less verified: another record only
+    /// if a page of it may be unreadable. A damaged record of the key counts as absent.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`State::record`].
+    pub(crate) fn find_readable<'p>(
+        self,
+        state: &'p State,
+        index: &impl IndexSearch,
+        pin: &'p Pin,
+    ) -> Result<Option<FoundRecord<'p>>> {
+        let record_at = move |location| Some(state.record_as_it_is(location, pin));
+        let found = self.search(index, record_at, move |other| state.check_replaced(other))?;
+        if let Some(found) = &found {
+            state.check_replaced(&found.record)?;
+        }
+        Ok(found)
+    }
+
+    /// Returns the record of the key without any check, after [`Lookup::find`] has found no damage.
+    #[inline]
+    pub(crate) fn find_again<'p>(
+        self,
+        state: &'p State,
+        index: &impl IndexSearch,
+        pin: &'p Pin,
+    ) -> Option<FoundRecord<'p>> {
+        let record_at = move |location| state.shared.space.record(location, pin).map(Ok);
+        // The first search has loaded every part of the index that can be read.
+        self.search(index, record_at, |_| Ok(())).unwrap_or(None)
+    }
+
+    /// Finds the entry whose record is the key's. `record_at` may return `None` to skip an entry.
+    #[inline]
+    fn search<'p>(
+        self,
+        index: &impl IndexSearch,
+        record_at: impl Fn(Location) -> Option<Result<Record<'p>>>,
+        check_other: impl Fn(&Record<'p>) -> Result<()>,
+    ) -> Result<Option<FoundRecord<'p>>> {
+        let Self { keyspace, key, hash } = self;
+        let mut hit = None;
+        let place = &mut hit;
+        let found = index.find(hash, move |location| {
+            let Some(record) = record_at(location) else { return Ok(false) };
+            let record = record?;
+            if record.is_of(keyspace, key) {
+                *place = Some(record);
+                return Ok(true);
+            }
+            check_other(&record)?;
+            Ok::<bool, Error>(false)
+        })?;
+        let (Some(location), Some(record)) = (found, hit) else { return Ok(None) };
+        Ok(Some(FoundRecord { location, record }))
+    }
+}
 
 impl State {
     /// Returns the newest visible record of a key.
@@ -30,18 +134,9 @@ impl State {
         pin: &'p Pin,
     ) -> Result<Option<Record<'p>>> {
         loop {
-            let mut hit = None;
-            let found = contents.index.find(hash, |location| {
-                let record = self.record_as_it_is(location, pin)?;
-                if record.is_of(contents.id, key) {
-                    hit = Some(record);
-                    return Ok(true);
-                }
-                self.check_record(&record)?;
-                Ok::<bool, Error>(false)
-            })?;
-            let (Some(location), Some(record)) = (found, hit) else { return Ok(None) };
-            self.check_replaced(&record)?;
+            let lookup = Lookup { keyspace: contents.id, key, hash };
+            let found = lookup.find(self, &*contents.index, pin)?;
+            let Some(FoundRecord { location, record }) = found else { return Ok(None) };
             if self.visibility.is_visible(record.seq()) {
                 // A removal whose batch has just ended, or a value whose header is damaged.
                 if !record.is_put() {

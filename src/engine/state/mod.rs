@@ -9,7 +9,7 @@
 pub(crate) mod backpressure;
 pub(crate) mod catalog;
 pub(crate) mod index_loader;
-mod lookup;
+pub(crate) mod lookup;
 mod rebuild;
 pub(crate) mod snapshot_registry;
 pub(crate) mod syncer;

@@ -54,6 +54,15 @@ pub(crate) struct Syncer {
     full: AtomicU64,
 }
 
+/// The result of a step of writing back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteBackStep {
+    /// It wrote a piece.
+    Wrote,
+    /// No piece was left. The sync may follow.
+    Done,
+}
+
 impl Syncer {
     /// Starts with the ranges that an unclean end left.
     ///
@@ -156,7 +165,7 @@ impl Syncer {
             }
             *ahead = Some(self.pieces(state));
         }
-        if self.write_back_some(state, &mut ahead)? {
+        if self.write_back_some(state, &mut ahead)? == WriteBackStep::Done {
             state.sync()?;
             // Relaxed: see above. A writer that fills another one meanwhile counts again.
             self.full.store(0, Ordering::Relaxed);
@@ -169,7 +178,7 @@ impl Syncer {
         state.writer.lock().log.plan().pieces(PIECE)
     }
 
-    /// Writes the next piece back. Returns true after the last one.
+    /// Writes the next piece back, if one is left.
     ///
     /// The sync itself then has little to do. It is one step, and meanwhile no pages are faulted
     /// for the writer.
@@ -181,13 +190,13 @@ impl Syncer {
         &self,
         state: &State,
         ahead: &mut Option<Vec<SegmentRange>>,
-    ) -> Result<bool> {
+    ) -> Result<WriteBackStep> {
         if let Some(piece) = ahead.as_mut().and_then(Vec::pop) {
             self.write_back(state, &piece)?;
-            return Ok(false);
+            return Ok(WriteBackStep::Wrote);
         }
         *ahead = None;
-        Ok(true)
+        Ok(WriteBackStep::Done)
     }
 
     /// Writes a piece of the log back before the sync.

@@ -8,6 +8,7 @@ use crate::config::Durability;
 use crate::engine::Engine;
 use crate::engine::state::WriterState;
 use crate::engine::state::catalog::{Indexes, KeyspaceData, KeyspaceState};
+use crate::engine::state::lookup::Lookup;
 use crate::engine::state::visibility::ReservedEntries;
 use crate::engine::state::write_guard::WriteGuard;
 use crate::engine::write::batch_ops::{BatchOp, BatchOps, Expected, frame_len};
@@ -183,7 +184,8 @@ impl Engine {
         for check in &prepared.checks {
             let slot = writer.indexes.of(check.contents);
             let reads = matches!(check.expected, Expected::Value(_));
-            let current = self.current(check.contents, slot, check.hash, (check.key, reads), pin)?;
+            let lookup = Lookup { keyspace: check.contents.id, key: check.key, hash: check.hash };
+            let current = self.current(slot, lookup, reads, pin)?;
             let there = current.filter(|current| current.record.is_put());
             let condition = match check.expected {
                 Expected::Absent => Condition::Present(false),
@@ -203,8 +205,8 @@ impl Engine {
         let mut frees = false;
         for planned in &prepared.writes {
             let slot = writer.indexes.of(planned.contents);
-            let current =
-                self.current(planned.contents, slot, planned.hash, (planned.draft.key, false), pin)?;
+            let lookup = Lookup { keyspace: planned.contents.id, key: planned.draft.key, hash: planned.hash };
+            let current = self.current(slot, lookup, false, pin)?;
             frees |= planned.draft.kind == RecordKind::Tombstone && current.is_some();
         }
         self.reserve_batch(&mut writer.indexes, &prepared.writes)?;
@@ -319,7 +321,8 @@ impl Engine {
                 continue;
             }
             let slot = indexes.of(contents);
-            let current = self.current_lenient(contents, slot, *hash, draft.key, pin);
+            let lookup = Lookup { keyspace: contents.id, key: draft.key, hash: *hash };
+            let current = lookup.find_again(self, &slot.index, pin);
             let there = current.filter(|current| current.record.is_put());
             self.visibility.note(location, current.map(|current| current.location), pin);
             self.retain_version(contents, *hash, there, seq);

@@ -8,21 +8,19 @@
 //! then change the contents that readers load. A reader that loaded them before sees the state
 //! before the change.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
 use crate::config::Durability;
 use crate::engine::Engine;
-use crate::engine::state::catalog::KeyspaceState;
+use crate::engine::state::catalog::{KeyspaceState, NewContents};
 use crate::engine::state::write_guard::WriteGuard;
 use crate::engine::state::{WriterState, dropped};
 use crate::error::{Error, Result};
 use crate::format::keyspace_change::{ENTRY_LEN_MAX, KeyspaceChange, MAX_CODEC_LEN, MAX_NAME_LEN};
 use crate::format::record::RecordKind;
 use crate::format::{KeyspaceId, Seq};
-use crate::index::hash::Index;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::allocator::quota::SpaceClass;
 use crate::log::writer::NewRecord;
@@ -51,7 +49,7 @@ impl Engine {
             // A read, which works after a failed sync too, and waits for nothing.
             return Ok(keyspace);
         }
-        let slot = new_slot(self.shared.dir.path())?;
+        let slot = KeyspaceIndex::empty(self.shared.dir.path())?;
         let mut guard = WriteGuard::lock(self)?;
         if let Some(keyspace) = self.catalog.get(name) {
             return Ok(keyspace);
@@ -65,7 +63,8 @@ impl Engine {
         let id = guard.writer.names.next();
         let change = KeyspaceChange::Create { id, name: name.to_owned(), codec: codec.to_owned() };
         let seq = self.append_change(&mut guard, &change)?;
-        let keyspace = self.catalog.add(&mut guard.writer.indexes, name, codec, (id, seq), slot);
+        let new = NewContents { id, begin: seq, slot };
+        let keyspace = self.catalog.add(&mut guard.writer.indexes, name, codec, new);
         let work = guard.end();
         self.notify_worker(work);
         crate::trace::keyspace_created(name, id.0);
@@ -162,7 +161,7 @@ impl Engine {
         durability: Durability,
     ) -> Result<Seq> {
         self.fork_guard.check()?;
-        let slot = new_slot(self.shared.dir.path())?;
+        let slot = KeyspaceIndex::empty(self.shared.dir.path())?;
         let mut guard = WriteGuard::of(self, self.lock_to_empty(keyspace))?;
         let old = self.id_of(keyspace)?;
         if self.is_empty(keyspace) {
@@ -177,8 +176,8 @@ impl Engine {
         let name = keyspace.name();
         let seq =
             self.append_change(&mut guard, &KeyspaceChange::Clear { id, old, name: name.to_string() })?;
-        let before =
-            self.catalog.clear(&self.shared.space, &mut guard.writer.indexes, keyspace, (id, seq), slot);
+        let new = NewContents { id, begin: seq, slot };
+        let before = self.catalog.clear(&self.shared.space, &mut guard.writer.indexes, keyspace, new);
         self.bury(before.as_ref());
         let work = guard.end();
         let waits = self.free(before);
@@ -266,16 +265,6 @@ impl Engine {
         drop(slot);
         self.catalog.collect()
     }
-}
-
-/// Returns an empty index for a keyspace of the store at `path`.
-///
-/// # Errors
-///
-/// Returns an error if memory is short.
-pub(crate) fn new_slot(path: &Path) -> Result<KeyspaceIndex> {
-    let (_, writer) = Index::new().map_err(|error| Error::io("make an index for", path, error))?;
-    Ok(KeyspaceIndex::new(writer))
 }
 
 /// Returns the reason why a keyspace cannot be renamed, or `Ok` if it has the name already.

@@ -358,7 +358,7 @@ impl File for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let pages = |machine: &Machine| 0..machine.model.node(self.node).pages.len();
-        sync_pages(&self.shared, Operation::Sync, (self.node, &self.told), pages)
+        sync_pages(&self.shared, Operation::Sync, self.node, &self.told, pages)
     }
 
     fn touch(&self) -> io::Result<()> {
@@ -393,7 +393,8 @@ impl File for SimFile {
 fn sync_pages(
     shared: &SharedDisk,
     operation: Operation,
-    (node, told): (NodeId, &AtomicU64),
+    node: NodeId,
+    told: &AtomicU64,
     pages: impl FnOnce(&Machine) -> Range<usize>,
 ) -> io::Result<()> {
     let mut machine = shared.lock();
@@ -440,7 +441,7 @@ impl Backing for SimBacking {
         // A range behind the file's end is no error: msync does not notice a file that was cut
         // (measured).
         let pages = |_: &Machine| Self::pages(offset, len);
-        sync_pages(&self.shared, Operation::SyncRange, (self.node, &self.told), pages)
+        sync_pages(&self.shared, Operation::SyncRange, self.node, &self.told, pages)
     }
 
     fn populate_write(&self, offset: usize, len: usize) -> io::Result<()> {

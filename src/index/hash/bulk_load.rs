@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::bucket::{Bucket, IndexEntry, LINKS, OverflowLink};
 use super::lazy::BlockError;
-use super::split::split_off;
+use super::split::{SplitBuffers, split_off};
 use super::writer::{IndexWriter, LOAD_TIMES_TEN, OverflowLines, append, collect_links, replace_in};
 use super::{Index, bucket_of, search, split_source};
 use crate::format::hash::Hash;
@@ -135,7 +135,7 @@ impl IndexWriter {
     ///
     /// # Errors
     ///
-    /// As for [`IndexWriter::reserve`]; the index must not be used then.
+    /// As for [`IndexWriter::reserve_many`]; the index must not be used then.
     pub(crate) fn grow(&mut self, threads: usize, tuning: Tuning) -> io::Result<()> {
         let wanted = (self.index.len() as u64).saturating_mul(10).div_ceil(LOAD_TIMES_TEN);
         loop {
@@ -248,7 +248,7 @@ impl Partition<'_> {
                 // The sibling's chain is not longer than its source's.
                 self.reserve_lines(self.links.len() as u64)?;
                 let Self { lines, links, entries, .. } = self;
-                split_off(index, lines, (links, entries), sibling, || ());
+                split_off(index, lines, SplitBuffers { links, entries }, sibling, || ());
             }
         }
     }

@@ -30,7 +30,7 @@ impl IndexWriter {
         // The sibling's chain is not longer than its source's.
         lines.ensure(links.len() as u64, &index.overflow)?;
         let used = lines.used;
-        split_off(index, lines, (links, entries), buckets, || {
+        split_off(index, lines, SplitBuffers { links, entries }, buckets, || {
             // Release: pairs with the acquire load in `find` and `scan`: the sibling is filled. By
             // the entries emptied afterwards it also pairs with the fence of a reader that misses a
             // leaver.
@@ -41,13 +41,20 @@ impl IndexWriter {
     }
 }
 
+/// Memory for a split.
+pub(super) struct SplitBuffers<'w> {
+    /// The links of the chain of the bucket that is split.
+    pub(super) links: &'w mut Vec<OverflowLink>,
+    /// Its entries are put here.
+    pub(super) entries: &'w mut Vec<IndexEntry>,
+}
+
 /// Moves the leavers of a bucket to its sibling, which has the number `sibling` and is empty. The
-/// sibling counts from `publish` on. `links` are those of the bucket's chain, and as many lines
-/// must be reserved.
+/// sibling counts from `publish` on. As many lines must be reserved as the bucket's chain has links.
 pub(super) fn split_off(
     index: &Index,
     lines: &mut OverflowLines,
-    (links, entries): (&mut Vec<OverflowLink>, &mut Vec<IndexEntry>),
+    buffers: SplitBuffers<'_>,
     sibling: u64,
     publish: impl FnOnce(),
 ) {
@@ -59,7 +66,7 @@ pub(super) fn split_off(
         debug_assert!(TAG_MASK >> bit != 0, "the row of buckets ends where tags do");
         move |entry: IndexEntry| entry.tag() >> bit & 1 == 1
     };
-    if links.is_empty() {
+    if buffers.links.is_empty() {
         // Most buckets have one line.
         let target = index.heads.line(sibling);
         let leavers = slots_where(source, leaves);
@@ -68,7 +75,7 @@ pub(super) fn split_off(
         leavers.for_each(|slot| source.set_entry(slot, IndexEntry::EMPTY));
         return;
     }
-    let mut chain = BucketChain::of(index, source, links, entries);
+    let mut chain = BucketChain::of(index, source, buffers);
     let stayers = chain.copy_leavers(lines, index.heads.line(sibling), leaves);
     publish();
     chain.drop_leavers(lines, stayers, leaves);
@@ -84,12 +91,7 @@ struct BucketChain<'w> {
 }
 
 impl<'w> BucketChain<'w> {
-    fn of(
-        index: &'w Index,
-        head: &'w Line,
-        links: &'w mut Vec<OverflowLink>,
-        entries: &'w mut Vec<IndexEntry>,
-    ) -> Self {
+    fn of(index: &'w Index, head: &'w Line, SplitBuffers { links, entries }: SplitBuffers<'w>) -> Self {
         entries.clear();
         let lines = std::iter::once(head).chain(links.iter().map(|link| index.overflow.line(link.line())));
         entries.extend(lines.flat_map(|line| (0..SLOTS).map(|slot| line.entry(slot))));

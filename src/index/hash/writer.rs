@@ -221,25 +221,15 @@ impl IndexWriter {
         self.watched
     }
 
-    /// Makes sure that one insert cannot fail. Splits at most one bucket, at every size of the
-    /// index.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if memory or address space is short, or the index has its greatest size.
-    /// Nothing is lost.
-    #[inline]
-    pub(crate) fn reserve(&mut self) -> io::Result<()> {
-        self.reserve_many(1)
-    }
-
-    /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five inserts.
+    /// Makes sure that `count` inserts cannot fail. Splits about one bucket for every five inserts,
+    /// and at most one for one insert, at every size of the index.
     /// The next reservation replaces this one; they do not add up. If few entries are left, it
     /// merges two buckets for each insert and two more.
     ///
     /// # Errors
     ///
-    /// As for [`IndexWriter::reserve`].
+    /// Returns an error if memory or address space is short, or the index has its greatest size.
+    /// Nothing is lost.
     pub(crate) fn reserve_many(&mut self, count: usize) -> io::Result<()> {
         let count = count as u64;
         // Relaxed: the writer stored it.
@@ -423,6 +413,11 @@ pub(super) fn collect_links(index: &Index, head: &Line, links: &mut Vec<Overflow
 
 #[cfg(test)]
 impl IndexWriter {
+    /// Makes sure that one insert cannot fail.
+    pub(crate) fn reserve(&mut self) -> io::Result<()> {
+        self.reserve_many(1)
+    }
+
     /// Reserves overflow lines for inserts, without the splits that `reserve` would make.
     pub(super) fn reserve_lines(&mut self, count: u64) {
         self.lines.ensure(count, &self.index.overflow).expect("memory");

@@ -1,9 +1,9 @@
-//! The pass under way, and the survey before it.
+//! The state of the compactor: the pass under way, and the last survey.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::engine::compaction::job::Pass;
+use crate::engine::compaction::pass::Pass;
 use crate::engine::compaction::report::CompactionReport;
 use crate::format::{SegmentId, Seq};
 use crate::log::sync_plan::SegmentRange;
@@ -31,8 +31,8 @@ impl LastSurvey {
 
 /// The state of the thread that drives compaction.
 #[derive(Debug, Default)]
-pub(crate) struct PassState {
-    pub(crate) job: Option<Pass>,
+pub(crate) struct CompactorState {
+    pub(crate) pass: Option<Pass>,
     /// The ranges to be written back before the sync that the next pass needs. `None` if it needs
     /// none.
     pub(crate) ahead: Option<Vec<SegmentRange>>,

@@ -28,10 +28,10 @@
 //! as writes do. Reads go on. Lock order: the lock of the follower, then the writer mutex.
 
 mod apply;
+mod continuation;
 mod copies;
 mod jump;
 mod log_tail;
-mod next_segment;
 
 use std::sync::Arc;
 use std::thread;
@@ -40,9 +40,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use self::apply::Applier;
+use self::continuation::Continuation;
 use self::copies::NewCopies;
 use self::log_tail::{LogTail, is_published};
-use self::next_segment::NextSegment;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::control_page::WriterStatus;
@@ -368,11 +368,11 @@ impl Inner {
                 other => other?,
             }
             engine.shared.dir.reader_point("follow-segment");
-            match self.next_segment(engine) {
-                NextSegment::LookAgain => {}
-                NextSegment::None => return Ok(true),
-                NextSegment::Gap => return Ok(false),
-                NextSegment::Found(segment) => {
+            match self.continuation(engine) {
+                Continuation::LookAgain => {}
+                Continuation::None => return Ok(true),
+                Continuation::Gap => return Ok(false),
+                Continuation::Found(segment) => {
                     self.ahead.retain(|ahead| !Arc::ptr_eq(ahead, &segment));
                     if let Some(place) = self.place.take().filter(|place| place.is_used) {
                         self.before = Some((place.segment.id(), place.offset));

@@ -20,8 +20,8 @@ use crate::format::{SegmentId, Seq};
 use crate::log::segment::Segment;
 use crate::recovery::attach::LogPlace;
 
-/// The segment in which the log continues.
-pub(super) enum NextSegment {
+/// The way in which the log continues behind a place.
+pub(super) enum Continuation {
     Found(Arc<Segment>),
     /// A record was appended to the present segment meanwhile.
     LookAgain,
@@ -33,7 +33,7 @@ pub(super) enum NextSegment {
 
 impl Inner {
     /// Looks for the segment in which the log continues.
-    pub(super) fn next_segment(&self, engine: &Engine) -> NextSegment {
+    pub(super) fn continuation(&self, engine: &Engine) -> Continuation {
         let begun = self.ahead.iter().filter(|segment| is_published(segment, segment.data_offset()));
         let starts = begun.filter_map(|segment| Some((segment, start_of(segment)?)));
         let Some(place) = &self.place else {
@@ -48,32 +48,32 @@ impl Inner {
             // A recovery names the last segment that is left as the previous one. Segments that
             // compaction had removed before were durable, so the start record shows them.
             if continues && start.durable <= engine.last_seq() {
-                return NextSegment::Found(Arc::clone(segment));
+                return Continuation::Found(Arc::clone(segment));
             }
             if previous.0 == here && previous.1 > place.offset && is_published(&place.segment, place.offset) {
-                return NextSegment::LookAgain;
+                return Continuation::LookAgain;
             }
             others = true;
         }
-        if self.is_lost(place, others) { NextSegment::Gap } else { NextSegment::None }
+        if self.is_lost(place, others) { Continuation::Gap } else { Continuation::None }
     }
 
     /// Looks for the segment with which the log begins, in a store that had none when it was read.
     fn first_segment<'s>(
         &self,
         starts: impl Iterator<Item = (&'s Arc<Segment>, (Seq, StartRecord))>,
-    ) -> NextSegment {
+    ) -> Continuation {
         let first = starts.min_by_key(|(_, (seq, _))| *seq);
         let is_whole = self.manifest.generation == self.whole_at;
         match first {
             Some((segment, (_, start))) if is_whole || start.previous == 0 => {
-                NextSegment::Found(Arc::clone(segment))
+                Continuation::Found(Arc::clone(segment))
             }
-            Some(_) => NextSegment::Gap,
+            Some(_) => Continuation::Gap,
             None if is_whole || self.manifest.segments.iter().all(|entry| entry.end == 0) => {
-                NextSegment::None
+                Continuation::None
             }
-            None => NextSegment::Gap,
+            None => Continuation::Gap,
         }
     }
 

@@ -354,9 +354,7 @@ fn apply(
     let start = FirstSegment { previous: chain.previous, next_seq, incarnation, durable, last: chain.last };
     let tail = tail(&shared, config, prefault, &mut ready, chain.resume, start)?;
     let unsynced = chain.unsynced;
-    report.created = created;
-    report.incarnation = incarnation;
-    report.durable_seq = durable.0;
+    (report.created, report.incarnation, report.durable_seq) = (created, incarnation, durable.0);
     report.segments = shared.segments.read().len();
     report.rewritten_bytes = unsynced.iter().map(|range| range.to - range.from).sum();
     Ok(Recovered {

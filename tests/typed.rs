@@ -161,3 +161,22 @@ fn a_codec_needs_an_id_that_can_be_kept() {
     assert_eq!(store.keyspace_names(), Vec::<String>::new());
     store.typed_keyspace::<str, u32, _>("a", Named("mine-1")).unwrap();
 }
+
+/// Cause: a follower compared a codec's id with that of the keyspace, and plain bytes have an empty
+/// one. Symptom: a codec with an empty id read plain bytes as typed values. Fix: both handles
+/// refuse such a codec.
+#[test]
+fn a_codec_without_an_id_does_not_follow_plain_bytes() {
+    let directory = directory();
+    let store = open(&directory);
+    store.keyspace("bytes").unwrap().insert("a", "1").unwrap();
+    store.typed_keyspace::<str, u32, _>("typed", Named("mine-1")).unwrap();
+    let follower = mapcask::Follower::open(directory.path()).unwrap();
+    for name in ["bytes", "typed"] {
+        let refused = follower.typed_keyspace::<str, u32, _>(name, Named(""));
+        assert!(matches!(refused, Err(Error::InvalidOption { option: "codec", .. })), "{refused:?}");
+        let refused = follower.typed_keyspace::<str, u32, _>(name, Named("mine-2"));
+        assert!(matches!(refused, Err(Error::CodecMismatch { .. })), "{refused:?}");
+    }
+    assert!(follower.typed_keyspace::<str, u32, _>("typed", Named("mine-1")).unwrap().is_empty());
+}

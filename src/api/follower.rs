@@ -5,12 +5,15 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(feature = "serde")]
+use serde::{Serialize, de::DeserializeOwned};
+
 use super::options::Options;
 use crate::api::reader::Reader;
 use crate::api::snapshot::Snapshot;
 #[cfg(feature = "serde")]
 use crate::api::typed::{codec::Codec, reader::TypedReader};
-use crate::config::Config;
+use crate::config::{Config, Tell};
 use crate::engine::Engine;
 use crate::engine::follow::{Following, Refreshed};
 use crate::engine::handle::Handle;
@@ -131,6 +134,15 @@ impl IntoIterator for &Follower {
 impl Follower {
     /// Opens a follower of the store in a directory with the default [`Options`].
     ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Store::open(&path)?;
+    /// store.insert("a", "1")?;
+    /// assert_eq!(mapcask::Follower::open(&path)?.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// Fails as [`Options::follow`] does.
@@ -150,10 +162,13 @@ impl Follower {
         (config.read_only, config.create, config.background) = (true, false, false.into());
         let dir: Arc<dyn Dir> = Arc::new(ReadOnlyDir(dir));
         let (recovered, following) = Following::of(attach(&dir, &config)?);
+        // A refresh that reads the store anew holds locks, and the callback may use a clone.
+        config.recovery_progress = Tell::default();
         let handle = Arc::new(Handle::start(Engine::start(recovered, config)?)?);
+        handle.state.report.announce(dir.path());
         let default = Arc::clone(&handle.state.default);
         let follower = Self { default: Reader::new(handle, default), following: Arc::new(following) };
-        // The log may have grown while it was read.
+        // The writer may have appended while the log was read.
         follower.refresh()?;
         Ok(follower)
     }
@@ -233,10 +248,13 @@ impl Follower {
     ///
     /// # Errors
     ///
-    /// `KeyspaceNotFound`; `CodecMismatch` if it was created with another codec; `Forked`.
+    /// `KeyspaceNotFound`; `CodecMismatch` if it was created with another codec; `InvalidOption` if
+    /// the codec's id is empty; `Forked`.
     #[cfg(feature = "serde")]
     pub fn typed_keyspace<K, V, C>(&self, name: &str, codec: C) -> Result<TypedReader<K, V, C>>
     where
+        K: ?Sized + Serialize,
+        V: DeserializeOwned,
         C: Codec,
     {
         TypedReader::of(self.keyspace(name)?, codec)
@@ -323,6 +341,15 @@ impl Follower {
     /// Returns a snapshot of the counters. Those that describe files are of the last refresh, and
     /// those that describe work are of the follower, which does little. If the control page cannot
     /// be read, the durable number is that of the open.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Store::open(&path)?;
+    /// store.insert("a", "1")?;
+    /// assert_eq!(mapcask::Follower::open(&path)?.stats().keys, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut stats = self.engine().stats();
@@ -332,7 +359,35 @@ impl Follower {
         stats
     }
 
+    /// Returns the size of the store's files on the disk, in bytes, with those that the follower
+    /// does not know yet.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Store::open(&path)?;
+    /// assert!(mapcask::Follower::open(&path)?.size_on_disk()? <= 32 << 10);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Io` if the file system cannot be asked; `Forked`.
+    #[doc(alias = "disk_space")]
+    pub fn size_on_disk(&self) -> Result<u64> {
+        self.engine().size_on_disk()
+    }
+
     /// Refreshes, then verifies every record and every index entry that the follower shows.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Store::open(&path)?;
+    /// store.insert("a", "1")?;
+    /// assert_eq!(mapcask::Follower::open(&path)?.verify()?.keys, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -356,7 +411,7 @@ impl Options {
     ///
     /// Of the options, [`recovery_progress`](Options::recovery_progress),
     /// [`sigbus_guard`](Options::sigbus_guard) and [`verify_reads`](Options::verify_reads) have a
-    /// meaning for a follower.
+    /// meaning for a follower. A later refresh reports no progress.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

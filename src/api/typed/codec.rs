@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A conversion of values to bytes and back.
 ///
@@ -66,4 +66,18 @@ pub trait Codec {
     ///
     /// `Codec` if they are not the bytes of exactly one value.
     fn decode<'b, T: Deserialize<'b>>(&self, bytes: &'b [u8]) -> Result<T>;
+}
+
+/// Returns the id of a codec.
+///
+/// # Errors
+///
+/// `InvalidOption` if it is empty, because a keyspace of plain bytes has that id.
+pub(super) fn id_of<C: Codec>(codec: &C) -> Result<&str> {
+    let id = codec.id();
+    if id.is_empty() {
+        let (option, reason) = ("codec", "its id must be 1 to 64 bytes of ASCII");
+        return Err(Error::InvalidOption { option, value: "\"\"".to_owned(), reason });
+    }
+    Ok(id)
 }

@@ -24,12 +24,12 @@ use crate::api::conditional::CompareAndSwapError;
 use crate::api::keyspace::Keyspace;
 use crate::api::reader::Reader;
 use crate::api::store::Store;
-use crate::api::typed::codec::Codec;
+use crate::api::typed::codec::{Codec, id_of};
 use crate::api::typed::reader::TypedReader;
 use crate::api::write_batch::WriteBatch;
 use crate::config::Durability;
 use crate::engine::write::Returning;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::Seq;
 
 /// A keyspace whose keys and values are encoded by a [`Codec`].
@@ -119,12 +119,7 @@ impl Store {
         V: Serialize + DeserializeOwned,
         C: Codec,
     {
-        let asked = codec.id();
-        if asked.is_empty() {
-            let (option, reason) = ("codec", "its id must be 1 to 64 bytes of ASCII");
-            return Err(Error::InvalidOption { option, value: "\"\"".to_owned(), reason });
-        }
-        let keyspace = self.keyspace_of(name, asked)?;
+        let keyspace = self.keyspace_of(name, id_of(&codec)?)?;
         let reader = TypedReader::of(Reader::clone(&keyspace), codec)?;
         Ok(TypedKeyspace { keyspace, reader })
     }

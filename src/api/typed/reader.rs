@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::reader::Reader;
-use crate::api::typed::codec::Codec;
+use crate::api::typed::codec::{Codec, id_of};
 use crate::engine::read::iter::Iter;
 use crate::error::{Error, Result};
 use crate::mem::page_guard::check_slice;
@@ -54,9 +54,10 @@ impl<K: ?Sized, V, C: Codec> TypedReader<K, V, C> {
     ///
     /// # Errors
     ///
-    /// `CodecMismatch` if the keyspace was created with another codec.
+    /// `CodecMismatch` if the keyspace was created with another codec, and `InvalidOption` if the
+    /// codec's id is empty.
     pub(crate) fn of(reader: Reader, codec: C) -> Result<Self> {
-        let (stored, asked) = (reader.inner().codec(), codec.id());
+        let (stored, asked) = (reader.inner().codec(), id_of(&codec)?);
         if stored != asked {
             let (name, stored, asked) = (reader.name(), stored.to_owned(), asked.to_owned());
             return Err(Error::CodecMismatch { name, stored, asked });

@@ -10,12 +10,13 @@
 #[path = "support/api.rs"]
 mod api;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use mapcask::sim::{Operation, SimDisk};
 use mapcask::{
-    Durability, Error, Iter, Keyspace, KeyspaceSnapshot, Options, Postcard, Reader, Result, Snapshot,
-    SnapshotIter, Store, TypedKeyspace, TypedReader, View, WriteBatch,
+    Durability, Error, Follower, Iter, Keyspace, KeyspaceSnapshot, Options, Postcard, Reader, Result,
+    Snapshot, SnapshotIter, Store, TypedKeyspace, TypedReader, View, WriteBatch,
 };
 
 /// The time a child may take, in seconds, before the kernel ends it.
@@ -24,6 +25,7 @@ const PATIENCE: u32 = 10;
 /// The handles that a child inherits.
 struct Inherited<'s> {
     store: Store,
+    follower: Follower,
     other: Keyspace,
     reader: Reader,
     typed: TypedKeyspace<str, u32, Postcard>,
@@ -77,6 +79,24 @@ const STORE: &[Row] = &[
     ("Store as IntoIterator", |i| (&i.store).into_iter().all(refused)),
     ("Store as Clone", |i| refused(i.store.clone().flush())),
     ("salvage_on", |i| refused(mapcask::salvage_on(&SimDisk::new(), &i.store))),
+];
+
+const FOLLOWER: &[Row] = &[
+    ("Follower::refresh", |i| refused(i.follower.refresh())),
+    ("Follower::keyspace", |i| refused(i.follower.keyspace("other"))),
+    ("Follower::typed_keyspace", |i| refused(i.follower.typed_keyspace::<str, u32, _>("typed", Postcard))),
+    ("Follower::keyspace_names", |i| i.follower.keyspace_names().is_empty()),
+    ("Follower::snapshot", |i| refused(i.follower.snapshot().get("a"))),
+    ("Follower::last_seq", |i| i.follower.last_seq().0 > 0),
+    ("Follower::durable_seq", |i| refused(i.follower.durable_seq())),
+    ("Follower::writer_status", |i| refused(i.follower.writer_status())),
+    ("Follower::stats", |i| i.follower.stats() == mapcask::Stats::default()),
+    ("Follower::size_on_disk", |i| refused(i.follower.size_on_disk())),
+    ("Follower::verify", |i| refused(i.follower.verify())),
+    ("Follower as Debug", |i| !format!("{:?}", i.follower).is_empty()),
+    ("Follower as Deref", |i| refused(i.follower.get("a"))),
+    ("Follower as IntoIterator", |i| (&i.follower).into_iter().all(refused)),
+    ("Follower as Clone", |i| refused(i.follower.clone().refresh())),
 ];
 
 const KEYSPACE: &[Row] = &[
@@ -184,10 +204,10 @@ const READS: &[Row] = &[
 ];
 
 /// Functions that have no handle yet.
-const WITHOUT_A_HANDLE: [&str; 4] = ["Store::open", "salvage", "destroy", "destroy_on"];
+const WITHOUT_A_HANDLE: [&str; 5] = ["Store::open", "Follower::open", "salvage", "destroy", "destroy_on"];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
-    STORE.iter().chain(KEYSPACE).chain(READERS).chain(TYPED).chain(READS)
+    STORE.iter().chain(FOLLOWER).chain(KEYSPACE).chain(READERS).chain(TYPED).chain(READS)
 }
 
 #[test]
@@ -251,7 +271,10 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
         )
     };
     let made: Vec<_> = rows().map(|_| inherited(&store)).collect();
-    // One thread stands in the middle of a pass. Another makes a segment under the writer mutex.
+    let (_followed, follower) = follower();
+    let ended = AtomicBool::new(false);
+    // One thread stands in the middle of a pass. Another makes a segment under the writer mutex. A
+    // third one takes the follower's locks again and again, so that most forks find them held.
     let pass = disk.hold_nth(Operation::SyncRange, 1);
     let roll = disk.hold_nth(Operation::Sync, 1);
     let mut wrong = Vec::new();
@@ -260,11 +283,13 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
         pass.wait();
         scope.spawn(|| store.insert("large", vec![7; 64 << 10]).unwrap());
         roll.wait();
+        scope.spawn(|| refresh_until(&ended, &follower));
         for ((name, row), made) in rows().zip(made) {
             let (own, other, typed, snapshot, part, iter, snapshot_iter) = made;
             let (view, batch) = (store.view(), batch.clone());
             let inherited = Inherited {
                 store: own,
+                follower: follower.clone(),
                 reader: Reader::clone(&other),
                 other,
                 typed_reader: TypedReader::clone(&typed),
@@ -280,12 +305,31 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
                 wrong.push(format!("{name}: {why}"));
             }
         }
+        ended.store(true, Ordering::Relaxed);
         roll.open();
         pass.open();
     });
     assert!(wrong.is_empty(), "{wrong:#?}");
     store.verify().unwrap();
     assert_eq!(store.get("large").unwrap().map(|value| value.len()), Some(64 << 10));
+}
+
+/// Returns a follower of a store on a disk of its own. A child cannot wait for a lock of that disk,
+/// because only the follower uses it.
+fn follower() -> (Store, Follower) {
+    let disk = SimDisk::new();
+    let store = Options::new().background(false).open_on(&disk).unwrap();
+    store.insert("a", "1").unwrap();
+    store.keyspace("other").unwrap().insert("a", "1").unwrap();
+    store.typed_keyspace::<str, u32, _>("typed", Postcard).unwrap().insert("a", &1).unwrap();
+    let follower = Options::new().follow_on(&disk).unwrap();
+    (store, follower)
+}
+
+fn refresh_until(ended: &AtomicBool, follower: &Follower) {
+    while !ended.load(Ordering::Relaxed) {
+        follower.refresh().unwrap();
+    }
 }
 
 fn part_iter(snapshot: &Snapshot) -> SnapshotIter {

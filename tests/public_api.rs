@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// The file of the item, the item, and the words that must find it.
-const ALIASES: [(&str, &str, &[&str]); 26] = [
+const ALIASES: [(&str, &str, &[&str]); 29] = [
     ("api/store.rs", "struct Store", &["Database", "Environment"]),
     ("api/store.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
     ("api/store.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
@@ -39,10 +39,13 @@ const ALIASES: [(&str, &str, &[&str]); 26] = [
     ("api/typed/mod.rs", "fn insert", &["put", "set"]),
     ("api/typed/mod.rs", "fn remove", &["delete"]),
     ("api/salvage/mod.rs", "fn salvage", &["repair"]),
+    ("api/follower.rs", "struct Follower", &["open_read_only", "secondary"]),
+    ("api/follower.rs", "fn refresh", &["catch_up", "try_catch_up_with_primary"]),
+    ("api/follower.rs", "fn size_on_disk", &["disk_space"]),
 ];
 
 /// The files whose public functions need an example, and the functions that are plain without one.
-const EXAMPLES: [(&str, &[&str]); 16] = [
+const EXAMPLES: [(&str, &[&str]); 17] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
@@ -63,6 +66,8 @@ const EXAMPLES: [(&str, &[&str]); 16] = [
     ("api/typed/reader.rs", &["len", "is_empty", "get", "contains_key"]),
     ("api/options.rs", &["new"]),
     ("api/opening.rs", &[]),
+    // The names and the last number are in the examples of other functions.
+    ("api/follower.rs", &["keyspace_names", "last_seq", "follow_on"]),
     ("engine/read/mod.rs", &[]),
     ("error.rs", &[]),
     ("api/salvage/mod.rs", &["salvage_on"]),

@@ -264,6 +264,30 @@ fn an_open_that_is_refused_and_a_second_close_are_not_heard() {
     });
 }
 
+#[test]
+fn a_follower_is_heard_when_it_is_opened_and_when_it_is_closed() {
+    listening(|ear| {
+        let disk = SimDisk::new();
+        let store = options().open_on(&disk).unwrap();
+        store.insert("a", "1").unwrap();
+        ear.take();
+        let follower = Options::new().follow_on(&disk).unwrap();
+        let opened = "INFO opened: path=/simulated clean=false keys=1 segments=1 incarnation=1 ";
+        let heard = ear.take();
+        assert!(heard.len() == 1 && heard[0].starts_with(opened), "{heard:?}");
+        store.insert("a", "2").unwrap();
+        follower.refresh().unwrap();
+        let clone = follower.clone();
+        drop(follower);
+        assert_eq!(clone.iter().count(), 1);
+        assert_eq!(ear.take(), [""; 0]);
+        drop(clone);
+        assert_eq!(ear.take(), ["INFO closed: path=/simulated clean=true"]);
+        options().create(false).follow_on(&SimDisk::new()).unwrap_err();
+        assert_eq!(ear.take(), [""; 0]);
+    });
+}
+
 // ---- The worker ---------------------------------------------------------------------------------
 
 /// A subscriber that records the events of workers, and panics in one on request.

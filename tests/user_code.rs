@@ -3,14 +3,14 @@
 //!
 //! There is a row for every public function that runs such code: closures, `AsRef`, iterators,
 //! codecs, subscribers. From each row the tests make the calls that such code may make, in a store
-//! with space and in a full one. A test compares the rows with the source.
+//! with space and in a full one, and to a follower. A test compares the rows with the source.
 #![cfg(all(feature = "sim", feature = "serde", feature = "postcard", feature = "tracing"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 #[path = "support/api.rs"]
 mod api;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -19,9 +19,10 @@ use std::thread;
 use std::time::Duration;
 
 use mapcask::sim::{Fault, Operation, SimDisk};
-use mapcask::{Codec, Durability, Options, Postcard, Result, Store, TypedKeyspace, WriteBatch};
+use mapcask::{Codec, Durability, Follower, Options, Postcard, Result, Store, TypedKeyspace, WriteBatch};
 use serde::{Deserialize, Serialize};
 use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::NoSubscriber;
 use tracing::{Event, Metadata, Subscriber};
 
 /// The time after which a call counts as one that never returns.
@@ -271,8 +272,9 @@ const ARGUMENTS: &[Place] = &[
 ];
 
 /// Functions that run the caller's code before there is a store, or only copy a codec.
-const HARMLESS: [&str; 11] = [
+const HARMLESS: [&str; 12] = [
     "Store::open",
+    "Follower::open",
     "Options::open",
     "Options::background",
     "Options::recovery_progress",
@@ -287,7 +289,9 @@ const HARMLESS: [&str; 11] = [
 
 #[test]
 fn every_function_that_runs_code_of_its_caller_has_a_row() {
-    let rows: BTreeSet<&str> = CLOSURES.iter().chain(ARGUMENTS).map(|(name, _)| *name).collect();
+    let follows = FOLLOWS.iter().map(|(name, _)| *name);
+    let rows: BTreeSet<&str> =
+        CLOSURES.iter().chain(ARGUMENTS).map(|(name, _)| *name).chain(follows).collect();
     let runs = |function: &api::Function| {
         ["TypedKeyspace::", "TypedReader::"].iter().any(|of| function.name.starts_with(of))
             || ["impl ", "IntoIterator"].iter().any(|of| function.head.contains(of))
@@ -395,7 +399,15 @@ fn a_panic_of_the_callers_code_leaves_no_lock_behind() {
 struct Caller;
 
 thread_local! {
-    static HEARS: std::cell::RefCell<Option<Rc<Code>>> = const { std::cell::RefCell::new(None) };
+    static HEARS: RefCell<Option<Rc<Code>>> = const { RefCell::new(None) };
+}
+
+/// Runs the code of this thread.
+fn run_heard() {
+    let code = HEARS.with(|hears| hears.borrow().as_ref().map(Rc::clone));
+    if let Some(code) = code {
+        code.run();
+    }
 }
 
 /// The code that the worker's thread runs once.
@@ -415,10 +427,7 @@ impl Subscriber for Caller {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, _: &Event<'_>) {
-        let code = HEARS.with(|hears| hears.borrow().as_ref().map(Rc::clone));
-        if let Some(code) = code {
-            code.run();
-        }
+        run_heard();
         if thread::current().name() == Some("mapcask") {
             let once = OF_THE_HELPER.lock().unwrap().take();
             if let Some(once) = once {
@@ -525,5 +534,132 @@ fn calls_return_from_within_a_subscriber_on_the_workers_thread() {
         let store = Options::new().background(false).open_on(&disk).unwrap();
         assert!(store.recovery_report().clean);
         assert_eq!(store.len(), 1);
+    });
+}
+
+// ---- Followers ----------------------------------------------------------------------------------
+
+thread_local! {
+    static FOLLOWER: RefCell<Option<Follower>> = const { RefCell::new(None) };
+}
+
+/// Returns the follower that this thread's code uses.
+fn follower() -> Follower {
+    FOLLOWER.with(|follower| follower.borrow().clone()).unwrap()
+}
+
+/// The calls to a follower that the caller's code makes.
+const FOLLOWER_CALLS: &[Call] = &[
+    ("refresh", |_| drop(follower().refresh())),
+    ("keyspace", |_| drop(follower().keyspace("typed"))),
+    ("typed_keyspace", |_| drop(follower().typed_keyspace::<str, u32, _>("typed", Postcard))),
+    ("keyspace_names", |_| drop(follower().keyspace_names())),
+    ("snapshot", |_| drop(follower().snapshot().get([1]))),
+    ("last_seq", |_| assert!(follower().last_seq().0 > 0)),
+    ("durable_seq", |_| drop(follower().durable_seq())),
+    ("writer_status", |_| drop(follower().writer_status())),
+    ("stats", |_| assert!(follower().stats().keyspaces > 0)),
+    ("size_on_disk", |_| drop(follower().size_on_disk())),
+    ("verify", |_| drop(follower().verify())),
+    ("debug", |_| assert!(!format!("{:?}", follower()).is_empty())),
+    ("get", |_| drop(follower().get([1]))),
+    ("iter", |_| follower().iter().for_each(drop)),
+    ("a write and a refresh", |store| {
+        drop(store.insert("new", "1"));
+        drop(follower().refresh());
+    }),
+    ("the last handle dropped", |_| drop(FOLLOWER.take())),
+];
+
+/// A function of a follower that runs the caller's code, by its name in the source.
+type FollowerPlace = (&'static str, fn(&SimDisk, &Follower, &Rc<Code>) -> Result<()>);
+
+const FOLLOWS: &[FollowerPlace] = &[
+    ("Options::follow", |disk, _, c| {
+        HEARS.set(Some(Rc::clone(c)));
+        let options = Options::new().recovery_progress(|_| run_heard());
+        let opened = tracing::subscriber::with_default(NoSubscriber::new(), || options.follow_on(disk));
+        HEARS.set(None);
+        opened.map(drop)
+    }),
+    ("Options::follow with a subscriber", |disk, _, c| {
+        HEARS.set(Some(Rc::clone(c)));
+        let opened = tracing::subscriber::with_default(Caller, || Options::new().follow_on(disk));
+        HEARS.set(None);
+        opened.map(drop)
+    }),
+    ("Follower::typed_keyspace", |_, f, c| {
+        f.typed_keyspace::<str, u32, _>("typed", Running(Rc::clone(c))).map(drop)
+    }),
+    ("Reader::get of a follower", |_, f, c| f.get(bytes(c)).map(drop)),
+    ("Reader::iter of a follower", |_, f, c| {
+        f.iter().for_each(|_| c.run());
+        Ok(())
+    }),
+    ("Reader::view of a follower", |_, f, c| {
+        let view = f.view();
+        let value = view.get([1])?;
+        c.run();
+        assert!(value.is_some_and(|value| value.len() == 100_000), "what a view lent stays as it was");
+        Ok(())
+    }),
+];
+
+/// Makes a store that a follower reads with some progress.
+fn to_follow(disk: &SimDisk) -> Store {
+    let store = Options::new().background(false).segment_bytes(1 << 20).open_on(disk).unwrap();
+    store.keyspace("other").unwrap().insert("a", "1").unwrap();
+    store.typed_keyspace::<str, u32, _>("typed", Postcard).unwrap().insert("a", &1).unwrap();
+    for n in 0..30_u8 {
+        store.insert([n], [n; 100_000]).unwrap();
+    }
+    store
+}
+
+#[test]
+fn every_call_returns_from_within_code_that_a_follower_runs() {
+    watched(|begins| {
+        for (place, run) in FOLLOWS {
+            for (name, call) in CALLS.iter().chain(FOLLOWER_CALLS) {
+                begins(format!("{name} within {place}"));
+                let disk = SimDisk::new();
+                let store = to_follow(&disk);
+                let own = Options::new().follow_on(&disk).unwrap();
+                FOLLOWER.set(Some(own.clone()));
+                let code = Code::new(&store, *call, 1);
+                // The follower may find a file removed by the call, and reads the store again.
+                run(&disk, &own, &code).unwrap();
+                assert!(code.has_run(), "{place} ran no code of its caller");
+                drop(own);
+                FOLLOWER.set(None);
+                drop(store.close());
+            }
+        }
+    });
+}
+
+/// Cause: a refresh that read the store anew reported progress under the follower's lock. Symptom:
+/// a callback that used a clone of the follower never returned. Fix: only an open reports progress.
+#[test]
+fn refresh_that_reads_the_store_anew_runs_no_callback() {
+    watched(|begins| {
+        begins("a refresh within the progress of a refresh".to_owned());
+        let disk = SimDisk::new();
+        let store = to_follow(&disk);
+        let own = Options::new().recovery_progress(|_| run_heard()).follow_on(&disk).unwrap();
+        FOLLOWER.set(Some(own.clone()));
+        for n in 0..30_u8 {
+            store.insert([n], [n; 100_001]).unwrap();
+            store.insert([n], [n; 100_002]).unwrap();
+        }
+        store.compact().unwrap();
+        store.compact().unwrap();
+        let code = Code::new(&store, |_| drop(follower().refresh()), 1);
+        HEARS.set(Some(Rc::clone(&code)));
+        let refreshed = tracing::subscriber::with_default(NoSubscriber::new(), || own.refresh());
+        assert!(refreshed.unwrap().jumped);
+        HEARS.set(None);
+        assert!(!code.has_run() && own.len() == 30);
+        FOLLOWER.set(None);
     });
 }

@@ -3,7 +3,8 @@
 
 use mapcask::sim::SimDisk;
 use mapcask::{
-    Durability, Error, Options, Postcard, Reader, Result, Store, TypedKeyspace, TypedReader, WriteBatch,
+    Durability, Error, Follower, Options, Postcard, Reader, Result, Store, TypedKeyspace, TypedReader,
+    WriteBatch,
 };
 
 use crate::api;
@@ -144,19 +145,45 @@ const WORKS: &[Row] = &[
     ("TypedKeyspace as Debug", |s| !format!("{:?}", typed(s)).is_empty()),
 ];
 
+/// A function of a follower, and a check that returns true if it behaves as required.
+type FollowerRow = (&'static str, fn(&Follower) -> bool);
+
+/// Calls of a follower, which only reads.
+const FOLLOWS: &[FollowerRow] = &[
+    ("Follower::refresh", |f| f.refresh().unwrap().records == 0),
+    ("Follower::keyspace", |f| f.keyspace("other").unwrap().len() == 1 && f.keyspace("new").is_err()),
+    ("Follower::typed_keyspace", |f| {
+        f.typed_keyspace::<str, u32, _>("typed", Postcard).unwrap().get("a").unwrap() == Some(1)
+            && f.typed_keyspace::<str, u32, _>("new", Postcard).is_err()
+    }),
+    ("Follower::keyspace_names", |f| f.keyspace_names() == ["other", "typed"]),
+    ("Follower::snapshot", |f| f.snapshot().get("a").unwrap().as_deref() == Some(b"1")),
+    ("Follower::last_seq", |f| f.last_seq().0 > 0),
+    ("Follower::durable_seq", |f| f.durable_seq().unwrap() <= f.last_seq()),
+    ("Follower::writer_status", |f| f.writer_status().is_ok()),
+    ("Follower::stats", |f| f.stats().keys == 3),
+    ("Follower::size_on_disk", |f| f.size_on_disk().unwrap() > 0),
+    ("Follower::verify", |f| f.verify().unwrap().keys == 3),
+    ("Follower as Debug", |f| format!("{f:?}").contains("keys: 1")),
+    ("Follower as Deref", |f| f.get("a").unwrap().as_deref() == Some(b"1")),
+    ("Follower as IntoIterator", |f| f.into_iter().count() == 1),
+    ("Follower as Clone", |f| f.clone().contains_key("a").unwrap()),
+];
+
 /// Calls that depend on the state of the files, or end the store. A test below covers them.
 const SETTLES: [&str; 3] = ["Store::flush", "Store::wait_durable", "Store::close"];
 
 /// Returns true if a function needs no handle of a store, or belongs to a type that only reads.
 fn is_elsewhere(name: &str) -> bool {
-    let without = ["Store::open", "salvage", "destroy", "destroy_on"];
+    let without = ["Store::open", "Follower::open", "salvage", "destroy", "destroy_on"];
     let of = ["Options::", "Snapshot", "KeyspaceSnapshot", "View", "Iter", "SnapshotIter"];
     without.contains(&name) || of.iter().any(|of| name.starts_with(of))
 }
 
 #[test]
 fn table_of_read_only_results_lists_every_public_function() {
-    let rows = || REFUSED.iter().chain(WORKS).map(|(name, _)| *name).chain(SETTLES);
+    let follows = || FOLLOWS.iter().map(|(name, _)| *name);
+    let rows = || REFUSED.iter().chain(WORKS).map(|(name, _)| *name).chain(SETTLES).chain(follows());
     let all = api::public_functions().into_iter().map(|function| function.name);
     let missing: Vec<_> = all.filter(|name| !is_elsewhere(name) && !rows().any(|row| row == name)).collect();
     assert!(missing.is_empty(), "no row for: {missing:?}");
@@ -170,6 +197,7 @@ fn is_of_a_reader(name: &str) -> bool {
 fn readers_are_clone_debug_send_and_sync() {
     fn holds<T: Clone + std::fmt::Debug + Send + Sync>() {}
     holds::<Reader>();
+    holds::<Follower>();
     holds::<TypedReader<str, u32, Postcard>>();
 }
 
@@ -184,6 +212,26 @@ fn no_method_of_a_reader_changes_a_store_open_for_writing() {
     let wrong: Vec<_> = rows.iter().filter(|(_, row)| !row(&store)).map(|(name, _)| name).collect();
     assert!(wrong.is_empty() && rows.len() > 20, "{wrong:?} of {} rows", rows.len());
     assert!(disk.position() == position && store.last_seq() == seq);
+}
+
+#[test]
+fn no_method_of_a_follower_changes_a_store() {
+    for is_open in [true, false] {
+        let disk = left(true);
+        let store = is_open.then(|| Options::new().background(false).open_on(&disk).unwrap());
+        let position = disk.position();
+        let follower = Options::new().follow_on(&disk).unwrap();
+        let wrong: Vec<_> = FOLLOWS.iter().filter(|(_, row)| !row(&follower)).map(|(name, _)| name).collect();
+        assert!(wrong.is_empty(), "{wrong:?}, with a writer: {is_open}");
+        drop(follower);
+        assert!(disk.position() == position, "with a writer: {is_open}");
+        // It takes no lock, so the store can be opened, and stays open.
+        let store = store.unwrap_or_else(|| Options::new().background(false).open_on(&disk).unwrap());
+        let follower = Options::new().follow_on(&disk).unwrap();
+        store.insert("b", "1").unwrap();
+        follower.refresh().unwrap();
+        assert!(follower.contains_key("b").unwrap());
+    }
 }
 
 /// Returns a store with a key in each of three keyspaces, closed or killed.

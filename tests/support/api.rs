@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The files that define the methods of types that refer to an open store.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     "api/store.rs",
     "api/admin.rs",
     "api/keyspace.rs",
@@ -18,6 +18,7 @@ const SOURCES: [&str; 14] = [
     "api/destroy.rs",
     "api/options.rs",
     "api/opening.rs",
+    "api/follower.rs",
 ];
 
 /// A public function: the name of its type and its own, and its signature.

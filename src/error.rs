@@ -31,8 +31,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// Another handle, in this or another process, has the store open. Two handles conflict unless
-    /// both are read-only.
-    #[error("store {} is open{}; close that handle first",
+    /// both are read-only. A [`Follower`](crate::Follower) reads the store meanwhile.
+    #[error("store {} is open{}; close that handle first, or read the store meanwhile with `Follower::open`",
         path.display(), match pid { Some(pid) => format!(" for writing in process {pid}"), None => " already".to_owned() })]
     Locked {
         /// The store's directory.
@@ -72,7 +72,7 @@ pub enum Error {
     },
     /// The store, the directory or the file system does not allow writing.
     #[error("{} cannot be written; change its permissions, or those of its file system, or read it with \
-        `Options::read_only`", path.display())]
+        `Follower::open`", path.display())]
     ReadOnly {
         /// The directory or file.
         path: PathBuf,
@@ -536,11 +536,13 @@ mod tests {
         vec![
             (
                 Error::Locked { path: path(), pid: Some(12) },
-                "store data is open for writing in process 12; close that handle first",
+                "store data is open for writing in process 12; close that handle first, or read the store meanwhile \
+                 with `Follower::open`",
             ),
             (
                 Error::Locked { path: path(), pid: None },
-                "store data is open already; close that handle first",
+                "store data is open already; close that handle first, or read the store meanwhile with \
+                 `Follower::open`",
             ),
             (
                 Error::Foreign { path: path(), found: "notes.txt".to_owned() },
@@ -591,7 +593,7 @@ mod tests {
             (
                 Error::ReadOnly { path: path() },
                 "data cannot be written; change its permissions, or those of its file system, or read it with \
-                 `Options::read_only`",
+                 `Follower::open`",
             ),
             (
                 Error::OpenedReadOnly { path: path() },

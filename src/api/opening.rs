@@ -70,14 +70,15 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// - `Locked` if another handle has the store open, unless both only read.
+    /// - `Locked` if another handle has the store open, unless both only read. A
+    ///   [`Follower`](crate::Follower) reads it meanwhile.
     /// - `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or `NotFound` if the directory
     ///   holds no store that can be opened here. At most the lock file was touched.
     /// - `Corrupt` or `MissingSegment` if durable data is damaged. At most the lock file was
     ///   touched; see [`salvage`](crate::salvage()).
     /// - `NoSpace`, `ReadOnly`, `Io` or `Limit` if the operating system refuses. A disk that other
     ///   programs filled does not stop a store from being opened and read. Where an open cannot
-    ///   write, use [`Options::read_only`].
+    ///   write, use [`Options::follow`] or [`Options::read_only`].
     /// - `InvalidOption` if an option has a value out of range.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         open(&self.config, path.as_ref())

@@ -167,7 +167,7 @@ fn a_store_on_a_read_only_file_system_can_be_read() {
     remount("remount,ro");
     look(&path);
     let text = options().open(&path).unwrap_err().to_string();
-    assert!(text.contains("`Options::read_only`"), "{text}");
+    assert!(text.contains("`Follower::open`"), "{text}");
     remount("remount,rw");
     assert!(listing(&path) == before);
 }

@@ -188,6 +188,115 @@ fn invalid_hexadecimal_is_an_error_with_advice() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("leave --hex out"));
 }
 
+/// Every command that only reads, with the beginning of what it prints about [`live_store`].
+const LOOKS: [(&[&str], &str); 7] = [
+    (&["get", "a"], "the last value"),
+    (&["get", "--keyspace", "users", "anna"], "admin"),
+    (&["scan", "--prefix", "a", "--values"], "a\tthe last value\n"),
+    (&["keyspaces"], "\"\"\t91\t"),
+    (&["stats"], "writer         open\n"),
+    (&["verify"], "intact: 92 keys; "),
+    (&["scan", "--keyspace", "users"], "anna\n"),
+];
+
+/// Returns a store that is open in this process, with removed and replaced segments.
+fn live_store(path: &Path) -> mapcask::Store {
+    let store = mapcask::Options::new().segment_bytes(4096).background(false).open(path).unwrap();
+    for round in 0..3_u8 {
+        for n in 0..90_u8 {
+            store.insert([n], [round; 100]).unwrap();
+        }
+        store.compact().unwrap();
+    }
+    store.insert("a", "the first value").unwrap();
+    store.keyspace("users").unwrap().insert("anna", "admin").unwrap();
+    store.flush().unwrap();
+    store.insert("a", "the last value").unwrap();
+    store
+}
+
+/// The name, size, time of the last change and contents of each file.
+fn listing(path: &Path) -> Vec<(PathBuf, u64, std::time::SystemTime, Vec<u8>)> {
+    let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = files
+        .map(|file| {
+            let of = fs::metadata(&file).unwrap();
+            (file.clone(), of.len(), of.modified().unwrap(), fs::read(&file).unwrap())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn reading_commands_work_beside_a_writer_and_change_no_file() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = live_store(&path);
+    let before = listing(&path);
+    for (arguments, expected) in LOOKS {
+        let text = succeed(directory.path(), arguments);
+        assert!(text.starts_with(expected), "{arguments:?}: {text}");
+        assert!(listing(&path) == before, "{arguments:?}");
+    }
+    assert_eq!(run(directory.path(), &["get", "absent"]), (1, String::new()));
+    // A command that writes is refused, and says how to read.
+    for arguments in [&["put", "a", "1"][..], &["del", "a"], &["compact"]] {
+        let output = run_with(directory.path(), arguments, b"");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let pid = std::process::id();
+        assert!(message.contains(&format!("open for writing in process {pid};")), "{message}");
+        assert!(message.contains("`Follower::open`"), "{message}");
+    }
+    // The writer goes on, and the next command sees it.
+    store.insert("a", "another value").unwrap();
+    assert_eq!(succeed(directory.path(), &["get", "a"]), "another value");
+    store.close().unwrap();
+    assert!(succeed(directory.path(), &["stats"]).starts_with("writer         closed\n"));
+}
+
+#[test]
+fn stats_show_how_far_a_live_store_is_durable() {
+    let directory = directory();
+    let store = live_store(&directory.path().join("data"));
+    let row = |name: &str| {
+        let text = succeed(directory.path(), &["stats"]);
+        let line = text.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(row("durable_seq"), store.durable_seq().0);
+    assert_eq!(row("last_seq"), store.last_seq().0);
+    assert!(row("durable_seq") < row("last_seq"));
+    store.flush().unwrap();
+    assert_eq!(row("durable_seq"), store.durable_seq().0);
+    assert!(store.durable_seq() >= store.last_seq());
+    assert_eq!(row("keys"), 92);
+    assert_eq!(row("size_on_disk"), store.size_on_disk().unwrap());
+}
+
+#[test]
+fn verify_finds_damage_beside_a_writer_and_without_one() {
+    for is_open in [true, false] {
+        let directory = directory();
+        let path = directory.path().join("data");
+        let store = live_store(&path);
+        let store = if is_open {
+            Some(store)
+        } else {
+            store.close().unwrap();
+            None
+        };
+        assert_eq!(run(directory.path(), &["verify"]).0, 0);
+        damage_in_place(&path, b"the last value");
+        let output = run_with(directory.path(), &["verify"], b"");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "with a writer: {is_open}: {message}");
+        assert!(message.contains(".seg is damaged at offset "), "{message}");
+        drop(store);
+    }
+}
+
 /// Makes a tree of empty, small and large files, in directories of one file and of many.
 fn make_tree(root: &Path) -> PathBuf {
     let tree = root.join("tree");
@@ -335,6 +444,21 @@ fn damage(store: &Path, text: &[u8]) {
         if let Some(at) = found {
             bytes[at + text.len() / 2] ^= 1;
             fs::write(&path, bytes).unwrap();
+            return;
+        }
+    }
+    panic!("no file of the store holds the text");
+}
+
+/// Flips a bit as [`damage`] does, in a file that a process may have mapped.
+fn damage_in_place(store: &Path, text: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    for entry in fs::read_dir(store).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
             return;
         }
     }

@@ -6,6 +6,10 @@
 //! rows are compared with the source: a new public function needs one.
 #![cfg(all(target_os = "linux", feature = "sim", feature = "serde", feature = "postcard"))]
 #![expect(unsafe_code, reason = "fork has no safe form")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails fails its test, and clippy knows only the functions marked as tests"
+)]
 
 #[path = "support/api.rs"]
 mod api;

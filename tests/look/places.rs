@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use mapcask::{Error, Options, Store};
+use mapcask::{Error, Follower, Options, Store};
 
 use crate::file_system::{FileSystem, Kind, run};
 
@@ -166,6 +166,10 @@ fn a_store_on_a_read_only_file_system_can_be_read() {
     let before = listing(&path);
     remount("remount,ro");
     look(&path);
+    let follower = Follower::open(&path).unwrap();
+    follower.verify().unwrap();
+    assert_eq!(follower.len(), 401);
+    drop(follower);
     let text = options().open(&path).unwrap_err().to_string();
     assert!(text.contains("`Follower::open`"), "{text}");
     remount("remount,rw");
@@ -284,6 +288,39 @@ fn reading_commands_change_no_file() {
     }
 }
 
+/// After a power cut a follower stops at a hole in the log. An open knows by the records behind it
+/// that the lost ones were durable.
+#[cfg(feature = "cli")]
+#[test]
+fn verify_command_finds_damage_in_front_of_durable_records() {
+    let scratch = scratch();
+    let (open, path) = (scratch.path().join("open"), scratch.path().join("data"));
+    let store = Options::new().background(false).segment_bytes(4 << 20).open(&open).unwrap();
+    store.insert("key", "the damaged value").unwrap();
+    for n in 0..3_u32 {
+        store.flush().unwrap();
+        store.insert(n.to_le_bytes(), [7; 1000]).unwrap();
+    }
+    fs::create_dir(&path).unwrap();
+    // The power cut took the control page.
+    for entry in
+        fs::read_dir(&open).unwrap().map(Result::unwrap).filter(|entry| entry.file_name() != "CONTROL")
+    {
+        fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
+    }
+    assert!(tool(&path, &["verify"], None).status.success());
+    let segment = last_segment(&path);
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes.windows(17).position(|window| window == b"the damaged value").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let before = listing(&path);
+    let output = tool(&path, &["verify"], None);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is damaged at offset "), "{output:?}");
+    assert!(listing(&path) == before);
+}
+
 #[cfg(feature = "cli")]
 #[test]
 fn reading_commands_make_no_writing_call() {
@@ -313,7 +350,9 @@ fn reading_commands_make_no_writing_call() {
             return skip("reading_commands_make_no_writing_call", "nothing can be traced");
         }
         assert!(success, "{arguments:?}: {calls}");
-        assert!(calls.contains("MANIFEST.0") && calls.contains("flock"), "{calls}");
+        // Only a verification takes the lock, because it judges the files as an open does.
+        let locks = arguments[0] == "verify";
+        assert!(calls.contains("MANIFEST.0") && calls.contains("flock") == locks, "{calls}");
         assert_eq!(calls.lines().find(|line| writes(line)), None, "{arguments:?}");
     }
     // Checks that the filter finds the calls of a command that writes.
@@ -358,6 +397,41 @@ fn writes(line: &str) -> bool {
 fn skip(test: &str, reason: &str) {
     let text = format!("\n## {test} SKIPPED: {reason}; nothing was shown\n");
     std::io::stderr().write_all(text.as_bytes()).unwrap();
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn reading_commands_work_beside_a_writer_of_another_user() {
+    const TEST: &str = "reading_commands_work_beside_a_writer_of_another_user";
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        return skip(TEST, "not root");
+    }
+    let scratch = scratch();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = scratch.path().join("data");
+    let store = options().open(&path).unwrap();
+    fill(&store);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, mode) in fs::read_dir(&path).unwrap().map(|entry| {
+        let name = entry.unwrap().path();
+        let mode = if name.ends_with("LOCK") { 0o600 } else { 0o644 };
+        (name, mode)
+    }) {
+        fs::set_permissions(name, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    if !tool(&path, &["--version"], Some(NOBODY)).status.success() {
+        return skip(TEST, "another user cannot reach the tool");
+    }
+    let before = listing(&path);
+    for arguments in LOOKS {
+        let output = tool(&path, arguments, Some(NOBODY));
+        assert!(output.status.success() && !output.stdout.is_empty(), "{arguments:?}: {output:?}");
+    }
+    assert!(listing(&path) == before);
+    store.insert("key", "another value").unwrap();
+    let output = tool(&path, &["get", "key"], Some(NOBODY));
+    assert_eq!(output.stdout, b"another value", "{output:?}");
 }
 
 #[cfg(feature = "cli")]

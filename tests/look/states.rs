@@ -24,11 +24,11 @@ struct Shown {
     quarantined_records: u64,
 }
 
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options::new().background(false).segment_bytes(8192)
 }
 
-fn read_only() -> Options {
+pub(crate) fn read_only() -> Options {
     options().read_only(true)
 }
 
@@ -48,7 +48,7 @@ fn content(store: &Store) -> BTreeMap<String, BTreeMap<Bytes, Bytes>> {
     names.map(part).collect()
 }
 
-fn fill(store: &Store, keys: u8, len: usize) {
+pub(crate) fn fill(store: &Store, keys: u8, len: usize) {
     for n in 0..keys {
         store.insert([n], vec![n; len]).unwrap();
     }
@@ -109,7 +109,7 @@ fn look_and_open(disk: &SimDisk, state: &str) -> Shown {
 }
 
 /// Runs a store through rolls, batches, keyspaces, removals, compaction, checkpoints and closes.
-fn live(disk: &SimDisk, durability: Durability) {
+pub(crate) fn live(disk: &SimDisk, durability: Durability) {
     for round in 0..3_u8 {
         let store = options().durability(durability).open_on(disk).unwrap();
         let other = store.keyspace("other").unwrap();

@@ -9,8 +9,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use indicatif::HumanBytes;
-use mapcask::{Keyspace, KeyspaceStats, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Store};
+use mapcask::{KeyspaceStats, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Store};
 
+use super::look::Looked;
 use super::{At, Place, Scan, bytes};
 
 fn open(at: &At) -> Result<Store> {
@@ -19,13 +20,13 @@ fn open(at: &At) -> Result<Store> {
 }
 
 /// Opens a store for reading only: nothing in its directory changes.
-fn look(at: &At) -> Result<Store> {
-    explained(Options::new().read_only(true).open(&at.store), &at.store)
+fn look(at: &At) -> Result<Looked> {
+    explained(Looked::open(&at.store), &at.store)
 }
 
-/// Returns the keyspace of a command, and creates nothing.
-fn existing(store: &Store, name: &str) -> Result<Keyspace> {
-    match store.open_keyspace(name) {
+/// Adds advice for the command line to the error of a keyspace that is not there.
+fn existing<T>(found: mapcask::Result<T>, name: &str) -> Result<T> {
+    match found {
         Err(mapcask::Error::KeyspaceNotFound { .. }) => {
             bail!("there is no keyspace {name:?} in the store; mapcask keyspaces lists those that are there")
         }
@@ -34,7 +35,7 @@ fn existing(store: &Store, name: &str) -> Result<Keyspace> {
 }
 
 /// Adds the store's path and advice for the command line to an error of an open.
-fn explained(opened: mapcask::Result<Store>, path: &Path) -> Result<Store> {
+fn explained<T>(opened: mapcask::Result<T>, path: &Path) -> Result<T> {
     opened.map_err(|error| {
         let path = path.display();
         let advice = if error.is_corruption() {
@@ -79,20 +80,19 @@ pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>) -> Result<b
 pub(super) fn get(place: &Place, key: &OsStr) -> Result<bool> {
     let key = bytes::parse(key, place.hex)?;
     let store = look(&place.at)?;
-    let value = existing(&store, &place.keyspace)?.get(key)?;
+    let value = existing(store.keyspace(&place.keyspace), &place.keyspace)?.get(key)?;
     if let Some(value) = &value {
         let mut out = io::stdout().lock();
         out.write_all(value)?;
         out.flush()?;
     }
-    store.close()?;
     Ok(value.is_some())
 }
 
 pub(super) fn del(place: &Place, key: &OsStr) -> Result<bool> {
     let key = bytes::parse(key, place.hex)?;
     let store = open(&place.at)?;
-    let was_there = existing(&store, &place.keyspace)?.remove(key)?;
+    let was_there = existing(store.open_keyspace(&place.keyspace), &place.keyspace)?.remove(key)?;
     store.close()?;
     Ok(was_there)
 }
@@ -103,7 +103,8 @@ pub(super) fn scan(scan: &Scan) -> Result<bool> {
     let store = look(&scan.place.at)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut left = scan.limit.unwrap_or(usize::MAX);
-    for item in &existing(&store, &scan.place.keyspace)? {
+    let keyspace = existing(store.keyspace(&scan.place.keyspace), &scan.place.keyspace)?;
+    for item in &keyspace {
         if left == 0 {
             break;
         }
@@ -119,12 +120,11 @@ pub(super) fn scan(scan: &Scan) -> Result<bool> {
         }
     }
     out.flush()?;
-    store.close()?;
     Ok(true)
 }
 
 /// Returns each keyspace with its counters. The default one, whose name is empty, comes first.
-fn all_keyspaces(store: &Store) -> Result<Vec<(String, KeyspaceStats)>> {
+fn all_keyspaces(store: &Looked) -> Result<Vec<(String, KeyspaceStats)>> {
     let names = std::iter::once(String::new()).chain(store.keyspace_names());
     let with_stats = |name: String| {
         let stats = store.keyspace(&name)?.keyspace_stats()?;
@@ -141,15 +141,15 @@ pub(super) fn keyspaces(at: &At) -> Result<bool> {
         writeln!(out, "{name:?}\t{}\t{}", stats.keys, stats.live_bytes)?;
     }
     out.flush()?;
-    store.close()?;
     Ok(true)
 }
 
 pub(super) fn stats(at: &At) -> Result<bool> {
     let store = look(at)?;
-    let stats = store.stats();
+    let stats = store.stats()?;
     let size = store.size_on_disk()?;
     let mut out = io::stdout().lock();
+    writeln!(out, "{:<14} {}", "writer", store.writer()?)?;
     for (name, count) in [
         ("keyspaces", stats.keyspaces as u64),
         ("keys", stats.keys),
@@ -169,12 +169,11 @@ pub(super) fn stats(at: &At) -> Result<bool> {
         let head = "keyspace";
         writeln!(out, "{head:<14} {name:?} keys {keys} live_bytes {live_bytes} index_bytes {index_bytes}")?;
     }
-    store.close()?;
     Ok(true)
 }
 
 pub(super) fn verify(at: &At) -> Result<bool> {
-    let store = look(at)?;
+    let store = explained(Looked::open_to_verify(&at.store), &at.store)?;
     let report = store.verify()?;
     writeln!(
         io::stdout().lock(),
@@ -184,7 +183,6 @@ pub(super) fn verify(at: &At) -> Result<bool> {
         report.segments,
         HumanBytes(report.bytes),
     )?;
-    store.close()?;
     Ok(true)
 }
 

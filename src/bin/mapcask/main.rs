@@ -1,7 +1,7 @@
 //! The command line: its commands, options and exit codes.
 //!
-//! Commands that only read open the store for reading only, so nothing in its directory changes,
-//! under any user.
+//! Commands that only read work while another process writes to the store. Nothing in its directory
+//! changes, under any user.
 //!
 //! Exit codes are those of `grep`:
 //!
@@ -14,6 +14,7 @@
 mod bytes;
 mod commands;
 mod demo;
+mod look;
 mod salvage;
 
 use std::ffi::OsString;
@@ -27,6 +28,10 @@ use clap::{Args, Parser, Subcommand};
 /// A persistent hash map you can kill.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
+#[command(
+    after_help = "get, scan, keyspaces, stats and verify work while another process writes to the store. \
+    They change no file, and need only read permission."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -68,12 +73,14 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Prints the counters of the store and of each keyspace
+    /// Prints the state of the writer, and the counters of the store and of each keyspace. A writer
+    /// that is called open may have been killed
     Stats {
         #[command(flatten)]
         at: At,
     },
-    /// Reads everything and compares it with its checksums
+    /// Reads everything and compares it with its checksums. A writer that has the store open goes
+    /// on; otherwise none can open it meanwhile
     Verify {
         #[command(flatten)]
         at: At,

@@ -25,7 +25,7 @@ use super::reader_pool;
 use super::reader_pool::ReadAhead;
 use super::record_batch::Begin;
 use super::replay::{Replay, Replayed};
-use super::segment_chain::{LOAD_ALL, SegmentChain, known_of, next_of};
+use super::segment_chain::{LOAD_ALL, SegmentChain, known_of, look_behind, next_of};
 use super::tail_scan::start_of;
 use super::{Recovered, decide_directory};
 use crate::config::Config;
@@ -326,10 +326,9 @@ impl<'a> LiveLog<'a> {
                 self.chain.copies(copy, &mut ahead, replay)?;
             }
             self.known_place();
+            let mut continues = self.begins(&links, replay)?;
             for at in 0..links.len() {
-                if !self.follow(&links, at, &mut ahead, replay)? {
-                    break;
-                }
+                continues = continues && self.follow(&links, at, &mut ahead, replay)?;
             }
             Ok(())
         })?;
@@ -386,6 +385,51 @@ impl<'a> LiveLog<'a> {
         });
     }
 
+    /// Returns true if the log begins with the first link, and false if its predecessor is lost.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` if a writer may have the store open.
+    fn begins(&self, links: &[ChainLink], replay: &mut Replay<'_>) -> Result<bool> {
+        let Some(ChainLink { segment, start: Some((_, start)), .. }) = links.first() else { return Ok(true) };
+        let previous = self.manifest.segment(SegmentId(start.previous));
+        let previous = previous.filter(|entry| entry.state != SegmentState::Retired);
+        // Its predecessor is none, or was durable if no longer named.
+        let fits = previous.is_none_or(|previous| {
+            previous.state != SegmentState::Open && previous.end == start.previous_end
+        });
+        if !fits {
+            self.note_hole(links, segment.data_offset(), Defect::BrokenChain, replay)?;
+        }
+        Ok(fits)
+    }
+
+    /// Ends the log at an offset in the first of these links, with others behind it.
+    ///
+    /// A power cut leaves holes, and the next writer cuts the log there. The proofs of durability
+    /// behind it count.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` with this defect if a writer may have the store open: a live log has no holes.
+    fn note_hole(
+        &self,
+        links: &[ChainLink],
+        offset: u64,
+        defect: Defect,
+        replay: &mut Replay<'_>,
+    ) -> Result<()> {
+        if self.may_have_writer()? {
+            return Err(links[0].segment.corrupt_at(offset, defect));
+        }
+        for (at, link) in links.iter().enumerate() {
+            let from = if at == 0 { offset } else { link.segment.data_offset() };
+            let behind = look_behind(&link.segment, from, replay)?;
+            replay.durable = replay.durable.max(behind.durable);
+        }
+        Ok(())
+    }
+
     /// Reads one segment of the log. Returns true if the log continues behind it.
     fn follow(
         &mut self,
@@ -415,9 +459,11 @@ impl<'a> LiveLog<'a> {
         match next_of(self.manifest, links, at, walked.stop, known) {
             NextSegment::Continues => Ok(true),
             NextSegment::None if walked.defect.is_none() => Ok(false),
-            // A power cut leaves holes, and the next writer cuts the log there. A live log has none.
-            _ if self.may_have_writer()? => Err(damage()),
-            _ => Ok(false),
+            _ => {
+                let defect = walked.defect.unwrap_or(Defect::BrokenChain);
+                self.note_hole(&links[at..], walked.stop, defect, replay)?;
+                Ok(false)
+            }
         }
     }
 }

@@ -348,7 +348,7 @@ impl SegmentChain {
 }
 
 /// Searches a segment behind an offset.
-fn look_behind(segment: &Segment, from: u64, replay: &Replay<'_>) -> Result<TailFindings> {
+pub(super) fn look_behind(segment: &Segment, from: u64, replay: &Replay<'_>) -> Result<TailFindings> {
     look_beyond(segment, &mut SegmentReader::of(replay.dir, segment)?, from)
 }
 

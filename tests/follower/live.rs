@@ -3,7 +3,7 @@
 use mapcask::sim::SimDisk;
 use mapcask::{Error, Options, WriteBatch, WriterStatus};
 
-use super::{assert_same, follow, map_of, open, shown};
+use super::{assert_same, brief, follow, held, map_of, open, options, shown};
 
 #[test]
 fn follower_shows_each_write_after_a_refresh_and_none_before() {
@@ -182,4 +182,73 @@ fn follower_changes_nothing_on_the_disk() {
     follower.verify().unwrap();
     drop((taken, follower));
     assert_eq!(disk.position(), before, "{:?}", disk.history());
+}
+
+#[test]
+fn follower_goes_on_where_a_recovery_dropped_a_segment() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    store.insert("a", "1").unwrap();
+    let follower = follow(&disk);
+    for _ in 0..3 {
+        // Each recovery begins a segment, and drops the one that the recovery before began.
+        std::mem::forget(open_after_kill(&disk));
+        assert!(!follower.refresh().unwrap().jumped);
+    }
+    let store = open_after_kill(&disk);
+    store.insert("b", "2").unwrap();
+    assert!(!follower.refresh().unwrap().jumped);
+    assert_same(&follower, &store);
+}
+
+fn open_after_kill(disk: &SimDisk) -> mapcask::Store {
+    disk.free_locks();
+    open(disk)
+}
+
+#[test]
+fn follower_judges_damage_as_a_read_only_open_does() {
+    let filled = |is_closed: bool| {
+        let disk = SimDisk::new();
+        let store = open(&disk);
+        for round in 0..30 {
+            store.insert(format!("{}", round % 12), "x".repeat(100)).unwrap();
+            if round % 10 == 9 {
+                store.flush().unwrap();
+            }
+        }
+        if is_closed {
+            store.close().unwrap()
+        } else {
+            std::mem::forget(store)
+        }
+        disk.free_locks();
+        disk
+    };
+    let (mut same, mut refused, mut cut) = (0, 0, 0);
+    for is_closed in [true, false] {
+        let names = filled(is_closed).files();
+        for name in names.iter().filter(|name| name.ends_with(".seg")) {
+            for offset in (0..4096).step_by(61) {
+                let disk = filled(is_closed);
+                disk.rot_bit(name, offset, 3).unwrap();
+                let opened = options().read_only(true).open_on(&disk);
+                let opened = opened.map(|store| brief(&held(&store)));
+                let followed = Options::new().follow_on(&disk).map(|follower| brief(&shown(&follower)));
+                match (opened, followed) {
+                    (Ok(opened), Ok(followed)) => {
+                        assert_eq!(opened, followed, "{name} at {offset}, closed: {is_closed}");
+                        same += 1;
+                    }
+                    (Err(_), Err(Error::Corrupt { .. })) => refused += 1,
+                    // A killed writer and a live one look the same, and a live log has no damage.
+                    (Ok(_), Err(Error::Corrupt { .. })) if !is_closed => cut += 1,
+                    (opened, followed) => {
+                        panic!("{name} at {offset}, closed: {is_closed}: {opened:?} and {followed:?}")
+                    }
+                }
+            }
+        }
+    }
+    assert!(same > 0 && refused > 100 && cut < 20, "{same} the same, {refused} refused, {cut} cut");
 }

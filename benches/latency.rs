@@ -30,18 +30,18 @@ const PACED: usize = 9;
 const STEPS: u64 = 32;
 
 /// Counts of durations in nanoseconds, in buckets that grow with them.
-struct Histogram {
+pub(crate) struct Histogram {
     counts: Vec<u64>,
     total: u64,
     greatest: u64,
 }
 
 impl Histogram {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { counts: vec![0; 64 * 32], total: 0, greatest: 0 }
     }
 
-    fn add(&mut self, duration: Duration) {
+    pub(crate) fn add(&mut self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.counts[bucket(nanos)] += 1;
         self.total += 1;
@@ -49,7 +49,7 @@ impl Histogram {
     }
 
     /// Returns the duration that a share of all did not exceed, in microseconds.
-    fn quantile(&self, share: f64) -> f64 {
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
         let wanted = self.total as f64 * share;
         let mut seen = 0;
         for (at, count) in self.counts.iter().enumerate() {

@@ -11,6 +11,7 @@
 mod compaction;
 mod durable;
 mod environment;
+mod following;
 mod large;
 mod latency;
 mod opening;
@@ -44,7 +45,7 @@ pub(crate) struct Lab {
 
 type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);
 
-const ROWS: [Row; 18] = [
+const ROWS: [Row; 19] = [
     ("get", reads::get),
     ("get_miss", reads::get_miss),
     ("multi_get", reads::multi_get),
@@ -59,6 +60,7 @@ const ROWS: [Row; 18] = [
     ("latency", latency::latency),
     ("durable", durable::durable),
     ("open", opening::open),
+    ("follow", following::follow),
     ("memory", space::memory),
     ("disk", space::disk),
     ("compact", compaction::compact),

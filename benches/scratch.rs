@@ -9,7 +9,7 @@ use mapcask::{Options, Store};
 use tempfile::TempDir;
 
 use crate::workload::{key, value, value_pool};
-use crate::{Lab, Result, space};
+use crate::{Lab, Result, following, space};
 
 /// The size of the file that holds the file system with a journal, in bytes.
 const IMAGE_BYTES: u64 = 2 << 30;
@@ -45,7 +45,7 @@ pub(crate) fn run_child(arguments: &[&str], directory: &Path) -> Result<String> 
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Runs a child: `fill COUNT DIR` and die by SIGKILL, or `memory CONTENDER COUNT DIR`.
+/// Runs a child: `fill COUNT DIR` and die by SIGKILL, `follow DIR`, or `memory CONTENDER COUNT DIR`.
 pub(crate) fn child(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -55,6 +55,7 @@ pub(crate) fn child(arguments: &[String]) -> Result<()> {
             let me = rustix::process::getpid();
             Ok(rustix::process::kill_process(me, rustix::process::Signal::KILL)?)
         }
+        ["follow", directory] => following::child(directory),
         ["memory", contender, count, directory] => space::memory_child(contender, count.parse()?, directory),
         _ => Err("not a child's arguments".into()),
     }

@@ -29,9 +29,6 @@ use crate::fs::read_only::ReadOnlyDir;
 use crate::fs::real::RealDir;
 use crate::recovery::attach::attach;
 
-/// The most attempts of a verification whose files are removed meanwhile.
-const ATTEMPTS: usize = 100;
-
 /// A store that another process may be writing to, for reading.
 ///
 /// It dereferences to the [`Reader`] of the default keyspace, so every reading method is a method of
@@ -178,6 +175,10 @@ impl Follower {
     }
 
     /// Applies everything that the writer has appended since the last refresh.
+    ///
+    /// If compaction has removed a part of the log that was not applied yet, it reads the whole store
+    /// anew. That takes as long as an open without an index checkpoint, and memory for a second set
+    /// of indexes meanwhile. A follower that is refreshed often rarely meets it.
     ///
     /// Several threads may call it; they take turns. Reads go on meanwhile, and see each record as
     /// it is applied.
@@ -393,16 +394,8 @@ impl Follower {
     ///
     /// `Corrupt` with the first damage found, and the errors of [`Follower::refresh`].
     pub fn verify(&self) -> Result<VerifyReport> {
-        let mut left = ATTEMPTS;
-        loop {
-            self.refresh()?;
-            left -= 1;
-            match self.engine().verify() {
-                // Compaction may have removed a file meanwhile. Then there is a newer manifest.
-                Err(_) if left > 0 && self.following.is_behind(self.engine())? => {}
-                other => return other,
-            }
-        }
+        self.refresh()?;
+        self.engine().verify()
     }
 }
 

@@ -20,6 +20,7 @@ use crate::log::segment_file::read_header;
 use crate::log::segment_reader::{Records, SegmentReader};
 use crate::log::sync_plan::SegmentRange;
 use crate::mem::location::Location;
+use crate::recovery::directory::read_manifest;
 use crate::sync::epoch::Pin;
 
 /// The counts of a verification.
@@ -87,7 +88,7 @@ impl State {
         let file = match dir.open(&name, Access::Read) {
             // Compacted meanwhile: its live records are verified at their new locations, through
             // the index.
-            Err(error) if error.kind() == ErrorKind::NotFound && !self.has(segment) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.has(segment)? => return Ok(()),
             opened => opened.map_err(|error| segment.io("open", error))?,
         };
         let found = file.identity().map_err(|error| segment.io("look at", error))?.size;
@@ -110,8 +111,14 @@ impl State {
         Ok(())
     }
 
-    fn has(&self, segment: &Segment) -> bool {
-        self.shared.segments.read().contains_key(&segment.id())
+    /// Returns true if a segment is still part of the store. Of another process's store, only the
+    /// newest manifest tells.
+    fn has(&self, segment: &Segment) -> Result<bool> {
+        if segment.is_followed() {
+            let newest = read_manifest(self.shared.dir.as_ref())?;
+            return Ok(newest.is_some_and(|newest| newest.has(segment.id())));
+        }
+        Ok(self.shared.segments.read().contains_key(&segment.id()))
     }
 
     fn verify_indexes(&self, report: &mut VerifyReport) -> Result<()> {

@@ -20,7 +20,7 @@ use crate::format::control_page::{
     CONTROL_HEADER_SIZE, CONTROL_SIZE, ControlHeader, DURABLE_OFFSET, GENERATION_OFFSET, NONCE_OFFSET,
     STATE_OFFSET, WriterStatus, durable_word, parse_durable_word,
 };
-use crate::format::{StoreId, file_name};
+use crate::format::{Defect, StoreId, file_name};
 use crate::fs::{Access, Dir};
 use crate::mem::mapping::Mapping;
 
@@ -139,7 +139,7 @@ impl ControlReader {
     /// # Errors
     ///
     /// Errors of the operating system.
-    pub(crate) fn open(dir: &dyn Dir) -> Result<Option<Self>> {
+    pub(crate) fn open(dir: &dyn Dir, is_guarded: bool) -> Result<Option<Self>> {
         let path = || dir.path().join(file_name::CONTROL);
         let file = match dir.open(file_name::CONTROL, Access::Read) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -151,6 +151,10 @@ impl ControlReader {
             return Ok(None);
         }
         let mapping = file.map(CONTROL_SIZE).map_err(|error| Error::io("map", path(), error))?;
+        if is_guarded {
+            // Another program may cut the file.
+            mapping.guard();
+        }
         Ok(Some(Self { mapping, inode: identity.inode }))
     }
 
@@ -166,11 +170,6 @@ impl ControlReader {
         Ok(found == Some(self.inode))
     }
 
-    /// Puts the page under the guard: another program may cut the file.
-    pub(crate) fn guard(&self) {
-        self.mapping.guard();
-    }
-
     /// Returns the words that change whenever there is a newer manifest or another writer. Cheaper
     /// than [`ControlReader::state`].
     #[inline]
@@ -182,9 +181,7 @@ impl ControlReader {
     /// belongs to another store or is damaged.
     pub(crate) fn state(&self, store: StoreId) -> Option<ControlState> {
         let status = self.word(STATE_OFFSET);
-        let mut bytes = [0; CONTROL_HEADER_SIZE];
-        self.mapping.copy_out(0, &mut bytes);
-        let header = ControlHeader::decode(&bytes).ok()?;
+        let header = self.header().ok()?;
         let generation = self.word(GENERATION_OFFSET);
         let durable = parse_durable_word(self.word(DURABLE_OFFSET), header.writer_nonce);
         // Acquire: a writer that changed the parts above had first changed the status.
@@ -193,6 +190,22 @@ impl ControlReader {
         let status = WriterStatus::from_word(status);
         let counts = is_same && status != WriterStatus::Unknown && header.store == store;
         counts.then_some(ControlState { header, status, generation, durable })
+    }
+
+    /// Returns true if a writer of this boot of the system opened the store and did not close it, or
+    /// is opening it.
+    pub(crate) fn may_have_writer(&self, dir: &dyn Dir, store: StoreId) -> bool {
+        let Ok(header) = self.header() else { return false };
+        let status = WriterStatus::from_word(self.word(STATE_OFFSET));
+        // A system that tells no boot has the same one on both sides.
+        let is_of_this_boot = header.boot_id == dir.boot_id().unwrap_or([0; 16]);
+        header.store == store && is_of_this_boot && status != WriterStatus::Closed
+    }
+
+    fn header(&self) -> std::result::Result<ControlHeader, Defect> {
+        let mut bytes = [0; CONTROL_HEADER_SIZE];
+        self.mapping.copy_out(0, &mut bytes);
+        ControlHeader::decode(&bytes)
     }
 
     #[inline]
@@ -238,9 +251,9 @@ mod tests {
         let disk = SimDisk::new();
         let dir = disk.dir();
         dir.create_dir().unwrap();
-        assert!(ControlReader::open(dir.as_ref()).unwrap().is_none());
+        assert!(ControlReader::open(dir.as_ref(), true).unwrap().is_none());
         let first = ControlPage::create(dir.as_ref(), &header(5), Seq(3), 9).unwrap();
-        let reader = ControlReader::open(dir.as_ref()).unwrap().expect("it exists");
+        let reader = ControlReader::open(dir.as_ref(), true).unwrap().expect("it exists");
         let state = reader.state(STORE).expect("it is whole");
         assert_eq!((state.generation, state.durable, state.status), (9, Some(Seq(3)), WriterStatus::Open));
         assert_eq!(reader.state(StoreId([8; 16])), None);

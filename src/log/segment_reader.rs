@@ -1,5 +1,7 @@
-//! A buffered reader of a segment's file. It does not map the file, so a bad sector is an error and
-//! not a signal.
+//! A buffered reader of a segment. It reads the file and not the mapping, so a bad sector is an error
+//! and not a signal.
+//!
+//! A follower reads the mapping: the file's name may be gone, and a bad sector is found by the guard.
 
 use std::sync::Arc;
 
@@ -10,15 +12,23 @@ use crate::fs::{self, Access, Dir, File};
 use crate::log::segment::Segment;
 use crate::log::sync_plan::SegmentRange;
 use crate::mem::alloc;
+use crate::mem::mapping::Mapping;
 
 /// The size of the window in bytes.
 const WINDOW: usize = 1 << 18;
 const _: () = assert!(WINDOW >= READ_MAX);
 
-/// Reads a file through a window that moves forward.
+/// The bytes of a segment.
+#[derive(Debug)]
+enum ByteSource {
+    File(Arc<dyn File>),
+    Mapping(Arc<Mapping>),
+}
+
+/// Reads a segment through a window that moves forward.
 #[derive(Debug)]
 pub(crate) struct SegmentReader {
-    file: Arc<dyn File>,
+    source: ByteSource,
     path: std::path::PathBuf,
     size: u64,
     start: u64,
@@ -28,7 +38,7 @@ pub(crate) struct SegmentReader {
 impl SegmentReader {
     /// Returns a reader of the first `size` bytes of a file.
     pub(crate) fn new(file: Arc<dyn File>, path: std::path::PathBuf, size: u64) -> Self {
-        Self { file, path, size, start: 0, window: Vec::new() }
+        Self { source: ByteSource::File(file), path, size, start: 0, window: Vec::new() }
     }
 
     /// Uses this memory for the window.
@@ -41,12 +51,18 @@ impl SegmentReader {
         self.window
     }
 
-    /// Returns a reader of a segment's file, and opens it if the segment has released it.
+    /// Returns a reader of a segment: of its mapping if its file may be gone, and else of its file,
+    /// which is opened if the segment has released it.
     ///
     /// # Errors
     ///
     /// Returns an error if the file cannot be opened.
     pub(crate) fn of(dir: &dyn Dir, segment: &Segment) -> Result<Self> {
+        if segment.is_followed() {
+            let source = ByteSource::Mapping(Arc::clone(segment.mapping()));
+            let (path, size, window) = (segment.path().clone(), segment.size(), Vec::new());
+            return Ok(Self { source, path, size, start: 0, window });
+        }
         let file = match segment.file() {
             Some(file) => file,
             None => {
@@ -57,9 +73,21 @@ impl SegmentReader {
         Ok(Self::new(file, segment.path().clone(), segment.size()))
     }
 
-    /// Returns the file.
-    pub(crate) fn file(&self) -> &Arc<dyn File> {
-        &self.file
+    /// Reads exactly these bytes, without the window.
+    ///
+    /// # Errors
+    ///
+    /// `Io` if they cannot be read.
+    pub(crate) fn read_into(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        match &self.source {
+            ByteSource::File(file) => fs::read_exact_at(file.as_ref(), buffer, offset)
+                .map_err(|error| Error::io("read", &self.path, error)),
+            ByteSource::Mapping(mapping) => {
+                mapping.copy_out(usize::try_from(offset).expect("inside the mapping"), buffer);
+                let end = offset + buffer.len() as u64;
+                mapping.replaced_in(offset, end).map_or(Ok(()), |at| Err(mapping.unreadable(at)))
+            }
+        }
     }
 
     #[cold]
@@ -75,8 +103,10 @@ impl SegmentReader {
         }
         // After a failed read, the window must not claim the bytes that it may hold in part.
         self.start = u64::MAX;
-        fs::read_exact_at(self.file.as_ref(), &mut self.window, offset)
-            .map_err(|error| Error::io("read", &self.path, error))?;
+        let mut window = std::mem::take(&mut self.window);
+        let read = self.read_into(&mut window, offset);
+        self.window = window;
+        read?;
         self.start = offset;
         Ok(())
     }

@@ -7,8 +7,9 @@
 //!   record that counts (I6).
 //! - It does not judge where the log ends. The log ends where the first word of the next record is
 //!   zero. An open after a crash stops at the same byte, because it reads by the same rules.
-//! - It maps every segment before it reads any, so that compaction can take nothing away. A segment
-//!   that vanishes before it is mapped has been replaced, and a newer manifest says by which.
+//! - It maps every segment before it reads any, and reads the mappings, so that compaction can take
+//!   nothing away. A segment that vanishes before it is mapped has been replaced, and a newer
+//!   manifest says by which.
 //!
 //! **Order.** The manifest first, the log second. Compaction leaves a record out only if a later
 //! record hides it, and makes that one durable before the manifest names the copies. So the log
@@ -30,7 +31,6 @@ use super::tail_scan::start_of;
 use super::{Recovered, decide_directory};
 use crate::config::Config;
 use crate::error::{Error, RESERVE_ADDRESSES, Result};
-use crate::format::control_page::WriterStatus;
 use crate::format::file_name::MANIFESTS;
 use crate::format::hash::{HASH_ID, HashKey};
 use crate::format::manifest::{Manifest, SegmentState};
@@ -117,10 +117,15 @@ pub(crate) fn reread(
     attempt(dir, config, |manifest| {
         let mut replay =
             Replay::new(dir.as_ref(), space, hash_key, manifest, manifest.durable, &config.recovery_progress);
-        let mut log = LiveLog::new(dir.as_ref(), manifest);
+        let mut log = LiveLog::new(dir.as_ref(), manifest, config);
+        let told = log.told_durable()?;
         let read = log.read(None, &mut replay).and_then(|()| replay.finish());
+        let read = read.and_then(|replayed| {
+            let durable = replayed.durable.max(told);
+            log.check_durable(durable).map(|()| replayed)
+        });
         if read.is_err() {
-            for segment in log.segments() {
+            for segment in &log.chain.opened {
                 space.retire(segment.mapping(), 0);
             }
         }
@@ -197,21 +202,15 @@ fn attach_once(
     let open = || Restore::open(dir, &space, manifest, &manifest.segments, &named);
     let checkpoint = checkpoint.then(open).transpose()?;
     let hash_key = HashKey::from_secret(manifest.secret);
-    let mut log = LiveLog::new(dir.as_ref(), manifest);
+    let mut log = LiveLog::new(dir.as_ref(), manifest, config);
     // Before the log is read: then everything that it calls durable is in the log.
     let durable = manifest.durable.max(log.told_durable()?);
     let progress = &config.recovery_progress;
     let mut replay = Replay::new(dir.as_ref(), &space, &hash_key, manifest, durable, progress);
     log.read(checkpoint.as_ref(), &mut replay)?;
     let replayed = replay.finish()?;
+    log.check_durable(replayed.durable)?;
     let LiveLog { chain, place, before, .. } = log;
-    if replayed.durable > chain.last {
-        let defect = Defect::MissingRecords { last: chain.last.0, durable: replayed.durable.0 };
-        return Err(place.map_or_else(
-            || Error::Corrupt { path: dir.path().join(MANIFESTS[0]), offset: 0, defect },
-            |place| place.segment.corrupt_at(place.offset, defect),
-        ));
-    }
     let recovered = assemble(dir, manifest, space, hash_key, chain, replayed)?;
     Ok(Attached { recovered, manifest: manifest.clone(), place, before })
 }
@@ -259,24 +258,39 @@ fn assemble(
 struct LiveLog<'a> {
     dir: &'a dyn Dir,
     manifest: &'a Manifest,
+    /// True if mapped pages are guarded.
+    is_guarded: bool,
     chain: SegmentChain,
     place: Option<LogPlace>,
     before: Option<(SegmentId, u64)>,
 }
 
 impl<'a> LiveLog<'a> {
-    fn new(dir: &'a dyn Dir, manifest: &'a Manifest) -> Self {
-        Self { dir, manifest, chain: SegmentChain::new(manifest), place: None, before: None }
+    fn new(dir: &'a dyn Dir, manifest: &'a Manifest, config: &Config) -> Self {
+        let mut chain = SegmentChain::new(manifest);
+        chain.is_followed = true;
+        Self { dir, manifest, is_guarded: config.sigbus_guard, chain, place: None, before: None }
     }
 
-    /// Returns every segment opened so far.
-    fn segments(&self) -> &[Arc<Segment>] {
-        &self.chain.segments
+    /// Checks that nothing is missing that is known to have been durable.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`.
+    fn check_durable(&self, durable: Seq) -> Result<()> {
+        if durable <= self.chain.last {
+            return Ok(());
+        }
+        let defect = Defect::MissingRecords { last: self.chain.last.0, durable: durable.0 };
+        Err(match &self.place {
+            Some(place) => place.segment.corrupt_at(place.offset, defect),
+            None => Error::Corrupt { path: self.dir.path().join(MANIFESTS[0]), offset: 0, defect },
+        })
     }
 
     /// Returns the number up to which the control page calls the log durable.
     fn told_durable(&self) -> Result<Seq> {
-        let page = ControlReader::open(self.dir)?;
+        let page = ControlReader::open(self.dir, self.is_guarded)?;
         let state = page.and_then(|page| page.state(self.manifest.store));
         let counts = state.filter(|state| {
             state.header.incarnation == self.manifest.incarnation
@@ -288,10 +302,8 @@ impl<'a> LiveLog<'a> {
     /// Returns true if a writer may have the store open: one opened it in this boot of the system,
     /// and did not close it.
     fn may_have_writer(&self) -> Result<bool> {
-        let Some(page) = ControlReader::open(self.dir)? else { return Ok(false) };
-        Ok(page.state(self.manifest.store).is_none_or(|state| {
-            state.status == WriterStatus::Open && Some(state.header.boot_id) == self.dir.boot_id()
-        }))
+        let page = ControlReader::open(self.dir, self.is_guarded)?;
+        Ok(page.is_some_and(|page| page.may_have_writer(self.dir, self.manifest.store)))
     }
 
     /// Reads the log to its end.
@@ -305,9 +317,8 @@ impl<'a> LiveLog<'a> {
         while let Some(mapped) = replay.space.map_next() {
             mapped?;
         }
-        for link in copies.iter().chain(&links) {
-            // The mapping is all that a follower needs.
-            link.segment.release_file();
+        for segment in &self.chain.segments {
+            segment.follow();
         }
         dir.reader_point("attach-mapped");
         let sealed = manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed);
@@ -365,9 +376,6 @@ impl<'a> LiveLog<'a> {
                 let begin = Begin::of(&segment);
                 links.push(ChainLink { entry, segment, start, begin });
             }
-        }
-        for segment in &self.chain.ready {
-            segment.release_file();
         }
         links.sort_by_key(ChainLink::place_in_order);
         Ok(())
@@ -458,7 +466,9 @@ impl<'a> LiveLog<'a> {
         });
         match next_of(self.manifest, links, at, walked.stop, known) {
             NextSegment::Continues => Ok(true),
-            NextSegment::None if walked.defect.is_none() => Ok(false),
+            // With a writer, the defect may be of a record that is being written. The first refresh
+            // looks at it again.
+            NextSegment::None if walked.defect.is_none() || self.may_have_writer()? => Ok(false),
             _ => {
                 let defect = walked.defect.unwrap_or(Defect::BrokenChain);
                 self.note_hole(&links[at..], walked.stop, defect, replay)?;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::directory::is_written;
 use super::from_checkpoint::{Covered, Restore};
 use super::reader_pool::ReadTask;
 use super::record_batch::Begin;
@@ -12,6 +11,7 @@ use super::tail_scan::start_of;
 use crate::error::Result;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::record::StartRecord;
+use crate::format::record_reader::next_published;
 use crate::format::segment_header::Role;
 use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::Dir;
@@ -104,6 +104,7 @@ impl SegmentChain {
                 Some(Covered { segment, begin: Some(begin) }) => (Arc::clone(segment), *begin),
                 None => {
                     let segment = Segment::open(dir, replay.space, manifest.store, entry)?;
+                    self.opened.push(Arc::clone(&segment));
                     let begin = Begin::of(&segment);
                     (segment, begin)
                 }
@@ -111,6 +112,9 @@ impl SegmentChain {
             let from = segment.data_offset();
             if entry.end != 0 && entry.end < from {
                 return Err(segment.corrupt_at(0, Defect::BadField("end")));
+            }
+            if self.is_followed {
+                segment.follow();
             }
             let mut window = SegmentReader::of(dir, &segment)?;
             if entry.state == SegmentState::Sealed {
@@ -124,9 +128,9 @@ impl SegmentChain {
             let empty = match entry.state {
                 SegmentState::Sealed | SegmentState::Cut => entry.end == from,
                 SegmentState::Open if manifest.clean => entry.end == 0,
-                SegmentState::Open => {
-                    !is_written(dir, entry.id, Arc::clone(window.file()), from, entry.size)?
-                }
+                // A segment is begun once its start record is published.
+                SegmentState::Open if self.is_followed => start_of(&segment, &mut window)?.is_none(),
+                SegmentState::Open => next_published(&mut window, from, entry.size)?.is_none(),
                 SegmentState::Retired => unreachable!("left out above"),
             };
             if empty {

@@ -50,6 +50,10 @@ pub(crate) struct SegmentChain {
     /// The greatest sequence number that was durable in one of them.
     pub(crate) retired_seq: Seq,
     pub(crate) unsynced: Vec<SegmentRange>,
+    /// Every segment that was opened for it.
+    pub(super) opened: Vec<Arc<Segment>>,
+    /// True if another process owns the segments.
+    pub(super) is_followed: bool,
 }
 
 /// Reads the log.
@@ -118,6 +122,8 @@ impl SegmentChain {
             retired: Vec::new(),
             retired_seq: manifest.retired_seq,
             unsynced: Vec::new(),
+            opened: Vec::new(),
+            is_followed: false,
         }
     }
 

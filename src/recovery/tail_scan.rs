@@ -1,14 +1,14 @@
 //! The information in a segment's bytes: keyspace changes, proofs of durability, the segment's
 //! start, and the records behind a stop.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::keyspace_change::{KeyspaceChange, MAX_CODEC_LEN, MAX_NAME_LEN};
 use crate::format::record::{HEADER_SIZE, RecordHeader, RecordKind, StartRecord, proven_by};
 use crate::format::record_reader::{
     Order, READ_MAX, ReadAt, ReadStep, RecordAt, RecordReader, beyond, next_published,
 };
 use crate::format::{Defect, Seq};
-use crate::fs::{Dir, read_exact_at};
+use crate::fs::Dir;
 use crate::log::segment::Segment;
 use crate::log::segment_reader::SegmentReader;
 
@@ -92,8 +92,7 @@ pub(crate) fn is_record_at(dir: &dyn Dir, segment: &Segment, end: u64) -> Result
         return Ok(false);
     }
     // Usually this is the only read.
-    let read = read_exact_at(source.file().as_ref(), &mut word, end);
-    read.map_err(|error| Error::io("read", segment.path(), error))?;
+    source.read_into(&mut word, end)?;
     if word == [0; 8] {
         return Ok(false);
     }

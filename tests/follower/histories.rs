@@ -395,15 +395,24 @@ fn a_follower_opened_at_any_crash_point_shows_the_store() {
     let disk = SimDisk::new();
     let store = open(&disk);
     let also = disk.clone();
+    // The contents before the write under way, and after it.
+    let allowed = Arc::new(Mutex::new([Contents::new(), Contents::new()]));
+    let allowed_too = Arc::clone(&allowed);
     disk.on_crash_point(move |point| {
         if is_of_follower(point) {
             return;
         }
         let follower = Options::new().follow_on(&also);
         let follower = follower.unwrap_or_else(|error| panic!("at {point}: {error}"));
-        drop(shown(&follower));
+        let shown = shown(&follower);
+        assert!(allowed_too.lock().contains(&shown), "at {point}: {:?}", brief(&shown));
     });
+    let mut contents = Contents::from([(String::new(), Default::default())]);
     for round in 0..30 {
+        let before = contents.clone();
+        let map = contents.get_mut("").expect("it is there");
+        map.insert(format!("{}", round % 5).into_bytes(), "x".repeat(300).into_bytes());
+        *allowed.lock() = [before, contents.clone()];
         store.insert(format!("{}", round % 5), "x".repeat(300)).unwrap();
         if round % 10 == 9 {
             store.compact().unwrap();

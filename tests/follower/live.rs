@@ -1,6 +1,6 @@
 //! A follower beside a live writer, one feature at a time.
 
-use mapcask::sim::SimDisk;
+use mapcask::sim::{Seeded, SimDisk, Tears};
 use mapcask::{Error, Options, WriteBatch, WriterStatus};
 
 use super::{assert_same, brief, follow, held, map_of, open, options, shown};
@@ -251,4 +251,102 @@ fn follower_judges_damage_as_a_read_only_open_does() {
         }
     }
     assert!(same > 0 && refused > 100 && cut < 20, "{same} the same, {refused} refused, {cut} cut");
+}
+
+#[test]
+fn follower_of_a_torn_store_goes_on_with_the_next_writer() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    for round in 0..40 {
+        store.insert(format!("{}", round % 9), "x".repeat(300)).unwrap();
+        if round % 16 == 15 {
+            store.flush().unwrap();
+            store.compact().unwrap();
+        }
+    }
+    let mut compared = 0;
+    for (at, position) in disk.positions().iter().enumerate().step_by(7) {
+        for seed in 0..3 {
+            let left = disk.crash_point(*position, Tears::Any).cut_power(&mut Seeded::new(seed));
+            let Ok(follower) = Options::new().follow_on(&left) else { continue };
+            let store = options().open_on(&left).unwrap_or_else(|error| panic!("moment {at}: {error}"));
+            assert_same(&follower, &store);
+            store.insert("new", "1").unwrap();
+            assert_same(&follower, &store);
+            compared += 1;
+        }
+    }
+    assert!(compared > 50, "{compared}");
+}
+
+/// Writes, and checks that a follower goes on, with a control page that does not help.
+fn assert_follows_after(spoil: impl Fn(&SimDisk)) {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let follower = follow(&disk);
+    store.insert("a", "1").unwrap();
+    assert_same(&follower, &store);
+    spoil(&disk);
+    for round in 0..60 {
+        store.insert(format!("{}", round % 7), "x".repeat(300)).unwrap();
+        if round % 20 == 19 {
+            store.compact().unwrap();
+            assert_same(&follower, &store);
+        }
+    }
+    for round in 0..100 {
+        store.insert(format!("{}", round % 7), "y".repeat(300)).unwrap();
+    }
+    store.compact().unwrap();
+    assert_same(&follower, &store);
+    assert_same(&follow(&disk), &store);
+}
+
+#[test]
+fn follower_goes_on_without_a_control_page() {
+    assert_follows_after(|disk| disk.remove_file("CONTROL").unwrap());
+}
+
+#[test]
+fn follower_goes_on_with_a_damaged_control_page() {
+    // The magic, the nonce, the generation in its highest byte, and the state.
+    for offset in [0, 56, 135, 192, 199] {
+        assert_follows_after(|disk| disk.rot_bit("CONTROL", offset, 1).unwrap());
+    }
+}
+
+#[test]
+fn follower_sees_a_gap_that_a_recovery_did_not_know_of() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    store.insert("a", "1").unwrap();
+    let follower = follow(&disk);
+    std::mem::forget(store);
+    let store = open_after_kill(&disk);
+    for round in 0..20 {
+        store.insert(format!("b{}", round % 4), "x".repeat(150)).unwrap();
+    }
+    store.compact_segments(&[2, 3, 4, 5], |_| true).unwrap();
+    store.flush().unwrap();
+    std::mem::forget(store);
+    // The recovery names the first segment as the one before the next.
+    let store = open_after_kill(&disk);
+    assert_same(&follower, &store);
+    store.insert("c", "1").unwrap();
+    assert_same(&follower, &store);
+}
+
+#[test]
+fn follower_refuses_damage_before_the_end_that_a_close_wrote() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    store.insert("a", "1").unwrap();
+    let follower = follow(&disk);
+    store.insert("b", "x".repeat(500)).unwrap();
+    store.close().unwrap();
+    let name = "0000000001.seg";
+    let at = disk.read_file(name).unwrap().windows(100).position(|bytes| bytes == [b'x'; 100]).unwrap();
+    disk.rot_bit(name, at as u64, 0).unwrap();
+    assert!(matches!(follower.refresh(), Err(Error::Corrupt { .. })), "{:?}", follower.refresh());
+    assert_eq!(follower.len(), 1);
 }

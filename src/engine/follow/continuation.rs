@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::Inner;
 use super::log_tail::{is_published, start_of};
 use crate::engine::Engine;
+use crate::error::Result;
 use crate::format::manifest::SegmentState;
 use crate::format::record::StartRecord;
 use crate::format::{SegmentId, Seq};
@@ -33,11 +34,20 @@ pub(super) enum Continuation {
 
 impl Inner {
     /// Looks for the segment in which the log continues.
-    pub(super) fn continuation(&self, engine: &Engine) -> Continuation {
-        let begun = self.ahead.iter().filter(|segment| is_published(segment, segment.data_offset()));
-        let starts = begun.filter_map(|segment| Some((segment, start_of(segment)?)));
+    ///
+    /// # Errors
+    ///
+    /// `Io` if a page cannot be read.
+    pub(super) fn continuation(&self, engine: &Engine) -> Result<Continuation> {
+        let mut starts = Vec::new();
+        for segment in &self.ahead {
+            if is_published(segment, segment.data_offset())? {
+                starts.extend(start_of(segment).map(|start| (segment, start)));
+            }
+        }
+        let starts = starts.into_iter();
         let Some(place) = &self.place else {
-            return self.first_segment(starts);
+            return Ok(self.first_segment(starts));
         };
         let mut others = false;
         for (segment, (_, start)) in starts {
@@ -48,14 +58,15 @@ impl Inner {
             // A recovery names the last segment that is left as the previous one. Segments that
             // compaction had removed before were durable, so the start record shows them.
             if continues && start.durable <= engine.last_seq() {
-                return Continuation::Found(Arc::clone(segment));
+                return Ok(Continuation::Found(Arc::clone(segment)));
             }
-            if previous.0 == here && previous.1 > place.offset && is_published(&place.segment, place.offset) {
-                return Continuation::LookAgain;
+            if previous.0 == here && previous.1 > place.offset && is_published(&place.segment, place.offset)?
+            {
+                return Ok(Continuation::LookAgain);
             }
             others = true;
         }
-        if self.is_lost(place, others) { Continuation::Gap } else { Continuation::None }
+        Ok(if self.is_lost(place, others) { Continuation::Gap } else { Continuation::None })
     }
 
     /// Looks for the segment with which the log begins, in a store that had none when it was read.

@@ -10,8 +10,6 @@ use super::Inner;
 use crate::engine::Engine;
 use crate::engine::state::catalog::Indexes;
 use crate::error::{Error, Result};
-use crate::format::SegmentId;
-use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::record::{RecordHeader, RecordKind};
 use crate::log::segment::Segment;
 use crate::mem::dead_bytes::DeadCause;
@@ -96,11 +94,6 @@ impl NewCopies {
     }
 }
 
-/// Returns true if a manifest names a segment, and not only until its file is removed.
-fn is_named(manifest: &Manifest, id: SegmentId) -> bool {
-    manifest.segment(id).is_some_and(|entry| entry.state != SegmentState::Retired)
-}
-
 impl Inner {
     /// Leads the index to all new copies.
     ///
@@ -110,7 +103,7 @@ impl Inner {
     pub(super) fn use_copies(&mut self, engine: &Engine) -> Result<()> {
         // Copies that have been moved again are found where they are now.
         let manifest = &self.manifest;
-        self.copies.retain(|copies| is_named(manifest, copies.segment.id()));
+        self.copies.retain(|copies| manifest.has(copies.segment.id()));
         while let Some(copies) = self.copies.last_mut() {
             copies.repoint(engine)?;
             self.copies.pop();
@@ -124,8 +117,7 @@ impl Inner {
         let manifest = &self.manifest;
         let place = self.place.as_ref().map(|place| place.segment.id());
         let segments = engine.shared.segments.read();
-        let is_gone =
-            |segment: &&Arc<Segment>| !is_named(manifest, segment.id()) && place != Some(segment.id());
+        let is_gone = |segment: &&Arc<Segment>| !manifest.has(segment.id()) && place != Some(segment.id());
         let gone = segments.values().filter(is_gone);
         let gone: Vec<_> = gone.map(Arc::clone).collect();
         drop(segments);
@@ -141,8 +133,6 @@ impl Inner {
             // The blocks on the disk are the writer's.
             engine.shared.space.retire(segment.mapping(), 0);
         }
-        engine.shared.space.collect();
-        engine.catalog.collect();
         self.must_let_go = false;
         true
     }

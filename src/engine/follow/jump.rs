@@ -25,8 +25,9 @@ impl Inner {
     pub(super) fn jump(&mut self, engine: &Engine) -> Result<()> {
         let Reread { manifest, segments, replayed, last, place, before } =
             reread(&engine.shared.dir, &engine.config, &engine.shared.space, &engine.hash_key)?;
-        // A store that lost its end in a power cut continues with greater numbers.
-        let last = last.max(engine.last_seq());
+        // Snapshots see by number, so what is new must have a new number. If the store lost its end,
+        // its next writer continues with greater ones.
+        let last = last.max(engine.last_seq().next());
         let Replayed { keyspaces, names, .. } = replayed;
         {
             let mut writer = engine.writer.lock();
@@ -42,12 +43,12 @@ impl Inner {
         for segment in old.values() {
             engine.shared.space.retire(segment.mapping(), 0);
         }
-        engine.shared.space.collect();
-        engine.catalog.collect();
         engine.shared.manifest.follow(manifest.clone());
         self.whole_at = manifest.generation;
         (self.manifest, self.place, self.before) = (manifest, place, before);
         self.copies.clear();
+        // The writer's nonce is compared once more.
+        self.nonce = None;
         self.must_let_go = false;
         Ok(())
     }

@@ -121,7 +121,7 @@ impl<'s> LogTail<'s> {
     ///
     /// `Corrupt` if published bytes form no record, `Io` if they cannot be read.
     pub(super) fn next(&mut self) -> Result<Option<LogUnit>> {
-        if !is_published(self.segment, self.reader.offset()) {
+        if !is_published(self.segment, self.reader.offset())? {
             return Ok(None);
         }
         let at = self.reader.offset();
@@ -158,14 +158,23 @@ impl<'s> LogTail<'s> {
 }
 
 /// Returns true if the first word of a record at an offset of a segment is published.
+///
+/// # Errors
+///
+/// `Io` if its page cannot be read.
 #[inline]
-pub(super) fn is_published(segment: &Segment, offset: u64) -> bool {
+pub(super) fn is_published(segment: &Segment, offset: u64) -> Result<bool> {
     if offset + HEADER_SIZE as u64 > segment.size() & !7 {
-        return false;
+        return Ok(false);
     }
-    let offset = usize::try_from(offset).expect("inside the mapping");
+    let at = usize::try_from(offset).expect("inside the mapping");
     // Acquire: pairs with the release store of the writer, in another process.
-    segment.mapping().word(offset).load(Ordering::Acquire) != 0
+    if segment.mapping().word(at).load(Ordering::Acquire) != 0 {
+        return Ok(true);
+    }
+    // Zeros in place of a page that cannot be read are no end of the log.
+    segment.check_readable(offset, offset + HEADER_SIZE as u64)?;
+    Ok(false)
 }
 
 /// Returns the start record of a segment, with its number. `None` if it is not published, or not

@@ -80,6 +80,8 @@ pub struct Refreshed {
 #[derive(Debug)]
 pub(crate) struct Following {
     inner: Mutex<Inner>,
+    /// The control page for questions that do not wait for a refresh.
+    page: Mutex<Option<ControlReader>>,
 }
 
 #[derive(Debug)]
@@ -131,7 +133,7 @@ impl Following {
         };
         inner.ahead = ahead_of(segments.values());
         drop(segments);
-        (recovered, Self { inner: Mutex::new(inner) })
+        (recovered, Self { inner: Mutex::new(inner), page: Mutex::default() })
     }
 
     /// Applies everything that is in the log.
@@ -142,72 +144,46 @@ impl Following {
     pub(crate) fn refresh(&self, engine: &Engine) -> Result<Refreshed> {
         engine.fork_guard.check()?;
         let mut inner = self.inner.lock();
-        let (mut records, mut jumped) = (0, false);
+        let mut records = 0;
         inner.check_place(engine)?;
-        if inner.is_as_seen() && inner.follow_log(engine, &mut records)? {
-            return Ok(Refreshed { seq: engine.last_seq(), records, jumped });
-        }
-        for _ in 0..ATTEMPTS {
-            let state = inner.control(engine)?;
-            let words = inner.words;
-            let is_new = inner.is_new(state.as_ref());
-            engine.shared.dir.reader_point("follow-compared");
-            let is_known = !is_new || inner.take_manifest(engine, state.as_ref())?;
-            engine.shared.dir.reader_point("follow-mapped");
-            let is_whole = is_known && inner.follow_log(engine, &mut records)? && {
-                engine.shared.dir.reader_point("follow-applied");
-                inner.use_copies(engine)?;
-                !inner.must_let_go || inner.let_go(engine)
-            };
-            if is_whole {
-                inner.seen = words.filter(|_| state.is_some());
-                return Ok(Refreshed { seq: engine.last_seq(), records, jumped });
+        let mut is_done = inner.is_as_seen() && inner.follow_log(engine, &mut records)?;
+        let mut jumped = false;
+        let mut left = ATTEMPTS;
+        while !is_done {
+            is_done = inner.follow_store(engine, &mut records)?;
+            left -= 1;
+            // A newer manifest may lead on.
+            if !is_done && (left == 0 || inner.newest(engine, 0)?.generation <= inner.manifest.generation) {
+                // The store is read after this call began, so nothing is missing.
+                inner.jump(engine)?;
+                (is_done, jumped) = (true, true);
             }
-            let now = inner.control(engine)?;
-            if is_known && inner.is_new(now.as_ref()) {
-                // The manifest has changed since, and may lead on.
-                continue;
-            }
-            inner.jump(engine)?;
-            inner.nonce = now.map(|state| state.header.writer_nonce);
-            jumped = true;
         }
-        Err(inner.unsteady(engine))
-    }
-
-    /// Returns true if the writer has announced a newer manifest than the one at hand.
-    ///
-    /// # Errors
-    ///
-    /// Errors of the operating system.
-    pub(crate) fn is_behind(&self, engine: &Engine) -> Result<bool> {
-        let mut inner = self.inner.lock();
-        let state = inner.control(engine)?;
-        Ok(inner.is_new(state.as_ref()))
+        inner.collect(engine);
+        Ok(Refreshed { seq: engine.last_seq(), records, jumped })
     }
 
     /// Returns the status of the store's writer, and the number up to which it calls the log
-    /// durable.
+    /// durable. It does not wait for a refresh.
     ///
     /// # Errors
     ///
     /// Errors of the operating system.
     pub(crate) fn writer(&self, engine: &Engine) -> Result<(WriterStatus, Seq)> {
         engine.fork_guard.check()?;
-        let mut inner = self.inner.lock();
-        let state = inner.control(engine)?;
-        let is_of_this_boot =
-            |state: &ControlState| Some(state.header.boot_id) == engine.shared.dir.boot_id();
-        let durable = state.filter(is_of_this_boot).and_then(|state| state.durable).unwrap_or(Seq::ZERO);
+        let dir = engine.shared.dir.as_ref();
+        let mut page = self.page.lock();
+        if page.as_ref().is_none_or(|page| !page.is_in_place(dir).unwrap_or(false)) {
+            *page = ControlReader::open(dir, engine.config.sigbus_guard)?;
+        }
+        let state = page.as_ref().and_then(|page| page.state(engine.shared.store));
+        drop(page);
+        let boot_id = dir.boot_id().unwrap_or([0; 16]);
+        let of_this_boot = state.filter(|state| state.header.boot_id == boot_id);
+        let durable = of_this_boot.and_then(|state| state.durable).unwrap_or(Seq::ZERO);
         let status = state.map_or(WriterStatus::Unknown, |state| state.status);
-        Ok((status, durable.max(inner.manifest.durable)))
+        Ok((status, durable.max(engine.shared.manifest.read(|manifest| manifest.durable))))
     }
-}
-
-/// Returns true if a page is of a writer that opened the store in this boot of the system, and has
-/// not closed it.
-fn is_of_live_writer(state: &ControlState, engine: &Engine) -> bool {
-    state.status == WriterStatus::Open && Some(state.header.boot_id) == engine.shared.dir.boot_id()
 }
 
 /// Returns the segments of the log without a published record.
@@ -222,11 +198,7 @@ impl Inner {
     /// store.
     fn control(&mut self, engine: &Engine) -> Result<Option<ControlState>> {
         if self.control.is_none() {
-            let page = ControlReader::open(engine.shared.dir.as_ref())?;
-            if let Some(page) = page.as_ref().filter(|_| engine.config.sigbus_guard) {
-                page.guard();
-            }
-            self.control = page;
+            self.control = ControlReader::open(engine.shared.dir.as_ref(), engine.config.sigbus_guard)?;
         }
         // Before the contents: a later glance shows if they have changed.
         self.words = self.glance();
@@ -267,10 +239,7 @@ impl Inner {
         {
             (self.control, self.nonce) = (None, None);
             // Without a page, too, the manifest says which store is there.
-            let now = read_manifest(dir)?;
-            if now.is_none_or(|now| now.store != engine.shared.store) {
-                return Err(self.replaced(engine));
-            }
+            self.newest(engine, 0)?;
         }
         Ok(())
     }
@@ -281,31 +250,51 @@ impl Inner {
 
     /// Returns true if there may be a newer manifest than the one at hand.
     fn is_new(&self, state: Option<&ControlState>) -> bool {
-        match state {
-            Some(state) => {
-                state.generation > self.manifest.generation || self.nonce != Some(state.header.writer_nonce)
-            }
-            // Without a page there was no writer. Otherwise one is opening the store.
-            None => self.control.is_some(),
-        }
+        // Without a page that can be read, only the manifest tells.
+        state.is_none_or(|state| {
+            state.generation > self.manifest.generation || self.nonce != Some(state.header.writer_nonce)
+        })
     }
 
-    /// Reads the manifest, and maps the segments that are new in it. Returns false if it is older
-    /// than the one at hand.
+    /// Follows the store once: manifest, log, copies. Returns false if that did not lead to the end
+    /// of the log.
     ///
     /// # Errors
     ///
-    /// `Replaced` if another store is in the directory now, the errors of [`Segment::open`], and
-    /// errors of the operating system.
-    fn take_manifest(&mut self, engine: &Engine, state: Option<&ControlState>) -> Result<bool> {
-        // Only a live writer's word counts.
-        let live = state.filter(|state| is_of_live_writer(state, engine));
-        let announced = live.map_or(0, |state| state.generation);
+    /// The errors of a refresh.
+    fn follow_store(&mut self, engine: &Engine, records: &mut u64) -> Result<bool> {
+        let state = self.control(engine)?;
+        let words = self.words;
         let dir = engine.shared.dir.as_ref();
-        let mut missing = None;
+        dir.reader_point("follow-compared");
+        let is_known = !self.is_new(state.as_ref()) || self.take_manifest(engine, state.as_ref())?;
+        dir.reader_point("follow-mapped");
+        if !is_known || !self.follow_log(engine, records)? {
+            return Ok(false);
+        }
+        dir.reader_point("follow-applied");
+        self.use_copies(engine)?;
+        if self.must_let_go && !self.let_go(engine) {
+            return Ok(false);
+        }
+        self.seen = words.filter(|_| state.is_some());
+        Ok(true)
+    }
+
+    /// Reads the newest manifest, and waits for one of this generation as long as a writer may be
+    /// writing it.
+    ///
+    /// # Errors
+    ///
+    /// `Replaced` if the store is gone, or another one is there; errors of the operating system.
+    fn newest(&self, engine: &Engine, announced: u64) -> Result<Manifest> {
+        let dir = engine.shared.dir.as_ref();
+        let mut newest = None;
         for _ in 0..ATTEMPTS {
-            let read = read_manifest(dir)?;
-            let Some(manifest) = read.filter(|manifest| manifest.generation >= announced) else {
+            let Some(manifest) = read_manifest(dir)? else {
+                if MANIFESTS.iter().all(|name| matches!(dir.id_of(name), Ok(None))) {
+                    return Err(self.replaced(engine));
+                }
                 // Both copies may have been read while they were written.
                 thread::yield_now();
                 continue;
@@ -313,8 +302,29 @@ impl Inner {
             if manifest.store != engine.shared.store {
                 return Err(self.replaced(engine));
             }
-            dir.reader_point("follow-manifest");
-            if manifest.generation < self.manifest.generation {
+            if manifest.generation >= announced {
+                return Ok(manifest);
+            }
+            // No checksum covers the announced number, so the last word is the manifest's.
+            newest = Some(manifest);
+            thread::yield_now();
+        }
+        newest.ok_or_else(|| self.unsteady(engine))
+    }
+
+    /// Reads the manifest, and maps the segments that are new in it. Returns false if it is older
+    /// than the one at hand, or names other segments under the same numbers.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Inner::newest`] and [`Segment::open`].
+    fn take_manifest(&mut self, engine: &Engine, state: Option<&ControlState>) -> Result<bool> {
+        let live = state.filter(|_| self.may_have_writer(engine));
+        let announced = live.map_or(0, |state| state.generation);
+        for _ in 0..ATTEMPTS {
+            let manifest = self.newest(engine, announced)?;
+            engine.shared.dir.reader_point("follow-manifest");
+            if manifest.generation < self.manifest.generation || self.has_other_segments(engine, &manifest) {
                 return Ok(false);
             }
             match self.map_new(engine, &manifest) {
@@ -324,12 +334,23 @@ impl Inner {
                     self.nonce = state.map(|state| state.header.writer_nonce);
                     return Ok(true);
                 }
-                // Compaction has replaced it since.
-                Err(error @ Error::MissingSegment { .. }) => missing = Some(error),
+                // Compaction has replaced it, if there is a newer manifest.
+                Err(Error::MissingSegment { .. })
+                    if self.newest(engine, 0)?.generation > manifest.generation => {}
                 Err(error) => return Err(error),
             }
         }
-        Err(missing.unwrap_or_else(|| self.unsteady(engine)))
+        Err(self.unsteady(engine))
+    }
+
+    /// Returns true if a manifest names a segment under the number of another one that is mapped. A
+    /// number that was never durable is given again.
+    fn has_other_segments(&self, engine: &Engine, manifest: &Manifest) -> bool {
+        let segments = engine.shared.segments.read();
+        manifest
+            .segments
+            .iter()
+            .any(|entry| segments.get(&entry.id).is_some_and(|segment| segment.nonce() != entry.nonce))
     }
 
     /// Maps the segments of a manifest that are not mapped yet.
@@ -340,9 +361,15 @@ impl Inner {
                 continue;
             }
             let segment = Segment::open(shared.dir.as_ref(), &shared.space, shared.store, entry)?;
-            segment.release_file();
+            segment.follow();
             if entry.role == Role::Log {
-                self.ahead.push(Arc::clone(&segment));
+                // A pass that failed gave it back, and it was read long ago.
+                let is_read = entry.state == SegmentState::Sealed && entry.last_seq <= engine.last_seq();
+                if is_read {
+                    segment.mapping().publish_existing(entry.end);
+                } else {
+                    self.ahead.push(Arc::clone(&segment));
+                }
             } else {
                 segment.mapping().publish_existing(entry.end);
                 let (offset, end) = (segment.data_offset(), entry.end);
@@ -361,14 +388,23 @@ impl Inner {
     fn follow_log(&mut self, engine: &Engine, records: &mut u64) -> Result<bool> {
         loop {
             match self.follow_segment(engine, records) {
-                // A power cut leaves damage at the end, and the next writer cuts the log there.
-                Err(Error::Corrupt { .. }) if self.may_end_here() && !self.may_have_writer(engine)? => {
-                    return Ok(true);
+                Err(Error::Corrupt { .. }) if self.may_end_here() => {
+                    let state = self.control(engine)?;
+                    if state.is_some() && self.is_new(state.as_ref()) {
+                        // A recovery may have cut the log here.
+                        return Ok(false);
+                    }
+                    if !self.may_have_writer(engine) {
+                        // A power cut leaves damage at the end, and the next writer cuts the log
+                        // there.
+                        return Ok(true);
+                    }
+                    self.follow_segment(engine, records)?;
                 }
                 other => other?,
             }
             engine.shared.dir.reader_point("follow-segment");
-            match self.continuation(engine) {
+            match self.continuation(engine)? {
                 Continuation::LookAgain => {}
                 Continuation::None => return Ok(true),
                 Continuation::Gap => return Ok(false),
@@ -386,8 +422,10 @@ impl Inner {
 
     /// Applies the rest of the present segment.
     fn follow_segment(&mut self, engine: &Engine, records: &mut u64) -> Result<()> {
+        let has_ended = self.has_ended();
         let Some(place) = &mut self.place else { return Ok(()) };
-        if !is_published(&place.segment, place.offset) {
+        if has_ended || !is_published(&place.segment, place.offset)? {
+            // Behind the end of a segment that a recovery cut, torn bytes may lie.
             return Ok(());
         }
         let segment = Arc::clone(&place.segment);
@@ -410,6 +448,13 @@ impl Inner {
         }
     }
 
+    /// Returns true if the place is the end of a segment that is never appended to again.
+    fn has_ended(&self) -> bool {
+        let Some(place) = &self.place else { return false };
+        let entry = self.manifest.segment(place.segment.id());
+        entry.is_some_and(|entry| entry.state != SegmentState::Open && entry.end <= place.offset)
+    }
+
     /// Returns true unless the manifest knows that the log continues behind the place.
     fn may_end_here(&self) -> bool {
         let Some(place) = &self.place else { return true };
@@ -418,17 +463,23 @@ impl Inner {
     }
 
     /// Returns true if a writer may have the store open.
-    fn may_have_writer(&mut self, engine: &Engine) -> Result<bool> {
-        let state = self.control(engine)?;
-        Ok(state.map_or(self.control.is_some(), |state| is_of_live_writer(&state, engine)))
+    fn may_have_writer(&self, engine: &Engine) -> bool {
+        let shared = &engine.shared;
+        self.control.as_ref().is_some_and(|page| page.may_have_writer(shared.dir.as_ref(), shared.store))
+    }
+
+    /// Frees what no reader can see any more.
+    fn collect(&self, engine: &Engine) {
+        if engine.catalog.has_retired() {
+            engine.catalog.collect();
+        }
+        if engine.shared.space.waits() {
+            engine.shared.space.collect();
+        }
     }
 
     /// Returns the error for a store whose files do not settle.
     fn unsteady(&self, engine: &Engine) -> Error {
-        let dir = engine.shared.dir.as_ref();
-        if MANIFESTS.iter().all(|name| matches!(dir.id_of(name), Ok(None))) {
-            return self.replaced(engine);
-        }
         let path = engine.shared.dir.path().join(MANIFESTS[0]);
         Error::Corrupt { path, offset: 0, defect: Defect::Truncated }
     }

@@ -11,13 +11,14 @@
 //! sync.
 
 mod errors;
+mod followed;
 mod prefault;
 mod unbacked;
 mod unwritten;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -98,6 +99,8 @@ pub(crate) struct Segment {
     /// The writer may store below this offset without a fault.
     ready: AtomicU64,
     times: Times,
+    /// True if another process owns it, and this one follows.
+    is_followed: AtomicBool,
     /// Held while pages are faulted.
     extending: Mutex<()>,
 }
@@ -280,6 +283,7 @@ impl Segment {
             file: Mutex::new(file),
             ready: AtomicU64::new(ready),
             times: Times::default(),
+            is_followed: AtomicBool::new(false),
             extending: Mutex::new(()),
         })
     }

@@ -10,6 +10,7 @@
 mod cut;
 mod devices;
 mod file_system;
+mod followed;
 mod full;
 mod signals;
 

@@ -1,5 +1,8 @@
 //! A follower beside a live writer, one feature at a time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use mapcask::sim::{Seeded, SimDisk, Tears};
 use mapcask::{Error, Options, WriteBatch, WriterStatus};
 
@@ -326,8 +329,10 @@ fn follower_sees_a_gap_that_a_recovery_did_not_know_of() {
     for round in 0..20 {
         store.insert(format!("b{}", round % 4), "x".repeat(150)).unwrap();
     }
-    store.compact_segments(&[2, 3, 4, 5], |_| true).unwrap();
+    // It moves all of this, and leaves the first segment, in which nothing is dead.
+    store.compact().unwrap();
     store.flush().unwrap();
+    assert!(disk.files().contains(&"0000000001.seg".to_owned()));
     std::mem::forget(store);
     // The recovery names the first segment as the one before the next.
     let store = open_after_kill(&disk);
@@ -349,4 +354,25 @@ fn follower_refuses_damage_before_the_end_that_a_close_wrote() {
     disk.rot_bit(name, at as u64, 0).unwrap();
     assert!(matches!(follower.refresh(), Err(Error::Corrupt { .. })), "{:?}", follower.refresh());
     assert_eq!(follower.len(), 1);
+}
+
+#[test]
+fn attach_reads_what_compaction_removes_meanwhile() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    for round in 0..60 {
+        store.insert(format!("{}", round % 7), "x".repeat(300)).unwrap();
+    }
+    let store = Arc::new(store);
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let (writer, counted) = (Arc::clone(&store), Arc::clone(&attempts));
+    disk.on_crash_point(move |point| match point {
+        "attach-manifest" => drop(counted.fetch_add(1, Ordering::Relaxed)),
+        "attach-mapped" => assert!(writer.compact().unwrap().segments_removed > 0),
+        _ => {}
+    });
+    let follower = follow(&disk);
+    disk.forget_hook();
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
+    assert_same(&follower, &store);
 }

@@ -26,29 +26,31 @@ fn announce_calls() -> RawFd {
     RawFd::try_from(listener).unwrap_or(-1)
 }
 
-/// Lets the waiting call continue, and returns its number. Returns `None` once the thread has ended.
+/// Waits for a call, tells its number, and lets it continue. Returns false once the thread has ended.
 ///
 /// It takes no memory: the thread may wait with the lock of the allocator.
-fn next_call(listener: &OwnedFd) -> Option<usize> {
+fn next_call(listener: &OwnedFd, mut tell: impl FnMut(usize)) -> bool {
     let mut wait = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, writable.
     let ready = unsafe { libc::poll(&raw mut wait, 1, -1) };
     assert_eq!(ready, 1);
     if wait.revents & libc::POLLIN == 0 {
-        return None;
+        return false;
     }
     // SAFETY: zeros are a valid value of this plain struct, and what the call asks for.
     let mut told: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the struct is writable, and of the type that the call fills.
     let got = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut told) };
     assert_eq!(got, 0);
+    // The thread waits still: once it goes on, it may end its work at once.
+    tell(usize::try_from(told.data.nr).unwrap_or(usize::MAX));
     let flags = u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap();
     let answer = libc::seccomp_notif_resp { id: told.id, val: 0, error: 0, flags };
     // SAFETY: the answer is readable, and of the type that the call takes.
     let sent =
         unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const answer) };
     assert_eq!(sent, 0);
-    usize::try_from(told.data.nr).ok()
+    true
 }
 
 /// Counts the system calls of some work, which must not leave its thread. Returns `None` where the
@@ -78,11 +80,8 @@ pub(crate) fn calls_of(work: impl FnOnce() + Send) -> Option<Counts> {
         // SAFETY: the descriptor was just made, and no other owner has it.
         let listener = unsafe { OwnedFd::from_raw_fd(made) };
         let mut counts = [0; 512];
-        while let Some(number) = next_call(&listener) {
-            if !is_done.load(SeqCst) {
-                counts[number.min(511)] += 1;
-            }
-        }
+        let mut count = |number: usize| counts[number.min(511)] += u64::from(!is_done.load(SeqCst));
+        while next_call(&listener, &mut count) {}
         worker.join().unwrap();
         Some(counts)
     })

@@ -154,26 +154,42 @@ impl Chain<'_> {
         }
     }
 
-    /// Opens the store as any program does, and compares.
-    fn end(&mut self) {
+    /// Opens the store in this process, compares, writes, and closes it.
+    fn look_and_close(&mut self) {
         let store = history::options().open(self.path).unwrap();
         let wrong = differences(&held(&store), &self.contents);
         assert!(wrong.is_empty(), "an open finds: {wrong:?}");
-        let keys = self.contents.values().map(|map| map.len() as u64).sum();
-        assert_eq!(store.verify().unwrap().keys, keys);
-        for number in self.number + 1..self.number + 100 {
-            let operation = Operation::draw(self.seed, number, &self.contents);
+        assert_eq!(store.verify().unwrap().keys, keys(&self.contents));
+        for _ in 0..self.rng.u32(0..100) {
+            self.number += 1;
+            let operation = Operation::draw(self.seed, self.number, &self.contents);
             operation.carry_out(&store).unwrap();
             operation.apply(&mut self.contents);
         }
-        let keys = self.contents.values().map(|map| map.len() as u64).sum();
-        for follower in [self.rare, self.busy] {
-            follower.refresh().unwrap();
-            assert_eq!(differences(&shown(follower), &self.contents), [""; 0]);
-            assert_eq!(follower.verify().unwrap().keys, keys);
+        let is_before = self.rng.bool();
+        if is_before {
+            self.assert_shown("before the close");
         }
         store.close().unwrap();
+        if !is_before || self.rng.bool() {
+            self.assert_shown("after the close");
+        }
     }
+
+    /// Refreshes both followers, and compares.
+    fn assert_shown(&mut self, when: &str) {
+        for (name, follower) in [("rare", self.rare), ("busy", self.busy)] {
+            let refreshed = follower.refresh().unwrap();
+            let wrong = differences(&shown(follower), &self.contents);
+            assert!(wrong.is_empty(), "{when}, {name} follower: {wrong:?} ({refreshed:?})");
+            assert_eq!(follower.verify().unwrap().keys, keys(&self.contents), "{when}, {name} follower");
+        }
+        self.seen.check(self.rare);
+    }
+}
+
+fn keys(contents: &Contents) -> u64 {
+    contents.values().map(|map| map.len() as u64).sum()
 }
 
 #[test]
@@ -226,10 +242,14 @@ fn followers_are_exact_while_writers_are_killed() {
         });
         for round in 0..rounds {
             chain.live_and_die(round);
+            if chain.rng.u8(0..4) == 0 {
+                chain.look_and_close();
+            }
         }
         drop(stop);
     });
-    chain.end();
+    chain.look_and_close();
+    chain.assert_shown("at the end");
     assert!(rounds < 20 || chain.number > rounds, "hardly anything was written");
     println!(
         "kills: {rounds} ({} before the store was open), {} operations ({} shown without having been \

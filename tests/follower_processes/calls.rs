@@ -72,7 +72,7 @@ fn writes(line: &str, store: &str) -> bool {
         line.contains("MAP_SHARED") && line.contains("PROT_WRITE") && !line.contains("MAP_ANONYMOUS");
     CHANGES.contains(&call)
         || WRITES.contains(&call) && !is_to_pipe
-        || line.contains("O_") && OPENS.iter().any(|flag| line.contains(flag))
+        || call.starts_with("open") && OPENS.iter().any(|flag| line.contains(flag))
         || line.contains("F_SETLK")
         || line.contains("F_OFD_SETLK")
         || call == "mmap" && shares

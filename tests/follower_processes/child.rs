@@ -153,6 +153,7 @@ fn child_process_does_its_part_of_a_test() {
         "write" => crate::history::write(&store),
         "follow" => follow(&store),
         "refresh" => refresh(&store),
+        "create" => crate::births::create(&store),
         "host" => crate::places::host(&store),
         #[cfg(target_arch = "x86_64")]
         "idle" => crate::calls::idle(&store),

@@ -81,6 +81,50 @@ fn a_failed_write_of_a_large_value_leaves_nothing() {
     assert!(met > 20, "only {met} failures were met");
 }
 
+/// The bytes that a failed call left must not follow the next record: a kill would show a torn
+/// write there.
+#[test]
+fn small_record_does_not_precede_a_part_of_a_large_value() {
+    let mut met = 0;
+    for nth in 1.. {
+        let disk = SimDisk::new();
+        let store = open(&disk, Durability::Os).unwrap();
+        store.insert("small", [1; 100]).unwrap();
+        store.insert("large", vec![2; LARGE]).unwrap();
+        disk.fail_nth(Some(Operation::Write), nth, Fault::Short, false);
+        let result = store.insert("other", vec![3; LARGE]);
+        if disk.faults_fired() == 0 {
+            break;
+        }
+        met += u32::from(result.is_err());
+        disk.clear_faults();
+        store.insert("after", [4; 10]).unwrap();
+        let store = open(&disk.kill(), Durability::Os).unwrap();
+        let report = store.recovery_report();
+        assert_eq!(report.torn_bytes, 0, "write {nth}: {result:?}");
+        assert!(store.contains_key("after").unwrap());
+    }
+    assert!(met > 0, "no write failed");
+}
+
+/// Until a store that was closed says that it is open, it may hold no new record.
+#[test]
+fn first_large_value_after_a_clean_open_survives_a_kill() {
+    for before in 0..8 {
+        let disk = SimDisk::new();
+        let store = open(&disk, Durability::Os).unwrap();
+        for number in 0..before {
+            store.insert([number], vec![number; 40_000]).unwrap();
+        }
+        store.close().unwrap();
+        let store = open(&disk, Durability::Os).unwrap();
+        store.insert("large", vec![2; LARGE]).unwrap();
+        let killed = open(&disk.kill(), Durability::Os);
+        let killed = killed.unwrap_or_else(|error| panic!("behind {before} values: {error}"));
+        assert_eq!(killed.get("large").unwrap().unwrap(), vec![2; LARGE]);
+    }
+}
+
 #[test]
 fn a_large_value_is_there_as_a_whole_or_not_at_all() {
     let disk = SimDisk::new();

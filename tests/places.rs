@@ -402,7 +402,19 @@ fn is_set_back(path: &Path) -> bool {
 
 #[test]
 fn a_flush_and_a_close_tell_the_times_of_what_was_written() {
-    let scratch = scratch();
+    check_times(&scratch());
+}
+
+/// In memory no page is written back, so the next store into it is no fault either.
+#[test]
+fn times_are_told_on_a_file_system_in_memory() {
+    match tempfile::tempdir_in("/dev/shm") {
+        Ok(scratch) => check_times(&scratch),
+        Err(error) => eprintln!("SKIPPED: times_are_told_on_a_file_system_in_memory: /dev/shm: {error}"),
+    }
+}
+
+fn check_times(scratch: &tempfile::TempDir) {
     let store = open(scratch.path());
     // The page is written to already, so that another write to it is no fault that the kernel would
     // notice.

@@ -176,8 +176,12 @@ fn records_during_a_sync_become_durable_after_a_kill() {
         gate.open();
         flush.join().unwrap().unwrap();
     });
+    let (durable, last) = (store.durable_seq(), store.last_seq());
+    assert!(durable < last);
     let killed = disk.kill();
     let store = open(&killed);
+    let believed = store.recovery_report().durable_seq;
+    assert!(believed < last.0, "record {last} was not synced, and {believed} counts as durable");
     store.flush().unwrap();
     for seed in 0..16 {
         let cut = killed.crash_at(killed.position(), Tears::None, &mut Seeded::new(seed));

@@ -1,8 +1,9 @@
 //! Tests of opening stores with contents that no store writes, and with much data to quarantine.
 
 use super::options::Options;
+use crate::error::Error;
 use crate::format::file_name::{LOCK, MANIFESTS};
-use crate::format::manifest::{Manifest, SegmentEntry};
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::record::{HEADER_SIZE, RecordHeader, RecordKind, RecordPlace, Watermark, payload_sum};
 use crate::format::record_reader::{Order, ReadStep, RecordAt, RecordReader};
 use crate::format::segment_header::SegmentHeader;
@@ -175,6 +176,68 @@ fn open_refuses_numbers_without_a_valid_successor() {
     bytes.resize(segment.len(), 0);
     disk.put_file(&crate::format::file_name::segment(header.id), &bytes);
     assert_refused_unchanged(&disk, "a segment with the last number");
+}
+
+#[test]
+fn open_numbers_records_above_the_bounds_of_compaction() {
+    let disk = SimDisk::with_seed(1);
+    let store = options().open_on(&disk).expect("a new store");
+    store.insert("key", "value").expect("there is room");
+    for _ in 0..4 {
+        store.insert("other", [7; 3000]).expect("there is room");
+    }
+    store.flush().expect("nothing is wrong");
+    while store.step().expect("nothing is wrong") {}
+    let disk = disk.kill();
+    let mut manifest = manifest_of(&disk);
+    // A pass looked at records up to this number, and a power cut took them.
+    let sealed = manifest.segments.iter_mut().find(|entry| entry.state == SegmentState::Sealed);
+    sealed.expect("the first is durable").filtered = Seq(4096);
+    put_manifest(&disk, &manifest);
+    let store = options().open_on(&disk).expect("nothing is missing");
+    assert_eq!(store.get("key").expect("readable").as_deref(), Some(b"value".as_slice()));
+    let seq = store.insert("next", "value").expect("there is room");
+    assert!(seq > Seq(4096), "{seq} is at or below the bound");
+}
+
+#[test]
+fn pass_notes_the_last_number_of_the_log_it_removes() {
+    let disk = SimDisk::with_seed(1);
+    let store = options().open_on(&disk).expect("a new store");
+    for n in 0..40u32 {
+        store.insert(n.to_le_bytes(), [7; 500]).expect("there is room");
+        store.insert("again and again", "a value").expect("there is room");
+    }
+    store.flush().expect("nothing is wrong");
+    while store.step().expect("nothing is wrong") {}
+    let before = manifest_of(&disk);
+    let sealed = before.segments.iter().filter(|entry| entry.state == SegmentState::Sealed);
+    let (ids, last): (Vec<_>, Vec<_>) = sealed.map(|entry| (entry.id.0, entry.last_seq)).unzip();
+    assert!(ids.len() > 2, "{before:?}");
+    store.compact_segments(&ids, |_| true).expect("nothing is wrong");
+    assert_eq!(Some(manifest_of(&disk).retired_seq), last.into_iter().max());
+}
+
+#[test]
+fn open_refuses_the_manifests_of_two_stores() {
+    let [one, other] = [1, 2].map(|seed| {
+        let disk = SimDisk::with_seed(seed);
+        let store = options().open_on(&disk).expect("a new store");
+        store.insert("key", "value").expect("there is room");
+        store.close().expect("nothing is wrong");
+        disk
+    });
+    for name in MANIFESTS {
+        let mixed = SimDisk::new();
+        for (name, bytes) in files(&one) {
+            mixed.put_file(&name, &bytes);
+        }
+        mixed.put_file(name, &other.read_file(name).expect("it is there"));
+        let before = files(&mixed);
+        let refused = options().open_on(&mixed).expect_err("one copy is another store's");
+        assert!(matches!(refused, Error::ForeignFile { .. }), "{refused}");
+        assert!(files(&mixed) == before, "a refusal changed files");
+    }
 }
 
 #[test]

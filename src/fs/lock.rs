@@ -168,11 +168,7 @@ impl HeldClaim {
                 }
                 Err(TryLockError::Error(error)) => return Err(LockFailure::Io(error)),
             }
-            // Another process may have replaced the file between the open and the lock. Then a
-            // third one may hold the lock on the file that is visible now.
-            let ours = file.metadata().map_err(LockFailure::Io)?;
-            if self.place.id_of(&self.name).map_err(LockFailure::Io)? == Some(platform::identity(&ours).inode)
-            {
+            if self.is_in_place(&file).map_err(LockFailure::Io)? {
                 if let Some(note) = &self.note {
                     write_note(&file, note).map_err(LockFailure::Io)?;
                 }
@@ -181,6 +177,15 @@ impl HeldClaim {
             }
         }
         Err(LockFailure::Io(io::Error::other("the lock file is replaced again and again")))
+    }
+
+    /// Returns true if the name leads to this locked file.
+    ///
+    /// Another process may have replaced the file between the open and the lock. Then a third one
+    /// may hold the lock on the file that is visible now.
+    fn is_in_place(&self, file: &File) -> io::Result<bool> {
+        let ours = platform::identity(&file.metadata()?).inode;
+        Ok(self.place.id_of(&self.name)? == Some(ours))
     }
 
     fn may_do_without(&self, error: &io::Error) -> bool {
@@ -214,4 +219,30 @@ fn write_note(file: &File, note: &[u8]) -> io::Result<()> {
     platform::write_all_at(file, note, 0)?;
     // Rarely needed: it costs the file system a transaction.
     if file.metadata()?.len() == note.len() as u64 { Ok(()) } else { file.set_len(note.len() as u64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_was_replaced_before_its_lock_is_not_in_place() {
+        let here = std::env::current_exe().expect("the test itself");
+        let dir = tempfile::tempdir_in(here.parent().expect("it lies in a folder")).unwrap();
+        let held = HeldClaim {
+            place: Arc::new(Place::open(dir.path()).unwrap()),
+            name: "LOCK".to_owned(),
+            note: Some(b"1\n".to_vec()),
+            shared: false,
+            file: None,
+            has_dir: false,
+            process: std::process::id(),
+        };
+        let file = held.open_file().unwrap().expect("a writer makes one");
+        assert!(held.is_in_place(&file).unwrap());
+        std::fs::remove_file(dir.path().join("LOCK")).unwrap();
+        assert!(!held.is_in_place(&file).unwrap(), "it has no name");
+        std::fs::write(dir.path().join("LOCK"), "2\n").unwrap();
+        assert!(!held.is_in_place(&file).unwrap(), "its name leads to another file");
+    }
 }

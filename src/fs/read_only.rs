@@ -118,3 +118,21 @@ impl Dir for ReadOnlyDir {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::sim::SimDisk;
+
+    #[test]
+    fn every_file_is_opened_for_reading_only() {
+        let disk = SimDisk::new();
+        disk.put_file("file", b"content");
+        let dir = ReadOnlyDir(disk.dir());
+        for access in [Access::Read, Access::Write] {
+            let file = dir.open("file", access).unwrap();
+            file.write_at(b"other", 0).unwrap_err();
+        }
+        assert_eq!(disk.read_file("file").unwrap(), b"content");
+    }
+}

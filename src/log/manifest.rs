@@ -387,3 +387,152 @@ impl ManifestStore {
         self.dir.path().join(MANIFESTS[copy])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::StoreId;
+    use crate::format::keyspace_change::KeyspaceSet;
+    use crate::format::segment_header::Role;
+    use crate::fs::sim::{Exhaustive, Fault, Operation, SimDisk, Tears};
+
+    fn entry(id: u64) -> SegmentEntry {
+        SegmentEntry {
+            id: SegmentId(id),
+            size: 8192,
+            nonce: id,
+            end: 0,
+            last_seq: Seq::ZERO,
+            first_seq: Seq::ZERO,
+            filtered: Seq::ZERO,
+            state: SegmentState::Open,
+            role: Role::Log,
+            generation: 0,
+        }
+    }
+
+    /// Returns a manifest with so many segments that its counters lie in the first half.
+    fn sample() -> Manifest {
+        Manifest {
+            generation: 1,
+            store: StoreId([7; 16]),
+            hash_id: 1,
+            secret: [0; 32],
+            clean: false,
+            next_segment: SegmentId(9),
+            incarnation: 1,
+            durable: Seq::ZERO,
+            next_seq: Seq(1),
+            segments: (1..9).map(entry).collect(),
+            retired_seq: Seq::ZERO,
+            checkpoint: 0,
+            keyspaces: KeyspaceSet::new(),
+        }
+    }
+
+    /// Stores the sample on a new disk. Each copy that is `damaged` has other bytes in its place.
+    fn stored(damaged: [bool; 2]) -> (SimDisk, ManifestStore) {
+        let disk = SimDisk::new();
+        for (name, damaged) in MANIFESTS.into_iter().zip(damaged) {
+            let bytes = sample().encode();
+            disk.put_file(name, if damaged { &bytes[..100] } else { &bytes });
+        }
+        let commit = Arc::new(GroupCommit::new(Seq::ZERO));
+        let store = ManifestStore::open(&disk.dir(), &commit, sample(), damaged, false).unwrap();
+        disk.forget_history();
+        (disk, store)
+    }
+
+    /// Returns the newest whole copy on a disk.
+    fn newest(disk: &SimDisk) -> Option<Manifest> {
+        let whole = |name| Manifest::decode(&disk.read_file(name).ok()?).ok()?.ok();
+        MANIFESTS.into_iter().filter_map(whole).max_by_key(|manifest| manifest.generation)
+    }
+
+    /// Calls `check` on every state that a power cut can leave now or in the known history.
+    fn after_every_cut(disk: &SimDisk, check: impl Fn(&SimDisk)) {
+        for at in disk.positions() {
+            let (point, mut all) = (disk.crash_point(at, Tears::Words(8)), Exhaustive::new());
+            loop {
+                check(&point.cut_power(&mut all));
+                if !all.advance() {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn writes(disk: &SimDisk) -> u64 {
+        disk.operations().get(&Operation::Write).copied().unwrap_or(0)
+    }
+
+    #[test]
+    fn change_is_undone_if_the_first_copy_cannot_be_written() {
+        for fault in [Fault::Io, Fault::NoSpace, Fault::Short] {
+            let (disk, store) = stored([false; 2]);
+            disk.fail_nth(Some(Operation::Write), 1, fault, false);
+            store.update(|manifest| manifest.checkpoint = 5).unwrap_err();
+            assert_eq!(store.read(|manifest| manifest.checkpoint), 0, "{fault:?}: in memory");
+            disk.forget_history();
+            after_every_cut(&disk, |cut| {
+                assert_eq!(newest(cut).unwrap().checkpoint, 0, "{fault:?}: on the disk");
+            });
+            assert_eq!(newest(&disk).unwrap().checkpoint, 0, "{fault:?}: in the cache");
+            store.update(|manifest| manifest.checkpoint = 6).unwrap();
+            disk.forget_history();
+            after_every_cut(&disk, |cut| assert_eq!(newest(cut).unwrap().checkpoint, 6, "{fault:?}"));
+        }
+    }
+
+    #[test]
+    fn a_whole_copy_is_on_the_disk_throughout_an_update() {
+        for damaged in [[false, false], [true, false], [false, true]] {
+            let (disk, store) = stored(damaged);
+            for checkpoint in 1..3 {
+                store.update(|manifest| manifest.checkpoint = checkpoint).unwrap();
+            }
+            after_every_cut(&disk, |cut| assert!(newest(cut).is_some(), "{damaged:?}"));
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_if_the_directory_is_gone() {
+        let (disk, store) = stored([false; 2]);
+        store.update(|manifest| manifest.checkpoint = 1).unwrap();
+        disk.remove_dir();
+        let before = writes(&disk);
+        let refused = store.update(|manifest| manifest.checkpoint = 2).unwrap_err();
+        assert!(matches!(refused, Error::Poisoned { .. }), "{refused}");
+        assert_eq!(writes(&disk), before);
+    }
+
+    #[test]
+    fn nothing_is_written_after_a_failed_sync() {
+        let (disk, store) = stored([false; 2]);
+        store.update(|manifest| manifest.checkpoint = 1).unwrap();
+        disk.fail_nth(Some(Operation::Sync), 1, Fault::Io, false);
+        store.update(|manifest| manifest.checkpoint = 2).unwrap_err();
+        let before = writes(&disk);
+        let refused = store.update(|manifest| manifest.checkpoint = 3).unwrap_err();
+        assert!(matches!(refused, Error::Poisoned { .. }), "{refused}");
+        assert_eq!(writes(&disk), before);
+    }
+
+    #[test]
+    fn reserved_bytes_suffice_for_segments_and_keyspaces() {
+        let (disk, store) = stored([false; 2]);
+        let reserved = |least: u64| {
+            for name in MANIFESTS {
+                let len = disk.read_file(name).unwrap().len() as u64;
+                assert!(len >= least, "{name}: {len} of {least}");
+            }
+        };
+        let mut least = sample().encoded_len() + 100 * SEGMENT_ENTRY_SIZE as u64;
+        store.reserve(100).unwrap();
+        reserved(least);
+        least += 50_000;
+        store.reserve_keyspaces(50_000).unwrap();
+        store.reserve(100).unwrap();
+        reserved(least);
+    }
+}

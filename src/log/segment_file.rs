@@ -203,3 +203,84 @@ pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<SegmentHeader>
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::manifest::SegmentState;
+    use crate::fs::sim::SimDisk;
+    use crate::mem::PAGE_SIZE;
+
+    const STORE: StoreId = StoreId([7; 16]);
+    const SIZE: u64 = PAGE_SIZE as u64;
+    const NONCE: u64 = 9;
+
+    /// Puts a segment's file on a disk under the name of `id`.
+    fn put(disk: &SimDisk, header: &SegmentHeader, id: SegmentId, len: u64) {
+        let mut bytes = header.encode();
+        bytes.resize(usize::try_from(len).unwrap(), 0);
+        disk.put_file(&file_name::segment(id), &bytes);
+    }
+
+    #[test]
+    fn open_refuses_the_file_of_another_segment() {
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        let open = |id| open_file(dir.as_ref(), STORE, SegmentId(id), Access::Read).map(|(_, header)| header);
+        let header = header_of_log(STORE, SegmentId(1), SIZE, NONCE);
+        put(&disk, &header, SegmentId(1), SIZE);
+        assert_eq!(open(1).unwrap(), header);
+        let foreign = header_of_log(StoreId([8; 16]), SegmentId(2), SIZE, NONCE);
+        put(&disk, &foreign, SegmentId(2), SIZE);
+        let refused = open(2).unwrap_err();
+        assert!(matches!(refused, Error::ForeignFile { .. }), "{refused}");
+        put(&disk, &header, SegmentId(3), SIZE);
+        let refused = open(3).unwrap_err();
+        assert!(matches!(refused, Error::Corrupt { defect: Defect::WrongSegment, .. }), "{refused}");
+        for len in [SIZE / 2, 2 * SIZE] {
+            put(&disk, &header, SegmentId(1), len);
+            let refused = open(1).unwrap_err();
+            assert!(matches!(refused, Error::Corrupt { defect: Defect::WrongSize { .. }, .. }), "{refused}");
+        }
+    }
+
+    #[test]
+    fn header_of_a_remade_segment_does_not_fit_the_entry() {
+        let entry = SegmentEntry {
+            id: SegmentId(1),
+            size: SIZE,
+            nonce: NONCE,
+            end: 0,
+            last_seq: Seq::ZERO,
+            first_seq: Seq::ZERO,
+            filtered: Seq::ZERO,
+            state: SegmentState::Open,
+            role: Role::Log,
+            generation: 0,
+        };
+        let check = |size, nonce| {
+            check_header(&header_of_log(STORE, SegmentId(1), size, nonce), &entry, Path::new("segment"))
+        };
+        check(SIZE, NONCE).unwrap();
+        check(SIZE, NONCE + 1).unwrap_err();
+        check(2 * SIZE, NONCE).unwrap_err();
+    }
+
+    #[test]
+    fn check_identity_notices_another_or_a_removed_file() {
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        for name in ["one", "other"] {
+            disk.put_file(name, b"equally long");
+        }
+        let [one, other] = ["one", "other"].map(|name| dir.open(name, Access::Read).unwrap());
+        let opened = one.identity().unwrap();
+        let check = |file: &Arc<dyn File>| check_identity(file.as_ref(), &opened, Path::new("segment"));
+        check(&one).unwrap();
+        let refused = check(&other).unwrap_err();
+        assert!(matches!(refused, Error::MissingSegment { .. }), "{refused}");
+        disk.remove_file("one").unwrap();
+        let refused = check(&one).unwrap_err();
+        assert!(matches!(refused, Error::MissingSegment { .. }), "{refused}");
+    }
+}

@@ -82,3 +82,40 @@ impl Appender {
         start
     }
 }
+
+#[cfg(all(test, target_os = "linux", not(miri)))]
+mod tests {
+    use super::*;
+    use crate::mem::PAGE_SIZE;
+
+    /// Makes a guarded mapping of a file with two pages, and its appender.
+    fn mapped() -> (std::fs::File, Arc<Mapping>, Appender) {
+        let here = std::env::current_exe().expect("the test itself");
+        let file =
+            tempfile::tempfile_in(here.parent().expect("it lies in a folder")).expect("it may be made");
+        file.set_len(2 * PAGE_SIZE as u64).expect("there is room");
+        let mapping = Arc::new(Mapping::of_file(&file, 2 * PAGE_SIZE, true).expect("it can be mapped"));
+        mapping.guard();
+        let appender = Appender::claim(&mapping).expect("the first");
+        (file, mapping, appender)
+    }
+
+    #[test]
+    fn first_word_is_not_stored_if_the_payload_was_lost() {
+        let (file, mapping, mut appender) = mapped();
+        file.set_len(PAGE_SIZE as u64).unwrap();
+        // The payload reaches into the page that is gone.
+        appender.write(PAGE_SIZE as u64 - 8, &[7; 64]);
+        assert!(!appender.publish(PAGE_SIZE as u64 - 16, [1; 8], PAGE_SIZE as u64 + 56));
+        assert_eq!(mapping.word(PAGE_SIZE - 16).load(Ordering::Relaxed), 0, "a reader would find a record");
+        assert_eq!(mapping.published(), 0);
+    }
+
+    #[test]
+    fn record_is_not_published_if_its_first_word_was_lost() {
+        let (file, mapping, mut appender) = mapped();
+        file.set_len(0).unwrap();
+        assert!(!appender.publish(0, [1; 8], 64));
+        assert_eq!(mapping.published(), 0);
+    }
+}

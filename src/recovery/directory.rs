@@ -411,4 +411,18 @@ mod tests {
         assert_eq!(found.adopted.iter().map(|entry| entry.id.0).collect::<Vec<_>>(), [1]);
         assert_eq!(found.repeated, [2, 3, 4, 5].map(SegmentId));
     }
+
+    #[test]
+    fn create_refuses_a_manifest_that_was_made_meanwhile() {
+        for name in MANIFESTS {
+            let disk = SimDisk::new();
+            let dir = disk.dir();
+            dir.create_dir().unwrap();
+            let survey = DirectoryScan::of(dir.as_ref()).unwrap();
+            disk.put_file(name, b"of another store");
+            let refused = crate::recovery::create(dir.as_ref(), &survey).unwrap_err();
+            assert!(matches!(refused, Error::Io { operation: "create", .. }), "{refused}");
+            assert_eq!(disk.read_file(name).unwrap(), b"of another store");
+        }
+    }
 }

@@ -173,19 +173,20 @@ pub(super) fn quarantine_file(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::format::StoreId;
-    use crate::fs::sim::SimDisk;
+    use crate::fs::sim::{Exhaustive, SimDisk, Tears};
     use crate::log::segment::{Prefault, Segment, SegmentPlan};
     use crate::mem::address_space::AddressSpace;
 
-    #[test]
-    fn no_piece_is_larger_than_its_buffer() {
+    /// Returns a disk with a durable segment of this size, and the segment.
+    fn segment(size: u64) -> (SimDisk, Arc<Segment>) {
         let disk = SimDisk::new();
         let dir = disk.dir();
         dir.create_dir().expect("a new one");
         let space = AddressSpace::reserve().expect("address space");
-        let size = 3 * PIECE as u64;
         let plan = SegmentPlan {
             store: StoreId([7; 16]),
             id: SegmentId(1),
@@ -195,6 +196,14 @@ mod tests {
             prefault: Prefault::Plain,
         };
         let segment = Segment::create(dir.as_ref(), &space, &plan).expect("there is room");
+        dir.sync().expect("nothing is wrong");
+        (disk, segment)
+    }
+
+    #[test]
+    fn no_piece_is_larger_than_its_buffer() {
+        let size = 3 * PIECE as u64;
+        let (_disk, segment) = segment(size);
         let mut taken = Vec::new();
         let aside = SegmentRange { segment, from: 64, to: size };
         pieces(&aside, |bytes, at| {
@@ -204,5 +213,30 @@ mod tests {
         .expect("it can be read");
         let at = |n: usize| (n * PIECE) as u64;
         assert_eq!(taken, [(at(0), PIECE), (at(1), PIECE), (at(2), PIECE - 64)]);
+    }
+
+    #[test]
+    fn quarantined_copy_is_whole_under_its_name_and_durable() {
+        let size = 3 * crate::mem::PAGE_SIZE as u64;
+        let (disk, segment) = segment(size);
+        let file = segment.file().expect("it was just made");
+        file.write_at(&[7; 6000], 64).expect("there is room");
+        file.sync().expect("nothing is wrong");
+        disk.forget_history();
+        let aside = SegmentRange { segment, from: 64, to: 6064 };
+        let path = quarantine_tail(disk.dir().as_ref(), &aside).expect("there is room").expect("a new copy");
+        let name = path.file_name().expect("a file").to_str().expect("text");
+        for at in disk.positions() {
+            let (point, mut all) = (disk.crash_point(at, Tears::None), Exhaustive::new());
+            loop {
+                match point.cut_power(&mut all).read_file(name) {
+                    Ok(bytes) => assert!(bytes == [7; 6000], "{at:?}: {} bytes", bytes.len()),
+                    Err(_) => assert_ne!(at, disk.position(), "the copy was reported"),
+                }
+                if !all.advance() {
+                    break;
+                }
+            }
+        }
     }
 }

@@ -165,3 +165,48 @@ fn compact_returns_beside_a_writer_that_removes() {
         assert!(writer.join().unwrap().is_some(), "it went on for as long as the writer removed");
     });
 }
+
+/// Returns a store with dead records in several segments.
+fn with_dead_records() -> Store {
+    let store = options().background(false).open_on(&SimDisk::new()).unwrap();
+    write(&store, 0, 20);
+    store
+}
+
+#[test]
+fn worker_stands_aside_while_a_callback_runs() {
+    let store = with_dead_records();
+    let report = store.compact_with(|_| {
+        let before = store.stats().compaction.passes;
+        while store.step().unwrap() {}
+        assert_eq!(store.stats().compaction.passes, before, "a pass ended within the callback");
+        true
+    });
+    assert!(report.unwrap().passes > 0);
+}
+
+#[test]
+fn report_counts_a_pass_that_ended_within_the_callback() {
+    let store = with_dead_records();
+    let before = store.stats().compaction.passes;
+    let mut inner = None;
+    let outer = store.compact_with(|_| {
+        if inner.is_none() {
+            inner = Some(store.compact().unwrap().passes);
+        }
+        true
+    });
+    let passes = outer.unwrap().passes + inner.expect("the callback ran");
+    assert!(passes > 0);
+    assert_eq!(store.stats().compaction.passes - before, passes);
+}
+
+#[test]
+fn compaction_fails_if_its_callback_closes_the_store() {
+    let store = with_dead_records();
+    let refused = store.compact_with(|_| {
+        store.clone().close().unwrap();
+        false
+    });
+    assert!(matches!(refused, Err(Error::Closed)), "{refused:?}");
+}

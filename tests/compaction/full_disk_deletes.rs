@@ -305,6 +305,22 @@ fn churn(setting: Setting, store: &Store, random: &mut fastrand::Rng) -> Vec<u32
 /// page, no removal was possible, and the store neither closed nor opened. Fix: the blocks of both
 /// copies are reserved before a segment is made.
 #[test]
+fn manifest_keeps_space_for_more_segments_than_there_are() {
+    let disk = SimDisk::new();
+    let options = Options::new().segment_bytes(PAGE).background(false).compaction(false);
+    let store = options.open_on(&disk).unwrap();
+    for key in 0..150_u32 {
+        store.insert(key.to_le_bytes(), [7; 3000]).unwrap();
+        // docs/design/format.md: a fixed part of 160 bytes, and 64 for each segment.
+        let wanted = 160 + 64 * (store.stats().segments + 32);
+        for name in ["MANIFEST.0", "MANIFEST.1"] {
+            let len = disk.read_file(name).unwrap().len() as u64;
+            assert!(len >= wanted as u64, "{name} has {len} bytes of {wanted} after {key} insertions");
+        }
+    }
+}
+
+#[test]
 fn full_disk_accepts_removals_at_any_segment_count() {
     // A manifest of one page names 61 segments, one of two pages 125. Other files take four pages,
     // and then six.

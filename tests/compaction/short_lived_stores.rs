@@ -4,8 +4,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use mapcask::sim::SimDisk;
-use mapcask::{Durability, Options, Store};
+use mapcask::sim::{Fault, Operation, Script, SimDisk, Tears};
+use mapcask::{Durability, Error, Options, Store};
 
 const SEGMENT: u64 = 4096;
 const MOST_FILES: usize = 24;
@@ -144,4 +144,55 @@ fn store_shrinks_to_empty_size_if_everything_is_removed() {
         assert!((least..least + SEGMENT).contains(&bytes), "way {way}: {bytes}, empty {empty_bytes}");
         assert_eq!(store.stats().keys, 0);
     }
+}
+
+/// Returns a store that was emptied, with a segment made ahead. Its rest steps give that up.
+fn outgrown() -> (SimDisk, Store) {
+    let disk = SimDisk::new();
+    let store = options().segment_bytes(16 * SEGMENT).open_on(&disk).unwrap();
+    let mut count = 0_u32;
+    // The next segment is made once the active one is half full.
+    while count < 500 || store.stats().ready_segments == 0 {
+        store.insert(count.to_le_bytes(), [7; 500]).unwrap();
+        while store.step().unwrap() {}
+        count += 1;
+    }
+    store.clear().unwrap();
+    assert!(store.stats().ready_segments > 0);
+    (disk, store)
+}
+
+#[test]
+fn crash_while_segments_are_given_up_leaves_a_whole_store() {
+    let (disk, store) = outgrown();
+    disk.forget_history();
+    rest(&disk, &store);
+    assert_eq!(store.stats().ready_segments, 0);
+    for at in disk.positions() {
+        let point = disk.crash_point(at, Tears::None);
+        for (end, after) in [
+            ("a kill", point.kill()),
+            ("a cut that loses all", point.cut_power(&mut Script::new([]))),
+            ("a cut that keeps all", point.cut_power(&mut Script::new([1; 256]))),
+        ] {
+            let store = options().open_on(&after).unwrap_or_else(|error| panic!("{end} at {at:?}: {error}"));
+            store.verify().unwrap();
+        }
+    }
+}
+
+#[test]
+fn segments_that_cannot_be_given_up_stay_available() {
+    let (disk, store) = outgrown();
+    // The first write of a step at rest is that of the manifest, which retires them.
+    while store.step().unwrap() {}
+    let before = store.stats().ready_segments;
+    disk.fail_nth(Some(Operation::Write), 1, Fault::NoSpace, false);
+    let refused = store.rest_step().unwrap_err();
+    assert!(matches!(&refused, Error::NoSpace { path, .. } if path.ends_with("MANIFEST.0")), "{refused}");
+    assert!(before > 0);
+    assert_eq!(store.stats().ready_segments, before);
+    rest(&disk, &store);
+    // The lock, the control page, two manifests and the active segment.
+    assert_eq!(holdings(&disk).0, 5, "{:?}", disk.files());
 }

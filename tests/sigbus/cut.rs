@@ -1,6 +1,7 @@
 //! Tests of an open store whose files another program truncates.
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::thread;
 
@@ -11,9 +12,12 @@ use super::{Count, directory, fill, key, options, read_all, segments, value};
 const KEYS: u32 = 3000;
 const LEN: usize = 1000;
 
-/// Cuts a file to a fraction of its length.
+/// Cuts a file to a fraction of its length, unless compaction has removed it since it was listed.
 fn cut(path: &Path, of: u64) {
-    let file = OpenOptions::new().write(true).open(path).unwrap();
+    let file = match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
+        opened => opened.unwrap(),
+    };
     let len = file.metadata().unwrap().len() / of / 4096 * 4096;
     file.set_len(len).unwrap();
 }
@@ -109,6 +113,28 @@ fn value_check_reports_pages_cut_after_the_read() {
     assert!(lost > KEYS / 10, "{lost}");
 }
 
+/// The zeros of a lost page equal these keys, so only another look at the page shows the loss.
+#[test]
+fn lookup_never_takes_zeros_of_a_lost_page_for_its_key() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = options().segment_bytes(64 << 10).background(false).open(&path).unwrap();
+    // The cuts lie within keys, because these are far longer than headers and values.
+    let keys: Vec<_> = (0..24).map(|n| vec![0; 12_000 + 8 * n]).collect();
+    for key in &keys {
+        store.insert(key, [7; 8]).unwrap();
+    }
+    cut_all(&path, 2);
+    let mut lost = 0;
+    for key in &keys {
+        let read = store.get_into(key, &mut Vec::new());
+        let found = store.contains_key(key);
+        assert_eq!(read.is_ok(), found.is_ok(), "{} bytes: {read:?} {found:?}", key.len());
+        lost += u32::from(read.is_err());
+    }
+    assert!(lost > 0 && lost < 24, "{lost}");
+}
+
 #[test]
 fn conditional_writes_never_compare_zeros_of_a_lost_page() {
     let directory = directory();
@@ -142,6 +168,68 @@ fn conditional_writes_never_compare_zeros_of_a_lost_page() {
         }
     }
     assert!(refused > 20 && updated > 20, "{refused} {updated}");
+}
+
+/// The comparison itself may be the first to meet a lost page.
+#[test]
+fn swap_fails_if_it_expects_the_zeros_of_a_lost_page() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = options().background(false).open(&path).unwrap();
+    fill(&store, 0..200, 20_000);
+    let mut refused = 0;
+    for path in segments(&path) {
+        let bytes = std::fs::read(&path).unwrap();
+        cut(&path, 2);
+        let len = usize::try_from(path.metadata().unwrap().len()).unwrap();
+        // Each value begins with its key, and the key stands before it.
+        let is_record = |at: &usize| {
+            let (key, value) = bytes[*at..].split_at(10);
+            key.starts_with(b"key ") && value.starts_with(key)
+        };
+        let Some(at) = (0..len).rev().find(is_record) else { continue };
+        let n = std::str::from_utf8(&bytes[at + 4..at + 10]).unwrap().parse().unwrap();
+        let mut shown = value(n, 20_000);
+        let left = len - (at + 10);
+        if left < shown.len() {
+            shown[left..].fill(0);
+            let swapped = store.compare_and_swap(key(n), Some(&shown), Some("zeros"));
+            assert!(swapped.is_err(), "key {n}: {swapped:?}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "no value was lost in part");
+}
+
+/// A file that was cut has its old length again, so only the lost pages show it.
+#[test]
+fn flush_fails_if_pages_were_lost_and_the_length_is_back() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = filled(&path);
+    let lens: Vec<_> =
+        segments(&path).into_iter().map(|path| (path.metadata().unwrap().len(), path)).collect();
+    cut_all(&path, 2);
+    assert!(read_all(&store, KEYS, LEN).errors > 0);
+    for (len, path) in lens {
+        OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+    }
+    store.flush().unwrap_err();
+}
+
+#[test]
+fn record_that_was_lost_in_part_leaves_nothing_in_its_file() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = options().background(false).open(&path).unwrap();
+    store.insert("first", [1; 3000]).unwrap();
+    let files = segments(&path);
+    assert_eq!(files.len(), 1);
+    OpenOptions::new().write(true).open(&files[0]).unwrap().set_len(4096).unwrap();
+    // The record begins in the page that is left.
+    store.insert("second", [9; 3000]).unwrap_err();
+    let left = std::fs::read(&files[0]).unwrap();
+    assert!(left.contains(&1) && !left.windows(8).any(|window| window == [9; 8]));
 }
 
 #[test]

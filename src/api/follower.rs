@@ -287,7 +287,11 @@ impl Follower {
         Snapshot::take(&self.default.handle().state)
     }
 
-    /// Returns the sequence number of the last write that the follower shows.
+    /// Returns the sequence number of the last record that the follower shows.
+    ///
+    /// The log's own records have numbers, too, so it is at least that of the last write shown. A
+    /// follower that was opened later may know a smaller one, because a recovery can drop such
+    /// records.
     #[must_use]
     pub fn last_seq(&self) -> Seq {
         self.engine().last_seq()

@@ -153,6 +153,11 @@ fn attempt<T>(
         dir.reader_point("attach-manifest");
         match with(&manifest) {
             Err(_) if left > 0 && !is_current(dir.as_ref(), &manifest)? => {}
+            Err(error @ Error::MissingSegment { .. }) => {
+                // Another process may be destroying the store.
+                newest(dir.as_ref(), config)?;
+                return Err(error);
+            }
             other => return other,
         }
     }

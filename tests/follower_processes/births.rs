@@ -52,12 +52,7 @@ fn open_until(is_done: &AtomicBool, path: &Path, order: &str, counts: &mut Count
         match refreshed {
             Ok(()) => {}
             Err(Error::NotFound { .. }) => counts.missing += 1,
-            // The manifest is removed after the segments.
-            Err(Error::Destroying { .. } | Error::Replaced { .. } | Error::MissingSegment { .. })
-                if order == "destroy" =>
-            {
-                counts.gone += 1;
-            }
+            Err(Error::Destroying { .. } | Error::Replaced { .. }) if order == "destroy" => counts.gone += 1,
             Err(error) => panic!("{order}: {error:?}"),
         }
     }

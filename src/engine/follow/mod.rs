@@ -46,7 +46,7 @@ use self::log_tail::{LogTail, is_published};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::control_page::WriterStatus;
-use crate::format::file_name::MANIFESTS;
+use crate::format::file_name::{MANIFESTS, REMOVING};
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, SegmentId, Seq};
@@ -68,7 +68,8 @@ const CHECK_SPACING: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refreshed {
-    /// The number of the last write that the follower shows.
+    /// The number of the last record that the follower shows, the log's own included. It is at least
+    /// that of the last write.
     pub seq: Seq,
     /// The number of records that were applied, the log's own included.
     pub records: u64,
@@ -337,10 +338,18 @@ impl Inner {
                 // Compaction has replaced it, if there is a newer manifest.
                 Err(Error::MissingSegment { .. })
                     if self.newest(engine, 0)?.generation > manifest.generation => {}
+                Err(Error::MissingSegment { .. }) if self.is_being_removed(engine) => {
+                    return Err(self.replaced(engine));
+                }
                 Err(error) => return Err(error),
             }
         }
         Err(self.unsteady(engine))
+    }
+
+    /// Returns true if another process destroys the store.
+    fn is_being_removed(&self, engine: &Engine) -> bool {
+        !matches!(engine.shared.dir.id_of(REMOVING), Ok(None))
     }
 
     /// Returns true if a manifest names a segment under the number of another one that is mapped. A

@@ -289,8 +289,9 @@ impl Follower {
 
     /// Returns the sequence number of the last record that the follower shows.
     ///
-    /// The log's own records have numbers, too, so it is at least that of the last write shown. A
-    /// follower that was opened later may know a smaller one, because a recovery can drop such
+    /// The log's own records have numbers, too, so it is at least that of the last write shown, and
+    /// may be one that the writer does not wait for ([`Store::wait_durable`](crate::Store::wait_durable)).
+    /// A follower that was opened later may know a smaller one, because a recovery can drop such
     /// records.
     #[must_use]
     pub fn last_seq(&self) -> Seq {

@@ -275,8 +275,8 @@ impl Store {
     /// Makes every write up to a sequence number durable, and waits for that.
     ///
     /// The number is one that a write of this store returned, or [`Store::last_seq`], or
-    /// [`Snapshot::seq`](crate::Snapshot::seq), or one that a follower of the store returned. If
-    /// another thread syncs already, both share one sync.
+    /// [`Snapshot::seq`](crate::Snapshot::seq). If another thread syncs already, both share one
+    /// sync.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -289,7 +289,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails as [`Store::flush`] does. Also `UnknownSeq` if no record has this number yet.
+    /// Fails as [`Store::flush`] does. Also `UnknownSeq` if no write has this number yet.
     pub fn wait_durable(&self, seq: Seq) -> Result<()> {
         let _events = crate::trace::at_end();
         self.engine().wait_durable(seq)

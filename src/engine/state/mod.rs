@@ -284,8 +284,7 @@ impl State {
     pub(crate) fn wait_durable(&self, seq: Seq) -> Result<()> {
         self.fork_guard.check()?;
         let last = self.last_seq();
-        // A follower may know the number of one of the log's own records.
-        if seq > last && seq > self.writer.lock().log.last_seq() {
+        if seq > last {
             return Err(Error::UnknownSeq { seq: seq.0, last: last.0 });
         }
         self.sync_upto(seq)

@@ -461,7 +461,7 @@ pub use api::follower::Follower;
 pub use api::keyspace::Keyspace;
 pub use api::options::Options;
 pub use api::reader::Reader;
-pub use api::salvage::names::SALVAGE_UNFINISHED;
+pub use api::salvage::fates::SALVAGE_UNFINISHED;
 pub use api::salvage::report::{Damage, DamageCause, SalvageReport};
 pub use api::salvage::salvage;
 #[cfg(any(test, feature = "sim", mapcask_internal))]

@@ -34,6 +34,11 @@ const LAYERS: [&[&str]; 10] = [
 /// The layers inside of a folder. An entry in no row stands above all rows.
 const INNER: [(&str, &[&[&str]]); 1] = [("engine", &[&["state"], &["read", "compaction"], &["checkpoint"]])];
 
+/// The files that are named after the job that their functions do.
+const JOB_FILES: &str = "admin conditional opening writing bounded_reader bounded_writer commands report \
+    salvage take policy tombstone_rule maintenance bytes copy scrub control_page dir_handle \
+    dir_handle_portable platform processes errors prefault unbacked guard_table sigbus decision read_only";
+
 /// The files of the library that may hold the keyword.
 const UNSAFE_FILES: [&str; 3] = ["src/mem/", "src/sync/epoch/loom_tests.rs", "src/sync/rcu.rs"];
 /// The folders outside of the library that may hold the keyword.
@@ -61,6 +66,7 @@ fn every_file_keeps_the_house_rules() {
         complaints.extend(found.into_iter().chain(machine_paths(text)).map(|found| format!("{path}{found}")));
     }
     complaints.extend(repeated_types(&files));
+    complaints.extend(files.iter().filter_map(|(path, text)| misnamed(path, text)));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
@@ -328,6 +334,33 @@ impl Types {
         }
         types
     }
+}
+
+/// Returns a complaint about a file that defines nothing of its name. A folder may say a part.
+fn misnamed(path: &str, text: &str) -> Option<String> {
+    let (folder, stem) = path.strip_prefix("src/")?.strip_suffix(".rs")?.rsplit_once('/')?;
+    let is_test = stem.ends_with("tests") || folder.contains("tests") || folder.contains("model");
+    if is_test || ["mod", "lib", "main"].contains(&stem) || JOB_FILES.split(' ').any(|job| job == stem) {
+        return None;
+    }
+    let (code, wanted, folders) = (blank(text), parts(stem), parts(&folder.replace('/', "_")));
+    let fits = |name: String| {
+        let found = parts(&name);
+        let is_said = |part: &String| found.contains(part) || folders.contains(part);
+        found.concat().contains(&wanted.concat())
+            || wanted.iter().all(is_said) && wanted.iter().any(|part| found.contains(part))
+    };
+    let after = |end: usize| first_word(code[end..].trim_start());
+    let named = |keyword: &str| words(&code, keyword).any(|at| fits(after(at + keyword.len())));
+    let keywords = ["struct", "enum", "union", "trait", "type", "fn", "const", "static", "mod"];
+    (!keywords.into_iter().any(named)).then(|| format!("{path}: nothing in it has its name"))
+}
+
+/// Returns the words of a name, in singular.
+fn parts(name: &str) -> Vec<String> {
+    let split = |c: char| c.is_uppercase().then_some('_').into_iter().chain([c.to_ascii_lowercase()]);
+    let singular = |part: &str| if part.len() > 3 { part.trim_end_matches('s') } else { part }.to_owned();
+    name.chars().flat_map(split).collect::<String>().split('_').map(singular).collect()
 }
 
 /// Returns the type names that two files define. A twin for other systems (`_portable`) may define
@@ -664,6 +697,12 @@ fn a_type_name_that_is_defined_twice_is_found() {
     );
     assert_eq!(two("struct Entry;"), [""; 0]);
     assert_eq!(two("#[cfg(test)]\nmod tests { pub(super) struct Entry; }"), [""; 0]);
+}
+
+#[test]
+fn a_file_that_defines_nothing_of_its_name_is_found() {
+    let is_misnamed = |text| misnamed("src/log/group_commit.rs", text).is_some();
+    assert!(is_misnamed("struct Other;") && !is_misnamed("struct GroupCommit;"));
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::engine::Engine;
+use crate::engine::maintenance_task;
 use crate::engine::state::State;
-use crate::engine::worker_task;
 use crate::error::{Error, Result};
 
 /// The engine, with its worker, which runs until this is dropped.
@@ -31,7 +31,7 @@ impl Handle {
     /// through `fork`.
     pub(crate) fn start(engine: Engine) -> Result<Self> {
         let engine = Arc::new(engine);
-        worker_task::start(&engine, &engine.config.background)?;
+        maintenance_task::start(&engine, &engine.config.background)?;
         let state = Arc::clone(&engine.state);
         Ok(Self { engine, state })
     }

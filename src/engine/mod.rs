@@ -11,11 +11,11 @@ pub(crate) mod compaction;
 pub(crate) mod follow;
 pub(crate) mod handle;
 pub(crate) mod maintenance;
+pub(crate) mod maintenance_task;
 pub(crate) mod read;
 pub(crate) mod scrub;
 pub(crate) mod state;
 pub(crate) mod stats;
-pub(crate) mod worker_task;
 pub(crate) mod write;
 
 use std::fmt;

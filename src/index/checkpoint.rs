@@ -232,7 +232,7 @@ impl OpenedCheckpoint {
     ///
     /// # Errors
     ///
-    /// As for [`Index::from_checkpoint`].
+    /// As for [`Index::restore`].
     pub(crate) fn indexes(&self) -> Result<Vec<(Arc<Index>, IndexWriter)>> {
         let mut first_frame = 0;
         let index = |table: crate::format::checkpoint::IndexTable| {
@@ -244,8 +244,7 @@ impl OpenedCheckpoint {
                 frames_at: self.front_len,
             };
             first_frame += table.blocks().iter().sum::<u64>();
-            Index::from_checkpoint(table, source)
-                .map_err(|error| Error::io("load an index from", &*self.path, error))
+            Index::restore(table, source).map_err(|error| Error::io("load an index from", &*self.path, error))
         };
         self.checkpoint.keyspaces.iter().map(|keyspace| keyspace.table).map(index).collect()
     }

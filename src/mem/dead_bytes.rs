@@ -3,7 +3,7 @@
 //! **Concurrency.** The one writer of the store counts under its mutex, so no count is a
 //! read-modify-write. Any thread may read, and each number stands on its own.
 
-use crate::sync::counter::SingleWriter;
+use crate::sync::statistic::SingleWriter;
 
 /// The cause for which bytes of a segment are dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

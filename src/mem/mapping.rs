@@ -268,7 +268,7 @@ impl Mapping {
             let end = offset.saturating_add(len).min(self.len());
             let first = offset - offset % PAGE_SIZE;
             let pages = &self.memory().pages;
-            if first >= end || crate::mem::residency::is_resident(pages, first..end)? {
+            if first >= end || crate::mem::resident::is_resident(pages, first..end)? {
                 return Ok(true);
             }
             pages.advise_range(memmap2::Advice::WillNeed, first, end - first)?;

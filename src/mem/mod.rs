@@ -4,12 +4,12 @@
 pub(crate) mod address_space;
 pub(crate) mod alloc;
 pub(crate) mod appender;
-pub(crate) mod cache_lines;
 pub(crate) mod dead_bytes;
 pub(crate) mod fork_guard;
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) mod guard_table;
 pub(crate) mod lazy_mapping;
+pub(crate) mod line_array;
 pub(crate) mod location;
 pub(crate) mod mapping;
 pub(crate) mod page_guard;
@@ -17,7 +17,7 @@ pub(crate) mod published_mark;
 pub(crate) mod range_allocator;
 pub(crate) mod record;
 #[cfg(target_os = "linux")]
-pub(crate) mod residency;
+pub(crate) mod resident;
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) mod sigbus;
 

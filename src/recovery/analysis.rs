@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::decision::{DirectoryAction, directory};
 use super::directory::{DirectoryScan, Unlisted, look_at_unlisted};
-use super::from_checkpoint::Restore;
 use super::replay::{Replay, Replayed};
+use super::restore::Restore;
 use super::segment_chain;
 use super::segment_chain::SegmentChain;
 use crate::config::Config;

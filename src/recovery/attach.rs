@@ -21,13 +21,13 @@ use std::thread;
 use super::chain_link::{ChainLink, Links, begin};
 use super::decision::{DirectoryAction, Known, NextSegment};
 use super::directory::{DirectoryScan, read_manifest};
-use super::from_checkpoint::Restore;
-use super::reader_pool;
-use super::reader_pool::ReadAhead;
+use super::read_ahead;
+use super::read_ahead::ReadAhead;
 use super::record_batch::Begin;
 use super::replay::{Replay, Replayed};
+use super::restore::Restore;
 use super::segment_chain::{LOAD_ALL, SegmentChain, known_of, look_behind, next_of};
-use super::tail_scan::start_of;
+use super::tail_findings::start_of;
 use super::{Recovered, decide_directory};
 use crate::config::Config;
 use crate::error::{Error, RESERVE_ADDRESSES, Result};
@@ -331,9 +331,9 @@ impl<'a> LiveLog<'a> {
         replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
         let mut tasks: Vec<_> = copies.iter().map(|copy| copy.task(manifest)).collect();
         tasks.extend(links.iter().map(|link| link.task(manifest)));
-        let threads = reader_pool::threads_for(&tasks);
+        let threads = read_ahead::threads_for(&tasks);
         replay.use_threads(threads);
-        reader_pool::read(dir, &tasks, threads, replay.hash_key, |mut ahead| {
+        read_ahead::read(dir, &tasks, threads, replay.hash_key, |mut ahead| {
             if to_read >= LOAD_ALL || checkpoint.is_some() {
                 // The checkpoint's file may be replaced at any time.
                 replay.load_all()?;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::from_checkpoint::{Covered, Restore};
-use super::reader_pool::ReadTask;
+use super::read_ahead::ReadTask;
 use super::record_batch::Begin;
 use super::replay::Replay;
+use super::restore::{Covered, Restore};
 use super::segment_chain::SegmentChain;
-use super::tail_scan::start_of;
+use super::tail_findings::start_of;
 use crate::error::Result;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::record::StartRecord;

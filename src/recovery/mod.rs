@@ -32,18 +32,18 @@ pub(crate) mod attach;
 mod chain_link;
 pub(crate) mod decision;
 pub(crate) mod directory;
-mod from_checkpoint;
 pub(crate) mod index_builder;
 pub(crate) mod index_builders;
 mod quarantine;
+mod read_ahead;
 mod read_only;
-mod reader_pool;
 mod record_batch;
 pub(crate) mod recovered;
 pub(crate) mod replay;
 pub(crate) mod report;
+mod restore;
 mod segment_chain;
-pub(crate) mod tail_scan;
+pub(crate) mod tail_findings;
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::tail_scan::durable_of;
+use super::tail_findings::durable_of;
 use crate::error::Result;
 use crate::format::hash::{Hash, HashKey};
 use crate::format::record::{HEADER_SIZE, RecordHeader, RecordKind};

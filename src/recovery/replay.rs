@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::from_checkpoint::Restored;
 use super::index_builder::{IndexBuilder, Superseded};
 use super::index_builders::{IndexBuilders, StorePlace};
-use super::reader_pool::ReadAhead;
+use super::read_ahead::ReadAhead;
 use super::record_batch::{Begin, KeyspaceGroup, RecordBatch, Walked};
 use super::recovered::RecoveredKeyspace;
 use super::report::RecoveryReport;
-use super::tail_scan::change_of;
+use super::restore::Restored;
+use super::tail_findings::change_of;
 use crate::config::{RecoveryProgress, Tell};
 use crate::error::Result;
 use crate::format::hash::HashKey;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::chain_link::{ChainLink, Links, begin};
 use super::decision::{Behind, Known, NextSegment, StopAction, StopFacts, stop};
-use super::from_checkpoint::Restore;
-use super::reader_pool;
-use super::reader_pool::ReadAhead;
+use super::read_ahead;
+use super::read_ahead::ReadAhead;
 use super::replay::Replay;
-use super::tail_scan::{TailFindings, is_record_at, look_beyond};
+use super::restore::Restore;
+use super::tail_findings::{TailFindings, is_record_at, look_beyond};
 use crate::error::Result;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::segment_header::Role;
@@ -82,9 +82,9 @@ pub(crate) fn read(
     if !ended {
         tasks.extend(links.iter().map(|link| link.task(manifest)));
     }
-    let threads = reader_pool::threads_for(&tasks);
+    let threads = read_ahead::threads_for(&tasks);
     replay.use_threads(threads);
-    reader_pool::read(dir, &tasks, threads, replay.hash_key, |mut ahead| {
+    read_ahead::read(dir, &tasks, threads, replay.hash_key, |mut ahead| {
         if to_read >= LOAD_ALL {
             replay.load_all()?;
         }

@@ -7,11 +7,11 @@
 //! inside `loom::model`. Statics are not modelled, because loom's types cannot be made in a
 //! constant. A model therefore needs an instance.
 
-pub(crate) mod counter;
 pub(crate) mod epoch;
 pub(crate) mod notifier;
 pub(crate) mod rcu;
 pub(crate) mod seqlock;
+pub(crate) mod statistic;
 pub(crate) mod worker;
 
 #[cfg(loom)]

@@ -1,6 +1,6 @@
 //! Wakes the worker of a store. A writer pays one load while the worker is busy.
 //!
-//! **Concurrency.** `worker_task` explains why relaxed operations suffice: the writer mutex orders
+//! **Concurrency.** `maintenance_task` explains why relaxed operations suffice: the writer mutex orders
 //! the two sides.
 
 use std::sync::OnceLock;

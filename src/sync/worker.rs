@@ -1,7 +1,7 @@
 //! The worker: a thread that does the background work of one store or of many, in turn.
 //!
 //! It decides when each store gets a step. The work of a store is behind [`Task`], which
-//! `engine::worker_task` implements. A store with a thread of its own has a [`Worker`] with one
+//! `engine::maintenance_task` implements. A store with a thread of its own has a [`Worker`] with one
 //! task, so there is one mechanism.
 //!
 //! **Concurrency.** There are two locks. `life` guards the number of stores and the thread's

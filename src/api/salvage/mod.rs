@@ -12,8 +12,8 @@
 //! **Memory.** At most 100 bytes for each key that was ever written, and one value at a time.
 //! Neither the sizes of keys nor those of segments and store matter.
 
+pub(crate) mod fates;
 mod members;
-pub(crate) mod names;
 mod reading;
 pub(crate) mod report;
 mod source;
@@ -26,8 +26,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::fates::{Fates, SALVAGE_UNFINISHED};
 use self::members::{FoundMembers, Member, Members};
-use self::names::{Fates, SALVAGE_UNFINISHED};
 use self::reading::SalvagedRecords;
 use self::report::Account;
 use self::report::{DamageCause, SalvageReport};

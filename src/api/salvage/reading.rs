@@ -19,7 +19,7 @@ use crate::format::record_reader::{
 use crate::format::segment_header::Role;
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Dir;
-use crate::recovery::tail_scan::{change_of, durable_of};
+use crate::recovery::tail_findings::{change_of, durable_of};
 
 /// The newest intact record of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

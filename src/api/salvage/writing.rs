@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use super::fates::{Fates, SALVAGE_UNFINISHED};
 use super::members::Member;
-use super::names::{Fates, SALVAGE_UNFINISHED};
 use super::reading::{Newest, SalvagedKeys, SalvagedRecords};
 use super::report::{Account, Damage, DamageCause};
 use crate::api::keyspace::Keyspace;

@@ -33,7 +33,7 @@ use crate::engine::state::State;
 use crate::error::Result;
 use crate::format::checkpoint::IndexCheckpoint;
 use crate::format::file_name;
-use crate::sync::counter::Statistic;
+use crate::sync::statistic::Statistic;
 
 /// A clean close makes no checkpoint if the next open would read less than this, in bytes.
 const CLOSE_MIN: u64 = 1 << 20;

@@ -11,10 +11,10 @@
 //! **Invariants.** I7, I11.
 
 mod compactor_state;
+pub(crate) mod copy_writer;
 mod make_room;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod model;
-pub(crate) mod output;
 pub(crate) mod pass;
 mod pass_steps;
 pub(crate) mod policy;
@@ -44,7 +44,7 @@ use crate::engine::state::syncer::WriteBackStep;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
 use crate::format::record::record_size;
-use crate::sync::counter::Statistic;
+use crate::sync::statistic::Statistic;
 
 /// The job of compaction on one store.
 #[derive(Debug, Default)]

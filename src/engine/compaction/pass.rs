@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::output::{CopyWriter, FinishedCopy};
+use super::copy_writer::{CopyWriter, FinishedCopy};
 use super::report::{CompactionReason, CompactionReport};
 use crate::format::{SegmentId, Seq};
 use crate::log::segment::Segment;

@@ -24,7 +24,7 @@
 use std::sync::Arc;
 
 use crate::engine::compaction::Compactor;
-use crate::engine::compaction::output::{CopyPlan, CopyWriter};
+use crate::engine::compaction::copy_writer::{CopyPlan, CopyWriter};
 use crate::engine::compaction::pass::{Pass, Phase, Victim};
 use crate::engine::state::State;
 use crate::engine::state::lookup::Lookup;

@@ -10,7 +10,7 @@
 //! overwritten often and other values get into different segments. No more are taken than the bound
 //! requires: a segment left alone gets emptier by itself.
 
-use super::output::size_of;
+use super::copy_writer::size_of;
 use super::report::CompactionReason as Reason;
 use super::tombstone_rule::{SegmentBound, horizon};
 use crate::format::{SegmentId, Seq};

@@ -24,7 +24,7 @@ use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::log::writer::NewRecord;
 use crate::mem::dead_bytes::DeadCause;
-use crate::recovery::tail_scan::change_of;
+use crate::recovery::tail_findings::change_of;
 use crate::sync::epoch::Pin;
 
 /// Applies units under the writer mutex, which it holds.

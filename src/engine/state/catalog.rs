@@ -21,9 +21,9 @@ use crate::index::hash::{Index, IndexWriter};
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::mem::address_space::{AddressSpace, RangePin};
 use crate::recovery::recovered::RecoveredKeyspace;
-use crate::sync::counter::SingleWriter;
 use crate::sync::epoch::{Domain, Pin};
 use crate::sync::rcu::RcuCell;
+use crate::sync::statistic::SingleWriter;
 
 /// The contents of a keyspace, from its creation or a clear to the next clear or its drop.
 #[derive(Debug)]

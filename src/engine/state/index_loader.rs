@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::index::checkpoint::is_of_checkpoint;
 use crate::index::hash::Index;
 use crate::index::hash::lazy::BlockError;
-use crate::sync::counter::Statistic;
+use crate::sync::statistic::Statistic;
 
 /// The token that all indexes are whole, and stay so.
 ///

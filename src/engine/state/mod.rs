@@ -41,10 +41,10 @@ use crate::log::writer::LogWriter;
 use crate::mem::fork_guard::ForkGuard;
 use crate::recovery::Recovered;
 use crate::recovery::report::RecoveryReport;
-use crate::sync::counter::Statistic;
 use crate::sync::epoch::{Domain, Pin};
 use crate::sync::notifier::Notifier;
 use crate::sync::seqlock::SeqLock;
+use crate::sync::statistic::Statistic;
 
 /// The state that the writer mutex guards.
 #[derive(Debug)]

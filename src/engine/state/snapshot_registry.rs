@@ -37,7 +37,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::format::Seq;
 use crate::mem::address_space::OwnedRecord;
 use crate::mem::alloc;
-use crate::sync::counter::Statistic;
+use crate::sync::statistic::Statistic;
 
 /// The number of versions handled between two moments without a lock.
 const RELEASED_AT_ONCE: usize = 64;

@@ -23,7 +23,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::mem::cache_lines::{LINE_WORDS, Line};
+use crate::mem::line_array::{LINE_WORDS, Line};
 use crate::mem::location::{LOCATION_BITS, Location};
 use crate::sync::Ordering;
 

@@ -43,7 +43,7 @@ use super::bucket::checkpointed;
 use super::chunked::ChunkedLines;
 use crate::format::checkpoint::{BLOCK_LEN, IndexTable, LINE_SIZE};
 use crate::mem::alloc;
-use crate::mem::cache_lines::{LINE_WORDS, Line};
+use crate::mem::line_array::{LINE_WORDS, Line};
 use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 
 /// The number of lines in a block: the unit in which a checkpoint is read and written.

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use crate::mem::cache_lines::{Line, LineArray};
+use crate::mem::line_array::{Line, LineArray};
 
 /// The number of chunks: the first, and one for each doubling.
 const CHUNKS: usize = 24;

@@ -38,7 +38,7 @@ use crate::format::Defect;
 use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexTable, LINE_SIZE, block_of};
 use crate::fs::{File, read_exact_at};
 use crate::mem::alloc;
-use crate::mem::cache_lines::{LINE_WORDS, Line};
+use crate::mem::line_array::{LINE_WORDS, Line};
 use crate::sync::{Mutex, Ordering, fence};
 
 /// Blocks that a step of [`Index::load_more`] reads at once: 1 MiB.

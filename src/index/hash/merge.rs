@@ -14,7 +14,7 @@ use super::bucket::{Bucket, ControlWord, IndexEntry, OverflowLink, SLOTS, slots_
 use super::chunked::ChunkedLines;
 use super::writer::{IndexWriter, LOAD_TIMES_TEN, collect_links};
 use super::{Index, split_source};
-use crate::mem::cache_lines::Line;
+use crate::mem::line_array::Line;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Buckets are merged if they hold less than this fraction (one in four) of the entries that make

@@ -51,11 +51,11 @@
 
 mod bitset;
 mod bucket;
-pub(crate) mod bulk_load;
 pub(crate) mod capture;
 mod chunked;
 pub(crate) mod lazy;
 mod merge;
+pub(crate) mod partition;
 mod prefetch;
 mod purge;
 pub(crate) mod scan;
@@ -64,13 +64,13 @@ mod split;
 mod writer;
 
 #[cfg(all(test, not(loom)))]
-mod bulk_load_tests;
-#[cfg(all(test, not(loom)))]
 mod capture_tests;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod merge_tests;
+#[cfg(all(test, not(loom)))]
+mod partition_tests;
 #[cfg(all(test, not(loom)))]
 mod test_file;
 #[cfg(all(test, not(loom)))]
@@ -87,7 +87,7 @@ use self::shape::IndexShape;
 pub(crate) use self::writer::IndexWriter;
 use crate::format::checkpoint;
 use crate::format::hash::Hash;
-use crate::mem::cache_lines::Line;
+use crate::mem::line_array::Line;
 use crate::mem::location::Location;
 use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
 
@@ -176,7 +176,7 @@ impl Index {
     /// # Errors
     ///
     /// Returns an error if memory is short, the shape is impossible, or a block cannot be read.
-    pub(crate) fn from_checkpoint(
+    pub(crate) fn restore(
         table: checkpoint::IndexTable,
         source: BlockSource,
     ) -> io::Result<(Arc<Self>, IndexWriter)> {
@@ -191,7 +191,7 @@ impl Index {
         let loader = Box::new(LazyLoader::new(table, source));
         let index = Arc::new(Self::of_table(table, overflow_base_bits, Some(loader))?);
         index.load_last()?;
-        let writer = IndexWriter::from_checkpoint(Arc::clone(&index), table.overflow_lines);
+        let writer = IndexWriter::restore(Arc::clone(&index), table.overflow_lines);
         Ok((index, writer))
     }
 

@@ -6,7 +6,7 @@ use super::bucket::Bucket;
 use super::{Index, bucket_of, split_source};
 use crate::format::hash::Hash;
 use crate::mem::address_space::prefetch;
-use crate::mem::cache_lines::Line;
+use crate::mem::line_array::Line;
 use crate::sync::Ordering;
 
 /// The number of splits between the stages of a prefetch: of the bucket, of its next line, and then

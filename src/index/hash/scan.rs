@@ -15,7 +15,7 @@
 use super::bucket::{Bucket, SLOTS};
 use super::lazy::BlockError;
 use super::{Index, bits_of, bucket_of};
-use crate::mem::cache_lines::Line;
+use crate::mem::line_array::Line;
 use crate::mem::location::Location;
 use crate::sync::{Ordering, fence, spin_loop};
 

@@ -8,7 +8,7 @@ use std::io;
 use super::bucket::{Bucket, ControlWord, IndexEntry, OverflowLink, SLOTS, slots_where};
 use super::writer::{IndexWriter, OverflowLines, append, collect_links};
 use super::{Index, TAG_MASK, split_source};
-use crate::mem::cache_lines::Line;
+use crate::mem::line_array::Line;
 use crate::sync::Ordering;
 
 impl IndexWriter {

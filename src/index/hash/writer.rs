@@ -24,7 +24,7 @@ use super::lazy::BlockError;
 use super::merge::Highest;
 use super::{Index, bucket_of, search};
 use crate::format::hash::Hash;
-use crate::mem::cache_lines::Line;
+use crate::mem::line_array::Line;
 use crate::mem::location::Location;
 use crate::sync::Ordering;
 
@@ -125,7 +125,7 @@ impl IndexWriter {
     }
 
     /// Makes the writer of a partial index with `overflow_lines` overflow lines in use.
-    pub(super) fn from_checkpoint(index: Arc<Index>, overflow_lines: u64) -> Self {
+    pub(super) fn restore(index: Arc<Index>, overflow_lines: u64) -> Self {
         let mut writer = Self { watched: true, ..Self::new(index) };
         let ensured = overflow_lines.checked_sub(1).map_or(0, |last| writer.index.overflow.chunk_end(last));
         writer.lines.used = overflow_lines;

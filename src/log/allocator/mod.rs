@@ -10,7 +10,7 @@
 
 pub(in crate::log) mod doubt;
 mod low_space;
-mod making;
+mod make_segment;
 pub(crate) mod quota;
 pub(crate) mod reserve;
 
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use self::making::{Wanted, make_segment};
+use self::make_segment::{Wanted, make_segment};
 use crate::config::Config;
 use crate::error::{Error, Resource, Result};
 use crate::format::record::{HEADER_SIZE, StartRecord, Watermark};
@@ -33,7 +33,7 @@ use crate::log::manifest::SPARE_ENTRIES;
 use crate::log::segment::{Prefault, Segment};
 use crate::log::segment_file::unlink_segment;
 use crate::mem::PAGE_SIZE;
-use crate::sync::counter::Statistic;
+use crate::sync::statistic::Statistic;
 
 /// The distance that pages are faulted ahead of the writer, in bytes.
 ///

@@ -84,13 +84,13 @@ fn follower_of_another_user_follows() {
     }
     let scratch = scratch();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let as_nobody = || {
+    let as_other_user = || {
         let mut command = command();
         command.uid(NOBODY).gid(NOBODY);
         command
     };
     // Without its part the child does nothing.
-    let reached = as_nobody().stdout(Stdio::null()).status();
+    let reached = as_other_user().stdout(Stdio::null()).status();
     if !reached.is_ok_and(|status| status.success()) {
         return skip(TEST, "another user cannot reach the test's own executable");
     }
@@ -103,7 +103,7 @@ fn follower_of_another_user_follows() {
             let mode = if entry.file_name() == "LOCK" { 0o600 } else { 0o644 };
             fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode)).unwrap();
         }
-        let mut follower = Child::start_as(as_nobody(), "follow", &path);
+        let mut follower = Child::start_as(as_other_user(), "follow", &path);
         assert_eq!(follower.ask("user"), NOBODY.to_string());
         assert_eq!(follower.ask("write"), "PermissionDenied");
         follower

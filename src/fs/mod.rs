@@ -149,7 +149,8 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn medium(&self) -> io::Result<Medium>;
     /// Returns an identity of this boot of the system; `None` if unknown.
     fn boot_id(&self) -> Option<[u8; 16]>;
-    /// Returns the time since a fixed moment; never goes back.
+    /// Returns the time since a fixed moment; never goes back. Takes no lock, so that a forked child
+    /// may ask.
     fn now(&self) -> Duration;
     /// Returns the thresholds of recovery.
     fn tuning(&self) -> Tuning {

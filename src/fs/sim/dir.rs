@@ -213,7 +213,7 @@ impl Dir for SimDir {
     }
 
     fn now(&self) -> Duration {
-        self.shared.lock().settings.now
+        self.shared.now()
     }
 
     fn tuning(&self) -> Tuning {

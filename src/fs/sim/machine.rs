@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use memmap2::MmapRaw;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::chooser::{Chooser, Seeded};
 use super::crash::Uncertain;
@@ -70,7 +71,43 @@ pub(super) struct HeldLock {
 }
 
 /// A machine, shared by its handles.
-pub(super) type SharedDisk = Mutex<Machine>;
+#[derive(Debug)]
+pub(super) struct SharedDisk {
+    machine: Mutex<Machine>,
+    /// The clock, in nanoseconds. A forked child reads it, so it is not behind the mutex.
+    clock: AtomicU64,
+}
+
+impl SharedDisk {
+    pub(super) fn new(model: Model, settings: Settings) -> Self {
+        let clock = AtomicU64::new(nanos(settings.now));
+        Self { machine: Mutex::new(Machine::new(model, settings)), clock }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock()
+    }
+
+    /// Returns the time on the clock. Takes no lock.
+    pub(super) fn now(&self) -> Duration {
+        // Relaxed: the clock publishes nothing.
+        Duration::from_nanos(self.clock.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn advance(&self, by: Duration) {
+        // Relaxed: see `now`.
+        self.clock.fetch_add(nanos(by), Ordering::Relaxed);
+    }
+
+    /// Returns the settings with the time on the clock.
+    pub(super) fn settings(&self, machine: &Machine) -> Settings {
+        Settings { now: self.now(), ..machine.settings.clone() }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).expect("a test stays within 500 years")
+}
 
 /// The running machine.
 #[derive(Debug)]

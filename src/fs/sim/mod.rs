@@ -84,8 +84,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 pub use self::chooser::{Chooser, Exhaustive, Script, Seeded};
 pub use self::crash::CrashPoint;
 pub use self::fault::{Fault, Gate, Operation};
@@ -137,7 +135,7 @@ impl SimDisk {
     }
 
     fn with_model(model: Model, settings: Settings) -> Self {
-        Self { shared: Arc::new(Mutex::new(Machine::new(model, settings))) }
+        Self { shared: Arc::new(SharedDisk::new(model, settings)) }
     }
 
     /// Returns the directory, as the store takes it.
@@ -189,7 +187,7 @@ impl SimDisk {
     #[must_use]
     pub fn crash_point(&self, position: Position, tears: Tears) -> CrashPoint {
         let machine = self.shared.lock();
-        CrashPoint::new(position, machine.model_at(position.0), tears, machine.settings.clone())
+        CrashPoint::new(position, machine.model_at(position.0), tears, self.shared.settings(&machine))
     }
 
     /// Returns the machine after a power cut at `position`. For many states of one position,
@@ -407,7 +405,8 @@ impl SimDisk {
         machine.observe_all();
         machine.standing = Standing::Replaced;
         let position = machine.position();
-        Self::with_model(Model { made: true, ..Model::default() }, machine.settings.after_kill(position))
+        let settings = self.shared.settings(&machine).after_kill(position);
+        Self::with_model(Model { made: true, ..Model::default() }, settings)
     }
 
     /// Sets whether directories can be locked, or only files, as on some file systems. Initially
@@ -468,7 +467,7 @@ impl SimDisk {
 
     /// Advances the clock, which does not move otherwise.
     pub fn advance_clock(&self, by: Duration) {
-        self.shared.lock().settings.now += by;
+        self.shared.advance(by);
     }
 
     /// Puts the directory on a file system in memory.

@@ -83,3 +83,28 @@ impl SimDisk {
         self.shared.lock().locks.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_clock_answers_while_the_machine_is_locked() {
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        let before = dir.now();
+        disk.advance_clock(Duration::from_secs(3));
+        let (send, answer) = mpsc::channel();
+        // A forked child finds the lock as a thread of its parent left it.
+        let machine = disk.shared.lock();
+        let asks = thread::spawn(move || send.send(dir.now()));
+        let now = answer.recv_timeout(Duration::from_secs(10));
+        drop(machine);
+        asks.join().unwrap().unwrap();
+        assert_eq!(now, Ok(before + Duration::from_secs(3)));
+    }
+}

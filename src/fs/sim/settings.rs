@@ -10,6 +10,7 @@ use crate::fs::Medium;
 pub(super) struct Settings {
     pub(super) seed: u64,
     pub(super) boot_id: Option<[u8; 16]>,
+    /// The time at which the clock starts.
     pub(super) now: Duration,
     pub(super) medium: Medium,
     pub(super) capacity: Option<u64>,

@@ -7,7 +7,8 @@ use mapcask::sim::SimDisk;
 use mapcask::{Follower, Options, Store, WriteBatch};
 use parking_lot::Mutex;
 
-use super::{Contents, assert_same, brief, follow, held, open, shown};
+use super::contents::{Contents, held, shown};
+use super::{assert_same, brief, follow, open};
 
 /// The number of steps of a history.
 const STEPS: usize = 150;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use mapcask::sim::{Seeded, SimDisk, Tears};
 use mapcask::{Error, Options, WriteBatch, WriterStatus};
 
-use super::{assert_same, brief, follow, held, map_of, open, options, shown};
+use super::contents::{held, map_of, shown};
+use super::{assert_same, brief, follow, open, options};
 
 #[test]
 fn follower_shows_each_write_after_a_refresh_and_none_before() {

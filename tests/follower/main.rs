@@ -3,16 +3,17 @@
 #![cfg(feature = "sim")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
+#[path = "../support/contents.rs"]
+mod contents;
 mod histories;
 mod live;
 
 use std::collections::BTreeMap;
 
 use mapcask::sim::SimDisk;
-use mapcask::{Follower, Options, Reader, Store};
+use mapcask::{Follower, Options, Store};
 
-/// The contents of every keyspace, by name.
-type Contents = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
+use self::contents::{Contents, held, shown};
 
 fn options() -> Options {
     Options::new().segment_bytes(4096).background(false)
@@ -24,42 +25,6 @@ fn open(disk: &SimDisk) -> Store {
 
 fn follow(disk: &SimDisk) -> Follower {
     Options::new().follow_on(disk).unwrap()
-}
-
-fn map_of(reader: &Reader) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let items = reader.iter().map(|item| item.map(|(key, value)| (Vec::from(key), Vec::from(value))));
-    let map: BTreeMap<_, _> = items.collect::<Result<_, _>>().unwrap();
-    assert_eq!(reader.len(), map.len());
-    for (key, value) in &map {
-        assert_eq!(reader.get(key).unwrap().as_deref(), Some(value.as_slice()));
-    }
-    map
-}
-
-/// Returns what a follower shows.
-fn shown(follower: &Follower) -> Contents {
-    let named = follower.keyspace_names().into_iter();
-    let mut all: Contents = named
-        .map(|name| {
-            let map = map_of(&follower.keyspace(&name).unwrap());
-            (name, map)
-        })
-        .collect();
-    all.insert(String::new(), map_of(follower));
-    all
-}
-
-/// Returns what a store holds.
-fn held(store: &Store) -> Contents {
-    let named = store.keyspace_names().into_iter();
-    let mut all: Contents = named
-        .map(|name| {
-            let map = map_of(&store.open_keyspace(&name).unwrap());
-            (name, map)
-        })
-        .collect();
-    all.insert(String::new(), map_of(store));
-    all
 }
 
 /// Shows each value by the step that wrote it and its length.

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::child::{Child, command_line};
-use crate::{digest, held, options, scratch, skip};
+use crate::contents::held;
+use crate::{digest, options, scratch, skip};
 
 // ---- No call that writes ------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ use std::thread;
 use mapcask::{Follower, Refreshed};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 
-use crate::{digest, shown};
+use crate::contents::shown;
+use crate::digest;
 
 /// The name of the test that is the child.
 const TEST: &str = "child::child_process_does_its_part_of_a_test";

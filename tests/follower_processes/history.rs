@@ -12,7 +12,8 @@ use std::path::Path;
 use mapcask::{Keyspace, Options, Store, WriteBatch};
 
 use crate::child::tell;
-use crate::{Contents, digest, held};
+use crate::contents::{Contents, held};
+use crate::digest;
 
 /// The sum of `a` and `b`, and that of all accounts.
 pub(crate) const PAIR_SUM: u64 = 1000;

@@ -10,8 +10,9 @@ use std::thread;
 use mapcask::{Follower, Snapshot, Store, Value};
 
 use crate::child::{Child, command};
+use crate::contents::{Contents, held, shown};
 use crate::history::{self, ACCOUNTS_SUM, COUNTERS, Operation, PAIR, PAIR_SUM, number_in};
-use crate::{Contents, differences, digest, held, options, scratch, shown};
+use crate::{differences, digest, options, scratch};
 
 fn count_of(variable: &str, default: u64) -> u64 {
     let read = std::env::var(variable).ok();

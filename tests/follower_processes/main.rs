@@ -10,6 +10,8 @@
 mod births;
 mod calls;
 mod child;
+#[path = "../support/contents.rs"]
+mod contents;
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "the filter and its listener are system calls that only libc has")]
 mod counted;
@@ -22,10 +24,9 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 
-use mapcask::{Follower, Options, Reader, Store};
+use mapcask::Options;
 
-/// The contents of every keyspace, by name.
-type Contents = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
+use self::contents::Contents;
 
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
@@ -34,39 +35,6 @@ fn scratch() -> tempfile::TempDir {
 /// Returns the options of a writer whose steps depend on its writes alone.
 fn options() -> Options {
     Options::new().segment_bytes(64 << 10).background(false)
-}
-
-fn map_of(reader: &Reader) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let items = reader.iter().map(|item| item.map(|(key, value)| (Vec::from(key), Vec::from(value))));
-    let map: BTreeMap<_, _> = items.collect::<Result<_, _>>().unwrap();
-    assert_eq!(reader.len(), map.len());
-    map
-}
-
-/// Returns what a follower shows. No refresh may be under way.
-fn shown(follower: &Follower) -> Contents {
-    let named = follower.keyspace_names().into_iter();
-    let mut all: Contents = named
-        .map(|name| {
-            let map = map_of(&follower.keyspace(&name).unwrap());
-            (name, map)
-        })
-        .collect();
-    all.insert(String::new(), map_of(follower));
-    all
-}
-
-/// Returns what a store holds.
-fn held(store: &Store) -> Contents {
-    let named = store.keyspace_names().into_iter();
-    let mut all: Contents = named
-        .map(|name| {
-            let map = map_of(&store.open_keyspace(&name).unwrap());
-            (name, map)
-        })
-        .collect();
-    all.insert(String::new(), map_of(store));
-    all
 }
 
 /// Returns a number that stands for contents in the report of a child.

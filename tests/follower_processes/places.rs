@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use mapcask::{Store, WriteBatch};
 
 use crate::child::{self, Child, command, command_line};
-use crate::{digest, held, is_root, options, scratch, skip};
+use crate::contents::held;
+use crate::{digest, is_root, options, scratch, skip};
 
 /// Tells the follower to look, and compares.
 fn assert_shown(follower: &mut Child, store: &Store, step: &str) {

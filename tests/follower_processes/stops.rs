@@ -1,7 +1,8 @@
 //! Followers that are stopped while the writer goes on.
 
 use crate::child::Child;
-use crate::{digest, held, options, scratch};
+use crate::contents::held;
+use crate::{digest, options, scratch};
 
 #[test]
 fn a_stopped_follower_is_exact_after_one_refresh() {

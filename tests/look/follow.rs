@@ -1,14 +1,11 @@
 //! Tests that a follower of a store without a writer shows the same as a read-only open, which
 //! judges as every open does.
 
-use std::collections::BTreeMap;
-
 use mapcask::sim::{Seeded, SimDisk, Tears};
-use mapcask::{Durability, Error, Follower, Options, Reader, Result, Store};
+use mapcask::{Durability, Error, Follower, Options, Result, Store};
 
+use super::contents::{Contents, try_held, try_shown};
 use super::states::{fill, live, options, read_only};
-
-type Contents = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
 
 /// The contents of a store, and the counters that describe them.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,10 +18,6 @@ struct Shown {
     size_on_disk: u64,
 }
 
-fn part(reader: &Reader) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    reader.iter().map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
-}
-
 fn shown(contents: Contents, stats: &mapcask::Stats, size_on_disk: u64) -> Shown {
     let &mapcask::Stats { keyspaces, keys, live_bytes, last_seq, .. } = stats;
     Shown { contents, keyspaces, keys, live_bytes, last_seq, size_on_disk }
@@ -33,11 +26,7 @@ fn shown(contents: Contents, stats: &mapcask::Stats, size_on_disk: u64) -> Shown
 /// Opens a disk read-only, reads and verifies everything. Returns the durable number, too.
 fn looked(disk: &SimDisk) -> Result<(Shown, u64)> {
     let store: Store = read_only().open_on(disk)?;
-    let mut contents = Contents::from([(String::new(), part(&store)?)]);
-    for name in store.keyspace_names() {
-        let keyspace = store.open_keyspace(&name)?;
-        contents.insert(name, part(&keyspace)?);
-    }
+    let contents = try_held(&store)?;
     store.verify()?;
     Ok((shown(contents, &store.stats(), store.size_on_disk()?), store.durable_seq().0))
 }
@@ -45,11 +34,7 @@ fn looked(disk: &SimDisk) -> Result<(Shown, u64)> {
 /// Follows a disk, reads and verifies everything. Returns the durable number, too.
 fn followed(disk: &SimDisk) -> Result<(Shown, u64)> {
     let follower: Follower = Options::new().follow_on(disk)?;
-    let mut contents = Contents::from([(String::new(), part(&follower)?)]);
-    for name in follower.keyspace_names() {
-        let keyspace = follower.keyspace(&name)?;
-        contents.insert(name, part(&keyspace)?);
-    }
+    let contents = try_shown(&follower)?;
     follower.verify()?;
     Ok((shown(contents, &follower.stats(), follower.size_on_disk()?), follower.durable_seq()?.0))
 }

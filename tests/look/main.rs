@@ -11,6 +11,8 @@
 
 #[path = "../support/api.rs"]
 mod api;
+#[path = "../support/contents.rs"]
+mod contents;
 #[cfg(target_os = "linux")]
 #[path = "../sigbus/file_system.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]

@@ -1,17 +1,15 @@
 //! Tests of read-only opens in every state that a process, a power cut or damage can leave on a
 //! simulated disk.
 
-use std::collections::BTreeMap;
-
 use mapcask::sim::{Fault, Operation, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Options, Store};
 
-type Bytes = Vec<u8>;
+use super::contents::{Contents, held};
 
 /// The contents, statistics and recovery report of a store.
 #[derive(Debug, PartialEq, Eq)]
 struct Shown {
-    keyspaces: BTreeMap<String, BTreeMap<Bytes, Bytes>>,
+    keyspaces: Contents,
     last_seq: u64,
     durable_seq: u64,
     keys: u64,
@@ -32,22 +30,6 @@ pub(crate) fn read_only() -> Options {
     options().read_only(true)
 }
 
-fn content(store: &Store) -> BTreeMap<String, BTreeMap<Bytes, Bytes>> {
-    let names = [String::new()].into_iter().chain(store.keyspace_names());
-    let part = |name: String| {
-        let keyspace = store.open_keyspace(&name).unwrap();
-        let mut part = BTreeMap::new();
-        for item in &keyspace {
-            let (key, value) = item.unwrap();
-            assert_eq!(keyspace.get(&key).unwrap().as_deref(), Some(&*value));
-            part.insert(key.to_vec(), value.to_vec());
-        }
-        assert_eq!(part.len(), keyspace.len());
-        (name, part)
-    };
-    names.map(part).collect()
-}
-
 pub(crate) fn fill(store: &Store, keys: u8, len: usize) {
     for n in 0..keys {
         store.insert([n], vec![n; len]).unwrap();
@@ -56,7 +38,7 @@ pub(crate) fn fill(store: &Store, keys: u8, len: usize) {
 
 /// Reads everything in every way.
 fn shown(store: &Store) -> Shown {
-    let (keyspaces, stats, report) = (content(store), store.stats(), store.recovery_report());
+    let (keyspaces, stats, report) = (held(store), store.stats(), store.recovery_report());
     let snapshot = store.snapshot();
     assert_eq!(snapshot.iter().count(), keyspaces[""].len());
     let verified = store.verify().unwrap();
@@ -77,7 +59,7 @@ fn shown(store: &Store) -> Shown {
     }
 }
 
-fn files(disk: &SimDisk) -> Vec<(String, Bytes)> {
+fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
     disk.files().into_iter().map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect()
 }
 
@@ -220,7 +202,7 @@ fn read_only_open_rebuilds_damaged_checkpoint_in_memory() {
         // Some damage is found by the open, and some by a later read.
         let position = left.position();
         let looked = read_only().open_on(&left).unwrap();
-        assert_eq!(content(&looked)[""].len(), 12, "byte {at}");
+        assert_eq!(held(&looked)[""].len(), 12, "byte {at}");
         looked.verify().unwrap();
         drop(looked);
         assert!(left.position() == position, "byte {at}");
@@ -240,10 +222,9 @@ fn read_only_open_refuses_damage_as_other_opens_do() {
         bytes[at] ^= 1;
         left.put_file(&name, &bytes);
         let position = left.position();
-        let looked =
-            read_only().open_on(&left).map(|store| content(&store)).map_err(|error| error.to_string());
+        let looked = read_only().open_on(&left).map(|store| held(&store)).map_err(|error| error.to_string());
         assert!(left.position() == position, "byte {at}");
-        let opened = options().open_on(&left).map(|store| content(&store)).map_err(|error| error.to_string());
+        let opened = options().open_on(&left).map(|store| held(&store)).map_err(|error| error.to_string());
         assert_eq!(looked, opened, "byte {at}");
         refused += u32::from(opened.is_err());
     }
@@ -277,7 +258,7 @@ fn read_only_open_refuses_a_store_being_destroyed() {
         let left = disk.crash_point(position, Tears::None).kill();
         let position = left.position();
         match read_only().open_on(&left) {
-            Ok(store) => assert!(!content(&store).is_empty()),
+            Ok(store) => assert!(!held(&store).is_empty()),
             Err(Error::Destroying { .. }) => refused += 1,
             Err(Error::NotFound { .. }) => gone += 1,
             Err(other) => panic!("{other}"),
@@ -298,7 +279,7 @@ fn read_only_open_reads_a_killed_store_on_a_full_disk() {
     killed.fail_nth(Some(Operation::Write), 1, Fault::NoSpace, true);
     killed.fail_nth(Some(Operation::Create), 1, Fault::NoSpace, true);
     let looked = read_only().open_on(&killed).unwrap();
-    assert_eq!(content(&looked)[""].len(), 20);
+    assert_eq!(held(&looked)[""].len(), 20);
 }
 
 #[test]

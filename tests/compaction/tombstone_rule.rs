@@ -232,21 +232,26 @@ fn pass_keeps_durable_value_whose_successor_is_not_durable() {
     }
 }
 
+/// Returns a store with six values, each in a segment that holds a dead one as well.
+fn half_dead(seed: u64) -> (SimDisk, Store) {
+    let disk = SimDisk::with_seed(seed);
+    let store = open(&disk, Durability::Os).unwrap();
+    for n in 0..6 {
+        store.insert("often", vec![n; 700]).unwrap();
+        store.insert(format!("key {n}"), vec![n; 1200]).unwrap();
+    }
+    store.flush().unwrap();
+    while store.step().unwrap() {}
+    (disk, store)
+}
+
 /// Cause, planted: a file of copies claims that none of its records is hidden by a number given out
 /// after the pass began. Symptom: a key was removed between two steps of the pass, and comes back
 /// once a second pass has left out its tombstone.
 #[test]
 fn key_removed_during_a_pass_stays_removed_after_the_next() {
     for step in 1..12 {
-        let disk = SimDisk::with_seed(step);
-        let store = open(&disk, Durability::Os).unwrap();
-        // Each segment holds a live value and a dead one.
-        for n in 0..6 {
-            store.insert("often", vec![n; 700]).unwrap();
-            store.insert(format!("key {n}"), vec![n; 1200]).unwrap();
-        }
-        store.flush().unwrap();
-        while store.step().unwrap() {}
+        let (disk, store) = half_dead(step);
         let before = segments(&disk);
         let mut steps = 0;
         let removes = |store: &Store| (0..6).for_each(|n| assert!(store.remove(format!("key {n}")).unwrap()));
@@ -290,14 +295,7 @@ fn key_removed_during_a_pass_stays_removed_after_the_next() {
 #[test]
 fn key_overwritten_during_a_pass_keeps_its_new_value() {
     for step in 1..12 {
-        let disk = SimDisk::with_seed(step);
-        let store = open(&disk, Durability::Os).unwrap();
-        for n in 0..6 {
-            store.insert("often", vec![n; 700]).unwrap();
-            store.insert(format!("key {n}"), vec![n; 1200]).unwrap();
-        }
-        store.flush().unwrap();
-        while store.step().unwrap() {}
+        let (disk, store) = half_dead(step);
         let mut steps = 0;
         let report = store.compact_segments(&segments(&disk), |_| {
             steps += 1;

@@ -399,16 +399,28 @@ fn skip(test: &str, reason: &str) {
     std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
 
+/// The number of the user that owns nothing.
+#[cfg(feature = "cli")]
+const NOBODY: u32 = 65_534;
+
+/// Makes a directory that every user may enter. Prints that the test was skipped unless root runs
+/// it.
+#[cfg(feature = "cli")]
+fn scratch_of_root(test: &str) -> Option<tempfile::TempDir> {
+    if !rustix::process::geteuid().is_root() {
+        skip(test, "not root");
+        return None;
+    }
+    let scratch = scratch();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    Some(scratch)
+}
+
 #[cfg(feature = "cli")]
 #[test]
 fn reading_commands_work_beside_a_writer_of_another_user() {
     const TEST: &str = "reading_commands_work_beside_a_writer_of_another_user";
-    const NOBODY: u32 = 65_534;
-    if !rustix::process::geteuid().is_root() {
-        return skip(TEST, "not root");
-    }
-    let scratch = scratch();
-    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let Some(scratch) = scratch_of_root(TEST) else { return };
     let path = scratch.path().join("data");
     let store = options().open(&path).unwrap();
     fill(&store);
@@ -438,12 +450,7 @@ fn reading_commands_work_beside_a_writer_of_another_user() {
 #[test]
 fn read_only_open_needs_only_read_permission() {
     const TEST: &str = "read_only_open_needs_only_read_permission";
-    const NOBODY: u32 = 65_534;
-    if !rustix::process::geteuid().is_root() {
-        return skip(TEST, "not root");
-    }
-    let scratch = scratch();
-    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let Some(scratch) = scratch_of_root(TEST) else { return };
     let path = scratch.path().join("data");
     killed(&path);
     let mode = |name: &str, mode| {

@@ -95,6 +95,24 @@ pub struct SegmentEntry {
     pub generation: u8,
 }
 
+impl SegmentEntry {
+    /// Returns the entry of a new segment of the log.
+    pub const fn new(id: SegmentId, size: u64, nonce: u64) -> Self {
+        Self {
+            id,
+            size,
+            nonce,
+            end: 0,
+            last_seq: Seq::ZERO,
+            first_seq: Seq::ZERO,
+            filtered: Seq::ZERO,
+            state: SegmentState::Open,
+            role: Role::Log,
+            generation: 0,
+        }
+    }
+}
+
 /// The contents of the manifest.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Manifest {

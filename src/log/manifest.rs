@@ -393,23 +393,7 @@ mod tests {
     use super::*;
     use crate::format::StoreId;
     use crate::format::keyspace_change::KeyspaceSet;
-    use crate::format::segment_header::Role;
     use crate::fs::sim::{Exhaustive, Fault, Operation, SimDisk, Tears};
-
-    fn entry(id: u64) -> SegmentEntry {
-        SegmentEntry {
-            id: SegmentId(id),
-            size: 8192,
-            nonce: id,
-            end: 0,
-            last_seq: Seq::ZERO,
-            first_seq: Seq::ZERO,
-            filtered: Seq::ZERO,
-            state: SegmentState::Open,
-            role: Role::Log,
-            generation: 0,
-        }
-    }
 
     /// Returns a manifest with so many segments that its counters lie in the first half.
     fn sample() -> Manifest {
@@ -423,7 +407,7 @@ mod tests {
             incarnation: 1,
             durable: Seq::ZERO,
             next_seq: Seq(1),
-            segments: (1..9).map(entry).collect(),
+            segments: (1..9).map(|id| SegmentEntry::new(SegmentId(id), 8192, id)).collect(),
             retired_seq: Seq::ZERO,
             checkpoint: 0,
             keyspaces: KeyspaceSet::new(),

@@ -207,7 +207,6 @@ pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<SegmentHeader>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::manifest::SegmentState;
     use crate::fs::sim::SimDisk;
     use crate::mem::PAGE_SIZE;
 
@@ -246,18 +245,7 @@ mod tests {
 
     #[test]
     fn header_of_a_remade_segment_does_not_fit_the_entry() {
-        let entry = SegmentEntry {
-            id: SegmentId(1),
-            size: SIZE,
-            nonce: NONCE,
-            end: 0,
-            last_seq: Seq::ZERO,
-            first_seq: Seq::ZERO,
-            filtered: Seq::ZERO,
-            state: SegmentState::Open,
-            role: Role::Log,
-            generation: 0,
-        };
+        let entry = SegmentEntry::new(SegmentId(1), SIZE, NONCE);
         let check = |size, nonce| {
             check_header(&header_of_log(STORE, SegmentId(1), size, nonce), &entry, Path::new("segment"))
         };

@@ -7,10 +7,10 @@ use super::decision::{DirectoryFacts, Manifests, UnlistedAction, UnlistedFacts, 
 use crate::error::{Error, Result};
 use crate::format::file_name;
 use crate::format::file_name::{FileName, MANIFESTS};
-use crate::format::manifest::{MAGIC, MANIFEST_LEN_MAX, Manifest, SegmentEntry, SegmentState};
+use crate::format::manifest::{MAGIC, MANIFEST_LEN_MAX, Manifest, SegmentEntry};
 use crate::format::record_reader::next_published;
 use crate::format::segment_header::{Role, SegmentHeader};
-use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
+use crate::format::{Defect, READ_VERSION, SegmentId, StoreId};
 use crate::fs::{Access, Dir, File};
 use crate::log::segment_file::open_file;
 use crate::log::segment_reader::SegmentReader;
@@ -314,16 +314,9 @@ pub(crate) fn look_at_unlisted(
             (UnlistedAction::AdoptBlank | UnlistedAction::AdoptWritten, Ok((_, header))) => {
                 has_blank |= action == UnlistedAction::AdoptBlank;
                 found.adopted.push(SegmentEntry {
-                    id: *id,
-                    size: header.size,
-                    nonce: header.nonce,
-                    end: 0,
-                    last_seq: Seq::ZERO,
-                    first_seq: Seq::ZERO,
-                    filtered: Seq::ZERO,
-                    state: SegmentState::Open,
                     role: header.role,
                     generation: header.generation,
+                    ..SegmentEntry::new(*id, header.size, header.nonce)
                 });
             }
             (UnlistedAction::Quarantine, _) => found.quarantined.push(*id),
@@ -367,8 +360,8 @@ pub(crate) fn is_written(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::StoreId;
     use crate::format::keyspace_change::KeyspaceSet;
+    use crate::format::{Seq, StoreId};
     use crate::fs::sim::SimDisk;
     use crate::log::segment::{Prefault, Segment, SegmentPlan};
     use crate::mem::address_space::AddressSpace;

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::format::manifest::{SegmentEntry, SegmentState};
+use crate::format::manifest::SegmentEntry;
 use crate::format::record_reader::Order;
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::{SegmentId, Seq, StoreId, file_name};
@@ -290,18 +290,7 @@ impl Segment {
 
     /// Returns the entry under which the manifest names a new segment.
     pub(crate) fn entry(&self) -> SegmentEntry {
-        SegmentEntry {
-            id: self.id,
-            size: self.size,
-            nonce: self.nonce,
-            end: 0,
-            last_seq: Seq::ZERO,
-            first_seq: Seq::ZERO,
-            filtered: Seq::ZERO,
-            state: SegmentState::Open,
-            role: Role::Log,
-            generation: 0,
-        }
+        SegmentEntry::new(self.id, self.size, self.nonce)
     }
 
     /// Sets the least number in it, and the number up to which no record hides one in it.

@@ -52,12 +52,7 @@ impl Lookup<'_> {
         index: &impl IndexSearch,
         pin: &'p Pin,
     ) -> Result<Option<FoundRecord<'p>>> {
-        let record_at = move |location| Some(state.record_as_it_is(location, pin));
-        let found = self.search(index, record_at, move |other| state.check_record(other))?;
-        if let Some(found) = &found {
-            state.check_replaced(&found.record)?;
-        }
-        Ok(found)
+        self.find_with(state, index, pin, move |other| state.check_record(other))
     }
 
     /// Returns the record of the key like [`Lookup::find`], with less verified: another record only
@@ -72,8 +67,20 @@ impl Lookup<'_> {
         index: &impl IndexSearch,
         pin: &'p Pin,
     ) -> Result<Option<FoundRecord<'p>>> {
+        self.find_with(state, index, pin, move |other| state.check_replaced(other))
+    }
+
+    /// Returns the record of the key. Another record with the tag goes through `check_other`.
+    #[inline]
+    fn find_with<'p>(
+        self,
+        state: &'p State,
+        index: &impl IndexSearch,
+        pin: &'p Pin,
+        check_other: impl Fn(&Record<'p>) -> Result<()>,
+    ) -> Result<Option<FoundRecord<'p>>> {
         let record_at = move |location| Some(state.record_as_it_is(location, pin));
-        let found = self.search(index, record_at, move |other| state.check_replaced(other))?;
+        let found = self.search(index, record_at, check_other)?;
         if let Some(found) = &found {
             state.check_replaced(&found.record)?;
         }

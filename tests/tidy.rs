@@ -10,10 +10,13 @@
     reason = "a helper that fails fails its test, and clippy knows only the functions marked as tests"
 )]
 
+#[path = "support/source_text.rs"]
+mod source_text;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::ops::Range;
-use std::path::Path;
+
+use self::source_text::{blank, files, first_word, is_word, words};
 
 /// The folders of `src/`, and the files beside them, from the lowest layer to the highest. A file
 /// imports from lower layers and from its own folder. The entries of one row do not import each
@@ -34,11 +37,6 @@ const LAYERS: [&[&str]; 10] = [
 /// The layers inside of a folder. An entry in no row stands above all rows.
 const INNER: [(&str, &[&[&str]]); 1] = [("engine", &[&["state"], &["read", "compaction"], &["checkpoint"]])];
 
-/// The files that are named after the job that their functions do.
-const JOB_FILES: &str = "admin conditional opening writing bounded_reader bounded_writer commands report \
-    salvage take policy tombstone_rule maintenance bytes copy scrub control_page dir_handle \
-    dir_handle_portable platform processes errors prefault unbacked guard_table sigbus decision read_only";
-
 /// The files of the library that may hold the keyword.
 const UNSAFE_FILES: [&str; 3] = ["src/mem/", "src/sync/epoch/loom_tests.rs", "src/sync/rcu.rs"];
 /// The folders outside of the library that may hold the keyword.
@@ -48,12 +46,6 @@ const MAX_FILE_LINES: usize = 800;
 const MAX_FILE_LINES_WITHOUT_TESTS: usize = 500;
 const MAX_FUNCTION_LINES: usize = 70;
 const MAX_TEST_NAME: usize = 60;
-
-/// The folders that are read, along with the files beside them.
-const FOLDERS: [&str; 9] =
-    ["src", "tests", "benches", "examples", "fuzz", "docs", ".ci", ".github", "testutil"];
-/// Folders of built or found files.
-const SKIPPED: [&str; 4] = ["target", "corpus", "artifacts", "fixtures"];
 
 #[test]
 fn every_file_keeps_the_house_rules() {
@@ -66,7 +58,6 @@ fn every_file_keeps_the_house_rules() {
         complaints.extend(found.into_iter().chain(machine_paths(text)).map(|found| format!("{path}{found}")));
     }
     complaints.extend(repeated_types(&files));
-    complaints.extend(files.iter().filter_map(|(path, text)| misnamed(path, text)));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
@@ -89,127 +80,6 @@ fn check_rust(path: &str, text: &str, types: &Types) -> Vec<String> {
 }
 
 // ---- The text -----------------------------------------------------------------------------------
-
-/// Returns every hand-written file of the repository, with its path from the root.
-fn files() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    for entry in fs::read_dir(root).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            if FOLDERS.contains(&name.as_str()) {
-                walk(&entry.path(), &name, &mut found);
-            }
-        } else if ![".git", "Cargo.lock"].contains(&name.as_str()) {
-            found.extend(fs::read_to_string(entry.path()).ok().map(|text| (name, text)));
-        }
-    }
-    found.sort();
-    found
-}
-
-fn walk(folder: &Path, name: &str, found: &mut Vec<(String, String)>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        let file_name = entry.file_name().into_string().unwrap();
-        let path = format!("{name}/{file_name}");
-        if !entry.file_type().unwrap().is_dir() {
-            found.extend(fs::read_to_string(entry.path()).ok().map(|text| (path, text)));
-        } else if !SKIPPED.contains(&file_name.as_str()) {
-            walk(&entry.path(), &path, found);
-        }
-    }
-}
-
-/// Blanks out comments and the insides of literals; all other text keeps its place.
-fn blank(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut code = bytes.to_vec();
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = literal_or_comment(bytes, at);
-        for byte in &mut code[at..end.max(at)] {
-            if *byte != b'\n' {
-                *byte = b' ';
-            }
-        }
-        at = end.max(at + 1);
-    }
-    String::from_utf8(code).unwrap()
-}
-
-/// Returns the end of the comment or literal that begins at `at`, or `at` if none does.
-fn literal_or_comment(bytes: &[u8], at: usize) -> usize {
-    let rest = &bytes[at..];
-    let after_word = at > 0 && is_word(bytes[at - 1]);
-    match rest {
-        [b'/', b'/', ..] => at + rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len()),
-        [b'/', b'*', ..] => at + block_comment(rest),
-        [b'"', ..] => at + escaped(rest, b'"'),
-        [b'r', b'"' | b'#', ..] if !after_word || matches!(bytes[at - 1], b'b' | b'c') => at + raw(rest),
-        // A lifetime is a quote with no quote after the first character.
-        [b'\'', b'\\', ..] => at + escaped(rest, b'\''),
-        [b'\'', ..] => at + character(rest),
-        _ => at,
-    }
-}
-
-fn block_comment(rest: &[u8]) -> usize {
-    let (mut depth, mut at) = (0, 0);
-    while at < rest.len() {
-        match &rest[at..] {
-            [b'/', b'*', ..] => (depth, at) = (depth + 1, at + 2),
-            [b'*', b'/', ..] => (depth, at) = (depth - 1, at + 2),
-            _ => at += 1,
-        }
-        if depth == 0 {
-            return at;
-        }
-    }
-    at
-}
-
-fn escaped(rest: &[u8], quote: u8) -> usize {
-    let mut at = 1;
-    while at < rest.len() && rest[at] != quote {
-        at += if rest[at] == b'\\' { 2 } else { 1 };
-    }
-    (at + 1).min(rest.len())
-}
-
-fn raw(rest: &[u8]) -> usize {
-    let hashes = rest[1..].iter().take_while(|&&byte| byte == b'#').count();
-    if rest.get(1 + hashes) != Some(&b'"') {
-        return 0;
-    }
-    let end: Vec<u8> = [b'"'].into_iter().chain([b'#'].repeat(hashes)).collect();
-    let body = &rest[2 + hashes..];
-    let len = body.windows(end.len()).position(|window| window == end).unwrap_or(body.len());
-    (2 + hashes + len + end.len()).min(rest.len())
-}
-
-fn character(rest: &[u8]) -> usize {
-    let len = match rest.get(1) {
-        Some(byte) if *byte >= 0xf0 => 4,
-        Some(byte) if *byte >= 0xe0 => 3,
-        Some(byte) if *byte >= 0xc0 => 2,
-        _ => 1,
-    };
-    if rest.get(1 + len) == Some(&b'\'') { len + 2 } else { 0 }
-}
-
-fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_'
-}
-
-/// Returns the places at which `word` stands alone.
-fn words<'t>(code: &'t str, word: &'t str) -> impl Iterator<Item = usize> + 't {
-    let bytes = code.as_bytes();
-    code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
-        (at == 0 || !is_word(bytes[at - 1])) && bytes.get(at + word.len()).is_none_or(|&byte| !is_word(byte))
-    })
-}
 
 fn line_of(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
@@ -311,10 +181,6 @@ fn crate_paths(code: &str) -> Vec<(usize, String)> {
     found
 }
 
-fn first_word(text: &str) -> String {
-    text.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
-}
-
 /// The folders that define a type of each name.
 #[derive(Debug, Default)]
 struct Types(BTreeMap<String, BTreeSet<String>>);
@@ -334,33 +200,6 @@ impl Types {
         }
         types
     }
-}
-
-/// Returns a complaint about a file that defines nothing of its name. A folder may say a part.
-fn misnamed(path: &str, text: &str) -> Option<String> {
-    let (folder, stem) = path.strip_prefix("src/")?.strip_suffix(".rs")?.rsplit_once('/')?;
-    let is_test = stem.ends_with("tests") || folder.contains("tests") || folder.contains("model");
-    if is_test || ["mod", "lib", "main"].contains(&stem) || JOB_FILES.split(' ').any(|job| job == stem) {
-        return None;
-    }
-    let (code, wanted, folders) = (blank(text), parts(stem), parts(&folder.replace('/', "_")));
-    let fits = |name: String| {
-        let found = parts(&name);
-        let is_said = |part: &String| found.contains(part) || folders.contains(part);
-        found.concat().contains(&wanted.concat())
-            || wanted.iter().all(is_said) && wanted.iter().any(|part| found.contains(part))
-    };
-    let after = |end: usize| first_word(code[end..].trim_start());
-    let named = |keyword: &str| words(&code, keyword).any(|at| fits(after(at + keyword.len())));
-    let keywords = ["struct", "enum", "union", "trait", "type", "fn", "const", "static", "mod"];
-    (!keywords.into_iter().any(named)).then(|| format!("{path}: nothing in it has its name"))
-}
-
-/// Returns the words of a name, in singular.
-fn parts(name: &str) -> Vec<String> {
-    let split = |c: char| c.is_uppercase().then_some('_').into_iter().chain([c.to_ascii_lowercase()]);
-    let singular = |part: &str| if part.len() > 3 { part.trim_end_matches('s') } else { part }.to_owned();
-    name.chars().flat_map(split).collect::<String>().split('_').map(singular).collect()
 }
 
 /// Returns the type names that two files define. A twin for other systems (`_portable`) may define
@@ -697,12 +536,6 @@ fn a_type_name_that_is_defined_twice_is_found() {
     );
     assert_eq!(two("struct Entry;"), [""; 0]);
     assert_eq!(two("#[cfg(test)]\nmod tests { pub(super) struct Entry; }"), [""; 0]);
-}
-
-#[test]
-fn a_file_that_defines_nothing_of_its_name_is_found() {
-    let is_misnamed = |text| misnamed("src/log/group_commit.rs", text).is_some();
-    assert!(is_misnamed("struct Other;") && !is_misnamed("struct GroupCommit;"));
 }
 
 #[test]

@@ -39,6 +39,7 @@ mod read_ahead;
 mod read_only;
 mod record_batch;
 pub(crate) mod recovered;
+mod recovered_parts;
 pub(crate) mod replay;
 pub(crate) mod report;
 mod restore;
@@ -48,6 +49,7 @@ pub(crate) mod tail_findings;
 use std::sync::Arc;
 
 use self::recovered::RecoveredKeyspace;
+use self::recovered_parts::{Built, RecoveredParts, numbers_behind};
 use self::replay::Replayed;
 use self::report::RecoveryReport;
 use crate::config::{Config, Durability};
@@ -57,8 +59,7 @@ use crate::format::control_page::ControlHeader;
 use crate::format::file_name::{LOCK, MANIFESTS};
 use crate::format::hash::{HASH_ID, HashKey};
 use crate::format::keyspace_change::{KeyspaceChange, KeyspaceSet};
-use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
-use crate::format::record::HEADER_SIZE;
+use crate::format::manifest::Manifest;
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
 use crate::fs::{Claim, Dir, Lock, LockFailure, Medium};
 use crate::log::allocator::SegmentAllocator;
@@ -70,12 +71,10 @@ use crate::log::segment::{Prefault, Segment};
 use crate::log::sync_plan::SegmentRange;
 use crate::log::writer::Tail;
 use crate::mem::PAGE_SIZE;
-use crate::mem::address_space::AddressSpace;
 use crate::recovery::analysis::{Analysis, Read};
 use crate::recovery::decision::{DirectoryAction, directory};
 use crate::recovery::directory::DirectoryScan;
 use crate::recovery::quarantine::{quarantine_file, quarantine_tail, remove, remove_checkpoints};
-use crate::recovery::segment_chain::SegmentChain;
 
 /// An opened store, before the public handle is built around it.
 #[derive(Debug)]
@@ -260,78 +259,28 @@ fn open_store(
     }
 }
 
-/// The state found on the disk.
-struct RecoveredParts {
-    manifest: Manifest,
-    suspect: [bool; 2],
-    chain: SegmentChain,
-    /// Segments that repeat records of other segments.
-    repeated: Vec<SegmentId>,
-    /// The number of records that may have been behind the end of the log.
-    unseen: u64,
-    boot_id: Option<[u8; 16]>,
-    /// True if this open created the store, durably.
-    created: bool,
-}
-
-impl RecoveredParts {
-    /// Returns true if everything is as a clean close left it, so the disk need not change before
-    /// the first write.
-    fn is_as_closed(&self, survey: &DirectoryScan, checkpoint: Option<&IndexCheckpoint>) -> bool {
-        let Self { manifest, suspect, chain, repeated, .. } = self;
-        let named = checkpoint.map_or(0, |checkpoint| checkpoint.number);
-        manifest.clean
-            && *suspect == [false; 2]
-            && chain.resume.is_some()
-            && chain.entries == manifest.segments
-            && chain.retired.is_empty()
-            && chain.quarantined.is_empty()
-            && chain.asides.is_empty()
-            && repeated.is_empty()
-            && survey.temporaries.is_empty()
-            && named == manifest.checkpoint
-            && survey.checkpoints.iter().all(|number| *number == named)
-    }
-}
-
-/// The structures built in memory.
-struct Built {
-    space: AddressSpace,
-    hash_key: HashKey,
-    replayed: Replayed,
-    checkpoint: Option<IndexCheckpoint>,
-    lock: Box<dyn Lock>,
-}
-
 /// Carries out the decisions. From here on files are changed.
 fn apply(
     dir: Arc<dyn Dir>,
     config: &Config,
     survey: &DirectoryScan,
-    found: RecoveredParts,
-    built: Built,
+    mut found: RecoveredParts,
+    mut built: Built,
 ) -> Result<Recovered> {
     let as_closed = found.is_as_closed(survey, built.checkpoint.as_ref());
-    let RecoveredParts { mut manifest, suspect, chain, repeated, unseen, boot_id, created } = found;
+    found.update_manifest(dir.as_ref(), survey, &mut built)?;
+    let RecoveredParts { mut manifest, suspect, chain, repeated, boot_id, created, .. } = found;
     let Built { space, hash_key, replayed, checkpoint, lock } = built;
-    let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
-    let next_seq = next_seq(dir.as_ref(), &manifest, &chain, durable, unseen)?;
-    manifest.next_seq = next_seq;
-    count_on(dir.as_ref(), survey, &mut manifest)?;
+    let Replayed { keyspaces, names, pending, durable, mut report, .. } = replayed;
     for aside in &chain.asides {
         report.quarantined.extend(quarantine_tail(dir.as_ref(), aside)?);
     }
     dir.crash_point("recovery-aside");
 
     report.clean = manifest.clean;
-    manifest.segments = chain.entries;
-    manifest.retired_seq = chain.retired_seq;
     manifest.clean = false;
     manifest.incarnation += 1;
-    manifest.durable = durable;
-    manifest.keyspaces = durable_names;
-    manifest.checkpoint = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.number);
-    let (incarnation, store) = (manifest.incarnation, manifest.store);
+    let (incarnation, store, next_seq) = (manifest.incarnation, manifest.store, manifest.next_seq);
     let commit = Arc::new(GroupCommit::new(durable));
     let manifest = ManifestStore::open(&dir, &commit, manifest, suspect, created)?;
     if !as_closed {
@@ -354,7 +303,9 @@ fn apply(
     let start = FirstSegment { previous: chain.previous, next_seq, incarnation, durable, last: chain.last };
     let tail = tail(&shared, config, prefault, &mut ready, chain.resume, start)?;
     let unsynced = chain.unsynced;
-    (report.created, report.incarnation, report.durable_seq) = (created, incarnation, durable.0);
+    report.created = created;
+    report.incarnation = incarnation;
+    report.durable_seq = durable.0;
     report.segments = shared.segments.read().len();
     report.rewritten_bytes = unsynced.iter().map(|range| range.to - range.from).sum();
     Ok(Recovered {
@@ -374,17 +325,6 @@ fn apply(
     })
 }
 
-/// Ensures that no segment number is assigned twice, and refuses numbers with no space left above
-/// them.
-fn count_on(dir: &dyn Dir, survey: &DirectoryScan, manifest: &mut Manifest) -> Result<()> {
-    let highest = survey.segments.last().copied().unwrap_or(SegmentId(0));
-    manifest.next_segment = manifest.next_segment.max(SegmentId(highest.0.saturating_add(1)));
-    manifest.check_room().map_err(|defect| {
-        let path = dir.path().join(MANIFESTS[0]);
-        Error::Corrupt { path, offset: 0, defect }
-    })
-}
-
 /// Returns the fixed part of the control page, which other processes map.
 fn control_header(
     dir: &dyn Dir,
@@ -396,43 +336,6 @@ fn control_header(
     dir.random(&mut writer_nonce).map_err(|error| Error::io("draw random bytes for", dir.path(), error))?;
     let writer_nonce = u64::from_le_bytes(writer_nonce);
     Ok(ControlHeader { store, boot_id: boot_id.unwrap_or([0; 16]), incarnation, writer_nonce })
-}
-
-/// Returns the first number of the new incarnation. After an unclean end it is above every number
-/// that can have been assigned.
-///
-/// # Errors
-///
-/// `Corrupt` if a closed store holds a number that its close did not know.
-fn next_seq(
-    dir: &dyn Dir,
-    manifest: &Manifest,
-    chain: &SegmentChain,
-    durable: Seq,
-    unseen: u64,
-) -> Result<Seq> {
-    // A number that compaction filtered by is never assigned again, even if its record no longer
-    // exists.
-    let filtered = chain.entries.iter().map(|entry| entry.filtered.max(entry.last_seq)).max();
-    let seen = chain.last.max(chain.seen).max(durable).max(filtered.unwrap_or(Seq::ZERO));
-    let next = manifest.next_seq.max(seen.next());
-    if !manifest.clean {
-        // A number above the maximum is refused, not assigned.
-        return Ok(Seq(next.0.saturating_add(unseen).saturating_add(1)));
-    }
-    if chain.resume.is_some() && next != manifest.next_seq {
-        // The number is greater than the close knew: the log could not continue where it stopped.
-        let (path, defect) = (dir.path().join(MANIFESTS[0]), Defect::BadField("next_seq"));
-        return Err(Error::Corrupt { path, offset: 0, defect });
-    }
-    Ok(next)
-}
-
-/// Returns the number of records that may have been behind the end of the log. Each segment that
-/// was written to, adopted ones included, counts one for each of its smallest possible records.
-fn numbers_behind(entries: &[SegmentEntry]) -> u64 {
-    let written = entries.iter().filter(|entry| entry.state != SegmentState::Sealed);
-    written.map(|entry| entry.size / HEADER_SIZE as u64).fold(0, u64::saturating_add)
 }
 
 /// The position that the log continues from, in any segment.

@@ -10,8 +10,9 @@
 
 use std::sync::Arc;
 
+use super::Recovered;
 use super::directory::DirectoryScan;
-use super::{Built, Recovered, RecoveredParts, count_on, next_seq};
+use super::recovered_parts::{Built, RecoveredParts};
 use crate::error::{Error, Result};
 use crate::fs::Dir;
 use crate::log::context::LogContext;
@@ -31,24 +32,18 @@ use crate::recovery::replay::Replayed;
 pub(super) fn apply(
     dir: Arc<dyn Dir>,
     survey: &DirectoryScan,
-    found: RecoveredParts,
-    built: Built,
+    mut found: RecoveredParts,
+    mut built: Built,
 ) -> Result<Recovered> {
-    let RecoveredParts { mut manifest, chain, unseen, .. } = found;
-    let Built { space, hash_key, replayed, checkpoint, lock } = built;
-    let Replayed { keyspaces, names, durable_names, pending, durable, mut report } = replayed;
     // No number is assigned here, but numbers with no space left above them are refused.
-    manifest.next_seq = next_seq(dir.as_ref(), &manifest, &chain, durable, unseen)?;
-    count_on(dir.as_ref(), survey, &mut manifest)?;
+    found.update_manifest(dir.as_ref(), survey, &mut built)?;
+    let RecoveredParts { manifest, chain, .. } = found;
+    let Built { space, hash_key, replayed, checkpoint, lock } = built;
+    let Replayed { keyspaces, names, pending, durable, mut report, .. } = replayed;
     report.clean = manifest.clean;
     report.incarnation = manifest.incarnation + 1;
     report.durable_seq = durable.0;
     report.segments = chain.segments.len();
-    manifest.segments = chain.entries;
-    manifest.retired_seq = chain.retired_seq;
-    manifest.durable = durable;
-    manifest.keyspaces = durable_names;
-    manifest.checkpoint = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.number);
     let (store, incarnation, next_seq) = (manifest.store, manifest.incarnation, manifest.next_seq);
 
     let refusal = Error::OpenedReadOnly { path: dir.path().to_owned() };

@@ -128,6 +128,12 @@ impl Mapping {
         self.replaced_with(UNWRITTEN, from, to)
     }
 
+    /// True if a page of a range was replaced, by zeros or by a copy.
+    #[cold]
+    pub(crate) fn is_replaced_in(&self, from: u64, to: u64) -> bool {
+        self.replaced_in(from, to).is_some() || self.unwritten_in(from, to).is_some()
+    }
+
     fn replaced_with(&self, flag: u32, from: u64, to: u64) -> Option<u64> {
         if !self.is_replaced() {
             return None;

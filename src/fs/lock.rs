@@ -103,14 +103,10 @@ pub(super) fn take(
 
 fn try_take(place: &Arc<Place>, name: &str, claim: Claim<'_>) -> Result<HeldClaim, LockFailure> {
     let shared = claim == Claim::Look;
-    let locked = place.try_lock(shared).map_err(LockFailure::Io)?;
-    if locked == Some(false) {
-        // If readers hold the lock, the note belongs to an earlier writer.
-        let is_looked_at = !shared && matches!(place.try_lock(true), Ok(Some(true)));
-        if is_looked_at {
-            place.unlock();
-        }
-        return Err(LockFailure::Held(if is_looked_at { Vec::new() } else { note_in(place, name) }));
+    let locked = attempt(shared, |shared| place.try_lock(shared), || place.unlock());
+    let locked = locked.map_err(LockFailure::Io)?;
+    if let Attempt::Held { by_readers } = locked {
+        return Err(LockFailure::Held(if by_readers { Vec::new() } else { note_in(place, name) }));
     }
     let mut held = HeldClaim {
         place: Arc::clone(place),
@@ -118,11 +114,55 @@ fn try_take(place: &Arc<Place>, name: &str, claim: Claim<'_>) -> Result<HeldClai
         note: if let Claim::Write(note) = claim { Some(note.to_vec()) } else { None },
         shared,
         file: None,
-        has_dir: locked.is_some(),
+        has_dir: locked == Attempt::Taken,
         process: std::process::id(),
     };
     held.take_file()?;
     Ok(held)
+}
+
+/// The result of an attempt to take one of the locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Taken,
+    /// Another holder has it. If readers have it, the note belongs to an earlier writer.
+    Held {
+        by_readers: bool,
+    },
+    /// The file system has no such locks.
+    Unknown,
+}
+
+/// Tries to take a lock, and finds out who has it if that is refused. `try_lock` takes the lock
+/// shared if it is given `true`.
+///
+/// A refused writer takes the lock shared to see that no writer has it, and keeps other writers out
+/// meanwhile. So it tries once more after that: if the holder has let go, the last writer to look
+/// finds the lock free, and at least one of them gets it.
+fn attempt(
+    shared: bool,
+    mut try_lock: impl FnMut(bool) -> io::Result<Option<bool>>,
+    unlock: impl Fn(),
+) -> io::Result<Attempt> {
+    match try_lock(shared)? {
+        Some(true) => return Ok(Attempt::Taken),
+        Some(false) => {}
+        None => return Ok(Attempt::Unknown),
+    }
+    if shared || !matches!(try_lock(true), Ok(Some(true))) {
+        return Ok(Attempt::Held { by_readers: false });
+    }
+    unlock();
+    Ok(if try_lock(false)? == Some(true) { Attempt::Taken } else { Attempt::Held { by_readers: true } })
+}
+
+/// Tries to lock a file, with the results of [`Place::try_lock`].
+fn try_lock_file(file: &File, shared: bool) -> io::Result<Option<bool>> {
+    match if shared { file.try_lock_shared() } else { file.try_lock() } {
+        Ok(()) => Ok(Some(true)),
+        Err(TryLockError::WouldBlock) => Ok(Some(false)),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Returns the note of the lock's holder; empty if it cannot be read, because it is only for a
@@ -158,15 +198,10 @@ impl HeldClaim {
     fn take_file(&mut self) -> Result<(), LockFailure> {
         for _ in 0..ATTEMPTS {
             let Some(file) = self.open_file().map_err(LockFailure::Io)? else { return Ok(()) };
-            match if self.shared { file.try_lock_shared() } else { file.try_lock() } {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    // As in `try_take`; closing the file releases a lock that this may take.
-                    let is_looked_at = !self.shared && file.try_lock_shared().is_ok();
-                    let note = if is_looked_at { Vec::new() } else { note_in(&self.place, &self.name) };
-                    return Err(LockFailure::Held(note));
-                }
-                Err(TryLockError::Error(error)) => return Err(LockFailure::Io(error)),
+            let locked = attempt(self.shared, |shared| try_lock_file(&file, shared), || drop(file.unlock()));
+            if let Attempt::Held { by_readers } = locked.map_err(LockFailure::Io)? {
+                let note = if by_readers { Vec::new() } else { note_in(&self.place, &self.name) };
+                return Err(LockFailure::Held(note));
             }
             if self.is_in_place(&file).map_err(LockFailure::Io)? {
                 if let Some(note) = &self.note {
@@ -225,12 +260,54 @@ fn write_note(file: &File, note: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn file_that_was_replaced_before_its_lock_is_not_in_place() {
+    /// Makes a directory, and opens it as several processes would.
+    fn opened<const N: usize>() -> (tempfile::TempDir, [Place; N]) {
         let here = std::env::current_exe().expect("the test itself");
         let dir = tempfile::tempdir_in(here.parent().expect("it lies in a folder")).unwrap();
+        let places = std::array::from_fn(|_| Place::open(dir.path()).unwrap());
+        (dir, places)
+    }
+
+    /// Cause: a refused writer looked at the lock after the holder had let go, and kept another
+    /// writer out meanwhile. Symptom: both were refused, and the store was open nowhere.
+    #[cfg(unix)]
+    #[test]
+    fn one_of_two_refused_writers_takes_a_lock_that_is_let_go() {
+        let (_dir, [holder, one, other]) = opened();
+        assert_eq!(holder.try_lock(false).unwrap(), Some(true));
+        let (mut calls, mut others) = (0, None);
+        let mut lock_as_one = |shared| {
+            let locked = one.try_lock(shared);
+            calls += 1;
+            match calls {
+                1 => holder.unlock(),
+                // The one has the lock shared, so the other is refused.
+                2 => others = Some(attempt(false, |shared| other.try_lock(shared), || other.unlock())),
+                _ => {}
+            }
+            locked
+        };
+        assert_eq!(attempt(false, &mut lock_as_one, || one.unlock()).unwrap(), Attempt::Taken);
+        assert_eq!(others.unwrap().unwrap(), Attempt::Held { by_readers: true });
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn refused_writer_knows_readers_from_a_writer() {
+        let (_dir, [holder, writer]) = opened();
+        for shared in [true, false] {
+            assert_eq!(holder.try_lock(shared).unwrap(), Some(true));
+            let refused = attempt(false, |shared| writer.try_lock(shared), || writer.unlock()).unwrap();
+            assert_eq!(refused, Attempt::Held { by_readers: shared });
+            holder.unlock();
+        }
+    }
+
+    #[test]
+    fn file_that_was_replaced_before_its_lock_is_not_in_place() {
+        let (dir, [place]) = opened();
         let held = HeldClaim {
-            place: Arc::new(Place::open(dir.path()).unwrap()),
+            place: Arc::new(place),
             name: "LOCK".to_owned(),
             note: Some(b"1\n".to_vec()),
             shared: false,

@@ -194,3 +194,21 @@ fn large_value_needs_no_more_than_its_own_space() {
     }
     assert_eq!(store.len(), 4);
 }
+
+/// A segment for smaller values is preallocated already, and stays first in the queue.
+#[test]
+fn next_large_value_finds_a_segment_made_ahead() {
+    let disk = SimDisk::new();
+    let store = open(&disk, Durability::Os).unwrap();
+    while store.stats().ready_segments == 0 {
+        store.insert("small", [1; 1000]).unwrap();
+        while store.step().unwrap() {}
+    }
+    // It fits into no segment that the size schedule makes.
+    store.insert("large", vec![2; 300 << 10]).unwrap();
+    while store.step().unwrap() {}
+    let before = store.stats();
+    store.insert("larger", vec![3; 300 << 10]).unwrap();
+    let after = store.stats();
+    assert_eq!((after.segments, after.stalls), (before.segments, before.stalls), "{after:?}");
+}

@@ -216,6 +216,24 @@ fn recovered_state_is_made_durable_before_the_first_change() {
     assert!(in_order(&syncs, &wanted), "{syncs:#?}");
 }
 
+/// A store that finds no page gets a private copy of it, which `msync` passes over. Records that
+/// were published in such a page before lie in the file's own.
+#[test]
+fn sync_after_a_store_without_a_page_covers_the_file_itself() {
+    let base = directory();
+    let path = base.path().join("data");
+    let store = open(&path);
+    store.insert("first", [1; 3000]).unwrap();
+    let segment = std::fs::File::options().write(true).open(path.join("0000000001.seg")).unwrap();
+    let len = segment.metadata().unwrap().len();
+    segment.set_len(4096).unwrap();
+    // This record begins in the page that is left, and ends in one that is gone.
+    store.insert("second", [2; 3000]).unwrap_err();
+    segment.set_len(len).unwrap();
+    let Some(syncs) = syncs_of(|| store.flush().unwrap()) else { return };
+    assert!(in_order(&syncs, &["msync", "fdatasync 0000000001.seg"]), "{syncs:#?}");
+}
+
 /// The table in the documentation of `Background` has these numbers.
 #[test]
 fn a_small_store_takes_the_documented_syncs() {

@@ -80,6 +80,31 @@ fn unnamed_segment_is_not_given_to_a_larger_record() {
     }
 }
 
+#[test]
+fn unnamed_segment_is_the_next_to_be_written_to() {
+    let mut unnamed = 0;
+    for nth in 1..40 {
+        let disk = SimDisk::with_seed(2);
+        let store = options().open_on(&disk).unwrap();
+        disk.fail_nth(Some(Operation::Write), nth, Fault::Io, false);
+        let refused = (0..20).any(|n| store.insert(format!("key {n}"), [7; 900]).is_err());
+        disk.clear_faults();
+        unnamed += u32::from(refused);
+        for n in 0..20 {
+            store.insert(format!("key {n}"), [7; 900]).unwrap();
+        }
+        // Every segment but the last has a record behind its header of 128 bytes.
+        let mut names: Vec<_> = disk.files().into_iter().filter(|name| name.ends_with(".seg")).collect();
+        names.sort();
+        names.pop();
+        for name in names {
+            let bytes = disk.read_file(&name).unwrap();
+            assert!(bytes[128..].iter().any(|byte| *byte != 0), "{name} was made and not used, write {nth}");
+        }
+    }
+    assert!(unnamed > 1, "{unnamed}");
+}
+
 /// The mapping of a new segment failed after the file had its final name, and each attempt left a
 /// file.
 #[test]

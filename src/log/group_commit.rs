@@ -719,6 +719,30 @@ mod loom_models {
     }
 
     #[test]
+    fn loom_durable_number_shows_the_effects_of_its_sync() {
+        loom::model(|| {
+            let commit = Arc::new(GroupCommit::new(Seq::ZERO));
+            let synced = Arc::new(AtomicBool::new(false));
+            let (others_commit, others_synced) = (Arc::clone(&commit), Arc::clone(&synced));
+            let reader = thread::spawn(move || {
+                // No lock is taken for this.
+                while others_commit.durable() < Seq(1) {
+                    thread::yield_now();
+                }
+                // Relaxed, here and below: the durable number orders it.
+                assert!(others_synced.load(Ordering::Relaxed), "durable before the sync took effect");
+            });
+            commit
+                .wait(Seq(1), || {
+                    synced.store(true, Ordering::Relaxed);
+                    Ok(Seq(1))
+                })
+                .unwrap();
+            reader.join().unwrap();
+        });
+    }
+
+    #[test]
     fn loom_both_waiters_become_durable_with_either_leader() {
         loom::model(|| {
             let commit = Arc::new(GroupCommit::new(Seq::ZERO));

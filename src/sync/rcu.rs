@@ -99,3 +99,32 @@ mod tests {
         assert_eq!(Arc::strong_count(&value), 1);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sync::atomic::AtomicU64;
+    use crate::sync::thread;
+
+    #[test]
+    fn loom_a_value_is_whole_for_a_reader_that_finds_it() {
+        loom::model(|| {
+            let cell = Arc::new(RcuCell::new(Domain::new()));
+            let others_cell = Arc::clone(&cell);
+            let writer = thread::spawn(move || {
+                let value = Box::new(AtomicU64::new(0));
+                // Relaxed, here and below: as plain stores into and loads from a value are.
+                value.store(1, Ordering::Relaxed);
+                others_cell.replace(Some(value));
+            });
+            let pin = cell.pin();
+            if let Some(value) = cell.load(&pin) {
+                assert_eq!(value.load(Ordering::Relaxed), 1, "found and not whole");
+            }
+            drop(pin);
+            writer.join().expect("it does not panic");
+        });
+    }
+}

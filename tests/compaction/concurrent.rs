@@ -185,6 +185,27 @@ fn worker_stands_aside_while_a_callback_runs() {
     assert!(report.unwrap().passes > 0);
 }
 
+/// The worker stands aside for the compaction, so no other thread would finish the pass.
+#[test]
+fn compaction_finishes_a_pass_that_a_writer_began_within_it() {
+    let store = options().open_on(&SimDisk::new()).unwrap();
+    write(&store, 0, 20);
+    let (mut has_begun, mut passes) = (false, 0);
+    let report = store.compact_with(|_| {
+        let before = store.stats().compaction.passes;
+        // Writes beyond the bound of the log end the pass under way, and begin another one.
+        while !has_begun {
+            store.insert("often", [7; 2000]).unwrap();
+            let now = store.stats().compaction;
+            has_begun = now.passes > before && now.running;
+        }
+        passes = store.stats().compaction.passes;
+        true
+    });
+    assert!(report.unwrap().passes > 0 && has_begun);
+    assert!(store.stats().compaction.passes > passes, "it ended with a pass under way");
+}
+
 #[test]
 fn report_counts_a_pass_that_ended_within_the_callback() {
     let store = with_dead_records();

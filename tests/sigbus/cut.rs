@@ -232,6 +232,35 @@ fn record_that_was_lost_in_part_leaves_nothing_in_its_file() {
     assert!(left.contains(&1) && !left.windows(8).any(|window| window == [9; 8]));
 }
 
+/// A segment whose pages cannot be had keeps its place in the queue, and each try costs none.
+#[cfg(feature = "sim")]
+#[test]
+fn segment_without_pages_is_not_begun_after_a_lost_page() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = options().background(false).open(&path).unwrap();
+    let mut count = 0;
+    while store.stats().ready_segments == 0 {
+        store.insert(key(count), value(count, LEN)).unwrap();
+        count += 1;
+        while store.step().unwrap() {}
+    }
+    let lens: Vec<_> =
+        segments(&path).into_iter().map(|path| (path.metadata().unwrap().len(), path)).collect();
+    for (_, path) in &lens {
+        OpenOptions::new().write(true).open(path).unwrap().set_len(4096).unwrap();
+    }
+    for _ in 0..8 {
+        store.insert("refused", [7; 100]).unwrap_err();
+    }
+    assert_eq!(segments(&path).len(), lens.len());
+    for (len, path) in &lens {
+        OpenOptions::new().write(true).open(path).unwrap().set_len(*len).unwrap();
+    }
+    store.insert("accepted", [7; 100]).unwrap();
+    assert_eq!(segments(&path).len(), lens.len());
+}
+
 #[test]
 fn writes_and_syncs_fail_if_a_file_was_cut() {
     for durability in [Durability::Os, Durability::Disk] {
@@ -302,4 +331,75 @@ fn reads_fail_cleanly_if_file_was_cut_after_a_lazy_open() {
     cut_all(&path, 2);
     let count = read_all(&store, KEYS, LEN);
     assert!(count.right > KEYS / 10 && count.errors > KEYS / 10, "{count:?}");
+}
+
+/// A rebuild of the index reads the log through its files, and compares keys in the mapping. Zeros
+/// of a lost page must not pass for another key, or the key would be in the index twice.
+#[cfg(feature = "sim")]
+#[test]
+fn index_rebuild_never_compares_a_key_with_zeros_of_a_lost_page() {
+    use std::os::unix::fs::FileExt;
+
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = filled(&path);
+    for n in (0..KEYS).step_by(2) {
+        store.insert(key(n), "new").unwrap();
+    }
+    assert!(store.take_checkpoint().unwrap());
+    store.close().unwrap();
+    let store = options().background(false).open(&path).unwrap();
+    assert_eq!(store.get(key(5)).unwrap().unwrap(), value(5, LEN));
+    // The page of this value is lost, and with it the former records of its neighbours.
+    let segment = path.join("0000000001.seg");
+    let bytes = std::fs::read(&segment).unwrap();
+    let file = OpenOptions::new().write(true).open(&segment).unwrap();
+    file.set_len(4096).unwrap();
+    assert!(matches!(store.get(key(5)), Err(Error::Io { .. })));
+    file.write_all_at(&bytes, 0).unwrap();
+    let names = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+    let index = names.into_iter().find(|path| path.to_str().unwrap().contains("INDEX-")).unwrap();
+    let mut bytes = std::fs::read(&index).unwrap();
+    let front = bytes.len() % 4100;
+    bytes[front..].iter_mut().step_by(4100).for_each(|byte| *byte ^= 1);
+    OpenOptions::new().write(true).open(&index).unwrap().write_all_at(&bytes, 0).unwrap();
+    // None of these lies in the lost page.
+    let read = (100..KEYS).find_map(|n| store.get(key(n)).err());
+    assert!(matches!(read, Some(Error::Io { .. })), "{read:?}, {} rebuilds", store.stats().index_rebuilds);
+}
+
+/// An open without the guard reads the log through its files, and then compares keys in the
+/// mapping. A signal would end this process.
+#[test]
+fn open_without_the_guard_reports_a_page_lost_meanwhile() {
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = options().background(false).open(&path).unwrap();
+    fill(&store, 0..500, LEN);
+    fill(&store, 0..500, LEN);
+    // Behind these records the open reports its progress.
+    fill(&store, 500..KEYS, LEN);
+    let left = directory.path().join("left");
+    std::fs::create_dir(&left).unwrap();
+    for file in std::fs::read_dir(&path).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), left.join(file.file_name())).unwrap();
+    }
+    let mut files = segments(&left);
+    files.sort();
+    // The last file with this key holds its newer record, and not the older one.
+    let has_key = |path: &std::path::PathBuf| {
+        let bytes = std::fs::read(path).unwrap();
+        bytes.windows(10).any(|window| window == key(250))
+    };
+    let at = files.iter().rposition(has_key).unwrap();
+    assert!(files[..at].iter().any(has_key));
+    let ends: u64 = files[..=at].iter().map(|path| path.metadata().unwrap().len()).sum();
+    let newer = files[at].clone();
+    let options = options().background(false).sigbus_guard(false).recovery_progress(move |progress| {
+        if progress.bytes_read >= ends {
+            OpenOptions::new().write(true).open(&newer).unwrap().set_len(4096).unwrap();
+        }
+    });
+    let opened = options.open(&left).map(|store| store.len());
+    assert!(matches!(opened, Err(Error::Io { .. })), "{opened:?}");
 }

@@ -11,10 +11,10 @@ use crate::{Lab, Result, scratch};
 
 /// The key whose value is the time of its put.
 const STAMP: &str = "stamp";
-/// The number of puts whose way to the other process is measured.
-const STAMPS: u64 = 200_000;
-/// The nanoseconds between two of them.
-const SPACING: u64 = 10_000;
+/// The ways of waiting in the other process: the child's argument, the name, the number of puts that
+/// are measured, and the nanoseconds between two of them.
+const WAITS: [(&str, &str, u64, u64); 2] =
+    [("follow", "spinning", 200_000, 10_000), ("follow-asleep", "asleep", 50_000, 100_000)];
 /// The number of refreshes without news that one round makes.
 const IDLE: usize = 1_000_000;
 
@@ -96,40 +96,52 @@ fn idle(lab: &Lab) -> Result<Table> {
     Ok(table)
 }
 
-/// Measures the time from before a put to the value in another process that spins.
+/// Measures the time from before a put to the value in another process.
 fn visible(lab: &Lab) -> Result<Table> {
+    let headers = &["", "p50 (us)", "p90", "p99", "p99.9"];
+    let mut table = Table::new("From before a put to the value in another process", headers);
+    for (argument, name, _, spacing) in WAITS {
+        let output = delays(lab, argument, spacing)?;
+        let mut words = output.split_whitespace().map(str::to_owned);
+        let mut word = || words.next().ok_or("the child printed too little");
+        table.row([name.to_owned(), word()?, word()?, word()?, word()?]);
+    }
+    Ok(table.note("A put every 10 us to a reader that refreshes and gets in a loop, and every 100 us to one that sleeps meanwhile. Two cores, of which each process has one if nothing else runs."))
+}
+
+/// Puts until a child has seen enough of it. Returns the quantiles of the delay.
+fn delays(lab: &Lab, argument: &str, spacing: u64) -> Result<String> {
     let directory = lab.directory()?;
     let store = Store::open(directory.path())?;
     store.insert(STAMP, 0u64.to_le_bytes())?;
     let output = std::thread::scope(|scope| {
         let child =
-            scope.spawn(|| scratch::run_child(&["follow"], directory.path()).map_err(|e| e.to_string()));
+            scope.spawn(|| scratch::run_child(&[argument], directory.path()).map_err(|e| e.to_string()));
         // The child writes nothing, so it is given puts until it has seen enough of them.
         while !child.is_finished() {
             let begin = now();
             store.insert(STAMP, begin.to_le_bytes())?;
-            while now() < begin + SPACING {
+            while now() < begin + spacing {
                 spin_loop();
             }
         }
         let output = child.join().map_err(|_| "the child's thread panicked")?;
         Ok::<_, Box<dyn std::error::Error>>(output?)
     })?;
-    let headers = &["", "p50 (us)", "p90", "p99", "p99.9"];
-    let mut table = Table::new("From before a put to the value in another process", headers);
-    let mut words = output.split_whitespace().map(str::to_owned);
-    let mut word = || words.next().ok_or("the child printed too little");
-    table.row(["spinning".to_owned(), word()?, word()?, word()?, word()?]);
-    Ok(table.note("A put every 10 us. The reader refreshes and gets in a loop. Two cores, of which each process has one if nothing else runs."))
+    Ok(output)
 }
 
 /// Follows the store that the parent writes to, and prints the quantiles of the delay.
-pub(crate) fn child(directory: &str) -> Result<()> {
+pub(crate) fn child(argument: &str, directory: &str) -> Result<()> {
+    let (_, _, stamps, _) = WAITS.iter().find(|(known, ..)| *known == argument).ok_or("no such reader")?;
+    let sleeps = argument != "follow";
     let follower = Follower::open(directory)?;
     let mut delays = Histogram::new();
     let (mut last, mut seen) = (0, 0);
-    while seen < STAMPS {
-        if follower.refresh()?.records == 0 {
+    while seen < *stamps {
+        if sleeps {
+            follower.wait(follower.last_seq(), Duration::from_secs(10))?;
+        } else if follower.refresh()?.records == 0 {
             continue;
         }
         let value = follower.get(STAMP)?.ok_or("the stamp is missing")?;

@@ -45,7 +45,7 @@ pub(crate) fn run_child(arguments: &[&str], directory: &Path) -> Result<String> 
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Runs a child: `fill COUNT DIR` and die by SIGKILL, `follow DIR`, or `memory CONTENDER COUNT DIR`.
+/// Runs a child: `fill COUNT DIR` and die by SIGKILL, `follow DIR`, `follow-asleep DIR`, or `memory CONTENDER COUNT DIR`.
 pub(crate) fn child(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -55,7 +55,7 @@ pub(crate) fn child(arguments: &[String]) -> Result<()> {
             let me = rustix::process::getpid();
             Ok(rustix::process::kill_process(me, rustix::process::Signal::KILL)?)
         }
-        ["follow", directory] => following::child(directory),
+        [way @ ("follow" | "follow-asleep"), directory] => following::child(way, directory),
         ["memory", contender, count, directory] => space::memory_child(contender, count.parse()?, directory),
         _ => Err("not a child's arguments".into()),
     }

@@ -126,6 +126,14 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A sync of the process that writes to a followed store has failed, so what it wrote since may
+    /// be lost.
+    #[error("a sync of the process that writes to {} has failed, and what it wrote since may be lost; close the store there and \
+        open it again, which keeps what is durable", path.display())]
+    WriterFailed {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The key is longer than [`MAX_KEY_LEN`](crate::MAX_KEY_LEN).
     #[error("key of {len} bytes is longer than the limit of {max}; store a hash of it instead")]
     KeyTooLarge {
@@ -586,11 +594,6 @@ mod tests {
                  same files; close the store everywhere, and verify it",
             ),
             (
-                Error::Replaced { path: path() },
-                "the store at data was removed or replaced while it was followed; open a follower of the one that is \
-                 there now",
-            ),
-            (
                 Error::ReadOnly { path: path() },
                 "data cannot be written; change its permissions, or those of its file system, or read it with \
                  `Follower::open`",
@@ -714,6 +717,16 @@ mod tests {
 
     fn about_handles() -> Vec<(Error, &'static str)> {
         vec![
+            (
+                Error::Replaced { path: path() },
+                "the store at data was removed or replaced while it was followed; open a follower of the one that is \
+                 there now",
+            ),
+            (
+                Error::WriterFailed { path: path() },
+                "a sync of the process that writes to data has failed, and what it wrote since may be lost; close the \
+                 store there and open it again, which keeps what is durable",
+            ),
             (Error::Closed, "the store is closed; open it again"),
             (Error::Forked, "this handle was inherited through fork; open the store again in the child"),
             (

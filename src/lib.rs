@@ -342,47 +342,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Several processes
-//!
-//! One process writes to a store. A [`Follower`] in any other one reads it meanwhile. It takes no
-//! lock, writes nothing, and needs only permission to read. [`Follower::refresh`] shows new writes.
-//!
-//! ```
-//! # let directory = tempfile::tempdir_in(".")?;
-//! # let path = directory.path().join("data");
-//! let store = mapcask::Store::open(&path)?; // in one process
-//! let follower = mapcask::Follower::open(&path)?; // in another one
-//! let seq = store.insert("a", "1")?;
-//! assert!(follower.refresh()?.seq >= seq && follower.contains_key("a")?);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
-//!
-//! | in the writing process | in a follower |
-//! |---|---|
-//! | a write, batch or change to keyspaces has returned | shown after any refresh that begins later |
-//! | it is under way | shown as a whole or not at all: perhaps before it is durable, and for an instant before its own process shows it |
-//! | compaction | not seen, unless it removes a part of the log that no refresh has applied. The next refresh then reads the whole store: it [jumps](Refreshed::jumped). Meanwhile one keyspace may show the new state and another still the old one; a [`Snapshot`] does not mix them |
-//! | close or kill | a refresh shows every write that has returned, and later ones once the store is open again. [`Follower::writer_status`] is `Closed` only after a close |
-//!
-//! So a follower shows every write up to one, and none behind it. It has the
-//! [isolation](#isolation) of a store in which each record or batch that is applied is a write.
-//! After an error of a refresh, reads go on, and the next refresh tries again:
-//!
-//! | error | meaning | remedy |
-//! |---|---|---|
-//! | [`Error::Replaced`] | the store was removed, or another one is in its directory | open a follower of that one |
-//! | [`Error::Corrupt`], [`Error::MissingSegment`] | the log behind the last applied write is damaged, or a file of the store is gone, and not by compaction | close the store, then [`salvage()`] |
-//! | [`Error::TooNew`] | a later version of this crate writes to the store | use that version |
-//!
-//! A follower costs the writer nothing but disk space. Files that compaction removes keep their
-//! space until each follower that has them mapped refreshes or ends. So a stopped one can keep as
-//! much as all segment files took at its last refresh. The writer does not count that space: not in
-//! the [bounds](#space), [`Stats::removed_bytes_in_use`] or [`Options::max_disk_bytes`].
-//!
-//! A follower works as another user, on a read-only mount, and in a container on the same machine.
-//! Network file systems are refused on Linux. A copy of the directory gets no more writes, and may
-//! be damaged if a writer was active. In the lower layer of an overlay file system, a follower
-//! misses the writes of a writer that opens the store later: open the follower again.
+#![doc = include_str!("several_processes.md")]
 //!
 //! # Damage
 //!
@@ -452,6 +412,7 @@ mod recovery;
 mod sync;
 mod trace;
 
+pub use api::auto_refresh::AutoRefresh;
 pub use api::batch_on::BatchOn;
 pub use api::conditional::CompareAndSwapError;
 pub use api::destroy::destroy;
@@ -484,6 +445,7 @@ pub use engine::compaction::report::{
     CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
 };
 pub use engine::follow::Refreshed;
+pub use engine::follow::wait::Wait;
 pub use engine::read::iter::{Iter, Keys, Values};
 pub use engine::read::multi_get::TryGet;
 pub use engine::read::{Value, View};

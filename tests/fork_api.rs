@@ -16,20 +16,25 @@ mod api;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use mapcask::sim::{Operation, SimDisk};
 use mapcask::{
-    Durability, Error, Follower, Iter, Keyspace, KeyspaceSnapshot, Options, Postcard, Reader, Result,
-    Snapshot, SnapshotIter, Store, TypedKeyspace, TypedReader, View, WriteBatch,
+    AutoRefresh, Durability, Error, Follower, Iter, Keyspace, KeyspaceSnapshot, Options, Postcard, Reader,
+    Result, Snapshot, SnapshotIter, Store, TypedKeyspace, TypedReader, View, Wait, WriteBatch,
 };
 
 /// The time a child may take, in seconds, before the kernel ends it.
 const PATIENCE: u32 = 10;
 
+/// The time of a wait that is refused.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The handles that a child inherits.
 struct Inherited<'s> {
     store: Store,
     follower: Follower,
+    refreshing: AutoRefresh,
     other: Keyspace,
     reader: Reader,
     typed: TypedKeyspace<str, u32, Postcard>,
@@ -87,6 +92,11 @@ const STORE: &[Row] = &[
 
 const FOLLOWER: &[Row] = &[
     ("Follower::refresh", |i| refused(i.follower.refresh())),
+    ("Follower::wait", |i| refused(i.follower.wait(i.follower.last_seq(), PAUSE))),
+    ("Follower::wait_with", |i| refused(i.follower.wait_with(i.follower.last_seq(), Wait::Spin, PAUSE))),
+    ("Follower::wait_durable", |i| refused(i.follower.wait_durable(i.follower.last_seq(), PAUSE))),
+    ("Follower::auto_refresh", |i| refused(i.follower.auto_refresh(Wait::Sleep))),
+    ("AutoRefresh::error", |i| matches!(i.refreshing.error(), Some(Error::Forked))),
     ("Follower::keyspace", |i| refused(i.follower.keyspace("other"))),
     ("Follower::typed_keyspace", |i| refused(i.follower.typed_keyspace::<str, u32, _>("typed", Postcard))),
     ("Follower::keyspace_names", |i| i.follower.keyspace_names().is_empty()),
@@ -294,6 +304,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
             let inherited = Inherited {
                 store: own,
                 follower: follower.clone(),
+                refreshing: follower.auto_refresh(Wait::Poll(PAUSE)).unwrap(),
                 reader: Reader::clone(&other),
                 other,
                 typed_reader: TypedReader::clone(&typed),

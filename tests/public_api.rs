@@ -45,7 +45,7 @@ const ALIASES: [(&str, &str, &[&str]); 29] = [
 ];
 
 /// The files whose public functions need an example, and the functions that are plain without one.
-const EXAMPLES: [(&str, &[&str]); 17] = [
+const EXAMPLES: [(&str, &[&str]); 19] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
@@ -68,6 +68,8 @@ const EXAMPLES: [(&str, &[&str]); 17] = [
     ("api/opening.rs", &[]),
     // The names and the last number are in the examples of other functions.
     ("api/follower.rs", &["keyspace_names", "last_seq", "follow_on"]),
+    ("api/auto_refresh.rs", &[]),
+    ("api/waiting.rs", &[]),
     ("engine/read/mod.rs", &[]),
     ("error.rs", &[]),
     ("api/salvage/mod.rs", &["salvage_on"]),

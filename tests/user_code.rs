@@ -19,7 +19,9 @@ use std::thread;
 use std::time::Duration;
 
 use mapcask::sim::{Fault, Operation, SimDisk};
-use mapcask::{Codec, Durability, Follower, Options, Postcard, Result, Store, TypedKeyspace, WriteBatch};
+use mapcask::{
+    Codec, Durability, Follower, Options, Postcard, Result, Store, TypedKeyspace, Wait, WriteBatch,
+};
 use serde::{Deserialize, Serialize};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::NoSubscriber;
@@ -551,6 +553,9 @@ fn follower() -> Follower {
 /// The calls to a follower that the caller's code makes.
 const FOLLOWER_CALLS: &[Call] = &[
     ("refresh", |_| drop(follower().refresh())),
+    ("wait", |_| drop(follower().wait(follower().last_seq(), Duration::from_micros(200)))),
+    ("wait_durable", |_| drop(follower().wait_durable(follower().last_seq(), Duration::from_micros(200)))),
+    ("auto_refresh", |_| drop(follower().auto_refresh(Wait::Sleep))),
     ("keyspace", |_| drop(follower().keyspace("typed"))),
     ("typed_keyspace", |_| drop(follower().typed_keyspace::<str, u32, _>("typed", Postcard))),
     ("keyspace_names", |_| drop(follower().keyspace_names())),

@@ -35,10 +35,11 @@ use crate::recovery::attach::attach;
 /// the follower. It has no method that writes.
 ///
 /// A follower shows the store as of its last [`refresh`](Follower::refresh). It opens a store that
-/// is open elsewhere, one that is closed, and one whose writer was killed. It writes nothing, takes
-/// no lock and asks for no permission but to read, so it works on a read-only mount, as another
-/// user, and from another container. It never keeps a writer out, and the writer does not know of
-/// it: a follower that is stopped or killed costs the writer nothing.
+/// is open elsewhere, one that is closed, and one whose writer was killed. It takes no lock and asks
+/// for no permission but to read, so it works on a read-only mount, as another user, and from another
+/// container. It writes nothing, except that one that waits asks to be woken on the file `WAITERS`,
+/// if it may write to it. It never keeps a writer out: a follower that is stopped or killed costs
+/// the writer nothing.
 ///
 /// A clone is cheap, and is another handle to the same follower.
 ///
@@ -97,8 +98,8 @@ use crate::recovery::attach::attach;
 #[doc(alias = "secondary")]
 #[derive(Clone)]
 pub struct Follower {
-    default: Reader,
-    following: Arc<Following>,
+    pub(super) default: Reader,
+    pub(super) following: Arc<Following>,
 }
 
 impl fmt::Debug for Follower {
@@ -170,7 +171,7 @@ impl Follower {
         Ok(follower)
     }
 
-    fn engine(&self) -> &Engine {
+    pub(super) fn engine(&self) -> &Engine {
         &self.default.handle().engine
     }
 

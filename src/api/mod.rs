@@ -1,6 +1,7 @@
 //! The public handles: stores, keyspaces, snapshots, typed keyspaces, salvage.
 
 pub(crate) mod admin;
+pub(crate) mod auto_refresh;
 pub(crate) mod batch_on;
 pub(crate) mod conditional;
 pub(crate) mod destroy;
@@ -16,4 +17,5 @@ pub(crate) mod snapshot;
 pub(crate) mod store;
 #[cfg(feature = "serde")]
 pub(crate) mod typed;
+pub(crate) mod waiting;
 pub(crate) mod write_batch;

@@ -25,6 +25,9 @@ impl Engine {
             // The rest waits for a reader, which may take as long as it likes.
             self.catalog.collect();
         }
+        if self.syncer.sync_as_asked(self)? {
+            return Ok(true);
+        }
         if self.shared.manifest.is_behind() {
             // Nothing was written since a clean close, and nothing is to be before the first write.
             return Ok(self.load_some()? || self.map_some());

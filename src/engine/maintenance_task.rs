@@ -19,6 +19,7 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::mem::page_guard::guard_this_thread;
+use crate::sync::sleep_word::SleepWord;
 use crate::sync::worker::{Background, Poll, Task};
 use crate::trace;
 
@@ -40,7 +41,9 @@ const QUIET: u32 = 50;
 pub(crate) fn start(engine: &Arc<Engine>, background: &Background) -> Result<()> {
     let offset = engine.allocator.offset();
     let task = MaintenanceTask { engine: Arc::clone(engine), offset, quiet: 0, failed: false };
-    if let Some(post) = background.attach(Box::new(task), guard_this_thread, engine.shared.dir.path())? {
+    let word = engine.syncer.control.worker_word().map(|word| word as Arc<dyn SleepWord>);
+    let path = engine.shared.dir.path();
+    if let Some(post) = background.attach(Box::new(task), word, guard_this_thread, path)? {
         engine.notifier.attach_to(post);
     }
     Ok(())
@@ -127,7 +130,8 @@ impl MaintenanceTask {
             return Poll::After(REST);
         }
         self.quiet = 0;
-        if (engine.syncer.is_dirty(engine) || engine.allocator.offset() != self.offset) && sound {
+        let is_dirty = engine.syncer.is_dirty(engine) || engine.syncer.control.is_sync_asked();
+        if (is_dirty || engine.allocator.offset() != self.offset) && sound {
             engine.notifier.set_busy();
             return Poll::Again;
         }

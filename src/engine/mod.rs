@@ -83,7 +83,9 @@ impl Engine {
             return Err(Error::Closed);
         }
         let result = self.finish();
-        self.syncer.control.set_status(WriterStatus::Closed);
+        // After a failure, only the next open finds out what is durable.
+        let is_sound = self.config.read_only || self.shared.commit.check().is_ok();
+        self.syncer.control.set_status(if is_sound { WriterStatus::Closed } else { WriterStatus::Failed });
         self.map_for_readers();
         self.lock.lock().take();
         crate::trace::closed(self.shared.dir.path(), result.is_ok());

@@ -21,9 +21,13 @@ pub const DURABLE_OFFSET: usize = 64;
 pub const GENERATION_OFFSET: usize = 128;
 /// Offset of the word that holds the state of the writer, a [`WriterStatus`].
 pub const STATE_OFFSET: usize = 192;
+/// Offset of the word that is raised with every wake-up of those who wait for records.
+pub const RECORDS_WAKE_OFFSET: usize = 256;
+/// Offset of the word that is raised with every wake-up of those who wait for durability.
+pub const DURABLE_WAKE_OFFSET: usize = 320;
 
 /// The fields of the fixed part: name, offset and size in bytes, as docs/design/format.md prints them.
-pub const LAYOUT: [(&str, usize, usize); 11] = [
+pub const LAYOUT: [(&str, usize, usize); 13] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),
     ("read_version", 10, 2),
@@ -35,6 +39,8 @@ pub const LAYOUT: [(&str, usize, usize); 11] = [
     ("durable", DURABLE_OFFSET, 8),
     ("generation", GENERATION_OFFSET, 8),
     ("state", STATE_OFFSET, 8),
+    ("records_wake", RECORDS_WAKE_OFFSET, 8),
+    ("durable_wake", DURABLE_WAKE_OFFSET, 8),
 ];
 
 /// The state of the writer, as its control page tells it.
@@ -47,6 +53,8 @@ pub enum WriterStatus {
     Open = 1,
     /// The last writer closed the store.
     Closed = 2,
+    /// A sync of the writer failed. It writes no more, and the next open recovers what is durable.
+    Failed = 3,
 }
 
 impl WriterStatus {
@@ -56,6 +64,7 @@ impl WriterStatus {
         match word {
             1 => Self::Open,
             2 => Self::Closed,
+            3 => Self::Failed,
             _ => Self::Unknown,
         }
     }
@@ -167,10 +176,10 @@ mod tests {
 
     #[test]
     fn every_state_of_the_writer_comes_back() {
-        for state in [WriterStatus::Unknown, WriterStatus::Open, WriterStatus::Closed] {
+        for state in [WriterStatus::Unknown, WriterStatus::Open, WriterStatus::Closed, WriterStatus::Failed] {
             assert_eq!(WriterStatus::from_word(state.to_word()), state);
         }
-        assert_eq!(WriterStatus::from_word(3), WriterStatus::Unknown);
+        assert_eq!(WriterStatus::from_word(4), WriterStatus::Unknown);
     }
 
     #[test]

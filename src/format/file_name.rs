@@ -8,6 +8,8 @@ pub const LOCK: &str = "LOCK";
 pub const MANIFESTS: [&str; 2] = ["MANIFEST.0", "MANIFEST.1"];
 /// The control page, which other processes map.
 pub const CONTROL: &str = "CONTROL";
+/// The waiters page, on which followers ask to be woken.
+pub const WAITERS: &str = "WAITERS";
 /// The file that marks a store as being destroyed and names that store.
 pub const REMOVING: &str = "REMOVING";
 /// The suffix of a file that is being created.
@@ -22,6 +24,8 @@ pub enum FileName {
     Manifest(usize),
     /// The control page.
     Control,
+    /// The waiters page.
+    Waiters,
     /// A segment.
     Segment(SegmentId),
     /// A disposable list of a segment's keys.
@@ -71,6 +75,7 @@ pub fn parse(name: &str) -> FileName {
     match name {
         LOCK => return FileName::Lock,
         CONTROL => return FileName::Control,
+        WAITERS => return FileName::Waiters,
         REMOVING => return FileName::Removing,
         "lost+found" | "Thumbs.db" | "desktop.ini" => return FileName::Neutral,
         // No name of the store begins with a dot, unlike `.gitkeep`, `.DS_Store`, `.directory`,

@@ -27,6 +27,7 @@ pub mod manifest;
 pub mod record;
 pub mod record_reader;
 pub mod segment_header;
+pub mod waiters;
 
 use std::fmt;
 
@@ -248,6 +249,7 @@ mod tests {
         assert_eq!(table("segment_header"), owned(&segment_header::LAYOUT));
         assert_eq!(table("manifest"), owned(&manifest::LAYOUT));
         assert_eq!(table("control"), owned(&control_page::LAYOUT));
+        assert_eq!(table("waiters"), owned(&waiters::LAYOUT));
         assert_eq!(table("checkpoint"), owned(&checkpoint::LAYOUT));
         assert_eq!(table("checkpoint segment"), owned(&checkpoint::SEGMENT_LAYOUT));
         assert_eq!(table("checkpoint keyspace"), owned(&checkpoint::KEYSPACE_LAYOUT));

@@ -177,6 +177,8 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `bytes` and extends the file if necessary.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Grows the file to `size` without reserving blocks, reading as zeros.
+    fn extend(&self, size: u64) -> io::Result<()>;
     /// Grows the file to `size` with its blocks reserved, reading as zeros; the size never changes
     /// afterwards.
     fn allocate(&self, size: u64) -> io::Result<()>;

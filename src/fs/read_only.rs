@@ -1,4 +1,5 @@
-//! A read-only view of a directory: every call that would change something is refused.
+//! A read-only view of a directory: every call that would change something is refused. The one
+//! file that may be opened for writing is the waiters page, which no reader believes.
 //!
 //! A store opened read-only, a follower, and salvage access files only through it. They never ask for a
 //! change, so an error from here is a bug in them.
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use super::tuning::Tuning;
 use super::{Access, Claim, Dir, File, Lock, LockFailure, Medium, Misplaced};
+use crate::format::file_name;
 
 /// A directory in which files are opened for reading only, and the lock is taken for reading.
 #[derive(Debug)]
@@ -54,8 +56,10 @@ impl Dir for ReadOnlyDir {
         Err(refused())
     }
 
-    fn open(&self, name: &str, _: Access) -> io::Result<Arc<dyn File>> {
-        self.0.open(name, Access::Read)
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        // By this page a follower asks to be woken.
+        let access = if name == file_name::WAITERS { access } else { Access::Read };
+        self.0.open(name, access)
     }
 
     fn rename(&self, _: &str, _: &str) -> io::Result<()> {
@@ -125,7 +129,19 @@ mod tests {
     use crate::fs::sim::SimDisk;
 
     #[test]
-    fn every_file_is_opened_for_reading_only() {
+    fn every_file_but_the_waiters_page_is_opened_for_reading_only() {
+        let disk = SimDisk::new();
+        for name in [file_name::CONTROL, file_name::WAITERS] {
+            disk.put_file(name, b"content");
+        }
+        let dir = ReadOnlyDir(disk.dir());
+        dir.open(file_name::WAITERS, Access::Write).unwrap().write_at(b"other", 0).unwrap();
+        dir.open(file_name::WAITERS, Access::Read).unwrap().write_at(b"other", 0).unwrap_err();
+        dir.open(file_name::CONTROL, Access::Write).unwrap().write_at(b"other", 0).unwrap_err();
+    }
+
+    #[test]
+    fn a_file_is_opened_for_reading_whatever_the_access() {
         let disk = SimDisk::new();
         disk.put_file("file", b"content");
         let dir = ReadOnlyDir(disk.dir());

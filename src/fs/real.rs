@@ -231,6 +231,11 @@ impl File for RealFile {
         platform::write_all_at(&self.file, bytes, offset)
     }
 
+    fn extend(&self, size: u64) -> io::Result<()> {
+        platform::check_size_limit(size)?;
+        self.file.set_len(size.max(self.file.metadata()?.len()))
+    }
+
     fn allocate(&self, size: u64) -> io::Result<()> {
         let old = self.file.metadata()?.len();
         if size < old {

@@ -17,18 +17,51 @@ use std::sync::atomic::{Ordering, fence};
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::control_page::{
-    CONTROL_HEADER_SIZE, CONTROL_SIZE, ControlHeader, DURABLE_OFFSET, GENERATION_OFFSET, NONCE_OFFSET,
-    STATE_OFFSET, WriterStatus, durable_word, parse_durable_word,
+    CONTROL_HEADER_SIZE, CONTROL_SIZE, ControlHeader, DURABLE_OFFSET, DURABLE_WAKE_OFFSET, GENERATION_OFFSET,
+    NONCE_OFFSET, RECORDS_WAKE_OFFSET, STATE_OFFSET, WriterStatus, durable_word, parse_durable_word,
 };
+use crate::format::waiters::{FOR_DURABLE, FOR_RECORDS, FOR_SYNC};
 use crate::format::{Defect, StoreId, file_name};
 use crate::fs::{Access, Dir};
+use crate::log::group_commit::CommitWatcher;
+use crate::log::waiters::WaitersPage;
 use crate::mem::mapping::Mapping;
+use crate::mem::shared_word::SharedWord;
+use crate::sync::wake_up::fence_after_unlock;
 
 /// The writer's side of the page.
 #[derive(Debug)]
 pub(crate) struct ControlPage {
     mapping: Arc<Mapping>,
     writer_nonce: u64,
+    /// The waiters in other processes. `None` in a store that is not written to.
+    waiters: Option<Waiters>,
+}
+
+/// The waiters of the page, and the words that they sleep on.
+#[derive(Debug)]
+struct Waiters {
+    page: WaitersPage,
+    for_records: SharedWord,
+    for_durable: SharedWord,
+}
+
+impl Waiters {
+    /// Wakes the waiters that ask for a reason, after a change and a fence.
+    fn wake_for(&self, reason: u64) {
+        if self.page.asked_for(reason) != 0 {
+            let word = if reason == FOR_RECORDS { &self.for_records } else { &self.for_durable };
+            self.page.answer(word, reason);
+        }
+    }
+}
+
+/// The request of a waiter that the caller carries out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    None,
+    /// The worker is to sync.
+    Sync,
 }
 
 impl ControlPage {
@@ -69,7 +102,10 @@ impl ControlPage {
             file.write_at(bytes, offset as u64).map_err(|error| Error::io("write", path(), error))?;
         }
         let mapping = file.map(CONTROL_SIZE).map_err(|error| Error::io("map", path(), error))?;
-        let page = Self { mapping, writer_nonce: control.writer_nonce };
+        let word = |offset| SharedWord::new(&mapping, offset);
+        let (for_records, for_durable) = (word(RECORDS_WAKE_OFFSET), word(DURABLE_WAKE_OFFSET));
+        let waiters = Waiters { page: WaitersPage::create(dir)?, for_records, for_durable };
+        let page = Self { mapping, writer_nonce: control.writer_nonce, waiters: Some(waiters) };
         page.set_status(WriterStatus::Open);
         Ok(page)
     }
@@ -82,35 +118,87 @@ impl ControlPage {
     pub(crate) fn in_memory(dir: &dyn Dir) -> Result<Self> {
         let memory = Mapping::in_memory(CONTROL_SIZE);
         let mapping = memory.map_err(|error| Error::io("make a page for", dir.path(), error))?;
-        Ok(Self { mapping: Arc::new(mapping), writer_nonce: 0 })
+        Ok(Self { mapping: Arc::new(mapping), writer_nonce: 0, waiters: None })
     }
 
     /// Puts the page under the guard. A store into it that fails is lost, and the page is
     /// disposable.
     pub(crate) fn guard(&self) {
         self.mapping.guard();
+        if let Some(waiters) = &self.waiters {
+            waiters.page.guard();
+        }
     }
 
-    /// Publishes that every record up to `durable` is durable. Only the leader of a sync calls it,
-    /// one at a time.
-    pub(crate) fn set_durable(&self, durable: Seq) {
-        self.set(DURABLE_OFFSET, durable_word(durable, self.writer_nonce));
+    /// Wakes followers that wait for records, after a write whose mutex was released just now.
+    /// Without a waiter it costs a load.
+    #[inline]
+    pub(crate) fn wake_for_records(&self) -> Request {
+        let Some(waiters) = &self.waiters else { return Request::None };
+        fence_after_unlock();
+        let asked = waiters.page.asked_for(FOR_RECORDS | FOR_SYNC);
+        if asked == 0 {
+            return Request::None;
+        }
+        waiters.wake_for(FOR_RECORDS);
+        if asked & FOR_SYNC == 0 { Request::None } else { Request::Sync }
+    }
+
+    /// Returns the number that followers want to be durable, if one asks, and clears the request.
+    pub(crate) fn take_wanted(&self) -> Option<Seq> {
+        self.waiters.as_ref()?.page.take_wanted()
+    }
+
+    /// Returns true if a follower asks for a sync.
+    pub(crate) fn is_sync_asked(&self) -> bool {
+        self.waiters.as_ref().is_some_and(|waiters| waiters.page.is_sync_asked())
+    }
+
+    /// Returns the word on which an idle worker sleeps, so that followers can wake it.
+    pub(crate) fn worker_word(&self) -> Option<Arc<SharedWord>> {
+        Some(self.waiters.as_ref()?.page.worker())
     }
 
     /// Publishes that both copies of the manifest are at least of this generation.
     pub(crate) fn set_generation(&self, generation: u64) {
         self.set(GENERATION_OFFSET, generation);
+        // They let go of removed files.
+        self.wake(FOR_RECORDS);
     }
 
     /// Publishes the status of this writer.
     pub(crate) fn set_status(&self, status: WriterStatus) {
         self.set(STATE_OFFSET, status.to_word());
+        self.wake(FOR_RECORDS);
+        self.wake(FOR_DURABLE);
+    }
+
+    /// Wakes the waiters that ask for a reason, after the change.
+    fn wake(&self, reason: u64) {
+        if let Some(waiters) = &self.waiters {
+            fence(Ordering::SeqCst);
+            waiters.wake_for(reason);
+        }
     }
 
     fn set(&self, offset: usize, value: u64) {
         // Release: a follower that acquires the word finds the records and files that it speaks of.
         self.mapping.word(offset).store(value.to_le(), Ordering::Release);
         self.mapping.note_store(offset, 8);
+    }
+}
+
+impl CommitWatcher for ControlPage {
+    fn set_durable(&self, durable: Seq) {
+        self.set(DURABLE_OFFSET, durable_word(durable, self.writer_nonce));
+    }
+
+    fn wake_for_durable(&self) {
+        self.wake(FOR_DURABLE);
+    }
+
+    fn set_failed(&self) {
+        self.set_status(WriterStatus::Failed);
     }
 }
 
@@ -168,6 +256,13 @@ impl ControlReader {
         let found =
             found.map_err(|error| Error::io("look at", dir.path().join(file_name::CONTROL), error))?;
         Ok(found == Some(self.inode))
+    }
+
+    /// Returns the words on which followers sleep: those that wait for records, and those that wait
+    /// for durability.
+    pub(crate) fn wake_words(&self) -> (SharedWord, SharedWord) {
+        let word = |offset| SharedWord::new(&self.mapping, offset);
+        (word(RECORDS_WAKE_OFFSET), word(DURABLE_WAKE_OFFSET))
     }
 
     /// Returns the words that change whenever there is a newer manifest or another writer. Cheaper

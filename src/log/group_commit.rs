@@ -26,8 +26,9 @@
 //!   nothing while another thread may have received a failure that is not recorded yet.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::format::Seq;
@@ -46,6 +47,18 @@ pub(crate) struct GroupCommit {
     groups: AtomicU64,
     waits: AtomicU64,
     line: Mutex<Waiters>,
+    watcher: OnceLock<Arc<dyn CommitWatcher>>,
+}
+
+/// A place at which other processes see the state of a commit.
+pub(crate) trait CommitWatcher: Send + Sync + fmt::Debug {
+    /// Stores the durable number. Called with the mutex held, by one leader after the other, so the
+    /// number only rises, and never after a failure.
+    fn set_durable(&self, durable: Seq);
+    /// Wakes those who wait for it.
+    fn wake_for_durable(&self);
+    /// Tells that there was a failure. Called once.
+    fn set_failed(&self);
 }
 
 /// The right to make a sync call on one open file.
@@ -112,6 +125,7 @@ impl GroupCommit {
             groups: AtomicU64::new(0),
             waits: AtomicU64::new(0),
             line: Mutex::new(line),
+            watcher: OnceLock::new(),
         }
     }
 
@@ -121,6 +135,11 @@ impl GroupCommit {
         let commit = Self::new(durable);
         commit.keep(error);
         commit
+    }
+
+    /// Shows the state at a place from now on. Called once, before the first write.
+    pub(crate) fn show_at(&self, watcher: Arc<dyn CommitWatcher>) {
+        assert!(self.watcher.set(watcher).is_ok(), "shown at one place");
     }
 
     /// Returns the highest sequence number that is durable together with all before it.
@@ -173,7 +192,7 @@ impl GroupCommit {
     /// Refuses all further waits with `error`, and releases all waiters with it. The first error
     /// stays for ever.
     pub(crate) fn poison(&self, error: Error) {
-        report(self.keep(error));
+        self.report(self.keep(error));
     }
 
     /// Poisons like [`GroupCommit::poison`], without notifying subscribers. Returns the failure if
@@ -203,7 +222,7 @@ impl GroupCommit {
             Err(error) => (None, self.keep(error)),
         };
         drop(alone);
-        report(cause);
+        self.report(cause);
         self.check()?;
         Ok(done.expect("a failure is kept, and found by the check"))
     }
@@ -300,7 +319,22 @@ impl GroupCommit {
         let called = line.settle(self.durable());
         drop(line);
         call(called);
-        report(cause);
+        if let Some(watcher) = self.watcher.get().filter(|_| cause.is_none()) {
+            watcher.wake_for_durable();
+        }
+        self.report(cause);
+    }
+
+    /// Tells others and subscribers of the first failure.
+    ///
+    /// Call it without the mutex, and after the waiters were woken: a subscriber may take as long as
+    /// it likes.
+    fn report(&self, cause: Option<Arc<Error>>) {
+        let Some(cause) = cause else { return };
+        if let Some(watcher) = self.watcher.get() {
+            watcher.set_failed();
+        }
+        trace::poisoned(&cause);
     }
 
     /// Raises the durable number. The argument proves that the mutex is held: raising is load,
@@ -309,6 +343,9 @@ impl GroupCommit {
         if line.cause.is_none() && self.durable() < seq {
             // Release: pairs with the acquire in `durable`.
             self.durable.store(seq.0, Ordering::Release);
+            if let Some(watcher) = self.watcher.get() {
+                watcher.set_durable(seq);
+            }
         }
     }
 
@@ -352,16 +389,6 @@ impl Waiters {
             }
         }
         called
-    }
-}
-
-/// Notifies subscribers of the first failure.
-///
-/// Call it without the mutex, and after the waiters were woken: a subscriber may take as long as it
-/// likes.
-fn report(cause: Option<Arc<Error>>) {
-    if let Some(cause) = cause {
-        trace::poisoned(&cause);
     }
 }
 

@@ -10,4 +10,5 @@ pub(crate) mod segment;
 pub(crate) mod segment_file;
 pub(crate) mod segment_reader;
 pub(crate) mod sync_plan;
+pub(crate) mod waiters;
 pub(crate) mod writer;

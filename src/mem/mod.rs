@@ -18,6 +18,7 @@ pub(crate) mod range_allocator;
 pub(crate) mod record;
 #[cfg(target_os = "linux")]
 pub(crate) mod resident;
+pub(crate) mod shared_word;
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) mod sigbus;
 

@@ -103,6 +103,7 @@ impl DirectoryScan {
                 },
                 FileName::Lock
                 | FileName::Control
+                | FileName::Waiters
                 | FileName::Hint(_)
                 | FileName::Aside(..)
                 | FileName::Neutral => {}

@@ -11,7 +11,9 @@ pub(crate) mod epoch;
 pub(crate) mod notifier;
 pub(crate) mod rcu;
 pub(crate) mod seqlock;
+pub(crate) mod sleep_word;
 pub(crate) mod statistic;
+pub(crate) mod wake_up;
 pub(crate) mod worker;
 
 #[cfg(loom)]

@@ -15,6 +15,10 @@
 //! or will run, and nothing here refers to the store. The thread holds no handle of a store, so the
 //! last one is never dropped on it.
 //!
+//! The thread sleeps on a word that callers in this process raise, and on a word of each store that
+//! other processes raise ([`sleep_word::wait_any`]). A change between the check for work and the sleep is
+//! not lost, because the thread loads the words before the check.
+//!
 //! Each round gives each due task one step, then the next one. So a task delays the others by at
 //! most one step. A panic in a step affects only its own store.
 //!
@@ -26,12 +30,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
+use crate::sync::sleep_word::{self, SleepWord};
 
 /// The value of `process` until a store is attached.
 const NO_PROCESS: u32 = 0;
@@ -120,7 +125,8 @@ impl Background {
 
     /// Attaches a store's task. Returns `None` if there is to be no background work.
     ///
-    /// A thread that is started for it runs `at_start` first.
+    /// A thread that is started for it runs `at_start` first. A change of `word` makes the task due
+    /// if it sleeps.
     ///
     /// # Errors
     ///
@@ -128,14 +134,20 @@ impl Background {
     pub(crate) fn attach(
         &self,
         tended: Box<dyn Task>,
+        word: Option<Arc<dyn SleepWord>>,
         at_start: fn(),
         path: &Path,
     ) -> Result<Option<TaskHandle>> {
-        match &self.kind {
-            BackgroundKind::None => Ok(None),
-            BackgroundKind::Own => Worker::attach(&Arc::default(), tended, at_start, path).map(Some),
-            BackgroundKind::Shared(roster) => Worker::attach(roster, tended, at_start, path).map(Some),
-        }
+        let own;
+        let roster = match &self.kind {
+            BackgroundKind::None => return Ok(None),
+            BackgroundKind::Own => {
+                own = Arc::default();
+                &own
+            }
+            BackgroundKind::Shared(roster) => roster,
+        };
+        Worker::attach(roster, tended, word, at_start, path).map(Some)
     }
 }
 
@@ -182,6 +194,7 @@ struct Worker {
     left: Condvar,
     /// The id of the process that attached the first store.
     process: AtomicU32,
+    calls: CallWord,
 }
 
 #[derive(Debug, Default)]
@@ -194,9 +207,9 @@ struct Life {
 struct Queue {
     next_id: u64,
     awake: VecDeque<QueuedTask>,
-    asleep: BTreeMap<u64, Box<dyn Task>>,
+    asleep: BTreeMap<u64, SleepingTask>,
     running: Option<RunningTask>,
-    thread: Option<Thread>,
+    thread: Option<ThreadId>,
     stopped: bool,
 }
 
@@ -215,6 +228,57 @@ struct QueuedTask {
     id: u64,
     when: Instant,
     tended: Box<dyn Task>,
+    word: Option<OutsideWord>,
+}
+
+/// A task that is due when it is called, or when its word has changed.
+struct SleepingTask {
+    tended: Box<dyn Task>,
+    word: Option<OutsideWord>,
+}
+
+/// A word by which another process calls a task, and its value before the task's last step.
+struct OutsideWord {
+    word: Arc<dyn SleepWord>,
+    seen: u32,
+}
+
+/// The word on which the thread sleeps, and which callers in this process raise.
+#[derive(Debug, Default)]
+struct CallWord {
+    /// Only the low half is used.
+    calls: AtomicU32,
+}
+
+impl SleepWord for CallWord {
+    fn low_half(&self) -> &AtomicU32 {
+        &self.calls
+    }
+
+    fn value(&self) -> u32 {
+        // Acquire: the queue is as the caller left it.
+        self.calls.load(Ordering::Acquire)
+    }
+
+    fn raise(&self) {
+        // Release: see `value`.
+        self.calls.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl Queue {
+    /// Makes the tasks due whose words have changed since their last step.
+    fn wake_called_from_outside(&mut self, now: Instant) {
+        let is_called = |task: &SleepingTask| {
+            task.word.as_ref().is_some_and(|outside| outside.word.value() != outside.seen)
+        };
+        let called: Vec<u64> =
+            self.asleep.iter().filter(|(_, task)| is_called(task)).map(|(id, _)| *id).collect();
+        for id in called {
+            let Some(SleepingTask { tended, word }) = self.asleep.remove(&id) else { continue };
+            self.awake.push_back(QueuedTask { id, when: now, tended, word });
+        }
+    }
 }
 
 /// The task whose step the thread runs.
@@ -239,13 +303,13 @@ impl TaskHandle {
         let mut queue = self.roster.queue.lock();
         // Otherwise the thread is putting it to sleep and checks once more for a call, or it has
         // left.
-        if let Some(tended) = queue.asleep.remove(&self.id) {
-            queue.awake.push_back(QueuedTask { id: self.id, when: Instant::now(), tended });
+        if let Some(SleepingTask { tended, word }) = queue.asleep.remove(&self.id) {
+            queue.awake.push_back(QueuedTask { id: self.id, when: Instant::now(), tended, word });
         }
-        let thread = queue.thread.clone();
+        let has_thread = queue.thread.is_some();
         drop(queue);
-        if let Some(thread) = thread {
-            thread.unpark();
+        if has_thread {
+            self.roster.wake();
         }
     }
 
@@ -256,8 +320,8 @@ impl TaskHandle {
     /// step. That thread cannot wait for itself: the step that called this is then the last one.
     pub(crate) fn leave(&self) {
         let mut queue = self.roster.queue.lock();
-        let is_own = queue.thread.as_ref().is_some_and(|own| own.id() == thread::current().id());
-        let listed = queue.asleep.remove(&self.id).or_else(|| {
+        let is_own = queue.thread.is_some_and(|own| own == thread::current().id());
+        let listed = queue.asleep.remove(&self.id).map(|task| task.tended).or_else(|| {
             let at = queue.awake.iter().position(|entry| entry.id == self.id)?;
             queue.awake.remove(at).map(|entry| entry.tended)
         });
@@ -283,7 +347,13 @@ impl TaskHandle {
 }
 
 impl Worker {
-    fn attach(self: &Arc<Self>, tended: Box<dyn Task>, at_start: fn(), path: &Path) -> Result<TaskHandle> {
+    fn attach(
+        self: &Arc<Self>,
+        tended: Box<dyn Task>,
+        word: Option<Arc<dyn SleepWord>>,
+        at_start: fn(),
+        path: &Path,
+    ) -> Result<TaskHandle> {
         let this = std::process::id();
         // Relaxed, both: the value of another process was copied by `fork`. Checked before the
         // locks are taken, and never reset: a thread of the parent may have held them.
@@ -300,14 +370,15 @@ impl Worker {
                 roster.serve();
             });
             let thread = thread.map_err(|error| Error::io("start the background thread of", path, error))?;
-            self.queue.lock().thread = Some(thread.thread().clone());
+            self.queue.lock().thread = Some(thread.thread().id());
             life.thread = Some(thread);
         }
         life.stores += 1;
         let mut queue = self.queue.lock();
         let id = queue.next_id;
         queue.next_id += 1;
-        queue.awake.push_back(QueuedTask { id, when: Instant::now(), tended });
+        let word = word.map(|word| OutsideWord { seen: word.value(), word });
+        queue.awake.push_back(QueuedTask { id, when: Instant::now(), tended, word });
         drop(queue);
         let post = TaskHandle { roster: Arc::clone(self), id };
         post.call();
@@ -326,7 +397,7 @@ impl Worker {
         queue.thread = None;
         drop(queue);
         if let Some(thread) = life.thread.take() {
-            thread.thread().unpark();
+            self.wake();
             // Outside of steps nothing panics, and panics of steps are caught.
             drop(thread.join());
         }
@@ -336,25 +407,44 @@ impl Worker {
     fn serve(&self) {
         loop {
             let now = Instant::now();
+            // Before the round: a caller that changes the queue raises it afterwards, so no change
+            // is missed below.
+            let seen = self.calls.value();
             self.round(now);
-            let queue = self.queue.lock();
+            let mut queue = self.queue.lock();
             if queue.stopped {
                 return;
             }
+            queue.wake_called_from_outside(now);
             let next = queue.awake.iter().map(|entry| entry.when).min();
+            let Some(next) = next else {
+                self.sleep(queue, seen);
+                continue;
+            };
             drop(queue);
-            // A caller that changes the queue unparks afterwards, so no change is missed here.
-            match next {
-                None => thread::park(),
-                Some(next) if next > now => {
-                    let rest = next.saturating_duration_since(Instant::now());
-                    if !rest.is_zero() {
-                        thread::park_timeout(rest);
-                    }
-                }
-                Some(_) => {}
+            let rest = next.saturating_duration_since(Instant::now());
+            if next > now && !rest.is_zero() {
+                sleep_word::wait(&self.calls, seen, Some(rest));
             }
         }
+    }
+
+    /// Wakes the thread.
+    fn wake(&self) {
+        self.calls.raise();
+        sleep_word::wake(&self.calls);
+    }
+
+    /// Sleeps until a task is called, by this process or another one. Every task is asleep.
+    fn sleep(&self, queue: MutexGuard<'_, Queue>, seen: u32) {
+        let words = queue.asleep.values().filter_map(|task| task.word.as_ref());
+        let words = words.take(sleep_word::WORDS_MAX - 1);
+        let words: Vec<_> = words.map(|outside| (Arc::clone(&outside.word), outside.seen)).collect();
+        // A caller that leaves, or calls, does so meanwhile.
+        drop(queue);
+        let own: (&dyn SleepWord, u32) = (&self.calls, seen);
+        let outside = words.iter().map(|(word, seen)| (&**word as &dyn SleepWord, *seen));
+        sleep_word::wait_any(&std::iter::once(own).chain(outside).collect::<Vec<_>>());
     }
 
     /// Gives each task that is due one step.
@@ -368,6 +458,10 @@ impl Worker {
             }
             queue.running = Some(RunningTask { id: entry.id, leaving: false });
             drop(queue);
+            if let Some(outside) = &mut entry.word {
+                // Before the step: it finds what was asked before.
+                outside.seen = outside.word.value();
+            }
             let next = catch_unwind(AssertUnwindSafe(|| entry.tended.tend()));
             let next = next.unwrap_or_else(|_| {
                 entry.tended.panicked();
@@ -383,7 +477,7 @@ impl Worker {
             match next {
                 // A caller that found it in neither list marked the call before it took the lock.
                 Poll::Asleep if !entry.tended.is_called() => {
-                    queue.asleep.insert(entry.id, entry.tended);
+                    queue.asleep.insert(entry.id, SleepingTask { tended: entry.tended, word: entry.word });
                 }
                 Poll::Again | Poll::Asleep => queue.awake.push_back(entry),
                 Poll::After(rest) => {
@@ -450,6 +544,15 @@ mod tests {
     }
 
     fn attach(background: &Background, name: u32, begun: &Sender<u32>) -> Strings {
+        attach_with(background, name, begun, None)
+    }
+
+    fn attach_with(
+        background: &Background,
+        name: u32,
+        begun: &Sender<u32>,
+        word: Option<Arc<dyn SleepWord>>,
+    ) -> Strings {
         let (script, received) = channel();
         let (called, poisoned) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let fake = Fake {
@@ -459,7 +562,7 @@ mod tests {
             called: Arc::clone(&called),
             poisoned: Arc::clone(&poisoned),
         };
-        let post = background.attach(Box::new(fake), || (), Path::new("data")).unwrap().unwrap();
+        let post = background.attach(Box::new(fake), word, || (), Path::new("data")).unwrap().unwrap();
         Strings { post, script, called, poisoned }
     }
 
@@ -504,6 +607,44 @@ mod tests {
         say(&two, Poll::Asleep);
         two.post.leave();
         one.post.leave();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn another_process_wakes_the_store_whose_word_it_raises() {
+        use rustix::io::Errno;
+        use rustix::thread::{ClockId, futex::WaitvFlags, futex::waitv};
+        if waitv(&[], WaitvFlags::empty(), None, ClockId::Monotonic) != Err(Errno::INVAL) {
+            eprintln!("\n## SKIPPED: this system cannot sleep on several words; nothing was shown\n");
+            return;
+        }
+        let (begun, steps) = channel();
+        let background = Background::shared();
+        let words = [1, 2].map(|_| Arc::<CallWord>::default());
+        let strings = [0, 1].map(|n| {
+            let word = Arc::clone(&words[n]) as Arc<dyn SleepWord>;
+            let strings = attach_with(&background, u32::try_from(n).unwrap(), &begun, Some(word));
+            say(&strings, Poll::Asleep);
+            assert_eq!(turn(&steps), u32::try_from(n).unwrap());
+            strings
+        });
+        for round in 0..100 {
+            let n = round % 2;
+            // Another process has only the word.
+            words[n].raise();
+            sleep_word::wake(&*words[n]);
+            assert_eq!(turn(&steps), u32::try_from(n).unwrap());
+            say(&strings[n], Poll::Asleep);
+        }
+        // A word that is raised during the step makes the store due again.
+        strings[0].post.call();
+        assert_eq!(turn(&steps), 0);
+        words[0].raise();
+        say(&strings[0], Poll::Asleep);
+        assert_eq!(turn(&steps), 0);
+        say(&strings[0], Poll::Asleep);
+        strings.iter().for_each(|strings| strings.post.leave());
+        assert!(steps.try_recv().is_err(), "no other step was made");
     }
 
     #[test]
@@ -580,7 +721,7 @@ mod tests {
         let (_script, received) = channel();
         let [called, poisoned] = [0; 2].map(|_| Arc::<AtomicBool>::default());
         let fake = Fake { name: 1, begun, script: received, called, poisoned };
-        let refused = background.attach(Box::new(fake), || (), Path::new("data"));
+        let refused = background.attach(Box::new(fake), None, || (), Path::new("data"));
         assert!(matches!(refused, Err(Error::Forked)));
     }
 }

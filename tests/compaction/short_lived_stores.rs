@@ -70,16 +70,18 @@ fn empty_store_and_one_key_store_take_exactly_32_kib() {
                 while store.step().unwrap() || store.rest_step().unwrap() {}
                 assert_eq!(store.stats().segment_bytes, 16 << 10, "{what}");
             }
-            // The lock, the control page, two manifests and the segment.
-            assert_eq!(holdings(&simulated).0, 5, "{what}: {:?}", simulated.files());
+            // The lock, the control and waiters pages, two manifests and the segment.
+            assert_eq!(holdings(&simulated).0, 6, "{what}: {:?}", simulated.files());
             assert_eq!(stores[0].size_on_disk().unwrap(), 32 << 10, "{what}");
             // A file system may store short files elsewhere or use larger blocks, so each is
             // compared with its own figures.
-            let files =
-                std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
-            let files: Vec<_> = files.collect();
-            let blocks: u64 = files.iter().map(|file| file.blocks() * 512).sum();
-            let sizes: u64 = files.iter().map(|file| file.len().next_multiple_of(4096)).sum();
+            let entries = std::fs::read_dir(directory.path()).unwrap().map(Result::unwrap);
+            let files = entries.map(|entry| (entry.file_name(), entry.metadata().unwrap()));
+            let (waiters, files): (Vec<_>, Vec<_>) = files.partition(|(name, _)| name == "WAITERS");
+            // No follower waits, so the page is a hole.
+            assert_eq!((waiters.len(), waiters[0].1.blocks()), (1, 0), "{what}");
+            let blocks: u64 = files.iter().map(|(_, file)| file.blocks() * 512).sum();
+            let sizes: u64 = files.iter().map(|(_, file)| file.len().next_multiple_of(4096)).sum();
             assert_eq!((files.len(), sizes), (5, 32 << 10), "{what}");
             assert_eq!(stores[1].size_on_disk().unwrap(), blocks, "{what}");
         };
@@ -193,6 +195,6 @@ fn segments_that_cannot_be_given_up_stay_available() {
     assert!(before > 0);
     assert_eq!(store.stats().ready_segments, before);
     rest(&disk, &store);
-    // The lock, the control page, two manifests and the active segment.
-    assert_eq!(holdings(&disk).0, 5, "{:?}", disk.files());
+    // The lock, the control and waiters pages, two manifests and the active segment.
+    assert_eq!(holdings(&disk).0, 6, "{:?}", disk.files());
 }

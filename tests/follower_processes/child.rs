@@ -7,8 +7,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
+use std::time::Duration;
 
-use mapcask::{Follower, Refreshed};
+use mapcask::{Follower, Refreshed, Wait};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 
 use crate::contents::shown;
@@ -16,6 +17,8 @@ use crate::digest;
 
 /// The name of the test that is the child.
 const TEST: &str = "child::child_process_does_its_part_of_a_test";
+/// The time after which a wait that should have ended has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
 const PART: &str = "MAPCASK_FOLLOWED_PART";
 const STORE: &str = "MAPCASK_FOLLOWED_STORE";
 
@@ -160,6 +163,8 @@ fn child_process_does_its_part_of_a_test() {
         "idle" => crate::calls::idle(&store),
         #[cfg(target_arch = "x86_64")]
         "puts" => crate::calls::puts(&store),
+        #[cfg(target_arch = "x86_64")]
+        "answers" => crate::waits::answers(&store),
         "open" => crate::options().open(&store).unwrap().insert("key", "value").map(drop).unwrap(),
         other => panic!("no part is called {other:?}"),
     }
@@ -173,6 +178,24 @@ fn follow(path: &Path) {
             "look" => {
                 let Refreshed { seq, jumped, .. } = follower.refresh().unwrap();
                 tell(&format!("{} {jumped} {}", seq.0, digest(&shown(&follower))));
+            }
+            "wait" => {
+                let is_there = follower.wait(follower.last_seq(), PATIENCE).unwrap();
+                tell(&format!("{is_there} {}", follower.last_seq().0));
+            }
+            "spin-wait" => {
+                let is_there = follower.wait_with(follower.last_seq(), Wait::Spin, PATIENCE).unwrap();
+                tell(&format!("{is_there} {}", follower.last_seq().0));
+            }
+            "poll-wait" => {
+                let way = Wait::Poll(Duration::from_micros(100));
+                let is_there = follower.wait_with(follower.last_seq(), way, PATIENCE).unwrap();
+                tell(&format!("{is_there} {}", follower.last_seq().0));
+            }
+            "durable" => {
+                follower.refresh().unwrap();
+                let seq = follower.last_seq();
+                tell(&format!("{} {}", follower.wait_durable(seq, PATIENCE).unwrap(), seq.0));
             }
             "verify" => tell(&follower.verify().unwrap().keys.to_string()),
             "spin" => {

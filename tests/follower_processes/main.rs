@@ -19,6 +19,7 @@ mod history;
 mod kills;
 mod places;
 mod stops;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -47,6 +47,11 @@ fn assert_followed(path: &Path, start: impl FnOnce() -> Child) {
     store.rename_keyspace("users", "people").unwrap();
     users.remove("bert").unwrap();
     assert_shown(&mut follower, &store, "rename");
+    for order in ["wait", "poll-wait"] {
+        follower.order(order);
+        let seq = store.insert("key", order).unwrap();
+        assert_eq!(follower.report(), Some(format!("true {}", seq.0)), "{order}");
+    }
     store.close().unwrap();
     let store = options().open(path).unwrap();
     store.open_keyspace("people").unwrap().clear().unwrap();

@@ -1,10 +1,12 @@
 //! Tests the result of each public function in a store that is open read-only. The rows are
 //! compared with the source, so a new public function needs one.
 
+use std::time::Duration;
+
 use mapcask::sim::SimDisk;
 use mapcask::{
-    Durability, Error, Follower, Options, Postcard, Reader, Result, Store, TypedKeyspace, TypedReader,
-    WriteBatch,
+    Durability, Error, Follower, Options, Postcard, Reader, Result, Seq, Store, TypedKeyspace, TypedReader,
+    Wait, WriteBatch,
 };
 
 use crate::api;
@@ -151,6 +153,11 @@ type FollowerRow = (&'static str, fn(&Follower) -> bool);
 /// Calls of a follower, which only reads.
 const FOLLOWS: &[FollowerRow] = &[
     ("Follower::refresh", |f| f.refresh().unwrap().records == 0),
+    ("Follower::wait", |f| !f.wait(f.last_seq(), Duration::ZERO).unwrap()),
+    ("Follower::wait_with", |f| !f.wait_with(f.last_seq(), Wait::Spin, Duration::ZERO).unwrap()),
+    ("Follower::wait_durable", |f| f.wait_durable(Seq(1), Duration::ZERO).unwrap()),
+    ("Follower::auto_refresh", |f| f.auto_refresh(Wait::Sleep).is_ok()),
+    ("AutoRefresh::error", |f| f.auto_refresh(Wait::Sleep).unwrap().error().is_none()),
     ("Follower::keyspace", |f| f.keyspace("other").unwrap().len() == 1 && f.keyspace("new").is_err()),
     ("Follower::typed_keyspace", |f| {
         f.typed_keyspace::<str, u32, _>("typed", Postcard).unwrap().get("a").unwrap() == Some(1)
@@ -214,17 +221,31 @@ fn no_method_of_a_reader_changes_a_store_open_for_writing() {
     assert!(disk.position() == position && store.last_seq() == seq);
 }
 
+fn waits_to_be_woken(name: &str) -> bool {
+    name.starts_with("Follower::wait") || name.contains("auto_refresh") || name.starts_with("AutoRefresh")
+}
+
 #[test]
 fn no_method_of_a_follower_changes_a_store() {
     for is_open in [true, false] {
         let disk = left(true);
         let store = is_open.then(|| Options::new().background(false).open_on(&disk).unwrap());
-        let position = disk.position();
+        let files = || -> Vec<_> {
+            let all = disk.files().into_iter().filter(|name| name != "WAITERS");
+            all.map(|name| (disk.read_file(&name).unwrap(), name)).collect()
+        };
+        let (position, before) = (disk.position(), files());
         let follower = Options::new().follow_on(&disk).unwrap();
-        let wrong: Vec<_> = FOLLOWS.iter().filter(|(_, row)| !row(&follower)).map(|(name, _)| name).collect();
-        assert!(wrong.is_empty(), "{wrong:?}, with a writer: {is_open}");
-        drop(follower);
+        let wrong = |waits: bool| -> Vec<_> {
+            let rows = FOLLOWS.iter().filter(|(name, _)| waits_to_be_woken(name) == waits);
+            rows.filter(|(_, row)| !row(&follower)).map(|(name, _)| name).collect()
+        };
+        assert_eq!(wrong(false), Vec::<&&str>::new(), "with a writer: {is_open}");
         assert!(disk.position() == position, "with a writer: {is_open}");
+        // These ask to be woken, on the waiters page and nowhere else.
+        assert_eq!(wrong(true), Vec::<&&str>::new(), "with a writer: {is_open}");
+        drop(follower);
+        assert!(files() == before, "with a writer: {is_open}");
         // It takes no lock, so the store can be opened, and stays open.
         let store = store.unwrap_or_else(|| Options::new().background(false).open_on(&disk).unwrap());
         let follower = Options::new().follow_on(&disk).unwrap();

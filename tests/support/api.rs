@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The files that define the methods of types that refer to an open store.
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 17] = [
     "api/store.rs",
     "api/admin.rs",
     "api/keyspace.rs",
@@ -19,6 +19,8 @@ const SOURCES: [&str; 15] = [
     "api/options.rs",
     "api/opening.rs",
     "api/follower.rs",
+    "api/auto_refresh.rs",
+    "api/waiting.rs",
 ];
 
 /// A public function: the name of its type and its own, and its signature.

@@ -37,6 +37,7 @@ use crate::format::{SegmentId, Seq};
 use crate::fs::Lock;
 use crate::log::allocator::SegmentAllocator;
 use crate::log::context::LogContext;
+use crate::log::group_commit::CommitWatcher;
 use crate::log::writer::LogWriter;
 use crate::mem::fork_guard::ForkGuard;
 use crate::recovery::Recovered;
@@ -135,6 +136,7 @@ impl State {
         if config.sigbus_guard {
             control.guard();
         }
+        shared.commit.show_at(Arc::clone(&control) as Arc<dyn CommitWatcher>);
         let state = Self {
             pins,
             shared,
@@ -318,7 +320,14 @@ impl State {
     /// Wakes the worker, if it sleeps and has work.
     #[inline]
     pub(crate) fn notify_worker(&self, due: Due) {
-        if due.call && self.notifier.notify() {
+        if due.call {
+            self.call_worker();
+        }
+    }
+
+    /// Wakes the worker, if it sleeps.
+    pub(crate) fn call_worker(&self) {
+        if self.notifier.notify() {
             self.counters.wakes.add(1);
         }
     }

@@ -97,7 +97,6 @@ impl Syncer {
         for full in &durable {
             full.segment.tell_time(full.last_seq);
         }
-        self.control.set_durable(plan.upto());
         self.sealing.lock().full.extend(durable);
         *self.dirty_since.lock() = None;
         crate::trace::synced(plan.upto().0, plan.bytes());
@@ -209,6 +208,21 @@ impl Syncer {
         commit.check()?;
         // If it has no file any more, it is already durable whole.
         piece.segment.sync_if_kept(piece.from, piece.to, commit).map(drop)
+    }
+
+    /// Syncs if a follower asks for it. Returns true if it did.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`.
+    pub(crate) fn sync_as_asked(&self, state: &State) -> Result<bool> {
+        let durable = state.shared.commit.durable();
+        if self.control.take_wanted().is_none_or(|wanted| wanted <= durable) {
+            return Ok(false);
+        }
+        // The number may be that of a record of the log's own.
+        state.sync()?;
+        Ok(true)
     }
 
     /// Returns true if a write waits for a sync that is due later.

@@ -3,7 +3,8 @@
 //!
 //! **Order.** A write appends its record, calls [`Effect::begin`], changes the index and the
 //! counters, and drops the guard. Dropping it publishes the end of the log and the effect of the
-//! write to every other thread, even if the write ends early.
+//! write to every other thread, even if the write ends early. Once the mutex is free, followers that
+//! wait for records are woken.
 //!
 //! **Work under the mutex.** A write does this under it:
 //!
@@ -22,6 +23,7 @@ use super::{State, WriterState};
 use crate::config::Durability;
 use crate::error::Result;
 use crate::format::Seq;
+use crate::log::control_page::Request;
 
 /// Bytes of the log between two checks for a sleeping worker.
 const CALL_SPACING: u64 = 64 << 10;
@@ -46,6 +48,7 @@ impl Due {
 pub(crate) struct Effect<'s> {
     state: &'s State,
     has_begun: bool,
+    is_published: bool,
 }
 
 impl Effect<'_> {
@@ -57,7 +60,17 @@ impl Effect<'_> {
     }
 }
 
-/// The writer mutex, held for one write.
+/// Runs after the mutex was released: the fields of a [`WriteGuard`] are dropped in their order.
+impl Drop for Effect<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.has_begun && self.state.syncer.control.wake_for_records() == Request::Sync {
+            self.state.call_worker();
+        }
+    }
+}
+
+/// The writer mutex, held for one write. The order of the fields matters.
 pub(crate) struct WriteGuard<'s> {
     pub(crate) writer: MutexGuard<'s, WriterState>,
     pub(crate) effect: Effect<'s>,
@@ -82,13 +95,13 @@ impl<'s> WriteGuard<'s> {
     #[inline]
     pub(crate) fn of(state: &'s State, writer: MutexGuard<'s, WriterState>) -> Result<Self> {
         state.check_writable()?;
-        Ok(Self { writer, effect: Effect { state, has_begun: false } })
+        Ok(Self { writer, effect: Effect { state, has_begun: false, is_published: false } })
     }
 
     /// Ends the write, releases the mutex, and returns the work to do afterwards.
     #[inline]
     pub(crate) fn end(mut self) -> Due {
-        self.effect.has_begun = false;
+        self.effect.is_published = true;
         self.publish()
     }
 
@@ -114,7 +127,7 @@ impl<'s> WriteGuard<'s> {
 impl Drop for WriteGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.effect.has_begun {
+        if self.effect.has_begun && !self.effect.is_published {
             self.publish();
         }
     }

@@ -334,6 +334,17 @@ impl File for SimFile {
         }
     }
 
+    fn extend(&self, size: u64) -> io::Result<()> {
+        self.check_writable()?;
+        let mut machine = self.shared.lock();
+        machine.enter(Operation::Allocate)?;
+        machine.check_limit(Resource::FileSize, size, 0)?;
+        if size > machine.model.node(self.node).size {
+            machine.record(Event::Size(self.node, size));
+        }
+        Ok(())
+    }
+
     fn allocate(&self, size: u64) -> io::Result<()> {
         self.allocate_beside(size, 0)
     }

@@ -42,6 +42,10 @@ impl File for TestFile {
     fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
         unreachable!("a checkpoint is read here")
     }
+    fn extend(&self, _: u64) -> io::Result<()> {
+        unreachable!("an index does not extend a file")
+    }
+
     fn allocate(&self, _: u64) -> io::Result<()> {
         unreachable!("a checkpoint is read here")
     }

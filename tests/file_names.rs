@@ -22,6 +22,7 @@ const JOB_FILES: &[&str] = &[
     "api/salvage/writing.rs",
     "api/typed/bounded_reader.rs",
     "api/typed/bounded_writer.rs",
+    "api/waiting.rs",
     "bin/mapcask/commands.rs",
     "bin/mapcask/demo/report.rs",
     "bin/mapcask/salvage.rs",

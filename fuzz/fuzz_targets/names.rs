@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mapcask::format::SegmentId;
-use mapcask::format::file_name::{CONTROL, LOCK, MANIFESTS, FileName, REMOVING, aside, parse, segment, temporary};
+use mapcask::format::file_name::{CONTROL, LOCK, MANIFESTS, FileName, REMOVING, WAITERS, aside, parse, segment, temporary};
 use mapcask_fuzz::take;
 
 fuzz_target!(|input: &[u8]| {

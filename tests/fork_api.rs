@@ -96,6 +96,7 @@ const FOLLOWER: &[Row] = &[
     ("Follower::wait_with", |i| refused(i.follower.wait_with(i.follower.last_seq(), Wait::Spin, PAUSE))),
     ("Follower::wait_durable", |i| refused(i.follower.wait_durable(i.follower.last_seq(), PAUSE))),
     ("Follower::auto_refresh", |i| refused(i.follower.auto_refresh(Wait::Sleep))),
+    ("Follower::take_over", |i| refused(i.follower.take_over(Options::new(), Some(PAUSE)))),
     ("AutoRefresh::error", |i| matches!(i.refreshing.error(), Some(Error::Forked))),
     ("Follower::keyspace", |i| refused(i.follower.keyspace("other"))),
     ("Follower::typed_keyspace", |i| refused(i.follower.typed_keyspace::<str, u32, _>("typed", Postcard))),

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// The file of the item, the item, and the words that must find it.
-const ALIASES: [(&str, &str, &[&str]); 29] = [
+const ALIASES: [(&str, &str, &[&str]); 30] = [
     ("api/store.rs", "struct Store", &["Database", "Environment"]),
     ("api/store.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
     ("api/store.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
@@ -40,12 +40,13 @@ const ALIASES: [(&str, &str, &[&str]); 29] = [
     ("api/typed/mod.rs", "fn remove", &["delete"]),
     ("api/salvage/mod.rs", "fn salvage", &["repair"]),
     ("api/follower.rs", "struct Follower", &["open_read_only", "secondary"]),
+    ("api/take_over.rs", "fn take_over", &["promote", "failover"]),
     ("api/follower.rs", "fn refresh", &["catch_up", "try_catch_up_with_primary"]),
     ("api/follower.rs", "fn size_on_disk", &["disk_space"]),
 ];
 
 /// The files whose public functions need an example, and the functions that are plain without one.
-const EXAMPLES: [(&str, &[&str]); 19] = [
+const EXAMPLES: [(&str, &[&str]); 20] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
@@ -70,6 +71,7 @@ const EXAMPLES: [(&str, &[&str]); 19] = [
     ("api/follower.rs", &["keyspace_names", "last_seq", "follow_on"]),
     ("api/auto_refresh.rs", &[]),
     ("api/waiting.rs", &[]),
+    ("api/take_over.rs", &[]),
     ("engine/read/mod.rs", &[]),
     ("error.rs", &[]),
     ("api/salvage/mod.rs", &["salvage_on"]),

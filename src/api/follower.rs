@@ -100,6 +100,8 @@ use crate::recovery::attach::attach;
 pub struct Follower {
     pub(super) default: Reader,
     pub(super) following: Arc<Following>,
+    /// The directory, for the day on which this process takes the store over.
+    pub(super) dir: Arc<dyn Dir>,
 }
 
 impl fmt::Debug for Follower {
@@ -158,6 +160,7 @@ impl Follower {
     pub(super) fn open_in(mut config: Config, dir: Arc<dyn Dir>) -> Result<Self> {
         let _events = crate::trace::at_end();
         (config.read_only, config.create, config.background) = (true, false, false.into());
+        let own = Arc::clone(&dir);
         let dir: Arc<dyn Dir> = Arc::new(ReadOnlyDir(dir));
         let (recovered, following) = Following::of(attach(&dir, &config)?);
         // A refresh that reads the store anew holds locks, and the callback may use a clone.
@@ -165,7 +168,8 @@ impl Follower {
         let handle = Arc::new(Handle::start(Engine::start(recovered, config)?)?);
         handle.state.report.announce(dir.path());
         let default = Arc::clone(&handle.state.default);
-        let follower = Self { default: Reader::new(handle, default), following: Arc::new(following) };
+        let follower =
+            Self { default: Reader::new(handle, default), following: Arc::new(following), dir: own };
         // The writer may have appended while the log was read.
         follower.refresh()?;
         Ok(follower)

@@ -15,6 +15,7 @@ pub(crate) mod reader;
 pub(crate) mod salvage;
 pub(crate) mod snapshot;
 pub(crate) mod store;
+pub(crate) mod take_over;
 #[cfg(feature = "serde")]
 pub(crate) mod typed;
 pub(crate) mod waiting;

@@ -133,7 +133,7 @@ fn open(config: &Config, path: &Path) -> Result<Store> {
 /// # Errors
 ///
 /// Fails as [`open`] does.
-fn open_in(mut config: Config, mut dir: Arc<dyn Dir>) -> Result<Store> {
+pub(super) fn open_in(mut config: Config, mut dir: Arc<dyn Dir>) -> Result<Store> {
     let _events = crate::trace::at_end();
     if config.read_only {
         dir = Arc::new(ReadOnlyDir(dir));

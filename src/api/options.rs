@@ -278,8 +278,9 @@ impl Options {
     /// zero.
     ///
     /// After that time the open fails with [`Error::Locked`](crate::Error::Locked). Use this for a
-    /// service whose old process is still closing when the new one starts. The open retries at most
-    /// every 50 ms. Of several waiting opens any may be next.
+    /// service whose old process is still closing when the new one starts. Of several waiting opens
+    /// any may be next. The open looks every 0.5 to 5 ms. With [`Duration::MAX`] it sleeps until the
+    /// system gives it the lock, and cannot be interrupted.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

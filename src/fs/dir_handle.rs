@@ -237,6 +237,13 @@ impl Place {
         }
     }
 
+    /// Waits until that lock is free, and takes it. Returns at once if the file system has no such
+    /// locks, or an error stands in the way: [`Place::try_lock`] tells it.
+    pub(super) fn wait_for_lock(&self, shared: bool) {
+        let operation = if shared { FlockOperation::LockShared } else { FlockOperation::LockExclusive };
+        let _ = retry_on_intr(|| rustix::fs::flock(&self.dir, operation));
+    }
+
     /// Releases that lock explicitly, because other holders of the descriptor may outlive this one.
     pub(super) fn unlock(&self) {
         // Unlocking fails if there is no lock.

@@ -93,5 +93,7 @@ impl Place {
         Ok(None)
     }
 
+    pub(super) fn wait_for_lock(&self, _: bool) {}
+
     pub(super) fn unlock(&self) {}
 }

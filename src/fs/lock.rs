@@ -19,9 +19,9 @@ use super::{Access, Claim, Lock, LockFailure, platform};
 /// The number of times that a lock is retried because its file was replaced meanwhile.
 const ATTEMPTS: usize = 16;
 /// The first pause of a waiting opener between two attempts. No lock of this kind has a timeout.
-const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MIN: Duration = Duration::from_micros(500);
 /// The longest pause between two attempts.
-const PAUSE_MAX: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(5);
 
 /// The lock that this process holds through one directory, if it holds it.
 pub(super) type HoldingFile = Arc<Mutex<Option<HeldClaim>>>;
@@ -75,6 +75,9 @@ impl Drop for HeldClaim {
 }
 
 /// Takes the lock, and waits for it up to `wait`.
+///
+/// A wait without an end sleeps in the system until the directory's lock is free. Of several such
+/// openers, the system wakes one.
 pub(super) fn take(
     place: &Arc<Place>,
     holding: &HoldingFile,
@@ -85,6 +88,10 @@ pub(super) fn take(
     let start = Instant::now();
     let mut pause = PAUSE_MIN;
     loop {
+        if wait == Duration::MAX {
+            // The attempt takes the lock again, of the same open directory, which changes nothing.
+            place.wait_for_lock(claim == Claim::Look);
+        }
         let failure = match try_take(place, name, claim) {
             Ok(held) => {
                 *holding.lock() = Some(held);

@@ -107,6 +107,8 @@ pub(crate) trait Lock: Send + Sync + fmt::Debug {}
 pub(crate) trait Dir: Send + Sync + fmt::Debug {
     /// Returns the directory's path, for messages.
     fn path(&self) -> &Path;
+    /// Returns a handle to the directory that is at this path now. It shares no lock with `self`.
+    fn reopen(&self) -> io::Result<Arc<dyn Dir>>;
     /// Creates the directory and its parents durably, unless they exist.
     fn create_dir(&self) -> io::Result<()>;
     /// Makes the directory's own name durable in its parent. Never creates anything.
@@ -135,7 +137,7 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     /// Makes all earlier creations, renames and removals durable.
     fn sync(&self) -> io::Result<()>;
     /// Takes the lock on the directory and its permanent file `name`. Waits for another holder up
-    /// to `wait`.
+    /// to `wait`; [`Duration::MAX`] has no end.
     fn lock(&self, name: &str, claim: Claim<'_>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure>;
     /// Returns the free bytes of the file system; `None` if unknown.
     fn free_bytes(&self) -> Option<u64>;

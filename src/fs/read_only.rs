@@ -32,6 +32,10 @@ impl Dir for ReadOnlyDir {
         self.0.path()
     }
 
+    fn reopen(&self) -> io::Result<Arc<dyn Dir>> {
+        Ok(Arc::new(Self(self.0.reopen()?)))
+    }
+
     fn create_dir(&self) -> io::Result<()> {
         Err(refused())
     }

@@ -59,6 +59,10 @@ impl Dir for RealDir {
         &self.path
     }
 
+    fn reopen(&self) -> io::Result<Arc<dyn Dir>> {
+        Ok(Arc::new(Self::new(&self.path)?))
+    }
+
     fn create_dir(&self) -> io::Result<()> {
         match self.place.get() {
             Some(place) => place.sync_parent(&self.path),

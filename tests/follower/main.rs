@@ -7,6 +7,7 @@
 mod contents;
 mod histories;
 mod live;
+mod taking_over;
 mod waiting;
 
 use std::collections::BTreeMap;

@@ -93,7 +93,7 @@ impl Child {
         Look { seq: seq.parse().unwrap(), jumped: jumped.parse().unwrap(), digest: digest.parse().unwrap() }
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
     }
 
@@ -157,6 +157,7 @@ fn child_process_does_its_part_of_a_test() {
         "write" => crate::history::write(&store),
         "follow" => follow(&store),
         "refresh" => refresh(&store),
+        "stand by" => crate::failover::stand_by(&store),
         "create" => crate::births::create(&store),
         "host" => crate::places::host(&store),
         #[cfg(target_arch = "x86_64")]

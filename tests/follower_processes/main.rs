@@ -15,6 +15,7 @@ mod contents;
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "the filter and its listener are system calls that only libc has")]
 mod counted;
+mod failover;
 mod history;
 mod kills;
 mod places;

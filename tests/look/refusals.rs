@@ -157,6 +157,7 @@ const FOLLOWS: &[FollowerRow] = &[
     ("Follower::wait_with", |f| !f.wait_with(f.last_seq(), Wait::Spin, Duration::ZERO).unwrap()),
     ("Follower::wait_durable", |f| f.wait_durable(Seq(1), Duration::ZERO).unwrap()),
     ("Follower::auto_refresh", |f| f.auto_refresh(Wait::Sleep).is_ok()),
+    ("Follower::take_over", |f| f.take_over(Options::new().read_only(true), None).is_err()),
     ("AutoRefresh::error", |f| f.auto_refresh(Wait::Sleep).unwrap().error().is_none()),
     ("Follower::keyspace", |f| f.keyspace("other").unwrap().len() == 1 && f.keyspace("new").is_err()),
     ("Follower::typed_keyspace", |f| {

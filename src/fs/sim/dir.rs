@@ -46,6 +46,10 @@ impl Dir for SimDir {
         &self.path
     }
 
+    fn reopen(&self) -> io::Result<Arc<dyn Dir>> {
+        Ok(Arc::new(Self::new(Arc::clone(&self.shared))))
+    }
+
     fn create_dir(&self) -> io::Result<()> {
         let mut machine = self.shared.lock();
         machine.enter(Operation::CreateDir)?;

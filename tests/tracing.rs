@@ -125,11 +125,11 @@ fn every_segment_is_heard_when_it_is_made_and_when_it_is_full() {
         let store = options().open_on(&SimDisk::new()).unwrap();
         store.insert("a", vec![1; 3000]).unwrap();
         store.insert("b", vec![1; 3000]).unwrap();
-        // The header has 128 bytes, the start record 64, the record of "a" 3040.
+        // The header has 128 bytes, the start record 72, the record of "a" 3040.
         let heard = ear.take();
         assert_eq!(
             heard[2..],
-            ["DEBUG segment made: id=2 bytes=4096", "DEBUG segment full: id=1 bytes=3232"]
+            ["DEBUG segment made: id=2 bytes=4096", "DEBUG segment full: id=1 bytes=3240"]
         );
         assert_eq!(store.stats().segments, 2);
     });

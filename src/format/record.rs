@@ -304,11 +304,14 @@ pub struct StartRecord {
     pub incarnation: u64,
     /// The sequence number up to which the log was durable when this was written.
     pub durable: Seq,
+    /// The last number of the log that the segment continues; zero for the first of a store. The
+    /// numbers between it and the start record's own were never kept.
+    pub last: Seq,
 }
 
 impl StartRecord {
     /// Size of the record's value in bytes.
-    pub const SIZE: usize = 32;
+    pub const SIZE: usize = 40;
 
     /// Encodes the record's value.
     #[must_use]
@@ -318,6 +321,7 @@ impl StartRecord {
         bytes[8..16].copy_from_slice(&self.previous_end.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.incarnation.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.durable.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.last.0.to_le_bytes());
         bytes
     }
 
@@ -334,6 +338,7 @@ impl StartRecord {
             previous_end: reader.u64()?,
             incarnation: reader.u64()?,
             durable: reader.seq()?,
+            last: reader.seq()?,
         };
         if reader.0.is_empty() { Ok(start) } else { Err(Defect::Reserved) }
     }
@@ -466,9 +471,10 @@ mod tests {
 
     #[test]
     fn start_and_watermark_come_back_from_their_bytes() {
-        let start = StartRecord { previous: 1, previous_end: 2, incarnation: 3, durable: Seq(4) };
+        let (durable, last) = (Seq(4), Seq(5));
+        let start = StartRecord { previous: 1, previous_end: 2, incarnation: 3, durable, last };
         assert_eq!(StartRecord::decode(&start.encode()), Ok(start));
-        assert_eq!(StartRecord::decode(&start.encode()[1..]), Err(Defect::Truncated));
+        assert_eq!(StartRecord::decode(&start.encode()[..39]), Err(Defect::Truncated));
         assert_eq!(Watermark::decode(&Watermark(Seq(9)).encode()), Ok(Watermark(Seq(9))));
         assert_eq!(Watermark::decode(&[0; 9]), Err(Defect::Reserved));
     }
@@ -477,10 +483,16 @@ mod tests {
     fn a_proof_of_what_cannot_be_known_yet_is_refused() {
         let header = |kind, value_len| RecordHeader { kind, key_len: 0, value_len, seq: Seq(9), ..sample() };
         for durable in [0, 8, 9, 10, Seq::MAX.0, Seq::MAX.0 + 1, u64::MAX] {
-            let start = StartRecord { previous: 0, previous_end: 0, incarnation: 1, durable: Seq(durable) };
+            let start = StartRecord {
+                previous: 0,
+                previous_end: 0,
+                incarnation: 1,
+                durable: Seq(durable),
+                last: Seq::ZERO,
+            };
             let proofs = [
                 proven_by(&header(RecordKind::Watermark, 8), &Watermark(Seq(durable)).encode()),
-                proven_by(&header(RecordKind::Start, 32), &start.encode()),
+                proven_by(&header(RecordKind::Start, 40), &start.encode()),
             ];
             for proof in proofs {
                 assert_eq!(proof.ok(), (durable < 9).then_some(Some(Seq(durable))), "{durable}");

@@ -388,11 +388,11 @@ impl<'a> LiveLog<'a> {
 
     /// Sets the place to the end of the segments that a checkpoint covers.
     fn known_place(&mut self) {
-        let Some((id, end)) = self.chain.previous else { return };
-        let segment = self.chain.segments.iter().find(|segment| segment.id() == id);
+        let Some(end) = self.chain.previous else { return };
+        let segment = self.chain.segments.iter().find(|segment| segment.id() == end.segment);
         self.place = segment.map(|segment| LogPlace {
             segment: Arc::clone(segment),
-            offset: end,
+            offset: end.offset,
             last: Some(self.chain.last),
             is_used: true,
         });

@@ -69,7 +69,7 @@ use crate::log::group_commit::GroupCommit;
 use crate::log::manifest::ManifestStore;
 use crate::log::segment::{Prefault, Segment};
 use crate::log::sync_plan::SegmentRange;
-use crate::log::writer::Tail;
+use crate::log::writer::{LogEnd, Tail};
 use crate::mem::PAGE_SIZE;
 use crate::recovery::analysis::{Analysis, Read};
 use crate::recovery::decision::{DirectoryAction, directory};
@@ -340,7 +340,7 @@ fn control_header(
 
 /// The position that the log continues from, in any segment.
 struct FirstSegment {
-    previous: Option<(SegmentId, u64)>,
+    previous: Option<LogEnd>,
     next_seq: Seq,
     incarnation: u64,
     durable: Seq,
@@ -370,7 +370,9 @@ fn tail(
                 made => made?,
             };
             let offset = segment.data_offset();
-            (segment, offset, Some(previous.unwrap_or((SegmentId(0), 0))))
+            // Of a log without a segment, nothing but its last number is known.
+            let nothing = LogEnd { segment: SegmentId(0), offset: 0, last };
+            (segment, offset, Some(previous.unwrap_or(nothing)))
         }
     };
     segment.resume_at(offset);

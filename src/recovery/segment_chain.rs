@@ -19,6 +19,7 @@ use crate::fs::Dir;
 use crate::log::segment::Segment;
 use crate::log::segment_reader::SegmentReader;
 use crate::log::sync_plan::SegmentRange;
+use crate::log::writer::LogEnd;
 
 /// With so many bytes to read behind a checkpoint, its lines are needed all over: it is loaded
 /// whole.
@@ -35,8 +36,8 @@ pub(crate) struct SegmentChain {
     pub(crate) segments: Vec<Arc<Segment>>,
     /// The segment to continue after a clean close, and the offset in it.
     pub(crate) resume: Option<(Arc<Segment>, u64)>,
-    /// The last segment of the log, and its end.
-    pub(crate) previous: Option<(SegmentId, u64)>,
+    /// The end of the log.
+    pub(crate) previous: Option<LogEnd>,
     /// The last sequence number in a segment of the log that a checkpoint covers whole.
     known_last: Seq,
     /// The last sequence number of the log.
@@ -156,7 +157,7 @@ impl SegmentChain {
         if segment.role() == Role::Log && entry.last_seq >= self.known_last {
             self.last = self.last.max(entry.last_seq);
             self.known_last = entry.last_seq;
-            self.previous = Some((entry.id, entry.end));
+            self.previous = Some(LogEnd { segment: entry.id, offset: entry.end, last: entry.last_seq });
         }
         self.keep(Arc::clone(segment), entry);
     }
@@ -252,7 +253,7 @@ impl SegmentChain {
         if unused && action != StopAction::Continue && self.drop_unused(&links[at], last_seq, replay) {
             return Ok(false);
         }
-        self.previous = Some((entry.id, walked.stop));
+        self.previous = Some(self.end_at(&links[at], walked.stop, walked.last));
         let mut kept = *entry;
         if clean {
             check_resumed(manifest, segment, entry, walked.last)?;
@@ -300,6 +301,12 @@ impl SegmentChain {
         Ok(here)
     }
 
+    /// Returns the end of the log in a segment, with the last number in it if there is one.
+    fn end_at(&self, link: &ChainLink, offset: u64, last: Option<Seq>) -> LogEnd {
+        let before = || self.previous.map_or(self.last, |end| end.last);
+        LogEnd { segment: link.entry.id, offset, last: last.unwrap_or_else(before) }
+    }
+
     /// Removes the last segment, which holds only the log's own records. Returns false if it must
     /// stay.
     ///
@@ -312,8 +319,11 @@ impl SegmentChain {
         }
         self.retired_seq = self.retired_seq.max(proven);
         replay.space.retire(link.segment.mapping(), link.segment.size());
-        if let (None, Some((_, start))) = (self.previous, link.start) {
-            self.previous = Some((SegmentId(start.previous), start.previous_end));
+        if let Some((_, start)) = link.start {
+            // Compaction may have removed segments before it, which hold the last numbers.
+            let named = (SegmentId(start.previous), start.previous_end);
+            let (segment, offset) = self.previous.map_or(named, |end| (end.segment, end.offset));
+            self.previous = Some(LogEnd { segment, offset, last: start.last });
         }
         self.retire(link.entry);
         true

@@ -99,6 +99,16 @@ pub(crate) struct BatchHeader {
     pub(crate) sum: u32,
 }
 
+/// The end of the log in a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogEnd {
+    pub(crate) segment: SegmentId,
+    /// The end of its records, in bytes.
+    pub(crate) offset: u64,
+    /// The last number of the log up to there.
+    pub(crate) last: Seq,
+}
+
 /// The position where the log continues after an open.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -106,8 +116,8 @@ pub(crate) struct Tail {
     pub(crate) segment: Arc<Segment>,
     /// The end of its records. In a new segment it is the data offset.
     pub(crate) offset: u64,
-    /// The segment before it and its end, if the segment is new or in no file.
-    pub(crate) previous: Option<(SegmentId, u64)>,
+    /// The end that it continues, if the segment is new or in no file.
+    pub(crate) previous: Option<LogEnd>,
     pub(crate) next_seq: Seq,
     pub(crate) incarnation: u64,
     /// Every record up to this is durable.
@@ -132,8 +142,8 @@ pub(crate) struct LogWriter {
     durable: Seq,
     incarnation: u64,
     full: Vec<FilledSegment>,
-    /// The segment that the next one continues, and its end, if the log has no file to append to.
-    previous: Option<(SegmentId, u64)>,
+    /// The end that the next segment continues, if the log has no file to append to.
+    previous: Option<LogEnd>,
     /// The value at this offset is already written. Its record comes next.
     written: Option<u64>,
     /// Bytes of no record may lie behind the end, so the log continues in another segment.
@@ -166,8 +176,8 @@ impl LogWriter {
             is_soiled: false,
             observed: shared.dir.observes(),
         };
-        if let Some((previous, end)) = tail.previous.filter(|_| !is_nowhere) {
-            writer.start(shared, previous.0, end)?;
+        if let Some(previous) = tail.previous.filter(|_| !is_nowhere) {
+            writer.start(shared, previous)?;
         }
         Ok(writer)
     }

@@ -2,7 +2,7 @@
 //!
 //! Every part of a write that can fail fails here, before any of it is visible.
 
-use super::{FilledSegment, HEADER_SIZE, LogWriter, NewRecord, START_SIZE, WATERMARK_SIZE};
+use super::{FilledSegment, HEADER_SIZE, LogEnd, LogWriter, NewRecord, START_SIZE, WATERMARK_SIZE};
 use crate::error::{Error, Result};
 use crate::format::record::{RecordKind, StartRecord};
 use crate::format::{KeyspaceId, Seq};
@@ -166,9 +166,10 @@ impl LogWriter {
         let offset = next.data_offset();
         let segment = std::mem::replace(&mut self.segment, next);
         let appender = std::mem::replace(&mut self.appender, appender);
-        let (previous, previous_end) = self.previous.unwrap_or((segment.id(), end));
+        let here = LogEnd { segment: segment.id(), offset: end, last: last_seq };
+        let previous = self.previous.unwrap_or(here);
         self.offset = offset;
-        if let Err(error) = self.start(shared, previous.0, previous_end) {
+        if let Err(error) = self.start(shared, previous) {
             // The segment stays empty, and the next open removes it. The log does not continue in
             // this one.
             (self.segment, self.appender, self.offset) = (segment, appender, end);
@@ -177,7 +178,7 @@ impl LogWriter {
         }
         if self.previous.take().is_none() {
             self.full.push(FilledSegment { segment, synced: self.synced, end, last_seq });
-            trace::segment_full(previous.0, end);
+            trace::segment_full(previous.segment.0, end);
         }
         self.synced = offset;
         self.is_soiled = false;
@@ -186,10 +187,15 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Writes the record that names the segment that this one continues.
-    pub(super) fn start(&mut self, shared: &LogContext, previous: u64, previous_end: u64) -> Result<()> {
-        let start =
-            StartRecord { previous, previous_end, incarnation: self.incarnation, durable: self.durable };
+    /// Writes the record that names the end that this segment continues.
+    pub(super) fn start(&mut self, shared: &LogContext, previous: LogEnd) -> Result<()> {
+        let start = StartRecord {
+            previous: previous.segment.0,
+            previous_end: previous.offset,
+            incarnation: self.incarnation,
+            durable: self.durable,
+            last: previous.last,
+        };
         let value = start.encode();
         let draft = NewRecord::new(RecordKind::Start, KeyspaceId::DEFAULT, &[], &value)?;
         debug_assert_eq!(draft.size(), START_SIZE);

@@ -240,6 +240,31 @@ impl Options {
         self
     }
 
+    /// Keeps at least the last bytes of the log for [change feeds](crate::Changes), at the price of
+    /// as much space. Default: zero.
+    ///
+    /// Compaction leaves the segments of the log alone that are nearer to its end than this. So a
+    /// feed that is less than this number of bytes behind the last write never returns
+    /// [`Error::Lagged`](crate::Error::Lagged), unless space is short: before a write is refused for
+    /// [`Options::max_disk_bytes`] or a full disk, compaction takes these segments, too. So does
+    /// [`Store::compact`](crate::Store::compact), which ends the history.
+    ///
+    /// Feeds are not registered anywhere, so a feed that is slow, stopped or forgotten keeps nothing
+    /// longer.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// let store = mapcask::Options::new().keep_changes(64 << 20).open(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "retention")]
+    #[must_use]
+    pub fn keep_changes(mut self, bytes: u64) -> Self {
+        self.config.keep_changes = bytes;
+        self
+    }
+
     /// Sets a callback that reports the progress of an open, about once per megabyte, on the
     /// opening thread. Default: none.
     ///

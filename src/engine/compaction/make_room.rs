@@ -122,7 +122,7 @@ impl Compactor {
     /// Finishes the pass under way, or begins and finishes one that frees space.
     fn pass_for_room(&self, state: &State, running: &mut CompactorState, whole: Whole) -> Result<()> {
         while running.pass.is_none() {
-            let survey = self.survey(state, &running.damaged);
+            let survey = self.survey(state, &running.damaged).with_recent();
             if !self.begin(state, running, &survey, survey.decide_room(), whole)? {
                 return Ok(());
             }
@@ -197,7 +197,7 @@ impl Compactor {
         let room = state.allocator.space_budget(&state.shared);
         let mut room = room.map_or(segment_bytes, |room| room.for_pass(segment_bytes));
         loop {
-            let survey = self.survey(state, &running.damaged);
+            let survey = self.survey(state, &running.damaged).with_recent();
             if running.pass.is_none() {
                 let names = self.names_size(state);
                 let decision = match lack {

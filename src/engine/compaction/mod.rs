@@ -320,7 +320,7 @@ impl Compactor {
             };
             loop {
                 state.check_writable()?;
-                let survey = self.survey(state, &running.damaged);
+                let survey = self.survey(state, &running.damaged).with_recent();
                 let decision = survey.decide_all(wanted);
                 if !self.begin(state, &mut running, &survey, decision, asked.whole)? {
                     break;
@@ -359,7 +359,7 @@ impl Compactor {
     ) -> Result<CompactionReport> {
         let (mut running, asked) = self.lock_asked(state)?;
         let wanted: Vec<_> = ids.iter().copied().map(SegmentId).collect();
-        let survey = self.survey(state, &running.damaged);
+        let survey = self.survey(state, &running.damaged).with_recent();
         let sealed = survey.costs(&wanted).filter(|(facts, _)| facts.stage == policy::SegmentStage::Sealed);
         let victims: Vec<_> = sealed.map(|(facts, _)| facts.id).collect();
         let mut total = CompactionReport::default();

@@ -58,8 +58,11 @@ pub(crate) struct SegmentFacts {
     pub(crate) last: Seq,
     pub(crate) filtered: Seq,
     pub(crate) generation: u8,
-    /// True if it is not to be compacted.
+    /// True if it is damaged, and not to be compacted.
     pub(crate) spared: bool,
+    /// True if change feeds may still need it: a segment of the log near its end. It is compacted
+    /// only if space is short, or on request.
+    pub(crate) recent: bool,
 }
 
 impl SegmentFacts {
@@ -74,7 +77,7 @@ impl SegmentFacts {
     }
 
     fn is_candidate(&self) -> bool {
-        self.stage != SegmentStage::Active && !self.spared
+        self.stage != SegmentStage::Active && !self.spared && !self.recent
     }
 }
 
@@ -139,6 +142,13 @@ impl SegmentSurvey {
         Self { held: held.collect(), facts, live, limits }
     }
 
+    /// Counts recent segments as the others: space comes before the history of the store.
+    #[must_use]
+    pub(crate) fn with_recent(mut self) -> Self {
+        self.facts.iter_mut().for_each(|facts| facts.recent = false);
+        self
+    }
+
     /// Returns every candidate, with the bytes that would be copied and those that would be freed.
     fn weighed(&self) -> impl Iterator<Item = Weighed<'_>> {
         self.facts.iter().zip(&self.held).filter(|(facts, _)| facts.is_candidate()).map(|(facts, held)| {
@@ -171,12 +181,16 @@ impl SegmentSurvey {
             return self.compact(&victims, Reason::Space);
         }
         if self.kept() > self.limits.kept(self.live) {
-            let keeps = |weighed: &Weighed<'_>| Some((weighed.facts.sieve().bound()?, weighed.facts.id));
+            let keeps = |facts: &SegmentFacts| Some((facts.sieve().bound()?, facts.id));
             let worst = self
                 .weighed()
-                .filter_map(|weighed| Some((keeps(&weighed)?, weighed)))
+                .filter_map(|weighed| Some((keeps(weighed.facts)?, weighed)))
                 .min_by_key(|(key, _)| *key);
-            if let Some((_, worst)) = worst {
+            // A recent segment that keeps more of them would keep them after the pass as well.
+            let recent = self.facts.iter().filter(|facts| facts.recent).filter_map(keeps).min();
+            if let Some((key, worst)) = worst
+                && recent.is_none_or(|recent| key < recent)
+            {
                 return self.compact(&[worst], Reason::Tombstones);
             }
         }
@@ -387,6 +401,7 @@ mod tests {
             filtered: Seq(id * 1000 - 1),
             generation: 0,
             spared: false,
+            recent: false,
         }
     }
 
@@ -437,6 +452,40 @@ mod tests {
                 assert!(victims.len() > 1, "{victims:?}");
             }
         }
+    }
+
+    #[test]
+    fn recent_segments_are_compacted_only_for_space_or_on_request() {
+        let recent = |id| SegmentFacts { recent: true, ..facts(id, 1, 0, 3000) };
+        let limits = Limits { slack: 0, output: PAGE };
+        let survey = |facts: &[SegmentFacts]| SegmentSurvey::of(facts.to_vec(), 0, limits);
+        let both = survey(&[recent(1), recent(2)]);
+        assert_eq!(
+            (both.decide(), both.decide_dead(), both.freeable()),
+            (Decision::Nothing, Decision::Nothing, 0)
+        );
+        assert_ne!(both.with_recent().decide_dead(), Decision::Nothing);
+        let Decision::Compact { victims, .. } = survey(&[facts(1, 1, 0, 3000), recent(2)]).decide() else {
+            panic!("one of them is due");
+        };
+        assert_eq!(victims, [SegmentId(1)]);
+    }
+
+    #[test]
+    fn tombstones_that_a_recent_segment_keeps_need_no_pass() {
+        let keeping = |id: u64| {
+            let counted = DeadByteCounts { hidden: 10, tombstones: 1000, ..DeadByteCounts::default() };
+            SegmentFacts { counted, ..facts(id, 1, 3000, 1010) }
+        };
+        let limits = Limits { slack: 100, output: PAGE };
+        let decide = |first: SegmentFacts| {
+            SegmentSurvey::of(vec![first, keeping(2), keeping(3)], 3000, limits).decide()
+        };
+        let Decision::Compact { victims, reason: Reason::Tombstones } = decide(keeping(1)) else {
+            panic!("{:?}", decide(keeping(1)))
+        };
+        assert_eq!(victims, [SegmentId(1)]);
+        assert_eq!(decide(SegmentFacts { recent: true, ..keeping(1) }), Decision::Nothing);
     }
 
     #[test]

@@ -22,7 +22,7 @@ impl Compactor {
         let live = state.catalog.live_bytes();
         // While the manifest is held, no segment becomes sealed. So the counters read below include
         // every put that a record in a sealed segment hides.
-        let facts = state.shared.manifest.read(|manifest| {
+        let mut facts: Vec<SegmentFacts> = state.shared.manifest.read(|manifest| {
             let of = |segment: &Arc<Segment>| {
                 let sealed =
                     manifest.segment(segment.id()).filter(|entry| entry.state == SegmentState::Sealed);
@@ -50,17 +50,34 @@ impl Compactor {
                     filtered: segment.filtered(),
                     generation: segment.generation(),
                     spared: damaged.contains(&segment.id()),
+                    recent: false,
                 })
             };
             // A segment that was never written to has nothing published.
             segments.iter().filter_map(of).collect()
         });
+        if state.config.keep_changes > 0 {
+            mark_recent(&mut facts, &segments, state.config.keep_changes);
+        }
         SegmentSurvey::of(facts, live, self.limits(state))
     }
 
     pub(super) fn limits(&self, state: &State) -> Limits {
         let output = state.config.segment_bytes;
         Limits { slack: slack(output), output }
+    }
+}
+
+/// Marks the segments of the log that are nearer to its end than this number of bytes.
+fn mark_recent(facts: &mut [SegmentFacts], segments: &[Arc<Segment>], keep: u64) {
+    let is_log =
+        |id: SegmentId| segments.iter().any(|segment| segment.id() == id && segment.role() == Role::Log);
+    let mut log: Vec<_> = facts.iter_mut().filter(|facts| is_log(facts.id)).collect();
+    log.sort_by_key(|facts| std::cmp::Reverse((facts.first, facts.id)));
+    let mut distance = 0;
+    for facts in log {
+        facts.recent = distance < keep;
+        distance += facts.used;
     }
 }
 

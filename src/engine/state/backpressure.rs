@@ -11,7 +11,8 @@ pub(crate) fn slack(segment_bytes: u64) -> u64 {
     SLACK.min(4 * segment_bytes)
 }
 
-/// Returns the most bytes that the log takes under load. Beyond it, writers help with compaction.
+/// Returns the most bytes that the log takes under load, without those that are kept for change
+/// feeds. Beyond it, writers help with compaction.
 pub(crate) fn growth_bound(live: u64, segment_bytes: u64) -> u64 {
     2 * live + slack(segment_bytes) + 8 * segment_bytes
 }

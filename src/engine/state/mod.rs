@@ -314,7 +314,9 @@ impl State {
 
     /// Returns the most bytes that the log takes while writes go on.
     pub(crate) fn growth_bound(&self) -> u64 {
-        growth_bound(self.catalog.live_bytes(), self.config.segment_bytes)
+        let bound = growth_bound(self.catalog.live_bytes(), self.config.segment_bytes);
+        // Compaction does not free it.
+        bound.saturating_add(self.config.keep_changes)
     }
 
     /// Wakes the worker, if it sleeps and has work.

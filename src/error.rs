@@ -134,6 +134,31 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// Compaction has removed a part of the log that a [change feed](crate::Changes) has not read.
+    /// The feed goes on behind it.
+    #[error("changes {from} to {to} of the store at {} are no longer in its log; read the state first (`Since::State`), and keep \
+        more of the log (`Options::keep_changes`)", path.display())]
+    Lagged {
+        /// The store's directory.
+        path: PathBuf,
+        /// The first number that may be missing.
+        from: u64,
+        /// The last number that may be missing.
+        to: u64,
+    },
+    /// Changes that a [change feed](crate::Changes) returned, or a position names, never became part
+    /// of the store: a power cut or a failed disk took them back, or an earlier state of the store
+    /// was put back. The feed goes on behind `last`.
+    #[error("changes {} to {read} of the store at {} were taken back when it lost the end of its log; undo them, or read the state \
+        anew (`Since::State`)", last + 1, path.display())]
+    Rewound {
+        /// The store's directory.
+        path: PathBuf,
+        /// The last number that is part of the store. Zero if it is not known.
+        last: u64,
+        /// The number of the last change that was read.
+        read: u64,
+    },
     /// The key is longer than [`MAX_KEY_LEN`](crate::MAX_KEY_LEN).
     #[error("key of {len} bytes is longer than the limit of {max}; store a hash of it instead")]
     KeyTooLarge {
@@ -592,6 +617,21 @@ mod tests {
                 Error::LockLost { path: PathBuf::from("data/LOCK") },
                 "data/LOCK was removed or replaced while the store was open, and another process may write to the \
                  same files; close the store everywhere, and verify it",
+            ),
+            (
+                Error::Replaced { path: path() },
+                "the store at data was removed or replaced while it was followed; open a follower of the one that is \
+                 there now",
+            ),
+            (
+                Error::Lagged { path: path(), from: 5, to: 9 },
+                "changes 5 to 9 of the store at data are no longer in its log; read the state first (`Since::State`), \
+                 and keep more of the log (`Options::keep_changes`)",
+            ),
+            (
+                Error::Rewound { path: path(), last: 7, read: 9 },
+                "changes 8 to 9 of the store at data were taken back when it lost the end of its log; undo them, or \
+                 read the state anew (`Since::State`)",
             ),
             (
                 Error::ReadOnly { path: path() },

@@ -414,6 +414,7 @@ mod trace;
 
 pub use api::auto_refresh::AutoRefresh;
 pub use api::batch_on::BatchOn;
+pub use api::changes::Changes;
 pub use api::conditional::CompareAndSwapError;
 pub use api::destroy::destroy;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
@@ -444,6 +445,8 @@ pub use config::{Durability, RecoveryProgress};
 pub use engine::compaction::report::{
     CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
 };
+pub use engine::feed::Since;
+pub use engine::feed::change::{Change, ChangeKind, KeyspaceRef};
 pub use engine::follow::Refreshed;
 pub use engine::follow::wait::Wait;
 pub use engine::read::iter::{Iter, Keys, Values};
@@ -453,6 +456,7 @@ pub use engine::scrub::VerifyReport;
 pub use engine::stats::{KeyspaceStats, Stats};
 pub use error::{Error, Resource, Result};
 pub use format::control_page::WriterStatus;
+pub use format::feed_position::FeedPosition;
 pub use format::keyspace_change::MAX_NAME_LEN as MAX_KEYSPACE_NAME_LEN;
 pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 pub use format::{Defect, Seq};

@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod auto_refresh;
 pub(crate) mod batch_on;
+pub(crate) mod changes;
 pub(crate) mod conditional;
 pub(crate) mod destroy;
 pub(crate) mod follower;

@@ -14,7 +14,7 @@ use crate::engine::state::State;
 use crate::engine::state::catalog::{ByName, KeyspaceAsOf, KeyspaceState};
 use crate::engine::state::lookup::{FoundRecord, Lookup};
 use crate::error::{Error, Result};
-use crate::format::Seq;
+use crate::format::{KeyspaceId, Seq};
 use crate::index::checkpoint::is_of_checkpoint;
 use crate::index::hash::scan::Cursor;
 use crate::mem::address_space::OwnedRecord;
@@ -294,6 +294,11 @@ impl KeyspaceSnapshot {
             found: Vec::new(),
             places: Vec::new(),
         }
+    }
+
+    /// Returns the number of the keyspace.
+    pub(super) fn id(&self) -> KeyspaceId {
+        self.seen.id
     }
 
     /// Refuses only a child made by `fork`: it has none of the threads that may hold a lock.

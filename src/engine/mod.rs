@@ -8,6 +8,7 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod compaction;
+pub(crate) mod feed;
 pub(crate) mod follow;
 pub(crate) mod handle;
 pub(crate) mod maintenance;

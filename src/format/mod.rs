@@ -20,6 +20,7 @@
 
 pub mod checkpoint;
 pub mod control_page;
+pub mod feed_position;
 pub mod file_name;
 pub mod hash;
 pub mod keyspace_change;

@@ -299,7 +299,6 @@ impl Mapping {
 
     /// Returns the published bytes of a range, by the rules that `address_space` follows by hand;
     /// `None` if any of it is not published.
-    #[cfg(test)]
     pub(crate) fn bytes(&self, offset: u64, len: u64) -> Option<&[u8]> {
         if offset.checked_add(len)? > self.published() {
             return None;

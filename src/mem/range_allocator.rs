@@ -17,6 +17,9 @@ pub(crate) struct GranuleRange {
 }
 
 impl GranuleRange {
+    /// The range of a mapping that is in no address space.
+    pub(crate) const NONE: Self = Self { first: 0, count: 0 };
+
     /// Returns the range of these granules, as an index checkpoint lists it; `None` if there is no
     /// such range.
     pub(crate) fn from_granules(first: u32, count: u32) -> Option<Self> {

@@ -91,9 +91,7 @@ pub(crate) struct Reread {
 /// See [`Follower::open`](crate::Follower::open).
 pub(crate) fn attach(dir: &Arc<dyn Dir>, config: &Config) -> Result<Attached> {
     config.check()?;
-    if let Medium::Network(kind) = dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
-        return Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind });
-    }
+    check_medium(dir.as_ref())?;
     attempt(dir, config, |manifest| match attach_once(dir, config, manifest, manifest.checkpoint > 0) {
         Err(error) if is_of_checkpoint(&error) && is_current(dir.as_ref(), manifest)? => {
             crate::trace::checkpoint_unusable(&error);
@@ -101,6 +99,24 @@ pub(crate) fn attach(dir: &Arc<dyn Dir>, config: &Config) -> Result<Attached> {
         }
         other => other,
     })
+}
+
+/// Finds the store in a directory. Returns its newest manifest.
+///
+/// # Errors
+///
+/// The errors of [`attach`] about the directory.
+pub(crate) fn find(dir: &dyn Dir) -> Result<Manifest> {
+    check_medium(dir)?;
+    newest(dir, &Config::default())
+}
+
+/// Refuses a file system on which mappings are not reliable.
+fn check_medium(dir: &dyn Dir) -> Result<()> {
+    match dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
+        Medium::Network(kind) => Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind }),
+        Medium::Device | Medium::Memory => Ok(()),
+    }
 }
 
 /// Reads the whole log of a store into an address space that is in use.

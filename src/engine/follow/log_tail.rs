@@ -39,7 +39,7 @@ impl ReadAt for SharedBytes<'_> {
 
 /// A unit of the log, which takes effect at one moment.
 #[derive(Debug)]
-pub(super) enum LogUnit {
+pub(crate) enum LogUnit {
     /// One record.
     Record(RecordAt),
     /// A write batch: its header, and its records.
@@ -48,7 +48,7 @@ pub(super) enum LogUnit {
 
 impl LogUnit {
     /// Returns the offset of its end.
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         let (Self::Record(first) | Self::Batch(first, _)) = self;
         first.offset + first.header.size()
     }
@@ -71,13 +71,13 @@ impl LogUnit {
     }
 
     /// Returns true if it holds more than the log's own records.
-    pub(super) fn is_used(&self) -> bool {
+    pub(crate) fn is_used(&self) -> bool {
         let own = |placed: &RecordAt| matches!(placed.header.kind, RecordKind::Start | RecordKind::Watermark);
         !matches!(self, Self::Record(placed) if own(placed))
     }
 
     /// Returns its last number.
-    pub(super) fn last(&self) -> Seq {
+    pub(crate) fn last(&self) -> Seq {
         match self {
             Self::Record(record) => record.header.seq,
             Self::Batch(frame, records) => records.last().unwrap_or(frame).header.seq,
@@ -86,7 +86,7 @@ impl LogUnit {
 }
 
 /// Reads the units of one segment.
-pub(super) struct LogTail<'s> {
+pub(crate) struct LogTail<'s> {
     segment: &'s Segment,
     reader: RecordReader,
     source: SharedBytes<'s>,
@@ -94,7 +94,7 @@ pub(super) struct LogTail<'s> {
 
 impl<'s> LogTail<'s> {
     /// Reads from an offset, behind the record of number `last` if there is one before it.
-    pub(super) fn new(segment: &'s Segment, offset: u64, last: Option<Seq>) -> Self {
+    pub(crate) fn new(segment: &'s Segment, offset: u64, last: Option<Seq>) -> Self {
         let reader = RecordReader::new(segment.nonce(), offset, segment.size() & !7, Order::Consecutive);
         let reader = last.into_iter().fold(reader, RecordReader::behind);
         Self { segment, reader, source: SharedBytes { mapping: segment.mapping(), copy: Vec::new() } }
@@ -106,7 +106,7 @@ impl<'s> LogTail<'s> {
     /// # Errors
     ///
     /// The errors of [`LogTail::next`]. The units before are read.
-    pub(super) fn read_some(&mut self, units: &mut Vec<LogUnit>, most: usize) -> Result<bool> {
+    pub(crate) fn read_some(&mut self, units: &mut Vec<LogUnit>, most: usize) -> Result<bool> {
         while units.len() < most {
             let Some(unit) = self.next()? else { return Ok(true) };
             self.segment.mapping().publish_existing(unit.end());
@@ -120,7 +120,7 @@ impl<'s> LogTail<'s> {
     /// # Errors
     ///
     /// `Corrupt` if published bytes form no record, `Io` if they cannot be read.
-    pub(super) fn next(&mut self) -> Result<Option<LogUnit>> {
+    pub(crate) fn next(&mut self) -> Result<Option<LogUnit>> {
         if !is_published(self.segment, self.reader.offset())? {
             return Ok(None);
         }
@@ -163,7 +163,7 @@ impl<'s> LogTail<'s> {
 ///
 /// `Io` if its page cannot be read.
 #[inline]
-pub(super) fn is_published(segment: &Segment, offset: u64) -> Result<bool> {
+pub(crate) fn is_published(segment: &Segment, offset: u64) -> Result<bool> {
     if offset + HEADER_SIZE as u64 > segment.size() & !7 {
         return Ok(false);
     }
@@ -179,7 +179,7 @@ pub(super) fn is_published(segment: &Segment, offset: u64) -> Result<bool> {
 
 /// Returns the start record of a segment, with its number. `None` if it is not published, or not
 /// valid.
-pub(super) fn start_of(segment: &Segment) -> Option<(Seq, StartRecord)> {
+pub(crate) fn start_of(segment: &Segment) -> Option<(Seq, StartRecord)> {
     let mut tail = LogTail::new(segment, segment.data_offset(), None);
     let Ok(Some(LogUnit::Record(placed))) = tail.next() else { return None };
     let len = usize::try_from(placed.header.value_len).ok()?;

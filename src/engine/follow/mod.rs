@@ -31,7 +31,7 @@ mod apply;
 mod continuation;
 mod copies;
 mod jump;
-mod log_tail;
+pub(super) mod log_tail;
 mod take_manifest;
 pub(crate) mod wait;
 

@@ -142,6 +142,7 @@
 //!
 //! The last bound holds unless compaction is kept from its work: by a callback of
 //! [`Store::compact_with`], a damaged segment, or a limit on its bandwidth.
+//! [`Options::keep_changes`] adds as many bytes to each bound, and two segments.
 //! [`Options::max_disk_bytes`] is a limit that no insertion exceeds. Compaction never deletes
 //! durable data until its replacement is durable. So, at any level, it makes the log durable up to
 //! the records that it read.
@@ -344,6 +345,22 @@
 //!
 #![doc = include_str!("several_processes.md")]
 //!
+//! ## Changes
+//!
+//! A change feed returns every insertion, removal and change of keyspaces in order: [`Store::changes`],
+//! [`Follower::changes`], or [`Changes::open`] without any index. [`Since`] says where it begins: with
+//! the state, a number, a stored [`FeedPosition`], or what comes next. Keys and values are slices of
+//! the log. A feed says what it cannot return, once, and goes on behind it:
+//!
+//! | error | meaning | remedy |
+//! |---|---|---|
+//! | [`Error::Lagged`] | compaction has removed a part of the log that was not read | begin anew with [`Since::State`]; let the store keep more, with [`Options::keep_changes`] |
+//! | [`Error::Rewound`] | changes that were read are not in the store: a power cut took them back, or an earlier state was put back | undo them, or begin anew. [`Changes::durable`] returns no change that a power cut can take back |
+//!
+//! A consumer that stores [`Changes::position`] in one batch with the effect of the changes applies
+//! each of them exactly once. A feed is not registered anywhere: it never delays the writer, and
+//! keeps at most 16 removed files.
+//!
 //! # Damage
 //!
 //! Damage to durable data is an [`Error`] that names file and offset, never a wrong value. Nothing
@@ -366,31 +383,7 @@
 //! There is no event per read or write. Events are emitted at the end of a call or of a background
 //! step, with no lock held. So a subscriber may call the store, and close it.
 //!
-//! # Coming from another store
-//!
-//! | concept | sled 0.34 | redb | fjall 3 | RocksDB | LMDB, heed | here |
-//! |---|---|---|---|---|---|---|
-//! | database, environment | `Db` | `Database` | `Database` | `DB` | `Env` | [`Store`] |
-//! | tree, table, column family | `Tree` | table | `Keyspace` (2: partition) | column family | `Database` | [`Keyspace`], by [`Store::keyspace`]; the store itself is one |
-//! | get, put | `get`, `insert` | `get`, `insert` | `get`, `insert` | `get`, `put` | `get`, `put` | [`get`](Reader::get), [`insert`](Keyspace::insert), outside of any transaction |
-//! | previous value | from `insert` | from `insert` | | | | [`replace`](Keyspace::replace), [`take`](Keyspace::take) |
-//! | delete | `remove` | `remove` | `remove` | `delete` | `delete` | [`remove`](Keyspace::remove) |
-//! | batch | `Batch` | a transaction | batch | `WriteBatch` | a transaction | [`WriteBatch`] |
-//! | transaction | `transaction` | `begin_write` | a transactional database | `TransactionDB` | `RwTxn` | reads, then a [`WriteBatch`] with conditions; retry on `ConditionFailed` |
-//! | compare and swap | `compare_and_swap` | in a transaction | in a transaction | in a transaction | in a transaction | [`compare_and_swap`](Keyspace::compare_and_swap) |
-//! | merge, update | `merge`, `update_and_fetch` | | in a transaction | `merge` | | [`update_and_fetch`](Keyspace::update_and_fetch), [`fetch_and_update`](Keyspace::fetch_and_update) |
-//! | flush, persist, sync | `flush` | `Durability` of a transaction | `persist` | `flush_wal`, `set_sync` | `force_sync` | [`flush`](Store::flush), [`Durability`], [`wait_durable`](Store::wait_durable) |
-//! | iteration | in order | in order | in order | in order | in order | [`iter`](Reader::iter), in no order |
-//! | range, prefix | `range`, `scan_prefix` | `range` | `range`, `prefix` | `iterator` | `range`, `prefix_iter` | not yet |
-//! | snapshot | | `begin_read` | `snapshot` | `snapshot` | `RoTxn` | [`Store::snapshot`]; [`multi_get`](Reader::multi_get) is consistent too |
-//! | readers in other processes | | `ReadOnlyDatabase` | | `open_for_read_only`, `open_as_secondary`, `try_catch_up_with_primary` | any `Env` | [`Follower`], [`refresh`](Follower::refresh) |
-//! | types | bytes | `Key`, `Value` | bytes | bytes | codecs | bytes, or [`TypedKeyspace`] |
-//! | size | `size_on_disk` | `stats` | `disk_space` | properties | `real_disk_size` | [`size_on_disk`](Store::size_on_disk), [`stats`](Store::stats), [`len`](Reader::len) in constant time |
-//! | cache size, map size | `cache_capacity` | `set_cache_size` | `cache_size` | block cache | `map_size` | no setting: the page cache |
-//! | compaction | automatic | `compact` | automatic | automatic | | automatic, and [`compact`](Store::compact) |
-//! | repair | | `check_integrity` | | `repair` | `copy_to_path` | [`verify`](Store::verify), [`salvage()`] |
-//!
-//! `examples/from_sled` moves a sled database and compares everything.
+#![doc = include_str!("../docs/coming_from.md")]
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use mapcask::sim::{Operation, SimDisk};
 use mapcask::{
-    AutoRefresh, Durability, Error, Follower, Iter, Keyspace, KeyspaceSnapshot, Options, Postcard, Reader,
-    Result, Snapshot, SnapshotIter, Store, TypedKeyspace, TypedReader, View, Wait, WriteBatch,
+    AutoRefresh, Changes, Durability, Error, Follower, Iter, Keyspace, KeyspaceSnapshot, Options, Postcard,
+    Reader, Result, Since, Snapshot, SnapshotIter, Store, TypedKeyspace, TypedReader, View, Wait, WriteBatch,
 };
 
 /// The time a child may take, in seconds, before the kernel ends it.
@@ -45,6 +45,7 @@ struct Inherited<'s> {
     iter: Iter,
     snapshot_iter: SnapshotIter,
     batch: WriteBatch,
+    changes: Changes,
 }
 
 /// Returns true if a call was refused.
@@ -112,6 +113,16 @@ const FOLLOWER: &[Row] = &[
     ("Follower as Deref", |i| refused(i.follower.get("a"))),
     ("Follower as IntoIterator", |i| (&i.follower).into_iter().all(refused)),
     ("Follower as Clone", |i| refused(i.follower.clone().refresh())),
+];
+
+const FEEDS: &[Row] = &[
+    ("Store::changes", |i| refused(i.store.changes(Since::State))),
+    ("Follower::changes", |i| refused(i.follower.changes(Since::State))),
+    ("Changes::next", |mut i| matches!(i.changes.next(), Err(Error::Forked))),
+    ("Changes::only", |i| matches!(i.changes.only([""]).next(), Err(Error::Forked))),
+    ("Changes::durable", |i| matches!(i.changes.durable().next(), Err(Error::Forked))),
+    ("Changes::position", |i| i.changes.position().seq() <= i.store.last_seq()),
+    ("Changes as Debug", |i| !format!("{:?}", i.changes).is_empty()),
 ];
 
 const KEYSPACE: &[Row] = &[
@@ -219,10 +230,11 @@ const READS: &[Row] = &[
 ];
 
 /// Functions that have no handle yet.
-const WITHOUT_A_HANDLE: [&str; 5] = ["Store::open", "Follower::open", "salvage", "destroy", "destroy_on"];
+const WITHOUT_A_HANDLE: [&str; 6] =
+    ["Store::open", "Follower::open", "Changes::open", "salvage", "destroy", "destroy_on"];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
-    STORE.iter().chain(FOLLOWER).chain(KEYSPACE).chain(READERS).chain(TYPED).chain(READS)
+    STORE.iter().chain(FOLLOWER).chain(FEEDS).chain(KEYSPACE).chain(READERS).chain(TYPED).chain(READS)
 }
 
 #[test]
@@ -283,6 +295,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
             part,
             store.iter(),
             part_iter(&snapshot),
+            store.changes(Since::State).unwrap(),
         )
     };
     let made: Vec<_> = rows().map(|_| inherited(&store)).collect();
@@ -300,7 +313,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
         roll.wait();
         scope.spawn(|| refresh_until(&ended, &follower));
         for ((name, row), made) in rows().zip(made) {
-            let (own, other, typed, snapshot, part, iter, snapshot_iter) = made;
+            let (own, other, typed, snapshot, part, iter, snapshot_iter, changes) = made;
             let (view, batch) = (store.view(), batch.clone());
             let inherited = Inherited {
                 store: own,
@@ -316,6 +329,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
                 iter,
                 snapshot_iter,
                 batch,
+                changes,
             };
             if let Err(why) = in_child(*row, inherited) {
                 wrong.push(format!("{name}: {why}"));
@@ -326,6 +340,11 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
         pass.open();
     });
     assert!(wrong.is_empty(), "{wrong:#?}");
+    check(&store);
+}
+
+/// Checks that the store works on in the parent.
+fn check(store: &Store) {
     store.verify().unwrap();
     assert_eq!(store.get("large").unwrap().map(|value| value.len()), Some(64 << 10));
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use mapcask::sim::{Fault, Operation, SimDisk};
 use mapcask::{
-    Codec, Durability, Follower, Options, Postcard, Result, Store, TypedKeyspace, Wait, WriteBatch,
+    Codec, Durability, Follower, Options, Postcard, Result, Since, Store, TypedKeyspace, Wait, WriteBatch,
 };
 use serde::{Deserialize, Serialize};
 use tracing::span::{Attributes, Id, Record};
@@ -159,6 +159,16 @@ fn typed(store: &Store, code: &Rc<Code>) -> Result<Typed> {
     store.typed_keyspace("typed", Running(Rc::clone(code)))
 }
 
+/// The beginning of a feed, which runs the code when it is converted.
+struct Beginning(Rc<Code>);
+
+impl From<Beginning> for Since {
+    fn from(Beginning(code): Beginning) -> Self {
+        code.run();
+        Self::State
+    }
+}
+
 fn bytes(code: &Rc<Code>) -> Bytes {
     Bytes(Rc::clone(code), [1])
 }
@@ -229,6 +239,11 @@ const CLOSURES: &[Place] = &[
 
 /// Functions that take the bytes of an argument or use a codec: a few calls are made from them.
 const ARGUMENTS: &[Place] = &[
+    ("Store::changes", |s, c| s.changes(Beginning(Rc::clone(c))).map(drop)),
+    ("Changes::only", |s, c| {
+        let names = std::iter::once("").inspect(|_| c.run());
+        s.changes(Since::State)?.only(names).next().map(drop)
+    }),
     ("Reader::get_into", |s, c| s.get_into(bytes(c), &mut Vec::new()).map(drop)),
     ("Reader::contains_key", |s, c| s.contains_key(bytes(c)).map(drop)),
     ("Reader::multi_get", |s, c| s.multi_get(&[bytes(c), bytes(c)]).map(drop)),
@@ -274,10 +289,13 @@ const ARGUMENTS: &[Place] = &[
 ];
 
 /// Functions that run the caller's code before there is a store, or only copy a codec.
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 15] = [
     "Store::open",
     "Follower::open",
+    "Changes::open",
     "Options::open",
+    "Options::changes",
+    "Options::changes_on",
     "Options::background",
     "Options::recovery_progress",
     "salvage",
@@ -596,6 +614,7 @@ const FOLLOWS: &[FollowerPlace] = &[
     ("Follower::typed_keyspace", |_, f, c| {
         f.typed_keyspace::<str, u32, _>("typed", Running(Rc::clone(c))).map(drop)
     }),
+    ("Follower::changes", |_, f, c| f.changes(Beginning(Rc::clone(c))).map(drop)),
     ("Reader::get of a follower", |_, f, c| f.get(bytes(c)).map(drop)),
     ("Reader::iter of a follower", |_, f, c| {
         f.iter().for_each(|_| c.run());

@@ -94,7 +94,7 @@ pub struct Changes {
 impl fmt::Debug for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Changes");
-        text.field("path", &self.feed.dir().path()).field("seq", &self.position().seq());
+        text.field("position", &self.position());
         text.finish_non_exhaustive()
     }
 }

@@ -152,6 +152,8 @@ pub enum Defect {
     IndexMismatch,
 }
 
+impl std::error::Error for Defect {}
+
 impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

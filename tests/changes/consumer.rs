@@ -8,12 +8,14 @@ use mapcask::{Changes, Error, FeedPosition, Since};
 use crate::feed;
 use crate::oracle::{Contents, Event, Kind};
 
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// A copy of a store, and the feed that keeps it up to date.
 pub(crate) struct Consumer {
     changes: Changes,
     /// The name and the contents of each keyspace, by number. A feed that goes on from a position does
     /// not know earlier names.
-    copy: BTreeMap<u32, (String, BTreeMap<Vec<u8>, Vec<u8>>)>,
+    copy: BTreeMap<u32, (String, Map)>,
     /// The changes of a batch or a state that is not complete.
     pending: Vec<Event>,
     pub(crate) position: FeedPosition,

@@ -26,7 +26,7 @@ fn check(disk: &SimDisk, writer: &Writer, position: FeedPosition, last: u64) -> 
             assert!(told >= last && told < position_read, "{told}, {last}");
             // Once, and then the rest.
             assert_eq!(read(&mut changes)?, []);
-            return Err(Error::Rewound { path: "".into(), last: told, read: position_read });
+            return Err(Error::Rewound { last: told, read: position_read });
         }
         found => found?,
     };

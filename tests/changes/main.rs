@@ -8,6 +8,7 @@ mod borders;
 mod consumer;
 mod cuts;
 mod oracle;
+mod processes;
 mod ranges;
 mod watch;
 

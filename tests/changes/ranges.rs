@@ -165,8 +165,7 @@ fn feed_beside_a_state_maps_the_log_before_it_is_removed() {
     let mut last = Seq(0);
     let mut count = 0;
     let mut ended = false;
-    loop {
-        let Some(change) = changes.next().unwrap() else { break };
+    while let Some(change) = changes.next().unwrap() {
         match change.kind {
             ChangeKind::State { .. } => count += 1,
             ChangeKind::StateEnd => ended = true,

@@ -70,7 +70,7 @@ fn run(seed: u64, spacing: u64) -> (u64, u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let disk = SimDisk::with_seed(seed);
     let checkpoints = if rng.bool() { 512 } else { 0 };
-    let keep = if seed % 3 == 0 { 20_000 } else { 0 };
+    let keep = if seed.is_multiple_of(3) { 20_000 } else { 0 };
     let mut writer = Writer::open(&disk, options().checkpoint_bytes(checkpoints).keep_changes(keep));
     let watch = Arc::new(Mutex::new(Watch {
         consumers: (0..3).map(|_| Consumer::new(&disk)).collect(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use mapcask::sim::SimDisk;
 use mapcask::{
-    Durability, Error, Follower, Options, Postcard, Reader, Result, Seq, Store, TypedKeyspace, TypedReader,
-    Wait, WriteBatch,
+    ChangeKind, Changes, Durability, Error, Follower, Options, Postcard, Reader, Result, Seq, Since, Store,
+    TypedKeyspace, TypedReader, Wait, WriteBatch,
 };
 
 use crate::api;
@@ -98,6 +98,15 @@ const REFUSED: &[Row] = &[
     ("TypedKeyspace::compare_and_swap", |s| refused(typed(s).compare_and_swap("a", Some(&1), Some(&2)))),
 ];
 
+/// Returns the number of keys in a state.
+fn states(changes: &mut Changes) -> usize {
+    let mut count = 0;
+    while let Some(change) = changes.next().unwrap() {
+        count += usize::from(matches!(change.kind, ChangeKind::State { .. }));
+    }
+    count
+}
+
 /// Calls that only read.
 const WORKS: &[Row] = &[
     ("Store::open_keyspace", |s| s.open_keyspace("other").unwrap().name() == "other"),
@@ -108,6 +117,11 @@ const WORKS: &[Row] = &[
     ("Store::stats", |s| s.stats().keys == 3),
     ("Store::size_on_disk", |s| s.size_on_disk().unwrap() > 0),
     ("Store::verify", |s| s.verify().unwrap().keys == 3),
+    ("Store::changes", |s| states(&mut s.changes(Since::State).unwrap()) == 3),
+    ("Changes::next", |s| s.changes(Since::Now).unwrap().next().unwrap().is_none()),
+    ("Changes::only", |s| states(&mut s.changes(Since::State).unwrap().only(["other"])) == 1),
+    ("Changes::durable", |s| states(&mut s.changes(Since::State).unwrap().durable()) == 3),
+    ("Changes::position", |s| s.changes(Since::Now).unwrap().position().seq() <= s.last_seq()),
     ("Store::recovery_report", |s| !s.recovery_report().created),
     ("Store as Debug", |s| format!("{s:?}").contains("keys")),
     ("Store as IntoIterator", |s| s.into_iter().count() == 1),
@@ -172,6 +186,7 @@ const FOLLOWS: &[FollowerRow] = &[
     ("Follower::stats", |f| f.stats().keys == 3),
     ("Follower::size_on_disk", |f| f.size_on_disk().unwrap() > 0),
     ("Follower::verify", |f| f.verify().unwrap().keys == 3),
+    ("Follower::changes", |f| states(&mut f.changes(Since::State).unwrap()) == 3),
     ("Follower as Debug", |f| format!("{f:?}").contains("keys: 1")),
     ("Follower as Deref", |f| f.get("a").unwrap().as_deref() == Some(b"1")),
     ("Follower as IntoIterator", |f| f.into_iter().count() == 1),
@@ -183,7 +198,7 @@ const SETTLES: [&str; 3] = ["Store::flush", "Store::wait_durable", "Store::close
 
 /// Returns true if a function needs no handle of a store, or belongs to a type that only reads.
 fn is_elsewhere(name: &str) -> bool {
-    let without = ["Store::open", "Follower::open", "salvage", "destroy", "destroy_on"];
+    let without = ["Store::open", "Follower::open", "Changes::open", "salvage", "destroy", "destroy_on"];
     let of = ["Options::", "Snapshot", "KeyspaceSnapshot", "View", "Iter", "SnapshotIter"];
     without.contains(&name) || of.iter().any(|of| name.starts_with(of))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The files that define the methods of types that refer to an open store.
-const SOURCES: [&str; 18] = [
+const SOURCES: [&str; 19] = [
     "api/store.rs",
     "api/admin.rs",
     "api/keyspace.rs",
@@ -22,6 +22,7 @@ const SOURCES: [&str; 18] = [
     "api/auto_refresh.rs",
     "api/waiting.rs",
     "api/take_over.rs",
+    "api/changes.rs",
 ];
 
 /// A public function: the name of its type and its own, and its signature.

@@ -79,10 +79,9 @@ impl Feed {
             }
         };
         let Found { place, mark, names, loss } = found;
-        let path = || self.log.dir().path().to_owned();
         let error = loss.map(|loss| match loss {
-            Loss::Lagged { from, to } => Error::Lagged { path: path(), from: from.0, to: to.0 },
-            Loss::Rewound { last, read } => Error::Rewound { path: path(), last: last.0, read: read.0 },
+            Loss::Lagged { from, to } => Error::Lagged { from: from.0, to: to.0 },
+            Loss::Rewound { last, read } => Error::Rewound { last: last.0, read: read.0 },
         });
         let first = place.as_ref().and_then(|place| self.log.segment(place.segment.id()));
         if let Some(first) = first.map(MappedSegment::first) {

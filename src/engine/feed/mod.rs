@@ -37,7 +37,7 @@ use crate::format::feed_position::FeedPosition;
 use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::record::{HEADER_SIZE, RecordKind};
 use crate::format::record_reader::RecordAt;
-use crate::format::{Defect, KeyspaceId, Seq};
+use crate::format::{Defect, Seq};
 use crate::fs::Dir;
 use crate::log::segment::Segment;
 use crate::mem::fork_guard::ForkGuard;
@@ -51,13 +51,13 @@ const GROUP: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Since {
-    /// What comes after the call.
+    /// All changes after the call.
     Now,
-    /// All changes of which the log is still whole up to its end.
+    /// All changes from the oldest one on behind which the log is whole.
     Oldest,
-    /// What comes after this number. A number inside a batch counts as the one before the batch.
+    /// All changes after this number. One inside a batch counts as the one before the batch.
     Seq(Seq),
-    /// What comes after this position.
+    /// All changes after this position.
     Position(FeedPosition),
     /// All keys and values that are there, and then what comes after them.
     State,
@@ -197,11 +197,6 @@ impl Feed {
         self.is_durable = true;
     }
 
-    /// Returns the directory, for messages.
-    pub(crate) fn dir(&self) -> &dyn Dir {
-        self.log.dir()
-    }
-
     /// Refuses a feed that was inherited through `fork`.
     ///
     /// # Errors
@@ -272,10 +267,10 @@ impl Feed {
                 return Err(error);
             }
             if self.units.is_empty() && !self.read_on()? {
-                if self.loss.is_some() {
-                    continue;
+                match self.loss {
+                    Some(_) => continue,
+                    None => return Ok(None),
                 }
-                return Ok(None);
             }
             if self.is_durable && !self.is_unit_durable()? {
                 return Ok(None);
@@ -494,8 +489,8 @@ impl Feed {
             (_, Some(KeyspaceChange::Drop { name, .. })) => (Some(name.as_str()), ChangeKind::Dropped),
             (_, None) => unreachable!("no other record is a change"),
         };
-        let id: KeyspaceId = header.keyspace;
-        name = name.or_else(|| self.names.get(id));
-        Ok(Change { seq: header.seq, keyspace: KeyspaceRef { id: id.0, name }, kind, more })
+        name = name.or_else(|| self.names.get(header.keyspace));
+        let keyspace = KeyspaceRef { id: header.keyspace.0, name };
+        Ok(Change { seq: header.seq, keyspace, kind, more })
     }
 }

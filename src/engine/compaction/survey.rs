@@ -70,9 +70,9 @@ impl Compactor {
 
 /// Marks the segments of the log that are nearer to its end than this number of bytes.
 fn mark_recent(facts: &mut [SegmentFacts], segments: &[Arc<Segment>], keep: u64) {
-    let is_log =
-        |id: SegmentId| segments.iter().any(|segment| segment.id() == id && segment.role() == Role::Log);
-    let mut log: Vec<_> = facts.iter_mut().filter(|facts| is_log(facts.id)).collect();
+    let is_log = |segment: &&Arc<Segment>| segment.role() == Role::Log;
+    let ids: BTreeSet<_> = segments.iter().filter(is_log).map(|segment| segment.id()).collect();
+    let mut log: Vec<_> = facts.iter_mut().filter(|facts| ids.contains(&facts.id)).collect();
     log.sort_by_key(|facts| std::cmp::Reverse((facts.first, facts.id)));
     let mut distance = 0;
     for facts in log {

@@ -131,6 +131,33 @@ fn only_put_creates_a_keyspace() {
 }
 
 #[test]
+fn tail_prints_each_change_as_a_line_of_json() {
+    let directory = directory();
+    let path = directory.path();
+    succeed(path, &["put", "a", "1"]);
+    succeed(path, &["put", "--keyspace", "users", "\"", "ä"]);
+    succeed(path, &["del", "a"]);
+    let all = succeed(path, &["tail"]);
+    let lines: Vec<serde_json::Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["insert", "created", "insert", "remove"], "{all}");
+    assert_eq!((lines[2]["keyspace"].as_str(), lines[2]["key"].as_str()), (Some("users"), Some("\\\"")));
+    assert_eq!(lines[2]["value"].as_str(), Some("\\xc3\\xa4"));
+    let seq = lines[2]["seq"].to_string();
+    assert_eq!(succeed(path, &["tail", "--from", &seq, "--durable"]).lines().count(), 1);
+    assert_eq!(succeed(path, &["tail", "--keyspace", "users", "--hex"]).lines().count(), 2);
+    let state = succeed(path, &["tail", "--from", "state"]);
+    assert!(state.lines().last().unwrap().contains("state_end"), "{state}");
+    for key in ["b", "b", "b"] {
+        succeed(path, &["put", key, "2"]);
+    }
+    succeed(path, &["compact"]);
+    let (code, text) = run(path, &["tail", "--from", "0"]);
+    assert!(code == 1 && text.starts_with("{\"kind\":\"lagged\",\"from\":1,"), "{code}, {text}");
+    assert_eq!(run(path, &["tail", "--from", "then"]).0, 2);
+}
+
+#[test]
 fn put_from_standard_input_keeps_raw_bytes() {
     let directory = directory();
     let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();

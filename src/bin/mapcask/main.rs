@@ -16,6 +16,7 @@ mod commands;
 mod demo;
 mod look;
 mod salvage;
+mod tail;
 
 use std::ffi::OsString;
 use std::io;
@@ -67,6 +68,10 @@ enum Command {
     },
     /// Lists the keys, one per line and in no order, escaped as in a byte string
     Scan(Scan),
+    /// Prints the changes that the log still holds, in order and as lines of JSON. Keys and values are
+    /// escaped as in a byte string, or hexadecimal. Exits with 1 if changes are missing behind the
+    /// beginning
+    Tail(Tail),
     /// Lists the keyspaces, one per line: quoted name, number of keys, live bytes, separated by
     /// tabs. The one without a name comes first
     Keyspaces {
@@ -137,6 +142,24 @@ struct Scan {
     values: bool,
 }
 
+#[derive(Debug, Args)]
+struct Tail {
+    #[command(flatten)]
+    at: At,
+    /// Where to begin: oldest, state, or behind a sequence number
+    #[arg(long, value_name = "oldest|state|N", default_value = "oldest")]
+    from: String,
+    /// Only changes of this keyspace; may be given several times. The default one has an empty name
+    #[arg(long, value_name = "NAME")]
+    keyspace: Vec<String>,
+    /// Only changes that are durable
+    #[arg(long)]
+    durable: bool,
+    /// Prints keys and values as hexadecimal digits
+    #[arg(long)]
+    hex: bool,
+}
+
 /// Runs the command of the command line, and reports errors.
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -161,6 +184,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Get { place, key } => commands::get(&place, &key)?,
         Command::Del { place, key } => commands::del(&place, &key)?,
         Command::Scan(scan) => commands::scan(&scan)?,
+        Command::Tail(args) => tail::tail(&args)?,
         Command::Keyspaces { at } => commands::keyspaces(&at)?,
         Command::Stats { at } => commands::stats(&at)?,
         Command::Verify { at } => commands::verify(&at)?,

@@ -282,8 +282,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
     other.insert("a", "1").unwrap();
     typed.insert("a", &1).unwrap();
     let snapshot = store.snapshot();
-    let mut batch = WriteBatch::new();
-    batch.insert("a", "1");
+    let batch = one_write();
     // The handles are made before the locks are taken, because making them needs some of the locks.
     let inherited = |store: &Store| {
         let part = snapshot.keyspace("other").unwrap();
@@ -314,7 +313,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
         scope.spawn(|| refresh_until(&ended, &follower));
         for ((name, row), made) in rows().zip(made) {
             let (own, other, typed, snapshot, part, iter, snapshot_iter, changes) = made;
-            let (view, batch) = (store.view(), batch.clone());
+            let view = store.view();
             let inherited = Inherited {
                 store: own,
                 follower: follower.clone(),
@@ -328,7 +327,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
                 view,
                 iter,
                 snapshot_iter,
-                batch,
+                batch: batch.clone(),
                 changes,
             };
             if let Err(why) = in_child(*row, inherited) {
@@ -341,6 +340,12 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
     });
     assert!(wrong.is_empty(), "{wrong:#?}");
     check(&store);
+}
+
+fn one_write() -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    batch.insert("a", "1");
+    batch
 }
 
 /// Checks that the store works on in the parent.

@@ -343,23 +343,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-#![doc = include_str!("several_processes.md")]
-//!
-//! ## Changes
-//!
-//! A change feed returns every insertion, removal and change of keyspaces in order: [`Store::changes`],
-//! [`Follower::changes`], or [`Changes::open`] without any index. [`Since`] says where it begins: with
-//! the state, a number, a stored [`FeedPosition`], or what comes next. Keys and values are slices of
-//! the log. A feed says what it cannot return, once, and goes on behind it:
-//!
-//! | error | meaning | remedy |
-//! |---|---|---|
-//! | [`Error::Lagged`] | compaction has removed a part of the log that was not read | begin anew with [`Since::State`]; let the store keep more, with [`Options::keep_changes`] |
-//! | [`Error::Rewound`] | changes that were read are not in the store: a power cut took them back, or an earlier state was put back | undo them, or begin anew. [`Changes::durable`] returns no change that a power cut can take back |
-//!
-//! A consumer that stores [`Changes::position`] in one batch with the effect of the changes applies
-//! each of them exactly once. A feed is not registered anywhere: it never delays the writer, and
-//! keeps at most 16 removed files.
+#![doc = include_str!("../docs/several_processes.md")]
 //!
 //! # Damage
 //!
@@ -438,8 +422,8 @@ pub use config::{Durability, RecoveryProgress};
 pub use engine::compaction::report::{
     CompactionProgress, CompactionReason, CompactionReport, CompactionStats,
 };
-pub use engine::feed::Since;
 pub use engine::feed::change::{Change, ChangeKind, KeyspaceRef};
+pub use engine::feed::since::Since;
 pub use engine::follow::Refreshed;
 pub use engine::follow::wait::Wait;
 pub use engine::read::iter::{Iter, Keys, Values};

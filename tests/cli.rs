@@ -131,6 +131,37 @@ fn only_put_creates_a_keyspace() {
 }
 
 #[test]
+fn tail_follows_a_store_that_is_written_to() {
+    use std::io::{BufRead, BufReader};
+    let directory = directory();
+    let path = directory.path().join("data");
+    let store = mapcask::Store::open(&path).unwrap();
+    let mut tail = Command::new(env!("CARGO_BIN_EXE_mapcask"))
+        .arg("tail")
+        .args(["--from", "now", "--follow"])
+        .current_dir(directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    // The tool may begin after the first of these, so it is written until a line comes.
+    let first = std::thread::scope(|scope| {
+        let first = scope.spawn(|| lines.next().unwrap().unwrap());
+        while !first.is_finished() {
+            store.insert("first", "1").unwrap();
+            std::thread::yield_now();
+        }
+        first.join().unwrap()
+    });
+    assert!(first.contains("\"first\""), "{first}");
+    let seq = store.insert("last", "2").unwrap();
+    let last = lines.map(Result::unwrap).find(|line| line.contains("\"last\"")).unwrap();
+    assert!(last.contains(&format!("\"seq\":{seq},")), "{last}");
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}
+
+#[test]
 fn tail_prints_each_change_as_a_line_of_json() {
     let directory = directory();
     let path = directory.path();

@@ -118,6 +118,7 @@ const FOLLOWER: &[Row] = &[
 const FEEDS: &[Row] = &[
     ("Store::changes", |i| refused(i.store.changes(Since::State))),
     ("Follower::changes", |i| refused(i.follower.changes(Since::State))),
+    ("Changes::next_within", |mut i| refused(i.changes.next_within(PAUSE))),
     ("Changes::next", |mut i| matches!(i.changes.next(), Err(Error::Forked))),
     ("Changes::only", |i| matches!(i.changes.only([""]).next(), Err(Error::Forked))),
     ("Changes::durable", |i| matches!(i.changes.durable().next(), Err(Error::Forked))),

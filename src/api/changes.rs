@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::follower::Follower;
 use crate::api::options::Options;
@@ -11,7 +12,8 @@ use crate::api::snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
 use crate::api::store::Store;
 use crate::config::Config;
 use crate::engine::feed::change::{Change, ChangeKind, KeyspaceRef};
-use crate::engine::feed::{Feed, Since};
+use crate::engine::feed::{Feed, since::Since};
+use crate::engine::follow::wait::Wait;
 use crate::engine::read::Value;
 use crate::error::{Error, Result};
 use crate::format::feed_position::FeedPosition;
@@ -210,7 +212,7 @@ impl Changes {
         snapshot: impl FnOnce() -> Result<Snapshot>,
     ) -> Result<Self> {
         let _events = crate::trace::at_end();
-        let dir: Arc<dyn Dir> = Arc::new(ReadOnlyDir(Arc::clone(dir)));
+        let dir: Arc<dyn Dir> = Arc::new(ReadOnlyDir::with_requests(Arc::clone(dir)));
         let mut feed = Feed::open(dir, config.sigbus_guard, since)?;
         // After the feed was opened: the log behind the state is mapped then.
         let snapshot = (since == Since::State).then(snapshot).transpose()?;
@@ -302,12 +304,49 @@ impl Changes {
     /// - `Forked`.
     #[expect(clippy::should_implement_trait, reason = "a change borrows the feed, which no iterator can say")]
     pub fn next(&mut self) -> Result<Option<Change<'_>>> {
+        self.next_in(None)
+    }
+
+    /// Returns the next change, in place, and waits for it: asleep, as
+    /// [`Wait::Sleep`](crate::Wait::Sleep) says. `None` if the time is over.
+    ///
+    /// A feed of [`durable`](Changes::durable) changes waits until the writer syncs by itself. It asks
+    /// for no sync.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let path = directory.path().join("data");
+    /// use std::time::Duration;
+    ///
+    /// use mapcask::{Since, Store};
+    ///
+    /// let store = Store::open(&path)?;
+    /// let mut changes = store.changes(Since::Now)?;
+    /// std::thread::spawn(move || store.insert("a", "1"));
+    /// let change = changes.next_within(Duration::from_secs(60))?.expect("it comes");
+    /// assert!(!change.more);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Changes::next`]; `Io` if the pages of the writer cannot be opened.
+    pub fn next_within(&mut self, timeout: Duration) -> Result<Option<Change<'_>>> {
+        self.next_in(Some(timeout))
+    }
+
+    fn next_in(&mut self, timeout: Option<Duration>) -> Result<Option<Change<'_>>> {
         self.feed.check()?;
         if self.state.as_ref().is_some_and(|state| state.has_ended) {
             self.state = None;
         }
         let Self { feed, state } = self;
-        let Some(state) = state else { return feed.next() };
+        let Some(state) = state else {
+            return match timeout {
+                Some(timeout) => feed.next_within(Wait::Sleep, timeout),
+                None => feed.next(),
+            };
+        };
         let part = state.advance(feed)?;
         Ok(Some(state.change(&part)))
     }

@@ -161,8 +161,8 @@ impl Follower {
         let _events = crate::trace::at_end();
         (config.read_only, config.create, config.background) = (true, false, false.into());
         let own = Arc::clone(&dir);
-        let dir: Arc<dyn Dir> = Arc::new(ReadOnlyDir(dir));
-        let (recovered, following) = Following::of(attach(&dir, &config)?);
+        let dir: Arc<dyn Dir> = Arc::new(ReadOnlyDir::with_requests(dir));
+        let (recovered, following) = Following::of(attach(&dir, &config)?, config.sigbus_guard);
         // A refresh that reads the store anew holds locks, and the callback may use a clone.
         config.recovery_progress = Tell::default();
         let handle = Arc::new(Handle::start(Engine::start(recovered, config)?)?);

@@ -136,7 +136,7 @@ fn open(config: &Config, path: &Path) -> Result<Store> {
 pub(super) fn open_in(mut config: Config, mut dir: Arc<dyn Dir>) -> Result<Store> {
     let _events = crate::trace::at_end();
     if config.read_only {
-        dir = Arc::new(ReadOnlyDir(dir));
+        dir = Arc::new(ReadOnlyDir::new(dir));
         (config.create, config.background) = (false, false.into());
     }
     let durability = config.durability;

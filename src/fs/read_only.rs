@@ -1,5 +1,5 @@
 //! A read-only view of a directory: every call that would change something is refused. The one
-//! file that may be opened for writing is the waiters page, which no reader believes.
+//! file that a follower may open for writing is the waiters page, which no reader believes.
 //!
 //! A store opened read-only, a follower, and salvage access files only through it. They never ask for a
 //! change, so an error from here is a bug in them.
@@ -15,7 +15,23 @@ use crate::format::file_name;
 
 /// A directory in which files are opened for reading only, and the lock is taken for reading.
 #[derive(Debug)]
-pub(crate) struct ReadOnlyDir(pub(crate) Arc<dyn Dir>);
+pub(crate) struct ReadOnlyDir {
+    dir: Arc<dyn Dir>,
+    /// True if the waiters page may be opened for writing.
+    may_ask: bool,
+}
+
+impl ReadOnlyDir {
+    /// Returns a view that changes nothing at all.
+    pub(crate) fn new(dir: Arc<dyn Dir>) -> Self {
+        Self { dir, may_ask: false }
+    }
+
+    /// Returns a view for a follower, which asks the writer to be woken.
+    pub(crate) fn with_requests(dir: Arc<dyn Dir>) -> Self {
+        Self { dir, may_ask: true }
+    }
+}
 
 /// Stands for the lock in a follower, which takes none.
 #[derive(Debug)]
@@ -29,11 +45,11 @@ fn refused() -> io::Error {
 
 impl Dir for ReadOnlyDir {
     fn path(&self) -> &Path {
-        self.0.path()
+        self.dir.path()
     }
 
     fn reopen(&self) -> io::Result<Arc<dyn Dir>> {
-        Ok(Arc::new(Self(self.0.reopen()?)))
+        Ok(Arc::new(Self { dir: self.dir.reopen()?, may_ask: self.may_ask }))
     }
 
     fn create_dir(&self) -> io::Result<()> {
@@ -45,15 +61,15 @@ impl Dir for ReadOnlyDir {
     }
 
     fn check_place(&self) -> Result<(), Misplaced> {
-        self.0.check_place()
+        self.dir.check_place()
     }
 
     fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
-        self.0.id_of(name)
+        self.dir.id_of(name)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        self.0.list()
+        self.dir.list()
     }
 
     fn create(&self, _: &str) -> io::Result<Arc<dyn File>> {
@@ -61,9 +77,11 @@ impl Dir for ReadOnlyDir {
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        if name != file_name::WAITERS || access == Access::Read {
+            return self.dir.open(name, Access::Read);
+        }
         // By this page a follower asks to be woken.
-        let access = if name == file_name::WAITERS { access } else { Access::Read };
-        self.0.open(name, access)
+        if self.may_ask { self.dir.open(name, access) } else { Err(refused()) }
     }
 
     fn rename(&self, _: &str, _: &str) -> io::Result<()> {
@@ -81,45 +99,45 @@ impl Dir for ReadOnlyDir {
     }
 
     fn lock(&self, name: &str, _: Claim<'_>, wait: Duration) -> Result<Box<dyn Lock>, LockFailure> {
-        self.0.lock(name, Claim::Look, wait)
+        self.dir.lock(name, Claim::Look, wait)
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        self.0.free_bytes()
+        self.dir.free_bytes()
     }
 
     fn free_files(&self) -> Option<u64> {
-        self.0.free_files()
+        self.dir.free_files()
     }
 
     fn names_bytes(&self) -> u64 {
-        self.0.names_bytes()
+        self.dir.names_bytes()
     }
 
     fn medium(&self) -> io::Result<Medium> {
-        self.0.medium()
+        self.dir.medium()
     }
 
     fn boot_id(&self) -> Option<[u8; 16]> {
-        self.0.boot_id()
+        self.dir.boot_id()
     }
 
     fn now(&self) -> Duration {
-        self.0.now()
+        self.dir.now()
     }
 
     fn tuning(&self) -> Tuning {
-        self.0.tuning()
+        self.dir.tuning()
     }
 
     fn random(&self, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.random(buffer)
+        self.dir.random(buffer)
     }
 
     fn crash_point(&self, _: &'static str) {}
 
     fn reader_point(&self, name: &'static str) {
-        self.0.reader_point(name);
+        self.dir.reader_point(name);
     }
 
     fn observes(&self) -> bool {
@@ -138,7 +156,8 @@ mod tests {
         for name in [file_name::CONTROL, file_name::WAITERS] {
             disk.put_file(name, b"content");
         }
-        let dir = ReadOnlyDir(disk.dir());
+        ReadOnlyDir::new(disk.dir()).open(file_name::WAITERS, Access::Write).unwrap_err();
+        let dir = ReadOnlyDir::with_requests(disk.dir());
         dir.open(file_name::WAITERS, Access::Write).unwrap().write_at(b"other", 0).unwrap();
         dir.open(file_name::WAITERS, Access::Read).unwrap().write_at(b"other", 0).unwrap_err();
         dir.open(file_name::CONTROL, Access::Write).unwrap().write_at(b"other", 0).unwrap_err();
@@ -148,7 +167,7 @@ mod tests {
     fn a_file_is_opened_for_reading_whatever_the_access() {
         let disk = SimDisk::new();
         disk.put_file("file", b"content");
-        let dir = ReadOnlyDir(disk.dir());
+        let dir = ReadOnlyDir::new(disk.dir());
         for access in [Access::Read, Access::Write] {
             let file = dir.open("file", access).unwrap();
             file.write_at(b"other", 0).unwrap_err();

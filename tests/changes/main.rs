@@ -10,6 +10,7 @@ mod cuts;
 mod oracle;
 mod processes;
 mod ranges;
+mod waiting;
 mod watch;
 
 use mapcask::sim::SimDisk;

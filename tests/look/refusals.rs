@@ -118,6 +118,9 @@ const WORKS: &[Row] = &[
     ("Store::size_on_disk", |s| s.size_on_disk().unwrap() > 0),
     ("Store::verify", |s| s.verify().unwrap().keys == 3),
     ("Store::changes", |s| states(&mut s.changes(Since::State).unwrap()) == 3),
+    ("Changes::next_within", |s| {
+        s.changes(Since::Now).unwrap().next_within(Duration::from_millis(1)).unwrap().is_none()
+    }),
     ("Changes::next", |s| s.changes(Since::Now).unwrap().next().unwrap().is_none()),
     ("Changes::only", |s| states(&mut s.changes(Since::State).unwrap().only(["other"])) == 1),
     ("Changes::durable", |s| states(&mut s.changes(Since::State).unwrap().durable()) == 3),

@@ -97,7 +97,7 @@ pub fn salvage_on(from: &crate::fs::sim::SimDisk, into: &Store) -> Result<Salvag
 
 fn salvage_from(dir: Arc<dyn Dir>, into: &Store) -> Result<SalvageReport> {
     into.engine().fork_guard.check()?;
-    let dir: Arc<dyn Dir> = Arc::new(ReadOnlyDir(dir));
+    let dir: Arc<dyn Dir> = Arc::new(ReadOnlyDir::new(dir));
     // Before anything is read: a writer may be about to change it.
     let _lock = lock(dir.as_ref())?;
     let mut unread = [None, None];

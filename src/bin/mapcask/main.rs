@@ -146,9 +146,12 @@ struct Scan {
 struct Tail {
     #[command(flatten)]
     at: At,
-    /// Where to begin: oldest, state, or behind a sequence number
-    #[arg(long, value_name = "oldest|state|N", default_value = "oldest")]
+    /// Where to begin: oldest, state, now, or behind a sequence number
+    #[arg(long, value_name = "oldest|state|now|N", default_value = "oldest")]
     from: String,
+    /// Goes on with new changes, until it is interrupted
+    #[arg(long, short)]
+    follow: bool,
     /// Only changes of this keyspace; may be given several times. The default one has an empty name
     #[arg(long, value_name = "NAME")]
     keyspace: Vec<String>,

@@ -1,20 +1,25 @@
 //! The command that prints the changes of a store as lines of JSON.
 
 use std::io::{self, BufWriter, Write};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use mapcask::{Change, ChangeKind, Changes, Error, Seq, Since};
 
 use super::{Tail, bytes};
 
+/// The time of one wait for a change. Another one follows.
+const SLICE: Duration = Duration::from_secs(60);
+
 /// Returns the beginning that an argument names.
 fn parse_since(text: &str) -> Result<Since> {
     Ok(match text {
         "oldest" => Since::Oldest,
         "state" => Since::State,
+        "now" => Since::Now,
         number => match number.parse() {
             Ok(number) => Since::Seq(Seq(number)),
-            Err(_) => bail!("--from {number} is none of oldest, state, and a sequence number"),
+            Err(_) => bail!("--from {number} is none of oldest, state, now, and a sequence number"),
         },
     })
 }
@@ -61,7 +66,7 @@ fn line_of(change: &Change<'_>, hex: bool) -> Result<String> {
     Ok(format!("{{\"seq\":{seq},\"id\":{id},\"keyspace\":{name},{fields},\"more\":{more}}}"))
 }
 
-/// Prints the changes up to the end of the log. Returns false if a part of them is not there.
+/// Prints the changes up to the end of the log, or without an end if it follows. Returns false if a part of them is not there.
 pub(super) fn tail(tail: &Tail) -> Result<bool> {
     let mut changes = Changes::open(&tail.at.store, parse_since(&tail.from)?)?;
     if !tail.keyspace.is_empty() {
@@ -73,8 +78,17 @@ pub(super) fn tail(tail: &Tail) -> Result<bool> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut is_whole = true;
     loop {
-        match changes.next() {
+        let next = match changes.next() {
+            Ok(None) if tail.follow => {
+                // The reader of the pipe has all lines before the wait.
+                out.flush()?;
+                changes.next_within(SLICE)
+            }
+            other => other,
+        };
+        match next {
             Ok(Some(change)) => writeln!(out, "{}", line_of(&change, tail.hex)?)?,
+            Ok(None) if tail.follow => {}
             Ok(None) => break,
             Err(Error::Lagged { from, to }) => {
                 is_whole = false;
@@ -105,6 +119,6 @@ mod tests {
     fn beginning_is_a_word_or_a_number() {
         assert_eq!(parse_since("17").unwrap(), Since::Seq(Seq(17)));
         assert_eq!(parse_since("state").unwrap(), Since::State);
-        assert!(parse_since("now").unwrap_err().to_string().contains("none of oldest"));
+        assert!(parse_since("then").unwrap_err().to_string().contains("none of oldest"));
     }
 }

@@ -23,20 +23,25 @@ pub(crate) mod change;
 mod keyspace_names;
 mod locate;
 mod mapped_log;
+pub(crate) mod since;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::change::{Change, ChangeKind, KeyspaceRef};
 use self::keyspace_names::KeyspaceNames;
 use self::locate::Target;
 use self::mapped_log::MappedLog;
+use self::since::Since;
 use crate::engine::follow::log_tail::{LogTail, LogUnit, is_published};
+use crate::engine::follow::wait::{Wait, Waiter, Waiting};
 use crate::error::{Error, Result};
 use crate::format::feed_position::FeedPosition;
 use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::record::{HEADER_SIZE, RecordKind};
 use crate::format::record_reader::RecordAt;
+use crate::format::waiters::{FOR_DURABLE, FOR_RECORDS};
 use crate::format::{Defect, Seq};
 use crate::fs::Dir;
 use crate::log::segment::Segment;
@@ -46,34 +51,6 @@ use crate::recovery::tail_findings::change_of;
 
 /// The most units that are read at once.
 const GROUP: usize = 64;
-
-/// The beginning of a feed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Since {
-    /// All changes after the call.
-    Now,
-    /// All changes from the oldest one on behind which the log is whole.
-    Oldest,
-    /// All changes after this number. One inside a batch counts as the one before the batch.
-    Seq(Seq),
-    /// All changes after this position.
-    Position(FeedPosition),
-    /// All keys and values that are there, and then what comes after them.
-    State,
-}
-
-impl From<Seq> for Since {
-    fn from(seq: Seq) -> Self {
-        Self::Seq(seq)
-    }
-}
-
-impl From<FeedPosition> for Since {
-    fn from(position: FeedPosition) -> Self {
-        if position.is_state { Self::State } else { Self::Position(position) }
-    }
-}
 
 /// The part of the log that a consumer has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +109,7 @@ pub(crate) struct Feed {
     is_durable: bool,
     /// The number up to which the log was last known to be durable.
     durable: Seq,
+    waiter: Arc<Waiter>,
 }
 
 impl Drop for Feed {
@@ -153,8 +131,10 @@ impl Feed {
     pub(crate) fn open(dir: Arc<dyn Dir>, is_guarded: bool, since: Since) -> Result<Self> {
         let fork_guard = ForkGuard::new().map_err(|error| Error::io("make a page for", dir.path(), error))?;
         let manifest = attach::find(dir.as_ref())?;
+        let waiter = Arc::new(Waiter::new(Arc::clone(&dir), is_guarded));
         let mut feed = Self {
             fork_guard,
+            waiter,
             names: KeyspaceNames::of(&manifest.keyspaces),
             log: MappedLog::open(dir, is_guarded, manifest)?,
             place: None,
@@ -257,6 +237,28 @@ impl Feed {
     ///
     /// See [`Changes::next`](crate::Changes::next).
     pub(crate) fn next(&mut self) -> Result<Option<Change<'_>>> {
+        let found = self.find_next()?;
+        found.map(|found| self.change(found)).transpose()
+    }
+
+    /// Returns the next change, and waits for it. `None` if the time is over.
+    ///
+    /// # Errors
+    ///
+    /// See [`Changes::next_within`](crate::Changes::next_within).
+    pub(crate) fn next_within(&mut self, way: Wait, timeout: Duration) -> Result<Option<Change<'_>>> {
+        let (waiter, mut found) = (Arc::clone(&self.waiter), None);
+        let reason = if self.is_durable { FOR_DURABLE } else { FOR_RECORDS };
+        let is_done = || {
+            found = self.find_next()?;
+            Ok(found.is_some())
+        };
+        waiter.wait_until(way, timeout, Waiting { reason, wanted: None, is_done })?;
+        found.map(|found| self.change(found)).transpose()
+    }
+
+    /// Finds the next change.
+    fn find_next(&mut self) -> Result<Option<FoundChange>> {
         self.fork_guard.check()?;
         if let Some(change) = self.keyspace_change.take() {
             self.names.apply(&change);
@@ -276,7 +278,7 @@ impl Feed {
                 return Ok(None);
             }
             if let Some(found) = self.find_in_unit()? {
-                return self.change(found).map(Some);
+                return Ok(Some(found));
             }
         }
     }

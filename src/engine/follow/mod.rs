@@ -44,7 +44,7 @@ use self::apply::Applier;
 use self::continuation::Continuation;
 use self::copies::NewCopies;
 use self::log_tail::{LogTail, is_published};
-use self::wait::Sleeper;
+use self::wait::Waiter;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::control_page::WriterStatus;
@@ -83,8 +83,7 @@ pub(crate) struct Following {
     inner: Mutex<Inner>,
     /// The control page for questions that do not wait for a refresh.
     page: Mutex<Option<ControlReader>>,
-    /// The words by which a waiter is woken, once there was one.
-    sleeper: Mutex<Option<Arc<Sleeper>>>,
+    waiter: Waiter,
 }
 
 #[derive(Debug)]
@@ -117,7 +116,7 @@ struct Inner {
 
 impl Following {
     /// Splits an attached store into an engine's part, and the place from which to follow.
-    pub(crate) fn of(attached: Attached) -> (Recovered, Self) {
+    pub(crate) fn of(attached: Attached, is_guarded: bool) -> (Recovered, Self) {
         let Attached { recovered, manifest, place, before } = attached;
         let segments = recovered.shared.segments.read();
         let mut inner = Inner {
@@ -136,7 +135,8 @@ impl Following {
         };
         inner.ahead = ahead_of(segments.values());
         drop(segments);
-        (recovered, Self { inner: Mutex::new(inner), page: Mutex::default(), sleeper: Mutex::default() })
+        let waiter = Waiter::new(Arc::clone(&recovered.shared.dir), is_guarded);
+        (recovered, Self { inner: Mutex::new(inner), page: Mutex::default(), waiter })
     }
 
     /// Applies everything that is in the log.

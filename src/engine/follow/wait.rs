@@ -13,12 +13,15 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::Following;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::control_page::WriterStatus;
 use crate::format::waiters::{FOR_DURABLE, FOR_RECORDS};
+use crate::fs::Dir;
 use crate::log::control_page::ControlReader;
 use crate::log::waiters::WaitersPage;
 use crate::mem::shared_word::SharedWord;
@@ -55,7 +58,7 @@ pub enum Wait {
 
 /// The words by which a waiter is woken.
 #[derive(Debug)]
-pub(super) struct Sleeper {
+struct Sleeper {
     control: ControlReader,
     for_records: SharedWord,
     for_durable: SharedWord,
@@ -65,11 +68,10 @@ pub(super) struct Sleeper {
 
 impl Sleeper {
     /// Opens the pages of the writer. `None` if the store was never opened.
-    fn open(engine: &Engine) -> Result<Option<Self>> {
-        let dir = engine.shared.dir.as_ref();
-        let Some(control) = ControlReader::open(dir, engine.config.sigbus_guard)? else { return Ok(None) };
+    fn open(dir: &dyn Dir, is_guarded: bool) -> Result<Option<Self>> {
+        let Some(control) = ControlReader::open(dir, is_guarded)? else { return Ok(None) };
         let page = WaitersPage::open(dir)?;
-        if let Some(page) = page.as_ref().filter(|_| engine.config.sigbus_guard) {
+        if let Some(page) = page.as_ref().filter(|_| is_guarded) {
             page.guard();
         }
         let (for_records, for_durable) = control.wake_words();
@@ -82,11 +84,20 @@ impl Sleeper {
 }
 
 /// A condition to wait for.
-struct Waiting<F> {
-    reason: u64,
+pub(crate) struct Waiting<F> {
+    pub(crate) reason: u64,
     /// The number to be made durable.
-    wanted: Option<Seq>,
-    is_done: F,
+    pub(crate) wanted: Option<Seq>,
+    pub(crate) is_done: F,
+}
+
+/// Waits for the writer of a store.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    dir: Arc<dyn Dir>,
+    is_guarded: bool,
+    /// The words by which it is woken, once there were any.
+    sleeper: Mutex<Option<Arc<Sleeper>>>,
 }
 
 impl Following {
@@ -97,7 +108,7 @@ impl Following {
     /// See [`Follower::wait`](crate::Follower::wait).
     pub(crate) fn wait(&self, engine: &Engine, after: Seq, way: Wait, timeout: Duration) -> Result<bool> {
         let is_done = || Ok(self.refresh(engine)?.seq > after);
-        self.wait_until(engine, way, timeout, Waiting { reason: FOR_RECORDS, wanted: None, is_done })
+        self.waiter.wait_until(way, timeout, Waiting { reason: FOR_RECORDS, wanted: None, is_done })
     }
 
     /// Applies records as they come, until there was one, or the flag is set.
@@ -111,14 +122,12 @@ impl Following {
             Ok(self.refresh(engine)?.records > 0 || is_stopped.load(Ordering::Relaxed))
         };
         let waiting = Waiting { reason: FOR_RECORDS, wanted: None, is_done };
-        self.wait_until(engine, way, Duration::MAX, waiting).map(drop)
+        self.waiter.wait_until(way, Duration::MAX, waiting).map(drop)
     }
 
     /// Ends the sleeps of those that wait for records, in every process. They look and sleep again.
     pub(crate) fn end_sleep(&self) {
-        if let Some(sleeper) = &*self.sleeper.lock() {
-            sleep_word::wake(&sleeper.for_records);
-        }
+        self.waiter.end_sleep();
     }
 
     /// Waits until the writer calls everything up to a number durable. Returns false if the time is
@@ -139,12 +148,29 @@ impl Following {
             }
         };
         let waiting = Waiting { reason: FOR_DURABLE, wanted: Some(seq), is_done };
-        self.wait_until(engine, Wait::Sleep, timeout, waiting)
+        self.waiter.wait_until(Wait::Sleep, timeout, waiting)
+    }
+}
+
+impl Waiter {
+    pub(crate) fn new(dir: Arc<dyn Dir>, is_guarded: bool) -> Self {
+        Self { dir, is_guarded, sleeper: Mutex::default() }
     }
 
-    fn wait_until<F: FnMut() -> Result<bool>>(
+    /// Ends the sleeps of those that wait for records, in every process.
+    fn end_sleep(&self) {
+        if let Some(sleeper) = &*self.sleeper.lock() {
+            sleep_word::wake(&sleeper.for_records);
+        }
+    }
+
+    /// Waits until a condition holds. Returns false if the time is over.
+    ///
+    /// # Errors
+    ///
+    /// Those of the condition, and of opening the writer's pages.
+    pub(crate) fn wait_until<F: FnMut() -> Result<bool>>(
         &self,
-        engine: &Engine,
         way: Wait,
         timeout: Duration,
         mut waiting: Waiting<F>,
@@ -172,7 +198,7 @@ impl Following {
                 // An unpark of this thread ends it early.
                 Wait::Poll(pause) => thread::park_timeout(pause.min(left)),
                 Wait::Sleep => {
-                    if self.sleep(engine, &mut waiting, left, pause)? {
+                    if self.sleep(&mut waiting, left, pause)? {
                         return Ok(true);
                     }
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -188,12 +214,11 @@ impl Following {
     /// Sleeps once. Returns true if the condition was found to hold before.
     fn sleep<F: FnMut() -> Result<bool>>(
         &self,
-        engine: &Engine,
         waiting: &mut Waiting<F>,
         left: Duration,
         pause: Duration,
     ) -> Result<bool> {
-        let Some(sleeper) = self.sleeper(engine)? else {
+        let Some(sleeper) = self.sleeper()? else {
             thread::park_timeout(pause.min(left));
             return Ok(false);
         };
@@ -215,18 +240,18 @@ impl Following {
         }
         let begun = Instant::now();
         sleep_word::wait(word, seen, Some(longest.min(left)));
-        if begun.elapsed() >= longest.min(SLICE / 2) && !sleeper.is_in_place(engine)? {
+        if begun.elapsed() >= longest.min(SLICE / 2) && !sleeper.is_in_place(self.dir.as_ref())? {
             // The next sleep opens the pages that are there now.
             *self.sleeper.lock() = None;
         }
         Ok(false)
     }
 
-    /// Returns the words by which this follower is woken. `None` if there are none yet.
-    fn sleeper(&self, engine: &Engine) -> Result<Option<Arc<Sleeper>>> {
+    /// Returns the words by which this waiter is woken. `None` if there are none yet.
+    fn sleeper(&self) -> Result<Option<Arc<Sleeper>>> {
         let mut sleeper = self.sleeper.lock();
         if sleeper.is_none() {
-            *sleeper = Sleeper::open(engine)?.map(Arc::new);
+            *sleeper = Sleeper::open(self.dir.as_ref(), self.is_guarded)?.map(Arc::new);
         }
         Ok(sleeper.clone())
     }
@@ -234,7 +259,7 @@ impl Following {
 
 impl Sleeper {
     /// Returns true unless other pages would serve better.
-    fn is_in_place(&self, engine: &Engine) -> Result<bool> {
-        Ok(self.page.is_some() && self.control.is_in_place(engine.shared.dir.as_ref())?)
+    fn is_in_place(&self, dir: &dyn Dir) -> Result<bool> {
+        Ok(self.page.is_some() && self.control.is_in_place(dir)?)
     }
 }

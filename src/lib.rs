@@ -26,7 +26,7 @@
 //! [space](#space), [values and views](#values-and-views), [typed values](#typed-values),
 //! [async](#async), [many stores](#many-stores), [crash tests](#crash-tests), [limits](#limits),
 //! [overload](#overload), [close, kill, fork and failures](#close-kill-fork-and-failures), [several
-//! processes](#several-processes), [damage](#damage), [events](#events), [coming from another
+//! processes](#several-processes), [several machines](#several-machines), [damage](#damage), [events](#events), [coming from another
 //! store](#coming-from-another-store).
 //! The programs in `examples/` are longer, and each checks its own result.
 //!
@@ -344,6 +344,8 @@
 //! ```
 //!
 #![doc = include_str!("../docs/several_processes.md")]
+//!
+#![doc = include_str!("../docs/replication.md")]
 //!
 //! # Damage
 //!

@@ -105,6 +105,26 @@ pub enum Error {
         /// The store's directory.
         path: PathBuf,
     },
+    /// The restore of a backup to this directory was interrupted.
+    #[error("the restore to {} was interrupted, and what is there is no store; restore the backup there again", path.display())]
+    Restoring {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory holds no backup that was finished.
+    #[error("there is no finished backup at {}; check the path, or run the backup again", path.display())]
+    NoBackup {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory cannot be the target of a backup or a restore. Nothing was changed there.
+    #[error("{} cannot be the target: {reason}", path.display())]
+    InvalidTarget {
+        /// The directory.
+        path: PathBuf,
+        /// The reason, with advice.
+        reason: String,
+    },
     /// A file that the store holds open was removed, renamed or replaced, so the next open would
     /// not find new writes.
     #[error("{} was removed or replaced while the store was open, so what is written now would be lost; close the store, and \

@@ -392,6 +392,10 @@ mod sync;
 mod trace;
 
 pub use api::auto_refresh::AutoRefresh;
+pub use api::backup::report::{BackupReport, RestoreReport};
+pub use api::backup::restore::restore;
+#[cfg(any(test, feature = "sim", mapcask_internal))]
+pub use api::backup::restore::restore_on;
 pub use api::batch_on::BatchOn;
 pub use api::changes::Changes;
 pub use api::conditional::CompareAndSwapError;

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod auto_refresh;
+pub(crate) mod backup;
 pub(crate) mod batch_on;
 pub(crate) mod changes;
 pub(crate) mod conditional;

@@ -13,6 +13,7 @@ pub(crate) mod follow;
 pub(crate) mod handle;
 pub(crate) mod maintenance;
 pub(crate) mod maintenance_task;
+pub(crate) mod moment;
 pub(crate) mod read;
 pub(crate) mod scrub;
 pub(crate) mod state;

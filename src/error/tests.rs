@@ -230,6 +230,18 @@ fn about_handles() -> Vec<(Error, &'static str)> {
              there now",
         ),
         (
+            Error::Restoring { path: path() },
+            "the restore to data was interrupted, and what is there is no store; restore the backup there again",
+        ),
+        (
+            Error::NoBackup { path: path() },
+            "there is no finished backup at data; check the path, or run the backup again",
+        ),
+        (
+            Error::InvalidTarget { path: path(), reason: "it is too small; clean it".to_owned() },
+            "data cannot be the target: it is too small; clean it",
+        ),
+        (
             Error::WriterFailed { path: path() },
             "a sync of the process that writes to data has failed, and what it wrote since may be lost; close the \
              store there and open it again, which keeps what is durable",

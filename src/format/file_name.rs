@@ -12,6 +12,12 @@ pub const CONTROL: &str = "CONTROL";
 pub const WAITERS: &str = "WAITERS";
 /// The file that marks a store as being destroyed and names that store.
 pub const REMOVING: &str = "REMOVING";
+/// The file that marks a directory to which a backup is being restored.
+pub const RESTORING: &str = "RESTORING";
+/// What the name of a backup's list begins with.
+const BACKUP: &str = "BACKUP-";
+/// The suffix of a segment's copy in a backup.
+const COPY: &str = ".copy";
 /// The suffix of a file that is being created.
 const TEMPORARY: &str = ".tmp";
 
@@ -37,6 +43,8 @@ pub enum FileName {
     Checkpoint(u64),
     /// The mark of a store that is being destroyed.
     Removing,
+    /// The mark of a restore that has not finished.
+    Restoring,
     /// A file whose creation was interrupted. Its contents are ignored.
     Temporary,
     /// A file or folder that file systems, desktops or version control create by themselves.
@@ -63,6 +71,61 @@ pub fn checkpoint(number: u64) -> String {
     format!("INDEX-{number:06}")
 }
 
+/// Returns the name of a backup's list.
+#[must_use]
+pub fn backup_list(number: u64) -> String {
+    format!("{BACKUP}{number:06}")
+}
+
+/// Returns the name of a segment's copy in a backup. Equal names mean equal bytes, because a segment
+/// never changes below an end.
+#[must_use]
+pub fn backup_copy(id: SegmentId, nonce: u64, end: u64) -> String {
+    format!("{id}-{nonce:016x}-{end:x}{COPY}")
+}
+
+/// The meaning of a name in the directory of a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupName {
+    /// A list, by its number.
+    List(u64),
+    /// A copy of a segment.
+    Copy,
+    /// A file whose creation was interrupted.
+    Temporary,
+    /// A file that is ignored: the lock file, or one of file systems and desktops.
+    Ignored,
+    /// A file that is no part of a backup.
+    Foreign,
+}
+
+/// Parses a name in the directory of a backup.
+#[must_use]
+pub fn parse_backup(name: &str) -> BackupName {
+    if matches!(parse(name), FileName::Lock | FileName::Neutral) {
+        return BackupName::Ignored;
+    }
+    if let Some(stem) = name.strip_suffix(TEMPORARY) {
+        return match parse_backup(stem) {
+            BackupName::List(_) | BackupName::Copy => BackupName::Temporary,
+            _ => BackupName::Foreign,
+        };
+    }
+    if let Some(number) = name.strip_prefix(BACKUP) {
+        return digits(number, 6).map_or(BackupName::Foreign, BackupName::List);
+    }
+    let parts = name.strip_suffix(COPY).map(|stem| stem.split('-').collect::<Vec<_>>());
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let built = match parts.as_deref() {
+        Some([id, nonce, end]) => digits(id, 10).zip(hex(nonce)).zip(hex(end)),
+        _ => None,
+    };
+    match built {
+        Some(((id, nonce), end)) if backup_copy(SegmentId(id), nonce, end) == name => BackupName::Copy,
+        _ => BackupName::Foreign,
+    }
+}
+
 /// Returns the name that a file has while it is being created.
 #[must_use]
 pub fn temporary(name: &str) -> String {
@@ -77,6 +140,7 @@ pub fn parse(name: &str) -> FileName {
         CONTROL => return FileName::Control,
         WAITERS => return FileName::Waiters,
         REMOVING => return FileName::Removing,
+        RESTORING => return FileName::Restoring,
         "lost+found" | "Thumbs.db" | "desktop.ini" => return FileName::Neutral,
         // No name of the store begins with a dot, unlike `.gitkeep`, `.DS_Store`, `.directory`,
         // `.nfs*`.
@@ -133,6 +197,21 @@ mod tests {
             [1, 1_234_567].map(FileName::Checkpoint)
         );
         assert_eq!(parse("0000000003.seg.tmp"), FileName::Temporary);
+    }
+
+    #[test]
+    fn names_of_a_backup_parse_to_what_built_them() {
+        for number in [1, 999_999, 1_000_000, u64::MAX] {
+            assert_eq!(parse_backup(&backup_list(number)), BackupName::List(number));
+            let copy = backup_copy(SegmentId(number), number, number);
+            assert_eq!(parse_backup(&copy), BackupName::Copy);
+            assert_eq!(parse_backup(&temporary(&copy)), BackupName::Temporary);
+            assert_eq!(parse(&copy), FileName::Foreign, "no store holds one");
+        }
+        assert_eq!([LOCK, ".gitkeep"].map(parse_backup), [BackupName::Ignored; 2]);
+        let others =
+            ["MANIFEST.0", "0000000001.seg", "BACKUP-1", "BACKUP", "notes.txt", "1-2-3.copy", "x.tmp"];
+        assert_eq!(others.map(parse_backup), [BackupName::Foreign; 7]);
     }
 
     #[test]

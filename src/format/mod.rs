@@ -18,6 +18,7 @@
     )
 )]
 
+pub mod backup_list;
 pub mod checkpoint;
 pub mod control_page;
 pub mod feed_position;

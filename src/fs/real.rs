@@ -44,6 +44,27 @@ impl RealDir {
         Ok(Self { path, place: OnceLock::new(), holding: HoldingFile::default() })
     }
 
+    /// Returns true if the directory is another one, or would be made inside of it. Links are followed.
+    ///
+    /// # Errors
+    ///
+    /// Returns the system's error.
+    pub(crate) fn lies_in(&self, other: &Path) -> io::Result<bool> {
+        let other = match fs::canonicalize(other) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for ancestor in self.path.ancestors() {
+            match fs::canonicalize(ancestor) {
+                Ok(found) => return Ok(found.starts_with(other)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
     /// Returns the directory, and holds it open from now on.
     fn place(&self) -> io::Result<&Arc<Place>> {
         if let Some(place) = self.place.get() {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::record_reader::{Order, READ_MAX, ReadAt, ReadStep, RecordAt, RecordReader};
-use crate::format::{Defect, file_name};
+use crate::format::{Defect, StoreId, file_name};
 use crate::fs::{self, Access, Dir, File};
 use crate::log::segment::Segment;
+use crate::log::segment_file::open_file;
 use crate::log::sync_plan::SegmentRange;
 use crate::mem::alloc;
 use crate::mem::mapping::Mapping;
@@ -59,9 +60,7 @@ impl SegmentReader {
     /// Returns an error if the file cannot be opened.
     pub(crate) fn of(dir: &dyn Dir, segment: &Segment) -> Result<Self> {
         if segment.is_followed() {
-            let source = ByteSource::Mapping(Arc::clone(segment.mapping()));
-            let (path, size, window) = (segment.path().clone(), segment.size(), Vec::new());
-            return Ok(Self { source, path, size, start: 0, window });
+            return Ok(Self::of_mapping(segment));
         }
         let file = match segment.file() {
             Some(file) => file,
@@ -71,6 +70,34 @@ impl SegmentReader {
             }
         };
         Ok(Self::new(file, segment.path().clone(), segment.size()))
+    }
+
+    fn of_mapping(segment: &Segment) -> Self {
+        let source = ByteSource::Mapping(Arc::clone(segment.mapping()));
+        let (path, size, window) = (segment.path().clone(), segment.size(), Vec::new());
+        Self { source, path, size, start: 0, window }
+    }
+
+    /// Returns a reader of a mapped segment whose file compaction may have removed: of the file if
+    /// its name still leads to it, and else of the mapping.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be opened for another reason.
+    pub(crate) fn of_removable(dir: &dyn Dir, store: StoreId, segment: &Segment) -> Result<Self> {
+        if segment.is_followed() {
+            return Ok(Self::of_mapping(segment));
+        }
+        match open_file(dir, store, segment.id(), Access::Read) {
+            Ok((file, header)) if header.nonce == segment.nonce() => {
+                Ok(Self::new(file, segment.path().clone(), segment.size()))
+            }
+            // Another store may be in the directory by now.
+            Ok(_) | Err(Error::MissingSegment { .. } | Error::ForeignFile { .. }) => {
+                Ok(Self::of_mapping(segment))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads exactly these bytes, without the window.

@@ -44,6 +44,8 @@ pub(crate) struct DirectoryScan {
     /// The store that is being destroyed. `Some(None)` if its identity was not yet written
     /// completely.
     removing: Option<Option<StoreId>>,
+    /// True if a restore to the directory has not finished.
+    is_restoring: bool,
 }
 
 impl DirectoryScan {
@@ -74,6 +76,7 @@ impl DirectoryScan {
             copies: [Copy::Nothing, Copy::Nothing],
             has_copy: [false; 2],
             removing: None,
+            is_restoring: false,
         };
         let mut list = match dir.list() {
             Ok(list) => list,
@@ -101,6 +104,7 @@ impl DirectoryScan {
                     Err(error) if is_gone(&error) => {}
                     read => survey.removing = Some(read?),
                 },
+                FileName::Restoring => survey.is_restoring = true,
                 FileName::Lock
                 | FileName::Control
                 | FileName::Waiters
@@ -177,13 +181,14 @@ impl DirectoryScan {
         self.removing
     }
 
-    /// Refuses a store that is being destroyed.
+    /// Refuses a store that is being destroyed, or was not restored to its end.
     ///
     /// # Errors
     ///
-    /// `Destroying`.
+    /// `Destroying` or `Restoring`.
     pub(crate) fn check_not_removing(&self, dir: &dyn Dir) -> Result<()> {
         match self.removing {
+            None if self.is_restoring => Err(Error::Restoring { path: dir.path().to_owned() }),
             None => Ok(()),
             Some(_) => Err(Error::Destroying { path: dir.path().to_owned() }),
         }

@@ -46,8 +46,10 @@ use self::copies::NewCopies;
 use self::log_tail::{LogTail, is_published};
 use self::wait::Waiter;
 use crate::engine::Engine;
+use crate::engine::moment::Moment;
 use crate::error::{Error, Result};
 use crate::format::control_page::WriterStatus;
+use crate::format::file_name;
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::segment_header::Role;
 use crate::format::{SegmentId, Seq};
@@ -146,24 +148,28 @@ impl Following {
     /// See [`Follower::refresh`](crate::Follower::refresh).
     pub(crate) fn refresh(&self, engine: &Engine) -> Result<Refreshed> {
         engine.fork_guard.check()?;
+        self.inner.lock().refresh(engine)
+    }
+
+    /// Refreshes, and returns the moment of the store that is shown then.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Following::refresh`].
+    pub(crate) fn moment(&self, engine: &Engine) -> Result<Moment> {
+        engine.fork_guard.check()?;
+        // Under one lock: a refresh that fails may leave the log behind the manifest.
         let mut inner = self.inner.lock();
-        let mut records = 0;
-        inner.check_place(engine)?;
-        let mut is_done = inner.is_as_seen() && inner.follow_log(engine, &mut records)?;
-        let mut jumped = false;
-        let mut left = ATTEMPTS;
-        while !is_done {
-            is_done = inner.follow_store(engine, &mut records)?;
-            left -= 1;
-            // A newer manifest may lead on.
-            if !is_done && (left == 0 || inner.newest(engine, 0)?.generation <= inner.manifest.generation) {
-                // The store is read after this call began, so nothing is missing.
-                inner.jump(engine)?;
-                (is_done, jumped) = (true, true);
-            }
-        }
-        inner.collect(engine);
-        Ok(Refreshed { seq: engine.last_seq(), records, jumped })
+        let last = inner.refresh(engine)?.seq;
+        let segments = engine.shared.segments.read();
+        let moment = Moment::of(inner.manifest.clone(), last, &segments, |segment, _| {
+            // Published to the end of the log, and in a segment that was not reached not at all.
+            segment.mapping().published()
+        });
+        moment.map_err(|id| {
+            let path = engine.shared.dir.path().join(file_name::segment(id));
+            Error::MissingSegment { path }
+        })
     }
 
     /// Returns the status of the store's writer, and the number up to which it calls the log
@@ -197,6 +203,27 @@ fn ahead_of<'s>(segments: impl Iterator<Item = &'s Arc<Segment>>) -> Vec<Arc<Seg
 }
 
 impl Inner {
+    /// Applies everything that is in the log.
+    fn refresh(&mut self, engine: &Engine) -> Result<Refreshed> {
+        let mut records = 0;
+        self.check_place(engine)?;
+        let mut is_done = self.is_as_seen() && self.follow_log(engine, &mut records)?;
+        let mut jumped = false;
+        let mut left = ATTEMPTS;
+        while !is_done {
+            is_done = self.follow_store(engine, &mut records)?;
+            left -= 1;
+            // A newer manifest may lead on.
+            if !is_done && (left == 0 || self.newest(engine, 0)?.generation <= self.manifest.generation) {
+                // The store is read after this call began, so nothing is missing.
+                self.jump(engine)?;
+                (is_done, jumped) = (true, true);
+            }
+        }
+        self.collect(engine);
+        Ok(Refreshed { seq: engine.last_seq(), records, jumped })
+    }
+
     /// Returns the state of the control page. `None` if there is none, or a writer is opening the
     /// store.
     fn control(&mut self, engine: &Engine) -> Result<Option<ControlState>> {

@@ -7,6 +7,8 @@
 mod contents;
 mod histories;
 mod live;
+#[path = "../support/steps.rs"]
+mod steps;
 mod taking_over;
 mod waiting;
 

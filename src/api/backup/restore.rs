@@ -122,7 +122,10 @@ fn restore_in(from: &dyn Dir, into: &dyn Dir) -> Result<RestoreReport> {
     sync(into)?;
     into.crash_point("restore-written");
     unlink(into, RESTORING)?;
-    sync(into)?;
+    sync(into).inspect_err(|_| {
+        // A power cut could bring it back. Until the removal is durable, the restore is not finished.
+        drop(into.create(RESTORING));
+    })?;
     Ok(report)
 }
 

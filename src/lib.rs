@@ -26,8 +26,8 @@
 //! [space](#space), [values and views](#values-and-views), [typed values](#typed-values),
 //! [async](#async), [many stores](#many-stores), [crash tests](#crash-tests), [limits](#limits),
 //! [overload](#overload), [close, kill, fork and failures](#close-kill-fork-and-failures), [several
-//! processes](#several-processes), [several machines](#several-machines), [damage](#damage),
-//! [events](#events), [coming from another store](#coming-from-another-store).
+//! processes](#several-processes), [several machines](#several-machines), [backup](#backup),
+//! [damage](#damage), [events](#events), [coming from another store](#coming-from-another-store).
 //! The programs in `examples/` are longer, and each checks its own result.
 //!
 //! # Keyspaces

@@ -611,3 +611,28 @@ fn a_full_standard_output_is_named() {
     assert!(text.contains("cannot write to standard output"), "{text}");
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_backup_of_the_tool_is_restored_to_a_store() {
+    let directory = directory();
+    let path = directory.path();
+    succeed(path, &["put", "a", "1"]);
+    // Another process may have the store open for writing.
+    let store = mapcask::Store::open(path.join("data")).unwrap();
+    let text = succeed(path, &["backup", "data", "copy"]);
+    assert!(text.starts_with("1 files, ") && text.contains("; 1 copied, "), "{text}");
+    assert!(succeed(path, &["backup", "data", "copy"]).contains("; 0 copied, 0 B; 0 old ones removed;"));
+    store.insert("a", "2").unwrap();
+    let text = succeed(path, &["restore", "copy", "new"]);
+    assert!(text.starts_with("1 files, ") && text.contains("last sequence number "), "{text}");
+    assert_eq!(succeed(path, &["get", "a", "--store", "new"]), "1");
+    for refused in [["restore", "copy", "new"], ["restore", "data", "other"], ["backup", "new", "copy"]] {
+        assert_eq!(run(path, &refused).0, 2, "{refused:?}");
+    }
+    for refused in
+        [["backup", "none", "other"], ["backup", "data", "data/copy"], ["restore", "none", "other"]]
+    {
+        assert_eq!(run(path, &refused).0, 2, "{refused:?}");
+    }
+    assert!(!path.join("other").exists() && !path.join("data/copy").exists());
+}

@@ -84,6 +84,8 @@ const STORE: &[Row] = &[
     ("Store::compact_segments", |i| refused(i.store.compact_segments(&[1], |_| true))),
     ("Store::take_checkpoint", |i| refused(i.store.take_checkpoint())),
     ("Store::verify", |i| refused(i.store.verify())),
+    ("Store::backup", |i| refused(i.store.backup("nowhere"))),
+    ("Store::backup_on", |i| refused(i.store.backup_on(&SimDisk::new()))),
     ("Store::recovery_report", |i| i.store.recovery_report().created),
     ("Store as Debug", |i| !format!("{:?}", i.store).is_empty()),
     ("Store as IntoIterator", |i| (&i.store).into_iter().all(refused)),
@@ -109,6 +111,8 @@ const FOLLOWER: &[Row] = &[
     ("Follower::stats", |i| i.follower.stats() == mapcask::Stats::default()),
     ("Follower::size_on_disk", |i| refused(i.follower.size_on_disk())),
     ("Follower::verify", |i| refused(i.follower.verify())),
+    ("Follower::backup", |i| refused(i.follower.backup("nowhere"))),
+    ("Follower::backup_on", |i| refused(i.follower.backup_on(&SimDisk::new()))),
     ("Follower as Debug", |i| !format!("{:?}", i.follower).is_empty()),
     ("Follower as Deref", |i| refused(i.follower.get("a"))),
     ("Follower as IntoIterator", |i| (&i.follower).into_iter().all(refused)),
@@ -231,8 +235,16 @@ const READS: &[Row] = &[
 ];
 
 /// Functions that have no handle yet.
-const WITHOUT_A_HANDLE: [&str; 6] =
-    ["Store::open", "Follower::open", "Changes::open", "salvage", "destroy", "destroy_on"];
+const WITHOUT_A_HANDLE: [&str; 8] = [
+    "Store::open",
+    "Follower::open",
+    "Changes::open",
+    "salvage",
+    "destroy",
+    "destroy_on",
+    "restore",
+    "restore_on",
+];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
     STORE.iter().chain(FOLLOWER).chain(FEEDS).chain(KEYSPACE).chain(READERS).chain(TYPED).chain(READS)

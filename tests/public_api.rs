@@ -39,6 +39,7 @@ const ALIASES: [(&str, &str, &[&str]); 30] = [
     ("api/typed/mod.rs", "fn insert", &["put", "set"]),
     ("api/typed/mod.rs", "fn remove", &["delete"]),
     ("api/salvage/mod.rs", "fn salvage", &["repair"]),
+    ("api/backup/mod.rs", "fn backup", &["checkpoint", "hot_backup"]),
     ("api/follower.rs", "struct Follower", &["open_read_only", "secondary"]),
     ("api/take_over.rs", "fn take_over", &["promote", "failover"]),
     ("api/follower.rs", "fn refresh", &["catch_up", "try_catch_up_with_primary"]),
@@ -46,7 +47,7 @@ const ALIASES: [(&str, &str, &[&str]); 30] = [
 ];
 
 /// The files whose public functions need an example, and the functions that are plain without one.
-const EXAMPLES: [(&str, &[&str]); 20] = [
+const EXAMPLES: [(&str, &[&str]); 22] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
@@ -76,6 +77,8 @@ const EXAMPLES: [(&str, &[&str]); 20] = [
     ("error.rs", &[]),
     ("api/salvage/mod.rs", &["salvage_on"]),
     ("api/destroy.rs", &["destroy_on"]),
+    ("api/backup/mod.rs", &["backup_on"]),
+    ("api/backup/restore.rs", &["restore_on"]),
 ];
 
 /// A public item: `fn name` or the like, and the lines of documentation and attributes above it.

@@ -69,6 +69,19 @@ fn the_report_of_a_verification_has_these_fields() {
     assert_eq!(serde_json::to_value(report).unwrap()["keys"], 1);
 }
 
+#[test]
+fn the_reports_of_a_backup_and_a_restore_have_these_fields() {
+    let directory = directory();
+    let [data, backup, restored] = ["data", "backup", "restored"].map(|name| directory.path().join(name));
+    let store = Store::open(data).unwrap();
+    store.insert("key", "value").unwrap();
+    let report = store.backup(&backup).unwrap();
+    assert_eq!(fields(&report), sorted("last_seq files bytes files_copied bytes_copied files_removed"));
+    let report = mapcask::restore(&backup, &restored).unwrap();
+    assert_eq!(fields(&report), sorted("last_seq files bytes"));
+    assert_eq!(serde_json::to_value(report).unwrap()["last_seq"], store.last_seq().0);
+}
+
 fn segment(store: &Path) -> PathBuf {
     let names = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
     names.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "seg")).unwrap()

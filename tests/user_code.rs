@@ -67,6 +67,7 @@ const CALLS: &[Call] = &[
     ("stats", |store| assert!(store.stats().keyspaces > 0)),
     ("size_on_disk", |store| drop(store.size_on_disk())),
     ("verify", |store| drop(store.verify())),
+    ("backup", |store| drop(store.backup_on(&SimDisk::new()))),
     ("debug", |store| assert!(!format!("{store:?} {:?}", store.iter()).is_empty())),
     ("close", |store| drop(store.clone().close())),
     ("another store", |_| {
@@ -300,6 +301,9 @@ const HARMLESS: [&str; 15] = [
     "Options::recovery_progress",
     "salvage",
     "destroy",
+    "restore",
+    "Store::backup",
+    "Follower::backup",
     "TypedKeyspace::raw",
     "TypedReader::raw",
     "TypedKeyspace::with_durability",

@@ -14,7 +14,7 @@ pub const WAITERS: &str = "WAITERS";
 pub const REMOVING: &str = "REMOVING";
 /// The file that marks a directory to which a backup is being restored.
 pub const RESTORING: &str = "RESTORING";
-/// What the name of a backup's list begins with.
+/// The beginning of the name of a backup's list.
 const BACKUP: &str = "BACKUP-";
 /// The suffix of a segment's copy in a backup.
 const COPY: &str = ".copy";

@@ -46,7 +46,8 @@ fn a_crash_leaves_the_old_backup_or_the_new_one() {
         // Another attempt finishes it, and leaves nothing of the interrupted one.
         store.backup_on(&crashed).unwrap();
         assert_eq!(restored(&crashed), after, "{moment:?}");
-        let copies = |files: Vec<String>| files.into_iter().filter(|name| name.ends_with(".copy")).collect::<Vec<_>>();
+        let copies =
+            |files: Vec<String>| files.into_iter().filter(|name| name.ends_with(".copy")).collect::<Vec<_>>();
         assert_eq!(copies(crashed.files()), copies(whole.clone()), "{moment:?}");
         assert_eq!(crashed.files().len(), whole.len(), "{moment:?}: {:?}", crashed.files());
     }
@@ -77,7 +78,7 @@ fn a_crash_of_the_first_backup_leaves_it_or_none() {
 }
 
 #[test]
-fn an_interrupted_backup_continues_with_the_files_that_are_there() {
+fn an_interrupted_backup_keeps_the_files_that_are_there() {
     let target = SimDisk::new();
     let store = open(&SimDisk::new());
     fill(&store, 0, 40, 1);

@@ -147,7 +147,7 @@ fn damage_in_the_store_is_an_error_and_keeps_the_old_backup() {
 }
 
 #[test]
-fn a_restore_refuses_a_damaged_backup_before_it_creates_anything() {
+fn a_restore_of_a_damaged_backup_creates_nothing() {
     let (_, target, store, _) = changed();
     store.backup_on(&target).unwrap();
     let copies: Vec<_> = target.files().into_iter().filter(|name| name.ends_with(".copy")).collect();

@@ -10,6 +10,7 @@ mod crashes;
 mod failures;
 mod histories;
 mod increments;
+mod load;
 mod refusals;
 #[path = "../support/steps.rs"]
 mod steps;

@@ -59,7 +59,7 @@ fn sum_of(snapshot: &Snapshot) -> u64 {
 }
 
 /// Stops the threads of a test at its end, also after a failed assertion.
-struct Stop<'s>(&'s AtomicBool);
+pub(crate) struct Stop<'s>(pub(crate) &'s AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

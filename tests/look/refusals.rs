@@ -125,6 +125,7 @@ const WORKS: &[Row] = &[
     ("Changes::only", |s| states(&mut s.changes(Since::State).unwrap().only(["other"])) == 1),
     ("Changes::durable", |s| states(&mut s.changes(Since::State).unwrap().durable()) == 3),
     ("Changes::position", |s| s.changes(Since::Now).unwrap().position().seq() <= s.last_seq()),
+    ("Store::backup_on", |s| s.backup_on(&SimDisk::new()).unwrap().files > 0),
     ("Store::recovery_report", |s| !s.recovery_report().created),
     ("Store as Debug", |s| format!("{s:?}").contains("keys")),
     ("Store as IntoIterator", |s| s.into_iter().count() == 1),
@@ -190,6 +191,8 @@ const FOLLOWS: &[FollowerRow] = &[
     ("Follower::size_on_disk", |f| f.size_on_disk().unwrap() > 0),
     ("Follower::verify", |f| f.verify().unwrap().keys == 3),
     ("Follower::changes", |f| states(&mut f.changes(Since::State).unwrap()) == 3),
+    ("Follower::backup_on", |f| f.backup_on(&SimDisk::new()).unwrap().files > 0),
+    ("Follower::backup", |f| matches!(f.backup(""), Err(Error::Io { .. }))),
     ("Follower as Debug", |f| format!("{f:?}").contains("keys: 1")),
     ("Follower as Deref", |f| f.get("a").unwrap().as_deref() == Some(b"1")),
     ("Follower as IntoIterator", |f| f.into_iter().count() == 1),
@@ -197,11 +200,20 @@ const FOLLOWS: &[FollowerRow] = &[
 ];
 
 /// Calls that depend on the state of the files, or end the store. A test below covers them.
-const SETTLES: [&str; 3] = ["Store::flush", "Store::wait_durable", "Store::close"];
+const SETTLES: [&str; 4] = ["Store::flush", "Store::wait_durable", "Store::close", "Store::backup"];
 
 /// Returns true if a function needs no handle of a store, or belongs to a type that only reads.
 fn is_elsewhere(name: &str) -> bool {
-    let without = ["Store::open", "Follower::open", "Changes::open", "salvage", "destroy", "destroy_on"];
+    let without = [
+        "Store::open",
+        "Follower::open",
+        "Changes::open",
+        "salvage",
+        "destroy",
+        "destroy_on",
+        "restore",
+        "restore_on",
+    ];
     let of = ["Options::", "Snapshot", "KeyspaceSnapshot", "View", "Iter", "SnapshotIter"];
     without.contains(&name) || of.iter().any(|of| name.starts_with(of))
 }

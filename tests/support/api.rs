@@ -16,6 +16,8 @@ const SOURCES: [&str; 19] = [
     "engine/read/iter.rs",
     "api/salvage/mod.rs",
     "api/destroy.rs",
+    "api/backup/mod.rs",
+    "api/backup/restore.rs",
     "api/options.rs",
     "api/opening.rs",
     "api/follower.rs",

@@ -5,10 +5,10 @@
 //!
 //! docs/design/backup.md has the format, and the proof that a backup is whole at every moment.
 
-mod list_file;
+mod backup_files;
+mod copy_bytes;
 pub(crate) mod report;
 pub(crate) mod restore;
-mod segment_copy;
 mod target;
 
 use std::path::Path;

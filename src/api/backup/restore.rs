@@ -20,9 +20,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::list_file::BackupFiles;
+use super::backup_files::BackupFiles;
+use super::copy_bytes::{copy_bytes, sum_of};
 use super::report::RestoreReport;
-use super::segment_copy::{copy_bytes, sum_of};
 use super::target::name_of;
 use crate::error::{Error, Result};
 use crate::format::backup_list::{BackupList, CopiedSegment};

@@ -18,9 +18,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::list_file::{BackupFiles, read_list};
+use super::backup_files::{BackupFiles, read_list};
+use super::copy_bytes::{verify_copy, write_copy};
 use super::report::BackupReport;
-use super::segment_copy::{verify_copy, write_copy};
 use crate::engine::moment::{Moment, MomentPart};
 use crate::error::{Error, Result};
 use crate::format::backup_list::{BackupList, CopiedSegment};

@@ -11,6 +11,7 @@
 //! | 1 | no: the key is absent, the demo found missing or wrong data, a salvage found damage |
 //! | 2 | an error, with its causes on standard error |
 
+mod backup;
 mod bytes;
 mod commands;
 mod demo;
@@ -30,7 +31,7 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 #[command(
-    after_help = "get, scan, keyspaces, stats and verify work while another process writes to the store. \
+    after_help = "get, scan, keyspaces, stats, verify and backup work while another process writes to the store. \
     They change no file, and need only read permission."
 )]
 struct Cli {
@@ -101,6 +102,21 @@ enum Command {
         from: PathBuf,
         /// The directory of the new store, which must be empty or absent
         into: PathBuf,
+    },
+    /// Copies the store to a directory, while another process writes to it. A later backup to the same
+    /// directory copies only what is new, and an interrupted one changes nothing
+    Backup {
+        /// The store's directory
+        store: PathBuf,
+        /// The directory of the backup, which holds nothing or an earlier backup of the store
+        target: PathBuf,
+    },
+    /// Makes a store of a backup, after verifying every file of it
+    Restore {
+        /// The directory of the backup
+        backup: PathBuf,
+        /// The directory of the new store, which must be empty or absent
+        store: PathBuf,
     },
     #[command(name = demo::WRITER, hide = true)]
     DemoWriter(demo::WriterArgs),
@@ -193,6 +209,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify { at } => commands::verify(&at)?,
         Command::Compact { at } => commands::compact(&at)?,
         Command::Salvage { from, into } => salvage::run(&from, &into)?,
+        Command::Backup { store, target } => backup::backup(&store, &target)?,
+        Command::Restore { backup, store } => backup::restore(&backup, &store)?,
     };
     Ok(if is_yes { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

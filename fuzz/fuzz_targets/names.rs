@@ -5,7 +5,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use mapcask::format::SegmentId;
-use mapcask::format::file_name::{CONTROL, LOCK, MANIFESTS, FileName, REMOVING, WAITERS, aside, parse, segment, temporary};
+use mapcask::format::file_name::{
+    BackupName, CONTROL, FileName, LOCK, MANIFESTS, REMOVING, RESTORING, WAITERS, aside, backup_copy, backup_list,
+    parse, parse_backup, segment, temporary,
+};
 use mapcask_fuzz::take;
 
 fuzz_target!(|input: &[u8]| {
@@ -19,6 +22,14 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(parse(&aside(id, n)), FileName::Aside(id, n));
     assert_eq!(parse(&temporary(&segment(id))), FileName::Temporary);
     assert_eq!(parse(&temporary(&temporary(&segment(id)))), FileName::Foreign);
+    let nonce = u64::from_le_bytes(take(&mut rest));
+    for (name, meaning) in
+        [(backup_list(nonce), BackupName::List(nonce)), (backup_copy(id, nonce, nonce >> n % 64), BackupName::Copy)]
+    {
+        assert_eq!(parse_backup(&name), meaning);
+        assert_eq!(parse_backup(&temporary(&name)), BackupName::Temporary);
+        assert_eq!(parse(&name), FileName::Foreign);
+    }
     // The names are made of parts of real names.
     let parts = [
         "LOCK",
@@ -32,6 +43,9 @@ fuzz_target!(|input: &[u8]| {
         ".hint",
         ".aside",
         "INDEX-",
+        "BACKUP-",
+        "-0000000000000001",
+        ".copy",
         ".tmp",
         "9",
         ".",
@@ -55,9 +69,13 @@ fn check(name: &str) {
             assert!(!matches!(parse(stem), FileName::Foreign | FileName::Temporary));
         }
         FileName::Removing => assert_eq!(name, REMOVING),
+        FileName::Restoring => assert_eq!(name, RESTORING),
         FileName::Neutral => {
             assert!(name.starts_with('.') || ["lost+found", "Thumbs.db", "desktop.ini"].contains(&name));
         }
         FileName::Foreign => {}
+    }
+    if let BackupName::List(number) = parse_backup(name) {
+        assert_eq!(name, backup_list(number));
     }
 }

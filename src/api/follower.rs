@@ -429,8 +429,8 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// - `NotFound`, `Foreign`, `ForeignFile`, `TooNew`, `Destroying` or `UnsupportedFileSystem` if
-    ///   the directory holds no store that can be read here.
+    /// - `NotFound`, `Foreign`, `ForeignFile`, `TooNew`, `Destroying`, `Restoring` or
+    ///   `UnsupportedFileSystem` if the directory holds no store that can be read here.
     /// - `Corrupt` or `MissingSegment` if durable data is damaged.
     /// - `Io` or `Exhausted` if the operating system refuses.
     pub fn follow(self, path: impl AsRef<Path>) -> Result<Follower> {

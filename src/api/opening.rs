@@ -72,8 +72,9 @@ impl Options {
     ///
     /// - `Locked` if another handle has the store open, unless both only read. A
     ///   [`Follower`](crate::Follower) reads it meanwhile.
-    /// - `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem` or `NotFound` if the directory
-    ///   holds no store that can be opened here. At most the lock file was touched.
+    /// - `Foreign`, `ForeignFile`, `TooNew`, `UnsupportedFileSystem`, `NotFound`, `Destroying` or
+    ///   `Restoring` if the directory holds no store that can be opened here. At most the lock file
+    ///   was touched.
     /// - `Corrupt` or `MissingSegment` if durable data is damaged. At most the lock file was
     ///   touched; see [`salvage`](crate::salvage()).
     /// - `NoSpace`, `ReadOnly`, `Io` or `Limit` if the operating system refuses. A disk that other

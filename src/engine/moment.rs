@@ -79,7 +79,8 @@ impl Moment {
 }
 
 impl State {
-    /// Returns the present moment. Everything in it is durable, unless the store is read-only.
+    /// Returns the present moment. It holds every write that returned before, and these are durable
+    /// unless the store is read-only.
     ///
     /// # Errors
     ///

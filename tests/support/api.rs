@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The files that define the methods of types that refer to an open store.
-const SOURCES: [&str; 19] = [
+const SOURCES: [&str; 21] = [
     "api/store.rs",
     "api/admin.rs",
     "api/keyspace.rs",

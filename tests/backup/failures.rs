@@ -110,28 +110,50 @@ fn a_failed_restore_is_repeated() {
     }
 }
 
+/// Returns the bytes that the pages of all files take.
+fn used(disk: &SimDisk) -> u64 {
+    let len = |name: &String| disk.read_file(name).unwrap().len() as u64;
+    disk.files().iter().map(|name| len(name).next_multiple_of(4096)).sum()
+}
+
 #[test]
-fn a_full_target_keeps_the_old_backup_and_its_space() {
+fn a_full_target_keeps_the_old_backup_and_no_rest() {
     let (_, target, store, before) = changed();
-    let used: u64 = target.files().iter().map(|name| target.read_file(name).unwrap().len() as u64).sum();
-    let files = target.files();
+    let pages = used(&target);
     let mut refused = 0;
-    for more in (0..).map(|pages| pages * 4096) {
-        target.set_capacity(Some(used.next_multiple_of(4096) + (files.len() as u64 + more) * 4096));
+    for more in 0.. {
+        target.set_capacity(Some(pages + more * 4096));
         match store.backup_on(&target) {
             Ok(_) => break,
             Err(error) => assert!(matches!(error, Error::NoSpace { .. }), "{error}"),
         }
         refused += 1;
-        assert_eq!(restored(&target), before);
         assert!(!target.files().iter().any(|name| name.ends_with(".tmp")), "{:?}", target.files());
-        target.set_capacity(None);
-        if refused == 1 {
-            break;
-        }
+        assert_eq!(restored(&target), before);
     }
+    assert!(refused > 3, "{refused}");
+    assert_eq!(restored(&target), held(&store));
+}
+
+#[test]
+fn copies_that_no_backup_needs_are_removed_before_others() {
+    let (_, target, store, _) = changed();
+    let pages = used(&target);
+    target.fail_nth(Some(Operation::Rename), 4, Fault::Io, false);
+    store.backup_on(&target).unwrap_err();
+    assert!(used(&target) > pages);
+    // All of them are replaced, so the copies that the failed backup left are of no use.
+    fill(&store, 0, 20, 9);
+    store.compact().unwrap();
+    let needed = {
+        let other = SimDisk::new();
+        store.backup_on(&other).unwrap();
+        used(&other)
+    };
+    target.set_capacity(Some(pages + needed));
     store.backup_on(&target).unwrap();
     assert_eq!(restored(&target), held(&store));
+    assert!(used(&target) <= needed);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Tests of backups: each is a state that a kill at one moment could have left, and whole at every
 //! moment.
 
-#![cfg(feature = "sim")]
+#![cfg(all(unix, feature = "sim"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 #[path = "../support/contents.rs"]

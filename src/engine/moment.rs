@@ -143,7 +143,8 @@ impl State {
         (manifest.generation, moment)
     }
 
-    /// Maps every part, so that no part is lost with the name of its file.
+    /// Maps every part, so that no part is lost with the name of its file. A pass of this store maps
+    /// its victims, but another process may have the store once this one has closed it.
     fn map_parts(&self, moment: &Moment) -> Result<()> {
         moment.parts.iter().try_for_each(|part| self.shared.space.map_now(part.segment.mapping()))
     }

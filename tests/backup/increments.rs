@@ -4,7 +4,7 @@ use mapcask::Options;
 use mapcask::sim::SimDisk;
 
 use super::contents::held;
-use super::{fill, open, restored};
+use super::{fill, open, options, restored};
 
 /// Returns the names of the copies, with the lengths of the files.
 fn copies(target: &SimDisk) -> Vec<(String, u64)> {
@@ -103,4 +103,37 @@ fn an_idle_store_and_a_follower_write_nothing_for_a_backup() {
     let follower = Options::new().follow_on(&disk).unwrap();
     follower.backup_on(&SimDisk::new()).unwrap();
     assert_eq!(disk.position(), position);
+}
+
+#[test]
+fn a_backup_goes_on_after_a_close_and_removals() {
+    let (disk, target) = (SimDisk::new(), SimDisk::new());
+    let open = || options().checkpoint_bytes(512).open_on(&disk).unwrap();
+    let store = open();
+    let other = store.keyspace("other").unwrap();
+    for key in 0..60_u8 {
+        other.insert([key], [1; 300]).unwrap();
+    }
+    assert!(store.take_checkpoint().unwrap());
+    let expected = held(&store);
+    drop(other);
+    store.close().unwrap();
+    // The checkpoint covers the segments, so this open maps none of them.
+    let store = open();
+    assert!(store.recovery_report().checkpoint_seq.is_some());
+    let before = disk.files().len();
+    let (also, disk_too) = (store.clone(), disk.clone());
+    target.on_crash_point(move |point| {
+        if point == "backup-begun" {
+            // A pass of this handle would map the segments first.
+            also.clone().close().unwrap();
+            let next = super::open(&disk_too);
+            next.drop_keyspace("other").unwrap();
+            assert!(next.compact().unwrap().segments_removed > 3);
+            assert!(disk_too.files().len() < before);
+        }
+    });
+    store.backup_on(&target).unwrap();
+    target.forget_hook();
+    assert_eq!(restored(&target), expected);
 }

@@ -290,7 +290,7 @@ const ARGUMENTS: &[Place] = &[
 ];
 
 /// Functions that run the caller's code before there is a store, or only copy a codec.
-const HARMLESS: [&str; 15] = [
+const HARMLESS: [&str; 18] = [
     "Store::open",
     "Follower::open",
     "Changes::open",

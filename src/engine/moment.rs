@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread;
 
 use crate::engine::state::State;
 use crate::error::{Error, Result};
@@ -24,6 +25,9 @@ use crate::log::segment::Segment;
 
 /// The number of attempts that do not hold the writer mutex while the manifest is read.
 const ATTEMPTS: usize = 8;
+
+/// The most attempts as long as a segment is missing that the manifest names.
+const LOOKS: usize = 1_000_000;
 
 /// A segment of a moment, and the end of its bytes.
 #[derive(Debug)]
@@ -61,8 +65,15 @@ impl Moment {
                 blank.push(entry.id);
                 continue;
             }
-            let segment = segments.get(&entry.id).ok_or(entry.id)?;
             let is_open = entry.state == SegmentState::Open;
+            let Some(segment) = segments.get(&entry.id) else {
+                if is_open {
+                    // It was named just now, and the log reaches it later.
+                    blank.push(entry.id);
+                    continue;
+                }
+                return Err(entry.id);
+            };
             let end = if is_open { end_of_open(segment, entry) } else { entry.end };
             if is_open && end <= segment.data_offset() {
                 blank.push(entry.id);
@@ -97,6 +108,12 @@ impl State {
             attempt += 1;
             let before = self.shared.segments.read().clone();
             let (generation, found) = self.moment_once(attempt > ATTEMPTS, before);
+            if found.is_err() && attempt < LOOKS {
+                // A pass has named its copies, and makes them a part of the store in a moment.
+                self.fork_guard.check()?;
+                thread::yield_now();
+                continue;
+            }
             let found = found.map_err(|id| {
                 let path = self.shared.dir.path().join(file_name::segment(id));
                 Error::MissingSegment { path }

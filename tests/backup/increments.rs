@@ -1,7 +1,11 @@
 //! Later backups to the same directory copy only what is new.
 
+use std::sync::{Arc, mpsc};
+use std::thread;
+
 use mapcask::Options;
 use mapcask::sim::SimDisk;
+use parking_lot::Mutex;
 
 use super::contents::held;
 use super::{fill, open, options, restored};
@@ -136,4 +140,36 @@ fn a_backup_goes_on_after_a_close_and_removals() {
     store.backup_on(&target).unwrap();
     target.forget_hook();
     assert_eq!(restored(&target), expected);
+}
+
+#[test]
+fn a_backup_waits_for_copies_that_a_pass_has_just_named() {
+    let (disk, target) = (SimDisk::new(), SimDisk::new());
+    let store = open(&disk);
+    fill(&store, 0, 60, 1);
+    fill(&store, 0, 30, 2);
+    store.flush().unwrap();
+    let (send, events) = mpsc::channel();
+    let (events, backups) = (Mutex::new(events), Arc::new(Mutex::new(Vec::new())));
+    let (also, target_too, backups_too) = (store.clone(), target.clone(), Arc::clone(&backups));
+    disk.on_crash_point(move |point| match point {
+        // The copies are named, and not a part of the store yet.
+        "compaction-named" if backups_too.lock().is_empty() => {
+            let (store, target, send) = (also.clone(), target_too.clone(), send.clone());
+            backups_too.lock().push(thread::spawn(move || {
+                let result = store.backup_on(&target);
+                send.send("done").unwrap();
+                result
+            }));
+            let events = events.lock();
+            assert_eq!([(); 2].map(|()| events.recv().unwrap()), ["attempt"; 2]);
+        }
+        "moment-manifest" => send.send("attempt").unwrap(),
+        _ => {}
+    });
+    store.compact().unwrap();
+    let backup = backups.lock().pop().expect("a pass was made");
+    backup.join().unwrap().unwrap();
+    disk.forget_hook();
+    assert_eq!(restored(&target), held(&store));
 }

@@ -10,8 +10,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(crate) use self::ran_out::RanOut;
 use self::ran_out::ran_out;
+pub(crate) use self::ran_out::{RESERVE_ADDRESSES, RanOut};
 use crate::format::Defect;
 
 /// The result of every fallible operation of this crate.
@@ -150,9 +150,9 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
-    /// A sync of the process that writes to a followed store has failed, so what it wrote since may
-    /// be lost.
-    #[error("a sync of the process that writes to {} has failed, and what it wrote since may be lost; close the store there and \
+    /// The process that writes to a followed store has failed to write, so what it wrote since the
+    /// last sync may be lost.
+    #[error("the process that writes to {} has failed to write, and what it wrote since may be lost; close the store there and \
         open it again, which keeps what is durable", path.display())]
     WriterFailed {
         /// The directory.
@@ -442,9 +442,6 @@ impl fmt::Display for Resource {
         })
     }
 }
-
-/// The operation of an open that needs address space.
-pub(crate) const RESERVE_ADDRESSES: &str = "reserve address space for";
 
 fn named(keyspace: &str) -> String {
     if keyspace.is_empty() { "the default keyspace".to_owned() } else { format!("keyspace {keyspace:?}") }

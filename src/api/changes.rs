@@ -27,8 +27,8 @@ const KEEP_UP_SPACING: usize = 1024;
 /// Every change of a store, in order: insertions, removals, and changes of keyspaces.
 ///
 /// [`Store::changes`] and [`Follower::changes`] open one beside a handle, and [`Changes::open`] opens
-/// one alone, in any process. It needs no index, takes no lock and writes nothing. The store does
-/// not know of it.
+/// one alone, in any process. It needs no index and takes no lock. It writes nothing but the request
+/// to be woken, as a waiting [`Follower`] does.
 ///
 /// # Order and completeness
 ///
@@ -41,8 +41,8 @@ const KEEP_UP_SPACING: usize = 1024;
 ///   state anew ([`Since::State`]).
 /// - A power cut can take back changes that were not durable. A feed that had returned such a change,
 ///   or is opened at a position behind it, returns [`Error::Rewound`] once. A feed of
-///   [`durable`](Changes::durable) changes never meets it, unless an earlier state of the store is
-///   put back.
+///   [`durable`](Changes::durable) changes never returns such a change. It can still begin behind
+///   one: with [`Since::Now`], or behind a state.
 ///
 /// # Exactly once
 ///
@@ -59,8 +59,9 @@ const KEEP_UP_SPACING: usize = 1024;
 /// new loads a few words. It makes a system call once a second while a writer has the store open, and
 /// a few each time otherwise.
 ///
-/// A feed maps the log segments that the store names. It keeps those that it has not read, up to 16
-/// that compaction has removed, on the disk until it has read them or is dropped.
+/// A feed maps the log segments that the store names. Those that it has not read keep their space
+/// when compaction removes them. The next call lets go of all but 16 of them. So a feed that is not
+/// called can keep as much as all log segments took at its last call.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -145,25 +146,35 @@ impl StateReader {
                 if std::mem::take(&mut keyspace.is_new) && !keyspace.name.is_empty() {
                     return Ok(StatePart::Keyspace);
                 }
-                if let Some(item) = keyspace.items.next() {
-                    self.item = Some(item?);
-                    self.count += 1;
-                    if self.count.is_multiple_of(KEEP_UP_SPACING) {
-                        feed.keep_up()?;
+                if self.count.is_multiple_of(KEEP_UP_SPACING) {
+                    // Before an item is taken: an error must not cost one.
+                    feed.keep_up()?;
+                }
+                match keyspace.items.next() {
+                    Some(Ok(item)) => {
+                        self.item = Some(item);
+                        self.count += 1;
+                        return Ok(StatePart::Item);
                     }
-                    return Ok(StatePart::Item);
+                    Some(Err(error)) => {
+                        // The iterator has ended. The next call begins this keyspace anew.
+                        self.names.push_front(std::mem::take(&mut keyspace.name));
+                        self.keyspace = None;
+                        return Err(error);
+                    }
+                    None => self.keyspace = None,
                 }
             }
-            self.keyspace = None;
-            let Some(name) = self.names.pop_front() else {
+            let Some(name) = self.names.front() else {
                 self.has_ended = true;
                 return Ok(StatePart::End);
             };
-            if feed.wants(Some(&name)) {
-                let part: KeyspaceSnapshot = self.snapshot.keyspace(&name)?;
-                let (id, items) = (part.id().0, part.iter());
+            if feed.wants(Some(name)) {
+                let part: KeyspaceSnapshot = self.snapshot.keyspace(name)?;
+                let (id, items, name) = (part.id().0, part.iter(), name.clone());
                 self.keyspace = Some(StateKeyspace { id, name, items, is_new: true });
             }
+            self.names.pop_front();
         }
     }
 

@@ -249,8 +249,9 @@ impl Options {
     /// [`Options::max_disk_bytes`] or a full disk, compaction takes these segments, too. So does
     /// [`Store::compact`](crate::Store::compact), which ends the history.
     ///
-    /// Feeds are not registered anywhere, so a feed that is slow, stopped or forgotten keeps nothing
-    /// longer.
+    /// The bytes are those of the files, so many small segments count as much as they take. Feeds are
+    /// not registered anywhere: none makes the store keep more. A feed keeps the space of removed
+    /// files that it has mapped, as a [`Follower`](crate::Follower) does.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

@@ -9,6 +9,7 @@ use super::options::Options;
 use super::store::Store;
 use crate::error::{Error, Result};
 use crate::fs::Misplaced;
+use crate::recovery::attach;
 
 impl Follower {
     /// Waits until no process has the store open, and opens it for writing. `None` waits without an
@@ -65,6 +66,15 @@ impl Follower {
         (config.create, config.wait_for_lock) = (false, timeout.unwrap_or(Duration::MAX));
         let replaced = || Error::Replaced { path: engine.shared.dir.path().to_owned() };
         let dir = self.dir.reopen().map_err(|error| Error::io("find", engine.shared.dir.path(), error))?;
+        // Before anything is recovered, or waited for: the store of this follower is still there.
+        if matches!(engine.shared.dir.check_place(), Err(Misplaced::Removed | Misplaced::Replaced)) {
+            return Err(replaced());
+        }
+        match attach::find(dir.as_ref()) {
+            Ok(manifest) if manifest.store == engine.shared.store => {}
+            Ok(_) | Err(Error::NotFound { .. }) => return Err(replaced()),
+            Err(error) => return Err(error),
+        }
         let opened = open_in(config, Arc::clone(&dir));
         if matches!(dir.check_place(), Err(Misplaced::Removed | Misplaced::Replaced)) {
             return Err(replaced());

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::io;
 
-use super::{RESERVE_ADDRESSES, Resource};
+use super::Resource;
+
+/// The operation of an open that needs address space.
+pub(crate) const RESERVE_ADDRESSES: &str = "reserve address space for";
 
 /// A known exhausted resource, wrapped in an [`io::Error`].
 #[derive(Debug)]

@@ -243,7 +243,7 @@ fn about_handles() -> Vec<(Error, &'static str)> {
         ),
         (
             Error::WriterFailed { path: path() },
-            "a sync of the process that writes to data has failed, and what it wrote since may be lost; close the \
+            "the process that writes to data has failed to write, and what it wrote since may be lost; close the \
              store there and open it again, which keeps what is durable",
         ),
         (

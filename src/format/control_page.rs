@@ -53,7 +53,8 @@ pub enum WriterStatus {
     Open = 1,
     /// The last writer closed the store.
     Closed = 2,
-    /// A sync of the writer failed. It writes no more, and the next open recovers what is durable.
+    /// A sync or another step of the writer failed. It writes no more, and the next open recovers what
+    /// is durable.
     Failed = 3,
 }
 

@@ -334,6 +334,7 @@ pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&ControlHeader) -> bool) 
 mod tests {
     use super::*;
     use crate::fs::sim::SimDisk;
+    use crate::log::group_commit::GroupCommit;
 
     const STORE: StoreId = StoreId([7; 16]);
 
@@ -363,5 +364,36 @@ mod tests {
         assert_eq!((state.durable, state.status), (Some(Seq(4)), WriterStatus::Open));
         second.set_status(WriterStatus::Unknown);
         assert_eq!(reader.state(STORE), None, "a writer is opening the store");
+    }
+
+    #[test]
+    fn page_shows_a_commit_and_wakes_for_each_rise() {
+        let disk = SimDisk::new();
+        let dir = disk.dir();
+        dir.create_dir().unwrap();
+        let page = Arc::new(ControlPage::create(dir.as_ref(), &header(5), Seq(3), 9).unwrap());
+        let commit = GroupCommit::new(Seq(3));
+        commit.show_at(Arc::clone(&page) as Arc<dyn CommitWatcher>);
+        let reader = ControlReader::open(dir.as_ref(), true).unwrap().expect("it exists");
+        let asking = WaitersPage::open(dir.as_ref()).unwrap().expect("it exists");
+        let (_, word) = reader.wake_words();
+        let state = || {
+            let state = reader.state(STORE).expect("it is whole");
+            (state.durable, state.status, word.load(Ordering::Relaxed))
+        };
+        for _ in 0..3 {
+            asking.ask(FOR_DURABLE);
+            commit.run(|| Ok(Seq(5))).unwrap();
+            assert_eq!(state(), (Some(Seq(5)), WriterStatus::Open, 1), "the number rose once");
+        }
+        commit.run(|| Ok(Seq(6))).unwrap();
+        assert_eq!(state(), (Some(Seq(6)), WriterStatus::Open, 2));
+        // A failure that comes during a sync: the sync's success proves nothing.
+        let lost = || {
+            commit.poison(Error::Closed);
+            Ok(Seq(7))
+        };
+        commit.run(lost).unwrap_err();
+        assert_eq!(state(), (Some(Seq(6)), WriterStatus::Failed, 2));
     }
 }

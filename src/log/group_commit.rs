@@ -304,11 +304,11 @@ impl GroupCommit {
     /// leader.
     fn hand_over(&self, outcome: Option<Result<Seq>>) {
         let mut line = self.line.lock();
-        let mut cause = None;
+        let (mut cause, mut has_risen) = (None, false);
         match outcome {
             Some(Ok(seq)) if line.cause.is_none() => {
                 line.ended = line.begun;
-                self.lift(&line, seq);
+                has_risen = self.lift(&line, seq);
             }
             // Another failure came during the sync, and may be the only report of a write that this
             // one lost.
@@ -319,7 +319,7 @@ impl GroupCommit {
         let called = line.settle(self.durable());
         drop(line);
         call(called);
-        if let Some(watcher) = self.watcher.get().filter(|_| cause.is_none()) {
+        if let Some(watcher) = self.watcher.get().filter(|_| has_risen) {
             watcher.wake_for_durable();
         }
         self.report(cause);
@@ -337,16 +337,18 @@ impl GroupCommit {
         trace::poisoned(&cause);
     }
 
-    /// Raises the durable number. The argument proves that the mutex is held: raising is load,
+    /// Raises the durable number, and returns true if it rose. The argument proves that the mutex is held: raising is load,
     /// compare and store.
-    fn lift(&self, line: &Waiters, seq: Seq) {
-        if line.cause.is_none() && self.durable() < seq {
+    fn lift(&self, line: &Waiters, seq: Seq) -> bool {
+        let rises = line.cause.is_none() && self.durable() < seq;
+        if rises {
             // Release: pairs with the acquire in `durable`.
             self.durable.store(seq.0, Ordering::Release);
             if let Some(watcher) = self.watcher.get() {
                 watcher.set_durable(seq);
             }
         }
+        rises
     }
 
     /// Records the first failure, and returns it if this is the first.

@@ -12,8 +12,8 @@
 //! A task is in one place at a time: in `awake` (due at its time), in `asleep` (due when it is
 //! called), or with the thread (`running`). A leaving caller takes its task off the lists, or waits
 //! until the thread has finished with it. So when [`TaskHandle::leave`] returns, no step of it runs
-//! or will run, and nothing here refers to the store. The thread holds no handle of a store, so the
-//! last one is never dropped on it.
+//! or will run. Until it wakes next, a shared thread that sleeps keeps the store's word mapped. It
+//! holds no handle of a store, so the last one is never dropped on it.
 //!
 //! The thread sleeps on a word that callers in this process raise, and on a word of each store that
 //! other processes raise ([`sleep_word::wait_any`]). A change between the check for work and the sleep is

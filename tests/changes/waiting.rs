@@ -1,9 +1,10 @@
 //! A feed that waits for the next change.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
-use mapcask::sim::SimDisk;
+use mapcask::sim::{Fault, SimDisk};
 use mapcask::{ChangeKind, Options, Since, WriteBatch};
 
 /// The time after which a wait that should have ended has failed.
@@ -93,4 +94,38 @@ fn wait_returns_the_parts_of_a_batch_and_of_a_state_at_once() {
     store.write(&batch).unwrap();
     assert_eq!(kinds(&mut changes, 3), [(false, true), (false, true), (false, false)]);
     assert_eq!(changes.next_within(Duration::ZERO).unwrap(), None);
+}
+
+#[test]
+fn state_is_whole_after_an_error_in_the_middle() {
+    let keys: BTreeSet<u32> = (0..3000).collect();
+    let mut errors = 0;
+    for nth in 1..40 {
+        let disk = SimDisk::new();
+        let store = open(&disk);
+        for key in &keys {
+            store.insert(key.to_le_bytes(), [7; 20]).unwrap();
+        }
+        let mut changes = store.changes(Since::State).unwrap();
+        // New segments, which the feed maps while it reads the state.
+        for n in 0..40_u32 {
+            store.insert("new", vec![7; 500 + n as usize]).unwrap();
+        }
+        disk.fail_nth(None, nth, Fault::Io, false);
+        let mut found = BTreeSet::new();
+        loop {
+            match changes.next() {
+                Ok(Some(change)) => match change.kind {
+                    ChangeKind::State { key, .. } => drop(found.insert(key.to_vec())),
+                    ChangeKind::StateEnd => break,
+                    other => panic!("{other:?}"),
+                },
+                Ok(None) => panic!("the state has an end"),
+                Err(_) => errors += 1,
+            }
+        }
+        let expected: BTreeSet<_> = keys.iter().map(|key| key.to_le_bytes().to_vec()).collect();
+        assert!(found == expected, "{nth}: {} of {} keys", found.len(), expected.len());
+    }
+    assert!(errors > 5, "{errors} errors");
 }

@@ -91,10 +91,14 @@ fn store_that_was_replaced_is_not_taken_over() {
     mapcask::destroy_on(&disk).unwrap();
     let error = standby.take_over(Options::new(), None).unwrap_err();
     assert!(matches!(error, Error::Replaced { .. }), "{error:?}");
-    open(&disk).close().unwrap();
+    let other = open(&disk);
+    other.insert("a", "1").unwrap();
+    std::mem::forget(other);
+    let before = disk.position();
+    // It waits for no writer of another store, and recovers none.
     let error = standby.take_over(Options::new(), None).unwrap_err();
     assert!(matches!(error, Error::Replaced { .. }), "{error:?}");
-    open(&disk).close().unwrap();
+    assert!(disk.position() == before);
 }
 
 #[test]

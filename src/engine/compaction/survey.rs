@@ -77,7 +77,7 @@ fn mark_recent(facts: &mut [SegmentFacts], segments: &[Arc<Segment>], keep: u64)
     let mut distance = 0;
     for facts in log {
         facts.recent = distance < keep;
-        distance += facts.used;
+        distance += facts.footprint;
     }
 }
 

@@ -77,7 +77,12 @@ impl MappedSegment {
     /// Looks for the start record. Returns true if it is new.
     fn look(&mut self) -> Result<bool> {
         if self.start.is_none() && is_published(&self.segment, self.segment.data_offset())? {
+            let at = self.segment.data_offset();
             self.start = start_of(&self.segment);
+            if self.start.is_none() && !self.may_end_at(at) {
+                // The manifest knows that records follow.
+                return Err(self.segment.corrupt_at(at, Defect::BadField("start")));
+            }
             return Ok(self.start.is_some());
         }
         Ok(false)

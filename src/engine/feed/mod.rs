@@ -416,6 +416,10 @@ impl Feed {
                 found = Some((at, *record));
             }
         }
+        if let (Some((_, record)), Some(place)) = (&found, &self.place) {
+            // Zeros in place of a page that cannot be read are no value. The next call tries again.
+            place.segment.check_readable(record.offset, record.offset + record.header.size())?;
+        }
         let found = found.map(|(at, record)| {
             self.done = at + 1;
             FoundChange { record, more }
@@ -473,10 +477,6 @@ impl Feed {
     fn change(&self, FoundChange { record, more }: FoundChange) -> Result<Change<'_>> {
         let RecordAt { offset, header } = record;
         let payload = self.bytes(offset + HEADER_SIZE as u64, header.payload_len())?;
-        if let Some(place) = &self.place {
-            // Zeros in place of a page that cannot be read are no value.
-            place.segment.check_readable(offset, offset + header.size())?;
-        }
         let (key, value) = payload.split_at(usize::from(header.key_len));
         let (mut name, kind) = match (header.kind, &self.keyspace_change) {
             (RecordKind::Put, _) => (None, ChangeKind::Insert { key, value }),

@@ -12,6 +12,10 @@ pub enum Since {
     /// All changes from the oldest one on behind which the log is whole.
     Oldest,
     /// All changes after this number. One inside a batch counts as the one before the batch.
+    ///
+    /// A number tells less than a [`Position`](Since::Position). If it is that of a record of the
+    /// log's own, as [`Store::last_seq`](crate::Store::last_seq) can be after an open, and a recovery
+    /// has dropped that record, the feed returns `Rewound` although no change is lost.
     Seq(Seq),
     /// All changes after this position.
     Position(FeedPosition),

@@ -1,8 +1,8 @@
 //! Following: an engine that applies the log of another process instead of writing one.
 //!
 //! A follower has the state of a store, so everything that reads works on it unchanged. Its indexes
-//! are its own. Its segments are read-only mappings of the writer's files. It writes nothing and
-//! takes no lock, and no other process knows of it. So a follower that is stopped costs the writer
+//! are its own. Its segments are read-only mappings of the writer's files. It takes no
+//! lock, and writes nothing but requests to be woken. So a follower that is stopped costs the writer
 //! nothing but the disk space of removed files that it has mapped.
 //!
 //! **Order of a refresh.**

@@ -191,14 +191,14 @@ impl Waiter {
                 return Ok(true);
             }
         }
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut asked) = (PAUSE_MIN, None);
         while let Some(left) = left() {
             match way {
                 Wait::Spin => {}
                 // An unpark of this thread ends it early.
                 Wait::Poll(pause) => thread::park_timeout(pause.min(left)),
                 Wait::Sleep => {
-                    if self.sleep(&mut waiting, left, pause)? {
+                    if self.sleep(&mut waiting, left, pause, &mut asked)? {
                         return Ok(true);
                     }
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -217,6 +217,7 @@ impl Waiter {
         waiting: &mut Waiting<F>,
         left: Duration,
         pause: Duration,
+        asked: &mut Option<Instant>,
     ) -> Result<bool> {
         let Some(sleeper) = self.sleeper()? else {
             thread::park_timeout(pause.min(left));
@@ -228,8 +229,10 @@ impl Waiter {
         let longest = match &sleeper.page {
             Some(page) => {
                 page.ask(waiting.reason);
-                if let Some(seq) = waiting.wanted {
+                // Once, and again after each slice: the number may be that of no record yet.
+                if let Some(seq) = waiting.wanted.filter(|_| asked.is_none_or(|at| at.elapsed() >= SLICE)) {
                     page.ask_for_sync(seq);
+                    *asked = Some(Instant::now());
                 }
                 SLICE
             }

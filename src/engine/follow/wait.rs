@@ -43,7 +43,7 @@ static HAS_PROCESSORS: LazyLock<bool> =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wait {
-    /// It spins for 20 us, then sleeps until the writer wakes it: some ten microseconds after the
+    /// It spins for 20 us, then sleeps until the writer wakes it: some tens of microseconds after the
     /// write.
     ///
     /// To be woken, the process must be allowed to write to the file `WAITERS` of the store.

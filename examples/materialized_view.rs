@@ -19,7 +19,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use mapcask::{ChangeKind, Changes, FeedPosition, Follower, Keyspace, Options, Since, Store, WriteBatch};
+use mapcask::{
+    ChangeKind, Changes, FeedPosition, Follower, Keyspace, Options, Since, Store, Value, WriteBatch,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -27,6 +29,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const ORDERS: u64 = 60_000;
 /// The number of times that the view is killed.
 const KILLS: u64 = 8;
+/// The time after which a view that stands still has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The time between two groups of orders.
+const SPACING: Duration = Duration::from_millis(5);
 /// The key under which the view keeps its place.
 const POSITION: &str = "position";
 
@@ -54,8 +60,7 @@ fn shop(folder: &Path) -> Result<()> {
             orders.remove((n / 2).to_le_bytes())?;
         }
         if n % 500 == 0 {
-            // Customers need a moment.
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(SPACING);
         }
     }
     store.close()?;
@@ -127,11 +132,8 @@ fn view(folder: &Path) -> Result<()> {
     let mut changes = open(view.since()?)?;
     let (mut pending, mut is_state) = (Pending::new(), false);
     loop {
-        let more = match changes.next() {
-            Ok(None) => {
-                thread::sleep(Duration::from_millis(1));
-                continue;
-            }
+        let more = match changes.next_within(PATIENCE) {
+            Ok(None) => continue,
             Err(mapcask::Error::Lagged { .. } | mapcask::Error::Rewound { .. }) => {
                 pending.clear();
                 changes = open(Since::State)?;
@@ -172,45 +174,59 @@ fn count(folder: &Path) -> Result<BTreeMap<Vec<u8>, i64>> {
     Ok(turnover)
 }
 
-/// Returns the turnover in the view, and the number of the last change that is in it.
-fn read_view(folder: &Path) -> Result<(BTreeMap<Vec<u8>, i64>, u64)> {
-    let follower = Follower::open(folder.join("view"))?;
-    let mut turnover = BTreeMap::new();
-    for item in &follower.keyspace("turnover")? {
-        let (product, sum) = item?;
-        turnover.insert(product.to_vec(), i64::from_le_bytes(sum[..].try_into()?));
+/// Waits until the view has applied every change up to a number. Returns how far it is.
+fn await_view(view: &Follower, least: u64) -> Result<u64> {
+    loop {
+        let seen = view.last_seq();
+        let stored = view.get(POSITION)?;
+        let position = stored.map_or(Ok(0), |bytes| FeedPosition::from_bytes(&bytes).map(|at| at.seq().0))?;
+        if position >= least {
+            return Ok(position);
+        }
+        if !view.wait(seen, PATIENCE)? {
+            return Err(format!("the view stands still at {position}, and {least} is expected").into());
+        }
     }
-    let position = follower
-        .get(POSITION)?
-        .map_or(Ok(0), |bytes| FeedPosition::from_bytes(&bytes).map(|position| position.seq().0))?;
-    Ok((turnover, position))
+}
+
+/// Returns the turnover in the view.
+fn read_view(view: &Follower) -> Result<BTreeMap<Vec<u8>, i64>> {
+    let turnover = view.keyspace("turnover")?;
+    let item = |item: mapcask::Result<(Value, Value)>| {
+        let (product, sum) = item?;
+        Ok((product.to_vec(), i64::from_le_bytes(sum[..].try_into()?)))
+    };
+    turnover.iter().map(item).collect()
 }
 
 fn check() -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let folder = scratch.path();
-    Store::open(folder.join("shop"))?.close()?;
+    // Stores to follow must exist.
+    for name in ["shop", "view"] {
+        Store::open(folder.join(name))?.close()?;
+    }
+    let seen = Follower::open(folder.join("view"))?;
     let mut shop = start("shop", folder)?;
+    let mut position = 0;
     for n in 0..KILLS {
         let mut view = start("view", folder)?;
-        thread::sleep(Duration::from_millis(60 + 25 * n));
+        // It is killed in the middle of its work: some changes after the last kill.
+        let reached = await_view(&seen, position + 1 + 50 * n);
         view.kill()?;
         view.wait()?;
+        position = reached?;
     }
     assert!(shop.wait()?.success(), "the shop closes");
     let expected = count(folder)?;
     let mut last = Changes::open(folder.join("shop"), Since::Now)?;
     assert!(last.next()?.is_none());
-    let end = last.position().seq().0;
     let mut view = start("view", folder)?;
-    let (mut found, mut position) = (BTreeMap::new(), 0);
-    while position < end && view.try_wait()?.is_none() {
-        thread::sleep(Duration::from_millis(20));
-        // The view's store exists once the view has begun.
-        (found, position) = read_view(folder).unwrap_or_default();
-    }
+    let reached = await_view(&seen, last.position().seq().0);
     view.kill()?;
     view.wait()?;
+    reached?;
+    let found = read_view(&seen)?;
     assert_eq!(found, expected);
     let total: i64 = found.values().sum();
     let mut out = std::io::stdout().lock();

@@ -5,11 +5,10 @@
 
 use super::manifest::{Manifest, SegmentState};
 use super::segment_header::SEGMENT_HEADER_SIZE;
-use super::{ByteReader, Defect, READ_VERSION, SegmentId, Seq, WRITE_VERSION};
+use super::{ByteReader, Defect, READ_VERSION, SUM_OFFSET, SegmentId, Seq, WRITE_VERSION, sum};
 
 /// The first bytes of a list.
 pub const MAGIC: [u8; 8] = *b"MAPCASKB";
-const SUM_OFFSET: usize = 12;
 const FIXED_SIZE: usize = 64;
 const RESERVED_SIZE: usize = 16;
 /// The longest list that is accepted, in bytes.
@@ -125,14 +124,6 @@ impl BackupList {
         }
         Ok(())
     }
-}
-
-/// Returns the CRC-32 over a list without the checksum's own field.
-fn sum(bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..SUM_OFFSET]);
-    hasher.update(&bytes[SUM_OFFSET + 4..]);
-    hasher.finalize()
 }
 
 #[cfg(test)]

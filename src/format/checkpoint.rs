@@ -16,10 +16,11 @@
 //! another checkpoint, or a block at another position, does not validate.
 
 use super::segment_header::SEGMENT_HEADER_SIZE;
-use super::{ByteReader, Defect, KeyspaceId, READ_VERSION, SegmentId, Seq, StoreId, WRITE_VERSION};
+use super::{
+    ByteReader, Defect, KeyspaceId, READ_VERSION, SUM_OFFSET, SegmentId, Seq, StoreId, WRITE_VERSION, sum,
+};
 
 const MAGIC: [u8; 8] = *b"MAPCASKI";
-const SUM_OFFSET: usize = 12;
 /// Size of the fixed part in bytes.
 pub const IMAGE_HEADER_SIZE: usize = 128;
 /// Size of a segment's entry in bytes.
@@ -399,14 +400,6 @@ pub fn block_of(nonce: u64, number: u64, frame: &[u8]) -> Result<&[u8; BLOCK_LEN
         return Err(Defect::Checksum);
     }
     Ok(block)
-}
-
-/// Returns the CRC-32 over the front without the checksum's own field.
-fn sum(bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..SUM_OFFSET]);
-    hasher.update(&bytes[SUM_OFFSET + 4..]);
-    hasher.finalize()
 }
 
 #[cfg(test)]

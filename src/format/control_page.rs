@@ -5,12 +5,11 @@
 //! The page is disposable: it is valid only with the boot id and the writer nonce of the run that
 //! wrote it.
 
-use super::{ByteReader, Defect, READ_VERSION, Seq, StoreId, WRITE_VERSION};
+use super::{ByteReader, Defect, READ_VERSION, SUM_OFFSET, Seq, StoreId, WRITE_VERSION, sum};
 
 const MAGIC: [u8; 8] = *b"MAPCASKC";
 /// Size of the page in bytes.
 pub const CONTROL_SIZE: usize = 4096;
-const SUM_OFFSET: usize = 12;
 /// Size of the fixed part in bytes.
 pub const CONTROL_HEADER_SIZE: usize = 64;
 /// Offset of the writer's nonce.
@@ -149,13 +148,6 @@ pub fn parse_durable_word(word: u64, writer_nonce: u64) -> Option<Seq> {
 fn check(seq: u64, writer_nonce: u64) -> u8 {
     let sum = crc32fast::hash(&(seq ^ writer_nonce).to_le_bytes());
     u8::try_from(sum >> 24).expect("eight bits are left")
-}
-
-fn sum(bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..SUM_OFFSET]);
-    hasher.update(&bytes[SUM_OFFSET + 4..]);
-    hasher.finalize()
 }
 
 #[cfg(test)]

@@ -10,11 +10,12 @@ use std::fmt;
 use super::keyspace_change;
 use super::keyspace_change::{KeyspaceSet, MAX_CODEC_LEN, MAX_NAME_LEN, NamedKeyspace};
 use super::segment_header::Role;
-use super::{ByteReader, Defect, KeyspaceId, READ_VERSION, SegmentId, Seq, StoreId, WRITE_VERSION};
+use super::{
+    ByteReader, Defect, KeyspaceId, READ_VERSION, SUM_OFFSET, SegmentId, Seq, StoreId, WRITE_VERSION, sum,
+};
 
 /// The first bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"MAPCASKM";
-const SUM_OFFSET: usize = 12;
 const RESERVED_SIZE: usize = 8;
 /// Size of the fixed part in bytes.
 pub const MANIFEST_HEADER_SIZE: usize = 160;
@@ -419,14 +420,6 @@ fn keyspaces(reader: &mut ByteReader<'_>, count: u32, next: KeyspaceId) -> Resul
 }
 
 const _: () = assert!(MAX_NAME_LEN <= 255 && MAX_CODEC_LEN <= 255);
-
-/// Returns the CRC-32 over the manifest without the checksum's own field.
-fn sum(bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..SUM_OFFSET]);
-    hasher.update(&bytes[SUM_OFFSET + 4..]);
-    hasher.finalize()
-}
 
 #[cfg(test)]
 mod tests {

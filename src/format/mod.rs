@@ -38,6 +38,16 @@ use std::fmt;
 pub const WRITE_VERSION: u16 = 1;
 /// The lowest version that a reader must know to read the files of this build.
 pub const READ_VERSION: u16 = 1;
+/// Offset of the checksum of each file that has one checksum, behind its magic and its versions.
+const SUM_OFFSET: usize = 12;
+
+/// Returns the CRC-32 over bytes without the field at [`SUM_OFFSET`]. There are at least 16 bytes.
+fn sum(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..SUM_OFFSET]);
+    hasher.update(&bytes[SUM_OFFSET + 4..]);
+    hasher.finalize()
+}
 
 /// A segment's number. It is never reused in a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,12 +4,11 @@
 //! output only), eight bytes each. See docs/design/format.md, "Segment header". Records begin at
 //! [`SegmentHeader::data_offset`].
 
-use super::{ByteReader, Defect, READ_VERSION, SegmentId, Seq, StoreId, WRITE_VERSION};
+use super::{ByteReader, Defect, READ_VERSION, SUM_OFFSET, SegmentId, Seq, StoreId, WRITE_VERSION, sum};
 
 const MAGIC: [u8; 8] = *b"MAPCASKS";
 /// Size of the fixed part in bytes.
 pub const SEGMENT_HEADER_SIZE: usize = 128;
-const SUM_OFFSET: usize = 12;
 const USED: usize = 72;
 const _: () = assert!(USED < SEGMENT_HEADER_SIZE && SEGMENT_HEADER_SIZE.is_multiple_of(8));
 /// The least space for records behind a header, in bytes: a start record and a watermark fit, with
@@ -166,14 +165,6 @@ impl SegmentHeader {
         }
         Ok(Ok(header))
     }
-}
-
-/// Returns the CRC-32 over the header without the checksum's own field.
-fn sum(bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..SUM_OFFSET]);
-    hasher.update(&bytes[SUM_OFFSET + 4..]);
-    hasher.finalize()
 }
 
 #[cfg(test)]

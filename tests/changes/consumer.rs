@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use mapcask::sim::SimDisk;
 use mapcask::{Changes, Error, FeedPosition, Since};
 
+use crate::contents::Contents;
 use crate::feed;
-use crate::oracle::{Contents, Event, Kind};
+use crate::oracle::{Event, Kind};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 

@@ -4,7 +4,8 @@ use mapcask::sim::{SimDisk, Tears};
 use mapcask::{Durability, Error, FeedPosition, Options, Seq};
 
 use crate::consumer::Consumer;
-use crate::oracle::{Contents, Event, Shown, Writer};
+use crate::contents::Contents;
+use crate::oracle::{Event, Shown, Writer};
 use crate::{cases, feed, options, read};
 
 struct Random(fastrand::Rng);

@@ -6,10 +6,14 @@
 
 mod borders;
 mod consumer;
+#[path = "../support/contents.rs"]
+mod contents;
 mod cuts;
 mod oracle;
 mod processes;
 mod ranges;
+#[path = "../support/steps.rs"]
+mod steps;
 mod waiting;
 mod watch;
 

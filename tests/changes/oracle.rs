@@ -1,17 +1,13 @@
-//! Random steps of a writer, and the history that they must leave.
+//! The history that the random steps of a writer must leave.
 
 use std::collections::BTreeMap;
 
 use mapcask::sim::SimDisk;
-use mapcask::{Change, ChangeKind, Options, Store, WriteBatch};
+use mapcask::{Change, ChangeKind, Options, Store};
 
+use crate::contents::Contents;
 use crate::kill;
-
-/// The names of the keyspaces that a history creates.
-const NAMES: [&str; 3] = ["one", "two", "three"];
-
-/// The contents of every keyspace, by name.
-pub(crate) type Contents = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
+use crate::steps::{NAMES, Step, name_of, value_of};
 
 /// A change that was returned or is expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,48 +93,6 @@ impl Event {
     }
 }
 
-/// One step of a writer.
-#[derive(Debug, Clone)]
-pub(crate) enum Step {
-    Put(usize, u8, usize),
-    Remove(usize, u8),
-    Batch(Vec<(usize, u8, Option<usize>)>),
-    Create(usize),
-    Clear(usize),
-    Drop(usize),
-    Rename(usize, usize),
-    Flush,
-    Compact,
-    Close,
-    Kill,
-}
-
-impl Step {
-    pub(crate) fn draw(rng: &mut fastrand::Rng) -> Self {
-        let place = rng.usize(0..=NAMES.len());
-        let key = rng.u8(0..12);
-        match rng.u32(0..100) {
-            0..45 => Self::Put(place, key, rng.usize(0..300)),
-            45..58 => Self::Remove(place, key),
-            58..72 => {
-                let one = |rng: &mut fastrand::Rng| {
-                    let len = rng.bool().then(|| rng.usize(0..120));
-                    (rng.usize(0..=NAMES.len()), rng.u8(0..12), len)
-                };
-                Self::Batch((0..rng.usize(1..8)).map(|_| one(rng)).collect())
-            }
-            72..78 => Self::Create(rng.usize(0..NAMES.len())),
-            78..81 => Self::Clear(place),
-            81..83 => Self::Drop(rng.usize(0..NAMES.len())),
-            83..85 => Self::Rename(rng.usize(0..NAMES.len()), rng.usize(0..NAMES.len())),
-            85..88 => Self::Flush,
-            88..94 => Self::Compact,
-            94..97 => Self::Close,
-            _ => Self::Kill,
-        }
-    }
-}
-
 /// A writer, and the history that it has made.
 pub(crate) struct Writer {
     pub(crate) disk: SimDisk,
@@ -148,16 +102,6 @@ pub(crate) struct Writer {
     number: usize,
     pub(crate) events: Vec<Event>,
     pub(crate) contents: Contents,
-}
-
-fn name_of(place: usize) -> &'static str {
-    place.checked_sub(1).map_or("", |name| NAMES[name])
-}
-
-fn value_of(number: usize, len: usize) -> Vec<u8> {
-    let mut value = number.to_le_bytes().to_vec();
-    value.resize(8 + len, b'x');
-    value
 }
 
 impl Writer {
@@ -246,7 +190,7 @@ impl Writer {
         match step {
             Step::Close => self.close(),
             Step::Kill => self.kill(),
-            _ => self.write(step),
+            _ => step.write(self.store(), self.number),
         }
         let last = self.store().last_seq().0;
         let count = events.len() as u64;
@@ -255,48 +199,6 @@ impl Writer {
             event.apply(&mut self.contents);
         }
         self.events.extend(events);
-    }
-
-    fn write(&self, step: &Step) {
-        let store = self.store();
-        let place = |place: usize| match place {
-            0 => Some((**store).clone()),
-            _ => store.open_keyspace(name_of(place)).ok(),
-        };
-        match *step {
-            Step::Put(at, key, len) => {
-                if let Some(keyspace) = place(at) {
-                    keyspace.insert([key], value_of(self.number, len)).unwrap();
-                }
-            }
-            Step::Remove(at, key) => {
-                if let Some(keyspace) = place(at) {
-                    keyspace.remove([key]).unwrap();
-                }
-            }
-            Step::Batch(ref writes) => {
-                let mut batch = WriteBatch::new();
-                for (at, key, len) in writes {
-                    let Some(keyspace) = place(*at) else { continue };
-                    match len {
-                        Some(len) => drop(batch.on(&keyspace).insert([*key], value_of(self.number, *len))),
-                        None => drop(batch.on(&keyspace).remove([*key])),
-                    }
-                }
-                store.write(&batch).unwrap();
-            }
-            Step::Create(name) => drop(store.keyspace(NAMES[name]).unwrap()),
-            Step::Clear(at) => {
-                if let Some(keyspace) = place(at) {
-                    keyspace.clear().unwrap();
-                }
-            }
-            Step::Drop(name) => drop(store.drop_keyspace(NAMES[name]).unwrap()),
-            Step::Rename(from, to) => drop(store.rename_keyspace(NAMES[from], NAMES[to])),
-            Step::Flush => store.flush().unwrap(),
-            Step::Compact => drop(store.compact().unwrap()),
-            Step::Close | Step::Kill => unreachable!("the caller does it"),
-        }
     }
 
     /// Returns the number before every batch and change, in order, and the last number.

@@ -7,7 +7,9 @@ use mapcask::sim::SimDisk;
 use parking_lot::Mutex;
 
 use crate::consumer::Consumer;
-use crate::oracle::{Contents, Shown, Step, Writer};
+use crate::contents::Contents;
+use crate::oracle::{Shown, Writer};
+use crate::steps::Step;
 use crate::{cases, options};
 
 /// The number of steps of a history.

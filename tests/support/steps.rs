@@ -5,7 +5,7 @@ use mapcask::{Store, WriteBatch};
 use super::contents::Contents;
 
 /// The names of the keyspaces that a history creates.
-const NAMES: [&str; 3] = ["one", "two", "three"];
+pub(crate) const NAMES: [&str; 3] = ["one", "two", "three"];
 
 /// One step of a writer.
 #[derive(Debug, Clone)]
@@ -51,6 +51,7 @@ impl Step {
     }
 
     /// Applies the step to the model. A write to a keyspace that is not there does nothing.
+    #[allow(dead_code, reason = "each suite uses its part")]
     pub(crate) fn apply(&self, contents: &mut Contents, number: usize) {
         match self {
             Self::Put(place, key, len) => {
@@ -133,11 +134,13 @@ impl Step {
     }
 }
 
-fn name_of(place: usize) -> &'static str {
+/// Returns the name of a keyspace: the default one, and those that a history creates.
+pub(crate) fn name_of(place: usize) -> &'static str {
     place.checked_sub(1).map_or("", |name| NAMES[name])
 }
 
-fn value_of(number: usize, len: usize) -> Vec<u8> {
+/// Returns the value that the step of this number writes.
+pub(crate) fn value_of(number: usize, len: usize) -> Vec<u8> {
     let mut value = number.to_le_bytes().to_vec();
     value.resize(8 + len, b'x');
     value

@@ -204,18 +204,8 @@ const SETTLES: [&str; 4] = ["Store::flush", "Store::wait_durable", "Store::close
 
 /// Returns true if a function needs no handle of a store, or belongs to a type that only reads.
 fn is_elsewhere(name: &str) -> bool {
-    let without = [
-        "Store::open",
-        "Follower::open",
-        "Changes::open",
-        "salvage",
-        "destroy",
-        "destroy_on",
-        "restore",
-        "restore_on",
-    ];
     let of = ["Options::", "Snapshot", "KeyspaceSnapshot", "View", "Iter", "SnapshotIter"];
-    without.contains(&name) || of.iter().any(|of| name.starts_with(of))
+    api::WITHOUT_A_HANDLE.contains(&name) || of.iter().any(|of| name.starts_with(of))
 }
 
 #[test]

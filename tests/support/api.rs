@@ -27,6 +27,19 @@ const SOURCES: [&str; 21] = [
     "api/changes.rs",
 ];
 
+/// Functions that need no handle of a store.
+#[allow(dead_code, reason = "each test file uses its part")]
+pub(crate) const WITHOUT_A_HANDLE: [&str; 8] = [
+    "Store::open",
+    "Follower::open",
+    "Changes::open",
+    "salvage",
+    "destroy",
+    "destroy_on",
+    "restore",
+    "restore_on",
+];
+
 /// A public function: the name of its type and its own, and its signature.
 #[derive(Debug)]
 pub(crate) struct Function {

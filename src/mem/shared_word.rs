@@ -17,9 +17,9 @@ pub(crate) struct SharedWord {
     _mapping: Arc<Mapping>,
 }
 
-// SAFETY: it is a reference to an atomic, and to the mapping that keeps it.
+// SAFETY: an `AtomicU64` may be used from any thread, and so may the `Mapping` that keeps it mapped.
 unsafe impl Send for SharedWord {}
-// SAFETY: as above.
+// SAFETY: as above: sharing a `SharedWord` shares these two alone.
 unsafe impl Sync for SharedWord {}
 
 impl fmt::Debug for SharedWord {
@@ -40,7 +40,8 @@ impl Deref for SharedWord {
 
     #[inline]
     fn deref(&self) -> &AtomicU64 {
-        // SAFETY: `Mapping::word` returned it, and the mapping lives as long as `self`.
+        // SAFETY: `Mapping::word` returned it, aligned and inside the mapping. The mapping lives as long
+        // as `self`, and all access to such words is atomic.
         unsafe { self.word.as_ref() }
     }
 }

@@ -1,6 +1,7 @@
 //! Sleeping on a word of memory that processes may share.
 //!
-//! On Linux it is the system's futex. Elsewhere a sleeper polls, and a wake-up does nothing.
+//! On Linux it is the system's futex. Elsewhere a sleeper parks, a wake-up does nothing, and only an
+//! unpark of its thread ends the sleep early.
 //!
 //! A call may return early for no reason. The caller checks its condition again.
 //!
@@ -10,9 +11,8 @@
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-/// The longest sleep without a look at the word, where the system has no futex.
-#[cfg(not(target_os = "linux"))]
-const SLICE: Duration = Duration::from_millis(1);
+/// True if a wake-up reaches sleepers, also those of other processes.
+pub(crate) const HAS_WAKE_UPS: bool = cfg!(target_os = "linux");
 
 /// The most words on which a thread can sleep.
 pub(crate) const WORDS_MAX: usize = 128;
@@ -39,11 +39,11 @@ pub(crate) fn wait(word: &dyn SleepWord, seen: u32, timeout: Option<Duration>) {
     let _ = futex::wait(word.low_half(), futex::Flags::empty(), seen, timeout.as_ref());
 }
 
-/// Sleeps like the variant for Linux, but polls.
+/// Parks. See the variant for Linux.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn wait(word: &dyn SleepWord, seen: u32, timeout: Option<Duration>) {
     if word.value() == seen {
-        std::thread::sleep(timeout.map_or(SLICE, |timeout| timeout.min(SLICE)));
+        timeout.map_or_else(std::thread::park, std::thread::park_timeout);
     }
 }
 

@@ -30,7 +30,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -209,7 +209,7 @@ struct Queue {
     awake: VecDeque<QueuedTask>,
     asleep: BTreeMap<u64, SleepingTask>,
     running: Option<RunningTask>,
-    thread: Option<ThreadId>,
+    thread: Option<Thread>,
     stopped: bool,
 }
 
@@ -306,10 +306,10 @@ impl TaskHandle {
         if let Some(SleepingTask { tended, word }) = queue.asleep.remove(&self.id) {
             queue.awake.push_back(QueuedTask { id: self.id, when: Instant::now(), tended, word });
         }
-        let has_thread = queue.thread.is_some();
+        let thread = queue.thread.clone();
         drop(queue);
-        if has_thread {
-            self.roster.wake();
+        if let Some(thread) = thread {
+            self.roster.wake(&thread);
         }
     }
 
@@ -320,7 +320,7 @@ impl TaskHandle {
     /// step. That thread cannot wait for itself: the step that called this is then the last one.
     pub(crate) fn leave(&self) {
         let mut queue = self.roster.queue.lock();
-        let is_own = queue.thread.is_some_and(|own| own == thread::current().id());
+        let is_own = queue.thread.as_ref().is_some_and(|own| own.id() == thread::current().id());
         let listed = queue.asleep.remove(&self.id).map(|task| task.tended).or_else(|| {
             let at = queue.awake.iter().position(|entry| entry.id == self.id)?;
             queue.awake.remove(at).map(|entry| entry.tended)
@@ -370,7 +370,7 @@ impl Worker {
                 roster.serve();
             });
             let thread = thread.map_err(|error| Error::io("start the background thread of", path, error))?;
-            self.queue.lock().thread = Some(thread.thread().id());
+            self.queue.lock().thread = Some(thread.thread().clone());
             life.thread = Some(thread);
         }
         life.stores += 1;
@@ -397,7 +397,7 @@ impl Worker {
         queue.thread = None;
         drop(queue);
         if let Some(thread) = life.thread.take() {
-            self.wake();
+            self.wake(thread.thread());
             // Outside of steps nothing panics, and panics of steps are caught.
             drop(thread.join());
         }
@@ -430,9 +430,13 @@ impl Worker {
     }
 
     /// Wakes the thread.
-    fn wake(&self) {
+    fn wake(&self, thread: &Thread) {
         self.calls.raise();
-        sleep_word::wake(&self.calls);
+        if sleep_word::HAS_WAKE_UPS {
+            sleep_word::wake(&self.calls);
+        } else {
+            thread.unpark();
+        }
     }
 
     /// Sleeps until a task is called, by this process or another one. Every task is asleep.

@@ -234,7 +234,7 @@ impl Waiter {
                     page.ask_for_sync(seq);
                     *asked = Some(Instant::now());
                 }
-                SLICE
+                if sleep_word::HAS_WAKE_UPS { SLICE } else { pause }
             }
             None => pause,
         };

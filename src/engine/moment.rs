@@ -103,29 +103,31 @@ impl State {
             self.flush()?;
             self.seal()?;
         }
-        let mut attempt = 0;
+        let (mut changes, mut looks) = (0, 0);
         loop {
-            attempt += 1;
-            let before = self.shared.segments.read().clone();
-            let (generation, found) = self.moment_once(attempt > ATTEMPTS, before);
-            if found.is_err() && attempt < LOOKS {
-                // A pass has named its copies, and makes them a part of the store in a moment.
-                self.fork_guard.check()?;
-                thread::yield_now();
-                continue;
-            }
-            let found = found.map_err(|id| {
-                let path = self.shared.dir.path().join(file_name::segment(id));
-                Error::MissingSegment { path }
-            });
-            let found = found.and_then(|moment| self.map_parts(&moment).map(|()| moment));
-            if self.shared.manifest.read(|manifest| manifest.generation) == generation {
-                return found;
-            }
-            if attempt > ATTEMPTS && found.is_ok() {
-                return found;
-            }
             self.fork_guard.check()?;
+            let is_held = changes >= ATTEMPTS;
+            let before = self.shared.segments.read().clone();
+            let (generation, found) = self.moment_once(is_held, before);
+            let moment = match found {
+                Ok(moment) => moment,
+                Err(_) if looks < LOOKS => {
+                    // A pass has named its copies, and makes them a part of the store in a moment.
+                    looks += 1;
+                    thread::yield_now();
+                    continue;
+                }
+                Err(id) => {
+                    let path = self.shared.dir.path().join(file_name::segment(id));
+                    return Err(Error::MissingSegment { path });
+                }
+            };
+            let mapped = self.map_parts(&moment);
+            let is_current = self.shared.manifest.read(|manifest| manifest.generation) == generation;
+            if is_current || is_held && mapped.is_ok() {
+                return mapped.map(|()| moment);
+            }
+            changes += 1;
         }
     }
 

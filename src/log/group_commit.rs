@@ -337,8 +337,8 @@ impl GroupCommit {
         trace::poisoned(&cause);
     }
 
-    /// Raises the durable number, and returns true if it rose. The argument proves that the mutex is held: raising is load,
-    /// compare and store.
+    /// Raises the durable number, and returns true if it rose. The argument proves that the mutex is
+    /// held: raising is load, compare and store.
     fn lift(&self, line: &Waiters, seq: Seq) -> bool {
         let rises = line.cause.is_none() && self.durable() < seq;
         if rises {

@@ -20,7 +20,7 @@ use std::thread;
 
 use super::chain_link::{ChainLink, Links, begin};
 use super::decision::{DirectoryAction, Known, NextSegment};
-use super::directory::{DirectoryScan, read_manifest};
+use super::directory::{DirectoryScan, check_medium, read_manifest};
 use super::read_ahead;
 use super::read_ahead::ReadAhead;
 use super::record_batch::Begin;
@@ -35,8 +35,8 @@ use crate::format::file_name::MANIFESTS;
 use crate::format::hash::{HASH_ID, HashKey};
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::{Defect, SegmentId, Seq};
+use crate::fs::Dir;
 use crate::fs::read_only::Unlocked;
-use crate::fs::{Dir, Medium};
 use crate::index::checkpoint::is_of_checkpoint;
 use crate::log::context::LogContext;
 use crate::log::control_page::{ControlPage, ControlReader};
@@ -109,14 +109,6 @@ pub(crate) fn attach(dir: &Arc<dyn Dir>, config: &Config) -> Result<Attached> {
 pub(crate) fn find(dir: &dyn Dir) -> Result<Manifest> {
     check_medium(dir)?;
     newest(dir, &Config::default())
-}
-
-/// Refuses a file system on which mappings are not reliable.
-fn check_medium(dir: &dyn Dir) -> Result<()> {
-    match dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
-        Medium::Network(kind) => Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind }),
-        Medium::Device | Medium::Memory => Ok(()),
-    }
 }
 
 /// Reads the whole log of a store into an address space that is in use.

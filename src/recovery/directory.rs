@@ -11,7 +11,7 @@ use crate::format::manifest::{MAGIC, MANIFEST_LEN_MAX, Manifest, SegmentEntry};
 use crate::format::record_reader::next_published;
 use crate::format::segment_header::{Role, SegmentHeader};
 use crate::format::{Defect, READ_VERSION, SegmentId, StoreId};
-use crate::fs::{Access, Dir, File};
+use crate::fs::{Access, Dir, File, Medium};
 use crate::log::segment_file::open_file;
 use crate::log::segment_reader::SegmentReader;
 use crate::mem::alloc;
@@ -361,6 +361,18 @@ pub(crate) fn is_written(
     let path = dir.path().join(file_name::segment(id));
     let mut source = SegmentReader::new(file, path, size);
     Ok(next_published(&mut source, from, size)?.is_some())
+}
+
+/// Refuses a file system on which mappings are not reliable.
+///
+/// # Errors
+///
+/// `UnsupportedFileSystem`, and errors of the operating system.
+pub(crate) fn check_medium(dir: &dyn Dir) -> Result<()> {
+    match dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
+        Medium::Network(kind) => Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind }),
+        Medium::Device | Medium::Memory => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ use crate::format::hash::{HASH_ID, HashKey};
 use crate::format::keyspace_change::{KeyspaceChange, KeyspaceSet};
 use crate::format::manifest::Manifest;
 use crate::format::{Defect, READ_VERSION, SegmentId, Seq, StoreId};
-use crate::fs::{Claim, Dir, Lock, LockFailure, Medium};
+use crate::fs::{Claim, Dir, Lock, LockFailure};
 use crate::log::allocator::SegmentAllocator;
 use crate::log::context::LogContext;
 use crate::log::control_page::ControlPage;
@@ -73,7 +73,7 @@ use crate::log::writer::{LogEnd, Tail};
 use crate::mem::PAGE_SIZE;
 use crate::recovery::analysis::{Analysis, Read};
 use crate::recovery::decision::{DirectoryAction, directory};
-use crate::recovery::directory::DirectoryScan;
+use crate::recovery::directory::{DirectoryScan, check_medium};
 use crate::recovery::quarantine::{quarantine_file, quarantine_tail, remove, remove_checkpoints};
 
 /// An opened store, before the public handle is built around it.
@@ -109,9 +109,7 @@ pub(crate) fn open(dir: Arc<dyn Dir>, config: &Config) -> Result<Recovered> {
         true => DirectoryAction::Open,
         false => decide_directory(dir.as_ref(), &DirectoryScan::of(dir.as_ref())?, config)?,
     };
-    if let Medium::Network(kind) = dir.medium().map_err(|error| Error::io("look at", dir.path(), error))? {
-        return Err(Error::UnsupportedFileSystem { path: dir.path().to_owned(), kind });
-    }
+    check_medium(dir.as_ref())?;
     let create_dir = || dir.create_dir().map_err(|error| Error::io("create", dir.path(), error));
     if first == DirectoryAction::Create {
         create_dir()?;

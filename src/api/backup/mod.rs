@@ -59,7 +59,7 @@ impl Store {
     /// # Errors
     ///
     /// - `InvalidTarget` if the directory lies in that of the store, holds other files, or holds a
-    ///   backup of another store. `Locked` if another backup to it, or a restore from it, is running.
+    ///   backup of another store, or another backup to it, or a restore from it, is running.
     /// - `NoSpace`, `Io`, `ReadOnly` or `Exhausted` if the operating system refuses. Run the backup
     ///   again.
     /// - `Corrupt` if a record of the store, or a copy that was read back, is damaged.

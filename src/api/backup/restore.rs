@@ -33,8 +33,9 @@ use crate::format::segment_header::SegmentHeader;
 use crate::format::{Defect, StoreId};
 use crate::fs::leftovers::unlink;
 use crate::fs::real::RealDir;
-use crate::fs::{Access, Claim, Dir, File, Lock, LockFailure, Medium, read_exact_at};
+use crate::fs::{Access, Claim, Dir, File, Lock, LockFailure, read_exact_at};
 use crate::log::segment_file::read_header;
+use crate::recovery::directory::check_medium;
 use crate::recovery::lock_failed;
 
 /// Makes a store of a backup, in a directory that is empty or does not exist.
@@ -95,9 +96,7 @@ fn restore_in(from: &dyn Dir, into: &dyn Dir) -> Result<RestoreReport> {
         let file = open_copy(from, copy)?;
         check_sum(from, copy, sum_of(from, &name_of(copy), file.as_ref(), copy.end)?)?;
     }
-    if let Medium::Network(kind) = into.medium().map_err(|error| Error::io("look at", into.path(), error))? {
-        return Err(Error::UnsupportedFileSystem { path: into.path().to_owned(), kind });
-    }
+    check_medium(into)?;
     // Before anything is created: the directory of another program is not touched.
     check_empty(into)?;
     into.create_dir().map_err(|error| Error::io("create", into.path(), error))?;

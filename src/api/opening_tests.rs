@@ -326,3 +326,92 @@ fn quarantined_tail_is_copied_in_pieces() {
     assert_eq!(store.recovery_report().quarantined.len(), 1);
     drop(store);
 }
+
+/// Damages the start record of a segment.
+fn tear_start(disk: &SimDisk, id: SegmentId) {
+    let name = crate::format::file_name::segment(id);
+    let mut bytes = disk.read_file(&name).expect("it is there");
+    let (_, found) = records(&bytes);
+    let at = usize::try_from(found[0].offset).expect("small");
+    bytes[at..at + 8].fill(0);
+    disk.put_file(&name, &bytes);
+}
+
+/// Overwrites the value of the record with this key, which stands in the first segment.
+fn spoil_record(disk: &SimDisk, key: &[u8]) {
+    let name = crate::format::file_name::segment(SegmentId(1));
+    let mut bytes = disk.read_file(&name).expect("it is there");
+    let (_, found) = records(&bytes);
+    let at = |placed: &RecordAt| usize::try_from(placed.offset).expect("small") + HEADER_SIZE;
+    let is_it = |placed: &&RecordAt| bytes[at(placed)..].starts_with(key);
+    let value = at(found.iter().find(is_it).expect("it is written")) + key.len();
+    bytes[value..value + 8].fill(0xff);
+    disk.put_file(&name, &bytes);
+}
+
+/// Returns a disk whose first segment was cut in its middle and then sealed there. The segment
+/// behind it is torn.
+fn sealed_at_a_cut() -> SimDisk {
+    let disk = SimDisk::with_seed(1);
+    let store = options().open_on(&disk).expect("a new store");
+    for key in ["before the cut", "at the cut", "behind the cut"] {
+        store.insert(key, [1; 100]).expect("there is room");
+    }
+    let disk = disk.kill();
+    spoil_record(&disk, b"at the cut");
+    let store = options().open_on(&disk).expect("torn writes are cut");
+    assert_eq!(store.recovery_report().quarantined_records, 1);
+    store.flush().expect("nothing is wrong");
+    while store.step().expect("nothing is wrong") {}
+    let disk = disk.kill();
+    let mut manifest = manifest_of(&disk);
+    let sealed = manifest.segments[0];
+    assert_eq!((sealed.id, sealed.state), (SegmentId(1), SegmentState::Sealed));
+    // A power cut tore the second segment before any of its records was durable.
+    tear_start(&disk, SegmentId(2));
+    manifest.durable = sealed.last_seq;
+    put_manifest(&disk, &manifest);
+    disk.set_boot_id(Some([2; 16]));
+    disk
+}
+
+#[test]
+fn records_behind_a_sealed_cut_are_quarantined_once() {
+    // Regression: the open looked for the file of the sealed segment, which it had released.
+    let mut disk = sealed_at_a_cut();
+    let quarantined = |disk: &SimDisk| disk.files().iter().filter(|name| name.contains("aside")).count();
+    assert_eq!(quarantined(&disk), 1, "{:?}", disk.files());
+    for _ in 0..3 {
+        let store = options().open_on(&disk).expect("the quarantine holds these records");
+        assert!(store.contains_key("before the cut").expect("readable"));
+        assert_eq!(store.len(), 1);
+        assert!(store.recovery_report().quarantined.is_empty());
+        drop(store);
+        disk = disk.kill();
+        assert_eq!(quarantined(&disk), 1, "{:?}", disk.files());
+    }
+}
+
+#[test]
+fn missing_quarantine_of_a_sealed_cut_is_made_again() {
+    let disk = sealed_at_a_cut();
+    let name = disk.files().into_iter().find(|name| name.contains("aside")).expect("a quarantined tail");
+    let before = disk.read_file(&name).expect("it is listed");
+    disk.remove_file(&name).expect("it is listed");
+    drop(options().open_on(&disk).expect("the records are still in the segment"));
+    assert!(disk.read_file(&name).expect("made again") == before);
+}
+
+#[test]
+fn sealed_segment_behind_a_hole_is_damage() {
+    // A hostile manifest: the second segment claims to be sealed, with numbers of the first.
+    let disk = sealed_at_a_cut();
+    let mut manifest = manifest_of(&disk);
+    let first = manifest.segments[0];
+    manifest.segments[0].state = SegmentState::Cut;
+    let second = &mut manifest.segments[1];
+    (second.state, second.end) = (SegmentState::Sealed, 1024);
+    (second.first_seq, second.last_seq) = (first.last_seq, first.last_seq);
+    put_manifest(&disk, &manifest);
+    assert_refused_unchanged(&disk, "a sealed segment that the log does not reach");
+}

@@ -11,6 +11,7 @@ use crate::format::{SegmentId, file_name};
 use crate::fs::{Access, Dir, File};
 use crate::log::manifest::ManifestStore;
 use crate::log::segment_file::{open_file, unlink_segment};
+use crate::log::segment_reader::SegmentReader;
 use crate::log::sync_plan::SegmentRange;
 use crate::mem::alloc;
 
@@ -71,7 +72,7 @@ pub(super) fn quarantine_tail(dir: &dyn Dir, aside: &SegmentRange) -> Result<Opt
             Ok(file) => {
                 let size = file.identity().map_err(|error| io("look at", &name, error))?.size;
                 let read = |error| io("read", &name, error);
-                if size == aside.to - aside.from && is_copy(aside, file.as_ref(), read)? {
+                if size == aside.to - aside.from && is_copy(dir, aside, file.as_ref(), read)? {
                     return Ok(None);
                 }
             }
@@ -87,15 +88,19 @@ pub(super) fn quarantine_tail(dir: &dyn Dir, aside: &SegmentRange) -> Result<Opt
 
 /// Passes the range to be quarantined to `take`, piece by piece, each with its offset in the copy,
 /// until it returns false.
-fn pieces(aside: &SegmentRange, mut take: impl FnMut(&[u8], u64) -> Result<bool>) -> Result<()> {
-    let source = aside.segment.file().expect("an opened segment has its file");
+fn pieces(
+    dir: &dyn Dir,
+    aside: &SegmentRange,
+    mut take: impl FnMut(&[u8], u64) -> Result<bool>,
+) -> Result<()> {
+    // An earlier open may have sealed the segment at the cut. Its file is then released.
+    let source = SegmentReader::of(dir, &aside.segment)?;
     let mut buffer = Vec::new();
     let mut at = aside.from;
     while at < aside.to {
         let len = usize::try_from(aside.to - at).unwrap_or(PIECE).min(PIECE);
         alloc::resize(&mut buffer, len).map_err(|error| aside.segment.io("read", error))?;
-        crate::fs::read_exact_at(source.as_ref(), &mut buffer, at)
-            .map_err(|error| aside.segment.io("read", error))?;
+        source.read_into(&mut buffer, at)?;
         if !take(&buffer, at - aside.from)? {
             return Ok(());
         }
@@ -105,10 +110,15 @@ fn pieces(aside: &SegmentRange, mut take: impl FnMut(&[u8], u64) -> Result<bool>
 }
 
 /// Returns true if a file of equal size holds the bytes of the range.
-fn is_copy(aside: &SegmentRange, file: &dyn File, failed: impl Fn(io::Error) -> Error) -> Result<bool> {
+fn is_copy(
+    dir: &dyn Dir,
+    aside: &SegmentRange,
+    file: &dyn File,
+    failed: impl Fn(io::Error) -> Error,
+) -> Result<bool> {
     let mut there = Vec::new();
     let mut same = true;
-    pieces(aside, |bytes, at| {
+    pieces(dir, aside, |bytes, at| {
         alloc::resize(&mut there, bytes.len()).map_err(&failed)?;
         crate::fs::read_exact_at(file, &mut there, at).map_err(&failed)?;
         same = there == bytes;
@@ -132,7 +142,7 @@ fn write_quarantined(
         other => other,
     };
     let file = created.map_err(&failed)?;
-    pieces(aside, |bytes, at| file.write_at(bytes, at).map(|()| true).map_err(&failed))?;
+    pieces(dir, aside, |bytes, at| file.write_at(bytes, at).map(|()| true).map_err(&failed))?;
     let named = file.sync().and_then(|()| dir.rename(&temporary, name)).and_then(|()| dir.sync());
     named.map_err(failed)
 }
@@ -203,10 +213,10 @@ mod tests {
     #[test]
     fn no_piece_is_larger_than_its_buffer() {
         let size = 3 * PIECE as u64;
-        let (_disk, segment) = segment(size);
+        let (disk, segment) = segment(size);
         let mut taken = Vec::new();
         let aside = SegmentRange { segment, from: 64, to: size };
-        pieces(&aside, |bytes, at| {
+        pieces(disk.dir().as_ref(), &aside, |bytes, at| {
             taken.push((at, bytes.len()));
             Ok(true)
         })

@@ -346,8 +346,15 @@ impl SegmentChain {
 
     /// Removes a segment behind a hole from the log. One with torn bytes but no record stays,
     /// empty.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` for a sealed segment: its records were durable.
     fn drop_link(&mut self, link: &ChainLink, replay: &mut Replay<'_>) -> Result<()> {
         let from = link.segment.data_offset();
+        if link.entry.state == SegmentState::Sealed {
+            return Err(link.segment.corrupt_at(from, Defect::BrokenChain));
+        }
         let found = look_behind(&link.segment, from, replay)?;
         if found.records > 0 {
             replay.report.quarantined_records += found.records;

@@ -157,6 +157,7 @@ fn child_process_does_its_part_of_a_test() {
         "write" => crate::history::write(&store),
         "follow" => follow(&store),
         "refresh" => refresh(&store),
+        "read" => crate::linear::read(&store),
         "stand by" => crate::failover::stand_by(&store),
         "create" => crate::births::create(&store),
         "host" => crate::places::host(&store),

@@ -19,6 +19,10 @@ mod counted;
 mod failover;
 mod history;
 mod kills;
+mod linear;
+#[allow(dead_code, reason = "each test file uses its part of what they share")]
+#[path = "../support/linearize.rs"]
+mod linearize;
 mod places;
 mod stops;
 mod waits;

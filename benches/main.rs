@@ -11,6 +11,7 @@
 mod compaction;
 mod durable;
 mod environment;
+mod feeding;
 mod following;
 mod large;
 mod latency;
@@ -19,6 +20,7 @@ mod reads;
 mod rounds;
 mod scratch;
 mod space;
+mod taking_over;
 mod workload;
 mod writes;
 
@@ -45,7 +47,7 @@ pub(crate) struct Lab {
 
 type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);
 
-const ROWS: [Row; 19] = [
+const ROWS: [Row; 22] = [
     ("get", reads::get),
     ("get_miss", reads::get_miss),
     ("multi_get", reads::multi_get),
@@ -61,6 +63,9 @@ const ROWS: [Row; 19] = [
     ("durable", durable::durable),
     ("open", opening::open),
     ("follow", following::follow),
+    ("put_watched", feeding::put_watched),
+    ("feed", feeding::feed),
+    ("take_over", taking_over::take_over),
     ("memory", space::memory),
     ("disk", space::disk),
     ("compact", compaction::compact),

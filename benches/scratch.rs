@@ -2,14 +2,15 @@
 //! journal.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use mapcask::{Options, Store};
 use tempfile::TempDir;
 
 use crate::workload::{key, value, value_pool};
-use crate::{Lab, Result, following, space};
+use crate::{Lab, Result, feeding, following, space, taking_over};
 
 /// The size of the file that holds the file system with a journal, in bytes.
 const IMAGE_BYTES: u64 = 2 << 30;
@@ -45,7 +46,59 @@ pub(crate) fn run_child(arguments: &[&str], directory: &Path) -> Result<String> 
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Runs a child: `fill COUNT DIR` and die by SIGKILL, `follow DIR`, `follow-asleep DIR`, or `memory CONTENDER COUNT DIR`.
+/// This program as another process, which prints a line once it is ready.
+pub(crate) struct Peer {
+    process: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    /// Starts it, and returns once it is ready.
+    pub(crate) fn start(arguments: &[&str], directory: &Path) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--child").args(arguments).arg(directory);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let output = process.stdout.take().ok_or("the output is piped")?;
+        let mut peer = Self { process, output: BufReader::new(output) };
+        match peer.line()?.as_str() {
+            "ready" => Ok(peer),
+            line => Err(format!("the child {arguments:?} printed {line}").into()),
+        }
+    }
+
+    /// Returns the next line that it prints.
+    pub(crate) fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            return Err("the child has ended".into());
+        }
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Writes a line to it.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
+        let mut input = self.process.stdin.as_ref().ok_or("the input is piped")?;
+        Ok(writeln!(input, "{line}")?)
+    }
+
+    /// Kills it, and waits for its end.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It has ended, or a step of the bench failed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Runs a child: `fill COUNT DIR` and die by SIGKILL, `memory CONTENDER COUNT DIR`, or one of those
+/// that follow the store of another process.
 pub(crate) fn child(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -56,6 +109,8 @@ pub(crate) fn child(arguments: &[String]) -> Result<()> {
             Ok(rustix::process::kill_process(me, rustix::process::Signal::KILL)?)
         }
         [way @ ("follow" | "follow-asleep"), directory] => following::child(way, directory),
+        [way @ ("consume" | "sleep-durable" | "sleep-records"), directory] => feeding::child(way, directory),
+        ["write", ..] | ["standby", ..] => taking_over::child(&words),
         ["memory", contender, count, directory] => space::memory_child(contender, count.parse()?, directory),
         _ => Err("not a child's arguments".into()),
     }

@@ -78,6 +78,26 @@ fn follower_goes_through_rolls_and_passes() {
     follower.verify().unwrap();
 }
 
+/// Cause: only a writer's passes counted the segment files. Symptom: `Stats::segment_bytes` of a
+/// follower was that of its open. Fix: a refresh that reads the manifest counts them.
+#[test]
+fn follower_counts_the_bytes_that_the_writer_counts() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let follower = follow(&disk);
+    let of = |stats: mapcask::Stats| (stats.segment_bytes, stats.live_bytes, stats.dead_bytes);
+    for round in 0..10 {
+        for key in 0..40 {
+            store.insert(format!("{key}"), format!("{round} {}", "x".repeat(key))).unwrap();
+        }
+        follower.refresh().unwrap();
+        assert_eq!(of(follower.stats()), of(store.stats()), "round {round}, before the pass");
+        store.compact().unwrap();
+        follower.refresh().unwrap();
+        assert_eq!(of(follower.stats()), of(store.stats()), "round {round}, after the pass");
+    }
+}
+
 #[test]
 fn follower_jumps_over_a_gap_and_keeps_its_readers() {
     let disk = SimDisk::new();

@@ -219,6 +219,8 @@ impl Inner {
                 self.jump(engine)?;
                 (is_done, jumped) = (true, true);
             }
+            // The manifest may have been read, and then the segments are others.
+            engine.allocator.recount(&engine.shared);
         }
         self.collect(engine);
         Ok(Refreshed { seq: engine.last_seq(), records, jumped })

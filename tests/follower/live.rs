@@ -99,6 +99,33 @@ fn follower_counts_the_bytes_that_the_writer_counts() {
 }
 
 #[test]
+fn refresh_tells_the_writes_and_bytes_that_it_applied() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    store.insert("a", "1").unwrap();
+    let follower = follow(&disk);
+    let log_bytes = || follower.stats().live_bytes + follower.stats().dead_bytes;
+    let before = log_bytes();
+    let mut batch = WriteBatch::new();
+    batch.insert("a", "2");
+    batch.remove("b");
+    store.write(&batch).unwrap();
+    let last = store.remove("a").unwrap().then(|| store.last_seq());
+    let refreshed = follower.refresh().unwrap();
+    assert_eq!((refreshed.records, refreshed.writes), (4, 3), "one is the header of the batch");
+    assert_eq!((refreshed.bytes, refreshed.last_write), (log_bytes() - before, last));
+    store.flush().unwrap();
+    let refreshed = follower.refresh().unwrap();
+    assert_eq!((refreshed.records, refreshed.writes, refreshed.last_write), (1, 0, None), "a watermark");
+    store.keyspace("users").unwrap().insert("anna", "admin").unwrap();
+    store.keyspace("users").unwrap().clear().unwrap();
+    store.drop_keyspace("users").unwrap();
+    let refreshed = follower.refresh().unwrap();
+    assert_eq!((refreshed.writes, refreshed.last_write), (1, Some(store.last_seq())));
+    assert_eq!(store.stats().live_bytes + store.stats().dead_bytes, log_bytes());
+}
+
+#[test]
 fn follower_jumps_over_a_gap_and_keeps_its_readers() {
     let disk = SimDisk::new();
     let store = open(&disk);

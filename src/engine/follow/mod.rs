@@ -75,6 +75,12 @@ pub struct Refreshed {
     pub seq: Seq,
     /// The number of records that were applied, the log's own included.
     pub records: u64,
+    /// The number of insertions and removals among them.
+    pub writes: u64,
+    /// The number of the last of them that is not the log's own. `None` if there is none.
+    pub last_write: Option<Seq>,
+    /// The size of these records in bytes, headers included.
+    pub bytes: u64,
     /// True if a part of the log was gone, and the store was read anew.
     pub jumped: bool,
 }
@@ -205,25 +211,26 @@ fn ahead_of<'s>(segments: impl Iterator<Item = &'s Arc<Segment>>) -> Vec<Arc<Seg
 impl Inner {
     /// Applies everything that is in the log.
     fn refresh(&mut self, engine: &Engine) -> Result<Refreshed> {
-        let mut records = 0;
+        let mut refreshed =
+            Refreshed { seq: Seq::ZERO, records: 0, writes: 0, last_write: None, bytes: 0, jumped: false };
         self.check_place(engine)?;
-        let mut is_done = self.is_as_seen() && self.follow_log(engine, &mut records)?;
-        let mut jumped = false;
+        let mut is_done = self.is_as_seen() && self.follow_log(engine, &mut refreshed)?;
         let mut left = ATTEMPTS;
         while !is_done {
-            is_done = self.follow_store(engine, &mut records)?;
+            is_done = self.follow_store(engine, &mut refreshed)?;
             left -= 1;
             // A newer manifest may lead on.
             if !is_done && (left == 0 || self.newest(engine, 0)?.generation <= self.manifest.generation) {
                 // The store is read after this call began, so nothing is missing.
                 self.jump(engine)?;
-                (is_done, jumped) = (true, true);
+                (is_done, refreshed.jumped) = (true, true);
             }
             // The manifest may have been read, and then the segments are others.
             engine.allocator.recount(&engine.shared);
         }
         self.collect(engine);
-        Ok(Refreshed { seq: engine.last_seq(), records, jumped })
+        refreshed.seq = engine.last_seq();
+        Ok(refreshed)
     }
 
     /// Returns the state of the control page. `None` if there is none, or a writer is opening the
@@ -290,14 +297,14 @@ impl Inner {
     /// # Errors
     ///
     /// The errors of a refresh.
-    fn follow_store(&mut self, engine: &Engine, records: &mut u64) -> Result<bool> {
+    fn follow_store(&mut self, engine: &Engine, refreshed: &mut Refreshed) -> Result<bool> {
         let state = self.control(engine)?;
         let words = self.words;
         let dir = engine.shared.dir.as_ref();
         dir.reader_point("follow-compared");
         let is_known = !self.is_new(state.as_ref()) || self.take_manifest(engine, state.as_ref())?;
         dir.reader_point("follow-mapped");
-        if !is_known || !self.follow_log(engine, records)? {
+        if !is_known || !self.follow_log(engine, refreshed)? {
             return Ok(false);
         }
         dir.reader_point("follow-applied");
@@ -314,9 +321,9 @@ impl Inner {
     /// # Errors
     ///
     /// `Corrupt` if the log is damaged.
-    fn follow_log(&mut self, engine: &Engine, records: &mut u64) -> Result<bool> {
+    fn follow_log(&mut self, engine: &Engine, refreshed: &mut Refreshed) -> Result<bool> {
         loop {
-            match self.follow_segment(engine, records) {
+            match self.follow_segment(engine, refreshed) {
                 Err(Error::Corrupt { .. }) if self.may_end_here() => {
                     let state = self.control(engine)?;
                     if state.is_some() && self.is_new(state.as_ref()) {
@@ -328,7 +335,7 @@ impl Inner {
                         // there.
                         return Ok(true);
                     }
-                    self.follow_segment(engine, records)?;
+                    self.follow_segment(engine, refreshed)?;
                 }
                 other => other?,
             }
@@ -350,7 +357,7 @@ impl Inner {
     }
 
     /// Applies the rest of the present segment.
-    fn follow_segment(&mut self, engine: &Engine, records: &mut u64) -> Result<()> {
+    fn follow_segment(&mut self, engine: &Engine, refreshed: &mut Refreshed) -> Result<()> {
         let has_ended = self.has_ended();
         let Some(place) = &mut self.place else { return Ok(()) };
         if has_ended || !is_published(&place.segment, place.offset)? {
@@ -367,9 +374,14 @@ impl Inner {
             applier.prefetch(&segment, &units, &pin);
             for unit in units.drain(..) {
                 applier.apply(&segment, &unit, &pin)?;
+                refreshed.bytes += unit.end() - place.offset;
                 (place.offset, place.last) = (unit.end(), Some(unit.last()));
-                place.is_used |= unit.is_used();
-                *records += unit.records();
+                if unit.is_used() {
+                    place.is_used = true;
+                    refreshed.last_write = Some(unit.last());
+                }
+                refreshed.records += unit.records();
+                refreshed.writes += unit.changes().count() as u64;
             }
             if stopped? {
                 return Ok(());

@@ -247,12 +247,13 @@ fn invalid_hexadecimal_is_an_error_with_advice() {
 }
 
 /// Every command that only reads, with the beginning of what it prints about [`live_store`].
-const LOOKS: [(&[&str], &str); 7] = [
+const LOOKS: [(&[&str], &str); 8] = [
     (&["get", "a"], "the last value"),
     (&["get", "--keyspace", "users", "anna"], "admin"),
     (&["scan", "--prefix", "a", "--values"], "a\tthe last value\n"),
     (&["keyspaces"], "\"\"\t91\t"),
     (&["stats"], "writer         open\n"),
+    (&["top", "--count", "1", "--interval", "0.01"], "{\"writer\":\"open\","),
     (&["verify"], "intact: 92 keys; "),
     (&["scan", "--keyspace", "users"], "anna\n"),
 ];

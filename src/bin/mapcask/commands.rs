@@ -34,16 +34,20 @@ fn existing<T>(found: mapcask::Result<T>, name: &str) -> Result<T> {
     }
 }
 
-/// Adds the store's path and advice for the command line to an error of an open.
 fn explained<T>(opened: mapcask::Result<T>, path: &Path) -> Result<T> {
+    explained_for(opened, path, "--store DIR names another")
+}
+
+/// Adds the store's path and advice for the command line to an error of an open.
+pub(super) fn explained_for<T>(opened: mapcask::Result<T>, path: &Path, advice: &str) -> Result<T> {
     opened.map_err(|error| {
         let path = path.display();
         let advice = if error.is_corruption() {
-            format!("cannot open the store at {path} (mapcask salvage {path} NEW gets out what is intact)")
+            format!("mapcask salvage {path} NEW gets out what is intact")
         } else {
-            format!("cannot open the store at {path} (--store DIR names another)")
+            advice.to_owned()
         };
-        anyhow::Error::new(error).context(advice)
+        anyhow::Error::new(error).context(format!("cannot open the store at {path} ({advice})"))
     })
 }
 

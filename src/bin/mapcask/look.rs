@@ -69,11 +69,7 @@ impl Looked {
     /// Returns the state of the writer, as a word.
     pub(super) fn writer(&self) -> Result<&'static str> {
         Ok(match self {
-            Self::Followed(follower) => match follower.writer_status()? {
-                WriterStatus::Open => "open",
-                WriterStatus::Closed => "closed",
-                _ => "unknown",
-            },
+            Self::Followed(follower) => word_of(follower.writer_status()?),
             Self::Locked(store) if store.recovery_report().clean => "closed",
             Self::Locked(_) => "killed",
         })
@@ -91,6 +87,16 @@ impl Looked {
             Self::Followed(follower) => follower.verify(),
             Self::Locked(store) => store.verify(),
         }
+    }
+}
+
+/// Returns the state of a writer, as a word.
+pub(super) fn word_of(status: WriterStatus) -> &'static str {
+    match status {
+        WriterStatus::Open => "open",
+        WriterStatus::Closed => "closed",
+        WriterStatus::Failed => "failed",
+        _ => "unknown",
     }
 }
 

@@ -17,7 +17,9 @@ mod commands;
 mod demo;
 mod look;
 mod salvage;
+mod seconds;
 mod tail;
+mod top;
 
 use std::ffi::OsString;
 use std::io;
@@ -27,11 +29,20 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+/// The help of `top` behind its options.
+const TOP_HELP: &str =
+    "It takes no lock and changes no file. A writer that is called open may have been killed.
+
+Rates count what the view has read from the log. Bytes of the log are those of records, with their \
+headers. Freed bytes are those of the segments that compaction removed, less the copies it made. If \
+compaction was faster than the view, \"jumped\" is true, and the rates of that interval are incomplete. \
+Numbers behind the last write count writes that are not durable yet, and the log's own records among them.";
+
 /// A persistent hash map you can kill.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 #[command(
-    after_help = "get, scan, keyspaces, stats, verify and backup work while another process writes to the store. \
+    after_help = "get, scan, keyspaces, stats, top, verify and backup work while another process writes to the store. \
     They change no file, and need only read permission."
 )]
 struct Cli {
@@ -85,6 +96,11 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Shows what happens in a store that another process writes to: rates, sizes, compaction,
+    /// durability, and the largest keyspaces. On a terminal it redraws them in place; elsewhere it
+    /// prints a line of JSON for each interval
+    #[command(after_help = TOP_HELP)]
+    Top(top::TopArgs),
     /// Reads everything and compares it with its checksums. A writer that has the store open goes
     /// on; otherwise none can open it meanwhile
     Verify {
@@ -206,6 +222,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Tail(args) => tail::tail(&args)?,
         Command::Keyspaces { at } => commands::keyspaces(&at)?,
         Command::Stats { at } => commands::stats(&at)?,
+        Command::Top(args) => top::top(&args)?,
         Command::Verify { at } => commands::verify(&at)?,
         Command::Compact { at } => commands::compact(&at)?,
         Command::Salvage { from, into } => salvage::run(&from, &into)?,

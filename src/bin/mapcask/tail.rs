@@ -25,7 +25,7 @@ fn parse_since(text: &str) -> Result<Since> {
 }
 
 /// Quotes a text for JSON.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for character in text.chars() {

@@ -1,17 +1,21 @@
-//! Tests the command of the tool that goes on beside other processes: `top`.
+//! Tests the commands of the tool that go on beside other processes: `top` and `standby`.
 //!
-//! A child is this test binary, started again for one test. It reports through its standard output, so
-//! no result depends on time.
+//! A child is this test binary, started again for one test, by itself or as the command of a standby. It
+//! reports through its standard output and takes orders through its standard input, so no result
+//! depends on time.
 
 #![cfg(all(feature = "cli", target_os = "linux"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{self, ChildStdout, Command, Output, Stdio};
+use std::process::{self, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use mapcask::{Options, Store};
+use mapcask::{Follower, Options, Store};
 use serde_json::Value;
 
 /// The time after which a state that should have come has failed to come.
@@ -19,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TEST: &str = "child_process_does_its_part_of_a_test";
 const PART: &str = "MAPCASK_TOOL_PART";
 const STORE: &str = "MAPCASK_TOOL_STORE";
+/// The exit code of a command that is told to end.
+const CODE: i32 = 7;
+
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
@@ -37,14 +44,16 @@ fn child_line() -> Vec<String> {
 /// A process with pipes. It is killed if the test ends before it.
 struct Running {
     process: process::Child,
+    input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Running {
     fn start(command: &mut Command) -> Self {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, output }
+        Self { process, input, output }
     }
 
     /// Starts a child that does one part.
@@ -53,10 +62,21 @@ impl Running {
         Self::start(Command::new(&line[0]).args(&line[1..]).env(PART, part).env(STORE, store))
     }
 
+    /// Starts a standby whose command is a child that serves.
+    fn standby(store: &Path) -> Self {
+        let mut command = tool();
+        command.arg("standby").arg(store).arg("--").args(child_line()).env(PART, "serve");
+        Self::start(&mut command)
+    }
+
     /// Waits for the next report. Returns `None` if the process has ended.
     fn report(&mut self) -> Option<String> {
         let mut lines = self.output.by_ref().map(Result::unwrap);
         lines.find_map(|line| line.strip_prefix("@ ").map(str::to_owned))
+    }
+
+    fn order(&mut self, order: &str) {
+        writeln!(self.input.as_mut().unwrap(), "{order}").unwrap();
     }
 
     fn kill(&mut self) {
@@ -86,6 +106,7 @@ fn child_process_does_its_part_of_a_test() {
     std::io::stdout().write_all(b"\n").unwrap();
     match part.as_str() {
         "write" => write(Path::new(&std::env::var_os(STORE).unwrap())),
+        "serve" => serve(),
         other => panic!("no part is called {other:?}"),
     }
 }
@@ -97,6 +118,151 @@ fn write(path: &Path) {
         store.insert(number.to_le_bytes(), vec![7; 100]).unwrap();
         tell(&number.to_string());
     }
+}
+
+/// Serves the store that a standby hands over, by orders.
+fn serve() {
+    tell(&format!("begun {}", process::id()));
+    let path = std::env::var_os("MAPCASK_DIR").unwrap();
+    let mut store = None;
+    for order in std::io::stdin().lines().map(Result::unwrap) {
+        match order.as_str() {
+            "open" => match Options::new().create(false).open(&path) {
+                Ok(opened) => {
+                    tell(&format!("serves {} {}", opened.len(), opened.recovery_report().clean));
+                    store = Some(opened);
+                }
+                Err(error) => tell(&format!("refused: {error}")),
+            },
+            "end" => {
+                store.take().unwrap().close().unwrap();
+                process::exit(CODE);
+            }
+            other => panic!("no order is called {other:?}"),
+        }
+    }
+}
+
+// ---- standby ------------------------------------------------------------------------------------
+
+#[test]
+fn standby_becomes_its_command_once_the_writer_is_killed() {
+    let scratch = scratch();
+    let path = scratch.path().join("store");
+    let mut writer = Running::child("write", &path);
+    for number in 0..100 {
+        assert_eq!(writer.report().unwrap(), number.to_string());
+    }
+    let mut standby = Running::standby(&path);
+    writer.kill();
+    let accepted = std::iter::from_fn(|| writer.report()).last().map_or(99, |last| last.parse().unwrap());
+    let pid = standby.process.id();
+    assert_eq!(standby.report().unwrap(), format!("begun {pid}"), "the command is the same process");
+    standby.order("open");
+    let report = standby.report().unwrap();
+    let (count, is_clean) = report.strip_prefix("serves ").unwrap().split_once(' ').unwrap();
+    assert_eq!(is_clean, "true", "the standby has recovered and closed the store");
+    let count: u64 = count.parse().unwrap();
+    // The last write may have been accepted and not reported.
+    assert!(count > accepted && count <= accepted + 2, "{count} keys, {accepted} was accepted last");
+    let follower = Follower::open(&path).unwrap();
+    assert!((0..=accepted).all(|number| follower.contains_key(number.to_le_bytes()).unwrap()));
+    standby.order("end");
+    assert_eq!(standby.report(), None, "it begins once");
+    assert_eq!(standby.process.wait().unwrap().code(), Some(CODE), "the exit code is the command's");
+}
+
+/// Returns the processes that wait for a record lock, as the system lists them.
+fn waiting() -> Vec<u32> {
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let waiting = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let waiting = waiting.filter(|words| words.get(1) == Some(&"->") && words.get(2) == Some(&"POSIX"));
+    waiting.map(|words| words[5].parse().unwrap()).collect()
+}
+
+/// Sends the reports of a standby with its number. Returns its pipe for orders.
+fn forward(mut standby: Running, number: usize, reports: &Sender<(usize, String)>) -> (u32, ChildStdin) {
+    let parts = (standby.process.id(), standby.input.take().unwrap());
+    let reports = reports.clone();
+    thread::spawn(move || {
+        while let Some(report) = standby.report() {
+            if reports.send((number, report)).is_err() {
+                return;
+            }
+        }
+    });
+    parts
+}
+
+#[test]
+fn standbys_become_their_commands_one_after_another() {
+    let scratch = scratch();
+    let path = scratch.path().join("store");
+    Store::open(&path).unwrap().close().unwrap();
+    let (sender, reports) = channel();
+    let mut standbys: Vec<_> =
+        (0..3).map(|number| Some(forward(Running::standby(&path), number, &sender))).collect();
+    for left in (0..3).rev() {
+        let (number, report) = reports.recv_timeout(PATIENCE).unwrap();
+        let (pid, mut orders) = standbys[number].take().unwrap();
+        assert_eq!(report, format!("begun {pid}"));
+        // The store is free now, and none of the others may take it.
+        let others: Vec<u32> = standbys.iter().flatten().map(|(pid, _)| *pid).collect();
+        assert_eq!(others.len(), left);
+        let began = Instant::now();
+        while !others.iter().all(|pid| waiting().contains(pid)) {
+            assert!(began.elapsed() < PATIENCE, "{others:?} do not wait, but {:?}", waiting());
+            thread::yield_now();
+        }
+        writeln!(orders, "open").unwrap();
+        assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), (number, "serves 0 true".to_owned()));
+        let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+}
+
+/// Runs a standby that does not become its command, and returns its error.
+fn refused(arguments: &[&str]) -> String {
+    let output = tool().arg("standby").args(arguments).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    message
+}
+
+#[test]
+fn standby_gives_up_after_its_time() {
+    let scratch = scratch();
+    let path = scratch.path().join("store");
+    let text = path.to_str().unwrap();
+    let store = Store::open(&path).unwrap();
+    let arguments = ["--timeout", "0.05", text, "--", "echo", "begun"];
+    assert!(refused(&arguments).contains("is open for writing in process"));
+    store.close().unwrap();
+    let mut other = Running::standby(&path);
+    assert!(other.report().unwrap().starts_with("begun "));
+    let message = refused(&arguments);
+    assert!(message.contains("another standby had its turn") && message.contains("--timeout"), "{message}");
+    other.kill();
+    let output = tool().arg("standby").args(arguments).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"begun\n".as_slice()));
+}
+
+#[test]
+fn standby_refuses_what_it_cannot_serve_and_makes_no_file() {
+    let scratch = scratch();
+    let path = scratch.path().join("store");
+    let text = path.to_str().unwrap();
+    assert!(refused(&[text, "--", "echo"]).contains("cannot open the store at"));
+    assert!(!path.exists());
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("notes.txt"), "mine").unwrap();
+    assert!(refused(&[text, "--", "echo"]).contains("cannot open the store at"));
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+    fs::remove_file(path.join("notes.txt")).unwrap();
+    Store::open(&path).unwrap().close().unwrap();
+    assert!(refused(&[text]).contains("COMMAND"));
+    assert!(refused(&[text, "--", "./no-such-program"]).contains("cannot run ./no-such-program"));
 }
 
 // ---- top ----------------------------------------------------------------------------------------
@@ -216,7 +382,7 @@ fn top_ends_with_its_count_and_with_its_reader() {
     let Output { status, stdout, .. } = tool().args(arguments).arg(&path).output().unwrap();
     assert!(status.success());
     assert_eq!(String::from_utf8(stdout).unwrap().lines().count(), 3);
-    let Running { process, output } = &mut top(&path);
+    let Running { process, output, .. } = &mut top(&path);
     output.next().unwrap().unwrap();
     // Its reader is gone: `mapcask top | head -1`.
     *output = BufReader::new(

@@ -18,6 +18,8 @@ mod demo;
 mod look;
 mod salvage;
 mod seconds;
+#[cfg(unix)]
+mod standby;
 mod tail;
 mod top;
 
@@ -37,6 +39,22 @@ Rates count what the view has read from the log. Bytes of the log are those of r
 headers. Freed bytes are those of the segments that compaction removed, less the copies it made. If \
 compaction was faster than the view, \"jumped\" is true, and the rates of that interval are incomplete. \
 Numbers behind the last write count writes that are not durable yet, and the log's own records among them.";
+
+/// The help of `standby` behind its options.
+#[cfg(unix)]
+const STANDBY_HELP: &str =
+    "COMMAND takes the place of this process, so it has its process id, and its exit code is \
+COMMAND's. The variable MAPCASK_DIR tells it the directory. A writer may end in any way, by kill -9 too.
+
+  - COMMAND begins after a moment at which no process had the store open, and finds every write that \
+had returned.
+  - Of several standbys of a store on a machine, one at a time becomes COMMAND. The others wait until \
+that process has ended. They agree through the file .standby in DIR.
+  - A process that is no standby can open the store before COMMAND does. COMMAND then gets the error \
+Locked.
+  - COMMAND must not leave the service to a child and end: the next standby would not wait for that.
+
+Exit code 2 without COMMAND's doing: the time is over, the store cannot be opened, or COMMAND cannot be run.";
 
 /// A persistent hash map you can kill.
 #[derive(Debug, Parser)]
@@ -101,6 +119,10 @@ enum Command {
     /// prints a line of JSON for each interval
     #[command(after_help = TOP_HELP)]
     Top(top::TopArgs),
+    /// Waits until no process has the store open, recovers it, and becomes COMMAND, which serves it
+    #[cfg(unix)]
+    #[command(after_help = STANDBY_HELP)]
+    Standby(standby::StandbyArgs),
     /// Reads everything and compares it with its checksums. A writer that has the store open goes
     /// on; otherwise none can open it meanwhile
     Verify {
@@ -223,6 +245,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Keyspaces { at } => commands::keyspaces(&at)?,
         Command::Stats { at } => commands::stats(&at)?,
         Command::Top(args) => top::top(&args)?,
+        #[cfg(unix)]
+        Command::Standby(args) => standby::standby(&args)?,
         Command::Verify { at } => commands::verify(&at)?,
         Command::Compact { at } => commands::compact(&at)?,
         Command::Salvage { from, into } => salvage::run(&from, &into)?,

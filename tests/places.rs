@@ -330,12 +330,15 @@ fn destroying_removes_a_store_and_nothing_else() {
     open(&other).close().unwrap();
     fs::copy(other.join("0000000001.seg"), path.join("0000000777.seg")).unwrap();
     fs::write(path.join("notes.txt"), "mine").unwrap();
+    // The tool's own file of this name is empty.
+    fs::write(path.join(".standby"), "mine").unwrap();
+    fs::write(other.join(".standby"), "").unwrap();
     fs::write(scratch.path().join("precious"), "precious").unwrap();
     symlink("../precious", path.join("0000000778.seg")).unwrap();
     mapcask::destroy(&path).unwrap();
     let mut left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort_unstable();
-    assert_eq!(left, ["0000000777.seg", "0000000778.seg", "notes.txt"]);
+    assert_eq!(left, [".standby", "0000000777.seg", "0000000778.seg", "notes.txt"]);
     assert!(scratch.path().join("precious").exists());
     mapcask::destroy(&other).unwrap();
     assert!(!other.exists(), "nothing else was in it");

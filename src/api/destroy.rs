@@ -123,7 +123,12 @@ fn announce(dir: &dyn Dir, store: StoreId, is_there: bool) -> std::io::Result<()
 /// Returns `true` if a name is that of a file of the store to remove in step 3.
 fn is_of(dir: &dyn Dir, store: StoreId, name: &str) -> Result<bool> {
     let meaning = file_name::parse(name);
-    if matches!(meaning, FileName::Foreign | FileName::Neutral | FileName::Lock | FileName::Removing) {
+    let is_other = match meaning {
+        FileName::Neutral => name != file_name::STANDBY,
+        FileName::Foreign | FileName::Lock | FileName::Removing => true,
+        _ => false,
+    };
+    if is_other {
         return Ok(false);
     }
     let path = dir.path().join(name);
@@ -135,6 +140,11 @@ fn is_of(dir: &dyn Dir, store: StoreId, name: &str) -> Result<bool> {
         // A link or a folder never belongs to the store, whatever its name.
         Err(_) => return Ok(false),
     };
+    if meaning == FileName::Neutral {
+        // The file by which standbys take turns is always empty.
+        let identity = file.identity().map_err(|error| Error::io("look at", path, error))?;
+        return Ok(identity.size == 0);
+    }
     if !matches!(meaning, FileName::Segment(_) | FileName::Aside(..)) {
         return Ok(true);
     }

@@ -14,6 +14,8 @@ pub const WAITERS: &str = "WAITERS";
 pub const REMOVING: &str = "REMOVING";
 /// The file that marks a directory to which a backup is being restored.
 pub const RESTORING: &str = "RESTORING";
+/// The empty file by which standbys of the command-line tool take turns. A store ignores it.
+pub const STANDBY: &str = ".standby";
 /// The beginning of the name of a backup's list.
 const BACKUP: &str = "BACKUP-";
 /// The suffix of a segment's copy in a backup.

@@ -9,7 +9,7 @@ use crate::mem::PAGE_SIZE;
 use crate::sync::worker::Background;
 
 /// The size of the first segment after an open, in bytes. With the small files beside it a store
-/// takes 32 KiB.
+/// takes 36 KiB.
 const SMALLEST_SEGMENT: u64 = 16 << 10;
 /// The smallest allowed segment size, in bytes.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = PAGE_SIZE as u64;

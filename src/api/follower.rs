@@ -377,7 +377,7 @@ impl Follower {
     /// # let directory = tempfile::tempdir_in(".")?;
     /// # let path = directory.path().join("data");
     /// let store = mapcask::Store::open(&path)?;
-    /// assert!(mapcask::Follower::open(&path)?.size_on_disk()? <= 32 << 10);
+    /// assert!(mapcask::Follower::open(&path)?.size_on_disk()? <= 36 << 10);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///

@@ -6,7 +6,7 @@ use mapcask::{Error, FeedPosition, Options, Seq, Since, Store};
 use crate::oracle::{Event, Kind};
 use crate::{feed, kill, open, options, read};
 
-fn keys(events: &[Event]) -> Vec<u8> {
+pub(crate) fn keys(events: &[Event]) -> Vec<u8> {
     let key = |event: &Event| match &event.kind {
         Kind::Insert(key, _) | Kind::State(key, _) => key.first().copied(),
         _ => None,
@@ -15,7 +15,7 @@ fn keys(events: &[Event]) -> Vec<u8> {
 }
 
 /// Appends a key, in a segment of its own with the one before.
-fn put(store: &Store, key: u8) -> Seq {
+pub(crate) fn put(store: &Store, key: u8) -> Seq {
     store.insert([key], [key; 1500]).unwrap()
 }
 

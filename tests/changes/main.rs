@@ -9,6 +9,7 @@ mod consumer;
 #[path = "../support/contents.rs"]
 mod contents;
 mod cuts;
+mod misplaced;
 mod oracle;
 mod processes;
 mod ranges;

@@ -187,6 +187,15 @@ impl MappedLog {
         });
     }
 
+    /// Takes an offset for the end of a segment that the manifest no longer names, behind the record
+    /// of number `last`. Returns false if it is named.
+    pub(super) fn end_unnamed(&mut self, id: SegmentId, end: u64, last: Seq) -> bool {
+        let found = self.segments.iter_mut().find(|mapped| mapped.segment.id() == id && !mapped.is_named);
+        let Some(mapped) = found else { return false };
+        mapped.entry = SegmentEntry { state: SegmentState::Cut, end, last_seq: last, ..mapped.entry };
+        true
+    }
+
     /// Lets go of every segment, so that the newest manifest decides what there is.
     pub(super) fn forget(&mut self) {
         self.segments.clear();

@@ -14,9 +14,12 @@ impl Feed {
     /// Reads the next units of the log. Returns false if there are none yet, or a part is lost.
     pub(super) fn read_on(&mut self) -> Result<bool> {
         loop {
+            if self.is_place_gone() && !self.relocate()? {
+                return Ok(false);
+            }
             match self.read_segment() {
                 Err(Error::Corrupt { .. }) if self.may_end_here() => {
-                    if self.log.update(false)? {
+                    if self.log.update(false)? || self.end_unnamed() {
                         // A recovery may have cut the log here.
                         continue;
                     }
@@ -59,6 +62,18 @@ impl Feed {
         if units.is_empty() { read.map(drop) } else { Ok(()) }
     }
 
+    /// Returns true if the segment at the place is not mapped by the log any more.
+    fn is_place_gone(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| self.log.segment(place.segment.id()).is_none())
+    }
+
+    /// Ends the segment at the place if the manifest no longer names it. A recovery can have cut it
+    /// there, and compaction removed it, since the last call. Returns false if it is named.
+    fn end_unnamed(&mut self) -> bool {
+        let Self { log, place: Some(place), .. } = self else { return false };
+        log.end_unnamed(place.segment.id(), place.offset, place.last)
+    }
+
     /// Returns true unless the manifest knows that the log continues behind the place.
     fn may_end_here(&self) -> bool {
         let Some(place) = &self.place else { return true };
@@ -68,14 +83,13 @@ impl Feed {
     /// Goes on behind the end of the present segment. Returns false if the log ends there.
     fn go_on(&mut self) -> Result<bool> {
         self.log.update(false)?;
+        if self.is_place_gone() {
+            return self.relocate();
+        }
         self.log.find_starts()?;
         let last = self.place.as_ref().map_or(self.mark.last, |place| place.last);
-        let is_known = |place: &FeedPlace| self.log.segment(place.segment.id()).is_some();
-        let next = self.log.written().iter().find(|mapped| mapped.first() > last);
-        let Some(next) = next else {
-            // The last segment is never removed, but by a power cut.
-            let is_gone = self.place.as_ref().is_some_and(|place| !is_known(place));
-            return if is_gone { self.relocate() } else { Ok(false) };
+        let Some(next) = self.log.written().iter().find(|mapped| mapped.first() > last) else {
+            return Ok(false);
         };
         if let Some(place) = &self.place
             && !self.log.segment(place.segment.id()).is_some_and(|mapped| mapped.has_ended_at(place.offset))

@@ -1,0 +1,93 @@
+//! Feeds whose files changed behind their back: cut segments that are gone, files put back, damage.
+
+use mapcask::sim::SimDisk;
+use mapcask::{Changes, Error, Since, Store};
+
+use crate::borders::{keys, put};
+use crate::{feed, kill, open, read};
+
+const FIRST: &str = "0000000001.seg";
+
+/// Returns the end of the records of a segment that nothing lies behind.
+fn end_of(disk: &SimDisk, name: &str) -> usize {
+    let bytes = disk.read_file(name).unwrap();
+    (bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1).next_multiple_of(8)
+}
+
+/// Damages the bytes behind an offset, as a page that was lost.
+fn tear(disk: &SimDisk, name: &str, from: usize) {
+    let mut bytes = disk.read_file(name).unwrap();
+    bytes[from..from + 64].fill(0xaa);
+    disk.put_file(name, &bytes);
+}
+
+/// Writes two keys, and lets a feed read them. Kills the writer, cuts the first segment so many
+/// bytes before its end, and removes it after more keys.
+fn remove_cut_segment(back: usize, more: u8) -> (SimDisk, Store, Changes) {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let mut changes = store.changes(Since::Now).unwrap();
+    put(&store, 1);
+    let between = end_of(&disk, FIRST);
+    put(&store, 2);
+    assert_eq!(keys(&read(&mut changes).unwrap()), [1, 2]);
+    let end = end_of(&disk, FIRST);
+    kill(&disk, store);
+    tear(&disk, FIRST, if back == 0 { end } else { between });
+    tear(&disk, FIRST, end);
+    let store = open(&disk);
+    for key in 3..3 + more {
+        put(&store, key);
+    }
+    store.flush().unwrap();
+    while store.step().unwrap() {}
+    store.compact_segments(&[1], |_| true).unwrap();
+    assert!(!disk.files().contains(&FIRST.to_owned()), "{:?}", disk.files());
+    (disk, store, changes)
+}
+
+/// Regression. Cause: the feed knew the end of a segment only from the manifest that named it.
+/// Symptom: `Corrupt` for ever, from the torn bytes behind a cut. Fix: damage ends a segment that is
+/// no longer named.
+#[test]
+fn feed_at_a_cut_goes_on_once_the_segment_is_gone() {
+    for more in [1, 2, 60] {
+        let (_disk, _store, mut changes) = remove_cut_segment(0, more);
+        assert_eq!(keys(&read(&mut changes).unwrap()), (3..3 + more).collect::<Vec<_>>(), "{more}");
+    }
+}
+
+#[test]
+fn feed_behind_a_cut_is_rewound_once_the_segment_is_gone() {
+    for more in [1, 2, 60] {
+        let (_disk, store, mut changes) = remove_cut_segment(1, more);
+        let position = changes.position();
+        let rewound = changes.next().unwrap_err();
+        assert!(matches!(rewound, Error::Rewound { read, .. } if read == position.seq().0), "{rewound}");
+        assert_eq!(keys(&read(&mut changes).unwrap()), (3..3 + more).collect::<Vec<_>>(), "{more}");
+        put(&store, 99);
+        assert_eq!(keys(&read(&mut changes).unwrap()), [99]);
+    }
+}
+
+#[test]
+fn feed_at_a_cut_lags_if_the_next_segments_are_gone_too() {
+    let (disk, store, mut changes) = remove_cut_segment(0, 20);
+    for key in 1..23 {
+        put(&store, key);
+    }
+    store.compact().unwrap();
+    // It had mapped the segment that was ready when it was called last.
+    let mut count = 0;
+    let lagged = loop {
+        match changes.next().map(|change| change.is_some()) {
+            Ok(true) => count += 1,
+            Ok(false) => panic!("no loss behind {count} changes"),
+            Err(error) => break error,
+        }
+    };
+    let oldest = feed(&disk, Since::Oldest).position().seq().0;
+    assert!(matches!(lagged, Error::Lagged { to, .. } if to == oldest), "{lagged}");
+    assert!(count < 20, "{count}");
+    assert_eq!(read(&mut changes).unwrap(), read(&mut feed(&disk, Since::Oldest)).unwrap());
+}

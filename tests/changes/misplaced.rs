@@ -1,7 +1,10 @@
 //! Feeds whose files changed behind their back: cut segments that are gone, files put back, damage.
 
+use std::sync::Arc;
+
 use mapcask::sim::SimDisk;
 use mapcask::{Changes, Error, Since, Store};
+use parking_lot::Mutex;
 
 use crate::borders::{keys, put};
 use crate::{feed, kill, open, read};
@@ -90,4 +93,42 @@ fn feed_at_a_cut_lags_if_the_next_segments_are_gone_too() {
     assert!(matches!(lagged, Error::Lagged { to, .. } if to == oldest), "{lagged}");
     assert!(count < 20, "{count}");
     assert_eq!(read(&mut changes).unwrap(), read(&mut feed(&disk, Since::Oldest)).unwrap());
+}
+
+/// Regression. Cause: without a written segment of the log, a feed took zero for the last number.
+/// Symptom: `Lagged` with the first new change, though none is missing. Fix: the manifest has the
+/// greatest number of the segments that are gone.
+#[test]
+fn feed_of_a_log_without_a_segment_misses_no_change() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    put(&store, 1);
+    kill(&disk, store);
+    // The log goes on behind the removed segment, and that part is lost.
+    let store = open(&disk);
+    store.flush().unwrap();
+    while store.step().unwrap() {}
+    store.compact_segments(&[1], |_| true).unwrap();
+    kill(&disk, store);
+    let feeds: Arc<Mutex<Vec<Changes>>> = Arc::default();
+    {
+        let (feeds, disk_too) = (Arc::clone(&feeds), disk.clone());
+        disk.on_crash_point(move |point| {
+            if point == "recovery-renamed" {
+                let opened = [Since::Now, Since::Oldest, Since::State].map(|since| feed(&disk_too, since));
+                feeds.lock().extend(opened);
+            }
+        });
+    }
+    let store = open(&disk);
+    disk.forget_hook();
+    let mut feeds = Arc::into_inner(feeds).expect("the hook is gone").into_inner();
+    let positions: Vec<_> = feeds.iter().map(Changes::position).collect();
+    put(&store, 7);
+    let expected = [vec![7], vec![7], vec![1, 7]];
+    let found: Vec<_> = feeds.iter_mut().map(|changes| keys(&read(changes).unwrap())).collect();
+    assert_eq!(found, expected);
+    for position in &positions[..2] {
+        assert_eq!(keys(&read(&mut feed(&disk, *position)).unwrap()), [7]);
+    }
 }

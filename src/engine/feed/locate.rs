@@ -105,7 +105,9 @@ impl Feed {
     fn find(&self, target: Target) -> Result<Found> {
         let whole = self.log.whole();
         let Some(oldest) = whole.first() else {
-            let mark = if let Target::Behind(mark) = target { mark } else { Mark::at(Seq::ZERO) };
+            // The last number of the log was in a removed segment. That of the last change is not known.
+            let end = Mark { last: self.log.manifest.retired_seq, ..Mark::at(Seq::ZERO) };
+            let mark = if let Target::Behind(mark) = target { mark } else { end };
             return Ok(Found { place: None, mark, names: self.listed_names(), loss: None });
         };
         match target {

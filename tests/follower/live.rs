@@ -389,6 +389,33 @@ fn follower_sees_a_gap_that_a_recovery_did_not_know_of() {
     assert_same(&follower, &store);
 }
 
+/// Regression. Cause: a segment whose start record is not valid counted as not written to. Symptom:
+/// the follower showed nothing more, and no error. Fix: it is damage while a writer has the store
+/// open.
+#[test]
+fn follower_refuses_a_damaged_start_record_beside_a_writer() {
+    const IN_START_RECORD: u64 = 168;
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    store.insert("a", "1").unwrap();
+    let follower = follow(&disk);
+    let name = "0000000002.seg";
+    while disk.read_file(name).map_or(true, |bytes| bytes[128..136] == [0; 8]) {
+        store.insert("b", "x".repeat(500)).unwrap();
+    }
+    disk.rot_bit(name, IN_START_RECORD, 3).unwrap();
+    for _ in 0..2 {
+        let refused = follower.refresh();
+        assert!(matches!(refused, Err(Error::Corrupt { offset: 128, .. })), "{refused:?}");
+    }
+    // The next open cuts the log there.
+    std::mem::forget(store);
+    disk.set_boot_id(Some([9; 16]));
+    follower.refresh().unwrap();
+    let store = open_after_kill(&disk);
+    assert_same(&follower, &store);
+}
+
 #[test]
 fn follower_refuses_damage_before_the_end_that_a_close_wrote() {
     let disk = SimDisk::new();

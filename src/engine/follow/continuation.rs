@@ -14,10 +14,10 @@ use std::sync::Arc;
 use super::Inner;
 use super::log_tail::{is_published, start_of};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::manifest::SegmentState;
 use crate::format::record::StartRecord;
-use crate::format::{SegmentId, Seq};
+use crate::format::{Defect, SegmentId, Seq};
 use crate::log::segment::Segment;
 use crate::recovery::attach::LogPlace;
 
@@ -67,6 +67,25 @@ impl Inner {
             others = true;
         }
         Ok(if self.is_lost(place, others) { Continuation::Gap } else { Continuation::None })
+    }
+
+    /// Returns the error for a segment that the log may continue in, and whose start record is
+    /// published and not valid.
+    ///
+    /// # Errors
+    ///
+    /// `Io` if a page cannot be read.
+    pub(super) fn damaged_start(&self) -> Result<Option<Error>> {
+        for segment in &self.ahead {
+            let at = segment.data_offset();
+            // A segment that a recovery left empty may hold torn bytes.
+            let is_open =
+                self.manifest.segment(segment.id()).is_some_and(|entry| entry.state == SegmentState::Open);
+            if is_open && is_published(segment, at)? && start_of(segment).is_none() {
+                return Ok(Some(segment.corrupt_at(at, Defect::BadField("start"))));
+            }
+        }
+        Ok(None)
     }
 
     /// Looks for the segment with which the log begins, in a store that had none when it was read.

@@ -324,25 +324,21 @@ impl Inner {
     fn follow_log(&mut self, engine: &Engine, refreshed: &mut Refreshed) -> Result<bool> {
         loop {
             match self.follow_segment(engine, refreshed) {
-                Err(Error::Corrupt { .. }) if self.may_end_here() => {
-                    let state = self.control(engine)?;
-                    if state.is_some() && self.is_new(state.as_ref()) {
-                        // A recovery may have cut the log here.
-                        return Ok(false);
+                Err(damage @ Error::Corrupt { .. }) if self.may_end_here() => {
+                    match self.judge_damage(engine, damage) {
+                        Err(Error::Corrupt { .. }) => self.follow_segment(engine, refreshed)?,
+                        end => return end,
                     }
-                    if !self.may_have_writer(engine) {
-                        // A power cut leaves damage at the end, and the next writer cuts the log
-                        // there.
-                        return Ok(true);
-                    }
-                    self.follow_segment(engine, refreshed)?;
                 }
                 other => other?,
             }
             engine.shared.dir.reader_point("follow-segment");
             match self.continuation(engine)? {
                 Continuation::LookAgain => {}
-                Continuation::None => return Ok(true),
+                Continuation::None => {
+                    let damage = self.damaged_start()?;
+                    return damage.map_or(Ok(true), |damage| self.judge_damage(engine, damage));
+                }
                 Continuation::Gap => return Ok(false),
                 Continuation::Found(segment) => {
                     self.ahead.retain(|ahead| !Arc::ptr_eq(ahead, &segment));
@@ -354,6 +350,22 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Decides about damage at the end of what was read. Returns true if the log may end there, and
+    /// false if a newer manifest may lead on.
+    ///
+    /// # Errors
+    ///
+    /// The damage, and errors of the operating system.
+    fn judge_damage(&mut self, engine: &Engine, damage: Error) -> Result<bool> {
+        let state = self.control(engine)?;
+        if state.is_some() && self.is_new(state.as_ref()) {
+            // A recovery may have cut the log here.
+            return Ok(false);
+        }
+        // A power cut leaves damage at the end, and the next writer cuts the log there.
+        if self.may_have_writer(engine) { Err(damage) } else { Ok(true) }
     }
 
     /// Applies the rest of the present segment.

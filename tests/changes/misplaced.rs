@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mapcask::sim::SimDisk;
-use mapcask::{Changes, Error, Since, Store};
+use mapcask::{Changes, Error, Options, Since, Store};
 use parking_lot::Mutex;
 
 use crate::borders::{keys, put};
@@ -131,4 +131,49 @@ fn feed_of_a_log_without_a_segment_misses_no_change() {
     for position in &positions[..2] {
         assert_eq!(keys(&read(&mut feed(&disk, *position)).unwrap()), [7]);
     }
+}
+
+/// Writes two keys to the first segment, which a feed reads, and `more` behind it. Damages the start
+/// record of the second segment.
+fn damage_start(disk: &SimDisk, more: u8) -> (Store, Changes) {
+    const IN_START_RECORD: u64 = 168;
+    let store = open(disk);
+    let mut changes = store.changes(Since::Now).unwrap();
+    put(&store, 1);
+    put(&store, 2);
+    assert_eq!(keys(&read(&mut changes).unwrap()), [1, 2]);
+    for key in 3..3 + more {
+        put(&store, key);
+    }
+    disk.rot_bit("0000000002.seg", IN_START_RECORD, 3).unwrap();
+    (store, changes)
+}
+
+/// Regression. Cause: a segment whose start record is not valid counted as not written to. Symptom:
+/// the feed returned nothing more, and no error. Fix: it is damage while a writer has the store open.
+#[test]
+fn damaged_start_record_beside_a_writer_is_corruption() {
+    for more in [1, 9] {
+        let disk = SimDisk::new();
+        let (_store, mut changes) = damage_start(&disk, more);
+        for _ in 0..2 {
+            let error = changes.next().unwrap_err();
+            assert!(matches!(error, Error::Corrupt { offset: 128, .. }), "{more}: {error}");
+        }
+        let refused = Options::new().changes_on(&disk, Since::Now).unwrap_err();
+        assert!(refused.is_corruption(), "{more}: {refused}");
+    }
+}
+
+#[test]
+fn damaged_start_record_after_a_power_cut_ends_the_log() {
+    let disk = SimDisk::new();
+    let (store, mut changes) = damage_start(&disk, 1);
+    kill(&disk, store);
+    disk.set_boot_id(Some([9; 16]));
+    assert_eq!(read(&mut changes).unwrap(), []);
+    let store = open(&disk);
+    put(&store, 7);
+    assert_eq!(keys(&read(&mut changes).unwrap()), [7]);
+    assert_eq!(keys(&read(&mut feed(&disk, Since::Oldest)).unwrap()), [1, 2, 7]);
 }

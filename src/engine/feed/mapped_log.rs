@@ -41,6 +41,8 @@ pub(super) struct MappedSegment {
     is_named: bool,
     /// Its start record and that one's number, once it is published.
     start: Option<(Seq, StartRecord)>,
+    /// True if the first record is published, and is no start record.
+    is_damaged: bool,
 }
 
 impl MappedSegment {
@@ -76,16 +78,27 @@ impl MappedSegment {
 
     /// Looks for the start record. Returns true if it is new.
     fn look(&mut self) -> Result<bool> {
-        if self.start.is_none() && is_published(&self.segment, self.segment.data_offset())? {
-            let at = self.segment.data_offset();
-            self.start = start_of(&self.segment);
-            if self.start.is_none() && !self.may_end_at(at) {
-                // The manifest knows that records follow.
-                return Err(self.segment.corrupt_at(at, Defect::BadField("start")));
-            }
-            return Ok(self.start.is_some());
+        let at = self.segment.data_offset();
+        if self.start.is_some() || self.has_ended_at(at) || !is_published(&self.segment, at)? {
+            return Ok(false);
         }
-        Ok(false)
+        self.start = start_of(&self.segment);
+        self.is_damaged = self.start.is_none();
+        if self.is_damaged && !self.may_end_at(at) {
+            // The manifest knows that records follow.
+            return Err(self.damaged_start());
+        }
+        Ok(self.start.is_some())
+    }
+
+    /// Returns the error for its start record, if that is published and not valid.
+    fn damage(&self) -> Option<Error> {
+        let is_part = self.is_named && !self.has_ended_at(self.segment.data_offset());
+        (self.is_damaged && is_part).then(|| self.damaged_start())
+    }
+
+    fn damaged_start(&self) -> Error {
+        self.segment.corrupt_at(self.segment.data_offset(), Defect::BadField("start"))
     }
 }
 
@@ -162,17 +175,27 @@ impl MappedLog {
     ///
     /// # Errors
     ///
-    /// `Io` if a page cannot be read.
+    /// `Corrupt` if a start record is damaged, `Io` if a page cannot be read; the errors of
+    /// [`MappedLog::update`].
     pub(super) fn find_starts(&mut self) -> Result<()> {
-        let mut found_more = true;
-        while found_more {
-            found_more = false;
-            for mapped in &mut self.segments {
-                found_more |= mapped.look()?;
+        loop {
+            let mut found_more = true;
+            while found_more {
+                found_more = false;
+                for mapped in &mut self.segments {
+                    found_more |= mapped.look()?;
+                }
+            }
+            self.segments.sort_by_key(|mapped| (mapped.first(), mapped.segment.id()));
+            let Some(damage) = self.segments.iter().find_map(MappedSegment::damage) else { return Ok(()) };
+            // A power cut leaves damage, and the next writer cuts the log there.
+            if !self.may_have_writer() {
+                return Ok(());
+            }
+            if !self.update(true)? {
+                return Err(damage);
             }
         }
-        self.segments.sort_by_key(|mapped| (mapped.first(), mapped.segment.id()));
-        Ok(())
     }
 
     /// Lets go of the segments before a number.
@@ -354,7 +377,13 @@ impl MappedLog {
                 continue;
             }
             let segment = Segment::open_alone(self.dir.as_ref(), manifest.store, entry, self.is_guarded)?;
-            self.segments.push(MappedSegment { segment, entry: *entry, is_named: true, start: None });
+            self.segments.push(MappedSegment {
+                segment,
+                entry: *entry,
+                is_named: true,
+                start: None,
+                is_damaged: false,
+            });
         }
         if self.segments.iter().filter(|mapped| !mapped.is_named).count() > UNNAMED_MAX {
             // A feed that is slow must not keep ever more removed files on the disk.

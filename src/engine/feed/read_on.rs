@@ -83,10 +83,10 @@ impl Feed {
     /// Goes on behind the end of the present segment. Returns false if the log ends there.
     fn go_on(&mut self) -> Result<bool> {
         self.log.update(false)?;
+        self.log.find_starts()?;
         if self.is_place_gone() {
             return self.relocate();
         }
-        self.log.find_starts()?;
         let last = self.place.as_ref().map_or(self.mark.last, |place| place.last);
         let Some(next) = self.log.written().iter().find(|mapped| mapped.first() > last) else {
             return Ok(false);

@@ -218,6 +218,29 @@ fn follower_refuses_another_store_in_its_directory() {
     assert!(matches!(Options::new().follow_on(&SimDisk::new()), Err(Error::NotFound { .. })));
 }
 
+/// Regression. Cause: a follower knew a segment again by number and nonce, which the copy of a store
+/// shares. Symptom: it stayed at the old files for ever. Fix: it reads new files as a whole.
+#[test]
+fn follower_shows_an_earlier_state_that_is_put_back() {
+    for opens in [0, 9] {
+        let disk = SimDisk::new();
+        open(&disk).insert("a", "1").unwrap();
+        let copy: Vec<_> =
+            disk.files().into_iter().map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect();
+        let store = open(&disk);
+        store.insert("b", "2").unwrap();
+        let follower = follow(&disk);
+        assert_same(&follower, &store);
+        drop(store);
+        disk.files().iter().for_each(|name| disk.remove_file(name).unwrap());
+        copy.iter().for_each(|(name, bytes)| disk.put_file(name, bytes));
+        // Each raises the generation of the manifest.
+        (0..opens).for_each(|n| assert!(open(&disk).insert("c", [n]).unwrap() > mapcask::Seq(0)));
+        assert!(follower.refresh().unwrap().jumped);
+        assert_same(&follower, &open(&disk));
+    }
+}
+
 #[test]
 fn follower_changes_nothing_on_the_disk() {
     let disk = SimDisk::new();

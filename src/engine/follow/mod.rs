@@ -114,6 +114,8 @@ struct Inner {
     ahead: Vec<Arc<Segment>>,
     /// True if the manifest at hand may no longer name a segment that is mapped.
     must_let_go: bool,
+    /// True if other files are in place of the store's, which no refresh has read yet.
+    are_files_new: bool,
     /// The words of the control page before its contents were read last.
     words: Option<[u64; 3]>,
     /// The words with which the last refresh found the manifest at hand to be the announced one.
@@ -137,6 +139,7 @@ impl Following {
             copies: Vec::new(),
             ahead: Vec::new(),
             must_let_go: false,
+            are_files_new: false,
             words: None,
             seen: None,
             checked: None,
@@ -214,7 +217,12 @@ impl Inner {
         let mut refreshed =
             Refreshed { seq: Seq::ZERO, records: 0, writes: 0, last_write: None, bytes: 0, jumped: false };
         self.check_place(engine)?;
-        let mut is_done = self.is_as_seen() && self.follow_log(engine, &mut refreshed)?;
+        if self.are_files_new {
+            self.jump(engine)?;
+            (self.are_files_new, refreshed.jumped) = (false, true);
+        }
+        let mut is_done =
+            refreshed.jumped || self.is_as_seen() && self.follow_log(engine, &mut refreshed)?;
         let mut left = ATTEMPTS;
         while !is_done {
             is_done = self.follow_store(engine, &mut refreshed)?;
@@ -276,7 +284,9 @@ impl Inner {
         if let Some(page) = &self.control
             && !page.is_in_place(dir)?
         {
-            (self.control, self.nonce) = (None, None);
+            // No writer replaces it. An earlier state of the store may have been put back, whose
+            // segments have the same numbers and nonces.
+            (self.control, self.nonce, self.are_files_new) = (None, None, true);
             // Without a page, too, the manifest says which store is there.
             self.newest(engine, 0)?;
         }

@@ -1,13 +1,14 @@
 //! Feeds whose files changed behind their back: cut segments that are gone, files put back, damage.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mapcask::sim::SimDisk;
-use mapcask::{Changes, Error, Options, Since, Store};
+use mapcask::{Changes, Error, Options, Seq, Since, Store};
 use parking_lot::Mutex;
 
 use crate::borders::{keys, put};
-use crate::{feed, kill, open, read};
+use crate::{feed, kill, open, options, read};
 
 const FIRST: &str = "0000000001.seg";
 
@@ -176,4 +177,115 @@ fn damaged_start_record_after_a_power_cut_ends_the_log() {
     put(&store, 7);
     assert_eq!(keys(&read(&mut changes).unwrap()), [7]);
     assert_eq!(keys(&read(&mut feed(&disk, Since::Oldest)).unwrap()), [1, 2, 7]);
+}
+
+/// Returns the contents of all files.
+fn copy_of(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
+    disk.files().into_iter().map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect()
+}
+
+/// Puts files in place of those that are there, as new files.
+fn put_back(disk: &SimDisk, copy: &[(String, Vec<u8>)]) {
+    for name in disk.files() {
+        disk.remove_file(&name).unwrap();
+    }
+    for (name, bytes) in copy {
+        disk.put_file(name, bytes);
+    }
+    // A feed looks once a second while a writer seems to have the store open.
+    disk.advance_clock(Duration::from_secs(1));
+}
+
+/// Makes a store of one key, copies it, adds a key for the feed to read, and puts the copy back.
+/// Returns the disk and the feed.
+fn rewind(closes: bool) -> (SimDisk, Changes) {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    put(&store, 1);
+    store.close().unwrap();
+    let copy = copy_of(&disk);
+    let store = open(&disk);
+    let mut changes = feed(&disk, Since::Oldest);
+    put(&store, 2);
+    assert_eq!(keys(&read(&mut changes).unwrap()), [1, 2]);
+    if closes {
+        store.close().unwrap();
+    } else {
+        kill(&disk, store);
+    }
+    assert_eq!(read(&mut changes).unwrap(), []);
+    put_back(&disk, &copy);
+    (disk, changes)
+}
+
+/// Regression. Cause: a feed knew a segment again by number and nonce, which the copy of a store
+/// shares. Symptom: it stayed at the old files for ever. Fix: it finds its place anew in new files.
+#[test]
+fn feed_is_rewound_if_an_earlier_state_is_put_back() {
+    for (closes, opens) in [(false, 0), (true, 0), (false, 1), (true, 1), (false, 9), (true, 9)] {
+        let (disk, mut changes) = rewind(closes);
+        // Each raises the generation of the manifest.
+        for _ in 0..opens {
+            kill(&disk, open(&disk));
+        }
+        let position = changes.position();
+        let rewound = changes.next().unwrap_err();
+        assert!(matches!(rewound, Error::Rewound { read, .. } if read == position.seq().0), "{rewound}");
+        assert_eq!(changes.next().unwrap(), None, "{closes}, {opens}");
+        put(&open(&disk), 7);
+        assert_eq!(keys(&read(&mut changes).unwrap()), [7], "{closes}, {opens}");
+    }
+}
+
+#[test]
+fn feed_goes_on_if_its_own_files_are_put_back() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let mut changes = feed(&disk, Since::Oldest);
+    (1..5).for_each(|key| assert!(put(&store, key) > Seq(0)));
+    assert_eq!(changes.next().unwrap().map(|change| change.more), Some(false));
+    store.close().unwrap();
+    put_back(&disk, &copy_of(&disk));
+    put(&open(&disk), 5);
+    assert_eq!(keys(&read(&mut changes).unwrap()), [2, 3, 4, 5]);
+}
+
+#[test]
+fn feed_of_files_of_another_store_says_replaced() {
+    let disk = SimDisk::new();
+    let other = SimDisk::with_seed(2);
+    put(&open(&other), 1);
+    let mut changes = open(&disk).changes(Since::Now).unwrap();
+    assert_eq!(changes.next().unwrap(), None);
+    put_back(&disk, &copy_of(&other));
+    for _ in 0..2 {
+        let replaced = changes.next().unwrap_err();
+        assert!(matches!(replaced, Error::Replaced { .. }), "{replaced}");
+    }
+}
+
+#[test]
+fn feed_of_a_replaced_directory_goes_on_once_it_is_back() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let [path, away, copy] = ["store", "away", "copy"].map(|name| scratch.path().join(name));
+    put(&options().open(&path).unwrap(), 1);
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(&path).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    put(&options().open(&path).unwrap(), 2);
+    let mut changes = Changes::open(&path, Since::Oldest).unwrap();
+    assert_eq!(keys(&read(&mut changes).unwrap()), [1, 2]);
+    std::fs::rename(&path, &away).unwrap();
+    assert_eq!(read(&mut changes).unwrap(), [], "no other directory is in its place");
+    std::fs::rename(&copy, &path).unwrap();
+    let replaced = changes.next().unwrap_err();
+    assert!(matches!(replaced, Error::Replaced { .. }), "{replaced}");
+    let rewound = Changes::open(&path, changes.position()).unwrap().next().unwrap_err();
+    assert!(matches!(rewound, Error::Rewound { .. }), "{rewound}");
+    std::fs::rename(&path, &copy).unwrap();
+    std::fs::rename(&away, &path).unwrap();
+    put(&options().open(&path).unwrap(), 3);
+    assert_eq!(keys(&read(&mut changes).unwrap()), [3]);
 }

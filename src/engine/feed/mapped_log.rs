@@ -160,6 +160,11 @@ impl MappedLog {
         self.segments.iter().find(|mapped| mapped.segment.id() == id)
     }
 
+    /// Returns true if this mapping of a segment is still in use.
+    pub(super) fn holds(&self, segment: &Arc<Segment>) -> bool {
+        self.segments.iter().any(|mapped| Arc::ptr_eq(&mapped.segment, segment))
+    }
+
     /// Returns the segments from which the log is whole up to its end.
     pub(super) fn whole(&self) -> &[MappedSegment] {
         let written = self.written();
@@ -298,6 +303,9 @@ impl MappedLog {
             && !page.is_in_place(self.dir.as_ref())?
         {
             (self.control, self.nonce, self.seen) = (None, None, None);
+            // No writer replaces it. An earlier state of the store may have been put back, whose
+            // segments have the same numbers and nonces.
+            self.forget();
             return Ok(false);
         }
         Ok(is_as_seen)

@@ -62,9 +62,9 @@ impl Feed {
         if units.is_empty() { read.map(drop) } else { Ok(()) }
     }
 
-    /// Returns true if the segment at the place is not mapped by the log any more.
+    /// Returns true if the log has let go of the segment at the place.
     fn is_place_gone(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| self.log.segment(place.segment.id()).is_none())
+        self.place.as_ref().is_some_and(|place| !self.log.holds(&place.segment))
     }
 
     /// Ends the segment at the place if the manifest no longer names it. A recovery can have cut it

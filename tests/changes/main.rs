@@ -9,6 +9,7 @@ mod consumer;
 #[path = "../support/contents.rs"]
 mod contents;
 mod cuts;
+mod exactly_once;
 mod misplaced;
 mod oracle;
 mod processes;

@@ -1,26 +1,74 @@
 //! A consumer in this process, beside a writer in another one that is killed again and again.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
 
 use mapcask::{ChangeKind, Changes, Error, FeedPosition, Follower, Options, Since, WriteBatch};
 
-/// The name of the test that is the child.
-const TEST: &str = "processes::child_writes_until_it_is_killed";
-const STORE: &str = "MAPCASK_FEEDS_STORE";
-const SEED: &str = "MAPCASK_FEEDS_SEED";
+/// The name of the test that is a writer.
+pub(crate) const WRITER: &str = "processes::child_writes_until_it_is_killed";
+pub(crate) const SOURCE: &str = "MAPCASK_FEEDS_STORE";
+pub(crate) const SEED: &str = "MAPCASK_FEEDS_SEED";
 
 /// The contents by the number of the keyspace.
 type Copy = BTreeMap<u32, BTreeMap<Vec<u8>, Vec<u8>>>;
 
-/// Writes at full speed, with compaction in the background. A part of a child.
+/// A process that runs a test of this suite. It is killed at the end.
+pub(crate) struct Child {
+    process: std::process::Child,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+/// Starts a test as another process.
+pub(crate) fn spawn(test: &str, variables: &[(&str, &OsStr)]) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    command.envs(variables.iter().copied()).stdout(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let output = BufReader::new(process.stdout.take().unwrap()).lines();
+    Child { process, output }
+}
+
+impl Child {
+    /// Waits until it prints a line with this end.
+    pub(crate) fn wait_for(&mut self, end: &str) {
+        assert!(self.output.any(|line| line.unwrap().ends_with(end)), "it ends before it prints {end}");
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // After a failed assertion.
+        self.kill();
+    }
+}
+
+/// Writes at full speed, with compaction in the background, and with one pass after the other in one
+/// of three processes. A part of a child.
 #[test]
 fn child_writes_until_it_is_killed() {
-    let Some(path) = std::env::var_os(STORE) else { return };
+    let Some(path) = std::env::var_os(SOURCE).filter(|_| std::env::var_os(SEED).is_some()) else { return };
     let mut rng = fastrand::Rng::with_seed(std::env::var(SEED).unwrap().parse().unwrap());
-    let store = Options::new().segment_bytes(16 << 10).open(path).unwrap();
+    let keep = if rng.bool() { 100_000 } else { 0 };
+    let store = Arc::new(Options::new().segment_bytes(16 << 10).keep_changes(keep).open(path).unwrap());
+    if rng.u32(0..3) == 0 {
+        let store = Arc::clone(&store);
+        thread::spawn(move || {
+            loop {
+                store.compact().unwrap();
+            }
+        });
+    }
     println!("@ open");
     std::io::stdout().flush().unwrap();
     loop {
@@ -38,7 +86,8 @@ fn child_writes_until_it_is_killed() {
         match rng.u32(0..12) {
             0 => drop(other.clear().unwrap()),
             1 => drop(store.drop_keyspace(&other.name()).unwrap()),
-            2 => drop(store.rename_keyspace(&other.name(), &format!("{}", rng.u32(0..3)))),
+            2..4 => drop(store.rename_keyspace(&other.name(), &format!("{}", rng.u32(0..3)))),
+            4 if rng.bool() => drop(store.clear().unwrap()),
             _ => {}
         }
     }
@@ -158,13 +207,9 @@ fn consumer_has_the_contents_after_every_kill_of_the_writer() {
     let position = changes.position();
     let mut consumer = Consumer { changes, copy: Copy::new(), position, lagged: 0, batches: 0 };
     for round in 0..crate::cases(30) {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", TEST, "--nocapture", "--test-threads=1"]);
-        command.env(STORE, &path).env(SEED, rng.u32(..).to_string()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let is_open = output.lines().any(|line| line.unwrap().ends_with("@ open"));
-        assert!(is_open, "round {round}");
+        let mut child =
+            spawn(WRITER, &[(SOURCE, path.as_os_str()), (SEED, rng.u32(..).to_string().as_ref())]);
+        child.wait_for("@ open");
         // The consumer decides the moment: after some of the batches, and sometimes it falls behind.
         let until = consumer.batches + rng.u64(1..400);
         while consumer.batches < until {
@@ -173,8 +218,7 @@ fn consumer_has_the_contents_after_every_kill_of_the_writer() {
             }
             consumer.poll(&path);
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.kill();
         consumer.compare(&path);
         if round % 3 == 0 {
             Options::new().open(&path).unwrap().close().unwrap();

@@ -249,9 +249,12 @@ impl Options {
     /// [`Options::max_disk_bytes`] or a full disk, compaction takes these segments, too. So does
     /// [`Store::compact`](crate::Store::compact), which ends the history.
     ///
-    /// The bytes are those of the files, so many small segments count as much as they take. Feeds are
-    /// not registered anywhere: none makes the store keep more. A feed keeps the space of removed
-    /// files that it has mapped, as a [`Follower`](crate::Follower) does.
+    /// The bytes are those of the files, so many small segments count as much as they take. At most 64
+    /// segments are kept, and one more for each [`Options::segment_bytes`] of `bytes`. Only a store
+    /// whose process is killed again and again has so many small ones.
+    ///
+    /// Feeds are not registered anywhere: none makes the store keep more. A feed keeps the space of
+    /// removed files that it has mapped, as a [`Follower`](crate::Follower) does.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

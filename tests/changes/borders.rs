@@ -193,6 +193,27 @@ fn kept_changes_stay_within_the_bound_of_space() {
     assert!(store.stats().segment_bytes < with - KEEP / 2);
 }
 
+/// Regression. Cause: only their bytes bounded the segments that are kept, and each process that is
+/// killed leaves a small one. Symptom: a file and a mapping for each kill. Fix: a bound of their
+/// number.
+#[test]
+fn kept_changes_of_killed_processes_stay_few_files() {
+    const KILLS: u32 = 300;
+    let disk = SimDisk::new();
+    let mut from = Vec::new();
+    for n in 0..KILLS {
+        let store = options().segment_bytes(1 << 20).keep_changes(8 << 20).open_on(&disk).unwrap();
+        from.push(store.insert("key", n.to_le_bytes()).unwrap());
+        while store.step().unwrap() {}
+        let segments = disk.files().iter().filter(|name| name.ends_with(".seg")).count();
+        // Of 72 kept ones and at most 8 small ones. One more is written to, and one is ready.
+        assert!(segments <= 72 + 8 + 2, "{segments} after {n} kills");
+        kill(&disk, store);
+    }
+    let whole = from.iter().filter(|seq| read(&mut feed(&disk, **seq)).is_ok()).count();
+    assert!((70..100).contains(&whole), "{whole}");
+}
+
 #[test]
 fn kept_changes_give_way_to_a_limit_on_space() {
     let disk = SimDisk::new();

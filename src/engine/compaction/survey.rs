@@ -14,6 +14,9 @@ use crate::log::segment::Segment;
 use crate::mem::PAGE_SIZE;
 use crate::mem::dead_bytes::DeadByteCounts;
 
+/// The number of segments that are kept for feeds, however small they are.
+const RECENT_MAX: u64 = 64;
+
 impl Compactor {
     /// Collects the facts about every segment.
     pub(super) fn survey(&self, state: &State, damaged: &BTreeSet<SegmentId>) -> SegmentSurvey {
@@ -57,7 +60,8 @@ impl Compactor {
             segments.iter().filter_map(of).collect()
         });
         if state.config.keep_changes > 0 {
-            mark_recent(&mut facts, &segments, state.config.keep_changes);
+            let (keep_changes, segment_bytes) = (state.config.keep_changes, state.config.segment_bytes);
+            mark_recent(&mut facts, &segments, keep_changes, segment_bytes);
         }
         SegmentSurvey::of(facts, live, self.limits(state))
     }
@@ -68,15 +72,17 @@ impl Compactor {
     }
 }
 
-/// Marks the segments of the log that are nearer to its end than this number of bytes.
-fn mark_recent(facts: &mut [SegmentFacts], segments: &[Arc<Segment>], keep: u64) {
+/// Marks the segments of the log that are nearer to its end than this number of bytes. Of small ones
+/// it marks few: each process that is killed leaves one, and each takes a mapping.
+fn mark_recent(facts: &mut [SegmentFacts], segments: &[Arc<Segment>], keep: u64, segment_bytes: u64) {
+    let most = RECENT_MAX.saturating_add(keep / segment_bytes);
     let is_log = |segment: &&Arc<Segment>| segment.role() == Role::Log;
     let ids: BTreeSet<_> = segments.iter().filter(is_log).map(|segment| segment.id()).collect();
     let mut log: Vec<_> = facts.iter_mut().filter(|facts| ids.contains(&facts.id)).collect();
     log.sort_by_key(|facts| std::cmp::Reverse((facts.first, facts.id)));
     let mut distance = 0;
-    for facts in log {
-        facts.recent = distance < keep;
+    for (number, facts) in (0..).zip(log) {
+        facts.recent = distance < keep && number < most;
         distance += facts.footprint;
     }
 }

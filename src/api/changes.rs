@@ -60,8 +60,9 @@ const KEEP_UP_SPACING: usize = 1024;
 /// a few each time otherwise.
 ///
 /// A feed maps the log segments that the store names. Those that it has not read keep their space
-/// when compaction removes them. The next call lets go of all but 16 of them. So a feed that is not
-/// called can keep as much as all log segments took at its last call.
+/// when compaction removes them. The next call lets go of all but 16 of them. So a feed that lags and
+/// is not called can keep as much as all log segments took at its last call. One that has read
+/// everything keeps the segment that it read last, and those that were made ready.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;

@@ -289,3 +289,36 @@ fn feed_of_a_replaced_directory_goes_on_once_it_is_back() {
     put(&options().open(&path).unwrap(), 3);
     assert_eq!(keys(&read(&mut changes).unwrap()), [3]);
 }
+
+/// Returns the number of removed segments of a store that this process has mapped.
+#[cfg(target_os = "linux")]
+fn removed_and_mapped(path: &std::path::Path) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let is_removed = |line: &&str| line.contains(path.to_str().unwrap()) && line.ends_with(".seg (deleted)");
+    maps.lines().filter(is_removed).count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn feed_that_has_read_everything_keeps_few_removed_files() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = scratch.path().canonicalize().unwrap();
+    let store = options().open(&path).unwrap();
+    let mut changes = store.changes(Since::Now).unwrap();
+    let write = || {
+        put(&store, 1);
+        while store.step().unwrap() {}
+    };
+    for _ in 0..60 {
+        write();
+        assert_eq!(read(&mut changes).unwrap().len(), 1);
+    }
+    (0..60).for_each(|_| write());
+    store.close().unwrap();
+    // The one that it read last, and those that were ready then. The writer has none of them.
+    let kept = removed_and_mapped(&path);
+    assert!((1..=3).contains(&kept), "{kept}");
+    let lagged = std::iter::repeat_with(|| changes.next().map(drop)).find_map(Result::err);
+    assert!(matches!(lagged, Some(Error::Lagged { .. })), "{lagged:?}");
+    assert_eq!(removed_and_mapped(&path), 0);
+}

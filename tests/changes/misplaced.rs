@@ -75,6 +75,25 @@ fn feed_behind_a_cut_is_rewound_once_the_segment_is_gone() {
 }
 
 #[test]
+fn rewound_feed_knows_the_keyspaces_before_the_cut() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let mut changes = store.changes(Since::Now).unwrap();
+    // No manifest has it: nothing is synced.
+    store.keyspace("users").unwrap();
+    let cut = end_of(&disk, FIRST);
+    put(&store, 1);
+    read(&mut changes).unwrap();
+    kill(&disk, store);
+    tear(&disk, FIRST, cut);
+    let store = open(&disk);
+    store.open_keyspace("users").unwrap().insert("anna", "1").unwrap();
+    assert!(matches!(changes.next(), Err(Error::Rewound { .. })));
+    let change = changes.next().unwrap().unwrap();
+    assert_eq!((change.keyspace.name, change.more), (Some("users"), false));
+}
+
+#[test]
 fn feed_at_a_cut_lags_if_the_next_segments_are_gone_too() {
     let (disk, store, mut changes) = remove_cut_segment(0, 20);
     for key in 1..23 {
@@ -167,6 +186,26 @@ fn damaged_start_record_beside_a_writer_is_corruption() {
 }
 
 #[test]
+fn damage_right_behind_the_last_close_ends_the_log() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    put(&store, 1);
+    store.close().unwrap();
+    let end = end_of(&disk, FIRST);
+    let store = open(&disk);
+    put(&store, 2);
+    kill(&disk, store);
+    tear(&disk, FIRST, end);
+    let found = read(&mut feed(&disk, Since::Oldest));
+    assert!(matches!(found, Err(Error::Corrupt { .. })), "the writer may live: {found:?}");
+    disk.set_boot_id(Some([9; 16]));
+    let mut changes = feed(&disk, Since::Oldest);
+    assert_eq!(keys(&read(&mut changes).unwrap()), [1]);
+    put(&open(&disk), 3);
+    assert_eq!(keys(&read(&mut changes).unwrap()), [3]);
+}
+
+#[test]
 fn damaged_start_record_after_a_power_cut_ends_the_log() {
     let disk = SimDisk::new();
     let (store, mut changes) = damage_start(&disk, 1);
@@ -238,6 +277,24 @@ fn feed_is_rewound_if_an_earlier_state_is_put_back() {
 }
 
 #[test]
+fn feed_is_rewound_into_a_segment_that_it_had_left_behind() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    put(&store, 1);
+    store.close().unwrap();
+    let copy = copy_of(&disk);
+    let store = open(&disk);
+    let mut changes = feed(&disk, Since::Oldest);
+    (2..9).for_each(|key| assert!(put(&store, key) > Seq(0)));
+    assert_eq!(read(&mut changes).unwrap().len(), 8);
+    store.close().unwrap();
+    put_back(&disk, &copy);
+    assert!(matches!(changes.next(), Err(Error::Rewound { .. })));
+    put(&open(&disk), 9);
+    assert_eq!(keys(&read(&mut changes).unwrap()), [9]);
+}
+
+#[test]
 fn feed_goes_on_if_its_own_files_are_put_back() {
     let disk = SimDisk::new();
     let store = open(&disk);
@@ -290,12 +347,32 @@ fn feed_of_a_replaced_directory_goes_on_once_it_is_back() {
     assert_eq!(keys(&read(&mut changes).unwrap()), [3]);
 }
 
-/// Returns the number of removed segments of a store that this process has mapped.
+/// Returns the number of segments of a store that this process has mapped: removed ones, and others.
 #[cfg(target_os = "linux")]
-fn removed_and_mapped(path: &std::path::Path) -> usize {
+fn mapped(path: &std::path::Path) -> [usize; 2] {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let is_removed = |line: &&str| line.contains(path.to_str().unwrap()) && line.ends_with(".seg (deleted)");
-    maps.lines().filter(is_removed).count()
+    [".seg (deleted)", ".seg"].map(|end| {
+        let is_one = |line: &&str| line.contains(path.to_str().unwrap()) && line.ends_with(end);
+        maps.lines().filter(is_one).count()
+    })
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn feed_lets_go_of_the_segments_that_it_has_read() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = scratch.path().canonicalize().unwrap();
+    let store = options().open(&path).unwrap();
+    let mut changes = store.changes(Since::Now).unwrap();
+    for key in 0..40 {
+        put(&store, key);
+        while store.step().unwrap() {}
+        assert_eq!(keys(&read(&mut changes).unwrap()), [key]);
+    }
+    store.close().unwrap();
+    let [removed, others] = mapped(&path);
+    assert!(removed == 0 && (1..=3).contains(&others), "{removed}, {others}");
+    assert_eq!(changes.next().unwrap(), None);
 }
 
 #[test]
@@ -316,9 +393,9 @@ fn feed_that_has_read_everything_keeps_few_removed_files() {
     (0..60).for_each(|_| write());
     store.close().unwrap();
     // The one that it read last, and those that were ready then. The writer has none of them.
-    let kept = removed_and_mapped(&path);
+    let [kept, _] = mapped(&path);
     assert!((1..=3).contains(&kept), "{kept}");
     let lagged = std::iter::repeat_with(|| changes.next().map(drop)).find_map(Result::err);
     assert!(matches!(lagged, Some(Error::Lagged { .. })), "{lagged:?}");
-    assert_eq!(removed_and_mapped(&path), 0);
+    assert_eq!(mapped(&path)[0], 0);
 }

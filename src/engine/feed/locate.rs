@@ -61,7 +61,8 @@ impl WalkEnd {
 }
 
 impl Feed {
-    /// Sets the place, and the loss if a part of the history before it is not there.
+    /// Sets the place, and the loss if a part of the history before it is not there. The units before
+    /// the place were all returned.
     ///
     /// # Errors
     ///
@@ -87,8 +88,7 @@ impl Feed {
         if let Some(first) = first.map(MappedSegment::first) {
             self.log.pass(first);
         }
-        (self.place, self.names, self.done) = (place, names, 0);
-        self.units.clear();
+        (self.place, self.names) = (place, names);
         match error {
             // Until the error is returned, a position leads to it again.
             Some(error) => {

@@ -276,6 +276,70 @@ fn feed_is_rewound_if_an_earlier_state_is_put_back() {
     }
 }
 
+/// Makes a store of one key, copies it, and adds small keys for the feed to read, all in one segment.
+fn read_more_than_a_copy() -> (SimDisk, Changes, Vec<(String, Vec<u8>)>) {
+    let disk = SimDisk::new();
+    store_of(&disk, 0).close().unwrap();
+    let copy = copy_of(&disk);
+    let store = open(&disk);
+    let mut changes = feed(&disk, Since::Oldest);
+    (1..40).for_each(|key| assert!(store.insert([key], "2").unwrap() > Seq(0)));
+    store.close().unwrap();
+    assert_eq!(read(&mut changes).unwrap().len(), 40);
+    (disk, changes, copy)
+}
+
+fn store_of(disk: &SimDisk, key: u8) -> Store {
+    let store = open(disk);
+    store.insert([key], "1").unwrap();
+    store
+}
+
+#[test]
+fn feed_is_rewound_if_a_later_manifest_names_other_files() {
+    let (disk, mut changes, copy) = read_more_than_a_copy();
+    put_back(&disk, &copy);
+    // The log goes on in the same segment, and the manifest gets later than the one that was read.
+    (50..60).for_each(|key| store_of(&disk, key).close().unwrap());
+    assert!(matches!(changes.next(), Err(Error::Rewound { .. })));
+    store_of(&disk, 60).close().unwrap();
+    assert_eq!(keys(&read(&mut changes).unwrap()), [60]);
+}
+
+#[test]
+fn feed_is_rewound_if_an_earlier_state_is_copied_over_its_files() {
+    let (disk, mut changes, copy) = read_more_than_a_copy();
+    copy.iter().for_each(|(name, bytes)| disk.put_file(name, bytes));
+    disk.advance_clock(Duration::from_secs(1));
+    assert!(matches!(changes.next(), Err(Error::Rewound { .. })));
+    store_of(&disk, 60).close().unwrap();
+    assert_eq!(keys(&read(&mut changes).unwrap()), [60]);
+}
+
+#[test]
+fn feed_is_rewound_if_a_number_has_another_segment() {
+    const SECOND: &str = "0000000002.seg";
+    let disk = SimDisk::new();
+    store_of(&disk, 0).close().unwrap();
+    let copy = copy_of(&disk);
+    kill(&disk, store_of(&disk, 1));
+    let mut changes = feed(&disk, Since::Oldest);
+    let store = open(&disk);
+    (2..80).for_each(|key| assert!(store.insert([key], "2").unwrap() > Seq(0)));
+    store.close().unwrap();
+    assert_eq!(read(&mut changes).unwrap().len(), 80);
+    copy.iter().for_each(|(name, bytes)| disk.put_file(name, bytes));
+    disk.remove_file(SECOND).unwrap();
+    kill(&disk, store_of(&disk, 50));
+    // The manifest gets later than the one that was read.
+    (51..60).for_each(|key| store_of(&disk, key).close().unwrap());
+    assert!(disk.files().contains(&SECOND.to_owned()));
+    disk.advance_clock(Duration::from_secs(1));
+    assert!(matches!(changes.next(), Err(Error::Rewound { .. })));
+    store_of(&disk, 80).close().unwrap();
+    assert_eq!(keys(&read(&mut changes).unwrap()), [80]);
+}
+
 #[test]
 fn feed_is_rewound_into_a_segment_that_it_had_left_behind() {
     let disk = SimDisk::new();
@@ -373,6 +437,27 @@ fn feed_lets_go_of_the_segments_that_it_has_read() {
     let [removed, others] = mapped(&path);
     assert!(removed == 0 && (1..=3).contains(&others), "{removed}, {others}");
     assert_eq!(changes.next().unwrap(), None);
+    drop(changes);
+    let _begun = Changes::open(&path, Since::Now).unwrap();
+    assert_eq!(mapped(&path), [0, others]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn feed_that_lags_lets_go_of_removed_segments() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = scratch.path().canonicalize().unwrap();
+    let store = options().compaction(false).open(&path).unwrap();
+    for _ in 0..80 {
+        put(&store, 1);
+    }
+    let mut changes = Changes::open(&path, Since::Oldest).unwrap();
+    store.compact().unwrap();
+    store.close().unwrap();
+    assert!(mapped(&path)[0] > 30);
+    let lagged = (0..200).find_map(|_| changes.next().err());
+    assert!(matches!(lagged, Some(Error::Lagged { from: ..50, .. })), "{lagged:?}");
+    assert_eq!(mapped(&path)[0], 0);
 }
 
 #[test]
@@ -395,7 +480,7 @@ fn feed_that_has_read_everything_keeps_few_removed_files() {
     // The one that it read last, and those that were ready then. The writer has none of them.
     let [kept, _] = mapped(&path);
     assert!((1..=3).contains(&kept), "{kept}");
-    let lagged = std::iter::repeat_with(|| changes.next().map(drop)).find_map(Result::err);
+    let lagged = (0..200).find_map(|_| changes.next().err());
     assert!(matches!(lagged, Some(Error::Lagged { .. })), "{lagged:?}");
     assert_eq!(mapped(&path)[0], 0);
 }

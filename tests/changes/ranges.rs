@@ -1,5 +1,8 @@
 //! Ranges of the log that are whole, and those that are not.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use mapcask::{ChangeKind, Error, Options, Seq, Since};
 
 use crate::oracle::{Event, Kind, Shown, Writer};
@@ -152,6 +155,25 @@ fn state_comes_first_and_then_each_later_change() {
             assert_eq!(found[end + 1..], writer.events[from..]);
         }
     }
+}
+
+#[test]
+fn keyspace_made_before_the_state_has_a_name_behind_it() {
+    let disk = SimDisk::new();
+    let store = Arc::new(open(&disk));
+    // Between the place of the feed and the state: a follower attaches for that.
+    let (made, writer) = (AtomicBool::new(false), Arc::clone(&store));
+    disk.on_crash_point(move |point| {
+        if point == "attach-opened" && !made.swap(true, Ordering::Relaxed) {
+            writer.keyspace("late").unwrap();
+        }
+    });
+    let mut changes = feed(&disk, Since::State);
+    disk.forget_hook();
+    let found = read(&mut changes).unwrap();
+    assert!(found.iter().any(|event| event.kind == Kind::Created("late".to_owned())), "{found:?}");
+    store.keyspace("late").unwrap().insert("a", "1").unwrap();
+    assert_eq!(changes.next().unwrap().unwrap().keyspace.name, Some("late"));
 }
 
 #[test]

@@ -309,7 +309,8 @@ impl Changes {
     /// # Errors
     ///
     /// - `Lagged` and `Rewound`, once each: see [`Changes`]. The next call goes on.
-    /// - `Replaced` if another store is in the directory now.
+    /// - `Replaced` if another store or directory is in its place now. Open a feed of that one: at the
+    ///   [position](Changes::position) of this one, if it is a copy of the store.
     /// - `Corrupt`, `MissingSegment` or `Io` if the log cannot be read. The next call tries again.
     /// - `TooNew` if a later version of this crate writes to the store.
     /// - `Exhausted` if memory, mappings or descriptors run out.

@@ -221,8 +221,7 @@ impl Inner {
             self.jump(engine)?;
             (self.are_files_new, refreshed.jumped) = (false, true);
         }
-        let mut is_done =
-            refreshed.jumped || self.is_as_seen() && self.follow_log(engine, &mut refreshed)?;
+        let mut is_done = refreshed.jumped || self.is_as_seen() && self.follow_log(engine, &mut refreshed)?;
         let mut left = ATTEMPTS;
         while !is_done {
             is_done = self.follow_store(engine, &mut refreshed)?;

@@ -39,9 +39,9 @@ fuzz target *args:
 bench *args:
     cargo bench -- --date "$(date +%F)" {{args}}
 
-# Measure mapcask beside other stores in one process: `just peers large`.
-peers *args:
-    cargo run --release --manifest-path benches/peers/Cargo.toml -- --date "$(date +%F)" {{args}}
+# Measure mapcask beside other stores in one process: `just compare read --keys 100000`.
+compare *args:
+    cargo run --release --manifest-path benches/compare/Cargo.toml -- --date "$(date +%F)" {{args}}
 
 # Render benches/record/README.md from the CSV files beside it.
 report:

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mapcask::{Follower, Options, Store};
 
-use crate::latency::Histogram;
+use crate::histogram::Histogram;
 use crate::rounds::{Measured, Race, Table, median, number};
 use crate::{Lab, Result, scratch};
 

@@ -13,6 +13,7 @@ mod durable;
 mod environment;
 mod feeding;
 mod following;
+mod histogram;
 mod large;
 mod latency;
 mod opening;

@@ -1,0 +1,116 @@
+//! The rows about the ends of a process: opening after a close and after a kill, lost writes, and
+//! the space on the disk.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::engine::{Contender, Survives};
+use crate::rounds::{Table, median, number};
+use crate::workload::{key, value, value_pool};
+use crate::{Lab, Result};
+
+/// Measures an open to the first value, and counts the acknowledged puts that a kill loses.
+pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
+    let headers = &["", "after a close, ms", "after a kill, ms", "puts that the kill lost"];
+    let mut table = Table::new("open to the first value, page cache warm", headers);
+    for contender in lab.contenders().filter(|contender| contender.is_store()) {
+        let (mut closed, mut killed, mut lost) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..lab.rounds {
+            let directory = lab.directory()?;
+            fill(&contender, lab.keys, directory.path(), "close")?;
+            closed.push(measure(&contender, lab.keys, directory.path())?.0);
+            let directory = lab.directory()?;
+            fill(&contender, lab.keys, directory.path(), "kill")?;
+            let (time, found) = measure(&contender, lab.keys, directory.path())?;
+            killed.push(time);
+            lost = lost.max(lab.keys - found);
+        }
+        table.row([
+            contender.name.to_owned(),
+            number(median(&mut closed)),
+            number(median(&mut killed)),
+            lost.to_string(),
+        ]);
+    }
+    Ok(vec![table.note("The greatest loss of all rounds. The killed process was at an end of its last put.")])
+}
+
+/// Opens a store and reads one key. Returns the milliseconds, and the number of keys that are there.
+fn measure(contender: &Contender, keys: usize, directory: &Path) -> Result<(f64, usize)> {
+    let began = Instant::now();
+    let engine = contender.open(&directory.join("store"), Survives::Kill)?;
+    engine.get(&key(keys as u64 / 2), &mut |_| {})?;
+    let elapsed = began.elapsed().as_secs_f64() * 1e3;
+    let mut found = 0;
+    for number in 0..keys {
+        found += usize::from(engine.get(&key(number as u64), &mut |_| {})?);
+    }
+    engine.close()?;
+    Ok((elapsed, found))
+}
+
+/// Fills a store in another process, which then closes it or dies.
+fn fill(contender: &Contender, keys: usize, directory: &Path, end: &str) -> Result<()> {
+    let mut child = Command::new(std::env::current_exe()?);
+    child.args(["--child", contender.name, &keys.to_string(), end]).arg(directory.join("store"));
+    let status = child.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    if status.code() == Some(0) || (end == "kill" && status.code().is_none()) {
+        return Ok(());
+    }
+    Err(format!("{}: the process that fills it failed: {status}", contender.name).into())
+}
+
+/// Runs a child: `NAME KEYS close|kill DIR`.
+pub(crate) fn child(arguments: &[String]) -> Result<()> {
+    let [name, keys, end, directory] = arguments else { return Err("not a child's arguments".into()) };
+    let contender = crate::engine::contenders().into_iter().find(|contender| contender.name == *name);
+    let contender = contender.ok_or_else(|| format!("no contender is called {name}"))?;
+    let engine = contender.open(Path::new(directory), Survives::Kill)?;
+    let pool = value_pool();
+    for number in 0..keys.parse()? {
+        engine.put(&key(number as u64), value(&pool, number, 0))?;
+    }
+    if end == "kill" {
+        let me = rustix::process::getpid();
+        rustix::process::kill_process(me, rustix::process::Signal::KILL)?;
+    }
+    engine.close()
+}
+
+/// Measures the space on the disk as a multiple of all keys and values.
+pub(crate) fn space(lab: &Lab) -> Result<Vec<Table>> {
+    let live = lab.keys * (crate::workload::KEY_LEN + crate::workload::VALUE_LEN);
+    let mut table = Table::new(
+        "disk space after a close; 1 is all keys and values",
+        &["", "loaded", "all overwritten once"],
+    );
+    for contender in lab.contenders().filter(|contender| contender.is_store()) {
+        let directory = lab.directory()?;
+        let path = directory.path().join("store");
+        let mut cells = vec![contender.name.to_owned()];
+        for version in 0..2 {
+            let engine = contender.open(&path, Survives::Kill)?;
+            for at in &lab.workload.order {
+                engine.put(&lab.workload.keys[*at], lab.workload.value(*at, version))?;
+            }
+            engine.close()?;
+            cells.push(number(blocks(&path)? as f64 / live as f64));
+        }
+        table.row(cells);
+    }
+    Ok(vec![table])
+}
+
+/// Returns the bytes of the blocks of all files below a path.
+fn blocks(path: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::symlink_metadata(path)?;
+    let mut bytes = metadata.blocks() * 512;
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            bytes += blocks(&entry?.path())?;
+        }
+    }
+    Ok(bytes)
+}

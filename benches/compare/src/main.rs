@@ -1,0 +1,164 @@
+//! Measures mapcask beside other embedded stores, and beside maps in memory.
+//!
+//! `cargo run --release --manifest-path benches/compare/Cargo.toml -- [--keys N] [--rounds N]
+//! [--threads N,N] [--only NAME,NAME] [--date DATE] [--dir DIR] [ROW]...` prints Markdown tables for
+//! each row, or for all rows without names. All contenders of a table run in one process, round by
+//! round in turn, over the same keys in the same order. Figures are medians. Each store runs in its
+//! fastest mode whose writes survive the death of the process, if it has one. The row `open` counts
+//! the puts that a kill lost.
+
+#![expect(clippy::print_stdout, reason = "printing tables is what this program is for")]
+
+mod ends;
+mod engine;
+mod engines;
+#[path = "../../environment.rs"]
+mod environment;
+#[path = "../../histogram.rs"]
+mod histogram;
+mod large;
+mod mix;
+#[path = "../../rounds.rs"]
+mod rounds;
+mod rows;
+#[expect(dead_code, reason = "the benches of mapcask itself use more of it")]
+#[path = "../../workload.rs"]
+mod workload;
+
+use std::path::PathBuf;
+
+use crate::engine::Contender;
+use crate::rounds::Table;
+use crate::workload::Workload;
+
+/// The result of a function that may fail in any way; the program prints the error and ends.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// The inputs of a row.
+pub(crate) struct Lab {
+    /// The number of keys.
+    pub(crate) keys: usize,
+    /// The number of rounds that count.
+    pub(crate) rounds: usize,
+    /// The numbers of threads of the mixes.
+    pub(crate) threads: Vec<usize>,
+    /// The names of the contenders that take part; all of them if there is none.
+    only: Vec<String>,
+    /// The directory below which stores are made.
+    pub(crate) directory: PathBuf,
+    /// The keys, values and their order.
+    pub(crate) workload: Workload,
+}
+
+impl Lab {
+    /// Makes a new directory below the one that the caller named; it is removed on drop.
+    pub(crate) fn directory(&self) -> Result<tempfile::TempDir> {
+        Ok(tempfile::tempdir_in(&self.directory)?)
+    }
+
+    /// Returns true if a contender takes part.
+    pub(crate) fn has(&self, contender: &Contender) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == contender.name)
+    }
+}
+
+type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);
+
+const ROWS: [Row; 9] = [
+    ("load", rows::load),
+    ("read", rows::read),
+    ("overwrite", rows::overwrite),
+    ("remove", rows::remove),
+    ("mix", rows::mix),
+    ("durable", rows::durable),
+    ("latency", rows::latency),
+    ("open", ends::open),
+    ("space", ends::space),
+];
+
+/// The row with values of its own sizes. It measures LMDB alone beside mapcask.
+const LARGE: Row = ("large", large::put);
+
+/// The arguments of the program.
+struct Arguments {
+    lab: Lab,
+    date: String,
+    rows: Vec<Row>,
+}
+
+fn main() -> Result<()> {
+    let all: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("--child", rest)) = all.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return ends::child(rest);
+    }
+    let Arguments { lab, date, rows } = parse(&all)?;
+    std::fs::create_dir_all(&lab.directory)?;
+    for line in environment::describe(&lab.directory, &date) {
+        println!("- {line}");
+    }
+    println!(
+        "- regime: {} keys of {} bytes, values of {} bytes, medians of {} rounds, page cache warm\n",
+        lab.keys,
+        workload::KEY_LEN,
+        workload::VALUE_LEN,
+        lab.rounds
+    );
+    println!("{}", stores(&lab).render());
+    for (name, row) in rows {
+        let load = environment::load();
+        for table in row(&lab)? {
+            println!("{}", table.render());
+        }
+        println!("_Load average before and after {name}: {load} and {}._\n", environment::load());
+    }
+    Ok(())
+}
+
+/// Returns the table of versions and modes.
+fn stores(lab: &Lab) -> Table {
+    let headers = &["", "version", "mode, most rows", "mode, durable puts"];
+    let mut table = Table::new("The stores", headers);
+    for contender in lab.contenders().filter(|contender| contender.is_store()) {
+        let version = contender.version().unwrap_or("this one").to_owned();
+        let [kill, power] = contender.modes.map(str::to_owned);
+        table.row([contender.name.to_owned(), version, kill, power]);
+    }
+    table
+}
+
+fn parse(all: &[String]) -> Result<Arguments> {
+    let (mut keys, mut rounds, mut threads, mut only) = (1_000_000, 5, vec![1, 2], Vec::new());
+    let mut directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/stores");
+    let (mut date, mut rows) = ("not given".to_owned(), Vec::new());
+    let mut rest = all.iter();
+    while let Some(argument) = rest.next() {
+        let mut value = || rest.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--keys" => keys = value()?.parse()?,
+            "--rounds" => rounds = value()?.parse()?,
+            "--threads" => {
+                threads = value()?.split(',').map(str::parse).collect::<std::result::Result<_, _>>()?
+            }
+            "--only" => only = value()?.split(',').map(str::to_owned).collect(),
+            "--date" => date = value()?.clone(),
+            "--dir" => directory = value()?.into(),
+            name => {
+                let row = ROWS.iter().chain([&LARGE]).find(|(known, _)| *known == name);
+                let names = ROWS.iter().chain([&LARGE]).map(|(known, _)| *known).collect::<Vec<_>>();
+                rows.push(*row.ok_or_else(|| format!("no row is called {name}: {names:?}"))?);
+            }
+        }
+    }
+    if keys < 1000 || rounds == 0 || threads.contains(&0) {
+        return Err("at least 1000 keys, one round and one thread".into());
+    }
+    let known: Vec<_> = engine::contenders().iter().map(|contender| contender.name).collect();
+    if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("no contender is called {unknown}: {known:?}").into());
+    }
+    if rows.is_empty() {
+        rows = ROWS.iter().copied().chain([LARGE]).collect();
+    }
+    let workload = Workload::new(keys);
+    Ok(Arguments { lab: Lab { keys, rounds, threads, only, directory, workload }, date, rows })
+}

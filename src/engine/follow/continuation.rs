@@ -78,10 +78,13 @@ impl Inner {
     pub(super) fn damaged_start(&self) -> Result<Option<Error>> {
         for segment in &self.ahead {
             let at = segment.data_offset();
+            if !is_published(segment, at)? {
+                continue;
+            }
             // A segment that a recovery left empty may hold torn bytes.
             let is_open =
                 self.manifest.segment(segment.id()).is_some_and(|entry| entry.state == SegmentState::Open);
-            if is_open && is_published(segment, at)? && start_of(segment).is_none() {
+            if is_open && start_of(segment).is_none() {
                 return Ok(Some(segment.corrupt_at(at, Defect::BadField("start"))));
             }
         }

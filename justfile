@@ -47,6 +47,10 @@ compare *args:
 report:
     python3 benches/record/render.py
 
+# Draw the figures of a comparison from its CSV file: `just draw MACHINE DATE`.
+draw machine date:
+    python3 benches/record/draw.py {{machine}} {{date}}
+
 # Check licences, advisories and sources of all dependencies.
 deny:
     cargo deny check

@@ -28,8 +28,18 @@ To add figures, pipe a bench into the record and render this page:
 
 ```sh
 cargo bench -- get put | python3 benches/record/import.py MACHINE DATE
+just compare | python3 benches/record/import.py MACHINE DATE
 just report
+just draw MACHINE DATE
 ```
+
+The figures show the newest comparison with other stores. The rows of its date have the values.
+
+![Operations a second of mapcask, other stores and maps in memory](../../docs/figures/compare.svg)
+
+![Durable puts a second by the number of threads](../../docs/figures/durable.svg)
+
+![Durations of a put](../../docs/figures/latency.svg)
 """
 
 
@@ -77,7 +87,22 @@ def losses(values):
                 continue
             if ratio < 1:
                 found.append([value["title"], name, against, f"{ratio:.2f}", value["date"], value["note"]])
+        found += [[first["title"], "mapcask", *rest] for rest in ahead(of_row)]
     return found
+
+
+def ahead(of_row):
+    """Returns the other stores that are faster than mapcask in the newest run of a row."""
+    date, note_of = of_row[0]["date"], lambda value: value["note"].rpartition("; ")[2]
+    ours = [value for value in of_row if value["contender"] == "mapcask" and value["unit"] in RATES]
+    if not ours or ours[0]["date"] != date:
+        return
+    for value in of_row[1:]:
+        is_map = "HashMap" in value["contender"] or "hashbrown" in value["contender"]
+        same_run = value["date"] == date and note_of(value) == note_of(ours[0])
+        if same_run and not is_map and float(value["value"]) > float(ours[0]["value"]):
+            ratio = float(ours[0]["value"]) / float(value["value"])
+            yield [value["contender"], f"{ratio:.2f}", date, value["note"]]
 
 
 def table(headers, right, rows):

@@ -101,8 +101,6 @@ pub(crate) fn contenders() -> Vec<Contender> {
         contender!("LMDB", "heed", ["NO_SYNC", "default"], engines::lmdb::Lmdb),
         contender!("redb", "redb", ["Durability::None", "Immediate"], engines::redb::Redb),
         contender!("fjall", "fjall", ["default", "SyncData after each write"], engines::fjall::Fjall),
-        #[cfg(feature = "rocksdb")]
-        contender!("RocksDB", "rocksdb", ["default", "sync"], engines::rocksdb::RocksDb),
         contender!("sled", "sled", ["default", "flush after each write"], engines::sled::Sled),
         contender!(
             "candystore",

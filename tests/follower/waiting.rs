@@ -148,9 +148,10 @@ fn ticket_of_a_failed_writer_is_an_error() {
     let kept = store.insert("a", "1").unwrap();
     store.flush().unwrap();
     let lost = store.insert("a", "2").unwrap();
+    // The waiter's request may make the worker sync at once.
+    disk.fail_nth(Some(Operation::SyncRange), 1, Fault::Io, false);
     let waiting = follower.clone();
     let waiter = thread::spawn(move || waiting.wait_durable(lost, PATIENCE));
-    disk.fail_nth(Some(Operation::SyncRange), 1, Fault::Io, false);
     store.flush().unwrap_err();
     let error = waiter.join().unwrap().unwrap_err();
     assert!(matches!(error, Error::WriterFailed { .. }), "{error:?}");

@@ -6,8 +6,9 @@
 //! that had returned then. If compaction has removed changes that the reader has not seen, the reader
 //! cannot know which rows are stale, and drops all.
 //!
-//! The writer is a child process. Each change of a row raises its version, and at the end some rows are
-//! removed, so that the reader can prove for each row served that it was not stale.
+//! The writer is a child process. It changes a group of rows for each order that it gets through a pipe,
+//! while the reader serves. Each change of a row raises its version, and at the end some rows are removed,
+//! so that the reader can prove for each row served that it was not stale.
 //!
 //! `cargo run --example cache_invalidation`
 
@@ -15,8 +16,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread;
+use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use mapcask::{ChangeKind, Changes, Follower, Options, Reader, Since};
@@ -25,18 +25,18 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The number of rows.
 const ROWS: u64 = 1000;
-/// The number of changes before the reader sleeps, and the number after it.
-const CHANGES: u64 = 20_000;
-/// The number of changes while the reader sleeps.
+/// The groups of changes. The reader sleeps during the one in the middle.
+const GROUPS: u64 = 40;
+/// The number of changes in a group, and in the one during which the reader sleeps.
+const CHANGES: u64 = 1000;
 const MISSED: u64 = 10_000;
-/// The number of rows that the reader asks for at a time.
+/// The number of times that the reader serves during a group, and of the rows each time.
+const SERVED: u64 = 20;
 const ASKED: u64 = 50;
 /// The time after which a writer that stands still has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The time between two groups of changes.
-const SPACING: Duration = Duration::from_millis(2);
-/// The key under which the writer says how far it is.
-const PHASE: &str = "phase";
+/// The key under which the writer keeps the number of groups that it has finished.
+const FINISHED: &str = "finished";
 
 fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
@@ -54,7 +54,7 @@ fn pick(n: u64) -> u64 {
     mixed * mixed / ROWS
 }
 
-/// Changes rows, compacts the store while the reader sleeps, goes on, and removes some rows.
+/// Changes rows as it is told to, until the pipe of the orders is closed.
 fn write(path: &Path) -> Result<()> {
     let store = options().open(path)?;
     let rows = store.keyspace("rows")?;
@@ -65,25 +65,16 @@ fn write(path: &Path) -> Result<()> {
         rows.insert(id.to_le_bytes(), encoded(*version))?;
         Ok(())
     };
-    for n in 0..CHANGES {
-        change(pick(n))?;
-        if n % 500 == 0 {
-            thread::sleep(SPACING);
+    for (order, group) in std::io::stdin().lines().zip(0..) {
+        match order?.as_str() {
+            "change" => (0..CHANGES).try_for_each(|n| change(pick(group * CHANGES + n)))?,
+            "change and compact" => {
+                (0..MISSED).try_for_each(|n| change(n % ROWS))?;
+                store.compact()?;
+            }
+            order => return Err(format!("{order} is no order").into()),
         }
-    }
-    store.insert(PHASE, "1")?;
-    // The reader says when it sleeps.
-    std::io::stdin().read_line(&mut String::new())?;
-    for n in 0..MISSED {
-        change(n % ROWS)?;
-    }
-    store.compact()?;
-    store.insert(PHASE, "2")?;
-    for n in 0..CHANGES {
-        change(pick(n + 7))?;
-        if n % 500 == 0 {
-            thread::sleep(SPACING);
-        }
+        store.insert(FINISHED, (group + 1).to_le_bytes())?;
     }
     for id in (0..ROWS).step_by(10) {
         rows.remove(id.to_le_bytes())?;
@@ -214,10 +205,23 @@ impl Cache {
         Ok(())
     }
 
-    /// Returns true if the writer has come to a phase.
-    fn has_come_to(&self, phase: &str) -> Result<bool> {
-        Ok(self.follower.get(PHASE)?.as_deref() == Some(phase.as_bytes()))
+    /// Waits until the writer has finished so many groups.
+    fn await_groups(&self, groups: u64) -> Result<()> {
+        loop {
+            let seen = self.follower.last_seq();
+            let finished = self.follower.get(FINISHED)?.map_or(Ok(0), |bytes| number(&bytes))?;
+            if finished >= groups {
+                return Ok(());
+            }
+            if !self.follower.wait(seen, PATIENCE)? {
+                return Err(format!("the writer stands still after {finished} groups").into());
+            }
+        }
     }
+}
+
+fn number(bytes: &[u8]) -> Result<u64> {
+    Ok(u64::from_le_bytes(bytes.try_into()?))
 }
 
 /// Serves rows from a cache while the writer changes them.
@@ -227,31 +231,39 @@ fn read() -> Result<()> {
     fill(&path)?;
     let mut cache = Cache::open(&path)?;
     let mut writer = Command::new(std::env::current_exe()?).arg(&path).stdin(Stdio::piped()).spawn()?;
-    let (mut asked, mut slept) = (0, false);
-    loop {
-        // Before the last look, so that the last one sees everything.
-        let is_over = writer.try_wait()?;
-        if is_over.is_some_and(|status| !status.success()) {
-            return Err("the writer failed".into());
-        }
-        if !slept && cache.has_come_to("1")? {
-            // Now the reader sleeps, as a suspended machine does, and compaction goes on.
-            writeln!(writer.stdin.take().ok_or("it has a pipe")?, "go on")?;
-            while !cache.has_come_to("2")? {
-                let seen = cache.follower.last_seq();
-                cache.follower.wait(seen, PATIENCE)?;
-            }
-            slept = true;
-        }
-        let ids: Vec<u64> = (asked..asked + ASKED).map(pick).collect();
-        asked += ASKED;
-        cache.serve(&ids)?;
-        if is_over.is_some() {
-            break;
-        }
+    let orders = writer.stdin.take().ok_or("it has a pipe")?;
+    let served = serve_groups(&mut cache, orders);
+    if served.is_err() {
+        writer.kill()?;
+    }
+    let status = writer.wait()?;
+    served?;
+    if !status.success() {
+        return Err("the writer failed".into());
     }
     cache.serve(&(0..ROWS).collect::<Vec<_>>())?;
     report(&cache)
+}
+
+/// Orders one group of changes after the other, and serves rows during each.
+fn serve_groups(cache: &mut Cache, mut orders: ChildStdin) -> Result<()> {
+    let mut asked = 0;
+    for group in 0..GROUPS {
+        cache.await_groups(group)?;
+        if group == GROUPS / 2 {
+            // The reader sleeps, as a suspended machine does, and compaction goes on.
+            writeln!(orders, "change and compact")?;
+            cache.await_groups(group + 1)?;
+        } else {
+            writeln!(orders, "change")?;
+        }
+        for _ in 0..SERVED {
+            let ids: Vec<u64> = (asked..asked + ASKED).map(pick).collect();
+            asked += ASKED;
+            cache.serve(&ids)?;
+        }
+    }
+    cache.await_groups(GROUPS)
 }
 
 /// Compares the whole cache with the store, and prints the counts.

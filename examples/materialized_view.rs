@@ -16,7 +16,6 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use mapcask::{
@@ -25,14 +24,12 @@ use mapcask::{
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// The number of orders that the shop takes.
-const ORDERS: u64 = 60_000;
 /// The number of times that the view is killed.
 const KILLS: u64 = 8;
+/// The number of orders that the shop takes from one kill to the next: more than the view is to apply.
+const SHARE: u64 = 7500;
 /// The time after which a view that stands still has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The time between two groups of orders.
-const SPACING: Duration = Duration::from_millis(5);
 /// The key under which the view keeps its place.
 const POSITION: &str = "position";
 
@@ -45,22 +42,23 @@ fn main() -> Result<()> {
     }
 }
 
-/// Takes orders, changes some, and cancels others. Each order is a key with a product and a price.
+/// Takes orders, changes some, and cancels others: a share of all for each line of its input. Each
+/// order is a key with a product and a price.
 fn shop(folder: &Path) -> Result<()> {
     let options = Options::new().segment_bytes(256 << 10).keep_changes(1 << 20);
     let store = options.open(folder.join("shop"))?;
     let orders = store.keyspace("orders")?;
-    for n in 0..ORDERS {
-        let order = |price: u64| [(n % 7).to_le_bytes(), price.to_le_bytes()].concat();
-        orders.insert(n.to_le_bytes(), order(100 + n % 50))?;
-        if n % 3 == 0 {
-            orders.insert(n.to_le_bytes(), order(n % 90))?;
-        }
-        if n % 5 == 4 {
-            orders.remove((n / 2).to_le_bytes())?;
-        }
-        if n % 500 == 0 {
-            thread::sleep(SPACING);
+    for (line, share) in std::io::stdin().lines().zip(0..) {
+        line?;
+        for n in share * SHARE..(share + 1) * SHARE {
+            let order = |price: u64| [(n % 7).to_le_bytes(), price.to_le_bytes()].concat();
+            orders.insert(n.to_le_bytes(), order(100 + n % 50))?;
+            if n % 3 == 0 {
+                orders.insert(n.to_le_bytes(), order(n % 90))?;
+            }
+            if n % 5 == 4 {
+                orders.remove((n / 2).to_le_bytes())?;
+            }
         }
     }
     store.close()?;
@@ -160,7 +158,7 @@ fn view(folder: &Path) -> Result<()> {
 
 /// Starts a part of the program as a process of its own.
 fn start(part: &str, folder: &Path) -> Result<Child> {
-    Ok(Command::new(std::env::current_exe()?).arg(part).arg(folder).stdin(Stdio::null()).spawn()?)
+    Ok(Command::new(std::env::current_exe()?).arg(part).arg(folder).stdin(Stdio::piped()).spawn()?)
 }
 
 /// Returns the turnover by product, counted from the orders.
@@ -208,15 +206,18 @@ fn check() -> Result<()> {
     }
     let seen = Follower::open(folder.join("view"))?;
     let mut shop = start("shop", folder)?;
+    let mut customers = shop.stdin.take().ok_or("it has a pipe")?;
     let mut position = 0;
     for n in 0..KILLS {
         let mut view = start("view", folder)?;
+        writeln!(customers)?;
         // It is killed in the middle of its work: some changes after the last kill.
         let reached = await_view(&seen, position + 1 + 50 * n);
         view.kill()?;
         view.wait()?;
         position = reached?;
     }
+    drop(customers);
     assert!(shop.wait()?.success(), "the shop closes");
     let expected = count(folder)?;
     let mut last = Changes::open(folder.join("shop"), Since::Now)?;
@@ -232,7 +233,8 @@ fn check() -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{ORDERS} orders, {KILLS} kills of the view: a turnover of {total}, each change counted once"
+        "{} orders, {KILLS} kills of the view: a turnover of {total}, each change counted once",
+        SHARE * KILLS
     )?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::HumanBytes;
 use mapcask::{KeyspaceStats, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Store};
 
-use super::look::Looked;
+use super::look::{Looked, counts_of};
 use super::{At, Place, Scan, bytes};
 
 fn open(at: &At) -> Result<Store> {
@@ -154,18 +154,13 @@ pub(super) fn stats(at: &At) -> Result<bool> {
     let size = store.size_on_disk()?;
     let mut out = io::stdout().lock();
     writeln!(out, "{:<14} {}", "writer", store.writer()?)?;
-    for (name, count) in [
-        ("keyspaces", stats.keyspaces as u64),
-        ("keys", stats.keys),
-        ("live_bytes", stats.live_bytes),
-        ("dead_bytes", stats.dead_bytes),
-        ("segments", stats.segments as u64),
-        ("segment_bytes", stats.segment_bytes),
+    let others = [
         ("index_bytes", stats.index_bytes as u64),
         ("last_seq", stats.last_seq),
         ("durable_seq", stats.durable_seq),
         ("size_on_disk", size),
-    ] {
+    ];
+    for (name, count) in counts_of(&stats).into_iter().chain(others) {
         writeln!(out, "{name:<14} {count}")?;
     }
     for (name, stats) in all_keyspaces(&store)? {

@@ -18,6 +18,18 @@ pub(super) enum Looked {
     Locked(Store),
 }
 
+/// Returns the names and values of the counters that each view of a store begins with.
+pub(super) fn counts_of(stats: &Stats) -> [(&'static str, u64); 6] {
+    [
+        ("keyspaces", stats.keyspaces as u64),
+        ("keys", stats.keys),
+        ("live_bytes", stats.live_bytes),
+        ("dead_bytes", stats.dead_bytes),
+        ("segments", stats.segments as u64),
+        ("segment_bytes", stats.segment_bytes),
+    ]
+}
+
 impl Looked {
     /// Opens a store without its lock, if it can be read so.
     pub(super) fn open(path: &Path) -> Result<Self> {

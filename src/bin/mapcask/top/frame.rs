@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use indicatif::{HumanBytes, HumanCount};
 
+use super::super::look::counts_of;
 use super::super::tail::quoted;
 use super::sample::Sample;
 
@@ -82,21 +83,14 @@ impl Sample {
             self.time.as_secs_f64(),
             self.jumped
         );
-        for (name, count) in [
-            ("writes", self.writes),
-            ("written_bytes", self.log_bytes),
-            ("freed_bytes", self.freed),
-            ("keyspaces", stats.keyspaces as u64),
-            ("keys", stats.keys),
-            ("live_bytes", stats.live_bytes),
-            ("dead_bytes", stats.dead_bytes),
-            ("segments", stats.segments as u64),
-            ("segment_bytes", stats.segment_bytes),
+        let read = [("writes", self.writes), ("written_bytes", self.log_bytes), ("freed_bytes", self.freed)];
+        let others = [
             ("size_on_disk", self.size_on_disk),
             ("last_seq", stats.last_seq),
             ("durable_seq", self.durable_seq.0),
             ("not_durable", self.not_durable),
-        ] {
+        ];
+        for (name, count) in read.into_iter().chain(counts_of(stats)).chain(others) {
             // A write to a string does not fail.
             let _ = write!(line, ",\"{name}\":{count}");
         }

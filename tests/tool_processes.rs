@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::Path;
 use std::process::{self, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -263,6 +264,41 @@ fn standby_refuses_what_it_cannot_serve_and_makes_no_file() {
     Store::open(&path).unwrap().close().unwrap();
     assert!(refused(&[text]).contains("COMMAND"));
     assert!(refused(&[text, "--", "./no-such-program"]).contains("cannot run ./no-such-program"));
+}
+
+#[test]
+fn standby_touches_no_file_that_another_program_put_in_place() {
+    let scratch = scratch();
+    let path = scratch.path().join("store");
+    let text = path.to_str().unwrap();
+    Store::open(&path).unwrap().close().unwrap();
+    let (turn, outside) = (path.join(".standby"), scratch.path().join("outside"));
+    symlink(&outside, &turn).unwrap();
+    assert!(refused(&[text, "--", "echo"]).contains("cannot open"));
+    assert!(!outside.exists(), "a link was followed");
+    fs::remove_file(&turn).unwrap();
+    fs::write(&turn, "mine").unwrap();
+    assert!(refused(&[text, "--", "echo"]).contains("no standby made it"));
+    fs::remove_file(&turn).unwrap();
+    assert!(Command::new("mkfifo").arg(&turn).status().unwrap().success());
+    assert!(refused(&[text, "--", "echo"]).contains("no standby made it"));
+}
+
+#[test]
+fn standby_run_by_root_leaves_its_file_to_the_owner() {
+    const OWNER: u32 = 12_345;
+    if !rustix::process::geteuid().is_root() {
+        let text = "\n## standby_run_by_root_leaves_its_file_to_the_owner SKIPPED: not root\n";
+        return std::io::stderr().write_all(text.as_bytes()).unwrap();
+    }
+    let scratch = scratch();
+    let path = scratch.path().join("store");
+    Store::open(&path).unwrap().close().unwrap();
+    chown(&path, Some(OWNER), Some(OWNER)).unwrap();
+    let output = tool().arg("standby").arg(&path).args(["--", "echo", "begun"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let found = path.join(".standby").metadata().unwrap();
+    assert_eq!((found.uid(), found.gid()), (OWNER, OWNER));
 }
 
 // ---- top ----------------------------------------------------------------------------------------

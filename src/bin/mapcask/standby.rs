@@ -11,6 +11,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, Result};
 use clap::Args;
 use mapcask::{Changes, Options, Since};
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use super::commands::explained_for;
@@ -71,11 +72,29 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<bool> {
     Err(Error::new(failure).context(format!("cannot run {}", program.display())))
 }
 
+/// Opens the file of the turn, and creates it for the owner of the directory. The directory may be
+/// another user's: a link is not followed, and nothing but an empty file is locked.
+fn open_turn(directory: &Path, path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let turn = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o666))?);
+    let (found, owner) = (turn.metadata()?, directory.metadata()?);
+    if !found.is_file() || found.len() > 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no empty file, so no standby made it",
+        ));
+    }
+    if rustix::process::geteuid().is_root() && found.uid() != owner.uid() {
+        // The service that owns the store must be able to lock it, too.
+        fchown(&turn, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(turn)
+}
+
 /// Waits until no other standby waits for the store, and no command that one became is running.
 fn take_turn(directory: &Path, left: impl Fn() -> Duration) -> Result<File> {
     let path = directory.join(TURN);
-    let turn = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    let turn = turn.with_context(|| format!("cannot open {}", path.display()))?;
+    let turn = open_turn(directory, &path).with_context(|| format!("cannot open {}", path.display()))?;
     loop {
         let is_limited = left() < Duration::MAX;
         let operation =

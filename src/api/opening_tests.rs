@@ -403,6 +403,27 @@ fn missing_quarantine_of_a_sealed_cut_is_made_again() {
 }
 
 #[test]
+fn open_after_a_kill_does_not_read_reserved_zeros() {
+    const SEGMENT: u64 = 1 << 20;
+    let disk = SimDisk::new();
+    let options = || Options::new().segment_bytes(SEGMENT).background(false);
+    let store = options().open_on(&disk).expect("an empty disk");
+    for key in 0..100_u8 {
+        store.insert([key], [7; 100]).expect("space");
+    }
+    while store.step().expect("space") {}
+    let segments = disk.files().iter().filter(|name| name.ends_with(".seg")).count();
+    assert_eq!(segments, 2, "one is written to, and one is ready");
+    let killed = disk.kill();
+    drop(store);
+    let before = killed.bytes_read();
+    let store = options().open_on(&killed).expect("whole");
+    assert_eq!(store.len(), 100);
+    let read = killed.bytes_read() - before;
+    assert!((14_000..SEGMENT / 2).contains(&read), "{read}");
+}
+
+#[test]
 fn sealed_segment_behind_a_hole_is_damage() {
     // A hostile manifest: the second segment claims to be sealed, with numbers of the first.
     let disk = sealed_at_a_cut();

@@ -25,6 +25,12 @@ pub trait ReadAt {
     /// Returns the source's error.
     fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8], Self::Error>;
 
+    /// Returns an offset at or behind `offset`, a multiple of 8 away from it, before which all bytes
+    /// are zeros. A source that cannot tell returns `offset`.
+    fn skip_zeros(&mut self, offset: u64) -> u64 {
+        offset
+    }
+
     /// Returns the CRC-32 over a range of any length.
     ///
     /// # Errors
@@ -340,14 +346,14 @@ impl Search {
 ///
 /// Returns the source's error.
 pub fn next_published<S: ReadAt>(source: &mut S, from: u64, limit: u64) -> Result<Option<u64>, S::Error> {
-    let mut at = from;
-    while at + 8 <= limit {
+    let mut at = source.skip_zeros(from);
+    while at.saturating_add(8) <= limit {
         let len = usize::try_from((limit - at).min(4096)).expect("at most 4096") & !7;
         let bytes = source.bytes(at, len)?;
         if let Some(word) = bytes.chunks_exact(8).position(|word| word != [0; 8]) {
             return Ok(Some(at + 8 * word as u64));
         }
-        at += len as u64;
+        at = source.skip_zeros(at + len as u64);
     }
     Ok(None)
 }

@@ -196,6 +196,11 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     /// Frees the blocks of a range, which reads as zeros afterwards. Does nothing if that is not
     /// supported.
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Returns an offset at or behind `offset`: everything between the two reads as zeros. Returns
+    /// `u64::MAX` if that holds up to the end of the file, and `offset` if nothing is known.
+    fn data_from(&self, offset: u64) -> u64 {
+        offset
+    }
     /// Returns the bytes allocated on disk.
     fn allocated(&self) -> io::Result<u64>;
     /// Maps the first `len` bytes, shared; writable if the file was opened for writing.

@@ -303,6 +303,31 @@ pub(super) fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns the offset of the next byte that may not be zero; see `File::data_from`.
+///
+/// Blocks that were reserved and never written count as zeros, unless a mapping has stored to them.
+/// Only these file systems are asked, because some others have left such stores out.
+#[cfg(target_os = "linux")]
+pub(super) fn data_from(file: &File, offset: u64) -> u64 {
+    use rustix::fs::SeekFrom;
+    use rustix::io::Errno;
+    // tmpfs, ext2 to ext4, XFS, btrfs.
+    if !matches!(magic(file), Ok(0x0102_1994 | 0xef53 | 0x5846_5342 | BTRFS)) {
+        return offset;
+    }
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data.max(offset),
+        Err(Errno::NXIO) => u64::MAX,
+        // Not supported: everything may be data.
+        Err(_) => offset,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn data_from(_: &File, offset: u64) -> u64 {
+    offset
+}
+
 /// Returns the file system's magic number.
 #[cfg(target_os = "linux")]
 fn magic(file: &File) -> io::Result<u32> {

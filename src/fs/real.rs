@@ -300,6 +300,10 @@ impl File for RealFile {
         platform::punch_hole(&self.file, offset, len)
     }
 
+    fn data_from(&self, offset: u64) -> u64 {
+        platform::data_from(&self.file, offset)
+    }
+
     fn allocated(&self) -> io::Result<u64> {
         Ok(platform::allocated(&self.file.metadata()?))
     }
@@ -423,6 +427,25 @@ mod tests {
         }
         assert_eq!((bytes[4095], bytes[8192]), (7, 7));
         assert_eq!(file.read_at(&mut bytes, 2 * 4096 + 1).unwrap(), 4095);
+    }
+
+    #[test]
+    fn reserved_blocks_are_no_data_until_a_mapping_stores_to_them() {
+        const PAGE: usize = 4096;
+        let (_temporary, dir) = scratch();
+        let file = dir.create("one").unwrap();
+        file.allocate(1 << 20).unwrap();
+        let skipped = file.data_from(0);
+        assert!([0, u64::MAX].contains(&skipped), "{skipped}");
+        if cfg!(target_os = "linux") && dir.medium().unwrap() == Medium::Device {
+            assert_eq!(skipped, u64::MAX, "the tests run on ext4, XFS or btrfs");
+        }
+        let mapping = file.map(1 << 20).unwrap();
+        mapping.populate_write(64 * PAGE, PAGE).unwrap();
+        assert!(file.data_from(0) <= 64 * PAGE as u64);
+        assert_eq!(file.data_from(64 * PAGE as u64 + 8), 64 * PAGE as u64 + 8);
+        mapping.sync_range(64 * PAGE, 65 * PAGE).unwrap();
+        assert!(file.data_from(0) <= 64 * PAGE as u64);
     }
 
     #[test]

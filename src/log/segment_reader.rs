@@ -142,6 +142,18 @@ impl SegmentReader {
 impl ReadAt for SegmentReader {
     type Error = Error;
 
+    fn skip_zeros(&mut self, offset: u64) -> u64 {
+        let in_window = offset.checked_sub(self.start).is_some_and(|skip| skip < self.window.len() as u64);
+        match &self.source {
+            // Only where the file would be read next.
+            ByteSource::File(file) if !in_window => {
+                let skipped = file.data_from(offset) - offset;
+                offset + (skipped & !7)
+            }
+            ByteSource::File(_) | ByteSource::Mapping(_) => offset,
+        }
+    }
+
     fn bytes(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
         let inside = |start: u64, held: usize| {
             let skip = usize::try_from(offset.checked_sub(start)?).ok()?;

@@ -103,14 +103,14 @@ pub(crate) fn is_record_at(dir: &dyn Dir, segment: &Segment, end: u64) -> Result
 /// Returns the end of the last word that is not zero.
 fn last_written(source: &mut SegmentReader, from: u64, size: u64) -> Result<u64> {
     let mut end = from;
-    let mut at = from;
+    let mut at = source.skip_zeros(from);
     while at < size {
         let len = usize::try_from((size - at).min(READ_MAX as u64)).expect("at most READ_MAX");
         let bytes = source.bytes(at, len)?;
         if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
             end = (at + last as u64 + 1).next_multiple_of(8);
         }
-        at += len as u64;
+        at = source.skip_zeros(at + len as u64);
     }
     Ok(end)
 }

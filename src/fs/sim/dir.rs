@@ -313,7 +313,9 @@ impl File for SimFile {
             .iter()
             .filter(|(node, bad)| *node == self.node && bad.start < end && offset < bad.end);
         let Some(bad) = here.map(|(_, bad)| bad.start).min() else {
-            return Ok(machine.read(self.node, offset, buffer));
+            let read = machine.read(self.node, offset, buffer);
+            machine.bytes_read += read as u64;
+            return Ok(read);
         };
         // As with a real file, the bytes before are read, and a read that begins there fails.
         let readable = usize::try_from(bad.saturating_sub(offset)).expect("less than the buffer's length");
@@ -321,6 +323,13 @@ impl File for SimFile {
             return Err(Fault::Io.error());
         }
         Ok(machine.read(self.node, offset, &mut buffer[..readable]))
+    }
+
+    fn data_from(&self, offset: u64) -> u64 {
+        let machine = self.shared.lock();
+        let bad = machine.unreadable.iter().filter(|(node, bad)| *node == self.node && offset < bad.end);
+        let bad = bad.map(|(_, bad)| bad.start.max(offset)).min().unwrap_or(u64::MAX);
+        bad.min(machine.data_from(self.node, offset))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

@@ -68,6 +68,12 @@ impl SimDisk {
         self.shared.lock().settings.quota = bytes;
     }
 
+    /// Returns the number of bytes that the program has read from files, mappings not counted.
+    #[cfg(test)]
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.shared.lock().bytes_read
+    }
+
     /// Returns the number of files that the program has open, including the lock's.
     #[must_use]
     pub fn open_files(&self) -> u64 {

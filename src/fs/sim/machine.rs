@@ -136,6 +136,8 @@ pub(super) struct Machine {
     pub(super) limits: BTreeMap<Resource, u64>,
     /// The number of open handles and held locks.
     pub(super) descriptors: u64,
+    /// The number of bytes that were read through handles.
+    pub(super) bytes_read: u64,
     pub(super) settings: Settings,
     pub(super) random: Seeded,
     next_node: NodeId,
@@ -160,6 +162,7 @@ impl Machine {
             hook: Hook::default(),
             limits: BTreeMap::new(),
             descriptors: 0,
+            bytes_read: 0,
             settings,
             random,
             next_node,
@@ -358,6 +361,22 @@ impl Machine {
             (at, within, done) = (at + 1, 0, done + n);
         }
         len
+    }
+
+    /// Returns the offset of the first page at or behind `offset` that holds a byte other than zero, or
+    /// `offset` if it lies in that page. `u64::MAX` if there is none.
+    pub(super) fn data_from(&self, node: NodeId, offset: u64) -> u64 {
+        let mut page = [0; PAGE_SIZE];
+        let mut at = offset;
+        loop {
+            let end = (at / PAGE_SIZE as u64 + 1) * PAGE_SIZE as u64;
+            let len = usize::try_from(end - at).expect("at most a page");
+            match self.read(node, at, &mut page[..len]) {
+                0 => return u64::MAX,
+                read if page[..read].iter().any(|byte| *byte != 0) => return at,
+                _ => at = end,
+            }
+        }
     }
 
     /// Writes through the cache and grows the file if necessary; mappings show the bytes too.

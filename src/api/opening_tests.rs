@@ -402,25 +402,58 @@ fn missing_quarantine_of_a_sealed_cut_is_made_again() {
     assert!(disk.read_file(&name).expect("made again") == before);
 }
 
+/// Puts records whose keys begin with `prefix` until the worker has made another segment ready. Returns
+/// their number.
+fn fill_until_one_is_ready(store: &crate::Store, prefix: &[u8]) -> usize {
+    for number in 0..20_000_usize {
+        if store.stats().ready_segments == 1 {
+            return number;
+        }
+        store.insert([prefix, &number.to_le_bytes()].concat(), [7; 100]).expect("space");
+        while store.step().expect("space") {}
+    }
+    panic!("no segment was made ready");
+}
+
+/// Returns the sizes of all segments on a disk.
+fn segment_sizes(disk: &SimDisk) -> Vec<usize> {
+    files(disk).iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, bytes)| bytes.len()).collect()
+}
+
 #[test]
 fn open_after_a_kill_does_not_read_reserved_zeros() {
-    const SEGMENT: u64 = 1 << 20;
     let disk = SimDisk::new();
-    let options = || Options::new().segment_bytes(SEGMENT).background(false);
+    let options = || Options::new().segment_bytes(1 << 20).background(false);
     let store = options().open_on(&disk).expect("an empty disk");
-    for key in 0..100_u8 {
-        store.insert([key], [7; 100]).expect("space");
-    }
-    while store.step().expect("space") {}
-    let segments = disk.files().iter().filter(|name| name.ends_with(".seg")).count();
-    assert_eq!(segments, 2, "one is written to, and one is ready");
+    store.insert("a large value", vec![7; 200 << 10]).expect("space");
+    let count = fill_until_one_is_ready(&store, b"") + 1;
     let killed = disk.kill();
     drop(store);
+    let sizes = segment_sizes(&killed);
+    let ready = *sizes.last().expect("the one made ready");
+    assert!(ready >= 1 << 20, "{sizes:?}");
     let before = killed.bytes_read();
     let store = options().open_on(&killed).expect("whole");
-    assert_eq!(store.len(), 100);
-    let read = killed.bytes_read() - before;
-    assert!((14_000..SEGMENT / 2).contains(&read), "{read}");
+    assert_eq!(store.len(), count);
+    let read = usize::try_from(killed.bytes_read() - before).expect("small");
+    // Half of the segment before it is not written either.
+    assert!(read < sizes.iter().sum::<usize>() - ready, "{read} of {sizes:?}");
+}
+
+#[test]
+fn close_removes_a_large_unused_segment() {
+    let disk = SimDisk::new();
+    let options = || Options::new().segment_bytes(1 << 20).background(false);
+    let mut count = 0;
+    for round in 0..3_u8 {
+        let store = options().open_on(&disk).expect("whole");
+        assert_eq!(store.len(), count);
+        assert!(store.recovery_report().clean || round == 0);
+        count += fill_until_one_is_ready(&store, &[round]);
+        let before = segment_sizes(&disk);
+        store.close().expect("sound");
+        assert_eq!(segment_sizes(&disk), before[..before.len() - 1], "round {round}");
+    }
 }
 
 #[test]

@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::format::control_page::WriterStatus;
 use crate::fs::Lock;
+use crate::log::allocator::unused::{ids_of, remove_unused};
 use crate::recovery::Recovered;
 
 /// An open store.
@@ -135,6 +136,7 @@ impl Engine {
             self.shared.commit.check()?;
             crate::trace::checkpoint_failed(&error);
         }
+        let unused = self.allocator.take_unused(&self.shared);
         let writer = self.writer.lock();
         let (segment, offset) = writer.log.position();
         let (last_seq, next_seq) = (writer.log.last_seq(), writer.log.next_seq());
@@ -146,9 +148,12 @@ impl Engine {
             manifest.clean = true;
             self.catalog.note_durable(manifest, last_seq);
             manifest.next_seq = next_seq;
+            // They never held a record. A file that stays is used again.
+            manifest.forget(&ids_of(&unused));
         })?;
+        let removed = unused.iter().try_for_each(|segment| remove_unused(&self.shared, segment));
         // The store is closed cleanly all the same. The caller learns that some space was not
         // freed.
-        sealed.map(drop)
+        sealed.map(drop).and(removed)
     }
 }

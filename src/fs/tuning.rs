@@ -15,15 +15,29 @@ pub(crate) struct Tuning {
     pub(crate) lines_at_once: u64,
     /// Buckets of an index that a thread splits before it asks for more.
     pub(crate) splits_at_once: u64,
+    /// Bytes of preallocated segments that a close keeps, however small the store is.
+    pub(crate) unused_at_close: u64,
 }
 
 impl Tuning {
     /// The thresholds of every store on a real file system.
-    pub(crate) const REAL: Self =
-        Self { gathered: 1 << 18, read_ahead: 2 << 20, few: 1 << 13, lines_at_once: 64, splits_at_once: 512 };
+    pub(crate) const REAL: Self = Self {
+        gathered: 1 << 18,
+        read_ahead: 2 << 20,
+        few: 1 << 13,
+        lines_at_once: 64,
+        splits_at_once: 512,
+        unused_at_close: 1 << 20,
+    };
     /// The thresholds on a simulated disk, where a few hundred records must reach all paths that
     /// millions reach on a real one.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
-    pub(crate) const SIMULATED: Self =
-        Self { gathered: 1 << 12, read_ahead: 4 << 10, few: 1 << 8, lines_at_once: 3, splits_at_once: 4 };
+    pub(crate) const SIMULATED: Self = Self {
+        gathered: 1 << 12,
+        read_ahead: 4 << 10,
+        few: 1 << 8,
+        lines_at_once: 3,
+        splits_at_once: 4,
+        unused_at_close: 4096,
+    };
 }

@@ -13,6 +13,7 @@ mod low_space;
 mod make_segment;
 pub(crate) mod quota;
 pub(crate) mod reserve;
+pub(crate) mod unused;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use self::make_segment::{Wanted, make_segment};
+use self::unused::{ids_of, remove_unused};
 use crate::config::Config;
 use crate::error::{Error, Resource, Result};
 use crate::format::record::{HEADER_SIZE, StartRecord, Watermark};
@@ -31,7 +33,6 @@ use crate::log::context::total_size;
 use crate::log::context::{LogContext, Segments};
 use crate::log::manifest::SPARE_ENTRIES;
 use crate::log::segment::{Prefault, Segment};
-use crate::log::segment_file::unlink_segment;
 use crate::mem::PAGE_SIZE;
 use crate::sync::statistic::Statistic;
 
@@ -257,7 +258,7 @@ impl SegmentAllocator {
     fn give_up(&self, shared: &LogContext, making: &mut InProgress) -> Result<u64> {
         making.next_size = self.allowance.least();
         making.given_up.extend(self.ready.lock().drain(..));
-        let ids: Vec<_> = making.given_up.iter().map(|segment| segment.id()).collect();
+        let ids = ids_of(&making.given_up);
         if ids.is_empty() {
             return Ok(0);
         }
@@ -272,16 +273,8 @@ impl SegmentAllocator {
         }
         let mut freed = 0;
         while let Some(segment) = making.given_up.last() {
-            // A pin keeps the mapping, and that keeps its blocks. The header stays: it tells an
-            // open whose file it is.
-            if let Some(file) = segment.file() {
-                drop(file.punch_hole(PAGE_SIZE as u64, segment.size() - PAGE_SIZE as u64));
-            }
-            unlink_segment(shared.dir.as_ref(), segment.id())?;
+            remove_unused(shared, segment)?;
             freed += segment.size();
-            shared.segments.write().remove(&segment.id());
-            // Its blocks are free, even if the mapping is pinned.
-            shared.space.retire(segment.mapping(), PAGE_SIZE as u64);
             // It never held a record, so a power cut may restore its file.
             shared.manifest.forget(&[segment.id()]);
             making.given_up.pop();

@@ -18,6 +18,9 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// ones.
 const SECOND: u64 = 256 << 10;
 
+/// The size in bytes up to which each segment is four times as large as the one before.
+const GROWN: u64 = 4 << 20;
+
 /// After an open, the schedule continues at one part in this many of the store.
 const STORE_SHARE: u64 = 16;
 
@@ -138,8 +141,13 @@ impl Quota {
     }
 
     /// Returns the size of the segment after one of `size` bytes.
+    ///
+    /// It is four times as large. From [`GROWN`] on it is at most half of the store, so that the unused
+    /// end of the last segments stays small beside the data.
     pub(crate) fn after(&self, size: u64) -> u64 {
-        size.saturating_mul(4).max(SECOND).min(self.segment_bytes)
+        let half = 1 << (self.used() / 2).max(1).ilog2();
+        let most = half.max(size).max(GROWN);
+        size.saturating_mul(4).max(SECOND).min(most).min(self.segment_bytes)
     }
 
     /// Returns the size that suits the store's total, so that few segments have one size, however
@@ -206,10 +214,29 @@ mod tests {
         assert_eq!(allowance.after(4 * K), 256 * K);
         assert_eq!(allowance.after(16 * K), 256 * K);
         assert_eq!(allowance.after(256 * K), 1024 * K);
+        assert_eq!(allowance.after(1024 * K), 4096 * K);
         assert_eq!(allowance.after(64 * K * K), 64 * K * K);
         assert_eq!(allowance.size(SpaceClass::Ahead, 64 * K, 4 * K).unwrap(), Some(64 * K));
         assert_eq!(allowance.size(SpaceClass::Insertion, 64 * K, 68 * K).unwrap(), Some(68 * K));
         assert_eq!(allowance.size(SpaceClass::Removal, 64 * K, 4 * K).unwrap(), Some(64 * K));
+    }
+
+    #[test]
+    fn large_segment_is_at_most_half_of_the_store() {
+        let allowance = Quota::new(&Config::default(), 0);
+        let (mut used, mut size, mut sizes) = (0, allowance.first(), Vec::new());
+        while used < 400 << 20 {
+            sizes.push(size >> 10);
+            used += size;
+            allowance.set_used(used);
+            size = allowance.after(size);
+        }
+        let mib = |count: &u64| count / 1024;
+        assert_eq!(sizes[..3], [16, 256, 1024]);
+        let large: Vec<u64> = sizes[3..].iter().map(mib).collect();
+        assert_eq!(large, [4, 4, 4, 4, 8, 8, 16, 16, 32, 32, 64, 64, 64, 64, 64]);
+        allowance.set_used(1 << 40);
+        assert_eq!(allowance.after(4096 * K), 16 << 20);
     }
 
     #[test]

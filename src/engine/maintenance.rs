@@ -30,7 +30,7 @@ impl Engine {
         }
         if self.shared.manifest.is_behind() {
             // Nothing was written since a clean close, and nothing is to be before the first write.
-            return Ok(self.load_some()? || self.map_some());
+            return Ok(self.load_some()? || self.collapse_some() || self.map_some());
         }
         if self.syncer.unsynced().0 > 0 {
             self.sync()?;
@@ -52,6 +52,7 @@ impl Engine {
         }
         let synced = self.syncer.sync_full(self)?;
         let done = self.load_some()?
+            || self.collapse_some()
             || self.map_some()
             || self.checkpointer.step(self, &self.compactor)?
             || self.compact_step()?

@@ -40,6 +40,10 @@ const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
 #[cfg(not(loom))]
 const HUGE_FROM_SIZE: usize = 8 << 20;
 
+/// The size of a huge page in bytes. Where it is another one, the kernel refuses to collapse.
+#[cfg(all(target_os = "linux", not(loom)))]
+const HUGE_SIZE: usize = 2 << 20;
+
 /// An array of lines.
 #[derive(Debug)]
 pub(crate) struct LineArray {
@@ -97,6 +101,40 @@ impl LineArray {
         if self.size() >= HUGE_FROM_SIZE {
             // Advice: if it is refused, the lines are as correct on small pages.
             drop(self.memory.advise_range(memmap2::Advice::HugePage, self.offset(), self.size()));
+        }
+    }
+
+    /// Asks the kernel to put the content of one piece of lines onto a huge page: the first piece that
+    /// begins at or behind line `from` and ends before line `used`. Readers and the writer may use the
+    /// lines meanwhile. Returns the line behind the piece; `used` if there is none.
+    ///
+    /// Lines that were stored to all over before they were many lie on small pages, and stay there:
+    /// the kernel gives huge pages to untouched memory at once, and to other memory in minutes.
+    #[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "the kernel moves pages"))]
+    pub(crate) fn collapse(&self, from: usize, used: usize) -> usize {
+        #[cfg(target_os = "linux")]
+        {
+            /// `MADV_COLLAPSE` of `linux/mman.h`. Linux before 6.1 does not know it.
+            const COLLAPSE: libc::c_int = 25;
+            if self.size() < HUGE_FROM_SIZE {
+                return used;
+            }
+            let start = (self.first as usize + from * size_of::<Line>()).next_multiple_of(HUGE_SIZE);
+            let end = (start + HUGE_SIZE - self.first as usize) / size_of::<Line>();
+            if end > used.min(self.count) {
+                return used;
+            }
+            let at = self.memory.as_mut_ptr().with_addr(start);
+            // SAFETY: the range lies within these lines, and the kernel keeps its content.
+            let result = unsafe { libc::madvise(at.cast(), HUGE_SIZE, COLLAPSE) };
+            let is_unknown = result != 0 && io::Error::last_os_error().kind() == io::ErrorKind::InvalidInput;
+            // Any other refusal is about this piece: there may be no free huge page for it.
+            if is_unknown { used } else { end }
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = from;
+            used
         }
     }
 
@@ -196,6 +234,10 @@ impl LineArray {
 
     pub(crate) fn fill_soon(&self) {}
 
+    pub(crate) fn collapse(&self, _from: usize, used: usize) -> usize {
+        used
+    }
+
     pub(crate) fn as_slice(&self) -> &[Line] {
         &self.lines
     }
@@ -211,6 +253,30 @@ impl LineArray {
 mod tests {
     use super::*;
     use crate::sync::Ordering;
+
+    #[test]
+    fn collapsed_lines_keep_their_content() {
+        const COUNT: usize = 3 * HUGE_SIZE / size_of::<Line>() + 100;
+        // Four pieces lie in here, or three and a part at each end.
+        let memory = LineArray::new(COUNT.max(HUGE_FROM_SIZE / size_of::<Line>())).unwrap();
+        let lines = memory.as_slice();
+        for (number, line) in lines.iter().enumerate().step_by(61) {
+            line.words[3].store(number as u64, Ordering::Relaxed);
+        }
+        let (mut at, mut pieces) = (0, 0);
+        while at < lines.len() {
+            let next = memory.collapse(at, lines.len());
+            assert!(next > at);
+            (at, pieces) = (next, pieces + 1);
+        }
+        // The last call finds no piece.
+        assert!((1..=5).contains(&pieces), "{pieces}");
+        for (number, line) in lines.iter().enumerate() {
+            let expected = if number.is_multiple_of(61) { number as u64 } else { 0 };
+            assert_eq!(line.words[3].load(Ordering::Relaxed), expected);
+        }
+        assert_eq!(memory.collapse(0, 100), 100, "a piece with lines that are not used");
+    }
 
     #[test]
     fn lines_are_zero_apart_and_keep_their_content_when_populated() {

@@ -2,8 +2,8 @@
 //!
 //! If the checkpoint is damaged, the indexes are rebuilt from the log (`rebuild`).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -11,6 +11,7 @@ use super::State;
 use crate::error::{Error, Result};
 use crate::index::checkpoint::is_of_checkpoint;
 use crate::index::hash::Index;
+use crate::index::hash::huge::Collapsed;
 use crate::index::hash::lazy::BlockError;
 use crate::sync::statistic::Statistic;
 
@@ -26,6 +27,8 @@ pub(crate) struct Whole(());
 #[derive(Debug, Default)]
 pub(crate) struct IndexLoader {
     loading: Mutex<Vec<Arc<Index>>>,
+    /// The indexes that were loaded, and whose memory is to move to huge pages.
+    loaded: Mutex<Vec<(Weak<Index>, Collapsed)>>,
     /// True if there are any.
     is_loading: AtomicBool,
     /// The number of times indexes were rebuilt because a checkpoint was damaged.
@@ -118,10 +121,25 @@ impl State {
         }
         let mut loading = loader.loading.lock();
         // Another thread may have loaded it, too.
+        let before = loading.len();
         loading.retain(|other| !Arc::ptr_eq(other, &index));
+        if loading.len() < before {
+            loader.loaded.lock().push((Arc::downgrade(&index), Collapsed::default()));
+        }
         // Release: pairs with the acquire in `whole`.
         loader.is_loading.store(!loading.is_empty(), Ordering::Release);
         Ok(true)
+    }
+
+    /// Moves a piece of a loaded index to a huge page. Returns true if there was one.
+    pub(crate) fn collapse_some(&self) -> bool {
+        let mut loaded = self.loader.loaded.lock();
+        let Some((index, done)) = loaded.last_mut() else { return false };
+        let more = index.upgrade().is_some_and(|index| index.collapse_some(done));
+        if !more {
+            loaded.pop();
+        }
+        true
     }
 
     /// Loads all indexes.

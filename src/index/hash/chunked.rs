@@ -102,6 +102,20 @@ impl ChunkedLines {
         self.chunks.iter().filter_map(OnceLock::get).for_each(LineArray::fill_soon);
     }
 
+    /// Puts the first piece of lines at or behind `from` and before `used` onto a huge page; see
+    /// [`LineArray::collapse`]. Returns the number behind it, at most `used`.
+    pub(super) fn collapse(&self, from: u64, used: u64) -> u64 {
+        if from >= used {
+            return used;
+        }
+        let end = self.chunk_end(from).min(used);
+        let (chunk, offset) = self.place(from);
+        let (Some(lines), Ok(count)) = (self.chunks[chunk].get(), usize::try_from(end - from)) else {
+            return used;
+        };
+        from + (lines.collapse(offset, offset + count) - offset) as u64
+    }
+
     /// Returns the first number behind the chunk that holds `number`.
     pub(super) fn chunk_end(&self, number: u64) -> u64 {
         1 << (self.base_bits as usize + self.place(number).0)

@@ -53,6 +53,7 @@ mod bitset;
 mod bucket;
 pub(crate) mod capture;
 mod chunked;
+pub(crate) mod huge;
 pub(crate) mod lazy;
 mod merge;
 pub(crate) mod partition;

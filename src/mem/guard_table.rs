@@ -120,7 +120,7 @@ impl GuardEntry {
     /// Returns the offset of the first page of a range that was replaced with this flag, as far as
     /// is known. After many replacements, all pages from the first to the last count as replaced.
     fn replaced_in(&self, flag: u32, from: usize, to: usize) -> Option<usize> {
-        let page = rustix::param::page_size();
+        let page = super::system_page_size();
         let touches = |offset: usize| offset < to && from < offset.saturating_add(page);
         // Relaxed, all: the caller has loaded the flags and fenced.
         if self.replaced.load(Ordering::Relaxed) <= PAGES {
@@ -373,7 +373,7 @@ mod tests {
         let flags = AtomicU32::new(0);
         let start = usize::MAX / 4 * 3;
         let range = Registration::new(start, 1 << 20, false, &flags).expect("there is room");
-        let page = rustix::param::page_size();
+        let page = crate::mem::system_page_size();
         assert_eq!(range.replaced_in(UNREAD, 0, 1 << 20), None);
         range.0.note(UNREAD, 0);
         range.0.note(UNREAD, 2 * page);

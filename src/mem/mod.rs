@@ -24,3 +24,14 @@ pub(crate) mod sigbus;
 
 /// The page size that this crate works with, on every processor. In bytes.
 pub(crate) const PAGE_SIZE: usize = 4096;
+
+/// Returns the size of a page of the system, in bytes.
+///
+/// rustix reads it from the process's start, which tools such as valgrind hide.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "a call of the system's library")]
+pub(crate) fn system_page_size() -> usize {
+    // SAFETY: the call takes a number only.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(PAGE_SIZE)
+}

@@ -26,7 +26,7 @@ pub(super) fn is_resident(memory: &MmapRaw, range: Range<usize>) -> io::Result<b
         "a range of whole pages inside"
     );
     // If the processor's pages are larger, the kernel wants multiples of those.
-    let page = rustix::param::page_size().max(PAGE_SIZE);
+    let page = super::system_page_size().max(PAGE_SIZE);
     let mut at = range.start - range.start % page;
     while at < range.end {
         let len = (range.end - at).min(PAGES * page);

@@ -47,7 +47,7 @@ pub(super) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Relaxed: the guard table, which is filled after this, leads the handler here.
-        PAGE.store(rustix::param::page_size(), Ordering::Relaxed);
+        PAGE.store(super::system_page_size(), Ordering::Relaxed);
         // This box is never freed: the handler may read it at any time.
         let before = Box::leak(Box::new(current()));
         let mut action = *before;

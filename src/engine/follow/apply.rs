@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::engine::state::WriterState;
 use crate::engine::state::catalog::{KeyspaceState, NewContents};
 use crate::engine::state::lookup::Lookup;
-use crate::engine::write::batch::{PlannedWrite, mark_superseded};
+use crate::engine::write::batch::{PlannedWrite, mark_superseded, slots_for};
 use crate::engine::write::{LoggedRecord, WriteTarget};
 use crate::error::Result;
 use crate::format::keyspace_change::KeyspaceChange;
@@ -154,7 +154,7 @@ impl<'e> Applier<'e> {
             engine.current(slot, Lookup { keyspace: contents.id, key, hash }, false, pin)?;
             writes.push(PlannedWrite { contents, hash, draft, superseded: false });
         }
-        mark_superseded(&mut writes, engine.room_for_batch(records.len())?);
+        mark_superseded(&mut writes, engine.room_for_batch(slots_for(records.len()))?);
         engine.reserve_batch(&mut self.writer.indexes, &writes)?;
         let notes = engine.room_for_notes(&writes)?;
         let first = records.first().map_or(0, |placed| placed.offset);

@@ -165,7 +165,7 @@ impl Engine {
         let count = u32::try_from(writes.len())
             .map_err(|_| Error::BatchTooLarge { len, max: u64::from(u32::MAX) })?;
         let frame = BatchHeader { count, len: frame_len(len)?, sum: sum.finish() };
-        mark_superseded(&mut writes, self.room_for_batch(batch.len())?);
+        mark_superseded(&mut writes, self.room_for_batch(slots_for(batch.len()))?);
         for planned in &writes {
             self.prefetch_records(planned.contents, planned.hash);
         }
@@ -346,18 +346,37 @@ impl Engine {
     }
 }
 
-/// Marks the writes of a batch that are followed by another one to the same key. `order` has space
-/// for their numbers.
-pub(crate) fn mark_superseded(writes: &mut [PlannedWrite<'_>], mut order: Vec<usize>) {
-    let key = |planned: &PlannedWrite<'_>| (planned.hash.to_bits(), planned.draft.keyspace);
-    order.extend(0..writes.len());
-    order.sort_unstable_by(|a, b| {
-        let (one, other) = (&writes[*a], &writes[*b]);
-        (key(one), one.draft.key, a).cmp(&(key(other), other.draft.key, b))
-    });
-    for pair in order.windows(2) {
-        let (one, next) = (&writes[pair[0]], &writes[pair[1]]);
-        let same = key(one) == key(next) && one.draft.key == next.draft.key;
-        writes[pair[0]].superseded = same;
+/// Returns the number of slots that [`mark_superseded`] needs for so many writes: at most half of
+/// them fill up.
+pub(crate) fn slots_for(writes: usize) -> usize {
+    writes.saturating_mul(2).next_power_of_two()
+}
+
+/// Marks the writes of a batch that are followed by another one to the same key. `slots` has space
+/// for [`slots_for`] them.
+pub(crate) fn mark_superseded(writes: &mut [PlannedWrite<'_>], mut slots: Vec<u32>) {
+    // A hash table of the last write to each key: the position plus one, or zero.
+    let count = slots_for(writes.len());
+    slots.resize(count, 0);
+    for at in (0..writes.len()).rev() {
+        let write = &writes[at];
+        let home = write.hash.to_bits() & (count as u64 - 1);
+        let mut slot = usize::try_from(home).expect("below the number of slots");
+        let is_last = loop {
+            let Some(later) = slots[slot].checked_sub(1) else { break true };
+            let later = &writes[later as usize];
+            let is_same = later.hash == write.hash
+                && later.draft.keyspace == write.draft.keyspace
+                && later.draft.key == write.draft.key;
+            if is_same {
+                break false;
+            }
+            slot = (slot + 1) & (count - 1);
+        };
+        if is_last {
+            slots[slot] = u32::try_from(at + 1).expect("a batch counts its writes in 32 bits");
+        } else {
+            writes[at].superseded = true;
+        }
     }
 }

@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, reason = "printing tables is what this program is for")]
 
 mod compaction;
+mod counts;
 mod durable;
 mod environment;
 mod feeding;
@@ -73,6 +74,9 @@ const ROWS: [Row; 22] = [
     ("compact_latency", latency::compact_latency),
 ];
 
+/// The row that compares counts with bounds. It runs only if it is named.
+const COUNTS: Row = ("counts", counts::counts);
+
 /// The arguments of the program.
 struct Arguments {
     keys: usize,
@@ -136,7 +140,7 @@ fn parse(all: &[String]) -> Result<Arguments> {
             "--date" => arguments.date = value()?.clone(),
             "--dir" => arguments.directory = value()?.into(),
             name => {
-                let row = ROWS.iter().find(|(known, _)| *known == name);
+                let row = ROWS.iter().chain([&COUNTS]).find(|(known, _)| *known == name);
                 arguments.rows.push(*row.ok_or_else(|| format!("no row is called {name}: {:?}", names()))?);
             }
         }

@@ -10,7 +10,7 @@ use mapcask::{Options, Store};
 use tempfile::TempDir;
 
 use crate::workload::{key, value, value_pool};
-use crate::{Lab, Result, feeding, following, space, taking_over};
+use crate::{Lab, Result, counts, feeding, following, space, taking_over};
 
 /// The size of the file that holds the file system with a journal, in bytes.
 const IMAGE_BYTES: u64 = 2 << 30;
@@ -110,6 +110,7 @@ pub(crate) fn child(arguments: &[String]) -> Result<()> {
         }
         [way @ ("follow" | "follow-asleep"), directory] => following::child(way, directory),
         [way @ ("consume" | "sleep-durable" | "sleep-records"), directory] => feeding::child(way, directory),
+        ["count", name, repetitions, directory] => counts::child(name, repetitions.parse()?, directory),
         ["write", ..] | ["standby", ..] => taking_over::child(&words),
         ["memory", contender, count, directory] => space::memory_child(contender, count.parse()?, directory),
         _ => Err("not a child's arguments".into()),

@@ -43,7 +43,15 @@ bench *args:
 compare *args:
     cargo run --release --manifest-path benches/compare/Cargo.toml -- --date "$(date +%F)" {{args}}
 
-# Render benches/record/README.md from the CSV files beside it.
+# Measure mapcask beside other stores, add the figures to the record, and write benches/README.md anew.
+compare-record machine *args:
+    mkdir -p target
+    just compare {{args}} > target/compare.md
+    python3 benches/record/import.py {{machine}} "$(date +%F)" < target/compare.md
+    python3 benches/record/draw.py {{machine}} "$(date +%F)"
+    python3 benches/record/render.py
+
+# Render benches/README.md and benches/record/README.md from the CSV files.
 report:
     python3 benches/record/render.py
 

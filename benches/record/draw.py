@@ -4,8 +4,9 @@
     python3 benches/record/draw.py MACHINE DATE
 
 reads benches/record/MACHINE/DATE.csv, to which import.py adds the output of `just compare`, and writes the figures
-to docs/figures: compare.svg (operations a second), durable.svg (durable puts by the number of threads) and
-latency.svg (durations of a put). The same file gives the same figures.
+to docs/figures: compare.svg (operations a second), durable.svg (durable puts by the number of threads), threads.svg
+(gets by the number of threads), open.svg (opens after a kill by the number of keys), growth.svg (disk space under
+overwrites) and latency.svg (durations of a put). The same file gives the same figures.
 """
 import csv
 import html
@@ -27,6 +28,9 @@ PANELS = [
     ("YCSB B: 95 % reads, 5 % updates, threads: 2", "95 % reads, 5 % updates, 2 threads"),
 ]
 DURABLE = "durable put, threads: "
+THREADS = "get of popular keys, threads: "
+OPENS = "open after a kill to the first value, page cache warm > keys: "
+GROWTH = "disk space under overwrites > percent overwritten: "
 LATENCY = "duration of a put of a new key > "
 LOST = "open to the first value, page cache warm > puts that the kill lost"
 
@@ -81,6 +85,8 @@ class Record:
         self.rows = {}
         with path.open(newline="") as file:
             for line in csv.DictReader(file):
+                if not line["value"].replace(",", "").replace(".", "", 1).isdigit():
+                    continue
                 # The last one counts: a row may have been measured twice on a day.
                 self.rows.setdefault(line["row"], {})[line["contender"]] = float(line["value"].replace(",", ""))
         lost = self.rows.get(LOST, {})
@@ -113,39 +119,98 @@ def bars(record):
     return svg(columns * (width + gap) + 8, height, "mapcask beside other stores, operations a second", body)
 
 
-def lines(record):
-    counts = sorted(int(row[len(DURABLE) :]) for row in record.rows if row.startswith(DURABLE))
-    by_name = {}
-    for count in counts:
-        for name, value in record.rows[f"{DURABLE}{count}"].items():
-            by_name.setdefault(name, []).append((count, value))
-    most = max(value for points in by_name.values() for _, value in points)
+class Axis:
+    """A scale from values to coordinates, linear or logarithmic."""
+
+    def __init__(self, least, most, start, length, is_log):
+        self.least, self.most, self.start, self.length, self.is_log = least, most, start, length, is_log
+
+    def place(self, value):
+        if self.is_log:
+            share = math.log(max(value, self.least) / self.least) / math.log(self.most / self.least)
+        else:
+            share = (value - self.least) / (self.most - self.least)
+        return self.start + share * self.length
+
+    def ticks(self):
+        if not self.is_log:
+            return [self.least + (self.most - self.least) * share / 4 for share in range(5)]
+        low, high = math.floor(math.log10(self.least)), math.ceil(math.log10(self.most))
+        return [10.0**power for power in range(low, high + 1) if self.least <= 10.0**power <= self.most]
+
+
+def lines(title, by_name, marks, is_log=False, even=False):
+    """Draws a line for each name through its points. `marks` are the labels below, by value.
+
+    With `even` the marks have the same distance.
+    """
+    values = [value for points in by_name.values() for _, value in points]
     left, top, width, height = 60, 40, 560, 300
+    least = 10 ** math.floor(math.log10(min(values))) if is_log else 0
+    up = Axis(least, max(values), top + height, -height, is_log)
+    counts = sorted(marks)
+    if even:
+        across = {count: left + at / max(1, len(counts) - 1) * width for at, count in enumerate(counts)}
+    else:
+        most = max(count for points in by_name.values() for count, _ in points)
+        across = {count: left + count / most * width for points in by_name.values() for count, _ in points}
+        across.update({count: left + count / most * width for count in counts})
 
-    def place(count, value):
-        across = counts.index(count) / max(1, len(counts) - 1) * width
-        return left + across, top + height - value / most * height
-
-    body = text(8, 18, "durable puts, thousand a second, by the number of threads", "title")
-    for share in range(5):
-        y = top + height - share / 4 * height
+    body = text(8, 18, title, "title")
+    for tick in up.ticks():
+        y = up.place(tick)
         body += f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}"/>\n'
-        body += text(left - 8, y + 4, number(most * share / 4) if share else "0", "small end")
+        body += text(left - 8, y + 4, f"{tick:g}" if is_log else (number(tick) if tick else "0"), "small end")
     for count in counts:
-        body += text(place(count, 0)[0], top + height + 18, str(count), "small mid")
+        body += text(across[count], top + height + 18, marks[count], "small mid")
     labels = []
     for name, points in by_name.items():
         kind = "our-line" if name == "mapcask" else "line"
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+        path = " ".join(f"{across[count]:.1f},{up.place(value):.1f}" for count, value in points)
         body += f'<polyline class="{kind}" points="{path}"/>\n'
-        labels.append([place(*points[-1])[1] + 4, f"{name} {number(points[-1][1])}", kind])
-    # Labels that would cover each other move up.
+        labels.append([up.place(points[-1][1]) + 4, f"{name} {number(points[-1][1])}", kind])
+    # Labels that would cover each other move up; the lowest stays above the axis.
     labels.sort(reverse=True)
     for at in range(1, len(labels)):
         labels[at][0] = min(labels[at][0], labels[at - 1][0] - 14)
     for y, label, kind in labels:
         body += text(left + width + 8, y, label, "title" if kind == "our-line" else "small")
-    return svg(left + width + 150, top + height + 34, "durable puts by the number of threads", body)
+    return svg(left + width + 150, top + height + 34, title, body)
+
+
+def by_number(record, prefix):
+    """Returns the points of the rows whose titles end in a number: by contender, `(number, value)`."""
+    by_name = {}
+    for count in sorted(int(row[len(prefix) :]) for row in record.rows if row.startswith(prefix)):
+        for name, value in record.rows[f"{prefix}{count}"].items():
+            by_name.setdefault(record.label(name) if name in record.losers else name, []).append((count, value))
+    return by_name
+
+
+def counts_of(by_name):
+    return sorted({count for points in by_name.values() for count, _ in points})
+
+
+def draw_lines(record):
+    """Yields the name of a file and a figure, for each kind of lines that the record has."""
+    durable = by_number(record, DURABLE)
+    if durable:
+        marks = {count: str(count) for count in counts_of(durable)}
+        yield "durable.svg", lines("durable puts, thousand a second, by the number of threads", durable, marks, even=True)
+    threads = by_number(record, THREADS)
+    if threads:
+        marks = {count: str(count) for count in counts_of(threads)}
+        yield "threads.svg", lines("gets, thousand a second, by the number of threads", threads, marks, even=True)
+    opens = by_number(record, OPENS)
+    if opens:
+        marks = {count: f"{count:,} keys" for count in counts_of(opens)}
+        title = "open after a kill to the first value, in milliseconds (the scale is logarithmic)"
+        yield "open.svg", lines(title, opens, marks, is_log=True, even=True)
+    growth = by_number(record, GROWTH)
+    if growth:
+        marks = {count: f"{count} %" for count in counts_of(growth) if count % 200 == 0}
+        title = "disk space, as a multiple of all keys and values, while keys are overwritten in random order"
+        yield "growth.svg", lines(title, growth, marks)
 
 
 def latency(record):
@@ -190,8 +255,8 @@ def main():
     record = Record(path)
     FIGURES.mkdir(parents=True, exist_ok=True)
     (FIGURES / "compare.svg").write_text(bars(record))
-    if any(row.startswith(DURABLE) for row in record.rows):
-        (FIGURES / "durable.svg").write_text(lines(record))
+    for name, figure in draw_lines(record):
+        (FIGURES / name).write_text(figure)
     if any(row.startswith(LATENCY) for row in record.rows):
         (FIGURES / "latency.svg").write_text(latency(record))
 

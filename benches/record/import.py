@@ -5,7 +5,8 @@
 
 reads Markdown tables from standard input and appends their cells to benches/record/MACHINE/DATE.csv. Each table
 must stand under a heading (`### title`). The columns of the CSV are row, contender, value, unit, note; a row reads
-`title > detail`. The machine's folder must have a machine.txt. `just report` renders the page afterwards.
+`title > detail`. A machine without a folder gets one, with the facts that the output begins with. `just report`
+renders the pages afterwards.
 """
 import csv
 import pathlib
@@ -27,6 +28,10 @@ UNITS = {
 }
 # Headers of columns that hold a multiple of the live bytes.
 OF_LIVE = {"most under load", "at rest", "loaded", "closed", "all overwritten once"}
+# The table of versions and modes. It has words where others have numbers.
+STORES = "The stores"
+# The facts in front of the tables that describe the machine.
+FACTS = ("machine:", "kernel:", "file system:", "regime:")
 NUMBER = re.compile(r"^-?[\d,]+(\.\d+)?$")
 
 
@@ -75,6 +80,9 @@ def records(text, note):
                 yield [title, row[0], row[1], headers[1], about]
                 continue
             for header, value in list(zip(headers, row))[1:]:
+                if title == STORES:
+                    yield [f"{title} > {header}", row[0], value, "", note]
+                    continue
                 if not NUMBER.match(value):
                     continue
                 bare, unit = unit_of(title, header)
@@ -92,11 +100,16 @@ def main():
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
         sys.exit(f"{date} is not a date; write it as 2026-11-26")
     folder = HERE / machine
-    if not (folder / "machine.txt").is_file():
-        sys.exit(f"{folder / 'machine.txt'} is missing; describe the machine there first")
-    found = list(records(sys.stdin.read(), note))
+    text = sys.stdin.read()
+    found = list(records(text, note))
     if not found:
         sys.exit("there is no table on standard input")
+    if not (folder / "machine.txt").is_file():
+        about = [line[2:] for line in text.splitlines() if line.startswith("- ") and line[2:].startswith(FACTS)]
+        if not about:
+            sys.exit(f"{folder / 'machine.txt'} is missing; describe the machine there first")
+        folder.mkdir(exist_ok=True)
+        (folder / "machine.txt").write_text("".join(f"{line}\n" for line in about))
     path = folder / f"{date}.csv"
     is_new = not path.exists()
     with path.open("a", newline="") as file:

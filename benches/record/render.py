@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Renders benches/record/README.md from the CSV files beside it: `just report`.
+"""Renders benches/record/README.md and benches/README.md from the CSV files here: `just report`.
 
 Each machine has a folder with a machine.txt and one CSV file per date. The columns are row, contender, value, unit
 and note; a row reads `title > detail`. The newest date of a row comes first. The same files give the same page.
@@ -7,6 +7,8 @@ and note; a row reads `title > detail`. The newest date of a row comes first. Th
 import csv
 import pathlib
 import re
+
+import comparison
 
 HERE = pathlib.Path(__file__).resolve().parent
 PAGE = HERE / "README.md"
@@ -154,13 +156,21 @@ def section(title, values):
     return heading + pivot(values, "contender", "detail")
 
 
+def facts(machine):
+    """Returns the lines that describe a machine."""
+    return [line for line in (HERE / machine / "machine.txt").read_text().splitlines() if line]
+
+
 def render():
     page = HEAD + "\n"
+    machines = {}
     for machine in sorted(path for path in HERE.iterdir() if (path / "machine.txt").is_file()):
         values = read(machine)
+        machines[machine.name] = values
         page += f"## Machine {machine.name}\n\n"
-        lines = (machine / "machine.txt").read_text().splitlines()
-        page += "".join(f"- {line}\n" for line in lines if line) + "\n"
+        page += "".join(f"- {line}\n" for line in facts(machine.name)) + "\n"
+        # The page of the comparison shows these.
+        values = [value for value in values if not value["row"].startswith(comparison.STORES)]
         slower = losses(values)
         if slower:
             page += "**Losses.** mapcask is slower than the contender it is compared with in these rows.\n\n"
@@ -168,6 +178,7 @@ def render():
         for title in ordered(value["title"] for value in values):
             page += section(title, values)
     PAGE.write_text(page.rstrip("\n") + "\n")
+    comparison.render(machines, facts)
 
 
 if __name__ == "__main__":

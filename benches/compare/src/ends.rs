@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::engine::{Contender, Survives};
+use crate::engine::{Contender, Engine, Survives};
 use crate::rounds::{Table, median, number};
 use crate::workload::{key, value, value_pool};
 use crate::{Lab, Result};
@@ -36,12 +36,43 @@ pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![table.note("The greatest loss of all rounds. The killed process was at an end of its last put.")])
 }
 
-/// Opens a store and reads one key. Returns the milliseconds, and the number of keys that are there.
-fn measure(contender: &Contender, keys: usize, directory: &Path) -> Result<(f64, usize)> {
+/// Measures an open after a kill to the first value, by the number of keys.
+pub(crate) fn open_by_keys(lab: &Lab) -> Result<Vec<Table>> {
+    let mut counts = [lab.keys / 100, lab.keys / 10, lab.keys].map(|keys| keys.max(1000)).to_vec();
+    counts.dedup();
+    let mut titles = vec!["keys"];
+    let stores: Vec<_> = lab.contenders().filter(Contender::is_store).collect();
+    titles.extend(stores.iter().map(|contender| contender.name));
+    let title =
+        "open after a kill to the first value, page cache warm, in milliseconds, by the number of keys";
+    let mut table = Table::new(title, &titles);
+    for keys in counts {
+        let mut cells = vec![keys.to_string()];
+        for contender in &stores {
+            let mut times = Vec::new();
+            for _ in 0..lab.rounds {
+                let directory = lab.directory()?;
+                fill(contender, keys, directory.path(), "kill")?;
+                times.push(time_open(contender, keys, directory.path())?.0);
+            }
+            cells.push(number(median(&mut times)));
+        }
+        table.row(cells);
+    }
+    Ok(vec![table])
+}
+
+/// Opens a store and reads one key. Returns the milliseconds, and the store.
+fn time_open(contender: &Contender, keys: usize, directory: &Path) -> Result<(f64, Box<dyn Engine>)> {
     let began = Instant::now();
     let engine = contender.open(&directory.join("store"), Survives::Kill)?;
     engine.get(&key(keys as u64 / 2), &mut |_| {})?;
-    let elapsed = began.elapsed().as_secs_f64() * 1e3;
+    Ok((began.elapsed().as_secs_f64() * 1e3, engine))
+}
+
+/// Opens a store and reads one key. Returns the milliseconds, and the number of keys that are there.
+fn measure(contender: &Contender, keys: usize, directory: &Path) -> Result<(f64, usize)> {
+    let (elapsed, engine) = time_open(contender, keys, directory)?;
     let mut found = 0;
     for number in 0..keys {
         found += usize::from(engine.get(&key(number as u64), &mut |_| {})?);
@@ -50,26 +81,33 @@ fn measure(contender: &Contender, keys: usize, directory: &Path) -> Result<(f64,
     Ok((elapsed, found))
 }
 
-/// Fills a store in another process, which then closes it or dies.
-fn fill(contender: &Contender, keys: usize, directory: &Path, end: &str) -> Result<()> {
+/// Fills a contender in another process, which then closes it or dies. Returns the text that it
+/// printed.
+pub(crate) fn fill(contender: &Contender, keys: usize, directory: &Path, end: &str) -> Result<String> {
     let mut child = Command::new(std::env::current_exe()?);
     child.args(["--child", contender.name, &keys.to_string(), end]).arg(directory.join("store"));
-    let status = child.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    let output = child.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    let status = output.status;
     if status.code() == Some(0) || (end == "kill" && status.code().is_none()) {
-        return Ok(());
+        return Ok(String::from_utf8(output.stdout)?);
     }
     Err(format!("{}: the process that fills it failed: {status}", contender.name).into())
 }
 
-/// Runs a child: `NAME KEYS close|kill DIR`.
+/// Runs a child: `NAME KEYS close|kill|memory DIR`. With `memory` it prints the bytes of anonymous
+/// memory that it gained.
 pub(crate) fn child(arguments: &[String]) -> Result<()> {
     let [name, keys, end, directory] = arguments else { return Err("not a child's arguments".into()) };
     let contender = crate::engine::contenders().into_iter().find(|contender| contender.name == *name);
     let contender = contender.ok_or_else(|| format!("no contender is called {name}"))?;
-    let engine = contender.open(Path::new(directory), Survives::Kill)?;
     let pool = value_pool();
+    let before = crate::memory::anonymous()?;
+    let engine = contender.open(Path::new(directory), Survives::Kill)?;
     for number in 0..keys.parse()? {
         engine.put(&key(number as u64), value(&pool, number, 0))?;
+    }
+    if end == "memory" {
+        println!("{}", crate::memory::anonymous()?.saturating_sub(before));
     }
     if end == "kill" {
         let me = rustix::process::getpid();
@@ -102,10 +140,13 @@ pub(crate) fn space(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![table])
 }
 
-/// Returns the bytes of the blocks of all files below a path.
-fn blocks(path: &Path) -> Result<u64> {
+/// Returns the bytes of the blocks of all files below a path. A file may go meanwhile.
+pub(crate) fn blocks(path: &Path) -> Result<u64> {
     use std::os::unix::fs::MetadataExt as _;
-    let metadata = std::fs::symlink_metadata(path)?;
+    let metadata = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        metadata => metadata?,
+    };
     let mut bytes = metadata.blocks() * 512;
     if metadata.is_dir() {
         for entry in std::fs::read_dir(path)? {

@@ -9,18 +9,22 @@
 
 #![expect(clippy::print_stdout, reason = "printing tables is what this program is for")]
 
+mod cold;
 mod ends;
 mod engine;
 mod engines;
 #[path = "../../environment.rs"]
 mod environment;
+mod growth;
 #[path = "../../histogram.rs"]
 mod histogram;
 mod large;
+mod memory;
 mod mix;
 #[path = "../../rounds.rs"]
 mod rounds;
 mod rows;
+mod sizes;
 #[expect(dead_code, reason = "the benches of mapcask itself use more of it")]
 #[path = "../../workload.rs"]
 mod workload;
@@ -64,7 +68,7 @@ impl Lab {
 
 type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 15] = [
     ("load", rows::load),
     ("read", rows::read),
     ("overwrite", rows::overwrite),
@@ -72,8 +76,14 @@ const ROWS: [Row; 9] = [
     ("mix", rows::mix),
     ("durable", rows::durable),
     ("latency", rows::latency),
+    ("threads", rows::threads),
+    ("sizes", sizes::sizes),
     ("open", ends::open),
+    ("opens", ends::open_by_keys),
+    ("cold", cold::cold),
+    ("memory", memory::memory),
     ("space", ends::space),
+    ("growth", growth::growth),
 ];
 
 /// The row with values of its own sizes. It measures LMDB alone beside mapcask.

@@ -171,6 +171,21 @@ pub(crate) fn mix(lab: &Lab) -> Result<Vec<Table>> {
     Ok(tables)
 }
 
+/// Measures reads by the number of threads.
+pub(crate) fn threads(lab: &Lab) -> Result<Vec<Table>> {
+    let loaded = lab.loaded()?;
+    let reads = MIXES.iter().find(|mix| mix.name == "C").ok_or("no mix that reads")?;
+    let mut tables = Vec::new();
+    for threads in [1, 2, 4, 8, 16] {
+        let mut race = Race::new(format!("get of popular keys, threads: {threads}"));
+        for Loaded { contender, engine, .. } in &loaded {
+            race.add(contender.name, |round| run_mix(lab, engine.as_ref(), reads, threads, round));
+        }
+        tables.push(race.run(lab.rounds)?);
+    }
+    Ok(tables)
+}
+
 fn run_mix(lab: &Lab, engine: &dyn Engine, mix: &Mix, threads: usize, round: usize) -> Result<Measured> {
     let each = lab.keys / threads;
     // Each contender gets the same operations in a round.

@@ -1,0 +1,214 @@
+"""Renders benches/README.md, the comparison with other stores, from the record. render.py calls it."""
+import pathlib
+import re
+
+PAGE = pathlib.Path(__file__).resolve().parent.parent / "README.md"
+MAPS = ("std HashMap", "hashbrown, foldhash")
+# Units of which more is better. Of all others, less is.
+RATES = ("thousand/s", "MB/s")
+LOST = "open to the first value, page cache warm > puts that the kill lost"
+STORES = "The stores > "
+# The row that every comparison has.
+FIRST = "put of new keys"
+# Figures with more lines than a table shows well, and details of a figure.
+LEFT_OUT = ("disk space under overwrites", "open after a kill to the first value")
+DURATIONS = "duration of a put of a new key"
+# The tables of the verdict: a heading, and the beginnings of its rows.
+GROUPS = [
+    ("Reads", ("get ", "get,", "iterate")),
+    ("Writes", ("put", "overwrite", "remove", "duration")),
+    ("Durable writes", ("durable",)),
+    ("Mixed loads (YCSB)", ("YCSB",)),
+    ("Opening, memory and disk", ("open", "anonymous", "disk")),
+]
+
+HEAD = """# mapcask beside other stores
+
+<!-- Written by record/render.py from the CSV files in record/. -->
+
+[record](record/README.md) has every figure of every date, and the benches of mapcask alone.
+
+All contenders run in one process, in turn, with the same keys in the same order. Figures are medians. Each store
+runs in its fastest mode whose writes survive `kill -9`. Another harness, machine or size gives other figures; two
+commands measure yours and write this page for it:
+
+```sh
+just compare-record MACHINE --keys 200000   # MACHINE: a name of your choice; takes about an hour
+just compare-record MACHINE read open       # only these rows
+```
+
+They need the build tools of the other stores: a C compiler.
+"""
+
+FIGURES = [
+    ("compare", "Bars: operations a second"),
+    ("threads", "Lines: gets by the number of threads"),
+    ("durable", "Lines: durable puts by the number of threads"),
+    ("latency", "Bars: durations of a put"),
+    ("open", "Lines: opens after a kill by the number of keys"),
+    ("growth", "Lines: disk space while keys are overwritten"),
+]
+
+
+def ordered(items):
+    return list(dict.fromkeys(items))
+
+
+def table(headers, rows):
+    rule = ["---"] + ["---:"] * (len(headers) - 1)
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in [headers, rule, *rows]) + "\n"
+
+
+def run_of(note):
+    """Returns the part of a note that names the run: what stands behind the ratio."""
+    return note.rpartition("; ")[2] if "ratio " in note else note
+
+
+def newest(machines):
+    """Returns the machine, the date, the run and the values of the newest comparison."""
+    found = []
+    for machine, values in machines.items():
+        for value in values:
+            if value["row"] == FIRST and value["contender"] == "LMDB":
+                found.append((value["date"], machine, run_of(value["note"])))
+    if not found:
+        return None
+    date, machine, run = max(found)
+    of_run = [
+        value for value in machines[machine] if value["date"] == date and run_of(value["note"]) == run
+    ]
+    return machine, date, run, of_run
+
+
+def name_of(row):
+    """Returns a row's title for the reader, and its unit if the title has it."""
+    title, _, detail = row.partition(" > ")
+    bare, _, unit = detail.rpartition(", ")
+    if unit in ("ms", "us"):
+        return f"{title}: {bare}", unit
+    return f"{title}: {detail}" if detail else title, ""
+
+
+class Row:
+    """The values of one row, by contender; the last one counts."""
+
+    def __init__(self, row, values):
+        self.row = row
+        self.text, unit = name_of(row)
+        self.unit = values[-1]["unit"] or unit
+        self.of = {value["contender"]: float(value["value"].replace(",", "")) for value in values}
+
+    def ratio(self, name):
+        """Returns how much better mapcask is: 2 is twice as fast, or half as long."""
+        ours, theirs = self.of["mapcask"], self.of[name]
+        if min(ours, theirs) == 0:
+            return 1.0 if ours == theirs else 0.0 if ours else 99.0
+        return ours / theirs if self.unit in RATES else theirs / ours
+
+    def best(self):
+        """Returns the best store other than mapcask."""
+        others = [name for name in self.of if name not in MAPS and name != "mapcask"]
+        return min(others, key=self.ratio) if others else None
+
+    def number(self, name):
+        value = self.of[name]
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+    def unit_text(self):
+        return {"thousand/s": "thousand/s", "x live bytes": "x the data"}.get(self.unit, self.unit)
+
+
+def rows_of(values):
+    """Returns the rows in which mapcask and another store have figures."""
+    rows = []
+    for row in ordered(value["row"] for value in values):
+        of_row = [value for value in values if value["row"] == row]
+        if row == LOST or row.startswith((STORES, *LEFT_OUT)) or "mapcask" not in {v["contender"] for v in of_row}:
+            continue
+        if row.startswith(DURATIONS) and "p99.9," not in row:
+            continue
+        made = Row(row, of_row)
+        if made.best():
+            rows.append(made)
+    return rows
+
+
+def shown(ratio):
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
+
+
+def verdicts(rows):
+    ahead = [row for row in rows if row.ratio(row.best()) >= 1]
+    stores = ordered(name for row in rows for name in row.of if name not in MAPS)
+    page = "## Verdict\n\n"
+    page += f"mapcask is ahead of the {len(stores) - 1} other stores in {len(ahead)} of {len(rows)} rows.\n\n"
+    behind = [row for row in rows if row not in ahead]
+    if behind:
+        page += "Another store is ahead in these rows:\n\n"
+        lines = []
+        for row in behind:
+            others = sorted((n for n in row.of if n not in MAPS and row.ratio(n) < 1), key=row.ratio)
+            lines.append([row.text, f"{row.number('mapcask')} {row.unit_text()}",
+                          ", ".join(f"{name} {row.number(name)}" for name in others)])
+        page += table(["row", "mapcask", "ahead of it"], lines)
+    page += "A ratio above 1 means that mapcask is better.\n\n"
+    for heading, beginnings in GROUPS:
+        lines = []
+        for row in rows:
+            if not row.row.startswith(beginnings) or (heading == "Writes" and row.row.startswith("durable")):
+                continue
+            best, std = row.best(), MAPS[0]
+            against = shown(row.ratio(std)) if std in row.of else ""
+            lines.append([row.text, f"{row.number('mapcask')} {row.unit_text()}",
+                          f"{best} {row.number(best)}", shown(row.ratio(best)), against])
+        if lines:
+            page += f"### {heading}\n\n"
+            page += table(["row", "mapcask", "best other store", "ratio", "ratio to std HashMap"], lines)
+    return page
+
+
+def guarantees(values):
+    """Returns the table of versions, modes, and puts that a kill lost."""
+    lost = {value["contender"]: value["value"] for value in values if value["row"] == LOST}
+    headers = ordered(value["row"][len(STORES) :] for value in values if value["row"].startswith(STORES))
+    names = ordered(value["contender"] for value in values if value["row"].startswith(STORES)) or list(lost)
+    rows = []
+    for name in names:
+        cells = [
+            next((v["value"] for v in values if v["row"] == STORES + header and v["contender"] == name), "")
+            for header in headers
+        ]
+        rows.append([name, *cells, lost.get(name, "not measured")])
+    page = "## Guarantees\n\nA process puts all keys and is killed at the end of its last put. The last column counts the "
+    page += "acknowledged puts that are missing afterwards. `none` means that the store has no such mode.\n\n"
+    return page + table(["store", *headers, "puts lost"], rows)
+
+
+def figures():
+    """Returns the figures that draw.py has drawn: those whose rows were measured."""
+    page = "## Figures\n\n"
+    for name, text in FIGURES:
+        if (PAGE.parent.parent / "docs" / "figures" / f"{name}.svg").is_file():
+            page += f"![{text}](../docs/figures/{name}.svg)\n\n"
+    return page
+
+
+def all_values(rows):
+    names = ordered(name for row in rows for name in row.of)
+    page = "## All values\n\n"
+    lines = [[f"{row.text}, {row.unit_text()}", *(row.number(n) if n in row.of else "" for n in names)] for row in rows]
+    return page + table(["row", *names], lines)
+
+
+def render(machines, describe):
+    """Writes the page. `describe` returns the facts about a machine, a line each."""
+    chosen = newest(machines)
+    if chosen is None:
+        return
+    machine, date, run, values = chosen
+    rows = rows_of(values)
+    page = HEAD + "\n## Machine\n\n" + "".join(f"- {line}\n" for line in describe(machine))
+    page += f"- date: {date}" + (f"; {run}" if run else "") + "\n\n"
+    page += verdicts(rows) + guarantees(values) + figures() + all_values(rows)
+    page = re.sub(r"\n{3,}", "\n\n", page)
+    PAGE.write_text(page.rstrip("\n") + "\n")

@@ -17,8 +17,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Any number of threads of one process read and write single keys at the speed of memory. mapcask
-//! is not ordered (no ranges or prefixes yet), not a server, and not a cache that evicts. Other
+//! Any number of threads of one process read and write single keys at the speed of memory; the page
+//! `benches/README.md` of the repository compares mapcask with other stores, row by row. mapcask is
+//! not ordered (no ranges or prefixes yet), not a server, and not a cache that evicts. Other
 //! processes read the store while one writes to it. Read-write transactions do not exist yet.
 //!
 //! This page is a short book: [keyspaces](#keyspaces), [batches and

@@ -9,6 +9,8 @@
 //! **Invariants.** The first word of a published record is never zero; zeros mean "no record", not
 //! damage. I10.
 
+use std::sync::LazyLock;
+
 use super::{ByteReader, Defect, KeyspaceId, Seq};
 
 const SUM_OFFSET: usize = 0;
@@ -129,7 +131,7 @@ impl<'b> RawHeader<'b> {
     #[inline]
     pub fn validate(self, place: RecordPlace, room: u64) -> Result<RecordHeader, Defect> {
         let stored = u32::from_le_bytes(self.field(SUM_OFFSET));
-        if crc32fast::hash(&self.0[KIND_OFFSET..]) ^ place.mask() != stored {
+        if sum_of(&self.0[KIND_OFFSET..]) ^ place.mask() != stored {
             return Err(Defect::HeaderChecksum);
         }
         let kind = RecordKind::from_byte(self.0[KIND_OFFSET])?;
@@ -254,7 +256,7 @@ impl RecordHeader {
         bytes[KEYSPACE_OFFSET..][..4].copy_from_slice(&self.keyspace.0.to_le_bytes());
         bytes[SEQ_OFFSET..][..8].copy_from_slice(&self.seq.0.to_le_bytes());
         bytes[PAYLOAD_SUM_OFFSET..][..4].copy_from_slice(&self.payload_sum.to_le_bytes());
-        let sum = crc32fast::hash(&bytes[KIND_OFFSET..]) ^ place.mask();
+        let sum = sum_of(&bytes[KIND_OFFSET..]) ^ place.mask();
         bytes[SUM_OFFSET..][..4].copy_from_slice(&sum.to_le_bytes());
         bytes
     }
@@ -269,9 +271,20 @@ pub fn record_size(payload_len: u64) -> u64 {
 /// Returns the checksum over key and value.
 #[must_use]
 pub fn payload_sum(key: &[u8], value: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
+    let mut hasher = FRESH.clone();
     hasher.update(key);
     hasher.update(value);
+    hasher.finalize()
+}
+
+/// A hasher of nothing. To make a new one asks for the processor's features, which takes longer than
+/// a copy.
+static FRESH: LazyLock<crc32fast::Hasher> = LazyLock::new(crc32fast::Hasher::new);
+
+/// Returns the CRC-32 over bytes.
+fn sum_of(bytes: &[u8]) -> u32 {
+    let mut hasher = FRESH.clone();
+    hasher.update(bytes);
     hasher.finalize()
 }
 

@@ -55,12 +55,12 @@ impl Place {
 
     /// Returns if the path still leads to this directory.
     pub(super) fn standing(&self, path: &Path) -> io::Result<Standing> {
-        let ours = self.dir.metadata()?;
-        if self.counts_names && ours.nlink() == 0 {
+        let ours = platform::identity(&self.dir)?;
+        if self.counts_names && ours.links == 0 {
             return Ok(Standing::Removed);
         }
         match std::fs::metadata(path) {
-            Ok(there) if (there.dev(), there.ino()) != (ours.dev(), ours.ino()) => Ok(Standing::Replaced),
+            Ok(there) if (there.dev(), there.ino()) != ours.inode => Ok(Standing::Replaced),
             // Moved, or out of this process's sight: no other directory can be mistaken for it.
             _ => Ok(Standing::Here),
         }
@@ -129,10 +129,10 @@ impl Place {
 
     /// Returns device and inode of a name, or `None` if nothing has it; a link is not followed.
     pub(super) fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
-        match retry_on_intr(|| rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)) {
-            Ok(stat) => Ok(Some(id(&stat))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno.into()),
+        match platform::identity_at(&self.dir, name) {
+            Ok(found) => Ok(Some(found.inode)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -272,11 +272,6 @@ impl Like {
         }
         Ok(())
     }
-}
-
-#[expect(clippy::useless_conversion, reason = "the fields have other types on other systems")]
-fn id(stat: &rustix::fs::Stat) -> (u64, u64) {
-    (u64::try_from(stat.st_dev).unwrap_or(u64::MAX), u64::from(stat.st_ino))
 }
 
 fn no_file(what: &str) -> io::Error {

@@ -194,10 +194,10 @@ impl HeldClaim {
     }
 
     fn has_file(&self) -> bool {
-        let ours = self.file.as_ref().and_then(|file| file.metadata().ok());
+        let ours = self.file.as_ref().and_then(|file| platform::identity(file).ok());
         let there = self.place.id_of(&self.name);
         // An unknown identity proves nothing.
-        ours.is_some_and(|ours| !matches!(there, Ok(there) if there != Some(platform::identity(&ours).inode)))
+        ours.is_some_and(|ours| !matches!(there, Ok(there) if there != Some(ours.inode)))
     }
 
     /// Locks the file that has the name now. Creates it if it is missing and there is a note for
@@ -226,7 +226,7 @@ impl HeldClaim {
     /// Another process may have replaced the file between the open and the lock. Then a third one
     /// may hold the lock on the file that is visible now.
     fn is_in_place(&self, file: &File) -> io::Result<bool> {
-        let ours = platform::identity(&file.metadata()?).inode;
+        let ours = platform::identity(file)?.inode;
         Ok(self.place.id_of(&self.name)? == Some(ours))
     }
 

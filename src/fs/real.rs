@@ -235,7 +235,7 @@ struct RealFile {
 
 impl File for RealFile {
     fn identity(&self) -> io::Result<Identity> {
-        Ok(platform::identity(&self.file.metadata()?))
+        platform::identity(&self.file)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -2,40 +2,43 @@
 //! for all.
 //!
 //! It knows no files: the sync call is a closure, and its result is a sequence number. There are no
-//! timers. A group is the set of callers that came during the previous sync, so groups grow with
-//! the cost of a sync.
+//! timers. A group is the set of callers that came during the previous sync, and the writers that
+//! it released and that come back at once. So groups grow with the cost of a sync, up to all
+//! writers.
 //!
-//! **Concurrency.** One mutex guards the queue of waiters. No sync runs and no thread is woken with
+//! **Concurrency.** One mutex guards the line of waiters. No sync runs and no thread is woken with
 //! it held. A caller that finds no leader becomes the leader. After its sync, a leader does two
 //! things without releasing the lead in between:
 //!
 //! - it releases exactly the waiters whose goal is reached;
 //! - it makes the first of the others the next leader.
 //!
-//! So a sync wakes no thread in vain, however many wait. The next sync starts before the released
-//! writers have run. The durable number and the first failure are written with the mutex held and
+//! So a sync wakes no thread in vain, however many wait. A leader yields until its group is complete,
+//! no caller comes, or the processors are busy. The durable number and the first failure are written with the mutex held and
 //! read without it.
 //!
 //! **Invariants.**
 //!
-//! - A queue that is not empty has a leader, running or called (I9). `Waiters::settle` is the only
-//!   way out of the queue, and restores this.
+//! - A line that is not empty has a leader, running or called (I9). `WaitingLine::settle` is the
+//!   only way out of the line, and restores this.
 //! - The durable number only rises, and never after a failure. The kernel reports a lost write
 //!   once, so a later successful sync proves nothing about the writes of the failed one.
 //! - For that reason one thread at a time syncs an open file ([`SyncTurn`]). A success proves
 //!   nothing while another thread may have received a failure that is not recorded yet.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::mem;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::format::Seq;
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use crate::sync::thread::{self, Thread};
+use crate::log::waiting_line::{Goal, Turn, WaitingLine, call};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, yield_briefly};
 use crate::trace;
+
+/// The number of times that a leader yields for a caller to join its group. Where no thread can
+/// run, that takes some 10 microseconds.
+const PATIENCE: u32 = if cfg!(loom) { 1 } else { 40 };
 
 /// The durable end of a log, and the callers that wait for it to rise.
 #[derive(Debug)]
@@ -46,7 +49,11 @@ pub(crate) struct GroupCommit {
     poisoned: AtomicBool,
     groups: AtomicU64,
     waits: AtomicU64,
-    line: Mutex<Waiters>,
+    /// The number of times that a leader yields for a caller to join its group.
+    patience: u32,
+    /// A yield. It returns false if it took long.
+    pause: fn() -> bool,
+    line: Mutex<WaitingLine>,
     watcher: OnceLock<Arc<dyn CommitWatcher>>,
 }
 
@@ -75,56 +82,17 @@ impl SyncTurn {
     }
 }
 
-#[derive(Debug)]
-struct Waiters {
-    /// True if a caller runs a sync, or has been called to.
-    led: bool,
-    /// The number of rounds begun. It is the number of the round under way, if there is one.
-    begun: u64,
-    /// The last round that succeeded.
-    ended: u64,
-    /// The waiters, in the order they came.
-    waiters: VecDeque<Arc<Waiter>>,
-    /// The first failure, kept for ever.
-    cause: Option<Arc<Error>>,
-}
-
-/// The goal of a waiter.
-#[derive(Debug, Clone, Copy)]
-enum Goal {
-    /// Everything up to the number is durable.
-    Durable(Seq),
-    /// The sync of this round has ended.
-    Round(u64),
-}
-
-/// The next action of a waiter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Turn {
-    Wait,
-    Lead,
-    Done,
-    Failed,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    goal: Goal,
-    turn: AtomicU8,
-    thread: Thread,
-}
-
 impl GroupCommit {
     /// Starts with everything up to `durable` known to be durable.
     pub(crate) fn new(durable: Seq) -> Self {
-        let line = Waiters { led: false, begun: 0, ended: 0, waiters: VecDeque::new(), cause: None };
         Self {
             durable: AtomicU64::new(durable.0),
             poisoned: AtomicBool::new(false),
             groups: AtomicU64::new(0),
             waits: AtomicU64::new(0),
-            line: Mutex::new(line),
+            patience: PATIENCE,
+            pause: yield_briefly,
+            line: Mutex::new(WaitingLine::new()),
             watcher: OnceLock::new(),
         }
     }
@@ -275,16 +243,33 @@ impl GroupCommit {
             line.led = true;
             return Turn::Lead;
         }
-        let waiter =
-            Arc::new(Waiter { goal, turn: AtomicU8::new(Turn::Wait as u8), thread: thread::current() });
-        line.waiters.push_back(Arc::clone(&waiter));
+        let waiter = line.join(goal);
         drop(line);
         waiter.sleep()
+    }
+
+    /// Waits for the rest of the leader's group, for as long as that brings callers.
+    ///
+    /// Yielding lets the writers run that the last round released. A sleep instead would make one of
+    /// them wake the leader, or need a timer.
+    fn gather(&self) {
+        let missing = self.line.lock().missing();
+        let (mut left, mut idle, mut is_brief) = (missing, 0, true);
+        while left > 0 && idle < self.patience && is_brief {
+            is_brief = (self.pause)();
+            let still = self.line.lock().missing();
+            idle = if still < left { 0 } else { idle + 1 };
+            left = still;
+        }
+        if missing > 0 {
+            self.line.lock().gathering.end(is_brief && left * 2 <= missing);
+        }
     }
 
     /// Makes one sync call for all and ends the round, even if the call panics.
     fn lead(&self, goal: Goal, sync: &mut dyn FnMut() -> Result<Seq>) {
         let mut lead = Lead { commit: self, outcome: None };
+        self.gather();
         let mut line = self.line.lock();
         if line.cause.is_some() || line.reached(goal, self.durable()) {
             // `poison` or another round came between the call to lead and this. Newer waiters may
@@ -315,8 +300,7 @@ impl GroupCommit {
             Some(Ok(_)) | None => {}
             Some(Err(error)) => cause = self.fail(&mut line, error),
         }
-        line.led = false;
-        let called = line.settle(self.durable());
+        let called = line.end_round(self.durable());
         drop(line);
         call(called);
         if let Some(watcher) = self.watcher.get().filter(|_| has_risen) {
@@ -339,7 +323,7 @@ impl GroupCommit {
 
     /// Raises the durable number, and returns true if it rose. The argument proves that the mutex is
     /// held: raising is load, compare and store.
-    fn lift(&self, line: &Waiters, seq: Seq) -> bool {
+    fn lift(&self, line: &WaitingLine, seq: Seq) -> bool {
         let rises = line.cause.is_none() && self.durable() < seq;
         if rises {
             // Release: pairs with the acquire in `durable`.
@@ -352,7 +336,7 @@ impl GroupCommit {
     }
 
     /// Records the first failure, and returns it if this is the first.
-    fn fail(&self, line: &mut Waiters, error: Error) -> Option<Arc<Error>> {
+    fn fail(&self, line: &mut WaitingLine, error: Error) -> Option<Arc<Error>> {
         if line.cause.is_some() {
             return None;
         }
@@ -363,59 +347,6 @@ impl GroupCommit {
         // Release: pairs with the acquire in `check`.
         self.poisoned.store(true, Ordering::Release);
         line.cause.clone()
-    }
-}
-
-impl Waiters {
-    fn reached(&self, goal: Goal, durable: Seq) -> bool {
-        match goal {
-            Goal::Durable(seq) => durable >= seq,
-            Goal::Round(round) => self.ended >= round,
-        }
-    }
-
-    /// Removes every waiter from the queue that has something to do, the next leader first.
-    fn settle(&mut self, durable: Seq) -> Vec<(Arc<Waiter>, Turn)> {
-        let mut called = Vec::new();
-        for waiter in mem::take(&mut self.waiters) {
-            if self.reached(waiter.goal, durable) {
-                called.push((waiter, Turn::Done));
-            } else if self.cause.is_some() {
-                called.push((waiter, Turn::Failed));
-            } else if !self.led {
-                self.led = true;
-                // First, so that the next sync does not wait for the others to be woken.
-                called.insert(0, (waiter, Turn::Lead));
-            } else {
-                self.waiters.push_back(waiter);
-            }
-        }
-        called
-    }
-}
-
-/// Wakes the waiters that were removed from the queue. Call it without the mutex.
-fn call(called: Vec<(Arc<Waiter>, Turn)>) {
-    for (waiter, turn) in called {
-        // Release: pairs with the acquire in `sleep`. A token that `unpark` leaves behind ends a
-        // later `park` of that thread early. Every use of `park` has to expect that.
-        waiter.turn.store(turn as u8, Ordering::Release);
-        waiter.thread.unpark();
-    }
-}
-
-impl Waiter {
-    fn sleep(&self) -> Turn {
-        loop {
-            // Acquire: pairs with the release in `call`. The waiter sees the leader's earlier
-            // effects.
-            match self.turn.load(Ordering::Acquire) {
-                turn if turn == Turn::Lead as u8 => return Turn::Lead,
-                turn if turn == Turn::Done as u8 => return Turn::Done,
-                turn if turn == Turn::Failed as u8 => return Turn::Failed,
-                _ => thread::park(),
-            }
-        }
     }
 }
 
@@ -440,6 +371,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::sync::thread;
 
     impl GroupCommit {
         /// Returns once `count` callers stand in the queue.
@@ -530,6 +462,52 @@ mod tests {
         result.unwrap();
         assert_eq!((commit.durable(), commit.groups(), commit.waits()), (Seq(8), 2, 8));
         assert!(commit.is_idle());
+    }
+
+    #[test]
+    fn a_leader_waits_for_the_writers_of_the_last_round() {
+        let commit = &GroupCommit { patience: u32::MAX, ..GroupCommit::new(Seq::ZERO) };
+        let second = || {
+            assert_eq!(commit.line.lock().waiters.len(), 1, "the other one is back");
+            Ok(Seq(3))
+        };
+        thread::scope(|scope| {
+            let result = with_held_leader(commit, Seq(1), Ok(Seq(1)), |release| {
+                scope.spawn(move || commit.wait(Seq(2), second).unwrap());
+                commit.await_waiters(1);
+                release();
+            });
+            result.unwrap();
+            // A leader that does not wait begins before this thread is back.
+            for _ in 0..1000 {
+                if commit.groups() == 1 {
+                    thread::yield_now();
+                }
+            }
+            commit.wait(Seq(3), || unreachable!()).unwrap();
+        });
+        assert_eq!((commit.durable(), commit.groups(), commit.waits()), (Seq(3), 2, 3));
+        assert!(commit.is_idle());
+    }
+
+    #[test]
+    fn a_leader_whose_yield_took_long_yields_no_more() {
+        static YIELDS: AtomicU64 = AtomicU64::new(0);
+        let pause = || {
+            YIELDS.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        let commit = &GroupCommit { pause, ..GroupCommit::new(Seq::ZERO) };
+        thread::scope(|scope| {
+            let result = with_held_leader(commit, Seq(1), Ok(Seq(1)), |release| {
+                scope.spawn(|| commit.wait(Seq(2), || Ok(Seq(2))).unwrap());
+                commit.await_waiters(1);
+                release();
+            });
+            result.unwrap();
+        });
+        assert_eq!(YIELDS.load(Ordering::Relaxed), 1);
+        assert_eq!((commit.durable(), commit.groups()), (Seq(2), 2));
     }
 
     #[test]

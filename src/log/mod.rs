@@ -11,4 +11,5 @@ pub(crate) mod segment_file;
 pub(crate) mod segment_reader;
 pub(crate) mod sync_plan;
 pub(crate) mod waiters;
+mod waiting_line;
 pub(crate) mod writer;

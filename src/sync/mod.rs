@@ -33,6 +33,24 @@ pub(crate) use std::{
     thread,
 };
 
+/// Lets other threads run. Returns false if they ran for so long that they do more than to wake up
+/// and write: then the processors are busy.
+#[cfg(not(loom))]
+pub(crate) fn yield_briefly() -> bool {
+    /// A scheduler lets a busy thread run for longer than this, in general.
+    const BRIEF: std::time::Duration = std::time::Duration::from_micros(500);
+    let began = std::time::Instant::now();
+    thread::yield_now();
+    began.elapsed() < BRIEF
+}
+
+/// Lets other threads run. A model has no time.
+#[cfg(loom)]
+pub(crate) fn yield_briefly() -> bool {
+    thread::yield_now();
+    true
+}
+
 #[cfg(loom)]
 mod modelled {
     use loom::sync::MutexGuard;

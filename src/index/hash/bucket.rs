@@ -67,7 +67,12 @@ impl IndexEntry {
 
     /// Returns the location; `None` for an empty entry.
     pub(super) fn location(self) -> Option<Location> {
-        (!self.is_empty()).then(|| Location::from_bits(self.0 & LOCATION_MASK))
+        (!self.is_empty()).then(|| Location::from_bits(self.location_bits()))
+    }
+
+    /// Returns the bits of the location; zero for an empty entry.
+    pub(super) fn location_bits(self) -> u64 {
+        self.0 & LOCATION_MASK
     }
 
     /// True if the record's checksum was seen to match since this open.

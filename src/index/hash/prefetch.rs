@@ -23,6 +23,12 @@ impl Index {
         start(head);
     }
 
+    /// Prefetches a bucket's head.
+    #[inline]
+    pub(super) fn prefetch_head(&self, bucket: u64) {
+        start(self.heads.line(bucket));
+    }
+
     /// Prefetches the line that such a search loads next, if it does not match in the first.
     #[inline]
     pub(crate) fn prefetch_next(&self, hash: Hash) {
@@ -33,7 +39,7 @@ impl Index {
 
     /// Prefetches a bucket's first overflow line.
     #[inline]
-    fn prefetch_link(&self, bucket: u64) {
+    pub(super) fn prefetch_link(&self, bucket: u64) {
         if let Some(link) = self.heads.line(bucket).control().link() {
             start(self.overflow.line(link.line()));
         }

@@ -241,7 +241,7 @@ impl GranuleTable {
 }
 
 impl AddressSpace {
-    /// Prefetches a record's first cache line.
+    /// Prefetches a record's header, and the payload beside it in the cache.
     #[inline]
     pub(crate) fn prefetch(&self, location: Location) {
         let Some(slot) = self.table.slot_of(location) else { return };
@@ -249,7 +249,10 @@ impl AddressSpace {
         let base = slot.base.load(Ordering::Relaxed);
         let start = slot.start.load(Ordering::Relaxed);
         let offset = (location.to_bits() * 8).wrapping_sub(start);
-        prefetch(base.wrapping_add(usize::try_from(offset).unwrap_or(0)));
+        let address = base.wrapping_add(usize::try_from(offset).unwrap_or(0));
+        prefetch(address);
+        // A header may lie across two lines.
+        prefetch(address.wrapping_add(63));
     }
 
     /// Returns the published record at a location; `None` if no mapping is assigned there, nothing

@@ -5,10 +5,16 @@ use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
 
+use super::address_space::prefetch;
 use super::mapping::Mapping;
 use crate::error::{Error, Result};
 use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader};
 use crate::format::{KeyspaceId, Seq};
+
+/// The bytes of a cache line.
+const LINE: usize = 64;
+/// The most lines of a record that are prefetched behind its first.
+const LINES_AHEAD: usize = 4;
 
 /// A published record, valid while its segment is pinned. It has two words, because a get passes it
 /// through several layers.
@@ -110,6 +116,17 @@ impl<'p> Record<'p> {
         let start = unsafe { self.start.add(HEADER_SIZE + from) };
         // SAFETY: published bytes: initialised, unchanging (I1), mapped for `'p`.
         unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
+    /// Prefetches the cache lines behind the first, up to [`LINES_AHEAD`]. The processor itself
+    /// fetches ahead in a longer record.
+    #[inline]
+    pub(crate) fn prefetch_rest(&self) {
+        let raw = self.raw_header();
+        let last = self.start as usize % LINE + HEADER_SIZE + raw.key_len() + raw.value_len() - 1;
+        for line in 1..=(last / LINE).min(LINES_AHEAD) {
+            prefetch(self.start.wrapping_add(line * LINE));
+        }
     }
 
     /// Returns key and value as owned slices that keep their segment mapped.

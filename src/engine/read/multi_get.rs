@@ -98,6 +98,9 @@ impl<'p, T, F: Fn(Record<'p>) -> T> MultiGet<'p, F> {
             if let (true, Some(record)) = (state.config.verify_reads, &record) {
                 state.check_record(record)?;
             }
+            if let Some(record) = &record {
+                record.prefetch_rest();
+            }
             out.push(record.map(&self.give));
         }
         Ok(())
@@ -141,8 +144,8 @@ impl State {
             .map_err(|error| Error::io("read many keys of", self.shared.dir.path(), error))
     }
 
-    /// Starts the loads of up to [`WINDOW`] keys: first those of their buckets, then of their
-    /// records.
+    /// Starts the loads of up to [`WINDOW`] keys: first those of their buckets, then of overflow
+    /// lines, then of their records.
     #[inline]
     fn prefetch_window(&self, contents: &KeyspaceData, keys: &[impl AsRef<[u8]>]) -> [Option<Hash>; WINDOW] {
         let hashes: [Option<Hash>; WINDOW] = std::array::from_fn(|n| {
@@ -150,6 +153,9 @@ impl State {
             contents.index.prefetch(hash);
             Some(hash)
         });
+        for hash in hashes.iter().flatten() {
+            contents.index.prefetch_next(*hash);
+        }
         for hash in hashes.iter().flatten() {
             self.prefetch_records(contents, *hash);
         }

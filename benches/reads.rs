@@ -239,6 +239,16 @@ pub(crate) fn iterate(lab: &Lab) -> Result<Vec<Table>> {
             Ok(sum)
         })
     });
+    race.add("mapcask, view", |_| {
+        Measured::time(count, || {
+            let mut sum = 0_u64;
+            for entry in &store.view() {
+                let (key, value) = entry?;
+                sum = sum.wrapping_add(touch(key, value));
+            }
+            Ok(sum)
+        })
+    });
     race.add("memory, one after the other", |_| {
         let mut measured = Measured::time(count, || Ok(whole(&flat)))?;
         measured.sum = None;

@@ -110,7 +110,7 @@
 //! | a write to one key, with its condition if there is one | the state right before the write: one step, linearizable |
 //! | a batch over any keyspaces with its conditions | the state right before the batch: one step, or nothing |
 //! | `clear`, and changes to the set of keyspaces | one step in the order of all writes. A read that began before may still see the old state |
-//! | `iter`, `keys`, `values` | each key that exists throughout, exactly once, with a value that it had during the iteration. It ends once the keyspace is cleared |
+//! | `iter`, `keys`, `values`, `view().iter` | each key that exists throughout, exactly once, with a value that it had during the iteration. It ends once the keyspace is cleared |
 //! | any read of a [`Snapshot`], iteration included | all keyspaces as of the point at which it was taken, with whole batches |
 //! | `len`, `is_empty` | the number of keys at some moment of the call. While a batch takes effect, its keys are counted one by one |
 //!
@@ -175,6 +175,7 @@
 //!
 //! A [`Value`] is a slice of the mapped file: nothing is copied. It stays valid after its key, its
 //! keyspace and its store are gone. A [`View`] returns borrowed values, for many reads in a row.
+//! [`View::iter`] is the fastest way to read everything.
 //! [`get_into`](Reader::get_into) copies a value and verifies the copy. A value keeps its whole
 //! segment file mapped, so copy small values that you keep for long.
 //!
@@ -326,7 +327,7 @@
 //!
 //! | event | effect |
 //! |---|---|
-//! | [`Store::close`] | makes every write durable, marks the files clean, frees the lock, and returns errors. Other handles get [`Error::Closed`]. Values, iterators and snapshots stay readable |
+//! | [`Store::close`] | makes every write durable, marks the files clean, frees the lock, and returns errors. Other handles get [`Error::Closed`]. Values, snapshots and iterators stay readable, those of a [`View`] apart, which end with that error |
 //! | drop of the last [`Store`], [`Keyspace`] or [`Reader`] handle | closes the store and discards errors. Iterators and values are not handles |
 //! | death of the process | no acknowledged write is lost. The next open recovers and reports it ([`Store::recovery_report`]) |
 //! | `fork` | in the child, inherited handles fail at once with [`Error::Forked`], and dropping them touches nothing. Calls that cannot fail return nothing there: statistics, names, a snapshot that refuses every read. If the parent dies without a close, the child keeps the lock while it lives |
@@ -433,7 +434,7 @@ pub use engine::feed::change::{Change, ChangeKind, KeyspaceRef};
 pub use engine::feed::since::Since;
 pub use engine::follow::Refreshed;
 pub use engine::follow::wait::Wait;
-pub use engine::read::iter::{Iter, Keys, Values};
+pub use engine::read::iter::{Iter, Keys, Values, ViewIter};
 pub use engine::read::multi_get::TryGet;
 pub use engine::read::{Value, View};
 pub use engine::scrub::VerifyReport;

@@ -173,6 +173,23 @@ fn an_iterator_goes_on_to_its_end_after_the_store_is_closed() {
     }
 }
 
+#[test]
+fn iterator_of_a_view_ends_with_an_error_after_a_close() {
+    let store = options().open_on(&SimDisk::new()).unwrap();
+    let keys = 1_000_u32;
+    for key in 0..keys {
+        store.insert(key.to_le_bytes(), "").unwrap();
+    }
+    let (other, view) = (store.clone(), store.view());
+    let mut iter = view.iter();
+    let (key, _) = iter.next().unwrap().unwrap();
+    other.close().unwrap();
+    let mut rest: Vec<_> = iter.by_ref().collect();
+    assert!(matches!(rest.pop(), Some(Err(Error::Closed))) && rest.len() < keys as usize / 2);
+    assert!(rest.iter().all(|item| item.as_ref().is_ok_and(|(other, _)| *other != key)));
+    assert!(iter.next().is_none() && matches!(view.iter().next(), Some(Err(Error::Closed))));
+}
+
 /// The pages that may hold a contract, as their names and texts.
 fn pages() -> Vec<(String, String)> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -221,7 +221,10 @@ const READS: &[Row] = &[
     ("View::get", |i| refused(i.view.get("a"))),
     ("View::contains_key", |i| refused(i.view.contains_key("a"))),
     ("View::get_many_into", |i| refused(i.view.get_many_into(&["a"], &mut Vec::new()))),
+    ("View::iter", |i| i.view.iter().all(refused)),
+    ("View as IntoIterator", |i| (&i.view).into_iter().all(refused)),
     ("View as Debug", |i| !format!("{:?}", i.view).is_empty()),
+    ("ViewIter as Debug", |i| !format!("{:?}", i.view.iter()).is_empty()),
     ("Iter as Debug", |i| !format!("{:?}", i.iter).is_empty()),
     ("Iter as Iterator", |i| {
         i.iter.filter(|item| !refused(item.as_ref().map_err(Clone::clone))).count() <= 64

@@ -107,6 +107,34 @@ fn a_handle_follows_a_rename_and_a_clear_and_ends_with_a_drop() {
 }
 
 #[test]
+fn iterators_end_at_once_when_their_keyspace_goes() {
+    let directory = directory();
+    let store = options().open(directory.path()).unwrap();
+    let dropped = |result: mapcask::Result<()>| matches!(result, Err(Error::KeyspaceDropped { .. }));
+    for (clears, keys) in [(true, 10), (false, 10), (true, 1_000), (false, 1_000)] {
+        let keyspace = store.keyspace("a").unwrap();
+        for key in 0..keys {
+            keyspace.insert(u32::to_le_bytes(key), "").unwrap();
+        }
+        // Both have found several keys, and returned one.
+        let (mut owned, view) = (keyspace.iter(), keyspace.view());
+        let mut borrowed = view.iter();
+        assert!(owned.next().unwrap().is_ok() && borrowed.next().unwrap().is_ok());
+        if clears {
+            keyspace.clear().unwrap();
+            keyspace.insert("anew", "").unwrap();
+            assert!(owned.next().is_none() && borrowed.next().is_none(), "of {keys} keys");
+        } else {
+            store.drop_keyspace("a").unwrap();
+            assert!(dropped(owned.next().unwrap().map(drop)), "of {keys} keys");
+            assert!(dropped(borrowed.next().unwrap().map(drop)), "of {keys} keys");
+            assert!(view.iter().next().is_some_and(|item| dropped(item.map(drop))));
+        }
+        assert!(owned.next().is_none() && borrowed.next().is_none());
+    }
+}
+
+#[test]
 fn a_batch_goes_where_it_is_written_and_where_it_says() {
     let directory = directory();
     let store = options().open(directory.path().join("one")).unwrap();

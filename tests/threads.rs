@@ -200,22 +200,31 @@ fn iteration_during_growth_yields_each_permanent_key_once() {
         store.insert(permanent(n), value(n)).unwrap();
     }
     let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let mut rounds = 0;
-                while rounds < 3 || !done.load(SeqCst) {
-                    rounds += 1;
-                    let keys: Vec<_> = store.iter().map(|item| item.unwrap()).collect();
-                    let mut seen = HashSet::new();
-                    for (key, value) in keys.iter().filter(|(key, _)| key.starts_with(b"permanent")) {
-                        number(value);
-                        assert!(seen.insert(key.to_vec()), "{key:?} came twice");
-                    }
-                    assert_eq!(seen.len() as u64, PERMANENT);
-                }
-            });
+    let check = |items: &[(&[u8], &[u8])]| {
+        let mut seen = HashSet::new();
+        for (key, value) in items.iter().filter(|(key, _)| key.starts_with(b"permanent")) {
+            number(value);
+            assert!(seen.insert(key.to_vec()), "{key:?} came twice");
         }
+        assert_eq!(seen.len() as u64, PERMANENT);
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut rounds = 0;
+            while rounds < 3 || !done.load(SeqCst) {
+                rounds += 1;
+                let items: Vec<_> = store.iter().map(|item| item.unwrap()).collect();
+                check(&items.iter().map(|(key, value)| (&key[..], &value[..])).collect::<Vec<_>>());
+            }
+        });
+        scope.spawn(|| {
+            let mut rounds = 0;
+            while rounds < 3 || !done.load(SeqCst) {
+                rounds += 1;
+                let view = store.view();
+                check(&view.iter().map(|item| item.unwrap()).collect::<Vec<_>>());
+            }
+        });
         let grow = scope.spawn(|| {
             for n in 0..60_000_u64 {
                 store.insert(format!("passing {n}"), value(n)).unwrap();

@@ -221,6 +221,10 @@ const CLOSURES: &[Place] = &[
         assert!(value.is_some_and(|value| value.len() == 3000), "what a view lent stays as it was");
         Ok(())
     }),
+    ("View::iter", |s, c| {
+        s.view().iter().for_each(|_| c.run());
+        Ok(())
+    }),
     ("Reader::get", |s, c| {
         let value = s.get(bytes(c))?;
         assert!(value.is_none_or(|value| value.len() == 3000 || value.len() == 1));

@@ -89,7 +89,12 @@ impl IndexCheckpoint {
     }
 }
 
-/// Returns everything that a store holds, or the first failure.
+/// Returns everything that a store holds, or the first failure. Both kinds of iteration must agree.
 pub fn contents(store: &Store) -> mapcask::Result<Model> {
-    store.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+    let items = store.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())));
+    let owned = items.collect::<mapcask::Result<Model>>()?;
+    let view = store.view();
+    let items = view.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())));
+    assert_eq!(items.collect::<mapcask::Result<Model>>()?, owned);
+    Ok(owned)
 }

@@ -199,7 +199,14 @@ fn snapshots_and_iterators_continue_after_index_rebuild() {
     let store = open(&disk);
     let snapshot = store.snapshot();
     let mut iter = store.iter();
+    let walked = store.view();
+    let mut borrowed = walked.iter();
     let mut found = Map::new();
+    let mut lent = Map::new();
+    for item in borrowed.by_ref().take(10) {
+        let (key, value) = item.unwrap();
+        lent.insert(key.into(), value.into());
+    }
     for item in iter.by_ref().take(10) {
         let (key, value) = item.unwrap();
         found.insert(key.into(), value.into());
@@ -216,17 +223,23 @@ fn snapshots_and_iterators_continue_after_index_rebuild() {
         store.remove(key(number)).unwrap();
     }
     drop(view);
+    for item in borrowed {
+        let (key, value) = item.unwrap();
+        assert!(lent.insert(key.into(), value.into()).is_none(), "each key comes once");
+    }
+    drop(walked);
     // The compaction makes the snapshot read from the rebuilt index.
     store.compact().unwrap();
     for item in iter {
         let (key, value) = item.unwrap();
         assert!(found.insert(key.into(), value.into()).is_none(), "each key comes once");
     }
-    assert!(
-        (251..=500)
-            .all(|number| found.contains_key(key(number).as_slice())
+    for found in [found, lent] {
+        assert!(
+            (251..=500).all(|number| found.contains_key(key(number).as_slice())
                 == map.contains_key(key(number).as_slice()))
-    );
+        );
+    }
     let seen = snapshot.iter().map(|item| item.map(|(key, value)| (Vec::from(key), Vec::from(value))));
     assert_eq!(seen.collect::<Result<Map, Error>>().unwrap(), map);
     for (key, value) in &map {

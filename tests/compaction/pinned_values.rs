@@ -123,14 +123,18 @@ fn iteration_yields_each_key_once_during_compaction() {
             }
             passes
         });
-        for _ in 0..200 {
+        for round in 0..200 {
             let mut keys = BTreeSet::new();
-            for item in &store {
-                let (key, found) = item.unwrap();
-                let key = u32::from_le_bytes(key[..].try_into().unwrap());
+            let mut take = |key: &[u8], found: &[u8]| {
+                let key = u32::from_le_bytes(key.try_into().unwrap());
                 let round = u32::from_le_bytes(found[4..8].try_into().unwrap());
                 assert_eq!(*found, *value(key, round));
                 assert!(keys.insert(key), "{key} came twice");
+            };
+            if round % 2 == 0 {
+                store.iter().map(Result::unwrap).for_each(|(key, found)| take(&key, &found));
+            } else {
+                store.view().iter().map(Result::unwrap).for_each(|(key, found)| take(key, found));
             }
             assert!(keys.into_iter().eq(0..KEYS));
         }

@@ -336,6 +336,32 @@ fn bit_flipped_in_an_open_store_is_never_read_as_data() {
     store.verify().unwrap();
 }
 
+#[test]
+fn iterators_return_an_error_for_a_damaged_record_and_go_on() {
+    let disk = SimDisk::new();
+    let store = options().verify_reads(true).open_on(&disk).unwrap();
+    for key in 0..200_u8 {
+        store.insert([key], [key; 50]).unwrap();
+    }
+    let segments: Vec<_> = disk.files().into_iter().filter(|name| name.ends_with(".seg")).collect();
+    let place = |name: &String| {
+        let bytes = disk.read_file(name).unwrap();
+        Some((name.clone(), bytes.windows(50).position(|window| *window == [77; 50])?))
+    };
+    let (name, at) = segments.iter().find_map(place).unwrap();
+    disk.rot_bit(&name, at as u64 + 9, 3).unwrap();
+    let expected: BTreeSet<u8> = (0..200).filter(|key| *key != 77).collect();
+    let owned = store.iter().map(|item| item.map(|(key, _)| key[0]));
+    let view = store.view();
+    let borrowed = view.iter().map(|item| item.map(|(key, _)| key[0]));
+    for items in [owned.collect::<Vec<_>>(), borrowed.collect()] {
+        assert_eq!(items.len(), 200, "an error takes the place of the item");
+        let (right, wrong): (Vec<_>, Vec<_>) = items.into_iter().partition(Result::is_ok);
+        assert!(matches!(wrong[..], [Err(Error::Corrupt { .. })]), "{wrong:?}");
+        assert_eq!(right.into_iter().flatten().collect::<BTreeSet<_>>(), expected);
+    }
+}
+
 /// Cause: data was read up to the size of the file, which costs nothing where it is a hole.
 /// Symptom: an open read 512 MiB of a lengthened copy of the manifest, and a salvage read a
 /// terabyte of a segment. Fix: both stop where the file's contents end.

@@ -9,12 +9,15 @@ pub(crate) type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 /// The contents of every keyspace, by name.
 pub(crate) type Contents = BTreeMap<String, Map>;
 
-/// Returns the contents of a keyspace. Iteration, lookups and the count must agree on them, so no
-/// write and no refresh may be under way.
+/// Returns the contents of a keyspace. Iteration, owned and borrowed, lookups and the count must
+/// agree on them, so no write and no refresh may be under way.
 fn try_map_of(reader: &Reader) -> Result<Map> {
     let items = reader.iter().map(|item| item.map(|(key, value)| (Vec::from(key), Vec::from(value))));
     let map: Map = items.collect::<Result<_>>()?;
     assert_eq!(reader.len(), map.len());
+    let view = reader.view();
+    let borrowed: BTreeMap<&[u8], &[u8]> = view.iter().collect::<Result<_>>()?;
+    assert!(borrowed.into_iter().eq(map.iter().map(|(key, value)| (&key[..], &value[..]))));
     for (key, value) in &map {
         assert_eq!(reader.get(key)?.as_deref(), Some(value.as_slice()), "{key:?}");
     }

@@ -1,22 +1,167 @@
-//! Iterators over all keys and values of a keyspace, beside writers, and after its store is closed.
+//! Iterators over all keys and values of a keyspace, beside writers.
+//!
+//! Both read the records of several buckets at a time, so that the loads of these records overlap.
+//! [`Iter`] owns what it returns, and goes on after its store is closed. [`ViewIter`] borrows.
 //!
 //! **Concurrency.** Nothing here takes a lock; reads behave as in `read`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::engine::read::Value;
+use crate::engine::read::{Value, View};
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
+use crate::index::hash::Index;
+use crate::index::hash::lazy::BlockError;
 use crate::index::hash::scan::Cursor;
-use crate::mem::address_space::OwnedRecord;
+use crate::mem::address_space::{OwnedRecord, Record};
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
 /// The number of records that an iterator prefetches before it returns them.
 const AHEAD: usize = 64;
+
+/// The progress of an iteration. `R` is a record in the form in which the iterator keeps it.
+#[derive(Debug)]
+struct Walk<R> {
+    /// The id of the keyspace's contents that are iterated; `None` if the keyspace was dropped
+    /// before.
+    id: Option<KeyspaceId>,
+    /// The buckets to read next; `None` at the end.
+    cursor: Option<Cursor>,
+    /// The records to return next, in reverse order.
+    found: Vec<R>,
+    /// Errors in place of records, returned after those.
+    errors: Vec<Error>,
+    /// The locations of those records; kept for the allocation.
+    places: Vec<Location>,
+}
+
+impl<R> Walk<R> {
+    fn new(keyspace: &KeyspaceState, pin: &Pin) -> Self {
+        let id = keyspace.contents(pin).map(|contents| contents.id);
+        Self { id, cursor: Some(Cursor::START), found: Vec::new(), errors: Vec::new(), places: Vec::new() }
+    }
+
+    /// Returns a record that was found and not yet returned.
+    #[inline]
+    fn pop(&mut self, keyspace: &KeyspaceState) -> Option<Result<R>> {
+        // Most buckets of a small store are empty.
+        if self.found.is_empty() && self.errors.is_empty() {
+            return None;
+        }
+        if !keyspace.present.is(self.id) {
+            self.look_again(keyspace);
+        }
+        self.found.pop().map(Ok).or_else(|| self.errors.pop().map(Err))
+    }
+
+    /// Ends the iteration if the keyspace's contents are not those that it started with.
+    #[cold]
+    fn look_again(&mut self, keyspace: &KeyspaceState) {
+        let pin = keyspace.pin();
+        let end = match self.contents(keyspace, &pin) {
+            // They are present, and their number is about to be set.
+            Ok(Some(_)) => return,
+            end => end.err(),
+        };
+        self.cursor = None;
+        self.found.clear();
+        self.errors.clear();
+        self.errors.extend(end);
+    }
+
+    /// Finds the records of the next buckets, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the iteration: `KeyspaceDropped`, or that of a part of the index that cannot
+    /// be read.
+    fn step<'p>(
+        &mut self,
+        state: &'p State,
+        keyspace: &'p KeyspaceState,
+        pin: &'p Pin,
+        keep: impl Fn(Record<'p>) -> R,
+    ) -> Result<()> {
+        let mut next = self.cursor.take();
+        let contents = loop {
+            let Some(contents) = self.contents(keyspace, pin)? else { return Ok(()) };
+            // A key that exists throughout is counted, so polling an empty queue reads no bucket.
+            let index = &contents.index;
+            if next == Some(Cursor::START) && index.len() == 0 && !index.is_partial() {
+                return Ok(());
+            }
+            match self.gather(state, index, &mut next) {
+                Ok(()) => break contents,
+                // A cursor is valid in every index of these keys.
+                Err(unread) => state.rebuild_for(unread)?,
+            }
+        };
+        self.cursor = next;
+        for location in self.places.drain(..) {
+            match read(state, contents, location, pin) {
+                Ok(None) => {}
+                Ok(Some(record)) => {
+                    record.prefetch_rest();
+                    self.found.push(keep(record));
+                }
+                Err(error) => self.errors.push(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects the locations in the next buckets, and starts to load the records there.
+    ///
+    /// # Errors
+    ///
+    /// If a bucket is in an unreadable block of a checkpoint; the bucket is then the next one.
+    fn gather(
+        &mut self,
+        state: &State,
+        index: &Index,
+        next: &mut Option<Cursor>,
+    ) -> std::result::Result<(), BlockError> {
+        while let Some(at) = next.filter(|_| self.places.len() < AHEAD) {
+            let known = self.places.len();
+            *next = index.scan(at, &mut self.places)?;
+            for location in &self.places[known..] {
+                state.shared.space.prefetch(*location);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the keyspace's contents if they are still those that the iteration started with.
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceDropped`.
+    fn contents<'p>(&self, keyspace: &'p KeyspaceState, pin: &'p Pin) -> Result<Option<&'p KeyspaceData>> {
+        match keyspace.contents(pin) {
+            Some(contents) => Ok(Some(contents).filter(|contents| Some(contents.id) == self.id)),
+            None => Err(dropped(keyspace)),
+        }
+    }
+}
+
+/// Returns the record of an entry, if readers see one.
+#[inline]
+fn read<'p>(
+    state: &'p State,
+    contents: &KeyspaceData,
+    location: Location,
+    pin: &'p Pin,
+) -> Result<Option<Record<'p>>> {
+    let Some(record) = state.visible(contents, location, pin)? else { return Ok(None) };
+    if state.config.verify_reads {
+        state.check_record(&record)?;
+    }
+    Ok(Some(record))
+}
 
 /// An iterator over all keys and values, in no order.
 ///
@@ -49,122 +194,45 @@ const AHEAD: usize = 64;
 pub struct Iter {
     state: Arc<State>,
     keyspace: Arc<KeyspaceState>,
-    /// The id of the keyspace's contents that are iterated; `None` if the keyspace was dropped
-    /// before.
-    id: Option<KeyspaceId>,
-    cursor: Option<Cursor>,
-    /// The records to return next, in reverse order.
-    found: Vec<Result<OwnedRecord>>,
-    /// The locations of those records; kept for the allocation.
-    places: Vec<Location>,
+    /// Records that are owned: between two items there is no pin, so compaction may move them.
+    walk: Walk<OwnedRecord>,
 }
 
 impl Iter {
     pub(crate) fn new(state: Arc<State>, keyspace: Arc<KeyspaceState>) -> Self {
-        let pin = state.pin();
-        let id = keyspace.contents(&pin).map(|contents| contents.id);
-        drop(pin);
+        let walk = Walk::new(&keyspace, &state.pin());
         // Relaxed: a concurrent close may order itself before or after this.
         state.counters.iterators.fetch_add(1, Ordering::Relaxed);
-        Self { state, keyspace, id, cursor: Some(Cursor::START), found: Vec::new(), places: Vec::new() }
+        Self { state, keyspace, walk }
     }
 
-    /// Returns one item, or `None` if no found entry is left.
-    fn take_found(&mut self) -> Option<Result<(Value, Value)>> {
-        // Most buckets of a small store are empty, and a pin costs more than a look at one.
-        if self.found.is_empty() {
-            return None;
+    #[inline(never)]
+    fn step(&mut self) -> Result<()> {
+        let Self { state, keyspace, walk } = self;
+        if state.fork_guard.is_forked() {
+            walk.cursor = None;
+            return Err(Error::Forked);
         }
-        let pin = self.state.pin();
-        let end = match still(&self.keyspace, self.id, &pin) {
-            Ok(Some(_)) => None,
-            end => Some(end),
-        };
-        match end {
-            Some(end) => {
-                self.found.clear();
-                self.cursor = None;
-                end.err().map(Err)
-            }
-            None => self.found.pop().map(|found| {
-                let (key, value) = found?.into_parts();
-                Ok((Value::from_slice(key), Value::from_slice(value)))
-            }),
-        }
-    }
-
-    /// Returns the record of an entry, owned: between two items there is no pin, so compaction may
-    /// move it.
-    fn kept(&self, contents: &KeyspaceData, location: Location, pin: &Pin) -> Result<Option<OwnedRecord>> {
-        let Some(record) = self.state.visible(contents, location, pin)? else { return Ok(None) };
-        if self.state.config.verify_reads {
-            self.state.check_record(&record)?;
-        }
-        Ok(Some(record.keep_record()))
-    }
-}
-
-/// Returns the keyspace's contents if they are still those that the iterator started with.
-///
-/// # Errors
-///
-/// `KeyspaceDropped`.
-fn still<'p>(
-    keyspace: &'p KeyspaceState,
-    id: Option<KeyspaceId>,
-    pin: &'p Pin,
-) -> Result<Option<&'p KeyspaceData>> {
-    match keyspace.contents(pin) {
-        Some(contents) => Ok(Some(contents).filter(|contents| Some(contents.id) == id)),
-        None => Err(dropped(keyspace)),
+        walk.step(state, keyspace, &state.pin(), |record| record.keep_record())
     }
 }
 
 impl Iterator for Iter {
     type Item = Result<(Value, Value)>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(item) = self.take_found() {
-                return Some(item);
+            if let Some(found) = self.walk.pop(&self.keyspace) {
+                return Some(found.map(|record| {
+                    let (key, value) = record.into_parts();
+                    (Value::from_slice(key), Value::from_slice(value))
+                }));
             }
-            let mut cursor = Some(self.cursor.take()?);
-            if self.state.fork_guard.is_forked() {
-                return Some(Err(Error::Forked));
+            self.walk.cursor?;
+            if let Err(error) = self.step() {
+                return Some(Err(error));
             }
-            let pin = self.state.pin();
-            // Several buckets at once, so that the loads of their records overlap.
-            let mut places = std::mem::take(&mut self.places);
-            let contents = loop {
-                let contents = match still(&self.keyspace, self.id, &pin) {
-                    Ok(contents) => contents?,
-                    Err(error) => return Some(Err(error)),
-                };
-                let Some(at) = cursor.filter(|_| places.len() < AHEAD) else { break contents };
-                // A key that exists throughout is counted, so polling an empty queue reads no
-                // bucket.
-                if at == Cursor::START && contents.index.len() == 0 && !contents.index.is_partial() {
-                    cursor = None;
-                    break contents;
-                }
-                match contents.index.scan(at, &mut places) {
-                    Ok(next) => cursor = next,
-                    // A cursor is valid in every index of these keys. An error ends the iterator:
-                    // `self.cursor` was taken.
-                    Err(unread) => match self.state.rebuild_for(unread) {
-                        Ok(()) => {}
-                        Err(error) => return Some(Err(error)),
-                    },
-                }
-            };
-            self.cursor = cursor;
-            for location in &places {
-                self.state.shared.space.prefetch(*location);
-            }
-            for location in places.drain(..) {
-                self.found.extend(self.kept(contents, location, &pin).transpose());
-            }
-            self.places = places;
         }
     }
 }
@@ -201,3 +269,63 @@ impl Iterator for Values {
         self.0.next().map(|item| item.map(|(_, value)| value))
     }
 }
+
+/// An iterator over all keys and values, borrowed from a [`View`], in no order.
+///
+/// It returns what [`Iter`] returns, and at less cost, because it counts no references. Once the
+/// store is closed, it ends with [`Error::Closed`](crate::Error::Closed).
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// store.insert("a", "1")?;
+/// store.insert("b", "23")?;
+/// let view = store.view();
+/// let mut bytes = 0;
+/// for item in &view {
+///     let (key, value) = item?;
+///     bytes += key.len() + value.len();
+/// }
+/// assert_eq!(bytes, 5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct ViewIter<'v> {
+    view: &'v View<'v>,
+    walk: Walk<Record<'v>>,
+}
+
+impl<'v> ViewIter<'v> {
+    pub(super) fn new(view: &'v View<'v>) -> Self {
+        Self { view, walk: Walk::new(view.keyspace, &view.pin) }
+    }
+
+    #[inline(never)]
+    fn step(&mut self) -> Result<()> {
+        let View { state, keyspace, pin, .. } = self.view;
+        if let Err(error) = state.fork_guard.check() {
+            self.walk.cursor = None;
+            return Err(error);
+        }
+        self.walk.step(state, keyspace, pin, |record| record)
+    }
+}
+
+impl<'v> Iterator for ViewIter<'v> {
+    type Item = Result<(&'v [u8], &'v [u8])>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(found) = self.walk.pop(self.view.keyspace) {
+                return Some(found.map(|record| (record.key(), record.value())));
+            }
+            self.walk.cursor?;
+            if let Err(error) = self.step() {
+                return Some(Err(error));
+            }
+        }
+    }
+}
+
+impl std::iter::FusedIterator for ViewIter<'_> {}

@@ -15,6 +15,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
+use crate::engine::read::iter::ViewIter;
 use crate::engine::state::State;
 use crate::engine::state::catalog::KeyspaceState;
 use crate::error::{Error, Result};
@@ -211,6 +212,25 @@ impl<'s> View<'s> {
         Ok(self.state.get(self.keyspace, key.as_ref(), &self.pin)?.is_some())
     }
 
+    /// Returns an iterator over all keys and values, borrowed from the view, in no order.
+    ///
+    /// It is the fastest way to read everything. See [`Iter`](crate::Iter) for what it returns
+    /// beside writers.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// let view = store.view();
+    /// let items = view.iter().collect::<mapcask::Result<Vec<_>>>()?;
+    /// assert_eq!(items, [(b"a".as_slice(), b"1".as_slice())]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn iter(&self) -> ViewIter<'_> {
+        ViewIter::new(self)
+    }
+
     /// Appends the values of many keys to `values`, in their order, as of one point in the order of
     /// writes.
     ///
@@ -236,6 +256,15 @@ impl<'s> View<'s> {
         values: &mut Vec<Option<&'v [u8]>>,
     ) -> Result<()> {
         self.state.get_many(self.keyspace, keys, &self.pin, values, |record| record.value())
+    }
+}
+
+impl<'v> IntoIterator for &'v View<'_> {
+    type Item = Result<(&'v [u8], &'v [u8])>;
+    type IntoIter = ViewIter<'v>;
+
+    fn into_iter(self) -> ViewIter<'v> {
+        self.iter()
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::engine::state::present_contents::PresentContents;
 use crate::engine::state::snapshot_registry::{Forget, RetainedVersions, SnapshotRegistry};
 use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::manifest::Manifest;
@@ -118,6 +119,8 @@ pub(crate) struct KeyspaceState {
     owner: u64,
     /// The present contents. `None` once it was dropped.
     contents: RcuCell<KeyspaceData>,
+    /// Set after `contents`.
+    pub(crate) present: PresentContents,
     name: RwLock<Arc<str>>,
     codec: Box<str>,
     /// Contents that were replaced, and that a live snapshot sees.
@@ -309,6 +312,7 @@ impl Catalog {
         let keyspace = Arc::new(KeyspaceState {
             owner: self.owner,
             contents: RcuCell::new(self.pins),
+            present: PresentContents::new(id),
             name: RwLock::new(name.into()),
             codec: codec.into(),
             former: Mutex::default(),
@@ -336,6 +340,7 @@ impl Catalog {
         let old = indexes.take(keyspace);
         old.iter().for_each(|slot| keyspace.keep_for(&self.snapshots, space, slot, begin));
         keyspace.contents.replace(Some(new.add_to(indexes)));
+        keyspace.present.set(Some(id));
         let mut names = self.names.write();
         before.and_then(|before| names.by_id.remove(&before));
         names.by_id.insert(id, Arc::clone(keyspace));
@@ -378,6 +383,7 @@ impl Catalog {
         let old = indexes.take(keyspace);
         old.iter().for_each(|slot| keyspace.keep_for(&self.snapshots, space, slot, end));
         keyspace.contents.replace(None);
+        keyspace.present.set(None);
         let mut names = self.names.write();
         before.and_then(|before| names.by_id.remove(&before));
         Arc::make_mut(&mut names.by_name).remove(&*keyspace.name());

@@ -207,6 +207,7 @@ impl State {
     }
 
     /// Returns the record that an entry of the index shows to readers now, if any.
+    #[inline]
     pub(crate) fn visible<'p>(
         &'p self,
         contents: &KeyspaceData,
@@ -224,6 +225,18 @@ impl State {
             self.check_replaced(&record)?;
             return Ok(record.is_put().then_some(record));
         }
+        self.visible_before(contents, location, &record, pin)
+    }
+
+    /// Returns the record that an entry of a batch in progress hides, if any.
+    #[cold]
+    fn visible_before<'p>(
+        &'p self,
+        contents: &KeyspaceData,
+        location: Location,
+        record: &Record<'p>,
+        pin: &'p Pin,
+    ) -> Result<Option<Record<'p>>> {
         match self.visibility.before(location, pin) {
             Some(Prior::Absent) => Ok(None),
             Some(Prior::At(location)) => {

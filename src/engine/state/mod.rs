@@ -10,6 +10,7 @@ pub(crate) mod backpressure;
 pub(crate) mod catalog;
 pub(crate) mod index_loader;
 pub(crate) mod lookup;
+pub(crate) mod present_contents;
 mod rebuild;
 pub(crate) mod snapshot_registry;
 pub(crate) mod syncer;

@@ -46,10 +46,10 @@ impl Engine for Mapcask {
 
     fn iterate(&self, touch: Touch<'_>) -> Result<Option<usize>> {
         let mut count = 0;
-        for item in &self.0 {
+        for item in &self.0.view() {
             let (key, value) = item?;
-            touch(&key);
-            touch(&value);
+            touch(key);
+            touch(value);
             count += 1;
         }
         Ok(Some(count))

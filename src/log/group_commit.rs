@@ -676,6 +676,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_models {
     use super::*;
+    use crate::sync::thread;
 
     fn failing_sync_wakes_all() {
         let commit = Arc::new(GroupCommit::new(Seq::ZERO));

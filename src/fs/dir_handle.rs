@@ -217,6 +217,11 @@ impl Place {
         platform::names_bytes(&self.dir)
     }
 
+    /// Returns the identity of the mount; `None` if unknown.
+    pub(super) fn mount_id(&self) -> Option<u64> {
+        platform::mount_id(&self.dir)
+    }
+
     /// Returns the medium of the file system.
     pub(super) fn medium(&self) -> io::Result<Medium> {
         platform::medium(&self.dir)

@@ -385,6 +385,23 @@ pub(super) fn boot_id() -> Option<[u8; 16]> {
     None
 }
 
+/// Returns the identity of the mount that an open directory is on; `None` if unknown.
+///
+/// Since Linux 6.8 there is a number for each mount that is never given out again in a boot.
+#[cfg(target_os = "linux")]
+pub(super) fn mount_id(directory: &impl std::os::fd::AsFd) -> Option<u64> {
+    /// `STATX_MNT_ID_UNIQUE`, which rustix lacks.
+    const UNIQUE: u32 = 0x4000;
+    let wanted = rustix::fs::StatxFlags::from_bits_retain(UNIQUE);
+    let found = rustix::fs::statx(directory, "", rustix::fs::AtFlags::EMPTY_PATH, wanted).ok()?;
+    (found.stx_mask & UNIQUE != 0).then_some(found.stx_mnt_id)
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(super) fn mount_id(_: &impl std::os::fd::AsFd) -> Option<u64> {
+    None
+}
+
 /// Parses 32 hexadecimal digits into 16 bytes; dashes and surrounding white space are ignored.
 #[cfg(target_os = "linux")]
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {

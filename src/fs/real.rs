@@ -192,6 +192,10 @@ impl Dir for RealDir {
         platform::boot_id()
     }
 
+    fn mount_id(&self) -> Option<u64> {
+        self.place().ok()?.mount_id()
+    }
+
     fn now(&self) -> Duration {
         START.elapsed()
     }

@@ -1,4 +1,4 @@
-//! The thresholds of recovery, injected with the directory.
+//! The thresholds of recovery and of hints, injected with the directory.
 
 /// Thresholds of recovery, in records unless stated otherwise. Work below some of them is not
 /// divided.
@@ -15,15 +15,30 @@ pub(crate) struct Tuning {
     pub(crate) lines_at_once: u64,
     /// Buckets of an index that a thread splits before it asks for more.
     pub(crate) splits_at_once: u64,
+    /// Bytes of the log that one chunk of hints describes. `None` if no hints are written.
+    pub(crate) hint_chunk: Option<u64>,
 }
 
 impl Tuning {
     /// The thresholds of every store on a real file system.
-    pub(crate) const REAL: Self =
-        Self { gathered: 1 << 18, read_ahead: 2 << 20, few: 1 << 13, lines_at_once: 64, splits_at_once: 512 };
+    pub(crate) const REAL: Self = Self {
+        gathered: 1 << 18,
+        read_ahead: 2 << 20,
+        few: 1 << 13,
+        lines_at_once: 64,
+        splits_at_once: 512,
+        hint_chunk: Some(2 << 20),
+    };
     /// The thresholds on a simulated disk, where a few hundred records must reach all paths that
-    /// millions reach on a real one.
+    /// millions reach on a real one. A test asks for hints, because each file of hints adds states
+    /// after a power cut.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
-    pub(crate) const SIMULATED: Self =
-        Self { gathered: 1 << 12, read_ahead: 4 << 10, few: 1 << 8, lines_at_once: 3, splits_at_once: 4 };
+    pub(crate) const SIMULATED: Self = Self {
+        gathered: 1 << 12,
+        read_ahead: 4 << 10,
+        few: 1 << 8,
+        lines_at_once: 3,
+        splits_at_once: 4,
+        hint_chunk: None,
+    };
 }

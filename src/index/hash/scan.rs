@@ -12,8 +12,8 @@
 //! even if its location is replaced many times. A key that is inserted or removed meanwhile is
 //! returned once or not at all.
 
+use super::block_error::BlockError;
 use super::bucket::{Bucket, SLOTS};
-use super::lazy::BlockError;
 use super::{Index, bits_of, bucket_of};
 use crate::mem::line_array::Line;
 use crate::mem::location::Location;
@@ -52,7 +52,7 @@ impl Index {
             let number = bucket_of(hash, buckets);
             let bits = bits_of(number, buckets);
             if self.is_partial() {
-                self.ensure_loaded(number)?;
+                self.ensure_searchable(number)?;
             }
             if self.take_bucket(number, buckets, cursor, out) {
                 // Relaxed: ordered by the fence in `take_bucket`.

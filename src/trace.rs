@@ -186,6 +186,16 @@ pub(crate) fn checkpoint_unusable(error: &dyn Display) {
     later!([error = error.to_string()] event!(warn, "the checkpoint cannot be used", error => error));
 }
 
+/// Reports that no more hints are written until the next open.
+pub(crate) fn hints_failed(error: &dyn Display) {
+    later!([error = error.to_string()] event!(warn, "hints were not written", error => error));
+}
+
+/// Reports that a hint is damaged: the log is read instead.
+pub(crate) fn hints_unusable(error: &dyn Display) {
+    later!([error = error.to_string()] event!(warn, "a hint cannot be used", error => error));
+}
+
 /// Reports that a segment that was not needed when the store was opened cannot be mapped now.
 pub(crate) fn segment_unusable(error: &dyn Display) {
     later!([error = error.to_string()] event!(error, "a segment cannot be used", error => error));

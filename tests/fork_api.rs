@@ -83,6 +83,7 @@ const STORE: &[Row] = &[
     ("Store::compact_with", |i| refused(i.store.compact_with(|_| true))),
     ("Store::compact_segments", |i| refused(i.store.compact_segments(&[1], |_| true))),
     ("Store::take_checkpoint", |i| refused(i.store.take_checkpoint())),
+    ("Store::index_parts", |i| i.store.index_parts() == (0, 0)),
     ("Store::verify", |i| refused(i.store.verify())),
     ("Store::backup", |i| refused(i.store.backup("nowhere"))),
     ("Store::backup_on", |i| refused(i.store.backup_on(&SimDisk::new()))),

@@ -48,7 +48,7 @@ fn statistics_and_the_recovery_report_have_these_fields() {
     assert_eq!(serde_json::to_value(mapcask::CompactionReason::Requested).unwrap(), json!("Requested"));
     assert_eq!(serde_json::to_value(store.last_seq()).unwrap(), store.last_seq().0);
     let expected = sorted(
-        "created clean incarnation segments records bytes_read checkpoint_seq checkpoint_bytes_read checkpoint_damage keyspaces keys last_seq durable_seq torn_bytes quarantined_records \
+        "created clean incarnation segments records bytes_read checkpoint_seq checkpoint_bytes_read checkpoint_damage hinted_bytes hint_bytes_read keyspaces keys last_seq durable_seq torn_bytes quarantined_records \
          quarantined rewritten_bytes",
     );
     assert_eq!(fields(store.recovery_report()), expected);

@@ -165,6 +165,38 @@ impl Store {
         engine.checkpointer.take_now(engine, &engine.compactor)
     }
 
+    /// Returns the number of parts of the index that hints stand for and that are not complete yet, and
+    /// the number that were completed since the store was opened.
+    ///
+    /// ```
+    /// use mapcask::Options;
+    /// use mapcask::sim::SimDisk;
+    ///
+    /// let disk = SimDisk::new();
+    /// disk.set_hint_chunk(Some(4096));
+    /// let store = Options::new().background(false).open_on(&disk)?;
+    /// for n in 0..200u32 {
+    ///     store.insert(n.to_le_bytes(), "a value")?;
+    /// }
+    /// while store.step()? {}
+    /// let store = Options::new().background(false).open_on(&disk.kill())?;
+    /// assert!(store.recovery_report().hinted_bytes > 0);
+    /// let (waiting, completed) = store.index_parts();
+    /// assert!(waiting > 0 && completed == 0);
+    /// assert!(store.contains_key(7u32.to_le_bytes())?);
+    /// assert_eq!(store.index_parts(), (waiting - 1, 1));
+    /// # Ok::<(), mapcask::Error>(())
+    /// ```
+    #[must_use]
+    #[cfg(any(test, feature = "sim", mapcask_internal))]
+    pub fn index_parts(&self) -> (usize, u64) {
+        if self.engine().fork_guard.is_forked() {
+            return (0, 0);
+        }
+        let hinted = &self.engine().hinted;
+        (hinted.waiting(), hinted.applied())
+    }
+
     /// Reads everything and compares it with its checksums, while readers and writers go on.
     ///
     /// ```

@@ -1,6 +1,7 @@
 //! Tests of opening stores with contents that no store writes, and with much data to quarantine.
 
 use super::options::Options;
+use super::store::Store;
 use crate::error::Error;
 use crate::format::file_name::{LOCK, MANIFESTS};
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
@@ -404,7 +405,7 @@ fn missing_quarantine_of_a_sealed_cut_is_made_again() {
 
 /// Puts records whose keys begin with `prefix` until the worker has made another segment ready. Returns
 /// their number.
-fn fill_until_one_is_ready(store: &crate::Store, prefix: &[u8]) -> usize {
+fn fill_until_one_is_ready(store: &Store, prefix: &[u8]) -> usize {
     for number in 0..20_000_usize {
         if store.stats().ready_segments == 1 {
             return number;

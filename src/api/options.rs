@@ -224,7 +224,7 @@ impl Options {
     ///
     /// It counts the bytes written to the log and moved by compaction since the last checkpoint. A
     /// checkpoint is written only once those bytes exceed four times its own size, about 16 bytes
-    /// per key.
+    /// per key. An open on the mount of the killed process reads less, because it uses hints.
     /// Writing a checkpoint reads no log, and makes durable the writes that it covers. A close also
     /// writes one, if that spares the next open enough reading.
     ///

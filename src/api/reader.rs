@@ -245,10 +245,16 @@ impl Reader {
     }
 
     /// Returns the number of keys, in constant time; zero if the keyspace was dropped.
+    ///
+    /// Just after an open that used hints ([`RecoveryReport::hinted_bytes`](crate::RecoveryReport)), it
+    /// first completes the index.
     #[doc(alias = "count")]
     #[doc(alias = "approximate_len")]
     #[must_use]
     pub fn len(&self) -> usize {
+        if self.state().fork_guard.check().is_ok() {
+            self.state().complete_for_counts();
+        }
         let pin = self.inner.pin();
         let keys = self.inner.contents(&pin).map_or(0, catalog::KeyspaceData::keys);
         usize::try_from(keys).unwrap_or(usize::MAX)

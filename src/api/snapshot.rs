@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::engine::read::Value;
 use crate::engine::state::State;
 use crate::engine::state::catalog::{ByName, KeyspaceAsOf, KeyspaceState};
+use crate::engine::state::hinted_records::waiting_part;
 use crate::engine::state::lookup::{FoundRecord, Lookup};
 use crate::error::{Error, Result};
 use crate::format::{KeyspaceId, Seq};
@@ -312,9 +313,14 @@ impl KeyspaceSnapshot {
 
     /// Runs a read, and repeats it once a damaged index from a checkpoint has been rebuilt.
     fn mended<T>(&self, mut read: impl FnMut(&KeyspaceAsOf) -> Result<T>) -> Result<T> {
-        let error = match read(&self.seen) {
-            Err(error) if is_of_checkpoint(&error) => error,
-            found => return found,
+        let error = loop {
+            match read(&self.seen) {
+                Err(error) if waiting_part(&error).is_some() => {
+                    self.held.state.rebuild_if_damaged(&error)?;
+                }
+                Err(error) if is_of_checkpoint(&error) => break error,
+                found => return found,
+            }
         };
         let is_another = |seen: &KeyspaceAsOf| !Arc::ptr_eq(&seen.index, &self.seen.index);
         let built = || self.keyspace.as_of(self.held.at).filter(is_another);

@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 /// The steps taken for a writer with few faulted pages, before the next one for another job.
 const PROVIDED: usize = 4;
 
+/// The slices of hints that one step writes: some milliseconds of work, if the writer has pages.
+const HINTED: usize = 4;
+
 /// The number of indexes that one step checks for missing memory.
 const GROW_LOOKS: usize = 64;
 
@@ -57,7 +60,15 @@ impl Engine {
             || self.checkpointer.step(self, &self.compactor)?
             || self.compact_step()?
             || self.shrink_some();
-        Ok(provided || synced || done)
+        let mut hinted = false;
+        for _ in 0..HINTED {
+            let more = self.hint_writer.step(self);
+            hinted |= more;
+            if !more || self.allocator.is_short() {
+                break;
+            }
+        }
+        Ok(provided || synced || done || hinted)
     }
 
     /// Does one step of the work that is worth doing after a while without writes. Returns true if

@@ -112,6 +112,11 @@ impl State {
     /// `KeyspaceDropped`.
     pub(crate) fn keyspace_stats(&self, keyspace: &KeyspaceState) -> Result<KeyspaceStats> {
         self.fork_guard.check_inherited()?;
+        self.complete_for_counts();
+        self.keyspace_stats_now(keyspace)
+    }
+
+    fn keyspace_stats_now(&self, keyspace: &KeyspaceState) -> Result<KeyspaceStats> {
         Ok(KeyspaceStats::of(self.contents(keyspace, &self.pin())?))
     }
 
@@ -121,7 +126,7 @@ impl State {
         let mut sum = KeyspaceStats::default();
         for keyspace in &keyspaces {
             // Dropped meanwhile: it counts for nothing.
-            let Ok(one) = self.keyspace_stats(keyspace) else { continue };
+            let Ok(one) = self.keyspace_stats_now(keyspace) else { continue };
             sum.keys += one.keys;
             sum.live_bytes += one.live_bytes;
             sum.index_bytes += one.index_bytes;
@@ -136,6 +141,7 @@ impl Engine {
         if self.fork_guard.is_forked() {
             return Stats::default();
         }
+        self.complete_for_counts();
         let pins = self.pins.pins();
         let (keyspaces, sum) = self.all_keyspaces();
         let compaction = self.compactor.stats(self);

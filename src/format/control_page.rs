@@ -25,8 +25,13 @@ pub const RECORDS_WAKE_OFFSET: usize = 256;
 /// Offset of the word that is raised with every wake-up of those who wait for durability.
 pub const DURABLE_WAKE_OFFSET: usize = 320;
 
+/// Offset of the place of the page.
+pub const PLACE_OFFSET: usize = 384;
+/// Size of the place in bytes.
+pub const PLACE_SIZE: usize = 32;
+
 /// The fields of the fixed part: name, offset and size in bytes, as docs/design/format.md prints them.
-pub const LAYOUT: [(&str, usize, usize); 13] = [
+pub const LAYOUT: [(&str, usize, usize); 17] = [
     ("magic", 0, 8),
     ("write_version", 8, 2),
     ("read_version", 10, 2),
@@ -40,6 +45,10 @@ pub const LAYOUT: [(&str, usize, usize); 13] = [
     ("state", STATE_OFFSET, 8),
     ("records_wake", RECORDS_WAKE_OFFSET, 8),
     ("durable_wake", DURABLE_WAKE_OFFSET, 8),
+    ("mount_id", PLACE_OFFSET, 8),
+    ("device", PLACE_OFFSET + 8, 8),
+    ("inode", PLACE_OFFSET + 16, 8),
+    ("place_sum", PLACE_OFFSET + 24, 8),
 ];
 
 /// The state of the writer, as its control page tells it.
@@ -130,6 +139,49 @@ impl ControlHeader {
     }
 }
 
+/// The place of the page: the mount, and the file on it.
+///
+/// An open that finds the page in the place that its writer wrote there finds the page cache of that
+/// writer, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControlPlace {
+    /// The identity of the mount, which no other mount of the boot has.
+    pub mount: u64,
+    /// The device and the inode of the page's file.
+    pub inode: (u64, u64),
+}
+
+impl ControlPlace {
+    /// Encodes the place for a writer.
+    #[must_use]
+    pub fn encode(&self, writer_nonce: u64) -> [u8; PLACE_SIZE] {
+        let mut bytes = [0; PLACE_SIZE];
+        bytes[..8].copy_from_slice(&self.mount.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.inode.0.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.inode.1.to_le_bytes());
+        let sum = place_sum(&bytes, writer_nonce);
+        bytes[24..].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// Decodes the place that a writer has written; `None` if the bytes are damaged, of another
+    /// writer, or of a version without it.
+    #[must_use]
+    pub fn decode(bytes: &[u8], writer_nonce: u64) -> Option<Self> {
+        let bytes: &[u8; PLACE_SIZE] = bytes.first_chunk()?;
+        let words = bytes.as_chunks::<8>().0;
+        let [mount, device, inode, sum] = std::array::from_fn(|n| u64::from_le_bytes(words[n]));
+        (sum == place_sum(bytes, writer_nonce)).then_some(Self { mount, inode: (device, inode) })
+    }
+}
+
+fn place_sum(bytes: &[u8; PLACE_SIZE], writer_nonce: u64) -> u64 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..24]);
+    hasher.update(&writer_nonce.to_le_bytes());
+    u64::from(hasher.finalize())
+}
+
 /// Returns the durable word of a sequence number: its 56 bits below a check byte, so that a damaged
 /// word is refused.
 #[must_use]
@@ -164,6 +216,20 @@ mod tests {
             let mut damaged = bytes;
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert_ne!(ControlHeader::decode(&damaged), Ok(control), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_the_place_is_found() {
+        let place = ControlPlace { mount: 77, inode: (5, 6) };
+        let bytes = place.encode(9);
+        assert_eq!(ControlPlace::decode(&bytes, 9), Some(place));
+        assert_eq!(ControlPlace::decode(&bytes, 8), None, "another writer's");
+        assert_eq!(ControlPlace::decode(&[0; PLACE_SIZE], 9), None, "a version without it");
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(ControlPlace::decode(&damaged, 9), None, "bit {bit}");
         }
     }
 

@@ -36,7 +36,7 @@ pub enum FileName {
     Waiters,
     /// A segment.
     Segment(SegmentId),
-    /// A disposable list of a segment's keys.
+    /// The hints of a segment, which are disposable.
     Hint(SegmentId),
     /// A segment, or the tail of one, that recovery quarantined. It is never read and never
     /// removed.
@@ -65,6 +65,12 @@ pub fn segment(id: SegmentId) -> String {
 #[must_use]
 pub fn aside(id: SegmentId, n: u32) -> String {
     format!("{id}.{n}.aside")
+}
+
+/// Returns the name of a segment's hints.
+#[must_use]
+pub fn hint(id: SegmentId) -> String {
+    format!("{id}.hint")
 }
 
 /// Returns the name of an index checkpoint.

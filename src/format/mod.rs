@@ -24,6 +24,7 @@ pub mod control_page;
 pub mod feed_position;
 pub mod file_name;
 pub mod hash;
+pub mod hint;
 pub mod keyspace_change;
 pub mod manifest;
 pub mod record;
@@ -265,6 +266,8 @@ mod tests {
         assert_eq!(table("control"), owned(&control_page::LAYOUT));
         assert_eq!(table("waiters"), owned(&waiters::LAYOUT));
         assert_eq!(table("checkpoint"), owned(&checkpoint::LAYOUT));
+        assert_eq!(table("hint"), owned(&hint::LAYOUT));
+        assert_eq!(table("hint keyspace"), owned(&hint::KEYSPACE_LAYOUT));
         assert_eq!(table("checkpoint segment"), owned(&checkpoint::SEGMENT_LAYOUT));
         assert_eq!(table("checkpoint keyspace"), owned(&checkpoint::KEYSPACE_LAYOUT));
     }

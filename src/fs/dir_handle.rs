@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{Access, Medium, Standing, platform};
+use super::{Access, Medium, Standing, identity, platform};
 use crate::format::file_name;
 use crate::format::file_name::MANIFESTS;
 
@@ -55,7 +55,7 @@ impl Place {
 
     /// Returns if the path still leads to this directory.
     pub(super) fn standing(&self, path: &Path) -> io::Result<Standing> {
-        let ours = platform::identity(&self.dir)?;
+        let ours = identity::identity(&self.dir)?;
         if self.counts_names && ours.links == 0 {
             return Ok(Standing::Removed);
         }
@@ -129,7 +129,7 @@ impl Place {
 
     /// Returns device and inode of a name, or `None` if nothing has it; a link is not followed.
     pub(super) fn id_of(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
-        match platform::identity_at(&self.dir, name) {
+        match identity::identity_at(&self.dir, name) {
             Ok(found) => Ok(Some(found.inode)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -215,6 +215,11 @@ impl Place {
     /// Returns the bytes that must be free to change a name.
     pub(super) fn names_bytes(&self) -> u64 {
         platform::names_bytes(&self.dir)
+    }
+
+    /// Returns the identity of the mount; `None` if unknown.
+    pub(super) fn mount_id(&self) -> Option<u64> {
+        platform::mount_id(&self.dir)
     }
 
     /// Returns the medium of the file system.

@@ -85,6 +85,12 @@ impl Place {
         None
     }
 
+    /// Returns `None`, because std cannot query it.
+    #[expect(clippy::unused_self, reason = "one signature on every system")]
+    pub(super) fn mount_id(&self) -> Option<u64> {
+        None
+    }
+
     pub(super) fn medium(&self) -> io::Result<Medium> {
         Ok(Medium::Device)
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::dir_handle::Place;
-use super::{Access, Claim, Lock, LockFailure, platform};
+use super::{Access, Claim, Lock, LockFailure, identity, platform};
 
 /// The number of times that a lock is retried because its file was replaced meanwhile.
 const ATTEMPTS: usize = 16;
@@ -194,7 +194,7 @@ impl HeldClaim {
     }
 
     fn has_file(&self) -> bool {
-        let ours = self.file.as_ref().and_then(|file| platform::identity(file).ok());
+        let ours = self.file.as_ref().and_then(|file| identity::identity(file).ok());
         let there = self.place.id_of(&self.name);
         // An unknown identity proves nothing.
         ours.is_some_and(|ours| !matches!(there, Ok(there) if there != Some(ours.inode)))
@@ -226,7 +226,7 @@ impl HeldClaim {
     /// Another process may have replaced the file between the open and the lock. Then a third one
     /// may hold the lock on the file that is visible now.
     fn is_in_place(&self, file: &File) -> io::Result<bool> {
-        let ours = platform::identity(file)?.inode;
+        let ours = identity::identity(file)?.inode;
         Ok(self.place.id_of(&self.name)? == Some(ours))
     }
 

@@ -8,6 +8,7 @@
 
 #[cfg_attr(not(unix), path = "dir_handle_portable.rs")]
 mod dir_handle;
+mod identity;
 pub(crate) mod leftovers;
 mod lock;
 mod platform;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::tuning::Tuning;
+use crate::mem::lost_pages;
 use crate::mem::mapping::Mapping;
 
 /// The access mode of an open file.
@@ -151,6 +153,12 @@ pub(crate) trait Dir: Send + Sync + fmt::Debug {
     fn medium(&self) -> io::Result<Medium>;
     /// Returns an identity of this boot of the system; `None` if unknown.
     fn boot_id(&self) -> Option<[u8; 16]>;
+    /// Returns an identity of the mount that the directory is on, which no other mount of this boot
+    /// ever has; `None` if unknown.
+    ///
+    /// While it is the same, the kernel still has every page that was written and not yet brought to
+    /// the disk.
+    fn mount_id(&self) -> Option<u64>;
     /// Returns the time since a fixed moment; never goes back. Takes no lock, so that a forked child
     /// may ask.
     fn now(&self) -> Duration;
@@ -205,6 +213,11 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     fn allocated(&self) -> io::Result<u64>;
     /// Maps the first `len` bytes, shared; writable if the file was opened for writing.
     fn map(&self, len: usize) -> io::Result<Arc<Mapping>>;
+    /// True if pages written to the file were lost on their way to the disk, as far as this open file
+    /// can know. Each failure is told once.
+    fn has_lost_pages(&self) -> bool {
+        self.descriptor().is_some_and(lost_pages::has_lost_pages)
+    }
     /// Returns the system's descriptor of the open file; `None` if it has none.
     fn descriptor(&self) -> Option<i32> {
         None

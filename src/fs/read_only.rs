@@ -122,6 +122,10 @@ impl Dir for ReadOnlyDir {
         self.dir.boot_id()
     }
 
+    fn mount_id(&self) -> Option<u64> {
+        self.dir.mount_id()
+    }
+
     fn now(&self) -> Duration {
         self.dir.now()
     }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use super::dir_handle::Place;
 use super::lock::{self, HeldClaim, HoldingFile};
-use super::{Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing, platform};
+use super::{
+    Access, Claim, Dir, File, Identity, Lock, LockFailure, Medium, Misplaced, Standing, identity, platform,
+};
 use crate::error::{RanOut, Resource};
 use crate::mem::mapping::Mapping;
 
@@ -192,6 +194,10 @@ impl Dir for RealDir {
         platform::boot_id()
     }
 
+    fn mount_id(&self) -> Option<u64> {
+        self.place().ok()?.mount_id()
+    }
+
     fn now(&self) -> Duration {
         START.elapsed()
     }
@@ -235,7 +241,7 @@ struct RealFile {
 
 impl File for RealFile {
     fn identity(&self) -> io::Result<Identity> {
-        platform::identity(&self.file)
+        identity::identity(&self.file)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -1,4 +1,4 @@
-//! The thresholds of recovery, injected with the directory.
+//! The thresholds of recovery and of hints, injected with the directory.
 
 /// Thresholds of recovery, in records unless stated otherwise. Work below some of them is not
 /// divided.
@@ -17,6 +17,8 @@ pub(crate) struct Tuning {
     pub(crate) splits_at_once: u64,
     /// Bytes of preallocated segments that a close keeps, however small the store is.
     pub(crate) unused_at_close: u64,
+    /// Bytes of the log that one chunk of hints describes. `None` if no hints are written.
+    pub(crate) hint_chunk: Option<u64>,
 }
 
 impl Tuning {
@@ -28,9 +30,11 @@ impl Tuning {
         lines_at_once: 64,
         splits_at_once: 512,
         unused_at_close: 1 << 20,
+        hint_chunk: Some(2 << 20),
     };
     /// The thresholds on a simulated disk, where a few hundred records must reach all paths that
-    /// millions reach on a real one.
+    /// millions reach on a real one. A test asks for hints, because each file of hints adds states
+    /// after a power cut.
     #[cfg(any(test, feature = "sim", mapcask_internal))]
     pub(crate) const SIMULATED: Self = Self {
         gathered: 1 << 12,
@@ -39,5 +43,6 @@ impl Tuning {
         lines_at_once: 3,
         splits_at_once: 4,
         unused_at_close: 4096,
+        hint_chunk: None,
     };
 }

@@ -21,8 +21,8 @@ use crate::format::{Defect, file_name};
 use crate::fs::leftovers::Leftovers;
 use crate::fs::{Access, Dir, File, read_exact_at};
 use crate::index::hash::capture::{Abandoned, Capture};
-use crate::index::hash::lazy::{BlockError, BlockSource};
 use crate::index::hash::{Index, IndexWriter};
+use crate::index::hash::{block_error::BlockError, lazy::BlockSource};
 use crate::mem::alloc;
 
 /// Blocks that are written at once: 1 MiB.
@@ -167,7 +167,8 @@ impl CheckpointWriter {
 /// information.
 pub(crate) fn is_of_checkpoint(error: &Error) -> bool {
     if let Error::Io { source, .. } = error
-        && source.get_ref().is_some_and(|cause| cause.is::<BlockError>())
+        && let Some(unread) = source.get_ref().and_then(|cause| cause.downcast_ref::<BlockError>())
+        && unread.waiting_part().is_none()
     {
         // Met when an index was about to grow.
         return true;

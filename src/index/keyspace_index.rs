@@ -1,7 +1,9 @@
 //! The writer's index of one keyspace, with the live bytes of each segment.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use super::hash::parts::WaitingParts;
 use super::hash::{Index, IndexWriter};
 use crate::error::{Error, Result};
 
@@ -30,6 +32,21 @@ impl KeyspaceIndex {
         Self { index, live: Vec::new() }
     }
 
+    /// Makes the index wait for the records of its parts. An empty one gets its size for `keys` keys.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory is short.
+    pub(crate) fn wait_for_parts(&mut self, parts: &Arc<WaitingParts>, keys: u64, path: &Path) -> Result<()> {
+        let index = self.index.index();
+        if index.len() == 0 && !index.is_partial() {
+            let made = Index::sized(keys).map_err(|error| Error::io("make an index for", path, error))?;
+            self.index = made.1;
+        }
+        self.index.wait_for_parts(parts);
+        Ok(())
+    }
+
     /// Counts a record in the segment with this ordinal as live.
     #[inline]
     pub(crate) fn add_live(&mut self, ordinal: usize, bytes: u64) {
@@ -46,6 +63,20 @@ impl KeyspaceIndex {
         if let Some(live) = self.live.get_mut(ordinal) {
             *live = live.saturating_sub(bytes);
         }
+    }
+
+    /// Returns the index, and the live bytes by the ordinal of their segment.
+    pub(crate) fn into_parts(self) -> (IndexWriter, Vec<u64>) {
+        (self.index, self.live)
+    }
+
+    /// Replaces the live bytes. Returns those that were counted too many, by the ordinal of their
+    /// segment.
+    pub(crate) fn recount(&mut self, live: Vec<u64>) -> Vec<(usize, u64)> {
+        let before = std::mem::replace(&mut self.live, live);
+        let now = |ordinal: usize| self.live.get(ordinal).copied().unwrap_or(0);
+        let more = before.iter().enumerate().map(|(at, bytes)| (at, bytes.saturating_sub(now(at))));
+        more.filter(|(_, bytes)| *bytes > 0).collect()
     }
 
     /// Returns the live bytes in the segment with this ordinal.

@@ -1,6 +1,6 @@
 //! The search of an index: one interface for its readers and its writer.
 
-use super::hash::lazy::BlockError;
+use super::hash::block_error::BlockError;
 use super::hash::{Index, IndexWriter};
 use crate::format::hash::Hash;
 use crate::mem::location::Location;

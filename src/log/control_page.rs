@@ -17,8 +17,9 @@ use std::sync::atomic::{Ordering, fence};
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::control_page::{
-    CONTROL_HEADER_SIZE, CONTROL_SIZE, ControlHeader, DURABLE_OFFSET, DURABLE_WAKE_OFFSET, GENERATION_OFFSET,
-    NONCE_OFFSET, RECORDS_WAKE_OFFSET, STATE_OFFSET, WriterStatus, durable_word, parse_durable_word,
+    CONTROL_HEADER_SIZE, CONTROL_SIZE, ControlHeader, ControlPlace, DURABLE_OFFSET, DURABLE_WAKE_OFFSET,
+    GENERATION_OFFSET, NONCE_OFFSET, PLACE_OFFSET, PLACE_SIZE, RECORDS_WAKE_OFFSET, STATE_OFFSET,
+    WriterStatus, durable_word, parse_durable_word,
 };
 use crate::format::waiters::{FOR_DURABLE, FOR_RECORDS, FOR_SYNC};
 use crate::format::{Defect, StoreId, file_name};
@@ -84,8 +85,8 @@ impl ControlPage {
             other => other,
         };
         let file = file.map_err(|error| Error::io("open", path(), error))?;
-        let size = file.identity().map_err(|error| Error::io("look at", path(), error))?.size;
-        if size < CONTROL_SIZE as u64 {
+        let identity = file.identity().map_err(|error| Error::io("look at", path(), error))?;
+        if identity.size < CONTROL_SIZE as u64 {
             // This reserves its block: a store into the mapping must not be the first to find a
             // full disk.
             file.allocate(CONTROL_SIZE as u64).map_err(|error| Error::io("allocate", path(), error))?;
@@ -96,8 +97,11 @@ impl ControlPage {
         front[DURABLE_OFFSET..][..8].copy_from_slice(&word);
         front[GENERATION_OFFSET..][..8].copy_from_slice(&generation.to_le_bytes());
         let unknown = WriterStatus::Unknown.to_word().to_le_bytes();
+        let inode = identity.inode;
+        let place = dir.mount_id().map(|mount| ControlPlace { mount, inode }.encode(control.writer_nonce));
         // By writes, because a store could be the first to find that the disk is full.
-        let parts: [(usize, &[u8]); 2] = [(STATE_OFFSET, &unknown), (0, &front)];
+        let parts: [(usize, &[u8]); 3] =
+            [(STATE_OFFSET, &unknown), (0, &front), (PLACE_OFFSET, &place.unwrap_or([0; PLACE_SIZE]))];
         for (offset, bytes) in parts {
             file.write_at(bytes, offset as u64).map_err(|error| Error::io("write", path(), error))?;
         }
@@ -310,24 +314,51 @@ impl ControlReader {
     }
 }
 
-/// Reads the durable number that the last writer left on the page. `None` if it cannot be trusted.
+/// The facts that the last writer left on the page for the next open.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ControlFindings {
+    /// The number that it knew to be durable. `None` if the word is damaged.
+    pub(crate) durable: Option<Seq>,
+    /// True if the kernel still has every page that the writer wrote.
+    ///
+    /// The page is of this boot, its mount and its file are those on which the writer worked, and
+    /// the writer had the store open without a failure. So nothing has been unmounted in between,
+    /// and no copy of the directory is at hand.
+    pub(crate) has_cache: bool,
+}
+
+/// Reads the facts that the last writer left on the page. A page that `believed` refuses says
+/// nothing, and so does a missing or damaged one.
 ///
 /// # Errors
 ///
-/// Errors of the operating system. A missing or damaged page is `Ok(None)`.
-pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&ControlHeader) -> bool) -> Result<Option<Seq>> {
+/// Errors of the operating system.
+pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&ControlHeader) -> bool) -> Result<ControlFindings> {
     let path = dir.path().join(file_name::CONTROL);
     let file = match dir.open(file_name::CONTROL, Access::Read) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ControlFindings::default()),
         other => other.map_err(|error| Error::io("open", &path, error))?,
     };
     let mut page = vec![0; CONTROL_SIZE];
     let len = file.read_at(&mut page, 0).map_err(|error| Error::io("read", &path, error))?;
-    let Some(word) = page[..len].get(DURABLE_OFFSET..).and_then(|rest| rest.first_chunk()) else {
-        return Ok(None);
+    let page = &page[..len];
+    let Some(control) = ControlHeader::decode(page).ok().filter(believed) else {
+        return Ok(ControlFindings::default());
     };
-    let control = ControlHeader::decode(&page[..len]).ok().filter(believed);
-    Ok(control.and_then(|control| parse_durable_word(u64::from_le_bytes(*word), control.writer_nonce)))
+    let word = |offset: usize| Some(u64::from_le_bytes(*page.get(offset..)?.first_chunk()?));
+    let durable = word(DURABLE_OFFSET).and_then(|word| parse_durable_word(word, control.writer_nonce));
+    let is_open = word(STATE_OFFSET).map(WriterStatus::from_word) == Some(WriterStatus::Open);
+    let told = page.get(PLACE_OFFSET..).and_then(|bytes| ControlPlace::decode(bytes, control.writer_nonce));
+    let here = match dir.mount_id().filter(|_| is_open && told.is_some()) {
+        Some(mount) => {
+            let identity = file.identity().map_err(|error| Error::io("look at", &path, error))?;
+            Some(ControlPlace { mount, inode: identity.inode })
+        }
+        None => None,
+    };
+    // A system that tells no boot proves nothing.
+    let has_cache = here.is_some() && told == here && control.boot_id != [0; 16];
+    Ok(ControlFindings { durable, has_cache })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub(crate) mod guard_table;
 pub(crate) mod lazy_mapping;
 pub(crate) mod line_array;
 pub(crate) mod location;
+pub(crate) mod lost_pages;
 pub(crate) mod mapping;
 pub(crate) mod page_guard;
 pub(crate) mod published_mark;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::decision::{DirectoryAction, directory};
 use super::directory::{DirectoryScan, Unlisted, look_at_unlisted};
+use super::hints::HintUse;
 use super::replay::{Replay, Replayed};
 use super::restore::Restore;
 use super::segment_chain;
@@ -59,15 +60,21 @@ impl Analysis {
 
         let hash_key = HashKey::from_secret(manifest.secret);
         let boot_id = dir.boot_id();
-        let proof = control_page::read(dir.as_ref(), |control| {
+        let control = control_page::read(dir.as_ref(), |control| {
             control.store == manifest.store
                 && control.incarnation == manifest.incarnation
                 && Some(control.boot_id) == boot_id
         })?;
-        let durable = manifest.durable.max(proof.unwrap_or(Seq::ZERO));
+        let durable = manifest.durable.max(control.durable.unwrap_or(Seq::ZERO));
         let there = &survey.segments;
-        let known = Listed { manifest, entries: &entries, there, hash_key: &hash_key, durable, config };
-        let read = if checkpoint { known.read(dir)? } else { known.read_with(dir, false)? };
+        let hints = match control.has_cache {
+            _ if config.read_only || !checkpoint => HintUse::Never,
+            true => HintUse::All,
+            false => HintUse::Durable,
+        };
+        let known =
+            Listed { manifest, entries: &entries, there, hash_key: &hash_key, durable, hints, config };
+        let read = if checkpoint { known.read(dir)? } else { known.read_with(dir, false, hints)? };
         Ok(Self { entries, unlisted, boot_id, read, hash_key })
     }
 }
@@ -107,6 +114,7 @@ pub(super) struct Listed<'a> {
     there: &'a [SegmentId],
     hash_key: &'a HashKey,
     durable: Seq,
+    hints: HintUse,
     config: &'a Config,
 }
 
@@ -125,7 +133,7 @@ impl Listed<'_> {
     fn read(&self, dir: &Arc<dyn Dir>) -> Result<Read> {
         let mut damage = None;
         if self.manifest.checkpoint > 0 {
-            match self.read_with(dir, true) {
+            match self.read_with(dir, true, self.hints) {
                 Err(error) if is_of_checkpoint(&error) => {
                     trace::checkpoint_unusable(&error);
                     damage = Some(error.to_string());
@@ -133,20 +141,22 @@ impl Listed<'_> {
                 other => return other,
             }
         }
-        let mut read = self.read_with(dir, false)?;
+        // If its checkpoint is damaged, the whole log is read, before which there are no hints.
+        let hints = if damage.is_some() { HintUse::Never } else { self.hints };
+        let mut read = self.read_with(dir, false, hints)?;
         read.replayed.report.checkpoint_damage = damage;
         Ok(read)
     }
 
-    fn read_with(&self, dir: &Arc<dyn Dir>, checkpoint: bool) -> Result<Read> {
-        let Self { manifest, entries, there, hash_key, durable, config } = *self;
+    fn read_with(&self, dir: &Arc<dyn Dir>, checkpoint: bool, hints: HintUse) -> Result<Read> {
+        let Self { manifest, entries, there, hash_key, durable, config, .. } = *self;
         let space = AddressSpace::reserve_guarded(config.sigbus_guard)
             .map_err(|error| Error::io(RESERVE_ADDRESSES, dir.path(), error))?;
         let checkpoint =
             checkpoint.then(|| Restore::open(dir, &space, manifest, entries, there)).transpose()?;
         let dir = dir.as_ref();
         let mut replay = Replay::new(dir, &space, hash_key, manifest, durable, &config.recovery_progress);
-        let chain = segment_chain::read(dir, manifest, entries, checkpoint.as_ref(), &mut replay)?;
+        let chain = segment_chain::read(dir, manifest, entries, checkpoint.as_ref(), hints, &mut replay)?;
         let mut replayed = replay.finish()?;
         let loaded = replayed.keyspaces.iter().map(|loaded| loaded.slot.index.index().loaded_bytes());
         replayed.report.checkpoint_bytes_read += loaded.sum::<u64>();

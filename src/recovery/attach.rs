@@ -15,6 +15,7 @@
 //! record hides it, and makes that one durable before the manifest names the copies. So the log
 //! that is read after the manifest holds it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 
@@ -263,6 +264,8 @@ fn assemble(
         prefault: Prefault::Plain,
         unsynced: Vec::new(),
         checkpoint: None,
+        hinted: None,
+        hint_files: BTreeSet::new(),
         report,
     })
 }
@@ -387,7 +390,7 @@ impl<'a> LiveLog<'a> {
                 let entry = *self.manifest.segment(segment.id()).expect("it was opened because it is named");
                 self.chain.segments.retain(|other| !Arc::ptr_eq(other, &segment));
                 let begin = Begin::of(&segment);
-                links.push(ChainLink { entry, segment, start, begin });
+                links.push(ChainLink::new(entry, segment, start, begin));
             }
         }
         links.sort_by_key(ChainLink::place_in_order);

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::hints;
+use super::hints::{HintUse, UsedChunk};
 use super::read_ahead::ReadTask;
 use super::record_batch::Begin;
 use super::replay::Replay;
@@ -11,12 +13,15 @@ use super::tail_findings::start_of;
 use crate::error::Result;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::record::StartRecord;
-use crate::format::record_reader::next_published;
+use crate::format::record_reader::{ReadAt, next_published};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, SegmentId, Seq};
 use crate::fs::Dir;
 use crate::log::segment::Segment;
 use crate::log::segment_reader::SegmentReader;
+
+/// The length of the word of a record that is stored last.
+const WORD: usize = 8;
 
 /// A segment of the log that has been written to.
 #[derive(Debug)]
@@ -26,6 +31,10 @@ pub(super) struct ChainLink {
     pub(super) start: Option<(Seq, StartRecord)>,
     /// The position where reading begins.
     pub(super) begin: Begin,
+    /// The hints that stand for the records before it, from `origin` on.
+    pub(super) hinted: Vec<UsedChunk>,
+    /// The position where reading would begin without hints.
+    origin: Begin,
 }
 
 /// The segments to be read.
@@ -64,10 +73,54 @@ pub(super) fn begin(
 
 impl ChainLink {
     pub(super) fn task(&self, manifest: &Manifest) -> ReadTask {
-        let Self { entry, segment, begin, .. } = self;
-        let has_known_end = entry.state != SegmentState::Open || manifest.clean;
-        let limit = if has_known_end { entry.end } else { entry.size };
-        ReadTask { segment: Arc::clone(segment), begin: *begin, limit }
+        ReadTask { segment: Arc::clone(&self.segment), begin: self.begin, limit: self.limit(manifest) }
+    }
+
+    /// Returns the offset up to which records are read.
+    fn limit(&self, manifest: &Manifest) -> u64 {
+        let has_known_end = self.entry.state != SegmentState::Open || manifest.clean;
+        if has_known_end { self.entry.end } else { self.entry.size }
+    }
+
+    /// Returns the bytes to be read of a segment whose end is known.
+    pub(super) fn known_bytes(&self, manifest: &Manifest) -> u64 {
+        let is_known = self.entry.state != SegmentState::Open || manifest.clean;
+        if is_known { self.entry.end.saturating_sub(self.begin.offset) } else { 0 }
+    }
+
+    pub(super) fn new(
+        entry: SegmentEntry,
+        segment: Arc<Segment>,
+        start: Option<(Seq, StartRecord)>,
+        begin: Begin,
+    ) -> Self {
+        Self { entry, segment, start, begin, hinted: Vec::new(), origin: begin }
+    }
+
+    /// Uses hints for the records at the beginning.
+    fn use_hints(&mut self, hinted: Vec<UsedChunk>) {
+        if let Some(chunk) = hinted.last() {
+            self.begin = Begin { offset: chunk.front.to, last: Some(chunk.front.last) };
+        }
+        self.hinted = hinted;
+    }
+
+    /// True if hints are used, and the kernel tells that it has lost pages of the segment.
+    pub(super) fn has_lost_pages(&self) -> bool {
+        !self.hinted.is_empty() && self.segment.file().is_some_and(|file| file.has_lost_pages())
+    }
+
+    /// Reads the records instead of using hints.
+    pub(super) fn forget_hints(&mut self) {
+        self.hinted.clear();
+        self.begin = self.origin;
+    }
+
+    /// Returns the offset of a record, so that all before it are at or below a number. It is the last
+    /// such place that is known without reading.
+    pub(super) fn place_behind(&self, seq: Seq) -> u64 {
+        let chunks = self.hinted.iter().map(|chunk| (chunk.front.last, chunk.front.to));
+        chunks.take_while(|(last, _)| *last <= seq).last().map_or(self.origin.offset, |(_, to)| to)
     }
 
     /// Returns the key that sorts segments into the order of the log.
@@ -122,7 +175,12 @@ impl SegmentChain {
                 segment.release_file();
             }
             if segment.role() == Role::Copies {
-                copies.push(ChainLink { entry: *entry, segment, start: None, begin });
+                copies.push(ChainLink::new(*entry, segment, None, begin));
+                continue;
+            }
+            let is_live = entry.state == SegmentState::Open && !manifest.clean && !self.is_followed;
+            if is_live && self.hints == HintUse::All && window.bytes(from, WORD)? == [0; WORD] {
+                self.unbegun.push((segment, *entry));
                 continue;
             }
             let empty = match entry.state {
@@ -140,13 +198,61 @@ impl SegmentChain {
                 self.keep(segment, *entry);
                 continue;
             }
-            let start = start_of(&segment, &mut window)?;
-            if let Some((first, _)) = start {
-                segment.begins_at(first);
-            }
-            links.push(ChainLink { entry: *entry, segment, start, begin });
+            links.push(self.link(dir, manifest, (*entry, segment, begin), &mut window, replay.durable)?);
         }
         links.sort_by_key(ChainLink::place_in_order);
         Ok(Links { copies, links })
+    }
+
+    /// Returns the link of a segment that was written to, with the hints that may be used for it.
+    fn link(
+        &self,
+        dir: &dyn Dir,
+        manifest: &Manifest,
+        (entry, segment, begin): (SegmentEntry, Arc<Segment>, Begin),
+        window: &mut SegmentReader,
+        durable: Seq,
+    ) -> Result<ChainLink> {
+        let start = start_of(&segment, window)?;
+        if let Some((first, _)) = start {
+            segment.begins_at(first);
+        }
+        let mut link = ChainLink::new(entry, segment, start, begin);
+        if start.is_some() && self.hints != HintUse::Never {
+            let place = (begin, link.limit(manifest));
+            let is_sure = |seq| self.hints == HintUse::All || seq <= durable;
+            let found = hints::usable(dir, manifest.store, &link.segment, window, place, is_sure);
+            link.use_hints(found);
+        }
+        Ok(link)
+    }
+
+    /// Decides about the segments in which no record was begun.
+    ///
+    /// If the kernel has every page of the writer, they hold nothing. They are not used again
+    /// unread, since nothing may validate behind new records (I8). Otherwise all of each is read.
+    pub(super) fn settle_unbegun(
+        &mut self,
+        dir: &dyn Dir,
+        links: &mut Vec<ChainLink>,
+        replay: &Replay<'_>,
+    ) -> Result<()> {
+        for (segment, entry) in std::mem::take(&mut self.unbegun) {
+            if self.has_cache {
+                replay.space.retire(segment.mapping(), segment.size());
+                self.retire(entry);
+                continue;
+            }
+            let from = segment.data_offset();
+            if next_published(&mut SegmentReader::of(dir, &segment)?, from, entry.size)?.is_none() {
+                self.ready.push(Arc::clone(&segment));
+                self.keep(segment, entry);
+            } else {
+                let begin = Begin::of(&segment);
+                links.push(ChainLink::new(entry, segment, None, begin));
+            }
+        }
+        links.sort_by_key(ChainLink::place_in_order);
+        Ok(())
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct DirectoryScan {
     pub(crate) segments: Vec<SegmentId>,
     /// Index checkpoints, by number.
     pub(crate) checkpoints: Vec<u64>,
+    /// Segments with hints.
+    pub(crate) hints: Vec<SegmentId>,
     pub(crate) copies: [Copy; 2],
     /// True if there is a file of that copy, of any content.
     has_copy: [bool; 2],
@@ -73,6 +75,7 @@ impl DirectoryScan {
             temporaries: Vec::new(),
             segments: Vec::new(),
             checkpoints: Vec::new(),
+            hints: Vec::new(),
             copies: [Copy::Nothing, Copy::Nothing],
             has_copy: [false; 2],
             removing: None,
@@ -100,6 +103,7 @@ impl DirectoryScan {
                 FileName::Temporary => survey.temporaries.push(name),
                 FileName::Foreign => survey.foreign = survey.foreign.or(Some(name)),
                 FileName::Checkpoint(number) => survey.checkpoints.push(number),
+                FileName::Hint(id) => survey.hints.push(id),
                 FileName::Removing => match read_removing(dir, &name) {
                     Err(error) if is_gone(&error) => {}
                     read => survey.removing = Some(read?),
@@ -108,7 +112,6 @@ impl DirectoryScan {
                 FileName::Lock
                 | FileName::Control
                 | FileName::Waiters
-                | FileName::Hint(_)
                 | FileName::Aside(..)
                 | FileName::Neutral => {}
             }

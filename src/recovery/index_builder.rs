@@ -22,7 +22,7 @@ use crate::format::record::RecordKind;
 use crate::format::record_reader::RecordAt;
 use crate::fs::tuning::Tuning;
 use crate::index::hash::Index;
-use crate::index::hash::lazy::BlockError;
+use crate::index::hash::block_error::BlockError;
 use crate::index::hash::partition::Partition;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
@@ -86,10 +86,15 @@ impl IndexBuilder {
     /// Returns an error if memory is short.
     pub(super) fn gather(&mut self, segment: &Segment, group: &KeyspaceGroup) -> Result<()> {
         alloc::reserve(&mut self.gathered, group.entries.len()).map_err(|error| segment.io("read", error))?;
-        self.slot.add_live(segment.mapping().ordinal(), group.values_size);
-        self.live_bytes += group.values_size;
+        self.count(segment, group);
         self.gathered.extend_from_slice(&group.entries);
         Ok(())
+    }
+
+    /// Counts the values of a segment as live.
+    pub(super) fn count(&mut self, segment: &Segment, group: &KeyspaceGroup) {
+        self.slot.add_live(segment.mapping().ordinal(), group.values_size);
+        self.live_bytes += group.values_size;
     }
 
     /// Gathers a value or a tombstone of a segment.

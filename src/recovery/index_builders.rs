@@ -101,6 +101,13 @@ impl IndexBuilders {
         self.flush_if_due(store, at, group.entries.len())
     }
 
+    /// Counts records of a keyspace that are put into its index later.
+    pub(super) fn count(&mut self, segment: &Segment, group: &KeyspaceGroup) {
+        if let Ok(at) = self.position(group.id) {
+            self.builders[at].count(segment, group);
+        }
+    }
+
     /// Gathers a value or a tombstone, if the index of its keyspace is filled.
     ///
     /// # Errors

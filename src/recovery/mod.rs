@@ -32,6 +32,8 @@ pub(crate) mod attach;
 mod chain_link;
 pub(crate) mod decision;
 pub(crate) mod directory;
+pub(crate) mod hinted_parts;
+mod hints;
 pub(crate) mod index_builder;
 pub(crate) mod index_builders;
 mod quarantine;
@@ -46,8 +48,10 @@ mod restore;
 mod segment_chain;
 pub(crate) mod tail_findings;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use self::hinted_parts::HintedParts;
 use self::recovered::RecoveredKeyspace;
 use self::recovered_parts::{Built, RecoveredParts, numbers_behind};
 use self::replay::Replayed;
@@ -74,7 +78,9 @@ use crate::mem::PAGE_SIZE;
 use crate::recovery::analysis::{Analysis, Read};
 use crate::recovery::decision::{DirectoryAction, directory};
 use crate::recovery::directory::{DirectoryScan, check_medium};
-use crate::recovery::quarantine::{quarantine_file, quarantine_tail, remove, remove_checkpoints};
+use crate::recovery::quarantine::{
+    quarantine_file, quarantine_tail, remove, remove_checkpoints, remove_hints,
+};
 
 /// An opened store, before the public handle is built around it.
 #[derive(Debug)]
@@ -94,6 +100,10 @@ pub(crate) struct Recovered {
     pub(crate) unsynced: Vec<SegmentRange>,
     /// The checkpoint that the indexes were loaded from.
     pub(crate) checkpoint: Option<IndexCheckpoint>,
+    /// The records that are not in the indexes yet.
+    pub(crate) hinted: Option<HintedParts>,
+    /// The segments that have hints.
+    pub(crate) hint_files: BTreeSet<SegmentId>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -269,7 +279,7 @@ fn apply(
     found.update_manifest(dir.as_ref(), survey, &mut built)?;
     let RecoveredParts { mut manifest, suspect, chain, repeated, boot_id, created, .. } = found;
     let Built { space, hash_key, replayed, checkpoint, lock } = built;
-    let Replayed { keyspaces, names, pending, durable, mut report, .. } = replayed;
+    let Replayed { keyspaces, names, pending, durable, hinted, mut report, .. } = replayed;
     for aside in &chain.asides {
         report.quarantined.extend(quarantine_tail(dir.as_ref(), aside)?);
     }
@@ -287,6 +297,7 @@ fn apply(
     dir.crash_point("recovery-manifest");
     report.quarantined.extend(quarantine_file(dir.as_ref(), survey, &chain.quarantined)?);
     remove_checkpoints(dir.as_ref(), survey, checkpoint.as_ref())?;
+    remove_hints(dir.as_ref(), survey, &chain.hinted);
     dir.crash_point("recovery-renamed");
     remove(dir.as_ref(), &manifest, &chain.retired, &repeated)?;
 
@@ -319,6 +330,8 @@ fn apply(
         prefault,
         unsynced,
         checkpoint,
+        hinted,
+        hint_files: chain.hinted,
         report,
     })
 }

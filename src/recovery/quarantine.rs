@@ -1,6 +1,7 @@
 //! Recovery's changes to files: quarantined segments are renamed, quarantined tails are copied, and
 //! unneeded files are removed.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
@@ -145,6 +146,14 @@ fn write_quarantined(
     pieces(dir, aside, |bytes, at| file.write_at(bytes, at).map(|()| true).map_err(&failed))?;
     let named = file.sync().and_then(|()| dir.rename(&temporary, name)).and_then(|()| dir.sync());
     named.map_err(failed)
+}
+
+/// Removes the hints of segments that this open used no hint of. One that stays is removed later, or
+/// with the store: no chunk of it fits any more.
+pub(super) fn remove_hints(dir: &dyn Dir, survey: &DirectoryScan, used: &BTreeSet<SegmentId>) {
+    for id in survey.hints.iter().filter(|id| !used.contains(id)) {
+        drop(dir.unlink(&file_name::hint(*id)));
+    }
 }
 
 /// Renames segments that are no longer part of the store, and removes files whose creation was

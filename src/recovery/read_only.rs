@@ -8,6 +8,7 @@
 //! **Memory.** Two pages, for any amount of recovery: the log is read through its files, and none
 //! of it is changed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Recovered;
@@ -67,6 +68,8 @@ pub(super) fn apply(
         prefault: Prefault::Plain,
         unsynced: Vec::new(),
         checkpoint,
+        hinted: None,
+        hint_files: BTreeSet::new(),
         report,
     })
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::tail_findings::durable_of;
 use crate::error::Result;
 use crate::format::hash::{Hash, HashKey};
+use crate::format::hint::{HintChunk, HintKeyspace};
 use crate::format::record::{HEADER_SIZE, RecordHeader, RecordKind};
 use crate::format::record_reader::{READ_MAX, ReadAt, ReadStep, RecordAt, RecordReader};
 use crate::format::{Defect, KeyspaceId, Seq};
@@ -133,6 +134,26 @@ impl GatheredRecord {
 impl RecordBatch {
     fn is_full(&self) -> bool {
         self.records >= RECORDS || self.span >= SPAN
+    }
+
+    /// Returns the records of a range as its hint tells them, without their entries.
+    pub(super) fn of_hint(front: &HintChunk, notes: Vec<(RecordAt, Box<[u8]>)>) -> Self {
+        let group = |keyspace: &HintKeyspace| KeyspaceGroup {
+            id: keyspace.id,
+            entries: Vec::new(),
+            first: keyspace.first,
+            values_size: keyspace.values,
+            tombstones_size: keyspace.tombstones,
+        };
+        Self {
+            groups: front.keyspaces.iter().map(group).collect(),
+            notes,
+            notes_size: front.notes,
+            durable: Some(front.durable),
+            last: Some(front.last),
+            end: front.to,
+            ..Self::default()
+        }
     }
 
     /// Takes the finished batch and begins the next one.

@@ -1,9 +1,12 @@
 //! Applying the log's records in order: to the indexes, the keyspace changes and the proofs of
 //! durability.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
+use super::hinted_parts::HintedParts;
+use super::hints::UsedChunk;
 use super::index_builder::{IndexBuilder, Superseded};
 use super::index_builders::{IndexBuilders, StorePlace};
 use super::read_ahead::ReadAhead;
@@ -20,6 +23,7 @@ use crate::format::manifest::Manifest;
 use crate::format::record_reader::RecordAt;
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::fs::Dir;
+use crate::index::hash::parts::WaitingParts;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::mem::address_space::AddressSpace;
@@ -41,6 +45,8 @@ pub(crate) struct Replay<'a> {
     dropped: BTreeSet<KeyspaceId>,
     /// The records read, by keyspace.
     loading: IndexBuilders,
+    /// The records that are put into the indexes later. `None` if all are put there at once.
+    hinted: Option<HintedParts>,
     /// The store's directory.
     pub(super) dir: &'a dyn Dir,
     /// Changes to the keyspaces above the manifest's durable number, in the order they were read.
@@ -66,6 +72,8 @@ pub(crate) struct Replayed {
     /// The changes from `durable_names` to `names`.
     pub(crate) pending: Vec<(Seq, KeyspaceChange)>,
     pub(crate) durable: Seq,
+    /// The records that are not in the indexes yet.
+    pub(crate) hinted: Option<HintedParts>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -88,6 +96,7 @@ impl<'a> Replay<'a> {
             listed_ids,
             dropped: BTreeSet::new(),
             loading: IndexBuilders::new(Superseded::Count),
+            hinted: None,
             dir,
             changes: Vec::new(),
             durable,
@@ -134,6 +143,27 @@ impl<'a> Replay<'a> {
     pub(super) fn load_all(&self) -> Result<()> {
         for loading in self.loading.iter() {
             loading.slot.index.index().load_all()?;
+        }
+        Ok(())
+    }
+
+    /// Puts the records into the indexes later, because hints stand for many of them.
+    pub(super) fn put_off(&mut self) {
+        self.hinted = Some(HintedParts::new(self.dir.path()));
+    }
+
+    /// Applies the records that a chunk of hints stands for, and publishes them.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Replay::read`].
+    pub(super) fn take_hint(&mut self, segment: &Arc<Segment>, chunk: &mut UsedChunk) -> Result<()> {
+        let notes = std::mem::take(&mut chunk.notes);
+        self.take(segment, &RecordBatch::of_hint(&chunk.front, notes))?;
+        self.report.hinted_bytes += chunk.front.to - chunk.front.from;
+        self.report.hint_bytes_read += chunk.bytes_read;
+        if let Some(hinted) = &mut self.hinted {
+            hinted.add_chunk(segment, chunk);
         }
         Ok(())
     }
@@ -189,6 +219,10 @@ impl<'a> Replay<'a> {
         }
         if !self.loading.has(group.id) {
             self.loading.add(IndexBuilder::new(group.id, segment, group.first)?);
+        }
+        if let Some(hinted) = &mut self.hinted {
+            self.loading.count(segment, group);
+            return hinted.gather(segment, group);
         }
         self.loading.gather(self.store(), segment, group)
     }
@@ -258,14 +292,18 @@ impl<'a> Replay<'a> {
             }
         }
         let mut keyspaces = Vec::new();
+        let put_off = self.hinted.as_mut().map(|hinted| PutOff::of(hinted, self.dir));
         for (name, named) in names.iter() {
             let (name, codec) = (name.to_owned(), named.codec.clone());
-            let (slot, live_bytes) = match self.loading.remove(named.id) {
+            let (mut slot, live_bytes) = match self.loading.remove(named.id) {
                 Some(loading) => loading.finish(),
                 None => (KeyspaceIndex::empty(self.dir.path())?, 0),
             };
             let keys = slot.index.index().len();
             self.report.keys += keys;
+            if let Some(put_off) = &put_off {
+                self.report.keys += put_off.make_wait(named.id, &mut slot, self.dir.path())?;
+            }
             keyspaces.push(RecoveredKeyspace {
                 id: named.id,
                 name,
@@ -284,7 +322,33 @@ impl<'a> Replay<'a> {
                 self.space.add_hidden_in(ordinal, bytes);
             }
         }
-        let Self { durable, report, .. } = self;
-        Ok(Replayed { keyspaces, names, durable_names, pending, durable, report })
+        let Self { durable, hinted, report, .. } = self;
+        Ok(Replayed { keyspaces, names, durable_names, pending, durable, hinted, report })
+    }
+}
+
+/// The keyspaces whose records are put into the indexes later.
+struct PutOff {
+    waiting: Arc<WaitingParts>,
+    /// The number of values, by keyspace.
+    values: BTreeMap<KeyspaceId, u64>,
+    /// About how many keys they are.
+    keys: BTreeMap<KeyspaceId, u64>,
+}
+
+impl PutOff {
+    fn of(hinted: &mut HintedParts, dir: &dyn Dir) -> Self {
+        hinted.sort();
+        let (values, keys) = (hinted.keyspaces(), hinted.estimate(dir));
+        Self { waiting: Arc::clone(&hinted.waiting), values, keys }
+    }
+
+    /// Makes the index of a keyspace wait for its records, if it has any. Returns the number of its
+    /// values.
+    fn make_wait(&self, id: KeyspaceId, slot: &mut KeyspaceIndex, path: &Path) -> Result<usize> {
+        let Some(values) = self.values.get(&id) else { return Ok(0) };
+        let keys = self.keys.get(&id).copied().unwrap_or(0);
+        slot.wait_for_parts(&self.waiting, keys, path)?;
+        Ok(usize::try_from(*values).unwrap_or(usize::MAX))
     }
 }

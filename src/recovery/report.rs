@@ -32,9 +32,16 @@ pub struct RecoveryReport {
     /// The damage found in the checkpoint that the store names; `None` if there was none.
     /// Everything was read instead, nothing is lost, and a new checkpoint is written in time.
     pub checkpoint_damage: Option<String>,
+    /// Bytes of segment files that were not read, because hints say which keys they hold. The open
+    /// trusts a hint of records that are known to be on the disk, and after a kill of all records.
+    pub hinted_bytes: u64,
+    /// Bytes of hint files that the open itself read. The rest is read on demand and in the
+    /// background.
+    pub hint_bytes_read: u64,
     /// Number of keyspaces found, the default one included.
     pub keyspaces: usize,
-    /// Number of keys found, in all keyspaces.
+    /// Number of keys found, in all keyspaces. At most so many, if `hinted_bytes` is not zero: each
+    /// value in a part of the log that was not read counts.
     pub keys: usize,
     /// The last sequence number found.
     pub last_seq: u64,

@@ -2,10 +2,12 @@
 //!
 //! Nothing is changed here. The changes are collected, and carried out after every decision.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::chain_link::{ChainLink, Links, begin};
 use super::decision::{Behind, Known, NextSegment, StopAction, StopFacts, stop};
+use super::hints::HintUse;
 use super::read_ahead;
 use super::read_ahead::ReadAhead;
 use super::replay::Replay;
@@ -24,6 +26,10 @@ use crate::log::writer::LogEnd;
 /// With so many bytes to read behind a checkpoint, its lines are needed all over: it is loaded
 /// whole.
 pub(super) const LOAD_ALL: u64 = 8 << 20;
+
+/// The most bytes to read beside hints. Their records are kept in memory, 24 bytes each, until their
+/// parts are complete. So they take about as much as their part of the index.
+const BESIDES_MAX: u64 = 256 << 20;
 
 /// The findings of reading the log.
 #[derive(Debug)]
@@ -55,6 +61,14 @@ pub(crate) struct SegmentChain {
     pub(super) opened: Vec<Arc<Segment>>,
     /// True if another process owns the segments.
     pub(super) is_followed: bool,
+    /// The hints that may be used.
+    pub(super) hints: HintUse,
+    /// True if hints are used because the kernel has every page of the writer.
+    pub(super) has_cache: bool,
+    /// Segments whose first record was not begun.
+    pub(super) unbegun: Vec<(Arc<Segment>, SegmentEntry)>,
+    /// The segments whose hints are used.
+    pub(crate) hinted: BTreeSet<SegmentId>,
 }
 
 /// Reads the log.
@@ -67,14 +81,20 @@ pub(crate) fn read(
     manifest: &Manifest,
     entries: &[SegmentEntry],
     checkpoint: Option<&Restore>,
+    hints: HintUse,
     replay: &mut Replay<'_>,
 ) -> Result<SegmentChain> {
-    let mut chain = SegmentChain::new(manifest);
+    let mut chain = SegmentChain { hints, ..SegmentChain::new(manifest) };
     let to_read = begin(manifest, entries, checkpoint, replay)?;
-    let Links { copies, links } = chain.links(dir, manifest, entries, checkpoint, replay)?;
     let sealed =
         entries.iter().filter(|entry| entry.state == SegmentState::Sealed).map(|entry| entry.last_seq).max();
     replay.durable = replay.durable.max(sealed.unwrap_or(Seq::ZERO));
+    let Links { copies, mut links } = chain.links(dir, manifest, entries, checkpoint, replay)?;
+    let hinted = put_off(manifest, &copies, &mut links, replay);
+    chain.has_cache = hinted > 0 && hints == HintUse::All;
+    chain.settle_unbegun(dir, &mut links, replay)?;
+    let to_read = to_read.saturating_sub(hinted);
+    replay.expect(to_read);
     let mut ended = match links.first() {
         Some(_) => !chain.begins(manifest, entries, &links, replay)?,
         None => true,
@@ -86,7 +106,7 @@ pub(crate) fn read(
     let threads = read_ahead::threads_for(&tasks);
     replay.use_threads(threads);
     read_ahead::read(dir, &tasks, threads, replay.hash_key, |mut ahead| {
-        if to_read >= LOAD_ALL {
+        if to_read >= LOAD_ALL && hinted == 0 {
             replay.load_all()?;
         }
         for copy in copies {
@@ -96,6 +116,7 @@ pub(crate) fn read(
             if ended {
                 chain.drop_link(&links[at], replay)?;
             } else {
+                chain.take_hints(&mut links[at], replay)?;
                 ended = !chain.follow(manifest, &links, at, &mut ahead, replay)?;
             }
         }
@@ -103,6 +124,26 @@ pub(crate) fn read(
     })?;
     chain.entries.sort_unstable_by_key(|entry| entry.id);
     Ok(chain)
+}
+
+/// Decides if hints are used: not if much is to be read besides, since that must be kept in memory, and
+/// not if the kernel has lost pages.
+/// Returns the bytes of the log that need not be read.
+fn put_off(
+    manifest: &Manifest,
+    copies: &[ChainLink],
+    links: &mut [ChainLink],
+    replay: &mut Replay<'_>,
+) -> u64 {
+    let chunks = links.iter().flat_map(|link| &link.hinted);
+    let hinted: u64 = chunks.map(|chunk| chunk.front.to - chunk.front.from).sum();
+    let besides: u64 = copies.iter().chain(&*links).map(|link| link.known_bytes(manifest)).sum();
+    if hinted == 0 || besides > BESIDES_MAX || links.iter().any(ChainLink::has_lost_pages) {
+        links.iter_mut().for_each(ChainLink::forget_hints);
+        return 0;
+    }
+    replay.put_off();
+    hinted
 }
 
 impl SegmentChain {
@@ -125,6 +166,10 @@ impl SegmentChain {
             unsynced: Vec::new(),
             opened: Vec::new(),
             is_followed: false,
+            hints: HintUse::Never,
+            has_cache: false,
+            unbegun: Vec::new(),
+            hinted: BTreeSet::new(),
         }
     }
 
@@ -148,6 +193,15 @@ impl SegmentChain {
         }
         self.seen = self.seen.max(walked.last.unwrap_or(Seq::ZERO));
         self.keep(segment, entry);
+        Ok(())
+    }
+
+    /// Applies the records of a segment that hints stand for.
+    fn take_hints(&mut self, link: &mut ChainLink, replay: &mut Replay<'_>) -> Result<()> {
+        for chunk in &mut link.hinted {
+            replay.take_hint(&link.segment, chunk)?;
+            self.hinted.insert(link.segment.id());
+        }
         Ok(())
     }
 
@@ -234,7 +288,9 @@ impl SegmentChain {
         if is_closed && is_record_at(replay.dir, segment, walked.stop)? {
             return Err(segment.corrupt_at(walked.stop, Defect::NotInManifest));
         }
-        let whole = next == NextSegment::Continues || is_closed;
+        // The writer had begun one frame at most, and nothing behind it.
+        let is_end = self.has_cache && known == Known::Open && next == NextSegment::None;
+        let whole = next == NextSegment::Continues || is_closed || is_end;
         let beyond = if whole { None } else { Some(self.beyond(links, at, walked.stop, replay)?) };
         let behind = match beyond {
             Some(TailFindings { records: 1.., .. }) => Behind::Frames,
@@ -269,7 +325,7 @@ impl SegmentChain {
                 ..*entry
             };
             let sample = walked.samples.iter().rev().find(|(seq, _)| *seq <= replay.durable);
-            let from = sample.map_or(begin.offset, |(_, offset)| *offset);
+            let from = sample.map_or_else(|| links[at].place_behind(replay.durable), |(_, offset)| *offset);
             self.unsynced.push(SegmentRange::new(segment, from, walked.stop));
         }
         self.keep(Arc::clone(segment), kept);

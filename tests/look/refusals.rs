@@ -126,6 +126,7 @@ const WORKS: &[Row] = &[
     ("Changes::durable", |s| states(&mut s.changes(Since::State).unwrap().durable()) == 3),
     ("Changes::position", |s| s.changes(Since::Now).unwrap().position().seq() <= s.last_seq()),
     ("Store::backup_on", |s| s.backup_on(&SimDisk::new()).unwrap().files > 0),
+    ("Store::index_parts", |s| s.index_parts() == (0, 0)),
     ("Store::recovery_report", |s| !s.recovery_report().created),
     ("Store as Debug", |s| format!("{s:?}").contains("keys")),
     ("Store as IntoIterator", |s| s.into_iter().count() == 1),

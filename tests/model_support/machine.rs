@@ -37,6 +37,9 @@ pub(crate) enum Spoil {
     Flip(usize),
 }
 
+/// Bytes of the log that a chunk of hints describes: a few records.
+const HINT_CHUNK: u64 = 1024;
+
 /// A store on its disk, and its allowed contents.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -73,6 +76,7 @@ impl Machine {
     pub(crate) fn new(durability: Durability, keys: Vec<Bytes>) -> Self {
         let disk = SimDisk::new();
         disk.set_boot_id(boot_id(0));
+        disk.set_hint_chunk(Some(HINT_CHUNK));
         let store = Some(open(&disk, durability).unwrap());
         Self {
             disk,

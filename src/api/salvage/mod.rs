@@ -194,7 +194,7 @@ fn gather(
             is_last && Some(control.boot_id) == dir.boot_id()
         };
         // A page that cannot be read proves nothing.
-        let page = control_page::read(dir, is_believed).ok().flatten();
+        let page = control_page::read(dir, is_believed).ok().and_then(|page| page.durable);
         page.max(Some(manifest.durable))
     });
     let durable = proof.map_or(durable, |proof| durable.max(proof));

@@ -122,7 +122,9 @@ impl Checkpointer {
             segments: segments.values().filter_map(|segment| entry_of(segment)).collect(),
             keyspaces,
         };
-        Some(Begun { checkpoint, active: log.position().0.id(), captures })
+        let (active, end) = log.position();
+        state.hint_writer.cut_at(active.id(), end);
+        Some(Begun { checkpoint, active: active.id(), captures })
     }
 
     /// Does one step of the checkpoint in progress. An error ends it.
@@ -209,6 +211,7 @@ impl Checkpointer {
         crate::trace::checkpoint_made(checkpoint.number, checkpoint.last.0, checkpoint.size());
         dir.crash_point("image-named");
         self.remove_checkpoint(state, before);
+        state.hint_writer.forget_covered(state, &checkpoint.segments);
         Ok(())
     }
 

@@ -347,6 +347,7 @@ impl Compactor {
         if let Some(victim) = pass.victims.get(at) {
             let segment = &victim.segment;
             unlink_segment(shared.dir.as_ref(), segment.id())?;
+            state.hint_writer.forget(state, segment.id());
             state.allocator.has_left(segment.size(), shared);
             pass.phase = Phase::Remove { at: at + 1 };
             return Ok(());

@@ -6,6 +6,7 @@
 use crate::engine::read::{Value, View};
 use crate::engine::state::State;
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
+use crate::engine::state::hinted_records::waiting_part;
 use crate::error::{Error, Result};
 use crate::format::Defect;
 use crate::format::hash::Hash;
@@ -100,10 +101,14 @@ impl State {
     /// `Io` if they cannot be read; after damage in a checkpoint, the error of a failed rebuild.
     pub(crate) fn reach(&self, contents: &KeyspaceData, hash: Hash, pin: &Pin) -> Result<()> {
         let reach = |location| self.shared.space.reach(location, pin).map(|()| false);
-        let found = contents.index.find(hash, reach);
-        match found {
-            Err(error) if !self.rebuild_if_damaged(&error)? => Err(error),
-            _ => Ok(()),
+        loop {
+            match contents.index.find(hash, reach) {
+                Ok(_) => return Ok(()),
+                Err(error) if waiting_part(&error).is_some() => drop(self.rebuild_if_damaged(&error)?),
+                // The records were read to rebuild the index.
+                Err(error) if self.rebuild_if_damaged(&error)? => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
     }
 }

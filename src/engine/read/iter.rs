@@ -14,7 +14,7 @@ use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::index::hash::Index;
-use crate::index::hash::lazy::BlockError;
+use crate::index::hash::block_error::BlockError;
 use crate::index::hash::scan::Cursor;
 use crate::mem::address_space::{OwnedRecord, Record};
 use crate::mem::location::Location;

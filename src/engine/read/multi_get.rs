@@ -6,6 +6,7 @@
 use crate::engine::read::Value;
 use crate::engine::state::State;
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
+use crate::engine::state::hinted_records::waiting_part;
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
 use crate::mem::address_space::Record;
@@ -128,6 +129,10 @@ impl State {
         let read = MultiGet { state: self, keyspace, pin, give };
         loop {
             match read.read(keys, out) {
+                Err(error) if waiting_part(&error).is_some() => {
+                    self.complete_parts_of(keys.iter().map(|key| self.hash_of(key.as_ref())))?;
+                    out.truncate(len);
+                }
                 Err(error) if self.rebuild_if_damaged(&error)? => out.truncate(len),
                 other => return other,
             }

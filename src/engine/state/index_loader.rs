@@ -8,11 +8,12 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::State;
+use super::hinted_records::waiting_part;
 use crate::error::{Error, Result};
 use crate::index::checkpoint::is_of_checkpoint;
 use crate::index::hash::Index;
-use crate::index::hash::huge::Collapsed;
-use crate::index::hash::lazy::BlockError;
+use crate::index::hash::block_error::BlockError;
+use crate::index::hash::collapsed::Collapsed;
 use crate::sync::statistic::Statistic;
 
 /// The token that all indexes are whole, and stay so.
@@ -111,6 +112,17 @@ impl State {
         if loader.whole().is_some() || loader.stuck.lock().is_some() {
             return Ok(false);
         }
+        match self.complete_next() {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(error) => {
+                // Another error may be over the next time.
+                if matches!(error, Error::Corrupt { .. }) {
+                    loader.note_stuck(&error);
+                }
+                return Err(error);
+            }
+        }
         let Some(index) = loader.loading.lock().last().map(Arc::clone) else { return Ok(false) };
         // If only this list has it, its keyspace is gone.
         let more = if Arc::strong_count(&index) <= 2 { Ok(false) } else { index.load_more() };
@@ -153,8 +165,8 @@ impl State {
         Ok(self.loader.whole().expect("nothing is left to load, and no rebuild has failed"))
     }
 
-    /// Returns true if a failed operation may be repeated: a damaged block of a checkpoint was the
-    /// cause, and the indexes were rebuilt.
+    /// Returns true if a failed operation may be repeated: a part that waited was the cause, and is
+    /// complete now; or a damaged block of a checkpoint was, and the indexes were rebuilt.
     ///
     /// # Errors
     ///
@@ -162,6 +174,10 @@ impl State {
     #[cold]
     pub(crate) fn rebuild_if_damaged(&self, error: &Error) -> Result<bool> {
         let _events = crate::trace::at_end();
+        if let Some(part) = waiting_part(error) {
+            self.complete_part(part)?;
+            return Ok(true);
+        }
         if !is_of_checkpoint(error) {
             return Ok(false);
         }
@@ -177,6 +193,9 @@ impl State {
     #[cold]
     pub(crate) fn rebuild_for(&self, unread: BlockError) -> Result<()> {
         let _events = crate::trace::at_end();
-        self.rebuild(&unread.into())
+        match unread.waiting_part() {
+            Some(part) => self.complete_part(part),
+            None => self.rebuild(&unread.into()),
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::format::hash::Hash;
 use crate::format::record::{RecordPlace, payload_sum};
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::index::hash::Index;
-use crate::index::hash::lazy::BlockError;
+use crate::index::hash::block_error::BlockError;
 use crate::index::search::IndexSearch;
 use crate::mem::address_space::Record;
 use crate::mem::location::Location;

@@ -8,6 +8,8 @@
 
 pub(crate) mod backpressure;
 pub(crate) mod catalog;
+pub(crate) mod hint_writer;
+pub(crate) mod hinted_records;
 pub(crate) mod index_loader;
 pub(crate) mod lookup;
 pub(crate) mod present_contents;
@@ -26,6 +28,8 @@ use parking_lot::Mutex;
 
 use self::backpressure::{Backpressure, growth_bound};
 use self::catalog::{Catalog, Indexes, KeyspaceData, KeyspaceState};
+use self::hint_writer::HintWriter;
+use self::hinted_records::HintedRecords;
 use self::index_loader::IndexLoader;
 use self::syncer::Syncer;
 use self::visibility::Visibility;
@@ -88,6 +92,8 @@ pub(crate) struct State {
     pub(crate) notifier: Notifier,
     pub(crate) syncer: Syncer,
     pub(crate) loader: IndexLoader,
+    pub(crate) hinted: HintedRecords,
+    pub(crate) hint_writer: HintWriter,
     pub(crate) backpressure: Backpressure,
     /// The epoch of the oldest pin that removed files wait for, and the time it was first seen, by
     /// the store's clock.
@@ -131,6 +137,16 @@ impl State {
         let log = LogWriter::open(&shared, tail)?;
         let (segment, offset) = log.position();
         allocator.set_active(segment, offset);
+        let is_resumed = offset > segment.data_offset();
+        let covered = opened.checkpoint.iter().flat_map(|checkpoint| &checkpoint.segments);
+        let covered = covered.filter(|covered| covered.id == segment.id()).map(|covered| covered.end).next();
+        let resumed = (segment.id(), covered.unwrap_or(segment.data_offset()));
+        let hint_writer = HintWriter::new(
+            shared.dir.tuning().hint_chunk.filter(|_| !config.read_only),
+            log.next_seq(),
+            opened.hint_files,
+            is_resumed.then_some(resumed),
+        );
         let counters = StateCounters { segment: AtomicU64::new(segment.id().0), ..StateCounters::default() };
         let loader = IndexLoader::new(keyspaces.iter().map(|loaded| loaded.slot.index.index()));
         let (catalog, indexes) = Catalog::new(keyspaces, pending, pins);
@@ -155,6 +171,8 @@ impl State {
             notifier: Notifier::default(),
             syncer: Syncer::new(control, opened.unsynced)?,
             loader,
+            hinted: HintedRecords::new(opened.hinted),
+            hint_writer,
             backpressure: Backpressure::default(),
             waiting: Mutex::new(None),
         };

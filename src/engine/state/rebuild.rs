@@ -10,11 +10,13 @@
 
 use std::sync::Arc;
 
-use super::State;
+use super::{State, WriterState};
 use crate::engine::state::catalog::KeyspaceData;
 use crate::error::{Error, Result};
 use crate::format::record::{HEADER_SIZE, RecordKind};
 use crate::format::record_reader::ReadAt;
+use crate::index::checkpoint::is_of_checkpoint;
+use crate::index::hash::IndexWriter;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::log::segment_reader::Records;
@@ -29,7 +31,15 @@ impl State {
     /// `Corrupt` if the log does not verify, and errors of the operating system. The indexes are
     /// unchanged, and later callers get the same error.
     pub(super) fn rebuild(&self, damage: &Error) -> Result<()> {
-        let mut writer = self.writer.lock();
+        self.rebuild_with(&mut self.writer.lock(), damage)
+    }
+
+    /// Rebuilds the indexes like [`State::rebuild`], for a caller that has the writer mutex.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`State::rebuild`].
+    pub(super) fn rebuild_with(&self, writer: &mut WriterState, damage: &Error) -> Result<()> {
         let pin = self.pin();
         let mut builders = IndexBuilders::new(Superseded::IsCounted);
         let mut partial = Vec::new();
@@ -43,19 +53,44 @@ impl State {
             return Ok(());
         }
         self.loader.check_stuck()?;
-        crate::trace::checkpoint_unusable(damage);
-        self.loader.note_spoiled();
+        // Superseded records in parts that wait still count as live.
+        let is_waiting = self.hinted.waiting() > 0;
+        if is_of_checkpoint(damage) {
+            crate::trace::checkpoint_unusable(damage);
+            self.loader.note_spoiled();
+        } else {
+            crate::trace::hints_unusable(damage);
+        }
         self.read_all_back(&mut builders).inspect_err(|error| self.loader.note_stuck(error))?;
         for (id, keyspace) in partial {
             let Some(builder) = builders.remove(id) else { continue };
-            let (slot, _) = builder.finish();
-            let keys = keyspace.contents(&pin).map(KeyspaceData::keys);
+            let (slot, live_bytes) = builder.finish();
+            let Some(contents) = keyspace.contents(&pin) else { continue };
             let found = slot.index.index().len() as u64;
-            debug_assert_eq!(keys, Some(found), "the log says what the checkpoint said");
-            self.catalog.reindex(&mut writer.indexes, &keyspace, slot.index);
+            debug_assert!(is_waiting || contents.keys() == found, "the log says what the checkpoint said");
+            contents.keys.set(found);
+            contents.live_bytes.set(live_bytes);
+            let index = self.recounted(writer, contents, slot);
+            self.catalog.reindex(&mut writer.indexes, &keyspace, index);
         }
+        self.end_waiting();
         self.loader.note_rebuilt();
         Ok(())
+    }
+
+    /// Takes over the live bytes that a rebuild has counted. Bytes that were
+    /// live before and are not now are superseded. Returns the rebuilt index.
+    fn recounted(
+        &self,
+        writer: &mut WriterState,
+        contents: &KeyspaceData,
+        slot: KeyspaceIndex,
+    ) -> IndexWriter {
+        let (index, live) = slot.into_parts();
+        for (ordinal, bytes) in writer.indexes.of(contents).recount(live) {
+            self.shared.space.add_hidden_in(ordinal, bytes);
+        }
+        index
     }
 
     /// Reads the records of all segments into the indexes.

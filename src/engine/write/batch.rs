@@ -8,6 +8,7 @@ use crate::config::Durability;
 use crate::engine::Engine;
 use crate::engine::state::WriterState;
 use crate::engine::state::catalog::{Indexes, KeyspaceData, KeyspaceState};
+use crate::engine::state::hinted_records::waiting_part;
 use crate::engine::state::lookup::Lookup;
 use crate::engine::state::visibility::ReservedEntries;
 use crate::engine::state::write_guard::WriteGuard;
@@ -71,6 +72,9 @@ impl Engine {
         let mut want = SpaceClass::of(!batch.iter().any(|(_, _, step)| matches!(step, BatchOp::Insert(_))));
         loop {
             match self.attempt_batch(keyspace, batch, durability, want) {
+                Err(error) if waiting_part(&error).is_some() => {
+                    self.complete_parts_of(batch.iter().map(|(_, key, _)| self.hash_of(key)))?;
+                }
                 Err(error) if self.is_worth_another(&error, &mut want)? => {}
                 other => return other,
             }

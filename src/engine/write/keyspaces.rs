@@ -14,7 +14,7 @@ use parking_lot::MutexGuard;
 
 use crate::config::Durability;
 use crate::engine::Engine;
-use crate::engine::state::catalog::{KeyspaceState, NewContents};
+use crate::engine::state::catalog::{KeyspaceData, KeyspaceState, NewContents};
 use crate::engine::state::write_guard::WriteGuard;
 use crate::engine::state::{WriterState, dropped};
 use crate::error::{Error, Result};
@@ -202,7 +202,8 @@ impl Engine {
             let partial = keyspace.contents(&pin).filter(|contents| contents.index.is_partial());
             let Some(index) = partial.map(|contents| Arc::clone(&contents.index)) else { return guard };
             drop((guard, pin));
-            let whole = index.load_all().or_else(|unread| self.rebuild_for(unread));
+            let complete = self.complete_all();
+            let whole = complete.and_then(|()| index.load_all().or_else(|unread| self.rebuild_for(unread)));
             if whole.is_err() {
                 // The log is damaged as well, and so are the snapshot's records. Dropping them may
                 // be the way out.
@@ -219,7 +220,8 @@ impl Engine {
 
     fn is_empty(&self, keyspace: &KeyspaceState) -> bool {
         let pin = self.pin();
-        keyspace.contents(&pin).is_none_or(|contents| contents.keys() == 0)
+        let is_empty = |contents: &KeyspaceData| contents.keys() == 0 && !contents.index.lacks_parts();
+        keyspace.contents(&pin).is_none_or(is_empty)
     }
 
     /// Checks a change against the names and logs it. On an error nothing has changed.

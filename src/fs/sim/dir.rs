@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::fault::{Fault, Operation};
 use super::machine::{HeldLock, Machine, SharedDisk};
-use super::model::{DirChange, Event, NodeId, page_count, split};
+use super::model::{DirChange, Event, NodeId, inode_of, page_count, split};
 use super::stored::Stored;
 use crate::error::Resource;
 use crate::fs::tuning::Tuning;
@@ -34,11 +34,6 @@ impl SimDir {
         let told = Arc::new(AtomicU64::new(machine.model.node(node).told_at_open()));
         Arc::new(SimFile { shared: Arc::clone(&self.shared), node, access, told })
     }
-}
-
-/// Returns the inode of a file: the device, and the number on it.
-fn inode_of(node: NodeId) -> (u64, u64) {
-    (1, node)
 }
 
 impl Dir for SimDir {
@@ -216,12 +211,16 @@ impl Dir for SimDir {
         self.shared.lock().settings.boot_id
     }
 
+    fn mount_id(&self) -> Option<u64> {
+        self.shared.lock().settings.mount_id
+    }
+
     fn now(&self) -> Duration {
         self.shared.now()
     }
 
     fn tuning(&self) -> Tuning {
-        Tuning::SIMULATED
+        Tuning { hint_chunk: self.shared.lock().settings.hint_chunk, ..Tuning::SIMULATED }
     }
 
     fn random(&self, buffer: &mut [u8]) -> io::Result<()> {
@@ -298,6 +297,12 @@ impl Drop for SimFile {
 }
 
 impl File for SimFile {
+    fn has_lost_pages(&self) -> bool {
+        let machine = self.shared.lock();
+        // Relaxed: accessed only with the machine locked.
+        self.told.load(Ordering::Relaxed) < machine.model.node(self.node).failures
+    }
+
     fn identity(&self) -> io::Result<Identity> {
         let machine = self.shared.lock();
         let size = machine.model.node(self.node).size;

@@ -465,6 +465,18 @@ impl SimDisk {
         self.shared.lock().settings.boot_id = id;
     }
 
+    /// Sets the identity of the mount; `None` for a system that does not report one. A power cut
+    /// changes it, and a test changes it in a boot to stand for a lost page cache.
+    pub fn set_mount_id(&self, id: Option<u64>) {
+        self.shared.lock().settings.mount_id = id;
+    }
+
+    /// Makes stores write hints, a chunk for each `bytes` of the log; `None` for no hints, as at
+    /// first.
+    pub fn set_hint_chunk(&self, bytes: Option<u64>) {
+        self.shared.lock().settings.hint_chunk = bytes;
+    }
+
     /// Advances the clock, which does not move otherwise.
     pub fn advance_clock(&self, by: Duration) {
         self.shared.advance(by);

@@ -18,6 +18,11 @@ use crate::mem::PAGE_SIZE;
 /// The number of a file, independent of its names; never reused.
 pub(super) type NodeId = u64;
 
+/// Returns the inode of a file: the device, and the number on it.
+pub(super) fn inode_of(node: NodeId) -> (u64, u64) {
+    (1, node)
+}
+
 /// Returns the number of pages that hold `size` bytes.
 pub(super) fn page_count(size: u64) -> usize {
     usize::try_from(size.div_ceil(PAGE_SIZE as u64)).expect("simulated files fit in memory")

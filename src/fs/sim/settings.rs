@@ -10,6 +10,10 @@ use crate::fs::Medium;
 pub(super) struct Settings {
     pub(super) seed: u64,
     pub(super) boot_id: Option<[u8; 16]>,
+    /// The identity of the mount. Another one means that the cache was lost in between.
+    pub(super) mount_id: Option<u64>,
+    /// Bytes of the log that a chunk of hints describes; `None` for no hints.
+    pub(super) hint_chunk: Option<u64>,
     /// The time at which the clock starts.
     pub(super) now: Duration,
     pub(super) medium: Medium,
@@ -22,7 +26,8 @@ impl Settings {
     pub(super) fn new(seed: u64) -> Self {
         let boot_id = Some(boot_id_of(seed));
         let (now, medium) = (Duration::from_secs(1), Medium::Device);
-        Self { seed, boot_id, now, medium, capacity: None, quota: None }
+        let mount_id = Some(seed);
+        Self { seed, boot_id, mount_id, hint_chunk: None, now, medium, capacity: None, quota: None }
     }
 
     /// Returns the size that the disk reports; `None` if it is unlimited.
@@ -36,7 +41,8 @@ impl Settings {
     /// before, because nonces distinguish runs.
     pub(super) fn after_power_cut(&self, position: usize) -> Self {
         let seed = successor(self.seed, position, 1);
-        Self { seed, boot_id: self.boot_id.map(|_| boot_id_of(seed)), ..self.clone() }
+        let boot_id = self.boot_id.map(|_| boot_id_of(seed));
+        Self { seed, boot_id, mount_id: self.mount_id.map(|_| seed), ..self.clone() }
     }
 
     /// Returns the settings of the next process in the same boot.

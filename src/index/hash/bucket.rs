@@ -8,7 +8,7 @@
 //! | bits of an entry | meaning |
 //! |---|---|
 //! | 0-39 | location; zero only in an empty entry, whose other bits are zero too |
-//! | 40 | verified: the record's checksum was seen to match since this open; every entry made here has it |
+//! | 40 | verified: the record's checksum was seen to match since this open; entries made here have it, but for those from hints |
 //! | 41-63 | tag: the 23 bits of the hash above the base bits |
 //!
 //! | bits of a control word | meaning |
@@ -54,6 +54,11 @@ impl IndexEntry {
     pub(super) fn new(tag: u64, location: Location) -> Self {
         debug_assert!(tag < 1 << TAG_BITS);
         Self(tag << TAG_SHIFT | VERIFIED | location.to_bits())
+    }
+
+    /// Makes an entry for a record that was not verified.
+    pub(super) fn unverified(tag: u64, location: Location) -> Self {
+        Self(Self::new(tag, location).0 & !VERIFIED)
     }
 
     pub(super) fn is_empty(self) -> bool {

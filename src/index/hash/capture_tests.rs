@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::thread;
 
+use super::block_error::BlockError;
 use super::capture::Abandoned;
-use super::lazy::BlockError;
 use super::test_file::{FRONT_LEN, NONCE, file_of, frames, open, seal};
 use super::tests::{
     apply, change_all, changes, check_shape, get, hash_of_kind, is_key, key_at, place, scan_all,

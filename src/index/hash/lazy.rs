@@ -27,13 +27,13 @@
 //! search reads the block again. A line that would break X4 is refused like a wrong checksum. So is a second link to one
 //! line, which could make a chain a circle. A change whose chain is damaged ends the index: every later search fails.
 
+use std::io;
 use std::sync::Arc;
-use std::{fmt, io};
 
 use super::bitset::{AtomicBitSet, place};
+use super::block_error::{BlockError, Why};
 use super::bucket::{Bucket, Checkpointed, OverflowLink};
 use super::{BLOCK_LINES, Index, LINES};
-use crate::error::Error;
 use crate::format::Defect;
 use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexTable, LINE_SIZE, block_of};
 use crate::fs::{File, read_exact_at};
@@ -44,8 +44,7 @@ use crate::sync::{Mutex, Ordering, fence};
 /// Blocks that a step of [`Index::load_more`] reads at once: 1 MiB.
 const STEP_BLOCKS: u64 = (1 << 20) / BLOCK_LEN as u64;
 
-/// The values of [`IndexHead::partial`](super::IndexHead).
-const WHOLE: u64 = 0;
+/// Bits of [`IndexHead::partial`](super::IndexHead): blocks are not loaded, and the index has ended.
 pub(super) const PARTIAL: u64 = 1;
 const DEAD: u64 = 2;
 
@@ -62,44 +61,6 @@ pub(crate) struct BlockSource {
     pub(crate) first_frame: u64,
     /// The length of the front in bytes, which is the offset of frame zero.
     pub(crate) frames_at: u64,
-}
-
-/// The error for a block of a checkpoint that cannot be read or is damaged.
-#[derive(Debug, Clone)]
-pub(crate) struct BlockError {
-    path: Arc<std::path::Path>,
-    offset: u64,
-    why: Why,
-}
-
-#[derive(Debug, Clone)]
-enum Why {
-    Damaged(Defect),
-    Failed(Arc<io::Error>),
-}
-
-impl fmt::Display for BlockError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Error::from(self.clone()).fmt(f)
-    }
-}
-
-impl std::error::Error for BlockError {}
-
-impl From<BlockError> for Error {
-    fn from(unread: BlockError) -> Self {
-        let path = unread.path.to_path_buf();
-        match unread.why {
-            Why::Damaged(defect) => Self::Corrupt { path, offset: unread.offset, defect },
-            Why::Failed(source) => Self::Io { operation: "read", path, source },
-        }
-    }
-}
-
-impl From<BlockError> for io::Error {
-    fn from(unread: BlockError) -> Self {
-        Self::new(io::ErrorKind::InvalidData, unread)
-    }
 }
 
 /// One of the two arrays of lines.
@@ -192,7 +153,7 @@ impl BlockSource {
     }
 
     fn unread(&self, frame: u64, why: Why) -> BlockError {
-        BlockError { path: Arc::clone(&self.path), offset: self.offset(frame), why }
+        BlockError::new(Arc::clone(&self.path), self.offset(frame), why)
     }
 
     /// Reads consecutive frames.
@@ -214,9 +175,12 @@ impl Index {
     /// Loads the chain of a bucket; returns at once for a whole index.
     #[cold]
     pub(super) fn ensure_loaded(&self, bucket: u64) -> Result<(), BlockError> {
-        let Some(loader) = &self.loader else { return Ok(()) };
         // Relaxed: a search that begins after the end sees it; `end_with` says why.
-        if self.front.0.partial.load(Ordering::Relaxed) == DEAD {
+        let is_dead = self.front.0.partial.load(Ordering::Relaxed) & DEAD != 0;
+        let Some(loader) = &self.loader else {
+            return if is_dead { Err(self.superseded()) } else { Ok(()) };
+        };
+        if is_dead {
             loader.source()?;
         }
         self.load_block(loader, Which::Heads, bucket / BLOCK_LINES)?;
@@ -266,7 +230,7 @@ impl Index {
     /// Returns the error of a search that needs a damaged block. The next steps continue behind the
     /// block, and then wrap around; the index stays partial.
     pub(crate) fn load_more(&self) -> Result<bool, BlockError> {
-        let Some(loader) = self.loader.as_ref().filter(|_| self.is_partial()) else { return Ok(false) };
+        let Some(loader) = self.loader.as_ref().filter(|_| self.lacks_blocks()) else { return Ok(false) };
         let Some(source) = loader.source()? else { return Ok(false) };
         let frames: u64 = loader.table.blocks().iter().sum();
         let (start, is_first) = {
@@ -283,7 +247,7 @@ impl Index {
         };
         // Wrapped around: damaged blocks, or blocks that other threads are loading now.
         let first = (start..frames).find(is_missing).or_else(|| (0..start.min(frames)).find(is_missing));
-        let Some(first) = first else { return Ok(self.is_partial()) };
+        let Some(first) = first else { return Ok(self.lacks_blocks()) };
         let count = (first..frames.min(first + STEP_BLOCKS)).take_while(is_missing).count();
         let mut buffer = alloc::zeros_or_few(count * FRAME_SIZE, FRAME_SIZE);
         let end = first + (buffer.len() / FRAME_SIZE) as u64;
@@ -298,7 +262,7 @@ impl Index {
                 return Err(unread);
             }
         }
-        Ok(self.is_partial())
+        Ok(self.lacks_blocks())
     }
 
     /// Makes the index whole, as a scan, a checkpoint of it, or a replay onto it needs.
@@ -368,7 +332,7 @@ impl Index {
         }
         state.source = None;
         // Release: pairs with the acquire load in `is_partial`; all blocks are stored.
-        self.front.0.partial.store(WHOLE, Ordering::Release);
+        self.front.0.partial.fetch_and(!PARTIAL, Ordering::Release);
         Ok(())
     }
 
@@ -383,8 +347,8 @@ impl Index {
     pub(super) fn end(&self, unread: BlockError) {
         if let Some(loader) = &self.loader {
             let mut state = loader.state.lock();
-            // A whole index needs nothing from the file, so it cannot end.
-            if self.is_partial() {
+            // An index with all blocks needs nothing from the file, so it cannot end.
+            if self.lacks_blocks() {
                 self.end_with(&mut state, unread);
             }
         }
@@ -393,25 +357,42 @@ impl Index {
     fn end_with(&self, state: &mut BlockState, unread: BlockError) {
         state.dead.get_or_insert(unread);
         // Relaxed: later searches see it by what ordered them later; `finish` holds the lock.
-        self.front.0.partial.store(DEAD, Ordering::Relaxed);
+        self.front.0.partial.fetch_or(DEAD, Ordering::Relaxed);
     }
 
-    /// Ends an index from a checkpoint, whole or not: another one has replaced it, and this one is
-    /// not changed any more.
+    /// Ends an index from a checkpoint or from hints, whole or not: another one has replaced it, and
+    /// this one is not changed any more.
     pub(crate) fn supersede(&self) {
-        let Some(loader) = &self.loader else { return };
-        let why = Why::Damaged(Defect::BadField("superseded"));
-        self.end_with(
-            &mut loader.state.lock(),
-            BlockError { path: Arc::clone(&loader.path), offset: 0, why },
-        );
+        match &self.loader {
+            Some(loader) => self.end_with(&mut loader.state.lock(), self.superseded()),
+            // Relaxed: as in `end_with`.
+            None if self.waiting.get().is_some() => {
+                self.front.0.partial.fetch_or(DEAD, Ordering::Relaxed);
+            }
+            None => {}
+        }
     }
 
-    /// True if a block is not loaded (yet, or ever because it is damaged), or the index has ended.
+    /// Returns the error of a search in an index that another one has replaced.
+    fn superseded(&self) -> BlockError {
+        let of_checkpoint = self.loader.as_ref().map(|loader| &loader.path);
+        let path = of_checkpoint.or_else(|| Some(self.waiting.get()?.path()));
+        let path = path.map_or_else(|| Arc::from(std::path::Path::new("")), Arc::clone);
+        BlockError::new(path, 0, Why::Superseded)
+    }
+
+    /// True if a block is not loaded, or the index has ended.
+    fn lacks_blocks(&self) -> bool {
+        // Acquire: as in `is_partial`.
+        self.front.0.partial.load(Ordering::Acquire) & (PARTIAL | DEAD) != 0
+    }
+
+    /// True if a block is not loaded (yet, or ever because it is damaged), a part waits for records, or
+    /// the index has ended.
     #[inline]
     pub(crate) fn is_partial(&self) -> bool {
-        // Acquire: pairs with the release store in `finish`.
-        self.front.0.partial.load(Ordering::Acquire) != WHOLE
+        // Acquire: pairs with the releases in `finish` and `end_waiting`.
+        self.front.0.partial.load(Ordering::Acquire) != 0
     }
 }
 

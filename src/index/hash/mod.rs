@@ -50,13 +50,15 @@
 //! - X5: a location is in the index once, except during a move inside one chain, or a merge (X3).
 
 mod bitset;
+pub(crate) mod block_error;
 mod bucket;
 pub(crate) mod capture;
 mod chunked;
-pub(crate) mod huge;
+pub(crate) mod collapsed;
 pub(crate) mod lazy;
 mod merge;
 pub(crate) mod partition;
+pub(crate) mod parts;
 mod prefetch;
 mod purge;
 pub(crate) mod scan;
@@ -77,13 +79,14 @@ mod test_file;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::sync::Arc;
-use std::{fmt, io};
+use std::{fmt, io, sync::Arc, sync::OnceLock, sync::atomic::AtomicBool};
 
+use self::block_error::BlockError;
 use self::bucket::{Bucket, TAG_BITS, slots_where};
 use self::capture::{BLOCK_LINES, LINES};
 use self::chunked::ChunkedLines;
-use self::lazy::{BlockError, BlockSource, LazyLoader, PARTIAL};
+use self::lazy::{BlockSource, LazyLoader, PARTIAL};
+use self::parts::WaitingParts;
 use self::shape::IndexShape;
 pub(crate) use self::writer::IndexWriter;
 use crate::format::checkpoint;
@@ -99,7 +102,6 @@ const BASE_BITS: u32 = 12;
 const OVERFLOW_BASE_BITS: u32 = 10;
 /// The most lines that are populated ahead of the writer: 4 MiB.
 const AHEAD: u64 = (4 << 20) / 64;
-
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 
 /// A value on a cache-line pair of its own, because processors fetch lines in pairs.
@@ -119,14 +121,17 @@ pub(crate) struct Index {
     populated: Populated,
     /// The loader of an index from a checkpoint; `None` for other indexes.
     loader: Option<Box<LazyLoader>>,
+    /// The parts that wait for records, if there ever were any.
+    waiting: OnceLock<Arc<WaitingParts>>,
 }
 
 struct IndexHead {
     /// N, as an [`IndexShape`]. Kept apart from constants, because splits and merges store it.
     shape: AtomicU64,
-    /// Not zero while lines of a checkpoint are not loaded, or once the index has ended; see
-    /// `lazy`.
+    /// Not zero while blocks or parts are missing, or once the index has ended; see `lazy`, `parts`.
     partial: AtomicU64,
+    /// True if entries may lead to unverified records.
+    unverified: AtomicBool,
 }
 
 struct IndexCounters {
@@ -210,6 +215,7 @@ impl Index {
             front: Apart(IndexHead {
                 shape: AtomicU64::new(IndexShape::new(buckets).to_bits()),
                 partial: AtomicU64::new(partial),
+                unverified: AtomicBool::new(partial != 0),
             }),
             counters: Apart(IndexCounters {
                 entries: AtomicU64::new(entries),
@@ -221,6 +227,7 @@ impl Index {
             overflow: ChunkedLines::new(overflow_base_bits),
             populated: Populated { heads: AtomicU64::new(buckets), overflow: AtomicU64::new(overflow_lines) },
             loader,
+            waiting: OnceLock::new(),
         };
         index.heads.make_sparse(buckets)?;
         index.overflow.make_sparse(overflow_lines)?;
@@ -244,7 +251,7 @@ impl Index {
             let shape = self.shape(Ordering::Acquire);
             let number = bucket_of(hash.to_bits(), shape.buckets());
             if self.is_partial() {
-                self.ensure_loaded(number)?;
+                self.ensure_searchable(number)?;
             }
             let head = self.heads.line(number);
             let control = head.control();
@@ -273,12 +280,6 @@ impl Index {
             }
             spin_loop();
         }
-    }
-
-    /// True if entries may lead to unverified records: those of an index from a checkpoint.
-    #[inline]
-    pub(crate) fn is_from_checkpoint(&self) -> bool {
-        self.loader.is_some()
     }
 
     /// True if the record that an entry of this hash leads to was verified since this open; false

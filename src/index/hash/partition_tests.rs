@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
-use super::lazy::BlockError;
+use super::block_error::BlockError;
 use super::tests::{check_shape, hash_of_kind, is_key, key_at, place, scan_all};
 use super::*;
 use crate::fs::tuning::Tuning;

@@ -1,8 +1,8 @@
 //! Removal of index entries by their locations.
 
 use super::IndexWriter;
+use super::block_error::BlockError;
 use super::bucket::{Bucket, IndexEntry, SLOTS};
-use super::lazy::BlockError;
 use super::writer::collect_links;
 use crate::mem::location::Location;
 

@@ -14,8 +14,8 @@
 
 use std::ops::Range;
 
+use super::block_error::BlockError;
 use super::bucket::{Bucket, IndexEntry, SLOTS};
-use super::lazy::BlockError;
 use super::{Index, bits_of, bucket_of};
 use crate::mem::line_array::Line;
 use crate::mem::location::Location;
@@ -58,7 +58,7 @@ impl Index {
             let bits = bits_of(number, shape.buckets());
             let end = (cursor.0 | ((1 << (known - bits)) - 1)) + 1;
             if self.is_partial() {
-                self.ensure_loaded(number)?;
+                self.ensure_searchable(number)?;
             } else if shape.buckets() > 1 << self.base_bits {
                 // A smaller index is in the cache.
                 self.prefetch_after(&(cursor.0..end), shape.buckets());

@@ -17,10 +17,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+use super::block_error::BlockError;
 use super::bucket::{Bucket, IndexEntry, OverflowLink, SLOTS, slots_where};
 use super::capture::{Capture, SavedPages};
 use super::chunked::ChunkedLines;
-use super::lazy::BlockError;
 use super::merge::Highest;
 use super::{Index, bucket_of, search};
 use crate::format::hash::Hash;
@@ -216,6 +216,11 @@ impl IndexWriter {
         &self.index
     }
 
+    /// Makes the writer announce changes until the index is whole.
+    pub(super) fn watch(&mut self) {
+        self.watched = true;
+    }
+
     /// True if changes must be announced, as of the last check.
     pub(super) fn is_watched(&self) -> bool {
         self.watched
@@ -262,11 +267,32 @@ impl IndexWriter {
     ) -> Result<Option<Location>, E> {
         let tag = self.index.tag(hash);
         if self.watched && self.index.is_partial() {
-            self.index.ensure_loaded(self.bucket_of(hash))?;
+            self.index.ensure_searchable(self.bucket_of(hash))?;
         }
+        self.find_in_chain(hash, tag, &mut matches)
+    }
+
+    /// Searches as [`IndexWriter::find`] does, in a part that may wait: for the caller that puts its
+    /// records into the index.
+    pub(crate) fn find_below<E: From<BlockError>>(
+        &self,
+        hash: Hash,
+        mut matches: impl FnMut(Location) -> Result<bool, E>,
+    ) -> Result<Option<Location>, E> {
+        self.index.ensure_loaded(self.bucket_of(hash))?;
+        self.find_in_chain(hash, self.index.tag(hash), &mut matches)
+    }
+
+    #[inline]
+    fn find_in_chain<E>(
+        &self,
+        hash: Hash,
+        tag: u64,
+        matches: &mut impl FnMut(Location) -> Result<bool, E>,
+    ) -> Result<Option<Location>, E> {
         let mut line = self.head(hash);
         loop {
-            if let Some(found) = search(line, tag, &mut matches)? {
+            if let Some(found) = search(line, tag, matches)? {
                 return Ok(Some(found));
             }
             match line.control_unordered().link() {
@@ -278,11 +304,20 @@ impl IndexWriter {
 
     /// Inserts an entry. The key must be absent, and space for the entry reserved.
     pub(crate) fn insert(&mut self, hash: Hash, location: Location) {
+        self.insert_entry(hash, IndexEntry::new(self.index.tag(hash), location));
+    }
+
+    /// Inserts an entry for a record that nothing has verified since this open.
+    pub(crate) fn insert_unverified(&mut self, hash: Hash, location: Location) {
+        self.insert_entry(hash, IndexEntry::unverified(self.index.tag(hash), location));
+    }
+
+    #[inline]
+    fn insert_entry(&mut self, hash: Hash, entry: IndexEntry) {
         if !self.is_announced(self.bucket_of(hash), 1) {
             return;
         }
         let Self { index, lines, .. } = self;
-        let entry = IndexEntry::new(index.tag(hash), location);
         let head = index.heads.line(bucket_of(hash.to_bits(), index.buckets()));
         let used = lines.used;
         append(index, lines, head, entry);

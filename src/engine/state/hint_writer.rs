@@ -1,0 +1,411 @@
+//! The hint writer: describes the log behind its end in hint files, so that an open after a kill need
+//! not read it.
+//!
+//! It is a job of the worker, in slices of about a millisecond at most. A chunk covers about
+//! [`Tuning::hint_chunk`](crate::fs::tuning::Tuning) bytes of one segment and ends between two frames.
+//! It is written by one call, and never synced. Nothing is written for a log that is shorter than
+//! one chunk, and nothing by the writers of the store.
+//!
+//! **Failure.** Hints are disposable. After an error no more are written until the next open, and
+//! only a subscriber of events learns of it.
+//!
+//! **Checkpoints.** An open that has a checkpoint begins to read at its end. So a chunk ends there,
+//! too ([`HintWriter::cut_at`]). Once the checkpoint is named, the hints before its end go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::State;
+use crate::error::{Error, Result};
+use crate::format::checkpoint::CheckpointSegment;
+use crate::format::hash::{HASH_ID, HashKey};
+use crate::format::hint::{HintChunk, HintEntry, HintKeyspace, PARTS, part_of};
+use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader, RecordKind, RecordPlace};
+use crate::format::segment_header::Role;
+use crate::format::{Defect, KeyspaceId, SegmentId, Seq, file_name};
+use crate::fs::Access;
+use crate::log::segment::Segment;
+use crate::mem::alloc;
+
+/// Bytes of the log that one step reads.
+const SLICE: u64 = 2 << 20;
+/// The end of a full segment has no chunk of its own if it is smaller than this part of a chunk.
+const LEAST_SHARE: u64 = 4;
+
+/// The job of writing hints.
+#[derive(Debug)]
+pub(crate) struct HintWriter {
+    /// Bytes of the log for one chunk. `None` if no hints are written.
+    chunk: Option<u64>,
+    /// The first number that this incarnation gave out.
+    first: Seq,
+    hints: Mutex<HintState>,
+    /// The last end of a checkpoint, and its segment. Read after the end of the log.
+    cut: Mutex<Option<(SegmentId, u64)>>,
+}
+
+#[derive(Debug, Default)]
+struct HintState {
+    /// The segments of this incarnation, and how far each is described.
+    progress: BTreeMap<SegmentId, HintProgress>,
+    building: Option<ChunkBuilder>,
+    /// The segments that have a hint file.
+    files: BTreeSet<SegmentId>,
+    /// The active segment at the last check, and the offset in it from which there may be work.
+    looked: Option<(SegmentId, u64)>,
+    has_failed: bool,
+}
+
+/// The part of a segment that is described.
+#[derive(Debug, Clone, Copy)]
+struct HintProgress {
+    /// The offset up to which it is.
+    at: u64,
+    /// The end of the hint file.
+    file_end: u64,
+    /// True if nothing more is to be described.
+    is_done: bool,
+}
+
+/// A chunk in progress.
+#[derive(Debug)]
+struct ChunkBuilder {
+    segment: Arc<Segment>,
+    front: HintChunk,
+    entries: Vec<HintEntry>,
+    /// The position of each keyspace in the front.
+    places: BTreeMap<KeyspaceId, u32>,
+    /// The offset of the next record.
+    at: u64,
+    /// The offset from which the chunk is large enough.
+    enough: u64,
+    /// The offset at which it ends at the latest.
+    limit: u64,
+    /// The end of the batch that the next record is in.
+    frame_end: u64,
+}
+
+impl HintWriter {
+    /// Starts for an incarnation that writes its first record with number `first`. `files` are the
+    /// hints that the open has used. If the log goes on in an old segment, `resumed` is that, and the
+    /// offset up to which a checkpoint covers it.
+    pub(super) fn new(
+        chunk: Option<u64>,
+        first: Seq,
+        files: BTreeSet<SegmentId>,
+        resumed: Option<(SegmentId, u64)>,
+    ) -> Self {
+        let mut progress = BTreeMap::new();
+        if let Some((id, at)) = resumed {
+            // Its hints may be waiting to be read.
+            let is_done = files.contains(&id);
+            progress.insert(id, HintProgress { at, file_end: 0, is_done });
+        }
+        let hints = HintState { progress, files, ..HintState::default() };
+        Self { chunk, first, hints: Mutex::new(hints), cut: Mutex::new(None) }
+    }
+
+    /// Does one step, if there is work. Returns true if it did.
+    pub(crate) fn step(&self, state: &State) -> bool {
+        let Some(chunk) = self.chunk else { return false };
+        let Some(mut hints) = self.hints.try_lock() else { return false };
+        if hints.has_failed || (hints.building.is_none() && !self.begin(state, chunk, &mut hints)) {
+            return false;
+        }
+        if let Err(error) = hints.advance(state) {
+            crate::trace::hints_failed(&error);
+            hints.has_failed = true;
+            hints.building = None;
+        }
+        true
+    }
+
+    /// Begins a chunk, if enough was written. Returns true if it did.
+    fn begin(&self, state: &State, chunk: u64, hints: &mut HintState) -> bool {
+        // In this order: a segment that was active before is full, and its end does not move.
+        let active = state.allocator.active_id();
+        let offset = state.allocator.offset();
+        if hints.looked.is_some_and(|(id, from)| id == active && offset < from) {
+            return false;
+        }
+        let segments = self.written(state, hints);
+        let written: u64 = segments.iter().map(|segment| segment.mapping().published()).sum();
+        let mut from = offset.saturating_add(chunk);
+        for segment in segments {
+            let progress = hints.progress.entry(segment.id()).or_insert(HintProgress {
+                at: segment.data_offset(),
+                file_end: 0,
+                is_done: false,
+            });
+            if progress.is_done {
+                continue;
+            }
+            let is_full = segment.id() != active;
+            let end = segment.mapping().published();
+            // After the end was read: a checkpoint that is begun later ends behind it.
+            let cut = *self.cut.lock();
+            let cut = cut.filter(|(id, at)| *id == segment.id() && *at > progress.at && *at < end);
+            let limit = cut.map_or(end, |(_, at)| at);
+            let left = limit.saturating_sub(progress.at);
+            let is_worth = progress.file_end > 0 || left >= chunk / LEAST_SHARE;
+            let is_due = left >= chunk || (left > 0 && is_worth && (is_full || cut.is_some()));
+            if is_due && written >= chunk {
+                let front = self.front(state, &segment, progress.at);
+                hints.building = Some(ChunkBuilder::new(segment, front, chunk, limit));
+                return true;
+            }
+            match cut {
+                // An open that has the checkpoint begins here.
+                Some((_, at)) => progress.at = at,
+                None => progress.is_done = is_full,
+            }
+            if !is_full {
+                from = progress.at.saturating_add(chunk);
+            }
+        }
+        hints.looked = Some((active, from));
+        false
+    }
+
+    /// Returns the segments of this incarnation that were written to, in the order of the log.
+    fn written(&self, state: &State, hints: &mut HintState) -> Vec<Arc<Segment>> {
+        let segments = state.shared.segments.read();
+        hints.progress.retain(|id, _| segments.contains_key(id));
+        let is_ours = |segment: &&Arc<Segment>| {
+            let is_new = segment.role() == Role::Log && segment.first_seq() >= self.first;
+            let is_written = segment.mapping().published() > segment.data_offset();
+            is_written && (is_new || hints.progress.contains_key(&segment.id()))
+        };
+        let mut written: Vec<_> = segments.values().filter(is_ours).map(Arc::clone).collect();
+        written.sort_by_key(|segment| segment.first_seq());
+        written
+    }
+
+    fn front(&self, state: &State, segment: &Segment, from: u64) -> HintChunk {
+        HintChunk {
+            store: state.shared.store,
+            segment: segment.id(),
+            nonce: segment.nonce(),
+            from,
+            to: from,
+            first: Seq::ZERO,
+            last: Seq::ZERO,
+            last_at: from,
+            durable: Seq::ZERO,
+            notes: 0,
+            entries: 0,
+            hash_id: HASH_ID,
+            keyspaces: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// Notes the end of a checkpoint, in the segment that is active. Called under the writer mutex.
+    pub(crate) fn cut_at(&self, segment: SegmentId, offset: u64) {
+        *self.cut.lock() = Some((segment, offset));
+    }
+
+    /// Removes the hints of the records that a checkpoint covers, once the manifest names it.
+    pub(crate) fn forget_covered(&self, state: &State, covered: &[CheckpointSegment]) {
+        let mut hints = self.hints.lock();
+        for segment in covered {
+            let progress = hints.progress.get(&segment.id).copied();
+            if progress.is_some_and(|progress| progress.at > segment.end) {
+                // Later chunks are in the same file.
+                continue;
+            }
+            hints.remove(state, segment.id);
+            if hints.building.as_ref().is_some_and(|building| building.segment.id() == segment.id) {
+                hints.building = None;
+            }
+            if let Some(progress) = hints.progress.get_mut(&segment.id) {
+                (progress.at, progress.file_end) = (segment.end, 0);
+            }
+        }
+        hints.looked = None;
+    }
+
+    /// Removes the hints of a segment whose file goes.
+    pub(crate) fn forget(&self, state: &State, segment: SegmentId) {
+        let mut hints = self.hints.lock();
+        hints.progress.remove(&segment);
+        hints.remove(state, segment);
+    }
+}
+
+impl HintState {
+    fn remove(&mut self, state: &State, segment: SegmentId) {
+        if self.files.remove(&segment) {
+            state.shared.leftovers.remove(state.shared.dir.as_ref(), file_name::hint(segment), 0);
+        }
+    }
+
+    /// Describes some more of the log, and writes the chunk once it is large enough.
+    fn advance(&mut self, state: &State) -> Result<()> {
+        let Some(building) = &mut self.building else { return Ok(()) };
+        if building.read_some(&state.hash_key)? {
+            return Ok(());
+        }
+        let Some(building) = self.building.take() else { return Ok(()) };
+        state.shared.commit.check()?;
+        // On a disk with little space, the rest is for the log.
+        self.has_failed = state.allocator.space_budget(&state.shared).is_some();
+        if self.has_failed {
+            return Ok(());
+        }
+        let id = building.segment.id();
+        let Some(progress) = self.progress.get_mut(&id) else { return Ok(()) };
+        let segment = Arc::clone(&building.segment);
+        let made = building.finish(state.shared.commit.durable());
+        let (to, bytes) = made.map_err(|error| segment.io("describe", error))?;
+        let is_new = progress.file_end == 0;
+        let written = write(state, id, &bytes, progress.file_end);
+        if is_new {
+            self.files.insert(id);
+        }
+        written?;
+        (progress.at, progress.file_end) = (to, progress.file_end + bytes.len() as u64);
+        Ok(())
+    }
+}
+
+/// Appends a chunk to a hint file, and makes the file for the first one.
+fn write(state: &State, id: SegmentId, bytes: &[u8], at: u64) -> Result<()> {
+    let (dir, name) = (state.shared.dir.as_ref(), file_name::hint(id));
+    let failed = |error| Error::io("write", dir.path().join(&name), error);
+    let file = match at {
+        0 => match dir.create(&name) {
+            // An open could not remove it.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                dir.unlink(&name).and_then(|()| dir.create(&name))
+            }
+            created => created,
+        },
+        _ => dir.open(&name, Access::Write),
+    };
+    file.and_then(|file| file.write_at(bytes, at)).map_err(failed)
+}
+
+impl ChunkBuilder {
+    fn new(segment: Arc<Segment>, front: HintChunk, chunk: u64, limit: u64) -> Self {
+        let at = front.from;
+        let enough = at.saturating_add(chunk);
+        let (entries, places) = (Vec::new(), BTreeMap::new());
+        Self { segment, front, entries, places, at, enough, limit, frame_end: 0 }
+    }
+
+    /// Describes a slice of the log. Returns true if more is to come.
+    fn read_some(&mut self, hash_key: &HashKey) -> Result<bool> {
+        let end = self.at.saturating_add(SLICE);
+        while self.at < end {
+            let is_between = self.at >= self.frame_end;
+            if is_between && (self.at >= self.enough || self.at >= self.limit) {
+                return Ok(false);
+            }
+            self.read_one(hash_key)?;
+        }
+        Ok(true)
+    }
+
+    /// Describes the next record.
+    fn read_one(&mut self, hash_key: &HashKey) -> Result<()> {
+        let (at, segment) = (self.at, Arc::clone(&self.segment));
+        let damage = |defect| segment.corrupt_at(at, defect);
+        let mapping = segment.mapping();
+        let bytes = mapping.bytes(at, HEADER_SIZE as u64).and_then(|bytes| bytes.first_chunk());
+        let raw = RawHeader::new(bytes.ok_or_else(|| damage(Defect::Truncated))?);
+        let place = RecordPlace { nonce: segment.nonce(), offset: at };
+        let header = raw.validate(place, mapping.published() - at).map_err(damage)?;
+        let size = match header.kind {
+            RecordKind::Batch => HEADER_SIZE as u64,
+            _ => header.size(),
+        };
+        match header.kind {
+            RecordKind::Put | RecordKind::Tombstone => {
+                let key = mapping.bytes(at + HEADER_SIZE as u64, u64::from(header.key_len));
+                let key = key.ok_or_else(|| damage(Defect::Truncated))?;
+                let hash = hash_key.hash(key);
+                let is_tombstone = header.kind == RecordKind::Tombstone;
+                let keyspace = self.count(&header, size);
+                alloc::reserve(&mut self.entries, 1).map_err(|error| segment.io("describe", error))?;
+                self.entries.push(HintEntry { hash, offset: at, keyspace, is_tombstone });
+            }
+            RecordKind::Batch => {
+                self.frame_end = at + header.size();
+                self.front.notes += size;
+            }
+            RecordKind::Keyspace => {
+                self.front.changes.push(at);
+                self.front.notes += size;
+            }
+            RecordKind::Watermark | RecordKind::Start => self.front.notes += size,
+        }
+        if self.front.first == Seq::ZERO {
+            self.front.first = header.seq;
+        }
+        (self.front.last, self.front.last_at) = (header.seq, at);
+        self.at += size;
+        Ok(())
+    }
+
+    /// Counts a value or a tombstone. Returns the position of its keyspace.
+    fn count(&mut self, header: &RecordHeader, size: u64) -> u32 {
+        let (id, first, keyspaces) = (header.keyspace, self.at, &mut self.front.keyspaces);
+        let place = *self.places.entry(id).or_insert_with(|| {
+            keyspaces.push(HintKeyspace { id, count: 0, first, values: 0, tombstones: 0 });
+            u32::try_from(keyspaces.len() - 1).expect("fewer than the records of a chunk")
+        });
+        let keyspace = &mut keyspaces[place as usize];
+        if header.kind == RecordKind::Tombstone {
+            keyspace.tombstones += size;
+        } else {
+            keyspace.count += 1;
+            keyspace.values += size;
+        }
+        place
+    }
+
+    /// Returns the end of the range, and the chunk. `durable` is known to be durable.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory is short.
+    fn finish(mut self, durable: Seq) -> io::Result<(u64, Vec<u8>)> {
+        let entries = sorted(&self.entries)?;
+        self.front.to = self.at;
+        self.front.durable = durable;
+        self.front.entries = u32::try_from(self.entries.len()).expect("fewer than the bytes of a chunk");
+        let len = usize::try_from(self.front.len()).unwrap_or(usize::MAX);
+        let mut bytes = alloc::with_capacity(len)?;
+        self.front.encode(&entries, &mut bytes);
+        Ok((self.at, bytes))
+    }
+}
+
+/// Returns the entries in the order of their parts. Those of one part keep their order.
+///
+/// # Errors
+///
+/// Returns an error if memory is short.
+fn sorted(entries: &[HintEntry]) -> io::Result<Vec<HintEntry>> {
+    let mut ends = [0; PARTS];
+    for entry in entries {
+        ends[part_of(entry.hash)] += 1;
+    }
+    let mut end = 0;
+    for place in &mut ends {
+        // From here on the place of the next entry of the part.
+        end += std::mem::replace(place, end);
+    }
+    let mut sorted = alloc::with_capacity(entries.len())?;
+    sorted.extend_from_slice(entries);
+    for entry in entries {
+        let place = &mut ends[part_of(entry.hash)];
+        sorted[*place] = *entry;
+        *place += 1;
+    }
+    Ok(sorted)
+}

@@ -1,0 +1,77 @@
+//! The error of a search that needs lines of an index that are not there: a block of a checkpoint that
+//! cannot be read, or a part that waits for records.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use super::parts::WaitingParts;
+use crate::error::Error;
+use crate::format::Defect;
+
+/// The error for a block of a checkpoint that cannot be read or is damaged.
+#[derive(Debug, Clone)]
+pub(crate) struct BlockError {
+    path: Arc<Path>,
+    offset: u64,
+    why: Why,
+}
+
+/// The reason for the error.
+#[derive(Debug, Clone)]
+pub(super) enum Why {
+    Damaged(Defect),
+    Failed(Arc<io::Error>),
+    /// The records of this part are not in the index yet.
+    Waits(usize),
+    /// Another index has replaced this one.
+    Superseded,
+}
+
+impl BlockError {
+    pub(super) fn new(path: Arc<Path>, offset: u64, why: Why) -> Self {
+        Self { path, offset, why }
+    }
+
+    /// Returns the error of a search whose part waits for records.
+    pub(super) fn part(parts: &WaitingParts, part: usize) -> Self {
+        Self { path: Arc::clone(parts.path()), offset: 0, why: Why::Waits(part) }
+    }
+
+    /// Returns the part that waits, if that is the reason.
+    pub(crate) fn waiting_part(&self) -> Option<usize> {
+        if let Why::Waits(part) = self.why { Some(part) } else { None }
+    }
+}
+
+impl fmt::Display for BlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.why {
+            Why::Waits(part) => write!(f, "part {part} of an index is not complete yet"),
+            Why::Superseded => f.write_str("the index was replaced"),
+            _ => Error::from(self.clone()).fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BlockError {}
+
+impl From<BlockError> for Error {
+    fn from(unread: BlockError) -> Self {
+        let path = unread.path.to_path_buf();
+        match unread.why.clone() {
+            Why::Damaged(defect) => Self::Corrupt { path, offset: unread.offset, defect },
+            Why::Failed(source) => Self::Io { operation: "read", path, source },
+            Why::Waits(_) | Why::Superseded => {
+                let source = Arc::new(unread.clone().into());
+                Self::Io { operation: "look up a key in", path, source }
+            }
+        }
+    }
+}
+
+impl From<BlockError> for io::Error {
+    fn from(unread: BlockError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, unread)
+    }
+}

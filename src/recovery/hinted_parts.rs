@@ -1,0 +1,184 @@
+//! The records that an open has not put into the indexes yet, by part: those that hints stand for,
+//! and those that it read beside them.
+//!
+//! Reading a part touches each chunk once. The engine puts the records into the indexes when a search
+//! needs the part, or in the background.
+//!
+//! **Memory.** The fronts of the chunks, and 24 bytes for each record that was read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::hints::UsedChunk;
+use super::record_batch::{GatheredRecord, KeyspaceGroup};
+use crate::error::{Error, Result};
+use crate::format::hash::Hash;
+use crate::format::hint::{HintChunk, HintPart, PART_SIZE, PARTS, part_of};
+use crate::format::{Defect, KeyspaceId, SegmentId, file_name};
+use crate::fs::{Access, Dir, File, read_exact_at};
+use crate::index::hash::parts::WaitingParts;
+use crate::log::segment::Segment;
+use crate::mem::address_space::GranuleRange;
+use crate::mem::alloc;
+use crate::mem::location::Location;
+
+/// A value or a tombstone that is not in its index yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HintedRecord {
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) hash: Hash,
+    pub(crate) location: Location,
+    pub(crate) is_tombstone: bool,
+}
+
+/// A chunk, and the place of its records.
+#[derive(Debug)]
+struct HintedChunk {
+    front: HintChunk,
+    at: u64,
+    segment: SegmentId,
+    range: GranuleRange,
+}
+
+/// The records that are not in the indexes yet.
+#[derive(Debug)]
+pub(crate) struct HintedParts {
+    /// The parts whose records are not in the indexes.
+    pub(crate) waiting: Arc<WaitingParts>,
+    chunks: Vec<HintedChunk>,
+    /// Records that were read, in the order of the parts once `sort` was called.
+    gathered: Vec<(KeyspaceId, GatheredRecord)>,
+    /// The start of each part in `gathered`, and the end of the last one.
+    starts: Vec<usize>,
+}
+
+impl HintedParts {
+    /// Starts without a record, for the store at `path`.
+    pub(super) fn new(path: &Path) -> Self {
+        let waiting = Arc::new(WaitingParts::all(path));
+        Self { waiting, chunks: Vec::new(), gathered: Vec::new(), starts: Vec::new() }
+    }
+
+    /// Adds the records of a chunk.
+    pub(super) fn add_chunk(&mut self, segment: &Segment, chunk: &UsedChunk) {
+        let (front, at) = (chunk.front.clone(), chunk.at);
+        self.chunks.push(HintedChunk { front, at, segment: segment.id(), range: segment.range() });
+    }
+
+    /// Adds records that were read.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory is short.
+    pub(super) fn gather(&mut self, segment: &Segment, group: &KeyspaceGroup) -> Result<()> {
+        let room = alloc::reserve(&mut self.gathered, group.entries.len());
+        room.map_err(|error| segment.io("read", error))?;
+        self.gathered.extend(group.entries.iter().map(|entry| (group.id, *entry)));
+        Ok(())
+    }
+
+    /// Sorts the records that were read, after the last one.
+    pub(super) fn sort(&mut self) {
+        self.gathered.sort_unstable_by_key(|(_, record)| part_of(record.hash));
+        let before = |part| self.gathered.partition_point(|(_, record)| part_of(record.hash) < part);
+        self.starts = (0..=PARTS).map(before).collect();
+    }
+
+    /// Returns the keyspaces with records here, and the number of their values.
+    pub(super) fn keyspaces(&self) -> BTreeMap<KeyspaceId, u64> {
+        let mut counts = BTreeMap::new();
+        for keyspace in self.chunks.iter().flat_map(|chunk| &chunk.front.keyspaces) {
+            *counts.entry(keyspace.id).or_insert(0) += u64::from(keyspace.count);
+        }
+        for (id, record) in &self.gathered {
+            *counts.entry(*id).or_insert(0) += u64::from(!record.is_tombstone());
+        }
+        counts
+    }
+
+    /// Returns about how many keys each keyspace has here, by the hashes of one part.
+    pub(super) fn estimate(&self, dir: &dyn Dir) -> BTreeMap<KeyspaceId, u64> {
+        // A damaged part is found again when it is needed.
+        let records = self.read(dir, 0).unwrap_or_default();
+        let hashes: BTreeSet<_> =
+            records.iter().map(|record| (record.keyspace, record.hash.to_bits())).collect();
+        let mut keys = BTreeMap::new();
+        for (id, _) in hashes {
+            *keys.entry(id).or_insert(0) += PARTS as u64;
+        }
+        keys
+    }
+
+    /// Reads the records of a part, those of one segment in the order of the log.
+    ///
+    /// # Errors
+    ///
+    /// An error about a hint file, if it is damaged or cannot be read.
+    pub(crate) fn read(&self, dir: &dyn Dir, part: usize) -> Result<Vec<HintedRecord>> {
+        let mut records = Vec::new();
+        let mut opened: Option<(SegmentId, Arc<dyn File>)> = None;
+        for chunk in &self.chunks {
+            let path = || dir.path().join(file_name::hint(chunk.segment));
+            let file = match opened.take().filter(|(id, _)| *id == chunk.segment) {
+                Some((_, file)) => file,
+                None => {
+                    let file = dir.open(&file_name::hint(chunk.segment), Access::Read);
+                    file.map_err(|error| Error::io("open", path(), error))?
+                }
+            };
+            let io = |error| Error::io("read", path(), error);
+            let damage = |defect| Error::Corrupt { path: path(), offset: chunk.at, defect };
+            let (sum, bytes) = chunk.bytes(&*file, part, io, damage)?;
+            let entries = chunk.front.part(part, sum, &bytes).map_err(damage)?;
+            alloc::reserve(&mut records, entries.len()).map_err(io)?;
+            records.extend(entries.iter().map(|entry| HintedRecord {
+                keyspace: chunk.front.keyspaces[entry.keyspace as usize].id,
+                hash: entry.hash,
+                location: chunk.range.at(entry.offset),
+                is_tombstone: entry.is_tombstone,
+            }));
+            opened = Some((chunk.segment, file));
+        }
+        let gathered = &self.gathered[self.starts[part]..self.starts[part + 1]];
+        records.extend(gathered.iter().map(|(keyspace, record)| HintedRecord {
+            keyspace: *keyspace,
+            hash: record.hash,
+            location: record.location(),
+            is_tombstone: record.is_tombstone(),
+        }));
+        Ok(records)
+    }
+}
+
+impl HintedChunk {
+    /// Reads the checksum and the bytes of a part.
+    fn bytes(
+        &self,
+        file: &dyn File,
+        part: usize,
+        io: impl Fn(std::io::Error) -> Error,
+        damage: impl Fn(Defect) -> Error,
+    ) -> Result<(u32, Vec<u8>)> {
+        let table = self.at + self.front.front_len() as u64;
+        // The end of the part before is its start.
+        let before = usize::from(part > 0);
+        let mut places = [0; 2 * PART_SIZE];
+        let wanted = &mut places[..(1 + before) * PART_SIZE];
+        let read = |buffer: &mut [u8], at| {
+            read_exact_at(file, buffer, at).map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => damage(Defect::Truncated),
+                _ => io(error),
+            })
+        };
+        read(wanted, table + ((part - before) * PART_SIZE) as u64)?;
+        let (places, _) = places.as_chunks::<PART_SIZE>();
+        let start = if before == 1 { HintPart::decode(places[0]).end } else { 0 };
+        let place = HintPart::decode(places[before]);
+        let range = self.front.part_range(start, place).map_err(&damage)?;
+        let len = usize::try_from(range.end - range.start).expect("at most 16 bytes for each of 2^32");
+        let mut bytes = alloc::zeros(len).map_err(&io)?;
+        read(&mut bytes, self.at + range.start)?;
+        Ok((place.sum, bytes))
+    }
+}

@@ -191,9 +191,9 @@ impl HintChunk {
         HINT_HEADER_SIZE + self.keyspaces.len() * HINT_KEYSPACE_SIZE + self.changes.len() * 8
     }
 
-    /// Returns the length of the chunk in bytes.
+    /// Returns the size of the chunk in bytes.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.entries_at() + u64::from(self.entries) * HINT_ENTRY_SIZE as u64
     }
 
@@ -360,7 +360,7 @@ impl HintChunk {
         if let Some((field, _)) = checks.iter().find(|(_, holds)| !holds) {
             return Err(Defect::BadField(field));
         }
-        if self.len() > left { Err(Defect::Truncated) } else { Ok(()) }
+        if self.size() > left { Err(Defect::Truncated) } else { Ok(()) }
     }
 
     /// Returns the entries between two places of the table, in bytes from the chunk's start.
@@ -472,7 +472,7 @@ mod tests {
     fn a_chunk_comes_back_whole() {
         let (chunk, entries) = sample();
         let bytes = encoded(&chunk, &entries);
-        assert_eq!(bytes.len() as u64, chunk.len());
+        assert_eq!(bytes.len() as u64, chunk.size());
         assert_eq!(entries_of(&bytes), Ok((chunk, entries)));
     }
 

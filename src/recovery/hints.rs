@@ -114,7 +114,7 @@ impl HintReader<'_> {
             && front.segment == self.segment.id()
             && front.nonce == self.segment.nonce()
             && front.hash_id == HASH_ID;
-        self.at = at + front.len();
+        self.at = at + front.size();
         is_of.then_some((front, at, bytes.len() as u64))
     }
 }

@@ -137,3 +137,23 @@ fn folder_in_place_of_hints_stops_them() {
     store.close().expect("it closes");
     check(&open(), 40_000);
 }
+
+/// Cause: an entry from a hint counts as verified, though no open has read its record. Symptom: a damaged
+/// value. Fix: the first read verifies the record.
+#[test]
+fn damaged_value_is_found_by_the_first_read_of_it() {
+    let killed = killed(&disk(), COUNT);
+    let number = 700u32;
+    let value = [number.to_le_bytes(); 25].concat();
+    for name in killed.files().into_iter().filter(|name| name.ends_with(".seg")) {
+        let bytes = killed.read_file(&name).expect("it is there");
+        if let Some(at) = bytes.windows(value.len()).position(|window| window == value) {
+            killed.rot_bit(&name, at as u64 + 50, 2).expect("a byte");
+        }
+    }
+    let store = options().open_on(&killed).expect("the record is not read");
+    assert!(store.recovery_report().hinted_bytes > 0);
+    let found = store.get(super::key(number));
+    assert!(found.as_ref().is_err_and(mapcask::Error::is_corruption), "{found:?}");
+    assert!(store.get(super::key(number + 1)).expect("it is whole").is_some());
+}

@@ -378,7 +378,7 @@ impl ChunkBuilder {
         self.front.to = self.at;
         self.front.durable = durable;
         self.front.entries = u32::try_from(self.entries.len()).expect("fewer than the bytes of a chunk");
-        let len = usize::try_from(self.front.len()).unwrap_or(usize::MAX);
+        let len = usize::try_from(self.front.size()).unwrap_or(usize::MAX);
         let mut bytes = alloc::with_capacity(len)?;
         self.front.encode(&entries, &mut bytes);
         Ok((self.at, bytes))

@@ -26,7 +26,7 @@ fn check(bytes: &[u8]) {
     let Ok(front) = HintChunk::decode(bytes, bytes.len() as u64) else { return };
     let len = HintChunk::claimed_front_len(bytes, bytes.len() as u64).expect("it was decoded");
     assert_eq!(len, front.front_len());
-    assert!(front.len() <= bytes.len() as u64 && front.keyspaces.len() + front.changes.len() <= len / 8);
+    assert!(front.size() <= bytes.len() as u64 && front.keyspaces.len() + front.changes.len() <= len / 8);
     let mut again = Vec::new();
     front.encode_front(&mut again);
     assert_eq!(HintChunk::decode(&again, bytes.len() as u64).as_ref(), Ok(&front));

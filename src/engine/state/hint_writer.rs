@@ -78,6 +78,8 @@ struct ChunkBuilder {
     entries: Vec<HintEntry>,
     /// The position of each keyspace in the front.
     places: BTreeMap<KeyspaceId, u32>,
+    /// The position of the last record's keyspace.
+    before: Option<u32>,
     /// The offset of the next record.
     at: u64,
     /// The offset from which the chunk is large enough.
@@ -294,25 +296,26 @@ impl ChunkBuilder {
         let at = front.from;
         let enough = at.saturating_add(chunk);
         let (entries, places) = (Vec::new(), BTreeMap::new());
-        Self { segment, front, entries, places, at, enough, limit, frame_end: 0 }
+        Self { segment, front, entries, places, before: None, at, enough, limit, frame_end: 0 }
     }
 
     /// Describes a slice of the log. Returns true if more is to come.
     fn read_some(&mut self, hash_key: &HashKey) -> Result<bool> {
         let end = self.at.saturating_add(SLICE);
+        let segment = Arc::clone(&self.segment);
         while self.at < end {
             let is_between = self.at >= self.frame_end;
             if is_between && (self.at >= self.enough || self.at >= self.limit) {
                 return Ok(false);
             }
-            self.read_one(hash_key)?;
+            self.read_one(&segment, hash_key)?;
         }
         Ok(true)
     }
 
     /// Describes the next record.
-    fn read_one(&mut self, hash_key: &HashKey) -> Result<()> {
-        let (at, segment) = (self.at, Arc::clone(&self.segment));
+    fn read_one(&mut self, segment: &Segment, hash_key: &HashKey) -> Result<()> {
+        let at = self.at;
         let damage = |defect| segment.corrupt_at(at, defect);
         let mapping = segment.mapping();
         let bytes = mapping.bytes(at, HEADER_SIZE as u64).and_then(|bytes| bytes.first_chunk());
@@ -354,10 +357,15 @@ impl ChunkBuilder {
     /// Counts a value or a tombstone. Returns the position of its keyspace.
     fn count(&mut self, header: &RecordHeader, size: u64) -> u32 {
         let (id, first, keyspaces) = (header.keyspace, self.at, &mut self.front.keyspaces);
-        let place = *self.places.entry(id).or_insert_with(|| {
-            keyspaces.push(HintKeyspace { id, count: 0, first, values: 0, tombstones: 0 });
-            u32::try_from(keyspaces.len() - 1).expect("fewer than the records of a chunk")
+        // Usually it is that of the record before.
+        let before = self.before.filter(|at| keyspaces[*at as usize].id == id);
+        let place = before.unwrap_or_else(|| {
+            *self.places.entry(id).or_insert_with(|| {
+                keyspaces.push(HintKeyspace { id, count: 0, first, values: 0, tombstones: 0 });
+                u32::try_from(keyspaces.len() - 1).expect("fewer than the records of a chunk")
+            })
         });
+        self.before = Some(place);
         let keyspace = &mut keyspaces[place as usize];
         if header.kind == RecordKind::Tombstone {
             keyspace.tombstones += size;

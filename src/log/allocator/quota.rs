@@ -18,7 +18,7 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// ones.
 const SECOND: u64 = 256 << 10;
 
-/// The size in bytes up to which each segment is four times as large as the one before.
+/// The size in bytes up to which segments may be larger than half of the store.
 const GROWN: u64 = 4 << 20;
 
 /// After an open, the schedule continues at one part in this many of the store.
@@ -141,13 +141,15 @@ impl Quota {
     }
 
     /// Returns the size of the segment after one of `size` bytes.
-    ///
-    /// It is four times as large. From [`GROWN`] on it is at most half of the store, so that the unused
-    /// end of the last segments stays small beside the data.
     pub(crate) fn after(&self, size: u64) -> u64 {
+        size.saturating_mul(4).max(SECOND).min(self.segment_bytes)
+    }
+
+    /// Returns a size of the schedule, cut to half of the store if it is above [`GROWN`]. So the unused
+    /// end of the last segments stays small beside the data.
+    pub(crate) fn beside_store(&self, size: u64) -> u64 {
         let half = 1 << (self.used() / 2).max(1).ilog2();
-        let most = half.max(size).max(GROWN);
-        size.saturating_mul(4).max(SECOND).min(most).min(self.segment_bytes)
+        size.min(half.max(GROWN))
     }
 
     /// Returns the size that suits the store's total, so that few segments have one size, however
@@ -224,19 +226,20 @@ mod tests {
     #[test]
     fn large_segment_is_at_most_half_of_the_store() {
         let allowance = Quota::new(&Config::default(), 0);
-        let (mut used, mut size, mut sizes) = (0, allowance.first(), Vec::new());
+        let (mut used, mut next, mut size, mut sizes) = (0, 0, allowance.first(), Vec::new());
         while used < 400 << 20 {
             sizes.push(size >> 10);
             used += size;
             allowance.set_used(used);
-            size = allowance.after(size);
+            next = if size >= next { allowance.after(size) } else { next };
+            size = allowance.beside_store(next);
         }
         let mib = |count: &u64| count / 1024;
         assert_eq!(sizes[..3], [16, 256, 1024]);
         let large: Vec<u64> = sizes[3..].iter().map(mib).collect();
         assert_eq!(large, [4, 4, 4, 4, 8, 8, 16, 16, 32, 32, 64, 64, 64, 64, 64]);
         allowance.set_used(1 << 40);
-        assert_eq!(allowance.after(4096 * K), 16 << 20);
+        assert_eq!(allowance.beside_store(16 << 20), 16 << 20);
     }
 
     #[test]

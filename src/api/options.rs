@@ -79,9 +79,8 @@ impl Options {
     /// MiB.
     ///
     /// The first file after an open has 16 KiB and the second 256 KiB. Each further file is four
-    /// times as large, up to this size. For writes below 64 KiB, a file above 4 MiB is at most half
-    /// as large as the store. In a store of 4 MiB or more, the second file already has a sixteenth of
-    /// the store's size. These shares are rounded down to a power of two.
+    /// times as large, up to this size. In a store of 4 MiB or more, the second file already has a
+    /// sixteenth of the store's size, rounded down to a power of two.
     ///
     /// A value or batch that fits into no such file gets a file that is as large as it needs. A file
     /// for values or batches of 64 KiB or more has space for sixteen of them. It then takes at most

@@ -5,6 +5,7 @@
 //!
 //! **Concurrency.** Nothing here takes a lock; reads behave as in `read`.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,7 +25,6 @@ use crate::sync::epoch::Pin;
 const AHEAD: usize = 64;
 
 /// The progress of an iteration. `R` is a record in the form in which the iterator keeps it.
-#[derive(Debug)]
 struct Walk<R> {
     /// The id of the keyspace's contents that are iterated; `None` if the keyspace was dropped
     /// before.
@@ -37,6 +37,12 @@ struct Walk<R> {
     errors: Vec<Error>,
     /// The locations of those records; kept for the allocation.
     places: Vec<Location>,
+}
+
+impl<R> fmt::Debug for Walk<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Walk").field("cursor", &self.cursor).finish_non_exhaustive()
+    }
 }
 
 impl<R> Walk<R> {

@@ -298,10 +298,7 @@ impl SegmentAllocator {
             self.ready.lock().push_back(segment);
         }
         let least = least_size(need);
-        let next = making.next_size;
-        // Large frames soon need the space.
-        let next = if need < LARGE_FRAME { self.allowance.beside_store(next) } else { next };
-        let usual = next.max(self.for_frames_like(shared, need));
+        let usual = making.next_size.max(self.for_frames_like(shared, need));
         let Some(mut size) = self.allowance.size(want, usual, least)? else {
             return Ok(None);
         };

@@ -18,9 +18,6 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// ones.
 const SECOND: u64 = 256 << 10;
 
-/// The size in bytes up to which segments may be larger than half of the store.
-const GROWN: u64 = 4 << 20;
-
 /// After an open, the schedule continues at one part in this many of the store.
 const STORE_SHARE: u64 = 16;
 
@@ -145,13 +142,6 @@ impl Quota {
         size.saturating_mul(4).max(SECOND).min(self.segment_bytes)
     }
 
-    /// Returns a size of the schedule, cut to half of the store if it is above [`GROWN`]. So the unused
-    /// end of the last segments stays small beside the data.
-    pub(crate) fn beside_store(&self, size: u64) -> u64 {
-        let half = 1 << (self.used() / 2).max(1).ilog2();
-        size.min(half.max(GROWN))
-    }
-
     /// Returns the size that suits the store's total, so that few segments have one size, however
     /// the store was opened last.
     pub(crate) fn for_store(&self) -> u64 {
@@ -216,30 +206,10 @@ mod tests {
         assert_eq!(allowance.after(4 * K), 256 * K);
         assert_eq!(allowance.after(16 * K), 256 * K);
         assert_eq!(allowance.after(256 * K), 1024 * K);
-        assert_eq!(allowance.after(1024 * K), 4096 * K);
         assert_eq!(allowance.after(64 * K * K), 64 * K * K);
         assert_eq!(allowance.size(SpaceClass::Ahead, 64 * K, 4 * K).unwrap(), Some(64 * K));
         assert_eq!(allowance.size(SpaceClass::Insertion, 64 * K, 68 * K).unwrap(), Some(68 * K));
         assert_eq!(allowance.size(SpaceClass::Removal, 64 * K, 4 * K).unwrap(), Some(64 * K));
-    }
-
-    #[test]
-    fn large_segment_is_at_most_half_of_the_store() {
-        let allowance = Quota::new(&Config::default(), 0);
-        let (mut used, mut next, mut size, mut sizes) = (0, 0, allowance.first(), Vec::new());
-        while used < 400 << 20 {
-            sizes.push(size >> 10);
-            used += size;
-            allowance.set_used(used);
-            next = if size >= next { allowance.after(size) } else { next };
-            size = allowance.beside_store(next);
-        }
-        let mib = |count: &u64| count / 1024;
-        assert_eq!(sizes[..3], [16, 256, 1024]);
-        let large: Vec<u64> = sizes[3..].iter().map(mib).collect();
-        assert_eq!(large, [4, 4, 4, 4, 8, 8, 16, 16, 32, 32, 64, 64, 64, 64, 64]);
-        allowance.set_used(1 << 40);
-        assert_eq!(allowance.beside_store(16 << 20), 16 << 20);
     }
 
     #[test]

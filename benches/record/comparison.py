@@ -29,8 +29,8 @@ HEAD = """# mapcask beside other stores
 [record](record/README.md) has every figure of every date, and the benches of mapcask alone.
 
 All contenders run in one process, in turn, with the same keys in the same order. Figures are medians. Each store
-runs in its fastest mode whose writes survive `kill -9`. Another harness, machine or size gives other figures; two
-commands measure yours and write this page for it:
+runs in its fastest mode whose writes survive `kill -9`. Another harness, machine or size gives other figures. One
+command measures yours and writes this page for it:
 
 ```sh
 just compare-record MACHINE --keys 200000   # MACHINE: a name of your choice; takes about an hour

@@ -311,7 +311,8 @@ impl KeyspaceSnapshot {
         self.mended(|seen| self.find_in(seen, key))
     }
 
-    /// Runs a read, and repeats it once a damaged index from a checkpoint has been rebuilt.
+    /// Runs a read, and repeats it once a part of the index that waited is complete, or a damaged index
+    /// has been rebuilt.
     fn mended<T>(&self, mut read: impl FnMut(&KeyspaceAsOf) -> Result<T>) -> Result<T> {
         let error = loop {
             match read(&self.seen) {

@@ -13,9 +13,9 @@
 //! - it releases exactly the waiters whose goal is reached;
 //! - it makes the first of the others the next leader.
 //!
-//! So a sync wakes no thread in vain, however many wait. A leader yields until its group is complete,
-//! no caller comes, or the processors are busy. The durable number and the first failure are written with the mutex held and
-//! read without it.
+//! So a sync wakes no thread in vain, however many wait. A leader yields until its group is
+//! complete, no caller comes, or the processors are busy. The durable number and the first failure
+//! are written with the mutex held and read without it.
 //!
 //! **Invariants.**
 //!
@@ -245,7 +245,7 @@ impl GroupCommit {
         }
         let waiter = line.join(goal);
         drop(line);
-        waiter.sleep()
+        waiter.await_turn()
     }
 
     /// Waits for the rest of the leader's group, for as long as that brings callers.

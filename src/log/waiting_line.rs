@@ -149,7 +149,7 @@ impl Gathering {
 /// Wakes the waiters that were removed from the line. Call it without the mutex.
 pub(super) fn call(called: Vec<(Arc<WaitingCaller>, Turn)>) {
     for (waiter, turn) in called {
-        // Release: pairs with the acquire in `turn`. A token that `unpark` leaves behind ends a
+        // Release: pairs with the acquire in `await_turn`. A token that `unpark` leaves behind ends a
         // later `park` of that thread early. Every use of `park` has to expect that.
         waiter.turn.store(turn as u8, Ordering::Release);
         waiter.thread.unpark();
@@ -161,8 +161,8 @@ impl WaitingCaller {
         Self { goal, turn: AtomicU8::new(Turn::Wait as u8), thread: thread::current() }
     }
 
-    /// Sleeps until the waiter has something to do.
-    pub(super) fn sleep(&self) -> Turn {
+    /// Parks the thread until the leader gives the waiter something to do.
+    pub(super) fn await_turn(&self) -> Turn {
         loop {
             // Acquire: pairs with the release in `call`. The waiter sees the leader's earlier
             // effects.

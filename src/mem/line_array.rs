@@ -108,8 +108,8 @@ impl LineArray {
     /// begins at or behind line `from` and ends before line `used`. Readers and the writer may use the
     /// lines meanwhile. Returns the line behind the piece; `used` if there is none.
     ///
-    /// Lines that were stored to all over before they were many lie on small pages, and stay there:
-    /// the kernel gives huge pages to untouched memory at once, and to other memory in minutes.
+    /// The kernel gives a huge page at once only to memory that is untouched. Memory whose small
+    /// pages were touched one by one gets huge pages after minutes.
     #[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "the kernel moves pages"))]
     pub(crate) fn collapse(&self, from: usize, used: usize) -> usize {
         #[cfg(target_os = "linux")]
@@ -125,7 +125,9 @@ impl LineArray {
                 return used;
             }
             let at = self.memory.as_mut_ptr().with_addr(start);
-            // SAFETY: the range lies within these lines, and the kernel keeps its content.
+            // SAFETY: `start` is at least `first`, and `end` at most `count`, so the range lies within
+            // these lines, in private anonymous memory that `self` keeps mapped. The kernel moves the
+            // pages and keeps their content, and a thread that uses a line meanwhile waits.
             let result = unsafe { libc::madvise(at.cast(), HUGE_SIZE, COLLAPSE) };
             let is_unknown = result != 0 && io::Error::last_os_error().kind() == io::ErrorKind::InvalidInput;
             // Any other refusal is about this piece: there may be no free huge page for it.

@@ -1,7 +1,7 @@
 //! The hint writer: describes the log behind its end in hint files, so that an open after a kill need
 //! not read it.
 //!
-//! It is a job of the worker, in slices of about a millisecond at most. A chunk covers about
+//! It is a job of the worker, in slices of 2 MiB of the log. A chunk covers about
 //! [`Tuning::hint_chunk`](crate::fs::tuning::Tuning) bytes of one segment and ends between two frames.
 //! It is written by one call, and never synced. Nothing is written for a log that is shorter than
 //! one chunk, and nothing by the writers of the store.

@@ -9,7 +9,7 @@ use super::parts::WaitingParts;
 use crate::error::Error;
 use crate::format::Defect;
 
-/// The error for a block of a checkpoint that cannot be read or is damaged.
+/// The error of a search that needs lines that are not there.
 #[derive(Debug, Clone)]
 pub(crate) struct BlockError {
     path: Arc<Path>,

@@ -66,6 +66,20 @@ impl Fields {
         crc32fast::hash(&bytes[start..][..(self.key_len + self.value_len) as usize]) == self.payload_sum
     }
 
+    /// Returns false if the record proves that a number was durable which it cannot know.
+    fn proof_holds(&self, bytes: &[u8], offset: usize) -> bool {
+        let value = &bytes[offset + HEADER_SIZE + self.key_len as usize..][..self.value_len as usize];
+        let is_watermark = self.kind == RecordKind::Watermark as u8 && value.len() == 8;
+        let is_start = self.kind == RecordKind::Start as u8 && value.len() == 40;
+        if is_watermark {
+            number(value) < self.seq
+        } else if is_start {
+            number(&value[24..32]) < self.seq && number(&value[32..]) < 1 << 56
+        } else {
+            true
+        }
+    }
+
     /// Returns true if the library read equal fields.
     pub fn agree(&self, placed: &RecordAt) -> bool {
         let header = placed.header;
@@ -125,7 +139,7 @@ pub fn walk(
             let Some(inner) = frame(bytes, nonce, at, &fields) else { break };
             found.push((at, fields));
             found.extend(inner);
-        } else if fields.payload_holds(bytes, at) {
+        } else if fields.payload_holds(bytes, at) && fields.proof_holds(bytes, at) {
             found.push((at, fields));
         } else {
             break;

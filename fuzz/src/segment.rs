@@ -32,6 +32,8 @@ pub struct Recipe {
 pub enum RecordBatch {
     Record { kind: Plain, key_len: u8, value_len: u8, keyspace: u8 },
     LongRecord { value_len: u16 },
+    /// A record that proves a number durable: this far before its own, or behind it.
+    Proof { is_start: bool, key_len: u8, before: i8 },
     Batch(Vec<Inner>),
     Blank(u8),
     Raw(Vec<u8>),
@@ -138,6 +140,7 @@ impl Segment {
             RecordBatch::LongRecord { value_len } => {
                 self.record(RecordKind::Put, 0, 0, 3, usize::from(*value_len % 1024));
             }
+            RecordBatch::Proof { is_start, key_len, before } => self.proof(*is_start, *key_len, *before),
             RecordBatch::Batch(inner) => self.batch(inner),
             // Long stretches of zeros only cost speed.
             RecordBatch::Blank(words) => self.bytes.resize(self.bytes.len() + usize::from(*words % 16) * 8, 0),
@@ -153,9 +156,23 @@ impl Segment {
     fn record(&mut self, kind: RecordKind, flags: u8, keyspace: u32, key_len: usize, value_len: usize) -> u32 {
         let value_len = if kind == RecordKind::Tombstone { 0 } else { value_len };
         let byte = self.seq as u8;
-        let (key, value) = (vec![byte; key_len], vec![!byte; value_len]);
-        let payload_sum = payload_sum(&key, &value);
-        let (value_len, key_len) = (value_len as u32, key_len as u16);
+        self.record_of(kind, flags, keyspace, &vec![byte; key_len], &vec![!byte; value_len])
+    }
+
+    fn proof(&mut self, is_start: bool, key_len: u8, before: i8) {
+        let durable = self.seq.wrapping_sub_signed(i64::from(before)).to_le_bytes();
+        let key = vec![0; usize::from(key_len)];
+        if is_start {
+            let value = [[0; 8], [0; 8], [0; 8], durable, [0; 8]].concat();
+            self.record_of(RecordKind::Start, 0, 0, &key, &value);
+        } else {
+            self.record_of(RecordKind::Watermark, 0, 0, &key, &durable);
+        }
+    }
+
+    fn record_of(&mut self, kind: RecordKind, flags: u8, keyspace: u32, key: &[u8], value: &[u8]) -> u32 {
+        let payload_sum = payload_sum(key, value);
+        let (value_len, key_len) = (value.len() as u32, key.len() as u16);
         self.header(RecordHeader {
             kind,
             flags,
@@ -165,8 +182,8 @@ impl Segment {
             seq: Seq(self.seq),
             payload_sum,
         });
-        self.bytes.extend_from_slice(&key);
-        self.bytes.extend_from_slice(&value);
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
         self.seq += 1;
         payload_sum

@@ -417,7 +417,7 @@ pub enum Resource {
     Mappings,
     /// The largest file that this process may create.
     FileSize,
-    /// Memory of the process, or address space for it.
+    /// Memory of the process, or address space or a mapping for it.
     Memory,
 }
 
@@ -437,7 +437,8 @@ impl fmt::Display for Resource {
                  with smaller segments, and try again"
             }
             Self::Memory => {
-                "no memory is left for it; free some, or raise the limit on address space (ulimit -v), and try again"
+                "no memory is left for it; free some, or raise vm.max_map_count or the limit on address space (ulimit -v), \
+                 and try again"
             }
         })
     }

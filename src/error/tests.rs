@@ -44,8 +44,8 @@ fn about_resources() -> Vec<(Error, &'static str)> {
         ),
         (
             exhausted(Resource::Memory, "write"),
-            "cannot write data/0000000001.seg: no memory is left for it; free some, or raise the limit on address \
-             space (ulimit -v), and try again",
+            "cannot write data/0000000001.seg: no memory is left for it; free some, or raise vm.max_map_count or \
+             the limit on address space (ulimit -v), and try again",
         ),
     ]
 }

@@ -466,7 +466,12 @@ mod tests {
 
     #[test]
     fn a_leader_waits_for_the_writers_of_the_last_round() {
-        let commit = &GroupCommit { patience: u32::MAX, ..GroupCommit::new(Seq::ZERO) };
+        // On a busy machine a yield takes long, and the leader then stops waiting.
+        let pause = || {
+            thread::yield_now();
+            true
+        };
+        let commit = &GroupCommit { patience: u32::MAX, pause, ..GroupCommit::new(Seq::ZERO) };
         let second = || {
             assert_eq!(commit.line.lock().waiters.len(), 1, "the other one is back");
             Ok(Seq(3))

@@ -31,10 +31,11 @@ impl Engine {
         if self.syncer.sync_as_asked(self)? {
             return Ok(true);
         }
-        if self.shared.manifest.is_behind() {
+        if self.shared.manifest.is_closed() {
             // Nothing was written since a clean close, and nothing is to be before the first write.
             return Ok(self.load_some()? || self.collapse_some() || self.map_some());
         }
+        self.resume()?;
         if self.syncer.unsynced().0 > 0 {
             self.sync()?;
             return Ok(true);

@@ -82,10 +82,12 @@ impl Engine {
     ///
     /// The first error. The store is closed nevertheless, and the next open recovers.
     pub(crate) fn close(&self) -> Result<()> {
+        // A write is refused from there on, and this appends a record.
+        let resumed = self.resume();
         if !self.fork_guard.close() {
             return Err(Error::Closed);
         }
-        let result = self.finish();
+        let result = resumed.and(self.finish());
         // After a failure, only the next open finds out what is durable.
         let is_sound = self.config.read_only || self.shared.commit.check().is_ok();
         self.syncer.control.set_status(if is_sound { WriterStatus::Closed } else { WriterStatus::Failed });
@@ -121,7 +123,7 @@ impl Engine {
         self.shared.commit.check()?;
         // A writer that came before the close is done once the mutex is free.
         drop(self.writer.lock());
-        if self.shared.manifest.is_behind() {
+        if self.shared.manifest.is_closed() {
             // Nothing was written: the manifest on the disk is still true.
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use super::Resource;
+use super::{Error, Resource};
 
 /// The operation of an open that needs address space.
 pub(crate) const RESERVE_ADDRESSES: &str = "reserve address space for";
@@ -31,6 +31,14 @@ pub(super) fn ran_out(operation: &str, error: &io::Error) -> Option<Resource> {
         (_, Some(23 | 24)) if cfg!(unix) => Some(Resource::Descriptors),
         (io::ErrorKind::OutOfMemory, _) if MAPPING.contains(&operation) => Some(Resource::Mappings),
         _ => None,
+    }
+}
+
+impl Error {
+    /// Returns true if a file could not be created for lack of space.
+    pub(crate) fn is_about_room(&self) -> bool {
+        let resource = if let Self::Exhausted { resource, .. } = self { Some(resource) } else { None };
+        matches!(self, Self::NoSpace { .. }) || matches!(resource, Some(Resource::Files | Resource::FileSize))
     }
 }
 

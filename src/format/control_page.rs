@@ -5,6 +5,7 @@
 //! The page is disposable: it is valid only with the boot id and the writer nonce of the run that
 //! wrote it.
 
+use super::manifest::Manifest;
 use super::{ByteReader, Defect, READ_VERSION, SUM_OFFSET, Seq, StoreId, WRITE_VERSION, sum};
 
 const MAGIC: [u8; 8] = *b"MAPCASKC";
@@ -99,6 +100,19 @@ pub struct ControlHeader {
 }
 
 impl ControlHeader {
+    /// Returns true if the page speaks of the records that the manifest describes. `generation` is
+    /// that of the page.
+    ///
+    /// The page is then that of the manifest's incarnation, or of an open after a crash of it that
+    /// wrote nothing so far, not even the manifest.
+    #[must_use]
+    pub fn is_of(&self, generation: u64, manifest: &Manifest) -> bool {
+        let is_same = self.incarnation == manifest.incarnation;
+        let is_next = self.incarnation == manifest.incarnation.saturating_add(1);
+        let is_waiting = is_next && generation == manifest.generation && !manifest.clean;
+        self.store == manifest.store && (is_same || is_waiting)
+    }
+
     /// Encodes the fixed part.
     #[must_use]
     pub fn encode(&self) -> [u8; CONTROL_HEADER_SIZE] {

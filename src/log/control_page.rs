@@ -327,13 +327,16 @@ pub(crate) struct ControlFindings {
     pub(crate) has_cache: bool,
 }
 
-/// Reads the facts that the last writer left on the page. A page that `believed` refuses says
-/// nothing, and so does a missing or damaged one.
+/// Reads the facts that the last writer left on the page. A page that `believed` refuses by its
+/// header and its generation says nothing, and so does a missing or damaged one.
 ///
 /// # Errors
 ///
 /// Errors of the operating system.
-pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&ControlHeader) -> bool) -> Result<ControlFindings> {
+pub(crate) fn read(
+    dir: &dyn Dir,
+    believed: impl FnOnce(&ControlHeader, u64) -> bool,
+) -> Result<ControlFindings> {
     let path = dir.path().join(file_name::CONTROL);
     let file = match dir.open(file_name::CONTROL, Access::Read) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ControlFindings::default()),
@@ -342,10 +345,11 @@ pub(crate) fn read(dir: &dyn Dir, believed: impl FnMut(&ControlHeader) -> bool) 
     let mut page = vec![0; CONTROL_SIZE];
     let len = file.read_at(&mut page, 0).map_err(|error| Error::io("read", &path, error))?;
     let page = &page[..len];
-    let Some(control) = ControlHeader::decode(page).ok().filter(believed) else {
+    let word = |offset: usize| Some(u64::from_le_bytes(*page.get(offset..)?.first_chunk()?));
+    let header = ControlHeader::decode(page).ok().zip(word(GENERATION_OFFSET));
+    let Some((control, _)) = header.filter(|(control, generation)| believed(control, *generation)) else {
         return Ok(ControlFindings::default());
     };
-    let word = |offset: usize| Some(u64::from_le_bytes(*page.get(offset..)?.first_chunk()?));
     let durable = word(DURABLE_OFFSET).and_then(|word| parse_durable_word(word, control.writer_nonce));
     let is_open = word(STATE_OFFSET).map(WriterStatus::from_word) == Some(WriterStatus::Open);
     let told = page.get(PLACE_OFFSET..).and_then(|bytes| ControlPlace::decode(bytes, control.writer_nonce));

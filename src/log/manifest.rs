@@ -13,7 +13,8 @@
 //! **Behind.** An open of a closed store changes only the manifest in memory. The disk still says
 //! that the store was closed, which is true until the first write. The first change writes the
 //! manifest, or [`ManifestStore::begin`] before the first record. So an open followed only by reads
-//! costs no sync, and leaves the files unchanged.
+//! costs no sync, and leaves the files unchanged. An open after a kill may do so, too, until
+//! `State::resume`.
 //!
 //! **Crash points.** `manifest-first` and `manifest-second`, each between the write of a copy and
 //! its sync.
@@ -47,6 +48,9 @@ pub(crate) struct ManifestStore {
     inodes: [(u64, u64); 2],
     /// True if the manifest in memory is not on the disk yet.
     is_behind: AtomicBool,
+    /// True if the manifest on the disk was that of a clean close when it was read, and for a
+    /// read-only store.
+    was_closed: bool,
     held: Mutex<HeldFile>,
     /// The page that tells followers of a new generation.
     control: OnceLock<Arc<ControlPage>>,
@@ -78,17 +82,19 @@ impl HeldFile {
 }
 
 impl ManifestStore {
-    /// Takes over the copies that recovery chose `manifest` from.
+    /// Takes over the copies that recovery chose `manifest` from, for the next incarnation.
     ///
     /// `suspect` is true for a copy that is not whole. `proven` is true if the copies and the
     /// directory's own name are known to be on the disk.
     pub(crate) fn open(
         dir: &Arc<dyn Dir>,
         commit: &Arc<GroupCommit>,
-        manifest: Manifest,
+        mut manifest: Manifest,
         suspect: [bool; 2],
         proven: bool,
     ) -> Result<Self> {
+        let was_closed = std::mem::replace(&mut manifest.clean, false);
+        manifest.incarnation += 1;
         let mut created = false;
         let mut file = |name: &str| {
             let opened = match dir.open(name, Access::Write) {
@@ -111,7 +117,7 @@ impl ManifestStore {
         };
         let inodes = [inode(0)?, inode(1)?];
         let held = HeldFile { manifest, files, suspect, proven, reserved: 0, keyspaces: 0 };
-        Ok(Self::with(dir, commit, inodes, held))
+        Ok(Self::with(dir, commit, inodes, held, was_closed))
     }
 
     /// Returns the manifest of a read-only store, which is never written: `commit` refuses every
@@ -119,7 +125,7 @@ impl ManifestStore {
     pub(crate) fn in_memory(dir: &Arc<dyn Dir>, commit: &Arc<GroupCommit>, manifest: Manifest) -> Self {
         let (files, suspect) = (Vec::new(), [false; 2]);
         let held = HeldFile { manifest, files, suspect, proven: false, reserved: 0, keyspaces: 0 };
-        Self::with(dir, commit, [(0, 0); 2], held)
+        Self::with(dir, commit, [(0, 0); 2], held, true)
     }
 
     /// Replaces the manifest of a read-only store with a newer one.
@@ -129,10 +135,16 @@ impl ManifestStore {
         held.manifest = manifest;
     }
 
-    fn with(dir: &Arc<dyn Dir>, commit: &Arc<GroupCommit>, inodes: [(u64, u64); 2], held: HeldFile) -> Self {
+    fn with(
+        dir: &Arc<dyn Dir>,
+        commit: &Arc<GroupCommit>,
+        inodes: [(u64, u64); 2],
+        held: HeldFile,
+        was_closed: bool,
+    ) -> Self {
         let (is_behind, held) = (AtomicBool::new(true), Mutex::new(held));
         let (dir, commit) = (Arc::clone(dir), Arc::clone(commit));
-        Self { dir, commit, inodes, is_behind, held, control: OnceLock::new() }
+        Self { dir, commit, inodes, is_behind, was_closed, held, control: OnceLock::new() }
     }
 
     /// Announces every later generation on the page that `create` makes with the present one.
@@ -150,11 +162,18 @@ impl ManifestStore {
         Ok(control)
     }
 
-    /// Returns true if the manifest on the disk is still that of the clean close before this open.
+    /// Returns true if the manifest on the disk is still that of the incarnation before.
+    #[inline]
     pub(crate) fn is_behind(&self) -> bool {
         // Relaxed: changed with the manifest locked. Only the writer must not miss the change, and
         // it makes it.
         self.is_behind.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if the manifest on the disk is still that of the clean close before this open, or
+    /// is never written.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.was_closed && self.is_behind()
     }
 
     /// Marks the store as open on the disk, before the first record is written.

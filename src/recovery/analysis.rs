@@ -31,6 +31,8 @@ pub(super) struct Analysis {
     pub(super) entries: Vec<SegmentEntry>,
     pub(super) unlisted: Unlisted,
     pub(super) boot_id: Option<[u8; 16]>,
+    /// True if the kernel still has every page of the writer before.
+    pub(super) has_cache: bool,
     pub(super) read: Read,
     pub(super) hash_key: HashKey,
 }
@@ -60,10 +62,8 @@ impl Analysis {
 
         let hash_key = HashKey::from_secret(manifest.secret);
         let boot_id = dir.boot_id();
-        let control = control_page::read(dir.as_ref(), |control| {
-            control.store == manifest.store
-                && control.incarnation == manifest.incarnation
-                && Some(control.boot_id) == boot_id
+        let control = control_page::read(dir.as_ref(), |control, generation| {
+            control.is_of(generation, manifest) && Some(control.boot_id) == boot_id
         })?;
         let durable = manifest.durable.max(control.durable.unwrap_or(Seq::ZERO));
         let there = &survey.segments;
@@ -75,7 +75,7 @@ impl Analysis {
         let known =
             Listed { manifest, entries: &entries, there, hash_key: &hash_key, durable, hints, config };
         let read = if checkpoint { known.read(dir)? } else { known.read_with(dir, false, hints)? };
-        Ok(Self { entries, unlisted, boot_id, read, hash_key })
+        Ok(Self { entries, unlisted, boot_id, has_cache: control.has_cache, read, hash_key })
     }
 }
 

@@ -309,7 +309,7 @@ impl<'a> LiveLog<'a> {
         let page = ControlReader::open(self.dir, self.is_guarded)?;
         let state = page.and_then(|page| page.state(self.manifest.store));
         let counts = state.filter(|state| {
-            state.header.incarnation == self.manifest.incarnation
+            state.header.is_of(state.generation, self.manifest)
                 && Some(state.header.boot_id) == self.dir.boot_id()
         });
         Ok(counts.and_then(|state| state.durable).unwrap_or(Seq::ZERO))

@@ -19,7 +19,8 @@
 //!
 //! In an existing store, steps 1 to 5 touch only the lock file, so a refusal leaves everything
 //! unchanged. If everything is as a clean close left it, steps 6 to 8 are skipped: the first write
-//! updates the manifest.
+//! updates the manifest. After a kill, steps 7 to 9 may wait for the worker or the first write
+//! (`RecoveredParts::can_wait`).
 //!
 //! **Invariants.** I5 (sequence numbers start above every number that was ever assigned), I8 (a cut
 //! segment is never appended to, and its end is in the manifest before anything else is written),
@@ -57,7 +58,7 @@ use self::recovered_parts::{Built, RecoveredParts, numbers_behind};
 use self::replay::Replayed;
 use self::report::RecoveryReport;
 use crate::config::{Config, Durability};
-use crate::error::{Error, Resource, Result};
+use crate::error::{Error, Result};
 use crate::format::checkpoint::IndexCheckpoint;
 use crate::format::control_page::ControlHeader;
 use crate::format::file_name::{LOCK, MANIFESTS};
@@ -248,7 +249,7 @@ fn open_store(
         return Err(Error::ForeignFile { path: dir.path().join(MANIFESTS[1]) });
     }
     let (manifest, suspect) = survey.manifest().expect("the table opens where a copy is whole");
-    let Analysis { entries, unlisted, boot_id, read, hash_key } =
+    let Analysis { entries, unlisted, boot_id, has_cache, read, hash_key } =
         Analysis::read(&dir, survey, &manifest, suspect == [false; 2], config, true)?;
     let Read { space, mut chain, replayed, checkpoint } = read;
 
@@ -259,7 +260,7 @@ fn open_store(
         // Its creator may have died between the rename and the sync of the directory (I6).
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
-    let found = RecoveredParts { manifest, suspect, chain, repeated, unseen, boot_id, created };
+    let found = RecoveredParts { manifest, suspect, chain, repeated, unseen, boot_id, has_cache, created };
     let built = Built { space, hash_key, replayed, checkpoint, lock };
     match config.read_only {
         true => read_only::apply(dir, survey, found, built),
@@ -276,8 +277,9 @@ fn apply(
     mut built: Built,
 ) -> Result<Recovered> {
     let as_closed = found.is_as_closed(survey, built.checkpoint.as_ref());
+    let can_wait = found.can_wait(survey, built.checkpoint.as_ref());
     found.update_manifest(dir.as_ref(), survey, &mut built)?;
-    let RecoveredParts { mut manifest, suspect, chain, repeated, boot_id, created, .. } = found;
+    let RecoveredParts { manifest, suspect, chain, repeated, boot_id, created, .. } = found;
     let Built { space, hash_key, replayed, checkpoint, lock } = built;
     let Replayed { keyspaces, names, pending, durable, hinted, mut report, .. } = replayed;
     for aside in &chain.asides {
@@ -286,12 +288,11 @@ fn apply(
     dir.crash_point("recovery-aside");
 
     report.clean = manifest.clean;
-    manifest.clean = false;
-    manifest.incarnation += 1;
-    let (incarnation, store, next_seq) = (manifest.incarnation, manifest.store, manifest.next_seq);
+    let (store, next_seq) = (manifest.store, manifest.next_seq);
     let commit = Arc::new(GroupCommit::new(durable));
     let manifest = ManifestStore::open(&dir, &commit, manifest, suspect, created)?;
-    if !as_closed {
+    let incarnation = manifest.read(|manifest| manifest.incarnation);
+    if !as_closed && !can_wait {
         manifest.begin().map_err(Error::into_cause)?;
     }
     dir.crash_point("recovery-manifest");
@@ -310,13 +311,16 @@ fn apply(
     let prefault = if config.durability == Durability::Disk { Prefault::Small } else { Prefault::Large };
     let mut ready = chain.ready;
     let start = FirstSegment { previous: chain.previous, next_seq, incarnation, durable, last: chain.last };
-    let tail = tail(&shared, config, prefault, &mut ready, chain.resume, start)?;
-    let unsynced = chain.unsynced;
+    let resume = match can_wait {
+        true => Resume::Later,
+        false => chain.resume.map_or(Resume::InNew, |(segment, offset)| Resume::In(segment, offset)),
+    };
+    let tail = tail(&shared, config, prefault, &mut ready, resume, start)?;
     report.created = created;
     report.incarnation = incarnation;
     report.durable_seq = durable.0;
     report.segments = shared.segments.read().len();
-    report.rewritten_bytes = unsynced.iter().map(|range| range.to - range.from).sum();
+    report.rewritten_bytes = chain.unsynced.iter().map(|range| range.to - range.from).sum();
     Ok(Recovered {
         shared,
         lock,
@@ -328,7 +332,7 @@ fn apply(
         tail,
         ready,
         prefault,
-        unsynced,
+        unsynced: chain.unsynced,
         checkpoint,
         hinted,
         hint_files: chain.hinted,
@@ -358,42 +362,47 @@ struct FirstSegment {
     last: Seq,
 }
 
-/// Returns the tail of the log: in the segment that a clean close left, or in a new one.
+/// The place in which the log goes on.
+enum Resume {
+    /// The segment that a clean close left, at its end.
+    In(Arc<Segment>, u64),
+    /// A new segment.
+    InNew,
+    /// A new segment, once the findings are written.
+    Later,
+}
+
+/// Returns the tail of the log.
 fn tail(
     shared: &LogContext,
     config: &Config,
     prefault: Prefault,
     ready: &mut Vec<Arc<Segment>>,
-    resume: Option<(Arc<Segment>, u64)>,
+    resume: Resume,
     start: FirstSegment,
 ) -> Result<Tail> {
     let FirstSegment { previous, next_seq, incarnation, durable, last } = start;
+    // Of a log without a segment, nothing but its last number is known.
+    let behind = previous.unwrap_or(LogEnd { segment: SegmentId(0), offset: 0, last });
     let (segment, offset, previous) = match resume {
-        Some((segment, offset)) => (segment, offset, None),
-        None => {
+        Resume::In(segment, offset) => (segment, offset, None),
+        Resume::Later => (Segment::nowhere(&shared.space, shared.dir.path())?, 0, Some(behind)),
+        Resume::InNew => {
             let segment = match first_segment(shared, config, prefault, ready) {
                 // Other programs have filled the disk. The store can still be read, and the first
                 // write tries again.
-                Err(error) if is_about_room(&error) && !shared.segments.read().is_empty() => {
+                Err(error) if error.is_about_room() && !shared.segments.read().is_empty() => {
                     crate::trace::no_segment(&error);
                     Segment::nowhere(&shared.space, shared.dir.path())?
                 }
                 made => made?,
             };
             let offset = segment.data_offset();
-            // Of a log without a segment, nothing but its last number is known.
-            let nothing = LogEnd { segment: SegmentId(0), offset: 0, last };
-            (segment, offset, Some(previous.unwrap_or(nothing)))
+            (segment, offset, Some(behind))
         }
     };
     segment.resume_at(offset);
     Ok(Tail { segment, offset, previous, next_seq, incarnation, durable, last })
-}
-
-/// Returns true if a file could not be created for lack of space.
-fn is_about_room(error: &Error) -> bool {
-    let resource = if let Error::Exhausted { resource, .. } = error { Some(resource) } else { None };
-    matches!(error, Error::NoSpace { .. }) || matches!(resource, Some(Resource::Files | Resource::FileSize))
 }
 
 /// Returns the segment that a new incarnation begins with: a preallocated one, or a new one.

@@ -157,7 +157,7 @@ pub(super) fn remove_hints(dir: &dyn Dir, survey: &DirectoryScan, used: &BTreeSe
 }
 
 /// Renames segments that are no longer part of the store, and removes files whose creation was
-/// interrupted.
+/// interrupted. If a power cut restores such a file, the next open removes it.
 pub(super) fn quarantine_file(
     dir: &dyn Dir,
     survey: &DirectoryScan,
@@ -184,7 +184,7 @@ pub(super) fn quarantine_file(
             other => other.map_err(|error| io("remove", name, error))?,
         }
     }
-    if !ids.is_empty() || !survey.temporaries.is_empty() {
+    if !ids.is_empty() {
         dir.sync().map_err(|error| Error::io("sync", dir.path(), error))?;
     }
     Ok(paths)

@@ -23,6 +23,8 @@ pub(super) struct RecoveredParts {
     /// The number of records that may have been behind the end of the log.
     pub(super) unseen: u64,
     pub(super) boot_id: Option<[u8; 16]>,
+    /// True if the kernel still has every page of the writer before.
+    pub(super) has_cache: bool,
     /// True if this open created the store, durably.
     pub(super) created: bool,
 }
@@ -31,17 +33,33 @@ impl RecoveredParts {
     /// Returns true if everything is as a clean close left it, so the disk need not change before
     /// the first write.
     pub(super) fn is_as_closed(&self, survey: &DirectoryScan, checkpoint: Option<&IndexCheckpoint>) -> bool {
-        let Self { manifest, suspect, chain, repeated, .. } = self;
-        let named = checkpoint.map_or(0, |checkpoint| checkpoint.number);
+        let Self { manifest, chain, .. } = self;
         manifest.clean
-            && *suspect == [false; 2]
             && chain.resume.is_some()
             && chain.entries == manifest.segments
+            && survey.temporaries.is_empty()
+            && self.keeps_files(survey, checkpoint)
+    }
+
+    /// Returns true if the findings can be written later. Until then, another open of the directory
+    /// reaches the same ones.
+    ///
+    /// The other trusts the page cache if the writer before this open did. So hints must not be there,
+    /// or this open must have trusted them: else the other would use those that this one refused.
+    pub(super) fn can_wait(&self, survey: &DirectoryScan, checkpoint: Option<&IndexCheckpoint>) -> bool {
+        let is_trusted = self.has_cache && (self.chain.has_cache || survey.hints.is_empty());
+        !self.manifest.clean && is_trusted && self.keeps_files(survey, checkpoint)
+    }
+
+    /// Returns true if no file of the store is renamed, removed or repaired.
+    fn keeps_files(&self, survey: &DirectoryScan, checkpoint: Option<&IndexCheckpoint>) -> bool {
+        let Self { manifest, suspect, chain, repeated, .. } = self;
+        let named = checkpoint.map_or(0, |checkpoint| checkpoint.number);
+        *suspect == [false; 2]
             && chain.retired.is_empty()
             && chain.quarantined.is_empty()
             && chain.asides.is_empty()
             && repeated.is_empty()
-            && survey.temporaries.is_empty()
             && named == manifest.checkpoint
             && survey.checkpoints.iter().all(|number| *number == named)
     }

@@ -103,7 +103,9 @@ fn open_after_kill_reads_only_the_log_after_the_checkpoint() {
         let other = open(&other);
         assert!(other.recovery_report().checkpoint_damage.is_some());
         check(&other, &map);
-        // Both opens have begun an incarnation, with one start record each.
+        // Both begin an incarnation, with one start record each.
+        again.flush().unwrap();
+        other.flush().unwrap();
         assert_eq!(again.stats().dead_bytes, other.stats().dead_bytes, "seed {seed}");
         drop(store);
     }

@@ -159,15 +159,17 @@ fn killed_after_recovery() -> Sample {
     writer.sample("killed after a recovery", older)
 }
 
-/// Returns a store that was killed twice. The process dies again before the recovered data is
-/// durable.
+/// Returns a store that was killed twice. The process dies again after some writes, before any
+/// recovered data is durable.
 fn killed_in_recovery() -> Sample {
     let mut writer = Writer::new(4);
     writer.part(0);
     writer.flush();
     writer.part(1);
     let older = writer.files();
-    writer.kill_and_open().sample("killed in recovery", older)
+    let mut writer = writer.kill_and_open();
+    writer.part(2);
+    writer.sample("killed in recovery", older)
 }
 
 pub(crate) fn samples() -> [Sample; 4] {

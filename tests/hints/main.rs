@@ -3,6 +3,7 @@
 
 mod crash;
 mod damage;
+mod waiting;
 
 use std::collections::BTreeMap;
 

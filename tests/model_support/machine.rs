@@ -442,12 +442,15 @@ impl Machine {
     /// Cuts the power at a moment. `allowed` holds the states that may be found, and no number up
     /// to `last` may be given out again.
     fn cut(&mut self, at: Position, (allowed, last): (&History, Seq), seed: u64, same_boot: bool) {
+        let incarnation = |machine: &Self| machine.store().recovery_report().incarnation;
+        let before = incarnation(self);
         let disk = self.disk.crash_at(at, Tears::Any, &mut Seeded::new(seed));
         self.boot += u64::from(!same_boot);
         disk.set_boot_id(boot_id(self.boot));
         self.start(disk);
-        // Until an open has written its first record, the disk says that the store was closed.
-        if !self.store().recovery_report().clean {
+        // Until an incarnation has begun to write, the disk does not know it, and its numbers are not
+        // given out.
+        if incarnation(self) > before {
             self.given_out = self.given_out.max(last);
         }
         let found = self.look();

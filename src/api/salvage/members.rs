@@ -212,7 +212,7 @@ pub(super) fn choose(
 /// Returns the incarnation that wrote to the store last, if its control page is whole.
 fn incarnation_of_control(dir: &dyn Dir, manifest: &Manifest) -> Option<u64> {
     let mut incarnation = None;
-    let page = control_page::read(dir, |control| {
+    let page = control_page::read(dir, |control, _| {
         incarnation = Some(control.incarnation).filter(|_| control.store == manifest.store);
         false
     });

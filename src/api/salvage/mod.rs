@@ -189,9 +189,8 @@ fn gather(
     }
     let (last, durable) = records.ends();
     let proof = manifest.as_ref().and_then(|manifest| {
-        let is_believed = |control: &ControlHeader| {
-            let is_last = control.store == manifest.store && control.incarnation == manifest.incarnation;
-            is_last && Some(control.boot_id) == dir.boot_id()
+        let is_believed = |control: &ControlHeader, generation| {
+            control.is_of(generation, manifest) && Some(control.boot_id) == dir.boot_id()
         };
         // A page that cannot be read proves nothing.
         let page = control_page::read(dir, is_believed).ok().and_then(|page| page.durable);

@@ -37,6 +37,7 @@ impl Checkpointer {
         _whole: Whole,
     ) -> Result<bool> {
         state.shared.commit.check()?;
+        state.resume()?;
         state.shared.manifest.begin()?;
         let Some(idle) = compactor.idle() else { return Ok(false) };
         // On a disk with little space or few inodes, the rest is for removals and compaction.

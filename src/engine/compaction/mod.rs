@@ -392,6 +392,7 @@ impl Compactor {
         running.ahead = None;
         state.check_writable()?;
         // Not earlier: the store may have been closed, and may be another process's by now.
+        state.resume()?;
         state.shared.manifest.begin()?;
         // The worker's pass is not this call's work, but its victims are.
         while running.pass.is_some() {

@@ -232,12 +232,52 @@ impl State {
 
     // ---- Durability
 
+    /// Completes an open that has left the disk as it found it after a kill: writes the manifest, and
+    /// continues the log in a new segment.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`, or an error of the operating system.
+    #[inline]
+    pub(crate) fn resume(&self) -> Result<()> {
+        if self.shared.manifest.is_behind() && !self.shared.manifest.is_closed() {
+            self.resume_now()
+        } else {
+            Ok(())
+        }
+    }
+
+    #[cold]
+    fn resume_now(&self) -> Result<()> {
+        // Before the writer mutex is taken, for which reads may wait. The manifest names the segment
+        // and what the open has found at once.
+        let made = self.allocator.step(&self.shared);
+        self.shared.manifest.begin()?;
+        let rolled = made.and_then(|_| {
+            let mut guard = WriteGuard::lock(self)?;
+            if guard.writer.log.is_nowhere() {
+                guard.writer.log.roll_now(&self.shared, &self.allocator)?;
+            }
+            guard.end();
+            Ok(())
+        });
+        match rolled {
+            // The store can still be read, and the first write tries again.
+            Err(error) if error.is_about_room() => {
+                crate::trace::no_segment(&error);
+                Ok(())
+            }
+            rolled => rolled,
+        }
+    }
+
     /// Makes everything appended so far durable, the log's own records included.
     ///
     /// # Errors
     ///
     /// `Poisoned` if a sync failed, now or earlier.
     pub(crate) fn sync(&self) -> Result<()> {
+        self.resume()?;
         self.shared.commit.run(|| self.syncer.sync(self))
     }
 
@@ -248,6 +288,7 @@ impl State {
     ///
     /// The errors of [`State::sync`].
     pub(crate) fn sync_upto(&self, seq: Seq) -> Result<()> {
+        self.resume()?;
         self.shared.commit.wait(seq, || self.syncer.sync(self))
     }
 

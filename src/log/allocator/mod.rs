@@ -99,7 +99,8 @@ impl SegmentAllocator {
         active: Arc<Segment>,
     ) -> Self {
         let allowance = Quota::new(config, total_size(segments));
-        let next_size = allowance.after(active.size()).max(allowance.for_store());
+        let is_first = active.is_nowhere();
+        let next_size = if is_first { allowance.least() } else { allowance.after(active.size()) };
         Self {
             prefault,
             allowance,

@@ -139,12 +139,12 @@ impl Quota {
 
     /// Returns the size of the segment after one of `size` bytes.
     pub(crate) fn after(&self, size: u64) -> u64 {
-        size.saturating_mul(4).max(SECOND).min(self.segment_bytes)
+        size.saturating_mul(4).max(SECOND).min(self.segment_bytes).max(self.for_store())
     }
 
     /// Returns the size that suits the store's total, so that few segments have one size, however
     /// the store was opened last.
-    pub(crate) fn for_store(&self) -> u64 {
+    fn for_store(&self) -> u64 {
         let share = self.used() / STORE_SHARE;
         if share < SECOND { 0 } else { (1 << share.ilog2()).min(self.segment_bytes) }
     }

@@ -182,6 +182,11 @@ impl LogWriter {
         Ok(writer)
     }
 
+    /// Returns true if the log has no segment to append to yet.
+    pub(crate) fn is_nowhere(&self) -> bool {
+        self.segment.is_nowhere()
+    }
+
     /// Records that another process has appended up to this number. This log has no file.
     pub(crate) fn follow(&mut self, last: Seq) {
         debug_assert!(self.segment.is_nowhere(), "a follower appends nothing");

@@ -50,7 +50,8 @@ fn open_after_a_kill_syncs_nothing_and_keeps_the_files() {
 /// Each of these writes what the open has found, before its own effect.
 #[test]
 fn first_change_of_any_kind_completes_the_open() {
-    let changes: [(&str, fn(&Store) -> Result<(), Error>); 6] = [
+    type Change = fn(&Store) -> Result<(), Error>;
+    let changes: [(&str, Change); 6] = [
         ("write", |store| store.insert("new", "value").map(drop)),
         ("keyspace", |store| store.keyspace("new").map(drop)),
         ("flush", Store::flush),

@@ -10,7 +10,7 @@ use mapcask::{Options, Store};
 use tempfile::TempDir;
 
 use crate::workload::{key, value, value_pool};
-use crate::{Lab, Result, counts, feeding, following, space, taking_over};
+use crate::{Lab, Result, counts, feeding, following, opening, space, taking_over};
 
 /// The size of the file that holds the file system with a journal, in bytes.
 const IMAGE_BYTES: u64 = 2 << 30;
@@ -97,7 +97,7 @@ impl Drop for Peer {
     }
 }
 
-/// Runs a child: `fill COUNT DIR` and die by SIGKILL, `memory CONTENDER COUNT DIR`, or one of those
+/// Runs a child: `fill COUNT DIR` and die by SIGKILL, `open COUNT DIR`, `memory CONTENDER COUNT DIR`, or one of those
 /// that follow the store of another process.
 pub(crate) fn child(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -108,6 +108,7 @@ pub(crate) fn child(arguments: &[String]) -> Result<()> {
             let me = rustix::process::getpid();
             Ok(rustix::process::kill_process(me, rustix::process::Signal::KILL)?)
         }
+        ["open", count, directory] => opening::child(Path::new(directory), count.parse()?),
         [way @ ("follow" | "follow-asleep"), directory] => following::child(way, directory),
         [way @ ("consume" | "sleep-durable" | "sleep-records"), directory] => feeding::child(way, directory),
         ["count", name, repetitions, directory] => counts::child(name, repetitions.parse()?, directory),

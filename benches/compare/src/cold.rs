@@ -19,7 +19,7 @@ pub(crate) fn cold(lab: &Lab) -> Result<Vec<Table>> {
     for contender in lab.contenders().filter(Contender::is_store) {
         let (mut first, mut next) = (Vec::new(), Vec::new());
         let directory = lab.directory()?;
-        ends::fill(&contender, lab.keys, directory.path(), "close")?;
+        ends::run(&contender, lab.keys, directory.path(), "close")?;
         for _ in 0..lab.rounds {
             forget(directory.path())?;
             let began = Instant::now();

@@ -18,10 +18,10 @@ pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
         let (mut closed, mut killed, mut lost) = (Vec::new(), Vec::new(), 0);
         for _ in 0..lab.rounds {
             let directory = lab.directory()?;
-            fill(&contender, lab.keys, directory.path(), "close")?;
+            run(&contender, lab.keys, directory.path(), "close")?;
             closed.push(measure(&contender, lab.keys, directory.path())?.0);
             let directory = lab.directory()?;
-            fill(&contender, lab.keys, directory.path(), "kill")?;
+            run(&contender, lab.keys, directory.path(), "kill")?;
             let (time, found) = measure(&contender, lab.keys, directory.path())?;
             killed.push(time);
             lost = lost.max(lab.keys - found);
@@ -33,7 +33,10 @@ pub(crate) fn open(lab: &Lab) -> Result<Vec<Table>> {
             lost.to_string(),
         ]);
     }
-    Ok(vec![table.note("The greatest loss of all rounds. The killed process was at an end of its last put.")])
+    Ok(vec![table.note(
+        "Each open is the first act of a new process. The greatest loss of all rounds. The killed process was at an \
+         end of its last put.",
+    )])
 }
 
 /// Measures an open after a kill to the first value, by the number of keys.
@@ -52,8 +55,8 @@ pub(crate) fn open_by_keys(lab: &Lab) -> Result<Vec<Table>> {
             let mut times = Vec::new();
             for _ in 0..lab.rounds {
                 let directory = lab.directory()?;
-                fill(contender, keys, directory.path(), "kill")?;
-                times.push(time_open(contender, keys, directory.path())?.0);
+                run(contender, keys, directory.path(), "kill")?;
+                times.push(measure(contender, keys, directory.path())?.0);
             }
             cells.push(number(median(&mut times)));
         }
@@ -62,28 +65,31 @@ pub(crate) fn open_by_keys(lab: &Lab) -> Result<Vec<Table>> {
     Ok(vec![table])
 }
 
-/// Opens a store and reads one key. Returns the milliseconds, and the store.
-fn time_open(contender: &Contender, keys: usize, directory: &Path) -> Result<(f64, Box<dyn Engine>)> {
-    let began = Instant::now();
-    let engine = contender.open(&directory.join("store"), Survives::Kill)?;
-    engine.get(&key(keys as u64 / 2), &mut |_| {})?;
-    Ok((began.elapsed().as_secs_f64() * 1e3, engine))
+/// Opens a store in another process and reads one key. Returns the milliseconds, and the number of
+/// keys that are there.
+fn measure(contender: &Contender, keys: usize, directory: &Path) -> Result<(f64, usize)> {
+    let told = run(contender, keys, directory, "open")?;
+    let (time, found) = told.trim().split_once(' ').ok_or("the child tells two numbers")?;
+    Ok((time.parse()?, found.parse()?))
 }
 
-/// Opens a store and reads one key. Returns the milliseconds, and the number of keys that are there.
-fn measure(contender: &Contender, keys: usize, directory: &Path) -> Result<(f64, usize)> {
-    let (elapsed, engine) = time_open(contender, keys, directory)?;
+/// Opens a store, reads one key, and counts the keys that are there.
+fn open_child(contender: &Contender, keys: usize, directory: &Path) -> Result<()> {
+    let began = Instant::now();
+    let engine = contender.open(directory, Survives::Kill)?;
+    engine.get(&key(keys as u64 / 2), &mut |_| {})?;
+    let millis = began.elapsed().as_secs_f64() * 1e3;
     let mut found = 0;
     for number in 0..keys {
         found += usize::from(engine.get(&key(number as u64), &mut |_| {})?);
     }
-    engine.close()?;
-    Ok((elapsed, found))
+    println!("{millis} {found}");
+    engine.close()
 }
 
-/// Fills a contender in another process, which then closes it or dies. Returns the text that it
-/// printed.
-pub(crate) fn fill(contender: &Contender, keys: usize, directory: &Path, end: &str) -> Result<String> {
+/// Fills a contender in another process, which then closes it or dies, or opens it there. Returns
+/// the text that the process printed.
+pub(crate) fn run(contender: &Contender, keys: usize, directory: &Path, end: &str) -> Result<String> {
     let mut child = Command::new(std::env::current_exe()?);
     child.args(["--child", contender.name, &keys.to_string(), end]).arg(directory.join("store"));
     let output = child.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
@@ -91,19 +97,23 @@ pub(crate) fn fill(contender: &Contender, keys: usize, directory: &Path, end: &s
     if status.code() == Some(0) || (end == "kill" && status.code().is_none()) {
         return Ok(String::from_utf8(output.stdout)?);
     }
-    Err(format!("{}: the process that fills it failed: {status}", contender.name).into())
+    Err(format!("{}: its process failed: {status}", contender.name).into())
 }
 
-/// Runs a child: `NAME KEYS close|kill|memory DIR`. With `memory` it prints the bytes of anonymous
-/// memory that it gained.
+/// Runs a child: `NAME KEYS close|kill|memory|open DIR`. All but the last fill the store. With `memory`
+/// it prints the bytes of anonymous memory that it gained.
 pub(crate) fn child(arguments: &[String]) -> Result<()> {
     let [name, keys, end, directory] = arguments else { return Err("not a child's arguments".into()) };
     let contender = crate::engine::contenders().into_iter().find(|contender| contender.name == *name);
     let contender = contender.ok_or_else(|| format!("no contender is called {name}"))?;
+    let keys = keys.parse()?;
+    if end == "open" {
+        return open_child(&contender, keys, Path::new(directory));
+    }
     let pool = value_pool();
     let before = crate::memory::anonymous()?;
     let engine = contender.open(Path::new(directory), Survives::Kill)?;
-    for number in 0..keys.parse()? {
+    for number in 0..keys {
         engine.put(&key(number as u64), value(&pool, number, 0))?;
     }
     if end == "memory" {

@@ -11,7 +11,7 @@ pub(crate) fn memory(lab: &Lab) -> Result<Vec<Table>> {
     let mut table = Table::new("anonymous memory after a load, in bytes per key", &["", "loaded"]);
     for contender in lab.contenders() {
         let directory = lab.directory()?;
-        let printed = ends::fill(&contender, lab.keys, directory.path(), "memory")?;
+        let printed = ends::run(&contender, lab.keys, directory.path(), "memory")?;
         let bytes: u64 = printed.trim().parse()?;
         table.row([contender.name.to_owned(), number(bytes as f64 / lab.keys as f64)]);
     }

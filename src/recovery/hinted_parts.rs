@@ -1,12 +1,13 @@
 //! The records that an open has not put into the indexes yet, by part: those that hints stand for,
 //! and those that it read beside them.
 //!
-//! Reading a part touches each chunk once. The engine puts the records into the indexes when a search
-//! needs the part, or in the background.
+//! Reading a part touches each chunk once, and so does reading several parts that follow each other.
+//! The engine puts the records into the indexes when a search needs the part, or in the background.
 //!
 //! **Memory.** The fronts of the chunks, and 24 bytes for each record that was read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::hints::UsedChunk;
 use super::record_batch::{GatheredRecord, KeyspaceGroup};
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
-use crate::format::hint::{HintChunk, HintPart, PART_SIZE, PARTS, part_of};
+use crate::format::hint::{HintChunk, HintEntry, HintPart, PART_SIZE, PARTS, part_of};
 use crate::format::{Defect, KeyspaceId, SegmentId, file_name};
 use crate::fs::{Access, Dir, File, read_exact_at};
 use crate::index::hash::parts::WaitingParts;
@@ -22,6 +23,11 @@ use crate::log::segment::Segment;
 use crate::mem::address_space::GranuleRange;
 use crate::mem::alloc;
 use crate::mem::location::Location;
+
+/// The records that are read together, about: some milliseconds of work.
+const GROUP_RECORDS: usize = 1 << 14;
+/// The most parts that are read together.
+const GROUP_MAX: usize = 64;
 
 /// A value or a tombstone that is not in its index yet.
 #[derive(Debug, Clone, Copy)]
@@ -100,9 +106,9 @@ impl HintedParts {
     /// Returns about how many keys each keyspace has here, by the hashes of one part.
     pub(super) fn estimate(&self, dir: &dyn Dir) -> BTreeMap<KeyspaceId, u64> {
         // A damaged part is found again when it is needed.
-        let records = self.read(dir, 0).unwrap_or_default();
+        let records = self.read(dir, 0..1).unwrap_or_default();
         let hashes: BTreeSet<_> =
-            records.iter().map(|record| (record.keyspace, record.hash.to_bits())).collect();
+            records.iter().flatten().map(|record| (record.keyspace, record.hash.to_bits())).collect();
         let mut keys = BTreeMap::new();
         for (id, _) in hashes {
             *keys.entry(id).or_insert(0) += PARTS as u64;
@@ -110,13 +116,20 @@ impl HintedParts {
         keys
     }
 
-    /// Reads the records of a part, those of one segment in the order of the log.
+    /// Returns the number of parts that are worth reading together.
+    pub(crate) fn group(&self) -> usize {
+        let hinted = self.chunks.iter().map(|chunk| chunk.front.entries as usize).sum::<usize>();
+        let each = (hinted + self.gathered.len()) / PARTS;
+        (GROUP_RECORDS / each.max(1)).clamp(1, GROUP_MAX)
+    }
+
+    /// Reads the records of some parts, in each those of one segment in the order of the log.
     ///
     /// # Errors
     ///
     /// An error about a hint file, if it is damaged or cannot be read.
-    pub(crate) fn read(&self, dir: &dyn Dir, part: usize) -> Result<Vec<HintedRecord>> {
-        let mut records = Vec::new();
+    pub(crate) fn read(&self, dir: &dyn Dir, parts: Range<usize>) -> Result<Vec<Vec<HintedRecord>>> {
+        let mut read = vec![Vec::new(); parts.len()];
         let mut opened: Option<(SegmentId, Arc<dyn File>)> = None;
         for chunk in &self.chunks {
             let path = || dir.path().join(file_name::hint(chunk.segment));
@@ -129,56 +142,83 @@ impl HintedParts {
             };
             let io = |error| Error::io("read", path(), error);
             let damage = |defect| Error::Corrupt { path: path(), offset: chunk.at, defect };
-            let (sum, bytes) = chunk.bytes(&*file, part, io, damage)?;
-            let entries = chunk.front.part(part, sum, &bytes).map_err(damage)?;
-            alloc::reserve(&mut records, entries.len()).map_err(io)?;
-            records.extend(entries.iter().map(|entry| HintedRecord {
-                keyspace: chunk.front.keyspaces[entry.keyspace as usize].id,
-                hash: entry.hash,
-                location: chunk.range.at(entry.offset),
-                is_tombstone: entry.is_tombstone,
-            }));
+            let PartBytes { places, bytes } = chunk.bytes(&*file, &parts, io, damage)?;
+            let mut rest = bytes.as_slice();
+            for ((part, records), (len, sum)) in parts.clone().zip(&mut read).zip(places) {
+                let (bytes, behind) = rest.split_at(len);
+                rest = behind;
+                let entries = chunk.front.part(part, sum, bytes).map_err(damage)?;
+                alloc::reserve(records, entries.len()).map_err(io)?;
+                records.extend(entries.iter().map(|entry| chunk.record(entry)));
+            }
             opened = Some((chunk.segment, file));
         }
-        let gathered = &self.gathered[self.starts[part]..self.starts[part + 1]];
-        records.extend(gathered.iter().map(|(keyspace, record)| HintedRecord {
-            keyspace: *keyspace,
-            hash: record.hash,
-            location: record.location(),
-            is_tombstone: record.is_tombstone(),
-        }));
-        Ok(records)
+        for (part, records) in parts.zip(&mut read) {
+            let gathered = &self.gathered[self.starts[part]..self.starts[part + 1]];
+            records.extend(gathered.iter().map(|(keyspace, record)| HintedRecord {
+                keyspace: *keyspace,
+                hash: record.hash,
+                location: record.location(),
+                is_tombstone: record.is_tombstone(),
+            }));
+        }
+        Ok(read)
     }
 }
 
+/// The entries of some parts of a chunk, as they are in the file.
+struct PartBytes {
+    /// The length in bytes and the checksum of each part.
+    places: Vec<(usize, u32)>,
+    bytes: Vec<u8>,
+}
+
+/// Returns the length of some entries.
+fn len_of(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).expect("at most 16 bytes for each of 2^32")
+}
+
 impl HintedChunk {
-    /// Reads the checksum and the bytes of a part.
+    fn record(&self, entry: &HintEntry) -> HintedRecord {
+        HintedRecord {
+            keyspace: self.front.keyspaces[entry.keyspace as usize].id,
+            hash: entry.hash,
+            location: self.range.at(entry.offset),
+            is_tombstone: entry.is_tombstone,
+        }
+    }
+
+    /// Reads the entries of some parts.
     fn bytes(
         &self,
         file: &dyn File,
-        part: usize,
+        parts: &Range<usize>,
         io: impl Fn(std::io::Error) -> Error,
         damage: impl Fn(Defect) -> Error,
-    ) -> Result<(u32, Vec<u8>)> {
+    ) -> Result<PartBytes> {
         let table = self.at + self.front.front_len() as u64;
-        // The end of the part before is its start.
-        let before = usize::from(part > 0);
-        let mut places = [0; 2 * PART_SIZE];
-        let wanted = &mut places[..(1 + before) * PART_SIZE];
+        // The end of the part before is the start of the first.
+        let before = usize::from(parts.start > 0);
+        let mut table_bytes = vec![0; (before + parts.len()) * PART_SIZE];
         let read = |buffer: &mut [u8], at| {
             read_exact_at(file, buffer, at).map_err(|error| match error.kind() {
                 std::io::ErrorKind::UnexpectedEof => damage(Defect::Truncated),
                 _ => io(error),
             })
         };
-        read(wanted, table + ((part - before) * PART_SIZE) as u64)?;
-        let (places, _) = places.as_chunks::<PART_SIZE>();
-        let start = if before == 1 { HintPart::decode(places[0]).end } else { 0 };
-        let place = HintPart::decode(places[before]);
-        let range = self.front.part_range(start, place).map_err(&damage)?;
-        let len = usize::try_from(range.end - range.start).expect("at most 16 bytes for each of 2^32");
-        let mut bytes = alloc::zeros(len).map_err(&io)?;
-        read(&mut bytes, self.at + range.start)?;
-        Ok((place.sum, bytes))
+        read(&mut table_bytes, table + ((parts.start - before) * PART_SIZE) as u64)?;
+        let (decoded, _) = table_bytes.as_chunks::<PART_SIZE>();
+        let mut end = if before == 1 { HintPart::decode(decoded[0]).end } else { 0 };
+        let (mut places, mut whole) = (Vec::with_capacity(parts.len()), None);
+        for place in decoded[before..].iter().map(|bytes| HintPart::decode(*bytes)) {
+            let range = self.front.part_range(end, place).map_err(&damage)?;
+            places.push((len_of(&range), place.sum));
+            whole = Some(whole.map_or(range.clone(), |whole: Range<u64>| whole.start..range.end));
+            end = place.end;
+        }
+        let whole = whole.unwrap_or_default();
+        let mut bytes = alloc::zeros(len_of(&whole)).map_err(&io)?;
+        read(&mut bytes, self.at + whole.start)?;
+        Ok(PartBytes { places, bytes })
     }
 }

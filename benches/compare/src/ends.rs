@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::engine::{Contender, Engine, Survives};
+use crate::engine::{Contender, Survives};
 use crate::rounds::{Table, median, number};
 use crate::workload::{key, value, value_pool};
 use crate::{Lab, Result};

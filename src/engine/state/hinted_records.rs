@@ -94,19 +94,30 @@ impl State {
         if !parts.waiting.waits(part) {
             return Ok(());
         }
-        match parts.read(self.shared.dir.as_ref(), part) {
-            Ok(records) => match self.put_in(&mut writer, records) {
-                Err(error) if is_of_checkpoint(&error) => self.rebuild_with(&mut writer, &error),
-                other => {
-                    other?;
-                    parts.waiting.settle(part);
-                    self.hinted.applied.add(1);
-                    self.end_if_complete(&parts);
-                    Ok(())
-                }
-            },
+        match parts.read(self.shared.dir.as_ref(), part..part + 1) {
+            Ok(read) => self.apply_part(&mut writer, &parts, part, read.into_iter().flatten().collect()),
             Err(error) if is_damage(&error) => self.rebuild_with(&mut writer, &error),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Puts the records of one part into the indexes, which were read.
+    fn apply_part(
+        &self,
+        writer: &mut WriterState,
+        parts: &HintedParts,
+        part: usize,
+        records: Vec<HintedRecord>,
+    ) -> Result<()> {
+        match self.put_in(writer, records) {
+            Err(error) if is_of_checkpoint(&error) => self.rebuild_with(writer, &error),
+            other => {
+                other?;
+                parts.waiting.settle(part);
+                self.hinted.applied.add(1);
+                self.end_if_complete(parts);
+                Ok(())
+            }
         }
     }
 
@@ -134,7 +145,7 @@ impl State {
         Ok(())
     }
 
-    /// Puts the records of the next part into the indexes, for the worker. Returns true if one
+    /// Puts the records of the next few parts into the indexes, for the worker. Returns true if one
     /// waited.
     ///
     /// # Errors
@@ -144,9 +155,24 @@ impl State {
         let Some(parts) = self.hinted.parts() else { return Ok(false) };
         // Relaxed: a part that is left out has a turn later.
         let from = self.hinted.next.load(Ordering::Relaxed) % PARTS;
-        let Some(part) = parts.waiting.next(from).or_else(|| parts.waiting.next(0)) else { return Ok(false) };
-        self.hinted.next.store(part + 1, Ordering::Relaxed);
-        self.complete_part(part)?;
+        let Some(first) = parts.waiting.next(from).or_else(|| parts.waiting.next(0)) else {
+            return Ok(false);
+        };
+        let end = (first + parts.group()).min(PARTS);
+        self.hinted.next.store(end, Ordering::Relaxed);
+        // Without the writer mutex: the hints do not change.
+        let Ok(read) = parts.read(self.shared.dir.as_ref(), first..end) else {
+            // This tells the error, or mends it.
+            return self.complete_part(first).map(|()| true);
+        };
+        for (part, records) in (first..end).zip(read) {
+            let mut writer = self.writer.lock();
+            // A search may have needed it, or the indexes were rebuilt.
+            let is_there = self.hinted.parts().is_some_and(|now| Arc::ptr_eq(&now, &parts));
+            if is_there && parts.waiting.waits(part) {
+                self.apply_part(&mut writer, &parts, part, records)?;
+            }
+        }
         Ok(true)
     }
 

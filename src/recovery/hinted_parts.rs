@@ -7,6 +7,7 @@
 //! **Memory.** The fronts of the chunks, and 24 bytes for each record that was read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -84,11 +85,29 @@ impl HintedParts {
         Ok(())
     }
 
-    /// Sorts the records that were read, after the last one.
-    pub(super) fn sort(&mut self) {
-        self.gathered.sort_unstable_by_key(|(_, record)| part_of(record.hash));
-        let before = |part| self.gathered.partition_point(|(_, record)| part_of(record.hash) < part);
-        self.starts = (0..=PARTS).map(before).collect();
+    /// Puts the records that were read in the order of their parts, after the last one.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory is short.
+    pub(super) fn sort(&mut self) -> io::Result<()> {
+        self.starts = vec![0; PARTS + 1];
+        for (_, record) in &self.gathered {
+            self.starts[part_of(record.hash) + 1] += 1;
+        }
+        for part in 0..PARTS {
+            self.starts[part + 1] += self.starts[part];
+        }
+        let mut places = self.starts.clone();
+        let mut sorted = alloc::with_capacity(self.gathered.len())?;
+        sorted.extend_from_slice(&self.gathered);
+        for gathered in &self.gathered {
+            let place = &mut places[part_of(gathered.1.hash)];
+            sorted[*place] = *gathered;
+            *place += 1;
+        }
+        self.gathered = sorted;
+        Ok(())
     }
 
     /// Returns the keyspaces with records here, and the number of their values.
@@ -193,7 +212,7 @@ impl HintedChunk {
         &self,
         file: &dyn File,
         parts: &Range<usize>,
-        io: impl Fn(std::io::Error) -> Error,
+        io: impl Fn(io::Error) -> Error,
         damage: impl Fn(Defect) -> Error,
     ) -> Result<PartBytes> {
         let table = self.at + self.front.front_len() as u64;
@@ -202,7 +221,7 @@ impl HintedChunk {
         let mut table_bytes = vec![0; (before + parts.len()) * PART_SIZE];
         let read = |buffer: &mut [u8], at| {
             read_exact_at(file, buffer, at).map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => damage(Defect::Truncated),
+                io::ErrorKind::UnexpectedEof => damage(Defect::Truncated),
                 _ => io(error),
             })
         };

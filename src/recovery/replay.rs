@@ -16,7 +16,7 @@ use super::report::RecoveryReport;
 use super::restore::Restored;
 use super::tail_findings::change_of;
 use crate::config::{RecoveryProgress, Tell};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::hash::HashKey;
 use crate::format::keyspace_change::{KeyspaceChange, KeyspaceSet};
 use crate::format::manifest::Manifest;
@@ -292,7 +292,7 @@ impl<'a> Replay<'a> {
             }
         }
         let mut keyspaces = Vec::new();
-        let put_off = self.hinted.as_mut().map(|hinted| PutOff::of(hinted, self.dir));
+        let put_off = self.hinted.as_mut().map(|hinted| PutOff::of(hinted, self.dir)).transpose()?;
         for (name, named) in names.iter() {
             let (name, codec) = (name.to_owned(), named.codec.clone());
             let (mut slot, live_bytes) = match self.loading.remove(named.id) {
@@ -337,10 +337,10 @@ struct PutOff {
 }
 
 impl PutOff {
-    fn of(hinted: &mut HintedParts, dir: &dyn Dir) -> Self {
-        hinted.sort();
+    fn of(hinted: &mut HintedParts, dir: &dyn Dir) -> Result<Self> {
+        hinted.sort().map_err(|error| Error::io("read", dir.path(), error))?;
         let (values, keys) = (hinted.keyspaces(), hinted.estimate(dir));
-        Self { waiting: Arc::clone(&hinted.waiting), values, keys }
+        Ok(Self { waiting: Arc::clone(&hinted.waiting), values, keys })
     }
 
     /// Makes the index of a keyspace wait for its records, if it has any. Returns the number of its

@@ -119,6 +119,10 @@ impl MaintenanceTask {
         if let Some(due) = engine.compactor.due(engine).filter(|_| sound) {
             return Poll::After(due.min(LOOK));
         }
+        if engine.waiting_open.is_waiting() && sound {
+            // It failed, perhaps for a lack of descriptors.
+            return Poll::After(LOOK);
+        }
         if engine.catalog.has_retired() || engine.collect_removed() > 0 {
             // Readers do not announce their end.
             return Poll::After(LOOK);

@@ -87,6 +87,8 @@ impl Engine {
         if !self.fork_guard.close() {
             return Err(Error::Closed);
         }
+        // Another thread may be about to do the same.
+        self.waiting_open.pass();
         let result = resumed.and(self.finish());
         // After a failure, only the next open finds out what is durable.
         let is_sound = self.config.read_only || self.shared.commit.check().is_ok();

@@ -3,7 +3,7 @@
 //! **Format.** One page; see docs/design/format.md, "Control page". A fixed part with a checksum is written
 //! once per open. Words on cache lines of their own follow; the writer changes them while it runs.
 //! The page is disposable: it is valid only with the boot id and the writer nonce of the run that
-//! wrote it.
+//! wrote it, and for the manifest that [`ControlHeader::is_of`] accepts.
 
 use super::manifest::Manifest;
 use super::{ByteReader, Defect, READ_VERSION, SUM_OFFSET, Seq, StoreId, WRITE_VERSION, sum};
@@ -107,10 +107,16 @@ impl ControlHeader {
     /// wrote nothing so far, not even the manifest.
     #[must_use]
     pub fn is_of(&self, generation: u64, manifest: &Manifest) -> bool {
-        let is_same = self.incarnation == manifest.incarnation;
+        let is_same = self.store == manifest.store && self.incarnation == manifest.incarnation;
+        is_same || (self.is_waiting(generation, manifest) && !manifest.clean)
+    }
+
+    /// Returns true if the page is of an open that found this manifest and has not written another
+    /// one.
+    #[must_use]
+    pub fn is_waiting(&self, generation: u64, manifest: &Manifest) -> bool {
         let is_next = self.incarnation == manifest.incarnation.saturating_add(1);
-        let is_waiting = is_next && generation == manifest.generation && !manifest.clean;
-        self.store == manifest.store && (is_same || is_waiting)
+        self.store == manifest.store && is_next && generation == manifest.generation
     }
 
     /// Encodes the fixed part.

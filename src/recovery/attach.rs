@@ -266,6 +266,7 @@ fn assemble(
         checkpoint: None,
         hinted: None,
         hint_files: BTreeSet::new(),
+        waiting: None,
         report,
     })
 }

@@ -60,6 +60,16 @@ impl DirectoryScan {
         Self::with(dir, |_, error| Err(error))
     }
 
+    /// Returns true if both copies of the manifest are whole and of one generation.
+    pub(crate) fn has_equal_copies(&self) -> bool {
+        let generation = |copy: &Copy| match copy {
+            Copy::Whole(manifest) => Some(manifest.generation),
+            _ => None,
+        };
+        let [first, second] = self.copies.each_ref().map(generation);
+        first.is_some() && first == second
+    }
+
     /// Scans the directory like [`DirectoryScan::of`], and calls `unread` for a copy of the
     /// manifest that cannot be read.
     ///

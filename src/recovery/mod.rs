@@ -37,7 +37,7 @@ pub(crate) mod hinted_parts;
 mod hints;
 pub(crate) mod index_builder;
 pub(crate) mod index_builders;
-mod quarantine;
+pub(crate) mod quarantine;
 mod read_ahead;
 mod read_only;
 mod record_batch;
@@ -105,6 +105,8 @@ pub(crate) struct Recovered {
     pub(crate) hinted: Option<HintedParts>,
     /// The segments that have hints.
     pub(crate) hint_files: BTreeSet<SegmentId>,
+    /// If the open waits: the segments whose files are to be removed then, with their nonces.
+    pub(crate) waiting: Option<Vec<(SegmentId, u64)>>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -300,7 +302,10 @@ fn apply(
     remove_checkpoints(dir.as_ref(), survey, checkpoint.as_ref())?;
     remove_hints(dir.as_ref(), survey, &chain.hinted);
     dir.crash_point("recovery-renamed");
-    remove(dir.as_ref(), &manifest, &chain.retired, &repeated)?;
+    let waiting = can_wait.then(|| chain.retired.clone());
+    if !can_wait {
+        remove(dir.as_ref(), &manifest, &chain.retired, &repeated)?;
+    }
 
     let header = control_header(dir.as_ref(), store, boot_id, incarnation)?;
     let control =
@@ -336,6 +341,7 @@ fn apply(
         checkpoint,
         hinted,
         hint_files: chain.hinted,
+        waiting,
         report,
     })
 }

@@ -18,7 +18,7 @@ use crate::mem::alloc;
 
 /// Removes the files of segments that compaction has released, and of those that repeat records of
 /// others.
-pub(super) fn remove(
+pub(crate) fn remove(
     dir: &dyn Dir,
     manifest: &ManifestStore,
     retired: &[(SegmentId, u64)],

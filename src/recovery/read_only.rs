@@ -70,6 +70,7 @@ pub(super) fn apply(
         checkpoint,
         hinted: None,
         hint_files: BTreeSet::new(),
+        waiting: None,
         report,
     })
 }

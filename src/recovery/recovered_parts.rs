@@ -37,6 +37,7 @@ impl RecoveredParts {
         manifest.clean
             && chain.resume.is_some()
             && chain.entries == manifest.segments
+            && chain.retired.is_empty()
             && survey.temporaries.is_empty()
             && self.keeps_files(survey, checkpoint)
     }
@@ -48,15 +49,18 @@ impl RecoveredParts {
     /// or this open must have trusted them: else the other would use those that this one refused.
     pub(super) fn can_wait(&self, survey: &DirectoryScan, checkpoint: Option<&IndexCheckpoint>) -> bool {
         let is_trusted = self.has_cache && (self.chain.has_cache || survey.hints.is_empty());
-        !self.manifest.clean && is_trusted && self.keeps_files(survey, checkpoint)
+        !self.manifest.clean
+            && is_trusted
+            && survey.has_equal_copies()
+            && self.keeps_files(survey, checkpoint)
     }
 
-    /// Returns true if no file of the store is renamed, removed or repaired.
+    /// Returns true if no file of the store is renamed or repaired, and none is removed but segments
+    /// that the manifest calls retired.
     fn keeps_files(&self, survey: &DirectoryScan, checkpoint: Option<&IndexCheckpoint>) -> bool {
         let Self { manifest, suspect, chain, repeated, .. } = self;
         let named = checkpoint.map_or(0, |checkpoint| checkpoint.number);
         *suspect == [false; 2]
-            && chain.retired.is_empty()
             && chain.quarantined.is_empty()
             && chain.asides.is_empty()
             && repeated.is_empty()

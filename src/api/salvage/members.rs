@@ -212,8 +212,9 @@ pub(super) fn choose(
 /// Returns the incarnation that wrote to the store last, if its control page is whole.
 fn incarnation_of_control(dir: &dyn Dir, manifest: &Manifest) -> Option<u64> {
     let mut incarnation = None;
-    let page = control_page::read(dir, |control, _| {
-        incarnation = Some(control.incarnation).filter(|_| control.store == manifest.store);
+    let page = control_page::read(dir, |control, generation| {
+        let has_written = control.store == manifest.store && !control.is_waiting(generation, manifest);
+        incarnation = Some(control.incarnation).filter(|_| has_written);
         false
     });
     page.ok().and(incarnation)

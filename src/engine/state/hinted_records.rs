@@ -159,10 +159,11 @@ impl State {
             return Ok(false);
         };
         let end = (first + parts.group()).min(PARTS);
-        self.hinted.next.store(end, Ordering::Relaxed);
         // Without the writer mutex: the hints do not change.
-        let Ok(read) = parts.read(self.shared.dir.as_ref(), first..end) else {
-            // This tells the error, or mends it.
+        let read = parts.read(self.shared.dir.as_ref(), first..end);
+        self.hinted.next.store(if read.is_ok() { end } else { first + 1 }, Ordering::Relaxed);
+        let Ok(read) = read else {
+            // This tells the error, or mends it, once the part that has it is the first.
             return self.complete_part(first).map(|()| true);
         };
         for (part, records) in (first..end).zip(read) {

@@ -17,6 +17,7 @@ mod rebuild;
 pub(crate) mod snapshot_registry;
 pub(crate) mod syncer;
 pub(crate) mod visibility;
+pub(crate) mod waiting_open;
 pub(crate) mod write_guard;
 
 use std::fmt;
@@ -33,6 +34,7 @@ use self::hinted_records::HintedRecords;
 use self::index_loader::IndexLoader;
 use self::syncer::Syncer;
 use self::visibility::Visibility;
+use self::waiting_open::WaitingOpen;
 use self::write_guard::{Due, WriteGuard};
 use crate::config::{Config, Durability};
 use crate::error::{Error, Result};
@@ -94,6 +96,7 @@ pub(crate) struct State {
     pub(crate) loader: IndexLoader,
     pub(crate) hinted: HintedRecords,
     pub(crate) hint_writer: HintWriter,
+    pub(crate) waiting_open: WaitingOpen,
     pub(crate) backpressure: Backpressure,
     /// The epoch of the oldest pin that removed files wait for, and the time it was first seen, by
     /// the store's clock.
@@ -173,6 +176,7 @@ impl State {
             loader,
             hinted: HintedRecords::new(opened.hinted),
             hint_writer,
+            waiting_open: WaitingOpen::new(opened.waiting),
             backpressure: Backpressure::default(),
             waiting: Mutex::new(None),
         };
@@ -232,45 +236,6 @@ impl State {
 
     // ---- Durability
 
-    /// Completes an open that has left the disk as it found it after a kill: writes the manifest, and
-    /// continues the log in a new segment.
-    ///
-    /// # Errors
-    ///
-    /// `Poisoned`, or an error of the operating system.
-    #[inline]
-    pub(crate) fn resume(&self) -> Result<()> {
-        if self.shared.manifest.is_behind() && !self.shared.manifest.is_closed() {
-            self.resume_now()
-        } else {
-            Ok(())
-        }
-    }
-
-    #[cold]
-    fn resume_now(&self) -> Result<()> {
-        // Before the writer mutex is taken, for which reads may wait. The manifest names the segment
-        // and what the open has found at once.
-        let made = self.allocator.step(&self.shared);
-        self.shared.manifest.begin()?;
-        let rolled = made.and_then(|_| {
-            let mut guard = WriteGuard::lock(self)?;
-            if guard.writer.log.is_nowhere() {
-                guard.writer.log.roll_now(&self.shared, &self.allocator)?;
-            }
-            guard.end();
-            Ok(())
-        });
-        match rolled {
-            // The store can still be read, and the first write tries again.
-            Err(error) if error.is_about_room() => {
-                crate::trace::no_segment(&error);
-                Ok(())
-            }
-            rolled => rolled,
-        }
-    }
-
     /// Makes everything appended so far durable, the log's own records included.
     ///
     /// # Errors
@@ -288,7 +253,9 @@ impl State {
     ///
     /// The errors of [`State::sync`].
     pub(crate) fn sync_upto(&self, seq: Seq) -> Result<()> {
-        self.resume()?;
+        if self.shared.commit.durable() < seq {
+            self.resume()?;
+        }
         self.shared.commit.wait(seq, || self.syncer.sync(self))
     }
 

@@ -128,9 +128,10 @@ impl Segment {
         let header = plan.header().encode();
         match plan.prefault {
             Prefault::Large => {
-                let mut piece = header;
-                alloc::resize(&mut piece, to_usize(plan.piece_written())).map_err(space)?;
-                file.write_at(&piece, 0).map_err(space)?;
+                // One call for all zeros, so that the kernel holds them in one folio.
+                let len = to_usize(plan.piece_written());
+                alloc::with_zeros(len, |zeros| file.write_at(zeros, 0)).map_err(space)?;
+                file.write_at(&header, 0).map_err(space)?;
             }
             Prefault::Small => {
                 let mut page = header;

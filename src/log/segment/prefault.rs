@@ -56,8 +56,7 @@ impl Segment {
             // The first piece was written with the file. Behind it nothing was, since the writer
             // stays below `ready`.
             if self.prefault == Prefault::Large && from >= self.piece {
-                alloc::zeros(to_usize(end - from))
-                    .and_then(|zeros| self.kept_file().write_at(&zeros, from))
+                alloc::with_zeros(to_usize(end - from), |zeros| self.kept_file().write_at(zeros, from))
                     .map_err(|error| self.io("write", error))?;
             }
             self.populate(from, end)?;
@@ -161,16 +160,22 @@ mod tests {
     use crate::format::{SegmentId, StoreId};
     use crate::fs::Dir;
     use crate::fs::real::RealDir;
+    use crate::fs::sim::{Operation, SimDisk};
     use crate::log::segment::segment_plan::SegmentPlan;
     use crate::mem::address_space::AddressSpace;
 
-    /// Makes a segment in a directory beside the test itself, without zeros.
+    /// Makes a segment without zeros in a directory beside the test itself.
     fn segment() -> (tempfile::TempDir, Arc<Segment>) {
         let here = std::env::current_exe().expect("the test itself");
         let place =
             tempfile::tempdir_in(here.parent().expect("it lies in a folder")).expect("it may be made");
         let dir = RealDir::new(place.path()).expect("a path");
-        dir.create_dir().expect("it is there");
+        let segment = made_in(&dir);
+        (place, segment)
+    }
+
+    fn made_in(dir: &dyn Dir) -> Arc<Segment> {
+        dir.create_dir().expect("it may be made");
         let plan = SegmentPlan {
             store: StoreId([7; 16]),
             id: SegmentId(1),
@@ -181,9 +186,9 @@ mod tests {
             piece: PAGE,
         };
         let space = AddressSpace::reserve().expect("address space");
-        let segment = Segment::create(&dir, &space, &plan).expect("there is room");
+        let segment = Segment::create(dir, &space, &plan).expect("there is room");
         segment.extend(segment.data_offset()).expect("there is room");
-        (place, segment)
+        segment
     }
 
     /// Returns true if the page that lies `pages` behind the one of an offset is in memory.
@@ -221,11 +226,13 @@ mod tests {
 
     #[test]
     fn segment_without_zeros_gets_them_for_a_small_record() {
-        let (_place, segment) = segment();
-        assert!(!is_in_memory(&segment, segment.data_offset(), 1));
-        let end = write_values(&segment, 8, 48);
-        segment.extend(end + PAGE).unwrap();
-        assert_eq!(segment.ready(), end.next_multiple_of(LARGE_PIECE));
-        assert!((0..40).all(|pages| is_in_memory(&segment, end, pages)));
+        let disk = SimDisk::new();
+        let segment = made_in(disk.dir().as_ref());
+        let writes = || disk.operations()[&Operation::Write];
+        let before = writes();
+        segment.extend(PAGE).unwrap();
+        assert_eq!((writes() - before, segment.ready()), (0, PAGE));
+        segment.extend(PAGE + 1).unwrap();
+        assert_eq!((writes() - before, segment.ready()), (1, LARGE_PIECE));
     }
 }

@@ -4,8 +4,15 @@
 //! Allocations of a few hundred bytes use std's infallible ones, which end the process on failure.
 
 use std::io;
+use std::sync::LazyLock;
+
+use memmap2::MmapMut;
 
 use crate::error::{RanOut, Resource};
+
+/// Zeros that are never written, 2 MiB: each of their pages is the one zero page of the kernel. `None`
+/// if memory was short at first use.
+static SHARED_ZEROS: LazyLock<Option<MmapMut>> = LazyLock::new(|| MmapMut::map_anon(2 << 20).ok());
 
 /// Reserves space for `more` further items.
 ///
@@ -38,9 +45,32 @@ pub(crate) fn zeros(len: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Passes `len` zeros on. Up to 2 MiB take no memory.
+///
+/// # Errors
+///
+/// Returns an error if memory is short, or the error of `take`.
+pub(crate) fn with_zeros(len: usize, take: impl FnOnce(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    match SHARED_ZEROS.as_ref().and_then(|zeros| zeros.get(..len)) {
+        Some(zeros) => take(zeros),
+        None => take(&zeros(len)?),
+    }
+}
+
 /// Returns `len` zeros, or `few` if memory is short: for callers that can proceed in small steps.
 pub(crate) fn zeros_or_few(len: usize, few: usize) -> Vec<u8> {
     zeros(len).unwrap_or_else(|_| vec![0; few])
+}
+
+/// Returns `len` zeros in memory of their own, which goes back to the system when it is dropped.
+///
+/// An allocator may keep freed memory.
+///
+/// # Errors
+///
+/// Returns an error if memory is short.
+pub(crate) fn zeros_apart(len: usize) -> io::Result<MmapMut> {
+    MmapMut::map_anon(len).map_err(|_| refused())
 }
 
 /// Resizes a buffer to `len` bytes; new bytes are zero.
@@ -81,5 +111,22 @@ mod tests {
         assert_eq!((zeros_or_few(most, 3), zeros_or_few(5, 3)), (vec![0; 3], vec![0; 5]));
         resize(&mut bytes, 4).unwrap();
         assert_eq!((bytes, zeros(2).unwrap()), (vec![7, 8, 0, 0], vec![0, 0]));
+        assert!(with_zeros(most, |_| Ok(())).is_err() && zeros_apart(most).is_err());
+    }
+
+    /// Cause: each piece of zeros was allocated. Symptom: the allocator kept 2 MiB of them.
+    #[test]
+    fn zeros_of_2_mib_are_shared_and_larger_ones_are_made() {
+        let mut places = Vec::new();
+        for len in [2 << 20, 4096, (2 << 20) + 1] {
+            let seen = with_zeros(len, |zeros| {
+                assert!(zeros.len() == len && zeros.iter().all(|byte| *byte == 0));
+                places.push(zeros.as_ptr().addr());
+                Ok(())
+            });
+            seen.unwrap();
+        }
+        assert_eq!(places[0], places[1]);
+        assert_ne!(places[0], places[2]);
     }
 }

@@ -394,7 +394,8 @@ mod tests {
     use crate::format::keyspace_change::KeyspaceSet;
     use crate::format::{Seq, StoreId};
     use crate::fs::sim::SimDisk;
-    use crate::log::segment::{Prefault, Segment, SegmentPlan};
+    use crate::log::segment::segment_plan::SegmentPlan;
+    use crate::log::segment::{Prefault, Segment};
     use crate::mem::address_space::AddressSpace;
 
     #[test]
@@ -412,6 +413,7 @@ mod tests {
                 beside: 0,
                 nonce: id,
                 prefault: Prefault::Large,
+                piece: 8192,
             };
             Segment::create(dir.as_ref(), &space, &plan).unwrap();
         }

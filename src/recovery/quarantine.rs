@@ -197,7 +197,8 @@ mod tests {
     use super::*;
     use crate::format::StoreId;
     use crate::fs::sim::{Exhaustive, SimDisk, Tears};
-    use crate::log::segment::{Prefault, Segment, SegmentPlan};
+    use crate::log::segment::segment_plan::SegmentPlan;
+    use crate::log::segment::{Prefault, Segment};
     use crate::mem::address_space::AddressSpace;
 
     /// Returns a disk with a durable segment of this size, and the segment.
@@ -213,6 +214,7 @@ mod tests {
             beside: 0,
             nonce: 9,
             prefault: Prefault::Plain,
+            piece: 0,
         };
         let segment = Segment::create(dir.as_ref(), &space, &plan).expect("there is room");
         dir.sync().expect("nothing is wrong");

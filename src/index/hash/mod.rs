@@ -100,8 +100,8 @@ use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
 const BASE_BITS: u32 = 12;
 /// Sets the size of the first chunk of overflow lines: 1,024 lines, in 64 KiB.
 const OVERFLOW_BASE_BITS: u32 = 10;
-/// The most lines that are populated ahead of the writer: 4 MiB.
-const AHEAD: u64 = (4 << 20) / 64;
+/// The most bucket lines that are populated ahead of the writer: 2 MiB.
+const AHEAD: u64 = (2 << 20) / 64;
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 
 /// A value on a cache-line pair of its own, because processors fetch lines in pairs.
@@ -386,9 +386,9 @@ impl Index {
     /// Populates memory ahead of the writer, so that growth costs it no page fault or system call.
     ///
     /// A step for the worker, beside the writer and the readers; it does nothing if enough is
-    /// populated. The range grows with the index, up to 4 MiB of buckets and as much of overflow
-    /// lines. The first 4,096 buckets are left to faults. Below two entries per bucket nothing is
-    /// done, so that a small index stays small.
+    /// populated. The range is an eighth of the buckets, up to 2 MiB, and a quarter of that in
+    /// overflow lines. The first 4,096 buckets are left to faults. Below two entries per bucket
+    /// nothing is done, so that a small index stays small.
     ///
     /// # Errors
     ///
@@ -413,17 +413,17 @@ impl Index {
     fn shortage(&self) -> [Option<std::ops::Range<u64>>; 2] {
         // Relaxed, all: advice, see `populate_ahead`.
         let buckets = self.buckets();
-        // Splits begin at about five entries per bucket, and hardly any bucket overflows below two.
-        // An index of a few keys would take four times the memory that it accesses.
-        let ahead = if self.len() as u64 / 2 < buckets { 0 } else { (buckets / 4).min(AHEAD) };
+        // Splits begin at about five entries per bucket, with one overflow line for five buckets.
+        let heads = if self.len() as u64 / 2 < buckets { 0 } else { (buckets / 8).min(AHEAD) };
+        let ahead = [heads, heads / 4];
         let used = [buckets, self.counters.0.overflow_lines.load(Ordering::Relaxed)];
         let marks =
             [&self.populated.heads, &self.populated.overflow].map(|mark| mark.load(Ordering::Relaxed));
         let limits = [self.heads.limit(), bucket::LINKS];
         std::array::from_fn(|row| {
-            let end = (used[row] + ahead).min(limits[row]);
+            let end = (used[row] + ahead[row]).min(limits[row]);
             let start = marks[row].max(used[row]);
-            (start + ahead / 2 < end).then_some(start..end)
+            (start + ahead[row] / 2 < end).then_some(start..end)
         })
     }
 

@@ -458,3 +458,23 @@ fn memory_ahead_of_the_writer_is_made_in_steps() {
     assert!(steps > 10, "{steps}");
     check_shape(&writer);
 }
+
+#[test]
+fn populated_memory_takes_18_bytes_per_key_at_most() {
+    let (index, mut writer) = Index::new().unwrap();
+    let mut most = 0.0_f64;
+    for key in 0..300_000_u64 {
+        if index.is_short_of_room() {
+            index.populate_ahead().unwrap();
+        }
+        Table::insert(&mut writer, random_hash(key), place(key, 0));
+        if key >= 100_000 {
+            let used = [index.buckets(), index.counters.0.overflow_lines.load(Ordering::Relaxed)];
+            let marks = [&index.populated.heads, &index.populated.overflow];
+            let lines =
+                std::iter::zip(used, marks).map(|(used, mark)| used.max(mark.load(Ordering::Relaxed)));
+            most = most.max((64 * lines.sum::<u64>()) as f64 / key as f64);
+        }
+    }
+    assert!(most <= 18.0, "{most} bytes per key");
+}

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::{LogContext, SegmentAllocator};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::log::segment::{Prefault, Segment, SegmentPlan};
+use crate::log::segment::segment_plan::{LARGE_PIECE, SegmentPlan};
+use crate::log::segment::{Prefault, Segment};
 use crate::mem::PAGE_SIZE;
 use crate::trace;
 
@@ -21,6 +22,8 @@ pub(super) struct Wanted {
     pub(super) spare: usize,
     /// The bytes that must be free beside it. Otherwise it is not made.
     pub(super) beside: u64,
+    /// See [`SegmentPlan::piece`].
+    pub(super) piece: u64,
 }
 
 impl SegmentAllocator {
@@ -35,7 +38,8 @@ impl SegmentAllocator {
         prefault: Prefault,
     ) -> Result<Arc<Segment>> {
         let size = Self::first_size(config, shared);
-        let wanted = Wanted { size, spare: 0, beside: Self::kept_at_open(shared, config) };
+        let beside = Self::kept_at_open(shared, config);
+        let wanted = Wanted { size, spare: 0, beside, piece: LARGE_PIECE };
         let made = match make_segment(shared, prefault, &wanted) {
             // The reserve is in use, or larger than the disk: the first insertion checks.
             Err(Error::NoSpace { .. }) => {
@@ -65,7 +69,7 @@ pub(super) fn make_segment(shared: &LogContext, prefault: Prefault, wanted: &Wan
 }
 
 fn make_and_name(shared: &LogContext, prefault: Prefault, wanted: &Wanted) -> Result<Made> {
-    let Wanted { size, spare, beside } = *wanted;
+    let Wanted { size, spare, beside, piece } = *wanted;
     shared.manifest.check_place()?;
     shared.manifest.reserve(1 + spare)?;
     let mut nonce = [0; 8];
@@ -81,6 +85,7 @@ fn make_and_name(shared: &LogContext, prefault: Prefault, wanted: &Wanted) -> Re
         beside,
         nonce: u64::from_le_bytes(nonce),
         prefault,
+        piece,
     };
     let created = Segment::create(shared.dir.as_ref(), &shared.space, &plan).and_then(|segment| {
         let synced = shared.sync_dir();

@@ -32,6 +32,7 @@ use crate::log::allocator::quota::{Quota, SpaceClass};
 use crate::log::context::total_size;
 use crate::log::context::{LogContext, Segments};
 use crate::log::manifest::SPARE_ENTRIES;
+use crate::log::segment::segment_plan::LARGE_PIECE;
 use crate::log::segment::{Prefault, Segment};
 use crate::mem::PAGE_SIZE;
 use crate::sync::statistic::Statistic;
@@ -349,7 +350,9 @@ impl SegmentAllocator {
     ) -> Result<Arc<Segment>> {
         // Removals and passes may use the space that the others leave.
         let spare = if matches!(want, SpaceClass::Insertion | SpaceClass::Ahead) { SPARE_ENTRIES } else { 0 };
-        let made = make_segment(shared, self.prefault, &Wanted { size, spare, beside });
+        // The writer would write the pages again.
+        let piece = if self.makes_pages() { PAGE_SIZE as u64 } else { LARGE_PIECE };
+        let made = make_segment(shared, self.prefault, &Wanted { size, spare, beside, piece });
         self.recount(shared);
         let (segment, named) = made?;
         if size >= making.next_size {
@@ -381,10 +384,16 @@ impl SegmentAllocator {
         self.writer_makes_pages.store(itself, Ordering::Relaxed);
     }
 
+    /// Returns true if the writer makes its pages itself. It then fills a segment faster than one
+    /// is made.
+    fn makes_pages(&self) -> bool {
+        // Relaxed: see `writer_makes_pages`.
+        self.writer_makes_pages.load(Ordering::Relaxed)
+    }
+
     /// Returns the distance that pages are faulted ahead of the writer, in bytes.
     fn window(&self) -> u64 {
-        // Relaxed: see `writer_makes_pages`.
-        if self.writer_makes_pages.load(Ordering::Relaxed) { 0 } else { WINDOW }
+        if self.makes_pages() { 0 } else { WINDOW }
     }
 
     /// Returns the writer's offset, to see if it moves.
@@ -448,7 +457,7 @@ impl SegmentAllocator {
             return Ok(true);
         }
         let Some(next) = self.next_ready() else {
-            let is_early = offset < active.size() / 2;
+            let is_early = offset < active.size() / 2 && !self.makes_pages();
             if is_early || self.space_budget(shared).is_some() || self.has_few_files(shared) {
                 return Ok(false);
             }

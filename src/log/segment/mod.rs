@@ -13,6 +13,7 @@
 mod errors;
 mod followed;
 mod prefault;
+pub(crate) mod segment_plan;
 mod unbacked;
 mod unwritten;
 
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use self::segment_plan::SegmentPlan;
 use crate::error::{Error, Result};
 use crate::format::manifest::SegmentEntry;
 use crate::format::record_reader::Order;
@@ -30,7 +32,7 @@ use crate::format::{SegmentId, Seq, StoreId, file_name};
 use crate::fs::{Access, Dir, File, Identity};
 use crate::log::group_commit::{GroupCommit, SyncTurn};
 use crate::log::segment_file::{
-    Times, Unopened, check_header, check_identity, header_of_log, len_of, open_file, unlink_segment,
+    Times, Unopened, check_header, check_identity, len_of, open_file, unlink_segment,
 };
 use crate::mem::PAGE_SIZE;
 use crate::mem::address_space::{AddressSpace, GranuleRange};
@@ -60,21 +62,6 @@ const NO_PLACE: Error = Error::Limit {
     advice: "open a second store for what comes next",
 };
 
-/// The size of the pieces that [`Prefault::Large`] writes, in bytes.
-const LARGE_PIECE: u64 = 2 << 20;
-
-/// The parameters of a new segment.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SegmentPlan {
-    pub(crate) store: StoreId,
-    pub(crate) id: SegmentId,
-    pub(crate) size: u64,
-    /// The bytes that must be free beside it. Otherwise it is not made.
-    pub(crate) beside: u64,
-    pub(crate) nonce: u64,
-    pub(crate) prefault: Prefault,
-}
-
 /// One segment of the store.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -90,6 +77,8 @@ pub(crate) struct Segment {
     /// It holds no record that is hidden by a record numbered at or below this (I7).
     filtered: AtomicU64,
     prefault: Prefault,
+    /// Bytes that were written with the file. Zero unless the mode is [`Prefault::Large`].
+    piece: u64,
     range: GranuleRange,
     mapping: Arc<Mapping>,
     /// The turn to sync through `file`, or through the mapping, which is the same open file.
@@ -114,7 +103,7 @@ impl Segment {
     /// [`remove_unnamed`].
     pub(crate) fn create(dir: &dyn Dir, space: &AddressSpace, plan: &SegmentPlan) -> Result<Arc<Self>> {
         let file = Self::make(dir, plan)?;
-        let header = SegmentHeader::decode(&header_of(plan).encode());
+        let header = SegmentHeader::decode(&plan.header().encode());
         let data_offset = header.ok().and_then(Result::ok).expect("just encoded").data_offset();
         let shape = SegmentShape {
             id: plan.id,
@@ -122,6 +111,7 @@ impl Segment {
             nonce: plan.nonce,
             data_offset,
             prefault: plan.prefault,
+            piece: plan.piece_written(),
             role: Role::Log,
             generation: 0,
         };
@@ -135,12 +125,13 @@ impl Segment {
         let space = |error| Error::allocating(plan.size, path(), error);
         let file = dir.create(temporary).map_err(|error| Error::io("create", path(), error))?;
         file.allocate_beside(plan.size, plan.beside).map_err(space)?;
-        let header = header_of(plan).encode();
+        let header = plan.header().encode();
         match plan.prefault {
             Prefault::Large => {
-                let mut piece = header;
-                alloc::resize(&mut piece, to_usize(plan.size.min(LARGE_PIECE))).map_err(space)?;
-                file.write_at(&piece, 0).map_err(space)?;
+                // One call for all zeros, so that the kernel holds them in one folio.
+                let len = to_usize(plan.piece_written());
+                alloc::with_zeros(len, |zeros| file.write_at(zeros, 0)).map_err(space)?;
+                file.write_at(&header, 0).map_err(space)?;
             }
             Prefault::Small => {
                 let mut page = header;
@@ -205,6 +196,7 @@ impl Segment {
             nonce: entry.nonce,
             data_offset: header.data_offset(),
             prefault: Prefault::Plain,
+            piece: 0,
             role: header.role,
             generation: header.generation,
         };
@@ -229,6 +221,7 @@ impl Segment {
             nonce: entry.nonce,
             data_offset,
             prefault: Prefault::Plain,
+            piece: 0,
             role: entry.role,
             generation: entry.generation,
         };
@@ -277,6 +270,7 @@ impl Segment {
             first_seq: AtomicU64::new(0),
             filtered: AtomicU64::new(0),
             prefault: shape.prefault,
+            piece: shape.piece,
             range,
             mapping,
             sync_turn: SyncTurn::new(),
@@ -473,12 +467,9 @@ struct SegmentShape {
     nonce: u64,
     data_offset: u64,
     prefault: Prefault,
+    piece: u64,
     role: Role,
     generation: u8,
-}
-
-fn header_of(plan: &SegmentPlan) -> SegmentHeader {
-    header_of_log(plan.store, plan.id, plan.size, plan.nonce)
 }
 
 /// Converts an offset in a mapping. It fits, because the mapping was made.
@@ -488,6 +479,7 @@ fn to_usize(offset: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::segment_plan::LARGE_PIECE;
     use super::*;
     use crate::fs::sim::{Fault, Operation, SimDisk};
 
@@ -495,7 +487,7 @@ mod tests {
 
     fn plan(id: u64) -> SegmentPlan {
         let (store, id, prefault) = (StoreId([7; 16]), SegmentId(id), Prefault::Large);
-        SegmentPlan { store, id, size: SIZE, beside: 0, nonce: 9, prefault }
+        SegmentPlan { store, id, size: SIZE, beside: 0, nonce: 9, prefault, piece: LARGE_PIECE }
     }
 
     fn bad_address() -> std::io::Error {

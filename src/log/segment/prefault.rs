@@ -8,11 +8,16 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{LARGE_PIECE, Prefault, Segment, to_usize};
+use super::segment_plan::LARGE_PIECE;
+use super::{Prefault, Segment, to_usize};
 use crate::error::{Error, Result};
 use crate::format::Defect;
+use crate::fs::File;
 use crate::mem::PAGE_SIZE;
 use crate::mem::alloc;
+
+/// The size of a page, as an offset.
+const PAGE: u64 = PAGE_SIZE as u64;
 
 impl Segment {
     /// Returns the offset below which the writer may store without a fault.
@@ -26,7 +31,7 @@ impl Segment {
     pub(crate) fn resume_at(&self, offset: u64) {
         if self.prefault == Prefault::Plain {
             // Release: see `extend`.
-            self.ready.store(offset / PAGE_SIZE as u64 * PAGE_SIZE as u64, Ordering::Release);
+            self.ready.store(offset / PAGE * PAGE, Ordering::Release);
         }
     }
 
@@ -43,17 +48,15 @@ impl Segment {
         let mut from = self.ready();
         while from < target.min(self.size) {
             let end = match self.prefault {
+                Prefault::Large if from < self.piece => self.piece,
                 Prefault::Large => (from / LARGE_PIECE + 1) * LARGE_PIECE,
-                Prefault::Small | Prefault::Plain => target.next_multiple_of(PAGE_SIZE as u64),
+                Prefault::Small | Prefault::Plain => target.next_multiple_of(PAGE),
             };
             let end = end.min(self.size);
             // The first piece was written with the file. Behind it nothing was, since the writer
             // stays below `ready`.
-            if self.prefault == Prefault::Large && from >= LARGE_PIECE {
-                let file = self.file.lock().as_ref().map(|(file, _)| Arc::clone(file));
-                let file = file.expect("a segment that is still written to keeps its file");
-                alloc::zeros(to_usize(end - from))
-                    .and_then(|zeros| file.write_at(&zeros, from))
+            if self.prefault == Prefault::Large && from >= self.piece {
+                alloc::with_zeros(to_usize(end - from), |zeros| self.kept_file().write_at(zeros, from))
                     .map_err(|error| self.io("write", error))?;
             }
             self.populate(from, end)?;
@@ -97,28 +100,22 @@ impl Segment {
         Error::NoSpace { path: self.path.clone(), needed: to - from, source: Some(Arc::new(error)) }
     }
 
-    /// Faults pages like [`Segment::extend`], no further than the page that `target` lies in.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Segment::extend`].
-    pub(crate) fn extend_by_pages(&self, target: u64) -> Result<()> {
-        let _one = self.extending.lock();
-        self.populate_to(target)
-    }
-
-    /// Writes bytes behind the last record by one call, and faults the page in which `end` lies.
+    /// Writes a value behind the last record by one call. Faults the pages in which its record
+    /// begins and in which `end` lies. `tail` is the end of the last record.
     ///
     /// # Errors
     ///
     /// `NoSpace`, or an error of the operating system. A part may have been written.
-    pub(crate) fn write_behind_end(&self, offset: u64, bytes: &[u8], end: u64) -> Result<()> {
+    pub(crate) fn write_value(&self, tail: u64, value_at: u64, value: &[u8], end: u64) -> Result<()> {
         let _one = self.extending.lock();
-        let file = self.file().expect("a segment that is still written to keeps its file");
-        file.write_at(bytes, offset).map_err(|error| self.io("write", error))?;
+        let written = value_at + value.len() as u64;
+        // The pages of a long key.
+        self.write_absent(tail, value_at / PAGE * PAGE)?;
+        self.kept_file().write_at(value, value_at).map_err(|error| self.io("write", error))?;
+        self.write_absent(written, end)?;
+        self.populate_to(value_at)?;
         // The writer stores to the page in which the value ends, and to none before it.
-        let page = PAGE_SIZE as u64;
-        let last = (offset + bytes.len() as u64) / page * page;
+        let last = written / PAGE * PAGE;
         if self.ready() < last {
             // Release: as in `extend`.
             self.ready.store(last, Ordering::Release);
@@ -126,13 +123,116 @@ impl Segment {
         self.populate_to(end)
     }
 
+    /// Writes zeros to the pages from `from` to `to` that no call has written yet. Nothing lies
+    /// behind `from`.
+    ///
+    /// A fault would read an absent page, and the kernel reads ahead: pages in small folios, which
+    /// the next value then writes again.
+    fn write_absent(&self, from: u64, to: u64) -> Result<()> {
+        const ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+        let first = from.max(self.ready()).next_multiple_of(PAGE);
+        for at in (first..to.min(self.size)).step_by(PAGE_SIZE) {
+            let zeros = &ZEROS[..to_usize(PAGE.min(self.size - at))];
+            self.kept_file().write_at(zeros, at).map_err(|error| self.io("write", error))?;
+        }
+        Ok(())
+    }
+
     /// Faults single pages. The caller holds `extending`.
     fn populate_to(&self, target: u64) -> Result<()> {
         let from = self.ready();
-        let end = target.next_multiple_of(PAGE_SIZE as u64).min(self.size);
+        let end = target.next_multiple_of(PAGE).min(self.size);
         if from < end {
             self.populate(from, end)?;
         }
         Ok(())
+    }
+
+    /// Returns the file of a segment that is still written to.
+    fn kept_file(&self) -> Arc<dyn File> {
+        self.file().expect("a segment that is still written to keeps its file")
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(miri)))]
+mod tests {
+    use super::*;
+    use crate::format::{SegmentId, StoreId};
+    use crate::fs::Dir;
+    use crate::fs::real::RealDir;
+    use crate::fs::sim::{Operation, SimDisk};
+    use crate::log::segment::segment_plan::SegmentPlan;
+    use crate::mem::address_space::AddressSpace;
+
+    /// Makes a segment without zeros in a directory beside the test itself.
+    fn segment() -> (tempfile::TempDir, Arc<Segment>) {
+        let here = std::env::current_exe().expect("the test itself");
+        let place =
+            tempfile::tempdir_in(here.parent().expect("it lies in a folder")).expect("it may be made");
+        let dir = RealDir::new(place.path()).expect("a path");
+        let segment = made_in(&dir);
+        (place, segment)
+    }
+
+    fn made_in(dir: &dyn Dir) -> Arc<Segment> {
+        dir.create_dir().expect("it may be made");
+        let plan = SegmentPlan {
+            store: StoreId([7; 16]),
+            id: SegmentId(1),
+            size: 8 << 20,
+            beside: 0,
+            nonce: 9,
+            prefault: Prefault::Large,
+            piece: PAGE,
+        };
+        let space = AddressSpace::reserve().expect("address space");
+        let segment = Segment::create(dir, &space, &plan).expect("there is room");
+        segment.extend(segment.data_offset()).expect("there is room");
+        segment
+    }
+
+    /// Returns true if the page that lies `pages` behind the one of an offset is in memory.
+    fn is_in_memory(segment: &Segment, offset: u64, pages: u64) -> bool {
+        let page = to_usize(offset / PAGE * PAGE + pages * PAGE);
+        segment.mapping().bring_near(page, PAGE_SIZE).expect("it is mapped")
+    }
+
+    /// Writes records with keys of `key_len` bytes and large values, each of which ends `before` a
+    /// page. Returns the end.
+    fn write_values(segment: &Segment, key_len: u64, before: u64) -> u64 {
+        let mut tail = segment.data_offset();
+        for _ in 0..10 {
+            let value_at = tail + 32 + key_len;
+            let end = (value_at + (64 << 10)).next_multiple_of(PAGE) - before;
+            let value = vec![7; to_usize(end - value_at)];
+            segment.write_value(tail, value_at, &value, end + 40).expect("there is room");
+            assert!(segment.ready() >= end + 40, "the next header finds its page");
+            tail = end;
+        }
+        tail
+    }
+
+    /// Cause: a fault on a page that no call had written. Symptom: the kernel read 128 KiB of zeros
+    /// around it, for each value again.
+    #[test]
+    fn kernel_reads_no_page_behind_a_large_value() {
+        for (key_len, before) in [(8, 0), (8, 8), (8, 40), (8, 48), (9000, 48)] {
+            let (_place, segment) = segment();
+            let end = write_values(&segment, key_len, before);
+            assert!(is_in_memory(&segment, end + 39, 0));
+            assert!(!is_in_memory(&segment, end + 39, 1), "keys of {key_len}, {before} bytes before a page");
+        }
+    }
+
+    #[test]
+    fn segment_without_zeros_gets_them_for_a_small_record() {
+        let disk = SimDisk::new();
+        let segment = made_in(disk.dir().as_ref());
+        let writes = || disk.operations()[&Operation::Write];
+        let before = writes();
+        segment.extend(PAGE).unwrap();
+        assert_eq!((writes() - before, segment.ready()), (0, PAGE));
+        segment.extend(PAGE + 1).unwrap();
+        assert_eq!((writes() - before, segment.ready()), (1, LARGE_PIECE));
     }
 }

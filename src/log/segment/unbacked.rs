@@ -31,6 +31,7 @@ impl Segment {
             nonce: 0,
             data_offset: 0,
             prefault: Prefault::Plain,
+            piece: 0,
             role: Role::Log,
             generation: 0,
         };

@@ -68,15 +68,14 @@ impl LogWriter {
         want: SpaceClass,
         draft: &NewRecord<'_>,
     ) -> Result<()> {
+        allocator.writer_makes_pages(true);
         self.make_room(shared, allocator, want, draft.size())?;
         shared.manifest.begin()?;
-        allocator.writer_makes_pages(true);
         let value_at = self.offset + HEADER_SIZE as u64 + u64::from(draft.key_len);
-        self.segment.extend_by_pages(value_at)?;
         // A failed write may have written a part. The next record must not be placed before it.
         self.is_soiled = true;
         let end = self.offset + draft.size() + WATERMARK_SIZE;
-        self.segment.write_behind_end(value_at, draft.value, end)?;
+        self.segment.write_value(self.offset, value_at, draft.value, end)?;
         self.is_soiled = false;
         self.written = Some(value_at);
         Ok(())

@@ -316,11 +316,7 @@ fn apply(
     let prefault = if config.durability == Durability::Disk { Prefault::Small } else { Prefault::Large };
     let mut ready = chain.ready;
     let start = FirstSegment { previous: chain.previous, next_seq, incarnation, durable, last: chain.last };
-    let resume = match can_wait {
-        true => Resume::Later,
-        false => chain.resume.map_or(Resume::InNew, |(segment, offset)| Resume::In(segment, offset)),
-    };
-    let tail = tail(&shared, config, prefault, &mut ready, resume, start)?;
+    let tail = tail(&shared, config, prefault, &mut ready, Resume::of(can_wait, chain.resume), start)?;
     report.created = created;
     report.incarnation = incarnation;
     report.durable_seq = durable.0;
@@ -376,6 +372,16 @@ enum Resume {
     InNew,
     /// A new segment, once the findings are written.
     Later,
+}
+
+impl Resume {
+    fn of(can_wait: bool, closed_in: Option<(Arc<Segment>, u64)>) -> Self {
+        match closed_in {
+            _ if can_wait => Self::Later,
+            Some((segment, offset)) => Self::In(segment, offset),
+            None => Self::InNew,
+        }
+    }
 }
 
 /// Returns the tail of the log.

@@ -253,7 +253,8 @@ mod tests {
     use super::*;
     use crate::format::{SegmentId, StoreId};
     use crate::fs::sim::SimDisk;
-    use crate::log::segment::{Prefault, SegmentPlan};
+    use crate::log::segment::Prefault;
+    use crate::log::segment::segment_plan::SegmentPlan;
     use crate::mem::address_space::AddressSpace;
 
     const READY: u64 = 4 << 10;

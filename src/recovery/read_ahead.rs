@@ -317,6 +317,7 @@ mod tests {
             size: 3 * LARGE,
             beside: 0,
             nonce: 9,
+            piece: 0,
             prefault: Prefault::Plain,
         };
         let segment = Segment::create(dir.as_ref(), &space, &plan).expect("there is room");

@@ -23,9 +23,9 @@ struct Watch {
     consumers: Vec<Consumer>,
     /// The contents before the write that is being made, and after it.
     allowed: [Contents; 2],
-    /// All contents that were acknowledged before, while the store is recovered. Between the manifest
-    /// and the first record of its new segment, nothing says how the log goes on behind segments that
-    /// are gone, so a consumer that lags does not know it yet.
+    /// All contents that were acknowledged before, while an open after a kill is completed. Between
+    /// the manifest and the first record of its new segment, nothing says how the log goes on behind
+    /// segments that are gone, so a consumer that lags does not know it yet.
     past: Vec<Contents>,
     is_recovering: bool,
     /// One in this many crash points is looked at.
@@ -92,16 +92,26 @@ fn run(seed: u64, spacing: u64) -> (u64, u64) {
             }
         });
     }
+    // True if the last open waits with its changes to the disk for a step that needs them.
+    let mut waits = false;
     for number in 0..STEPS {
         let (step, after) = writer.draw(&mut rng);
+        let store = writer.store();
+        let (last, is_synced) = (store.last_seq(), store.durable_seq() >= store.last_seq());
         {
             let mut watch = watch.lock();
             watch.allowed = [writer.contents.clone(), after.clone()];
-            watch.is_recovering = matches!(step, Step::Kill);
+            watch.is_recovering = waits || matches!(step, Step::Kill);
             watch.now = format!("seed {seed}, step {number} ({step:?})");
         }
         writer.act(&step);
         assert_eq!(writer.contents, after);
+        waits = match step {
+            Step::Kill => true,
+            Step::Compact | Step::Close => false,
+            Step::Flush => waits && is_synced,
+            _ => waits && writer.store().last_seq() == last,
+        };
         let mut watch = watch.lock();
         watch.past.push(after.clone());
         watch.allowed = [after.clone(), after];

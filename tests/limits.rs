@@ -492,7 +492,7 @@ impl Setting {
         match self.lowered.as_str() {
             "descriptors" => lower(Resource::Nofile, 20),
             "file size" => lower(Resource::Fsize, 64 << 10),
-            "mappings" => return take_mappings(40),
+            "mappings" => return take_mappings(64),
             "address space" => {
                 take_small_memory();
                 lower(Resource::As, address_space() + (1 << 20) + self.seed % MORE_ADDRESSES);

@@ -115,7 +115,9 @@ impl DirectoryScan {
                 FileName::Checkpoint(number) => survey.checkpoints.push(number),
                 FileName::Hint(id) => survey.hints.push(id),
                 FileName::Removing => match read_removing(dir, &name) {
-                    Err(error) if is_gone(&error) => {}
+                    // The store has been destroyed since the list was made. Its manifest, which was
+                    // read, may be gone as well.
+                    Err(error) if is_gone(&error) => return Self::with(dir, unread),
                     read => survey.removing = Some(read?),
                 },
                 FileName::Restoring => survey.is_restoring = true,

@@ -279,6 +279,7 @@ impl State {
     /// The errors of [`State::sync`].
     pub(crate) fn flush(&self) -> Result<()> {
         self.shared.commit.check()?;
+        self.resume()?;
         self.sync_upto(self.last_seq())
     }
 

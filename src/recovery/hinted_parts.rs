@@ -91,22 +91,7 @@ impl HintedParts {
     ///
     /// Returns an error if memory is short.
     pub(super) fn sort(&mut self) -> io::Result<()> {
-        self.starts = vec![0; PARTS + 1];
-        for (_, record) in &self.gathered {
-            self.starts[part_of(record.hash) + 1] += 1;
-        }
-        for part in 0..PARTS {
-            self.starts[part + 1] += self.starts[part];
-        }
-        let mut places = self.starts.clone();
-        let mut sorted = alloc::with_capacity(self.gathered.len())?;
-        sorted.extend_from_slice(&self.gathered);
-        for gathered in &self.gathered {
-            let place = &mut places[part_of(gathered.1.hash)];
-            sorted[*place] = *gathered;
-            *place += 1;
-        }
-        self.gathered = sorted;
+        (self.gathered, self.starts) = in_parts(&self.gathered, |(_, record)| record.hash)?;
         Ok(())
     }
 
@@ -185,6 +170,31 @@ impl HintedParts {
     }
 }
 
+/// Returns the items in the order of their parts, and the start of each part, with the end of the last.
+/// Those of one part keep their order.
+///
+/// # Errors
+///
+/// Returns an error if memory is short.
+pub(crate) fn in_parts<T: Copy>(items: &[T], hash: impl Fn(&T) -> Hash) -> io::Result<(Vec<T>, Vec<usize>)> {
+    let mut starts = vec![0; PARTS + 1];
+    for item in items {
+        starts[part_of(hash(item)) + 1] += 1;
+    }
+    for part in 0..PARTS {
+        starts[part + 1] += starts[part];
+    }
+    let mut next = starts.clone();
+    let mut placed = alloc::with_capacity(items.len())?;
+    placed.extend_from_slice(items);
+    for item in items {
+        let place = &mut next[part_of(hash(item))];
+        placed[*place] = *item;
+        *place += 1;
+    }
+    Ok((placed, starts))
+}
+
 /// The entries of some parts of a chunk, as they are in the file.
 struct PartBytes {
     /// The length in bytes and the checksum of each part.
@@ -228,14 +238,14 @@ impl HintedChunk {
         read(&mut table_bytes, table + ((parts.start - before) * PART_SIZE) as u64)?;
         let (decoded, _) = table_bytes.as_chunks::<PART_SIZE>();
         let mut end = if before == 1 { HintPart::decode(decoded[0]).end } else { 0 };
-        let (mut places, mut whole) = (Vec::with_capacity(parts.len()), None);
+        let (mut places, mut whole) = (Vec::with_capacity(parts.len()), 0..0);
         for place in decoded[before..].iter().map(|bytes| HintPart::decode(*bytes)) {
             let range = self.front.part_range(end, place).map_err(&damage)?;
+            let start = if places.is_empty() { range.start } else { whole.start };
+            whole = start..range.end;
             places.push((len_of(&range), place.sum));
-            whole = Some(whole.map_or(range.clone(), |whole: Range<u64>| whole.start..range.end));
             end = place.end;
         }
-        let whole = whole.unwrap_or_default();
         let mut bytes = alloc::zeros(len_of(&whole)).map_err(&io)?;
         read(&mut bytes, self.at + whole.start)?;
         Ok(PartBytes { places, bytes })

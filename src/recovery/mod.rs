@@ -302,7 +302,6 @@ fn apply(
     remove_checkpoints(dir.as_ref(), survey, checkpoint.as_ref())?;
     remove_hints(dir.as_ref(), survey, &chain.hinted);
     dir.crash_point("recovery-renamed");
-    let waiting = can_wait.then(|| chain.retired.clone());
     if !can_wait {
         remove(dir.as_ref(), &manifest, &chain.retired, &repeated)?;
     }
@@ -337,7 +336,7 @@ fn apply(
         checkpoint,
         hinted,
         hint_files: chain.hinted,
-        waiting,
+        waiting: can_wait.then_some(chain.retired),
         report,
     })
 }

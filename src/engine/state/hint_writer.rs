@@ -22,7 +22,7 @@ use super::State;
 use crate::error::{Error, Result};
 use crate::format::checkpoint::CheckpointSegment;
 use crate::format::hash::{HASH_ID, HashKey};
-use crate::format::hint::{HintChunk, HintEntry, HintKeyspace, PARTS, part_of};
+use crate::format::hint::{HintChunk, HintEntry, HintKeyspace};
 use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader, RecordKind, RecordPlace};
 use crate::format::segment_header::Role;
 use crate::format::{Defect, KeyspaceId, SegmentId, Seq, file_name};
@@ -30,6 +30,7 @@ use crate::fs::Access;
 use crate::log::segment::Segment;
 use crate::mem::address_space::prefetch;
 use crate::mem::alloc;
+use crate::recovery::hinted_parts::in_parts;
 
 /// Bytes of the log that one step reads.
 const SLICE: u64 = 2 << 20;
@@ -391,7 +392,7 @@ impl ChunkBuilder {
     ///
     /// Returns an error if memory is short.
     fn finish(mut self, durable: Seq) -> io::Result<(u64, Vec<u8>)> {
-        let entries = sorted(&self.entries)?;
+        let (entries, _) = in_parts(&self.entries, |entry| entry.hash)?;
         self.front.to = self.at;
         self.front.durable = durable;
         self.front.entries = u32::try_from(self.entries.len()).expect("fewer than the bytes of a chunk");
@@ -409,29 +410,4 @@ fn prefetch_lines(from: *const u8, size: u64) {
     for line in 0..len.div_ceil(LINE).min(LINES_MAX) {
         prefetch(from.wrapping_add(line * LINE));
     }
-}
-
-/// Returns the entries in the order of their parts. Those of one part keep their order.
-///
-/// # Errors
-///
-/// Returns an error if memory is short.
-fn sorted(entries: &[HintEntry]) -> io::Result<Vec<HintEntry>> {
-    let mut ends = [0; PARTS];
-    for entry in entries {
-        ends[part_of(entry.hash)] += 1;
-    }
-    let mut end = 0;
-    for place in &mut ends {
-        // From here on the place of the next entry of the part.
-        end += std::mem::replace(place, end);
-    }
-    let mut sorted = alloc::with_capacity(entries.len())?;
-    sorted.extend_from_slice(entries);
-    for entry in entries {
-        let place = &mut ends[part_of(entry.hash)];
-        sorted[*place] = *entry;
-        *place += 1;
-    }
-    Ok(sorted)
 }

@@ -95,7 +95,7 @@ impl State {
             return Ok(());
         }
         match parts.read(self.shared.dir.as_ref(), part..part + 1) {
-            Ok(read) => self.apply_part(&mut writer, &parts, part, read.into_iter().flatten().collect()),
+            Ok(mut read) => self.apply_part(&mut writer, &parts, part, read.pop().unwrap_or_default()),
             Err(error) if is_damage(&error) => self.rebuild_with(&mut writer, &error),
             Err(error) => Err(error),
         }

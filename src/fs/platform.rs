@@ -249,21 +249,22 @@ fn overwrite_in_place(file: &File) {
 /// Reserves blocks by writing zeros into them; on failure the file has its old size again.
 #[cfg(unix)]
 fn write_zeros(file: &File, old: u64, new: u64) -> io::Result<()> {
-    let zeros = crate::mem::alloc::zeros(ZEROS_SIZE)?;
-    let mut offset = old;
-    while offset < new {
-        let len = usize::try_from(new - offset).map_or(ZEROS_SIZE, |rest| rest.min(ZEROS_SIZE));
-        match write_at(file, &zeros[..len], offset) {
-            Ok(written) if written > 0 => offset += written as u64,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            failed => {
-                // The first failure is reported; if the file stays longer, it reads as zeros.
-                drop(file.set_len(old));
-                return Err(failed.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
+    crate::mem::alloc::with_zeros(ZEROS_SIZE, |zeros| {
+        let mut offset = old;
+        while offset < new {
+            let len = usize::try_from(new - offset).map_or(ZEROS_SIZE, |rest| rest.min(ZEROS_SIZE));
+            match write_at(file, &zeros[..len], offset) {
+                Ok(written) if written > 0 => offset += written as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                failed => {
+                    // The first failure is reported; if the file stays longer, it reads as zeros.
+                    drop(file.set_len(old));
+                    return Err(failed.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
+                }
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Frees the blocks of a range.

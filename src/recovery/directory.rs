@@ -408,15 +408,7 @@ mod tests {
         dir.create_dir().unwrap();
         let space = AddressSpace::reserve().unwrap();
         for id in 1..=5 {
-            let plan = SegmentPlan {
-                store,
-                id: SegmentId(id),
-                size: 8192,
-                beside: 0,
-                nonce: id,
-                prefault: Prefault::Large,
-                piece: 8192,
-            };
+            let plan = SegmentPlan { nonce: id, ..SegmentPlan::sample(id, 8192, Prefault::Large) };
             Segment::create(dir.as_ref(), &space, &plan).unwrap();
         }
         let manifest = Manifest {

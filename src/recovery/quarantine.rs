@@ -195,7 +195,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::format::StoreId;
     use crate::fs::sim::{Exhaustive, SimDisk, Tears};
     use crate::log::segment::segment_plan::SegmentPlan;
     use crate::log::segment::{Prefault, Segment};
@@ -207,15 +206,7 @@ mod tests {
         let dir = disk.dir();
         dir.create_dir().expect("a new one");
         let space = AddressSpace::reserve().expect("address space");
-        let plan = SegmentPlan {
-            store: StoreId([7; 16]),
-            id: SegmentId(1),
-            size,
-            beside: 0,
-            nonce: 9,
-            prefault: Prefault::Plain,
-            piece: 0,
-        };
+        let plan = SegmentPlan::sample(1, size, Prefault::Plain);
         let segment = Segment::create(dir.as_ref(), &space, &plan).expect("there is room");
         dir.sync().expect("nothing is wrong");
         (disk, segment)

@@ -251,7 +251,6 @@ pub(super) fn read<R>(
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::format::{SegmentId, StoreId};
     use crate::fs::sim::SimDisk;
     use crate::log::segment::Prefault;
     use crate::log::segment::segment_plan::SegmentPlan;
@@ -311,15 +310,7 @@ mod tests {
         let dir = disk.dir();
         dir.create_dir().expect("a new one");
         let space = AddressSpace::reserve().expect("address space");
-        let plan = SegmentPlan {
-            store: StoreId([7; 16]),
-            id: SegmentId(1),
-            size: 3 * LARGE,
-            beside: 0,
-            nonce: 9,
-            piece: 0,
-            prefault: Prefault::Plain,
-        };
+        let plan = SegmentPlan::sample(1, 3 * LARGE, Prefault::Plain);
         let segment = Segment::create(dir.as_ref(), &space, &plan).expect("there is room");
         let begin = Begin { offset: LARGE, last: None };
         let task = |limit| ReadTask { segment: Arc::clone(&segment), begin, limit };

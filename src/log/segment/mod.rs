@@ -479,15 +479,13 @@ fn to_usize(offset: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::segment_plan::LARGE_PIECE;
     use super::*;
     use crate::fs::sim::{Fault, Operation, SimDisk};
 
     const SIZE: u64 = 4 * PAGE_SIZE as u64;
 
     fn plan(id: u64) -> SegmentPlan {
-        let (store, id, prefault) = (StoreId([7; 16]), SegmentId(id), Prefault::Large);
-        SegmentPlan { store, id, size: SIZE, beside: 0, nonce: 9, prefault, piece: LARGE_PIECE }
+        SegmentPlan::sample(id, SIZE, Prefault::Large)
     }
 
     fn bad_address() -> std::io::Error {

@@ -129,11 +129,11 @@ impl Segment {
     /// A fault would read an absent page, and the kernel reads ahead: pages in small folios, which
     /// the next value then writes again.
     fn write_absent(&self, from: u64, to: u64) -> Result<()> {
-        const ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
         let first = from.max(self.ready()).next_multiple_of(PAGE);
         for at in (first..to.min(self.size)).step_by(PAGE_SIZE) {
-            let zeros = &ZEROS[..to_usize(PAGE.min(self.size - at))];
-            self.kept_file().write_at(zeros, at).map_err(|error| self.io("write", error))?;
+            let len = to_usize(PAGE.min(self.size - at));
+            alloc::with_zeros(len, |zeros| self.kept_file().write_at(zeros, at))
+                .map_err(|error| self.io("write", error))?;
         }
         Ok(())
     }
@@ -157,7 +157,6 @@ impl Segment {
 #[cfg(all(test, target_os = "linux", not(miri)))]
 mod tests {
     use super::*;
-    use crate::format::{SegmentId, StoreId};
     use crate::fs::Dir;
     use crate::fs::real::RealDir;
     use crate::fs::sim::{Operation, SimDisk};
@@ -176,15 +175,7 @@ mod tests {
 
     fn made_in(dir: &dyn Dir) -> Arc<Segment> {
         dir.create_dir().expect("it may be made");
-        let plan = SegmentPlan {
-            store: StoreId([7; 16]),
-            id: SegmentId(1),
-            size: 8 << 20,
-            beside: 0,
-            nonce: 9,
-            prefault: Prefault::Large,
-            piece: PAGE,
-        };
+        let plan = SegmentPlan { piece: PAGE, ..SegmentPlan::sample(1, 8 << 20, Prefault::Large) };
         let space = AddressSpace::reserve().expect("address space");
         let segment = Segment::create(dir, &space, &plan).expect("there is room");
         segment.extend(segment.data_offset()).expect("there is room");

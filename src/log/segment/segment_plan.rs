@@ -28,6 +28,13 @@ impl SegmentPlan {
         if self.prefault == Prefault::Large { self.size.min(self.piece) } else { 0 }
     }
 
+    /// Returns the plan of a segment of the log, of a store for tests.
+    #[cfg(test)]
+    pub(crate) fn sample(id: u64, size: u64, prefault: Prefault) -> Self {
+        let (store, id) = (StoreId([7; 16]), SegmentId(id));
+        Self { store, id, size, beside: 0, nonce: 9, prefault, piece: LARGE_PIECE }
+    }
+
     /// Returns the header of the file.
     pub(super) fn header(&self) -> SegmentHeader {
         header_of_log(self.store, self.id, self.size, self.nonce)

@@ -55,6 +55,22 @@ fn until_one_thread() {
     assert_eq!(naps().len(), 1);
 }
 
+/// An open after a kill leaves its changes to the disk to the worker, which no notification wakes.
+#[test]
+fn worker_completes_an_open_after_a_first_try_that_failed() {
+    let _alone = alone();
+    let disk = SimDisk::new();
+    let store = Options::new().background(false).open_on(&disk).unwrap();
+    store.insert("key", "value").unwrap();
+    let killed = disk.kill();
+    killed.fail_nth(Some(Operation::SyncParent), 1, Fault::Io, false);
+    let again = Options::new().open_on(&killed).unwrap();
+    until("the worker tries again", || killed.operations().get(&Operation::SyncParent) >= Some(&2));
+    assert_eq!(killed.faults_fired(), 1);
+    again.close().unwrap();
+    assert!(Options::new().background(false).open_on(&killed).unwrap().recovery_report().clean);
+}
+
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }

@@ -83,8 +83,6 @@ impl Engine {
     /// The errors of [`Engine::step`].
     pub(crate) fn rest_step(&self) -> Result<bool> {
         self.shared.commit.check()?;
-        // A step of it may have failed.
-        self.resume()?;
         if !self.config.compaction || self.shared.manifest.is_behind() {
             return Ok(false);
         }

@@ -120,7 +120,7 @@ impl MaintenanceTask {
             return Poll::After(due.min(LOOK));
         }
         if engine.waiting_open.is_waiting() && sound {
-            // It failed, perhaps for a lack of descriptors.
+            // It failed, perhaps for a lack of descriptors. The next step tries again.
             return Poll::After(LOOK);
         }
         if engine.catalog.has_retired() || engine.collect_removed() > 0 {

@@ -175,7 +175,7 @@ fn handle_of_a_closed_store_does_not_complete_the_open() {
 }
 
 #[test]
-fn step_that_failed_is_repeated_by_the_worker() {
+fn completion_that_failed_is_repeated_by_the_next_step() {
     let disk = killed(&disk(), COUNT);
     let store = open(&disk);
     disk.fail_nth(Some(Operation::Write), 1, Fault::Io, true);
@@ -185,6 +185,18 @@ fn step_that_failed_is_repeated_by_the_worker() {
     let again = open(&disk.kill());
     assert_eq!(incarnation(&again), incarnation(&store) + 1);
     check(&again, COUNT);
+}
+
+/// A store that is opened and killed again and again does not grow by large segments.
+#[test]
+fn open_that_waits_goes_on_in_a_small_segment() {
+    let disk = killed(&disk(), COUNT);
+    let store = open(&disk);
+    let before = files(&disk);
+    store.flush().expect("nothing fails here");
+    let mut made = files(&disk);
+    made.retain(|name, _| name.ends_with(".seg") && !before.contains_key(name));
+    assert_eq!(made.values().map(Vec::len).collect::<Vec<_>>(), [16 << 10]);
 }
 
 #[test]

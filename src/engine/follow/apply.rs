@@ -149,11 +149,10 @@ impl<'e> Applier<'e> {
             let keyspace = contents.id;
             let draft = NewRecord { kind, keyspace, key, value, key_len, value_len, payload_sum };
             let hash = engine.hash_of(key);
-            // Damage is found before anything is changed.
-            let slot = self.writer.indexes.of(contents);
-            engine.current(slot, Lookup { keyspace: contents.id, key, hash }, false, pin)?;
             writes.push(PlannedWrite { contents, hash, draft, superseded: false });
         }
+        // Damage is found before anything is changed.
+        let present = engine.present_records(&mut self.writer.indexes, &writes, pin)?;
         mark_superseded(&mut writes, engine.room_for_batch(slots_for(records.len()))?);
         engine.reserve_batch(&mut self.writer.indexes, &writes)?;
         let notes = engine.room_for_notes(&writes)?;
@@ -161,7 +160,7 @@ impl<'e> Applier<'e> {
         let last = records.last().map_or(frame.header.seq, |placed| placed.header.seq);
         engine.seqlock.begin(last);
         let unit = (frame.header.seq, first);
-        engine.apply_batch(&mut self.writer.indexes, segment, unit, &writes, notes, pin);
+        engine.apply_batch(&mut self.writer.indexes, segment, unit, (&writes, present), notes, pin);
         self.publish(last);
         Ok(())
     }

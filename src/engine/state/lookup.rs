@@ -79,41 +79,11 @@ impl Lookup<'_> {
         pin: &'p Pin,
         check_other: impl Fn(&Record<'p>) -> Result<()>,
     ) -> Result<Option<FoundRecord<'p>>> {
-        let record_at = move |location| Some(state.record_as_it_is(location, pin));
-        let found = self.search(index, record_at, check_other)?;
-        if let Some(found) = &found {
-            state.check_replaced(&found.record)?;
-        }
-        Ok(found)
-    }
-
-    /// Returns the record of the key without any check, after [`Lookup::find`] has found no damage.
-    #[inline]
-    pub(crate) fn find_again<'p>(
-        self,
-        state: &'p State,
-        index: &impl IndexSearch,
-        pin: &'p Pin,
-    ) -> Option<FoundRecord<'p>> {
-        let record_at = move |location| state.shared.space.record(location, pin).map(Ok);
-        // The first search has loaded every part of the index that can be read.
-        self.search(index, record_at, |_| Ok(())).unwrap_or(None)
-    }
-
-    /// Finds the entry whose record is the key's. `record_at` may return `None` to skip an entry.
-    #[inline]
-    fn search<'p>(
-        self,
-        index: &impl IndexSearch,
-        record_at: impl Fn(Location) -> Option<Result<Record<'p>>>,
-        check_other: impl Fn(&Record<'p>) -> Result<()>,
-    ) -> Result<Option<FoundRecord<'p>>> {
         let Self { keyspace, key, hash } = self;
         let mut hit = None;
         let place = &mut hit;
         let found = index.find(hash, move |location| {
-            let Some(record) = record_at(location) else { return Ok(false) };
-            let record = record?;
+            let record = state.record_as_it_is(location, pin)?;
             if record.is_of(keyspace, key) {
                 *place = Some(record);
                 return Ok(true);
@@ -122,6 +92,7 @@ impl Lookup<'_> {
             Ok::<bool, Error>(false)
         })?;
         let (Some(location), Some(record)) = (found, hit) else { return Ok(None) };
+        state.check_replaced(&record)?;
         Ok(Some(FoundRecord { location, record }))
     }
 }

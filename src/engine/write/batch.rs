@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::engine::state::WriterState;
 use crate::engine::state::catalog::{Indexes, KeyspaceData, KeyspaceState};
 use crate::engine::state::hinted_records::waiting_part;
-use crate::engine::state::lookup::Lookup;
+use crate::engine::state::lookup::{FoundRecord, Lookup};
 use crate::engine::state::visibility::ReservedEntries;
 use crate::engine::state::write_guard::WriteGuard;
 use crate::engine::write::batch_ops::{BatchOp, BatchOps, Expected, frame_len};
@@ -37,6 +37,10 @@ pub(crate) struct Notes<'a> {
     room: ReservedEntries,
     tombstones: Vec<(&'a KeyspaceData, Hash, Location)>,
 }
+
+/// The present records of keys that a batch writes to, in the order of the writes, with their
+/// positions.
+pub(crate) type PresentRecords<'p> = Vec<(usize, FoundRecord<'p>)>;
 
 /// A write of a batch.
 pub(crate) struct PlannedWrite<'a> {
@@ -170,9 +174,6 @@ impl Engine {
             .map_err(|_| Error::BatchTooLarge { len, max: u64::from(u32::MAX) })?;
         let frame = BatchHeader { count, len: frame_len(len)?, sum: sum.finish() };
         mark_superseded(&mut writes, self.room_for_batch(slots_for(batch.len()))?);
-        for planned in &writes {
-            self.prefetch_records(planned.contents, planned.hash);
-        }
         Ok(Prepared { writes, checks, frame })
     }
 
@@ -204,22 +205,55 @@ impl Engine {
         if prepared.writes.is_empty() {
             return Ok(writer.log.last_user());
         }
-        // Damage is found before anything is written. This also loads the buckets and records into
-        // the cache.
-        let mut frees = false;
-        for planned in &prepared.writes {
-            let slot = writer.indexes.of(planned.contents);
-            let lookup = Lookup { keyspace: planned.contents.id, key: planned.draft.key, hash: planned.hash };
-            let current = self.current(slot, lookup, false, pin)?;
-            frees |= planned.draft.kind == RecordKind::Tombstone && current.is_some();
-        }
+        // Damage is found before anything is written.
+        let present = self.present_records(&mut writer.indexes, &prepared.writes, pin)?;
+        let is_removal = |(at, _): &(usize, _)| prepared.writes[*at].draft.kind == RecordKind::Tombstone;
+        let frees = present.iter().any(is_removal);
         self.reserve_batch(&mut writer.indexes, &prepared.writes)?;
         let size = HEADER_SIZE as u64 + u64::from(prepared.frame.len);
         // Removals of absent keys take space and free none.
         let want = if frees { want } else { SpaceClass::Insertion };
         let notes = self.room_for_notes(&prepared.writes)?;
         writer.log.reserve(&self.shared, &self.allocator, want, size)?;
-        self.apply(guard, prepared, notes, pin)
+        self.apply(guard, prepared, present, notes, pin)
+    }
+
+    /// Returns the present records of the keys that have one, each with the position of its write.
+    ///
+    /// Most keys of a load are new, and one look at the bucket shows that. Their records are
+    /// prefetched where the look does not.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`, an error of the operating system, or a lack of memory.
+    pub(crate) fn present_records<'p>(
+        &'p self,
+        indexes: &mut Indexes,
+        writes: &[PlannedWrite<'_>],
+        pin: &'p Pin,
+    ) -> Result<PresentRecords<'p>> {
+        let failed = |error| self.no_room_for_batch(error);
+        let mut candidates = Vec::new();
+        for (at, planned) in writes.iter().enumerate() {
+            let mut is_candidate = false;
+            indexes.of(planned.contents).index.find(planned.hash, |location| {
+                self.shared.space.prefetch(location);
+                is_candidate = true;
+                Ok::<bool, Error>(false)
+            })?;
+            if is_candidate {
+                alloc::reserve(&mut candidates, 1).map_err(failed)?;
+                candidates.push(at);
+            }
+        }
+        let mut present = self.room_for_batch(candidates.len())?;
+        for at in candidates {
+            let PlannedWrite { contents, hash, draft, .. } = &writes[at];
+            let lookup = Lookup { keyspace: contents.id, key: draft.key, hash: *hash };
+            let current = self.current(indexes.of(contents), lookup, false, pin)?;
+            present.extend(current.map(|current| (at, current)));
+        }
+        Ok(present)
     }
 
     /// Reserves space in the indexes for all writes of a batch.
@@ -278,6 +312,7 @@ impl Engine {
         &self,
         guard: &mut WriteGuard<'_>,
         prepared: &Prepared<'a>,
+        present: PresentRecords<'_>,
         notes: Notes<'a>,
         pin: &Pin,
     ) -> Result<Seq> {
@@ -291,20 +326,21 @@ impl Engine {
         let segment = log.position().0;
         debug_assert_eq!(before, segment.id(), "a batch lies in one segment");
         effect.begin(log.last_user());
-        self.apply_batch(indexes, segment, (frame_seq, first), writes, notes, pin);
+        self.apply_batch(indexes, segment, (frame_seq, first), (writes, present), notes, pin);
         Ok(log.last_user())
     }
 
     /// Changes the indexes as a batch in the log says. It is visible whole on return.
     ///
-    /// `frame_seq` is the number of the batch, and `first` is the offset of its first record. The
-    /// indexes have the space.
+    /// `frame_seq` is the number of the batch, and `first` is the offset of its first record.
+    /// `present` comes from [`Engine::present_records`], under the same mutex. The indexes have the
+    /// space.
     pub(crate) fn apply_batch<'a>(
         &self,
         indexes: &mut Indexes,
         segment: &Segment,
         (frame_seq, first): (Seq, u64),
-        writes: &[PlannedWrite<'a>],
+        (writes, present): (&[PlannedWrite<'a>], PresentRecords<'_>),
         notes: Notes<'a>,
         pin: &Pin,
     ) {
@@ -314,7 +350,9 @@ impl Engine {
         self.visibility.begin(frame_seq.next(), room);
         let mut offset = first;
         let mut seq = frame_seq;
-        for PlannedWrite { contents, hash, draft, superseded } in writes {
+        let mut present = present.into_iter().peekable();
+        for (at, PlannedWrite { contents, hash, draft, superseded }) in writes.iter().enumerate() {
+            let current = present.next_if(|(of, _)| *of == at).map(|(_, current)| current);
             seq = seq.next();
             let location = range.at(offset);
             offset += draft.size();
@@ -325,8 +363,6 @@ impl Engine {
                 continue;
             }
             let slot = indexes.of(contents);
-            let lookup = Lookup { keyspace: contents.id, key: draft.key, hash: *hash };
-            let current = lookup.find_again(self, &slot.index, pin);
             let there = current.filter(|current| current.record.is_put());
             self.visibility.note(location, current.map(|current| current.location), pin);
             self.retain_version(contents, *hash, there, seq);

@@ -11,6 +11,8 @@ pub(crate) mod follower;
 pub(crate) mod keyspace;
 pub(crate) mod opening;
 #[cfg(test)]
+mod closing_tests;
+#[cfg(test)]
 mod opening_tests;
 pub(crate) mod options;
 pub(crate) mod reader;

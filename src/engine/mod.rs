@@ -140,9 +140,10 @@ impl Engine {
             self.shared.commit.check()?;
             crate::trace::checkpoint_failed(&error);
         }
-        let unused = self.allocator.take_unused(&self.shared);
         let writer = self.writer.lock();
         let (segment, offset) = writer.log.position();
+        let kept = self.allocator.kept_at_close(&self.shared, segment, offset);
+        let unused = self.allocator.take_unused(kept);
         let (last_seq, next_seq) = (writer.log.last_seq(), writer.log.next_seq());
         self.shared.manifest.update(|manifest| {
             if let Some(entry) = manifest.segment_mut(segment.id()) {
@@ -156,8 +157,9 @@ impl Engine {
             manifest.forget(&ids_of(&unused));
         })?;
         let removed = unused.iter().try_for_each(|segment| remove_unused(&self.shared, segment));
+        let freed = self.allocator.free_end(segment, offset, kept);
         // The store is closed cleanly all the same. The caller learns that some space was not
         // freed.
-        sealed.map(drop).and(removed)
+        sealed.map(drop).and(removed).and(freed)
     }
 }

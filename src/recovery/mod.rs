@@ -412,7 +412,7 @@ fn tail(
             (segment, offset, Some(behind))
         }
     };
-    segment.resume_at(offset);
+    segment.resume_at(offset, prefault);
     Ok(Tail { segment, offset, previous, next_seq, incarnation, durable, last })
 }
 

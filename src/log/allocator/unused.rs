@@ -1,31 +1,55 @@
-//! Removing preallocated segments that are not needed: when a store shrinks, and when it closes.
+//! Giving space back that is not needed, when a store shrinks and when it closes: preallocated
+//! segments, and the end of the active one.
 
 use std::sync::Arc;
 
 use super::SegmentAllocator;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::SegmentId;
 use crate::log::context::LogContext;
-use crate::log::segment::Segment;
+use crate::log::segment::{Prefault, Segment};
 use crate::log::segment_file::unlink_segment;
 use crate::mem::PAGE_SIZE;
 
-/// A close keeps preallocated segments that take at most one part in this many of the others.
+/// A close keeps at most one part in this many of what the rest of the store takes.
 const KEPT_SHARE: u64 = 8;
 
 impl SegmentAllocator {
-    /// Takes the preallocated segments out of use, if they are large beside the rest of the store.
+    /// Returns the bytes from which a close removes the preallocated segments. It keeps as many at
+    /// the end of the active one. `end` is the end of the last record.
     ///
-    /// The close then has the manifest forget them, and removes their files: a store that is not
-    /// open needs no space for what comes next.
-    pub(crate) fn take_unused(&self, shared: &LogContext) -> Vec<Arc<Segment>> {
+    /// A store that is not open needs no space for what comes next.
+    pub(crate) fn kept_at_close(&self, shared: &LogContext, active: &Segment, end: u64) -> u64 {
+        let ready: u64 = self.ready.lock().iter().map(|segment| segment.size()).sum();
+        let used = shared.files_size().saturating_sub(ready + active.size().saturating_sub(end));
+        shared.dir.tuning().unused_at_close.max(used / KEPT_SHARE)
+    }
+
+    /// Takes the preallocated segments out of use, unless they take less than `kept` bytes.
+    ///
+    /// The close then has the manifest forget them, and removes their files.
+    pub(crate) fn take_unused(&self, kept: u64) -> Vec<Arc<Segment>> {
         let mut ready = self.ready.lock();
         let unused: u64 = ready.iter().map(|segment| segment.size()).sum();
-        let rest = shared.files_size().saturating_sub(unused);
-        if unused < shared.dir.tuning().unused_at_close || unused < rest / KEPT_SHARE {
-            return Vec::new();
+        if unused < kept { Vec::new() } else { ready.drain(..).collect() }
+    }
+
+    /// Frees the blocks at the end of the active segment, but for `kept` bytes behind its last
+    /// record. The store is closed.
+    ///
+    /// A store of durable puts keeps them all: its syncs would have to allocate blocks.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the operating system. Only disk space is lost then.
+    pub(crate) fn free_end(&self, active: &Segment, end: u64, kept: u64) -> Result<()> {
+        let from = (end + kept).next_multiple_of(PAGE_SIZE as u64);
+        if self.prefault == Prefault::Small || from >= active.size() {
+            return Ok(());
         }
-        ready.drain(..).collect()
+        let Some(file) = active.file() else { return Ok(()) };
+        file.punch_hole(from, active.size() - from)
+            .map_err(|error| Error::io("free space in", active.path(), error))
     }
 }
 

@@ -79,6 +79,8 @@ pub(crate) struct Segment {
     prefault: Prefault,
     /// Bytes that were written with the file. Zero unless the mode is [`Prefault::Large`].
     piece: u64,
+    /// True if holes are filled by pieces of 2 MiB. Set in the mode [`Prefault::Plain`] only.
+    fills_holes: AtomicBool,
     range: GranuleRange,
     mapping: Arc<Mapping>,
     /// The turn to sync through `file`, or through the mapping, which is the same open file.
@@ -271,6 +273,7 @@ impl Segment {
             filtered: AtomicU64::new(0),
             prefault: shape.prefault,
             piece: shape.piece,
+            fills_holes: AtomicBool::new(false),
             range,
             mapping,
             sync_turn: SyncTurn::new(),

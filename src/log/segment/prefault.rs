@@ -27,9 +27,12 @@ impl Segment {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Records that there are records below `offset`: the writer continues behind them.
-    pub(crate) fn resume_at(&self, offset: u64) {
+    /// Records that there are records below `offset`: the writer continues behind them, in the
+    /// mode `prefault` where the file has no blocks.
+    pub(crate) fn resume_at(&self, offset: u64, prefault: Prefault) {
         if self.prefault == Prefault::Plain {
+            // Relaxed: `extend` writes pieces of one size or of another.
+            self.fills_holes.store(prefault == Prefault::Large, Ordering::Relaxed);
             // Release: see `extend`.
             self.ready.store(offset / PAGE * PAGE, Ordering::Release);
         }
@@ -47,15 +50,18 @@ impl Segment {
         let _one = self.extending.lock();
         let mut from = self.ready();
         while from < target.min(self.size) {
-            let end = match self.prefault {
-                Prefault::Large if from < self.piece => self.piece,
-                Prefault::Large => (from / LARGE_PIECE + 1) * LARGE_PIECE,
-                Prefault::Small | Prefault::Plain => target.next_multiple_of(PAGE),
+            let piece_end = ((from / LARGE_PIECE + 1) * LARGE_PIECE).min(self.size);
+            let page_end = target.next_multiple_of(PAGE).min(self.size);
+            let (end, is_blank) = match self.prefault {
+                // The first piece was written with the file. Behind it nothing was, since the
+                // writer stays below `ready`.
+                Prefault::Large if from < self.piece => (self.piece, false),
+                Prefault::Large => (piece_end, true),
+                Prefault::Small => (page_end, false),
+                Prefault::Plain if self.is_hole(from, piece_end) => (piece_end, true),
+                Prefault::Plain => (page_end.min(piece_end), false),
             };
-            let end = end.min(self.size);
-            // The first piece was written with the file. Behind it nothing was, since the writer
-            // stays below `ready`.
-            if self.prefault == Prefault::Large && from >= self.piece {
+            if is_blank {
                 alloc::with_zeros(to_usize(end - from), |zeros| self.kept_file().write_at(zeros, from))
                     .map_err(|error| self.io("write", error))?;
             }
@@ -63,6 +69,14 @@ impl Segment {
             from = end;
         }
         Ok(())
+    }
+
+    /// Returns true if a close has freed a piece of 2 MiB, and its zeros are written at once.
+    fn is_hole(&self, from: u64, end: u64) -> bool {
+        // Relaxed: see `resume_at`.
+        from.is_multiple_of(LARGE_PIECE)
+            && self.fills_holes.load(Ordering::Relaxed)
+            && self.file().is_some_and(|file| file.data_from(from) >= end)
     }
 
     fn populate(&self, from: u64, end: u64) -> Result<()> {
@@ -212,6 +226,29 @@ mod tests {
             let end = write_values(&segment, key_len, before);
             assert!(is_in_memory(&segment, end + 39, 0));
             assert!(!is_in_memory(&segment, end + 39, 1), "keys of {key_len}, {before} bytes before a page");
+        }
+    }
+
+    #[test]
+    fn holes_that_a_close_left_are_filled_by_pieces() {
+        for (mode, ready) in [(Prefault::Large, 2 * LARGE_PIECE), (Prefault::Small, LARGE_PIECE + PAGE)] {
+            let (place, segment) = segment();
+            let file = segment.file().expect("it is kept");
+            file.punch_hole(PAGE, segment.size() - PAGE).expect("there are holes");
+            let dir = RealDir::new(place.path()).expect("a path");
+            let space = AddressSpace::reserve().expect("address space");
+            let store = crate::format::StoreId([7; 16]);
+            let opened = Segment::open(&dir, &space, store, &segment.entry()).expect("it is whole");
+            opened.resume_at(100, mode);
+            opened.extend(2 * PAGE).expect("there is room");
+            assert_eq!(opened.ready(), 2 * PAGE, "records lie in this piece");
+            opened.extend(LARGE_PIECE + 1).expect("there is room");
+            assert_eq!(opened.ready(), ready, "{mode:?}");
+            assert_eq!(file.allocated().expect("it is open"), ready, "{mode:?}");
+            // Where there are blocks, pages are faulted one by one.
+            opened.resume_at(LARGE_PIECE, mode);
+            opened.extend(LARGE_PIECE + 1).expect("there is room");
+            assert_eq!(opened.ready(), LARGE_PIECE + PAGE, "{mode:?}");
         }
     }
 

@@ -48,7 +48,7 @@ pub(crate) fn cold(lab: &Lab) -> Result<Vec<Table>> {
 }
 
 /// Makes all files below a path durable, and asks the kernel to drop their pages.
-fn forget(path: &Path) -> Result<()> {
+pub(crate) fn forget(path: &Path) -> Result<()> {
     if path.is_dir() {
         for entry in std::fs::read_dir(path)? {
             forget(&entry?.path())?;

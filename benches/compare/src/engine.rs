@@ -94,7 +94,7 @@ macro_rules! contender {
 
 /// Returns everything that takes part. Ratios are to the first one.
 pub(crate) fn contenders() -> Vec<Contender> {
-    vec![
+    let mut all = vec![
         contender!("std HashMap", "", [NONE; 2], engines::maps::StdMap),
         contender!("hashbrown, foldhash", "", [NONE; 2], engines::maps::FastMap),
         contender!("mapcask", "mapcask", ["Os", "Disk"], engines::mapcask::Mapcask),
@@ -111,5 +111,20 @@ pub(crate) fn contenders() -> Vec<Contender> {
         contender!("emdb", "emdb", ["default", "WriteThrough"], engines::emdb::EmDb),
         contender!("parity-db", "parity-db", ["default", NONE], engines::parity_db::ParityDb),
         contender!("surrealkv", "surrealkv", ["Eventual", "Immediate"], engines::surrealkv::SurrealKv),
-    ]
+    ];
+    if cfg!(feature = "rocksdb") {
+        all.extend(rocksdb());
+    }
+    all
+}
+
+#[cfg(feature = "rocksdb")]
+fn rocksdb() -> Option<Contender> {
+    let modes = ["default", "sync"];
+    Some(contender!("RocksDB", "rocksdb", modes, engines::rocksdb::RocksDb))
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn rocksdb() -> Option<Contender> {
+    None
 }

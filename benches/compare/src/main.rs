@@ -9,6 +9,7 @@
 
 #![expect(clippy::print_stdout, reason = "printing tables is what this program is for")]
 
+mod beyond;
 mod cold;
 mod ends;
 mod engine;
@@ -86,8 +87,9 @@ const ROWS: [Row; 15] = [
     ("growth", growth::growth),
 ];
 
-/// The row with values of its own sizes. It measures LMDB alone beside mapcask.
-const LARGE: Row = ("large", large::put);
+/// Rows of which only one runs without being named. They measure LMDB alone beside mapcask: `large`
+/// with values of its own sizes, and `beyond`, which needs root and control groups.
+const MORE_ROWS: [Row; 2] = [("large", large::put), ("beyond", beyond::beyond)];
 
 /// The arguments of the program.
 struct Arguments {
@@ -100,6 +102,9 @@ fn main() -> Result<()> {
     let all: Vec<String> = std::env::args().skip(1).collect();
     if let Some(("--child", rest)) = all.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         return ends::child(rest);
+    }
+    if let Some(("--beyond", rest)) = all.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return beyond::child(rest);
     }
     let Arguments { lab, date, rows } = parse(&all)?;
     std::fs::create_dir_all(&lab.directory)?;
@@ -153,8 +158,8 @@ fn parse(all: &[String]) -> Result<Arguments> {
             "--date" => date = value()?.clone(),
             "--dir" => directory = value()?.into(),
             name => {
-                let row = ROWS.iter().chain([&LARGE]).find(|(known, _)| *known == name);
-                let names = ROWS.iter().chain([&LARGE]).map(|(known, _)| *known).collect::<Vec<_>>();
+                let row = ROWS.iter().chain(&MORE_ROWS).find(|(known, _)| *known == name);
+                let names = ROWS.iter().chain(&MORE_ROWS).map(|(known, _)| *known).collect::<Vec<_>>();
                 rows.push(*row.ok_or_else(|| format!("no row is called {name}: {names:?}"))?);
             }
         }
@@ -167,7 +172,7 @@ fn parse(all: &[String]) -> Result<Arguments> {
         return Err(format!("no contender is called {unknown}: {known:?}").into());
     }
     if rows.is_empty() {
-        rows = ROWS.iter().copied().chain([LARGE]).collect();
+        rows = ROWS.iter().copied().chain([MORE_ROWS[0]]).collect();
     }
     let workload = Workload::new(keys);
     Ok(Arguments { lab: Lab { keys, rounds, threads, only, directory, workload }, date, rows })

@@ -8,5 +8,7 @@ pub(crate) mod mapcask;
 pub(crate) mod maps;
 pub(crate) mod parity_db;
 pub(crate) mod redb;
+#[cfg(feature = "rocksdb")]
+pub(crate) mod rocksdb;
 pub(crate) mod sled;
 pub(crate) mod surrealkv;

@@ -5,13 +5,13 @@ pub(crate) mod auto_refresh;
 pub(crate) mod backup;
 pub(crate) mod batch_on;
 pub(crate) mod changes;
+#[cfg(test)]
+mod closing_tests;
 pub(crate) mod conditional;
 pub(crate) mod destroy;
 pub(crate) mod follower;
 pub(crate) mod keyspace;
 pub(crate) mod opening;
-#[cfg(test)]
-mod closing_tests;
 #[cfg(test)]
 mod opening_tests;
 pub(crate) mod options;

@@ -16,14 +16,14 @@ const CHUNKS: usize = 24;
 
 /// The lines from number zero on.
 #[derive(Debug)]
-pub(super) struct ChunkedLines {
+pub(in crate::index) struct ChunkedLines {
     base_bits: u32,
     chunks: [OnceLock<LineArray>; CHUNKS],
 }
 
 impl ChunkedLines {
     /// Makes an empty array whose first chunk will hold `1 << base_bits` lines.
-    pub(super) fn new(base_bits: u32) -> Self {
+    pub(in crate::index) fn new(base_bits: u32) -> Self {
         Self { base_bits, chunks: [const { OnceLock::new() }; CHUNKS] }
     }
 
@@ -40,12 +40,22 @@ impl ChunkedLines {
         &lines.as_slice()[offset]
     }
 
+    /// Returns `count` lines from a number on that is a multiple of `count`, a power of two. They must
+    /// have been ensured.
+    #[cfg(test)]
+    #[inline]
+    pub(in crate::index) fn lines(&self, number: u64, count: usize) -> &[Line] {
+        let (chunk, offset) = self.place(number);
+        let lines = self.chunks[chunk].get().expect("the chunk was made before the number was published");
+        &lines.as_slice()[offset..offset + count]
+    }
+
     /// Makes the chunk of a number, unless it exists.
     ///
     /// # Errors
     ///
     /// Returns an error if memory or address space is short, or the number is not below the limit.
-    pub(super) fn ensure(&self, number: u64) -> io::Result<()> {
+    pub(in crate::index) fn ensure(&self, number: u64) -> io::Result<()> {
         if number >= self.limit() {
             return Err(io::Error::other("the index has as many lines as its entries can tell apart"));
         }
@@ -117,7 +127,7 @@ impl ChunkedLines {
     }
 
     /// Returns the first number behind the chunk that holds `number`.
-    pub(super) fn chunk_end(&self, number: u64) -> u64 {
+    pub(in crate::index) fn chunk_end(&self, number: u64) -> u64 {
         1 << (self.base_bits as usize + self.place(number).0)
     }
 

@@ -53,7 +53,7 @@ mod bitset;
 pub(crate) mod block_error;
 mod bucket;
 pub(crate) mod capture;
-mod chunked;
+pub(in crate::index) mod chunked;
 pub(crate) mod collapsed;
 pub(crate) mod lazy;
 mod merge;

@@ -1,0 +1,160 @@
+//! A leaf: entries in the order of their keys.
+//!
+//! | bits of an entry | meaning |
+//! |---|---|
+//! | 0-39 | location; never zero |
+//! | 40 | verified, as in the hash index |
+//! | 41-63 | fragment: the first 23 bits of the key behind the skipped prefix; zeros behind its end |
+//!
+//! All keys of a leaf begin with the common prefix of its two fences, so the leaf skips it. Fragments never fall from
+//! slot to slot. Entries with one fragment are *tied*: the keys in their records decide.
+
+use std::cmp::Ordering;
+
+use super::node::{Control, LEAF_WORDS, TreeNode, Words, key_word};
+use crate::mem::location::{LOCATION_BITS, Location};
+
+/// The most entries of a leaf.
+pub(super) const LEAF_MAX: usize = LEAF_WORDS - 1;
+
+const VERIFIED: u64 = 1 << LOCATION_BITS;
+const FRAGMENT_SHIFT: u32 = LOCATION_BITS + 1;
+/// The number of bits of a fragment.
+pub(super) const FRAGMENT_BITS: u32 = u64::BITS - FRAGMENT_SHIFT;
+
+/// The bits of one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LeafEntry(pub(super) u64);
+
+impl LeafEntry {
+    /// Makes the entry of a key in a leaf that skips `skip` bytes, for a record that this process
+    /// wrote or verified.
+    pub(super) fn new(key: &[u8], skip: usize, location: Location) -> Self {
+        Self(fragment(key, skip) << FRAGMENT_SHIFT | VERIFIED | location.to_bits())
+    }
+
+    /// Returns the entry for another leaf, which skips `skip` bytes of the key.
+    pub(super) fn with_key(self, key: &[u8], skip: usize) -> Self {
+        Self(fragment(key, skip) << FRAGMENT_SHIFT | self.0 & ((1 << FRAGMENT_SHIFT) - 1))
+    }
+
+    /// Returns the entry for another record of the key.
+    pub(super) fn with_location(self, location: Location) -> Self {
+        Self(self.0 >> FRAGMENT_SHIFT << FRAGMENT_SHIFT | VERIFIED | location.to_bits())
+    }
+
+    pub(super) fn fragment(self) -> u64 {
+        self.0 >> FRAGMENT_SHIFT
+    }
+
+    pub(super) fn location(self) -> Location {
+        Location::from_bits(self.0 & (VERIFIED - 1))
+    }
+}
+
+/// Returns the fragment of a key in a leaf that skips `skip` bytes.
+#[inline]
+pub(super) fn fragment(key: &[u8], skip: usize) -> u64 {
+    key_word(key, skip) >> FRAGMENT_SHIFT
+}
+
+/// The entries of a leaf, copied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeafCopy {
+    pub(super) skip: usize,
+    count: usize,
+    entries: [u64; LEAF_MAX + 1],
+}
+
+impl LeafCopy {
+    /// Makes a copy with no entries.
+    pub(super) fn empty(skip: usize) -> Self {
+        Self { skip, count: 0, entries: [0; LEAF_MAX + 1] }
+    }
+
+    /// Copies the entries of a leaf. A reader validates the copy by the leaf's control word.
+    #[inline]
+    pub(super) fn read(leaf: TreeNode<'_>, control: Control) -> Self {
+        let mut copy = Self::empty(control.skip());
+        copy.count = control.count().min(LEAF_MAX);
+        for (at, entry) in (1..).zip(&mut copy.entries[..copy.count]) {
+            *entry = leaf.word(at);
+        }
+        copy
+    }
+
+    /// Stores the entries into a node that is being built. Writer only.
+    pub(super) fn write(&self, leaf: TreeNode<'_>) {
+        debug_assert!(self.count <= LEAF_MAX);
+        for (at, entry) in (1..).zip(&self.entries[..self.count]) {
+            leaf.set(at, *entry);
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn entry(&self, slot: usize) -> LeafEntry {
+        LeafEntry(self.entries[slot])
+    }
+
+    /// Iterates over the entries.
+    pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = LeafEntry> + ExactSizeIterator {
+        self.entries[..self.count].iter().map(|entry| LeafEntry(*entry))
+    }
+
+    /// Inserts an entry, possibly one more than a leaf holds: the caller then splits it.
+    pub(super) fn insert(&mut self, slot: usize, entry: LeafEntry) {
+        self.entries.copy_within(slot..self.count, slot + 1);
+        self.entries[slot] = entry.0;
+        self.count += 1;
+    }
+
+    pub(super) fn remove(&mut self, slot: usize) {
+        self.entries.copy_within(slot + 1..self.count, slot);
+        self.count -= 1;
+    }
+
+    pub(super) fn push(&mut self, entry: LeafEntry) {
+        self.entries[self.count] = entry.0;
+        self.count += 1;
+    }
+
+    /// Returns the slots with the fragment of a key.
+    #[inline]
+    pub(super) fn tied(&self, key: &[u8]) -> std::ops::Range<usize> {
+        let fragment = fragment(key, self.skip);
+        let below = |bound: u64| {
+            self.entries[..self.count]
+                .iter()
+                .fold(0, |sum, entry| sum + usize::from(entry >> FRAGMENT_SHIFT < bound))
+        };
+        below(fragment)..below(fragment + 1)
+    }
+
+    /// Returns the slot of a key, or the slot before which it belongs. `key_of` returns the key in
+    /// the record at a location.
+    #[inline]
+    pub(super) fn search<'k, E>(
+        &self,
+        key: &[u8],
+        mut key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+    ) -> Result<Result<usize, usize>, E> {
+        let mut tied = self.tied(key);
+        while !tied.is_empty() {
+            let middle = usize::midpoint(tied.start, tied.end);
+            match key_of(self.entry(middle).location())?.cmp(key) {
+                Ordering::Equal => return Ok(Ok(middle)),
+                Ordering::Less => tied.start = middle + 1,
+                Ordering::Greater => tied.end = middle,
+            }
+        }
+        Ok(Err(tied.start))
+    }
+
+    /// Returns the slot of a key whose record is at a location.
+    pub(super) fn slot_of(&self, key: &[u8], location: Location) -> Option<usize> {
+        self.tied(key).find(|slot| self.entry(*slot).location() == location)
+    }
+}

@@ -1,0 +1,269 @@
+//! The ordered index of one keyspace: a B+tree of locations, in the order of the keys in their records.
+//!
+//! The index holds no keys. A leaf has 8 bytes for each: the location of its record, and the first bits of the key that
+//! the leaf's other keys do not share (`leaf`). Where these are equal, the records decide. Inner nodes hold the shortest
+//! separators (`inner`).
+//!
+//! **Concurrency.** There is one writer ([`TreeWriter`], under the store's writer mutex) and any number of readers.
+//! Readers store nothing (but the verified bit of an entry), never wait, and retry only if something changed on their
+//! path. A node in the tree changes only by two kinds of store, each of one word: the location of an entry becomes that
+//! of another record of the key, and the child in a slot becomes a node of the same range of keys (T1). Every insert,
+//! removal, split and merge builds new nodes and publishes them by one store of the second kind, or by a store of the
+//! root. Nodes that left the tree are reused at once.
+//!
+//! | change | stores, in order |
+//! |---|---|
+//! | replace | the entry |
+//! | insert, remove | the words of a free node, which is *out*; its control word: *built*; the slot of the parent, or the root; control word of the old node: *out* |
+//! | split | the same for two leaves and a new parent, and so on upwards while a parent is full; all old nodes: *out* |
+//! | merge | the same, for one leaf and a new parent with one child less |
+//!
+//! A reader takes a node's control word first (acquire). Then it looks if the place that led it there is still in force:
+//! the root, or the parent's control word and its slot. Then it reads what it needs, fences (acquire), and compares the
+//! control word with the first. If anything differs, it begins again at the root.
+//!
+//! **Invariants.**
+//! - T1: as above.
+//! - T2: a node is *out* before any node that left the tree with it or after it is built anew.
+//! - T3: the words of a node change only while it is *out*, and each time with another version.
+//! - T4: all keys below slot i are at or above separator i and below separator i + 1.
+//! - T5: the entries of a leaf ascend.
+//! - T6: a node is in one slot.
+//!
+//! *No present key is missed.* Let a reader have taken control word c of node n, which a building b stored, and then have
+//! found the parent not *out*, with n in slot i. It acquired b's last store, so it sees everything that the writer did
+//! before. The parent was not *out* before b (T2), and what slot i held before b is gone. So n stands there by its
+//! publication as b, or by a later one. A later one is stored (release) after the words of a later building, so the last
+//! look at the control word of n, behind the fence, finds another version. At the moment of that publication, or after
+//! it, n was the child for the range of the key. By induction from the root, the leaf is the one for the key.
+//!
+//! A hit is validated like a miss: a node that is being built holds an entry before anybody may see it.
+
+mod inner;
+mod leaf;
+mod node;
+mod writer;
+
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::{fmt, io, sync::Arc};
+
+use self::inner::{InnerView, Side, child_of};
+use self::leaf::LeafCopy;
+use self::node::{INNER_LINES, LEAF_LINES, TreeNode, Words};
+use self::writer::TreeWriter;
+use super::hash::chunked::ChunkedLines;
+use crate::mem::location::Location;
+use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
+
+/// Sets the size of the first chunk of each row: 64 KiB.
+const BASE_BITS: u32 = if cfg!(loom) { 5 } else { 10 };
+/// The most levels of inner nodes.
+const LEVELS_MAX: usize = 14;
+
+/// A value on a cache-line pair of its own, because processors fetch lines in pairs.
+#[repr(align(128))]
+struct Apart<T>(T);
+
+/// The tree that readers search.
+pub(crate) struct Tree {
+    root: Apart<AtomicU64>,
+    entries: Apart<AtomicU64>,
+    leaves: ChunkedLines,
+    inners: ChunkedLines,
+}
+
+/// The bits of the root word: the number of a node, and its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Root(u64);
+
+impl Root {
+    fn new(node: u32, level: u64) -> Self {
+        Self(level << 32 | u64::from(node))
+    }
+
+    fn node(self) -> u32 {
+        child_of(self.0)
+    }
+
+    fn level(self) -> u64 {
+        self.0 >> 32
+    }
+}
+
+/// The place that led a reader to a node.
+#[derive(Clone, Copy)]
+enum Place<'t> {
+    Root(Root),
+    Slot { node: TreeNode<'t>, control: node::Control, slot: usize, word: u64 },
+}
+
+/// The keys next to a leaf: no key of the leaf is below the first or at or above the second.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Fences {
+    pub(crate) lower: Option<Vec<u8>>,
+    pub(crate) upper: Option<Vec<u8>>,
+}
+
+/// The aim of a search.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Aim<'k> {
+    /// The leaf that may hold the key.
+    At(&'k [u8]),
+    /// The leaf that may hold the greatest key below it.
+    Before(&'k [u8]),
+    /// The last leaf.
+    Last,
+}
+
+impl fmt::Debug for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tree").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Tree {
+    /// Makes an empty tree and the one writer that changes it.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory or address space is short.
+    pub(crate) fn new() -> io::Result<(Arc<Self>, TreeWriter)> {
+        let tree = Arc::new(Self {
+            root: Apart(AtomicU64::new(Root::new(0, 0).0)),
+            entries: Apart(AtomicU64::new(0)),
+            leaves: ChunkedLines::new(BASE_BITS),
+            inners: ChunkedLines::new(BASE_BITS),
+        });
+        tree.leaves.ensure(0)?;
+        let writer = TreeWriter::new(Arc::clone(&tree));
+        Ok((tree, writer))
+    }
+
+    /// Returns the number of keys.
+    pub(crate) fn len(&self) -> usize {
+        // Relaxed: a count on its own.
+        usize::try_from(self.entries.0.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    /// Returns the location of the record of a key. `key_of` returns the key in the record at a
+    /// location.
+    ///
+    /// # Errors
+    ///
+    /// The error of `key_of`.
+    #[inline]
+    pub(crate) fn find<'k, E>(
+        &self,
+        key: &[u8],
+        key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+    ) -> Result<Option<Location>, E> {
+        let leaf = self.leaf(Aim::At(key), None);
+        let slot = leaf.search(key, key_of)?;
+        Ok(slot.ok().map(|slot| leaf.entry(slot).location()))
+    }
+
+    /// Copies the locations in the leaf of an aim, in order, and its fences, as of one moment.
+    pub(crate) fn gather(&self, aim: Aim<'_>, into: &mut Vec<Location>) -> Fences {
+        let mut fences = Fences::default();
+        let leaf = self.leaf(aim, Some(&mut fences));
+        into.extend(leaf.entries().map(leaf::LeafEntry::location));
+        fences
+    }
+
+    /// Copies the leaf of an aim as of one moment, and its fences.
+    #[inline]
+    fn leaf(&self, aim: Aim<'_>, mut fences: Option<&mut Fences>) -> LeafCopy {
+        loop {
+            if let Some(fences) = &mut fences {
+                **fences = Fences::default();
+            }
+            // Acquire: pairs with the release of the store that published the root.
+            let root = Root(self.root.0.load(Ordering::Acquire));
+            if let Some(leaf) = self.leaf_below(root, aim, fences.as_deref_mut()) {
+                return leaf;
+            }
+            spin_loop();
+        }
+    }
+
+    /// Copies the leaf; `None` if something on the path changed meanwhile.
+    #[inline]
+    fn leaf_below(&self, root: Root, aim: Aim<'_>, mut fences: Option<&mut Fences>) -> Option<LeafCopy> {
+        let mut place = Place::Root(root);
+        let (mut number, mut level) = (root.node(), root.level());
+        while level > 0 {
+            let node = self.inner(number);
+            let control = node.control();
+            if control.level() != level || !self.is_in_force(place) {
+                return None;
+            }
+            let view = InnerView::new(&node, control);
+            let slot = match aim {
+                Aim::At(key) => view.search(key, Side::At),
+                Aim::Before(key) => view.search(key, Side::Before),
+                Aim::Last => view.count - 1,
+            };
+            let word = view.slot(slot);
+            if let Some(fences) = fences.as_deref_mut() {
+                note_fences(&view, slot, fences);
+            }
+            // Acquire: pairs with the release of every word that was loaded above (T3).
+            fence(Ordering::Acquire);
+            if node.control_unordered() != control {
+                return None;
+            }
+            place = Place::Slot { node, control, slot, word };
+            (number, level) = (child_of(word), level - 1);
+        }
+        let leaf = self.leaf_node(number);
+        let control = leaf.control();
+        if control.level() != 0 || !self.is_in_force(place) {
+            return None;
+        }
+        let copy = LeafCopy::read(leaf, control);
+        // Acquire: as above; also pairs with the release of an entry, whose record is then seen (I2).
+        fence(Ordering::Acquire);
+        (leaf.control_unordered() == control).then_some(copy)
+    }
+
+    /// Returns true if a place still leads to the node whose control word was loaded after it.
+    #[inline]
+    fn is_in_force(&self, place: Place<'_>) -> bool {
+        // Relaxed, all: ordered by the acquire of the control word.
+        match place {
+            Place::Root(root) => self.root.0.load(Ordering::Relaxed) == root.0,
+            Place::Slot { node, control, slot, word } => {
+                node.control_unordered() == control && InnerView::new(&node, control).slot(slot) == word
+            }
+        }
+    }
+
+    #[inline]
+    fn leaf_node(&self, number: u32) -> TreeNode<'_> {
+        TreeNode(self.leaves.lines(u64::from(number) * LEAF_LINES as u64, LEAF_LINES))
+    }
+
+    #[inline]
+    fn inner(&self, number: u32) -> TreeNode<'_> {
+        TreeNode(self.inners.lines(u64::from(number) * INNER_LINES as u64, INNER_LINES))
+    }
+}
+
+/// Notes the separators beside a slot, which are nearer than those noted before.
+fn note_fences<W: Words + ?Sized>(view: &InnerView<'_, W>, slot: usize, fences: &mut Fences) {
+    let separator = |slot| {
+        let mut key = Vec::new();
+        view.separator(slot, &mut key);
+        key
+    };
+    if slot > 0 {
+        fences.lower = Some(separator(slot));
+    }
+    if slot + 1 < view.count {
+        fences.upper = Some(separator(slot + 1));
+    }
+}

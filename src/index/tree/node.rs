@@ -1,0 +1,153 @@
+//! The words of a node: its control word, and loads and stores of the others.
+//!
+//! **Format** (in memory; index checkpoints hold nodes in this form, without versions and verified bits). A leaf has
+//! 256 bytes, an inner node 4 KiB.
+//!
+//! | bits of a control word | meaning |
+//! |---|---|
+//! | 0-8 | the number of entries of a leaf, or of children |
+//! | 9-19 | skip: the length of the prefix that the node leaves out |
+//! | 20-23 | level: 0 for a leaf; 15 from when the node leaves the tree until it is built anew |
+//! | 24-63 | version: one more each time that the node leaves the tree |
+
+use crate::mem::line_array::{LINE_WORDS, Line};
+use crate::sync::{AtomicU64, Ordering};
+
+/// The number of lines of a leaf.
+pub(super) const LEAF_LINES: usize = if cfg!(loom) { 1 } else { 4 };
+/// The number of lines of an inner node.
+pub(super) const INNER_LINES: usize = if cfg!(loom) { 4 } else { 64 };
+/// The number of words of a leaf, its control word included.
+pub(super) const LEAF_WORDS: usize = LEAF_LINES * LINE_WORDS;
+/// The number of words of an inner node, its control word included.
+pub(super) const INNER_WORDS: usize = INNER_LINES * LINE_WORDS;
+/// The greatest length of a key in bytes. Any three separators fit into a node then.
+pub(crate) const KEY_MAX: usize = 1024;
+
+const COUNT_BITS: u32 = 9;
+const SKIP_BITS: u32 = 11;
+const LEVEL_BITS: u32 = 4;
+const LEVEL_SHIFT: u32 = COUNT_BITS + SKIP_BITS;
+const VERSION_SHIFT: u32 = LEVEL_SHIFT + LEVEL_BITS;
+/// The level of a node that is not in the tree.
+const OUT: u64 = (1 << LEVEL_BITS) - 1;
+
+/// The bits of a control word; the default is that of a node that was never used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Control(u64);
+
+impl Control {
+    /// Returns the number of entries or children.
+    pub(super) fn count(self) -> usize {
+        to_usize(self.0 & ((1 << COUNT_BITS) - 1))
+    }
+
+    /// Returns the length of the prefix that the node leaves out.
+    pub(super) fn skip(self) -> usize {
+        to_usize(self.0 >> COUNT_BITS & ((1 << SKIP_BITS) - 1))
+    }
+
+    /// Returns the level; no level of a tree for a node that is out of it.
+    pub(super) fn level(self) -> u64 {
+        self.0 >> LEVEL_SHIFT & OUT
+    }
+
+    /// Returns the word of the node once it is out of the tree, with the next version.
+    pub(super) fn out(self) -> Self {
+        let version = (self.0 >> VERSION_SHIFT).wrapping_add(1);
+        Self(version << VERSION_SHIFT | OUT << LEVEL_SHIFT)
+    }
+
+    /// Returns the word of the node once it is built.
+    pub(super) fn built(self, level: u64, count: usize, skip: usize) -> Self {
+        debug_assert!(count < 1 << COUNT_BITS && skip < 1 << SKIP_BITS && level < OUT);
+        let version = self.0 >> VERSION_SHIFT << VERSION_SHIFT;
+        Self(version | level << LEVEL_SHIFT | (skip as u64) << COUNT_BITS | count as u64)
+    }
+}
+
+/// Words that can be read.
+pub(super) trait Words {
+    /// Returns a word. A reader of a node fences before it acts on it.
+    fn word(&self, at: usize) -> u64;
+}
+
+impl Words for [u64] {
+    #[inline]
+    fn word(&self, at: usize) -> u64 {
+        self[at]
+    }
+}
+
+/// A node in the memory that readers search.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TreeNode<'a>(pub(super) &'a [Line]);
+
+impl Words for TreeNode<'_> {
+    #[inline]
+    fn word(&self, at: usize) -> u64 {
+        // Relaxed: readers fence (acquire) before they act on it, which pairs with the release in
+        // `set`. The writer reads its own stores.
+        self.place(at).load(Ordering::Relaxed)
+    }
+}
+
+impl TreeNode<'_> {
+    #[inline]
+    fn place(&self, at: usize) -> &AtomicU64 {
+        &self.0[at / LINE_WORDS].words[at % LINE_WORDS]
+    }
+
+    /// Returns the control word, and orders everything that was stored before it.
+    #[inline]
+    pub(super) fn control(&self) -> Control {
+        // Acquire: pairs with the release in `set`. A thread that sees a node as built sees its words.
+        Control(self.place(0).load(Ordering::Acquire))
+    }
+
+    /// Returns the control word for a comparison that a fence has ordered, or for the writer.
+    #[inline]
+    pub(super) fn control_unordered(&self) -> Control {
+        // Relaxed: see above.
+        Control(self.place(0).load(Ordering::Relaxed))
+    }
+
+    /// Stores a word. Writer only.
+    #[inline]
+    pub(super) fn set(&self, at: usize, word: u64) {
+        // Release: pairs with the fence of a reader that loaded this word: it sees the control word
+        // that announced it (T3), and the record behind an entry (I2).
+        self.place(at).store(word, Ordering::Release);
+    }
+
+    /// Stores the control word. Writer only.
+    #[inline]
+    pub(super) fn set_control(&self, control: Control) {
+        self.set(0, control.0);
+    }
+}
+
+/// Converts a number of a few bits.
+#[inline]
+pub(super) fn to_usize(bits: u64) -> usize {
+    usize::try_from(bits).expect("a few bits")
+}
+
+/// Returns eight bytes of a key from `at` on as a number that sorts like them. Zeros stand behind
+/// the end.
+#[inline]
+pub(super) fn key_word(key: &[u8], at: usize) -> u64 {
+    let rest = key.get(at..).unwrap_or_default();
+    match rest.first_chunk() {
+        Some(bytes) => u64::from_be_bytes(*bytes),
+        None => rest
+            .iter()
+            .zip((0..8).rev())
+            .fold(0, |word, (byte, place)| word | u64::from(*byte) << (8 * place)),
+    }
+}
+
+/// Returns the length of the common prefix of two keys.
+pub(super) fn common_len(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}

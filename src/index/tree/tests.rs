@@ -1,0 +1,258 @@
+//! Tests of the tree against `BTreeMap`.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ops::Bound;
+
+use super::node::KEY_MAX;
+use super::*;
+
+/// Keys that records hold. The record of version v of key k is at location `v * count + k + 1`.
+struct Keys(Vec<Vec<u8>>);
+
+impl Keys {
+    fn location(&self, key: usize, version: u64) -> Location {
+        Location::from_bits(version * self.0.len() as u64 + key as u64 + 1)
+    }
+
+    fn key_of<'k>(&'k self) -> impl Fn(Location) -> Result<&'k [u8], Infallible> + Copy {
+        move |location| Ok(&self.0[(usize::try_from(location.to_bits()).unwrap() - 1) % self.0.len()])
+    }
+}
+
+/// Returns distinct keys of one shape.
+fn keys(shape: &str, count: usize) -> Keys {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut seen = std::collections::HashSet::new();
+    let mut found = Vec::new();
+    for number in 0.. {
+        if found.len() == count {
+            break;
+        }
+        let key = match shape {
+            "random" => std::iter::repeat_with(|| random.u8(..)).take(16).collect(),
+            "ascending" => (number as u64).to_be_bytes().to_vec(),
+            "descending" => (u64::MAX - number as u64).to_be_bytes().to_vec(),
+            "names" => format!("user{}", random.u32(..)).into_bytes(),
+            "paths" => format!(
+                "tenant-{:05}/project-{:04}/objects/2026/11/{:012x}/file.bin",
+                random.u32(..20),
+                random.u32(..50),
+                random.u64(..1 << 40)
+            )
+            .into_bytes(),
+            "zeros" => {
+                let mut key: Vec<_> = (0..8).map(|_| random.u8(..2) * random.u8(..2)).collect();
+                key.truncate(random.usize(..8));
+                key.push(random.u8(..4));
+                key
+            }
+            "long" => {
+                let shared = [0, 3, 500, KEY_MAX - 9][random.usize(..4)];
+                let len = random.usize(shared..=KEY_MAX - 8);
+                let mut key = vec![b'a'; len];
+                if shared < len {
+                    key[shared] = random.u8(..);
+                }
+                key.extend(random.u64(..).to_be_bytes());
+                key
+            }
+            _ => unreachable!("a shape"),
+        };
+        if seen.insert(key.clone()) {
+            found.push(key);
+        }
+        assert!(number < 1000 * count.max(1000), "{shape} has too few keys");
+    }
+    Keys(found)
+}
+
+const SHAPES: [&str; 7] = ["random", "ascending", "descending", "names", "paths", "zeros", "long"];
+
+/// Checks the invariants of a whole tree, and returns the numbers of leaves and of inner nodes in it.
+fn check(tree: &Tree, keys: &Keys) -> [usize; 2] {
+    let root = Root(tree.root.0.load(Ordering::Relaxed));
+    let mut walk = Walk { tree, keys, nodes: [Vec::new(), Vec::new()], entries: 0 };
+    walk.node(root.node(), root.level(), None, None);
+    assert_eq!(walk.entries, tree.len());
+    walk.nodes.map(|mut nodes| {
+        let count = nodes.len();
+        nodes.sort_unstable();
+        nodes.dedup();
+        assert_eq!(nodes.len(), count, "a node is in two slots (T6)");
+        count
+    })
+}
+
+struct Walk<'t> {
+    tree: &'t Tree,
+    keys: &'t Keys,
+    nodes: [Vec<u32>; 2],
+    entries: usize,
+}
+
+impl Walk<'_> {
+    fn node(&mut self, number: u32, level: u64, lower: Option<&[u8]>, upper: Option<&[u8]>) {
+        self.nodes[usize::from(level > 0)].push(number);
+        if level == 0 {
+            return self.leaf(number, lower, upper);
+        }
+        let node = self.tree.inner(number);
+        let control = node.control();
+        assert_eq!(control.level(), level);
+        let view = InnerView::new(&node, control);
+        assert!(view.count >= 1);
+        let separators: Vec<_> = (1..view.count)
+            .map(|slot| {
+                let mut key = Vec::new();
+                view.separator(slot, &mut key);
+                key
+            })
+            .collect();
+        let fences: Vec<_> =
+            std::iter::once(lower).chain(separators.iter().map(|key| Some(&**key))).chain([upper]).collect();
+        for slot in 0..view.count {
+            let (lower, upper) = (fences[slot], fences[slot + 1]);
+            assert!(lower.zip(upper).is_none_or(|(lower, upper)| lower < upper), "separators ascend (T4)");
+            self.node(view.child(slot), level - 1, lower, upper);
+        }
+    }
+
+    fn leaf(&mut self, number: u32, lower: Option<&[u8]>, upper: Option<&[u8]>) {
+        let leaf = self.tree.leaf_node(number);
+        let control = leaf.control();
+        assert_eq!(control.level(), 0);
+        let copy = LeafCopy::read(leaf, control);
+        let key_of = self.keys.key_of();
+        let mut last: Option<&[u8]> = None;
+        for entry in copy.entries() {
+            let key = key_of(entry.location()).unwrap();
+            assert!(lower.is_none_or(|lower| lower <= key) && upper.is_none_or(|upper| key < upper), "T4");
+            assert!(last.is_none_or(|last| last < key), "T5");
+            assert_eq!(entry.fragment(), leaf::fragment(key, copy.skip));
+            last = Some(key);
+        }
+        self.entries += copy.count();
+    }
+}
+
+/// Returns all locations in a range of keys, forward.
+fn forward(tree: &Tree, keys: &Keys, from: &[u8]) -> Vec<Location> {
+    let key_of = keys.key_of();
+    let (mut found, mut next) = (Vec::new(), Some(from.to_vec()));
+    while let Some(at) = next {
+        let before = found.len();
+        let fences = tree.gather(Aim::At(&at), &mut found);
+        if before == 0 {
+            found.retain(|location| key_of(*location).unwrap() >= from);
+        }
+        next = fences.upper;
+    }
+    found
+}
+
+/// Returns all locations of keys below one, backward.
+fn backward(tree: &Tree, keys: &Keys, to: Option<&[u8]>) -> Vec<Location> {
+    let key_of = keys.key_of();
+    let (mut found, mut next) = (Vec::new(), Some(to.map(<[u8]>::to_vec)));
+    while let Some(at) = next {
+        let mut leaf = Vec::new();
+        let fences = tree.gather(at.as_deref().map_or(Aim::Last, Aim::Before), &mut leaf);
+        leaf.retain(|location| to.is_none_or(|to| key_of(*location).unwrap() < to));
+        found.extend(leaf.into_iter().rev());
+        next = fences.lower.map(Some);
+    }
+    found
+}
+
+fn operate(shape: &str, count: usize, operations: usize, seed: u64) {
+    let keys = keys(shape, count);
+    let key_of = keys.key_of();
+    let (tree, mut writer) = Tree::new().unwrap();
+    let mut model = BTreeMap::<&[u8], Location>::new();
+    let mut random = fastrand::Rng::with_seed(seed);
+    // The tree grows, shrinks to nothing, and grows again.
+    for step in 0..operations {
+        let grows = step < operations / 3 || step > operations * 2 / 3;
+        let at = random.usize(..count);
+        let key = &*keys.0[at];
+        match (model.get(key).copied(), random.u8(..10)) {
+            (None, 0..8) if grows => {
+                let location = keys.location(at, random.u64(..4));
+                writer.reserve(1).unwrap();
+                writer.insert(key, location, key_of).unwrap();
+                model.insert(key, location);
+            }
+            (Some(old), 0..2) => {
+                let new = keys.location(at, random.u64(..4));
+                assert!(writer.replace(key, old, new));
+                model.insert(key, new);
+            }
+            (Some(old), 2..10) if !grows => {
+                assert!(writer.remove(key, old, key_of));
+                model.remove(key);
+            }
+            (found, _) => {
+                assert_eq!(tree.find(key, key_of).unwrap(), found);
+                assert_eq!(writer.find(key, key_of).unwrap(), found);
+            }
+        }
+        if step % (operations / 20) == 0 {
+            check(&tree, &keys);
+            let from = &*keys.0[random.usize(..count)];
+            let expected: Vec<_> = model
+                .range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
+                .map(|(_, at)| *at)
+                .collect();
+            assert_eq!(forward(&tree, &keys, from), expected);
+            let expected: Vec<_> = model
+                .range::<[u8], _>((Bound::Unbounded, Bound::Excluded(from)))
+                .rev()
+                .map(|(_, at)| *at)
+                .collect();
+            assert_eq!(backward(&tree, &keys, Some(from)), expected);
+        }
+    }
+    assert_eq!(forward(&tree, &keys, &[]), model.values().copied().collect::<Vec<_>>());
+    assert_eq!(backward(&tree, &keys, None), model.values().rev().copied().collect::<Vec<_>>());
+    for (key, location) in &model {
+        assert_eq!(tree.find(key, key_of).unwrap(), Some(*location));
+        assert!(writer.remove(key, *location, key_of));
+    }
+    assert_eq!((tree.len(), check(&tree, &keys)[0]), (0, 1), "{shape}");
+}
+
+#[test]
+fn tree_equals_a_btreemap() {
+    for shape in SHAPES {
+        operate(shape, if shape == "zeros" { 300 } else { 5000 }, 60_000, 1);
+    }
+    for seed in 0..20 {
+        for shape in SHAPES {
+            operate(shape, 100, 2000, seed);
+        }
+    }
+}
+
+/// Returns the bytes of memory for a key.
+fn bytes_per_key(tree: &Tree, writer: &TreeWriter) -> f64 {
+    let [leaves, inners] = writer.nodes_used();
+    (leaves * 256 + inners * 4096) as f64 / tree.len() as f64
+}
+
+#[test]
+fn memory_per_key_is_bounded() {
+    for (shape, most) in
+        [("random", 14.0), ("ascending", 9.2), ("descending", 9.2), ("names", 14.0), ("paths", 16.0)]
+    {
+        let keys = keys(shape, 200_000);
+        let (tree, mut writer) = Tree::new().unwrap();
+        for (at, key) in keys.0.iter().enumerate() {
+            writer.reserve(1).unwrap();
+            writer.insert(key, keys.location(at, 0), keys.key_of()).unwrap();
+        }
+        check(&tree, &keys);
+        let bytes = bytes_per_key(&tree, &writer);
+        assert!(bytes < most, "{shape}: {bytes}");
+    }
+}

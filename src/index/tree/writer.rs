@@ -1,0 +1,476 @@
+//! The one writer of a tree.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::inner::{Draft, InnerImage, InnerView, Side};
+use super::leaf::{FRAGMENT_BITS, LEAF_MAX, LeafCopy, LeafEntry};
+use super::node::{INNER_LINES, INNER_WORDS, KEY_MAX, LEAF_LINES, TreeNode, common_len};
+use super::{Fences, LEVELS_MAX, Root, Tree};
+use crate::index::hash::chunked::ChunkedLines;
+use crate::mem::alloc;
+use crate::mem::location::Location;
+use crate::sync::Ordering;
+
+/// A leaf with at most this many entries is merged with a neighbour, if there is space.
+const FEW: usize = if cfg!(loom) { 0 } else { 7 };
+/// The most entries of a leaf that was merged: the next inserts must not split it.
+const MERGED_MAX: usize = if cfg!(loom) { LEAF_MAX } else { 24 };
+/// An inner node whose children take at most this many bytes is merged with a neighbour, if both take
+/// at most three times as many.
+const SMALL: usize = INNER_WORDS * 8 / 4;
+
+/// The one that changes a tree.
+pub(crate) struct TreeWriter {
+    tree: Arc<Tree>,
+    leaves: Numbers,
+    inners: Numbers,
+    /// The way from the root to the leaf of the last search.
+    path: Vec<Step>,
+    /// The nodes that the change under way takes out of the tree.
+    old_leaves: Vec<u32>,
+    old_inners: Vec<u32>,
+}
+
+/// An inner node on the way to a leaf, and the slot that leads on.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    node: u32,
+    slot: usize,
+}
+
+/// The numbers of nodes of one kind.
+#[derive(Debug)]
+struct Numbers {
+    /// Numbers that were used, and are not in the tree. The last one is the next.
+    free: Vec<u32>,
+    /// The number of numbers ever used.
+    used: u64,
+    /// The number of those whose memory exists.
+    ensured: u64,
+    /// The lines of a node.
+    lines: u64,
+}
+
+/// A change of the children of an inner node.
+enum Change {
+    /// The child of the slot on the path is another node.
+    Child(u32),
+    /// It is two nodes.
+    Split { left: u32, separator: Vec<u8>, right: u32 },
+    /// The children in this slot and in the next one are one node.
+    Merge { slot: usize, child: u32 },
+}
+
+impl Numbers {
+    fn new(lines: usize, used: u64) -> Self {
+        Self { free: Vec::new(), used, ensured: used, lines: lines as u64 }
+    }
+
+    fn take(&mut self) -> u32 {
+        if let Some(number) = self.free.pop() {
+            return number;
+        }
+        assert!(self.used < self.ensured, "a node was taken that was not reserved");
+        self.used += 1;
+        u32::try_from(self.used - 1).expect("checked when it was reserved")
+    }
+
+    /// Makes the memory of `count` further nodes.
+    fn ensure(&mut self, count: u64, row: &ChunkedLines) -> io::Result<()> {
+        alloc::reserve(&mut self.free, usize::try_from(count).unwrap_or(usize::MAX))?;
+        let needed = self.used + count.saturating_sub(self.free.len() as u64);
+        if u32::try_from(needed).is_err() {
+            return Err(io::Error::other("the index has as many nodes as its slots can tell apart"));
+        }
+        while self.ensured < needed {
+            row.ensure(self.ensured * self.lines)?;
+            self.ensured = row.chunk_end(self.ensured * self.lines) / self.lines;
+        }
+        Ok(())
+    }
+}
+
+impl TreeWriter {
+    pub(super) fn new(tree: Arc<Tree>) -> Self {
+        // The root is leaf zero at first.
+        Self {
+            tree,
+            leaves: Numbers::new(LEAF_LINES, 1),
+            inners: Numbers::new(INNER_LINES, 0),
+            path: Vec::with_capacity(LEVELS_MAX),
+            old_leaves: Vec::with_capacity(2),
+            old_inners: Vec::with_capacity(2 * LEVELS_MAX),
+        }
+    }
+
+    /// Makes sure that `count` inserts find memory. The next reservation replaces this one.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory or address space is short. Nothing is lost.
+    pub(crate) fn reserve(&mut self, count: usize) -> io::Result<()> {
+        let count = count as u64;
+        // An insert makes two leaves at most. A new leaf needs a new inner node at most, and the nodes
+        // that a change replaces are free after it only.
+        self.leaves.ensure(count + 2, &self.tree.leaves)?;
+        self.inners.ensure(count + 2 * LEVELS_MAX as u64, &self.tree.inners)
+    }
+
+    /// Inserts the record of a key that is absent. Space was reserved. `key_of` returns the key in the
+    /// record at a location; it is asked for keys in the same leaf.
+    ///
+    /// # Errors
+    ///
+    /// The error of `key_of`. Nothing was changed then.
+    pub(crate) fn insert<'k, E>(
+        &mut self,
+        key: &'k [u8],
+        location: Location,
+        mut key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+    ) -> Result<(), E> {
+        debug_assert!(key.len() <= KEY_MAX);
+        let number = self.descend(key);
+        let mut leaf = self.read_leaf(number);
+        let (Ok(slot) | Err(slot)) = leaf.search(key, &mut key_of)?;
+        leaf.insert(slot, LeafEntry::new(key, leaf.skip, location));
+        let change = if leaf.count() <= LEAF_MAX {
+            Change::Child(self.build_leaf(&leaf))
+        } else {
+            let key_at = |at: usize| if at == slot { Ok(key) } else { key_of(leaf.entry(at).location()) };
+            self.split(&leaf, slot, key_at)?
+        };
+        self.old_leaves.push(number);
+        self.publish(change);
+        self.count(1);
+        Ok(())
+    }
+
+    /// Replaces the location of a key's record by another one, in place. Returns false if there is no
+    /// such entry.
+    pub(crate) fn replace(&mut self, key: &[u8], old: Location, new: Location) -> bool {
+        let number = self.descend(key);
+        let leaf = self.read_leaf(number);
+        let Some(slot) = leaf.slot_of(key, old) else { return false };
+        self.tree.leaf_node(number).set(slot + 1, leaf.entry(slot).with_location(new).0);
+        true
+    }
+
+    /// Removes the entry of a key with this location. Returns false if there is none. `key_of` is as for
+    /// [`TreeWriter::insert`]; if it fails, a leaf stays smaller than it might be.
+    pub(crate) fn remove<'k, E>(
+        &mut self,
+        key: &[u8],
+        old: Location,
+        key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+    ) -> bool {
+        let number = self.descend(key);
+        let mut leaf = self.read_leaf(number);
+        let Some(slot) = leaf.slot_of(key, old) else { return false };
+        leaf.remove(slot);
+        let merged = if leaf.count() <= FEW { self.merge(&leaf, key_of) } else { None };
+        let change = merged.unwrap_or_else(|| Change::Child(self.build_leaf(&leaf)));
+        self.old_leaves.push(number);
+        self.publish(change);
+        self.count(-1);
+        true
+    }
+
+    /// Returns the location of a key's record.
+    ///
+    /// # Errors
+    ///
+    /// The error of `key_of`.
+    pub(crate) fn find<'k, E>(
+        &mut self,
+        key: &[u8],
+        key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+    ) -> Result<Option<Location>, E> {
+        let number = self.descend(key);
+        let leaf = self.read_leaf(number);
+        Ok(leaf.search(key, key_of)?.ok().map(|slot| leaf.entry(slot).location()))
+    }
+
+    fn root(&self) -> Root {
+        // Relaxed: the writer stored it.
+        Root(self.tree.root.0.load(Ordering::Relaxed))
+    }
+
+    fn set_root(&self, root: Root) {
+        // Release: pairs with the acquire of readers, who see the node behind it.
+        self.tree.root.0.store(root.0, Ordering::Release);
+    }
+
+    fn count(&self, change: i64) {
+        let entries = &self.tree.entries.0;
+        // Relaxed, both: a count on its own, stored by the one writer.
+        entries.store(entries.load(Ordering::Relaxed).wrapping_add_signed(change), Ordering::Relaxed);
+    }
+
+    /// Finds the leaf of a key, and notes the path to it.
+    fn descend(&mut self, key: &[u8]) -> u32 {
+        self.path.clear();
+        let root = self.root();
+        let mut number = root.node();
+        for _ in 0..root.level() {
+            let node = self.tree.inner(number);
+            let view = InnerView::new(&node, node.control_unordered());
+            let slot = view.search(key, Side::At);
+            self.path.push(Step { node: number, slot });
+            number = view.child(slot);
+        }
+        number
+    }
+
+    fn read_leaf(&self, number: u32) -> LeafCopy {
+        let node = self.tree.leaf_node(number);
+        LeafCopy::read(node, node.control_unordered())
+    }
+
+    /// Returns the fences of a range of children of the last node on the path.
+    fn fences(&self, children: Range<usize>) -> Fences {
+        let mut fences = Fences::default();
+        let mut beside = children;
+        for (at, step) in self.path.iter().enumerate().rev() {
+            let node = self.tree.inner(step.node);
+            let view = InnerView::new(&node, node.control_unordered());
+            let separator = |slot| {
+                let mut key = Vec::new();
+                view.separator(slot, &mut key);
+                key
+            };
+            if fences.lower.is_none() && beside.start > 0 {
+                fences.lower = Some(separator(beside.start));
+            }
+            if fences.upper.is_none() && beside.end < view.count {
+                fences.upper = Some(separator(beside.end));
+            }
+            if let Some(above) = at.checked_sub(1).map(|above| self.path[above].slot) {
+                beside = above..above + 1;
+            }
+        }
+        fences
+    }
+
+    /// Splits a leaf that has one entry too many: the one in slot `new`.
+    fn split<'k, E>(
+        &mut self,
+        leaf: &LeafCopy,
+        new: usize,
+        mut key_at: impl FnMut(usize) -> Result<&'k [u8], E>,
+    ) -> Result<Change, E> {
+        let last = self.path.last().map_or(0, |step| step.slot);
+        let fences = self.fences(last..last + 1);
+        let count = leaf.count();
+        let middle = match new {
+            // Keys that ascend fill their leaves.
+            new if new + 1 == count && fences.upper.is_none() => new,
+            0 if fences.lower.is_none() => 1,
+            _ => best_split(leaf),
+        };
+        let (before, behind) = (key_at(middle - 1)?, key_at(middle)?);
+        let separator = behind[..common_len(before, behind) + 1].to_vec();
+        let left = with_fences(leaf, 0..middle, fences.lower.as_deref(), Some(&separator), &mut key_at)?;
+        let right = with_fences(leaf, middle..count, Some(&separator), fences.upper.as_deref(), &mut key_at)?;
+        let (left, right) = (self.build_leaf(&left), self.build_leaf(&right));
+        Ok(Change::Split { left, separator, right })
+    }
+
+    /// Merges the leaf on the path, whose entries are now those of `leaf`, with a neighbour. `None` if
+    /// there is none with space.
+    fn merge<'k, E>(
+        &mut self,
+        leaf: &LeafCopy,
+        mut key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+    ) -> Option<Change> {
+        let Step { node, slot } = *self.path.last()?;
+        let parent = self.tree.inner(node);
+        let view = InnerView::new(&parent, parent.control_unordered());
+        let lefts = [Some(slot), slot.checked_sub(1)].into_iter().flatten();
+        for left in lefts.filter(|left| left + 1 < view.count) {
+            let other_slot = if left == slot { slot + 1 } else { left };
+            let number = view.child(other_slot);
+            let other = self.read_leaf(number);
+            if leaf.count() + other.count() > MERGED_MAX {
+                continue;
+            }
+            let fences = self.fences(left..left + 2);
+            let (first, second) = if left == slot { (leaf, &other) } else { (&other, leaf) };
+            let skip = skip_between(fences.lower.as_deref(), fences.upper.as_deref());
+            let mut merged = LeafCopy::empty(skip);
+            for entry in first.entries().chain(second.entries()) {
+                merged.push(entry.with_key(key_of(entry.location()).ok()?, skip));
+            }
+            self.old_leaves.push(number);
+            return Some(Change::Merge { slot: left, child: self.build_leaf(&merged) });
+        }
+        None
+    }
+
+    fn build_leaf(&mut self, leaf: &LeafCopy) -> u32 {
+        let number = self.leaves.take();
+        let node = self.tree.leaf_node(number);
+        leaf.write(node);
+        node.set_control(node.control_unordered().built(0, leaf.count(), leaf.skip));
+        number
+    }
+
+    fn build_inner(&mut self, image: &InnerImage, level: u64) -> u32 {
+        let number = self.inners.take();
+        let node = self.tree.inner(number);
+        image.write(node);
+        node.set_control(node.control_unordered().built(level, image.count, image.skip));
+        number
+    }
+
+    /// Publishes a change of the last node on the path by one store, and takes the nodes out that it
+    /// replaces.
+    fn publish(&mut self, mut change: Change) {
+        let mut level = 1;
+        while let Some(Step { node, slot }) = self.path.pop() {
+            if let Change::Child(child) = change {
+                let parent = self.tree.inner(node);
+                let view = InnerView::new(&parent, parent.control_unordered());
+                let word = view.slot(slot) >> 32 << 32 | u64::from(child);
+                parent.set(InnerView::<[u64]>::slot_word(slot), word);
+                return self.retire();
+            }
+            self.old_inners.push(node);
+            let image = InnerImage::read(self.tree.inner(node));
+            change = match change {
+                Change::Split { left, separator, right } => {
+                    self.with_split(image, level, slot, (left, &separator, right))
+                }
+                Change::Merge { slot, child } => {
+                    let mut draft = Draft::of(&image);
+                    draft.set_child(slot, child);
+                    draft.remove(slot + 1);
+                    if draft.count() == 1 && self.path.is_empty() {
+                        self.set_root(Root::new(child, level - 1));
+                        return self.retire();
+                    }
+                    self.with_merge(&draft, level)
+                }
+                Change::Child(_) => unreachable!("published above"),
+            };
+            level += 1;
+        }
+        match change {
+            Change::Child(child) => self.set_root(Root::new(child, level - 1)),
+            Change::Split { left, separator, right } => {
+                let mut draft = Draft::default();
+                draft.push(&[], left);
+                draft.push(&separator, right);
+                let image = draft.encode(0..2).expect("two children fit");
+                let number = self.build_inner(&image, level);
+                self.set_root(Root::new(number, level));
+            }
+            Change::Merge { .. } => unreachable!("the root has no neighbour"),
+        }
+        self.retire();
+    }
+
+    /// Builds a node anew in which a child was split, or two such nodes.
+    fn with_split(
+        &mut self,
+        mut image: InnerImage,
+        level: u64,
+        slot: usize,
+        (left, separator, right): (u32, &[u8], u32),
+    ) -> Change {
+        image.set_child(slot, left);
+        if image.insert(slot + 1, separator, right) {
+            return Change::Child(self.build_inner(&image, level));
+        }
+        let mut draft = Draft::of(&image);
+        draft.insert(slot + 1, separator, right);
+        if let Some(image) = draft.encode(0..draft.count()) {
+            return Change::Child(self.build_inner(&image, level));
+        }
+        let (middle, left, right) = draft.split();
+        let (left, right) = (self.build_inner(&left, level), self.build_inner(&right, level));
+        Change::Split { left, separator: draft.separator(middle).to_vec(), right }
+    }
+
+    /// Builds a node anew that has lost a child, together with a neighbour if it is small.
+    fn with_merge(&mut self, draft: &Draft, level: u64) -> Change {
+        let parent = self.path.last().copied().filter(|_| draft.size() <= SMALL);
+        if let Some(Step { node, slot }) = parent {
+            let above = InnerImage::read(self.tree.inner(node));
+            let lefts = [Some(slot), slot.checked_sub(1)].into_iter().flatten();
+            for left in lefts.filter(|left| left + 1 < above.count) {
+                let number = above.view().child(if left == slot { slot + 1 } else { left });
+                let other = Draft::of(&InnerImage::read(self.tree.inner(number)));
+                if draft.size() + other.size() > 3 * SMALL {
+                    continue;
+                }
+                let (first, second) = if left == slot { (draft, &other) } else { (&other, draft) };
+                let mut separator = Vec::new();
+                above.view().separator(left + 1, &mut separator);
+                let mut joined = first.clone();
+                joined.append(&separator, second);
+                let Some(image) = joined.encode(0..joined.count()) else { continue };
+                self.old_inners.push(number);
+                return Change::Merge { slot: left, child: self.build_inner(&image, level) };
+            }
+        }
+        let image = draft.encode(0..draft.count()).expect("fewer children fit");
+        Change::Child(self.build_inner(&image, level))
+    }
+
+    /// Takes the replaced nodes out of the tree (T2). Their numbers are the next ones.
+    fn retire(&mut self) {
+        let out = |node: TreeNode<'_>| node.set_control(node.control_unordered().out());
+        for number in self.old_leaves.drain(..) {
+            out(self.tree.leaf_node(number));
+            self.leaves.free.push(number);
+        }
+        for number in self.old_inners.drain(..) {
+            out(self.tree.inner(number));
+            self.inners.free.push(number);
+        }
+    }
+}
+
+/// Returns the length of the common prefix of the fences of a leaf.
+fn skip_between(lower: Option<&[u8]>, upper: Option<&[u8]>) -> usize {
+    lower.zip(upper).map_or(0, |(lower, upper)| common_len(lower, upper))
+}
+
+/// Returns a range of the entries of a leaf as those of a leaf with other fences.
+fn with_fences<'k, E>(
+    leaf: &LeafCopy,
+    slots: Range<usize>,
+    lower: Option<&[u8]>,
+    upper: Option<&[u8]>,
+    mut key_at: impl FnMut(usize) -> Result<&'k [u8], E>,
+) -> Result<LeafCopy, E> {
+    let skip = skip_between(lower, upper);
+    let mut part = LeafCopy::empty(skip);
+    for slot in slots {
+        let entry = leaf.entry(slot);
+        part.push(if skip == leaf.skip { entry } else { entry.with_key(key_at(slot)?, skip) });
+    }
+    Ok(part)
+}
+
+/// Returns the slot in the middle half of a leaf before which the shortest separator lies.
+fn best_split(leaf: &LeafCopy) -> usize {
+    let count = leaf.count();
+    let separator_len = |slot: usize| {
+        let differing = leaf.entry(slot - 1).fragment() ^ leaf.entry(slot).fragment();
+        // Equal fragments differ behind their bits.
+        (differing.leading_zeros() - (u64::BITS - FRAGMENT_BITS)) / 8
+    };
+    let slots = (count / 4).max(1)..=(count - count / 4).min(count - 1);
+    slots.min_by_key(|slot| (separator_len(*slot), slot.abs_diff(count / 2))).expect("at least two entries")
+}
+
+#[cfg(test)]
+impl TreeWriter {
+    /// Returns the numbers of leaves and of inner nodes ever used.
+    pub(super) fn nodes_used(&self) -> [u64; 2] {
+        [self.leaves.used, self.inners.used]
+    }
+}

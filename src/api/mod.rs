@@ -15,6 +15,8 @@ pub(crate) mod opening;
 #[cfg(test)]
 mod opening_tests;
 pub(crate) mod options;
+#[cfg(all(test, target_os = "linux", not(miri)))]
+mod read_around_tests;
 pub(crate) mod reader;
 pub(crate) mod salvage;
 pub(crate) mod snapshot;

@@ -3,6 +3,7 @@
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::mem::limit::memory_limit;
 
 /// The steps taken for a writer with few faulted pages, before the next one for another job.
 const PROVIDED: usize = 4;
@@ -28,6 +29,7 @@ impl Engine {
             // The rest waits for a reader, which may take as long as it likes.
             self.catalog.collect();
         }
+        self.read_singly_beyond(memory_limit());
         if self.syncer.sync_as_asked(self)? {
             return Ok(true);
         }

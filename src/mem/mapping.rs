@@ -83,6 +83,8 @@ pub(crate) struct Mapping {
     pub(super) writable: bool,
     /// True once the mapping has had its appender.
     pub(super) claimed: AtomicBool,
+    /// True once the kernel reads single pages of it.
+    reads_singly: AtomicBool,
     /// The nonce that the checksums of the segment's records are bound to.
     nonce: AtomicU64,
     /// The mapping's number in its address space; another mapping may have it once this one has
@@ -135,6 +137,7 @@ impl Mapping {
             later,
             writable,
             claimed: AtomicBool::new(false),
+            reads_singly: AtomicBool::new(false),
             nonce: AtomicU64::new(0),
             ordinal: AtomicUsize::new(0),
             dead_bytes: DeadBytes::default(),
@@ -279,6 +282,24 @@ impl Mapping {
             let _ = (offset, len);
             Ok(true)
         }
+    }
+
+    /// Advises the kernel to read the faulted page only, and none around it.
+    pub(crate) fn read_singly(&self) {
+        // Relaxed, both: advice.
+        if self.reads_singly.load(Ordering::Relaxed) {
+            return;
+        }
+        #[cfg(unix)]
+        // If it is refused, the kernel reads more than is needed.
+        drop(self.memory().pages.advise(memmap2::Advice::Random));
+        self.reads_singly.store(true, Ordering::Relaxed);
+    }
+
+    /// True if the kernel reads single pages.
+    pub(crate) fn reads_singly(&self) -> bool {
+        // Relaxed: see `read_singly`.
+        self.reads_singly.load(Ordering::Relaxed)
     }
 
     /// Returns the published mark: bytes below this offset are published.

@@ -9,6 +9,7 @@ pub(crate) mod fork_guard;
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) mod guard_table;
 pub(crate) mod lazy_mapping;
+pub(crate) mod limit;
 pub(crate) mod line_array;
 pub(crate) mod location;
 pub(crate) mod lost_pages;
@@ -35,4 +36,19 @@ pub(crate) fn system_page_size() -> usize {
     // SAFETY: the call takes a number only.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).unwrap_or(PAGE_SIZE)
+}
+
+/// Returns the bytes of the machine's memory; `u64::MAX` if that is not known.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "a call of the system's library")]
+pub(crate) fn physical_memory() -> u64 {
+    // SAFETY: the call takes a number only.
+    let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+    u64::try_from(pages).map_or(u64::MAX, |pages| pages.saturating_mul(system_page_size() as u64))
+}
+
+/// Returns the bytes of the machine's memory, which is not known here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn physical_memory() -> u64 {
+    u64::MAX
 }

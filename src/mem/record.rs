@@ -78,6 +78,17 @@ impl<'p> Record<'p> {
         Some(self.mapping.unreadable(page))
     }
 
+    /// Asks the kernel to read all of it at once, if it would read single pages.
+    #[cold]
+    pub(crate) fn bring_near(&self) {
+        if self.mapping.reads_singly() {
+            let (_, offset) = self.place();
+            let len = usize::try_from(self.header().size()).unwrap_or(usize::MAX);
+            // If it is refused, each page is read when it is needed.
+            drop(self.mapping.bring_near(offset, len));
+        }
+    }
+
     /// Returns the sequence number.
     #[inline]
     pub(crate) fn seq(&self) -> Seq {

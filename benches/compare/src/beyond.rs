@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::engine::{Contender, Survives};
+use crate::engine::{Contender, Engine, Survives};
+use crate::engines::lmdb::Lmdb;
 use crate::rounds::{Measured, Race, Table};
 use crate::workload::{key, whole};
 use crate::{Lab, Result, cold};
@@ -110,7 +111,12 @@ pub(crate) fn child(arguments: &[String]) -> Result<()> {
             let elapsed = if name == RAW {
                 read_raw(Path::new(place), threads, seed)?
             } else {
-                let engine = named(name)?.open(Path::new(place), Survives::Kill)?;
+                let place = Path::new(place);
+                let engine: Box<dyn Engine> = match name {
+                    // Its default is right for data that fit into memory.
+                    "LMDB" => Box::new(Lmdb::open_for_single_reads(place)?),
+                    _ => named(name)?.open(place, Survives::Kill)?,
+                };
                 let get = |number: u64| {
                     let mut sum = 0;
                     match engine.get(&key(number), &mut |value| sum = whole(value)) {

@@ -13,6 +13,7 @@ pub(crate) mod hinted_records;
 pub(crate) mod index_loader;
 pub(crate) mod lookup;
 pub(crate) mod present_contents;
+pub(crate) mod read_around;
 mod rebuild;
 pub(crate) mod snapshot_registry;
 pub(crate) mod syncer;
@@ -32,6 +33,7 @@ use self::catalog::{Catalog, Indexes, KeyspaceData, KeyspaceState};
 use self::hint_writer::HintWriter;
 use self::hinted_records::HintedRecords;
 use self::index_loader::IndexLoader;
+use self::read_around::ReadAround;
 use self::syncer::Syncer;
 use self::visibility::Visibility;
 use self::waiting_open::WaitingOpen;
@@ -96,6 +98,7 @@ pub(crate) struct State {
     pub(crate) loader: IndexLoader,
     pub(crate) hinted: HintedRecords,
     pub(crate) hint_writer: HintWriter,
+    read_around: ReadAround,
     pub(crate) waiting_open: WaitingOpen,
     pub(crate) backpressure: Backpressure,
     /// The epoch of the oldest pin that removed files wait for, and the time it was first seen, by
@@ -176,6 +179,7 @@ impl State {
             loader,
             hinted: HintedRecords::new(opened.hinted),
             hint_writer,
+            read_around: ReadAround::default(),
             waiting_open: WaitingOpen::new(opened.waiting),
             backpressure: Backpressure::default(),
             waiting: Mutex::new(None),

@@ -19,12 +19,20 @@ pub(crate) struct Lmdb {
 
 impl Lmdb {
     pub(crate) fn open(directory: &Path, survives: Survives) -> Result<Self> {
+        let flags = if survives == Survives::Kill { EnvFlags::NO_SYNC } else { EnvFlags::empty() };
+        Self::open_with(directory, flags)
+    }
+
+    /// Opens it for reads of data larger than memory.
+    pub(crate) fn open_for_single_reads(directory: &Path) -> Result<Self> {
+        Self::open_with(directory, EnvFlags::NO_SYNC | EnvFlags::NO_READ_AHEAD)
+    }
+
+    fn open_with(directory: &Path, flags: EnvFlags) -> Result<Self> {
         let mut options = EnvOpenOptions::new();
         options.map_size(MAP);
-        if survives == Survives::Kill {
-            // SAFETY: the flag only drops durability at a power cut.
-            unsafe { options.flags(EnvFlags::NO_SYNC) };
-        }
+        // SAFETY: the flags only drop durability at a power cut, and change what the kernel reads.
+        unsafe { options.flags(flags) };
         std::fs::create_dir_all(directory)?;
         // SAFETY: the directory belongs to this program; no other process changes its files.
         let env = unsafe { options.open(directory) }?;

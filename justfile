@@ -39,9 +39,12 @@ fuzz target *args:
 bench *args:
     cargo bench -- --date "$(date +%F)" {{args}}
 
+# Features of the comparison: `just features=rocksdb compare` builds RocksDB as well, for half an hour.
+features := ""
+
 # Measure mapcask beside other stores in one process: `just compare read --keys 100000`.
 compare *args:
-    cargo run --release --manifest-path benches/compare/Cargo.toml -- --date "$(date +%F)" {{args}}
+    cargo run --release --manifest-path benches/compare/Cargo.toml --features "{{features}}" -- --date "$(date +%F)" {{args}}
 
 # Measure mapcask beside other stores, add the figures to the record, and write benches/README.md anew.
 compare-record machine *args:

@@ -157,3 +157,19 @@ fn damaged_value_is_found_by_the_first_read_of_it() {
     assert!(found.as_ref().is_err_and(mapcask::Error::is_corruption), "{found:?}");
     assert!(store.get(super::key(number + 1)).expect("it is whole").is_some());
 }
+
+/// Cause: the damage of a hint that no keyspace needed any more was mended by nothing, and counted as
+/// mended. Symptom: `len` and the worker tried again without end.
+#[test]
+fn damaged_hints_of_a_cleared_keyspace_are_let_go() {
+    let killed = killed(&disk(), 3000);
+    let store = options().open_on(&killed).expect("whole");
+    for (name, mut bytes) in hints_of(&killed) {
+        let end = bytes.len();
+        bytes[end / 2..].fill(7);
+        killed.put_file(&name, &bytes);
+    }
+    store.clear().expect("space");
+    assert!((0..10_000).any(|_| !store.step().expect("space")), "the worker comes to rest");
+    assert_eq!(store.len(), 0);
+}

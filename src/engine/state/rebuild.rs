@@ -50,6 +50,8 @@ impl State {
             partial.push((id, keyspace));
         }
         if partial.is_empty() {
+            // Keyspaces that waited for hints were cleared or dropped since: none needs them.
+            self.end_waiting();
             return Ok(());
         }
         self.loader.check_stuck()?;

@@ -16,7 +16,7 @@
 //! | replace | the entry |
 //! | insert, remove | the words of a free node, which is *out*; its control word: *built*; the slot of the parent, or the root; control word of the old node: *out* |
 //! | split | the same for two leaves and a new parent, and so on upwards while a parent is full; all old nodes: *out* |
-//! | merge | the same, for one leaf and a new parent with one child less |
+//! | merge | the same, for one leaf and a new parent with one child less, and so on upwards while a parent gets small |
 //!
 //! A reader takes a node's control word first (acquire). Then it looks if the place that led it there is still in force:
 //! the root, or the parent's control word and its slot. Then it reads what it needs, fences (acquire), and compares the
@@ -25,7 +25,7 @@
 //! **Invariants.**
 //! - T1: as above.
 //! - T2: a node is *out* before any node that left the tree with it or after it is built anew.
-//! - T3: the words of a node change only while it is *out*, and each time with another version.
+//! - T3: the words of a node change only while it is *out* or was never used, and each time with another version.
 //! - T4: all keys below slot i are at or above separator i and below separator i + 1.
 //! - T5: the entries of a leaf ascend.
 //! - T6: a node is in one slot.
@@ -61,8 +61,9 @@ use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
 
 /// Sets the size of the first chunk of each row: 64 KiB.
 const BASE_BITS: u32 = if cfg!(loom) { 5 } else { 10 };
-/// The most levels of inner nodes.
-const LEVELS_MAX: usize = 14;
+/// The most levels of inner nodes. With the longest separators a node has two children at least, so
+/// 2^30 leaves are reached by no store.
+const LEVELS_MAX: usize = 30;
 
 /// A value on a cache-line pair of its own, because processors fetch lines in pairs.
 #[repr(align(128))]
@@ -166,7 +167,8 @@ impl Tree {
         Ok(slot.ok().map(|slot| leaf.entry(slot).location()))
     }
 
-    /// Copies the locations in the leaf of an aim, in order, and its fences, as of one moment.
+    /// Copies the locations in the leaf of an aim, in order, and its fences. The keys are those of one
+    /// moment, each with a record that it had meanwhile.
     pub(crate) fn gather(&self, aim: Aim<'_>, into: &mut Vec<Location>) -> Fences {
         let mut fences = Fences::default();
         let leaf = self.leaf(aim, Some(&mut fences));

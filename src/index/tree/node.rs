@@ -7,8 +7,8 @@
 //! |---|---|
 //! | 0-8 | the number of entries of a leaf, or of children |
 //! | 9-19 | skip: the length of the prefix that the node leaves out |
-//! | 20-23 | level: 0 for a leaf; 15 from when the node leaves the tree until it is built anew |
-//! | 24-63 | version: one more each time that the node leaves the tree |
+//! | 20-24 | level: 0 for a leaf; 31 from when the node leaves the tree until it is built anew |
+//! | 25-63 | version: one more each time that the node leaves the tree |
 
 use crate::mem::line_array::{LINE_WORDS, Line};
 use crate::sync::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ pub(crate) const KEY_MAX: usize = 1024;
 
 const COUNT_BITS: u32 = 9;
 const SKIP_BITS: u32 = 11;
-const LEVEL_BITS: u32 = 4;
+const LEVEL_BITS: u32 = 5;
 const LEVEL_SHIFT: u32 = COUNT_BITS + SKIP_BITS;
 const VERSION_SHIFT: u32 = LEVEL_SHIFT + LEVEL_BITS;
 /// The level of a node that is not in the tree.

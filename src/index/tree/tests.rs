@@ -256,3 +256,19 @@ fn memory_per_key_is_bounded() {
         assert!(bytes < most, "{shape}: {bytes}");
     }
 }
+
+#[test]
+fn one_reservation_serves_many_inserts_and_a_removal() {
+    for shape in SHAPES {
+        let keys = keys(shape, 300);
+        let (tree, mut writer) = Tree::new().unwrap();
+        writer.reserve(keys.0.len()).unwrap();
+        for (at, key) in keys.0.iter().enumerate() {
+            writer.insert(key, keys.location(at, 0), keys.key_of()).unwrap();
+        }
+        for (at, key) in keys.0.iter().enumerate() {
+            assert!(writer.remove(key, keys.location(at, 0), keys.key_of()));
+        }
+        assert_eq!((tree.len(), check(&tree, &keys)[0]), (0, 1), "{shape}");
+    }
+}

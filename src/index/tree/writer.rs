@@ -112,10 +112,11 @@ impl TreeWriter {
     /// Returns an error if memory or address space is short. Nothing is lost.
     pub(crate) fn reserve(&mut self, count: usize) -> io::Result<()> {
         let count = count as u64;
-        // An insert makes two leaves at most. A new leaf needs a new inner node at most, and the nodes
-        // that a change replaces are free after it only.
+        // An insert adds one leaf at most, and one inner node at each level and a root. The nodes that
+        // it replaces are free after it only.
+        let levels = self.root().level() + 1;
         self.leaves.ensure(count + 2, &self.tree.leaves)?;
-        self.inners.ensure(count + 2 * LEVELS_MAX as u64, &self.tree.inners)
+        self.inners.ensure(count.saturating_mul(levels + 1) + 2 * LEVELS_MAX as u64, &self.tree.inners)
     }
 
     /// Inserts the record of a key that is absent. Space was reserved. `key_of` returns the key in the

@@ -48,3 +48,32 @@ fn close_of_a_store_of_durable_puts_keeps_its_blocks() {
     store.close().expect("sound");
     assert!(allocated(&disk) > 1 << 20);
 }
+
+#[test]
+fn full_disk_after_a_close_is_led_out_by_removals() {
+    let options = || Options::new().segment_bytes(1 << 20).background(false);
+    let first = SimDisk::new();
+    let store = options().open_on(&first).expect("an empty disk");
+    store.insert("a large value", vec![7; 64 << 10]).expect("space");
+    for key in 0..300_u32 {
+        store.insert(key.to_le_bytes(), [7; 1000]).expect("space");
+    }
+    store.close().expect("sound");
+    for spare in [0, 16 << 10, 128 << 10, 400 << 10, 4 << 20] {
+        let disk = first.kill();
+        disk.set_capacity(Some(allocated(&disk) + spare));
+        let store = options().open_on(&disk).expect("whole");
+        let refused = (1000..20_000_u32).find(|key| {
+            while store.step().is_ok_and(|more| more) {}
+            store.insert(key.to_le_bytes(), [8; 1000]).is_err()
+        });
+        let refused = refused.expect("the disk gets full");
+        for key in (0..300).chain(1000..refused) {
+            let removed = store.remove(key.to_le_bytes());
+            assert!(removed.as_ref().is_ok_and(|was_there| *was_there), "{spare} bytes: {removed:?}");
+            while store.step().is_ok_and(|more| more) {}
+        }
+        store.remove("a large value").expect("space");
+        assert_eq!(store.len(), 0);
+    }
+}

@@ -349,6 +349,7 @@ impl KeyspaceSnapshot {
                 state.check_record(&record)?;
             }
             state.check_first(&seen.index, hash, location, &record)?;
+            record.bring_large_value();
             return Ok(record.is_put().then(|| record.keep_record()));
         }
         Ok(seen.versions.find(seen.index.order_of(hash), key, held.at))
@@ -385,6 +386,7 @@ impl KeyspaceSnapshot {
                     state.check_first(&seen.index, state.hash_of(record.key()), *location, &record)?;
                 }
                 state.check_replaced(&record)?;
+                record.bring_large_value();
                 found.extend(record.is_put().then(|| record.keep_record()));
             }
         }

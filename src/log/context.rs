@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -27,6 +28,8 @@ pub(crate) struct LogContext {
     pub(crate) manifest: ManifestStore,
     pub(crate) commit: Arc<GroupCommit>,
     pub(crate) segments: Segments,
+    /// The number of segments that were added since the open.
+    added: AtomicU64,
     /// A file that could not be made into a segment, and its size. There is at most one, and no
     /// other is made meanwhile.
     pub(super) stray: Mutex<Option<(SegmentId, u64)>>,
@@ -49,7 +52,21 @@ impl LogContext {
     ) -> Self {
         let (segments, stray, dir_turn) = (RwLock::new(segments), Mutex::default(), SyncTurn::new());
         let (leftovers, doubt) = (Arc::default(), Doubt::default());
-        Self { dir, store, space, manifest, commit, segments, stray, leftovers, dir_turn, doubt }
+        let added = AtomicU64::new(0);
+        Self { dir, store, space, manifest, commit, segments, added, stray, leftovers, dir_turn, doubt }
+    }
+
+    /// Adds a segment that the manifest names.
+    pub(crate) fn add_segment(&self, segment: &Arc<Segment>) {
+        self.segments.write().insert(segment.id(), Arc::clone(segment));
+        // Release: pairs with the acquire in `added`, whose caller then finds the segment.
+        self.added.fetch_add(1, Ordering::Release);
+    }
+
+    /// Returns the number of segments that were added since the open.
+    pub(crate) fn added(&self) -> u64 {
+        // Acquire: see `add_segment`.
+        self.added.load(Ordering::Acquire)
     }
 
     /// Makes creations, renames and removals so far durable, for the writes that depend on them.

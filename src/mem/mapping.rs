@@ -32,6 +32,10 @@ use crate::mem::dead_bytes::DeadBytes;
 use crate::mem::page_guard::PageGuard;
 use crate::mem::published_mark::PublishedMark;
 
+/// Bytes of one request to the kernel to read ahead. Longer ones it cuts to the device's limits.
+#[cfg(target_os = "linux")]
+const NEAR_PIECE: usize = 128 << 10;
+
 /// The storage behind a mapping that is not a file of the kernel: the simulated disk.
 pub(crate) trait Backing: Send + Sync + fmt::Debug {
     /// Makes the range durable.
@@ -274,7 +278,10 @@ impl Mapping {
             if first >= end || crate::mem::resident::is_resident(pages, first..end)? {
                 return Ok(true);
             }
-            pages.advise_range(memmap2::Advice::WillNeed, first, end - first)?;
+            // The kernel cuts a longer request.
+            for at in (first..end).step_by(NEAR_PIECE) {
+                pages.advise_range(memmap2::Advice::WillNeed, at, NEAR_PIECE.min(end - at))?;
+            }
             Ok(false)
         }
         #[cfg(not(target_os = "linux"))]

@@ -13,6 +13,8 @@ use crate::format::{KeyspaceId, Seq};
 
 /// The bytes of a cache line.
 const LINE: usize = 64;
+/// The length from which the value of a record is read at once, where the kernel reads single pages.
+const LARGE: usize = 2 * super::PAGE_SIZE;
 /// The most lines of a record that are prefetched behind its first.
 const LINES_AHEAD: usize = 4;
 
@@ -78,9 +80,16 @@ impl<'p> Record<'p> {
         Some(self.mapping.unreadable(page))
     }
 
-    /// Asks the kernel to read all of it at once, if it would read single pages.
+    /// Asks the kernel to read a value of several pages at once, if it would read single ones.
+    #[inline]
+    pub(crate) fn bring_large_value(&self) {
+        if self.raw_header().value_len() >= LARGE {
+            self.bring_near();
+        }
+    }
+
     #[cold]
-    pub(crate) fn bring_near(&self) {
+    fn bring_near(&self) {
         if self.mapping.reads_singly() {
             let (_, offset) = self.place();
             let len = usize::try_from(self.header().size()).unwrap_or(usize::MAX);
@@ -116,6 +125,7 @@ impl<'p> Record<'p> {
     /// Returns the value.
     #[inline]
     pub(crate) fn value(&self) -> &'p [u8] {
+        self.bring_large_value();
         let raw = self.raw_header();
         self.payload(raw.key_len(), raw.value_len())
     }

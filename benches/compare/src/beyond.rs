@@ -21,8 +21,9 @@ use crate::{Lab, Result, cold};
 const VALUE_LEN: usize = 1000;
 /// The part of the data that fits into memory is one in this many.
 const TIMES: usize = 4;
-/// The reads of a run, by all threads together. As many go before them and are not counted.
-const READS: usize = 20_000;
+/// A run reads one key in this many, by all threads together. As many reads go before and are not
+/// counted. So a run touches the pages of more than its memory.
+const READ_SHARE: usize = 4;
 /// The size of a raw read, and its alignment.
 const BLOCK: usize = 4096;
 /// The stores that take part. The caches of others have a size of their own.
@@ -80,7 +81,7 @@ pub(crate) fn beyond(lab: &Lab) -> Result<Vec<Table>> {
                 let words = ["read", name, &lab.keys.to_string(), &threads.to_string(), &round.to_string()];
                 let told = run(&words, &[&place, group])?;
                 let elapsed = Duration::from_nanos(told.trim().parse()?);
-                Ok(Measured { count: READS as u64, elapsed, sum: None })
+                Ok(Measured { count: (lab.keys / READ_SHARE) as u64, elapsed, sum: None })
             });
         }
         tables.push(race.run(lab.rounds)?);
@@ -107,9 +108,10 @@ pub(crate) fn child(arguments: &[String]) -> Result<()> {
         ["fill", name, keys, place] => fill(name, keys.parse()?, Path::new(place)),
         ["read", name, keys, threads, seed, place, group] => {
             fs::write(Path::new(group).join("cgroup.procs"), std::process::id().to_string())?;
-            let (keys, threads, seed) = (keys.parse()?, threads.parse()?, seed.parse()?);
+            let keys: usize = keys.parse()?;
+            let run = Run { threads: threads.parse()?, seed: seed.parse()?, reads: keys / READ_SHARE };
             let elapsed = if name == RAW {
-                read_raw(Path::new(place), threads, seed)?
+                read_raw(Path::new(place), &run)?
             } else {
                 let place = Path::new(place);
                 let engine: Box<dyn Engine> = match name {
@@ -125,7 +127,7 @@ pub(crate) fn child(arguments: &[String]) -> Result<()> {
                         Err(error) => Err(error.to_string()),
                     }
                 };
-                time(threads, seed, keys, get)?
+                time(&run, keys as u64, get)?
             };
             println!("{}", elapsed.as_nanos());
             Ok(())
@@ -162,11 +164,11 @@ fn fill_raw(place: &Path, bytes: usize) -> Result<()> {
 }
 
 /// Reads blocks past the page cache.
-fn read_raw(place: &Path, threads: usize, seed: u64) -> Result<Duration> {
+fn read_raw(place: &Path, run: &Run) -> Result<Duration> {
     const DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(DIRECT).open(place)?;
     let blocks = file.metadata()?.len() / BLOCK as u64;
-    time(threads, seed, blocks, |block| {
+    time(run, blocks, |block| {
         let mut room = [0; 2 * BLOCK];
         let aligned = room.as_ptr().align_offset(BLOCK);
         let bytes = &mut room[aligned..][..BLOCK];
@@ -175,10 +177,17 @@ fn read_raw(place: &Path, threads: usize, seed: u64) -> Result<Duration> {
     })
 }
 
-/// Times reads of random places below `places` by several threads.
-fn time(
+/// A run of reads.
+struct Run {
     threads: usize,
     seed: u64,
+    /// The reads of all threads together.
+    reads: usize,
+}
+
+/// Times reads of random places below `places` by several threads.
+fn time(
+    run: &Run,
     places: u64,
     read: impl Fn(u64) -> std::result::Result<u64, String> + Sync,
 ) -> Result<Duration> {
@@ -187,12 +196,12 @@ fn time(
         let began = Instant::now();
         let results: Vec<_> = thread::scope(|scope| {
             let mut running = Vec::new();
-            for number in 0..threads {
+            for number in 0..run.threads {
                 let read = &read;
                 running.push(scope.spawn(move || {
-                    let mut random = fastrand::Rng::with_seed(seed << 32 | part << 16 | number as u64);
+                    let mut random = fastrand::Rng::with_seed(run.seed << 32 | part << 16 | number as u64);
                     let mut sum = 0_u64;
-                    for _ in 0..READS / threads {
+                    for _ in 0..run.reads / run.threads {
                         sum = sum.wrapping_add(read(random.u64(..places))?);
                     }
                     Ok::<u64, String>(std::hint::black_box(sum))

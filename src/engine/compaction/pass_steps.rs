@@ -286,7 +286,7 @@ impl Compactor {
         state.shared.dir.crash_point("compaction-named");
         for (segment, finished) in pass.made.iter().zip(&pass.finished) {
             segment.mapping().publish_existing(finished.entry.end);
-            state.shared.segments.write().insert(segment.id(), Arc::clone(segment));
+            state.shared.add_segment(segment);
         }
         state.allocator.recount(&state.shared);
         pass.phase = Phase::Switch { output: 0, offset: 0, moved: 0 };

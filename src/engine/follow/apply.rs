@@ -152,7 +152,8 @@ impl<'e> Applier<'e> {
             writes.push(PlannedWrite { contents, hash, draft, superseded: false });
         }
         // Damage is found before anything is changed.
-        let present = engine.present_records(&mut self.writer.indexes, &writes, pin)?;
+        let mut present = Vec::new();
+        engine.find_present(&mut self.writer.indexes, &writes, &mut present, pin)?;
         mark_superseded(&mut writes, engine.room_for_batch(slots_for(records.len()))?);
         engine.reserve_batch(&mut self.writer.indexes, &writes)?;
         let notes = engine.room_for_notes(&writes)?;
@@ -160,7 +161,7 @@ impl<'e> Applier<'e> {
         let last = records.last().map_or(frame.header.seq, |placed| placed.header.seq);
         engine.seqlock.begin(last);
         let unit = (frame.header.seq, first);
-        engine.apply_batch(&mut self.writer.indexes, segment, unit, (&writes, present), notes, pin);
+        engine.apply_batch(&mut self.writer.indexes, segment, unit, (&writes, &present), notes, pin);
         self.publish(last);
         Ok(())
     }

@@ -219,7 +219,10 @@ impl Iter {
             walk.cursor = None;
             return Err(Error::Forked);
         }
-        walk.step(state, keyspace, &state.pin(), |record| record.keep_record())
+        walk.step(state, keyspace, &state.pin(), |record| {
+            record.bring_large_value();
+            record.keep_record()
+        })
     }
 }
 

@@ -56,6 +56,7 @@ impl Value {
 
     /// Returns the value of a record.
     pub(crate) fn of(record: &Record<'_>) -> Self {
+        record.bring_large_value();
         Self(record.keep_value())
     }
 }

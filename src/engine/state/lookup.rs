@@ -120,7 +120,6 @@ impl State {
                 if !record.is_put() {
                     self.check_record(&record)?;
                 }
-                self.bring_large_value(&record);
                 self.check_first(&contents.index, hash, location, &record)?;
                 return Ok(record.is_put().then_some(record));
             }
@@ -188,7 +187,6 @@ impl State {
     ) -> Result<Option<Record<'p>>> {
         let record = self.record(location, pin)?;
         if self.visibility.is_visible(record.seq()) {
-            self.bring_large_value(&record);
             if !record.is_put() {
                 self.check_record(&record)?;
             }

@@ -25,6 +25,10 @@ use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
+/// The records that a batch of up to so many writes replaces are prefetched before the mutex is taken.
+/// Those of a larger one are prefetched under it, and their loads overlap.
+const FEW: usize = 16;
+
 /// A batch, prepared before the mutex is taken.
 struct Prepared<'a> {
     writes: Vec<PlannedWrite<'a>>,
@@ -102,13 +106,15 @@ impl Engine {
         loop {
             let contents = self.all_contents(&keyspaces, &pin)?;
             let prepared = self.prepare(batch, &keyspaces, &contents)?;
+            // Allocated and freed without the mutex.
+            let mut present = self.room_for_batch(prepared.writes.len().min(FEW))?;
             let mut guard = WriteGuard::lock(self)?;
             let now = self.all_contents(&keyspaces, &pin)?;
             if !contents.iter().zip(&now).all(|(before, now)| std::ptr::eq(*before, *now)) {
                 // A keyspace was cleared meanwhile.
                 continue;
             }
-            let seq = match self.write_prepared(&mut guard, &prepared, want, &pin) {
+            let seq = match self.write_prepared(&mut guard, &prepared, &mut present, want, &pin) {
                 Ok(seq) => seq,
                 Err(error) => {
                     drop(guard);
@@ -174,16 +180,24 @@ impl Engine {
             .map_err(|_| Error::BatchTooLarge { len, max: u64::from(u32::MAX) })?;
         let frame = BatchHeader { count, len: frame_len(len)?, sum: sum.finish() };
         mark_superseded(&mut writes, self.room_for_batch(slots_for(batch.len()))?);
+        let is_few = writes.len() <= FEW;
+        for planned in &writes {
+            // Blocks of a checkpoint are read from the disk here.
+            if is_few || planned.contents.index.is_partial() {
+                self.prefetch_records(planned.contents, planned.hash);
+            }
+        }
         Ok(Prepared { writes, checks, frame })
     }
 
     /// Checks the conditions and reserves space. Then only the store into the log can fail.
-    fn write_prepared(
-        &self,
+    fn write_prepared<'p>(
+        &'p self,
         guard: &mut WriteGuard<'_>,
         prepared: &Prepared<'_>,
+        present: &mut PresentRecords<'p>,
         want: SpaceClass,
-        pin: &Pin,
+        pin: &'p Pin,
     ) -> Result<Seq> {
         let writer = &mut *guard.writer;
         for check in &prepared.checks {
@@ -206,7 +220,7 @@ impl Engine {
             return Ok(writer.log.last_user());
         }
         // Damage is found before anything is written.
-        let present = self.present_records(&mut writer.indexes, &prepared.writes, pin)?;
+        self.find_present(&mut writer.indexes, &prepared.writes, present, pin)?;
         let is_removal = |(at, _): &(usize, _)| prepared.writes[*at].draft.kind == RecordKind::Tombstone;
         let frees = present.iter().any(is_removal);
         self.reserve_batch(&mut writer.indexes, &prepared.writes)?;
@@ -218,21 +232,33 @@ impl Engine {
         self.apply(guard, prepared, present, notes, pin)
     }
 
-    /// Returns the present records of the keys that have one, each with the position of its write.
+    /// Finds the present records of the keys that have one.
     ///
-    /// Most keys of a load are new, and one look at the bucket shows that. Their records are
-    /// prefetched where the look does not.
+    /// Most keys of a load are new, and one look at the bucket shows that. The records of the others
+    /// are prefetched, unless they are few.
     ///
     /// # Errors
     ///
     /// `Corrupt`, an error of the operating system, or a lack of memory.
-    pub(crate) fn present_records<'p>(
+    pub(crate) fn find_present<'p>(
         &'p self,
         indexes: &mut Indexes,
         writes: &[PlannedWrite<'_>],
+        present: &mut PresentRecords<'p>,
         pin: &'p Pin,
-    ) -> Result<PresentRecords<'p>> {
-        let failed = |error| self.no_room_for_batch(error);
+    ) -> Result<()> {
+        let mut look = |indexes: &mut Indexes, at: usize| {
+            let PlannedWrite { contents, hash, draft, .. } = &writes[at];
+            let lookup = Lookup { keyspace: contents.id, key: draft.key, hash: *hash };
+            if let Some(current) = self.current(indexes.of(contents), lookup, false, pin)? {
+                alloc::reserve(present, 1).map_err(|error| self.no_room_for_batch(error))?;
+                present.push((at, current));
+            }
+            Ok::<(), Error>(())
+        };
+        if writes.len() <= FEW {
+            return (0..writes.len()).try_for_each(|at| look(indexes, at));
+        }
         let mut candidates = Vec::new();
         for (at, planned) in writes.iter().enumerate() {
             let mut is_candidate = false;
@@ -242,18 +268,11 @@ impl Engine {
                 Ok::<bool, Error>(false)
             })?;
             if is_candidate {
-                alloc::reserve(&mut candidates, 1).map_err(failed)?;
+                alloc::reserve(&mut candidates, 1).map_err(|error| self.no_room_for_batch(error))?;
                 candidates.push(at);
             }
         }
-        let mut present = self.room_for_batch(candidates.len())?;
-        for at in candidates {
-            let PlannedWrite { contents, hash, draft, .. } = &writes[at];
-            let lookup = Lookup { keyspace: contents.id, key: draft.key, hash: *hash };
-            let current = self.current(indexes.of(contents), lookup, false, pin)?;
-            present.extend(current.map(|current| (at, current)));
-        }
-        Ok(present)
+        candidates.into_iter().try_for_each(|at| look(indexes, at))
     }
 
     /// Reserves space in the indexes for all writes of a batch.
@@ -312,7 +331,7 @@ impl Engine {
         &self,
         guard: &mut WriteGuard<'_>,
         prepared: &Prepared<'a>,
-        present: PresentRecords<'_>,
+        present: &PresentRecords<'_>,
         notes: Notes<'a>,
         pin: &Pin,
     ) -> Result<Seq> {
@@ -333,14 +352,14 @@ impl Engine {
     /// Changes the indexes as a batch in the log says. It is visible whole on return.
     ///
     /// `frame_seq` is the number of the batch, and `first` is the offset of its first record.
-    /// `present` comes from [`Engine::present_records`], under the same mutex. The indexes have the
+    /// `present` comes from [`Engine::find_present`], under the same mutex. The indexes have the
     /// space.
     pub(crate) fn apply_batch<'a>(
         &self,
         indexes: &mut Indexes,
         segment: &Segment,
         (frame_seq, first): (Seq, u64),
-        (writes, present): (&[PlannedWrite<'a>], PresentRecords<'_>),
+        (writes, present): (&[PlannedWrite<'a>], &PresentRecords<'_>),
         notes: Notes<'a>,
         pin: &Pin,
     ) {
@@ -350,9 +369,9 @@ impl Engine {
         self.visibility.begin(frame_seq.next(), room);
         let mut offset = first;
         let mut seq = frame_seq;
-        let mut present = present.into_iter().peekable();
+        let mut present = present.iter().peekable();
         for (at, PlannedWrite { contents, hash, draft, superseded }) in writes.iter().enumerate() {
-            let current = present.next_if(|(of, _)| *of == at).map(|(_, current)| current);
+            let current = present.next_if(|(of, _)| *of == at).map(|(_, current)| *current);
             seq = seq.next();
             let location = range.at(offset);
             offset += draft.size();

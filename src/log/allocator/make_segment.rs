@@ -102,6 +102,6 @@ fn make_and_name(shared: &LogContext, prefault: Prefault, wanted: &Wanted) -> Re
     })?;
     trace::segment_made(segment.id().0, segment.size());
     let named = shared.manifest.add(segment.entry());
-    shared.segments.write().insert(segment.id(), Arc::clone(&segment));
+    shared.add_segment(&segment);
     Ok((segment, named))
 }

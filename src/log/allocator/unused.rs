@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::SegmentAllocator;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::SegmentId;
 use crate::log::context::LogContext;
 use crate::log::segment::{Prefault, Segment};
@@ -37,19 +37,17 @@ impl SegmentAllocator {
     /// Frees the blocks at the end of the active segment, but for `kept` bytes behind its last
     /// record. The store is closed.
     ///
-    /// A store of durable puts keeps them all: its syncs would have to allocate blocks.
-    ///
-    /// # Errors
-    ///
-    /// Errors of the operating system. Only disk space is lost then.
-    pub(crate) fn free_end(&self, active: &Segment, end: u64, kept: u64) -> Result<()> {
+    /// A store of durable puts keeps them all: its syncs would have to write to new blocks.
+    pub(crate) fn free_end(&self, active: &Segment, end: u64, kept: u64) {
         let from = (end + kept).next_multiple_of(PAGE_SIZE as u64);
         if self.prefault == Prefault::Small || from >= active.size() {
-            return Ok(());
+            return;
         }
-        let Some(file) = active.file() else { return Ok(()) };
-        file.punch_hole(from, active.size() - from)
-            .map_err(|error| Error::io("free space in", active.path(), error))
+        let freed = active.file().map(|file| file.punch_hole(from, active.size() - from));
+        if let Some(Err(error)) = freed {
+            // The store is closed as it should be, and only takes more space.
+            crate::trace::background_failed(&error);
+        }
     }
 }
 

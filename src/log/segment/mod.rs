@@ -79,8 +79,9 @@ pub(crate) struct Segment {
     prefault: Prefault,
     /// Bytes that were written with the file. Zero unless the mode is [`Prefault::Large`].
     piece: u64,
-    /// True if holes are filled by pieces of 2 MiB. Set in the mode [`Prefault::Plain`] only.
-    fills_holes: AtomicBool,
+    /// The offset from which blank pieces of 2 MiB are filled at once. Below it there may be records.
+    /// Set in the mode [`Prefault::Plain`] only.
+    blank_from: AtomicU64,
     range: GranuleRange,
     mapping: Arc<Mapping>,
     /// The turn to sync through `file`, or through the mapping, which is the same open file.
@@ -273,7 +274,7 @@ impl Segment {
             filtered: AtomicU64::new(0),
             prefault: shape.prefault,
             piece: shape.piece,
-            fills_holes: AtomicBool::new(false),
+            blank_from: AtomicU64::new(u64::MAX),
             range,
             mapping,
             sync_turn: SyncTurn::new(),
@@ -437,6 +438,16 @@ impl Segment {
     /// Returns the file, while it is kept.
     pub(crate) fn file(&self) -> Option<Arc<dyn File>> {
         self.file.lock().as_ref().map(|(file, _)| Arc::clone(file))
+    }
+
+    /// Reserves the blocks of all of it, where a close or a copy of the file has left holes.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`, or an error of the operating system.
+    pub(crate) fn own_blocks(&self) -> Result<()> {
+        let Some(file) = self.file() else { return Ok(()) };
+        file.allocate(self.size).map_err(|error| Error::allocating(self.size, self.path.clone(), error))
     }
 
     /// Releases the file descriptor: the segment is durable and never written again.

@@ -28,11 +28,12 @@ impl Segment {
     }
 
     /// Records that there are records below `offset`: the writer continues behind them, in the
-    /// mode `prefault` where the file has no blocks.
+    /// mode `prefault` where nothing was ever written.
     pub(crate) fn resume_at(&self, offset: u64, prefault: Prefault) {
         if self.prefault == Prefault::Plain {
             // Relaxed: `extend` writes pieces of one size or of another.
-            self.fills_holes.store(prefault == Prefault::Large, Ordering::Relaxed);
+            let blank_from = if prefault == Prefault::Large { offset } else { u64::MAX };
+            self.blank_from.store(blank_from, Ordering::Relaxed);
             // Release: see `extend`.
             self.ready.store(offset / PAGE * PAGE, Ordering::Release);
         }
@@ -58,7 +59,7 @@ impl Segment {
                 Prefault::Large if from < self.piece => (self.piece, false),
                 Prefault::Large => (piece_end, true),
                 Prefault::Small => (page_end, false),
-                Prefault::Plain if self.is_hole(from, piece_end) => (piece_end, true),
+                Prefault::Plain if self.is_blank(from, piece_end) => (piece_end, true),
                 Prefault::Plain => (page_end.min(piece_end), false),
             };
             if is_blank {
@@ -71,11 +72,11 @@ impl Segment {
         Ok(())
     }
 
-    /// Returns true if a close has freed a piece of 2 MiB, and its zeros are written at once.
-    fn is_hole(&self, from: u64, end: u64) -> bool {
+    /// Returns true for a piece of 2 MiB behind the records in which nothing was ever written.
+    fn is_blank(&self, from: u64, end: u64) -> bool {
         // Relaxed: see `resume_at`.
         from.is_multiple_of(LARGE_PIECE)
-            && self.fills_holes.load(Ordering::Relaxed)
+            && from >= self.blank_from.load(Ordering::Relaxed)
             && self.file().is_some_and(|file| file.data_from(from) >= end)
     }
 

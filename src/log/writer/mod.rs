@@ -148,7 +148,19 @@ pub(crate) struct LogWriter {
     written: Option<u64>,
     /// Bytes of no record may lie behind the end, so the log continues in another segment.
     is_soiled: bool,
+    holes: Holes,
     observed: bool,
+}
+
+/// Holes at the end of the active segment, where a close has given blocks back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holes {
+    /// The segment was continued, and nothing was written yet.
+    Unknown,
+    /// There is none.
+    None,
+    /// There are some, and the disk has no blocks for them.
+    Left,
 }
 
 impl LogWriter {
@@ -174,6 +186,7 @@ impl LogWriter {
             previous: tail.previous.filter(|_| is_nowhere),
             written: None,
             is_soiled: false,
+            holes: if is_nowhere || tail.previous.is_some() { Holes::None } else { Holes::Unknown },
             observed: shared.dir.observes(),
         };
         if let Some(previous) = tail.previous.filter(|_| !is_nowhere) {

@@ -2,7 +2,7 @@
 //!
 //! Every part of a write that can fail fails here, before any of it is visible.
 
-use super::{FilledSegment, HEADER_SIZE, LogEnd, LogWriter, NewRecord, START_SIZE, WATERMARK_SIZE};
+use super::{FilledSegment, HEADER_SIZE, Holes, LogEnd, LogWriter, NewRecord, START_SIZE, WATERMARK_SIZE};
 use crate::error::{Error, Result};
 use crate::format::record::{RecordKind, StartRecord};
 use crate::format::{KeyspaceId, Seq};
@@ -36,7 +36,26 @@ impl LogWriter {
         size: u64,
     ) -> Result<()> {
         self.make_room(shared, allocator, want, size)?;
-        self.make_ready(shared, allocator, self.offset + size + WATERMARK_SIZE)
+        match self.make_ready(shared, allocator, self.offset + size + WATERMARK_SIZE) {
+            Err(error) if self.holes == Holes::Left && error.is_about_room() => {
+                self.roll(shared, allocator, want, size)?;
+                self.make_ready(shared, allocator, self.offset + size + WATERMARK_SIZE)
+            }
+            other => other,
+        }
+    }
+
+    /// Takes the blocks again that a close gave back, before the first write.
+    #[cold]
+    fn fill_holes(&mut self, shared: &LogContext) -> Result<()> {
+        shared.manifest.begin()?;
+        self.holes = match self.segment.own_blocks() {
+            Ok(()) => Holes::None,
+            // Those behind the log that the close has kept are used, and then the next segment.
+            Err(error) if error.is_about_room() => Holes::Left,
+            Err(other) => return Err(other),
+        };
+        Ok(())
     }
 
     /// Reserves space like [`LogWriter::reserve`], for one record.
@@ -90,6 +109,9 @@ impl LogWriter {
         size: u64,
     ) -> Result<()> {
         allocator.check(shared, want, size)?;
+        if self.holes == Holes::Unknown {
+            self.fill_holes(shared)?;
+        }
         // A write of so many bytes holds fewer records than that.
         if self.next_seq.0 + size > Seq::MAX.0 {
             return Err(Error::Limit {
@@ -181,6 +203,7 @@ impl LogWriter {
         }
         self.synced = offset;
         self.is_soiled = false;
+        self.holes = Holes::None;
         allocator.set_active(&self.segment, self.offset);
         self.observe(shared, "rolled");
         Ok(())

@@ -59,7 +59,7 @@ fn full_disk_after_a_close_is_led_out_by_removals() {
         store.insert(key.to_le_bytes(), [7; 1000]).expect("space");
     }
     store.close().expect("sound");
-    for spare in [0, 16 << 10, 128 << 10, 400 << 10, 4 << 20] {
+    for spare in [0, 16 << 10, 128 << 10, 400 << 10, 1 << 20, 4 << 20] {
         let disk = first.kill();
         disk.set_capacity(Some(allocated(&disk) + spare));
         let store = options().open_on(&disk).expect("whole");

@@ -69,6 +69,7 @@ fn get_from_a_store_beyond_memory_reads_single_pages() {
         let before = major_faults();
         let large = store.get("large").expect("whole").expect("it is there");
         assert!(large.iter().all(|byte| *byte == 8));
-        assert!(major_faults() - before < 64, "{} of 256 pages", major_faults() - before);
+        let faults = major_faults() - before;
+        assert!(memory == u64::MAX || faults < 64, "{faults} faults for 256 pages");
     }
 }

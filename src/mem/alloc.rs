@@ -4,15 +4,27 @@
 //! Allocations of a few hundred bytes use std's infallible ones, which end the process on failure.
 
 use std::io;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use memmap2::MmapMut;
 
 use crate::error::{RanOut, Resource};
 
-/// Zeros that are never written, 2 MiB: each of their pages is the one zero page of the kernel. `None`
-/// if memory was short at first use.
-static SHARED_ZEROS: LazyLock<Option<MmapMut>> = LazyLock::new(|| MmapMut::map_anon(2 << 20).ok());
+/// The size of the shared zeros in bytes.
+const SHARED_LEN: usize = 2 << 20;
+/// Zeros that are never written: each of their pages is the one zero page of the kernel.
+static SHARED_ZEROS: OnceLock<MmapMut> = OnceLock::new();
+
+/// Returns the shared zeros; `None` if memory is short.
+fn shared_zeros() -> Option<&'static MmapMut> {
+    if SHARED_ZEROS.get().is_none() {
+        // Mapped before the lock, so that a fork at this moment does not leave it locked in the child.
+        let zeros = MmapMut::map_anon(SHARED_LEN).ok()?;
+        // Another thread may have been quicker.
+        drop(SHARED_ZEROS.set(zeros));
+    }
+    SHARED_ZEROS.get()
+}
 
 /// Reserves space for `more` further items.
 ///
@@ -51,7 +63,7 @@ pub(crate) fn zeros(len: usize) -> io::Result<Vec<u8>> {
 ///
 /// Returns an error if memory is short, or the error of `take`.
 pub(crate) fn with_zeros(len: usize, take: impl FnOnce(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    match SHARED_ZEROS.as_ref().and_then(|zeros| zeros.get(..len)) {
+    match shared_zeros().and_then(|zeros| zeros.get(..len)) {
         Some(zeros) => take(zeros),
         None => take(&zeros(len)?),
     }

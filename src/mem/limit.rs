@@ -1,13 +1,14 @@
 //! The memory that this process may use: that of the machine, or of its control groups.
 
 use std::path::Path;
-use std::sync::OnceLock;
+
+use crate::sync::lazy_number::LazyNumber;
 
 /// Returns the bytes of memory that this process may use, page cache included; `u64::MAX` if that is
 /// not known. A change of the limit is not noticed.
 pub(crate) fn memory_limit() -> u64 {
-    static LIMIT: OnceLock<u64> = OnceLock::new();
-    *LIMIT.get_or_init(|| {
+    static LIMIT: LazyNumber = LazyNumber::new();
+    LIMIT.get_or(|| {
         let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         limit_of_groups(Path::new("/sys/fs/cgroup"), &groups).min(super::physical_memory())
     })

@@ -8,6 +8,7 @@
 //! constant. A model therefore needs an instance.
 
 pub(crate) mod epoch;
+pub(crate) mod lazy_number;
 pub(crate) mod notifier;
 pub(crate) mod rcu;
 pub(crate) mod seqlock;

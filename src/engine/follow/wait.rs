@@ -8,8 +8,8 @@
 //! write that wakes followers. An idle writer makes no wake-ups. A waiter makes one per second, to
 //! check that the store is in its place.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use crate::fs::Dir;
 use crate::log::control_page::ControlReader;
 use crate::log::waiters::WaitersPage;
 use crate::mem::shared_word::SharedWord;
+use crate::sync::lazy_number::LazyNumber;
 use crate::sync::sleep_word::{self, SleepWord};
 
 /// The longest sleep between two checks of the store's place.
@@ -36,8 +37,11 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// The time that a waiter spins before it sleeps, where the writer has a processor of its own.
 const SPIN: Duration = Duration::from_micros(20);
 
-static HAS_PROCESSORS: LazyLock<bool> =
-    LazyLock::new(|| thread::available_parallelism().is_ok_and(|count| count.get() > 1));
+/// Returns true if this process has more than one processor.
+fn has_processors() -> bool {
+    static COUNT: LazyNumber = LazyNumber::new();
+    COUNT.get_or(|| thread::available_parallelism().map_or(1, |count| count.get() as u64)) > 1
+}
 
 /// The way in which a [`Follower`](crate::Follower) waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +185,7 @@ impl Waiter {
         let begun = Instant::now();
         let left = || timeout.checked_sub(begun.elapsed()).filter(|left| !left.is_zero());
         let spins = match way {
-            Wait::Sleep if *HAS_PROCESSORS => SPIN.min(timeout),
+            Wait::Sleep if has_processors() => SPIN.min(timeout),
             Wait::Sleep | Wait::Poll(_) => Duration::ZERO,
             Wait::Spin => timeout,
         };

@@ -55,7 +55,7 @@ def tables(text):
 
 def unit_of(title, header):
     """Returns the title without its unit, and the unit."""
-    named = re.search(r",? (?:in |)(milliseconds|microseconds|seconds|bytes per key)(?=,|$)", title)
+    named = re.search(r",? (?:in |)(milliseconds|microseconds|seconds|bytes per key)(?=[,;]|$)", title)
     bare = title.replace(named.group(0), "", 1) if named else title
     # The text behind a semicolon explains the columns.
     bare = bare.replace(", by the number of keys", "").split(";")[0]
@@ -66,7 +66,7 @@ def unit_of(title, header):
             unit = name
     if bare.startswith("bytes that an open reads"):
         unit = "bytes"
-    if header in OF_LIVE:
+    if header in OF_LIVE and not unit:
         unit = "x live bytes"
     return bare, UNITS.get(header, unit)
 

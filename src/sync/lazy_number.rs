@@ -1,7 +1,7 @@
 //! A number that is computed at its first use, without a lock.
 //!
 //! A child of `fork` has only the thread that forked. If another thread was computing the value of a
-//! `OnceLock` at that moment, the child would wait for it for ever. Here nobody waits: two threads may
+//! `OnceLock` at that moment, the child would wait for it for ever. Here no thread waits: two threads may
 //! both compute the number.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,14 +4,15 @@
 //! the advice.
 
 mod ran_out;
+pub(crate) mod resource;
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::ran_out::ran_out;
 pub(crate) use self::ran_out::{RESERVE_ADDRESSES, RanOut};
+pub(crate) use self::resource::Resource;
 use crate::format::Defect;
 
 /// The result of every fallible operation of this crate.
@@ -179,7 +180,8 @@ pub enum Error {
         /// The number of the last change that was read.
         read: u64,
     },
-    /// The key is longer than [`MAX_KEY_LEN`](crate::MAX_KEY_LEN).
+    /// The key is longer than [`MAX_KEY_LEN`](crate::MAX_KEY_LEN), or than
+    /// [`MAX_ORDERED_KEY_LEN`](crate::MAX_ORDERED_KEY_LEN) in an ordered keyspace.
     #[error("key of {len} bytes is longer than the limit of {max}; store a hash of it instead")]
     KeyTooLarge {
         /// The key's length in bytes.
@@ -222,6 +224,12 @@ pub enum Error {
     #[error("there is no keyspace {name:?}; the store's `keyspace_names` lists those that are there")]
     KeyspaceNotFound {
         /// The name.
+        name: String,
+    },
+    /// The operation needs an ordered keyspace, and this one is not.
+    #[error("keyspace {name:?} is not ordered; copy its keys to one that `ordered_keyspace` creates")]
+    KeyspaceNotOrdered {
+        /// The keyspace's name.
         name: String,
     },
     /// Another keyspace already has the name.
@@ -401,47 +409,6 @@ pub enum Error {
         /// The interrupted operation.
         operation: &'static str,
     },
-}
-
-/// A resource, other than space, of a process or a file system that can run out.
-///
-/// The text of each variant is advice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Resource {
-    /// Open files, of the process or of the system.
-    Descriptors,
-    /// Inodes: the number of files that the file system can hold.
-    Files,
-    /// Mappings, or address space for them.
-    Mappings,
-    /// The largest file that this process may create.
-    FileSize,
-    /// Memory of the process, or address space or a mapping for it.
-    Memory,
-}
-
-impl fmt::Display for Resource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Descriptors => "too many files are open; close some, or raise the limit (ulimit -n), and try again",
-            Self::Files => {
-                "the file system has no inode left for it; remove some files, however small, or compact the store, and try again"
-            }
-            Self::Mappings => {
-                "no memory can be mapped; raise vm.max_map_count or the limit on address space (ulimit -v), or close other \
-                 stores, and try again"
-            }
-            Self::FileSize => {
-                "the file would be larger than a file of this process may be; raise the limit (ulimit -f), or open the store \
-                 with smaller segments, and try again"
-            }
-            Self::Memory => {
-                "no memory is left for it; free some, or raise vm.max_map_count or the limit on address space (ulimit -v), \
-                 and try again"
-            }
-        })
-    }
 }
 
 fn named(keyspace: &str) -> String {

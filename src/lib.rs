@@ -18,8 +18,8 @@
 //! ```
 //!
 //! Any number of threads of one process read and write single keys at the speed of memory; the page
-//! `benches/README.md` of the repository compares mapcask with other stores, row by row. mapcask is
-//! not ordered (no ranges or prefixes yet), not a server, and not a cache that evicts. Other
+//! `benches/README.md` of the repository compares mapcask with other stores, row by row. A keyspace
+//! is ordered if it is created as such. mapcask is not a server, and not a cache that evicts. Other
 //! processes read the store while one writes to it. Read-write transactions do not exist yet.
 //!
 //! This page is a short book: [keyspaces](#keyspaces), [batches and
@@ -110,6 +110,9 @@
 //! | a write to one key, with its condition if there is one | the state right before the write: one step, linearizable |
 //! | a batch over any keyspaces with its conditions | the state right before the batch: one step, or nothing |
 //! | `clear`, and changes to the set of keyspaces | one step in the order of all writes. A read that began before may still see the old state |
+//! | `first_key_value`, `last_key_value`, `get_lt`, `get_le`, `get_ge`, `get_gt`, `get_range`, `count_range` | the keyspace as of one point in the order of writes, linearizable as one step |
+//! | `pop_first`, `pop_last`, `pop_first_in`, `pop_last_in` | one step with the removal. Two callers never get the same key |
+//! | `range`, `prefix`, and the same of a view | as `iter`, in ascending order, and from the back in descending order |
 //! | `iter`, `keys`, `values`, `view().iter` | each key that exists throughout, exactly once, with a value that it had during the iteration. It ends once the keyspace is cleared |
 //! | any read of a [`Snapshot`], iteration included | all keyspaces as of the point at which it was taken, with whole batches |
 //! | `len`, `is_empty` | the number of keys at some moment of the call. While a batch takes effect, its keys are counted one by one |
@@ -272,15 +275,16 @@
 //! | subject | limit |
 //! |---|---|
 //! | key | 65,535 bytes ([`MAX_KEY_LEN`]); it may be empty |
+//! | key of an ordered keyspace | 1,024 bytes ([`MAX_ORDERED_KEY_LEN`]) |
 //! | value | 4 GiB - 1 ([`MAX_VALUE_LEN`]); it may be empty |
 //! | batch | 4 GiB - 1 of records: for each 32 bytes, the key and the value, rounded up to a multiple of eight |
 //! | name of a keyspace | 255 bytes of UTF-8 ([`MAX_KEYSPACE_NAME_LEN`]) |
-//! | keyspaces and clears in a store's life | 2^32 - 1 |
+//! | keyspaces and clears in a store's life | 2^31 - 1 |
 //! | writes in a store's life | 2^56 |
 //! | segment files together | 8 TiB; their size grows to [`Options::segment_bytes`]: 4 KiB to 4 GiB, 64 MiB by default |
 //! | memory per key | at most 16 bytes in a keyspace of 100,000 keys or more; a smaller one takes up to 256 KiB |
 //! | processes | one that writes, or any number that open the store with [`Options::read_only`]; others get [`Error::Locked`]. Any number of [followers](#several-processes) beside them |
-//! | reading by an open | nothing of the log after a clean close; after a kill, what no hint describes yet; after a power cut, the log since the last index checkpoint ([`Options::checkpoint_bytes`]) |
+//! | reading by an open | nothing of the log after a clean close; after a kill, what no hint describes yet; after a power cut, the log since the last index checkpoint ([`Options::checkpoint_bytes`]). With ordered keyspaces: the log since they exist |
 //! | small store | 5 descriptors, 5 mappings, 36 KiB on the disk, 42 KiB of memory ([`Background`]) |
 //! | typed value | 256 levels of nesting, 4,096 elements without bytes |
 //! | file systems | NFS, SMB, 9p and the like are refused on Linux |
@@ -414,6 +418,7 @@ pub use api::salvage::salvage;
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use api::salvage::salvage_on;
 pub use api::snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
+pub use api::snapshot_range::SnapshotRange;
 pub use api::store::Store;
 #[cfg(feature = "serde")]
 pub use api::typed::TypedKeyspace;
@@ -436,14 +441,16 @@ pub use engine::follow::Refreshed;
 pub use engine::follow::wait::Wait;
 pub use engine::read::iter::{Iter, Keys, Values, ViewIter};
 pub use engine::read::multi_get::TryGet;
+pub use engine::read::range::{Range, ViewRange};
 pub use engine::read::{Value, View};
 pub use engine::scrub::VerifyReport;
 pub use engine::stats::{KeyspaceStats, Stats};
-pub use error::{Error, Resource, Result};
+pub use error::resource::Resource;
+pub use error::{Error, Result};
 pub use format::control_page::WriterStatus;
 pub use format::feed_position::FeedPosition;
 pub use format::keyspace_change::MAX_NAME_LEN as MAX_KEYSPACE_NAME_LEN;
-pub use format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
+pub use format::record::{MAX_KEY_LEN, MAX_ORDERED_KEY_LEN, MAX_VALUE_LEN};
 pub use format::{Defect, Seq};
 #[cfg(any(test, feature = "sim", mapcask_internal))]
 pub use fs::sim;

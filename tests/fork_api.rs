@@ -58,6 +58,7 @@ type Row = (&'static str, fn(Inherited<'_>) -> bool);
 
 const STORE: &[Row] = &[
     ("Store::keyspace", |i| refused(i.store.keyspace("new"))),
+    ("Store::ordered_keyspace", |i| refused(i.store.ordered_keyspace("new"))),
     ("Store::open_keyspace", |i| refused(i.store.open_keyspace("other"))),
     ("Store::keyspace_names", |i| i.store.keyspace_names().is_empty()),
     ("Store::rename_keyspace", |i| refused(i.store.rename_keyspace("other", "new"))),
@@ -143,6 +144,10 @@ const KEYSPACE: &[Row] = &[
     ("Keyspace::take", |i| refused(i.other.take("a"))),
     ("Keyspace::fetch_and_update", |i| refused(i.other.fetch_and_update("a", |_| Some("1")))),
     ("Keyspace::update_and_fetch", |i| refused(i.other.update_and_fetch("a", |_| Some("1")))),
+    ("Keyspace::pop_first", |i| refused(i.other.pop_first())),
+    ("Keyspace::pop_last", |i| refused(i.other.pop_last())),
+    ("Keyspace::pop_first_in", |i| refused(i.other.pop_first_in("a"..))),
+    ("Keyspace::pop_last_in", |i| refused(i.other.pop_last_in("a"..))),
     ("Keyspace as Debug", |i| !format!("{:?}", i.other).is_empty()),
     ("WriteBatch::on", |mut i| {
         i.batch.on(&i.other).insert("a", "1");
@@ -163,6 +168,51 @@ const READERS: &[Row] = &[
         true
     }),
     ("Reader::try_get", |i| refused(i.reader.try_get("a"))),
+    ("Reader::is_ordered", |i| !i.reader.is_ordered()),
+    ("Reader::range", |i| refused(i.reader.range("a"..).next().unwrap())),
+    ("Range::seek", |i| {
+        let mut range = i.reader.range::<&str>(..);
+        range.seek("a");
+        refused(range.next().unwrap())
+    }),
+    ("Range::seek_back", |i| {
+        let mut range = i.reader.range::<&str>(..);
+        range.seek_back("a");
+        refused(range.next_back().unwrap())
+    }),
+    ("View::range", |i| refused(i.reader.view().range("a"..).next().unwrap())),
+    ("View::prefix", |i| refused(i.reader.view().prefix("a").next().unwrap())),
+    ("ViewRange::seek", |i| {
+        let view = i.reader.view();
+        let mut range = view.range::<&str>(..);
+        range.seek("a");
+        refused(range.next().unwrap())
+    }),
+    ("ViewRange::seek_back", |i| {
+        let view = i.reader.view();
+        let mut range = view.range::<&str>(..);
+        range.seek_back("a");
+        refused(range.next_back().unwrap())
+    }),
+    ("SnapshotRange::seek", |i| {
+        let mut range = i.part.range::<&str>(..);
+        range.seek("a");
+        refused(range.next().unwrap())
+    }),
+    ("SnapshotRange::seek_back", |i| {
+        let mut range = i.part.range::<&str>(..);
+        range.seek_back("a");
+        refused(range.next_back().unwrap())
+    }),
+    ("Reader::prefix", |i| refused(i.reader.prefix("a").next_back().unwrap())),
+    ("Reader::first_key_value", |i| refused(i.reader.first_key_value())),
+    ("Reader::last_key_value", |i| refused(i.reader.last_key_value())),
+    ("Reader::get_lt", |i| refused(i.reader.get_lt("a"))),
+    ("Reader::get_le", |i| refused(i.reader.get_le("a"))),
+    ("Reader::get_ge", |i| refused(i.reader.get_ge("a"))),
+    ("Reader::get_gt", |i| refused(i.reader.get_gt("a"))),
+    ("Reader::get_range", |i| refused(i.reader.get_range("a".., 1))),
+    ("Reader::count_range", |i| refused(i.reader.count_range("a"..))),
     ("Reader::len", |i| i.reader.len() == 1),
     ("Reader::is_empty", |i| !i.reader.is_empty()),
     ("Reader::iter", |i| i.reader.iter().all(refused)),
@@ -213,6 +263,16 @@ const READS: &[Row] = &[
     ("KeyspaceSnapshot::get", |i| refused(i.part.get("a"))),
     ("KeyspaceSnapshot::contains_key", |i| refused(i.part.contains_key("a"))),
     ("KeyspaceSnapshot::multi_get", |i| refused(i.part.multi_get(&["a"]))),
+    ("KeyspaceSnapshot::is_ordered", |i| !i.part.is_ordered()),
+    ("KeyspaceSnapshot::range", |i| refused(i.part.range("a"..).next().unwrap())),
+    ("KeyspaceSnapshot::prefix", |i| refused(i.part.prefix("a").next().unwrap())),
+    ("KeyspaceSnapshot::first_key_value", |i| refused(i.part.first_key_value())),
+    ("KeyspaceSnapshot::last_key_value", |i| refused(i.part.last_key_value())),
+    ("KeyspaceSnapshot::get_lt", |i| refused(i.part.get_lt("a"))),
+    ("KeyspaceSnapshot::get_le", |i| refused(i.part.get_le("a"))),
+    ("KeyspaceSnapshot::get_ge", |i| refused(i.part.get_ge("a"))),
+    ("KeyspaceSnapshot::get_gt", |i| refused(i.part.get_gt("a"))),
+    ("KeyspaceSnapshot::count_range", |i| refused(i.part.count_range("a"..))),
     ("KeyspaceSnapshot::iter", |i| i.part.iter().all(refused)),
     ("KeyspaceSnapshot as Debug", |i| !format!("{:?}", i.part).is_empty()),
     ("View::refresh", |mut i| {

@@ -30,6 +30,8 @@ const KEYS: u8 = 50;
 const FEW_KEYS: u8 = 6;
 /// The names of keyspaces: so few that creations, renames and drops often collide.
 const NAMES: [&str; 4] = ["", "a", "b", "käse"];
+/// The names where some keyspaces are ordered: those that begin with `o`.
+const NAMES_ORDERED: [&str; 4] = ["", "a", "o", "orte"];
 
 #[derive(Debug, Clone)]
 enum Transition {
@@ -121,20 +123,23 @@ fn value() -> impl Strategy<Value = Bytes> {
     ]
 }
 
-fn name() -> impl Strategy<Value = String> {
-    prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned)
+fn name(ordered: bool) -> impl Strategy<Value = String> {
+    let names = if ordered { NAMES_ORDERED } else { NAMES };
+    prop::sample::select(names.to_vec()).prop_map(str::to_owned)
 }
 
 /// Draws a name, sometimes the longest that is allowed or one that is too long.
-fn any_name() -> impl Strategy<Value = String> {
-    prop_oneof![20 => name(), 1 => (255..257_usize).prop_map(|len| "n".repeat(len))]
+fn any_name(ordered: bool) -> impl Strategy<Value = String> {
+    prop_oneof![20 => name(ordered), 1 => (255..257_usize).prop_map(|len| "n".repeat(len))]
 }
 
-/// Draws a keyspace and a key, half of the time in the default keyspace, which has many.
-fn place() -> impl Strategy<Value = (String, Bytes)> {
+/// Draws a keyspace and a key, half of the time in one that has many: the default one, or an ordered
+/// one.
+fn place(ordered: bool) -> impl Strategy<Value = (String, Bytes)> {
+    let large = if ordered { "o" } else { "" };
     prop_oneof![
-        (0..KEYS).prop_map(|number| (String::new(), key(number))),
-        (name(), 0..FEW_KEYS).prop_map(|(name, number)| (name, key(number))),
+        (0..KEYS).prop_map(move |number| (large.to_owned(), key(number))),
+        (name(ordered), 0..FEW_KEYS).prop_map(|(name, number)| (name, key(number))),
     ]
 }
 
@@ -182,7 +187,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn write() -> impl Strategy<Value = Write> {
+fn write(ordered: bool) -> impl Strategy<Value = Write> {
+    let (name, any_name, place) = (|| name(ordered), || any_name(ordered), || place(ordered));
     // The keys are few, so that a batch has some of them twice.
     let item = (name(), 0..FEW_KEYS, step()).prop_map(|(name, number, step)| (name, key(number), step));
     prop_oneof![
@@ -191,13 +197,15 @@ fn write() -> impl Strategy<Value = Write> {
         1 => any_name().prop_map(Write::Create),
         2 => (any_name(), any_name()).prop_map(|(from, to)| Write::Rename(from, to)),
         1 => name().prop_map(Write::Clear),
+        2 => (name(), any::<bool>()).prop_map(|(name, first)| Write::Pop(name, first)),
         1 => any_name().prop_map(Write::Drop),
     ]
 }
 
-struct Reference;
+/// The machine that draws the transitions, with ordered keyspaces or without.
+struct Reference<const ORDERED: bool>;
 
-impl ReferenceStateMachine for Reference {
+impl<const ORDERED: bool> ReferenceStateMachine for Reference<ORDERED> {
     type State = Durability;
     type Transition = Transition;
 
@@ -206,6 +214,7 @@ impl ReferenceStateMachine for Reference {
     }
 
     fn transitions(_: &Durability) -> BoxedStrategy<Transition> {
+        let (write, name, place) = (|| write(ORDERED), || name(ORDERED), || place(ORDERED));
         let within = (write(), any::<bool>(), any::<prop::sample::Index>(), any::<u64>(), any::<bool>());
         let keys = prop::collection::vec((0..FEW_KEYS + 2).prop_map(key), 0..40);
         prop_oneof![
@@ -248,11 +257,11 @@ impl ReferenceStateMachine for Reference {
     }
 }
 
-struct Test;
+struct Test<const ORDERED: bool>;
 
-impl StateMachineTest for Test {
+impl<const ORDERED: bool> StateMachineTest for Test<ORDERED> {
     type SystemUnderTest = Machine;
-    type Reference = Reference;
+    type Reference = Reference<ORDERED>;
 
     fn init_test(durability: &Durability) -> Machine {
         Machine::new(*durability, (0..KEYS).map(key).collect())
@@ -335,5 +344,8 @@ prop_state_machine! {
 
     // A sequence has a hundred transitions on average.
     #[test]
-    fn a_store_agrees_with_a_map_through_every_kind_of_end(sequential 1..200 => Test);
+    fn a_store_agrees_with_a_map_through_every_kind_of_end(sequential 1..200 => Test<false>);
+
+    #[test]
+    fn ordered_keyspaces_agree_with_a_map_through_every_end(sequential 1..200 => Test<true>);
 }

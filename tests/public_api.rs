@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// The file of the item, the item, and the words that must find it.
-const ALIASES: [(&str, &str, &[&str]); 31] = [
+const ALIASES: [(&str, &str, &[&str]); 35] = [
     ("api/store.rs", "struct Store", &["Database", "Environment"]),
     ("api/store.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
     ("api/store.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
@@ -26,7 +26,11 @@ const ALIASES: [(&str, &str, &[&str]); 31] = [
     ("api/keyspace.rs", "fn insert", &["put", "set"]),
     ("api/keyspace.rs", "fn remove", &["delete"]),
     ("api/keyspace.rs", "fn write", &["apply_batch", "commit", "transaction"]),
-    ("api/reader.rs", "fn iter", &["scan_prefix", "range"]),
+    ("api/reader.rs", "fn iter", &["scan"]),
+    ("api/ordered.rs", "fn prefix", &["scan_prefix"]),
+    ("api/ordered.rs", "fn range", &["scan"]),
+    ("api/ordered.rs", "fn first_key_value", &["first", "min"]),
+    ("api/keyspace.rs", "fn pop_first", &["pop_min"]),
     ("api/keyspace.rs", "fn clear", &["truncate"]),
     ("api/conditional.rs", "fn compare_and_swap", &["cas"]),
     ("api/conditional.rs", "fn fetch_and_update", &["merge"]),
@@ -47,11 +51,12 @@ const ALIASES: [(&str, &str, &[&str]); 31] = [
 ];
 
 /// The files whose public functions need an example, and the functions that are plain without one.
-const EXAMPLES: [(&str, &[&str]); 22] = [
+const EXAMPLES: [(&str, &[&str]); 23] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
-    ("api/keyspace.rs", &[]),
+    ("api/keyspace.rs", &["pop_last", "pop_first_in", "pop_last_in"]),
+    ("api/ordered.rs", &["is_ordered", "last_key_value", "get_le", "get_ge", "get_gt"]),
     ("api/reader.rs", &["name", "contains_key", "len", "is_empty", "keys", "values"]),
     ("api/conditional.rs", &[]),
     (
@@ -73,7 +78,7 @@ const EXAMPLES: [(&str, &[&str]); 22] = [
     ("api/auto_refresh.rs", &[]),
     ("api/waiting.rs", &[]),
     ("api/take_over.rs", &[]),
-    ("engine/read/mod.rs", &[]),
+    ("engine/read/mod.rs", &["range", "prefix"]),
     ("error.rs", &[]),
     ("api/salvage/mod.rs", &["salvage_on"]),
     ("api/destroy.rs", &["destroy_on"]),

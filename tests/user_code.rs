@@ -242,6 +242,11 @@ const CLOSURES: &[Place] = &[
     }),
 ];
 
+/// Takes the first item of a range.
+fn first<T>(mut range: impl Iterator<Item = Result<T>>) -> Result<()> {
+    range.next().map_or(Ok(()), |item| item.map(drop))
+}
+
 /// Functions that take the bytes of an argument or use a codec: a few calls are made from them.
 const ARGUMENTS: &[Place] = &[
     ("Store::changes", |s, c| s.changes(Beginning(Rc::clone(c))).map(drop)),
@@ -258,6 +263,18 @@ const ARGUMENTS: &[Place] = &[
         Ok(())
     }),
     ("Reader::try_get", |s, c| s.try_get(bytes(c)).map(drop)),
+    ("Reader::range", |s, c| first(s.range(bytes(c)..))),
+    ("Reader::prefix", |s, c| first(s.prefix(bytes(c)))),
+    ("Reader::get_lt", |s, c| s.get_lt(bytes(c)).map(drop)),
+    ("Reader::get_le", |s, c| s.get_le(bytes(c)).map(drop)),
+    ("Reader::get_ge", |s, c| s.get_ge(bytes(c)).map(drop)),
+    ("Reader::get_gt", |s, c| s.get_gt(bytes(c)).map(drop)),
+    ("Reader::get_range", |s, c| s.get_range(bytes(c).., 2).map(drop)),
+    ("Reader::count_range", |s, c| s.count_range(bytes(c)..).map(drop)),
+    ("Keyspace::pop_first_in", |s, c| s.pop_first_in(bytes(c)..).map(drop)),
+    ("Keyspace::pop_last_in", |s, c| s.pop_last_in(bytes(c)..).map(drop)),
+    ("View::range", |s, c| first(s.view().range(bytes(c)..))),
+    ("View::prefix", |s, c| first(s.view().prefix(bytes(c)))),
     ("Keyspace::insert", |s, c| s.insert(bytes(c), bytes(c)).map(drop)),
     ("Keyspace::remove", |s, c| s.remove(bytes(c)).map(drop)),
     ("Keyspace::write", |s, c| s.write(Batch(Rc::clone(c), WriteBatch::new())).map(drop)),
@@ -267,6 +284,45 @@ const ARGUMENTS: &[Place] = &[
     ("Keyspace::take", |s, c| s.take(bytes(c)).map(drop)),
     ("KeyspaceSnapshot::get", |s, c| s.snapshot().get(bytes(c)).map(drop)),
     ("KeyspaceSnapshot::contains_key", |s, c| s.snapshot().contains_key(bytes(c)).map(drop)),
+    ("KeyspaceSnapshot::range", |s, c| first(s.snapshot().range(bytes(c)..))),
+    ("KeyspaceSnapshot::prefix", |s, c| first(s.snapshot().prefix(bytes(c)))),
+    ("KeyspaceSnapshot::get_lt", |s, c| s.snapshot().get_lt(bytes(c)).map(drop)),
+    ("KeyspaceSnapshot::get_le", |s, c| s.snapshot().get_le(bytes(c)).map(drop)),
+    ("KeyspaceSnapshot::get_ge", |s, c| s.snapshot().get_ge(bytes(c)).map(drop)),
+    ("KeyspaceSnapshot::get_gt", |s, c| s.snapshot().get_gt(bytes(c)).map(drop)),
+    ("KeyspaceSnapshot::count_range", |s, c| s.snapshot().count_range(bytes(c)..).map(drop)),
+    ("SnapshotRange::seek", |s, c| {
+        let mut range = s.snapshot().range::<&str>(..);
+        range.seek(bytes(c));
+        first(range)
+    }),
+    ("SnapshotRange::seek_back", |s, c| {
+        let mut range = s.snapshot().range::<&str>(..);
+        range.seek_back(bytes(c));
+        first(range)
+    }),
+    ("Range::seek", |s, c| {
+        let mut range = s.range::<&str>(..);
+        range.seek(bytes(c));
+        first(range)
+    }),
+    ("Range::seek_back", |s, c| {
+        let mut range = s.range::<&str>(..);
+        range.seek_back(bytes(c));
+        first(range)
+    }),
+    ("ViewRange::seek", |s, c| {
+        let view = s.view();
+        let mut range = view.range::<&str>(..);
+        range.seek(bytes(c));
+        first(range)
+    }),
+    ("ViewRange::seek_back", |s, c| {
+        let view = s.view();
+        let mut range = view.range::<&str>(..);
+        range.seek_back(bytes(c));
+        first(range)
+    }),
     ("KeyspaceSnapshot::multi_get", |s, c| s.snapshot().multi_get(&[bytes(c)]).map(drop)),
     ("View::get", |s, c| s.view().get(bytes(c)).map(drop)),
     ("View::contains_key", |s, c| s.view().contains_key(bytes(c)).map(drop)),

@@ -172,7 +172,7 @@ impl StateReader {
             };
             if feed.wants(Some(name)) {
                 let part: KeyspaceSnapshot = self.snapshot.keyspace(name)?;
-                let (id, items, name) = (part.id().0, part.iter(), name.clone());
+                let (id, items, name) = (part.id().number(), part.iter(), name.clone());
                 self.keyspace = Some(StateKeyspace { id, name, items, is_new: true });
             }
             self.names.pop_front();

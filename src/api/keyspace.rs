@@ -1,7 +1,7 @@
 //! The handle to one keyspace of a store.
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, RangeBounds};
 use std::sync::Arc;
 
 use super::reader::Reader;
@@ -11,6 +11,8 @@ use crate::engine::Engine;
 use crate::engine::handle::Handle;
 use crate::engine::read::Value;
 use crate::engine::read::iter::Iter;
+use crate::engine::read::key_range::KeyRange;
+use crate::engine::read::range_buffer::End;
 use crate::engine::state::catalog;
 use crate::engine::write::{Condition, KeyWrite, Outcome, Returning};
 use crate::error::Result;
@@ -167,6 +169,68 @@ impl Keyspace {
         Ok(matches!(outcome, Outcome::Done { was_there: true, .. }))
     }
 
+    /// Removes the first key of an ordered keyspace, and returns it with its value.
+    ///
+    /// It is one step: two callers never get the same key. The value is verified. A damaged one is an
+    /// error, and stays.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let jobs = store.ordered_keyspace("jobs")?;
+    /// jobs.insert("2/clean", "")?;
+    /// jobs.insert("1/repair", "")?;
+    /// let (job, _) = jobs.pop_first()?.expect("there are two");
+    /// assert_eq!(job, "1/repair");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Keyspace::insert`] does. Also `KeyspaceNotOrdered`.
+    #[doc(alias = "pop_min")]
+    pub fn pop_first(&self) -> Result<Option<(Value, Value)>> {
+        self.pop(&KeyRange::all(), End::Front)
+    }
+
+    /// Removes the last key of an ordered keyspace, and returns it with its value; see
+    /// [`Keyspace::pop_first`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Keyspace::pop_first`] does.
+    #[doc(alias = "pop_max")]
+    pub fn pop_last(&self) -> Result<Option<(Value, Value)>> {
+        self.pop(&KeyRange::all(), End::Back)
+    }
+
+    /// Removes the first key of a range of an ordered keyspace, and returns it with its value; see
+    /// [`Keyspace::pop_first`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Keyspace::pop_first`] does.
+    #[doc(alias = "pop_first_in_range")]
+    pub fn pop_first_in<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<Option<(Value, Value)>> {
+        self.pop(&KeyRange::of(&range), End::Front)
+    }
+
+    /// Removes the last key of a range of an ordered keyspace, and returns it with its value; see
+    /// [`Keyspace::pop_first`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Keyspace::pop_first`] does.
+    #[doc(alias = "pop_last_in_range")]
+    pub fn pop_last_in<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<Option<(Value, Value)>> {
+        self.pop(&KeyRange::of(&range), End::Back)
+    }
+
+    fn pop(&self, range: &KeyRange, end: End) -> Result<Option<(Value, Value)>> {
+        let _events = crate::trace::at_end();
+        self.engine().pop(self.reader.inner(), range, end, self.durability)
+    }
+
     /// Writes a batch as a whole or not at all, and returns its last sequence number.
     ///
     /// A batch without writes returns the number of the last write before it. Operations for which
@@ -216,7 +280,7 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// Fails as [`Keyspace::insert`] does. Also `Limit` after 2^32 - 1 keyspaces and clears.
+    /// Fails as [`Keyspace::insert`] does. Also `Limit` after 2^31 - 1 keyspaces and clears.
     #[doc(alias = "truncate")]
     pub fn clear(&self) -> Result<Seq> {
         let _events = crate::trace::at_end();

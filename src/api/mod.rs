@@ -15,11 +15,13 @@ pub(crate) mod opening;
 #[cfg(test)]
 mod opening_tests;
 pub(crate) mod options;
+pub(crate) mod ordered;
 #[cfg(all(test, target_os = "linux", not(miri)))]
 mod read_around_tests;
 pub(crate) mod reader;
 pub(crate) mod salvage;
 pub(crate) mod snapshot;
+pub(crate) mod snapshot_range;
 pub(crate) mod store;
 pub(crate) mod take_over;
 #[cfg(feature = "serde")]

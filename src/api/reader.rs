@@ -266,43 +266,32 @@ impl Reader {
         self.len() == 0
     }
 
-    /// Returns an iterator over all keys and values, in no order.
-    ///
-    /// There are no ranges or prefixes yet: use a keyspace per prefix, or filter.
+    /// Returns an iterator over all keys and values: in ascending order if the keyspace is ordered, and
+    /// in no order otherwise.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
     /// # let store = mapcask::Store::open(directory.path().join("data"))?;
-    /// store.insert("user/anna", "admin")?;
-    /// store.insert("user/berta", "guest")?;
-    /// store.insert("version", "7")?;
-    /// let mut users = Vec::new();
-    /// for item in store.iter() {
-    ///     let (key, value) = item?;
-    ///     if key.starts_with(b"user/") {
-    ///         users.push((key, value));
-    ///     }
-    /// }
+    /// store.insert("anna", "admin")?;
+    /// store.insert("berta", "guest")?;
+    /// let mut users = store.iter().collect::<mapcask::Result<Vec<_>>>()?;
     /// users.sort();
-    /// assert_eq!(users[1].0, "user/berta");
+    /// assert_eq!(users[1].0, "berta");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[doc(alias = "scan_prefix")]
-    #[doc(alias = "prefix")]
-    #[doc(alias = "range")]
     #[doc(alias = "scan")]
     #[must_use]
     pub fn iter(&self) -> Iter {
         Iter::new(Arc::clone(&self.handle.state), Arc::clone(&self.inner))
     }
 
-    /// Returns an iterator over all keys, in no order.
+    /// Returns an iterator over all keys, in the order of [`Reader::iter`].
     #[must_use]
     pub fn keys(&self) -> Keys {
         Keys(self.iter())
     }
 
-    /// Returns an iterator over all values, in no order.
+    /// Returns an iterator over all values, in the order of [`Reader::iter`].
     #[must_use]
     pub fn values(&self) -> Values {
         Values(self.iter())

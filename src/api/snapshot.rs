@@ -17,7 +17,7 @@ use crate::engine::state::lookup::{FoundRecord, Lookup};
 use crate::error::{Error, Result};
 use crate::format::{KeyspaceId, Seq};
 use crate::index::checkpoint::is_of_checkpoint;
-use crate::index::hash::scan::Cursor;
+use crate::index::key_index::ScanPosition;
 use crate::mem::address_space::OwnedRecord;
 use crate::mem::location::Location;
 
@@ -264,7 +264,7 @@ impl KeyspaceSnapshot {
     pub fn multi_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<Value>>> {
         self.check()?;
         for key in keys {
-            self.seen.index.prefetch(self.held.state.hash_of(key.as_ref()));
+            self.seen.index.prefetch(self.held.state.search_key(key.as_ref()));
         }
         let mut values = Vec::new();
         self.held.state.room_for(&mut values, keys.len())?;
@@ -274,7 +274,8 @@ impl KeyspaceSnapshot {
         Ok(values)
     }
 
-    /// Returns an iterator over all keys and values of the snapshot, in no order.
+    /// Returns an iterator over all keys and values of the snapshot: in ascending order if the keyspace
+    /// is ordered, and in no order otherwise.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -291,7 +292,7 @@ impl KeyspaceSnapshot {
     pub fn iter(&self) -> SnapshotIter {
         SnapshotIter {
             snapshot: self.clone(),
-            cursor: Some(Cursor::START),
+            cursor: Some(ScanPosition::start()),
             found: Vec::new(),
             places: Vec::new(),
         }
@@ -302,8 +303,23 @@ impl KeyspaceSnapshot {
         self.seen.id
     }
 
+    /// Returns the name that the keyspace has now.
+    pub(super) fn name(&self) -> String {
+        self.keyspace.name().to_string()
+    }
+
+    /// Returns the state of the store.
+    pub(super) fn state(&self) -> &State {
+        &self.held.state
+    }
+
+    /// Returns the number of the last write that the snapshot sees.
+    pub(super) fn at(&self) -> Seq {
+        self.held.at
+    }
+
     /// Refuses only a child made by `fork`: it has none of the threads that may hold a lock.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         self.held.state.fork_guard.check_inherited()
     }
 
@@ -313,7 +329,7 @@ impl KeyspaceSnapshot {
 
     /// Runs a read, and repeats it once a part of the index that waited is complete, or a damaged index
     /// has been rebuilt.
-    fn mended<T>(&self, mut read: impl FnMut(&KeyspaceAsOf) -> Result<T>) -> Result<T> {
+    pub(super) fn mended<T>(&self, mut read: impl FnMut(&KeyspaceAsOf) -> Result<T>) -> Result<T> {
         let error = loop {
             match read(&self.seen) {
                 Err(error) if waiting_part(&error).is_some() => {
@@ -323,7 +339,7 @@ impl KeyspaceSnapshot {
                 found => return found,
             }
         };
-        let is_another = |seen: &KeyspaceAsOf| !Arc::ptr_eq(&seen.index, &self.seen.index);
+        let is_another = |seen: &KeyspaceAsOf| !seen.index.is(&self.seen.index);
         let built = || self.keyspace.as_of(self.held.at).filter(is_another);
         // Rebuilt earlier by another reader, or now.
         let seen = match built() {
@@ -341,18 +357,18 @@ impl KeyspaceSnapshot {
         let held = &self.held;
         let state = &*held.state;
         let pin = state.pin();
-        let hash = state.hash_of(key);
-        let hit = Lookup { keyspace: seen.id, key, hash }.find(state, &*seen.index, &pin)?;
+        let key = state.search_key(key);
+        let hit = Lookup { keyspace: seen.id, key }.find(state, &seen.index, &pin)?;
         if let Some(FoundRecord { location, record }) = hit.filter(|hit| hit.record.seq() <= held.at) {
             // A record that is not newer than a snapshot belongs to no batch in progress.
             if !record.is_put() || state.config.verify_reads {
                 state.check_record(&record)?;
             }
-            state.check_first(&seen.index, hash, location, &record)?;
+            state.check_first(&seen.index, key, location, &record)?;
             record.bring_large_value();
             return Ok(record.is_put().then(|| record.keep_record()));
         }
-        Ok(seen.versions.find(seen.index.order_of(hash), key, held.at))
+        Ok(seen.versions.find(&seen.index.position_of(key), key.bytes, held.at))
     }
 }
 
@@ -361,46 +377,34 @@ impl KeyspaceSnapshot {
     fn gather_from(
         &self,
         seen: &KeyspaceAsOf,
-        from: Cursor,
+        from: &ScanPosition,
         places: &mut Vec<Location>,
         found: &mut Vec<OwnedRecord>,
-    ) -> Result<Option<Cursor>> {
+    ) -> Result<Option<ScanPosition>> {
         let held = &self.held;
         let state = &*held.state;
         let pin = state.pin();
-        let mut cursor = Some(from);
+        let mut cursor = Some(from.clone());
         places.clear();
-        while let Some(at) = cursor.filter(|_| places.len() < AHEAD) {
-            cursor = seen.index.scan(at, places)?;
+        while let Some(at) = cursor.as_ref().filter(|_| places.len() < AHEAD) {
+            let is_before = |location, key: &[u8]| state.is_before(location, key, &pin);
+            cursor = seen.index.scan(at, places, is_before)?;
         }
         for location in &*places {
             state.shared.space.prefetch(*location);
         }
-        for location in &*places {
-            let record = state.record(*location, &pin)?;
-            if record.seq() <= held.at {
-                if !record.is_put() || state.config.verify_reads {
-                    state.check_record(&record)?;
-                }
-                if seen.index.is_from_checkpoint() {
-                    state.check_first(&seen.index, state.hash_of(record.key()), *location, &record)?;
-                }
-                state.check_replaced(&record)?;
-                record.bring_large_value();
-                found.extend(record.is_put().then(|| record.keep_record()));
-            }
+        self.keep_seen(seen, places, &pin, found)?;
+        self.keep_versions(seen, from, cursor.as_ref(), found);
+        if self.seen.id.is_ordered() {
+            // The last one is returned first.
+            found.sort_unstable_by(|one, other| other.key().cmp(one.key()));
         }
-        // The versions are read after the index: a record that was superseded before the scan
-        // reached it is retained by now. A record superseded in between is found twice, with one
-        // sequence number.
-        seen.versions.between(from.order(), cursor.map(Cursor::order), held.at, found);
-        found.sort_unstable_by_key(OwnedRecord::seq);
-        found.dedup_by_key(|record| record.seq());
         Ok(cursor)
     }
 }
 
-/// An iterator over all keys and values of a snapshot, in no order: each exactly once.
+/// An iterator over all keys and values of a snapshot: each exactly once, in the order of
+/// [`KeyspaceSnapshot::iter`].
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;
@@ -415,7 +419,7 @@ impl KeyspaceSnapshot {
 #[derive(Debug)]
 pub struct SnapshotIter {
     snapshot: KeyspaceSnapshot,
-    cursor: Option<Cursor>,
+    cursor: Option<ScanPosition>,
     /// The records to return next, in reverse order.
     found: Vec<OwnedRecord>,
     /// Locations in the index; kept for the allocation.
@@ -424,7 +428,7 @@ pub struct SnapshotIter {
 
 impl SnapshotIter {
     /// Collects the records of the next buckets.
-    fn gather(&mut self, from: Cursor) -> Result<()> {
+    fn gather(&mut self, from: &ScanPosition) -> Result<()> {
         let Self { snapshot, places, found, .. } = self;
         let cursor = snapshot.mended(|seen| {
             found.clear();
@@ -445,7 +449,7 @@ impl Iterator for SnapshotIter {
                 return Some(Ok((Value::from_slice(key), Value::from_slice(value))));
             }
             let cursor = self.cursor.take()?;
-            if let Err(error) = self.snapshot.check().and_then(|()| self.gather(cursor)) {
+            if let Err(error) = self.snapshot.check().and_then(|()| self.gather(&cursor)) {
                 self.found.clear();
                 return Some(Err(error));
             }

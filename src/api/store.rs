@@ -9,6 +9,7 @@ use crate::api::snapshot::Snapshot;
 use crate::config::Durability;
 use crate::engine::read::Value;
 use crate::engine::read::iter::Iter;
+use crate::engine::write::keyspaces::KeyOrder;
 use crate::error::Result;
 use crate::format::Seq;
 
@@ -88,13 +89,42 @@ impl Store {
     /// # Errors
     ///
     /// Fails as [`Keyspace::insert`] does. Also `InvalidKeyspaceName`, and `Limit` if there are
-    /// 16,384 keyspaces, or after 2^32 - 1 keyspaces and clears.
+    /// 16,384 keyspaces, or after 2^31 - 1 keyspaces and clears.
     #[doc(alias = "open_tree")]
     #[doc(alias = "open_table")]
     #[doc(alias = "open_partition")]
     #[doc(alias = "create_column_family")]
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        self.keyspace_of(name, "")
+        self.keyspace_of(name, "", KeyOrder::Any)
+    }
+
+    /// Returns the ordered keyspace of a name, and creates it if there is none.
+    ///
+    /// Its keys are ordered by their bytes, and at most [`MAX_ORDERED_KEY_LEN`](crate::MAX_ORDERED_KEY_LEN)
+    /// bytes long. It does all that other keyspaces do, at somewhat more cost, and has
+    /// [`range`](crate::Reader::range), [`prefix`](crate::Reader::prefix),
+    /// [`first_key_value`](crate::Reader::first_key_value), [`pop_first`](Keyspace::pop_first) and their
+    /// like besides. Its iterators go in order.
+    ///
+    /// [`Store::keyspace`] returns an ordered keyspace, too, if there is one of the name.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let users = store.ordered_keyspace("users")?;
+    /// users.insert("berta", "guest")?;
+    /// users.insert("anna", "admin")?;
+    /// let (key, value) = users.first_key_value()?.expect("there are two");
+    /// assert_eq!((&*key, &*value), (&b"anna"[..], &b"admin"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Store::keyspace`] does. Also `KeyspaceNotOrdered` if there is a keyspace of this name
+    /// that is not ordered; the default keyspace never is.
+    pub fn ordered_keyspace(&self, name: &str) -> Result<Keyspace> {
+        self.keyspace_of(name, "", KeyOrder::Ascending)
     }
 
     /// Returns the keyspace of a name, and creates nothing.
@@ -117,10 +147,10 @@ impl Store {
         Ok(Keyspace::new(Arc::clone(self.handle()), inner, self.durability()))
     }
 
-    /// Returns the keyspace of a name, and creates it with this codec if there is none.
-    pub(crate) fn keyspace_of(&self, name: &str, codec: &str) -> Result<Keyspace> {
+    /// Returns the keyspace of a name, and creates it with this codec and order if there is none.
+    pub(crate) fn keyspace_of(&self, name: &str, codec: &str, order: KeyOrder) -> Result<Keyspace> {
         let _events = crate::trace::at_end();
-        let inner = self.engine().keyspace(name, codec, self.durability())?;
+        let inner = self.engine().keyspace(name, codec, order, self.durability())?;
         Ok(Keyspace::new(Arc::clone(self.handle()), inner, self.durability()))
     }
 

@@ -2,6 +2,7 @@
 //! in turn.
 
 use crate::engine::Engine;
+use crate::engine::state::catalog::KeyspaceData;
 use crate::error::{Error, Result};
 use crate::mem::limit::memory_limit;
 
@@ -109,8 +110,9 @@ impl Engine {
         let pin = self.pin();
         for keyspace in self.catalog.next_few(GROW_LOOKS) {
             let Some(contents) = keyspace.contents(&pin) else { continue };
-            if contents.index.is_short_of_room() {
-                let grown = contents.index.populate_ahead();
+            let short = contents.index.hashed().filter(|index| index.is_short_of_room());
+            if let Some(index) = short {
+                let grown = index.populate_ahead();
                 grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
                 return Ok(true);
             }
@@ -126,13 +128,19 @@ impl Engine {
     fn shrink_some(&self) -> bool {
         let pin = self.pin();
         self.catalog.next_few(GROW_LOOKS).iter().any(|keyspace| {
-            let is_sparse = || keyspace.contents(&pin).filter(|contents| contents.index.is_sparse());
-            if is_sparse().is_none_or(|contents| contents.index.is_partial()) {
+            let is_sparse_one =
+                |contents: &&KeyspaceData| contents.index.hashed().is_some_and(|index| index.is_sparse());
+            let sparse = || keyspace.contents(&pin).filter(is_sparse_one);
+            if sparse().is_none_or(|contents| contents.index.is_partial()) {
                 return false;
             }
             // It may have been cleared meanwhile.
             let mut writer = self.writer.lock();
-            is_sparse().is_some_and(|contents| writer.indexes.of(contents).index.shrink(MERGES) > 0)
+            let shrunk = |contents| {
+                let index = writer.indexes.of(contents).index.hashed();
+                index.map_or(0, |index| index.shrink(MERGES))
+            };
+            sparse().map_or(0, shrunk) > 0
         })
     }
 }

@@ -14,7 +14,7 @@ use crate::format::file_name;
 use crate::format::manifest::SegmentState;
 use crate::format::record::RecordKind;
 use crate::fs::Access;
-use crate::index::hash::scan::Cursor;
+use crate::index::key_index::ScanPosition;
 use crate::log::segment::Segment;
 use crate::log::segment_file::read_header;
 use crate::log::segment_reader::{Records, SegmentReader};
@@ -123,10 +123,10 @@ impl State {
 
     fn verify_indexes(&self, report: &mut VerifyReport) -> Result<()> {
         for keyspace in self.catalog.all() {
-            let mut cursor = Some(Cursor::START);
+            let mut cursor = Some(ScanPosition::start());
             let mut found = Vec::new();
             let mut id = None;
-            while let Some(at) = cursor {
+            while let Some(at) = cursor.take() {
                 let pin = self.pin();
                 // Dropped or cleared meanwhile: nothing is left to verify.
                 let Some(contents) = keyspace.contents(&pin) else { break };
@@ -134,12 +134,14 @@ impl State {
                     break;
                 }
                 found.clear();
-                cursor = match contents.index.scan(at, &mut found) {
+                let is_before = |location, key: &[u8]| self.is_before(location, key, &pin);
+                cursor = match contents.index.scan(&at, &mut found, is_before) {
                     Ok(next) => next,
-                    Err(unread) => {
-                        self.rebuild_for(unread)?;
+                    Err(error) if self.rebuild_if_damaged(&error)? => {
+                        cursor = Some(at);
                         continue;
                     }
+                    Err(error) => return Err(error),
                 };
                 for location in &found {
                     self.verify_entry(contents, *location, &pin)?;
@@ -159,13 +161,13 @@ impl State {
         }
         self.check_record(&record)?;
         // The key existed when the bucket was read. Now it has this record, a newer one, or none.
-        let hash = self.hash_of(record.key());
+        let key = self.search_key(record.key());
         // Checked before the second lookup: a batch may end in between.
         let visible = self.visibility.is_visible(record.seq());
         if !self.config.sigbus_guard {
-            self.reach(contents, hash, pin)?;
+            self.reach(contents, key, pin)?;
         }
-        let newest = self.lookup(contents, hash, record.key(), pin)?;
+        let newest = self.lookup(contents, key, pin)?;
         if visible && newest.is_some_and(|newest| newest.seq() < record.seq()) {
             return Err(self.damage(location, Defect::IndexMismatch));
         }

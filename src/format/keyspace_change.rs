@@ -169,10 +169,14 @@ impl KeyspaceSet {
     ///
     /// Returns `BadField` if no sequence of changes leads to this set.
     pub fn from_parts(names: BTreeMap<String, NamedKeyspace>, next: KeyspaceId) -> Result<Self, Defect> {
-        let mut ids: Vec<_> = names.values().map(|named| named.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        if ids.len() != names.len() || ids.last().is_some_and(|last| *last >= next) || !names.contains_key("")
+        let mut numbers: Vec<_> = names.values().map(|named| named.id.number()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let is_unordered = names.get("").is_some_and(|named| !named.id.is_ordered());
+        if numbers.len() != names.len()
+            || numbers.last() >= Some(&next.0)
+            || next.is_ordered()
+            || !is_unordered
         {
             return Err(Defect::BadField("keyspaces"));
         }
@@ -206,7 +210,7 @@ impl KeyspaceSet {
     /// of keyspaces.
     #[must_use]
     pub fn is_dropped(&self, id: KeyspaceId) -> bool {
-        id < self.next && self.names.values().all(|named| named.id != id)
+        id.number() < self.next.0 && self.names.values().all(|named| named.id.number() != id.number())
     }
 
     /// Applies a change.
@@ -218,12 +222,15 @@ impl KeyspaceSet {
         const IMPOSSIBLE: Defect = Defect::BadField("keyspace change");
         let name = change.name();
         let here = self.names.get(name).map(|named| named.id);
+        let is_next = |id: &KeyspaceId| id.number() == self.next.0;
         match change {
-            KeyspaceChange::Create { id, codec, .. } if here.is_none() && *id == self.next => {
+            KeyspaceChange::Create { id, codec, .. } if here.is_none() && is_next(id) => {
                 self.next = following(*id)?;
                 self.names.insert(name.to_owned(), NamedKeyspace { id: *id, codec: codec.clone() });
             }
-            KeyspaceChange::Clear { id, old, .. } if here == Some(*old) && *id == self.next => {
+            KeyspaceChange::Clear { id, old, .. }
+                if here == Some(*old) && is_next(id) && id.is_ordered() == old.is_ordered() =>
+            {
                 self.next = following(*id)?;
                 self.names.get_mut(name).ok_or(IMPOSSIBLE)?.id = *id;
             }
@@ -242,8 +249,10 @@ impl KeyspaceSet {
     }
 }
 
+/// Returns the number behind the one of a keyspace. There are 2^31 - 1.
 fn following(id: KeyspaceId) -> Result<KeyspaceId, Defect> {
-    id.0.checked_add(1).map(KeyspaceId).ok_or(Defect::BadField("keyspace change"))
+    let next = KeyspaceId(id.number() + 1);
+    if next.is_ordered() { Err(Defect::BadField("keyspace change")) } else { Ok(next) }
 }
 
 /// Decodes a name.

@@ -67,6 +67,27 @@ pub struct KeyspaceId(pub u32);
 impl KeyspaceId {
     /// The default keyspace, which every store has.
     pub const DEFAULT: Self = Self(0);
+    /// The bit of an ordered keyspace.
+    const ORDERED: u32 = 1 << 31;
+
+    /// Returns the number of an ordered keyspace in place of one that is not.
+    #[must_use]
+    pub fn ordered(self) -> Self {
+        Self(self.0 | Self::ORDERED)
+    }
+
+    /// Returns true if the keyspace is ordered. The number itself says so, because a record may be
+    /// read before the one that creates its keyspace, or without it.
+    #[must_use]
+    pub fn is_ordered(self) -> bool {
+        self.0 & Self::ORDERED != 0
+    }
+
+    /// Returns the number without the bit of an ordered keyspace. These are given out in order.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0 & !Self::ORDERED
+    }
 }
 
 /// A sequence number: the position of a write in the order of all writes to a store.

@@ -43,6 +43,9 @@ pub const LAYOUT: [(&str, usize, usize); 9] = [
 pub const ALIGNMENT: u64 = 8;
 /// The longest key, in bytes.
 pub const MAX_KEY_LEN: usize = u16::MAX as usize;
+/// The longest key of an ordered keyspace, in bytes. Three separators of this length fit into a node of
+/// its index.
+pub const MAX_ORDERED_KEY_LEN: usize = 1024;
 /// The longest value, in bytes.
 pub const MAX_VALUE_LEN: usize = u32::MAX as usize;
 /// Marks a record inside a batch, which is valid only with the whole batch.

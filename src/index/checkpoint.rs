@@ -169,6 +169,7 @@ pub(crate) fn is_of_checkpoint(error: &Error) -> bool {
     if let Error::Io { source, .. } = error
         && let Some(unread) = source.get_ref().and_then(|cause| cause.downcast_ref::<BlockError>())
         && unread.waiting_part().is_none()
+        && !unread.is_final()
     {
         // Met when an index was about to grow.
         return true;

@@ -3,47 +3,50 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::hash::Index;
 use super::hash::parts::WaitingParts;
-use super::hash::{Index, IndexWriter};
+use super::key_index::KeyIndexWriter;
 use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
 
 /// The index of a keyspace, for the writer.
 #[derive(Debug)]
 pub(crate) struct KeyspaceIndex {
-    pub(crate) index: IndexWriter,
+    pub(crate) index: KeyIndexWriter,
     /// Live bytes by segment, so that a drop knows the newly dead bytes of each segment without
     /// reading anything. Indexed by the ordinal of the segment's mapping.
     live: Vec<u64>,
 }
 
 impl KeyspaceIndex {
-    /// Makes an empty one, for the store or segment at `path`.
+    /// Makes an empty one for a keyspace, for the store or segment at `path`.
     ///
     /// # Errors
     ///
     /// Returns an error if memory is short.
-    pub(crate) fn empty(path: &Path) -> Result<Self> {
-        let made = Index::new().map_err(|error| Error::io("make an index for", path, error));
-        made.map(|(_, writer)| Self::new(writer))
+    pub(crate) fn empty(id: KeyspaceId, path: &Path) -> Result<Self> {
+        let made = KeyIndexWriter::empty(id, path);
+        made.map(Self::new).map_err(|error| Error::io("make an index for", path, error))
     }
 
     /// Makes one for an index whose records are counted from now on.
-    pub(crate) fn new(index: IndexWriter) -> Self {
+    pub(crate) fn new(index: KeyIndexWriter) -> Self {
         Self { index, live: Vec::new() }
     }
 
-    /// Makes the index wait for the records of its parts. An empty one gets its size for `keys` keys.
+    /// Makes a hash index wait for the records of its parts. An empty one gets its size for `keys` keys.
     ///
     /// # Errors
     ///
     /// Returns an error if memory is short.
     pub(crate) fn wait_for_parts(&mut self, parts: &Arc<WaitingParts>, keys: u64, path: &Path) -> Result<()> {
-        let index = self.index.index();
+        let Some(writer) = self.index.hashed() else { return Ok(()) };
+        let index = writer.index();
         if index.len() == 0 && !index.is_partial() {
             let made = Index::sized(keys).map_err(|error| Error::io("make an index for", path, error))?;
-            self.index = made.1;
+            *writer = made.1;
         }
-        self.index.wait_for_parts(parts);
+        writer.wait_for_parts(parts);
         Ok(())
     }
 
@@ -66,7 +69,7 @@ impl KeyspaceIndex {
     }
 
     /// Returns the index, and the live bytes by the ordinal of their segment.
-    pub(crate) fn into_parts(self) -> (IndexWriter, Vec<u64>) {
+    pub(crate) fn into_parts(self) -> (KeyIndexWriter, Vec<u64>) {
         (self.index, self.live)
     }
 

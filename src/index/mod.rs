@@ -3,9 +3,7 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod hash;
+pub(crate) mod key_index;
 pub(crate) mod keyspace_index;
-pub(crate) mod search;
-/// Proved here first: no keyspace is ordered yet.
-#[cfg(test)]
 #[expect(clippy::big_endian_bytes, reason = "such words compare as their bytes do")]
-mod tree;
+pub(crate) mod tree;

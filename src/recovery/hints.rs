@@ -83,7 +83,9 @@ pub(super) fn usable(
             continue;
         }
         let follows = front.from == next && last.is_none_or(|last| last < front.first);
-        if !follows || front.to > limit || !is_sure(front.last) {
+        // A tree needs the keys, which no hint has.
+        let has_ordered = front.keyspaces.iter().any(|keyspace| keyspace.id.is_ordered());
+        if !follows || front.to > limit || !is_sure(front.last) || has_ordered {
             break;
         }
         let Ok(Some(notes)) = checked(segment, source, &front) else { break };

@@ -16,14 +16,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::record_batch::{GatheredRecord, KeyspaceGroup};
 use crate::error::{Error, Result};
-use crate::format::KeyspaceId;
 use crate::format::hash::Hash;
+use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::format::record::RecordKind;
 use crate::format::record_reader::RecordAt;
+use crate::format::{Defect, KeyspaceId};
 use crate::fs::tuning::Tuning;
 use crate::index::hash::Index;
 use crate::index::hash::block_error::BlockError;
 use crate::index::hash::partition::Partition;
+use crate::index::key_index::SearchKey;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::mem::address_space::{AddressSpace, Record};
@@ -69,7 +71,7 @@ impl IndexBuilder {
     ///
     /// Returns an error if memory is short.
     pub(super) fn new(id: KeyspaceId, segment: &Arc<Segment>, offset: u64) -> Result<Self> {
-        let slot = KeyspaceIndex::empty(segment.path())?;
+        let slot = KeyspaceIndex::empty(id, segment.path())?;
         let first = Some((Arc::clone(segment), offset));
         Ok(Self { id, first, slot, tombstones: Vec::new(), live_bytes: 0, gathered: Vec::new() })
     }
@@ -115,7 +117,7 @@ impl IndexBuilder {
 
     /// Returns true if as many records were gathered as there are keys, and at least `least`.
     pub(super) fn has_enough(&self, least: usize) -> bool {
-        self.gathered.len() >= self.slot.index.index().len().max(least)
+        self.gathered.len() >= self.slot.index.len().max(least)
     }
 
     /// Puts the gathered records into the index, with at most `with.threads` threads.
@@ -127,7 +129,8 @@ impl IndexBuilder {
         if self.gathered.is_empty() {
             return Ok(());
         }
-        let index = Arc::clone(self.slot.index.index());
+        let Some(writer) = self.slot.index.hashed() else { return self.put_into_tree(with) };
+        let index = Arc::clone(writer.index());
         sorted.clear();
         alloc::reserve(sorted, self.gathered.len()).map_err(|error| with.failed(error))?;
         let starts = sort(&self.gathered, sorted, &index);
@@ -141,7 +144,7 @@ impl IndexBuilder {
         // A few turns for each thread, so that none waits for long at the end.
         let parts = if threads == 1 { PARTS } else { PARTS.div_ceil(threads * 4) };
         let next = AtomicUsize::new(0);
-        let found = self.slot.index.fill(threads, with.tuning, |shard| {
+        let found = writer.fill(threads, with.tuning, |shard| {
             let mut filling = Filling {
                 with,
                 index: &index,
@@ -160,7 +163,44 @@ impl IndexBuilder {
         for found in found {
             self.note(with, found)?;
         }
-        self.slot.index.grow(threads, with.tuning).map_err(|error| with.failed(error))
+        let Some(writer) = self.slot.index.hashed() else { return Ok(()) };
+        writer.grow(threads, with.tuning).map_err(|error| with.failed(error))
+    }
+
+    /// Puts the gathered records into a tree, one after the other.
+    fn put_into_tree(&mut self, with: &BuildContext<'_>) -> Result<()> {
+        let pin = with.space.domain().pin();
+        let mut found = BuildFindings::default();
+        for entry in std::mem::take(&mut self.gathered) {
+            let location = entry.location();
+            let key = with.key_at(location, &pin)?;
+            if key.len() > MAX_ORDERED_KEY_LEN {
+                if entry.is_tombstone() {
+                    // It hides nothing.
+                    continue;
+                }
+                let (path, defect) = (with.path.to_owned(), Defect::BadField("key_len"));
+                return Err(Error::Corrupt { path, offset: 0, defect });
+            }
+            let compare = |other| Ok::<_, Error>(with.key_at(other, &pin)?.cmp(key));
+            let Some(tree) = self.slot.index.sorted() else { continue };
+            if let Some(other) = tree.find(key, compare)? {
+                if found.is_newer(with, other, entry, &pin)? {
+                    tree.replace(key, other, location);
+                }
+                continue;
+            }
+            tree.reserve(1).map_err(|error| with.failed(error))?;
+            let mut failed = None;
+            tree.insert(key, location, |other| {
+                with.key_at(other, &pin).inspect_err(|error| failed = Some(error.clone())).ok()
+            });
+            if let Some(error) = failed.filter(|_| tree.tree().has_ended()) {
+                return Err(error);
+            }
+            found.note(with, entry)?;
+        }
+        self.note(with, found)
     }
 
     /// Records the findings of a thread.
@@ -179,13 +219,25 @@ impl IndexBuilder {
     }
 
     /// Returns the index without the entries of tombstones, after everything was read and flushed.
-    pub(crate) fn finish(self) -> (KeyspaceIndex, u64) {
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory is short, or the key of a tombstone in a tree cannot be read.
+    pub(crate) fn finish(self, space: &AddressSpace, path: &Path) -> Result<(KeyspaceIndex, u64)> {
         debug_assert!(self.gathered.is_empty(), "settled before");
         let mut slot = self.slot;
+        let pin = space.domain().pin();
         for (hash, location) in self.tombstones {
-            slot.index.remove(hash, location);
+            if let Some(writer) = slot.index.hashed() {
+                writer.remove(hash, location);
+                continue;
+            }
+            let key = SearchKey { bytes: key_at(space, path, location, &pin)?, hash };
+            let reserved = slot.index.reserve_removals(1);
+            reserved.map_err(|error| Error::io("grow the index for", path, error))?;
+            slot.index.remove(key, location, |other| key_at(space, path, other, &pin).ok());
         }
-        (slot, self.live_bytes)
+        Ok((slot, self.live_bytes))
     }
 }
 
@@ -217,14 +269,36 @@ impl BuildContext<'_> {
         Error::io("grow the index for", self.path, error)
     }
 
-    /// Returns the error about a record that was read and published, and can no longer be read.
-    #[cold]
-    fn unreadable(&self, location: Location, pin: &Pin) -> Error {
-        let record = self.space.record(location, pin);
-        let lost =
-            || Error::io("read", self.path, std::io::Error::other("a record changed while it was read"));
-        record.and_then(|record| record.unreadable()).unwrap_or_else(lost)
+    /// Returns the record at a location.
+    fn record_at<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<Record<'p>> {
+        record_at(self.space, self.path, location, pin)
     }
+
+    /// Returns the key in the record at a location.
+    fn key_at<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<&'p [u8]> {
+        key_at(self.space, self.path, location, pin)
+    }
+}
+
+/// Returns a record that was read and published before.
+fn record_at<'p>(
+    space: &'p AddressSpace,
+    path: &Path,
+    location: Location,
+    pin: &'p Pin,
+) -> Result<Record<'p>> {
+    space.reach(location, pin)?;
+    let lost = || Error::io("read", path, std::io::Error::other("a record changed while it was read"));
+    let record = space.find(location, pin)?.ok_or_else(lost)?;
+    record.unreadable().map_or(Ok(record), Err)
+}
+
+/// Returns the key of a record that was read and published before.
+fn key_at<'p>(space: &'p AddressSpace, path: &Path, location: Location, pin: &'p Pin) -> Result<&'p [u8]> {
+    let record = record_at(space, path, location, pin)?;
+    let key = record.key();
+    // The key, too, may lie on a page that cannot be read.
+    record.unreadable().map_or(Ok(key), Err)
 }
 
 /// The findings of one thread that fills an index.
@@ -273,50 +347,60 @@ impl Filling<'_> {
 
     /// Makes a record the newest of its key, if it is. Returns true if there was another one.
     fn newest(&mut self, shard: &mut Partition<'_>, entry: GatheredRecord) -> Result<bool> {
-        let (hash, location) = (entry.hash, entry.location());
-        let (space, pin) = (self.with.space, &self.pin);
+        let (with, pin, location) = (self.with, &self.pin, entry.location());
+        shard.reserve().map_err(|error| with.failed(error))?;
         // Only read if the tag matches, and then the key is almost always equal.
-        let look = |location| -> Result<Record<'_>> {
-            space.reach(location, pin)?;
-            let record = space.find(location, pin)?;
-            let record = record.filter(|record| record.unreadable().is_none());
-            record.ok_or_else(|| self.with.unreadable(location, pin))
-        };
-        shard.reserve().map_err(|error| self.with.failed(error))?;
-        let found = shard.find_or_insert(hash, location, |other| {
-            space.reach(other, pin)?;
-            let (Some(other), own) = (space.find(other, pin)?, look(location)?) else { return Ok(false) };
+        let found = shard.find_or_insert(entry.hash, location, |other| {
+            with.space.reach(other, pin)?;
+            let (Some(other), own) = (with.space.find(other, pin)?, with.record_at(location, pin)?) else {
+                return Ok(false);
+            };
             let same = other.key() == own.key();
             // The keys, too, may lie on pages that cannot be read.
             other.unreadable().or_else(|| own.unreadable()).map_or(Ok(same), Err)
         })?;
         let Some(other) = found else {
-            self.note(entry)?;
+            self.found.note(with, entry)?;
             return Ok(false);
         };
-        let facts = |location| {
-            let record = look(location)?;
-            let facts = (record.header(), record.ordinal(), location);
-            record.unreadable().map_or(Ok(facts), Err)
-        };
-        let (old, new) = (facts(other)?, facts(location)?);
-        let is_newer = old.0.seq < new.0.seq;
-        let (hidden, ordinal, at) = if is_newer { old } else { new };
-        if hidden.kind == RecordKind::Put {
-            self.found.hidden.entry(ordinal).or_insert((at, 0)).1 += hidden.size();
-        }
-        if is_newer {
-            shard.replace(hash, other, location);
-            self.note(entry)?;
+        if self.found.is_newer(with, other, entry, pin)? {
+            shard.replace(entry.hash, other, location);
         }
         Ok(true)
     }
+}
 
-    fn note(&mut self, entry: GatheredRecord) -> Result<()> {
+impl BuildFindings {
+    /// Returns true if a record of a key is newer than the one at `other`. Notes the older one.
+    fn is_newer(
+        &mut self,
+        with: &BuildContext<'_>,
+        other: Location,
+        entry: GatheredRecord,
+        pin: &Pin,
+    ) -> Result<bool> {
+        let facts = |location| {
+            let record = with.record_at(location, pin)?;
+            let facts = (record.header(), record.ordinal(), location);
+            record.unreadable().map_or(Ok(facts), Err)
+        };
+        let (old, new) = (facts(other)?, facts(entry.location())?);
+        let is_newer = old.0.seq < new.0.seq;
+        let (hidden, ordinal, at) = if is_newer { old } else { new };
+        if hidden.kind == RecordKind::Put {
+            self.hidden.entry(ordinal).or_insert((at, 0)).1 += hidden.size();
+        }
+        if is_newer {
+            self.note(with, entry)?;
+        }
+        Ok(is_newer)
+    }
+
+    /// Notes a record that the index leads to, if it is a tombstone.
+    fn note(&mut self, with: &BuildContext<'_>, entry: GatheredRecord) -> Result<()> {
         if entry.is_tombstone() {
-            let tombstones = &mut self.found.tombstones;
-            alloc::reserve(tombstones, 1).map_err(|error| self.with.failed(error))?;
-            tombstones.push((entry.hash, entry.location()));
+            alloc::reserve(&mut self.tombstones, 1).map_err(|error| with.failed(error))?;
+            self.tombstones.push((entry.hash, entry.location()));
         }
         Ok(())
     }

@@ -142,7 +142,9 @@ impl<'a> Replay<'a> {
     /// An error about the checkpoint, if it cannot be read.
     pub(super) fn load_all(&self) -> Result<()> {
         for loading in self.loading.iter() {
-            loading.slot.index.index().load_all()?;
+            if let Some(index) = loading.slot.index.index().hashed() {
+                index.load_all()?;
+            }
         }
         Ok(())
     }
@@ -220,7 +222,8 @@ impl<'a> Replay<'a> {
         if !self.loading.has(group.id) {
             self.loading.add(IndexBuilder::new(group.id, segment, group.first)?);
         }
-        if let Some(hinted) = &mut self.hinted {
+        // No hint stands for a record of a tree.
+        if let Some(hinted) = self.hinted.as_mut().filter(|_| !group.id.is_ordered()) {
             self.loading.count(segment, group);
             return hinted.gather(segment, group);
         }
@@ -265,7 +268,8 @@ impl<'a> Replay<'a> {
         if self.loading.is_current(id) {
             return false;
         }
-        let by_manifest = id < self.listed.keyspaces.next() && self.listed_ids.binary_search(&id).is_err();
+        let is_older = id.number() < self.listed.keyspaces.next().0;
+        let by_manifest = is_older && self.listed_ids.binary_search(&id).is_err();
         by_manifest || self.dropped.contains(&id)
     }
 
@@ -296,12 +300,12 @@ impl<'a> Replay<'a> {
         for (name, named) in names.iter() {
             let (name, codec) = (name.to_owned(), named.codec.clone());
             let (mut slot, live_bytes) = match self.loading.remove(named.id) {
-                Some(loading) => loading.finish(),
-                None => (KeyspaceIndex::empty(self.dir.path())?, 0),
+                Some(loading) => loading.finish(self.space, self.dir.path())?,
+                None => (KeyspaceIndex::empty(named.id, self.dir.path())?, 0),
             };
-            let keys = slot.index.index().len();
+            let keys = slot.index.len();
             self.report.keys += keys;
-            if let Some(put_off) = &put_off {
+            if let Some(put_off) = put_off.as_ref().filter(|_| !named.id.is_ordered()) {
                 self.report.keys += put_off.make_wait(named.id, &mut slot, self.dir.path())?;
             }
             keyspaces.push(RecoveredKeyspace {

@@ -26,6 +26,7 @@ use crate::format::segment_header::Role;
 use crate::format::{KeyspaceId, SegmentId};
 use crate::fs::Dir;
 use crate::index::checkpoint::OpenedCheckpoint;
+use crate::index::key_index::KeyIndexWriter;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::log::segment_file::Unopened;
@@ -163,7 +164,7 @@ impl Restore {
                 let places = places.get_or_insert_with(|| self.places());
                 writer.purge(|location| is_in(places, location))?;
             }
-            let mut slot = KeyspaceIndex::new(writer);
+            let mut slot = KeyspaceIndex::new(KeyIndexWriter::Hash(writer));
             let mut live_bytes = 0;
             for (id, bytes) in &entry.live {
                 if let Some(known) = self.segments.get(id) {
@@ -194,7 +195,7 @@ fn check(opened: &OpenedCheckpoint, manifest: &Manifest) -> Result<()> {
         ("store", checkpoint.store == manifest.store),
         ("hash_id", checkpoint.hash_id == HASH_ID),
         ("last_seq", checkpoint.last <= manifest.durable),
-        ("keyspace", checkpoint.keyspaces.iter().all(|keyspace| keyspace.id < next)),
+        ("keyspace", checkpoint.keyspaces.iter().all(|keyspace| keyspace.id.number() < next.0)),
     ];
     fits.iter().find(|(_, fits)| !fits).map_or(Ok(()), |(field, _)| Err(opened.unfit(field)))
 }

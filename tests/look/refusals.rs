@@ -38,6 +38,9 @@ type Row = (&'static str, fn(&Store) -> bool);
 
 /// Calls that would write.
 const REFUSED: &[Row] = &[
+    ("Store::ordered_keyspace", |s| {
+        refused(s.ordered_keyspace("new")) && unordered(s.ordered_keyspace("other"))
+    }),
     ("Store::keyspace", |s| refused(s.keyspace("new")) && s.keyspace("other").is_ok()),
     ("Store::typed_keyspace", |s| refused(s.typed_keyspace::<str, u32, _>("new", Postcard))),
     ("Store::rename_keyspace", |s| {
@@ -68,6 +71,10 @@ const REFUSED: &[Row] = &[
     ("Keyspace::insert_if_absent", |s| refused(s.insert_if_absent("a", "2"))),
     ("Keyspace::replace", |s| refused(s.replace("a", "2"))),
     ("Keyspace::take", |s| refused(s.take("a"))),
+    ("Keyspace::pop_first", |s| refused(s.pop_first())),
+    ("Keyspace::pop_last", |s| refused(s.pop_last())),
+    ("Keyspace::pop_first_in", |s| refused(s.pop_first_in("a"..))),
+    ("Keyspace::pop_last_in", |s| refused(s.pop_last_in("a"..))),
     ("Keyspace::fetch_and_update", |s| refused(s.fetch_and_update("a", |_| Some("2")))),
     ("Keyspace::update_and_fetch", |s| refused(s.update_and_fetch("a", |_| None::<&str>))),
     ("WriteBatch::on", |s| {
@@ -97,6 +104,11 @@ const REFUSED: &[Row] = &[
     }),
     ("TypedKeyspace::compare_and_swap", |s| refused(typed(s).compare_and_swap("a", Some(&1), Some(&2)))),
 ];
+
+/// Returns true if a call found the keyspace without order.
+fn unordered<T>(answer: Result<T>) -> bool {
+    matches!(answer, Err(Error::KeyspaceNotOrdered { .. }))
+}
 
 /// Returns the number of keys in a state.
 fn states(changes: &mut Changes) -> usize {
@@ -143,6 +155,27 @@ const WORKS: &[Row] = &[
         true
     }),
     ("Reader::try_get", |s| reader(s).try_get("a").is_ok()),
+    ("Reader::is_ordered", |s| !reader(s).is_ordered()),
+    ("Reader::range", |s| unordered(reader(s).range("a"..).next().unwrap())),
+    ("Range::seek", |s| {
+        let mut range = reader(s).range::<&str>(..);
+        range.seek("a");
+        unordered(range.next().unwrap())
+    }),
+    ("Range::seek_back", |s| {
+        let mut range = reader(s).range::<&str>(..);
+        range.seek_back("a");
+        unordered(range.next_back().unwrap())
+    }),
+    ("Reader::prefix", |s| unordered(reader(s).prefix("a").next().unwrap())),
+    ("Reader::first_key_value", |s| unordered(reader(s).first_key_value())),
+    ("Reader::last_key_value", |s| unordered(reader(s).last_key_value())),
+    ("Reader::get_lt", |s| unordered(reader(s).get_lt("a"))),
+    ("Reader::get_le", |s| unordered(reader(s).get_le("a"))),
+    ("Reader::get_ge", |s| unordered(reader(s).get_ge("a"))),
+    ("Reader::get_gt", |s| unordered(reader(s).get_gt("a"))),
+    ("Reader::get_range", |s| unordered(reader(s).get_range("a".., 1))),
+    ("Reader::count_range", |s| unordered(reader(s).count_range("a"..))),
     ("Reader::len", |s| reader(s).len() == 1),
     ("Reader::is_empty", |s| !reader(s).is_empty()),
     ("Reader::iter", |s| reader(s).iter().all(|item| item.is_ok())),

@@ -7,8 +7,8 @@ use mapcask::sim::{Position, Seeded, SimDisk, Tears};
 use mapcask::{Durability, Error, Keyspace, Seq, Snapshot, Stats, Store, TryGet, WriteBatch};
 
 use super::{
-    Bytes, History, Outcome, State, Write, check_snapshot, check_stats, content, content_under, image_of,
-    open,
+    Bytes, History, Outcome, State, Write, check_snapshot, check_stats, content, content_under, handle,
+    image_of, open,
 };
 
 /// The greatest number of kept handles.
@@ -148,7 +148,7 @@ impl Machine {
             let held = self.held.iter().find(|held| !held.dropped && held.name == name);
             match held.filter(|_| self.turn.is_multiple_of(2)) {
                 Some(held) => Ok(held.keyspace.with_durability(level)),
-                None => store.keyspace(name),
+                None => handle(&store, name),
             }
         };
         write.run_by(&store, &of).unwrap_or_else(|error| panic!("{write:?}: {error} ({error:?})"))

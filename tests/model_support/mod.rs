@@ -99,9 +99,19 @@ pub(crate) fn open(disk: &SimDisk, durability: Durability) -> Result<Store> {
 fn keyspaces(store: &Store) -> impl Iterator<Item = (String, Keyspace)> {
     let names = [String::new()].into_iter().chain(store.keyspace_names());
     names.map(|name| {
-        let keyspace = store.keyspace(&name).unwrap();
+        let keyspace = store.open_keyspace(&name).unwrap();
         (name, keyspace)
     })
+}
+
+/// Returns the keyspace of a name, and creates it if there is none. One whose name begins with `o` is
+/// created as an ordered one.
+pub(crate) fn handle(store: &Store, name: &str) -> Result<Keyspace> {
+    match store.open_keyspace(name) {
+        Err(Error::KeyspaceNotFound { .. }) if name.starts_with('o') => store.ordered_keyspace(name),
+        Err(Error::KeyspaceNotFound { .. }) => store.keyspace(name),
+        found => found,
+    }
 }
 
 /// Returns the contents of a store by iteration, and compares them with its statistics.
@@ -121,11 +131,53 @@ fn map(keyspace: &Keyspace) -> Map {
         assert!(before.is_none(), "each key comes once");
     }
     assert_eq!(keyspace.len(), map.len(), "the count of keys is that of the iteration");
+    if keyspace.is_ordered() {
+        check_order(keyspace, &map);
+    }
     for (key, value) in &map {
         let found = keyspace.get(key).unwrap();
         assert_eq!(found.as_deref(), Some(&**value), "a read agrees with the iteration");
     }
     map
+}
+
+type Item = Result<(mapcask::Value, mapcask::Value)>;
+
+fn items(items: impl Iterator<Item = Item>) -> Vec<(Bytes, Bytes)> {
+    items.map(Result::unwrap).map(|(key, value)| (Bytes::from(&key), Bytes::from(&value))).collect()
+}
+
+/// Compares the reads of an ordered keyspace with its contents.
+fn check_order(keyspace: &Keyspace, map: &Map) {
+    let all: Vec<_> = map.clone().into_iter().collect();
+    assert_eq!(items(keyspace.iter()), all, "an iteration ascends");
+    assert_eq!(items(keyspace.range::<Bytes>(..)), all);
+    let mut back = items(keyspace.range::<Bytes>(..).rev());
+    back.reverse();
+    assert_eq!(back, all, "a range descends from the back");
+    let item = |found: Result<Option<(mapcask::Value, mapcask::Value)>>| {
+        found.unwrap().map(|(key, value)| (Bytes::from(&key), Bytes::from(&value)))
+    };
+    assert_eq!(item(keyspace.first_key_value()), all.first().cloned());
+    assert_eq!(item(keyspace.last_key_value()), all.last().cloned());
+    assert_eq!(keyspace.count_range::<Bytes>(..).unwrap(), all.len() as u64);
+    // Every key, and the end of every third, as a bound.
+    for (at, (key, _)) in all.iter().enumerate().step_by(3) {
+        let key = &**key;
+        assert_eq!(items(keyspace.range(key..)), all[at..]);
+        assert_eq!(items(keyspace.range(..=key)), all[..=at]);
+        assert_eq!(items(keyspace.range(..key).rev()).len(), at);
+        assert_eq!(keyspace.count_range(key..).unwrap(), (all.len() - at) as u64);
+        assert_eq!(item(keyspace.get_ge(key)), Some(all[at].clone()));
+        assert_eq!(item(keyspace.get_le(key)), Some(all[at].clone()));
+        assert_eq!(item(keyspace.get_gt(key)), all.get(at + 1).cloned());
+        assert_eq!(item(keyspace.get_lt(key)), at.checked_sub(1).map(|before| all[before].clone()));
+        let page = keyspace.get_range(key.., 2).unwrap();
+        assert_eq!(items(page.into_iter().map(Ok)), all[at..(at + 2).min(all.len())]);
+        let prefix = &key[..key.len().min(1)];
+        let expected: Vec<_> = all.iter().filter(|(key, _)| key.starts_with(prefix)).cloned().collect();
+        assert_eq!(items(keyspace.prefix(prefix)), expected);
+    }
 }
 
 /// Compares the statistics of a store with its contents. A record's bytes are header, key and
@@ -182,6 +234,18 @@ pub(crate) fn check_snapshot(snapshot: &Snapshot, expected: &State, keys: &[impl
             assert!(twice.is_none(), "{key:?} came twice");
         }
         assert!(found == **map, "in the snapshot of {:?}: {name:?}", snapshot.seq());
+        if keyspace.is_ordered() {
+            let all: Vec<_> = map.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+            assert_eq!(items(keyspace.iter()), all, "an iteration ascends");
+            assert_eq!(items(keyspace.range::<Bytes>(..)), all);
+            let mut back = items(keyspace.range::<Bytes>(..).rev());
+            back.reverse();
+            assert_eq!(back, all, "a range descends from the back");
+            let (start, end) = (all.len() / 3, all.len() * 2 / 3);
+            if let (Some((from, _)), Some((to, _))) = (all.get(start), all.get(end)) {
+                assert_eq!(items(keyspace.range(&**from..&**to)), all[start..end]);
+            }
+        }
         for key in keys {
             let value = keyspace.get(key).unwrap();
             assert_eq!(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mapcask::{Error, Keyspace, MAX_KEYSPACE_NAME_LEN, Result, Seq, Store, WriteBatch};
 
-use super::{Bytes, Map, State};
+use super::{Bytes, Map, State, handle};
 
 /// The longest value that an update makes.
 const UPDATED_MAX: usize = 60;
@@ -16,6 +16,8 @@ pub(crate) enum Write {
     Key(String, Bytes, Change),
     /// The keyspace that the batch is written to, and its items: keyspace, key, step.
     Batch(String, Vec<(String, Bytes, Step)>),
+    /// Removes the first key of a keyspace, or the last one.
+    Pop(String, bool),
     Create(String),
     Rename(String, String),
     Clear(String),
@@ -59,6 +61,8 @@ pub(crate) enum Outcome {
     Done,
     Said(bool),
     Value(Option<Bytes>),
+    /// The key and the value that were removed.
+    Popped(Option<(Bytes, Bytes)>),
     /// A swap that did not match, with the present value.
     Missed(Option<Bytes>),
     ConditionFailed(Bytes),
@@ -127,7 +131,7 @@ impl Write {
     /// Returns the keyspaces that the write needs.
     fn targets(&self) -> Vec<&String> {
         match self {
-            Self::Key(keyspace, ..) | Self::Clear(keyspace) => vec![keyspace],
+            Self::Key(keyspace, ..) | Self::Clear(keyspace) | Self::Pop(keyspace, _) => vec![keyspace],
             Self::Batch(to, items) => {
                 [to].into_iter().chain(items.iter().map(|(keyspace, ..)| keyspace)).collect()
             }
@@ -184,6 +188,10 @@ impl Write {
                 }
                 Outcome::Done
             }
+            Self::Pop(keyspace, first) => {
+                let map = Arc::make_mut(state.0.get_mut(keyspace).expect("created before it is written to"));
+                Outcome::Popped(if *first { map.pop_first() } else { map.pop_last() })
+            }
             Self::Clear(keyspace) => {
                 state.0.insert(keyspace.clone(), Arc::default());
                 Outcome::Done
@@ -219,7 +227,7 @@ impl Write {
 
     /// Performs the write on a store, with new handles.
     pub(crate) fn run(&self, store: &Store) -> Result<Outcome> {
-        Ok(self.run_by(store, &|name| store.keyspace(name))?.0)
+        Ok(self.run_by(store, &|name| handle(store, name))?.0)
     }
 
     /// Performs the write on a store, with handles to keyspaces from `of`. Returns the outcome, and
@@ -243,7 +251,8 @@ impl Write {
                 }
                 of(to)?.write(batch).map(|seq| (Outcome::Done, Some(seq)))
             }
-            Self::Create(name) => store.keyspace(name).map(|_| (Outcome::Done, None)),
+            Self::Pop(keyspace, first) => pop(&of(keyspace)?, *first).map(|popped| (popped, None)),
+            Self::Create(name) => handle(store, name).map(|_| (Outcome::Done, None)),
             Self::Rename(from, to) => store.rename_keyspace(from, to).map(|()| (Outcome::Done, None)),
             Self::Clear(keyspace) => of(keyspace)?.clear().map(|seq| (Outcome::Done, Some(seq))),
             Self::Drop(name) => store.drop_keyspace(name).map(|was_there| (Outcome::Said(was_there), None)),
@@ -257,6 +266,24 @@ impl Write {
         };
         Ok((refused, None))
     }
+}
+
+/// Removes the first key of a keyspace, or the last one. One that is not ordered is searched for it.
+fn pop(keyspace: &Keyspace, first: bool) -> Result<Outcome> {
+    let popped = if keyspace.is_ordered() {
+        if first { keyspace.pop_first()? } else { keyspace.pop_last()? }
+    } else {
+        let mut items = keyspace.iter().collect::<Result<Vec<_>>>()?;
+        items.sort();
+        let end = if first { items.into_iter().next() } else { items.pop() };
+        let Some((key, _)) = end else {
+            // The answer of a pop is as durable as a removal.
+            keyspace.remove("absent in all these tests")?;
+            return Ok(Outcome::Popped(None));
+        };
+        keyspace.take(&key)?.map(|value| (key, value))
+    };
+    Ok(Outcome::Popped(popped.map(|(key, value)| (Bytes::from(&key), Bytes::from(&value)))))
 }
 
 impl Change {

@@ -3,17 +3,20 @@
 use std::path::Path;
 
 /// The files that define the methods of types that refer to an open store.
-const SOURCES: [&str; 21] = [
+const SOURCES: [&str; 24] = [
     "api/store.rs",
     "api/admin.rs",
     "api/keyspace.rs",
     "api/reader.rs",
+    "api/ordered.rs",
     "api/conditional.rs",
     "api/typed/mod.rs",
     "api/typed/reader.rs",
     "api/snapshot.rs",
+    "api/snapshot_range.rs",
     "engine/read/mod.rs",
     "engine/read/iter.rs",
+    "engine/read/range.rs",
     "api/salvage/mod.rs",
     "api/destroy.rs",
     "api/backup/mod.rs",

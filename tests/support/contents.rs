@@ -13,8 +13,15 @@ pub(crate) type Contents = BTreeMap<String, Map>;
 /// agree on them, so no write and no refresh may be under way.
 fn try_map_of(reader: &Reader) -> Result<Map> {
     let items = reader.iter().map(|item| item.map(|(key, value)| (Vec::from(key), Vec::from(value))));
-    let map: Map = items.collect::<Result<_>>()?;
+    let found = items.collect::<Result<Vec<_>>>()?;
+    let map: Map = found.iter().cloned().collect();
     assert_eq!(reader.len(), map.len());
+    if reader.is_ordered() {
+        assert!(found.iter().map(|(key, value)| (key, value)).eq(&map));
+        let back = reader.range::<&[u8]>(..).rev().map(|item| item.map(|(key, _)| Vec::from(key)));
+        assert!(back.collect::<Result<Vec<_>>>()?.iter().eq(map.keys().rev()));
+        assert_eq!(reader.count_range::<&[u8]>(..)?, map.len() as u64);
+    }
     let view = reader.view();
     let borrowed: BTreeMap<&[u8], &[u8]> = view.iter().collect::<Result<_>>()?;
     assert!(borrowed.into_iter().eq(map.iter().map(|(key, value)| (&key[..], &value[..]))));

@@ -105,8 +105,11 @@ impl Observed {
 /// Adds the contents of a keyspace.
 fn look_into(keyspace: &Keyspace, state: &mut State) -> Result<()> {
     let name = keyspace.name();
+    let mut last = None;
     for item in keyspace.iter() {
         let (key, value) = item?;
+        let ascends = last.replace(key.clone()).is_none_or(|last| last < key);
+        assert!(ascends || !keyspace.is_ordered(), "an ordered keyspace ascends");
         assert_eq!(keyspace.get(&key)?.as_deref(), Some(&value[..]), "iteration and get agree");
         let place = Place { keyspace: name.clone(), key: Some(key.to_vec()) };
         assert_eq!(state.get(&place), None, "each key comes once");

@@ -158,6 +158,16 @@ fn write(store: &Store, shared: &Shared, thread: usize, mut model: State) {
     wait_for_death();
 }
 
+/// Returns the keyspace of a name, and creates it if there is none. The last of a thread's names is
+/// that of an ordered one.
+fn create(store: &Store, name: &str) -> Result<Keyspace> {
+    match store.open_keyspace(name) {
+        Err(Error::KeyspaceNotFound { .. }) if name.ends_with('d') => store.ordered_keyspace(name),
+        Err(Error::KeyspaceNotFound { .. }) => store.keyspace(name),
+        found => found,
+    }
+}
+
 fn open(store: &Store, name: &str) -> Result<Keyspace> {
     if name.is_empty() { Ok(Keyspace::clone(store)) } else { store.open_keyspace(name) }
 }
@@ -198,7 +208,7 @@ fn carry_out(store: &Store, operation: &Operation) -> Result<Answer> {
             return carry_out_change(&open(store, &place.keyspace)?, place.key(), change);
         }
         Action::Batch(condition, writes) => return write_batch(store, condition.as_ref(), writes),
-        Action::Create(name) => assert_eq!(store.keyspace(name)?.name(), *name),
+        Action::Create(name) => assert_eq!(create(store, name)?.name(), *name),
         Action::Clear(name) => drop(open(store, name)?.clear()?),
         Action::Drop(name) => return store.drop_keyspace(name).map(Answer::Said),
         Action::Rename(from, to) => match store.rename_keyspace(from, to) {

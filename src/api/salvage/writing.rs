@@ -9,6 +9,7 @@ use super::report::{Account, Damage, DamageCause};
 use crate::api::keyspace::Keyspace;
 use crate::api::store::Store;
 use crate::api::write_batch::WriteBatch;
+use crate::engine::write::keyspaces::KeyOrder;
 use crate::error::{Error, Result};
 use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader, RecordPlace, payload_sum};
 use crate::format::{Defect, KeyspaceId};
@@ -64,16 +65,25 @@ fn keyspace_for(
     taken: &mut HashSet<String>,
     into: &Store,
 ) -> Result<Keyspace> {
-    let numbered = format!("salvaged-{}", id.0);
+    let numbered = format!("salvaged-{}", id.number());
     let codec = fates.get(id).map_or("", |fate| fate.codec.as_str());
     let name = fates.get(id).map(|fate| fate.name.clone()).filter(|name| taken.insert(name.clone()));
     let mut name = name.unwrap_or_else(|| numbered.clone());
-    let mut keyspace = into.keyspace_of(&name, codec)?;
-    if keyspace.inner().codec() != codec {
-        // The keyspace of this name has another codec, and a mixture could not be decoded.
+    let order = KeyOrder::of(id);
+    let mut keyspace = into.keyspace_of(&name, codec, KeyOrder::of(id));
+    let fits =
+        |keyspace: &Keyspace| keyspace.inner().codec() == codec && keyspace.is_ordered() == id.is_ordered();
+    let is_unfit = match &keyspace {
+        Ok(keyspace) => !fits(keyspace),
+        Err(error) => matches!(error, Error::KeyspaceNotOrdered { .. }),
+    };
+    if is_unfit {
+        // The keyspace of this name has another codec, and a mixture could not be decoded. Or it has no
+        // order.
         name = numbered;
-        keyspace = into.keyspace_of(&name, codec)?;
+        keyspace = into.keyspace_of(&name, codec, order);
     }
+    let keyspace = keyspace?;
     if keyspace.inner().codec() != codec {
         let (stored, asked) = (keyspace.inner().codec().to_owned(), codec.to_owned());
         return Err(Error::CodecMismatch { name, stored, asked });

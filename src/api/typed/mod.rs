@@ -29,6 +29,7 @@ use crate::api::typed::reader::TypedReader;
 use crate::api::write_batch::WriteBatch;
 use crate::config::Durability;
 use crate::engine::write::Returning;
+use crate::engine::write::keyspaces::KeyOrder;
 use crate::error::Result;
 use crate::format::Seq;
 
@@ -119,7 +120,7 @@ impl Store {
         V: Serialize + DeserializeOwned,
         C: Codec,
     {
-        let keyspace = self.keyspace_of(name, id_of(&codec)?)?;
+        let keyspace = self.keyspace_of(name, id_of(&codec)?, KeyOrder::Any)?;
         let reader = TypedReader::of(Reader::clone(&keyspace), codec)?;
         Ok(TypedKeyspace { keyspace, reader })
     }

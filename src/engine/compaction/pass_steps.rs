@@ -173,15 +173,19 @@ impl Compactor {
         if contents.id != placed.header.keyspace {
             return Ok(false);
         }
+        if contents.index.has_ended() {
+            // Whatever may be needed is kept.
+            return Ok(wanted.is_some());
+        }
         let key = source.bytes(placed.offset + HEADER_SIZE as u64, usize::from(placed.header.key_len))?;
         pass.key.clear();
         pass.key.extend_from_slice(key);
-        let (index, hash) = (&*contents.index, state.hash_of(&pass.key));
+        let (index, key) = (&contents.index, state.search_key(&pass.key));
         if let Some(wanted) = wanted {
-            return Ok(index.find(hash, |location| Ok::<_, Error>(location == wanted))?.is_some());
+            return Ok(index.leads_to(key, wanted)?);
         }
         // A tombstone that is kept in vain does no harm.
-        let lookup = Lookup { keyspace: contents.id, key: &pass.key, hash };
+        let lookup = Lookup { keyspace: contents.id, key };
         Ok(lookup.find_readable(state, index, &pin)?.is_some())
     }
 

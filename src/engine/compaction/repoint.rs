@@ -12,12 +12,13 @@ use crate::engine::compaction::pass::{Pass, Phase};
 use crate::engine::state::State;
 use crate::engine::state::catalog::KeyspaceState;
 use crate::error::Result;
-use crate::format::hash::Hash;
 use crate::format::record::RecordKind;
 use crate::format::{Defect, KeyspaceId};
+use crate::index::key_index::SearchKey;
 use crate::log::segment::Segment;
 use crate::mem::dead_bytes::DeadCause;
 use crate::mem::location::Location;
+use crate::sync::epoch::Pin;
 
 /// The number of entries that are changed while the writer mutex is held once.
 const GROUP: usize = 8;
@@ -25,12 +26,12 @@ const GROUP: usize = 8;
 const STEP: usize = 1024;
 
 /// A record of an output.
-struct Copied {
+struct Copied<'p> {
     kind: RecordKind,
     id: KeyspaceId,
     keyspace: Option<Arc<KeyspaceState>>,
     size: u64,
-    hash: Hash,
+    key: SearchKey<'p>,
     offset: u64,
     /// The location of its original. Only a value has one.
     place: Option<Location>,
@@ -54,11 +55,10 @@ impl Compactor {
         let places = &pass.finished[output].moved;
         let end = pass.finished[output].entry.end;
         let (mut offset, mut moved) = (offset.max(segment.data_offset()), moved);
-        let mut group: Vec<Copied> = Vec::with_capacity(GROUP);
         let mut last: (KeyspaceId, Option<Arc<KeyspaceState>>) = (KeyspaceId::DEFAULT, None);
         for _ in 0..STEP / GROUP {
-            group.clear();
             let pin = state.pin();
+            let mut group: Vec<Copied<'_>> = Vec::with_capacity(GROUP);
             while group.len() < GROUP && offset < end {
                 let record = state.record(segment.range().at(offset), &pin)?;
                 let header = record.header();
@@ -70,21 +70,20 @@ impl Compactor {
                     }
                     _ => None,
                 };
-                let hash = state.hash_of(record.key());
+                let key = state.search_key(record.key());
                 state.check_replaced(&record)?;
                 if last.0 != header.keyspace || last.1.is_none() {
                     last = (header.keyspace, state.catalog.by_id(header.keyspace));
                 }
                 let keyspace = last.1.as_ref().filter(|_| place.is_some()).map(Arc::clone);
                 if let Some(contents) = keyspace.as_ref().and_then(|keyspace| keyspace.contents(&pin)) {
-                    contents.index.prefetch(hash);
+                    contents.index.prefetch(key);
                 }
                 let (kind, id, size) = (header.kind, header.keyspace, header.size());
-                group.push(Copied { kind, id, keyspace, size, hash, offset, place });
+                group.push(Copied { kind, id, keyspace, size, key, offset, place });
                 offset += size;
             }
-            drop(pin);
-            self.repoint_group(state, &segment, &group);
+            self.repoint_group(state, &segment, &group, &pin)?;
         }
         pass.phase = match offset < end {
             true => Phase::Switch { output, offset, moved },
@@ -94,31 +93,35 @@ impl Compactor {
     }
 
     /// Repoints the index to a few copies, where it still leads to the originals.
-    fn repoint_group(&self, state: &State, segment: &Segment, group: &[Copied]) {
+    fn repoint_group(&self, state: &State, segment: &Segment, group: &[Copied<'_>], pin: &Pin) -> Result<()> {
         let space = &state.shared.space;
         let (range, copies) = (segment.range(), segment.mapping());
-        let pin = state.pin();
         let mut writer = state.writer.lock();
-        for Copied { kind, id, keyspace, size, hash, offset, place } in group {
+        for Copied { kind, id, keyspace, size, key, offset, place } in group {
             let Some(old) = place else {
                 let why = if *kind == RecordKind::Tombstone { DeadCause::Tombstone } else { DeadCause::Note };
                 copies.dead_bytes().add(why, *size);
                 continue;
             };
-            let contents = keyspace.as_ref().and_then(|keyspace| keyspace.contents(&pin));
+            let contents = keyspace.as_ref().and_then(|keyspace| keyspace.contents(pin));
             let contents = contents.filter(|contents| contents.id == *id);
             let slot = contents.map(|contents| writer.indexes.of(contents));
             let repointed =
-                slot.and_then(|slot| slot.index.replace(*hash, *old, range.at(*offset)).then_some(slot));
+                slot.and_then(|slot| slot.index.replace(*key, *old, range.at(*offset)).then_some(slot));
             let Some(slot) = repointed else {
+                if id.is_ordered() && state.hash_of(key.bytes) != key.hash {
+                    // The page of the key was replaced since it was read.
+                    return Err(segment.corrupt_at(*offset, Defect::PayloadChecksum));
+                }
                 copies.dead_bytes().add(DeadCause::Hidden, *size);
                 continue;
             };
             slot.add_live(copies.ordinal(), *size);
-            if let Some(originals) = space.mapping(*old, &pin) {
+            if let Some(originals) = space.mapping(*old, pin) {
                 slot.sub_live(originals.ordinal(), *size);
                 originals.dead_bytes().add(DeadCause::Hidden, *size);
             }
         }
+        Ok(())
     }
 }

@@ -389,13 +389,13 @@ impl Feed {
             }
             (_, Some(KeyspaceChange::Rename { name, .. })) => (None, ChangeKind::Renamed { name }),
             (_, Some(KeyspaceChange::Clear { old, name, .. })) => {
-                (Some(name.as_str()), ChangeKind::Cleared { before: old.0 })
+                (Some(name.as_str()), ChangeKind::Cleared { before: old.number() })
             }
             (_, Some(KeyspaceChange::Drop { name, .. })) => (Some(name.as_str()), ChangeKind::Dropped),
             (_, None) => unreachable!("no other record is a change"),
         };
         name = name.or_else(|| self.names.get(header.keyspace));
-        let keyspace = KeyspaceRef { id: header.keyspace.0, name };
+        let keyspace = KeyspaceRef { id: header.keyspace.number(), name };
         Ok(Change { seq: header.seq, keyspace, kind, more })
     }
 }

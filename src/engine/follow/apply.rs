@@ -17,6 +17,7 @@ use crate::engine::write::batch::{PlannedWrite, mark_superseded, slots_for};
 use crate::engine::write::{LoggedRecord, WriteTarget};
 use crate::error::Result;
 use crate::format::keyspace_change::KeyspaceChange;
+use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::format::record::RecordKind;
 use crate::format::record_reader::RecordAt;
 use crate::format::{Defect, Seq};
@@ -58,12 +59,12 @@ impl<'e> Applier<'e> {
             }
             let contents = last.as_ref().and_then(|keyspace| keyspace.contents(pin));
             let Some(contents) = contents else { continue };
-            let hash = engine.hash_of(record.key());
-            contents.index.prefetch(hash);
-            found.push((Arc::clone(&contents.index), hash));
+            let key = engine.search_key(record.key());
+            contents.index.prefetch(key);
+            found.push((contents.index.clone(), key));
         }
-        for (index, hash) in found {
-            engine.prefetch_index(&index, hash);
+        for (index, key) in found {
+            engine.prefetch_index(&index, key);
         }
     }
 
@@ -114,9 +115,10 @@ impl<'e> Applier<'e> {
         let record = engine.record(location, pin)?;
         let keyspace = self.keyspace_of(segment, placed)?;
         let contents = engine.contents(&keyspace, pin)?;
-        let hash = engine.hash_of(record.key());
+        let key = engine.search_key(record.key());
+        check_key(segment, placed)?;
         let slot = self.writer.indexes.of(contents);
-        let lookup = Lookup { keyspace: contents.id, key: record.key(), hash };
+        let lookup = Lookup { keyspace: contents.id, key };
         let current = engine.current(slot, lookup, false, pin)?;
         engine.reserve(slot, usize::from(header.kind == RecordKind::Put))?;
         let ordinal = segment.mapping().ordinal();
@@ -124,7 +126,7 @@ impl<'e> Applier<'e> {
             LoggedRecord { kind: header.kind, location, seq: header.seq, ordinal, size: header.size() };
         engine.seqlock.begin(header.seq);
         let there = current.filter(|current| current.record.is_put());
-        engine.apply_record(slot, &WriteTarget { contents, hash, current, there }, &logged);
+        engine.apply_record(slot, &WriteTarget { contents, key, current, there }, &logged, pin);
         self.publish(header.seq);
         Ok(())
     }
@@ -143,13 +145,14 @@ impl<'e> Applier<'e> {
         for (placed, keyspace) in records.iter().zip(&keyspaces) {
             let record = engine.record(segment.range().at(placed.offset), pin)?;
             let contents = engine.contents(keyspace, pin)?;
+            check_key(segment, placed)?;
             let (kind, payload_sum) = (placed.header.kind, placed.header.payload_sum);
             let (key, value) = (record.key(), record.value());
             let (key_len, value_len) = (placed.header.key_len, placed.header.value_len);
             let keyspace = contents.id;
             let draft = NewRecord { kind, keyspace, key, value, key_len, value_len, payload_sum };
-            let hash = engine.hash_of(key);
-            writes.push(PlannedWrite { contents, hash, draft, superseded: false });
+            let key = engine.search_key(key);
+            writes.push(PlannedWrite { contents, key, draft, superseded: false });
         }
         // Damage is found before anything is changed.
         let mut present = Vec::new();
@@ -172,7 +175,7 @@ impl<'e> Applier<'e> {
         let record = engine.record(segment.range().at(placed.offset), pin)?;
         let payload = [record.key(), record.value()].concat();
         let change = change_of(&placed.header, &payload).map_err(impossible)?;
-        let slot = KeyspaceIndex::empty(engine.shared.dir.path())?;
+        let slot = KeyspaceIndex::empty(change.id(), engine.shared.dir.path())?;
         let mut names = self.writer.names.clone();
         names.apply(&change).map_err(impossible)?;
         let (catalog, space, seq) = (&engine.catalog, &engine.shared.space, placed.header.seq);
@@ -208,4 +211,15 @@ impl<'e> Applier<'e> {
         self.add_note(segment, placed);
         Ok(())
     }
+}
+
+/// Refuses a record whose key is too long for its ordered keyspace: no store writes it.
+fn check_key(segment: &Segment, placed: &RecordAt) -> Result<()> {
+    let RecordAt { offset, header } = placed;
+    let is_long = usize::from(header.key_len) > MAX_ORDERED_KEY_LEN;
+    // A tombstone of such a key hides nothing.
+    if header.keyspace.is_ordered() && is_long && header.kind == RecordKind::Put {
+        return Err(segment.corrupt_at(*offset, Defect::BadField("key_len")));
+    }
+    Ok(())
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::Inner;
 use crate::engine::Engine;
 use crate::engine::state::catalog::Indexes;
-use crate::error::{Error, Result};
+use crate::engine::state::lookup::Lookup;
+use crate::error::Result;
 use crate::format::record::{RecordHeader, RecordKind};
 use crate::log::segment::Segment;
 use crate::mem::dead_bytes::DeadCause;
@@ -74,17 +75,15 @@ impl NewCopies {
             mapping.dead_bytes().add(why, size);
             return Ok(());
         };
-        let (slot, hash) = (indexes.of(contents), engine.hash_of(key));
-        let found = slot.index.find(hash, |location| {
-            let record = engine.record(location, pin)?;
-            Ok::<_, Error>(record.is_put() && record.seq() == header.seq && record.is_of(contents.id, key))
-        })?;
+        let (slot, key) = (indexes.of(contents), engine.search_key(key));
+        let found = Lookup { keyspace: contents.id, key }.find_readable(engine, &slot.index, pin)?;
+        let original = found.filter(|found| found.record.is_put() && found.record.seq() == header.seq);
         let copy = self.segment.range().at(self.offset);
-        let Some(old) = found.filter(|old| *old != copy) else {
+        let Some(old) = original.map(|found| found.location).filter(|old| *old != copy) else {
             mapping.dead_bytes().add(why, size);
             return Ok(());
         };
-        slot.index.replace(hash, old, copy);
+        slot.index.replace(key, old, copy);
         slot.add_live(mapping.ordinal(), size);
         if let Some(original) = engine.shared.space.mapping(old, pin) {
             slot.sub_live(original.ordinal(), size);

@@ -9,8 +9,8 @@ use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::engine::state::hinted_records::waiting_part;
 use crate::error::{Error, Result};
 use crate::format::Defect;
-use crate::format::hash::Hash;
 use crate::format::record::HEADER_SIZE;
+use crate::index::key_index::SearchKey;
 use crate::mem::alloc;
 use crate::mem::page_guard::check_slice;
 use crate::sync::epoch::Pin;
@@ -73,7 +73,7 @@ impl State {
         let pin = self.pin();
         out.clear();
         if !self.config.sigbus_guard {
-            self.reach(self.contents(keyspace, &pin)?, self.hash_of(key), &pin)?;
+            self.reach(self.contents(keyspace, &pin)?, self.search_key(key), &pin)?;
         }
         let Some(record) = self.get(keyspace, key, &pin)? else { return Ok(false) };
         let header = record.header();
@@ -93,17 +93,17 @@ impl State {
         Ok(true)
     }
 
-    /// Makes the kernel read the records that a search for a hash will touch; used where there is
+    /// Makes the kernel read the records that a search for a key will touch; used where there is
     /// no guard.
     ///
     /// # Errors
     ///
     /// `Io` if they cannot be read; after damage in a checkpoint, the error of a failed rebuild.
-    pub(crate) fn reach(&self, contents: &KeyspaceData, hash: Hash, pin: &Pin) -> Result<()> {
-        let reach = |location| self.shared.space.reach(location, pin).map(|()| false);
+    pub(crate) fn reach(&self, contents: &KeyspaceData, key: SearchKey<'_>, pin: &Pin) -> Result<()> {
+        let reach = |location| self.shared.space.reach(location, pin);
         loop {
-            match contents.index.find(hash, reach) {
-                Ok(_) => return Ok(()),
+            match contents.index.visit_candidates(key, reach) {
+                Ok(()) => return Ok(()),
                 Err(error) if waiting_part(&error).is_some() => drop(self.rebuild_if_damaged(&error)?),
                 // The records were read to rebuild the index.
                 Err(error) if self.rebuild_if_damaged(&error)? => return Ok(()),

@@ -14,9 +14,7 @@ use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
-use crate::index::hash::Index;
-use crate::index::hash::block_error::BlockError;
-use crate::index::hash::scan::Cursor;
+use crate::index::key_index::{KeyIndex, ScanPosition};
 use crate::mem::address_space::{OwnedRecord, Record};
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
@@ -29,8 +27,8 @@ struct Walk<R> {
     /// The id of the keyspace's contents that are iterated; `None` if the keyspace was dropped
     /// before.
     id: Option<KeyspaceId>,
-    /// The buckets to read next; `None` at the end.
-    cursor: Option<Cursor>,
+    /// The position of the keys to read next; `None` at the end.
+    cursor: Option<ScanPosition>,
     /// The records to return next, in reverse order.
     found: Vec<R>,
     /// Errors in place of records, returned after those.
@@ -48,7 +46,8 @@ impl<R> fmt::Debug for Walk<R> {
 impl<R> Walk<R> {
     fn new(keyspace: &KeyspaceState, pin: &Pin) -> Self {
         let id = keyspace.contents(pin).map(|contents| contents.id);
-        Self { id, cursor: Some(Cursor::START), found: Vec::new(), errors: Vec::new(), places: Vec::new() }
+        let cursor = Some(ScanPosition::start());
+        Self { id, cursor, found: Vec::new(), errors: Vec::new(), places: Vec::new() }
     }
 
     /// Returns a record that was found and not yet returned.
@@ -97,17 +96,19 @@ impl<R> Walk<R> {
             let Some(contents) = self.contents(keyspace, pin)? else { return Ok(()) };
             // A key that exists throughout is counted, so polling an empty queue reads no bucket.
             let index = &contents.index;
-            if next == Some(Cursor::START) && index.len() == 0 && !index.is_partial() {
+            if next.as_ref().is_some_and(ScanPosition::is_start) && index.len() == 0 && !index.is_partial() {
                 return Ok(());
             }
-            match self.gather(state, index, &mut next) {
+            match self.gather(state, index, &mut next, pin) {
                 Ok(()) => break contents,
-                // A cursor is valid in every index of these keys.
-                Err(unread) => state.rebuild_for(unread)?,
+                // A position is valid in every index of these keys.
+                Err(error) if state.rebuild_if_damaged(&error)? => {}
+                Err(error) => return Err(error),
             }
         };
         self.cursor = next;
-        for location in self.places.drain(..) {
+        // The last one found is the first one returned.
+        for location in self.places.drain(..).rev() {
             match read(state, contents, location, pin) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
@@ -124,16 +125,19 @@ impl<R> Walk<R> {
     ///
     /// # Errors
     ///
-    /// If a bucket is in an unreadable block of a checkpoint; the bucket is then the next one.
+    /// If a bucket is in an unreadable block of a checkpoint; the bucket is then the next one. Or if a
+    /// key at the begin of a scan cannot be read.
     fn gather(
         &mut self,
         state: &State,
-        index: &Index,
-        next: &mut Option<Cursor>,
-    ) -> std::result::Result<(), BlockError> {
-        while let Some(at) = next.filter(|_| self.places.len() < AHEAD) {
+        index: &KeyIndex,
+        next: &mut Option<ScanPosition>,
+        pin: &Pin,
+    ) -> Result<()> {
+        let is_before = |location, key: &[u8]| state.is_before(location, key, pin);
+        while let Some(at) = next.as_ref().filter(|_| self.places.len() < AHEAD) {
             let known = self.places.len();
-            *next = index.scan(at, &mut self.places)?;
+            *next = index.scan(at, &mut self.places, is_before)?;
             for location in &self.places[known..] {
                 state.shared.space.prefetch(*location);
             }
@@ -156,7 +160,7 @@ impl<R> Walk<R> {
 
 /// Returns the record of an entry, if readers see one.
 #[inline]
-fn read<'p>(
+pub(super) fn read<'p>(
     state: &'p State,
     contents: &KeyspaceData,
     location: Location,
@@ -238,7 +242,7 @@ impl Iterator for Iter {
                     (Value::from_slice(key), Value::from_slice(value))
                 }));
             }
-            self.walk.cursor?;
+            self.walk.cursor.as_ref()?;
             if let Err(error) = self.step() {
                 return Some(Err(error));
             }
@@ -329,7 +333,7 @@ impl<'v> Iterator for ViewIter<'v> {
             if let Some(found) = self.walk.pop(self.view.keyspace) {
                 return Some(found.map(|record| (record.key(), record.value())));
             }
-            self.walk.cursor?;
+            self.walk.cursor.as_ref()?;
             if let Err(error) = self.step() {
                 return Some(Err(error));
             }

@@ -8,19 +8,25 @@
 pub(crate) mod bytes;
 pub(crate) mod copy;
 pub(crate) mod iter;
+pub(crate) mod key_range;
 pub(crate) mod multi_get;
+pub(crate) mod ordered;
+pub(crate) mod range;
+pub(crate) mod range_buffer;
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::Deref;
+use std::ops::{Deref, RangeBounds};
 
 use crate::engine::read::iter::ViewIter;
+use crate::engine::read::key_range::KeyRange;
+use crate::engine::read::range::ViewRange;
 use crate::engine::state::State;
 use crate::engine::state::catalog::KeyspaceState;
 use crate::error::{Error, Result};
 use crate::format::Seq;
-use crate::format::hash::Hash;
+use crate::index::key_index::SearchKey;
 use crate::mem::address_space::{Record, Slice};
 use crate::sync::epoch::Pin;
 
@@ -232,6 +238,25 @@ impl<'s> View<'s> {
         ViewIter::new(self)
     }
 
+    /// Returns an iterator over a range of the keys of an ordered keyspace and their values, in order,
+    /// borrowed from the view.
+    ///
+    /// See [`Reader::range`](crate::Reader::range).
+    #[must_use]
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> ViewRange<'_> {
+        ViewRange::new(self, KeyRange::of(&range))
+    }
+
+    /// Returns an iterator over the keys of an ordered keyspace that begin with `prefix` and their
+    /// values, in order, borrowed from the view.
+    ///
+    /// See [`Reader::prefix`](crate::Reader::prefix).
+    #[doc(alias = "scan_prefix")]
+    #[must_use]
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> ViewRange<'_> {
+        ViewRange::new(self, KeyRange::of_prefix(prefix.as_ref()))
+    }
+
     /// Appends the values of many keys to `values`, in their order, as of one point in the order of
     /// writes.
     ///
@@ -280,10 +305,10 @@ impl State {
     ) -> Result<Option<Record<'p>>> {
         self.fork_guard.check()?;
         let contents = self.contents(keyspace, pin)?;
-        let hash = self.hash_key.hash(key);
-        let record = match self.lookup(contents, hash, key, pin) {
+        let key = self.search_key(key);
+        let record = match self.lookup(contents, key, pin) {
             Ok(record) => record,
-            Err(error) => self.get_rebuilt(keyspace, hash, key, pin, error)?,
+            Err(error) => self.get_rebuilt(keyspace, key, pin, error)?,
         };
         if let (true, Some(record)) = (self.config.verify_reads, &record) {
             self.check_record(record)?;
@@ -297,13 +322,12 @@ impl State {
     fn get_rebuilt<'p>(
         &'p self,
         keyspace: &'p KeyspaceState,
-        hash: Hash,
-        key: &[u8],
+        key: SearchKey<'_>,
         pin: &'p Pin,
         mut error: Error,
     ) -> Result<Option<Record<'p>>> {
         while self.rebuild_if_damaged(&error)? {
-            match self.lookup(self.contents(keyspace, pin)?, hash, key, pin) {
+            match self.lookup(self.contents(keyspace, pin)?, key, pin) {
                 Err(next) => error = next,
                 found => return found,
             }

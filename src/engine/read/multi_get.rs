@@ -8,7 +8,7 @@ use crate::engine::state::State;
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::engine::state::hinted_records::waiting_part;
 use crate::error::{Error, Result};
-use crate::format::hash::Hash;
+use crate::index::key_index::SearchKey;
 use crate::mem::address_space::Record;
 use crate::mem::alloc;
 use crate::sync::epoch::Pin;
@@ -16,7 +16,7 @@ use crate::sync::epoch::Pin;
 /// The number of keys in flight at once: about as many loads as a core keeps in flight.
 const WINDOW: usize = 16;
 /// The number of attempts to read many keys between two writes, before the writers' lock is taken.
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
 
 /// The result of a read that does not wait for the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,9 +93,9 @@ impl<'p, T, F: Fn(Record<'p>) -> T> MultiGet<'p, F> {
         out: &mut Vec<Option<T>>,
     ) -> Result<()> {
         let state = self.state;
-        let hashes = state.prefetch_window(contents, keys);
-        for (key, hash) in keys.iter().zip(hashes.iter().flatten()) {
-            let record = state.lookup(contents, *hash, key.as_ref(), self.pin)?;
+        let window = state.prefetch_window(contents, keys);
+        for key in window.into_iter().flatten() {
+            let record = state.lookup(contents, key, self.pin)?;
             if let (true, Some(record)) = (state.config.verify_reads, &record) {
                 state.check_record(record)?;
             }
@@ -152,19 +152,23 @@ impl State {
     /// Starts the loads of up to [`WINDOW`] keys: first those of their buckets, then of overflow
     /// lines, then of their records.
     #[inline]
-    fn prefetch_window(&self, contents: &KeyspaceData, keys: &[impl AsRef<[u8]>]) -> [Option<Hash>; WINDOW] {
-        let hashes: [Option<Hash>; WINDOW] = std::array::from_fn(|n| {
-            let hash = self.hash_of(keys.get(n)?.as_ref());
-            contents.index.prefetch(hash);
-            Some(hash)
+    fn prefetch_window<'k>(
+        &self,
+        contents: &KeyspaceData,
+        keys: &'k [impl AsRef<[u8]>],
+    ) -> [Option<SearchKey<'k>>; WINDOW] {
+        let window: [Option<SearchKey<'k>>; WINDOW] = std::array::from_fn(|n| {
+            let key = self.search_key(keys.get(n)?.as_ref());
+            contents.index.prefetch(key);
+            Some(key)
         });
-        for hash in hashes.iter().flatten() {
-            contents.index.prefetch_next(*hash);
+        for key in window.iter().flatten() {
+            contents.index.prefetch_next(*key);
         }
-        for hash in hashes.iter().flatten() {
-            self.prefetch_records(contents, *hash);
+        for key in window.iter().flatten() {
+            self.prefetch_records(contents, *key);
         }
-        hashes
+        window
     }
 
     /// Appends owned values of many keys, as of one point in the order of writes.
@@ -221,10 +225,10 @@ impl State {
         let pin = self.pin();
         let contents = self.contents(keyspace, &pin)?;
         let mut absent = false;
-        contents.index.find(self.hash_of(key), |location| {
+        contents.index.visit_candidates(self.search_key(key), |location| {
             let resident = self.shared.space.bring_near(location, &pin, !self.notifier.has_no_worker());
             absent |= !resident.map_err(|error| Error::io("ask about", self.shared.dir.path(), error))?;
-            Ok::<bool, Error>(false)
+            Ok::<(), Error>(())
         })?;
         Ok(!absent)
     }

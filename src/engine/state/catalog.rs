@@ -18,7 +18,7 @@ use crate::engine::state::snapshot_registry::{Forget, RetainedVersions, Snapshot
 use crate::format::keyspace_change::KeyspaceChange;
 use crate::format::manifest::Manifest;
 use crate::format::{KeyspaceId, Seq};
-use crate::index::hash::{Index, IndexWriter};
+use crate::index::key_index::{KeyIndex, KeyIndexWriter};
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::mem::address_space::{AddressSpace, RangePin};
 use crate::recovery::recovered::RecoveredKeyspace;
@@ -30,7 +30,7 @@ use crate::sync::statistic::SingleWriter;
 #[derive(Debug)]
 pub(crate) struct KeyspaceData {
     pub(crate) id: KeyspaceId,
-    pub(crate) index: Arc<Index>,
+    pub(crate) index: KeyIndex,
     /// The position of the index's writer in [`Indexes`].
     slot: usize,
     /// The number of keys. The index holds more entries while a batch with removals is being
@@ -48,7 +48,7 @@ pub(crate) struct KeyspaceData {
 #[derive(Debug)]
 pub(crate) struct KeyspaceAsOf {
     pub(crate) id: KeyspaceId,
-    pub(crate) index: Arc<Index>,
+    pub(crate) index: KeyIndex,
     pub(crate) versions: Arc<RetainedVersions>,
     begin: Seq,
     /// The number of the change that ended them.
@@ -61,7 +61,7 @@ impl Clone for KeyspaceAsOf {
     /// Clones without the range pins: those stay with the keyspace as long as a snapshot sees the
     /// contents.
     fn clone(&self) -> Self {
-        let (index, versions) = (Arc::clone(&self.index), Arc::clone(&self.versions));
+        let (index, versions) = (self.index.clone(), Arc::clone(&self.versions));
         Self { id: self.id, index, versions, begin: self.begin, end: self.end, range_pins: Vec::new() }
     }
 }
@@ -79,7 +79,7 @@ impl NewContents {
     /// Adds the index to those of the store, and returns the contents.
     fn add_to(self, indexes: &mut Indexes) -> Box<KeyspaceData> {
         let Self { id, begin, slot } = self;
-        let index = Arc::clone(slot.index.index());
+        let index = slot.index.index();
         let slot = indexes.add(slot);
         Box::new(KeyspaceData {
             id,
@@ -95,7 +95,7 @@ impl NewContents {
 
 impl KeyspaceData {
     fn seen(&self, end: Seq) -> KeyspaceAsOf {
-        let (index, versions) = (Arc::clone(&self.index), Arc::clone(&self.versions));
+        let (index, versions) = (self.index.clone(), Arc::clone(&self.versions));
         KeyspaceAsOf { id: self.id, index, versions, begin: self.begin, end, range_pins: Vec::new() }
     }
 
@@ -352,12 +352,12 @@ impl Catalog {
     /// Gives a keyspace another index with equal contents, under the writer mutex.
     ///
     /// Searches of the old index fail from then on.
-    pub(crate) fn reindex(&self, indexes: &mut Indexes, keyspace: &Arc<KeyspaceState>, index: IndexWriter) {
-        let pin = keyspace.pin();
-        let Some(was) = keyspace.contents(&pin) else { return };
+    pub(crate) fn reindex(&self, indexes: &mut Indexes, of: &Arc<KeyspaceState>, index: KeyIndexWriter) {
+        let pin = of.pin();
+        let Some(was) = of.contents(&pin) else { return };
         let contents = KeyspaceData {
             id: was.id,
-            index: Arc::clone(index.index()),
+            index: index.index(),
             slot: was.slot,
             // Relaxed, both: only the holder of the writer mutex changes them.
             keys: was.keys.copied(),
@@ -366,9 +366,9 @@ impl Catalog {
             versions: Arc::clone(&was.versions),
         };
         let before = std::mem::replace(&mut indexes.of(was).index, index);
-        keyspace.contents.replace(Some(Box::new(contents)));
+        of.contents.replace(Some(Box::new(contents)));
         before.index().supersede();
-        self.retired.lock().push(Arc::clone(keyspace));
+        self.retired.lock().push(Arc::clone(of));
     }
 
     /// Removes a keyspace, under the writer mutex. Returns its index.
@@ -503,8 +503,9 @@ mod tests {
     use super::*;
 
     fn new(number: u32) -> NewContents {
-        let slot = KeyspaceIndex::new(Index::new().expect("memory").1);
-        NewContents { id: KeyspaceId(number), begin: Seq(number.into()), slot }
+        let id = KeyspaceId(number);
+        let slot = KeyspaceIndex::empty(id, std::path::Path::new("store")).expect("memory");
+        NewContents { id, begin: Seq(number.into()), slot }
     }
 
     #[test]
@@ -512,7 +513,8 @@ mod tests {
         let (catalog, mut indexes) = Catalog::new(Vec::new(), Vec::new(), Domain::new());
         let keyspace = catalog.add(&mut indexes, "a", "", new(1));
         let pin = keyspace.pin();
-        let seen = Arc::clone(&keyspace.contents(&pin).expect("it is there").index);
+        let index = &keyspace.contents(&pin).expect("it is there").index;
+        let seen = Arc::clone(index.hashed().expect("it is not ordered"));
         drop(catalog.clear(
             &AddressSpace::reserve().expect("address space"),
             &mut indexes,

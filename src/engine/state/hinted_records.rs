@@ -25,6 +25,7 @@ use crate::format::KeyspaceId;
 use crate::format::hash::Hash;
 use crate::format::hint::{PARTS, part_of};
 use crate::index::checkpoint::is_of_checkpoint;
+use crate::index::hash::IndexWriter;
 use crate::index::hash::block_error::BlockError;
 use crate::mem::address_space::Record;
 use crate::mem::alloc;
@@ -199,7 +200,7 @@ impl State {
         let pin = self.pin();
         for keyspace in self.catalog.all() {
             if let Some(contents) = keyspace.contents(&pin) {
-                contents.index.end_waiting();
+                contents.index.hashed().into_iter().for_each(|index| index.end_waiting());
             }
         }
         *self.hinted.parts.lock() = None;
@@ -218,9 +219,11 @@ impl State {
         let mut changes = Vec::new();
         for (keyspace, group) in &planned {
             let Some(contents) = keyspace.contents(&pin) else { continue };
-            let grown = writer.indexes.of(contents).index.reserve_many(group.len());
+            // Only hash indexes wait for hints.
+            let Some(index) = writer.indexes.of(contents).index.hashed() else { continue };
+            let grown = index.reserve_many(group.len());
             grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
-            changes.push((contents, self.plan(writer, contents, group, &pin)?));
+            changes.push((contents, self.plan(index, contents, group, &pin)?));
         }
         for (contents, changes) in changes {
             self.carry_out(writer, contents, changes);
@@ -231,7 +234,7 @@ impl State {
     /// Decides about the records of one keyspace. It changes nothing.
     fn plan(
         &self,
-        writer: &mut WriterState,
+        index: &IndexWriter,
         contents: &KeyspaceData,
         records: &[HintedRecord],
         pin: &Pin,
@@ -239,7 +242,6 @@ impl State {
         let mut plan = PartChanges::default();
         let room = alloc::reserve(&mut plan.changes, records.len());
         room.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))?;
-        let index = &writer.indexes.of(contents).index;
         for same in records.chunk_by(|one, other| one.hash == other.hash) {
             for newest in self.newest(contents.id, same, &mut plan, pin)? {
                 let HintedRecord { hash, location, is_tombstone, .. } = newest;
@@ -313,18 +315,19 @@ impl State {
     /// Changes the index of a keyspace and its counters. The index has the space.
     fn carry_out(&self, writer: &mut WriterState, contents: &KeyspaceData, plan: PartChanges) {
         let slot = writer.indexes.of(contents);
+        let Some(index) = slot.index.hashed() else { return };
         for change in plan.changes {
             match change {
                 IndexChange::Insert(hash, location) => {
                     // Its first read verifies it.
-                    slot.index.insert_unverified(hash, location);
+                    index.insert_unverified(hash, location);
                     contents.keys.add(1);
                 }
                 IndexChange::Replace(hash, old, new) => {
-                    slot.index.replace(hash, old, new);
+                    index.replace(hash, old, new);
                 }
                 IndexChange::Remove(hash, old) => {
-                    slot.index.remove(hash, old);
+                    index.remove(hash, old);
                     contents.keys.add(u64::MAX);
                 }
             }

@@ -14,6 +14,7 @@ use crate::index::checkpoint::is_of_checkpoint;
 use crate::index::hash::Index;
 use crate::index::hash::block_error::BlockError;
 use crate::index::hash::collapsed::Collapsed;
+use crate::index::key_index::KeyIndex;
 use crate::sync::statistic::Statistic;
 
 /// The token that all indexes are whole, and stay so.
@@ -43,8 +44,9 @@ pub(crate) struct IndexLoader {
 
 impl IndexLoader {
     /// Starts with the indexes that recovery opened.
-    pub(super) fn new<'i>(indexes: impl Iterator<Item = &'i Arc<Index>>) -> Self {
-        let partial: Vec<_> = indexes.filter(|index| index.is_partial()).map(Arc::clone).collect();
+    pub(super) fn new(indexes: impl Iterator<Item = KeyIndex>) -> Self {
+        let hashed = indexes.filter_map(|index| index.hashed().map(Arc::clone));
+        let partial: Vec<_> = hashed.filter(|index| index.is_partial()).collect();
         let is_loading = AtomicBool::new(!partial.is_empty());
         Self { loading: Mutex::new(partial), is_loading, ..Self::default() }
     }
@@ -195,6 +197,7 @@ impl State {
         let _events = crate::trace::at_end();
         match unread.waiting_part() {
             Some(part) => self.complete_part(part),
+            None if unread.is_final() => Err(unread.into()),
             None => self.rebuild(&unread.into()),
         }
     }

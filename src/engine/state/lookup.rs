@@ -4,6 +4,7 @@
 //! pass finds the entry of a value by its location. A prefetch wants every entry of a hash. A bulk
 //! load compares two records of the log, and inserts one.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::State;
@@ -13,9 +14,8 @@ use crate::error::{Error, Result};
 use crate::format::hash::Hash;
 use crate::format::record::{RecordPlace, payload_sum};
 use crate::format::{Defect, KeyspaceId, Seq};
-use crate::index::hash::Index;
 use crate::index::hash::block_error::BlockError;
-use crate::index::search::IndexSearch;
+use crate::index::key_index::{KeyCompare, KeyIndex, KeySearch, SearchKey};
 use crate::mem::address_space::Record;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
@@ -24,8 +24,7 @@ use crate::sync::epoch::Pin;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lookup<'a> {
     pub(crate) keyspace: KeyspaceId,
-    pub(crate) key: &'a [u8],
-    pub(crate) hash: Hash,
+    pub(crate) key: SearchKey<'a>,
 }
 
 /// The record of a key, and its location in the index.
@@ -39,8 +38,9 @@ impl Lookup<'_> {
     /// Returns the record of the key that an index leads to, a tombstone included. The caller
     /// decides if a reader may see it.
     ///
-    /// Another record with the tag is verified. It is hardly ever a coincidence: the record may be
-    /// the key's own, and damaged.
+    /// Another record with the tag of a hash index is verified. It is hardly ever a coincidence: the
+    /// record may be the key's own, and damaged. In a tree, records that are compared are verified if the
+    /// key is not found.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl Lookup<'_> {
     pub(crate) fn find<'p>(
         self,
         state: &'p State,
-        index: &impl IndexSearch,
+        index: &impl KeySearch,
         pin: &'p Pin,
     ) -> Result<Option<FoundRecord<'p>>> {
         self.find_with(state, index, pin, move |other| state.check_record(other))
@@ -64,7 +64,7 @@ impl Lookup<'_> {
     pub(crate) fn find_readable<'p>(
         self,
         state: &'p State,
-        index: &impl IndexSearch,
+        index: &impl KeySearch,
         pin: &'p Pin,
     ) -> Result<Option<FoundRecord<'p>>> {
         self.find_with(state, index, pin, move |other| state.check_replaced(other))
@@ -75,25 +75,76 @@ impl Lookup<'_> {
     fn find_with<'p>(
         self,
         state: &'p State,
-        index: &impl IndexSearch,
+        index: &impl KeySearch,
         pin: &'p Pin,
         check_other: impl Fn(&Record<'p>) -> Result<()>,
     ) -> Result<Option<FoundRecord<'p>>> {
-        let Self { keyspace, key, hash } = self;
-        let mut hit = None;
-        let place = &mut hit;
-        let found = index.find(hash, move |location| {
-            let record = state.record_as_it_is(location, pin)?;
-            if record.is_of(keyspace, key) {
-                *place = Some(record);
-                return Ok(true);
-            }
-            check_other(&record)?;
-            Ok::<bool, Error>(false)
-        })?;
-        let (Some(location), Some(record)) = (found, hit) else { return Ok(None) };
+        let Self { keyspace, key } = self;
+        let compare = Comparison {
+            state,
+            pin,
+            keyspace,
+            key: key.bytes,
+            check_other,
+            hit: None,
+            verifies: false,
+            compared: false,
+        };
+        let Some((location, found)) = index.find(key, compare)? else { return Ok(None) };
+        let Some(record) = found.hit else { return Ok(None) };
         state.check_replaced(&record)?;
         Ok(Some(FoundRecord { location, record }))
+    }
+}
+
+/// The comparison of a key with those in records of the log.
+struct Comparison<'a, 'p, C> {
+    state: &'p State,
+    pin: &'p Pin,
+    keyspace: KeyspaceId,
+    key: &'a [u8],
+    check_other: C,
+    /// The record of the key.
+    hit: Option<Record<'p>>,
+    /// True once other records are to be verified.
+    verifies: bool,
+    /// True if another record was compared and not verified.
+    compared: bool,
+}
+
+impl<'p, C: Fn(&Record<'p>) -> Result<()>> KeyCompare<Error> for Comparison<'_, 'p, C> {
+    #[inline]
+    fn is_key(&mut self, location: Location) -> Result<bool> {
+        let record = self.state.record_as_it_is(location, self.pin)?;
+        if record.is_of(self.keyspace, self.key) {
+            self.hit = Some(record);
+            return Ok(true);
+        }
+        (self.check_other)(&record)?;
+        Ok(false)
+    }
+
+    fn order(&mut self, location: Location) -> Result<Ordering> {
+        let record = self.state.record_as_it_is(location, self.pin)?;
+        let order = record.key().cmp(self.key);
+        // Zeros in place of an unreadable page may have any order.
+        self.state.check_replaced(&record)?;
+        if record.header().keyspace != self.keyspace {
+            return Err(self.state.damage_of(&record, Defect::IndexMismatch));
+        }
+        if order.is_eq() {
+            self.hit = Some(record);
+        } else if self.verifies {
+            (self.check_other)(&record)?;
+        } else {
+            self.compared = true;
+        }
+        Ok(order)
+    }
+
+    fn is_to_repeat(&mut self) -> bool {
+        self.verifies = true;
+        self.compared
     }
 }
 
@@ -107,20 +158,19 @@ impl State {
     pub(crate) fn lookup<'p>(
         &'p self,
         contents: &KeyspaceData,
-        hash: Hash,
-        key: &[u8],
+        key: SearchKey<'_>,
         pin: &'p Pin,
     ) -> Result<Option<Record<'p>>> {
         loop {
-            let lookup = Lookup { keyspace: contents.id, key, hash };
-            let found = lookup.find(self, &*contents.index, pin)?;
+            let lookup = Lookup { keyspace: contents.id, key };
+            let found = lookup.find(self, &contents.index, pin)?;
             let Some(FoundRecord { location, record }) = found else { return Ok(None) };
             if self.visibility.is_visible(record.seq()) {
                 // A removal whose batch has just ended, or a value whose header is damaged.
                 if !record.is_put() {
                     self.check_record(&record)?;
                 }
-                self.check_first(&contents.index, hash, location, &record)?;
+                self.check_first(&contents.index, key, location, &record)?;
                 return Ok(record.is_put().then_some(record));
             }
             match self.visibility.before(location, pin) {
@@ -191,7 +241,7 @@ impl State {
                 self.check_record(&record)?;
             }
             if contents.index.is_from_checkpoint() {
-                self.check_first(&contents.index, self.hash_of(record.key()), location, &record)?;
+                self.check_first(&contents.index, self.search_key(record.key()), location, &record)?;
             }
             self.check_replaced(&record)?;
             return Ok(record.is_put().then_some(record));
@@ -216,23 +266,23 @@ impl State {
                 Ok(Some(record))
             }
             // The batch ended meanwhile, so look up the key's present record.
-            None => self.lookup(contents, self.hash_of(record.key()), record.key(), pin),
+            None => self.lookup(contents, self.search_key(record.key()), pin),
         }
     }
 
     /// Prefetches the records that the key may have now.
     #[inline]
-    pub(crate) fn prefetch_records(&self, contents: &KeyspaceData, hash: Hash) {
-        self.prefetch_index(&contents.index, hash);
+    pub(crate) fn prefetch_records(&self, contents: &KeyspaceData, key: SearchKey<'_>) {
+        self.prefetch_index(&contents.index, key);
     }
 
     /// Prefetches the records that an index may lead to.
     #[inline]
-    pub(crate) fn prefetch_index(&self, index: &Index, hash: Hash) {
+    pub(crate) fn prefetch_index(&self, index: &KeyIndex, key: SearchKey<'_>) {
         // A line that cannot be read is an error of the search that follows.
-        drop(index.find(hash, |location| {
+        drop(index.visit_candidates(key, |location| {
             self.shared.space.prefetch(location);
-            Ok::<bool, BlockError>(false)
+            Ok::<(), BlockError>(())
         }));
     }
 
@@ -240,6 +290,38 @@ impl State {
     #[inline]
     pub(crate) fn hash_of(&self, key: &[u8]) -> Hash {
         self.hash_key.hash(key)
+    }
+
+    /// Returns a key with its keyed hash.
+    #[inline]
+    pub(crate) fn search_key<'k>(&self, key: &'k [u8]) -> SearchKey<'k> {
+        SearchKey { bytes: key, hash: self.hash_key.hash(key) }
+    }
+
+    /// Returns the key in the record at a location of an index.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`State::record`].
+    pub(crate) fn read_key<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<&'p [u8]> {
+        let record = self.record_as_it_is(location, pin)?;
+        let key = record.key();
+        self.check_replaced(&record).map(|()| key)
+    }
+
+    /// Returns the key in the record at a location of an index, if it can be read.
+    #[inline]
+    pub(crate) fn key_at<'p>(&'p self, location: Location, pin: &'p Pin) -> Option<&'p [u8]> {
+        self.read_key(location, pin).ok()
+    }
+
+    /// Returns true if the key in the record at a location of an index is before another one.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`State::record`].
+    pub(crate) fn is_before(&self, location: Location, other: &[u8], pin: &Pin) -> Result<bool> {
+        self.read_key(location, pin).map(|key| key < other)
     }
 
     /// Verifies a record against both of its checksums.
@@ -270,13 +352,13 @@ impl State {
     #[inline]
     pub(crate) fn check_first(
         &self,
-        index: &Index,
-        hash: Hash,
+        index: &KeyIndex,
+        key: SearchKey<'_>,
         location: Location,
         record: &Record<'_>,
     ) -> Result<()> {
         if index.is_from_checkpoint() {
-            self.check_unless_verified(index, hash, location, record)
+            self.check_unless_verified(index, key, location, record)
         } else {
             Ok(())
         }
@@ -285,16 +367,16 @@ impl State {
     #[inline(never)]
     fn check_unless_verified(
         &self,
-        index: &Index,
-        hash: Hash,
+        index: &KeyIndex,
+        key: SearchKey<'_>,
         location: Location,
         record: &Record<'_>,
     ) -> Result<()> {
-        if index.is_verified(hash, location) {
+        if index.is_verified(key, location) {
             return Ok(());
         }
         self.check_record(record)?;
-        index.set_verified(hash, location);
+        index.set_verified(key, location);
         Ok(())
     }
 
@@ -315,7 +397,7 @@ impl State {
     /// # Errors
     ///
     /// `Corrupt`.
-    pub(crate) fn check_former(&self, index: &Index, record: &Record<'_>) -> Result<()> {
+    pub(crate) fn check_former(&self, index: &KeyIndex, record: &Record<'_>) -> Result<()> {
         if index.is_from_checkpoint() { self.check_record(record) } else { Ok(()) }
     }
 

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::record::{HEADER_SIZE, RecordKind};
 use crate::format::record_reader::ReadAt;
 use crate::index::checkpoint::is_of_checkpoint;
-use crate::index::hash::IndexWriter;
+use crate::index::key_index::KeyIndexWriter;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::log::segment_reader::Records;
@@ -46,7 +46,7 @@ impl State {
         for keyspace in self.catalog.all() {
             let contents = keyspace.contents(&pin).filter(|contents| contents.index.is_partial());
             let Some(id) = contents.map(|contents| contents.id) else { continue };
-            builders.add(IndexBuilder::known(id, KeyspaceIndex::empty(self.shared.dir.path())?, 0));
+            builders.add(IndexBuilder::known(id, KeyspaceIndex::empty(id, self.shared.dir.path())?, 0));
             partial.push((id, keyspace));
         }
         if partial.is_empty() {
@@ -66,9 +66,9 @@ impl State {
         self.read_all_back(&mut builders).inspect_err(|error| self.loader.note_stuck(error))?;
         for (id, keyspace) in partial {
             let Some(builder) = builders.remove(id) else { continue };
-            let (slot, live_bytes) = builder.finish();
+            let (slot, live_bytes) = builder.finish(&self.shared.space, self.shared.dir.path())?;
             let Some(contents) = keyspace.contents(&pin) else { continue };
-            let found = slot.index.index().len() as u64;
+            let found = slot.index.len() as u64;
             debug_assert!(is_waiting || contents.keys() == found, "the log says what the checkpoint said");
             contents.keys.set(found);
             contents.live_bytes.set(live_bytes);
@@ -87,7 +87,7 @@ impl State {
         writer: &mut WriterState,
         contents: &KeyspaceData,
         slot: KeyspaceIndex,
-    ) -> IndexWriter {
+    ) -> KeyIndexWriter {
         let (index, live) = slot.into_parts();
         for (ordinal, bytes) in writer.indexes.of(contents).recount(live) {
             self.shared.space.add_hidden_in(ordinal, bytes);

@@ -35,6 +35,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use crate::format::Seq;
+use crate::index::key_index::ScanPosition;
 use crate::mem::address_space::OwnedRecord;
 use crate::mem::alloc;
 use crate::sync::statistic::Statistic;
@@ -49,29 +50,36 @@ struct Version {
     record: OwnedRecord,
 }
 
-/// The old versions in one keyspace's contents, by the scan order of the key's hash and the number
-/// at which they ended.
+/// The old versions in one keyspace's contents, by the scan order of their keys and the number at
+/// which they ended.
 #[derive(Debug, Default)]
 pub(crate) struct RetainedVersions {
-    map: RwLock<BTreeMap<(u64, Seq), Version>>,
+    map: RwLock<BTreeMap<(ScanPosition, Seq), Version>>,
 }
 
 impl RetainedVersions {
     /// Returns the version of a key as of a number, if it has been replaced since.
-    pub(crate) fn find(&self, order: u64, key: &[u8], at: Seq) -> Option<OwnedRecord> {
+    pub(crate) fn find(&self, position: &ScanPosition, key: &[u8], at: Seq) -> Option<OwnedRecord> {
         let map = self.map.read();
         // Versions that ended at or before the number are over.
-        let mut later = map.range((order, at.next())..=(order, Seq(u64::MAX)));
+        let place = |end| (position.clone(), end);
+        let mut later = map.range(place(at.next())..=place(Seq(u64::MAX)));
         let found = later.find(|(_, version)| version.begin <= at && version.record.key() == key);
         found.map(|(_, version)| version.record.clone())
     }
 
     /// Appends the versions of the keys between two scan positions as of a number, if they have
     /// been replaced since.
-    pub(crate) fn between(&self, from: u64, to: Option<u64>, at: Seq, out: &mut Vec<OwnedRecord>) {
+    pub(crate) fn between(
+        &self,
+        from: &ScanPosition,
+        to: Option<&ScanPosition>,
+        at: Seq,
+        out: &mut Vec<OwnedRecord>,
+    ) {
         let map = self.map.read();
-        let end = to.unwrap_or(u64::MAX);
-        let range = map.range((from, Seq::ZERO)..).take_while(|((order, _), _)| to.is_none() || *order < end);
+        let range = map.range((from.clone(), Seq::ZERO)..);
+        let range = range.take_while(|((position, _), _)| to.is_none_or(|end| position < end));
         let seen = range.filter(|((_, end), version)| version.begin <= at && at < *end);
         out.extend(seen.map(|(_, version)| version.record.clone()));
     }
@@ -82,7 +90,7 @@ impl RetainedVersions {
 enum Retained {
     Version {
         versions: Arc<RetainedVersions>,
-        place: (u64, Seq),
+        place: (ScanPosition, Seq),
         begin: Seq,
         bytes: u64,
     },
@@ -182,7 +190,7 @@ impl SnapshotRegistry {
     pub(crate) fn keep(
         &self,
         versions: &Arc<RetainedVersions>,
-        order: u64,
+        position: ScanPosition,
         record: OwnedRecord,
         begin: Seq,
         end: Seq,
@@ -190,8 +198,8 @@ impl SnapshotRegistry {
         let mut alive = self.alive.lock();
         let Some((_, newest)) = alive.range_mut(begin..).next_back() else { return };
         let bytes = record.len();
-        let place = (order, end);
-        versions.map.write().insert(place, Version { begin, record });
+        let place = (position, end);
+        versions.map.write().insert(place.clone(), Version { begin, record });
         newest.held.push(Retained::Version { versions: Arc::clone(versions), place, begin, bytes });
         self.versions.add(1);
         self.bytes.add(bytes);

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Condition, point};
+use super::{Condition, check_len};
 use crate::config::Durability;
 use crate::engine::Engine;
 use crate::engine::state::WriterState;
@@ -15,8 +15,8 @@ use crate::engine::state::write_guard::WriteGuard;
 use crate::engine::write::batch_ops::{BatchOp, BatchOps, Expected, frame_len};
 use crate::error::{Error, Result};
 use crate::format::Seq;
-use crate::format::hash::Hash;
 use crate::format::record::{BatchSum, HEADER_SIZE, RecordKind};
+use crate::index::key_index::SearchKey;
 use crate::log::allocator::quota::SpaceClass;
 use crate::log::segment::Segment;
 use crate::log::writer::{BatchHeader, NewRecord};
@@ -39,7 +39,7 @@ struct Prepared<'a> {
 /// Memory for the notes made while a batch is applied, when no step can fail any more.
 pub(crate) struct Notes<'a> {
     room: ReservedEntries,
-    tombstones: Vec<(&'a KeyspaceData, Hash, Location)>,
+    tombstones: Vec<(&'a KeyspaceData, SearchKey<'a>, Location)>,
 }
 
 /// The present records of keys that a batch writes to, in the order of the writes, with their
@@ -49,7 +49,7 @@ pub(crate) type PresentRecords<'p> = Vec<(usize, FoundRecord<'p>)>;
 /// A write of a batch.
 pub(crate) struct PlannedWrite<'a> {
     pub(crate) contents: &'a KeyspaceData,
-    pub(crate) hash: Hash,
+    pub(crate) key: SearchKey<'a>,
     pub(crate) draft: NewRecord<'a>,
     /// True if another write to the key follows.
     pub(crate) superseded: bool,
@@ -59,8 +59,7 @@ pub(crate) struct PlannedWrite<'a> {
 struct Check<'a> {
     keyspace: &'a KeyspaceState,
     contents: &'a KeyspaceData,
-    hash: Hash,
-    key: &'a [u8],
+    key: SearchKey<'a>,
     expected: Expected<'a>,
 }
 
@@ -160,21 +159,22 @@ impl Engine {
         let mut sum = BatchSum::default();
         for (place, key, step) in batch.iter() {
             let contents = contents[place];
-            let hash = self.hash_key.hash(key);
-            contents.index.prefetch(hash);
+            let search = self.search_key(key);
+            contents.index.prefetch(search);
             let (kind, value) = match step {
                 BatchOp::Insert(value) => (RecordKind::Put, value),
                 BatchOp::Remove => (RecordKind::Tombstone, [].as_slice()),
                 BatchOp::Require(expected) => {
                     alloc::reserve(&mut checks, 1).map_err(|error| self.no_room_for_batch(error))?;
-                    checks.push(Check { keyspace: keyspaces[place], contents, hash, key, expected });
+                    checks.push(Check { keyspace: keyspaces[place], contents, key: search, expected });
                     continue;
                 }
             };
+            check_len(contents.id, key)?;
             let draft = NewRecord::new(kind, contents.id, key, value)?;
             len += draft.size();
             sum.add(draft.payload_sum);
-            writes.push(PlannedWrite { contents, hash, draft, superseded: false });
+            writes.push(PlannedWrite { contents, key: search, draft, superseded: false });
         }
         let count = u32::try_from(writes.len())
             .map_err(|_| Error::BatchTooLarge { len, max: u64::from(u32::MAX) })?;
@@ -184,7 +184,7 @@ impl Engine {
         for planned in &writes {
             // Blocks of a checkpoint are read from the disk here.
             if is_few || planned.contents.index.is_partial() {
-                self.prefetch_records(planned.contents, planned.hash);
+                self.prefetch_records(planned.contents, planned.key);
             }
         }
         Ok(Prepared { writes, checks, frame })
@@ -203,7 +203,7 @@ impl Engine {
         for check in &prepared.checks {
             let slot = writer.indexes.of(check.contents);
             let reads = matches!(check.expected, Expected::Value(_));
-            let lookup = Lookup { keyspace: check.contents.id, key: check.key, hash: check.hash };
+            let lookup = Lookup { keyspace: check.contents.id, key: check.key };
             let current = self.current(slot, lookup, reads, pin)?;
             let there = current.filter(|current| current.record.is_put());
             let condition = match check.expected {
@@ -213,7 +213,7 @@ impl Engine {
             };
             if !self.holds(condition, there)? {
                 let keyspace = check.keyspace.name().to_string();
-                return Err(Error::ConditionFailed { keyspace, key: check.key.to_vec() });
+                return Err(Error::ConditionFailed { keyspace, key: check.key.bytes.to_vec() });
             }
         }
         if prepared.writes.is_empty() {
@@ -248,8 +248,8 @@ impl Engine {
         pin: &'p Pin,
     ) -> Result<()> {
         let mut look = |indexes: &mut Indexes, at: usize| {
-            let PlannedWrite { contents, hash, draft, .. } = &writes[at];
-            let lookup = Lookup { keyspace: contents.id, key: draft.key, hash: *hash };
+            let PlannedWrite { contents, key, .. } = &writes[at];
+            let lookup = Lookup { keyspace: contents.id, key: *key };
             if let Some(current) = self.current(indexes.of(contents), lookup, false, pin)? {
                 alloc::reserve(present, 1).map_err(|error| self.no_room_for_batch(error))?;
                 present.push((at, current));
@@ -262,10 +262,10 @@ impl Engine {
         let mut candidates = Vec::new();
         for (at, planned) in writes.iter().enumerate() {
             let mut is_candidate = false;
-            indexes.of(planned.contents).index.find(planned.hash, |location| {
+            indexes.of(planned.contents).index.visit_candidates(planned.key, |location| {
                 self.shared.space.prefetch(location);
                 is_candidate = true;
-                Ok::<bool, Error>(false)
+                Ok::<(), Error>(())
             })?;
             if is_candidate {
                 alloc::reserve(&mut candidates, 1).map_err(|error| self.no_room_for_batch(error))?;
@@ -328,12 +328,12 @@ impl Engine {
     ///
     /// Returns an error if its pages cannot be written to after all. Nothing was changed.
     fn apply<'a>(
-        &self,
+        &'a self,
         guard: &mut WriteGuard<'_>,
         prepared: &Prepared<'a>,
-        present: &PresentRecords<'_>,
+        present: &PresentRecords<'a>,
         notes: Notes<'a>,
-        pin: &Pin,
+        pin: &'a Pin,
     ) -> Result<Seq> {
         let Prepared { writes, frame, .. } = prepared;
         let WriteGuard { writer, effect } = guard;
@@ -355,13 +355,13 @@ impl Engine {
     /// `present` comes from [`Engine::find_present`], under the same mutex. The indexes have the
     /// space.
     pub(crate) fn apply_batch<'a>(
-        &self,
+        &'a self,
         indexes: &mut Indexes,
         segment: &Segment,
         (frame_seq, first): (Seq, u64),
-        (writes, present): (&[PlannedWrite<'a>], &PresentRecords<'_>),
+        (writes, present): (&[PlannedWrite<'a>], &PresentRecords<'a>),
         notes: Notes<'a>,
-        pin: &Pin,
+        pin: &'a Pin,
     ) {
         let Notes { room, mut tombstones } = notes;
         let (range, ordinal) = (segment.range(), segment.mapping().ordinal());
@@ -370,7 +370,7 @@ impl Engine {
         let mut offset = first;
         let mut seq = frame_seq;
         let mut present = present.iter().peekable();
-        for (at, PlannedWrite { contents, hash, draft, superseded }) in writes.iter().enumerate() {
+        for (at, PlannedWrite { contents, key, draft, superseded }) in writes.iter().enumerate() {
             let current = present.next_if(|(of, _)| *of == at).map(|(_, current)| *current);
             seq = seq.next();
             let location = range.at(offset);
@@ -384,23 +384,24 @@ impl Engine {
             let slot = indexes.of(contents);
             let there = current.filter(|current| current.record.is_put());
             self.visibility.note(location, current.map(|current| current.location), pin);
-            self.retain_version(contents, *hash, there, seq);
+            self.retain_version(contents, *key, there, seq);
             if draft.kind == RecordKind::Put {
-                point(slot, *hash, current, location);
+                self.point(slot, *key, current, location, pin);
                 self.count(contents, slot, there, ordinal, draft.size());
                 continue;
             }
             self.shared.space.add_dead(location, DeadCause::Tombstone, draft.size());
             if let Some(current) = current {
                 // The entry stays until the batch is visible: a miss has no number to compare.
-                slot.index.replace(*hash, current.location, location);
-                tombstones.push((contents, *hash, location));
+                slot.index.replace(*key, current.location, location);
+                tombstones.push((contents, *key, location));
                 self.count(contents, slot, there, ordinal, 0);
             }
         }
         self.visibility.end();
-        for (contents, hash, location) in tombstones {
-            indexes.of(contents).index.remove(hash, location);
+        for (contents, key, location) in tombstones {
+            let index = &mut indexes.of(contents).index;
+            index.remove(key, location, |other| self.key_at(other, pin));
         }
     }
 }
@@ -419,14 +420,14 @@ pub(crate) fn mark_superseded(writes: &mut [PlannedWrite<'_>], mut slots: Vec<u3
     slots.resize(count, 0);
     for at in (0..writes.len()).rev() {
         let write = &writes[at];
-        let home = write.hash.to_bits() & (count as u64 - 1);
+        let home = write.key.hash.to_bits() & (count as u64 - 1);
         let mut slot = usize::try_from(home).expect("below the number of slots");
         let is_last = loop {
             let Some(later) = slots[slot].checked_sub(1) else { break true };
             let later = &writes[later as usize];
-            let is_same = later.hash == write.hash
+            let is_same = later.key.hash == write.key.hash
                 && later.draft.keyspace == write.draft.keyspace
-                && later.draft.key == write.draft.key;
+                && later.key.bytes == write.key.bytes;
             if is_same {
                 break false;
             }

@@ -30,6 +30,26 @@ use crate::mem::dead_bytes::DeadCause;
 /// 65,530.
 const KEYSPACES_MAX: usize = 16_384;
 
+/// The order that a caller needs a keyspace to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyOrder {
+    /// Any; a new one has none.
+    Any,
+    Ascending,
+}
+
+impl KeyOrder {
+    /// Returns the order of a keyspace with this number.
+    pub(crate) fn of(id: KeyspaceId) -> Self {
+        if id.is_ordered() { Self::Ascending } else { Self::Any }
+    }
+
+    /// Returns the number that a new keyspace gets.
+    fn id_of(self, next: KeyspaceId) -> KeyspaceId {
+        if self == Self::Ascending { next.ordered() } else { next }
+    }
+}
+
 impl Engine {
     /// Returns the keyspace with a name, and creates it with a codec if there is none.
     ///
@@ -40,6 +60,7 @@ impl Engine {
         &self,
         name: &str,
         codec: &str,
+        order: KeyOrder,
         durability: Durability,
     ) -> Result<Arc<KeyspaceState>> {
         self.fork_guard.check()?;
@@ -47,12 +68,14 @@ impl Engine {
         check_codec(codec)?;
         if let Some(keyspace) = self.catalog.get(name) {
             // A read, which works after a failed sync too, and waits for nothing.
-            return Ok(keyspace);
+            return self.with_order(keyspace, order);
         }
-        let slot = KeyspaceIndex::empty(self.shared.dir.path())?;
+        let kind = order.id_of(KeyspaceId::DEFAULT);
+        let slot = KeyspaceIndex::empty(kind, self.shared.dir.path())?;
         let mut guard = WriteGuard::lock(self)?;
         if let Some(keyspace) = self.catalog.get(name) {
-            return Ok(keyspace);
+            drop(guard);
+            return self.with_order(keyspace, order);
         }
         if guard.writer.names.iter().len() > KEYSPACES_MAX {
             return Err(Error::Limit {
@@ -60,15 +83,23 @@ impl Engine {
                 advice: "put a prefix before the keys of one keyspace instead",
             });
         }
-        let id = guard.writer.names.next();
+        let id = order.id_of(guard.writer.names.next());
         let change = KeyspaceChange::Create { id, name: name.to_owned(), codec: codec.to_owned() };
         let seq = self.append_change(&mut guard, &change)?;
         let new = NewContents { id, begin: seq, slot };
         let keyspace = self.catalog.add(&mut guard.writer.indexes, name, codec, new);
         let work = guard.end();
         self.notify_worker(work);
-        crate::trace::keyspace_created(name, id.0);
+        crate::trace::keyspace_created(name, id.number());
         self.wait_for(seq, durability)?;
+        Ok(keyspace)
+    }
+
+    /// Returns a keyspace that has the order that the caller needs.
+    fn with_order(&self, keyspace: Arc<KeyspaceState>, order: KeyOrder) -> Result<Arc<KeyspaceState>> {
+        if order == KeyOrder::Ascending {
+            self.ordered_contents(&keyspace, &self.pin())?;
+        }
         Ok(keyspace)
     }
 
@@ -114,7 +145,7 @@ impl Engine {
         self.catalog.rename(&keyspace, to);
         let work = guard.end();
         self.notify_worker(work);
-        crate::trace::keyspace_renamed(to, id.0);
+        crate::trace::keyspace_renamed(to, id.number());
         self.wait_for(seq, durability)
     }
 
@@ -145,7 +176,7 @@ impl Engine {
         let work = guard.end();
         let waits = self.free(old);
         self.notify_worker(work.or(waits));
-        crate::trace::keyspace_dropped(name, id.0);
+        crate::trace::keyspace_dropped(name, id.number());
         self.wait_for(seq, durability)?;
         Ok(true)
     }
@@ -161,7 +192,8 @@ impl Engine {
         durability: Durability,
     ) -> Result<Seq> {
         self.fork_guard.check()?;
-        let slot = KeyspaceIndex::empty(self.shared.dir.path())?;
+        // A clear does not change the kind.
+        let slot = KeyspaceIndex::empty(self.id_of(keyspace)?, self.shared.dir.path())?;
         let mut guard = WriteGuard::of(self, self.lock_to_empty(keyspace))?;
         let old = self.id_of(keyspace)?;
         if self.is_empty(keyspace) {
@@ -172,7 +204,8 @@ impl Engine {
             self.wait_for(seq, durability)?;
             return Ok(seq);
         }
-        let id = guard.writer.names.next();
+        let next = guard.writer.names.next();
+        let id = if old.is_ordered() { next.ordered() } else { next };
         let name = keyspace.name();
         let seq =
             self.append_change(&mut guard, &KeyspaceChange::Clear { id, old, name: name.to_string() })?;
@@ -182,7 +215,7 @@ impl Engine {
         let work = guard.end();
         let waits = self.free(before);
         self.notify_worker(work.or(waits));
-        crate::trace::keyspace_cleared(&name, id.0);
+        crate::trace::keyspace_cleared(&name, id.number());
         self.wait_for(seq, durability)?;
         Ok(seq)
     }
@@ -199,8 +232,8 @@ impl Engine {
                 return guard;
             }
             let pin = self.pin();
-            let partial = keyspace.contents(&pin).filter(|contents| contents.index.is_partial());
-            let Some(index) = partial.map(|contents| Arc::clone(&contents.index)) else { return guard };
+            let index = keyspace.contents(&pin).and_then(|contents| contents.index.hashed());
+            let Some(index) = index.filter(|index| index.is_partial()).map(Arc::clone) else { return guard };
             drop((guard, pin));
             let complete = self.complete_all();
             let whole = complete.and_then(|()| index.load_all().or_else(|unread| self.rebuild_for(unread)));
@@ -220,7 +253,9 @@ impl Engine {
 
     fn is_empty(&self, keyspace: &KeyspaceState) -> bool {
         let pin = self.pin();
-        let is_empty = |contents: &KeyspaceData| contents.keys() == 0 && !contents.index.lacks_parts();
+        let is_empty = |contents: &KeyspaceData| {
+            contents.keys() == 0 && contents.index.hashed().is_none_or(|index| !index.lacks_parts())
+        };
         keyspace.contents(&pin).is_none_or(is_empty)
     }
 
@@ -231,9 +266,10 @@ impl Engine {
         let frees = matches!(change, KeyspaceChange::Clear { .. } | KeyspaceChange::Drop { .. });
         // A change that frees so much may use all the space there is.
         let want = if frees { SpaceClass::Last } else { SpaceClass::Insertion };
-        if change.id() == guard.writer.names.next() && change.id().0 == u32::MAX {
+        let next = guard.writer.names.next();
+        if change.id().number() == next.0 && KeyspaceId(next.0 + 1).is_ordered() {
             return Err(Error::Limit {
-                what: "all 2^32 - 1 keyspace numbers of the store are used",
+                what: "all 2^31 - 1 keyspace numbers of the store are used",
                 advice: "copy its content to a new store",
             });
         }

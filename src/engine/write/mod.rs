@@ -8,6 +8,7 @@
 pub(crate) mod batch;
 pub(crate) mod batch_ops;
 pub(crate) mod keyspaces;
+pub(crate) mod pop;
 
 use crate::config::Durability;
 use crate::engine::Engine;
@@ -16,9 +17,10 @@ use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::engine::state::lookup::{FoundRecord, Lookup};
 use crate::engine::state::write_guard::WriteGuard;
 use crate::error::{Error, Result};
-use crate::format::Seq;
-use crate::format::hash::Hash;
+use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::format::record::RecordKind;
+use crate::format::{KeyspaceId, Seq};
+use crate::index::key_index::SearchKey;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::allocator::quota::SpaceClass;
 use crate::log::writer::NewRecord;
@@ -96,7 +98,7 @@ pub(crate) enum Outcome {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WriteTarget<'p> {
     pub(crate) contents: &'p KeyspaceData,
-    pub(crate) hash: Hash,
+    pub(crate) key: SearchKey<'p>,
     /// The record that the index leads to.
     pub(crate) current: Option<FoundRecord<'p>>,
     /// That record, if it is a value.
@@ -146,14 +148,14 @@ impl Engine {
     ) -> Result<Outcome> {
         self.fork_guard.check()?;
         let pin = self.pin();
-        let hash = self.hash_key.hash(change.key);
-        let mut draft = self.draft_write(keyspace, change, hash, &pin)?;
+        let key = self.search_key(change.key);
+        let mut draft = self.draft_write(keyspace, change, key, &pin)?;
         let mut guard = WriteGuard::lock(self)?;
         // They may have been replaced since. From here on they stay.
         let contents = self.contents(keyspace, &pin)?;
         draft.keyspace = contents.id;
         let slot = guard.writer.indexes.of(contents);
-        let lookup = Lookup { keyspace: contents.id, key: change.key, hash };
+        let lookup = Lookup { keyspace: contents.id, key };
         let current = self.current(slot, lookup, change.reads(), &pin)?;
         let there = current.filter(|current| current.record.is_put());
         let holds = self.holds(change.condition, there)?;
@@ -167,8 +169,8 @@ impl Engine {
             let done = Outcome::Done { seq, was_there: false, kept: None };
             return Ok(if holds { done } else { Outcome::Refused(now) });
         }
-        let target = WriteTarget { contents, hash, current, there };
-        let (location, seq) = self.apply_write(&mut guard, &target, &draft, want)?;
+        let target = WriteTarget { contents, key, current, there };
+        let (location, seq) = self.apply_write(&mut guard, &target, &draft, want, &pin)?;
         let work = guard.end();
         let kept = match change.keep {
             Returning::Nothing => None,
@@ -190,29 +192,31 @@ impl Engine {
         &self,
         keyspace: &KeyspaceState,
         change: &KeyWrite<'a>,
-        hash: Hash,
+        key: SearchKey<'_>,
         pin: &Pin,
     ) -> Result<NewRecord<'a>> {
         let contents = self.contents(keyspace, pin)?;
-        contents.index.prefetch(hash);
+        check_len(contents.id, key.bytes)?;
+        contents.index.prefetch(key);
         let (kind, value) = match change.value {
             Some(value) => (RecordKind::Put, value),
             None => (RecordKind::Tombstone, [].as_slice()),
         };
         let draft = NewRecord::new(kind, contents.id, change.key, value)?;
-        self.prefetch_records(contents, hash);
+        self.prefetch_records(contents, key);
         Ok(draft)
     }
 
     /// Appends a record, and changes the index and the counters. On an error nothing has changed.
     // A call would cost a put 2 % of its instructions.
     #[inline(always)]
-    fn apply_write(
-        &self,
+    fn apply_write<'p>(
+        &'p self,
         guard: &mut WriteGuard<'_>,
-        target: &WriteTarget<'_>,
+        target: &WriteTarget<'p>,
         draft: &NewRecord<'_>,
         want: SpaceClass,
+        pin: &'p Pin,
     ) -> Result<(Location, Seq)> {
         let is_put = draft.kind == RecordKind::Put;
         let writer = &mut *guard.writer;
@@ -223,27 +227,28 @@ impl Engine {
         guard.effect.begin(seq);
         let ordinal = writer.log.position().0.mapping().ordinal();
         let record = LoggedRecord { kind: draft.kind, location, seq, ordinal, size: draft.size() };
-        self.apply_record(slot, target, &record);
+        self.apply_record(slot, target, &record, pin);
         Ok((location, seq))
     }
 
     /// Changes the index and the counters as a record in the log says. The index has the space.
     // See `apply_write`.
     #[inline(always)]
-    pub(crate) fn apply_record(
-        &self,
+    pub(crate) fn apply_record<'p>(
+        &'p self,
         slot: &mut KeyspaceIndex,
-        target: &WriteTarget<'_>,
+        target: &WriteTarget<'p>,
         record: &LoggedRecord,
+        pin: &'p Pin,
     ) {
-        let WriteTarget { contents, hash, current, there } = *target;
-        self.retain_version(contents, hash, there, record.seq);
+        let WriteTarget { contents, key, current, there } = *target;
+        self.retain_version(contents, key, there, record.seq);
         if record.kind == RecordKind::Put {
-            point(slot, hash, current, record.location);
+            self.point(slot, key, current, record.location, pin);
             self.count(contents, slot, there, record.ordinal, record.size);
         } else {
             if let Some(current) = current {
-                slot.index.remove(hash, current.location);
+                slot.index.remove(key, current.location, |location| self.key_at(location, pin));
             }
             self.shared.space.add_dead(record.location, DeadCause::Tombstone, record.size);
             self.count(contents, slot, there, record.ordinal, 0);
@@ -279,8 +284,8 @@ impl Engine {
         let kept = self.catalog.snapshots.reserve(entries.max(1));
         kept.map_err(|error| Error::io("write to", self.shared.dir.path(), error))?;
         if entries == 0 {
-            slot.index.before_removals(1);
-            return Ok(());
+            let grown = slot.index.reserve_removals(1);
+            return grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error));
         }
         let grown = slot.index.reserve_many(entries);
         grown.map_err(|error| Error::io("grow the index of", self.shared.dir.path(), error))
@@ -302,10 +307,10 @@ impl Engine {
         pin: &'p Pin,
     ) -> Result<Option<FoundRecord<'p>>> {
         let current = lookup.find(self, &slot.index, pin)?;
-        let index = slot.index.index();
+        let index = &slot.index;
         if let Some(FoundRecord { location, record }) = current.filter(|_| index.is_from_checkpoint()) {
             if reads || self.catalog.snapshots.see(record.seq()) {
-                self.check_first(index, lookup.hash, location, &record)?;
+                self.check_first(&index.index(), lookup.key, location, &record)?;
             } else {
                 self.check_header(&record)?;
             }
@@ -313,16 +318,40 @@ impl Engine {
         Ok(current)
     }
 
+    /// Points an index at a new record.
+    #[inline]
+    fn point<'p>(
+        &'p self,
+        slot: &mut KeyspaceIndex,
+        key: SearchKey<'p>,
+        current: Option<FoundRecord<'p>>,
+        location: Location,
+        pin: &'p Pin,
+    ) {
+        match current {
+            Some(current) => {
+                slot.index.replace(key, current.location, location);
+            }
+            None => slot.index.insert(key, location, |other| self.key_at(other, pin)),
+        }
+    }
+
     /// Keeps the present version of a key for the snapshots that see it, before the record of
     /// number `end` replaces it.
     #[inline]
-    fn retain_version(&self, contents: &KeyspaceData, hash: Hash, there: Option<FoundRecord<'_>>, end: Seq) {
+    fn retain_version(
+        &self,
+        contents: &KeyspaceData,
+        key: SearchKey<'_>,
+        there: Option<FoundRecord<'_>>,
+        end: Seq,
+    ) {
         let Some(there) = there else { return };
         let begin = there.record.seq();
         if self.catalog.snapshots.see(begin) {
-            let order = contents.index.order_of(hash);
+            let position = contents.index.position_of(key);
             let record = there.record.keep_record();
-            self.catalog.snapshots.keep(&contents.versions, order, record, begin, end);
+            self.catalog.snapshots.keep(&contents.versions, position, record, begin, end);
         }
     }
 
@@ -352,12 +381,11 @@ impl Engine {
     }
 }
 
-/// Points an index at a new record.
-fn point(slot: &mut KeyspaceIndex, hash: Hash, current: Option<FoundRecord<'_>>, location: Location) {
-    match current {
-        Some(current) => {
-            slot.index.replace(hash, current.location, location);
-        }
-        None => slot.index.insert(hash, location),
+/// Refuses a key that is too long for an ordered keyspace.
+#[inline]
+pub(crate) fn check_len(id: KeyspaceId, key: &[u8]) -> Result<()> {
+    if id.is_ordered() && key.len() > MAX_ORDERED_KEY_LEN {
+        return Err(Error::KeyTooLarge { len: key.len(), max: MAX_ORDERED_KEY_LEN });
     }
+    Ok(())
 }

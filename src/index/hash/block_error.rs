@@ -26,6 +26,8 @@ pub(super) enum Why {
     Waits(usize),
     /// Another index has replaced this one.
     Superseded,
+    /// The tree could not be changed as the log says.
+    Ended,
 }
 
 impl BlockError {
@@ -36,6 +38,16 @@ impl BlockError {
     /// Returns the error of a search whose part waits for records.
     pub(super) fn part(parts: &WaitingParts, part: usize) -> Self {
         Self { path: Arc::clone(parts.path()), offset: 0, why: Why::Waits(part) }
+    }
+
+    /// Returns the error of a search in a tree of the store at `path` that could not be changed.
+    pub(in crate::index) fn ended(path: Arc<Path>) -> Self {
+        Self { path, offset: 0, why: Why::Ended }
+    }
+
+    /// Returns true if no checkpoint and no hint is the reason, so that a rebuild does not help.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self.why, Why::Ended)
     }
 
     /// Returns the part that waits, if that is the reason.
@@ -49,6 +61,10 @@ impl fmt::Display for BlockError {
         match self.why {
             Why::Waits(part) => write!(f, "part {part} of an index is not complete yet"),
             Why::Superseded => f.write_str("the index was replaced"),
+            Why::Ended => f.write_str(
+                "a record could not be read while its neighbour was written, so its keyspace has no order \
+                 any more; close the store and open it again",
+            ),
             _ => Error::from(self.clone()).fmt(f),
         }
     }
@@ -62,7 +78,7 @@ impl From<BlockError> for Error {
         match unread.why.clone() {
             Why::Damaged(defect) => Self::Corrupt { path, offset: unread.offset, defect },
             Why::Failed(source) => Self::Io { operation: "read", path, source },
-            Why::Waits(_) | Why::Superseded => {
+            Why::Waits(_) | Why::Superseded | Why::Ended => {
                 let source = Arc::new(unread.clone().into());
                 Self::Io { operation: "look up a key in", path, source }
             }

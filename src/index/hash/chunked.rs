@@ -42,7 +42,6 @@ impl ChunkedLines {
 
     /// Returns `count` lines from a number on that is a multiple of `count`, a power of two. They must
     /// have been ensured.
-    #[cfg(test)]
     #[inline]
     pub(in crate::index) fn lines(&self, number: u64, count: usize) -> &[Line] {
         let (chunk, offset) = self.place(number);

@@ -31,7 +31,14 @@ pub(crate) struct Cursor(u64);
 
 impl Cursor {
     /// The position before all entries.
+    #[cfg(test)]
     pub(crate) const START: Self = Self(0);
+
+    /// Returns the position of this number, which [`Cursor::order`] returned; zero is before all
+    /// entries.
+    pub(crate) fn at(order: u64) -> Self {
+        Self(order)
+    }
 
     /// Returns the position in the order of a scan, see [`Index::order_of`].
     pub(crate) fn order(self) -> u64 {

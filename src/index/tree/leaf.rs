@@ -133,18 +133,18 @@ impl LeafCopy {
         below(fragment)..below(fragment + 1)
     }
 
-    /// Returns the slot of a key, or the slot before which it belongs. `key_of` returns the key in
-    /// the record at a location.
+    /// Returns the slot of a key, or the slot before which it belongs. `compare` returns the order of
+    /// the key in the record at a location and of this key.
     #[inline]
-    pub(super) fn search<'k, E>(
+    pub(super) fn search<E>(
         &self,
         key: &[u8],
-        mut key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+        mut compare: impl FnMut(Location) -> Result<Ordering, E>,
     ) -> Result<Result<usize, usize>, E> {
         let mut tied = self.tied(key);
         while !tied.is_empty() {
             let middle = usize::midpoint(tied.start, tied.end);
-            match key_of(self.entry(middle).location())?.cmp(key) {
+            match compare(self.entry(middle).location())? {
                 Ordering::Equal => return Ok(Ok(middle)),
                 Ordering::Less => tied.start = middle + 1,
                 Ordering::Greater => tied.end = middle,

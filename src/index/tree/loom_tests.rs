@@ -7,9 +7,6 @@ use loom::thread;
 
 use super::*;
 
-#[derive(Debug, PartialEq, Eq)]
-enum Never {}
-
 static BYTES: [u8; 64] = {
     let mut bytes = [0; 64];
     let mut at = 0;
@@ -29,17 +26,18 @@ fn place(number: u8, version: u64) -> Location {
     Location::from_bits(version << 8 | (u64::from(number) + 1))
 }
 
-fn key_of(location: Location) -> Result<&'static [u8], Never> {
-    Ok(key((location.to_bits() & 0xff) as u8 - 1))
+fn key_of(location: Location) -> Option<&'static [u8]> {
+    Some(key((location.to_bits() & 0xff) as u8 - 1))
 }
 
 fn get(tree: &Tree, number: u8) -> Option<Location> {
-    tree.find(key(number), key_of).unwrap()
+    let compare = |other| Ok::<_, BlockError>(key_of(other).unwrap().cmp(key(number)));
+    tree.find(key(number), compare).unwrap()
 }
 
 fn put(writer: &mut TreeWriter, number: u8) {
     writer.reserve(1).unwrap();
-    writer.insert(key(number), place(number, 0), key_of).unwrap();
+    writer.insert(key(number), place(number, 0), key_of);
 }
 
 fn remove(writer: &mut TreeWriter, number: u8) {
@@ -55,7 +53,7 @@ fn explore(
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(move || {
-        let (tree, mut writer) = Tree::new().unwrap();
+        let (tree, mut writer) = Tree::new(Path::new("store")).unwrap();
         for number in before {
             put(&mut writer, *number);
         }

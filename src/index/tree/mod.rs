@@ -42,6 +42,7 @@
 mod inner;
 mod leaf;
 mod node;
+mod split;
 mod writer;
 
 #[cfg(all(test, loom))]
@@ -49,13 +50,18 @@ mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use std::cmp;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::{fmt, io, sync::Arc};
 
 use self::inner::{InnerView, Side, child_of};
 use self::leaf::LeafCopy;
 use self::node::{INNER_LINES, LEAF_LINES, TreeNode, Words};
-use self::writer::TreeWriter;
+pub(crate) use self::writer::TreeWriter;
+use super::hash::block_error::BlockError;
 use super::hash::chunked::ChunkedLines;
+use crate::mem::line_array::Line;
 use crate::mem::location::Location;
 use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
 
@@ -71,10 +77,26 @@ struct Apart<T>(T);
 
 /// The tree that readers search.
 pub(crate) struct Tree {
-    root: Apart<AtomicU64>,
-    entries: Apart<AtomicU64>,
+    head: Apart<TreeHead>,
+    counters: Apart<TreeCounters>,
     leaves: ChunkedLines,
     inners: ChunkedLines,
+    /// The store's directory, for errors.
+    path: Arc<Path>,
+}
+
+struct TreeHead {
+    root: AtomicU64,
+    /// True once a change could not be made: the tree no longer shows what the log says.
+    ended: AtomicBool,
+}
+
+/// Counters that the writer stores at every insert.
+struct TreeCounters {
+    entries: AtomicU64,
+    /// The numbers of leaves and of inner nodes ever used.
+    leaves: AtomicU64,
+    inners: AtomicU64,
 }
 
 /// The bits of the root word: the number of a node, and its level.
@@ -127,17 +149,21 @@ impl fmt::Debug for Tree {
 }
 
 impl Tree {
-    /// Makes an empty tree and the one writer that changes it.
+    /// Makes an empty tree for a store, and the one writer that changes it.
     ///
     /// # Errors
     ///
     /// Returns an error if memory or address space is short.
-    pub(crate) fn new() -> io::Result<(Arc<Self>, TreeWriter)> {
+    pub(crate) fn new(store: &Path) -> io::Result<(Arc<Self>, TreeWriter)> {
+        let counters =
+            TreeCounters { entries: AtomicU64::new(0), leaves: AtomicU64::new(1), inners: AtomicU64::new(0) };
+        let head = TreeHead { root: AtomicU64::new(Root::new(0, 0).0), ended: AtomicBool::new(false) };
         let tree = Arc::new(Self {
-            root: Apart(AtomicU64::new(Root::new(0, 0).0)),
-            entries: Apart(AtomicU64::new(0)),
+            head: Apart(head),
+            counters: Apart(counters),
             leaves: ChunkedLines::new(BASE_BITS),
             inners: ChunkedLines::new(BASE_BITS),
+            path: store.into(),
         });
         tree.leaves.ensure(0)?;
         let writer = TreeWriter::new(Arc::clone(&tree));
@@ -147,24 +173,131 @@ impl Tree {
     /// Returns the number of keys.
     pub(crate) fn len(&self) -> usize {
         // Relaxed: a count on its own.
-        usize::try_from(self.entries.0.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+        usize::try_from(self.counters.0.entries.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
-    /// Returns the location of the record of a key. `key_of` returns the key in the record at a
-    /// location.
+    /// Returns the bytes of all nodes ever used.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        // Relaxed, both: as for `len`.
+        let leaves = self.counters.0.leaves.load(Ordering::Relaxed) * LEAF_LINES as u64;
+        let inners = self.counters.0.inners.load(Ordering::Relaxed) * INNER_LINES as u64;
+        usize::try_from((leaves + inners) * size_of::<Line>() as u64).unwrap_or(usize::MAX)
+    }
+
+    /// Ends the tree: every later search fails.
+    pub(crate) fn end(&self) {
+        // Relaxed: later searches see it by what ordered them later.
+        self.head.0.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true once the tree has ended.
+    #[inline]
+    pub(crate) fn has_ended(&self) -> bool {
+        // Relaxed: as in `end`.
+        self.head.0.ended.load(Ordering::Relaxed)
+    }
+
+    /// Refuses a search once the tree has ended.
+    #[inline]
+    fn check(&self) -> Result<(), BlockError> {
+        if self.has_ended() {
+            return Err(BlockError::ended(Arc::clone(&self.path)));
+        }
+        Ok(())
+    }
+
+    /// Returns the location of the record of a key. `compare` returns the order of the key in the
+    /// record at a location and of this key.
     ///
     /// # Errors
     ///
-    /// The error of `key_of`.
-    #[inline]
-    pub(crate) fn find<'k, E>(
+    /// The error of `compare`, or the tree has ended.
+    // Inlined, it would make the searches of hash indexes slower.
+    #[inline(never)]
+    pub(crate) fn find<E: From<BlockError>>(
         &self,
         key: &[u8],
-        key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+        compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
     ) -> Result<Option<Location>, E> {
+        self.check()?;
         let leaf = self.leaf(Aim::At(key), None);
-        let slot = leaf.search(key, key_of)?;
+        let slot = leaf.search(key, compare)?;
         Ok(slot.ok().map(|slot| leaf.entry(slot).location()))
+    }
+
+    /// Calls `visit` with the location of each record that [`Tree::find`] may compare.
+    ///
+    /// # Errors
+    ///
+    /// The error of `visit`, or the tree has ended.
+    // See `find`.
+    #[inline(never)]
+    pub(crate) fn visit_candidates<E: From<BlockError>>(
+        &self,
+        key: &[u8],
+        mut visit: impl FnMut(Location) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.check()?;
+        let leaf = self.leaf(Aim::At(key), None);
+        leaf.tied(key).try_for_each(|slot| visit(leaf.entry(slot).location()))
+    }
+
+    /// Returns true if the entry of a key leads to a location.
+    ///
+    /// # Errors
+    ///
+    /// The tree has ended.
+    pub(crate) fn leads_to(&self, key: &[u8], wanted: Location) -> Result<bool, BlockError> {
+        self.check()?;
+        Ok(self.leaf(Aim::At(key), None).slot_of(key, wanted).is_some())
+    }
+
+    /// Appends the locations of the next few keys, at `from` or behind it, in order. Returns the key
+    /// at which the next ones begin, or `None` after the last. `is_before` tells if the key in the
+    /// record at a location is before a key.
+    ///
+    /// # Errors
+    ///
+    /// The error of `is_before`, or the tree has ended.
+    pub(crate) fn scan<E: From<BlockError>>(
+        &self,
+        from: &[u8],
+        out: &mut Vec<Location>,
+        mut is_before: impl FnMut(Location, &[u8]) -> Result<bool, E>,
+    ) -> Result<Option<Vec<u8>>, E> {
+        self.check()?;
+        let start = out.len();
+        let fences = self.gather(Aim::At(from), out);
+        // From the end of one leaf on, the next leaf begins there, unless leaves were merged since.
+        if fences.lower.as_deref().unwrap_or_default() < from {
+            let before = partition(&out[start..], |location| is_before(location, from))?;
+            out.drain(start..start + before);
+        }
+        Ok(fences.upper)
+    }
+
+    /// Appends the locations of the last few keys below `to`, or of the last of all, in order. Returns
+    /// the key at which they begin, or `None` if there are none before them. `is_before` is as for
+    /// [`Tree::scan`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Tree::scan`].
+    pub(crate) fn scan_back<E: From<BlockError>>(
+        &self,
+        to: Option<&[u8]>,
+        out: &mut Vec<Location>,
+        mut is_before: impl FnMut(Location, &[u8]) -> Result<bool, E>,
+    ) -> Result<Option<Vec<u8>>, E> {
+        self.check()?;
+        let start = out.len();
+        let fences = self.gather(to.map_or(Aim::Last, Aim::Before), out);
+        // From the begin of one leaf on, the leaf before it ends there, unless leaves were merged since.
+        if let Some(to) = to.filter(|to| fences.upper.as_deref().is_none_or(|upper| *to < upper)) {
+            let before = partition(&out[start..], |location| is_before(location, to))?;
+            out.truncate(start + before);
+        }
+        Ok(fences.lower)
     }
 
     /// Copies the locations in the leaf of an aim, in order, and its fences. The keys are those of one
@@ -184,7 +317,7 @@ impl Tree {
                 **fences = Fences::default();
             }
             // Acquire: pairs with the release of the store that published the root.
-            let root = Root(self.root.0.load(Ordering::Acquire));
+            let root = Root(self.head.0.root.load(Ordering::Acquire));
             if let Some(leaf) = self.leaf_below(root, aim, fences.as_deref_mut()) {
                 return leaf;
             }
@@ -237,7 +370,7 @@ impl Tree {
     fn is_in_force(&self, place: Place<'_>) -> bool {
         // Relaxed, all: ordered by the acquire of the control word.
         match place {
-            Place::Root(root) => self.root.0.load(Ordering::Relaxed) == root.0,
+            Place::Root(root) => self.head.0.root.load(Ordering::Relaxed) == root.0,
             Place::Slot { node, control, slot, word } => {
                 node.control_unordered() == control && InnerView::new(&node, control).slot(slot) == word
             }
@@ -253,6 +386,27 @@ impl Tree {
     fn inner(&self, number: u32) -> TreeNode<'_> {
         TreeNode(self.inners.lines(u64::from(number) * INNER_LINES as u64, INNER_LINES))
     }
+}
+
+/// Returns the number of locations, whose keys ascend, for which a condition holds.
+///
+/// # Errors
+///
+/// The error of the condition.
+pub(crate) fn partition<E>(
+    locations: &[Location],
+    mut holds: impl FnMut(Location) -> Result<bool, E>,
+) -> Result<usize, E> {
+    let (mut start, mut end) = (0, locations.len());
+    while start < end {
+        let middle = usize::midpoint(start, end);
+        if holds(locations[middle])? {
+            start = middle + 1;
+        } else {
+            end = middle;
+        }
+    }
+    Ok(start)
 }
 
 /// Notes the separators beside a slot, which are nearer than those noted before.

@@ -21,8 +21,6 @@ pub(super) const INNER_LINES: usize = if cfg!(loom) { 4 } else { 64 };
 pub(super) const LEAF_WORDS: usize = LEAF_LINES * LINE_WORDS;
 /// The number of words of an inner node, its control word included.
 pub(super) const INNER_WORDS: usize = INNER_LINES * LINE_WORDS;
-/// The greatest length of a key in bytes. Any three separators fit into a node then.
-pub(crate) const KEY_MAX: usize = 1024;
 
 const COUNT_BITS: u32 = 9;
 const SKIP_BITS: u32 = 11;

@@ -1,11 +1,11 @@
 //! Tests of the tree against `BTreeMap`.
+#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::ops::Bound;
 
-use super::node::KEY_MAX;
 use super::*;
+use crate::format::record::MAX_ORDERED_KEY_LEN;
 
 /// Keys that records hold. The record of version v of key k is at location `v * count + k + 1`.
 struct Keys(Vec<Vec<u8>>);
@@ -15,8 +15,12 @@ impl Keys {
         Location::from_bits(version * self.0.len() as u64 + key as u64 + 1)
     }
 
-    fn key_of<'k>(&'k self) -> impl Fn(Location) -> Result<&'k [u8], Infallible> + Copy {
-        move |location| Ok(&self.0[(usize::try_from(location.to_bits()).unwrap() - 1) % self.0.len()])
+    fn key_of<'k>(&'k self) -> impl Fn(Location) -> Option<&'k [u8]> + Copy {
+        move |location| Some(&self.0[(usize::try_from(location.to_bits()).unwrap() - 1) % self.0.len()])
+    }
+
+    fn compare<'k>(&'k self, key: &'k [u8]) -> impl Fn(Location) -> Result<cmp::Ordering, BlockError> {
+        move |location| Ok(self.key_of()(location).expect("all keys can be read").cmp(key))
     }
 }
 
@@ -48,8 +52,8 @@ fn keys(shape: &str, count: usize) -> Keys {
                 key
             }
             "long" => {
-                let shared = [0, 3, 500, KEY_MAX - 9][random.usize(..4)];
-                let len = random.usize(shared..=KEY_MAX - 8);
+                let shared = [0, 3, 500, MAX_ORDERED_KEY_LEN - 9][random.usize(..4)];
+                let len = random.usize(shared..=MAX_ORDERED_KEY_LEN - 8);
                 let mut key = vec![b'a'; len];
                 if shared < len {
                     key[shared] = random.u8(..);
@@ -71,7 +75,7 @@ const SHAPES: [&str; 7] = ["random", "ascending", "descending", "names", "paths"
 
 /// Checks the invariants of a whole tree, and returns the numbers of leaves and of inner nodes in it.
 fn check(tree: &Tree, keys: &Keys) -> [usize; 2] {
-    let root = Root(tree.root.0.load(Ordering::Relaxed));
+    let root = Root(tree.head.0.root.load(Ordering::Relaxed));
     let mut walk = Walk { tree, keys, nodes: [Vec::new(), Vec::new()], entries: 0 };
     walk.node(root.node(), root.level(), None, None);
     assert_eq!(walk.entries, tree.len());
@@ -141,12 +145,8 @@ fn forward(tree: &Tree, keys: &Keys, from: &[u8]) -> Vec<Location> {
     let key_of = keys.key_of();
     let (mut found, mut next) = (Vec::new(), Some(from.to_vec()));
     while let Some(at) = next {
-        let before = found.len();
-        let fences = tree.gather(Aim::At(&at), &mut found);
-        if before == 0 {
-            found.retain(|location| key_of(*location).unwrap() >= from);
-        }
-        next = fences.upper;
+        let is_before = |location, key: &[u8]| Ok::<_, BlockError>(key_of(location).unwrap() < key);
+        next = tree.scan(&at, &mut found, is_before).unwrap();
     }
     found
 }
@@ -157,10 +157,10 @@ fn backward(tree: &Tree, keys: &Keys, to: Option<&[u8]>) -> Vec<Location> {
     let (mut found, mut next) = (Vec::new(), Some(to.map(<[u8]>::to_vec)));
     while let Some(at) = next {
         let mut leaf = Vec::new();
-        let fences = tree.gather(at.as_deref().map_or(Aim::Last, Aim::Before), &mut leaf);
-        leaf.retain(|location| to.is_none_or(|to| key_of(*location).unwrap() < to));
+        let is_before = |location, key: &[u8]| Ok::<_, BlockError>(key_of(location).unwrap() < key);
+        let lower = tree.scan_back(at.as_deref(), &mut leaf, is_before).unwrap();
         found.extend(leaf.into_iter().rev());
-        next = fences.lower.map(Some);
+        next = lower.map(Some);
     }
     found
 }
@@ -168,7 +168,7 @@ fn backward(tree: &Tree, keys: &Keys, to: Option<&[u8]>) -> Vec<Location> {
 fn operate(shape: &str, count: usize, operations: usize, seed: u64) {
     let keys = keys(shape, count);
     let key_of = keys.key_of();
-    let (tree, mut writer) = Tree::new().unwrap();
+    let (tree, mut writer) = Tree::new(Path::new("store")).unwrap();
     let mut model = BTreeMap::<&[u8], Location>::new();
     let mut random = fastrand::Rng::with_seed(seed);
     // The tree grows, shrinks to nothing, and grows again.
@@ -180,7 +180,7 @@ fn operate(shape: &str, count: usize, operations: usize, seed: u64) {
             (None, 0..8) if grows => {
                 let location = keys.location(at, random.u64(..4));
                 writer.reserve(1).unwrap();
-                writer.insert(key, location, key_of).unwrap();
+                writer.insert(key, location, key_of);
                 model.insert(key, location);
             }
             (Some(old), 0..2) => {
@@ -193,8 +193,8 @@ fn operate(shape: &str, count: usize, operations: usize, seed: u64) {
                 model.remove(key);
             }
             (found, _) => {
-                assert_eq!(tree.find(key, key_of).unwrap(), found);
-                assert_eq!(writer.find(key, key_of).unwrap(), found);
+                assert_eq!(tree.find(key, keys.compare(key)).unwrap(), found);
+                assert_eq!(writer.find(key, keys.compare(key)).unwrap(), found);
             }
         }
         if step % (operations / 20) == 0 {
@@ -216,7 +216,7 @@ fn operate(shape: &str, count: usize, operations: usize, seed: u64) {
     assert_eq!(forward(&tree, &keys, &[]), model.values().copied().collect::<Vec<_>>());
     assert_eq!(backward(&tree, &keys, None), model.values().rev().copied().collect::<Vec<_>>());
     for (key, location) in &model {
-        assert_eq!(tree.find(key, key_of).unwrap(), Some(*location));
+        assert_eq!(tree.find(key, keys.compare(key)).unwrap(), Some(*location));
         assert!(writer.remove(key, *location, key_of));
     }
     assert_eq!((tree.len(), check(&tree, &keys)[0]), (0, 1), "{shape}");
@@ -246,10 +246,10 @@ fn memory_per_key_is_bounded() {
         [("random", 14.0), ("ascending", 9.2), ("descending", 9.2), ("names", 14.0), ("paths", 16.0)]
     {
         let keys = keys(shape, 200_000);
-        let (tree, mut writer) = Tree::new().unwrap();
+        let (tree, mut writer) = Tree::new(Path::new("store")).unwrap();
         for (at, key) in keys.0.iter().enumerate() {
             writer.reserve(1).unwrap();
-            writer.insert(key, keys.location(at, 0), keys.key_of()).unwrap();
+            writer.insert(key, keys.location(at, 0), keys.key_of());
         }
         check(&tree, &keys);
         let bytes = bytes_per_key(&tree, &writer);
@@ -261,10 +261,10 @@ fn memory_per_key_is_bounded() {
 fn one_reservation_serves_many_inserts_and_a_removal() {
     for shape in SHAPES {
         let keys = keys(shape, 300);
-        let (tree, mut writer) = Tree::new().unwrap();
+        let (tree, mut writer) = Tree::new(Path::new("store")).unwrap();
         writer.reserve(keys.0.len()).unwrap();
         for (at, key) in keys.0.iter().enumerate() {
-            writer.insert(key, keys.location(at, 0), keys.key_of()).unwrap();
+            writer.insert(key, keys.location(at, 0), keys.key_of());
         }
         for (at, key) in keys.0.iter().enumerate() {
             assert!(writer.remove(key, keys.location(at, 0), keys.key_of()));

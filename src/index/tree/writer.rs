@@ -1,13 +1,17 @@
 //! The one writer of a tree.
 
+use std::cmp;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::inner::{Draft, InnerImage, InnerView, Side};
-use super::leaf::{FRAGMENT_BITS, LEAF_MAX, LeafCopy, LeafEntry};
-use super::node::{INNER_LINES, INNER_WORDS, KEY_MAX, LEAF_LINES, TreeNode, common_len};
+use super::leaf::{LEAF_MAX, LeafCopy, LeafEntry};
+use super::node::{INNER_LINES, INNER_WORDS, LEAF_LINES, TreeNode, common_len};
+use super::split::{best_split, skip_between, with_fences};
 use super::{Fences, LEVELS_MAX, Root, Tree};
+use crate::format::record::MAX_ORDERED_KEY_LEN;
+use crate::index::hash::block_error::BlockError;
 use crate::index::hash::chunked::ChunkedLines;
 use crate::mem::alloc;
 use crate::mem::location::Location;
@@ -22,6 +26,7 @@ const MERGED_MAX: usize = if cfg!(loom) { LEAF_MAX } else { 24 };
 const SMALL: usize = INNER_WORDS * 8 / 4;
 
 /// The one that changes a tree.
+#[derive(Debug)]
 pub(crate) struct TreeWriter {
     tree: Arc<Tree>,
     leaves: Numbers,
@@ -119,33 +124,49 @@ impl TreeWriter {
         self.inners.ensure(count.saturating_mul(levels + 1) + 2 * LEVELS_MAX as u64, &self.tree.inners)
     }
 
+    /// Returns the tree that this writer changes.
+    pub(crate) fn tree(&self) -> &Arc<Tree> {
+        &self.tree
+    }
+
     /// Inserts the record of a key that is absent. Space was reserved. `key_of` returns the key in the
-    /// record at a location; it is asked for keys in the same leaf.
+    /// record at a location, if it can be read; it is asked for keys in the same leaf.
     ///
-    /// # Errors
-    ///
-    /// The error of `key_of`. Nothing was changed then.
-    pub(crate) fn insert<'k, E>(
+    /// If such a key cannot be read, the place of the new one is unknown, and the tree ends.
+    #[inline(never)]
+    pub(crate) fn insert<'k>(
         &mut self,
         key: &'k [u8],
         location: Location,
-        mut key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
-    ) -> Result<(), E> {
-        debug_assert!(key.len() <= KEY_MAX);
+        key_of: impl FnMut(Location) -> Option<&'k [u8]>,
+    ) {
+        if self.try_insert(key, location, key_of).is_none() {
+            self.tree.end();
+        }
+    }
+
+    fn try_insert<'k>(
+        &mut self,
+        key: &'k [u8],
+        location: Location,
+        mut key_of: impl FnMut(Location) -> Option<&'k [u8]>,
+    ) -> Option<()> {
+        debug_assert!(key.len() <= MAX_ORDERED_KEY_LEN);
         let number = self.descend(key);
         let mut leaf = self.read_leaf(number);
-        let (Ok(slot) | Err(slot)) = leaf.search(key, &mut key_of)?;
+        let (Ok(slot) | Err(slot)) =
+            leaf.search(key, |other| key_of(other).map(|other| other.cmp(key)).ok_or(())).ok()?;
         leaf.insert(slot, LeafEntry::new(key, leaf.skip, location));
         let change = if leaf.count() <= LEAF_MAX {
             Change::Child(self.build_leaf(&leaf))
         } else {
-            let key_at = |at: usize| if at == slot { Ok(key) } else { key_of(leaf.entry(at).location()) };
+            let key_at = |at: usize| if at == slot { Some(key) } else { key_of(leaf.entry(at).location()) };
             self.split(&leaf, slot, key_at)?
         };
         self.old_leaves.push(number);
         self.publish(change);
         self.count(1);
-        Ok(())
+        Some(())
     }
 
     /// Replaces the location of a key's record by another one, in place. Returns false if there is no
@@ -158,13 +179,15 @@ impl TreeWriter {
         true
     }
 
-    /// Removes the entry of a key with this location. Returns false if there is none. `key_of` is as for
-    /// [`TreeWriter::insert`]; if it fails, a leaf stays smaller than it might be.
-    pub(crate) fn remove<'k, E>(
+    /// Removes the entry of a key with this location. Returns false if there is none. Space was
+    /// reserved. `key_of` is as for [`TreeWriter::insert`]; where it fails, a leaf stays smaller than it
+    /// might be.
+    #[inline(never)]
+    pub(crate) fn remove<'k>(
         &mut self,
         key: &[u8],
         old: Location,
-        key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+        key_of: impl FnMut(Location) -> Option<&'k [u8]>,
     ) -> bool {
         let number = self.descend(key);
         let mut leaf = self.read_leaf(number);
@@ -178,35 +201,48 @@ impl TreeWriter {
         true
     }
 
-    /// Returns the location of a key's record.
+    /// Searches as [`Tree::find`] does, without a second look: nothing moves while the writer is here.
     ///
     /// # Errors
     ///
-    /// The error of `key_of`.
-    pub(crate) fn find<'k, E>(
-        &mut self,
+    /// The errors of [`Tree::find`].
+    // See there.
+    #[inline(never)]
+    pub(crate) fn find<E: From<BlockError>>(
+        &self,
         key: &[u8],
-        key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+        compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
     ) -> Result<Option<Location>, E> {
-        let number = self.descend(key);
+        self.tree.check()?;
+        let root = self.root();
+        let mut number = root.node();
+        for _ in 0..root.level() {
+            let node = self.tree.inner(number);
+            let view = InnerView::new(&node, node.control_unordered());
+            number = view.child(view.search(key, Side::At));
+        }
         let leaf = self.read_leaf(number);
-        Ok(leaf.search(key, key_of)?.ok().map(|slot| leaf.entry(slot).location()))
+        Ok(leaf.search(key, compare)?.ok().map(|slot| leaf.entry(slot).location()))
     }
 
     fn root(&self) -> Root {
         // Relaxed: the writer stored it.
-        Root(self.tree.root.0.load(Ordering::Relaxed))
+        Root(self.tree.head.0.root.load(Ordering::Relaxed))
     }
 
     fn set_root(&self, root: Root) {
         // Release: pairs with the acquire of readers, who see the node behind it.
-        self.tree.root.0.store(root.0, Ordering::Release);
+        self.tree.head.0.root.store(root.0, Ordering::Release);
     }
 
     fn count(&self, change: i64) {
-        let entries = &self.tree.entries.0;
+        let counters = &self.tree.counters.0;
+        let entries = &counters.entries;
         // Relaxed, both: a count on its own, stored by the one writer.
         entries.store(entries.load(Ordering::Relaxed).wrapping_add_signed(change), Ordering::Relaxed);
+        // Relaxed, both: as above.
+        counters.leaves.store(self.leaves.used, Ordering::Relaxed);
+        counters.inners.store(self.inners.used, Ordering::Relaxed);
     }
 
     /// Finds the leaf of a key, and notes the path to it.
@@ -255,12 +291,12 @@ impl TreeWriter {
     }
 
     /// Splits a leaf that has one entry too many: the one in slot `new`.
-    fn split<'k, E>(
+    fn split<'k>(
         &mut self,
         leaf: &LeafCopy,
         new: usize,
-        mut key_at: impl FnMut(usize) -> Result<&'k [u8], E>,
-    ) -> Result<Change, E> {
+        mut key_at: impl FnMut(usize) -> Option<&'k [u8]>,
+    ) -> Option<Change> {
         let last = self.path.last().map_or(0, |step| step.slot);
         let fences = self.fences(last..last + 1);
         let count = leaf.count();
@@ -270,20 +306,23 @@ impl TreeWriter {
             0 if fences.lower.is_none() => 1,
             _ => best_split(leaf),
         };
-        let (before, behind) = (key_at(middle - 1)?, key_at(middle)?);
+        // Where the keys beside the best place cannot be read, any other place will do.
+        let places = std::iter::once(middle).chain(1..count);
+        let found = places.into_iter().find_map(|at| Some((at, key_at(at - 1)?, key_at(at)?)));
+        let (middle, before, behind) = found?;
         let separator = behind[..common_len(before, behind) + 1].to_vec();
-        let left = with_fences(leaf, 0..middle, fences.lower.as_deref(), Some(&separator), &mut key_at)?;
-        let right = with_fences(leaf, middle..count, Some(&separator), fences.upper.as_deref(), &mut key_at)?;
+        let left = with_fences(leaf, 0..middle, fences.lower.as_deref(), Some(&separator), &mut key_at);
+        let right = with_fences(leaf, middle..count, Some(&separator), fences.upper.as_deref(), &mut key_at);
         let (left, right) = (self.build_leaf(&left), self.build_leaf(&right));
-        Ok(Change::Split { left, separator, right })
+        Some(Change::Split { left, separator, right })
     }
 
     /// Merges the leaf on the path, whose entries are now those of `leaf`, with a neighbour. `None` if
     /// there is none with space.
-    fn merge<'k, E>(
+    fn merge<'k>(
         &mut self,
         leaf: &LeafCopy,
-        mut key_of: impl FnMut(Location) -> Result<&'k [u8], E>,
+        mut key_of: impl FnMut(Location) -> Option<&'k [u8]>,
     ) -> Option<Change> {
         let Step { node, slot } = *self.path.last()?;
         let parent = self.tree.inner(node);
@@ -301,7 +340,7 @@ impl TreeWriter {
             let skip = skip_between(fences.lower.as_deref(), fences.upper.as_deref());
             let mut merged = LeafCopy::empty(skip);
             for entry in first.entries().chain(second.entries()) {
-                merged.push(entry.with_key(key_of(entry.location()).ok()?, skip));
+                merged.push(entry.with_key(key_of(entry.location())?, skip));
             }
             self.old_leaves.push(number);
             return Some(Change::Merge { slot: left, child: self.build_leaf(&merged) });
@@ -432,40 +471,6 @@ impl TreeWriter {
             self.inners.free.push(number);
         }
     }
-}
-
-/// Returns the length of the common prefix of the fences of a leaf.
-fn skip_between(lower: Option<&[u8]>, upper: Option<&[u8]>) -> usize {
-    lower.zip(upper).map_or(0, |(lower, upper)| common_len(lower, upper))
-}
-
-/// Returns a range of the entries of a leaf as those of a leaf with other fences.
-fn with_fences<'k, E>(
-    leaf: &LeafCopy,
-    slots: Range<usize>,
-    lower: Option<&[u8]>,
-    upper: Option<&[u8]>,
-    mut key_at: impl FnMut(usize) -> Result<&'k [u8], E>,
-) -> Result<LeafCopy, E> {
-    let skip = skip_between(lower, upper);
-    let mut part = LeafCopy::empty(skip);
-    for slot in slots {
-        let entry = leaf.entry(slot);
-        part.push(if skip == leaf.skip { entry } else { entry.with_key(key_at(slot)?, skip) });
-    }
-    Ok(part)
-}
-
-/// Returns the slot in the middle half of a leaf before which the shortest separator lies.
-fn best_split(leaf: &LeafCopy) -> usize {
-    let count = leaf.count();
-    let separator_len = |slot: usize| {
-        let differing = leaf.entry(slot - 1).fragment() ^ leaf.entry(slot).fragment();
-        // Equal fragments differ behind their bits.
-        (differing.leading_zeros() - (u64::BITS - FRAGMENT_BITS)) / 8
-    };
-    let slots = (count / 4).max(1)..=(count - count / 4).min(count - 1);
-    slots.min_by_key(|slot| (separator_len(*slot), slot.abs_diff(count / 2))).expect("at least two entries")
 }
 
 #[cfg(test)]

@@ -1,0 +1,186 @@
+//! Reads of an ordered keyspace as of one point in the order of writes.
+//!
+//! The seqlock (`sync::seqlock`) makes them one point, as it does for `multi_get`.
+
+use super::Value;
+use super::key_range::KeyRange;
+use super::multi_get::ATTEMPTS;
+use super::range_buffer::End;
+use crate::engine::state::State;
+use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
+use crate::error::{Error, Result};
+use crate::mem::address_space::Record;
+use crate::mem::location::Location;
+use crate::sync::epoch::Pin;
+
+/// The most items that [`State::range_values`] returns: it may read them under the writer mutex.
+pub(crate) const RANGE_MAX: usize = 4096;
+
+impl State {
+    /// Returns the contents of an ordered keyspace.
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceNotOrdered` or `KeyspaceDropped`.
+    pub(crate) fn ordered_contents<'p>(
+        &self,
+        keyspace: &'p KeyspaceState,
+        pin: &'p Pin,
+    ) -> Result<&'p KeyspaceData> {
+        let contents = self.contents(keyspace, pin)?;
+        if contents.id.is_ordered() {
+            return Ok(contents);
+        }
+        Err(Error::KeyspaceNotOrdered { name: keyspace.name().to_string() })
+    }
+
+    /// Runs a read as of one point in the order of writes. After three attempts that a write
+    /// overlapped, it runs under the writer mutex. The read may end early, with any result, once the
+    /// condition that it gets no longer holds.
+    ///
+    /// # Errors
+    ///
+    /// The error of the read.
+    fn at_one_moment<T>(&self, mut read: impl FnMut(&dyn Fn() -> bool) -> Result<T>) -> Result<T> {
+        for _ in 0..ATTEMPTS {
+            let start = self.seqlock.now();
+            let found = read(&|| self.seqlock.is_unchanged_since(start))?;
+            if self.seqlock.is_unchanged_since(start) {
+                return Ok(found);
+            }
+        }
+        let _quiet = self.writer.lock();
+        read(&|| true)
+    }
+
+    /// Calls `take` with the location of each key of a range, from one end, until it returns true or
+    /// `goes_on` returns false.
+    /// While no write takes effect, all these locations are of values.
+    fn each_in<'p>(
+        &'p self,
+        contents: &KeyspaceData,
+        (range, end): (&KeyRange, End),
+        pin: &'p Pin,
+        goes_on: &dyn Fn() -> bool,
+        mut take: impl FnMut(Location) -> Result<bool>,
+    ) -> Result<()> {
+        let mut left = Some(range.clone()).filter(|range| !range.is_empty());
+        let mut places = Vec::new();
+        while left.is_some() && goes_on() {
+            places.clear();
+            self.scan_piece(&contents.index, &mut left, end, &mut places, pin)?;
+            if end == End::Back {
+                places.reverse();
+            }
+            for location in &places {
+                if take(*location)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the first or the last record of a range that readers see.
+    ///
+    /// # Errors
+    ///
+    /// The errors of a get.
+    pub(crate) fn end_of_range<'p>(
+        &'p self,
+        contents: &KeyspaceData,
+        range: &KeyRange,
+        end: End,
+        pin: &'p Pin,
+    ) -> Result<Option<Record<'p>>> {
+        let mut found = None;
+        self.each_in(contents, (range, end), pin, &|| true, |location| {
+            found = super::iter::read(self, contents, location, pin)?;
+            Ok(found.is_some())
+        })?;
+        Ok(found)
+    }
+
+    /// Returns the first or the last key of a range with its value, as of one point in the order of
+    /// writes.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Reader::first_key_value`](crate::Reader::first_key_value) does.
+    pub(crate) fn end_item(
+        &self,
+        keyspace: &KeyspaceState,
+        range: &KeyRange,
+        end: End,
+    ) -> Result<Option<(Value, Value)>> {
+        self.fork_guard.check()?;
+        let pin = self.pin();
+        let found = self.at_one_moment(|_| {
+            let contents = self.ordered_contents(keyspace, &pin)?;
+            self.end_of_range(contents, range, end, &pin)
+        })?;
+        Ok(found.map(|record| item_of(&record)))
+    }
+
+    /// Returns the first items of a range, as of one point in the order of writes.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Reader::get_range`](crate::Reader::get_range) does.
+    pub(crate) fn range_values(
+        &self,
+        keyspace: &KeyspaceState,
+        range: &KeyRange,
+        limit: usize,
+    ) -> Result<Vec<(Value, Value)>> {
+        self.fork_guard.check()?;
+        if limit > RANGE_MAX {
+            return Err(Error::Limit {
+                what: "a range is read as of one moment with a limit of at most 4,096 keys",
+                advice: "use `range`, or read one as of a snapshot",
+            });
+        }
+        let pin = self.pin();
+        let records = self.at_one_moment(|goes_on| {
+            let contents = self.ordered_contents(keyspace, &pin)?;
+            let mut places = Vec::new();
+            if limit > 0 {
+                self.each_in(contents, (range, End::Front), &pin, goes_on, |location| {
+                    self.shared.space.prefetch(location);
+                    places.push(location);
+                    // A write that takes effect now hides some, and then all is read again.
+                    Ok(places.len() == limit)
+                })?;
+            }
+            let read = |location| super::iter::read(self, contents, location, &pin).transpose();
+            places.into_iter().filter_map(read).collect::<Result<Vec<_>>>()
+        })?;
+        Ok(records.iter().map(item_of).collect())
+    }
+
+    /// Returns the number of keys in a range, as of one point in the order of writes. It reads no
+    /// values.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Reader::count_range`](crate::Reader::count_range) does.
+    pub(crate) fn count_range(&self, keyspace: &KeyspaceState, range: &KeyRange) -> Result<u64> {
+        self.fork_guard.check()?;
+        let pin = self.pin();
+        self.at_one_moment(|goes_on| {
+            let contents = self.ordered_contents(keyspace, &pin)?;
+            let mut count = 0;
+            self.each_in(contents, (range, End::Front), &pin, goes_on, |_| {
+                count += 1;
+                Ok(false)
+            })?;
+            Ok(count)
+        })
+    }
+}
+
+fn item_of(record: &Record<'_>) -> (Value, Value) {
+    record.bring_large_value();
+    let (key, value) = record.keep_record().into_parts();
+    (Value::from_slice(key), Value::from_slice(value))
+}

@@ -1,0 +1,395 @@
+//! Iterators over a range of the keys of an ordered keyspace, from both ends, beside writers.
+//!
+//! They gather the records of some leaves at a time, so that the loads of these records overlap: of
+//! one leaf first, and of more the longer they go on. Nothing of the tree is kept in between but a
+//! key. [`Range`] owns what it returns, and goes on after its store is closed. [`ViewRange`] borrows.
+//!
+//! **Concurrency.** Nothing here takes a lock but for the name in an error; reads behave as in `read`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::iter::read;
+use super::key_range::KeyRange;
+use super::range_buffer::{End, HasKey, Popped, RangeBuffer};
+use crate::engine::read::{Value, View};
+use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
+use crate::engine::state::{State, dropped};
+use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
+use crate::index::key_index::KeyIndex;
+use crate::index::tree::partition;
+use crate::mem::address_space::{OwnedRecord, Record};
+use crate::mem::location::Location;
+use crate::sync::epoch::Pin;
+
+/// The most leaves that are gathered at once.
+const LEAVES_MAX: usize = 6;
+
+/// The progress of an iteration over a range.
+struct RangeWalk<R> {
+    /// The id of the keyspace's contents that are iterated; `None` if the keyspace was dropped
+    /// before.
+    id: Option<KeyspaceId>,
+    buffer: RangeBuffer<R>,
+    /// The locations of the records that are being gathered; kept for the allocation.
+    places: Vec<Location>,
+    /// The number of leaves to gather next.
+    leaves: usize,
+}
+
+impl<R> fmt::Debug for RangeWalk<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RangeWalk").field("left", &self.buffer.left).finish_non_exhaustive()
+    }
+}
+
+impl<R: HasKey> RangeWalk<R> {
+    fn new(state: &State, keyspace: &KeyspaceState, range: KeyRange, pin: &Pin) -> Self {
+        let id = keyspace.contents(pin).map(|contents| contents.id);
+        let mut buffer = RangeBuffer::new(range);
+        if state.fork_guard.is_forked() {
+            // The name is behind a lock, which a child cannot take.
+            buffer.end_with(Error::Forked);
+        } else if id.is_some_and(|id| !id.is_ordered()) {
+            buffer.end_with(Error::KeyspaceNotOrdered { name: keyspace.name().to_string() });
+        }
+        Self { id, buffer, places: Vec::new(), leaves: 1 }
+    }
+
+    /// Returns the next record at an end.
+    #[inline]
+    fn pop(&mut self, keyspace: &KeyspaceState, end: End) -> Popped<R> {
+        if !self.buffer.is_empty() && !keyspace.present.is(self.id) {
+            self.look_again(keyspace);
+        }
+        self.buffer.pop(end)
+    }
+
+    /// Ends the iteration if the keyspace's contents are not those that it started with.
+    #[cold]
+    fn look_again(&mut self, keyspace: &KeyspaceState) {
+        match self.contents(keyspace, &keyspace.pin()) {
+            // They are present, and their number is about to be set.
+            Ok(Some(_)) => {}
+            Ok(None) => self.buffer.end(),
+            Err(error) => self.buffer.end_with(error),
+        }
+    }
+
+    /// Returns the keyspace's contents if they are still those that the iteration started with.
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceDropped`.
+    fn contents<'p>(&self, keyspace: &'p KeyspaceState, pin: &'p Pin) -> Result<Option<&'p KeyspaceData>> {
+        match keyspace.contents(pin) {
+            Some(contents) => Ok(Some(contents).filter(|contents| Some(contents.id) == self.id)),
+            None => Err(dropped(keyspace)),
+        }
+    }
+
+    /// Gathers the records of the next few leaves at an end. An error ends the iteration.
+    fn gather<'p>(
+        &mut self,
+        state: &'p State,
+        keyspace: &'p KeyspaceState,
+        pin: &'p Pin,
+        end: End,
+        keep: impl Fn(Record<'p>) -> R,
+    ) {
+        if let Err(error) = self.try_gather(state, keyspace, pin, end, keep) {
+            self.buffer.end_with(error);
+        }
+    }
+
+    fn try_gather<'p>(
+        &mut self,
+        state: &'p State,
+        keyspace: &'p KeyspaceState,
+        pin: &'p Pin,
+        end: End,
+        keep: impl Fn(Record<'p>) -> R,
+    ) -> Result<()> {
+        let Some(contents) = self.contents(keyspace, pin)? else {
+            self.buffer.end();
+            return Ok(());
+        };
+        let Self { buffer, places, leaves, .. } = self;
+        places.clear();
+        let mut pieces = Vec::with_capacity(LEAVES_MAX);
+        for _ in 0..*leaves {
+            let start = places.len();
+            state.scan_piece(&contents.index, &mut buffer.left, end, places, pin)?;
+            pieces.push(start..places.len());
+            for location in &places[start..] {
+                state.shared.space.prefetch(*location);
+            }
+        }
+        *leaves = (*leaves * 2).min(LEAVES_MAX);
+        if end == End::Back {
+            pieces.reverse();
+        }
+        let found = pieces.into_iter().flatten().filter_map(|at| {
+            let record = read(state, contents, places[at], pin).transpose()?;
+            Some(record.map(|record| {
+                record.prefetch_rest();
+                keep(record)
+            }))
+        });
+        buffer.extend(end, found);
+        Ok(())
+    }
+}
+
+impl State {
+    /// Appends the locations of the next few keys at an end of a range, in order, and takes them off
+    /// the range; it is `None` once no key may be left.
+    ///
+    /// # Errors
+    ///
+    /// If the tree has ended, or a key at an end of the range cannot be read.
+    pub(crate) fn scan_piece(
+        &self,
+        index: &KeyIndex,
+        range: &mut Option<KeyRange>,
+        end: End,
+        out: &mut Vec<Location>,
+        pin: &Pin,
+    ) -> Result<()> {
+        let (Some(tree), Some(left)) = (index.sorted(), range.as_mut()) else {
+            *range = None;
+            return Ok(());
+        };
+        let start = out.len();
+        let is_before = |location, key: &[u8]| self.is_before(location, key, pin);
+        match end {
+            End::Front => match (tree.scan(&left.from, out, is_before)?, &left.to) {
+                (Some(next), to) if to.as_ref().is_none_or(|to| next < *to) => left.from = next,
+                (_, to) => {
+                    if let Some(to) = to {
+                        let within = partition(&out[start..], |location| is_before(location, to))?;
+                        out.truncate(start + within);
+                    }
+                    *range = None;
+                }
+            },
+            End::Back => match tree.scan_back(left.to.as_deref(), out, is_before)? {
+                Some(begin) if begin > left.from => left.to = Some(begin),
+                _ => {
+                    let before = partition(&out[start..], |location| is_before(location, &left.from))?;
+                    out.drain(start..start + before);
+                    *range = None;
+                }
+            },
+        }
+        Ok(())
+    }
+}
+
+/// An iterator over a range of the keys of an ordered keyspace and their values, in ascending order,
+/// or from the back in descending order.
+///
+/// A key that exists throughout the iteration is returned exactly once, with a value that it had
+/// during it. A key that is inserted or removed meanwhile is returned once or not at all. Writes
+/// during the iteration are fine, by its own thread, too. The iterator ends once the keyspace is
+/// cleared. Once the keyspace is dropped it ends with
+/// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped).
+///
+/// After the store is closed, the iterator continues to its end over the final contents. Until it is
+/// dropped, it keeps the store's index in memory and its files mapped.
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// let events = store.ordered_keyspace("events")?;
+/// for n in 0..100_u32 {
+///     events.insert(n.to_be_bytes(), "")?;
+/// }
+/// let mut range = events.range(10_u32.to_be_bytes()..20_u32.to_be_bytes());
+/// assert_eq!(range.next().expect("there are ten")?.0, 10_u32.to_be_bytes());
+/// assert_eq!(range.next_back().expect("there are ten")?.0, 19_u32.to_be_bytes());
+/// assert_eq!(range.count(), 8);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias = "Cursor")]
+#[derive(Debug)]
+pub struct Range {
+    state: Arc<State>,
+    keyspace: Arc<KeyspaceState>,
+    /// Records that are owned: between two items there is no pin, so compaction may move them.
+    walk: RangeWalk<OwnedRecord>,
+}
+
+impl Range {
+    pub(crate) fn new(state: Arc<State>, keyspace: Arc<KeyspaceState>, range: KeyRange) -> Self {
+        let walk = RangeWalk::new(&state, &keyspace, range, &state.pin());
+        // Relaxed: a concurrent close may order itself before or after this.
+        state.counters.iterators.fetch_add(1, Ordering::Relaxed);
+        Self { state, keyspace, walk }
+    }
+
+    /// Skips the keys before `key`: the next one from the front is at `key` or behind it. It never goes
+    /// back.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let visits = store.ordered_keyspace("visits")?;
+    /// for key in ["anna/1", "anna/2", "berta/1", "carla/1"] {
+    ///     visits.insert(key, "")?;
+    /// }
+    /// // The first visit of each person.
+    /// let (mut range, mut people) = (visits.range::<&str>(..), Vec::new());
+    /// while let Some(item) = range.next() {
+    ///     let key = String::from_utf8(item?.0.to_vec())?;
+    ///     let (person, _) = key.split_once('/').expect("all keys have one");
+    ///     range.seek(format!("{person}0")); // "0" is the character behind "/"
+    ///     people.push(person.to_owned());
+    /// }
+    /// assert_eq!(people, ["anna", "berta", "carla"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "lower_bound")]
+    pub fn seek(&mut self, key: impl AsRef<[u8]>) {
+        self.walk.buffer.seek(key.as_ref(), End::Front);
+    }
+
+    /// Skips the keys behind `key`: the next one from the back is at `key` or before it. It never goes
+    /// back.
+    pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
+        self.walk.buffer.seek(key.as_ref(), End::Back);
+    }
+
+    #[inline]
+    fn step(&mut self, end: End) -> Option<Result<(Value, Value)>> {
+        loop {
+            match self.walk.pop(&self.keyspace, end) {
+                Popped::Item(found) => {
+                    return Some(found.map(|record| {
+                        let (key, value) = record.into_parts();
+                        (Value::from_slice(key), Value::from_slice(value))
+                    }));
+                }
+                Popped::Missing => self.gather(end),
+                Popped::End => return None,
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn gather(&mut self, end: End) {
+        let Self { state, keyspace, walk } = self;
+        // It goes on after its store is closed.
+        if state.fork_guard.is_forked() {
+            return walk.buffer.end_with(Error::Forked);
+        }
+        walk.gather(state, keyspace, &state.pin(), end, |record| {
+            record.bring_large_value();
+            record.keep_record()
+        });
+    }
+}
+
+impl Iterator for Range {
+    type Item = Result<(Value, Value)>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(End::Front)
+    }
+}
+
+impl DoubleEndedIterator for Range {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(End::Back)
+    }
+}
+
+impl std::iter::FusedIterator for Range {}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        // Relaxed: as in `new`.
+        self.state.counters.iterators.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An iterator over a range of the keys of an ordered keyspace and their values, borrowed from a
+/// [`View`]; see [`Range`].
+///
+/// It costs less than a [`Range`], because it counts no references. Once the store is closed, it ends
+/// with [`Error::Closed`](crate::Error::Closed).
+///
+/// ```
+/// # let directory = tempfile::tempdir_in(".")?;
+/// # let store = mapcask::Store::open(directory.path().join("data"))?;
+/// let users = store.ordered_keyspace("users")?;
+/// users.insert("anna", "admin")?;
+/// users.insert("berta", "guest")?;
+/// let view = users.view();
+/// let names = view.prefix("b").map(|item| Ok(item?.0)).collect::<mapcask::Result<Vec<_>>>()?;
+/// assert_eq!(names, [b"berta"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct ViewRange<'v> {
+    view: &'v View<'v>,
+    walk: RangeWalk<Record<'v>>,
+}
+
+impl<'v> ViewRange<'v> {
+    pub(super) fn new(view: &'v View<'v>, range: KeyRange) -> Self {
+        Self { view, walk: RangeWalk::new(view.state, view.keyspace, range, &view.pin) }
+    }
+
+    /// Skips the keys before `key`; see [`Range::seek`].
+    pub fn seek(&mut self, key: impl AsRef<[u8]>) {
+        self.walk.buffer.seek(key.as_ref(), End::Front);
+    }
+
+    /// Skips the keys behind `key`; see [`Range::seek_back`].
+    pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
+        self.walk.buffer.seek(key.as_ref(), End::Back);
+    }
+
+    #[inline]
+    fn step(&mut self, end: End) -> Option<Result<(&'v [u8], &'v [u8])>> {
+        loop {
+            match self.walk.pop(self.view.keyspace, end) {
+                Popped::Item(found) => return Some(found.map(|record| (record.key(), record.value()))),
+                Popped::Missing => self.gather(end),
+                Popped::End => return None,
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn gather(&mut self, end: End) {
+        let View { state, keyspace, pin, .. } = self.view;
+        if let Err(error) = state.fork_guard.check() {
+            return self.walk.buffer.end_with(error);
+        }
+        self.walk.gather(state, keyspace, pin, end, |record| record);
+    }
+}
+
+impl<'v> Iterator for ViewRange<'v> {
+    type Item = Result<(&'v [u8], &'v [u8])>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(End::Front)
+    }
+}
+
+impl DoubleEndedIterator for ViewRange<'_> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(End::Back)
+    }
+}
+
+impl std::iter::FusedIterator for ViewRange<'_> {}

@@ -1,0 +1,455 @@
+//! The index of a keyspace: a hash index, or a tree if the keyspace is ordered. One interface for
+//! readers ([`KeyIndex`]), and one for the writer ([`KeyIndexWriter`]).
+
+use std::cmp::Ordering;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::hash::block_error::BlockError;
+use super::hash::capture::Capture;
+use super::hash::scan::Cursor;
+use super::hash::{Index, IndexWriter};
+use super::tree::{Tree, TreeWriter};
+use crate::format::KeyspaceId;
+use crate::format::hash::Hash;
+use crate::mem::location::Location;
+
+/// A key to search for. A hash index reads its hash, a tree its bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SearchKey<'k> {
+    pub(crate) bytes: &'k [u8],
+    pub(crate) hash: Hash,
+}
+
+/// A position among the keys of an index, in the order of its scans.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ScanPosition {
+    /// The position of a hash; zero for a tree.
+    hash: u64,
+    /// The key; empty for a hash index.
+    key: Box<[u8]>,
+}
+
+impl ScanPosition {
+    /// The position before all keys.
+    pub(crate) fn start() -> Self {
+        Self { hash: 0, key: Box::default() }
+    }
+
+    /// Returns the position of a key in a tree.
+    pub(crate) fn of_key(key: &[u8]) -> Self {
+        Self { hash: 0, key: key.into() }
+    }
+
+    /// Returns true if it is the position before all keys.
+    pub(crate) fn is_start(&self) -> bool {
+        self.hash == 0 && self.key.is_empty()
+    }
+}
+
+/// The index that readers search.
+#[derive(Debug, Clone)]
+pub(crate) enum KeyIndex {
+    Hash(Arc<Index>),
+    Tree(Arc<Tree>),
+}
+
+/// The index, for the one who changes it.
+#[derive(Debug)]
+pub(crate) enum KeyIndexWriter {
+    Hash(IndexWriter),
+    Tree(TreeWriter),
+}
+
+/// The comparison of a key with those in records.
+pub(crate) trait KeyCompare<E> {
+    /// Returns true if the record at a location is of the key. A hash index asks for the few entries
+    /// whose tags match, possibly twice for one.
+    fn is_key(&mut self, location: Location) -> Result<bool, E>;
+
+    /// Returns the order of the key in the record at a location and of the key. A tree asks for some
+    /// keys of a leaf.
+    fn order(&mut self, location: Location) -> Result<Ordering, E>;
+
+    /// Returns true if a tree is to search again after it did not find the key: a damaged key may have
+    /// led the search astray, and is noticed this time.
+    fn is_to_repeat(&mut self) -> bool;
+}
+
+/// An index that can be searched: [`KeyIndex`] beside the writer, [`KeyIndexWriter`] under the writer
+/// mutex, while nothing moves.
+pub(crate) trait KeySearch {
+    /// Finds the entry of a key. Returns its location, and the comparison that found it.
+    ///
+    /// An error of the comparison, or an unreadable block of a checkpoint, ends the search.
+    fn find<E: From<BlockError>, C: KeyCompare<E>>(
+        &self,
+        key: SearchKey<'_>,
+        compare: C,
+    ) -> Result<Option<(Location, C)>, E>;
+}
+
+// In both, the tree has a copy of the comparison, so that the other one stays in registers.
+
+impl KeySearch for KeyIndex {
+    #[inline]
+    fn find<E: From<BlockError>, C: KeyCompare<E>>(
+        &self,
+        key: SearchKey<'_>,
+        mut compare: C,
+    ) -> Result<Option<(Location, C)>, E> {
+        match self {
+            Self::Hash(index) => {
+                let found = index.find(key.hash, |location| compare.is_key(location))?;
+                Ok(found.map(|location| (location, compare)))
+            }
+            Self::Tree(tree) => {
+                let mut compare = compare;
+                let mut found = tree.find(key.bytes, |location| compare.order(location))?;
+                if found.is_none() && compare.is_to_repeat() {
+                    found = tree.find(key.bytes, |location| compare.order(location))?;
+                }
+                Ok(found.map(|location| (location, compare)))
+            }
+        }
+    }
+}
+
+impl KeySearch for KeyIndexWriter {
+    #[inline]
+    fn find<E: From<BlockError>, C: KeyCompare<E>>(
+        &self,
+        key: SearchKey<'_>,
+        mut compare: C,
+    ) -> Result<Option<(Location, C)>, E> {
+        match self {
+            Self::Hash(writer) => {
+                let found = writer.find(key.hash, |location| compare.is_key(location))?;
+                Ok(found.map(|location| (location, compare)))
+            }
+            Self::Tree(writer) => {
+                let mut compare = compare;
+                let mut found = writer.find(key.bytes, |location| compare.order(location))?;
+                if found.is_none() && compare.is_to_repeat() {
+                    found = writer.find(key.bytes, |location| compare.order(location))?;
+                }
+                Ok(found.map(|location| (location, compare)))
+            }
+        }
+    }
+}
+
+impl KeyIndex {
+    /// Calls `visit` with the location of each record that a search for a key may compare.
+    ///
+    /// # Errors
+    ///
+    /// The error of `visit`, or an unreadable block of a checkpoint.
+    #[inline]
+    pub(crate) fn visit_candidates<E: From<BlockError>>(
+        &self,
+        key: SearchKey<'_>,
+        mut visit: impl FnMut(Location) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Hash(index) => index.find(key.hash, |location| visit(location).map(|()| false)).map(drop),
+            Self::Tree(tree) => tree.visit_candidates(key.bytes, visit),
+        }
+    }
+
+    /// Returns true if the entry of a key leads to a location. It reads no record.
+    ///
+    /// # Errors
+    ///
+    /// An unreadable block of a checkpoint.
+    pub(crate) fn leads_to(&self, key: SearchKey<'_>, wanted: Location) -> Result<bool, BlockError> {
+        match self {
+            Self::Hash(index) => {
+                let found = index.find(key.hash, |location| Ok::<_, BlockError>(location == wanted));
+                Ok(found?.is_some())
+            }
+            Self::Tree(tree) => tree.leads_to(key.bytes, wanted),
+        }
+    }
+
+    /// Prefetches the line that a search for this key loads first.
+    #[inline]
+    pub(crate) fn prefetch(&self, key: SearchKey<'_>) {
+        if let Self::Hash(index) = self {
+            index.prefetch(key.hash);
+        }
+    }
+
+    /// Prefetches the line that such a search loads next, if it does not find the key in the first.
+    #[inline]
+    pub(crate) fn prefetch_next(&self, key: SearchKey<'_>) {
+        if let Self::Hash(index) = self {
+            index.prefetch_next(key.hash);
+        }
+    }
+
+    /// Returns the position of a key in the order of a scan.
+    pub(crate) fn position_of(&self, key: SearchKey<'_>) -> ScanPosition {
+        match self {
+            Self::Hash(index) => ScanPosition { hash: index.order_of(key.hash), key: Box::default() },
+            Self::Tree(_) => ScanPosition::of_key(key.bytes),
+        }
+    }
+
+    /// Appends the locations of the next few keys from a position on, and returns the position behind
+    /// them; `None` after the last. Those of a tree ascend. `is_before` tells if the key in the
+    /// record at a location is before a key: a tree asks for a few where a scan begins.
+    ///
+    /// A key that is in the index throughout a scan is found exactly once.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if they are in an unreadable block of a checkpoint, nothing was appended then; or
+    /// the error of `is_before`.
+    pub(crate) fn scan<E: From<BlockError>>(
+        &self,
+        from: &ScanPosition,
+        out: &mut Vec<Location>,
+        is_before: impl FnMut(Location, &[u8]) -> Result<bool, E>,
+    ) -> Result<Option<ScanPosition>, E> {
+        match self {
+            Self::Hash(index) => {
+                let next = index.scan(Cursor::at(from.hash), out)?;
+                Ok(next.map(|next| ScanPosition { hash: next.order(), key: Box::default() }))
+            }
+            Self::Tree(tree) => {
+                let next = tree.scan(&from.key, out, is_before)?;
+                Ok(next.as_deref().map(ScanPosition::of_key))
+            }
+        }
+    }
+
+    /// Returns the number of entries.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Hash(index) => index.len(),
+            Self::Tree(tree) => tree.len(),
+        }
+    }
+
+    /// Returns the bytes of memory that it takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Hash(index) => index.memory_bytes(),
+            Self::Tree(tree) => tree.memory_bytes(),
+        }
+    }
+
+    /// Returns true if a search may fail for a part that is missing.
+    #[inline]
+    pub(crate) fn is_partial(&self) -> bool {
+        match self {
+            Self::Hash(index) => index.is_partial(),
+            // It has no parts: it is rebuilt by the next open.
+            Self::Tree(_) => false,
+        }
+    }
+
+    /// Returns true if entries may lead to records that nothing has verified since this open.
+    #[inline]
+    pub(crate) fn is_from_checkpoint(&self) -> bool {
+        match self {
+            Self::Hash(index) => index.is_from_checkpoint(),
+            Self::Tree(_) => false,
+        }
+    }
+
+    /// Returns true if the record at a location was verified since this open.
+    pub(crate) fn is_verified(&self, key: SearchKey<'_>, location: Location) -> bool {
+        match self {
+            Self::Hash(index) => index.is_verified(key.hash, location),
+            Self::Tree(_) => true,
+        }
+    }
+
+    /// Marks the record at a location as verified.
+    pub(crate) fn set_verified(&self, key: SearchKey<'_>, location: Location) {
+        if let Self::Hash(index) = self {
+            index.set_verified(key.hash, location);
+        }
+    }
+
+    /// Returns the hash index, if it is one.
+    pub(crate) fn hashed(&self) -> Option<&Arc<Index>> {
+        if let Self::Hash(index) = self { Some(index) } else { None }
+    }
+
+    /// Returns true if the index does not show what the log says, because a change could not be made.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.sorted().is_some_and(|tree| tree.has_ended())
+    }
+
+    /// Returns the tree, if it is one.
+    pub(crate) fn sorted(&self) -> Option<&Arc<Tree>> {
+        if let Self::Tree(tree) = self { Some(tree) } else { None }
+    }
+
+    /// Returns true if both are the same index.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Hash(one), Self::Hash(other)) => Arc::ptr_eq(one, other),
+            (Self::Tree(one), Self::Tree(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    /// Makes every later search fail, because another index has replaced it.
+    pub(crate) fn supersede(&self) {
+        match self {
+            Self::Hash(index) => index.supersede(),
+            Self::Tree(tree) => tree.end(),
+        }
+    }
+}
+
+impl KeyIndexWriter {
+    /// Makes an empty index for a keyspace of the store at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory or address space is short.
+    pub(crate) fn empty(id: KeyspaceId, path: &Path) -> io::Result<Self> {
+        if id.is_ordered() {
+            Tree::new(path).map(|(_, writer)| Self::Tree(writer))
+        } else {
+            Index::new().map(|(_, writer)| Self::Hash(writer))
+        }
+    }
+
+    /// Returns the index that readers search.
+    pub(crate) fn index(&self) -> KeyIndex {
+        match self {
+            Self::Hash(writer) => KeyIndex::Hash(Arc::clone(writer.index())),
+            Self::Tree(writer) => KeyIndex::Tree(Arc::clone(writer.tree())),
+        }
+    }
+
+    /// Returns the number of entries.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Hash(writer) => writer.index().len(),
+            Self::Tree(writer) => writer.tree().len(),
+        }
+    }
+
+    /// Returns true if entries may lead to records that nothing has verified since this open.
+    #[inline]
+    pub(crate) fn is_from_checkpoint(&self) -> bool {
+        match self {
+            Self::Hash(writer) => writer.index().is_from_checkpoint(),
+            Self::Tree(_) => false,
+        }
+    }
+
+    /// Returns the writer of the tree, if it is one.
+    pub(crate) fn sorted(&mut self) -> Option<&mut TreeWriter> {
+        if let Self::Tree(writer) = self { Some(writer) } else { None }
+    }
+
+    /// Returns the writer of the hash index, if it is one.
+    pub(crate) fn hashed(&mut self) -> Option<&mut IndexWriter> {
+        if let Self::Hash(writer) = self { Some(writer) } else { None }
+    }
+
+    /// Calls `visit` with the location of each record that a search for a key may compare.
+    ///
+    /// # Errors
+    ///
+    /// The error of `visit`, or an unreadable block of a checkpoint.
+    #[inline]
+    pub(crate) fn visit_candidates<E: From<BlockError>>(
+        &self,
+        key: SearchKey<'_>,
+        mut visit: impl FnMut(Location) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Hash(writer) => writer.find(key.hash, |location| visit(location).map(|()| false)).map(drop),
+            Self::Tree(writer) => writer.tree().visit_candidates(key.bytes, visit),
+        }
+    }
+
+    /// Makes sure that `count` inserts cannot fail. The next reservation replaces this one.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory or address space is short, or the index has its greatest size.
+    /// Nothing is lost.
+    #[inline]
+    pub(crate) fn reserve_many(&mut self, count: usize) -> io::Result<()> {
+        match self {
+            Self::Hash(writer) => writer.reserve_many(count),
+            Self::Tree(writer) => writer.reserve(count),
+        }
+    }
+
+    /// Makes sure that `count` removals cannot fail.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory or address space is short.
+    #[inline]
+    pub(crate) fn reserve_removals(&mut self, count: usize) -> io::Result<()> {
+        match self {
+            Self::Hash(writer) => {
+                writer.before_removals(count);
+                Ok(())
+            }
+            Self::Tree(writer) => writer.reserve(count),
+        }
+    }
+
+    /// Inserts an entry. The key must be absent, and space for the entry reserved. `key_of` returns
+    /// the key in the record at a location, if it can be read; a tree asks for some.
+    #[inline]
+    pub(crate) fn insert<'k>(
+        &mut self,
+        key: SearchKey<'k>,
+        location: Location,
+        key_of: impl FnMut(Location) -> Option<&'k [u8]>,
+    ) {
+        match self {
+            Self::Hash(writer) => writer.insert(key.hash, location),
+            Self::Tree(writer) => writer.insert(key.bytes, location, key_of),
+        }
+    }
+
+    /// Replaces the location of a key's record by another one, in place. Returns false if there is no
+    /// such entry.
+    #[inline]
+    pub(crate) fn replace(&mut self, key: SearchKey<'_>, old: Location, new: Location) -> bool {
+        match self {
+            Self::Hash(writer) => writer.replace(key.hash, old, new),
+            Self::Tree(writer) => writer.replace(key.bytes, old, new),
+        }
+    }
+
+    /// Removes the entry of a key with this location. Returns false if there is none. `key_of` is as for
+    /// [`KeyIndexWriter::insert`].
+    #[inline]
+    pub(crate) fn remove<'k>(
+        &mut self,
+        key: SearchKey<'_>,
+        old: Location,
+        key_of: impl FnMut(Location) -> Option<&'k [u8]>,
+    ) -> bool {
+        match self {
+            Self::Hash(writer) => writer.remove(key.hash, old),
+            Self::Tree(writer) => writer.remove(key.bytes, old, key_of),
+        }
+    }
+
+    /// Begins a capture of the index as it is now; see [`IndexWriter::begin_checkpoint`]. `None` if it
+    /// cannot be captured now.
+    pub(crate) fn begin_checkpoint(&mut self, limit: usize) -> Option<Capture> {
+        match self {
+            Self::Hash(writer) => writer.begin_checkpoint(limit),
+            Self::Tree(_) => None,
+        }
+    }
+}

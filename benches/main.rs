@@ -18,6 +18,7 @@ mod histogram;
 mod large;
 mod latency;
 mod opening;
+mod ordered;
 mod reads;
 mod rounds;
 mod scratch;
@@ -49,13 +50,14 @@ pub(crate) struct Lab {
 
 type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);
 
-const ROWS: [Row; 22] = [
+const ROWS: [Row; 23] = [
     ("get", reads::get),
     ("get_miss", reads::get_miss),
     ("multi_get", reads::multi_get),
     ("get_threads", reads::get_threads),
     ("get_verified", reads::get_verified),
     ("iterate", reads::iterate),
+    ("ordered", ordered::ordered),
     ("put", writes::put),
     ("put_batch", writes::put_batch),
     ("overwrite", writes::overwrite),

@@ -337,6 +337,10 @@ impl CheckpointKeyspace {
         if reader.array::<12>()? != [0; 12] {
             return Err(Defect::Reserved);
         }
+        // A checkpoint holds hash indexes only.
+        if id.is_ordered() {
+            return Err(Defect::BadField("keyspace"));
+        }
         // An index has at least 2^base_bits buckets, and far fewer than 2^64 lines.
         if base_bits > 32
             || table.buckets < 1 << base_bits
@@ -480,6 +484,15 @@ mod tests {
         for size in [0, front.len() as u64, file_size(&front) - 1, file_size(&front) + 1, u64::MAX] {
             assert!(IndexCheckpoint::decode(&front, size).is_err(), "{size}");
         }
+    }
+
+    #[test]
+    fn ordered_keyspace_in_a_checkpoint_is_refused() {
+        let mut checkpoint = sample();
+        let last = checkpoint.keyspaces.last_mut().expect("there are two");
+        last.id = last.id.ordered();
+        let front = checkpoint.encode();
+        assert_eq!(IndexCheckpoint::decode(&front, file_size(&front)), Err(Defect::BadField("keyspace")));
     }
 
     #[test]

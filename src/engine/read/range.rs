@@ -90,21 +90,12 @@ impl<R: HasKey> RangeWalk<R> {
         }
     }
 
-    /// Gathers the records of the next few leaves at an end. An error ends the iteration.
+    /// Gathers the records of the next few leaves at an end.
+    ///
+    /// # Errors
+    ///
+    /// `KeyspaceDropped`, and the errors of [`State::scan_piece`].
     fn gather<'p>(
-        &mut self,
-        state: &'p State,
-        keyspace: &'p KeyspaceState,
-        pin: &'p Pin,
-        end: End,
-        keep: impl Fn(Record<'p>) -> R,
-    ) {
-        if let Err(error) = self.try_gather(state, keyspace, pin, end, keep) {
-            self.buffer.end_with(error);
-        }
-    }
-
-    fn try_gather<'p>(
         &mut self,
         state: &'p State,
         keyspace: &'p KeyspaceState,
@@ -282,13 +273,16 @@ impl Range {
     fn gather(&mut self, end: End) {
         let Self { state, keyspace, walk } = self;
         // It goes on after its store is closed.
-        if state.fork_guard.is_forked() {
-            return walk.buffer.end_with(Error::Forked);
-        }
-        walk.gather(state, keyspace, &state.pin(), end, |record| {
-            record.bring_large_value();
-            record.keep_record()
+        let checked = state.fork_guard.check_inherited();
+        let gathered = checked.and_then(|()| {
+            walk.gather(state, keyspace, &state.pin(), end, |record| {
+                record.bring_large_value();
+                record.keep_record()
+            })
         });
+        if let Err(error) = gathered {
+            walk.buffer.end_with(error);
+        }
     }
 }
 
@@ -369,10 +363,11 @@ impl<'v> ViewRange<'v> {
     #[inline(never)]
     fn gather(&mut self, end: End) {
         let View { state, keyspace, pin, .. } = self.view;
-        if let Err(error) = state.fork_guard.check() {
-            return self.walk.buffer.end_with(error);
+        let checked = state.fork_guard.check();
+        let gathered = checked.and_then(|()| self.walk.gather(state, keyspace, pin, end, |record| record));
+        if let Err(error) = gathered {
+            self.walk.buffer.end_with(error);
         }
-        self.walk.gather(state, keyspace, pin, end, |record| record);
     }
 }
 

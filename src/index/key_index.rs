@@ -90,7 +90,8 @@ pub(crate) trait KeySearch {
     ) -> Result<Option<(Location, C)>, E>;
 }
 
-// In both, the tree has a copy of the comparison, so that the other one stays in registers.
+// In both, the tree has a copy of the comparison, so that the other one stays in registers. The arms stand
+// twice: a function for the tree's, inlined or not, costs a get in a hash index 23 instructions of 540.
 
 impl KeySearch for KeyIndex {
     #[inline]

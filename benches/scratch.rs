@@ -97,13 +97,13 @@ impl Drop for Peer {
     }
 }
 
-/// Runs a child: `fill COUNT DIR` and die by SIGKILL, `open COUNT DIR`, `memory CONTENDER COUNT DIR`, or one of those
+/// Runs a child: `fill COUNT DIR` (`fill-alone`: without a worker) and die by SIGKILL, `open COUNT DIR`, `memory CONTENDER COUNT DIR`, or one of those
 /// that follow the store of another process.
 pub(crate) fn child(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        ["fill", count, directory] => {
-            let store = Store::open(directory)?;
+        ["fill" | "fill-alone", count, directory] => {
+            let store = Options::new().background(words[0] == "fill").open(directory)?;
             fill(&store, 0, count.parse()?)?;
             let me = rustix::process::getpid();
             Ok(rustix::process::kill_process(me, rustix::process::Signal::KILL)?)

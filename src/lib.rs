@@ -284,7 +284,7 @@
 //! | segment files together | 8 TiB; their size grows to [`Options::segment_bytes`]: 4 KiB to 4 GiB, 64 MiB by default |
 //! | memory per key | at most 16 bytes in a keyspace of 100,000 keys or more; a smaller one takes up to 256 KiB |
 //! | processes | one that writes, or any number that open the store with [`Options::read_only`]; others get [`Error::Locked`]. Any number of [followers](#several-processes) beside them |
-//! | reading by an open | nothing of the log after a clean close; after a kill, what no hint describes yet; after a power cut, the log since the last index checkpoint ([`Options::checkpoint_bytes`]). With ordered keyspaces: the log since they exist |
+//! | reading by an open | nothing of the log after a clean close; after a kill, what no hint describes yet; after a power cut, the log since the last index checkpoint ([`Options::checkpoint_bytes`]). With ordered keyspaces, after a kill: also what hints describe of the log since the last checkpoint |
 //! | small store | 5 descriptors, 5 mappings, 36 KiB on the disk, 42 KiB of memory ([`Background`]) |
 //! | typed value | 256 levels of nesting, 4,096 elements without bytes |
 //! | file systems | NFS, SMB, 9p and the like are refused on Linux |

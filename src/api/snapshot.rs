@@ -387,13 +387,13 @@ impl KeyspaceSnapshot {
         let mut cursor = Some(from.clone());
         places.clear();
         while let Some(at) = cursor.as_ref().filter(|_| places.len() < AHEAD) {
-            let is_before = |location, key: &[u8]| state.is_before(location, key, &pin);
+            let is_before = |entry, key: &[u8]| state.is_before(entry, key, &pin);
             cursor = seen.index.scan(at, places, is_before)?;
         }
         for location in &*places {
             state.shared.space.prefetch(*location);
         }
-        self.keep_seen(seen, places, &pin, found)?;
+        self.keep_seen(seen, (places, false), &pin, found)?;
         self.keep_versions(seen, from, cursor.as_ref(), found);
         if self.seen.id.is_ordered() {
             // The last one is returned first.

@@ -137,7 +137,7 @@ impl KeyspaceSnapshot {
             let state = self.state();
             let pin = state.pin();
             let (mut left, mut places, mut found) = (Some(before.clone()), Vec::new(), Vec::new());
-            state.scan_piece(&seen.index, &mut left, end, &mut places, &pin)?;
+            let is_verified = state.scan_piece(&seen.index, &mut left, end, &mut places, &pin)?;
             let taken = match (&left, end) {
                 (None, _) => before.clone(),
                 (Some(left), End::Front) => {
@@ -147,7 +147,7 @@ impl KeyspaceSnapshot {
                     KeyRange { from: left.to.clone().unwrap_or_default(), to: before.to.clone() }
                 }
             };
-            self.keep_seen(seen, &places, &pin, &mut found)?;
+            self.keep_seen(seen, (&places, is_verified), &pin, &mut found)?;
             let to = taken.to.as_deref().map(ScanPosition::of_key);
             self.keep_versions(seen, &ScanPosition::of_key(&taken.from), to.as_ref(), &mut found);
             found.sort_unstable_by(|one, other| one.key().cmp(other.key()));
@@ -157,11 +157,12 @@ impl KeyspaceSnapshot {
         Ok(found)
     }
 
-    /// Appends the records at some locations of the index that the snapshot sees.
+    /// Appends the records at some locations of the index that the snapshot sees. The flag says that all
+    /// are known to be verified.
     pub(super) fn keep_seen(
         &self,
         seen: &KeyspaceAsOf,
-        places: &[Location],
+        (places, is_verified): (&[Location], bool),
         pin: &Pin,
         found: &mut Vec<OwnedRecord>,
     ) -> Result<()> {
@@ -172,7 +173,7 @@ impl KeyspaceSnapshot {
                 if !record.is_put() || state.config.verify_reads {
                     state.check_record(&record)?;
                 }
-                if seen.index.is_from_checkpoint() {
+                if !is_verified && seen.index.is_from_checkpoint() {
                     state.check_first(&seen.index, state.search_key(record.key()), *location, &record)?;
                 }
                 state.check_replaced(&record)?;

@@ -134,7 +134,7 @@ impl State {
                     break;
                 }
                 found.clear();
-                let is_before = |location, key: &[u8]| self.is_before(location, key, &pin);
+                let is_before = |entry, key: &[u8]| self.is_before(entry, key, &pin);
                 cursor = match contents.index.scan(&at, &mut found, is_before) {
                     Ok(next) => next,
                     Err(error) if self.rebuild_if_damaged(&error)? => {

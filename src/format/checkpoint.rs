@@ -72,16 +72,17 @@ pub const SEGMENT_LAYOUT: [(&str, usize, usize); 9] = [
 ];
 
 /// The fields of a keyspace's entry: name, offset and size in bytes, as docs/design/format.md prints them.
-pub const KEYSPACE_LAYOUT: [(&str, usize, usize); 9] = [
+pub const KEYSPACE_LAYOUT: [(&str, usize, usize); 10] = [
     ("keyspace", 0, 4),
-    ("base_bits", 4, 4),
+    ("base_bits, or level", 4, 4),
     ("keys", 8, 8),
     ("live_bytes", 16, 8),
     ("entries", 24, 8),
-    ("buckets", 32, 8),
-    ("overflow_lines", 40, 8),
+    ("lines, first row", 32, 8),
+    ("lines, second row", 40, 8),
     ("live_count", 48, 4),
-    ("reserved", 52, 12),
+    ("root", 52, 4),
+    ("reserved", 56, 8),
 ];
 
 /// A segment's entry in a checkpoint.
@@ -103,24 +104,40 @@ pub struct CheckpointSegment {
     pub data_offset: u64,
 }
 
-/// The shape of a hash index.
+/// The shape of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexTable {
-    /// Hash bits that are stored only in a bucket's number.
-    pub base_bits: u32,
+    /// The kind of the index, and what only that kind has.
+    pub kind: IndexKind,
     /// The number of entries.
     pub entries: u64,
-    /// The number of buckets.
-    pub buckets: u64,
-    /// The number of overflow lines that were ever used.
-    pub overflow_lines: u64,
+    /// The numbers of lines of both rows: of buckets and of overflow lines, or of leaves and of inner
+    /// nodes. Lines behind the first row's buckets count if they were ever used.
+    pub lines: [u64; 2],
+}
+
+/// The kind of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexKind {
+    /// A hash index.
+    Hash {
+        /// Hash bits that are stored only in a bucket's number.
+        base_bits: u32,
+    },
+    /// A tree, of an ordered keyspace.
+    Tree {
+        /// The number of the root among the nodes of its level.
+        root: u32,
+        /// The level of the root: zero for a leaf.
+        level: u32,
+    },
 }
 
 impl IndexTable {
-    /// Returns the number of blocks of its buckets, and that of its overflow lines.
+    /// Returns the numbers of blocks of both rows.
     #[must_use]
     pub fn blocks(&self) -> [u64; 2] {
-        [self.buckets, self.overflow_lines].map(|lines| lines.div_ceil(BLOCK_LINES as u64))
+        self.lines.map(|lines| lines.div_ceil(BLOCK_LINES as u64))
     }
 }
 
@@ -309,13 +326,18 @@ impl IndexCheckpoint {
 impl CheckpointKeyspace {
     fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&self.id.0.to_le_bytes());
-        bytes.extend_from_slice(&self.table.base_bits.to_le_bytes());
-        let IndexTable { entries, buckets, overflow_lines, .. } = self.table;
-        for word in [self.keys, self.live_bytes, entries, buckets, overflow_lines] {
+        let IndexTable { kind, entries, lines } = self.table;
+        let (bits, root) = match kind {
+            IndexKind::Hash { base_bits } => (base_bits, 0),
+            IndexKind::Tree { root, level } => (level, root),
+        };
+        bytes.extend_from_slice(&bits.to_le_bytes());
+        for word in [self.keys, self.live_bytes, entries, lines[0], lines[1]] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
         bytes.extend_from_slice(&count_of(self.live.len()).to_le_bytes());
-        bytes.extend_from_slice(&[0; 12]);
+        bytes.extend_from_slice(&root.to_le_bytes());
+        bytes.extend_from_slice(&[0; 8]);
         for (segment, live) in &self.live {
             bytes.extend_from_slice(&segment.0.to_le_bytes());
             bytes.extend_from_slice(&live.to_le_bytes());
@@ -324,30 +346,31 @@ impl CheckpointKeyspace {
 
     fn decode(reader: &mut ByteReader<'_>) -> Result<Self, Defect> {
         let id = KeyspaceId(reader.u32()?);
-        let base_bits = reader.u32()?;
+        let bits = reader.u32()?;
         let keys = reader.u64()?;
         let live_bytes = reader.u64()?;
-        let table = IndexTable {
-            base_bits,
-            entries: reader.u64()?,
-            buckets: reader.u64()?,
-            overflow_lines: reader.u64()?,
-        };
+        let entries = reader.u64()?;
+        let lines = [reader.u64()?, reader.u64()?];
         let live_count = reader.u32()?;
-        if reader.array::<12>()? != [0; 12] {
+        let root = reader.u32()?;
+        if reader.array::<8>()? != [0; 8] || (root != 0 && !id.is_ordered()) {
             return Err(Defect::Reserved);
         }
-        // A checkpoint holds hash indexes only.
-        if id.is_ordered() {
-            return Err(Defect::BadField("keyspace"));
+        let kind = if id.is_ordered() {
+            IndexKind::Tree { root, level: bits }
+        } else {
+            IndexKind::Hash { base_bits: bits }
+        };
+        let fits = match kind {
+            // At least 2^base_bits buckets.
+            IndexKind::Hash { base_bits } => base_bits <= 32 && lines[0] >= 1 << base_bits,
+            IndexKind::Tree { .. } => lines[0] > 0,
+        };
+        // Far fewer than 2^64 lines.
+        if !fits || lines[0].max(lines[1]) > 1 << 48 {
+            return Err(Defect::BadField("lines"));
         }
-        // An index has at least 2^base_bits buckets, and far fewer than 2^64 lines.
-        if base_bits > 32
-            || table.buckets < 1 << base_bits
-            || table.buckets.max(table.overflow_lines) > 1 << 48
-        {
-            return Err(Defect::BadField("buckets"));
-        }
+        let table = IndexTable { kind, entries, lines };
         let pair = |reader: &mut ByteReader<'_>| Ok((SegmentId(reader.u64()?), reader.u64()?));
         let live = (0..live_count).map(|_| pair(reader)).collect::<Result<Vec<_>, _>>()?;
         if !live.is_sorted_by(|one, next| one.0 < next.0) {
@@ -420,9 +443,11 @@ mod tests {
             dead: [8, 16, 24],
             data_offset: 128 + 8 * id,
         };
-        let table = IndexTable { base_bits: 3, entries: 5, buckets: 9, overflow_lines: 65 };
+        let table = |kind| IndexTable { kind, entries: 5, lines: [9, 65] };
         let keyspace =
-            |id, live| CheckpointKeyspace { id: KeyspaceId(id), keys: 5, live_bytes: 90, table, live };
+            |id, kind, live| CheckpointKeyspace { id, keys: 5, live_bytes: 90, table: table(kind), live };
+        let hash = IndexKind::Hash { base_bits: 3 };
+        let tree = IndexKind::Tree { root: 1, level: 2 };
         IndexCheckpoint {
             store: StoreId([3; 16]),
             number: 7,
@@ -431,8 +456,8 @@ mod tests {
             hash_id: 1,
             segments: vec![segment(2, 4), segment(5, 1)],
             keyspaces: vec![
-                keyspace(0, vec![(SegmentId(2), 60), (SegmentId(5), 30)]),
-                keyspace(4, Vec::new()),
+                keyspace(KeyspaceId(0), hash, vec![(SegmentId(2), 60), (SegmentId(5), 30)]),
+                keyspace(KeyspaceId(4).ordered(), tree, Vec::new()),
             ],
         }
     }
@@ -487,12 +512,13 @@ mod tests {
     }
 
     #[test]
-    fn ordered_keyspace_in_a_checkpoint_is_refused() {
+    fn root_of_a_hash_index_is_refused() {
         let mut checkpoint = sample();
         let last = checkpoint.keyspaces.last_mut().expect("there are two");
-        last.id = last.id.ordered();
+        // Its number says that it has no order, and its entry has a root.
+        last.id = KeyspaceId(4);
         let front = checkpoint.encode();
-        assert_eq!(IndexCheckpoint::decode(&front, file_size(&front)), Err(Defect::BadField("keyspace")));
+        assert_eq!(IndexCheckpoint::decode(&front, file_size(&front)), Err(Defect::Reserved));
     }
 
     #[test]

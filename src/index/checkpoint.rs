@@ -1,7 +1,7 @@
 //! The file of an index checkpoint: written while the store runs, and opened by recovery.
 //!
 //! It decides neither when a checkpoint is made nor if one may be used. The exchange between an
-//! index and a checkpoint is in `index/hash/capture.rs` and `index/hash/lazy.rs`; the bytes are in
+//! index and a checkpoint is in `index/lines/capture.rs` and `index/lines/lazy.rs`; the bytes are in
 //! `format/checkpoint.rs`.
 //!
 //! **Order.** The checkpoint is written under a temporary name, synced, renamed, and the directory
@@ -20,9 +20,10 @@ use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexCheckpoint, frame_su
 use crate::format::{Defect, file_name};
 use crate::fs::leftovers::Leftovers;
 use crate::fs::{Access, Dir, File, read_exact_at};
-use crate::index::hash::capture::{Abandoned, Capture};
-use crate::index::hash::{Index, IndexWriter};
-use crate::index::hash::{block_error::BlockError, lazy::BlockSource};
+use crate::index::key_index::KeyIndexWriter;
+use crate::index::lines::block_error::BlockError;
+use crate::index::lines::capture::{Abandoned, Capture};
+use crate::index::lines::lazy::BlockSource;
 use crate::mem::alloc;
 
 /// Blocks that are written at once: 1 MiB.
@@ -224,6 +225,11 @@ impl OpenedCheckpoint {
         Error::Corrupt { path: self.path.to_path_buf(), offset: 0, defect: Defect::BadField(field) }
     }
 
+    /// Returns the error of an operation on the checkpoint.
+    pub(crate) fn failed(&self, operation: &'static str, error: io::Error) -> Error {
+        Error::io(operation, &*self.path, error)
+    }
+
     /// Returns the length of the front in bytes.
     pub(crate) fn front_len(&self) -> u64 {
         self.front_len
@@ -234,8 +240,8 @@ impl OpenedCheckpoint {
     ///
     /// # Errors
     ///
-    /// As for [`Index::restore`].
-    pub(crate) fn indexes(&self) -> Result<Vec<(Arc<Index>, IndexWriter)>> {
+    /// As for [`KeyIndexWriter::restore`].
+    pub(crate) fn indexes(&self) -> Result<Vec<KeyIndexWriter>> {
         let mut first_frame = 0;
         let index = |table: crate::format::checkpoint::IndexTable| {
             let source = BlockSource {
@@ -246,7 +252,7 @@ impl OpenedCheckpoint {
                 frames_at: self.front_len,
             };
             first_frame += table.blocks().iter().sum::<u64>();
-            Index::restore(table, source).map_err(|error| Error::io("load an index from", &*self.path, error))
+            KeyIndexWriter::restore(table, source).map_err(|error| self.failed("load an index from", error))
         };
         self.checkpoint.keyspaces.iter().map(|keyspace| keyspace.table).map(index).collect()
     }
@@ -259,6 +265,7 @@ mod tests {
     use crate::format::hash::HashKey;
     use crate::format::{KeyspaceId, Seq, StoreId};
     use crate::fs::real::RealDir;
+    use crate::index::hash::{Index, IndexWriter};
     use crate::mem::location::Location;
 
     fn scratch() -> (tempfile::TempDir, RealDir) {
@@ -328,11 +335,12 @@ mod tests {
         write(&dir, &mut writers);
         assert_eq!(dir.list().unwrap(), ["INDEX-000001"]);
         let opened = OpenedCheckpoint::open(&dir, 1).unwrap();
-        for ((index, _writer), count) in opened.indexes().unwrap().iter().zip(counts) {
-            assert_eq!(index.len() as u64, count);
-            assert!((0..count).all(|number| get(index, number).is_some()));
-            assert_eq!(get(index, count), None);
-            index.load_all().unwrap();
+        for (mut writer, count) in opened.indexes().unwrap().into_iter().zip(counts) {
+            assert_eq!(writer.len() as u64, count);
+            let index = Arc::clone(writer.hashed().expect("it is not ordered").index());
+            assert!((0..count).all(|number| get(&index, number).is_some()));
+            assert_eq!(get(&index, count), None);
+            index.lines().load_all().unwrap();
         }
         assert!(matches!(OpenedCheckpoint::open(&dir, 2), Err(Error::Io { .. })));
         dir.rename("INDEX-000001", "INDEX-000002").unwrap();

@@ -6,12 +6,15 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::hash::block_error::BlockError;
-use super::hash::capture::Capture;
 use super::hash::scan::Cursor;
 use super::hash::{Index, IndexWriter};
+use super::lines::IndexLines;
+use super::lines::block_error::BlockError;
+use super::lines::capture::Capture;
+use super::lines::lazy::BlockSource;
 use super::tree::{Tree, TreeWriter};
 use crate::format::KeyspaceId;
+use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::format::hash::Hash;
 use crate::mem::location::Location;
 
@@ -200,7 +203,8 @@ impl KeyIndex {
 
     /// Appends the locations of the next few keys from a position on, and returns the position behind
     /// them; `None` after the last. Those of a tree ascend. `is_before` tells if the key in the
-    /// record at a location is before a key: a tree asks for a few where a scan begins.
+    /// record at a location is before a key: a tree asks for a few where a scan begins. The flag says that
+    /// the record is known to be verified.
     ///
     /// A key that is in the index throughout a scan is found exactly once.
     ///
@@ -212,7 +216,7 @@ impl KeyIndex {
         &self,
         from: &ScanPosition,
         out: &mut Vec<Location>,
-        is_before: impl FnMut(Location, &[u8]) -> Result<bool, E>,
+        is_before: impl FnMut((Location, bool), &[u8]) -> Result<bool, E>,
     ) -> Result<Option<ScanPosition>, E> {
         match self {
             Self::Hash(index) => {
@@ -220,8 +224,8 @@ impl KeyIndex {
                 Ok(next.map(|next| ScanPosition { hash: next.order(), key: Box::default() }))
             }
             Self::Tree(tree) => {
-                let next = tree.scan(&from.key, out, is_before)?;
-                Ok(next.as_deref().map(ScanPosition::of_key))
+                let scanned = tree.scan(&from.key, out, is_before)?;
+                Ok(scanned.next.as_deref().map(ScanPosition::of_key))
             }
         }
     }
@@ -247,8 +251,7 @@ impl KeyIndex {
     pub(crate) fn is_partial(&self) -> bool {
         match self {
             Self::Hash(index) => index.is_partial(),
-            // It has no parts: it is rebuilt by the next open.
-            Self::Tree(_) => false,
+            Self::Tree(tree) => tree.is_partial(),
         }
     }
 
@@ -257,7 +260,7 @@ impl KeyIndex {
     pub(crate) fn is_from_checkpoint(&self) -> bool {
         match self {
             Self::Hash(index) => index.is_from_checkpoint(),
-            Self::Tree(_) => false,
+            Self::Tree(tree) => tree.is_from_checkpoint(),
         }
     }
 
@@ -265,14 +268,15 @@ impl KeyIndex {
     pub(crate) fn is_verified(&self, key: SearchKey<'_>, location: Location) -> bool {
         match self {
             Self::Hash(index) => index.is_verified(key.hash, location),
-            Self::Tree(_) => true,
+            Self::Tree(tree) => tree.is_verified(key.bytes, location),
         }
     }
 
     /// Marks the record at a location as verified.
     pub(crate) fn set_verified(&self, key: SearchKey<'_>, location: Location) {
-        if let Self::Hash(index) = self {
-            index.set_verified(key.hash, location);
+        match self {
+            Self::Hash(index) => index.set_verified(key.hash, location),
+            Self::Tree(tree) => tree.set_verified(key.bytes, location),
         }
     }
 
@@ -300,11 +304,19 @@ impl KeyIndex {
         }
     }
 
-    /// Makes every later search fail, because another index has replaced it.
-    pub(crate) fn supersede(&self) {
+    /// Returns the index as rows of lines.
+    pub(crate) fn lines(&self) -> &(dyn IndexLines + 'static) {
         match self {
-            Self::Hash(index) => index.supersede(),
-            Self::Tree(tree) => tree.end(),
+            Self::Hash(index) => index.lines(),
+            Self::Tree(tree) => tree.lines(),
+        }
+    }
+
+    /// Returns the index as rows of lines, for a holder that keeps it.
+    pub(crate) fn shared_lines(&self) -> Arc<dyn IndexLines> {
+        match self {
+            Self::Hash(index) => Arc::<Index>::clone(index),
+            Self::Tree(tree) => Arc::<Tree>::clone(tree),
         }
     }
 }
@@ -320,6 +332,31 @@ impl KeyIndexWriter {
             Tree::new(path).map(|(_, writer)| Self::Tree(writer))
         } else {
             Index::new().map(|(_, writer)| Self::Hash(writer))
+        }
+    }
+
+    /// Makes an index whose lines are read from a checkpoint when they are needed.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if memory is short, the shape is impossible, or a block cannot be read.
+    pub(crate) fn restore(table: IndexTable, source: BlockSource) -> io::Result<Self> {
+        match table.kind {
+            IndexKind::Hash { .. } => Index::restore(table, source).map(|(_, writer)| Self::Hash(writer)),
+            IndexKind::Tree { .. } => Tree::restore(table, source).map(|(_, writer)| Self::Tree(writer)),
+        }
+    }
+
+    /// Removes every entry whose location `keep` refuses, and returns their number. Makes the index
+    /// whole first.
+    ///
+    /// # Errors
+    ///
+    /// An unreadable block of a checkpoint, nothing was removed then; or memory is short.
+    pub(crate) fn purge(&mut self, keep: impl Fn(Location) -> bool) -> io::Result<u64> {
+        match self {
+            Self::Hash(writer) => Ok(writer.purge(keep)?),
+            Self::Tree(writer) => writer.purge(keep),
         }
     }
 
@@ -344,7 +381,7 @@ impl KeyIndexWriter {
     pub(crate) fn is_from_checkpoint(&self) -> bool {
         match self {
             Self::Hash(writer) => writer.index().is_from_checkpoint(),
-            Self::Tree(_) => false,
+            Self::Tree(writer) => writer.tree().is_from_checkpoint(),
         }
     }
 
@@ -406,13 +443,14 @@ impl KeyIndexWriter {
     }
 
     /// Inserts an entry. The key must be absent, and space for the entry reserved. `key_of` returns
-    /// the key in the record at a location, if it can be read; a tree asks for some.
+    /// the key in the record at a location, if it can be read; a tree asks for some. It is told if the
+    /// record was verified since this open; if not, it verifies the record.
     #[inline]
     pub(crate) fn insert<'k>(
         &mut self,
         key: SearchKey<'k>,
         location: Location,
-        key_of: impl FnMut(Location) -> Option<&'k [u8]>,
+        key_of: impl FnMut(Location, bool) -> Option<&'k [u8]>,
     ) {
         match self {
             Self::Hash(writer) => writer.insert(key.hash, location),
@@ -437,7 +475,7 @@ impl KeyIndexWriter {
         &mut self,
         key: SearchKey<'_>,
         old: Location,
-        key_of: impl FnMut(Location) -> Option<&'k [u8]>,
+        key_of: impl FnMut(Location, bool) -> Option<&'k [u8]>,
     ) -> bool {
         match self {
             Self::Hash(writer) => writer.remove(key.hash, old),
@@ -445,12 +483,14 @@ impl KeyIndexWriter {
         }
     }
 
-    /// Begins a capture of the index as it is now; see [`IndexWriter::begin_checkpoint`]. `None` if it
-    /// cannot be captured now.
+    /// Begins a capture of the index as it is now. The store's writer mutex makes this one moment for
+    /// several indexes. At most `limit` pages of 4 KiB are kept for it at once; see `lines::capture`.
+    ///
+    /// `None` while another capture is running, or while the index is partial or has ended.
     pub(crate) fn begin_checkpoint(&mut self, limit: usize) -> Option<Capture> {
         match self {
             Self::Hash(writer) => writer.begin_checkpoint(limit),
-            Self::Tree(_) => None,
+            Self::Tree(writer) => writer.begin_checkpoint(limit),
         }
     }
 }

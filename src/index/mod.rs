@@ -5,5 +5,6 @@ pub(crate) mod checkpoint;
 pub(crate) mod hash;
 pub(crate) mod key_index;
 pub(crate) mod keyspace_index;
+pub(crate) mod lines;
 #[expect(clippy::big_endian_bytes, reason = "such words compare as their bytes do")]
 pub(crate) mod tree;

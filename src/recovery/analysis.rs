@@ -159,7 +159,7 @@ impl Listed<'_> {
         let chain = segment_chain::read(dir, manifest, entries, checkpoint.as_ref(), hints, &mut replay)?;
         let mut replayed = replay.finish()?;
         let indexes = replayed.keyspaces.iter().map(|loaded| loaded.slot.index.index());
-        let loaded = indexes.map(|index| index.hashed().map_or(0, |index| index.loaded_bytes()));
+        let loaded = indexes.map(|index| index.lines().loaded_bytes());
         replayed.report.checkpoint_bytes_read += loaded.sum::<u64>();
         Ok(Read { chain, replayed, checkpoint: checkpoint.map(Restore::into_checkpoint), space })
     }

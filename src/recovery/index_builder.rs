@@ -23,10 +23,10 @@ use crate::format::record_reader::RecordAt;
 use crate::format::{Defect, KeyspaceId};
 use crate::fs::tuning::Tuning;
 use crate::index::hash::Index;
-use crate::index::hash::block_error::BlockError;
 use crate::index::hash::partition::Partition;
 use crate::index::key_index::SearchKey;
 use crate::index::keyspace_index::KeyspaceIndex;
+use crate::index::lines::block_error::BlockError;
 use crate::log::segment::Segment;
 use crate::mem::address_space::{AddressSpace, Record};
 use crate::mem::alloc;
@@ -192,7 +192,7 @@ impl IndexBuilder {
             }
             tree.reserve(1).map_err(|error| with.failed(error))?;
             let mut failed = None;
-            tree.insert(key, location, |other| {
+            tree.insert(key, location, |other, _| {
                 with.key_at(other, &pin).inspect_err(|error| failed = Some(error.clone())).ok()
             });
             if let Some(error) = failed.filter(|_| tree.tree().has_ended()) {
@@ -235,7 +235,7 @@ impl IndexBuilder {
             let key = SearchKey { bytes: key_at(space, path, location, &pin)?, hash };
             let reserved = slot.index.reserve_removals(1);
             reserved.map_err(|error| Error::io("grow the index for", path, error))?;
-            slot.index.remove(key, location, |other| key_at(space, path, other, &pin).ok());
+            slot.index.remove(key, location, |other, _| key_at(space, path, other, &pin).ok());
         }
         Ok((slot, self.live_bytes))
     }

@@ -142,9 +142,7 @@ impl<'a> Replay<'a> {
     /// An error about the checkpoint, if it cannot be read.
     pub(super) fn load_all(&self) -> Result<()> {
         for loading in self.loading.iter() {
-            if let Some(index) = loading.slot.index.index().hashed() {
-                index.load_all()?;
-            }
+            loading.slot.index.index().lines().load_all()?;
         }
         Ok(())
     }

@@ -26,7 +26,6 @@ use crate::format::segment_header::Role;
 use crate::format::{KeyspaceId, SegmentId};
 use crate::fs::Dir;
 use crate::index::checkpoint::OpenedCheckpoint;
-use crate::index::key_index::KeyIndexWriter;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::segment::Segment;
 use crate::log::segment_file::Unopened;
@@ -154,7 +153,7 @@ impl Restore {
         let checkpoint = &self.opened.checkpoint;
         let indexes = self.opened.indexes()?;
         let mut places = None;
-        for (entry, (index, mut writer)) in checkpoint.keyspaces.iter().zip(indexes) {
+        for (entry, mut index) in checkpoint.keyspaces.iter().zip(indexes) {
             let live: u64 = entry.live.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
             if index.len() as u64 != entry.keys || live != entry.live_bytes {
                 return Err(self.opened.unfit("keys"));
@@ -162,9 +161,10 @@ impl Restore {
             let is_gone = |(id, _): &(SegmentId, u64)| !self.segments.contains_key(id);
             if entry.live.iter().any(is_gone) {
                 let places = places.get_or_insert_with(|| self.places());
-                writer.purge(|location| is_in(places, location))?;
+                let purged = index.purge(|location| is_in(places, location));
+                purged.map_err(|error| self.opened.failed("load an index from", error))?;
             }
-            let mut slot = KeyspaceIndex::new(KeyIndexWriter::Hash(writer));
+            let mut slot = KeyspaceIndex::new(index);
             let mut live_bytes = 0;
             for (id, bytes) in &entry.live {
                 if let Some(known) = self.segments.get(id) {

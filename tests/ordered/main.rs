@@ -5,6 +5,7 @@
 #![expect(clippy::big_endian_bytes, reason = "such keys ascend with their numbers")]
 
 mod beside;
+mod checkpoints;
 mod crashes;
 mod lives;
 

@@ -1,22 +1,20 @@
 //! Taking one checkpoint: from its moment P0 to its name in the manifest.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::engine::checkpoint::Checkpointer;
 use crate::engine::checkpoint::state::{CheckpointInProgress, CheckpointState, NamedCheckpoint};
 use crate::engine::compaction::Compactor;
 use crate::engine::state::State;
 use crate::engine::state::WriterState;
-use crate::engine::state::catalog::KeyspaceState;
 use crate::engine::state::index_loader::Whole;
 use crate::error::{Error, Result};
+use crate::format::SegmentId;
 use crate::format::checkpoint::{CheckpointKeyspace, CheckpointSegment, IndexCheckpoint};
 use crate::format::hash::HASH_ID;
 use crate::format::manifest::SegmentState;
-use crate::format::{KeyspaceId, SegmentId};
 use crate::index::checkpoint::{CheckpointWriter, WriteStep};
-use crate::index::hash::capture::Capture;
+use crate::index::lines::capture::Capture;
 use crate::log::segment::Segment;
 
 /// The least number of page copies for a checkpoint before it is abandoned.
@@ -38,14 +36,6 @@ impl Checkpointer {
         checkpoints: &mut CheckpointState,
         _whole: Whole,
     ) -> Result<bool> {
-        // A checkpoint holds no trees, so an open reads their records.
-        let pin = state.pin();
-        let ids = |keyspace: &Arc<KeyspaceState>| keyspace.contents(&pin).map(|contents| contents.id);
-        if state.catalog.all().iter().filter_map(ids).any(KeyspaceId::is_ordered) {
-            checkpoints.looked = Some(state.allocator.active_id());
-            return Ok(false);
-        }
-        drop(pin);
         state.shared.commit.check()?;
         state.resume()?;
         state.shared.manifest.begin()?;

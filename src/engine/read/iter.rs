@@ -109,7 +109,7 @@ impl<R> Walk<R> {
         self.cursor = next;
         // The last one found is the first one returned.
         for location in self.places.drain(..).rev() {
-            match read(state, contents, location, pin) {
+            match read(state, contents, (location, false), pin) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
                     record.prefetch_rest();
@@ -134,7 +134,7 @@ impl<R> Walk<R> {
         next: &mut Option<ScanPosition>,
         pin: &Pin,
     ) -> Result<()> {
-        let is_before = |location, key: &[u8]| state.is_before(location, key, pin);
+        let is_before = |entry, key: &[u8]| state.is_before(entry, key, pin);
         while let Some(at) = next.as_ref().filter(|_| self.places.len() < AHEAD) {
             let known = self.places.len();
             *next = index.scan(at, &mut self.places, is_before)?;
@@ -158,15 +158,15 @@ impl<R> Walk<R> {
     }
 }
 
-/// Returns the record of an entry, if readers see one.
+/// Returns the record of an entry, if readers see one. The flag says that it is known to be verified.
 #[inline]
 pub(super) fn read<'p>(
     state: &'p State,
     contents: &KeyspaceData,
-    location: Location,
+    entry: (Location, bool),
     pin: &'p Pin,
 ) -> Result<Option<Record<'p>>> {
-    let Some(record) = state.visible(contents, location, pin)? else { return Ok(None) };
+    let Some(record) = state.visible(contents, entry, pin)? else { return Ok(None) };
     if state.config.verify_reads {
         state.check_record(&record)?;
     }

@@ -42,19 +42,27 @@ impl State {
     ///
     /// The error of the read.
     fn at_one_moment<T>(&self, mut read: impl FnMut(&dyn Fn() -> bool) -> Result<T>) -> Result<T> {
-        for _ in 0..ATTEMPTS {
+        let mut attempts = 0;
+        loop {
+            let quiet = (attempts == ATTEMPTS).then(|| self.writer.lock());
             let start = self.seqlock.now();
-            let found = read(&|| self.seqlock.is_unchanged_since(start))?;
-            if self.seqlock.is_unchanged_since(start) {
-                return Ok(found);
+            let goes_on = || quiet.is_some() || self.seqlock.is_unchanged_since(start);
+            match read(&goes_on) {
+                Ok(found) if goes_on() => return Ok(found),
+                Ok(_) => attempts += 1,
+                Err(error) => {
+                    // A rebuild takes the lock.
+                    drop(quiet);
+                    if !self.rebuild_if_damaged(&error)? {
+                        return Err(error);
+                    }
+                }
             }
         }
-        let _quiet = self.writer.lock();
-        read(&|| true)
     }
 
     /// Calls `take` with the location of each key of a range, from one end, until it returns true or
-    /// `goes_on` returns false.
+    /// `goes_on` returns false. The flag beside it says that the record is known to be verified.
     /// While no write takes effect, all these locations are of values.
     fn each_in<'p>(
         &'p self,
@@ -62,18 +70,18 @@ impl State {
         (range, end): (&KeyRange, End),
         pin: &'p Pin,
         goes_on: &dyn Fn() -> bool,
-        mut take: impl FnMut(Location) -> Result<bool>,
+        mut take: impl FnMut((Location, bool)) -> Result<bool>,
     ) -> Result<()> {
         let mut left = Some(range.clone()).filter(|range| !range.is_empty());
         let mut places = Vec::new();
         while left.is_some() && goes_on() {
             places.clear();
-            self.scan_piece(&contents.index, &mut left, end, &mut places, pin)?;
+            let is_verified = self.scan_piece(&contents.index, &mut left, end, &mut places, pin)?;
             if end == End::Back {
                 places.reverse();
             }
             for location in &places {
-                if take(*location)? {
+                if take((*location, is_verified))? {
                     return Ok(());
                 }
             }
@@ -94,8 +102,8 @@ impl State {
         pin: &'p Pin,
     ) -> Result<Option<Record<'p>>> {
         let mut found = None;
-        self.each_in(contents, (range, end), pin, &|| true, |location| {
-            found = super::iter::read(self, contents, location, pin)?;
+        self.each_in(contents, (range, end), pin, &|| true, |entry| {
+            found = super::iter::read(self, contents, entry, pin)?;
             Ok(found.is_some())
         })?;
         Ok(found)
@@ -145,14 +153,14 @@ impl State {
             let contents = self.ordered_contents(keyspace, &pin)?;
             let mut places = Vec::new();
             if limit > 0 {
-                self.each_in(contents, (range, End::Front), &pin, goes_on, |location| {
-                    self.shared.space.prefetch(location);
-                    places.push(location);
+                self.each_in(contents, (range, End::Front), &pin, goes_on, |entry| {
+                    self.shared.space.prefetch(entry.0);
+                    places.push(entry);
                     // A write that takes effect now hides some, and then all is read again.
                     Ok(places.len() == limit)
                 })?;
             }
-            let read = |location| super::iter::read(self, contents, location, &pin).transpose();
+            let read = |entry| super::iter::read(self, contents, entry, &pin).transpose();
             places.into_iter().filter_map(read).collect::<Result<Vec<_>>>()
         })?;
         Ok(records.iter().map(item_of).collect())

@@ -7,6 +7,7 @@
 //! **Concurrency.** Nothing here takes a lock but for the name in an error; reads behave as in `read`.
 
 use std::fmt;
+use std::ops;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,7 +20,7 @@ use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::index::key_index::KeyIndex;
-use crate::index::tree::partition;
+use crate::index::tree::{Scanned, partition};
 use crate::mem::address_space::{OwnedRecord, Record};
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
@@ -90,6 +91,41 @@ impl<R: HasKey> RangeWalk<R> {
         }
     }
 
+    /// Gathers the locations in the next few leaves at an end: ranges of `places`, and for each true if
+    /// all its records were verified.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`State::scan_piece`] for the first leaf.
+    fn gather_pieces(
+        &mut self,
+        state: &State,
+        index: &KeyIndex,
+        pieces: &mut Vec<(ops::Range<usize>, bool)>,
+        end: End,
+        pin: &Pin,
+    ) -> Result<()> {
+        let Self { buffer, places, leaves, .. } = self;
+        places.clear();
+        for _ in 0..*leaves {
+            let start = places.len();
+            match state.scan_piece(index, &mut buffer.left, end, places, pin) {
+                Ok(is_verified) => pieces.push((start..places.len(), is_verified)),
+                Err(error) if pieces.is_empty() => return Err(error),
+                // The next call meets it first.
+                Err(_) => {
+                    places.truncate(start);
+                    break;
+                }
+            }
+            for location in &places[start..] {
+                state.shared.space.prefetch(*location);
+            }
+        }
+        *leaves = (*leaves * 2).min(LEAVES_MAX);
+        Ok(())
+    }
+
     /// Gathers the records of the next few leaves at an end.
     ///
     /// # Errors
@@ -103,27 +139,27 @@ impl<R: HasKey> RangeWalk<R> {
         end: End,
         keep: impl Fn(Record<'p>) -> R,
     ) -> Result<()> {
-        let Some(contents) = self.contents(keyspace, pin)? else {
-            self.buffer.end();
-            return Ok(());
-        };
-        let Self { buffer, places, leaves, .. } = self;
-        places.clear();
         let mut pieces = Vec::with_capacity(LEAVES_MAX);
-        for _ in 0..*leaves {
-            let start = places.len();
-            state.scan_piece(&contents.index, &mut buffer.left, end, places, pin)?;
-            pieces.push(start..places.len());
-            for location in &places[start..] {
-                state.shared.space.prefetch(*location);
+        let contents = loop {
+            let Some(contents) = self.contents(keyspace, pin)? else {
+                self.buffer.end();
+                return Ok(());
+            };
+            match self.gather_pieces(state, &contents.index, &mut pieces, end, pin) {
+                Ok(()) => break contents,
+                // The bounds of a range are valid in every tree of these keys.
+                Err(error) if state.rebuild_if_damaged(&error)? => {}
+                Err(error) => return Err(error),
             }
-        }
-        *leaves = (*leaves * 2).min(LEAVES_MAX);
+        };
         if end == End::Back {
             pieces.reverse();
         }
-        let found = pieces.into_iter().flatten().filter_map(|at| {
-            let record = read(state, contents, places[at], pin).transpose()?;
+        let Self { buffer, places, .. } = self;
+        let pieces =
+            pieces.into_iter().flat_map(|(piece, is_verified)| piece.map(move |at| (at, is_verified)));
+        let found = pieces.filter_map(|(at, is_verified)| {
+            let record = read(state, contents, (places[at], is_verified), pin).transpose()?;
             Some(record.map(|record| {
                 record.prefetch_rest();
                 keep(record)
@@ -136,11 +172,12 @@ impl<R: HasKey> RangeWalk<R> {
 
 impl State {
     /// Appends the locations of the next few keys at an end of a range, in order, and takes them off
-    /// the range; it is `None` once no key may be left.
+    /// the range; it is `None` once no key may be left. Returns true if all their records were verified.
     ///
     /// # Errors
     ///
-    /// If the tree has ended, or a key at an end of the range cannot be read.
+    /// If the tree has ended, a block of a checkpoint cannot be read, or a key at an end of the range
+    /// cannot be read. Nothing was taken off then.
     pub(crate) fn scan_piece(
         &self,
         index: &KeyIndex,
@@ -148,34 +185,40 @@ impl State {
         end: End,
         out: &mut Vec<Location>,
         pin: &Pin,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (Some(tree), Some(left)) = (index.sorted(), range.as_mut()) else {
             *range = None;
-            return Ok(());
+            return Ok(true);
         };
         let start = out.len();
-        let is_before = |location, key: &[u8]| self.is_before(location, key, pin);
+        let is_before = |entry, key: &[u8]| self.is_before(entry, key, pin);
+        let Scanned { next, is_verified } = match end {
+            End::Front => tree.scan(&left.from, out, is_before)?,
+            End::Back => tree.scan_back(left.to.as_deref(), out, is_before)?,
+        };
         match end {
-            End::Front => match (tree.scan(&left.from, out, is_before)?, &left.to) {
+            End::Front => match (next, &left.to) {
                 (Some(next), to) if to.as_ref().is_none_or(|to| next < *to) => left.from = next,
                 (_, to) => {
                     if let Some(to) = to {
-                        let within = partition(&out[start..], |location| is_before(location, to))?;
+                        let within =
+                            partition(&out[start..], |location| is_before((location, is_verified), to))?;
                         out.truncate(start + within);
                     }
                     *range = None;
                 }
             },
-            End::Back => match tree.scan_back(left.to.as_deref(), out, is_before)? {
+            End::Back => match next {
                 Some(begin) if begin > left.from => left.to = Some(begin),
                 _ => {
-                    let before = partition(&out[start..], |location| is_before(location, &left.from))?;
+                    let before =
+                        partition(&out[start..], |location| is_before((location, is_verified), &left.from))?;
                     out.drain(start..start + before);
                     *range = None;
                 }
             },
         }
-        Ok(())
+        Ok(is_verified)
     }
 }
 

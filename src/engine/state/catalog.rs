@@ -367,7 +367,7 @@ impl Catalog {
         };
         let before = std::mem::replace(&mut indexes.of(was).index, index);
         of.contents.replace(Some(Box::new(contents)));
-        before.index().supersede();
+        before.index().lines().supersede();
         self.retired.lock().push(Arc::clone(of));
     }
 

@@ -26,7 +26,7 @@ use crate::format::hash::Hash;
 use crate::format::hint::{PARTS, part_of};
 use crate::index::checkpoint::is_of_checkpoint;
 use crate::index::hash::IndexWriter;
-use crate::index::hash::block_error::BlockError;
+use crate::index::lines::block_error::BlockError;
 use crate::mem::address_space::Record;
 use crate::mem::alloc;
 use crate::mem::dead_bytes::DeadCause;

@@ -11,10 +11,10 @@ use super::State;
 use super::hinted_records::waiting_part;
 use crate::error::{Error, Result};
 use crate::index::checkpoint::is_of_checkpoint;
-use crate::index::hash::Index;
-use crate::index::hash::block_error::BlockError;
-use crate::index::hash::collapsed::Collapsed;
 use crate::index::key_index::KeyIndex;
+use crate::index::lines::IndexLines;
+use crate::index::lines::block_error::BlockError;
+use crate::index::lines::collapsed::Collapsed;
 use crate::sync::statistic::Statistic;
 
 /// The token that all indexes are whole, and stay so.
@@ -28,9 +28,9 @@ pub(crate) struct Whole(());
 /// The indexes that are not yet known to be whole.
 #[derive(Debug, Default)]
 pub(crate) struct IndexLoader {
-    loading: Mutex<Vec<Arc<Index>>>,
+    loading: Mutex<Vec<Arc<dyn IndexLines>>>,
     /// The indexes that were loaded, and whose memory is to move to huge pages.
-    loaded: Mutex<Vec<(Weak<Index>, Collapsed)>>,
+    loaded: Mutex<Vec<(Weak<dyn IndexLines>, Collapsed)>>,
     /// True if there are any.
     is_loading: AtomicBool,
     /// The number of times indexes were rebuilt because a checkpoint was damaged.
@@ -45,8 +45,8 @@ pub(crate) struct IndexLoader {
 impl IndexLoader {
     /// Starts with the indexes that recovery opened.
     pub(super) fn new(indexes: impl Iterator<Item = KeyIndex>) -> Self {
-        let hashed = indexes.filter_map(|index| index.hashed().map(Arc::clone));
-        let partial: Vec<_> = hashed.filter(|index| index.is_partial()).collect();
+        let partial = indexes.filter(KeyIndex::is_partial);
+        let partial: Vec<_> = partial.map(|index| index.shared_lines()).collect();
         let is_loading = AtomicBool::new(!partial.is_empty());
         Self { loading: Mutex::new(partial), is_loading, ..Self::default() }
     }
@@ -136,7 +136,7 @@ impl State {
         let mut loading = loader.loading.lock();
         // Another thread may have loaded it, too.
         let before = loading.len();
-        loading.retain(|other| !Arc::ptr_eq(other, &index));
+        loading.retain(|other| !std::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(&index)));
         if loading.len() < before {
             loader.loaded.lock().push((Arc::downgrade(&index), Collapsed::default()));
         }

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::format::hash::Hash;
 use crate::format::record::{RecordPlace, payload_sum};
 use crate::format::{Defect, KeyspaceId, Seq};
-use crate::index::hash::block_error::BlockError;
 use crate::index::key_index::{KeyCompare, KeyIndex, KeySearch, SearchKey};
+use crate::index::lines::block_error::BlockError;
 use crate::mem::address_space::Record;
 use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
@@ -227,12 +227,13 @@ impl State {
         found.ok_or_else(|| self.damage(location, Defect::LengthOutOfRange))
     }
 
-    /// Returns the record that an entry of the index shows to readers now, if any.
+    /// Returns the record that an entry of the index shows to readers now, if any. `is_verified` says that
+    /// the record is known to be verified since this open.
     #[inline]
     pub(crate) fn visible<'p>(
         &'p self,
         contents: &KeyspaceData,
-        location: Location,
+        (location, is_verified): (Location, bool),
         pin: &'p Pin,
     ) -> Result<Option<Record<'p>>> {
         let record = self.record(location, pin)?;
@@ -240,7 +241,7 @@ impl State {
             if !record.is_put() {
                 self.check_record(&record)?;
             }
-            if contents.index.is_from_checkpoint() {
+            if !is_verified && contents.index.is_from_checkpoint() {
                 self.check_first(&contents.index, self.search_key(record.key()), location, &record)?;
             }
             self.check_replaced(&record)?;
@@ -298,30 +299,41 @@ impl State {
         SearchKey { bytes: key, hash: self.hash_key.hash(key) }
     }
 
-    /// Returns the key in the record at a location of an index.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`State::record`].
-    pub(crate) fn read_key<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<&'p [u8]> {
-        let record = self.record_as_it_is(location, pin)?;
-        let key = record.key();
-        self.check_replaced(&record).map(|()| key)
-    }
-
-    /// Returns the key in the record at a location of an index, if it can be read.
+    /// Returns the key in the record at a location of an index, if it can be read. The record is verified
+    /// unless `is_verified` says that it was.
     #[inline]
-    pub(crate) fn key_at<'p>(&'p self, location: Location, pin: &'p Pin) -> Option<&'p [u8]> {
-        self.read_key(location, pin).ok()
+    pub(crate) fn key_at<'p>(
+        &'p self,
+        location: Location,
+        is_verified: bool,
+        pin: &'p Pin,
+    ) -> Option<&'p [u8]> {
+        let record = self.record_as_it_is(location, pin).ok()?;
+        let key = record.key();
+        let checked = if is_verified { self.check_replaced(&record) } else { self.check_record(&record) };
+        checked.ok().map(|()| key)
     }
 
-    /// Returns true if the key in the record at a location of an index is before another one.
+    /// Returns true if the key in the record at a location of an index is before another one. The record
+    /// is verified unless `is_verified` says that it was.
     ///
     /// # Errors
     ///
-    /// The errors of [`State::record`].
-    pub(crate) fn is_before(&self, location: Location, other: &[u8], pin: &Pin) -> Result<bool> {
-        self.read_key(location, pin).map(|key| key < other)
+    /// The errors of [`State::record`], and `Corrupt`.
+    pub(crate) fn is_before(
+        &self,
+        (location, is_verified): (Location, bool),
+        other: &[u8],
+        pin: &Pin,
+    ) -> Result<bool> {
+        let record = self.record_as_it_is(location, pin)?;
+        let is_before = record.key() < other;
+        if is_verified {
+            self.check_replaced(&record)?
+        } else {
+            self.check_record(&record)?
+        }
+        Ok(is_before)
     }
 
     /// Verifies a record against both of its checksums.

@@ -401,7 +401,7 @@ impl Engine {
         self.visibility.end();
         for (contents, key, location) in tombstones {
             let index = &mut indexes.of(contents).index;
-            index.remove(key, location, |other| self.key_at(other, pin));
+            index.remove(key, location, |other, is_verified| self.key_at(other, is_verified, pin));
         }
     }
 }

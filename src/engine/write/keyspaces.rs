@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::keyspace_change::{ENTRY_LEN_MAX, KeyspaceChange, MAX_CODEC_LEN, MAX_NAME_LEN};
 use crate::format::record::RecordKind;
 use crate::format::{KeyspaceId, Seq};
+use crate::index::key_index::KeyIndex;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::log::allocator::quota::SpaceClass;
 use crate::log::writer::NewRecord;
@@ -232,8 +233,9 @@ impl Engine {
                 return guard;
             }
             let pin = self.pin();
-            let index = keyspace.contents(&pin).and_then(|contents| contents.index.hashed());
-            let Some(index) = index.filter(|index| index.is_partial()).map(Arc::clone) else { return guard };
+            let index = keyspace.contents(&pin).map(|contents| &contents.index);
+            let index = index.filter(|index| index.is_partial()).map(KeyIndex::shared_lines);
+            let Some(index) = index else { return guard };
             drop((guard, pin));
             let complete = self.complete_all();
             let whole = complete.and_then(|()| index.load_all().or_else(|unread| self.rebuild_for(unread)));

@@ -248,7 +248,9 @@ impl Engine {
             self.count(contents, slot, there, record.ordinal, record.size);
         } else {
             if let Some(current) = current {
-                slot.index.remove(key, current.location, |location| self.key_at(location, pin));
+                slot.index.remove(key, current.location, |location, is_verified| {
+                    self.key_at(location, is_verified, pin)
+                });
             }
             self.shared.space.add_dead(record.location, DeadCause::Tombstone, record.size);
             self.count(contents, slot, there, record.ordinal, 0);
@@ -332,7 +334,9 @@ impl Engine {
             Some(current) => {
                 slot.index.replace(key, current.location, location);
             }
-            None => slot.index.insert(key, location, |other| self.key_at(other, pin)),
+            None => {
+                slot.index.insert(key, location, |other, is_verified| self.key_at(other, is_verified, pin))
+            }
         }
     }
 

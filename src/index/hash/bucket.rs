@@ -191,13 +191,11 @@ impl Bucket for Line {
     }
 }
 
-/// Returns a line's words as a checkpoint holds them: without the bits that are valid in this
-/// process only.
-pub(super) fn checkpointed(mut words: [u64; LINE_WORDS]) -> [u64; LINE_WORDS] {
+/// Clears the bits of a line's words that are valid in this process only.
+pub(super) fn clear_unsaved_bits(words: &mut [u64; LINE_WORDS]) {
     let (control, entries) = words.split_last_mut().expect("a line has words");
     entries.iter_mut().for_each(|entry| *entry &= !VERIFIED);
     *control &= LINK_MASK;
-    words
 }
 
 /// The entries and the link of a checkpoint's line.

@@ -3,20 +3,27 @@
 use std::collections::BTreeMap;
 use std::thread;
 
-use super::block_error::BlockError;
-use super::capture::Abandoned;
-use super::test_file::{FRONT_LEN, NONCE, file_of, frames, open, seal};
 use super::tests::{
-    apply, change_all, changes, check_shape, get, hash_of_kind, is_key, key_at, place, scan_all,
+    apply, change_all, changes, check_shape, get, hash_of_kind, is_key, key_at, place, scan_all, sorted,
 };
 use super::*;
 use crate::error::Error;
 use crate::format::Defect;
 use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexTable, frame_sum};
+use crate::index::lines::IndexLines as _;
+use crate::index::lines::capture::{Abandoned, BLOCK_LINES};
+use crate::index::lines::test_file::{FRONT_LEN, NONCE, TestFile, file_of, frames, seal, source_of};
 
-fn sorted(mut locations: Vec<Location>) -> Vec<Location> {
-    locations.sort_unstable();
-    locations
+/// Opens an index of a checkpoint that begins with one bucket.
+fn open(file: &Arc<TestFile>, table: IndexTable, first_frame: u64) -> io::Result<(Arc<Index>, IndexWriter)> {
+    Index::from_checkpoint_with(table, source_of(file, first_frame), 0)
+}
+
+/// Captures an index and opens it from the checkpoint.
+fn reopened(writer: &mut IndexWriter) -> (Arc<Index>, IndexWriter) {
+    let capture = writer.begin_checkpoint(0).expect("none is being taken");
+    let table = capture.table();
+    open(&file_of(frames(capture, 0).expect("nothing is written")), table, 0).expect("nothing fails here")
 }
 
 /// Makes an index of the keys `0..count`, whose versions are zero.
@@ -100,7 +107,7 @@ fn capture_is_exact_while_the_writer_changes_pages() {
         check_shape(&writer);
         let (index, loaded) = open(&file_of(bytes), table, 0).unwrap();
         assert_eq!(sorted(scan_all(&index)), then);
-        index.load_all().unwrap();
+        index.lines().load_all().unwrap();
         assert!(!index.is_partial());
         // The next capture works like the first, and kept pages count as memory.
         let before = writer.index().memory_bytes();
@@ -145,9 +152,7 @@ fn image_of_now(writer: &IndexWriter) -> Vec<u8> {
     let index = writer.index();
     let mut bytes = vec![7; FRONT_LEN];
     let mut number = 0;
-    for (row, lines) in
-        [(&index.heads, index.table().buckets), (&index.overflow, index.table().overflow_lines)]
-    {
+    for (row, lines) in [(&index.heads, index.table().lines[0]), (&index.overflow, index.table().lines[1])] {
         for block in 0..lines.div_ceil(BLOCK_LINES) {
             let mut words = Vec::new();
             for line in block * BLOCK_LINES..(block + 1) * BLOCK_LINES {
@@ -225,7 +230,7 @@ fn capture_of_any_size_is_restored() {
                 assert_eq!(get(&index, hash_of_kind(kind, key), key), found);
                 assert_eq!(loaded.find(hash_of_kind(kind, key), is_key(key)), Ok(found));
             }
-            index.load_all().unwrap();
+            index.lines().load_all().unwrap();
             assert!(!index.is_partial());
             let read = file.read.load(Ordering::Relaxed);
             assert_eq!(sorted(scan_all(&index)), sorted(scan_all(writer.index())));
@@ -244,9 +249,7 @@ fn partial_index_grows_before_all_blocks_are_loaded() {
         for key in (0..20_000).step_by(5) {
             assert!(writer.remove(hash_of_kind(0, key), place(key, 0)));
         }
-        let capture = writer.begin_checkpoint(0).unwrap();
-        let table = capture.table();
-        let (index, mut loaded) = open(&file_of(frames(capture, 0).unwrap()), table, 0).unwrap();
+        let (index, mut loaded) = reopened(&mut writer);
         // Splits reach buckets that were not searched yet.
         loaded.reserve_many(usize::try_from(limit).unwrap()).unwrap();
         for key in 20_000..20_000 + limit {
@@ -256,13 +259,13 @@ fn partial_index_grows_before_all_blocks_are_loaded() {
         }
         if limit == 100 {
             assert!(loaded.begin_checkpoint(9).is_none(), "of a whole index only");
-            index.load_all().unwrap();
+            index.lines().load_all().unwrap();
         }
         for key in 0..20_000 + limit {
             let there = (key >= 20_000 || key % 5 != 0).then(|| place(key, 0));
             assert_eq!(get(&index, hash_of_kind(0, key), key), there);
         }
-        index.load_all().unwrap();
+        index.lines().load_all().unwrap();
         assert!(loaded.begin_checkpoint(9).is_some());
         check_shape(&loaded);
     }
@@ -302,23 +305,21 @@ proptest::proptest! {
         let mut oracle = hashbrown::HashTable::new();
         apply(&mut writer, kind, &before);
         apply(&mut oracle, kind, &before);
-        let capture = writer.begin_checkpoint(0).unwrap();
-        let table = capture.table();
-        let (index, mut loaded) = open(&file_of(frames(capture, 0).unwrap()), table, 0).unwrap();
+        let (index, mut loaded) = reopened(&mut writer);
         if ensure_loaded == 1 {
-            index.load_more().unwrap();
+            index.lines().load_more().unwrap();
         }
         // A scan here would load everything. Loading may come midway, when there are free lines.
         let (first, second) = after.split_at(after.len() / 2);
         change_all(&mut loaded, kind, first);
         change_all(&mut oracle, kind, first);
         if ensure_loaded == 2 {
-            index.load_all().unwrap();
+            index.lines().load_all().unwrap();
         }
         let ours = apply(&mut loaded, kind, second);
         let theirs = apply(&mut oracle, kind, second);
         proptest::prop_assert_eq!(ours, theirs);
-        index.load_all().unwrap();
+        index.lines().load_all().unwrap();
         loaded.reserve().unwrap();
         loaded.insert(hash_of_kind(kind, 1 << 20), place(1 << 20, 0));
         check_shape(&loaded);
@@ -373,7 +374,7 @@ fn damaged_block_returns_an_error_and_never_a_miss() {
         }
         let mut found = 0;
         for _ in 0..5 {
-            if let Err(unread) = index.load_all() {
+            if let Err(unread) = index.lines().load_all() {
                 here(unread);
                 found += 1;
             }
@@ -401,14 +402,14 @@ fn load_fails_if_the_checkpoint_file_is_cut_or_unreadable() {
     let (bytes, table) = sample();
     for len in (0..bytes.len()).step_by(1000) {
         let Ok((index, _)) = open(&file_of(bytes[..len].to_vec()), table, 0) else { continue };
-        assert_eq!(offset_of(index.load_all().unwrap_err()).1, Some(Defect::Truncated));
+        assert_eq!(offset_of(index.lines().load_all().unwrap_err()).1, Some(Defect::Truncated));
     }
     let file = file_of(bytes);
     let (index, _writer) = open(&file, table, 0).unwrap();
     file.fails.store(true, Ordering::Relaxed);
-    assert_eq!(offset_of(index.load_all().unwrap_err()).1, None);
+    assert_eq!(offset_of(index.lines().load_all().unwrap_err()).1, None);
     file.fails.store(false, Ordering::Relaxed);
-    index.load_all().unwrap();
+    index.lines().load_all().unwrap();
     assert!(!index.is_partial());
 }
 
@@ -421,7 +422,7 @@ fn load_refuses_hostile_lines() {
     for _ in 0..400 {
         // Sets any word to a possible link, an entry or zero, with the right checksum.
         let (frame, word) = (random.usize(..frames), random.usize(..BLOCK_LEN / 8));
-        let value = [0, random.u64(..table.overflow_lines + 2), random.u64(..), 1 << 41][random.usize(..4)];
+        let value = [0, random.u64(..table.lines[1] + 2), random.u64(..), 1 << 41][random.usize(..4)];
         let mut hostile = bytes.clone();
         let block = &mut hostile[FRONT_LEN + frame * FRAME_SIZE..][..FRAME_SIZE];
         block[word * 8..][..8].copy_from_slice(&value.to_le_bytes());
@@ -435,12 +436,12 @@ fn load_refuses_hostile_lines() {
                 writer.remove(hash, place(key, 0));
             }
         }
-        refused += usize::from(index.load_all().is_err());
+        refused += usize::from(index.lines().load_all().is_err());
     }
     assert!(refused > 100, "{refused}");
     // The shape is right, but the count of entries is not.
     let (index, _writer) = open(&file_of(bytes), IndexTable { entries: 5, ..table }, 0).unwrap();
-    assert!(index.load_all().is_err() && index.is_partial());
+    assert!(index.lines().load_all().is_err() && index.is_partial());
     assert!(index.find(hash_of_kind(0, 1), |_| Ok::<_, BlockError>(false)).is_err());
 }
 
@@ -467,9 +468,7 @@ fn readers_and_writer_load_blocks_concurrently() {
         let mut churn = Churn::new(seed, 0, 30_000);
         let mut writer = filled(4, 0, 0);
         churn.change(&mut writer, 40_000);
-        let capture = writer.begin_checkpoint(0).unwrap();
-        let table = capture.table();
-        let (index, mut loaded) = open(&file_of(frames(capture, 0).unwrap()), table, 0).unwrap();
+        let (index, mut loaded) = reopened(&mut writer);
         // Even keys are never removed, so readers must find all of them.
         let range_pins: Vec<_> = churn.there.keys().copied().filter(|key| key % 2 == 0).collect();
         thread::scope(|scope| {
@@ -480,7 +479,7 @@ fn readers_and_writer_load_blocks_concurrently() {
                     }
                 });
             }
-            scope.spawn(|| index.load_all().unwrap());
+            scope.spawn(|| index.lines().load_all().unwrap());
             for key in (1..30_000).step_by(2) {
                 let hash = hash_of_kind(0, key);
                 match loaded.find(hash, is_key(key)).unwrap() {

@@ -11,9 +11,9 @@
 use std::sync::Arc;
 
 use super::bucket::{Bucket, ControlWord, IndexEntry, OverflowLink, SLOTS, slots_where};
-use super::chunked::ChunkedLines;
 use super::writer::{IndexWriter, LOAD_TIMES_TEN, collect_links};
 use super::{Index, split_source};
+use crate::index::lines::chunked::ChunkedLines;
 use crate::mem::line_array::Line;
 use crate::sync::{AtomicU64, Ordering};
 

@@ -49,13 +49,8 @@
 //!   one at least.
 //! - X5: a location is in the index once, except during a move inside one chain, or a merge (X3).
 
-mod bitset;
-pub(crate) mod block_error;
 mod bucket;
-pub(crate) mod capture;
-pub(in crate::index) mod chunked;
-pub(crate) mod collapsed;
-pub(crate) mod lazy;
+mod bucket_check;
 mod merge;
 pub(crate) mod partition;
 pub(crate) mod parts;
@@ -75,21 +70,19 @@ mod merge_tests;
 #[cfg(all(test, not(loom)))]
 mod partition_tests;
 #[cfg(all(test, not(loom)))]
-mod test_file;
-#[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::{fmt, io, sync::Arc, sync::OnceLock, sync::atomic::AtomicBool};
 
-use self::block_error::BlockError;
 use self::bucket::{Bucket, TAG_BITS, slots_where};
-use self::capture::{BLOCK_LINES, LINES};
-use self::chunked::ChunkedLines;
-use self::lazy::{BlockSource, LazyLoader, PARTIAL};
+use self::bucket_check::BucketCheck;
 use self::parts::WaitingParts;
 use self::shape::IndexShape;
 pub(crate) use self::writer::IndexWriter;
-use crate::format::checkpoint;
+use super::lines::block_error::BlockError;
+use super::lines::chunked::ChunkedLines;
+use super::lines::lazy::{BlockSource, LazyLoader, PARTIAL};
+use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::format::hash::Hash;
 use crate::mem::line_array::Line;
 use crate::mem::location::Location;
@@ -128,7 +121,7 @@ pub(crate) struct Index {
 struct IndexHead {
     /// N, as an [`IndexShape`]. Kept apart from constants, because splits and merges store it.
     shape: AtomicU64,
-    /// Not zero while blocks or parts are missing, or once the index has ended; see `lazy`, `parts`.
+    /// Not zero while blocks or parts are missing, or once the index has ended; see `lines::lazy`, `parts`.
     partial: AtomicU64,
     /// True if entries may lead to unverified records.
     unverified: AtomicBool,
@@ -137,7 +130,7 @@ struct IndexHead {
 struct IndexCounters {
     entries: AtomicU64,
     overflow_lines: AtomicU64,
-    /// Bytes that a capture in progress takes beside the lines; see `capture`.
+    /// Bytes that a capture in progress takes beside the lines; see `lines::capture`.
     captured: AtomicU64,
 }
 
@@ -168,12 +161,12 @@ impl Index {
     /// Makes an index with a smaller first table: tests start with one bucket, which splits often.
     fn with_base_bits(base_bits: u32, overflow_base_bits: u32) -> io::Result<(Arc<Self>, IndexWriter)> {
         let table =
-            checkpoint::IndexTable { base_bits, entries: 0, buckets: 1 << base_bits, overflow_lines: 0 };
+            IndexTable { kind: IndexKind::Hash { base_bits }, entries: 0, lines: [1 << base_bits, 0] };
         let index = Arc::new(Self::of_table(table, overflow_base_bits, None)?);
         Ok((Arc::clone(&index), IndexWriter::new(index)))
     }
 
-    /// Makes an index whose lines are read from a checkpoint when they are needed (`lazy`).
+    /// Makes an index whose lines are read from a checkpoint when they are needed (`bucket_check`).
     /// Otherwise it behaves like one of [`Index::new`], in memory and growth, too. This reads only
     /// two blocks, at every size of the index.
     ///
@@ -182,34 +175,35 @@ impl Index {
     /// # Errors
     ///
     /// Returns an error if memory is short, the shape is impossible, or a block cannot be read.
-    pub(crate) fn restore(
-        table: checkpoint::IndexTable,
-        source: BlockSource,
-    ) -> io::Result<(Arc<Self>, IndexWriter)> {
+    pub(crate) fn restore(table: IndexTable, source: BlockSource) -> io::Result<(Arc<Self>, IndexWriter)> {
         Self::from_checkpoint_with(table, source, OVERFLOW_BASE_BITS)
     }
 
     fn from_checkpoint_with(
-        table: checkpoint::IndexTable,
+        table: IndexTable,
         source: BlockSource,
         overflow_base_bits: u32,
     ) -> io::Result<(Arc<Self>, IndexWriter)> {
-        let loader = Box::new(LazyLoader::new(table, source));
+        let check = Box::new(BucketCheck::new(table.lines[1]));
+        let loader = Box::new(LazyLoader::new(table, source, check));
         let index = Arc::new(Self::of_table(table, overflow_base_bits, Some(loader))?);
-        index.load_last()?;
-        let writer = IndexWriter::restore(Arc::clone(&index), table.overflow_lines);
+        index.lines().load_last()?;
+        let writer = IndexWriter::restore(Arc::clone(&index), table.lines[1]);
         Ok((index, writer))
     }
 
     fn of_table(
-        table: checkpoint::IndexTable,
+        table: IndexTable,
         overflow_base_bits: u32,
         loader: Option<Box<LazyLoader>>,
     ) -> io::Result<Self> {
-        let checkpoint::IndexTable { base_bits, entries, buckets, overflow_lines } = table;
-        if base_bits > BASE_BITS || overflow_lines > bucket::LINKS {
-            return Err(io::Error::other("an index has no such shape"));
-        }
+        let IndexTable { kind, entries, lines: [buckets, overflow_lines] } = table;
+        let base_bits = match kind {
+            IndexKind::Hash { base_bits } if base_bits <= BASE_BITS && overflow_lines <= bucket::LINKS => {
+                base_bits
+            }
+            _ => return Err(io::Error::other("an index has no such shape")),
+        };
         let partial = if loader.is_some() { PARTIAL } else { 0 };
         let mut index = Self {
             front: Apart(IndexHead {
@@ -367,14 +361,6 @@ impl Index {
         let lines = lines.saturating_mul(size_of::<Line>() as u64);
         let captured = self.counters.0.captured.load(Ordering::Relaxed);
         usize::try_from(lines.saturating_add(captured)).unwrap_or(usize::MAX)
-    }
-
-    /// Returns the shape; it is exact while the writer makes no change.
-    fn table(&self) -> checkpoint::IndexTable {
-        // Relaxed, all: the caller is the writer, which stored them.
-        let overflow_lines = self.counters.0.overflow_lines.load(Ordering::Relaxed);
-        let entries = self.counters.0.entries.load(Ordering::Relaxed);
-        checkpoint::IndexTable { base_bits: self.base_bits, entries, buckets: self.buckets(), overflow_lines }
     }
 
     /// True if [`Index::populate_ahead`] has something to do.

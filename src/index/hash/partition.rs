@@ -18,13 +18,13 @@ use std::thread;
 
 use parking_lot::Mutex;
 
-use super::block_error::BlockError;
 use super::bucket::{Bucket, IndexEntry, LINKS, OverflowLink};
 use super::split::{SplitBuffers, split_off};
 use super::writer::{IndexWriter, LOAD_TIMES_TEN, OverflowLines, append, collect_links, replace_in};
 use super::{Index, bucket_of, search, split_source};
 use crate::format::hash::Hash;
 use crate::fs::tuning::Tuning;
+use crate::index::lines::block_error::BlockError;
 use crate::mem::location::Location;
 use crate::sync::Ordering;
 

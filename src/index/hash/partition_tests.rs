@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
-use super::block_error::BlockError;
 use super::tests::{check_shape, hash_of_kind, is_key, key_at, place, scan_all};
 use super::*;
 use crate::fs::tuning::Tuning;
+use crate::index::lines::block_error::BlockError;
 
 const PARTS_BITS: u32 = 3;
 const PARTS: usize = 1 << PARTS_BITS;

@@ -5,7 +5,7 @@
 //! size of an index. All indexes of a store share one [`WaitingParts`]. Recovery makes it; the
 //! engine puts the records of a part into the indexes, and says so here.
 //!
-//! **Concurrency.** A search of a part that waits fails with [`BlockError::part`], before it looks at
+//! **Concurrency.** A search of a part that waits fails with an error that names the part, before it looks at
 //! any line. The holder of the writer mutex changes the indexes as any write does, and then clears
 //! the bit (release). A search that finds it clear (acquire) sees those changes.
 
@@ -13,11 +13,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::block_error::BlockError;
 use super::writer::LOAD_TIMES_TEN;
 use super::{BASE_BITS, Index, IndexWriter, OVERFLOW_BASE_BITS};
-use crate::format::checkpoint;
+use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::format::hint::PARTS;
+use crate::index::lines::block_error::{BlockError, Why};
 use crate::sync::{AtomicU64, Ordering};
 
 /// A bit of [`IndexHead::partial`](super::IndexHead): parts wait for records.
@@ -67,6 +67,11 @@ impl WaitingParts {
         self.words.iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize).sum()
     }
 
+    /// Returns the error of a search whose part waits.
+    fn error(&self, part: usize) -> BlockError {
+        BlockError::new(Arc::clone(&self.path), 0, Why::Waits(part))
+    }
+
     /// Returns the store's path.
     pub(super) fn path(&self) -> &Arc<Path> {
         &self.path
@@ -82,7 +87,8 @@ impl Index {
     /// Returns an error if memory or address space is short.
     pub(crate) fn sized(entries: u64) -> io::Result<(Arc<Self>, IndexWriter)> {
         let buckets = (entries.saturating_mul(10) / LOAD_TIMES_TEN).clamp(1 << BASE_BITS, SIZED_MAX);
-        let table = checkpoint::IndexTable { base_bits: BASE_BITS, entries: 0, buckets, overflow_lines: 0 };
+        let kind = IndexKind::Hash { base_bits: BASE_BITS };
+        let table = IndexTable { kind, entries: 0, lines: [buckets, 0] };
         let index = Arc::new(Self::of_table(table, OVERFLOW_BASE_BITS, None)?);
         Ok((Arc::clone(&index), IndexWriter::new(index)))
     }
@@ -101,7 +107,7 @@ impl Index {
         if let Some(parts) = self.waiting.get() {
             let part = usize::try_from(bucket % PARTS as u64).expect("few bits");
             if self.lacks_parts() && parts.waits(part) {
-                return Err(BlockError::part(parts, part));
+                return Err(parts.error(part));
             }
         }
         self.ensure_loaded(bucket)
@@ -117,6 +123,14 @@ impl Index {
     pub(crate) fn end_waiting(&self) {
         // Release: pairs with the acquire load in `is_partial`; the records are in the index.
         self.front.0.partial.fetch_and(!PARTS_WAIT, Ordering::Release);
+    }
+
+    /// True if a block is not loaded (yet, or ever because it is damaged), a part waits for records, or
+    /// the index has ended.
+    #[inline]
+    pub(crate) fn is_partial(&self) -> bool {
+        // Acquire: pairs with the releases in `lines::lazy` and `end_waiting`.
+        self.front.0.partial.load(Ordering::Acquire) != 0
     }
 }
 
@@ -169,7 +183,7 @@ mod tests {
         let parts = Arc::new(WaitingParts::all(Path::new("store")));
         writer.wait_for_parts(&parts);
         parts.settle(5);
-        index.supersede();
+        index.lines().supersede();
         assert_eq!(find(&index, 5).map_err(|unread| unread.waiting_part()), Err(None));
     }
 }

@@ -1,9 +1,9 @@
 //! Removal of index entries by their locations.
 
 use super::IndexWriter;
-use super::block_error::BlockError;
 use super::bucket::{Bucket, IndexEntry, SLOTS};
 use super::writer::collect_links;
+use crate::index::lines::block_error::BlockError;
 use crate::mem::location::Location;
 
 impl IndexWriter {
@@ -12,9 +12,9 @@ impl IndexWriter {
     ///
     /// # Errors
     ///
-    /// As for [`Index::load_all`](super::Index::load_all); nothing was removed then.
+    /// An unreadable block of a checkpoint; nothing was removed then.
     pub(crate) fn purge(&mut self, keep: impl Fn(Location) -> bool) -> Result<u64, BlockError> {
-        self.index.load_all()?;
+        self.index.lines().load_all()?;
         self.look_around();
         let mut removed = 0;
         let mut gone = Vec::new();

@@ -14,9 +14,9 @@
 
 use std::ops::Range;
 
-use super::block_error::BlockError;
 use super::bucket::{Bucket, IndexEntry, SLOTS};
 use super::{Index, bits_of, bucket_of};
+use crate::index::lines::block_error::BlockError;
 use crate::mem::line_array::Line;
 use crate::mem::location::Location;
 use crate::sync::{Ordering, fence, spin_loop};

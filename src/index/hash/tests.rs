@@ -37,6 +37,11 @@ pub(super) fn random_hash(key: u64) -> Hash {
     KEY.get_or_init(|| HashKey::from_secret([7; 32])).hash(&key.to_le_bytes())
 }
 
+pub(super) fn sorted(mut locations: Vec<Location>) -> Vec<Location> {
+    locations.sort_unstable();
+    locations
+}
+
 pub(super) fn scan_all(index: &Index) -> Vec<Location> {
     let mut out = Vec::new();
     let mut cursor = Some(Cursor::START);

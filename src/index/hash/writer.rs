@@ -17,13 +17,14 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-use super::block_error::BlockError;
 use super::bucket::{Bucket, IndexEntry, OverflowLink, SLOTS, slots_where};
-use super::capture::{Capture, SavedPages};
-use super::chunked::ChunkedLines;
 use super::merge::Highest;
 use super::{Index, bucket_of, search};
 use crate::format::hash::Hash;
+use crate::index::lines::Row;
+use crate::index::lines::block_error::BlockError;
+use crate::index::lines::capture::{Capture, SavedPages};
+use crate::index::lines::chunked::ChunkedLines;
 use crate::mem::line_array::Line;
 use crate::mem::location::Location;
 use crate::sync::Ordering;
@@ -142,10 +143,10 @@ impl IndexWriter {
         if self.watched {
             return None;
         }
-        let aside = Arc::new(SavedPages::new(&self.index, limit));
+        let aside = Arc::new(SavedPages::new(self.index.lines(), limit));
         self.aside = Some(Arc::clone(&aside));
         self.watched = true;
-        Some(Capture::new(Arc::clone(&self.index), aside))
+        Some(Capture::new(Arc::<Index>::clone(&self.index), aside))
     }
 
     /// Updates the flag that says if changes must be announced.
@@ -156,7 +157,8 @@ impl IndexWriter {
         self.aside.take_if(|aside| !aside.is_running());
         let is_partial = self.index.is_partial();
         if !is_partial && let Some(loader) = &self.index.loader {
-            self.lines.free.extend(loader.take_free());
+            let [_, free] = loader.take_free();
+            self.lines.free.extend(free.into_iter().filter_map(OverflowLink::to));
         }
         self.watched = is_partial || self.aside.is_some();
     }
@@ -181,14 +183,14 @@ impl IndexWriter {
             index.ensure_loaded(bucket)?;
         }
         if let Some(aside) = aside {
-            aside.keep_head(index, bucket);
+            aside.keep_line(index, Row::First, bucket);
             let mut link = index.heads.line(bucket).control_unordered().link();
             while let Some(next) = link {
-                aside.keep_overflow(index, next.line());
+                aside.keep_line(index, Row::Second, next.line());
                 link = index.overflow.line(next.line()).control_unordered().link();
             }
             for free in lines.free.iter().take(takes) {
-                aside.keep_overflow(index, free.line());
+                aside.keep_line(index, Row::Second, free.line());
             }
         }
         Ok(())
@@ -201,7 +203,7 @@ impl IndexWriter {
         match self.announce(bucket, takes) {
             Ok(()) => true,
             Err(unread) => {
-                self.index.end(unread);
+                self.index.lines().end(unread);
                 false
             }
         }

@@ -15,7 +15,9 @@
 
 use std::cmp::Ordering;
 
+use super::LEVELS_MAX;
 use super::node::{Control, INNER_WORDS, TreeNode, Words, common_len, key_word, to_usize};
+use crate::format::record::MAX_ORDERED_KEY_LEN;
 
 /// The size of a node in bytes.
 const SIZE: usize = INNER_WORDS * 8;
@@ -167,6 +169,35 @@ impl<'w, W: Words + ?Sized> InnerView<'w, W> {
             key.extend_from_slice(&bytes[..(len - done).min(8)]);
         }
     }
+}
+
+/// Checks the words of an inner node that was read from a checkpoint. Returns its children, or `None`
+/// for a node that no writer makes.
+pub(super) fn check(control: Control, words: &[u64]) -> Option<Vec<u32>> {
+    let is_level = (1..=LEVELS_MAX as u64).contains(&control.level());
+    let view = InnerView::new(words, control);
+    if words.len() != INNER_WORDS || !is_level || !(1..=CHILDREN_MAX).contains(&view.count) {
+        return None;
+    }
+    let bytes_at = to_usize(view.word(1) & 0xffff);
+    let is_inside = |at: usize, len: usize| len == 0 || (at >= bytes_at && at + len <= SIZE);
+    if image_end(view.count) * 8 > bytes_at || !is_inside(view.prefix_at(), view.skip) {
+        return None;
+    }
+    let (mut before, mut key) = (Vec::new(), Vec::new());
+    for slot in 1..view.count {
+        let (offset, len) = view.info(slot);
+        if view.skip + len > MAX_ORDERED_KEY_LEN || !is_inside(offset, len.saturating_sub(HEAD)) {
+            return None;
+        }
+        key.clear();
+        view.separator(slot, &mut key);
+        if before >= key {
+            return None;
+        }
+        std::mem::swap(&mut before, &mut key);
+    }
+    Some((0..view.count).map(|slot| view.child(slot)).collect())
 }
 
 /// Returns the number of the child in the word of a slot.

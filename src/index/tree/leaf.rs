@@ -12,12 +12,14 @@
 use std::cmp::Ordering;
 
 use super::node::{Control, LEAF_WORDS, TreeNode, Words, key_word};
+use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::mem::location::{LOCATION_BITS, Location};
 
 /// The most entries of a leaf.
 pub(super) const LEAF_MAX: usize = LEAF_WORDS - 1;
 
-const VERIFIED: u64 = 1 << LOCATION_BITS;
+/// The bit that says that the record was seen to match its checksum since this open.
+pub(super) const VERIFIED: u64 = 1 << LOCATION_BITS;
 const FRAGMENT_SHIFT: u32 = LOCATION_BITS + 1;
 /// The number of bits of a fragment.
 pub(super) const FRAGMENT_BITS: u32 = u64::BITS - FRAGMENT_SHIFT;
@@ -50,6 +52,27 @@ impl LeafEntry {
     pub(super) fn location(self) -> Location {
         Location::from_bits(self.0 & (VERIFIED - 1))
     }
+
+    pub(super) fn is_verified(self) -> bool {
+        self.0 & VERIFIED != 0
+    }
+
+    /// Returns the entry of a record that was verified.
+    pub(super) fn verified(self) -> Self {
+        Self(self.0 | VERIFIED)
+    }
+}
+
+/// Checks the words of a leaf that was read from a checkpoint. Returns the number of its entries, or
+/// `None` for a leaf that no writer makes.
+pub(super) fn check(control: Control, words: &[u64]) -> Option<u64> {
+    let entries = words.get(1..=control.count())?;
+    let is_entry = |entry: &u64| *entry & VERIFIED == 0 && *entry & (VERIFIED - 1) != 0;
+    let fits = control.level() == 0
+        && control.skip() <= MAX_ORDERED_KEY_LEN
+        && entries.iter().all(is_entry)
+        && entries.is_sorted_by_key(|entry| entry >> FRAGMENT_SHIFT);
+    fits.then_some(entries.len() as u64)
 }
 
 /// Returns the fragment of a key in a leaf that skips `skip` bytes.
@@ -114,6 +137,13 @@ impl LeafCopy {
     pub(super) fn remove(&mut self, slot: usize) {
         self.entries.copy_within(slot + 1..self.count, slot);
         self.count -= 1;
+    }
+
+    /// Returns the entries whose location fulfils a condition.
+    pub(super) fn retained(&self, keep: impl Fn(Location) -> bool) -> Self {
+        let mut copy = Self::empty(self.skip);
+        self.entries().filter(|entry| keep(entry.location())).for_each(|entry| copy.push(entry));
+        copy
     }
 
     pub(super) fn push(&mut self, entry: LeafEntry) {

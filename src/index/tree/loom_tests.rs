@@ -26,12 +26,12 @@ fn place(number: u8, version: u64) -> Location {
     Location::from_bits(version << 8 | (u64::from(number) + 1))
 }
 
-fn key_of(location: Location) -> Option<&'static [u8]> {
+fn key_of(location: Location, _: bool) -> Option<&'static [u8]> {
     Some(key((location.to_bits() & 0xff) as u8 - 1))
 }
 
 fn get(tree: &Tree, number: u8) -> Option<Location> {
-    let compare = |other| Ok::<_, BlockError>(key_of(other).unwrap().cmp(key(number)));
+    let compare = |other| Ok::<_, BlockError>(key_of(other, true).unwrap().cmp(key(number)));
     tree.find(key(number), compare).unwrap()
 }
 
@@ -178,7 +178,7 @@ fn loom_tree_leaf_is_gathered_as_of_one_moment() {
         },
         |tree| {
             let mut found = Vec::new();
-            let fences = tree.gather(Aim::At(key(0)), &mut found);
+            let (fences, _) = tree.gather(Aim::At(key(0)), &mut found);
             assert_eq!(fences, Fences::default());
             let moments = [vec![10], vec![10, 20], vec![20]];
             let moments =
@@ -186,4 +186,30 @@ fn loom_tree_leaf_is_gathered_as_of_one_moment() {
             assert!(moments.contains(&found), "{found:?}");
         },
     );
+}
+
+#[test]
+fn loom_tree_capture_holds_each_page_as_it_was() {
+    // The insert builds the leaf anew that left the tree before, stores into the root, and takes out
+    // the leaf that it replaces, while the capture takes the pages of all of them.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let (_, mut writer) = Tree::new(Path::new("store")).unwrap();
+        [10, 20, 30].into_iter().for_each(|number| put(&mut writer, number));
+        let all_pages = |writer: &mut TreeWriter| {
+            let mut capture = writer.begin_checkpoint(usize::MAX).expect("none is being taken");
+            let lines = capture.table().lines.iter().sum::<u64>();
+            move || {
+                let mut pages = vec![Default::default(); usize::try_from(lines).unwrap()];
+                pages.iter_mut().for_each(|page| capture.take(page).expect("there is room for all"));
+                pages
+            }
+        };
+        let then = all_pages(&mut writer)();
+        let pages = all_pages(&mut writer);
+        let checkpoint = thread::spawn(pages);
+        remove(&mut writer, 10);
+        assert!(checkpoint.join().expect("the checkpoint does not panic") == then);
+    });
 }

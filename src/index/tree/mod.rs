@@ -39,12 +39,18 @@
 //!
 //! A hit is validated like a miss: a node that is being built holds an entry before anybody may see it.
 
+mod announce;
 mod inner;
 mod leaf;
 mod node;
+mod node_check;
+mod numbers;
+mod purge;
 mod split;
 mod writer;
 
+#[cfg(all(test, not(loom)))]
+mod capture_tests;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
@@ -52,15 +58,16 @@ mod tests;
 
 use std::cmp;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::{fmt, io, sync::Arc};
 
 use self::inner::{InnerView, Side, child_of};
-use self::leaf::LeafCopy;
+use self::leaf::{LeafCopy, LeafEntry};
 use self::node::{INNER_LINES, LEAF_LINES, TreeNode, Words};
 pub(crate) use self::writer::TreeWriter;
-use super::hash::block_error::BlockError;
-use super::hash::chunked::ChunkedLines;
+use super::lines::block_error::BlockError;
+use super::lines::chunked::ChunkedLines;
+use super::lines::lazy::{LazyLoader, PARTIAL};
+use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::mem::line_array::Line;
 use crate::mem::location::Location;
 use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
@@ -70,6 +77,8 @@ const BASE_BITS: u32 = if cfg!(loom) { 5 } else { 10 };
 /// The most levels of inner nodes. With the longest separators a node has two children at least, so
 /// 2^30 leaves are reached by no store.
 const LEVELS_MAX: usize = 30;
+/// A bit of [`TreeHead::flags`]: a change could not be made, so the tree no longer shows what the log says.
+const ENDED: u64 = 8;
 
 /// A value on a cache-line pair of its own, because processors fetch lines in pairs.
 #[repr(align(128))]
@@ -81,14 +90,16 @@ pub(crate) struct Tree {
     counters: Apart<TreeCounters>,
     leaves: ChunkedLines,
     inners: ChunkedLines,
+    /// The loader of a tree from a checkpoint; `None` for other trees.
+    loader: Option<Box<LazyLoader>>,
     /// The store's directory, for errors.
     path: Arc<Path>,
 }
 
 struct TreeHead {
     root: AtomicU64,
-    /// True once a change could not be made: the tree no longer shows what the log says.
-    ended: AtomicBool,
+    /// Not zero while blocks of a checkpoint are missing, or once the tree has ended; see `lines::lazy`.
+    flags: AtomicU64,
 }
 
 /// Counters that the writer stores at every insert.
@@ -97,6 +108,8 @@ struct TreeCounters {
     /// The numbers of leaves and of inner nodes ever used.
     leaves: AtomicU64,
     inners: AtomicU64,
+    /// Bytes that a capture in progress takes beside the nodes; see `lines::capture`.
+    captured: AtomicU64,
 }
 
 /// The bits of the root word: the number of a node, and its level.
@@ -131,6 +144,15 @@ pub(crate) struct Fences {
     pub(crate) upper: Option<Vec<u8>>,
 }
 
+/// The result of a scan of a leaf.
+#[derive(Debug)]
+pub(crate) struct Scanned {
+    /// The key at which the scan goes on; `None` at its end.
+    pub(crate) next: Option<Vec<u8>>,
+    /// True if all records of the leaf were verified since this open.
+    pub(crate) is_verified: bool,
+}
+
 /// The aim of a search.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Aim<'k> {
@@ -155,19 +177,43 @@ impl Tree {
     ///
     /// Returns an error if memory or address space is short.
     pub(crate) fn new(store: &Path) -> io::Result<(Arc<Self>, TreeWriter)> {
-        let counters =
-            TreeCounters { entries: AtomicU64::new(0), leaves: AtomicU64::new(1), inners: AtomicU64::new(0) };
-        let head = TreeHead { root: AtomicU64::new(Root::new(0, 0).0), ended: AtomicBool::new(false) };
-        let tree = Arc::new(Self {
+        let kind = IndexKind::Tree { root: 0, level: 0 };
+        let table = IndexTable { kind, entries: 0, lines: [LEAF_LINES as u64, 0] };
+        let tree = Arc::new(Self::of_table(table, Root::new(0, 0), None, store.into())?);
+        let writer = TreeWriter::new(Arc::clone(&tree));
+        Ok((tree, writer))
+    }
+
+    fn of_table(
+        table: IndexTable,
+        root: Root,
+        loader: Option<Box<LazyLoader>>,
+        path: Arc<Path>,
+    ) -> io::Result<Self> {
+        let [leaves, inners] = table.lines;
+        let counters = TreeCounters {
+            entries: AtomicU64::new(table.entries),
+            leaves: AtomicU64::new(leaves / LEAF_LINES as u64),
+            inners: AtomicU64::new(inners / INNER_LINES as u64),
+            captured: AtomicU64::new(0),
+        };
+        let flags = if loader.is_some() { PARTIAL } else { 0 };
+        let head = TreeHead { root: AtomicU64::new(root.0), flags: AtomicU64::new(flags) };
+        let mut tree = Self {
             head: Apart(head),
             counters: Apart(counters),
             leaves: ChunkedLines::new(BASE_BITS),
             inners: ChunkedLines::new(BASE_BITS),
-            path: store.into(),
-        });
-        tree.leaves.ensure(0)?;
-        let writer = TreeWriter::new(Arc::clone(&tree));
-        Ok((tree, writer))
+            loader,
+            path,
+        };
+        if tree.loader.is_some() {
+            tree.leaves.make_sparse(leaves)?;
+            tree.inners.make_sparse(inners)?;
+        } else {
+            tree.leaves.ensure(0)?;
+        }
+        Ok(tree)
     }
 
     /// Returns the number of keys.
@@ -176,34 +222,33 @@ impl Tree {
         usize::try_from(self.counters.0.entries.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
-    /// Returns the bytes of all nodes ever used.
+    /// Returns the bytes of all nodes ever used, and of a capture in progress.
     pub(crate) fn memory_bytes(&self) -> usize {
-        // Relaxed, both: as for `len`.
+        // Relaxed, all: as for `len`.
         let leaves = self.counters.0.leaves.load(Ordering::Relaxed) * LEAF_LINES as u64;
         let inners = self.counters.0.inners.load(Ordering::Relaxed) * INNER_LINES as u64;
-        usize::try_from((leaves + inners) * size_of::<Line>() as u64).unwrap_or(usize::MAX)
+        let captured = self.counters.0.captured.load(Ordering::Relaxed);
+        usize::try_from((leaves + inners) * size_of::<Line>() as u64 + captured).unwrap_or(usize::MAX)
     }
 
     /// Ends the tree: every later search fails.
     pub(crate) fn end(&self) {
         // Relaxed: later searches see it by what ordered them later.
-        self.head.0.ended.store(true, Ordering::Relaxed);
+        self.head.0.flags.fetch_or(ENDED, Ordering::Relaxed);
     }
 
     /// Returns true once the tree has ended.
     #[inline]
     pub(crate) fn has_ended(&self) -> bool {
         // Relaxed: as in `end`.
-        self.head.0.ended.load(Ordering::Relaxed)
+        self.head.0.flags.load(Ordering::Relaxed) & ENDED != 0
     }
 
-    /// Refuses a search once the tree has ended.
+    /// Refuses a search once the tree has ended, and loads the path to the leaf of an aim.
     #[inline]
-    fn check(&self) -> Result<(), BlockError> {
-        if self.has_ended() {
-            return Err(BlockError::ended(Arc::clone(&self.path)));
-        }
-        Ok(())
+    fn check(&self, aim: Aim<'_>) -> Result<(), BlockError> {
+        // Acquire: pairs with the release in `lines::lazy`; all blocks are stored.
+        if self.head.0.flags.load(Ordering::Acquire) == 0 { Ok(()) } else { self.ensure_searchable(aim) }
     }
 
     /// Returns the location of the record of a key. `compare` returns the order of the key in the
@@ -219,8 +264,8 @@ impl Tree {
         key: &[u8],
         compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
     ) -> Result<Option<Location>, E> {
-        self.check()?;
-        let leaf = self.leaf(Aim::At(key), None);
+        self.check(Aim::At(key))?;
+        let (_, leaf) = self.leaf(Aim::At(key), None);
         let slot = leaf.search(key, compare)?;
         Ok(slot.ok().map(|slot| leaf.entry(slot).location()))
     }
@@ -237,8 +282,8 @@ impl Tree {
         key: &[u8],
         mut visit: impl FnMut(Location) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.check()?;
-        let leaf = self.leaf(Aim::At(key), None);
+        self.check(Aim::At(key))?;
+        let (_, leaf) = self.leaf(Aim::At(key), None);
         leaf.tied(key).try_for_each(|slot| visit(leaf.entry(slot).location()))
     }
 
@@ -248,13 +293,14 @@ impl Tree {
     ///
     /// The tree has ended.
     pub(crate) fn leads_to(&self, key: &[u8], wanted: Location) -> Result<bool, BlockError> {
-        self.check()?;
-        Ok(self.leaf(Aim::At(key), None).slot_of(key, wanted).is_some())
+        self.check(Aim::At(key))?;
+        let (_, leaf) = self.leaf(Aim::At(key), None);
+        Ok(leaf.slot_of(key, wanted).is_some())
     }
 
-    /// Appends the locations of the next few keys, at `from` or behind it, in order. Returns the key
-    /// at which the next ones begin, or `None` after the last. `is_before` tells if the key in the
-    /// record at a location is before a key.
+    /// Appends the locations of the next few keys, at `from` or behind it, in order. The next ones begin
+    /// at the returned key; `None` after the last. `is_before` tells if the key in the record at a
+    /// location is before a key; the flag says that the record is known to be verified.
     ///
     /// # Errors
     ///
@@ -263,22 +309,21 @@ impl Tree {
         &self,
         from: &[u8],
         out: &mut Vec<Location>,
-        mut is_before: impl FnMut(Location, &[u8]) -> Result<bool, E>,
-    ) -> Result<Option<Vec<u8>>, E> {
-        self.check()?;
+        mut is_before: impl FnMut((Location, bool), &[u8]) -> Result<bool, E>,
+    ) -> Result<Scanned, E> {
+        self.check(Aim::At(from))?;
         let start = out.len();
-        let fences = self.gather(Aim::At(from), out);
+        let (fences, is_verified) = self.gather(Aim::At(from), out);
         // From the end of one leaf on, the next leaf begins there, unless leaves were merged since.
         if fences.lower.as_deref().unwrap_or_default() < from {
-            let before = partition(&out[start..], |location| is_before(location, from))?;
+            let before = partition(&out[start..], |location| is_before((location, is_verified), from))?;
             out.drain(start..start + before);
         }
-        Ok(fences.upper)
+        Ok(Scanned { next: fences.upper, is_verified })
     }
 
-    /// Appends the locations of the last few keys below `to`, or of the last of all, in order. Returns
-    /// the key at which they begin, or `None` if there are none before them. `is_before` is as for
-    /// [`Tree::scan`].
+    /// Appends the locations of the last few keys below `to`, or of the last of all, in order. They begin
+    /// at the returned key; `None` if there are none before them. `is_before` is as for [`Tree::scan`].
     ///
     /// # Errors
     ///
@@ -287,31 +332,32 @@ impl Tree {
         &self,
         to: Option<&[u8]>,
         out: &mut Vec<Location>,
-        mut is_before: impl FnMut(Location, &[u8]) -> Result<bool, E>,
-    ) -> Result<Option<Vec<u8>>, E> {
-        self.check()?;
+        mut is_before: impl FnMut((Location, bool), &[u8]) -> Result<bool, E>,
+    ) -> Result<Scanned, E> {
+        let aim = to.map_or(Aim::Last, Aim::Before);
+        self.check(aim)?;
         let start = out.len();
-        let fences = self.gather(to.map_or(Aim::Last, Aim::Before), out);
+        let (fences, is_verified) = self.gather(aim, out);
         // From the begin of one leaf on, the leaf before it ends there, unless leaves were merged since.
         if let Some(to) = to.filter(|to| fences.upper.as_deref().is_none_or(|upper| *to < upper)) {
-            let before = partition(&out[start..], |location| is_before(location, to))?;
+            let before = partition(&out[start..], |location| is_before((location, is_verified), to))?;
             out.truncate(start + before);
         }
-        Ok(fences.lower)
+        Ok(Scanned { next: fences.lower, is_verified })
     }
 
     /// Copies the locations in the leaf of an aim, in order, and its fences. The keys are those of one
-    /// moment, each with a record that it had meanwhile.
-    pub(crate) fn gather(&self, aim: Aim<'_>, into: &mut Vec<Location>) -> Fences {
+    /// moment, each with a record that it had meanwhile. Returns true if all records were verified.
+    fn gather(&self, aim: Aim<'_>, into: &mut Vec<Location>) -> (Fences, bool) {
         let mut fences = Fences::default();
-        let leaf = self.leaf(aim, Some(&mut fences));
-        into.extend(leaf.entries().map(leaf::LeafEntry::location));
-        fences
+        let (_, leaf) = self.leaf(aim, Some(&mut fences));
+        into.extend(leaf.entries().map(LeafEntry::location));
+        (fences, leaf.entries().all(LeafEntry::is_verified))
     }
 
-    /// Copies the leaf of an aim as of one moment, and its fences.
+    /// Copies the leaf of an aim as of one moment, with its number, and its fences.
     #[inline]
-    fn leaf(&self, aim: Aim<'_>, mut fences: Option<&mut Fences>) -> LeafCopy {
+    fn leaf(&self, aim: Aim<'_>, mut fences: Option<&mut Fences>) -> (u32, LeafCopy) {
         loop {
             if let Some(fences) = &mut fences {
                 **fences = Fences::default();
@@ -327,7 +373,12 @@ impl Tree {
 
     /// Copies the leaf; `None` if something on the path changed meanwhile.
     #[inline]
-    fn leaf_below(&self, root: Root, aim: Aim<'_>, mut fences: Option<&mut Fences>) -> Option<LeafCopy> {
+    fn leaf_below(
+        &self,
+        root: Root,
+        aim: Aim<'_>,
+        mut fences: Option<&mut Fences>,
+    ) -> Option<(u32, LeafCopy)> {
         let mut place = Place::Root(root);
         let (mut number, mut level) = (root.node(), root.level());
         while level > 0 {
@@ -362,7 +413,7 @@ impl Tree {
         let copy = LeafCopy::read(leaf, control);
         // Acquire: as above; also pairs with the release of an entry, whose record is then seen (I2).
         fence(Ordering::Acquire);
-        (leaf.control_unordered() == control).then_some(copy)
+        (leaf.control_unordered() == control).then_some((number, copy))
     }
 
     /// Returns true if a place still leads to the node whose control word was loaded after it.

@@ -50,6 +50,21 @@ impl Control {
         self.0 >> LEVEL_SHIFT & OUT
     }
 
+    /// Returns true if the node is not in the tree: it has left it, or is being built.
+    pub(super) fn is_out(self) -> bool {
+        self.level() == OUT
+    }
+
+    /// Returns the word of a checkpoint; `None` for one that no writer makes.
+    pub(super) fn of_checkpoint(word: u64) -> Option<Self> {
+        (word >> VERSION_SHIFT == 0).then_some(Self(word))
+    }
+
+    /// Returns a control word without its version.
+    pub(super) fn without_version(word: u64) -> u64 {
+        word & ((1 << VERSION_SHIFT) - 1)
+    }
+
     /// Returns the word of the node once it is out of the tree, with the next version.
     pub(super) fn out(self) -> Self {
         let version = (self.0 >> VERSION_SHIFT).wrapping_add(1);
@@ -116,6 +131,13 @@ impl TreeNode<'_> {
         // Release: pairs with the fence of a reader that loaded this word: it sees the control word
         // that announced it (T3), and the record behind an entry (I2).
         self.place(at).store(word, Ordering::Release);
+    }
+
+    /// Sets bits of a word, if it is still the one that was loaded.
+    pub(super) fn set_bits(&self, at: usize, loaded: u64, bits: u64) {
+        // Relaxed, both: an exchange leaves the release of the store before it in force. Failure of the
+        // exchange does no harm.
+        let _ = self.place(at).compare_exchange(loaded, loaded | bits, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Stores the control word. Writer only.

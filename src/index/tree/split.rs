@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::leaf::{FRAGMENT_BITS, LeafCopy};
+use super::leaf::{FRAGMENT_BITS, LeafCopy, LeafEntry};
 use super::node::common_len;
 
 /// Returns the length of the common prefix of the fences of a leaf.
@@ -17,7 +17,7 @@ pub(super) fn with_fences<'k>(
     slots: Range<usize>,
     lower: Option<&[u8]>,
     upper: Option<&[u8]>,
-    mut key_at: impl FnMut(usize) -> Option<&'k [u8]>,
+    mut key_of: impl FnMut(LeafEntry) -> Option<&'k [u8]>,
 ) -> LeafCopy {
     let skip = skip_between(lower, upper);
     let mut part = LeafCopy::empty(skip);
@@ -25,8 +25,8 @@ pub(super) fn with_fences<'k>(
         let entry = leaf.entry(slot);
         if skip == leaf.skip {
             part.push(entry);
-        } else if let Some(key) = key_at(slot) {
-            part.push(entry.with_key(key, skip));
+        } else if let Some(key) = key_of(entry) {
+            part.push(entry.with_key(key, skip).verified());
         } else {
             let mut same = LeafCopy::empty(leaf.skip);
             slots.for_each(|slot| same.push(leaf.entry(slot)));

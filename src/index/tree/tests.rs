@@ -8,24 +8,27 @@ use super::*;
 use crate::format::record::MAX_ORDERED_KEY_LEN;
 
 /// Keys that records hold. The record of version v of key k is at location `v * count + k + 1`.
-struct Keys(Vec<Vec<u8>>);
+pub(super) struct Keys(pub(super) Vec<Vec<u8>>);
 
 impl Keys {
-    fn location(&self, key: usize, version: u64) -> Location {
+    pub(super) fn location(&self, key: usize, version: u64) -> Location {
         Location::from_bits(version * self.0.len() as u64 + key as u64 + 1)
     }
 
-    fn key_of<'k>(&'k self) -> impl Fn(Location) -> Option<&'k [u8]> + Copy {
-        move |location| Some(&self.0[(usize::try_from(location.to_bits()).unwrap() - 1) % self.0.len()])
+    pub(super) fn key_of<'k>(&'k self) -> impl Fn(Location, bool) -> Option<&'k [u8]> + Copy {
+        move |location, _| Some(&self.0[(usize::try_from(location.to_bits()).unwrap() - 1) % self.0.len()])
     }
 
-    fn compare<'k>(&'k self, key: &'k [u8]) -> impl Fn(Location) -> Result<cmp::Ordering, BlockError> {
-        move |location| Ok(self.key_of()(location).expect("all keys can be read").cmp(key))
+    pub(super) fn compare<'k>(
+        &'k self,
+        key: &'k [u8],
+    ) -> impl Fn(Location) -> Result<cmp::Ordering, BlockError> {
+        move |location| Ok(self.key_of()(location, true).expect("all keys can be read").cmp(key))
     }
 }
 
 /// Returns distinct keys of one shape.
-fn keys(shape: &str, count: usize) -> Keys {
+pub(super) fn keys(shape: &str, count: usize) -> Keys {
     let mut random = fastrand::Rng::with_seed(7);
     let mut seen = std::collections::HashSet::new();
     let mut found = Vec::new();
@@ -74,7 +77,7 @@ fn keys(shape: &str, count: usize) -> Keys {
 const SHAPES: [&str; 7] = ["random", "ascending", "descending", "names", "paths", "zeros", "long"];
 
 /// Checks the invariants of a whole tree, and returns the numbers of leaves and of inner nodes in it.
-fn check(tree: &Tree, keys: &Keys) -> [usize; 2] {
+pub(super) fn check(tree: &Tree, keys: &Keys) -> [usize; 2] {
     let root = Root(tree.head.0.root.load(Ordering::Relaxed));
     let mut walk = Walk { tree, keys, nodes: [Vec::new(), Vec::new()], entries: 0 };
     walk.node(root.node(), root.level(), None, None);
@@ -130,7 +133,7 @@ impl Walk<'_> {
         let key_of = self.keys.key_of();
         let mut last: Option<&[u8]> = None;
         for entry in copy.entries() {
-            let key = key_of(entry.location()).unwrap();
+            let key = key_of(entry.location(), true).unwrap();
             assert!(lower.is_none_or(|lower| lower <= key) && upper.is_none_or(|upper| key < upper), "T4");
             assert!(last.is_none_or(|last| last < key), "T5");
             assert_eq!(entry.fragment(), leaf::fragment(key, copy.skip));
@@ -141,24 +144,26 @@ impl Walk<'_> {
 }
 
 /// Returns all locations in a range of keys, forward.
-fn forward(tree: &Tree, keys: &Keys, from: &[u8]) -> Vec<Location> {
+pub(super) fn forward(tree: &Tree, keys: &Keys, from: &[u8]) -> Vec<Location> {
     let key_of = keys.key_of();
     let (mut found, mut next) = (Vec::new(), Some(from.to_vec()));
     while let Some(at) = next {
-        let is_before = |location, key: &[u8]| Ok::<_, BlockError>(key_of(location).unwrap() < key);
-        next = tree.scan(&at, &mut found, is_before).unwrap();
+        let is_before =
+            |(location, _), key: &[u8]| Ok::<_, BlockError>(key_of(location, true).unwrap() < key);
+        next = tree.scan(&at, &mut found, is_before).unwrap().next;
     }
     found
 }
 
 /// Returns all locations of keys below one, backward.
-fn backward(tree: &Tree, keys: &Keys, to: Option<&[u8]>) -> Vec<Location> {
+pub(super) fn backward(tree: &Tree, keys: &Keys, to: Option<&[u8]>) -> Vec<Location> {
     let key_of = keys.key_of();
     let (mut found, mut next) = (Vec::new(), Some(to.map(<[u8]>::to_vec)));
     while let Some(at) = next {
         let mut leaf = Vec::new();
-        let is_before = |location, key: &[u8]| Ok::<_, BlockError>(key_of(location).unwrap() < key);
-        let lower = tree.scan_back(at.as_deref(), &mut leaf, is_before).unwrap();
+        let is_before =
+            |(location, _), key: &[u8]| Ok::<_, BlockError>(key_of(location, true).unwrap() < key);
+        let lower = tree.scan_back(at.as_deref(), &mut leaf, is_before).unwrap().next;
         found.extend(leaf.into_iter().rev());
         next = lower.map(Some);
     }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use super::inner::{Draft, InnerImage, InnerView, Side};
 use super::leaf::{LEAF_MAX, LeafCopy, LeafEntry};
 use super::node::{INNER_LINES, INNER_WORDS, LEAF_LINES, TreeNode, common_len};
+use super::numbers::Numbers;
 use super::split::{best_split, skip_between, with_fences};
-use super::{Fences, LEVELS_MAX, Root, Tree};
+use super::{Aim, Fences, LEVELS_MAX, Root, Tree};
 use crate::format::record::MAX_ORDERED_KEY_LEN;
-use crate::index::hash::block_error::BlockError;
-use crate::index::hash::chunked::ChunkedLines;
-use crate::mem::alloc;
+use crate::index::lines::Row;
+use crate::index::lines::block_error::BlockError;
+use crate::index::lines::capture::SavedPages;
 use crate::mem::location::Location;
 use crate::sync::Ordering;
 
@@ -28,38 +29,29 @@ const SMALL: usize = INNER_WORDS * 8 / 4;
 /// The one that changes a tree.
 #[derive(Debug)]
 pub(crate) struct TreeWriter {
-    tree: Arc<Tree>,
-    leaves: Numbers,
-    inners: Numbers,
+    pub(super) tree: Arc<Tree>,
+    pub(super) leaves: Numbers,
+    pub(super) inners: Numbers,
     /// The way from the root to the leaf of the last search.
-    path: Vec<Step>,
+    pub(super) path: Vec<Step>,
     /// The nodes that the change under way takes out of the tree.
-    old_leaves: Vec<u32>,
-    old_inners: Vec<u32>,
+    pub(super) old_leaves: Vec<u32>,
+    pub(super) old_inners: Vec<u32>,
+    /// True if a capture is running, or the tree is partial.
+    pub(super) watched: bool,
+    /// The capture that is running.
+    pub(super) aside: Option<Arc<SavedPages>>,
 }
 
 /// An inner node on the way to a leaf, and the slot that leads on.
 #[derive(Debug, Clone, Copy)]
-struct Step {
+pub(super) struct Step {
     node: u32,
-    slot: usize,
-}
-
-/// The numbers of nodes of one kind.
-#[derive(Debug)]
-struct Numbers {
-    /// Numbers that were used, and are not in the tree. The last one is the next.
-    free: Vec<u32>,
-    /// The number of numbers ever used.
-    used: u64,
-    /// The number of those whose memory exists.
-    ensured: u64,
-    /// The lines of a node.
-    lines: u64,
+    pub(super) slot: usize,
 }
 
 /// A change of the children of an inner node.
-enum Change {
+pub(super) enum TreeChange {
     /// The child of the slot on the path is another node.
     Child(u32),
     /// It is two nodes.
@@ -68,45 +60,27 @@ enum Change {
     Merge { slot: usize, child: u32 },
 }
 
-impl Numbers {
-    fn new(lines: usize, used: u64) -> Self {
-        Self { free: Vec::new(), used, ensured: used, lines: lines as u64 }
-    }
-
-    fn take(&mut self) -> u32 {
-        if let Some(number) = self.free.pop() {
-            return number;
-        }
-        assert!(self.used < self.ensured, "a node was taken that was not reserved");
-        self.used += 1;
-        u32::try_from(self.used - 1).expect("checked when it was reserved")
-    }
-
-    /// Makes the memory of `count` further nodes.
-    fn ensure(&mut self, count: u64, row: &ChunkedLines) -> io::Result<()> {
-        alloc::reserve(&mut self.free, usize::try_from(count).unwrap_or(usize::MAX))?;
-        let needed = self.used + count.saturating_sub(self.free.len() as u64);
-        if u32::try_from(needed).is_err() {
-            return Err(io::Error::other("the index has as many nodes as its slots can tell apart"));
-        }
-        while self.ensured < needed {
-            row.ensure(self.ensured * self.lines)?;
-            self.ensured = row.chunk_end(self.ensured * self.lines) / self.lines;
-        }
-        Ok(())
-    }
-}
-
 impl TreeWriter {
     pub(super) fn new(tree: Arc<Tree>) -> Self {
         // The root is leaf zero at first.
+        Self::with_nodes(tree, [1, 0], false)
+    }
+
+    /// Makes the writer of a partial tree with these numbers of leaves and inner nodes in use.
+    pub(super) fn restore(tree: Arc<Tree>, nodes: [u64; 2]) -> Self {
+        Self::with_nodes(tree, nodes, true)
+    }
+
+    fn with_nodes(tree: Arc<Tree>, [leaves, inners]: [u64; 2], watched: bool) -> Self {
         Self {
             tree,
-            leaves: Numbers::new(LEAF_LINES, 1),
-            inners: Numbers::new(INNER_LINES, 0),
+            leaves: Numbers::new(LEAF_LINES, leaves),
+            inners: Numbers::new(INNER_LINES, inners),
             path: Vec::with_capacity(LEVELS_MAX),
             old_leaves: Vec::with_capacity(2),
             old_inners: Vec::with_capacity(2 * LEVELS_MAX),
+            watched,
+            aside: None,
         }
     }
 
@@ -130,7 +104,8 @@ impl TreeWriter {
     }
 
     /// Inserts the record of a key that is absent. Space was reserved. `key_of` returns the key in the
-    /// record at a location, if it can be read; it is asked for keys in the same leaf.
+    /// record at a location, if it can be read; it is asked for keys in the same leaf. It is told if the
+    /// record was verified since this open; if not, it verifies the record.
     ///
     /// If such a key cannot be read, the place of the new one is unknown, and the tree ends.
     #[inline(never)]
@@ -138,9 +113,9 @@ impl TreeWriter {
         &mut self,
         key: &'k [u8],
         location: Location,
-        key_of: impl FnMut(Location) -> Option<&'k [u8]>,
+        key_of: impl FnMut(Location, bool) -> Option<&'k [u8]>,
     ) {
-        if self.try_insert(key, location, key_of).is_none() {
+        if self.is_announced(key) && self.try_insert(key, location, key_of).is_none() {
             self.tree.end();
         }
     }
@@ -149,20 +124,24 @@ impl TreeWriter {
         &mut self,
         key: &'k [u8],
         location: Location,
-        mut key_of: impl FnMut(Location) -> Option<&'k [u8]>,
+        mut key_of: impl FnMut(Location, bool) -> Option<&'k [u8]>,
     ) -> Option<()> {
         debug_assert!(key.len() <= MAX_ORDERED_KEY_LEN);
         let number = self.descend(key);
         let mut leaf = self.read_leaf(number);
+        // The search that did not find the key has verified the records that are compared here.
         let (Ok(slot) | Err(slot)) =
-            leaf.search(key, |other| key_of(other).map(|other| other.cmp(key)).ok_or(())).ok()?;
-        leaf.insert(slot, LeafEntry::new(key, leaf.skip, location));
-        let change = if leaf.count() <= LEAF_MAX {
-            Change::Child(self.build_leaf(&leaf))
-        } else {
-            let key_at = |at: usize| if at == slot { Some(key) } else { key_of(leaf.entry(at).location()) };
-            self.split(&leaf, slot, key_at)?
-        };
+            leaf.search(key, |other| key_of(other, true).map(|other| other.cmp(key)).ok_or(())).ok()?;
+        let new = LeafEntry::new(key, leaf.skip, location);
+        leaf.insert(slot, new);
+        let change =
+            if leaf.count() <= LEAF_MAX {
+                TreeChange::Child(self.build_leaf(&leaf))
+            } else {
+                self.split(&leaf, slot, |entry| {
+                    if entry == new { Some(key) } else { key_of_entry(entry, &mut key_of) }
+                })?
+            };
         self.old_leaves.push(number);
         self.publish(change);
         self.count(1);
@@ -172,9 +151,13 @@ impl TreeWriter {
     /// Replaces the location of a key's record by another one, in place. Returns false if there is no
     /// such entry.
     pub(crate) fn replace(&mut self, key: &[u8], old: Location, new: Location) -> bool {
+        if !self.is_announced(key) {
+            return false;
+        }
         let number = self.descend(key);
         let leaf = self.read_leaf(number);
         let Some(slot) = leaf.slot_of(key, old) else { return false };
+        self.keep(Row::First, number);
         self.tree.leaf_node(number).set(slot + 1, leaf.entry(slot).with_location(new).0);
         true
     }
@@ -187,14 +170,17 @@ impl TreeWriter {
         &mut self,
         key: &[u8],
         old: Location,
-        key_of: impl FnMut(Location) -> Option<&'k [u8]>,
+        key_of: impl FnMut(Location, bool) -> Option<&'k [u8]>,
     ) -> bool {
+        if !self.is_announced(key) {
+            return false;
+        }
         let number = self.descend(key);
         let mut leaf = self.read_leaf(number);
         let Some(slot) = leaf.slot_of(key, old) else { return false };
         leaf.remove(slot);
         let merged = if leaf.count() <= FEW { self.merge(&leaf, key_of) } else { None };
-        let change = merged.unwrap_or_else(|| Change::Child(self.build_leaf(&leaf)));
+        let change = merged.unwrap_or_else(|| TreeChange::Child(self.build_leaf(&leaf)));
         self.old_leaves.push(number);
         self.publish(change);
         self.count(-1);
@@ -213,7 +199,7 @@ impl TreeWriter {
         key: &[u8],
         compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
     ) -> Result<Option<Location>, E> {
-        self.tree.check()?;
+        self.tree.check(Aim::At(key))?;
         let root = self.root();
         let mut number = root.node();
         for _ in 0..root.level() {
@@ -235,7 +221,7 @@ impl TreeWriter {
         self.tree.head.0.root.store(root.0, Ordering::Release);
     }
 
-    fn count(&self, change: i64) {
+    pub(super) fn count(&self, change: i64) {
         let counters = &self.tree.counters.0;
         let entries = &counters.entries;
         // Relaxed, both: a count on its own, stored by the one writer.
@@ -246,7 +232,7 @@ impl TreeWriter {
     }
 
     /// Finds the leaf of a key, and notes the path to it.
-    fn descend(&mut self, key: &[u8]) -> u32 {
+    pub(super) fn descend(&mut self, key: &[u8]) -> u32 {
         self.path.clear();
         let root = self.root();
         let mut number = root.node();
@@ -260,13 +246,13 @@ impl TreeWriter {
         number
     }
 
-    fn read_leaf(&self, number: u32) -> LeafCopy {
+    pub(super) fn read_leaf(&self, number: u32) -> LeafCopy {
         let node = self.tree.leaf_node(number);
         LeafCopy::read(node, node.control_unordered())
     }
 
     /// Returns the fences of a range of children of the last node on the path.
-    fn fences(&self, children: Range<usize>) -> Fences {
+    pub(super) fn fences(&self, children: Range<usize>) -> Fences {
         let mut fences = Fences::default();
         let mut beside = children;
         for (at, step) in self.path.iter().enumerate().rev() {
@@ -295,8 +281,8 @@ impl TreeWriter {
         &mut self,
         leaf: &LeafCopy,
         new: usize,
-        mut key_at: impl FnMut(usize) -> Option<&'k [u8]>,
-    ) -> Option<Change> {
+        mut key_of: impl FnMut(LeafEntry) -> Option<&'k [u8]>,
+    ) -> Option<TreeChange> {
         let last = self.path.last().map_or(0, |step| step.slot);
         let fences = self.fences(last..last + 1);
         let count = leaf.count();
@@ -308,13 +294,16 @@ impl TreeWriter {
         };
         // Where the keys beside the best place cannot be read, any other place will do.
         let places = std::iter::once(middle).chain(1..count);
-        let found = places.into_iter().find_map(|at| Some((at, key_at(at - 1)?, key_at(at)?)));
+        let found = places.into_iter().find_map(|at| {
+            let (before, behind) = (key_of(leaf.entry(at - 1))?, key_of(leaf.entry(at))?);
+            (before < behind).then_some((at, before, behind))
+        });
         let (middle, before, behind) = found?;
         let separator = behind[..common_len(before, behind) + 1].to_vec();
-        let left = with_fences(leaf, 0..middle, fences.lower.as_deref(), Some(&separator), &mut key_at);
-        let right = with_fences(leaf, middle..count, Some(&separator), fences.upper.as_deref(), &mut key_at);
+        let left = with_fences(leaf, 0..middle, fences.lower.as_deref(), Some(&separator), &mut key_of);
+        let right = with_fences(leaf, middle..count, Some(&separator), fences.upper.as_deref(), &mut key_of);
         let (left, right) = (self.build_leaf(&left), self.build_leaf(&right));
-        Some(Change::Split { left, separator, right })
+        Some(TreeChange::Split { left, separator, right })
     }
 
     /// Merges the leaf on the path, whose entries are now those of `leaf`, with a neighbour. `None` if
@@ -322,8 +311,8 @@ impl TreeWriter {
     fn merge<'k>(
         &mut self,
         leaf: &LeafCopy,
-        mut key_of: impl FnMut(Location) -> Option<&'k [u8]>,
-    ) -> Option<Change> {
+        mut key_of: impl FnMut(Location, bool) -> Option<&'k [u8]>,
+    ) -> Option<TreeChange> {
         let Step { node, slot } = *self.path.last()?;
         let parent = self.tree.inner(node);
         let view = InnerView::new(&parent, parent.control_unordered());
@@ -331,6 +320,9 @@ impl TreeWriter {
         for left in lefts.filter(|left| left + 1 < view.count) {
             let other_slot = if left == slot { slot + 1 } else { left };
             let number = view.child(other_slot);
+            if !self.tree.is_loaded(Row::First, number) {
+                continue;
+            }
             let other = self.read_leaf(number);
             if leaf.count() + other.count() > MERGED_MAX {
                 continue;
@@ -340,16 +332,17 @@ impl TreeWriter {
             let skip = skip_between(fences.lower.as_deref(), fences.upper.as_deref());
             let mut merged = LeafCopy::empty(skip);
             for entry in first.entries().chain(second.entries()) {
-                merged.push(entry.with_key(key_of(entry.location())?, skip));
+                merged.push(entry.with_key(key_of_entry(entry, &mut key_of)?, skip).verified());
             }
             self.old_leaves.push(number);
-            return Some(Change::Merge { slot: left, child: self.build_leaf(&merged) });
+            return Some(TreeChange::Merge { slot: left, child: self.build_leaf(&merged) });
         }
         None
     }
 
-    fn build_leaf(&mut self, leaf: &LeafCopy) -> u32 {
+    pub(super) fn build_leaf(&mut self, leaf: &LeafCopy) -> u32 {
         let number = self.leaves.take();
+        self.keep(Row::First, number);
         let node = self.tree.leaf_node(number);
         leaf.write(node);
         node.set_control(node.control_unordered().built(0, leaf.count(), leaf.skip));
@@ -358,6 +351,7 @@ impl TreeWriter {
 
     fn build_inner(&mut self, image: &InnerImage, level: u64) -> u32 {
         let number = self.inners.take();
+        self.keep(Row::Second, number);
         let node = self.tree.inner(number);
         image.write(node);
         node.set_control(node.control_unordered().built(level, image.count, image.skip));
@@ -366,23 +360,24 @@ impl TreeWriter {
 
     /// Publishes a change of the last node on the path by one store, and takes the nodes out that it
     /// replaces.
-    fn publish(&mut self, mut change: Change) {
+    pub(super) fn publish(&mut self, mut change: TreeChange) {
         let mut level = 1;
         while let Some(Step { node, slot }) = self.path.pop() {
-            if let Change::Child(child) = change {
+            if let TreeChange::Child(child) = change {
                 let parent = self.tree.inner(node);
                 let view = InnerView::new(&parent, parent.control_unordered());
                 let word = view.slot(slot) >> 32 << 32 | u64::from(child);
+                self.keep(Row::Second, node);
                 parent.set(InnerView::<[u64]>::slot_word(slot), word);
                 return self.retire();
             }
             self.old_inners.push(node);
             let image = InnerImage::read(self.tree.inner(node));
             change = match change {
-                Change::Split { left, separator, right } => {
+                TreeChange::Split { left, separator, right } => {
                     self.with_split(image, level, slot, (left, &separator, right))
                 }
-                Change::Merge { slot, child } => {
+                TreeChange::Merge { slot, child } => {
                     let mut draft = Draft::of(&image);
                     draft.set_child(slot, child);
                     draft.remove(slot + 1);
@@ -392,13 +387,13 @@ impl TreeWriter {
                     }
                     self.with_merge(&draft, level)
                 }
-                Change::Child(_) => unreachable!("published above"),
+                TreeChange::Child(_) => unreachable!("published above"),
             };
             level += 1;
         }
         match change {
-            Change::Child(child) => self.set_root(Root::new(child, level - 1)),
-            Change::Split { left, separator, right } => {
+            TreeChange::Child(child) => self.set_root(Root::new(child, level - 1)),
+            TreeChange::Split { left, separator, right } => {
                 let mut draft = Draft::default();
                 draft.push(&[], left);
                 draft.push(&separator, right);
@@ -406,7 +401,7 @@ impl TreeWriter {
                 let number = self.build_inner(&image, level);
                 self.set_root(Root::new(number, level));
             }
-            Change::Merge { .. } => unreachable!("the root has no neighbour"),
+            TreeChange::Merge { .. } => unreachable!("the root has no neighbour"),
         }
         self.retire();
     }
@@ -418,29 +413,32 @@ impl TreeWriter {
         level: u64,
         slot: usize,
         (left, separator, right): (u32, &[u8], u32),
-    ) -> Change {
+    ) -> TreeChange {
         image.set_child(slot, left);
         if image.insert(slot + 1, separator, right) {
-            return Change::Child(self.build_inner(&image, level));
+            return TreeChange::Child(self.build_inner(&image, level));
         }
         let mut draft = Draft::of(&image);
         draft.insert(slot + 1, separator, right);
         if let Some(image) = draft.encode(0..draft.count()) {
-            return Change::Child(self.build_inner(&image, level));
+            return TreeChange::Child(self.build_inner(&image, level));
         }
         let (middle, left, right) = draft.split();
         let (left, right) = (self.build_inner(&left, level), self.build_inner(&right, level));
-        Change::Split { left, separator: draft.separator(middle).to_vec(), right }
+        TreeChange::Split { left, separator: draft.separator(middle).to_vec(), right }
     }
 
     /// Builds a node anew that has lost a child, together with a neighbour if it is small.
-    fn with_merge(&mut self, draft: &Draft, level: u64) -> Change {
+    fn with_merge(&mut self, draft: &Draft, level: u64) -> TreeChange {
         let parent = self.path.last().copied().filter(|_| draft.size() <= SMALL);
         if let Some(Step { node, slot }) = parent {
             let above = InnerImage::read(self.tree.inner(node));
             let lefts = [Some(slot), slot.checked_sub(1)].into_iter().flatten();
             for left in lefts.filter(|left| left + 1 < above.count) {
                 let number = above.view().child(if left == slot { slot + 1 } else { left });
+                if !self.tree.is_loaded(Row::Second, number) {
+                    continue;
+                }
                 let other = Draft::of(&InnerImage::read(self.tree.inner(number)));
                 if draft.size() + other.size() > 3 * SMALL {
                     continue;
@@ -452,25 +450,35 @@ impl TreeWriter {
                 joined.append(&separator, second);
                 let Some(image) = joined.encode(0..joined.count()) else { continue };
                 self.old_inners.push(number);
-                return Change::Merge { slot: left, child: self.build_inner(&image, level) };
+                return TreeChange::Merge { slot: left, child: self.build_inner(&image, level) };
             }
         }
         let image = draft.encode(0..draft.count()).expect("fewer children fit");
-        Change::Child(self.build_inner(&image, level))
+        TreeChange::Child(self.build_inner(&image, level))
     }
 
     /// Takes the replaced nodes out of the tree (T2). Their numbers are the next ones.
     fn retire(&mut self) {
         let out = |node: TreeNode<'_>| node.set_control(node.control_unordered().out());
-        for number in self.old_leaves.drain(..) {
+        while let Some(number) = self.old_leaves.pop() {
+            self.keep(Row::First, number);
             out(self.tree.leaf_node(number));
             self.leaves.free.push(number);
         }
-        for number in self.old_inners.drain(..) {
+        while let Some(number) = self.old_inners.pop() {
+            self.keep(Row::Second, number);
             out(self.tree.inner(number));
             self.inners.free.push(number);
         }
     }
+}
+
+/// Returns the key of an entry, whose record is verified unless that was done since this open.
+fn key_of_entry<'k>(
+    entry: LeafEntry,
+    key_of: &mut impl FnMut(Location, bool) -> Option<&'k [u8]>,
+) -> Option<&'k [u8]> {
+    key_of(entry.location(), entry.is_verified())
 }
 
 #[cfg(test)]
@@ -478,5 +486,12 @@ impl TreeWriter {
     /// Returns the numbers of leaves and of inner nodes ever used.
     pub(super) fn nodes_used(&self) -> [u64; 2] {
         [self.leaves.used, self.inners.used]
+    }
+
+    /// Returns the numbers of free leaves and inner nodes.
+    #[cfg(not(loom))]
+    pub(super) fn nodes_free(&mut self) -> [u64; 2] {
+        self.look_around();
+        [self.leaves.free.len() as u64, self.inners.free.len() as u64]
     }
 }

@@ -9,43 +9,40 @@
 //!
 //! **Concurrency.** A block is *loaded* once its bit is set. A thread that needs another block reads and verifies it into
 //! memory of its own. Under the loader's lock it stores the block (relaxed) and sets the bit (release), unless another
-//! thread was quicker. Every access to a line of a partial index goes through [`Index::ensure_loaded`], which loads the
-//! bit of its block (acquire). The writer changes lines of loaded blocks only. So each store here comes before every
-//! other access to the line, and the protocol in the head of `index::hash` never sees a block arrive.
+//! thread was quicker. Every access to a line of a partial index comes after [`load_block`](IndexLines::load_block) of
+//! its block, which loads the bit (acquire). The writer changes lines of loaded blocks only. So each store here comes
+//! before every other access to the line, and the protocols in the heads of `index::hash` and `index::tree` never see a
+//! block arrive. `hash::bucket_check` and `tree::node_check` say which lines a search needs.
 //!
-//! *Loaded lines.* A search loads the whole chain of its bucket before it looks at any line of it. The writer does so
-//! before it changes a chain. Links therefore lead to loaded lines: those of the checkpoint were loaded, and the writer
-//! links lines only from chains that it loaded itself, or new lines. The last blocks of the buckets and of the overflow
-//! lines are loaded when the index is made, because new lines share them. A reader whose chain changes while it loads
-//! may stop: the writer has loaded that chain.
+//! *New lines.* The last blocks of both rows are loaded when the index is made, because new lines share them.
 //!
-//! *The end.* After the last block the flag `partial` falls (release). A thread that sees that (acquire) sees all blocks.
-//! Overflow lines that hold nothing were free (X4). The writer takes them over at that moment and not earlier, so none
-//! of them changes while other threads load.
+//! *The end.* After the last block the flag `PARTIAL` falls (release). A thread that sees that (acquire) sees all blocks.
+//! Lines that hold nothing were free. The writer takes them over at that moment and not earlier, so none of them changes
+//! while other threads load.
 //!
 //! **Damage** is an error of every search that needs the block, and never a miss: the bit stays unset, and the next
-//! search reads the block again. A line that would break X4 is refused like a wrong checksum. So is a second link to one
-//! line, which could make a chain a circle. A change whose chain is damaged ends the index: every later search fails.
+//! search reads the block again. A line that no writer makes is refused like a wrong checksum. A change for which a block
+//! is damaged ends the index: every later search fails.
 
 use std::io;
 use std::sync::Arc;
 
-use super::bitset::{AtomicBitSet, place};
+use super::bitset::AtomicBitSet;
 use super::block_error::{BlockError, Why};
-use super::bucket::{Bucket, Checkpointed, OverflowLink};
-use super::{BLOCK_LINES, Index, LINES};
+use super::capture::{BLOCK_LINES, LINES};
+use super::{IndexLines, Row};
 use crate::format::Defect;
 use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexTable, LINE_SIZE, block_of};
 use crate::fs::{File, read_exact_at};
 use crate::mem::alloc;
 use crate::mem::line_array::{LINE_WORDS, Line};
-use crate::sync::{Mutex, Ordering, fence};
+use crate::sync::{Mutex, Ordering};
 
-/// Blocks that a step of [`Index::load_more`] reads at once: 1 MiB.
+/// Blocks that a step of [`IndexLines::load_more`] reads at once: 1 MiB.
 const STEP_BLOCKS: u64 = (1 << 20) / BLOCK_LEN as u64;
 
-/// Bits of [`IndexHead::partial`](super::IndexHead): blocks are not loaded, and the index has ended.
-pub(super) const PARTIAL: u64 = 1;
+/// Bits of [`IndexLines::flags`]: blocks are not loaded, and the index has ended. Others are the index's own.
+pub(in crate::index) const PARTIAL: u64 = 1;
 const DEAD: u64 = 2;
 
 /// The location of an index's blocks in a checkpoint file.
@@ -63,18 +60,31 @@ pub(crate) struct BlockSource {
     pub(crate) frames_at: u64,
 }
 
-/// One of the two arrays of lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
-    Heads = 0,
-    Overflow = 1,
+/// The check of the blocks of an index: each by itself, and against those before it.
+pub(in crate::index) trait BlockCheck: std::fmt::Debug + Send {
+    /// Checks the lines of a block, from the line `first` on, and records what they hold; nothing of a refused block.
+    /// Appends the numbers of free lines, or of free nodes. Returns the number of entries.
+    ///
+    /// # Errors
+    ///
+    /// Returns the name of an invalid field.
+    fn note(
+        &mut self,
+        row: Row,
+        first: u64,
+        lines: &[[u64; LINE_WORDS]],
+        free: &mut Vec<u64>,
+    ) -> Result<u64, &'static str>;
+
+    /// Returns true if all blocks together can be an index, after the last one.
+    fn is_complete(&self) -> bool;
 }
 
 /// The state of loading an index.
 #[derive(Debug)]
-pub(super) struct LazyLoader {
+pub(crate) struct LazyLoader {
     table: IndexTable,
-    /// A bit for each loaded block, of buckets and of overflow lines.
+    /// A bit for each loaded block of both rows.
     there: [AtomicBitSet; 2],
     /// The checkpoint's path, for messages.
     path: Arc<std::path::Path>,
@@ -93,17 +103,16 @@ struct BlockState {
     filling: bool,
     /// Entries in the loaded blocks.
     entries: u64,
-    overflow_lines: u64,
-    /// Overflow lines that a loaded line links to.
-    linked: Linked,
-    /// Overflow lines without entries.
-    free: Vec<OverflowLink>,
+    /// `None` once every block is loaded.
+    check: Option<Box<dyn BlockCheck>>,
+    /// The numbers of free lines or nodes, by row.
+    free: [Vec<u64>; 2],
     /// The error that ended the index, if any.
     dead: Option<BlockError>,
 }
 
 impl LazyLoader {
-    pub(super) fn new(table: IndexTable, source: BlockSource) -> Self {
+    pub(in crate::index) fn new(table: IndexTable, source: BlockSource, check: Box<dyn BlockCheck>) -> Self {
         let blocks = table.blocks();
         let path = Arc::clone(&source.path);
         let state = BlockState {
@@ -112,27 +121,27 @@ impl LazyLoader {
             next: 0,
             filling: false,
             entries: 0,
-            overflow_lines: table.overflow_lines,
-            linked: Linked::new(table.overflow_lines),
-            free: Vec::new(),
+            check: Some(check),
+            free: [Vec::new(), Vec::new()],
             dead: None,
         };
         Self { table, there: blocks.map(AtomicBitSet::new), path, state: Mutex::new(state) }
     }
 
-    fn is_there(&self, which: Which, block: u64) -> bool {
-        self.there[which as usize].get(block)
+    /// Returns true if a block is loaded.
+    pub(in crate::index) fn is_there(&self, row: Row, block: u64) -> bool {
+        self.there[row as usize].get(block)
     }
 
     /// Returns the frame of a block among those of this index.
-    fn frame(&self, which: Which, block: u64) -> u64 {
-        if which == Which::Heads { block } else { self.table.blocks()[0] + block }
+    fn frame(&self, row: Row, block: u64) -> u64 {
+        if row == Row::First { block } else { self.table.blocks()[0] + block }
     }
 
     /// Returns the block of a frame.
-    fn block(&self, frame: u64) -> (Which, u64) {
-        let heads = self.table.blocks()[0];
-        if frame < heads { (Which::Heads, frame) } else { (Which::Overflow, frame - heads) }
+    fn block(&self, frame: u64) -> (Row, u64) {
+        let first = self.table.blocks()[0];
+        if frame < first { (Row::First, frame) } else { (Row::Second, frame - first) }
     }
 
     /// Returns the source; `None` once every block is loaded.
@@ -141,8 +150,8 @@ impl LazyLoader {
         state.dead.clone().map_or_else(|| Ok(state.source.clone()), Err)
     }
 
-    /// Returns the overflow lines that were free, at the first call only.
-    pub(super) fn take_free(&self) -> Vec<OverflowLink> {
+    /// Returns the lines or nodes of both rows that were free, at the first call only.
+    pub(in crate::index) fn take_free(&self) -> [Vec<u64>; 2] {
         std::mem::take(&mut self.state.lock().free)
     }
 }
@@ -171,53 +180,44 @@ impl BlockSource {
     }
 }
 
-impl Index {
-    /// Loads the chain of a bucket; returns at once for a whole index.
+impl dyn IndexLines {
+    /// Refuses a search of an index that has ended.
     #[cold]
-    pub(super) fn ensure_loaded(&self, bucket: u64) -> Result<(), BlockError> {
+    pub(in crate::index) fn check_ended(&self) -> Result<(), BlockError> {
         // Relaxed: a search that begins after the end sees it; `end_with` says why.
-        let is_dead = self.front.0.partial.load(Ordering::Relaxed) & DEAD != 0;
-        let Some(loader) = &self.loader else {
-            return if is_dead { Err(self.superseded()) } else { Ok(()) };
-        };
-        if is_dead {
-            loader.source()?;
+        if self.flags().load(Ordering::Relaxed) & DEAD == 0 {
+            return Ok(());
         }
-        self.load_block(loader, Which::Heads, bucket / BLOCK_LINES)?;
-        let head = self.heads.line(bucket);
-        let control = head.control();
-        let mut link = control.link();
-        while let Some(next) = link {
-            self.load_block(loader, Which::Overflow, next.line() / BLOCK_LINES)?;
-            let line = self.overflow.line(next.line());
-            // Acquire: as in `find`, so that lines that change hands cannot lead in a circle.
-            fence(Ordering::Acquire);
-            if head.control_unordered() != control {
-                break;
-            }
-            link = line.control().link();
+        match self.loader() {
+            Some(loader) => loader.source().map(drop),
+            None => Err(self.superseded()),
         }
-        Ok(())
     }
 
     /// Loads the blocks that new lines will share with lines of the checkpoint.
-    pub(super) fn load_last(&self) -> Result<(), BlockError> {
-        let Some(loader) = &self.loader else { return Ok(()) };
-        for which in [Which::Heads, Which::Overflow] {
-            if let Some(last) = loader.table.blocks()[which as usize].checked_sub(1) {
-                self.load_block(loader, which, last)?;
+    pub(in crate::index) fn load_last(&self) -> Result<(), BlockError> {
+        let Some(loader) = self.loader() else { return Ok(()) };
+        for row in [Row::First, Row::Second] {
+            if let Some(last) = loader.table.blocks()[row as usize].checked_sub(1) {
+                self.load_block(loader, row, last)?;
             }
         }
         Ok(())
     }
 
-    fn load_block(&self, loader: &LazyLoader, which: Which, block: u64) -> Result<(), BlockError> {
-        if loader.is_there(which, block) {
+    /// Loads a block; returns at once if it is loaded.
+    pub(in crate::index) fn load_block(
+        &self,
+        loader: &LazyLoader,
+        row: Row,
+        block: u64,
+    ) -> Result<(), BlockError> {
+        if loader.is_there(row, block) {
             return Ok(());
         }
         let Some(source) = loader.source()? else { return Ok(()) };
         let mut frame = [0; FRAME_SIZE];
-        let number = loader.frame(which, block);
+        let number = loader.frame(row, block);
         source.read(number, &mut frame)?;
         self.install_block(loader, &source, number, source.block(number, &frame)?)
     }
@@ -230,7 +230,7 @@ impl Index {
     /// Returns the error of a search that needs a damaged block. The next steps continue behind the
     /// block, and then wrap around; the index stays partial.
     pub(crate) fn load_more(&self) -> Result<bool, BlockError> {
-        let Some(loader) = self.loader.as_ref().filter(|_| self.lacks_blocks()) else { return Ok(false) };
+        let Some(loader) = self.loader().filter(|_| self.lacks_blocks()) else { return Ok(false) };
         let Some(source) = loader.source()? else { return Ok(false) };
         let frames: u64 = loader.table.blocks().iter().sum();
         let (start, is_first) = {
@@ -238,12 +238,12 @@ impl Index {
             (state.next, !std::mem::replace(&mut state.filling, true))
         };
         if is_first {
-            self.heads.fill_soon();
-            self.overflow.fill_soon();
+            self.row(Row::First).fill_soon();
+            self.row(Row::Second).fill_soon();
         }
         let is_missing = |frame: &u64| {
-            let (which, block) = loader.block(*frame);
-            !loader.is_there(which, block)
+            let (row, block) = loader.block(*frame);
+            !loader.is_there(row, block)
         };
         // Wrapped around: damaged blocks, or blocks that other threads are loading now.
         let first = (start..frames).find(is_missing).or_else(|| (0..start.min(frames)).find(is_missing));
@@ -269,7 +269,7 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// As for [`Index::load_more`].
+    /// As for [`IndexLines::load_more`].
     pub(crate) fn load_all(&self) -> Result<(), BlockError> {
         while self.load_more()? {}
         Ok(())
@@ -283,13 +283,12 @@ impl Index {
         frame: u64,
         bytes: &[u8; BLOCK_LEN],
     ) -> Result<(), BlockError> {
-        let (which, block) = loader.block(frame);
+        let (row, block) = loader.block(frame);
         let mut state = loader.state.lock();
-        if loader.is_there(which, block) {
+        if loader.is_there(row, block) {
             return Ok(());
         }
-        let row = if which == Which::Heads { &self.heads } else { &self.overflow };
-        let lines = if which == Which::Heads { loader.table.buckets } else { loader.table.overflow_lines };
+        let lines = loader.table.lines[row as usize];
         let damaged = |field| source.unread(frame, Why::Damaged(Defect::BadField(field)));
         let start = block * BLOCK_LINES;
         let mut words = [[0; LINE_WORDS]; LINES];
@@ -300,13 +299,11 @@ impl Index {
         if behind.iter().flatten().any(|word| *word != 0) {
             return Err(damaged("line behind the last"));
         }
-        state
-            .note(&|number| self.is_empty_line(loader, number), which, start..lines, here)
-            .map_err(damaged)?;
+        state.note(row, start, here).map_err(damaged)?;
         for (number, words) in (start..).zip(here) {
-            store(row.line(number), words);
+            store(self.row(row).line(number), words);
         }
-        loader.there[which as usize].set(block);
+        loader.there[row as usize].set(block);
         state.left -= 1;
         if state.left == 0 && state.dead.is_none() {
             self.finish(&mut state, loader.table.entries).map_err(damaged)?;
@@ -314,16 +311,10 @@ impl Index {
         Ok(())
     }
 
-    /// True if an overflow line is loaded and holds no entry.
-    fn is_empty_line(&self, loader: &LazyLoader, number: u64) -> bool {
-        loader.is_there(Which::Overflow, number / BLOCK_LINES)
-            && self.overflow.line(number).entry(0).is_empty()
-    }
-
     /// Ends the loading after the last block.
     fn finish(&self, state: &mut BlockState, entries: u64) -> Result<(), &'static str> {
-        state.linked = Linked::default();
-        if state.entries != entries {
+        let is_complete = state.check.take().is_none_or(|check| check.is_complete());
+        if state.entries != entries || !is_complete {
             // Every checksum is right and the sum is wrong: no index had these blocks at one
             // moment.
             let source = state.source.take().expect("it goes when everything is there");
@@ -332,20 +323,20 @@ impl Index {
         }
         state.source = None;
         // Release: pairs with the acquire load in `is_partial`; all blocks are stored.
-        self.front.0.partial.fetch_and(!PARTIAL, Ordering::Release);
+        self.flags().fetch_and(!PARTIAL, Ordering::Release);
         Ok(())
     }
 
     /// Returns the bytes of the checkpoint that were loaded.
     pub(crate) fn loaded_bytes(&self) -> u64 {
-        let Some(loader) = &self.loader else { return 0 };
+        let Some(loader) = self.loader() else { return 0 };
         let blocks: u64 = loader.table.blocks().iter().sum();
         (blocks - loader.state.lock().left) * FRAME_SIZE as u64
     }
 
     /// Ends a partial index because a change to it failed.
-    pub(super) fn end(&self, unread: BlockError) {
-        if let Some(loader) = &self.loader {
+    pub(in crate::index) fn end(&self, unread: BlockError) {
+        if let Some(loader) = self.loader() {
             let mut state = loader.state.lock();
             // An index with all blocks needs nothing from the file, so it cannot end.
             if self.lacks_blocks() {
@@ -357,113 +348,41 @@ impl Index {
     fn end_with(&self, state: &mut BlockState, unread: BlockError) {
         state.dead.get_or_insert(unread);
         // Relaxed: later searches see it by what ordered them later; `finish` holds the lock.
-        self.front.0.partial.fetch_or(DEAD, Ordering::Relaxed);
+        self.flags().fetch_or(DEAD, Ordering::Relaxed);
     }
 
     /// Ends an index from a checkpoint or from hints, whole or not: another one has replaced it, and
     /// this one is not changed any more.
     pub(crate) fn supersede(&self) {
-        match &self.loader {
+        match self.loader() {
             Some(loader) => self.end_with(&mut loader.state.lock(), self.superseded()),
             // Relaxed: as in `end_with`.
-            None if self.waiting.get().is_some() => {
-                self.front.0.partial.fetch_or(DEAD, Ordering::Relaxed);
-            }
-            None => {}
+            None => drop(self.flags().fetch_or(DEAD, Ordering::Relaxed)),
         }
     }
 
     /// Returns the error of a search in an index that another one has replaced.
     fn superseded(&self) -> BlockError {
-        let of_checkpoint = self.loader.as_ref().map(|loader| &loader.path);
-        let path = of_checkpoint.or_else(|| Some(self.waiting.get()?.path()));
-        let path = path.map_or_else(|| Arc::from(std::path::Path::new("")), Arc::clone);
+        let path = self.loader().map_or_else(|| self.path(), |loader| Arc::clone(&loader.path));
         BlockError::new(path, 0, Why::Superseded)
     }
 
     /// True if a block is not loaded, or the index has ended.
     fn lacks_blocks(&self) -> bool {
-        // Acquire: as in `is_partial`.
-        self.front.0.partial.load(Ordering::Acquire) & (PARTIAL | DEAD) != 0
-    }
-
-    /// True if a block is not loaded (yet, or ever because it is damaged), a part waits for records, or
-    /// the index has ended.
-    #[inline]
-    pub(crate) fn is_partial(&self) -> bool {
-        // Acquire: pairs with the releases in `finish` and `end_waiting`.
-        self.front.0.partial.load(Ordering::Acquire) != 0
+        // Acquire: pairs with the release in `finish`.
+        self.flags().load(Ordering::Acquire) & (PARTIAL | DEAD) != 0
     }
 }
 
 impl BlockState {
-    /// Checks the lines of a block and records their entries, links and free lines. Returns the
-    /// name of an invalid field; records nothing of a refused block.
-    fn note(
-        &mut self,
-        is_empty: &dyn Fn(u64) -> bool,
-        which: Which,
-        numbers: std::ops::Range<u64>,
-        lines: &[[u64; LINE_WORDS]],
-    ) -> Result<(), &'static str> {
-        const LINE: &str = "line of an index";
-        let (start, is_head) = (numbers.start, which == Which::Heads);
-        let overflow_lines = self.overflow_lines;
-        let mut entries = 0;
-        let (mut links, mut free) = (Vec::new(), Vec::new());
-        for (number, words) in (start..).zip(lines) {
-            let line = Checkpointed::of(words, is_head, overflow_lines).ok_or(LINE)?;
-            entries += line.entries;
-            links.extend(line.link);
-            if !is_head && line.entries == 0 {
-                if self.linked.get(number) {
-                    return Err(LINE);
-                }
-                free.push(OverflowLink::to(number).ok_or(LINE)?);
-            }
-        }
-        for (at, link) in links.iter().enumerate() {
-            let is_own = !is_head && link.line().checked_sub(start).is_some_and(|at| at < lines.len() as u64);
-            let is_free = if is_own { free.contains(link) } else { is_empty(link.line()) };
-            if self.linked.get(link.line()) || links[..at].contains(link) || is_free {
-                return Err(LINE);
-            }
-        }
-        for link in links {
-            self.linked.set(link.line());
-        }
-        self.entries += entries;
-        self.free.append(&mut free);
+    /// Checks the lines of a block and records their entries and free lines. Returns the name of an
+    /// invalid field; records nothing of a refused block.
+    fn note(&mut self, row: Row, first: u64, lines: &[[u64; LINE_WORDS]]) -> Result<(), &'static str> {
+        let check = self.check.as_mut().ok_or("block of an index that is whole")?;
+        let mut free = Vec::new();
+        self.entries += check.note(row, first, lines, &mut free)?;
+        self.free[row as usize].append(&mut free);
         Ok(())
-    }
-}
-
-/// Bits of lines, in pages that are made at their first use: making all at once would be a part of
-/// each open that grows with the index.
-#[derive(Debug, Default)]
-struct Linked {
-    pages: Vec<Option<Box<[u64; LINKED_WORDS]>>>,
-}
-
-/// The number of words in a page of [`Linked`], for 4,096 lines.
-const LINKED_WORDS: usize = 64;
-
-impl Linked {
-    fn new(count: u64) -> Self {
-        let pages = usize::try_from(count.div_ceil(64 * LINKED_WORDS as u64)).unwrap_or(usize::MAX);
-        Self { pages: vec![None; pages] }
-    }
-
-    fn get(&self, line: u64) -> bool {
-        let (word, bit) = place(line);
-        let page = self.pages[word / LINKED_WORDS].as_ref();
-        page.is_some_and(|page| page[word % LINKED_WORDS] & bit != 0)
-    }
-
-    fn set(&mut self, line: u64) {
-        let (word, bit) = place(line);
-        let page = self.pages[word / LINKED_WORDS].get_or_insert_with(|| Box::new([0; LINKED_WORDS]));
-        page[word % LINKED_WORDS] |= bit;
     }
 }
 

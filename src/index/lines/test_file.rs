@@ -7,22 +7,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::capture::{Abandoned, Capture};
 use super::lazy::BlockSource;
-use super::{Index, IndexWriter};
-use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, IndexTable, frame_sum};
+use crate::format::checkpoint::{BLOCK_LEN, FRAME_SIZE, frame_sum};
 use crate::fs::{File, Identity};
 use crate::mem::mapping::Mapping;
 
-pub(super) const NONCE: u64 = 99;
+pub(in crate::index) const NONCE: u64 = 99;
 /// The length of the bytes before the frames in these tests.
-pub(super) const FRONT_LEN: usize = 40;
-pub(super) const FRONT: u64 = FRONT_LEN as u64;
+pub(in crate::index) const FRONT_LEN: usize = 40;
+const FRONT: u64 = FRONT_LEN as u64;
 
 /// A file in memory that counts reads and can fail.
 #[derive(Debug, Default)]
-pub(super) struct TestFile {
-    pub(super) bytes: Vec<u8>,
-    pub(super) read: AtomicUsize,
-    pub(super) fails: AtomicBool,
+pub(in crate::index) struct TestFile {
+    pub(in crate::index) bytes: Vec<u8>,
+    pub(in crate::index) read: AtomicUsize,
+    pub(in crate::index) fails: AtomicBool,
 }
 
 impl File for TestFile {
@@ -70,7 +69,7 @@ impl File for TestFile {
 }
 
 /// Returns the frames of a checkpoint, with `first_frame` other frames before them.
-pub(super) fn frames(mut capture: Capture, first_frame: u64) -> Result<Vec<u8>, Abandoned> {
+pub(in crate::index) fn frames(mut capture: Capture, first_frame: u64) -> Result<Vec<u8>, Abandoned> {
     let mut bytes =
         vec![7; usize::try_from(FRONT + first_frame * FRAME_SIZE as u64).expect("a number that fits")];
     let mut block = [0; BLOCK_LEN];
@@ -82,25 +81,18 @@ pub(super) fn frames(mut capture: Capture, first_frame: u64) -> Result<Vec<u8>, 
     Ok(bytes)
 }
 
-pub(super) fn seal(bytes: &mut Vec<u8>, number: u64, block: &[u8]) {
+pub(in crate::index) fn seal(bytes: &mut Vec<u8>, number: u64, block: &[u8]) {
     bytes.extend_from_slice(block);
     bytes.extend_from_slice(&frame_sum(NONCE, number, block).to_le_bytes());
 }
 
-pub(super) fn file_of(bytes: Vec<u8>) -> Arc<TestFile> {
+pub(in crate::index) fn file_of(bytes: Vec<u8>) -> Arc<TestFile> {
     Arc::new(TestFile { bytes, ..TestFile::default() })
 }
 
-pub(super) fn open(
-    file: &Arc<TestFile>,
-    table: IndexTable,
-    first_frame: u64,
-) -> io::Result<(Arc<Index>, IndexWriter)> {
+/// Returns the blocks of an index in a file, behind `first_frame` others.
+pub(in crate::index) fn source_of(file: &Arc<TestFile>, first_frame: u64) -> BlockSource {
     let file: Arc<dyn File> = Arc::<TestFile>::clone(file);
-    let path: Arc<Path> = Arc::from(Path::new("INDEX-000001"));
-    Index::from_checkpoint_with(
-        table,
-        BlockSource { file, path, nonce: NONCE, first_frame, frames_at: FRONT },
-        0,
-    )
+    let path: Arc<Path> = Arc::from(Path::new("store/INDEX-000001"));
+    BlockSource { file, path, nonce: NONCE, first_frame, frames_at: FRONT }
 }

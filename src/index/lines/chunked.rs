@@ -16,7 +16,7 @@ const CHUNKS: usize = 24;
 
 /// The lines from number zero on.
 #[derive(Debug)]
-pub(in crate::index) struct ChunkedLines {
+pub(crate) struct ChunkedLines {
     base_bits: u32,
     chunks: [OnceLock<LineArray>; CHUNKS],
 }
@@ -28,13 +28,13 @@ impl ChunkedLines {
     }
 
     /// Returns the most lines that the array can hold.
-    pub(super) fn limit(&self) -> u64 {
+    pub(in crate::index) fn limit(&self) -> u64 {
         1 << (self.base_bits as usize + CHUNKS - 1)
     }
 
     /// Returns the line of a number, which must have been ensured.
     #[inline]
-    pub(super) fn line(&self, number: u64) -> &Line {
+    pub(in crate::index) fn line(&self, number: u64) -> &Line {
         let (chunk, offset) = self.place(number);
         let lines = self.chunks[chunk].get().expect("the chunk was made before the number was published");
         &lines.as_slice()[offset]
@@ -72,7 +72,7 @@ impl ChunkedLines {
     /// # Errors
     ///
     /// As for [`ChunkedLines::ensure`].
-    pub(super) fn ensure_all(&self, numbers: Range<u64>) -> io::Result<()> {
+    pub(in crate::index) fn ensure_all(&self, numbers: Range<u64>) -> io::Result<()> {
         let mut number = numbers.start;
         while number < numbers.end {
             self.ensure(number)?;
@@ -93,7 +93,7 @@ impl ChunkedLines {
     /// # Errors
     ///
     /// As for [`ChunkedLines::ensure`].
-    pub(super) fn make_sparse(&mut self, count: u64) -> io::Result<()> {
+    pub(in crate::index) fn make_sparse(&mut self, count: u64) -> io::Result<()> {
         let Some(last) = count.checked_sub(1) else { return Ok(()) };
         if last >= self.limit() {
             return Err(io::Error::other("an index has no such shape"));
@@ -107,13 +107,13 @@ impl ChunkedLines {
     }
 
     /// Advises the kernel that all lines will be used.
-    pub(super) fn fill_soon(&self) {
+    pub(in crate::index) fn fill_soon(&self) {
         self.chunks.iter().filter_map(OnceLock::get).for_each(LineArray::fill_soon);
     }
 
     /// Puts the first piece of lines at or behind `from` and before `used` onto a huge page; see
     /// [`LineArray::collapse`]. Returns the number behind it, at most `used`.
-    pub(super) fn collapse(&self, from: u64, used: u64) -> u64 {
+    pub(in crate::index) fn collapse(&self, from: u64, used: u64) -> u64 {
         if from >= used {
             return used;
         }
@@ -135,7 +135,7 @@ impl ChunkedLines {
     /// # Errors
     ///
     /// As for [`ChunkedLines::ensure`].
-    pub(super) fn populate(&self, numbers: Range<u64>) -> io::Result<()> {
+    pub(in crate::index) fn populate(&self, numbers: Range<u64>) -> io::Result<()> {
         let mut start = numbers.start;
         while start < numbers.end {
             self.ensure(start)?;
@@ -152,7 +152,7 @@ impl ChunkedLines {
 
     /// Releases the pages of the given lines, which hold no entry: their words are zero or
     /// unchanged afterwards.
-    pub(super) fn release(&self, numbers: Range<u64>) {
+    pub(in crate::index) fn release(&self, numbers: Range<u64>) {
         let mut start = numbers.start;
         while start < numbers.end {
             let end = self.chunk_end(start).min(numbers.end);

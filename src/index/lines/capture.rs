@@ -2,13 +2,11 @@
 //!
 //! It writes no files: it returns blocks, in order, to its caller.
 //!
-//! **The moment.** [`IndexWriter::begin_checkpoint`](super::IndexWriter::begin_checkpoint), under
-//! the writer mutex, notes the numbers of buckets and of overflow lines. That takes constant time,
-//! except for a bitmap of one bit per 4 KiB. From then on the writer saves pages of a chain before
-//! it changes the chain. It copies each page that the capture has not taken yet: those of the
-//! chain's lines, and of the free lines that the chain may be given. Lines behind those counted at
-//! the moment are not captured, so they need no copy. This is cheap because few pages are copied,
-//! each once at most.
+//! **The moment.** The writer of an index begins it under the writer mutex: it notes the numbers of
+//! lines in both rows. That takes constant time, except for a bitmap of one bit per 4 KiB. From then
+//! on the writer saves pages of lines before it changes them. It copies each page that the capture
+//! has not taken yet. Lines behind those counted at the moment are not captured, so they need no
+//! copy. This is cheap because few pages are copied, each once at most.
 //!
 //! **Concurrency.** One bit per page means *taken*. The side that sets it first decides the source
 //! of the captured page. The [`Capture`] takes pages in order and needs no lock for a page that the
@@ -29,7 +27,7 @@
 //! **Bounds.** A limit bounds the copies, and so the memory. A writer that reaches it *abandons*
 //! the capture and does not wait. The capture returns that at its next block, and the checkpoint's
 //! file is useless. Each page that was written leaves its copy's memory to the next copy.
-//! [`Index::memory_bytes`] counts all of it. With a limit of as many pages as the index has, no
+//! The index's memory counts all of it. With a limit of as many pages as the index has, no
 //! capture is ever abandoned.
 //!
 //! Dropping the [`Capture`], at its end or before, ends the writer's part at its next change.
@@ -40,10 +38,8 @@ use std::sync::Arc;
 
 use memmap2::MmapMut;
 
-use super::Index;
 use super::bitset::AtomicBitSet;
-use super::bucket::checkpointed;
-use super::chunked::ChunkedLines;
+use super::{IndexLines, Row};
 use crate::format::checkpoint::{BLOCK_LEN, IndexTable, LINE_SIZE};
 use crate::mem::alloc;
 use crate::mem::line_array::{LINE_WORDS, Line};
@@ -51,12 +47,12 @@ use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 
 /// The number of lines in a block: the unit in which a checkpoint is read and written.
 #[cfg(not(loom))]
-pub(super) const LINES: usize = crate::format::checkpoint::BLOCK_LINES;
+pub(in crate::index) const LINES: usize = crate::format::checkpoint::BLOCK_LINES;
 /// The number of lines in a block: one, so that a few keys already lie in several blocks.
 #[cfg(loom)]
-pub(super) const LINES: usize = 1;
+pub(in crate::index) const LINES: usize = 1;
 /// The number of lines in a block, for line numbers.
-pub(super) const BLOCK_LINES: u64 = LINES as u64;
+pub(in crate::index) const BLOCK_LINES: u64 = LINES as u64;
 
 /// The words of a page's lines.
 type CapturedPage = [[u64; LINE_WORDS]; LINES];
@@ -72,9 +68,9 @@ const ENDED: u64 = 2;
 
 /// The state shared by capture and writer.
 #[derive(Debug)]
-pub(super) struct SavedPages {
+pub(in crate::index) struct SavedPages {
     table: IndexTable,
-    /// The number of pages of buckets, and that of overflow lines.
+    /// The numbers of pages of both rows.
     pages: [u64; 2],
     /// A bit for each page: set once the page is taken.
     taken: AtomicBitSet,
@@ -103,7 +99,7 @@ struct Copies {
 /// A capture of an index at the moment when it was made.
 #[derive(Debug)]
 pub(crate) struct Capture {
-    index: Arc<Index>,
+    index: Arc<dyn IndexLines>,
     aside: Arc<SavedPages>,
     next: u64,
 }
@@ -113,9 +109,9 @@ pub(crate) struct Capture {
 pub(crate) struct Abandoned;
 
 impl SavedPages {
-    pub(super) fn new(index: &Index, limit: usize) -> Self {
+    pub(in crate::index) fn new(index: &dyn IndexLines, limit: usize) -> Self {
         let table = index.table();
-        let pages = [table.buckets, table.overflow_lines].map(|lines| lines.div_ceil(BLOCK_LINES));
+        let pages = table.lines.map(|lines| lines.div_ceil(BLOCK_LINES));
         let copies =
             Copies { by_page: BTreeMap::new(), spare: Vec::new(), pieces: Vec::new(), slots: 0, limit };
         let taken = AtomicBitSet::new(pages.iter().sum());
@@ -125,27 +121,21 @@ impl SavedPages {
     }
 
     /// True while the capture still needs the writer's copies.
-    pub(super) fn is_running(&self) -> bool {
+    pub(in crate::index) fn is_running(&self) -> bool {
         // Relaxed: a writer that misses the end makes a needless copy, which `keep` drops under the
         // lock.
         self.state.load(Ordering::Relaxed) == RUNNING
     }
 
-    /// Keeps the page of a bucket that is about to change. Writer only.
-    pub(super) fn keep_head(&self, index: &Index, bucket: u64) {
-        if bucket < self.table.buckets {
-            self.keep(index, bucket / BLOCK_LINES);
+    /// Keeps the page of a line that is about to change. Writer only.
+    pub(in crate::index) fn keep_line(&self, index: &dyn IndexLines, row: Row, line: u64) {
+        if line < self.table.lines[row as usize] {
+            let first = if row == Row::First { 0 } else { self.pages[0] };
+            self.keep(index, first + line / BLOCK_LINES);
         }
     }
 
-    /// Keeps the page of an overflow line that is about to change. Writer only.
-    pub(super) fn keep_overflow(&self, index: &Index, line: u64) {
-        if line < self.table.overflow_lines {
-            self.keep(index, self.pages[0] + line / BLOCK_LINES);
-        }
-    }
-
-    fn keep(&self, index: &Index, page: u64) {
+    fn keep(&self, index: &dyn IndexLines, page: u64) {
         if self.taken.get(page) || !self.is_running() {
             return;
         }
@@ -174,25 +164,26 @@ impl SavedPages {
     }
 
     /// Reads a page as it is in memory now; lines that are not captured are zero.
-    fn read(&self, index: &Index, page: u64, words: &mut CapturedPage) {
-        let (row, lines, page): (&ChunkedLines, _, _) = match page.checked_sub(self.pages[0]) {
-            None => (&index.heads, self.table.buckets, page),
-            Some(page) => (&index.overflow, self.table.overflow_lines, page),
+    fn read(&self, index: &dyn IndexLines, page: u64, words: &mut CapturedPage) {
+        let (row, page) = match page.checked_sub(self.pages[0]) {
+            None => (Row::First, page),
+            Some(page) => (Row::Second, page),
         };
+        let (lines, count) = (index.row(row), self.table.lines[row as usize]);
         for (number, words) in (page * BLOCK_LINES..).zip(words) {
-            *words = if number < lines { checkpointed(words_of(row.line(number))) } else { [0; LINE_WORDS] };
+            *words = [0; LINE_WORDS];
+            if number < count {
+                *words = words_of(lines.line(number));
+                index.clear_unsaved_bits(row, number, words);
+            }
         }
     }
 
     /// Publishes the memory that the capture takes.
-    fn count(&self, index: &Index, copies: &Copies) {
-        let pages = copies.slots as u64;
+    fn count(&self, index: &dyn IndexLines, copies: &Copies) {
+        let bytes = copies.slots as u64 * PAGE_SIZE + self.taken.memory_bytes() as u64;
         // Relaxed: a count on its own.
-        index
-            .counters
-            .0
-            .captured
-            .store(pages * PAGE_SIZE + self.taken.memory_bytes() as u64, Ordering::Relaxed);
+        index.captured().store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -240,7 +231,7 @@ impl Copies {
 }
 
 impl Capture {
-    pub(super) fn new(index: Arc<Index>, aside: Arc<SavedPages>) -> Self {
+    pub(in crate::index) fn new(index: Arc<dyn IndexLines>, aside: Arc<SavedPages>) -> Self {
         Self { index, aside, next: 0 }
     }
 
@@ -258,7 +249,7 @@ impl Capture {
     /// useless.
     pub(crate) fn next_block(&mut self, block: &mut [u8; BLOCK_LEN]) -> Result<bool, Abandoned> {
         let mut page = [[0; LINE_WORDS]; LINES];
-        if self.next == self.aside.pages.iter().sum() {
+        if self.next == self.aside.pages.iter().sum::<u64>() {
             return Ok(false);
         }
         self.take(&mut page)?;
@@ -272,9 +263,9 @@ impl Capture {
     }
 
     /// Takes the words of the next page.
-    pub(super) fn take(&mut self, words: &mut CapturedPage) -> Result<(), Abandoned> {
+    pub(in crate::index) fn take(&mut self, words: &mut CapturedPage) -> Result<(), Abandoned> {
         let Self { index, aside, next } = self;
-        aside.read(index, *next, words);
+        aside.read(&**index, *next, words);
         // Acquire: pairs with the release of every word that was loaded.
         fence(Ordering::Acquire);
         // Relaxed: ordered by the fence.
@@ -299,7 +290,7 @@ impl Drop for Capture {
         copies.clear();
         // Relaxed: stored under the lock, where the writer checks it again.
         self.aside.state.store(ENDED, Ordering::Relaxed);
-        self.index.counters.0.captured.store(0, Ordering::Relaxed);
+        self.index.captured().store(0, Ordering::Relaxed);
     }
 }
 
@@ -311,6 +302,7 @@ fn words_of(line: &Line) -> [u64; LINE_WORDS] {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::index::hash::Index;
 
     /// Cause: the copies lay in small allocations. Symptom: the allocator kept 26 MiB behind the
     /// first checkpoint of 4.2 million keys.
@@ -318,16 +310,16 @@ mod tests {
     fn copies_give_their_memory_back_when_the_capture_ends() {
         for limit in [1000, 50] {
             let (index, _writer) = Index::new().unwrap();
-            let aside = Arc::new(SavedPages::new(&index, limit));
-            let capture = Capture::new(Arc::clone(&index), Arc::clone(&aside));
+            let aside = Arc::new(SavedPages::new(&*index, limit));
+            let capture = Capture::new(Arc::<Index>::clone(&index), Arc::clone(&aside));
             let before = index.memory_bytes();
             for page in 0..50 {
-                aside.keep_head(&index, page * BLOCK_LINES);
+                aside.keep_line(&*index, Row::First, page * BLOCK_LINES);
             }
             assert_eq!(index.memory_bytes() - before, 50 * BLOCK_LEN);
             assert_eq!(aside.copies.lock().pieces.len(), 1);
             if limit == 50 {
-                aside.keep_head(&index, 50 * BLOCK_LINES);
+                aside.keep_line(&*index, Row::First, 50 * BLOCK_LINES);
                 assert_eq!(aside.copies.lock().pieces.len(), 0, "it was abandoned");
             }
             drop(capture);

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use super::parts::WaitingParts;
 use crate::error::Error;
 use crate::format::Defect;
 
@@ -19,7 +18,7 @@ pub(crate) struct BlockError {
 
 /// The reason for the error.
 #[derive(Debug, Clone)]
-pub(super) enum Why {
+pub(in crate::index) enum Why {
     Damaged(Defect),
     Failed(Arc<io::Error>),
     /// The records of this part are not in the index yet.
@@ -31,13 +30,8 @@ pub(super) enum Why {
 }
 
 impl BlockError {
-    pub(super) fn new(path: Arc<Path>, offset: u64, why: Why) -> Self {
+    pub(in crate::index) fn new(path: Arc<Path>, offset: u64, why: Why) -> Self {
         Self { path, offset, why }
-    }
-
-    /// Returns the error of a search whose part waits for records.
-    pub(super) fn part(parts: &WaitingParts, part: usize) -> Self {
-        Self { path: Arc::clone(parts.path()), offset: 0, why: Why::Waits(part) }
     }
 
     /// Returns the error of a search in a tree of the store at `path` that could not be changed.

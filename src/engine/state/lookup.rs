@@ -301,7 +301,6 @@ impl State {
 
     /// Returns the key in the record at a location of an index, if it can be read. The record is verified
     /// unless `is_verified` says that it was.
-    #[inline]
     pub(crate) fn key_at<'p>(
         &'p self,
         location: Location,
@@ -310,8 +309,13 @@ impl State {
     ) -> Option<&'p [u8]> {
         let record = self.record_as_it_is(location, pin).ok()?;
         let key = record.key();
-        let checked = if is_verified { self.check_replaced(&record) } else { self.check_record(&record) };
-        checked.ok().map(|()| key)
+        self.check_key(&record, is_verified).ok().map(|()| key)
+    }
+
+    /// Verifies a record whose key decides about another one, unless `is_verified` says that it was.
+    #[inline]
+    fn check_key(&self, record: &Record<'_>, is_verified: bool) -> Result<()> {
+        if is_verified { self.check_replaced(record) } else { self.check_record(record) }
     }
 
     /// Returns true if the key in the record at a location of an index is before another one. The record
@@ -328,12 +332,7 @@ impl State {
     ) -> Result<bool> {
         let record = self.record_as_it_is(location, pin)?;
         let is_before = record.key() < other;
-        if is_verified {
-            self.check_replaced(&record)?
-        } else {
-            self.check_record(&record)?
-        }
-        Ok(is_before)
+        self.check_key(&record, is_verified).map(|()| is_before)
     }
 
     /// Verifies a record against both of its checksums.

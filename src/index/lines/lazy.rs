@@ -288,20 +288,21 @@ impl dyn IndexLines {
         if loader.is_there(row, block) {
             return Ok(());
         }
-        let lines = loader.table.lines[row as usize];
+        let count = loader.table.lines[row as usize];
         let damaged = |field| source.unread(frame, Why::Damaged(Defect::BadField(field)));
         let start = block * BLOCK_LINES;
         let mut words = [[0; LINE_WORDS]; LINES];
         for (words, bytes) in words.iter_mut().zip(bytes.chunks_exact(LINE_SIZE)) {
             *words = words_of(bytes);
         }
-        let (here, behind) = words.split_at(usize::try_from((lines - start).min(BLOCK_LINES)).unwrap_or(0));
+        let (here, behind) = words.split_at(usize::try_from((count - start).min(BLOCK_LINES)).unwrap_or(0));
         if behind.iter().flatten().any(|word| *word != 0) {
             return Err(damaged("line behind the last"));
         }
         state.note(row, start, here).map_err(damaged)?;
+        let lines = self.row(row);
         for (number, words) in (start..).zip(here) {
-            store(self.row(row).line(number), words);
+            store(lines.line(number), words);
         }
         loader.there[row as usize].set(block);
         state.left -= 1;

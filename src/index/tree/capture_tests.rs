@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::thread;
 
+use super::inner::{Draft, InnerImage};
 use super::tests::{Keys, backward, check, forward, keys};
 use super::*;
 use crate::error::Error;
@@ -169,6 +170,31 @@ fn restored_tree_behaves_as_if_never_closed() {
         churn.change(&mut loaded, 10);
         check_nodes(&mut loaded, &keys);
     }
+}
+
+/// A leaf that is not loaded looks empty.
+#[test]
+fn partial_tree_merges_loaded_leaves_only() {
+    let keys = keys("random", 20_000);
+    let (mut churn, mut writer) = churned(&keys, 1, 30_000);
+    let (tree, mut loaded) = restored(&mut writer);
+    let key_of = keys.key_of();
+    for at in (0..20_000).step_by(1000) {
+        // All keys of a leaf go.
+        let mut found = Vec::new();
+        tree.check(Aim::At(&keys.0[at])).unwrap();
+        tree.gather(Aim::At(&keys.0[at]), &mut found);
+        for location in found {
+            let key = key_of(location, true).unwrap();
+            loaded.reserve(1).unwrap();
+            assert!(loaded.remove(key, location, key_of));
+            churn.model.remove(key);
+        }
+    }
+    assert!(tree.is_partial());
+    assert_eq!(forward(&tree, &keys, &[]), churn.all());
+    tree.lines().load_all().unwrap();
+    check_nodes(&mut loaded, &keys);
 }
 
 #[test]
@@ -383,8 +409,16 @@ fn links_of_a_checkpoint_are_those_of_a_tree() {
         let number = (leaves + node as usize) as u64;
         seal(&mut sealed, number, &bytes[place(node)..][..BLOCK_LEN]);
         bytes[place(node)..][..FRAME_SIZE].copy_from_slice(&sealed);
-        let opened = Tree::restore(table, source_of(&file_of(bytes), 0));
-        opened.is_ok_and(|(tree, _writer)| tree.lines().load_all().is_ok())
+        // Each node is checked against those before it: from the leaves up, and from the root down.
+        let file = file_of(bytes);
+        let results = [false, true].map(|downward| {
+            Tree::restore(table, source_of(&file, 0)).is_ok_and(|(tree, _writer)| {
+                let found = if downward { tree.leads_to(&[], Location::from_bits(1)) } else { Ok(false) };
+                found.is_ok() && tree.lines().load_all().is_ok()
+            })
+        });
+        assert_eq!(results[0], results[1]);
+        results[0]
     };
     let top = root.node();
     let [first, second] = [2, 3].map(|at| word(&bytes, top, at));
@@ -401,7 +435,12 @@ fn links_of_a_checkpoint_are_those_of_a_tree() {
     // The level and the number of children are in the control word.
     let control = word(&bytes, below, 0);
     assert!(!with(below, &[(0, control + (1 << 20))]), "a node of another level");
-    assert!(!with(below, &[(0, control - 1)]), "a node with a child less, whose leaf is an orphan");
+    let mut draft = Draft::of(&InnerImage::read(writer.tree().inner(below)));
+    draft.remove(draft.count() - 1);
+    let image = draft.encode(0..draft.count()).unwrap();
+    let mut words = vec![(0, (control & !0xf_ffff) + ((image.skip as u64) << 9) + image.count as u64)];
+    words.extend((1..).zip(image.words().iter().copied()));
+    assert!(!with(below, &words), "a node with a child less, which is an orphan");
     assert!(!with(below, &[(0, control & !0x1ff)]), "a node without children");
     assert!(!with(below, &[(0, control | 31 << 20)]), "a linked node that is out of the tree");
 }

@@ -248,6 +248,12 @@ impl InnerImage {
         }
     }
 
+    /// Returns the words from the second on.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words[1..]
+    }
+
     fn bytes_at(&self) -> usize {
         to_usize(self.words[1] & 0xffff)
     }

@@ -400,7 +400,7 @@ fn links_of_a_checkpoint_are_those_of_a_tree() {
         u64::from_le_bytes(bytes[place(node) + at * 8..][..8].try_into().unwrap())
     };
     // Returns the result of an open of the whole tree with other words in a node.
-    let with = |node: u32, words: &[(usize, u64)]| {
+    let with_table = |table: IndexTable, node: u32, words: &[(usize, u64)]| {
         let mut bytes = bytes.clone();
         for (at, word) in words {
             bytes[place(node) + at * 8..][..8].copy_from_slice(&word.to_le_bytes());
@@ -420,6 +420,7 @@ fn links_of_a_checkpoint_are_those_of_a_tree() {
         assert_eq!(results[0], results[1]);
         results[0]
     };
+    let with = |node: u32, words: &[(usize, u64)]| with_table(table, node, words);
     let top = root.node();
     let [first, second] = [2, 3].map(|at| word(&bytes, top, at));
     assert!(with(top, &[(2, first)]), "nothing was changed");
@@ -432,6 +433,10 @@ fn links_of_a_checkpoint_are_those_of_a_tree() {
     let other = word(&bytes, below, 3) & 0xffff_ffff;
     assert!(!with(below, &[(2, child(leaf, other))]), "two links to one leaf");
     assert!(!with(below, &[(2, child(leaf, table.lines[0]))]), "a link behind the last leaf");
+    for level in [root.level() + 1, root.level() - 1] {
+        let kind = IndexKind::Tree { root: top, level: u32::try_from(level).unwrap() };
+        assert!(!with_table(IndexTable { kind, ..table }, top, &[]), "a root of level {level}");
+    }
     // The level and the number of children are in the control word.
     let control = word(&bytes, below, 0);
     assert!(!with(below, &[(0, control + (1 << 20))]), "a node of another level");

@@ -420,6 +420,9 @@ pub use api::salvage::salvage_on;
 pub use api::snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
 pub use api::snapshot_range::SnapshotRange;
 pub use api::store::Store;
+pub use api::transaction::Transaction;
+pub use api::tx_range::TxRange;
+pub use api::tx_value::TxValue;
 #[cfg(feature = "serde")]
 pub use api::typed::TypedKeyspace;
 #[cfg(feature = "bincode")]

@@ -293,3 +293,12 @@ fn transaction_keeps_the_store_open_and_reads_after_a_close() {
     reading.commit().unwrap();
     assert!(matches!(writing.commit(), Err(Error::Closed)));
 }
+
+#[test]
+fn transaction_may_go_to_another_thread() {
+    let (store, [plain, _]) = open_both();
+    let mut transaction = store.begin();
+    transaction.insert(&plain, "a", "1").unwrap();
+    std::thread::scope(|scope| scope.spawn(|| transaction.commit()).join().unwrap()).unwrap();
+    assert!(plain.contains_key("a").unwrap());
+}

@@ -126,14 +126,14 @@ impl Engine {
             let prepared = self.prepare(batch, &keyspaces, &contents)?;
             // Allocated and freed without the mutex.
             let mut present = self.room_for_batch(prepared.writes.len().min(FEW))?;
-            let checked = reads.map_or(Ok(None), |reads| self.check_reads(reads, &pin))?;
+            let checked = reads.map(|reads| self.check_reads(reads, &pin)).transpose()?;
             let mut guard = WriteGuard::lock(self)?;
             let now = self.all_contents(&keyspaces, &pin)?;
             if !contents.iter().zip(&now).all(|(before, now)| std::ptr::eq(*before, *now)) {
                 // A keyspace was cleared meanwhile.
                 continue;
             }
-            if let Some(reads) = reads {
+            if let (Some(reads), Some(checked)) = (reads, checked) {
                 self.check_reads_again(reads, checked, &pin)?;
             }
             let seq = match self.write_prepared(&mut guard, &prepared, &mut present, want, &pin) {

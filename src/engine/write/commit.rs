@@ -37,19 +37,16 @@ impl Engine {
         self.write_after(Some(reads), &self.default, batch, Durability::Os)
     }
 
-    /// Checks reads without the writer mutex. Returns the number of the last write if that is known to
-    /// have been the state; [`Engine::check_reads_again`] needs it.
+    /// Checks reads without the writer mutex. Returns the number of the last write before, for
+    /// [`Engine::check_reads_again`].
     ///
     /// # Errors
     ///
     /// `Conflict`, and the errors of a get.
-    pub(super) fn check_reads(&self, reads: &ReadSet<'_>, pin: &Pin) -> Result<Option<Seq>> {
+    pub(super) fn check_reads(&self, reads: &ReadSet<'_>, pin: &Pin) -> Result<Seq> {
         let start = self.seqlock.now();
         let is_quiet = || self.seqlock.is_unchanged_since(start);
-        match self.first_changed(reads, &is_quiet, pin)? {
-            Some(conflict) => Err(conflict),
-            None => Ok(Some(start).filter(|_| is_quiet())),
-        }
+        self.first_changed(reads, &is_quiet, pin)?.map_or(Ok(start), Err)
     }
 
     /// Checks reads under the writer mutex, unless nothing was written since `checked`.
@@ -57,13 +54,8 @@ impl Engine {
     /// # Errors
     ///
     /// The errors of [`Engine::check_reads`].
-    pub(super) fn check_reads_again(
-        &self,
-        reads: &ReadSet<'_>,
-        checked: Option<Seq>,
-        pin: &Pin,
-    ) -> Result<()> {
-        if checked.is_some_and(|checked| self.seqlock.is_unchanged_since(checked)) {
+    pub(super) fn check_reads_again(&self, reads: &ReadSet<'_>, checked: Seq, pin: &Pin) -> Result<()> {
+        if self.seqlock.is_unchanged_since(checked) {
             return Ok(());
         }
         self.first_changed(reads, &|| true, pin)?.map_or(Ok(()), Err)

@@ -381,7 +381,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
             store.iter(),
             part_iter(&snapshot),
             store.changes(Since::State).unwrap(),
-            transaction(&store, &other),
+            transaction(store, &other),
         )
     };
     let made: Vec<_> = rows().map(|_| inherited(&store)).collect();

@@ -45,7 +45,7 @@ impl Store {
     /// The second attempt follows at once. Before each later one there is a random pause, of at most one
     /// millisecond. The number of attempts has no bound: writers that never pause may delay it for ever,
     /// and so does a `body` that writes to what it reads without the transaction. For a counter that many
-    /// threads change, use [`update_and_fetch`](Keyspace::update_and_fetch).
+    /// threads change, use [`update_and_fetch`](crate::Keyspace::update_and_fetch).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

@@ -24,15 +24,18 @@ use crate::format::record::{MAX_KEY_LEN, MAX_VALUE_LEN};
 /// The most reads that a transaction notes.
 const MOST_READS: usize = 1 << 20;
 
-/// The writes of a transaction to one keyspace: the last one to each key. `None` is a removal.
-pub(super) type OwnWrites = BTreeMap<Arc<[u8]>, Option<Arc<[u8]>>>;
+/// The last write of a transaction to a key. `None` is a removal.
+pub(super) type OwnValue = Option<Arc<[u8]>>;
+
+/// The writes of a transaction to one keyspace.
+pub(super) type OwnWrites = BTreeMap<Arc<[u8]>, OwnValue>;
 
 /// Reads and writes that take effect as one step, or not at all.
 ///
 /// It reads from a [`Snapshot`] and its own writes, and keeps its writes until
 /// [`commit`](Transaction::commit). The commit checks that all that was read still holds. If another
 /// writer has changed it, by a transaction or a plain write, the commit fails with
-/// [`Error::Conflict`], and nothing was written. [`Store::transact`] tries again.
+/// [`Error::Conflict`], and nothing was written. [`Store::transact`](crate::Store::transact) tries again.
 ///
 /// - Committed transactions and plain writes are strictly serializable: they take effect one after
 ///   another, each between its begin and its end.
@@ -271,7 +274,7 @@ impl Transaction {
         self.note_write(keyspace, key.as_ref(), None)
     }
 
-    fn note_write(&mut self, keyspace: &Keyspace, key: &[u8], value: Option<Arc<[u8]>>) -> Result<()> {
+    fn note_write(&mut self, keyspace: &Keyspace, key: &[u8], value: OwnValue) -> Result<()> {
         let place = self.place_of(keyspace)?;
         if key.len() > MAX_KEY_LEN {
             return Err(Error::KeyTooLarge { len: key.len(), max: MAX_KEY_LEN });
@@ -311,8 +314,8 @@ impl Transaction {
     /// A transaction that wrote nothing always commits, at the point of its snapshot, whose number it
     /// returns. It does not wait until what it read is durable.
     ///
-    /// The check takes about as long as the reads of the noted keys, and one microsecond for 1,000 keys
-    /// of a range. If another write takes effect meanwhile, it is done again while other writers wait.
+    /// The check of the reads takes less time than the reads took. If another write takes effect
+    /// meanwhile, it is done again while other writers wait.
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;

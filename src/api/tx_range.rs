@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::both_ends::BothEnds;
 use super::keyspace::Keyspace;
 use super::snapshot_range::SnapshotRange;
-use super::transaction::{OwnWrites, Transaction, TxKeyspace};
+use super::transaction::{OwnValue, OwnWrites, Transaction, TxKeyspace};
 use super::tx_value::TxValue;
 use crate::engine::read::Value;
 use crate::engine::read::key_range::{KeyRange, following};
@@ -28,7 +28,7 @@ impl Transaction {
     /// Returns an iterator over the keys in a range and their values, own writes included, in ascending
     /// order. It goes from both ends.
     ///
-    /// The keyspace must be [ordered](Store::ordered_keyspace). The transaction has read the range up to the
+    /// The keyspace must be [ordered](crate::Store::ordered_keyspace). The transaction has read the range up to the
     /// last item that was returned, from each end; all of it once there are no more. The items have the errors
     /// of [`Transaction::get`]. Also `KeyspaceNotOrdered`, as the only item.
     ///
@@ -210,7 +210,7 @@ enum Progress<'t> {
 /// Both sides of a range, and the notes of its reads.
 struct TxWalk<'t> {
     stored: BothEnds<StoredItems>,
-    own: BothEnds<btree_map::Range<'t, Arc<[u8]>, Option<Arc<[u8]>>>>,
+    own: BothEnds<btree_map::Range<'t, Arc<[u8]>, OwnValue>>,
     reads: &'t mut KeyspaceReads,
 }
 

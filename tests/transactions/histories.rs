@@ -194,8 +194,8 @@ fn rounds() -> u64 {
     std::env::var("MAPCASK_TRANSACTIONS").map_or(4000, |text| text.parse().unwrap())
 }
 
-/// Runs four threads of transactions beside `writers` of plain writes.
-fn run(seed: u64, writers: u64) {
+/// Runs four threads of transactions beside `writers` of plain writes, and tells of it.
+fn run(seed: u64, writers: u64) -> String {
     let store = Options::new().segment_bytes(64 << 10).open_on(&SimDisk::new()).unwrap();
     let keyspaces = [store.keyspace("plain").unwrap(), store.ordered_keyspace("ordered").unwrap()];
     let threads = 4 + writers;
@@ -222,7 +222,7 @@ fn run(seed: u64, writers: u64) {
             conflicts += failed;
         }
     });
-    println!("{} steps, {conflicts} conflicts, seed {seed}", steps.len());
+    let summary = format!("{} steps, {conflicts} conflicts, seed {seed}", steps.len());
     let state = replay(steps).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
     for (keyspace, map) in keyspaces.iter().zip(&state) {
         let item = |item: Result<(mapcask::Value, mapcask::Value)>| {
@@ -231,17 +231,18 @@ fn run(seed: u64, writers: u64) {
         assert_eq!(keyspace.iter().map(item).collect::<Map>(), *map, "seed {seed}");
     }
     assert_eq!((store.stats().snapshots, store.stats().snapshot_bytes), (0, 0));
+    summary
 }
 
 #[test]
 fn committed_transactions_read_what_their_place_shows() {
-    run(1, 0);
+    println!("{}", run(1, 0));
 }
 
 #[test]
 fn transactions_beside_plain_writers_are_serializable() {
     for seed in 2..4 {
-        run(seed, 2);
+        println!("{}", run(seed, 2));
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::engine::read::Value;
+use crate::error::Result;
 
 /// A key or value that a [`Transaction`](crate::Transaction) has read: one of the store, not copied, or
 /// one that the transaction itself wrote.
@@ -42,6 +43,34 @@ impl TxValue {
     /// Wraps bytes that the transaction wrote.
     pub(super) fn own(bytes: &Arc<[u8]>) -> Self {
         Self(Source::Own(Arc::clone(bytes)))
+    }
+}
+
+impl TxValue {
+    /// Returns an error if the bytes may no longer be those of the file; see [`Value::check`].
+    ///
+    /// Call it after reading bytes on which a write depends, if the disk may fail.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// store.insert("a", "1")?;
+    /// store.transact(|transaction| {
+    ///     let value = transaction.get(&store, "a")?.expect("just inserted");
+    ///     transaction.insert(&store, "b", &value)?;
+    ///     value.check()
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Io` with the file and the offset of the page.
+    pub fn check(&self) -> Result<()> {
+        match &self.0 {
+            Source::Stored(value) => value.check(),
+            Source::Own(_) => Ok(()),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod exact;
 mod histories;
 #[cfg(target_os = "linux")]
 mod kills;
+mod openings;
 mod own_writes;
 
 use mapcask::sim::SimDisk;

@@ -31,10 +31,10 @@ impl<I: DoubleEndedIterator> BothEnds<I> {
 
     /// Takes the next item at an end.
     pub(super) fn pop(&mut self, end: End) -> Option<I::Item> {
-        self.peek(end)?;
+        let Self { inner, front, back } = self;
         match end {
-            End::Front => self.front.take().or_else(|| self.back.take()),
-            End::Back => self.back.take().or_else(|| self.front.take()),
+            End::Front => front.take().or_else(|| inner.next()).or_else(|| back.take()),
+            End::Back => back.take().or_else(|| inner.next_back()).or_else(|| front.take()),
         }
     }
 }

@@ -165,8 +165,7 @@ impl Transaction {
     /// Returns the place of an ordered keyspace in which another range may be read.
     fn begin_range(&mut self, keyspace: &Keyspace) -> Result<usize> {
         let place = self.place_of(keyspace)?;
-        let part = &mut self.parts[place];
-        part.reads.end_range();
+        let part = &self.parts[place];
         let is_ordered = part.seen.as_ref().map_or_else(|| keyspace.is_ordered(), |seen| seen.is_ordered());
         if !is_ordered {
             return Err(Error::KeyspaceNotOrdered { name: keyspace.name() });

@@ -365,3 +365,61 @@ fn error_of_the_body_is_returned_and_nothing_is_written() {
     });
     assert!(matches!(result, Err(Refusal::Store(_))), "{result:?}");
 }
+
+/// A write without a transaction, to a keyspace with the keys `a`, `b` and `c`.
+type PlainWrite = fn(&Keyspace) -> Result<()>;
+
+const PLAIN_WRITES: [(&str, PlainWrite); 11] = [
+    ("insert", |k| k.insert("b", "2").map(drop)),
+    ("remove", |k| k.remove("b").map(drop)),
+    ("replace", |k| k.replace("b", "2").map(drop)),
+    ("take", |k| k.take("b").map(drop)),
+    ("swap", |k| k.compare_and_swap("b", Some("1"), Some("1")).map(drop)),
+    ("insert_if_absent", |k| k.insert_if_absent("bb", "2").map(drop)),
+    ("update", |k| k.update_and_fetch("b", |_| Some("2")).map(drop)),
+    ("fetch", |k| k.fetch_and_update("b", |_| None::<&str>).map(drop)),
+    ("clear", |k| k.clear().map(drop)),
+    ("pop_first", |k| k.pop_first_in("b"..).map(drop)),
+    ("batch", |k| {
+        let mut batch = mapcask::WriteBatch::new();
+        batch.require_present("b");
+        batch.remove("c");
+        batch.insert("b", "2");
+        k.write(&batch).map(drop)
+    }),
+];
+
+#[test]
+fn every_kind_of_plain_write_is_a_conflict() {
+    let (store, both) = open_both();
+    for (of, keyspace) in both.iter().enumerate() {
+        for (name, write) in PLAIN_WRITES {
+            if of == 0 && name == "pop_first" {
+                continue;
+            }
+            keyspace.clear().unwrap();
+            for key in ["a", "b", "c"] {
+                keyspace.insert(key, "1").unwrap();
+            }
+            let mut by_key = store.begin();
+            let mut elsewhere = store.begin();
+            for key in ["b", "bb"] {
+                by_key.get(keyspace, key).unwrap();
+            }
+            elsewhere.get(keyspace, "a").unwrap();
+            let mut by_range = store.begin();
+            if of == 1 {
+                assert_eq!(by_range.range(keyspace, "b".."c").count(), 1);
+            } else {
+                by_range.get(keyspace, "b").unwrap();
+                by_range.get(keyspace, "bb").unwrap();
+            }
+            write(keyspace).unwrap();
+            for (transaction, fails) in [(by_key, true), (by_range, true), (elsewhere, name == "clear")] {
+                let mut transaction = transaction;
+                transaction.insert(&store, "sum", name).unwrap();
+                assert_eq!(transaction.commit().is_err(), fails, "{name}");
+            }
+        }
+    }
+}

@@ -7,6 +7,7 @@
 mod conflicts;
 mod ends;
 mod exact;
+mod faults;
 mod histories;
 #[cfg(target_os = "linux")]
 mod kills;

@@ -180,7 +180,8 @@ impl Transaction {
 /// order.
 ///
 /// The transaction has read the keys up to the last one that was returned from each end. Other keys of
-/// the range may change without a conflict.
+/// the range may change without a conflict. A key that the transaction itself has written counts as
+/// read if the range passes it.
 ///
 /// ```
 /// # let directory = tempfile::tempdir_in(".")?;

@@ -301,3 +301,19 @@ fn transaction_may_go_to_another_thread() {
     std::thread::scope(|scope| scope.spawn(|| transaction.commit()).join().unwrap()).unwrap();
     assert!(plain.contains_key("a").unwrap());
 }
+
+#[test]
+fn panic_in_the_body_leaves_nothing() {
+    let (store, [plain, _]) = open_both();
+    let last = store.last_seq();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        store.transact(|transaction| {
+            transaction.insert(&plain, "a", "1")?;
+            assert!(transaction.get(&plain, "a")?.is_none(), "this is the panic");
+            Ok::<_, Error>(())
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!((store.last_seq(), store.stats().snapshots, plain.len()), (last, 0, 0));
+    plain.insert("a", "1").unwrap();
+}

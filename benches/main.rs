@@ -24,6 +24,7 @@ mod rounds;
 mod scratch;
 mod space;
 mod taking_over;
+mod transactions;
 mod workload;
 mod writes;
 
@@ -50,7 +51,7 @@ pub(crate) struct Lab {
 
 type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);
 
-const ROWS: [Row; 23] = [
+const ROWS: [Row; 24] = [
     ("get", reads::get),
     ("get_miss", reads::get_miss),
     ("multi_get", reads::multi_get),
@@ -62,6 +63,7 @@ const ROWS: [Row; 23] = [
     ("put_batch", writes::put_batch),
     ("overwrite", writes::overwrite),
     ("remove", writes::remove),
+    ("transactions", transactions::transactions),
     ("large", large::large),
     ("latency", latency::latency),
     ("durable", durable::durable),

@@ -214,6 +214,16 @@ pub enum Error {
         /// The key of the first condition that did not hold.
         key: Vec<u8>,
     },
+    /// A read of a [`Transaction`](crate::Transaction) no longer holds. Nothing was written.
+    #[error("the transaction has read {} of {}, which was changed since, and nothing was written; run it again",
+        match key { Some(key) => format!("key \"{}\"", key.escape_ascii()), None => "a part".to_owned() }, named(keyspace))]
+    Conflict {
+        /// The name of the read keyspace; empty for the default one.
+        keyspace: String,
+        /// The key; `None` if keys were added to a range, or the keyspace was created, cleared or
+        /// dropped.
+        key: Option<Vec<u8>>,
+    },
     /// The keyspace was dropped. Handles to it stay invalid, even if a new keyspace gets its name.
     #[error("keyspace {name:?} was dropped; get it by its name again to create it anew")]
     KeyspaceDropped {

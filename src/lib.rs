@@ -20,10 +20,10 @@
 //! Any number of threads of one process read and write single keys at the speed of memory; the page
 //! `benches/README.md` of the repository compares mapcask with other stores, row by row. A keyspace
 //! is ordered if it is created as such. mapcask is not a server, and not a cache that evicts. Other
-//! processes read the store while one writes to it. Read-write transactions do not exist yet.
+//! processes read the store while one writes to it.
 //!
 //! This page is a short book: [keyspaces](#keyspaces), [batches and
-//! conditions](#batches-and-conditions), [durability](#durability), [isolation](#isolation),
+//! conditions](#batches-and-conditions), [transactions](#transactions), [durability](#durability), [isolation](#isolation),
 //! [space](#space), [values and views](#values-and-views), [typed values](#typed-values),
 //! [async](#async), [many stores](#many-stores), [crash tests](#crash-tests), [limits](#limits),
 //! [overload](#overload), [close, kill, fork and failures](#close-kill-fork-and-failures), [several
@@ -74,6 +74,8 @@
 //! [`insert_if_absent`](Keyspace::insert_if_absent), [`replace`](Keyspace::replace),
 //! [`take`](Keyspace::take) and [`update_and_fetch`](Keyspace::update_and_fetch).
 //!
+#![doc = include_str!("../docs/transactions.md")]
+//!
 //! # Durability
 //!
 //! | [`Durability`] | an acknowledged write survives | cost |
@@ -109,6 +111,7 @@
 //! | `multi_get`, `get_many_into` | all keys as of one point in the order of writes, linearizable as one step |
 //! | a write to one key, with its condition if there is one | the state right before the write: one step, linearizable |
 //! | a batch over any keyspaces with its conditions | the state right before the batch: one step, or nothing |
+//! | a [`Transaction`] | a snapshot and its own writes; at its commit, all that it read still holds. It is strictly serializable with every other write |
 //! | `clear`, and changes to the set of keyspaces | one step in the order of all writes. A read that began before may still see the old state |
 //! | `first_key_value`, `last_key_value`, `get_lt`, `get_le`, `get_ge`, `get_gt`, `get_range`, `count_range` | the keyspace as of one point in the order of writes, linearizable as one step |
 //! | `pop_first`, `pop_last`, `pop_first_in`, `pop_last_in` | one step with the removal. Two callers never get the same key |
@@ -278,6 +281,7 @@
 //! | key of an ordered keyspace | 1,024 bytes ([`MAX_ORDERED_KEY_LEN`]) |
 //! | value | 4 GiB - 1 ([`MAX_VALUE_LEN`]); it may be empty |
 //! | batch | 4 GiB - 1 of records: for each 32 bytes, the key and the value, rounded up to a multiple of eight |
+//! | transaction | a batch of its writes; 1,048,576 noted reads |
 //! | name of a keyspace | 255 bytes of UTF-8 ([`MAX_KEYSPACE_NAME_LEN`]) |
 //! | keyspaces and clears in a store's life | 2^31 - 1 |
 //! | writes in a store's life | 2^56 |
@@ -420,6 +424,9 @@ pub use api::salvage::salvage_on;
 pub use api::snapshot::{KeyspaceSnapshot, Snapshot, SnapshotIter};
 pub use api::snapshot_range::SnapshotRange;
 pub use api::store::Store;
+pub use api::transaction::Transaction;
+pub use api::tx_range::TxRange;
+pub use api::tx_value::TxValue;
 #[cfg(feature = "serde")]
 pub use api::typed::TypedKeyspace;
 #[cfg(feature = "bincode")]

@@ -21,7 +21,8 @@ use std::time::Duration;
 use mapcask::sim::{Operation, SimDisk};
 use mapcask::{
     AutoRefresh, Changes, Durability, Error, Follower, Iter, Keyspace, KeyspaceSnapshot, Options, Postcard,
-    Reader, Result, Since, Snapshot, SnapshotIter, Store, TypedKeyspace, TypedReader, View, Wait, WriteBatch,
+    Reader, Result, Since, Snapshot, SnapshotIter, Store, Transaction, TypedKeyspace, TypedReader, View,
+    Wait, WriteBatch,
 };
 
 /// The time a child may take, in seconds, before the kernel ends it.
@@ -46,6 +47,8 @@ struct Inherited<'s> {
     snapshot_iter: SnapshotIter,
     batch: WriteBatch,
     changes: Changes,
+    /// It has read from the other keyspace, and written to it.
+    transaction: Transaction,
 }
 
 /// Returns true if a call was refused.
@@ -292,6 +295,26 @@ const READS: &[Row] = &[
     }),
     ("SnapshotIter as Debug", |i| !format!("{:?}", i.snapshot_iter).is_empty()),
     ("SnapshotIter as Iterator", |i| i.snapshot_iter.filter(|item| item.is_ok()).count() <= 64),
+    ("Store::begin", |i| refused(i.store.begin().get(&i.other, "a"))),
+    ("Store::transact", |i| refused(i.store.transact(|t| t.insert(&i.other, "a", "1")))),
+    ("Transaction::get", |mut i| refused(i.transaction.get(&i.other, "a"))),
+    ("Transaction::contains_key", |mut i| refused(i.transaction.contains_key(&i.store, "a"))),
+    ("Transaction::peek", |i| refused(i.transaction.peek(&i.other, "a"))),
+    ("Transaction::range", |mut i| refused(i.transaction.range(&i.other, "a"..).next().unwrap())),
+    ("Transaction::prefix", |mut i| refused(i.transaction.prefix(&i.other, "a").next_back().unwrap())),
+    ("Transaction::first_key_value", |mut i| refused(i.transaction.first_key_value(&i.other))),
+    ("Transaction::last_key_value", |mut i| refused(i.transaction.last_key_value(&i.other))),
+    ("Transaction::get_lt", |mut i| refused(i.transaction.get_lt(&i.other, "a"))),
+    ("Transaction::get_le", |mut i| refused(i.transaction.get_le(&i.other, "a"))),
+    ("Transaction::get_ge", |mut i| refused(i.transaction.get_ge(&i.other, "a"))),
+    ("Transaction::get_gt", |mut i| refused(i.transaction.get_gt(&i.other, "a"))),
+    ("Transaction::count_range", |mut i| refused(i.transaction.count_range(&i.other, "a"..))),
+    ("Transaction::snapshot", |i| refused(i.transaction.snapshot().get("a"))),
+    ("Transaction::insert", |mut i| refused(i.transaction.insert(&i.other, "a", "1"))),
+    ("Transaction::remove", |mut i| refused(i.transaction.remove(&i.store, "a"))),
+    ("Transaction::with_durability", |i| refused(i.transaction.with_durability(Durability::Disk).commit())),
+    ("Transaction::commit", |i| refused(i.transaction.commit())),
+    ("Transaction as Debug", |i| !format!("{:?}", i.transaction).is_empty()),
     ("every handle dropped", |i| {
         drop(i);
         true
@@ -347,19 +370,18 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
     other.insert("a", "1").unwrap();
     typed.insert("a", &1).unwrap();
     let snapshot = store.snapshot();
-    let batch = one_write();
     // The handles are made before the locks are taken, because making them needs some of the locks.
     let inherited = |store: &Store| {
-        let part = snapshot.keyspace("other").unwrap();
         (
             store.clone(),
             other.clone(),
             typed.clone(),
             snapshot.clone(),
-            part,
+            snapshot.keyspace("other").unwrap(),
             store.iter(),
             part_iter(&snapshot),
             store.changes(Since::State).unwrap(),
+            transaction(store, &other),
         )
     };
     let made: Vec<_> = rows().map(|_| inherited(&store)).collect();
@@ -377,7 +399,7 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
         roll.wait();
         scope.spawn(|| refresh_until(&ended, &follower));
         for ((name, row), made) in rows().zip(made) {
-            let (own, other, typed, snapshot, part, iter, snapshot_iter, changes) = made;
+            let (own, other, typed, snapshot, part, iter, snapshot_iter, changes, transaction) = made;
             let view = store.view();
             let inherited = Inherited {
                 store: own,
@@ -392,8 +414,9 @@ fn no_public_function_waits_for_a_lock_of_the_parent() {
                 view,
                 iter,
                 snapshot_iter,
-                batch: batch.clone(),
+                batch: one_write(),
                 changes,
+                transaction,
             };
             if let Err(why) = in_child(*row, inherited) {
                 wrong.push(format!("{name}: {why}"));
@@ -411,6 +434,13 @@ fn one_write() -> WriteBatch {
     let mut batch = WriteBatch::new();
     batch.insert("a", "1");
     batch
+}
+
+fn transaction(store: &Store, other: &Keyspace) -> Transaction {
+    let mut transaction = store.begin();
+    transaction.get(other, "a").unwrap();
+    transaction.insert(other, "b", "2").unwrap();
+    transaction
 }
 
 /// Checks that the store works on in the parent.

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// The file of the item, the item, and the words that must find it.
-const ALIASES: [(&str, &str, &[&str]); 35] = [
+const ALIASES: [(&str, &str, &[&str]); 41] = [
     ("api/store.rs", "struct Store", &["Database", "Environment"]),
     ("api/store.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
     ("api/store.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
@@ -40,6 +40,12 @@ const ALIASES: [(&str, &str, &[&str]); 35] = [
     ("api/write_batch.rs", "fn remove", &["delete"]),
     ("api/batch_on.rs", "fn insert", &["put", "set"]),
     ("api/batch_on.rs", "fn remove", &["delete"]),
+    ("api/transact.rs", "fn begin", &["begin_write", "write_tx", "transaction"]),
+    ("api/transact.rs", "fn transact", &["transaction"]),
+    ("api/transaction.rs", "struct Transaction", &["WriteTransaction", "RwTxn"]),
+    ("api/transaction.rs", "fn insert", &["put", "set"]),
+    ("api/transaction.rs", "fn remove", &["delete"]),
+    ("api/tx_range.rs", "fn range", &["scan"]),
     ("api/typed/mod.rs", "fn insert", &["put", "set"]),
     ("api/typed/mod.rs", "fn remove", &["delete"]),
     ("api/salvage/mod.rs", "fn salvage", &["repair"]),
@@ -51,7 +57,7 @@ const ALIASES: [(&str, &str, &[&str]); 35] = [
 ];
 
 /// The files whose public functions need an example, and the functions that are plain without one.
-const EXAMPLES: [(&str, &[&str]); 23] = [
+const EXAMPLES: [(&str, &[&str]); 26] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
@@ -65,6 +71,9 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
     ),
     // A part of a batch has the functions of a batch, which has an example.
     ("api/batch_on.rs", &["insert", "remove", "require", "require_present", "require_absent"]),
+    ("api/transact.rs", &[]),
+    ("api/transaction.rs", &["contains_key", "insert", "remove"]),
+    ("api/tx_range.rs", &["prefix", "last_key_value", "get_lt", "get_le", "get_ge", "get_gt", "count_range"]),
     // These act as on a keyspace of bytes, or are in the example of another function.
     (
         "api/typed/mod.rs",

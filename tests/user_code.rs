@@ -64,6 +64,12 @@ const CALLS: &[Call] = &[
     ("take_checkpoint", |store| drop(store.take_checkpoint())),
     ("step", |store| drop(store.step())),
     ("snapshot", |store| drop(store.snapshot().get([1]))),
+    ("transact", |store| {
+        drop(store.transact(|transaction| {
+            transaction.get(store, [1])?;
+            transaction.insert(store, "new", "1")
+        }));
+    }),
     ("stats", |store| assert!(store.stats().keyspaces > 0)),
     ("size_on_disk", |store| drop(store.size_on_disk())),
     ("verify", |store| drop(store.verify())),
@@ -234,6 +240,13 @@ const CLOSURES: &[Place] = &[
         s.snapshot().iter().for_each(|_| c.run());
         Ok(())
     }),
+    ("Store::transact", |s, c| {
+        s.transact(|transaction| {
+            transaction.get(s, [1])?;
+            c.run();
+            transaction.insert(s, [1], "2")
+        })
+    }),
     ("TypedKeyspace::fetch_and_update", |s, c| typed(s, c)?.fetch_and_update("a", |_| Some(2)).map(drop)),
     ("TypedKeyspace::update_and_fetch", |s, c| typed(s, c)?.update_and_fetch("a", |_| Some(2)).map(drop)),
     ("TypedReader::iter", |s, c| {
@@ -322,6 +335,26 @@ const ARGUMENTS: &[Place] = &[
         let mut range = view.range::<&str>(..);
         range.seek_back(bytes(c));
         first(range)
+    }),
+    ("Transaction::get", |s, c| s.begin().get(s, bytes(c)).map(drop)),
+    ("Transaction::contains_key", |s, c| s.begin().contains_key(s, bytes(c)).map(drop)),
+    ("Transaction::peek", |s, c| s.begin().peek(s, bytes(c)).map(drop)),
+    ("Transaction::range", |s, c| first(s.begin().range(s, bytes(c)..))),
+    ("Transaction::prefix", |s, c| first(s.begin().prefix(s, bytes(c)))),
+    ("Transaction::get_lt", |s, c| s.begin().get_lt(s, bytes(c)).map(drop)),
+    ("Transaction::get_le", |s, c| s.begin().get_le(s, bytes(c)).map(drop)),
+    ("Transaction::get_ge", |s, c| s.begin().get_ge(s, bytes(c)).map(drop)),
+    ("Transaction::get_gt", |s, c| s.begin().get_gt(s, bytes(c)).map(drop)),
+    ("Transaction::count_range", |s, c| s.begin().count_range(s, bytes(c)..).map(drop)),
+    ("Transaction::insert", |s, c| {
+        let mut transaction = s.begin();
+        transaction.insert(s, bytes(c), bytes(c))?;
+        transaction.commit().map(drop)
+    }),
+    ("Transaction::remove", |s, c| {
+        let mut transaction = s.begin();
+        transaction.remove(s, bytes(c))?;
+        transaction.commit().map(drop)
     }),
     ("KeyspaceSnapshot::multi_get", |s, c| s.snapshot().multi_get(&[bytes(c)]).map(drop)),
     ("View::get", |s, c| s.view().get(bytes(c)).map(drop)),

@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod auto_refresh;
 pub(crate) mod backup;
 pub(crate) mod batch_on;
+mod both_ends;
 pub(crate) mod changes;
 #[cfg(test)]
 mod closing_tests;
@@ -24,6 +25,10 @@ pub(crate) mod snapshot;
 pub(crate) mod snapshot_range;
 pub(crate) mod store;
 pub(crate) mod take_over;
+pub(crate) mod transact;
+pub(crate) mod transaction;
+pub(crate) mod tx_range;
+pub(crate) mod tx_value;
 #[cfg(feature = "serde")]
 pub(crate) mod typed;
 pub(crate) mod waiting;

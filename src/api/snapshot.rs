@@ -153,6 +153,13 @@ impl Snapshot {
         Ok(KeyspaceSnapshot { held: Arc::clone(held), keyspace: Arc::clone(keyspace), seen })
     }
 
+    /// Returns a keyspace as of the snapshot; `None` if the snapshot lacks it.
+    pub(super) fn of(&self, keyspace: &Arc<KeyspaceState>) -> Option<KeyspaceSnapshot> {
+        let held = &self.default.held;
+        let seen = keyspace.as_of(held.at)?;
+        Some(KeyspaceSnapshot { held: Arc::clone(held), keyspace: Arc::clone(keyspace), seen })
+    }
+
     /// Returns the names of all keyspaces of the snapshot but the default one, in ascending order.
     ///
     /// ```

@@ -211,7 +211,7 @@ pub struct SnapshotRange {
 }
 
 impl SnapshotRange {
-    fn new(snapshot: &KeyspaceSnapshot, range: KeyRange) -> Self {
+    pub(super) fn new(snapshot: &KeyspaceSnapshot, range: KeyRange) -> Self {
         let mut buffer = RangeBuffer::new(range);
         if let Err(error) = snapshot.check() {
             // The name is behind a lock, which a child cannot take.

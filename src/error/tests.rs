@@ -186,6 +186,16 @@ fn about_keyspaces() -> Vec<(Error, &'static str)> {
              read it again and decide anew",
         ),
         (
+            Error::Conflict { keyspace: name(), key: Some(b"a\n".to_vec()) },
+            "the transaction has read key \"a\\n\" of keyspace \"users\", which was changed since, and nothing was \
+             written; run it again",
+        ),
+        (
+            Error::Conflict { keyspace: String::new(), key: None },
+            "the transaction has read a part of the default keyspace, which was changed since, and nothing was \
+             written; run it again",
+        ),
+        (
             Error::KeyspaceDropped { name: name() },
             "keyspace \"users\" was dropped; get it by its name again to create it anew",
         ),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mapcask::sim::SimDisk;
 use mapcask::{
     ChangeKind, Changes, Durability, Error, Follower, Options, Postcard, Reader, Result, Seq, Since, Store,
-    TypedKeyspace, TypedReader, Wait, WriteBatch,
+    Transaction, TypedKeyspace, TypedReader, Wait, WriteBatch,
 };
 
 use crate::api;
@@ -82,6 +82,20 @@ const REFUSED: &[Row] = &[
         batch.on(&s.keyspace("other").unwrap()).insert("a", "2");
         refused(s.write(&batch))
     }),
+    ("Store::begin", |s| refused(writing(s).commit())),
+    ("Store::transact", |s| refused(s.transact(|t| t.insert(s, "a", "2")))),
+    ("Transaction::insert", |s| {
+        let mut transaction = s.begin();
+        transaction.insert(s, "b", "2").unwrap();
+        refused(transaction.commit())
+    }),
+    ("Transaction::remove", |s| {
+        let mut transaction = s.begin();
+        transaction.remove(s, "none").unwrap();
+        refused(transaction.commit())
+    }),
+    ("Transaction::with_durability", |s| refused(writing(s).with_durability(Durability::Disk).commit())),
+    ("Transaction::commit", |s| refused(writing(s).commit()) && s.begin().commit().is_ok()),
     ("TypedKeyspace::with_durability", |s| {
         refused(typed(s).with_durability(Durability::Disk).insert("a", &2))
     }),
@@ -104,6 +118,14 @@ const REFUSED: &[Row] = &[
     }),
     ("TypedKeyspace::compare_and_swap", |s| refused(typed(s).compare_and_swap("a", Some(&1), Some(&2)))),
 ];
+
+/// Returns a transaction that has read and written.
+fn writing(store: &Store) -> Transaction {
+    let mut transaction = store.begin();
+    transaction.get(store, "a").unwrap();
+    transaction.insert(store, "a", "2").unwrap();
+    transaction
+}
 
 /// Returns true if a call found the keyspace without order.
 fn unordered<T>(answer: Result<T>) -> bool {
@@ -176,6 +198,20 @@ const WORKS: &[Row] = &[
     ("Reader::get_gt", |s| unordered(reader(s).get_gt("a"))),
     ("Reader::get_range", |s| unordered(reader(s).get_range("a".., 1))),
     ("Reader::count_range", |s| unordered(reader(s).count_range("a"..))),
+    ("Transaction::get", |s| s.begin().get(s, "a").unwrap().unwrap() == "1"),
+    ("Transaction::contains_key", |s| s.begin().contains_key(s, "a").unwrap()),
+    ("Transaction::peek", |s| s.begin().peek(s, "a").unwrap().unwrap() == "1"),
+    ("Transaction::range", |s| unordered(s.begin().range(s, "a"..).next().unwrap())),
+    ("Transaction::prefix", |s| unordered(s.begin().prefix(s, "a").next().unwrap())),
+    ("Transaction::first_key_value", |s| unordered(s.begin().first_key_value(s))),
+    ("Transaction::last_key_value", |s| unordered(s.begin().last_key_value(s))),
+    ("Transaction::get_lt", |s| unordered(s.begin().get_lt(s, "a"))),
+    ("Transaction::get_le", |s| unordered(s.begin().get_le(s, "a"))),
+    ("Transaction::get_ge", |s| unordered(s.begin().get_ge(s, "a"))),
+    ("Transaction::get_gt", |s| unordered(s.begin().get_gt(s, "a"))),
+    ("Transaction::count_range", |s| unordered(s.begin().count_range(s, "a"..))),
+    ("Transaction::snapshot", |s| s.begin().snapshot().contains_key("a").unwrap()),
+    ("Transaction as Debug", |s| format!("{:?}", s.begin()).contains("seq")),
     ("Reader::len", |s| reader(s).len() == 1),
     ("Reader::is_empty", |s| !reader(s).is_empty()),
     ("Reader::iter", |s| reader(s).iter().all(|item| item.is_ok())),

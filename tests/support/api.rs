@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The files that define the methods of types that refer to an open store.
-const SOURCES: [&str; 24] = [
+const SOURCES: [&str; 27] = [
     "api/store.rs",
     "api/admin.rs",
     "api/keyspace.rs",
@@ -14,6 +14,9 @@ const SOURCES: [&str; 24] = [
     "api/typed/reader.rs",
     "api/snapshot.rs",
     "api/snapshot_range.rs",
+    "api/transact.rs",
+    "api/transaction.rs",
+    "api/tx_range.rs",
     "engine/read/mod.rs",
     "engine/read/iter.rs",
     "engine/read/range.rs",

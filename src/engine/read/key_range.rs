@@ -3,7 +3,7 @@
 use std::ops::{Bound, RangeBounds};
 
 /// The keys from one on up to, and without, another one, in the order of their bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyRange {
     /// The least key that may belong to it.
     pub(crate) from: Vec<u8>,

@@ -89,6 +89,27 @@ impl State {
         Ok(())
     }
 
+    /// Returns the number of keys in a range of an ordered keyspace; more than `most` count as one
+    /// more. It is exact if no write takes effect meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`State::scan_piece`].
+    pub(crate) fn count_upto(
+        &self,
+        contents: &KeyspaceData,
+        range: &KeyRange,
+        most: u64,
+        pin: &Pin,
+    ) -> Result<u64> {
+        let mut count = 0;
+        self.each_in(contents, (range, End::Front), pin, &|| true, |_| {
+            count += 1;
+            Ok(count > most)
+        })?;
+        Ok(count)
+    }
+
     /// Returns the first or the last record of a range that readers see.
     ///
     /// # Errors

@@ -83,6 +83,21 @@ impl RetainedVersions {
         let seen = range.filter(|((_, end), version)| version.begin <= at && at < *end);
         out.extend(seen.map(|(_, version)| version.record.clone()));
     }
+
+    /// Returns the first version of a key between two scan positions as of a number, if one of them
+    /// has been replaced since.
+    pub(crate) fn first_between(
+        &self,
+        from: &ScanPosition,
+        to: Option<&ScanPosition>,
+        at: Seq,
+    ) -> Option<OwnedRecord> {
+        let map = self.map.read();
+        let range = map.range((from.clone(), Seq::ZERO)..);
+        let mut range = range.take_while(|((position, _), _)| to.is_none_or(|end| position < end));
+        let seen = range.find(|((_, end), version)| version.begin <= at && at < *end);
+        seen.map(|(_, version)| version.record.clone())
+    }
 }
 
 /// An item that belongs to a snapshot until the snapshot is dropped.

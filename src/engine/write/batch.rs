@@ -13,6 +13,7 @@ use crate::engine::state::lookup::{FoundRecord, Lookup};
 use crate::engine::state::visibility::ReservedEntries;
 use crate::engine::state::write_guard::WriteGuard;
 use crate::engine::write::batch_ops::{BatchOp, BatchOps, Expected, frame_len};
+use crate::engine::write::read_set::ReadSet;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::format::record::{BatchSum, HEADER_SIZE, RecordKind};
@@ -76,11 +77,28 @@ impl Engine {
         batch: &BatchOps,
         durability: Durability,
     ) -> Result<Seq> {
+        self.write_after(None, keyspace, batch, durability)
+    }
+
+    /// Writes a batch as [`Engine::write`] does, unless a read no longer holds.
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::write`](crate::Keyspace::write). Also `Conflict`.
+    pub(super) fn write_after(
+        &self,
+        reads: Option<&ReadSet<'_>>,
+        keyspace: &Arc<KeyspaceState>,
+        batch: &BatchOps,
+        durability: Durability,
+    ) -> Result<Seq> {
         let mut want = SpaceClass::of(!batch.iter().any(|(_, _, step)| matches!(step, BatchOp::Insert(_))));
         loop {
-            match self.attempt_batch(keyspace, batch, durability, want) {
+            match self.attempt_batch(reads, keyspace, batch, durability, want) {
                 Err(error) if waiting_part(&error).is_some() => {
-                    self.complete_parts_of(batch.iter().map(|(_, key, _)| self.hash_of(key)))?;
+                    let read = reads.into_iter().flat_map(ReadSet::keys);
+                    let keys = batch.iter().map(|(_, key, _)| key).chain(read);
+                    self.complete_parts_of(keys.map(|key| self.hash_of(key)))?;
                 }
                 Err(error) if self.is_worth_another(&error, &mut want)? => {}
                 other => return other,
@@ -90,6 +108,7 @@ impl Engine {
 
     fn attempt_batch(
         &self,
+        reads: Option<&ReadSet<'_>>,
         keyspace: &Arc<KeyspaceState>,
         batch: &BatchOps,
         durability: Durability,
@@ -107,11 +126,15 @@ impl Engine {
             let prepared = self.prepare(batch, &keyspaces, &contents)?;
             // Allocated and freed without the mutex.
             let mut present = self.room_for_batch(prepared.writes.len().min(FEW))?;
+            let checked = reads.map(|reads| self.check_reads(reads, &pin)).transpose()?;
             let mut guard = WriteGuard::lock(self)?;
             let now = self.all_contents(&keyspaces, &pin)?;
             if !contents.iter().zip(&now).all(|(before, now)| std::ptr::eq(*before, *now)) {
                 // A keyspace was cleared meanwhile.
                 continue;
+            }
+            if let (Some(reads), Some(checked)) = (reads, checked) {
+                self.check_reads_again(reads, checked, &pin)?;
             }
             let seq = match self.write_prepared(&mut guard, &prepared, &mut present, want, &pin) {
                 Ok(seq) => seq,

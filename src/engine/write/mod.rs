@@ -7,8 +7,10 @@
 
 pub(crate) mod batch;
 pub(crate) mod batch_ops;
+pub(crate) mod commit;
 pub(crate) mod keyspaces;
 pub(crate) mod pop;
+pub(crate) mod read_set;
 
 use crate::config::Durability;
 use crate::engine::Engine;

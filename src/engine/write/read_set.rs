@@ -1,0 +1,145 @@
+//! The reads of a transaction, noted so that its commit can find out if they still hold.
+//!
+//! A key is noted once, with one bit: it was there or it was not. A range is noted as far as it was
+//! read, with the number of keys that the snapshot has there. Nothing of a value is kept: a record that
+//! is not newer than the snapshot is the one that was read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::engine::read::key_range::KeyRange;
+use crate::engine::read::range_buffer::End;
+use crate::engine::state::catalog::KeyspaceState;
+use crate::format::{KeyspaceId, Seq};
+
+/// The reads of a transaction.
+#[derive(Debug)]
+pub(crate) struct ReadSet<'r> {
+    /// The number of the snapshot that they come from.
+    pub(crate) at: Seq,
+    pub(crate) keyspaces: Vec<&'r KeyspaceReads>,
+}
+
+impl ReadSet<'_> {
+    /// Returns all noted keys.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.keyspaces.iter().flat_map(|of| of.keys()).map(|(key, _)| key)
+    }
+}
+
+/// The reads of a transaction from one keyspace.
+#[derive(Debug)]
+pub(crate) struct KeyspaceReads {
+    pub(crate) keyspace: Arc<KeyspaceState>,
+    /// The contents that were read; `None` if the snapshot has no such keyspace.
+    pub(crate) id: Option<KeyspaceId>,
+    keys: BTreeMap<Box<[u8]>, bool>,
+    ranges: BTreeMap<KeyRange, u64>,
+    /// The range that is being read.
+    open: Option<OpenRange>,
+}
+
+/// A part of a range, with the number of keys that the snapshot has there.
+#[derive(Debug)]
+struct RangePart {
+    range: KeyRange,
+    count: u64,
+}
+
+/// A range that is being read from both ends.
+#[derive(Debug)]
+struct OpenRange {
+    whole: KeyRange,
+    front: Option<RangePart>,
+    back: Option<RangePart>,
+}
+
+/// The number of ranges that an open one may become.
+const OPEN_RANGE: usize = 2;
+
+impl KeyspaceReads {
+    pub(crate) fn new(keyspace: Arc<KeyspaceState>, id: Option<KeyspaceId>) -> Self {
+        Self { keyspace, id, keys: BTreeMap::new(), ranges: BTreeMap::new(), open: None }
+    }
+
+    /// Returns the number of noted reads. A range that is being read counts as two.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len() + self.ranges.len() + self.open.as_ref().map_or(0, |_| OPEN_RANGE)
+    }
+
+    /// Returns true if the read of a key is noted.
+    pub(crate) fn has_key(&self, key: &[u8]) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// Notes the read of a key. `is_there` is true if the snapshot has it.
+    pub(crate) fn note_key(&mut self, key: &[u8], is_there: bool) {
+        self.keys.insert(key.into(), is_there);
+    }
+
+    /// Begins the read of a range: the range before it is complete.
+    pub(crate) fn begin_range(&mut self, whole: KeyRange) {
+        self.end_range();
+        self.open = Some(OpenRange { whole, front: None, back: None });
+    }
+
+    /// Ends the read of a range. The part that was not read is not noted.
+    pub(crate) fn end_range(&mut self) {
+        let Some(OpenRange { front, back, .. }) = self.open.take() else { return };
+        for RangePart { range, count } in [front, back].into_iter().flatten() {
+            self.ranges.insert(range, count);
+        }
+    }
+
+    /// Notes that the open range was read up to a key, from an end. `is_there` is true if the
+    /// snapshot has the key.
+    pub(crate) fn note_step(&mut self, end: End, key: &[u8], is_there: bool) {
+        let Some(OpenRange { whole, front, back }) = &mut self.open else { return };
+        let count = match end {
+            End::Front => {
+                let nothing =
+                    || RangePart { range: KeyRange { from: whole.from.clone(), to: None }, count: 0 };
+                let RangePart { range, count } = front.get_or_insert_with(nothing);
+                let to = range.to.get_or_insert_default();
+                to.clear();
+                // The least key above it.
+                to.extend_from_slice(key);
+                to.push(0);
+                count
+            }
+            End::Back => {
+                let nothing =
+                    || RangePart { range: KeyRange { from: Vec::new(), to: whole.to.clone() }, count: 0 };
+                let RangePart { range, count } = back.get_or_insert_with(nothing);
+                range.from.clear();
+                range.from.extend_from_slice(key);
+                count
+            }
+        };
+        *count += u64::from(is_there);
+    }
+
+    /// Notes that the open range has no more keys than those that were read.
+    pub(crate) fn note_rest(&mut self) {
+        let Some(OpenRange { whole, front, back }) = &mut self.open else { return };
+        let parts = [front.take(), back.take()];
+        let count = parts.iter().flatten().map(|part| part.count).sum();
+        *front = Some(RangePart { range: whole.clone(), count }).filter(|_| !whole.is_empty());
+    }
+
+    /// Returns the noted keys, in order, each with true if it was there.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&[u8], bool)> {
+        self.keys.iter().map(|(key, is_there)| (&**key, *is_there))
+    }
+
+    /// Returns the noted ranges, each with the number of its keys.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = (&KeyRange, u64)> {
+        debug_assert!(self.open.is_none(), "the last range was ended");
+        self.ranges.iter().map(|(range, count)| (range, *count))
+    }
+
+    /// Returns true if nothing was read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.ranges.is_empty()
+    }
+}

@@ -391,16 +391,18 @@ impl KeyspaceSnapshot {
         let held = &self.held;
         let state = &*held.state;
         let pin = state.pin();
-        let mut cursor = Some(from.clone());
+        let (mut cursor, mut is_verified) = (Some(from.clone()), true);
         places.clear();
         while let Some(at) = cursor.as_ref().filter(|_| places.len() < AHEAD) {
             let is_before = |entry, key: &[u8]| state.is_before(entry, key, &pin);
-            cursor = seen.index.scan(at, places, is_before)?;
+            let scanned = seen.index.scan(at, places, is_before)?;
+            cursor = scanned.0;
+            is_verified &= scanned.1;
         }
         for location in &*places {
             state.shared.space.prefetch(*location);
         }
-        self.keep_seen(seen, (places, false), &pin, found)?;
+        self.keep_seen(seen, (places, is_verified), &pin, found)?;
         self.keep_versions(seen, from, cursor.as_ref(), found);
         if self.seen.id.is_ordered() {
             // The last one is returned first.

@@ -9,6 +9,8 @@ use super::store::Store;
 use super::transaction::Transaction;
 use crate::error::{Error, Result};
 
+/// The most attempts of [`Store::transact`].
+const ATTEMPTS: u32 = 1000;
 /// The longest pause between two attempts of [`Store::transact`].
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
@@ -43,9 +45,9 @@ impl Store {
     /// held while it runs. If it fails, nothing is written, and its error is returned.
     ///
     /// The second attempt follows at once. Before each later one there is a random pause, of at most one
-    /// millisecond. The number of attempts has no bound: writers that never pause may delay it for ever,
-    /// and so does a `body` that writes to what it reads without the transaction. For a counter that many
-    /// threads change, use [`update_and_fetch`](crate::Keyspace::update_and_fetch).
+    /// millisecond. After 1,000 attempts the last conflict is returned: other writers never paused, or `body`
+    /// writes to what it reads without the transaction. For a counter that many threads change, use
+    /// [`update_and_fetch`](crate::Keyspace::update_and_fetch).
     ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
@@ -71,7 +73,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The error of `body`, and those of [`Transaction::commit`] except `Conflict`.
+    /// The error of `body`, and those of [`Transaction::commit`]; `Conflict` after 1,000 attempts only.
     #[doc(alias = "transaction")]
     #[doc(alias = "retry")]
     pub fn transact<T, E: From<Error>>(
@@ -84,7 +86,7 @@ impl Store {
             let result = body(&mut transaction)?;
             match transaction.commit() {
                 Ok(_) => return Ok(result),
-                Err(Error::Conflict { .. }) => conflicts += 1,
+                Err(Error::Conflict { .. }) if conflicts + 1 < ATTEMPTS => conflicts += 1,
                 Err(error) => return Err(error.into()),
             }
             pause(conflicts);

@@ -130,7 +130,8 @@ impl Transaction {
         if let Some(own) = self.parts[place].own.get(key) {
             return Ok(own.as_ref().map(TxValue::own));
         }
-        let is_noted = self.parts[place].reads.has_key(key);
+        // No keyspace can get a key of such a length.
+        let is_noted = key.len() > MAX_KEY_LEN || self.parts[place].reads.has_key(key);
         if !is_noted {
             self.check_room()?;
         }
@@ -246,6 +247,8 @@ impl Transaction {
 impl Transaction {
     /// Inserts a key, or overwrites its value, once the transaction commits.
     ///
+    /// The commit is as durable as the most durable handle of a keyspace that was written to.
+    ///
     /// # Errors
     ///
     /// `KeyTooLarge` or `ValueTooLarge`; `KeyspaceDropped`; `ForeignKeyspace`; `Forked`.
@@ -283,6 +286,7 @@ impl Transaction {
             let state = &self.handle.state;
             check_len(state.contents(keyspace.inner(), &state.pin())?.id, key)?;
         }
+        self.durability = self.durability.max(keyspace.durability());
         match self.parts[place].own.get_mut(key) {
             Some(own) => *own = value,
             None => drop(self.parts[place].own.insert(key.into(), value)),
@@ -337,8 +341,9 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// `Conflict`: run the transaction again, from its begin. Otherwise fails as [`Keyspace::write`] does,
-    /// and nothing was written. A transaction that wrote nothing does not fail.
+    /// `Conflict`: run the transaction again, from its begin. Otherwise fails as [`Keyspace::write`] does.
+    /// Nothing was written then, except after a failed sync: see [`Keyspace::insert`]. A transaction that
+    /// wrote nothing does not fail.
     pub fn commit(mut self) -> Result<Seq> {
         let _events = crate::trace::at_end();
         let mut ops = BatchOps::default();

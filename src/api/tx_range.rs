@@ -32,6 +32,8 @@ impl Transaction {
     /// last item that was returned, from each end; all of it once there are no more. The items have the errors
     /// of [`Transaction::get`]. Also `KeyspaceNotOrdered`, as the only item.
     ///
+    /// The iterator borrows the transaction. To write what it returns, collect the items first.
+    ///
     /// ```
     /// # let directory = tempfile::tempdir_in(".")?;
     /// # let store = mapcask::Store::open(directory.path().join("data"))?;

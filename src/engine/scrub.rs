@@ -136,7 +136,7 @@ impl State {
                 found.clear();
                 let is_before = |entry, key: &[u8]| self.is_before(entry, key, &pin);
                 cursor = match contents.index.scan(&at, &mut found, is_before) {
-                    Ok(next) => next,
+                    Ok((next, _)) => next,
                     Err(error) if self.rebuild_if_damaged(&error)? => {
                         cursor = Some(at);
                         continue;

@@ -12,7 +12,7 @@ use super::lines::IndexLines;
 use super::lines::block_error::BlockError;
 use super::lines::capture::Capture;
 use super::lines::lazy::BlockSource;
-use super::tree::{Tree, TreeWriter};
+use super::tree::{Scanned, Tree, TreeWriter};
 use crate::format::KeyspaceId;
 use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::format::hash::Hash;
@@ -206,7 +206,8 @@ impl KeyIndex {
     /// record at a location is before a key: a tree asks for a few where a scan begins. The flag says that
     /// the record is known to be verified.
     ///
-    /// A key that is in the index throughout a scan is found exactly once.
+    /// A key that is in the index throughout a scan is found exactly once. The flag says that all these
+    /// records are known to be verified.
     ///
     /// # Errors
     ///
@@ -217,15 +218,15 @@ impl KeyIndex {
         from: &ScanPosition,
         out: &mut Vec<Location>,
         is_before: impl FnMut((Location, bool), &[u8]) -> Result<bool, E>,
-    ) -> Result<Option<ScanPosition>, E> {
+    ) -> Result<(Option<ScanPosition>, bool), E> {
         match self {
             Self::Hash(index) => {
                 let next = index.scan(Cursor::at(from.hash), out)?;
-                Ok(next.map(|next| ScanPosition { hash: next.order(), key: Box::default() }))
+                Ok((next.map(|next| ScanPosition { hash: next.order(), key: Box::default() }), false))
             }
             Self::Tree(tree) => {
-                let scanned = tree.scan(&from.key, out, is_before)?;
-                Ok(scanned.next.as_deref().map(ScanPosition::of_key))
+                let Scanned { next, is_verified } = tree.scan(&from.key, out, is_before)?;
+                Ok((next.as_deref().map(ScanPosition::of_key), is_verified))
             }
         }
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::address_space::prefetch;
 use super::mapping::Mapping;
 use crate::error::{Error, Result};
-use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader};
-use crate::format::{KeyspaceId, Seq};
+use crate::format::record::{HEADER_SIZE, RawHeader, RecordHeader, RecordPlace, payload_sum};
+use crate::format::{Defect, KeyspaceId, Seq};
 
 /// The bytes of a cache line.
 const LINE: usize = 64;
@@ -66,6 +66,30 @@ impl<'p> Record<'p> {
     #[inline]
     pub(crate) fn is_replaced(&self) -> bool {
         self.mapping.is_replaced()
+    }
+
+    /// Verifies the header, on which the lengths depend.
+    ///
+    /// # Errors
+    ///
+    /// The defect.
+    pub(crate) fn verify_header(&self) -> Result<(), Defect> {
+        let (mapping, offset) = self.place();
+        let place = RecordPlace { nonce: mapping.nonce(), offset: offset as u64 };
+        // The lengths were compared with the published end when the record was found.
+        let valid = self.raw_header().validate(place, self.header().size());
+        valid.map(drop).map_err(|_| Defect::HeaderChecksum)
+    }
+
+    /// Verifies the record against both of its checksums.
+    ///
+    /// # Errors
+    ///
+    /// The defect.
+    pub(crate) fn verify(&self) -> Result<(), Defect> {
+        self.verify_header()?;
+        let is_valid = payload_sum(self.key(), self.value()) == self.header().payload_sum;
+        if is_valid { Ok(()) } else { Err(Defect::PayloadChecksum) }
     }
 
     /// Returns an error if a page of it could not be read.

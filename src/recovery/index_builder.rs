@@ -27,6 +27,7 @@ use crate::index::hash::partition::Partition;
 use crate::index::key_index::SearchKey;
 use crate::index::keyspace_index::KeyspaceIndex;
 use crate::index::lines::block_error::BlockError;
+use crate::index::tree::Tree;
 use crate::log::segment::Segment;
 use crate::mem::address_space::{AddressSpace, Record};
 use crate::mem::alloc;
@@ -173,7 +174,7 @@ impl IndexBuilder {
         let mut found = BuildFindings::default();
         for entry in std::mem::take(&mut self.gathered) {
             let location = entry.location();
-            let key = with.key_at(location, &pin)?;
+            let key = with.key_at(location, true, &pin)?;
             if key.len() > MAX_ORDERED_KEY_LEN {
                 if entry.is_tombstone() {
                     // It hides nothing.
@@ -182,9 +183,18 @@ impl IndexBuilder {
                 let (path, defect) = (with.path.to_owned(), Defect::BadField("key_len"));
                 return Err(Error::Corrupt { path, offset: 0, defect });
             }
-            let compare = |other| Ok::<_, Error>(with.key_at(other, &pin)?.cmp(key));
             let Some(tree) = self.slot.index.sorted() else { continue };
-            if let Some(other) = tree.find(key, compare)? {
+            let index = Arc::clone(tree.tree());
+            let compare = |other, is_verified| {
+                let found = with.key_at(other, is_verified, &pin).map(|other| other.cmp(key));
+                found.map_err(|error| refusal(&index, error))
+            };
+            let mut found_at = tree.find(key, |other| compare(other, true))?;
+            if found_at.is_none() && index.is_from_checkpoint() {
+                // Nothing has read the records that it leads to.
+                found_at = tree.find(key, |other| compare(other, false))?;
+            }
+            if let Some(other) = found_at {
                 if found.is_newer(with, other, entry, &pin)? {
                     tree.replace(key, other, location);
                 }
@@ -192,11 +202,11 @@ impl IndexBuilder {
             }
             tree.reserve(1).map_err(|error| with.failed(error))?;
             let mut failed = None;
-            tree.insert(key, location, |other, _| {
-                with.key_at(other, &pin).inspect_err(|error| failed = Some(error.clone())).ok()
+            tree.insert(key, location, |other, is_verified| {
+                with.key_at(other, is_verified, &pin).inspect_err(|error| failed = Some(error.clone())).ok()
             });
-            if let Some(error) = failed.filter(|_| tree.tree().has_ended()) {
-                return Err(error);
+            if let Some(error) = failed.filter(|_| index.has_ended()) {
+                return Err(refusal(&index, error));
             }
             found.note(with, entry)?;
         }
@@ -232,10 +242,12 @@ impl IndexBuilder {
                 writer.remove(hash, location);
                 continue;
             }
-            let key = SearchKey { bytes: key_at(space, path, location, &pin)?, hash };
+            let key = SearchKey { bytes: key_at(space, path, (location, true), &pin)?, hash };
             let reserved = slot.index.reserve_removals(1);
             reserved.map_err(|error| Error::io("grow the index for", path, error))?;
-            slot.index.remove(key, location, |other, _| key_at(space, path, other, &pin).ok());
+            slot.index.remove(key, location, |other, is_verified| {
+                key_at(space, path, (other, is_verified), &pin).ok()
+            });
         }
         Ok((slot, self.live_bytes))
     }
@@ -274,9 +286,19 @@ impl BuildContext<'_> {
         record_at(self.space, self.path, location, pin)
     }
 
-    /// Returns the key in the record at a location.
-    fn key_at<'p>(&'p self, location: Location, pin: &'p Pin) -> Result<&'p [u8]> {
-        key_at(self.space, self.path, location, pin)
+    /// Returns the key in the record at a location. The record is verified unless `is_verified` says that
+    /// it was.
+    fn key_at<'p>(&'p self, location: Location, is_verified: bool, pin: &'p Pin) -> Result<&'p [u8]> {
+        key_at(self.space, self.path, (location, is_verified), pin)
+    }
+}
+
+/// Returns the error for a record that cannot decide about another one. A checkpoint that leads to it is
+/// not used: an open then reads the record as well, and says where it lies.
+fn refusal(tree: &Tree, error: Error) -> Error {
+    match error {
+        Error::Corrupt { defect, .. } if tree.is_from_checkpoint() => tree.lines().refused(defect).into(),
+        other => other,
     }
 }
 
@@ -293,12 +315,20 @@ fn record_at<'p>(
     record.unreadable().map_or(Ok(record), Err)
 }
 
-/// Returns the key of a record that was read and published before.
-fn key_at<'p>(space: &'p AddressSpace, path: &Path, location: Location, pin: &'p Pin) -> Result<&'p [u8]> {
+/// Returns the key of a record that was published before. The record is verified unless the flag says
+/// that it was read.
+fn key_at<'p>(
+    space: &'p AddressSpace,
+    path: &Path,
+    (location, is_verified): (Location, bool),
+    pin: &'p Pin,
+) -> Result<&'p [u8]> {
     let record = record_at(space, path, location, pin)?;
     let key = record.key();
+    let found = if is_verified { Ok(()) } else { record.verify() };
     // The key, too, may lie on a page that cannot be read.
-    record.unreadable().map_or(Ok(key), Err)
+    record.unreadable().map_or(Ok(()), Err)?;
+    found.map(|()| key).map_err(|defect| Error::Corrupt { path: path.to_owned(), offset: 0, defect })
 }
 
 /// The findings of one thread that fills an index.

@@ -161,6 +161,11 @@ fn equal_reads_are_noted_once_and_their_number_is_limited() {
         ordered.insert(n.to_be_bytes(), "1").unwrap();
     }
     let mut transaction = store.begin();
+    // Each range from the front lies in the next one.
+    for _ in 0..5 {
+        let (key, _) = transaction.first_key_value(&ordered).unwrap().unwrap();
+        transaction.remove(&ordered, key).unwrap();
+    }
     for n in 0..10_000_u32 {
         assert_eq!(transaction.get(&plain, (n % 1000).to_be_bytes()).unwrap(), None);
         assert!(transaction.first_key_value(&ordered).unwrap().is_some());
@@ -316,4 +321,30 @@ fn panic_in_the_body_leaves_nothing() {
     assert!(panicked.is_err());
     assert_eq!((store.last_seq(), store.stats().snapshots, plain.len()), (last, 0, 0));
     plain.insert("a", "1").unwrap();
+}
+
+#[test]
+fn transact_gives_up_after_a_thousand_conflicts() {
+    let store = open();
+    let mut runs = 0_u32;
+    let result = store.transact(|transaction| {
+        runs += 1;
+        transaction.get(&store, "a")?;
+        // A write that the transaction does not know of.
+        store.insert("a", runs.to_le_bytes())?;
+        transaction.insert(&store, "b", "1")
+    });
+    assert!(matches!(result, Err(Error::Conflict { .. })));
+    assert_eq!((runs, store.get("b").unwrap()), (1000, None));
+}
+
+#[test]
+fn commit_is_as_durable_as_the_keyspaces_that_it_writes() {
+    let store = options().durability(Durability::Os).open_on(&SimDisk::new()).unwrap();
+    let strict = store.keyspace("strict").unwrap().with_durability(Durability::Disk);
+    let mut transaction = store.begin();
+    transaction.insert(&store, "a", "1").unwrap();
+    transaction.insert(&strict, "a", "1").unwrap();
+    let seq = transaction.commit().unwrap();
+    assert!(store.durable_seq() >= seq);
 }

@@ -1,12 +1,14 @@
 //! Taking one checkpoint: from its moment P0 to its name in the manifest.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::engine::checkpoint::Checkpointer;
 use crate::engine::checkpoint::state::{CheckpointInProgress, CheckpointState, NamedCheckpoint};
 use crate::engine::compaction::Compactor;
 use crate::engine::state::State;
 use crate::engine::state::WriterState;
+use crate::engine::state::catalog::KeyspaceState;
 use crate::engine::state::index_loader::Whole;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
@@ -39,6 +41,15 @@ impl Checkpointer {
         state.shared.commit.check()?;
         state.resume()?;
         state.shared.manifest.begin()?;
+        let pin = state.pin();
+        let has_ended =
+            |keyspace: &Arc<KeyspaceState>| keyspace.contents(&pin).is_some_and(|now| now.index.has_ended());
+        if state.catalog.all().iter().any(has_ended) {
+            // The next open reads its records.
+            checkpoints.looked = Some(state.allocator.active_id());
+            return Ok(false);
+        }
+        drop(pin);
         let Some(idle) = compactor.idle() else { return Ok(false) };
         // On a disk with little space or few inodes, the rest is for removals and compaction.
         let allocator = &state.allocator;

@@ -35,6 +35,8 @@ struct Walk<R> {
     errors: Vec<Error>,
     /// The locations of those records; kept for the allocation.
     places: Vec<Location>,
+    /// True if the records at these locations are known to be verified.
+    is_verified: bool,
 }
 
 impl<R> fmt::Debug for Walk<R> {
@@ -47,7 +49,7 @@ impl<R> Walk<R> {
     fn new(keyspace: &KeyspaceState, pin: &Pin) -> Self {
         let id = keyspace.contents(pin).map(|contents| contents.id);
         let cursor = Some(ScanPosition::start());
-        Self { id, cursor, found: Vec::new(), errors: Vec::new(), places: Vec::new() }
+        Self { id, cursor, found: Vec::new(), errors: Vec::new(), places: Vec::new(), is_verified: true }
     }
 
     /// Returns a record that was found and not yet returned.
@@ -107,9 +109,10 @@ impl<R> Walk<R> {
             }
         };
         self.cursor = next;
+        let is_verified = std::mem::replace(&mut self.is_verified, true);
         // The last one found is the first one returned.
         for location in self.places.drain(..).rev() {
-            match read(state, contents, (location, false), pin) {
+            match read(state, contents, (location, is_verified), pin) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
                     record.prefetch_rest();
@@ -137,7 +140,9 @@ impl<R> Walk<R> {
         let is_before = |entry, key: &[u8]| state.is_before(entry, key, pin);
         while let Some(at) = next.as_ref().filter(|_| self.places.len() < AHEAD) {
             let known = self.places.len();
-            *next = index.scan(at, &mut self.places, is_before)?;
+            let is_verified;
+            (*next, is_verified) = index.scan(at, &mut self.places, is_before)?;
+            self.is_verified &= is_verified;
             for location in &self.places[known..] {
                 state.shared.space.prefetch(*location);
             }

@@ -12,7 +12,6 @@ use crate::engine::state::catalog::KeyspaceData;
 use crate::engine::state::visibility::Prior;
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
-use crate::format::record::{RecordPlace, payload_sum};
 use crate::format::{Defect, KeyspaceId, Seq};
 use crate::index::key_index::{KeyCompare, KeyIndex, KeySearch, SearchKey};
 use crate::index::lines::block_error::BlockError;
@@ -346,11 +345,7 @@ impl State {
     /// `Corrupt`.
     #[cold]
     pub(crate) fn check_record(&self, record: &Record<'_>) -> Result<()> {
-        self.check_header(record)?;
-        if payload_sum(record.key(), record.value()) != record.header().payload_sum {
-            return Err(self.damage_of(record, Defect::PayloadChecksum));
-        }
-        Ok(())
+        record.verify().map_err(|defect| self.damage_of(record, defect))
     }
 
     /// Verifies a record that the index leads to, unless that was done since this open.
@@ -418,11 +413,7 @@ impl State {
     ///
     /// `Corrupt`.
     pub(crate) fn check_header(&self, record: &Record<'_>) -> Result<()> {
-        let (mapping, offset) = record.place();
-        let place = RecordPlace { nonce: mapping.nonce(), offset: offset as u64 };
-        // The lengths were compared with the published end when the record was found.
-        let valid = record.raw_header().validate(place, record.header().size());
-        valid.map(drop).map_err(|_| self.damage_of(record, Defect::HeaderChecksum))
+        record.verify_header().map_err(|defect| self.damage_of(record, defect))
     }
 
     /// Returns an error with the file and the offset of a record that does not verify.

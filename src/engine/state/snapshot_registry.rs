@@ -28,6 +28,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -57,6 +58,9 @@ pub(crate) struct RetainedVersions {
     map: RwLock<BTreeMap<(ScanPosition, Seq), Version>>,
 }
 
+/// The most versions that a search of many looks at under one hold of the map's lock.
+const AT_ONCE: u32 = 256;
+
 impl RetainedVersions {
     /// Returns the version of a key as of a number, if it has been replaced since.
     pub(crate) fn find(&self, position: &ScanPosition, key: &[u8], at: Seq) -> Option<OwnedRecord> {
@@ -85,18 +89,33 @@ impl RetainedVersions {
     }
 
     /// Returns the first version of a key between two scan positions as of a number, if one of them
-    /// has been replaced since.
+    /// has been replaced since. Versions that are added meanwhile may be missed.
     pub(crate) fn first_between(
         &self,
         from: &ScanPosition,
         to: Option<&ScanPosition>,
         at: Seq,
     ) -> Option<OwnedRecord> {
-        let map = self.map.read();
-        let range = map.range((from.clone(), Seq::ZERO)..);
-        let mut range = range.take_while(|((position, _), _)| to.is_none_or(|end| position < end));
-        let seen = range.find(|((_, end), version)| version.begin <= at && at < *end);
-        seen.map(|(_, version)| version.record.clone())
+        let mut from = Bound::Included((from.clone(), Seq::ZERO));
+        loop {
+            let map = self.map.read();
+            let mut last = None;
+            for (count, (place, version)) in (1..).zip(map.range((from, Bound::Unbounded))) {
+                let (position, end) = place;
+                if to.is_some_and(|to| position >= to) {
+                    return None;
+                }
+                if version.begin <= at && at < *end {
+                    return Some(version.record.clone());
+                }
+                if count == AT_ONCE {
+                    // A writer that waits for the map gets its turn.
+                    last = Some(place.clone());
+                    break;
+                }
+            }
+            from = Bound::Excluded(last?);
+        }
     }
 }
 

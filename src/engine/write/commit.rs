@@ -76,6 +76,10 @@ impl State {
                 let found = self.lookup(contents, self.search_key(key), pin)?;
                 let holds = found.map_or(!was_there, |record| was_there && record.seq() <= reads.at);
                 if !holds {
+                    if let Some(record) = found {
+                        // Not a conflict for ever with a rotten number.
+                        self.check_header(&record)?;
+                    }
                     return Ok(Some(conflict(of, Some(key))));
                 }
             }

@@ -5,6 +5,7 @@
 //! is not newer than the snapshot is the one that was read.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use crate::engine::read::key_range::KeyRange;
@@ -34,7 +35,10 @@ pub(crate) struct KeyspaceReads {
     /// The contents that were read; `None` if the snapshot has no such keyspace.
     pub(crate) id: Option<KeyspaceId>,
     keys: BTreeMap<Box<[u8]>, bool>,
-    ranges: BTreeMap<KeyRange, u64>,
+    /// The ranges that were read from the front, by their begins, and those from the back, by their ends.
+    /// The widest one of each is kept: if it holds, the others do.
+    fronts: BTreeMap<Vec<u8>, RangePart>,
+    backs: BTreeMap<Option<Vec<u8>>, RangePart>,
     /// The range that is being read.
     open: Option<OpenRange>,
 }
@@ -59,12 +63,13 @@ const OPEN_RANGE: usize = 2;
 
 impl KeyspaceReads {
     pub(crate) fn new(keyspace: Arc<KeyspaceState>, id: Option<KeyspaceId>) -> Self {
-        Self { keyspace, id, keys: BTreeMap::new(), ranges: BTreeMap::new(), open: None }
+        let (fronts, backs) = (BTreeMap::new(), BTreeMap::new());
+        Self { keyspace, id, keys: BTreeMap::new(), fronts, backs, open: None }
     }
 
     /// Returns the number of noted reads. A range that is being read counts as two.
     pub(crate) fn len(&self) -> usize {
-        self.keys.len() + self.ranges.len() + self.open.as_ref().map_or(0, |_| OPEN_RANGE)
+        self.keys.len() + self.fronts.len() + self.backs.len() + self.open.as_ref().map_or(0, |_| OPEN_RANGE)
     }
 
     /// Returns true if the read of a key is noted.
@@ -86,8 +91,11 @@ impl KeyspaceReads {
     /// Ends the read of a range. The part that was not read is not noted.
     pub(crate) fn end_range(&mut self) {
         let Some(OpenRange { front, back, .. }) = self.open.take() else { return };
-        for RangePart { range, count } in [front, back].into_iter().flatten() {
-            self.ranges.insert(range, count);
+        if let Some(part) = front {
+            note_wider(&mut self.fronts, part.range.from.clone(), part);
+        }
+        if let Some(part) = back {
+            note_wider(&mut self.backs, part.range.to.clone(), part);
         }
     }
 
@@ -135,11 +143,29 @@ impl KeyspaceReads {
     /// Returns the noted ranges, each with the number of its keys.
     pub(super) fn ranges(&self) -> impl Iterator<Item = (&KeyRange, u64)> {
         debug_assert!(self.open.is_none(), "the last range was ended");
-        self.ranges.iter().map(|(range, count)| (range, *count))
+        self.fronts.values().chain(self.backs.values()).map(|part| (&part.range, part.count))
     }
 
     /// Returns true if nothing was read.
     pub(super) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.ranges.is_empty()
+        self.keys.is_empty() && self.fronts.is_empty() && self.backs.is_empty()
+    }
+}
+
+/// Notes a part of a range, unless a wider one is known that begins or ends at the same place.
+fn note_wider<K: Ord>(parts: &mut BTreeMap<K, RangePart>, place: K, part: RangePart) {
+    match parts.entry(place) {
+        Entry::Occupied(known) if known.get().has(&part) => {}
+        Entry::Occupied(mut known) => *known.get_mut() = part,
+        Entry::Vacant(free) => drop(free.insert(part)),
+    }
+}
+
+impl RangePart {
+    /// Returns true if another part lies in this one.
+    fn has(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.range, &other.range);
+        let is_before = |end: &Vec<u8>| theirs.to.as_ref().is_some_and(|other| other <= end);
+        ours.from <= theirs.from && ours.to.as_ref().is_none_or(is_before)
     }
 }

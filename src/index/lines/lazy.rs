@@ -362,6 +362,12 @@ impl dyn IndexLines {
         }
     }
 
+    /// Returns the error for a checkpoint that leads to a damaged record.
+    pub(crate) fn refused(&self, defect: Defect) -> BlockError {
+        let path = self.loader().map_or_else(|| self.path(), |loader| Arc::clone(&loader.path));
+        BlockError::new(path, 0, Why::Damaged(defect))
+    }
+
     /// Returns the error of a search in an index that another one has replaced.
     fn superseded(&self) -> BlockError {
         let path = self.loader().map_or_else(|| self.path(), |loader| Arc::clone(&loader.path));

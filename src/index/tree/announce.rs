@@ -51,6 +51,9 @@ impl TreeWriter {
     #[cold]
     fn announce(&mut self, key: &[u8]) -> bool {
         self.look_around();
+        if self.tree.has_ended() {
+            return false;
+        }
         let loaded = if self.tree.is_partial() { self.tree.ensure_searchable(Aim::At(key)) } else { Ok(()) };
         loaded.inspect_err(|unread| self.tree.lines().end(unread.clone())).is_ok()
     }

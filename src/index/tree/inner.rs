@@ -180,6 +180,7 @@ pub(super) fn check(control: Control, words: &[u64]) -> Option<Vec<u32>> {
         return None;
     }
     let bytes_at = to_usize(view.word(1) & 0xffff);
+    let mut bytes = bytes_at + view.skip;
     let is_inside = |at: usize, len: usize| len == 0 || (at >= bytes_at && at + len <= SIZE);
     if image_end(view.count) * 8 > bytes_at || !is_inside(view.prefix_at(), view.skip) {
         return None;
@@ -187,9 +188,13 @@ pub(super) fn check(control: Control, words: &[u64]) -> Option<Vec<u32>> {
     let (mut before, mut key) = (Vec::new(), Vec::new());
     for slot in 1..view.count {
         let (offset, len) = view.info(slot);
-        if view.skip + len > MAX_ORDERED_KEY_LEN || !is_inside(offset, len.saturating_sub(HEAD)) {
+        let rest = len.saturating_sub(HEAD);
+        // The head of a short separator ends with zeros.
+        let behind_head = if len < HEAD { view.head(slot) & (u64::from(u32::MAX) >> (8 * len)) } else { 0 };
+        if view.skip + len > MAX_ORDERED_KEY_LEN || !is_inside(offset, rest) || behind_head != 0 {
             return None;
         }
+        bytes += rest;
         key.clear();
         view.separator(slot, &mut key);
         if before >= key {
@@ -197,7 +202,8 @@ pub(super) fn check(control: Control, words: &[u64]) -> Option<Vec<u32>> {
         }
         std::mem::swap(&mut before, &mut key);
     }
-    Some((0..view.count).map(|slot| view.child(slot)).collect())
+    // No two share a byte, so a part of them fits into a node.
+    (bytes == SIZE).then(|| (0..view.count).map(|slot| view.child(slot)).collect())
 }
 
 /// Returns the number of the child in the word of a slot.
@@ -412,7 +418,9 @@ impl Draft {
                 offset -= rest.len();
                 image.put_bytes(offset, rest);
                 image.words[SLOTS + slot] |= key_word(separator, skip) >> 32 << 32;
-                image.set_info(slot, offset as u64 | ((separator.len() - skip) as u64) << 16);
+                // Those of a damaged file may not ascend from node to node.
+                let len = separator.len().checked_sub(skip)?;
+                image.set_info(slot, offset as u64 | (len as u64) << 16);
             }
         }
         image.words[1] = prefix_at << 16 | offset as u64;

@@ -164,17 +164,17 @@ impl LeafCopy {
     }
 
     /// Returns the slot of a key, or the slot before which it belongs. `compare` returns the order of
-    /// the key in the record at a location and of this key.
+    /// the key in the record of an entry and of this key.
     #[inline]
     pub(super) fn search<E>(
         &self,
         key: &[u8],
-        mut compare: impl FnMut(Location) -> Result<Ordering, E>,
+        mut compare: impl FnMut(LeafEntry) -> Result<Ordering, E>,
     ) -> Result<Result<usize, usize>, E> {
         let mut tied = self.tied(key);
         while !tied.is_empty() {
             let middle = usize::midpoint(tied.start, tied.end);
-            match compare(self.entry(middle).location())? {
+            match compare(self.entry(middle))? {
                 Ordering::Equal => return Ok(Ok(middle)),
                 Ordering::Less => tied.start = middle + 1,
                 Ordering::Greater => tied.end = middle,

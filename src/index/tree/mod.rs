@@ -262,11 +262,11 @@ impl Tree {
     pub(crate) fn find<E: From<BlockError>>(
         &self,
         key: &[u8],
-        compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
+        mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
     ) -> Result<Option<Location>, E> {
         self.check(Aim::At(key))?;
         let (_, leaf) = self.leaf(Aim::At(key), None);
-        let slot = leaf.search(key, compare)?;
+        let slot = leaf.search(key, |entry| compare(entry.location()))?;
         Ok(slot.ok().map(|slot| leaf.entry(slot).location()))
     }
 

@@ -213,14 +213,19 @@ impl Tree {
     }
 
     /// True if the record at a location was verified since this open; false if the key's entry leads
-    /// elsewhere by now.
+    /// elsewhere by now, or cannot be looked at.
     pub(crate) fn is_verified(&self, key: &[u8], location: Location) -> bool {
+        // The key may be a rotten one, whose path nothing has loaded.
+        if self.check(Aim::At(key)).is_err() {
+            return false;
+        }
         let (_, leaf) = self.leaf(Aim::At(key), None);
         leaf.slot_of(key, location).is_some_and(|slot| leaf.entry(slot).is_verified())
     }
 
     /// Marks the record at a location as verified.
     pub(crate) fn set_verified(&self, key: &[u8], location: Location) {
+        let Ok(()) = self.check(Aim::At(key)) else { return };
         let (number, leaf) = self.leaf(Aim::At(key), None);
         if let Some(slot) = leaf.slot_of(key, location) {
             // If the node is another one by now, a word that is the same is of the same record.

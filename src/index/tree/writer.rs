@@ -129,9 +129,10 @@ impl TreeWriter {
         debug_assert!(key.len() <= MAX_ORDERED_KEY_LEN);
         let number = self.descend(key);
         let mut leaf = self.read_leaf(number);
-        // The search that did not find the key has verified the records that are compared here.
-        let (Ok(slot) | Err(slot)) =
-            leaf.search(key, |other| key_of(other, true).map(|other| other.cmp(key)).ok_or(())).ok()?;
+        // A batch inserts several keys after one search for each, so records may be compared here that no
+        // search has met.
+        let compare = |other| key_of_entry(other, &mut key_of).map(|other| other.cmp(key)).ok_or(());
+        let (Ok(slot) | Err(slot)) = leaf.search(key, compare).ok()?;
         let new = LeafEntry::new(key, leaf.skip, location);
         leaf.insert(slot, new);
         let change =
@@ -197,7 +198,7 @@ impl TreeWriter {
     pub(crate) fn find<E: From<BlockError>>(
         &self,
         key: &[u8],
-        compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
+        mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
     ) -> Result<Option<Location>, E> {
         self.tree.check(Aim::At(key))?;
         let root = self.root();
@@ -208,7 +209,7 @@ impl TreeWriter {
             number = view.child(view.search(key, Side::At));
         }
         let leaf = self.read_leaf(number);
-        Ok(leaf.search(key, compare)?.ok().map(|slot| leaf.entry(slot).location()))
+        Ok(leaf.search(key, |entry| compare(entry.location()))?.ok().map(|slot| leaf.entry(slot).location()))
     }
 
     fn root(&self) -> Root {

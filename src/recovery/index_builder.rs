@@ -185,16 +185,10 @@ impl IndexBuilder {
             }
             let Some(tree) = self.slot.index.sorted() else { continue };
             let index = Arc::clone(tree.tree());
-            let compare = |other, is_verified| {
-                let found = with.key_at(other, is_verified, &pin).map(|other| other.cmp(key));
-                found.map_err(|error| refusal(&index, error))
-            };
-            let mut found_at = tree.find(key, |other| compare(other, true))?;
-            if found_at.is_none() && index.is_from_checkpoint() {
-                // Nothing has read the records that it leads to.
-                found_at = tree.find(key, |other| compare(other, false))?;
-            }
-            if let Some(other) = found_at {
+            // A record that nothing has read may hide the key. The insert then meets it as well, and
+            // verifies it.
+            let compare = |other| Ok::<_, Error>(with.key_at(other, true, &pin)?.cmp(key));
+            if let Some(other) = tree.find(key, compare)? {
                 if found.is_newer(with, other, entry, &pin)? {
                     tree.replace(key, other, location);
                 }

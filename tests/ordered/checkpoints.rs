@@ -279,3 +279,36 @@ fn damaged_record_under_a_checkpoint_is_an_error_and_no_miss() {
         assert!(errors > 30, "{errors} {refused}");
     }
 }
+
+/// Cause: a scan asked by the key of a record that nothing had verified whether it was verified.
+/// Symptom: the key led to nodes that were not loaded, and the scan waited for them for ever.
+#[test]
+fn rotten_key_that_leads_elsewhere_ends_no_scan() {
+    let disk = SimDisk::new();
+    let mut pair = Pair::with_keys(&disk, 2, groups());
+    pair.change(900);
+    assert!(pair.store.take_checkpoint().unwrap());
+    pair.store.close().unwrap();
+    let segments: Vec<_> = disk.files().into_iter().filter(|name| name.ends_with(".seg")).collect();
+    let mut errors = 0;
+    for key in pair.map.keys().step_by(7) {
+        let damaged = disk.kill();
+        for name in &segments {
+            let bytes = disk.read_file(name).unwrap();
+            for (at, _) in bytes.windows(key.len()).enumerate().filter(|(_, window)| window == key) {
+                // The first bit, so that the key lies in the other half of the tree.
+                damaged.rot_bit(name, at as u64, 7).unwrap();
+            }
+        }
+        let store = open(&damaged);
+        let ordered = store.ordered_keyspace("ordered").unwrap();
+        for item in ordered.prefix(&key[..900]) {
+            match item {
+                Ok((found, value)) => assert_eq!(*value, pair.map[&*found][..]),
+                Err(Error::Corrupt { .. }) => errors += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert!(errors > 10, "{errors}");
+}

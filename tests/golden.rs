@@ -1,7 +1,8 @@
 //! Tests that every store which an earlier version wrote still opens.
 //!
 //! `tests/fixtures/vN` is a closed store as version N of the format left it; `vN-killed` is one
-//! whose process was killed. `MAPCASK_MAKE_GOLDEN=DIR cargo test --test golden` writes the present
+//! whose process was killed. `vN-ordered` has an ordered keyspace, and an index checkpoint with records
+//! behind it. `MAPCASK_MAKE_GOLDEN=DIR cargo test --features sim --test golden` writes the present
 //! version's stores to `DIR`, for the next change of the format. The fixtures themselves are never
 //! rewritten.
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
@@ -90,11 +91,91 @@ fn fixtures() -> Vec<PathBuf> {
     fixtures
 }
 
+fn is_ordered(fixture: &Path) -> bool {
+    fixture.to_string_lossy().ends_with("ordered")
+}
+
+fn word(n: u32) -> String {
+    format!("word {:04}", n * 7919 % 1000)
+}
+
+/// Returns the content of the ordered keyspace of a golden store.
+fn expected_words() -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let words = (0..440_u32).filter(|n| n % 10 != 3);
+    let mut expected: BTreeMap<_, _> =
+        words.map(|n| (word(n).into_bytes(), n.to_string().into_bytes())).collect();
+    expected.insert(word(17).into_bytes(), b"overwritten".to_vec());
+    expected
+}
+
+/// Checks a store with an ordered keyspace.
+fn check_words(store: &Store) {
+    let words = store.open_keyspace("words").unwrap();
+    assert!(words.is_ordered());
+    let found: Vec<_> =
+        words.range::<&str>(..).map(|item| item.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).collect();
+    assert_eq!(found, expected_words().into_iter().collect::<Vec<_>>());
+    assert_eq!(words.len(), found.len());
+    for (key, value) in &found {
+        assert_eq!(words.get(key).unwrap().as_deref(), Some(&**value));
+    }
+    assert_eq!(store.get("plain").unwrap().as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn golden_ordered_stores_open_from_their_checkpoints() {
+    let fixtures: Vec<_> = fixtures().into_iter().filter(|fixture| is_ordered(fixture)).collect();
+    assert!(!fixtures.is_empty(), "the fixtures are there");
+    for fixture in fixtures {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = directory.path().join("data");
+        copy(&fixture, &path);
+        for _ in 0..2 {
+            let store = options().create(false).open(&path).unwrap();
+            let report = store.recovery_report();
+            assert!(report.clean && report.checkpoint_seq.is_some(), "{}", fixture.display());
+            check_words(&store);
+            store.verify().unwrap();
+            let words = store.ordered_keyspace("words").unwrap();
+            words.insert("new", "1").unwrap();
+            assert!(words.remove("new").unwrap());
+            store.close().unwrap();
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+#[test]
+fn the_present_version_writes_ordered_stores() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let asked = std::env::var_os("MAPCASK_MAKE_GOLDEN").map(PathBuf::from);
+    let made = asked.clone().unwrap_or_else(|| directory.path().to_owned()).join("ordered");
+    let store = options().open(&made).unwrap();
+    store.insert("plain", "1").unwrap();
+    let words = store.ordered_keyspace("words").unwrap();
+    for n in 0..400_u32 {
+        words.insert(word(n), n.to_string()).unwrap();
+    }
+    words.insert(word(17), "overwritten").unwrap();
+    assert!(store.take_checkpoint().unwrap());
+    for n in 400..440_u32 {
+        words.insert(word(n), n.to_string()).unwrap();
+    }
+    for n in (3..440_u32).step_by(10) {
+        assert!(words.remove(word(n)).unwrap());
+    }
+    drop(words);
+    store.close().unwrap();
+    if asked.is_none() {
+        check_words(&options().open(&made).unwrap());
+    }
+}
+
 #[test]
 fn every_golden_store_opens_with_its_content_and_takes_writes() {
     let fixtures = fixtures();
-    assert!(fixtures.len() >= 2, "the fixtures are there");
-    for fixture in fixtures {
+    assert!(fixtures.len() >= 3, "the fixtures are there");
+    for fixture in fixtures.into_iter().filter(|fixture| !is_ordered(fixture)) {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let path = directory.path().join("data");
         copy(&fixture, &path);

@@ -94,7 +94,8 @@ impl Store {
     }
 }
 
-/// Waits for a random time, after so many conflicts.
+/// Waits for a random time, after so many conflicts, so that those that compete go apart. Nothing depends on
+/// its length but the number of attempts.
 fn pause(conflicts: u32) {
     let Some(doublings) = conflicts.checked_sub(2) else { return };
     let most = Duration::from_micros(1 << doublings.min(16)).min(LONGEST_PAUSE);

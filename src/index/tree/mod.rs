@@ -164,6 +164,18 @@ pub(crate) enum Aim<'k> {
     Last,
 }
 
+impl Aim<'_> {
+    /// Returns the slot of an inner node that leads on to the leaf.
+    #[inline]
+    fn slot_in<W: Words + ?Sized>(self, view: &InnerView<'_, W>) -> usize {
+        match self {
+            Self::At(key) => view.search(key, Side::At),
+            Self::Before(key) => view.search(key, Side::Before),
+            Self::Last => view.count - 1,
+        }
+    }
+}
+
 impl fmt::Debug for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tree").field("len", &self.len()).finish_non_exhaustive()
@@ -388,11 +400,7 @@ impl Tree {
                 return None;
             }
             let view = InnerView::new(&node, control);
-            let slot = match aim {
-                Aim::At(key) => view.search(key, Side::At),
-                Aim::Before(key) => view.search(key, Side::Before),
-                Aim::Last => view.count - 1,
-            };
+            let slot = aim.slot_in(&view);
             let word = view.slot(slot);
             if let Some(fences) = fences.as_deref_mut() {
                 note_fences(&view, slot, fences);

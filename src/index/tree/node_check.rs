@@ -16,7 +16,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::inner::{self, InnerView, Side, child_of};
+use super::inner::{self, InnerView, child_of};
 use super::leaf::{self, VERIFIED};
 use super::node::{Control, INNER_LINES, LEAF_LINES};
 use super::{Aim, ENDED, LEVELS_MAX, Place, Root, Tree, TreeWriter};
@@ -164,11 +164,7 @@ impl Tree {
                 return Ok(false);
             }
             let view = InnerView::new(&node, control);
-            let slot = match aim {
-                Aim::At(key) => view.search(key, Side::At),
-                Aim::Before(key) => view.search(key, Side::Before),
-                Aim::Last => view.count - 1,
-            };
+            let slot = aim.slot_in(&view);
             let word = view.slot(slot);
             // Acquire: as in `leaf_below`.
             fence(Ordering::Acquire);

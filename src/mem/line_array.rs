@@ -35,6 +35,63 @@ pub(crate) struct Line {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
 
+/// The words of adjacent lines, numbered from zero on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdjacentWords<'a> {
+    #[cfg(not(loom))]
+    words: &'a [AtomicU64],
+    #[cfg(loom)]
+    lines: &'a [Line],
+}
+
+#[cfg(not(loom))]
+impl<'a> AdjacentWords<'a> {
+    #[inline]
+    #[expect(unsafe_code, reason = "the words of several lines as one slice")]
+    pub(crate) fn new(lines: &'a [Line]) -> Self {
+        // SAFETY: a line is as large as its words, so they lie one behind the other.
+        let words = unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE_WORDS) };
+        Self { words }
+    }
+
+    /// Returns a word, or `None` behind the last.
+    #[inline]
+    pub(crate) fn get(&self, at: usize) -> Option<&'a AtomicU64> {
+        self.words.get(at)
+    }
+
+    /// Iterates over a range of words, which are there.
+    #[inline]
+    pub(crate) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &'a AtomicU64> {
+        self.words[range].iter()
+    }
+
+    /// Prefetches all lines.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        let starts = self.words.iter().step_by(LINE_WORDS);
+        starts.for_each(|word| super::address_space::prefetch(std::ptr::from_ref(word).cast()));
+    }
+}
+
+#[cfg(loom)]
+impl<'a> AdjacentWords<'a> {
+    pub(crate) fn new(lines: &'a [Line]) -> Self {
+        Self { lines }
+    }
+
+    pub(crate) fn get(&self, at: usize) -> Option<&'a AtomicU64> {
+        self.lines.get(at / LINE_WORDS).map(|line| &line.words[at % LINE_WORDS])
+    }
+
+    pub(crate) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &'a AtomicU64> {
+        let words = self.lines.iter().flat_map(|line| &line.words);
+        words.skip(range.start).take(range.len())
+    }
+
+    pub(crate) fn prefetch(&self) {}
+}
+
 /// The size in bytes from which the kernel is asked for huge pages: for less memory, the rounding
 /// would be noticeable.
 #[cfg(not(loom))]

@@ -168,9 +168,10 @@ impl ChunkedLines {
     /// Returns the chunk of a number and its offset there.
     #[inline]
     fn place(&self, number: u64) -> (usize, usize) {
-        // The bits above the base: zero for the first chunk, and one more for each doubling.
-        let chunk = u64::BITS - (number >> self.base_bits).leading_zeros();
-        let first = if chunk == 0 { 0 } else { 1 << (self.base_bits + chunk - 1) };
+        // The bits above the base: zero for the first chunk, and one more for each doubling. One bit more
+        // is set, so that no case differs.
+        let chunk = u64::BITS - 1 - (number >> self.base_bits << 1 | 1).leading_zeros();
+        let first = (1 << chunk >> 1) << self.base_bits;
         #[expect(
             clippy::cast_possible_truncation,
             reason = "an offset in a chunk that was mapped fits a usize"

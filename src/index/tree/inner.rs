@@ -16,7 +16,7 @@
 use std::cmp::Ordering;
 
 use super::LEVELS_MAX;
-use super::node::{Control, INNER_WORDS, TreeNode, Words, common_len, key_word, to_usize};
+use super::node::{Control, INNER_WORDS, TreeNode, Words, common_len, key_word, lower_bound, to_usize};
 use crate::format::record::MAX_ORDERED_KEY_LEN;
 
 /// The size of a node in bytes.
@@ -69,8 +69,8 @@ impl<'w, W: Words + ?Sized> InnerView<'w, W> {
 
     #[inline]
     fn word(&self, at: usize) -> u64 {
-        // Offsets that were overwritten meanwhile may lead anywhere.
-        if at < INNER_WORDS { self.words.word(at) } else { 0 }
+        // Offsets that were overwritten meanwhile may lead anywhere, also behind the last word.
+        self.words.word(at)
     }
 
     #[inline]
@@ -130,19 +130,30 @@ impl<'w, W: Words + ?Sized> InnerView<'w, W> {
     /// Returns the slot of the child that a key leads to.
     #[inline]
     pub(super) fn search(&self, key: &[u8], side: Side) -> usize {
-        if self.skip > 0 {
-            let here = key.len().min(self.skip);
-            match self.compare(&key[..here], 0, self.prefix_at(), self.skip) {
-                Ordering::Less => return 0,
-                Ordering::Greater => return self.count - 1,
-                Ordering::Equal => {}
-            }
+        match if self.skip == 0 { Ordering::Equal } else { self.compare_prefix(key) } {
+            Ordering::Less => return 0,
+            Ordering::Greater => return self.count - 1,
+            Ordering::Equal => {}
         }
         let head = key_word(key, self.skip) >> 32;
-        let first = partition(1..self.count, |slot| self.head(slot) < head);
+        let first = lower_bound(1..self.count, |slot| self.slot(slot) < head << 32);
         if first == self.count || self.head(first) != head {
             return first - 1;
         }
+        self.search_rests(key, side, first)
+    }
+
+    /// Compares a key with the prefix that all separators share. Equal if the key begins with it.
+    #[inline(never)]
+    fn compare_prefix(&self, key: &[u8]) -> Ordering {
+        let here = key.len().min(self.skip);
+        self.compare(&key[..here], 0, self.prefix_at(), self.skip)
+    }
+
+    /// Searches like [`InnerView::search`] from the first slot on whose head is that of the key.
+    #[inline(never)]
+    fn search_rests(&self, key: &[u8], side: Side, first: usize) -> usize {
+        let head = self.head(first);
         let end = partition(first..self.count, |slot| self.head(slot) == head);
         let is_before = |slot| match self.compare_slot(key, slot) {
             Ordering::Less => false,
@@ -264,47 +275,10 @@ impl InnerImage {
         to_usize(self.words[1] & 0xffff)
     }
 
-    pub(super) fn set_child(&mut self, slot: usize, child: u32) {
-        let word = &mut self.words[SLOTS + slot];
-        *word = *word >> 32 << 32 | u64::from(child);
-    }
-
     fn set_info(&mut self, slot: usize, info: u64) {
         let word = &mut self.words[SLOTS + self.count + slot / 2];
         let shift = slot % 2 * 32;
         *word = *word & !(0xffff_ffff << shift) | info << shift;
-    }
-
-    /// Inserts a child with its separator at a slot that is not the first. Returns false if the
-    /// separator has another prefix, or there is no space.
-    pub(super) fn insert(&mut self, slot: usize, separator: &[u8], child: u32) -> bool {
-        let view = self.view();
-        if separator.len() < self.skip
-            || view.compare(&separator[..self.skip], 0, view.prefix_at(), self.skip) != Ordering::Equal
-        {
-            return false;
-        }
-        let suffix = &separator[self.skip..];
-        let rest = suffix.get(HEAD..).unwrap_or_default();
-        let Some(offset) = self.bytes_at().checked_sub(rest.len()) else { return false };
-        if self.count == CHILDREN_MAX || image_end(self.count + 1) > offset / 8 {
-            return false;
-        }
-        let infos: Vec<u64> = (0..self.count).map(|slot| self.raw_info(slot)).collect();
-        self.words.copy_within(SLOTS + slot..SLOTS + self.count, SLOTS + slot + 1);
-        self.words[SLOTS + slot] = key_word(suffix, 0) >> 32 << 32 | u64::from(child);
-        self.count += 1;
-        self.put_bytes(offset, rest);
-        let new = offset as u64 | (suffix.len() as u64) << 16;
-        for (at, info) in infos[..slot].iter().chain([&new]).chain(&infos[slot..]).enumerate() {
-            self.set_info(at, *info);
-        }
-        self.words[1] = self.words[1] & !0xffff | offset as u64;
-        true
-    }
-
-    fn raw_info(&self, slot: usize) -> u64 {
-        self.words[SLOTS + self.count + slot / 2] >> (slot % 2 * 32) & 0xffff_ffff
     }
 
     fn put_bytes(&mut self, offset: usize, bytes: &[u8]) {
@@ -314,6 +288,57 @@ impl InnerImage {
             *word = *word & !(0xff << shift) | u64::from(*byte) << shift;
         }
     }
+}
+
+/// A split of a child, for the node above it: the slot of the child, the two that stand for it, and the
+/// separator between them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChildSplit<'k> {
+    pub(super) slot: usize,
+    pub(super) left: u32,
+    pub(super) separator: &'k [u8],
+    pub(super) right: u32,
+}
+
+/// Stores the words of a node into another one that is being built, with one child split. Returns the
+/// number of its children; `None` if it lacks the space, or the separator has another prefix: nothing was
+/// stored then. Writer only.
+pub(super) fn build_with_split(old: TreeNode<'_>, new: TreeNode<'_>, split: ChildSplit<'_>) -> Option<usize> {
+    let view = InnerView::new(&old, old.control_unordered());
+    let ChildSplit { slot, left, separator, right } = split;
+    let (count, skip) = (view.count, view.skip);
+    let is_below = |prefix| view.compare(prefix, 0, view.prefix_at(), skip) == Ordering::Equal;
+    let suffix =
+        separator.get(..skip).filter(|prefix| skip == 0 || is_below(prefix)).map(|_| &separator[skip..])?;
+    let rest = suffix.get(HEAD..).unwrap_or_default();
+    let bytes_at = to_usize(view.word(1) & 0xffff);
+    let offset = bytes_at.checked_sub(rest.len())?;
+    if count == CHILDREN_MAX || image_end(count + 1) > offset / 8 {
+        return None;
+    }
+    new.set(1, view.word(1) & !0xffff | offset as u64);
+    new.copy(old, SLOTS..SLOTS + slot, SLOTS);
+    new.set(SLOTS + slot, view.slot(slot) >> 32 << 32 | u64::from(left));
+    new.set(SLOTS + slot + 1, key_word(suffix, 0) >> 32 << 32 | u64::from(right));
+    new.copy(old, SLOTS + slot + 1..SLOTS + count, SLOTS + slot + 2);
+    // The halves behind the new one move by a half, into the next word or the upper half.
+    let half = offset as u64 | (suffix.len() as u64) << 16;
+    let halves = |word: usize| view.word(SLOTS + count + word);
+    let (whole, upper) = ((slot + 1) / 2, (slot + 1) % 2 == 1);
+    let new_halves = |word: usize| SLOTS + count + 1 + word;
+    new.copy(old, SLOTS + count..SLOTS + count + whole, SLOTS + count + 1);
+    let lower = u64::from(u32::MAX);
+    let (beside, last) = (halves(whole), (count + 1).div_ceil(2));
+    new.set(new_halves(whole), if upper { beside & lower | half << 32 } else { half | beside << 32 });
+    for word in whole + 1..last {
+        new.set(new_halves(word), halves(word - 1) >> 32 | halves(word) << 32);
+    }
+    new.copy(old, bytes_at / 8..INNER_WORDS, bytes_at / 8);
+    for (at, byte) in (offset..).zip(rest) {
+        let shift = 56 - at % 8 * 8;
+        new.set(at / 8, new.word(at / 8) & !(0xff << shift) | u64::from(*byte) << shift);
+    }
+    Some(count + 1)
 }
 
 /// Returns the word behind the slots and the halves of a node with this many children.

@@ -10,8 +10,9 @@
 //! slot to slot. Entries with one fragment are *tied*: the keys in their records decide.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
-use super::node::{Control, LEAF_WORDS, TreeNode, Words, key_word};
+use super::node::{Control, LEAF_WORDS, TreeNode, Words, key_word, lower_bound};
 use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::mem::location::{LOCATION_BITS, Location};
 
@@ -81,6 +82,112 @@ pub(super) fn fragment(key: &[u8], skip: usize) -> u64 {
     key_word(key, skip) >> FRAGMENT_SHIFT
 }
 
+/// Entries that a search reads: those of a leaf, or of a copy.
+pub(super) trait LeafEntries {
+    /// Returns the length of the prefix that the leaf skips.
+    fn skip(&self) -> usize;
+
+    fn count(&self) -> usize;
+
+    fn entry(&self, slot: usize) -> LeafEntry;
+
+    /// Returns the slots with the fragment of a key.
+    #[inline]
+    fn tied(&self, key: &[u8]) -> Range<usize> {
+        let (fragment, count) = (fragment(key, self.skip()), self.count());
+        let start = lower_bound(0..count, |slot| self.entry(slot).0 < fragment << FRAGMENT_SHIFT);
+        let end = (start..count).find(|slot| self.entry(*slot).fragment() != fragment);
+        start..end.unwrap_or(count)
+    }
+
+    /// Returns the slot of a key, or the slot before which it belongs. `compare` returns the order of
+    /// the key in the record of an entry and of this key.
+    #[inline]
+    fn search<E>(
+        &self,
+        key: &[u8],
+        compare: impl FnMut(LeafEntry) -> Result<Ordering, E>,
+    ) -> Result<Result<usize, usize>, E> {
+        self.search_among(self.tied(key), compare)
+    }
+
+    /// Searches like [`LeafEntries::search`] among the entries that are tied with the key.
+    #[inline]
+    fn search_among<E>(
+        &self,
+        mut tied: Range<usize>,
+        mut compare: impl FnMut(LeafEntry) -> Result<Ordering, E>,
+    ) -> Result<Result<usize, usize>, E> {
+        while !tied.is_empty() {
+            let middle = usize::midpoint(tied.start, tied.end);
+            match compare(self.entry(middle))? {
+                Ordering::Equal => return Ok(Ok(middle)),
+                Ordering::Less => tied.start = middle + 1,
+                Ordering::Greater => tied.end = middle,
+            }
+        }
+        Ok(Err(tied.start))
+    }
+
+    /// Returns the slot of a key whose record is at a location.
+    fn slot_of(&self, key: &[u8], location: Location) -> Option<usize> {
+        self.tied(key).find(|slot| self.entry(*slot).location() == location)
+    }
+}
+
+/// The entries of a leaf where they are. A reader validates what it read by the leaf's control word.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeafView<'n> {
+    node: TreeNode<'n>,
+    control: Control,
+}
+
+impl<'n> LeafView<'n> {
+    #[inline]
+    pub(super) fn new(node: TreeNode<'n>, control: Control) -> Self {
+        Self { node, control }
+    }
+
+    /// Stores the entries into a node that is being built, with one more. Writer only.
+    pub(super) fn write_with(&self, slot: usize, new: LeafEntry, into: TreeNode<'_>) {
+        debug_assert!(self.count() < LEAF_MAX);
+        into.copy(self.node, 1..slot + 1, 1);
+        into.set(slot + 1, new.0);
+        into.copy(self.node, slot + 1..self.count() + 1, slot + 2);
+    }
+}
+
+impl LeafEntries for LeafView<'_> {
+    #[inline]
+    fn skip(&self) -> usize {
+        self.control.skip()
+    }
+
+    #[inline]
+    fn count(&self) -> usize {
+        self.control.count().min(LEAF_MAX)
+    }
+
+    #[inline]
+    fn entry(&self, slot: usize) -> LeafEntry {
+        LeafEntry(self.node.word(slot + 1))
+    }
+}
+
+impl LeafEntries for LeafCopy {
+    fn skip(&self) -> usize {
+        self.skip
+    }
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn entry(&self, slot: usize) -> LeafEntry {
+        LeafEntry(self.entries[slot])
+    }
+}
+
 /// The entries of a leaf, copied.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LeafCopy {
@@ -114,14 +221,6 @@ impl LeafCopy {
         }
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.count
-    }
-
-    pub(super) fn entry(&self, slot: usize) -> LeafEntry {
-        LeafEntry(self.entries[slot])
-    }
-
     /// Iterates over the entries.
     pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = LeafEntry> + ExactSizeIterator {
         self.entries[..self.count].iter().map(|entry| LeafEntry(*entry))
@@ -150,41 +249,26 @@ impl LeafCopy {
         self.entries[self.count] = entry.0;
         self.count += 1;
     }
+}
 
-    /// Returns the slots with the fragment of a key.
-    #[inline]
-    pub(super) fn tied(&self, key: &[u8]) -> std::ops::Range<usize> {
-        let fragment = fragment(key, self.skip);
-        let below = |bound: u64| {
-            self.entries[..self.count]
-                .iter()
-                .fold(0, |sum, entry| sum + usize::from(entry >> FRAGMENT_SHIFT < bound))
-        };
-        below(fragment)..below(fragment + 1)
-    }
+/// The entries of a leaf that are tied with a key.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum TiedEntries {
+    None,
+    One(LeafEntry),
+    /// More than one: the leaf is to be copied.
+    Many,
+}
 
-    /// Returns the slot of a key, or the slot before which it belongs. `compare` returns the order of
-    /// the key in the record of an entry and of this key.
+impl TiedEntries {
+    /// Reads them from a leaf.
     #[inline]
-    pub(super) fn search<E>(
-        &self,
-        key: &[u8],
-        mut compare: impl FnMut(LeafEntry) -> Result<Ordering, E>,
-    ) -> Result<Result<usize, usize>, E> {
-        let mut tied = self.tied(key);
-        while !tied.is_empty() {
-            let middle = usize::midpoint(tied.start, tied.end);
-            match compare(self.entry(middle))? {
-                Ordering::Equal => return Ok(Ok(middle)),
-                Ordering::Less => tied.start = middle + 1,
-                Ordering::Greater => tied.end = middle,
-            }
+    pub(super) fn read(leaf: LeafView<'_>, key: &[u8]) -> Self {
+        let slots = leaf.tied(key);
+        match slots.len() {
+            0 => Self::None,
+            1 => Self::One(leaf.entry(slots.start)),
+            _ => Self::Many,
         }
-        Ok(Err(tied.start))
-    }
-
-    /// Returns the slot of a key whose record is at a location.
-    pub(super) fn slot_of(&self, key: &[u8], location: Location) -> Option<usize> {
-        self.tied(key).find(|slot| self.entry(*slot).location() == location)
     }
 }

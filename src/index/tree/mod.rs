@@ -40,11 +40,14 @@
 //! A hit is validated like a miss: a node that is being built holds an entry before anybody may see it.
 
 mod announce;
+mod gap;
 mod inner;
 mod leaf;
+mod merge;
 mod node;
 mod node_check;
 mod numbers;
+mod place;
 mod purge;
 mod split;
 mod writer;
@@ -61,7 +64,7 @@ use std::path::Path;
 use std::{fmt, io, sync::Arc};
 
 use self::inner::{InnerView, Side, child_of};
-use self::leaf::{LeafCopy, LeafEntry};
+use self::leaf::{LeafEntries, LeafEntry, TiedEntries};
 use self::node::{INNER_LINES, LEAF_LINES, TreeNode, Words};
 pub(crate) use self::writer::TreeWriter;
 use super::lines::block_error::BlockError;
@@ -70,7 +73,7 @@ use super::lines::lazy::{LazyLoader, PARTIAL};
 use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::mem::line_array::Line;
 use crate::mem::location::Location;
-use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Sets the size of the first chunk of each row: 64 KiB.
 const BASE_BITS: u32 = if cfg!(loom) { 5 } else { 10 };
@@ -128,13 +131,6 @@ impl Root {
     fn level(self) -> u64 {
         self.0 >> 32
     }
-}
-
-/// The place that led a reader to a node.
-#[derive(Clone, Copy)]
-enum Place<'t> {
-    Root(Root),
-    Slot { node: TreeNode<'t>, control: node::Control, slot: usize, word: u64 },
 }
 
 /// The keys next to a leaf: no key of the leaf is below the first or at or above the second.
@@ -277,7 +273,21 @@ impl Tree {
         mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
     ) -> Result<Option<Location>, E> {
         self.check(Aim::At(key))?;
-        let (_, leaf) = self.leaf(Aim::At(key), None);
+        match self.tied(key) {
+            TiedEntries::None => Ok(None),
+            TiedEntries::One(entry) => Ok(compare(entry.location())?.is_eq().then(|| entry.location())),
+            TiedEntries::Many => self.find_among_many(key, compare),
+        }
+    }
+
+    /// Finds the entry of a key that is tied with others.
+    #[inline(never)]
+    fn find_among_many<E: From<BlockError>>(
+        &self,
+        key: &[u8],
+        mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
+    ) -> Result<Option<Location>, E> {
+        let (_, leaf) = self.leaf_of(key);
         let slot = leaf.search(key, |entry| compare(entry.location()))?;
         Ok(slot.ok().map(|slot| leaf.entry(slot).location()))
     }
@@ -295,8 +305,14 @@ impl Tree {
         mut visit: impl FnMut(Location) -> Result<(), E>,
     ) -> Result<(), E> {
         self.check(Aim::At(key))?;
-        let (_, leaf) = self.leaf(Aim::At(key), None);
-        leaf.tied(key).try_for_each(|slot| visit(leaf.entry(slot).location()))
+        match self.tied(key) {
+            TiedEntries::None => Ok(()),
+            TiedEntries::One(entry) => visit(entry.location()),
+            TiedEntries::Many => {
+                let (_, leaf) = self.leaf_of(key);
+                leaf.tied(key).try_for_each(|slot| visit(leaf.entry(slot).location()))
+            }
+        }
     }
 
     /// Returns true if the entry of a key leads to a location.
@@ -306,7 +322,7 @@ impl Tree {
     /// The tree has ended.
     pub(crate) fn leads_to(&self, key: &[u8], wanted: Location) -> Result<bool, BlockError> {
         self.check(Aim::At(key))?;
-        let (_, leaf) = self.leaf(Aim::At(key), None);
+        let (_, leaf) = self.leaf_of(key);
         Ok(leaf.slot_of(key, wanted).is_some())
     }
 
@@ -362,88 +378,19 @@ impl Tree {
     /// moment, each with a record that it had meanwhile. Returns true if all records were verified.
     fn gather(&self, aim: Aim<'_>, into: &mut Vec<Location>) -> (Fences, bool) {
         let mut fences = Fences::default();
-        let (_, leaf) = self.leaf(aim, Some(&mut fences));
+        let leaf = self.leaf(aim, &mut fences);
         into.extend(leaf.entries().map(LeafEntry::location));
         (fences, leaf.entries().all(LeafEntry::is_verified))
     }
 
-    /// Copies the leaf of an aim as of one moment, with its number, and its fences.
-    #[inline]
-    fn leaf(&self, aim: Aim<'_>, mut fences: Option<&mut Fences>) -> (u32, LeafCopy) {
-        loop {
-            if let Some(fences) = &mut fences {
-                **fences = Fences::default();
-            }
-            // Acquire: pairs with the release of the store that published the root.
-            let root = Root(self.head.0.root.load(Ordering::Acquire));
-            if let Some(leaf) = self.leaf_below(root, aim, fences.as_deref_mut()) {
-                return leaf;
-            }
-            spin_loop();
-        }
-    }
-
-    /// Copies the leaf; `None` if something on the path changed meanwhile.
-    #[inline]
-    fn leaf_below(
-        &self,
-        root: Root,
-        aim: Aim<'_>,
-        mut fences: Option<&mut Fences>,
-    ) -> Option<(u32, LeafCopy)> {
-        let mut place = Place::Root(root);
-        let (mut number, mut level) = (root.node(), root.level());
-        while level > 0 {
-            let node = self.inner(number);
-            let control = node.control();
-            if control.level() != level || !self.is_in_force(place) {
-                return None;
-            }
-            let view = InnerView::new(&node, control);
-            let slot = aim.slot_in(&view);
-            let word = view.slot(slot);
-            if let Some(fences) = fences.as_deref_mut() {
-                note_fences(&view, slot, fences);
-            }
-            // Acquire: pairs with the release of every word that was loaded above (T3).
-            fence(Ordering::Acquire);
-            if node.control_unordered() != control {
-                return None;
-            }
-            place = Place::Slot { node, control, slot, word };
-            (number, level) = (child_of(word), level - 1);
-        }
-        let leaf = self.leaf_node(number);
-        let control = leaf.control();
-        if control.level() != 0 || !self.is_in_force(place) {
-            return None;
-        }
-        let copy = LeafCopy::read(leaf, control);
-        // Acquire: as above; also pairs with the release of an entry, whose record is then seen (I2).
-        fence(Ordering::Acquire);
-        (leaf.control_unordered() == control).then_some((number, copy))
-    }
-
-    /// Returns true if a place still leads to the node whose control word was loaded after it.
-    #[inline]
-    fn is_in_force(&self, place: Place<'_>) -> bool {
-        // Relaxed, all: ordered by the acquire of the control word.
-        match place {
-            Place::Root(root) => self.head.0.root.load(Ordering::Relaxed) == root.0,
-            Place::Slot { node, control, slot, word } => {
-                node.control_unordered() == control && InnerView::new(&node, control).slot(slot) == word
-            }
-        }
-    }
-
     #[inline]
     fn leaf_node(&self, number: u32) -> TreeNode<'_> {
-        TreeNode(self.leaves.lines(u64::from(number) * LEAF_LINES as u64, LEAF_LINES))
+        TreeNode::new(self.leaves.lines(u64::from(number) * LEAF_LINES as u64, LEAF_LINES))
     }
 
     #[inline]
     fn inner(&self, number: u32) -> TreeNode<'_> {
-        TreeNode(self.inners.lines(u64::from(number) * INNER_LINES as u64, INNER_LINES))
+        TreeNode::new(self.inners.lines(u64::from(number) * INNER_LINES as u64, INNER_LINES))
     }
 }
 
@@ -466,19 +413,4 @@ pub(crate) fn partition<E>(
         }
     }
     Ok(start)
-}
-
-/// Notes the separators beside a slot, which are nearer than those noted before.
-fn note_fences<W: Words + ?Sized>(view: &InnerView<'_, W>, slot: usize, fences: &mut Fences) {
-    let separator = |slot| {
-        let mut key = Vec::new();
-        view.separator(slot, &mut key);
-        key
-    };
-    if slot > 0 {
-        fences.lower = Some(separator(slot));
-    }
-    if slot + 1 < view.count {
-        fences.upper = Some(separator(slot + 1));
-    }
 }

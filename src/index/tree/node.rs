@@ -10,7 +10,10 @@
 //! | 20-24 | level: 0 for a leaf; 31 from when the node leaves the tree until it is built anew |
 //! | 25-63 | version: one more each time that the node leaves the tree |
 
-use crate::mem::line_array::{LINE_WORDS, Line};
+use std::hint::select_unpredictable;
+use std::ops::Range;
+
+use crate::mem::line_array::{AdjacentWords, LINE_WORDS, Line};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The number of lines of a leaf.
@@ -81,34 +84,45 @@ impl Control {
 
 /// Words that can be read.
 pub(super) trait Words {
-    /// Returns a word. A reader of a node fences before it acts on it.
+    /// Returns a word, or zero behind the last. A reader of a node fences before it acts on it.
     fn word(&self, at: usize) -> u64;
 }
 
 impl Words for [u64] {
     #[inline]
     fn word(&self, at: usize) -> u64 {
-        self[at]
+        self.get(at).copied().unwrap_or(0)
     }
 }
 
 /// A node in the memory that readers search.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TreeNode<'a>(pub(super) &'a [Line]);
+pub(super) struct TreeNode<'a>(AdjacentWords<'a>);
 
 impl Words for TreeNode<'_> {
     #[inline]
     fn word(&self, at: usize) -> u64 {
         // Relaxed: readers fence (acquire) before they act on it, which pairs with the release in
         // `set`. The writer reads its own stores.
-        self.place(at).load(Ordering::Relaxed)
+        self.0.get(at).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 }
 
-impl TreeNode<'_> {
+impl<'a> TreeNode<'a> {
+    #[inline]
+    pub(super) fn new(lines: &'a [Line]) -> Self {
+        Self(AdjacentWords::new(lines))
+    }
+
     #[inline]
     fn place(&self, at: usize) -> &AtomicU64 {
-        &self.0[at / LINE_WORDS].words[at % LINE_WORDS]
+        self.0.get(at).expect("a word of the node")
+    }
+
+    /// Prefetches all lines.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        self.0.prefetch();
     }
 
     /// Returns the control word, and orders everything that was stored before it.
@@ -131,6 +145,16 @@ impl TreeNode<'_> {
         // Release: pairs with the fence of a reader that loaded this word: it sees the control word
         // that announced it (T3), and the record behind an entry (I2).
         self.place(at).store(word, Ordering::Release);
+    }
+
+    /// Stores a range of words of another node, from word `to` on. Writer only.
+    #[inline]
+    pub(super) fn copy(&self, other: TreeNode<'_>, range: Range<usize>, to: usize) {
+        let places = self.0.range(to..to + range.len());
+        for (place, word) in places.zip(other.0.range(range)) {
+            // Relaxed and release: as in `word` and `set`.
+            place.store(word.load(Ordering::Relaxed), Ordering::Release);
+        }
     }
 
     /// Sets bits of a word, if it is still the one that was loaded.
@@ -158,16 +182,34 @@ pub(super) fn to_usize(bits: u64) -> usize {
 #[inline]
 pub(super) fn key_word(key: &[u8], at: usize) -> u64 {
     let rest = key.get(at..).unwrap_or_default();
-    match rest.first_chunk() {
-        Some(bytes) => u64::from_be_bytes(*bytes),
-        None => rest
-            .iter()
-            .zip((0..8).rev())
-            .fold(0, |word, (byte, place)| word | u64::from(*byte) << (8 * place)),
-    }
+    rest.first_chunk().map_or_else(|| short_word(rest), |bytes| u64::from_be_bytes(*bytes))
+}
+
+/// Returns fewer than eight bytes as [`key_word`] does. A search hardly ever needs it, so it is a call.
+#[inline(never)]
+fn short_word(rest: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..rest.len()].copy_from_slice(rest);
+    u64::from_be_bytes(bytes)
 }
 
 /// Returns the length of the common prefix of two keys.
 pub(super) fn common_len(one: &[u8], other: &[u8]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
+
+/// Returns the first number of a range for which a condition no longer holds. Its steps have no branch,
+/// because a processor could predict only half of them.
+#[inline]
+pub(super) fn lower_bound(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
+    // The number before the range of those that are in doubt.
+    let (mut before, mut count) = (range.start.wrapping_sub(1), range.len());
+    while count > 1 {
+        let half = count / 2;
+        let middle = before.wrapping_add(half);
+        before = select_unpredictable(holds(middle), middle, before);
+        count -= half;
+    }
+    let next = before.wrapping_add(1);
+    if count == 0 { next } else { next + usize::from(holds(next)) }
 }

@@ -17,9 +17,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::inner::{self, InnerView, child_of};
-use super::leaf::{self, VERIFIED};
+use super::leaf::{self, LeafEntries, VERIFIED};
 use super::node::{Control, INNER_LINES, LEAF_LINES};
-use super::{Aim, ENDED, LEVELS_MAX, Place, Root, Tree, TreeWriter};
+use super::place::Place;
+use super::{Aim, ENDED, LEVELS_MAX, Root, Tree, TreeWriter};
 use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::index::lines::bitset::PagedBits;
 use crate::index::lines::block_error::BlockError;
@@ -215,14 +216,14 @@ impl Tree {
         if self.check(Aim::At(key)).is_err() {
             return false;
         }
-        let (_, leaf) = self.leaf(Aim::At(key), None);
+        let (_, leaf) = self.leaf_of(key);
         leaf.slot_of(key, location).is_some_and(|slot| leaf.entry(slot).is_verified())
     }
 
     /// Marks the record at a location as verified.
     pub(crate) fn set_verified(&self, key: &[u8], location: Location) {
         let Ok(()) = self.check(Aim::At(key)) else { return };
-        let (number, leaf) = self.leaf(Aim::At(key), None);
+        let (number, leaf) = self.leaf_of(key);
         if let Some(slot) = leaf.slot_of(key, location) {
             // If the node is another one by now, a word that is the same is of the same record.
             self.leaf_node(number).set_bits(slot + 1, leaf.entry(slot).0, VERIFIED);

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::TreeWriter;
+use super::leaf::LeafEntries;
 use super::writer::TreeChange;
 use crate::mem::location::Location;
 

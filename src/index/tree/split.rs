@@ -1,9 +1,65 @@
-//! The entries of a leaf that is split, or merged with another one.
+//! Splits of nodes, and the entries of a leaf whose fences change.
 
 use std::ops::Range;
 
-use super::leaf::{FRAGMENT_BITS, LeafCopy, LeafEntry};
+use super::inner::{ChildSplit, Draft, InnerImage, build_with_split};
+use super::leaf::{FRAGMENT_BITS, LeafCopy, LeafEntries, LeafEntry};
 use super::node::common_len;
+use super::writer::{TreeChange, TreeWriter};
+use crate::index::lines::Row;
+
+impl TreeWriter {
+    /// Splits a leaf that has one entry too many: the one in slot `new`.
+    pub(super) fn split<'k>(
+        &mut self,
+        leaf: &LeafCopy,
+        new: usize,
+        mut key_of: impl FnMut(LeafEntry) -> Option<&'k [u8]>,
+    ) -> Option<TreeChange> {
+        let last = self.path.last().map_or(0, |step| step.slot);
+        let fences = self.fences(last..last + 1);
+        let count = leaf.count();
+        let middle = match new {
+            // Keys that ascend fill their leaves.
+            new if new + 1 == count && fences.upper.is_none() => new,
+            0 if fences.lower.is_none() => 1,
+            _ => best_split(leaf),
+        };
+        // Where the keys beside the best place cannot be read, any other place will do.
+        let places = std::iter::once(middle).chain(1..count);
+        let found = places.into_iter().find_map(|at| {
+            let (before, behind) = (key_of(leaf.entry(at - 1))?, key_of(leaf.entry(at))?);
+            (before < behind).then_some((at, before, behind))
+        });
+        let (middle, before, behind) = found?;
+        let separator = behind[..common_len(before, behind) + 1].to_vec();
+        let left = with_fences(leaf, 0..middle, fences.lower.as_deref(), Some(&separator), &mut key_of);
+        let right = with_fences(leaf, middle..count, Some(&separator), fences.upper.as_deref(), &mut key_of);
+        let (left, right) = (self.build_leaf(&left), self.build_leaf(&right));
+        Some(TreeChange::Split { left, separator, right })
+    }
+
+    /// Builds a node anew in which a child was split, or two such nodes.
+    pub(super) fn with_split(&mut self, node: u32, level: u64, split: ChildSplit<'_>) -> TreeChange {
+        let number = self.inners.take();
+        self.keep(Row::Second, number);
+        let (old, new) = (self.tree.inner(node), self.tree.inner(number));
+        if let Some(count) = build_with_split(old, new, split) {
+            new.set_control(new.control_unordered().built(level, count, old.control_unordered().skip()));
+            return TreeChange::Child(number);
+        }
+        self.inners.free.push(number);
+        let mut draft = Draft::of(&InnerImage::read(old));
+        draft.set_child(split.slot, split.left);
+        draft.insert(split.slot + 1, split.separator, split.right);
+        if let Some(image) = draft.encode(0..draft.count()) {
+            return TreeChange::Child(self.build_inner(&image, level));
+        }
+        let (middle, left, right) = draft.split();
+        let (left, right) = (self.build_inner(&left, level), self.build_inner(&right, level));
+        TreeChange::Split { left, separator: draft.separator(middle).to_vec(), right }
+    }
+}
 
 /// Returns the length of the common prefix of the fences of a leaf.
 pub(super) fn skip_between(lower: Option<&[u8]>, upper: Option<&[u8]>) -> usize {

@@ -129,7 +129,7 @@ impl Walk<'_> {
         let leaf = self.tree.leaf_node(number);
         let control = leaf.control();
         assert_eq!(control.level(), 0);
-        let copy = LeafCopy::read(leaf, control);
+        let copy = leaf::LeafCopy::read(leaf, control);
         let key_of = self.keys.key_of();
         let mut last: Option<&[u8]> = None;
         for entry in copy.entries() {
@@ -185,6 +185,15 @@ fn operate(shape: &str, count: usize, operations: usize, seed: u64) {
             (None, 0..8) if grows => {
                 let location = keys.location(at, random.u64(..4));
                 writer.reserve(1).unwrap();
+                if random.bool() {
+                    assert_eq!(writer.find(key, keys.compare(key)).unwrap(), None);
+                    // The place that the search found is another one after a change beside it.
+                    let beside = model.range(..key).next_back().filter(|_| random.bool());
+                    if let Some((other, old)) = beside.map(|(other, old)| (*other, *old)) {
+                        assert!(writer.remove(other, old, key_of));
+                        model.remove(other);
+                    }
+                }
                 writer.insert(key, location, key_of);
                 model.insert(key, location);
             }

@@ -1,15 +1,16 @@
 //! The one writer of a tree.
 
+use std::cell::RefCell;
 use std::cmp;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::inner::{Draft, InnerImage, InnerView, Side};
-use super::leaf::{LEAF_MAX, LeafCopy, LeafEntry};
-use super::node::{INNER_LINES, INNER_WORDS, LEAF_LINES, TreeNode, common_len};
+use super::gap::Gap;
+use super::inner::{ChildSplit, Draft, InnerImage, InnerView, Side};
+use super::leaf::{LEAF_MAX, LeafCopy, LeafEntries, LeafEntry, LeafView};
+use super::node::{INNER_LINES, LEAF_LINES, TreeNode};
 use super::numbers::Numbers;
-use super::split::{best_split, skip_between, with_fences};
 use super::{Aim, Fences, LEVELS_MAX, Root, Tree};
 use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::index::lines::Row;
@@ -20,11 +21,6 @@ use crate::sync::Ordering;
 
 /// A leaf with at most this many entries is merged with a neighbour, if there is space.
 const FEW: usize = if cfg!(loom) { 0 } else { 7 };
-/// The most entries of a leaf that was merged: the next inserts must not split it.
-const MERGED_MAX: usize = if cfg!(loom) { LEAF_MAX } else { 24 };
-/// An inner node whose children take at most this many bytes is merged with a neighbour, if both take
-/// at most three times as many.
-const SMALL: usize = INNER_WORDS * 8 / 4;
 
 /// The one that changes a tree.
 #[derive(Debug)]
@@ -32,8 +28,9 @@ pub(crate) struct TreeWriter {
     pub(super) tree: Arc<Tree>,
     pub(super) leaves: Numbers,
     pub(super) inners: Numbers,
-    /// The way from the root to the leaf of the last search.
+    /// The way from the root to the leaf that the change under way is about.
     pub(super) path: Vec<Step>,
+    gap: RefCell<Gap>,
     /// The nodes that the change under way takes out of the tree.
     pub(super) old_leaves: Vec<u32>,
     pub(super) old_inners: Vec<u32>,
@@ -46,7 +43,7 @@ pub(crate) struct TreeWriter {
 /// An inner node on the way to a leaf, and the slot that leads on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
-    node: u32,
+    pub(super) node: u32,
     pub(super) slot: usize,
 }
 
@@ -77,6 +74,7 @@ impl TreeWriter {
             leaves: Numbers::new(LEAF_LINES, leaves),
             inners: Numbers::new(INNER_LINES, inners),
             path: Vec::with_capacity(LEVELS_MAX),
+            gap: RefCell::new(Gap::new()),
             old_leaves: Vec::with_capacity(2),
             old_inners: Vec::with_capacity(2 * LEVELS_MAX),
             watched,
@@ -127,18 +125,26 @@ impl TreeWriter {
         mut key_of: impl FnMut(Location, bool) -> Option<&'k [u8]>,
     ) -> Option<()> {
         debug_assert!(key.len() <= MAX_ORDERED_KEY_LEN);
-        let number = self.descend(key);
-        let mut leaf = self.read_leaf(number);
-        // A batch inserts several keys after one search for each, so records may be compared here that no
-        // search has met.
-        let compare = |other| key_of_entry(other, &mut key_of).map(|other| other.cmp(key)).ok_or(());
-        let (Ok(slot) | Err(slot)) = leaf.search(key, compare).ok()?;
-        let new = LeafEntry::new(key, leaf.skip, location);
-        leaf.insert(slot, new);
+        let gap = self.gap.get_mut();
+        let (number, slot) = if let Some(place) = gap.take(key) {
+            std::mem::swap(&mut self.path, &mut gap.path);
+            place
+        } else {
+            let number = self.descend(key);
+            // A batch inserts several keys after one search for each, so records may be compared here that
+            // no search has met.
+            let compare = |other| key_of_entry(other, &mut key_of).map(|other| other.cmp(key)).ok_or(());
+            let (Ok(slot) | Err(slot)) = self.view(number).search(key, compare).ok()?;
+            (number, slot)
+        };
+        let leaf = self.view(number);
+        let new = LeafEntry::new(key, leaf.skip(), location);
         let change =
-            if leaf.count() <= LEAF_MAX {
-                TreeChange::Child(self.build_leaf(&leaf))
+            if leaf.count() < LEAF_MAX {
+                TreeChange::Child(self.build_leaf_with(number, slot, new))
             } else {
+                let mut leaf = self.read_leaf(number);
+                leaf.insert(slot, new);
                 self.split(&leaf, slot, |entry| {
                     if entry == new { Some(key) } else { key_of_entry(entry, &mut key_of) }
                 })?
@@ -156,7 +162,7 @@ impl TreeWriter {
             return false;
         }
         let number = self.descend(key);
-        let leaf = self.read_leaf(number);
+        let leaf = self.view(number);
         let Some(slot) = leaf.slot_of(key, old) else { return false };
         self.keep(Row::First, number);
         self.tree.leaf_node(number).set(slot + 1, leaf.entry(slot).with_location(new).0);
@@ -201,15 +207,17 @@ impl TreeWriter {
         mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
     ) -> Result<Option<Location>, E> {
         self.tree.check(Aim::At(key))?;
-        let root = self.root();
-        let mut number = root.node();
-        for _ in 0..root.level() {
-            let node = self.tree.inner(number);
-            let view = InnerView::new(&node, node.control_unordered());
-            number = view.child(view.search(key, Side::At));
+        let mut gap = self.gap.borrow_mut();
+        gap.forget();
+        let number = self.walk(key, &mut gap.path);
+        let leaf = self.view(number);
+        let tied = leaf.tied(key);
+        if tied.is_empty() {
+            gap.note(key, number, tied.start);
+            return Ok(None);
         }
-        let leaf = self.read_leaf(number);
-        Ok(leaf.search(key, |entry| compare(entry.location()))?.ok().map(|slot| leaf.entry(slot).location()))
+        let slot = leaf.search_among(tied, |entry| compare(entry.location()))?;
+        Ok(slot.ok().map(|slot| leaf.entry(slot).location()))
     }
 
     fn root(&self) -> Root {
@@ -234,17 +242,33 @@ impl TreeWriter {
 
     /// Finds the leaf of a key, and notes the path to it.
     pub(super) fn descend(&mut self, key: &[u8]) -> u32 {
-        self.path.clear();
+        self.gap.get_mut().forget();
+        let mut path = std::mem::take(&mut self.path);
+        let number = self.walk(key, &mut path);
+        self.path = path;
+        number
+    }
+
+    /// Finds the leaf of a key, and stores the path to it.
+    #[inline]
+    fn walk(&self, key: &[u8], path: &mut Vec<Step>) -> u32 {
+        path.clear();
         let root = self.root();
         let mut number = root.node();
         for _ in 0..root.level() {
             let node = self.tree.inner(number);
             let view = InnerView::new(&node, node.control_unordered());
             let slot = view.search(key, Side::At);
-            self.path.push(Step { node: number, slot });
+            path.push(Step { node: number, slot });
             number = view.child(slot);
         }
         number
+    }
+
+    #[inline]
+    pub(super) fn view(&self, number: u32) -> LeafView<'_> {
+        let node = self.tree.leaf_node(number);
+        LeafView::new(node, node.control_unordered())
     }
 
     pub(super) fn read_leaf(&self, number: u32) -> LeafCopy {
@@ -277,70 +301,6 @@ impl TreeWriter {
         fences
     }
 
-    /// Splits a leaf that has one entry too many: the one in slot `new`.
-    fn split<'k>(
-        &mut self,
-        leaf: &LeafCopy,
-        new: usize,
-        mut key_of: impl FnMut(LeafEntry) -> Option<&'k [u8]>,
-    ) -> Option<TreeChange> {
-        let last = self.path.last().map_or(0, |step| step.slot);
-        let fences = self.fences(last..last + 1);
-        let count = leaf.count();
-        let middle = match new {
-            // Keys that ascend fill their leaves.
-            new if new + 1 == count && fences.upper.is_none() => new,
-            0 if fences.lower.is_none() => 1,
-            _ => best_split(leaf),
-        };
-        // Where the keys beside the best place cannot be read, any other place will do.
-        let places = std::iter::once(middle).chain(1..count);
-        let found = places.into_iter().find_map(|at| {
-            let (before, behind) = (key_of(leaf.entry(at - 1))?, key_of(leaf.entry(at))?);
-            (before < behind).then_some((at, before, behind))
-        });
-        let (middle, before, behind) = found?;
-        let separator = behind[..common_len(before, behind) + 1].to_vec();
-        let left = with_fences(leaf, 0..middle, fences.lower.as_deref(), Some(&separator), &mut key_of);
-        let right = with_fences(leaf, middle..count, Some(&separator), fences.upper.as_deref(), &mut key_of);
-        let (left, right) = (self.build_leaf(&left), self.build_leaf(&right));
-        Some(TreeChange::Split { left, separator, right })
-    }
-
-    /// Merges the leaf on the path, whose entries are now those of `leaf`, with a neighbour. `None` if
-    /// there is none with space.
-    fn merge<'k>(
-        &mut self,
-        leaf: &LeafCopy,
-        mut key_of: impl FnMut(Location, bool) -> Option<&'k [u8]>,
-    ) -> Option<TreeChange> {
-        let Step { node, slot } = *self.path.last()?;
-        let parent = self.tree.inner(node);
-        let view = InnerView::new(&parent, parent.control_unordered());
-        let lefts = [Some(slot), slot.checked_sub(1)].into_iter().flatten();
-        for left in lefts.filter(|left| left + 1 < view.count) {
-            let other_slot = if left == slot { slot + 1 } else { left };
-            let number = view.child(other_slot);
-            if !self.tree.is_loaded(Row::First, number) {
-                continue;
-            }
-            let other = self.read_leaf(number);
-            if leaf.count() + other.count() > MERGED_MAX {
-                continue;
-            }
-            let fences = self.fences(left..left + 2);
-            let (first, second) = if left == slot { (leaf, &other) } else { (&other, leaf) };
-            let skip = skip_between(fences.lower.as_deref(), fences.upper.as_deref());
-            let mut merged = LeafCopy::empty(skip);
-            for entry in first.entries().chain(second.entries()) {
-                merged.push(entry.with_key(key_of_entry(entry, &mut key_of)?, skip).verified());
-            }
-            self.old_leaves.push(number);
-            return Some(TreeChange::Merge { slot: left, child: self.build_leaf(&merged) });
-        }
-        None
-    }
-
     pub(super) fn build_leaf(&mut self, leaf: &LeafCopy) -> u32 {
         let number = self.leaves.take();
         self.keep(Row::First, number);
@@ -350,7 +310,17 @@ impl TreeWriter {
         number
     }
 
-    fn build_inner(&mut self, image: &InnerImage, level: u64) -> u32 {
+    /// Builds a leaf anew with one entry more.
+    fn build_leaf_with(&mut self, old: u32, slot: usize, new: LeafEntry) -> u32 {
+        let number = self.leaves.take();
+        self.keep(Row::First, number);
+        let (leaf, node) = (self.view(old), self.tree.leaf_node(number));
+        leaf.write_with(slot, new, node);
+        node.set_control(node.control_unordered().built(0, leaf.count() + 1, leaf.skip()));
+        number
+    }
+
+    pub(super) fn build_inner(&mut self, image: &InnerImage, level: u64) -> u32 {
         let number = self.inners.take();
         self.keep(Row::Second, number);
         let node = self.tree.inner(number);
@@ -373,13 +343,12 @@ impl TreeWriter {
                 return self.retire();
             }
             self.old_inners.push(node);
-            let image = InnerImage::read(self.tree.inner(node));
             change = match change {
                 TreeChange::Split { left, separator, right } => {
-                    self.with_split(image, level, slot, (left, &separator, right))
+                    self.with_split(node, level, ChildSplit { slot, left, separator: &separator, right })
                 }
                 TreeChange::Merge { slot, child } => {
-                    let mut draft = Draft::of(&image);
+                    let mut draft = Draft::of(&InnerImage::read(self.tree.inner(node)));
                     draft.set_child(slot, child);
                     draft.remove(slot + 1);
                     if draft.count() == 1 && self.path.is_empty() {
@@ -407,57 +376,6 @@ impl TreeWriter {
         self.retire();
     }
 
-    /// Builds a node anew in which a child was split, or two such nodes.
-    fn with_split(
-        &mut self,
-        mut image: InnerImage,
-        level: u64,
-        slot: usize,
-        (left, separator, right): (u32, &[u8], u32),
-    ) -> TreeChange {
-        image.set_child(slot, left);
-        if image.insert(slot + 1, separator, right) {
-            return TreeChange::Child(self.build_inner(&image, level));
-        }
-        let mut draft = Draft::of(&image);
-        draft.insert(slot + 1, separator, right);
-        if let Some(image) = draft.encode(0..draft.count()) {
-            return TreeChange::Child(self.build_inner(&image, level));
-        }
-        let (middle, left, right) = draft.split();
-        let (left, right) = (self.build_inner(&left, level), self.build_inner(&right, level));
-        TreeChange::Split { left, separator: draft.separator(middle).to_vec(), right }
-    }
-
-    /// Builds a node anew that has lost a child, together with a neighbour if it is small.
-    fn with_merge(&mut self, draft: &Draft, level: u64) -> TreeChange {
-        let parent = self.path.last().copied().filter(|_| draft.size() <= SMALL);
-        if let Some(Step { node, slot }) = parent {
-            let above = InnerImage::read(self.tree.inner(node));
-            let lefts = [Some(slot), slot.checked_sub(1)].into_iter().flatten();
-            for left in lefts.filter(|left| left + 1 < above.count) {
-                let number = above.view().child(if left == slot { slot + 1 } else { left });
-                if !self.tree.is_loaded(Row::Second, number) {
-                    continue;
-                }
-                let other = Draft::of(&InnerImage::read(self.tree.inner(number)));
-                if draft.size() + other.size() > 3 * SMALL {
-                    continue;
-                }
-                let (first, second) = if left == slot { (draft, &other) } else { (&other, draft) };
-                let mut separator = Vec::new();
-                above.view().separator(left + 1, &mut separator);
-                let mut joined = first.clone();
-                joined.append(&separator, second);
-                let Some(image) = joined.encode(0..joined.count()) else { continue };
-                self.old_inners.push(number);
-                return TreeChange::Merge { slot: left, child: self.build_inner(&image, level) };
-            }
-        }
-        let image = draft.encode(0..draft.count()).expect("fewer children fit");
-        TreeChange::Child(self.build_inner(&image, level))
-    }
-
     /// Takes the replaced nodes out of the tree (T2). Their numbers are the next ones.
     fn retire(&mut self) {
         let out = |node: TreeNode<'_>| node.set_control(node.control_unordered().out());
@@ -475,7 +393,7 @@ impl TreeWriter {
 }
 
 /// Returns the key of an entry, whose record is verified unless that was done since this open.
-fn key_of_entry<'k>(
+pub(super) fn key_of_entry<'k>(
     entry: LeafEntry,
     key_of: &mut impl FnMut(Location, bool) -> Option<&'k [u8]>,
 ) -> Option<&'k [u8]> {

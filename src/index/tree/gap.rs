@@ -1,0 +1,46 @@
+//! The place of an absent key, which a search of the writer found and an insert uses.
+
+use super::LEVELS_MAX;
+use super::writer::Step;
+use crate::format::record::MAX_ORDERED_KEY_LEN;
+
+/// The place at which the last search did not find its key, with no entry tied. Any change of the tree
+/// ends it.
+#[derive(Debug)]
+pub(super) struct Gap {
+    is_known: bool,
+    key: Vec<u8>,
+    /// The way from the root to the leaf.
+    pub(super) path: Vec<Step>,
+    leaf: u32,
+    slot: usize,
+}
+
+impl Gap {
+    pub(super) fn new() -> Self {
+        Self {
+            is_known: false,
+            key: Vec::with_capacity(MAX_ORDERED_KEY_LEN),
+            path: Vec::with_capacity(LEVELS_MAX),
+            leaf: 0,
+            slot: 0,
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.is_known = false;
+    }
+
+    /// Notes the leaf of a key, to which the path leads, and the slot before which it belongs.
+    pub(super) fn note(&mut self, key: &[u8], leaf: u32, slot: usize) {
+        self.key.clear();
+        // Longer keys are in no tree, so this allocates nothing.
+        self.key.extend_from_slice(key);
+        (self.leaf, self.slot, self.is_known) = (leaf, slot, true);
+    }
+
+    /// Returns the leaf and the slot of a key, if they are those that were noted last. Forgets them.
+    pub(super) fn take(&mut self, key: &[u8]) -> Option<(u32, usize)> {
+        (std::mem::take(&mut self.is_known) && self.key == key).then_some((self.leaf, self.slot))
+    }
+}

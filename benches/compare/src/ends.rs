@@ -90,14 +90,19 @@ fn open_child(contender: &Contender, keys: usize, directory: &Path) -> Result<()
 /// Fills a contender in another process, which then closes it or dies, or opens it there. Returns
 /// the text that the process printed.
 pub(crate) fn run(contender: &Contender, keys: usize, directory: &Path, end: &str) -> Result<String> {
+    spawn("--child", contender.name, keys, directory, end)
+}
+
+/// Runs this program as a child that uses the store in a directory, and returns the text that it printed.
+pub(crate) fn spawn(kind: &str, name: &str, keys: usize, directory: &Path, end: &str) -> Result<String> {
     let mut child = Command::new(std::env::current_exe()?);
-    child.args(["--child", contender.name, &keys.to_string(), end]).arg(directory.join("store"));
+    child.args([kind, name, &keys.to_string(), end]).arg(directory.join("store"));
     let output = child.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     let status = output.status;
     if status.code() == Some(0) || (end == "kill" && status.code().is_none()) {
         return Ok(String::from_utf8(output.stdout)?);
     }
-    Err(format!("{}: its process failed: {status}", contender.name).into())
+    Err(format!("{name}: its process failed: {status}").into())
 }
 
 /// Runs a child: `NAME KEYS close|kill|memory|open DIR`. All but the last fill the store. With `memory`

@@ -37,6 +37,57 @@ pub(crate) trait Engine: Send + Sync {
     }
 }
 
+/// Reads of keys in order, from one state of a store where it has those.
+pub(crate) trait OrderedReads {
+    /// Reads at most `limit` keys and their values from a key on. Returns their number.
+    fn range(&self, from: &[u8], limit: usize, touch: Touch<'_>) -> Result<usize>;
+    /// Reads the keys with a prefix and their values. Returns their number.
+    fn prefix(&self, prefix: &[u8], touch: Touch<'_>) -> Result<usize>;
+    /// Counts the keys from `from` on that are less than `to`.
+    fn count(&self, from: &[u8], to: &[u8]) -> Result<usize>;
+    /// Reads the first key and its value. Returns false if there is none.
+    fn first(&self, touch: Touch<'_>) -> Result<bool>;
+}
+
+/// A store that is open, and that has its keys in order.
+pub(crate) trait OrderedEngine: Engine {
+    /// Calls `work` with the fastest reads, such as those of one read transaction.
+    fn read(&self, work: &mut dyn FnMut(&dyn OrderedReads) -> Result<()>) -> Result<()>;
+    /// Returns reads of values that outlive the call. `None` if they are no other reads.
+    fn owned(&self) -> Option<&dyn OrderedReads> {
+        None
+    }
+    /// Reads and removes the first key. Returns false if there is none.
+    fn pop_first(&self, touch: Touch<'_>) -> Result<bool>;
+}
+
+/// Touches keys and values, and returns their number.
+pub(crate) fn touch_all<K: AsRef<[u8]>, V: AsRef<[u8]>, E: Into<Box<dyn std::error::Error>>>(
+    items: impl Iterator<Item = std::result::Result<(K, V), E>>,
+    touch: Touch<'_>,
+) -> Result<usize> {
+    let mut count = 0;
+    for item in items {
+        let (key, value) = item.map_err(Into::into)?;
+        touch(key.as_ref());
+        touch(value.as_ref());
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// The change of some values; a key that is absent has an empty one. A transaction that is tried again
+/// calls it again.
+pub(crate) type Change<'c> = &'c dyn Fn(&mut [Vec<u8>]);
+
+/// A store that is open, and that has transactions.
+pub(crate) trait TransactionEngine: Send + Sync {
+    /// Reads the values of some keys and writes them changed, as one step.
+    fn transact(&self, keys: &[Key], change: Change<'_>) -> Result<()>;
+    /// Reads one key outside of a transaction.
+    fn read_one(&self, key: &[u8], touch: Touch<'_>) -> Result<bool>;
+}
+
 /// The event that an acknowledged write must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Survives {
@@ -46,19 +97,19 @@ pub(crate) enum Survives {
     PowerCut,
 }
 
-/// A store that takes part.
-pub(crate) struct Contender {
+/// A store that takes part, seen as an `E`.
+pub(crate) struct Contender<E: ?Sized = dyn Engine> {
     pub(crate) name: &'static str,
     /// The package that it comes from. Its version is in Cargo.toml. Empty for maps in memory.
     package: &'static str,
     /// The mode in which its writes survive a kill, as far as it has one, and a power cut.
     pub(crate) modes: [&'static str; 2],
-    open: fn(&Path, Survives) -> Result<Box<dyn Engine>>,
+    open: fn(&Path, Survives) -> Result<Box<E>>,
 }
 
-impl Contender {
+impl<E: ?Sized> Contender<E> {
     /// Opens the store in a directory, and creates it if there is none.
-    pub(crate) fn open(&self, directory: &Path, survives: Survives) -> Result<Box<dyn Engine>> {
+    pub(crate) fn open(&self, directory: &Path, survives: Survives) -> Result<Box<E>> {
         (self.open)(directory, survives).map_err(|error| format!("{}: {error}", self.name).into())
     }
 
@@ -81,50 +132,78 @@ impl Contender {
 /// The mode of a store without one of the two.
 pub(crate) const NONE: &str = "none";
 
+const MAPCASK_MODES: [&str; 2] = ["Os", "Disk"];
+const LMDB_MODES: [&str; 2] = ["NO_SYNC", "default"];
+const REDB_MODES: [&str; 2] = ["Durability::None", "Immediate"];
+const FJALL_MODES: [&str; 2] = ["default", "SyncData after each write"];
+const SLED_MODES: [&str; 2] = ["default", "flush after each write"];
+#[cfg(feature = "rocksdb")]
+const ROCKSDB_MODES: [&str; 2] = ["default", "sync"];
+
 macro_rules! contender {
-    ($name:literal, $package:literal, $modes:expr, $engine:ty) => {
+    ($name:literal, $package:literal, $modes:expr, $open:expr) => {
         Contender {
             name: $name,
             package: $package,
             modes: $modes,
-            open: |directory, survives| Ok(Box::new(<$engine>::open(directory, survives)?)),
+            open: |directory, survives| Ok(Box::new($open(directory, survives)?)),
         }
     };
 }
 
 /// Returns everything that takes part. Ratios are to the first one.
 pub(crate) fn contenders() -> Vec<Contender> {
-    let mut all = vec![
-        contender!("std HashMap", "", [NONE; 2], engines::maps::StdMap),
-        contender!("hashbrown, foldhash", "", [NONE; 2], engines::maps::FastMap),
-        contender!("mapcask", "mapcask", ["Os", "Disk"], engines::mapcask::Mapcask),
-        contender!("LMDB", "heed", ["NO_SYNC", "default"], engines::lmdb::Lmdb),
-        contender!("redb", "redb", ["Durability::None", "Immediate"], engines::redb::Redb),
-        contender!("fjall", "fjall", ["default", "SyncData after each write"], engines::fjall::Fjall),
-        contender!("sled", "sled", ["default", "flush after each write"], engines::sled::Sled),
+    #[cfg_attr(not(feature = "rocksdb"), expect(unused_mut, reason = "the feature adds one"))]
+    let mut all: Vec<Contender> = vec![
+        contender!("std HashMap", "", [NONE; 2], engines::maps::StdMap::open),
+        contender!("hashbrown, foldhash", "", [NONE; 2], engines::maps::FastMap::open),
+        contender!("mapcask", "mapcask", MAPCASK_MODES, engines::mapcask::Mapcask::open),
+        contender!("LMDB", "heed", LMDB_MODES, engines::lmdb::Lmdb::open),
+        contender!("redb", "redb", REDB_MODES, engines::redb::Redb::open),
+        contender!("fjall", "fjall", FJALL_MODES, engines::fjall::Fjall::open),
+        contender!("sled", "sled", SLED_MODES, engines::sled::Sled::open),
         contender!(
             "candystore",
             "candystore",
             ["default", "flush after each write"],
-            engines::candystore::Candy
+            engines::candystore::Candy::open
         ),
-        contender!("emdb", "emdb", ["default", "WriteThrough"], engines::emdb::EmDb),
-        contender!("parity-db", "parity-db", ["default", NONE], engines::parity_db::ParityDb),
-        contender!("surrealkv", "surrealkv", ["Eventual", "Immediate"], engines::surrealkv::SurrealKv),
+        contender!("emdb", "emdb", ["default", "WriteThrough"], engines::emdb::EmDb::open),
+        contender!("parity-db", "parity-db", ["default", NONE], engines::parity_db::ParityDb::open),
+        contender!("surrealkv", "surrealkv", ["Eventual", "Immediate"], engines::surrealkv::SurrealKv::open),
     ];
-    if cfg!(feature = "rocksdb") {
-        all.extend(rocksdb());
-    }
+    #[cfg(feature = "rocksdb")]
+    all.push(contender!("RocksDB", "rocksdb", ROCKSDB_MODES, engines::rocksdb::RocksDb::open));
     all
 }
 
-#[cfg(feature = "rocksdb")]
-fn rocksdb() -> Option<Contender> {
-    let modes = ["default", "sync"];
-    Some(contender!("RocksDB", "rocksdb", modes, engines::rocksdb::RocksDb))
+/// Returns everything that has its keys in order.
+pub(crate) fn ordered_contenders() -> Vec<Contender<dyn OrderedEngine>> {
+    #[cfg_attr(not(feature = "rocksdb"), expect(unused_mut, reason = "the feature adds one"))]
+    let mut all: Vec<Contender<dyn OrderedEngine>> = vec![
+        contender!("std BTreeMap", "", [NONE; 2], engines::maps::StdTree::open),
+        contender!("mapcask", "mapcask", MAPCASK_MODES, engines::mapcask::Mapcask::open_ordered),
+        contender!("LMDB", "heed", LMDB_MODES, engines::lmdb::Lmdb::open),
+        contender!("redb", "redb", REDB_MODES, engines::redb::Redb::open),
+        contender!("fjall", "fjall", FJALL_MODES, engines::fjall::Fjall::open),
+        contender!("sled", "sled", SLED_MODES, engines::sled::Sled::open),
+    ];
+    #[cfg(feature = "rocksdb")]
+    all.push(contender!("RocksDB", "rocksdb", ROCKSDB_MODES, engines::rocksdb::RocksDb::open));
+    all
 }
 
-#[cfg(not(feature = "rocksdb"))]
-fn rocksdb() -> Option<Contender> {
-    None
+/// Returns everything that has transactions.
+pub(crate) fn transaction_contenders() -> Vec<Contender<dyn TransactionEngine>> {
+    #[cfg_attr(not(feature = "rocksdb"), expect(unused_mut, reason = "the feature adds one"))]
+    let mut all: Vec<Contender<dyn TransactionEngine>> = vec![
+        contender!("mapcask", "mapcask", MAPCASK_MODES, engines::mapcask::Mapcask::open),
+        contender!("LMDB", "heed", LMDB_MODES, engines::lmdb::Lmdb::open),
+        contender!("redb", "redb", REDB_MODES, engines::redb::Redb::open),
+        contender!("fjall", "fjall", FJALL_MODES, engines::fjall::FjallTransactions::open),
+        contender!("sled", "sled", SLED_MODES, engines::sled::Sled::open),
+    ];
+    #[cfg(feature = "rocksdb")]
+    all.push(contender!("RocksDB", "rocksdb", ROCKSDB_MODES, engines::rocksdb::RocksTransactions::open));
+    all
 }

@@ -22,10 +22,14 @@ mod histogram;
 mod large;
 mod memory;
 mod mix;
+mod ordered;
+mod ordered_ends;
+mod ordered_mix;
 #[path = "../../rounds.rs"]
 mod rounds;
 mod rows;
 mod sizes;
+mod transactions;
 #[expect(dead_code, reason = "the benches of mapcask itself use more of it")]
 #[path = "../../workload.rs"]
 mod workload;
@@ -62,14 +66,14 @@ impl Lab {
     }
 
     /// Returns true if a contender takes part.
-    pub(crate) fn has(&self, contender: &Contender) -> bool {
-        self.only.is_empty() || self.only.iter().any(|name| name == contender.name)
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
 }
 
 type Row = (&'static str, fn(&Lab) -> Result<Vec<Table>>);
 
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 25] = [
     ("load", rows::load),
     ("read", rows::read),
     ("overwrite", rows::overwrite),
@@ -85,6 +89,16 @@ const ROWS: [Row; 15] = [
     ("memory", memory::memory),
     ("space", ends::space),
     ("growth", growth::growth),
+    ("ordered_put", ordered::put),
+    ("ordered_get", ordered::get),
+    ("ordered_overwrite", ordered::overwrite),
+    ("ordered_scan", ordered::scan),
+    ("ordered_range", ordered::range),
+    ("ordered_ends", ordered_ends::ends),
+    ("ordered_mix", ordered_mix::mix),
+    ("ordered_memory", ordered_ends::memory),
+    ("ordered_open", ordered_ends::open),
+    ("transactions", transactions::transactions),
 ];
 
 /// Rows of which only one runs without being named. They measure LMDB alone beside mapcask: `large`
@@ -105,6 +119,9 @@ fn main() -> Result<()> {
     }
     if let Some(("--beyond", rest)) = all.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         return beyond::child(rest);
+    }
+    if let Some(("--ordered", rest)) = all.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return ordered_ends::child(rest);
     }
     let Arguments { lab, date, rows } = parse(&all)?;
     std::fs::create_dir_all(&lab.directory)?;
@@ -167,7 +184,10 @@ fn parse(all: &[String]) -> Result<Arguments> {
     if keys < 1000 || rounds == 0 || threads.contains(&0) {
         return Err("at least 1000 keys, one round and one thread".into());
     }
-    let known: Vec<_> = engine::contenders().iter().map(|contender| contender.name).collect();
+    let mut known: Vec<_> = engine::contenders().iter().map(|contender| contender.name).collect();
+    known.extend(
+        engine::ordered_contenders().iter().find(|contender| !contender.is_store()).map(|map| map.name),
+    );
     if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(format!("no contender is called {unknown}: {known:?}").into());
     }

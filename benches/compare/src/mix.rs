@@ -1,5 +1,4 @@
-//! The mixes of the Yahoo! Cloud Serving Benchmark (B. F. Cooper et al., 2010), without the one that
-//! scans.
+//! The mixes of the Yahoo! Cloud Serving Benchmark (B. F. Cooper et al., 2010).
 //!
 //! Keys are drawn by Zipf's law with the exponent 0.99, by the method of J. Gray et al. ("Quickly
 //! generating billion-record synthetic databases", 1994). Popular keys are scattered.
@@ -68,6 +67,30 @@ impl Mix {
         };
         (0..count).map(&mut draw).collect()
     }
+}
+
+/// One operation of the mix E, which scans.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ScanOperation {
+    /// A range from the key of a number on, with so many keys at most.
+    Range(u64, usize),
+    Insert(u64),
+}
+
+/// Draws the operations of one thread in the mix E: 95 % ranges of up to 100 keys, 5 % new keys.
+pub(crate) fn draw_scans(keys: usize, count: usize, seed: u64) -> Vec<ScanOperation> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let zipf = Zipf::new(keys as u64);
+    let mut inserted = 0;
+    let draw = |_| {
+        let rank = zipf.draw(random.f64());
+        if random.u64(..100) < 95 {
+            return ScanOperation::Range(scattered(rank, keys), random.usize(1..=100));
+        }
+        inserted += 1;
+        ScanOperation::Insert(new_key(keys, seed, inserted - 1))
+    };
+    (0..count).map(draw).collect()
 }
 
 /// Returns the number of the `nth` key that a thread inserts. No other thread has it.

@@ -14,7 +14,7 @@ use crate::workload::{Key, key, value, value_pool, whole};
 use crate::{Lab, Result};
 
 /// The writes in one batch.
-const BATCH: usize = 1000;
+pub(crate) const BATCH: usize = 1000;
 /// The length of one round of durable puts.
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -28,7 +28,7 @@ struct Loaded {
 impl Lab {
     /// Returns the contenders that the caller chose.
     pub(crate) fn contenders(&self) -> impl Iterator<Item = Contender> {
-        contenders().into_iter().filter(|contender| self.has(contender))
+        contenders().into_iter().filter(|contender| self.has(contender.name))
     }
 
     fn loaded(&self) -> Result<Vec<Loaded>> {
@@ -43,10 +43,14 @@ impl Lab {
 
     /// Puts every key in batches.
     pub(crate) fn load(&self, engine: &dyn Engine) -> Result<()> {
-        let workload = &self.workload;
-        for from in (0..self.keys).step_by(BATCH) {
-            let numbers = from..(from + BATCH).min(self.keys);
-            let items: Vec<_> = numbers.map(|at| (workload.keys[at], workload.value(at, 0))).collect();
+        self.load_keys(engine, &self.workload.keys)
+    }
+
+    /// Puts keys in batches.
+    pub(crate) fn load_keys(&self, engine: &dyn Engine, keys: &[Key]) -> Result<()> {
+        for from in (0..keys.len()).step_by(BATCH) {
+            let numbers = from..(from + BATCH).min(keys.len());
+            let items: Vec<_> = numbers.map(|at| (keys[at], self.workload.value(at, 0))).collect();
             engine.put_batch(&items)?;
         }
         Ok(())
@@ -59,7 +63,7 @@ impl Lab {
 }
 
 /// Reads keys, and returns the sum over their bytes and their number.
-fn sum_of(engine: &dyn Engine, keys: &[Key]) -> Result<u64> {
+pub(crate) fn sum_of(engine: &dyn Engine, keys: &[Key]) -> Result<u64> {
     let mut sum = 0_u64;
     let found = engine.get_all(keys, &mut |value| sum = sum.wrapping_add(whole(value)))?;
     Ok(sum.wrapping_add(found as u64))

@@ -1,12 +1,15 @@
 //! LMDB, through heed.
 
+use std::ops::Bound;
 use std::path::Path;
 
-use heed::types::Bytes;
-use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions};
+use heed::types::{Bytes, DecodeIgnore};
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithTls};
 
 use crate::Result;
-use crate::engine::{Engine, Survives, Touch};
+use crate::engine::{
+    Change, Engine, OrderedEngine, OrderedReads, Survives, Touch, TransactionEngine, touch_all,
+};
 use crate::workload::Key;
 
 /// The address space that it may use, in bytes.
@@ -88,5 +91,77 @@ impl Engine for Lmdb {
             found += usize::from(self.database.get(&txn, key)?.map(&mut *touch).is_some());
         }
         Ok(found)
+    }
+}
+
+impl OrderedEngine for Lmdb {
+    fn read(&self, work: &mut dyn FnMut(&dyn OrderedReads) -> Result<()>) -> Result<()> {
+        work(&Reads { txn: &self.env.read_txn()?, database: self.database })
+    }
+
+    fn pop_first(&self, touch: Touch<'_>) -> Result<bool> {
+        let mut txn = self.env.write_txn()?;
+        let Some((key, value)) = self.database.first(&txn)? else { return Ok(false) };
+        touch(key);
+        touch(value);
+        // A write may move the page that the key is in.
+        let key = key.to_vec();
+        self.database.delete(&mut txn, &key)?;
+        txn.commit()?;
+        Ok(true)
+    }
+}
+
+/// The reads of one read transaction.
+struct Reads<'t> {
+    txn: &'t RoTxn<'t, WithTls>,
+    database: Database<'static, Bytes, Bytes>,
+}
+
+impl OrderedReads for Reads<'_> {
+    fn range(&self, from: &[u8], limit: usize, touch: Touch<'_>) -> Result<usize> {
+        // It has no empty key, and refuses one.
+        let start = if from.is_empty() { Bound::Unbounded } else { Bound::Included(from) };
+        let bounds = (start, Bound::Unbounded);
+        touch_all(self.database.range(self.txn, &bounds)?.take(limit), touch)
+    }
+
+    fn prefix(&self, prefix: &[u8], touch: Touch<'_>) -> Result<usize> {
+        touch_all(self.database.prefix_iter(self.txn, prefix)?, touch)
+    }
+
+    fn count(&self, from: &[u8], to: &[u8]) -> Result<usize> {
+        let keys = self.database.remap_data_type::<DecodeIgnore>();
+        let bounds = (Bound::Included(from), Bound::Excluded(to));
+        let mut count = 0;
+        for item in keys.range(self.txn, &bounds)? {
+            item?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn first(&self, touch: Touch<'_>) -> Result<bool> {
+        let first = self.database.first(self.txn)?;
+        Ok(touch_all(first.map(Ok::<_, heed::Error>).into_iter(), touch)? == 1)
+    }
+}
+
+impl TransactionEngine for Lmdb {
+    fn transact(&self, keys: &[Key], change: Change<'_>) -> Result<()> {
+        let mut txn = self.env.write_txn()?;
+        let mut values = Vec::with_capacity(keys.len());
+        for key in keys {
+            values.push(self.database.get(&txn, key)?.unwrap_or_default().to_vec());
+        }
+        change(&mut values);
+        for (key, value) in keys.iter().zip(&values) {
+            self.database.put(&mut txn, key, value)?;
+        }
+        Ok(txn.commit()?)
+    }
+
+    fn read_one(&self, key: &[u8], touch: Touch<'_>) -> Result<bool> {
+        self.get(key, touch)
     }
 }

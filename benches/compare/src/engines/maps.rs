@@ -1,13 +1,15 @@
 //! Maps in memory, behind a lock: what a program has that stores nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::ops::Bound;
 use std::path::Path;
 
 use foldhash::fast::FixedState;
 use parking_lot::RwLock;
 
 use crate::Result;
-use crate::engine::{Engine, Survives, Touch};
+use crate::engine::{Engine, OrderedEngine, OrderedReads, Survives, Touch, touch_all};
 use crate::workload::Key;
 
 /// The standard map with its default hasher.
@@ -15,6 +17,11 @@ pub(crate) struct StdMap(RwLock<HashMap<Vec<u8>, Vec<u8>>>);
 
 /// The same table with a fast hash that does not resist crafted keys.
 pub(crate) struct FastMap(RwLock<hashbrown::HashMap<Vec<u8>, Vec<u8>, FixedState>>);
+
+type Tree = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The standard map whose keys are in order.
+pub(crate) struct StdTree(RwLock<Tree>);
 
 macro_rules! engine {
     ($map:ident) => {
@@ -68,3 +75,39 @@ macro_rules! engine {
 
 engine!(StdMap);
 engine!(FastMap);
+engine!(StdTree);
+
+impl OrderedEngine for StdTree {
+    fn read(&self, work: &mut dyn FnMut(&dyn OrderedReads) -> Result<()>) -> Result<()> {
+        work(&*self.0.read())
+    }
+
+    fn pop_first(&self, touch: Touch<'_>) -> Result<bool> {
+        let first = self.0.write().pop_first();
+        Ok(touch_all(first.map(Ok::<_, Infallible>).into_iter(), touch)? == 1)
+    }
+}
+
+/// Returns the keys and values from a key on.
+fn from<'m>(map: &'m Tree, key: &[u8]) -> impl Iterator<Item = (&'m Vec<u8>, &'m Vec<u8>)> {
+    map.range::<[u8], _>((Bound::Included(key), Bound::Unbounded))
+}
+
+impl OrderedReads for Tree {
+    fn range(&self, start: &[u8], limit: usize, touch: Touch<'_>) -> Result<usize> {
+        touch_all(from(self, start).take(limit).map(Ok::<_, Infallible>), touch)
+    }
+
+    fn prefix(&self, prefix: &[u8], touch: Touch<'_>) -> Result<usize> {
+        let items = from(self, prefix).take_while(|(key, _)| key.starts_with(prefix));
+        touch_all(items.map(Ok::<_, Infallible>), touch)
+    }
+
+    fn count(&self, from: &[u8], to: &[u8]) -> Result<usize> {
+        Ok(BTreeMap::range::<[u8], _>(self, (Bound::Included(from), Bound::Excluded(to))).count())
+    }
+
+    fn first(&self, touch: Touch<'_>) -> Result<bool> {
+        Ok(touch_all(self.first_key_value().map(Ok::<_, Infallible>).into_iter(), touch)? == 1)
+    }
+}

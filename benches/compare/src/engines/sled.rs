@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
+use sled::transaction::TransactionError;
+
 use crate::Result;
-use crate::engine::{Engine, Survives, Touch};
+use crate::engine::{
+    Change, Engine, OrderedEngine, OrderedReads, Survives, Touch, TransactionEngine, touch_all,
+};
 use crate::workload::Key;
 
 pub(crate) struct Sled {
@@ -62,5 +66,61 @@ impl Engine for Sled {
     fn close(self: Box<Self>) -> Result<()> {
         self.database.flush()?;
         Ok(())
+    }
+}
+
+impl OrderedEngine for Sled {
+    fn read(&self, work: &mut dyn FnMut(&dyn OrderedReads) -> Result<()>) -> Result<()> {
+        work(&self.database)
+    }
+
+    fn pop_first(&self, touch: Touch<'_>) -> Result<bool> {
+        let is_there = touch_all(self.database.pop_min().transpose().into_iter(), touch)? == 1;
+        self.written()?;
+        Ok(is_there)
+    }
+}
+
+impl OrderedReads for sled::Db {
+    fn range(&self, from: &[u8], limit: usize, touch: Touch<'_>) -> Result<usize> {
+        touch_all(sled::Tree::range(self, from..).take(limit), touch)
+    }
+
+    fn prefix(&self, prefix: &[u8], touch: Touch<'_>) -> Result<usize> {
+        touch_all(self.scan_prefix(prefix), touch)
+    }
+
+    fn count(&self, from: &[u8], to: &[u8]) -> Result<usize> {
+        let mut count = 0;
+        for key in sled::Tree::range(self, from..to).keys() {
+            key?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn first(&self, touch: Touch<'_>) -> Result<bool> {
+        Ok(touch_all(sled::Tree::first(self).transpose().into_iter(), touch)? == 1)
+    }
+}
+
+impl TransactionEngine for Sled {
+    fn transact(&self, keys: &[Key], change: Change<'_>) -> Result<()> {
+        let done = self.database.transaction(|tree| {
+            let mut values = Vec::with_capacity(keys.len());
+            for key in keys {
+                values.push(tree.get(key)?.map(|value| value.to_vec()).unwrap_or_default());
+            }
+            change(&mut values);
+            for (key, value) in keys.iter().zip(&values) {
+                tree.insert(key.as_slice(), value.as_slice())?;
+            }
+            Ok(())
+        });
+        Ok(done.map_err(|error: TransactionError<std::convert::Infallible>| error.to_string())?)
+    }
+
+    fn read_one(&self, key: &[u8], touch: Touch<'_>) -> Result<bool> {
+        self.get(key, touch)
     }
 }

@@ -82,6 +82,8 @@ pub(crate) type Change<'c> = &'c dyn Fn(&mut [Vec<u8>]);
 
 /// A store that is open, and that has transactions.
 pub(crate) trait TransactionEngine: Send + Sync {
+    /// Puts several keys in the fastest way, outside of a transaction.
+    fn fill(&self, items: &[(Key, &[u8])]) -> Result<()>;
     /// Reads the values of some keys and writes them changed, as one step.
     fn transact(&self, keys: &[Key], change: Change<'_>) -> Result<()>;
     /// Reads one key outside of a transaction.

@@ -48,10 +48,15 @@ impl Lab {
 
     /// Puts keys in batches.
     pub(crate) fn load_keys(&self, engine: &dyn Engine, keys: &[Key]) -> Result<()> {
+        self.in_batches(keys, |items| engine.put_batch(items))
+    }
+
+    /// Calls `put` with keys and their values, batch by batch.
+    pub(crate) fn in_batches(&self, keys: &[Key], put: impl Fn(&[(Key, &[u8])]) -> Result<()>) -> Result<()> {
         for from in (0..keys.len()).step_by(BATCH) {
             let numbers = from..(from + BATCH).min(keys.len());
             let items: Vec<_> = numbers.map(|at| (keys[at], self.workload.value(at, 0))).collect();
-            engine.put_batch(&items)?;
+            put(&items)?;
         }
         Ok(())
     }

@@ -1,14 +1,13 @@
 //! The row about transactions: reads that are followed by writes of the same keys.
 
-use crate::engine::{Contender, Survives, TransactionEngine, transaction_contenders};
+use crate::engine::{Survives, TransactionEngine, transaction_contenders};
 use crate::ordered_mix::in_threads;
 use crate::rounds::{Measured, Race, Table};
-use crate::rows::BATCH;
 use crate::workload::{Key, key, whole};
 use crate::{Lab, Result};
 
 /// The part of the keys that makes the transactions of a round is one in this many.
-const SHARE: usize = 10;
+const SHARE: usize = 40;
 /// The number of accounts that money is moved between.
 const ACCOUNTS: u64 = 100;
 
@@ -17,7 +16,9 @@ pub(crate) fn transactions(lab: &Lab) -> Result<Vec<Table>> {
     let mut loaded = Vec::new();
     for contender in transaction_contenders().into_iter().filter(|contender| lab.has(contender.name)) {
         let directory = lab.directory()?;
-        loaded.push((contender.name, load(lab, &contender, directory.path())?, directory));
+        let engine = contender.open(directory.path(), Survives::Kill)?;
+        lab.in_batches(&lab.workload.keys, |items| engine.fill(items))?;
+        loaded.push((contender.name, engine, directory));
     }
     let everything = lab.keys as u64;
     let cases = [
@@ -40,23 +41,6 @@ pub(crate) fn transactions(lab: &Lab) -> Result<Vec<Table>> {
         tables.push(race.run(lab.rounds)?);
     }
     Ok(tables)
-}
-
-/// Opens a contender and puts every key, in transactions.
-fn load(
-    lab: &Lab,
-    contender: &Contender<dyn TransactionEngine>,
-    directory: &std::path::Path,
-) -> Result<Box<dyn TransactionEngine>> {
-    let engine = contender.open(directory, Survives::Kill)?;
-    for (nth, keys) in lab.workload.keys.chunks(BATCH).enumerate() {
-        engine.transact(keys, &|values| {
-            for (at, value) in values.iter_mut().enumerate() {
-                *value = lab.workload.value(nth * BATCH + at, 0).to_vec();
-            }
-        })?;
-    }
-    Ok(engine)
 }
 
 /// Draws the keys of transactions: one, or two that differ, of the first `keys`.

@@ -128,6 +128,13 @@ impl FjallTransactions {
 }
 
 impl TransactionEngine for FjallTransactions {
+    fn fill(&self, items: &[(Key, &[u8])]) -> Result<()> {
+        for (key, value) in items {
+            self.keyspace.inner().insert(key.as_slice(), *value)?;
+        }
+        Ok(())
+    }
+
     fn transact(&self, keys: &[Key], change: Change<'_>) -> Result<()> {
         loop {
             let mut txn = self.database.write_tx()?;

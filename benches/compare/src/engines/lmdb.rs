@@ -148,6 +148,10 @@ impl OrderedReads for Reads<'_> {
 }
 
 impl TransactionEngine for Lmdb {
+    fn fill(&self, items: &[(Key, &[u8])]) -> Result<()> {
+        self.put_batch(items)
+    }
+
     fn transact(&self, keys: &[Key], change: Change<'_>) -> Result<()> {
         let mut txn = self.env.write_txn()?;
         let mut values = Vec::with_capacity(keys.len());

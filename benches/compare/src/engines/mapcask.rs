@@ -145,6 +145,10 @@ impl OrderedReads for Keyspace {
 }
 
 impl TransactionEngine for Mapcask {
+    fn fill(&self, items: &[(Key, &[u8])]) -> Result<()> {
+        self.put_batch(items)
+    }
+
     fn transact(&self, keys: &[Key], change: Change<'_>) -> Result<()> {
         self.store.transact(|transaction| {
             let mut values = Vec::with_capacity(keys.len());

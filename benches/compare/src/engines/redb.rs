@@ -152,6 +152,10 @@ impl OrderedReads for ReadOnlyTable<&'static [u8], &'static [u8]> {
 }
 
 impl TransactionEngine for Redb {
+    fn fill(&self, items: &[(Key, &[u8])]) -> Result<()> {
+        self.put_batch(items)
+    }
+
     fn transact(&self, keys: &[Key], change: Change<'_>) -> Result<()> {
         let txn = self.begin()?;
         let mut table = txn.open_table(TABLE)?;

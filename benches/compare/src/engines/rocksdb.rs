@@ -168,6 +168,13 @@ impl RocksTransactions {
 }
 
 impl TransactionEngine for RocksTransactions {
+    fn fill(&self, items: &[(Key, &[u8])]) -> Result<()> {
+        for (key, value) in items {
+            self.0.put(key, value)?;
+        }
+        Ok(())
+    }
+
     fn transact(&self, keys: &[Key], change: Change<'_>) -> Result<()> {
         loop {
             let txn = self.0.transaction();

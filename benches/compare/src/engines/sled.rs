@@ -105,6 +105,10 @@ impl OrderedReads for sled::Db {
 }
 
 impl TransactionEngine for Sled {
+    fn fill(&self, items: &[(Key, &[u8])]) -> Result<()> {
+        self.put_batch(items)
+    }
+
     fn transact(&self, keys: &[Key], change: Change<'_>) -> Result<()> {
         let done = self.database.transaction(|tree| {
             let mut values = Vec::with_capacity(keys.len());

@@ -90,7 +90,7 @@ impl<'c> Race<'c> {
         }
         let headers = ["", self.unit, "least to greatest", "ratio"].map(str::to_owned).to_vec();
         let mut table = Table { title: self.title, headers, rows: Vec::new(), notes: Vec::new() };
-        let reference = rates[0].clone();
+        let reference = rates.first().cloned().unwrap_or_default();
         for ((label, _), mut rates) in self.contenders.into_iter().zip(rates) {
             // The speed of the machine differs less within a round than between rounds.
             let mut ratios: Vec<f64> =

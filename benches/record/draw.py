@@ -4,9 +4,10 @@
     python3 benches/record/draw.py MACHINE DATE
 
 reads benches/record/MACHINE/DATE.csv, to which import.py adds the output of `just compare`, and writes the figures
-to docs/figures: compare.svg (operations a second), durable.svg (durable puts by the number of threads), threads.svg
-(gets by the number of threads), open.svg (opens after a kill by the number of keys), growth.svg (disk space under
-overwrites) and latency.svg (durations of a put). The same file gives the same figures.
+to docs/figures: compare.svg (operations a second), ordered.svg (ordered keyspaces and transactions), durable.svg
+(durable puts by the number of threads), threads.svg (gets by the number of threads), open.svg (opens after a kill by
+the number of keys), growth.svg (disk space under overwrites) and latency.svg (durations of a put). The same file
+gives the same figures.
 """
 import csv
 import html
@@ -26,6 +27,16 @@ PANELS = [
     ("iterate over all keys and values", "iterate"),
     ("YCSB A: half reads, half updates, threads: 2", "half reads, half updates, 2 threads"),
     ("YCSB B: 95 % reads, 5 % updates, threads: 2", "95 % reads, 5 % updates, 2 threads"),
+]
+ORDERED_PANELS = [
+    ("ordered put of new keys", "put"),
+    ("ordered get of keys that are there", "get"),
+    ("ordered overwrite in random order", "overwrite"),
+    ("ordered scan of all keys and values", "scan, keys"),
+    ("ordered ranges of 100 keys and values, keys read", "ranges of 100, keys"),
+    ("ordered YCSB E: 95 % ranges of up to 100 keys, 5 % new keys, threads: 2", "95 % ranges, 5 % new keys, 2 threads"),
+    ("transaction: read and write one of all keys, threads: 2", "transactions on all keys, 2 threads"),
+    ("transaction: move between two of 100 accounts, threads: 2", "transactions on 100 accounts, 2 threads"),
 ]
 DURABLE = "durable put, threads: "
 THREADS = "get of popular keys, threads: "
@@ -75,7 +86,7 @@ def svg(width, height, title, body):
 def kind_of(name):
     if name == "mapcask":
         return "ours"
-    return "map" if name in ("std HashMap", "hashbrown, foldhash") else "bar"
+    return "map" if name in ("std HashMap", "hashbrown, foldhash", "std BTreeMap") else "bar"
 
 
 class Record:
@@ -96,11 +107,9 @@ class Record:
         return name + (" *" if name in self.losers else "")
 
 
-def bars(record):
+def bars(record, panels, title_of_all):
     columns, width, gap, line = 2, 430, 16, 19
-    panels = [(title, record.rows[row]) for row, title in PANELS if row in record.rows]
-    if not panels:
-        sys.exit("the file has no row of `just compare`")
+    panels = [(title, record.rows[row]) for row, title in panels if row in record.rows]
     high = max(len(values) for _, values in panels) * line + 44
     body = ""
     for at, (title, values) in enumerate(panels):
@@ -116,7 +125,7 @@ def bars(record):
     height = math.ceil(len(panels) / columns) * high + (20 if record.losers else 0)
     if record.losers:
         body += text(8, height - 8, "* lost acknowledged puts when its process was killed", "small")
-    return svg(columns * (width + gap) + 8, height, "mapcask beside other stores, operations a second", body)
+    return svg(columns * (width + gap) + 8, height, title_of_all, body)
 
 
 class Axis:
@@ -253,8 +262,15 @@ def main():
     if not path.is_file():
         sys.exit(f"{path} is missing; add the output of `just compare` with import.py first")
     record = Record(path)
+    if not any(row in record.rows for row, _ in PANELS + ORDERED_PANELS):
+        sys.exit("the file has no row of `just compare`")
     FIGURES.mkdir(parents=True, exist_ok=True)
-    (FIGURES / "compare.svg").write_text(bars(record))
+    for name, panels, title in [
+        ("compare.svg", PANELS, "mapcask beside other stores, operations a second"),
+        ("ordered.svg", ORDERED_PANELS, "ordered keyspaces and transactions beside other stores, a second"),
+    ]:
+        if any(row in record.rows for row, _ in panels):
+            (FIGURES / name).write_text(bars(record, panels, title))
     for name, figure in draw_lines(record):
         (FIGURES / name).write_text(figure)
     if any(row.startswith(LATENCY) for row in record.rows):

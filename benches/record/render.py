@@ -14,6 +14,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 PAGE = HERE / "README.md"
 # Units in which more is better, so that contenders compare.
 RATES = ("thousand/s", "MB/s")
+# Words in the names of maps in memory.
+MAPS = ("HashMap", "hashbrown", "BTreeMap")
 
 HEAD = """# Results
 
@@ -93,6 +95,11 @@ def losses(values):
     return found
 
 
+def is_other(name):
+    """Returns False for maps in memory, and for other ways of using mapcask."""
+    return not (name.startswith("mapcask,") or any(word in name for word in MAPS))
+
+
 def ahead(of_row):
     """Returns the other stores that are faster than mapcask in the newest run of a row."""
     date, note_of = of_row[0]["date"], lambda value: value["note"].rpartition("; ")[2]
@@ -100,9 +107,8 @@ def ahead(of_row):
     if not ours or ours[0]["date"] != date:
         return
     for value in of_row[1:]:
-        is_map = "HashMap" in value["contender"] or "hashbrown" in value["contender"]
         same_run = value["date"] == date and note_of(value) == note_of(ours[0])
-        if same_run and not is_map and float(value["value"]) > float(ours[0]["value"]):
+        if same_run and is_other(value["contender"]) and float(value["value"]) > float(ours[0]["value"]):
             ratio = float(ours[0]["value"]) / float(value["value"])
             yield [value["contender"], f"{ratio:.2f}", date, value["note"]]
 

@@ -35,8 +35,8 @@ ORDERED_PANELS = [
     ("ordered scan of all keys and values", "scan, keys"),
     ("ordered ranges of 100 keys and values, keys read", "ranges of 100, keys"),
     ("ordered YCSB E: 95 % ranges of up to 100 keys, 5 % new keys, threads: 2", "95 % ranges, 5 % new keys, 2 threads"),
-    ("transaction: read and write one of all keys, threads: 2", "transactions on all keys, 2 threads"),
-    ("transaction: move between two of 100 accounts, threads: 2", "transactions on 100 accounts, 2 threads"),
+    ("transaction: read and write one of all keys, threads: 2", "transactions, all keys, 2 threads"),
+    ("transaction: move between two of 100 accounts, threads: 2", "transactions, 100 accounts, 2 threads"),
 ]
 DURABLE = "durable put, threads: "
 THREADS = "get of popular keys, threads: "

@@ -39,7 +39,7 @@ pub(crate) trait Engine: Send + Sync {
 
 /// Reads of keys in order, from one state of a store where it has those.
 pub(crate) trait OrderedReads {
-    /// Reads at most `limit` keys and their values from a key on. Returns their number.
+    /// Reads at most `limit` keys, one at least, and their values from a key on. Returns their number.
     fn range(&self, from: &[u8], limit: usize, touch: Touch<'_>) -> Result<usize>;
     /// Reads the keys with a prefix and their values. Returns their number.
     fn prefix(&self, prefix: &[u8], touch: Touch<'_>) -> Result<usize>;

@@ -85,6 +85,16 @@ fn run_each(engine: &dyn OrderedEngine, operations: &[ScanOperation], pool: &[u8
     Ok(std::hint::black_box(sum))
 }
 
+/// Tells another thread that this one has ended, also by an error or a panic.
+struct EndOnDrop<'b>(&'b AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        // Relaxed: nothing but the end is told.
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Measures gets while another thread overwrites keys as fast as it can.
 fn read_beside(lab: &Lab, engine: &dyn OrderedEngine, round: usize) -> Result<Measured> {
     let workload = &lab.workload;
@@ -100,19 +110,14 @@ fn read_beside(lab: &Lab, engine: &dyn OrderedEngine, round: usize) -> Result<Me
             }
             return Ok(None);
         }
+        let _end = EndOnDrop(&is_over);
+        let (mut sum, mut found) = (0_u64, 0);
         let began = Instant::now();
-        let read = || -> Result<usize> {
-            let (mut sum, mut found) = (0_u64, 0);
-            for key in probes {
-                found += usize::from(engine.get(key, &mut |value| sum = sum.wrapping_add(whole(value)))?);
-            }
-            std::hint::black_box(sum);
-            Ok(found)
-        };
-        let found = read();
-        let elapsed = began.elapsed();
-        is_over.store(true, Ordering::Relaxed);
-        Ok(Some((elapsed, found?)))
+        for key in probes {
+            found += usize::from(engine.get(key, &mut |value| sum = sum.wrapping_add(whole(value)))?);
+        }
+        std::hint::black_box(sum);
+        Ok(Some((began.elapsed(), found)))
     })?;
     let (elapsed, found) = times.into_iter().flatten().next().ok_or("no thread has read")?;
     Ok(Measured { count: probes.len() as u64, elapsed, sum: Some(found as u64) })

@@ -74,7 +74,7 @@ impl<'c> Race<'c> {
             for turn in 0..count {
                 let at = (turn + round) % count;
                 let (label, work) = &mut self.contenders[at];
-                let measured = work(round)?;
+                let measured = work(round).map_err(|error| format!("{}: {label}: {error}", self.title))?;
                 if let Some(found) = measured.sum {
                     let expected = *sum.get_or_insert(found);
                     if expected != found {

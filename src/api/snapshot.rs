@@ -402,7 +402,8 @@ impl KeyspaceSnapshot {
         for location in &*places {
             state.shared.space.prefetch(*location);
         }
-        self.keep_seen(seen, (places, is_verified), &pin, found)?;
+        let places = places.iter().map(|location| (*location, is_verified));
+        self.keep_seen(seen, places, &pin, found)?;
         self.keep_versions(seen, from, cursor.as_ref(), found);
         if self.seen.id.is_ordered() {
             // The last one is returned first.

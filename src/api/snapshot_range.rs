@@ -8,9 +8,9 @@ use crate::engine::read::key_range::{KeyRange, following};
 use crate::engine::read::range_buffer::{End, Popped, RangeBuffer};
 use crate::engine::state::catalog::KeyspaceAsOf;
 use crate::error::{Error, Result};
+use crate::index::key_index::RecordPlace;
 use crate::index::key_index::ScanPosition;
 use crate::mem::address_space::OwnedRecord;
-use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
 /// A key and its value.
@@ -137,7 +137,7 @@ impl KeyspaceSnapshot {
             let state = self.state();
             let pin = state.pin();
             let (mut left, mut places, mut found) = (Some(before.clone()), Vec::new(), Vec::new());
-            let is_verified = state.scan_piece(&seen.index, &mut left, end, &mut places, &pin)?;
+            state.scan_piece(&seen.index, &mut left, (end, 1), &mut places, &pin)?;
             let taken = match (&left, end) {
                 (None, _) => before.clone(),
                 (Some(left), End::Front) => {
@@ -147,7 +147,7 @@ impl KeyspaceSnapshot {
                     KeyRange { from: left.to.clone().unwrap_or_default(), to: before.to.clone() }
                 }
             };
-            self.keep_seen(seen, (&places, is_verified), &pin, &mut found)?;
+            self.keep_seen(seen, places.into_iter(), &pin, &mut found)?;
             let to = taken.to.as_deref().map(ScanPosition::of_key);
             self.keep_versions(seen, &ScanPosition::of_key(&taken.from), to.as_ref(), &mut found);
             found.sort_unstable_by(|one, other| one.key().cmp(other.key()));
@@ -157,24 +157,23 @@ impl KeyspaceSnapshot {
         Ok(found)
     }
 
-    /// Appends the records at some locations of the index that the snapshot sees. The flag says that all
-    /// are known to be verified.
+    /// Appends the records at some places of the index that the snapshot sees.
     pub(super) fn keep_seen(
         &self,
         seen: &KeyspaceAsOf,
-        (places, is_verified): (&[Location], bool),
+        places: impl Iterator<Item = RecordPlace>,
         pin: &Pin,
         found: &mut Vec<OwnedRecord>,
     ) -> Result<()> {
         let (state, at) = (self.state(), self.at());
-        for location in places {
-            let record = state.record(*location, pin)?;
+        for (location, is_verified) in places {
+            let record = state.record(location, pin)?;
             if record.seq() <= at {
                 if !record.is_put() || state.config.verify_reads {
                     state.check_record(&record)?;
                 }
                 if !is_verified && seen.index.is_from_checkpoint() {
-                    state.check_first(&seen.index, state.search_key(record.key()), *location, &record)?;
+                    state.check_first(&seen.index, state.search_key(record.key()), location, &record)?;
                 }
                 state.check_replaced(&record)?;
                 record.bring_large_value();
@@ -224,12 +223,12 @@ impl SnapshotRange {
 
     /// Skips the keys before `key`; see [`Range::seek`](crate::Range::seek).
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
-        self.buffer.seek(key.as_ref(), End::Front);
+        self.buffer.seek_key(key.as_ref(), End::Front);
     }
 
     /// Skips the keys behind `key`; see [`Range::seek_back`](crate::Range::seek_back).
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
-        self.buffer.seek(key.as_ref(), End::Back);
+        self.buffer.seek_key(key.as_ref(), End::Back);
     }
 
     fn step(&mut self, end: End) -> Option<Result<Item>> {
@@ -245,7 +244,12 @@ impl SnapshotRange {
                     let Self { snapshot, buffer } = self;
                     let found = snapshot.check().and_then(|()| snapshot.gather_range(&mut buffer.left, end));
                     match found {
-                        Ok(found) => buffer.extend(end, found.into_iter().map(Ok)),
+                        Ok(mut found) => {
+                            if end == End::Back {
+                                found.reverse();
+                            }
+                            found.into_iter().for_each(|record| buffer.push(end, Ok(record)));
+                        }
                         Err(error) => buffer.end_with(error),
                     }
                 }

@@ -12,11 +12,17 @@ use super::lines::IndexLines;
 use super::lines::block_error::BlockError;
 use super::lines::capture::Capture;
 use super::lines::lazy::BlockSource;
-use super::tree::{Scanned, Tree, TreeWriter};
+use super::tree::{Tree, TreeWriter};
 use crate::format::KeyspaceId;
 use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::format::hash::Hash;
 use crate::mem::location::Location;
+
+/// The number of leaves that a scan of a tree prefetches beside the one that it reads.
+pub(crate) const TREE_LEAVES_AHEAD: usize = 2;
+
+/// The location of a record. The flag says that the record is known to be verified since this open.
+pub(crate) type RecordPlace = (Location, bool);
 
 /// A key to search for. A hash index reads its hash, a tree its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -217,7 +223,7 @@ impl KeyIndex {
         &self,
         from: &ScanPosition,
         out: &mut Vec<Location>,
-        is_before: impl FnMut((Location, bool), &[u8]) -> Result<bool, E>,
+        is_before: impl FnMut(RecordPlace, &[u8]) -> Result<bool, E>,
     ) -> Result<(Option<ScanPosition>, bool), E> {
         match self {
             Self::Hash(index) => {
@@ -225,8 +231,13 @@ impl KeyIndex {
                 Ok((next.map(|next| ScanPosition { hash: next.order(), key: Box::default() }), false))
             }
             Self::Tree(tree) => {
-                let Scanned { next, is_verified } = tree.scan(&from.key, out, is_before)?;
-                Ok((next.as_deref().map(ScanPosition::of_key), is_verified))
+                let mut all_verified = true;
+                let take = |(location, is_verified)| {
+                    out.push(location);
+                    all_verified &= is_verified;
+                };
+                let next = tree.scan((&from.key, None), TREE_LEAVES_AHEAD, take, is_before)?;
+                Ok((next.as_deref().map(ScanPosition::of_key), all_verified))
             }
         }
     }

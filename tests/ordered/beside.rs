@@ -70,6 +70,56 @@ fn seek_skips_and_never_goes_back() {
 }
 
 #[test]
+fn seeks_between_steps_from_both_ends_equal_a_model() {
+    const KEYS: u32 = 200;
+    let (store, ordered) = filled(KEYS);
+    let (view, snapshot) = (ordered.view(), store.snapshot().keyspace("ordered").unwrap());
+    let mut random = fastrand::Rng::with_seed(5);
+    for _ in 0..300 {
+        let mut borrowed = view.range::<&[u8]>(..);
+        let mut owned = ordered.range::<&[u8]>(..);
+        let mut of_snapshot = snapshot.range::<&[u8]>(..);
+        // The keys from `front` on and before `back` are left.
+        let (mut front, mut back) = (0_u32, KEYS);
+        for _ in 0..random.u32(1..40) {
+            let near = random.u32(..30);
+            match random.u8(..4) {
+                0 | 1 => {
+                    let to = front.saturating_sub(5) + near;
+                    borrowed.seek(to.to_be_bytes());
+                    owned.seek(to.to_be_bytes());
+                    of_snapshot.seek(to.to_be_bytes());
+                    front = front.max(to);
+                }
+                2 => {
+                    let to = (back + 5).saturating_sub(near);
+                    borrowed.seek_back(to.to_be_bytes());
+                    owned.seek_back(to.to_be_bytes());
+                    of_snapshot.seek_back(to.to_be_bytes());
+                    back = back.min(to + 1);
+                }
+                _ => {}
+            }
+            let is_front = random.bool();
+            let expected = (front < back).then(|| if is_front { front } else { back - 1 });
+            let step = |range: &mut dyn DoubleEndedIterator<Item = u32>| {
+                if is_front { range.next() } else { range.next_back() }
+            };
+            assert_eq!(step(&mut borrowed.by_ref().map(|item| number(item.unwrap().0))), expected);
+            assert_eq!(step(&mut owned.by_ref().map(|item| number(&item.unwrap().0))), expected);
+            assert_eq!(step(&mut of_snapshot.by_ref().map(|item| number(&item.unwrap().0))), expected);
+            match expected {
+                Some(_) if is_front => front += 1,
+                Some(_) => back -= 1,
+                None => break,
+            }
+        }
+        let left = back.saturating_sub(front) as usize;
+        assert_eq!((borrowed.count(), owned.count(), of_snapshot.count()), (left, left, left));
+    }
+}
+
+#[test]
 fn own_writes_during_an_iteration_are_fine() {
     let (store, ordered) = filled(500);
     let mut seen = 0;

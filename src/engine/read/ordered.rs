@@ -9,8 +9,8 @@ use super::range_buffer::End;
 use crate::engine::state::State;
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
+use crate::index::key_index::{RecordPlace, TREE_LEAVES_AHEAD};
 use crate::mem::address_space::Record;
-use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
 /// The most items that [`State::range_values`] returns: it may read them under the writer mutex.
@@ -61,27 +61,28 @@ impl State {
         }
     }
 
-    /// Calls `take` with the location of each key of a range, from one end, until it returns true or
-    /// `goes_on` returns false. The flag beside it says that the record is known to be verified.
-    /// While no write takes effect, all these locations are of values.
+    /// Calls `take` with the place of each key's record in a range, from one end, until it returns true or
+    /// `goes_on` returns false. While no write takes effect, all these records are of values.
     fn each_in<'p>(
         &'p self,
         contents: &KeyspaceData,
         (range, end): (&KeyRange, End),
         pin: &'p Pin,
         goes_on: &dyn Fn() -> bool,
-        mut take: impl FnMut((Location, bool)) -> Result<bool>,
+        mut take: impl FnMut(RecordPlace) -> Result<bool>,
     ) -> Result<()> {
         let mut left = Some(range.clone()).filter(|range| !range.is_empty());
-        let mut places = Vec::new();
+        // Most reads end in the first leaf.
+        let (mut places, mut leaves) = (Vec::new(), 0);
         while left.is_some() && goes_on() {
             places.clear();
-            let is_verified = self.scan_piece(&contents.index, &mut left, end, &mut places, pin)?;
+            self.scan_piece(&contents.index, &mut left, (end, leaves), &mut places, pin)?;
+            leaves = TREE_LEAVES_AHEAD;
             if end == End::Back {
                 places.reverse();
             }
-            for location in &places {
-                if take((*location, is_verified))? {
+            for place in &places {
+                if take(*place)? {
                     return Ok(());
                 }
             }

@@ -2,40 +2,42 @@
 //!
 //! They gather the records of some leaves at a time, so that the loads of these records overlap: of
 //! one leaf first, and of more the longer they go on. Nothing of the tree is kept in between but a
-//! key. [`Range`] owns what it returns, and goes on after its store is closed. [`ViewRange`] borrows.
+//! key. [`Range`] owns what it returns, and goes on after its store is closed. [`ViewRange`] borrows, and
+//! reads a record only when it is returned.
 //!
 //! **Concurrency.** Nothing here takes a lock but for the name in an error; reads behave as in `read`.
 
 use std::fmt;
-use std::ops;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::iter::read;
 use super::key_range::KeyRange;
-use super::range_buffer::{End, HasKey, Popped, RangeBuffer};
+use super::range_buffer::{End, Popped, RangeBuffer};
 use crate::engine::read::{Value, View};
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
-use crate::index::key_index::KeyIndex;
-use crate::index::tree::{Scanned, partition};
+use crate::index::key_index::{KeyIndex, RecordPlace, TREE_LEAVES_AHEAD};
 use crate::mem::address_space::{OwnedRecord, Record};
-use crate::mem::location::Location;
 use crate::sync::epoch::Pin;
 
 /// The most leaves that are gathered at once.
 const LEAVES_MAX: usize = 6;
+/// A view prefetches the record that it returns after this many others.
+const RECORDS_AHEAD: usize = 16;
+/// A view prefetches the end of the record that it returns after this many others.
+const RESTS_AHEAD: usize = 6;
 
-/// The progress of an iteration over a range.
+/// The progress of an iteration over a range. `R` is a record in the form in which the iterator keeps it.
 struct RangeWalk<R> {
     /// The id of the keyspace's contents that are iterated; `None` if the keyspace was dropped
     /// before.
     id: Option<KeyspaceId>,
     buffer: RangeBuffer<R>,
-    /// The locations of the records that are being gathered; kept for the allocation.
-    places: Vec<Location>,
+    /// The places of the records that are being gathered; kept for the allocation.
+    places: Vec<RecordPlace>,
     /// The number of leaves to gather next.
     leaves: usize,
 }
@@ -46,7 +48,7 @@ impl<R> fmt::Debug for RangeWalk<R> {
     }
 }
 
-impl<R: HasKey> RangeWalk<R> {
+impl<R> RangeWalk<R> {
     fn new(state: &State, keyspace: &KeyspaceState, range: KeyRange, pin: &Pin) -> Self {
         let id = keyspace.contents(pin).map(|contents| contents.id);
         let mut buffer = RangeBuffer::new(range);
@@ -91,88 +93,64 @@ impl<R: HasKey> RangeWalk<R> {
         }
     }
 
-    /// Gathers the locations in the next few leaves at an end: ranges of `places`, and for each true if
-    /// all its records were verified.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`State::scan_piece`] for the first leaf.
-    fn gather_pieces(
-        &mut self,
-        state: &State,
-        index: &KeyIndex,
-        pieces: &mut Vec<(ops::Range<usize>, bool)>,
-        end: End,
-        pin: &Pin,
-    ) -> Result<()> {
-        let Self { buffer, places, leaves, .. } = self;
-        places.clear();
-        for _ in 0..*leaves {
-            let start = places.len();
-            match state.scan_piece(index, &mut buffer.left, end, places, pin) {
-                Ok(is_verified) => pieces.push((start..places.len(), is_verified)),
-                Err(error) if pieces.is_empty() => return Err(error),
-                // The next call meets it first.
-                Err(_) => {
-                    places.truncate(start);
-                    break;
-                }
-            }
-            for location in &places[start..] {
-                state.shared.space.prefetch(*location);
-            }
-        }
-        *leaves = (*leaves * 2).min(LEAVES_MAX);
-        Ok(())
-    }
-
-    /// Gathers the records of the next few leaves at an end.
+    /// Gathers the places of the records in the next few leaves at an end, in the order in which they are
+    /// returned. Returns the contents that they are of; `None` if the keyspace was cleared.
     ///
     /// # Errors
     ///
     /// `KeyspaceDropped`, and the errors of [`State::scan_piece`].
     fn gather<'p>(
         &mut self,
-        state: &'p State,
+        state: &State,
         keyspace: &'p KeyspaceState,
         pin: &'p Pin,
         end: End,
-        keep: impl Fn(Record<'p>) -> R,
-    ) -> Result<()> {
-        let mut pieces = Vec::with_capacity(LEAVES_MAX);
-        let contents = loop {
+    ) -> Result<Option<&'p KeyspaceData>> {
+        loop {
             let Some(contents) = self.contents(keyspace, pin)? else {
                 self.buffer.end();
-                return Ok(());
+                return Ok(None);
             };
-            match self.gather_pieces(state, &contents.index, &mut pieces, end, pin) {
-                Ok(()) => break contents,
+            match self.gather_leaves(state, &contents.index, end, pin) {
+                Ok(()) => return Ok(Some(contents)),
                 // The bounds of a range are valid in every tree of these keys.
                 Err(error) if state.rebuild_if_damaged(&error)? => {}
                 Err(error) => return Err(error),
             }
-        };
-        if end == End::Back {
-            pieces.reverse();
         }
-        let Self { buffer, places, .. } = self;
-        let pieces =
-            pieces.into_iter().flat_map(|(piece, is_verified)| piece.map(move |at| (at, is_verified)));
-        let found = pieces.filter_map(|(at, is_verified)| {
-            let record = read(state, contents, (places[at], is_verified), pin).transpose()?;
-            Some(record.map(|record| {
-                record.prefetch_rest();
-                keep(record)
-            }))
-        });
-        buffer.extend(end, found);
+    }
+
+    /// Gathers the places in the next few leaves of a tree.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`State::scan_piece`] for the first leaf.
+    fn gather_leaves(&mut self, state: &State, index: &KeyIndex, end: End, pin: &Pin) -> Result<()> {
+        let Self { buffer, places, leaves, .. } = self;
+        places.clear();
+        for leaf in 0..*leaves {
+            let start = places.len();
+            let ahead = (*leaves - leaf - 1).min(TREE_LEAVES_AHEAD);
+            if let Err(error) = state.scan_piece(index, &mut buffer.left, (end, ahead), places, pin) {
+                // Behind the first leaf, the next call meets it first.
+                if leaf == 0 {
+                    return Err(error);
+                }
+                break;
+            }
+            if end == End::Back {
+                places[start..].reverse();
+            }
+        }
+        *leaves = (*leaves * 2).min(LEAVES_MAX);
         Ok(())
     }
 }
 
 impl State {
-    /// Appends the locations of the next few keys at an end of a range, in order, and takes them off
-    /// the range; it is `None` once no key may be left. Returns true if all their records were verified.
+    /// Appends the places of the records of the next few keys at an end of a range, in ascending order, and
+    /// takes the keys off the range; it is `None` once no key may be left. Beside the end stands the
+    /// number of leaves that will be read next.
     ///
     /// # Errors
     ///
@@ -182,43 +160,26 @@ impl State {
         &self,
         index: &KeyIndex,
         range: &mut Option<KeyRange>,
-        end: End,
-        out: &mut Vec<Location>,
+        (end, leaves): (End, usize),
+        out: &mut Vec<RecordPlace>,
         pin: &Pin,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let (Some(tree), Some(left)) = (index.sorted(), range.as_mut()) else {
             *range = None;
-            return Ok(true);
+            return Ok(());
         };
-        let start = out.len();
-        let is_before = |entry, key: &[u8]| self.is_before(entry, key, pin);
-        let Scanned { next, is_verified } = match end {
-            End::Front => tree.scan(&left.from, out, is_before)?,
-            End::Back => tree.scan_back(left.to.as_deref(), out, is_before)?,
+        let is_before = |place, key: &[u8]| self.is_before(place, key, pin);
+        let (bounds, take) = ((&*left.from, left.to.as_deref()), |place| out.push(place));
+        let next = match end {
+            End::Front => tree.scan(bounds, leaves, take, is_before)?,
+            End::Back => tree.scan_back(bounds, leaves, take, is_before)?,
         };
-        match end {
-            End::Front => match (next, &left.to) {
-                (Some(next), to) if to.as_ref().is_none_or(|to| next < *to) => left.from = next,
-                (_, to) => {
-                    if let Some(to) = to {
-                        let within =
-                            partition(&out[start..], |location| is_before((location, is_verified), to))?;
-                        out.truncate(start + within);
-                    }
-                    *range = None;
-                }
-            },
-            End::Back => match next {
-                Some(begin) if begin > left.from => left.to = Some(begin),
-                _ => {
-                    let before =
-                        partition(&out[start..], |location| is_before((location, is_verified), &left.from))?;
-                    out.drain(start..start + before);
-                    *range = None;
-                }
-            },
+        match (next, end) {
+            (Some(next), End::Front) => left.from = next,
+            (Some(next), End::Back) => left.to = Some(next),
+            (None, _) => *range = None,
         }
-        Ok(is_verified)
+        Ok(())
     }
 }
 
@@ -287,13 +248,13 @@ impl Range {
     /// ```
     #[doc(alias = "lower_bound")]
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
-        self.walk.buffer.seek(key.as_ref(), End::Front);
+        self.walk.buffer.seek_key(key.as_ref(), End::Front);
     }
 
     /// Skips the keys behind `key`: the next one from the back is at `key` or before it. It never goes
     /// back.
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
-        self.walk.buffer.seek(key.as_ref(), End::Back);
+        self.walk.buffer.seek_key(key.as_ref(), End::Back);
     }
 
     #[inline]
@@ -317,11 +278,26 @@ impl Range {
         let Self { state, keyspace, walk } = self;
         // It goes on after its store is closed.
         let checked = state.fork_guard.check_inherited();
+        let pin = state.pin();
         let gathered = checked.and_then(|()| {
-            walk.gather(state, keyspace, &state.pin(), end, |record| {
-                record.bring_large_value();
-                record.keep_record()
-            })
+            let Some(contents) = walk.gather(state, keyspace, &pin, end)? else { return Ok(()) };
+            for (location, _) in &walk.places {
+                state.shared.space.prefetch(*location);
+            }
+            for place in walk.places.drain(..) {
+                let record = match read(state, contents, place, &pin) {
+                    Ok(None) => continue,
+                    Ok(Some(record)) => Ok(record),
+                    Err(error) => Err(error),
+                };
+                let kept = record.map(|record| {
+                    record.prefetch_rest();
+                    record.bring_large_value();
+                    record.keep_record()
+                });
+                walk.buffer.push(end, kept);
+            }
+            Ok(())
         });
         if let Err(error) = gathered {
             walk.buffer.end_with(error);
@@ -374,7 +350,8 @@ impl Drop for Range {
 #[derive(Debug)]
 pub struct ViewRange<'v> {
     view: &'v View<'v>,
-    walk: RangeWalk<Record<'v>>,
+    /// Places of records, which the view's pin keeps where they are.
+    walk: RangeWalk<RecordPlace>,
 }
 
 impl<'v> ViewRange<'v> {
@@ -384,32 +361,69 @@ impl<'v> ViewRange<'v> {
 
     /// Skips the keys before `key`; see [`Range::seek`].
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
-        self.walk.buffer.seek(key.as_ref(), End::Front);
+        self.seek_at(key.as_ref(), End::Front);
     }
 
     /// Skips the keys behind `key`; see [`Range::seek_back`].
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
-        self.walk.buffer.seek(key.as_ref(), End::Back);
+        self.seek_at(key.as_ref(), End::Back);
+    }
+
+    fn seek_at(&mut self, key: &[u8], end: End) {
+        let View { state, pin, .. } = self.view;
+        self.walk.buffer.seek(key, end, |(location, is_verified)| {
+            Some(state.key_at(*location, *is_verified, pin)?.cmp(key))
+        });
     }
 
     #[inline]
     fn step(&mut self, end: End) -> Option<Result<(&'v [u8], &'v [u8])>> {
         loop {
             match self.walk.pop(self.view.keyspace, end) {
-                Popped::Item(found) => return Some(found.map(|record| (record.key(), record.value()))),
+                Popped::Item(Ok(place)) => match self.read(place, end) {
+                    Ok(None) => {}
+                    Ok(Some(record)) => return Some(Ok((record.key(), record.value()))),
+                    Err(error) => return Some(Err(error)),
+                },
+                Popped::Item(Err(error)) => return Some(Err(error)),
                 Popped::Missing => self.gather(end),
                 Popped::End => return None,
             }
         }
     }
 
+    /// Returns the record at a place, if readers see one, and prefetches those that are returned later.
+    #[inline]
+    fn read(&mut self, place: RecordPlace, end: End) -> Result<Option<Record<'v>>> {
+        let View { state, keyspace, pin, .. } = self.view;
+        if let Some((location, _)) = self.walk.buffer.coming(end, RECORDS_AHEAD) {
+            state.shared.space.prefetch(*location);
+        }
+        let near = self.walk.buffer.coming(end, RESTS_AHEAD);
+        if let Some(record) = near.and_then(|(location, _)| state.shared.space.record(*location, pin)) {
+            record.prefetch_rest();
+        }
+        match self.walk.contents(keyspace, pin)? {
+            Some(contents) => read(state, contents, place, pin),
+            None => {
+                self.walk.buffer.end();
+                Ok(None)
+            }
+        }
+    }
+
     #[inline(never)]
     fn gather(&mut self, end: End) {
-        let View { state, keyspace, pin, .. } = self.view;
+        let Self { view: View { state, keyspace, pin, .. }, walk } = self;
         let checked = state.fork_guard.check();
-        let gathered = checked.and_then(|()| self.walk.gather(state, keyspace, pin, end, |record| record));
-        if let Err(error) = gathered {
-            self.walk.buffer.end_with(error);
+        match checked.and_then(|()| walk.gather(state, keyspace, pin, end)) {
+            Ok(_) => {
+                for (location, _) in walk.places.iter().take(RECORDS_AHEAD) {
+                    state.shared.space.prefetch(*location);
+                }
+                walk.places.drain(..).for_each(|place| walk.buffer.push(end, Ok(place)));
+            }
+            Err(error) => walk.buffer.end_with(error),
         }
     }
 }

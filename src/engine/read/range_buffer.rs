@@ -1,10 +1,11 @@
 //! The part of a range that an iterator has gathered and not yet returned.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use super::key_range::{KeyRange, following};
 use crate::error::{Error, Result};
-use crate::mem::address_space::{OwnedRecord, Record};
+use crate::mem::address_space::OwnedRecord;
 
 /// An end of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,24 +14,7 @@ pub(crate) enum End {
     Back,
 }
 
-/// A record in the form in which an iterator keeps it.
-pub(crate) trait HasKey {
-    fn key(&self) -> &[u8];
-}
-
-impl HasKey for OwnedRecord {
-    fn key(&self) -> &[u8] {
-        Self::key(self)
-    }
-}
-
-impl HasKey for Record<'_> {
-    fn key(&self) -> &[u8] {
-        Self::key(self)
-    }
-}
-
-/// The records of a range, gathered from both ends.
+/// The records of a range, or their places, gathered from both ends.
 #[derive(Debug)]
 pub(crate) struct RangeBuffer<R> {
     /// The keys that were not gathered yet; `None` if none are left.
@@ -50,7 +34,7 @@ pub(crate) enum Popped<R> {
     End,
 }
 
-impl<R: HasKey> RangeBuffer<R> {
+impl<R> RangeBuffer<R> {
     pub(crate) fn new(range: KeyRange) -> Self {
         let left = Some(range).filter(|range| !range.is_empty());
         Self { left, front: VecDeque::new(), back: VecDeque::new() }
@@ -87,23 +71,39 @@ impl<R: HasKey> RangeBuffer<R> {
         near.or_else(far).map_or(Popped::End, Popped::Item)
     }
 
-    /// Adds the records of the keys that were gathered next at an end, in ascending order.
-    pub(crate) fn extend(&mut self, end: End, records: impl DoubleEndedIterator<Item = Result<R>>) {
+    /// Adds the record of the key that was gathered next at an end.
+    #[inline]
+    pub(crate) fn push(&mut self, end: End, record: Result<R>) {
         match end {
-            End::Front => self.front.extend(records),
-            End::Back => records.rev().for_each(|record| self.back.push_front(record)),
+            End::Front => self.front.push_back(record),
+            End::Back => self.back.push_front(record),
         }
     }
 
-    /// Skips the records before `key` at the front, or behind it at the back.
-    pub(crate) fn seek(&mut self, key: &[u8], end: End) {
-        let stays = |item: &Result<R>| match (item, end) {
-            (Err(_), _) => true,
-            (Ok(record), End::Front) => record.key() >= key,
-            (Ok(record), End::Back) => record.key() <= key,
+    /// Returns the record that [`RangeBuffer::pop`] will return after `distance` others at this end, if it was
+    /// gathered there.
+    #[inline]
+    pub(crate) fn coming(&self, end: End, distance: usize) -> Option<&R> {
+        let item = match end {
+            End::Front => self.front.get(distance)?,
+            End::Back => self.back.get(self.back.len().checked_sub(distance + 1)?)?,
         };
-        self.front.retain(stays);
-        self.back.retain(stays);
+        item.as_ref().ok()
+    }
+
+    /// Skips the records before `key` at the front, or behind it at the back. `order_of` returns the order
+    /// of a record's key and of `key`; `None` if it cannot be read: the record stays.
+    pub(crate) fn seek(&mut self, key: &[u8], end: End, order_of: impl Fn(&R) -> Option<Ordering>) {
+        let passed = if end == End::Front { Ordering::Less } else { Ordering::Greater };
+        let is_passed = |item: &R| order_of(item) == Some(passed);
+        let (near, far) = match end {
+            End::Front => (&mut self.front, &mut self.back),
+            End::Back => (&mut self.back, &mut self.front),
+        };
+        skip(near, end, is_passed);
+        if !near.is_empty() {
+            return;
+        }
         if let Some(left) = &mut self.left {
             match end {
                 End::Front if *left.from < *key => left.from = key.to_vec(),
@@ -112,5 +112,36 @@ impl<R: HasKey> RangeBuffer<R> {
             }
         }
         self.left.take_if(|left| left.is_empty());
+        if self.left.is_none() {
+            skip(far, end, is_passed);
+        }
+    }
+}
+
+impl RangeBuffer<OwnedRecord> {
+    /// Skips records by their keys; see [`RangeBuffer::seek`].
+    pub(crate) fn seek_key(&mut self, key: &[u8], end: End) {
+        self.seek(key, end, |record| Some(record.key().cmp(key)));
+    }
+}
+
+/// Removes the records at an end that were passed. Errors between them stay.
+fn skip<R>(records: &mut VecDeque<Result<R>>, end: End, is_passed: impl Fn(&R) -> bool) {
+    let mut errors = Vec::new();
+    loop {
+        let next = if end == End::Front { records.front() } else { records.back() };
+        match next {
+            Some(Ok(record)) if !is_passed(record) => break,
+            None => break,
+            Some(_) => {}
+        }
+        let next = if end == End::Front { records.pop_front() } else { records.pop_back() };
+        errors.extend(next.and_then(Result::err));
+    }
+    for error in errors.into_iter().rev() {
+        match end {
+            End::Front => records.push_front(Err(error)),
+            End::Back => records.push_back(Err(error)),
+        }
     }
 }

@@ -105,8 +105,8 @@ fn tree_capture_is_exact_while_the_writer_changes_nodes() {
         churn.change(&mut writer, 10);
         check_nodes(&mut writer, &keys);
         let (tree, mut loaded) = Tree::restore(table, source_of(&file_of(bytes), 0)).unwrap();
-        assert_eq!(forward(&tree, &keys, &[]), then, "{shape}");
-        assert_eq!(backward(&tree, &keys, None), then.into_iter().rev().collect::<Vec<_>>());
+        assert_eq!(forward(&tree, &keys, &[], None), then, "{shape}");
+        assert_eq!(backward(&tree, &keys, &[], None), then.into_iter().rev().collect::<Vec<_>>());
         tree.lines().load_all().unwrap();
         assert!(!tree.is_partial());
         assert!(loaded.begin_checkpoint(0).is_some());
@@ -128,7 +128,7 @@ fn tree_capture_is_exact_while_another_thread_writes() {
             checkpoint.join().unwrap()
         });
         let (tree, _writer) = Tree::restore(table, source_of(&file_of(bytes), 0)).unwrap();
-        assert_eq!(forward(&tree, &keys, &[]), then, "seed {seed}");
+        assert_eq!(forward(&tree, &keys, &[], None), then, "seed {seed}");
     }
 }
 
@@ -141,7 +141,7 @@ fn tree_writer_abandons_a_capture_that_keeps_too_much() {
     let mut block = [0; BLOCK_LEN];
     assert_eq!(capture.next_block(&mut block), Err(Abandoned));
     let (tree, _loaded) = restored(&mut writer);
-    assert_eq!(forward(&tree, &keys, &[]), churn.all());
+    assert_eq!(forward(&tree, &keys, &[], None), churn.all());
     drop(capture);
 }
 
@@ -159,13 +159,13 @@ fn restored_tree_behaves_as_if_never_closed() {
             tree.lines().load_more().unwrap();
         }
         churn.change(&mut loaded, 2000);
-        assert_eq!(forward(&tree, &keys, &[]), churn.all(), "{shape} {seed}");
+        assert_eq!(forward(&tree, &keys, &[], None), churn.all(), "{shape} {seed}");
         tree.lines().load_all().unwrap();
         churn.change(&mut loaded, 1000);
         check_nodes(&mut loaded, &keys);
         // A checkpoint of the tree that came from one.
         let (tree, mut loaded) = restored(&mut loaded);
-        assert_eq!(forward(&tree, &keys, &[]), churn.all());
+        assert_eq!(forward(&tree, &keys, &[], None), churn.all());
         tree.lines().load_all().unwrap();
         churn.change(&mut loaded, 10);
         check_nodes(&mut loaded, &keys);
@@ -181,10 +181,9 @@ fn partial_tree_merges_loaded_leaves_only() {
     let key_of = keys.key_of();
     for at in (0..20_000).step_by(1000) {
         // All keys of a leaf go.
-        let mut found = Vec::new();
         tree.check(Aim::At(&keys.0[at])).unwrap();
-        tree.gather(Aim::At(&keys.0[at]), &mut found);
-        for location in found {
+        let (leaf, _) = tree.leaf(Aim::At(&keys.0[at]), 0);
+        for location in leaf.entries().map(leaf::LeafEntry::location) {
             let key = key_of(location, true).unwrap();
             loaded.reserve(1).unwrap();
             assert!(loaded.remove(key, location, key_of));
@@ -192,7 +191,7 @@ fn partial_tree_merges_loaded_leaves_only() {
         }
     }
     assert!(tree.is_partial());
-    assert_eq!(forward(&tree, &keys, &[]), churn.all());
+    assert_eq!(forward(&tree, &keys, &[], None), churn.all());
     tree.lines().load_all().unwrap();
     check_nodes(&mut loaded, &keys);
 }
@@ -245,7 +244,7 @@ fn readers_and_writer_load_a_tree_concurrently() {
                 churn.model.remove(key);
             }
         });
-        assert_eq!(forward(&tree, &keys, &[]), churn.all());
+        assert_eq!(forward(&tree, &keys, &[], None), churn.all());
         check(&tree, &keys);
     }
 }
@@ -336,12 +335,12 @@ fn purge_removes_the_entries_of_lost_segments() {
         let before = churn.model.len();
         churn.model.retain(|_, location| is_kept(*location));
         assert_eq!(loaded.purge(is_kept).unwrap(), (before - churn.model.len()) as u64);
-        assert_eq!(forward(&tree, &keys, &[]), churn.all(), "{shape}");
+        assert_eq!(forward(&tree, &keys, &[], None), churn.all(), "{shape}");
         check_nodes(&mut loaded, &keys);
         churn.change(&mut loaded, 5000);
         check_nodes(&mut loaded, &keys);
         assert_eq!(loaded.purge(|_| false).unwrap(), churn.model.len() as u64);
-        assert_eq!((tree.len(), forward(&tree, &keys, &[])), (0, Vec::new()));
+        assert_eq!((tree.len(), forward(&tree, &keys, &[], None)), (0, Vec::new()));
     }
 }
 

@@ -324,7 +324,7 @@ pub(super) fn build_with_split(old: TreeNode<'_>, new: TreeNode<'_>, split: Chil
     // The halves behind the new one move by a half, into the next word or the upper half.
     let half = offset as u64 | (suffix.len() as u64) << 16;
     let halves = |word: usize| view.word(SLOTS + count + word);
-    let (whole, upper) = ((slot + 1) / 2, (slot + 1) % 2 == 1);
+    let (whole, upper) = (slot.div_ceil(2), slot % 2 == 0);
     let new_halves = |word: usize| SLOTS + count + 1 + word;
     new.copy(old, SLOTS + count..SLOTS + count + whole, SLOTS + count + 1);
     let lower = u64::from(u32::MAX);

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use super::node::{Control, LEAF_WORDS, TreeNode, Words, key_word, lower_bound};
 use crate::format::record::MAX_ORDERED_KEY_LEN;
+use crate::index::key_index::RecordPlace;
 use crate::mem::location::{LOCATION_BITS, Location};
 
 /// The most entries of a leaf.
@@ -52,6 +53,10 @@ impl LeafEntry {
 
     pub(super) fn location(self) -> Location {
         Location::from_bits(self.0 & (VERIFIED - 1))
+    }
+
+    pub(super) fn place(self) -> RecordPlace {
+        (self.location(), self.is_verified())
     }
 
     pub(super) fn is_verified(self) -> bool {
@@ -127,6 +132,24 @@ pub(super) trait LeafEntries {
             }
         }
         Ok(Err(tied.start))
+    }
+
+    /// Returns the number of entries whose keys are before a key, which lies between the fences of the
+    /// leaf. `is_before` tells if that in the record at a location is; see [`Tree::scan`](super::Tree::scan).
+    ///
+    /// # Errors
+    ///
+    /// The error of `is_before`.
+    fn count_before<E>(
+        &self,
+        key: &[u8],
+        mut is_before: impl FnMut(RecordPlace, &[u8]) -> Result<bool, E>,
+    ) -> Result<usize, E> {
+        let (Ok(slot) | Err(slot)) = self.search(key, |entry| {
+            let is_before = is_before(entry.place(), key)?;
+            Ok::<_, E>(if is_before { Ordering::Less } else { Ordering::Greater })
+        })?;
+        Ok(slot)
     }
 
     /// Returns the slot of a key whose record is at a location.

@@ -177,9 +177,9 @@ fn loom_tree_leaf_is_gathered_as_of_one_moment() {
             remove(writer, 10);
         },
         |tree| {
-            let mut found = Vec::new();
-            let (fences, _) = tree.gather(Aim::At(key(0)), &mut found);
-            assert_eq!(fences, Fences::default());
+            let (leaf, fence) = tree.leaf(Aim::At(key(0)), 1);
+            assert_eq!(fence, None);
+            let found: Vec<_> = leaf.entries().map(leaf::LeafEntry::location).collect();
             let moments = [vec![10], vec![10, 20], vec![20]];
             let moments =
                 moments.map(|keys| keys.into_iter().map(|number| place(number, 0)).collect::<Vec<_>>());

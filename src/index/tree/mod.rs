@@ -64,9 +64,10 @@ use std::path::Path;
 use std::{fmt, io, sync::Arc};
 
 use self::inner::{InnerView, Side, child_of};
-use self::leaf::{LeafEntries, LeafEntry, TiedEntries};
+use self::leaf::{LeafEntries, TiedEntries};
 use self::node::{INNER_LINES, LEAF_LINES, TreeNode, Words};
 pub(crate) use self::writer::TreeWriter;
+use super::key_index::RecordPlace;
 use super::lines::block_error::BlockError;
 use super::lines::chunked::ChunkedLines;
 use super::lines::lazy::{LazyLoader, PARTIAL};
@@ -140,15 +141,6 @@ pub(crate) struct Fences {
     pub(crate) upper: Option<Vec<u8>>,
 }
 
-/// The result of a scan of a leaf.
-#[derive(Debug)]
-pub(crate) struct Scanned {
-    /// The key at which the scan goes on; `None` at its end.
-    pub(crate) next: Option<Vec<u8>>,
-    /// True if all records of the leaf were verified since this open.
-    pub(crate) is_verified: bool,
-}
-
 /// The aim of a search.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Aim<'k> {
@@ -161,6 +153,11 @@ pub(crate) enum Aim<'k> {
 }
 
 impl Aim<'_> {
+    /// Returns true if a scan from there goes on with greater keys.
+    fn ascends(self) -> bool {
+        matches!(self, Self::At(_))
+    }
+
     /// Returns the slot of an inner node that leads on to the leaf.
     #[inline]
     fn slot_in<W: Words + ?Sized>(self, view: &InnerView<'_, W>) -> usize {
@@ -326,61 +323,54 @@ impl Tree {
         Ok(leaf.slot_of(key, wanted).is_some())
     }
 
-    /// Appends the locations of the next few keys, at `from` or behind it, in order. The next ones begin
-    /// at the returned key; `None` after the last. `is_before` tells if the key in the record at a
-    /// location is before a key; the flag says that the record is known to be verified.
+    /// Calls `take` with the places of the records of the next few keys at the front of a range, in order.
+    /// Returns the least key of the rest of the range; `None` if nothing is left of it. `leaves` says
+    /// how many leaves the caller will read after this one. `is_before` tells if the key of the record at a
+    /// place is before another one.
     ///
     /// # Errors
     ///
     /// The error of `is_before`, or the tree has ended.
     pub(crate) fn scan<E: From<BlockError>>(
         &self,
-        from: &[u8],
-        out: &mut Vec<Location>,
-        mut is_before: impl FnMut((Location, bool), &[u8]) -> Result<bool, E>,
-    ) -> Result<Scanned, E> {
+        (from, to): (&[u8], Option<&[u8]>),
+        leaves: usize,
+        take: impl FnMut(RecordPlace),
+        mut is_before: impl FnMut(RecordPlace, &[u8]) -> Result<bool, E>,
+    ) -> Result<Option<Vec<u8>>, E> {
         self.check(Aim::At(from))?;
-        let start = out.len();
-        let (fences, is_verified) = self.gather(Aim::At(from), out);
-        // From the end of one leaf on, the next leaf begins there, unless leaves were merged since.
-        if fences.lower.as_deref().unwrap_or_default() < from {
-            let before = partition(&out[start..], |location| is_before((location, is_verified), from))?;
-            out.drain(start..start + before);
-        }
-        Ok(Scanned { next: fences.upper, is_verified })
+        let (leaf, fence) = self.leaf(Aim::At(from), leaves);
+        let next = fence.filter(|fence| to.is_none_or(|to| **fence < *to));
+        let start = leaf.count_before(from, &mut is_before)?;
+        let end = match to.filter(|_| next.is_none()) {
+            Some(to) => leaf.count_before(to, &mut is_before)?,
+            None => leaf.count(),
+        };
+        (start..end).map(|slot| leaf.entry(slot).place()).for_each(take);
+        Ok(next)
     }
 
-    /// Appends the locations of the last few keys below `to`, or of the last of all, in order. They begin
-    /// at the returned key; `None` if there are none before them. `is_before` is as for [`Tree::scan`].
+    /// Calls `take` with the places of the records of the last few keys of a range, in order, as
+    /// [`Tree::scan`] does with the first. Returns the key behind the rest of the range.
     ///
     /// # Errors
     ///
     /// The errors of [`Tree::scan`].
     pub(crate) fn scan_back<E: From<BlockError>>(
         &self,
-        to: Option<&[u8]>,
-        out: &mut Vec<Location>,
-        mut is_before: impl FnMut((Location, bool), &[u8]) -> Result<bool, E>,
-    ) -> Result<Scanned, E> {
+        (from, to): (&[u8], Option<&[u8]>),
+        leaves: usize,
+        take: impl FnMut(RecordPlace),
+        mut is_before: impl FnMut(RecordPlace, &[u8]) -> Result<bool, E>,
+    ) -> Result<Option<Vec<u8>>, E> {
         let aim = to.map_or(Aim::Last, Aim::Before);
         self.check(aim)?;
-        let start = out.len();
-        let (fences, is_verified) = self.gather(aim, out);
-        // From the begin of one leaf on, the leaf before it ends there, unless leaves were merged since.
-        if let Some(to) = to.filter(|to| fences.upper.as_deref().is_none_or(|upper| *to < upper)) {
-            let before = partition(&out[start..], |location| is_before((location, is_verified), to))?;
-            out.truncate(start + before);
-        }
-        Ok(Scanned { next: fences.lower, is_verified })
-    }
-
-    /// Copies the locations in the leaf of an aim, in order, and its fences. The keys are those of one
-    /// moment, each with a record that it had meanwhile. Returns true if all records were verified.
-    fn gather(&self, aim: Aim<'_>, into: &mut Vec<Location>) -> (Fences, bool) {
-        let mut fences = Fences::default();
-        let leaf = self.leaf(aim, &mut fences);
-        into.extend(leaf.entries().map(LeafEntry::location));
-        (fences, leaf.entries().all(LeafEntry::is_verified))
+        let (leaf, fence) = self.leaf(aim, leaves);
+        let next = fence.filter(|fence| **fence > *from);
+        let end = to.map_or(Ok(leaf.count()), |to| leaf.count_before(to, &mut is_before))?;
+        let start = if next.is_some() { 0 } else { leaf.count_before(from, &mut is_before)? };
+        (start..end).map(|slot| leaf.entry(slot).place()).for_each(take);
+        Ok(next)
     }
 
     #[inline]
@@ -392,25 +382,4 @@ impl Tree {
     fn inner(&self, number: u32) -> TreeNode<'_> {
         TreeNode::new(self.inners.lines(u64::from(number) * INNER_LINES as u64, INNER_LINES))
     }
-}
-
-/// Returns the number of locations, whose keys ascend, for which a condition holds.
-///
-/// # Errors
-///
-/// The error of the condition.
-pub(crate) fn partition<E>(
-    locations: &[Location],
-    mut holds: impl FnMut(Location) -> Result<bool, E>,
-) -> Result<usize, E> {
-    let (mut start, mut end) = (0, locations.len());
-    while start < end {
-        let middle = usize::midpoint(start, end);
-        if holds(locations[middle])? {
-            start = middle + 1;
-        } else {
-            end = middle;
-        }
-    }
-    Ok(start)
 }

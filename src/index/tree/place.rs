@@ -3,7 +3,7 @@
 use super::inner::{InnerView, child_of};
 use super::leaf::{LeafCopy, LeafView, TiedEntries};
 use super::node::{Control, TreeNode, Words};
-use super::{Aim, Fences, Root, Tree};
+use super::{Aim, Root, Tree};
 use crate::sync::{Ordering, fence, spin_loop};
 
 /// The place that led a reader to a node.
@@ -13,10 +13,48 @@ pub(super) enum Place<'t> {
     Slot { node: TreeNode<'t>, control: Control, slot: usize, word: u64 },
 }
 
+/// What a scan learns about the leaves that follow in its direction.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// The number of leaves that the scan will read after this one: they are prefetched.
+    leaves: usize,
+    has_fence: bool,
+    /// The separator between the leaf and the next one, if there is one.
+    fence: Vec<u8>,
+}
+
+impl Ahead {
+    /// Notes the separator beside a slot, which is nearer than one that was noted before.
+    fn note<W: Words + ?Sized>(&mut self, view: &InnerView<'_, W>, slot: usize, aim: Aim<'_>) {
+        let beside = if aim.ascends() { slot + 1 } else { slot };
+        if beside > 0 && beside < view.count {
+            self.has_fence = true;
+            self.fence.clear();
+            view.separator(beside, &mut self.fence);
+        }
+    }
+
+    /// Returns the words of the slots that follow, for as many leaves as are prefetched.
+    fn slots<W: Words + ?Sized>(
+        &self,
+        view: &InnerView<'_, W>,
+        slot: usize,
+        aim: Aim<'_>,
+    ) -> [Option<u64>; 2] {
+        [1, 2].map(|distance| {
+            let next = if aim.ascends() { Some(slot + distance) } else { slot.checked_sub(distance) };
+            next.filter(|next| distance <= self.leaves && *next < view.count).map(|next| view.slot(next))
+        })
+    }
+}
+
 impl Tree {
-    /// Copies the leaf of an aim as of one moment, and its fences.
-    pub(super) fn leaf(&self, aim: Aim<'_>, fences: &mut Fences) -> LeafCopy {
-        self.search(aim, Some(fences), LeafCopy::read).1
+    /// Copies the leaf of an aim as of one moment, and returns the separator between it and the leaf that
+    /// follows in the direction of the aim. `leaves` more are prefetched, up to two.
+    pub(super) fn leaf(&self, aim: Aim<'_>, leaves: usize) -> (LeafCopy, Option<Vec<u8>>) {
+        let mut ahead = Ahead { leaves, ..Ahead::default() };
+        let (_, leaf) = self.search(aim, Some(&mut ahead), LeafCopy::read);
+        (leaf, ahead.has_fence.then_some(ahead.fence))
     }
 
     /// Copies the leaf that may hold a key, as of one moment, with its number.
@@ -31,22 +69,21 @@ impl Tree {
             .1
     }
 
-    /// Reads from the leaf of an aim as of one moment, and notes its fences. Returns its number, and what
-    /// `read` returned.
+    /// Reads from the leaf of an aim as of one moment. Returns its number, and what `read` returned.
     #[inline]
     fn search<R>(
         &self,
         aim: Aim<'_>,
-        mut fences: Option<&mut Fences>,
+        mut ahead: Option<&mut Ahead>,
         read: impl Fn(TreeNode<'_>, Control) -> R,
     ) -> (u32, R) {
         loop {
-            if let Some(fences) = &mut fences {
-                **fences = Fences::default();
+            if let Some(ahead) = &mut ahead {
+                ahead.has_fence = false;
             }
             // Acquire: pairs with the release of the store that published the root.
             let root = Root(self.head.0.root.load(Ordering::Acquire));
-            if let Some(found) = self.search_below(root, aim, fences.as_deref_mut(), &read) {
+            if let Some(found) = self.search_below(root, aim, ahead.as_deref_mut(), &read) {
                 return found;
             }
             spin_loop();
@@ -59,7 +96,7 @@ impl Tree {
         &self,
         root: Root,
         aim: Aim<'_>,
-        mut fences: Option<&mut Fences>,
+        mut ahead: Option<&mut Ahead>,
         read: impl Fn(TreeNode<'_>, Control) -> R,
     ) -> Option<(u32, R)> {
         let mut place = Place::Root(root);
@@ -73,9 +110,10 @@ impl Tree {
             let view = InnerView::new(&node, control);
             let slot = aim.slot_in(&view);
             let word = view.slot(slot);
-            if let Some(fences) = fences.as_deref_mut() {
-                note_fences(&view, slot, fences);
-            }
+            let following = ahead.as_deref_mut().map(|ahead| {
+                ahead.note(&view, slot, aim);
+                ahead.slots(&view, slot, aim)
+            });
             // Acquire: pairs with the release of every word that was loaded above (T3).
             fence(Ordering::Acquire);
             if node.control_unordered() != control {
@@ -85,6 +123,8 @@ impl Tree {
             (number, level) = (child_of(word), level - 1);
             if level == 0 {
                 self.leaf_node(number).prefetch();
+                let following = following.into_iter().flatten().flatten();
+                following.for_each(|word| self.leaf_node(child_of(word)).prefetch());
             }
         }
         let leaf = self.leaf_node(number);
@@ -108,20 +148,5 @@ impl Tree {
                 node.control_unordered() == control && InnerView::new(&node, control).slot(slot) == word
             }
         }
-    }
-}
-
-/// Notes the separators beside a slot, which are nearer than those noted before.
-fn note_fences<W: Words + ?Sized>(view: &InnerView<'_, W>, slot: usize, fences: &mut Fences) {
-    let separator = |slot| {
-        let mut key = Vec::new();
-        view.separator(slot, &mut key);
-        key
-    };
-    if slot > 0 {
-        fences.lower = Some(separator(slot));
-    }
-    if slot + 1 < view.count {
-        fences.upper = Some(separator(slot + 1));
     }
 }

@@ -144,26 +144,29 @@ impl Walk<'_> {
 }
 
 /// Returns all locations in a range of keys, forward.
-pub(super) fn forward(tree: &Tree, keys: &Keys, from: &[u8]) -> Vec<Location> {
+pub(super) fn forward(tree: &Tree, keys: &Keys, from: &[u8], to: Option<&[u8]>) -> Vec<Location> {
     let key_of = keys.key_of();
     let (mut found, mut next) = (Vec::new(), Some(from.to_vec()));
     while let Some(at) = next {
         let is_before =
             |(location, _), key: &[u8]| Ok::<_, BlockError>(key_of(location, true).unwrap() < key);
-        next = tree.scan(&at, &mut found, is_before).unwrap().next;
+        next =
+            tree.scan((&at, to), found.len() % 3, |(location, _)| found.push(location), is_before).unwrap();
     }
     found
 }
 
-/// Returns all locations of keys below one, backward.
-pub(super) fn backward(tree: &Tree, keys: &Keys, to: Option<&[u8]>) -> Vec<Location> {
+/// Returns all locations in a range of keys, backward.
+pub(super) fn backward(tree: &Tree, keys: &Keys, from: &[u8], to: Option<&[u8]>) -> Vec<Location> {
     let key_of = keys.key_of();
     let (mut found, mut next) = (Vec::new(), Some(to.map(<[u8]>::to_vec)));
     while let Some(at) = next {
         let mut leaf = Vec::new();
         let is_before =
             |(location, _), key: &[u8]| Ok::<_, BlockError>(key_of(location, true).unwrap() < key);
-        let lower = tree.scan_back(at.as_deref(), &mut leaf, is_before).unwrap().next;
+        let bounds = (from, at.as_deref());
+        let take = |(location, _)| leaf.push(location);
+        let lower = tree.scan_back(bounds, found.len() % 3, take, is_before).unwrap();
         found.extend(leaf.into_iter().rev());
         next = lower.map(Some);
     }
@@ -213,22 +216,21 @@ fn operate(shape: &str, count: usize, operations: usize, seed: u64) {
         }
         if step % (operations / 20) == 0 {
             check(&tree, &keys);
-            let from = &*keys.0[random.usize(..count)];
-            let expected: Vec<_> = model
-                .range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
-                .map(|(_, at)| *at)
-                .collect();
-            assert_eq!(forward(&tree, &keys, from), expected);
-            let expected: Vec<_> = model
-                .range::<[u8], _>((Bound::Unbounded, Bound::Excluded(from)))
-                .rev()
-                .map(|(_, at)| *at)
-                .collect();
-            assert_eq!(backward(&tree, &keys, Some(from)), expected);
+            let mut bounds = [0; 2].map(|_| &*keys.0[random.usize(..count)]);
+            bounds.sort_unstable();
+            let [from, behind] = bounds;
+            for to in [None, Some(behind)].into_iter().filter(|to| *to != Some(from)) {
+                let end = to.map_or(Bound::Unbounded, Bound::Excluded);
+                let mut expected: Vec<_> =
+                    model.range::<[u8], _>((Bound::Included(from), end)).map(|(_, at)| *at).collect();
+                assert_eq!(forward(&tree, &keys, from, to), expected);
+                expected.reverse();
+                assert_eq!(backward(&tree, &keys, from, to), expected);
+            }
         }
     }
-    assert_eq!(forward(&tree, &keys, &[]), model.values().copied().collect::<Vec<_>>());
-    assert_eq!(backward(&tree, &keys, None), model.values().rev().copied().collect::<Vec<_>>());
+    assert_eq!(forward(&tree, &keys, &[], None), model.values().copied().collect::<Vec<_>>());
+    assert_eq!(backward(&tree, &keys, &[], None), model.values().rev().copied().collect::<Vec<_>>());
     for (key, location) in &model {
         assert_eq!(tree.find(key, keys.compare(key)).unwrap(), Some(*location));
         assert!(writer.remove(key, *location, key_of));

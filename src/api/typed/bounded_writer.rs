@@ -115,7 +115,7 @@ impl<'s, S: Serializer> Serializer for Bounded<'s, S> {
 
 /// The parts of a compound value: each is nested in it, and counts if its elements do.
 macro_rules! parts {
-    ($($trait:ident: $($method:ident($($name:ident)?))+;)*) => {$(
+    ($($trait:ident: $($method:ident($($name:ident)?))+ $(, $skip:ident)?;)*) => {$(
         impl<C: $trait> $trait for Bounded<'_, C> {
             type Ok = C::Ok;
             type Error = C::Error;
@@ -129,6 +129,10 @@ macro_rules! parts {
                 self.bounds.count().map_err(Error::custom)
             })+
 
+            $(fn $skip(&mut self, name: &'static str) -> Result<(), C::Error> {
+                self.inner.$skip(name)
+            })?
+
             fn end(self) -> Result<C::Ok, C::Error> {
                 self.inner.end()
             }
@@ -141,8 +145,8 @@ parts! {
     SerializeTuple: serialize_element();
     SerializeTupleStruct: serialize_field();
     SerializeTupleVariant: serialize_field();
-    SerializeStruct: serialize_field(name);
-    SerializeStructVariant: serialize_field(name);
+    SerializeStruct: serialize_field(name), skip_field;
+    SerializeStructVariant: serialize_field(name), skip_field;
 }
 
 impl<C: SerializeMap> SerializeMap for Bounded<'_, C> {

@@ -2,14 +2,16 @@
 
 #[cfg(feature = "bincode")]
 pub(crate) mod bincode;
-#[cfg(any(feature = "bincode", feature = "postcard"))]
+#[cfg(any(test, feature = "bincode", feature = "postcard"))]
 pub(crate) mod bounded_reader;
-#[cfg(any(feature = "bincode", feature = "postcard"))]
+#[cfg(any(test, feature = "bincode", feature = "postcard"))]
 pub(crate) mod bounded_writer;
-#[cfg(any(feature = "bincode", feature = "postcard"))]
+#[cfg(any(test, feature = "bincode", feature = "postcard"))]
 pub(crate) mod bounds;
 #[cfg(feature = "serde")]
 pub(crate) mod codec;
+#[cfg(test)]
+pub(crate) mod order;
 #[cfg(feature = "postcard")]
 pub(crate) mod postcard;
 pub(crate) mod reader;

@@ -217,6 +217,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! The keys of an [ordered typed keyspace](Store::ordered_typed_keyspace) are in the order of their values.
+//!
 //! # Async
 //!
 //! The store has no runtime. A read of data in memory does not wait. A write at `Os` or `Interval`
@@ -433,10 +435,12 @@ pub use api::typed::TypedKeyspace;
 pub use api::typed::bincode::Bincode;
 #[cfg(feature = "serde")]
 pub use api::typed::codec::Codec;
+#[cfg(feature = "serde")]
+pub use api::typed::iter::{TypedIter, TypedRange};
 #[cfg(feature = "postcard")]
 pub use api::typed::postcard::Postcard;
 #[cfg(feature = "serde")]
-pub use api::typed::reader::{TypedIter, TypedReader};
+pub use api::typed::reader::TypedReader;
 pub use api::write_batch::WriteBatch;
 pub use config::{Durability, RecoveryProgress};
 pub use engine::compaction::report::{

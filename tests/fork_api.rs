@@ -80,6 +80,9 @@ const STORE: &[Row] = &[
     ("Store::close", |i| refused(i.store.close())),
     ("Store::step", |i| refused(i.store.step())),
     ("Store::rest_step", |i| refused(i.store.rest_step())),
+    ("Store::ordered_typed_keyspace", |i| {
+        refused(i.store.ordered_typed_keyspace::<str, u32, _>("new", Postcard))
+    }),
     ("Store::typed_keyspace", |i| refused(i.store.typed_keyspace::<str, u32, _>("typed", Postcard))),
     ("Store::stats", |i| i.store.stats() == mapcask::Stats::default()),
     ("Store::size_on_disk", |i| refused(i.store.size_on_disk())),
@@ -234,6 +237,27 @@ const READERS: &[Row] = &[
     ("TypedReader::multi_get", |i| refused(i.typed_reader.multi_get(["a"]))),
     ("TypedReader::contains_key", |i| refused(i.typed_reader.contains_key("a"))),
     ("TypedReader::iter", |i| i.typed_reader.iter().all(refused)),
+    ("TypedReader::range", |i| refused(i.typed_reader.range("a"..).next().unwrap())),
+    ("TypedReader::prefix", |i| refused(i.typed_reader.prefix("a").next_back().unwrap())),
+    ("TypedReader::first_key_value", |i| refused(i.typed_reader.first_key_value())),
+    ("TypedReader::last_key_value", |i| refused(i.typed_reader.last_key_value())),
+    ("TypedReader::get_lt", |i| refused(i.typed_reader.get_lt("a"))),
+    ("TypedReader::get_le", |i| refused(i.typed_reader.get_le("a"))),
+    ("TypedReader::get_ge", |i| refused(i.typed_reader.get_ge("a"))),
+    ("TypedReader::get_gt", |i| refused(i.typed_reader.get_gt("a"))),
+    ("TypedReader::get_range", |i| refused(i.typed_reader.get_range("a".., 1))),
+    ("TypedReader::count_range", |i| refused(i.typed_reader.count_range("a"..))),
+    ("TypedReader::encode_key", |i| i.typed_reader.encode_key("a").is_ok()),
+    ("TypedReader::decode_key", |i| i.typed_reader.decode_key(b"\x01a").unwrap() == "a"),
+    ("TypedReader::decode_value", |i| i.typed_reader.decode_value(&[1]).unwrap() == 1),
+    ("TypedRange::seek", |i| {
+        let mut range = i.typed_reader.range::<&str>(..);
+        range.seek("a").is_ok() && refused(range.next().unwrap())
+    }),
+    ("TypedRange::seek_back", |i| {
+        let mut range = i.typed_reader.range::<&str>(..);
+        range.seek_back("a").is_ok() && refused(range.next().unwrap())
+    }),
     ("TypedReader as Debug", |i| !format!("{:?}", i.typed_reader).is_empty()),
     ("TypedReader as Clone", |i| refused(i.typed_reader.clone().get("a"))),
     ("TypedKeyspace as Deref", |i| refused(i.typed.get("a"))),
@@ -254,6 +278,10 @@ const TYPED: &[Row] = &[
     ("TypedKeyspace::insert_in", |mut i| i.typed.insert_in(&mut i.batch, "a", &1).is_ok()),
     ("TypedKeyspace::remove_in", |mut i| i.typed.remove_in(&mut i.batch, "a").is_ok()),
     ("TypedKeyspace::compare_and_swap", |i| refused(i.typed.compare_and_swap("a", None, Some(&1)))),
+    ("TypedKeyspace::pop_first", |i| refused(i.typed.pop_first())),
+    ("TypedKeyspace::pop_last", |i| refused(i.typed.pop_last())),
+    ("TypedKeyspace::pop_first_in", |i| refused(i.typed.pop_first_in("a"..))),
+    ("TypedKeyspace::pop_last_in", |i| refused(i.typed.pop_last_in("a"..))),
     ("TypedKeyspace as Debug", |i| !format!("{:?}", i.typed).is_empty()),
 ];
 

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// The file of the item, the item, and the words that must find it.
-const ALIASES: [(&str, &str, &[&str]); 41] = [
+const ALIASES: [(&str, &str, &[&str]); 45] = [
     ("api/store.rs", "struct Store", &["Database", "Environment"]),
     ("api/store.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
     ("api/store.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
@@ -48,6 +48,10 @@ const ALIASES: [(&str, &str, &[&str]); 41] = [
     ("api/tx_range.rs", "fn range", &["scan"]),
     ("api/typed/mod.rs", "fn insert", &["put", "set"]),
     ("api/typed/mod.rs", "fn remove", &["delete"]),
+    ("api/typed/mod.rs", "fn pop_first", &["pop_min"]),
+    ("api/typed/range.rs", "fn range", &["scan"]),
+    ("api/typed/range.rs", "fn prefix", &["scan_prefix"]),
+    ("api/typed/range.rs", "fn first_key_value", &["first", "min"]),
     ("api/salvage/mod.rs", "fn salvage", &["repair"]),
     ("api/backup/mod.rs", "fn backup", &["checkpoint", "hot_backup"]),
     ("api/follower.rs", "struct Follower", &["open_read_only", "secondary"]),
@@ -57,7 +61,7 @@ const ALIASES: [(&str, &str, &[&str]); 41] = [
 ];
 
 /// The files whose public functions need an example, and the functions that are plain without one.
-const EXAMPLES: [(&str, &[&str]); 26] = [
+const EXAMPLES: [(&str, &[&str]); 28] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
@@ -77,9 +81,22 @@ const EXAMPLES: [(&str, &[&str]); 26] = [
     // These act as on a keyspace of bytes, or are in the example of another function.
     (
         "api/typed/mod.rs",
-        &["with_durability", "insert", "insert_if_absent", "remove", "take", "fetch_and_update", "remove_in"],
+        &[
+            "with_durability",
+            "insert",
+            "insert_if_absent",
+            "remove",
+            "take",
+            "fetch_and_update",
+            "remove_in",
+            "pop_last",
+            "pop_first_in",
+            "pop_last_in",
+        ],
     ),
-    ("api/typed/reader.rs", &["len", "is_empty", "get", "contains_key"]),
+    ("api/typed/reader.rs", &["len", "is_empty", "get", "contains_key", "decode_key", "decode_value"]),
+    ("api/typed/range.rs", &["last_key_value", "get_le", "get_ge", "get_gt", "count_range"]),
+    ("api/typed/iter.rs", &["seek_back"]),
     ("api/options.rs", &["new"]),
     ("api/opening.rs", &[]),
     // The names and the last number are in the examples of other functions.

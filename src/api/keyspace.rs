@@ -226,7 +226,7 @@ impl Keyspace {
         self.pop(&KeyRange::of(&range), End::Back)
     }
 
-    fn pop(&self, range: &KeyRange, end: End) -> Result<Option<(Value, Value)>> {
+    pub(super) fn pop(&self, range: &KeyRange, end: End) -> Result<Option<(Value, Value)>> {
         let _events = crate::trace::at_end();
         self.engine().pop(self.reader.inner(), range, end, self.durability)
     }

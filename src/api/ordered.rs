@@ -64,7 +64,7 @@ impl Reader {
         self.range_of(KeyRange::of_prefix(prefix.as_ref()))
     }
 
-    fn range_of(&self, range: KeyRange) -> Range {
+    pub(super) fn range_of(&self, range: KeyRange) -> Range {
         Range::new(Arc::clone(&self.handle().state), Arc::clone(self.inner()), range)
     }
 

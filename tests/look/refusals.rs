@@ -42,6 +42,10 @@ const REFUSED: &[Row] = &[
         refused(s.ordered_keyspace("new")) && unordered(s.ordered_keyspace("other"))
     }),
     ("Store::keyspace", |s| refused(s.keyspace("new")) && s.keyspace("other").is_ok()),
+    ("Store::ordered_typed_keyspace", |s| {
+        refused(s.ordered_typed_keyspace::<str, u32, _>("new", Postcard))
+            && unordered(s.ordered_typed_keyspace::<str, u32, _>("typed", Postcard))
+    }),
     ("Store::typed_keyspace", |s| refused(s.typed_keyspace::<str, u32, _>("new", Postcard))),
     ("Store::rename_keyspace", |s| {
         refused(s.rename_keyspace("other", "new")) && refused(s.rename_keyspace("none", "new"))
@@ -116,6 +120,10 @@ const REFUSED: &[Row] = &[
         typed(s).remove_in(&mut batch, "a").unwrap();
         refused(s.write(&batch))
     }),
+    ("TypedKeyspace::pop_first", |s| refused(typed(s).pop_first())),
+    ("TypedKeyspace::pop_last", |s| refused(typed(s).pop_last())),
+    ("TypedKeyspace::pop_first_in", |s| refused(typed(s).pop_first_in("a"..))),
+    ("TypedKeyspace::pop_last_in", |s| refused(typed(s).pop_last_in("a"..))),
     ("TypedKeyspace::compare_and_swap", |s| refused(typed(s).compare_and_swap("a", Some(&1), Some(&2)))),
 ];
 
@@ -227,6 +235,29 @@ const WORKS: &[Row] = &[
     ("TypedReader::multi_get", |s| typed_reader(s).multi_get(["a"]).unwrap() == [Some(1)]),
     ("TypedReader::contains_key", |s| typed_reader(s).contains_key("a").unwrap()),
     ("TypedReader::iter", |s| typed_reader(s).iter().all(|item| item.is_ok())),
+    ("TypedReader::range", |s| unordered(typed_reader(s).range("a"..).next().unwrap())),
+    ("TypedReader::prefix", |s| unordered(typed_reader(s).prefix("a").next().unwrap())),
+    ("TypedReader::first_key_value", |s| unordered(typed_reader(s).first_key_value())),
+    ("TypedReader::last_key_value", |s| unordered(typed_reader(s).last_key_value())),
+    ("TypedReader::get_lt", |s| unordered(typed_reader(s).get_lt("a"))),
+    ("TypedReader::get_le", |s| unordered(typed_reader(s).get_le("a"))),
+    ("TypedReader::get_ge", |s| unordered(typed_reader(s).get_ge("a"))),
+    ("TypedReader::get_gt", |s| unordered(typed_reader(s).get_gt("a"))),
+    ("TypedReader::get_range", |s| unordered(typed_reader(s).get_range("a".., 1))),
+    ("TypedReader::count_range", |s| unordered(typed_reader(s).count_range("a"..))),
+    ("TypedReader::encode_key", |s| typed_reader(s).encode_key("a").unwrap() == b"\x01a"),
+    ("TypedReader::decode_key", |s| typed_reader(s).decode_key(b"\x01a").unwrap() == "a"),
+    ("TypedReader::decode_value", |s| typed_reader(s).decode_value(&[1]).unwrap() == 1),
+    ("TypedRange::seek", |s| {
+        let mut range = typed_reader(s).range::<&str>(..);
+        range.seek("a").unwrap();
+        unordered(range.next().unwrap())
+    }),
+    ("TypedRange::seek_back", |s| {
+        let mut range = typed_reader(s).range::<&str>(..);
+        range.seek_back("a").unwrap();
+        unordered(range.next().unwrap())
+    }),
     ("Reader as Debug", |s| format!("{:?}", reader(s)).contains("len: 1")),
     ("Reader as Clone", |s| reader(s).clone().contains_key("a").unwrap()),
     ("Reader as IntoIterator", |s| (&reader(s)).into_iter().count() == 1),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The files that define the methods of types that refer to an open store.
-const SOURCES: [&str; 27] = [
+const SOURCES: [&str; 29] = [
     "api/store.rs",
     "api/admin.rs",
     "api/keyspace.rs",
@@ -12,6 +12,8 @@ const SOURCES: [&str; 27] = [
     "api/conditional.rs",
     "api/typed/mod.rs",
     "api/typed/reader.rs",
+    "api/typed/range.rs",
+    "api/typed/iter.rs",
     "api/snapshot.rs",
     "api/snapshot_range.rs",
     "api/transact.rs",

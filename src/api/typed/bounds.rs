@@ -60,6 +60,7 @@ impl<'s> Bounds<'s> {
     /// # Errors
     ///
     /// The reason for the refusal.
+    #[cfg(any(feature = "bincode", feature = "postcard"))]
     pub(super) fn check_written(elements: &Cell<u64>, len: usize) -> Result<(), String> {
         Bounds::of_reading(elements, len).expect_more(0).map_err(str::to_owned)
     }

@@ -47,10 +47,12 @@ use crate::error::{Error, Result};
 /// # Ok::<(), Error>(())
 /// ```
 pub trait Codec {
-    /// Returns the name of the encoding: 1 to 64 bytes of ASCII.
+    /// Returns the name of the encoding: 1 to 64 bytes of ASCII, or up to 56 for the values of an
+    /// [ordered keyspace](crate::Store::ordered_typed_keyspace).
     ///
     /// It is stored with a keyspace of typed values, and compared when that is opened. An encoding
-    /// never changes its name, and no two encodings share one.
+    /// never changes its name, and no two encodings share one. Names that begin with `order-` are those
+    /// of keys.
     fn id(&self) -> &str;
 
     /// Appends the value's bytes to `into`.
@@ -72,12 +74,17 @@ pub trait Codec {
 ///
 /// # Errors
 ///
-/// `InvalidOption` if it is empty, because a keyspace of plain bytes has that id.
+/// `InvalidOption` if it is empty, because a keyspace of plain bytes has that id, or if it begins as
+/// that of an ordered typed keyspace does.
 pub(super) fn id_of<C: Codec>(codec: &C) -> Result<&str> {
     let id = codec.id();
     if id.is_empty() {
         let (option, reason) = ("codec", "its id must be 1 to 64 bytes of ASCII");
         return Err(Error::InvalidOption { option, value: "\"\"".to_owned(), reason });
+    }
+    if id.starts_with("order-") {
+        let (option, reason) = ("codec", "its id must not begin with `order-`, as ids of keys do");
+        return Err(Error::InvalidOption { option, value: format!("{id:?}"), reason });
     }
     Ok(id)
 }

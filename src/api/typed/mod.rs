@@ -2,22 +2,21 @@
 
 #[cfg(feature = "bincode")]
 pub(crate) mod bincode;
-#[cfg(any(test, feature = "bincode", feature = "postcard"))]
 pub(crate) mod bounded_reader;
-#[cfg(any(test, feature = "bincode", feature = "postcard"))]
 pub(crate) mod bounded_writer;
-#[cfg(any(test, feature = "bincode", feature = "postcard"))]
 pub(crate) mod bounds;
-#[cfg(feature = "serde")]
 pub(crate) mod codec;
-#[cfg(test)]
+pub(crate) mod encoding;
+pub(crate) mod iter;
 pub(crate) mod order;
 #[cfg(feature = "postcard")]
 pub(crate) mod postcard;
+pub(crate) mod range;
 pub(crate) mod reader;
 
+use std::borrow::Borrow;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, RangeBounds};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,10 +25,13 @@ use crate::api::conditional::CompareAndSwapError;
 use crate::api::keyspace::Keyspace;
 use crate::api::reader::Reader;
 use crate::api::store::Store;
-use crate::api::typed::codec::{Codec, id_of};
+use crate::api::typed::codec::Codec;
+use crate::api::typed::encoding::KeyEncoding;
 use crate::api::typed::reader::TypedReader;
 use crate::api::write_batch::WriteBatch;
 use crate::config::Durability;
+use crate::engine::read::key_range::KeyRange;
+use crate::engine::read::range_buffer::End;
 use crate::engine::write::Returning;
 use crate::engine::write::keyspaces::KeyOrder;
 use crate::error::Result;
@@ -122,8 +124,58 @@ impl Store {
         V: Serialize + DeserializeOwned,
         C: Codec,
     {
-        let keyspace = self.keyspace_of(name, id_of(&codec)?, KeyOrder::Any)?;
+        let id = KeyEncoding::Codec.id_with(&codec)?;
+        let keyspace = self.keyspace_of(name, &id, KeyOrder::Any)?;
         let reader = TypedReader::of(Reader::clone(&keyspace), codec)?;
+        Ok(TypedKeyspace { keyspace, reader })
+    }
+
+    /// Returns the ordered typed keyspace of a name, and creates it if there is none.
+    ///
+    /// Its keys are in the order of their values, and have the reads of an
+    /// [ordered keyspace](Store::ordered_keyspace): [`range`](TypedReader::range),
+    /// [`prefix`](TypedReader::prefix), [`pop_first`](TypedKeyspace::pop_first) and their like. The codec
+    /// encodes the values only. Keys have an encoding of their own, whose bytes sort as the values do:
+    ///
+    /// - numbers by their value, text by its bytes, `None` before `Some`, sequences element by element;
+    /// - tuples and structs field by field, enums by the position of the variant and then by its fields;
+    /// - types of other crates by what they give to serde.
+    ///
+    /// An encoded key is at most [`MAX_ORDERED_KEY_LEN`](crate::MAX_ORDERED_KEY_LEN) bytes long. A key holds no
+    /// NaN, no map, and no untagged, internally tagged or flattened type. [`Store::typed_keyspace`] returns an
+    /// ordered typed keyspace, too, if there is one of the name.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// use mapcask::{Postcard, TypedKeyspace};
+    ///
+    /// // The keys are a sensor and a time.
+    /// let readings: TypedKeyspace<(String, u64), f64, _> =
+    ///     store.ordered_typed_keyspace("readings", Postcard)?;
+    /// for (sensor, time, value) in [("attic", 9, 21.5), ("attic", 10, 22.0), ("cellar", 9, 11.0)] {
+    ///     readings.insert(&(sensor.to_owned(), time), &value)?;
+    /// }
+    /// let latest = readings.prefix(&("attic",)).next_back().transpose()?;
+    /// assert_eq!(latest, Some((("attic".to_owned(), 10), 22.0)));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Store::ordered_keyspace`] does. Also `CodecMismatch` if it was created with another
+    /// codec or with none, and `InvalidOption` if the codec's id is not 1 to 56 bytes of ASCII.
+    pub fn ordered_typed_keyspace<K, V, C>(&self, name: &str, codec: C) -> Result<TypedKeyspace<K, V, C>>
+    where
+        K: ?Sized + Serialize,
+        V: Serialize + DeserializeOwned,
+        C: Codec,
+    {
+        let keys = KeyEncoding::Order;
+        let keyspace = self.keyspace_of(name, &keys.id_with(&codec)?, KeyOrder::Ascending)?;
+        let reader = TypedReader::with_keys(Reader::clone(&keyspace), keys, codec)?;
         Ok(TypedKeyspace { keyspace, reader })
     }
 }
@@ -170,7 +222,7 @@ where
     #[doc(alias = "put")]
     #[doc(alias = "set")]
     pub fn insert(&self, key: &K, value: &V) -> Result<Seq> {
-        self.keyspace.insert(self.encode(key)?, self.encode(value)?)
+        self.keyspace.insert(self.encode_key(key)?, self.encoding.value(value)?)
     }
 
     /// Inserts a key if it is absent, and returns `true` if it was inserted.
@@ -179,7 +231,7 @@ where
     ///
     /// Fails as [`TypedKeyspace::insert`] does.
     pub fn insert_if_absent(&self, key: &K, value: &V) -> Result<bool> {
-        self.keyspace.insert_if_absent(self.encode(key)?, self.encode(value)?)
+        self.keyspace.insert_if_absent(self.encode_key(key)?, self.encoding.value(value)?)
     }
 
     /// Inserts a key, or overwrites its value, and returns the previous value.
@@ -201,7 +253,7 @@ where
     /// Fails as [`TypedKeyspace::insert`] does. If the previous value cannot be decoded, the new
     /// one was written.
     pub fn replace(&self, key: &K, value: &V) -> Result<Option<V>> {
-        let old = self.keyspace.replace(self.encode(key)?, self.encode(value)?)?;
+        let old = self.keyspace.replace(self.encode_key(key)?, self.encoding.value(value)?)?;
         self.decoded(old)
     }
 
@@ -212,7 +264,7 @@ where
     /// Fails as [`Keyspace::remove`] does. Also `Codec` if the key cannot be encoded.
     #[doc(alias = "delete")]
     pub fn remove(&self, key: &K) -> Result<bool> {
-        self.keyspace.remove(self.encode(key)?)
+        self.keyspace.remove(self.encode_key(key)?)
     }
 
     /// Removes a key, and returns the value that it had.
@@ -222,7 +274,7 @@ where
     /// Fails as [`TypedKeyspace::remove`] does. If the value cannot be decoded, the key was
     /// removed.
     pub fn take(&self, key: &K) -> Result<Option<V>> {
-        let old = self.keyspace.take(self.encode(key)?)?;
+        let old = self.keyspace.take(self.encode_key(key)?)?;
         self.decoded(old)
     }
 
@@ -270,9 +322,9 @@ where
         keep: Returning,
         mut update: impl FnMut(Option<V>) -> Option<V>,
     ) -> Result<Option<V>> {
-        let kept = self.keyspace.update(&self.encode(key)?, keep, |old| {
+        let kept = self.keyspace.update(&self.encode_key(key)?, keep, |old| {
             let new = update(self.decoded(old)?);
-            new.map(|new| self.encode(&new)).transpose()
+            new.map(|new| self.encoding.value(&new)).transpose()
         })?;
         self.decoded(kept)
     }
@@ -298,7 +350,7 @@ where
     ///
     /// `Codec` if the key or the value cannot be encoded.
     pub fn insert_in(&self, batch: &mut WriteBatch, key: &K, value: &V) -> Result<()> {
-        batch.on(&self.keyspace).insert(self.encode(key)?, self.encode(value)?);
+        batch.on(&self.keyspace).insert(self.encode_key(key)?, self.encoding.value(value)?);
         Ok(())
     }
 
@@ -308,7 +360,7 @@ where
     ///
     /// `Codec` if the key cannot be encoded.
     pub fn remove_in(&self, batch: &mut WriteBatch, key: &K) -> Result<()> {
-        batch.on(&self.keyspace).remove(self.encode(key)?);
+        batch.on(&self.keyspace).remove(self.encode_key(key)?);
         Ok(())
     }
 
@@ -339,7 +391,77 @@ where
         old: Option<&V>,
         new: Option<&V>,
     ) -> Result<Result<Seq, CompareAndSwapError>> {
-        let encoded = |value: Option<&V>| value.map(|value| self.encode(value)).transpose();
-        self.keyspace.compare_and_swap(self.encode(key)?, encoded(old)?, encoded(new)?)
+        let encoded = |value: Option<&V>| value.map(|value| self.encoding.value(value)).transpose();
+        self.keyspace.compare_and_swap(self.encode_key(key)?, encoded(old)?, encoded(new)?)
+    }
+}
+
+/// The removals from the ends of an ordered typed keyspace.
+impl<K, V, C> TypedKeyspace<K, V, C>
+where
+    K: ?Sized + Serialize + ToOwned<Owned: DeserializeOwned>,
+    V: Serialize + DeserializeOwned,
+    C: Codec,
+{
+    /// Removes the first key of an ordered typed keyspace, and returns it with its value; see
+    /// [`Keyspace::pop_first`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// use mapcask::{Postcard, TypedKeyspace};
+    ///
+    /// // The keys are a priority and a number.
+    /// let jobs: TypedKeyspace<(i8, u64), String, _> = store.ordered_typed_keyspace("jobs", Postcard)?;
+    /// jobs.insert(&(0, 1), &"clean".to_owned())?;
+    /// jobs.insert(&(-1, 2), &"repair".to_owned())?;
+    /// assert_eq!(jobs.pop_first()?, Some(((-1, 2), "repair".to_owned())));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Keyspace::pop_first`] does. Also `Codec`: if a key of a range cannot be encoded, nothing
+    /// was removed; if the removed key or its value cannot be decoded, it was removed.
+    #[doc(alias = "pop_min")]
+    pub fn pop_first(&self) -> Result<Option<(K::Owned, V)>> {
+        self.pop(Ok(KeyRange::all()), End::Front)
+    }
+
+    /// Removes the last key of an ordered typed keyspace, and returns it with its value; see
+    /// [`TypedKeyspace::pop_first`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`TypedKeyspace::pop_first`] does.
+    #[doc(alias = "pop_max")]
+    pub fn pop_last(&self) -> Result<Option<(K::Owned, V)>> {
+        self.pop(Ok(KeyRange::all()), End::Back)
+    }
+
+    /// Removes the first key of a range of an ordered typed keyspace, and returns it with its value; see
+    /// [`TypedKeyspace::pop_first`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`TypedKeyspace::pop_first`] does.
+    pub fn pop_first_in<Q: Borrow<K>>(&self, range: impl RangeBounds<Q>) -> Result<Option<(K::Owned, V)>> {
+        self.pop(self.encoding.range(&range), End::Front)
+    }
+
+    /// Removes the last key of a range of an ordered typed keyspace, and returns it with its value; see
+    /// [`TypedKeyspace::pop_first`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`TypedKeyspace::pop_first`] does.
+    pub fn pop_last_in<Q: Borrow<K>>(&self, range: impl RangeBounds<Q>) -> Result<Option<(K::Owned, V)>> {
+        self.pop(self.encoding.range(&range), End::Back)
+    }
+
+    fn pop(&self, range: Result<KeyRange>, end: End) -> Result<Option<(K::Owned, V)>> {
+        self.encoding.stored(self.keyspace.pop(&range?, end).transpose()).transpose()
     }
 }

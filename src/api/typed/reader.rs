@@ -7,8 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::reader::Reader;
-use crate::api::typed::codec::{Codec, id_of};
-use crate::engine::read::iter::Iter;
+use crate::api::typed::codec::Codec;
+use crate::api::typed::encoding::{Encoding, KeyEncoding};
+use crate::api::typed::iter::TypedIter;
 use crate::error::{Error, Result};
 use crate::mem::page_guard::check_slice;
 
@@ -31,14 +32,14 @@ use crate::mem::page_guard::check_slice;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TypedReader<K: ?Sized, V, C> {
-    reader: Reader,
-    codec: C,
+    pub(super) reader: Reader,
+    pub(super) encoding: Encoding<C>,
     types: PhantomData<fn(&K) -> V>,
 }
 
 impl<K: ?Sized, V, C: Clone> Clone for TypedReader<K, V, C> {
     fn clone(&self) -> Self {
-        Self { reader: self.reader.clone(), codec: self.codec.clone(), types: PhantomData }
+        Self { reader: self.reader.clone(), encoding: self.encoding.clone(), types: PhantomData }
     }
 }
 
@@ -50,19 +51,30 @@ impl<K: ?Sized, V, C> fmt::Debug for TypedReader<K, V, C> {
 }
 
 impl<K: ?Sized, V, C: Codec> TypedReader<K, V, C> {
-    /// Returns the typed reader of a keyspace.
+    /// Returns the typed reader of a keyspace. The id that is stored with it decides how keys are
+    /// encoded.
     ///
     /// # Errors
     ///
     /// `CodecMismatch` if the keyspace was created with another codec, and `InvalidOption` if the
-    /// codec's id is empty.
+    /// codec's id is none of a codec.
     pub(crate) fn of(reader: Reader, codec: C) -> Result<Self> {
-        let (stored, asked) = (reader.inner().codec(), id_of(&codec)?);
+        let keys = KeyEncoding::of_stored(reader.inner().codec());
+        Self::with_keys(reader, keys, codec)
+    }
+
+    /// Returns the typed reader of a keyspace whose keys must have this encoding.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`TypedReader::of`] does.
+    pub(super) fn with_keys(reader: Reader, keys: KeyEncoding, codec: C) -> Result<Self> {
+        let (stored, asked) = (reader.inner().codec(), keys.id_with(&codec)?);
         if stored != asked {
-            let (name, stored, asked) = (reader.name(), stored.to_owned(), asked.to_owned());
+            let (name, stored) = (reader.name(), stored.to_owned());
             return Err(Error::CodecMismatch { name, stored, asked });
         }
-        Ok(Self { reader, codec, types: PhantomData })
+        Ok(Self { reader, encoding: Encoding { keys, codec }, types: PhantomData })
     }
 }
 
@@ -108,9 +120,9 @@ where
     /// Fails as [`Reader::get`] does. Also `Codec` if the key cannot be encoded, or the value not
     /// decoded.
     pub fn get(&self, key: &K) -> Result<Option<V>> {
-        let key = self.encode(key)?;
+        let key = self.encode_key(key)?;
         match self.reader.view().get(&key)? {
-            Some(value) => self.decode(value).map(Some),
+            Some(value) => self.decode_value(value).map(Some),
             None => Ok(None),
         }
     }
@@ -137,7 +149,7 @@ where
     where
         K: 'k,
     {
-        let keys = keys.into_iter().map(|key| self.encode(key)).collect::<Result<Vec<_>>>()?;
+        let keys = keys.into_iter().map(|key| self.encode_key(key)).collect::<Result<Vec<_>>>()?;
         let values = self.reader.multi_get(&keys)?;
         values.into_iter().map(|value| self.decoded(value)).collect()
     }
@@ -148,10 +160,12 @@ where
     ///
     /// Fails as [`TypedReader::get`] does.
     pub fn contains_key(&self, key: &K) -> Result<bool> {
-        self.reader.contains_key(self.encode(key)?)
+        self.reader.contains_key(self.encode_key(key)?)
     }
 
-    /// Returns an iterator over all keys and values, in no order; see [`Iter`].
+    /// Returns an iterator over all keys and values, in no order; see [`Iter`](crate::Iter).
+    ///
+    /// In an ordered keyspace it goes in ascending order.
     ///
     /// ```
     /// # #[cfg(feature = "postcard")] {
@@ -168,64 +182,66 @@ where
         K: ToOwned<Owned: DeserializeOwned>,
         C: Clone,
     {
-        TypedIter { iter: self.reader.iter(), codec: self.codec.clone(), types: PhantomData }
+        TypedIter::new(self.reader.iter(), self.encoding.clone())
     }
 
-    pub(super) fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.codec.encode(value, &mut bytes)?;
-        Ok(bytes)
+    /// Encodes a key, or the beginning of one, as this keyspace does.
+    ///
+    /// It is for keys of views, snapshots and the like, which have no types.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postcard")] {
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// use mapcask::{Postcard, TypedKeyspace};
+    ///
+    /// let ages: TypedKeyspace<str, u32, _> = store.ordered_typed_keyspace("ages", Postcard)?;
+    /// ages.insert("anna", &42)?;
+    /// ages.insert("berta", &7)?;
+    /// let snapshot = store.snapshot();
+    /// ages.raw().clear()?;
+    /// let mut found = snapshot.keyspace("ages")?.range(ages.encode_key("b")?..);
+    /// let (name, age) = found.next().expect("there is one")?;
+    /// assert_eq!((ages.decode_key(&name)?, ages.decode_value(&age)?), ("berta".to_owned(), 7));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Codec` if the key cannot be encoded.
+    pub fn encode_key<P: Serialize + ?Sized>(&self, key: &P) -> Result<Vec<u8>> {
+        self.encoding.key(key)
+    }
+
+    /// Decodes the bytes of a key of this keyspace; see [`TypedReader::encode_key`].
+    ///
+    /// # Errors
+    ///
+    /// `Codec` if they are not those of a key. Also `Io` if they lie in a page that could not be had.
+    pub fn decode_key(&self, bytes: &[u8]) -> Result<K::Owned>
+    where
+        K: ToOwned<Owned: DeserializeOwned>,
+    {
+        self.checked(bytes, self.encoding.decoded_key(bytes))
+    }
+
+    /// Decodes the bytes of a value of this keyspace; see [`TypedReader::encode_key`].
+    ///
+    /// # Errors
+    ///
+    /// `Codec` if they are not those of a value. Also `Io` if they lie in a page that could not be had.
+    pub fn decode_value(&self, bytes: &[u8]) -> Result<V> {
+        self.checked(bytes, self.encoding.codec.decode(bytes))
     }
 
     pub(super) fn decoded(&self, value: Option<impl AsRef<[u8]>>) -> Result<Option<V>> {
-        value.map(|value| self.decode(value.as_ref())).transpose()
+        value.map(|value| self.decode_value(value.as_ref())).transpose()
     }
 
-    /// Decodes bytes of a mapping. Refuses the zeros that replace an unreadable page.
-    pub(super) fn decode(&self, bytes: &[u8]) -> Result<V> {
-        let value = self.codec.decode(bytes);
+    /// Refuses the zeros that replace an unreadable page of a mapping, in bytes that were decoded.
+    fn checked<T>(&self, bytes: &[u8], decoded: Result<T>) -> Result<T> {
         check_slice(bytes, self.reader.state().shared.dir.path())?;
-        value
+        decoded
     }
-}
-
-/// An iterator over all keys and values of a typed keyspace; see [`Iter`].
-pub struct TypedIter<K: ?Sized, V, C> {
-    iter: Iter,
-    codec: C,
-    types: PhantomData<fn(&K) -> V>,
-}
-
-impl<K: ?Sized, V, C> fmt::Debug for TypedIter<K, V, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TypedIter").field("iter", &self.iter).finish_non_exhaustive()
-    }
-}
-
-impl<K, V, C> Iterator for TypedIter<K, V, C>
-where
-    K: ?Sized + ToOwned<Owned: DeserializeOwned>,
-    V: DeserializeOwned,
-    C: Codec,
-{
-    type Item = Result<(K::Owned, V)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let item = self.iter.next()?;
-        Some(item.and_then(|(key, value)| {
-            let (of_key, of_value) = (self.codec.decode(&key), self.codec.decode(&value));
-            // Refuses the zeros that replace an unreadable page.
-            key.check()?;
-            value.check()?;
-            Ok((of_key?, of_value?))
-        }))
-    }
-}
-
-impl<K, V, C> std::iter::FusedIterator for TypedIter<K, V, C>
-where
-    K: ?Sized + ToOwned<Owned: DeserializeOwned>,
-    V: DeserializeOwned,
-    C: Codec,
-{
 }

@@ -225,6 +225,14 @@ impl Range {
         Self { state, keyspace, walk }
     }
 
+    /// Leaves an error as the only item: one that it has, or this one.
+    #[cfg(feature = "serde")]
+    pub(crate) fn refuse(&mut self, error: Error) {
+        if self.walk.buffer.is_empty() {
+            self.walk.buffer.end_with(error);
+        }
+    }
+
     /// Skips the keys before `key`: the next one from the front is at `key` or behind it. It never goes
     /// back.
     ///

@@ -7,8 +7,9 @@
 #![cfg(all(feature = "sim", feature = "serde", feature = "postcard", feature = "tracing"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
-#[path = "support/api.rs"]
+#[path = "../support/api.rs"]
 mod api;
+mod typed;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -20,9 +21,8 @@ use std::time::Duration;
 
 use mapcask::sim::{Fault, Operation, SimDisk};
 use mapcask::{
-    Codec, Durability, Follower, Options, Postcard, Result, Since, Store, TypedKeyspace, Wait, WriteBatch,
+    Durability, Follower, Options, Postcard, Result, Since, Store, TypedKeyspace, Wait, WriteBatch,
 };
-use serde::{Deserialize, Serialize};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::NoSubscriber;
 use tracing::{Event, Metadata, Subscriber};
@@ -137,35 +137,6 @@ impl AsRef<WriteBatch> for Batch {
     }
 }
 
-/// A codec that runs the caller's code.
-#[derive(Clone)]
-struct Running(Rc<Code>);
-
-impl Codec for Running {
-    fn id(&self) -> &str {
-        self.0.run();
-        Postcard.id()
-    }
-
-    fn encode<T: Serialize + ?Sized>(&self, value: &T, into: &mut Vec<u8>) -> Result<()> {
-        self.0.run();
-        Postcard.encode(value, into)
-    }
-
-    fn decode<'b, T: Deserialize<'b>>(&self, bytes: &'b [u8]) -> Result<T> {
-        self.0.run();
-        Postcard.decode(bytes)
-    }
-}
-
-type Typed = TypedKeyspace<str, u32, Running>;
-
-/// Opens a typed keyspace whose codec runs the code at every call but the first, which opens it.
-fn typed(store: &Store, code: &Rc<Code>) -> Result<Typed> {
-    code.left.set(code.left.get() + 1);
-    store.typed_keyspace("typed", Running(Rc::clone(code)))
-}
-
 /// The beginning of a feed, which runs the code when it is converted.
 struct Beginning(Rc<Code>);
 
@@ -246,12 +217,6 @@ const CLOSURES: &[Place] = &[
             c.run();
             transaction.insert(s, [1], "2")
         })
-    }),
-    ("TypedKeyspace::fetch_and_update", |s, c| typed(s, c)?.fetch_and_update("a", |_| Some(2)).map(drop)),
-    ("TypedKeyspace::update_and_fetch", |s, c| typed(s, c)?.update_and_fetch("a", |_| Some(2)).map(drop)),
-    ("TypedReader::iter", |s, c| {
-        typed(s, c)?.iter().for_each(drop);
-        Ok(())
     }),
 ];
 
@@ -360,26 +325,6 @@ const ARGUMENTS: &[Place] = &[
     ("View::get", |s, c| s.view().get(bytes(c)).map(drop)),
     ("View::contains_key", |s, c| s.view().contains_key(bytes(c)).map(drop)),
     ("View::get_many_into", |s, c| s.view().get_many_into(&[bytes(c)], &mut Vec::new())),
-    ("Store::typed_keyspace", |s, c| {
-        s.typed_keyspace::<str, u32, _>("typed", Running(Rc::clone(c))).map(drop)
-    }),
-    ("TypedReader::get", |s, c| typed(s, c)?.get("a").map(drop)),
-    ("TypedReader::multi_get", |s, c| {
-        typed(s, c)?.multi_get(["a", "b"].into_iter().inspect(|_| c.run())).map(drop)
-    }),
-    ("TypedReader::contains_key", |s, c| typed(s, c)?.contains_key("a").map(drop)),
-    ("TypedKeyspace::insert", |s, c| typed(s, c)?.insert("a", &1).map(drop)),
-    ("TypedKeyspace::insert_if_absent", |s, c| typed(s, c)?.insert_if_absent("a", &1).map(drop)),
-    ("TypedKeyspace::replace", |s, c| typed(s, c)?.replace("a", &1).map(drop)),
-    ("TypedKeyspace::remove", |s, c| typed(s, c)?.remove("a").map(drop)),
-    ("TypedKeyspace::take", |s, c| typed(s, c)?.take("a").map(drop)),
-    ("TypedKeyspace::compare_and_swap", |s, c| typed(s, c)?.compare_and_swap("a", None, Some(&1)).map(drop)),
-    ("TypedKeyspace::insert_in", |s, c| {
-        let mut batch = WriteBatch::new();
-        typed(s, c)?.insert_in(&mut batch, "a", &1)?;
-        s.write(batch).map(drop)
-    }),
-    ("TypedKeyspace::remove_in", |s, c| typed(s, c)?.remove_in(&mut WriteBatch::new(), "a")),
 ];
 
 /// Functions that run the caller's code before there is a store, or only copy a codec.
@@ -404,13 +349,20 @@ const HARMLESS: [&str; 18] = [
     "TypedReader::is_empty",
 ];
 
+fn closures() -> impl Iterator<Item = &'static Place> + Clone {
+    CLOSURES.iter().chain(typed::CLOSURES)
+}
+
+fn arguments() -> impl Iterator<Item = &'static Place> + Clone {
+    ARGUMENTS.iter().chain(typed::ARGUMENTS)
+}
+
 #[test]
 fn every_function_that_runs_code_of_its_caller_has_a_row() {
     let follows = FOLLOWS.iter().map(|(name, _)| *name);
-    let rows: BTreeSet<&str> =
-        CLOSURES.iter().chain(ARGUMENTS).map(|(name, _)| *name).chain(follows).collect();
+    let rows: BTreeSet<&str> = closures().chain(arguments()).map(|(name, _)| *name).chain(follows).collect();
     let runs = |function: &api::Function| {
-        ["TypedKeyspace::", "TypedReader::"].iter().any(|of| function.name.starts_with(of))
+        function.name.starts_with("Typed")
             || ["impl ", "IntoIterator"].iter().any(|of| function.head.contains(of))
     };
     let missing: Vec<_> = api::public_functions()
@@ -430,6 +382,9 @@ fn prepared(disk: &SimDisk, is_full: bool) -> Store {
     store.keyspace("other").unwrap().insert("a", "1").unwrap();
     let typed: TypedKeyspace<str, u32, Postcard> = store.typed_keyspace("typed", Postcard).unwrap();
     typed.insert("a", &1).unwrap();
+    let ordered: TypedKeyspace<str, u32, Postcard> =
+        store.ordered_typed_keyspace("ordered", Postcard).unwrap();
+    ordered.insert("a", &1).unwrap();
     let enough = if is_full { 200 } else { 8 };
     let refused = (0..enough).find(|n| store.insert([*n], [*n; 3000]).is_err());
     assert_eq!(refused.is_some(), is_full);
@@ -458,10 +413,10 @@ fn watched(work: impl FnOnce(&dyn Fn(String)) + Send + 'static) {
 }
 
 /// Makes each call from each place.
-fn every_call(places: &'static [Place], calls: Vec<Call>) {
+fn every_call(places: impl Iterator<Item = &'static Place> + Clone + Send + 'static, calls: Vec<Call>) {
     watched(move |begins| {
         for is_full in [false, true] {
-            for (place, run) in places {
+            for (place, run) in places.clone() {
                 for (name, call) in &calls {
                     begins(format!("{name} within {place}, in a store that is full: {is_full}"));
                     let store = prepared(&SimDisk::new(), is_full);
@@ -479,13 +434,13 @@ fn every_call(places: &'static [Place], calls: Vec<Call>) {
 
 #[test]
 fn every_call_returns_from_within_a_closure() {
-    every_call(CLOSURES, CALLS.to_vec());
+    every_call(closures(), CALLS.to_vec());
 }
 
 #[test]
 fn calls_return_from_within_an_argument_or_a_codec() {
     let few = ["insert of much", "compact", "take_checkpoint", "flush", "close"];
-    every_call(ARGUMENTS, CALLS.iter().copied().filter(|(name, _)| few.contains(name)).collect());
+    every_call(arguments(), CALLS.iter().copied().filter(|(name, _)| few.contains(name)).collect());
 }
 
 /// The store works after a panic of the caller's code, wherever that was.
@@ -493,7 +448,7 @@ fn calls_return_from_within_an_argument_or_a_codec() {
 fn a_panic_of_the_callers_code_leaves_no_lock_behind() {
     watched(|begins| {
         for is_full in [false, true] {
-            for (place, run) in CLOSURES.iter().chain(ARGUMENTS) {
+            for (place, run) in closures().chain(arguments()) {
                 begins(format!("a panic within {place}, in a store that is full: {is_full}"));
                 let disk = SimDisk::new();
                 let store = prepared(&disk, is_full);
@@ -709,7 +664,7 @@ const FOLLOWS: &[FollowerPlace] = &[
         opened.map(drop)
     }),
     ("Follower::typed_keyspace", |_, f, c| {
-        f.typed_keyspace::<str, u32, _>("typed", Running(Rc::clone(c))).map(drop)
+        f.typed_keyspace::<str, u32, _>("typed", typed::Running(Rc::clone(c))).map(drop)
     }),
     ("Follower::changes", |_, f, c| f.changes(Beginning(Rc::clone(c))).map(drop)),
     ("Reader::get of a follower", |_, f, c| f.get(bytes(c)).map(drop)),

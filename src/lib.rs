@@ -218,6 +218,7 @@
 //! ```
 //!
 //! The keys of an [ordered typed keyspace](Store::ordered_typed_keyspace) are in the order of their values.
+//! [`Transaction::on`] reads and writes a typed keyspace in a transaction.
 //!
 //! # Async
 //!
@@ -436,11 +437,13 @@ pub use api::typed::bincode::Bincode;
 #[cfg(feature = "serde")]
 pub use api::typed::codec::Codec;
 #[cfg(feature = "serde")]
-pub use api::typed::iter::{TypedIter, TypedRange};
+pub use api::typed::iter::{TypedIter, TypedRange, TypedTxRange};
 #[cfg(feature = "postcard")]
 pub use api::typed::postcard::Postcard;
 #[cfg(feature = "serde")]
 pub use api::typed::reader::TypedReader;
+#[cfg(feature = "serde")]
+pub use api::typed::transaction::TypedTransaction;
 pub use api::write_batch::WriteBatch;
 pub use config::{Durability, RecoveryProgress};
 pub use engine::compaction::report::{

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// The file of the item, the item, and the words that must find it.
-const ALIASES: [(&str, &str, &[&str]); 45] = [
+const ALIASES: [(&str, &str, &[&str]); 47] = [
     ("api/store.rs", "struct Store", &["Database", "Environment"]),
     ("api/store.rs", "fn keyspace", &["open_tree", "open_table", "open_partition", "create_column_family"]),
     ("api/store.rs", "fn keyspace_names", &["tree_names", "list_tables"]),
@@ -52,6 +52,8 @@ const ALIASES: [(&str, &str, &[&str]); 45] = [
     ("api/typed/range.rs", "fn range", &["scan"]),
     ("api/typed/range.rs", "fn prefix", &["scan_prefix"]),
     ("api/typed/range.rs", "fn first_key_value", &["first", "min"]),
+    ("api/typed/transaction.rs", "fn insert", &["put", "set"]),
+    ("api/typed/transaction.rs", "fn range", &["scan"]),
     ("api/salvage/mod.rs", "fn salvage", &["repair"]),
     ("api/backup/mod.rs", "fn backup", &["checkpoint", "hot_backup"]),
     ("api/follower.rs", "struct Follower", &["open_read_only", "secondary"]),
@@ -61,7 +63,7 @@ const ALIASES: [(&str, &str, &[&str]); 45] = [
 ];
 
 /// The files whose public functions need an example, and the functions that are plain without one.
-const EXAMPLES: [(&str, &[&str]); 28] = [
+const EXAMPLES: [(&str, &[&str]); 29] = [
     ("api/store.rs", &[]),
     ("api/admin.rs", &[]),
     ("api/snapshot.rs", &[]),
@@ -97,6 +99,25 @@ const EXAMPLES: [(&str, &[&str]); 28] = [
     ("api/typed/reader.rs", &["len", "is_empty", "get", "contains_key", "decode_key", "decode_value"]),
     ("api/typed/range.rs", &["last_key_value", "get_le", "get_ge", "get_gt", "count_range"]),
     ("api/typed/iter.rs", &["seek_back"]),
+    // These act as on keys and values of bytes.
+    (
+        "api/typed/transaction.rs",
+        &[
+            "get",
+            "contains_key",
+            "peek",
+            "insert",
+            "remove",
+            "prefix",
+            "first_key_value",
+            "last_key_value",
+            "get_lt",
+            "get_le",
+            "get_ge",
+            "get_gt",
+            "count_range",
+        ],
+    ),
     ("api/options.rs", &["new"]),
     ("api/opening.rs", &[]),
     // The names and the last number are in the examples of other functions.

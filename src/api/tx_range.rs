@@ -153,7 +153,7 @@ impl Transaction {
         range.try_fold(0, |count, item| item.map(|_| count + 1))
     }
 
-    fn range_of(&mut self, keyspace: &Keyspace, range: KeyRange) -> TxRange<'_> {
+    pub(super) fn range_of(&mut self, keyspace: &Keyspace, range: KeyRange) -> TxRange<'_> {
         match self.begin_range(keyspace) {
             Ok(place) => {
                 let TxKeyspace { seen, reads, own } = &mut self.parts[place];

@@ -124,6 +124,16 @@ const REFUSED: &[Row] = &[
     ("TypedKeyspace::pop_last", |s| refused(typed(s).pop_last())),
     ("TypedKeyspace::pop_first_in", |s| refused(typed(s).pop_first_in("a"..))),
     ("TypedKeyspace::pop_last_in", |s| refused(typed(s).pop_last_in("a"..))),
+    ("TypedTransaction::insert", |s| {
+        let (typed, mut transaction) = (typed(s), s.begin());
+        transaction.on(&typed).insert("b", &2).unwrap();
+        refused(transaction.commit())
+    }),
+    ("TypedTransaction::remove", |s| {
+        let (typed, mut transaction) = (typed(s), s.begin());
+        transaction.on(&typed).remove("none").unwrap();
+        refused(transaction.commit())
+    }),
     ("TypedKeyspace::compare_and_swap", |s| refused(typed(s).compare_and_swap("a", Some(&1), Some(&2)))),
 ];
 
@@ -258,6 +268,20 @@ const WORKS: &[Row] = &[
         range.seek_back("a").unwrap();
         unordered(range.next().unwrap())
     }),
+    ("Transaction::on", |s| s.begin().on(&typed(s)).get("a").unwrap() == Some(1)),
+    ("TypedTransaction::get", |s| s.begin().on(&typed(s)).get("b").unwrap().is_none()),
+    ("TypedTransaction::contains_key", |s| s.begin().on(&typed(s)).contains_key("a").unwrap()),
+    ("TypedTransaction::peek", |s| s.begin().on(&typed(s)).peek("a").unwrap() == Some(1)),
+    ("TypedTransaction::range", |s| unordered(s.begin().on(&typed(s)).range("a"..).next().unwrap())),
+    ("TypedTransaction::prefix", |s| unordered(s.begin().on(&typed(s)).prefix("a").next().unwrap())),
+    ("TypedTransaction::first_key_value", |s| unordered(s.begin().on(&typed(s)).first_key_value())),
+    ("TypedTransaction::last_key_value", |s| unordered(s.begin().on(&typed(s)).last_key_value())),
+    ("TypedTransaction::get_lt", |s| unordered(s.begin().on(&typed(s)).get_lt("a"))),
+    ("TypedTransaction::get_le", |s| unordered(s.begin().on(&typed(s)).get_le("a"))),
+    ("TypedTransaction::get_ge", |s| unordered(s.begin().on(&typed(s)).get_ge("a"))),
+    ("TypedTransaction::get_gt", |s| unordered(s.begin().on(&typed(s)).get_gt("a"))),
+    ("TypedTransaction::count_range", |s| unordered(s.begin().on(&typed(s)).count_range("a"..))),
+    ("TypedTransaction as Debug", |s| format!("{:?}", s.begin().on(&typed(s))).contains("typed")),
     ("Reader as Debug", |s| format!("{:?}", reader(s)).contains("len: 1")),
     ("Reader as Clone", |s| reader(s).clone().contains_key("a").unwrap()),
     ("Reader as IntoIterator", |s| (&reader(s)).into_iter().count() == 1),

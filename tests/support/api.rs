@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The files that define the methods of types that refer to an open store.
-const SOURCES: [&str; 29] = [
+const SOURCES: [&str; 30] = [
     "api/store.rs",
     "api/admin.rs",
     "api/keyspace.rs",
@@ -14,6 +14,7 @@ const SOURCES: [&str; 29] = [
     "api/typed/reader.rs",
     "api/typed/range.rs",
     "api/typed/iter.rs",
+    "api/typed/transaction.rs",
     "api/snapshot.rs",
     "api/snapshot_range.rs",
     "api/transact.rs",

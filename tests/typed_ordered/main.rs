@@ -1,6 +1,8 @@
-//! Tests ordered typed keyspaces.
+//! Tests ordered typed keyspaces, and transactions on typed keyspaces.
 #![cfg(feature = "postcard")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -120,4 +120,26 @@ pub(crate) const ARGUMENTS: &[Place] = &[
     ("TypedKeyspace::pop_last", |s, c| ordered(s, c)?.pop_last().map(drop)),
     ("TypedKeyspace::pop_first_in", |s, c| ordered(s, c)?.pop_first_in(text(c)..).map(drop)),
     ("TypedKeyspace::pop_last_in", |s, c| ordered(s, c)?.pop_last_in(text(c)..).map(drop)),
+    ("TypedTransaction::get", |s, c| s.begin().on(&typed(s, c)?).get("a").map(drop)),
+    ("TypedTransaction::contains_key", |s, c| s.begin().on(&typed(s, c)?).contains_key("a").map(drop)),
+    ("TypedTransaction::peek", |s, c| s.begin().on(&typed(s, c)?).peek("a").map(drop)),
+    ("TypedTransaction::insert", |s, c| {
+        let (typed, mut transaction) = (typed(s, c)?, s.begin());
+        transaction.on(&typed).insert("a", &1)?;
+        transaction.commit().map(drop)
+    }),
+    ("TypedTransaction::remove", |s, c| {
+        let (typed, mut transaction) = (typed(s, c)?, s.begin());
+        transaction.on(&typed).remove("a")?;
+        transaction.commit().map(drop)
+    }),
+    ("TypedTransaction::range", |s, c| first(s.begin().on(&ordered(s, c)?).range(text(c)..))),
+    ("TypedTransaction::prefix", |s, c| first(s.begin().on(&ordered(s, c)?).prefix(&text(c)))),
+    ("TypedTransaction::first_key_value", |s, c| s.begin().on(&ordered(s, c)?).first_key_value().map(drop)),
+    ("TypedTransaction::last_key_value", |s, c| s.begin().on(&ordered(s, c)?).last_key_value().map(drop)),
+    ("TypedTransaction::get_lt", |s, c| s.begin().on(&ordered(s, c)?).get_lt("b").map(drop)),
+    ("TypedTransaction::get_le", |s, c| s.begin().on(&ordered(s, c)?).get_le("a").map(drop)),
+    ("TypedTransaction::get_ge", |s, c| s.begin().on(&ordered(s, c)?).get_ge("a").map(drop)),
+    ("TypedTransaction::get_gt", |s, c| s.begin().on(&ordered(s, c)?).get_gt("").map(drop)),
+    ("TypedTransaction::count_range", |s, c| s.begin().on(&ordered(s, c)?).count_range(text(c)..).map(drop)),
 ];

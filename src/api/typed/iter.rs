@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::codec::Codec;
 use super::encoding::Encoding;
+use crate::api::tx_range::TxRange;
 use crate::engine::read::iter::Iter;
 use crate::engine::read::range::Range;
 use crate::error::Result;
@@ -165,4 +166,56 @@ impl<K: ?Sized + Serialize, V, C: Codec> TypedRange<K, V, C> {
         self.items.seek_back(self.encoding.key(key)?);
         Ok(())
     }
+}
+
+/// An iterator over a range of the keys of an ordered typed keyspace and their values, as a
+/// [`Transaction`](crate::Transaction) sees them; see [`TxRange`].
+pub struct TypedTxRange<'t, K: ?Sized, V, C> {
+    items: TxRange<'t>,
+    encoding: Encoding<C>,
+    types: PhantomData<fn(&K) -> V>,
+}
+
+impl<'t, K: ?Sized, V, C> TypedTxRange<'t, K, V, C> {
+    pub(super) fn new(items: TxRange<'t>, encoding: Encoding<C>) -> Self {
+        Self { items, encoding, types: PhantomData }
+    }
+}
+
+impl<K: ?Sized, V, C> fmt::Debug for TypedTxRange<'_, K, V, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypedTxRange").field("items", &self.items).finish_non_exhaustive()
+    }
+}
+
+impl<K, V, C> Iterator for TypedTxRange<'_, K, V, C>
+where
+    K: ?Sized + ToOwned<Owned: DeserializeOwned>,
+    V: DeserializeOwned,
+    C: Codec,
+{
+    type Item = Result<(K::Owned, V)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.encoding.read(self.items.next())
+    }
+}
+
+impl<K, V, C> DoubleEndedIterator for TypedTxRange<'_, K, V, C>
+where
+    K: ?Sized + ToOwned<Owned: DeserializeOwned>,
+    V: DeserializeOwned,
+    C: Codec,
+{
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.encoding.read(self.items.next_back())
+    }
+}
+
+impl<K, V, C> std::iter::FusedIterator for TypedTxRange<'_, K, V, C>
+where
+    K: ?Sized + ToOwned<Owned: DeserializeOwned>,
+    V: DeserializeOwned,
+    C: Codec,
+{
 }

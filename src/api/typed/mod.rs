@@ -13,6 +13,7 @@ pub(crate) mod order;
 pub(crate) mod postcard;
 pub(crate) mod range;
 pub(crate) mod reader;
+pub(crate) mod transaction;
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -101,11 +101,72 @@ fn a_keyspace_holds_its_own_keys_and_is_listed() {
     let names_and_keys: Vec<_> = lines.iter().map(|line| (line[0], line[1])).collect();
     assert_eq!(names_and_keys, [("\"\"", "1"), ("\"a\\ttab\"", "1"), ("\"users\"", "1")]);
     let live = |line: &Vec<&str>| line[2].parse::<u64>().unwrap();
-    assert!(lines.iter().all(|line| line.len() == 3 && live(line) > 0), "{text}");
+    assert!(lines.iter().all(|line| line.len() == 4 && live(line) > 0 && line[3] == "unordered"), "{text}");
     let stats = succeed(path, &["stats"]);
     assert!(stats.lines().any(|line| line.split_whitespace().eq(["keyspaces", "3"])), "{stats}");
     assert_eq!(stats.lines().filter(|line| line.starts_with("keyspace ")).count(), 3, "{stats}");
     assert!(stats.contains("\"users\" keys 1 live_bytes "), "{stats}");
+}
+
+#[test]
+fn scan_of_an_ordered_keyspace_has_bounds_and_both_directions() {
+    let directory = directory();
+    let path = directory.path();
+    for key in ["user/b", "user/a", "zoo", "user/c", "alone", "user"] {
+        succeed(path, &["put", "--keyspace", "names", "--ordered", key, "value"]);
+    }
+    let scan = |arguments: &[&str]| {
+        let text = succeed(path, &[&["scan", "--keyspace", "names"], arguments].concat());
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all = ["alone", "user", "user/a", "user/b", "user/c", "zoo"];
+    assert_eq!(scan(&[]), all);
+    assert_eq!(scan(&["--reverse", "--limit", "2"]), ["zoo", "user/c"]);
+    assert_eq!(scan(&["--from", "user/a", "--to", "user/c"]), all[2..4]);
+    assert_eq!(scan(&["--from", "user/aa", "--limit", "1"]), ["user/b"]);
+    assert_eq!(scan(&["--to", "user/a", "--reverse"]), ["user", "alone"]);
+    assert_eq!(scan(&["--prefix", "user/"]), all[2..5]);
+    assert_eq!(scan(&["--prefix", "user/", "--reverse"]), ["user/c", "user/b", "user/a"]);
+    // Whichever bound is narrower.
+    assert_eq!(scan(&["--prefix", "user", "--from", "user/b", "--to", "zz"]), all[3..5]);
+    assert_eq!(scan(&["--prefix", "user/", "--from", "a", "--to", "user/b"]), ["user/a"]);
+    assert_eq!(scan(&["--from", "z", "--to", "a"]), [""; 0]);
+    let hex = ["--hex", "--from", "757365722f62", "--to", "757365722f63", "--values"];
+    assert_eq!(scan(&hex), ["757365722f62\t76616c7565"]);
+    assert!(
+        succeed(path, &["keyspaces"])
+            .lines()
+            .any(|line| line.starts_with("\"names\"\t6\t") && line.ends_with("\tordered"))
+    );
+    let stats = succeed(path, &["stats"]);
+    let ordered = |name: &str, is_ordered: bool| {
+        stats.lines().any(|line| line.contains(name) && line.ends_with(&format!(" ordered {is_ordered}")))
+    };
+    assert!(ordered("\"names\"", true) && ordered("\"\"", false), "{stats}");
+}
+
+#[test]
+fn a_keyspace_without_order_has_no_bounds() {
+    let directory = directory();
+    let path = directory.path();
+    succeed(path, &["put", "--keyspace", "plain", "a", "1"]);
+    let refused = |arguments: &[&str], reason: &str| {
+        let output = run_with(path, arguments, b"");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(reason), "{message}");
+    };
+    for bound in [&["--from", "a"][..], &["--to", "b"], &["--reverse"]] {
+        refused(&[&["scan", "--keyspace", "plain"], bound].concat(), "\"plain\" is not ordered; --from");
+    }
+    refused(&["put", "--keyspace", "plain", "--ordered", "a", "2"], "plain");
+    assert_eq!(succeed(path, &["get", "--keyspace", "plain", "a"]), "1");
+    // What cannot be ordered creates no store.
+    let key = "k".repeat(mapcask::MAX_ORDERED_KEY_LEN + 1);
+    let to = ["--store", "new", "--ordered"];
+    refused(&[&["put"], &to[..], &["a", "1"]].concat(), "without a name is never ordered");
+    refused(&[&["put", "--keyspace", "names"], &to[..], &[&key, "1"]].concat(), "an ordered keyspace takes");
+    assert!(!path.join("new").exists());
 }
 
 #[test]

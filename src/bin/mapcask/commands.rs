@@ -3,13 +3,17 @@
 //! Only `put` and `salvage` create a store or a keyspace. So a read with a mistyped name creates
 //! nothing.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, Read, Write};
+use std::ops::Bound;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use indicatif::HumanBytes;
-use mapcask::{KeyspaceStats, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_VALUE_LEN, Options, Store};
+use mapcask::{
+    KeyspaceStats, MAX_KEY_LEN, MAX_KEYSPACE_NAME_LEN, MAX_ORDERED_KEY_LEN, MAX_VALUE_LEN, Options, Reader,
+    Store, Value,
+};
 
 use super::look::{Looked, counts_of};
 use super::{At, Place, Scan, bytes};
@@ -51,11 +55,20 @@ pub(super) fn explained_for<T>(opened: mapcask::Result<T>, path: &Path, advice: 
     })
 }
 
-pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>) -> Result<bool> {
+pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>, ordered: bool) -> Result<bool> {
     let key = bytes::parse(key, place.hex)?;
     // A write that the store would refuse must not create a store first.
     if key.len() > MAX_KEY_LEN {
         bail!("the key has {} bytes; a store takes keys of up to {MAX_KEY_LEN}", key.len());
+    }
+    if ordered && key.len() > MAX_ORDERED_KEY_LEN {
+        bail!(
+            "the key has {} bytes; an ordered keyspace takes keys of up to {MAX_ORDERED_KEY_LEN}",
+            key.len()
+        );
+    }
+    if ordered && place.keyspace.is_empty() {
+        bail!("the keyspace without a name is never ordered; --keyspace NAME names another");
     }
     let value = match value.filter(|value| *value != "-") {
         Some(value) => bytes::parse(value, place.hex)?,
@@ -76,7 +89,9 @@ pub(super) fn put(place: &Place, key: &OsStr, value: Option<&OsStr>) -> Result<b
         bail!("the keyspace's name has {len} bytes; a store takes names of up to {MAX_KEYSPACE_NAME_LEN}");
     }
     let store = explained(Store::open(&place.at.store), &place.at.store)?;
-    store.keyspace(&place.keyspace)?.insert(key, value)?;
+    let name = &place.keyspace;
+    let keyspace = if ordered { store.ordered_keyspace(name) } else { store.keyspace(name) };
+    keyspace?.insert(key, value)?;
     store.close()?;
     Ok(true)
 }
@@ -102,21 +117,12 @@ pub(super) fn del(place: &Place, key: &OsStr) -> Result<bool> {
 }
 
 pub(super) fn scan(scan: &Scan) -> Result<bool> {
-    let hex = scan.place.hex;
-    let prefix = scan.prefix.as_deref().map_or(Ok(Vec::new()), |prefix| bytes::parse(prefix, hex))?;
+    let (hex, name) = (scan.place.hex, &scan.place.keyspace);
     let store = look(&scan.place.at)?;
+    let keyspace = existing(store.keyspace(name), name)?;
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut left = scan.limit.unwrap_or(usize::MAX);
-    let keyspace = existing(store.keyspace(&scan.place.keyspace), &scan.place.keyspace)?;
-    for item in &keyspace {
-        if left == 0 {
-            break;
-        }
+    for item in selected(&keyspace, scan)?.take(scan.limit.unwrap_or(usize::MAX)) {
         let (key, value) = item?;
-        if !key.starts_with(&prefix) {
-            continue;
-        }
-        left -= 1;
         if scan.values {
             writeln!(out, "{}\t{}", bytes::show(&key, hex), bytes::show(&value, hex))?;
         } else {
@@ -127,12 +133,44 @@ pub(super) fn scan(scan: &Scan) -> Result<bool> {
     Ok(true)
 }
 
-/// Returns each keyspace with its counters. The default one, whose name is empty, comes first.
-fn all_keyspaces(store: &Looked) -> Result<Vec<(String, KeyspaceStats)>> {
+type Items = Box<dyn Iterator<Item = mapcask::Result<(Value, Value)>>>;
+
+/// Returns the items that a scan asks for. Those of an ordered keyspace are found without reading
+/// others.
+fn selected(keyspace: &Reader, scan: &Scan) -> Result<Items> {
+    let parse = |argument: &Option<OsString>| {
+        argument.as_deref().map(|argument| bytes::parse(argument, scan.place.hex)).transpose()
+    };
+    let (from, to) = (parse(&scan.from)?, parse(&scan.to)?);
+    let prefix = parse(&scan.prefix)?.unwrap_or_default();
+    if !keyspace.is_ordered() {
+        if from.is_some() || to.is_some() || scan.reverse {
+            let name = &scan.place.keyspace;
+            bail!(
+                "the keyspace {name:?} is not ordered; --from, --to and --reverse need one that \
+                 `put --ordered` or `Store::ordered_keyspace` has created"
+            );
+        }
+        let is_selected = move |item: &mapcask::Result<(Value, Value)>| {
+            item.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix))
+        };
+        return Ok(Box::new(keyspace.iter().filter(is_selected)));
+    }
+    // The bounds of the prefix and those of the command line, whichever are narrower.
+    let end = [to, bytes::behind(&prefix)].into_iter().flatten().min();
+    let start = from.map_or_else(|| prefix.clone(), |from| from.max(prefix.clone()));
+    let range = keyspace.range((Bound::Included(start), end.map_or(Bound::Unbounded, Bound::Excluded)));
+    Ok(if scan.reverse { Box::new(range.rev()) } else { Box::new(range) })
+}
+
+/// Returns each keyspace with its counters, and true if it is ordered. The default one, whose name is
+/// empty, comes first.
+fn all_keyspaces(store: &Looked) -> Result<Vec<(String, KeyspaceStats, bool)>> {
     let names = std::iter::once(String::new()).chain(store.keyspace_names());
     let with_stats = |name: String| {
-        let stats = store.keyspace(&name)?.keyspace_stats()?;
-        Ok((name, stats))
+        let keyspace = store.keyspace(&name)?;
+        let stats = keyspace.keyspace_stats()?;
+        Ok((name, stats, keyspace.is_ordered()))
     };
     names.map(with_stats).collect()
 }
@@ -140,9 +178,10 @@ fn all_keyspaces(store: &Looked) -> Result<Vec<(String, KeyspaceStats)>> {
 pub(super) fn keyspaces(at: &At) -> Result<bool> {
     let store = look(at)?;
     let mut out = BufWriter::new(io::stdout().lock());
-    for (name, stats) in all_keyspaces(&store)? {
+    for (name, stats, is_ordered) in all_keyspaces(&store)? {
+        let order = if is_ordered { "ordered" } else { "unordered" };
         // Quoted and escaped: a name may be empty, and may hold tabs and line breaks.
-        writeln!(out, "{name:?}\t{}\t{}", stats.keys, stats.live_bytes)?;
+        writeln!(out, "{name:?}\t{}\t{}\t{order}", stats.keys, stats.live_bytes)?;
     }
     out.flush()?;
     Ok(true)
@@ -163,10 +202,13 @@ pub(super) fn stats(at: &At) -> Result<bool> {
     for (name, count) in counts_of(&stats).into_iter().chain(others) {
         writeln!(out, "{name:<14} {count}")?;
     }
-    for (name, stats) in all_keyspaces(&store)? {
+    for (name, stats, is_ordered) in all_keyspaces(&store)? {
         let (keys, live_bytes, index_bytes) = (stats.keys, stats.live_bytes, stats.index_bytes);
         let head = "keyspace";
-        writeln!(out, "{head:<14} {name:?} keys {keys} live_bytes {live_bytes} index_bytes {index_bytes}")?;
+        writeln!(
+            out,
+            "{head:<14} {name:?} keys {keys} live_bytes {live_bytes} index_bytes {index_bytes} ordered {is_ordered}"
+        )?;
     }
     Ok(true)
 }

@@ -81,6 +81,9 @@ enum Command {
         /// The value; if it is "-" or missing, it is read from standard input, byte for byte
         #[arg(allow_hyphen_values = true)]
         value: Option<OsString>,
+        /// Creates the keyspace as an ordered one, if there is none; refuses one without order
+        #[arg(long)]
+        ordered: bool,
     },
     /// Writes a key's value to standard output, byte for byte; exits with 1 if the key is absent
     Get {
@@ -96,14 +99,15 @@ enum Command {
         /// The key
         key: OsString,
     },
-    /// Lists the keys, one per line and in no order, escaped as in a byte string
+    /// Lists the keys, one per line and escaped as in a byte string. Those of an ordered keyspace
+    /// ascend; others come in no order
     Scan(Scan),
     /// Prints the changes that the log still holds, in order and as lines of JSON. Keys and values are
     /// escaped as in a byte string, or hexadecimal. Exits with 1 if changes are missing behind the
     /// beginning
     Tail(Tail),
-    /// Lists the keyspaces, one per line: quoted name, number of keys, live bytes, separated by
-    /// tabs. The one without a name comes first
+    /// Lists the keyspaces, one per line: quoted name, number of keys, live bytes, and "ordered" or
+    /// "unordered", separated by tabs. The one without a name comes first
     Keyspaces {
         #[command(flatten)]
         at: At,
@@ -188,6 +192,15 @@ struct Scan {
     /// Lists only keys that begin with this prefix
     #[arg(long)]
     prefix: Option<OsString>,
+    /// Lists only keys from this one on; needs an ordered keyspace
+    #[arg(long, value_name = "KEY")]
+    from: Option<OsString>,
+    /// Lists only keys before this one; needs an ordered keyspace
+    #[arg(long, value_name = "KEY")]
+    to: Option<OsString>,
+    /// Begins at the last key; needs an ordered keyspace
+    #[arg(long)]
+    reverse: bool,
     /// Lists at most this many keys
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -237,7 +250,9 @@ fn run(command: Command) -> Result<ExitCode> {
     let is_yes = match command {
         Command::Demo(args) => demo::run(&args)?,
         Command::DemoWriter(args) => demo::run_writer(&args).map(|()| true)?,
-        Command::Put { place, key, value } => commands::put(&place, &key, value.as_deref())?,
+        Command::Put { place, key, value, ordered } => {
+            commands::put(&place, &key, value.as_deref(), ordered)?
+        }
         Command::Get { place, key } => commands::get(&place, &key)?,
         Command::Del { place, key } => commands::del(&place, &key)?,
         Command::Scan(scan) => commands::scan(&scan)?,

@@ -1,6 +1,7 @@
 //! Tests every short history, cut at every storage event, in every way that a power cut can go.
 //!
-//! A history has up to three steps of an alphabet of eighteen. Each history is crashed at every
+//! A history has up to three steps of an alphabet of eighteen. It goes through two universes: in the
+//! second one most steps write to an ordered keyspace, whose reads in order are checked, too. Each history is crashed at every
 //! storage event of its last step. (The steps before it are the last steps of other histories.) The
 //! crashes are a kill, and power cuts with every subset of the uncertain pages, sizes and names.
 //!
@@ -28,7 +29,7 @@ use std::time::Instant;
 use mapcask::Durability;
 use mapcask::sim::{Chooser, CrashPoint, Exhaustive, Position, Script, Seeded, SimDisk, Tears};
 
-use model_support::trace::{ALPHABET, BOOT, KEYS, Step, Trace};
+use model_support::trace::{ALPHABET, BOOT, KEYS, Step, Trace, Universe};
 use model_support::{History, State, Write, content_under, look_under, number_from_env, open};
 
 /// The torn sectors of a page, besides whole pages: one mix of each two contents.
@@ -39,6 +40,7 @@ const LARGE: u64 = 1_000_000;
 /// One state, as a failure prints it; [`Case::check`] is the test to paste.
 #[derive(Debug, Clone)]
 struct Case {
+    universe: Universe,
     steps: Vec<Step>,
     durability: Durability,
     /// The index into the trace's positions.
@@ -89,7 +91,7 @@ impl Case {
     /// Checks this one state from scratch.
     fn check(&self) {
         let _shown = Shown(self);
-        let trace = Trace::of(&self.steps, self.durability);
+        let trace = Trace::of(self.universe, &self.steps, self.durability);
         let position = trace.positions[self.position];
         self.check_at(&trace, position, &trace.disk.crash_point(position, TEARS));
     }
@@ -119,6 +121,7 @@ impl Case {
         let looked = is_looked_at.then(|| look_under(&disk, self.durability, &KEYS));
         let store = open(&disk, self.durability).unwrap();
         let found = content_under(&store, &KEYS);
+        check_kinds(&store, self.universe);
         assert!(looked.is_none_or(|looked| looked == found), "a read-only open shows what an open finds");
         store.verify().unwrap();
         let positions = disk.positions();
@@ -142,11 +145,20 @@ impl Case {
     fn check_again(&self, disk: &SimDisk, history: &History) {
         let store = open(disk, self.durability).unwrap();
         let found = content_under(&store, &KEYS);
+        check_kinds(&store, self.universe);
         store.verify().unwrap();
         history
             .check_cut(&found)
             .unwrap_or_else(|complaint| panic!("after a crash of the recovery: {complaint}"));
         write_on(disk, &store, self.durability, found);
+    }
+}
+
+/// Checks that a crash changes no keyspace from an ordered one to one without order, or back.
+fn check_kinds(store: &mapcask::Store, universe: Universe) {
+    for name in store.keyspace_names() {
+        let is_ordered = store.open_keyspace(&name).unwrap().is_ordered();
+        assert_eq!(is_ordered, universe == Universe::Ordered, "the kind of {name:?}");
     }
 }
 
@@ -168,6 +180,7 @@ fn write_on(disk: &SimDisk, store: &mapcask::Store, durability: Durability, mut 
 
 /// Runs histories until it has checked as many states as its budget allows.
 struct Enumerator {
+    universe: Universe,
     durability: Durability,
     budget: u64,
     states: u64,
@@ -182,7 +195,12 @@ impl Enumerator {
     fn run(&mut self) {
         let begun = Instant::now();
         let mut seen = 0;
-        for steps in histories() {
+        let mut all = histories();
+        if self.universe == Universe::Ordered {
+            // A small run begins with histories of two and three steps. Of one step comes one key.
+            all.rotate_left(1 + ALPHABET.len());
+        }
+        for steps in all {
             if self.states >= self.budget {
                 break;
             }
@@ -191,7 +209,8 @@ impl Enumerator {
         }
         let seconds = begun.elapsed().as_secs_f64();
         println!(
-            "{:?}: {} states of {seen} histories, {:.0} states/s; {} moments were sampled",
+            "{:?}, {:?}: {} states of {seen} histories, {:.0} states/s; {} moments were sampled",
+            self.universe,
             self.durability,
             self.states,
             self.states as f64 / seconds,
@@ -200,10 +219,11 @@ impl Enumerator {
     }
 
     fn history(&mut self, steps: &[Step]) {
-        let trace = Trace::of(steps, self.durability);
+        let trace = Trace::of(self.universe, steps, self.durability);
         for (at, &position) in trace.positions.iter().enumerate() {
             let point = trace.disk.crash_point(position, TEARS);
             let case = |crash| Case {
+                universe: self.universe,
                 steps: steps.to_vec(),
                 durability: self.durability,
                 position: at,
@@ -215,6 +235,7 @@ impl Enumerator {
                 for same_boot in [false, true] {
                     let crash = Crash::Power { answers: answers.clone(), same_boot };
                     let case = Case {
+                        universe: self.universe,
                         steps: steps.to_vec(),
                         durability: self.durability,
                         position: at,
@@ -296,20 +317,31 @@ fn histories() -> Vec<Vec<Step>> {
     all
 }
 
-fn enumerate(durability: Durability) {
-    // Each of the two tests gets half.
-    let budget = number_from_env("MAPCASK_STATES", 24_000) / 2;
-    Enumerator { durability, budget, states: 0, cut_short: 0 }.run();
+fn enumerate(universe: Universe, durability: Durability) {
+    // Each of the two tests of a universe gets half. The ordered one has a half of the states besides.
+    let share = if universe == Universe::Plain { 2 } else { 4 };
+    let budget = number_from_env("MAPCASK_STATES", 24_000) / share;
+    Enumerator { universe, durability, budget, states: 0, cut_short: 0 }.run();
 }
 
 #[test]
 fn every_crash_of_a_short_history_leaves_a_prefix_at_os() {
-    enumerate(Durability::Os);
+    enumerate(Universe::Plain, Durability::Os);
 }
 
 #[test]
 fn every_crash_of_a_short_history_keeps_durable_writes_at_disk() {
-    enumerate(Durability::Disk);
+    enumerate(Universe::Plain, Durability::Disk);
+}
+
+#[test]
+fn every_crash_of_an_ordered_history_leaves_a_prefix_at_os() {
+    enumerate(Universe::Ordered, Durability::Os);
+}
+
+#[test]
+fn every_crash_of_an_ordered_history_keeps_writes_at_disk() {
+    enumerate(Universe::Ordered, Durability::Disk);
 }
 
 #[test]
@@ -325,6 +357,7 @@ fn every_history_is_there_once() {
 #[test]
 fn a_case_can_be_checked_on_its_own() {
     Case {
+        universe: Universe::Plain,
         steps: vec![Step::PutA, Step::Flush],
         durability: Durability::Os,
         position: 0,

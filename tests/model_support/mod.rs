@@ -196,13 +196,17 @@ pub(crate) fn check_stats(store: &Store, state: &State) {
     assert_eq!(stats.keyspaces, state.0.len());
 }
 
-/// Returns the values of these keys, which must be all keys of the store. An iteration would visit
-/// the whole index, which is thousands of times as large as a history of three steps.
+/// Returns the values of these keys, which must be all keys of the store. An iteration of a hash index
+/// would visit all of it, which is thousands of times as large as a history of three steps. Reads in
+/// order are compared, too.
 pub(crate) fn content_under(store: &Store, keys: &[impl AsRef<[u8]>]) -> State {
     let under = |(name, keyspace): (String, Keyspace)| {
         let found = keys.iter().filter_map(|key| Some((Bytes::from(key), keyspace.get(key).unwrap()?)));
         let map: Map = found.map(|(key, value)| (key, Bytes::from(&value))).collect();
         assert_eq!(keyspace.len(), map.len(), "there is no other key");
+        if keyspace.is_ordered() {
+            check_order(&keyspace, &map);
+        }
         (name, Arc::new(map))
     };
     State(keyspaces(store).map(under).collect())

@@ -10,8 +10,40 @@ use super::{Bytes, History, State, Write, check_snapshot, content_under, image_o
 /// The boot id of every machine here, so that a test can pretend that the system was not rebooted.
 pub(crate) const BOOT: [u8; 16] = [7; 16];
 
-/// The keyspace that histories create.
-const NAMED: &str = "k";
+/// The keyspaces of a history. One of them is the default one, and histories create the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Universe {
+    /// All steps but three write to the default keyspace. The other one is `k`.
+    Plain,
+    /// They write to the ordered keyspace `o`.
+    Ordered,
+}
+
+impl Universe {
+    /// Returns the keyspace that most steps write to.
+    fn main(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Ordered => "o",
+        }
+    }
+
+    /// Returns the keyspace that only a batch over both writes to.
+    fn other(self) -> &'static str {
+        match self {
+            Self::Plain => "k",
+            Self::Ordered => "",
+        }
+    }
+
+    /// Returns the keyspace that histories create.
+    fn named(self) -> &'static str {
+        match self {
+            Self::Plain => self.other(),
+            Self::Ordered => self.main(),
+        }
+    }
+}
 
 /// One step of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +57,14 @@ pub(crate) enum Step {
     RemoveA,
     /// Puts `a` twice, removes and puts `b`, all in one batch.
     Batch,
-    /// Creates the keyspace `k`, if it does not exist.
+    /// Creates the keyspace with a name, if it does not exist.
     Create,
-    /// Clears the keyspace `k`, or the default one if `k` does not exist.
+    /// Clears the keyspace with a name, or the default one if that does not exist.
     Clear,
-    /// Drops the keyspace `k`.
+    /// Drops the keyspace with a name.
     Drop,
-    /// Puts a key into each of two keyspaces, on a condition that holds. Creates `k` first, if it
-    /// does not exist.
+    /// Puts a key into each of two keyspaces, on a condition that holds. Creates the one with a name
+    /// first, if it does not exist.
     BatchAcross,
     Flush,
     /// Runs the worker's steps until there is no work left.
@@ -80,31 +112,32 @@ pub(crate) const ALPHABET: [Step; 18] = [
 
 impl Step {
     /// Returns the writes of this step, if it is the `depth`-th one.
-    fn writes(self, depth: usize, state: &State) -> Vec<Write> {
+    fn writes(self, universe: Universe, depth: usize, state: &State) -> Vec<Write> {
+        let (main, named) = (universe.main(), universe.named());
         let value = |name: &str| format!("{name}{depth}").into_bytes();
-        let item = |name: &str, step| (String::new(), Bytes::from(name), step);
+        let item = |name: &str, step| (main.to_owned(), Bytes::from(name), step);
         let put = |name: &str, text: &str| item(name, BatchStep::Insert(Bytes(value(text))));
-        let named = || NAMED.to_owned();
         let write = match self {
-            Self::PutA => Write::insert("", "a", value("a")),
-            Self::PutB => Write::insert("", "b", value("b")),
-            Self::PutLarge => Write::insert("", "c", value("large ").repeat(700)),
-            Self::RemoveA => Write::remove("", "a"),
+            Self::PutA => Write::insert(main, "a", value("a")),
+            Self::PutB => Write::insert(main, "b", value("b")),
+            Self::PutLarge => Write::insert(main, "c", value("large ").repeat(700)),
+            Self::RemoveA => Write::remove(main, "a"),
             Self::Batch => {
                 let remove = item("b", BatchStep::Remove);
                 Write::Batch(
-                    String::new(),
+                    main.to_owned(),
                     vec![put("a", "first "), remove, put("a", "second "), put("b", "batch ")],
                 )
             }
-            Self::Create => Write::Create(named()),
-            Self::Clear if state.0.contains_key(NAMED) => Write::Clear(named()),
+            Self::Create => Write::Create(named.to_owned()),
+            Self::Clear if state.0.contains_key(named) => Write::Clear(named.to_owned()),
             Self::Clear => Write::Clear(String::new()),
-            Self::Drop => Write::Drop(named()),
+            Self::Drop => Write::Drop(named.to_owned()),
             Self::BatchAcross => {
-                let across = (named(), Bytes::from("a"), BatchStep::Insert(Bytes(value("across "))));
+                let other = universe.other().to_owned();
+                let across = (other, Bytes::from("a"), BatchStep::Insert(Bytes(value("across "))));
                 let holds = item("a", BatchStep::Require(Expected::Right));
-                Write::Batch(String::new(), vec![holds, across, put("a", "across ")])
+                Write::Batch(main.to_owned(), vec![holds, across, put("a", "across ")])
             }
             Self::Flush
             | Self::Background
@@ -140,6 +173,7 @@ pub(crate) struct Trace {
 
 /// A store while its history is carried out.
 struct Run {
+    universe: Universe,
     disk: SimDisk,
     store: Store,
     durability: Durability,
@@ -151,12 +185,13 @@ struct Run {
 
 impl Trace {
     /// Carries out the steps. Without any, the creation of the store counts as the step.
-    pub(crate) fn of(steps: &[Step], durability: Durability) -> Self {
+    pub(crate) fn of(universe: Universe, steps: &[Step], durability: Durability) -> Self {
         let disk = SimDisk::with_seed(1);
         disk.set_boot_id(Some(BOOT));
         let first = Mark { from: disk.position(), history: History::new(), pending: Vec::new() };
         let store = open(&disk, durability).unwrap();
         let mut run = Run {
+            universe,
             disk,
             store,
             durability,
@@ -168,7 +203,7 @@ impl Trace {
         for (depth, step) in steps.iter().enumerate() {
             start = Some(run.disk.position());
             run.marks.clear();
-            run.mark(step.writes(depth, run.history.now()));
+            run.mark(step.writes(universe, depth, run.history.now()));
             let killed = *step == Step::Kill;
             run.step(*step, depth);
             if killed {
@@ -235,7 +270,7 @@ impl Run {
                 self.store = open(&self.disk, self.durability).unwrap();
             }
             _ => {
-                for write in step.writes(depth, self.history.now()) {
+                for write in step.writes(self.universe, depth, self.history.now()) {
                     let said = write.run(&self.store).unwrap();
                     assert_eq!(said, self.history.write(&write), "what {write:?} says");
                 }

@@ -127,7 +127,7 @@ fn scan_of_an_ordered_keyspace_has_bounds_and_both_directions() {
     assert_eq!(scan(&["--to", "user/a", "--reverse"]), ["user", "alone"]);
     assert_eq!(scan(&["--prefix", "user/"]), all[2..5]);
     assert_eq!(scan(&["--prefix", "user/", "--reverse"]), ["user/c", "user/b", "user/a"]);
-    // Whichever bound is narrower.
+    // The narrower bound counts.
     assert_eq!(scan(&["--prefix", "user", "--from", "user/b", "--to", "zz"]), all[3..5]);
     assert_eq!(scan(&["--prefix", "user/", "--from", "a", "--to", "user/b"]), ["user/a"]);
     assert_eq!(scan(&["--from", "z", "--to", "a"]), [""; 0]);

@@ -161,7 +161,7 @@ fn a_keyspace_without_order_has_no_bounds() {
     }
     refused(&["put", "--keyspace", "plain", "--ordered", "a", "2"], "plain");
     assert_eq!(succeed(path, &["get", "--keyspace", "plain", "a"]), "1");
-    // What cannot be ordered creates no store.
+    // A put that is refused creates no store.
     let key = "k".repeat(mapcask::MAX_ORDERED_KEY_LEN + 1);
     let to = ["--store", "new", "--ordered"];
     refused(&[&["put"], &to[..], &["a", "1"]].concat(), "without a name is never ordered");

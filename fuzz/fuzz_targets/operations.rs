@@ -386,7 +386,7 @@ fn key_of(of: Of, key: u8) -> Vec<u8> {
     match of {
         Of::Plain => vec![key % 16; usize::from(key % 5)],
         Of::Ordered => {
-            [&vec![7; usize::from(key % 3)], &[key / 8, key][usize::from(key % 8 == 0)..]].concat()
+            [&vec![7; usize::from(key % 3)], &[key / 8, key][usize::from(key.is_multiple_of(8))..]].concat()
         }
     }
 }

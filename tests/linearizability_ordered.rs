@@ -370,6 +370,20 @@ fn draw(random: &mut fastrand::Rng, is_walled: bool, fresh: u64) -> Deed {
     }
 }
 
+/// Draws from the few deeds that a pop can be told from: what it took, and what was there meanwhile.
+fn draw_beside_pops(random: &mut fastrand::Rng, _is_walled: bool, fresh: u64) -> Deed {
+    let n = random.usize(..CELLS);
+    match random.u8(..10) {
+        0..=2 => Deed::PopFirst,
+        3 => Deed::PopLast,
+        4..=6 => Deed::Insert(n, fresh),
+        7 | 8 => Deed::Get(n),
+        _ => Deed::Page(OBJECT, CELLS, Way::OneMoment),
+    }
+}
+
+type Draw = fn(&mut fastrand::Rng, bool, u64) -> Deed;
+
 /// Checks an iteration in each direction: keys never repeat or go back, and no key of a wall is missed.
 fn iterate(keyspace: &Keyspace, is_walled: bool) {
     let forward: Vec<Item> = keyspace.range::<&[u8]>(..).map(|one| item(one.unwrap())).collect();
@@ -385,13 +399,17 @@ fn iterate(keyspace: &Keyspace, is_walled: bool) {
 }
 
 /// Runs the threads beside an iterating one, and joins their records.
-fn run(store: &Store, keyspace: &Keyspace, is_walled: bool, round: usize) -> History<Sorted> {
-    const OPERATIONS: u64 = 800;
+fn run(
+    (store, keyspace): (&Store, &Keyspace),
+    is_walled: bool,
+    round: usize,
+    (draw, operations): (Draw, u64),
+) -> History<Sorted> {
     let (clock, ended) = (Clock::default(), AtomicBool::new(false));
     let work = |thread: usize| {
         let mut recorder = Recorder::new(&clock, thread);
         let mut random = fastrand::Rng::with_seed((round * THREADS + thread) as u64);
-        for _ in 0..OPERATIONS {
+        for _ in 0..operations {
             let fresh = random.u64(..);
             let deed = draw(&mut random, is_walled, fresh);
             recorder.record(deed, |deed| perform(store, keyspace, is_walled, deed));
@@ -415,12 +433,29 @@ fn run(store: &Store, keyspace: &Keyspace, is_walled: bool, round: usize) -> His
     })
 }
 
-#[test]
-fn operations_of_an_ordered_keyspace_are_linearizable() {
-    const ROUNDS: usize = 8;
+fn open() -> (tempfile::TempDir, Store, Keyspace) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = Options::new().segment_bytes(16 << 10).open(directory.path().join("data")).unwrap();
     let keyspace = store.ordered_keyspace("sorted").unwrap();
+    (directory, store, keyspace)
+}
+
+#[test]
+fn pops_beside_inserts_are_linearizable() {
+    let (_directory, store, keyspace) = open();
+    for round in 0..4 {
+        keyspace.clear().unwrap();
+        let initial = Contents::new(false, store.last_seq());
+        let history = run((&store, &keyspace), false, round, (draw_beside_pops, 8000));
+        check::<Sorted>(initial, &history).unwrap_or_else(|account| panic!("{account}"));
+    }
+    store.verify().unwrap();
+}
+
+#[test]
+fn operations_of_an_ordered_keyspace_are_linearizable() {
+    const ROUNDS: usize = 8;
+    let (_directory, store, keyspace) = open();
     let (mut commits, mut conflicts) = (0, 0);
     for round in 0..ROUNDS {
         let is_walled = round % 2 == 1;
@@ -430,7 +465,7 @@ fn operations_of_an_ordered_keyspace_are_linearizable() {
             write(&keyspace, wall.map(|slot| (slot, Some(slot as u64))));
         }
         let initial = Contents::new(is_walled, store.last_seq());
-        let history = run(&store, &keyspace, is_walled, round);
+        let history = run((&store, &keyspace), is_walled, round, (draw, 800));
         check::<Sorted>(initial, &history).unwrap_or_else(|account| panic!("{account}"));
         let count = |test: fn(&Effect) -> bool| history.iter().filter(|one| test(&one.outcome)).count();
         commits += count(|effect| matches!(effect, Effect::Read(..) | Effect::Counted(..)));

@@ -370,7 +370,7 @@ fn draw(random: &mut fastrand::Rng, is_walled: bool, fresh: u64) -> Deed {
     }
 }
 
-/// Draws from the few deeds that a pop can be told from: what it took, and what was there meanwhile.
+/// Draws few kinds of short deeds: what a pop took, and what was there meanwhile.
 fn draw_beside_pops(random: &mut fastrand::Rng, _is_walled: bool, fresh: u64) -> Deed {
     let n = random.usize(..CELLS);
     match random.u8(..10) {
@@ -379,6 +379,16 @@ fn draw_beside_pops(random: &mut fastrand::Rng, _is_walled: bool, fresh: u64) ->
         4..=6 => Deed::Insert(n, fresh),
         7 | 8 => Deed::Get(n),
         _ => Deed::Page(OBJECT, CELLS, Way::OneMoment),
+    }
+}
+
+/// Draws reads of many leaves, and batches that move a key from one leaf to another.
+fn draw_beside_moves(random: &mut fastrand::Rng, _is_walled: bool, fresh: u64) -> Deed {
+    let (from, to) = (random.usize(..CELLS), random.usize(..CELLS));
+    match random.u8(..8) {
+        0..=3 => Deed::Batch([(from, None), (to, Some(fresh))]),
+        4 => Deed::Count(OBJECT),
+        _ => Deed::Page(OBJECT, SLOTS, Way::OneMoment),
     }
 }
 
@@ -447,6 +457,23 @@ fn pops_beside_inserts_are_linearizable() {
         keyspace.clear().unwrap();
         let initial = Contents::new(false, store.last_seq());
         let history = run((&store, &keyspace), false, round, (draw_beside_pops, 8000));
+        check::<Sorted>(initial, &history).unwrap_or_else(|account| panic!("{account}"));
+    }
+    store.verify().unwrap();
+}
+
+#[test]
+fn reads_of_many_leaves_beside_moves_are_linearizable() {
+    let (_directory, store, keyspace) = open();
+    for round in 0..4 {
+        keyspace.clear().unwrap();
+        let mut initial = Contents::new(false, store.last_seq());
+        for n in 0..CELLS - 1 {
+            initial.fill(n, 7);
+            write(&keyspace, block(n).map(|slot| (slot, Some(7))));
+        }
+        initial.seq = store.last_seq();
+        let history = run((&store, &keyspace), false, round, (draw_beside_moves, 3000));
         check::<Sorted>(initial, &history).unwrap_or_else(|account| panic!("{account}"));
     }
     store.verify().unwrap();

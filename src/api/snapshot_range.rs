@@ -8,8 +8,8 @@ use crate::engine::read::key_range::{KeyRange, following};
 use crate::engine::read::range_buffer::{End, Popped, RangeBuffer};
 use crate::engine::state::catalog::KeyspaceAsOf;
 use crate::error::{Error, Result};
-use crate::index::key_index::RecordPlace;
 use crate::index::key_index::ScanPosition;
+use crate::index::tree::EntryPlace;
 use crate::mem::address_space::OwnedRecord;
 use crate::sync::epoch::Pin;
 
@@ -161,7 +161,7 @@ impl KeyspaceSnapshot {
     pub(super) fn keep_seen(
         &self,
         seen: &KeyspaceAsOf,
-        places: impl Iterator<Item = RecordPlace>,
+        places: impl Iterator<Item = EntryPlace>,
         pin: &Pin,
         found: &mut Vec<OwnedRecord>,
     ) -> Result<()> {

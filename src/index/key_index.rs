@@ -12,17 +12,11 @@ use super::lines::IndexLines;
 use super::lines::block_error::BlockError;
 use super::lines::capture::Capture;
 use super::lines::lazy::BlockSource;
-use super::tree::{Tree, TreeWriter};
+use super::tree::{EntryPlace, LEAVES_AHEAD, Tree, TreeWriter};
 use crate::format::KeyspaceId;
 use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::format::hash::Hash;
 use crate::mem::location::Location;
-
-/// The number of leaves that a scan of a tree prefetches beside the one that it reads.
-pub(crate) const TREE_LEAVES_AHEAD: usize = 2;
-
-/// The location of a record. The flag says that the record is known to be verified since this open.
-pub(crate) type RecordPlace = (Location, bool);
 
 /// A key to search for. A hash index reads its hash, a tree its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -208,9 +202,7 @@ impl KeyIndex {
     }
 
     /// Appends the locations of the next few keys from a position on, and returns the position behind
-    /// them; `None` after the last. Those of a tree ascend. `is_before` tells if the key in the
-    /// record at a location is before a key: a tree asks for a few where a scan begins. The flag says that
-    /// the record is known to be verified.
+    /// them; `None` after the last. Those of a tree ascend; see there for `is_before`.
     ///
     /// A key that is in the index throughout a scan is found exactly once. The flag says that all these
     /// records are known to be verified.
@@ -223,7 +215,7 @@ impl KeyIndex {
         &self,
         from: &ScanPosition,
         out: &mut Vec<Location>,
-        is_before: impl FnMut(RecordPlace, &[u8]) -> Result<bool, E>,
+        is_before: impl FnMut(EntryPlace, &[u8]) -> Result<bool, E>,
     ) -> Result<(Option<ScanPosition>, bool), E> {
         match self {
             Self::Hash(index) => {
@@ -236,7 +228,7 @@ impl KeyIndex {
                     out.push(location);
                     all_verified &= is_verified;
                 };
-                let next = tree.scan((&from.key, None), TREE_LEAVES_AHEAD, take, is_before)?;
+                let next = tree.scan((&from.key, None), LEAVES_AHEAD, take, is_before)?;
                 Ok((next.as_deref().map(ScanPosition::of_key), all_verified))
             }
         }

@@ -9,7 +9,7 @@ use super::range_buffer::End;
 use crate::engine::state::State;
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
-use crate::index::key_index::{RecordPlace, TREE_LEAVES_AHEAD};
+use crate::index::tree::{EntryPlace, LEAVES_AHEAD};
 use crate::mem::address_space::Record;
 use crate::sync::epoch::Pin;
 
@@ -69,7 +69,7 @@ impl State {
         (range, end): (&KeyRange, End),
         pin: &'p Pin,
         goes_on: &dyn Fn() -> bool,
-        mut take: impl FnMut(RecordPlace) -> Result<bool>,
+        mut take: impl FnMut(EntryPlace) -> Result<bool>,
     ) -> Result<()> {
         let mut left = Some(range.clone()).filter(|range| !range.is_empty());
         // Most reads end in the first leaf.
@@ -77,7 +77,7 @@ impl State {
         while left.is_some() && goes_on() {
             places.clear();
             self.scan_piece(&contents.index, &mut left, (end, leaves), &mut places, pin)?;
-            leaves = TREE_LEAVES_AHEAD;
+            leaves = LEAVES_AHEAD;
             if end == End::Back {
                 places.reverse();
             }

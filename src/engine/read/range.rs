@@ -19,7 +19,8 @@ use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::engine::state::{State, dropped};
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
-use crate::index::key_index::{KeyIndex, RecordPlace, TREE_LEAVES_AHEAD};
+use crate::index::key_index::KeyIndex;
+use crate::index::tree::{EntryPlace, LEAVES_AHEAD};
 use crate::mem::address_space::{OwnedRecord, Record};
 use crate::sync::epoch::Pin;
 
@@ -37,7 +38,7 @@ struct RangeWalk<R> {
     id: Option<KeyspaceId>,
     buffer: RangeBuffer<R>,
     /// The places of the records that are being gathered; kept for the allocation.
-    places: Vec<RecordPlace>,
+    places: Vec<EntryPlace>,
     /// The number of leaves to gather next.
     leaves: usize,
 }
@@ -130,7 +131,7 @@ impl<R> RangeWalk<R> {
         places.clear();
         for leaf in 0..*leaves {
             let start = places.len();
-            let ahead = (*leaves - leaf - 1).min(TREE_LEAVES_AHEAD);
+            let ahead = (*leaves - leaf - 1).min(LEAVES_AHEAD);
             if let Err(error) = state.scan_piece(index, &mut buffer.left, (end, ahead), places, pin) {
                 // Behind the first leaf, the next call meets it first.
                 if leaf == 0 {
@@ -161,7 +162,7 @@ impl State {
         index: &KeyIndex,
         range: &mut Option<KeyRange>,
         (end, leaves): (End, usize),
-        out: &mut Vec<RecordPlace>,
+        out: &mut Vec<EntryPlace>,
         pin: &Pin,
     ) -> Result<()> {
         let (Some(tree), Some(left)) = (index.sorted(), range.as_mut()) else {
@@ -359,7 +360,7 @@ impl Drop for Range {
 pub struct ViewRange<'v> {
     view: &'v View<'v>,
     /// Places of records, which the view's pin keeps where they are.
-    walk: RangeWalk<RecordPlace>,
+    walk: RangeWalk<EntryPlace>,
 }
 
 impl<'v> ViewRange<'v> {
@@ -402,7 +403,7 @@ impl<'v> ViewRange<'v> {
 
     /// Returns the record at a place, if readers see one, and prefetches those that are returned later.
     #[inline]
-    fn read(&mut self, place: RecordPlace, end: End) -> Result<Option<Record<'v>>> {
+    fn read(&mut self, place: EntryPlace, end: End) -> Result<Option<Record<'v>>> {
         let View { state, keyspace, pin, .. } = self.view;
         if let Some((location, _)) = self.walk.buffer.coming(end, RECORDS_AHEAD) {
             state.shared.space.prefetch(*location);

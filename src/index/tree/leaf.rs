@@ -12,9 +12,9 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
+use super::EntryPlace;
 use super::node::{Control, LEAF_WORDS, TreeNode, Words, key_word, lower_bound};
 use crate::format::record::MAX_ORDERED_KEY_LEN;
-use crate::index::key_index::RecordPlace;
 use crate::mem::location::{LOCATION_BITS, Location};
 
 /// The most entries of a leaf.
@@ -55,7 +55,7 @@ impl LeafEntry {
         Location::from_bits(self.0 & (VERIFIED - 1))
     }
 
-    pub(super) fn place(self) -> RecordPlace {
+    pub(super) fn place(self) -> EntryPlace {
         (self.location(), self.is_verified())
     }
 
@@ -143,7 +143,7 @@ pub(super) trait LeafEntries {
     fn count_before<E>(
         &self,
         key: &[u8],
-        mut is_before: impl FnMut(RecordPlace, &[u8]) -> Result<bool, E>,
+        mut is_before: impl FnMut(EntryPlace, &[u8]) -> Result<bool, E>,
     ) -> Result<usize, E> {
         let (Ok(slot) | Err(slot)) = self.search(key, |entry| {
             let is_before = is_before(entry.place(), key)?;

@@ -46,8 +46,8 @@ mod leaf;
 mod merge;
 mod node;
 mod node_check;
+mod node_place;
 mod numbers;
-mod place;
 mod purge;
 mod split;
 mod writer;
@@ -67,7 +67,6 @@ use self::inner::{InnerView, Side, child_of};
 use self::leaf::{LeafEntries, TiedEntries};
 use self::node::{INNER_LINES, LEAF_LINES, TreeNode, Words};
 pub(crate) use self::writer::TreeWriter;
-use super::key_index::RecordPlace;
 use super::lines::block_error::BlockError;
 use super::lines::chunked::ChunkedLines;
 use super::lines::lazy::{LazyLoader, PARTIAL};
@@ -83,6 +82,13 @@ const BASE_BITS: u32 = if cfg!(loom) { 5 } else { 10 };
 const LEVELS_MAX: usize = 30;
 /// A bit of [`TreeHead::flags`]: a change could not be made, so the tree no longer shows what the log says.
 const ENDED: u64 = 8;
+
+/// The number of leaves that a scan prefetches beside the one that it reads.
+pub(crate) const LEAVES_AHEAD: usize = 2;
+
+/// The location of the record of an entry. The flag says that the record is known to be verified since
+/// this open.
+pub(crate) type EntryPlace = (Location, bool);
 
 /// A value on a cache-line pair of its own, because processors fetch lines in pairs.
 #[repr(align(128))]
@@ -335,8 +341,8 @@ impl Tree {
         &self,
         (from, to): (&[u8], Option<&[u8]>),
         leaves: usize,
-        take: impl FnMut(RecordPlace),
-        mut is_before: impl FnMut(RecordPlace, &[u8]) -> Result<bool, E>,
+        take: impl FnMut(EntryPlace),
+        mut is_before: impl FnMut(EntryPlace, &[u8]) -> Result<bool, E>,
     ) -> Result<Option<Vec<u8>>, E> {
         self.check(Aim::At(from))?;
         let (leaf, fence) = self.leaf(Aim::At(from), leaves);
@@ -360,8 +366,8 @@ impl Tree {
         &self,
         (from, to): (&[u8], Option<&[u8]>),
         leaves: usize,
-        take: impl FnMut(RecordPlace),
-        mut is_before: impl FnMut(RecordPlace, &[u8]) -> Result<bool, E>,
+        take: impl FnMut(EntryPlace),
+        mut is_before: impl FnMut(EntryPlace, &[u8]) -> Result<bool, E>,
     ) -> Result<Option<Vec<u8>>, E> {
         let aim = to.map_or(Aim::Last, Aim::Before);
         self.check(aim)?;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::inner::{self, InnerView, child_of};
 use super::leaf::{self, LeafEntries, VERIFIED};
 use super::node::{Control, INNER_LINES, LEAF_LINES};
-use super::place::Place;
+use super::node_place::NodePlace;
 use super::{Aim, ENDED, LEVELS_MAX, Root, Tree, TreeWriter};
 use crate::format::checkpoint::{IndexKind, IndexTable};
 use crate::index::lines::bitset::PagedBits;
@@ -155,7 +155,7 @@ impl Tree {
 
     /// Loads the path to a leaf. Returns false if something on it changed meanwhile.
     fn load_path(&self, loader: &LazyLoader, root: Root, aim: Aim<'_>) -> Result<bool, BlockError> {
-        let mut place = Place::Root(root);
+        let mut place = NodePlace::Root(root);
         let (mut number, mut level) = (root.node(), root.level());
         while level > 0 {
             self.load_node(loader, Row::Second, number)?;
@@ -172,7 +172,7 @@ impl Tree {
             if node.control_unordered() != control {
                 return Ok(false);
             }
-            place = Place::Slot { node, control, slot, word };
+            place = NodePlace::Slot { node, control, slot, word };
             (number, level) = (child_of(word), level - 1);
         }
         self.load_node(loader, Row::First, number)?;

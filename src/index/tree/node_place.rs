@@ -8,12 +8,12 @@ use crate::sync::{Ordering, fence, spin_loop};
 
 /// The place that led a reader to a node.
 #[derive(Clone, Copy)]
-pub(super) enum Place<'t> {
+pub(super) enum NodePlace<'t> {
     Root(Root),
     Slot { node: TreeNode<'t>, control: Control, slot: usize, word: u64 },
 }
 
-/// What a scan learns about the leaves that follow in its direction.
+/// The leaves that follow one in the direction of a scan.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     /// The number of leaves that the scan will read after this one: they are prefetched.
@@ -99,7 +99,7 @@ impl Tree {
         mut ahead: Option<&mut Ahead>,
         read: impl Fn(TreeNode<'_>, Control) -> R,
     ) -> Option<(u32, R)> {
-        let mut place = Place::Root(root);
+        let mut place = NodePlace::Root(root);
         let (mut number, mut level) = (root.node(), root.level());
         while level > 0 {
             let node = self.inner(number);
@@ -119,7 +119,7 @@ impl Tree {
             if node.control_unordered() != control {
                 return None;
             }
-            place = Place::Slot { node, control, slot, word };
+            place = NodePlace::Slot { node, control, slot, word };
             (number, level) = (child_of(word), level - 1);
             if level == 0 {
                 self.leaf_node(number).prefetch();
@@ -140,11 +140,11 @@ impl Tree {
 
     /// Returns true if a place still leads to the node whose control word was loaded after it.
     #[inline]
-    pub(super) fn is_in_force(&self, place: Place<'_>) -> bool {
+    pub(super) fn is_in_force(&self, place: NodePlace<'_>) -> bool {
         // Relaxed, all: ordered by the acquire of the control word.
         match place {
-            Place::Root(root) => self.head.0.root.load(Ordering::Relaxed) == root.0,
-            Place::Slot { node, control, slot, word } => {
+            NodePlace::Root(root) => self.head.0.root.load(Ordering::Relaxed) == root.0,
+            NodePlace::Slot { node, control, slot, word } => {
                 node.control_unordered() == control && InnerView::new(&node, control).slot(slot) == word
             }
         }

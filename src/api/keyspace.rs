@@ -14,6 +14,7 @@ use crate::engine::read::iter::Iter;
 use crate::engine::read::key_range::KeyRange;
 use crate::engine::read::range_buffer::End;
 use crate::engine::state::catalog;
+use crate::engine::write::pop::PopOutcome;
 use crate::engine::write::{Condition, KeyWrite, Outcome, Returning};
 use crate::error::Result;
 use crate::format::Seq;
@@ -227,8 +228,21 @@ impl Keyspace {
     }
 
     pub(super) fn pop(&self, range: &KeyRange, end: End) -> Result<Option<(Value, Value)>> {
+        match self.pop_if(range, end, |_| true)? {
+            PopOutcome::Done(found) => Ok(found),
+            PopOutcome::Refused => unreachable!("every record is accepted"),
+        }
+    }
+
+    /// Pops a key if the caller accepts its sequence number; see [`Engine::pop`].
+    pub(super) fn pop_if(
+        &self,
+        range: &KeyRange,
+        end: End,
+        accepts: impl Fn(Option<Seq>) -> bool,
+    ) -> Result<PopOutcome> {
         let _events = crate::trace::at_end();
-        self.engine().pop(self.reader.inner(), range, end, self.durability)
+        self.engine().pop(self.reader.inner(), range, end, self.durability, accepts)
     }
 
     /// Writes a batch as a whole or not at all, and returns its last sequence number.

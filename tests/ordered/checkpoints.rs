@@ -280,6 +280,59 @@ fn damaged_record_under_a_checkpoint_is_an_error_and_no_miss() {
     }
 }
 
+/// Returns the number of errors of a range that skipped the keys that `is_passed` names.
+fn errors_behind_a_seek<K: AsRef<[u8]>, V>(
+    items: impl Iterator<Item = mapcask::Result<(K, V)>>,
+    is_passed: impl Fn(&[u8]) -> bool,
+) -> usize {
+    let keys = items.map(|item| item.map(|(key, _)| assert!(!is_passed(key.as_ref()), "{:?}", key.as_ref())));
+    keys.filter(Result::is_err).count()
+}
+
+/// Cause: a seek ended at a record that could not be read, and left those behind it.
+/// Symptom: keys before that of the seek came after the error.
+#[test]
+fn seek_passes_damaged_records() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let ordered = store.ordered_keyspace("ordered").unwrap();
+    let key = |number: usize| format!("key {number:03}").into_bytes();
+    (0..400).for_each(|number| _ = ordered.insert(key(number), "1").unwrap());
+    assert!(store.take_checkpoint().unwrap());
+    drop(ordered);
+    store.close().unwrap();
+    let segments: Vec<_> = disk.files().into_iter().filter(|name| name.ends_with(".seg")).collect();
+    let mut errors = 0;
+    for rotten in (1..8).chain(390..399) {
+        let (damaged, wanted) = (disk.kill(), key(rotten));
+        for name in &segments {
+            let bytes = disk.read_file(name).unwrap();
+            let found = bytes.windows(wanted.len()).position(|window| window == wanted);
+            found.map(|at| damaged.rot_bit(name, (at + wanted.len() - 1) as u64, 0).unwrap());
+        }
+        let store = open(&damaged);
+        let ordered = store.ordered_keyspace("ordered").unwrap();
+        let view = ordered.view();
+        for aim in [10, 20, 50, 200] {
+            let sought = key(aim);
+            let (mut borrowed, mut owned) = (view.range(key(3)..), ordered.range(key(3)..));
+            _ = (borrowed.next(), owned.next());
+            borrowed.seek(&sought);
+            owned.seek(&sought);
+            errors += errors_behind_a_seek(borrowed, |key| *key < *sought);
+            errors += errors_behind_a_seek(owned, |key| *key < *sought);
+            let sought = key(399 - aim);
+            let (mut borrowed, mut owned) = (view.range(..key(395)), ordered.range(..key(395)));
+            _ = (borrowed.next_back(), owned.next_back());
+            borrowed.seek_back(&sought);
+            owned.seek_back(&sought);
+            errors += errors_behind_a_seek(borrowed.rev(), |key| *key > *sought);
+            errors += errors_behind_a_seek(owned.rev(), |key| *key > *sought);
+        }
+    }
+    assert!(errors > 30, "{errors}");
+}
+
 /// Cause: a scan asked by the key of a record that nothing had verified whether it was verified.
 /// Symptom: the key led to nodes that were not loaded, and the scan waited for them for ever.
 #[test]

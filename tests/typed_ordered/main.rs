@@ -384,7 +384,68 @@ fn damaged_keys_are_errors_in_their_place() {
     assert!(is_codec(&numbers.get_range::<u32>(.., 9).unwrap_err()));
     assert_eq!(numbers.count_range(2..).unwrap(), 2);
     assert!(is_codec(&numbers.pop_first_in(2..).unwrap_err()));
-    assert_eq!(numbers.len(), 2);
+    assert_eq!(numbers.len(), 3, "a pop removes nothing that it cannot return");
+    numbers.raw().insert(numbers.encode_key(&0).unwrap(), [0xff]).unwrap();
+    assert!(matches!(numbers.pop_first(), Err(Error::Codec { codec, .. }) if codec != "order-1"));
+    assert_eq!(numbers.pop_last().unwrap(), Some((3, 3)));
+    assert_eq!(numbers.len(), 3);
+}
+
+#[test]
+fn poppers_share_the_keys_among_them() {
+    const KEYS: u32 = 2000;
+    let directory = directory();
+    let store = open(&directory);
+    let numbers: Ordered<u32, u32> = ordered(&store);
+    for number in 0..KEYS {
+        numbers.insert(&number, &number).unwrap();
+    }
+    let mut popped = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3)
+            .map(|thread| {
+                let numbers = numbers.clone();
+                scope.spawn(move || {
+                    let next = || if thread == 0 { numbers.pop_last() } else { numbers.pop_first() };
+                    std::iter::from_fn(|| next().unwrap()).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    popped.sort_unstable();
+    assert_eq!(popped, (0..KEYS).map(|number| (number, number)).collect::<Vec<_>>());
+}
+
+/// Cause: serde counts the aliases of a struct's fields among its fields.
+/// Symptom: keys were written that no range could return.
+#[test]
+fn keys_with_aliases_of_their_fields_are_read_back() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Place {
+        #[serde(alias = "town", alias = "village")]
+        city: String,
+        number: u8,
+    }
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    enum Found {
+        At {
+            #[serde(alias = "spot")]
+            place: Place,
+        },
+    }
+    let directory = directory();
+    let store = open(&directory);
+    let places: Ordered<(Place, Found), u8> = ordered(&store);
+    let key = |city: &str| {
+        let place = Place { city: city.to_owned(), number: 7 };
+        (place.clone(), Found::At { place })
+    };
+    places.insert(&key("ulm"), &1).unwrap();
+    places.insert(&key("bonn"), &2).unwrap();
+    assert_eq!(all(places.iter()), [(key("bonn"), 2), (key("ulm"), 1)]);
+    let mut bytes = places.encode_key(&key("ulm")).unwrap();
+    bytes.push(0);
+    assert!(is_codec(&places.decode_key(&bytes).unwrap_err()));
 }
 
 #[test]

@@ -11,11 +11,14 @@ use super::order::OrderCodec;
 use crate::api::tx_value::TxValue;
 use crate::engine::read::Value;
 use crate::engine::read::key_range::KeyRange;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The beginning of the id that is stored with an ordered typed keyspace, before the id of the codec of
 /// its values.
 const ORDERED_KEYS: &str = "order-1+";
+
+/// The most bytes of the id of a codec in an ordered keyspace: both ids have 64 together.
+const ORDERED_ID_MAX: usize = 64 - ORDERED_KEYS.len();
 
 /// The encoding of the keys of a typed keyspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,10 @@ impl KeyEncoding {
     /// `InvalidOption` if the codec's id is none of a codec.
     pub(super) fn id_with<C: Codec>(self, codec: &C) -> Result<String> {
         let id = id_of(codec)?;
+        if self == Self::Order && id.len() > ORDERED_ID_MAX {
+            let (option, reason) = ("codec", "its id must be 1 to 56 bytes of ASCII in an ordered keyspace");
+            return Err(Error::InvalidOption { option, value: format!("{id:?}"), reason });
+        }
         Ok(if self == Self::Order { format!("{ORDERED_KEYS}{id}") } else { id.to_owned() })
     }
 }

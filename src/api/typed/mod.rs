@@ -35,6 +35,7 @@ use crate::engine::read::key_range::KeyRange;
 use crate::engine::read::range_buffer::End;
 use crate::engine::write::Returning;
 use crate::engine::write::keyspaces::KeyOrder;
+use crate::engine::write::pop::PopOutcome;
 use crate::error::Result;
 use crate::format::Seq;
 
@@ -424,8 +425,8 @@ where
     ///
     /// # Errors
     ///
-    /// Fails as [`Keyspace::pop_first`] does. Also `Codec`: if a key of a range cannot be encoded, nothing
-    /// was removed; if the removed key or its value cannot be decoded, it was removed.
+    /// Fails as [`Keyspace::pop_first`] does. Also `Codec` if a key of a range cannot be encoded, or the
+    /// removed key or its value not be decoded: nothing was removed then.
     #[doc(alias = "pop_min")]
     pub fn pop_first(&self) -> Result<Option<(K::Owned, V)>> {
         self.pop(Ok(KeyRange::all()), End::Front)
@@ -463,6 +464,16 @@ where
     }
 
     fn pop(&self, range: Result<KeyRange>, end: End) -> Result<Option<(K::Owned, V)>> {
-        self.encoding.stored(self.keyspace.pop(&range?, end).transpose()).transpose()
+        let range = range?;
+        loop {
+            // User code runs under no lock, and must have decoded what is removed.
+            let reader = self.keyspace.inner();
+            let found = self.keyspace.state().end_record(reader, &range, end)?;
+            let seq = found.as_ref().map(|(seq, _)| *seq);
+            let item = self.encoding.stored(found.map(|(_, item)| Ok(item))).transpose()?;
+            if let PopOutcome::Done(_) = self.keyspace.pop_if(&range, end, |now| now == seq)? {
+                return Ok(item);
+            }
+        }
     }
 }

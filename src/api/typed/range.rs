@@ -56,8 +56,11 @@ where
     /// [`TypedReader::range`].
     ///
     /// The prefix holds the first fields of the key: of keys `(String, u32, u64)` it is `&("anna",)` or
-    /// `&("anna", 7)`. A text alone, as `"an"`, is the beginning of the key's text, or of its first field.
-    /// So is one in a newtype. A prefix of other types than those of the key finds other keys, or none.
+    /// `&("anna", 7_u32)`. A text alone, as `"an"`, is the beginning of the key's text, or of its first field.
+    /// So is one in a newtype. A text behind other fields is a whole field.
+    ///
+    /// The fields must have the types of the key: `&7` is an `i32` and finds no key of `u32`. A key that is
+    /// a sequence, as `[u8]` is for serde, has no prefix but itself; use [`TypedReader::range`].
     ///
     /// ```
     /// # #[cfg(feature = "postcard")] {

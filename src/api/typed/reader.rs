@@ -210,7 +210,7 @@ where
     /// # Errors
     ///
     /// `Codec` if the key cannot be encoded.
-    pub fn encode_key<P: Serialize + ?Sized>(&self, key: &P) -> Result<Vec<u8>> {
+    pub fn encode_key(&self, key: &K) -> Result<Vec<u8>> {
         self.encoding.key(key)
     }
 

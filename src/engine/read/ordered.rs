@@ -9,6 +9,7 @@ use super::range_buffer::End;
 use crate::engine::state::State;
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
+use crate::format::Seq;
 use crate::index::tree::{EntryPlace, LEAVES_AHEAD};
 use crate::mem::address_space::Record;
 use crate::sync::epoch::Pin;
@@ -143,13 +144,27 @@ impl State {
         range: &KeyRange,
         end: End,
     ) -> Result<Option<(Value, Value)>> {
+        Ok(self.end_record(keyspace, range, end)?.map(|(_, item)| item))
+    }
+
+    /// Returns what [`State::end_item`] does, with the record's sequence number.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`State::end_item`] does.
+    pub(crate) fn end_record(
+        &self,
+        keyspace: &KeyspaceState,
+        range: &KeyRange,
+        end: End,
+    ) -> Result<Option<(Seq, (Value, Value))>> {
         self.fork_guard.check()?;
         let pin = self.pin();
         let found = self.at_one_moment(|_| {
             let contents = self.ordered_contents(keyspace, &pin)?;
             self.end_of_range(contents, range, end, &pin)
         })?;
-        Ok(found.map(|record| item_of(&record)))
+        Ok(found.map(|record| (record.seq(), item_of(&record))))
     }
 
     /// Returns the first items of a range, as of one point in the order of writes.

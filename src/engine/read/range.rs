@@ -412,13 +412,13 @@ impl<'v> ViewRange<'v> {
         if let Some(record) = near.and_then(|(location, _)| state.shared.space.record(*location, pin)) {
             record.prefetch_rest();
         }
-        match self.walk.contents(keyspace, pin)? {
-            Some(contents) => read(state, contents, place, pin),
-            None => {
-                self.walk.buffer.end();
-                Ok(None)
-            }
+        // A child process of a fork must not wait for a lock that a record's segment may need.
+        let checked = state.fork_guard.check().and_then(|()| self.walk.contents(keyspace, pin));
+        if let Ok(Some(contents)) = checked {
+            return read(state, contents, place, pin);
         }
+        self.walk.buffer.end();
+        checked.map(|_| None)
     }
 
     #[inline(never)]

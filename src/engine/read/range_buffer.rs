@@ -95,13 +95,12 @@ impl<R> RangeBuffer<R> {
     /// of a record's key and of `key`; `None` if it cannot be read: the record stays.
     pub(crate) fn seek(&mut self, key: &[u8], end: End, order_of: impl Fn(&R) -> Option<Ordering>) {
         let passed = if end == End::Front { Ordering::Less } else { Ordering::Greater };
-        let is_passed = |item: &R| order_of(item) == Some(passed);
+        let is_passed = |item: &R| order_of(item).map(|order| order == passed);
         let (near, far) = match end {
             End::Front => (&mut self.front, &mut self.back),
             End::Back => (&mut self.back, &mut self.front),
         };
-        skip(near, end, is_passed);
-        if !near.is_empty() {
+        if skip(near, end, is_passed) {
             return;
         }
         if let Some(left) = &mut self.left {
@@ -125,23 +124,26 @@ impl RangeBuffer<OwnedRecord> {
     }
 }
 
-/// Removes the records at an end that were passed. Errors between them stay.
-fn skip<R>(records: &mut VecDeque<Result<R>>, end: End, is_passed: impl Fn(&R) -> bool) {
-    let mut errors = Vec::new();
-    loop {
-        let next = if end == End::Front { records.front() } else { records.back() };
-        match next {
-            Some(Ok(record)) if !is_passed(record) => break,
-            None => break,
-            Some(_) => {}
-        }
+/// Removes the records at an end that were passed, and keeps errors and unreadable records between them.
+/// Returns true if there is one that was not passed. `is_passed` returns `None` for an unreadable one.
+fn skip<R>(records: &mut VecDeque<Result<R>>, end: End, is_passed: impl Fn(&R) -> Option<bool>) -> bool {
+    let mut kept = Vec::new();
+    let is_left = loop {
         let next = if end == End::Front { records.pop_front() } else { records.pop_back() };
-        errors.extend(next.and_then(Result::err));
-    }
-    for error in errors.into_iter().rev() {
+        let Some(next) = next else { break false };
+        let is_passed = next.as_ref().map_or(None, &is_passed);
+        if is_passed != Some(true) {
+            kept.push(next);
+        }
+        if is_passed == Some(false) {
+            break true;
+        }
+    };
+    for item in kept.into_iter().rev() {
         match end {
-            End::Front => records.push_front(Err(error)),
-            End::Back => records.push_back(Err(error)),
+            End::Front => records.push_front(item),
+            End::Back => records.push_back(item),
         }
     }
+    is_left
 }

@@ -12,13 +12,24 @@ use crate::engine::state::catalog::KeyspaceState;
 use crate::engine::state::lookup::Lookup;
 use crate::engine::state::write_guard::WriteGuard;
 use crate::error::Result;
-use crate::format::Defect;
 use crate::format::record::RecordKind;
+use crate::format::{Defect, Seq};
 use crate::log::allocator::quota::SpaceClass;
 use crate::log::writer::NewRecord;
+use crate::mem::address_space::Record;
+
+/// The result of [`Engine::pop`].
+#[derive(Debug)]
+pub(crate) enum PopOutcome {
+    /// The key that was removed, with its value; `None` if the range is empty.
+    Done(Option<(Value, Value)>),
+    /// The caller does not accept the record that is at the end now; nothing was removed.
+    Refused,
+}
 
 impl Engine {
-    /// Removes the first or the last key of a range, and returns it with its value.
+    /// Removes the first or the last key of a range, and returns it with its value, if the caller accepts
+    /// its sequence number; `None` stands for an empty range.
     ///
     /// # Errors
     ///
@@ -29,10 +40,11 @@ impl Engine {
         range: &KeyRange,
         end: End,
         durability: Durability,
-    ) -> Result<Option<(Value, Value)>> {
+        accepts: impl Fn(Option<Seq>) -> bool,
+    ) -> Result<PopOutcome> {
         let mut want = SpaceClass::of(true);
         loop {
-            match self.attempt_pop(keyspace, range, end, durability, want) {
+            match self.attempt_pop(keyspace, (range, end), durability, want, &accepts) {
                 Err(error) if self.is_worth_another(&error, &mut want)? => {}
                 other => return other,
             }
@@ -42,16 +54,19 @@ impl Engine {
     fn attempt_pop(
         &self,
         keyspace: &KeyspaceState,
-        range: &KeyRange,
-        end: End,
+        (range, end): (&KeyRange, End),
         durability: Durability,
         want: SpaceClass,
-    ) -> Result<Option<(Value, Value)>> {
+        accepts: impl Fn(Option<Seq>) -> bool,
+    ) -> Result<PopOutcome> {
         self.fork_guard.check()?;
         let pin = self.pin();
         let mut guard = WriteGuard::lock(self)?;
         let contents = self.ordered_contents(keyspace, &pin)?;
         let found = self.end_of_range(contents, range, end, &pin)?;
+        if !accepts(found.as_ref().map(Record::seq)) {
+            return Ok(PopOutcome::Refused);
+        }
         let Some(record) = found else {
             // The removal of the last key may not be durable yet, and a crash must not undo the
             // answer.
@@ -59,7 +74,7 @@ impl Engine {
             drop(guard);
             drop(pin);
             self.wait_for(seq, durability)?;
-            return Ok(None);
+            return Ok(PopOutcome::Done(None));
         };
         // Copied, because its page may be replaced before the tombstone is written. The record is
         // verified, because it is gone afterwards.
@@ -83,6 +98,6 @@ impl Engine {
         self.notify_worker(work);
         self.compactor.throttle(self, work);
         self.wait_for(seq, durability)?;
-        Ok(Some((Value::from_slice(key), Value::from_slice(value))))
+        Ok(PopOutcome::Done(Some((Value::from_slice(key), Value::from_slice(value)))))
     }
 }

@@ -308,7 +308,9 @@ fn seek_passes_damaged_records() {
         for name in &segments {
             let bytes = disk.read_file(name).unwrap();
             let found = bytes.windows(wanted.len()).position(|window| window == wanted);
-            found.map(|at| damaged.rot_bit(name, (at + wanted.len() - 1) as u64, 0).unwrap());
+            if let Some(at) = found {
+                damaged.rot_bit(name, (at + wanted.len() - 1) as u64, 0).unwrap();
+            }
         }
         let store = open(&damaged);
         let ordered = store.ordered_keyspace("ordered").unwrap();

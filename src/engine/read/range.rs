@@ -28,7 +28,7 @@ use crate::sync::epoch::Pin;
 const LEAVES_MAX: usize = 6;
 /// A view prefetches the record that it returns after this many others.
 const RECORDS_AHEAD: usize = 16;
-/// A view prefetches the end of the record that it returns after this many others.
+/// From the second leaf on, a view prefetches the end of the record that it returns after this many others.
 const RESTS_AHEAD: usize = 6;
 
 /// The progress of an iteration over a range. `R` is a record in the form in which the iterator keeps it.
@@ -405,20 +405,22 @@ impl<'v> ViewRange<'v> {
     #[inline]
     fn read(&mut self, place: EntryPlace, end: End) -> Result<Option<Record<'v>>> {
         let View { state, keyspace, pin, .. } = self.view;
-        if let Some((location, _)) = self.walk.buffer.coming(end, RECORDS_AHEAD) {
-            state.shared.space.prefetch(*location);
-        }
-        let near = self.walk.buffer.coming(end, RESTS_AHEAD);
-        if let Some(record) = near.and_then(|(location, _)| state.shared.space.record(*location, pin)) {
-            record.prefetch_rest();
-        }
         // A child process of a fork must not wait for a lock that a record's segment may need.
         let checked = state.fork_guard.check().and_then(|()| self.walk.contents(keyspace, pin));
-        if let Ok(Some(contents)) = checked {
-            return read(state, contents, place, pin);
+        let Ok(Some(contents)) = checked else {
+            self.walk.buffer.end();
+            return checked.map(|_| None);
+        };
+        let coming = |distance| self.walk.buffer.coming(end, distance).map(|(location, _)| *location);
+        if let Some(location) = coming(RECORDS_AHEAD) {
+            state.shared.space.prefetch(location);
         }
-        self.walk.buffer.end();
-        checked.map(|_| None)
+        // It reads the record's header, which a range of a few keys must not do for keys behind its end.
+        let rest = coming(RESTS_AHEAD).filter(|_| self.walk.leaves > 2);
+        if let Some(record) = rest.and_then(|location| state.shared.space.record(location, pin)) {
+            record.prefetch_rest();
+        }
+        read(state, contents, place, pin)
     }
 
     #[inline(never)]

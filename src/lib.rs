@@ -430,8 +430,6 @@ pub use api::store::Store;
 pub use api::transaction::Transaction;
 pub use api::tx_range::TxRange;
 pub use api::tx_value::TxValue;
-#[cfg(feature = "serde")]
-pub use api::typed::TypedKeyspace;
 #[cfg(feature = "bincode")]
 pub use api::typed::bincode::Bincode;
 #[cfg(feature = "serde")]
@@ -444,6 +442,8 @@ pub use api::typed::postcard::Postcard;
 pub use api::typed::reader::TypedReader;
 #[cfg(feature = "serde")]
 pub use api::typed::transaction::TypedTransaction;
+#[cfg(feature = "serde")]
+pub use api::typed::typed_keyspace::TypedKeyspace;
 pub use api::write_batch::WriteBatch;
 pub use config::{Durability, RecoveryProgress};
 pub use engine::compaction::report::{

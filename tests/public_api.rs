@@ -46,9 +46,9 @@ const ALIASES: [(&str, &str, &[&str]); 47] = [
     ("api/transaction.rs", "fn insert", &["put", "set"]),
     ("api/transaction.rs", "fn remove", &["delete"]),
     ("api/tx_range.rs", "fn range", &["scan"]),
-    ("api/typed/mod.rs", "fn insert", &["put", "set"]),
-    ("api/typed/mod.rs", "fn remove", &["delete"]),
-    ("api/typed/mod.rs", "fn pop_first", &["pop_min"]),
+    ("api/typed/typed_keyspace.rs", "fn insert", &["put", "set"]),
+    ("api/typed/typed_keyspace.rs", "fn remove", &["delete"]),
+    ("api/typed/typed_keyspace.rs", "fn pop_first", &["pop_min"]),
     ("api/typed/range.rs", "fn range", &["scan"]),
     ("api/typed/range.rs", "fn prefix", &["scan_prefix"]),
     ("api/typed/range.rs", "fn first_key_value", &["first", "min"]),
@@ -82,7 +82,7 @@ const EXAMPLES: [(&str, &[&str]); 29] = [
     ("api/tx_range.rs", &["prefix", "last_key_value", "get_lt", "get_le", "get_ge", "get_gt", "count_range"]),
     // These act as on a keyspace of bytes, or are in the example of another function.
     (
-        "api/typed/mod.rs",
+        "api/typed/typed_keyspace.rs",
         &[
             "with_durability",
             "insert",

@@ -10,7 +10,7 @@ const SOURCES: [&str; 30] = [
     "api/reader.rs",
     "api/ordered.rs",
     "api/conditional.rs",
-    "api/typed/mod.rs",
+    "api/typed/typed_keyspace.rs",
     "api/typed/reader.rs",
     "api/typed/range.rs",
     "api/typed/iter.rs",

@@ -7,9 +7,9 @@ use std::ops::RangeBounds;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::TypedKeyspace;
 use super::codec::Codec;
 use super::iter::TypedTxRange;
+use super::typed_keyspace::TypedKeyspace;
 use crate::api::transaction::Transaction;
 use crate::api::tx_range::TxRange;
 use crate::api::tx_value::TxValue;

@@ -7,23 +7,24 @@
 //! **Format.** `docs/design/ordered.md`, under "Keys of your own types", has the table and the reasons for
 //! which the order holds. The encoding never changes: another one would be `order-2`.
 
+mod order_error;
 pub(super) mod reader;
 #[cfg(test)]
 mod tests;
 pub(super) mod writer;
 
 use std::cell::Cell;
-use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::DeserializeSeed;
-use serde::{Deserialize, Serialize, de, ser};
+use serde::{Deserialize, Serialize};
 
+use self::order_error::OrderError;
 use self::reader::OrderReader;
 use self::writer::OrderWriter;
 use super::bounds::{Bounded, Bounds};
 use super::codec::Codec;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The codec whose bytes are in the order of the values.
 #[derive(Debug, Clone, Copy)]
@@ -50,41 +51,7 @@ impl Codec for OrderCodec {
         let value = seed.deserialize(OrderReader::new(&mut rest)).map_err(OrderError::into_error)?;
         match rest {
             [] => Ok(value),
-            rest => Err(OrderError(format!("{} bytes are left over", rest.len())).into_error()),
+            rest => Err(OrderError::new(&format!("{} bytes are left over", rest.len())).into_error()),
         }
-    }
-}
-
-/// The reason for which a value cannot be encoded, or bytes not be decoded.
-#[derive(Debug)]
-pub(crate) struct OrderError(String);
-
-impl OrderError {
-    fn new(reason: &str) -> Self {
-        Self(reason.to_owned())
-    }
-
-    fn into_error(self) -> Error {
-        Error::Codec { codec: "order-1", reason: self.0 }
-    }
-}
-
-impl fmt::Display for OrderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for OrderError {}
-
-impl ser::Error for OrderError {
-    fn custom<T: fmt::Display>(reason: T) -> Self {
-        Self(reason.to_string())
-    }
-}
-
-impl de::Error for OrderError {
-    fn custom<T: fmt::Display>(reason: T) -> Self {
-        Self(reason.to_string())
     }
 }

@@ -9,7 +9,7 @@ use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::OrderError;
+use super::order_error::OrderError;
 
 type Result<T, E = OrderError> = std::result::Result<T, E>;
 

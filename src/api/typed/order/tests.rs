@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -13,6 +13,8 @@ use serde::ser::SerializeSeq;
 use serde::{Deserializer, Serializer};
 
 use super::*;
+use crate::error::Error;
+use serde::de;
 
 fn encoded<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -7,7 +7,7 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::OrderError;
+use super::order_error::OrderError;
 
 type Result<T, E = OrderError> = std::result::Result<T, E>;
 
@@ -216,7 +216,7 @@ macro_rules! parts {
             }
 
             $(fn $skip(&mut self, name: &'static str) -> Result<()> {
-                Err(OrderError(format!("the field {name} is left out, and without it the others have no place")))
+                Err(OrderError::new(&format!("the field {name} is left out, and without it the others have no place")))
             })?
 
             fn end(self) -> Result<()> {

@@ -46,10 +46,12 @@ pub(crate) struct AdjacentWords<'a> {
 
 #[cfg(not(loom))]
 impl<'a> AdjacentWords<'a> {
+    /// Returns the words of lines that lie one behind the other.
     #[inline]
     #[expect(unsafe_code, reason = "the words of several lines as one slice")]
     pub(crate) fn new(lines: &'a [Line]) -> Self {
-        // SAFETY: a line is as large as its words, so they lie one behind the other.
+        // SAFETY: a line has 64 bytes (asserted above), which are those of its eight words (`repr(C)`). So
+        // the slice of lines is one of words, with the same bytes and lifetime, and all access is atomic.
         let words = unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE_WORDS) };
         Self { words }
     }

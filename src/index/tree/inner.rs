@@ -154,13 +154,13 @@ impl<'w, W: Words + ?Sized> InnerView<'w, W> {
     #[inline(never)]
     fn search_rests(&self, key: &[u8], side: Side, first: usize) -> usize {
         let head = self.head(first);
-        let end = partition(first..self.count, |slot| self.head(slot) == head);
+        let end = lower_bound(first..self.count, |slot| self.head(slot) == head);
         let is_before = |slot| match self.compare_slot(key, slot) {
             Ordering::Less => false,
             Ordering::Equal => side == Side::At,
             Ordering::Greater => true,
         };
-        partition(first..end, is_before) - 1
+        lower_bound(first..end, is_before) - 1
     }
 
     /// Appends the separator of a slot to `key`.
@@ -220,17 +220,6 @@ pub(super) fn check(control: Control, words: &[u64]) -> Option<Vec<u32>> {
 /// Returns the number of the child in the word of a slot.
 pub(super) fn child_of(slot: u64) -> u32 {
     u32::try_from(slot & u64::from(u32::MAX)).expect("32 bits")
-}
-
-/// Returns the first number of a range for which a condition no longer holds.
-#[inline]
-fn partition(range: std::ops::Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
-    let (mut start, mut end) = (range.start, range.end);
-    while start < end {
-        let middle = usize::midpoint(start, end);
-        if holds(middle) { start = middle + 1 } else { end = middle }
-    }
-    start
 }
 
 /// The words of an inner node outside of the tree.

@@ -140,13 +140,6 @@ impl Root {
     }
 }
 
-/// The keys next to a leaf: no key of the leaf is below the first or at or above the second.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Fences {
-    pub(crate) lower: Option<Vec<u8>>,
-    pub(crate) upper: Option<Vec<u8>>,
-}
-
 /// The aim of a search.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Aim<'k> {

@@ -11,7 +11,7 @@ use super::inner::{ChildSplit, Draft, InnerImage, InnerView, Side};
 use super::leaf::{LEAF_MAX, LeafCopy, LeafEntries, LeafEntry, LeafView};
 use super::node::{INNER_LINES, LEAF_LINES, TreeNode};
 use super::numbers::Numbers;
-use super::{Aim, Fences, LEVELS_MAX, Root, Tree};
+use super::{Aim, LEVELS_MAX, Root, Tree};
 use crate::format::record::MAX_ORDERED_KEY_LEN;
 use crate::index::lines::Row;
 use crate::index::lines::block_error::BlockError;
@@ -45,6 +45,13 @@ pub(crate) struct TreeWriter {
 pub(super) struct Step {
     pub(super) node: u32,
     pub(super) slot: usize,
+}
+
+/// The keys next to a leaf: no key of the leaf is below the first or at or above the second.
+#[derive(Debug, Default)]
+pub(super) struct Fences {
+    pub(super) lower: Option<Vec<u8>>,
+    pub(super) upper: Option<Vec<u8>>,
 }
 
 /// A change of the children of an inner node.

@@ -380,6 +380,10 @@ impl<'v> ViewRange<'v> {
 
     fn seek_at(&mut self, key: &[u8], end: End) {
         let View { state, pin, .. } = self.view;
+        // As in `read`, whose next call returns the error.
+        if state.fork_guard.is_forked() {
+            return;
+        }
         self.walk.buffer.seek(key, end, |(location, is_verified)| {
             Some(state.key_at(*location, *is_verified, pin)?.cmp(key))
         });

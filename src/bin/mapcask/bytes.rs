@@ -40,25 +40,9 @@ pub(super) fn show(bytes: &[u8], hex: bool) -> String {
     text
 }
 
-/// Returns the first key behind all that begin with a prefix. `None` if there is no such key.
-pub(super) fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
-    let mut key = prefix[..=last].to_vec();
-    key[last] += 1;
-    Some(key)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn key_behind_a_prefix_is_the_least_one() {
-        assert_eq!(behind(b"ab"), Some(b"ac".to_vec()));
-        assert_eq!(behind(b"a\xff\xff"), Some(b"b".to_vec()));
-        assert_eq!(behind(b"\xff\xff"), None);
-        assert_eq!(behind(b""), None);
-    }
 
     #[test]
     fn hexadecimal_goes_both_ways_for_every_byte() {

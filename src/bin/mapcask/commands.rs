@@ -5,7 +5,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, Read, Write};
-use std::ops::Bound;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -156,11 +155,19 @@ fn selected(keyspace: &Reader, scan: &Scan) -> Result<Items> {
         };
         return Ok(Box::new(keyspace.iter().filter(is_selected)));
     }
-    // The bounds of the prefix and those of the command line, whichever are narrower.
-    let end = [to, bytes::behind(&prefix)].into_iter().flatten().min();
-    let start = from.map_or_else(|| prefix.clone(), |from| from.max(prefix.clone()));
-    let range = keyspace.range((Bound::Included(start), end.map_or(Bound::Unbounded, Bound::Excluded)));
-    Ok(if scan.reverse { Box::new(range.rev()) } else { Box::new(range) })
+    let mut range = keyspace.prefix(prefix);
+    if let Some(from) = from {
+        range.seek(from);
+    }
+    if let Some(to) = &to {
+        range.seek_back(to);
+    }
+    // A seek keeps the key itself.
+    let is_end = move |item: &mapcask::Result<(Value, Value)>| {
+        item.as_ref().is_ok_and(|(key, _)| to.as_ref().is_some_and(|to| *key == *to))
+    };
+    let items: Items = if scan.reverse { Box::new(range.rev()) } else { Box::new(range) };
+    Ok(Box::new(items.filter(move |item| !is_end(item))))
 }
 
 /// Returns each keyspace with its counters, and true if it is ordered. The default one, whose name is

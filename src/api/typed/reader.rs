@@ -185,9 +185,9 @@ where
         TypedIter::new(self.reader.iter(), self.encoding.clone())
     }
 
-    /// Encodes a key, or the beginning of one, as this keyspace does.
+    /// Encodes a key as this keyspace does.
     ///
-    /// It is for keys of views, snapshots and the like, which have no types.
+    /// It is for views, snapshots and the like, whose keys have no types.
     ///
     /// ```
     /// # #[cfg(feature = "postcard")] {

@@ -408,6 +408,9 @@ where
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
+    /// It decodes the key and the value before it removes them. If another thread removes the key
+    /// meanwhile, it begins again with the next one.
+    ///
     /// # Errors
     ///
     /// Fails as [`Keyspace::pop_first`] does. Also `Codec` if a key of a range cannot be encoded, or the

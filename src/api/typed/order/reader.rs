@@ -60,8 +60,8 @@ impl<'r, 'de> OrderReader<'r, 'de> {
     fn parts<V: Visitor<'de>>(self, len: Option<usize>, visitor: V) -> Result<V::Value> {
         let mut parts = OrderedParts { rest: self.rest, left: len };
         let value = visitor.visit_seq(&mut parts)?;
-        // The visitor of an array knows that there are no more. For a struct, the number that serde says
-        // counts aliases, too.
+        // A visitor of a known number of parts has read them all. That number itself cannot be compared:
+        // for a struct, serde counts aliases, too.
         if parts.left.is_none() && parts.has_next()? {
             return Err(OrderError::new("it has more parts than its type"));
         }

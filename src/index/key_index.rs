@@ -1,7 +1,6 @@
 //! The index of a keyspace: a hash index, or a tree if the keyspace is ordered. One interface for
 //! readers ([`KeyIndex`]), and one for the writer ([`KeyIndexWriter`]).
 
-use std::cmp::Ordering;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -65,85 +64,6 @@ pub(crate) enum KeyIndexWriter {
     Tree(TreeWriter),
 }
 
-/// The comparison of a key with those in records.
-pub(crate) trait KeyCompare<E> {
-    /// Returns true if the record at a location is of the key. A hash index asks for the few entries
-    /// whose tags match, possibly twice for one.
-    fn is_key(&mut self, location: Location) -> Result<bool, E>;
-
-    /// Returns the order of the key in the record at a location and of the key. A tree asks for some
-    /// keys of a leaf.
-    fn order(&mut self, location: Location) -> Result<Ordering, E>;
-
-    /// Returns true if a tree is to search again after it did not find the key: a damaged key may have
-    /// led the search astray, and is noticed this time.
-    fn is_to_repeat(&mut self) -> bool;
-}
-
-/// An index that can be searched: [`KeyIndex`] beside the writer, [`KeyIndexWriter`] under the writer
-/// mutex, while nothing moves.
-pub(crate) trait KeySearch {
-    /// Finds the entry of a key. Returns its location, and the comparison that found it.
-    ///
-    /// An error of the comparison, or an unreadable block of a checkpoint, ends the search.
-    fn find<E: From<BlockError>, C: KeyCompare<E>>(
-        &self,
-        key: SearchKey<'_>,
-        compare: C,
-    ) -> Result<Option<(Location, C)>, E>;
-}
-
-// In both, the tree has a copy of the comparison, so that the other one stays in registers. The arms stand
-// twice: a function for the tree's, inlined or not, costs a get in a hash index 23 instructions of 540.
-
-impl KeySearch for KeyIndex {
-    #[inline]
-    fn find<E: From<BlockError>, C: KeyCompare<E>>(
-        &self,
-        key: SearchKey<'_>,
-        mut compare: C,
-    ) -> Result<Option<(Location, C)>, E> {
-        match self {
-            Self::Hash(index) => {
-                let found = index.find(key.hash, |location| compare.is_key(location))?;
-                Ok(found.map(|location| (location, compare)))
-            }
-            Self::Tree(tree) => {
-                let mut compare = compare;
-                let mut found = tree.find(key.bytes, |location| compare.order(location))?;
-                if found.is_none() && compare.is_to_repeat() {
-                    found = tree.find(key.bytes, |location| compare.order(location))?;
-                }
-                Ok(found.map(|location| (location, compare)))
-            }
-        }
-    }
-}
-
-impl KeySearch for KeyIndexWriter {
-    #[inline]
-    fn find<E: From<BlockError>, C: KeyCompare<E>>(
-        &self,
-        key: SearchKey<'_>,
-        mut compare: C,
-    ) -> Result<Option<(Location, C)>, E> {
-        match self {
-            Self::Hash(writer) => {
-                let found = writer.find(key.hash, |location| compare.is_key(location))?;
-                Ok(found.map(|location| (location, compare)))
-            }
-            Self::Tree(writer) => {
-                let mut compare = compare;
-                let mut found = writer.find(key.bytes, |location| compare.order(location))?;
-                if found.is_none() && compare.is_to_repeat() {
-                    found = writer.find(key.bytes, |location| compare.order(location))?;
-                }
-                Ok(found.map(|location| (location, compare)))
-            }
-        }
-    }
-}
-
 impl KeyIndex {
     /// Calls `visit` with the location of each record that a search for a key may compare.
     ///
@@ -177,11 +97,22 @@ impl KeyIndex {
         }
     }
 
-    /// Prefetches the line that a search for this key loads first.
+    /// Prefetches the line that a search for this key loads first. For a tree it does nothing: the
+    /// nodes that lead to a leaf must be loaded first; see [`KeyIndex::prefetch_many`].
     #[inline]
     pub(crate) fn prefetch(&self, key: SearchKey<'_>) {
         if let Self::Hash(index) = self {
             index.prefetch(key.hash);
+        }
+    }
+
+    /// Prefetches a line, or the leaf of a tree, for one of many keys that are searched together. That
+    /// costs a search of the inner nodes of a tree, and pays where the loads of several leaves overlap.
+    #[inline]
+    pub(crate) fn prefetch_many(&self, key: SearchKey<'_>) {
+        match self {
+            Self::Hash(index) => index.prefetch(key.hash),
+            Self::Tree(tree) => tree.prefetch(key.bytes),
         }
     }
 

@@ -4,6 +4,7 @@
 pub(crate) mod checkpoint;
 pub(crate) mod hash;
 pub(crate) mod key_index;
+pub(crate) mod key_search;
 pub(crate) mod keyspace_index;
 pub(crate) mod lines;
 #[expect(clippy::big_endian_bytes, reason = "such words compare as their bytes do")]

@@ -13,7 +13,8 @@ use crate::engine::state::visibility::Prior;
 use crate::error::{Error, Result};
 use crate::format::hash::Hash;
 use crate::format::{Defect, KeyspaceId, Seq};
-use crate::index::key_index::{KeyCompare, KeyIndex, KeySearch, SearchKey};
+use crate::index::key_index::{KeyIndex, SearchKey};
+use crate::index::key_search::{KeyCompare, KeySearch};
 use crate::index::lines::block_error::BlockError;
 use crate::mem::address_space::Record;
 use crate::mem::location::Location;
@@ -38,8 +39,8 @@ impl Lookup<'_> {
     /// decides if a reader may see it.
     ///
     /// Another record with the tag of a hash index is verified. It is hardly ever a coincidence: the
-    /// record may be the key's own, and damaged. In a tree, records that are compared are verified if the
-    /// key is not found.
+    /// record may be the key's own, and damaged. In a tree, the records next to the place where the key is
+    /// missing are verified, if they were compared.
     ///
     /// # Errors
     ///
@@ -79,16 +80,7 @@ impl Lookup<'_> {
         check_other: impl Fn(&Record<'p>) -> Result<()>,
     ) -> Result<Option<FoundRecord<'p>>> {
         let Self { keyspace, key } = self;
-        let compare = Comparison {
-            state,
-            pin,
-            keyspace,
-            key: key.bytes,
-            check_other,
-            hit: None,
-            verifies: false,
-            compared: false,
-        };
+        let compare = Comparison { state, pin, keyspace, key: key.bytes, check_other, hit: None };
         let Some((location, found)) = index.find(key, compare)? else { return Ok(None) };
         let Some(record) = found.hit else { return Ok(None) };
         state.check_replaced(&record)?;
@@ -105,10 +97,6 @@ struct Comparison<'a, 'p, C> {
     check_other: C,
     /// The record of the key.
     hit: Option<Record<'p>>,
-    /// True once other records are to be verified.
-    verifies: bool,
-    /// True if another record was compared and not verified.
-    compared: bool,
 }
 
 impl<'p, C: Fn(&Record<'p>) -> Result<()>> KeyCompare<Error> for Comparison<'_, 'p, C> {
@@ -133,17 +121,13 @@ impl<'p, C: Fn(&Record<'p>) -> Result<()>> KeyCompare<Error> for Comparison<'_, 
         }
         if order.is_eq() {
             self.hit = Some(record);
-        } else if self.verifies {
-            (self.check_other)(&record)?;
-        } else {
-            self.compared = true;
         }
         Ok(order)
     }
 
-    fn is_to_repeat(&mut self) -> bool {
-        self.verifies = true;
-        self.compared
+    fn check_beside(&mut self, location: Location) -> Result<()> {
+        let record = self.state.record_as_it_is(location, self.pin)?;
+        (self.check_other)(&record)
     }
 }
 

@@ -4,11 +4,13 @@ use super::LEVELS_MAX;
 use super::writer::Step;
 use crate::format::record::MAX_ORDERED_KEY_LEN;
 
-/// The place at which the last search did not find its key, with no entry tied. Any change of the tree
-/// ends it.
+/// The place at which the last search did not find its key. Any change of the tree ends it.
 #[derive(Debug)]
 pub(super) struct Gap {
     is_known: bool,
+    /// True if the last key that was not found belongs behind all entries that are tied with it, as keys that
+    /// ascend do.
+    pub(super) was_last: bool,
     key: Vec<u8>,
     /// The way from the root to the leaf.
     pub(super) path: Vec<Step>,
@@ -20,6 +22,7 @@ impl Gap {
     pub(super) fn new() -> Self {
         Self {
             is_known: false,
+            was_last: false,
             key: Vec::with_capacity(MAX_ORDERED_KEY_LEN),
             path: Vec::with_capacity(LEVELS_MAX),
             leaf: 0,

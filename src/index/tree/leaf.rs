@@ -134,6 +134,20 @@ pub(super) trait LeafEntries {
         Ok(Err(tied.start))
     }
 
+    /// Searches like [`LeafEntries::search_among`], for a key that is likely to belong behind all.
+    fn search_from_last<E>(
+        &self,
+        tied: Range<usize>,
+        mut compare: impl FnMut(LeafEntry) -> Result<Ordering, E>,
+    ) -> Result<Result<usize, usize>, E> {
+        let last = tied.end - 1;
+        match compare(self.entry(last))? {
+            Ordering::Less => Ok(Err(tied.end)),
+            Ordering::Equal => Ok(Ok(last)),
+            Ordering::Greater => self.search_among(tied.start..last, compare),
+        }
+    }
+
     /// Returns the number of entries whose keys are before a key, which lies between the fences of the
     /// leaf. `is_before` tells if that in the record at a location is; see [`Tree::scan`](super::Tree::scan).
     ///
@@ -271,6 +285,40 @@ impl LeafCopy {
     pub(super) fn push(&mut self, entry: LeafEntry) {
         self.entries[self.count] = entry.0;
         self.count += 1;
+    }
+}
+
+/// The tied entries next to the place where a key was not found. All others whose fragment is that of the
+/// key are farther away.
+///
+/// Let a wrong key have led the search to a wrong side, the last time at entry e. All keys on that side are
+/// then on the other side of the one that is sought, and all comparisons there are right. So the search ends
+/// beside e.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beside([Option<LeafEntry>; 2]);
+
+impl Beside {
+    /// There is no tied entry.
+    pub(crate) const NONE: Self = Self([None; 2]);
+
+    pub(super) fn one(entry: LeafEntry) -> Self {
+        Self([Some(entry), None])
+    }
+
+    /// Returns those among the tied entries of a leaf before which, or behind the last of which, a key belongs.
+    pub(super) fn at(leaf: &impl LeafEntries, tied: &Range<usize>, slot: usize) -> Self {
+        let beside = [slot.checked_sub(1), Some(slot)];
+        Self(beside.map(|slot| slot.filter(|slot| tied.contains(slot)).map(|slot| leaf.entry(slot))))
+    }
+
+    /// Returns their locations.
+    pub(crate) fn locations(self) -> impl Iterator<Item = Location> {
+        self.0.into_iter().flatten().map(LeafEntry::location)
+    }
+
+    /// Returns the entries.
+    pub(super) fn entries(self) -> impl Iterator<Item = LeafEntry> {
+        self.0.into_iter().flatten()
     }
 }
 

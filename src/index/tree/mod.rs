@@ -57,6 +57,8 @@ mod capture_tests;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
+mod search_tests;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::cmp;
@@ -64,6 +66,7 @@ use std::path::Path;
 use std::{fmt, io, sync::Arc};
 
 use self::inner::{InnerView, Side, child_of};
+pub(crate) use self::leaf::Beside;
 use self::leaf::{LeafEntries, TiedEntries};
 use self::node::{INNER_LINES, LEAF_LINES, TreeNode, Words};
 pub(crate) use self::writer::TreeWriter;
@@ -255,45 +258,66 @@ impl Tree {
         if self.head.0.flags.load(Ordering::Acquire) == 0 { Ok(()) } else { self.ensure_searchable(aim) }
     }
 
-    /// Returns the location of the record of a key. `compare` returns the order of the key in the
-    /// record at a location and of this key.
+    /// Returns the location of the record of a key, or the tied entries beside its place. `compare` returns
+    /// the order of the key in the record at a location and of this key.
     ///
     /// # Errors
     ///
     /// The error of `compare`, or the tree has ended.
     // Inlined, it would make the searches of hash indexes slower.
     #[inline(never)]
-    pub(crate) fn find<E: From<BlockError>>(
+    pub(crate) fn look_for<E: From<BlockError>>(
         &self,
         key: &[u8],
         mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
-    ) -> Result<Option<Location>, E> {
+    ) -> Result<Result<Location, Beside>, E> {
         self.check(Aim::At(key))?;
         match self.tied(key) {
-            TiedEntries::None => Ok(None),
-            TiedEntries::One(entry) => Ok(compare(entry.location())?.is_eq().then(|| entry.location())),
-            TiedEntries::Many => self.find_among_many(key, compare),
+            TiedEntries::None => Ok(Err(Beside::NONE)),
+            TiedEntries::One(entry) => {
+                let is_found = compare(entry.location())?.is_eq();
+                Ok(if is_found { Ok(entry.location()) } else { Err(Beside::one(entry)) })
+            }
+            TiedEntries::Many => self.look_among_many(key, compare),
         }
     }
 
-    /// Finds the entry of a key that is tied with others.
+    /// Looks for a key that is tied with several entries.
     #[inline(never)]
-    fn find_among_many<E: From<BlockError>>(
+    fn look_among_many<E: From<BlockError>>(
         &self,
         key: &[u8],
         mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
-    ) -> Result<Option<Location>, E> {
+    ) -> Result<Result<Location, Beside>, E> {
         let (_, leaf) = self.leaf_of(key);
-        let slot = leaf.search(key, |entry| compare(entry.location()))?;
-        Ok(slot.ok().map(|slot| leaf.entry(slot).location()))
+        let tied = leaf.tied(key);
+        let found = leaf.search_among(tied.clone(), |entry| compare(entry.location()))?;
+        Ok(match found {
+            Ok(slot) => Ok(leaf.entry(slot).location()),
+            Err(slot) => Err(Beside::at(&leaf, &tied, slot)),
+        })
     }
 
-    /// Calls `visit` with the location of each record that [`Tree::find`] may compare.
+    /// Returns the location of the record of a key; see [`Tree::look_for`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Tree::look_for`].
+    #[cfg(test)]
+    pub(crate) fn find<E: From<BlockError>>(
+        &self,
+        key: &[u8],
+        compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
+    ) -> Result<Option<Location>, E> {
+        Ok(self.look_for(key, compare)?.ok())
+    }
+
+    /// Calls `visit` with the location of each record that [`Tree::look_for`] may compare.
     ///
     /// # Errors
     ///
     /// The error of `visit`, or the tree has ended.
-    // See `find`.
+    // See `look_for`.
     #[inline(never)]
     pub(crate) fn visit_candidates<E: From<BlockError>>(
         &self,
@@ -370,6 +394,27 @@ impl Tree {
         let start = if next.is_some() { 0 } else { leaf.count_before(from, &mut is_before)? };
         (start..end).map(|slot| leaf.entry(slot).place()).for_each(take);
         Ok(next)
+    }
+
+    /// Returns the place of the record of the key next to an aim: the least one at or above it, or the
+    /// greatest one below it. `None` if the leaf of the aim has none. `is_before` is as for [`Tree::scan`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Tree::scan`].
+    pub(crate) fn nearest<E: From<BlockError>>(
+        &self,
+        aim: Aim<'_>,
+        is_before: impl FnMut(EntryPlace, &[u8]) -> Result<bool, E>,
+    ) -> Result<Option<EntryPlace>, E> {
+        self.check(aim)?;
+        let leaf = self.leaf_at(aim);
+        let before = match aim {
+            Aim::At(key) | Aim::Before(key) => leaf.count_before(key, is_before)?,
+            Aim::Last => leaf.count(),
+        };
+        let slot = if aim.ascends() { Some(before) } else { before.checked_sub(1) };
+        Ok(slot.filter(|slot| *slot < leaf.count()).map(|slot| leaf.entry(slot).place()))
     }
 
     #[inline]

@@ -182,10 +182,17 @@ pub(super) fn to_usize(bits: u64) -> usize {
 #[inline]
 pub(super) fn key_word(key: &[u8], at: usize) -> u64 {
     let rest = key.get(at..).unwrap_or_default();
-    rest.first_chunk().map_or_else(|| short_word(rest), |bytes| u64::from_be_bytes(*bytes))
+    if let Some(bytes) = rest.first_chunk() {
+        return u64::from_be_bytes(*bytes);
+    }
+    // At the end of a key, its last eight bytes hold the rest.
+    let Some(last) = key.last_chunk() else { return short_word(rest) };
+    let skipped = u64::BITS - 8 * u32::try_from(rest.len()).expect("less than eight");
+    u64::from_be_bytes(*last).checked_shl(skipped).unwrap_or(0)
 }
 
-/// Returns fewer than eight bytes as [`key_word`] does. A search hardly ever needs it, so it is a call.
+/// Returns the rest of a key of fewer than eight bytes as [`key_word`] does. A search hardly ever needs it, so
+/// it is a call.
 #[inline(never)]
 fn short_word(rest: &[u8]) -> u64 {
     let mut bytes = [0; 8];

@@ -57,6 +57,11 @@ impl Tree {
         (leaf, ahead.has_fence.then_some(ahead.fence))
     }
 
+    /// Copies the leaf of an aim as of one moment.
+    pub(super) fn leaf_at(&self, aim: Aim<'_>) -> LeafCopy {
+        self.search(aim, None, LeafCopy::read).1
+    }
+
     /// Copies the leaf that may hold a key, as of one moment, with its number.
     pub(super) fn leaf_of(&self, key: &[u8]) -> (u32, LeafCopy) {
         self.search(Aim::At(key), None, LeafCopy::read)
@@ -96,9 +101,30 @@ impl Tree {
         &self,
         root: Root,
         aim: Aim<'_>,
-        mut ahead: Option<&mut Ahead>,
+        ahead: Option<&mut Ahead>,
         read: impl Fn(TreeNode<'_>, Control) -> R,
     ) -> Option<(u32, R)> {
+        let (number, place) = self.walk_below(root, aim, ahead)?;
+        let leaf = self.leaf_node(number);
+        let control = leaf.control();
+        if control.level() != 0 || !self.is_in_force(place) {
+            return None;
+        }
+        let found = read(leaf, control);
+        // Acquire: as in `walk_below`; also pairs with the release of an entry, whose record is then seen (I2).
+        fence(Ordering::Acquire);
+        (leaf.control_unordered() == control).then_some((number, found))
+    }
+
+    /// Returns the number of the leaf of an aim, which is prefetched, and the place that led there; `None` if
+    /// something on the path changed meanwhile.
+    #[inline]
+    fn walk_below(
+        &self,
+        root: Root,
+        aim: Aim<'_>,
+        mut ahead: Option<&mut Ahead>,
+    ) -> Option<(u32, NodePlace<'_>)> {
         let mut place = NodePlace::Root(root);
         let (mut number, mut level) = (root.node(), root.level());
         while level > 0 {
@@ -127,15 +153,17 @@ impl Tree {
                 following.for_each(|word| self.leaf_node(child_of(word)).prefetch());
             }
         }
-        let leaf = self.leaf_node(number);
-        let control = leaf.control();
-        if control.level() != 0 || !self.is_in_force(place) {
-            return None;
+        Some((number, place))
+    }
+
+    /// Prefetches the leaf of a key. It reads no file, and waits for nothing.
+    pub(crate) fn prefetch(&self, key: &[u8]) {
+        // Acquire: as in `check`. The nodes of a partial tree may be missing.
+        if self.head.0.flags.load(Ordering::Acquire) == 0 {
+            // Acquire: as in `search`.
+            let root = Root(self.head.0.root.load(Ordering::Acquire));
+            self.walk_below(root, Aim::At(key), None);
         }
-        let found = read(leaf, control);
-        // Acquire: as above; also pairs with the release of an entry, whose record is then seen (I2).
-        fence(Ordering::Acquire);
-        (leaf.control_unordered() == control).then_some((number, found))
     }
 
     /// Returns true if a place still leads to the node whose control word was loaded after it.

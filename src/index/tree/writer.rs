@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::gap::Gap;
 use super::inner::{ChildSplit, Draft, InnerImage, InnerView, Side};
-use super::leaf::{LEAF_MAX, LeafCopy, LeafEntries, LeafEntry, LeafView};
+use super::leaf::{Beside, LEAF_MAX, LeafCopy, LeafEntries, LeafEntry, LeafView};
 use super::node::{INNER_LINES, LEAF_LINES, TreeNode};
 use super::numbers::Numbers;
 use super::{Aim, LEVELS_MAX, Root, Tree};
@@ -135,6 +135,10 @@ impl TreeWriter {
         let gap = self.gap.get_mut();
         let (number, slot) = if let Some(place) = gap.take(key) {
             std::mem::swap(&mut self.path, &mut gap.path);
+            let leaf = self.view(place.0);
+            // The search that found the place need not have verified the records that it compared.
+            let mut beside = Beside::at(&leaf, &leaf.tied(key), place.1).entries();
+            beside.try_for_each(|entry| key_of_entry(entry, &mut key_of).map(drop))?;
             place
         } else {
             let number = self.descend(key);
@@ -201,30 +205,52 @@ impl TreeWriter {
         true
     }
 
-    /// Searches as [`Tree::find`] does, without a second look: nothing moves while the writer is here.
+    /// Looks for a key as [`Tree::look_for`] does, without a second look: nothing moves while the writer is
+    /// here.
     ///
     /// # Errors
     ///
-    /// The errors of [`Tree::find`].
+    /// The errors of [`Tree::look_for`].
     // See there.
     #[inline(never)]
-    pub(crate) fn find<E: From<BlockError>>(
+    pub(crate) fn look_for<E: From<BlockError>>(
         &self,
         key: &[u8],
         mut compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
-    ) -> Result<Option<Location>, E> {
+    ) -> Result<Result<Location, Beside>, E> {
         self.tree.check(Aim::At(key))?;
         let mut gap = self.gap.borrow_mut();
         gap.forget();
         let number = self.walk(key, &mut gap.path);
         let leaf = self.view(number);
         let tied = leaf.tied(key);
-        if tied.is_empty() {
-            gap.note(key, number, tied.start);
-            return Ok(None);
-        }
-        let slot = leaf.search_among(tied, |entry| compare(entry.location()))?;
-        Ok(slot.ok().map(|slot| leaf.entry(slot).location()))
+        let mut compare = |entry: LeafEntry| compare(entry.location());
+        let found = if gap.was_last && tied.len() > 2 {
+            leaf.search_from_last(tied.clone(), &mut compare)?
+        } else {
+            leaf.search_among(tied.clone(), &mut compare)?
+        };
+        Ok(match found {
+            Ok(slot) => Ok(leaf.entry(slot).location()),
+            Err(slot) => {
+                gap.was_last = slot == tied.end;
+                gap.note(key, number, slot);
+                Err(Beside::at(&leaf, &tied, slot))
+            }
+        })
+    }
+
+    /// Returns the location of the record of a key; see [`TreeWriter::look_for`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Tree::look_for`].
+    pub(crate) fn find<E: From<BlockError>>(
+        &self,
+        key: &[u8],
+        compare: impl FnMut(Location) -> Result<cmp::Ordering, E>,
+    ) -> Result<Option<Location>, E> {
+        Ok(self.look_for(key, compare)?.ok())
     }
 
     fn root(&self) -> Root {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::reader::Reader;
 use crate::engine::read::Value;
-use crate::engine::read::key_range::{KeyRange, following};
+use crate::engine::read::key_range::KeyRange;
 use crate::engine::read::range::Range;
 use crate::engine::read::range_buffer::End;
 use crate::error::Result;
@@ -120,7 +120,7 @@ impl Reader {
     ///
     /// Fails as [`Reader::first_key_value`] does.
     pub fn get_lt(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, Value)>> {
-        let range = KeyRange { from: Vec::new(), to: Some(key.as_ref().to_vec()) };
+        let range = KeyRange::below(key.as_ref());
         self.state().end_item(self.inner(), &range, End::Back)
     }
 
@@ -131,7 +131,7 @@ impl Reader {
     /// Fails as [`Reader::first_key_value`] does.
     #[doc(alias = "floor")]
     pub fn get_le(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, Value)>> {
-        let range = KeyRange { from: Vec::new(), to: Some(following(key.as_ref())) };
+        let range = KeyRange::up_to(key.as_ref());
         self.state().end_item(self.inner(), &range, End::Back)
     }
 
@@ -143,7 +143,7 @@ impl Reader {
     #[doc(alias = "lower_bound")]
     #[doc(alias = "ceiling")]
     pub fn get_ge(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, Value)>> {
-        let range = KeyRange { from: key.as_ref().to_vec(), to: None };
+        let range = KeyRange::at_least(key.as_ref());
         self.state().end_item(self.inner(), &range, End::Front)
     }
 
@@ -154,7 +154,7 @@ impl Reader {
     /// Fails as [`Reader::first_key_value`] does.
     #[doc(alias = "upper_bound")]
     pub fn get_gt(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, Value)>> {
-        let range = KeyRange { from: following(key.as_ref()), to: None };
+        let range = KeyRange::above(key.as_ref());
         self.state().end_item(self.inner(), &range, End::Front)
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::read::Value;
+use crate::engine::read::multi_get::WINDOW;
 use crate::engine::state::State;
 use crate::engine::state::catalog::{ByName, KeyspaceAsOf, KeyspaceState};
 use crate::engine::state::hinted_records::waiting_part;
@@ -270,13 +271,15 @@ impl KeyspaceSnapshot {
     /// Fails as [`get`](KeyspaceSnapshot::get) does.
     pub fn multi_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<Value>>> {
         self.check()?;
-        for key in keys {
-            self.seen.index.prefetch(self.held.state.search_key(key.as_ref()));
-        }
         let mut values = Vec::new();
         self.held.state.room_for(&mut values, keys.len())?;
-        for key in keys {
-            values.push(self.find(key.as_ref())?.map(|record| Value::from_slice(record.into_value())));
+        for window in keys.chunks(WINDOW) {
+            for key in window {
+                self.seen.index.prefetch_many(self.held.state.search_key(key.as_ref()));
+            }
+            for key in window {
+                values.push(self.find(key.as_ref())?.map(|record| Value::from_slice(record.into_value())));
+            }
         }
         Ok(values)
     }

@@ -4,7 +4,7 @@ use std::ops::RangeBounds;
 
 use super::snapshot::KeyspaceSnapshot;
 use crate::engine::read::Value;
-use crate::engine::read::key_range::{KeyRange, following};
+use crate::engine::read::key_range::KeyRange;
 use crate::engine::read::range_buffer::{End, Popped, RangeBuffer};
 use crate::engine::state::catalog::KeyspaceAsOf;
 use crate::error::{Error, Result};
@@ -81,7 +81,7 @@ impl KeyspaceSnapshot {
     ///
     /// Fails as [`KeyspaceSnapshot::first_key_value`] does.
     pub fn get_lt(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
-        let range = KeyRange { from: Vec::new(), to: Some(key.as_ref().to_vec()) };
+        let range = KeyRange::below(key.as_ref());
         SnapshotRange::new(self, range).next_back().transpose()
     }
 
@@ -91,7 +91,7 @@ impl KeyspaceSnapshot {
     ///
     /// Fails as [`KeyspaceSnapshot::first_key_value`] does.
     pub fn get_le(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
-        let range = KeyRange { from: Vec::new(), to: Some(following(key.as_ref())) };
+        let range = KeyRange::up_to(key.as_ref());
         SnapshotRange::new(self, range).next_back().transpose()
     }
 
@@ -101,7 +101,7 @@ impl KeyspaceSnapshot {
     ///
     /// Fails as [`KeyspaceSnapshot::first_key_value`] does.
     pub fn get_ge(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
-        let range = KeyRange { from: key.as_ref().to_vec(), to: None };
+        let range = KeyRange::at_least(key.as_ref());
         SnapshotRange::new(self, range).next().transpose()
     }
 
@@ -111,7 +111,7 @@ impl KeyspaceSnapshot {
     ///
     /// Fails as [`KeyspaceSnapshot::first_key_value`] does.
     pub fn get_gt(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
-        let range = KeyRange { from: following(key.as_ref()), to: None };
+        let range = KeyRange::above(key.as_ref());
         SnapshotRange::new(self, range).next().transpose()
     }
 

@@ -15,7 +15,7 @@ use super::snapshot_range::SnapshotRange;
 use super::transaction::{OwnValue, OwnWrites, Transaction, TxKeyspace};
 use super::tx_value::TxValue;
 use crate::engine::read::Value;
-use crate::engine::read::key_range::{KeyRange, following};
+use crate::engine::read::key_range::KeyRange;
 use crate::engine::read::range_buffer::End;
 use crate::engine::write::read_set::KeyspaceReads;
 use crate::error::{Error, Result};
@@ -103,7 +103,7 @@ impl Transaction {
     ///
     /// Fails as [`Transaction::first_key_value`] does.
     pub fn get_lt(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
-        let range = KeyRange { from: Vec::new(), to: Some(key.as_ref().to_vec()) };
+        let range = KeyRange::below(key.as_ref());
         self.range_of(keyspace, range).next_back().transpose()
     }
 
@@ -113,7 +113,7 @@ impl Transaction {
     ///
     /// Fails as [`Transaction::first_key_value`] does.
     pub fn get_le(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
-        let range = KeyRange { from: Vec::new(), to: Some(following(key.as_ref())) };
+        let range = KeyRange::up_to(key.as_ref());
         self.range_of(keyspace, range).next_back().transpose()
     }
 
@@ -123,7 +123,7 @@ impl Transaction {
     ///
     /// Fails as [`Transaction::first_key_value`] does.
     pub fn get_ge(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
-        let range = KeyRange { from: key.as_ref().to_vec(), to: None };
+        let range = KeyRange::at_least(key.as_ref());
         self.range_of(keyspace, range).next().transpose()
     }
 
@@ -133,7 +133,7 @@ impl Transaction {
     ///
     /// Fails as [`Transaction::first_key_value`] does.
     pub fn get_gt(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
-        let range = KeyRange { from: following(key.as_ref()), to: None };
+        let range = KeyRange::above(key.as_ref());
         self.range_of(keyspace, range).next().transpose()
     }
 

@@ -33,6 +33,10 @@ fn owned((key, value): (Value, Value)) -> Item {
     (key.to_vec(), value.to_vec())
 }
 
+fn copied((key, value): (&[u8], &[u8])) -> Item {
+    (key.to_vec(), value.to_vec())
+}
+
 fn items(found: impl Iterator<Item = Result<(Value, Value)>>) -> Vec<Item> {
     found.map(|item| owned(item.unwrap())).collect()
 }
@@ -80,6 +84,10 @@ fn check(keyspace: &Keyspace, map: &Map) {
     }
     assert_eq!(keyspace.first_key_value().unwrap().map(owned), all.first().cloned());
     assert_eq!(keyspace.last_key_value().unwrap().map(owned), all.last().cloned());
+    let view = keyspace.view();
+    assert_eq!(view.first_key_value().unwrap().map(copied), all.first().cloned());
+    assert_eq!(view.last_key_value().unwrap().map(copied), all.last().cloned());
+    assert_eq!(view.count_range::<&[u8]>(..).unwrap(), all.len() as u64);
 }
 
 /// Compares the reads of a range between two keys with a map.
@@ -94,6 +102,9 @@ fn check_range(keyspace: &Keyspace, map: &Map, key: &[u8], other: &[u8]) {
     }
     let page = keyspace.get_range(from..to, 7).unwrap();
     assert_eq!(page.into_iter().map(owned).collect::<Vec<_>>(), expected[..expected.len().min(7)]);
+    let view = keyspace.view();
+    let page = view.get_range(from..to, 7).unwrap();
+    assert_eq!(page.into_iter().map(copied).collect::<Vec<_>>(), expected[..expected.len().min(7)]);
     let mut back = items(keyspace.range(from..to).rev());
     back.reverse();
     assert_eq!(back, expected);
@@ -104,10 +115,18 @@ fn check_neighbours(keyspace: &Keyspace, map: &Map, key: &[u8]) {
     let key = key.to_vec();
     let at = |found: Option<(&Vec<u8>, &Vec<u8>)>| found.map(|(key, value)| (key.clone(), value.clone()));
     let after = (std::ops::Bound::Excluded(key.clone()), std::ops::Bound::Unbounded);
-    assert_eq!(keyspace.get_ge(&key).unwrap().map(owned), at(map.range(key.clone()..).next()));
-    assert_eq!(keyspace.get_gt(&key).unwrap().map(owned), at(map.range(after).next()));
-    assert_eq!(keyspace.get_le(&key).unwrap().map(owned), at(map.range(..=key.clone()).next_back()));
-    assert_eq!(keyspace.get_lt(&key).unwrap().map(owned), at(map.range(..key.clone()).next_back()));
+    let expected = [
+        at(map.range(key.clone()..).next()),
+        at(map.range(after).next()),
+        at(map.range(..=key.clone()).next_back()),
+        at(map.range(..key.clone()).next_back()),
+    ];
+    let neighbours =
+        [keyspace.get_ge(&key), keyspace.get_gt(&key), keyspace.get_le(&key), keyspace.get_lt(&key)];
+    assert_eq!(neighbours.map(|found| found.unwrap().map(owned)), expected);
+    let view = keyspace.view();
+    let neighbours = [view.get_ge(&key), view.get_gt(&key), view.get_le(&key), view.get_lt(&key)];
+    assert_eq!(neighbours.map(|found| found.unwrap().map(copied)), expected);
 }
 
 #[test]

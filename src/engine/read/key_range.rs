@@ -42,6 +42,31 @@ impl KeyRange {
         Self { from: Vec::new(), to: None }
     }
 
+    /// Returns the range of the keys below another one.
+    pub(crate) fn below(key: &[u8]) -> Self {
+        Self { from: Vec::new(), to: Some(key.to_vec()) }
+    }
+
+    /// Returns the range of a key and those below it.
+    pub(crate) fn up_to(key: &[u8]) -> Self {
+        Self { from: Vec::new(), to: Some(following(key)) }
+    }
+
+    /// Returns the range of a key and those above it.
+    pub(crate) fn at_least(key: &[u8]) -> Self {
+        Self { from: key.to_vec(), to: None }
+    }
+
+    /// Returns the range of the keys above another one.
+    pub(crate) fn above(key: &[u8]) -> Self {
+        Self { from: following(key), to: None }
+    }
+
+    /// Returns true if a key belongs to it.
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        *self.from <= *key && self.to.as_ref().is_none_or(|to| *key < **to)
+    }
+
     /// Returns true if no key can belong to it.
     pub(crate) fn is_empty(&self) -> bool {
         self.to.as_ref().is_some_and(|to| *to <= self.from)
@@ -57,10 +82,6 @@ pub(crate) fn following(key: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn has(range: &KeyRange, key: &[u8]) -> bool {
-        *range.from <= *key && range.to.as_ref().is_none_or(|to| *key < **to)
-    }
-
     #[test]
     fn key_range_has_the_keys_that_its_bounds_contain() {
         let keys: Vec<Vec<u8>> = [&b""[..], b"\0", b"a", b"a\0", b"a\0\0", b"ab", b"b", b"\xff", b"\xff\xff"]
@@ -75,11 +96,11 @@ mod tests {
                     let found = KeyRange::of(&range);
                     for key in &keys {
                         assert_eq!(
-                            has(&found, key),
+                            found.contains(key),
                             RangeBounds::<Vec<u8>>::contains(&range, key),
                             "{range:?}"
                         );
-                        assert!(!found.is_empty() || !has(&found, key));
+                        assert!(!found.is_empty() || !found.contains(key));
                     }
                 }
             }
@@ -103,9 +124,9 @@ mod tests {
         for prefix in keys {
             let found = KeyRange::of_prefix(prefix);
             for key in keys {
-                assert_eq!(has(&found, key), key.starts_with(prefix), "{prefix:?} {key:?}");
+                assert_eq!(found.contains(key), key.starts_with(prefix), "{prefix:?} {key:?}");
             }
         }
-        assert!(has(&KeyRange::all(), b"") && has(&KeyRange::all(), b"\xff\xff"));
+        assert!(KeyRange::all().contains(b"") && KeyRange::all().contains(b"\xff\xff"));
     }
 }

@@ -14,7 +14,7 @@ use crate::mem::alloc;
 use crate::sync::epoch::Pin;
 
 /// The number of keys in flight at once: about as many loads as a core keeps in flight.
-const WINDOW: usize = 16;
+pub(crate) const WINDOW: usize = 16;
 /// The number of attempts to read many keys between two writes, before the writers' lock is taken.
 pub(super) const ATTEMPTS: usize = 3;
 
@@ -159,7 +159,7 @@ impl State {
     ) -> [Option<SearchKey<'k>>; WINDOW] {
         let window: [Option<SearchKey<'k>>; WINDOW] = std::array::from_fn(|n| {
             let key = self.search_key(keys.get(n)?.as_ref());
-            contents.index.prefetch(key);
+            contents.index.prefetch_many(key);
             Some(key)
         });
         for key in window.iter().flatten() {

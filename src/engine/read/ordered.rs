@@ -2,15 +2,17 @@
 //!
 //! The seqlock (`sync::seqlock`) makes them one point, as it does for `multi_get`.
 
-use super::Value;
+use std::ops::RangeBounds;
+
 use super::key_range::KeyRange;
 use super::multi_get::ATTEMPTS;
 use super::range_buffer::End;
+use super::{Value, View};
 use crate::engine::state::State;
 use crate::engine::state::catalog::{KeyspaceData, KeyspaceState};
 use crate::error::{Error, Result};
 use crate::format::Seq;
-use crate::index::tree::{EntryPlace, LEAVES_AHEAD};
+use crate::index::tree::{Aim, EntryPlace, LEAVES_AHEAD};
 use crate::mem::address_space::Record;
 use crate::sync::epoch::Pin;
 
@@ -124,12 +126,39 @@ impl State {
         end: End,
         pin: &'p Pin,
     ) -> Result<Option<Record<'p>>> {
+        if let Some(found) = self.nearest_end(contents, range, end, pin) {
+            return Ok(found);
+        }
         let mut found = None;
         self.each_in(contents, (range, end), pin, &|| true, |entry| {
             found = super::iter::read(self, contents, entry, pin)?;
             Ok(found.is_some())
         })?;
         Ok(found)
+    }
+
+    /// Returns what [`State::end_of_range`] does, if the leaf where a search for the key arrives is enough:
+    /// `Some(None)` says that the range has no key.
+    ///
+    /// It returns no error, because the record may lie outside the range. The walk over the range meets an
+    /// error that lies within.
+    fn nearest_end<'p>(
+        &'p self,
+        contents: &KeyspaceData,
+        range: &KeyRange,
+        end: End,
+        pin: &'p Pin,
+    ) -> Option<Option<Record<'p>>> {
+        let aim = match end {
+            End::Front => Aim::At(&range.from),
+            End::Back => range.to.as_deref().map_or(Aim::Last, Aim::Before),
+        };
+        let is_before = |place, key: &[u8]| self.is_before(place, key, pin);
+        let place = contents.index.sorted()?.nearest(aim, is_before).ok()??;
+        let record = super::iter::read(self, contents, place, pin).ok()??;
+        let is_within = range.contains(record.key());
+        // The key, too, may lie on a page that cannot be read.
+        self.check_replaced(&record).ok().map(|()| is_within.then_some(record))
     }
 
     /// Returns the first or the last key of a range with its value, as of one point in the order of
@@ -158,13 +187,28 @@ impl State {
         range: &KeyRange,
         end: End,
     ) -> Result<Option<(Seq, (Value, Value))>> {
-        self.fork_guard.check()?;
         let pin = self.pin();
-        let found = self.at_one_moment(|_| {
-            let contents = self.ordered_contents(keyspace, &pin)?;
-            self.end_of_range(contents, range, end, &pin)
-        })?;
+        let found = self.end_as_of_now(keyspace, range, end, &pin)?;
         Ok(found.map(|record| (record.seq(), item_of(&record))))
+    }
+
+    /// Returns the first or the last record of a range, as of one point in the order of writes.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`State::end_item`] does.
+    fn end_as_of_now<'p>(
+        &'p self,
+        keyspace: &'p KeyspaceState,
+        range: &KeyRange,
+        end: End,
+        pin: &'p Pin,
+    ) -> Result<Option<Record<'p>>> {
+        self.fork_guard.check()?;
+        self.at_one_moment(|_| {
+            let contents = self.ordered_contents(keyspace, pin)?;
+            self.end_of_range(contents, range, end, pin)
+        })
     }
 
     /// Returns the first items of a range, as of one point in the order of writes.
@@ -178,6 +222,22 @@ impl State {
         range: &KeyRange,
         limit: usize,
     ) -> Result<Vec<(Value, Value)>> {
+        let pin = self.pin();
+        Ok(self.range_records(keyspace, range, limit, &pin)?.iter().map(item_of).collect())
+    }
+
+    /// Returns the records of the first items of a range, as of one point in the order of writes.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`State::range_values`] does.
+    fn range_records<'p>(
+        &'p self,
+        keyspace: &'p KeyspaceState,
+        range: &KeyRange,
+        limit: usize,
+        pin: &'p Pin,
+    ) -> Result<Vec<Record<'p>>> {
         self.fork_guard.check()?;
         if limit > RANGE_MAX {
             return Err(Error::Limit {
@@ -185,22 +245,20 @@ impl State {
                 advice: "use `range`, or read one as of a snapshot",
             });
         }
-        let pin = self.pin();
-        let records = self.at_one_moment(|goes_on| {
-            let contents = self.ordered_contents(keyspace, &pin)?;
+        self.at_one_moment(|goes_on| {
+            let contents = self.ordered_contents(keyspace, pin)?;
             let mut places = Vec::new();
             if limit > 0 {
-                self.each_in(contents, (range, End::Front), &pin, goes_on, |entry| {
+                self.each_in(contents, (range, End::Front), pin, goes_on, |entry| {
                     self.shared.space.prefetch(entry.0);
                     places.push(entry);
                     // A write that takes effect now hides some, and then all is read again.
                     Ok(places.len() == limit)
                 })?;
             }
-            let read = |entry| super::iter::read(self, contents, entry, &pin).transpose();
-            places.into_iter().filter_map(read).collect::<Result<Vec<_>>>()
-        })?;
-        Ok(records.iter().map(item_of).collect())
+            let read = |entry| super::iter::read(self, contents, entry, pin).transpose();
+            places.into_iter().filter_map(read).collect()
+        })
     }
 
     /// Returns the number of keys in a range, as of one point in the order of writes. It reads no
@@ -221,6 +279,121 @@ impl State {
             })?;
             Ok(count)
         })
+    }
+}
+
+impl View<'_> {
+    /// Returns the first key of an ordered keyspace and its value, borrowed from the view, as of one point
+    /// in the order of writes.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let users = store.ordered_keyspace("users")?;
+    /// users.insert("berta", "guest")?;
+    /// users.insert("anna", "admin")?;
+    /// assert_eq!(users.view().first_key_value()?, Some((&b"anna"[..], &b"admin"[..])));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Reader::first_key_value`](crate::Reader::first_key_value) does.
+    #[doc(alias = "first")]
+    #[doc(alias = "min")]
+    pub fn first_key_value(&self) -> Result<Option<(&[u8], &[u8])>> {
+        self.end_item(&KeyRange::all(), End::Front)
+    }
+
+    /// Returns the last key of an ordered keyspace and its value; see [`View::first_key_value`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`View::first_key_value`] does.
+    #[doc(alias = "last")]
+    #[doc(alias = "max")]
+    pub fn last_key_value(&self) -> Result<Option<(&[u8], &[u8])>> {
+        self.end_item(&KeyRange::all(), End::Back)
+    }
+
+    /// Returns the greatest key below `key` and its value; see [`View::first_key_value`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`View::first_key_value`] does.
+    pub fn get_lt(&self, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], &[u8])>> {
+        self.end_item(&KeyRange::below(key.as_ref()), End::Back)
+    }
+
+    /// Returns the greatest key at or below `key` and its value; see [`View::first_key_value`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`View::first_key_value`] does.
+    #[doc(alias = "floor")]
+    pub fn get_le(&self, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], &[u8])>> {
+        self.end_item(&KeyRange::up_to(key.as_ref()), End::Back)
+    }
+
+    /// Returns the least key at or above `key` and its value; see [`View::first_key_value`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`View::first_key_value`] does.
+    #[doc(alias = "ceiling")]
+    pub fn get_ge(&self, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], &[u8])>> {
+        self.end_item(&KeyRange::at_least(key.as_ref()), End::Front)
+    }
+
+    /// Returns the least key above `key` and its value; see [`View::first_key_value`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`View::first_key_value`] does.
+    pub fn get_gt(&self, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], &[u8])>> {
+        self.end_item(&KeyRange::above(key.as_ref()), End::Front)
+    }
+
+    /// Returns the first `limit` keys in a range and their values, borrowed from the view, as of one point in
+    /// the order of writes; see [`Reader::get_range`](crate::Reader::get_range).
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir_in(".")?;
+    /// # let store = mapcask::Store::open(directory.path().join("data"))?;
+    /// let users = store.ordered_keyspace("users")?;
+    /// for name in ["anna", "berta", "carla"] {
+    ///     users.insert(name, "")?;
+    /// }
+    /// let view = users.view();
+    /// assert_eq!(view.get_range("b".., 1)?, [(&b"berta"[..], &b""[..])]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Reader::get_range`](crate::Reader::get_range) does.
+    pub fn get_range<K: AsRef<[u8]>>(
+        &self,
+        range: impl RangeBounds<K>,
+        limit: usize,
+    ) -> Result<Vec<(&[u8], &[u8])>> {
+        let records = self.state.range_records(self.keyspace, &KeyRange::of(&range), limit, &self.pin)?;
+        Ok(records.iter().map(|record| (record.key(), record.value())).collect())
+    }
+
+    /// Returns the number of keys in a range, as of one point in the order of writes; see
+    /// [`Reader::count_range`](crate::Reader::count_range).
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Reader::count_range`](crate::Reader::count_range) does.
+    pub fn count_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<u64> {
+        self.state.count_range(self.keyspace, &KeyRange::of(&range))
+    }
+
+    fn end_item(&self, range: &KeyRange, end: End) -> Result<Option<(&[u8], &[u8])>> {
+        let record = self.state.end_as_of_now(self.keyspace, range, end, &self.pin)?;
+        Ok(record.map(|record| (record.key(), record.value())))
     }
 }
 

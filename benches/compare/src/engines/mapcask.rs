@@ -122,7 +122,7 @@ impl OrderedReads for Borrowed<'_> {
     }
 
     fn first(&self, touch: Touch<'_>) -> Result<bool> {
-        self.keyspace.first(touch)
+        Ok(touch_all(self.view.first_key_value().transpose().into_iter(), touch)? == 1)
     }
 }
 

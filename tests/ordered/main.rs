@@ -134,6 +134,8 @@ fn ordered_keyspace_equals_a_btreemap() {
     let disk = SimDisk::new();
     let mut store = open(&disk);
     let pool = shapes(600);
+    let mut sorted = pool.clone();
+    sorted.sort_unstable();
     let mut map = Map::new();
     let mut random = fastrand::Rng::with_seed(4);
     for step in 0..6000 {
@@ -151,11 +153,17 @@ fn ordered_keyspace_equals_a_btreemap() {
             12 => assert_eq!(keyspace.pop_first().unwrap().map(owned), map.pop_first()),
             13 => assert_eq!(keyspace.pop_last().unwrap().map(owned), map.pop_last()),
             14 => {
-                let popped = keyspace.pop_first_in(&key[..]..).unwrap().map(owned);
-                let expected =
-                    map.range(key.clone()..).next().map(|(key, value)| (key.clone(), value.clone()));
+                // Ranges of few keys, so that many are empty.
+                let mut bounds = [random.usize(..pool.len() - 4); 2];
+                bounds[1] += random.usize(..4);
+                let [from, to] = bounds.map(|at| &sorted[at]);
+                let (range, is_first) = (from.clone()..to.clone(), random.bool());
+                let mut expected = map.range(range.clone()).map(|(key, value)| (key.clone(), value.clone()));
+                let expected = if is_first { expected.next() } else { expected.next_back() };
                 expected.iter().for_each(|(key, _)| drop(map.remove(key)));
-                assert_eq!(popped, expected);
+                let popped =
+                    if is_first { keyspace.pop_first_in(range) } else { keyspace.pop_last_in(range) };
+                assert_eq!(popped.unwrap().map(owned), expected);
             }
             15 => {
                 let mut batch = WriteBatch::new();
